@@ -1,0 +1,76 @@
+"""The servers kept in the database: added, listed, removed by the operator. Their keys are sealed before they are stored."""
+
+from collections.abc import Sequence
+
+from bluesminds.accounts.audit import Actor, entry
+from bluesminds.clock import Clock
+from bluesminds.crypto import Vault, uuid7
+from bluesminds.errors import Conflict as NameTaken
+from bluesminds.errors import NotFound
+from bluesminds.values import Server
+from storage.audit import AuditRow, insert_audit
+from storage.base import Conflict, Connection, Store
+from storage.catalogue import ServerRow, delete_server, insert_server, select_servers
+
+
+class Servers:
+    def __init__(self, store: Store, *, vault: Vault, clock: Clock) -> None:
+        self._store = store
+        self._vault = vault
+        self._clock = clock
+
+    async def add(self, actor: Actor, server: Server) -> None:
+        """Raises NameTaken (409)."""
+        now = self._clock.now_ms()
+        row = ServerRow(
+            id=uuid7(now),
+            name=server.name,
+            dialect=server.dialect,
+            url=server.url,
+            sealed_api_key=None if server.api_key is None else self._vault.seal(server.api_key),
+            models=server.models,
+            weight=server.weight,
+            priority=server.priority,
+            enabled=True,
+            created_at=now,
+            updated_at=now,
+        )
+        audit = entry(self._clock, actor, "server.add", server.name, url=server.url, dialect=server.dialect)
+        try:
+            await self._store.write(_insert, row, audit)
+        except Conflict as exc:
+            raise NameTaken("server_exists", f"There is already a server named {server.name}.") from exc
+
+    async def remove(self, actor: Actor, name: str) -> None:
+        """Raises NotFound."""
+        audit = entry(self._clock, actor, "server.remove", name)
+        if not await self._store.write(_delete, name, audit):
+            raise NotFound("server_not_found", f"There is no server named {name} in the database.")
+
+    async def load(self) -> Sequence[Server]:
+        """The enabled ones. Raises ValueError when a key was sealed with another master key."""
+        return [self._opened(row) for row in await self._store.read(select_servers) if row.enabled]
+
+    def _opened(self, row: ServerRow) -> Server:
+        return Server(
+            name=row.name,
+            dialect=row.dialect,
+            url=row.url,
+            api_key=None if row.sealed_api_key is None else self._vault.open(row.sealed_api_key),
+            models=row.models,
+            weight=row.weight,
+            priority=row.priority,
+            origin="table",
+        )
+
+
+async def _insert(connection: Connection, row: ServerRow, audit: AuditRow) -> None:
+    await insert_server(connection, row)
+    await insert_audit(connection, audit)
+
+
+async def _delete(connection: Connection, name: str, audit: AuditRow) -> bool:
+    if not await delete_server(connection, name):
+        return False
+    await insert_audit(connection, audit)
+    return True

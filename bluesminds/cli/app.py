@@ -1,0 +1,37 @@
+"""The command tree."""
+
+import click
+
+from bluesminds.cli.config import check, config_group, init
+from bluesminds.cli.exits import MEANINGS
+from bluesminds.cli.keys import keys_group
+from bluesminds.cli.serve import demo, serve
+from bluesminds.cli.servers import servers_group
+from bluesminds.cli.usage import usage_group
+from bluesminds.cli.users import users_group
+from bluesminds.cli.version import version
+
+_EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in MEANINGS.items()) + "."
+
+
+@click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """A self-hosted AI gateway: keys, limits, routing and usage for any OpenAI SDK.
+
+    Start with `bluesminds demo`, or `bluesminds serve` with OPENAI_API_KEY set.
+    """
+
+
+for command in (
+    serve,
+    demo,
+    init,
+    check,
+    config_group,
+    keys_group,
+    servers_group,
+    users_group,
+    usage_group,
+    version,
+):
+    cli.add_command(command)

@@ -1,0 +1,159 @@
+"""config show, check and init: seeing, testing and starting a configuration. Secrets are shown as a mask."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import click
+import msgspec
+
+from bluesminds.cli import exits
+from bluesminds.cli.options import config_option, load_settings
+from bluesminds.config import Loaded, Secret, toml_value
+
+STARTER: Final = """\
+# BluesMinds. Test this file with: bluesminds check
+# Every setting is explained in gateway.toml.example and docs/configure.md.
+
+[server]
+host = "127.0.0.1"        # "0.0.0.0" to be reached from other machines
+port = 3000
+# public_url = "https://ai.example.com"
+# tls_cert = "/etc/bluesminds/cert.pem"
+# tls_key = "/etc/bluesminds/key.pem"
+
+[limits]
+requests_per_minute = 0   # for keys without a limit of their own; 0 is no limit
+
+[log]
+level = "info"
+
+# A built-in server to try things with: model "demo/echo". Remove it when you have another.
+[[servers]]
+name = "demo"
+dialect = "demo"
+
+# A hosted provider; the key is read from the environment.
+# [[servers]]
+# name = "openai"
+# url = "https://api.openai.com/v1"
+# api_key = {env="OPENAI_API_KEY"}
+
+# A LiteLLM proxy; the key is read from a file.
+# [[servers]]
+# name = "litellm"
+# dialect = "litellm"
+# url = "http://127.0.0.1:4000"
+# api_key = {file="litellm.key"}
+
+# A model server on this machine; no models listed means: ask it.
+# [[servers]]
+# name = "ollama"
+# url = "http://127.0.0.1:11434/v1"
+"""
+
+
+@click.group("config")
+def config_group() -> None:
+    """See the configuration."""
+
+
+@config_group.command()
+@config_option
+@click.option("--origin", is_flag=True, help="Say where each value comes from.")
+@click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+def show(config: Path | None, origin: bool, as_json: bool) -> None:
+    """Print the settings in force, secrets masked."""
+    loaded = load_settings(config)
+    if as_json:
+        click.echo(json.dumps(_origins_json(loaded) if origin else _values_json(loaded), indent=2))
+    else:
+        for line in _toml_lines(loaded, origin):
+            click.echo(line)
+
+
+@click.command()
+@config_option
+def check(config: Path | None) -> None:
+    """Test the configuration without starting anything."""
+    loaded = load_settings(config)
+    click.echo(f"{loaded.path or 'no configuration file, defaults'}: ok")
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path, dir_okay=False), default="gateway.toml")
+@click.option("--force", is_flag=True, help="Overwrite the file if it exists.")
+def init(path: Path, force: bool) -> None:
+    """Write a configuration to start from, readable by its owner only."""
+    try:
+        _write_private(path, STARTER, force)
+    except FileExistsError:
+        remedy = "choose another path, or overwrite it with --force"
+        raise exits.Failure(f"{path} exists already", exits.CONFLICT, remedy) from None
+    except OSError as error:
+        remedy = "choose a path in a directory you may write to"
+        raise exits.Failure(f"{path} cannot be written: {error.strerror}", remedy=remedy) from None
+    click.echo(f"wrote {path}")
+    click.echo(f"next: bluesminds serve --config {path}", err=True)
+
+
+def _write_private(path: Path, text: str, force: bool) -> None:
+    """Write a file with mode 0600; an existing one is refused, or replaced as a whole. Raises OSError."""
+    target = path.with_name(f".{path.name}.{os.getpid()}.new") if force else path
+    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    if force:
+        target.replace(path)
+
+
+Section = tuple[str, str, msgspec.Struct]  # header, prefix of its origins, values
+
+
+def _sections(loaded: Loaded) -> Iterator[Section]:
+    settings = loaded.settings
+    yield "", "", settings
+    for name in settings.__struct_fields__:
+        value = getattr(settings, name)
+        if isinstance(value, msgspec.Struct):
+            yield f"[{name}]", f"{name}.", value
+    for server in settings.servers:
+        yield "[[servers]]", f"servers.{server.name}.", server
+
+
+def _values(section: msgspec.Struct) -> Iterator[tuple[str, object]]:
+    """The plain settings of a section, ready to be shown."""
+    for name, value in msgspec.structs.asdict(section).items():
+        if not isinstance(value, msgspec.Struct) and name != "servers":
+            yield name, str(value) if isinstance(value, Path | Secret) else value
+
+
+def _toml_lines(loaded: Loaded, origin: bool) -> Iterator[str]:
+    for header, prefix, section in _sections(loaded):
+        if header:
+            yield ""
+            yield header
+        for name, value in _values(section):
+            line = f"# {name} =" if value is None else f"{name} = {toml_value(value)}"
+            yield f"{line:<48} # {loaded.origins[prefix + name]}" if origin else line
+
+
+def _values_json(loaded: Loaded) -> dict[str, object]:
+    tree: dict[str, object] = dict(_values(loaded.settings))
+    servers = []
+    for header, prefix, section in _sections(loaded):
+        if header == "[[servers]]":
+            servers.append(dict(_values(section)))
+        elif header:
+            tree[prefix.rstrip(".")] = dict(_values(section))
+    return {**tree, "servers": servers}
+
+
+def _origins_json(loaded: Loaded) -> dict[str, object]:
+    return {
+        prefix + name: {"value": value, "origin": str(loaded.origins[prefix + name])}
+        for _, prefix, section in _sections(loaded)
+        for name, value in _values(section)
+    }

@@ -1,0 +1,77 @@
+"""servers add, list, test, remove."""
+
+import json
+from pathlib import Path
+
+import click
+
+from bluesminds.cli import exits
+from bluesminds.cli.ask import ask, json_option, show
+from bluesminds.cli.options import config_option
+
+
+@click.group("servers")
+def servers_group() -> None:
+    """Servers that answer."""
+
+
+@servers_group.command()
+@click.argument("name")
+@click.option("--url", required=True, help="Base URL, e.g. https://api.openai.com/v1.")
+@click.option("--dialect", type=click.Choice(["openai", "litellm", "anthropic"]), default="openai", show_default=True)
+@click.option("--model", "models", multiple=True, help="A model it offers; repeat. Default: ask the server.")
+@click.option("--weight", type=click.IntRange(1, 10_000), default=1, show_default=True)
+@click.option("--priority", type=click.IntRange(-1000, 1000), default=0, show_default=True, help="Lower goes first.")
+@click.option("--api-key-stdin", is_flag=True, help="Read the server's key from standard input.")
+@config_option
+@json_option
+def add(
+    name: str,
+    url: str,
+    dialect: str,
+    models: tuple[str, ...],
+    weight: int,
+    priority: int,
+    api_key_stdin: bool,
+    config: Path | None,
+    as_json: bool,
+) -> None:
+    """Add a server to the database. Its key is never taken from the command line, where others could see it."""
+    api_key = click.get_text_stream("stdin").readline().strip() if api_key_stdin else None
+    body = {"name": name, "url": url, "dialect": dialect, "models": models, "weight": weight, "priority": priority}
+    added = ask(config, "POST", "/servers", body | {"api_key": api_key or None})
+    click.echo(json.dumps(added, indent=2) if as_json else f"added {name}")
+
+
+@servers_group.command("list")
+@config_option
+@json_option
+def list_(config: Path | None, as_json: bool) -> None:
+    """List servers, those of the configuration included."""
+    columns = ("name", "dialect", "url", "models", "weight", "priority", "origin")
+    show(ask(config, "GET", "/servers"), as_json=as_json, columns=columns)
+
+
+@servers_group.command()
+@click.argument("name")
+@config_option
+@json_option
+def test(name: str, config: Path | None, as_json: bool) -> None:
+    """Ask a server for its models, which costs nothing, and say how it went."""
+    found = ask(config, "POST", f"/servers/{name}/test")
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    elif found["ok"]:
+        click.echo(f"{name}: ok, {len(found['models'] or [])} models, {found['latency_ms']} ms")
+    if not found["ok"]:
+        raise exits.Failure(f"{name}: {found['problem']}", exits.UNAVAILABLE, "check its url and api_key")
+
+
+@servers_group.command()
+@click.argument("name")
+@config_option
+@json_option
+def remove(name: str, config: Path | None, as_json: bool) -> None:
+    """Remove a server from the database."""
+    ask(config, "DELETE", f"/servers/{name}")
+    click.echo(json.dumps({"name": name, "removed": True}) if as_json else f"removed {name}")

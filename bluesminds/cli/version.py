@@ -1,0 +1,28 @@
+"""version: what runs here, down to the libraries that matter for security."""
+
+import json
+import platform
+import sqlite3
+import ssl
+
+import click
+
+from bluesminds import __version__
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+def version(as_json: bool) -> None:
+    """Print the version."""
+    parts = {
+        "version": __version__,
+        "python": platform.python_version(),
+        "sqlite": sqlite3.sqlite_version,
+        "openssl": ssl.OPENSSL_VERSION,
+    }
+    if as_json:
+        click.echo(json.dumps(parts))
+    else:
+        click.echo(f"bluesminds {__version__}")
+        for name in ("python", "sqlite", "openssl"):
+            click.echo(f"{name} {parts[name]}", err=True)

@@ -1,0 +1,159 @@
+"""Turning a Draft into settings: secrets are fetched, values converted, every failure kept as a Problem.
+
+A setting that fails keeps its default for the time being, so that all other problems are found in the same
+run; settings built from a draft with problems must not leave load().
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from bluesminds.config_fields import (
+    SERVERS,
+    Field,
+    UnsuitableError,
+    convert,
+    fields_in,
+    parse,
+    sections,
+    toml_value,
+)
+from bluesminds.config_settings import Settings
+from bluesminds.config_sources import Draft, Given, ServerDraft, Table, label, reference_of
+from bluesminds.config_values import DEFAULT, Origin, Secret
+
+Place = tuple[str | int, ...]
+_SECRET_BYTES: Final = 65_536
+
+
+@dataclasses.dataclass(slots=True)
+class Build:
+    """The settings of a draft, where each came from, and which of them could not be converted."""
+
+    draft: Draft
+    environ: Mapping[str, str]
+    origins: dict[Place, Origin] = dataclasses.field(default_factory=dict)
+    failed: set[Place] = dataclasses.field(default_factory=set)
+
+    def settings(self) -> Settings:
+        tree: dict[str, object] = {"state_dir": Path()}
+        tree |= self._values("", (), "", self.draft.plain[""])
+        for name in sections():
+            tree[name] = self._values(name, (name,), label(name), self.draft.plain[name])
+        tree[SERVERS] = [self._server(index, server) for index, server in enumerate(self.draft.servers)]
+        return msgspec.convert(tree, Settings)
+
+    def _server(self, index: int, server: ServerDraft) -> dict[str, object]:
+        title = f'{label(SERVERS)} "{server.name}"' if server.name else label(SERVERS)
+        values = self._values(SERVERS, (SERVERS, index), title, server.table)
+        if "name" not in server.table:
+            self.failed.add((SERVERS, index, "name"))
+            self.draft.refuse(
+                server.origin.place, "a server has no name", 'add a line like name = "main" under [[servers]]'
+            )
+        return {"name": "unnamed", **values}
+
+    def _values(self, section: str, path: Place, title: str, table: Table) -> dict[str, object]:
+        values = {}
+        for key, field in fields_in(section).items():
+            place = (*path, key)
+            given = table.get(key)
+            self.origins[place] = _final_origin(given) if given else DEFAULT
+            if given:
+                try:
+                    values[key] = self._value(field, given)
+                except UnsuitableError as error:
+                    self.failed.add(place)
+                    name = f"{key} in {title}" if title else key
+                    self.draft.refuse(
+                        given.origin.place, f"{name} {error}", error.remedy or _remedy(field, given)
+                    )
+        return values
+
+    def _value(self, field: Field, given: Given) -> object:
+        if field.secret:
+            return Secret(fetch_secret(given, self.environ))
+        if isinstance(given.value, str) and given.text:
+            return parse(field, given.value, given.base)
+        return convert(field, given.value, given.base)
+
+
+def _final_origin(given: Given) -> Origin:
+    reference = reference_of(given.value)
+    if reference and given.origin.kind == "file":
+        return dataclasses.replace(given.origin, via=" ".join(reference))
+    return given.origin
+
+
+def _remedy(field: Field, given: Given) -> str:
+    """The help for a wrong value: how the setting is written."""
+    if given.origin.kind == "environment":
+        example = field.example
+        text = ",".join(map(str, example)) if isinstance(example, list) else str(example).lower()
+        return f"for example {given.origin.where}={text}"
+    if isinstance(given.value, dict) and not field.secret:
+        return "only secrets are read from elsewhere; any setting can be given by an environment variable"
+    example = field.example
+    if isinstance(given.value, str) and not field.secret:
+        with contextlib.suppress(UnsuitableError):
+            example = parse(field, given.value, given.base)
+    return f"write it like {field.name} = {toml_value(example)}"
+
+
+def fetch_secret(given: Given, environ: Mapping[str, str]) -> str:
+    """The text of a secret, from where it is kept. Raises UnsuitableError, which never repeats a value."""
+    if isinstance(given.value, str):
+        text = given.value
+    elif reference := reference_of(given.value):
+        text = _fetch(reference, given.base, environ)
+    else:
+        raise UnsuitableError('must be text, {env="NAME"}, {file="path"} or {cred="name"}')
+    text = text.rstrip("\r\n")
+    if not text:
+        raise UnsuitableError("is empty", "remove the setting, or give it a value")
+    if not text.isprintable():
+        raise UnsuitableError("holds a line break or control character", "keep nothing but the secret there")
+    return text
+
+
+def _fetch(reference: tuple[str, str], base: Path, environ: Mapping[str, str]) -> str:
+    kind, name = reference
+    if kind == "env":
+        if name not in environ:
+            raise UnsuitableError(
+                f"reads the environment variable {name}, which is not set",
+                f"export {name}=..., or remove the setting",
+            )
+        return environ[name]
+    if kind == "file":
+        return _read(base / Path(name).expanduser(), f"reads the file {name}")
+    folder = environ.get("CREDENTIALS_DIRECTORY")
+    unit_line = f"add LoadCredential={name}:/path/to/file to the systemd unit"
+    if not folder:
+        raise UnsuitableError(f"reads the credential {name}, but there are none here", unit_line)
+    if "/" in name or name in (".", ".."):
+        raise UnsuitableError(
+            f"reads the credential {name}, which is not a name", "name a credential without /"
+        )
+    return _read(Path(folder, name), f"reads the credential {name}", unit_line)
+
+
+def _read(path: Path, what: str, remedy: str = "") -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(_SECRET_BYTES + 1)
+    except OSError as error:
+        reason = error.strerror
+    else:
+        if len(data) > _SECRET_BYTES:
+            reason = "it is too large for a secret"
+        else:
+            with contextlib.suppress(UnicodeDecodeError):
+                return data.decode()
+            reason = "it is not UTF-8 text"
+    remedy = remedy or f"put the secret alone into {path}, readable by the gateway"
+    raise UnsuitableError(f"{what}, which cannot be used: {reason}", remedy)

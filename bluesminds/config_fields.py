@@ -1,0 +1,189 @@
+"""The table of settings, read off the Structs, and the conversion of one value to one setting's type.
+
+Text from the environment is parsed by the type of the setting it is for; values from the file and from
+flags must have that type already. What is wrong is said in words made from the type's description.
+"""
+
+import json
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, Literal, Union, get_args, get_origin
+
+import msgspec
+import tomli_w
+
+from bluesminds.config_settings import ServerSettings, Settings
+from bluesminds.config_values import Secret
+
+SERVERS: Final = "servers"
+_SHOWN = 40  # characters of a wrong value that an error repeats
+_UNIONS = (Union, types.UnionType)
+
+
+class UnsuitableError(Exception):
+    """A value that cannot be the setting's; the message ends a sentence that begins with its name."""
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.remedy = remedy
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One setting: its type, without the None of optional ones, in words too, its default, an example."""
+
+    name: str
+    type: Any
+    expected: str
+    default: object
+    example: object
+
+    @property
+    def secret(self) -> bool:
+        return self.type is Secret
+
+    @property
+    def many(self) -> bool:
+        return get_origin(_bare(self.type)) is tuple
+
+
+@cache
+def fields_of(struct: type[msgspec.Struct]) -> Mapping[str, Field]:
+    """The plain settings of a section, by name; the sections of Settings are not among them."""
+    found = {}
+    for info in msgspec.structs.fields(struct):
+        kind = _without_none(info.type)
+        if struct is not Settings or (kind not in sections().values() and info.name != SERVERS):
+            default = None if info.required else info.default
+            found[info.name] = Field(info.name, kind, _in_words(kind), default, _example(kind, default))
+    return found
+
+
+@cache
+def sections() -> Mapping[str, type[msgspec.Struct]]:
+    """The tables of gateway.toml by name; [[servers]], the one array of tables, is not among them."""
+    return {
+        info.name: info.type
+        for info in msgspec.structs.fields(Settings)
+        if isinstance(info.type, type) and issubclass(info.type, msgspec.Struct)
+    }
+
+
+def fields_in(section: str) -> Mapping[str, Field]:
+    """The settings of a section by its name: "" is the top of the file, "servers" one of [[servers]]."""
+    if section == SERVERS:
+        return fields_of(ServerSettings)
+    return fields_of(sections()[section]) if section else fields_of(Settings)
+
+
+def convert(field: Field, value: object, base: Path) -> object:
+    """A value that has the right type already; a path starts from `base`. Raises UnsuitableError."""
+    if field.type is Path:
+        if isinstance(value, str | Path) and str(value) and "\0" not in str(value):
+            return base / Path(value).expanduser()
+    else:
+        try:
+            return msgspec.convert(value, field.type)
+        except msgspec.ValidationError:
+            pass
+    raise UnsuitableError(f"must be {field.expected}, not {shown(value)}")
+
+
+def parse(field: Field, text: str, base: Path) -> object:
+    """The value that a text stands for: lists are JSON or separated by commas. Raises UnsuitableError."""
+    if field.many:
+        return convert(field, _parse_list(text), base)
+    if field.type is Path:
+        return convert(field, text, base)
+    if not text.isprintable():
+        raise UnsuitableError(f"must be {field.expected}, not text with control characters")
+    try:
+        return msgspec.convert(text, field.type, strict=False)
+    except msgspec.ValidationError:
+        pass
+    raise UnsuitableError(f"must be {field.expected}, not {shown(text)}")
+
+
+def _parse_list(text: str) -> object:
+    if not text.lstrip().startswith("["):
+        return [part.strip() for part in text.split(",") if part.strip()]
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeEncodeError):
+        raise UnsuitableError("must be a JSON array, or words separated by commas") from None
+
+
+def shown(value: object) -> str:
+    """A wrong value as an error may repeat it: its kind, or its beginning in TOML's spelling."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case dict():
+            return "a table"
+        case list() | tuple():
+            return "this list"
+        case int() if abs(value) >= 2**63:
+            return "such a large number"
+        case int() | float():
+            return repr(value)
+        case str():
+            short = value if len(value) <= _SHOWN else value[:_SHOWN] + "..."
+            return json.dumps(short, ensure_ascii=False)
+        case _:
+            return f"a {type(value).__name__}"
+
+
+def toml_value(value: object) -> str:
+    """A value as TOML on one line; a secret as its mask."""
+    match value:
+        case list() | tuple():
+            return "[" + ", ".join(toml_value(one) for one in value) + "]"
+        case dict():
+            return "{" + ", ".join(f"{key}={toml_value(one)}" for key, one in value.items()) + "}"
+        case Path() | Secret():
+            value = str(value)
+    return tomli_w.dumps({"_": value}).removeprefix("_ = ").rstrip("\n")
+
+
+def nearest(word: str, known: Iterable[str], likeness: float = 0.6) -> str | None:
+    """The known word that was probably meant; 1.0 is likeness to the letter."""
+    close = get_close_matches(word, sorted(known), n=1, cutoff=likeness)
+    return close[0] if close else None
+
+
+def _bare(kind: object) -> object:
+    return getattr(kind, "__origin__", kind) if hasattr(kind, "__metadata__") else kind
+
+
+def _without_none(kind: object) -> object:
+    if get_origin(kind) in _UNIONS:
+        (kind,) = (part for part in get_args(kind) if part is not types.NoneType)
+    return kind
+
+
+def _notes(kind: object) -> list[msgspec.Meta]:
+    return [note for note in getattr(kind, "__metadata__", ()) if isinstance(note, msgspec.Meta)]
+
+
+def _example(kind: object, default: object) -> object:
+    for note in _notes(kind):
+        if note.examples:
+            return note.examples[0]
+    if kind is Secret:
+        return {"env": "NAME"}
+    return Path("/etc/bluesminds/example.pem") if default is None else default
+
+
+def _in_words(kind: object) -> str:
+    for note in _notes(kind):
+        if note.description:
+            return note.description
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(f'"{choice}"' for choice in get_args(kind))
+    if kind is Secret:
+        return 'text, {env="NAME"}, {file="path"} or {cred="name"}'
+    return {bool: "true or false", Path: "a path"}.get(kind, "text") if isinstance(kind, type) else "text"

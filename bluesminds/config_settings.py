@@ -1,0 +1,149 @@
+"""Every setting: its name, type, default and unit. Seconds are floats, sizes are bytes.
+
+The shape of gateway.toml is exactly the shape of these values. The description of a type completes the
+sentence "this setting must be ...", so it is what a user with a wrong value reads.
+"""
+
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from msgspec import Meta, Struct
+
+from bluesminds.config_values import Secret
+
+DAY: Final = 86_400.0
+
+Text = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]+\Z", description="text on one line")]
+Host = Annotated[str, Meta(pattern=r"^[^\s\x00-\x1f\x7f]+\Z", description="an address or host name")]
+Url = Annotated[
+    str,
+    Meta(min_length=1, description="an http or https address", examples=["http://127.0.0.1:4000/v1"]),
+]
+PublicUrl = Annotated[
+    str, Meta(min_length=1, description="an http or https address", examples=["https://ai.example.com"])
+]
+Seconds = Annotated[float, Meta(gt=0, le=DAY, description="a number of seconds above 0, at most 86400")]
+SecondsOrZero = Annotated[float, Meta(ge=0, le=DAY, description="a number of seconds from 0 to 86400")]
+Port = Annotated[int, Meta(ge=0, le=65535, description="a port number from 0 to 65535")]
+Count = Annotated[int, Meta(ge=1, le=2**31, description="a whole number, 1 or more")]
+CountOrZero = Annotated[int, Meta(ge=0, le=2**31, description="a whole number, 0 or more")]
+Size = Annotated[int, Meta(ge=256, le=2**40, description="a number of bytes, 256 or more")]
+Attempts = Annotated[int, Meta(ge=1, le=20, description="a whole number from 1 to 20")]
+Priority = Annotated[int, Meta(ge=-1000, le=1000, description="a whole number from -1000 to 1000")]
+Weight = Annotated[int, Meta(ge=1, le=10_000, description="a whole number from 1 to 10000")]
+ServerName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[a-z0-9_.-]{1,64}\Z",
+        description='1 to 64 characters out of a-z, 0-9, "-", "_" and "."',
+        examples=["main"],
+    ),
+]
+ModelNames = Annotated[
+    tuple[Text, ...], Meta(description="a list of model names", examples=[["gpt-5", "gpt-5-mini"]])
+]
+Dialect = Literal["openai", "litellm", "demo"]
+
+
+class ListenSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[server]: where clients connect and what they may send."""
+
+    host: Host = "127.0.0.1"
+    port: Port = 3000
+    public_url: PublicUrl | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    http2: bool = False
+    max_connections: Count = 10_000
+    max_connections_per_ip: CountOrZero = 0
+    max_header_bytes: Size = 32_768
+    max_header_lines: Count = 128
+    max_url_bytes: Size = 8_192
+    max_body_bytes: Size = 33_554_432
+    header_timeout: Seconds = 10.0
+    body_timeout: Seconds = 60.0
+    write_timeout: Seconds = 60.0
+    idle_timeout: Seconds = 75.0
+    drain_timeout: Seconds = 30.0
+    expose_server: bool = True
+
+
+class StorageSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[storage]: the database and how long the gateway waits for it."""
+
+    url: Secret | None = None
+    durability: Literal["strict", "relaxed"] = "strict"
+    queue_rows: Count = 10_000
+    settle_timeout: Seconds = 5.0
+
+
+class UpstreamSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[upstream]: connections to the servers, deadlines, retries and health."""
+
+    connect_timeout: Seconds = 5.0
+    pool_timeout: Seconds = 5.0
+    write_timeout: Seconds = 30.0
+    first_byte_timeout: Seconds = 120.0
+    chunk_timeout: Seconds = 60.0
+    total_timeout: Seconds = 600.0
+    max_connections: Count = 1_000
+    max_connections_per_server: Count = 500
+    attempts: Attempts = 3
+    ca_file: Path | None = None
+    probe_interval: Seconds = 60.0
+    probe_timeout: Seconds = 10.0
+    eject_after: Count = 5
+    eject_seconds: Seconds = 30.0
+
+
+class KeySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[keys]: how API keys are stored and looked up."""
+
+    pepper: Secret | None = None
+    cache_seconds: SecondsOrZero = 5.0
+
+
+class LimitSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[limits]: what a key without limits of its own may do; 0 is no limit."""
+
+    requests_per_minute: CountOrZero = 0
+    concurrency: CountOrZero = 0
+
+
+class LogSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[log]: what is written to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "text"] = "auto"
+    requests: bool = True
+
+
+class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[[servers]]: one upstream. `url` is None only for the demo dialect; no models means ask the server."""
+
+    name: ServerName
+    dialect: Dialect = "openai"
+    url: Url | None = None
+    api_key: Secret | None = None
+    models: ModelNames = ()
+    weight: Weight = 1
+    priority: Priority = 0
+    enabled: bool = True
+
+
+class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All of gateway.toml, checked."""
+
+    state_dir: Path
+    server: ListenSettings = ListenSettings()
+    storage: StorageSettings = StorageSettings()
+    upstream: UpstreamSettings = UpstreamSettings()
+    keys: KeySettings = KeySettings()
+    limits: LimitSettings = LimitSettings()
+    log: LogSettings = LogSettings()
+    servers: tuple[ServerSettings, ...] = ()
+
+    @property
+    def database_url(self) -> Secret:
+        """Where the database is: what was configured, else the SQLite file in the state directory."""
+        return self.storage.url or Secret(f"sqlite:///{self.state_dir.absolute() / 'bluesminds.db'}")

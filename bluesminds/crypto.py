@@ -1,0 +1,88 @@
+"""Ids, API keys, digests and sealed secrets.
+
+A key is `bm_` + 30 base62 characters (178 bits) + 6 base62 characters of CRC-32 over the 30, the layout GitHub published for
+its tokens: typing errors and junk are refused without a look-up. Only HMAC-SHA256(pepper, key) is stored. The checksum
+is no security feature; the pepper is, because it makes a stolen table useless.
+"""
+
+import hashlib
+import hmac
+import os
+import secrets
+import zlib
+from collections.abc import Sequence
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+
+_ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+KEY_PREFIX = "bm_"
+_RANDOM_CHARS = 30
+_CHECK_CHARS = 6
+_KEY_LENGTH = len(KEY_PREFIX) + _RANDOM_CHARS + _CHECK_CHARS
+
+
+def new_key() -> str:
+    body = "".join(secrets.choice(_ALPHABET) for _ in range(_RANDOM_CHARS))
+    return f"{KEY_PREFIX}{body}{_checksum(body)}"
+
+
+def is_well_formed(key: str) -> bool:
+    """Whether key could have come from new_key."""
+    if len(key) != _KEY_LENGTH or not key.startswith(KEY_PREFIX) or not key.isascii():
+        return False
+    return _checksum(key[len(KEY_PREFIX) : -_CHECK_CHARS]) == key[-_CHECK_CHARS:]
+
+
+def _checksum(body: str) -> str:
+    number = zlib.crc32(body.encode())
+    digits = []
+    for _ in range(_CHECK_CHARS):
+        number, digit = divmod(number, 62)
+        digits.append(_ALPHABET[digit])
+    return "".join(reversed(digits))
+
+
+def key_digest(pepper: bytes, key: str) -> bytes:
+    """HMAC-SHA256, 32 bytes: what the api_keys table is looked up by."""
+    return hmac.digest(pepper, key.encode(), "sha256")
+
+
+def token_digest(token: str) -> bytes:
+    """SHA-256, 32 bytes: enough for one-time tokens of 256 random bits."""
+    return hashlib.sha256(token.encode()).digest()
+
+
+def uuid7(now_ms: int) -> str:
+    """A UUID version 7 (RFC 9562, section 5.7): sorts by creation time."""
+    tail = int.from_bytes(os.urandom(10), "big")
+    value = (now_ms & 0xFFFFFFFFFFFF) << 80 | tail
+    value = value & ~(0xF << 76) | 0x7 << 76
+    value = value & ~(0x3 << 62) | 0x2 << 62
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+class Vault:
+    """Seals upstream secrets for the database with Fernet (AES-128-CBC + HMAC-SHA256).
+
+    The first master key seals; all of them open, so a new key in front rotates.
+    """
+
+    def __init__(self, master_keys: Sequence[bytes]) -> None:
+        self._fernet = MultiFernet([Fernet(key) for key in master_keys])
+
+    def seal(self, secret: str) -> bytes:
+        return self._fernet.encrypt(secret.encode())
+
+    def open(self, sealed: bytes) -> str:
+        """Raises ValueError when no master key fits."""
+        try:
+            return self._fernet.decrypt(sealed).decode()
+        except InvalidToken as exc:
+            raise ValueError(
+                "this secret was sealed with another master key; restore the key or set the secret again"
+            ) from exc
+
+
+def new_master_key() -> bytes:
+    return Fernet.generate_key()

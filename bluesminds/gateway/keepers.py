@@ -1,0 +1,98 @@
+"""The background tasks of the gateway. Each runs for ever in main's nursery; one that fails is restarted and shows in /ready."""
+
+import random
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from bluesminds.gateway.admit import Admission
+from bluesminds.gateway.health import Health
+from bluesminds.gateway.identify import KeyRing
+from bluesminds.gateway.probe import probe
+from bluesminds.gateway.servers import Shelf
+from bluesminds.http.client import Pool
+from bluesminds.log import Log
+from bluesminds.values import Server
+from storage.base import Store, StorageUnavailable
+from storage.keys import KeyUse, touch_keys
+
+MAX_BACKOFF = 30.0  # seconds
+SWEEP_SECONDS = 30.0
+PROBES_AT_ONCE = 16
+
+
+class Keepers:
+    """Runs named tasks and knows which are down."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self.down: dict[str, str] = {}  # name to the kind of error
+
+    async def keep(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Run work until it returns; when it raises, run it again after a growing pause."""
+        pause = 0.5
+        while True:
+            try:
+                self.down.pop(name, None)
+                return await work()
+            except Exception as exc:
+                self.down[name] = type(exc).__name__
+                self._log.exception("keeper_failed", exc, keeper=name)
+                await trio.sleep(pause)
+                pause = min(pause * 2, MAX_BACKOFF)
+
+
+class Prober:
+    """Active health checks and model discovery, every `interval` seconds with a tenth of jitter."""
+
+    def __init__(self, pool: Pool, shelf: Shelf, health: Health, *, interval: float, timeout: float) -> None:
+        self._pool = pool
+        self._shelf = shelf
+        self._health = health
+        self._interval = interval
+        self._timeout = timeout
+        self._limit = trio.CapacityLimiter(PROBES_AT_ONCE)
+
+    async def run(self) -> None:
+        while True:
+            await self._shelf.reload()
+            await self.probe_all()
+            await trio.sleep(self._interval * random.uniform(0.9, 1.1))  # noqa: S311 - jitter, not a secret
+
+    async def probe_all(self) -> None:
+        async with trio.open_nursery() as nursery:
+            for server in self._shelf.catalogue.servers:
+                nursery.start_soon(self._probe, server)
+
+    async def _probe(self, server: Server) -> None:
+        async with self._limit:
+            found = await probe(self._pool, server, timeout=self._timeout, list_models=not server.models)
+        if found.problem is not None:
+            self._health.failed(server.name, found.problem)
+            return
+        self._health.succeeded(server.name)
+        if found.models is not None:
+            self._shelf.discovered(server.name, found.models)
+
+
+class Sweeper:
+    """Stores when keys were last used and forgets idle limit windows."""
+
+    def __init__(self, store: Store, keys: KeyRing, admission: Admission) -> None:
+        self._store = store
+        self._keys = keys
+        self._admission = admission
+
+    async def run(self) -> None:
+        while True:
+            await trio.sleep(SWEEP_SECONDS)
+            await self.sweep()
+
+    async def sweep(self) -> None:
+        self._admission.sweep()
+        used, self._keys.used = self._keys.used, {}
+        if used:
+            try:
+                await self._store.write(touch_keys, [KeyUse(*use) for use in used.items()])
+            except StorageUnavailable:
+                self._keys.used = {**used, **self._keys.used}

@@ -1,0 +1,49 @@
+"""The shelf of servers: those of the configuration, those of the database, and what each says it offers.
+
+Its catalogue is replaced whole, so that a request sees one consistent picture. The configuration wins a name that both have.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from bluesminds.gateway.choose import Catalogue
+from bluesminds.gateway.health import Health
+from bluesminds.providers.openai import ModelRow
+from bluesminds.values import Server
+
+
+class Shelf:
+    """`load` reads the servers kept in the database."""
+
+    def __init__(
+        self, configured: Sequence[Server], load: Callable[[], Awaitable[Sequence[Server]]], health: Health
+    ) -> None:
+        self._configured = tuple(configured)
+        self._load = load
+        self._health = health
+        self._discovered: dict[str, list[ModelRow]] = {}
+        self.catalogue = Catalogue(self._configured, {})
+
+    async def reload(self) -> None:
+        """Read the database again."""
+        taken = {server.name for server in self._configured}
+        stored = [server for server in await self._load() if server.name not in taken]
+        self._replace((*self._configured, *stored))
+
+    def discovered(self, server: str, models: list[ModelRow]) -> None:
+        """What a probe has found a server to have."""
+        if self._discovered.get(server) != models:
+            self._discovered[server] = models
+            self._replace(self.catalogue.servers)
+
+    def has_usable(self) -> bool:
+        """Whether some server that offers a model is not ejected."""
+        return any(
+            self._health.is_usable(server.name) and (server.models or self._discovered.get(server.name))
+            for server in self.catalogue.servers
+        )
+
+    def _replace(self, servers: Sequence[Server]) -> None:
+        names = {server.name for server in servers}
+        self._discovered = {name: rows for name, rows in self._discovered.items() if name in names}
+        self._health.keep_only(names)
+        self.catalogue = Catalogue(servers, self._discovered)

@@ -1,0 +1,148 @@
+"""Closing a request's account exactly once, however it ended.
+
+`Settlement` is opened at admission and remembers what the row needs. `finish` gives the slot back, counts, logs and hands the row to the recorder,
+all without an await, so no cancellation can come between; a second call does nothing. `close` in a finally settles whatever
+no other exit has settled, with the tokens known or estimated so far.
+"""
+
+from collections.abc import Callable
+
+import trio
+from msgspec import Struct
+
+from bluesminds.gateway.admit import Ticket
+from bluesminds.gateway.metrics import Metrics
+from bluesminds.gateway.recorder import Batch, Recorder
+from bluesminds.log import Log
+from bluesminds.values import Arrival, Call, Caller, Usage
+from storage.usage import UsageRow
+
+CLIENT_GONE = 499  # nginx's status for a client that left before the answer; for records only
+
+
+class Settlement:
+    """One admitted request. `usage_so_far` is asked when the request ends without an answer of its own."""
+
+    def __init__(self, books: "Books", caller: Caller, call: Call, ticket: Ticket) -> None:
+        self._books = books
+        self._caller = caller
+        self._call = call
+        self._ticket = ticket
+        self.rate_headers = ticket.headers
+        self._batch: Batch | None = None
+        self.tried: list[str] = []  # servers, in order; the last one is who answered
+        self.first_byte: float | None = None  # Trio's clock
+        self.usage_so_far: Callable[[], Usage] | None = None
+
+    def answering(self) -> None:
+        """The first bytes are about to leave."""
+        self.first_byte = trio.current_time()
+
+    def finish(self, status: int, outcome: str, usage: Usage) -> Batch:
+        """Settle. Outcomes: ok, client_error, upstream_error, cut, timeout, client_gone, internal."""
+        if self._batch is None:
+            self._ticket.release()
+            self._batch = self._books.enter(self._row(status, outcome, usage))
+        return self._batch
+
+    def close(self, status: int, outcome: str) -> None:
+        if self._batch is None:
+            usage = self.usage_so_far() if self.usage_so_far is not None else Usage()
+            self.finish(status, outcome, usage)
+
+    async def durable(self) -> None:
+        """Wait for the row as the configured durability demands. Raises Unavailable."""
+        if self._batch is not None:
+            await self._books.durable(self._batch)
+
+    def _row(self, status: int, outcome: str, usage: Usage) -> UsageRow:
+        arrival = self._call.arrival
+        return UsageRow(
+            id=arrival.id,
+            at=arrival.at_ms,
+            request_id=arrival.request_id,
+            key_id=self._caller.key_id,
+            user_id=self._caller.user_id,
+            endpoint=arrival.endpoint,
+            model=self._call.model,
+            server=self.tried[-1] if self.tried else "",
+            status=status,
+            outcome=outcome,
+            streamed=self._call.stream,
+            attempts=len(self.tried),
+            prompt_tokens=usage.prompt,
+            completion_tokens=usage.completion,
+            cached_tokens=usage.cached,
+            reasoning_tokens=usage.reasoning,
+            usage_source=usage.source,
+            first_byte_ms=None if self.first_byte is None else _milliseconds(self.first_byte - arrival.started),
+            duration_ms=_milliseconds(trio.current_time() - arrival.started),
+        )
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+class Books(Struct, frozen=True):
+    """Where settled requests go: the recorder, the counters and the log."""
+
+    recorder: Recorder
+    metrics: Metrics
+    log: Log
+    strict: bool
+    log_requests: bool
+
+    def open(self, caller: Caller, call: Call, ticket: Ticket) -> Settlement:
+        """The recorder's place must have been reserved."""
+        return Settlement(self, caller, call, ticket)
+
+    def enter(self, row: UsageRow) -> Batch:
+        batch = self.recorder.record(row)
+        metrics = self.metrics
+        metrics.requests[row.endpoint, row.model, row.server, str(row.status)] += 1
+        metrics.seconds[row.endpoint].observe(row.duration_ms / 1000)
+        if row.first_byte_ms is not None:
+            metrics.first_byte[row.endpoint].observe(row.first_byte_ms / 1000)
+        if row.prompt_tokens:
+            metrics.tokens[row.model, "prompt"] += row.prompt_tokens
+        if row.completion_tokens:
+            metrics.tokens[row.model, "completion"] += row.completion_tokens
+        if self.log_requests:
+            self._log_row(row)
+        return batch
+
+    def refused(self, arrival: Arrival, status: int, code: str, model: str = "") -> None:
+        """A request that was turned away before it was admitted: counted and logged, not recorded."""
+        self.metrics.requests[arrival.endpoint, model, "", str(status)] += 1
+        if self.log_requests:
+            self.log.info(
+                "request",
+                request_id=arrival.request_id,
+                endpoint=arrival.endpoint,
+                status=status,
+                code=code,
+                client=arrival.client,
+                duration_ms=_milliseconds(trio.current_time() - arrival.started),
+            )
+
+    async def durable(self, batch: Batch) -> None:
+        if self.strict:
+            await self.recorder.durable(batch)
+
+    def _log_row(self, row: UsageRow) -> None:
+        self.log.info(
+            "request",
+            request_id=row.request_id,
+            endpoint=row.endpoint,
+            model=row.model,
+            server=row.server,
+            status=row.status,
+            outcome=row.outcome,
+            key_id=row.key_id,
+            attempts=row.attempts,
+            prompt_tokens=row.prompt_tokens,
+            completion_tokens=row.completion_tokens,
+            first_byte_ms=row.first_byte_ms,
+            duration_ms=row.duration_ms,
+        )

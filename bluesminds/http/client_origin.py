@@ -1,0 +1,84 @@
+"""Where upstreams live: an origin is one connection target, a base URL an origin plus a path prefix."""
+
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self, cast
+from urllib.parse import SplitResult, urlsplit
+
+Scheme = Literal["http", "https", "unix"]
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """One connection target. host: a name, an address without brackets, or a Unix socket's path (port 0)."""
+
+    scheme: Scheme
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, url: str) -> tuple[Self, str]:
+        """Split a base URL into its origin and path prefix ("" or "/v1", never ending in a slash).
+
+        Takes `http://host[:port][/path]`, `https://…` and `unix:/socket/path[:/path]` (nginx's form; `unix:///…`
+        too). Raises ValueError with a sentence that does not repeat the URL, which may hold a password.
+        """
+        if not url.isascii() or not url.isprintable() or " " in url:
+            raise ValueError("a base URL may hold only printable ASCII characters without spaces")
+        if url.startswith("unix:"):
+            return cls._parse_unix(url.removeprefix("unix:"))
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError:
+            raise ValueError("the base URL's host or port is malformed") from None
+        _refuse_extras(parts)
+        if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
+            raise ValueError("a base URL looks like http://host, https://host or unix:/path/to/socket")
+        if port == 0:
+            raise ValueError("port 0 is not a port to connect to")
+        scheme = cast(Scheme, parts.scheme)
+        return cls(scheme, parts.hostname, port or _DEFAULT_PORTS[scheme]), parts.path.rstrip("/")
+
+    @classmethod
+    def _parse_unix(cls, rest: str) -> tuple[Self, str]:
+        path, _, base = rest.partition(":")
+        if path.startswith("//"):
+            path = path.removeprefix("//")
+        if not path.startswith("/") or (base and not base.startswith("/")):
+            raise ValueError("a socket URL looks like unix:/path/to/socket or unix:/path/to/socket:/base")
+        return cls("unix", path, 0), base.rstrip("/")
+
+    @property
+    def authority(self) -> str:
+        """The Host header: without the scheme's own port, `localhost` for a Unix socket."""
+        if self.scheme == "unix":
+            return "localhost"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
+
+
+def _refuse_extras(parts: SplitResult) -> None:
+    if "@" in parts.netloc:
+        raise ValueError("a base URL must not hold a user name or password")
+    if parts.query or parts.fragment:
+        raise ValueError("a base URL must not hold a query or fragment")
+
+
+def tls_context(ca_file: Path | None) -> ssl.SSLContext:
+    """A verifying client context that trusts the system's store, or only `ca_file` (PEM) when given.
+
+    Built by hand because `ssl.create_default_context` also writes session keys to a file named by the
+    environment. Raises OSError or ssl.SSLError when the file cannot be read.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    if ca_file is None:
+        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+    else:
+        context.load_verify_locations(cafile=ca_file)
+    return context

@@ -1,0 +1,53 @@
+"""Answers the server gives by itself, before or instead of the app: OpenAI's error shape, always closing."""
+
+import json
+from dataclasses import dataclass
+from http import HTTPStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a request gets no further. `code` is stable and also the metric's label."""
+
+    status: int
+    code: str
+    message: str
+    type: str = "invalid_request_error"
+
+    def body(self) -> bytes:
+        error = {"message": self.message, "type": self.type, "param": None, "code": self.code}
+        return json.dumps({"error": error}).encode()
+
+    def response(self) -> bytes:
+        """The complete HTTP/1.1 answer, after which the connection closes."""
+        body = self.body()
+        retry = "retry-after: 1\r\n" if self.status == HTTPStatus.SERVICE_UNAVAILABLE else ""
+        head = (
+            f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}\r\n"
+            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
+            f"{retry}connection: close\r\n\r\n"
+        )
+        return head.encode() + body
+
+
+def malformed(reason: str) -> Refusal:
+    return Refusal(400, "malformed_request", f"This is not a valid HTTP/1.1 request: {reason}.")
+
+
+HEADERS_TOO_LARGE = Refusal(431, "headers_too_large", "The request's headers are too large or too many.")
+URL_TOO_LONG = Refusal(414, "url_too_long", "The request's URL is too long.")
+BODY_TOO_LARGE = Refusal(413, "body_too_large", "The request's body is larger than this server accepts.")
+TOO_MANY_CHUNKS = Refusal(413, "too_many_chunks", "The request's body comes in too many chunks.")
+UNKNOWN_CODING = Refusal(501, "unknown_transfer_coding", "The only transfer coding accepted here is chunked.")
+UNKNOWN_VERSION = Refusal(505, "unknown_http_version", "This port speaks HTTP/1.0 and HTTP/1.1.")
+UNKNOWN_EXPECTATION = Refusal(417, "unknown_expectation", "The only expectation met here is 100-continue.")
+NO_TUNNELS = Refusal(501, "no_tunnels", "This server does not open tunnels; CONNECT is refused.")
+HEADER_TIMEOUT = Refusal(408, "header_timeout", "The request's headers took too long to arrive.")
+BODY_TIMEOUT = Refusal(408, "body_timeout", "The request's body stopped arriving.")
+TOO_MANY_CONNECTIONS = Refusal(
+    503, "connections", "The server has no room for another connection. Try again shortly.", "server_error"
+)
+TOO_MANY_FROM_HERE = Refusal(
+    429, "connections_per_ip", "Too many connections are open from this address.", "rate_limit_error"
+)
+INTERNAL_ERROR = Refusal(500, "internal_error", "The gateway could not answer this request.", "server_error")

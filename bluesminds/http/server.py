@@ -1,0 +1,296 @@
+"""The listening side: accepts within caps, contains whatever a connection does, drains when told to.
+
+`serve` owns every task it starts. One connection is one task: the HTTP/1.1 lane (http1.py), or Hypercorn
+behind its containment (hypercorn.py) for HTTP/2 and WebSockets. No error of an app, a parser or a client
+leaves a connection's task. One sweep looks for departed clients, so that watching costs nothing per request.
+"""
+
+import contextlib
+import errno
+import os
+import select
+import socket
+import ssl
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from email.utils import formatdate
+from typing import Any
+
+import trio
+
+from bluesminds.http import refusals
+from bluesminds.http.asgi import ASGIApp, OnError, Scope
+from bluesminds.http.http1 import Connection, Lane
+from bluesminds.http.hypercorn import Hypercorn
+from bluesminds.http.lifespan import Lifespan, LifespanError
+from bluesminds.http.limits import Limits, Stats
+from bluesminds.http.sockets import bind_tcp, bind_unix
+from bluesminds.http.wire import SocketWire, TLSWire, Wire
+
+__all__ = ["LifespanError", "Limits", "Stats", "bind_tcp", "bind_unix", "serve"]
+
+SWEEP = 0.2  # seconds between two looks for departed clients
+ACCEPTS_PER_WAKE = 64
+ACCEPT_PAUSE = 0.1
+COMPLAINT_INTERVAL = 60.0  # between two reports of failing accepts
+CLOSE_SECONDS = 1.0
+_GONE = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
+_BROKEN_LISTENER = frozenset((errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP))
+
+Address = Any  # what accept() gives: a tuple for TCP, a string or bytes for Unix
+
+
+async def serve(
+    app: ASGIApp,
+    sockets: Sequence[socket.socket],
+    limits: Limits,
+    *,
+    tls: ssl.SSLContext | None = None,
+    http2: bool = False,
+    on_error: OnError,
+    shutdown: trio.Event,
+    stats: Stats,
+    task_status: trio.TaskStatus[list[Address]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve an ASGI 3 app on listening sockets, closed at the end, until `shutdown` and a full drain.
+
+    `task_status` gets the bound addresses once the app's lifespan has started and connections are accepted.
+    `on_error` gets every contained error and must not raise. Cancelling ends all connections at once. With
+    `http2`, ALPN offers h2; it needs `tls`. Raises LifespanError if the app says it cannot start or stop.
+    """
+    if tls is not None:
+        tls.set_alpn_protocols(["h2", "http/1.1"] if http2 else ["http/1.1"])
+    lifespan = Lifespan(app, on_error)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lifespan.run)
+            if await lifespan.start():
+                server = _Server(Lane(app, limits, stats, on_error, lifespan.state), tls)
+                await server.run(sockets, shutdown, task_status)
+                await lifespan.stop()
+            nursery.cancel_scope.cancel()
+    finally:
+        for sock in sockets:
+            sock.close()
+    if lifespan.failure is not None:
+        raise LifespanError(lifespan.failure)
+
+
+class _Server:
+    def __init__(self, lane: Lane, tls: ssl.SSLContext | None) -> None:
+        self._lane = lane
+        self._tls = tls
+        self._hypercorn = Hypercorn(lane)
+        self._connections: set[Connection] = set()
+        self._per_ip: Counter[str | bytes] = Counter()
+        self._complained = -COMPLAINT_INTERVAL
+
+    async def run(
+        self,
+        sockets: Sequence[socket.socket],
+        shutdown: trio.Event,
+        task_status: trio.TaskStatus[list[Address]],
+    ) -> None:
+        self._set_date()
+        async with trio.open_nursery() as sweepers:
+            sweepers.start_soon(self._lane.deadlines.run)
+            sweepers.start_soon(self._sweep)
+            async with trio.open_nursery() as connections:
+                async with trio.open_nursery() as listeners:
+                    for sock in sockets:
+                        sock.setblocking(False)
+                        listeners.start_soon(self._accept, sock, connections)
+                    task_status.started([sock.getsockname() for sock in sockets])
+                    await shutdown.wait()
+                    listeners.cancel_scope.cancel()
+                for sock in sockets:
+                    sock.close()
+                await self._begin_drain()
+                connections.cancel_scope.deadline = trio.current_time() + self._lane.limits.drain_timeout
+            if connections.cancel_scope.cancelled_caught:
+                self._lane.stats.refused["drain_timeout"] += 1
+            sweepers.cancel_scope.cancel()
+
+    async def _begin_drain(self) -> None:
+        self._lane.draining = True
+        await self._hypercorn.terminate()
+        for connection in self._connections:
+            connection.hurry()
+
+    # Accepting
+
+    async def _accept(self, sock: socket.socket, nursery: trio.Nursery) -> None:
+        while True:
+            await trio.lowlevel.wait_readable(sock)
+            try:
+                for _ in range(ACCEPTS_PER_WAKE):
+                    self._admit(*sock.accept(), nursery)
+            except (BlockingIOError, ConnectionAbortedError, InterruptedError):
+                continue
+            except OSError as error:
+                if error.errno in _BROKEN_LISTENER:
+                    raise
+                await self._accept_failed(error)
+
+    async def _accept_failed(self, error: OSError) -> None:
+        """Mostly a lack of descriptors, which only time mends: wait, count, and complain now and then."""
+        self._lane.stats.refused["descriptors"] += 1
+        now = trio.current_time()
+        if now - self._complained >= COMPLAINT_INTERVAL:
+            self._complained = now
+            self._lane.on_error(error)
+        await trio.sleep(ACCEPT_PAUSE)
+
+    def _admit(self, client: socket.socket, address: Address, nursery: trio.Nursery) -> None:
+        limits, stats = self._lane.limits, self._lane.stats
+        client.setblocking(False)
+        source = _source(client, address) if limits.max_connections_per_ip else None
+        refusal = None
+        if stats.open >= limits.max_connections:
+            refusal = refusals.TOO_MANY_CONNECTIONS
+        elif source is not None and self._per_ip[source] >= limits.max_connections_per_ip:
+            refusal = refusals.TOO_MANY_FROM_HERE
+        if refusal is not None:
+            stats.refused[refusal.code] += 1
+            wire = SocketWire(client)
+            if self._tls is None:
+                wire.send_now(refusal.response())
+            wire.close()
+            return
+        stats.accepted += 1
+        stats.open += 1
+        if source is not None:
+            self._per_ip[source] += 1
+        nursery.start_soon(self._contain, client, address, source)
+
+    # One connection
+
+    async def _contain(self, client: socket.socket, address: Address, source: str | bytes | None) -> None:
+        lane = self._lane
+        try:
+            await self._connection(client, address)
+        except Exception as error:
+            lane.on_error(error)
+        except BaseExceptionGroup as group:
+            errors, others = group.split(Exception)
+            if errors is not None:
+                lane.on_error(errors)
+            if others is not None:
+                raise others from None
+        finally:
+            client.close()
+            lane.stats.open -= 1
+            if source is not None:
+                self._per_ip[source] -= 1
+                if not self._per_ip[source]:
+                    del self._per_ip[source]
+
+    async def _connection(self, client: socket.socket, address: Address) -> None:
+        base = _scope_base(client, address, self._tls is not None)
+        if self._tls is None:
+            await self._speak(SocketWire(client), base)
+            return
+        transport = trio.SocketStream(trio.socket.from_stdlib_socket(client))
+        stream = trio.SSLStream(transport, self._tls, server_side=True, https_compatible=True)
+        try:
+            with trio.fail_after(self._lane.limits.handshake_timeout):
+                await stream.do_handshake()
+        except (trio.BrokenResourceError, trio.TooSlowError):
+            self._lane.stats.refused["handshake"] += 1
+            return
+        wire = TLSWire(stream)
+        try:
+            if stream.selected_alpn_protocol() == "h2":
+                await self._speak_http2(wire, base)
+            else:
+                await self._speak(wire, base)
+        finally:
+            with (
+                contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError),
+                trio.move_on_after(CLOSE_SECONDS, shield=True),
+            ):
+                await stream.aclose()
+
+    async def _speak(self, wire: Wire, base: Scope) -> None:
+        lane = self._lane
+        connection = Connection(lane, wire, base)
+        lane.deadlines.add(wire)
+        self._connections.add(connection)
+        try:
+            websocket = await connection.run()
+            if websocket is not None:
+                lane.stats.requests += 1
+                await self._hypercorn.websocket(wire, base, websocket, connection.intake.leftover)
+        finally:
+            self._connections.discard(connection)
+            lane.deadlines.discard(wire)
+
+    async def _speak_http2(self, wire: Wire, base: Scope) -> None:
+        self._lane.deadlines.add(wire)
+        try:
+            await self._hypercorn.http2(wire, base)
+        finally:
+            self._lane.deadlines.discard(wire)
+
+    # Sweeping
+
+    async def _sweep(self) -> None:
+        while True:
+            await trio.sleep(SWEEP)
+            self._set_date()
+            self._find_departed()
+
+    def _set_date(self) -> None:
+        self._lane.date = f"date: {formatdate(usegmt=True)}\r\n".encode()
+
+    def _find_departed(self) -> None:
+        """Look at connections whose request has been in hand since the last sweep, in one system call."""
+        watched: dict[int, Connection] = {}
+        for connection in self._connections:
+            exchange = connection.exchange
+            if exchange is not None:
+                if exchange.seen:
+                    watched[connection.wire.fileno()] = connection
+                exchange.seen = True
+        watched.pop(-1, None)
+        if watched:
+            for descriptor in _hung_up(watched):
+                watched[descriptor].client_gone()
+
+
+def _hung_up(descriptors: Iterable[int]) -> list[int]:
+    """Those whose peer has finished sending or reset. A half-closed client counts as gone."""
+    if not hasattr(select, "POLLRDHUP"):
+        return [descriptor for descriptor in descriptors if _at_end(descriptor)]
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, _GONE)
+    return [descriptor for descriptor, _ in poll.poll(0)]
+
+
+def _at_end(descriptor: int) -> bool:
+    with socket.socket(fileno=os.dup(descriptor)) as sock:
+        try:
+            return not sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+
+def _scope_base(client: socket.socket, address: Address, tls: bool) -> Scope:
+    scheme = "https" if tls else "http"
+    if client.family == socket.AF_UNIX:
+        return {"scheme": scheme, "client": None, "server": (client.getsockname(), None)}
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return {"scheme": scheme, "client": tuple(address[:2]), "server": tuple(client.getsockname()[:2])}
+
+
+def _source(client: socket.socket, address: Address) -> str | bytes | None:
+    """What counts as one address: an IPv6 client owns its /64."""
+    if client.family == socket.AF_UNIX:
+        return None
+    host = str(address[0])
+    if client.family == socket.AF_INET or host.startswith("::ffff:"):
+        return host
+    return socket.inet_pton(socket.AF_INET6, host.partition("%")[0])[:8]

@@ -1,0 +1,80 @@
+"""What systemd and a service tell each other: readiness, liveness, and sockets opened in advance.
+
+Formats: sd_notify(3), sd_listen_fds(3), sd_watchdog_enabled(3). Without systemd every call is a no-op, so
+callers need no conditions. The variables are taken out of the environment: children must not inherit them.
+"""
+
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Callable, MutableMapping
+
+import trio
+
+FIRST_FD = 3
+
+
+def inherited_sockets(environ: MutableMapping[str, str]) -> dict[str, list[socket.socket]]:
+    """Listening sockets passed by socket activation, by name ("unknown" without FileDescriptorName=)."""
+    pid = environ.pop("LISTEN_PID", "")
+    count = environ.pop("LISTEN_FDS", "")
+    names = environ.pop("LISTEN_FDNAMES", "").split(":")
+    if pid != str(os.getpid()) or not count.isdecimal():
+        return {}
+    found: dict[str, list[socket.socket]] = {}
+    for index in range(int(count)):
+        name = names[index] if index < len(names) and names[index] else "unknown"
+        sock = socket.socket(fileno=FIRST_FD + index)
+        sock.set_inheritable(False)
+        found.setdefault(name, []).append(sock)
+    return found
+
+
+class Notifier:
+    """The way to the service manager. A manager that does not listen is never an error here."""
+
+    def __init__(self, environ: MutableMapping[str, str]) -> None:
+        address = environ.pop("NOTIFY_SOCKET", "")
+        pid = environ.pop("WATCHDOG_PID", "")
+        period = environ.pop("WATCHDOG_USEC", "")
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        mine = not pid or pid == str(os.getpid())
+        self.watchdog_seconds = int(period) / 1e6 if mine and period.isdecimal() else 0.0
+        """How long the manager waits for a sign of life; 0: it does not."""
+
+    def ready(self, status: str = "") -> None:
+        """Serving; also the end of a reload."""
+        self._tell("READY=1", status)
+
+    def reloading(self) -> None:
+        microseconds = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self._tell(f"RELOADING=1\nMONOTONIC_USEC={microseconds}")
+
+    def stopping(self, status: str = "") -> None:
+        self._tell("STOPPING=1", status)
+
+    def alive(self) -> None:
+        self._tell("WATCHDOG=1")
+
+    async def watch(self, healthy: Callable[[], bool]) -> None:
+        """Give signs of life while `healthy`, twice a period, for ever; returns at once if none are expected."""
+        if not (self.watchdog_seconds and self._address):
+            return
+        while True:
+            if healthy():
+                self.alive()
+            await trio.sleep(self.watchdog_seconds / 2)
+
+    def _tell(self, state: str, status: str = "") -> None:
+        if not self._address:
+            return
+        if status:
+            state += "\nSTATUS=" + status.replace("\n", " ")
+        with (
+            contextlib.suppress(OSError),
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock,
+        ):
+            sock.setblocking(False)
+            sock.connect(self._address)
+            sock.send(state.encode())

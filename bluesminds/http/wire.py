@@ -1,0 +1,192 @@
+"""One connected byte stream, plain or TLS, with absolute deadlines and no hidden checkpoints.
+
+`receive` always waits for the kernel first, so every read is a scheduling point and reading loops are fair.
+`send` tries the kernel first and yields only when its buffer is full: one system call for most answers.
+Deadlines are swept (see deadlines.py): an expired wait raises WireTimeout and leaves the socket open, so the
+owner can still say why with `send_now`. Every other end of the connection raises WireClosed.
+"""
+
+import contextlib
+import socket
+import struct
+from typing import Protocol
+
+import trio
+
+from bluesminds.http.deadlines import NEVER
+
+RECEIVE_BYTES = 65536
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+class WireClosed(Exception):
+    """The peer reset the connection, or this side closed it."""
+
+
+class WireTimeout(Exception):
+    """A wait passed its deadline."""
+
+
+class Wire(Protocol):
+    """Both wires are Watched; `deadline` belongs to the wait in progress."""
+
+    deadline: float
+
+    async def receive(self, deadline: float = NEVER) -> bytes:
+        """The next bytes, at most RECEIVE_BYTES; b"" when the peer has finished sending."""
+
+    async def send(self, data: bytes | bytearray | memoryview, deadline: float = NEVER) -> None:
+        """Hand all of data to the kernel."""
+
+    def send_now(self, data: bytes) -> None:
+        """Best effort without waiting; whatever the kernel does not take is dropped."""
+
+    def fileno(self) -> int: ...
+
+    def expire(self) -> None: ...
+
+    def finish(self) -> None:
+        """Tell the peer that nothing more comes; receiving goes on. TLS cannot say so without waiting."""
+
+    def close(self) -> None:
+        """Close at once, waking any waiter with WireClosed. Idempotent."""
+
+    def abort(self) -> None:
+        """Close and reset, dropping what the kernel still holds for a peer that does not take it."""
+
+
+class SocketWire:
+    """A wire over a connected, non-blocking stream socket (TCP or Unix), which it owns."""
+
+    __slots__ = ("__weakref__", "_expired", "_sock", "deadline")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._expired = False
+        self.deadline = NEVER
+
+    async def receive(self, deadline: float = NEVER) -> bytes:
+        sock = self._sock
+        self.deadline = deadline
+        try:
+            while True:
+                await trio.lowlevel.wait_readable(sock)
+                try:
+                    return sock.recv(RECEIVE_BYTES)
+                except (BlockingIOError, InterruptedError):
+                    continue
+        except (OSError, ValueError, trio.ClosedResourceError) as exc:
+            raise self._reason() from exc
+        finally:
+            self.deadline = NEVER
+
+    async def send(self, data: bytes | bytearray | memoryview, deadline: float = NEVER) -> None:
+        try:
+            sent = self._sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except (OSError, ValueError) as exc:
+            raise self._reason() from exc
+        if sent < len(data):
+            await self._send_rest(memoryview(data)[sent:], deadline)
+
+    async def _send_rest(self, rest: memoryview, deadline: float) -> None:
+        sock = self._sock
+        self.deadline = deadline
+        try:
+            while rest:
+                await trio.lowlevel.wait_writable(sock)
+                with contextlib.suppress(BlockingIOError, InterruptedError):
+                    rest = rest[sock.send(rest) :]
+        except (OSError, ValueError, trio.ClosedResourceError) as exc:
+            raise self._reason() from exc
+        finally:
+            self.deadline = NEVER
+
+    def send_now(self, data: bytes) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._sock.send(data)
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def expire(self) -> None:
+        self._expired = True
+        trio.lowlevel.notify_closing(self._sock)
+
+    def finish(self) -> None:
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        if self._sock.fileno() >= 0:
+            trio.lowlevel.notify_closing(self._sock)
+            self._sock.close()
+
+    def abort(self) -> None:
+        with contextlib.suppress(OSError):
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        self.close()
+
+    def _reason(self) -> Exception:
+        if self._expired:
+            self._expired = False
+            return WireTimeout()
+        return WireClosed()
+
+
+class TLSWire:
+    """A wire over trio's SSLStream. The handshake is the caller's, under its own deadline."""
+
+    __slots__ = ("__weakref__", "_expired", "_socket", "_stream", "deadline")
+
+    def __init__(self, stream: "trio.SSLStream[trio.SocketStream]") -> None:
+        self._stream = stream
+        self._socket = stream.transport_stream.socket
+        self._expired = False
+        self.deadline = NEVER
+
+    async def receive(self, deadline: float = NEVER) -> bytes:
+        self.deadline = deadline
+        try:
+            return bytes(await self._stream.receive_some(RECEIVE_BYTES))
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            raise self._reason() from exc
+        finally:
+            self.deadline = NEVER
+
+    async def send(self, data: bytes | bytearray | memoryview, deadline: float = NEVER) -> None:
+        self.deadline = deadline
+        try:
+            await self._stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            raise self._reason() from exc
+        finally:
+            self.deadline = NEVER
+
+    def send_now(self, data: bytes) -> None:
+        """TLS state cannot be advanced without waiting, so nothing is sent."""
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def expire(self) -> None:
+        self._expired = True
+        trio.lowlevel.notify_closing(self._socket)
+
+    def finish(self) -> None:
+        """See Wire."""
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def abort(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        self.close()
+
+    def _reason(self) -> Exception:
+        if self._expired:
+            self._expired = False
+            return WireTimeout()
+        return WireClosed()

@@ -1,0 +1,88 @@
+"""One structured line per event on one stream, JSON or readable text.
+
+Values are encoded, never interpolated: control characters in client text cannot start a new line. Nothing here takes headers,
+bodies or settings wholesale; callers name each field, so a secret has no way in.
+"""
+
+import os
+import traceback
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import msgspec
+
+from bluesminds.clock import Clock
+
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+_MAX_TEXT = 2000  # characters of one field; client text must not make unbounded lines
+
+Write = Callable[[bytes], object]
+
+
+def write_stderr(line: bytes) -> None:
+    """One write per line, so that lines of several threads never interleave."""
+    os.write(2, line)
+
+
+class Log:
+    """`log.info("request", status=200)`. Levels: debug, info, warning, error."""
+
+    def __init__(self, clock: Clock, *, level: str = "info", json: bool = True, write: Write = write_stderr) -> None:
+        self._clock = clock
+        self._threshold = LEVELS[level]
+        self._render = _json_line if json else _text_line
+        self._write = write
+
+    def debug(self, event: str, **fields: object) -> None:
+        self._emit("debug", event, fields)
+
+    def info(self, event: str, **fields: object) -> None:
+        self._emit("info", event, fields)
+
+    def warning(self, event: str, **fields: object) -> None:
+        self._emit("warning", event, fields)
+
+    def error(self, event: str, **fields: object) -> None:
+        self._emit("error", event, fields)
+
+    def exception(self, event: str, exc: BaseException, **fields: object) -> None:
+        """An unexpected error with where it happened: file, line and function of each frame, no values.
+
+        The exception's own text is left out, because libraries put what they were given into it.
+        """
+        frames = [
+            f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno}:{frame.name}"
+            for frame in traceback.extract_tb(exc.__traceback__)
+        ]
+        self._emit("error", event, {**fields, "error": type(exc).__name__, "frames": frames[-20:]})
+
+    def _emit(self, level: str, event: str, fields: dict[str, object]) -> None:
+        if LEVELS[level] >= self._threshold:
+            self._write(self._render(self._clock.now_ms(), level, event, fields))
+
+
+_encoder = msgspec.json.Encoder(enc_hook=str)
+
+
+def _json_line(now_ms: int, level: str, event: str, fields: dict[str, object]) -> bytes:
+    record: dict[str, object] = {"time": _timestamp(now_ms), "level": level, "event": event}
+    for name, value in fields.items():
+        record[name] = _bounded(value)
+    return _encoder.encode(record) + b"\n"
+
+
+def _text_line(now_ms: int, level: str, event: str, fields: dict[str, object]) -> bytes:
+    shown = " ".join(
+        f"{name}={_encoder.encode(_bounded(value)).decode()}" for name, value in fields.items() if value is not None
+    )
+    return f"{_timestamp(now_ms)[11:23]} {level:<7} {event} {shown}".rstrip().encode() + b"\n"
+
+
+def _bounded(value: object) -> object:
+    if isinstance(value, str):
+        return value[:_MAX_TEXT].encode("utf-8", "replace").decode()
+    return value
+
+
+def _timestamp(now_ms: int) -> str:
+    return datetime.fromtimestamp(now_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

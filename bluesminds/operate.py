@@ -1,0 +1,68 @@
+"""The operator's API for one command: through the running server's local socket, or on the store itself when no server runs.
+
+Both ways are the same HTTP API, so a command has one code path, and whoever holds the state directory's lock is the only writer.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+import trio
+
+from bluesminds.clock import Clock
+from bluesminds.config import Settings
+from bluesminds.core import Changes, Core, configured_server, open_core
+from bluesminds.house import desk
+from bluesminds.http.client import Pool
+from bluesminds.http.transport import PoolTransport
+from bluesminds.log import Log
+from bluesminds.state import StateBusy, StateDir
+from bluesminds.values import Server
+from bluesminds.web import admin, control
+from bluesminds.web.guard import through_local_socket
+
+BASE_URL = "http://local"
+TIMEOUT = 30.0  # seconds; a server test may take its own probe timeout
+
+
+@asynccontextmanager
+async def operator_client(settings: Settings, *, clock: Clock, log: Log) -> AsyncIterator[httpx.AsyncClient]:
+    """Raises StateBusy when a process holds the state but does not answer, StorageError, OSError."""
+    try:
+        async with _offline(settings, clock=clock, log=log) as client:
+            yield client
+        return
+    except StateBusy:
+        socket_path = StateDir(settings.state_dir).socket_path
+        if not socket_path.exists():
+            raise
+    async with trio.open_nursery() as nursery:
+        pool = Pool()
+        await nursery.start(pool.run)
+        transport = PoolTransport(pool, socket_path=str(socket_path))
+        async with httpx.AsyncClient(transport=transport, base_url=BASE_URL, trust_env=False, timeout=TIMEOUT) as client:
+            yield client
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _offline(settings: Settings, *, clock: Clock, log: Log) -> AsyncIterator[httpx.AsyncClient]:
+    async with open_core(settings, clock=clock, log=log, changes=Changes()) as core:
+
+        async def servers_now() -> list[Server]:
+            return await _servers(core)
+
+        site = control.create(admin.blueprint(desk(core, servers_now, _nothing)), clock=clock, log=log)
+        transport = httpx.ASGITransport(through_local_socket(site))
+        async with httpx.AsyncClient(transport=transport, base_url=BASE_URL, trust_env=False, timeout=TIMEOUT) as client:
+            yield client
+
+
+async def _servers(core: Core) -> list[Server]:
+    configured = [configured_server(row, demo_url="") for row in core.settings.servers if row.enabled]
+    names = {server.name for server in configured}
+    return [*configured, *(server for server in await core.servers.load() if server.name not in names)]
+
+
+async def _nothing() -> None:
+    """No running gateway has to be told."""

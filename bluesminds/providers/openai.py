@@ -1,0 +1,204 @@
+"""OpenAI's chat dialect as the client speaks it and as servers answer it.
+
+Formats: OpenAI API reference, chat completions and streaming; the fields follow the types of the openai Python SDK.
+Only the fields the gateway acts on are decoded; everything else stays the sender's bytes. A body is re-encoded only when a
+top-level field must change, and then every other value keeps its bytes (msgspec.Raw).
+"""
+
+import msgspec
+from msgspec import Raw, Struct
+
+from bluesminds.values import Usage
+
+MAX_TOKENS = 10**10  # a usage figure above this is a fault, not a count
+
+
+class StreamOptions(Struct):
+    include_usage: bool | None = None
+
+
+class ChatRequest(Struct):
+    """POST /v1/chat/completions, as far as the gateway needs it."""
+
+    model: str
+    messages: Raw
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+
+_chat_request = msgspec.json.Decoder(ChatRequest)
+_object = msgspec.json.Decoder(dict[str, Raw])
+_FORCED = Raw(b'{"include_usage":true}')
+
+
+def read_chat_request(body: bytes) -> ChatRequest:
+    """Raises msgspec.ValidationError (a field is wrong), DecodeError (not JSON) or RecursionError."""
+    return _chat_request.decode(body)
+
+
+def with_forced_usage(body: bytes) -> bytes:
+    """The streaming request with `stream_options.include_usage` set; other stream options survive."""
+    fields = _object.decode(body)
+    options = fields.get("stream_options")
+    if options is None or bytes(options) == b"null":
+        fields["stream_options"] = _FORCED
+    else:
+        merged = _object.decode(options)
+        merged["include_usage"] = Raw(b"true")
+        fields["stream_options"] = Raw(msgspec.json.encode(merged))
+    return msgspec.json.encode(fields)
+
+
+class _PromptDetails(Struct):
+    cached_tokens: int | None = None
+
+
+class _CompletionDetails(Struct):
+    reasoning_tokens: int | None = None
+
+
+class _Usage(Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: _PromptDetails | None = None
+    completion_tokens_details: _CompletionDetails | None = None
+
+
+_ABSENT = Raw()  # msgspec does not take Raw in a union with None
+
+
+class _Answer(Struct):
+    usage: Raw = _ABSENT
+    error: Raw = _ABSENT
+    choices: list[Raw] | None = None
+
+
+_answer = msgspec.json.Decoder(_Answer)
+_usage = msgspec.json.Decoder(_Usage)
+
+
+class Reading(Struct, frozen=True):
+    """What one answer or one stream chunk says about itself."""
+
+    usage: Usage | None
+    failed: bool  # it carries an error object
+    choices: int
+
+
+_UNREADABLE = Reading(usage=None, failed=False, choices=0)
+
+
+def read_answer(body: bytes) -> Reading:
+    """Read a whole answer or one chunk's data; an unreadable one reads as having no usage."""
+    try:
+        answer = _answer.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        return _UNREADABLE
+    return Reading(
+        usage=_read_usage(answer.usage),
+        failed=_is_set(answer.error),
+        choices=len(answer.choices or ()),
+    )
+
+
+def without_usage(chunk: bytes) -> bytes:
+    """The chunk's JSON without its top-level `usage`."""
+    fields = _object.decode(chunk)
+    fields.pop("usage", None)
+    return msgspec.json.encode(fields)
+
+
+def _is_set(raw: Raw) -> bool:
+    return bytes(raw) not in (b"", b"null", b"false", b'""', b"{}")
+
+
+def _read_usage(raw: Raw) -> Usage | None:
+    if not _is_set(raw):
+        return None
+    try:
+        counts = _usage.decode(raw)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    usage = Usage(
+        prompt=counts.prompt_tokens,
+        completion=counts.completion_tokens,
+        cached=prompt.cached_tokens if (prompt := counts.prompt_tokens_details) else None,
+        reasoning=completion.reasoning_tokens if (completion := counts.completion_tokens_details) else None,
+        source="upstream",
+    )
+    return usage if _is_plausible(usage) else None
+
+
+def _is_plausible(usage: Usage) -> bool:
+    counts = (usage.prompt, usage.completion, usage.cached, usage.reasoning)
+    known = usage.prompt is not None or usage.completion is not None
+    return known and all(count is None or 0 <= count <= MAX_TOKENS for count in counts)
+
+
+class ModelRow(Struct):
+    id: str
+    created: int | None = None
+    owned_by: str | None = None
+
+
+class _ModelList(Struct):
+    data: list[ModelRow]
+
+
+_models = msgspec.json.Decoder(_ModelList | list[ModelRow])
+
+
+def read_models(body: bytes) -> list[ModelRow]:
+    """GET /models, as an object with `data` or (Together) as a bare list.
+
+    Raises ValueError when it is neither."""
+    try:
+        answer = _models.decode(body)
+    except (msgspec.DecodeError, RecursionError) as exc:
+        raise ValueError("the server's list of models is not in OpenAI's format") from exc
+    return answer.data if isinstance(answer, _ModelList) else answer
+
+
+class ErrorDetail(Struct):
+    """OpenAI's error object."""
+
+    message: str | None = None
+    type: str | None = None
+    param: str | None = None
+    code: str | int | None = None
+
+
+_detail = msgspec.json.Decoder(ErrorDetail)
+_text = msgspec.json.Decoder(str)
+
+
+def read_error(status: int, body: bytes) -> ErrorDetail:
+    """A server's error in any of the shapes seen: {error:{…}}, {error:"text"}, {message}, {detail}, HTML or nothing."""
+    try:
+        fields = _object.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        return ErrorDetail(message=f"The server answered {status} without a readable reason.")
+    for name in ("error", "message", "detail"):
+        if name in fields:
+            return _error_detail(fields[name], status)
+    return ErrorDetail(message=f"The server answered {status}.")
+
+
+def _error_detail(raw: Raw, status: int) -> ErrorDetail:
+    try:
+        return _detail.decode(raw)
+    except (msgspec.DecodeError, RecursionError):
+        pass
+    try:
+        return ErrorDetail(message=_text.decode(raw))
+    except msgspec.DecodeError:
+        return ErrorDetail(message=f"The server answered {status}: {bytes(raw)[:500].decode(errors='replace')}")
+
+
+def has_error_object(body: bytes) -> bool:
+    """Whether body is already {"error": {…"message"…}}, so that it can pass unchanged."""
+    try:
+        error = _object.decode(body).get("error")
+        return error is not None and "message" in _object.decode(error)
+    except (msgspec.DecodeError, RecursionError):
+        return False

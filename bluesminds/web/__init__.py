@@ -1,0 +1,1 @@
+"""The doors: ASGI in, the walk for /v1, Quart for everything else."""

@@ -1,0 +1,64 @@
+"""The Quart application: everything that is not model traffic.
+
+Quart's own deadlines are switched off: the listener has its own for reading and writing, and a second clock that cuts answers silently
+is worse than none. Every error leaves in OpenAI's body with a request id; an unexpected one is logged and told as 500 without detail.
+"""
+
+from typing import cast
+
+from quart import Blueprint, Response, request
+from quart_trio import QuartTrio
+from werkzeug.exceptions import HTTPException
+
+from bluesminds.clock import Clock
+from bluesminds.crypto import uuid7
+from bluesminds.errors import GatewayError, Unavailable
+from bluesminds.http.asgi import ASGIApp
+from bluesminds.log import Log
+from bluesminds.web.errors import INTERNAL, error_body, error_headers
+from storage.base import StorageUnavailable
+
+MAX_INPUT = 1024 * 1024  # bytes; control-plane bodies are small forms
+
+
+def create(*blueprints: Blueprint, clock: Clock, log: Log) -> ASGIApp:
+    app = QuartTrio("bluesminds", static_folder=None)
+    app.config.update(
+        RESPONSE_TIMEOUT=None,
+        BODY_TIMEOUT=None,
+        MAX_CONTENT_LENGTH=MAX_INPUT,
+        PROPAGATE_EXCEPTIONS=False,
+        PROVIDE_AUTOMATIC_OPTIONS=False,
+    )
+    for blueprint in blueprints:
+        app.register_blueprint(blueprint)
+    _add_error_handlers(app, clock, log)
+    return cast(ASGIApp, app)
+
+
+def _add_error_handlers(app: QuartTrio, clock: Clock, log: Log) -> None:
+    def told(exc: GatewayError) -> Response:
+        request_id = uuid7(clock.now_ms())
+        response = Response(error_body(exc, request_id), status=exc.status)
+        for name, value in error_headers(exc, request_id):
+            response.headers[name.decode()] = value.decode()
+        return response
+
+    @app.errorhandler(GatewayError)
+    async def refused(exc: GatewayError) -> Response:
+        return told(exc)
+
+    @app.errorhandler(StorageUnavailable)
+    async def no_storage(exc: StorageUnavailable) -> Response:
+        return told(Unavailable("storage_unavailable", "The database cannot be reached right now. Try again."))
+
+    @app.errorhandler(HTTPException)
+    async def http_error(exc: HTTPException) -> Response:
+        status = exc.code or 500
+        code = {404: "unknown_url", 405: "method_not_allowed", 413: "body_too_large"}.get(status, "invalid_request")
+        return told(GatewayError(status, code, exc.description or exc.name))
+
+    @app.errorhandler(Exception)
+    async def unexpected(exc: Exception) -> Response:
+        log.exception("control_failed", exc, path=request.path)
+        return told(INTERNAL)

@@ -1,0 +1,195 @@
+"""The ASGI door: /v1 and /api/v1 go to the walk as plain ASGI, everything else to Quart.
+
+It owns the route table of the data plane and the one place where a GatewayError becomes an answer. A client that leaves is
+noticed through the listener's own extension where there is one (HTTP/1.1), otherwise by waiting for `http.disconnect` beside the walk.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import trio
+
+from bluesminds.clock import Clock
+from bluesminds.errors import GatewayError, InvalidRequest, NotFound
+from bluesminds.gateway.walk import Gateway
+from bluesminds.log import Log
+from bluesminds.providers.openai import ModelRow
+from bluesminds.values import Arrival
+from bluesminds.web.arrival import read_arrival
+from bluesminds.web.errors import INTERNAL, error_body, error_headers
+
+Scope = Any
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+PREFIXES = ("/v1/", "/api/v1/")
+_ENDPOINTS = {"/chat/completions": ("POST", "chat.completions"), "/models": ("GET", "models")}
+_JSON = (b"content-type", b"application/json")
+
+
+class ClientOut:
+    """The walk's Out over ASGI. `begun` tells whether an error can still be answered."""
+
+    def __init__(self, scope: Scope, send: Send, request_id: str) -> None:
+        self._send = send
+        self._id = (b"x-request-id", request_id.encode())
+        self._disconnect = scope.get("extensions", {}).get("disconnect")
+        self._callback: Callable[[], object] | None = None
+        self._left = False
+        self.begun = False
+
+    @property
+    def watches_itself(self) -> bool:
+        """Whether the listener tells of a client that leaves."""
+        return self._disconnect is not None
+
+    @property
+    def gone(self) -> bool:
+        return self._left or (self._disconnect is not None and self._disconnect.gone)
+
+    def on_gone(self, callback: Callable[[], object]) -> None:
+        if self._disconnect is not None:
+            self._disconnect.then(callback)
+        else:
+            self._callback = callback
+
+    def left(self) -> None:
+        self._left = True
+        if self._callback is not None:
+            self._callback()
+
+    async def whole(self, status: int, headers: Headers, body: bytes) -> None:
+        headers = [*headers, self._id, (b"content-length", b"%d" % len(body))]
+        await self.start(status, headers, own_id=False)
+        await self.end(body)
+
+    async def start(self, status: int, headers: Headers, *, own_id: bool = True) -> None:
+        self.begun = True
+        headers = [*headers, self._id] if own_id else headers
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def piece(self, data: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end(self, data: bytes = b"") -> None:
+        await self._send({"type": "http.response.body", "body": data, "more_body": False})
+
+
+class Edge:
+    """The application the listener serves. `control` is the rest of the site."""
+
+    def __init__(self, gateway: Gateway, control: App, *, clock: Clock, log: Log) -> None:
+        self._gateway = gateway
+        self._control = control
+        self._clock = clock
+        self._log = log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path", "")
+        if scope["type"] != "http" or not path.startswith(PREFIXES):
+            await self._control(scope, receive, send)
+            return
+        route = path[path.index("/v1/") + 3 :]
+        endpoint = "models" if route.startswith("/models/") else _ENDPOINTS.get(route, ("", "unknown"))[1]
+        arrival = read_arrival(scope, endpoint, self._clock)
+        out = ClientOut(scope, send, arrival.request_id)
+        if out.watches_itself:
+            await self._answer(scope, route, arrival, receive, out)
+        else:
+            await self._answer_watched(scope, route, arrival, receive, out)
+
+    async def _answer(self, scope: Scope, route: str, arrival: Arrival, receive: Receive, out: ClientOut) -> None:
+        try:
+            await self._dispatch(scope["method"], route, arrival, lambda: read_body(receive), out)
+        except GatewayError as exc:
+            await self._refuse(exc, arrival, out)
+        except OSError:
+            if not out.gone:
+                raise
+        except Exception as exc:
+            self._log.exception("request_failed", exc, request_id=arrival.request_id)
+            if out.begun:
+                raise
+            await self._refuse(INTERNAL, arrival, out)
+
+    async def _answer_watched(
+        self, scope: Scope, route: str, arrival: Arrival, receive: Receive, out: ClientOut
+    ) -> None:
+        """The body is read first, because only then is the next event a disconnect."""
+        try:
+            body = await read_body(receive)
+        except OSError:
+            return
+
+        async def body_again() -> Any:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_tell_when_gone, receive, out)
+            await self._answer(scope, route, arrival, body_again, out)
+            nursery.cancel_scope.cancel()
+
+    async def _dispatch(
+        self, method: str, route: str, arrival: Arrival, body: Callable[[], Awaitable[bytes]], out: ClientOut
+    ) -> None:
+        if route == "/chat/completions" and method == "POST":
+            await self._gateway.answer(arrival, body, out)
+        elif arrival.endpoint == "models" and method in ("GET", "HEAD"):
+            await self._models(route, arrival, out)
+        else:
+            raise _no_such_route(method, route)
+
+    async def _models(self, route: str, arrival: Arrival, out: ClientOut) -> None:
+        name = route.removeprefix("/models").removeprefix("/")
+        if name:
+            answer: object = _model(await self._gateway.model(arrival, name))
+        else:
+            answer = {"object": "list", "data": [_model(row) for row in await self._gateway.models(arrival)]}
+        await out.whole(200, [_JSON], msgspec.json.encode(answer))
+
+    async def _refuse(self, exc: GatewayError, arrival: Arrival, out: ClientOut) -> None:
+        body = error_body(exc, arrival.request_id)
+        headers = [*error_headers(exc, arrival.request_id), (b"content-length", b"%d" % len(body))]
+        await out.start(exc.status, headers, own_id=False)
+        await out.end(body)
+
+
+async def _tell_when_gone(receive: Receive, out: ClientOut) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    out.left()
+
+
+def _model(row: ModelRow) -> dict[str, object]:
+    return {"id": row.id, "object": "model", "created": row.created or 0, "owned_by": row.owned_by or "bluesminds"}
+
+
+def _no_such_route(method: str, route: str) -> GatewayError:
+    allowed = "GET" if route.startswith("/models/") else _ENDPOINTS.get(route, ("", ""))[0]
+    if allowed:
+        return GatewayError(
+            405, "method_not_allowed", f"Use {allowed} for this path, not {method}.", headers={"allow": allowed}
+        )
+    return NotFound("unknown_url", "There is nothing at this path. Check the base URL: it should end in /v1.")
+
+
+async def read_body(receive: Receive) -> bytes:
+    """The whole request body. Raises InvalidRequest when it is empty."""
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    if message.get("more_body", False):
+        pieces = [body]
+        while message.get("more_body", False):
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ConnectionResetError
+            pieces.append(message.get("body", b""))
+        body = b"".join(pieces)
+    elif message["type"] == "http.disconnect":
+        raise ConnectionResetError
+    if not body:
+        raise InvalidRequest("empty_body", "The request has no body. Send a JSON object with `model` and `messages`.")
+    return body

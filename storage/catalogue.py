@@ -1,0 +1,106 @@
+"""Servers: the upstreams that answer. Their API keys arrive sealed and leave sealed."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from storage.base import Connection, Row
+
+
+@dataclass(frozen=True, slots=True)
+class ServerRow:
+    """One upstream base URL and what the operator says about it."""
+
+    id: str
+    name: str
+    dialect: str
+    url: str
+    sealed_api_key: bytes | None
+    models: tuple[str, ...]
+    weight: int
+    priority: int
+    enabled: bool
+    created_at: int
+    updated_at: int
+
+
+async def insert_server(connection: Connection, server: ServerRow) -> None:
+    """Raises Conflict when the name is taken."""
+    await connection.execute(
+        """
+        INSERT INTO servers (
+            id, name, dialect, url, sealed_api_key, models, weight, priority, enabled, created_at, updated_at
+        ) VALUES (
+            :id, :name, :dialect, :url, :sealed_api_key, :models, :weight, :priority, :enabled, :created_at,
+            :updated_at
+        )
+        """,
+        id=server.id,
+        name=server.name,
+        dialect=server.dialect,
+        url=server.url,
+        sealed_api_key=server.sealed_api_key,
+        models=json.dumps(server.models),
+        weight=server.weight,
+        priority=server.priority,
+        enabled=int(server.enabled),
+        created_at=server.created_at,
+        updated_at=server.updated_at,
+    )
+
+
+async def select_servers(connection: Connection) -> Sequence[ServerRow]:
+    """All servers by name, disabled ones too."""
+    rows = await connection.all(
+        """
+        SELECT
+            id, name, dialect, url, sealed_api_key, models, weight, priority, enabled, created_at, updated_at
+        FROM servers ORDER BY name
+        """
+    )
+    return [_server_row(row) for row in rows]
+
+
+async def update_server(connection: Connection, server: ServerRow) -> bool:
+    """Write all but the id and the creation time; whether the server exists. Raises Conflict."""
+    changed = await connection.execute(
+        """
+        UPDATE servers SET
+            name = :name, dialect = :dialect, url = :url, sealed_api_key = :sealed_api_key,
+            models = :models, weight = :weight, priority = :priority, enabled = :enabled,
+            updated_at = :updated_at
+        WHERE id = :id
+        """,
+        id=server.id,
+        name=server.name,
+        dialect=server.dialect,
+        url=server.url,
+        sealed_api_key=server.sealed_api_key,
+        models=json.dumps(server.models),
+        weight=server.weight,
+        priority=server.priority,
+        enabled=int(server.enabled),
+        updated_at=server.updated_at,
+    )
+    return changed == 1
+
+
+async def delete_server(connection: Connection, name: str) -> bool:
+    """Whether there was one to delete."""
+    return await connection.execute("DELETE FROM servers WHERE name = :name", name=name) == 1
+
+
+def _server_row(row: Row) -> ServerRow:
+    return ServerRow(
+        id=row[0],
+        name=row[1],
+        dialect=row[2],
+        url=row[3],
+        sealed_api_key=row[4],
+        models=tuple(json.loads(row[5])),
+        weight=row[6],
+        priority=row[7],
+        enabled=bool(row[8]),
+        created_at=row[9],
+        updated_at=row[10],
+    )

@@ -1,0 +1,34 @@
+"""Small named values that the product keeps for itself, such as the digest of the first-run token."""
+
+from storage.base import Connection
+
+
+async def select_setting(connection: Connection, name: str) -> str | None:
+    row = await connection.one("SELECT value FROM settings WHERE name = :name", name=name)
+    return None if row is None else row[0]
+
+
+async def put_setting(connection: Connection, name: str, value: str) -> None:
+    await connection.execute(
+        """
+        INSERT INTO settings (name, value) VALUES (:name, :value)
+        ON CONFLICT (name) DO UPDATE SET value = excluded.value
+        """,
+        name=name,
+        value=value,
+    )
+
+
+async def insert_setting(connection: Connection, name: str, value: str) -> bool:
+    """Store a value once; False, and nothing changed, when the name is taken."""
+    added = await connection.execute(
+        "INSERT INTO settings (name, value) VALUES (:name, :value) ON CONFLICT (name) DO NOTHING",
+        name=name,
+        value=value,
+    )
+    return added == 1
+
+
+async def delete_setting(connection: Connection, name: str) -> bool:
+    """Whether there was one to delete."""
+    return await connection.execute("DELETE FROM settings WHERE name = :name", name=name) == 1

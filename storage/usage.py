@@ -1,0 +1,303 @@
+"""The usage log and its hourly and daily roll-ups.
+
+`insert_batch` is the one statement that every request ends in. A row that is inserted twice, with the same
+`at` and `id`, counts once, in the log and in the roll-ups alike. Where a request has no key, user, model or
+server the row has "" there; a token count that nobody reported is None.
+"""
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from operator import attrgetter
+from typing import Literal
+
+from storage.base import Connection, Row
+
+HOUR = 3_600_000  # milliseconds
+DAY = 24 * HOUR
+LATEST = (2**63 - 1, "")
+"""The keyset position above every row."""
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRow:
+    """One answered request. `at`, `first_byte_ms` and `duration_ms` in milliseconds."""
+
+    id: str
+    at: int
+    request_id: str
+    key_id: str
+    user_id: str
+    endpoint: str
+    model: str
+    server: str
+    status: int
+    outcome: str
+    streamed: bool
+    attempts: int
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    cached_tokens: int | None
+    reasoning_tokens: int | None
+    usage_source: Literal["upstream", "estimated", "none"]
+    first_byte_ms: int | None
+    duration_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class StatsRow:
+    """Sums over one group. `label` is the bucket's start for "hour" and "day", else a name or an id."""
+
+    label: str
+    requests: int
+    errors: int
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    reasoning_tokens: int
+    duration_ms: int
+
+
+Grouping = Literal["hour", "day", "model", "key", "user", "server"]
+
+
+@dataclass(frozen=True, slots=True)
+class StatsQuery:
+    """Which buckets to sum: those that start in [since, until), milliseconds.
+
+    Buckets are hours when grouping by hour or over less than two days, else days, both of UTC.
+    """
+
+    since: int
+    until: int
+    group_by: Grouping
+    user_id: str | None = None
+    key_id: str | None = None
+
+
+async def insert_batch(connection: Connection, rows: Sequence[UsageRow]) -> None:
+    """Log the rows and roll them up, in one transaction that ends the unit."""
+    if not rows:
+        return
+    if connection.engine == "sqlite":
+        await connection.many(INSERT_SQLITE, rows, final=True)
+    else:
+        # The roll-ups lock rows in key order, so that two instances cannot deadlock.
+        columns = {name: [getattr(row, name) for row in rows] for name in UsageRow.__slots__}
+        await connection.execute(INSERT_POSTGRES, final=True, **columns)
+
+
+INSERT_SQLITE = """
+    INSERT INTO usage (
+        id, at, request_id, key_id, user_id, endpoint, model, server, status, outcome, streamed, attempts,
+        prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, usage_source, first_byte_ms,
+        duration_ms
+    ) VALUES (
+        :id, :at, :request_id, :key_id, :user_id, :endpoint, :model, :server, :status, :outcome, :streamed,
+        :attempts, :prompt_tokens, :completion_tokens, :cached_tokens, :reasoning_tokens, :usage_source,
+        :first_byte_ms, :duration_ms
+    )
+    ON CONFLICT DO NOTHING
+"""
+
+INSERT_POSTGRES = """
+    WITH logged AS (
+        INSERT INTO usage (
+            id, at, request_id, key_id, user_id, endpoint, model, server, status, outcome, streamed,
+            attempts, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, usage_source,
+            first_byte_ms, duration_ms
+        )
+        SELECT * FROM unnest(
+            :id::text[], :at::bigint[], :request_id::text[], :key_id::text[], :user_id::text[],
+            :endpoint::text[], :model::text[], :server::text[], :status::bigint[], :outcome::text[],
+            :streamed::bigint[], :attempts::bigint[], :prompt_tokens::bigint[],
+            :completion_tokens::bigint[], :cached_tokens::bigint[], :reasoning_tokens::bigint[],
+            :usage_source::text[], :first_byte_ms::bigint[], :duration_ms::bigint[]
+        )
+        ON CONFLICT DO NOTHING
+        RETURNING *
+    ), hourly AS (
+        INSERT INTO usage_hourly AS total
+        SELECT
+            at - at % 3600000, key_id, user_id, model, server,
+            count(*), count(*) FILTER (WHERE outcome NOT IN ('ok', 'client_gone')),
+            coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0),
+            coalesce(sum(cached_tokens), 0), coalesce(sum(reasoning_tokens), 0), sum(duration_ms)
+        FROM logged GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5
+        ON CONFLICT (bucket_start, key_id, user_id, model, server) DO UPDATE SET
+            requests = total.requests + excluded.requests,
+            errors = total.errors + excluded.errors,
+            prompt_tokens = total.prompt_tokens + excluded.prompt_tokens,
+            completion_tokens = total.completion_tokens + excluded.completion_tokens,
+            cached_tokens = total.cached_tokens + excluded.cached_tokens,
+            reasoning_tokens = total.reasoning_tokens + excluded.reasoning_tokens,
+            duration_ms = total.duration_ms + excluded.duration_ms
+    )
+    INSERT INTO usage_daily AS total
+    SELECT
+        at - at % 86400000, key_id, user_id, model, server,
+        count(*), count(*) FILTER (WHERE outcome NOT IN ('ok', 'client_gone')),
+        coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0),
+        coalesce(sum(cached_tokens), 0), coalesce(sum(reasoning_tokens), 0), sum(duration_ms)
+    FROM logged GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5
+    ON CONFLICT (bucket_start, key_id, user_id, model, server) DO UPDATE SET
+        requests = total.requests + excluded.requests,
+        errors = total.errors + excluded.errors,
+        prompt_tokens = total.prompt_tokens + excluded.prompt_tokens,
+        completion_tokens = total.completion_tokens + excluded.completion_tokens,
+        cached_tokens = total.cached_tokens + excluded.cached_tokens,
+        reasoning_tokens = total.reasoning_tokens + excluded.reasoning_tokens,
+        duration_ms = total.duration_ms + excluded.duration_ms
+"""
+
+
+async def select_page(
+    connection: Connection,
+    before: tuple[int, str],
+    limit: int,
+    user_id: str | None = None,
+    key_id: str | None = None,
+) -> list[UsageRow]:
+    """Rows below a position `(at, id)`, newest first: of all, of a user, or of one of the user's keys.
+
+    A key's page is asked for with its owner: ValueError otherwise.
+    """
+    at, id_ = before
+    if user_id is None:
+        if key_id is not None:
+            raise ValueError("a key's page needs the key's owner")
+        return [_usage_row(row) for row in await connection.all(SELECT_ALL, at=at, id=id_, limit=limit)]
+    if key_id is not None:
+        return await _key_page(connection, before, limit, user_id, key_id)
+    # The index orders each key's rows by time, so a user's page is the merged heads of the keys' pages.
+    keys = await connection.all(SELECT_KEYS_OF_USER, user_id=user_id)
+    pages = [await _key_page(connection, before, limit, user_id, key) for (key,) in keys]
+    return list(islice(heapq.merge(*pages, key=attrgetter("at", "id"), reverse=True), limit))
+
+
+async def _key_page(
+    connection: Connection, before: tuple[int, str], limit: int, user_id: str, key_id: str
+) -> list[UsageRow]:
+    rows = await connection.all(
+        SELECT_OF_KEY, at=before[0], id=before[1], limit=limit, user_id=user_id, key_id=key_id
+    )
+    return [_usage_row(row) for row in rows]
+
+
+def _usage_row(row: Row) -> UsageRow:
+    return UsageRow(*row[:10], bool(row[10]), *row[11:])
+
+
+SELECT_ALL = """
+    SELECT
+        id, at, request_id, key_id, user_id, endpoint, model, server, status, outcome, streamed, attempts,
+        prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, usage_source, first_byte_ms,
+        duration_ms
+    FROM usage WHERE (at, id) < (:at, :id) ORDER BY at DESC, id DESC LIMIT :limit
+"""
+
+SELECT_OF_KEY = """
+    SELECT
+        id, at, request_id, key_id, user_id, endpoint, model, server, status, outcome, streamed, attempts,
+        prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, usage_source, first_byte_ms,
+        duration_ms
+    FROM usage WHERE user_id = :user_id AND key_id = :key_id AND (at, id) < (:at, :id)
+    ORDER BY at DESC, id DESC LIMIT :limit
+"""
+
+SELECT_KEYS_OF_USER = """
+    SELECT DISTINCT key_id FROM usage_daily WHERE user_id = :user_id
+"""
+
+
+async def select_stats(connection: Connection, query: StatsQuery) -> list[StatsRow]:
+    """Sums per group, ordered by label; never reads the log."""
+    hours = query.group_by == "hour" or query.until - query.since < 2 * DAY
+    if query.user_id is None:
+        rows = await connection.all(
+            SUM_HOURS if hours else SUM_DAYS,
+            since=query.since,
+            until=query.until,
+            group_by=query.group_by,
+            key_id=query.key_id,
+        )
+    else:
+        rows = await connection.all(
+            SUM_HOURS_OF_USER if hours else SUM_DAYS_OF_USER,
+            since=query.since,
+            until=query.until,
+            group_by=query.group_by,
+            key_id=query.key_id,
+            user_id=query.user_id,
+        )
+    return [StatsRow(*row) for row in rows]
+
+
+SUM_HOURS = """
+    SELECT
+        CASE CAST(:group_by AS TEXT)
+            WHEN 'hour' THEN CAST(bucket_start - bucket_start % 3600000 AS TEXT)
+            WHEN 'day' THEN CAST(bucket_start - bucket_start % 86400000 AS TEXT)
+            WHEN 'model' THEN model WHEN 'key' THEN key_id WHEN 'user' THEN user_id ELSE server
+        END AS label,
+        CAST(SUM(requests) AS BIGINT), CAST(SUM(errors) AS BIGINT),
+        CAST(SUM(prompt_tokens) AS BIGINT), CAST(SUM(completion_tokens) AS BIGINT),
+        CAST(SUM(cached_tokens) AS BIGINT), CAST(SUM(reasoning_tokens) AS BIGINT),
+        CAST(SUM(duration_ms) AS BIGINT)
+    FROM usage_hourly
+    WHERE bucket_start >= :since AND bucket_start < :until
+        AND (CAST(:key_id AS TEXT) IS NULL OR key_id = :key_id)
+    GROUP BY 1 ORDER BY 1
+"""
+
+SUM_DAYS = """
+    SELECT
+        CASE CAST(:group_by AS TEXT)
+            WHEN 'hour' THEN CAST(bucket_start - bucket_start % 3600000 AS TEXT)
+            WHEN 'day' THEN CAST(bucket_start - bucket_start % 86400000 AS TEXT)
+            WHEN 'model' THEN model WHEN 'key' THEN key_id WHEN 'user' THEN user_id ELSE server
+        END AS label,
+        CAST(SUM(requests) AS BIGINT), CAST(SUM(errors) AS BIGINT),
+        CAST(SUM(prompt_tokens) AS BIGINT), CAST(SUM(completion_tokens) AS BIGINT),
+        CAST(SUM(cached_tokens) AS BIGINT), CAST(SUM(reasoning_tokens) AS BIGINT),
+        CAST(SUM(duration_ms) AS BIGINT)
+    FROM usage_daily
+    WHERE bucket_start >= :since AND bucket_start < :until
+        AND (CAST(:key_id AS TEXT) IS NULL OR key_id = :key_id)
+    GROUP BY 1 ORDER BY 1
+"""
+
+SUM_HOURS_OF_USER = """
+    SELECT
+        CASE CAST(:group_by AS TEXT)
+            WHEN 'hour' THEN CAST(bucket_start - bucket_start % 3600000 AS TEXT)
+            WHEN 'day' THEN CAST(bucket_start - bucket_start % 86400000 AS TEXT)
+            WHEN 'model' THEN model WHEN 'key' THEN key_id WHEN 'user' THEN user_id ELSE server
+        END AS label,
+        CAST(SUM(requests) AS BIGINT), CAST(SUM(errors) AS BIGINT),
+        CAST(SUM(prompt_tokens) AS BIGINT), CAST(SUM(completion_tokens) AS BIGINT),
+        CAST(SUM(cached_tokens) AS BIGINT), CAST(SUM(reasoning_tokens) AS BIGINT),
+        CAST(SUM(duration_ms) AS BIGINT)
+    FROM usage_hourly
+    WHERE user_id = :user_id AND bucket_start >= :since AND bucket_start < :until
+        AND (CAST(:key_id AS TEXT) IS NULL OR key_id = :key_id)
+    GROUP BY 1 ORDER BY 1
+"""
+
+SUM_DAYS_OF_USER = """
+    SELECT
+        CASE CAST(:group_by AS TEXT)
+            WHEN 'hour' THEN CAST(bucket_start - bucket_start % 3600000 AS TEXT)
+            WHEN 'day' THEN CAST(bucket_start - bucket_start % 86400000 AS TEXT)
+            WHEN 'model' THEN model WHEN 'key' THEN key_id WHEN 'user' THEN user_id ELSE server
+        END AS label,
+        CAST(SUM(requests) AS BIGINT), CAST(SUM(errors) AS BIGINT),
+        CAST(SUM(prompt_tokens) AS BIGINT), CAST(SUM(completion_tokens) AS BIGINT),
+        CAST(SUM(cached_tokens) AS BIGINT), CAST(SUM(reasoning_tokens) AS BIGINT),
+        CAST(SUM(duration_ms) AS BIGINT)
+    FROM usage_daily
+    WHERE user_id = :user_id AND bucket_start >= :since AND bucket_start < :until
+        AND (CAST(:key_id AS TEXT) IS NULL OR key_id = :key_id)
+    GROUP BY 1 ORDER BY 1
+"""
