@@ -1,4 +1,6 @@
-"""The two clocks. Limits and deadlines use Trio's monotonic clock; records, sessions and calendars use wall time."""
+"""The two clocks. Limits and deadlines use Trio's monotonic clock; records, sessions and calendars use wall
+time.
+"""
 
 import time
 from typing import Protocol

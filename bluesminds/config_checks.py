@@ -50,9 +50,7 @@ def _check_listener(settings: Settings) -> Iterator[Finding]:
     elif server.tls_cert:
         yield Finding((_CERT, _KEY), "tls_cert in [server] needs tls_key", 'add tls_key = "/path/key.pem"')
     elif server.tls_key:
-        yield Finding(
-            (_KEY, _CERT), "tls_key in [server] needs tls_cert", 'add tls_cert = "/path/cert.pem"'
-        )
+        yield Finding((_KEY, _CERT), "tls_key in [server] needs tls_cert", 'add tls_cert = "/path/cert.pem"')
     elif server.http2:
         about = (("server", "http2"), _CERT, _KEY)
         yield Finding(about, "http2 in [server] needs TLS", "set tls_cert and tls_key, or remove http2")
@@ -129,9 +127,7 @@ def _check_server(path: Place, server: ServerSettings) -> Iterator[Finding]:
     elif server.dialect != "demo":
         message = f"url {title} is missing"
         remedy = 'give it a url like "http://127.0.0.1:4000/v1", or correct its name'
-        yield Finding(
-            ((*path, "name"), url, dialect), message, remedy
-        )
+        yield Finding(((*path, "name"), url, dialect), message, remedy)
     if server.api_key and not server.api_key.reveal().isascii():
         yield Finding(
             (key,), f"api_key {title} must be ASCII", "copy the key again, without quotes around it"

@@ -187,7 +187,8 @@ def add_environment(draft: Draft, environ: Mapping[str, str]) -> None:
         elif name.startswith(variable_of(SERVERS) + "__"):
             _add_server_variable(draft, name, mine)
         else:
-            _refuse_variable(draft, name, PREFIX, [known.removeprefix(PREFIX) for known in plain])
+            endings = [known.removeprefix(PREFIX) for known in plain]
+            _refuse_variable(draft, name, PREFIX, name.removeprefix(PREFIX), endings)
 
 
 def _plain_variables() -> dict[str, tuple[str, str, bool]]:
@@ -207,21 +208,20 @@ def _set(draft: Draft, table: Table, name: str, key: str, mine: Mapping[str, str
         table[key] = Given(mine[name], origin, text=True)
     elif name.removesuffix("_FILE") in mine:
         plain = name.removesuffix("_FILE")
-        draft.refuse(
-            origin.place, f"{plain} and {name} are both set", f"unset {plain}: a file is safer"
-        )
+        draft.refuse(origin.place, f"{plain} and {name} are both set", f"unset {plain}: a file is safer")
     else:
         table[key] = Given({"file": mine[name]}, origin)
 
 
-def _refuse_variable(draft: Draft, name: str, start: str, known: Iterable[str]) -> None:
-    """A variable that is `start` and none of the known endings."""
-    plain = name.removeprefix(start).removesuffix("_FILE")
-    if name.endswith("_FILE") and plain in known:
+def _refuse_variable(draft: Draft, name: str, start: str, ending: str, known: Iterable[str]) -> None:
+    """A variable whose ending is none of those known after `start`."""
+    plain = ending.removesuffix("_FILE")
+    if plain != ending and plain in known:
         remedy = f"only secrets are read from files; set {start}{plain}"
+    elif close := nearest(ending, known):
+        remedy = f"did you mean {start}{close}?"
     else:
-        close = nearest(name.removeprefix(start), known)
-        remedy = f"did you mean {start}{close}?" if close else f"unset it; known here: {', '.join(sorted(known))}"
+        remedy = f"unset it, or write {PREFIX}SECTION__SETTING"
     draft.refuse(f"env {name}", f"unknown environment variable {name}", remedy)
 
 
@@ -229,7 +229,7 @@ def _add_server_variable(draft: Draft, name: str, mine: Mapping[str, str]) -> No
     server, _, setting = name.removeprefix(variable_of(SERVERS) + "__").rpartition("__")
     known = _server_variables()
     if not server or setting not in known:
-        _refuse_variable(draft, name, f"{variable_of(SERVERS)}__{server or 'NAME'}__", known)
+        _refuse_variable(draft, name, f"{variable_of(SERVERS)}__{server or 'NAME'}__", setting, known)
         return
     same = [one for one in draft.servers if variable_of(one.name) == PREFIX + server]
     if len(same) > 1:

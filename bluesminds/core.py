@@ -1,6 +1,8 @@
-"""What every way of running needs: the state directory, the store, the outbound pool and the accounts on top of them.
+"""What every way of running needs: the state directory, the store, the outbound pool and the accounts on
+top of them.
 
-The server runs on it, and so does a command that finds no server running; nobody else holds the database meanwhile.
+The server runs on it, and so does a command that finds no server running; nobody else holds the database
+meanwhile.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -62,7 +64,9 @@ async def open_core(settings: Settings, *, clock: Clock, log: Log, changes: Chan
             tls=tls_context(settings.upstream.ca_file),
         )
         async with (
-            open_store(settings.database_url.reveal(), statement_timeout=settings.storage.settle_timeout) as store,
+            open_store(
+                settings.database_url.reveal(), statement_timeout=settings.storage.settle_timeout
+            ) as store,
             trio.open_nursery() as nursery,
         ):
             await nursery.start(pool.run)

@@ -1,8 +1,9 @@
 """Ids, API keys, digests and sealed secrets.
 
-A key is `bm_` + 30 base62 characters (178 bits) + 6 base62 characters of CRC-32 over the 30, the layout GitHub published for
-its tokens: typing errors and junk are refused without a look-up. Only HMAC-SHA256(pepper, key) is stored. The checksum
-is no security feature; the pepper is, because it makes a stolen table useless.
+A key is `bm_` + 30 base62 characters (178 bits) + 6 base62 characters of CRC-32 over the 30, the layout
+GitHub published for its tokens: typing errors and junk are refused without a look-up. Only
+HMAC-SHA256(pepper, key) is stored. The checksum is no security feature; the pepper is, because it makes a
+stolen table useless.
 """
 
 import hashlib

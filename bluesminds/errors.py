@@ -1,6 +1,7 @@
 """What a caller can be told. A refusal anywhere in the product is a GatewayError; web/ writes it once.
 
-Every code is stable: clients branch on it, so a code is never reused for another meaning. Messages say what to do.
+Every code is stable: clients branch on it, so a code is never reused for another meaning. Messages say what
+to do.
 """
 
 from collections.abc import Mapping
@@ -94,6 +95,8 @@ class UpstreamFailed(GatewayError):
         self, status: int, code: str, message: str, *, headers: Mapping[str, str] | None = None
     ) -> None:
         super().__init__(status, code, message, headers=headers)
+        if status == 429:
+            self.kind = "rate_limit_error"
 
 
 def retry_headers(seconds: float) -> dict[str, str]:

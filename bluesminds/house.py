@@ -132,7 +132,9 @@ class House:
 
 
 def desk(
-    core: Core, servers_now: Callable[[], Awaitable[list[Server]]], servers_changed: Callable[[], Awaitable[None]]
+    core: Core,
+    servers_now: Callable[[], Awaitable[list[Server]]],
+    servers_changed: Callable[[], Awaitable[None]],
 ) -> admin.Desk:
     """What the operator's API works with, in a running gateway or without one."""
     return admin.Desk(
@@ -144,6 +146,6 @@ def desk(
         servers_now=servers_now,
         servers_changed=servers_changed,
         probe=lambda server: probe(
-            core.pool, server, timeout=core.settings.upstream.probe_timeout, list_models=True
+            core.pool, server, seconds=core.settings.upstream.probe_timeout, list_models=True
         ),
     )

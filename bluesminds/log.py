@@ -1,7 +1,7 @@
 """One structured line per event on one stream, JSON or readable text.
 
-Values are encoded, never interpolated: control characters in client text cannot start a new line. Nothing here takes headers,
-bodies or settings wholesale; callers name each field, so a secret has no way in.
+Values are encoded, never interpolated: control characters in client text cannot start a new line. Nothing
+here takes headers, bodies or settings wholesale; callers name each field, so a secret has no way in.
 """
 
 import os
@@ -27,7 +27,9 @@ def write_stderr(line: bytes) -> None:
 class Log:
     """`log.info("request", status=200)`. Levels: debug, info, warning, error."""
 
-    def __init__(self, clock: Clock, *, level: str = "info", json: bool = True, write: Write = write_stderr) -> None:
+    def __init__(
+        self, clock: Clock, *, level: str = "info", json: bool = True, write: Write = write_stderr
+    ) -> None:
         self._clock = clock
         self._threshold = LEVELS[level]
         self._render = _json_line if json else _text_line
@@ -73,7 +75,9 @@ def _json_line(now_ms: int, level: str, event: str, fields: dict[str, object]) -
 
 def _text_line(now_ms: int, level: str, event: str, fields: dict[str, object]) -> bytes:
     shown = " ".join(
-        f"{name}={_encoder.encode(_bounded(value)).decode()}" for name, value in fields.items() if value is not None
+        f"{name}={_encoder.encode(_bounded(value)).decode()}"
+        for name, value in fields.items()
+        if value is not None
     )
     return f"{_timestamp(now_ms)[11:23]} {level:<7} {event} {shown}".rstrip().encode() + b"\n"
 
@@ -85,4 +89,6 @@ def _bounded(value: object) -> object:
 
 
 def _timestamp(now_ms: int) -> str:
-    return datetime.fromtimestamp(now_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return (
+        datetime.fromtimestamp(now_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    )

@@ -2,8 +2,9 @@
 
     core (state, store, pool) > recorder > keepers, demo server, local socket > listener
 
-Nesting is the order of death: the listener drains first, then the keepers and the local socket go, then the recorder commits what is
-left, and the store closes last. `serve` is what the command line, the tests and the packaged executable call.
+Nesting is the order of death: the listener drains first, then the keepers and the local socket go, then the
+recorder commits what is left, and the store closes last. `serve` is what the command line, the tests and
+the packaged executable call.
 """
 
 import ipaddress
@@ -72,7 +73,8 @@ async def serve(
     inherited: list[socket.socket] | None = None,
     task_status: trio.TaskStatus[Running] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Run until `shutdown` and a complete drain. `inherited` sockets listen already; else the settings say where.
+    """Run until `shutdown` and a complete drain. `inherited` sockets listen already; else the settings say
+    where.
 
     Raises StartRefused, StateBusy, StorageError, OSError, ssl.SSLError, all before it has started.
     """
@@ -84,7 +86,9 @@ async def serve(
         metrics = Metrics()
         async with _recording(core, metrics) as recorder, trio.open_nursery() as background:
             keepers = Keepers(log)
-            configured = await _configured_servers(core, environ, await _start_demo(settings, background, log))
+            configured = await _configured_servers(
+                core, environ, await _start_demo(settings, background, log)
+            )
             house = House(core, configured, metrics, recorder, keepers)
             changes.keys_changed = house.keys.forget
             await house.look_around(LOOK_AROUND_SECONDS)
@@ -117,7 +121,9 @@ async def _recording(core: Core, metrics: Metrics) -> AsyncIterator[Recorder]:
 
 
 async def _found(core: Core) -> FirstRun:
-    """A new database gets its local user and a key; one without an administrator gets a bootstrap token, once."""
+    """A new database gets its local user and a key; one without an administrator gets a bootstrap token,
+    once.
+    """
     user_id, is_new = await core.members.local_user(OPERATOR)
     key = None
     if is_new:
@@ -149,7 +155,7 @@ async def _configured_servers(core: Core, environ: Mapping[str, str], demo_url: 
         return [configured_server(row, demo_url=demo_url) for row in rows]
     servers = from_environment(environ)
     ollama = local_ollama(environ)
-    if (await probe(core.pool, ollama, timeout=1.0, list_models=True)).problem is None:
+    if (await probe(core.pool, ollama, seconds=1.0, list_models=True)).problem is None:
         servers.append(ollama)
     return servers
 
@@ -177,7 +183,9 @@ async def _listen_locally(
     sock = bind_unix(path)
     task_status.started()
     try:
-        await _listen_privately(through_local_socket(site), [sock], lambda exc: core.log.exception("local_failed", exc))
+        await _listen_privately(
+            through_local_socket(site), [sock], lambda exc: core.log.exception("local_failed", exc)
+        )
     finally:
         path.unlink(missing_ok=True)
 

@@ -1,6 +1,8 @@
-"""The operator's API for one command: through the running server's local socket, or on the store itself when no server runs.
+"""The operator's API for one command: through the running server's local socket, or on the store itself
+when no server runs.
 
-Both ways are the same HTTP API, so a command has one code path, and whoever holds the state directory's lock is the only writer.
+Both ways are the same HTTP API, so a command has one code path, and whoever holds the state directory's
+lock is the only writer.
 """
 
 from collections.abc import AsyncIterator
@@ -40,7 +42,9 @@ async def operator_client(settings: Settings, *, clock: Clock, log: Log) -> Asyn
         pool = Pool()
         await nursery.start(pool.run)
         transport = PoolTransport(pool, socket_path=str(socket_path))
-        async with httpx.AsyncClient(transport=transport, base_url=BASE_URL, trust_env=False, timeout=TIMEOUT) as client:
+        async with httpx.AsyncClient(
+            transport=transport, base_url=BASE_URL, trust_env=False, timeout=TIMEOUT
+        ) as client:
             yield client
         nursery.cancel_scope.cancel()
 
@@ -54,7 +58,9 @@ async def _offline(settings: Settings, *, clock: Clock, log: Log) -> AsyncIterat
 
         site = control.create(admin.blueprint(desk(core, servers_now, _nothing)), clock=clock, log=log)
         transport = httpx.ASGITransport(through_local_socket(site))
-        async with httpx.AsyncClient(transport=transport, base_url=BASE_URL, trust_env=False, timeout=TIMEOUT) as client:
+        async with httpx.AsyncClient(
+            transport=transport, base_url=BASE_URL, trust_env=False, timeout=TIMEOUT
+        ) as client:
             yield client
 
 

@@ -1,7 +1,8 @@
 """The state directory: what must survive a restart and belongs to one process at a time.
 
-It promises owner-only modes and one writer: whoever holds the lock file is the only process with the store open, so SQLite
-never has two writers. Secrets found missing are made once, with as much randomness as they need.
+It promises owner-only modes and one writer: whoever holds the lock file is the only process with the store
+open, so SQLite never has two writers. Secrets found missing are made once, with as much randomness as they
+need.
 """
 
 import contextlib
@@ -31,7 +32,9 @@ class StateDir:
 
     @property
     def socket_path(self) -> Path:
-        """Where the running server listens for its operator. Raises ValueError when the path is too long for a socket."""
+        """Where the running server listens for its operator. Raises ValueError when the path is too long
+        for a socket.
+        """
         path = self.path / "admin.sock"
         if len(os.fsencode(path)) >= MAX_SOCKET_PATH:
             raise ValueError(f"the path {path} is too long for a Unix socket; choose a shorter state_dir")

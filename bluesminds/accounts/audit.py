@@ -10,7 +10,9 @@ from storage.audit import AuditRow
 
 
 class Actor(Struct, frozen=True):
-    """Who asks for a change: `name` is a user id or "operator" (the local socket); `address` is where from, or "local"."""
+    """Who asks for a change: `name` is a user id or "operator" (the local socket); `address` is where from,
+    or "local".
+    """
 
     name: str
     address: str

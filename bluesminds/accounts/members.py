@@ -1,7 +1,8 @@
 """Users, and how the first administrator comes to be.
 
-Keys made at the command line belong to one plain user, the local operator. While there is no administrator a bootstrap token exists, shown once and
-kept as a digest; whoever presents it becomes the first administrator, and the token is gone.
+Keys made at the command line belong to one plain user, the local operator. While there is no administrator
+a bootstrap token exists, shown once and kept as a digest; whoever presents it becomes the first
+administrator, and the token is gone.
 """
 
 import hmac
@@ -10,8 +11,8 @@ import secrets
 from bluesminds.accounts.audit import Actor, entry
 from bluesminds.clock import Clock
 from bluesminds.crypto import token_digest, uuid7
-from bluesminds.errors import Forbidden, InvalidRequest
 from bluesminds.errors import Conflict as EmailTaken
+from bluesminds.errors import Forbidden, InvalidRequest
 from storage.audit import AuditRow, insert_audit
 from storage.base import Conflict, Connection, Store
 from storage.members import Role, UserRow, has_admin, insert_user, select_users

@@ -1,4 +1,6 @@
-"""The servers kept in the database: added, listed, removed by the operator. Their keys are sealed before they are stored."""
+"""The servers kept in the database: added, listed, removed by the operator. Their keys are sealed before
+they are stored.
+"""
 
 from collections.abc import Sequence
 

@@ -17,7 +17,9 @@ class UsageReports:
         self._clock = clock
 
     async def totals(self, *, days: str, group: str) -> list[StatsRow]:
-        """One row per group over the last `days` calendar days in UTC, today included. Raises InvalidRequest."""
+        """One row per group over the last `days` calendar days in UTC, today included. Raises
+        InvalidRequest.
+        """
         if not days.isdecimal() or not 1 <= int(days) <= MAX_DAYS:
             raise InvalidRequest("invalid_value", f"days is a number from 1 to {MAX_DAYS}.", param="days")
         if group not in GROUPS:

@@ -29,7 +29,9 @@ def ask(config: Path | None, method: str, path: str, body: Mapping[str, Any] | N
     try:
         response = trio.run(_send, settings, method, path, body)
     except* StateBusy as busy:
-        raise exits.Failure(str(_first(busy)), exits.UNAVAILABLE, "wait until it has started, or stop it") from None
+        raise exits.Failure(
+            str(_first(busy)), exits.UNAVAILABLE, "wait until it has started, or stop it"
+        ) from None
     except* StorageError as failed:
         raise exits.Failure(str(_first(failed)), exits.UNAVAILABLE) from None
     except* (httpx.HTTPError, OSError, ValueError) as failed:

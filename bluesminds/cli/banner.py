@@ -12,7 +12,9 @@ from bluesminds.main import Running
 
 
 def show(running: Running, settings: Settings, path: Path | None) -> None:
-    """To standard error, so that a terminal gets it and a pipe of the log does not mix with standard output."""
+    """To standard error, so that a terminal gets it and a pipe of the log does not mix with standard
+    output.
+    """
     base = settings.server.public_url or _url(running.addresses[0], tls=settings.server.tls_cert is not None)
     first = running.first_run
     lines = [
@@ -30,11 +32,18 @@ def show(running: Running, settings: Settings, path: Path | None) -> None:
 
 def _try_it(base: str, running: Running, key: str | None) -> list[str]:
     if not running.models:
-        return ["No models yet. Add a server:", "  bluesminds servers add NAME --url https://api.openai.com/v1 --api-key-stdin"]
+        return [
+            "No models yet. Add a server:",
+            "  bluesminds servers add NAME --url https://api.openai.com/v1 --api-key-stdin",
+        ]
     shown = key or "$BLUESMINDS_KEY"
     model = next((name for name in running.models if name == "demo/echo"), running.models[0])
     body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hello!"}]})
-    title = "Try it (this key is shown once):" if key else "Try it with a key of yours (`bluesminds keys create NAME` makes one):"
+    title = (
+        "Try it (this key is shown once):"
+        if key
+        else "Try it with a key of yours (`bluesminds keys create NAME` makes one):"
+    )
     return [
         title,
         f"  curl {base}/v1/chat/completions \\",

@@ -26,7 +26,9 @@ from storage import StorageError
 
 def listen_options(command: Any) -> Any:  # noqa: ANN401 - click's decorators take and give commands
     command = click.option("--host", help="Address to listen on.")(command)
-    return click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 takes a free one.")(command)
+    return click.option(
+        "--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 takes a free one."
+    )(command)
 
 
 @click.command()
@@ -35,8 +37,8 @@ def listen_options(command: Any) -> Any:  # noqa: ANN401 - click's decorators ta
 def serve(config: Path | None, host: str | None, port: int | None) -> None:
     """Run the gateway.
 
-    Without a configuration file it listens on 127.0.0.1:3000, keeps its data in your state directory, and uses OPENAI_API_KEY,
-    ANTHROPIC_API_KEY, OPENROUTER_API_KEY or a running Ollama if there is one.
+    Without a configuration file it listens on 127.0.0.1:3000, keeps its data in your state directory, and
+    uses OPENAI_API_KEY, ANTHROPIC_API_KEY, OPENROUTER_API_KEY or a running Ollama if there is one.
     """
     loaded = load_settings(config, {"server.host": host, "server.port": port})
     _run(loaded.settings, loaded.path)
@@ -84,9 +86,13 @@ def _failure(exc: BaseException) -> exits.Failure:
         case StorageError():
             return exits.Failure(str(exc), exits.UNAVAILABLE, "check storage.url and that the database runs")
         case ssl.SSLError():
-            return exits.Failure(f"the TLS certificate or key cannot be used: {exc.reason}", exits.CONFIG_INVALID)
+            return exits.Failure(
+                f"the TLS certificate or key cannot be used: {exc.reason}", exits.CONFIG_INVALID
+            )
         case OSError():
-            return exits.Failure(f"{exc.strerror or exc} {exc.filename or ''}".strip(), exits.UNAVAILABLE, _remedy(exc))
+            return exits.Failure(
+                f"{exc.strerror or exc} {exc.filename or ''}".strip(), exits.UNAVAILABLE, _remedy(exc)
+            )
         case ValueError():
             return exits.Failure(str(exc), exits.CONFIG_INVALID)
     raise exc
@@ -104,7 +110,9 @@ async def _supervise(settings: Settings, path: Path | None, log: Log) -> int:
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_obey, signals, shutdown, interrupted, notifier, nursery.cancel_scope)
-            running: main.Running = await nursery.start(_serve, settings, log, shutdown, inherited, nursery.cancel_scope)
+            running: main.Running = await nursery.start(
+                _serve, settings, log, shutdown, inherited, nursery.cancel_scope
+            )
             notifier.ready()
             nursery.start_soon(notifier.watch, lambda: True)
             banner.show(running, settings, path)

@@ -1,6 +1,7 @@
 """servers add, list, test, remove."""
 
 import json
+import sys
 from pathlib import Path
 
 import click
@@ -18,10 +19,14 @@ def servers_group() -> None:
 @servers_group.command()
 @click.argument("name")
 @click.option("--url", required=True, help="Base URL, e.g. https://api.openai.com/v1.")
-@click.option("--dialect", type=click.Choice(["openai", "litellm", "anthropic"]), default="openai", show_default=True)
+@click.option(
+    "--dialect", type=click.Choice(["openai", "litellm", "anthropic"]), default="openai", show_default=True
+)
 @click.option("--model", "models", multiple=True, help="A model it offers; repeat. Default: ask the server.")
 @click.option("--weight", type=click.IntRange(1, 10_000), default=1, show_default=True)
-@click.option("--priority", type=click.IntRange(-1000, 1000), default=0, show_default=True, help="Lower goes first.")
+@click.option(
+    "--priority", type=click.IntRange(-1000, 1000), default=0, show_default=True, help="Lower goes first."
+)
 @click.option("--api-key-stdin", is_flag=True, help="Read the server's key from standard input.")
 @config_option
 @json_option
@@ -36,9 +41,18 @@ def add(
     config: Path | None,
     as_json: bool,
 ) -> None:
-    """Add a server to the database. Its key is never taken from the command line, where others could see it."""
-    api_key = click.get_text_stream("stdin").readline().strip() if api_key_stdin else None
-    body = {"name": name, "url": url, "dialect": dialect, "models": models, "weight": weight, "priority": priority}
+    """Add a server to the database. Its key is never taken from the command line, where others could see
+    it.
+    """
+    api_key = sys.stdin.readline().strip() if api_key_stdin else None
+    body = {
+        "name": name,
+        "url": url,
+        "dialect": dialect,
+        "models": models,
+        "weight": weight,
+        "priority": priority,
+    }
     added = ask(config, "POST", "/servers", body | {"api_key": api_key or None})
     click.echo(json.dumps(added, indent=2) if as_json else f"added {name}")
 

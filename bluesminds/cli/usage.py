@@ -16,11 +16,21 @@ def usage_group() -> None:
 
 
 @usage_group.command("show")
-@click.option("--days", type=click.IntRange(1, 366), default=7, show_default=True, help="Calendar days in UTC.")
+@click.option(
+    "--days", type=click.IntRange(1, 366), default=7, show_default=True, help="Calendar days in UTC."
+)
 @click.option("--by", "group", type=click.Choice(_GROUPS), default="model", show_default=True)
 @config_option
 @json_option
 def show_(days: int, group: str, config: Path | None, as_json: bool) -> None:
     """Totals of the last days."""
-    columns = (group, "requests", "errors", "prompt_tokens", "completion_tokens", "cached_tokens", "average_ms")
+    columns = (
+        group,
+        "requests",
+        "errors",
+        "prompt_tokens",
+        "completion_tokens",
+        "cached_tokens",
+        "average_ms",
+    )
     show(ask(config, "GET", f"/usage?days={days}&group={group}"), as_json=as_json, columns=columns)

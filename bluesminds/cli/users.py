@@ -18,13 +18,15 @@ def users_group() -> None:
 @users_group.command()
 @click.option("--email", required=True)
 @click.option("--role", type=click.Choice(["user", "admin"]), default="user", show_default=True)
-@click.option("--password-stdin", is_flag=True, help="Read the password from standard input instead of asking.")
+@click.option(
+    "--password-stdin", is_flag=True, help="Read the password from standard input instead of asking."
+)
 @config_option
 @json_option
 def create(email: str, role: str, password_stdin: bool, config: Path | None, as_json: bool) -> None:
     """Create an account."""
     if password_stdin or not sys.stdin.isatty():
-        password = click.get_text_stream("stdin").readline().rstrip("\n")
+        password = sys.stdin.readline().rstrip("\n")
     else:
         password = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
     made = ask(config, "POST", "/users", {"email": email, "role": role, "password": password})
@@ -36,4 +38,8 @@ def create(email: str, role: str, password_stdin: bool, config: Path | None, as_
 @json_option
 def list_(config: Path | None, as_json: bool) -> None:
     """List accounts."""
-    show(ask(config, "GET", "/users"), as_json=as_json, columns=("id", "email", "role", "disabled", "created_at"))
+    show(
+        ask(config, "GET", "/users"),
+        as_json=as_json,
+        columns=("id", "email", "role", "disabled", "created_at"),
+    )

@@ -1,8 +1,9 @@
 """May this request pass now? One synchronous step: every limit is checked and taken, or nothing is.
 
-There is no await between check and take, so 500 racing requests admit exactly the limit. The window counts by whole seconds
-and keeps the oldest second until all of it is 60 s old: never above the limit in any 60 s, at most 1 s (1/60) stricter.
-A refused request costs nothing. Windows live on Trio's monotonic clock, so the wall clock can jump.
+There is no await between check and take, so 500 racing requests admit exactly the limit. The window counts
+by whole seconds and keeps the oldest second until all of it is 60 s old: never above the limit in any 60 s,
+at most 1 s (1/60) stricter. A refused request costs nothing. Windows live on Trio's monotonic clock, so the
+wall clock can jump.
 """
 
 import math
@@ -120,7 +121,11 @@ class Admission:
     def sweep(self) -> None:
         """Forget keys with nothing in use and nothing in their window."""
         now = trio.current_time()
-        idle = [key for key, account in self._accounts.items() if not account.running and not account.window.taken(now)]
+        idle = [
+            key
+            for key, account in self._accounts.items()
+            if not account.running and not account.window.taken(now)
+        ]
         for key in idle:
             del self._accounts[key]
 

@@ -1,7 +1,8 @@
 """Model name to servers in the order to try them. Pure: the catalogue, the health and the dice are given.
 
-Order: usable servers before ejected ones, lower priority number first, and within a priority a weighted shuffle, so that a server of
-weight 2 comes first twice as often as one of weight 1 (Efraimidis and Spirakis, 2006: sort by random^(1/weight)).
+Order: usable servers before ejected ones, lower priority number first, and within a priority a weighted
+shuffle, so that a server of weight 2 comes first twice as often as one of weight 1 (Efraimidis and
+Spirakis, 2006: sort by random^(1/weight)).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -46,11 +47,12 @@ def choose(
     if len(servers) == 1:
         return servers
     return sorted(
-        servers, key=lambda server: (not usable(server.name), server.priority, -(dice() ** (1 / server.weight)))
+        servers,
+        key=lambda server: (not usable(server.name), server.priority, -(dice() ** (1 / server.weight))),
     )
 
 
 def _unknown(catalogue: Catalogue, model: str) -> str:
     if not catalogue.servers:
-        return "No server is configured yet. Add one with `bluesminds servers add` or [[servers]] in gateway.toml."
+        return "No server is configured yet: `bluesminds servers add`, or [[servers]] in gateway.toml."
     return f"The model `{model[:200]}` is not offered here. GET /v1/models lists what is."

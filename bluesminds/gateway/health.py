@@ -1,8 +1,8 @@
 """What sending and probing have learned about each server; read by choose, written by send and the prober.
 
-Passive ejection: after `eject_after` failures in a row a server is left out for `eject_seconds` times the number of
-ejections in a row (at most ten times), then one success makes it whole again. Ejection is advice: with nothing better left, an ejected
-server is still tried.
+Passive ejection: after `eject_after` failures in a row a server is left out for `eject_seconds` times the
+number of ejections in a row (at most ten times), then one success makes it whole again. Ejection is advice:
+with nothing better left, an ejected server is still tried.
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,9 @@
 """Key to Caller, without a database on the hot path.
 
-Found and unknown digests are kept for a few seconds; `forget` empties the cache at once, so a key revoked through this
-process is refused from the next request on, and one revoked elsewhere after `cache_seconds`. A look-up that was under way
-when `forget` was called does not enter the cache. Junk is refused by its checksum before anything is hashed.
+Found and unknown digests are kept for a few seconds; `forget` empties the cache at once, so a key revoked
+through this process is refused from the next request on, and one revoked elsewhere after `cache_seconds`. A
+look-up that was under way when `forget` was called does not enter the cache. Junk is refused by its
+checksum before anything is hashed.
 """
 
 from collections.abc import Awaitable, Callable
@@ -22,7 +23,9 @@ LookUp = Callable[[bytes], Awaitable[KeyHolder | None]]
 
 
 class KeyRing:
-    """Callers by key digest. `look_up` asks the store; default limits (0 is none) serve keys without their own."""
+    """Callers by key digest. `look_up` asks the store; default limits (0 is none) serve keys without their
+    own.
+    """
 
     def __init__(
         self,
@@ -78,7 +81,9 @@ class KeyRing:
         try:
             owner = await self._look_up(digest)
         except StorageUnavailable as exc:
-            raise Unavailable("storage_unavailable", "Keys cannot be checked right now. Try again shortly.") from exc
+            raise Unavailable(
+                "storage_unavailable", "Keys cannot be checked right now. Try again shortly."
+            ) from exc
         found = self._judge(owner, arrival)
         if epoch == self._epoch:
             self._remember(digest, found)
@@ -111,4 +116,5 @@ class KeyRing:
 def _not_a_key(arrival: Arrival) -> str:
     ending = (arrival.credential or "")[-4:] if len(arrival.credential or "") > 12 else ""
     which = f" (it ends in {ending})" if ending.isascii() and ending.isalnum() else ""
-    return f"The API key in the `{arrival.credential_header}` header{which} is not known here. Check it for typing errors."
+    where = f"in the `{arrival.credential_header}` header{which}"
+    return f"The API key {where} is not known here. Check it for typing errors."

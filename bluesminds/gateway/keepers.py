@@ -1,4 +1,6 @@
-"""The background tasks of the gateway. Each runs for ever in main's nursery; one that fails is restarted and shows in /ready."""
+"""The background tasks of the gateway. Each runs for ever in main's nursery; one that fails is restarted
+and shows in /ready.
+"""
 
 import random
 from collections.abc import Awaitable, Callable
@@ -13,7 +15,7 @@ from bluesminds.gateway.servers import Shelf
 from bluesminds.http.client import Pool
 from bluesminds.log import Log
 from bluesminds.values import Server
-from storage.base import Store, StorageUnavailable
+from storage.base import StorageUnavailable, Store
 from storage.keys import KeyUse, touch_keys
 
 MAX_BACKOFF = 30.0  # seconds
@@ -66,9 +68,9 @@ class Prober:
 
     async def _probe(self, server: Server) -> None:
         async with self._limit:
-            found = await probe(self._pool, server, timeout=self._timeout, list_models=not server.models)
+            found = await probe(self._pool, server, seconds=self._timeout, list_models=not server.models)
         if found.problem is not None:
-            self._health.failed(server.name, found.problem)
+            self._health.failed(server.name, "probe")
             return
         self._health.succeeded(server.name)
         if found.models is not None:

@@ -1,8 +1,9 @@
 """Reads token usage out of what passes by, and passes it on.
 
-A stream is changed in two ways only, and only when the client did not ask for usage itself: the usage chunk that the gateway forced upstream
-is taken out, and so is the null `usage` that announces it in the other chunks. `data: [DONE]` is held back: the client must not
-see the end of an answer before its usage row is durable. Everything else, unknown events included, passes byte for byte.
+A stream is changed in two ways only, and only when the client did not ask for usage itself: the usage chunk
+that the gateway forced upstream is taken out, and so is the null `usage` that announces it in the other
+chunks. `data: [DONE]` is held back: the client must not see the end of an answer before its usage row is
+durable. Everything else, unknown events included, passes byte for byte.
 """
 
 from bluesminds.http.sse import EventSplitter, event_data, write_event
@@ -30,7 +31,12 @@ class StreamMeter:
         """Raises sse.EventTooLarge."""
         if self._clean and data.endswith(b"\n\n"):
             plain = _without_null_usage(data)
-            if b'"usage"' not in plain and b'"error"' not in plain and b"[DONE]" not in plain and not self.tail:
+            if (
+                b'"usage"' not in plain
+                and b'"error"' not in plain
+                and b"[DONE]" not in plain
+                and not self.tail
+            ):
                 self.events += data.count(b"\n\n")
                 return data if self._wants_usage else plain
         events = self._splitter.feed(data)
@@ -77,14 +83,16 @@ def _without_null_usage(data: bytes) -> bytes:
 
 
 def estimate(body: bytes, events: int) -> Usage:
-    """When the server said nothing: the prompt by its bytes, the completion by its events (one token each, as servers stream them)."""
+    """When the server said nothing: the prompt by its bytes, the completion by its events (one token each,
+    as servers stream them).
+    """
     return Usage(prompt=-(-len(body) // _BYTES_PER_TOKEN), completion=events, source="estimated")
 
 
 def estimate_whole(body: bytes, answer: bytes) -> Usage:
     """The same for an answer in one piece, by its bytes."""
     return Usage(
-        prompt=-(-len(body) // _BYTES_PER_TOKEN), completion=-(-len(answer) // _BYTES_PER_TOKEN), source="estimated"
+        prompt=-(-len(body) // _BYTES_PER_TOKEN),
+        completion=-(-len(answer) // _BYTES_PER_TOKEN),
+        source="estimated",
     )
-
-

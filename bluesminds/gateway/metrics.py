@@ -1,7 +1,8 @@
 """Counters of the walk, read by Prometheus through a collector.
 
-Counting is a dictionary update, because it happens per request; labels and text are made when /metrics is read.
-Label values come from the configuration (servers, offered models) and from fixed sets, so their number is bounded.
+Counting is a dictionary update, because it happens per request; labels and text are made when /metrics is
+read. Label values come from the configuration (servers, offered models) and from fixed sets, so their
+number is bounded.
 """
 
 from bisect import bisect_left
@@ -57,7 +58,10 @@ class Metrics(Collector):
 
     def collect(self) -> Iterable[Metric]:
         yield _counter(
-            "bluesminds_requests", "Requests answered.", ("endpoint", "model", "server", "status"), self.requests
+            "bluesminds_requests",
+            "Requests answered.",
+            ("endpoint", "model", "server", "status"),
+            self.requests,
         )
         yield _counter("bluesminds_tokens", "Tokens metered.", ("model", "kind"), self.tokens)
         yield _counter(
@@ -68,8 +72,16 @@ class Metrics(Collector):
         for name, value, text in (
             ("bluesminds_usage_rows_committed", self.rows_committed, "Usage rows made durable."),
             ("bluesminds_usage_commits", self.commits, "Group commits of usage rows."),
-            ("bluesminds_usage_commit_failures", self.commit_failures, "Group commits that had to be retried."),
-            ("bluesminds_usage_rows_rejected", self.rows_rejected, "Usage rows the store refused; see the log."),
+            (
+                "bluesminds_usage_commit_failures",
+                self.commit_failures,
+                "Group commits that had to be retried.",
+            ),
+            (
+                "bluesminds_usage_rows_rejected",
+                self.rows_rejected,
+                "Usage rows the store refused; see the log.",
+            ),
         ):
             yield CounterMetricFamily(name, text, value=value)
         for name, (text, read) in self.gauges.items():

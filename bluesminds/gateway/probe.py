@@ -12,7 +12,9 @@ MAX_LIST = 16 * 1024 * 1024  # bytes; OpenRouter's list is about one
 
 
 class Probe(Struct, frozen=True):
-    """What was found. `problem` is None when all is well; `models` is None when the list was not asked for."""
+    """What was found. `problem` is None when all is well; `models` is None when the list was not asked
+    for.
+    """
 
     server: str
     problem: str | None
@@ -20,32 +22,35 @@ class Probe(Struct, frozen=True):
     seconds: float
 
 
-async def probe(pool: Pool, server: Server, *, timeout: float, list_models: bool) -> Probe:
-    """One GET, bounded by timeout seconds. Never raises for what the server does."""
-    dialect = DIALECTS[server.dialect]
-    origin, base = Origin.parse(server.url)
-    cheap = dialect.alive_path is not None and not list_models
-    target = dialect.alive_path if cheap else base + dialect.models_path
-    timeouts = Timeouts(connect=timeout, pool=timeout, write=timeout, first_byte=timeout, between_chunks=timeout)
+async def probe(pool: Pool, server: Server, *, seconds: float, list_models: bool) -> Probe:
+    """One GET, bounded in seconds. Never raises for what the server does."""
     started = trio.current_time()
     models: list[ModelRow] | None = None
     problem: str | None = None
     try:
-        with trio.fail_after(timeout):
-            response = await pool.request(
-                b"GET", origin, (target or "").encode(), dialect.headers(server.api_key), timeouts=timeouts
-            )
-            try:
-                body = await response.read(MAX_LIST)
-            finally:
-                response.close()
-        if response.status >= 400:
-            told = "credentials refused" if response.status in (401, 403) else read_error(response.status, body).message
-            problem = f"{response.status}: {told}"
-        elif not cheap:
-            models = read_models(body)
+        with trio.fail_after(seconds):
+            models = await _ask(pool, server, seconds, list_models=list_models)
     except (UpstreamError, ValueError) as exc:
         problem = str(exc) or type(exc).__name__
     except trio.TooSlowError:
-        problem = f"no answer within {timeout:g} s"
+        problem = f"no answer within {seconds:g} s"
     return Probe(server=server.name, problem=problem, models=models, seconds=trio.current_time() - started)
+
+
+async def _ask(pool: Pool, server: Server, seconds: float, *, list_models: bool) -> list[ModelRow] | None:
+    """The models, or None when the server has a cheaper sign of life. Raises ValueError for a refusal."""
+    dialect = DIALECTS[server.dialect]
+    origin, base = Origin.parse(server.url)
+    cheap = None if list_models else dialect.alive_path
+    timeouts = Timeouts(seconds, seconds, seconds, seconds, seconds)
+    target = (cheap or base + dialect.models_path).encode()
+    response = await pool.request(b"GET", origin, target, dialect.headers(server.api_key), timeouts=timeouts)
+    try:
+        body = await response.read(MAX_LIST)
+    finally:
+        response.close()
+    if response.status in (401, 403):
+        raise ValueError(f"{response.status}: the server refused the api_key")
+    if response.status >= 400:
+        raise ValueError(f"{response.status}: {read_error(response.status, body).message}")
+    return None if cheap else read_models(body)

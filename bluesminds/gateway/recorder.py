@@ -1,9 +1,10 @@
 """The one writer of usage rows: everything that waits goes into one commit.
 
-A request reserves its place before work starts, so the queue is bounded and no answer is produced that could not be recorded.
-`record` is synchronous and therefore happens on every exit, cancelled or not; the rows are this keeper's from then on.
-A batch that cannot be written is kept and retried until it is in (row ids make the retry harmless); meanwhile whoever waits for durability is
-told no, and new work is refused. A row the store refuses for itself is written to the log in full and dropped, so it cannot block the rest.
+A request reserves its place before work starts, so the queue is bounded and no answer is produced that
+could not be recorded. `record` is synchronous and therefore happens on every exit, cancelled or not; the
+rows are this keeper's from then on. A batch that cannot be written is kept and retried until it is in (row
+ids make the retry harmless); meanwhile whoever waits for durability is told no, and new work is refused. A
+row the store refuses for itself is written to the log in full and dropped, so it cannot block the rest.
 """
 
 from collections import deque
@@ -15,7 +16,7 @@ from msgspec import Struct, to_builtins
 from bluesminds.errors import Unavailable
 from bluesminds.gateway.metrics import Metrics
 from bluesminds.log import Log
-from storage.base import Store, StorageUnavailable
+from storage.base import StorageUnavailable, Store
 from storage.usage import UsageRow, insert_batch
 
 MAX_BATCH = 500  # rows in one commit
@@ -35,7 +36,9 @@ class Batch(Struct):
 
 
 class Recorder:
-    """Owns the queue. `max_rows` bounds reserved and waiting rows together; `timeout` bounds one commit, in seconds."""
+    """Owns the queue. `max_rows` bounds reserved and waiting rows together; `timeout` bounds one commit, in
+    seconds.
+    """
 
     def __init__(self, store: Store, *, max_rows: int, timeout: float, log: Log, metrics: Metrics) -> None:
         self._store = store
@@ -76,12 +79,15 @@ class Recorder:
         return batch
 
     async def durable(self, batch: Batch) -> None:
-        """Wait until batch is committed. Raises Unavailable when that failed; the rows are still kept and retried."""
+        """Wait until batch is committed. Raises Unavailable when that failed; the rows are still kept and
+        retried.
+        """
         if not self.failing:
             await batch.settled.wait()
         if not batch.durable:
             raise Unavailable(
-                "storage_unavailable", "The answer is ready, but its usage could not be recorded. Try again shortly."
+                "storage_unavailable",
+                "The answer is ready, but its usage could not be recorded. Try again shortly.",
             )
 
     def finish(self) -> None:

@@ -1,8 +1,9 @@
 """Attempts in order until one server answers; every upstream deadline is applied here.
 
-A server that cannot be reached, breaks off, is overloaded or refuses the gateway's own credentials is left for the next one, as
-long as the client has seen nothing: for a stream that means until its first bytes are in hand. An answer that is the client's own fault
-(any other 4xx) is final. It promises that a Reply is either whole or has its first bytes, and that every response is closed.
+A server that cannot be reached, breaks off, is overloaded or refuses the gateway's own credentials is left
+for the next one, as long as the client has seen nothing: for a stream that means until its first bytes are
+in hand. An answer that is the client's own fault (any other 4xx) is final. It promises that a Reply is
+either whole or has its first bytes, and that every response is closed.
 """
 
 from collections.abc import Sequence
@@ -32,7 +33,10 @@ from bluesminds.values import Call, Server
 
 MAX_ANSWER = 64 * 1024 * 1024  # bytes of an answer in one piece
 MAX_ERROR = 64 * 1024
-_PASSED_HEADERS = frozenset((b"content-type", b"openai-processing-ms", b"openai-version"))
+_PASSED_HEADERS = frozenset(
+    (b"content-type", b"openai-processing-ms", b"openai-version", b"retry-after", b"retry-after-ms")
+)
+_PATIENCE = (b"retry-after", b"retry-after-ms")
 _EVENT_STREAM = b"text/event-stream"
 # 404: another server may have the model. 529: Anthropic's "overloaded".
 _TRY_NEXT = frozenset((401, 403, 404, 408, 429, 500, 502, 503, 504, 529))
@@ -61,7 +65,9 @@ class Link(Struct, frozen=True):
 
 
 class Reply(Struct, frozen=True):
-    """A server's answer. `first` is all of it, or with a `response` the first bytes of a stream still running."""
+    """A server's answer. `first` is all of it, or with a `response` the first bytes of a stream still
+    running.
+    """
 
     server: str
     attempts: int
@@ -145,7 +151,11 @@ class Sender:
         if not (reason.isdecimal() and int(reason) in _NOT_ITS_FAULT):
             self._health.failed(server.name, reason)
         self._log.warning(
-            "attempt_failed", request_id=call.arrival.request_id, server=server.name, model=call.model, reason=reason
+            "attempt_failed",
+            request_id=call.arrival.request_id,
+            server=server.name,
+            model=call.model,
+            reason=reason,
         )
         return failure
 
@@ -175,7 +185,9 @@ def _unanswered(exc: UpstreamError) -> UpstreamFailed:
         return UpstreamFailed(504, "upstream_timeout", "The server did not answer in time. Try again.")
     if isinstance(exc, BodyTooLarge):
         return UpstreamFailed(502, "upstream_invalid", "The server's answer was too large to pass on.")
-    return UpstreamFailed(502, "upstream_unreachable", "The server could not be reached or broke off. Try again.")
+    return UpstreamFailed(
+        502, "upstream_unreachable", "The server could not be reached or broke off. Try again."
+    )
 
 
 def _refused(reply: Reply) -> UpstreamFailed:
@@ -183,12 +195,19 @@ def _refused(reply: Reply) -> UpstreamFailed:
     if reply.status in (401, 403):
         # Not passed on: the client would take it for its own key, and the text may quote the gateway's.
         return UpstreamFailed(
-            502, "upstream_credentials_refused", "The server refused the gateway's credentials. Tell the operator."
+            502,
+            "upstream_credentials_refused",
+            "The server refused the gateway's credentials. Tell the operator.",
         )
     told = openai.read_error(reply.status, reply.first)
     message = (told.message or "no reason given")[:500]
     if reply.status == 429:
-        return UpstreamFailed(429, "upstream_rate_limited", f"The server is rate limited: {message}")
+        patience = {
+            name.decode(): value.decode("latin-1") for name, value in reply.headers if name in _PATIENCE
+        }
+        return UpstreamFailed(
+            429, "upstream_rate_limited", f"The server is rate limited: {message}", headers=patience
+        )
     if reply.status == 404:
         return UpstreamFailed(404, "model_not_found", f"The server does not have it: {message}")
     status = reply.status if reply.status in (503, 504) else 502

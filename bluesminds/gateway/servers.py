@@ -1,6 +1,7 @@
 """The shelf of servers: those of the configuration, those of the database, and what each says it offers.
 
-Its catalogue is replaced whole, so that a request sees one consistent picture. The configuration wins a name that both have.
+Its catalogue is replaced whole, so that a request sees one consistent picture. The configuration wins a
+name that both have.
 """
 
 from collections.abc import Awaitable, Callable, Sequence

@@ -1,8 +1,9 @@
 """Closing a request's account exactly once, however it ended.
 
-`Settlement` is opened at admission and remembers what the row needs. `finish` gives the slot back, counts, logs and hands the row to the recorder,
-all without an await, so no cancellation can come between; a second call does nothing. `close` in a finally settles whatever
-no other exit has settled, with the tokens known or estimated so far.
+`Settlement` is opened at admission and remembers what the row needs. `finish` gives the slot back, counts,
+logs and hands the row to the recorder, all without an await, so no cancellation can come between; a second
+call does nothing. `close` in a finally settles whatever no other exit has settled, with the tokens known or
+estimated so far.
 """
 
 from collections.abc import Callable
@@ -75,7 +76,9 @@ class Settlement:
             cached_tokens=usage.cached,
             reasoning_tokens=usage.reasoning,
             usage_source=usage.source,
-            first_byte_ms=None if self.first_byte is None else _milliseconds(self.first_byte - arrival.started),
+            first_byte_ms=None
+            if self.first_byte is None
+            else _milliseconds(self.first_byte - arrival.started),
             duration_ms=_milliseconds(trio.current_time() - arrival.started),
         )
 

@@ -1,8 +1,9 @@
 """The walk: identify, choose, admit, send, meter, settle. One entrance, one exit.
 
-`Gateway.answer` either writes a whole answer to `out` or raises a GatewayError before the first byte. After the first byte nothing can be
-unsaid: a failure then ends a stream with an error event and no [DONE]. Whatever happens after admission, cancellation included,
-the request is settled exactly once, and the last byte of an answer leaves after its usage row is durable.
+`Gateway.answer` either writes a whole answer to `out` or raises a GatewayError before the first byte. After
+the first byte nothing can be unsaid: a failure then ends a stream with an error event and no [DONE].
+Whatever happens after admission, cancellation included, the request is settled exactly once, and the last
+byte of an answer leaves after its usage row is durable.
 """
 
 import random
@@ -69,7 +70,9 @@ class Gateway(Struct, frozen=True):
         try:
             caller = await self.keys.identify(arrival)
             call = read_call(arrival, await read_body())
-            servers = choose(self.shelf.catalogue, call.model, usable=self.health.is_usable, dice=random.random)
+            servers = choose(
+                self.shelf.catalogue, call.model, usable=self.health.is_usable, dice=random.random
+            )
             settlement = self._admit(caller, call)
         except GatewayError as exc:
             self.books.refused(arrival, exc.status, exc.code)
@@ -128,7 +131,9 @@ class Gateway(Struct, frozen=True):
             usage = openai.read_answer(body).usage or meter.estimate_whole(call.body, body)
             settlement.finish(reply.status, "ok", usage)
         else:
-            body = body if openai.has_error_object(body) else write_error(openai.read_error(reply.status, body))
+            body = (
+                body if openai.has_error_object(body) else write_error(openai.read_error(reply.status, body))
+            )
             settlement.finish(reply.status, "client_error", NO_USAGE)
         await settlement.durable()
         await out.whole(reply.status, reply.headers + self._headers(settlement), body)
@@ -192,7 +197,9 @@ def read_call(arrival: Arrival, body: bytes) -> Call:
     except msgspec.ValidationError as exc:
         reason, _, path = str(exc).partition(" - at `$.")
         param = path.rstrip("`") or _missing_field(reason)
-        raise InvalidRequest("invalid_value", f"{reason}{f' (in `{param}`)' if param else ''}.", param=param) from exc
+        raise InvalidRequest(
+            "invalid_value", f"{reason}{f' (in `{param}`)' if param else ''}.", param=param
+        ) from exc
     except (msgspec.DecodeError, RecursionError) as exc:
         raise InvalidRequest("invalid_json", "The request body is not valid JSON.") from exc
     return Call(

@@ -305,6 +305,8 @@ class Connection:
         }
         try:
             await lane.app(scope, exchange.receive, exchange.send)
+            if not (exchange.reply.done or exchange.disconnect.gone):
+                raise RuntimeError("the app returned without completing its answer")
         except Exception as error:
             self._report(error)
         except BaseExceptionGroup as group:

@@ -58,7 +58,9 @@ class Notifier:
         self._tell("WATCHDOG=1")
 
     async def watch(self, healthy: Callable[[], bool]) -> None:
-        """Give signs of life while `healthy`, twice a period, for ever; returns at once if none are expected."""
+        """Give signs of life while `healthy`, twice a period, for ever; returns at once if none are
+        expected.
+        """
         if not (self.watchdog_seconds and self._address):
             return
         while True:

@@ -1,7 +1,8 @@
 """A model server that needs no vendor: a small deterministic text generator behind OpenAI's chat dialect.
 
-The same request always gets the same answer. It streams at a token pace, reports usage, calls the first tool when asked to
-(`tool_choice` "required" or a named function), and fails on request by model name, so that every path of the gateway can be tried:
+The same request always gets the same answer. It streams at a token pace, reports usage, calls the first
+tool when asked to (`tool_choice` "required" or a named function), and fails on request by model name, so
+that every path of the gateway can be tried:
 
     demo/echo    the last message back           demo/text   prose on the subject of the last message
     demo/slow    text, first token after 3 s     demo/cut    breaks the stream off in the middle
@@ -23,10 +24,11 @@ SLOW_SECONDS = 3.0
 DEFAULT_TOKENS = 48
 MAX_TOKENS = 4096
 MODELS = ("demo/echo", "demo/text", "demo/slow", "demo/cut", "demo/400", "demo/429", "demo/500", "demo/503")
-_WORDS = (
-    "a gateway counts every token once and sends each answer on as it comes the budget holds while the stream runs "
-    "and the ledger adds up to the last digit servers come and go but the key stays the same"
-).split()
+_PROSE = (
+    "a gateway counts every token once and sends each answer on as it comes the budget holds while the "
+    "stream runs and the ledger adds up to the last digit servers come and go but the key stays the same"
+)
+_WORDS = _PROSE.split()
 _CREATED = 1_760_000_000  # fixed, because answers are deterministic
 
 
@@ -89,7 +91,11 @@ def script(body: bytes) -> Script:
     tokens = tokens[: min(limit, MAX_TOKENS)]
     answer = _Answer(request, tokens, finish, _tool(request))
     first = SLOW_SECONDS if kind == "slow" else TOKEN_SECONDS
-    return _streamed(answer, first, cut=kind == "cut") if request.stream else _whole(answer, first, cut=kind == "cut")
+    return (
+        _streamed(answer, first, cut=kind == "cut")
+        if request.stream
+        else _whole(answer, first, cut=kind == "cut")
+    )
 
 
 class _Answer:
@@ -180,7 +186,7 @@ def _tokens(request: _Request, kind: str) -> Iterator[str]:
         yield word.capitalize() if n == 0 else f" {word}"
 
 
-def _text(content: Any) -> str:
+def _text(content: object) -> str:
     if isinstance(content, str):
         return content
     parts = content if isinstance(content, list) else []
@@ -202,7 +208,11 @@ def _failure(status: int) -> Script:
         {
             "error": {
                 "message": f"The demo server answers {status} because it was asked to.",
-                "type": "rate_limit_error" if status == 429 else "server_error" if status >= 500 else "invalid_request_error",
+                "type": "rate_limit_error"
+                if status == 429
+                else "server_error"
+                if status >= 500
+                else "invalid_request_error",
                 "param": None,
                 "code": f"demo_{status}",
             }

@@ -1,4 +1,6 @@
-"""The table of wire dialects a server can speak. Static imports only, so that the executable contains them all."""
+"""The table of wire dialects a server can speak. Static imports only, so that the executable contains them
+all.
+"""
 
 from dataclasses import dataclass
 
@@ -34,7 +36,8 @@ DIALECTS = {
     dialect.name: dialect
     for dialect in (
         Dialect("openai"),
-        # The gateway fails over by itself; a second layer of retries would multiply the load on a server in trouble.
+        # The gateway fails over by itself; a second layer of retries would multiply the load on a server in
+        # trouble.
         Dialect(
             "litellm", alive_path="/health/liveliness", extra_headers=((b"x-litellm-num-retries", b"0"),)
         ),

@@ -1,8 +1,9 @@
 """OpenAI's chat dialect as the client speaks it and as servers answer it.
 
-Formats: OpenAI API reference, chat completions and streaming; the fields follow the types of the openai Python SDK.
-Only the fields the gateway acts on are decoded; everything else stays the sender's bytes. A body is re-encoded only when a
-top-level field must change, and then every other value keeps its bytes (msgspec.Raw).
+Formats: OpenAI API reference, chat completions and streaming; the fields follow the types of the openai
+Python SDK. Only the fields the gateway acts on are decoded; everything else stays the sender's bytes. A
+body is re-encoded only when a top-level field must change, and then every other value keeps its bytes
+(msgspec.Raw).
 """
 
 import msgspec
@@ -173,7 +174,9 @@ _text = msgspec.json.Decoder(str)
 
 
 def read_error(status: int, body: bytes) -> ErrorDetail:
-    """A server's error in any of the shapes seen: {error:{…}}, {error:"text"}, {message}, {detail}, HTML or nothing."""
+    """A server's error in any of the shapes seen: {error:{…}}, {error:"text"}, {message}, {detail}, HTML or
+    nothing.
+    """
     try:
         fields = _object.decode(body)
     except (msgspec.DecodeError, RecursionError):
@@ -192,7 +195,9 @@ def _error_detail(raw: Raw, status: int) -> ErrorDetail:
     try:
         return ErrorDetail(message=_text.decode(raw))
     except msgspec.DecodeError:
-        return ErrorDetail(message=f"The server answered {status}: {bytes(raw)[:500].decode(errors='replace')}")
+        return ErrorDetail(
+            message=f"The server answered {status}: {bytes(raw)[:500].decode(errors='replace')}"
+        )
 
 
 def has_error_object(body: bytes) -> bool:

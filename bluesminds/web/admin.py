@@ -1,4 +1,6 @@
-"""The operator's API, /api/admin: keys, servers, users, usage. Thin: reads input, calls accounts, shows rows."""
+"""The operator's API, /api/admin: keys, servers, users, usage. Thin: reads input, calls accounts, shows
+rows.
+"""
 
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Literal

@@ -1,12 +1,12 @@
 """An ASGI scope to an Arrival: the credential, the request id, and which client headers may travel on."""
 
 import re
-from typing import Any
 
 import trio
 
 from bluesminds.clock import Clock
 from bluesminds.crypto import uuid7
+from bluesminds.http.asgi import Scope
 from bluesminds.values import Arrival
 
 _SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}").fullmatch
@@ -15,7 +15,7 @@ _CREDENTIALS = (b"authorization", b"x-api-key", b"api-key")
 _FORWARDED = frozenset((b"traceparent", b"tracestate", b"idempotency-key", b"openai-beta"))
 
 
-def read_arrival(scope: Any, endpoint: str, clock: Clock) -> Arrival:
+def read_arrival(scope: Scope, endpoint: str, clock: Clock) -> Arrival:
     """Never raises for what the client sent."""
     request_id: bytes | None = None
     found: dict[bytes, bytes] = {}

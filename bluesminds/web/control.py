@@ -1,7 +1,8 @@
 """The Quart application: everything that is not model traffic.
 
-Quart's own deadlines are switched off: the listener has its own for reading and writing, and a second clock that cuts answers silently
-is worse than none. Every error leaves in OpenAI's body with a request id; an unexpected one is logged and told as 500 without detail.
+Quart's own deadlines are switched off: the listener has its own for reading and writing, and a second clock
+that cuts answers silently is worse than none. Every error leaves in OpenAI's body with a request id; an
+unexpected one is logged and told as 500 without detail.
 """
 
 from typing import cast
@@ -50,12 +51,16 @@ def _add_error_handlers(app: QuartTrio, clock: Clock, log: Log) -> None:
 
     @app.errorhandler(StorageUnavailable)
     async def no_storage(exc: StorageUnavailable) -> Response:
-        return told(Unavailable("storage_unavailable", "The database cannot be reached right now. Try again."))
+        return told(
+            Unavailable("storage_unavailable", "The database cannot be reached right now. Try again.")
+        )
 
     @app.errorhandler(HTTPException)
     async def http_error(exc: HTTPException) -> Response:
         status = exc.code or 500
-        code = {404: "unknown_url", 405: "method_not_allowed", 413: "body_too_large"}.get(status, "invalid_request")
+        code = {404: "unknown_url", 405: "method_not_allowed", 413: "body_too_large"}.get(
+            status, "invalid_request"
+        )
         return told(GatewayError(status, code, exc.description or exc.name))
 
     @app.errorhandler(Exception)

@@ -1,11 +1,11 @@
 """The ASGI door: /v1 and /api/v1 go to the walk as plain ASGI, everything else to Quart.
 
-It owns the route table of the data plane and the one place where a GatewayError becomes an answer. A client that leaves is
-noticed through the listener's own extension where there is one (HTTP/1.1), otherwise by waiting for `http.disconnect` beside the walk.
+It owns the route table of the data plane and the one place where a GatewayError becomes an answer. A client
+that leaves is noticed through the listener's own extension where there is one (HTTP/1.1), otherwise by
+waiting for `http.disconnect` beside the walk.
 """
 
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import msgspec
 import trio
@@ -13,16 +13,13 @@ import trio
 from bluesminds.clock import Clock
 from bluesminds.errors import GatewayError, InvalidRequest, NotFound
 from bluesminds.gateway.walk import Gateway
+from bluesminds.http.asgi import ASGIApp, Message, Receive, Scope, Send
 from bluesminds.log import Log
 from bluesminds.providers.openai import ModelRow
 from bluesminds.values import Arrival
 from bluesminds.web.arrival import read_arrival
 from bluesminds.web.errors import INTERNAL, error_body, error_headers
 
-Scope = Any
-Receive = Callable[[], Awaitable[Any]]
-Send = Callable[[Any], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 PREFIXES = ("/v1/", "/api/v1/")
@@ -81,7 +78,7 @@ class ClientOut:
 class Edge:
     """The application the listener serves. `control` is the rest of the site."""
 
-    def __init__(self, gateway: Gateway, control: App, *, clock: Clock, log: Log) -> None:
+    def __init__(self, gateway: Gateway, control: ASGIApp, *, clock: Clock, log: Log) -> None:
         self._gateway = gateway
         self._control = control
         self._clock = clock
@@ -101,7 +98,9 @@ class Edge:
         else:
             await self._answer_watched(scope, route, arrival, receive, out)
 
-    async def _answer(self, scope: Scope, route: str, arrival: Arrival, receive: Receive, out: ClientOut) -> None:
+    async def _answer(
+        self, scope: Scope, route: str, arrival: Arrival, receive: Receive, out: ClientOut
+    ) -> None:
         try:
             await self._dispatch(scope["method"], route, arrival, lambda: read_body(receive), out)
         except GatewayError as exc:
@@ -124,7 +123,7 @@ class Edge:
         except OSError:
             return
 
-        async def body_again() -> Any:
+        async def body_again() -> Message:
             return {"type": "http.request", "body": body, "more_body": False}
 
         async with trio.open_nursery() as nursery:
@@ -164,14 +163,22 @@ async def _tell_when_gone(receive: Receive, out: ClientOut) -> None:
 
 
 def _model(row: ModelRow) -> dict[str, object]:
-    return {"id": row.id, "object": "model", "created": row.created or 0, "owned_by": row.owned_by or "bluesminds"}
+    return {
+        "id": row.id,
+        "object": "model",
+        "created": row.created or 0,
+        "owned_by": row.owned_by or "bluesminds",
+    }
 
 
 def _no_such_route(method: str, route: str) -> GatewayError:
     allowed = "GET" if route.startswith("/models/") else _ENDPOINTS.get(route, ("", ""))[0]
     if allowed:
         return GatewayError(
-            405, "method_not_allowed", f"Use {allowed} for this path, not {method}.", headers={"allow": allowed}
+            405,
+            "method_not_allowed",
+            f"Use {allowed} for this path, not {method}.",
+            headers={"allow": allowed},
         )
     return NotFound("unknown_url", "There is nothing at this path. Check the base URL: it should end in /v1.")
 
@@ -191,5 +198,7 @@ async def read_body(receive: Receive) -> bytes:
     elif message["type"] == "http.disconnect":
         raise ConnectionResetError
     if not body:
-        raise InvalidRequest("empty_body", "The request has no body. Send a JSON object with `model` and `messages`.")
+        raise InvalidRequest(
+            "empty_body", "The request has no body. Send a JSON object with `model` and `messages`."
+        )
     return body

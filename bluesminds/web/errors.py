@@ -28,5 +28,7 @@ def error_headers(exc: GatewayError, request_id: str) -> list[tuple[bytes, bytes
     ]
 
 
-INTERNAL = GatewayError(500, "internal_error", "The gateway could not answer this request. It has been logged.")
+INTERNAL = GatewayError(
+    500, "internal_error", "The gateway could not answer this request. It has been logged."
+)
 INTERNAL.kind = "server_error"

@@ -1,7 +1,7 @@
 """Who may call the control plane, and what they may send.
 
-The operator's API answers on the local socket only: whoever can open that socket owns the state directory. The listener of the socket marks
-its requests in the ASGI scope, where no client can write.
+The operator's API answers on the local socket only: whoever can open that socket owns the state directory.
+The listener of the socket marks its requests in the ASGI scope, where no client can write.
 """
 
 from typing import TypeVar

@@ -1,4 +1,6 @@
-"""Rows as the JSON of the control plane: times are RFC 3339 in UTC, lists are {"object":"list","data":[…],"next_cursor"}."""
+"""Rows as the JSON of the control plane: times are RFC 3339 in UTC, lists are
+{"object":"list","data":[…],"next_cursor"}.
+"""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime

@@ -1,4 +1,6 @@
-"""POST /api/setup: the bootstrap token becomes the first administrator. The only control-plane route a stranger may try."""
+"""POST /api/setup: the bootstrap token becomes the first administrator. The only control-plane route a
+stranger may try.
+"""
 
 from msgspec import Struct
 from quart import Blueprint, request
