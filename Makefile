@@ -3,18 +3,74 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-LITELLM_VENV ?= .venv-litellm
 WORKERS ?= 2
+ARGS   ?=
+
+# The LiteLLM proxy that tests use as a real upstream has dependencies of its own.
+LITELLM_VENV ?= .venv-litellm
+LITELLM      := $(LITELLM_VENV)/.installed
+export LITELLM_VENV
+
+# The executable is built on the newest Python at hand.
+NEWEST := $(firstword $(wildcard $(HOME)/.pyenv/versions/3.13*/bin/python) $(shell command -v python3.13) $(PYTHON))
+BUILD_VENV ?= .venv-build
+BUILD      := $(BUILD_VENV)/.installed
 
 .DEFAULT_GOAL := help
+.PHONY: help setup run test test-slow lint types bench binary selftest lock clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Create the virtual environment from the hash-pinned lock
 
-$(STAMP): packaging/locks/dev.lock pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --require-hashes --requirement packaging/locks/dev.lock
-	$(BIN)/python -c "import pathlib, sysconfig; pathlib.Path(sysconfig.get_path('purelib'), 'bluesminds.pth').write_text(str(pathlib.Path.cwd()))"
-	touch $@
+# The checkout itself goes on the path, so that nothing has to be built to run it.
+define install
+	$(2) -m venv $(1)
+	$(1)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $(3)
+	$(1)/bin/python -c "import pathlib, sysconfig; pathlib.Path(sysconfig.get_path('purelib'), 'bluesminds.pth').write_text(str(pathlib.Path.cwd()))"
+	touch $(1)/.installed
+endef
+
+$(STAMP): packaging/locks/dev.lock
+	$(call install,$(VENV),$(PYTHON),$<)
+
+$(LITELLM): packaging/locks/litellm.lock
+	$(call install,$(LITELLM_VENV),$(PYTHON),$<)
+
+$(BUILD): packaging/locks/dev.lock
+	$(call install,$(BUILD_VENV),$(NEWEST),$<)
+
+run: $(STAMP) ## Serve on 127.0.0.1:3000 with the built-in demo server, and print a curl that answers
+	$(BIN)/python -m bluesminds demo $(ARGS)
+
+test: $(STAMP) ## Run the tests (ARGS="-k name" to choose)
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist worksteal $(ARGS)
+
+test-slow: $(STAMP) $(LITELLM) ## Run the slow tests: crashes, fuzzing, a real LiteLLM proxy
+	$(BIN)/python -m pytest -m slow -n $(WORKERS) --dist worksteal $(ARGS)
+
+lint: $(STAMP) ## Check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP) ## Check types
+	$(BIN)/mypy
+
+bench: $(STAMP) ## Measure against a FastAPI proxy and nginx
+	$(BIN)/python -m bench $(ARGS)
+
+binary: $(BUILD) ## Build dist/bluesminds and the tarball
+	$(BUILD_VENV)/bin/python packaging/build.py
+
+selftest: $(STAMP) ## Try the built executable
+	$(BIN)/python packaging/selftest.py
+
+lock: ## Pin all dependencies anew (needs uv)
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml -o packaging/locks/run.lock
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml --group dev --group build --group bench -c packaging/locks/run.lock -o packaging/locks/dev.lock
+	uv pip compile -q --python-version 3.11 --generate-hashes --no-header --no-annotate --group litellm -o packaging/locks/litellm.lock
+
+clean: ## Remove everything that was made
+	rm -rf $(VENV) $(LITELLM_VENV) $(BUILD_VENV) .venv313 build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
