@@ -90,9 +90,9 @@ class House:
     def _site(self, metrics: Metrics, admission: Admission) -> ASGIApp:
         metrics.gauge("bluesminds_requests_running", "Requests being answered.", lambda: admission.running)
         metrics.gauge("bluesminds_usage_rows_held", "Usage rows not yet durable.", lambda: self.recorder.held)
-        metrics.gauge("bluesminds_connections_open", "Client connections.", lambda: self.stats.open)
         registry = CollectorRegistry()
         registry.register(metrics)
+        registry.register(ops.ListenerMetrics(self.stats))
         core = self.core
         return control.create(
             ops.blueprint(self.readiness, registry),

@@ -4,6 +4,7 @@ Values are encoded, never interpolated: control characters in client text cannot
 here takes headers, bodies or settings wholesale; callers name each field, so a secret has no way in.
 """
 
+import logging
 import os
 import traceback
 from collections.abc import Callable
@@ -92,3 +93,17 @@ def _timestamp(now_ms: int) -> str:
     return (
         datetime.fromtimestamp(now_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     )
+
+
+class LibraryLog(logging.Handler):
+    """What libraries say through the standard logging module, as lines of ours.
+
+    Only the message and the logger's name pass: an exception's text may quote what a library was given.
+    """
+
+    def __init__(self, log: Log) -> None:
+        super().__init__(level=logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._log.warning("library", logger=record.name, message=record.getMessage())

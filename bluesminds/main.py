@@ -83,9 +83,8 @@ async def serve(
         sockets = inherited or bind_tcp(settings.server.host, settings.server.port)
         await _refuse_public_without_admin(sockets, core)
         first_run = await _found(core)
-        metrics = Metrics()
-        async with _recording(core, metrics) as recorder, trio.open_nursery() as background:
-            keepers = Keepers(log)
+        metrics, keepers = Metrics(), Keepers(log)
+        async with _recording(core, metrics, keepers) as recorder, trio.open_nursery() as background:
             configured = await _configured_servers(
                 core, environ, await _start_demo(settings, background, log)
             )
@@ -104,14 +103,14 @@ async def serve(
 
 
 @asynccontextmanager
-async def _recording(core: Core, metrics: Metrics) -> AsyncIterator[Recorder]:
+async def _recording(core: Core, metrics: Metrics, keepers: Keepers) -> AsyncIterator[Recorder]:
     """The recorder, which outlives everything that uses it long enough to commit what it was given."""
     storage = core.settings.storage
     recorder = Recorder(
         core.store, max_rows=storage.queue_rows, timeout=storage.settle_timeout, log=core.log, metrics=metrics
     )
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(recorder.run)
+        nursery.start_soon(keepers.keep, "recorder", recorder.run)
         try:
             yield recorder
         finally:

@@ -1,5 +1,6 @@
 """serve and demo: run the gateway until it is told to stop."""
 
+import logging
 import os
 import signal
 import socket
@@ -19,7 +20,7 @@ from bluesminds.cli.options import config_option, load_settings
 from bluesminds.clock import SystemClock
 from bluesminds.config import ServerSettings, Settings
 from bluesminds.http import systemd
-from bluesminds.log import Log
+from bluesminds.log import LibraryLog, Log
 from bluesminds.state import StateBusy
 from storage import StorageError
 
@@ -60,6 +61,7 @@ def demo(config: Path | None, host: str | None, port: int | None) -> None:
 def _run(settings: Settings, path: Path | None) -> None:
     as_json = settings.log.format == "json" or (settings.log.format == "auto" and not sys.stderr.isatty())
     log = Log(SystemClock(), level=settings.log.level, json=as_json)
+    logging.getLogger().addHandler(LibraryLog(log))
     try:
         code = trio.run(_supervise, settings, path, log, strict_exception_groups=True)
     except BaseExceptionGroup as group:

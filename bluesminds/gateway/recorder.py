@@ -8,7 +8,7 @@ row the store refuses for itself is written to the log in full and dropped, so i
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import trio
 from msgspec import Struct, to_builtins
@@ -96,23 +96,30 @@ class Recorder:
         self._work.set()
 
     async def run(self) -> None:
-        """Until `finish` and the last commit. Cancelled before that, it writes the rows left to the log."""
-        try:
-            await self._run()
-        finally:
-            for batch in (*([self._committing] if self._committing else ()), *self._waiting):
-                for row in batch.rows:
-                    self._log.error("usage_row_unrecorded", row=to_builtins(row))
+        """Until `finish` and the last commit. Cancelled before that, it writes the rows left to the log.
 
-    async def _run(self) -> None:
-        while self._waiting or not self._closing:
-            await self._work.wait()
-            if self._waiting:
-                self._committing = self._waiting.popleft()
-                await self._commit(self._committing)
-                self._committing = None
-            if not self._waiting and not self._closing:
-                self._work = trio.Event()
+        After an error it can be run again: nothing it was given is forgotten.
+        """
+        try:
+            while self._waiting or self._committing or not self._closing:
+                await self._work.wait()
+                if self._committing is None and self._waiting:
+                    self._committing = self._waiting.popleft()
+                if self._committing is not None:
+                    await self._commit(self._committing)
+                    self._committing = None
+                if not self._waiting and not self._closing:
+                    self._work = trio.Event()
+        except trio.Cancelled:
+            for row in self._unwritten():
+                self._log.error("usage_row_unrecorded", row=to_builtins(row))
+            raise
+
+    def _unwritten(self) -> Iterator[UsageRow]:
+        if self._committing is not None:
+            yield from self._committing.rows
+        for batch in self._waiting:
+            yield from batch.rows
 
     async def _commit(self, batch: Batch) -> None:
         failures = 0

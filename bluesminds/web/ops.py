@@ -1,9 +1,39 @@
 """What machines ask: /health (alive), /ready (fit for traffic), /metrics (Prometheus text)."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 from quart import Blueprint, Response
+
+from bluesminds.http.limits import Stats
+
+
+class ListenerMetrics(Collector):
+    """What the listener counted."""
+
+    def __init__(self, stats: Stats) -> None:
+        self._stats = stats
+
+    def collect(self) -> Iterable[Metric]:
+        stats = self._stats
+        yield GaugeMetricFamily("bluesminds_connections_open", "Client connections open.", value=stats.open)
+        for name, value, text in (
+            ("bluesminds_connections_accepted", stats.accepted, "Client connections accepted."),
+            ("bluesminds_http_requests", stats.requests, "Requests read, of every path."),
+            ("bluesminds_http_parse_errors", stats.parse_errors, "Requests that were not HTTP."),
+            ("bluesminds_client_disconnects", stats.disconnects, "Clients that left before the end."),
+        ):
+            yield CounterMetricFamily(name, text, value=value)
+        refused = CounterMetricFamily(
+            "bluesminds_http_refused", "Refused by the listener.", labels=("cause",)
+        )
+        for cause, count in stats.refused.items():
+            refused.add_metric((cause,), count)
+        yield refused
+
 
 Readiness = Callable[[], Awaitable[Mapping[str, str]]]
 
