@@ -1,0 +1,193 @@
+"""What is measured: the gateway with everything on, the proxy people write, nginx, before one upstream."""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import processes
+from bench.processes import BenchError
+from bench.scenarios import MODEL
+
+READY_SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A running subject: where it listens, the key it wants, the processes it consists of."""
+
+    name: str
+    port: int
+    key: str
+    pids: tuple[int, ...]
+
+
+@contextlib.contextmanager
+def direct(upstream_port: int, directory: Path) -> Iterator[Subject]:
+    """Nothing in between: what the upstream and the client themselves take."""
+    yield Subject("direct", upstream_port, "none", ())
+
+
+@contextlib.contextmanager
+def fastapi(upstream_port: int, directory: Path) -> Iterator[Subject]:
+    port = free_port()
+    process = processes.start_module(
+        "uvicorn",
+        *("--port", str(port), "--no-access-log", "--log-level", "warning", "bench.fastapi_proxy:app"),
+        log=directory / "fastapi.log",
+        environ={"UPSTREAM": f"http://127.0.0.1:{upstream_port}/v1"},
+    )
+    with _running("fastapi", process, port, "none") as subject:
+        yield subject
+
+
+_NGINX = """\
+daemon off;
+worker_processes 1;
+pid {directory}/nginx.pid;
+error_log {directory}/nginx-error.log;
+{user}
+events {{ worker_connections 2048; }}
+http {{
+    access_log off;
+    client_body_temp_path {directory}/client_body;
+    proxy_temp_path {directory}/proxy;
+    fastcgi_temp_path {directory}/fastcgi;
+    uwsgi_temp_path {directory}/uwsgi;
+    scgi_temp_path {directory}/scgi;
+    client_body_buffer_size 128k;
+    keepalive_requests 100000000;
+    upstream model {{
+        server 127.0.0.1:{upstream_port};
+        keepalive 256;
+        keepalive_requests 100000000;
+    }}
+    server {{
+        listen 127.0.0.1:{port} backlog=1024;
+        location / {{
+            proxy_pass http://model;
+            proxy_http_version 1.1;
+            proxy_set_header Connection "";
+            proxy_buffering off;
+        }}
+    }}
+}}
+"""
+
+
+def find_nginx() -> str | None:
+    return shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+
+
+@contextlib.contextmanager
+def nginx(upstream_port: int, directory: Path) -> Iterator[Subject]:
+    executable = find_nginx()
+    if executable is None:
+        raise BenchError("nginx is not installed")
+    port = free_port()
+    settings = directory / "nginx.conf"
+    user = "user root;" if os.geteuid() == 0 else ""
+    settings.write_text(_NGINX.format(directory=directory, port=port, upstream_port=upstream_port, user=user))
+    log = directory / "nginx.log"
+    process = processes.start([executable, "-p", str(directory), "-c", str(settings)], log=log)
+    with _running("nginx", process, port, "none") as subject:
+        yield subject
+
+
+_GATEWAY = """\
+state_dir = "{state}"
+
+[server]
+port = {port}
+
+[storage]
+durability = "strict"
+
+[limits]
+requests_per_minute = 100000000
+concurrency = 100000
+
+[log]
+requests = true
+
+[[servers]]
+name = "mock"
+dialect = "openai"
+url = "http://127.0.0.1:{upstream_port}/v1"
+models = ["{model}"]
+"""
+
+
+@contextlib.contextmanager
+def gateway(upstream_port: int, directory: Path) -> Iterator[Subject]:
+    """Key authentication, limits, strict durable usage in SQLite, request log and metrics: all on."""
+    port = free_port()
+    settings = directory / "gateway.toml"
+    settings.touch(0o600)
+    settings.write_text(
+        _GATEWAY.format(state=gateway_state(directory), port=port, upstream_port=upstream_port, model=MODEL)
+    )
+    process = processes.start_module(
+        "bluesminds", "serve", "-c", str(settings), log=directory / "gateway.log"
+    )
+    with _running("gateway", process, port, lambda: _create_key(settings)) as subject:
+        yield subject
+    if process.returncode != 0:
+        raise BenchError(f"the gateway ended with exit code {process.returncode}")
+
+
+def gateway_state(directory: Path) -> Path:
+    return directory / "gateway-state"
+
+
+def recorded_requests(directory: Path) -> int:
+    """Usage rows the gateway left behind."""
+    database = sqlite3.connect(f"file:{gateway_state(directory)}/bluesminds.db?mode=ro", uri=True)
+    with contextlib.closing(database):
+        (count,) = database.execute("SELECT COUNT(*) FROM usage").fetchone()
+    return int(count)
+
+
+def _create_key(settings: Path) -> str:
+    command = [sys.executable, "-m", "bluesminds", "keys", "create", "bench", "--json", "-c", str(settings)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    if answer.returncode != 0:
+        raise BenchError(f"keys create: {answer.stderr.strip()}")
+    return str(json.loads(answer.stdout)["key"])
+
+
+@contextlib.contextmanager
+def _running(
+    name: str, process: subprocess.Popen[str], port: int, key: str | Callable[[], str]
+) -> Iterator[Subject]:
+    try:
+        _await_port(process, port)
+        secret = key if isinstance(key, str) else key()
+        yield Subject(name, port, secret, tuple(processes.tree(process.pid)))
+    finally:
+        processes.stop(process)
+
+
+def _await_port(process: subprocess.Popen[str], port: int) -> None:
+    limit = time.monotonic() + READY_SECONDS
+    while time.monotonic() < limit:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        processes.pause(process)
+    raise BenchError(f"{process.args!r} did not listen within {READY_SECONDS:.0f} s")
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+SUBJECTS = {"direct": direct, "gateway": gateway, "fastapi": fastapi, "nginx": nginx}
