@@ -80,9 +80,6 @@ def layer(module: str) -> int:
     for depth, packages in enumerate(LAYERS):
         if any(within(module, package) for package in packages):
             return depth
-    prefix = module.rpartition("_")[0]  # config_fields stands beside config
-    if prefix and prefix != module:
-        return layer(prefix)
     raise AssertionError(f"{module} has no place in LAYERS")
 
 

@@ -16,8 +16,8 @@ from typing import Any, Final, Literal, Union, get_args, get_origin
 import msgspec
 import tomli_w
 
-from bluesminds.config_settings import ServerSettings, Settings
-from bluesminds.config_values import Secret
+from bluesminds.config.settings import ServerSettings, Settings
+from bluesminds.config.values import Secret
 
 SERVERS: Final = "servers"
 _SHOWN = 40  # characters of a wrong value that an error repeats
@@ -82,15 +82,24 @@ def fields_in(section: str) -> Mapping[str, Field]:
 
 def convert(field: Field, value: object, base: Path) -> object:
     """A value that has the right type already; a path starts from `base`. Raises UnsuitableError."""
-    if field.type is Path:
-        if isinstance(value, str | Path) and str(value) and "\0" not in str(value):
-            return base / Path(value).expanduser()
-    else:
-        try:
+    try:
+        if field.type is not Path:
             return msgspec.convert(value, field.type)
-        except msgspec.ValidationError:
-            pass
+        if isinstance(value, str | Path) and str(value):
+            return resolve(value, base)
+    except ValueError:
+        pass
     raise UnsuitableError(f"must be {field.expected}, not {shown(value)}")
+
+
+def resolve(path: str | Path, base: Path) -> Path:
+    """A path as it was written, from where it was written. Raises ValueError for one that cannot be."""
+    if "\0" in str(path):
+        raise ValueError("a path has no NUL")
+    try:
+        return base / Path(path).expanduser()
+    except RuntimeError:
+        raise ValueError("nobody has such a home directory") from None
 
 
 def parse(field: Field, text: str, base: Path) -> object:
@@ -132,7 +141,7 @@ def shown(value: object) -> str:
             return repr(value)
         case str():
             short = value if len(value) <= _SHOWN else value[:_SHOWN] + "..."
-            return json.dumps(short, ensure_ascii=False)
+            return json.dumps(short, ensure_ascii=not short.isprintable())
         case _:
             return f"a {type(value).__name__}"
 

@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
-from bluesminds.config_values import Secret
+from bluesminds.config.values import Secret
 
 DAY: Final = 86_400.0
 
@@ -42,7 +42,7 @@ ServerName = Annotated[
 ModelNames = Annotated[
     tuple[Text, ...], Meta(description="a list of model names", examples=[["gpt-5", "gpt-5-mini"]])
 ]
-Dialect = Literal["openai", "litellm", "demo"]
+Dialect = Literal["openai", "litellm", "anthropic", "demo"]
 
 
 class ListenSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

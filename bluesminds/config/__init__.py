@@ -2,8 +2,7 @@
 
 Precedence: flag, environment variable, credential, file, default. Nothing unknown is accepted and nothing
 wrong is skipped: load() raises one ConfigError with every problem, each with its place and its fix. Every
-value keeps the origin it came from, and secrets stay Secret from here on. This is the door; the work is done
-in the modules called config_*.
+value keeps the origin it came from, and secrets stay Secret from here on. This is the door.
 """
 
 import math
@@ -14,10 +13,11 @@ from typing import Final
 
 import platformdirs
 
-from bluesminds.config_build import Build, Place
-from bluesminds.config_checks import Finding, check
-from bluesminds.config_fields import SERVERS, fields_in, toml_value
-from bluesminds.config_settings import (
+from bluesminds.config.build import Build, Place
+from bluesminds.config.checks import Finding, check
+from bluesminds.config.environ import add_credentials, add_environment
+from bluesminds.config.fields import SERVERS, fields_in, toml_value
+from bluesminds.config.settings import (
     KeySettings,
     LimitSettings,
     ListenSettings,
@@ -27,18 +27,16 @@ from bluesminds.config_settings import (
     StorageSettings,
     UpstreamSettings,
 )
-from bluesminds.config_sources import (
+from bluesminds.config.sources import (
     Document,
     Draft,
     Given,
-    add_credentials,
     add_document,
-    add_environment,
     add_flags,
     label,
     read_document,
 )
-from bluesminds.config_values import DEFAULT, MASK, ConfigError, Origin, Problem, Secret
+from bluesminds.config.values import DEFAULT, MASK, ConfigError, Origin, Problem, Secret
 
 __all__ = [
     "MASK",

@@ -12,19 +12,21 @@ from typing import Final
 
 import msgspec
 
-from bluesminds.config_fields import (
+from bluesminds.config.fields import (
     SERVERS,
     Field,
     UnsuitableError,
     convert,
     fields_in,
     parse,
+    resolve,
     sections,
+    shown,
     toml_value,
 )
-from bluesminds.config_settings import Settings
-from bluesminds.config_sources import Draft, Given, ServerDraft, Table, label, reference_of
-from bluesminds.config_values import DEFAULT, Origin, Secret
+from bluesminds.config.settings import Settings
+from bluesminds.config.sources import Draft, Given, ServerDraft, Table, label, reference_of
+from bluesminds.config.values import DEFAULT, Origin, Secret
 
 Place = tuple[str | int, ...]
 _SECRET_BYTES: Final = 65_536
@@ -48,7 +50,7 @@ class Build:
         return msgspec.convert(tree, Settings)
 
     def _server(self, index: int, server: ServerDraft) -> dict[str, object]:
-        title = f'{label(SERVERS)} "{server.name}"' if server.name else label(SERVERS)
+        title = f"{label(SERVERS)} {shown(server.name)}" if server.name else label(SERVERS)
         values = self._values(SERVERS, (SERVERS, index), title, server.table)
         if "name" not in server.table:
             self.failed.add((SERVERS, index, "name"))
@@ -76,7 +78,7 @@ class Build:
 
     def _value(self, field: Field, given: Given) -> object:
         if field.secret:
-            return Secret(fetch_secret(given, self.environ))
+            return Secret(_secret(given, self.environ))
         if isinstance(given.value, str) and given.text:
             return parse(field, given.value, given.base)
         return convert(field, given.value, given.base)
@@ -104,7 +106,7 @@ def _remedy(field: Field, given: Given) -> str:
     return f"write it like {field.name} = {toml_value(example)}"
 
 
-def fetch_secret(given: Given, environ: Mapping[str, str]) -> str:
+def _secret(given: Given, environ: Mapping[str, str]) -> str:
     """The text of a secret, from where it is kept. Raises UnsuitableError, which never repeats a value."""
     if isinstance(given.value, str):
         text = given.value
@@ -130,30 +132,26 @@ def _fetch(reference: tuple[str, str], base: Path, environ: Mapping[str, str]) -
             )
         return environ[name]
     if kind == "file":
-        return _read(base / Path(name).expanduser(), f"reads the file {name}")
+        return _read(name, base, f"reads the file {name}")
     folder = environ.get("CREDENTIALS_DIRECTORY")
     unit_line = f"add LoadCredential={name}:/path/to/file to the systemd unit"
     if not folder:
         raise UnsuitableError(f"reads the credential {name}, but there are none here", unit_line)
-    if "/" in name or name in (".", ".."):
-        raise UnsuitableError(
-            f"reads the credential {name}, which is not a name", "name a credential without /"
-        )
-    return _read(Path(folder, name), f"reads the credential {name}", unit_line)
+    return _read(name, Path(folder), f"reads the credential {name}", unit_line)
 
 
-def _read(path: Path, what: str, remedy: str = "") -> str:
+def _read(name: str, base: Path, what: str, remedy: str = "") -> str:
     try:
-        with path.open("rb") as file:
+        with resolve(name, base).open("rb") as file:
             data = file.read(_SECRET_BYTES + 1)
+        if len(data) <= _SECRET_BYTES:
+            return data.decode()
+        reason = "it is too large for a secret"
     except OSError as error:
-        reason = error.strerror
-    else:
-        if len(data) > _SECRET_BYTES:
-            reason = "it is too large for a secret"
-        else:
-            with contextlib.suppress(UnicodeDecodeError):
-                return data.decode()
-            reason = "it is not UTF-8 text"
-    remedy = remedy or f"put the secret alone into {path}, readable by the gateway"
+        reason = str(error.strerror)
+    except UnicodeDecodeError:
+        reason = "it is not UTF-8 text"
+    except ValueError as error:
+        reason = str(error)
+    remedy = remedy or f"put the secret alone into {base / name}, readable by the gateway"
     raise UnsuitableError(f"{what}, which cannot be used: {reason}", remedy)

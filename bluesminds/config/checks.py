@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from bluesminds.config_fields import SERVERS
-from bluesminds.config_settings import ServerSettings, Settings
+from bluesminds.config.fields import SERVERS
+from bluesminds.config.settings import ServerSettings, Settings
 
 Place = tuple[str | int, ...]
 _PEPPER_LENGTH: Final = 16
@@ -140,12 +140,12 @@ def _check_url(place: Place, name: str, url: str) -> Iterator[Finding]:
         usable = bool(parts.scheme in ("http", "https") and parts.hostname and parts.port != 0)
     except ValueError:
         usable = False
-    if not usable or not url.isprintable() or " " in url:
+    if not usable or not url.isascii() or not url.isprintable() or " " in url:
         yield Finding(
             (place,), f"{name} is not an http or https address", "write it like https://host:port/path"
         )
     elif parts.username is not None or parts.password is not None:
-        yield Finding((place,), f"{name} must not hold a user or password", "put the secret into api_key")
+        yield Finding((place,), f"{name} must not hold a user or password", 'leave out the part before "@"')
     elif parts.query or parts.fragment:
         yield Finding((place,), f'{name} must end before "?" and "#"', "keep the part up to the path")
 

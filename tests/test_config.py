@@ -1,0 +1,209 @@
+"""Loading: defaults, precedence, types, provenance."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bluesminds.config import ConfigError, Loaded, Secret, ServerSettings, Settings, find_file, load
+from bluesminds.config.fields import fields_in, sections
+
+Write = Callable[..., Path]
+PORT = "BLUESMINDS__SERVER__PORT"
+PEPPER = "BLUESMINDS__KEYS__PEPPER"
+MAIN = '[[servers]]\nname = "main"\nurl = "http://127.0.0.1:4000/v1"\n'
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write(text: str, mode: int = 0o600) -> Path:
+        path = tmp_path / "gateway.toml"
+        path.write_text(text)
+        path.chmod(mode)
+        return path
+
+    return write
+
+
+def test_without_any_source_every_value_is_the_default(tmp_path: Path) -> None:
+    loaded = load(None, {"STATE_DIRECTORY": f"{tmp_path}:/elsewhere"}, {})
+    assert loaded.settings == Settings(state_dir=tmp_path)
+    assert str(loaded.origins["state_dir"]) == "env STATE_DIRECTORY"
+    assert {str(origin) for name, origin in loaded.origins.items() if name != "state_dir"} == {"default"}
+    assert loaded.settings.database_url.reveal() == f"sqlite:///{tmp_path}/bluesminds.db"
+    assert load(None, {}, {}).settings.state_dir.parts[-1] == "bluesminds"
+
+
+def test_every_setting_has_an_origin(write: Write) -> None:
+    names = {"state_dir"} | {f"{name}.{key}" for name in sections() for key in fields_in(name)}
+    names |= {f"servers.main.{key}" for key in fields_in("servers")}
+    assert set(load(write(MAIN), {}, {}).origins) == names
+
+
+PRECEDENCE = [
+    (frozenset({"flag", "environment", "file"}), 1, "flag"),
+    (frozenset({"environment", "file"}), 2, f"env {PORT}"),
+    (frozenset({"flag", "file"}), 1, "flag"),
+    (frozenset({"file"}), 3, "gateway.toml:2"),
+    (frozenset({"environment"}), 2, f"env {PORT}"),
+    (frozenset[str](), 3000, "default"),
+]
+
+
+@pytest.mark.parametrize(("sources", "port", "origin"), PRECEDENCE)
+def test_the_strongest_source_wins(write: Write, sources: frozenset[str], port: int, origin: str) -> None:
+    path = write("[server]\nport = 3\n" if "file" in sources else "")
+    environ = {PORT: "2" if "environment" in sources else ""}
+    loaded = load(path, environ, {"server.port": 1 if "flag" in sources else None})
+    assert loaded.settings.server.port == port
+    assert str(loaded.origins["server.port"]).removeprefix(f"{path.parent}/") == origin
+
+
+def test_a_credential_beats_the_file_and_loses_to_a_variable(write: Write, tmp_path: Path) -> None:
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    (credentials / "keys.pepper").write_text("from-the-credential\n")
+    (credentials / "servers.main.api_key").write_text("key-in-credential")
+    environ = {"CREDENTIALS_DIRECTORY": str(credentials)}
+    path = write(f'[keys]\npepper = "from-the-file-012"\n{MAIN}')
+    loaded = load(path, environ, {})
+    assert loaded.settings.keys.pepper == Secret("from-the-credential")
+    assert str(loaded.origins["keys.pepper"]) == "credential keys.pepper"
+    assert loaded.settings.servers[0].api_key == Secret("key-in-credential")
+    loaded = load(path, {**environ, PEPPER: "from-the-variable"}, {})
+    assert loaded.settings.keys.pepper == Secret("from-the-variable")
+
+
+def test_credentials_that_name_no_secret_are_pointed_out(write: Write, tmp_path: Path) -> None:
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    for name in ("keys.peper", "server.port", "unrelated", "servers.x"):
+        (credentials / name).write_text("0123456789abcdef")
+    path = write('[keys]\npepper = {cred="servers.x"}\n')
+    loaded = load(path, {"CREDENTIALS_DIRECTORY": str(credentials)}, {})
+    assert [warning.where for warning in loaded.warnings] == [
+        "credential keys.peper",
+        "credential server.port",
+    ]
+
+
+def test_text_from_the_environment_is_read_by_the_type_of_the_setting(write: Write) -> None:
+    environ = {
+        "BLUESMINDS__STATE_DIR": "relative/dir",
+        "BLUESMINDS__SERVER__HTTP2": "False",
+        "BLUESMINDS__SERVER__IDLE_TIMEOUT": "7",
+        "BLUESMINDS__SERVER__HOST": "123",
+        "BLUESMINDS__STORAGE__DURABILITY": "relaxed",
+        "BLUESMINDS__SERVERS__MAIN__MODELS": "a, b,,c",
+        "BLUESMINDS__SERVERS__MAIN__WEIGHT": "7",
+        "UNRELATED": "1",
+        "BLUESMINDS_PORT": "tcp://10.0.0.1:80",
+    }
+    settings = load(write(MAIN), environ, {}).settings
+    assert settings.state_dir == Path("relative/dir")
+    assert (settings.server.http2, settings.server.host, settings.server.idle_timeout) == (False, "123", 7.0)
+    assert settings.storage.durability == "relaxed"
+    assert (settings.servers[0].models, settings.servers[0].weight) == (("a", "b", "c"), 7)
+    environ["BLUESMINDS__SERVERS__MAIN__MODELS"] = '["x,y"]\n'
+    assert load(write(MAIN), environ, {}).settings.servers[0].models == ("x,y",)
+
+
+def test_servers_are_addressed_and_made_by_name(write: Write) -> None:
+    text = '[[servers]]\nname = "my-srv.eu"\nurl = "http://a"\n'
+    environ = {
+        "BLUESMINDS__SERVERS__MY_SRV_EU__API_KEY": "k1",
+        "BLUESMINDS__SERVERS__NEW_ONE__URL": "https://b/v1",
+    }
+    loaded = load(write(text), environ, {})
+    assert loaded.settings.servers == (
+        ServerSettings(name="my-srv.eu", url="http://a", api_key=Secret("k1")),
+        ServerSettings(name="new_one", url="https://b/v1"),
+    )
+    assert str(loaded.origins["servers.my-srv.eu.api_key"]) == "env BLUESMINDS__SERVERS__MY_SRV_EU__API_KEY"
+    assert str(loaded.origins["servers.new_one.url"]) == "env BLUESMINDS__SERVERS__NEW_ONE__URL"
+
+
+def test_one_variable_can_replace_all_servers(write: Write) -> None:
+    environ = {"BLUESMINDS__SERVERS": json.dumps([{"name": "only", "dialect": "demo"}])}
+    assert load(write(MAIN), environ, {}).settings.servers == (ServerSettings(name="only", dialect="demo"),)
+
+
+def test_relative_paths_start_where_they_were_written(write: Write, tmp_path: Path) -> None:
+    (tmp_path / "pepper").write_text("kept-beside-the-file\r\n")
+    path = write('state_dir = "data"\n[keys]\npepper = {file="pepper"}\n')
+    loaded = load(path, {}, {})
+    assert loaded.settings.state_dir == tmp_path / "data"
+    assert loaded.settings.keys.pepper == Secret("kept-beside-the-file")
+    assert str(loaded.origins["keys.pepper"]) == f"{path}:3 (file pepper)"
+    assert load(path, {}, {"state_dir": Path("here")}).settings.state_dir == Path("here")
+
+
+def test_a_flag_nobody_knows_is_a_mistake_of_the_caller() -> None:
+    with pytest.raises(KeyError):
+        load(None, {}, {"server.prot": 1})
+
+
+def test_finding_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_file({"BLUESMINDS_CONFIG": "/named.toml"}) == Path("/named.toml")
+    assert find_file({}) in (None, Path("/etc/bluesminds/gateway.toml"))
+    Path("gateway.toml").touch()
+    assert find_file({}) == Path("gateway.toml")
+
+
+def test_the_address_of_a_demo_server_is_only_a_warning(write: Write) -> None:
+    loaded = load(write(MAIN + 'dialect = "demo"\n'), {}, {})
+    assert [warning.message for warning in loaded.warnings] == [
+        'url in [[servers]] "main" is not used: the demo dialect answers by itself'
+    ]
+
+
+JSONISH = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+)
+NAMES = sorted(
+    {key for name in ("", "servers", *sections()) for key in fields_in(name)} | {*sections(), "servers"}
+)
+
+
+@settings(deadline=None, derandomize=True)
+@given(
+    st.dictionaries(st.sampled_from(NAMES), st.text(st.characters(exclude_categories=["Cs"])), max_size=3),
+    JSONISH,
+)
+def test_whatever_the_environment_holds_it_loads_or_is_refused(
+    texts: dict[str, str], servers: object
+) -> None:
+    environ = {f"BLUESMINDS__{name.upper()}": text for name, text in texts.items()}
+    environ |= {f"BLUESMINDS__SERVER__{name.upper()}": text for name, text in texts.items()}
+    environ |= {f"BLUESMINDS__SERVERS__X__{name.upper()}": text for name, text in texts.items()}
+    environ["BLUESMINDS__SERVERS"] = json.dumps(servers)
+    try:
+        loaded = load(None, environ, {})
+    except ConfigError as error:
+        assert error.problems
+        assert all(one.help for one in error.problems)
+    else:
+        assert isinstance(loaded, Loaded)
+
+
+def test_settings_are_frozen(tmp_path: Path) -> None:
+    settings = Settings(state_dir=tmp_path)
+    with pytest.raises(AttributeError):
+        settings.server.port = 1  # type: ignore[misc]
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"state_dir": tmp_path, "x": 1}, Settings)
+
+
+def test_loading_needs_no_event_loop() -> None:
+    heavy = ("asyncio", "trio", "quart", "httpx")
+    code = f"import sys, bluesminds.config; print([name for name in {heavy} if name in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert run.stdout == "[]\n"

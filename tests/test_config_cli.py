@@ -1,0 +1,165 @@
+"""check, init and config show as a user meets them: output, exit codes, files."""
+
+import json
+import os
+import stat
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from bluesminds.cli import exits
+from bluesminds.cli.config import check, config_group, init
+from bluesminds.config import Settings, load
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("BLUESMINDS")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("STATE_DIRECTORY", "/state")
+    return tmp_path
+
+
+def run(command: click.Command, *arguments: str) -> Result:
+    return CliRunner().invoke(command, arguments)
+
+
+def test_check_says_ok(here: Path) -> None:
+    (here / "gateway.toml").write_text("[server]\nport = 1\n")
+    result = run(check)
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "gateway.toml: ok\n", "")
+
+
+def test_check_works_without_a_file(here: Path) -> None:
+    if not Path("/etc/bluesminds/gateway.toml").exists():
+        assert run(check).stdout == "no configuration file, defaults: ok\n"
+
+
+def test_check_prints_every_problem_with_its_fix(here: Path) -> None:
+    (here / "my.toml").write_text("[server]\nport = -1\n\n[[servers]]\nmoddels = []\n")
+    result = run(check, "-c", "my.toml")
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert result.stderr.splitlines() == [
+        "error: port in [server] must be a port number from 0 to 65535, not -1 (my.toml:2)",
+        "help: write it like port = 3000",
+        "error: a server has no name (my.toml:4)",
+        'help: add a line like name = "main" under [[servers]]',
+        'error: unknown key "moddels" in [[servers]] (my.toml:5)',
+        'help: did you mean "models"?',
+    ]
+
+
+def test_a_named_file_must_exist(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(check, "--config", "none.toml").exit_code == 3
+    monkeypatch.setenv("BLUESMINDS_CONFIG", "none.toml")
+    assert "(none.toml)" in run(check).stderr
+
+
+def test_warnings_go_to_standard_error_and_do_not_fail(here: Path) -> None:
+    path = here / "gateway.toml"
+    path.write_text('[keys]\npepper = "0123456789abcdef"\n')
+    path.chmod(0o644)
+    result = run(check)
+    assert (result.exit_code, result.stdout) == (0, "gateway.toml: ok\n")
+    assert result.stderr == (
+        "warning: pepper in [keys] is written in a file that others may read (gateway.toml:2)\n"
+        "help: chmod 600 gateway.toml\n"
+    )
+
+
+def test_show_prints_what_can_be_loaded_again(here: Path) -> None:
+    path = here / "gateway.toml"
+    path.write_text(
+        '[server]\nport = 1\n[[servers]]\nname = "a.b"\nurl = "http://x"\nmodels = ["é\\"", "m"]\n'
+    )
+    for arguments in (["show"], ["show", "--origin"]):
+        shown = run(config_group, *arguments).stdout
+        (here / "again.toml").write_text(shown)
+        assert (
+            load(here / "again.toml", {}, {}).settings
+            == load(path, {"STATE_DIRECTORY": "/state"}, {}).settings
+        )
+    assert "models = [" in shown
+    lines = {" ".join(line.split()) for line in shown.splitlines()}
+    assert {
+        'state_dir = "/state" # env STATE_DIRECTORY',
+        "port = 1 # gateway.toml:2",
+        "# public_url = # default",
+        'url = "http://x" # gateway.toml:5',
+    } <= lines
+
+
+def test_show_as_json(here: Path) -> None:
+    (here / "gateway.toml").write_text('[[servers]]\nname = "a"\ndialect = "demo"\n')
+    values = json.loads(run(config_group, "show", "--json").stdout)
+    assert list(values) == list(Settings.__struct_fields__)
+    assert values["server"]["port"] == 3000
+    assert values["servers"][0]["dialect"] == "demo"
+    origins = json.loads(run(config_group, "show", "--json", "--origin").stdout)
+    assert origins["servers.a.dialect"] == {"value": "demo", "origin": "gateway.toml:3"}
+    assert origins["state_dir"] == {"value": "/state", "origin": "env STATE_DIRECTORY"}
+
+
+def test_init_writes_a_private_file_that_passes_check(here: Path) -> None:
+    old = os.umask(0)
+    try:
+        result = run(init)
+    finally:
+        os.umask(old)
+    path = here / "gateway.toml"
+    assert (result.exit_code, result.stdout) == (0, "wrote gateway.toml\n")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert len(path.read_text().splitlines()) <= 40
+    assert run(check).stdout == "gateway.toml: ok\n"
+
+
+def test_the_suggestions_in_the_starter_are_valid(here: Path) -> None:
+    run(init)
+    text = (here / "gateway.toml").read_text()
+    (here / "litellm.key").write_text("k")
+    full = [line.removeprefix("# ") if " = " in line or "[[" in line else line for line in text.splitlines()]
+    full = [line for line in full if "tls_" not in line]
+    (here / "full.toml").write_text("\n".join(full))
+    settings = load(here / "full.toml", {"OPENAI_API_KEY": "k"}, {}).settings
+    assert [server.name for server in settings.servers] == ["demo", "openai", "litellm", "ollama"]
+    assert tomllib.loads("\n".join(full))["server"]["public_url"] == settings.server.public_url
+
+
+def test_init_does_not_overwrite_unless_forced(here: Path) -> None:
+    path = here / "mine.toml"
+    path.write_text("precious")
+    path.chmod(0o644)
+    result = run(init, "mine.toml")
+    assert (result.exit_code, path.read_text()) == (6, "precious")
+    assert result.stderr == (
+        "error: mine.toml exists already\nhelp: choose another path, or overwrite it with --force\n"
+    )
+    assert run(init, "mine.toml", "--force").exit_code == 0
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [one.name for one in here.iterdir()] == ["mine.toml"]
+
+
+def test_init_says_why_it_cannot_write(here: Path) -> None:
+    result = run(init, "none/gateway.toml")
+    assert result.exit_code == 1
+    assert result.stderr.startswith(
+        "error: none/gateway.toml cannot be written: No such file or directory\nhelp: "
+    )
+
+
+def test_a_wrong_command_line_is_code_2(here: Path) -> None:
+    assert run(check, "--nonsense").exit_code == exits.USAGE
+
+
+def test_a_failure_ends_a_command_with_its_code_and_fix() -> None:
+    @click.command()
+    def fail() -> None:
+        raise exits.Failure("no such key", exits.NOT_FOUND, "list them with: bluesminds keys list")
+
+    result = run(fail)
+    assert (result.exit_code, result.stdout) == (4, "")
+    assert result.stderr == "error: no such key\nhelp: list them with: bluesminds keys list\n"
