@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+SERVES := $(VENV)/.serves
 STAMP  := $(VENV)/.installed
 WORKERS ?= 2
 ARGS   ?=
@@ -22,17 +23,20 @@ BUILD      := $(BUILD_VENV)/.installed
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMP) ## Create the virtual environment from the hash-pinned lock
+setup: $(STAMP) ## Create the virtual environment from the hash-pinned locks
 
-# The checkout itself goes on the path, so that nothing has to be built to run it.
+# $(call install,VENV,PYTHON,LOCK). The checkout itself goes on the path, so that nothing has to be built to run it.
 define install
-	$(2) -m venv $(1)
+	test -x $(1)/bin/python || $(2) -m venv $(1)
 	$(1)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $(3)
 	$(1)/bin/python -c "import pathlib, sysconfig; pathlib.Path(sysconfig.get_path('purelib'), 'bluesminds.pth').write_text(str(pathlib.Path.cwd()))"
-	touch $(1)/.installed
+	touch $@
 endef
 
-$(STAMP): packaging/locks/dev.lock
+$(SERVES): packaging/locks/run.lock
+	$(call install,$(VENV),$(PYTHON),$<)
+
+$(STAMP): packaging/locks/dev.lock | $(SERVES)
 	$(call install,$(VENV),$(PYTHON),$<)
 
 $(LITELLM): packaging/locks/litellm.lock
@@ -41,7 +45,7 @@ $(LITELLM): packaging/locks/litellm.lock
 $(BUILD): packaging/locks/dev.lock
 	$(call install,$(BUILD_VENV),$(NEWEST),$<)
 
-run: $(STAMP) ## Serve on 127.0.0.1:3000 with the built-in demo server, and print a curl that answers
+run: $(SERVES) ## Serve on 127.0.0.1:3000 with the built-in demo server, and print a curl that answers
 	$(BIN)/python -m bluesminds demo $(ARGS)
 
 test: $(STAMP) ## Run the tests (ARGS="-k name" to choose)

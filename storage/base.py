@@ -21,22 +21,22 @@ class StorageError(Exception):
     """A statement failed for a reason that repeating it will not cure. Carries no stored value."""
 
 
-class StorageUnavailable(StorageError):  # noqa: N818
+class StorageUnavailable(StorageError):
     """Locked, disk full, connection lost, timed out, overloaded or closing: the unit may be tried again.
 
     When a commit was under way, whether it took effect is not known.
     """
 
 
-class Conflict(StorageError):  # noqa: N818
+class Conflict(StorageError):
     """A unique value exists already, or a referenced row does not."""
 
 
-class SchemaTooNew(StorageError):  # noqa: N818
+class SchemaTooNew(StorageError):
     """The database was written by a newer version of the product."""
 
 
-class MigrationChanged(StorageError):  # noqa: N818
+class MigrationChanged(StorageError):
     """A migration that was applied to this database is not the one that this version ships."""
 
 

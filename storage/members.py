@@ -89,7 +89,5 @@ async def update_user(connection: Connection, user: UserRow) -> bool:
 
 async def has_admin(connection: Connection) -> bool:
     """Whether any enabled administrator exists."""
-    found = await connection.value(
-        "SELECT 1 FROM users WHERE role = 'admin' AND disabled_at IS NULL LIMIT 1"
-    )
+    found = await connection.value("SELECT 1 FROM users WHERE role = 'admin' AND disabled_at IS NULL LIMIT 1")
     return found is not None

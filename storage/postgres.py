@@ -131,7 +131,7 @@ class PostgresStore:
         milliseconds = str(round(statement_timeout * 1000))
         return await asyncpg.connect(
             self._url,
-            timeout=CONNECT_TIMEOUT,
+            timeout=min(CONNECT_TIMEOUT, statement_timeout or CONNECT_TIMEOUT),
             # The server ends a slow statement by itself; this is for a server that has gone silent.
             command_timeout=statement_timeout + 2 if statement_timeout else None,
             server_settings={
@@ -233,8 +233,8 @@ class Transaction:
             return await do(*args)
         except DRIVER_ERRORS as exc:
             self._error = described(exc)
-            if isinstance(exc, TimeoutError):
-                # The server may still be at it; only a new connection is sure to be in a known state.
+            if isinstance(self._error, StorageUnavailable) and not isinstance(exc, asyncpg.PostgresError):
+                # Not the server's answer, so its state is unknown; a new connection's is known.
                 self._raw.terminate()
         # Out here the error has no context: the driver's may quote the row.
         raise self._error
@@ -242,19 +242,23 @@ class Transaction:
 
 def described(exc: Exception) -> StorageError:
     """A driver's error as one of ours, without any text that may quote a stored value."""
+    if isinstance(exc, asyncpg.exceptions.ClientConfigurationError):
+        return StorageError("the database URL cannot be used")
+    if isinstance(exc, (OverflowError, ValueError)):  # asyncpg's own refusals of a value are ValueErrors
+        return StorageError(f"a value cannot be stored: {type(exc).__name__}")
     state = getattr(exc, "sqlstate", None)
     if not isinstance(exc, asyncpg.PostgresError) or state is None:
-        if isinstance(exc, (OverflowError, UnicodeError, asyncpg.DataError, ValueError)):
-            return StorageError(f"a value cannot be stored: {type(exc).__name__}")
-        if isinstance(exc, (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresError)):
-            return StorageUnavailable(f"the database cannot be reached now ({type(exc).__name__})")
-        return StorageError(type(exc).__name__)
+        return StorageUnavailable(f"the database cannot be reached now ({type(exc).__name__})")
     if state in _CONFLICTS:
         return Conflict(f"conflict: {exc.constraint_name}")
-    if state.startswith(_RETRYABLE):
+    # A plan that another instance's migration made invalid: asyncpg has forgotten it by now.
+    if state.startswith(_RETRYABLE) or isinstance(exc, asyncpg.InvalidCachedStatementError):
         return StorageUnavailable(f"the database cannot be used now ({type(exc).__name__})")
-    text = getattr(exc, "constraint_name", None) if state.startswith(_PRIVATE) else exc.message
-    return StorageError(f"{type(exc).__name__}: {text}")
+    if state.startswith(_PRIVATE):
+        return StorageError(
+            f"a value cannot be stored: {type(exc).__name__} {exc.constraint_name or ''}".rstrip()
+        )
+    return StorageError(f"{type(exc).__name__}: {exc.message}")
 
 
 async def _migrate(raw: Any, migrations: Sequence[Migration]) -> None:  # noqa: ANN401

@@ -185,8 +185,13 @@ async def _key_page(
     return [_usage_row(row) for row in rows]
 
 
+_STREAMED = UsageRow.__slots__.index("streamed")
+
+
 def _usage_row(row: Row) -> UsageRow:
-    return UsageRow(*row[:10], bool(row[10]), *row[11:])
+    values = list(row)
+    values[_STREAMED] = bool(values[_STREAMED])
+    return UsageRow(*values)
 
 
 SELECT_ALL = """

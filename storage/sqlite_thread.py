@@ -1,0 +1,181 @@
+"""One SQLite connection on aiosqlite's thread, and the steps that run there.
+
+A step (BEGIN and a statement, or a statement and COMMIT) is one hop to the thread, because the hop costs
+more than most statements. Once a sync has failed the kernel may have dropped the pages, so nothing is
+written after it until the file is opened again.
+"""
+
+import asyncio
+import math
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, LiteralString, TypeVar, cast
+
+import aiosqlite
+
+from storage.base import Conflict, Row, StorageError, StorageUnavailable
+
+T = TypeVar("T")
+
+PROGRESS_STEPS = 20_000  # virtual machine instructions between looks at the clock
+
+_RETRYABLE = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_INTERRUPT,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_PROTOCOL,
+    }
+)
+_CONFLICTS = frozenset(
+    {
+        sqlite3.SQLITE_CONSTRAINT_UNIQUE,
+        sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY,
+        sqlite3.SQLITE_CONSTRAINT_FOREIGNKEY,
+    }
+)
+_SYNC_FAILED = frozenset({sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC})
+
+
+class Thread(aiosqlite.Connection):
+    """aiosqlite's connection and thread, able to run several calls in one hop."""
+
+    def __init__(
+        self, path: Path, role: Literal["writer", "reader"], timeout: float, *, checkpoints: bool
+    ) -> None:
+        super().__init__(self._open, iter_chunk_size=64)
+        self._path = path
+        self._role = role
+        self._checkpoints = checkpoints
+        self._timeout = timeout
+        self._deadline = math.inf
+        self._damaged = False
+        self._stopping: asyncio.Future[Any] | None = None
+
+    async def start(self) -> None:
+        """Open the file. Raises StorageError."""
+        try:
+            await self
+        except sqlite3.Error as exc:
+            # aiosqlite has told the thread to stop, but not waited: it would outlive the event loop.
+            if self._stopping is not None:
+                await self._stopping
+            raise described(exc) from exc
+
+    def stop(self) -> asyncio.Future[Any] | None:
+        self._stopping = super().stop()
+        return self._stopping
+
+    async def run(self, fn: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            return cast("T", await self._execute(fn, self._conn))  # type: ignore[no-untyped-call]
+        except sqlite3.Error as exc:
+            raise described(exc) from exc
+
+    async def step(
+        self,
+        begin: LiteralString | None,
+        do: Callable[[sqlite3.Connection, str, Any], T],
+        sql: str,
+        values: object,
+        *,
+        final: bool,
+    ) -> T:
+        return cast(
+            "T",
+            await self._execute(self._step, self._conn, begin, do, sql, values, final),  # type: ignore[no-untyped-call]
+        )
+
+    def _step(
+        self,
+        raw: sqlite3.Connection,
+        begin: LiteralString | None,
+        do: Callable[[sqlite3.Connection, str, Any], T],
+        sql: str,
+        values: object,
+        final: bool,
+    ) -> T:
+        if self._damaged:
+            raise sqlite3.OperationalError(
+                "a write could not be synced to disk; check the disk, then restart"
+            )
+        if begin is not None:
+            self._deadline = math.inf
+            roll_back(raw)  # nothing to do unless the unit before could not
+            raw.execute(begin)
+            self._deadline = time.monotonic() + self._timeout
+        try:
+            result = do(raw, sql, values)
+            if final:
+                raw.execute("COMMIT")
+        except sqlite3.Error as exc:
+            self._damaged = getattr(exc, "sqlite_errorcode", 0) in _SYNC_FAILED
+            raise
+        return result
+
+    def _late(self) -> bool:
+        return time.monotonic() > self._deadline
+
+    def _open(self) -> sqlite3.Connection:
+        raw = sqlite3.connect(self._path, isolation_level=None, timeout=self._timeout)
+        raw.execute("PRAGMA journal_mode = WAL")
+        raw.execute("PRAGMA synchronous = FULL")
+        raw.execute("PRAGMA foreign_keys = ON")
+        raw.execute("PRAGMA temp_store = MEMORY")
+        raw.execute("PRAGMA mmap_size = 0")
+        raw.execute("PRAGMA journal_size_limit = 67108864")
+        if not self._checkpoints:
+            raw.execute("PRAGMA wal_autocheckpoint = 0")
+        if self._role == "reader":
+            raw.execute("PRAGMA query_only = ON")
+        raw.set_progress_handler(self._late, PROGRESS_STEPS)
+        return raw
+
+
+def execute(raw: sqlite3.Connection, sql: str, values: Sequence[Any]) -> int:
+    return max(raw.execute(sql, values).rowcount, 0)
+
+
+def execute_many(raw: sqlite3.Connection, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+    raw.executemany(sql, rows)
+
+
+def fetch_one(raw: sqlite3.Connection, sql: str, values: Sequence[Any]) -> Row | None:
+    cursor = raw.execute(sql, values)
+    row: Row | None = cursor.fetchone()
+    cursor.close()
+    return row
+
+
+def fetch_all(raw: sqlite3.Connection, sql: str, values: Sequence[Any]) -> Sequence[Row]:
+    return raw.execute(sql, values).fetchall()
+
+
+def nothing(raw: sqlite3.Connection, sql: str, values: object) -> None:
+    pass
+
+
+def roll_back(raw: sqlite3.Connection) -> None:
+    if raw.in_transaction:
+        raw.execute("ROLLBACK")
+
+
+def described(exc: Exception) -> StorageError:
+    """A driver's error as one of ours. SQLite's texts name tables and columns, never values."""
+    code = getattr(exc, "sqlite_errorcode", None)
+    if code is None:
+        kind = StorageUnavailable if isinstance(exc, sqlite3.OperationalError) else StorageError
+        return kind(
+            str(exc) if isinstance(exc, sqlite3.Error) else f"a value cannot be stored: {type(exc).__name__}"
+        )
+    if code in _CONFLICTS:
+        return Conflict(str(exc))
+    if code & 0xFF in _RETRYABLE:
+        return StorageUnavailable(f"the database cannot be used now: {exc}")
+    return StorageError(str(exc))

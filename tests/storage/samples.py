@@ -1,0 +1,96 @@
+"""Rows to put into a database, and units of work that only tests need."""
+
+import uuid
+from dataclasses import dataclass
+
+from storage import Connection
+from storage.keys import KeyRow
+from storage.members import UserRow
+from storage.settings import put_setting
+from storage.usage import UsageRow
+
+NOON = 1_800_000_000_000 - 1_800_000_000_000 % 86_400_000 + 43_200_000
+
+
+def uuid7(at: int = NOON, serial: int = 0) -> str:
+    """A UUIDv7 whose random part is a serial number."""
+    return str(uuid.UUID(int=at << 80 | 7 << 76 | 2 << 62 | serial))
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    name: str
+    value: str
+
+
+async def put_pairs(connection: Connection, pairs: list[Pair]) -> None:
+    """One statement per pair, so that a transaction has many places to be split at."""
+    for pair in pairs:
+        await put_setting(connection, pair.name, pair.value)
+
+
+async def names(connection: Connection) -> list[str]:
+    return [row[0] for row in await connection.all("SELECT name FROM settings ORDER BY name")]
+
+
+def user(serial: int = 1, email: str | None = None) -> UserRow:
+    return UserRow(
+        id=uuid7(NOON, serial),
+        email=email,
+        full_name="Ada Lovelace",
+        role="user",
+        password_hash=None,
+        disabled_at=None,
+        created_at=NOON,
+    )
+
+
+def key(owner: UserRow, serial: int = 1) -> KeyRow:
+    return KeyRow(
+        id=uuid7(NOON, 1000 + serial),
+        user_id=owner.id,
+        name="laptop",
+        digest=serial.to_bytes(32, "big"),
+        prefix="bm_Ab12",
+        last4="wxyz",
+        rpm=60,
+        concurrency=None,
+        expires_at=None,
+        revoked_at=None,
+        last_used_at=None,
+        created_at=NOON,
+    )
+
+
+def usage(
+    serial: int,
+    *,
+    at: int = NOON,
+    key_id: str = "key-1",
+    user_id: str = "user-1",
+    model: str = "small",
+    outcome: str = "ok",
+    prompt_tokens: int | None = 10,
+    duration_ms: int = 700,
+) -> UsageRow:
+    return UsageRow(
+        id=uuid7(at, serial),
+        at=at,
+        request_id=f"request-{serial}",
+        key_id=key_id,
+        user_id=user_id,
+        endpoint="/v1/chat/completions",
+        model=model,
+        server="alpha",
+        status=200,
+        outcome=outcome,
+        streamed=True,
+        attempts=1,
+        prompt_tokens=prompt_tokens,
+        completion_tokens=20,
+        cached_tokens=None,
+        reasoning_tokens=0,
+        usage_source="upstream",
+        first_byte_ms=None,
+        duration_ms=duration_ms,
+    )

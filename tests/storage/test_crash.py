@@ -1,0 +1,122 @@
+"""kill -9 at any instant: what was acknowledged is there, and the rest is whole."""
+
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import trio
+
+from storage import Connection, open_store
+from storage.migrate import shipped
+from storage.usage import LATEST, insert_batch, select_page
+from tests.storage.samples import usage
+
+ROUNDS = [pytest.param(10, id="10"), pytest.param(100, id="100", marks=pytest.mark.slow)]
+
+
+async def check(connection: Connection) -> tuple[object, object, object, set[int]]:
+    rows = await select_page(connection, LATEST, 10**9)
+    return (
+        await connection.value("PRAGMA integrity_check"),
+        await connection.value("SELECT sum(requests) FROM usage_hourly"),
+        await connection.value("SELECT sum(requests) FROM usage_daily"),
+        {int(row.request_id.removeprefix("request-")) for row in rows},
+    )
+
+
+def kill_while_writing(url: str, witness: Path, first: int, delay: float) -> None:
+    """Start the writer, wait for an acknowledgement and then a little, kill it."""
+    size = witness.stat().st_size
+    with subprocess.Popen([sys.executable, "-m", "tests.storage.writer", url, witness, str(first)]) as writer:
+        give_up = time.monotonic() + 20
+        while witness.stat().st_size == size:
+            assert writer.poll() is None, "the writer ended by itself"
+            assert time.monotonic() < give_up, "the writer writes nothing"
+            time.sleep(0.002)  # noqa: TID251
+        time.sleep(delay)  # noqa: TID251
+        writer.kill()
+
+
+@pytest.mark.parametrize("rounds", ROUNDS)
+def test_no_acknowledged_row_is_lost_and_none_counts_twice(
+    sqlite_url: str, tmp_path: Path, rounds: int
+) -> None:
+    witness = tmp_path / "witness"
+    witness.touch()
+    rng = random.Random(rounds)  # noqa: S311
+    for turn in range(rounds):
+        kill_while_writing(sqlite_url, witness, turn * 1_000_000, rng.uniform(0, 0.15))
+        acknowledged = {int(line) for line in witness.read_text().splitlines()}
+
+        async def inspect() -> tuple[object, object, object, set[int]]:
+            async with open_store(sqlite_url) as store:
+                return await store.read(check)
+
+        integrity, hourly, daily, logged = trio.run(inspect)
+        assert integrity == "ok"
+        assert acknowledged <= logged
+        assert hourly == daily == len(logged)
+    assert len(acknowledged) > rounds
+
+
+@pytest.mark.parametrize(
+    "rounds", [pytest.param(5, id="5"), pytest.param(50, id="50", marks=pytest.mark.slow)]
+)
+def test_a_migration_that_is_killed_finishes_at_the_next_start(tmp_path: Path, rounds: int) -> None:
+    """Two steps over some rows, killed at random moments; then the schema is whole at either version."""
+    schema = tmp_path / "schema"
+    schema.mkdir()
+    for file in shipped().iterdir():
+        if file.name.endswith(".sqlite.sql"):
+            (schema / file.name).write_bytes(file.read_bytes())
+    old = tmp_path / "old.db"
+    trio.run(fill, f"sqlite://{old}")
+    (schema / "0002_copy.sql").write_text("CREATE TABLE copy_1 AS SELECT * FROM usage;")
+    (schema / "0003_copy.sql").write_text("CREATE TABLE copy_2 AS SELECT * FROM copy_1; DROP TABLE copy_1;")
+    rng = random.Random(rounds)  # noqa: S311
+    took = 0.5
+    for turn in range(rounds):
+        path = tmp_path / f"copy-{turn}.db"
+        shutil.copy(old, path)
+        with subprocess.Popen([sys.executable, "-c", OPEN, f"sqlite://{path}", schema]) as opener:
+            try:
+                opener.wait(timeout=rng.uniform(0, took))
+            except subprocess.TimeoutExpired:
+                opener.kill()
+        began = time.monotonic()
+        copied = trio.run(finish, f"sqlite://{path}", schema)
+        took = max(took, time.monotonic() - began)
+        assert copied == ("ok", 2000, 2000, 3)
+
+
+OPEN = """
+import pathlib, sys, trio, storage
+
+async def main():
+    async with storage.open_store(sys.argv[1], schema=pathlib.Path(sys.argv[2])):
+        pass
+
+trio.run(main)
+"""
+
+
+async def fill(url: str) -> None:
+    async with open_store(url) as store:
+        await store.write(insert_batch, [usage(serial) for serial in range(2000)])
+
+
+async def finish(url: str, schema: Path) -> tuple[object, ...]:
+    async def look(connection: Connection) -> tuple[object, ...]:
+        return (
+            await connection.value("PRAGMA integrity_check"),
+            await connection.value("SELECT count(*) FROM usage"),
+            await connection.value("SELECT count(*) FROM copy_2"),
+            await connection.value("SELECT max(version) FROM schema_migrations"),
+        )
+
+    async with open_store(url, schema=schema) as store:
+        return await store.read(look)

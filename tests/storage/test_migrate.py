@@ -1,0 +1,206 @@
+import os
+import sqlite3
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+import trio
+
+from storage import Connection, MigrationChanged, SchemaTooNew, StorageError, Store, open_store
+from storage.migrate import load, shipped
+from storage.settings import put_setting
+from storage.sqlite_schema import statements
+from tests.storage.samples import names
+
+SECOND = """
+    CREATE TABLE extra (id INTEGER NOT NULL PRIMARY KEY);
+    INSERT INTO extra (id) VALUES (1);
+    INSERT INTO extra (id) VALUES (2)
+"""
+
+
+@pytest.fixture
+def schema(tmp_path: Path) -> Path:
+    """A copy of the shipped migrations that a test may add to."""
+    directory = tmp_path / "schema"
+    directory.mkdir()
+    for file in shipped().iterdir():
+        if file.name.endswith(".sql"):
+            (directory / file.name).write_bytes(file.read_bytes())
+    return directory
+
+
+async def extras(connection: Connection) -> list[int]:
+    return [row[0] for row in await connection.all("SELECT id FROM extra ORDER BY id")]
+
+
+def add(schema: Path, name: str, sql: str) -> None:
+    number = max(int(file.name[:4]) for file in schema.iterdir()) + 1
+    (schema / f"{number:04}_{name}.sql").write_text(sql)
+
+
+def alter(schema: Path) -> None:
+    for file in schema.iterdir():
+        file.write_text(file.read_text() + "-- harmless\n")
+
+
+async def test_a_pending_migration_is_applied_once(url: str, schema: Path) -> None:
+    async with open_store(url, schema=schema) as store:
+        await store.write(put_setting, "a", "1")
+    add(schema, "second", SECOND)
+    for _ in range(2):
+        async with open_store(url, schema=schema) as store:
+            assert await store.read(extras) == [1, 2]
+            assert await store.read(names) == ["a"]
+
+
+async def test_a_database_from_a_newer_version_is_refused(url: str, schema: Path) -> None:
+    add(schema, "second", SECOND)
+    async with open_store(url, schema=schema):
+        pass
+    with pytest.raises(SchemaTooNew, match=r"newer version \(schema 2.*install that version"):
+        async with open_store(url):
+            pass
+
+
+async def test_a_changed_migration_is_refused(url: str, schema: Path) -> None:
+    async with open_store(url, schema=schema):
+        pass
+    alter(schema)
+    with pytest.raises(MigrationChanged, match="0001"):
+        async with open_store(url, schema=schema):
+            pass
+
+
+async def test_a_migration_that_fails_leaves_nothing_behind(url: str, schema: Path) -> None:
+    async with open_store(url, schema=schema):
+        pass
+    add(schema, "second", SECOND.replace("(2)", "(1)"))
+    with pytest.raises(StorageError):
+        async with open_store(url, schema=schema):
+            pass
+    (schema / "0002_second.sql").write_text(SECOND)
+    async with open_store(url, schema=schema) as store:
+        assert await store.read(extras) == [1, 2]
+
+
+async def test_a_snapshot_is_taken_before_an_existing_file_is_changed(
+    sqlite_url: str, sqlite_path: Path, schema: Path
+) -> None:
+    snapshot = sqlite_path.with_name(sqlite_path.name + ".schema-1")
+    async with open_store(sqlite_url, schema=schema) as store:
+        await store.write(put_setting, "a", "1")
+    assert not snapshot.exists()
+    add(schema, "second", SECOND)
+    async with open_store(sqlite_url, schema=schema):
+        pass
+    assert stat.S_IMODE(snapshot.stat().st_mode) == 0o600
+    async with open_store(f"sqlite://{snapshot}") as store:
+        assert await store.read(names) == ["a"]
+    assert not list(snapshot.parent.glob("*.partial"))
+
+
+async def test_the_file_is_its_owners_alone(sqlite_url: str, sqlite_path: Path) -> None:
+    async with open_store(sqlite_url) as store:
+        await store.write(put_setting, "a", "1")
+        files = list(sqlite_path.parent.glob("gateway.db*"))
+        assert len(files) == 4  # itself, -wal, -shm and .lock
+        assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+
+
+async def test_a_migration_may_rebuild_a_table_that_is_referred_to(
+    sqlite_url: str, schema: Path, owner_with_key: None
+) -> None:
+    (schema / "0002_rebuild.sqlite.sql").write_text("""
+        CREATE TABLE users_new (id TEXT NOT NULL PRIMARY KEY, email TEXT) STRICT;
+        INSERT INTO users_new SELECT id, email FROM users;
+        DROP TABLE users;
+        ALTER TABLE users_new RENAME TO users;
+    """)
+
+    async def count(connection: Connection) -> object:
+        return await connection.value("SELECT count(*) FROM api_keys JOIN users ON users.id = user_id")
+
+    async with open_store(sqlite_url, schema=schema) as store:
+        assert await store.read(count) == 1
+
+
+async def test_a_migration_that_orphans_rows_is_rolled_back(
+    sqlite_url: str, schema: Path, owner_with_key: None
+) -> None:
+    (schema / "0002_orphan.sqlite.sql").write_text("DELETE FROM users;")
+    with pytest.raises(StorageError, match="missing rows"):
+        async with open_store(sqlite_url, schema=schema):
+            pass
+
+
+@pytest.fixture
+def owner_with_key(sqlite_path: Path, schema: Path) -> None:
+    database = sqlite3.connect(sqlite_path)
+    (first,) = load(schema, "sqlite")
+    database.executescript(first.sql)
+    database.executescript(f"""
+        INSERT INTO users (id, full_name, role, created_at) VALUES ('u', '', 'user', 0);
+        INSERT INTO api_keys (id, user_id, name, digest, prefix, last4, created_at)
+            VALUES ('k', 'u', '', x'00', '', '', 0);
+        CREATE TABLE schema_migrations (version INTEGER PRIMARY KEY, name TEXT, checksum TEXT);
+        INSERT INTO schema_migrations VALUES (1, 'initial', '{first.checksum}');
+    """)  # noqa: S608
+    database.close()
+
+
+async def test_instances_that_start_together_migrate_once(url: str, schema: Path) -> None:
+    add(schema, "second", SECOND)
+    program = "import sys, trio, storage, pathlib\n" + "\n".join(
+        (
+            "async def main():",
+            "    async with storage.open_store(sys.argv[1], schema=pathlib.Path(sys.argv[2])): pass",
+            "trio.run(main)",
+        )
+    )
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(trio.run_process, [sys.executable, "-c", program, url, str(schema)])
+    async with open_store(url, schema=schema) as store:
+        assert await store.read(extras) == [1, 2]
+
+
+def test_numbering_has_no_gap_and_no_double(schema: Path) -> None:
+    (schema / "0003_third.sql").write_text("SELECT 1;")
+    with pytest.raises(ValueError, match="without gap"):
+        load(schema, "sqlite")
+    os.rename(schema / "0003_third.sql", schema / "0001_again.sql")
+    with pytest.raises(ValueError, match="without gap"):
+        load(schema, "sqlite")
+
+
+def test_a_script_is_cut_between_statements_only() -> None:
+    trigger = "CREATE TRIGGER t AFTER INSERT ON a BEGIN INSERT INTO b VALUES (';'); SELECT 1; END;"
+    assert [part.strip() for part in statements(f"SELECT 1;\n{trigger}\n-- the end; really\nSELECT 2")] == [
+        "SELECT 1;",
+        trigger,
+        "-- the end; really\nSELECT 2;",
+    ]
+    assert [part.strip() for part in statements("SELECT 1; -- done")] == ["SELECT 1;"]
+
+
+async def test_both_engines_have_the_same_tables_and_columns(store: Store, postgres_url: str) -> None:
+    async def sqlite_columns(connection: Connection) -> list[tuple[str, str]]:
+        rows = await connection.all(
+            "SELECT tables.name, columns.name FROM sqlite_schema AS tables"
+            " JOIN pragma_table_info(tables.name) AS columns WHERE tables.type = 'table'"
+        )
+        return sorted(map(tuple, rows))
+
+    async def postgres_columns(connection: Connection) -> list[tuple[str, str]]:
+        rows = await connection.all(
+            "SELECT table_name::text, column_name::text FROM information_schema.columns"
+            " WHERE table_schema = 'public'"
+        )
+        return sorted(map(tuple, rows))
+
+    if store.engine == "sqlite":
+        async with open_store(postgres_url) as other:
+            assert await store.read(sqlite_columns) == await other.read(postgres_columns)

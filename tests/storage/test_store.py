@@ -1,0 +1,248 @@
+"""What both engines promise alike."""
+
+import contextlib
+import math
+import random
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from storage import Conflict, Connection, StorageError, StorageUnavailable, Store, open_store
+from storage.settings import put_setting, select_setting
+from tests.storage.samples import Pair, names, put_pairs
+
+
+async def boom(connection: Connection) -> None:
+    await put_setting(connection, "a", "1")
+    raise LookupError("on purpose")
+
+
+async def conflict(connection: Connection) -> None:
+    for _ in range(2):
+        await connection.execute("INSERT INTO settings (name, value) VALUES ('a', '1')")
+
+
+async def test_a_unit_returns_its_value_and_what_it_wrote_stays(store: Store) -> None:
+    await store.write(put_setting, "a", "1")
+    assert await store.read(select_setting, "a") == "1"
+    assert await store.read(select_setting, "b") is None
+
+
+async def test_an_exception_rolls_back_and_reaches_the_caller(store: Store) -> None:
+    with pytest.raises(LookupError, match="on purpose"):
+        await store.write(boom)
+    assert await store.read(names) == []
+
+
+async def test_a_unique_violation_is_a_conflict_that_quotes_no_value(store: Store) -> None:
+    with pytest.raises(Conflict, match="settings"):
+        await store.write(conflict)
+    assert await store.read(names) == []
+
+
+async def test_a_unit_cannot_go_on_after_an_error(store: Store) -> None:
+    async def stubborn(connection: Connection) -> str:
+        try:
+            await conflict(connection)
+        except Conflict:
+            return "all is well"
+        return "no error"
+
+    async def mistaken(connection: Connection) -> None:
+        with contextlib.suppress(StorageError):
+            await connection.all("SELEKT 1")
+
+    with pytest.raises(Conflict):
+        await store.write(stubborn)
+    with pytest.raises(StorageError):
+        await store.read(mistaken)
+    assert await store.read(names) == []
+
+
+async def test_a_statement_with_a_mistake_is_not_retryable(store: Store) -> None:
+    async def mistaken(connection: Connection) -> None:
+        await connection.execute("SELEKT 1")
+
+    with pytest.raises(StorageError) as caught:
+        await store.write(mistaken)
+    assert not isinstance(caught.value, StorageUnavailable)
+
+
+@pytest.mark.parametrize("value", [2**63, "\ud800", object()])
+async def test_a_value_that_cannot_be_stored_is_refused_without_being_quoted(
+    store: Store, value: object
+) -> None:
+    async def unit(connection: Connection) -> None:
+        await connection.execute(
+            "UPDATE users SET disabled_at = :at, full_name = :name",
+            at=value if isinstance(value, int) else 1,
+            name=value if not isinstance(value, int) else "n",
+        )
+
+    with pytest.raises(StorageError, match=r"^[ -~]*$") as caught:
+        await store.write(unit)
+    assert not isinstance(caught.value, StorageUnavailable)
+    await store.write(put_setting, "a", "1")
+
+
+async def test_final_commits_and_ends_the_unit(store: Store) -> None:
+    async def unit(connection: Connection, *, more: bool) -> None:
+        await connection.execute("INSERT INTO settings (name, value) VALUES ('a', '1')")
+        await connection.many(
+            "INSERT INTO settings (name, value) VALUES (:name, :value)",
+            [Pair("b", "2"), Pair("c", "3")],
+            final=True,
+        )
+        if more:
+            await connection.execute("DELETE FROM settings")
+
+    async def last(connection: Connection) -> int:
+        return await connection.execute("UPDATE settings SET value = 'x'", final=True)
+
+    async def too_much(connection: Connection) -> None:
+        await last(connection)
+        await connection.execute("DELETE FROM settings")
+
+    async def good(connection: Connection) -> None:
+        await unit(connection, more=False)
+
+    await store.write(good)
+    assert await store.read(names) == ["a", "b", "c"]
+    assert await store.write(last) == 3
+    with pytest.raises(RuntimeError, match="already committed"):
+        await store.write(too_much)
+    assert await store.read(names) == ["a", "b", "c"]
+
+
+async def test_a_read_cannot_write(store: Store) -> None:
+    with pytest.raises(StorageError):
+        await store.read(put_setting, "a", "1")
+    assert await store.read(names) == []
+
+
+async def test_a_read_sees_one_snapshot(store: Store) -> None:
+    """A write that commits between two statements of a read does not show."""
+    before, after = [], []
+    token = trio.lowlevel.current_trio_token()
+    looked, written = trio.Event(), trio.Event()
+
+    async def look(connection: Connection) -> None:
+        before.extend(await names(connection))
+        token.run_sync_soon(looked.set)
+        while not written.is_set():
+            await connection.value("SELECT 1")
+        after.extend(await names(connection))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(store.read, look)
+        await looked.wait()
+        await store.write(put_setting, "a", "1")
+        written.set()
+    assert (before, after) == ([], [])
+    assert await store.read(names) == ["a"]
+
+
+async def test_cancelled_callers_split_no_transaction_and_leak_nothing(store: Store) -> None:
+    """Every unit writes three rows; whenever its caller left, all three are there or none."""
+    rng = random.Random(7)  # noqa: S311
+    acknowledged = set()
+
+    async def call(serial: int) -> None:
+        pairs = [Pair(f"{serial}.{part}", "x") for part in range(3)]
+        with trio.move_on_after(rng.choice([0, 0.0001, 0.001, 0.003, math.inf])):
+            await store.write(put_pairs, pairs)
+            acknowledged.add(serial)
+
+    async def peek() -> None:
+        with trio.move_on_after(rng.choice([0, 0.0001, 0.001])):
+            await store.read(names)
+
+    for start in range(0, 1000, 20):
+        async with trio.open_nursery() as nursery:
+            for serial in range(start, start + 20):
+                nursery.start_soon(call, serial)
+                if serial % 4 == 0:
+                    nursery.start_soon(peek)
+    present = [name.split(".")[0] for name in await store.read(names)]
+    assert {present.count(serial) for serial in set(present)} == {3}
+    assert acknowledged <= {int(serial) for serial in present}
+    assert 0 < len(acknowledged) < 1000
+
+
+async def test_a_caller_that_is_already_cancelled_hands_nothing_over(store: Store) -> None:
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await store.write(put_setting, "a", "1")
+    assert scope.cancelled_caught
+    await store.write(put_setting, "b", "1")
+    assert await store.read(names) == ["b"]
+
+
+async def test_closing_finishes_the_writes_that_were_handed_over(url: str) -> None:
+    async with open_store(url) as store, trio.open_nursery() as nursery:
+        for serial in range(50):
+            nursery.start_soon(store.write, put_setting, f"{serial:02}", "x")
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    async with open_store(url) as store:
+        assert await store.read(names) == [f"{serial:02}" for serial in range(50)]
+
+
+async def test_a_closed_store_refuses(url: str) -> None:
+    async with open_store(url) as store:
+        pass
+    with pytest.raises(StorageUnavailable, match="closing"):
+        await store.read(names)
+
+
+async def test_errors_leave_the_store_as_they_are(url: str) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with open_store(url):
+            raise ZeroDivisionError
+
+
+async def test_a_second_store_opens_beside_the_first(url: str) -> None:
+    async with open_store(url) as one, open_store(url) as two:
+        await one.write(put_setting, "a", "1")
+        assert await two.read(names) == ["a"]
+
+
+async def test_a_store_works_from_a_task_that_started_before_it(url: str) -> None:
+    """Callers need not descend from the task that opened the store."""
+    send, receive = trio.open_memory_channel[Store](0)
+    done = trio.Event()
+
+    async def stranger() -> None:
+        store = await receive.receive()
+        await store.write(put_setting, "a", "1")
+        assert await store.read(names) == ["a"]
+        done.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stranger)
+        await trio.testing.wait_all_tasks_blocked()
+        async with open_store(url) as store:
+            await send.send(store)
+            await done.wait()
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["mysql://root:hunter2@localhost/x", "sqlite://relative.db", "sqlite://", "sqlite:///a.db?mode=memory"],
+)
+async def test_other_urls_are_refused_without_repeating_them(url: str) -> None:
+    with pytest.raises(ValueError, match="URL") as caught:
+        async with open_store(url):
+            pass
+    assert "hunter2" not in str(caught.value)
+
+
+async def test_an_unreachable_database_is_said_to_be_unavailable(tmp_path: Path) -> None:
+    urls = [f"sqlite://{tmp_path}/missing/x.db", f"sqlite://{tmp_path}", "postgres://u:hunter2@127.0.0.1:1/x"]
+    for url in urls:
+        with pytest.raises(StorageUnavailable) as caught:
+            async with open_store(url):
+                pass
+        assert "hunter2" not in str(caught.value)

@@ -1,0 +1,293 @@
+"""Locks, slow statements, full queues, and a PostgreSQL server that dies or goes silent."""
+
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import count
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from storage import Connection, StorageError, StorageUnavailable, Store, open_store
+from storage.settings import put_setting, select_setting
+from storage.usage import LATEST, insert_batch, select_page
+from storage.work import QUEUE_LIMIT
+from tests.storage.postgres_server import PostgresServer
+from tests.storage.samples import NOON, names, usage
+
+HOLD = """
+import sqlite3, sys
+database = sqlite3.connect(sys.argv[1], isolation_level=None)
+database.execute("BEGIN EXCLUSIVE")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@asynccontextmanager
+async def exclusive(path: Path) -> AsyncIterator[None]:
+    """Another process holds the file's write lock."""
+    holder = await trio.lowlevel.open_process(
+        [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert holder.stdin is not None
+    assert holder.stdout is not None
+    try:
+        assert (await holder.stdout.receive_some()).startswith(b"held")
+        yield
+    finally:
+        with trio.CancelScope(shield=True):
+            await holder.stdin.aclose()
+            await holder.wait()
+            await holder.stdout.aclose()
+
+
+async def test_writes_wait_for_another_process_and_none_is_lost(sqlite_url: str, sqlite_path: Path) -> None:
+    async with open_store(sqlite_url) as store, trio.open_nursery() as nursery, exclusive(sqlite_path):
+        for serial in range(20):
+            nursery.start_soon(store.write, put_setting, f"{serial:02}", "x")
+        await trio.sleep(0.2)
+        assert await store.read(names) == []
+    async with open_store(sqlite_url) as store:
+        assert await store.read(names) == [f"{serial:02}" for serial in range(20)]
+
+
+async def test_a_write_that_waited_too_long_is_refused_and_the_next_ones_work(
+    sqlite_url: str, sqlite_path: Path
+) -> None:
+    refused = []
+
+    async def attempt(store: Store, name: str) -> None:
+        with pytest.raises(StorageUnavailable):
+            await store.write(put_setting, name, "x")
+        refused.append(name)
+
+    async with open_store(sqlite_url, statement_timeout=0.2) as store:
+        async with exclusive(sqlite_path):
+            with trio.fail_after(3):
+                async with trio.open_nursery() as nursery:
+                    for name in "abcdef":
+                        nursery.start_soon(attempt, store, name)
+        assert sorted(refused) == list("abcdef")
+        await store.write(put_setting, "g", "x")
+        assert await store.read(names) == ["g"]
+
+
+async def test_closing_gives_up_on_writes_that_cannot_begin(sqlite_url: str, sqlite_path: Path) -> None:
+    outcomes = []
+
+    async def attempt(store: Store, name: str) -> None:
+        with pytest.raises(StorageUnavailable) as caught:
+            await store.write(put_setting, name, "x")
+        outcomes.append(str(caught.value))
+
+    async with open_store(sqlite_url):
+        pass
+    async with exclusive(sqlite_path), trio.open_nursery() as nursery:
+        with trio.fail_after(5):
+            async with open_store(sqlite_url, statement_timeout=1, close_timeout=0.1) as store:
+                for name in "abc":
+                    nursery.start_soon(attempt, store, name)
+                await trio.testing.wait_all_tasks_blocked(0.05)
+    assert sum("closed before" in outcome for outcome in outcomes) == 2
+
+
+async def endless(connection: Connection) -> object:
+    return await connection.value(
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+    )
+
+
+async def test_a_slow_statement_is_ended(url: str) -> None:
+    async with open_store(url, statement_timeout=0.3) as store:
+        for unit in (store.read, store.write):
+            with trio.fail_after(3), pytest.raises(StorageUnavailable):
+                await unit(endless)
+        await store.write(put_setting, "a", "1")
+        assert await store.read(names) == ["a"]
+
+
+async def test_more_work_than_the_queue_holds_is_refused_at_once(url: str) -> None:
+    refused = []
+
+    async def attempt(store: Store, serial: int) -> None:
+        try:
+            await store.write(put_setting, f"{serial:05}", "x")
+        except StorageUnavailable:
+            refused.append(serial)
+
+    async with open_store(url) as store:
+        async with trio.open_nursery() as nursery:
+            for serial in range(QUEUE_LIMIT + 100):
+                nursery.start_soon(attempt, store, serial)
+        assert 0 < len(refused) <= 100
+        assert len(await store.read(names)) == QUEUE_LIMIT + 100 - len(refused)
+
+
+class Load:
+    """Tasks that insert batches until stopped, and insert a batch again until it is acknowledged."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._serials = count()
+        self.acknowledged: set[int] = set()
+        self.stopped = False
+        self._news = trio.Event()
+
+    async def run(self) -> None:
+        while not self.stopped:
+            batch = [next(self._serials) for _ in range(4)]
+            rows = [usage(serial, at=NOON + serial) for serial in batch]
+            while True:
+                try:
+                    await self._store.write(insert_batch, rows)
+                    break
+                except StorageUnavailable:
+                    await trio.sleep(0.05)
+            self.acknowledged.update(batch)
+            self._news.set()
+            self._news = trio.Event()
+
+    async def progress(self) -> None:
+        """Until ten more batches have been acknowledged."""
+        for _ in range(10):
+            await self._news.wait()
+
+
+async def survey(connection: Connection) -> tuple[set[int], object, object]:
+    rows = await select_page(connection, LATEST, 10**9)
+    return (
+        {int(row.request_id.removeprefix("request-")) for row in rows},
+        await connection.value("SELECT CAST(sum(requests) AS BIGINT) FROM usage_hourly"),
+        await connection.value(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE state LIKE 'idle in transaction%' AND pid <> pg_backend_pid()"
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    "rounds", [pytest.param(1, id="1"), pytest.param(20, id="20", marks=pytest.mark.slow)]
+)
+async def test_a_postgres_that_is_killed_under_load_loses_and_doubles_nothing(
+    postgres: PostgresServer, postgres_url: str, rounds: int
+) -> None:
+    async with open_store(postgres_url, statement_timeout=5) as store:
+        load = Load(store)
+        async with trio.open_nursery() as nursery:
+            for _ in range(8):
+                nursery.start_soon(load.run)
+            for _ in range(rounds):
+                await load.progress()
+                await trio.to_thread.run_sync(postgres.kill)
+                await trio.to_thread.run_sync(postgres.start)
+                with trio.fail_after(5):
+                    await load.progress()
+            load.stopped = True
+        logged, rolled_up, idle = await store.read(survey)
+    assert (logged, rolled_up, idle) == (load.acknowledged, len(logged), 0)
+
+
+async def test_a_schema_changed_by_another_instance_costs_one_retry(postgres_url: str) -> None:
+    async def widen(connection: Connection) -> None:
+        await connection.execute("ALTER TABLE settings ALTER COLUMN value TYPE VARCHAR(100)")
+
+    async with open_store(postgres_url, connections=1) as old, open_store(postgres_url) as new:
+        await old.write(put_setting, "a", "1")
+        assert await old.read(select_setting, "a") == "1"
+        await new.write(widen)
+        with pytest.raises(StorageUnavailable):
+            await old.read(select_setting, "a")
+        assert await old.read(select_setting, "a") == "1"
+
+
+@pytest.mark.slow
+async def test_a_postgres_that_goes_silent_is_given_up_on_and_found_again(
+    postgres: PostgresServer, postgres_url: str
+) -> None:
+    async with open_store(postgres_url, statement_timeout=0.5, close_timeout=1) as store:
+        await store.write(put_setting, "a", "1")
+        postgres.freeze()
+        try:
+            for _ in range(3):
+                with trio.fail_after(6), pytest.raises(StorageUnavailable):
+                    await store.write(put_setting, "b", "1")
+        finally:
+            postgres.thaw()
+        with trio.fail_after(5):
+            while True:
+                try:
+                    await store.write(put_setting, "c", "1")
+                    break
+                except StorageError:
+                    await trio.sleep(0.1)
+        assert set(await store.read(names)) >= {"a", "c"}
+
+
+async def test_a_full_disk_refuses_writes_until_there_is_room(sqlite_url: str, sqlite_path: Path) -> None:
+    """A limit on file sizes stands for the full disk."""
+    serials = count()
+    acknowledged = []
+
+    async def write(store: Store) -> None:
+        serial = next(serials)
+        await store.write(put_setting, f"{serial:05}", "x" * 1000)
+        acknowledged.append(f"{serial:05}")
+
+    async with open_store(sqlite_url) as store:
+        for _ in range(10):
+            await write(store)
+        used = sqlite_path.with_name("gateway.db-wal").stat().st_size
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (used + 20_000, before[1]))
+        try:
+            with pytest.raises(StorageUnavailable):
+                for _ in range(100):
+                    await write(store)
+            with pytest.raises(StorageUnavailable):
+                await write(store)
+            assert set(acknowledged) <= set(await store.read(names))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        await write(store)
+        assert await store.read(names) == acknowledged
+
+
+SYNC_FAILS = """
+import sys, trio
+from storage import StorageUnavailable, open_store
+from storage.settings import put_setting
+
+async def main():
+    async with open_store(sys.argv[1]) as store:
+        for serial in range(100):
+            try:
+                await store.write(put_setting, f"{serial:02}", "x")
+                print(f"{serial:02}")
+            except StorageUnavailable:
+                print("refused")
+
+trio.run(main)
+"""
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is what makes a sync fail")
+async def test_nothing_is_written_after_a_sync_has_failed(sqlite_url: str) -> None:
+    """The kernel reports a lost page once; a later sync that succeeds proves nothing."""
+    strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fsync,fdatasync"]
+    inject = ["-e", "inject=fsync,fdatasync:error=EIO:when=50"]
+    with trio.fail_after(30):
+        done = await trio.run_process(
+            [*strace, *inject, sys.executable, "-c", SYNC_FAILS, sqlite_url], capture_stdout=True
+        )
+    lines = done.stdout.decode().split()
+    first = lines.index("refused")
+    assert first > 0
+    assert set(lines[first:]) == {"refused"}
+    async with open_store(sqlite_url) as store:
+        assert set(await store.read(names)) >= set(lines[:first])

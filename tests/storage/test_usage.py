@@ -1,0 +1,199 @@
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import trio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from storage import Connection, StorageError, Store, open_store
+from storage.usage import (
+    DAY,
+    HOUR,
+    LATEST,
+    StatsQuery,
+    StatsRow,
+    UsageRow,
+    insert_batch,
+    select_page,
+    select_stats,
+)
+from tests.storage.samples import NOON, usage
+
+ROWS = st.builds(
+    usage,
+    st.integers(0, 30),
+    # two days, their borders, and a time that makes equal serials different rows
+    at=st.sampled_from([NOON, NOON + 1, NOON - 12 * HOUR, NOON - 12 * HOUR - 1, NOON + HOUR]),
+    key_id=st.sampled_from(["", "key-1", "key-2"]),
+    user_id=st.sampled_from(["user-1", "user-2"]),
+    model=st.sampled_from(["small", "lärge", ""]),
+    outcome=st.sampled_from(["ok", "client_gone", "upstream_error", "cut"]),
+    prompt_tokens=st.none() | st.integers(0, 10**12),
+    duration_ms=st.integers(0, 10**9),
+)
+BATCHES = st.lists(st.lists(ROWS, max_size=20), max_size=5)
+
+
+async def clear(connection: Connection) -> None:
+    for sql in ("DELETE FROM usage", "DELETE FROM usage_hourly", "DELETE FROM usage_daily"):
+        await connection.execute(sql)
+
+
+async def totals(connection: Connection, bucket: int) -> list[Any]:
+    table = (
+        "SELECT bucket_start, key_id, user_id, model, server, requests, errors, prompt_tokens,"
+        " completion_tokens, cached_tokens, reasoning_tokens, duration_ms FROM {} ORDER BY 1, 2, 3, 4, 5"
+    )
+    name = "usage_hourly" if bucket == HOUR else "usage_daily"
+    return [tuple(row) for row in await connection.all(table.format(name))]
+
+
+def summed(rows: list[UsageRow], bucket: int) -> list[Any]:
+    """The roll-up as plain arithmetic over the log."""
+    sums: dict[tuple[object, ...], list[int]] = {}
+    for row in rows:
+        group = (row.at // bucket * bucket, row.key_id, row.user_id, row.model, row.server)
+        total = sums.setdefault(group, [0] * 7)
+        addends = (
+            1,
+            row.outcome not in ("ok", "client_gone"),
+            row.prompt_tokens or 0,
+            row.completion_tokens or 0,
+            row.cached_tokens or 0,
+            row.reasoning_tokens or 0,
+            row.duration_ms,
+        )
+        for position, addend in enumerate(addends):
+            total[position] += addend
+    return sorted((*group, *total) for group, total in sums.items())
+
+
+async def log(connection: Connection) -> list[UsageRow]:
+    return await select_page(connection, LATEST, 1000)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(batches=BATCHES, again=st.data())
+def test_roll_ups_are_the_sums_of_the_log_however_often_a_batch_comes(
+    url: str, batches: list[list[UsageRow]], again: st.DataObject
+) -> None:
+    first = {(row.at, row.id): row for batch in reversed(batches) for row in reversed(batch)}
+    repeated = again.draw(st.permutations(batches))
+    mixed = again.draw(st.lists(st.sampled_from(sorted(first.values(), key=astuple_key)))) if first else []
+
+    async def check() -> None:
+        async with open_store(url) as store:
+            await store.write(clear)
+            for batch in [*batches, *repeated, mixed]:
+                await store.write(insert_batch, batch)
+            rows = await store.read(log)
+            assert {(row.at, row.id): row for row in rows} == first
+            for bucket in (HOUR, DAY):
+                assert sorted(await store.read(totals, bucket)) == summed(rows, bucket)
+
+    trio.run(check)
+
+
+def astuple_key(row: UsageRow) -> tuple[int, str]:
+    return (row.at, row.id)
+
+
+async def test_a_row_that_cannot_be_stored_leaves_nothing_of_its_batch(store: Store) -> None:
+    with pytest.raises(StorageError):
+        await store.write(insert_batch, [usage(1), replace(usage(2), model="\ud800")])
+    assert await store.read(log) == []
+    assert await store.read(totals, DAY) == []
+
+
+async def test_rows_come_back_as_they_went_in(store: Store) -> None:
+    row = usage(1)
+    await store.write(insert_batch, [row])
+    (back,) = await store.read(log)
+    assert (back, type(back.streamed)) == (row, bool)
+
+
+async def test_pages_are_keyset_pages(store: Store) -> None:
+    """Walking page by page gives every row of the filter once, newest first, ties by id."""
+    rows = [
+        usage(serial, at=NOON + serial // 3, user_id=f"user-{serial % 2}", key_id=f"key-{serial % 4}")
+        for serial in range(60)
+    ]
+    await store.write(insert_batch, rows)
+    for user_id, key_id in [(None, None), ("user-0", None), ("user-1", "key-3"), ("user-9", None)]:
+        wanted = [
+            row
+            for row in sorted(rows, key=astuple_key, reverse=True)
+            if user_id in (None, row.user_id) and key_id in (None, row.key_id)
+        ]
+        seen: list[UsageRow] = []
+        before = LATEST
+        while page := await store.read(select_page, before, 7, user_id, key_id):
+            assert len(page) <= 7
+            seen += page
+            before = astuple_key(page[-1])
+        assert seen == wanted
+
+
+async def test_a_keys_page_needs_its_owner(store: Store) -> None:
+    with pytest.raises(ValueError, match="owner"):
+        await store.read(select_page, LATEST, 10, None, "key-1")
+
+
+def stats(label: object, requests: int, errors: int = 0) -> StatsRow:
+    return StatsRow(str(label), requests, errors, 10 * requests, 20 * requests, 0, 0, 700 * requests)
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        (
+            StatsQuery(0, NOON + DAY, "day"),
+            [stats(NOON - NOON % DAY, 4, 1), stats(NOON - NOON % DAY + DAY, 1)],
+        ),
+        (StatsQuery(NOON, NOON + HOUR, "hour"), [stats(NOON, 3)]),
+        (StatsQuery(NOON, NOON + 2 * HOUR, "model"), [stats("large", 1, 1), stats("small", 3)]),
+        (StatsQuery(0, NOON + 2 * DAY, "key", user_id="user-1"), [stats("key-1", 3, 1), stats("key-2", 1)]),
+        (StatsQuery(0, NOON + 2 * DAY, "key", "user-1", "key-2"), [stats("key-2", 1)]),
+        (StatsQuery(0, NOON + 2 * DAY, "user", None, "key-1"), [stats("user-1", 3, 1)]),
+        (StatsQuery(0, NOON + 2 * DAY, "user"), [stats("user-1", 4, 1), stats("user-2", 1)]),
+        (StatsQuery(0, NOON + 2 * DAY, "server"), [stats("alpha", 5, 1)]),
+        (StatsQuery(0, NOON - 2 * DAY, "server"), []),
+    ],
+)
+async def test_stats(store: Store, query: StatsQuery, expected: list[StatsRow]) -> None:
+    await store.write(
+        insert_batch,
+        [
+            usage(1),
+            usage(2, at=NOON + 1),
+            usage(3, at=NOON + HOUR, model="large", outcome="cut"),
+            usage(4, at=NOON + DAY, user_id="user-2", key_id="key-3"),
+            usage(5, key_id="key-2"),
+        ],
+    )
+    assert await store.read(select_stats, query) == expected
+
+
+async def test_no_page_and_no_sum_scans_the_log(sqlite_url: str) -> None:
+    async def plans(connection: Connection) -> list[str]:
+        from_log = await connection.all(
+            "EXPLAIN QUERY PLAN SELECT id FROM usage WHERE (at, id) < (:at, :id)"
+            " ORDER BY at DESC, id DESC LIMIT 10",
+            at=1,
+            id="",
+        )
+        of_key = await connection.all(
+            "EXPLAIN QUERY PLAN SELECT model FROM usage WHERE user_id = :user AND key_id = :key"
+            " AND (at, id) < (:at, :id) ORDER BY at DESC, id DESC LIMIT 10",
+            user="",
+            key="",
+            at=1,
+            id="",
+        )
+        return [row[3] for row in (*from_log, *of_key)]
+
+    async with open_store(sqlite_url) as store:
+        plan = await store.read(plans)
+    assert len(plan) == 2
+    assert all(step.startswith("SEARCH") for step in plan)
