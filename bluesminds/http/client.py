@@ -21,6 +21,7 @@ from bluesminds.http.client_errors import (
     ConnectFailed,
     ConnectTimeout,
     FirstByteTimeout,
+    Phase,
     PoolTimeout,
     UpstreamCut,
     UpstreamError,
@@ -113,7 +114,7 @@ class Pool:
         lane = self._slots.lane(origin)
         head = render_head(method, target, lane.host_lines, headers, body)
         length = None if isinstance(body, bytes) else declared_length(headers)
-        connection = lane.idle.pop() if lane.idle else await self._obtain(lane, timeouts)
+        connection = self._take_idle(lane) or await self._obtain(lane, timeouts)
         try:
             try:
                 await exchange(connection, method, head, body, length, timeouts)
@@ -130,10 +131,20 @@ class Pool:
             raise
         return Response(connection, lane, self._slots, timeouts.between_chunks, decoder)
 
+    def _take_idle(self, lane: Lane) -> Connection | None:
+        """A kept-alive connection on which nothing has arrived unasked, which could be read as an answer."""
+        while lane.idle:
+            connection = lane.idle.pop()
+            if connection.is_quiet():
+                return connection
+            connection.close()
+            self._slots.forget(lane)
+        return None
+
     async def _obtain(self, lane: Lane, timeouts: Timeouts) -> Connection:
         """Wait for a turn if need be, and open a connection unless one is handed over."""
         if not self._running:
-            raise ConnectFailed("the connection pool is closed", phase="connect", sent=False)
+            raise _closed("connect")
         if not self._slots.reserve(lane):
             connection = await self._wait_turn(lane, timeouts.pool)
             if connection is not None:
@@ -156,7 +167,7 @@ class Pool:
             return waiter.connection
         self._slots.abandon(waiter)
         if not self._running:
-            raise ConnectFailed("the connection pool is closed", phase="pool", sent=False)
+            raise _closed("pool")
         raise PoolTimeout("no connection to the upstream became free in time", phase="pool", sent=False)
 
     async def _connect(self, origin: Origin, timeouts: Timeouts) -> Connection:
@@ -167,6 +178,9 @@ class Pool:
             raise ConnectTimeout(
                 "the upstream did not accept a connection in time", phase="connect", sent=False
             )
+        if not self._running:
+            wire.close()
+            raise _closed("connect")
         connection = Connection(wire, self._forget_connection)
         self._connections.add(connection)
         self._deadlines.add(wire)
@@ -187,6 +201,10 @@ class Pool:
             if descriptor in readable or connection.idle_since < now - self._max_idle:
                 self._slots.drop_idle(lane, connection)
         self._slots.prune()
+
+
+def _closed(phase: Phase) -> ConnectFailed:
+    return ConnectFailed("the connection pool is closed", phase=phase, sent=False)
 
 
 def _was_stale(connection: Connection) -> bool:

@@ -1,10 +1,11 @@
 """One upstream connection and the answer it is reading: llhttp's callbacks, and nothing about pools.
 
-Promises that whatever the upstream sends, callers see a final status, whole headers within MAX_HEAD bytes
-and body bytes of exactly one answer, or UpstreamProtocolError. A connection is reusable only when its answer
+Promises that whatever the upstream sends, callers see a final status, whole headers of bounded size and body
+bytes of exactly one answer, or UpstreamProtocolError. A connection is reusable only when its answer
 ended exactly where its framing says, nothing followed, and both sides allow keep-alive.
 """
 
+import select
 from collections.abc import Callable
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
@@ -13,7 +14,7 @@ from bluesminds.http.client_errors import Phase, UpstreamCut, UpstreamProtocolEr
 from bluesminds.http.deadlines import NEVER
 from bluesminds.http.wire import Wire
 
-MAX_HEAD = 64 * 1024  # bytes of one answer's head, interim answers included
+MAX_HEAD = 64 * 1024  # bytes after which a head, interim answers included, must be complete
 MAX_HEADERS = 200
 MAX_FRAMING = 64 * 1024  # bytes of chunk extensions and trailers in a row without a body byte
 
@@ -33,6 +34,7 @@ class Connection:
         "_closed",
         "_head_only",
         "_parser",
+        "_poller",
         "_received",
         "answers",
         "begun",
@@ -57,6 +59,8 @@ class Connection:
         self._body: list[bytes] = []
         self.on_body = self._body.append
         self._parser = HttpResponseParser(self)
+        self._poller = select.poll()
+        self._poller.register(wire.fileno(), select.POLLIN)
         self.begin(0.0, head_only=False)
 
     def begin(self, now: float, *, head_only: bool) -> None:
@@ -69,6 +73,10 @@ class Connection:
         self.complete = False
         self._head_only = head_only
         self._received = 0
+
+    def is_quiet(self) -> bool:
+        """Whether the upstream has neither sent anything nor closed since its last answer."""
+        return not self._poller.poll(0)
 
     @property
     def untouched(self) -> bool:
@@ -107,7 +115,7 @@ class Connection:
                 )
             self._received += len(data)
             self._feed(data, "head")
-            if self._received > MAX_HEAD and self.status < _FIRST_FINAL:
+            if self._received >= MAX_HEAD and self.status < _FIRST_FINAL:
                 raise self._broken("the answer's head is too large", "head")
         if len(self.headers) > MAX_HEADERS:
             raise self._broken("the answer has too many headers", "head")

@@ -118,7 +118,9 @@ async def _send_joined(connection: Connection, data: bytes, deadline: float) -> 
     except WireTimeout:
         raise _write_timeout() from None
     except WireClosed:
-        connection.keep_alive = False  # an answer may have come before the close: reading finds out
+        if connection.answers:
+            raise  # what is left to read on a kept-alive connection cannot be the answer to this
+        connection.keep_alive = False  # a refusal may have come before the close: reading finds out
 
 
 def _write_timeout() -> WriteTimeout:

@@ -100,9 +100,15 @@ class Response:
             raise trio.ClosedResourceError("the response was closed before its end")
         try:
             data = await connection.read_body(trio.current_time() + self._between_chunks)
-        except (WireClosed, WireTimeout, UpstreamError) as exc:
+        except UpstreamError:
             self._release(connection)
-            raise _as_upstream_error(exc) from exc
+            raise
+        except WireTimeout:
+            self._release(connection)
+            raise ChunkTimeout("the upstream stopped inside its answer", phase="body", sent=True) from None
+        except WireClosed as exc:
+            self._release(connection)
+            raise UpstreamCut("the connection was lost inside the answer", phase="body", sent=True) from exc
         if connection.complete:
             self._ended = True
             self._release(connection)
@@ -125,6 +131,7 @@ class Response:
 
     def _fail(self) -> None:
         self._ended = False
+        self._decoder = None
         self._buffered = b""
         self.close()
 
@@ -150,11 +157,3 @@ def make_decoder(connection: Connection) -> Decoder | None:
 
 def _bodiless(connection: Connection) -> bool:
     return connection.complete and not connection.has_body
-
-
-def _as_upstream_error(exc: Exception) -> UpstreamError:
-    if isinstance(exc, UpstreamError):
-        return exc
-    if isinstance(exc, WireTimeout):
-        return ChunkTimeout("the upstream stopped inside its answer", phase="body", sent=True)
-    return UpstreamCut("the connection was lost inside the answer", phase="body", sent=True)
