@@ -1,51 +1,49 @@
 """HTTP/2 (over TLS) and WebSockets through Hypercorn's own connection handler, behind a containment.
 
-Hypercorn's Trio handler lets an error of one connection end the server, waits without limit for a client that
-does not read and for an app that does not, and breaks on DATA for a stream it has already answered. Here
-every wait has the lane's limits, an app's errors are reported and end its stream, any other error ends its
-connection, and requests carry the same `disconnect` extension and body limit as on the HTTP/1.1 lane.
+Hypercorn's Trio handler lets an error of one connection end the server, waits without limit for a client
+that does not read and for an app that does not, buffers without limit on HTTP/2, breaks on DATA for a stream
+it has answered, and leaves failed WebSocket handshakes open. Here every wait has the lane's limits, an app's
+errors are reported and end its own stream, any other error ends its connection, and requests carry the same
+`disconnect` extension and body limit as on the HTTP/1.1 lane.
 """
 
 import contextlib
-from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from typing import Any
 
+import h2.errors
 import h2.events
 import h2.exceptions
+import h11
 import trio
+import wsproto.utilities
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData
 from hypercorn.protocol import ProtocolWrapper
+from hypercorn.protocol.events import Body, Data
+from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h2 import H2Protocol
+from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
-from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import Scope as HypercornScope
 
-from bluesminds.http import refusals
-from bluesminds.http.asgi import (
-    ClientDisconnected,
-    Disconnect,
-    Message,
-    Receive,
-    Scope,
-    Send,
-    without_disconnects,
-)
-from bluesminds.http.http1 import Lane
+from bluesminds.http.asgi import Scope
+from bluesminds.http.exchange import Lane
+from bluesminds.http.hypercorn_apps import Apps, Stalled
 from bluesminds.http.intake import Inbound
 from bluesminds.http.wire import Wire, WireClosed, WireTimeout
 
 MAX_REQUESTS = 1_000_000  # per HTTP/2 connection; out of reach, as it cuts the streams under way
 FREE_RESETS = 200  # streams that a client may reset before it is held to one reset for two requests
 
-_Put = Callable[[Any], Awaitable[None]]
-
-
-class _Stalled(Exception):
-    """Client or app did not take what was meant for it in time; the connection ends."""
+_CLIENT_FAULTS = (
+    OSError,
+    Stalled,
+    h11.ProtocolError,
+    h2.exceptions.H2Error,
+    wsproto.utilities.ProtocolError,
+)
 
 
 class Hypercorn:
@@ -82,16 +80,14 @@ class Hypercorn:
         handler = _Handler(self._lane, self._config, self._context, stream, base, alpn)
         try:
             await handler.run()
-        except (OSError, _Stalled):
+        except _CLIENT_FAULTS:
             self._lane.stats.disconnects += 1
         except ExceptionGroup as group:
-            rest = group.split((OSError, _Stalled))[1]
+            rest = group.split(_CLIENT_FAULTS)[1]
             if rest is None:
                 self._lane.stats.disconnects += 1
             else:
                 self._lane.on_error(rest)
-        finally:
-            stream.close()
 
 
 class _WireStream:
@@ -101,8 +97,11 @@ class _WireStream:
         self._wire = wire
         self._prefix = prefix
         self._write_timeout = write_timeout
+        self._closed = False
 
     async def receive_some(self, max_bytes: int) -> bytes:
+        if self._closed:
+            raise trio.ClosedResourceError
         if self._prefix:
             prefix, self._prefix = self._prefix, b""
             return prefix
@@ -121,9 +120,7 @@ class _WireStream:
         self._wire.finish()
 
     async def aclose(self) -> None:
-        self.close()
-
-    def close(self) -> None:
+        self._closed = True
         self._wire.close()
 
 
@@ -140,15 +137,18 @@ class _Handler(TCPServer):
         self._torn = False
 
     async def run(self) -> None:
-        apps = _Apps(self._lane)
+        apps = Apps(self._lane)
         async with apps:
             self._task_group = apps
             self.protocol = self._make_protocol(apps)
             await self.protocol.initiate()
             await self.idle_task.restart(apps, self._idle_timeout)
-            await self._read_data()
+            try:
+                await self._read_data()
+            finally:
+                apps.end()
 
-    def _make_protocol(self, apps: "_Apps") -> ProtocolWrapper:
+    def _make_protocol(self, apps: "Apps") -> ProtocolWrapper:
         parts: tuple[Any, ...] = (
             self.app,
             self.config,
@@ -161,8 +161,7 @@ class _Handler(TCPServer):
             self.protocol_send,
         )
         protocol = ProtocolWrapper(*parts)
-        if self._alpn == "h2":
-            protocol.protocol = _HTTP2(*parts)
+        protocol.protocol = _HTTP2(*parts) if self._alpn == "h2" else _WebSocket(*parts)
         return protocol
 
     async def protocol_send(self, event: Event) -> None:
@@ -171,7 +170,7 @@ class _Handler(TCPServer):
             return
         async with self.send_lock:
             if self._torn:
-                raise _Stalled
+                raise Stalled
             self._torn = True  # until all of it is out: a send that is cancelled half-way ends the connection
             try:
                 await self.stream.send_all(event.data)
@@ -185,10 +184,33 @@ class _Handler(TCPServer):
         await self.stream.aclose()
 
 
+class _WebSocket(H11Protocol):
+    """Ends the connection when Hypercorn has given up on its WebSocket."""
+
+    async def handle(self, event: Event) -> None:
+        await super().handle(event)
+        if isinstance(event, RawData) and self.stream is not None and self.stream.closed:
+            await self.send(Closed())
+
+
 class _HTTP2(H2Protocol):
-    """Forgives DATA for answered streams, tells requests when theirs is reset, and bounds resets."""
+    """Holds a sender until its piece has left, forgives DATA for answered streams, tells requests when theirs
+    is reset, and bounds resets.
+    """
 
     _resets = 0
+
+    async def handle(self, event: Event) -> None:
+        await super().handle(event)
+        if isinstance(event, Closed):
+            for buffer in list(self.stream_buffers.values()):
+                await buffer.close()
+
+    async def stream_send(self, event: StreamEvent) -> None:
+        await super().stream_send(event)
+        buffer = self.stream_buffers.get(event.stream_id)
+        if buffer is not None and isinstance(event, (Body, Data)):
+            await buffer.drain()
 
     async def _handle_events(self, events: list[h2.events.Event]) -> None:
         for event in events:
@@ -200,8 +222,16 @@ class _HTTP2(H2Protocol):
             if isinstance(event, h2.events.StreamReset):
                 self._resets += 1
                 if self._resets > FREE_RESETS + self.keep_alive_requests // 2:
-                    raise _Stalled
+                    raise Stalled
             await super()._handle_events([event])
+
+    async def _create_stream(self, request: h2.events.RequestReceived) -> None:
+        path = next((value for name, value in request.headers if name == b":path"), b"")
+        if path.isascii() and path.startswith((b"/", b"*")):
+            await super()._create_stream(request)
+        else:
+            self.connection.reset_stream(request.stream_id, h2.errors.ErrorCodes.PROTOCOL_ERROR)
+            self._resets += 1
 
     async def _close_stream(self, stream_id: int) -> None:
         stream = self.streams.get(stream_id)
@@ -210,98 +240,3 @@ class _HTTP2(H2Protocol):
             if disconnect is not None:
                 disconnect.fire()  # type: ignore[attr-defined]
         await super()._close_stream(stream_id)
-
-
-class _Apps(TaskGroup):
-    """The tasks of one connection. What an app no longer takes is dropped, and its errors stay its own."""
-
-    def __init__(self, lane: Lane) -> None:
-        super().__init__()
-        self._lane = lane
-
-    async def spawn_app(self, app: object, config: Config, scope: HypercornScope, send: _Put) -> _Put:
-        put, take = trio.open_memory_channel[Message](config.max_app_queue_size)
-        assert self._nursery is not None  # noqa: S101 the group is entered
-        self._nursery.start_soon(self._run_app, cast(Scope, scope), take, send)
-
-        async def deliver(event: Message) -> None:
-            with contextlib.suppress(trio.BrokenResourceError):
-                try:
-                    put.send_nowait(event)
-                except trio.WouldBlock:
-                    with trio.move_on_after(self._lane.limits.body_timeout) as wait:
-                        await put.send(event)
-                    if wait.cancelled_caught:
-                        raise _Stalled from None
-
-        return deliver
-
-    async def _run_app(self, scope: Scope, take: trio.MemoryReceiveChannel[Message], send: _Put) -> None:
-        lane = self._lane
-        request = _Request(lane, take.receive, send) if scope["type"] == "http" else None
-        if request is not None:
-            lane.stats.requests += 1
-            scope["extensions"]["disconnect"] = request.disconnect
-        app_receive, app_send = (request.receive, request.send) if request else (take.receive, send)
-        with take:
-            try:
-                await lane.app(scope, app_receive, app_send)
-            except _Stalled:
-                raise
-            except Exception as error:
-                rest = without_disconnects(error)
-                if rest is not None:
-                    lane.on_error(rest)
-                if request is not None:
-                    await request.fail()
-            await send(None)
-
-
-class _Request:
-    """One HTTP/2 request as the app sees it."""
-
-    def __init__(self, lane: Lane, receive: Receive, send: Send) -> None:
-        self.disconnect = Disconnect()
-        self._lane = lane
-        self._receive = receive
-        self._send = send
-        self._received = 0
-        self._complete = False
-        self._started = False
-
-    async def receive(self) -> Message:
-        if self._complete:
-            return await self._receive()
-        with trio.move_on_after(self._lane.limits.body_timeout) as scope:
-            message = await self._receive()
-            self._received += len(message.get("body", b""))
-            self._complete = not message.get("more_body", False)
-        if scope.cancelled_caught:
-            raise _Stalled
-        if self._received > self._lane.limits.body_bytes:
-            await self._answer(refusals.BODY_TOO_LARGE)
-            self.disconnect.fire()
-            return {"type": "http.disconnect"}
-        return message
-
-    async def send(self, message: Message) -> None:
-        if self.disconnect.gone:
-            raise ClientDisconnected("the client has gone")
-        self._started = True
-        with trio.move_on_after(self._lane.limits.write_timeout) as scope:
-            await self._send(message)
-        if scope.cancelled_caught:
-            self._lane.stats.refused["write_timeout"] += 1
-            raise _Stalled
-
-    async def fail(self) -> None:
-        """The app has failed; if it had not answered, this does."""
-        if not self.disconnect.gone:
-            await self._answer(refusals.INTERNAL_ERROR)
-
-    async def _answer(self, refusal: refusals.Refusal) -> None:
-        if not self._started:
-            self._lane.stats.refused[refusal.code] += 1
-            headers = [(b"content-type", b"application/json")]
-            await self.send({"type": "http.response.start", "status": refusal.status, "headers": headers})
-            await self.send({"type": "http.response.body", "body": refusal.body()})

@@ -172,8 +172,7 @@ class Intake:
             self._complete(request)
             return rest
         framing = b"transfer-encoding: chunked" if request.chunked else b"content-length: %d" % request.length
-        connection = b"" if request.keep_alive else b"connection: close\r\n"
-        self._parser.feed_data(b"POST / HTTP/1.1\r\n%b%b\r\n\r\n" % (connection, framing))
+        self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framing)
         return rest
 
     def _complete(self, request: Inbound) -> None:
@@ -249,7 +248,7 @@ class Intake:
         limits = self._limits
         if len(self._headers) > limits.header_lines:
             self._refuse(refusals.HEADERS_TOO_LARGE)
-        if self._head_fed + self._fed > limits.header_bytes:
+        if max(self._fed, self._head_fed + self._fed) > limits.header_bytes:
             size = len(self._url) + sum(len(name) + len(value) + 4 for name, value in self._headers)
             if size > limits.header_bytes:
                 self._refuse(refusals.HEADERS_TOO_LARGE)

@@ -58,7 +58,11 @@ class Lifespan:
         return message
 
     async def _tell(self, message: Message) -> None:
-        stage, _, outcome = message["type"].removeprefix("lifespan.").partition(".")
+        kind = message["type"]
+        done = {"lifespan.startup": self._started, "lifespan.shutdown": self._stopped}
+        stage, _, outcome = kind.rpartition(".")
+        if stage not in done or outcome not in ("complete", "failed"):
+            raise RuntimeError(f"{kind} is not a message of the lifespan")
         if outcome == "failed":
             self.failure = f"{stage} failed: {message.get('message') or 'no reason given'}"
-        (self._started if stage == "startup" else self._stopped).set()
+        done[stage].set()

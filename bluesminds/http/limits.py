@@ -21,9 +21,9 @@ class Limits:
     header_timeout: float = 10.0
     """From the first byte of a head (on a new connection: from its acceptance) to its end."""
     body_timeout: float = 60.0
-    """For each wait for more of a body."""
+    """For each wait for more of a body, and in all for a body that only trickles."""
     write_timeout: float = 60.0
-    """For each send that the client does not take."""
+    """For a client to take the next piece of an answer."""
     idle_timeout: float = 75.0
     """Between two requests."""
     drain_timeout: float = 30.0

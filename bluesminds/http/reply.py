@@ -49,14 +49,15 @@ class Reply:
             elif lower == b"connection" and b"close" in value.lower():
                 self.close = True
         lines.append(date)
-        lines.append(self._frame_line(status, declared, len(body), more))
+        framing = self._frame_line(status, declared, len(body), more)
+        if framing:
+            lines.append(framing)
         if self.close:
             lines.append(b"connection: close\r\n")
         elif self._request.version == "1.0":
             lines.append(b"connection: keep-alive\r\n")
         head = b"".join(lines)
-        ends = len(lines) - (not lines[-1])
-        if head.count(b"\n") != head.count(b"\r\n") or head.count(b"\r") > ends or b"\0" in head:
+        if not head.count(b"\r\n") == head.count(b"\n") == head.count(b"\r") == len(lines) or b"\0" in head:
             raise RuntimeError("a response header holds a line end or NUL")
         self.started = True
         return b"%b\r\n%b" % (head, self.next(body, more))

@@ -20,7 +20,8 @@ import trio
 
 from bluesminds.http import refusals
 from bluesminds.http.asgi import ASGIApp, OnError, Scope
-from bluesminds.http.http1 import Connection, Lane
+from bluesminds.http.exchange import Lane
+from bluesminds.http.http1 import Connection
 from bluesminds.http.hypercorn import Hypercorn
 from bluesminds.http.lifespan import Lifespan, LifespanError
 from bluesminds.http.limits import Limits, Stats
@@ -169,6 +170,8 @@ class _Server:
         lane = self._lane
         try:
             await self._connection(client, address)
+        except OSError:
+            lane.stats.disconnects += 1
         except Exception as error:
             lane.on_error(error)
         except BaseExceptionGroup as group:
