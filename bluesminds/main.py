@@ -104,19 +104,26 @@ async def serve(
 
 @asynccontextmanager
 async def _recording(core: Core, metrics: Metrics, keepers: Keepers) -> AsyncIterator[Recorder]:
-    """The recorder, which outlives everything that uses it long enough to commit what it was given."""
+    """The recorder, which outlives everything that uses it long enough to commit what it was given, also when
+    all of it is cancelled.
+    """
     storage = core.settings.storage
     recorder = Recorder(
         core.store, max_rows=storage.queue_rows, timeout=storage.settle_timeout, log=core.log, metrics=metrics
     )
+    last = trio.CancelScope(shield=True)
+
+    async def keep() -> None:
+        with last:
+            await keepers.keep("recorder", recorder.run)
+
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(keepers.keep, "recorder", recorder.run)
+        nursery.start_soon(keep)
         try:
             yield recorder
         finally:
             recorder.finish()
-            nursery.cancel_scope.shield = True
-            nursery.cancel_scope.deadline = trio.current_time() + FLUSH_SECONDS
+            last.deadline = trio.current_time() + FLUSH_SECONDS
 
 
 async def _found(core: Core) -> FirstRun:

@@ -25,19 +25,28 @@ from bluesminds.web.guard import through_local_socket
 
 BASE_URL = "http://local"
 TIMEOUT = 30.0  # seconds; a server test may take its own probe timeout
+PATIENCE = 5.0  # seconds
+POLL = 0.05  # seconds
 
 
 @asynccontextmanager
 async def operator_client(settings: Settings, *, clock: Clock, log: Log) -> AsyncIterator[httpx.AsyncClient]:
-    """Raises StateBusy when a process holds the state but does not answer, StorageError, OSError."""
-    try:
-        async with _offline(settings, clock=clock, log=log) as client:
-            yield client
-        return
-    except StateBusy:
-        socket_path = StateDir(settings.state_dir).socket_path
-        if not socket_path.exists():
-            raise
+    """Raises StateBusy when a process holds the state and opens no socket for PATIENCE seconds (another
+    command is done by then, a starting server answers), StorageError, OSError, ValueError.
+    """
+    give_up = trio.current_time() + PATIENCE
+    while True:
+        try:
+            async with _offline(settings, clock=clock, log=log) as client:
+                yield client
+            return
+        except StateBusy:
+            socket_path = StateDir(settings.state_dir).socket_path
+            if socket_path.exists():
+                break
+            if trio.current_time() > give_up:
+                raise
+        await trio.sleep(POLL)
     async with trio.open_nursery() as nursery:
         pool = Pool()
         await nursery.start(pool.run)

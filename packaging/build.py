@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 from bluesminds import __version__  # noqa: E402 - the tree being built, whatever is installed
 
 # What goes beside the executable into the archive.
-EXTRAS = ("LICENSE", "README.md", "gateway.toml.example", "packaging/systemd")
+EXTRAS = ("LICENSE", "README.md", "gateway.toml.example", "docs", "packaging/systemd")
 
 
 def main() -> None:

@@ -2,8 +2,8 @@
 
 import click
 
+from bluesminds.cli import exits
 from bluesminds.cli.config import check, config_group, init
-from bluesminds.cli.exits import MEANINGS
 from bluesminds.cli.keys import keys_group
 from bluesminds.cli.serve import demo, serve
 from bluesminds.cli.servers import servers_group
@@ -11,10 +11,20 @@ from bluesminds.cli.usage import usage_group
 from bluesminds.cli.users import users_group
 from bluesminds.cli.version import version
 
-_EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in MEANINGS.items()) + "."
+_EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in exits.MEANINGS.items()) + "."
 
 
-@click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(click.Group):
+    """The group that gives Ctrl-C its own exit code, wherever it strikes."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except (KeyboardInterrupt, click.Abort):
+            raise exits.Failure("interrupted", exits.INTERRUPTED) from None
+
+
+@click.group(cls=Commands, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
     """A self-hosted AI gateway: keys, limits, routing and usage for any OpenAI SDK.
 

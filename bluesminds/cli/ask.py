@@ -11,39 +11,39 @@ import httpx
 import trio
 
 from bluesminds.cli import exits
+from bluesminds.cli.failures import EXPECTED, failure, only
 from bluesminds.cli.options import load_settings
 from bluesminds.clock import SystemClock
 from bluesminds.config import Settings
 from bluesminds.log import Log
 from bluesminds.operate import operator_client
-from bluesminds.state import StateBusy
-from storage import StorageError
 
-_CODES = {401: exits.AUTH, 403: exits.AUTH, 404: exits.NOT_FOUND, 409: exits.CONFLICT, 400: exits.USAGE}
+_CODES = {
+    400: exits.USAGE,
+    401: exits.AUTH,
+    403: exits.AUTH,
+    404: exits.NOT_FOUND,
+    409: exits.CONFLICT,
+    503: exits.UNAVAILABLE,
+}
+_REMEDIES = {
+    "key_not_found": "bluesminds keys list",
+    "server_not_found": "bluesminds servers list",
+    "server_exists": "choose another name, or remove it first: bluesminds servers remove NAME",
+    "email_taken": "bluesminds users list",
+    "storage_unavailable": "check storage.url and that the database runs",
+}
 json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 
 
 def ask(config: Path | None, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:  # noqa: ANN401
-    """The decoded answer. Raises exits.Failure with the API's own sentence."""
+    """The decoded answer; `path` is quoted already. Raises exits.Failure with the API's own sentence."""
     settings = load_settings(config).settings
     try:
-        response = trio.run(_send, settings, method, path, body)
-    except* StateBusy as busy:
-        raise exits.Failure(
-            str(_first(busy)), exits.UNAVAILABLE, "wait until it has started, or stop it"
-        ) from None
-    except* StorageError as failed:
-        raise exits.Failure(str(_first(failed)), exits.UNAVAILABLE) from None
-    except* (httpx.HTTPError, OSError, ValueError) as failed:
-        raise exits.Failure(f"{_first(failed)}", exits.UNAVAILABLE) from None
+        response = trio.run(_send, settings, method, path, body, strict_exception_groups=True)
+    except (BaseExceptionGroup, *EXPECTED) as exc:
+        raise failure(only(exc), settings, config) from None
     return _answer(response)
-
-
-def _first(group: BaseExceptionGroup[Any]) -> BaseException:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 async def _send(settings: Settings, method: str, path: str, body: Mapping[str, Any] | None) -> httpx.Response:
@@ -56,18 +56,26 @@ def _answer(response: httpx.Response) -> Any:  # noqa: ANN401
     if response.is_success:
         return response.json() if response.content else None
     try:
-        message = response.json()["error"]["message"]
+        error = response.json()["error"]
     except (ValueError, KeyError):
-        message = f"the gateway answered {response.status_code}"
-    raise exits.Failure(message, _CODES.get(response.status_code, exits.FAILURE))
+        error = {"message": f"the gateway answered {response.status_code}", "code": ""}
+    code = _CODES.get(response.status_code, exits.FAILURE)
+    raise exits.Failure(error["message"], code, _REMEDIES.get(error["code"], ""))
+
+
+def echo_json(value: Any) -> None:  # noqa: ANN401
+    click.echo(json.dumps(value, indent=2))
 
 
 def show(value: Any, *, as_json: bool, columns: Sequence[str] = ()) -> None:  # noqa: ANN401
-    """JSON, or the listing's rows in columns: aligned on a terminal, tab-separated in a pipe."""
+    """JSON, or the listing's rows in columns: aligned on a terminal, tab-separated in a pipe. A column
+    "limits.rpm" is `rpm` of the row's `limits`.
+    """
     if as_json:
-        click.echo(json.dumps(value, indent=2))
+        echo_json(value)
         return
-    rows = [columns, *([_cell(row.get(column)) for column in columns] for row in value["data"])]
+    titles = [column.rpartition(".")[2] for column in columns]
+    rows = [titles, *([_cell(_field(row, column)) for column in columns] for row in value["data"])]
     if not sys.stdout.isatty():
         for row in rows:
             click.echo("\t".join(row))
@@ -77,9 +85,18 @@ def show(value: Any, *, as_json: bool, columns: Sequence[str] = ()) -> None:  # 
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
+def _field(row: Mapping[str, Any], column: str) -> Any:  # noqa: ANN401
+    outer, _, inner = column.rpartition(".")
+    return (row[outer] if outer else row).get(inner)
+
+
 def _cell(value: object) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, list):
-        return ",".join(map(str, value)) or "(asked)"
-    return str(value)
+    """One cell. Names are what people typed: a control character in one must not move the cursor."""
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case list():
+            value = ",".join(map(str, value)) or "(asked)"
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value))

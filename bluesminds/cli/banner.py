@@ -1,5 +1,6 @@
 """What a person sees when the gateway is up: where it is, and a curl that answers."""
 
+import ipaddress
 import json
 import sys
 from pathlib import Path
@@ -8,37 +9,41 @@ from typing import Any
 import click
 
 from bluesminds.config import Settings
-from bluesminds.main import Running
+from bluesminds.main import FirstRun, Running
+
+_SHOWN_MODELS = 4
 
 
 def show(running: Running, settings: Settings, path: Path | None) -> None:
     """To standard error, so that a terminal gets it and a pipe of the log does not mix with standard
     output.
     """
-    base = settings.server.public_url or _url(running.addresses[0], tls=settings.server.tls_cert is not None)
-    first = running.first_run
+    tls = settings.server.tls_cert is not None
     lines = [
-        f"BluesMinds is listening on {base}",
+        f"BluesMinds is listening on {', '.join(_url(address, tls=tls) for address in running.addresses)}",
         f"  data      {settings.state_dir}",
         f"  config    {path or 'none: defaults and environment'}",
         f"  models    {_models(running.models)}",
+        "",
+        *_try_it(running, settings, tls=tls),
+        *_claim(running.first_run, settings, tls=tls, address=running.addresses[0]),
+        "",
+        "Press Ctrl-C to stop.",
     ]
-    if first.bootstrap_token:
-        lines += [f"  admin     POST {base}/api/setup with this token, shown once: {first.bootstrap_token}"]
-    lines += ["", *_try_it(base, running, first.key), "", "Press Ctrl-C to stop."]
     click.echo("\n".join(lines), err=True)
     sys.stderr.flush()
 
 
-def _try_it(base: str, running: Running, key: str | None) -> list[str]:
+def _try_it(running: Running, settings: Settings, *, tls: bool) -> list[str]:
     if not running.models:
         return [
-            "No models yet. Add a server:",
-            "  bluesminds servers add NAME --url https://api.openai.com/v1 --api-key-stdin",
+            "No models yet. Add a server; the key is read from standard input:",
+            "  bluesminds servers add openai --url https://api.openai.com/v1 --api-key-stdin",
         ]
-    shown = key or "$BLUESMINDS_KEY"
-    model = next((name for name in running.models if name == "demo/echo"), running.models[0])
-    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hello!"}]})
+    key = running.first_run.key
+    body = json.dumps(
+        {"model": _example(running.models), "messages": [{"role": "user", "content": "Hello!"}]}
+    )
     title = (
         "Try it (this key is shown once):"
         if key
@@ -46,21 +51,56 @@ def _try_it(base: str, running: Running, key: str | None) -> list[str]:
     )
     return [
         title,
-        f"  curl {base}/v1/chat/completions \\",
-        f'    -H "Authorization: Bearer {shown}" -H "Content-Type: application/json" \\',
-        f"    -d '{body}'",
+        f"  curl {_reach(running.addresses[0], settings, tls=tls)}/v1/chat/completions \\",
+        f'    -H "Authorization: Bearer {key or "$BLUESMINDS_KEY"}" -H "Content-Type: application/json" \\',
+        f"    -d '{_quoted(body)}'",
     ]
+
+
+def _claim(first_run: FirstRun, settings: Settings, *, tls: bool, address: Any) -> list[str]:  # noqa: ANN401
+    if first_run.bootstrap_token is None:
+        return []
+    return [
+        "",
+        "There is no administrator yet; until then only this machine can be served.",
+        "  bluesminds users create --role admin --email you@example.com",
+        f"  or POST {_reach(address, settings, tls=tls)}/api/setup with this token (shown once):",
+        f"    {first_run.bootstrap_token}",
+    ]
+
+
+def _example(models: list[str]) -> str:
+    return "demo/echo" if "demo/echo" in models else models[0]
 
 
 def _models(names: list[str]) -> str:
     if not names:
         return "none"
-    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-    return ", ".join(names[:4]) + more
+    first = _example(names)
+    shown = [first, *(name for name in names if name != first)][:_SHOWN_MODELS]
+    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+    return ", ".join(shown) + more
 
 
-def _url(address: Any, *, tls: bool) -> str:  # noqa: ANN401 - as the operating system names it
+def _reach(address: Any, settings: Settings, *, tls: bool) -> str:  # noqa: ANN401 - as the operating system names it
+    """How curl on this machine gets there."""
+    if settings.server.public_url is not None:
+        return settings.server.public_url.rstrip("/")
+    if not isinstance(address, tuple):
+        return f"--unix-socket {address} {'https' if tls else 'http'}://localhost"
+    host = ipaddress.ip_address(address[0].partition("%")[0])
+    if host.is_unspecified:
+        address = ("127.0.0.1" if host.version == 4 else "::1", *address[1:])
+    return _url(address, tls=tls)
+
+
+def _url(address: Any, *, tls: bool) -> str:  # noqa: ANN401
     if not isinstance(address, tuple):
         return f"unix:{address}"
     host = f"[{address[0]}]" if ":" in address[0] else address[0]
     return f"{'https' if tls else 'http'}://{host}:{address[1]}"
+
+
+def _quoted(text: str) -> str:
+    """For single quotes in a shell: a model's name may hold one."""
+    return text.replace("'", "'\\''")

@@ -1,11 +1,11 @@
 """keys create, list, revoke."""
 
-import json
 from pathlib import Path
+from urllib.parse import quote
 
 import click
 
-from bluesminds.cli.ask import ask, json_option, show
+from bluesminds.cli.ask import ask, echo_json, json_option, show
 from bluesminds.cli.options import config_option
 
 
@@ -24,7 +24,7 @@ def create(name: str, rpm: int | None, concurrency: int | None, config: Path | N
     """Make a key. It is printed once and cannot be shown again."""
     made = ask(config, "POST", "/keys", {"name": name, "rpm": rpm, "concurrency": concurrency})
     if as_json:
-        click.echo(json.dumps(made, indent=2))
+        echo_json(made)
     else:
         click.echo(made["key"])
         click.echo(f"This is the only time the key of {name} is shown. Its id is {made['id']}.", err=True)
@@ -35,7 +35,10 @@ def create(name: str, rpm: int | None, concurrency: int | None, config: Path | N
 @json_option
 def list_(config: Path | None, as_json: bool) -> None:
     """List keys."""
-    columns = ("id", "name", "prefix", "last4", "created_at", "last_used_at", "revoked_at")
+    columns = (
+        *("id", "name", "prefix", "last4", "limits.rpm", "limits.concurrency"),
+        *("created_at", "last_used_at", "revoked_at"),
+    )
     show(ask(config, "GET", "/keys"), as_json=as_json, columns=columns)
 
 
@@ -45,5 +48,8 @@ def list_(config: Path | None, as_json: bool) -> None:
 @json_option
 def revoke(key_id: str, config: Path | None, as_json: bool) -> None:
     """End a key at once."""
-    ask(config, "DELETE", f"/keys/{key_id}")
-    click.echo(json.dumps({"id": key_id, "revoked": True}) if as_json else f"revoked {key_id}")
+    ask(config, "DELETE", f"/keys/{quote(key_id, safe='')}")
+    if as_json:
+        echo_json({"id": key_id, "revoked": True})
+    else:
+        click.echo(f"revoked {key_id}")

@@ -4,7 +4,6 @@ import logging
 import os
 import signal
 import socket
-import ssl
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,13 +15,12 @@ import trio
 
 from bluesminds import main
 from bluesminds.cli import banner, exits
+from bluesminds.cli.failures import EXPECTED, failure, only
 from bluesminds.cli.options import config_option, load_settings
 from bluesminds.clock import SystemClock
 from bluesminds.config import ServerSettings, Settings
 from bluesminds.http import systemd
 from bluesminds.log import LibraryLog, Log
-from bluesminds.state import StateBusy
-from storage import StorageError
 
 
 def listen_options(command: Any) -> Any:  # noqa: ANN401 - click's decorators take and give commands
@@ -49,7 +47,10 @@ def serve(config: Path | None, host: str | None, port: int | None) -> None:
 @config_option
 @listen_options
 def demo(config: Path | None, host: str | None, port: int | None) -> None:
-    """Run the gateway with the built-in demo server: no vendor, no key, the same gateway."""
+    """Run the gateway with a built-in demo server.
+
+    It needs no vendor and no key, and is the same gateway otherwise: the model is "demo/echo".
+    """
     loaded = load_settings(config, {"server.host": host, "server.port": port})
     settings = loaded.settings
     if not any(server.dialect == "demo" for server in settings.servers):
@@ -64,44 +65,9 @@ def _run(settings: Settings, path: Path | None) -> None:
     logging.getLogger().addHandler(LibraryLog(log))
     try:
         code = trio.run(_supervise, settings, path, log, strict_exception_groups=True)
-    except BaseExceptionGroup as group:
-        raise _failure(_only(group)) from None
-    except (main.StartRefused, StateBusy, StorageError, OSError, ValueError) as exc:
-        raise _failure(exc) from None
+    except (BaseExceptionGroup, *EXPECTED) as exc:
+        raise failure(only(exc), settings, path) from None
     sys.exit(code)
-
-
-def _only(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The one error inside nested groups; the group itself when there are several."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
-
-
-def _failure(exc: BaseException) -> exits.Failure:
-    match exc:
-        case main.StartRefused():
-            return exits.Failure(str(exc), exits.CONFIG_INVALID, exc.remedy)
-        case StateBusy():
-            return exits.Failure(str(exc), exits.CONFLICT, "stop it first, or choose another state_dir")
-        case StorageError():
-            return exits.Failure(str(exc), exits.UNAVAILABLE, "check storage.url and that the database runs")
-        case ssl.SSLError():
-            return exits.Failure(
-                f"the TLS certificate or key cannot be used: {exc.reason}", exits.CONFIG_INVALID
-            )
-        case OSError():
-            return exits.Failure(
-                f"{exc.strerror or exc} {exc.filename or ''}".strip(), exits.UNAVAILABLE, _remedy(exc)
-            )
-        case ValueError():
-            return exits.Failure(str(exc), exits.CONFIG_INVALID)
-    raise exc
-
-
-def _remedy(exc: OSError) -> str:
-    return "choose another port with --port, or stop what listens there" if exc.errno == 98 else ""
 
 
 async def _supervise(settings: Settings, path: Path | None, log: Log) -> int:
@@ -109,7 +75,7 @@ async def _supervise(settings: Settings, path: Path | None, log: Log) -> int:
     inherited = [sock for socks in systemd.inherited_sockets(os.environ).values() for sock in socks]
     notifier = systemd.Notifier(os.environ)
     shutdown, interrupted = trio.Event(), trio.Event()
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with trio.open_signal_receiver(*_stop_signals()) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_obey, signals, shutdown, interrupted, notifier, nursery.cancel_scope)
             running: main.Running = await nursery.start(
@@ -119,6 +85,12 @@ async def _supervise(settings: Settings, path: Path | None, log: Log) -> int:
             nursery.start_soon(notifier.watch, lambda: True)
             banner.show(running, settings, path)
     return exits.INTERRUPTED if interrupted.is_set() else exits.OK
+
+
+def _stop_signals() -> list[signal.Signals]:
+    """A terminal that closes stops the gateway too, unless it was started under nohup."""
+    closes = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+    return [signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if closes else [])]
 
 
 async def _obey(

@@ -1,13 +1,13 @@
 """servers add, list, test, remove."""
 
-import json
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 import click
 
 from bluesminds.cli import exits
-from bluesminds.cli.ask import ask, json_option, show
+from bluesminds.cli.ask import ask, echo_json, json_option, show
 from bluesminds.cli.options import config_option
 
 
@@ -20,10 +20,20 @@ def servers_group() -> None:
 @click.argument("name")
 @click.option("--url", required=True, help="Base URL, e.g. https://api.openai.com/v1.")
 @click.option(
-    "--dialect", type=click.Choice(["openai", "litellm", "anthropic"]), default="openai", show_default=True
+    "--dialect",
+    type=click.Choice(["openai", "litellm", "anthropic"]),
+    default="openai",
+    show_default=True,
+    help="What it speaks.",
 )
 @click.option("--model", "models", multiple=True, help="A model it offers; repeat. Default: ask the server.")
-@click.option("--weight", type=click.IntRange(1, 10_000), default=1, show_default=True)
+@click.option(
+    "--weight",
+    type=click.IntRange(1, 10_000),
+    default=1,
+    show_default=True,
+    help="Its share of the requests.",
+)
 @click.option(
     "--priority", type=click.IntRange(-1000, 1000), default=0, show_default=True, help="Lower goes first."
 )
@@ -41,8 +51,9 @@ def add(
     config: Path | None,
     as_json: bool,
 ) -> None:
-    """Add a server to the database. Its key is never taken from the command line, where others could see
-    it.
+    """Add a server to the database.
+
+    Its key is read from standard input, never from the command line, where others could see it.
     """
     api_key = sys.stdin.readline().strip() if api_key_stdin else None
     body = {
@@ -54,7 +65,10 @@ def add(
         "priority": priority,
     }
     added = ask(config, "POST", "/servers", body | {"api_key": api_key or None})
-    click.echo(json.dumps(added, indent=2) if as_json else f"added {name}")
+    if as_json:
+        echo_json(added)
+    else:
+        click.echo(f"added {name}")
 
 
 @servers_group.command("list")
@@ -62,7 +76,7 @@ def add(
 @json_option
 def list_(config: Path | None, as_json: bool) -> None:
     """List servers, those of the configuration included."""
-    columns = ("name", "dialect", "url", "models", "weight", "priority", "origin")
+    columns = ("name", "dialect", "url", "has_api_key", "models", "weight", "priority", "origin")
     show(ask(config, "GET", "/servers"), as_json=as_json, columns=columns)
 
 
@@ -71,10 +85,13 @@ def list_(config: Path | None, as_json: bool) -> None:
 @config_option
 @json_option
 def test(name: str, config: Path | None, as_json: bool) -> None:
-    """Ask a server for its models, which costs nothing, and say how it went."""
-    found = ask(config, "POST", f"/servers/{name}/test")
+    """Ask a server for its models.
+
+    It costs nothing; the exit code says how it went.
+    """
+    found = ask(config, "POST", f"/servers/{quote(name, safe='')}/test")
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        echo_json(found)
     elif found["ok"]:
         click.echo(f"{name}: ok, {len(found['models'] or [])} models, {found['latency_ms']} ms")
     if not found["ok"]:
@@ -87,5 +104,8 @@ def test(name: str, config: Path | None, as_json: bool) -> None:
 @json_option
 def remove(name: str, config: Path | None, as_json: bool) -> None:
     """Remove a server from the database."""
-    ask(config, "DELETE", f"/servers/{name}")
-    click.echo(json.dumps({"name": name, "removed": True}) if as_json else f"removed {name}")
+    ask(config, "DELETE", f"/servers/{quote(name, safe='')}")
+    if as_json:
+        echo_json({"name": name, "removed": True})
+    else:
+        click.echo(f"removed {name}")

@@ -19,7 +19,9 @@ def usage_group() -> None:
 @click.option(
     "--days", type=click.IntRange(1, 366), default=7, show_default=True, help="Calendar days in UTC."
 )
-@click.option("--by", "group", type=click.Choice(_GROUPS), default="model", show_default=True)
+@click.option(
+    "--by", "group", type=click.Choice(_GROUPS), default="model", show_default=True, help="One line for each."
+)
 @config_option
 @json_option
 def show_(days: int, group: str, config: Path | None, as_json: bool) -> None:

@@ -1,12 +1,11 @@
 """users create, list."""
 
-import json
 import sys
 from pathlib import Path
 
 import click
 
-from bluesminds.cli.ask import ask, json_option, show
+from bluesminds.cli.ask import ask, echo_json, json_option, show
 from bluesminds.cli.options import config_option
 
 
@@ -16,21 +15,30 @@ def users_group() -> None:
 
 
 @users_group.command()
-@click.option("--email", required=True)
-@click.option("--role", type=click.Choice(["user", "admin"]), default="user", show_default=True)
+@click.option("--email", required=True, help="The address the account signs in with.")
 @click.option(
-    "--password-stdin", is_flag=True, help="Read the password from standard input instead of asking."
+    "--role",
+    type=click.Choice(["user", "admin"]),
+    default="user",
+    show_default=True,
+    help="What the account may do.",
+)
+@click.option(
+    "--password-stdin", is_flag=True, help="Read the password from standard input instead of asking for it."
 )
 @config_option
 @json_option
 def create(email: str, role: str, password_stdin: bool, config: Path | None, as_json: bool) -> None:
-    """Create an account."""
+    """Create an account. Without a terminal the password is read from standard input."""
     if password_stdin or not sys.stdin.isatty():
         password = sys.stdin.readline().rstrip("\n")
     else:
         password = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
     made = ask(config, "POST", "/users", {"email": email, "role": role, "password": password})
-    click.echo(json.dumps(made, indent=2) if as_json else f"created {email} ({role})")
+    if as_json:
+        echo_json(made)
+    else:
+        click.echo(f"created {email} ({role})")
 
 
 @users_group.command("list")

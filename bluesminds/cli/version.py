@@ -21,7 +21,7 @@ def version(as_json: bool) -> None:
         "openssl": ssl.OPENSSL_VERSION,
     }
     if as_json:
-        click.echo(json.dumps(parts))
+        click.echo(json.dumps(parts, indent=2))
     else:
         click.echo(f"bluesminds {__version__}")
         for name in ("python", "sqlite", "openssl"):

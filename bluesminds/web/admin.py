@@ -12,7 +12,7 @@ from bluesminds.accounts.keys import Keys
 from bluesminds.accounts.members import Members, require_email
 from bluesminds.accounts.servers import Servers
 from bluesminds.accounts.usage import UsageReports
-from bluesminds.errors import InvalidRequest, NotFound
+from bluesminds.errors import InvalidRequest, NotFound, Unavailable
 from bluesminds.gateway.probe import Probe
 from bluesminds.http.client import Origin
 from bluesminds.identity.password import Passwords
@@ -131,6 +131,10 @@ def _add_server_routes(admin: Blueprint, desk: Desk) -> None:
     async def test_server(name: str) -> dict[str, object]:
         for server in await desk.servers_now():
             if server.name == name:
+                if not server.url:
+                    raise Unavailable(
+                        "server_not_running", "The demo server runs inside a running gateway only."
+                    )
                 return _probe_json(await desk.probe(server))
         raise NotFound("server_not_found", f"There is no server named {name}.")
 

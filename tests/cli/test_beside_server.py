@@ -1,0 +1,75 @@
+"""Commands beside a running gateway, who may write when, and what a public address needs."""
+
+import json
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+
+from bluesminds.cli import exits
+from tests.terminal import User
+
+ASK = {"model": "demo/echo", "messages": [{"role": "user", "content": "one two three"}]}
+
+
+def ask(url: str, key: str) -> httpx.Response:
+    return httpx.post(
+        f"{url}/v1/chat/completions", json=ASK, headers={"authorization": f"Bearer {key}"}, trust_env=False
+    )
+
+
+def test_commands_go_through_the_running_gateway(home: Path) -> None:
+    user = User(home)
+    with user.serving("demo", "--port", "0") as gateway:
+        made = json.loads(user.run("keys", "create", "second", "--rpm", "2", "--json").stdout)
+        assert [ask(gateway.url, made["key"]).status_code for _ in range(3)] == [200, 200, 429]
+        shown = json.loads(user.run("usage", "show", "--by", "key", "--json").stdout)
+        assert shown["data"][0] | {"average_ms": 0} == {
+            "key": made["id"],
+            "requests": 2,
+            "errors": 0,
+            "average_ms": 0,
+            "prompt_tokens": 12,
+            "completion_tokens": 6,
+            "cached_tokens": 0,
+            "reasoning_tokens": 0,
+        }
+        assert user.run("keys", "revoke", made["id"]).returncode == 0
+        assert ask(gateway.url, made["key"]).status_code == 401, "a revoked key works no more, at once"
+        assert user.run("servers", "test", "demo").returncode == 0
+
+        second = user.run("serve", "--port", "0")
+        assert second.returncode == exits.CONFLICT
+        assert f"in use by process {gateway.process.pid}" in second.stderr
+        assert gateway.stop() == 0
+    assert not (user.state_dir / "admin.sock").exists()
+    assert {row["name"] for row in json.loads(user.run("keys", "list", "--json").stdout)["data"]} == {
+        *("first key", "second")
+    }
+
+
+def test_commands_at_the_same_time_wait_for_each_other(home: Path) -> None:
+    user = User(home)
+
+    def create(name: str) -> subprocess.CompletedProcess[str]:
+        return user.run("keys", "create", name)
+
+    with ThreadPoolExecutor(4) as pool:
+        done = list(pool.map(create, "abcd"))
+    assert [one.returncode for one in done] == [0, 0, 0, 0], [one.stderr for one in done]
+    assert sorted(name for (name,) in user.rows("SELECT name FROM api_keys")) == ["a", "b", "c", "d"]
+
+
+def test_a_public_address_needs_an_administrator(home: Path) -> None:
+    user = User(home)
+    refused = user.run("serve", "--host", "0.0.0.0", "--port", "0")  # noqa: S104 - what is refused here
+    assert refused.returncode == exits.CONFIG_INVALID
+    error, remedy = refused.stderr.splitlines()
+    assert error.startswith("error: refusing to listen on 0.0.0.0: there is no administrator yet")
+    command = remedy.removeprefix("help: bluesminds ").split()
+    assert user.run(*command, stdin="correct horse battery\n").returncode == 0
+    with user.serving("serve", "--host", "0.0.0.0", "--port", "0") as gateway:  # noqa: S104
+        assert "listening on http://0.0.0.0:" in gateway.said
+        assert "administrator" not in gateway.said
+        assert gateway.stop() == 0

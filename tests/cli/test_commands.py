@@ -1,0 +1,177 @@
+"""Commands in one process each: what they print, where, and how they end."""
+
+import json
+import os
+import pty
+import re
+import stat
+import subprocess
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from bluesminds import __version__
+from bluesminds.cli import exits
+from bluesminds.cli.app import cli
+from tests.terminal import COMMAND, SECONDS, User
+
+
+def tree(command: click.Command, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    if isinstance(command, click.Group):
+        inner = [found for name, child in command.commands.items() for found in tree(child, (*path, name))]
+        return [path, *inner]
+    return [path]
+
+
+@pytest.mark.parametrize("path", tree(cli), ids=" ".join)
+def test_every_command_explains_itself(path: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(cli, [*path, "--help"])
+    assert result.exit_code == 0
+    listed = result.output.partition("Commands:")[2]
+    assert "..." not in listed, "a command's first sentence is too long for the list"
+    command = cli
+    for name in path:
+        assert isinstance(command, click.Group)
+        command = command.commands[name]  # type: ignore[assignment]
+    assert command.help
+    for parameter in command.params:
+        if isinstance(parameter, click.Option) and parameter.name != "help":
+            assert parameter.help, f"{parameter.name} is not explained"
+
+
+def test_the_help_lists_every_exit_code() -> None:
+    text = " ".join(CliRunner().invoke(cli, ["--help"]).output.split())
+    for code, meaning in exits.MEANINGS.items():
+        assert f"{code} {meaning}" in text
+
+
+def test_no_option_takes_a_secret() -> None:
+    for path in tree(cli):
+        command: click.Command = cli
+        for name in path:
+            assert isinstance(command, click.Group)
+            command = command.commands[name]
+        for parameter in command.params:
+            if parameter.name and re.search("password|secret|token|api_key|pepper", parameter.name):
+                assert isinstance(parameter, click.Option) and parameter.is_flag, f"{path} {parameter.name}"
+
+
+def test_the_version_is_data_and_the_rest_is_for_people(home: Path) -> None:
+    done = User(home).run("version")
+    assert (done.returncode, done.stdout) == (0, f"bluesminds {__version__}\n")
+    assert [line.split()[0] for line in done.stderr.splitlines()] == ["python", "sqlite", "openssl"]
+
+
+def test_an_unknown_command_is_a_wrong_command_line(home: Path) -> None:
+    assert CliRunner().invoke(cli, ["frobnicate"]).exit_code == exits.USAGE
+
+
+def test_keys_are_made_listed_and_revoked_on_the_store_itself(home: Path) -> None:
+    user = User(home)
+    made = user.run("keys", "create", "laptop", "--rpm", "5")
+    assert made.returncode == 0
+    assert re.fullmatch(r"bm_[0-9A-Za-z]{36}\n", made.stdout)
+    key_id = made.stderr.rstrip(".\n").rpartition(" ")[2]
+    key = made.stdout.strip()
+
+    listed = user.run("keys", "list")
+    header, row = [line.split("\t") for line in listed.stdout.splitlines()]
+    cells = dict(zip(header, row, strict=True))
+    assert cells["id"] == key_id
+    assert (cells["name"], cells["prefix"], cells["last4"], cells["rpm"]) == (
+        "laptop",
+        key[:7],
+        key[-4:],
+        "5",
+    )
+    assert cells["revoked_at"] == "-"
+    assert key not in listed.stdout + listed.stderr
+
+    revoked = user.run("keys", "revoke", key_id, "--json")
+    assert json.loads(revoked.stdout) == {"id": key_id, "revoked": True}
+    again = user.run("keys", "revoke", key_id)
+    assert (again.returncode, again.stdout) == (exits.NOT_FOUND, "")
+    assert again.stderr == "error: There is no active key with this id.\nhelp: bluesminds keys list\n"
+
+    assert stat.S_IMODE(user.state_dir.stat().st_mode) == 0o700
+    for path in user.state_dir.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+    assert key.encode() not in b"".join(path.read_bytes() for path in user.state_dir.iterdir())
+
+
+def test_a_key_as_json_has_these_fields(home: Path) -> None:
+    made = json.loads(User(home).run("keys", "create", "ci", "--json").stdout)
+    assert made.pop("limits").keys() == {"rpm", "concurrency"}
+    assert made.keys() == {
+        *("id", "user_id", "name", "prefix", "last4", "key"),
+        *("expires_at", "revoked_at", "last_used_at", "created_at"),
+    }
+
+
+def test_a_terminal_gets_an_aligned_table(home: Path) -> None:
+    user = User(home)
+    assert user.run("servers", "add", "one", "--url", "http://127.0.0.1:9/v1", "--model", "a").returncode == 0
+    assert user.run("servers", "add", "number-two", "--url", "http://127.0.0.1:9/v1").returncode == 0
+    master, slave = pty.openpty()
+    try:
+        listing = (*COMMAND, "servers", "list")
+        subprocess.run(listing, stdout=slave, timeout=SECONDS, cwd=home, env=user.environment({}))
+        lines = os.read(master, 65536).decode().splitlines()
+    finally:
+        os.close(master)
+        os.close(slave)
+    assert len(lines) == 3
+    assert len({line.index("openai" if n else "dialect") for n, line in enumerate(lines)}) == 1
+    assert "\t" not in "".join(lines) and "\x1b" not in "".join(lines)
+
+
+def test_a_server_is_added_tested_and_removed(home: Path) -> None:
+    user = User(home)
+    key = "sk-canary-4711"
+    words = ("--url", "http://127.0.0.1:9/v1", "--api-key-stdin", "--weight", "2")
+    added = user.run("servers", "add", "main", *words, "--json", stdin=key + "\n")
+    assert json.loads(added.stdout)["has_api_key"] is True
+    assert user.run("servers", "add", "main", *words, stdin=key).returncode == exits.CONFLICT
+    tested = user.run("servers", "test", "main", "--json")
+    assert tested.returncode == exits.UNAVAILABLE
+    assert json.loads(tested.stdout)["ok"] is False
+    assert tested.stderr.startswith("error: main: ")
+    shown = user.run("servers", "list", "--json")
+    assert json.loads(shown.stdout)["data"][0]["weight"] == 2
+    assert key not in "".join(done.stdout + done.stderr for done in (added, tested, shown))
+    assert key.encode() not in b"".join(path.read_bytes() for path in user.state_dir.iterdir())
+    assert user.run("servers", "remove", "main").stdout == "removed main\n"
+    gone = user.run("servers", "remove", "main")
+    assert (gone.returncode, gone.stderr.splitlines()[1]) == (
+        exits.NOT_FOUND,
+        "help: bluesminds servers list",
+    )
+
+
+def test_a_server_needs_an_address_that_can_be_one(home: Path) -> None:
+    done = User(home).run("servers", "add", "main", "--url", "ftp://example.com")
+    assert done.returncode == exits.USAGE
+    assert done.stderr.startswith("error: ")
+
+
+def test_a_user_is_made_with_a_password_from_standard_input(home: Path) -> None:
+    user = User(home)
+    password = "correct horse battery"
+    words = ("users", "create", "--email", "ada@example.com", "--role", "admin")
+    assert user.run(*words, stdin="short\n").returncode == exits.USAGE
+    made = user.run(*words, "--password-stdin", stdin=password + "\n")
+    assert (made.returncode, made.stdout) == (0, "created ada@example.com (admin)\n")
+    again = user.run(*words, stdin=password)
+    assert (again.returncode, again.stderr.splitlines()[1]) == (exits.CONFLICT, "help: bluesminds users list")
+    listed = user.run("users", "list", "--json")
+    assert [row["email"] for row in json.loads(listed.stdout)["data"]] == ["ada@example.com"]
+    assert password not in made.stdout + made.stderr + again.stderr + listed.stdout
+
+
+def test_a_name_cannot_move_the_cursor(home: Path) -> None:
+    user = User(home)
+    assert user.run("keys", "create", "a\x1b[2J\tb").returncode == 0
+    row = user.run("keys", "list").stdout.splitlines()[1]
+    assert row.split("\t")[1] == "a\ufffd[2J\ufffdb"

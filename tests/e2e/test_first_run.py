@@ -1,0 +1,143 @@
+"""The first minute with the gateway: start it, run what it prints, become its administrator."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+import trio
+
+from bluesminds.providers.vendors import VENDORS, from_environment, local_ollama
+from tests.fakes import model_server
+from tests.terminal import SECONDS, Serving, User
+
+CLAIM = {"email": "ada@example.com", "password": "correct horse battery"}
+
+
+def printed_command(said: str) -> str:
+    """The curl of the banner, as a person would copy it."""
+    found = re.search(r"^  curl (?:.*\\\n)*.*$", said, re.MULTILINE)
+    assert found, said
+    return found[0]
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs the curl program")
+def test_the_printed_command_answers(home: Path) -> None:
+    user = User(home)
+    with (home / "out").open("wb") as out, user.serving("demo", "--port", "0", stdout=out) as gateway:
+        command = printed_command(gateway.said)
+        done = subprocess.run(
+            ("sh", "-c", command.replace("curl ", "curl --silent --noproxy '*' ", 1)),
+            capture_output=True,
+            timeout=SECONDS,
+            check=True,
+        )
+        assert gateway.stop() == 0
+    answer = msgspec.json.decode(done.stdout)
+    assert answer["choices"][0]["message"]["content"] == "Hello!"
+    assert (home / "out").read_bytes() == b"", "standard output is for data"
+    assert user.rows("SELECT model, status FROM usage") == [("demo/echo", 200)]
+
+
+def test_key_and_token_are_shown_once(home: Path) -> None:
+    user = User(home)
+    with user.serving("demo", "--port", "0") as gateway:
+        first = gateway.said
+        key, token = gateway.key, token_in(first)
+        assert gateway.stop() == 0
+    with user.serving("demo", "--port", "0") as gateway:
+        again = gateway.said
+        assert ask(gateway, key).status_code == 200, "the key of the first start works on"
+        assert gateway.stop() == 0
+    assert "shown once" in first and "shown once" not in again
+    assert "bm_" not in again and token not in again
+    kept = b"".join(path.read_bytes() for path in user.state_dir.iterdir())
+    assert key.encode() not in kept and token.encode() not in kept
+
+
+def test_the_token_makes_one_administrator_once(home: Path) -> None:
+    user = User(home)
+    with user.serving("demo", "--port", "0") as gateway:
+        token = token_in(gateway.said)
+        assert setup(gateway, CLAIM | {"token": "wrong"}).json()["error"]["code"] == "invalid_bootstrap_token"
+        assert setup(gateway, CLAIM | {"token": token, "password": "short"}).status_code == 400
+        made = setup(gateway, CLAIM | {"token": token})
+        assert (made.status_code, made.json()["role"]) == (201, "admin")
+        second = setup(gateway, CLAIM | {"token": token, "email": "eve@example.com"})
+        assert (second.status_code, second.json()["error"]["code"]) == (403, "invalid_bootstrap_token")
+        assert gateway.stop() == 0
+        assert token not in gateway.said.partition("Ctrl-C")[2]
+    with user.serving("demo", "--port", "0") as gateway:
+        assert "administrator" not in gateway.said
+        assert setup(gateway, CLAIM | {"token": token}).status_code == 403
+        assert gateway.stop() == 0
+    assert user.rows("SELECT email FROM users WHERE role = 'admin'") == [("ada@example.com",)]
+    assert CLAIM["password"].encode() not in user.database.read_bytes()
+
+
+async def test_a_running_ollama_is_found_without_any_configuration(home: Path, nursery: trio.Nursery) -> None:
+    ollama = await nursery.start(model_server.serve)
+    user = User(home, {"OLLAMA_HOST": ollama.url.removesuffix("/v1")})
+    gateway = await trio.to_thread.run_sync(lambda: user.start("serve", "--port", "0"))
+    try:
+        answer = await trio.to_thread.run_sync(lambda: ask(gateway, gateway.key, model="m"))
+        assert answer.headers["x-bluesminds-server"] == "ollama"
+        assert answer.json()["choices"][0]["message"]["content"] == "Hello world"
+        assert await trio.to_thread.run_sync(gateway.stop) == 0
+    finally:
+        gateway.process.kill()
+
+
+def test_without_any_model_the_banner_says_how_to_add_a_server(home: Path) -> None:
+    with User(home).serving("serve", "--port", "0") as gateway:
+        assert "bluesminds servers add " in gateway.said
+        assert "curl" not in gateway.said
+        ready = httpx.get(f"{gateway.url}/ready", trust_env=False)
+        assert (ready.status_code, ready.json()["checks"]["servers"]) == (503, "no usable server")
+        assert gateway.stop() == 0
+
+
+def test_every_vendor_key_in_the_environment_makes_a_server() -> None:
+    keys = {vendor.key_variable: f"key of {vendor.name}" for vendor in VENDORS}
+    assert {"OPENAI_API_KEY", "ANTHROPIC_API_KEY", "OPENROUTER_API_KEY"} <= keys.keys()
+    servers = from_environment(keys)
+    assert [(one.name, one.url, one.api_key) for one in servers] == [
+        (vendor.name, vendor.url, f"key of {vendor.name}") for vendor in VENDORS
+    ]
+    assert all(one.url.startswith("https://") and one.origin == "environment" for one in servers)
+    assert "key of" not in repr(servers)
+    assert from_environment({}) == [] == from_environment({"OPENAI_API_KEY": ""})
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("", "http://127.0.0.1:11434/v1"),
+        ("0.0.0.0", "http://127.0.0.1:11434/v1"),  # noqa: S104 - what Ollama is told
+        ("box:8080", "http://box:8080/v1"),
+        ("http://box/", "http://box:11434/v1"),
+    ],
+)
+def test_ollama_is_looked_for_where_its_own_variable_says(host: str, url: str) -> None:
+    assert local_ollama({"OLLAMA_HOST": host}).url == url
+
+
+def token_in(said: str) -> str:
+    found = re.search(r"^    ([A-Za-z0-9_-]{43})$", said, re.MULTILINE)
+    assert found, said
+    return found[1]
+
+
+def setup(gateway: Serving, body: dict[str, Any]) -> httpx.Response:
+    return httpx.post(f"{gateway.url}/api/setup", json=body, trust_env=False, timeout=SECONDS)
+
+
+def ask(gateway: Serving, key: str, model: str = "demo/echo") -> httpx.Response:
+    body = {"model": model, "messages": [{"role": "user", "content": "Hello!"}]}
+    headers = {"authorization": f"Bearer {key}"}
+    url = f"{gateway.url}/v1/chat/completions"
+    return httpx.post(url, json=body, headers=headers, trust_env=False, timeout=SECONDS)

@@ -1,0 +1,137 @@
+"""The command as a user has it: a real process, with an environment and a home of its own.
+
+user = User(home)
+done = user.run("keys", "list")
+with user.serving("demo", "--port", "0") as gateway: ...
+"""
+
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+COMMAND = (sys.executable, "-m", "bluesminds")
+SECONDS = 20.0  # the longest any command may take here, on a machine with other work
+POLL = 0.02
+_NO_OLLAMA = "127.0.0.1:9"  # the discard port: nobody answers
+
+
+@dataclass
+class Serving:
+    """A gateway that has said where it is. `said` is its standard error so far."""
+
+    process: subprocess.Popen[bytes]
+    errors: Path
+
+    @property
+    def said(self) -> str:
+        return self.errors.read_text()
+
+    @property
+    def url(self) -> str:
+        found = re.search(r"listening on (http://127\.0\.0\.1:\d+)", self.said)
+        assert found, self.said
+        return found[1]
+
+    @property
+    def key(self) -> str:
+        found = re.search(r"Bearer (bm_[0-9A-Za-z]{36})", self.said)
+        assert found, self.said
+        return found[1]
+
+    def tell(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> int:
+        """The exit code."""
+        self.tell(number)
+        return self.process.wait(SECONDS)
+
+
+@dataclass
+class User:
+    """`environ` adds to the environment, or replaces in it."""
+
+    home: Path
+    environ: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def state_dir(self) -> Path:
+        return self.home / "s" / "bluesminds"
+
+    @property
+    def database(self) -> Path:
+        return self.state_dir / "bluesminds.db"
+
+    def environment(self, extra: Mapping[str, str]) -> dict[str, str]:
+        """Nothing of the developer's own: a vendor's key in the environment would be used."""
+        kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
+        own = {"HOME": str(self.home), "XDG_STATE_HOME": str(self.home / "s"), "OLLAMA_HOST": _NO_OLLAMA}
+        return kept | own | self.environ | extra
+
+    def run(self, *words: str, stdin: str = "", **environ: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            (*COMMAND, *words),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            cwd=self.home,
+            env=self.environment(environ),
+        )
+
+    def start(
+        self,
+        *words: str,
+        launcher: Sequence[str] = COMMAND,
+        environ: Mapping[str, str] | None = None,
+        **process: Any,
+    ) -> Serving:
+        """Start, and wait until it serves. AssertionError with what it said if it does not."""
+        errors = self.home / "errors"
+        with errors.open("wb") as sink:
+            child = subprocess.Popen(
+                (*launcher, *words),
+                stdin=subprocess.DEVNULL,
+                stderr=sink,
+                cwd=self.home,
+                env=self.environment(environ or {}),
+                **process,
+            )
+        serving = Serving(child, errors)
+        give_up = monotonic() + SECONDS
+        while "Ctrl-C" not in serving.said:
+            assert not _ended(child, POLL) and monotonic() < give_up, serving.said
+        return serving
+
+    @contextmanager
+    def serving(self, *words: str, **more: Any) -> Iterator[Serving]:
+        """Started, and gone afterwards whatever happens."""
+        serving = self.start(*words, **more)
+        try:
+            yield serving
+        finally:
+            if serving.process.poll() is None:
+                serving.process.kill()
+                serving.process.wait(SECONDS)
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        """What a second reader finds in the database now."""
+        with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as database:
+            return database.execute(sql).fetchall()
+
+
+def _ended(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
