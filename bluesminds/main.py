@@ -36,6 +36,7 @@ from bluesminds.values import Server
 from bluesminds.web.guard import through_local_socket
 
 FLUSH_SECONDS = 10.0  # the longest a stop waits for the last usage rows
+DAY_MS = 86_400_000
 LOOK_AROUND_SECONDS = 2.0  # the longest a start waits to learn what models there are
 
 
@@ -48,7 +49,7 @@ class StartRefused(Exception):
 
 
 class FirstRun(Struct, frozen=True):
-    """What a new database was given, to be shown once. None: there was one already."""
+    """What this start has made, to be shown once; None: there was one already."""
 
     key: str | None
     bootstrap_token: str | None
@@ -71,10 +72,13 @@ async def serve(
     environ: Mapping[str, str],
     shutdown: trio.Event,
     inherited: list[socket.socket] | None = None,
+    guest_key: bool = False,
     task_status: trio.TaskStatus[Running] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run until `shutdown` and a complete drain. `inherited` sockets listen already; else the settings say
     where.
+
+    With `guest_key` every start makes a key for a day, not only the first.
 
     Raises StartRefused, StateBusy, StorageError, OSError, ssl.SSLError, all before it has started.
     """
@@ -82,7 +86,7 @@ async def serve(
     async with open_core(settings, clock=clock, log=log, changes=changes) as core:
         sockets = inherited or bind_tcp(settings.server.host, settings.server.port)
         await _refuse_public_without_admin(sockets, core)
-        first_run = await _found(core)
+        first_run = await _found(core, guest_key=guest_key)
         metrics, keepers = Metrics(), Keepers(log)
         async with _recording(core, metrics, keepers) as recorder, trio.open_nursery() as background:
             configured = await _configured_servers(
@@ -126,7 +130,7 @@ async def _recording(core: Core, metrics: Metrics, keepers: Keepers) -> AsyncIte
             last.deadline = trio.current_time() + FLUSH_SECONDS
 
 
-async def _found(core: Core) -> FirstRun:
+async def _found(core: Core, *, guest_key: bool) -> FirstRun:
     """A new database gets its local user and a key; one without an administrator gets a bootstrap token,
     once.
     """
@@ -134,6 +138,9 @@ async def _found(core: Core) -> FirstRun:
     key = None
     if is_new:
         _, key = await core.keys.create(OPERATOR, user_id=user_id, name="first key")
+    elif guest_key:
+        tomorrow = core.clock.now_ms() + DAY_MS
+        _, key = await core.keys.create(OPERATOR, user_id=user_id, name="guest", expires_at=tomorrow)
     return FirstRun(key=key, bootstrap_token=await core.members.new_bootstrap_token(OPERATOR))
 
 

@@ -46,6 +46,12 @@ class StateDir:
         with contextlib.suppress(FileNotFoundError):
             return path.read_bytes().strip()
         secret = make()
+        self.keep(name, secret)
+        return secret
+
+    def keep(self, name: str, secret: bytes) -> Path:
+        """Write a secret to file `name`, for the owner's eyes only and all or nothing. Raises OSError."""
+        path = self.path / name
         draft = path.with_suffix(".new")
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
@@ -53,7 +59,7 @@ class StateDir:
             file.flush()
             os.fsync(file.fileno())
         draft.rename(path)
-        return secret
+        return path
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

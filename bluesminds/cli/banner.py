@@ -2,11 +2,13 @@
 
 import ipaddress
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from bluesminds.config import Settings
 from bluesminds.main import FirstRun, Running
@@ -14,10 +16,12 @@ from bluesminds.main import FirstRun, Running
 _SHOWN_MODELS = 4
 
 
-def show(running: Running, settings: Settings, path: Path | None) -> None:
+def show(running: Running, settings: Settings, path: Path | None, *, journal: bool = False) -> None:
     """To standard error, so that a terminal gets it and a pipe of the log does not mix with standard
-    output.
+    output. A `journal` keeps what it is told, so there secrets go to files and the text names them.
     """
+    if journal:
+        running = _with_secrets_in_files(running)
     tls = settings.server.tls_cert is not None
     lines = [
         f"BluesMinds is listening on {', '.join(_url(address, tls=tls) for address in running.addresses)}",
@@ -32,6 +36,19 @@ def show(running: Running, settings: Settings, path: Path | None) -> None:
     ]
     click.echo("\n".join(lines), err=True)
     sys.stderr.flush()
+
+
+def _with_secrets_in_files(running: Running) -> Running:
+    """First-run secrets as the shell words that read them back."""
+    first, keep = running.first_run, running.core.state.keep
+
+    def moved(name: str, secret: str | None) -> str | None:
+        return secret and f"$(cat {shlex.quote(str(keep(name, secret.encode())))})"
+
+    first_run = FirstRun(
+        key=moved("first-key", first.key), bootstrap_token=moved("bootstrap-token", first.bootstrap_token)
+    )
+    return msgspec.structs.replace(running, first_run=first_run)
 
 
 def _try_it(running: Running, settings: Settings, *, tls: bool) -> list[str]:

@@ -56,21 +56,21 @@ def demo(config: Path | None, host: str | None, port: int | None) -> None:
     if not any(server.dialect == "demo" for server in settings.servers):
         demo_server = ServerSettings(name="demo", dialect="demo")
         settings = msgspec.structs.replace(settings, servers=(*settings.servers, demo_server))
-    _run(settings, loaded.path)
+    _run(settings, loaded.path, guest_key=True)
 
 
-def _run(settings: Settings, path: Path | None) -> None:
+def _run(settings: Settings, path: Path | None, *, guest_key: bool = False) -> None:
     as_json = settings.log.format == "json" or (settings.log.format == "auto" and not sys.stderr.isatty())
     log = Log(SystemClock(), level=settings.log.level, json=as_json)
     logging.getLogger().addHandler(LibraryLog(log))
     try:
-        code = trio.run(_supervise, settings, path, log, strict_exception_groups=True)
+        code = trio.run(_supervise, settings, path, log, guest_key, strict_exception_groups=True)
     except (BaseExceptionGroup, *EXPECTED) as exc:
         raise failure(only(exc), settings, path) from None
     sys.exit(code)
 
 
-async def _supervise(settings: Settings, path: Path | None, log: Log) -> int:
+async def _supervise(settings: Settings, path: Path | None, log: Log, guest_key: bool) -> int:
     """Run the gateway; the first signal drains it, the second ends it at once."""
     inherited = [sock for socks in systemd.inherited_sockets(os.environ).values() for sock in socks]
     notifier = systemd.Notifier(os.environ)
@@ -79,11 +79,11 @@ async def _supervise(settings: Settings, path: Path | None, log: Log) -> int:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_obey, signals, shutdown, interrupted, notifier, nursery.cancel_scope)
             running: main.Running = await nursery.start(
-                _serve, settings, log, shutdown, inherited, nursery.cancel_scope
+                _serve, settings, log, shutdown, inherited, guest_key, nursery.cancel_scope
             )
             notifier.ready()
             nursery.start_soon(notifier.watch, lambda: True)
-            banner.show(running, settings, path)
+            banner.show(running, settings, path, journal="JOURNAL_STREAM" in os.environ)
     return exits.INTERRUPTED if interrupted.is_set() else exits.OK
 
 
@@ -113,6 +113,7 @@ async def _serve(
     log: Log,
     shutdown: trio.Event,
     inherited: list[socket.socket],
+    guest_key: bool,
     everything: trio.CancelScope,
     *,
     task_status: trio.TaskStatus[main.Running],
@@ -124,6 +125,7 @@ async def _serve(
         environ=dict(os.environ),
         shutdown=shutdown,
         inherited=inherited,
+        guest_key=guest_key,
         task_status=task_status,
     )
     everything.cancel()

@@ -2,6 +2,7 @@
 
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
@@ -10,6 +11,7 @@ import pytest
 from bluesminds.cli import banner
 from bluesminds.config import load
 from bluesminds.main import FirstRun, Running
+from bluesminds.state import StateDir
 
 KEY = "bm_0000000000000000000000000000000000EF"
 
@@ -37,6 +39,21 @@ def said(
 def curl(text: str) -> list[str]:
     start = text.index("  curl")
     return shlex.split(text[start : text.index("\n\n", start)].replace("\\\n", " "))
+
+
+def test_a_journal_gets_no_secret(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    core = SimpleNamespace(state=StateDir(tmp_path))
+    first = FirstRun(key=KEY, bootstrap_token="one-time-token")
+    settings = load(None, {}, {}).settings
+    banner.show(Running([("127.0.0.1", 3000)], ["m"], first, cast("Any", core)), settings, None, journal=True)
+    text = capsys.readouterr().err
+    assert KEY not in text
+    assert "one-time-token" not in text
+    for name, secret in (("first-key", KEY), ("bootstrap-token", "one-time-token")):
+        path = tmp_path / name
+        assert f"$(cat {path})" in text
+        assert path.read_text().strip() == secret
+        assert path.stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize(
