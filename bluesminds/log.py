@@ -15,6 +15,8 @@ import msgspec
 from bluesminds.clock import Clock
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+# DEL and the C1 controls, which JSON leaves alone and some terminals obey.
+_TERMINAL_CONTROLS = dict.fromkeys(range(0x7F, 0xA0), "\ufffd")
 _MAX_TEXT = 2000  # characters of one field; client text must not make unbounded lines
 
 Write = Callable[[bytes], object]
@@ -80,12 +82,17 @@ def _text_line(now_ms: int, level: str, event: str, fields: dict[str, object]) -
         for name, value in fields.items()
         if value is not None
     )
-    return f"{_timestamp(now_ms)[11:23]} {level:<7} {event} {shown}".rstrip().encode() + b"\n"
+    line = f"{_timestamp(now_ms)[11:23]} {level:<7} {event} {shown}".rstrip()
+    return line.translate(_TERMINAL_CONTROLS).encode() + b"\n"
 
 
 def _bounded(value: object) -> object:
     if isinstance(value, str):
         return value[:_MAX_TEXT].encode("utf-8", "replace").decode()
+    if isinstance(value, list | tuple):
+        return [_bounded(item) for item in value]
+    if isinstance(value, dict):
+        return {_bounded(name): _bounded(item) for name, item in value.items()}
     return value
 
 

@@ -3,7 +3,7 @@
 A stream is changed in two ways only, and only when the client did not ask for usage itself: the usage chunk
 that the gateway forced upstream is taken out, and so is the null `usage` that announces it in the other
 chunks. `data: [DONE]` is held back: the client must not see the end of an answer before its usage row is
-durable. Everything else, unknown events included, passes byte for byte.
+durable; nothing after it counts or passes. Everything else, unknown events included, passes byte for byte.
 """
 
 from bluesminds.http.sse import EventSplitter, event_data, write_event
@@ -27,6 +27,11 @@ class StreamMeter:
         self.failed = False  # the server sent an error event
         self.tail = b""
 
+    @property
+    def ended(self) -> bool:
+        """Whether the server has said [DONE]."""
+        return bool(self.tail)
+
     def feed(self, data: bytes) -> bytes:
         """Raises sse.EventTooLarge."""
         if self._clean and data.endswith(b"\n\n"):
@@ -37,7 +42,7 @@ class StreamMeter:
                 and b"[DONE]" not in plain
                 and not self.tail
             ):
-                self.events += data.count(b"\n\n")
+                self.events += data.count(b"\ndata:") + data.startswith(b"data:")
                 return data if self._wants_usage else plain
         events = self._splitter.feed(data)
         self._clean = not self._splitter.pending
@@ -46,13 +51,17 @@ class StreamMeter:
     def finish(self) -> bytes:
         """The server has ended: what is still to be sent, with the held back end last."""
         rest = self._splitter.finish()
+        if rest:
+            rest = self._pass(rest)
         tail, self.tail = self.tail, b""
         return rest + tail
 
     def _pass(self, event: bytes) -> bytes:
         data = event_data(event)
-        if data.startswith(b"[DONE]") or self.tail:
-            self.tail += event
+        if self.tail:
+            return b""
+        if data.startswith(b"[DONE]"):
+            self.tail = event
             return b""
         if not data:
             return event

@@ -49,7 +49,7 @@ async def _ask(pool: Pool, server: Server, seconds: float, *, list_models: bool)
         body = await response.read(MAX_LIST)
     finally:
         response.close()
-    if response.status in (401, 403):
+    if dialect.refuses_key(response.status, body):
         raise ValueError(f"{response.status}: the server refused the api_key")
     if response.status >= 400:
         raise ValueError(f"{response.status}: {read_error(response.status, body).message}")

@@ -23,7 +23,9 @@ from bluesminds.http.client import (
     PoolTimeout,
     Response,
     Timeouts,
+    UpstreamCut,
     UpstreamError,
+    UpstreamProtocolError,
     WriteTimeout,
 )
 from bluesminds.log import Log
@@ -33,13 +35,12 @@ from bluesminds.values import Call, Server
 
 MAX_ANSWER = 64 * 1024 * 1024  # bytes of an answer in one piece
 MAX_ERROR = 64 * 1024
-_PASSED_HEADERS = frozenset(
-    (b"content-type", b"openai-processing-ms", b"openai-version", b"retry-after", b"retry-after-ms")
-)
-_PATIENCE = (b"retry-after", b"retry-after-ms")
+# What OpenAI's SDKs read before they repeat a request.
+_PATIENCE = frozenset((b"retry-after", b"retry-after-ms", b"x-should-retry"))
+_PASSED_HEADERS = _PATIENCE | {b"content-type", b"openai-processing-ms", b"openai-version"}
 _EVENT_STREAM = b"text/event-stream"
-# 404: another server may have the model. 529: Anthropic's "overloaded".
-_TRY_NEXT = frozenset((401, 403, 404, 408, 429, 500, 502, 503, 504, 529))
+# 404: another server may have the model.
+_TRY_NEXT = frozenset((404, 408, 429))
 _NOT_ITS_FAULT = frozenset((404, 429))
 _TIMEOUTS = (ConnectTimeout, PoolTimeout, WriteTimeout, FirstByteTimeout, ChunkTimeout)
 
@@ -106,7 +107,9 @@ class Sender:
             except UpstreamError as exc:
                 failure = self._failed(call, server, type(exc).__name__, _unanswered(exc))
                 continue
-            if reply.status in _TRY_NEXT:
+            if DIALECTS[server.dialect].refuses_key(reply.status, reply.first):
+                failure = self._failed(call, server, str(reply.status), _key_refused())
+            elif _is_no_answer(reply.status):
                 failure = self._failed(call, server, str(reply.status), _refused(reply))
             elif _is_hidden_error(reply):
                 failure = self._failed(call, server, "error_in_answer", _refused(reply))
@@ -131,6 +134,8 @@ class Sender:
             streamed = (response.header(b"content-type") or b"").startswith(_EVENT_STREAM)
             if streamed and response.status == 200:
                 first = await response.receive()
+                if not first:
+                    raise UpstreamCut("the stream ended before its first event", phase="body", sent=True)
             else:
                 first = await response.read(MAX_ANSWER if response.status < 400 else MAX_ERROR)
                 response.close()
@@ -169,6 +174,13 @@ class Sender:
         return link
 
 
+def _is_no_answer(status: int) -> bool:
+    """Whether the next server should be asked. A redirect is a wrong URL: following it would carry the key
+    elsewhere.
+    """
+    return status in _TRY_NEXT or status >= 500 or 300 <= status < 400
+
+
 def _is_hidden_error(reply: Reply) -> bool:
     """OpenRouter and others answer 200 with an error object when a model fails after it has started."""
     return (
@@ -183,32 +195,35 @@ def _is_hidden_error(reply: Reply) -> bool:
 def _unanswered(exc: UpstreamError) -> UpstreamFailed:
     if isinstance(exc, _TIMEOUTS):
         return UpstreamFailed(504, "upstream_timeout", "The server did not answer in time. Try again.")
-    if isinstance(exc, BodyTooLarge):
-        return UpstreamFailed(502, "upstream_invalid", "The server's answer was too large to pass on.")
+    if isinstance(exc, BodyTooLarge | UpstreamProtocolError):
+        return UpstreamFailed(502, "upstream_invalid", "The server's answer was malformed or too large.")
     return UpstreamFailed(
         502, "upstream_unreachable", "The server could not be reached or broke off. Try again."
     )
 
 
+def _key_refused() -> UpstreamFailed:
+    """The server's words are not passed on: the client would take them for its own key, and they may quote
+    the gateway's.
+    """
+    return UpstreamFailed(
+        502,
+        "upstream_credentials_refused",
+        "The server refused the gateway's credentials. Tell the operator.",
+    )
+
+
 def _refused(reply: Reply) -> UpstreamFailed:
     """What the client is told of a refusal that was not its own fault."""
-    if reply.status in (401, 403):
-        # Not passed on: the client would take it for its own key, and the text may quote the gateway's.
-        return UpstreamFailed(
-            502,
-            "upstream_credentials_refused",
-            "The server refused the gateway's credentials. Tell the operator.",
-        )
     told = openai.read_error(reply.status, reply.first)
     message = (told.message or "no reason given")[:500]
+    patience = {name.decode(): value.decode("latin-1") for name, value in reply.headers if name in _PATIENCE}
     if reply.status == 429:
-        patience = {
-            name.decode(): value.decode("latin-1") for name, value in reply.headers if name in _PATIENCE
-        }
         return UpstreamFailed(
             429, "upstream_rate_limited", f"The server is rate limited: {message}", headers=patience
         )
     if reply.status == 404:
         return UpstreamFailed(404, "model_not_found", f"The server does not have it: {message}")
     status = reply.status if reply.status in (503, 504) else 502
-    return UpstreamFailed(status, "upstream_error", f"The server answered {reply.status}: {message}")
+    message = f"The server answered {reply.status}: {message}"
+    return UpstreamFailed(status, "upstream_error", message, headers=patience)

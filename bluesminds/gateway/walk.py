@@ -6,6 +6,7 @@ Whatever happens after admission, cancellation included, the request is settled 
 byte of an answer leaves after its usage row is durable.
 """
 
+import contextlib
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
@@ -28,6 +29,7 @@ from bluesminds.providers import openai
 from bluesminds.values import NO_USAGE, Arrival, Call, Caller, Server
 
 Headers = list[tuple[bytes, bytes]]
+END_SECONDS = 0.25  # the longest a client's [DONE] waits for the server to end after its own
 # Proxies in front must not buffer or rewrite the events.
 STREAM_HEADERS: Headers = [(b"cache-control", b"no-cache, no-transform"), (b"x-accel-buffering", b"no")]
 
@@ -136,6 +138,7 @@ class Gateway(Struct, frozen=True):
             )
             settlement.finish(reply.status, "client_error", NO_USAGE)
         await settlement.durable()
+        settlement.answering()
         await out.whole(reply.status, reply.headers + self._headers(settlement), body)
 
     async def _relay_stream(
@@ -150,6 +153,9 @@ class Gateway(Struct, frozen=True):
             while data:
                 if passed := stream.feed(data):
                     await out.piece(passed)
+                if stream.ended:
+                    await _let_end(response)
+                    break
                 data = await response.receive()
             last = stream.finish()
             settlement.close(reply.status, "upstream_error" if stream.failed else "ok")
@@ -173,11 +179,22 @@ class Gateway(Struct, frozen=True):
         ]
 
 
+async def _let_end(response: Response) -> None:
+    """After [DONE]: a moment for the server to end its answer, so that the connection can be kept. What it
+    says instead is of no interest to anyone.
+    """
+    with contextlib.suppress(UpstreamError), trio.move_on_after(END_SECONDS):
+        while await response.receive():
+            pass
+
+
 async def _out_of_time(settlement: Settlement, out: Out) -> None:
     message = "The answer took longer than the gateway allows. Ask for less, or raise upstream.total_timeout."
     settlement.close(504, "timeout")
     if settlement.first_byte is None:
         raise UpstreamFailed(504, "upstream_timeout", message)
+    with contextlib.suppress(GatewayError):
+        await settlement.durable()
     await out.end(_error_event("upstream_timeout", message))
 
 
@@ -200,7 +217,7 @@ def read_call(arrival: Arrival, body: bytes) -> Call:
         raise InvalidRequest(
             "invalid_value", f"{reason}{f' (in `{param}`)' if param else ''}.", param=param
         ) from exc
-    except (msgspec.DecodeError, RecursionError) as exc:
+    except openai.NOT_JSON as exc:
         raise InvalidRequest("invalid_json", "The request body is not valid JSON.") from exc
     return Call(
         arrival=arrival,

@@ -80,7 +80,7 @@ def script(body: bytes) -> Script:
     """What to answer to POST /chat/completions."""
     try:
         request = msgspec.json.decode(body, type=_Request)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _failure(400)
     kind = request.model.removeprefix("demo/")
     if kind.isdecimal() and 400 <= int(kind) <= 599:

@@ -12,6 +12,8 @@ from msgspec import Raw, Struct
 from bluesminds.values import Usage
 
 MAX_TOKENS = 10**10  # a usage figure above this is a fault, not a count
+# What decoding raises for bytes that are not the JSON wanted; invalid UTF-8 is not a DecodeError.
+NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class StreamOptions(Struct):
@@ -33,7 +35,7 @@ _FORCED = Raw(b'{"include_usage":true}')
 
 
 def read_chat_request(body: bytes) -> ChatRequest:
-    """Raises msgspec.ValidationError (a field is wrong), DecodeError (not JSON) or RecursionError."""
+    """Raises msgspec.ValidationError (a field is wrong), else one of NOT_JSON."""
     return _chat_request.decode(body)
 
 
@@ -93,7 +95,7 @@ def read_answer(body: bytes) -> Reading:
     """Read a whole answer or one chunk's data; an unreadable one reads as having no usage."""
     try:
         answer = _answer.decode(body)
-    except (msgspec.DecodeError, RecursionError):
+    except NOT_JSON:
         return _UNREADABLE
     return Reading(
         usage=_read_usage(answer.usage),
@@ -118,7 +120,7 @@ def _read_usage(raw: Raw) -> Usage | None:
         return None
     try:
         counts = _usage.decode(raw)
-    except (msgspec.DecodeError, RecursionError):
+    except NOT_JSON:
         return None
     usage = Usage(
         prompt=counts.prompt_tokens,
@@ -155,7 +157,7 @@ def read_models(body: bytes) -> list[ModelRow]:
     Raises ValueError when it is neither."""
     try:
         answer = _models.decode(body)
-    except (msgspec.DecodeError, RecursionError) as exc:
+    except NOT_JSON as exc:
         raise ValueError("the server's list of models is not in OpenAI's format") from exc
     return answer.data if isinstance(answer, _ModelList) else answer
 
@@ -179,7 +181,7 @@ def read_error(status: int, body: bytes) -> ErrorDetail:
     """
     try:
         fields = _object.decode(body)
-    except (msgspec.DecodeError, RecursionError):
+    except NOT_JSON:
         return ErrorDetail(message=f"The server answered {status} without a readable reason.")
     for name in ("error", "message", "detail"):
         if name in fields:
@@ -190,11 +192,11 @@ def read_error(status: int, body: bytes) -> ErrorDetail:
 def _error_detail(raw: Raw, status: int) -> ErrorDetail:
     try:
         return _detail.decode(raw)
-    except (msgspec.DecodeError, RecursionError):
+    except NOT_JSON:
         pass
     try:
         return ErrorDetail(message=_text.decode(raw))
-    except msgspec.DecodeError:
+    except NOT_JSON:
         return ErrorDetail(
             message=f"The server answered {status}: {bytes(raw)[:500].decode(errors='replace')}"
         )
@@ -205,5 +207,5 @@ def has_error_object(body: bytes) -> bool:
     try:
         error = _object.decode(body).get("error")
         return error is not None and "message" in _object.decode(error)
-    except (msgspec.DecodeError, RecursionError):
+    except NOT_JSON:
         return False

@@ -102,7 +102,7 @@ class Edge:
         self, scope: Scope, route: str, arrival: Arrival, receive: Receive, out: ClientOut
     ) -> None:
         try:
-            await self._dispatch(scope["method"], route, arrival, lambda: read_body(receive), out)
+            await self._dispatch(scope["method"], route, arrival, lambda: read_body(scope, receive), out)
         except GatewayError as exc:
             await self._refuse(exc, arrival, out)
         except OSError:
@@ -119,7 +119,7 @@ class Edge:
     ) -> None:
         """The body is read first, because only then is the next event a disconnect."""
         try:
-            body = await read_body(receive)
+            body = await _collect(receive)
         except OSError:
             return
 
@@ -183,22 +183,28 @@ def _no_such_route(method: str, route: str) -> GatewayError:
     return NotFound("unknown_url", "There is nothing at this path. Check the base URL: it should end in /v1.")
 
 
-async def read_body(receive: Receive) -> bytes:
-    """The whole request body. Raises InvalidRequest when it is empty."""
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    if message.get("more_body", False):
-        pieces = [body]
-        while message.get("more_body", False):
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise ConnectionResetError
-            pieces.append(message.get("body", b""))
-        body = b"".join(pieces)
-    elif message["type"] == "http.disconnect":
-        raise ConnectionResetError
+async def read_body(scope: Scope, receive: Receive) -> bytes:
+    """The whole request body. Raises InvalidRequest when it is empty or compressed."""
+    if any(name == b"content-encoding" and coding != b"identity" for name, coding in scope["headers"]):
+        raise InvalidRequest("unsupported_encoding", "Send the request body without compression.", status=415)
+    body = await _collect(receive)
     if not body:
         raise InvalidRequest(
             "empty_body", "The request has no body. Send a JSON object with `model` and `messages`."
         )
     return body
+
+
+async def _collect(receive: Receive) -> bytes:
+    """Raises ConnectionResetError when the client leaves first."""
+    message = await receive()
+    if not message.get("more_body", False) and message["type"] != "http.disconnect":
+        body: bytes = message.get("body", b"")
+        return body
+    pieces = []
+    while message["type"] != "http.disconnect":
+        pieces.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return b"".join(pieces)
+        message = await receive()
+    raise ConnectionResetError

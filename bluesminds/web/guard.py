@@ -48,5 +48,5 @@ async def read_input(model: type[T], incoming: Request) -> T:
     except msgspec.ValidationError as exc:
         reason, _, path = str(exc).partition(" - at `$.")
         raise InvalidRequest("invalid_value", f"{reason}.", param=path.rstrip("`") or None) from exc
-    except (msgspec.DecodeError, RecursionError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise InvalidRequest("invalid_json", "The request body is not valid JSON.") from exc

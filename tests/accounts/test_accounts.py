@@ -1,0 +1,185 @@
+"""What people do, on a real database: each change with its audit row, in one transaction."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from bluesminds.accounts.audit import OPERATOR, Actor
+from bluesminds.accounts.keys import Keys
+from bluesminds.accounts.members import BOOTSTRAP, Members, require_email
+from bluesminds.accounts.servers import Servers
+from bluesminds.accounts.usage import MAX_DAYS, UsageReports
+from bluesminds.crypto import Vault, key_digest, new_master_key
+from bluesminds.errors import Conflict, Forbidden, InvalidRequest, NotFound
+from bluesminds.values import Server
+from storage import Connection, Store, open_store
+from storage.base import Conflict as StorageConflict
+from storage.keys import select_key_by_digest
+from storage.settings import select_setting
+from storage.usage import DAY, insert_batch
+from tests.storage.samples import NOON, usage
+
+
+class Noon:
+    def now_ms(self) -> int:
+        return NOON
+
+
+@pytest.fixture
+async def store(home: Path) -> AsyncIterator[Store]:
+    async with open_store(f"sqlite://{home / 'test.db'}") as store:
+        yield store
+
+
+async def actions(connection: Connection) -> list[str]:
+    return [row[0] for row in await connection.all("SELECT action FROM audit ORDER BY action")]
+
+
+async def test_keys_are_stored_as_digests_and_every_change_is_told(store: Store) -> None:
+    members = Members(store, clock=Noon())
+    owner, is_new = await members.local_user(OPERATOR)
+    assert is_new
+    told: list[int] = []
+    keys = Keys(store, pepper=b"p", clock=Noon(), changed=lambda: told.append(1))
+    row, key = await keys.create(OPERATOR, user_id=owner, name="laptop", rpm=5)
+    assert len(told) == 1
+    holder = await store.read(select_key_by_digest, key_digest(b"p", key))
+    assert holder is not None
+    assert holder.key == row
+    assert await store.read(select_key_by_digest, key_digest(b"q", key)) is None
+    await keys.revoke(OPERATOR, row.id)
+    assert len(told) == 2
+    with pytest.raises(NotFound):
+        await keys.revoke(OPERATOR, row.id)
+    assert [listed.revoked_at for listed in await keys.list()] == [NOON]
+    assert await store.read(actions) == ["key.create", "key.revoke", "user.create"]
+
+
+async def test_a_key_for_nobody_leaves_no_trace(store: Store) -> None:
+    keys = Keys(store, pepper=b"p", clock=Noon(), changed=lambda: None)
+    with pytest.raises(StorageConflict):
+        await keys.create(OPERATOR, user_id="nobody", name="x")
+    assert await store.read(actions) == []
+    assert await keys.list() == []
+
+
+async def test_the_local_user_is_made_once(store: Store) -> None:
+    members = Members(store, clock=Noon())
+    found: list[tuple[str, bool]] = []
+
+    async def ask() -> None:
+        found.append(await members.local_user(OPERATOR))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(8):
+            nursery.start_soon(ask)
+    assert len({owner for owner, _ in found}) == 1
+    assert sum(is_new for _, is_new in found) == 1
+    assert len(await members.list()) == 1
+
+
+async def test_one_claim_wins_a_race_for_the_token(store: Store) -> None:
+    members = Members(store, clock=Noon())
+    token = await members.new_bootstrap_token(OPERATOR)
+    assert token is not None
+    assert await members.new_bootstrap_token(OPERATOR) is None
+    assert token not in str(await store.read(select_setting, BOOTSTRAP))
+    outcomes: list[str] = []
+
+    async def claim(number: int) -> None:
+        actor = Actor("anonymous", "10.0.0.1")
+        try:
+            await members.claim(actor, token=token, email=f"{number}@example.com", password_hash="h")
+            outcomes.append("claimed")
+        except Forbidden as exc:
+            outcomes.append(exc.code)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(6):
+            nursery.start_soon(claim, number)
+    assert sorted(outcomes) == ["claimed", *["invalid_bootstrap_token"] * 5]
+    assert await members.has_admin()
+    assert await members.new_bootstrap_token(OPERATOR) is None
+    with pytest.raises(Forbidden):
+        await members.require_token(token)
+    assert await store.read(actions) == ["admin.claim", "bootstrap.issue"]
+
+
+async def test_an_administrator_made_otherwise_ends_the_token(store: Store) -> None:
+    members = Members(store, clock=Noon())
+    token = await members.new_bootstrap_token(OPERATOR)
+    assert token is not None
+    await members.require_token(token)
+    await members.create(OPERATOR, role="user", email="u@example.com", password_hash="h")
+    await members.require_token(token)
+    await members.create(OPERATOR, role="admin", email="a@example.com", password_hash="h")
+    with pytest.raises(Forbidden):
+        await members.require_token(token)
+    with pytest.raises(Conflict):
+        await members.create(OPERATOR, role="user", email="a@example.com", password_hash="h")
+
+
+def server(name: str = "s", api_key: str | None = "sk-sealed") -> Server:
+    return Server(
+        name=name,
+        dialect="openai",
+        url="http://x/v1",
+        api_key=api_key,
+        models=("a", "b"),
+        weight=3,
+        priority=-1,
+        origin="table",
+    )
+
+
+def content(folder: Path) -> bytes:
+    """All bytes of all files."""
+    return b"".join(path.read_bytes() for path in folder.iterdir() if path.is_file())
+
+
+async def test_servers_come_back_as_they_were_and_their_keys_are_sealed(store: Store, home: Path) -> None:
+    master = new_master_key()
+    servers = Servers(store, vault=Vault([master]), clock=Noon())
+    await servers.add(OPERATOR, server())
+    await servers.add(OPERATOR, server("open", None))
+    with pytest.raises(Conflict):
+        await servers.add(OPERATOR, server())
+    assert sorted(await servers.load(), key=lambda one: one.name) == [server("open", None), server()]
+    assert b"sk-sealed" not in content(home)
+    with pytest.raises(ValueError, match="another master key"):
+        await Servers(store, vault=Vault([new_master_key()]), clock=Noon()).load()
+    rotated = Servers(store, vault=Vault([new_master_key(), master]), clock=Noon())
+    assert len(await rotated.load()) == 2
+    await servers.remove(OPERATOR, "s")
+    with pytest.raises(NotFound):
+        await servers.remove(OPERATOR, "s")
+    assert await store.read(actions) == ["server.add", "server.add", "server.remove"]
+
+
+async def test_usage_is_summed_over_calendar_days(store: Store) -> None:
+    days = [NOON, NOON - DAY, NOON - 6 * DAY, NOON - 7 * DAY, NOON - (MAX_DAYS - 1) * DAY]
+    await store.write(insert_batch, [usage(serial, at=at) for serial, at in enumerate(days)])
+    reports = UsageReports(store, clock=Noon())
+    for asked, requests in (("1", 1), ("2", 2), ("7", 3), ("8", 4), (str(MAX_DAYS), 5)):
+        (total,) = await reports.totals(days=asked, group="model")
+        assert (total.label, total.requests, total.prompt_tokens) == ("small", requests, 10 * requests)
+    assert len(await reports.totals(days="7", group="day")) == 3
+    for days_, group in (
+        ("0", "model"),
+        ("", "model"),
+        ("-1", "model"),
+        ("²", "model"),
+        ("1e9", "day"),
+        ("1", "hour"),
+    ):
+        with pytest.raises(InvalidRequest):
+            await reports.totals(days=days_, group=group)
+
+
+@pytest.mark.parametrize("email", ["", "a", "@b.c", "a@", "a@b", "a b@c.d", "a@b .c", "x" * 250 + "@b.cc"])
+def test_what_is_no_address(email: str) -> None:
+    with pytest.raises(InvalidRequest):
+        require_email(email)
+    assert require_email(" ada@example.com ") == "ada@example.com"

@@ -1,0 +1,93 @@
+"""Marked secrets go through everything the gateway does, and turn up nowhere they should not."""
+
+import sqlite3
+import stat
+from contextlib import closing
+from pathlib import Path
+
+import trio
+
+from tests import gateways
+from tests.fakes.model_server import (
+    DONE,
+    Cut,
+    ModelServer,
+    Pause,
+    chunk,
+    completion,
+    drop_twice,
+    error,
+    refusal,
+    streamed,
+    whole,
+)
+from tests.gateways import entry
+
+PROMPT = "canary-prompt-4711"
+ANSWER = "canary-answer-4712"
+FILE_KEY = "sk-canary-file-4713"
+TABLE_KEY = "sk-canary-table-4714"
+PASSWORD = "canary-password-4715"
+JUNK_KEY = "sk-canary-junk-4716"
+
+
+def modes(folder: Path) -> set[int]:
+    return {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
+
+
+async def test_secrets_stay_where_they_belong(nursery: trio.Nursery, home: Path, models: ModelServer) -> None:
+    gateway = await gateways.start(
+        nursery,
+        home,
+        servers=[entry("file", models.url, api_key=FILE_KEY)],
+        log={"level": "debug"},
+        upstream={"eject_after": 100},
+    )
+    ask = {"model": "m", "messages": [{"role": "user", "content": PROMPT}], "metadata": {"x": PROMPT}}
+    told: list[str] = []
+    token = gateway.running.first_run.bootstrap_token or ""
+    key_id, key = await gateway.new_key(rpm=40)
+    async with gateway.operator() as client:
+        server = {"name": "table", "url": models.url, "api_key": TABLE_KEY, "models": ["t"]}
+        told.append((await client.post("/api/admin/servers", json=server)).text)
+        told.append((await client.post("/api/admin/servers", json=server)).text)
+        user = {"email": "a@example.com", "password": PASSWORD}
+        told.append((await client.post("/api/admin/users", json=user)).text)
+        told.append((await client.post("/api/admin/users", json=user | {"unknown": PASSWORD})).text)
+    quoting = error(f"Incorrect API key provided: {FILE_KEY}")
+    for stream in (False, True):
+        for model in ("m", "t"):
+            models.plan(streamed(chunk(ANSWER), DONE) if stream else whole(completion(ANSWER)))
+            models.plan(refusal(401, quoting), refusal(403, quoting), drop_twice, refusal(500))
+            models.plan(streamed(chunk("x"), Pause(0.05), Cut) if stream else refusal(400))
+            for number in range(6):
+                answer = await gateway.chat(ask | {"model": model, "stream": stream}, key=key)
+                assert (ANSWER in answer.text) == (number == 0)
+                told.append(answer.text.replace(ANSWER, "") + str(answer.headers))
+    told.append((await gateway.chat(ask, key=JUNK_KEY)).text)
+    told.append((await gateway.chat(ask, key=key[:-1] + "!")).text)
+    told.append((await gateway.chat(b'{"messages": "' + PROMPT.encode() + b'"', key=key)).text)
+    told.append((await gateway.chat(ask | {"stream": PROMPT}, key=key)).text)
+    async with gateway.client() as client:
+        for wrong in (token[::-1], token):
+            claim = {"token": wrong, "email": "b@example.com", "password": PASSWORD}
+            told.append((await client.post("/api/setup", json=claim)).text)
+    told.append((await gateway.get("/metrics")).text)
+    told.append((await gateway.get("/ready")).text)
+    assert modes(gateway.settings.state_dir) == {0o600}
+    await gateway.stop()
+    assert modes(gateway.settings.state_dir) == {0o600}
+    with closing(sqlite3.connect(gateway.database)) as database:
+        dump = "\n".join(database.iterdump())
+    assert key_id in dump
+    files = b"".join(path.read_bytes() for path in gateway.settings.state_dir.iterdir() if path.is_file())
+    places = {
+        "answers": "\n".join(told),
+        "log": gateway.log,
+        "database": dump,
+        "state": files.decode("latin-1"),
+    }
+    secrets = (PROMPT, ANSWER, FILE_KEY, TABLE_KEY, PASSWORD, JUNK_KEY, gateway.key, key, token)
+    found = [(place, secret) for place, text in places.items() for secret in secrets if secret in text]
+    assert found == []
+    assert "Traceback" not in gateway.log

@@ -1,0 +1,192 @@
+"""OpenAI's own Python SDK against the gateway."""
+
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import openai
+import pytest
+import trio
+from openai import AsyncOpenAI, OpenAI
+
+from tests.fakes.model_server import (
+    DONE,
+    USAGE,
+    Cut,
+    ModelServer,
+    Pause,
+    Stall,
+    chunk,
+    completion,
+    error,
+    refusal,
+    streamed,
+    whole,
+)
+from tests.gateways import Gateway, eventually
+
+# The SDK leaves its own generators to the garbage collector, which Trio remarks on.
+pytestmark = pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")
+ASK: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Say hello."}]}
+
+
+@pytest.fixture
+async def sdk(gateway: Gateway) -> AsyncIterator[AsyncOpenAI]:
+    async with AsyncOpenAI(
+        base_url=f"{gateway.url}/v1", api_key=gateway.key, max_retries=0, timeout=10
+    ) as client:
+        yield client
+
+
+async def text_of(sdk: AsyncOpenAI, **more: Any) -> str:
+    stream = await sdk.chat.completions.create(**ASK, stream=True, **more)
+    return "".join([part.choices[0].delta.content or "" async for part in stream if part.choices])
+
+
+async def test_a_plain_answer(sdk: AsyncOpenAI) -> None:
+    answer = await sdk.chat.completions.create(**ASK)
+    assert answer.choices[0].message.content == "Hello world"
+    assert answer.usage
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (11, 2)
+    assert answer._request_id
+
+
+async def test_a_stream(sdk: AsyncOpenAI, gateway: Gateway) -> None:
+    assert await text_of(sdk) == "Hello world"
+    assert gateway.rows()[0]["usage_source"] == "upstream"
+
+
+async def test_a_stream_with_usage(sdk: AsyncOpenAI) -> None:
+    stream = await sdk.chat.completions.create(**ASK, stream=True, stream_options={"include_usage": True})
+    parts = [part async for part in stream]
+    assert [part.usage.total_tokens if part.usage else None for part in parts] == [None, None, None, 13]
+    assert parts[-1].choices == []
+
+
+async def test_raw_headers(sdk: AsyncOpenAI, gateway: Gateway) -> None:
+    _, key = await gateway.new_key(rpm=5)
+    raw = await sdk.with_options(api_key=key).chat.completions.with_raw_response.create(
+        **ASK, extra_headers={"X-Request-Id": "mine.1"}
+    )
+    assert raw.headers["x-request-id"] == raw.request_id == "mine.1"
+    assert raw.headers["x-ratelimit-remaining-requests"] == "4"
+    assert raw.headers["x-bluesminds-server"] == "one"
+    assert raw.parse().choices[0].finish_reason == "stop"
+
+
+async def test_tools(sdk: AsyncOpenAI, models: ModelServer) -> None:
+    call = {"id": "call_1", "type": "function", "function": {"name": "find", "arguments": '{"query":"x"}'}}
+    message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    choices = [{"index": 0, "message": message, "finish_reason": "tool_calls", "logprobs": None}]
+    delta = [{"index": 0, "delta": {"tool_calls": [{"index": 0} | call]}, "finish_reason": None}]
+    models.plan(
+        whole(completion(choices=choices)), streamed(chunk(choices=delta), chunk(finish="tool_calls"), DONE)
+    )
+    tools: Any = [{"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}}]
+    answer = await sdk.chat.completions.create(**ASK, tools=tools, tool_choice="required")
+    assert answer.choices[0].message.tool_calls
+    (called,) = answer.choices[0].message.tool_calls
+    assert called.type == "function"
+    assert (called.function.name, called.function.arguments) == ("find", '{"query":"x"}')
+    assert models.asked[0].body["tools"] == tools
+    stream = await sdk.chat.completions.create(**ASK, tools=tools, stream=True)
+    first, *_ = [part async for part in stream]
+    assert first.choices[0].delta.tool_calls
+    assert first.choices[0].delta.tool_calls[0].id == "call_1"
+
+
+async def test_errors_are_the_classes_they_should_be(
+    sdk: AsyncOpenAI, gateway: Gateway, models: ModelServer
+) -> None:
+    _, key = await gateway.new_key(rpm=1)
+    limited = sdk.with_options(api_key=key)
+    await limited.chat.completions.create(**ASK)
+    with pytest.raises(openai.RateLimitError) as rate:
+        await limited.chat.completions.create(**ASK)
+    assert (rate.value.code, rate.value.type) == ("rate_limit_exceeded", "rate_limit_error")
+    assert rate.value.request_id
+    with pytest.raises(openai.AuthenticationError) as unknown:
+        await sdk.with_options(api_key="sk-unknown-key-1").chat.completions.create(**ASK)
+    assert unknown.value.code == "invalid_api_key"
+    with pytest.raises(openai.NotFoundError) as missing:
+        await sdk.chat.completions.create(**ASK | {"model": "other"})
+    assert (missing.value.code, missing.value.param) == ("model_not_found", "model")
+    models.plan(refusal(400, error("too long", code="context_length_exceeded", param="messages")))
+    with pytest.raises(openai.BadRequestError) as bad:
+        await sdk.chat.completions.create(**ASK)
+    assert (bad.value.code, bad.value.param) == ("context_length_exceeded", "messages")
+    for status in (500, 503, 504):
+        models.plan(refusal(status))
+        with pytest.raises(openai.InternalServerError) as failed:
+            await sdk.chat.completions.create(**ASK, stream=True)
+        assert failed.value.code == "upstream_error"
+
+
+@pytest.mark.parametrize("steps", [[Pause(0.05), Cut], [b"data: " + error("overloaded") + b"\n\n"]])
+async def test_a_stream_that_fails_raises(sdk: AsyncOpenAI, models: ModelServer, steps: list[Any]) -> None:
+    models.plan(streamed(chunk("one"), *steps))
+    stream = await sdk.chat.completions.create(**ASK, stream=True)
+    assert (await anext(aiter(stream))).choices[0].delta.content == "one"
+    with pytest.raises(openai.APIError):
+        async for _ in stream:
+            pass
+
+
+async def test_it_waits_as_long_as_it_is_told(
+    sdk: AsyncOpenAI, models: ModelServer, gateway: Gateway
+) -> None:
+    models.plan(refusal(429, error("slow down"), b"Retry-After-Ms: 300"))
+    started = time.monotonic()
+    answer = await sdk.with_options(max_retries=1).chat.completions.create(**ASK)
+    assert answer.choices[0].message.content == "Hello world"
+    assert 0.3 <= time.monotonic() - started < 3
+    assert [row["status"] for row in gateway.rows()] == [429, 200]
+
+
+async def test_it_does_not_repeat_what_it_is_told_not_to(sdk: AsyncOpenAI, models: ModelServer) -> None:
+    models.plan(refusal(429, error("no credit", code="insufficient_quota"), b"x-should-retry: false"))
+    with pytest.raises(openai.RateLimitError):
+        await sdk.with_options(max_retries=2).chat.completions.create(**ASK)
+    assert len(models.asked) == 1
+
+
+async def test_models_with_a_slash_in_their_name(
+    sdk: AsyncOpenAI, gateway: Gateway, models: ModelServer
+) -> None:
+    models.models = ("org/family/model",)
+    async with gateway.operator() as client:
+        assert (
+            await client.post("/api/admin/servers", json={"name": "two", "url": models.url})
+        ).status_code == 201
+    listed = [model.id async for model in sdk.models.list()]
+    assert listed == ["m", "org/family/model"]
+    found = await sdk.models.retrieve("org/family/model")
+    assert (found.id, found.owned_by, found.created) == ("org/family/model", "tests", 7)
+    with pytest.raises(openai.NotFoundError):
+        await sdk.models.retrieve("org/other")
+
+
+async def test_leaving_a_stream_early_ends_the_work_for_it(
+    sdk: AsyncOpenAI, gateway: Gateway, models: ModelServer
+) -> None:
+    models.plan(streamed(chunk("one"), Stall))
+    async with await sdk.chat.completions.create(**ASK, stream=True) as stream:
+        await anext(aiter(stream))
+    await eventually(lambda: models.left == 1, 2)
+    assert (await gateway.settled(1))[0]["outcome"] == "client_gone"
+
+
+async def test_the_blocking_client(gateway: Gateway, models: ModelServer) -> None:
+    def talk() -> tuple[str | None, str, int]:
+        with OpenAI(base_url=f"{gateway.url}/api/v1", api_key=gateway.key, max_retries=0) as sdk:
+            plain = sdk.chat.completions.create(**ASK).choices[0].message.content
+            parts = list(
+                sdk.chat.completions.create(**ASK, stream=True, stream_options={"include_usage": True})
+            )
+            text = "".join(part.choices[0].delta.content or "" for part in parts if part.choices)
+            usage = parts[-1].usage
+            assert usage is not None
+            return plain, text, usage.total_tokens
+
+    assert await trio.to_thread.run_sync(talk) == ("Hello world", "Hello world", USAGE["total_tokens"])
+    assert len(gateway.rows()) == 2

@@ -1,0 +1,204 @@
+"""A model server that does what it is told: OpenAI's chat dialect over a real socket, one plan per request.
+
+    models = await nursery.start(model_server.serve)
+    models.plan(streamed(chunk("Hel"), chunk("lo"), DONE))
+
+Requests are answered by the plans in order, and by a plain correct answer when none is left. What came in is
+kept in `asked`.
+"""
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import trio
+
+from tests.fakes import raw_upstream
+from tests.fakes.raw_upstream import Peer, Received, Upstream
+
+USAGE = {"prompt_tokens": 11, "completion_tokens": 2, "total_tokens": 13}
+DONE = b"data: [DONE]\n\n"
+EVENT_STREAM = b"Content-Type: text/event-stream"
+JSON = b"Content-Type: application/json"
+_ABSENT = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One chat request as it came."""
+
+    received: Received
+    body: dict[str, Any]
+
+    def header(self, name: bytes) -> bytes | None:
+        values = self.received.values(name)
+        return values[0] if values else None
+
+
+Plan = Callable[["ModelServer", Peer, Asked], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Wait inside a stream, in seconds."""
+
+    seconds: float
+
+
+class Cut:
+    """Reset the connection."""
+
+
+class Stall:
+    """Send nothing more, and wait for the client to go."""
+
+
+class Fin:
+    """Close the connection in an orderly way, without the last chunk."""
+
+
+def chunk(
+    content: str | None = None, *, usage: Any = _ABSENT, finish: str | None = None, **more: Any
+) -> bytes:
+    """One chat.completion.chunk event. Without `content` and `finish` it has no choices."""
+    body: dict[str, Any] = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    choice = {"index": 0, "delta": {} if content is None else {"content": content}, "finish_reason": finish}
+    body["choices"] = [] if content is None and finish is None else [choice]
+    if usage is not _ABSENT:
+        body["usage"] = usage
+    return b"data: " + msgspec.json.encode(body | more) + b"\n\n"
+
+
+def completion(content: str = "Hello world", *, usage: Any = USAGE, **more: Any) -> bytes:
+    """A whole answer. `usage` ... leaves it out."""
+    message = {"role": "assistant", "content": content, "refusal": None}
+    body: dict[str, Any] = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "m"}
+    body["choices"] = [{"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}]
+    if usage is not ...:
+        body["usage"] = usage
+    return msgspec.json.encode(body | more)
+
+
+def error(message: str = "broken", **more: Any) -> bytes:
+    return msgspec.json.encode({"error": {"message": message, "type": "server_error", "code": None} | more})
+
+
+def whole(body: bytes, *headers: bytes, status: bytes = b"200 OK") -> Plan:
+    async def play(_: "ModelServer", peer: Peer, asked: Asked) -> None:
+        await peer.answer(body, JSON, *headers, status=status)
+
+    return play
+
+
+def refusal(status: int, body: bytes | None = None, *headers: bytes) -> Plan:
+    return whole(
+        error(f"this is {status}") if body is None else body, *headers, status=b"%d Refused" % status
+    )
+
+
+def streamed(*steps: Any, headers: Sequence[bytes] = ()) -> Plan:
+    """A chunked event stream, one HTTP chunk per step of bytes. Other steps are a Pause, an Event to wait
+    for, Cut, Stall and Fin.
+    """
+
+    async def play(server: "ModelServer", peer: Peer, asked: Asked) -> None:
+        await peer.begin_chunked(EVENT_STREAM, *headers)
+        for step in steps:
+            if isinstance(step, bytes):
+                await peer.chunk(step)
+            elif isinstance(step, Pause):
+                await trio.sleep(step.seconds)
+            elif isinstance(step, trio.Event):
+                await step.wait()
+            elif step is Cut:
+                peer.reset()
+                return
+            elif step is Fin:
+                await peer.close()
+                return
+            else:
+                await _wait_until_left(server, peer)
+                return
+        await peer.send(b"0\r\n\r\n")
+
+    return play
+
+
+async def _wait_until_left(server: "ModelServer", peer: Peer) -> None:
+    """Whether the client closes or resets."""
+    try:
+        await peer.wait_closed()
+    finally:
+        server.left += 1
+
+
+async def hang(server: "ModelServer", peer: Peer, asked: Asked) -> None:
+    """Never answer."""
+    await _wait_until_left(server, peer)
+
+
+async def drop(server: "ModelServer", peer: Peer, asked: Asked) -> None:
+    """Reset instead of answering."""
+    peer.reset()
+
+
+async def drop_twice(server: "ModelServer", peer: Peer, asked: Asked) -> None:
+    """Reset, and once more when the request is repeated on a new connection."""
+    server.plan_next(drop)
+    peer.reset()
+
+
+async def correct(server: "ModelServer", peer: Peer, asked: Asked) -> None:
+    """What a good server answers to this request."""
+    if not asked.body.get("stream"):
+        await peer.answer(completion(), JSON)
+        return
+    wants = (asked.body.get("stream_options") or {}).get("include_usage")
+    nothing = {"usage": None} if wants else {}
+    events = [chunk("Hello", **nothing), chunk(" world", **nothing), chunk(finish="stop", **nothing)]
+    await streamed(*events, *([chunk(usage=USAGE)] if wants else []), DONE)(server, peer, asked)
+
+
+@dataclass(slots=True)
+class ModelServer:
+    """`left` counts clients that went away while a plan was waiting."""
+
+    models: tuple[str, ...]
+    upstream: Upstream = field(default_factory=lambda: Upstream(0))
+    asked: list[Asked] = field(default_factory=list)
+    left: int = 0
+    _plans: deque[Plan] = field(default_factory=deque)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.upstream.port}/v1"
+
+    def plan(self, *plans: Plan) -> None:
+        self._plans.extend(plans)
+
+    def plan_next(self, plan: Plan) -> None:
+        self._plans.appendleft(plan)
+
+    async def play(self, peer: Peer) -> None:
+        while True:
+            received = await peer.request()
+            if received.line.startswith(b"GET "):
+                rows = [
+                    {"id": name, "object": "model", "created": 7, "owned_by": "tests"} for name in self.models
+                ]
+                await peer.answer(msgspec.json.encode({"object": "list", "data": rows}), JSON)
+                continue
+            asked = Asked(received, msgspec.json.decode(received.body))
+            self.asked.append(asked)
+            plan = self._plans.popleft() if self._plans else correct
+            await plan(self, peer, asked)
+
+
+async def serve(*models: str, task_status: trio.TaskStatus[ModelServer]) -> None:
+    """Serve on a free loopback port until cancelled; "m" is the model unless others are named."""
+    server = ModelServer(models or ("m",))
+    async with trio.open_nursery() as nursery:
+        server.upstream = await nursery.start(raw_upstream.serve, server.play)
+        task_status.started(server)

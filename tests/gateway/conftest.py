@@ -1,0 +1,47 @@
+"""A gateway in front of one scriptable model server."""
+
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests import gateways
+from tests.fakes import model_server
+from tests.fakes.model_server import ModelServer
+from tests.gateways import IMPATIENT, Gateway, entry
+from tests.storage.conftest import postgres, postgres_url, sqlite_path, sqlite_url
+
+__all__ = [
+    "gateway",
+    "gateway_with_short_drain",
+    "impatient",
+    "models",
+    "postgres",
+    "postgres_url",
+    "sqlite_path",
+    "sqlite_url",
+]
+
+
+@pytest.fixture
+async def models(nursery: trio.Nursery) -> ModelServer:
+    server: ModelServer = await nursery.start(model_server.serve)
+    return server
+
+
+@pytest.fixture
+async def gateway(nursery: trio.Nursery, home: Path, models: ModelServer) -> Gateway:
+    return await gateways.start(nursery, home, servers=[entry("one", models.url, api_key="sk-upstream")])
+
+
+@pytest.fixture
+async def impatient(nursery: trio.Nursery, home: Path, models: ModelServer) -> Gateway:
+    """Waits a second for the server's first byte and for each next one."""
+    servers = [entry("one", models.url, api_key="sk-upstream")]
+    return await gateways.start(nursery, home, servers=servers, upstream=IMPATIENT)
+
+
+@pytest.fixture
+async def gateway_with_short_drain(nursery: trio.Nursery, home: Path, models: ModelServer) -> Gateway:
+    servers = [entry("one", models.url)]
+    return await gateways.start(nursery, home, servers=servers, server={"drain_timeout": 0.3})

@@ -1,0 +1,144 @@
+"""What strict and relaxed durability promise while the database does not write."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from tests import gateways
+from tests.fakes.model_server import DONE, ModelServer, chunk, hang, streamed
+from tests.gateways import STREAM, Gateway, entry, eventually
+from tests.storage.test_trouble import exclusive
+
+
+async def slow_store(nursery: trio.Nursery, home: Path, models: ModelServer, **storage: Any) -> Gateway:
+    """Gives a commit a quarter of a second."""
+    return await gateways.start(
+        nursery, home, servers=[entry("one", models.url)], storage={"settle_timeout": 0.25} | storage
+    )
+
+
+@asynccontextmanager
+async def blocked(gateway: Gateway) -> AsyncIterator[None]:
+    """Another process holds the database's write lock. The key is known already."""
+    assert (await gateway.chat()).status_code == 200
+    async with exclusive(gateway.database):
+        yield
+
+
+async def test_strict_answers_wait_for_their_row_and_new_work_is_refused(
+    nursery: trio.Nursery, home: Path, models: ModelServer
+) -> None:
+    gateway = await slow_store(nursery, home, models)
+    async with blocked(gateway):
+        first = await gateway.chat()
+        assert (first.status_code, first.json()["error"]["code"]) == (503, "storage_unavailable")
+        asked = len(models.asked)
+        second = await gateway.chat()
+        assert (second.status_code, second.json()["error"]["code"]) == (503, "storage_unavailable")
+        assert int(second.headers["retry-after"]) >= 1
+        assert len(models.asked) == asked
+        ready = await gateway.get("/ready")
+        assert (ready.status_code, ready.json()["checks"]["store"]) == (503, "failing")
+    await eventually(gateway.is_ready)
+    assert (await gateway.chat()).status_code == 200
+    rows = await gateway.settled(3)
+    assert len(rows) == len({row["id"] for row in rows}) == 3
+    assert await gateway.metric("bluesminds_usage_rows_committed_total") == 3
+    assert await gateway.metric("bluesminds_usage_commit_failures_total") >= 1
+    assert await gateway.metric("bluesminds_usage_rows_held") == 0
+
+
+async def test_a_strict_stream_whose_row_cannot_be_written_does_not_end_well(
+    nursery: trio.Nursery, home: Path, models: ModelServer
+) -> None:
+    gateway = await slow_store(nursery, home, models)
+    async with blocked(gateway):
+        answer = await gateway.chat(STREAM)
+    assert answer.content.startswith(chunk("Hello"))
+    assert b"storage_unavailable" in answer.content
+    assert b"[DONE]" not in answer.content
+    rows = await gateway.settled(2)
+    assert [row["outcome"] for row in rows] == ["ok", "ok"]
+
+
+async def test_relaxed_answers_do_not_wait(nursery: trio.Nursery, home: Path, models: ModelServer) -> None:
+    gateway = await slow_store(nursery, home, models, durability="relaxed", settle_timeout=4.0)
+    async with blocked(gateway):
+        with trio.fail_after(2):
+            assert (await gateway.chat()).status_code == 200
+        models.plan(streamed(chunk("Hi"), DONE))
+        assert (await gateway.chat(STREAM)).content == chunk("Hi") + DONE
+    rows = await gateway.settled(3)
+    assert [row["outcome"] for row in rows] == ["ok"] * 3
+
+
+async def test_a_full_queue_refuses_before_the_server_is_asked(
+    nursery: trio.Nursery, home: Path, models: ModelServer
+) -> None:
+    servers = [entry("one", models.url)]
+    gateway = await gateways.start(nursery, home, servers=servers, storage={"queue_rows": 2})
+    models.plan(hang, hang)
+    async with trio.open_nursery() as waiting:
+        for _ in range(2):
+            waiting.start_soon(gateway.chat)
+        await eventually(lambda: len(models.asked) == 2)
+        refused = await gateway.chat()
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "usage_queue_full")
+        assert len(models.asked) == 2
+        waiting.cancel_scope.cancel()
+    await gateway.settled(2)
+    assert (await gateway.chat()).status_code == 200
+
+
+async def test_rows_of_a_stopping_gateway_are_written(
+    nursery: trio.Nursery, home: Path, models: ModelServer
+) -> None:
+    gateway = await slow_store(nursery, home, models, durability="relaxed")
+    async with blocked(gateway):
+        async with trio.open_nursery() as clients:
+            for _ in range(5):
+                clients.start_soon(gateway.chat)
+        gateway.shutdown.set()
+        await trio.sleep(0.1)
+    with trio.fail_after(10):
+        await gateway.ended.wait()
+    assert len(gateway.rows()) == 6
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "postgres"])
+async def test_both_engines_serve_and_remember(
+    request: pytest.FixtureRequest, nursery: trio.Nursery, home: Path, models: ModelServer, engine: str
+) -> None:
+    storage: dict[str, Any] = {"url": request.getfixturevalue(f"{engine}_url")}
+    gateway = await gateways.start(nursery, home, servers=[entry("one", models.url)], storage=storage)
+    async with trio.open_nursery() as clients:
+        for _ in range(10):
+            clients.start_soon(gateway.chat)
+            clients.start_soon(lambda: gateway.chat(STREAM))
+    key_id, key = await gateway.new_key(rpm=1)
+    assert [(await gateway.chat(key=key)).status_code for _ in range(2)] == [200, 429]
+    async with gateway.operator() as client:
+        (total,) = (await client.get("/api/admin/usage", params={"group": "key", "days": "1"})).json()[
+            "data"
+        ][1:]
+        assert (total["key"], total["requests"], total["prompt_tokens"]) == (key_id, 1, 11)
+        assert (await client.delete(f"/api/admin/keys/{key_id}")).status_code == 204
+    assert (await gateway.chat(key=key)).json()["error"]["code"] == "api_key_revoked"
+    await gateway.stop()
+    again = await gateways.start(
+        nursery, home, servers=[entry("one", models.url)], storage=storage, key=gateway.key
+    )
+    assert again.running.first_run.key is None
+    assert (await again.chat()).status_code == 200
+    async with again.operator() as client:
+        (total,) = (await client.get("/api/admin/usage")).json()["data"]
+    assert (total["model"], total["requests"], total["errors"], total["completion_tokens"]) == (
+        "m",
+        22,
+        0,
+        44,
+    )

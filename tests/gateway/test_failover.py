@@ -1,0 +1,218 @@
+"""Another server is asked as long as the client has seen nothing, and never after that."""
+
+import gzip
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from tests import gateways
+from tests.fakes import model_server
+from tests.fakes.model_server import (
+    DONE,
+    EVENT_STREAM,
+    Asked,
+    Cut,
+    Fin,
+    ModelServer,
+    Pause,
+    Plan,
+    Stall,
+    chunk,
+    completion,
+    drop_twice,
+    error,
+    hang,
+    refusal,
+    streamed,
+    whole,
+)
+from tests.fakes.raw_upstream import Peer
+from tests.gateways import ASK, IMPATIENT, STREAM, Gateway, entry
+
+TEXT = chunk("Hello") + chunk(" world") + chunk(finish="stop") + DONE
+
+
+@pytest.fixture
+async def second(nursery: trio.Nursery) -> ModelServer:
+    server: ModelServer = await nursery.start(model_server.serve)
+    return server
+
+
+@pytest.fixture
+async def pair(nursery: trio.Nursery, home: Path, models: ModelServer, second: ModelServer) -> Gateway:
+    """`models` first, `second` when that fails."""
+    servers = [entry("first", models.url, priority=0), entry("second", second.url, priority=1)]
+    return await gateways.start(nursery, home, servers=servers, upstream=IMPATIENT)
+
+
+FAILURES: list[tuple[str, Plan]] = [
+    *((str(status), refusal(status)) for status in (401, 403, 404, 408, 429, 500, 502, 503, 504, 520, 529)),
+    ("302", refusal(302, b"", b"Location: http://elsewhere.invalid/")),
+    ("UpstreamCut", drop_twice),
+    ("FirstByteTimeout", hang),
+    ("error_in_answer", whole(error("no capacity"))),
+    ("UpstreamProtocolError", whole(b"{}", b"Content-Encoding: invented")),
+]
+STREAM_FAILURES: list[tuple[str, Plan]] = [
+    ("UpstreamCut", streamed(Cut)),
+    ("UpstreamCut", streamed(Fin)),
+    ("UpstreamCut", streamed()),
+    ("ChunkTimeout", streamed(Stall)),
+    ("503", refusal(503, chunk("x"), EVENT_STREAM)),
+]
+
+
+@pytest.mark.parametrize(("reason", "failure"), FAILURES, ids=[reason for reason, _ in FAILURES])
+async def test_the_next_server_answers_instead(
+    pair: Gateway, models: ModelServer, second: ModelServer, reason: str, failure: Plan
+) -> None:
+    models.plan(failure)
+    answer = await pair.chat()
+    assert answer.status_code == 200
+    assert answer.content == completion()
+    assert (answer.headers["x-bluesminds-server"], answer.headers["x-bluesminds-attempts"]) == ("second", "2")
+    assert {asked.received.body for asked in models.asked} == {second.asked[0].received.body}
+    (row,) = pair.rows()
+    assert (row["outcome"], row["server"], row["attempts"]) == ("ok", "second", 2)
+    (event,) = pair.events("attempt_failed")
+    assert event["server"] == "first"
+    assert event["reason"] == reason
+    assert await pair.metric("bluesminds_upstream_attempts_total", server="first", outcome=reason) == 1
+
+
+@pytest.mark.parametrize(("reason", "failure"), STREAM_FAILURES, ids=range(len(STREAM_FAILURES)))
+async def test_a_stream_moves_on_until_its_first_event(
+    pair: Gateway, models: ModelServer, reason: str, failure: Plan
+) -> None:
+    models.plan(failure)
+    answer = await pair.chat(STREAM)
+    assert answer.content == TEXT
+    assert pair.events("attempt_failed")[0]["reason"] == reason
+    assert [row["server"] for row in pair.rows()] == ["second"]
+
+
+async def test_a_stream_that_has_begun_stays_where_it_is(
+    pair: Gateway, models: ModelServer, second: ModelServer
+) -> None:
+    models.plan(streamed(chunk("one"), Pause(0.05), Cut))
+    answer = await pair.chat(STREAM)
+    assert answer.content.startswith(chunk("one"))
+    assert b"upstream_cut" in answer.content
+    assert b"[DONE]" not in answer.content
+    assert second.asked == []
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+async def test_the_clients_own_fault_is_not_repeated(
+    pair: Gateway, models: ModelServer, second: ModelServer, status: int
+) -> None:
+    models.plan(refusal(status))
+    assert (await pair.chat()).status_code == status
+    assert second.asked == []
+
+
+async def test_a_server_that_refuses_connections_is_passed_over(
+    nursery: trio.Nursery, home: Path, models: ModelServer
+) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        closed = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
+        servers = [entry("closed", closed, priority=0), entry("open", models.url, priority=1)]
+        gateway = await gateways.start(nursery, home, servers=servers)
+        answer = await gateway.chat(STREAM)
+    assert answer.content == TEXT
+    assert gateway.rows()[0]["attempts"] == 2
+
+
+async def test_the_number_of_attempts_is_bounded(
+    nursery: trio.Nursery, home: Path, models: ModelServer
+) -> None:
+    servers = [entry(name, models.url) for name in ("a", "b", "c", "d")]
+    gateway = await gateways.start(nursery, home, servers=servers, upstream={"attempts": 2})
+    models.plan(refusal(500), refusal(500))
+    answer = await gateway.chat()
+    assert answer.status_code == 502
+    assert answer.headers["x-bluesminds-attempts"] == "2"
+    assert len(models.asked) == 2
+
+
+async def explode(server: ModelServer, peer: Peer, asked: Asked) -> None:
+    """80 MiB in a few kilobytes."""
+    await whole(gzip.compress(bytes(80 * 1024 * 1024), 1), b"Content-Encoding: gzip")(server, peer, asked)
+
+
+ENDINGS: list[tuple[Plan, int, str, str]] = [
+    (refusal(500, error("boom")), 502, "upstream_error", "boom"),
+    (refusal(503, b"<html>"), 503, "upstream_error", "503"),
+    (refusal(504), 504, "upstream_error", "504"),
+    (refusal(302, b"", b"Location: http://elsewhere.invalid/"), 502, "upstream_error", "302"),
+    (refusal(404, error("no such model")), 404, "model_not_found", "no such model"),
+    (refusal(401, error("Incorrect API key sk-upstream")), 502, "upstream_credentials_refused", "operator"),
+    (refusal(403, error("Incorrect API key sk-upstream")), 502, "upstream_credentials_refused", "operator"),
+    (refusal(429, error("slow down"), b"Retry-After: 7"), 429, "upstream_rate_limited", "slow down"),
+    (drop_twice, 502, "upstream_unreachable", "Try again"),
+    (hang, 504, "upstream_timeout", "Try again"),
+    (whole(error("no capacity")), 502, "upstream_error", "no capacity"),
+    (whole(b"{}", b"Content-Encoding: invented"), 502, "upstream_invalid", "malformed"),
+    (explode, 502, "upstream_invalid", "too large"),
+    (refusal(400, b"x" * 100_000), 502, "upstream_invalid", "too large"),
+]
+
+
+@pytest.mark.parametrize("body", [ASK, STREAM], ids=["plain", "streamed"])
+async def test_when_all_servers_fail_the_last_failure_is_told(
+    impatient: Gateway, models: ModelServer, body: dict[str, Any]
+) -> None:
+    for plan, status, code, words in ENDINGS:
+        models.plan(plan)
+        answer = await impatient.chat(body)
+        assert answer.status_code == status
+        told = answer.json()["error"]
+        assert told["code"] == code
+        assert words in told["message"]
+        assert told["request_id"] == answer.headers["x-request-id"]
+        assert "sk-upstream" not in answer.text
+        assert answer.headers["x-bluesminds-attempts"] == "1"
+        assert answer.headers.get("retry-after") == ("7" if status == 429 else None)
+    rows = await impatient.settled(len(ENDINGS))
+    assert [row["outcome"] for row in rows] == ["upstream_error"] * len(ENDINGS)
+    assert [row["status"] for row in rows] == [status for _, status, _, _ in ENDINGS]
+
+
+async def test_the_last_servers_wish_for_patience_is_told(gateway: Gateway, models: ModelServer) -> None:
+    for status in (429, 500, 503):
+        models.plan(
+            refusal(status, None, b"Retry-After: 7", b"Retry-After-Ms: 6500", b"x-should-retry: false")
+        )
+        answer = await gateway.chat()
+        assert (answer.headers["retry-after"], answer.headers["retry-after-ms"]) == ("7", "6500")
+        assert answer.headers["x-should-retry"] == "false"
+
+
+async def test_a_failing_server_is_left_out_and_comes_back(
+    nursery: trio.Nursery, home: Path, models: ModelServer, second: ModelServer
+) -> None:
+    servers = [entry("first", models.url, priority=0), entry("second", second.url, priority=1)]
+    upstream = {"eject_after": 2, "eject_seconds": 1.5}
+    gateway = await gateways.start(nursery, home, servers=servers, upstream=upstream)
+    models.plan(refusal(500), refusal(500))
+    names = [(await gateway.chat()).headers["x-bluesminds-server"] for _ in range(4)]
+    assert names == ["second"] * 4
+    assert len(models.asked) == 2
+    await trio.sleep(1.55)
+    assert (await gateway.chat()).headers["x-bluesminds-server"] == "first"
+
+
+async def test_with_every_server_left_out_one_is_still_asked(
+    nursery: trio.Nursery, home: Path, models: ModelServer
+) -> None:
+    upstream = {"eject_after": 1, "eject_seconds": 60.0}
+    gateway = await gateways.start(nursery, home, servers=[entry("one", models.url)], upstream=upstream)
+    models.plan(refusal(500))
+    assert (await gateway.chat()).status_code == 502
+    assert (await gateway.get("/ready")).json()["checks"]["servers"] == "no usable server"
+    assert (await gateway.chat()).status_code == 200
+    assert (await gateway.get("/ready")).status_code == 200

@@ -1,0 +1,162 @@
+"""The meter: the same bytes and the same count however a stream is cut."""
+
+from itertools import pairwise
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bluesminds.gateway.meter import StreamMeter, estimate, estimate_whole
+from bluesminds.http.sse import MAX_EVENT, EventTooLarge
+from bluesminds.values import Usage
+from tests.fakes.model_server import DONE, chunk
+
+texts = st.text(max_size=12) | st.sampled_from(
+    ['"usage":null', "data: [DONE]", "\n\n", '{"error":{}}', ', "usage": null']
+)
+
+
+def named(text: str, name: str) -> bytes:
+    more: Any = {name: 1}
+    return chunk(text, **more)
+
+
+counts = st.integers(0, 10**6)
+plain = st.builds(named, texts, st.sampled_from(["x", "obfuscation", "service_tier"]))
+announced = st.builds(lambda text: chunk(text, usage=None), texts)
+reports = st.builds(lambda p, c: (p, c), counts, counts)
+comments = st.sampled_from(
+    [b": ping\n\n", b"event: ping\n\n", b"\n", b"retry: 3\n\n", b'event: x\ndata: {"a": 1}\n\n']
+)
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> tuple[bytes, bytes, bytes, tuple[int, int] | None]:
+    """What a server sends; what a client that asked for usage and one that did not should get; the count."""
+    sent, asked, unasked = [], [], []
+    usage = None
+    for kind in draw(
+        st.lists(st.sampled_from(["plain", "announced", "comment", "usage", "text and usage"]), max_size=12)
+    ):
+        if kind == "plain":
+            event = kept = draw(plain)
+        elif kind == "comment":
+            event = kept = draw(comments)
+        elif kind == "announced":
+            event = draw(announced)
+            kept = event.replace(b',"usage":null', b"")
+        else:
+            usage = draw(reports)
+            report = {"prompt_tokens": usage[0], "completion_tokens": usage[1]}
+            text = draw(texts) if kind == "text and usage" else None
+            event = chunk(text, usage=report)
+            kept = b"" if text is None else chunk(text)
+        sent.append(event)
+        asked.append(event)
+        unasked.append(kept)
+    end = DONE if draw(st.booleans()) else b""
+    return b"".join([*sent, end]), b"".join([*asked, end]), b"".join([*unasked, end]), usage
+
+
+def run(meter: StreamMeter, pieces: list[bytes]) -> bytes:
+    return b"".join([meter.feed(piece) for piece in pieces]) + meter.finish()
+
+
+def cut(data: bytes, places: list[int]) -> list[bytes]:
+    marks = sorted({place % (len(data) + 1) for place in places} | {0, len(data)})
+    return [data[start:end] for start, end in pairwise(marks)]
+
+
+@given(streams(), st.lists(st.integers(0, 10_000), max_size=20), st.booleans())
+def test_the_same_bytes_and_the_same_count_however_it_is_cut(
+    stream: tuple[bytes, bytes, bytes, tuple[int, int] | None], places: list[int], crlf: bool
+) -> None:
+    sent, asked, unasked, usage = stream
+    if crlf:
+        sent, asked = sent.replace(b"\n", b"\r\n"), asked.replace(b"\n", b"\r\n")
+    for wants_usage, expected in ((True, asked), (False, unasked)):
+        together, apart = StreamMeter(wants_usage=wants_usage), StreamMeter(wants_usage=wants_usage)
+        assert run(together, [sent]) == run(apart, cut(sent, places))
+        assert (
+            together.usage
+            == apart.usage
+            == (usage and Usage(prompt=usage[0], completion=usage[1], source="upstream"))
+        )
+        assert together.events == apart.events
+        result = run(StreamMeter(wants_usage=wants_usage), [sent])
+        assert result.replace(b"\r\n", b"\n") == expected.replace(b"\r\n", b"\n")
+        if wants_usage:
+            assert result == expected
+
+
+def test_the_end_mark_is_held_back() -> None:
+    meter = StreamMeter(wants_usage=False)
+    assert meter.feed(chunk("a") + DONE + chunk("b")) == chunk("a")
+    assert meter.ended
+    assert meter.feed(chunk("c", usage={"prompt_tokens": 1}) + b"data: {") == b""
+    assert meter.usage is None
+    assert meter.finish() == DONE
+    assert meter.finish() == b""
+
+
+def test_an_end_mark_without_its_blank_line_is_still_one() -> None:
+    meter = StreamMeter(wants_usage=False)
+    assert meter.feed(chunk("a") + b"data: [DONE]") == chunk("a")
+    assert not meter.ended
+    assert meter.finish() == b"data: [DONE]"
+
+
+def test_events_of_text_are_counted_and_others_are_not() -> None:
+    meter = StreamMeter(wants_usage=True)
+    meter.feed(b": ping\n\n" + chunk("a") + chunk("b") + b": ping\n\n")
+    for byte in chunk("c") + b": ping\n\n":
+        meter.feed(bytes([byte]))
+    assert meter.events == 3
+
+
+@pytest.mark.parametrize(
+    "report", [b'"x"', b"[]", b'{"prompt_tokens":1e30}', b'{"prompt_tokens":-1}', b"{}", b"true"]
+)
+def test_a_report_that_cannot_be_true_is_none(report: bytes) -> None:
+    meter = StreamMeter(wants_usage=False)
+    meter.feed(b'data: {"choices":[],"usage":%b}\n\n' % report)
+    assert meter.usage is None
+
+
+@pytest.mark.parametrize(
+    ("event", "failed"),
+    [
+        (b'data: {"error":{"message":"x"}}\n\n', True),
+        (b'data: {"error":"x"}\n\n', True),
+        (b'data: {"choices":[],"error":null}\n\n', False),
+        (b'data: {"choices":[{"delta":{"content":"\\"error\\":1"}}]}\n\n', False),
+        (b'data: {"error":\n\n', False),
+    ],
+)
+def test_error_events_pass_and_are_noticed(event: bytes, failed: bool) -> None:
+    meter = StreamMeter(wants_usage=False)
+    assert meter.feed(event) == event
+    assert meter.failed == failed
+
+
+def test_an_event_without_end_is_refused() -> None:
+    meter = StreamMeter(wants_usage=False)
+    with pytest.raises(EventTooLarge):
+        for _ in range(3):
+            meter.feed(b"x" * (MAX_EVENT // 2))
+
+
+def test_estimates_are_marked() -> None:
+    assert estimate(b"x" * 41, 7) == Usage(prompt=11, completion=7, source="estimated")
+    assert estimate_whole(b"x" * 40, b"y" * 9) == Usage(prompt=10, completion=3, source="estimated")
+
+
+@given(st.binary(max_size=300), st.booleans())
+def test_no_bytes_upset_it(data: bytes, wants_usage: bool) -> None:
+    meter = StreamMeter(wants_usage=wants_usage)
+    passed = meter.feed(data) + meter.finish()
+    assert msgspec.json.encode(meter.usage)
+    if wants_usage and b"[DONE]" not in data:
+        assert passed == data

@@ -1,0 +1,232 @@
+"""The one writer: group commits, rows that cannot be written, and how it ends."""
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+import msgspec
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from bluesminds.clock import SystemClock
+from bluesminds.errors import Unavailable
+from bluesminds.gateway.metrics import Metrics
+from bluesminds.gateway.recorder import MAX_BATCH, Recorder
+from bluesminds.log import Log
+from storage import open_store
+from storage.base import StorageUnavailable, Store
+from storage.usage import LATEST, UsageRow, select_page
+from tests.gateways import eventually
+from tests.storage.samples import NOON, usage
+
+POISON = "poison"
+
+
+class Ledge:
+    """A store whose every write is under the test's control."""
+
+    def __init__(self) -> None:
+        self.gate: trio.Event | None = None
+        self.failing = 0  # writes still to be refused
+        self.commits: list[list[str]] = []
+
+    async def write(self, fn: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+        rows: list[UsageRow] = list(args[0])
+        await trio.lowlevel.checkpoint()
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.failing:
+            self.failing -= 1
+            raise StorageUnavailable("no")
+        if any(row.model == POISON for row in rows):
+            raise ValueError("a value this row holds")
+        self.commits.append([row.id for row in rows])
+
+
+class Desk:
+    def __init__(self, store: Ledge, *, max_rows: int = 10_000) -> None:
+        self.metrics = Metrics()
+        self.lines: list[bytes] = []
+        log = Log(SystemClock(), write=self.lines.append)
+        self.recorder = Recorder(
+            cast(Store, store), max_rows=max_rows, timeout=1.0, log=log, metrics=self.metrics
+        )
+
+    def is_failing(self) -> bool:
+        return self.recorder.failing
+
+    def take(self, serial: int, **fields: Any) -> Any:
+        self.recorder.require_room()
+        self.recorder.reserve()
+        return self.recorder.record(usage(serial, **fields))
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        return [event for line in self.lines if (event := json.loads(line))["event"] == name]
+
+
+def ids(serials: range | list[int]) -> list[str]:
+    return [usage(serial).id for serial in serials]
+
+
+async def test_what_waits_goes_into_one_commit(nursery: trio.Nursery) -> None:
+    store = Ledge()
+    store.gate = trio.Event()
+    desk = Desk(store)
+    nursery.start_soon(desk.recorder.run)
+    first = desk.take(0)
+    await wait_all_tasks_blocked()
+    rest = [desk.take(serial) for serial in range(1, MAX_BATCH + 11)]
+    assert desk.recorder.held == MAX_BATCH + 11
+    store.gate.set()
+    for batch in [first, *rest]:
+        await desk.recorder.durable(batch)
+    assert store.commits == [
+        ids([0]),
+        ids(range(1, MAX_BATCH + 1)),
+        ids(range(MAX_BATCH + 1, MAX_BATCH + 11)),
+    ]
+    assert desk.recorder.held == 0
+    assert (desk.metrics.commits, desk.metrics.rows_committed) == (3, MAX_BATCH + 11)
+
+
+async def test_reserved_and_waiting_rows_share_one_bound(nursery: trio.Nursery) -> None:
+    store = Ledge()
+    desk = Desk(store, max_rows=2)
+    desk.recorder.require_room()
+    desk.recorder.reserve()
+    desk.take(1)
+    with pytest.raises(Unavailable) as caught:
+        desk.recorder.require_room()
+    assert caught.value.code == "usage_queue_full"
+    nursery.start_soon(desk.recorder.run)
+    await wait_all_tasks_blocked()
+    desk.recorder.require_room()
+    await desk.recorder.durable(desk.recorder.record(usage(2)))
+    assert store.commits == [ids([1]), ids([2])]
+
+
+async def test_a_failing_store_is_told_to_everyone_and_loses_nothing(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    store = Ledge()
+    store.gate = trio.Event()
+    desk = Desk(store)
+    nursery.start_soon(desk.recorder.run)
+    refused = []
+
+    async def wait(batch: Any) -> None:
+        with pytest.raises(Unavailable) as caught:
+            await desk.recorder.durable(batch)
+        refused.append(caught.value.code)
+
+    store.failing = 6
+    async with trio.open_nursery() as waiting:
+        waiting.start_soon(wait, desk.take(0))
+        await wait_all_tasks_blocked()
+        waiting.start_soon(wait, desk.take(1))
+        waiting.start_soon(wait, desk.take(2))
+        store.gate.set()
+    assert refused == ["storage_unavailable"] * 3
+    assert desk.is_failing()
+    with pytest.raises(Unavailable):
+        desk.recorder.require_room()
+    with pytest.raises(Unavailable):
+        await desk.recorder.durable(desk.recorder.record(usage(3)))
+    await trio.sleep(5)
+    assert not desk.is_failing()
+    assert sorted(row for commit in store.commits for row in commit) == ids(range(4))
+    assert desk.metrics.commit_failures == 6
+    assert len(desk.events("usage_commit_failed")) == 1
+    await desk.recorder.durable(desk.take(4))
+
+
+async def test_a_store_that_hangs_is_a_store_that_fails(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    store = Ledge()
+    store.gate = trio.Event()
+    desk = Desk(store)
+    nursery.start_soon(desk.recorder.run)
+    with trio.fail_after(1.01), pytest.raises(Unavailable):
+        await desk.recorder.durable(desk.take(0))
+    store.gate.set()
+    await trio.sleep(1)
+    assert store.commits == [ids([0])]
+
+
+@pytest.mark.parametrize("position", [0, 3, 6])
+async def test_a_row_the_store_refuses_does_not_hold_up_the_rest(
+    nursery: trio.Nursery, position: int
+) -> None:
+    store = Ledge()
+    desk = Desk(store)
+    batches = [desk.take(serial, model=POISON if serial == position else "m") for serial in range(7)]
+    nursery.start_soon(desk.recorder.run)
+    for batch in batches:
+        await desk.recorder.durable(batch)
+    assert sorted(row for commit in store.commits for row in commit) == [
+        row for row in ids(range(7)) if row != ids([position])[0]
+    ]
+    (event,) = desk.events("usage_row_rejected")
+    assert msgspec.convert(event["row"], UsageRow) == usage(position, model=POISON)
+    assert "a value" not in desk.lines[0].decode()
+    assert desk.metrics.rows_rejected == 1
+    assert desk.recorder.held == 0
+
+
+async def test_finishing_writes_what_is_left_and_ends() -> None:
+    store = Ledge()
+    desk = Desk(store)
+    for serial in range(5):
+        desk.take(serial)
+    desk.recorder.finish()
+    with trio.fail_after(2):
+        await desk.recorder.run()
+    assert store.commits == [ids(range(5))]
+
+
+async def test_finishing_when_idle_ends_at_once(nursery: trio.Nursery) -> None:
+    desk = Desk(Ledge())
+    with trio.fail_after(2):
+        async with trio.open_nursery() as running:
+            running.start_soon(desk.recorder.run)
+            await wait_all_tasks_blocked()
+            desk.recorder.finish()
+
+
+async def test_a_recorder_cut_short_writes_its_rows_to_the_log(nursery: trio.Nursery) -> None:
+    store = Ledge()
+    store.gate = trio.Event()
+    desk = Desk(store)
+    async with trio.open_nursery() as running:
+        running.start_soon(desk.recorder.run)
+        desk.take(0)
+        await wait_all_tasks_blocked()
+        desk.take(1)
+        desk.take(2)
+        running.cancel_scope.cancel()
+    logged = [msgspec.convert(event["row"], UsageRow) for event in desk.events("usage_row_unrecorded")]
+    assert logged == [usage(0), usage(1), usage(2)]
+
+
+async def test_a_real_database_counts_a_repeated_batch_once(nursery: trio.Nursery, sqlite_url: str) -> None:
+    class Doubtful(Ledge):
+        """Commits, and then says it did not."""
+
+        async def write(self, fn: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+            await real.write(fn, *args)
+            if self.failing:
+                self.failing -= 1
+                raise StorageUnavailable("the connection was lost after the commit")
+
+    async with open_store(sqlite_url) as real:
+        doubtful = Doubtful()
+        doubtful.failing = 2
+        desk = Desk(doubtful)
+        batch = desk.take(1)
+        async with trio.open_nursery() as running:
+            running.start_soon(desk.recorder.run)
+            await eventually(lambda: bool(batch.durable))
+            running.cancel_scope.cancel()
+        assert await real.read(select_page, LATEST, 10) == [usage(1, at=NOON)]

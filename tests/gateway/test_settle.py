@@ -1,0 +1,162 @@
+"""A request's account is closed once, whichever exit comes first, and faults of ours are ours."""
+
+import json
+from collections.abc import Callable
+from typing import Any, cast
+
+import msgspec
+import pytest
+import trio
+
+from bluesminds.clock import SystemClock
+from bluesminds.gateway.admit import Admission
+from bluesminds.gateway.choose import Catalogue
+from bluesminds.gateway.health import Health
+from bluesminds.gateway.identify import KeyRing
+from bluesminds.gateway.metrics import Metrics
+from bluesminds.gateway.recorder import Recorder
+from bluesminds.gateway.send import Sender
+from bluesminds.gateway.settle import Books, Settlement
+from bluesminds.gateway.walk import Gateway
+from bluesminds.http.asgi import Message
+from bluesminds.log import Log
+from bluesminds.values import Call, Caller, Usage
+from bluesminds.web.edge import Edge
+from storage.base import Store
+from storage.keys import KeyHolder
+from tests.gateway.test_choose import server
+from tests.gateway.test_identify import KEY, PEPPER, arrival
+from tests.gateway.test_recorder import Ledge
+from tests.storage.samples import key as key_row
+from tests.storage.samples import user
+
+CALLER = Caller(key_id="k", user_id="u", key_name="n", requests_per_minute=5, concurrency=1, expires_at=None)
+
+
+class Office:
+    """The books of a gateway on a store that the test controls."""
+
+    def __init__(self) -> None:
+        self.lines: list[bytes] = []
+        self.log = Log(SystemClock(), write=self.lines.append)
+        self.metrics = Metrics()
+        self.store = Ledge()
+        self.recorder = Recorder(
+            cast(Store, self.store), max_rows=10, timeout=1, log=self.log, metrics=self.metrics
+        )
+        self.admission = Admission()
+        self.books = Books(
+            recorder=self.recorder, metrics=self.metrics, log=self.log, strict=True, log_requests=True
+        )
+
+    def open(self) -> Settlement:
+        self.recorder.reserve()
+        call = Call(arrival=arrival(), model="m", stream=False, wants_usage=False, body=b"{}")
+        return self.books.open(CALLER, call, self.admission.admit(CALLER))
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        return [event for line in self.lines if (event := json.loads(line))["event"] == name]
+
+
+async def test_the_first_exit_counts_and_every_later_one_does_nothing(nursery: trio.Nursery) -> None:
+    office = Office()
+    nursery.start_soon(office.recorder.run)
+    settlement = office.open()
+    settlement.tried.append("one")
+    assert office.admission.running == 1
+    batch = settlement.finish(200, "ok", Usage(prompt=3, completion=4, source="upstream"))
+    assert office.admission.running == 0
+    assert settlement.finish(500, "internal", Usage()) is batch
+    settlement.close(499, "client_gone")
+    await settlement.durable()
+    assert [len(commit) for commit in office.store.commits] == [1]
+    (event,) = office.events("request")
+    assert (event["status"], event["outcome"], event["prompt_tokens"]) == (200, "ok", 3)
+    assert office.recorder.held == 0
+    office.admission.admit(CALLER)
+
+
+async def test_closing_asks_what_was_used_so_far(nursery: trio.Nursery) -> None:
+    office = Office()
+    nursery.start_soon(office.recorder.run)
+    settlement = office.open()
+    settlement.usage_so_far = lambda: Usage(prompt=1, completion=2, source="estimated")
+    settlement.close(499, "client_gone")
+    await settlement.durable()
+    (event,) = office.events("request")
+    assert (event["outcome"], event["completion_tokens"]) == ("client_gone", 2)
+
+
+class Broken:
+    """A sender with a fault."""
+
+    async def send(self, *_: object) -> None:
+        raise ValueError("canary-in-the-message")
+
+
+@pytest.mark.parametrize("path", ["watches itself", "is watched"])
+async def test_a_fault_of_ours_is_a_500_without_detail(nursery: trio.Nursery, path: str) -> None:
+    office = Office()
+    nursery.start_soon(office.recorder.run)
+    holder = KeyHolder(key_row(user()), "user", None)
+
+    async def look_up(_: bytes) -> KeyHolder | None:
+        return holder
+
+    class OneServer:
+        catalogue = Catalogue([server("one")], {})
+
+    keys = KeyRing(
+        look_up,
+        pepper=PEPPER,
+        clock=SystemClock(),
+        cache_seconds=5,
+        requests_per_minute=0,
+        concurrency=0,
+    )
+    gateway = Gateway(
+        keys=keys,
+        shelf=OneServer(),
+        health=Health(eject_after=1, eject_seconds=1),
+        admission=office.admission,
+        sender=cast(Sender, Broken()),
+        books=office.books,
+        total_timeout=5,
+        expose_server=True,
+    )
+    sent: list[Message] = []
+    asked = False
+
+    async def receive() -> Message:
+        nonlocal asked
+        if asked:
+            await trio.sleep_forever()
+        asked = True
+        return {"type": "http.request", "body": b'{"model":"m","messages":[]}', "more_body": False}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    class Watch:
+        gone = False
+
+        def then(self, callback: Callable[[], object]) -> None: ...
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/chat/completions",
+        "headers": [(b"x-api-key", KEY.encode())],
+        "client": None,
+        "extensions": {"disconnect": Watch()} if path == "watches itself" else {},
+    }
+    with trio.fail_after(2):
+        await Edge(gateway, cast(Any, None), clock=SystemClock(), log=office.log)(scope, receive, send)
+    assert sent[0]["status"] == 500
+    told = msgspec.json.decode(sent[1]["body"])["error"]
+    assert (told["code"], told["type"]) == ("internal_error", "server_error")
+    assert [event["outcome"] for event in office.events("request")] == ["internal"]
+    (event,) = office.events("request_failed")
+    assert (event["error"], event["request_id"]) == ("ValueError", told["request_id"])
+    assert "canary" not in b"".join(office.lines).decode() + str(sent)
+    assert office.admission.running == 0

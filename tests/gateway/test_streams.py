@@ -1,0 +1,244 @@
+"""Event streams: what passes, what is taken out, and how they end."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+import trio
+
+from tests import gateways
+from tests.fakes.model_server import DONE, USAGE, Cut, Fin, ModelServer, Pause, Stall, chunk, error, streamed
+from tests.gateways import STREAM, Gateway, entry, eventually
+
+WANTS_USAGE = STREAM | {"stream_options": {"include_usage": True}}
+UNKNOWN = b'event: thought\nid: 7\ndata: {"a": 1.50,  "b":"\xc3\xa9"}\n\n'
+COMMENT = b": keep-alive\n\n"
+
+
+def events(body: bytes) -> list[bytes]:
+    return [part + b"\n\n" for part in body.split(b"\n\n")[:-1]]
+
+
+def told(event: bytes) -> dict[str, str]:
+    """The error in an event."""
+    return dict(msgspec.json.decode(event.removeprefix(b"data: "))["error"])
+
+
+async def test_a_stream_passes_byte_for_byte(gateway: Gateway, models: ModelServer) -> None:
+    sent = [COMMENT, chunk("Hel", invented=[1.50]), UNKNOWN, COMMENT, chunk("lo"), chunk(finish="stop"), DONE]
+    models.plan(streamed(*sent, headers=[b"x-litellm-call-id: 1"]))
+    answer = await gateway.chat(STREAM)
+    assert answer.content == b"".join(sent)
+    assert answer.headers["content-type"] == "text/event-stream"
+    assert answer.headers["cache-control"] == "no-cache, no-transform"
+    assert answer.headers["x-accel-buffering"] == "no"
+    assert answer.headers["x-bluesminds-server"] == "one"
+    assert "x-litellm-call-id" not in answer.headers
+
+
+async def test_usage_is_asked_for_and_taken_out_again(gateway: Gateway, models: ModelServer) -> None:
+    body = b'{"model":"m","messages":[{"role":"user","content":"\xc3\xa9"}],"stream":true,"zeta":1.50}'
+    answer = await gateway.chat(body)
+    asked = models.asked[0].body
+    assert asked.pop("stream_options") == {"include_usage": True}
+    assert asked == msgspec.json.decode(body)
+    assert b"1.50" in models.asked[0].received.body
+    assert answer.content == b"".join((chunk("Hello"), chunk(" world"), chunk(finish="stop"), DONE))
+    (row,) = gateway.rows()
+    assert (row["prompt_tokens"], row["completion_tokens"], row["usage_source"]) == (11, 2, "upstream")
+    assert (row["streamed"], row["outcome"]) == (1, "ok")
+    assert row["first_byte_ms"] <= row["duration_ms"]
+
+
+async def test_usage_the_client_asked_for_stays(gateway: Gateway, models: ModelServer) -> None:
+    body = msgspec.json.encode(WANTS_USAGE)
+    answer = await gateway.chat(body)
+    assert models.asked[0].received.body == body
+    text = [chunk("Hello", usage=None), chunk(" world", usage=None), chunk(finish="stop", usage=None)]
+    assert answer.content == b"".join((*text, chunk(usage=USAGE), DONE))
+    assert gateway.rows()[0]["prompt_tokens"] == 11
+
+
+@pytest.mark.parametrize(
+    "options", [{"include_obfuscation": False}, {"include_usage": False, "x": [1]}, {}, None]
+)
+async def test_other_stream_options_survive(
+    gateway: Gateway, models: ModelServer, options: dict[str, object] | None
+) -> None:
+    await gateway.chat(STREAM | {"stream_options": options})
+    assert models.asked[0].body["stream_options"] == {**(options or {}), "include_usage": True}
+
+
+async def test_usage_on_the_last_chunk_of_text_is_counted_and_the_text_stays(
+    gateway: Gateway, models: ModelServer
+) -> None:
+    models.plan(streamed(chunk("Hi"), chunk("!", finish="stop", usage=USAGE), DONE))
+    answer = await gateway.chat(STREAM)
+    assert answer.content == b"".join((chunk("Hi"), chunk("!", finish="stop"), DONE))
+    assert gateway.rows()[0]["completion_tokens"] == 2
+
+
+async def test_usage_that_grows_with_the_stream_counts_once(gateway: Gateway, models: ModelServer) -> None:
+    steps = [chunk("a", usage={"prompt_tokens": 9, "completion_tokens": n}) for n in (1, 2, 3)]
+    models.plan(streamed(*steps, DONE))
+    assert (await gateway.chat(STREAM)).content == chunk("a") * 3 + DONE
+    (row,) = gateway.rows()
+    assert (row["prompt_tokens"], row["completion_tokens"]) == (9, 3)
+
+
+async def test_a_first_chunk_without_choices_is_not_taken_for_usage(
+    gateway: Gateway, models: ModelServer
+) -> None:
+    filters = chunk(prompt_filter_results=[{"prompt_index": 0}])
+    models.plan(streamed(filters, chunk("Hi"), chunk(usage=USAGE), DONE))
+    assert (await gateway.chat(STREAM)).content == filters + chunk("Hi") + DONE
+
+
+async def test_text_that_looks_like_the_protocol_stays_text(gateway: Gateway, models: ModelServer) -> None:
+    said = [chunk('data: [DONE]\n\n"usage":null,"error":{}'), chunk('{"usage": null}'), chunk("[DONE]")]
+    models.plan(streamed(*said, DONE))
+    assert (await gateway.chat(STREAM)).content == b"".join(said) + DONE
+
+
+@pytest.mark.parametrize("usage", [-1, 1e30, "x"])
+async def test_a_stream_without_true_usage_is_estimated(
+    gateway: Gateway, models: ModelServer, usage: object
+) -> None:
+    steps = [
+        COMMENT,
+        *[chunk("word")] * 5,
+        chunk(usage={"prompt_tokens": 3, "completion_tokens": usage}),
+        DONE,
+    ]
+    models.plan(streamed(*steps))
+    await gateway.chat(STREAM)
+    (row,) = gateway.rows()
+    assert row["usage_source"] == "estimated"
+    assert 5 <= row["completion_tokens"] <= 6
+    assert 10 < row["prompt_tokens"] < 40
+
+
+async def test_crlf_events_pass(gateway: Gateway, models: ModelServer) -> None:
+    sent = [
+        event.replace(b"\n", b"\r\n") for event in (COMMENT, chunk("Hi"), UNKNOWN, chunk(usage=USAGE), DONE)
+    ]
+    models.plan(streamed(*sent))
+    answer = await gateway.chat(STREAM)
+    assert answer.content == b"".join([*sent[:3], sent[4]])
+    assert gateway.rows()[0]["prompt_tokens"] == 11
+
+
+@pytest.mark.parametrize("size", [1, 7, 64])
+async def test_events_cut_anywhere_are_the_same_events(
+    gateway: Gateway, models: ModelServer, size: int
+) -> None:
+    sent = b"".join((chunk("Hel"), UNKNOWN, chunk("lo"), chunk(usage=USAGE), DONE))
+    models.plan(streamed(*(sent[at : at + size] for at in range(0, len(sent), size))))
+    answer = await gateway.chat(STREAM)
+    assert answer.content == sent.replace(chunk(usage=USAGE), b"")
+    assert gateway.rows()[0]["prompt_tokens"] == 11
+
+
+async def test_a_stream_without_its_end_mark_ends_without_one(gateway: Gateway, models: ModelServer) -> None:
+    models.plan(streamed(chunk("Hi"), chunk(usage=USAGE)[:-1]))
+    answer = await gateway.chat(STREAM)
+    assert answer.content == chunk("Hi")
+    (row,) = gateway.rows()
+    assert (row["outcome"], row["prompt_tokens"]) == ("ok", 11)
+
+
+async def test_the_row_is_there_when_the_end_mark_is(gateway: Gateway) -> None:
+    async with (
+        gateway.client() as client,
+        client.stream("POST", "/v1/chat/completions", json=STREAM) as answer,
+    ):
+        seen = b""
+        async for data in answer.aiter_raw():
+            seen += data
+            assert bool(gateway.rows()) >= (b"[DONE]" in seen)
+    assert seen.endswith(DONE)
+
+
+async def test_text_is_not_held_back(gateway: Gateway, models: ModelServer) -> None:
+    go_on = trio.Event()
+    models.plan(streamed(chunk("Hi"), go_on, chunk("!"), DONE))
+    async with (
+        gateway.client() as client,
+        client.stream("POST", "/v1/chat/completions", json=STREAM) as answer,
+    ):
+        pieces = answer.aiter_raw()
+        assert await anext(pieces) == chunk("Hi")
+        assert gateway.rows() == []
+        go_on.set()
+        assert b"".join([piece async for piece in pieces]) == chunk("!") + DONE
+
+
+async def test_a_server_that_lingers_after_its_end_mark_delays_nobody(
+    gateway: Gateway, models: ModelServer
+) -> None:
+    models.plan(
+        streamed(chunk("Hi"), DONE, chunk("more"), Stall), streamed(chunk("Hi"), DONE, Pause(0.1), Cut)
+    )
+    for _ in range(2):
+        with trio.fail_after(2):
+            assert (await gateway.chat(STREAM)).content == chunk("Hi") + DONE
+    assert [row["outcome"] for row in gateway.rows()] == ["ok", "ok"]
+
+
+@pytest.mark.parametrize("end", [Cut, Fin, Stall])
+async def test_a_stream_that_breaks_off_ends_with_an_error(
+    impatient: Gateway, models: ModelServer, end: type[Cut] | type[Fin] | type[Stall]
+) -> None:
+    models.plan(streamed(chunk("one"), chunk("two"), b'data: {"half', Pause(0.05), end))
+    answer = await impatient.chat(STREAM)
+    *passed, last = events(answer.content)
+    assert passed == [chunk("one"), chunk("two")]
+    assert told(last)["code"] == "upstream_cut"
+    assert len(models.asked) == 1
+    (row,) = impatient.rows()
+    assert (row["outcome"], row["status"], row["attempts"]) == ("cut", 200, 1)
+    assert (row["completion_tokens"], row["usage_source"]) == (2, "estimated")
+
+
+async def test_usage_known_before_the_break_is_kept(gateway: Gateway, models: ModelServer) -> None:
+    models.plan(streamed(chunk("one"), chunk(usage=USAGE), Pause(0.05), Cut))
+    await gateway.chat(STREAM)
+    (row,) = gateway.rows()
+    assert (row["outcome"], row["completion_tokens"], row["usage_source"]) == ("cut", 2, "upstream")
+
+
+async def test_an_error_in_mid_stream_passes_and_is_recorded(gateway: Gateway, models: ModelServer) -> None:
+    broken = b"data: " + error("overloaded", code="server_is_overloaded") + b"\n\n"
+    models.plan(streamed(chunk("one"), broken))
+    assert (await gateway.chat(STREAM)).content == chunk("one") + broken
+    assert gateway.rows()[0]["outcome"] == "upstream_error"
+
+
+async def test_an_endless_line_ends_the_stream(gateway: Gateway, models: ModelServer) -> None:
+    models.plan(streamed(chunk("one"), b"data: ", *[b"x" * 65536] * 20, Stall))
+    *passed, last = events((await gateway.chat(STREAM)).content)
+    assert passed == [chunk("one")]
+    assert told(last)["code"] == "upstream_cut"
+    assert gateway.rows()[0]["outcome"] == "cut"
+    await eventually(lambda: models.left == 1, 2)
+
+
+async def test_invalid_utf8_passes(gateway: Gateway, models: ModelServer) -> None:
+    odd = b'data: {"choices":[{"delta":{"content":"\xff\xfe"}}],"usage":null,"error":null}\n\n'
+    models.plan(streamed(odd, chunk(usage=USAGE), DONE))
+    assert (await gateway.chat(STREAM)).content == odd.replace(b',"usage":null', b"") + DONE
+    assert gateway.rows()[0]["prompt_tokens"] == 11
+
+
+async def test_the_total_time_is_bounded(nursery: trio.Nursery, home: Path, models: ModelServer) -> None:
+    upstream = {"total_timeout": 1.0, "first_byte_timeout": 5.0, "chunk_timeout": 5.0}
+    gateway = await gateways.start(nursery, home, servers=[entry("one", models.url)], upstream=upstream)
+    models.plan(streamed(chunk("one"), Stall))
+    *passed, last = events((await gateway.chat(STREAM)).content)
+    assert passed == [chunk("one")]
+    assert told(last)["code"] == "upstream_timeout"
+    models.plan(streamed(Stall))
+    answer = await gateway.chat(STREAM)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "upstream_timeout")
+    await eventually(lambda: models.left == 2, 2)
+    assert [(row["outcome"], row["status"]) for row in await gateway.settled(2)] == [("timeout", 504)] * 2

@@ -1,0 +1,222 @@
+"""A request from the client's socket to the server's and back, in one piece."""
+
+import msgspec
+import pytest
+
+from tests.fakes.model_server import JSON, ModelServer, completion, error, refusal, whole
+from tests.gateways import ASK, Gateway
+
+
+async def test_a_plain_answer_passes_byte_for_byte(gateway: Gateway, models: ModelServer) -> None:
+    body = completion(service_tier="x", invented={"deep": [1, 2.50, "é"]}).replace(b'"x"', b' "x" ')
+    models.plan(whole(body))
+    answer = await gateway.chat()
+    assert answer.status_code == 200
+    assert answer.content == body
+    assert answer.headers["content-type"] == "application/json"
+
+
+async def test_the_request_passes_byte_for_byte(gateway: Gateway, models: ModelServer) -> None:
+    message = b'{"role":"user","content":"\\u00e9 \xc3\xa9"}'
+    sent = b'{ "messages":[%b],\n "zeta": 1.50, "model":"m", "alpha":{"b":[]}}' % message
+    assert (await gateway.chat(sent)).status_code == 200
+    assert models.asked[0].received.body == sent
+
+
+async def test_the_server_sees_its_own_key_and_never_the_clients(
+    gateway: Gateway, models: ModelServer
+) -> None:
+    headers = {
+        "traceparent": "00-1-2-01",
+        "cookie": "a=b",
+        "x-stainless-lang": "python",
+        "idempotency-key": "i-1",
+    }
+    await gateway.chat(headers=headers)
+    asked = models.asked[0]
+    assert asked.header(b"authorization") == b"Bearer sk-upstream"
+    assert asked.header(b"traceparent") == b"00-1-2-01"
+    assert asked.header(b"idempotency-key") == b"i-1"
+    assert asked.header(b"cookie") is None
+    assert asked.header(b"x-stainless-lang") is None
+    assert gateway.key.encode() not in asked.received.head
+
+
+async def test_the_row_is_written_before_the_answer_is_whole(gateway: Gateway, models: ModelServer) -> None:
+    usage = {
+        "prompt_tokens": 7,
+        "completion_tokens": 5,
+        "prompt_tokens_details": {"cached_tokens": 3},
+        "completion_tokens_details": {"reasoning_tokens": 4},
+    }
+    models.plan(whole(completion(usage=usage)))
+    answer = await gateway.chat(headers={"x-request-id": "mine-1"})
+    (row,) = gateway.rows()
+    assert answer.status_code == 200
+    assert (row["status"], row["outcome"], row["streamed"], row["attempts"]) == (200, "ok", 0, 1)
+    assert (row["model"], row["server"], row["endpoint"]) == ("m", "one", "chat.completions")
+    assert (
+        row["prompt_tokens"],
+        row["completion_tokens"],
+        row["cached_tokens"],
+        row["reasoning_tokens"],
+    ) == (7, 5, 3, 4)
+    assert row["usage_source"] == "upstream"
+    assert row["request_id"] == "mine-1"
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        ...,
+        None,
+        {},
+        {"prompt_tokens": -1, "completion_tokens": 2},
+        {"prompt_tokens": 1e30, "completion_tokens": 2},
+        {"prompt_tokens": 10**30, "completion_tokens": 2},
+        {"prompt_tokens": 11, "completion_tokens": "2"},
+        {"prompt_tokens": 11, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": -3}},
+        [1],
+        "many",
+    ],
+    ids=repr,
+)
+async def test_usage_that_cannot_be_true_is_estimated(
+    gateway: Gateway, models: ModelServer, usage: object
+) -> None:
+    body = completion("x" * 400, usage=usage)
+    models.plan(whole(body))
+    assert (await gateway.chat()).content == body
+    (row,) = gateway.rows()
+    assert row["usage_source"] == "estimated"
+    assert 10 < row["prompt_tokens"] < 40
+    assert row["completion_tokens"] > 100
+
+
+async def test_an_explicit_zero_stays_zero(gateway: Gateway, models: ModelServer) -> None:
+    models.plan(whole(completion(usage={"prompt_tokens": 0, "completion_tokens": 0})))
+    await gateway.chat()
+    (row,) = gateway.rows()
+    assert (row["prompt_tokens"], row["completion_tokens"], row["usage_source"]) == (0, 0, "upstream")
+
+
+async def test_a_reported_cost_does_not_disturb_the_count(gateway: Gateway, models: ModelServer) -> None:
+    models.plan(
+        whole(
+            completion(usage={"prompt_tokens": 3, "completion_tokens": 4, "cost": 0.00014, "is_byok": False})
+        )
+    )
+    await gateway.chat()
+    (row,) = gateway.rows()
+    assert (row["prompt_tokens"], row["completion_tokens"], row["usage_source"]) == (3, 4, "upstream")
+
+
+@pytest.mark.parametrize("status", [400, 402, 409, 413, 422, 451])
+async def test_an_error_that_is_the_clients_own_passes_unchanged(
+    gateway: Gateway, models: ModelServer, status: int
+) -> None:
+    body = error(
+        "use fewer words", type="invalid_request_error", code="context_length_exceeded", extra={"a": 1}
+    )
+    models.plan(refusal(status, body))
+    answer = await gateway.chat()
+    assert answer.status_code == status
+    assert answer.content == body
+    (row,) = gateway.rows()
+    assert (row["outcome"], row["status"], row["usage_source"]) == ("client_error", status, "none")
+    assert (row["prompt_tokens"], row["completion_tokens"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b'{"error":"too long"}', "too long"),
+        (b'{"message":"too long"}', "too long"),
+        (b'{"detail":"too long"}', "too long"),
+        (b'{"detail":[{"loc":["body"],"msg":"too long"}]}', "too long"),
+        (b"<html>too long</html>", "without a readable reason"),
+        (b"", "without a readable reason"),
+        (b'{"error":{"code":"x"}}', None),
+        (b'{"error":{"message":"\xff"}}', ""),
+        (b'{"\xff":1}', ""),
+    ],
+)
+async def test_every_shape_of_error_becomes_openais(
+    gateway: Gateway, models: ModelServer, body: bytes, message: str | None
+) -> None:
+    models.plan(refusal(400, body))
+    answer = await gateway.chat()
+    assert answer.status_code == 400
+    told = msgspec.json.decode(answer.content.decode("utf-8", "replace"))["error"]
+    assert "message" in told
+    if message is not None:
+        assert message in told["message"]
+
+
+async def test_what_a_server_says_about_itself_stays_here(gateway: Gateway, models: ModelServer) -> None:
+    leaks = (
+        b"x-litellm-call-id: 1",
+        b"llm_provider-x-request-id: 2",
+        b"Server: internal",
+        b"Set-Cookie: a=b",
+    )
+    models.plan(whole(completion(), *leaks, b"openai-processing-ms: 12", b"x-request-id: theirs"))
+    answer = await gateway.chat(headers={"x-request-id": "mine"})
+    names = set(answer.headers)
+    assert not names & {"x-litellm-call-id", "llm_provider-x-request-id", "server", "set-cookie"}
+    assert answer.headers["openai-processing-ms"] == "12"
+    assert answer.headers.get_list("x-request-id") == ["mine"]
+
+
+@pytest.mark.parametrize("sent", ["a b", "x" * 65, "ünsane", "a/b", "a;b", "{}"])
+async def test_a_request_id_that_is_not_sane_is_replaced(gateway: Gateway, sent: str) -> None:
+    answer = await gateway.chat(headers={"x-request-id": sent.encode()})  # type: ignore[dict-item]
+    assert len(answer.headers["x-request-id"]) == 36
+    (row,) = gateway.rows()
+    assert row["request_id"] == answer.headers["x-request-id"] == row["id"]
+
+
+async def test_the_answer_says_who_gave_it(gateway: Gateway) -> None:
+    answer = await gateway.chat()
+    assert answer.headers["x-bluesminds-server"] == "one"
+    assert answer.headers["x-bluesminds-attempts"] == "1"
+
+
+async def test_rate_headers_count_down(gateway: Gateway) -> None:
+    _, key = await gateway.new_key(rpm=3)
+    left = []
+    for _ in range(3):
+        answer = await gateway.chat(key=key)
+        left.append(answer.headers["x-ratelimit-remaining"])
+        assert answer.headers["x-ratelimit-limit-requests"] == "3"
+        assert answer.headers["x-ratelimit-remaining-requests"] == left[-1]
+        assert 59_000 <= int(answer.headers["x-ratelimit-reset-ms"]) <= 61_000
+        assert answer.headers["x-ratelimit-reset-requests"].startswith(("1m0", "1m1", "59."))
+    assert left == ["2", "1", "0"]
+    refused = await gateway.chat(key=key)
+    assert refused.status_code == 429
+    assert refused.json()["error"]["code"] == "rate_limit_exceeded"
+    assert refused.json()["error"]["type"] == "rate_limit_error"
+    assert refused.headers["x-ratelimit-remaining"] == "0"
+    seconds, milliseconds = int(refused.headers["retry-after"]), int(refused.headers["retry-after-ms"])
+    assert 59_000 < milliseconds <= 61_000
+    assert seconds - 1 < milliseconds / 1000 <= seconds
+    assert len(gateway.rows()) == 3
+
+
+async def test_an_answer_of_another_type_passes(gateway: Gateway, models: ModelServer) -> None:
+    body = completion()
+    models.plan(whole(body))
+    answer = await gateway.chat(ASK | {"stream": True})
+    assert answer.content == body
+    assert answer.headers["content-type"] == JSON.partition(b": ")[2].decode()
+    (row,) = gateway.rows()
+    assert (row["outcome"], row["prompt_tokens"], row["streamed"]) == ("ok", 11, 1)
+
+
+async def test_both_prefixes_are_one_api(gateway: Gateway) -> None:
+    async with gateway.client() as client:
+        answer = await client.post("/api/v1/chat/completions", json=ASK)
+        listed = await client.get("/api/v1/models")
+    assert answer.status_code == 200
+    assert [row["id"] for row in listed.json()["data"]] == ["m"]

@@ -1,0 +1,194 @@
+"""The real gateway in this process: real sockets, a real database, settings from a real file.
+
+gateway = await start(nursery, home, servers=[entry("one", models.url)])
+answer = await gateway.chat({"model": "m", ...})
+"""
+
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import tomli_w
+import trio
+
+from bluesminds import main
+from bluesminds.clock import Clock, SystemClock
+from bluesminds.config import Settings, load
+from bluesminds.core import Core
+from bluesminds.log import Log
+from bluesminds.operate import operator_client
+
+ASK = {"model": "m", "messages": [{"role": "user", "content": "Say hello."}]}
+STREAM = ASK | {"stream": True}
+QUICK = {
+    "server": {"port": 0, "drain_timeout": 5.0},
+    "upstream": {
+        "connect_timeout": 1.0,
+        "first_byte_timeout": 5.0,
+        "chunk_timeout": 5.0,
+        "total_timeout": 10.0,
+        "probe_timeout": 0.5,
+    },
+    "storage": {"settle_timeout": 2.0},
+}
+IMPATIENT = {"first_byte_timeout": 1.0, "chunk_timeout": 1.0}
+
+
+def entry(name: str, url: str, **more: Any) -> dict[str, Any]:
+    """A [[servers]] table that offers the model "m"."""
+    return {"name": name, "url": url, "models": ["m"]} | more
+
+
+def settings_of(
+    home: Path, servers: list[dict[str, Any]], sections: Mapping[str, Mapping[str, Any]]
+) -> Settings:
+    document: dict[str, Any] = {name: dict(table) for name, table in QUICK.items()}
+    for name, table in sections.items():
+        document[name] = document.get(name, {}) | dict(table)
+    document["state_dir"] = str(home / "state")
+    document["servers"] = servers
+    path = home / "gateway.toml"
+    path.write_text(tomli_w.dumps(document))
+    path.chmod(0o600)
+    return load(path, {}, {}).settings
+
+
+@dataclass
+class Gateway:
+    """A running gateway. `key` is the first key; `lines` is all it logged."""
+
+    settings: Settings
+    running: main.Running
+    key: str
+    lines: list[bytes]
+    shutdown: trio.Event
+    ended: trio.Event = field(default_factory=trio.Event)
+
+    @property
+    def core(self) -> Core:
+        return self.running.core
+
+    @property
+    def port(self) -> int:
+        return int(self.running.addresses[0][1])
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def database(self) -> Path:
+        return self.settings.state_dir / "bluesminds.db"
+
+    @property
+    def log(self) -> str:
+        return b"".join(self.lines).decode()
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        return [event for line in self.lines if (event := msgspec.json.decode(line))["event"] == name]
+
+    def client(self, key: str | None = None, **more: Any) -> httpx.AsyncClient:
+        headers = {"authorization": f"Bearer {key or self.key}"}
+        return httpx.AsyncClient(base_url=self.url, headers=headers, trust_env=False, timeout=10, **more)
+
+    async def chat(
+        self,
+        body: Mapping[str, Any] | bytes = ASK,
+        *,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx.Response:
+        """POST /v1/chat/completions, read to the end."""
+        content = body if isinstance(body, bytes) else msgspec.json.encode(body)
+        async with self.client(key) as client:
+            return await client.post("/v1/chat/completions", content=content, headers=headers)
+
+    async def get(self, path: str) -> httpx.Response:
+        async with self.client() as client:
+            return await client.get(path)
+
+    @asynccontextmanager
+    async def operator(self) -> AsyncIterator[httpx.AsyncClient]:
+        """The operator's API through the local socket."""
+        async with operator_client(self.settings, clock=SystemClock(), log=self.core.log) as client:
+            yield client
+
+    async def new_key(self, **fields: Any) -> tuple[str, str]:
+        """The id and the key."""
+        async with self.operator() as client:
+            answer = await client.post("/api/admin/keys", json={"name": "tests", **fields})
+        assert answer.status_code == 201, answer.text
+        return answer.json()["id"], answer.json()["key"]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The usage rows that are in the file at this moment, read by another connection."""
+        with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as database:
+            database.row_factory = sqlite3.Row
+            return [dict(row) for row in database.execute("SELECT * FROM usage ORDER BY at, id")]
+
+    async def settled(self, count: int) -> list[dict[str, Any]]:
+        """The rows, as soon as there are `count` of them."""
+        await eventually(lambda: len(self.rows()) >= count)
+        return self.rows()
+
+    async def is_ready(self) -> bool:
+        return (await self.get("/ready")).status_code == 200
+
+    async def metric(self, name: str, **labels: str) -> float:
+        """A sample's value from /metrics; 0 when there is none."""
+        wanted = (
+            "{" + ",".join(f'{key}="{value}"' for key, value in sorted(labels.items())) + "}"
+            if labels
+            else ""
+        )
+        for line in (await self.get("/metrics")).text.splitlines():
+            if line.startswith(f"{name}{wanted} "):
+                return float(line.rpartition(" ")[2])
+        return 0.0
+
+    async def stop(self) -> None:
+        self.shutdown.set()
+        with trio.fail_after(15):
+            await self.ended.wait()
+
+
+async def eventually(check: Callable[[], bool | Awaitable[bool]], seconds: float = 5) -> None:
+    """Wait until check says yes. Raises trio.TooSlowError."""
+    with trio.fail_after(seconds):
+        while True:
+            found = check()
+            if found is True or (found is not False and await found):
+                return
+            await trio.sleep(0.01)
+
+
+async def start(
+    nursery: trio.Nursery,
+    home: Path,
+    *,
+    servers: list[dict[str, Any]],
+    clock: Clock | None = None,
+    key: str = "",
+    **sections: Mapping[str, Any],
+) -> Gateway:
+    """Start a gateway in the nursery and wait until it answers. `key`: for a state directory that has one."""
+    settings = settings_of(home, servers, sections)
+    lines: list[bytes] = []
+    shutdown = trio.Event()
+    ended = trio.Event()
+    clock = clock or SystemClock()
+    log = Log(clock, level=settings.log.level, json=True, write=lines.append)
+
+    async def run(task_status: trio.TaskStatus[main.Running]) -> None:
+        await main.serve(
+            settings, clock=clock, log=log, environ={}, shutdown=shutdown, task_status=task_status
+        )
+        ended.set()
+
+    running = await nursery.start(run)
+    return Gateway(settings, running, running.first_run.key or key, lines, shutdown, ended)

@@ -1,0 +1,97 @@
+"""One line per event, whatever is in it."""
+
+import json
+import os
+import subprocess
+import sys
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bluesminds.log import Log
+
+HELLO = """
+from bluesminds.clock import SystemClock
+from bluesminds.log import Log
+Log(SystemClock()).info("hello", a="b")
+"""
+
+
+class Noon:
+    def now_ms(self) -> int:
+        return 1_800_000_000_123
+
+
+def logged(*, as_json: bool = True, level: str = "info") -> tuple[Log, list[bytes]]:
+    lines: list[bytes] = []
+    return Log(Noon(), level=level, json=as_json, write=lines.append), lines
+
+
+any_text = st.text() | st.sampled_from(
+    ["\n", "\r\n", "\x1b[2J", "\x00", "\u2028", "\ud800", "\x85", "a" * 5000]
+)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | any_text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(values)
+def test_every_event_is_one_line_of_json(value: object) -> None:
+    log, lines = logged()
+    log.info("event", value=value, other=1)
+    (line,) = lines
+    assert line.endswith(b"\n")
+    assert not any(byte < 32 for byte in line[:-1])
+    record = json.loads(line)
+    assert record["time"] == "2027-01-15T08:00:00.123Z"
+    assert (record["level"], record["event"], record["other"]) == ("info", "event", 1)
+    assert len(line) < 10_000 * (1 + str(value).count("a" * 5000))
+
+
+@given(values)
+def test_every_event_is_one_line_of_text(value: object) -> None:
+    log, lines = logged(as_json=False)
+    log.warning("event", value=value)
+    (line,) = lines
+    assert line.startswith(b"08:00:00.123 warning event")
+    assert not any(unicodedata.category(char) == "Cc" for char in line[:-1].decode())
+    assert line.endswith(b"\n")
+
+
+@pytest.mark.parametrize(("level", "count"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
+def test_levels(level: str, count: int) -> None:
+    log, lines = logged(level=level)
+    for emit in (log.debug, log.info, log.warning, log.error):
+        emit("event")
+    assert len(lines) == count
+
+
+def test_an_exception_is_told_by_its_place_and_not_by_its_text() -> None:
+    log, lines = logged()
+    secret = "sk-secret"
+    try:
+        int(secret)
+    except ValueError as exc:
+        log.exception("failed", exc, request_id="r")
+    assert b"sk-secret" not in lines[0]
+    record = json.loads(lines[0])
+    assert (record["error"], record["request_id"]) == ("ValueError", "r")
+    assert record["frames"][0].startswith("test_log.py:")
+    assert record["frames"][0].endswith("test_an_exception_is_told_by_its_place_and_not_by_its_text")
+    assert not any(os.sep in frame for frame in record["frames"])
+
+
+def test_long_text_is_cut() -> None:
+    log, lines = logged()
+    log.info("event", value="x" * 100_000)
+    assert len(lines[0]) < 3000
+
+
+def test_standard_error_gets_whole_lines() -> None:
+    done = subprocess.run([sys.executable, "-c", HELLO], capture_output=True, check=True)
+    assert json.loads(done.stderr)["a"] == "b"
+    assert done.stdout == b""

@@ -1,0 +1,126 @@
+"""Everything that is not model traffic: what strangers get, and what the operator gets."""
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import trio
+
+from tests import gateways
+from tests.gateways import Gateway, entry
+
+ADMIN = [
+    ("GET", "/api/admin/keys"),
+    ("POST", "/api/admin/keys"),
+    ("DELETE", "/api/admin/keys/x"),
+    ("GET", "/api/admin/servers"),
+    ("POST", "/api/admin/servers"),
+    ("DELETE", "/api/admin/servers/x"),
+    ("POST", "/api/admin/servers/x/test"),
+    ("GET", "/api/admin/users"),
+    ("POST", "/api/admin/users"),
+    ("GET", "/api/admin/usage"),
+]
+
+
+async def test_the_operators_api_is_closed_to_the_network(gateway: Gateway) -> None:
+    async with gateway.client() as client:
+        for method, path in ADMIN:
+            answer = await client.request(method, path, json={})
+            assert (answer.status_code, answer.json()["error"]["code"]) == (403, "local_only"), path
+
+
+async def test_health_and_readiness(gateway: Gateway) -> None:
+    assert (await gateway.get("/health")).json() == {"status": "ok"}
+    ready = await gateway.get("/ready")
+    assert (ready.status_code, ready.json()) == (
+        200,
+        {"status": "ok", "checks": {"store": "ok", "keepers": "ok", "servers": "ok"}},
+    )
+
+
+async def test_without_a_server_it_runs_and_is_not_ready(nursery: trio.Nursery, home: Path) -> None:
+    servers = [entry("none", "http://127.0.0.1:1/v1", models=[])]
+    gateway = await gateways.start(nursery, home, servers=servers)
+    ready = await gateway.get("/ready")
+    assert (ready.status_code, ready.json()["checks"]["servers"]) == (503, "no usable server")
+    assert (await gateway.chat()).json()["error"]["code"] == "model_not_found"
+
+
+async def test_the_bootstrap_token_makes_one_administrator(gateway: Gateway) -> None:
+    token = gateway.running.first_run.bootstrap_token
+    assert token
+    claim: dict[str, Any] = {"token": token, "email": "ada@example.com", "password": "correct horse"}
+    async with gateway.client() as client:
+
+        async def attempt(**changed: Any) -> tuple[int, str]:
+            answer = await client.post("/api/setup", json=claim | changed)
+            return answer.status_code, answer.json().get("error", {}).get("code", "")
+
+        assert await attempt(token="wrong") == (403, "invalid_bootstrap_token")
+        assert await attempt(email="ada") == (400, "invalid_email")
+        assert await attempt(password="short") == (400, "invalid_password")
+        assert await attempt(more=1) == (400, "invalid_value")
+        answer = await client.post("/api/setup", json=claim)
+        assert answer.status_code == 201
+        assert (answer.json()["role"], answer.json()["email"]) == ("admin", "ada@example.com")
+        assert "password" not in answer.text
+        assert await attempt() == (403, "invalid_bootstrap_token")
+
+
+async def test_input_is_checked_and_named(gateway: Gateway) -> None:
+    async with gateway.operator() as client:
+        for path, body, param in (
+            ("/api/admin/keys", {"name": ""}, "name"),
+            ("/api/admin/keys", {"name": "n", "rpm": -1}, "rpm"),
+            ("/api/admin/servers", {"name": "UPPER", "url": "http://x"}, "name"),
+            ("/api/admin/servers", {"name": "ok", "url": "ftp://x"}, "url"),
+            ("/api/admin/servers", {"name": "ok", "url": "http://x", "weight": 0}, "weight"),
+            ("/api/admin/users", {"email": "x", "password": "long enough"}, "email"),
+        ):
+            answer = await client.post(path, json=body)
+            assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), (path, body)
+        for query, param in (
+            ("days=0", "days"),
+            ("days=400", "days"),
+            ("days=x", "days"),
+            ("group=x", "group"),
+        ):
+            answer = await client.get(f"/api/admin/usage?{query}")
+            assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+        for content in (b"{", b"", b'{"name":"\xff"}', b"[" * 100_000):
+            answer = await client.post("/api/admin/keys", content=content)
+            assert answer.status_code == 400, content[:10]
+        assert (await client.get("/api/admin/nothing")).json()["error"]["code"] == "unknown_url"
+    assert gateway.events("control_failed") == []
+
+
+async def test_a_body_too_large_is_refused(gateway: Gateway) -> None:
+    async with gateway.operator() as client:
+        answer = await client.post("/api/admin/keys", content=b'"' + b"x" * 1_100_000 + b'"')
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
+
+
+async def test_users_are_made_and_listed_without_their_secrets(gateway: Gateway) -> None:
+    wanted = {"email": "ada@example.com", "password": "correct horse", "role": "admin"}
+    async with gateway.operator() as client:
+        assert (await client.post("/api/admin/users", json=wanted)).status_code == 201
+        again = await client.post("/api/admin/users", json=wanted)
+        assert (again.status_code, again.json()["error"]["code"]) == (409, "email_taken")
+        listed = (await client.get("/api/admin/users")).json()["data"]
+        assert [row["role"] for row in listed] == ["user", "admin"]
+        assert "argon2" not in str(listed)
+        usage = await client.get("/api/admin/usage")
+        assert usage.json() == {"object": "list", "data": [], "next_cursor": None}
+
+
+async def test_a_key_is_shown_once(gateway: Gateway) -> None:
+    key_id, key = await gateway.new_key(rpm=5, concurrency=2)
+    async with gateway.operator() as client:
+        text = (await client.get("/api/admin/keys")).text
+        rows = {row["id"]: row for row in httpx.Response(200, text=text).json()["data"]}
+    assert key not in text
+    assert rows[key_id]["last4"] == key[-4:]
+    assert rows[key_id]["prefix"] == key[:7]
+    assert rows[key_id]["limits"] == {"rpm": 5, "concurrency": 2}
+    assert "digest" not in text

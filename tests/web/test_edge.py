@@ -1,0 +1,156 @@
+"""The door: what is found where, and what a request that makes no sense is told."""
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+import trio
+
+from tests.fakes.model_server import ModelServer
+from tests.gateways import ASK, Gateway
+
+
+async def send(gateway: Gateway, method: str, path: str, **more: Any) -> httpx.Response:
+    async with gateway.client() as client:
+        return await client.request(method, path, **more)
+
+
+def told(answer: httpx.Response) -> dict[str, Any]:
+    """The error, after checking that it is one of ours."""
+    assert answer.headers["content-type"] == "application/json"
+    body = answer.json()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"message", "type", "param", "code", "request_id"}
+    assert body["error"]["request_id"] == answer.headers["x-request-id"]
+    assert "Traceback" not in answer.text
+    return dict(body["error"])
+
+
+async def test_what_is_not_there(gateway: Gateway) -> None:
+    for method, path, status, code, allow in (
+        ("GET", "/v1/chat/completions", 405, "method_not_allowed", "POST"),
+        ("DELETE", "/v1/chat/completions", 405, "method_not_allowed", "POST"),
+        ("POST", "/v1/models", 405, "method_not_allowed", "GET"),
+        ("DELETE", "/v1/models/m", 405, "method_not_allowed", "GET"),
+        ("POST", "/v1/completely/unknown", 404, "unknown_url", None),
+        ("POST", "/v1/chat/completions/", 404, "unknown_url", None),
+        ("POST", "/v1/", 404, "unknown_url", None),
+        ("POST", "/v1", 404, "unknown_url", None),
+        ("GET", "/", 404, "unknown_url", None),
+        ("POST", "/v2/chat/completions", 404, "unknown_url", None),
+        ("POST", "/v1//chat/completions", 404, "unknown_url", None),
+        ("POST", "/api/v1/v1/chat/completions", 404, "unknown_url", None),
+        ("POST", "/health", 405, "method_not_allowed", None),
+    ):
+        answer = await send(gateway, method, path)
+        assert (answer.status_code, told(answer)["code"]) == (status, code), (method, path)
+        if allow:
+            assert answer.headers["allow"] == allow
+    assert gateway.events("request_failed") == []
+
+
+async def test_head_has_headers_and_no_body(gateway: Gateway) -> None:
+    answer = await send(gateway, "HEAD", "/v1/models")
+    assert (answer.status_code, answer.content) == (200, b"")
+    assert int(answer.headers["content-length"]) > 20
+    answer = await send(gateway, "HEAD", "/v1/chat/completions")
+    assert (answer.status_code, answer.content, answer.headers["allow"]) == (405, b"", "POST")
+
+
+BODIES: list[tuple[bytes, str, str | None]] = [
+    (b"", "empty_body", None),
+    (b" ", "invalid_json", None),
+    (b"{", "invalid_json", None),
+    (b"not json", "invalid_json", None),
+    (b'{"model":"m","messages":[]} x', "invalid_json", None),
+    (b"[" * 100_000, "invalid_value", None),
+    (b'{"model":"m","messages":' + b"[" * 100_000, "invalid_json", None),
+    (b'{"model":"m","messages":[],"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "invalid_json", None),
+    (b'{"model":"m","messages":[],"temperature":NaN}', "invalid_json", None),
+    (b'{"model":' + b"9" * 5000 + b',"messages":[]}', "invalid_value", "model"),
+    (b'{"model":"\\ud800","messages":[]}', "invalid_json", None),
+    (b'{"model":"m","messages":[{"content":"\\ud800"}]}', "invalid_json", None),
+    (b'{"model":"\xff\xfe","messages":[]}', "invalid_json", None),
+    (b"[]", "invalid_value", None),
+    (b"null", "invalid_value", None),
+    (b'{"messages":[]}', "invalid_value", "model"),
+    (b'{"model":"m"}', "invalid_value", "messages"),
+    (b'{"model":["m"],"messages":[]}', "invalid_value", "model"),
+    (b'{"model":"m","messages":[],"stream":"yes"}', "invalid_value", "stream"),
+    (b'{"model":"m","messages":[],"stream_options":[]}', "invalid_value", "stream_options"),
+    (
+        b'{"model":"m","messages":[],"stream_options":{"include_usage":1}}',
+        "invalid_value",
+        "stream_options.include_usage",
+    ),
+]
+
+
+async def test_bodies_that_make_no_sense(gateway: Gateway, models: ModelServer) -> None:
+    for body, code, param in BODIES:
+        answer = await gateway.chat(body)
+        error = told(answer)
+        assert (answer.status_code, error["code"], error["param"]) == (400, code, param), body[:80]
+        assert error["type"] == "invalid_request_error"
+    assert models.asked == []
+    assert gateway.events("request_failed") == gateway.events("connection_failed") == []
+    assert len(gateway.events("request")) == len(BODIES)
+    assert gateway.rows() == []
+
+
+async def test_a_number_too_long_to_read_passes_unread(gateway: Gateway, models: ModelServer) -> None:
+    body = b'{"model":"m","messages":[],"seed":%b}' % (b"9" * 4000)
+    assert (await gateway.chat(body)).status_code == 200
+    assert models.asked[0].received.body == body
+
+
+async def test_a_body_in_pieces_is_one_body(gateway: Gateway, models: ModelServer) -> None:
+    body = json.dumps(ASK).encode()
+
+    async def pieces() -> Any:
+        for byte in body:
+            yield bytes([byte])
+            await trio.lowlevel.checkpoint()
+
+    assert (await send(gateway, "POST", "/v1/chat/completions", content=pieces())).status_code == 200
+    assert models.asked[0].received.body == body
+
+
+async def test_a_compressed_body_is_refused(gateway: Gateway) -> None:
+    answer = await gateway.chat(b"\x1f\x8b", headers={"content-encoding": "gzip"})
+    assert answer.status_code == 415
+
+
+async def test_models_are_listed_in_openais_shape(gateway: Gateway) -> None:
+    row = {"id": "m", "object": "model", "created": 0, "owned_by": "bluesminds"}
+    answer = await send(gateway, "GET", "/v1/models?client_version=1")
+    assert answer.json() == {"object": "list", "data": [row]}
+    assert (await send(gateway, "GET", "/v1/models/m")).json() == row
+    missing = await send(gateway, "GET", "/v1/models/org%2Fmissing")
+    assert (missing.status_code, told(missing)["code"]) == (404, "model_not_found")
+    assert "org/missing" in missing.text
+    async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client:
+        for path in ("/v1/models", "/v1/models/m"):
+            answer = await client.get(path)
+            assert (answer.status_code, told(answer)["code"]) == (401, "missing_api_key")
+
+
+@pytest.mark.parametrize("header", ["authorization", "x-api-key"])
+async def test_headers_of_any_bytes_are_answered(gateway: Gateway, header: str) -> None:
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: t\r\nContent-Length: 2\r\n"
+    sent = head + b"%b: Bearer \xff\xe9bm_\r\n\r\n{}"
+    stream = await trio.open_tcp_stream("127.0.0.1", gateway.port)
+    async with stream:
+        await stream.send_all(sent % header.encode())
+        answer = await stream.receive_some()
+    assert answer.startswith(b"HTTP/1.1 401 ")
+    assert b'"invalid_api_key"' in answer
+
+
+async def test_a_refusal_is_one_log_line_without_the_key(gateway: Gateway) -> None:
+    await gateway.chat(key="bm_" + "x" * 36, headers={"x-request-id": "mine-7"})
+    (event,) = gateway.events("request")
+    assert (event["status"], event["code"], event["request_id"]) == (401, "invalid_api_key", "mine-7")
+    assert event["client"] == "127.0.0.1"
+    assert "x" * 10 not in gateway.log

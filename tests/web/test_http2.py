@@ -1,0 +1,77 @@
+"""The same walk through HTTP/2: another listener lane, the same answers."""
+
+import ssl
+from pathlib import Path
+
+import httpx
+import msgspec
+import pytest
+import trio
+import trustme
+
+from tests import gateways
+from tests.fakes.model_server import DONE, ModelServer, Stall, chunk, streamed
+from tests.gateways import ASK, STREAM, Gateway, entry, eventually
+
+
+@pytest.fixture
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+async def gateway(nursery: trio.Nursery, home: Path, models: ModelServer, authority: trustme.CA) -> Gateway:
+    issued = authority.issue_cert("localhost")
+    issued.private_key_pem.write_to_path(home / "key.pem")
+    (home / "key.pem").chmod(0o600)
+    for pem in issued.cert_chain_pems:
+        pem.write_to_path(home / "cert.pem", append=True)
+    server = {"tls_cert": str(home / "cert.pem"), "tls_key": str(home / "key.pem"), "http2": True}
+    return await gateways.start(nursery, home, servers=[entry("one", models.url)], server=server)
+
+
+@pytest.fixture
+def client(gateway: Gateway, authority: trustme.CA) -> httpx.AsyncClient:
+    trust = ssl.create_default_context()
+    authority.configure_trust(trust)
+    return httpx.AsyncClient(
+        base_url=f"https://localhost:{gateway.port}/v1",
+        headers={"authorization": f"Bearer {gateway.key}"},
+        http2=True,
+        verify=trust,
+        trust_env=False,
+    )
+
+
+async def test_answers_are_the_same(gateway: Gateway, client: httpx.AsyncClient, models: ModelServer) -> None:
+    async with client:
+        listed = await client.get("/models")
+        assert (listed.http_version, listed.status_code) == ("HTTP/2", 200)
+        assert listed.json()["data"][0]["id"] == "m"
+        answer = await client.post("/chat/completions", json=ASK)
+        assert (answer.status_code, answer.headers["x-bluesminds-server"]) == (200, "one")
+        assert models.asked[0].received.body == msgspec.json.encode(ASK)
+        text = await client.post("/chat/completions", json=STREAM)
+        assert text.content == chunk("Hello") + chunk(" world") + chunk(finish="stop") + DONE
+        assert len(gateway.rows()) == 2
+        for content, code in ((b"", "empty_body"), (b"{", "invalid_json")):
+            refused = await client.post("/chat/completions", content=content)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (400, code)
+        assert (await client.post("/models")).status_code == 405
+        assert (await client.get("/nothing")).status_code == 404
+    assert gateway.events("connection_failed") == gateway.events("request_failed") == []
+
+
+@pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")
+async def test_a_connection_given_up_ends_the_work_for_it(
+    gateway: Gateway, client: httpx.AsyncClient, models: ModelServer
+) -> None:
+    # The client leaves its own generators to the garbage collector when it is closed in mid-stream.
+    models.plan(streamed(chunk("one"), Stall))
+    async with client:
+        request = client.build_request("POST", "/chat/completions", json=STREAM)
+        answer = await client.send(request, stream=True)
+        assert await anext(answer.aiter_raw()) == chunk("one")
+    await eventually(lambda: models.left == 1, 2)
+    (row,) = await gateway.settled(1)
+    assert (row["outcome"], row["status"], row["completion_tokens"]) == ("client_gone", 499, 1)
