@@ -224,7 +224,7 @@ def read_call(arrival: Arrival, body: bytes) -> Call:
         model=request.model,
         stream=bool(request.stream),
         wants_usage=request.stream_options is not None and bool(request.stream_options.include_usage),
-        body=body,
+        body=openai.unambiguous(body),
     )
 
 

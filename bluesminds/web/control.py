@@ -41,7 +41,7 @@ def _add_error_handlers(app: QuartTrio, clock: Clock, log: Log) -> None:
     def told(exc: GatewayError) -> Response:
         request_id = uuid7(clock.now_ms())
         response = Response(error_body(exc, request_id), status=exc.status)
-        for name, value in error_headers(exc, request_id):
+        for name, value in (*error_headers(exc), (b"x-request-id", request_id.encode())):
             response.headers[name.decode()] = value.decode()
         return response
 

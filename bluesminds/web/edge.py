@@ -1,19 +1,17 @@
 """The ASGI door: /v1 and /api/v1 go to the walk as plain ASGI, everything else to Quart.
 
 It owns the route table of the data plane and the one place where a GatewayError becomes an answer. A client
-that leaves is noticed through the listener's own extension where there is one (HTTP/1.1), otherwise by
-waiting for `http.disconnect` beside the walk.
+that leaves is noticed through the listener's extension, which costs the walk nothing.
 """
 
 from collections.abc import Awaitable, Callable
 
 import msgspec
-import trio
 
 from bluesminds.clock import Clock
 from bluesminds.errors import GatewayError, InvalidRequest, NotFound
 from bluesminds.gateway.walk import Gateway
-from bluesminds.http.asgi import ASGIApp, Message, Receive, Scope, Send
+from bluesminds.http.asgi import ASGIApp, Disconnect, Receive, Scope, Send
 from bluesminds.log import Log
 from bluesminds.providers.openai import ModelRow
 from bluesminds.values import Arrival
@@ -33,39 +31,23 @@ class ClientOut:
     def __init__(self, scope: Scope, send: Send, request_id: str) -> None:
         self._send = send
         self._id = (b"x-request-id", request_id.encode())
-        self._disconnect = scope.get("extensions", {}).get("disconnect")
-        self._callback: Callable[[], object] | None = None
-        self._left = False
+        self._disconnect: Disconnect = scope["extensions"]["disconnect"]
         self.begun = False
 
     @property
-    def watches_itself(self) -> bool:
-        """Whether the listener tells of a client that leaves."""
-        return self._disconnect is not None
-
-    @property
     def gone(self) -> bool:
-        return self._left or (self._disconnect is not None and self._disconnect.gone)
+        return self._disconnect.gone
 
     def on_gone(self, callback: Callable[[], object]) -> None:
-        if self._disconnect is not None:
-            self._disconnect.then(callback)
-        else:
-            self._callback = callback
-
-    def left(self) -> None:
-        self._left = True
-        if self._callback is not None:
-            self._callback()
+        self._disconnect.then(callback)
 
     async def whole(self, status: int, headers: Headers, body: bytes) -> None:
-        headers = [*headers, self._id, (b"content-length", b"%d" % len(body))]
-        await self.start(status, headers, own_id=False)
+        await self.start(status, [*headers, (b"content-length", b"%d" % len(body))])
         await self.end(body)
 
-    async def start(self, status: int, headers: Headers, *, own_id: bool = True) -> None:
+    async def start(self, status: int, headers: Headers) -> None:
         self.begun = True
-        headers = [*headers, self._id] if own_id else headers
+        headers = [*headers, self._id]
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def piece(self, data: bytes) -> None:
@@ -93,10 +75,7 @@ class Edge:
         endpoint = "models" if route.startswith("/models/") else _ENDPOINTS.get(route, ("", "unknown"))[1]
         arrival = read_arrival(scope, endpoint, self._clock)
         out = ClientOut(scope, send, arrival.request_id)
-        if out.watches_itself:
-            await self._answer(scope, route, arrival, receive, out)
-        else:
-            await self._answer_watched(scope, route, arrival, receive, out)
+        await self._answer(scope, route, arrival, receive, out)
 
     async def _answer(
         self, scope: Scope, route: str, arrival: Arrival, receive: Receive, out: ClientOut
@@ -113,23 +92,6 @@ class Edge:
             if out.begun:
                 raise
             await self._refuse(INTERNAL, arrival, out)
-
-    async def _answer_watched(
-        self, scope: Scope, route: str, arrival: Arrival, receive: Receive, out: ClientOut
-    ) -> None:
-        """The body is read first, because only then is the next event a disconnect."""
-        try:
-            body = await _collect(receive)
-        except OSError:
-            return
-
-        async def body_again() -> Message:
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_tell_when_gone, receive, out)
-            await self._answer(scope, route, arrival, body_again, out)
-            nursery.cancel_scope.cancel()
 
     async def _dispatch(
         self, method: str, route: str, arrival: Arrival, body: Callable[[], Awaitable[bytes]], out: ClientOut
@@ -150,16 +112,7 @@ class Edge:
         await out.whole(200, [_JSON], msgspec.json.encode(answer))
 
     async def _refuse(self, exc: GatewayError, arrival: Arrival, out: ClientOut) -> None:
-        body = error_body(exc, arrival.request_id)
-        headers = [*error_headers(exc, arrival.request_id), (b"content-length", b"%d" % len(body))]
-        await out.start(exc.status, headers, own_id=False)
-        await out.end(body)
-
-
-async def _tell_when_gone(receive: Receive, out: ClientOut) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    out.left()
+        await out.whole(exc.status, error_headers(exc), error_body(exc, arrival.request_id))
 
 
 def _model(row: ModelRow) -> dict[str, object]:

@@ -20,10 +20,9 @@ def error_body(exc: GatewayError, request_id: str) -> bytes:
     )
 
 
-def error_headers(exc: GatewayError, request_id: str) -> list[tuple[bytes, bytes]]:
+def error_headers(exc: GatewayError) -> list[tuple[bytes, bytes]]:
     return [
         (b"content-type", b"application/json"),
-        (b"x-request-id", request_id.encode()),
         *((name.encode(), value.encode("latin-1", "replace")) for name, value in exc.headers.items()),
     ]
 

@@ -115,3 +115,23 @@ def test_deep_nesting_is_unreadable_and_no_more(bomb: bytes) -> None:
 def test_an_error_keeps_its_parts() -> None:
     told = openai.read_error(429, b'{"error":{"message":"m","type":"t","param":"p","code":429,"x":1}}')
     assert (told.message, told.type, told.param, told.code) == ("m", "t", "p", 429)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model":"cheap","messages":[],"model":"dear"}',
+        b'{"model":"cheap","messages":[],"mod\\u0065l":"dear"}',
+        b'{"mod\\u0065l":"cheap","messages":[],"\\u006dodel":"dear"}',
+    ],
+)
+def test_a_request_with_two_models_leaves_with_the_one_that_was_read(body: bytes) -> None:
+    assert openai.read_chat_request(body).model == "dear"
+    pairs = json.loads(openai.unambiguous(body), object_pairs_hook=list)
+    assert pairs == [["model", "dear"], ["messages", []]] or dict(pairs) == {"model": "dear", "messages": []}
+    assert len(pairs) == 2
+
+
+def test_an_unambiguous_request_keeps_its_bytes() -> None:
+    body = b'{ "model" : "m",  "messages":[{"role":"user","content":"a \\"model\\" of it"}] }'
+    assert openai.unambiguous(body) is body
