@@ -4,11 +4,15 @@ Values are encoded, never interpolated: control characters in client text cannot
 here takes headers, bodies or settings wholesale; callers name each field, so a secret has no way in.
 """
 
+import contextlib
 import logging
 import os
+import threading
 import traceback
+from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Self
 
 import msgspec
 
@@ -23,8 +27,64 @@ Write = Callable[[bytes], object]
 
 
 def write_stderr(line: bytes) -> None:
-    """One write per line, so that lines of several threads never interleave."""
-    os.write(2, line)
+    """One write per line, for commands. Nobody listening is no reason to fail."""
+    with contextlib.suppress(OSError):
+        os.write(2, line)
+
+
+class LineWriter:
+    """Writes lines from a thread of its own, so that a reader who stalls or leaves never holds up the gateway.
+
+    A context manager: lines are taken while it is open, and what is left is written at its end, for at most
+    FLUSH_SECONDS. A full queue drops lines and says later how many. Lines wait up to PACE seconds, which makes
+    one system call of many.
+    """
+
+    MAX_LINES = 10_000
+    PACE = 0.02
+    FLUSH_SECONDS = 2.0
+
+    def __init__(self, descriptor: int = 2) -> None:
+        self._descriptor = descriptor
+        self._lines: deque[bytes] = deque()
+        self._dropped = 0
+        self._work = threading.Event()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+
+    def __call__(self, line: bytes) -> None:
+        if len(self._lines) >= self.MAX_LINES:
+            self._dropped += 1
+            return
+        self._lines.append(line)
+        if not self._work.is_set():
+            self._work.set()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.set()
+        self._work.set()
+        self._thread.join(self.FLUSH_SECONDS)
+
+    def _run(self) -> None:
+        while self._lines or not self._closing.is_set():
+            self._work.wait()
+            self._closing.wait(self.PACE)
+            self._work.clear()
+            self._write_all()
+
+    def _write_all(self) -> None:
+        lines = [self._lines.popleft() for _ in range(len(self._lines))]
+        dropped, self._dropped = self._dropped, 0
+        if dropped:
+            lines.append(b'{"level":"warning","event":"log_lines_dropped","count":%d}\n' % dropped)
+        rest = memoryview(b"".join(lines))
+        with contextlib.suppress(OSError):
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
 
 
 class Log:

@@ -4,17 +4,19 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bluesminds.log import Log
+from bluesminds.log import LineWriter, Log
 
 HELLO = """
 from bluesminds.clock import SystemClock
-from bluesminds.log import Log
+from bluesminds.log import LineWriter, Log
 Log(SystemClock()).info("hello", a="b")
 """
 
@@ -95,3 +97,49 @@ def test_standard_error_gets_whole_lines() -> None:
     done = subprocess.run([sys.executable, "-c", HELLO], capture_output=True, check=True)
     assert json.loads(done.stderr)["a"] == "b"
     assert done.stdout == b""
+
+
+def test_lines_arrive_whole_and_in_order() -> None:
+    reader, writer = os.pipe()
+    with open(reader, "rb") as arrived:
+        with LineWriter(writer) as write:
+            for n in range(5000):
+                write(b"%d\n" % n)
+            os.set_blocking(reader, True)
+            collector = threading.Thread(target=lambda: lines.extend(arrived))
+            lines: list[bytes] = []
+            collector.start()
+        os.close(writer)
+        collector.join(5)
+    assert lines == [b"%d\n" % n for n in range(5000)]
+
+
+def test_a_reader_who_has_left_is_no_error() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with LineWriter(writer) as write:
+        for _ in range(10):
+            write(b"to nobody\n")
+            time.sleep(0.005)  # noqa: TID251 - several turns of the writing thread
+    os.close(writer)
+
+
+def test_a_reader_who_stalls_holds_up_nothing_and_is_told_what_was_dropped() -> None:
+    reader, writer = os.pipe()
+    line = b"x" * 1000 + b"\n"
+    with LineWriter(writer) as write:
+        began = time.monotonic()
+        for _ in range(LineWriter.MAX_LINES + 2000):
+            write(line)
+        assert time.monotonic() - began < 2, "a full pipe must not be waited for"
+        got: list[bytes] = []
+        with open(reader, "rb") as arrived:
+            collector = threading.Thread(target=lambda: got.extend(arrived))
+            collector.start()
+            write(b"last\n")
+            while not any(b"log_lines_dropped" in entry for entry in got) and time.monotonic() - began < 10:
+                time.sleep(0.01)  # noqa: TID251
+                write(b"last\n")
+            os.close(writer)
+            collector.join(5)
+    assert any(b"log_lines_dropped" in entry for entry in got)

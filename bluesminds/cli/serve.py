@@ -20,7 +20,7 @@ from bluesminds.cli.options import config_option, load_settings
 from bluesminds.clock import SystemClock
 from bluesminds.config import ServerSettings, Settings
 from bluesminds.http import systemd
-from bluesminds.log import LibraryLog, Log
+from bluesminds.log import LibraryLog, LineWriter, Log
 
 
 def listen_options(command: Any) -> Any:  # noqa: ANN401 - click's decorators take and give commands
@@ -61,10 +61,11 @@ def demo(config: Path | None, host: str | None, port: int | None) -> None:
 
 def _run(settings: Settings, path: Path | None, *, guest_key: bool = False) -> None:
     as_json = settings.log.format == "json" or (settings.log.format == "auto" and not sys.stderr.isatty())
-    log = Log(SystemClock(), level=settings.log.level, json=as_json)
-    logging.getLogger().addHandler(LibraryLog(log))
     try:
-        code = trio.run(_supervise, settings, path, log, guest_key, strict_exception_groups=True)
+        with LineWriter() as write:
+            log = Log(SystemClock(), level=settings.log.level, json=as_json, write=write)
+            logging.getLogger().addHandler(LibraryLog(log))
+            code = trio.run(_supervise, settings, path, log, guest_key, strict_exception_groups=True)
     except (BaseExceptionGroup, *EXPECTED) as exc:
         raise failure(only(exc), settings, path) from None
     sys.exit(code)

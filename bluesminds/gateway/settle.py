@@ -43,7 +43,9 @@ class Settlement:
         """Settle. Outcomes: ok, client_error, upstream_error, cut, timeout, client_gone, internal."""
         if self._batch is None:
             self._ticket.release()
-            self._batch = self._books.enter(self._row(status, outcome, usage))
+            row = self._row(status, outcome, usage)
+            self._batch = self._books.recorder.record(row)
+            self._books.tell(row)
         return self._batch
 
     def close(self, status: int, outcome: str) -> None:
@@ -100,8 +102,8 @@ class Books(Struct, frozen=True):
         """The recorder's place must have been reserved."""
         return Settlement(self, caller, call, ticket)
 
-    def enter(self, row: UsageRow) -> Batch:
-        batch = self.recorder.record(row)
+    def tell(self, row: UsageRow) -> None:
+        """Count and log a row that has been handed over."""
         metrics = self.metrics
         metrics.requests[row.endpoint, row.model, row.server, str(row.status)] += 1
         metrics.seconds[row.endpoint].observe(row.duration_ms / 1000)
@@ -113,7 +115,6 @@ class Books(Struct, frozen=True):
             metrics.tokens[row.model, "completion"] += row.completion_tokens
         if self.log_requests:
             self._log_row(row)
-        return batch
 
     def refused(self, arrival: Arrival, status: int, code: str, model: str = "") -> None:
         """A request that was turned away before it was admitted: counted and logged, not recorded."""

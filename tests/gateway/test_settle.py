@@ -4,6 +4,7 @@ import json
 from typing import Any, cast
 
 import msgspec
+import pytest
 import trio
 
 from bluesminds.clock import SystemClock
@@ -72,6 +73,23 @@ async def test_the_first_exit_counts_and_every_later_one_does_nothing(nursery: t
     assert (event["status"], event["outcome"], event["prompt_tokens"]) == (200, "ok", 3)
     assert office.recorder.held == 0
     office.admission.admit(CALLER)
+
+
+async def test_a_log_that_fails_does_not_make_a_second_row(nursery: trio.Nursery) -> None:
+    office = Office()
+
+    def broken(line: bytes) -> None:
+        raise BrokenPipeError
+
+    office.books = msgspec.structs.replace(office.books, log=Log(SystemClock(), write=broken))
+    settlement = office.open()
+    with pytest.raises(BrokenPipeError):
+        settlement.finish(200, "ok", Usage())
+    settlement.close(500, "internal")
+    nursery.start_soon(office.recorder.run)
+    await settlement.durable()
+    assert [len(commit) for commit in office.store.commits] == [1]
+    assert (office.recorder.held, office.admission.running) == (0, 0)
 
 
 async def test_closing_asks_what_was_used_so_far(nursery: trio.Nursery) -> None:
