@@ -30,6 +30,8 @@ define install
 	test -x $(1)/bin/python || $(2) -m venv $(1)
 	$(1)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $(3)
 	$(1)/bin/python -c "import pathlib, sysconfig; pathlib.Path(sysconfig.get_path('purelib'), 'bluesminds.pth').write_text(str(pathlib.Path.cwd()))"
+	printf '#!%s/bin/python\nfrom bluesminds.__main__ import main\n\nmain()\n' "$(abspath $(1))" > $(1)/bin/bluesminds
+	chmod +x $(1)/bin/bluesminds
 	touch $@
 endef
 
