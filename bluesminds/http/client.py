@@ -2,9 +2,11 @@
 
 Promises: with a kept-alive connection a small request costs one send and one wait, no lock, task or cancel
 scope; a cancelled call leaves both caps true; a kept-alive connection that the upstream gave up is replaced
-once, if no byte of an answer came and the body can be repeated; a slow, silent, malformed or hostile upstream
-ends in an UpstreamError within the limits given. Refuses: HTTP/2, upgrades, redirects, cookies, proxies, and
-anything the environment has to say.
+once, if no byte of an answer came, the body can be repeated, and nobody can have worked on the request for
+long: it was not wholly sent, or the connection ended within a tenth of a second (a GET or HEAD: within two).
+A slow, silent, malformed or hostile upstream ends in an UpstreamError within the limits given. Refuses:
+HTTP/2, upgrades, redirects, cookies, proxies, and all that the environment has to say but where the system's
+certificate authorities are (SSL_CERT_FILE and SSL_CERT_DIR, which OpenSSL reads).
 """
 
 import select
@@ -32,7 +34,7 @@ from bluesminds.http.client_exchange import Body, Timeouts, declared_length, exc
 from bluesminds.http.client_origin import Origin, tls_context
 from bluesminds.http.client_response import Response, make_decoder
 from bluesminds.http.client_slots import Lane, Slots
-from bluesminds.http.deadlines import TICK, Deadlines
+from bluesminds.http.deadlines import NEVER, TICK, Deadlines
 
 __all__ = [
     "BodyTooLarge",
@@ -53,8 +55,10 @@ __all__ = [
 ]
 
 # A connection that the upstream had already given up fails within a round trip. A later failure may be a
-# request that was being worked on, and is not repeated here.
-_STALE_SECONDS = 2.0
+# request that was being worked on: a completion is billed, so it is not repeated here.
+_ROUND_TRIP = 0.1  # seconds
+_HARMLESS = (b"GET", b"HEAD")
+_HARMLESS_SECONDS = 2.0
 
 
 class Pool:
@@ -119,7 +123,7 @@ class Pool:
             try:
                 await exchange(connection, method, head, body, length, timeouts)
             except UpstreamCut:
-                if not (isinstance(body, bytes) and _was_stale(connection)):
+                if not (isinstance(body, bytes) and _was_stale(connection, method)):
                     raise
                 connection.close()
                 connection = await self._connect(origin, timeouts)
@@ -148,7 +152,9 @@ class Pool:
         if not self._slots.reserve(lane):
             connection = await self._wait_turn(lane, timeouts.pool)
             if connection is not None:
-                return connection
+                if connection.is_quiet():
+                    return connection
+                connection.close()
         try:
             return await self._connect(lane.origin, timeouts)
         except BaseException:
@@ -207,7 +213,11 @@ def _closed(phase: Phase) -> ConnectFailed:
     return ConnectFailed("the connection pool is closed", phase=phase, sent=False)
 
 
-def _was_stale(connection: Connection) -> bool:
+def _was_stale(connection: Connection, method: bytes) -> bool:
     """Whether a kept-alive connection failed the way one does that the upstream had given up before."""
-    recent = trio.current_time() - connection.begun < _STALE_SECONDS
-    return connection.answers > 0 and connection.untouched and recent
+    if not connection.answers or not connection.untouched:
+        return False
+    now = trio.current_time()
+    if connection.sent_at == NEVER or method in _HARMLESS:
+        return now - connection.begun < _HARMLESS_SECONDS
+    return now - connection.sent_at < _ROUND_TRIP

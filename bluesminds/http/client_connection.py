@@ -45,6 +45,7 @@ class Connection:
         "idle_since",
         "keep_alive",
         "on_body",
+        "sent_at",
         "status",
         "wire",
     )
@@ -66,6 +67,7 @@ class Connection:
     def begin(self, now: float, *, head_only: bool) -> None:
         """Expect the answer to a request about to be sent. head_only: its answer has no body (HEAD)."""
         self.begun = now
+        self.sent_at = NEVER  # when the kernel had taken the last byte of the request
         self.head_deadline = NEVER
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
@@ -76,7 +78,7 @@ class Connection:
 
     def is_quiet(self) -> bool:
         """Whether the upstream has neither sent anything nor closed since its last answer."""
-        return not self._poller.poll(0)
+        return not (self.wire.pending() or self._poller.poll(0))
 
     @property
     def untouched(self) -> bool:

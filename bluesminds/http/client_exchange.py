@@ -100,7 +100,8 @@ async def exchange(
     try:
         if isinstance(body, bytes) and len(body) <= JOINED:
             await _send_joined(connection, head + body, now + timeouts.write)
-            connection.head_deadline = trio.current_time() + timeouts.first_byte
+            connection.sent_at = trio.current_time()
+            connection.head_deadline = connection.sent_at + timeouts.first_byte
             await connection.read_head()
         else:
             await _Upload(connection, timeouts).run(head, body, length)
@@ -148,6 +149,7 @@ class _Upload:
             try:
                 await self._send(head, body, length)
                 self._sent = True
+                self._connection.sent_at = trio.current_time()
             except _SendStopped:
                 pass  # an answer may have come first: the reader finds out
             except Exception as exc:

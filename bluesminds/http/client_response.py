@@ -137,7 +137,7 @@ class Response:
 
     def _release(self, connection: Connection) -> None:
         self._connection = None
-        if connection.complete and connection.keep_alive:
+        if connection.complete and connection.keep_alive and not connection.wire.pending():
             self._slots.give_back(self._lane, connection)
         else:
             connection.close()

@@ -41,6 +41,9 @@ class Wire(Protocol):
     def send_now(self, data: bytes) -> None:
         """Best effort without waiting; whatever the kernel does not take is dropped."""
 
+    def pending(self) -> bool:
+        """Whether bytes have left the kernel that `receive` has not returned yet."""
+
     def fileno(self) -> int: ...
 
     def expire(self) -> None: ...
@@ -107,6 +110,9 @@ class SocketWire:
         with contextlib.suppress(OSError, ValueError):
             self._sock.send(data)
 
+    def pending(self) -> bool:
+        return False
+
     def fileno(self) -> int:
         return self._sock.fileno()
 
@@ -166,6 +172,10 @@ class TLSWire:
 
     def send_now(self, data: bytes) -> None:
         """TLS state cannot be advanced without waiting, so nothing is sent."""
+
+    def pending(self) -> bool:
+        # A read takes all records that have come and returns the first; trio has no public name for the rest.
+        return bool(self._stream.pending() or self._stream._incoming.pending)
 
     def fileno(self) -> int:
         return self._socket.fileno()

@@ -18,6 +18,7 @@ from bluesminds.http.client import (
     Timeouts,
     UpstreamCut,
 )
+from bluesminds.http.wire import RECEIVE_BYTES
 from tests.fakes.raw_upstream import Peer, Upstream, always_ok, serve
 
 TIMEOUTS = Timeouts(connect=5, pool=5, write=5, first_byte=5, between_chunks=5)
@@ -353,10 +354,40 @@ class TestStaleConnections:
         assert caught.value.sent
         assert upstream.accepted == 1
 
-    async def test_a_request_that_was_worked_on_is_not_retried(
+    @pytest.mark.parametrize("size", [10, 200_000])
+    async def test_a_request_that_was_worked_on_is_not_sent_again(
+        self, pool: Pool, nursery: trio.Nursery, size: int
+    ) -> None:
+        async def script(peer: Peer) -> None:
+            await peer.request()
+            await peer.answer()
+            await peer.request()
+            await trio.sleep(0.25)
+
+        upstream = await nursery.start(serve, script)
+        await (await get(pool, upstream)).read(10)
+        with pytest.raises(UpstreamCut) as caught:
+            await pool.request(b"POST", origin(upstream), b"/", [], bytes(size), timeouts=TIMEOUTS)
+        assert caught.value.sent
+        assert (upstream.accepted, len(upstream.requests)) == (1, 2)
+
+    async def test_a_request_that_changes_nothing_may_be_sent_again(
+        self, pool: Pool, nursery: trio.Nursery
+    ) -> None:
+        async def script(peer: Peer) -> None:
+            await peer.request()
+            await peer.answer(b"%d" % peer.number)
+            await peer.head()
+            await trio.sleep(0.25)
+
+        upstream = await nursery.start(serve, script)
+        for expected in (b"1", b"2"):
+            assert await (await get(pool, upstream)).read(10) == expected
+
+    async def test_but_not_after_a_long_wait(
         self, pool: Pool, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(client, "_STALE_SECONDS", 0.05)
+        monkeypatch.setattr(client, "_HARMLESS_SECONDS", 0.05)
 
         async def script(peer: Peer) -> None:
             await peer.request()
@@ -369,6 +400,61 @@ class TestStaleConnections:
         with pytest.raises(UpstreamCut):
             await get(pool, upstream)
         assert upstream.accepted == 1
+
+    async def test_one_that_stopped_taking_the_request_half_way_is_replaced(
+        self, pool: Pool, nursery: trio.Nursery
+    ) -> None:
+        """A request that is not whole cannot have been worked on, however long its sending took."""
+
+        async def script(peer: Peer) -> None:
+            await peer.request()
+            await peer.answer(b"%d" % peer.number)
+            if peer.number == 1:
+                await peer.head()
+                await trio.sleep(0.25)
+                peer.reset()
+            else:
+                await peer.request()
+                await peer.answer(b"whole")
+
+        upstream = await nursery.start(serve, script)
+        await (await get(pool, upstream)).read(10)
+        response = await pool.request(
+            b"POST", origin(upstream), b"/", [], bytes(30_000_000), timeouts=TIMEOUTS
+        )
+        assert await response.read(10) == b"2"
+        assert upstream.accepted == 2
+
+    async def test_bytes_that_come_before_a_connection_is_handed_over_answer_nobody(
+        self, nursery: trio.Nursery, tmp_path: Path
+    ) -> None:
+        """The body fills one read exactly, so what follows it stays in the kernel."""
+        body = bytes(RECEIVE_BYTES)
+
+        async def script(peer: Peer) -> None:
+            await peer.request()
+            await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body))
+            await trio.sleep(0.02)
+            await peer.send(body + b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison")
+            await peer.wait_closed()
+
+        async def ask() -> None:
+            response = await pool.request(b"GET", target, b"/", [], timeouts=TIMEOUTS)
+            await trio.sleep(0.1)
+            assert await response.read(len(body)) == body
+
+        pool = Pool(max_connections=1)
+        await nursery.start(pool.run)
+        target = Origin("unix", str(tmp_path / "s"), 0)
+
+        async def start(task_status: trio.TaskStatus[Upstream]) -> None:
+            await serve(script, path=target.host, task_status=task_status)
+
+        upstream: Upstream = await nursery.start(start)
+        async with trio.open_nursery() as callers:
+            for _ in range(3):
+                callers.start_soon(ask)
+        assert upstream.accepted == 3
 
     async def test_an_answer_that_began_is_not_retried(self, pool: Pool, nursery: trio.Nursery) -> None:
         async def script(peer: Peer) -> None:
@@ -428,7 +514,7 @@ class TestStaleConnections:
         upstream = await nursery.start(serve, script)
         for _ in range(5):
             assert await (await get(pool, upstream)).read(10) == b"mine"
-            await trio.sleep(0.02)
+            await upstream.all_closed()
 
     @pytest.mark.parametrize("extra", [b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison", b"H", b"junk"])
     async def test_bytes_after_an_answer_end_the_connection(

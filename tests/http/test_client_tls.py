@@ -175,6 +175,34 @@ async def test_a_stale_connection_is_replaced(pool: Pool, nursery: trio.Nursery,
         assert await response.read(10) == expected
 
 
+@pytest.mark.parametrize("extra", [b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison", b"H"])
+@pytest.mark.parametrize("waiting", [False, True])
+async def test_a_record_that_came_with_an_answer_never_answers_the_next_request(
+    pool: Pool, nursery: trio.Nursery, ca: trustme.CA, extra: bytes, waiting: bool
+) -> None:
+    """One read takes both records from the kernel, whose socket is silent from then on."""
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send_together(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nmine", extra)
+        await peer.wait_closed()
+
+    async def ask() -> None:
+        response = await pool.request(b"GET", origin(upstream), b"/", [], timeouts=PATIENT)
+        assert await response.read(100) == b"mine"
+
+    upstream = await serve_tls(nursery, ca, script)
+    with trio.fail_after(5):
+        if waiting:  # each hands the pool's one connection over to the next
+            async with trio.open_nursery() as callers:
+                for _ in range(3):
+                    callers.start_soon(ask)
+        else:
+            for _ in range(3):
+                await ask()
+    assert upstream.accepted == 3
+
+
 async def test_https_to_a_server_that_speaks_something_else(
     pool: Pool, nursery: trio.Nursery, ca: trustme.CA
 ) -> None:
