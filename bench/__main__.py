@@ -1,8 +1,8 @@
 """`python -m bench`: run the benchmark, print the table, write the results.
 
-Rounds are interleaved (every subject once, then every subject again), so that a slow minute of the machine
-falls on all of them; medians are taken over the rounds. The subjects have the first CPU, the client and the
-upstream share the second.
+Rounds are interleaved (every subject once, then every subject again, another one first), so that a slow
+minute of the machine falls on all of them; medians are taken over the rounds. The subjects have the first
+CPU, the client and the upstream share the second.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from bench import processes, report, subjects
 from bench.client import Plan, Report
@@ -25,6 +26,7 @@ from bench.report import Phase, Row
 from bench.scenarios import SCENARIOS, Scenario
 from bench.subjects import SUBJECTS, Subject
 
+T = TypeVar("T")
 SUBJECT_CPU = 0
 LOAD_CPU = 1
 RESULTS = Path(__file__).with_name("results.json")
@@ -75,18 +77,19 @@ class Run:
         for number in range(self._effort.rounds):
             for scenario in scenarios:
                 progress(f"round {number + 1} of {self._effort.rounds}: {scenario.name}")
-                for name, phase in self._round(scenario):
+                for name, phase in self._round(scenario, number):
                     phases.setdefault(scenario.name, {}).setdefault(name, []).append(phase)
         return {name: _rows(by_subject) for name, by_subject in phases.items()}
 
-    def _round(self, scenario: Scenario) -> Iterator[tuple[str, Phase]]:
-        direct, *others = self._running
-        base = self._phase(scenario, direct)
-        yield direct.name, Phase(base, 0.0, 0.0, 0)
-        for subject in others:
-            measured = self._phase(scenario, subject)
-            rss_bytes = processes.rss_bytes(subject.pids)
-            yield subject.name, Phase(measured, base.p50_ms, base.p99_ms, rss_bytes)
+    def _round(self, scenario: Scenario, number: int) -> Iterator[tuple[str, Phase]]:
+        measured = {
+            subject.name: self._phase(scenario, subject) for subject in rotated(self._running, number)
+        }
+        base = measured["direct"]
+        yield "direct", Phase(base, 0.0, 0.0)
+        for subject in self._running:
+            if subject.name != "direct":
+                yield subject.name, Phase(measured[subject.name], base.p50_ms, base.p99_ms)
 
     def _phase(self, scenario: Scenario, subject: Subject) -> Report:
         warm_up = max(self._effort.warm_up, scenario.connections * 0.002) + (0.4 if scenario.stream else 0.0)
@@ -97,6 +100,12 @@ class Run:
             raise BenchError(f"{scenario.name}, {subject.name}: {error}") from None
         self.answered[subject.name] += measured.answered
         return measured
+
+
+def rotated(subjects: Sequence[T], number: int) -> list[T]:
+    """The order of one round: each begins with another, so that none always has the same place."""
+    start = number % len(subjects)
+    return [*subjects[start:], *subjects[:start]]
 
 
 def _rows(phases: Mapping[str, Sequence[Phase]]) -> dict[str, Row]:
@@ -194,6 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{_machine()}\nCPU us: per request, per content event in s50 and s200; +p50, +p99: added latency\n"
     )
     print(report.table(results))
+    print("", *report.targets(results), sep="\n")
     report.write(results, options.results)
     print(f"\nwritten to {options.results}")
     return 0

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 
 import httptools
 
-from bench.processes import cpu_seconds
+from bench.processes import cpu_seconds, rss_bytes
 from bench.scenarios import SCENARIOS, STREAM_EVENTS, STREAM_TICK, Scenario
 from bench.upstream import PLAIN_BODY
 
 RECEIVE_BYTES = 262_144
 DRAIN_SECONDS = 30.0
+RSS_SECONDS = 0.1  # between two looks at the subject's memory
 _CONTENT = b'"content":"'
 _MOMENT_DIGITS = 19
 
@@ -31,7 +32,7 @@ class WrongAnswerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One phase; `pids` are the processes whose CPU time is charged to it. Durations in seconds."""
+    """One phase; `pids` are the processes whose CPU time and memory are its. Durations in seconds."""
 
     scenario: str
     port: int
@@ -51,6 +52,7 @@ class Report:
     cpu_seconds: float
     p50_ms: float
     p99_ms: float
+    rss_bytes: int  # the most that was seen within the window
     answered: int  # requests answered in the whole phase
 
 
@@ -82,7 +84,7 @@ class Load:
         self._pump(began + self._plan.warm_up)
         self.latencies_ns.clear()
         cpu, start = cpu_seconds(self._plan.pids), time.monotonic()
-        self._pump(start + self._plan.window)
+        rss = self._watch(start + self._plan.window)
         cpu, seconds = cpu_seconds(self._plan.pids) - cpu, time.monotonic() - start
         measured = sorted(self.latencies_ns)
         self._drain()
@@ -96,6 +98,7 @@ class Load:
             cpu_seconds=cpu,
             p50_ms=measured[len(measured) // 2] / 1e6,
             p99_ms=measured[len(measured) * 99 // 100] / 1e6,
+            rss_bytes=rss,
             answered=self.answered,
         )
 
@@ -115,6 +118,14 @@ class Load:
     def _pump(self, until: float) -> None:
         while (left := until - time.monotonic()) > 0:
             self._poll(left)
+
+    def _watch(self, until: float) -> int:
+        """Pump, and see how much memory the subject has meanwhile."""
+        most = rss_bytes(self._plan.pids)
+        while (now := time.monotonic()) < until:
+            self._pump(min(until, now + RSS_SECONDS))
+            most = max(most, rss_bytes(self._plan.pids))
+        return most
 
     def _drain(self) -> None:
         self.draining = True

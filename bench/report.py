@@ -30,7 +30,6 @@ class Phase:
     report: Report
     base_p50_ms: float
     base_p99_ms: float
-    rss_bytes: int
 
 
 def row(phases: Iterable[Phase]) -> Row:
@@ -44,7 +43,7 @@ def row(phases: Iterable[Phase]) -> Row:
         cpu_us=median((phase.report.cpu_seconds * 1e6 / phase.report.units for phase in measured), 1),
         p50_ms=median((phase.report.p50_ms - phase.base_p50_ms for phase in measured), 3),
         p99_ms=median((phase.report.p99_ms - phase.base_p99_ms for phase in measured), 3),
-        rss_mb=median((phase.rss_bytes / 1e6 for phase in measured), 1),
+        rss_mb=median((phase.report.rss_bytes / 1e6 for phase in measured), 1),
     )
 
 
@@ -76,6 +75,34 @@ def _ratios(rows: Mapping[str, Row]) -> Iterable[str]:
         if other is not None and other.cpu_us and other.rps:
             cpu, speed = gateway.cpu_us / other.cpu_us, gateway.rps / other.rps
             yield f"{'':<10} gateway/{name:<8} CPU x {cpu:.2f}   req/s x {speed:.2f}"
+
+
+TARGETS = (
+    # scenarios, subject, the most CPU time that the gateway may take as a multiple of the subject's
+    (("c32",), "fastapi", 1 / 7),
+    (("c32",), "nginx", 20.0),
+    (("s50", "s200"), "nginx", 4.0),
+)
+TARGET_RSS_MB = 120.0  # in every scenario
+
+
+def targets(results: Results) -> Iterable[str]:
+    """A line for each target that can be judged by what was measured."""
+    for scenarios, other, most in TARGETS:
+        for scenario in scenarios:
+            rows = results.get(scenario, {})
+            if "gateway" in rows and other in rows and rows[other].cpu_us:
+                ratio = rows["gateway"].cpu_us / rows[other].cpu_us
+                goal = f"{scenario} CPU at most {most:.3g} x {other}"
+                yield f"target {goal}: {_verdict(ratio <= most)} ({ratio:.3g})"
+    memory = [rows["gateway"].rss_mb for rows in results.values() if "gateway" in rows]
+    if memory:
+        goal = f"RSS below {TARGET_RSS_MB:.0f} MB"
+        yield f"target {goal}: {_verdict(max(memory) < TARGET_RSS_MB)} ({max(memory):.1f})"
+
+
+def _verdict(met: bool) -> str:
+    return "met" if met else "missed"
 
 
 def write(results: Results, path: Path) -> None:

@@ -41,7 +41,8 @@ def fastapi(upstream_port: int, directory: Path) -> Iterator[Subject]:
     port = free_port()
     process = processes.start_module(
         "uvicorn",
-        *("--port", str(port), "--no-access-log", "--log-level", "warning", "bench.fastapi_proxy:app"),
+        *("--port", str(port), "--no-access-log", "--log-level", "warning"),
+        *("--http", "httptools", "--loop", "asyncio", "bench.fastapi_proxy:app"),
         log=directory / "fastapi.log",
         environ={"UPSTREAM": f"http://127.0.0.1:{upstream_port}/v1"},
     )

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import trio
-from cryptography.fernet import Fernet
 from msgspec import Struct
 
 from bluesminds.accounts.keys import Keys
@@ -18,14 +17,18 @@ from bluesminds.accounts.servers import Servers
 from bluesminds.accounts.usage import UsageReports
 from bluesminds.clock import Clock
 from bluesminds.config import ServerSettings, Settings
-from bluesminds.crypto import Vault
 from bluesminds.http.client import Pool, Timeouts, tls_context
 from bluesminds.identity.password import Passwords
+from bluesminds.keystore import open_keystore
 from bluesminds.log import Log
 from bluesminds.state import StateDir
 from bluesminds.values import Server
-from storage import open_store
+from storage import open_store, sqlite_path
 from storage.base import Store
+
+
+class BadDatabaseURL(Exception):
+    """The database's address cannot be one. The message repeats none of it."""
 
 
 class Core(Struct, frozen=True):
@@ -52,45 +55,46 @@ class Changes:
 
 @asynccontextmanager
 async def open_core(settings: Settings, *, clock: Clock, log: Log, changes: Changes) -> AsyncIterator[Core]:
-    """Raises StateBusy when another process holds the state directory, StorageError, OSError."""
+    """Raises StateBusy when another process holds the state directory, BadState, BadDatabaseURL,
+    StorageError.
+    """
+    url = _database_url(settings)
     state = StateDir(settings.state_dir)
     state.prepare()
     with state.locked():
-        pepper = _pepper(settings, state)
-        vault = Vault([state.secret("master.key", Fernet.generate_key)])
         pool = Pool(
             max_connections=settings.upstream.max_connections,
             max_per_origin=settings.upstream.max_connections_per_server,
             tls=tls_context(settings.upstream.ca_file),
         )
-        async with (
-            open_store(
-                settings.database_url.reveal(), statement_timeout=settings.storage.settle_timeout
-            ) as store,
-            trio.open_nursery() as nursery,
-        ):
-            await nursery.start(pool.run)
-            yield Core(
-                settings=settings,
-                clock=clock,
-                log=log,
-                state=state,
-                pepper=pepper,
-                store=store,
-                pool=pool,
-                keys=Keys(store, pepper=pepper, clock=clock, changed=lambda: changes.keys_changed()),
-                members=Members(store, clock=clock),
-                servers=Servers(store, vault=vault, clock=clock),
-                usage=UsageReports(store, clock=clock),
-                passwords=Passwords(),
-            )
-            nursery.cancel_scope.cancel()
+        async with open_store(url, statement_timeout=settings.storage.settle_timeout) as store:
+            pepper, vault = await open_keystore(store, state, settings.keys.pepper)
+            async with trio.open_nursery() as nursery:
+                await nursery.start(pool.run)
+                yield Core(
+                    settings=settings,
+                    clock=clock,
+                    log=log,
+                    state=state,
+                    pepper=pepper,
+                    store=store,
+                    pool=pool,
+                    keys=Keys(store, pepper=pepper, clock=clock, changed=lambda: changes.keys_changed()),
+                    members=Members(store, clock=clock),
+                    servers=Servers(store, vault=vault, clock=clock, log=log),
+                    usage=UsageReports(store, clock=clock),
+                    passwords=Passwords(),
+                )
+                nursery.cancel_scope.cancel()
 
 
-def _pepper(settings: Settings, state: StateDir) -> bytes:
-    if settings.keys.pepper is not None:
-        return settings.keys.pepper.reveal().encode()
-    return state.secret("pepper", Fernet.generate_key)
+def _database_url(settings: Settings) -> str:
+    url = settings.database_url.reveal()
+    try:
+        sqlite_path(url)
+    except ValueError as exc:
+        raise BadDatabaseURL(f"url in [storage] cannot be used: {exc}") from exc
+    return url
 
 
 def timeouts(settings: Settings) -> Timeouts:

@@ -48,6 +48,11 @@ def key_digest(pepper: bytes, key: str) -> bytes:
     return hmac.digest(pepper, key.encode(), "sha256")
 
 
+def scoped(owner: str, value: bytes) -> bytes:
+    """A value of one owner's choosing as 64 hexadecimal digits that no other owner's value gives."""
+    return hmac.digest(owner.encode(), value, "sha256").hex().encode()
+
+
 def token_digest(token: str) -> bytes:
     """SHA-256, 32 bytes: enough for one-time tokens of 256 random bits."""
     return hashlib.sha256(token.encode()).digest()
@@ -87,3 +92,12 @@ class Vault:
 
 def new_master_key() -> bytes:
     return Fernet.generate_key()
+
+
+def new_pepper() -> bytes:
+    return secrets.token_urlsafe(32).encode()
+
+
+def fingerprint(secret: bytes) -> str:
+    """16 hexadecimal digits that tell secrets apart and say nothing else about a random one."""
+    return hmac.digest(secret, b"bluesminds fingerprint", "sha256").hex()[:16]

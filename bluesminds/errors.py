@@ -78,12 +78,13 @@ class RateLimited(GatewayError):
 
 
 class Unavailable(GatewayError):
-    """503: the gateway itself cannot take the work now."""
+    """503: the gateway itself cannot take the work now. Without `retry` OpenAI's SDKs do not repeat it."""
 
     kind = "service_unavailable_error"
 
-    def __init__(self, code: str, message: str, *, retry_after: float = 1.0) -> None:
-        super().__init__(503, code, message, headers=retry_headers(retry_after))
+    def __init__(self, code: str, message: str, *, retry_after: float = 1.0, retry: bool = True) -> None:
+        headers = retry_headers(retry_after) if retry else {"x-should-retry": "false"}
+        super().__init__(503, code, message, headers=headers)
 
 
 class UpstreamFailed(GatewayError):

@@ -7,9 +7,10 @@ from prometheus_client import CollectorRegistry
 
 from bluesminds.core import Core, timeouts
 from bluesminds.gateway.admit import Admission
+from bluesminds.gateway.bodies import BodyBudget
 from bluesminds.gateway.health import Health
 from bluesminds.gateway.identify import KeyRing
-from bluesminds.gateway.keepers import Keepers, Prober, Sweeper
+from bluesminds.gateway.keepers import MAX_BACKOFF, Keepers, Prober, Pulse, Sweeper
 from bluesminds.gateway.metrics import Metrics
 from bluesminds.gateway.probe import probe
 from bluesminds.gateway.recorder import Recorder
@@ -30,7 +31,7 @@ STORE_SECONDS = 2.0  # the longest /ready waits for the store
 
 
 class House:
-    """The rooms of a running gateway, built from the core in one place."""
+    """Attributes are the rooms; methods are what more than one of them has to do."""
 
     def __init__(
         self, core: Core, configured: list[Server], metrics: Metrics, recorder: Recorder, keepers: Keepers
@@ -39,6 +40,7 @@ class House:
         self.core = core
         self.recorder = recorder
         self.keepers = keepers
+        self.pulse = Pulse(recorder, limit=MAX_BACKOFF + 2 * settings.storage.settle_timeout)
         self.stats = Stats()
         self.keys = KeyRing(
             lambda digest: core.store.read(select_key_by_digest, digest),
@@ -84,12 +86,14 @@ class House:
             total_timeout=settings.upstream.total_timeout,
             expose_server=settings.server.expose_server,
         )
-        self.site = self._site(metrics, admission)
-        self.edge = Edge(self.gateway, self.site, clock=core.clock, log=core.log)
+        bodies = BodyBudget(settings.server.max_buffered_bytes)
+        self.site = self._site(metrics, admission, bodies)
+        self.edge = Edge(self.gateway, self.site, bodies=bodies, clock=core.clock, log=core.log)
 
-    def _site(self, metrics: Metrics, admission: Admission) -> ASGIApp:
+    def _site(self, metrics: Metrics, admission: Admission, bodies: BodyBudget) -> ASGIApp:
         metrics.gauge("bluesminds_requests_running", "Requests being answered.", lambda: admission.running)
         metrics.gauge("bluesminds_usage_rows_held", "Usage rows not yet durable.", lambda: self.recorder.held)
+        metrics.gauge("bluesminds_body_bytes_held", "Bytes of request bodies held.", lambda: bodies.held)
         registry = CollectorRegistry()
         registry.register(metrics)
         registry.register(ops.ListenerMetrics(self.stats))
@@ -119,8 +123,12 @@ class House:
         return {
             "store": "failing" if self.recorder.failing else await self._store_answers(),
             "keepers": ", ".join(sorted(self.keepers.down)) + " down" if self.keepers.down else "ok",
-            "servers": "ok" if self.shelf.has_usable() else "no usable server",
+            "servers": "ok" if self.shelf.has_usable() else self._why_no_server(),
         }
+
+    def _why_no_server(self) -> str:
+        locked = len(self.core.servers.locked)
+        return "no usable server" + (f"; {locked} with a key of another master key" if locked else "")
 
     async def _store_answers(self) -> str:
         try:

@@ -33,11 +33,11 @@ def write_stderr(line: bytes) -> None:
 
 
 class LineWriter:
-    """Writes lines from a thread of its own, so that a reader who stalls or leaves never holds up the gateway.
+    """Writes lines from a thread of its own, so that a reader who stalls or leaves holds up nothing.
 
     A context manager: lines are taken while it is open, and what is left is written at its end, for at most
-    FLUSH_SECONDS. A full queue drops lines and says later how many. Lines wait up to PACE seconds, which makes
-    one system call of many.
+    FLUSH_SECONDS. A full queue drops lines and says later how many. Lines wait up to PACE seconds, which
+    makes one system call of many.
     """
 
     MAX_LINES = 10_000

@@ -7,6 +7,7 @@ lock is the only writer.
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import httpx
 import trio
@@ -14,11 +15,12 @@ import trio
 from bluesminds.clock import Clock
 from bluesminds.config import Settings
 from bluesminds.core import Changes, Core, configured_server, open_core
+from bluesminds.gateway.servers import merged
 from bluesminds.house import desk
 from bluesminds.http.client import Pool
 from bluesminds.http.transport import PoolTransport
 from bluesminds.log import Log
-from bluesminds.state import StateBusy, StateDir
+from bluesminds.state import ForeignState, StateBusy, StateDir
 from bluesminds.values import Server
 from bluesminds.web import admin, control
 from bluesminds.web.guard import through_local_socket
@@ -31,20 +33,24 @@ POLL = 0.05  # seconds
 
 @asynccontextmanager
 async def operator_client(settings: Settings, *, clock: Clock, log: Log) -> AsyncIterator[httpx.AsyncClient]:
-    """Raises StateBusy when a process holds the state and opens no socket for PATIENCE seconds (another
-    command is done by then, a starting server answers), StorageError, OSError, ValueError.
+    """Raises StateBusy when a process holds the state and answers at no socket for PATIENCE seconds (another
+    command is done by then, a starting server answers), BadState,
+    BadDatabaseURL, StorageError.
+
+    A user who may open another user's socket, as root may, can work beside a running gateway only: files of
+    his own would be in its way.
     """
     give_up = trio.current_time() + PATIENCE
+    socket_path = StateDir(settings.state_dir).socket_path
     while True:
         try:
             async with _offline(settings, clock=clock, log=log) as client:
                 yield client
             return
-        except StateBusy:
-            socket_path = StateDir(settings.state_dir).socket_path
-            if socket_path.exists():
+        except (StateBusy, ForeignState) as exc:
+            if await _is_served(socket_path):
                 break
-            if trio.current_time() > give_up:
+            if isinstance(exc, ForeignState) or trio.current_time() > give_up:
                 raise
         await trio.sleep(POLL)
     async with trio.open_nursery() as nursery:
@@ -56,6 +62,16 @@ async def operator_client(settings: Settings, *, clock: Clock, log: Log) -> Asyn
         ) as client:
             yield client
         nursery.cancel_scope.cancel()
+
+
+async def _is_served(path: Path) -> bool:
+    """Not when it is the socket of a process that was killed, or of another user."""
+    try:
+        stream = await trio.open_unix_socket(path)
+    except OSError:
+        return False
+    await stream.aclose()
+    return True
 
 
 @asynccontextmanager
@@ -75,8 +91,7 @@ async def _offline(settings: Settings, *, clock: Clock, log: Log) -> AsyncIterat
 
 async def _servers(core: Core) -> list[Server]:
     configured = [configured_server(row, demo_url="") for row in core.settings.servers if row.enabled]
-    names = {server.name for server in configured}
-    return [*configured, *(server for server in await core.servers.load() if server.name not in names)]
+    return merged(configured, await core.servers.load())
 
 
 async def _nothing() -> None:

@@ -39,13 +39,12 @@ class Caller(Struct, frozen=True, gc=False):
 
 
 class Call(Struct, frozen=True, gc=False):
-    """What is asked of a model. `body` is the client's own bytes."""
+    """What is asked of a model. The body is not part of it: it is let go of before the answer ends."""
 
     arrival: Arrival
     model: str
     stream: bool
     wants_usage: bool  # the client itself asked for the usage chunk
-    body: bytes
 
 
 class Server(Struct, frozen=True):

@@ -52,6 +52,7 @@ class SelfTestError(Exception):
 
 def main() -> int:
     try:
+        _built()
         print(_run((*ONEFILE, "version"), {}))
         _answers("serve", DEMO_SERVER)
         _answers("demo", "")
@@ -61,6 +62,12 @@ def main() -> int:
         return 1
     print("selftest: ok")
     return 0
+
+
+def _built() -> None:
+    for (executable,) in (ONEFILE, ONEDIR):
+        if not Path(executable).is_file():
+            raise SelfTestError(f"there is no {Path(executable).relative_to(ROOT)}: run `make binary` first")
 
 
 def _answers(subcommand: str, servers: str) -> None:

@@ -1,25 +1,31 @@
 """Durable state behind one small protocol, on SQLite or PostgreSQL. Imports nothing from bluesminds."""
 
 from storage.base import (
+    BadValue,
     Conflict,
     Connection,
     MigrationChanged,
     Row,
     SchemaTooNew,
+    StorageBroken,
     StorageError,
     StorageUnavailable,
     Store,
 )
-from storage.store import open_store
+from storage.store import open_store, reach, sqlite_path
 
 __all__ = [
+    "BadValue",
     "Conflict",
     "Connection",
     "MigrationChanged",
     "Row",
     "SchemaTooNew",
+    "StorageBroken",
     "StorageError",
     "StorageUnavailable",
     "Store",
     "open_store",
+    "reach",
+    "sqlite_path",
 ]

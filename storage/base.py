@@ -28,8 +28,20 @@ class StorageUnavailable(StorageError):
     """
 
 
+class StorageBroken(StorageError):
+    """A write could not be synced to disk, or the database is damaged or closed to us.
+
+    Neither other values nor another attempt will do: an operator must act. When a commit was under way,
+    whether it took effect is not known.
+    """
+
+
 class Conflict(StorageError):
     """A unique value exists already, or a referenced row does not."""
+
+
+class BadValue(StorageError):
+    """A value that its column cannot hold: too large, of another type, or against a constraint."""
 
 
 class SchemaTooNew(StorageError):

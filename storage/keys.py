@@ -124,6 +124,22 @@ async def revoke_key(connection: Connection, user_id: str, key_id: str, at: int)
     return changed == 1
 
 
+async def renew_key(connection: Connection, key: KeyRow) -> bool:
+    """Give the key with this id another secret and another end; False when there is none that is active."""
+    changed = await connection.execute(
+        """
+        UPDATE api_keys SET digest = :digest, prefix = :prefix, last4 = :last4, expires_at = :expires_at
+        WHERE id = :id AND revoked_at IS NULL
+        """,
+        id=key.id,
+        digest=key.digest,
+        prefix=key.prefix,
+        last4=key.last4,
+        expires_at=key.expires_at,
+    )
+    return changed == 1
+
+
 async def touch_keys(connection: Connection, uses: Sequence[KeyUse]) -> None:
     """Remember the latest use of each key."""
     await connection.many(

@@ -61,7 +61,13 @@ def load(directory: Traversable, engine: Engine) -> tuple[Migration, ...]:
     return tuple(found)
 
 
-def pending(migrations: Sequence[Migration], applied: Sequence[Row]) -> Sequence[Migration]:
+_WAY_BACK = {
+    "sqlite": "restore the snapshot taken before the upgrade, beside the database file as .schema-<number>",
+    "postgres": "restore the dump made before the upgrade (pg_dump)",
+}
+
+
+def pending(migrations: Sequence[Migration], applied: Sequence[Row], engine: Engine) -> Sequence[Migration]:
     """What is left to apply, given the rows of SELECT_APPLIED.
 
     Raises SchemaTooNew or MigrationChanged.
@@ -70,12 +76,12 @@ def pending(migrations: Sequence[Migration], applied: Sequence[Row]) -> Sequence
         version = applied[-1][0]
         raise SchemaTooNew(
             f"this database was written by a newer version (schema {version}, this one knows"
-            f" {len(migrations)}); install that version, or restore the snapshot taken before the upgrade"
+            f" {len(migrations)}); install that version, or {_WAY_BACK[engine]}"
         )
     for migration, (version, name, checksum) in zip(migrations, applied, strict=False):
         if (migration.version, migration.checksum) != (version, checksum):
             raise MigrationChanged(
                 f"migration {version:04} ({name}) differs from the one applied to this database;"
-                " install the version that wrote it, or restore a snapshot"
+                f" install the version that wrote it, or {_WAY_BACK[engine]}"
             )
     return migrations[len(applied) :]

@@ -2,7 +2,8 @@
 
 A connection is never shared, so there is no pool to leak from: a worker that finds its connection broken
 drops it and connects again, for as long as the unit at hand may wait. Statements, idle transactions and
-connecting are limited by the server's clock and by ours.
+connecting are limited by the server's clock and by ours. A worker that ends before the queue is closed ends
+the store.
 """
 
 import asyncio
@@ -16,7 +17,17 @@ from typing import Any, LiteralString, TypeVar, Unpack, cast
 
 import asyncpg
 
-from storage.base import Conflict, Connection, Engine, Row, StorageError, StorageUnavailable, Ts
+from storage.base import (
+    BadValue,
+    Conflict,
+    Connection,
+    Engine,
+    Row,
+    StorageBroken,
+    StorageError,
+    StorageUnavailable,
+    Ts,
+)
 from storage.migrate import CREATE_TABLE, INSERT_APPLIED, SELECT_APPLIED, Migration, load, pending
 from storage.placeholders import translate
 from storage.work import Job, Queue
@@ -33,6 +44,7 @@ _log = logging.getLogger("bluesminds.storage")
 # resources, operator intervention (cancel, shutdown, starting up), system error; then lock not available.
 _RETRYABLE = ("08", "40", "53", "57", "58", "55P03")
 _CONFLICTS = ("23505", "23503")
+_BROKEN = ("42501", "XX001", "XX002")  # permission taken away, damaged table, damaged index
 # Messages of these classes quote the values that were refused.
 _PRIVATE = ("22", "23")
 
@@ -75,6 +87,13 @@ class PostgresStore:
         except DRIVER_ERRORS as exc:
             raise described(exc) from None
 
+    async def reach(self) -> None:
+        """Connect and disconnect."""
+        try:
+            await _disconnect(await self._connect(self._timeout))
+        except DRIVER_ERRORS as exc:
+            raise described(exc) from None
+
     async def serve(self) -> None:
         """Work until the queue is closed and empty, then disconnect."""
         async with asyncio.TaskGroup() as workers:
@@ -91,12 +110,17 @@ class PostgresStore:
         raw: Any = None
         try:
             while (job := await self._queue.take()) is not None:
-                try:
-                    raw = await self._connected(raw, job.deadline)
-                except StorageError as exc:
-                    job.fail(exc)
-                    continue
-                await self._run(raw, job)
+                with job.answered():
+                    try:
+                        raw = await self._connected(raw, job.deadline)
+                    except StorageError as exc:
+                        job.fail(exc)
+                        continue
+                    await self._run(raw, job)
+        except BaseException as exc:
+            _log.error("a database worker has ended: %s", type(exc).__name__)
+            self.abandon()
+            raise
         finally:
             if raw is not None:
                 await _disconnect(raw)
@@ -245,7 +269,7 @@ def described(exc: Exception) -> StorageError:
     if isinstance(exc, asyncpg.exceptions.ClientConfigurationError):
         return StorageError("the database URL cannot be used")
     if isinstance(exc, (OverflowError, ValueError)):  # asyncpg's own refusals of a value are ValueErrors
-        return StorageError(f"a value cannot be stored: {type(exc).__name__}")
+        return BadValue(f"a value cannot be stored: {type(exc).__name__}")
     state = getattr(exc, "sqlstate", None)
     if not isinstance(exc, asyncpg.PostgresError) or state is None:
         return StorageUnavailable(f"the database cannot be reached now ({type(exc).__name__})")
@@ -254,8 +278,10 @@ def described(exc: Exception) -> StorageError:
     # A plan that another instance's migration made invalid: asyncpg has forgotten it by now.
     if state.startswith(_RETRYABLE) or isinstance(exc, asyncpg.InvalidCachedStatementError):
         return StorageUnavailable(f"the database cannot be used now ({type(exc).__name__})")
+    if state in _BROKEN:
+        return StorageBroken(f"the database must be looked at ({type(exc).__name__})")
     if state.startswith(_PRIVATE):
-        return StorageError(
+        return BadValue(
             f"a value cannot be stored: {type(exc).__name__} {exc.constraint_name or ''}".rstrip()
         )
     return StorageError(f"{type(exc).__name__}: {exc.message}")
@@ -266,7 +292,7 @@ async def _migrate(raw: Any, migrations: Sequence[Migration]) -> None:  # noqa: 
         await raw.execute("SELECT pg_advisory_lock($1)", MIGRATION_LOCK)
     await raw.execute(CREATE_TABLE)
     record = translate(INSERT_APPLIED, "$")
-    for migration in pending(migrations, await raw.fetch(SELECT_APPLIED)):
+    for migration in pending(migrations, await raw.fetch(SELECT_APPLIED), "postgres"):
         async with raw.transaction():
             await raw.execute(migration.sql)
             await raw.execute(record.sql, migration.version, migration.name, migration.checksum)

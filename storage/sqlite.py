@@ -1,8 +1,8 @@
 """SQLite: one writer connection, a few readers, each aiosqlite's thread with one worker task.
 
-The writer alone checkpoints, and of several processes only the first to open the file: two connections
-doing so at once can corrupt the WAL before SQLite 3.51.3. Every commit is synced to disk before the unit
-returns.
+A file belongs to one store at a time, and the writer alone checkpoints: two connections doing so at once
+can corrupt the WAL before SQLite 3.51.3. Every commit is synced to disk before the unit returns. A worker
+that ends before its queue is closed ends the store.
 """
 
 import asyncio
@@ -80,14 +80,15 @@ class SqliteStore:
     async def _connect(self) -> None:
         lock = _create_private(self._path)
         self._threads.callback(os.close, lock)
-        self._writer = await self._thread("writer", checkpoints=_taken(lock))
+        _take(lock, self._path)
+        self._writer = await self._thread("writer")
         await self._writer.run(partial(migrate, path=self._path, migrations=load(self._schema, "sqlite")))
         for _ in range(READERS):
-            self._readers.append(await self._thread("reader", checkpoints=False))
+            self._readers.append(await self._thread("reader"))
 
-    async def _thread(self, role: Literal["writer", "reader"], *, checkpoints: bool) -> Thread:
+    async def _thread(self, role: Literal["writer", "reader"]) -> Thread:
         # The stack closes in reverse: the writer last, so that it also does the last checkpoint.
-        thread = Thread(self._path, role, self._timeout, checkpoints=checkpoints)
+        thread = Thread(self._path, role, self._timeout)
         await thread.start()
         self._threads.push_async_callback(thread.close)
         return thread
@@ -95,9 +96,9 @@ class SqliteStore:
     async def serve(self) -> None:
         """Work until the queues are closed and empty, then disconnect."""
         async with self._threads, asyncio.TaskGroup() as workers:
-            workers.create_task(self._write_all())
+            workers.create_task(self._work(self._writes, self._write, self._writer))
             for reader in self._readers:
-                workers.create_task(self._read_all(reader))
+                workers.create_task(self._work(self._reads, self._read, reader))
 
     def close(self) -> None:
         self._reads.close()
@@ -107,12 +108,18 @@ class SqliteStore:
         self._reads.abandon()
         self._writes.abandon()
 
-    async def _write_all(self) -> None:
-        while (job := await self._writes.take()) is not None:
-            await self._write(job)
+    async def _work(self, jobs: Queue, do: Callable[[Thread, Job], Awaitable[None]], thread: Thread) -> None:
+        try:
+            while (job := await jobs.take()) is not None:
+                with job.answered():
+                    await do(thread, job)
+        except BaseException as exc:
+            _log.error("a database worker has ended: %s", type(exc).__name__)
+            self.abandon()
+            raise
 
-    async def _write(self, job: Job) -> None:
-        transaction = Transaction(self._writer, "BEGIN IMMEDIATE")
+    async def _write(self, writer: Thread, job: Job) -> None:
+        transaction = Transaction(writer, "BEGIN IMMEDIATE")
         try:
             result = await job.run(transaction)
             await transaction.commit()
@@ -122,17 +129,16 @@ class SqliteStore:
         else:
             job.succeed(result)
 
-    async def _read_all(self, reader: Thread) -> None:
-        while (job := await self._reads.take()) is not None:
-            transaction = Transaction(reader, "BEGIN")
-            try:
-                result = await job.run(transaction)
-                transaction.judge()
-            except Exception as exc:
-                job.fail(exc)
-            else:
-                job.succeed(result)
-            await transaction.undo()
+    async def _read(self, reader: Thread, job: Job) -> None:
+        transaction = Transaction(reader, "BEGIN")
+        try:
+            result = await job.run(transaction)
+            transaction.judge()
+        except Exception as exc:
+            job.fail(exc)
+        else:
+            job.succeed(result)
+        await transaction.undo()
 
 
 class Transaction:
@@ -222,9 +228,13 @@ def _create_private(path: Path) -> int:
         raise StorageUnavailable(f"cannot open the database file {path}: {exc.strerror}") from exc
 
 
-def _taken(lock: int) -> bool:
+def _take(lock: int, path: Path) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return False
-    return True
+        raise StorageError(
+            f"the database file {path} is in use: SQLite serves one process at a time; stop the other one,"
+            " or give each a file of its own"
+        ) from None
+    except OSError as exc:
+        raise StorageUnavailable(f"cannot lock {path}.lock: {exc.strerror}") from exc

@@ -17,12 +17,12 @@ from storage.migrate import CREATE_TABLE, INSERT_APPLIED, SELECT_APPLIED, Migrat
 def migrate(raw: sqlite3.Connection, path: Path, migrations: Sequence[Migration]) -> None:
     """Apply what is pending. Raises SchemaTooNew, MigrationChanged, sqlite3.Error."""
     applied = _applied(raw)
-    waiting = pending(migrations, applied)
+    waiting = pending(migrations, applied, "sqlite")
     if waiting and applied:
         _snapshot(raw, path, Path(f"{path}.schema-{len(applied)}"))
     raw.execute("PRAGMA foreign_keys = OFF")
     for migration in waiting:
-        _apply(raw, migration, migrations)
+        _apply(raw, migration)
     raw.execute("PRAGMA foreign_keys = ON")
 
 
@@ -31,12 +31,10 @@ def _applied(raw: sqlite3.Connection) -> Sequence[Row]:
     return raw.execute(SELECT_APPLIED).fetchall() if known else []
 
 
-def _apply(raw: sqlite3.Connection, migration: Migration, migrations: Sequence[Migration]) -> None:
+def _apply(raw: sqlite3.Connection, migration: Migration) -> None:
     raw.execute("BEGIN IMMEDIATE")
     try:
-        # Another process may have been faster.
-        if migration in pending(migrations, _applied(raw)):
-            _run(raw, migration)
+        _run(raw, migration)
         raw.execute("COMMIT")
     except BaseException:
         if raw.in_transaction:

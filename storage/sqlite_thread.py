@@ -15,7 +15,7 @@ from typing import Any, Literal, LiteralString, TypeVar, cast
 
 import aiosqlite
 
-from storage.base import Conflict, Row, StorageError, StorageUnavailable
+from storage.base import BadValue, Conflict, Row, StorageBroken, StorageError, StorageUnavailable
 
 T = TypeVar("T")
 
@@ -41,21 +41,24 @@ _CONFLICTS = frozenset(
     }
 )
 _SYNC_FAILED = frozenset({sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC})
+_BAD_VALUES = frozenset({sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG})
+_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+
+
+class _SyncFailed(sqlite3.OperationalError):
+    sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
 
 
 class Thread(aiosqlite.Connection):
     """aiosqlite's connection and thread, able to run several calls in one hop."""
 
-    def __init__(
-        self, path: Path, role: Literal["writer", "reader"], timeout: float, *, checkpoints: bool
-    ) -> None:
+    def __init__(self, path: Path, role: Literal["writer", "reader"], timeout: float) -> None:
         super().__init__(self._open, iter_chunk_size=64)
         self._path = path
         self._role = role
-        self._checkpoints = checkpoints
         self._timeout = timeout
         self._deadline = math.inf
-        self._damaged = False
+        self._sync_failed = False
         self._stopping: asyncio.Future[Any] | None = None
 
     async def start(self) -> None:
@@ -101,21 +104,19 @@ class Thread(aiosqlite.Connection):
         values: object,
         final: bool,
     ) -> T:
-        if self._damaged:
-            raise sqlite3.OperationalError(
-                "a write could not be synced to disk; check the disk, then restart"
-            )
-        if begin is not None:
-            self._deadline = math.inf
-            roll_back(raw)  # nothing to do unless the unit before could not
-            raw.execute(begin)
-            self._deadline = time.monotonic() + self._timeout
+        if self._sync_failed:
+            raise _SyncFailed
         try:
+            if begin is not None:
+                self._deadline = math.inf
+                roll_back(raw)  # nothing to do unless the unit before could not
+                raw.execute(begin)
+                self._deadline = time.monotonic() + self._timeout
             result = do(raw, sql, values)
             if final:
                 raw.execute("COMMIT")
         except sqlite3.Error as exc:
-            self._damaged = getattr(exc, "sqlite_errorcode", 0) in _SYNC_FAILED
+            self._sync_failed = getattr(exc, "sqlite_errorcode", 0) in _SYNC_FAILED
             raise
         return result
 
@@ -130,9 +131,8 @@ class Thread(aiosqlite.Connection):
         raw.execute("PRAGMA temp_store = MEMORY")
         raw.execute("PRAGMA mmap_size = 0")
         raw.execute("PRAGMA journal_size_limit = 67108864")
-        if not self._checkpoints:
-            raw.execute("PRAGMA wal_autocheckpoint = 0")
         if self._role == "reader":
+            raw.execute("PRAGMA wal_autocheckpoint = 0")
             raw.execute("PRAGMA query_only = ON")
         raw.set_progress_handler(self._late, PROGRESS_STEPS)
         return raw
@@ -170,12 +170,18 @@ def described(exc: Exception) -> StorageError:
     """A driver's error as one of ours. SQLite's texts name tables and columns, never values."""
     code = getattr(exc, "sqlite_errorcode", None)
     if code is None:
+        if not isinstance(exc, sqlite3.Error):
+            return BadValue(f"a value cannot be stored: {type(exc).__name__}")
         kind = StorageUnavailable if isinstance(exc, sqlite3.OperationalError) else StorageError
-        return kind(
-            str(exc) if isinstance(exc, sqlite3.Error) else f"a value cannot be stored: {type(exc).__name__}"
-        )
+        return kind(str(exc))
     if code in _CONFLICTS:
         return Conflict(str(exc))
+    if code in _SYNC_FAILED:
+        return StorageBroken("a write could not be synced to disk; check the disk, then restart")
+    if code & 0xFF in _DAMAGED:
+        return StorageBroken(f"the database file is damaged: {exc}")
+    if code & 0xFF in _BAD_VALUES:
+        return BadValue(str(exc))
     if code & 0xFF in _RETRYABLE:
         return StorageUnavailable(f"the database cannot be used now: {exc}")
     return StorageError(str(exc))

@@ -11,12 +11,12 @@ from contextlib import asynccontextmanager
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import trio
 import trio_asyncio
 
-from storage.base import Store
+from storage.base import StorageError, Store
 from storage.migrate import shipped
 from storage.postgres import PostgresStore
 from storage.sqlite import SqliteStore
@@ -63,17 +63,56 @@ async def open_store(
         raise failure
 
 
+async def reach(url: str, *, seconds: float) -> None:
+    """Connect to a PostgreSQL database and leave again, without a change; of SQLite nobody has to be asked.
+
+    Raises StorageError, and ValueError for a URL that is none of ours.
+    """
+    if sqlite_path(url) is not None:
+        return
+    failure: StorageError | None = None
+    async with trio_asyncio.open_loop() as loop:
+        try:
+            await loop.run_aio_coroutine(PostgresStore(url, loop, seconds, 0, shipped()).reach())
+        except StorageError as exc:
+            failure = exc
+    if failure is not None:
+        raise failure
+
+
+def sqlite_path(url: str) -> Path | None:
+    """The file of a SQLite URL, None for a PostgreSQL one. Raises ValueError for a URL that is none of ours;
+    nothing of the URL is in its message.
+    """
+    try:
+        parts = urlsplit(url)
+        if "," not in parts.netloc:  # PostgreSQL takes several hosts, each with its port
+            _ = parts.port
+    except ValueError:
+        # The cause quotes what it could not read, and that may be half of a password.
+        raise ValueError("it cannot be read: write special characters in a password as %XX") from None
+    if parts.scheme == "sqlite":
+        path = Path("/" + unquote(parts.path).lstrip("/"))
+        if path.name == ":memory:":
+            raise ValueError("a database in memory would be gone at the end; name a file")
+        if parts.netloc or parts.query or parts.fragment or not path.name:
+            raise ValueError("a SQLite URL looks like sqlite:///absolute/path/to/file.db")
+        return path
+    if parts.scheme in ("postgres", "postgresql"):
+        query = parse_qs(parts.query)
+        if not parts.path.strip("/") and not {"dbname", "database"} & query.keys():
+            raise ValueError("a PostgreSQL URL names its database: postgresql://user:password@host/name")
+        return None
+    raise ValueError("a database URL begins with sqlite:// or postgresql://")
+
+
 def _store(
     url: str, loop: asyncio.AbstractEventLoop, timeout: float, connections: int, schema: Traversable
 ) -> SqliteStore | PostgresStore:
-    parts = urlsplit(url)
-    if parts.scheme == "sqlite":
-        if parts.netloc or parts.query or not parts.path.strip("/"):
-            raise ValueError("a SQLite URL looks like sqlite:///absolute/path/to/file.db")
-        return SqliteStore(Path("/" + unquote(parts.path).lstrip("/")), loop, timeout, schema)
-    if parts.scheme in ("postgres", "postgresql"):
-        return PostgresStore(url, loop, timeout, connections, schema)
-    raise ValueError(f"a database URL begins with sqlite:// or postgres://, not {parts.scheme}://")
+    path = sqlite_path(url)
+    if path is not None:
+        return SqliteStore(path, loop, timeout, schema)
+    return PostgresStore(url, loop, timeout, connections, schema)
 
 
 async def _opened(loop: Any, store: SqliteStore | PostgresStore) -> None:  # noqa: ANN401
@@ -94,7 +133,10 @@ async def _closed(
     store.abandon()
     with trio.CancelScope(shield=True):
         await ended.wait()
-    serving.result()
+    try:
+        serving.result()
+    except BaseException as exc:
+        raise StorageError("a database worker ended by itself") from exc
 
 
 def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

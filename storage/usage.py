@@ -239,7 +239,7 @@ async def select_stats(connection: Connection, query: StatsQuery) -> list[StatsR
     return [StatsRow(*row) for row in rows]
 
 
-SUM_HOURS = """
+_SUMS = """
     SELECT
         CASE CAST(:group_by AS TEXT)
             WHEN 'hour' THEN CAST(bucket_start - bucket_start % 3600000 AS TEXT)
@@ -250,59 +250,16 @@ SUM_HOURS = """
         CAST(SUM(prompt_tokens) AS BIGINT), CAST(SUM(completion_tokens) AS BIGINT),
         CAST(SUM(cached_tokens) AS BIGINT), CAST(SUM(reasoning_tokens) AS BIGINT),
         CAST(SUM(duration_ms) AS BIGINT)
-    FROM usage_hourly
+"""
+_WITHIN = """
     WHERE bucket_start >= :since AND bucket_start < :until
         AND (CAST(:key_id AS TEXT) IS NULL OR key_id = :key_id)
-    GROUP BY 1 ORDER BY 1
 """
+# Not "or no user is asked for" in one condition: with it SQLite does not use the index by user.
+_OF_USER = " AND user_id = :user_id"
+_GROUPED = " GROUP BY 1 ORDER BY 1"
 
-SUM_DAYS = """
-    SELECT
-        CASE CAST(:group_by AS TEXT)
-            WHEN 'hour' THEN CAST(bucket_start - bucket_start % 3600000 AS TEXT)
-            WHEN 'day' THEN CAST(bucket_start - bucket_start % 86400000 AS TEXT)
-            WHEN 'model' THEN model WHEN 'key' THEN key_id WHEN 'user' THEN user_id ELSE server
-        END AS label,
-        CAST(SUM(requests) AS BIGINT), CAST(SUM(errors) AS BIGINT),
-        CAST(SUM(prompt_tokens) AS BIGINT), CAST(SUM(completion_tokens) AS BIGINT),
-        CAST(SUM(cached_tokens) AS BIGINT), CAST(SUM(reasoning_tokens) AS BIGINT),
-        CAST(SUM(duration_ms) AS BIGINT)
-    FROM usage_daily
-    WHERE bucket_start >= :since AND bucket_start < :until
-        AND (CAST(:key_id AS TEXT) IS NULL OR key_id = :key_id)
-    GROUP BY 1 ORDER BY 1
-"""
-
-SUM_HOURS_OF_USER = """
-    SELECT
-        CASE CAST(:group_by AS TEXT)
-            WHEN 'hour' THEN CAST(bucket_start - bucket_start % 3600000 AS TEXT)
-            WHEN 'day' THEN CAST(bucket_start - bucket_start % 86400000 AS TEXT)
-            WHEN 'model' THEN model WHEN 'key' THEN key_id WHEN 'user' THEN user_id ELSE server
-        END AS label,
-        CAST(SUM(requests) AS BIGINT), CAST(SUM(errors) AS BIGINT),
-        CAST(SUM(prompt_tokens) AS BIGINT), CAST(SUM(completion_tokens) AS BIGINT),
-        CAST(SUM(cached_tokens) AS BIGINT), CAST(SUM(reasoning_tokens) AS BIGINT),
-        CAST(SUM(duration_ms) AS BIGINT)
-    FROM usage_hourly
-    WHERE user_id = :user_id AND bucket_start >= :since AND bucket_start < :until
-        AND (CAST(:key_id AS TEXT) IS NULL OR key_id = :key_id)
-    GROUP BY 1 ORDER BY 1
-"""
-
-SUM_DAYS_OF_USER = """
-    SELECT
-        CASE CAST(:group_by AS TEXT)
-            WHEN 'hour' THEN CAST(bucket_start - bucket_start % 3600000 AS TEXT)
-            WHEN 'day' THEN CAST(bucket_start - bucket_start % 86400000 AS TEXT)
-            WHEN 'model' THEN model WHEN 'key' THEN key_id WHEN 'user' THEN user_id ELSE server
-        END AS label,
-        CAST(SUM(requests) AS BIGINT), CAST(SUM(errors) AS BIGINT),
-        CAST(SUM(prompt_tokens) AS BIGINT), CAST(SUM(completion_tokens) AS BIGINT),
-        CAST(SUM(cached_tokens) AS BIGINT), CAST(SUM(reasoning_tokens) AS BIGINT),
-        CAST(SUM(duration_ms) AS BIGINT)
-    FROM usage_daily
-    WHERE user_id = :user_id AND bucket_start >= :since AND bucket_start < :until
-        AND (CAST(:key_id AS TEXT) IS NULL OR key_id = :key_id)
-    GROUP BY 1 ORDER BY 1
-"""
+SUM_HOURS = _SUMS + "FROM usage_hourly" + _WITHIN + _GROUPED
+SUM_DAYS = _SUMS + "FROM usage_daily" + _WITHIN + _GROUPED
+SUM_HOURS_OF_USER = _SUMS + "FROM usage_hourly" + _WITHIN + _OF_USER + _GROUPED
+SUM_DAYS_OF_USER = _SUMS + "FROM usage_daily" + _WITHIN + _OF_USER + _GROUPED

@@ -131,6 +131,11 @@ class Gateway:
             database.row_factory = sqlite3.Row
             return [dict(row) for row in database.execute("SELECT * FROM usage ORDER BY at, id")]
 
+    def alter(self, statement: str) -> None:
+        """Change the database behind the gateway's back."""
+        with closing(sqlite3.connect(self.database, isolation_level=None)) as database:
+            database.execute(statement)
+
     async def settled(self, count: int) -> list[dict[str, Any]]:
         """The rows, as soon as there are `count` of them."""
         await eventually(lambda: len(self.rows()) >= count)

@@ -47,6 +47,12 @@ class Serving:
         assert found, self.said
         return found[1]
 
+    def wait_for(self, text: str) -> None:
+        """Until it has said so."""
+        give_up = monotonic() + SECONDS
+        while text not in self.said:
+            assert not _ended(self.process, POLL) and monotonic() < give_up, self.said
+
     def tell(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
@@ -88,14 +94,14 @@ class User:
             env=self.environment(environ),
         )
 
-    def start(
+    def launch(
         self,
         *words: str,
         launcher: Sequence[str] = COMMAND,
         environ: Mapping[str, str] | None = None,
         **process: Any,
     ) -> Serving:
-        """Start, and wait until it serves. AssertionError with what it said if it does not."""
+        """Start, and wait for nothing."""
         errors = self.home / "errors"
         with errors.open("wb") as sink:
             child = subprocess.Popen(
@@ -106,10 +112,12 @@ class User:
                 env=self.environment(environ or {}),
                 **process,
             )
-        serving = Serving(child, errors)
-        give_up = monotonic() + SECONDS
-        while "Ctrl-C" not in serving.said:
-            assert not _ended(child, POLL) and monotonic() < give_up, serving.said
+        return Serving(child, errors)
+
+    def start(self, *words: str, **more: Any) -> Serving:
+        """Start, and wait until it serves. AssertionError with what it said if it does not."""
+        serving = self.launch(*words, **more)
+        serving.wait_for("Ctrl-C")
         return serving
 
     @contextmanager

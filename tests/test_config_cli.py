@@ -8,11 +8,13 @@ from pathlib import Path
 
 import click
 import pytest
+import trio
 from click.testing import CliRunner, Result
 
 from bluesminds.cli import exits
 from bluesminds.cli.config import check, config_group, init
 from bluesminds.config import Settings, load
+from tests.fakes import model_server
 
 
 @pytest.fixture
@@ -20,7 +22,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith("BLUESMINDS")]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv("STATE_DIRECTORY", "/state")
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
     return tmp_path
 
 
@@ -53,6 +55,85 @@ def test_check_prints_every_problem_with_its_fix(here: Path) -> None:
     ]
 
 
+STARTS_NOT = [
+    ('[storage]\nurl = "sqlite:///"', "url in [storage] cannot be used: a SQLite URL looks like "),
+    ('[storage]\nurl = "sqlite:///:memory:"', "url in [storage] cannot be used: a database in memory would "),
+    ('[storage]\nurl = "sqlite:///dev/null/x/my.db"', "url in [storage] is in no directory: /dev/null/x"),
+    ('[storage]\nurl = "sqlite:///proc/my.db"', "url in [storage] cannot be used: /proc: "),
+    ('[storage]\nurl = "postgres://nohost"', "url in [storage] cannot be used: a PostgreSQL URL names its "),
+    (
+        '[storage]\nurl = "postgres://u:canary/x@host/n"',
+        "url in [storage] cannot be used: it cannot be read: ",
+    ),
+    ('[server]\nhost = "192.0.2.1"', "host in [server] cannot be listened on: 192.0.2.1: Cannot assign"),
+    ('[server]\nhost = "300.300.300.300"', "host in [server] cannot be listened on: 300.300.300.300: "),
+]
+STATE_CANNOT_BE = [
+    ("/proc/nope", "state_dir cannot be used: /proc/nope: "),
+    ("/dev/null/here", "state_dir cannot be used: /dev/null/here: Not a directory"),
+    ("d" * 120, "is too long for a Unix socket"),
+    ("open", "others may write to the state directory"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), STARTS_NOT)
+def test_check_refuses_what_a_start_would_refuse(here: Path, text: str, message: str) -> None:
+    (here / "gateway.toml").write_text(text)
+    result = run(check)
+    assert (result.exit_code, result.stdout) == (exits.CONFIG_INVALID, "")
+    error, remedy = result.stderr.splitlines()
+    assert error.startswith(f"error: {message}") and error.endswith("(gateway.toml:2)"), error
+    assert remedy.startswith("help: ")
+    assert "canary" not in result.stderr
+
+
+@pytest.mark.parametrize(("state_dir", "message"), STATE_CANNOT_BE)
+def test_check_tries_the_state_directory(here: Path, state_dir: str, message: str) -> None:
+    (here / "open").mkdir()
+    (here / "open").chmod(0o777)
+    (here / "gateway.toml").write_text(f'state_dir = "{state_dir}"')
+    result = run(check)
+    assert (result.exit_code, result.stdout) == (exits.CONFIG_INVALID, "")
+    assert message in result.stderr and "(gateway.toml:1)" in result.stderr, result.stderr
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::", "0.0.0.0", "localhost"])  # noqa: S104 - as a user writes it
+def test_check_leaves_nothing_behind(here: Path, host: str) -> None:
+    path = here / "gateway.toml"
+    path.write_text(
+        f'state_dir = "a/b"\n[server]\nhost = "{host}"\n[storage]\nurl = "sqlite:///{here}/my.db"\n'
+    )
+    result = run(check)
+    assert (result.exit_code, result.stdout) == (0, "gateway.toml: ok\n"), result.stderr
+    assert [one.name for one in here.iterdir()] == ["gateway.toml"]
+
+
+async def test_check_asks_the_servers_when_told_to(here: Path, nursery: trio.Nursery) -> None:
+    models = await nursery.start(model_server.serve)
+    servers = "".join(
+        f'[[servers]]\nname = "{name}"\nurl = "{url}"\n'
+        for name, url in (("good", models.url), ("gone", "http://127.0.0.1:9/v1"))
+    )
+    (here / "gateway.toml").write_text(servers + '[[servers]]\nname = "demo"\ndialect = "demo"\n')
+    assert run(check).exit_code == 0
+    result = await trio.to_thread.run_sync(run, check, "--connect")
+    assert (result.exit_code, result.stdout) == (exits.UNAVAILABLE, "")
+    (error, remedy) = result.stderr.splitlines()
+    assert error.startswith('error: [[servers]] "gone" does not answer as it should: ')
+    assert error.endswith("(gateway.toml:6)")
+    assert remedy == "help: check its url and api_key"
+
+
+def test_check_asks_the_database_when_told_to(here: Path) -> None:
+    (here / "gateway.toml").write_text('[storage]\nurl = "postgresql://u:canary@127.0.0.1:9/x"\n')
+    (here / "gateway.toml").chmod(0o600)
+    assert run(check).exit_code == 0
+    result = run(check, "--connect")
+    assert (result.exit_code, result.stdout) == (exits.UNAVAILABLE, "")
+    assert "cannot be reached" in result.stderr and "(gateway.toml:2)" in result.stderr
+    assert "canary" not in result.stderr
+
+
 def test_a_named_file_must_exist(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(check, "--config", "none.toml").exit_code == 3
     monkeypatch.setenv("BLUESMINDS_CONFIG", "none.toml")
@@ -67,7 +148,7 @@ def test_warnings_go_to_standard_error_and_do_not_fail(here: Path) -> None:
     assert (result.exit_code, result.stdout) == (0, "gateway.toml: ok\n")
     assert result.stderr == (
         "warning: pepper in [keys] is written in a file that others may read (gateway.toml:2)\n"
-        "help: chmod 600 gateway.toml\n"
+        "help: chmod o-rwx gateway.toml\n"
     )
 
 
@@ -81,12 +162,12 @@ def test_show_prints_what_can_be_loaded_again(here: Path) -> None:
         (here / "again.toml").write_text(shown)
         assert (
             load(here / "again.toml", {}, {}).settings
-            == load(path, {"STATE_DIRECTORY": "/state"}, {}).settings
+            == load(path, {"STATE_DIRECTORY": str(here / "state")}, {}).settings
         )
     assert "models = [" in shown
     lines = {" ".join(line.split()) for line in shown.splitlines()}
     assert {
-        'state_dir = "/state" # env STATE_DIRECTORY',
+        f'state_dir = "{here}/state" # env STATE_DIRECTORY',
         "port = 1 # gateway.toml:2",
         "# public_url = # default",
         'url = "http://x" # gateway.toml:5',
@@ -101,7 +182,7 @@ def test_show_as_json(here: Path) -> None:
     assert values["servers"][0]["dialect"] == "demo"
     origins = json.loads(run(config_group, "show", "--json", "--origin").stdout)
     assert origins["servers.a.dialect"] == {"value": "demo", "origin": "gateway.toml:3"}
-    assert origins["state_dir"] == {"value": "/state", "origin": "env STATE_DIRECTORY"}
+    assert origins["state_dir"] == {"value": f"{here}/state", "origin": "env STATE_DIRECTORY"}
 
 
 def test_init_writes_a_private_file_that_passes_check(here: Path) -> None:

@@ -166,7 +166,7 @@ def test_what_cannot_be_a_name_is_refused_and_not_repeated(tmp_path: Path, refer
     assert problem.message == 'pepper in [keys] must be text, {env="NAME"}, {file="path"} or {cred="name"}'
 
 
-MODES = [(0o600, 0), (0o700, 0), (0o640, 2), (0o604, 2)]
+MODES = [(0o600, 0), (0o700, 0), (0o640, 0), (0o604, 2)]
 
 
 @pytest.mark.parametrize(("mode", "warnings"), MODES)
@@ -178,6 +178,42 @@ def test_text_secrets_in_a_file_others_may_read_are_pointed_out(
     path.chmod(mode)
     found = load(path, {"KEY": "k"}, {}).warnings
     assert [(one.where, one.help) for one in found] == [
-        (f"{path}:3", f"chmod 600 {path}"),
-        (f"{path}:5", f"chmod 600 {path}"),
+        (f"{path}:3", f"chmod o-rwx {path}"),
+        (f"{path}:5", f"chmod o-rwx {path}"),
     ][:warnings]
+
+
+@pytest.mark.parametrize(
+    ("url", "warnings"),
+    [
+        ("sqlite:///var/x.db", 0),
+        ("postgresql://user@host/name", 0),
+        ("postgresql://user:pass@host/name", 1),
+        ("postgresql://user@host/name?password=pass", 1),
+    ],
+)
+def test_an_address_without_a_password_is_no_secret(tmp_path: Path, url: str, warnings: int) -> None:
+    path = tmp_path / "gateway.toml"
+    path.write_text(f'[storage]\nurl = "{url}"\n')
+    path.chmod(0o644)
+    assert len(load(path, {}, {}).warnings) == warnings
+
+
+@pytest.mark.parametrize(("mode", "warnings"), [(0o600, 0), (0o640, 0), (0o644, 1)])
+def test_a_secret_file_that_others_may_read_is_pointed_out(tmp_path: Path, mode: int, warnings: int) -> None:
+    path = tmp_path / "gateway.toml"
+    path.write_text('[keys]\npepper = {file="pepper"}\n')
+    path.chmod(0o644)
+    (tmp_path / "pepper").write_text(CANARY)
+    (tmp_path / "pepper").chmod(mode)
+    found = [(one.where, one.message, one.help) for one in load(path, {}, {}).warnings]
+    assert (
+        found
+        == [
+            (
+                f"{path}:2",
+                "pepper in [keys] is read from a file that others may read too",
+                f"chmod o-rwx {tmp_path / 'pepper'}",
+            )
+        ][:warnings]
+    )

@@ -180,6 +180,8 @@ def events_logged() -> dict[str, set[str]]:
                 named = {keyword.arg for keyword in call.keywords if keyword.arg}
                 named |= {"error", "frames"} if call.func.attr == "exception" else set()
                 events[str(call.args[0].value)] |= named
+        for event, field in re.findall(r'"event":"(\w+)","(\w+)":', path.read_text()):
+            events[event].add(field)  # written by the log itself
     return events
 
 
@@ -300,6 +302,13 @@ def test_a_backup_made_as_described_can_be_restored(home: Path, statement: str) 
         headers = {"authorization": f"Bearer {key}"}
         assert httpx.get(f"{gateway.url}/v1/models", headers=headers, trust_env=False).status_code == 200
         assert gateway.stop() == 0
+
+
+def test_the_lock_that_make_run_installs_is_named() -> None:
+    found = re.search(r"^\$\(SERVES\): (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert found
+    install = (ROOT / "docs" / "install.md").read_text()
+    assert f"`make run` makes `.venv` with exactly the dependencies of `{found[1]}`" in install
 
 
 def test_the_version_is_in_the_changelog() -> None:

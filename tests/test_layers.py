@@ -1,7 +1,7 @@
 """The shape of the code: arrows point down, no cycles, no hidden imports, asyncio in its place."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -13,9 +13,11 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (
     ("bluesminds.__main__",),
     ("bluesminds.cli",),
-    ("bluesminds.main", "bluesminds.operate"),
-    ("bluesminds.house",),
+    ("bluesminds.main", "bluesminds.operate", "bluesminds.preflight"),
+    ("bluesminds.house", "bluesminds.first_run", "bluesminds.upstreams"),
+    ("bluesminds.listeners",),
     ("bluesminds.core",),
+    ("bluesminds.keystore",),
     ("bluesminds.dashboard",),
     ("bluesminds.web",),
     ("bluesminds.gateway", "bluesminds.accounts"),
@@ -50,26 +52,61 @@ def modules() -> Iterator[tuple[str, Path]]:
             yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
 
 
-def imports(path: Path) -> Iterator[tuple[str, ast.stmt, bool]]:
-    """Every module named in an import, the statement, and whether it stands inside a function."""
-    tree = ast.parse(path.read_text())
+Import = tuple[str, ast.stmt, bool]  # the module it names, the statement, whether it is inside a function
+KNOWN = dict(modules())
+
+
+def imports(module: str) -> list[Import]:
+    path = KNOWN[module]
+    return list(imports_in(path.read_text(), module if path.stem == "__init__" else package_of(module)))
+
+
+def imports_in(source: str, package: str) -> Iterator[Import]:
+    """Every import of a module in `package`, relative ones resolved."""
+    tree = ast.parse(source)
     inner = {
         id(node)
         for function in ast.walk(tree)
-        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
         for node in ast.walk(function)
     }
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.name, node, id(node) in inner
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif isinstance(node, ast.ImportFrom):
+            base = absolute(node, package)
             for alias in node.names:
-                deeper = f"{node.module}.{alias.name}"
-                yield deeper if deeper in KNOWN else node.module, node, id(node) in inner
+                deeper = f"{base}.{alias.name}"
+                yield deeper if deeper in KNOWN else base, node, id(node) in inner
 
 
-KNOWN = dict(modules())
+def package_of(module: str) -> str:
+    return module.rpartition(".")[0]
+
+
+def absolute(node: ast.ImportFrom, package: str) -> str:
+    """The module after `from`: each dot but the first leaves one package."""
+    for _ in range(node.level - 1):
+        package = package_of(package)
+    return ".".join(filter(None, (package if node.level else "", node.module)))
+
+
+def hidden_imports(source: str) -> Iterator[int]:
+    """Lines that could import a module whose name is not written in an import statement."""
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case (
+                ast.Name(id="__import__" | "import_module")
+                | ast.Attribute(attr="__import__" | "import_module")
+            ):
+                yield node.lineno
+            case ast.ImportFrom(module="importlib", names=names) if any(
+                alias.name == "import_module" for alias in names
+            ):
+                yield node.lineno
+            case ast.Attribute(value=ast.Name(id="sys"), attr="modules"):
+                yield node.lineno
 
 
 def within(module: str, package: str) -> bool:
@@ -87,20 +124,19 @@ def own(module: str) -> bool:
     return module.partition(".")[0] in ("bluesminds", "storage")
 
 
-@pytest.mark.parametrize("module", KNOWN)
-def test_arrows_point_down(module: str) -> None:
-    for target, node, _ in imports(KNOWN[module]):
+def check_arrows(module: str, found: Iterable[Import]) -> None:
+    for target, node, _ in found:
         if own(target):
             assert layer(module) <= layer(target), f"{module}:{node.lineno} imports {target} from above"
             for importer, stranger in STRANGERS:
-                forbidden = within(module, importer) and (within(target, stranger) or target == stranger)
+                forbidden = within(module, importer) and f"{target}.".startswith(f"{stranger}.")
                 assert not forbidden, f"{module}:{node.lineno} must not know {target}"
 
 
-def test_no_cycles() -> None:
+def check_cycles(found: Mapping[str, Iterable[Import]]) -> None:
     graph = {
-        module: {target for target, _, _ in imports(path) if target in KNOWN and target != module}
-        for module, path in KNOWN.items()
+        module: {target for target, _, _ in targets if target in KNOWN and target != module}
+        for module, targets in found.items()
     }
     try:
         tuple(TopologicalSorter(graph).static_order())
@@ -108,21 +144,39 @@ def test_no_cycles() -> None:
         pytest.fail(f"import cycle: {' > '.join(exc.args[1])}")
 
 
+def check_places(module: str, found: Iterable[Import]) -> None:
+    for target, node, inner in found:
+        assert not (inner and own(target)), f"{module}:{node.lineno} imports {target} inside a function"
+
+
+@pytest.mark.parametrize("module", KNOWN)
+def test_arrows_point_down(module: str) -> None:
+    check_arrows(module, imports(module))
+
+
+def test_no_cycles() -> None:
+    check_cycles({module: imports(module) for module in KNOWN})
+
+
 @pytest.mark.parametrize("module", KNOWN)
 def test_imports_stand_at_the_top(module: str) -> None:
-    for target, node, inner in imports(KNOWN[module]):
-        assert not (inner and own(target)), f"{module}:{node.lineno} imports {target} inside a function"
+    check_places(module, imports(module))
+
+
+@pytest.mark.parametrize("module", KNOWN)
+def test_no_import_is_hidden(module: str) -> None:
+    assert list(hidden_imports(KNOWN[module].read_text())) == []
 
 
 @pytest.mark.parametrize("module", [name for name in KNOWN if not within(name, "storage")])
 def test_asyncio_stays_in_storage(module: str) -> None:
-    for target, node, _ in imports(KNOWN[module]):
+    for target, node, _ in imports(module):
         assert target.partition(".")[0] not in ("asyncio", "trio_asyncio"), f"{module}:{node.lineno}"
 
 
 @pytest.mark.parametrize("module", [name for name in KNOWN if name.startswith("bluesminds.")])
 def test_quart_stays_in_the_web(module: str) -> None:
-    for target, node, _ in imports(KNOWN[module]):
+    for target, node, _ in imports(module):
         quart = target.partition(".")[0] in ("quart", "quart_trio", "werkzeug")
         assert not quart or within(module, "bluesminds.web"), f"{module}:{node.lineno}"
 
@@ -130,3 +184,77 @@ def test_quart_stays_in_the_web(module: str) -> None:
 @pytest.mark.parametrize("module", KNOWN)
 def test_every_module_says_what_it_is(module: str) -> None:
     assert ast.get_docstring(ast.parse(KNOWN[module].read_text())), f"{module} has no docstring"
+
+
+# These rules have to be able to fail.
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("bluesminds.gateway.walk", "from bluesminds.web import edge"),
+        ("bluesminds.gateway.walk", "import bluesminds.main"),
+        ("bluesminds.gateway.walk", "from ..web import edge"),
+        ("bluesminds.gateway.walk", "from .. import web"),
+        ("bluesminds.gateway.walk", "from ..accounts.keys import Keys"),
+        ("bluesminds.http.client", "import storage.base"),
+        ("storage.store", "from bluesminds import clock"),
+    ],
+)
+def test_an_arrow_that_points_up_is_found(module: str, source: str) -> None:
+    with pytest.raises(AssertionError, match=r"from above|must not know"):
+        check_arrows(module, imports_in(source, package_of(module)))
+
+
+@pytest.mark.parametrize(
+    "source", ["from bluesminds.gateway.walk import x", "from . import walk", "from .walk import x"]
+)
+def test_a_cycle_is_found(source: str) -> None:
+    found = {module: imports(module) for module in KNOWN}
+    (below, *_) = [
+        name for name, *_ in found["bluesminds.gateway.walk"] if within(name, "bluesminds.gateway")
+    ]
+    found[below] = [*found[below], *imports_in(source, "bluesminds.gateway")]
+    with pytest.raises(pytest.fail.Exception, match="import cycle"):
+        check_cycles(found)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def f():\n    import bluesminds.clock",
+        "async def f():\n    from ..clock import Clock",
+        "class A:\n    def f(self):\n        if self:\n            from .walk import x",
+    ],
+)
+def test_an_import_inside_a_function_is_found(source: str) -> None:
+    with pytest.raises(AssertionError, match="inside a function"):
+        check_places("bluesminds.gateway.walk", imports_in(source, "bluesminds.gateway"))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import importlib\nimportlib.import_module('bluesminds.main')",
+        "from importlib import import_module as load",
+        "__import__('bluesminds.main')",
+        "import builtins\nbuiltins.__import__('bluesminds.main')",
+        "import sys\nsys.modules['bluesminds.main']",
+    ],
+)
+def test_a_hidden_import_is_found(source: str) -> None:
+    assert list(hidden_imports(source))
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ("from . import walk", "bluesminds.gateway.walk"),
+        ("from .walk import Gateway", "bluesminds.gateway.walk"),
+        ("from .. import clock", "bluesminds.clock"),
+        ("from ..http.client import Pool", "bluesminds.http.client"),
+        ("from storage.base import Store", "storage.base"),
+    ],
+)
+def test_relative_imports_are_resolved(source: str, target: str) -> None:
+    assert [name for name, *_ in imports_in(source, "bluesminds.gateway")] == [target]

@@ -1,15 +1,18 @@
 """API keys: made, listed, revoked. The key itself is in the answer to its creation and nowhere else."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from bluesminds.accounts.audit import Actor, entry
 from bluesminds.clock import Clock
 from bluesminds.crypto import key_digest, new_key, uuid7
 from bluesminds.errors import NotFound
 from storage.audit import AuditRow, insert_audit
-from storage.base import Connection, Store
-from storage.keys import KeyRow, insert_key, revoke_key, select_key, select_keys
+from storage.base import Conflict, Connection, Store
+from storage.keys import KeyRow, insert_key, renew_key, revoke_key, select_key, select_keys
+from storage.settings import put_setting, select_setting
 
+GUEST = "guest_key_id"
 SHOWN_PREFIX = 7  # "bm_" and four characters: enough to recognise a key, far too little to guess it
 
 
@@ -32,7 +35,28 @@ class Keys:
         concurrency: int | None = None,
         expires_at: int | None = None,
     ) -> tuple[KeyRow, str]:
-        """The stored row and the key, to be shown once. Limits: None is the default, 0 is no limit."""
+        """The stored row and the key, to be shown once. Limits: None is the default, 0 is no limit.
+
+        Raises NotFound when there is no such user."""
+        row, key = self._new(user_id, name, rpm=rpm, concurrency=concurrency, expires_at=expires_at)
+        try:
+            await self._store.write(_insert, row, self._created(actor, row))
+        except Conflict as exc:
+            raise NotFound("user_not_found", "There is no user with this id.", param="user_id") from exc
+        # An unknown key may be remembered as unknown; the new one must work at once.
+        self._changed()
+        return row, key
+
+    async def guest(self, actor: Actor, *, user_id: str, expires_at: int) -> str:
+        """A key for trials, to be shown once. There is one at a time: it takes the place of the last."""
+        row, key = self._new(user_id, "guest", rpm=None, concurrency=None, expires_at=expires_at)
+        await self._store.write(_put_guest, row, self._created(actor, row))
+        self._changed()
+        return key
+
+    def _new(
+        self, user_id: str, name: str, *, rpm: int | None, concurrency: int | None, expires_at: int | None
+    ) -> tuple[KeyRow, str]:
         key = new_key()
         now = self._clock.now_ms()
         row = KeyRow(
@@ -49,11 +73,10 @@ class Keys:
             last_used_at=None,
             created_at=now,
         )
-        audit = entry(self._clock, actor, "key.create", row.id, name=name, user_id=user_id)
-        await self._store.write(_insert, row, audit)
-        # An unknown key may be remembered as unknown; the new one must work at once.
-        self._changed()
         return row, key
+
+    def _created(self, actor: Actor, row: KeyRow) -> AuditRow:
+        return entry(self._clock, actor, "key.create", row.id, name=row.name, user_id=row.user_id)
 
     async def list(self) -> list[KeyRow]:
         return list(await self._store.read(select_keys))
@@ -70,6 +93,15 @@ class Keys:
 async def _insert(connection: Connection, row: KeyRow, audit: AuditRow) -> None:
     await insert_audit(connection, audit)
     await insert_key(connection, row)
+
+
+async def _put_guest(connection: Connection, row: KeyRow, audit: AuditRow) -> None:
+    last = await select_setting(connection, GUEST)
+    if last is not None and await renew_key(connection, replace(row, id=last)):
+        await insert_audit(connection, replace(audit, subject=last))
+    else:
+        await put_setting(connection, GUEST, row.id)
+        await _insert(connection, row, audit)
 
 
 async def _revoke(connection: Connection, key_id: str, now: int, audit: AuditRow) -> bool:

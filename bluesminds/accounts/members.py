@@ -1,8 +1,8 @@
 """Users, and how the first administrator comes to be.
 
 Keys made at the command line belong to one plain user, the local operator. While there is no administrator
-a bootstrap token exists, shown once and kept as a digest; whoever presents it becomes the first
-administrator, and the token is gone.
+every start makes a new bootstrap token, shown once and kept as a digest; whoever presents it becomes the
+first administrator, and the token is gone.
 """
 
 import hmac
@@ -16,7 +16,7 @@ from bluesminds.errors import Forbidden, InvalidRequest
 from storage.audit import AuditRow, insert_audit
 from storage.base import Conflict, Connection, Store
 from storage.members import Role, UserRow, has_admin, insert_user, select_users
-from storage.settings import delete_setting, insert_setting, put_setting, select_setting
+from storage.settings import delete_setting, put_setting, select_setting
 
 BOOTSTRAP = "bootstrap_token_sha256"
 LOCAL_USER = "local_user_id"
@@ -36,7 +36,7 @@ class Members:
         return await self._store.write(_local_user, user, entry(self._clock, actor, "user.create", user.id))
 
     async def new_bootstrap_token(self, actor: Actor) -> str | None:
-        """A token to be shown once; None when there is an administrator, or an unused token already."""
+        """A token to be shown once, in the place of any before it; None when there is an administrator."""
         token = secrets.token_urlsafe(32)
         audit = entry(self._clock, actor, "bootstrap.issue", BOOTSTRAP)
         issued = await self._store.write(_issue_token, token_digest(token).hex(), audit)
@@ -109,8 +109,9 @@ async def _local_user(connection: Connection, user: UserRow, audit: AuditRow) ->
 
 
 async def _issue_token(connection: Connection, digest: str, audit: AuditRow) -> bool:
-    if await has_admin(connection) or not await insert_setting(connection, BOOTSTRAP, digest):
+    if await has_admin(connection):
         return False
+    await put_setting(connection, BOOTSTRAP, digest)
     await insert_audit(connection, audit)
     return True
 

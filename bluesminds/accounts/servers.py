@@ -1,5 +1,8 @@
 """The servers kept in the database: added, listed, removed by the operator. Their keys are sealed before
 they are stored.
+
+A key that the master key at hand does not open makes its own server unusable and no other: it is left out,
+told to the log once, and kept in `locked` so that people can see it.
 """
 
 from collections.abc import Sequence
@@ -9,17 +12,24 @@ from bluesminds.clock import Clock
 from bluesminds.crypto import Vault, uuid7
 from bluesminds.errors import Conflict as NameTaken
 from bluesminds.errors import NotFound
+from bluesminds.log import Log
 from bluesminds.values import Server
 from storage.audit import AuditRow, insert_audit
 from storage.base import Conflict, Connection, Store
 from storage.catalogue import ServerRow, delete_server, insert_server, select_servers
 
+LOCKED = "its key was sealed with another master key: restore master.key, or remove it and add it again"
+
 
 class Servers:
-    def __init__(self, store: Store, *, vault: Vault, clock: Clock) -> None:
+    """`locked` holds the enabled servers of the last load whose keys cannot be opened, without the keys."""
+
+    def __init__(self, store: Store, *, vault: Vault, clock: Clock, log: Log) -> None:
         self._store = store
         self._vault = vault
         self._clock = clock
+        self._log = log
+        self.locked: tuple[Server, ...] = ()
 
     async def add(self, actor: Actor, server: Server) -> None:
         """Raises NameTaken (409)."""
@@ -50,20 +60,35 @@ class Servers:
             raise NotFound("server_not_found", f"There is no server named {name} in the database.")
 
     async def load(self) -> Sequence[Server]:
-        """The enabled ones. Raises ValueError when a key was sealed with another master key."""
-        return [self._opened(row) for row in await self._store.read(select_servers) if row.enabled]
+        """The enabled ones that can be used; `locked` is brought up to date."""
+        usable: list[Server] = []
+        locked: list[Server] = []
+        for row in await self._store.read(select_servers):
+            if row.enabled:
+                try:
+                    key = None if row.sealed_api_key is None else self._vault.open(row.sealed_api_key)
+                    usable.append(_server(row, key))
+                except ValueError:
+                    locked.append(_server(row, None))
+        known = {server.name for server in self.locked}
+        self.locked = tuple(locked)
+        for server in locked:
+            if server.name not in known:
+                self._log.warning("server_locked", server=server.name, reason=LOCKED)
+        return usable
 
-    def _opened(self, row: ServerRow) -> Server:
-        return Server(
-            name=row.name,
-            dialect=row.dialect,
-            url=row.url,
-            api_key=None if row.sealed_api_key is None else self._vault.open(row.sealed_api_key),
-            models=row.models,
-            weight=row.weight,
-            priority=row.priority,
-            origin="table",
-        )
+
+def _server(row: ServerRow, api_key: str | None) -> Server:
+    return Server(
+        name=row.name,
+        dialect=row.dialect,
+        url=row.url,
+        api_key=api_key,
+        models=row.models,
+        weight=row.weight,
+        priority=row.priority,
+        origin="table",
+    )
 
 
 async def _insert(connection: Connection, row: ServerRow, audit: AuditRow) -> None:

@@ -11,7 +11,12 @@ from bluesminds.cli.usage import usage_group
 from bluesminds.cli.users import users_group
 from bluesminds.cli.version import version
 
-_EPILOG = "Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in exits.MEANINGS.items()) + "."
+_EPILOG = (
+    "Exit codes: "
+    + "; ".join(f"{code} {meaning}" for code, meaning in exits.MEANINGS.items())
+    + ". A gateway that is told once to stop (Ctrl-C, SIGTERM) lets answers finish and ends with 0; told "
+    "twice, it cuts them off and ends with 130."
+)
 
 
 class Commands(click.Group):

@@ -29,7 +29,7 @@ _CODES = {
 _REMEDIES = {
     "key_not_found": "bluesminds keys list",
     "server_not_found": "bluesminds servers list",
-    "server_exists": "choose another name, or remove it first: bluesminds servers remove NAME",
+    "server_exists": "choose another name; those taken: bluesminds servers list",
     "email_taken": "bluesminds users list",
     "storage_unavailable": "check storage.url and that the database runs",
 }
@@ -38,11 +38,11 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON."
 
 def ask(config: Path | None, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:  # noqa: ANN401
     """The decoded answer; `path` is quoted already. Raises exits.Failure with the API's own sentence."""
-    settings = load_settings(config).settings
+    loaded = load_settings(config)
     try:
-        response = trio.run(_send, settings, method, path, body, strict_exception_groups=True)
+        response = trio.run(_send, loaded.settings, method, path, body, strict_exception_groups=True)
     except (BaseExceptionGroup, *EXPECTED) as exc:
-        raise failure(only(exc), settings, config) from None
+        raise failure(only(exc), loaded) from None
     return _answer(response)
 
 
@@ -99,4 +99,4 @@ def _cell(value: object) -> str:
             return "yes" if value else "no"
         case list():
             value = ",".join(map(str, value)) or "(asked)"
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value))
+    return exits.plain(str(value))

@@ -1,93 +1,118 @@
-"""What a person sees when the gateway is up: where it is, and a curl that answers."""
+"""What a person sees when the gateway is up: where it is, the first key, and a curl that answers."""
 
+import dataclasses
 import ipaddress
 import json
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 
-from bluesminds.config import Settings
-from bluesminds.main import FirstRun, Running
+from bluesminds.cli.hints import command
+from bluesminds.config import Loaded, Settings
+from bluesminds.main import Running
 
 _SHOWN_MODELS = 4
 
 
-def show(running: Running, settings: Settings, path: Path | None, *, journal: bool = False) -> None:
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """A secret as text for people and as a word for the shell."""
+
+    text: str
+    word: str
+    is_in_file: bool = False
+
+
+Show = Callable[[str, str], Shown]  # takes a file's name and the secret
+
+
+def show(running: Running, loaded: Loaded, *, journal: bool = False) -> None:
     """To standard error, so that a terminal gets it and a pipe of the log does not mix with standard
     output. A `journal` keeps what it is told, so there secrets go to files and the text names them.
     """
-    if journal:
-        running = _with_secrets_in_files(running)
-    tls = settings.server.tls_cert is not None
+    tls = loaded.settings.server.tls_cert is not None
+    reach = _reach(running.addresses[0], loaded.settings, tls=tls)
+
+    def in_file(name: str, secret: str) -> Shown:
+        return _from_file(running.core.state.keep(name, secret.encode()))
+
+    shown: Show = in_file if journal else _plainly
     lines = [
         f"BluesMinds is listening on {', '.join(_url(address, tls=tls) for address in running.addresses)}",
-        f"  data      {settings.state_dir}",
-        f"  config    {path or 'none: defaults and environment'}",
+        f"  data      {loaded.settings.state_dir}",
+        f"  config    {loaded.path or 'none: defaults and environment'}",
         f"  models    {_models(running.models)}",
         "",
-        *_try_it(running, settings, tls=tls),
-        *_claim(running.first_run, settings, tls=tls, address=running.addresses[0]),
-        "",
-        "Press Ctrl-C to stop.",
+        *_add_a_server(running.models, loaded),
+        *_try_it(running, loaded, reach, shown),
+        *_claim(running.first_run.bootstrap_token, loaded, reach, shown),
+        *([] if journal else ["", "Press Ctrl-C to stop."]),
     ]
     click.echo("\n".join(lines), err=True)
     sys.stderr.flush()
 
 
-def _with_secrets_in_files(running: Running) -> Running:
-    """First-run secrets as the shell words that read them back."""
-    first, keep = running.first_run, running.core.state.keep
+def _plainly(_: str, secret: str) -> Shown:
+    return Shown(text=secret, word=secret)
 
-    def moved(name: str, secret: str | None) -> str | None:
-        return secret and f"$(cat {shlex.quote(str(keep(name, secret.encode())))})"
 
-    first_run = FirstRun(
-        key=moved("first-key", first.key), bootstrap_token=moved("bootstrap-token", first.bootstrap_token)
+def _from_file(path: Path) -> Shown:
+    return Shown(
+        text=f"in {path} (read it once, then delete the file)",
+        word=f"$(cat {shlex.quote(str(path))})",
+        is_in_file=True,
     )
-    return msgspec.structs.replace(running, first_run=first_run)
 
 
-def _try_it(running: Running, settings: Settings, *, tls: bool) -> list[str]:
-    if not running.models:
-        return [
-            "No models yet. Add a server; the key is read from standard input:",
-            "  bluesminds servers add openai --url https://api.openai.com/v1 --api-key-stdin",
-        ]
-    key = running.first_run.key
+def _add_a_server(models: list[str], loaded: Loaded) -> list[str]:
+    if models:
+        return []
+    add = command("servers add openai --url https://api.openai.com/v1 --api-key-stdin", loaded)
+    return ["No models yet. Add a server; the key is read from standard input:", f"  {add}", ""]
+
+
+def _try_it(running: Running, loaded: Loaded, reach: str, shown: Show) -> list[str]:
+    first = running.first_run
+    name = "guest-key" if first.is_guest else "first-key"
+    key = shown(name, first.key) if first.key is not None else None
+    if key is None:
+        make = command("keys create NAME", loaded)
+        title = f"Try it with a key of yours (`{make}` makes one):"
+    elif key.is_in_file:
+        title = f"Try it; the key is {key.text}:"
+    else:
+        title = "Try it (this key is shown once):"
+    word = "$BLUESMINDS_KEY" if key is None else key.word
     body = json.dumps(
         {"model": _example(running.models), "messages": [{"role": "user", "content": "Hello!"}]}
     )
-    title = (
-        "Try it (this key is shown once):"
-        if key
-        else "Try it with a key of yours (`bluesminds keys create NAME` makes one):"
-    )
     return [
         title,
-        f"  curl {_reach(running.addresses[0], settings, tls=tls)}/v1/chat/completions \\",
-        f'    -H "Authorization: Bearer {key or "$BLUESMINDS_KEY"}" -H "Content-Type: application/json" \\',
+        f"  curl {reach}/v1/chat/completions \\",
+        f'    -H "Authorization: Bearer {word}" -H "Content-Type: application/json" \\',
         f"    -d '{_quoted(body)}'",
     ]
 
 
-def _claim(first_run: FirstRun, settings: Settings, *, tls: bool, address: Any) -> list[str]:  # noqa: ANN401
-    if first_run.bootstrap_token is None:
+def _claim(token: str | None, loaded: Loaded, reach: str, shown: Show) -> list[str]:
+    if token is None:
         return []
     return [
         "",
-        "There is no administrator yet; until then only this machine can be served.",
-        "  bluesminds users create --role admin --email you@example.com",
-        f"  or POST {_reach(address, settings, tls=tls)}/api/setup with this token (shown once):",
-        f"    {first_run.bootstrap_token}",
+        "There is no administrator yet; until then only this machine can be served. Make one:",
+        f"  {command('users create --role admin --email you@example.com', loaded)}",
+        'or send {"token": ..., "email": ..., "password": ...} with this token, good until the next start:',
+        f"    {shown('bootstrap-token', token).text}",
+        f'    curl {reach}/api/setup -H "Content-Type: application/json" -d @-',
     ]
 
 
 def _example(models: list[str]) -> str:
-    return "demo/echo" if "demo/echo" in models else models[0]
+    return "demo/echo" if "demo/echo" in models else (models or ["MODEL"])[0]
 
 
 def _models(names: list[str]) -> str:

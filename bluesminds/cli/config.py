@@ -8,10 +8,12 @@ from typing import Final
 
 import click
 import msgspec
+import trio
 
+from bluesminds import preflight
 from bluesminds.cli import exits
-from bluesminds.cli.options import config_option, load_settings
-from bluesminds.config import Loaded, Secret, toml_value
+from bluesminds.cli.options import InvalidConfig, config_option, load_settings
+from bluesminds.config import ConfigError, Loaded, Secret, toml_value
 
 STARTER: Final = """\
 # BluesMinds. Test this file with: bluesminds check
@@ -76,9 +78,18 @@ def show(config: Path | None, origin: bool, as_json: bool) -> None:
 
 @click.command()
 @config_option
-def check(config: Path | None) -> None:
-    """Test the configuration without starting anything."""
+@click.option("--connect", is_flag=True, help="Ask the database and the servers too.")
+def check(config: Path | None, connect: bool) -> None:
+    """Test the configuration without starting anything.
+
+    Settings that only a start would refuse are tried too: the state directory, the database's place, the
+    address. Without --connect no server and no database is asked.
+    """
     loaded = load_settings(config)
+    if problems := list(preflight.problems(loaded)):
+        raise InvalidConfig(ConfigError(problems))
+    if connect and (silent := trio.run(preflight.unanswered, loaded, strict_exception_groups=True)):
+        raise InvalidConfig(ConfigError(silent), exits.UNAVAILABLE)
     click.echo(f"{loaded.path or 'no configuration file, defaults'}: ok")
 
 

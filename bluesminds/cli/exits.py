@@ -43,6 +43,11 @@ class Failure(click.ClickException):
 def say(lines: Iterable[tuple[str, str, str]], file: IO[Any] | None = None) -> None:
     """Write (kind, message, remedy) triples to standard error, one message and its help after another."""
     for kind, message, remedy in lines:
-        click.echo(f"{kind}: {message}", file=file, err=True)
+        click.echo(f"{kind}: {plain(message)}", file=file, err=True)
         if remedy:
-            click.echo(f"help: {remedy}", file=file, err=True)
+            click.echo(f"help: {plain(remedy)}", file=file, err=True)
+
+
+def plain(text: str) -> str:
+    """Text with nothing in it that moves a cursor: it may hold what people typed."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

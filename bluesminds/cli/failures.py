@@ -1,28 +1,35 @@
 """What ends a command, as a sentence, a remedy and an exit code. An error that is not here is a fault of
 ours and keeps its traceback.
+
+Each has a type of its own, raised where the cause is known: an OSError or a ValueError says nothing about
+what was being done.
 """
 
 import errno
-import os
 import socket
-import ssl
-from pathlib import Path
 
 import httpx
 
-from bluesminds import main
 from bluesminds.cli import exits
-from bluesminds.config import Settings
-from bluesminds.state import StateBusy
+from bluesminds.cli.hints import command
+from bluesminds.config import Loaded
+from bluesminds.core import BadDatabaseURL
+from bluesminds.first_run import StartRefused
+from bluesminds.http.systemd import UnusableDescriptor
+from bluesminds.listeners import BadCertificate, CannotListen
+from bluesminds.state import BadState, StateBusy
 from storage import MigrationChanged, SchemaTooNew, StorageError
 
 EXPECTED = (
-    main.StartRefused,
+    StartRefused,
     StateBusy,
+    BadState,
+    BadDatabaseURL,
     StorageError,
+    CannotListen,
+    BadCertificate,
+    UnusableDescriptor,
     httpx.HTTPError,
-    OSError,
-    ValueError,
     KeyboardInterrupt,
 )
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -40,62 +47,61 @@ def only(error: BaseException) -> BaseException:
     return error
 
 
-def failure(exc: BaseException, settings: Settings, config: Path | None = None) -> exits.Failure:
-    """`config` is the file in force. Raises `exc` again when it is none of EXPECTED."""
+def failure(exc: BaseException, loaded: Loaded) -> exits.Failure:
+    """`loaded` is the configuration in force. Raises `exc` again when it is none of EXPECTED."""
     match exc:
         case KeyboardInterrupt():
             return exits.Failure("interrupted", exits.INTERRUPTED)
-        case main.StartRefused():
-            return exits.Failure(
-                str(exc), exits.CONFIG_INVALID, exc.remedy + (f" --config {config}" if config else "")
-            )
+        case StartRefused():
+            remedy = command("users create --role admin --email you@example.com", loaded)
+            return exits.Failure(str(exc), exits.CONFIG_INVALID, remedy)
         case StateBusy():
-            return exits.Failure(str(exc), exits.CONFLICT, "stop it first, or choose another state_dir")
+            remedy = "if it is starting, try again in a moment; else stop it, or choose another state_dir"
+            return exits.Failure(str(exc), exits.CONFLICT, remedy)
+        case BadState():
+            return exits.Failure(str(exc), _state_code(exc.__cause__), exc.remedy)
+        case BadDatabaseURL():
+            remedy = "write sqlite:///absolute/path.db or postgresql://user:password@host/name"
+            return exits.Failure(str(exc), exits.CONFIG_INVALID, remedy)
         case SchemaTooNew() | MigrationChanged():
-            remedy = (
-                "the snapshot taken before an upgrade is beside the database file; its name ends in .schema-N"
-            )
+            remedy = "how to restore is in docs/operate.md, under Backup"
             return exits.Failure(str(exc), exits.CONFIG_INVALID, remedy)
         case StorageError():
             return exits.Failure(str(exc), exits.UNAVAILABLE, "check storage.url and that the database runs")
+        case CannotListen():
+            return _cannot_listen(exc)
+        case BadCertificate():
+            return exits.Failure(str(exc), exits.CONFIG_INVALID, "see what is wrong: bluesminds check")
+        case UnusableDescriptor():
+            remedy = "the .socket unit needs ListenStream= and Accept=no"
+            return exits.Failure(str(exc), exits.CONFIG_INVALID, remedy)
+        case httpx.TimeoutException():
+            remedy = "look at its log; the command may have been carried out"
+            return exits.Failure("the running gateway has not answered in time", exits.UNAVAILABLE, remedy)
         case httpx.HTTPError():
-            return exits.Failure(
-                f"the running gateway does not answer: {exc}",
-                exits.UNAVAILABLE,
-                "wait a moment, or restart it",
-            )
-        case ssl.SSLError():
-            return exits.Failure(
-                f"a certificate or key cannot be used: {exc.reason}",
-                exits.CONFIG_INVALID,
-                "bluesminds check names the setting",
-            )
-        case OSError():
-            return _system_failure(exc, settings)
-        case ValueError():
-            return exits.Failure(
-                str(exc), exits.CONFIG_INVALID, "see what is in force: bluesminds config show"
-            )
+            remedy = "try again in a moment; the command may have been carried out"
+            return exits.Failure("the running gateway ended before it answered", exits.UNAVAILABLE, remedy)
     raise exc
 
 
-def _system_failure(exc: OSError, settings: Settings) -> exits.Failure:
-    if exc.filename is not None:
-        return exits.Failure(
-            f"{os.fsdecode(exc.filename)} cannot be used: {exc.strerror}",
-            exits.AUTH if exc.errno in _NOT_ALLOWED else exits.UNAVAILABLE,
-            "the gateway needs a directory of its own that it may write to: state_dir",
-        )
-    server = settings.server
-    message = f"cannot listen on {server.host}:{server.port}: {exc.strerror or exc}"
-    if isinstance(exc, socket.gaierror) or exc.errno == errno.EADDRNOTAVAIL:
+def _state_code(cause: BaseException | None) -> int:
+    if not isinstance(cause, OSError):
+        return exits.CONFIG_INVALID
+    return exits.AUTH if cause.errno in _NOT_ALLOWED else exits.UNAVAILABLE
+
+
+def _cannot_listen(exc: CannotListen) -> exits.Failure:
+    message, cause = str(exc), exc.cause
+    if isinstance(cause, socket.gaierror) or cause.errno == errno.EADDRNOTAVAIL:
         return exits.Failure(
             message, exits.CONFIG_INVALID, 'host must be an address of this machine: --host "127.0.0.1"'
         )
-    if exc.errno == errno.EADDRINUSE:
+    if cause.errno == errno.EADDRINUSE:
         return exits.Failure(
             message, exits.CONFLICT, "choose another port with --port, or stop what listens there"
         )
-    if exc.errno in _NOT_ALLOWED:
+    if cause.errno == errno.EEXIST:
+        return exits.Failure(message, exits.CONFLICT, "move what is there out of the way")
+    if cause.errno in _NOT_ALLOWED:
         return exits.Failure(message, exits.AUTH, "choose a port above 1023 with --port")
     return exits.Failure(message, exits.UNAVAILABLE, "")

@@ -1,12 +1,16 @@
 """keys create, list, revoke."""
 
+import re
 from pathlib import Path
-from urllib.parse import quote
+from typing import Final
 
 import click
 
+from bluesminds.cli import exits
 from bluesminds.cli.ask import ask, echo_json, json_option, show
 from bluesminds.cli.options import config_option
+
+_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 @click.group("keys")
@@ -37,7 +41,7 @@ def list_(config: Path | None, as_json: bool) -> None:
     """List keys."""
     columns = (
         *("id", "name", "prefix", "last4", "limits.rpm", "limits.concurrency"),
-        *("created_at", "last_used_at", "revoked_at"),
+        *("created_at", "last_used_at", "expires_at", "revoked_at"),
     )
     show(ask(config, "GET", "/keys"), as_json=as_json, columns=columns)
 
@@ -48,7 +52,9 @@ def list_(config: Path | None, as_json: bool) -> None:
 @json_option
 def revoke(key_id: str, config: Path | None, as_json: bool) -> None:
     """End a key at once."""
-    ask(config, "DELETE", f"/keys/{quote(key_id, safe='')}")
+    if not _ID.fullmatch(key_id):
+        raise exits.Failure(f"{key_id!r} is not the id of a key", exits.USAGE, "bluesminds keys list")
+    ask(config, "DELETE", f"/keys/{key_id}")
     if as_json:
         echo_json({"id": key_id, "revoked": True})
     else:

@@ -26,10 +26,10 @@ def config_option(command: Command) -> Command:
 
 
 class InvalidConfig(exits.Failure):
-    """Ends a command with every problem of its configuration and exit code 3."""
+    """Ends a command with every problem of its configuration."""
 
-    def __init__(self, error: ConfigError) -> None:
-        super().__init__(str(error), exits.CONFIG_INVALID)
+    def __init__(self, error: ConfigError, exit_code: int = exits.CONFIG_INVALID) -> None:
+        super().__init__(str(error), exit_code)
         self.lines = [("error", str(problem), problem.help) for problem in error.problems]
 
 

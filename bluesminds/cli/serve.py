@@ -1,5 +1,6 @@
 """serve and demo: run the gateway until it is told to stop."""
 
+import dataclasses
 import logging
 import os
 import signal
@@ -18,7 +19,7 @@ from bluesminds.cli import banner, exits
 from bluesminds.cli.failures import EXPECTED, failure, only
 from bluesminds.cli.options import config_option, load_settings
 from bluesminds.clock import SystemClock
-from bluesminds.config import ServerSettings, Settings
+from bluesminds.config import Loaded, ServerSettings, Settings
 from bluesminds.http import systemd
 from bluesminds.log import LibraryLog, LineWriter, Log
 
@@ -40,7 +41,7 @@ def serve(config: Path | None, host: str | None, port: int | None) -> None:
     uses OPENAI_API_KEY, ANTHROPIC_API_KEY, OPENROUTER_API_KEY or a running Ollama if there is one.
     """
     loaded = load_settings(config, {"server.host": host, "server.port": port})
-    _run(loaded.settings, loaded.path)
+    _run(loaded)
 
 
 @click.command()
@@ -56,36 +57,54 @@ def demo(config: Path | None, host: str | None, port: int | None) -> None:
     if not any(server.dialect == "demo" for server in settings.servers):
         demo_server = ServerSettings(name="demo", dialect="demo")
         settings = msgspec.structs.replace(settings, servers=(*settings.servers, demo_server))
-    _run(settings, loaded.path, guest_key=True)
+    _run(dataclasses.replace(loaded, settings=settings), guest_key=True)
 
 
-def _run(settings: Settings, path: Path | None, *, guest_key: bool = False) -> None:
+def _run(loaded: Loaded, *, guest_key: bool = False) -> None:
+    settings = loaded.settings
     as_json = settings.log.format == "json" or (settings.log.format == "auto" and not sys.stderr.isatty())
     try:
         with LineWriter() as write:
             log = Log(SystemClock(), level=settings.log.level, json=as_json, write=write)
             logging.getLogger().addHandler(LibraryLog(log))
-            code = trio.run(_supervise, settings, path, log, guest_key, strict_exception_groups=True)
+            code = trio.run(_supervise, loaded, log, guest_key, strict_exception_groups=True)
     except (BaseExceptionGroup, *EXPECTED) as exc:
-        raise failure(only(exc), settings, path) from None
+        raise failure(only(exc), loaded) from None
     sys.exit(code)
 
 
-async def _supervise(settings: Settings, path: Path | None, log: Log, guest_key: bool) -> int:
+@dataclasses.dataclass
+class _Life:
+    """What signals end. `everything` is cut off by a signal before the gateway serves, or by a second one."""
+
+    everything: trio.CancelScope
+    shutdown: trio.Event
+    serves: bool = False
+    interrupted: bool = False
+
+    def end(self) -> None:
+        self.interrupted = self.shutdown.is_set()
+        if self.interrupted or not self.serves:
+            self.everything.cancel()
+        self.shutdown.set()
+
+
+async def _supervise(loaded: Loaded, log: Log, guest_key: bool) -> int:
     """Run the gateway; the first signal drains it, the second ends it at once."""
     inherited = [sock for socks in systemd.inherited_sockets(os.environ).values() for sock in socks]
     notifier = systemd.Notifier(os.environ)
-    shutdown, interrupted = trio.Event(), trio.Event()
     with trio.open_signal_receiver(*_stop_signals()) as signals:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_obey, signals, shutdown, interrupted, notifier, nursery.cancel_scope)
+            life = _Life(nursery.cancel_scope, trio.Event())
+            nursery.start_soon(_obey, signals, life, notifier)
             running: main.Running = await nursery.start(
-                _serve, settings, log, shutdown, inherited, guest_key, nursery.cancel_scope
+                _serve, loaded.settings, log, life, inherited, guest_key
             )
+            life.serves = True
             notifier.ready()
-            nursery.start_soon(notifier.watch, lambda: True)
-            banner.show(running, settings, path, journal="JOURNAL_STREAM" in os.environ)
-    return exits.INTERRUPTED if interrupted.is_set() else exits.OK
+            nursery.start_soon(notifier.watch, running.is_alive)
+            banner.show(running, loaded, journal=systemd.is_journal(os.environ, sys.stderr.fileno()))
+    return exits.INTERRUPTED if life.interrupted else exits.OK
 
 
 def _stop_signals() -> list[signal.Signals]:
@@ -94,28 +113,18 @@ def _stop_signals() -> list[signal.Signals]:
     return [signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if closes else [])]
 
 
-async def _obey(
-    signals: AsyncIterator[int],
-    shutdown: trio.Event,
-    interrupted: trio.Event,
-    notifier: systemd.Notifier,
-    everything: trio.CancelScope,
-) -> None:
+async def _obey(signals: AsyncIterator[int], life: _Life, notifier: systemd.Notifier) -> None:
     async for _ in signals:
-        if shutdown.is_set():
-            interrupted.set()
-            everything.cancel()
         notifier.stopping()
-        shutdown.set()
+        life.end()
 
 
 async def _serve(
     settings: Settings,
     log: Log,
-    shutdown: trio.Event,
+    life: _Life,
     inherited: list[socket.socket],
     guest_key: bool,
-    everything: trio.CancelScope,
     *,
     task_status: trio.TaskStatus[main.Running],
 ) -> None:
@@ -124,9 +133,9 @@ async def _serve(
         clock=SystemClock(),
         log=log,
         environ=dict(os.environ),
-        shutdown=shutdown,
+        shutdown=life.shutdown,
         inherited=inherited,
         guest_key=guest_key,
         task_status=task_status,
     )
-    everything.cancel()
+    life.everything.cancel()

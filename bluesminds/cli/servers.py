@@ -1,14 +1,17 @@
 """servers add, list, test, remove."""
 
+import re
 import sys
 from pathlib import Path
-from urllib.parse import quote
+from typing import Final
 
 import click
 
 from bluesminds.cli import exits
 from bluesminds.cli.ask import ask, echo_json, json_option, show
 from bluesminds.cli.options import config_option
+
+_NAME: Final = re.compile(r"[a-z0-9_-][a-z0-9_.-]{0,63}")
 
 
 @click.group("servers")
@@ -55,7 +58,7 @@ def add(
 
     Its key is read from standard input, never from the command line, where others could see it.
     """
-    api_key = sys.stdin.readline().strip() if api_key_stdin else None
+    api_key = _read_key() if api_key_stdin else None
     body = {
         "name": name,
         "url": url,
@@ -64,11 +67,19 @@ def add(
         "weight": weight,
         "priority": priority,
     }
-    added = ask(config, "POST", "/servers", body | {"api_key": api_key or None})
+    added = ask(config, "POST", "/servers", body | {"api_key": api_key})
     if as_json:
         echo_json(added)
     else:
         click.echo(f"added {name}")
+
+
+def _read_key() -> str:
+    key = sys.stdin.readline().strip()
+    if not key:
+        remedy = "write it there: bluesminds servers add NAME --url URL --api-key-stdin < FILE"
+        raise exits.Failure("there is no key on standard input", exits.USAGE, remedy)
+    return key
 
 
 @servers_group.command("list")
@@ -76,7 +87,7 @@ def add(
 @json_option
 def list_(config: Path | None, as_json: bool) -> None:
     """List servers, those of the configuration included."""
-    columns = ("name", "dialect", "url", "has_api_key", "models", "weight", "priority", "origin")
+    columns = ("name", "dialect", "url", "has_api_key", "models", "weight", "priority", "origin", "problem")
     show(ask(config, "GET", "/servers"), as_json=as_json, columns=columns)
 
 
@@ -89,7 +100,7 @@ def test(name: str, config: Path | None, as_json: bool) -> None:
 
     It costs nothing; the exit code says how it went.
     """
-    found = ask(config, "POST", f"/servers/{quote(name, safe='')}/test")
+    found = ask(config, "POST", f"/servers/{_checked(name)}/test")
     if as_json:
         echo_json(found)
     elif found["ok"]:
@@ -104,8 +115,15 @@ def test(name: str, config: Path | None, as_json: bool) -> None:
 @json_option
 def remove(name: str, config: Path | None, as_json: bool) -> None:
     """Remove a server from the database."""
-    ask(config, "DELETE", f"/servers/{quote(name, safe='')}")
+    ask(config, "DELETE", f"/servers/{_checked(name)}")
     if as_json:
         echo_json({"name": name, "removed": True})
     else:
         click.echo(f"removed {name}")
+
+
+def _checked(name: str) -> str:
+    """The name, if a server can have it: it becomes part of a path."""
+    if not _NAME.fullmatch(name):
+        raise exits.Failure(f"{name!r} is not the name of a server", exits.USAGE, "bluesminds servers list")
+    return name

@@ -6,7 +6,7 @@ value keeps the origin it came from, and secrets stay Secret from here on. This 
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,7 +16,8 @@ import platformdirs
 from bluesminds.config.build import Build, Place
 from bluesminds.config.checks import Finding, check
 from bluesminds.config.environ import add_credentials, add_environment
-from bluesminds.config.fields import SERVERS, fields_in, toml_value
+from bluesminds.config.exposure import exposed_secrets
+from bluesminds.config.fields import toml_value
 from bluesminds.config.settings import (
     KeySettings,
     LimitSettings,
@@ -33,7 +34,6 @@ from bluesminds.config.sources import (
     Given,
     add_document,
     add_flags,
-    label,
     read_document,
 )
 from bluesminds.config.values import DEFAULT, MASK, ConfigError, Origin, Problem, Secret
@@ -87,7 +87,7 @@ def load(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, obje
     draft = _gather(document, environ, flags)
     build = Build(draft, environ)
     settings = build.settings()
-    warnings = [*_exposed_secrets(draft, document), *draft.warnings]
+    warnings = [*exposed_secrets(draft, document), *draft.warnings]
     for finding in check(settings):
         if build.failed.isdisjoint(finding.about):
             problem = Problem(_place(finding, build.origins), finding.message, finding.help)
@@ -115,18 +115,6 @@ def _default_state_dir(environ: Mapping[str, str]) -> Given:
     if first:
         return Given(first, Origin("environment", "STATE_DIRECTORY"))
     return Given(platformdirs.user_state_dir("bluesminds", appauthor=False), DEFAULT)
-
-
-def _exposed_secrets(draft: Draft, document: Document | None) -> Iterator[Problem]:
-    if not document or not document.shared:
-        return
-    tables = [*draft.plain.items(), *((SERVERS, server.table) for server in draft.servers)]
-    for section, table in tables:
-        for key, given in table.items():
-            written = isinstance(given.value, str) and given.origin.kind == "file"
-            if written and fields_in(section)[key].secret:
-                message = f"{key} in {label(section)} is written in a file that others may read"
-                yield Problem(given.origin.place, message, f"chmod 600 {document.path}")
 
 
 def _place(finding: Finding, origins: Mapping[Place, Origin]) -> str:

@@ -34,8 +34,8 @@ Weight = Annotated[int, Meta(ge=1, le=10_000, description="a whole number from 1
 ServerName = Annotated[
     str,
     Meta(
-        pattern=r"^[a-z0-9_.-]{1,64}\Z",
-        description='1 to 64 characters out of a-z, 0-9, "-", "_" and "."',
+        pattern=r"^[a-z0-9_-][a-z0-9_.-]{0,63}\Z",
+        description='1 to 64 of a-z, 0-9, "-", "_" and ".", not "." first',
         examples=["main"],
     ),
 ]
@@ -60,10 +60,13 @@ class ListenSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_header_lines: Count = 128
     max_url_bytes: Size = 8_192
     max_body_bytes: Size = 33_554_432
+    max_buffered_bytes: Size = 536_870_912
+    max_body_chunks: Count = 65_536
     header_timeout: Seconds = 10.0
     body_timeout: Seconds = 60.0
     write_timeout: Seconds = 60.0
     idle_timeout: Seconds = 75.0
+    handshake_timeout: Seconds = 10.0
     drain_timeout: Seconds = 30.0
     expose_server: bool = True
 

@@ -6,6 +6,7 @@ from the weakest to the strongest. Names that belong to no setting are refused h
 
 import os
 import re
+import stat
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,7 +20,6 @@ from bluesminds.config.values import ConfigError, Origin, Problem
 _SYNTAX_PLACE = re.compile(
     r"^(?P<what>.*?) \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)$"
 )
-_OTHERS_MAY_READ: Final = 0o044
 _NAMES: Final = {
     "env": re.compile(r"[A-Za-z_][A-Za-z0-9_]*"),
     "file": re.compile(r"[^\x00-\x1f\x7f]+"),
@@ -69,7 +69,7 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A parsed file. `shared` says that users other than its owner may read it."""
+    """A parsed file. `shared` says that everybody on the machine may read it."""
 
     path: Path
     data: Mapping[str, object]
@@ -90,7 +90,7 @@ def read_document(path: Path) -> Document:
     """Read and parse a file. Raises ConfigError when it cannot be read or is not TOML."""
     try:
         with path.open("rb") as file:
-            shared = bool(os.fstat(file.fileno()).st_mode & _OTHERS_MAY_READ)
+            shared = bool(os.fstat(file.fileno()).st_mode & stat.S_IROTH)
             text = file.read().decode("utf-8-sig")
         return Document(path, tomllib.loads(text), index_lines(text), shared)
     except OSError as error:

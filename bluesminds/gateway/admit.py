@@ -113,6 +113,7 @@ class Admission:
                 "concurrency_limit_exceeded",
                 f"This API key may run {caller.concurrency} requests at once. Wait for one to finish.",
                 retry_after=1.0,
+                headers=_as_text(_rate_headers(limit, limit - taken, account.window.reset(now))),
             )
         account.window.add(now, 1)
         account.running += 1

@@ -22,7 +22,7 @@ class Catalogue:
         self._rows: dict[str, ModelRow] = {}
         for server in self.servers:
             rows = [ModelRow(id=model) for model in server.models] or discovered.get(server.name, ())
-            for row in rows:
+            for row in {row.id: row for row in rows}.values():
                 self._offers.setdefault(row.id, []).append(server)
                 self._rows.setdefault(row.id, row)
 

@@ -2,8 +2,8 @@
 
 Found and unknown digests are kept for a few seconds; `forget` empties the cache at once, so a key revoked
 through this process is refused from the next request on, and one revoked elsewhere after `cache_seconds`. A
-look-up that was under way when `forget` was called does not enter the cache. Junk is refused by its
-checksum before anything is hashed.
+look-up that was under way when `forget` was called does not enter the cache. Requests that miss the same
+digest at the same time share one look-up. Junk is refused by its checksum before anything is hashed.
 """
 
 from collections.abc import Awaitable, Callable
@@ -14,12 +14,22 @@ from bluesminds.clock import Clock
 from bluesminds.crypto import is_well_formed, key_digest
 from bluesminds.errors import Unauthenticated, Unavailable
 from bluesminds.values import Arrival, Caller
-from storage.base import StorageUnavailable
+from storage.base import StorageBroken, StorageUnavailable
 from storage.keys import KeyHolder
 
 MAX_CACHED = 50_000  # digests of each kind
 
 LookUp = Callable[[bytes], Awaitable[KeyHolder | None]]
+
+
+class _LookUpUnderWay:
+    """A look-up that others wait for. `found` stays None when whoever ran it was cancelled."""
+
+    __slots__ = ("ended", "found")
+
+    def __init__(self) -> None:
+        self.ended = trio.Event()
+        self.found: Caller | Unauthenticated | Unavailable | None = None
 
 
 class KeyRing:
@@ -43,13 +53,13 @@ class KeyRing:
         self._cache_seconds = cache_seconds
         self._defaults = (requests_per_minute, concurrency)
         self._callers: dict[bytes, tuple[float, Caller | Unauthenticated]] = {}
-        self._epoch = 0
+        self._under_way: dict[bytes, _LookUpUnderWay] = {}
         self.used: dict[str, int] = {}  # key id to wall time in ms, taken by the keeper that stores it
 
     def forget(self) -> None:
         """Drop everything known: keys or users have changed."""
         self._callers.clear()
-        self._epoch += 1
+        self._under_way.clear()  # who asks from now on must not get an answer from before
 
     async def identify(self, arrival: Arrival) -> Caller:
         """Raises Unauthenticated, or Unavailable when the store cannot answer."""
@@ -77,17 +87,30 @@ class KeyRing:
         return key_digest(self._pepper, key)
 
     async def _load(self, digest: bytes, arrival: Arrival) -> Caller | Unauthenticated:
-        epoch = self._epoch
+        while (other := self._under_way.get(digest)) is not None:
+            await other.ended.wait()
+            if isinstance(other.found, Unavailable):
+                raise _no_storage()
+            if other.found is not None:
+                return other.found
+        mine = self._under_way[digest] = _LookUpUnderWay()
         try:
-            owner = await self._look_up(digest)
-        except StorageUnavailable as exc:
-            raise Unavailable(
-                "storage_unavailable", "Keys cannot be checked right now. Try again shortly."
-            ) from exc
-        found = self._judge(owner, arrival)
-        if epoch == self._epoch:
-            self._remember(digest, found)
-        return found
+            mine.found = await self._ask(digest, arrival)
+        finally:
+            mine.ended.set()
+            if self._under_way.get(digest) is mine:
+                del self._under_way[digest]
+                if mine.found is not None and not isinstance(mine.found, Unavailable):
+                    self._remember(digest, mine.found)
+        if isinstance(mine.found, Unavailable):
+            raise mine.found
+        return mine.found
+
+    async def _ask(self, digest: bytes, arrival: Arrival) -> Caller | Unauthenticated | Unavailable:
+        try:
+            return self._judge(await self._look_up(digest), arrival)
+        except (StorageBroken, StorageUnavailable):
+            return _no_storage()
 
     def _remember(self, digest: bytes, found: Caller | Unauthenticated) -> None:
         if len(self._callers) >= MAX_CACHED:
@@ -111,6 +134,10 @@ class KeyRing:
             concurrency=concurrency if key.concurrency is None else key.concurrency,
             expires_at=key.expires_at,
         )
+
+
+def _no_storage() -> Unavailable:
+    return Unavailable("storage_unavailable", "Keys cannot be checked right now. Try again shortly.")
 
 
 def _not_a_key(arrival: Arrival) -> str:

@@ -11,11 +11,12 @@ from bluesminds.gateway.admit import Admission
 from bluesminds.gateway.health import Health
 from bluesminds.gateway.identify import KeyRing
 from bluesminds.gateway.probe import probe
+from bluesminds.gateway.recorder import Recorder
 from bluesminds.gateway.servers import Shelf
 from bluesminds.http.client import Pool
 from bluesminds.log import Log
 from bluesminds.values import Server
-from storage.base import StorageUnavailable, Store
+from storage.base import StorageBroken, StorageUnavailable, Store
 from storage.keys import KeyUse, touch_keys
 
 MAX_BACKOFF = 30.0  # seconds
@@ -44,6 +45,26 @@ class Keepers:
                 pause = min(pause * 2, MAX_BACKOFF)
 
 
+class Pulse:
+    """Whether the recorder's task turns. A database that fails is no reason for a restart, which would lose
+    the rows kept in memory; a task that makes no attempt for `limit` seconds while rows wait is one. `limit`
+    is longer than an attempt and the longest pause after an error of ours.
+    """
+
+    def __init__(self, recorder: Recorder, *, limit: float) -> None:
+        self._recorder = recorder
+        self._limit = limit
+        self._attempts = recorder.attempts
+        self._since = trio.current_time()
+
+    def beats(self) -> bool:
+        """To be asked now and then; what happened between is what it judges."""
+        now = trio.current_time()
+        if self._attempts != self._recorder.attempts or not self._recorder.has_work:
+            self._attempts, self._since = self._recorder.attempts, now
+        return now - self._since <= self._limit
+
+
 class Prober:
     """Active health checks and model discovery, every `interval` seconds with a tenth of jitter."""
 
@@ -69,10 +90,7 @@ class Prober:
     async def _probe(self, server: Server) -> None:
         async with self._limit:
             found = await probe(self._pool, server, seconds=self._timeout, list_models=not server.models)
-        if found.problem is not None:
-            self._health.failed(server.name, "probe")
-            return
-        self._health.succeeded(server.name)
+        self._health.probed(server.name, alive=found.problem is None)
         if found.models is not None:
             self._shelf.discovered(server.name, found.models)
 
@@ -96,5 +114,5 @@ class Sweeper:
         if used:
             try:
                 await self._store.write(touch_keys, [KeyUse(*use) for use in used.items()])
-            except StorageUnavailable:
+            except (StorageUnavailable, StorageBroken):
                 self._keys.used = {**used, **self._keys.used}

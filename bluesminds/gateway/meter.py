@@ -1,17 +1,23 @@
 """Reads token usage out of what passes by, and passes it on.
 
 A stream is changed in two ways only, and only when the client did not ask for usage itself: the usage chunk
-that the gateway forced upstream is taken out, and so is the null `usage` that announces it in the other
-chunks. `data: [DONE]` is held back: the client must not see the end of an answer before its usage row is
-durable; nothing after it counts or passes. Everything else, unknown events included, passes byte for byte.
+that the gateway forced upstream is taken out, and so is the top-level `usage` of the other chunks. `data:
+[DONE]` is held back: the client must not see the end of an answer before its usage row is durable; nothing
+after it counts or passes. Everything else, named events and any that are no chat chunk, passes byte for byte.
 """
 
-from bluesminds.http.sse import EventSplitter, event_data, write_event
+from collections.abc import Callable
+
+from bluesminds.http.sse import EventSplitter, event_data, is_named, with_data
 from bluesminds.providers import openai
 from bluesminds.values import Usage
 
-# As bytes these can only be a JSON key: inside a JSON string the quotes would be escaped.
 _NULL_USAGE = (b',"usage":null', b', "usage": null')
+_KEPT_BODY = 64 * 1024  # bytes
+_SMALL_BODY = 4096  # bytes; not worth a closer look
+_SMALL_MEDIA = 1024  # bytes; a longer run of base64 is no text
+_LONGEST_MEDIA_TYPE = 256  # bytes
+_BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_=\\"
 _BYTES_PER_TOKEN = 4  # the usual rule of thumb for English text; only used when a server reports nothing
 
 
@@ -24,8 +30,13 @@ class StreamMeter:
         self._clean = True  # nothing half-read is pending
         self.usage: Usage | None = None
         self.events = 0
-        self.failed = False  # the server sent an error event
+        self.error = b""  # the data of the error event the server sent
+        self.implausible = False  # the server reported a usage that cannot be true
         self.tail = b""
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.error)
 
     @property
     def ended(self) -> bool:
@@ -34,18 +45,21 @@ class StreamMeter:
 
     def feed(self, data: bytes) -> bytes:
         """Raises sse.EventTooLarge."""
-        if self._clean and data.endswith(b"\n\n"):
-            plain = _without_null_usage(data)
-            if (
-                b'"usage"' not in plain
-                and b'"error"' not in plain
-                and b"[DONE]" not in plain
-                and not self.tail
-            ):
+        if (
+            self._clean
+            and data.endswith(b"\n\n")
+            and b'"error"' not in data
+            and b"[DONE]" not in data
+            and not self.tail
+        ):
+            if b'"usage"' not in data:
                 self.events += data.count(b"\ndata:") + data.startswith(b"data:")
+                return data
+            if (plain := _announcement(data)) is not None:
+                self.events += 1
                 return data if self._wants_usage else plain
         events = self._splitter.feed(data)
-        self._clean = not self._splitter.pending
+        self._clean = self._splitter.is_empty
         return b"".join([self._pass(event) for event in events])
 
     def finish(self) -> bytes:
@@ -72,36 +86,64 @@ class StreamMeter:
 
     def _read(self, event: bytes, data: bytes) -> bytes:
         reading = openai.read_answer(data)
-        self.failed = self.failed or reading.failed
+        if reading.failed:
+            self.error = data
+        self.implausible = self.implausible or reading.implausible
         if reading.usage is not None:
             self.usage = reading.usage
-        if self._wants_usage:
+        if self._wants_usage or reading.chunk is None or is_named(event):
             return event
-        if reading.usage is None:
-            return _without_null_usage(event)
-        if reading.choices == 0:
+        if reading.chunk == "usage":
             self.events -= 1
-            return b""
-        return write_event(openai.without_usage(data))
+            return with_data(event, None)
+        return with_data(event, openai.without_usage(data))
 
 
-def _without_null_usage(data: bytes) -> bytes:
-    for key in _NULL_USAGE:
-        data = data.replace(key, b"")
-    return data
+def _announcement(event: bytes) -> bytes | None:
+    """What is left of the usual chunk that announces usage with a null; None when it is not exactly that."""
+    one_line = event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2
+    # The only "usage" there is must be the chunk's own key: inside a string its quotes would be escaped.
+    if one_line and event.count(b'"usage"') == 1 and b"\\u00" not in event and b"\r" not in event:
+        for null in _NULL_USAGE:
+            if null in event and openai.announces_usage(event[6:-2]):
+                return event.replace(null, b"")
+    return None
 
 
-def estimate(body: bytes, events: int) -> Usage:
-    """When the server said nothing: the prompt by its bytes, the completion by its events (one token each,
-    as servers stream them).
+def text_size(body: bytes) -> int:
+    """How many bytes of a JSON body may be text. Pictures and sound in base64 are not, and servers do not
+    count them by their length.
     """
-    return Usage(prompt=-(-len(body) // _BYTES_PER_TOKEN), completion=events, source="estimated")
+    if len(body) < _SMALL_BODY:
+        return len(body)
+    strings = body.split(b'"')
+    return len(body) - sum(len(text) for text in strings if len(text) >= _SMALL_MEDIA and _is_media(text))
+
+
+def _is_media(text: bytes) -> bool:
+    head, mark, data = text.partition(b";base64,")
+    return not (data if mark and len(head) < _LONGEST_MEDIA_TYPE else text).translate(None, _BASE64)
+
+
+def prompt_counter(body: bytes) -> Callable[[], int]:
+    """Estimates the prompt's tokens by its bytes when it is called. A long body is looked at now, so that it
+    is not kept.
+    """
+    if len(body) <= _KEPT_BODY:
+        return lambda: _tokens(body)
+    tokens = _tokens(body)
+    return lambda: tokens
+
+
+def estimate(prompt: int, events: int) -> Usage:
+    """When the server said nothing: the completion by its events (one token each, as servers stream them)."""
+    return Usage(prompt=prompt, completion=events, source="estimated")
 
 
 def estimate_whole(body: bytes, answer: bytes) -> Usage:
     """The same for an answer in one piece, by its bytes."""
-    return Usage(
-        prompt=-(-len(body) // _BYTES_PER_TOKEN),
-        completion=-(-len(answer) // _BYTES_PER_TOKEN),
-        source="estimated",
-    )
+    return Usage(prompt=_tokens(body), completion=_tokens(answer), source="estimated")
+
+
+def _tokens(body: bytes) -> int:
+    return -(-text_size(body) // _BYTES_PER_TOKEN)

@@ -23,7 +23,11 @@ class Probe(Struct, frozen=True):
 
 
 async def probe(pool: Pool, server: Server, *, seconds: float, list_models: bool) -> Probe:
-    """One GET, bounded in seconds. Never raises for what the server does."""
+    """One GET, bounded in seconds. Never raises for what the server does.
+
+    Without `list_models` a server need not have a list of models: any answer shows that it is alive, except
+    that it is broken (5xx) or refuses the key.
+    """
     started = trio.current_time()
     models: list[ModelRow] | None = None
     problem: str | None = None
@@ -38,7 +42,7 @@ async def probe(pool: Pool, server: Server, *, seconds: float, list_models: bool
 
 
 async def _ask(pool: Pool, server: Server, seconds: float, *, list_models: bool) -> list[ModelRow] | None:
-    """The models, or None when the server has a cheaper sign of life. Raises ValueError for a refusal."""
+    """The models, or None when they were not asked for. Raises ValueError for a refusal."""
     dialect = DIALECTS[server.dialect]
     origin, base = Origin.parse(server.url)
     cheap = None if list_models else dialect.alive_path
@@ -51,6 +55,6 @@ async def _ask(pool: Pool, server: Server, seconds: float, *, list_models: bool)
         response.close()
     if dialect.refuses_key(response.status, body):
         raise ValueError(f"{response.status}: the server refused the api_key")
-    if response.status >= 400:
+    if response.status >= (400 if list_models else 500):
         raise ValueError(f"{response.status}: {read_error(response.status, body).message}")
-    return None if cheap else read_models(body)
+    return read_models(body) if list_models else None

@@ -3,8 +3,9 @@
 A request reserves its place before work starts, so the queue is bounded and no answer is produced that
 could not be recorded. `record` is synchronous and therefore happens on every exit, cancelled or not; the
 rows are this keeper's from then on. A batch that cannot be written is kept and retried until it is in (row
-ids make the retry harmless); meanwhile whoever waits for durability is told no, and new work is refused. A
-row the store refuses for itself is written to the log in full and dropped, so it cannot block the rest.
+ids make the retry harmless); meanwhile whoever waits for durability is told no, and so is new work that would
+wait for it. Only a row whose own values the store refuses is given up: it is written to the log in full, so
+that it cannot block the rest, and whoever waits for it is told no.
 """
 
 from collections import deque
@@ -16,7 +17,7 @@ from msgspec import Struct, to_builtins
 from bluesminds.errors import Unavailable
 from bluesminds.gateway.metrics import Metrics
 from bluesminds.log import Log
-from storage.base import StorageUnavailable, Store
+from storage.base import BadValue, Conflict, StorageError, Store
 from storage.usage import UsageRow, insert_batch
 
 MAX_BATCH = 500  # rows in one commit
@@ -24,11 +25,12 @@ RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0)  # back-off, the last one repeats
 
 
 class Batch(Struct):
-    """Rows that share one commit, and the news of it."""
+    """Rows that share one commit, and the news of it. `rejected`: the ids of rows given up."""
 
     rows: list[UsageRow]
     settled: trio.Event
     durable: bool = False
+    rejected: frozenset[str] = frozenset()
 
     def tell(self, *, durable: bool) -> None:
         self.durable = durable
@@ -52,15 +54,21 @@ class Recorder:
         self._work = trio.Event()
         self._closing = False
         self.failing = False
+        self.attempts = 0  # to commit; what it counts is that the task goes on
 
     @property
     def held(self) -> int:
         """Rows reserved or not yet durable."""
         return self._held
 
-    def require_room(self) -> None:
-        """Raises Unavailable when a row could not be taken now."""
-        if self.failing:
+    @property
+    def has_work(self) -> bool:
+        """Whether rows wait to be committed."""
+        return self._committing is not None or bool(self._waiting)
+
+    def require_room(self, *, strict: bool = True) -> None:
+        """Raises Unavailable when a row could not be taken now; with `strict` also while commits fail."""
+        if strict and self.failing:
             raise Unavailable("storage_unavailable", "Usage cannot be recorded right now. Try again shortly.")
         if self._held >= self._max_rows:
             raise Unavailable("usage_queue_full", "The gateway is overloaded. Try again shortly.")
@@ -78,17 +86,14 @@ class Recorder:
         self._work.set()
         return batch
 
-    async def durable(self, batch: Batch) -> None:
-        """Wait until batch is committed. Raises Unavailable when that failed; the rows are still kept and
-        retried.
+    async def durable(self, batch: Batch, row_id: str) -> None:
+        """Wait until a row of batch is committed. Raises Unavailable when that failed; a row that was not
+        rejected is still kept and retried.
         """
         if not self.failing:
             await batch.settled.wait()
-        if not batch.durable:
-            raise Unavailable(
-                "storage_unavailable",
-                "The answer is ready, but its usage could not be recorded. Try again shortly.",
-            )
+        if not batch.durable or row_id in batch.rejected:
+            raise unrecorded()
 
     def finish(self) -> None:
         """No more work will come: `run` returns when everything recorded is committed."""
@@ -123,7 +128,7 @@ class Recorder:
 
     async def _commit(self, batch: Batch) -> None:
         failures = 0
-        while not await self._try(batch.rows):
+        while not await self._try(batch, batch.rows):
             self._metrics.commit_failures += 1
             self._tell_waiting(batch)
             await trio.sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])
@@ -131,34 +136,56 @@ class Recorder:
         self.failing = False
         self._held -= len(batch.rows)
         batch.tell(durable=True)
+        if not batch.rows:
+            return
         self._metrics.commits += 1
         self._metrics.rows_committed += len(batch.rows)
 
-    async def _try(self, rows: Sequence[UsageRow]) -> bool:
-        """Whether rows are settled; False means try again later."""
+    async def _try(self, batch: Batch, rows: Sequence[UsageRow]) -> bool:
+        """Whether rows are committed or rejected; False means try again later."""
+        self.attempts += 1
         try:
             with trio.fail_after(self._timeout):
                 await self._store.write(insert_batch, rows)
-        except (StorageUnavailable, trio.TooSlowError) as exc:
+        except (BadValue, Conflict) as exc:
+            return await self._isolate(batch, rows, exc)
+        except Exception as exc:
             if not self.failing:
-                self._log.error("usage_commit_failed", reason=type(exc).__name__, rows=len(rows))
+                self._log_failure(exc, len(rows))
             self.failing = True
             return False
-        except Exception as exc:
-            return await self._isolate(rows, exc)
         return True
 
-    async def _isolate(self, rows: Sequence[UsageRow], exc: Exception) -> bool:
-        """Find the row the store refuses, by halves."""
+    def _log_failure(self, exc: Exception, rows: int) -> None:
+        if isinstance(exc, StorageError | trio.TooSlowError):
+            self._log.error("usage_commit_failed", reason=type(exc).__name__, detail=str(exc), rows=rows)
+        else:
+            self._log.exception("usage_commit_failed", exc, reason=type(exc).__name__, rows=rows)
+
+    async def _isolate(self, batch: Batch, rows: Sequence[UsageRow], exc: Exception) -> bool:
+        """Find the row whose values the store refuses, by halves, and give it up."""
         if len(rows) == 1:
-            self._log.exception("usage_row_rejected", exc, row=to_builtins(rows[0]))
+            (row,) = rows
+            self._log.exception("usage_row_rejected", exc, row=to_builtins(row))
             self._metrics.rows_rejected += 1
+            batch.rows = [other for other in batch.rows if other.id != row.id]
+            batch.rejected |= {row.id}
+            self._held -= 1
             return True
         middle = len(rows) // 2
-        return await self._try(rows[:middle]) and await self._try(rows[middle:])
+        return await self._try(batch, rows[:middle]) and await self._try(batch, rows[middle:])
 
     def _tell_waiting(self, batch: Batch) -> None:
         """Everyone who waits now is refused; the rows stay, in batches that nobody waits for."""
         for waiting in (batch, *self._waiting):
             waiting.tell(durable=False)
         self._waiting = deque(Batch(rows=waiting.rows, settled=trio.Event()) for waiting in self._waiting)
+
+
+def unrecorded() -> Unavailable:
+    """What the receiver of a finished answer is told instead. The SDKs must not ask, and pay, again by
+    themselves.
+    """
+    return Unavailable(
+        "storage_unavailable", "The answer was ready, but its usage could not be recorded.", retry=False
+    )

@@ -1,7 +1,6 @@
 """The shelf of servers: those of the configuration, those of the database, and what each says it offers.
 
-Its catalogue is replaced whole, so that a request sees one consistent picture. The configuration wins a
-name that both have.
+Its catalogue is replaced whole, so that a request sees one consistent picture.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -10,6 +9,12 @@ from bluesminds.gateway.choose import Catalogue
 from bluesminds.gateway.health import Health
 from bluesminds.providers.openai import ModelRow
 from bluesminds.values import Server
+
+
+def merged(configured: Sequence[Server], stored: Sequence[Server]) -> list[Server]:
+    """All of them; the configuration wins a name that both have."""
+    taken = {server.name for server in configured}
+    return [*configured, *(server for server in stored if server.name not in taken)]
 
 
 class Shelf:
@@ -26,9 +31,7 @@ class Shelf:
 
     async def reload(self) -> None:
         """Read the database again."""
-        taken = {server.name for server in self._configured}
-        stored = [server for server in await self._load() if server.name not in taken]
-        self._replace((*self._configured, *stored))
+        self._replace(merged(self._configured, await self._load()))
 
     def discovered(self, server: str, models: list[ModelRow]) -> None:
         """What a probe has found a server to have."""

@@ -53,10 +53,14 @@ class Settlement:
             usage = self.usage_so_far() if self.usage_so_far is not None else Usage()
             self.finish(status, outcome, usage)
 
+    @property
+    def settled(self) -> bool:
+        return self._batch is not None
+
     async def durable(self) -> None:
         """Wait for the row as the configured durability demands. Raises Unavailable."""
         if self._batch is not None:
-            await self._books.durable(self._batch)
+            await self._books.durable(self._batch, self._call.arrival.id)
 
     def _row(self, status: int, outcome: str, usage: Usage) -> UsageRow:
         arrival = self._call.arrival
@@ -116,23 +120,30 @@ class Books(Struct, frozen=True):
         if self.log_requests:
             self._log_row(row)
 
-    def refused(self, arrival: Arrival, status: int, code: str, model: str = "") -> None:
-        """A request that was turned away before it was admitted: counted and logged, not recorded."""
-        self.metrics.requests[arrival.endpoint, model, "", str(status)] += 1
+    def note(
+        self, arrival: Arrival, status: int, *, code: str | None = None, key_id: str = "", model: str = ""
+    ) -> None:
+        """A request that asked nothing of a server: counted and logged, not recorded.
+
+        `model` is the client's word, so it is no label.
+        """
+        self.metrics.requests[arrival.endpoint, "", "", str(status)] += 1
         if self.log_requests:
             self.log.info(
                 "request",
                 request_id=arrival.request_id,
                 endpoint=arrival.endpoint,
+                model=model,
                 status=status,
                 code=code,
+                key_id=key_id,
                 client=arrival.client,
                 duration_ms=_milliseconds(trio.current_time() - arrival.started),
             )
 
-    async def durable(self, batch: Batch) -> None:
+    async def durable(self, batch: Batch, row_id: str) -> None:
         if self.strict:
-            await self.recorder.durable(batch)
+            await self.recorder.durable(batch, row_id)
 
     def _log_row(self, row: UsageRow) -> None:
         self.log.info(

@@ -9,27 +9,32 @@ byte of an answer leaves after its usage row is durable.
 import contextlib
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgspec
 import trio
 from msgspec import Struct
 
-from bluesminds.errors import GatewayError, InvalidRequest, NotFound, UpstreamFailed
+from bluesminds.crypto import scoped
+from bluesminds.errors import GatewayError, InvalidRequest, NotFound, Unavailable, UpstreamFailed
 from bluesminds.gateway import meter
 from bluesminds.gateway.admit import Admission
+from bluesminds.gateway.bodies import Body
 from bluesminds.gateway.choose import Catalogue, choose
 from bluesminds.gateway.health import Health
 from bluesminds.gateway.identify import KeyRing
-from bluesminds.gateway.send import Reply, Sender
+from bluesminds.gateway.recorder import unrecorded
+from bluesminds.gateway.reply import Reply
+from bluesminds.gateway.send import Sender
 from bluesminds.gateway.settle import CLIENT_GONE, Books, Settlement
 from bluesminds.http.client import Response, UpstreamError
-from bluesminds.http.sse import EventTooLarge, write_event
+from bluesminds.http.sse import MAX_EVENT, EventTooLarge, write_event
 from bluesminds.providers import openai
 from bluesminds.values import NO_USAGE, Arrival, Call, Caller, Server
 
+T = TypeVar("T")
 Headers = list[tuple[bytes, bytes]]
-END_SECONDS = 0.25  # the longest a client's [DONE] waits for the server to end after its own
+END_SECONDS = 0.25  # how long a server may take to end its answer after its [DONE]
 # Proxies in front must not buffer or rewrite the events.
 STREAM_HEADERS: Headers = [(b"cache-control", b"no-cache, no-transform"), (b"x-accel-buffering", b"no")]
 
@@ -67,24 +72,28 @@ class Gateway(Struct, frozen=True):
     total_timeout: float  # seconds
     expose_server: bool
 
-    async def answer(self, arrival: Arrival, read_body: Callable[[], Awaitable[bytes]], out: Out) -> None:
+    async def answer(self, arrival: Arrival, read_body: Callable[[], Awaitable[Body]], out: Out) -> None:
         """POST /v1/chat/completions. Raises GatewayError only while nothing has been written."""
+        caller = call = None
         try:
             caller = await self.keys.identify(arrival)
-            call = read_call(arrival, await read_body())
+            body = await read_body()
+            call, body.data = read_call(_with_own_idempotency(arrival, caller), body.data)
             servers = choose(
                 self.shelf.catalogue, call.model, usable=self.health.is_usable, dice=random.random
             )
             settlement = self._admit(caller, call)
-        except GatewayError as exc:
-            self.books.refused(arrival, exc.status, exc.code)
+        except BaseException as exc:
+            self._turned_away(arrival, caller, call, exc)
             raise
         try:
-            await self._exchange(call, servers, settlement, out)
+            await self._exchange(call, body, servers, settlement, out)
         except GatewayError as exc:
-            settlement.close(exc.status, "upstream_error")
-            exc.headers.update((name.decode(), value.decode()) for name, value in self._headers(settlement))
-            raise
+            refusal = await _recorded(settlement, exc)
+            refusal.headers.update(
+                (name.decode(), value.decode()) for name, value in self._headers(settlement)
+            )
+            raise refusal from None
         except Exception:
             settlement.close(*((CLIENT_GONE, "client_gone") if out.gone else (500, "internal")))
             raise
@@ -93,80 +102,125 @@ class Gateway(Struct, frozen=True):
 
     def _admit(self, caller: Caller, call: Call) -> Settlement:
         recorder = self.books.recorder
-        recorder.require_room()
+        recorder.require_room(strict=self.books.strict)
         ticket = self.admission.admit(caller)
         recorder.reserve()
         return self.books.open(caller, call, ticket)
 
+    def _turned_away(
+        self, arrival: Arrival, caller: Caller | None, call: Call | None, exc: BaseException
+    ) -> None:
+        """Count a request that ends before it is admitted."""
+        if isinstance(exc, GatewayError):
+            status, code = exc.status, exc.code
+        elif isinstance(exc, OSError):
+            status, code = CLIENT_GONE, "client_gone"
+        elif isinstance(exc, Exception):
+            status, code = 500, "internal_error"
+        else:
+            status, code = CLIENT_GONE, "interrupted"
+        self.books.note(
+            arrival,
+            status,
+            code=code,
+            key_id="" if caller is None else caller.key_id,
+            model="" if call is None else call.model,
+        )
+
     async def models(self, arrival: Arrival) -> list[openai.ModelRow]:
         """GET /v1/models: what is offered, by name."""
-        await self.keys.identify(arrival)
-        return self.shelf.catalogue.models()
+        return await self._look_up(arrival, lambda catalogue: catalogue.models())
 
     async def model(self, arrival: Arrival, name: str) -> openai.ModelRow:
         """GET /v1/models/{id}. Raises NotFound."""
-        await self.keys.identify(arrival)
-        row = self.shelf.catalogue.model(name)
-        if row is None:
-            raise NotFound("model_not_found", f"The model `{name[:200]}` is not offered here.", param="model")
-        return row
+
+        def find(catalogue: Catalogue) -> openai.ModelRow:
+            row = catalogue.model(name)
+            if row is None:
+                raise NotFound(
+                    "model_not_found", f"The model `{name[:200]}` is not offered here.", param="model"
+                )
+            return row
+
+        return await self._look_up(arrival, find)
+
+    async def _look_up(self, arrival: Arrival, find: Callable[[Catalogue], T]) -> T:
+        caller = None
+        try:
+            caller = await self.keys.identify(arrival)
+            found = find(self.shelf.catalogue)
+        except BaseException as exc:
+            self._turned_away(arrival, caller, None, exc)
+            raise
+        self.books.note(arrival, 200, key_id=caller.key_id)
+        return found
 
     async def _exchange(
-        self, call: Call, servers: Sequence[Server], settlement: Settlement, out: Out
+        self, call: Call, body: Body, servers: Sequence[Server], settlement: Settlement, out: Out
     ) -> None:
+        answered = False
         with trio.CancelScope(deadline=call.arrival.started + self.total_timeout) as scope:
             out.on_gone(scope.cancel)
-            reply = await self.sender.send(call, servers, settlement.tried)
+            reply = await self.sender.send(call, body.data, servers, settlement.tried)
+            answered = True
             try:
                 if reply.response is None:
-                    await self._relay_whole(call, reply, settlement, out)
+                    await self._relay_whole(body, reply, settlement, out)
                 else:
-                    await self._relay_stream(call, reply, reply.response, settlement, out)
+                    await self._relay_stream(call, body, reply, reply.response, settlement, out)
             finally:
                 reply.close()
         if scope.cancelled_caught and not out.gone:
+            if not answered:
+                self.sender.out_of_time(settlement.tried)
             await _out_of_time(settlement, out)
 
-    async def _relay_whole(self, call: Call, reply: Reply, settlement: Settlement, out: Out) -> None:
-        body = reply.first
+    async def _relay_whole(self, body: Body, reply: Reply, settlement: Settlement, out: Out) -> None:
         if reply.status < 400:
-            usage = openai.read_answer(body).usage or meter.estimate_whole(call.body, body)
+            usage = reply.reading.usage or meter.estimate_whole(body.data, reply.first)
             settlement.finish(reply.status, "ok", usage)
         else:
-            body = (
-                body if openai.has_error_object(body) else write_error(openai.read_error(reply.status, body))
-            )
             settlement.finish(reply.status, "client_error", NO_USAGE)
+        body.drop()
         await settlement.durable()
         settlement.answering()
-        await out.whole(reply.status, reply.headers + self._headers(settlement), body)
+        await out.whole(reply.status, reply.headers + self._headers(settlement), reply.first)
 
     async def _relay_stream(
-        self, call: Call, reply: Reply, response: Response, settlement: Settlement, out: Out
+        self, call: Call, body: Body, reply: Reply, response: Response, settlement: Settlement, out: Out
     ) -> None:
         stream = meter.StreamMeter(wants_usage=call.wants_usage)
-        settlement.usage_so_far = lambda: stream.usage or meter.estimate(call.body, stream.events)
+        prompt = meter.prompt_counter(body.data)
+        body.drop()
+        settlement.usage_so_far = lambda: stream.usage or meter.estimate(prompt(), stream.events)
+        lingers = False
         settlement.answering()
         await out.start(reply.status, reply.headers + self._headers(settlement) + STREAM_HEADERS)
         data = reply.first
         try:
             while data:
-                if passed := stream.feed(data):
+                if passed := reply.redact(stream.feed(data)):
                     await out.piece(passed)
-                if stream.ended:
-                    await _let_end(response)
-                    break
-                data = await response.receive()
-            last = stream.finish()
+                data = b"" if stream.ended else await response.receive()
+            lingers = stream.ended
+            last = reply.redact(stream.finish())
+            self.sender.ended(call, reply, error=stream.error, implausible=stream.implausible)
             settlement.close(reply.status, "upstream_error" if stream.failed else "ok")
-        except (UpstreamError, EventTooLarge):
+        except UpstreamError as exc:
+            self.sender.broke_off(reply, exc)
             settlement.close(reply.status, "cut")
             last = _error_event("upstream_cut", "The server broke off in mid-answer. Try again.")
+        except EventTooLarge:
+            settlement.close(reply.status, "cut")
+            message = f"The server sent an event of more than {MAX_EVENT >> 20} MiB, too large to pass on."
+            last = _error_event("upstream_invalid", message)
         try:
             await settlement.durable()
         except GatewayError as exc:
             last = _error_event(exc.code, exc.message)
         await out.end(last)
+        if lingers:
+            await _let_end(response)
 
     def _headers(self, settlement: Settlement) -> Headers:
         """What every answer to an admitted request carries besides the request id."""
@@ -181,21 +235,41 @@ class Gateway(Struct, frozen=True):
 
 async def _let_end(response: Response) -> None:
     """After [DONE]: a moment for the server to end its answer, so that the connection can be kept. What it
-    says instead is of no interest to anyone.
+    says instead is of no interest to anyone. The client has its answer, so its deadline does not count.
     """
-    with contextlib.suppress(UpstreamError), trio.move_on_after(END_SECONDS):
+    with contextlib.suppress(UpstreamError), trio.move_on_after(END_SECONDS, shield=True):
         while await response.receive():
             pass
 
 
-async def _out_of_time(settlement: Settlement, out: Out) -> None:
-    message = "The answer took longer than the gateway allows. Ask for less, or raise upstream.total_timeout."
-    settlement.close(504, "timeout")
-    if settlement.first_byte is None:
-        raise UpstreamFailed(504, "upstream_timeout", message)
-    with contextlib.suppress(GatewayError):
+async def _recorded(settlement: Settlement, exc: GatewayError) -> GatewayError:
+    """Settle a request without an answer. Returns what to tell its client: exc, or that no row is there."""
+    settlement.close(exc.status, "upstream_error")
+    if isinstance(exc, Unavailable):
+        return exc
+    try:
         await settlement.durable()
-    await out.end(_error_event("upstream_timeout", message))
+    except Unavailable:
+        return Unavailable("storage_unavailable", "Usage cannot be recorded right now. Try again shortly.")
+    return exc
+
+
+async def _out_of_time(settlement: Settlement, out: Out) -> None:
+    if settlement.settled:  # only the row's way to the disk took too long
+        failure: GatewayError = unrecorded()
+    else:
+        failure = UpstreamFailed(
+            504,
+            "upstream_timeout",
+            "The answer took longer than the gateway allows. Ask for less, or raise upstream.total_timeout.",
+        )
+        settlement.close(504, "timeout")
+    if settlement.first_byte is None:
+        raise failure
+    if not isinstance(failure, Unavailable):
+        with contextlib.suppress(GatewayError):
+            await settlement.durable()
+    await out.end(_error_event(failure.code, failure.message))
 
 
 def _error_event(code: str, message: str) -> bytes:
@@ -207,10 +281,14 @@ def write_error(detail: openai.ErrorDetail) -> bytes:
     return msgspec.json.encode({"error": detail})
 
 
-def read_call(arrival: Arrival, body: bytes) -> Call:
-    """The client's request. Raises InvalidRequest with the offending field."""
+def read_call(arrival: Arrival, body: bytes) -> tuple[Call, bytes]:
+    """The client's request, and the body to send for it. Raises InvalidRequest with the offending field."""
     try:
         request = openai.read_chat_request(body)
+        wants_usage = request.stream_options is not None and bool(request.stream_options.include_usage)
+        outgoing = (
+            openai.with_forced_usage(body) if request.stream and not wants_usage else openai.unambiguous(body)
+        )
     except msgspec.ValidationError as exc:
         reason, _, path = str(exc).partition(" - at `$.")
         param = path.rstrip("`") or _missing_field(reason)
@@ -219,13 +297,19 @@ def read_call(arrival: Arrival, body: bytes) -> Call:
         ) from exc
     except openai.NOT_JSON as exc:
         raise InvalidRequest("invalid_json", "The request body is not valid JSON.") from exc
-    return Call(
-        arrival=arrival,
-        model=request.model,
-        stream=bool(request.stream),
-        wants_usage=request.stream_options is not None and bool(request.stream_options.include_usage),
-        body=openai.unambiguous(body),
+    call = Call(arrival=arrival, model=request.model, stream=bool(request.stream), wants_usage=wants_usage)
+    return call, outgoing
+
+
+def _with_own_idempotency(arrival: Arrival, caller: Caller) -> Arrival:
+    """Callers share the gateway's account at the server, where one key must not find another's answer."""
+    if not arrival.forward:
+        return arrival
+    forward = tuple(
+        (name, scoped(caller.key_id, value) if name == b"idempotency-key" else value)
+        for name, value in arrival.forward
     )
+    return msgspec.structs.replace(arrival, forward=forward)
 
 
 def _missing_field(reason: str) -> str | None:

@@ -181,7 +181,7 @@ class _Upload:
     def _start_first_byte_clock(self) -> None:
         deadline = trio.current_time() + self._timeouts.first_byte
         self._connection.head_deadline = deadline
-        self._connection.wire.deadline = deadline  # the reader is already waiting
+        self._connection.wire.read_deadline = deadline  # the reader is already waiting
 
     async def _send(self, head: bytes, body: Body, length: int | None) -> None:
         if isinstance(body, bytes):

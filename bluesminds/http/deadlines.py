@@ -16,12 +16,13 @@ NEVER = math.inf
 
 
 class Watched(Protocol):
-    """Something with a deadline on Trio's clock, in seconds; NEVER when nothing is being waited for."""
+    """Something with deadlines on Trio's clock, in seconds; NEVER when nothing is being waited for."""
 
-    deadline: float
+    read_deadline: float
+    write_deadline: float
 
     def expire(self) -> None:
-        """Wake whoever waits, synchronously. Called at most once per passed deadline; must not raise."""
+        """Wake whoever waits, synchronously. Called until they have reset what passed; must not raise."""
 
 
 class Deadlines:
@@ -37,9 +38,8 @@ class Deadlines:
         self._watched.discard(watched)
 
     def expire_due(self, now: float) -> None:
-        due = [watched for watched in self._watched if watched.deadline <= now]
+        due = [one for one in self._watched if one.read_deadline <= now or one.write_deadline <= now]
         for watched in due:
-            watched.deadline = NEVER
             watched.expire()
 
     async def run(self) -> None:

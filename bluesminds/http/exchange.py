@@ -6,16 +6,17 @@ disconnect extension fires, `receive` tells http.disconnect and `send` raises Cl
 """
 
 import contextlib
+from http import HTTPStatus
 from typing import Any
 
 import trio
 
 from bluesminds.http import refusals
 from bluesminds.http.asgi import ASGIApp, ClientDisconnected, Disconnect, Message, OnError
-from bluesminds.http.deadlines import NEVER, Deadlines
+from bluesminds.http.deadlines import Deadlines
 from bluesminds.http.intake import Inbound, Intake
 from bluesminds.http.limits import Limits, Stats
-from bluesminds.http.refusals import Refusal
+from bluesminds.http.refusals import OnRefusal, Refusal, Reporter
 from bluesminds.http.reply import Reply
 from bluesminds.http.wire import Wire, WireClosed, WireTimeout
 
@@ -24,14 +25,23 @@ SENDS_PER_YIELD = 32
 SEND_SLICE = 128 * 1024  # bytes that one write deadline covers
 BODY_BYTES_PER_SECOND = 1024  # a body that comes slower, over all, than this uses up its body_timeout
 
+Client = tuple[str, int] | None
+"""A client's address as ASGI tells it; None on a Unix socket."""
+
 
 class Lane:
     """What the connections of one server share."""
 
-    __slots__ = ("app", "date", "deadlines", "draining", "limits", "on_error", "state", "stats")
+    __slots__ = ("_reporter", "app", "date", "deadlines", "draining", "limits", "on_error", "state", "stats")
 
     def __init__(
-        self, app: ASGIApp, limits: Limits, stats: Stats, on_error: OnError, state: dict[str, Any]
+        self,
+        app: ASGIApp,
+        limits: Limits,
+        stats: Stats,
+        on_error: OnError,
+        on_refusal: OnRefusal,
+        state: dict[str, Any],
     ) -> None:
         self.app = app
         self.limits = limits
@@ -41,12 +51,21 @@ class Lane:
         self.deadlines = Deadlines()
         self.draining = False
         self.date = b""  # the Date header line; the server's sweep keeps it
+        self._reporter = Reporter(on_refusal)
+
+    def refused(self, refusal: Refusal, client: Client) -> None:
+        """Count and report an answer that the server gives by itself."""
+        self.stats.refused[refusal.code] += 1
+        if refusal.status == HTTPStatus.BAD_REQUEST:
+            self.stats.parse_errors += 1
+        self._reporter.tell(client, refusal, trio.current_time())
 
 
 class Exchange:
     """One request and its answer: what the app sees as receive and send."""
 
     __slots__ = (
+        "_client",
         "_continued",
         "_delivered",
         "_intake",
@@ -64,12 +83,13 @@ class Exchange:
         "torn",
     )
 
-    def __init__(self, lane: Lane, wire: Wire, intake: Intake, inbound: Inbound) -> None:
+    def __init__(self, lane: Lane, wire: Wire, intake: Intake, inbound: Inbound, client: Client) -> None:
         self.inbound = inbound
         self.disconnect = Disconnect()
         self._lane = lane
         self._wire = wire
         self._intake = intake
+        self._client = client
         self.reply = Reply(inbound, not inbound.keep_alive or lane.draining)
         self.refused = False
         self.seen = False  # the sweep looks only at exchanges it meets a second time
@@ -185,7 +205,7 @@ class Exchange:
         """The request turned out bad while the app was reading it: answer for the app if it has not begun."""
         self.refused = True
         if not self.reply.started:
-            await refuse(self._lane, self._wire, refusal)
+            await refuse(self._lane, self._wire, refusal, self._client)
         self._end()
 
     async def _wait_over(self) -> None:
@@ -200,8 +220,7 @@ class Exchange:
         if not self.disconnect.gone and (self.torn or not self.reply.done):
             self._lane.stats.disconnects += 1
             self._end()
-            if self._wire.deadline != NEVER:
-                self._wire.expire()
+            self._wire.give_up()
 
     def _end(self) -> None:
         try:
@@ -212,10 +231,8 @@ class Exchange:
             self._over.set()
 
 
-async def refuse(lane: Lane, wire: Wire, refusal: Refusal) -> None:
-    """Send the server's own answer, if the client takes it at once, and count it."""
-    lane.stats.refused[refusal.code] += 1
-    if refusal.status == 400:
-        lane.stats.parse_errors += 1
+async def refuse(lane: Lane, wire: Wire, refusal: Refusal, client: Client) -> None:
+    """Send the server's own answer, if the client takes it at once; count and report it."""
+    lane.refused(refusal, client)
     with contextlib.suppress(WireClosed, WireTimeout):
         await wire.send(refusal.response(), trio.current_time() + REFUSAL_SECONDS)

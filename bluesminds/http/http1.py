@@ -55,7 +55,7 @@ class Connection:
     def hurry(self) -> None:
         """Draining has begun: an idle connection gets a moment for a request already on its way."""
         if self.idle:
-            self.wire.deadline = min(self.wire.deadline, trio.current_time() + DRAIN_GRACE)
+            self.wire.read_deadline = min(self.wire.read_deadline, trio.current_time() + DRAIN_GRACE)
 
     def client_gone(self) -> None:
         """The sweep found that the client has hung up."""
@@ -100,10 +100,11 @@ class Connection:
         """Run the app for one request; whether the connection goes on."""
         lane = self.lane
         lane.stats.requests += 1
-        exchange = self.exchange = Exchange(lane, self.wire, self.intake, inbound)
+        base = self._base
+        exchange = self.exchange = Exchange(lane, self.wire, self.intake, inbound, base["client"])
         path, raw_path, query = inbound.target
         scope: Scope = {
-            **self._base,
+            **base,
             "http_version": inbound.version,
             "method": inbound.method,
             "path": path,
@@ -148,7 +149,7 @@ class Connection:
             self.wire.abort()
             return False
         elif not reply.started:
-            await refuse(self.lane, self.wire, refusals.INTERNAL_ERROR)
+            await refuse(self.lane, self.wire, refusals.INTERNAL_ERROR, self._base["client"])
         elif not reply.done:
             if reply.ends_by_close:
                 self.wire.abort()
@@ -156,23 +157,23 @@ class Connection:
         elif not reply.close:
             return True
         if not clean:
-            await self._linger()
+            await linger(self.wire, LINGER_SECONDS, LINGER_BYTES)
         return False
 
     async def _refuse_and_linger(self, refusal: Refusal) -> None:
-        await refuse(self.lane, self.wire, refusal)
-        await self._linger()
+        await refuse(self.lane, self.wire, refusal, self._base["client"])
+        await linger(self.wire, LINGER_SECONDS, LINGER_BYTES)
 
-    async def _linger(self) -> None:
-        """Say that no more comes, and take what the client is still sending for a moment: closing with unread
-        input would reset the connection, and the client might never see the answer.
-        """
-        self.wire.finish()
-        deadline = trio.current_time() + LINGER_SECONDS
-        left = LINGER_BYTES
-        with contextlib.suppress(WireTimeout):
-            while left > 0:
-                data = await self.wire.receive(deadline)
-                if not data:
-                    return
-                left -= len(data)
+
+async def linger(wire: Wire, seconds: float, limit: int) -> None:
+    """Say that no more comes, and take what the client is still sending, up to `limit` bytes: closing with
+    unread input would reset the connection, and the client might never see the answer.
+    """
+    wire.finish()
+    deadline = trio.current_time() + seconds
+    with contextlib.suppress(WireTimeout):
+        while limit > 0:
+            data = await wire.receive(deadline)
+            if not data:
+                return
+            limit -= len(data)

@@ -2,16 +2,13 @@
 
 Hypercorn's Trio handler lets an error of one connection end the server, waits without limit for a client
 that does not read and for an app that does not, buffers without limit on HTTP/2, breaks on DATA for a stream
-it has answered, and leaves failed WebSocket handshakes open. Here every wait has the lane's limits, an app's
-errors are reported and end its own stream, any other error ends its connection, and requests carry the same
-`disconnect` extension and body limit as on the HTTP/1.1 lane.
+it has answered, and leaves failed WebSocket handshakes open. Here requests have the limits, refusals and
+`disconnect` extension of the HTTP/1.1 lane; what goes wrong in a stream ends that stream, and any other error
+ends its connection, as does a wire that takes nothing for `write_timeout`. HTTP/2 carries no WebSockets.
 """
 
-import contextlib
 from typing import Any
 
-import h2.errors
-import h2.events
 import h2.exceptions
 import h11
 import trio
@@ -20,22 +17,19 @@ from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData
 from hypercorn.protocol import ProtocolWrapper
-from hypercorn.protocol.events import Body, Data
 from hypercorn.protocol.events import Event as StreamEvent
-from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.protocol.h11 import H11Protocol
-from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 
 from bluesminds.http.asgi import Scope
 from bluesminds.http.exchange import Lane
-from bluesminds.http.hypercorn_apps import Apps, Stalled
+from bluesminds.http.hypercorn_apps import Apps, Reset, Stalled
+from bluesminds.http.hypercorn_http2 import HTTP2
 from bluesminds.http.intake import Inbound
 from bluesminds.http.wire import Wire, WireClosed, WireTimeout
 
 MAX_REQUESTS = 1_000_000  # per HTTP/2 connection; out of reach, as it cuts the streams under way
-FREE_RESETS = 200  # streams that a client may reset before it is held to one reset for two requests
 
 _CLIENT_FAULTS = (
     OSError,
@@ -76,7 +70,7 @@ class Hypercorn:
         await self._serve(wire, base, "http/1.1", b"%b\r\n%b" % (b"".join(lines), leftover))
 
     async def _serve(self, wire: Wire, base: Scope, alpn: str, prefix: bytes) -> None:
-        stream = _WireStream(wire, prefix, self._lane.limits.write_timeout)
+        stream = _WireStream(wire, prefix, self._lane)
         handler = _Handler(self._lane, self._config, self._context, stream, base, alpn)
         try:
             await handler.run()
@@ -93,10 +87,10 @@ class Hypercorn:
 class _WireStream:
     """A wire in the shape of the Trio stream that Hypercorn expects."""
 
-    def __init__(self, wire: Wire, prefix: bytes, write_timeout: float) -> None:
+    def __init__(self, wire: Wire, prefix: bytes, lane: Lane) -> None:
         self._wire = wire
         self._prefix = prefix
-        self._write_timeout = write_timeout
+        self._lane = lane
         self._closed = False
 
     async def receive_some(self, max_bytes: int) -> bytes:
@@ -112,9 +106,12 @@ class _WireStream:
 
     async def send_all(self, data: bytes) -> None:
         try:
-            await self._wire.send(data, trio.current_time() + self._write_timeout)
-        except (WireClosed, WireTimeout):
+            await self._wire.send(data, trio.current_time() + self._lane.limits.write_timeout)
+        except WireClosed:
             raise trio.BrokenResourceError from None
+        except WireTimeout:
+            self._lane.stats.refused["write_timeout"] += 1
+            raise Stalled from None
 
     async def send_eof(self) -> None:
         self._wire.finish()
@@ -161,7 +158,7 @@ class _Handler(TCPServer):
             self.protocol_send,
         )
         protocol = ProtocolWrapper(*parts)
-        protocol.protocol = _HTTP2(*parts) if self._alpn == "h2" else _WebSocket(*parts)
+        protocol.protocol = HTTP2(*parts) if self._alpn == "h2" else _WebSocket(*parts)
         return protocol
 
     async def protocol_send(self, event: Event) -> None:
@@ -181,6 +178,8 @@ class _Handler(TCPServer):
     async def _idle_timeout(self) -> None:
         with trio.move_on_after(self.config.keep_alive_timeout):
             await self.context.terminated.wait()
+        if isinstance(self.protocol.protocol, HTTP2):
+            await self.protocol.protocol.write_out()
         await self.stream.aclose()
 
 
@@ -192,51 +191,7 @@ class _WebSocket(H11Protocol):
         if isinstance(event, RawData) and self.stream is not None and self.stream.closed:
             await self.send(Closed())
 
-
-class _HTTP2(H2Protocol):
-    """Holds a sender until its piece has left, forgives DATA for answered streams, tells requests when theirs
-    is reset, and bounds resets.
-    """
-
-    _resets = 0
-
-    async def handle(self, event: Event) -> None:
-        await super().handle(event)
-        if isinstance(event, Closed):
-            for buffer in list(self.stream_buffers.values()):
-                await buffer.close()
-
     async def stream_send(self, event: StreamEvent) -> None:
+        if isinstance(event, Reset):
+            raise Stalled
         await super().stream_send(event)
-        buffer = self.stream_buffers.get(event.stream_id)
-        if buffer is not None and isinstance(event, (Body, Data)):
-            await buffer.drain()
-
-    async def _handle_events(self, events: list[h2.events.Event]) -> None:
-        for event in events:
-            if isinstance(event, h2.events.DataReceived) and event.stream_id not in self.streams:
-                with contextlib.suppress(h2.exceptions.ProtocolError):
-                    self.connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
-                await self._flush()
-                continue
-            if isinstance(event, h2.events.StreamReset):
-                self._resets += 1
-                if self._resets > FREE_RESETS + self.keep_alive_requests // 2:
-                    raise Stalled
-            await super()._handle_events([event])
-
-    async def _create_stream(self, request: h2.events.RequestReceived) -> None:
-        path = next((value for name, value in request.headers if name == b":path"), b"")
-        if path.isascii() and path.startswith((b"/", b"*")):
-            await super()._create_stream(request)
-        else:
-            self.connection.reset_stream(request.stream_id, h2.errors.ErrorCodes.PROTOCOL_ERROR)
-            self._resets += 1
-
-    async def _close_stream(self, stream_id: int) -> None:
-        stream = self.streams.get(stream_id)
-        if isinstance(stream, HTTPStream) and stream.state is not ASGIHTTPState.CLOSED:
-            disconnect = stream.scope["extensions"].get("disconnect")
-            if disconnect is not None:
-                disconnect.fire()  # type: ignore[attr-defined]
-        await super()._close_stream(stream_id)

@@ -1,7 +1,8 @@
 """The app's lifespan: startup before the first connection, shutdown after the last.
 
 An app that raises on the lifespan scope before it has taken the startup event does not speak the protocol and
-is served without it. An error after that is reported, and ends the lifespan but not the server.
+is served without it. An error after that is reported, and ends the lifespan but not the server. Neither
+stage may take for ever, and a shutdown does not wait for the startup.
 """
 
 from typing import Any
@@ -10,13 +11,16 @@ import trio
 
 from bluesminds.http.asgi import ASGI_VERSION, ASGIApp, Message, OnError
 
+START_SECONDS = 60.0
+STOP_SECONDS = 1.0  # what the app gets for its shutdown even when the drain has taken all its time
+
 
 class LifespanError(Exception):
-    """The app reported that it could not start or stop."""
+    """The app reported that it could not start or stop, or took too long."""
 
 
 class Lifespan:
-    """Run `run` in a nursery, then `start` and `stop`, each once. `failure` is the app's own report."""
+    """Run `run` in a nursery, then `start` and `stop`, each once. `failure` says why one did not succeed."""
 
     def __init__(self, app: ASGIApp, on_error: OnError) -> None:
         self.state: dict[str, Any] = {}
@@ -41,16 +45,27 @@ class Lifespan:
             self._started.set()
             self._stopped.set()
 
-    async def start(self) -> bool:
-        """Whether the app can be served."""
+    async def start(self, shutdown: trio.Event) -> bool:
+        """Whether the app can be served: not if it fails, nor if `shutdown` comes first."""
         self._send.send_nowait({"type": "lifespan.startup"})
-        await self._started.wait()
-        return self.failure is None
+        with trio.move_on_after(START_SECONDS):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_cancel_when, shutdown, nursery.cancel_scope)
+                await self._started.wait()
+                nursery.cancel_scope.cancel()
+        if not (self._started.is_set() or shutdown.is_set()):
+            self.failure = f"startup failed: the app was not ready after {START_SECONDS:.0f} seconds"
+        return self._started.is_set() and self.failure is None
 
-    async def stop(self) -> None:
-        if not self._stopped.is_set():
-            self._send.send_nowait({"type": "lifespan.shutdown"})
+    async def stop(self, deadline: float) -> None:
+        """Let the app end, until `deadline` on Trio's clock, or a moment if that is past."""
+        if self._stopped.is_set():
+            return
+        self._send.send_nowait({"type": "lifespan.shutdown"})
+        with trio.move_on_at(max(deadline, trio.current_time() + STOP_SECONDS)):
             await self._stopped.wait()
+        if not self._stopped.is_set():
+            self.failure = "shutdown failed: the app did not end in time"
 
     async def _take(self) -> Message:
         message = await self._receive.receive()
@@ -66,3 +81,8 @@ class Lifespan:
         if outcome == "failed":
             self.failure = f"{stage} failed: {message.get('message') or 'no reason given'}"
         done[stage].set()
+
+
+async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()

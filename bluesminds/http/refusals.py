@@ -1,6 +1,8 @@
 """Answers the server gives by itself, before or instead of the app: OpenAI's error shape, always closing."""
 
 import json
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -51,3 +53,28 @@ TOO_MANY_FROM_HERE = Refusal(
     429, "connections_per_ip", "Too many connections are open from this address.", "rate_limit_error"
 )
 INTERNAL_ERROR = Refusal(500, "internal_error", "The gateway could not answer this request.", "server_error")
+
+OnRefusal = Callable[[str, Refusal, int], object]
+"""Gets the client's address ("local" on a Unix socket), the refusal, and how many before it were not told."""
+
+REPORTS_PER_SECOND = 10
+
+
+class Reporter:
+    """Tells `on_refusal` of the first few refusals of each second, so that no client can flood a log."""
+
+    def __init__(self, on_refusal: OnRefusal) -> None:
+        self._on_refusal = on_refusal
+        self._second = -math.inf
+        self._told = self._untold = 0
+
+    def tell(self, client: tuple[str, int] | None, refusal: Refusal, now: float) -> None:
+        """`now`: seconds on any clock that does not go back."""
+        if now - self._second >= 1:
+            self._second, self._told = now, 0
+        if self._told == REPORTS_PER_SECOND:
+            self._untold += 1
+            return
+        self._told += 1
+        untold, self._untold = self._untold, 0
+        self._on_refusal(client[0] if client else "local", refusal, untold)

@@ -59,8 +59,9 @@ class Reply:
         head = b"".join(lines)
         if not head.count(b"\r\n") == head.count(b"\n") == head.count(b"\r") == len(lines) or b"\0" in head:
             raise RuntimeError("a response header holds a line end or NUL")
+        piece = self.next(body, more)
         self.started = True
-        return b"%b\r\n%b" % (head, self.next(body, more))
+        return b"%b\r\n%b" % (head, piece)
 
     def _frame_line(self, status: int, declared: int | None, size: int, more: bool) -> bytes:
         """Choose the framing and return its header line."""

@@ -20,13 +20,14 @@ import trio
 
 from bluesminds.http import refusals
 from bluesminds.http.asgi import ASGIApp, OnError, Scope
-from bluesminds.http.exchange import Lane
-from bluesminds.http.http1 import Connection
+from bluesminds.http.exchange import Client, Lane
+from bluesminds.http.http1 import Connection, linger
 from bluesminds.http.hypercorn import Hypercorn
 from bluesminds.http.lifespan import Lifespan, LifespanError
 from bluesminds.http.limits import Limits, Stats
-from bluesminds.http.sockets import bind_tcp, bind_unix
-from bluesminds.http.wire import SocketWire, TLSWire, Wire
+from bluesminds.http.refusals import OnRefusal, Refusal
+from bluesminds.http.sockets import BACKLOG, bind_tcp, bind_unix
+from bluesminds.http.wire import SocketWire, TLSWire, Wire, WireClosed
 
 __all__ = ["LifespanError", "Limits", "Stats", "bind_tcp", "bind_unix", "serve"]
 
@@ -35,6 +36,9 @@ ACCEPTS_PER_WAKE = 64
 ACCEPT_PAUSE = 0.1
 COMPLAINT_INTERVAL = 60.0  # between two reports of failing accepts
 CLOSE_SECONDS = 1.0
+DISMISSALS = 256  # connections over a cap that may take their answer at one time
+DISMISSAL_SECONDS = 1.0
+DISMISSAL_BYTES = 1024 * 1024
 _GONE = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
 _BROKEN_LISTENER = frozenset((errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP))
 
@@ -49,15 +53,18 @@ async def serve(
     tls: ssl.SSLContext | None = None,
     http2: bool = False,
     on_error: OnError,
+    on_refusal: OnRefusal = lambda client, refusal, untold: None,
     shutdown: trio.Event,
     stats: Stats,
     task_status: trio.TaskStatus[list[Address]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve an ASGI 3 app on listening sockets, closed at the end, until `shutdown` and a full drain.
 
-    `task_status` gets the bound addresses once the app's lifespan has started and connections are accepted.
-    `on_error` gets every contained error and must not raise. Cancelling ends all connections at once. With
-    `http2`, ALPN offers h2; it needs `tls`. Raises LifespanError if the app says it cannot start or stop.
+    `task_status` gets the bound addresses once the app's lifespan has started and connections are accepted,
+    or `shutdown` has come before that. `on_error` gets every contained error, `on_refusal` (see refusals.py)
+    the answers given without the app; neither must raise. Cancelling ends all connections at once. With
+    `http2`, ALPN offers h2; it needs `tls`. Raises LifespanError if the app says it cannot start or stop, or
+    does neither in time.
     """
     if tls is not None:
         tls.set_alpn_protocols(["h2", "http/1.1"] if http2 else ["http/1.1"])
@@ -65,10 +72,12 @@ async def serve(
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(lifespan.run)
-            if await lifespan.start():
-                server = _Server(Lane(app, limits, stats, on_error, lifespan.state), tls)
-                await server.run(sockets, shutdown, task_status)
-                await lifespan.stop()
+            if await lifespan.start(shutdown):
+                server = _Server(Lane(app, limits, stats, on_error, on_refusal, lifespan.state), tls)
+                drained_by = await server.run(sockets, shutdown, task_status)
+                await lifespan.stop(drained_by)
+            elif lifespan.failure is None:
+                task_status.started([sock.getsockname() for sock in sockets])
             nursery.cancel_scope.cancel()
     finally:
         for sock in sockets:
@@ -85,13 +94,15 @@ class _Server:
         self._connections: set[Connection] = set()
         self._per_ip: Counter[str | bytes] = Counter()
         self._complained = -COMPLAINT_INTERVAL
+        self._dismissals = 0
 
     async def run(
         self,
         sockets: Sequence[socket.socket],
         shutdown: trio.Event,
         task_status: trio.TaskStatus[list[Address]],
-    ) -> None:
+    ) -> float:
+        """Returns the time, on Trio's clock, by which the drain had to be over."""
         self._set_date()
         async with trio.open_nursery() as sweepers:
             sweepers.start_soon(self._lane.deadlines.run)
@@ -105,12 +116,14 @@ class _Server:
                     await shutdown.wait()
                     listeners.cancel_scope.cancel()
                 for sock in sockets:
-                    sock.close()
+                    self._accept_last(sock, connections)
                 await self._begin_drain()
-                connections.cancel_scope.deadline = trio.current_time() + self._lane.limits.drain_timeout
+                drained_by = trio.current_time() + self._lane.limits.drain_timeout
+                connections.cancel_scope.deadline = drained_by
             if connections.cancel_scope.cancelled_caught:
                 self._lane.stats.refused["drain_timeout"] += 1
             sweepers.cancel_scope.cancel()
+        return drained_by
 
     async def _begin_drain(self) -> None:
         self._lane.draining = True
@@ -133,6 +146,13 @@ class _Server:
                     raise
                 await self._accept_failed(error)
 
+    def _accept_last(self, sock: socket.socket, nursery: trio.Nursery) -> None:
+        """Close a listener; who has connected before gets an answer."""
+        with contextlib.suppress(OSError):
+            for _ in range(BACKLOG):
+                self._admit(*sock.accept(), nursery)
+        sock.close()
+
     async def _accept_failed(self, error: OSError) -> None:
         """Mostly a lack of descriptors, which only time mends: wait, count, and complain now and then."""
         self._lane.stats.refused["descriptors"] += 1
@@ -152,17 +172,31 @@ class _Server:
         elif source is not None and self._per_ip[source] >= limits.max_connections_per_ip:
             refusal = refusals.TOO_MANY_FROM_HERE
         if refusal is not None:
-            stats.refused[refusal.code] += 1
+            self._lane.refused(refusal, _peer(client, address))
             wire = SocketWire(client)
-            if self._tls is None:
-                wire.send_now(refusal.response())
-            wire.close()
+            if self._tls is None and self._dismissals < DISMISSALS:
+                self._dismissals += 1
+                nursery.start_soon(self._dismiss, wire, refusal)
+            else:
+                wire.close()
             return
         stats.accepted += 1
         stats.open += 1
         if source is not None:
             self._per_ip[source] += 1
         nursery.start_soon(self._contain, client, address, source)
+
+    async def _dismiss(self, wire: SocketWire, refusal: Refusal) -> None:
+        """Tell a connection over a cap so, in a way that reaches a client which is sending already."""
+        self._lane.deadlines.add(wire)
+        try:
+            wire.send_now(refusal.response())
+            with contextlib.suppress(WireClosed):
+                await linger(wire, DISMISSAL_SECONDS, DISMISSAL_BYTES)
+        finally:
+            self._lane.deadlines.discard(wire)
+            self._dismissals -= 1
+            wire.close()
 
     # One connection
 
@@ -283,10 +317,15 @@ def _at_end(descriptor: int) -> bool:
 
 def _scope_base(client: socket.socket, address: Address, tls: bool) -> Scope:
     scheme = "https" if tls else "http"
-    if client.family == socket.AF_UNIX:
+    peer = _peer(client, address)
+    if peer is None:
         return {"scheme": scheme, "client": None, "server": (client.getsockname(), None)}
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return {"scheme": scheme, "client": tuple(address[:2]), "server": tuple(client.getsockname()[:2])}
+    return {"scheme": scheme, "client": peer, "server": tuple(client.getsockname()[:2])}
+
+
+def _peer(client: socket.socket, address: Address) -> Client:
+    return None if client.family == socket.AF_UNIX else (address[0], address[1])
 
 
 def _source(client: socket.socket, address: Address) -> str | bytes | None:

@@ -7,12 +7,15 @@ section 9.2). A blank line that ends with CR waits for the next byte, which may 
 
 import re
 
-MAX_EVENT = 1024 * 1024  # bytes
+MAX_EVENT = 32 * 1024 * 1024  # bytes; models that draw send a whole picture in one event
 
 # A line's end followed by a blank line. A final CR is not taken before the byte after it is known.
 _BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?=[^\n]))")
 _LINE_END = re.compile(rb"\r\n|\n|\r(?=[^\n])")
 _ANY_LINE_END = re.compile(rb"\r\n|\n|\r")
+_LINE = re.compile(rb"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+")
+_EVENT_FIELD = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?|[\r\n])event:")
+_DATA_FIELD = re.compile(rb"(?:\xef\xbb\xbf)?data(?=[:\r\n]|\Z)")
 _LONGEST_BLANK_LINE = 4  # bytes
 _BOM = b"\xef\xbb\xbf"
 
@@ -35,6 +38,11 @@ class EventSplitter:
     def pending(self) -> bytes:
         """Bytes fed and not yet returned."""
         return bytes(self._pending)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is pending."""
+        return not self._pending
 
     def feed(self, data: bytes) -> list[bytes]:
         """The events that data completes, each with its blank line. A lone blank line is an event of its own.
@@ -92,6 +100,24 @@ def event_data(event: bytes) -> bytes:
         if field == b"data":
             lines.append(value.removeprefix(b" "))
     return b"\n".join(lines)
+
+
+def is_named(event: bytes) -> bool:
+    """Whether the event has a type of its own."""
+    return b"event:" in event and _EVENT_FIELD.search(event) is not None
+
+
+def with_data(event: bytes, data: bytes | None) -> bytes:
+    """The event with other data, or with none. Its other lines keep their bytes; b"" when none is left."""
+    kept = []
+    for line in _LINE.findall(event):
+        if not _DATA_FIELD.match(line):
+            kept.append(line)
+        elif data is not None:
+            end = line[len(line.rstrip(b"\r\n")) :]
+            kept += [b"data: %b%b" % (part, end) for part in _ANY_LINE_END.split(data)]
+            data = None
+    return b"".join(kept) if any(line.strip(b"\r\n") for line in kept) else b""
 
 
 def write_event(data: bytes, name: bytes | None = None) -> bytes:

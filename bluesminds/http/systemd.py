@@ -8,15 +8,22 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 
 import trio
 
 FIRST_FD = 3
 
 
+class UnusableDescriptor(Exception):
+    """What the service manager passed is not a stream socket that listens."""
+
+
 def inherited_sockets(environ: MutableMapping[str, str]) -> dict[str, list[socket.socket]]:
-    """Listening sockets passed by socket activation, by name ("unknown" without FileDescriptorName=)."""
+    """Listening sockets passed by socket activation, by name ("unknown" without FileDescriptorName=).
+
+    Raises UnusableDescriptor.
+    """
     pid = environ.pop("LISTEN_PID", "")
     count = environ.pop("LISTEN_FDS", "")
     names = environ.pop("LISTEN_FDNAMES", "").split(":")
@@ -25,10 +32,32 @@ def inherited_sockets(environ: MutableMapping[str, str]) -> dict[str, list[socke
     found: dict[str, list[socket.socket]] = {}
     for index in range(int(count)):
         name = names[index] if index < len(names) and names[index] else "unknown"
-        sock = socket.socket(fileno=FIRST_FD + index)
+        sock = _listening_socket(FIRST_FD + index)
         sock.set_inheritable(False)
         found.setdefault(name, []).append(sock)
     return found
+
+
+def _listening_socket(descriptor: int) -> socket.socket:
+    try:
+        sock = socket.socket(fileno=descriptor)
+    except OSError as exc:
+        raise UnusableDescriptor(f"the inherited descriptor {descriptor} is not a socket") from exc
+    if sock.type == socket.SOCK_STREAM and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        return sock
+    sock.close()
+    raise UnusableDescriptor(f"the inherited socket {descriptor} is not a stream socket that listens")
+
+
+def is_journal(environ: Mapping[str, str], descriptor: int) -> bool:
+    """Whether `descriptor` leads to the journal. $JOURNAL_STREAM alone does not say so: children inherit it
+    (systemd.exec(5)).
+    """
+    try:
+        found = os.fstat(descriptor)
+    except OSError:
+        return False
+    return environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
 
 
 class Notifier:

@@ -2,11 +2,13 @@
 
 `receive` always waits for the kernel first, so every read is a scheduling point and reading loops are fair.
 `send` tries the kernel first and yields only when its buffer is full: one system call for most answers.
-Deadlines are swept (see deadlines.py): an expired wait raises WireTimeout and leaves the socket open, so the
-owner can still say why with `send_now`. Every other end of the connection raises WireClosed.
+Reading and writing have a deadline each, and are swept (see deadlines.py): a wait that expires raises
+WireTimeout and leaves the socket open and the other wait alone, except that TLS breaks when a send is ended.
+Every other end of the connection raises WireClosed.
 """
 
 import contextlib
+import math
 import socket
 import struct
 from typing import Protocol
@@ -17,6 +19,7 @@ from bluesminds.http.deadlines import NEVER
 
 RECEIVE_BYTES = 65536
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+PASSED = -math.inf
 
 
 class WireClosed(Exception):
@@ -27,10 +30,15 @@ class WireTimeout(Exception):
     """A wait passed its deadline."""
 
 
-class Wire(Protocol):
-    """Both wires are Watched; `deadline` belongs to the wait in progress."""
+class _Descriptor(Protocol):
+    def fileno(self) -> int: ...
 
-    deadline: float
+
+class Wire(Protocol):
+    """Both wires are Watched; the deadlines belong to the receive and the send in progress, else NEVER."""
+
+    read_deadline: float
+    write_deadline: float
 
     async def receive(self, deadline: float = NEVER) -> bytes:
         """The next bytes, at most RECEIVE_BYTES; b"" when the peer has finished sending."""
@@ -46,7 +54,11 @@ class Wire(Protocol):
 
     def fileno(self) -> int: ...
 
-    def expire(self) -> None: ...
+    def expire(self) -> None:
+        """Wake both waits; those past their deadline end."""
+
+    def give_up(self) -> None:
+        """End both waits with WireTimeout now."""
 
     def finish(self) -> None:
         """Tell the peer that nothing more comes; receiving goes on. TLS cannot say so without waiting."""
@@ -61,27 +73,28 @@ class Wire(Protocol):
 class SocketWire:
     """A wire over a connected, non-blocking stream socket (TCP or Unix), which it owns."""
 
-    __slots__ = ("__weakref__", "_expired", "_sock", "deadline")
+    __slots__ = ("__weakref__", "_sock", "read_deadline", "write_deadline")
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._expired = False
-        self.deadline = NEVER
+        self.read_deadline = self.write_deadline = NEVER
 
     async def receive(self, deadline: float = NEVER) -> bytes:
         sock = self._sock
-        self.deadline = deadline
+        self.read_deadline = deadline
         try:
             while True:
-                await trio.lowlevel.wait_readable(sock)
                 try:
+                    await trio.lowlevel.wait_readable(sock)
                     return sock.recv(RECEIVE_BYTES)
                 except (BlockingIOError, InterruptedError):
                     continue
-        except (OSError, ValueError, trio.ClosedResourceError) as exc:
-            raise self._reason() from exc
+                except trio.ClosedResourceError as exc:
+                    _check_woken(sock, self.read_deadline, exc)
+        except (OSError, ValueError) as exc:
+            raise WireClosed from exc
         finally:
-            self.deadline = NEVER
+            self.read_deadline = NEVER
 
     async def send(self, data: bytes | bytearray | memoryview, deadline: float = NEVER) -> None:
         try:
@@ -89,22 +102,26 @@ class SocketWire:
         except (BlockingIOError, InterruptedError):
             sent = 0
         except (OSError, ValueError) as exc:
-            raise self._reason() from exc
+            raise WireClosed from exc
         if sent < len(data):
             await self._send_rest(memoryview(data)[sent:], deadline)
 
     async def _send_rest(self, rest: memoryview, deadline: float) -> None:
         sock = self._sock
-        self.deadline = deadline
+        self.write_deadline = deadline
         try:
             while rest:
-                await trio.lowlevel.wait_writable(sock)
-                with contextlib.suppress(BlockingIOError, InterruptedError):
+                try:
+                    await trio.lowlevel.wait_writable(sock)
                     rest = rest[sock.send(rest) :]
-        except (OSError, ValueError, trio.ClosedResourceError) as exc:
-            raise self._reason() from exc
+                except (BlockingIOError, InterruptedError):
+                    continue
+                except trio.ClosedResourceError as exc:
+                    _check_woken(sock, self.write_deadline, exc)
+        except (OSError, ValueError) as exc:
+            raise WireClosed from exc
         finally:
-            self.deadline = NEVER
+            self.write_deadline = NEVER
 
     def send_now(self, data: bytes) -> None:
         with contextlib.suppress(OSError, ValueError):
@@ -117,8 +134,11 @@ class SocketWire:
         return self._sock.fileno()
 
     def expire(self) -> None:
-        self._expired = True
         trio.lowlevel.notify_closing(self._sock)
+
+    def give_up(self) -> None:
+        self.read_deadline = self.write_deadline = PASSED
+        self.expire()
 
     def finish(self) -> None:
         with contextlib.suppress(OSError):
@@ -134,41 +154,42 @@ class SocketWire:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         self.close()
 
-    def _reason(self) -> Exception:
-        if self._expired:
-            self._expired = False
-            return WireTimeout()
-        return WireClosed()
-
 
 class TLSWire:
     """A wire over trio's SSLStream. The handshake is the caller's, under its own deadline."""
 
-    __slots__ = ("__weakref__", "_expired", "_socket", "_stream", "deadline")
+    __slots__ = ("__weakref__", "_socket", "_stream", "read_deadline", "write_deadline")
 
     def __init__(self, stream: "trio.SSLStream[trio.SocketStream]") -> None:
         self._stream = stream
         self._socket = stream.transport_stream.socket
-        self._expired = False
-        self.deadline = NEVER
+        self.read_deadline = self.write_deadline = NEVER
 
     async def receive(self, deadline: float = NEVER) -> bytes:
-        self.deadline = deadline
+        self.read_deadline = deadline
         try:
-            return bytes(await self._stream.receive_some(RECEIVE_BYTES))
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-            raise self._reason() from exc
+            while True:
+                try:
+                    return bytes(await self._stream.receive_some(RECEIVE_BYTES))
+                except trio.ClosedResourceError as exc:
+                    _check_woken(self._socket, self.read_deadline, exc)
+                    await trio.lowlevel.checkpoint()
+        except trio.BrokenResourceError as exc:
+            raise WireClosed from exc
         finally:
-            self.deadline = NEVER
+            self.read_deadline = NEVER
 
     async def send(self, data: bytes | bytearray | memoryview, deadline: float = NEVER) -> None:
-        self.deadline = deadline
+        self.write_deadline = deadline
         try:
             await self._stream.send_all(data)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-            raise self._reason() from exc
+        except trio.ClosedResourceError as exc:
+            _check_woken(self._socket, self.write_deadline, exc)
+            raise WireClosed from exc  # how much has left is not known
+        except trio.BrokenResourceError as exc:
+            raise WireClosed from exc
         finally:
-            self.deadline = NEVER
+            self.write_deadline = NEVER
 
     def send_now(self, data: bytes) -> None:
         """TLS state cannot be advanced without waiting, so nothing is sent."""
@@ -181,8 +202,11 @@ class TLSWire:
         return self._socket.fileno()
 
     def expire(self) -> None:
-        self._expired = True
         trio.lowlevel.notify_closing(self._socket)
+
+    def give_up(self) -> None:
+        self.read_deadline = self.write_deadline = PASSED
+        self.expire()
 
     def finish(self) -> None:
         """See Wire."""
@@ -195,8 +219,10 @@ class TLSWire:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         self.close()
 
-    def _reason(self) -> Exception:
-        if self._expired:
-            self._expired = False
-            return WireTimeout()
-        return WireClosed()
+
+def _check_woken(sock: _Descriptor, deadline: float, cause: Exception) -> None:
+    """Why was a wait woken? Raises unless it was for the sake of the other wait."""
+    if sock.fileno() < 0:
+        raise WireClosed from cause
+    if deadline <= trio.current_time():
+        raise WireTimeout from cause

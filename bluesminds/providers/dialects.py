@@ -8,6 +8,7 @@ from bluesminds import __version__
 from bluesminds.providers.openai import read_error
 
 Headers = tuple[tuple[bytes, bytes], ...]
+_KEY_REFUSALS = frozenset(("authentication_error", "invalid_api_key", "invalid_authentication", "auth_error"))
 _USER_AGENT = f"bluesminds/{__version__}".encode()
 
 
@@ -35,8 +36,12 @@ class Dialect:
 
     def refuses_key(self, status: int, body: bytes) -> bool:
         """Whether an answer means that the server does not accept the gateway's own key."""
-        if status in (401, 403):
+        if status == 401:
             return True
+        if status == 403:
+            # Also what a server says to a request it does not like, whoever sent it.
+            told = read_error(status, body)
+            return bool({told.type, told.code} & (_KEY_REFUSALS | self.key_refusals))
         return (
             status >= 400 and bool(self.key_refusals) and read_error(status, body).type in self.key_refusals
         )

@@ -7,13 +7,14 @@ body is re-encoded only when a top-level field must change, and then every other
 """
 
 import re
+from typing import Literal
 
 import msgspec
 from msgspec import Raw, Struct
 
+from bluesminds.providers.usage import Implausible, read_usage
 from bluesminds.values import Usage
 
-MAX_TOKENS = 10**10  # a usage figure above this is a fault, not a count
 # What decoding raises for bytes that are not the JSON wanted; invalid UTF-8 is not a DecodeError.
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
@@ -66,56 +67,77 @@ def with_forced_usage(body: bytes) -> bytes:
     return msgspec.json.encode(fields)
 
 
-class _PromptDetails(Struct):
-    cached_tokens: int | None = None
-
-
-class _CompletionDetails(Struct):
-    reasoning_tokens: int | None = None
-
-
-class _Usage(Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    prompt_tokens_details: _PromptDetails | None = None
-    completion_tokens_details: _CompletionDetails | None = None
-
-
+_CHUNK = b'"chat.completion.chunk"'
 _ABSENT = Raw()  # msgspec does not take Raw in a union with None
 
 
 class _Answer(Struct):
+    object: Raw = _ABSENT
     usage: Raw = _ABSENT
     error: Raw = _ABSENT
     choices: list[Raw] | None = None
 
 
 _answer = msgspec.json.Decoder(_Answer)
-_usage = msgspec.json.Decoder(_Usage)
 
 
 class Reading(Struct, frozen=True):
     """What one answer or one stream chunk says about itself."""
 
-    usage: Usage | None
-    failed: bool  # it carries an error object
-    choices: int
+    usage: Usage | None = None
+    failed: bool = False  # it carries an error object
+    choices: int = 0
+    readable: bool = True  # it is a JSON object
+    implausible: bool = False  # it reports a usage that cannot be true
+    chunk: Literal["usage", "mixed"] | None = None  # a chat chunk with a `usage`, alone or beside others
 
 
-_UNREADABLE = Reading(usage=None, failed=False, choices=0)
+_UNREADABLE = Reading(readable=False)
 
 
 def read_answer(body: bytes) -> Reading:
     """Read a whole answer or one chunk's data; an unreadable one reads as having no usage."""
     try:
-        answer = _answer.decode(body)
+        answer = _decode_answer(body)
     except NOT_JSON:
         return _UNREADABLE
+    usage, implausible = None, False
+    if _is_set(answer.usage):
+        try:
+            usage = read_usage(answer.usage)
+        except Implausible:
+            implausible = True
     return Reading(
-        usage=_read_usage(answer.usage),
+        usage=usage,
         failed=_is_set(answer.error),
         choices=len(answer.choices or ()),
+        implausible=implausible,
+        chunk=_kind_of_chunk(answer),
     )
+
+
+def _kind_of_chunk(answer: _Answer) -> Literal["usage", "mixed"] | None:
+    if not bytes(answer.usage) or (answer.choices is None and bytes(answer.object) != _CHUNK):
+        return None
+    return "usage" if answer.choices == [] and _is_set(answer.usage) else "mixed"
+
+
+def announces_usage(data: bytes) -> bool:
+    """Whether a stream's event is a chat chunk whose `usage` is null."""
+    try:
+        answer = _answer.decode(data)
+    except NOT_JSON:
+        return False
+    return bytes(answer.usage) == b"null" and _kind_of_chunk(answer) is not None
+
+
+def _decode_answer(body: bytes) -> _Answer:
+    """An object whose `choices` are no list reads as having none."""
+    try:
+        return _answer.decode(body)
+    except msgspec.ValidationError:
+        fields = _object.decode(body)
+    return _Answer(usage=fields.get("usage", _ABSENT), error=fields.get("error", _ABSENT))
 
 
 def without_usage(chunk: bytes) -> bytes:
@@ -127,29 +149,6 @@ def without_usage(chunk: bytes) -> bytes:
 
 def _is_set(raw: Raw) -> bool:
     return bytes(raw) not in (b"", b"null", b"false", b'""', b"{}")
-
-
-def _read_usage(raw: Raw) -> Usage | None:
-    if not _is_set(raw):
-        return None
-    try:
-        counts = _usage.decode(raw)
-    except NOT_JSON:
-        return None
-    usage = Usage(
-        prompt=counts.prompt_tokens,
-        completion=counts.completion_tokens,
-        cached=prompt.cached_tokens if (prompt := counts.prompt_tokens_details) else None,
-        reasoning=completion.reasoning_tokens if (completion := counts.completion_tokens_details) else None,
-        source="upstream",
-    )
-    return usage if _is_plausible(usage) else None
-
-
-def _is_plausible(usage: Usage) -> bool:
-    counts = (usage.prompt, usage.completion, usage.cached, usage.reasoning)
-    known = usage.prompt is not None or usage.completion is not None
-    return known and all(count is None or 0 <= count <= MAX_TOKENS for count in counts)
 
 
 class ModelRow(Struct):
@@ -183,6 +182,10 @@ class ErrorDetail(Struct):
     type: str | None = None
     param: str | None = None
     code: str | int | None = None
+
+    def blames_request(self) -> bool:
+        """Whether it says that the request was wrong, not the server."""
+        return self.type == "invalid_request_error" or (isinstance(self.code, int) and 400 <= self.code < 500)
 
 
 _detail = msgspec.json.Decoder(ErrorDetail)

@@ -34,14 +34,14 @@ def from_environment(environ: Mapping[str, str]) -> list[Server]:
             name=vendor.name,
             dialect=vendor.dialect,
             url=vendor.url,
-            api_key=environ[vendor.key_variable],
+            api_key=environ[vendor.key_variable].strip(),
             models=(),
             weight=1,
             priority=0,
             origin="environment",
         )
         for vendor in VENDORS
-        if environ.get(vendor.key_variable)
+        if environ.get(vendor.key_variable, "").strip()
     ]
 
 

@@ -10,9 +10,10 @@ from quart import Blueprint, request
 
 from bluesminds.accounts.keys import Keys
 from bluesminds.accounts.members import Members, require_email
-from bluesminds.accounts.servers import Servers
+from bluesminds.accounts.servers import LOCKED, Servers
 from bluesminds.accounts.usage import UsageReports
-from bluesminds.errors import InvalidRequest, NotFound, Unavailable
+from bluesminds.config.settings import Priority, ServerName, Weight
+from bluesminds.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from bluesminds.gateway.probe import Probe
 from bluesminds.http.client import Origin
 from bluesminds.identity.password import Passwords
@@ -20,8 +21,14 @@ from bluesminds.values import Server
 from bluesminds.web import present
 from bluesminds.web.guard import actor, read_input, require_local
 
-Name = Annotated[str, Meta(min_length=1, max_length=100)]
-Limit = Annotated[int, Meta(ge=0, le=1_000_000_000)]
+# Names are shown to people: nothing in them may move a cursor, start a line or turn the text around.
+_UNSEEN = r"\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069"
+Name = Annotated[
+    str,
+    Meta(pattern=rf"^[^{_UNSEEN}]{{1,100}}\Z", description="1 to 100 characters without control characters"),
+]
+Limit = Annotated[int, Meta(ge=0, le=1_000_000_000, description="a whole number from 0 to 1000000000")]
+Secret = Annotated[str, Meta(pattern=r"^[\x21-\x7e]+\Z", description="ASCII text without spaces")]
 
 
 class NewKey(Struct, forbid_unknown_fields=True):
@@ -29,7 +36,7 @@ class NewKey(Struct, forbid_unknown_fields=True):
     user_id: str | None = None
     rpm: Limit | None = None
     concurrency: Limit | None = None
-    expires_at: Annotated[int, Meta(gt=0)] | None = None  # milliseconds since the epoch
+    expires_at: Annotated[int, Meta(gt=0, description="milliseconds since the epoch")] | None = None
 
 
 class NewUser(Struct, forbid_unknown_fields=True):
@@ -39,13 +46,16 @@ class NewUser(Struct, forbid_unknown_fields=True):
 
 
 class NewServer(Struct, forbid_unknown_fields=True):
-    name: Annotated[str, Meta(pattern=r"^[a-z0-9_.-]{1,64}$")]
+    name: ServerName
     url: str
     dialect: Literal["openai", "litellm", "anthropic"] = "openai"
-    api_key: str | None = None
-    models: list[Name] = []
-    weight: Annotated[int, Meta(ge=1, le=10_000)] = 1
-    priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
+    api_key: Secret | None = None
+    models: Annotated[
+        list[Name],
+        Meta(description="a list of names of 1 to 100 characters without control characters"),
+    ] = []
+    weight: Weight = 1
+    priority: Priority = 0
 
 
 class Desk(Struct, frozen=True):
@@ -111,12 +121,17 @@ def _add_key_routes(admin: Blueprint, desk: Desk) -> None:
 def _add_server_routes(admin: Blueprint, desk: Desk) -> None:
     @admin.get("/servers")
     async def list_servers() -> dict[str, object]:
-        return present.listing([present.server(row) for row in await desk.servers_now()])
+        rows = [present.server(row) for row in await desk.servers_now()]
+        taken = {row["name"] for row in rows}
+        rows += [present.server(row, LOCKED) for row in desk.servers.locked if row.name not in taken]
+        return present.listing(rows)
 
     @admin.post("/servers")
     async def add_server() -> tuple[dict[str, object], int]:
         wanted = await read_input(NewServer, request)
         server = _server(wanted)
+        if any(row.name == server.name and row.origin != "table" for row in await desk.servers_now()):
+            raise Conflict("server_exists", f"The configuration has a server named {server.name} already.")
         await desk.servers.add(actor(), server)
         await desk.servers_changed()
         return present.server(server), 201
@@ -136,6 +151,8 @@ def _add_server_routes(admin: Blueprint, desk: Desk) -> None:
                         "server_not_running", "The demo server runs inside a running gateway only."
                     )
                 return _probe_json(await desk.probe(server))
+        if any(server.name == name for server in desk.servers.locked):
+            return _probe_json(Probe(server=name, problem=LOCKED, models=None, seconds=0.0))
         raise NotFound("server_not_found", f"There is no server named {name}.")
 
 

@@ -5,11 +5,11 @@ that cuts answers silently is worse than none. Every error leaves in OpenAI's bo
 unexpected one is logged and told as 500 without detail.
 """
 
-from typing import cast
+from typing import Final, cast
 
 from quart import Blueprint, Response, request
 from quart_trio import QuartTrio
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from bluesminds.clock import Clock
 from bluesminds.crypto import uuid7
@@ -17,9 +17,14 @@ from bluesminds.errors import GatewayError, Unavailable
 from bluesminds.http.asgi import ASGIApp
 from bluesminds.log import Log
 from bluesminds.web.errors import INTERNAL, error_body, error_headers
-from storage.base import StorageUnavailable
+from storage.base import StorageBroken, StorageUnavailable
 
 MAX_INPUT = 1024 * 1024  # bytes; control-plane bodies are small forms
+_SENTENCES: Final = {
+    404: "There is nothing at this path. Models are asked under /v1.",
+    405: "This path exists, but not for this method; the allow header names those it has.",
+    413: "The request body is larger than 1 MiB.",
+}
 
 
 def create(*blueprints: Blueprint, clock: Clock, log: Log) -> ASGIApp:
@@ -55,13 +60,22 @@ def _add_error_handlers(app: QuartTrio, clock: Clock, log: Log) -> None:
             Unavailable("storage_unavailable", "The database cannot be reached right now. Try again.")
         )
 
+    @app.errorhandler(StorageBroken)
+    async def broken_storage(exc: StorageBroken) -> Response:
+        return told(
+            Unavailable("storage_unavailable", "The database cannot be used until it is mended.", retry=False)
+        )
+
     @app.errorhandler(HTTPException)
     async def http_error(exc: HTTPException) -> Response:
         status = exc.code or 500
         code = {404: "unknown_url", 405: "method_not_allowed", 413: "body_too_large"}.get(
             status, "invalid_request"
         )
-        return told(GatewayError(status, code, exc.description or exc.name))
+        sentence = _SENTENCES.get(status) or exc.description or exc.name
+        methods = (exc.valid_methods or []) if isinstance(exc, MethodNotAllowed) else []
+        headers = {"allow": ", ".join(sorted(methods))} if methods else {}
+        return told(GatewayError(status, code, sentence, headers=headers))
 
     @app.errorhandler(Exception)
     async def unexpected(exc: Exception) -> Response:

@@ -10,6 +10,7 @@ import msgspec
 
 from bluesminds.clock import Clock
 from bluesminds.errors import GatewayError, InvalidRequest, NotFound
+from bluesminds.gateway.bodies import Body, BodyBudget
 from bluesminds.gateway.walk import Gateway
 from bluesminds.http.asgi import ASGIApp, Disconnect, Receive, Scope, Send
 from bluesminds.log import Log
@@ -58,11 +59,16 @@ class ClientOut:
 
 
 class Edge:
-    """The application the listener serves. `control` is the rest of the site."""
+    """The application the listener serves. `control` is the rest of the site; `bodies` is what all request
+    bodies share.
+    """
 
-    def __init__(self, gateway: Gateway, control: ASGIApp, *, clock: Clock, log: Log) -> None:
+    def __init__(
+        self, gateway: Gateway, control: ASGIApp, *, bodies: BodyBudget, clock: Clock, log: Log
+    ) -> None:
         self._gateway = gateway
         self._control = control
+        self._bodies = bodies
         self._clock = clock
         self._log = log
 
@@ -80,8 +86,11 @@ class Edge:
     async def _answer(
         self, scope: Scope, route: str, arrival: Arrival, receive: Receive, out: ClientOut
     ) -> None:
+        body = Body(self._bodies)
         try:
-            await self._dispatch(scope["method"], route, arrival, lambda: read_body(scope, receive), out)
+            await self._dispatch(
+                scope["method"], route, arrival, lambda: read_body(scope, receive, body), out
+            )
         except GatewayError as exc:
             await self._refuse(exc, arrival, out)
         except OSError:
@@ -92,16 +101,20 @@ class Edge:
             if out.begun:
                 raise
             await self._refuse(INTERNAL, arrival, out)
+        finally:
+            body.drop()
 
     async def _dispatch(
-        self, method: str, route: str, arrival: Arrival, body: Callable[[], Awaitable[bytes]], out: ClientOut
+        self, method: str, route: str, arrival: Arrival, body: Callable[[], Awaitable[Body]], out: ClientOut
     ) -> None:
         if route == "/chat/completions" and method == "POST":
             await self._gateway.answer(arrival, body, out)
         elif arrival.endpoint == "models" and method in ("GET", "HEAD"):
             await self._models(route, arrival, out)
         else:
-            raise _no_such_route(method, route)
+            refusal = _no_such_route(method, route)
+            self._gateway.books.note(arrival, refusal.status, code=refusal.code)
+            raise refusal
 
     async def _models(self, route: str, arrival: Arrival, out: ClientOut) -> None:
         name = route.removeprefix("/models").removeprefix("/")
@@ -136,28 +149,26 @@ def _no_such_route(method: str, route: str) -> GatewayError:
     return NotFound("unknown_url", "There is nothing at this path. Check the base URL: it should end in /v1.")
 
 
-async def read_body(scope: Scope, receive: Receive) -> bytes:
-    """The whole request body. Raises InvalidRequest when it is empty or compressed."""
+async def read_body(scope: Scope, receive: Receive, body: Body) -> Body:
+    """Fill body with all of the request's. Raises InvalidRequest when it is empty or compressed, Unavailable
+    when there is no room for it, and ConnectionResetError when the client leaves first.
+    """
     if any(name == b"content-encoding" and coding != b"identity" for name, coding in scope["headers"]):
         raise InvalidRequest("unsupported_encoding", "Send the request body without compression.", status=415)
-    body = await _collect(receive)
-    if not body:
+    body.data = await _collect(receive, body)
+    if not body.data:
         raise InvalidRequest(
             "empty_body", "The request has no body. Send a JSON object with `model` and `messages`."
         )
     return body
 
 
-async def _collect(receive: Receive) -> bytes:
-    """Raises ConnectionResetError when the client leaves first."""
-    message = await receive()
-    if not message.get("more_body", False) and message["type"] != "http.disconnect":
-        body: bytes = message.get("body", b"")
-        return body
+async def _collect(receive: Receive, body: Body) -> bytes:
     pieces = []
-    while message["type"] != "http.disconnect":
-        pieces.append(message.get("body", b""))
+    while (message := await receive())["type"] != "http.disconnect":
+        piece: bytes = message.get("body", b"")
+        body.take(len(piece))
+        pieces.append(piece)
         if not message.get("more_body", False):
-            return b"".join(pieces)
-        message = await receive()
+            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
     raise ConnectionResetError

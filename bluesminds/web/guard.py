@@ -4,17 +4,23 @@ The operator's API answers on the local socket only: whoever can open that socke
 The listener of the socket marks its requests in the ASGI scope, where no client can write.
 """
 
-from typing import TypeVar
+import re
+from typing import Final, TypeVar
 
 import msgspec
 from quart import Request, request
 
 from bluesminds.accounts.audit import OPERATOR, Actor
+from bluesminds.config.fields import fields_of
 from bluesminds.errors import Forbidden, InvalidRequest
 from bluesminds.http.asgi import ASGIApp, Receive, Scope, Send
 
 LOCAL = "bluesminds.local"
-T = TypeVar("T")
+# How msgspec words what is wrong.
+_WRONG: Final = re.compile(r" - at `\$\.(\w+)")
+_MISSING: Final = re.compile(r"^Object missing required field `(\w+)`")
+_UNKNOWN: Final = "Object contains unknown field "
+T = TypeVar("T", bound=msgspec.Struct)
 
 
 def through_local_socket(app: ASGIApp) -> ASGIApp:
@@ -46,7 +52,21 @@ async def read_input(model: type[T], incoming: Request) -> T:
     try:
         return msgspec.json.decode(await incoming.get_data(cache=False), type=model)
     except msgspec.ValidationError as exc:
-        reason, _, path = str(exc).partition(" - at `$.")
-        raise InvalidRequest("invalid_value", f"{reason}.", param=path.rstrip("`") or None) from exc
+        raise _invalid_value(model, str(exc)) from exc
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise InvalidRequest("invalid_json", "The request body is not valid JSON.") from exc
+
+
+def _invalid_value(model: type[msgspec.Struct], reason: str) -> InvalidRequest:
+    """msgspec's reason in words of ours: the field and its rule, never the value."""
+    fields = fields_of(model)
+    if found := _WRONG.search(reason):
+        return InvalidRequest(
+            "invalid_value", f"{found[1]} must be {fields[found[1]].expected}.", param=found[1]
+        )
+    if missing := _MISSING.match(reason):
+        message = f"{missing[1]} is missing; it must be {fields[missing[1]].expected}."
+        return InvalidRequest("invalid_value", message, param=missing[1])
+    if reason.startswith(_UNKNOWN):
+        return InvalidRequest("invalid_value", f"Unknown field. Known here: {', '.join(fields)}.")
+    return InvalidRequest("invalid_value", "The request body must be a JSON object.")

@@ -1,4 +1,6 @@
-"""What machines ask: /health (alive), /ready (fit for traffic), /metrics (Prometheus text)."""
+"""What machines ask: / (what this is), /health (alive), /ready (fit for traffic), /metrics (Prometheus
+text).
+"""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
@@ -8,6 +10,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from quart import Blueprint, Response
 
+from bluesminds import __version__
 from bluesminds.http.limits import Stats
 
 
@@ -41,6 +44,18 @@ Readiness = Callable[[], Awaitable[Mapping[str, str]]]
 def blueprint(readiness: Readiness, registry: CollectorRegistry) -> Blueprint:
     """`readiness` returns a word per part; anything but "ok" means not ready."""
     ops = Blueprint("ops", __name__)
+
+    @ops.get("/")
+    async def index() -> dict[str, str]:
+        return {
+            "name": "BluesMinds",
+            "version": __version__,
+            "api": "/v1",
+            "models": "/v1/models",
+            "health": "/health",
+            "ready": "/ready",
+            "metrics": "/metrics",
+        }
 
     @ops.get("/health")
     async def health() -> dict[str, str]:

@@ -61,7 +61,8 @@ def total(row: StatsRow, group: str) -> dict[str, object]:
     }
 
 
-def server(row: Server) -> dict[str, object]:
+def server(row: Server, problem: str | None = None) -> dict[str, object]:
+    """`problem` says why it is not used."""
     return {
         "name": row.name,
         "dialect": row.dialect,
@@ -71,4 +72,5 @@ def server(row: Server) -> dict[str, object]:
         "weight": row.weight,
         "priority": row.priority,
         "origin": row.origin,
+        "problem": problem,
     }

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 
@@ -13,9 +14,9 @@ from bluesminds.accounts.servers import Servers
 from bluesminds.accounts.usage import MAX_DAYS, UsageReports
 from bluesminds.crypto import Vault, key_digest, new_master_key
 from bluesminds.errors import Conflict, Forbidden, InvalidRequest, NotFound
+from bluesminds.log import Log
 from bluesminds.values import Server
 from storage import Connection, Store, open_store
-from storage.base import Conflict as StorageConflict
 from storage.keys import select_key_by_digest
 from storage.settings import select_setting
 from storage.usage import DAY, insert_batch
@@ -59,8 +60,9 @@ async def test_keys_are_stored_as_digests_and_every_change_is_told(store: Store)
 
 async def test_a_key_for_nobody_leaves_no_trace(store: Store) -> None:
     keys = Keys(store, pepper=b"p", clock=Noon(), changed=lambda: None)
-    with pytest.raises(StorageConflict):
+    with pytest.raises(NotFound) as caught:
         await keys.create(OPERATOR, user_id="nobody", name="x")
+    assert (caught.value.code, caught.value.param) == ("user_not_found", "user_id")
     assert await store.read(actions) == []
     assert await keys.list() == []
 
@@ -82,9 +84,11 @@ async def test_the_local_user_is_made_once(store: Store) -> None:
 
 async def test_one_claim_wins_a_race_for_the_token(store: Store) -> None:
     members = Members(store, clock=Noon())
+    earlier = await members.new_bootstrap_token(OPERATOR)
     token = await members.new_bootstrap_token(OPERATOR)
-    assert token is not None
-    assert await members.new_bootstrap_token(OPERATOR) is None
+    assert earlier is not None and token is not None
+    with pytest.raises(Forbidden):
+        await members.require_token(earlier)
     assert token not in str(await store.read(select_setting, BOOTSTRAP))
     outcomes: list[str] = []
 
@@ -104,7 +108,7 @@ async def test_one_claim_wins_a_race_for_the_token(store: Store) -> None:
     assert await members.new_bootstrap_token(OPERATOR) is None
     with pytest.raises(Forbidden):
         await members.require_token(token)
-    assert await store.read(actions) == ["admin.claim", "bootstrap.issue"]
+    assert await store.read(actions) == ["admin.claim", "bootstrap.issue", "bootstrap.issue"]
 
 
 async def test_an_administrator_made_otherwise_ends_the_token(store: Store) -> None:
@@ -139,19 +143,58 @@ def content(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in folder.iterdir() if path.is_file())
 
 
+def servers_with(store: Store, *master_keys: bytes, lines: list[bytes] | None = None) -> Servers:
+    written = [] if lines is None else lines
+    return Servers(store, vault=Vault(master_keys), clock=Noon(), log=Log(Noon(), write=written.append))
+
+
+async def test_a_key_of_another_master_key_locks_its_own_server_only(store: Store) -> None:
+    old, new = new_master_key(), new_master_key()
+    await servers_with(store, old).add(OPERATOR, server("old"))
+    lines: list[bytes] = []
+    servers = servers_with(store, new, lines=lines)
+    await servers.add(OPERATOR, server("new"))
+    for _ in range(2):
+        assert [one.name for one in await servers.load()] == ["new"]
+        assert servers.locked == (server("old", None),)
+    (line,) = [msgspec.json.decode(line) for line in lines]
+    assert (line["level"], line["event"], line["server"]) == ("warning", "server_locked", "old"), "once"
+    await servers.remove(OPERATOR, "old")
+    assert [one.name for one in await servers.load()] == ["new"]
+    assert servers.locked == ()
+
+
+async def test_a_guest_key_takes_the_place_of_the_last_one(store: Store) -> None:
+    owner, _ = await Members(store, clock=Noon()).local_user(OPERATOR)
+    keys = Keys(store, pepper=b"p", clock=Noon(), changed=lambda: None)
+    mine, _ = await keys.create(OPERATOR, user_id=owner, name="guest")
+    first = await keys.guest(OPERATOR, user_id=owner, expires_at=NOON + 1)
+    second = await keys.guest(OPERATOR, user_id=owner, expires_at=NOON + 2)
+    assert await store.read(select_key_by_digest, key_digest(b"p", first)) is None
+    holder = await store.read(select_key_by_digest, key_digest(b"p", second))
+    assert holder is not None
+    listed = {row.id: row for row in await keys.list()}
+    assert listed == {row.id: row for row in (mine, holder.key)}, (
+        "no more of them, and not the one that a person made"
+    )
+    assert (holder.key.prefix, holder.key.last4, holder.key.expires_at) == (second[:7], second[-4:], NOON + 2)
+    await keys.revoke(OPERATOR, holder.key.id)
+    third = await keys.guest(OPERATOR, user_id=owner, expires_at=NOON + 3)
+    again = await store.read(select_key_by_digest, key_digest(b"p", third))
+    assert again is not None and again.key.id != holder.key.id, "a revoked key does not come back"
+    assert await store.read(actions) == [*["key.create"] * 4, "key.revoke", "user.create"]
+
+
 async def test_servers_come_back_as_they_were_and_their_keys_are_sealed(store: Store, home: Path) -> None:
     master = new_master_key()
-    servers = Servers(store, vault=Vault([master]), clock=Noon())
+    servers = servers_with(store, master)
     await servers.add(OPERATOR, server())
     await servers.add(OPERATOR, server("open", None))
     with pytest.raises(Conflict):
         await servers.add(OPERATOR, server())
     assert sorted(await servers.load(), key=lambda one: one.name) == [server("open", None), server()]
     assert b"sk-sealed" not in content(home)
-    with pytest.raises(ValueError, match="another master key"):
-        await Servers(store, vault=Vault([new_master_key()]), clock=Noon()).load()
-    rotated = Servers(store, vault=Vault([new_master_key(), master]), clock=Noon())
-    assert len(await rotated.load()) == 2
+    assert len(await servers_with(store, new_master_key(), master).load()) == 2
     await servers.remove(OPERATOR, "s")
     with pytest.raises(NotFound):
         await servers.remove(OPERATOR, "s")

@@ -1,5 +1,7 @@
 """What the banner prints can be pasted into a shell on this machine, wherever the gateway listens."""
 
+import dataclasses
+import re
 import shlex
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +12,8 @@ import pytest
 
 from bluesminds.cli import banner
 from bluesminds.config import load
-from bluesminds.main import FirstRun, Running
+from bluesminds.first_run import FirstRun
+from bluesminds.main import Running
 from bluesminds.state import StateDir
 
 KEY = "bm_0000000000000000000000000000000000EF"
@@ -22,18 +25,25 @@ def said(
     *,
     models: list[str],
     key: str | None = KEY,
+    token: str | None = None,
     **server: Any,
 ) -> str:
     loaded = load(None, {}, {})
     settings = msgspec.structs.replace(
         loaded.settings, server=msgspec.structs.replace(loaded.settings.server, **server)
     )
-    banner.show(
-        Running([address], models, FirstRun(key=key, bootstrap_token=None), cast("Any", None)), settings, None
-    )
+    first_run = FirstRun(key=key, bootstrap_token=token)
+    banner.show(running([address], models, first_run), dataclasses.replace(loaded, settings=settings))
     out, err = capsys.readouterr()
     assert out == ""
     return err
+
+
+def running(
+    addresses: list[Any], models: list[str], first_run: FirstRun, state: StateDir | None = None
+) -> Running:
+    core = cast("Any", SimpleNamespace(state=state))
+    return Running(addresses, models, first_run, core, is_alive=lambda: True)
 
 
 def curl(text: str) -> list[str]:
@@ -41,19 +51,24 @@ def curl(text: str) -> list[str]:
     return shlex.split(text[start : text.index("\n\n", start)].replace("\\\n", " "))
 
 
-def test_a_journal_gets_no_secret(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    core = SimpleNamespace(state=StateDir(tmp_path))
-    first = FirstRun(key=KEY, bootstrap_token="one-time-token")
-    settings = load(None, {}, {}).settings
-    banner.show(Running([("127.0.0.1", 3000)], ["m"], first, cast("Any", core)), settings, None, journal=True)
+@pytest.mark.parametrize(("is_guest", "name"), [(False, "first-key"), (True, "guest-key")])
+def test_a_journal_gets_no_secret(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, is_guest: bool, name: str
+) -> None:
+    first = FirstRun(key=KEY, bootstrap_token="one-time-token", is_guest=is_guest)
+    here = running([("127.0.0.1", 3000)], ["m"], first, StateDir(tmp_path))
+    banner.show(here, load(None, {}, {}), journal=True)
     text = capsys.readouterr().err
     assert KEY not in text
     assert "one-time-token" not in text
-    for name, secret in (("first-key", KEY), ("bootstrap-token", "one-time-token")):
-        path = tmp_path / name
-        assert f"$(cat {path})" in text
+    assert "Ctrl-C" not in text and "shown once" not in text
+    assert f"$(cat {tmp_path / name})" in curl(text)[curl(text).index("-H") + 1]
+    for file, secret in ((name, KEY), ("bootstrap-token", "one-time-token")):
+        path = tmp_path / file
+        assert f"in {path} (read it once, then delete the file)" in text
         assert path.read_text().strip() == secret
         assert path.stat().st_mode & 0o777 == 0o600
+    assert len(list(tmp_path.iterdir())) == 2, "a guest's key does not take the first key's file"
 
 
 @pytest.mark.parametrize(
@@ -74,6 +89,30 @@ def test_curl_gets_there(
     assert words[1 : words.index("-H")] == [*reach[:-1], f"{reach[-1]}/v1/chat/completions"]
 
 
+def test_the_token_can_be_sent_wherever_it_listens(capsys: pytest.CaptureFixture[str]) -> None:
+    text = said(capsys, "/run/bm.sock", models=["m"], token="t0ken")
+    assert "\n    t0ken\n" in text
+    line = next(line for line in text.splitlines() if "/api/setup" in line)
+    assert shlex.split(line)[:4] == ["curl", "--unix-socket", "/run/bm.sock", "http://localhost/api/setup"]
+
+
+def test_commands_name_the_configuration_and_the_directory(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "my gateway.toml"
+    path.write_text("")
+    state = tmp_path / "state"
+    first = FirstRun(key=None, bootstrap_token="token")
+    banner.show(running([("127.0.0.1", 1)], [], first), load(path, {"STATE_DIRECTORY": str(state)}, {}))
+    text = capsys.readouterr().err
+    commands = re.findall(r"^  (\S*.*bluesminds .*)$", text, re.MULTILINE)
+    assert len(commands) == 2
+    for command in commands:
+        words = shlex.split(command)
+        assert words[:2] == [f"BLUESMINDS__STATE_DIR={state}", "bluesminds"]
+        assert words[-2:] == ["--config", str(path)]
+
+
 def test_a_model_with_a_quote_in_its_name_stays_one_word(capsys: pytest.CaptureFixture[str]) -> None:
     words = curl(said(capsys, ("127.0.0.1", 1), models=["it's; rm -rf"]))
     assert msgspec.json.decode(words[-1])["model"] == "it's; rm -rf"
@@ -89,3 +128,11 @@ def test_without_a_new_key_it_says_how_to_make_one(capsys: pytest.CaptureFixture
 def test_many_models_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
     text = said(capsys, ("127.0.0.1", 1), models=["a", "b", "c", "d", "demo/echo", "z"])
     assert "  models    demo/echo, a, b, c and 2 more\n" in text
+
+
+def test_the_key_is_shown_without_a_model_too(capsys: pytest.CaptureFixture[str]) -> None:
+    text = said(capsys, ("127.0.0.1", 1), models=[])
+    assert "bluesminds servers add " in text
+    words = curl(text)
+    assert f"Authorization: Bearer {KEY}" in words
+    assert msgspec.json.decode(words[-1])["model"] == "MODEL"

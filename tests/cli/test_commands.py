@@ -4,13 +4,17 @@ import json
 import os
 import pty
 import re
+import sqlite3
 import stat
 import subprocess
+from contextlib import closing
 from pathlib import Path
 
 import click
+import httpx
 import pytest
 from click.testing import CliRunner
+from cryptography.fernet import Fernet
 
 from bluesminds import __version__
 from bluesminds.cli import exits
@@ -45,6 +49,7 @@ def test_the_help_lists_every_exit_code() -> None:
     text = " ".join(CliRunner().invoke(cli, ["--help"]).output.split())
     for code, meaning in exits.MEANINGS.items():
         assert f"{code} {meaning}" in text
+    assert "told once to stop (Ctrl-C, SIGTERM) lets answers finish and ends with 0; told twice" in text
 
 
 def test_no_option_takes_a_secret() -> None:
@@ -86,7 +91,7 @@ def test_keys_are_made_listed_and_revoked_on_the_store_itself(home: Path) -> Non
         key[-4:],
         "5",
     )
-    assert cells["revoked_at"] == "-"
+    assert (cells["expires_at"], cells["revoked_at"]) == ("-", "-")
     assert key not in listed.stdout + listed.stderr
 
     revoked = user.run("keys", "revoke", key_id, "--json")
@@ -150,6 +155,76 @@ def test_a_server_is_added_tested_and_removed(home: Path) -> None:
     )
 
 
+def test_a_server_key_that_is_promised_must_come(home: Path) -> None:
+    user = User(home)
+    words = ("servers", "add", "main", "--url", "http://127.0.0.1:9/v1", "--api-key-stdin")
+    for nothing in ("", "\n", "  \nsecond line"):
+        done = user.run(*words, stdin=nothing)
+        assert (done.returncode, done.stdout) == (exits.USAGE, "")
+        assert done.stderr.startswith("error: there is no key on standard input\nhelp: ")
+    assert not user.state_dir.exists(), "nothing was asked of the store"
+
+
+def test_a_server_of_the_configuration_keeps_its_name(home: Path) -> None:
+    user = User(home)
+    (home / "gateway.toml").write_text('[[servers]]\nname = "demo"\ndialect = "demo"\n')
+    done = user.run("servers", "add", "demo", "--url", "http://127.0.0.1:9/v1")
+    assert (done.returncode, done.stdout) == (exits.CONFLICT, "")
+    assert done.stderr.splitlines() == [
+        "error: The configuration has a server named demo already.",
+        "help: choose another name; those taken: bluesminds servers list",
+    ]
+    assert user.rows("SELECT name FROM servers") == []
+
+
+def test_a_server_sealed_with_another_master_key_is_shown_as_such(home: Path) -> None:
+    user = User(home)
+    words = ("--url", "http://127.0.0.1:9/v1")
+    assert user.run("servers", "add", "sealed", *words, "--api-key-stdin", stdin="sk-1").returncode == 0
+    assert user.run("servers", "add", "open", *words).returncode == 0
+    with closing(sqlite3.connect(user.database)) as database:
+        sealed = Fernet(Fernet.generate_key()).encrypt(b"sk-1")
+        database.execute("UPDATE servers SET sealed_api_key = ? WHERE name = 'sealed'", (sealed,))
+        database.commit()
+    listed = json.loads(user.run("servers", "list", "--json").stdout)["data"]
+    problems = {row["name"]: row["problem"] for row in listed}
+    assert problems["open"] is None
+    assert problems["sealed"].startswith("its key was sealed with another master key")
+    tested = user.run("servers", "test", "sealed")
+    assert tested.returncode == exits.UNAVAILABLE
+    assert "error: sealed: its key was sealed with another master key" in tested.stderr
+    with user.serving("serve", "--port", "0") as gateway:
+        assert '"event":"server_locked"' in gateway.said
+        ready = httpx.get(f"{gateway.url}/ready", trust_env=False).json()
+        assert ready["checks"]["servers"] == "no usable server; 1 with a key of another master key"
+        assert user.run("servers", "remove", "sealed").returncode == 0
+        assert gateway.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("keys", "create", ""), "name must be 1 to 100 characters without control characters."),
+        (("keys", "create", "a\x1b[2J"), "name must be 1 to 100 characters without control characters."),
+        (("keys", "create", "a\u202eb"), "name must be 1 to 100 characters without control characters."),
+        (("keys", "revoke", ""), "'' is not the id of a key"),
+        (("keys", "revoke", "../users"), "'../users' is not the id of a key"),
+        (("servers", "remove", "../keys"), "'../keys' is not the name of a server"),
+        (("servers", "test", ".."), "'..' is not the name of a server"),
+        (("servers", "test", "a\x1b[2J"), "'a\\x1b[2J' is not the name of a server"),
+        (
+            ("servers", "add", "UPPER", "--url", "http://127.0.0.1:9"),
+            'name must be 1 to 64 of a-z, 0-9, "-", "_" and ".", not "." first.',
+        ),
+    ],
+)
+def test_a_wrong_name_is_told_by_its_rule(home: Path, words: tuple[str, ...], error: str) -> None:
+    done = User(home).run(*words)
+    assert (done.returncode, done.stdout) == (exits.USAGE, "")
+    assert done.stderr.splitlines()[0] == f"error: {error}"
+    assert "\x1b" not in done.stderr
+
+
 def test_a_server_needs_an_address_that_can_be_one(home: Path) -> None:
     done = User(home).run("servers", "add", "main", "--url", "ftp://example.com")
     assert done.returncode == exits.USAGE
@@ -172,6 +247,9 @@ def test_a_user_is_made_with_a_password_from_standard_input(home: Path) -> None:
 
 def test_a_name_cannot_move_the_cursor(home: Path) -> None:
     user = User(home)
-    assert user.run("keys", "create", "a\x1b[2J\tb").returncode == 0
+    assert user.run("keys", "create", "old").returncode == 0
+    with closing(sqlite3.connect(user.database)) as database:
+        database.execute("UPDATE api_keys SET name = ?", ("a\x1b[2J\tb",))
+        database.commit()
     row = user.run("keys", "list").stdout.splitlines()[1]
     assert row.split("\t")[1] == "a\ufffd[2J\ufffdb"

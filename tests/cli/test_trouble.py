@@ -5,18 +5,22 @@ import signal
 import socket
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import click
+import httpx
 import pytest
 from click.testing import CliRunner
 
 from bluesminds.cli import exits
 from bluesminds.cli.app import Commands
-from bluesminds.cli.failures import failure, only
+from bluesminds.cli.failures import EXPECTED, failure, only
 from bluesminds.config import load
+from bluesminds.listeners import CannotListen
+from bluesminds.state import BadState
 from tests.terminal import COMMAND, SECONDS, User
 
 PASSWORD = "sekret-4711"
@@ -98,14 +102,14 @@ def test_a_database_from_the_future(home: Path) -> None:
         database.commit()
     error, remedy = refused(user.run("serve", "--port", "0"), exits.CONFIG_INVALID)
     assert "newer version" in error
-    assert ".schema-" in remedy
+    assert "docs/operate.md" in remedy
 
 
 def test_a_file_that_is_no_database(home: Path) -> None:
     (home / "my.db").write_bytes(b"no database" * 1000)
     config = write(home, f'[storage]\nurl = "sqlite:///{home}/my.db"\n')
     error, _ = refused(User(home).run("keys", "list", *config), exits.UNAVAILABLE)
-    assert error == "file is not a database"
+    assert error == "the database file is damaged: file is not a database"
 
 
 def test_the_demo_server_is_only_there_while_the_gateway_runs(home: Path) -> None:
@@ -118,24 +122,83 @@ def test_the_demo_server_is_only_there_while_the_gateway_runs(home: Path) -> Non
 @pytest.mark.parametrize(
     ("problem", "code"),
     [
-        (PermissionError(errno.EACCES, "Permission denied", "/var/lib/x"), exits.AUTH),
-        (PermissionError(errno.EACCES, "Permission denied"), exits.AUTH),
-        (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), exits.CONFIG_INVALID),
-        (ExceptionGroup("", [ExceptionGroup("", [ValueError("this will not do")])]), exits.CONFIG_INVALID),
+        (CannotListen("here", PermissionError(errno.EACCES, "Permission denied")), exits.AUTH),
+        (CannotListen("here", socket.gaierror(socket.EAI_NONAME, "unknown")), exits.CONFIG_INVALID),
+        (ExceptionGroup("", [ExceptionGroup("", [BadState("this will not do")])]), exits.CONFIG_INVALID),
+        (httpx.ReadTimeout("slow"), exits.UNAVAILABLE),
+        (httpx.ReadError("gone"), exits.UNAVAILABLE),
         (BaseExceptionGroup("", [KeyboardInterrupt(), ValueError()]), exits.INTERRUPTED),
     ],
 )
 def test_each_kind_of_failure_has_its_code(problem: BaseException, code: int) -> None:
-    settings = load(None, {}, {}).settings
-    assert failure(only(problem), settings).exit_code == code
+    assert failure(only(problem), load(None, {}, {})).exit_code == code
 
 
 @pytest.mark.parametrize(
-    "fault", [RuntimeError("a bug"), ExceptionGroup("two", [ValueError(), ValueError()])], ids=str
+    "fault",
+    [
+        RuntimeError("a bug"),
+        ValueError("a bug in the walk"),
+        OSError(errno.EBADF, "Bad file descriptor"),
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "/etc/gone"),
+        ExceptionGroup("two", [ValueError(), ValueError()]),
+    ],
+    ids=str,
 )
 def test_a_fault_of_ours_is_not_dressed_up(fault: Exception) -> None:
+    assert not isinstance(fault, EXPECTED)
     with pytest.raises(type(fault)):
-        failure(only(fault), load(None, {}, {}).settings)
+        failure(only(fault), load(None, {}, {}))
+
+
+def test_a_name_that_can_be_no_machine_s(home: Path) -> None:
+    error, _ = refused(User(home).run("serve", "--host", "x" * 100), exits.CONFIG_INVALID)
+    assert error.endswith(": this cannot be the name of a machine")
+
+
+@pytest.mark.parametrize("words", [("serve", "--port", "0"), ("keys", "list")], ids=" ".join)
+def test_a_database_url_without_a_file(home: Path, words: tuple[str, ...]) -> None:
+    config = write(home, '[storage]\nurl = "sqlite:///"\n')
+    error, remedy = refused(User(home).run(*words, *config), exits.CONFIG_INVALID)
+    assert error.startswith("url in [storage] cannot be used: ")
+    assert "sqlite:///absolute/path.db" in remedy
+
+
+def test_something_else_where_the_local_socket_goes(home: Path) -> None:
+    user = User(home)
+    (user.state_dir / "admin.sock").mkdir(parents=True)
+    error, remedy = refused(user.run("serve", "--port", "0"), exits.CONFLICT)
+    assert error == f"cannot listen on {user.state_dir}/admin.sock: the path exists and is not a socket"
+    assert "out of the way" in remedy
+
+
+def test_inherited_sockets_must_listen(home: Path) -> None:
+    """What a service manager passes for ListenDatagram= or Accept=yes: refused before READY=1."""
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams,
+    ):
+        manager.bind(str(home / "notify"))
+        manager.setblocking(False)
+        datagrams.bind(("127.0.0.1", 0))
+        script = f"""import os, sys
+os.dup2({datagrams.fileno()}, 3)
+os.environ.update(LISTEN_FDS="1", LISTEN_PID=str(os.getpid()), NOTIFY_SOCKET="{home / "notify"}")
+os.execv(sys.executable, [sys.executable, "-m", "bluesminds", "serve"])"""
+        done = subprocess.run(
+            (sys.executable, "-c", script),
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            cwd=home,
+            env=User(home).environment({}),
+            pass_fds=(datagrams.fileno(),),
+        )
+        error, remedy = refused(done, exits.CONFIG_INVALID)
+        with pytest.raises(BlockingIOError):
+            manager.recv(100)
+    assert error == "the inherited socket 3 is not a stream socket that listens"
+    assert "ListenStream=" in remedy
 
 
 @pytest.mark.parametrize("seconds", [0.05, 0.15, 0.3])

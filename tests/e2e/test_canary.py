@@ -54,13 +54,15 @@ async def test_secrets_stay_where_they_belong(nursery: trio.Nursery, home: Path,
         user = {"email": "a@example.com", "password": PASSWORD}
         told.append((await client.post("/api/admin/users", json=user)).text)
         told.append((await client.post("/api/admin/users", json=user | {"unknown": PASSWORD})).text)
-    quoting = error(f"Incorrect API key provided: {FILE_KEY}")
     for stream in (False, True):
-        for model in ("m", "t"):
+        for model, its_key in (("m", FILE_KEY), ("t", TABLE_KEY)):
+            quoting = error(f"Incorrect API key provided: {its_key}")
             models.plan(streamed(chunk(ANSWER), DONE) if stream else whole(completion(ANSWER)))
-            models.plan(refusal(401, quoting), refusal(403, quoting), drop_twice, refusal(500))
-            models.plan(streamed(chunk("x"), Pause(0.05), Cut) if stream else refusal(400))
-            for number in range(6):
+            models.plan(refusal(401, quoting), refusal(403, quoting), drop_twice, refusal(500, quoting))
+            models.plan(streamed(chunk("x"), Pause(0.05), Cut) if stream else refusal(400, quoting))
+            event = b"data: " + quoting + b"\n\n"
+            models.plan(streamed(chunk("x"), event) if stream else whole(quoting))
+            for number in range(7):
                 answer = await gateway.chat(ask | {"model": model, "stream": stream}, key=key)
                 assert (ANSWER in answer.text) == (number == 0)
                 told.append(answer.text.replace(ANSWER, "") + str(answer.headers))

@@ -100,7 +100,8 @@ async def test_a_running_ollama_is_found_without_any_configuration(home: Path, n
 def test_without_any_model_the_banner_says_how_to_add_a_server(home: Path) -> None:
     with User(home).serving("serve", "--port", "0") as gateway:
         assert "bluesminds servers add " in gateway.said
-        assert "curl" not in gateway.said
+        assert '"model": "MODEL"' in printed_command(gateway.said)
+        assert ask(gateway, gateway.key, model="MODEL").json()["error"]["code"] == "model_not_found"
         ready = httpx.get(f"{gateway.url}/ready", trust_env=False)
         assert (ready.status_code, ready.json()["checks"]["servers"]) == (503, "no usable server")
         assert gateway.stop() == 0

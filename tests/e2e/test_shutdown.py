@@ -9,15 +9,22 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import httpx
 import pytest
 import trio
 
+from tests.fakes.model_server import DONE, ModelServer, Pause, chunk, streamed
+from tests.gateways import STREAM, entry
+from tests.pressure import ended, served
 from tests.terminal import COMMAND, SECONDS, Serving, User
 
 STREAMS = 20
 WORDS = 130  # at the demo server's pace of 20 ms a word: 2.6 s
+LONG_STREAMS = 50
+LONG_SECONDS = 20.0
+LONG = streamed(*[chunk("word"), Pause(LONG_SECONDS / 40)] * 40, chunk(finish="stop"), DONE)
 
 
 class Reader:
@@ -34,7 +41,9 @@ class Reader:
 
     async def read(self, words: int) -> None:
         messages = [{"role": "user", "content": "word " * words}]
-        body = {"model": "demo/echo", "stream": True, "max_tokens": words, "messages": messages}
+        await self.ask({"model": "demo/echo", "stream": True, "max_tokens": words, "messages": messages})
+
+    async def ask(self, body: dict[str, Any]) -> None:
         answer = b""
         try:
             async with self._client.stream("POST", self._url, json=body, headers=self._headers) as response:
@@ -58,12 +67,6 @@ class Reader:
 async def reading(gateway: Serving) -> AsyncIterator[Reader]:
     async with httpx.AsyncClient(trust_env=False, timeout=SECONDS) as client:
         yield Reader(gateway, client)
-
-
-async def ended(gateway: Serving, seconds: float) -> int:
-    """The exit code. Raises TooSlowError."""
-    with trio.fail_after(seconds):
-        return await trio.to_thread.run_sync(gateway.process.wait, abandon_on_cancel=True)
 
 
 @pytest.mark.parametrize(
@@ -117,6 +120,57 @@ async def test_a_second_signal_does_not_wait(home: Path) -> None:
     assert reader.broken == 3, "a stream that was cut has no proper end"
     assert user.rows("SELECT outcome, usage_source, count(*) FROM usage") == [("interrupted", "estimated", 3)]
     assert "Traceback" not in gateway.said
+
+
+@pytest.mark.slow
+async def test_fifty_long_streams_end_properly(home: Path, models: ModelServer) -> None:
+    models.plan(*[LONG] * LONG_STREAMS)
+    user = User(home)
+    async with (
+        served(home, [entry("one", models.url)]) as gateway,
+        reading(gateway) as reader,
+        trio.open_nursery() as nursery,
+    ):
+        for _ in range(LONG_STREAMS):
+            nursery.start_soon(reader.ask, STREAM)
+        await reader.all_begun(LONG_STREAMS)
+        port = int(gateway.url.rpartition(":")[2])
+        told = trio.current_time()
+        gateway.tell(signal.SIGTERM)
+        await refused(port, seconds=1.0)
+        assert await ended(gateway, 25.0) == 0
+        assert trio.current_time() - told >= LONG_SECONDS * 0.8, "the streams were long"
+    assert reader.broken == 0
+    assert len(reader.answers) == LONG_STREAMS
+    assert all(answer.endswith(DONE) for answer in reader.answers)
+    assert user.rows("SELECT outcome, count(*), count(DISTINCT id) FROM usage GROUP BY 1") == [
+        ("ok", LONG_STREAMS, LONG_STREAMS)
+    ]
+
+
+@pytest.mark.slow
+async def test_a_second_signal_cuts_fifty_long_streams(home: Path, models: ModelServer) -> None:
+    models.plan(*[LONG] * LONG_STREAMS)
+    user = User(home)
+    async with (
+        served(home, [entry("one", models.url)]) as gateway,
+        reading(gateway) as reader,
+        trio.open_nursery() as nursery,
+    ):
+        for _ in range(LONG_STREAMS):
+            nursery.start_soon(reader.ask, STREAM)
+        await reader.all_begun(LONG_STREAMS)
+        gateway.tell(signal.SIGTERM)
+        await trio.sleep(1.0)
+        assert gateway.process.poll() is None
+        told = trio.current_time()
+        gateway.tell(signal.SIGTERM)
+        assert await ended(gateway, 10.0) == 130
+        assert trio.current_time() - told <= 2.0
+    assert reader.broken == LONG_STREAMS
+    assert user.rows("SELECT outcome, usage_source, count(*) FROM usage GROUP BY 1, 2") == [
+        ("interrupted", "estimated", LONG_STREAMS)
+    ]
 
 
 async def refused(port: int, seconds: float) -> None:

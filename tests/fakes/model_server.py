@@ -163,12 +163,15 @@ async def correct(server: "ModelServer", peer: Peer, asked: Asked) -> None:
 
 @dataclass(slots=True)
 class ModelServer:
-    """`left` counts clients that went away while a plan was waiting."""
+    """`left` counts clients that went away while a plan was waiting. `list_status` is how the list of models
+    is answered.
+    """
 
     models: tuple[str, ...]
     upstream: Upstream = field(default_factory=lambda: Upstream(0))
     asked: list[Asked] = field(default_factory=list)
     left: int = 0
+    list_status: bytes = b"200 OK"
     _plans: deque[Plan] = field(default_factory=deque)
 
     @property
@@ -188,7 +191,8 @@ class ModelServer:
                 rows = [
                     {"id": name, "object": "model", "created": 7, "owned_by": "tests"} for name in self.models
                 ]
-                await peer.answer(msgspec.json.encode({"object": "list", "data": rows}), JSON)
+                listed = msgspec.json.encode({"object": "list", "data": rows})
+                await peer.answer(listed, JSON, status=self.list_status)
                 continue
             asked = Asked(received, msgspec.json.decode(received.body))
             self.asked.append(asked)

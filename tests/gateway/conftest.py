@@ -16,8 +16,10 @@ __all__ = [
     "gateway_with_short_drain",
     "impatient",
     "models",
+    "pair",
     "postgres",
     "postgres_url",
+    "second",
     "sqlite_path",
     "sqlite_url",
 ]
@@ -27,6 +29,19 @@ __all__ = [
 async def models(nursery: trio.Nursery) -> ModelServer:
     server: ModelServer = await nursery.start(model_server.serve)
     return server
+
+
+@pytest.fixture
+async def second(nursery: trio.Nursery) -> ModelServer:
+    server: ModelServer = await nursery.start(model_server.serve)
+    return server
+
+
+@pytest.fixture
+async def pair(nursery: trio.Nursery, home: Path, models: ModelServer, second: ModelServer) -> Gateway:
+    """`models` first, `second` when that fails."""
+    servers = [entry("first", models.url, priority=0), entry("second", second.url, priority=1)]
+    return await gateways.start(nursery, home, servers=servers, upstream=IMPATIENT)
 
 
 @pytest.fixture

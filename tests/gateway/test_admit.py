@@ -97,6 +97,25 @@ async def test_a_refusal_costs_nothing(mock_clock: MockClock) -> None:
     assert admission.running == 0
 
 
+async def test_every_refusal_says_what_is_left(mock_clock: MockClock) -> None:
+    admission = Admission()
+    who = caller(rpm=5, concurrency=2)
+    for _ in range(2):
+        admission.admit(who)
+    exc = refusal(admission, who)
+    assert exc.code == "concurrency_limit_exceeded"
+    assert exc.headers["x-ratelimit-limit-requests"] == "5"
+    assert exc.headers["x-ratelimit-remaining-requests"] == exc.headers["x-ratelimit-remaining"] == "3"
+    assert int(exc.headers["x-ratelimit-reset-ms"]) > 59_000
+    assert "x-ratelimit-limit-requests" not in refusal_of(Admission(), caller(concurrency=1)).headers
+
+
+def refusal_of(admission: Admission, who: Caller) -> RateLimited:
+    """The one for too many at once."""
+    admission.admit(who)
+    return refusal(admission, who)
+
+
 async def test_a_race_admits_exactly_the_limit() -> None:
     admission = Admission()
     tickets: list[Ticket] = []

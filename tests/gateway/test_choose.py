@@ -61,6 +61,13 @@ def test_every_server_appears_once(wanted: list[tuple[int, int]], dice: random.R
     assert [one.priority for one in chosen] == sorted(one.priority for one in chosen)
 
 
+def test_a_model_named_twice_is_offered_once() -> None:
+    assert order([server("a", models=("m", "m")), server("b", priority=1)]) == ["a", "b"]
+    twice = Catalogue([server("asked", models=())], {"asked": [ModelRow("m"), ModelRow("m", 5)]})
+    assert [one.name for one in twice.offering("m")] == ["asked"]
+    assert len(twice.models()) == 1
+
+
 def test_a_model_nobody_offers() -> None:
     with pytest.raises(NotFound) as caught:
         choose(Catalogue([server("a")], {}), "x" * 300, usable=lambda name: True, dice=random.random)

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from tests import gateways
-from tests.fakes.model_server import DONE, ModelServer, chunk, hang, streamed
+from tests.fakes.model_server import DONE, ModelServer, chunk, hang, refusal, streamed
 from tests.gateways import STREAM, Gateway, entry, eventually
 from tests.storage.test_trouble import exclusive
 
@@ -50,6 +50,62 @@ async def test_strict_answers_wait_for_their_row_and_new_work_is_refused(
     assert await gateway.metric("bluesminds_usage_rows_committed_total") == 3
     assert await gateway.metric("bluesminds_usage_commit_failures_total") >= 1
     assert await gateway.metric("bluesminds_usage_rows_held") == 0
+
+
+async def test_a_store_that_refuses_every_row_is_a_store_that_fails(
+    nursery: trio.Nursery, home: Path, models: ModelServer
+) -> None:
+    gateway = await slow_store(nursery, home, models)
+    assert (await gateway.chat()).status_code == 200
+    gateway.alter("ALTER TABLE usage RENAME TO away")
+    first = await gateway.chat()
+    assert (first.status_code, first.json()["error"]["code"]) == (503, "storage_unavailable")
+    assert first.headers["x-should-retry"] == "false"
+    assert "retry-after" not in first.headers
+    second = await gateway.chat()
+    assert (second.status_code, second.json()["error"]["code"]) == (503, "storage_unavailable")
+    assert "x-should-retry" not in second.headers
+    assert len(models.asked) == 2
+    assert (await gateway.get("/ready")).json()["checks"]["store"] == "failing"
+    gateway.alter("ALTER TABLE away RENAME TO usage")
+    await eventually(gateway.is_ready)
+    assert [row["outcome"] for row in await gateway.settled(2)] == ["ok", "ok"]
+    assert gateway.events("usage_row_rejected") == []
+
+
+async def test_an_error_is_told_when_it_is_recorded(
+    nursery: trio.Nursery, home: Path, models: ModelServer
+) -> None:
+    gateway = await slow_store(nursery, home, models)
+    models.plan(refusal(500))
+    assert (await gateway.chat()).status_code == 502
+    assert [row["outcome"] for row in gateway.rows()] == ["upstream_error"]
+    async with blocked(gateway):
+        models.plan(refusal(500))
+        answer = await gateway.chat()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "storage_unavailable")
+    assert int(answer.headers["retry-after"]) >= 1
+    assert answer.headers["x-bluesminds-server"] == "one"
+    assert [row["status"] for row in await gateway.settled(3)] == [502, 200, 502]
+
+
+async def test_what_takes_too_long_is_named(nursery: trio.Nursery, home: Path, models: ModelServer) -> None:
+    """The total time ends while an answer that is complete waits for its row."""
+    gateway = await gateways.start(
+        nursery,
+        home,
+        servers=[entry("one", models.url)],
+        storage={"settle_timeout": 2.0},
+        upstream={"total_timeout": 0.4},
+    )
+    async with blocked(gateway):
+        answer = await gateway.chat()
+        stream = await gateway.chat(STREAM)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "storage_unavailable")
+    assert b"storage_unavailable" in stream.content
+    assert b"upstream_timeout" not in stream.content
+    assert b"[DONE]" not in stream.content
+    assert [(row["status"], row["outcome"]) for row in await gateway.settled(3)] == [(200, "ok")] * 3
 
 
 async def test_a_strict_stream_whose_row_cannot_be_written_does_not_end_well(

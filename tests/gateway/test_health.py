@@ -44,6 +44,26 @@ async def test_one_success_ends_an_ejection() -> None:
     assert health.is_usable("a")
 
 
+async def test_probes_and_work_are_judged_apart(mock_clock: MockClock) -> None:
+    health = Health(eject_after=2, eject_seconds=10)
+    health.failed("a", "500")
+    health.probed("a", alive=False)
+    assert health.is_usable("a")
+    health.probed("a", alive=False)
+    assert not health.is_usable("a")
+    mock_clock.jump(1000)
+    assert not health.is_usable("a")
+    health.probed("a", alive=True)
+    assert health.is_usable("a")
+    health.failed("a", "500")
+    health.probed("a", alive=True)
+    assert not health.is_usable("a")
+    for _ in range(2):
+        health.probed("b", alive=False)
+    health.succeeded("b")
+    assert health.is_usable("b")
+
+
 async def test_servers_that_are_gone_are_forgotten() -> None:
     health = Health(eject_after=1, eject_seconds=10)
     health.failed("a", "500")

@@ -141,6 +141,81 @@ async def test_a_look_up_under_way_does_not_outlive_a_change() -> None:
     assert await refused(keys) == "api_key_revoked"
 
 
+async def test_who_misses_together_asks_once() -> None:
+    table = Table(key_row(user()))
+    keys = ring(table)
+    table.gate = trio.Event()
+    async with trio.open_nursery() as nursery:
+        for _ in range(90):
+            nursery.start_soon(keys.identify, arrival())
+        await wait_all_tasks_blocked()
+        table.gate.set()
+    assert table.asked == 1
+
+
+async def test_a_failed_look_up_fails_for_all_who_wait() -> None:
+    class Failing(Table):
+        async def look_up(self, digest: bytes) -> KeyHolder | None:
+            await super().look_up(digest)
+            raise StorageUnavailable("gone")
+
+    table = Failing(key_row(user()))
+    keys = ring(table)
+    table.gate = trio.Event()
+    codes = []
+
+    async def ask() -> None:
+        with pytest.raises(Unavailable) as caught:
+            await keys.identify(arrival())
+        codes.append(caught.value.code)
+
+    async with trio.open_nursery() as waiting:
+        for _ in range(5):
+            waiting.start_soon(ask)
+        await wait_all_tasks_blocked()
+        table.gate.set()
+    assert (codes, table.asked) == (["storage_unavailable"] * 5, 1)
+
+
+async def test_when_the_one_who_asks_leaves_another_asks() -> None:
+    table = Table(key_row(user()))
+    keys = ring(table)
+    table.gate = trio.Event()
+    callers = []
+
+    async def ask() -> None:
+        callers.append(await keys.identify(arrival()))
+
+    async with trio.open_nursery() as others:
+        async with trio.open_nursery() as first:
+            first.start_soon(keys.identify, arrival())
+            await wait_all_tasks_blocked()
+            for _ in range(5):
+                others.start_soon(ask)
+            await wait_all_tasks_blocked()
+            first.cancel_scope.cancel()
+        await wait_all_tasks_blocked()
+        assert table.asked == 2
+        table.gate.set()
+    assert len(callers) == 5
+    assert table.asked == 2
+
+
+async def test_who_comes_after_a_change_does_not_join_a_look_up_from_before() -> None:
+    table = Table(key_row(user()))
+    keys = ring(table)
+    table.gate = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keys.identify, arrival())
+        await wait_all_tasks_blocked()
+        table.row = changed(revoked_at=NOW)
+        keys.forget()
+        nursery.start_soon(refused, keys)
+        await wait_all_tasks_blocked()
+        assert table.asked == 2
+        table.gate.set()
+
+
 async def test_a_store_that_does_not_answer_is_not_the_keys_fault() -> None:
     table = Table(key_row(user()))
     table.failing = True

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bluesminds.gateway.meter import StreamMeter, estimate, estimate_whole
+from bluesminds.gateway.meter import StreamMeter, estimate, estimate_whole, prompt_counter, text_size
 from bluesminds.http.sse import MAX_EVENT, EventTooLarge
 from bluesminds.values import Usage
 from tests.fakes.model_server import DONE, chunk
@@ -148,8 +148,23 @@ def test_an_event_without_end_is_refused() -> None:
             meter.feed(b"x" * (MAX_EVENT // 2))
 
 
+@pytest.mark.parametrize(
+    "media",
+    [
+        b"data:image/png;base64," + b"iVBORw0KGgo" * 20_000 + b"==",
+        b"data:image/png;base64," + b"iV\\/BORw0KGgo" * 20_000,
+        b"UklGRiQA" * 20_000,
+    ],
+)
+def test_media_are_not_estimated_as_text(media: bytes) -> None:
+    body = b'{"model":"m","messages":[{"role":"user","content":[{"x":"%b"},{"text":"%b"}]}]}'
+    words = b"a few words and more " * 1000
+    assert text_size(body % (media, words)) == len(body % (b"", words))
+    assert text_size(b"x" * 4000) == 4000
+
+
 def test_estimates_are_marked() -> None:
-    assert estimate(b"x" * 41, 7) == Usage(prompt=11, completion=7, source="estimated")
+    assert estimate(prompt_counter(b"x" * 41)(), 7) == Usage(prompt=11, completion=7, source="estimated")
     assert estimate_whole(b"x" * 40, b"y" * 9) == Usage(prompt=10, completion=3, source="estimated")
 
 

@@ -15,7 +15,7 @@ from bluesminds.gateway.metrics import Metrics
 from bluesminds.gateway.recorder import MAX_BATCH, Recorder
 from bluesminds.log import Log
 from storage import open_store
-from storage.base import StorageUnavailable, Store
+from storage.base import BadValue, Conflict, StorageBroken, StorageError, StorageUnavailable, Store
 from storage.usage import LATEST, UsageRow, select_page
 from tests.gateways import eventually
 from tests.storage.samples import NOON, usage
@@ -29,6 +29,8 @@ class Ledge:
     def __init__(self) -> None:
         self.gate: trio.Event | None = None
         self.failing = 0  # writes still to be refused
+        self.failure: type[Exception] = StorageUnavailable
+        self.refusal: type[Exception] = BadValue
         self.commits: list[list[str]] = []
 
     async def write(self, fn: Callable[..., Awaitable[Any]], *args: Any) -> Any:
@@ -38,9 +40,9 @@ class Ledge:
             await self.gate.wait()
         if self.failing:
             self.failing -= 1
-            raise StorageUnavailable("no")
+            raise self.failure("no")
         if any(row.model == POISON for row in rows):
-            raise ValueError("a value this row holds")
+            raise self.refusal("a value this row holds")
         self.commits.append([row.id for row in rows])
 
 
@@ -61,6 +63,9 @@ class Desk:
         self.recorder.reserve()
         return self.recorder.record(usage(serial, **fields))
 
+    async def durable(self, batch: Any, serial: int = 0) -> None:
+        await self.recorder.durable(batch, usage(serial).id)
+
     def events(self, name: str) -> list[dict[str, Any]]:
         return [event for line in self.lines if (event := json.loads(line))["event"] == name]
 
@@ -80,7 +85,7 @@ async def test_what_waits_goes_into_one_commit(nursery: trio.Nursery) -> None:
     assert desk.recorder.held == MAX_BATCH + 11
     store.gate.set()
     for batch in [first, *rest]:
-        await desk.recorder.durable(batch)
+        await desk.durable(batch)
     assert store.commits == [
         ids([0]),
         ids(range(1, MAX_BATCH + 1)),
@@ -102,7 +107,7 @@ async def test_reserved_and_waiting_rows_share_one_bound(nursery: trio.Nursery) 
     nursery.start_soon(desk.recorder.run)
     await wait_all_tasks_blocked()
     desk.recorder.require_room()
-    await desk.recorder.durable(desk.recorder.record(usage(2)))
+    await desk.durable(desk.recorder.record(usage(2)))
     assert store.commits == [ids([1]), ids([2])]
 
 
@@ -117,7 +122,7 @@ async def test_a_failing_store_is_told_to_everyone_and_loses_nothing(
 
     async def wait(batch: Any) -> None:
         with pytest.raises(Unavailable) as caught:
-            await desk.recorder.durable(batch)
+            await desk.durable(batch)
         refused.append(caught.value.code)
 
     store.failing = 6
@@ -132,13 +137,13 @@ async def test_a_failing_store_is_told_to_everyone_and_loses_nothing(
     with pytest.raises(Unavailable):
         desk.recorder.require_room()
     with pytest.raises(Unavailable):
-        await desk.recorder.durable(desk.recorder.record(usage(3)))
+        await desk.durable(desk.recorder.record(usage(3)))
     await trio.sleep(5)
     assert not desk.is_failing()
     assert sorted(row for commit in store.commits for row in commit) == ids(range(4))
     assert desk.metrics.commit_failures == 6
     assert len(desk.events("usage_commit_failed")) == 1
-    await desk.recorder.durable(desk.take(4))
+    await desk.durable(desk.take(4))
 
 
 async def test_a_store_that_hangs_is_a_store_that_fails(
@@ -149,22 +154,87 @@ async def test_a_store_that_hangs_is_a_store_that_fails(
     desk = Desk(store)
     nursery.start_soon(desk.recorder.run)
     with trio.fail_after(1.01), pytest.raises(Unavailable):
-        await desk.recorder.durable(desk.take(0))
+        await desk.durable(desk.take(0))
     store.gate.set()
     await trio.sleep(1)
     assert store.commits == [ids([0])]
 
 
+@pytest.mark.parametrize(
+    "failure", [StorageError, StorageBroken, StorageUnavailable, ValueError, trio.TooSlowError]
+)
+async def test_only_a_bad_value_is_the_rows_fault(
+    nursery: trio.Nursery, autojump_clock: MockClock, failure: type[Exception]
+) -> None:
+    """A table that is gone, a database that is read only, a fault of ours: no reason to lose a row."""
+    store = Ledge()
+    store.failure, store.failing = failure, 3
+    desk = Desk(store)
+    batches = [desk.take(serial) for serial in range(3)]
+    nursery.start_soon(desk.recorder.run)
+    for serial, batch in enumerate(batches):
+        with pytest.raises(Unavailable) as caught:
+            await desk.durable(batch, serial)
+        assert caught.value.headers == {"x-should-retry": "false"}
+    assert desk.is_failing()
+    with pytest.raises(Unavailable):
+        desk.recorder.require_room()
+    await trio.sleep(5)
+    assert store.commits == [ids(range(3))]
+    assert not desk.is_failing()
+    assert desk.events("usage_row_rejected") == []
+    (event,) = desk.events("usage_commit_failed")
+    assert (event["reason"], event["rows"]) == (failure.__name__, 3)
+    assert ("frames" in event) == (failure is ValueError)
+
+
+async def test_a_refused_row_is_told_once_though_its_batch_is_retried(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    class Late(Ledge):
+        """Fails right after it has refused the row."""
+
+        async def write(self, fn: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+            alone = len(args[0]) == 1
+            try:
+                await super().write(fn, *args)
+            except BadValue:
+                self.failing = 2 if alone else 0
+                raise
+
+    store = Late()
+    desk = Desk(store)
+    batch = desk.take(0, model=POISON)
+    for serial in (1, 2, 3):
+        desk.take(serial)
+    nursery.start_soon(desk.recorder.run)
+    await trio.sleep(5)
+    assert sorted(row for commit in store.commits for row in commit) == ids([1, 2, 3])
+    assert len(desk.events("usage_row_rejected")) == desk.metrics.rows_rejected == 1
+    assert desk.metrics.rows_committed == 3
+    assert desk.recorder.held == 0
+    for serial in (1, 2, 3):
+        await desk.durable(batch, serial)
+    with pytest.raises(Unavailable):
+        await desk.durable(batch, 0)
+
+
+@pytest.mark.parametrize("refusal", [BadValue, Conflict])
 @pytest.mark.parametrize("position", [0, 3, 6])
 async def test_a_row_the_store_refuses_does_not_hold_up_the_rest(
-    nursery: trio.Nursery, position: int
+    nursery: trio.Nursery, position: int, refusal: type[Exception]
 ) -> None:
     store = Ledge()
+    store.refusal = refusal
     desk = Desk(store)
     batches = [desk.take(serial, model=POISON if serial == position else "m") for serial in range(7)]
     nursery.start_soon(desk.recorder.run)
-    for batch in batches:
-        await desk.recorder.durable(batch)
+    for serial, batch in enumerate(batches):
+        if serial == position:
+            with pytest.raises(Unavailable):
+                await desk.durable(batch, serial)
+        else:
+            await desk.durable(batch, serial)
     assert sorted(row for commit in store.commits for row in commit) == [
         row for row in ids(range(7)) if row != ids([position])[0]
     ]

@@ -17,9 +17,9 @@ from bluesminds.log import Log
 from bluesminds.values import Server
 from tests import gateways
 from tests.fakes import model_server, raw_upstream
-from tests.fakes.model_server import ModelServer, refusal
+from tests.fakes.model_server import ModelServer
 from tests.fakes.raw_upstream import Peer
-from tests.gateways import entry, eventually
+from tests.gateways import entry
 
 
 @pytest.fixture
@@ -63,7 +63,9 @@ async def test_a_probe_lists_models_in_both_shapes(nursery: trio.Nursery, pool: 
     ("answer", "status", "words"),
     [
         (b'{"error":{"message":"bad key sk-x"}}', b"401 No", "refused the api_key"),
-        (b"<html>", b"403 No", "refused the api_key"),
+        (b'{"error":{"message":"bad key sk-x","code":"invalid_api_key"}}', b"403 No", "refused the api_key"),
+        (b"<html>", b"403 No", "403"),
+        (b"<html>", b"404 No", "404"),
         (b'{"error":{"message":"broken"}}', b"500 No", "500: broken"),
         (b"<html>", b"200 OK", "not in OpenAI's format"),
         (b'{"data":"\xff"}', b"200 OK", "not in OpenAI's format"),
@@ -98,6 +100,21 @@ async def test_a_proxy_with_a_cheap_sign_of_life_is_asked_for_that(nursery: trio
     assert upstream.requests[0].line == b"GET /health/liveliness HTTP/1.1"
 
 
+@pytest.mark.parametrize(
+    ("status", "alive"), [(b"404 No", True), (b"405 No", True), (b"401 No", False), (b"503 No", False)]
+)
+async def test_a_server_whose_models_are_known_need_not_list_them(
+    nursery: trio.Nursery, pool: Pool, status: bytes, alive: bool
+) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.answer(b"<html>", status=status)
+
+    upstream = await nursery.start(raw_upstream.serve, script)
+    found = await probe(pool, server(upstream.port), seconds=1, list_models=False)
+    assert (found.problem is None, found.models) == (alive, None)
+
+
 async def test_servers_are_added_and_removed_while_it_runs(nursery: trio.Nursery, home: Path) -> None:
     first: ModelServer = await nursery.start(model_server.serve, "one-model")
     second: ModelServer = await nursery.start(model_server.serve, "org/other")
@@ -124,16 +141,6 @@ async def test_servers_are_added_and_removed_while_it_runs(nursery: trio.Nursery
         assert (await client.delete("/api/admin/servers/first")).status_code == 404
         assert (await client.post("/api/admin/servers/none/test")).status_code == 404
     assert (await gateway.chat(ask)).json()["error"]["code"] == "model_not_found"
-
-
-async def test_probing_notices_a_server_that_comes_back(
-    nursery: trio.Nursery, home: Path, models: ModelServer
-) -> None:
-    upstream = {"eject_after": 1, "eject_seconds": 60.0, "probe_interval": 0.1}
-    gateway = await gateways.start(nursery, home, servers=[entry("one", models.url)], upstream=upstream)
-    models.plan(refusal(500))
-    await gateway.chat()
-    await eventually(gateway.is_ready, 2)
 
 
 async def test_a_task_that_fails_starts_again_and_shows(

@@ -9,6 +9,7 @@ import trio
 
 from bluesminds.clock import SystemClock
 from bluesminds.gateway.admit import Admission
+from bluesminds.gateway.bodies import BodyBudget
 from bluesminds.gateway.choose import Catalogue
 from bluesminds.gateway.health import Health
 from bluesminds.gateway.identify import KeyRing
@@ -50,7 +51,7 @@ class Office:
 
     def open(self) -> Settlement:
         self.recorder.reserve()
-        call = Call(arrival=arrival(), model="m", stream=False, wants_usage=False, body=b"{}")
+        call = Call(arrival=arrival(), model="m", stream=False, wants_usage=False)
         return self.books.open(CALLER, call, self.admission.admit(CALLER))
 
     def events(self, name: str) -> list[dict[str, Any]]:
@@ -155,8 +156,9 @@ async def test_a_fault_of_ours_is_a_500_without_detail(nursery: trio.Nursery) ->
         "client": None,
         "extensions": {"disconnect": Disconnect()},
     }
+    edge = Edge(gateway, cast(Any, None), bodies=BodyBudget(1000), clock=SystemClock(), log=office.log)
     with trio.fail_after(2):
-        await Edge(gateway, cast(Any, None), clock=SystemClock(), log=office.log)(scope, receive, send)
+        await edge(scope, receive, send)
     assert sent[0]["status"] == 500
     told = msgspec.json.decode(sent[1]["body"])["error"]
     assert (told["code"], told["type"]) == ("internal_error", "server_error")

@@ -7,7 +7,20 @@ import pytest
 import trio
 
 from tests import gateways
-from tests.fakes.model_server import DONE, USAGE, Cut, Fin, ModelServer, Pause, Stall, chunk, error, streamed
+from tests.fakes.model_server import (
+    DONE,
+    USAGE,
+    Asked,
+    Cut,
+    Fin,
+    ModelServer,
+    Pause,
+    Stall,
+    chunk,
+    error,
+    streamed,
+)
+from tests.fakes.raw_upstream import Peer
 from tests.gateways import STREAM, Gateway, entry, eventually
 
 WANTS_USAGE = STREAM | {"stream_options": {"include_usage": True}}
@@ -92,6 +105,56 @@ async def test_a_first_chunk_without_choices_is_not_taken_for_usage(
     filters = chunk(prompt_filter_results=[{"prompt_index": 0}])
     models.plan(streamed(filters, chunk("Hi"), chunk(usage=USAGE), DONE))
     assert (await gateway.chat(STREAM)).content == filters + chunk("Hi") + DONE
+
+
+USED = b'{"prompt_tokens":1,"completion_tokens":2}'
+# What a server sends, and what is left of it for a client that did not ask for usage; None: all of it.
+ODD_EVENTS: list[tuple[bytes, bytes | None]] = [
+    (b'event: usage\nid: 7\ndata: {"usage":%b}\n\n' % USED, None),
+    (b'event: usage\ndata: {"choices":[],"usage":%b}\n\n' % USED, None),
+    (b'data: {"usage":%b}\n\n' % USED, None),
+    (b'data: {"x":[{"a":1,"usage":null}],"usage":null}\n\n', None),
+    (b'data: {"choices":[{"x":{"a":1,"usage":null}}]}\n\n', None),
+    (
+        b'data: {"choices":[{"x":{"a":1,"usage":null}}],"usage":null}\n\n',
+        b'data: {"choices":[{"x":{"a":1,"usage":null}}]}\n\n',
+    ),
+    (
+        b': hello\nid: 7\ndata: {"choices":[{"index":0}],"usage":%b}\nretry: 5\n\n' % USED,
+        b': hello\nid: 7\ndata: {"choices":[{"index":0}]}\nretry: 5\n\n',
+    ),
+    (
+        b'id: 7\r\ndata: {"choices":[{"index":0}],\r\ndata: "usage":null}\r\n\r\n',
+        b'id: 7\r\ndata: {"choices":[{"index":0}]}\r\n\r\n',
+    ),
+    (b'id: 7\ndata: {"choices":[],"usage":%b}\n\n' % USED, b"id: 7\n\n"),
+    (b'data: {"choices":[],"usage":%b}\n\n' % USED, b""),
+    (
+        b'data: {"choices":[],"usage":null,"prompt_filter_results":[]}\n\n',
+        b'data: {"choices":[],"prompt_filter_results":[]}\n\n',
+    ),
+    (
+        b'data: {"object":"chat.completion.chunk","usage":%b}\n\n' % USED,
+        b'data: {"object":"chat.completion.chunk"}\n\n',
+    ),
+    (
+        b'data: {"choices":[{"x":"\\u0022usage"}],"usage":null}\n\n',
+        b'data: {"choices":[{"x":"\\u0022usage"}]}\n\n',
+    ),
+    (b'data: {"kind":"usage","choices":[], "usage": null}\n\n', b'data: {"kind":"usage","choices":[]}\n\n'),
+    (b'data: {"usage":null,"choices":[{}]}\n\n', b'data: {"choices":[{}]}\n\n'),
+]
+
+
+@pytest.mark.parametrize(("sent", "left"), ODD_EVENTS)
+async def test_only_the_usage_of_chat_chunks_is_taken_out(
+    gateway: Gateway, models: ModelServer, sent: bytes, left: bytes | None
+) -> None:
+    said = (chunk("a"), sent, chunk("b"), DONE)
+    models.plan(streamed(*said), streamed(*said))
+    answer = await gateway.chat(STREAM)
+    assert answer.content == chunk("a") + (sent if left is None else left) + chunk("b") + DONE
+    assert (await gateway.chat(WANTS_USAGE)).content == b"".join(said)
 
 
 async def test_text_that_looks_like_the_protocol_stays_text(gateway: Gateway, models: ModelServer) -> None:
@@ -185,6 +248,21 @@ async def test_a_server_that_lingers_after_its_end_mark_delays_nobody(
     assert [row["outcome"] for row in gateway.rows()] == ["ok", "ok"]
 
 
+async def test_the_end_mark_does_not_wait_for_the_server(gateway: Gateway, models: ModelServer) -> None:
+    said = (chunk("Hi"), Pause(0.05), DONE)
+    models.plan(streamed(*said, Stall), streamed(*said, Pause(0.1)))
+    async with gateway.client() as client:
+        for _ in range(2):
+            async with client.stream("POST", "/v1/chat/completions", json=STREAM) as answer:
+                pieces = answer.aiter_raw()
+                assert await anext(pieces) == chunk("Hi")
+                with trio.fail_after(0.2):
+                    assert await anext(pieces) == DONE
+                assert [piece async for piece in pieces] == []
+    await gateway.chat(STREAM)
+    assert models.upstream.accepted == 3, "the second connection was kept"
+
+
 @pytest.mark.parametrize("end", [Cut, Fin, Stall])
 async def test_a_stream_that_breaks_off_ends_with_an_error(
     impatient: Gateway, models: ModelServer, end: type[Cut] | type[Fin] | type[Stall]
@@ -214,11 +292,50 @@ async def test_an_error_in_mid_stream_passes_and_is_recorded(gateway: Gateway, m
     assert gateway.rows()[0]["outcome"] == "upstream_error"
 
 
+async def test_a_picture_in_one_event_passes(gateway: Gateway, models: ModelServer) -> None:
+    for lead in (b"", chunk("one")):
+        picture = chunk("x" * 3_000_000)
+        models.plan(streamed(lead, picture, DONE) if lead else streamed(picture, DONE))
+        assert (await gateway.chat(STREAM)).content == lead + picture + DONE
+    assert [row["outcome"] for row in gateway.rows()] == ["ok", "ok"]
+
+
+async def test_the_case_of_the_content_type_does_not_matter(gateway: Gateway, models: ModelServer) -> None:
+    go_on = trio.Event()
+
+    async def play(_: ModelServer, peer: Peer, asked: Asked) -> None:
+        await peer.begin_chunked(b"Content-Type: Text/Event-Stream; charset=utf-8")
+        await peer.chunk(chunk("Hi"))
+        await go_on.wait()
+        await peer.chunk(DONE)
+        await peer.send(b"0\r\n\r\n")
+
+    models.plan(play)
+    async with (
+        gateway.client() as client,
+        client.stream("POST", "/v1/chat/completions", json=STREAM) as answer,
+    ):
+        pieces = answer.aiter_raw()
+        assert await anext(pieces) == chunk("Hi")
+        go_on.set()
+        assert b"".join([piece async for piece in pieces]) == DONE
+
+
+async def test_a_stream_whose_usage_cannot_be_true_is_told_to_the_log(
+    gateway: Gateway, models: ModelServer
+) -> None:
+    models.plan(streamed(chunk("Hi"), chunk(usage={"prompt_tokens": -3, "completion_tokens": 1}), DONE))
+    await gateway.chat(STREAM, headers={"x-request-id": "odd"})
+    (event,) = gateway.events("usage_implausible")
+    assert (event["request_id"], event["server"], event["model"]) == ("odd", "one", "m")
+
+
 async def test_an_endless_line_ends_the_stream(gateway: Gateway, models: ModelServer) -> None:
-    models.plan(streamed(chunk("one"), b"data: ", *[b"x" * 65536] * 20, Stall))
+    models.plan(streamed(chunk("one"), b"data: ", *[b"x" * 1024 * 1024] * 32, Stall))
     *passed, last = events((await gateway.chat(STREAM)).content)
     assert passed == [chunk("one")]
-    assert told(last)["code"] == "upstream_cut"
+    assert told(last)["code"] == "upstream_invalid"
+    assert "32 MiB" in told(last)["message"]
     assert gateway.rows()[0]["outcome"] == "cut"
     await eventually(lambda: models.left == 1, 2)
 
@@ -242,3 +359,18 @@ async def test_the_total_time_is_bounded(nursery: trio.Nursery, home: Path, mode
     assert (answer.status_code, answer.json()["error"]["code"]) == (504, "upstream_timeout")
     await eventually(lambda: models.left == 2, 2)
     assert [(row["outcome"], row["status"]) for row in await gateway.settled(2)] == [("timeout", 504)] * 2
+
+
+async def test_comments_are_held_back_only_so_far(gateway: Gateway, models: ModelServer) -> None:
+    go_on = trio.Event()
+    comments = b": PROCESSING\n\n" * 6000
+    models.plan(streamed(comments, go_on, chunk("Hi"), DONE))
+    async with (
+        gateway.client() as client,
+        client.stream("POST", "/v1/chat/completions", json=STREAM) as answer,
+    ):
+        pieces = answer.aiter_raw()
+        seen = await anext(pieces)
+        go_on.set()
+        seen += b"".join([piece async for piece in pieces])
+    assert seen == comments + chunk("Hi") + DONE

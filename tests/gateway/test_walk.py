@@ -36,10 +36,22 @@ async def test_the_server_sees_its_own_key_and_never_the_clients(
     asked = models.asked[0]
     assert asked.header(b"authorization") == b"Bearer sk-upstream"
     assert asked.header(b"traceparent") == b"00-1-2-01"
-    assert asked.header(b"idempotency-key") == b"i-1"
     assert asked.header(b"cookie") is None
     assert asked.header(b"x-stainless-lang") is None
     assert gateway.key.encode() not in asked.received.head
+
+
+async def test_two_keys_never_share_an_idempotency_key(gateway: Gateway, models: ModelServer) -> None:
+    """At the server both are the gateway's one account."""
+    _, other = await gateway.new_key()
+    for key in (None, None, other):
+        await gateway.chat(key=key, headers={"idempotency-key": "i-1", "traceparent": "00-1-2-01"})
+    await gateway.chat(headers={"idempotency-key": "i-2"})
+    first, again, others, second = [asked.header(b"idempotency-key") for asked in models.asked]
+    assert first == again
+    assert len({first, others, second}) == 3
+    assert {len(first or b""), len(others or b"")} == {64}
+    assert models.asked[0].header(b"traceparent") == b"00-1-2-01"
 
 
 async def test_the_row_is_written_before_the_answer_is_whole(gateway: Gateway, models: ModelServer) -> None:
@@ -75,7 +87,6 @@ async def test_the_row_is_written_before_the_answer_is_whole(gateway: Gateway, m
         {"prompt_tokens": 1e30, "completion_tokens": 2},
         {"prompt_tokens": 10**30, "completion_tokens": 2},
         {"prompt_tokens": 11, "completion_tokens": "2"},
-        {"prompt_tokens": 11, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": -3}},
         [1],
         "many",
     ],
@@ -91,6 +102,27 @@ async def test_usage_that_cannot_be_true_is_estimated(
     assert row["usage_source"] == "estimated"
     assert 10 < row["prompt_tokens"] < 40
     assert row["completion_tokens"] > 100
+    assert bool(gateway.events("usage_implausible")) == (usage not in (..., None, {}))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"prompt_tokens_details": {"cached_tokens": "0"}}, {"prompt_tokens": 11.0}]
+)
+async def test_an_odd_detail_does_not_spoil_the_count(
+    gateway: Gateway, models: ModelServer, wrong: dict[str, object]
+) -> None:
+    models.plan(whole(completion(usage={"prompt_tokens": 11, "completion_tokens": 2} | wrong)))
+    await gateway.chat()
+    (row,) = gateway.rows()
+    assert (row["prompt_tokens"], row["completion_tokens"], row["usage_source"]) == (11, 2, "upstream")
+    assert gateway.events("usage_implausible") == []
+
+
+async def test_pictures_are_not_estimated_as_text(gateway: Gateway, models: ModelServer) -> None:
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "iVBORw0KGgo" * 20_000}}
+    models.plan(whole(completion(usage=...)))
+    await gateway.chat(ASK | {"messages": [{"role": "user", "content": [picture]}]})
+    assert gateway.rows()[0]["prompt_tokens"] < 100
 
 
 async def test_an_explicit_zero_stays_zero(gateway: Gateway, models: ModelServer) -> None:
@@ -144,13 +176,19 @@ async def test_an_error_that_is_the_clients_own_passes_unchanged(
 async def test_every_shape_of_error_becomes_openais(
     gateway: Gateway, models: ModelServer, body: bytes, message: str | None
 ) -> None:
-    models.plan(refusal(400, body))
+    models.plan(refusal(400, body, b"Content-Type: text/html"))
     answer = await gateway.chat()
     assert answer.status_code == 400
     told = msgspec.json.decode(answer.content.decode("utf-8", "replace"))["error"]
     assert "message" in told
     if message is not None:
         assert message in told["message"]
+    if "request_id" in told:
+        assert told["request_id"] == answer.headers["x-request-id"]
+        assert (told["type"], answer.headers["content-type"]) == ("invalid_request_error", "application/json")
+        assert told["code"] in ("invalid_request", "x")
+    else:
+        assert answer.content == body
 
 
 async def test_what_a_server_says_about_itself_stays_here(gateway: Gateway, models: ModelServer) -> None:

@@ -9,6 +9,7 @@ import h11
 import trio
 
 from bluesminds.http.asgi import ASGIApp, Receive, Scope, Send
+from bluesminds.http.refusals import Refusal
 from bluesminds.http.server import Limits, Stats, bind_tcp, serve
 
 HOST = b"Host: test\r\n"
@@ -20,6 +21,7 @@ class Served:
     stats: Stats
     errors: list[BaseException]
     shutdown: trio.Event
+    refusals: list[tuple[str, Refusal, int]] = field(default_factory=list)
     ended: trio.Event = field(default_factory=trio.Event)
 
     async def connect(self) -> trio.SocketStream:
@@ -52,6 +54,7 @@ async def start(
             tls=tls,
             http2=http2,
             on_error=served.errors.append,
+            on_refusal=lambda *told: served.refusals.append(told),
             shutdown=served.shutdown,
             stats=served.stats,
             task_status=task_status,

@@ -1,5 +1,6 @@
 """Shutting down: the port refuses at once, work under way is finished, and nothing waits for ever."""
 
+import socket
 import time
 
 import pytest
@@ -99,6 +100,25 @@ async def test_a_request_on_its_way_to_an_idle_connection_is_still_answered(nurs
         await trio.sleep(0.05)
         got = await client.ask(GET)
     assert (got.status, got.headers["connection"]) == (200, "close")
+
+
+async def test_who_has_connected_before_the_shutdown_is_answered(nursery: trio.Nursery) -> None:
+    @app_of
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await answer(send)
+
+    served = await start(nursery, app)
+    clients = []
+    for _ in range(150):  # without a pause, so that the server can have accepted only some of them
+        client = socket.create_connection(("127.0.0.1", served.port))
+        client.sendall(GET)
+        clients.append(client)
+    served.shutdown.set()
+    with trio.fail_after(5):
+        await served.ended.wait()
+    for client in clients:
+        with client:
+            assert client.recv(100).startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.parametrize("reading", [True, False])

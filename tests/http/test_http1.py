@@ -606,3 +606,43 @@ async def test_a_long_stream_lets_others_run(nursery: trio.Nursery) -> None:
         for _ in range(20):
             async with await served.connect() as stream:
                 assert (await Client(stream).ask(b"GET /short HTTP/1.1\r\nHost: test\r\n\r\n")).status == 200
+
+
+async def test_a_body_that_stalls_is_noticed_while_the_answer_is_sent(nursery: trio.Nursery) -> None:
+    told = trio.Event()
+
+    @app_of
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        async def read() -> None:
+            while (await receive())["type"] == "http.request":
+                pass
+            told.set()
+
+        async with trio.open_nursery() as both:
+            both.start_soon(read)
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            with pytest.raises(ClientDisconnected):
+                while True:
+                    await send({"type": "http.response.body", "body": bytes(2_000_000), "more_body": True})
+                    await trio.sleep(0.01)
+
+    served = await start(nursery, app, Limits(body_timeout=0.5))
+    async with await served.connect() as stream:
+        await stream.send_all(b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 9\r\n\r\nab")
+        with trio.fail_after(5):
+            await read_all(stream)
+            await told.wait()
+    assert served.stats.refused["body_timeout"] == 1
+
+
+@pytest.mark.parametrize("body", [b"abc", b"abcdefg"])
+async def test_an_answer_unlike_its_length_becomes_a_500(body: bytes, nursery: trio.Nursery) -> None:
+    @app_of
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await answer(send, body, headers=[(b"content-length", b"5")])
+
+    served = await start(nursery, app)
+    got = await served.ask(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+    assert got.startswith(b"HTTP/1.1 500 ")
+    assert b"internal_error" in got
+    assert [type(error) for error in served.errors] == [RuntimeError]

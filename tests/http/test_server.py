@@ -6,18 +6,20 @@ import resource
 import socket
 import ssl
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import h2.config
 import h2.connection
 import h2.events
 import pytest
 import trio
+import trio.testing
 import trustme
 import wsproto
 import wsproto.events
 
 from bluesminds.http.asgi import ClientDisconnected, Message, Receive, Scope, Send
+from bluesminds.http.refusals import URL_TOO_LONG, Reporter
 from bluesminds.http.server import LifespanError, Limits, Stats, bind_tcp, bind_unix, serve
 from tests.http.serving import Client, Served, answer, app_of, body_of, echo, eventually, read_all, start
 
@@ -107,6 +109,67 @@ async def test_running_out_of_descriptors_pauses_accepting_and_is_reported_once(
     assert [type(error) for error in served.errors] == [OSError]
 
 
+def early_body() -> bytes:
+    """A request whose client does not wait before it sends the body."""
+    return b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 100000\r\n\r\n" + bytes(100_000)
+
+
+@pytest.mark.parametrize(
+    ("limits", "status"),
+    [(Limits(max_connections=1), 503), (Limits(max_connections_per_ip=1), 429)],
+    ids=["cap", "cap per address"],
+)
+async def test_a_client_over_the_cap_that_is_sending_already_can_read_why(
+    limits: Limits, status: int, nursery: trio.Nursery
+) -> None:
+    served = await start(nursery, echo, limits)
+    async with await served.connect() as first:
+        assert (await Client(first).ask(GET)).status == 200
+        for _ in range(50):
+            async with await served.connect() as stream:
+                await stream.send_all(early_body())
+                assert (await Client(stream).read()).status == status
+    with trio.fail_after(3):
+        served.shutdown.set()
+        await served.ended.wait()
+
+
+# Refusals
+
+
+async def test_refusals_are_told_with_address_code_and_status(nursery: trio.Nursery) -> None:
+    served = await start(nursery, echo, Limits(max_connections=1, body_bytes=10))
+    for request, status in (
+        (b"nonsense\r\n\r\n", 400),
+        (b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 11\r\n\r\n", 413),
+        (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: test\r\n\r\n", 414),
+    ):
+        assert (await served.ask(request)).startswith(b"HTTP/1.1 %d " % status)
+        await eventually(lambda: not served.stats.open)
+    async with await served.connect() as stream:
+        assert (await Client(stream).ask(GET)).status == 200
+        await served.ask(GET)
+    told = [(client, refusal.status, refusal.code) for client, refusal, _ in served.refusals]
+    assert told == [
+        ("127.0.0.1", 400, "malformed_request"),
+        ("127.0.0.1", 413, "body_too_large"),
+        ("127.0.0.1", 414, "url_too_long"),
+        ("127.0.0.1", 503, "connections"),
+    ]
+
+
+def test_a_flood_of_refusals_is_told_in_part_and_counted() -> None:
+    told: list[tuple[str, int]] = []
+    reporter = Reporter(lambda client, refusal, untold: told.append((client, untold)))
+    for _ in range(100):
+        reporter.tell(("10.0.0.1", 5), URL_TOO_LONG, 50.0)
+    assert told == [("10.0.0.1", 0)] * 10
+    reporter.tell(None, URL_TOO_LONG, 50.9)
+    reporter.tell(None, URL_TOO_LONG, 51.0)
+    reporter.tell(None, URL_TOO_LONG, 51.1)
+    assert told[10:] == [("local", 91), ("local", 0)]
+
+
 # Lifespan and addresses
 
 
@@ -175,6 +238,64 @@ async def test_an_error_in_the_lifespan_is_reported(after_startup: bool, nursery
                 stats=Stats(),
             )
         assert [str(error) for error in errors] == ["broken"]
+
+
+async def hanging_at(stage: str, receive: Receive, send: Send) -> None:
+    """A lifespan that ends neither by itself nor, at `stage`, when told."""
+    while (message := await receive())["type"] != f"lifespan.{stage}":
+        await send({"type": f"{message['type']}.complete"})
+    await trio.sleep_forever()
+
+
+async def test_an_app_that_is_never_ready_is_given_up(autojump_clock: trio.testing.MockClock) -> None:
+    sockets = bind_tcp("127.0.0.1", 0)
+    with pytest.raises(LifespanError, match="not ready after 60 seconds"):
+        await serve(
+            lambda scope, receive, send: hanging_at("startup", receive, send),
+            sockets,
+            Limits(),
+            on_error=lambda _: None,
+            shutdown=trio.Event(),
+            stats=Stats(),
+        )
+    assert sockets[0].fileno() == -1
+
+
+async def test_an_app_that_does_not_stop_is_given_up() -> None:
+    shutdown = trio.Event()
+    shutdown.set()
+    with pytest.raises(LifespanError, match="did not end in time"), trio.fail_after(3):
+        await serve(
+            lambda scope, receive, send: hanging_at("shutdown", receive, send),
+            bind_tcp("127.0.0.1", 0),
+            Limits(drain_timeout=0.1),
+            on_error=lambda _: None,
+            shutdown=shutdown,
+            stats=Stats(),
+        )
+
+
+async def test_a_shutdown_does_not_wait_for_a_slow_start(nursery: trio.Nursery) -> None:
+    shutdown, starting = trio.Event(), trio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        starting.set()
+        await hanging_at("startup", receive, send)
+
+    async def shut_down() -> None:
+        await starting.wait()
+        shutdown.set()
+
+    nursery.start_soon(shut_down)
+    with trio.fail_after(3):
+        await serve(
+            app,
+            bind_tcp("127.0.0.1", 0),
+            Limits(),
+            on_error=lambda _: None,
+            shutdown=shutdown,
+            stats=Stats(),
+        )
 
 
 async def test_an_app_that_knows_no_lifespan_is_served(nursery: trio.Nursery) -> None:
@@ -339,14 +460,17 @@ class HTTP2Client:
         self.answers: dict[int, list[object]] = {}
         self.ended: set[int] = set()
         self.reset: set[int] = set()
+        self.unread: set[int] = set()  # streams whose window is not opened
 
     async def flush(self) -> None:
         await self.stream.send_all(self.h2.data_to_send())
 
-    async def request(self, path: str, *, method: str = "GET", end: bool = True) -> int:
+    async def request(
+        self, path: str, *, method: str = "GET", end: bool = True, headers: Mapping[str, str] | None = None
+    ) -> int:
         number = self.h2.get_next_available_stream_id()
         fields = [(":method", method), (":path", path), (":scheme", "https"), (":authority", "localhost")]
-        self.h2.send_headers(number, fields, end_stream=end)
+        self.h2.send_headers(number, [*fields, *(headers or {}).items()], end_stream=end)
         self.answers[number] = [0, b""]
         await self.flush()
         return number
@@ -365,7 +489,10 @@ class HTTP2Client:
                     self.answers[event.stream_id][0] = int(fields[":status"])
                 elif isinstance(event, h2.events.DataReceived):
                     self.answers[event.stream_id][1] += event.data  # type: ignore[operator]
-                    self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+                    if event.stream_id in self.unread:
+                        self.h2.increment_flow_control_window(event.flow_controlled_length)
+                    else:
+                        self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
                 elif isinstance(event, h2.events.StreamEnded):
                     self.ended.add(event.stream_id)
                 elif isinstance(event, h2.events.StreamReset):
@@ -499,22 +626,6 @@ async def test_http2_limits_errors_and_resets(nursery: trio.Nursery) -> None:
             await gone.wait()
         assert (await client.finish(await client.request("/fail")))[0] == 500
     assert [type(error) for error in served.errors] == [ValueError, ValueError]
-
-
-async def test_an_http2_reader_that_opens_no_window_is_cut(nursery: trio.Nursery) -> None:
-    @app_of
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        while True:
-            await send({"type": "http.response.body", "body": bytes(65536), "more_body": True})
-
-    served = await start(nursery, app, Limits(write_timeout=0.4), tls=server_tls(), http2=True)
-    client = await connect_http2(served)
-    async with client.stream:
-        await client.request("/")
-        await eventually(lambda: served.stats.open == 0)
-    assert served.stats.refused["write_timeout"] == 1
-    assert not served.errors
 
 
 async def test_rapid_resets_end_the_connection(nursery: trio.Nursery) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 import trio
 
-from bluesminds.http.systemd import Notifier, inherited_sockets
+from bluesminds.http.systemd import Notifier, inherited_sockets, is_journal
 
 
 @pytest.fixture
@@ -139,3 +139,15 @@ def test_descriptors_meant_for_another_process_are_left_alone() -> None:
     assert inherited_sockets(environ) == {}
     assert environ == {}
     assert inherited_sockets({}) == {}
+
+
+def test_only_a_stream_that_is_the_journal_s_counts_as_one(tmp_path: pathlib.Path) -> None:
+    with (tmp_path / "journal").open("w") as journal, (tmp_path / "other").open("w") as other:
+        found = os.fstat(journal.fileno())
+        environ = {"JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}"}
+        assert is_journal(environ, journal.fileno())
+        assert not is_journal(environ, other.fileno()), "a child inherits the variable, not the stream"
+        assert not is_journal({}, journal.fileno())
+        closed = os.dup(journal.fileno())
+        os.close(closed)
+        assert not is_journal(environ, closed)

@@ -93,11 +93,18 @@ def test_events_before_one_that_is_too_large_are_delivered() -> None:
 
 
 def test_a_line_without_end_costs_linear_time_and_bounded_memory() -> None:
-    splitter = EventSplitter()
+    splitter = EventSplitter(limit=1024 * 1024)
     with pytest.raises(EventTooLarge):
         for _ in range(300_000):
             splitter.feed(b"xxxx")
     assert len(splitter.pending) <= 1024 * 1024 + 4
+
+
+def test_it_knows_whether_something_is_pending() -> None:
+    splitter = EventSplitter()
+    for data, empty in ((b"data: x\n\n", True), (b"data: y", False), (b"\n\n", True)):
+        splitter.feed(data)
+        assert splitter.is_empty == empty
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bluesminds.providers import openai
+from bluesminds.providers.usage import MAX_TOKENS
 from bluesminds.values import Usage
 
 json_values = st.recursive(
@@ -72,7 +73,7 @@ def test_usage_is_plausible_or_absent(usage: dict[str, object]) -> None:
     found = openai.read_answer(encoded({"usage": usage, "choices": []})).usage
     if found is not None:
         assert found.source == "upstream"
-        assert found.prompt is None or 0 <= found.prompt <= openai.MAX_TOKENS
+        assert found.prompt is None or 0 <= found.prompt <= MAX_TOKENS
 
 
 @pytest.mark.parametrize(
@@ -103,6 +104,25 @@ def test_usage_is_plausible_or_absent(usage: dict[str, object]) -> None:
 )
 def test_usage(usage: bytes, expected: Usage | None) -> None:
     assert openai.read_answer(b'{"choices":[{}],"usage":%b}' % usage).usage == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "readable", "implausible"),
+    [
+        (b"{}", True, False),
+        (b' {"choices":{}}', True, False),
+        (b'{"choices":[],"usage":{"prompt_tokens":-1}}', True, True),
+        (b'{"choices":"x","usage":{"prompt_tokens":-1}}', True, True),
+        (b"", False, False),
+        (b"[]", False, False),
+        (b"null", False, False),
+        (b"<html>", False, False),
+        (b'{"choices":[', False, False),
+    ],
+)
+def test_what_is_no_object_is_unreadable(body: bytes, readable: bool, implausible: bool) -> None:
+    reading = openai.read_answer(body)
+    assert (reading.readable, reading.implausible) == (readable, implausible)
 
 
 @pytest.mark.parametrize("bomb", [b"[" * 100_000, b'{"a":' * 100_000, b'{"error":' + b"[" * 100_000])

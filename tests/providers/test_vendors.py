@@ -7,7 +7,8 @@ from bluesminds.providers.vendors import VENDORS, from_environment, local_ollama
 
 
 def test_a_vendor_whose_key_is_set_is_a_server() -> None:
-    assert from_environment({"PATH": "/bin", "OPENAI_API_KEY": ""}) == []
+    assert from_environment({"PATH": "/bin", "OPENAI_API_KEY": "", "ANTHROPIC_API_KEY": "\n"}) == []
+    assert from_environment({"OPENAI_API_KEY": "sk-x\n"})[0].api_key == "sk-x"
     for vendor in VENDORS:
         (found,) = from_environment({vendor.key_variable: "sk-x"})
         assert (found.name, found.url, found.dialect, found.api_key) == (

@@ -1,8 +1,10 @@
 from pathlib import Path
 
-from storage import open_store
+import pytest
+
+from storage import StorageError, StorageUnavailable, open_store
 from storage.settings import put_setting
-from tests.storage.samples import Pair, names, put_pairs
+from tests.storage.samples import names
 
 MEGABYTES = 8
 
@@ -17,14 +19,26 @@ def copied(path: Path) -> Path:
     return copy
 
 
-async def test_only_the_first_to_open_a_file_checkpoints(sqlite_url: str, sqlite_path: Path) -> None:
-    """The WAL grows past every threshold until the first one writes."""
-    large = [Pair(str(serial), "x" * 2**20) for serial in range(MEGABYTES)]
-    async with open_store(sqlite_url) as first, open_store(sqlite_url) as second:
-        await second.write(put_pairs, large)
-        await second.write(put_setting, "a", "1")
-        assert size(sqlite_path) < 2**20
-        await first.write(put_setting, "b", "1")
+async def test_a_second_opener_is_refused_until_the_first_has_left(
+    sqlite_url: str, sqlite_path: Path
+) -> None:
+    async with open_store(sqlite_url) as first:
+        with pytest.raises(StorageError, match=r"in use.*one process at a time") as caught:
+            async with open_store(sqlite_url):
+                pass
+        assert not isinstance(caught.value, StorageUnavailable)
+        assert str(sqlite_path) in str(caught.value)
+        await first.write(put_setting, "a", "1")
+    async with open_store(sqlite_url) as second:
+        assert await second.read(names) == ["a"]
+
+
+async def test_the_write_ahead_log_stays_small(sqlite_url: str, sqlite_path: Path) -> None:
+    large = "x" * 2**20
+    async with open_store(sqlite_url) as store:
+        for serial in range(4 * MEGABYTES):
+            await store.write(put_setting, str(serial), large)
+        assert size(sqlite_path.with_name("gateway.db-wal")) < MEGABYTES * 2**20
         assert size(sqlite_path) > MEGABYTES * 2**20
 
 

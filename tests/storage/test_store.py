@@ -203,8 +203,8 @@ async def test_errors_leave_the_store_as_they_are(url: str) -> None:
             raise ZeroDivisionError
 
 
-async def test_a_second_store_opens_beside_the_first(url: str) -> None:
-    async with open_store(url) as one, open_store(url) as two:
+async def test_a_second_store_opens_beside_the_first(postgres_url: str) -> None:
+    async with open_store(postgres_url) as one, open_store(postgres_url) as two:
         await one.write(put_setting, "a", "1")
         assert await two.read(names) == ["a"]
 

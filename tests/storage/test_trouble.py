@@ -1,10 +1,14 @@
 """Locks, slow statements, full queues, and a PostgreSQL server that dies or goes silent."""
 
+import asyncio  # noqa: TID251 - to end a worker the way its own loop would
+import contextlib
+import os
 import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
@@ -13,7 +17,7 @@ import pytest
 import trio
 import trio.testing
 
-from storage import Connection, StorageError, StorageUnavailable, Store, open_store
+from storage import Connection, StorageBroken, StorageError, StorageUnavailable, Store, open_store
 from storage.settings import put_setting, select_setting
 from storage.usage import LATEST, insert_batch, select_page
 from storage.work import QUEUE_LIMIT
@@ -101,6 +105,65 @@ async def endless(connection: Connection) -> object:
     return await connection.value(
         "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
     )
+
+
+async def stops(connection: Connection) -> None:
+    await put_setting(connection, "a", "1")
+    raise asyncio.CancelledError
+
+
+async def breaks(connection: Connection) -> None:
+    await put_setting(connection, "a", "1")
+    raise Torn
+
+
+class Torn(BaseException):
+    """Something that no unit should raise."""
+
+
+@pytest.mark.parametrize("unit", [stops, breaks])
+async def test_a_worker_that_ends_strands_nobody(
+    url: str, unit: Callable[[Connection], Awaitable[None]]
+) -> None:
+    """Whoever waits is told, whoever comes later is refused, and nothing of the unit stays."""
+    outcomes = []
+
+    async def attempt(store: Store, name: str) -> None:
+        try:
+            await store.write(put_setting, name, "x")
+            outcomes.append("written")
+        except StorageUnavailable:
+            outcomes.append("refused")
+
+    with trio.fail_after(10), contextlib.suppress(StorageError):
+        async with open_store(url, connections=1) as store, trio.open_nursery() as nursery:
+            nursery.start_soon(refused, store, unit)
+            await trio.testing.wait_all_tasks_blocked()
+            for name in "bcd":
+                nursery.start_soon(attempt, store, name)
+    assert outcomes == ["refused"] * 3
+    async with open_store(url) as store:
+        assert await store.read(names) == []
+
+
+async def refused(store: Store, unit: Callable[[Connection], Awaitable[None]]) -> None:
+    with pytest.raises(StorageUnavailable, match="worker has ended"):
+        await store.write(unit)
+    with pytest.raises(StorageUnavailable):
+        await store.write(put_setting, "late", "x")
+
+
+async def test_a_unit_of_many_statements_is_waited_for_no_longer_than_promised(url: str) -> None:
+    """Each statement keeps within its limit; all of them together do not."""
+
+    async def long(connection: Connection) -> None:
+        over = time.monotonic() + 3
+        while time.monotonic() < over:
+            await connection.value("SELECT 1")
+
+    async with open_store(url, statement_timeout=0.5) as store:
+        with trio.fail_after(1.5), pytest.raises(StorageUnavailable):
+            await store.read(long)
 
 
 async def test_a_slow_statement_is_ended(url: str) -> None:
@@ -260,7 +323,7 @@ async def test_a_full_disk_refuses_writes_until_there_is_room(sqlite_url: str, s
 
 SYNC_FAILS = """
 import sys, trio
-from storage import StorageUnavailable, open_store
+from storage import StorageBroken, open_store
 from storage.settings import put_setting
 
 async def main():
@@ -269,11 +332,43 @@ async def main():
             try:
                 await store.write(put_setting, f"{serial:02}", "x")
                 print(f"{serial:02}")
-            except StorageUnavailable:
+            except StorageBroken as exc:
+                assert "restart" in str(exc)
                 print("refused")
 
 trio.run(main)
 """
+
+
+def damage(path: Path, intact: int) -> None:
+    """Nothing but zeros from a position on."""
+    size = path.stat().st_size
+    os.truncate(path, intact)
+    os.truncate(path, size)
+
+
+async def test_a_damaged_file_is_not_worth_another_attempt(sqlite_url: str, sqlite_path: Path) -> None:
+    async with open_store(sqlite_url) as store:
+        await store.write(insert_batch, [usage(serial) for serial in range(500)])
+    async with open_store(sqlite_url) as store:
+        damage(sqlite_path, 4096)
+        with pytest.raises(StorageBroken):
+            await store.write(insert_batch, [usage(501)])
+    damage(sqlite_path, 10)
+    with pytest.raises(StorageBroken):
+        async with open_store(sqlite_url):
+            pass
+
+
+async def test_a_postgres_that_forbids_writing_says_so(postgres_url: str) -> None:
+    async def forbid(connection: Connection) -> None:
+        await connection.execute("CREATE ROLE guest")
+        await connection.execute("SET LOCAL ROLE guest")
+        await put_setting(connection, "a", "1")
+
+    async with open_store(postgres_url) as store:
+        with pytest.raises(StorageBroken):
+            await store.write(forbid)
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is what makes a sync fail")

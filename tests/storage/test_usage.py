@@ -1,4 +1,5 @@
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,6 +12,10 @@ from storage.usage import (
     DAY,
     HOUR,
     LATEST,
+    SUM_DAYS,
+    SUM_DAYS_OF_USER,
+    SUM_HOURS,
+    SUM_HOURS_OF_USER,
     StatsQuery,
     StatsRow,
     UsageRow,
@@ -175,7 +180,7 @@ async def test_stats(store: Store, query: StatsQuery, expected: list[StatsRow]) 
     assert await store.read(select_stats, query) == expected
 
 
-async def test_no_page_and_no_sum_scans_the_log(sqlite_url: str) -> None:
+async def test_no_page_and_no_sum_scans_a_table(sqlite_url: str) -> None:
     async def plans(connection: Connection) -> list[str]:
         from_log = await connection.all(
             "EXPLAIN QUERY PLAN SELECT id FROM usage WHERE (at, id) < (:at, :id)"
@@ -193,7 +198,21 @@ async def test_no_page_and_no_sum_scans_the_log(sqlite_url: str) -> None:
         )
         return [row[3] for row in (*from_log, *of_key)]
 
+    async def sums(connection: Connection, *, of_user: bool) -> list[str]:
+        statements = (SUM_HOURS_OF_USER, SUM_DAYS_OF_USER) if of_user else (SUM_HOURS, SUM_DAYS)
+        user: dict[str, object] = {"user_id": ""} if of_user else {}
+        plans = [
+            await connection.all(
+                "EXPLAIN QUERY PLAN" + sql, since=0, until=1, group_by="model", key_id=None, **user
+            )
+            for sql in statements
+        ]
+        return [row[3] for plan in plans for row in plan if "USING INDEX" in row[3] or "usage" in row[3]]
+
     async with open_store(sqlite_url) as store:
-        plan = await store.read(plans)
-    assert len(plan) == 2
-    assert all(step.startswith("SEARCH") for step in plan)
+        pages = await store.read(plans)
+        of_all = await store.read(partial(sums, of_user=False))
+        of_user = await store.read(partial(sums, of_user=True))
+    assert [len(steps) for steps in (pages, of_all, of_user)] == [2, 2, 2]
+    assert all(step.startswith("SEARCH") for step in (*pages, *of_all))
+    assert all("_user (user_id=? AND bucket_start>?" in step for step in of_user), of_user

@@ -1,5 +1,6 @@
 """Everything that is not model traffic: what strangers get, and what the operator gets."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +77,20 @@ async def test_input_is_checked_and_named(gateway: Gateway) -> None:
             ("/api/admin/servers", {"name": "UPPER", "url": "http://x"}, "name"),
             ("/api/admin/servers", {"name": "ok", "url": "ftp://x"}, "url"),
             ("/api/admin/servers", {"name": "ok", "url": "http://x", "weight": 0}, "weight"),
+            ("/api/admin/servers", {"name": "ok", "url": "http://x", "models": ["a", "b\n"]}, "models"),
+            ("/api/admin/servers", {"name": "ok", "url": "http://x", "api_key": "a b"}, "api_key"),
+            ("/api/admin/servers", {"name": "..", "url": "http://x"}, "name"),
+            ("/api/admin/servers", {"name": "ok"}, "url"),
+            ("/api/admin/keys", {"name": "n", "more": 1}, None),
+            ("/api/admin/keys", [], None),
             ("/api/admin/users", {"email": "x", "password": "long enough"}, "email"),
+            ("/api/admin/users", {"email": "a@b.cc", "password": "long enough", "role": "x"}, "role"),
         ):
             answer = await client.post(path, json=body)
-            assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), (path, body)
+            error = answer.json()["error"]
+            assert (answer.status_code, error["param"]) == (400, param), (path, body)
+            assert not re.search("Expected|Object|`|regex|\\$", error["message"]), "in words of ours"
+            assert param is None or param in error["message"] or error["code"] != "invalid_value"
         for query, param in (
             ("days=0", "days"),
             ("days=400", "days"),
@@ -91,7 +102,17 @@ async def test_input_is_checked_and_named(gateway: Gateway) -> None:
         for content in (b"{", b"", b'{"name":"\xff"}', b"[" * 100_000):
             answer = await client.post("/api/admin/keys", content=content)
             assert answer.status_code == 400, content[:10]
-        assert (await client.get("/api/admin/nothing")).json()["error"]["code"] == "unknown_url"
+        for path in ("nothing", "keys/", "keys/..%2Fusers"):
+            error = (await client.delete(f"/api/admin/{path}")).json()["error"]
+            assert (error["code"], error["message"][:33]) == (
+                "unknown_url",
+                "There is nothing at this path. Mo",
+            )
+        answer = await client.put("/api/admin/keys", json={})
+        assert (answer.json()["error"]["code"], answer.headers["allow"]) == (
+            "method_not_allowed",
+            "GET, HEAD, POST",
+        )
     assert gateway.events("control_failed") == []
 
 
@@ -99,6 +120,21 @@ async def test_a_body_too_large_is_refused(gateway: Gateway) -> None:
     async with gateway.operator() as client:
         answer = await client.post("/api/admin/keys", content=b'"' + b"x" * 1_100_000 + b'"')
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
+
+
+async def test_what_could_not_be_sent_or_belongs_to_nobody_is_refused(gateway: Gateway) -> None:
+    server = {"name": "s", "url": "http://127.0.0.1:9/v1"}
+    async with gateway.operator() as client:
+        for key in ("sk-abc\n", "sk abc", "sk-abc\0", "sk-\u00e9", ""):
+            answer = await client.post("/api/admin/servers", json=server | {"api_key": key})
+            assert (answer.status_code, answer.json()["error"]["param"]) == (400, "api_key")
+            assert key == "" or key not in answer.text
+        answer = await client.post("/api/admin/servers", json=server | {"name": "s\n"})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "name")
+        answer = await client.post("/api/admin/keys", json={"name": "k", "user_id": "nobody"})
+    told = answer.json()["error"]
+    assert (answer.status_code, told["code"], told["param"]) == (404, "user_not_found", "user_id")
+    assert gateway.events("control_failed") == []
 
 
 async def test_users_are_made_and_listed_without_their_secrets(gateway: Gateway) -> None:

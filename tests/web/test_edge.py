@@ -1,14 +1,19 @@
 """The door: what is found where, and what a request that makes no sense is told."""
 
 import json
+import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import trio
 
-from tests.fakes.model_server import ModelServer
-from tests.gateways import ASK, Gateway
+from tests import gateways
+from tests.fakes.model_server import DONE, ModelServer, chunk, streamed
+from tests.gateways import ASK, STREAM, Gateway, entry, eventually
+
+CHAT = "/v1/chat/completions"
 
 
 async def send(gateway: Gateway, method: str, path: str, **more: Any) -> httpx.Response:
@@ -37,7 +42,7 @@ async def test_what_is_not_there(gateway: Gateway) -> None:
         ("POST", "/v1/chat/completions/", 404, "unknown_url", None),
         ("POST", "/v1/", 404, "unknown_url", None),
         ("POST", "/v1", 404, "unknown_url", None),
-        ("GET", "/", 404, "unknown_url", None),
+        ("GET", "/index.html", 404, "unknown_url", None),
         ("POST", "/v2/chat/completions", 404, "unknown_url", None),
         ("POST", "/v1//chat/completions", 404, "unknown_url", None),
         ("POST", "/api/v1/v1/chat/completions", 404, "unknown_url", None),
@@ -72,6 +77,8 @@ BODIES: list[tuple[bytes, str, str | None]] = [
     (b'{"model":"\\ud800","messages":[]}', "invalid_json", None),
     (b'{"model":"m","messages":[{"content":"\\ud800"}]}', "invalid_json", None),
     (b'{"model":"\xff\xfe","messages":[]}', "invalid_json", None),
+    (b'{"model":"m","messages":[],"stream":true,"\xff":1}', "invalid_json", None),
+    (b'{"model":"m","messages":[],"model":"m","\xff":1}', "invalid_json", None),
     (b"[]", "invalid_value", None),
     (b"null", "invalid_value", None),
     (b'{"messages":[]}', "invalid_value", "model"),
@@ -154,3 +161,99 @@ async def test_a_refusal_is_one_log_line_without_the_key(gateway: Gateway) -> No
     assert (event["status"], event["code"], event["request_id"]) == (401, "invalid_api_key", "mine-7")
     assert event["client"] == "127.0.0.1"
     assert "x" * 10 not in gateway.log
+
+
+async def test_every_request_is_counted_and_logged(gateway: Gateway, models: ModelServer) -> None:
+    key_id, key = await gateway.new_key(rpm=1)
+    async with gateway.client(key) as client:
+        for method, path, json_body in (
+            ("GET", "/v1/models", None),
+            ("GET", "/v1/models/none", None),
+            ("POST", "/v1/chat/completions", {"model": "none", "messages": []}),
+            ("POST", "/v1/chat/completions", ASK),
+            ("POST", "/v1/chat/completions", ASK),
+            ("POST", "/v1/chat/completions", {"model": "m"}),
+            ("GET", "/v1/chat/completions", None),
+            ("GET", "/v1/unknown", None),
+        ):
+            await client.request(method, path, json=json_body)
+    await gateway.chat(key="bm_none")
+    async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client:
+        await client.get("/v1/models")
+    found = [
+        (row["endpoint"], row["status"], row.get("code"), row["key_id"], row["model"])
+        for row in gateway.events("request")
+    ]
+    assert found == [
+        ("models", 200, None, key_id, ""),
+        ("models", 404, "model_not_found", key_id, ""),
+        ("chat.completions", 404, "model_not_found", key_id, "none"),
+        ("chat.completions", 200, None, key_id, "m"),
+        ("chat.completions", 429, "rate_limit_exceeded", key_id, "m"),
+        ("chat.completions", 400, "invalid_value", key_id, ""),
+        ("chat.completions", 405, "method_not_allowed", "", ""),
+        ("unknown", 404, "unknown_url", "", ""),
+        ("chat.completions", 401, "invalid_api_key", "", ""),
+        ("models", 401, "missing_api_key", "", ""),
+    ]
+    for endpoint, status, *_ in found:
+        labels = {"endpoint": endpoint, "status": str(status), "server": "", "model": ""}
+        if status != 200 or endpoint == "models":
+            assert await gateway.metric("bluesminds_requests_total", **labels) >= 1, labels
+
+
+async def test_a_client_that_leaves_while_it_sends_is_counted(gateway: Gateway) -> None:
+    stream = await trio.open_tcp_stream("127.0.0.1", gateway.port)
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: t\r\nContent-Length: 9\r\nx-api-key: %s\r\n\r\n{"
+    await stream.send_all((head % gateway.key).encode())
+    await eventually(lambda: is_held(gateway, 1))
+    await stream.aclose()
+    await eventually(lambda: len(gateway.events("request")) == 1)
+    (event,) = gateway.events("request")
+    assert (event["status"], event["code"]) == (499, "client_gone")
+    await eventually(lambda: is_held(gateway, 0))
+
+
+async def is_held(gateway: Gateway, size: int) -> bool:
+    return await gateway.metric("bluesminds_body_bytes_held") == size
+
+
+async def test_all_bodies_share_one_budget(nursery: trio.Nursery, home: Path, models: ModelServer) -> None:
+    servers = [entry("one", models.url)]
+    gateway = await gateways.start(nursery, home, servers=servers, server={"max_buffered_bytes": 100_000})
+    head = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: t\r\nContent-Length: 60000\r\n"
+        f"x-api-key: {gateway.key}\r\n\r\n"
+    )
+    body = json.dumps(ASK | {"x": "y" * 70_000}).encode()
+    stream = await trio.open_tcp_stream("127.0.0.1", gateway.port)
+    await stream.send_all(head.encode() + b" " * 50_000)
+    await eventually(lambda: is_held(gateway, 50_000))
+    refused = await gateway.chat(body)
+    assert (refused.status_code, told(refused)["code"]) == (503, "body_budget")
+    assert int(refused.headers["retry-after"]) >= 1
+    assert models.asked == []
+    assert (await gateway.chat()).status_code == 200
+    assert await is_held(gateway, 50_000)
+    await stream.aclose()
+    await eventually(lambda: is_held(gateway, 0))
+    assert (await gateway.chat(body)).status_code == 200
+    assert await is_held(gateway, 0)
+
+
+async def test_a_body_is_not_kept_as_long_as_its_stream(gateway: Gateway, models: ModelServer) -> None:
+    body = json.dumps(STREAM | {"x": "y" * 20_000_000}).encode()
+    go_on = trio.Event()
+    models.plan(streamed(chunk("one"), go_on, DONE))
+    tracemalloc.start()
+    try:
+        async with gateway.client() as client, client.stream("POST", CHAT, content=body) as answer:
+            pieces = answer.aiter_raw()
+            assert await anext(pieces) == chunk("one")
+            ours = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, "*/bluesminds/*")])
+            assert sum(trace.size for trace in ours.traces) < 5_000_000
+            assert await is_held(gateway, 0)
+            go_on.set()
+            assert [piece async for piece in pieces] == [DONE]
+    finally:
+        tracemalloc.stop()

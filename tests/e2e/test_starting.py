@@ -1,0 +1,189 @@
+"""A start that is slow, fails, or is ended half-way: nothing is used up, and nobody is misled.
+
+A model server that accepts and says nothing holds the start up where it can be met.
+"""
+
+import os
+import re
+import shlex
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from bluesminds.cli import exits
+from tests.terminal import SECONDS, Serving, User
+
+TOKEN = re.compile(r"^    ([A-Za-z0-9_-]{43})$", re.MULTILINE)
+
+
+@contextmanager
+def starting(home: Path) -> Iterator[tuple[User, Serving]]:
+    """A gateway in the middle of its start."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(SECONDS)
+        user = User(home)
+        environ = {"OLLAMA_HOST": f"127.0.0.1:{silent.getsockname()[1]}"}
+        gateway = user.launch("serve", "--port", "0", environ=environ)
+        try:
+            with silent.accept()[0]:
+                yield user, gateway
+        finally:
+            gateway.process.kill()
+            gateway.process.wait(SECONDS)
+
+
+def has_both(gateway: Serving) -> bool:
+    answer = httpx.get(
+        f"{gateway.url}/v1/models", headers={"authorization": f"Bearer {gateway.key}"}, trust_env=False
+    )
+    return answer.status_code == 200 and len(TOKEN.findall(gateway.said)) == 1
+
+
+def test_a_start_that_was_killed_has_used_nothing_up(home: Path) -> None:
+    with starting(home) as (user, gateway):
+        gateway.tell(signal.SIGKILL)
+        gateway.process.wait(SECONDS)
+        assert "bm_" not in gateway.said
+    with user.serving("serve", "--port", "0") as gateway:
+        assert has_both(gateway)
+
+
+def test_a_start_that_failed_has_used_nothing_up(home: Path) -> None:
+    user = User(home)
+    (user.state_dir / "admin.sock").mkdir(parents=True, mode=0o700)
+    assert user.run("serve", "--port", "0").returncode != 0
+    (user.state_dir / "admin.sock").rmdir()
+    with user.serving("serve", "--port", "0") as gateway:
+        assert has_both(gateway)
+
+
+def test_without_an_administrator_every_start_has_a_token_that_works(home: Path) -> None:
+    user = User(home)
+    tokens = []
+    for _ in range(2):
+        with user.serving("serve", "--port", "0") as gateway:
+            tokens += TOKEN.findall(gateway.said)
+            assert gateway.stop() == 0
+    with user.serving("serve", "--port", "0") as gateway:
+        tokens += TOKEN.findall(gateway.said)
+        assert len(set(tokens)) == 3
+        claim = {"email": "ada@example.com", "password": "correct horse battery"}
+        statuses = [
+            httpx.post(
+                f"{gateway.url}/api/setup", json=claim | {"token": token}, trust_env=False, timeout=SECONDS
+            ).status_code
+            for token in tokens
+        ]
+        assert statuses == [403, 403, 201]
+
+
+def test_ctrl_c_ends_a_start_at_once(home: Path) -> None:
+    with starting(home) as (_, gateway):
+        assert gateway.stop(signal.SIGINT) == 0
+        assert "listening" not in gateway.said, "it does not finish the start first"
+        assert "Traceback" not in gateway.said
+
+
+def test_commands_wait_for_a_start_after_a_crash(home: Path) -> None:
+    """The socket file of the one that was killed does not lead them astray."""
+    with User(home).serving("serve", "--port", "0") as gateway:
+        gateway.stop(signal.SIGKILL)
+    with starting(home) as (user, gateway):
+        assert not (user.state_dir / "admin.sock").exists()
+        made = user.run("keys", "create", "early")
+        assert (made.returncode, made.stdout[:3]) == (0, "bm_"), made.stderr
+        assert gateway.process.poll() is None
+
+
+def test_a_socket_nobody_serves_is_no_gateway(home: Path) -> None:
+    """The lock is held, and who holds it does not answer."""
+    with starting(home) as (user, gateway):
+        gateway.tell(signal.SIGSTOP)
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(str(user.state_dir / "admin.sock"))
+        done = user.run("keys", "list")
+        assert done.returncode == exits.CONFLICT
+        error, remedy = done.stderr.splitlines()
+        assert (
+            error == f"error: the state directory {user.state_dir} is in use by process {gateway.process.pid}"
+        )
+        assert "starting" in remedy
+
+
+def test_the_remedy_for_a_public_address_is_for_the_same_gateway(home: Path) -> None:
+    """Under systemd the state directory is in the service's environment, not in the operator's."""
+    (home / "g.toml").write_text('[server]\nhost = "0.0.0.0"\nport = 0\n')
+    user = User(home)
+    state = str(home / "service state")
+    refused = user.run("serve", "--config", "g.toml", STATE_DIRECTORY=state)
+    assert refused.returncode == exits.CONFIG_INVALID
+    variable, program, *words = shlex.split(refused.stderr.splitlines()[1].removeprefix("help: "))
+    name, _, value = variable.partition("=")
+    assert (program, value) == ("bluesminds", state)
+    assert user.run(*words, stdin="correct horse battery\n", **{name: value}).returncode == 0
+    with user.serving("serve", "--config", "g.toml", environ={"STATE_DIRECTORY": state}) as gateway:
+        assert "listening on http://0.0.0.0:" in gateway.said
+        assert gateway.stop() == 0
+
+
+# systemd sets JOURNAL_STREAM to the device and inode of the stream it made standard error.
+JOURNAL = """
+import os, sys
+found = os.fstat(2)
+os.environ["JOURNAL_STREAM"] = f"{found.st_dev}:{found.st_ino}"
+os.execv(sys.executable, [sys.executable, "-m", "bluesminds", *sys.argv[1:]])
+"""
+
+
+def test_a_journal_gets_no_secret(home: Path) -> None:
+    user = User(home)
+    kept = {}
+    for name in ("first-key", "guest-key"):
+        gateway = user.launch("demo", "--port", "0", launcher=(sys.executable, "-c", JOURNAL))
+        try:
+            gateway.wait_for("/api/setup")
+            assert f"in {user.state_dir / name} (read it once, then delete the file)" in gateway.said
+            assert not re.search("bm_[0-9A-Za-z]{36}", gateway.said) and not TOKEN.search(gateway.said)
+            kept[name] = (user.state_dir / name).read_text().strip()
+            assert gateway.stop(signal.SIGTERM) == 0
+        finally:
+            gateway.process.kill()
+            gateway.process.wait(SECONDS)
+    assert (user.state_dir / "first-key").read_text().strip() == kept["first-key"] != kept["guest-key"]
+
+
+def test_a_terminal_inside_a_service_gets_its_key(home: Path) -> None:
+    """A shell started by a service has its JOURNAL_STREAM, but not its standard error."""
+    with User(home).serving("demo", "--port", "0", environ={"JOURNAL_STREAM": "9:12345"}) as gateway:
+        assert gateway.key.startswith("bm_")
+        assert gateway.stop() == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can work in another user's directory")
+def test_root_works_beside_another_user_s_gateway_only(home: Path) -> None:
+    user = User(home)
+    with user.serving("serve", "--port", "0") as gateway:
+        os.chown(user.state_dir, 12345, -1)
+        assert user.run("keys", "create", "beside").returncode == 0
+        assert gateway.stop() == 0
+    before = sorted(path.name for path in user.state_dir.iterdir())
+    alone = user.run("keys", "create", "alone")
+    assert alone.returncode == exits.CONFIG_INVALID
+    assert "belongs to another user (uid 12345)" in alone.stderr
+    assert sorted(path.name for path in user.state_dir.iterdir()) == before
+
+
+def test_the_root_says_what_this_is(home: Path) -> None:
+    with User(home).serving("serve", "--port", "0") as gateway:
+        answer = httpx.get(f"{gateway.url}/", trust_env=False)
+        assert (answer.status_code, answer.json()["name"]) == (200, "BluesMinds")
+        for path in ("health", "metrics"):
+            found = httpx.get(gateway.url + answer.json()[path], trust_env=False)
+            assert found.status_code == 200
+        assert gateway.stop() == 0

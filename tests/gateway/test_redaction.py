@@ -1,0 +1,81 @@
+"""The key that the gateway presents to a server never reaches a client, whatever the server says."""
+
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests import gateways
+from tests.fakes.model_server import (
+    DONE,
+    ModelServer,
+    Pause,
+    Plan,
+    chunk,
+    completion,
+    error,
+    refusal,
+    streamed,
+    whole,
+)
+from tests.gateways import ASK, STREAM, Gateway, entry
+
+KEY = "sk-canary/4713-upstream"
+QUOTED = f"Incorrect API key provided: {KEY}"
+QUOTING = error(QUOTED, param=KEY)
+EVENT = b"data: " + QUOTING + b"\n\n"
+
+
+@pytest.fixture
+async def keyed(nursery: trio.Nursery, home: Path, models: ModelServer) -> Gateway:
+    servers = [entry("one", models.url, api_key=KEY)]
+    return await gateways.start(nursery, home, servers=servers, upstream={"eject_after": 100})
+
+
+WHOLE: list[Plan] = [
+    *(refusal(status, QUOTING) for status in (400, 401, 403, 404, 409, 429, 500, 503)),
+    refusal(400, QUOTED.encode()),
+    refusal(400, b'{"detail":"%b"}' % QUOTED.encode()),
+    refusal(400, QUOTING.replace(b"/", b"\\/")),
+    refusal(400, b'{"error":{"code":"x","type":"%b"}}' % KEY.encode()),
+    refusal(500, b'{"error":"\\u0073%b"}' % KEY.encode()[1:]),
+    refusal(400, QUOTED.encode() * 50_000),
+    whole(QUOTING),
+    whole(completion("Hi", error={"message": QUOTED})),
+]
+
+
+@pytest.mark.parametrize("plan", WHOLE, ids=range(len(WHOLE)))
+async def test_answers_are_redacted(keyed: Gateway, models: ModelServer, plan: Plan) -> None:
+    for body in (ASK, STREAM):
+        models.plan(plan)
+        answer = await keyed.chat(body)
+        text = answer.text.replace("\\/", "/") + str(answer.headers)
+        assert KEY not in text
+        assert KEY not in keyed.log
+        answer.json()
+
+
+async def test_a_redacted_error_still_says_what_is_wrong(keyed: Gateway, models: ModelServer) -> None:
+    models.plan(refusal(400, QUOTING))
+    told = (await keyed.chat()).json()["error"]
+    assert told["message"] == "Incorrect API key provided: [redacted]"
+    assert told["type"] == "server_error"
+
+
+STREAMS: list[Plan] = [
+    streamed(EVENT, DONE),
+    streamed(chunk("one"), EVENT),
+    streamed(chunk("one"), EVENT[:40], Pause(0.05), EVENT[40:]),
+    streamed(chunk("one"), EVENT[:-2]),
+    streamed(chunk("one", error={"message": QUOTED}), DONE),
+    streamed(chunk("one"), b"event: error\ndata: " + QUOTED.encode() + b"\n\n"),
+]
+
+
+@pytest.mark.parametrize("plan", STREAMS, ids=range(len(STREAMS)))
+async def test_streams_are_redacted(keyed: Gateway, models: ModelServer, plan: Plan) -> None:
+    models.plan(plan)
+    answer = await keyed.chat(STREAM)
+    assert KEY not in answer.text
+    assert "[redacted]" in answer.text

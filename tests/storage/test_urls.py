@@ -1,0 +1,56 @@
+"""Which database a URL means, and whether it can be reached, without opening it."""
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from storage import StorageUnavailable, reach, sqlite_path
+from tests.storage.postgres_server import PostgresServer
+
+TABLES = "SELECT 'tables: ' || count(*) FROM information_schema.tables WHERE table_schema = 'public';"
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("sqlite:///var/lib/x.db", Path("/var/lib/x.db")),
+        ("sqlite:////var/a%20b.db", Path("/var/a b.db")),
+        ("postgres://u:p@host/name", None),
+        ("postgresql://u:p%2F@one:5432,two:5433/name", None),
+        ("postgresql:///name?host=/run/postgresql", None),
+        ("postgresql://host/?dbname=name", None),
+    ],
+)
+def test_what_a_url_means(url: str, path: Path | None) -> None:
+    assert sqlite_path(url) == path
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "canary",
+        "mysql://u:canary@host/name",
+        "sqlite:///",
+        "sqlite:///:memory:",
+        "sqlite://canary/x.db",
+        "sqlite:///x.db?mode=canary",
+        "postgres://u:canary@host",
+        "postgres://u:canary/x@host/name",
+        "postgres://u:canary@[::1/name",
+    ],
+)
+def test_a_url_that_means_nothing_is_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        sqlite_path(url)
+    assert "canary" not in str(caught.value)
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+async def test_reaching_a_database_changes_nothing(postgres: PostgresServer) -> None:
+    url = postgres.create_database()
+    await reach(url, seconds=5)
+    assert "tables: 0" in postgres.psql(f"\\connect {urlsplit(url).path[1:]}\n{TABLES}")
+    with pytest.raises(StorageUnavailable):
+        await reach("postgresql://u@127.0.0.1:9/x", seconds=5)

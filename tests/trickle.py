@@ -1,0 +1,115 @@
+"""Many clients that send a beginning and then a byte a second, in a process of their own: they take no time
+from whoever measures.
+
+async with trickling(1000, "127.0.0.1", port, b"GET / HTTP/1.1") as slow:
+    ends = await slow.ends()
+"""
+
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import msgspec
+import trio
+
+BYTE_EVERY = 1.0
+ARRIVAL_SECONDS = 1.0  # the clients come one after the other within it
+
+
+class End(msgspec.Struct, frozen=True):
+    """How many seconds after its connection was made a client was left alone, and what it was told."""
+
+    seconds: float
+    told: bytes
+
+
+class Order(msgspec.Struct, frozen=True):
+    port: int
+    count: int
+    beginning: bytes
+
+
+@dataclass
+class Trickle:
+    """The other process, in which all clients are connected."""
+
+    _process: trio.Process
+
+    async def ends(self) -> list[End]:
+        """How each client ended, when all have."""
+        assert self._process.stdout is not None
+        answer = b""
+        async for data in self._process.stdout:
+            answer += data
+        return msgspec.json.decode(answer, type=list[End])
+
+
+@asynccontextmanager
+async def trickling(port: int, count: int, beginning: bytes) -> AsyncIterator[Trickle]:
+    process = await trio.lowlevel.open_process(
+        [sys.executable, "-m", "tests.trickle"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        await process.stdin.send_all(msgspec.json.encode(Order(port, count, beginning)))
+        await process.stdin.aclose()
+        assert await process.stdout.receive_some(1) == b"\n"
+        yield Trickle(process)
+    finally:
+        process.kill()
+        with trio.CancelScope(shield=True):
+            await process.wait()
+            await process.stdout.aclose()
+
+
+# In the other process
+
+
+@dataclass
+class Clients:
+    order: Order
+    connected: int = 0
+    all_connected: trio.Event = field(default_factory=trio.Event)
+    ends: list[End] = field(default_factory=list)
+
+    async def one(self, number: int) -> None:
+        await trio.sleep(ARRIVAL_SECONDS * number / self.order.count)
+        async with await trio.open_tcp_stream("127.0.0.1", self.order.port) as stream:
+            began = trio.current_time()
+            self.connected += 1
+            if self.connected == self.order.count:
+                self.all_connected.set()
+            told = await self._trickle(stream)
+            self.ends.append(End(trio.current_time() - began, told))
+
+    async def _trickle(self, stream: trio.SocketStream) -> bytes:
+        told = b""
+        try:
+            await stream.send_all(self.order.beginning)
+            while True:
+                with trio.move_on_after(BYTE_EVERY):
+                    while data := await stream.receive_some():
+                        told += data
+                    return told
+                await stream.send_all(b"a")
+        except trio.BrokenResourceError:  # it sent once more when the other side had closed
+            return told
+
+
+async def main() -> None:
+    order = msgspec.json.decode(await trio.to_thread.run_sync(sys.stdin.buffer.read), type=Order)
+    clients = Clients(order)
+    async with trio.open_nursery() as nursery:
+        for number in range(order.count):
+            nursery.start_soon(clients.one, number)
+        await clients.all_connected.wait()
+        sys.stdout.buffer.write(b"\n")
+        sys.stdout.buffer.flush()
+    sys.stdout.buffer.write(msgspec.json.encode(clients.ends))
+
+
+if __name__ == "__main__":
+    trio.run(main)

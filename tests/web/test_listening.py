@@ -1,0 +1,42 @@
+"""What the gateway tells its listener, and what the listener tells the log."""
+
+import dataclasses
+from pathlib import Path
+
+import httpx
+import trio
+
+from bluesminds import main
+from bluesminds.config import ListenSettings
+from bluesminds.http.server import Limits
+from tests import gateways
+
+
+def test_every_limit_of_the_listener_is_a_setting() -> None:
+    assert main._limits(ListenSettings()) == Limits()
+    numbers = {
+        name: value + 1
+        for name, value in zip(
+            ListenSettings.__struct_fields__, ListenSettings.__struct_defaults__, strict=True
+        )
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    changed = main._limits(ListenSettings(**numbers))
+    for limit in dataclasses.fields(Limits):
+        assert getattr(changed, limit.name) != limit.default, limit.name
+
+
+async def test_a_refusal_of_the_listener_is_a_line_of_the_log(home: Path, nursery: trio.Nursery) -> None:
+    gateway = await gateways.start(nursery, home, servers=[])
+    async with gateway.client() as client:
+        answer: httpx.Response = await client.get("/v1/" + "a" * 9000)
+    assert answer.status_code == 414
+    (line,) = gateway.events("connection_refused")
+    told = {name: line[name] for name in ("level", "client", "status", "code", "untold")}
+    assert told == {
+        "level": "info",
+        "client": "127.0.0.1",
+        "status": 414,
+        "code": "url_too_long",
+        "untold": 0,
+    }
