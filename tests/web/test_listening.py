@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import httpx
 import trio
@@ -14,7 +15,7 @@ from tests import gateways
 
 def test_every_limit_of_the_listener_is_a_setting() -> None:
     assert main._limits(ListenSettings()) == Limits()
-    numbers = {
+    numbers: dict[str, Any] = {
         name: value + 1
         for name, value in zip(
             ListenSettings.__struct_fields__, ListenSettings.__struct_defaults__, strict=True
