@@ -125,6 +125,14 @@ class Thread(aiosqlite.Connection):
 
     def _open(self) -> sqlite3.Connection:
         raw = sqlite3.connect(self._path, isolation_level=None, timeout=self._timeout)
+        try:
+            self._set_up(raw)
+        except BaseException:
+            raw.close()
+            raise
+        return raw
+
+    def _set_up(self, raw: sqlite3.Connection) -> None:
         raw.execute("PRAGMA journal_mode = WAL")
         raw.execute("PRAGMA synchronous = FULL")
         raw.execute("PRAGMA foreign_keys = ON")
@@ -135,7 +143,6 @@ class Thread(aiosqlite.Connection):
             raw.execute("PRAGMA wal_autocheckpoint = 0")
             raw.execute("PRAGMA query_only = ON")
         raw.set_progress_handler(self._late, PROGRESS_STEPS)
-        return raw
 
 
 def execute(raw: sqlite3.Connection, sql: str, values: Sequence[Any]) -> int:

@@ -194,7 +194,7 @@ def test_a_server_sealed_with_another_master_key_is_shown_as_such(home: Path) ->
     assert tested.returncode == exits.UNAVAILABLE
     assert "error: sealed: its key was sealed with another master key" in tested.stderr
     with user.serving("serve", "--port", "0") as gateway:
-        assert '"event":"server_locked"' in gateway.said
+        gateway.wait_for('"event":"server_locked"')
         ready = httpx.get(f"{gateway.url}/ready", trust_env=False).json()
         assert ready["checks"]["servers"] == "no usable server; 1 with a key of another master key"
         assert user.run("servers", "remove", "sealed").returncode == 0
