@@ -306,7 +306,7 @@ async def test_oversized_and_malformed_heads_are_answered_at_once(
             got = await client.read()
         taken = time.monotonic() - started
     assert (got.status, code_of(got.body), got.headers["connection"]) == (status, code, "close")
-    assert taken < 0.1
+    assert taken < 2, "at once: long before any of the deadlines"
     assert served.stats.refused[code] == 1
 
 
