@@ -23,7 +23,7 @@ HELD_SECONDS = 10.0
 SETTLE_SECONDS = 5.0  # the default
 DRAIN_SECONDS = 5.0
 REST_ROUNDS = 5
-SAME = 3.0  # tells waiting for the lock (a hundredfold) from noise; speed itself is for the benchmark
+SAME = 1.1
 
 long_hold = pytest.param(HELD_SECONDS, SETTLE_SECONDS, marks=pytest.mark.slow, id="10s")
 short_hold = pytest.param(1.0, 0.25, id="1s")
@@ -100,7 +100,7 @@ async def test_strict_answers_are_refused_after_the_settle_timeout(
     late = [sample for sample in samples if held + settle_timeout + 0.5 <= sample.at <= released - 0.1]
     assert late, "the load went on"
     assert {sample.status for sample in late} == {503}
-    assert median(sample.seconds for sample in late) <= 0.5, "at once"
+    assert median(sample.seconds for sample in late) <= 0.1, "at once"
     assert len(samples) > len(models.asked), "a server is not asked for what cannot be recorded"
     check_books(user, len(models.asked))
 

@@ -59,9 +59,6 @@ def descriptors_of(gateway: Serving) -> int:
     return int(psutil.Process(gateway.process.pid).num_fds())
 
 
-NOISE = 5.0  # tells a starved listener from a busy machine; speed itself is for the benchmark
-
-
 async def p99_under_slow_heads(gateway: Serving, load: Load) -> float:
     """The p99 of healthy requests' delay beside slow heads, as a multiple of that before and after."""
     before = await load.p99s(REST_ROUNDS)
@@ -82,11 +79,11 @@ async def test_a_thousand_slow_heads(home: Path, models: ModelServer) -> None:
         async with steady(gateway) as load:
             await load.p99s(1)
             found = [await p99_under_slow_heads(gateway, load)]
-            if found[0] > NOISE:
+            if found[0] > 2:
                 found.append(await p99_under_slow_heads(gateway, load))
         assert {sample.status for sample in load.samples} == {200}
         assert gateway.stop() == 0
-    assert min(found) <= NOISE, found
+    assert min(found) <= 2, found
 
 
 async def slow_bodies(home: Path, models: ModelServer, count: int, body_timeout: float) -> None:
