@@ -1,9 +1,22 @@
-"""The audit log: who changed what. Append-only."""
+"""The audit log: who changed what. Append-only, and a chain.
 
+Every row has the next number, without a gap, and a MAC over itself and the MAC of the row before. The newest
+number and MAC are kept a second time, in the settings: the head. It is locked before a row is added, so on
+both engines the units that record an act run one after another. That holds without deadlocks only if the head
+is the first thing such a unit locks: it begins with insert_audit, or with hold_audit when it has to look
+before it can tell what it changes.
+"""
+
+import hmac
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from storage.base import Connection
+
+HEAD = "audit_head"
+_DIGITS = 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,26 +32,176 @@ class AuditRow:
     address: str
 
 
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A place in the chain; the hash is hexadecimal, and empty before the first and for rows that are older
+    than the chain.
+    """
+
+    seq: int
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An act in its place."""
+
+    link: Link
+    act: AuditRow
+
+
+@dataclass(frozen=True, slots=True)
+class AuditQuery:
+    """Which entries: those numbered below `before`, newest first. None and an open end do not filter; times
+    are [since, until).
+    """
+
+    before: int
+    limit: int
+    actor: str | None = None
+    action: str | None = None
+    subject: str | None = None
+    since: int = 0
+    until: int = 2**62
+
+
+Damage = Literal["altered", "removed", "truncated", "rewritten", "head_gone", "head_differs"]
+"""What is wrong with a chain: a row is not what was written in its place; a number is missing between two
+rows; the last rows are missing; a row is not the one that somebody noted; the head is missing; the head is
+not that of the last row.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A part of the chain that was checked: up to `at`, with `unchained` rows that are older than the chain.
+    `damage` is at the row after it. `done`: that was all.
+    """
+
+    at: Link
+    unchained: int
+    damage: Damage | None
+    done: bool
+
+
 async def insert_audit(connection: Connection, entry: AuditRow) -> None:
-    """To be called in the unit that does what the entry tells of."""
-    await connection.many(
+    """To be called in the unit that does what the entry tells of, before anything else that locks.
+
+    A head that is gone or is not that of the last row was tampered with. The act is recorded all the same,
+    and one number is left out, so that the break shows for good. What the head says is not gone by: it may be
+    any number.
+    """
+    head = await hold_audit(connection)
+    row = await connection.one("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1")
+    last = Link(0, "") if row is None else Link(*row)
+    seq = last.seq + (1 if head == last else 2)
+    link = Link(seq, link_hash(connection.chain_key, last.hash, seq, entry))
+    await connection.execute(
         """
-        INSERT INTO audit (id, at, actor, action, subject, detail, address)
-        VALUES (:id, :at, :actor, :action, :subject, :detail, :address)
+        INSERT INTO audit (seq, id, at, actor, action, subject, detail, address, hash)
+        VALUES (:seq, :id, :at, :actor, :action, :subject, :detail, :address, :hash)
         """,
-        [entry],
+        seq=seq,
+        id=entry.id,
+        at=entry.at,
+        actor=entry.actor,
+        action=entry.action,
+        subject=entry.subject,
+        detail=entry.detail,
+        address=entry.address,
+        hash=link.hash,
+    )
+    await connection.execute(
+        "UPDATE settings SET value = :value WHERE name = :name", name=HEAD, value=f"{link.seq}:{link.hash}"
     )
 
 
-async def select_audit(connection: Connection, before: tuple[int, str], limit: int) -> Sequence[AuditRow]:
-    """Entries below a position `(at, id)`, newest first."""
+async def hold_audit(connection: Connection) -> Link | None:
+    """Lock the head to the end of the unit: until then nobody else records an act. None when it is gone."""
+    value = await connection.value(
+        """
+        INSERT INTO settings (name, value) VALUES (:name, '')
+        ON CONFLICT (name) DO UPDATE SET value = settings.value
+        RETURNING value
+        """,
+        name=HEAD,
+    )
+    return _head(value)
+
+
+def link_hash(key: bytes, previous: str, seq: int, act: AuditRow) -> str:
+    """HMAC-SHA256 in hexadecimal."""
+    fields = [seq, act.id, act.at, act.actor, act.action, act.subject, act.detail, act.address]
+    text = json.dumps([previous, *fields], separators=(",", ":"))
+    return hmac.digest(key, text.encode(), "sha256").hex()
+
+
+def _head(value: object) -> Link | None:
+    seq, _, hash_ = str(value).partition(":")
+    return Link(int(seq), hash_) if seq.isascii() and seq.isdigit() and len(seq) <= _DIGITS else None
+
+
+async def check_chain(connection: Connection, at: Link, noted: Link | None, limit: int) -> Checked:
+    """Check at most `limit` rows that follow a place that was checked. `noted` is a place that somebody wrote
+    down earlier: the rows up to it must still be those.
+    """
+    head = _head(await connection.value("SELECT value FROM settings WHERE name = :name", name=HEAD))
     rows = await connection.all(
         """
-        SELECT id, at, actor, action, subject, detail, address
-        FROM audit WHERE (at, id) < (:at, :id) ORDER BY at DESC, id DESC LIMIT :limit
+        SELECT seq, hash, id, at, actor, action, subject, detail, address
+        FROM audit WHERE seq > :after ORDER BY seq LIMIT :limit
         """,
-        at=before[0],
-        id=before[1],
+        after=at.seq,
         limit=limit,
     )
-    return [AuditRow(*row) for row in rows]
+    unchained = 0
+    for entry in [Entry(Link(*row[:2]), AuditRow(*row[2:])) for row in rows]:
+        damage = _damage(connection.chain_key, at, entry, noted)
+        if damage is not None:
+            return Checked(at, unchained, damage, done=True)
+        unchained += not entry.link.hash
+        at = entry.link
+    if len(rows) == limit:
+        return Checked(at, unchained, None, done=False)
+    return Checked(at, unchained, _damage_at_end(at, head, noted), done=True)
+
+
+def _damage(key: bytes, at: Link, entry: Entry, noted: Link | None) -> Damage | None:
+    link = entry.link
+    if link.seq != at.seq + 1:
+        return "removed"
+    # Only the first rows may be older than the chain.
+    older = at.hash == "" and link.hash == ""
+    if not older and link.hash != link_hash(key, at.hash, link.seq, entry.act):
+        return "altered"
+    return "rewritten" if noted is not None and link.seq == noted.seq and link != noted else None
+
+
+def _damage_at_end(at: Link, head: Link | None, noted: Link | None) -> Damage | None:
+    if head is None:
+        return "head_gone"
+    if max(head.seq, noted.seq if noted else 0) > at.seq:
+        return "truncated"
+    return None if head == at else "head_differs"
+
+
+async def select_audit(connection: Connection, query: AuditQuery) -> Sequence[Entry]:
+    rows = await connection.all(
+        """
+        SELECT seq, hash, id, at, actor, action, subject, detail, address
+        FROM audit
+        WHERE seq < :before AND at >= :since AND at < :until
+            AND (CAST(:actor AS TEXT) IS NULL OR actor = :actor)
+            AND (CAST(:action AS TEXT) IS NULL OR action = :action)
+            AND (CAST(:subject AS TEXT) IS NULL OR subject = :subject)
+        ORDER BY seq DESC LIMIT :limit
+        """,
+        before=query.before,
+        limit=query.limit,
+        actor=query.actor,
+        action=query.action,
+        subject=query.subject,
+        since=query.since,
+        until=query.until,
+    )
+    return [Entry(Link(*row[:2]), AuditRow(*row[2:])) for row in rows]

@@ -62,6 +62,10 @@ class Connection(Protocol):
     @property
     def engine(self) -> Engine: ...
 
+    @property
+    def chain_key(self) -> bytes:
+        """What the audit log is chained with: the store's."""
+
     async def execute(self, sql: LiteralString, *, final: bool = False, **params: object) -> int:
         """Run one statement; the number of rows it changed."""
 
@@ -81,8 +85,11 @@ class Connection(Protocol):
 class Store(Protocol):
     """A database that is open. Callers are Trio tasks.
 
-    A caller that is cancelled stops waiting; a write that was handed over still completes.
+    A caller that is cancelled stops waiting; a write that was handed over still completes. `chain_key` is the
+    secret of the audit log's chain; it is set once, before the first act is recorded.
     """
+
+    chain_key: bytes
 
     @property
     def engine(self) -> Engine: ...

@@ -61,6 +61,18 @@ async def select_servers(connection: Connection) -> Sequence[ServerRow]:
     return [_server_row(row) for row in rows]
 
 
+async def select_server(connection: Connection, name: str) -> ServerRow | None:
+    row = await connection.one(
+        """
+        SELECT
+            id, name, dialect, url, sealed_api_key, models, weight, priority, enabled, created_at, updated_at
+        FROM servers WHERE name = :name
+        """,
+        name=name,
+    )
+    return None if row is None else _server_row(row)
+
+
 async def update_server(connection: Connection, server: ServerRow) -> bool:
     """Write all but the id and the creation time; whether the server exists. Raises Conflict."""
     changed = await connection.execute(

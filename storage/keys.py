@@ -1,15 +1,25 @@
-"""API keys: who may call, kept as a digest. A key is revoked, never deleted: usage refers to it."""
+"""API keys: who may call, kept as a digest. A key is revoked, never deleted: usage refers to it.
 
-from collections.abc import Sequence
+Whose a key is stands in every statement: with `user_id` None it is anybody's, for administrators.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from storage.base import Connection
-from storage.members import Role
+from storage.base import Connection, Row
+
+Names = tuple[str, ...] | None
+"""None is any."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyRow:
-    """A key without its secret: `digest` is the 32-byte HMAC, `prefix` and `last4` are for display."""
+    """A key without its secret: `digest` is the 32-byte HMAC, `prefix` and `last4` are for display.
+
+    `limits` is a JSON object in text, None when the key has none of its own.
+    """
 
     id: str
     user_id: str
@@ -17,8 +27,13 @@ class KeyRow:
     digest: bytes
     prefix: str
     last4: str
-    rpm: int | None
-    concurrency: int | None
+    scopes: Names
+    allowed_models: Names
+    allowed_ips: Names
+    allowed_origins: Names
+    limits: str | None
+    metadata: Mapping[str, str]
+    rotated_from: str | None
     expires_at: int | None
     revoked_at: int | None
     last_used_at: int | None
@@ -30,8 +45,9 @@ class KeyHolder:
     """A key with what its owner's account says about using it."""
 
     key: KeyRow
-    role: Role
     user_disabled_at: int | None
+    tier: str | None
+    user_limits: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,72 +58,153 @@ class KeyUse:
     at: int
 
 
+_COLUMNS = """
+    api_keys.id, user_id, name, digest, prefix, last4, scopes, allowed_models, allowed_ips, allowed_origins,
+    api_keys.limits, metadata, rotated_from, expires_at, revoked_at, last_used_at, api_keys.created_at
+"""
+_WIDTH = len(KeyRow.__slots__)
+_METADATA = KeyRow.__slots__.index("metadata")
+_LISTS = [
+    KeyRow.__slots__.index(name) for name in ("scopes", "allowed_models", "allowed_ips", "allowed_origins")
+]
+
+
 async def insert_key(connection: Connection, key: KeyRow) -> None:
     """Raises Conflict when the digest exists or the user does not."""
-    await connection.many(
+    await connection.execute(
         """
         INSERT INTO api_keys (
-            id, user_id, name, digest, prefix, last4, rpm, concurrency, expires_at, revoked_at,
-            last_used_at, created_at
+            id, user_id, name, digest, prefix, last4, scopes, allowed_models, allowed_ips, allowed_origins,
+            limits, metadata, rotated_from, expires_at, revoked_at, last_used_at, created_at
         ) VALUES (
-            :id, :user_id, :name, :digest, :prefix, :last4, :rpm, :concurrency, :expires_at, :revoked_at,
-            :last_used_at, :created_at
+            :id, :user_id, :name, :digest, :prefix, :last4, :scopes, :allowed_models, :allowed_ips,
+            :allowed_origins, :limits, :metadata, :rotated_from, :expires_at, :revoked_at, :last_used_at,
+            :created_at
         )
         """,
-        [key],
+        id=key.id,
+        user_id=key.user_id,
+        digest=key.digest,
+        prefix=key.prefix,
+        last4=key.last4,
+        rotated_from=key.rotated_from,
+        revoked_at=key.revoked_at,
+        last_used_at=key.last_used_at,
+        created_at=key.created_at,
+        **_settings(key),
     )
+
+
+def _settings(key: KeyRow) -> dict[str, Any]:
+    """What the owner may change, as the columns hold it."""
+    return {
+        "name": key.name,
+        "scopes": _json(key.scopes),
+        "allowed_models": _json(key.allowed_models),
+        "allowed_ips": _json(key.allowed_ips),
+        "allowed_origins": _json(key.allowed_origins),
+        "limits": key.limits,
+        "metadata": json.dumps(key.metadata),
+        "expires_at": key.expires_at,
+    }
+
+
+def _json(names: Names) -> str | None:
+    return None if names is None else json.dumps(names)
 
 
 async def select_key_by_digest(connection: Connection, digest: bytes) -> KeyHolder | None:
     """The key with this digest, whatever its state: judging it is the caller's work."""
-    row = await connection.one(
-        """
-        SELECT
-            api_keys.id, user_id, name, digest, prefix, last4, rpm, concurrency, expires_at, revoked_at,
-            last_used_at, api_keys.created_at, role, disabled_at
-        FROM api_keys JOIN users ON users.id = api_keys.user_id
-        WHERE digest = :digest
-        """,
-        digest=digest,
-    )
-    return None if row is None else KeyHolder(KeyRow(*row[:12]), row[12], row[13])
+    row = await connection.one(SELECT_HOLDER, digest=digest)
+    return None if row is None else KeyHolder(_key_row(row), *row[_WIDTH:])
 
 
-async def select_key(connection: Connection, key_id: str) -> KeyRow | None:
-    row = await connection.one(
-        """
-        SELECT
-            id, user_id, name, digest, prefix, last4, rpm, concurrency, expires_at, revoked_at,
-            last_used_at, created_at
-        FROM api_keys WHERE id = :key_id
-        """,
-        key_id=key_id,
-    )
-    return None if row is None else KeyRow(*row)
+SELECT_HOLDER = (
+    "SELECT"
+    + _COLUMNS
+    + """, disabled_at, tier, users.limits
+    FROM api_keys JOIN users ON users.id = api_keys.user_id
+    WHERE digest = :digest
+    """
+)
 
 
-async def select_keys(connection: Connection, user_id: str | None = None) -> Sequence[KeyRow]:
-    """A user's keys, or everybody's, oldest first."""
-    if user_id is None:
-        rows = await connection.all(SELECT_ALL)
+async def select_key(connection: Connection, key_id: str, user_id: str | None = None) -> KeyRow | None:
+    """A key, if it is this user's; None for user_id is anybody's."""
+    row = await connection.one(SELECT_KEY, key_id=key_id, user_id=user_id)
+    return None if row is None else _key_row(row)
+
+
+SELECT_KEY = (
+    "SELECT"
+    + _COLUMNS
+    + "FROM api_keys WHERE id = :key_id AND (CAST(:user_id AS TEXT) IS NULL OR user_id = :user_id)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyQuery:
+    """Which keys to list: the first `limit` above the id `after`. Active: neither revoked nor expired at
+    `now`, in milliseconds; None asks for both kinds.
+    """
+
+    now: int
+    user_id: str | None = None
+    active: bool | None = None
+    after: str = ""
+    limit: int = 100
+
+
+async def select_keys(connection: Connection, query: KeyQuery) -> Sequence[KeyRow]:
+    """A page of a user's keys, or of everybody's, oldest first."""
+    wanted = {
+        "now": query.now,
+        "active": None if query.active is None else int(query.active),
+        "after": query.after,
+        "limit": query.limit,
+    }
+    if query.user_id is None:
+        rows = await connection.all(SELECT_ALL, **wanted)
     else:
-        rows = await connection.all(SELECT_OF_USER, user_id=user_id)
-    return [KeyRow(*row) for row in rows]
+        rows = await connection.all(SELECT_OF_USER, user_id=query.user_id, **wanted)
+    return [_key_row(row) for row in rows]
 
 
-SELECT_ALL = """
-    SELECT
-        id, user_id, name, digest, prefix, last4, rpm, concurrency, expires_at, revoked_at,
-        last_used_at, created_at
-    FROM api_keys ORDER BY id
-"""
+_ACTIVE = "revoked_at IS NULL AND (expires_at IS NULL OR expires_at > :now)"
+_PAGE = (
+    " AND (CAST(:active AS BIGINT) IS NULL OR (CASE WHEN "
+    + _ACTIVE
+    + " THEN 1 ELSE 0 END) = :active) ORDER BY id LIMIT :limit"
+)
+SELECT_ALL = "SELECT" + _COLUMNS + "FROM api_keys WHERE id > :after" + _PAGE
+SELECT_OF_USER = "SELECT" + _COLUMNS + "FROM api_keys WHERE user_id = :user_id AND id > :after" + _PAGE
 
-SELECT_OF_USER = """
-    SELECT
-        id, user_id, name, digest, prefix, last4, rpm, concurrency, expires_at, revoked_at,
-        last_used_at, created_at
-    FROM api_keys WHERE user_id = :user_id ORDER BY id
-"""
+
+async def count_active_keys(connection: Connection, user_id: str, now: int) -> int:
+    """How many of a user's keys are neither revoked nor expired."""
+    row = await connection.one(COUNT_ACTIVE, user_id=user_id, now=now)
+    return 0 if row is None else int(row[0])
+
+
+_COUNT = "SELECT count(*)"
+COUNT_ACTIVE = _COUNT + " FROM api_keys WHERE user_id = :user_id AND " + _ACTIVE
+
+
+async def update_key(connection: Connection, key: KeyRow) -> bool:
+    """Write what an owner may change; False when there is no such key of this user, or it is revoked."""
+    changed = await connection.execute(
+        """
+        UPDATE api_keys SET
+            name = :name, scopes = :scopes, allowed_models = :allowed_models, allowed_ips = :allowed_ips,
+            allowed_origins = :allowed_origins, limits = :limits, metadata = :metadata,
+            expires_at = :expires_at
+        WHERE id = :id AND user_id = :user_id AND revoked_at IS NULL
+        """,
+        id=key.id,
+        user_id=key.user_id,
+        **_settings(key),
+    )
+    return changed == 1
 
 
 async def revoke_key(connection: Connection, user_id: str, key_id: str, at: int) -> bool:
@@ -149,3 +246,11 @@ async def touch_keys(connection: Connection, uses: Sequence[KeyUse]) -> None:
         """,
         uses,
     )
+
+
+def _key_row(row: Row) -> KeyRow:
+    values = list(row[:_WIDTH])
+    for at in _LISTS:
+        values[at] = None if values[at] is None else tuple(json.loads(values[at]))
+    values[_METADATA] = json.loads(values[_METADATA])
+    return KeyRow(*values)

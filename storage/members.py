@@ -11,7 +11,10 @@ Role = Literal["user", "admin"]
 
 @dataclass(frozen=True, slots=True)
 class UserRow:
-    """An account. The e-mail address is unique whatever its case; no password hash, no password login."""
+    """An account. The e-mail address is unique whatever its case; no password hash, no password login.
+
+    `tier` None: no tier and no limits from one. `limits` is a JSON object of what differs from the tier.
+    """
 
     id: str
     email: str | None
@@ -20,14 +23,22 @@ class UserRow:
     password_hash: str | None
     disabled_at: int | None
     created_at: int
+    tier: str | None = None
+    email_verified_at: int | None = None
+    limits: str | None = None
 
 
 async def insert_user(connection: Connection, user: UserRow) -> None:
     """Raises Conflict when the e-mail address is taken."""
     await connection.many(
         """
-        INSERT INTO users (id, email, full_name, role, password_hash, disabled_at, created_at)
-        VALUES (:id, :email, :full_name, :role, :password_hash, :disabled_at, :created_at)
+        INSERT INTO users (
+            id, email, full_name, role, password_hash, disabled_at, created_at, tier, email_verified_at,
+            limits
+        ) VALUES (
+            :id, :email, :full_name, :role, :password_hash, :disabled_at, :created_at, :tier,
+            :email_verified_at, :limits
+        )
         """,
         [user],
     )
@@ -36,7 +47,9 @@ async def insert_user(connection: Connection, user: UserRow) -> None:
 async def select_user(connection: Connection, user_id: str) -> UserRow | None:
     row = await connection.one(
         """
-        SELECT id, email, full_name, role, password_hash, disabled_at, created_at
+        SELECT
+            id, email, full_name, role, password_hash, disabled_at, created_at, tier, email_verified_at,
+            limits
         FROM users WHERE id = :user_id
         """,
         user_id=user_id,
@@ -47,7 +60,9 @@ async def select_user(connection: Connection, user_id: str) -> UserRow | None:
 async def select_user_by_email(connection: Connection, email: str) -> UserRow | None:
     row = await connection.one(
         """
-        SELECT id, email, full_name, role, password_hash, disabled_at, created_at
+        SELECT
+            id, email, full_name, role, password_hash, disabled_at, created_at, tier, email_verified_at,
+            limits
         FROM users WHERE lower(email) = lower(:email)
         """,
         email=email,
@@ -59,7 +74,9 @@ async def select_users(connection: Connection, after_id: str = "", limit: int = 
     """A page of users, oldest first."""
     rows = await connection.all(
         """
-        SELECT id, email, full_name, role, password_hash, disabled_at, created_at
+        SELECT
+            id, email, full_name, role, password_hash, disabled_at, created_at, tier, email_verified_at,
+            limits
         FROM users WHERE id > :after_id ORDER BY id LIMIT :limit
         """,
         after_id=after_id,
@@ -74,7 +91,8 @@ async def update_user(connection: Connection, user: UserRow) -> bool:
         """
         UPDATE users SET
             email = :email, full_name = :full_name, role = :role,
-            password_hash = :password_hash, disabled_at = :disabled_at
+            password_hash = :password_hash, disabled_at = :disabled_at, tier = :tier,
+            email_verified_at = :email_verified_at, limits = :limits
         WHERE id = :id
         """,
         id=user.id,
@@ -83,8 +101,40 @@ async def update_user(connection: Connection, user: UserRow) -> bool:
         role=user.role,
         password_hash=user.password_hash,
         disabled_at=user.disabled_at,
+        tier=user.tier,
+        email_verified_at=user.email_verified_at,
+        limits=user.limits,
     )
     return changed == 1
+
+
+async def set_password_hash(connection: Connection, user_id: str, before: str, after: str) -> bool:
+    """Replace a hash by a better one of the same password; False when the password has changed meanwhile."""
+    changed = await connection.execute(
+        "UPDATE users SET password_hash = :after WHERE id = :user_id AND password_hash = :before",
+        user_id=user_id,
+        before=before,
+        after=after,
+    )
+    return changed == 1
+
+
+async def delete_unconfirmed_users(connection: Connection, before: int) -> int:
+    """Who signed up before then, never confirmed the address, and has no link left to do it by; how many.
+
+    Whom an administrator has dealt with stays.
+    """
+    return await connection.execute(
+        """
+        DELETE FROM users
+        WHERE email IS NOT NULL AND email_verified_at IS NULL AND created_at < :before
+            AND role = 'user' AND disabled_at IS NULL AND limits IS NULL
+            AND NOT EXISTS (SELECT 1 FROM one_time_tokens WHERE user_id = users.id)
+            AND NOT EXISTS (SELECT 1 FROM api_keys WHERE user_id = users.id)
+            AND NOT EXISTS (SELECT 1 FROM sessions WHERE user_id = users.id)
+        """,
+        before=before,
+    )
 
 
 async def has_admin(connection: Connection) -> bool:

@@ -65,6 +65,7 @@ class PostgresStore:
         self._workers = connections
         self._schema = schema
         self._queue = Queue(loop, statement_timeout)
+        self.chain_key = b""
 
     @property
     def engine(self) -> Engine:
@@ -126,7 +127,7 @@ class PostgresStore:
                 await _disconnect(raw)
 
     async def _run(self, raw: Any, job: Job) -> None:  # noqa: ANN401
-        transaction = Transaction(raw, WRITE if job.write else READ)
+        transaction = Transaction(raw, WRITE if job.write else READ, self.chain_key)
         try:
             result = await job.run(transaction)
             await transaction.commit()
@@ -182,7 +183,8 @@ DRIVER_ERRORS = (
 class Transaction:
     """The Connection that a unit sees. Begins with the first statement."""
 
-    def __init__(self, raw: Any, begin: LiteralString) -> None:  # noqa: ANN401
+    def __init__(self, raw: Any, begin: LiteralString, chain_key: bytes) -> None:  # noqa: ANN401
+        self.chain_key = chain_key
         self._raw = raw
         self._begin = begin
         self._begun = False

@@ -58,6 +58,7 @@ class SqliteStore:
         self._threads = AsyncExitStack()
         self._writer: Thread
         self._readers: list[Thread] = []
+        self.chain_key = b""
 
     @property
     def engine(self) -> Engine:
@@ -119,7 +120,7 @@ class SqliteStore:
             raise
 
     async def _write(self, writer: Thread, job: Job) -> None:
-        transaction = Transaction(writer, "BEGIN IMMEDIATE")
+        transaction = Transaction(writer, "BEGIN IMMEDIATE", self.chain_key)
         try:
             result = await job.run(transaction)
             await transaction.commit()
@@ -130,7 +131,7 @@ class SqliteStore:
             job.succeed(result)
 
     async def _read(self, reader: Thread, job: Job) -> None:
-        transaction = Transaction(reader, "BEGIN")
+        transaction = Transaction(reader, "BEGIN", self.chain_key)
         try:
             result = await job.run(transaction)
             transaction.judge()
@@ -144,7 +145,8 @@ class SqliteStore:
 class Transaction:
     """The Connection that a unit sees. Begins with the first statement."""
 
-    def __init__(self, thread: Thread, begin: Literal["BEGIN", "BEGIN IMMEDIATE"]) -> None:
+    def __init__(self, thread: Thread, begin: Literal["BEGIN", "BEGIN IMMEDIATE"], chain_key: bytes) -> None:
+        self.chain_key = chain_key
         self._thread = thread
         self._begin = begin
         self._begun = False

@@ -22,7 +22,9 @@ LATEST = (2**63 - 1, "")
 
 @dataclass(frozen=True, slots=True)
 class UsageRow:
-    """One answered request. `at`, `first_byte_ms` and `duration_ms` in milliseconds."""
+    """One answered request. `at`, `first_byte_ms` and `duration_ms` in milliseconds; `cost_nano` in nano-USD,
+    None when the model has no price; `day` and `month` are the periods of limits that it counts in.
+    """
 
     id: str
     at: int
@@ -43,11 +45,17 @@ class UsageRow:
     usage_source: Literal["upstream", "estimated", "none"]
     first_byte_ms: int | None
     duration_ms: int
+    cost_nano: int | None
+    day: str
+    month: str
 
 
 @dataclass(frozen=True, slots=True)
 class StatsRow:
-    """Sums over one group. `label` is the bucket's start for "hour" and "day", else a name or an id."""
+    """Sums over one group. `label` is the bucket's start for "hour" and "day", else a name or an id.
+
+    `cost_nano` leaves out the `unpriced` answers: those that used tokens of a model without a price.
+    """
 
     label: str
     requests: int
@@ -57,6 +65,8 @@ class StatsRow:
     cached_tokens: int
     reasoning_tokens: int
     duration_ms: int
+    cost_nano: int
+    unpriced: int
 
 
 Grouping = Literal["hour", "day", "model", "key", "user", "server"]
@@ -92,11 +102,11 @@ INSERT_SQLITE = """
     INSERT INTO usage (
         id, at, request_id, key_id, user_id, endpoint, model, server, status, outcome, streamed, attempts,
         prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, usage_source, first_byte_ms,
-        duration_ms
+        duration_ms, cost_nano, day, month
     ) VALUES (
         :id, :at, :request_id, :key_id, :user_id, :endpoint, :model, :server, :status, :outcome, :streamed,
         :attempts, :prompt_tokens, :completion_tokens, :cached_tokens, :reasoning_tokens, :usage_source,
-        :first_byte_ms, :duration_ms
+        :first_byte_ms, :duration_ms, :cost_nano, :day, :month
     )
     ON CONFLICT DO NOTHING
 """
@@ -106,14 +116,15 @@ INSERT_POSTGRES = """
         INSERT INTO usage (
             id, at, request_id, key_id, user_id, endpoint, model, server, status, outcome, streamed,
             attempts, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, usage_source,
-            first_byte_ms, duration_ms
+            first_byte_ms, duration_ms, cost_nano, day, month
         )
         SELECT * FROM unnest(
             :id::text[], :at::bigint[], :request_id::text[], :key_id::text[], :user_id::text[],
             :endpoint::text[], :model::text[], :server::text[], :status::bigint[], :outcome::text[],
             :streamed::bigint[], :attempts::bigint[], :prompt_tokens::bigint[],
             :completion_tokens::bigint[], :cached_tokens::bigint[], :reasoning_tokens::bigint[],
-            :usage_source::text[], :first_byte_ms::bigint[], :duration_ms::bigint[]
+            :usage_source::text[], :first_byte_ms::bigint[], :duration_ms::bigint[],
+            :cost_nano::bigint[], :day::text[], :month::text[]
         )
         ON CONFLICT DO NOTHING
         RETURNING *
@@ -123,7 +134,9 @@ INSERT_POSTGRES = """
             at - at % 3600000, key_id, user_id, model, server,
             count(*), count(*) FILTER (WHERE outcome NOT IN ('ok', 'client_gone')),
             coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0),
-            coalesce(sum(cached_tokens), 0), coalesce(sum(reasoning_tokens), 0), sum(duration_ms)
+            coalesce(sum(cached_tokens), 0), coalesce(sum(reasoning_tokens), 0), sum(duration_ms),
+            coalesce(sum(cost_nano), 0), count(*) FILTER (WHERE cost_nano IS NULL AND
+                coalesce(prompt_tokens, 0) + coalesce(completion_tokens, 0) > 0)
         FROM logged GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5
         ON CONFLICT (bucket_start, key_id, user_id, model, server) DO UPDATE SET
             requests = total.requests + excluded.requests,
@@ -132,14 +145,54 @@ INSERT_POSTGRES = """
             completion_tokens = total.completion_tokens + excluded.completion_tokens,
             cached_tokens = total.cached_tokens + excluded.cached_tokens,
             reasoning_tokens = total.reasoning_tokens + excluded.reasoning_tokens,
-            duration_ms = total.duration_ms + excluded.duration_ms
+            duration_ms = total.duration_ms + excluded.duration_ms,
+            cost_nano = total.cost_nano + excluded.cost_nano,
+            unpriced = total.unpriced + excluded.unpriced
+    ), counted AS (
+        SELECT
+            subject, day, month, coalesce(prompt_tokens, 0) + coalesce(completion_tokens, 0) AS tokens,
+            coalesce(cost_nano, 0) AS nano
+        FROM logged, LATERAL (VALUES ('key:' || key_id), ('user:' || user_id)) AS subjects (subject)
+        WHERE subject NOT IN ('key:', 'user:')
+    ), latest AS (
+        SELECT subject, max(day) AS day, max(month) AS month FROM counted GROUP BY subject
+    ), quotas AS (
+        INSERT INTO quota_counters AS total
+        SELECT
+            subject, latest.day,
+            coalesce(sum(tokens) FILTER (WHERE counted.day = latest.day), 0),
+            coalesce(sum(nano) FILTER (WHERE counted.day = latest.day), 0),
+            latest.month,
+            coalesce(sum(tokens) FILTER (WHERE counted.month = latest.month), 0),
+            coalesce(sum(nano) FILTER (WHERE counted.month = latest.month), 0),
+            sum(tokens), sum(nano)
+        FROM counted JOIN latest USING (subject) GROUP BY 1, 2, 5 ORDER BY 1
+        ON CONFLICT (subject) DO UPDATE SET
+            day_tokens = CASE WHEN excluded.day > total.day THEN excluded.day_tokens
+                WHEN excluded.day = total.day THEN total.day_tokens + excluded.day_tokens
+                ELSE total.day_tokens END,
+            day_nano = CASE WHEN excluded.day > total.day THEN excluded.day_nano
+                WHEN excluded.day = total.day THEN total.day_nano + excluded.day_nano
+                ELSE total.day_nano END,
+            day = greatest(total.day, excluded.day),
+            month_tokens = CASE WHEN excluded.month > total.month THEN excluded.month_tokens
+                WHEN excluded.month = total.month THEN total.month_tokens + excluded.month_tokens
+                ELSE total.month_tokens END,
+            month_nano = CASE WHEN excluded.month > total.month THEN excluded.month_nano
+                WHEN excluded.month = total.month THEN total.month_nano + excluded.month_nano
+                ELSE total.month_nano END,
+            month = greatest(total.month, excluded.month),
+            total_tokens = total.total_tokens + excluded.total_tokens,
+            total_nano = total.total_nano + excluded.total_nano
     )
     INSERT INTO usage_daily AS total
     SELECT
         at - at % 86400000, key_id, user_id, model, server,
         count(*), count(*) FILTER (WHERE outcome NOT IN ('ok', 'client_gone')),
         coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0),
-        coalesce(sum(cached_tokens), 0), coalesce(sum(reasoning_tokens), 0), sum(duration_ms)
+        coalesce(sum(cached_tokens), 0), coalesce(sum(reasoning_tokens), 0), sum(duration_ms),
+        coalesce(sum(cost_nano), 0), count(*) FILTER (WHERE cost_nano IS NULL AND
+            coalesce(prompt_tokens, 0) + coalesce(completion_tokens, 0) > 0)
     FROM logged GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5
     ON CONFLICT (bucket_start, key_id, user_id, model, server) DO UPDATE SET
         requests = total.requests + excluded.requests,
@@ -148,7 +201,9 @@ INSERT_POSTGRES = """
         completion_tokens = total.completion_tokens + excluded.completion_tokens,
         cached_tokens = total.cached_tokens + excluded.cached_tokens,
         reasoning_tokens = total.reasoning_tokens + excluded.reasoning_tokens,
-        duration_ms = total.duration_ms + excluded.duration_ms
+        duration_ms = total.duration_ms + excluded.duration_ms,
+        cost_nano = total.cost_nano + excluded.cost_nano,
+        unpriced = total.unpriced + excluded.unpriced
 """
 
 
@@ -198,7 +253,7 @@ SELECT_ALL = """
     SELECT
         id, at, request_id, key_id, user_id, endpoint, model, server, status, outcome, streamed, attempts,
         prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, usage_source, first_byte_ms,
-        duration_ms
+        duration_ms, cost_nano, day, month
     FROM usage WHERE (at, id) < (:at, :id) ORDER BY at DESC, id DESC LIMIT :limit
 """
 
@@ -206,7 +261,7 @@ SELECT_OF_KEY = """
     SELECT
         id, at, request_id, key_id, user_id, endpoint, model, server, status, outcome, streamed, attempts,
         prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, usage_source, first_byte_ms,
-        duration_ms
+        duration_ms, cost_nano, day, month
     FROM usage WHERE user_id = :user_id AND key_id = :key_id AND (at, id) < (:at, :id)
     ORDER BY at DESC, id DESC LIMIT :limit
 """
@@ -249,7 +304,7 @@ _SUMS = """
         CAST(SUM(requests) AS BIGINT), CAST(SUM(errors) AS BIGINT),
         CAST(SUM(prompt_tokens) AS BIGINT), CAST(SUM(completion_tokens) AS BIGINT),
         CAST(SUM(cached_tokens) AS BIGINT), CAST(SUM(reasoning_tokens) AS BIGINT),
-        CAST(SUM(duration_ms) AS BIGINT)
+        CAST(SUM(duration_ms) AS BIGINT), CAST(SUM(cost_nano) AS BIGINT), CAST(SUM(unpriced) AS BIGINT)
 """
 _WITHIN = """
     WHERE bucket_start >= :since AND bucket_start < :until

@@ -30,7 +30,9 @@ async def put_pairs(connection: Connection, pairs: list[Pair]) -> None:
 
 
 async def names(connection: Connection) -> list[str]:
-    return [row[0] for row in await connection.all("SELECT name FROM settings ORDER BY name")]
+    """Of all settings but the one that every database begins with."""
+    rows = await connection.all("SELECT name FROM settings WHERE name <> 'audit_head' ORDER BY name")
+    return [row[0] for row in rows]
 
 
 def user(serial: int = 1, email: str | None = None) -> UserRow:
@@ -53,8 +55,13 @@ def key(owner: UserRow, serial: int = 1) -> KeyRow:
         digest=serial.to_bytes(32, "big"),
         prefix="bm_Ab12",
         last4="wxyz",
-        rpm=60,
-        concurrency=None,
+        scopes=None,
+        allowed_models=None,
+        allowed_ips=None,
+        allowed_origins=None,
+        limits='{"rpm": 60}',
+        metadata={},
+        rotated_from=None,
         expires_at=None,
         revoked_at=None,
         last_used_at=None,
@@ -72,6 +79,8 @@ def usage(
     outcome: str = "ok",
     prompt_tokens: int | None = 10,
     duration_ms: int = 700,
+    cost_nano: int | None = 5,
+    day: str = "2027-01-15",
 ) -> UsageRow:
     return UsageRow(
         id=uuid7(at, serial),
@@ -93,4 +102,7 @@ def usage(
         usage_source="upstream",
         first_byte_ms=None,
         duration_ms=duration_ms,
+        cost_nano=cost_nano,
+        day=day,
+        month=day[:7],
     )

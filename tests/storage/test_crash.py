@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from storage import Connection, open_store
-from storage.migrate import shipped
+from storage.migrate import load, shipped
 from storage.usage import LATEST, insert_batch, select_page
 from tests.storage.samples import usage
 
@@ -75,8 +75,10 @@ def test_a_migration_that_is_killed_finishes_at_the_next_start(tmp_path: Path, r
             (schema / file.name).write_bytes(file.read_bytes())
     old = tmp_path / "old.db"
     trio.run(fill, f"sqlite://{old}")
-    (schema / "0002_copy.sql").write_text("CREATE TABLE copy_1 AS SELECT * FROM usage;")
-    (schema / "0003_copy.sql").write_text("CREATE TABLE copy_2 AS SELECT * FROM copy_1; DROP TABLE copy_1;")
+    first = len(load(schema, "sqlite")) + 1
+    (schema / f"{first:04}_copy.sql").write_text("CREATE TABLE copy_1 AS SELECT * FROM usage;")
+    second = "CREATE TABLE copy_2 AS SELECT * FROM copy_1; DROP TABLE copy_1;"
+    (schema / f"{first + 1:04}_copy.sql").write_text(second)
     rng = random.Random(rounds)  # noqa: S311
     took = 0.5
     for turn in range(rounds):
@@ -90,7 +92,7 @@ def test_a_migration_that_is_killed_finishes_at_the_next_start(tmp_path: Path, r
         began = time.monotonic()
         copied = trio.run(finish, f"sqlite://{path}", schema)
         took = max(took, time.monotonic() - began)
-        assert copied == ("ok", 2000, 2000, 3)
+        assert copied == ("ok", 2000, 2000, first + 1)
 
 
 OPEN = """

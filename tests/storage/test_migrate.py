@@ -1,4 +1,3 @@
-import os
 import sqlite3
 import stat
 import sys
@@ -8,6 +7,7 @@ import pytest
 import trio
 
 from storage import Connection, MigrationChanged, SchemaTooNew, StorageError, Store, open_store
+from storage.audit import AuditQuery, Link, check_chain, insert_audit, select_audit
 from storage.migrate import load, shipped
 from storage.settings import put_setting
 from storage.sqlite_schema import statements
@@ -35,9 +35,17 @@ async def extras(connection: Connection) -> list[int]:
     return [row[0] for row in await connection.all("SELECT id FROM extra ORDER BY id")]
 
 
-def add(schema: Path, name: str, sql: str) -> None:
-    number = max(int(file.name[:4]) for file in schema.iterdir()) + 1
-    (schema / f"{number:04}_{name}.sql").write_text(sql)
+def add(schema: Path, name: str, sql: str) -> Path:
+    file = schema / f"{len(load(schema, 'sqlite')) + 1:04}_{name}.sql"
+    file.write_text(sql)
+    return file
+
+
+def first_only(schema: Path) -> None:
+    """Leave the first migration alone."""
+    for file in schema.iterdir():
+        if not file.name.startswith("0001_"):
+            file.unlink()
 
 
 def alter(schema: Path) -> None:
@@ -56,10 +64,12 @@ async def test_a_pending_migration_is_applied_once(url: str, schema: Path) -> No
 
 
 async def test_a_database_from_a_newer_version_is_refused(url: str, schema: Path) -> None:
-    add(schema, "second", SECOND)
+    newest = add(schema, "second", SECOND).name[3]
     async with open_store(url, schema=schema):
         pass
-    with pytest.raises(SchemaTooNew, match=r"newer version \(schema 2.*install that version") as caught:
+    with pytest.raises(
+        SchemaTooNew, match=rf"newer version \(schema {newest}.*install that version"
+    ) as caught:
         async with open_store(url):
             pass
     assert says_the_way_back(url, str(caught.value))
@@ -84,11 +94,11 @@ def says_the_way_back(url: str, message: str) -> bool:
 async def test_a_migration_that_fails_leaves_nothing_behind(url: str, schema: Path) -> None:
     async with open_store(url, schema=schema):
         pass
-    add(schema, "second", SECOND.replace("(2)", "(1)"))
+    file = add(schema, "second", SECOND.replace("(2)", "(1)"))
     with pytest.raises(StorageError):
         async with open_store(url, schema=schema):
             pass
-    (schema / "0002_second.sql").write_text(SECOND)
+    file.write_text(SECOND)
     async with open_store(url, schema=schema) as store:
         assert await store.read(extras) == [1, 2]
 
@@ -96,7 +106,7 @@ async def test_a_migration_that_fails_leaves_nothing_behind(url: str, schema: Pa
 async def test_a_snapshot_is_taken_before_an_existing_file_is_changed(
     sqlite_url: str, sqlite_path: Path, schema: Path
 ) -> None:
-    snapshot = sqlite_path.with_name(sqlite_path.name + ".schema-1")
+    snapshot = sqlite_path.with_name(f"{sqlite_path.name}.schema-{len(load(schema, 'sqlite'))}")
     async with open_store(sqlite_url, schema=schema) as store:
         await store.write(put_setting, "a", "1")
     assert not snapshot.exists()
@@ -120,6 +130,7 @@ async def test_the_file_is_its_owners_alone(sqlite_url: str, sqlite_path: Path) 
 async def test_a_migration_may_rebuild_a_table_that_is_referred_to(
     sqlite_url: str, schema: Path, owner_with_key: None
 ) -> None:
+    first_only(schema)
     (schema / "0002_rebuild.sqlite.sql").write_text("""
         CREATE TABLE users_new (id TEXT NOT NULL PRIMARY KEY, email TEXT) STRICT;
         INSERT INTO users_new SELECT id, email FROM users;
@@ -137,6 +148,7 @@ async def test_a_migration_may_rebuild_a_table_that_is_referred_to(
 async def test_a_migration_that_orphans_rows_is_rolled_back(
     sqlite_url: str, schema: Path, owner_with_key: None
 ) -> None:
+    first_only(schema)
     (schema / "0002_orphan.sqlite.sql").write_text("DELETE FROM users;")
     with pytest.raises(StorageError, match="missing rows"):
         async with open_store(sqlite_url, schema=schema):
@@ -146,7 +158,7 @@ async def test_a_migration_that_orphans_rows_is_rolled_back(
 @pytest.fixture
 def owner_with_key(sqlite_path: Path, schema: Path) -> None:
     database = sqlite3.connect(sqlite_path)
-    (first,) = load(schema, "sqlite")
+    first = load(schema, "sqlite")[0]
     database.executescript(first.sql)
     database.executescript(f"""
         INSERT INTO users (id, full_name, role, created_at) VALUES ('u', '', 'user', 0);
@@ -178,10 +190,12 @@ async def test_instances_that_start_together_migrate_once(postgres_url: str, sch
 
 
 def test_numbering_has_no_gap_and_no_double(schema: Path) -> None:
-    (schema / "0003_third.sql").write_text("SELECT 1;")
+    file = add(schema, "second", "SELECT 1;")
+    beyond = file.with_name("9999_beyond.sql")
+    file.rename(beyond)
     with pytest.raises(ValueError, match="without gap"):
         load(schema, "sqlite")
-    os.rename(schema / "0003_third.sql", schema / "0001_again.sql")
+    beyond.rename(schema / "0001_again.sql")
     with pytest.raises(ValueError, match="without gap"):
         load(schema, "sqlite")
 
@@ -214,3 +228,37 @@ async def test_both_engines_have_the_same_tables_and_columns(store: Store, postg
     if store.engine == "sqlite":
         async with open_store(postgres_url) as other:
             assert await store.read(sqlite_columns) == await other.read(postgres_columns)
+
+
+@pytest.fixture
+def unchained(schema: Path, tmp_path: Path) -> Path:
+    """The migrations before the one that chains the audit log."""
+    older = tmp_path / "older"
+    older.mkdir()
+    for file in schema.iterdir():
+        if file.name < "0005":
+            (older / file.name).write_bytes(file.read_bytes())
+    return older
+
+
+async def test_acts_of_before_the_chain_are_kept_in_order(url: str, schema: Path, unchained: Path) -> None:
+
+    async def act(connection: Connection, at: int) -> None:
+        await connection.execute(
+            """
+            INSERT INTO audit (id, at, actor, action, subject, detail, address)
+            VALUES (:id, :at, 'ada', 'key.create', 'k', '{}', '::1')
+            """,
+            id=str(at),
+            at=at,
+        )
+
+    async with open_store(url, schema=unchained) as store:
+        for at in (2, 1, 3):
+            await store.write(act, at)
+    async with open_store(url, schema=schema) as store:
+        entries = await store.read(select_audit, AuditQuery(before=9, limit=9))
+        assert [(entry.link, entry.act.at) for entry in entries] == [(Link(n, ""), n) for n in (3, 2, 1)]
+        await store.write(insert_audit, entries[0].act)
+        found = await store.read(check_chain, Link(0, ""), None, 9)
+        assert (found.damage, found.at.seq, found.unchained) == (None, 4, 3)

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from storage import Connection, StorageError, Store, open_store
+from storage.quotas import QuotaRow, select_quota
 from storage.usage import (
     DAY,
     HOUR,
@@ -36,19 +37,24 @@ ROWS = st.builds(
     outcome=st.sampled_from(["ok", "client_gone", "upstream_error", "cut"]),
     prompt_tokens=st.none() | st.integers(0, 10**12),
     duration_ms=st.integers(0, 10**9),
+    cost_nano=st.none() | st.integers(0, 10**12),
+    day=st.sampled_from(["2026-12-31", "2027-01-14", "2027-01-15"]),
 )
 BATCHES = st.lists(st.lists(ROWS, max_size=20), max_size=5)
 
 
 async def clear(connection: Connection) -> None:
-    for sql in ("DELETE FROM usage", "DELETE FROM usage_hourly", "DELETE FROM usage_daily"):
-        await connection.execute(sql)
+    await connection.execute("DELETE FROM usage")
+    await connection.execute("DELETE FROM usage_hourly")
+    await connection.execute("DELETE FROM usage_daily")
+    await connection.execute("DELETE FROM quota_counters")
 
 
 async def totals(connection: Connection, bucket: int) -> list[Any]:
     table = (
         "SELECT bucket_start, key_id, user_id, model, server, requests, errors, prompt_tokens,"
-        " completion_tokens, cached_tokens, reasoning_tokens, duration_ms FROM {} ORDER BY 1, 2, 3, 4, 5"
+        " completion_tokens, cached_tokens, reasoning_tokens, duration_ms, cost_nano, unpriced"
+        " FROM {} ORDER BY 1, 2, 3, 4, 5"
     )
     name = "usage_hourly" if bucket == HOUR else "usage_daily"
     return [tuple(row) for row in await connection.all(table.format(name))]
@@ -59,7 +65,7 @@ def summed(rows: list[UsageRow], bucket: int) -> list[Any]:
     sums: dict[tuple[object, ...], list[int]] = {}
     for row in rows:
         group = (row.at // bucket * bucket, row.key_id, row.user_id, row.model, row.server)
-        total = sums.setdefault(group, [0] * 7)
+        total = sums.setdefault(group, [0] * 9)
         addends = (
             1,
             row.outcome not in ("ok", "client_gone"),
@@ -68,10 +74,28 @@ def summed(rows: list[UsageRow], bucket: int) -> list[Any]:
             row.cached_tokens or 0,
             row.reasoning_tokens or 0,
             row.duration_ms,
+            row.cost_nano or 0,
+            row.cost_nano is None and bool((row.prompt_tokens or 0) + (row.completion_tokens or 0)),
         )
         for position, addend in enumerate(addends):
             total[position] += addend
     return sorted((*group, *total) for group, total in sums.items())
+
+
+def counted(rows: list[UsageRow], subject: str) -> QuotaRow | None:
+    """The counters of a key or user as plain arithmetic over the log."""
+    mine = [row for row in rows if subject in (f"key:{row.key_id}", f"user:{row.user_id}")]
+    if not mine:
+        return None
+    day, month = max(row.day for row in mine), max(row.month for row in mine)
+
+    def sums(chosen: list[UsageRow]) -> tuple[int, int]:
+        tokens = sum((row.prompt_tokens or 0) + (row.completion_tokens or 0) for row in chosen)
+        return tokens, sum(row.cost_nano or 0 for row in chosen)
+
+    of_day = sums([row for row in mine if row.day == day])
+    of_month = sums([row for row in mine if row.month == month])
+    return QuotaRow(subject, day, *of_day, month, *of_month, *sums(mine))
 
 
 async def log(connection: Connection) -> list[UsageRow]:
@@ -96,6 +120,9 @@ def test_roll_ups_are_the_sums_of_the_log_however_often_a_batch_comes(
             assert {(row.at, row.id): row for row in rows} == first
             for bucket in (HOUR, DAY):
                 assert sorted(await store.read(totals, bucket)) == summed(rows, bucket)
+            assert await store.read(select_quota, "key:") is None
+            for subject in ("key:key-1", "key:key-2", "user:user-1", "user:user-2"):
+                assert await store.read(select_quota, subject) == counted(rows, subject)
 
     trio.run(check)
 
@@ -146,7 +173,9 @@ async def test_a_keys_page_needs_its_owner(store: Store) -> None:
 
 
 def stats(label: object, requests: int, errors: int = 0) -> StatsRow:
-    return StatsRow(str(label), requests, errors, 10 * requests, 20 * requests, 0, 0, 700 * requests)
+    return StatsRow(
+        str(label), requests, errors, 10 * requests, 20 * requests, 0, 0, 700 * requests, 5 * requests, 0
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,123 @@
+"""Sessions: who is signed in, from where and since when. The token itself is not here, only its digest."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from storage.base import Connection
+from storage.members import Role
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRow:
+    """`digest` is the 32-byte SHA-256 of the token, `id` what people see and revoke."""
+
+    digest: bytes
+    id: str
+    user_id: str
+    created_at: int
+    expires_at: int
+    last_seen_at: int
+    address: str
+    user_agent: str
+
+
+@dataclass(frozen=True, slots=True)
+class SessionHolder:
+    """A session with what its user's account says about using it."""
+
+    session: SessionRow
+    role: Role
+    user_disabled_at: int | None
+
+
+async def insert_session(connection: Connection, session: SessionRow) -> None:
+    """Raises Conflict when the user does not exist."""
+    await connection.many(
+        """
+        INSERT INTO sessions (
+            digest, id, user_id, created_at, expires_at, last_seen_at, address, user_agent
+        ) VALUES (
+            :digest, :id, :user_id, :created_at, :expires_at, :last_seen_at, :address, :user_agent
+        )
+        """,
+        [session],
+    )
+
+
+async def select_session(connection: Connection, digest: bytes) -> SessionHolder | None:
+    """The session with this digest, whatever its state: judging it is the caller's work."""
+    row = await connection.one(
+        """
+        SELECT
+            digest, sessions.id, user_id, sessions.created_at, expires_at, last_seen_at, address, user_agent,
+            role, disabled_at
+        FROM sessions JOIN users ON users.id = sessions.user_id
+        WHERE digest = :digest
+        """,
+        digest=digest,
+    )
+    return None if row is None else SessionHolder(SessionRow(*row[:8]), row[8], row[9])
+
+
+async def select_sessions(connection: Connection, user_id: str) -> Sequence[SessionRow]:
+    """A user's sessions, ended ones too until they are swept; the oldest first."""
+    rows = await connection.all(
+        """
+        SELECT digest, id, user_id, created_at, expires_at, last_seen_at, address, user_agent
+        FROM sessions WHERE user_id = :user_id ORDER BY id
+        """,
+        user_id=user_id,
+    )
+    return [SessionRow(*row) for row in rows]
+
+
+async def touch_session(connection: Connection, digest: bytes, at: int, address: str) -> None:
+    """Remember when and from where it was last used; it only moves forward."""
+    await connection.execute(
+        """
+        UPDATE sessions SET last_seen_at = :at, address = :address
+        WHERE digest = :digest AND last_seen_at < :at
+        """,
+        digest=digest,
+        at=at,
+        address=address,
+    )
+
+
+async def delete_session(connection: Connection, user_id: str, session_id: str) -> bool:
+    """End a user's session; False when there is none with this id."""
+    ended = await connection.execute(
+        "DELETE FROM sessions WHERE id = :session_id AND user_id = :user_id",
+        session_id=session_id,
+        user_id=user_id,
+    )
+    return ended == 1
+
+
+async def delete_sessions(connection: Connection, user_id: str, *, but: str = "") -> int:
+    """End a user's sessions, except the one with the id `but`; how many there were."""
+    return await connection.execute(
+        "DELETE FROM sessions WHERE user_id = :user_id AND id <> :but", user_id=user_id, but=but
+    )
+
+
+async def delete_oldest_sessions(connection: Connection, user_id: str, keep: int) -> None:
+    """End all but the `keep` newest sessions of a user."""
+    await connection.execute(
+        """
+        DELETE FROM sessions WHERE user_id = :user_id AND id NOT IN (
+            SELECT id FROM sessions WHERE user_id = :user_id ORDER BY created_at DESC, id DESC LIMIT :keep
+        )
+        """,
+        user_id=user_id,
+        keep=keep,
+    )
+
+
+async def delete_ended_sessions(connection: Connection, now: int, idle_since: int) -> int:
+    """Remove those whose time is over and those not used since `idle_since`; how many there were."""
+    return await connection.execute(
+        "DELETE FROM sessions WHERE expires_at <= :now OR last_seen_at <= :idle_since",
+        now=now,
+        idle_since=idle_since,
+    )

@@ -1,0 +1,74 @@
+"""Single-use tokens: what a link in a mail proves. Kept as digests; a single UPDATE decides who uses one."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from storage.base import Connection
+
+Purpose = Literal["verify_email", "reset_password", "invite"]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRow:
+    """`digest` is the 32-byte SHA-256 of the token, `email` the address it was sent to."""
+
+    digest: bytes
+    purpose: Purpose
+    user_id: str | None
+    email: str
+    created_at: int
+    expires_at: int
+    used_at: int | None = None
+
+
+async def insert_token(connection: Connection, token: TokenRow) -> None:
+    """Raises Conflict when the user does not exist."""
+    await connection.many(
+        """
+        INSERT INTO one_time_tokens (digest, purpose, user_id, email, created_at, expires_at, used_at)
+        VALUES (:digest, :purpose, :user_id, :email, :created_at, :expires_at, :used_at)
+        """,
+        [token],
+    )
+
+
+async def select_token(connection: Connection, digest: bytes, purpose: Purpose, now: int) -> TokenRow | None:
+    """A token that can still be used."""
+    row = await connection.one(
+        """
+        SELECT digest, purpose, user_id, email, created_at, expires_at, used_at FROM one_time_tokens
+        WHERE digest = :digest AND purpose = :purpose AND used_at IS NULL AND expires_at > :now
+        """,
+        digest=digest,
+        purpose=purpose,
+        now=now,
+    )
+    return None if row is None else TokenRow(*row)
+
+
+async def use_token(connection: Connection, digest: bytes, purpose: Purpose, now: int) -> bool:
+    """Whether it could be used, which it then is: of any number that try, one gets True."""
+    used = await connection.execute(
+        """
+        UPDATE one_time_tokens SET used_at = :now
+        WHERE digest = :digest AND purpose = :purpose AND used_at IS NULL AND expires_at > :now
+        """,
+        digest=digest,
+        purpose=purpose,
+        now=now,
+    )
+    return used == 1
+
+
+async def delete_tokens(connection: Connection, user_id: str, purpose: Purpose) -> None:
+    """Make worthless what was sent to a user for a purpose."""
+    await connection.execute(
+        "DELETE FROM one_time_tokens WHERE user_id = :user_id AND purpose = :purpose",
+        user_id=user_id,
+        purpose=purpose,
+    )
+
+
+async def delete_ended_tokens(connection: Connection, now: int) -> int:
+    """Remove those whose time is over; how many there were."""
+    return await connection.execute("DELETE FROM one_time_tokens WHERE expires_at <= :now", now=now)

@@ -1,0 +1,335 @@
+"""The audit log as a chain: what is written is unbroken, and every way of tampering shows."""
+
+from collections.abc import Callable, Coroutine
+from itertools import permutations
+from typing import Any
+
+import pytest
+import trio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from storage import Conflict, Connection, Store, open_store
+from storage.audit import (
+    HEAD,
+    AuditQuery,
+    AuditRow,
+    Checked,
+    Link,
+    check_chain,
+    hold_audit,
+    insert_audit,
+    link_hash,
+    select_audit,
+)
+from storage.settings import delete_setting, put_setting, select_setting
+from tests.storage.samples import NOON, uuid7
+
+COLUMNS = ("id", "at", "actor", "action", "subject", "detail", "address", "hash")
+Tamper = Callable[[Connection], Coroutine[Any, Any, object]]
+
+
+def act(serial: int, *, actor: str = "ada", action: str = "server.add", subject: str = "alpha") -> AuditRow:
+    return AuditRow(uuid7(NOON, serial), NOON + serial, actor, action, subject, '{"after":{"é":1}}', "::1")
+
+
+async def filled(store: Store, count: int) -> Link:
+    """A chain of `count` acts; its end."""
+    store.chain_key = b"secret"
+    for serial in range(1, count + 1):
+        await store.write(insert_audit, act(serial))
+    return (await check(store)).at
+
+
+async def check(store: Store, noted: Link | None = None, limit: int = 3) -> Checked:
+    return await store.read(check_all, noted, limit)
+
+
+async def check_all(connection: Connection, noted: Link | None = None, limit: int = 3) -> Checked:
+    """In pages, as the product does; `unchained` of all of them."""
+    at, unchained = Link(0, ""), 0
+    while True:
+        found = await check_chain(connection, at, noted, limit)
+        at, unchained = found.at, unchained + found.unchained
+        if found.done:
+            return Checked(at, unchained, found.damage, done=True)
+
+
+class Undone(Exception):
+    """Carries what was found in a transaction that is rolled back."""
+
+
+async def after(store: Store, tamper: Tamper, noted: Link | None = None) -> tuple[str | None, int]:
+    """The damage and the last good row once somebody has tampered; the database stays as it was."""
+
+    async def unit(connection: Connection) -> None:
+        await tamper(connection)
+        raise Undone(await check_all(connection, noted))
+
+    with pytest.raises(Undone) as caught:
+        await store.write(unit)
+    found: Checked = caught.value.args[0]
+    return found.damage, found.at.seq
+
+
+async def rewrite(connection: Connection, key: bytes, first: int) -> None:
+    """Chain all rows from `first` on anew, with a key, and the head."""
+    previous = await connection.value("SELECT hash FROM audit WHERE seq = :seq", seq=first - 1)
+    rows = await connection.all(
+        """
+        SELECT seq, id, at, actor, action, subject, detail, address FROM audit
+        WHERE seq >= :first ORDER BY seq
+        """,
+        first=first,
+    )
+    for seq, *fields in rows:
+        previous = link_hash(key, str(previous or ""), seq, AuditRow(*fields))
+        await connection.execute("UPDATE audit SET hash = :hash WHERE seq = :seq", hash=previous, seq=seq)
+        await put_setting(connection, HEAD, f"{seq}:{previous}")
+
+
+async def test_entries_are_numbered_chained_and_found(store: Store) -> None:
+    assert await check(store) == Checked(Link(0, ""), 0, None, done=True)
+    end = await filled(store, 7)
+    assert end.seq == 7
+    assert await store.read(select_setting, HEAD) == f"7:{end.hash}"
+    await store.write(insert_audit, act(8, actor="bob", action="key.create", subject="k"))
+    for limit in (1, 3, 8, 100):
+        found = await check(store, limit=limit)
+        assert (found.damage, found.at.seq, found.unchained) == (None, 8, 0)
+
+    async def numbers(**filters: Any) -> list[int]:
+        query = AuditQuery(**({"before": 2**62, "limit": 100} | filters))
+        return [entry.link.seq for entry in await store.read(select_audit, query)]
+
+    assert await numbers(limit=3) == [8, 7, 6]
+    assert await numbers(before=6, limit=3) == [5, 4, 3]
+    assert (
+        await numbers(actor="bob") == await numbers(action="key.create") == await numbers(subject="k") == [8]
+    )
+    assert await numbers(actor="bob", action="server.add") == []
+    assert await numbers(since=NOON + 3, until=NOON + 5) == [4, 3]
+    (entry,) = await store.read(select_audit, AuditQuery(before=9, limit=1))
+    assert entry.act == act(8, actor="bob", action="key.create", subject="k")
+
+
+async def test_an_act_and_its_entry_are_one_transaction(store: Store) -> None:
+    async def unit(connection: Connection, name: str) -> None:
+        await insert_audit(connection, act(1))
+        await connection.execute("INSERT INTO settings (name, value) VALUES (:name, '')", name=name)
+
+    await store.write(unit, "a")
+    with pytest.raises(Conflict):
+        await store.write(unit, "a")
+    await store.write(unit, "b")
+    found = await check(store)
+    assert (found.damage, found.at.seq) == (None, 2)
+
+
+async def test_every_change_of_every_column_shows(store: Store) -> None:
+    await filled(store, 4)
+    for seq in range(1, 5):
+        for column in COLUMNS:
+
+            async def change(connection: Connection, seq: int = seq, column: str = column) -> None:
+                value = f"{column} + 1" if column == "at" else f"{column} || 'x'"
+                changed = await connection.execute(
+                    f"UPDATE audit SET {column} = {value} WHERE seq = {seq}"  # type: ignore[arg-type]  # noqa: S608
+                )
+                assert changed == 1
+
+            assert await after(store, change) == ("altered", seq - 1), (seq, column)
+
+
+async def test_every_removal_shows(store: Store) -> None:
+    await filled(store, 5)
+    for bits in range(1, 2**5):
+        gone = [seq for seq in range(1, 6) if bits & 1 << seq - 1]
+
+        async def remove(connection: Connection, gone: list[int] = gone) -> None:
+            for seq in gone:
+                await connection.execute("DELETE FROM audit WHERE seq = :seq", seq=seq)
+
+        tail = gone == list(range(gone[0], 6))
+        assert await after(store, remove) == ("truncated" if tail else "removed", gone[0] - 1), gone
+
+
+async def test_every_exchange_shows(store: Store) -> None:
+    await filled(store, 4)
+    for order in permutations(range(1, 5)):
+
+        async def move(connection: Connection, order: tuple[int, ...] = order) -> None:
+            await connection.execute("UPDATE audit SET seq = -seq")
+            for old, new in enumerate(order, 1):
+                await connection.execute("UPDATE audit SET seq = :new WHERE seq = :old", new=new, old=-old)
+
+        damage, _ = await after(store, move)
+        assert damage == (None if order == (1, 2, 3, 4) else "altered"), order
+
+
+async def test_numbers_that_were_closed_up_show(store: Store) -> None:
+    await filled(store, 4)
+
+    async def close_up(connection: Connection) -> None:
+        await connection.execute("DELETE FROM audit WHERE seq = 2")
+        await connection.execute("UPDATE audit SET seq = 2 WHERE seq = 3")
+        await connection.execute("UPDATE audit SET seq = 3 WHERE seq = 4")
+
+    assert await after(store, close_up) == ("altered", 1)
+
+
+async def test_a_chain_made_anew_without_the_key_shows(store: Store) -> None:
+    await filled(store, 4)
+
+    async def forge(connection: Connection, key: bytes = b"") -> None:
+        await connection.execute("UPDATE audit SET actor = 'nobody' WHERE seq = 2")
+        await rewrite(connection, key, 2)
+
+    assert await after(store, forge) == ("altered", 1)
+
+    # Who has the key can; a number and MAC that somebody noted still tell.
+    async def with_key(connection: Connection) -> None:
+        await forge(connection, b"secret")
+
+    assert await after(store, with_key) == (None, 4)
+    noted = Link(3, "00" * 32)
+    assert await after(store, with_key, noted) == ("rewritten", 2)
+
+
+async def test_a_head_that_is_gone_or_wound_back_shows_for_good(store: Store) -> None:
+    end = await filled(store, 3)
+    good = f"{end.seq}:{end.hash}"
+
+    async def cut(connection: Connection) -> None:
+        """The last row and the head as they were before it: a chain that is whole, but for who noted it."""
+        await connection.execute("DELETE FROM audit WHERE seq = 3")
+        last = await connection.value("SELECT hash FROM audit WHERE seq = 2")
+        await put_setting(connection, HEAD, f"2:{last}")
+
+    assert await after(store, cut) == (None, 2)
+    assert await after(store, cut, end) == ("truncated", 2)
+    for head, damage in (
+        (None, "head_gone"),
+        ("nonsense", "head_gone"),
+        (f"9:{end.hash}", "truncated"),
+        (f"{2**59}:{end.hash}", "truncated"),
+        (f"{2**63 - 1}:{end.hash}", "head_gone"),
+        ("9" * 5000, "head_gone"),
+        (f"2:{end.hash}", "head_differs"),
+        ("3:00", "head_differs"),
+    ):
+        last = (await check(store)).at.seq
+        if head is None:
+            assert await store.write(delete_setting, HEAD)
+        else:
+            await store.write(put_setting, HEAD, head)
+        assert (await check(store)).damage == damage
+        await store.write(insert_audit, act(9))
+        found = await check(store)
+        assert (found.damage, found.at.seq) == ("removed", last), "the act is recorded, and the break stays"
+        await store.write(restored, good)
+
+
+async def restored(connection: Connection, head: str) -> None:
+    await connection.execute("DELETE FROM audit WHERE seq > 3")
+    await put_setting(connection, HEAD, head)
+
+
+async def test_rows_older_than_the_chain_are_counted_and_only_the_first(store: Store) -> None:
+    async def older(connection: Connection) -> None:
+        for seq in (1, 2):
+            await connection.execute(
+                """
+                INSERT INTO audit (seq, id, at, actor, action, subject, detail, address, hash)
+                VALUES (:seq, '', 0, '', '', '', '{}', '', '')
+                """,
+                seq=seq,
+            )
+        await put_setting(connection, HEAD, "2:")
+
+    await store.write(older)
+    await store.write(insert_audit, act(3))
+    await store.write(insert_audit, act(4))
+    found = await check(store)
+    assert (found.at.seq, found.unchained, found.damage) == (4, 2, None)
+
+    async def blank(connection: Connection) -> None:
+        await connection.execute("UPDATE audit SET hash = '', actor = 'nobody' WHERE seq = 3")
+
+    assert await after(store, blank) == ("altered", 3)
+
+
+@st.composite
+def tampering(draw: st.DrawFn) -> list[tuple[str, int, str]]:
+    step = st.tuples(
+        st.sampled_from(["alter", "delete", "blank"]), st.integers(1, 6), st.sampled_from(COLUMNS)
+    )
+    return draw(st.lists(step, min_size=1, max_size=4))
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    derandomize=True,
+)
+@given(steps=tampering(), recompute=st.booleans())
+def test_any_mixture_shows(url: str, steps: list[tuple[str, int, str]], recompute: bool) -> None:
+    """Up to four changes, with the MACs after them made anew without the key or not."""
+
+    async def tamper(connection: Connection) -> None:
+        for what, seq, column in steps:
+            if what == "delete":
+                await connection.execute("DELETE FROM audit WHERE seq = :seq", seq=seq)
+            elif what == "blank":
+                await connection.execute("UPDATE audit SET hash = '' WHERE seq = :seq", seq=seq)
+            else:
+                value = f"{column} + 1" if column == "at" else f"{column} || 'x'"
+                await connection.execute(f"UPDATE audit SET {column} = {value} WHERE seq = {seq}")  # type: ignore[arg-type]  # noqa: S608
+        if recompute:
+            await rewrite(connection, b"", min(seq for _, seq, _ in steps))
+
+    async def run() -> tuple[str | None, int]:
+        async with open_store(url) as store:
+            store.chain_key = b"secret"
+            if (await check(store)).at.seq == 0:
+                await filled(store, 6)
+            return await after(store, tamper)
+
+    damage, good = trio.run(run)
+    assert damage is not None
+    # A first row without its MAC passes for one that is older than the chain; the second does not follow it.
+    assert good <= min(seq for _, seq, _ in steps)
+
+
+async def test_concurrent_writers_keep_one_chain(url: str) -> None:
+    """Fifty writers; on PostgreSQL of two instances. Each changes the same rows in an order of its own."""
+
+    async def unit(connection: Connection, serial: int) -> None:
+        if serial % 2:
+            await insert_audit(connection, act(serial))
+        else:
+            await hold_audit(connection)
+            await select_setting(connection, "a")
+            await insert_audit(connection, act(serial))
+        for name in ("a", "b") if serial % 3 else ("b", "a"):
+            await put_setting(connection, name, str(serial))
+
+    async with open_store(url) as one:
+        one.chain_key = b"secret"
+        stores = [one]
+        if one.engine == "sqlite":
+            await race(stores, unit)
+        else:
+            async with open_store(url) as two:
+                two.chain_key = b"secret"
+                await race([one, two], unit)
+        found = await check(one, limit=100)
+    assert (found.damage, found.at.seq) == (None, 50)
+
+
+async def race(stores: list[Store], unit: Callable[[Connection, int], Coroutine[Any, Any, None]]) -> None:
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            for serial in range(50):
+                nursery.start_soon(stores[serial % len(stores)].write, unit, serial)

@@ -1,0 +1,184 @@
+"""The tables of sessions and of single-use tokens, on both engines."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+import trio
+
+from storage import Conflict, Connection, Store
+from storage.members import (
+    delete_unconfirmed_users,
+    insert_user,
+    select_user,
+    set_password_hash,
+    update_user,
+)
+from storage.sessions import (
+    SessionHolder,
+    SessionRow,
+    delete_ended_sessions,
+    delete_oldest_sessions,
+    delete_session,
+    delete_sessions,
+    insert_session,
+    select_session,
+    select_sessions,
+    touch_session,
+)
+from storage.tokens import (
+    TokenRow,
+    delete_ended_tokens,
+    delete_tokens,
+    insert_token,
+    select_token,
+    use_token,
+)
+from tests.storage.samples import NOON, user, uuid7
+
+ADA, BOB = user(1, "ada@example.org"), user(2, "bob@example.org")
+
+
+def session(serial: int, owner: str = ADA.id) -> SessionRow:
+    return SessionRow(
+        digest=serial.to_bytes(32, "big"),
+        id=uuid7(NOON, 100 + serial),
+        user_id=owner,
+        created_at=NOON + serial,
+        expires_at=NOON + 1000,
+        last_seen_at=NOON + serial,
+        address="203.0.113.1",
+        user_agent="größe/1.0",
+    )
+
+
+def token(serial: int, **fields: object) -> TokenRow:
+    row = TokenRow(serial.to_bytes(32, "big"), "reset_password", ADA.id, "ada@example.org", NOON, NOON + 1000)
+    return replace(row, **fields)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+async def people(store: Store) -> Store:
+    for row in (ADA, BOB):
+        await store.write(insert_user, row)
+    return store
+
+
+async def ids(store: Store, owner: str = ADA.id) -> Sequence[int]:
+    return [int.from_bytes(row.digest, "big") for row in await store.read(select_sessions, owner)]
+
+
+async def test_a_session_comes_back_with_its_user(people: Store) -> None:
+    await people.write(insert_session, session(1))
+    assert await people.read(select_session, session(1).digest) == SessionHolder(session(1), "user", None)
+    assert await people.read(select_session, bytes(32)) is None
+    await people.write(update_user, replace(ADA, role="admin", disabled_at=NOON))
+    assert await people.read(select_session, session(1).digest) == SessionHolder(session(1), "admin", NOON)
+    for wrong in (session(1), session(2, "nobody")):
+        with pytest.raises(Conflict):
+            await people.write(insert_session, wrong)
+
+
+async def test_the_last_use_only_moves_forward(people: Store) -> None:
+    await people.write(insert_session, session(1))
+    await people.write(touch_session, session(1).digest, NOON + 50, "10.0.0.1")
+    await people.write(touch_session, session(1).digest, NOON + 40, "10.0.0.2")
+    (row,) = await people.read(select_sessions, ADA.id)
+    assert (row.last_seen_at, row.address) == (NOON + 50, "10.0.0.1")
+
+
+async def test_sessions_are_ended_by_their_owner_only(people: Store) -> None:
+    for serial in (1, 2, 3):
+        await people.write(insert_session, session(serial))
+    await people.write(insert_session, session(4, BOB.id))
+    assert not await people.write(delete_session, BOB.id, session(1).id)
+    assert await people.write(delete_session, ADA.id, session(1).id)
+    assert not await people.write(delete_session, ADA.id, session(1).id)
+    assert await ids(people) == [2, 3]
+
+    async def end_others(connection: Connection) -> int:
+        return await delete_sessions(connection, ADA.id, but=session(3).id)
+
+    assert await people.write(end_others) == 1
+    assert await ids(people) == [3]
+    assert await people.write(delete_sessions, ADA.id) == 1
+    assert (await ids(people), await ids(people, BOB.id)) == ([], [4])
+
+
+async def test_the_newest_stay(people: Store) -> None:
+    for serial in (1, 2, 3, 4):
+        await people.write(insert_session, session(serial))
+    await people.write(insert_session, session(5, BOB.id))
+    await people.write(delete_oldest_sessions, ADA.id, 2)
+    assert (await ids(people), await ids(people, BOB.id)) == ([3, 4], [5])
+
+
+async def test_what_has_ended_is_removed(people: Store) -> None:
+    for serial in (1, 2, 3):
+        await people.write(insert_session, session(serial))
+    await people.write(insert_session, replace(session(4), expires_at=NOON + 10))
+    assert await people.write(delete_ended_sessions, NOON + 10, NOON + 1) == 2
+    assert await ids(people) == [2, 3]
+
+
+async def test_of_many_who_use_a_token_one_does(people: Store) -> None:
+    await people.write(insert_token, token(1))
+    won: list[bool] = []
+
+    async def use() -> None:
+        won.append(await people.write(use_token, token(1).digest, "reset_password", NOON + 5))
+
+    async with trio.open_nursery() as race:
+        for _ in range(20):
+            race.start_soon(use)
+    assert sorted(won) == [*[False] * 19, True]
+    assert await people.read(select_token, token(1).digest, "reset_password", NOON) is None
+
+
+async def test_a_token_is_for_one_purpose_and_a_while(people: Store) -> None:
+    await people.write(insert_token, token(1))
+    await people.write(insert_token, token(2, purpose="invite", user_id=None))
+    for digest, purpose, now in (
+        (token(1).digest, "verify_email", NOON),
+        (token(1).digest, "reset_password", NOON + 1000),
+        (bytes(32), "reset_password", NOON),
+    ):
+        assert await people.read(select_token, digest, purpose, now) is None
+        assert not await people.write(use_token, digest, purpose, now)
+    assert await people.read(select_token, token(1).digest, "reset_password", NOON + 999) == token(1)
+    with pytest.raises(Conflict):
+        await people.write(insert_token, token(3, user_id="nobody"))
+    await people.write(delete_tokens, BOB.id, "reset_password")
+    await people.write(delete_tokens, ADA.id, "verify_email")
+    assert await people.read(select_token, token(1).digest, "reset_password", NOON) is not None
+    await people.write(delete_tokens, ADA.id, "reset_password")
+    assert await people.read(select_token, token(1).digest, "reset_password", NOON) is None
+    assert await people.write(delete_ended_tokens, NOON + 1000) == 1
+
+
+async def test_a_better_hash_replaces_only_the_one_it_was_made_for(people: Store) -> None:
+    await people.write(update_user, replace(ADA, password_hash="old"))
+    assert not await people.write(set_password_hash, ADA.id, "other", "better")
+    assert await people.write(set_password_hash, ADA.id, "old", "better")
+    assert await people.read(select_user, ADA.id) == replace(ADA, password_hash="better")
+
+
+async def test_who_never_confirmed_goes_and_everybody_else_stays(store: Store) -> None:
+    stale = user(1, "stale@example.org")
+    stay = [
+        user(2),
+        replace(user(3, "confirmed@example.org"), email_verified_at=NOON),
+        replace(user(4, "late@example.org"), created_at=NOON + 1),
+        replace(user(5, "banned@example.org"), disabled_at=NOON),
+        replace(user(6, "known@example.org"), limits='{"rpm": 1}'),
+        replace(user(7, "boss@example.org"), role="admin"),
+        user(8, "asked@example.org"),
+    ]
+    for row in (stale, *stay):
+        await store.write(insert_user, row)
+    link = token(1, user_id=stay[-1].id, email="asked@example.org", purpose="verify_email")
+    await store.write(insert_token, link)
+    assert await store.write(delete_unconfirmed_users, NOON + 1) == 1
+    assert await store.read(select_user, stale.id) is None
+    assert [await store.read(select_user, row.id) for row in stay] == stay
+    assert await store.write(delete_unconfirmed_users, NOON + 1) == 0
