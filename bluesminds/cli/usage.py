@@ -34,5 +34,7 @@ def show_(days: int, group: str, config: Path | None, as_json: bool) -> None:
         "completion_tokens",
         "cached_tokens",
         "average_ms",
+        "cost_usd",
+        "unpriced",
     )
     show(ask(config, "GET", f"/usage?days={days}&group={group}"), as_json=as_json, columns=columns)

@@ -1,13 +1,15 @@
-"""The Quart application: everything that is not model traffic.
+"""The Quart application: everything that is not model traffic, mounted from the route tables.
 
 Quart's own deadlines are switched off: the listener has its own for reading and writing, and a second clock
-that cuts answers silently is worse than none. Every error leaves in OpenAI's body with a request id; an
-unexpected one is logged and told as 500 without detail.
+that cuts answers silently is worse than none. Every answer carries a request id and is not to be cached;
+every error leaves in OpenAI's body; an unexpected one is logged and told as 500 without detail.
 """
 
+import re
+from collections.abc import Iterable
 from typing import Final, cast
 
-from quart import Blueprint, Response, request
+from quart import Response, abort, g, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
@@ -16,10 +18,14 @@ from bluesminds.crypto import uuid7
 from bluesminds.errors import GatewayError, Unavailable
 from bluesminds.http.asgi import ASGIApp
 from bluesminds.log import Log
+from bluesminds.web.arrival import sane_id
 from bluesminds.web.errors import INTERNAL, error_body, error_headers
+from bluesminds.web.guard import Guard
+from bluesminds.web.routes import Route, mount
 from storage.base import StorageBroken, StorageUnavailable
 
 MAX_INPUT = 1024 * 1024  # bytes; control-plane bodies are small forms
+_PLAIN_PATH: Final = re.compile(r"/(?!/)")
 _SENTENCES: Final = {
     404: "There is nothing at this path. Models are asked under /v1.",
     405: "This path exists, but not for this method; the allow header names those it has.",
@@ -27,7 +33,7 @@ _SENTENCES: Final = {
 }
 
 
-def create(*blueprints: Blueprint, clock: Clock, log: Log) -> ASGIApp:
+def create(routes: Iterable[Route], guard: Guard, *, clock: Clock, log: Log) -> ASGIApp:
     app = QuartTrio("bluesminds", static_folder=None)
     app.config.update(
         RESPONSE_TIMEOUT=None,
@@ -36,17 +42,33 @@ def create(*blueprints: Blueprint, clock: Clock, log: Log) -> ASGIApp:
         PROPAGATE_EXCEPTIONS=False,
         PROVIDE_AUTOMATIC_OPTIONS=False,
     )
-    for blueprint in blueprints:
-        app.register_blueprint(blueprint)
-    _add_error_handlers(app, clock, log)
+    app.url_map.merge_slashes = False  # by a redirect, whose body is a page of HTML
+    mount(app, routes, guard)
+    _add_headers(app, clock)
+    _add_error_handlers(app, log)
     return cast(ASGIApp, app)
 
 
-def _add_error_handlers(app: QuartTrio, clock: Clock, log: Log) -> None:
+def _add_headers(app: QuartTrio, clock: Clock) -> None:
+    @app.before_request
+    async def name_request() -> None:
+        g.request_id = sane_id(request.headers.get("x-request-id", "").encode()) or uuid7(clock.now_ms())
+        # The router would take these for the paths they resemble; whoever guards paths before it does not.
+        if not _PLAIN_PATH.match(request.scope["path"]):
+            abort(404)
+
+    @app.after_request
+    async def add(response: Response) -> Response:
+        response.headers["x-request-id"] = g.request_id
+        response.headers.setdefault("cache-control", "no-store")
+        response.headers.setdefault("x-content-type-options", "nosniff")
+        return response
+
+
+def _add_error_handlers(app: QuartTrio, log: Log) -> None:
     def told(exc: GatewayError) -> Response:
-        request_id = uuid7(clock.now_ms())
-        response = Response(error_body(exc, request_id), status=exc.status)
-        for name, value in (*error_headers(exc), (b"x-request-id", request_id.encode())):
+        response = Response(error_body(exc, g.request_id), status=exc.status)
+        for name, value in error_headers(exc):
             response.headers[name.decode()] = value.decode()
         return response
 
@@ -79,5 +101,5 @@ def _add_error_handlers(app: QuartTrio, clock: Clock, log: Log) -> None:
 
     @app.errorhandler(Exception)
     async def unexpected(exc: Exception) -> Response:
-        log.exception("control_failed", exc, path=request.path)
+        log.exception("control_failed", exc, request_id=g.request_id, path=request.path)
         return told(INTERNAL)

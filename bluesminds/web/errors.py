@@ -1,23 +1,30 @@
 """How a refusal looks on the wire: OpenAI's error body, with the request id."""
 
 import msgspec
+from msgspec import Struct
 
 from bluesminds.errors import GatewayError
 
 
+class Refusal(Struct, frozen=True):
+    """What went wrong. Programs look at `code` and at nothing else."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+    request_id: str
+
+
+class Refused(Struct, frozen=True):
+    """The body of every refusal."""
+
+    error: Refusal
+
+
 def error_body(exc: GatewayError, request_id: str) -> bytes:
     """{"error": {message, type, param, code, request_id}}"""
-    return msgspec.json.encode(
-        {
-            "error": {
-                "message": exc.message,
-                "type": exc.kind,
-                "param": exc.param,
-                "code": exc.code,
-                "request_id": request_id,
-            }
-        }
-    )
+    return msgspec.json.encode(Refused(Refusal(exc.message, exc.kind, exc.param, exc.code, request_id)))
 
 
 def error_headers(exc: GatewayError) -> list[tuple[bytes, bytes]]:

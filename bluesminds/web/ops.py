@@ -3,15 +3,18 @@ text).
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Literal
 
+from msgspec import Struct
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
-from quart import Blueprint, Response
 
 from bluesminds import __version__
 from bluesminds.http.limits import Stats
+from bluesminds.web.guard import Access
+from bluesminds.web.routes import Answer, Document, Route, route
 
 
 class ListenerMetrics(Collector):
@@ -41,34 +44,61 @@ class ListenerMetrics(Collector):
 Readiness = Callable[[], Awaitable[Mapping[str, str]]]
 
 
-def blueprint(readiness: Readiness, registry: CollectorRegistry) -> Blueprint:
-    """`readiness` returns a word per part; anything but "ok" means not ready."""
-    ops = Blueprint("ops", __name__)
+class Index(Struct, frozen=True):
+    """What this is and where the rest is."""
 
-    @ops.get("/")
-    async def index() -> dict[str, str]:
-        return {
-            "name": "BluesMinds",
-            "version": __version__,
-            "api": "/v1",
-            "models": "/v1/models",
-            "health": "/health",
-            "ready": "/ready",
-            "metrics": "/metrics",
-        }
+    name: str = "BluesMinds"
+    version: str = __version__
+    api: str = "/v1"
+    models: str = "/v1/models"
+    health: str = "/health"
+    ready: str = "/ready"
+    metrics: str = "/metrics"
+    reference: str = "/docs"
+    openapi: str = "/openapi.json"
 
-    @ops.get("/health")
-    async def health() -> dict[str, str]:
-        return {"status": "ok"}
 
-    @ops.get("/ready")
-    async def ready() -> tuple[dict[str, object], int]:
-        checks = dict(await readiness())
+class Health(Struct, frozen=True):
+    status: Literal["ok"] = "ok"
+
+
+class Fitness(Struct, frozen=True):
+    """`checks` has a word per part; anything but "ok" means not ready."""
+
+    status: Literal["ok", "unavailable"]
+    checks: dict[str, str]
+
+
+class OpsDesk(Struct, frozen=True):
+    """`readiness` returns a word per part."""
+
+    readiness: Readiness
+    registry: CollectorRegistry
+
+    async def index(self) -> Index:
+        """Name, version, and where the rest is."""
+        return Index()
+
+    async def health(self) -> Health:
+        """The process is alive."""
+        return Health()
+
+    async def ready(self) -> Answer[Fitness]:
+        """Fit for traffic (200) or not (503)."""
+        checks = dict(await self.readiness())
         fit = all(word == "ok" for word in checks.values())
-        return {"status": "ok" if fit else "unavailable", "checks": checks}, 200 if fit else 503
+        return Answer(Fitness("ok" if fit else "unavailable", checks), status=200 if fit else 503)
 
-    @ops.get("/metrics")
-    async def metrics() -> Response:
-        return Response(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
+    async def metrics(self) -> Document:
+        """Metrics as Prometheus reads them."""
+        return Document(generate_latest(self.registry), CONTENT_TYPE_LATEST)
 
-    return ops
+
+def routes(desk: OpsDesk) -> list[Route]:
+    tag = "Operation"
+    return [
+        route("GET", "/", Access.PUBLIC, desk.index, tag=tag),
+        route("GET", "/health", Access.PUBLIC, desk.health, tag=tag),
+        route("GET", "/ready", Access.PUBLIC, desk.ready, tag=tag, also=(503,)),
+        route("GET", "/metrics", Access.PUBLIC, desk.metrics, tag=tag, media="text/plain"),
+    ]

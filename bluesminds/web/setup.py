@@ -1,32 +1,35 @@
-"""POST /api/setup: the bootstrap token becomes the first administrator. The only control-plane route a
-stranger may try.
-"""
+"""POST /api/setup: the bootstrap token becomes the first administrator."""
 
 from msgspec import Struct
-from quart import Blueprint, request
 
-from bluesminds.accounts.members import Members, require_email
+from bluesminds.accounts.members import Members
+from bluesminds.emails import require_email
 from bluesminds.identity.password import Passwords
-from bluesminds.web import present
-from bluesminds.web.guard import actor, read_input
+from bluesminds.web.guard import Access, Principal
+from bluesminds.web.inputs import Email, Password, Token
+from bluesminds.web.routes import Route, route
+from bluesminds.web.users import UserView, view
 
 
 class Claim(Struct, forbid_unknown_fields=True):
-    token: str
-    email: str
-    password: str
+    token: Token
+    email: Email
+    password: Password
 
 
-def blueprint(members: Members, passwords: Passwords) -> Blueprint:
-    setup = Blueprint("setup", __name__)
+class SetupDesk(Struct, frozen=True):
+    members: Members
+    passwords: Passwords
 
-    @setup.post("/api/setup")
-    async def claim() -> tuple[dict[str, object], int]:
-        wanted = await read_input(Claim, request)
-        email = require_email(wanted.email)
-        await members.require_token(wanted.token)
-        password_hash = await passwords.hash(wanted.password)
-        user = await members.claim(actor(), token=wanted.token, email=email, password_hash=password_hash)
-        return present.user(user), 201
+    async def claim(self, who: Principal, body: Claim) -> UserView:
+        """Become the first administrator, once, with the token that the latest start has shown."""
+        email = require_email(body.email)
+        await self.members.require_token(body.token)
+        password_hash = await self.passwords.hash(body.password)
+        return view(
+            await self.members.claim(who.actor, token=body.token, email=email, password_hash=password_hash)
+        )
 
-    return setup
+
+def routes(desk: SetupDesk) -> list[Route]:
+    return [route("POST", "/api/setup", Access.PUBLIC, desk.claim, tag="Accounts", status=201)]

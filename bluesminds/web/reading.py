@@ -1,0 +1,73 @@
+"""What callers of the control plane send, as Structs that forbid unknown fields. What is wrong is said in
+words made from the field's description, and never repeats a value.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, TypeVar, get_args, get_origin
+
+import msgspec
+from quart import Request
+
+from bluesminds.config.fields import Field, fields_of
+from bluesminds.errors import InvalidRequest
+
+T = TypeVar("T", bound=msgspec.Struct)
+# How msgspec words what is wrong.
+_WRONG: Final = re.compile(r" (?:- at|in) `\$\.(\w+)([^`]*)")
+_MISSING: Final = re.compile(r"^Object missing required field `(\w+)`")
+_UNKNOWN: Final = "Object contains unknown field "
+
+
+async def read_input(model: type[T], incoming: Request) -> T:
+    """The JSON body. Raises InvalidRequest with the field's name."""
+    body = await incoming.get_data(cache=False)
+    try:
+        return msgspec.json.decode(body, type=model)
+    except msgspec.ValidationError as exc:
+        raise _invalid(model, str(exc), "The request body must be a JSON object.") from exc
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
+        raise InvalidRequest("invalid_json", "The request body is not valid JSON.") from exc
+
+
+def read_query(model: type[T], incoming: Request) -> T:
+    """The part of the URL after "?". Raises InvalidRequest with the parameter's name."""
+    given: dict[str, Any] = {}
+    for name, values in incoming.args.lists():
+        if len(values) > 1:
+            raise InvalidRequest("invalid_value", "A parameter is there twice. Send each once.", param=name)
+        if "\0" in values[0]:
+            raise InvalidRequest("invalid_value", "Send text without NUL characters.", param=name)
+        given[name] = values[0]
+    try:
+        found = msgspec.convert(given, model, strict=False)
+    except msgspec.ValidationError as exc:
+        raise _invalid(model, str(exc), "The query cannot be read.") from exc
+    for name in given:
+        if getattr(found, name) is None:  # the word null, which must not pass for a filter left out
+            expected = fields_of(model)[name].expected
+            raise InvalidRequest("invalid_value", f"{name} must be {expected}.", param=name)
+    return found
+
+
+def _invalid(model: type[msgspec.Struct], reason: str, otherwise: str) -> InvalidRequest:
+    """msgspec's reason in words of ours: the field and its rule, never the value."""
+    fields = fields_of(model)
+    if (missing := _MISSING.match(reason)) and missing[1] in fields:
+        message = f"{missing[1]} is missing; it must be {fields[missing[1]].expected}."
+        return InvalidRequest("invalid_value", message, param=missing[1])
+    if (found := _WRONG.search(reason)) and found[1] in fields:
+        place, field = found[1], fields[found[1]]
+        if (inner := _inner(field.type).get(found[2].removeprefix("."))) is not None:
+            place, field = f"{place}.{inner.name}", inner
+        return InvalidRequest("invalid_value", f"{place} must be {field.expected}.", param=place)
+    if reason.startswith(_UNKNOWN):
+        known = ", ".join(fields) or "none"
+        return InvalidRequest("invalid_value", f"Unknown field. Known here: {known}.")
+    return InvalidRequest("invalid_value", otherwise)
+
+
+def _inner(kind: Any) -> Mapping[str, Field]:  # noqa: ANN401
+    """The fields of an object that is a field's value."""
+    bare = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    return fields_of(bare) if isinstance(bare, type) and issubclass(bare, msgspec.Struct) else {}
