@@ -11,6 +11,8 @@ from typing import Any
 
 import trio
 
+from bluesminds.clock import SystemClock
+from bluesminds.crypto import uuid7
 from bluesminds.http import refusals
 from bluesminds.http.asgi import ASGIApp, ClientDisconnected, Disconnect, Message, OnError
 from bluesminds.http.deadlines import Deadlines
@@ -53,12 +55,14 @@ class Lane:
         self.date = b""  # the Date header line; the server's sweep keeps it
         self._reporter = Reporter(on_refusal)
 
-    def refused(self, refusal: Refusal, client: Client) -> None:
-        """Count and report an answer that the server gives by itself."""
+    def refused(self, refusal: Refusal, client: Client) -> str:
+        """Count and report an answer that the server gives by itself. Returns the request id for it."""
+        request_id = uuid7(SystemClock().now_ms())
         self.stats.refused[refusal.code] += 1
         if refusal.status == HTTPStatus.BAD_REQUEST:
             self.stats.parse_errors += 1
-        self._reporter.tell(client, refusal, trio.current_time())
+        self._reporter.tell(client, refusal, request_id, trio.current_time())
+        return request_id
 
 
 class Exchange:
@@ -233,6 +237,6 @@ class Exchange:
 
 async def refuse(lane: Lane, wire: Wire, refusal: Refusal, client: Client) -> None:
     """Send the server's own answer, if the client takes it at once; count and report it."""
-    lane.refused(refusal, client)
+    request_id = lane.refused(refusal, client)
     with contextlib.suppress(WireClosed, WireTimeout):
-        await wire.send(refusal.response(), trio.current_time() + REFUSAL_SECONDS)
+        await wire.send(refusal.response(request_id), trio.current_time() + REFUSAL_SECONDS)

@@ -225,10 +225,10 @@ class _Request(_Exchange):
     async def _answer(self, refusal: Refusal) -> None:
         """The server's own answer, if nothing has been said yet."""
         if not (self._started or self._stream.closed):
-            self._lane.refused(refusal, self._scope["client"])
-            headers = [(b"content-type", b"application/json")]
+            request_id = self._lane.refused(refusal, self._scope["client"])
+            headers = refusal.headers(request_id)
             await self.send({"type": "http.response.start", "status": refusal.status, "headers": headers})
-            await self.send({"type": "http.response.body", "body": refusal.body()})
+            await self.send({"type": "http.response.body", "body": refusal.body(request_id)})
 
 
 class _WebSocket(_Exchange):

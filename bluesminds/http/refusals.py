@@ -16,17 +16,21 @@ class Refusal:
     message: str
     type: str = "invalid_request_error"
 
-    def body(self) -> bytes:
+    def body(self, request_id: str) -> bytes:
         error = {"message": self.message, "type": self.type, "param": None, "code": self.code}
-        return json.dumps({"error": error}).encode()
+        return json.dumps({"error": error | {"request_id": request_id}}).encode()
 
-    def response(self) -> bytes:
+    def headers(self, request_id: str) -> list[tuple[bytes, bytes]]:
+        return [(b"content-type", b"application/json"), (b"x-request-id", request_id.encode())]
+
+    def response(self, request_id: str) -> bytes:
         """The complete HTTP/1.1 answer, after which the connection closes."""
-        body = self.body()
+        body = self.body(request_id)
+        fields = b"".join(b"%b: %b\r\n" % header for header in self.headers(request_id)).decode()
         retry = "retry-after: 1\r\n" if self.status == HTTPStatus.SERVICE_UNAVAILABLE else ""
         head = (
             f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}\r\n"
-            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
+            f"{fields}content-length: {len(body)}\r\n"
             f"{retry}connection: close\r\n\r\n"
         )
         return head.encode() + body
@@ -49,13 +53,26 @@ BODY_TIMEOUT = Refusal(408, "body_timeout", "The request's body stopped arriving
 TOO_MANY_CONNECTIONS = Refusal(
     503, "connections", "The server has no room for another connection. Try again shortly.", "server_error"
 )
+UNKNOWN_PROXY = Refusal(
+    403,
+    "unknown_proxy",
+    "Connections come through a proxy here, and your address is not one of trusted_proxies.",
+    "permission_error",
+)
+BAD_PROXY_HEADER = Refusal(
+    400,
+    "bad_proxy_header",
+    "This connection does not begin with a PROXY protocol header, as proxy_protocol says it must.",
+)
 TOO_MANY_FROM_HERE = Refusal(
     429, "connections_per_ip", "Too many connections are open from this address.", "rate_limit_error"
 )
 INTERNAL_ERROR = Refusal(500, "internal_error", "The gateway could not answer this request.", "server_error")
 
-OnRefusal = Callable[[str, Refusal, int], object]
-"""Gets the client's address ("local" on a Unix socket), the refusal, and how many before it were not told."""
+OnRefusal = Callable[[str, Refusal, str, int], object]
+"""Gets the client's address ("local" on a Unix socket), the refusal, the request id that its answer carries,
+and how many before it were not told.
+"""
 
 REPORTS_PER_SECOND = 10
 
@@ -68,7 +85,7 @@ class Reporter:
         self._second = -math.inf
         self._told = self._untold = 0
 
-    def tell(self, client: tuple[str, int] | None, refusal: Refusal, now: float) -> None:
+    def tell(self, client: tuple[str, int] | None, refusal: Refusal, request_id: str, now: float) -> None:
         """`now`: seconds on any clock that does not go back."""
         if now - self._second >= 1:
             self._second, self._told = now, 0
@@ -77,4 +94,4 @@ class Reporter:
             return
         self._told += 1
         untold, self._untold = self._untold, 0
-        self._on_refusal(client[0] if client else "local", refusal, untold)
+        self._on_refusal(client[0] if client else "local", refusal, request_id, untold)

@@ -11,10 +11,8 @@ import os
 import select
 import socket
 import ssl
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from email.utils import formatdate
-from typing import Any
 
 import trio
 
@@ -25,9 +23,12 @@ from bluesminds.http.http1 import Connection, linger
 from bluesminds.http.hypercorn import Hypercorn
 from bluesminds.http.lifespan import Lifespan, LifespanError
 from bluesminds.http.limits import Limits, Stats
+from bluesminds.http.peers import Address, Crowd, Source, peer_of
+from bluesminds.http.proxy_protocol import BadHeader, read_client
 from bluesminds.http.refusals import OnRefusal, Refusal
 from bluesminds.http.sockets import BACKLOG, bind_tcp, bind_unix
 from bluesminds.http.wire import SocketWire, TLSWire, Wire, WireClosed
+from bluesminds.networks import Networks, read_address
 
 __all__ = ["LifespanError", "Limits", "Stats", "bind_tcp", "bind_unix", "serve"]
 
@@ -42,8 +43,6 @@ DISMISSAL_BYTES = 1024 * 1024
 _GONE = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
 _BROKEN_LISTENER = frozenset((errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP))
 
-Address = Any  # what accept() gives: a tuple for TCP, a string or bytes for Unix
-
 
 async def serve(
     app: ASGIApp,
@@ -52,8 +51,9 @@ async def serve(
     *,
     tls: ssl.SSLContext | None = None,
     http2: bool = False,
+    proxies: Networks | None = None,
     on_error: OnError,
-    on_refusal: OnRefusal = lambda client, refusal, untold: None,
+    on_refusal: OnRefusal = lambda client, refusal, request_id, untold: None,
     shutdown: trio.Event,
     stats: Stats,
     task_status: trio.TaskStatus[list[Address]] = trio.TASK_STATUS_IGNORED,
@@ -63,8 +63,10 @@ async def serve(
     `task_status` gets the bound addresses once the app's lifespan has started and connections are accepted,
     or `shutdown` has come before that. `on_error` gets every contained error, `on_refusal` (see refusals.py)
     the answers given without the app; neither must raise. Cancelling ends all connections at once. With
-    `http2`, ALPN offers h2; it needs `tls`. Raises LifespanError if the app says it cannot start or stop, or
-    does neither in time.
+    `http2`, ALPN offers h2; it needs `tls`. With `proxies`, TCP connections come from them alone and begin
+    with a PROXY protocol header (proxy_protocol.py).
+
+    Raises LifespanError if the app says it cannot start or stop, or does neither in time.
     """
     if tls is not None:
         tls.set_alpn_protocols(["h2", "http/1.1"] if http2 else ["http/1.1"])
@@ -73,7 +75,8 @@ async def serve(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(lifespan.run)
             if await lifespan.start(shutdown):
-                server = _Server(Lane(app, limits, stats, on_error, on_refusal, lifespan.state), tls)
+                lane = Lane(app, limits, stats, on_error, on_refusal, lifespan.state)
+                server = _Server(lane, tls, proxies)
                 drained_by = await server.run(sockets, shutdown, task_status)
                 await lifespan.stop(drained_by)
             elif lifespan.failure is None:
@@ -87,12 +90,13 @@ async def serve(
 
 
 class _Server:
-    def __init__(self, lane: Lane, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, lane: Lane, tls: ssl.SSLContext | None, proxies: Networks | None) -> None:
         self._lane = lane
         self._tls = tls
+        self._proxies = proxies
         self._hypercorn = Hypercorn(lane)
         self._connections: set[Connection] = set()
-        self._per_ip: Counter[str | bytes] = Counter()
+        self._crowd = Crowd(lane.limits.max_connections_per_ip)
         self._complained = -COMPLAINT_INTERVAL
         self._dismissals = 0
 
@@ -165,32 +169,38 @@ class _Server:
     def _admit(self, client: socket.socket, address: Address, nursery: trio.Nursery) -> None:
         limits, stats = self._lane.limits, self._lane.stats
         client.setblocking(False)
-        source = _source(client, address) if limits.max_connections_per_ip else None
+        peer = peer_of(client, address)
+        proxied = self._proxies is not None and peer is not None
         refusal = None
         if stats.open >= limits.max_connections:
             refusal = refusals.TOO_MANY_CONNECTIONS
-        elif source is not None and self._per_ip[source] >= limits.max_connections_per_ip:
+        elif proxied and not self._is_proxy(peer):
+            refusal = refusals.UNKNOWN_PROXY
+        elif not proxied and self._crowd.is_full(peer):
             refusal = refusals.TOO_MANY_FROM_HERE
         if refusal is not None:
-            self._lane.refused(refusal, _peer(client, address))
-            wire = SocketWire(client)
+            request_id = self._lane.refused(refusal, peer)
             if self._tls is None and self._dismissals < DISMISSALS:
                 self._dismissals += 1
-                nursery.start_soon(self._dismiss, wire, refusal)
+                nursery.start_soon(self._dismiss, client, refusal, request_id)
             else:
-                wire.close()
+                client.close()
             return
         stats.accepted += 1
         stats.open += 1
-        if source is not None:
-            self._per_ip[source] += 1
-        nursery.start_soon(self._contain, client, address, source)
+        source = None if proxied else self._crowd.enter(peer)
+        nursery.start_soon(self._contain, client, peer, source, proxied)
 
-    async def _dismiss(self, wire: SocketWire, refusal: Refusal) -> None:
-        """Tell a connection over a cap so, in a way that reaches a client which is sending already."""
+    def _is_proxy(self, peer: Client) -> bool:
+        address = None if peer is None else read_address(peer[0])
+        return address is not None and self._proxies is not None and self._proxies.hold(address)
+
+    async def _dismiss(self, client: socket.socket, refusal: Refusal, request_id: str) -> None:
+        """Tell a connection that it is not served, also when it is sending already."""
+        wire = SocketWire(client)
         self._lane.deadlines.add(wire)
         try:
-            wire.send_now(refusal.response())
+            wire.send_now(refusal.response(request_id))
             with contextlib.suppress(WireClosed):
                 await linger(wire, DISMISSAL_SECONDS, DISMISSAL_BYTES)
         finally:
@@ -200,10 +210,12 @@ class _Server:
 
     # One connection
 
-    async def _contain(self, client: socket.socket, address: Address, source: str | bytes | None) -> None:
+    async def _contain(
+        self, client: socket.socket, peer: Client, source: Source | None, proxied: bool
+    ) -> None:
         lane = self._lane
         try:
-            await self._connection(client, address)
+            await (self._proxied(client, peer) if proxied else self._connection(client, peer))
         except OSError:
             lane.stats.disconnects += 1
         except Exception as error:
@@ -217,13 +229,35 @@ class _Server:
         finally:
             client.close()
             lane.stats.open -= 1
-            if source is not None:
-                self._per_ip[source] -= 1
-                if not self._per_ip[source]:
-                    del self._per_ip[source]
+            self._crowd.leave(source)
 
-    async def _connection(self, client: socket.socket, address: Address) -> None:
-        base = _scope_base(client, address, self._tls is not None)
+    async def _proxied(self, client: socket.socket, proxy: Client) -> None:
+        """A connection that begins with whose it is."""
+        peer, refusal = proxy, None
+        try:
+            with trio.fail_after(self._lane.limits.handshake_timeout):
+                peer = await read_client(client, proxy)
+            if self._crowd.is_full(peer):
+                refusal = refusals.TOO_MANY_FROM_HERE
+        except trio.TooSlowError:
+            self._lane.stats.refused["handshake"] += 1
+            return
+        except BadHeader:
+            refusal = refusals.BAD_PROXY_HEADER
+        if refusal is None:
+            source = self._crowd.enter(peer)
+            try:
+                await self._connection(client, peer)
+            finally:
+                self._crowd.leave(source)
+            return
+        request_id = self._lane.refused(refusal, peer)
+        if self._tls is None and self._dismissals < DISMISSALS:
+            self._dismissals += 1
+            await self._dismiss(client, refusal, request_id)
+
+    async def _connection(self, client: socket.socket, peer: Client) -> None:
+        base = _scope_base(client, peer, self._tls is not None)
         if self._tls is None:
             await self._speak(SocketWire(client), base)
             return
@@ -315,24 +349,9 @@ def _at_end(descriptor: int) -> bool:
             return True
 
 
-def _scope_base(client: socket.socket, address: Address, tls: bool) -> Scope:
+def _scope_base(client: socket.socket, peer: Client, tls: bool) -> Scope:
     scheme = "https" if tls else "http"
-    peer = _peer(client, address)
-    if peer is None:
+    if client.family == socket.AF_UNIX:
         return {"scheme": scheme, "client": None, "server": (client.getsockname(), None)}
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return {"scheme": scheme, "client": peer, "server": tuple(client.getsockname()[:2])}
-
-
-def _peer(client: socket.socket, address: Address) -> Client:
-    return None if client.family == socket.AF_UNIX else (address[0], address[1])
-
-
-def _source(client: socket.socket, address: Address) -> str | bytes | None:
-    """What counts as one address: an IPv6 client owns its /64."""
-    if client.family == socket.AF_UNIX:
-        return None
-    host = str(address[0])
-    if client.family == socket.AF_INET or host.startswith("::ffff:"):
-        return host
-    return socket.inet_pton(socket.AF_INET6, host.partition("%")[0])[:8]

@@ -18,6 +18,7 @@ _FORWARDED = frozenset((b"traceparent", b"tracestate", b"idempotency-key", b"ope
 def read_arrival(scope: Scope, endpoint: str, clock: Clock) -> Arrival:
     """Never raises for what the client sent."""
     request_id: bytes | None = None
+    origin: bytes | None = None
     found: dict[bytes, bytes] = {}
     forward: list[tuple[bytes, bytes]] = []
     for header in scope["headers"]:
@@ -28,21 +29,30 @@ def read_arrival(scope: Scope, endpoint: str, clock: Clock) -> Arrival:
             request_id = header[1]
         elif name in _FORWARDED:
             forward.append((name, header[1]))
+        elif name == b"origin":
+            # Two are none that a browser sends; together they are no origin.
+            origin = header[1] if origin is None else origin + b"," + header[1]
     at_ms = clock.now_ms()
     own_id = uuid7(at_ms)
     header_name, credential = _credential(found)
     client = scope["client"]
     return Arrival(
         id=own_id,
-        request_id=request_id.decode() if request_id is not None and _SANE_ID(request_id) else own_id,
+        request_id=sane_id(request_id) or own_id,
         endpoint=endpoint,
         credential=credential,
         credential_header=header_name,
+        origin=None if origin is None else origin.decode("latin-1"),
         client=client[0] if client else "local",
         forward=tuple(forward),
         at_ms=at_ms,
         started=trio.current_time(),
     )
+
+
+def sane_id(given: bytes | None) -> str | None:
+    """The client's request id if it is one that may be written down as it is."""
+    return given.decode() if given and _SANE_ID(given) else None
 
 
 def _credential(found: dict[bytes, bytes]) -> tuple[str | None, str | None]:

@@ -11,6 +11,7 @@ import trio
 from bluesminds.http.asgi import ASGIApp, Receive, Scope, Send
 from bluesminds.http.refusals import Refusal
 from bluesminds.http.server import Limits, Stats, bind_tcp, serve
+from bluesminds.networks import Networks
 
 HOST = b"Host: test\r\n"
 
@@ -21,7 +22,7 @@ class Served:
     stats: Stats
     errors: list[BaseException]
     shutdown: trio.Event
-    refusals: list[tuple[str, Refusal, int]] = field(default_factory=list)
+    refusals: list[tuple[str, Refusal, str, int]] = field(default_factory=list)
     ended: trio.Event = field(default_factory=trio.Event)
 
     async def connect(self) -> trio.SocketStream:
@@ -42,6 +43,7 @@ async def start(
     *,
     tls: ssl.SSLContext | None = None,
     http2: bool = False,
+    proxies: Networks | None = None,
 ) -> Served:
     sockets = bind_tcp("127.0.0.1", 0)
     served = Served(sockets[0].getsockname()[1], Stats(), [], trio.Event())
@@ -53,6 +55,7 @@ async def start(
             limits or Limits(),
             tls=tls,
             http2=http2,
+            proxies=proxies,
             on_error=served.errors.append,
             on_refusal=lambda *told: served.refusals.append(told),
             shutdown=served.shutdown,

@@ -29,7 +29,7 @@ def streaming(*pieces: bytes, headers: tuple[tuple[bytes, bytes], ...] = ()) -> 
 
 def code_of(body: bytes) -> str:
     error = json.loads(body)["error"]
-    assert set(error) == {"message", "type", "param", "code"}
+    assert set(error) == {"message", "type", "param", "code", "request_id"}
     return str(error["code"])
 
 

@@ -144,12 +144,17 @@ async def test_refusals_are_told_with_address_code_and_status(nursery: trio.Nurs
         (b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 11\r\n\r\n", 413),
         (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: test\r\n\r\n", 414),
     ):
-        assert (await served.ask(request)).startswith(b"HTTP/1.1 %d " % status)
+        answer = await served.ask(request)
+        assert answer.startswith(b"HTTP/1.1 %d " % status)
+        request_id = served.refusals[-1][2].encode()
+        assert b"\r\nx-request-id: %b\r\n" % request_id in answer
+        assert b'"request_id": "%b"' % request_id in answer
         await eventually(lambda: not served.stats.open)
     async with await served.connect() as stream:
         assert (await Client(stream).ask(GET)).status == 200
         await served.ask(GET)
-    told = [(client, refusal.status, refusal.code) for client, refusal, _ in served.refusals]
+    assert len({request_id for _, _, request_id, _ in served.refusals}) == 4
+    told = [(client, refusal.status, refusal.code) for client, refusal, _, _ in served.refusals]
     assert told == [
         ("127.0.0.1", 400, "malformed_request"),
         ("127.0.0.1", 413, "body_too_large"),
@@ -160,13 +165,13 @@ async def test_refusals_are_told_with_address_code_and_status(nursery: trio.Nurs
 
 def test_a_flood_of_refusals_is_told_in_part_and_counted() -> None:
     told: list[tuple[str, int]] = []
-    reporter = Reporter(lambda client, refusal, untold: told.append((client, untold)))
+    reporter = Reporter(lambda client, refusal, request_id, untold: told.append((client, untold)))
     for _ in range(100):
-        reporter.tell(("10.0.0.1", 5), URL_TOO_LONG, 50.0)
+        reporter.tell(("10.0.0.1", 5), URL_TOO_LONG, "id", 50.0)
     assert told == [("10.0.0.1", 0)] * 10
-    reporter.tell(None, URL_TOO_LONG, 50.9)
-    reporter.tell(None, URL_TOO_LONG, 51.0)
-    reporter.tell(None, URL_TOO_LONG, 51.1)
+    reporter.tell(None, URL_TOO_LONG, "id", 50.9)
+    reporter.tell(None, URL_TOO_LONG, "id", 51.0)
+    reporter.tell(None, URL_TOO_LONG, "id", 51.1)
     assert told[10:] == [("local", 91), ("local", 0)]
 
 

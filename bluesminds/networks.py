@@ -1,0 +1,73 @@
+"""IP addresses and networks (CIDR) as text, read strictly and written in one form.
+
+An IPv4 address that came in IPv6's clothes (::ffff:192.0.2.1) is the IPv4 address, in addresses and in
+networks, so that a rule for one holds for the other.
+"""
+
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+from msgspec import Struct
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+_MAPPED_BITS = 96
+_HOST_BITS = 64
+
+
+def read_address(text: str) -> Address | None:
+    """None for what is no address. One with a zone (fe80::1%eth0) is taken without it."""
+    try:
+        address = ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
+
+
+def block_of(text: str) -> str:
+    """What one subscriber has: an IPv4 address, the /64 that an IPv6 address is in, or the text itself when
+    it is no address.
+    """
+    address = read_address(text)
+    if isinstance(address, IPv6Address):
+        return str(IPv6Network((int(address) >> _HOST_BITS << _HOST_BITS, _HOST_BITS)))
+    return text if address is None else str(address)
+
+
+def read_network(text: str) -> Network:
+    """An address is the network of itself. Raises ValueError with a sentence for people."""
+    try:
+        network = ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError(
+            "an entry is no IP address and no network such as 10.0.0.0/8 or 2001:db8::/32"
+        ) from None
+    if "%" in text or text.partition("/")[2].count("."):
+        raise ValueError("an entry has a zone or a dotted mask; write 10.0.0.0/8 or 2001:db8::/32")
+    if str(network.network_address) != str(ip_address(text.partition("/")[0])):
+        raise ValueError(f"an entry has bits set past its prefix; {network} is the network it lies in")
+    return _unmapped(network)
+
+
+def _unmapped(network: Network) -> Network:
+    mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
+    if mapped is None or network.prefixlen < _MAPPED_BITS:
+        return network
+    return IPv4Network((mapped, network.prefixlen - _MAPPED_BITS))
+
+
+class Networks(Struct, frozen=True):
+    """Any number of networks; false when there are none."""
+
+    members: tuple[Network, ...] = ()
+
+    @classmethod
+    def read(cls, texts: Iterable[str]) -> "Networks":
+        """Raises ValueError."""
+        return cls(tuple(read_network(text) for text in texts))
+
+    def __bool__(self) -> bool:
+        return bool(self.members)
+
+    def hold(self, address: Address) -> bool:
+        return any(address in network for network in self.members)
