@@ -1,12 +1,21 @@
-"""users create, list."""
+"""users create, list, show, set, disable, enable, invite, reset-password; a user is an id or an address."""
 
+import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
 
 import click
 
-from bluesminds.cli.ask import ask, echo_json, json_option, show
+from bluesminds.cli import exits
+from bluesminds.cli.ask import ask, ask_all, echo_json, json_option, show
 from bluesminds.cli.options import config_option
+
+_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_COLUMNS: Final = ("id", "email", "full_name", "role", "tier", "email_verified", "disabled", "created_at")
+_NO_TIER: Final = "none"
 
 
 @click.group("users")
@@ -23,18 +32,29 @@ def users_group() -> None:
     show_default=True,
     help="What the account may do.",
 )
+@click.option("--name", default="", help="The person's name.")
+@click.option("--tier", help='The tier of its limits; "none" for none. Default: [accounts] default_tier.')
 @click.option(
     "--password-stdin", is_flag=True, help="Read the password from standard input instead of asking for it."
 )
 @config_option
 @json_option
-def create(email: str, role: str, password_stdin: bool, config: Path | None, as_json: bool) -> None:
+def create(
+    email: str,
+    role: str,
+    name: str,
+    tier: str | None,
+    password_stdin: bool,
+    config: Path | None,
+    as_json: bool,
+) -> None:
     """Create an account. Without a terminal the password is read from standard input."""
     if password_stdin or not sys.stdin.isatty():
         password = sys.stdin.readline().rstrip("\n")
     else:
         password = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
-    made = ask(config, "POST", "/users", {"email": email, "role": role, "password": password})
+    body = {"email": email, "role": role, "full_name": name, "password": password} | _tier(tier)
+    made = ask(config, "POST", "/users", body)
     if as_json:
         echo_json(made)
     else:
@@ -46,8 +66,109 @@ def create(email: str, role: str, password_stdin: bool, config: Path | None, as_
 @json_option
 def list_(config: Path | None, as_json: bool) -> None:
     """List accounts."""
-    show(
-        ask(config, "GET", "/users"),
-        as_json=as_json,
-        columns=("id", "email", "role", "disabled", "created_at"),
-    )
+    show(ask_all(config, "/users"), as_json=as_json, columns=_COLUMNS)
+
+
+@users_group.command("show")
+@click.argument("user")
+@config_option
+@json_option
+def show_(user: str, config: Path | None, as_json: bool) -> None:
+    """Show one account."""
+    _show(find_user(config, user), as_json=as_json)
+
+
+@users_group.command("set")
+@click.argument("user")
+@click.option("--role", type=click.Choice(["user", "admin"]), help="What the account may do.")
+@click.option("--name", help="The person's name.")
+@click.option("--tier", help='The tier of its limits; "none" for none.')
+@config_option
+@json_option
+def set_(
+    user: str, role: str | None, name: str | None, tier: str | None, config: Path | None, as_json: bool
+) -> None:
+    """Change what is given. A new role ends the sessions."""
+    given = {"role": role, "full_name": name}
+    body: dict[str, str | None] = {key: value for key, value in given.items() if value is not None}
+    body |= _tier(tier)
+    if not body:
+        raise exits.Failure("there is nothing to set", exits.USAGE, "bluesminds users set --help")
+    _show(_change(config, user, body), as_json=as_json)
+
+
+@users_group.command()
+@click.argument("user")
+@config_option
+@json_option
+def disable(user: str, config: Path | None, as_json: bool) -> None:
+    """End an account's keys and sessions at once."""
+    _tell(_change(config, user, {"disabled": True}), "disabled", as_json=as_json)
+
+
+@users_group.command()
+@click.argument("user")
+@config_option
+@json_option
+def enable(user: str, config: Path | None, as_json: bool) -> None:
+    """Let a disabled account in again."""
+    _tell(_change(config, user, {"disabled": False}), "enabled", as_json=as_json)
+
+
+@users_group.command()
+@click.argument("email")
+@config_option
+@json_option
+def invite(email: str, config: Path | None, as_json: bool) -> None:
+    """Invite somebody to sign up, by mail."""
+    _hand_over(ask(config, "POST", "/invites", {"email": email}), as_json=as_json)
+
+
+@users_group.command("reset-password")
+@click.argument("user")
+@config_option
+@json_option
+def reset_password(user: str, config: Path | None, as_json: bool) -> None:
+    """Mail a link for a new password."""
+    path = f"/users/{find_user(config, user)['id']}/reset-password"
+    _hand_over(ask(config, "POST", path), as_json=as_json)
+
+
+def find_user(config: Path | None, user: str) -> Any:  # noqa: ANN401
+    """The account that an id or an address means. Raises exits.Failure."""
+    if _ID.fullmatch(user):
+        return ask(config, "GET", f"/users/{user}")
+    if "@" not in user:
+        message = f"{user!r} is neither an address nor the id of a user"
+        raise exits.Failure(message, exits.USAGE, "bluesminds users list")
+    found = ask(config, "GET", f"/users?email={quote(user)}")["data"]
+    if not found:
+        raise exits.Failure("There is no user with this address.", exits.NOT_FOUND, "bluesminds users list")
+    return found[0]
+
+
+def _change(config: Path | None, user: str, body: Mapping[str, str | bool | None]) -> Any:  # noqa: ANN401
+    return ask(config, "PATCH", f"/users/{find_user(config, user)['id']}", body)
+
+
+def _tier(tier: str | None) -> dict[str, str | None]:
+    return {} if tier is None else {"tier": None if tier == _NO_TIER else tier}
+
+
+def _show(user: Any, *, as_json: bool) -> None:  # noqa: ANN401
+    show(user if as_json else {"data": [user]}, as_json=as_json, columns=_COLUMNS)
+
+
+def _tell(user: Any, done: str, *, as_json: bool) -> None:  # noqa: ANN401
+    if as_json:
+        echo_json(user)
+    else:
+        click.echo(f"{done} {user['email'] or user['id']}")
+
+
+def _hand_over(link: Any, *, as_json: bool) -> None:  # noqa: ANN401
+    if as_json:
+        echo_json(link)
+    else:
+        click.echo(link["url"])
+        click.echo(f"This link for {link['email']} is shown this once; mail with it is on its way.", err=True)

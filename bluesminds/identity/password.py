@@ -1,29 +1,100 @@
-"""Passwords: Argon2id (RFC 9106, the low-memory profile of 64 MiB), off the event loop, at most two at a
-time.
+"""Passwords: Argon2id of 64 MiB (RFC 9106's second profile, in one lane), off the event loop.
 
-Two, because each costs 64 MiB and a core: a flood of logins must not starve the request path.
+Each computation costs 64 MiB and a core for a tenth of a second, and whoever can reach the login can ask for
+one. So they are few at a time: never more than two, and one where that is all the cores that requests can
+spare. Behind them a few may wait; the next is refused at once. An account that does not exist is verified
+against a hash of nothing, so that its answer takes as long as any other.
 """
+
+import os
+import sys
+import threading
+import unicodedata
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any, Final, TypeVar
 
 import trio
 from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
 
-from bluesminds.errors import InvalidRequest
+from bluesminds.errors import InvalidRequest, RateLimited
 
-MIN_LENGTH = 10
-MAX_LENGTH = 1024  # bytes; hashing cost grows with length
+MIN_LENGTH: Final = 10
+MAX_LENGTH: Final = 1024  # bytes; hashing cost grows with length
+AT_ONCE: Final = max(1, min(2, (os.cpu_count() or 1) - 1))
+MAX_WAITING: Final = 8
+NICENESS: Final = 5
+PAUSE: Final = 2.0  # seconds; those who wait are done by then
+# Salt and tag are zeros: the tag of no password that anybody could find.
+NOBODY: Final = f"$argon2id$v=19$m=65536,t=3,p=1${'A' * 22}${'A' * 43}"
+T = TypeVar("T")
 
 
 class Passwords:
-    def __init__(self) -> None:
-        self._hasher = PasswordHasher()
-        self._limiter = trio.CapacityLimiter(2)
+    """Every method raises RateLimited when too many are at it."""
 
-    async def hash(self, password: str) -> str:
-        """Raises InvalidRequest for a password that is too short or too long."""
+    def __init__(self) -> None:
+        self._hasher = PasswordHasher(time_cost=3, memory_cost=65536, parallelism=1)
+        self._limiter = trio.CapacityLimiter(AT_ONCE)
+
+    async def hash(self, password: str, *, param: str = "password") -> str:
+        """Raises InvalidRequest, which names `param`, for a password that is too short or too long."""
+        password = _composed(password)
         if not len(password) >= MIN_LENGTH or len(password.encode()) > MAX_LENGTH:
             raise InvalidRequest(
-                "invalid_password",
-                f"A password has {MIN_LENGTH} to {MAX_LENGTH} characters.",
-                param="password",
+                "invalid_password", f"A password has {MIN_LENGTH} to {MAX_LENGTH} characters.", param=param
             )
-        return await trio.to_thread.run_sync(self._hasher.hash, password, limiter=self._limiter)
+        return await self._work(self._hasher.hash, password)
+
+    async def verify(self, password: str, stored: str | None) -> bool:
+        """Whether the stored hash is of this password; with None it is not, after the same work."""
+        if len(password) > MAX_LENGTH:
+            return False
+        return await self._work(self._matches, stored or NOBODY, _composed(password))
+
+    def is_outdated(self, stored: str) -> bool:
+        """Whether it was made with other parameters than new ones are."""
+        return self._hasher.check_needs_rehash(stored)
+
+    def _matches(self, stored: str, password: str) -> bool:
+        try:
+            return self._hasher.verify(stored, password)
+        except (VerificationError, InvalidHashError):
+            return False
+
+    async def _work(self, compute: Callable[..., T], *args: Any) -> T:  # noqa: ANN401
+        if self._limiter.statistics().tasks_waiting >= MAX_WAITING:
+            raise too_many()
+        return await trio.to_thread.run_sync(_aside, compute, *args, limiter=self._limiter)
+
+
+def _composed(password: str) -> str:
+    """The same for the same characters, whichever way a keyboard writes an accent."""
+    return unicodedata.normalize("NFC", password)
+
+
+def too_many() -> RateLimited:
+    return RateLimited(
+        "too_many_attempts", "Too many people sign in right now. Try again shortly.", retry_after=PAUSE
+    )
+
+
+def _aside(compute: Callable[..., T], *args: Any) -> T:  # noqa: ANN401
+    """The result, from a thread of its own that yields to every other: a priority cannot be raised again, and
+    Trio's threads have other work after this.
+    """
+    result: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            if sys.platform == "linux":
+                with suppress(OSError):  # a sandbox may forbid it; nobody must wait for ever because of that
+                    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+            result.set_result(compute(*args))
+        except BaseException as exc:
+            result.set_exception(exc)
+
+    threading.Thread(target=run, name="password", daemon=True).start()
+    return result.result()

@@ -8,14 +8,17 @@ import pytest
 import trio
 
 from bluesminds.accounts.audit import OPERATOR, Actor
+from bluesminds.accounts.key_rules import KeyRules
 from bluesminds.accounts.keys import Keys
-from bluesminds.accounts.members import BOOTSTRAP, Members, require_email
+from bluesminds.accounts.limits import Limits
+from bluesminds.accounts.members import BOOTSTRAP, Members, UserChanges
 from bluesminds.accounts.servers import Servers
 from bluesminds.accounts.usage import MAX_DAYS, UsageReports
+from bluesminds.clock import Calendar, zone_named
 from bluesminds.crypto import Vault, key_digest, new_master_key
 from bluesminds.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from bluesminds.log import Log
-from bluesminds.values import Server
+from bluesminds.values import LimitSet, Server
 from storage import Connection, Store, open_store
 from storage.keys import select_key_by_digest
 from storage.settings import select_setting
@@ -42,29 +45,50 @@ async def test_keys_are_stored_as_digests_and_every_change_is_told(store: Store)
     members = Members(store, clock=Noon())
     owner, is_new = await members.local_user(OPERATOR)
     assert is_new
-    told: list[int] = []
-    keys = Keys(store, pepper=b"p", clock=Noon(), changed=lambda: told.append(1))
-    row, key = await keys.create(OPERATOR, user_id=owner, name="laptop", rpm=5)
-    assert len(told) == 1
+    told: list[bytes | None] = []
+    keys = Keys(store, pepper=b"p", clock=Noon(), changed=lambda digest=None: told.append(digest))
+    row, key = await keys.create(OPERATOR, owner, KeyRules(name="laptop"))
+    assert told == [], "nobody can have asked for a key before there was one"
     holder = await store.read(select_key_by_digest, key_digest(b"p", key))
     assert holder is not None
     assert holder.key == row
     assert await store.read(select_key_by_digest, key_digest(b"q", key)) is None
-    await keys.revoke(OPERATOR, row.id)
-    assert len(told) == 2
+    await keys.revoke(OPERATOR, None, row.id)
+    assert told == [row.digest]
     with pytest.raises(NotFound):
-        await keys.revoke(OPERATOR, row.id)
-    assert [listed.revoked_at for listed in await keys.list()] == [NOON]
+        await keys.revoke(OPERATOR, None, row.id)
+    assert [listed.revoked_at for listed in await keys.list(None)] == [NOON]
     assert await store.read(actions) == ["key.create", "key.revoke", "user.create"]
 
 
+@pytest.mark.parametrize("act", ["disable", "limit"])
+async def test_what_an_account_may_is_told_also_when_its_administrator_has_left(
+    store: Store, act: str
+) -> None:
+    told: list[str] = []
+    members = Members(store, clock=Noon(), changed=lambda: told.append("disable"))
+    calendar = Calendar(zone_named("UTC"))
+    limits = Limits(store, clock=Noon(), calendar=calendar, tiers={}, changed=lambda: told.append("limit"))
+    user_id, _ = await members.local_user(OPERATOR)
+    before = await members.get(user_id)
+    async with trio.open_nursery() as nursery:
+        if act == "disable":
+            nursery.start_soon(members.update, OPERATOR, user_id, UserChanges(disabled=True))
+        else:
+            nursery.start_soon(limits.change, OPERATOR, user_id, lambda own: LimitSet(rpm=1))
+        await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    assert await members.get(user_id) != before
+    assert told == [act]
+
+
 async def test_a_key_for_nobody_leaves_no_trace(store: Store) -> None:
-    keys = Keys(store, pepper=b"p", clock=Noon(), changed=lambda: None)
+    keys = Keys(store, pepper=b"p", clock=Noon(), changed=lambda digest=None: None)
     with pytest.raises(NotFound) as caught:
-        await keys.create(OPERATOR, user_id="nobody", name="x")
+        await keys.create(OPERATOR, "nobody", KeyRules(name="x"))
     assert (caught.value.code, caught.value.param) == ("user_not_found", "user_id")
     assert await store.read(actions) == []
-    assert await keys.list() == []
+    assert await keys.list(None) == []
 
 
 async def test_the_local_user_is_made_once(store: Store) -> None:
@@ -166,19 +190,19 @@ async def test_a_key_of_another_master_key_locks_its_own_server_only(store: Stor
 
 async def test_a_guest_key_takes_the_place_of_the_last_one(store: Store) -> None:
     owner, _ = await Members(store, clock=Noon()).local_user(OPERATOR)
-    keys = Keys(store, pepper=b"p", clock=Noon(), changed=lambda: None)
-    mine, _ = await keys.create(OPERATOR, user_id=owner, name="guest")
+    keys = Keys(store, pepper=b"p", clock=Noon(), changed=lambda digest=None: None)
+    mine, _ = await keys.create(OPERATOR, owner, KeyRules(name="guest"))
     first = await keys.guest(OPERATOR, user_id=owner, expires_at=NOON + 1)
     second = await keys.guest(OPERATOR, user_id=owner, expires_at=NOON + 2)
     assert await store.read(select_key_by_digest, key_digest(b"p", first)) is None
     holder = await store.read(select_key_by_digest, key_digest(b"p", second))
     assert holder is not None
-    listed = {row.id: row for row in await keys.list()}
+    listed = {row.id: row for row in await keys.list(None)}
     assert listed == {row.id: row for row in (mine, holder.key)}, (
         "no more of them, and not the one that a person made"
     )
     assert (holder.key.prefix, holder.key.last4, holder.key.expires_at) == (second[:7], second[-4:], NOON + 2)
-    await keys.revoke(OPERATOR, holder.key.id)
+    await keys.revoke(OPERATOR, None, holder.key.id)
     third = await keys.guest(OPERATOR, user_id=owner, expires_at=NOON + 3)
     again = await store.read(select_key_by_digest, key_digest(b"p", third))
     assert again is not None and again.key.id != holder.key.id, "a revoked key does not come back"
@@ -205,24 +229,37 @@ async def test_usage_is_summed_over_calendar_days(store: Store) -> None:
     days = [NOON, NOON - DAY, NOON - 6 * DAY, NOON - 7 * DAY, NOON - (MAX_DAYS - 1) * DAY]
     await store.write(insert_batch, [usage(serial, at=at) for serial, at in enumerate(days)])
     reports = UsageReports(store, clock=Noon())
-    for asked, requests in (("1", 1), ("2", 2), ("7", 3), ("8", 4), (str(MAX_DAYS), 5)):
+    for asked, requests in ((1, 1), (2, 2), (7, 3), (8, 4), (MAX_DAYS, 5)):
         (total,) = await reports.totals(days=asked, group="model")
         assert (total.label, total.requests, total.prompt_tokens) == ("small", requests, 10 * requests)
-    assert len(await reports.totals(days="7", group="day")) == 3
-    for days_, group in (
-        ("0", "model"),
-        ("", "model"),
-        ("-1", "model"),
-        ("²", "model"),
-        ("1e9", "day"),
-        ("1", "hour"),
-    ):
-        with pytest.raises(InvalidRequest):
-            await reports.totals(days=days_, group=group)
+    assert len(await reports.totals(days=7, group="day")) == 3
 
 
-@pytest.mark.parametrize("email", ["", "a", "@b.c", "a@", "a@b", "a b@c.d", "a@b .c", "x" * 250 + "@b.cc"])
-def test_what_is_no_address(email: str) -> None:
+async def test_changes_of_an_account_are_told_with_what_was_before(store: Store) -> None:
+    told: list[int] = []
+    members = Members(
+        store, clock=Noon(), changed=lambda: told.append(1), tiers=("free", "pro"), default_tier="free"
+    )
+    user = await members.create(OPERATOR, role="user", email="u@example.com", password_hash="h")
+    assert (user.tier, user.email_verified_at) == ("free", NOON)
+    changed = await members.update(OPERATOR, user.id, UserChanges(tier=None, disabled=True, full_name="U"))
+    assert (changed.tier, changed.disabled_at, changed.full_name) == (None, NOON, "U")
+    assert await members.get(user.id) == changed
+    assert await members.update(OPERATOR, user.id, UserChanges(disabled=True)) == changed
+    assert told, "caches are emptied"
     with pytest.raises(InvalidRequest):
-        require_email(email)
-    assert require_email(" ada@example.com ") == "ada@example.com"
+        await members.update(OPERATOR, user.id, UserChanges(tier="golden"))
+    with pytest.raises(NotFound):
+        await members.update(OPERATOR, "nobody", UserChanges(disabled=False))
+    entries = await store.read(details, "user.update")
+    assert entries == [
+        {
+            "before": {"disabled": False, "full_name": "", "tier": "free"},
+            "after": {"disabled": True, "full_name": "U", "tier": None},
+        }
+    ], "and what changes nothing is not told"
+
+
+async def details(connection: Connection, action: str) -> list[object]:
+    rows = await connection.all("SELECT detail FROM audit WHERE action = :action ORDER BY seq", action=action)
+    return [msgspec.json.decode(row[0]) for row in rows]

@@ -1,0 +1,1 @@
+"""Ways of reaching people, one file each."""

@@ -1,0 +1,244 @@
+"""/api/auth: signing up and in, one's own account, password and sessions.
+
+A browser gets its session as a cookie that scripts cannot read; a program asks for it as a bearer token, and
+then gets no cookie. Answers to what strangers ask about addresses are all the same.
+"""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct, structs
+from quart import request
+
+from bluesminds.accounts.auth import Auth
+from bluesminds.accounts.mailboxes import Mailboxes
+from bluesminds.accounts.members import Members
+from bluesminds.accounts.sessions import Opened, Sessions
+from bluesminds.web.guard import COOKIE, Access, Principal
+from bluesminds.web.inputs import Email, FullName, Password, Token
+from bluesminds.web.present import moment
+from bluesminds.web.routes import Answer, Page, Route, route
+from bluesminds.web.users import UserView, view
+from storage.members import UserRow
+from storage.sessions import SessionRow
+
+
+class SignUp(Struct, forbid_unknown_fields=True):
+    email: Email
+    password: Password
+    full_name: FullName = ""
+    invite: Token | None = None
+
+
+class Login(Struct, forbid_unknown_fields=True):
+    email: Email
+    password: Password
+    bearer: Annotated[bool, Meta(description="true to get the session as a token instead of a cookie")] = (
+        False
+    )
+
+
+class ChangedMe(Struct, forbid_unknown_fields=True):
+    full_name: FullName
+
+
+class ChangedPassword(Struct, forbid_unknown_fields=True):
+    password: Password
+    new_password: Password
+    bearer: Annotated[bool, Meta(description="true to get the session as a token instead of a cookie")] = (
+        False
+    )
+
+
+class ChangedEmail(Struct, forbid_unknown_fields=True):
+    email: Email
+    password: Password
+
+
+class Address(Struct, forbid_unknown_fields=True):
+    email: Email
+
+
+class Reset(Struct, forbid_unknown_fields=True):
+    token: Token
+    password: Password
+
+
+class Confirmation(Struct, forbid_unknown_fields=True):
+    token: Token
+    password: Password
+
+
+class Accepted(Struct, frozen=True):
+    message: str
+    status: Literal["accepted"] = "accepted"
+
+
+class Begun(Struct, frozen=True):
+    """A session. `token` is there only if it was asked for, and is shown this once."""
+
+    user: UserView
+    session_id: str
+    csrf_token: str
+    expires_at: str
+    token: str | None = None
+
+
+class Me(UserView, frozen=True):
+    session_id: str
+    csrf_token: str
+
+
+class SessionView(Struct, frozen=True):
+    """`current` marks the one that asks."""
+
+    id: str
+    created_at: str
+    expires_at: str
+    last_seen_at: str
+    address: str
+    user_agent: str
+    current: bool
+
+
+class AuthDesk(Struct, frozen=True):
+    auth: Auth
+    mailboxes: Mailboxes
+    members: Members
+    sessions: Sessions
+
+    async def sign_up(self, who: Principal, body: SignUp) -> Accepted:
+        """Ask for an account. The answer does not tell whether the address has one already: the rest comes by
+        mail. With an invitation the account can be used at once.
+        """
+        await self.mailboxes.sign_up(
+            who.actor,
+            email=body.email,
+            password=body.password,
+            full_name=body.full_name,
+            invite=body.invite,
+        )
+        return Accepted("If the address can have an account, it can be used once the address is confirmed.")
+
+    async def login(self, who: Principal, body: Login) -> Answer[Begun]:
+        """Sign in. A cookie holds the session, or with `bearer` the answer does."""
+        user, opened = await self.auth.login(
+            who.actor,
+            email=body.email,
+            password=body.password,
+            user_agent=who.user_agent,
+            instead_of=request.cookies.get(who.cookie, ""),
+        )
+        return _begun(who, user, opened, bearer=body.bearer)
+
+    async def logout(self, who: Principal) -> Answer[None]:
+        """End this session."""
+        await self.auth.logout(who.actor, who.user_id, who.session_id)
+        return Answer(None, headers=(("set-cookie", _cookie(who, "", 0)),))
+
+    async def me(self, who: Principal) -> Me:
+        """Show who is signed in, with the token that a page sends along with changes."""
+        return _me(who, await self.members.get(who.user_id))
+
+    async def change_me(self, who: Principal, body: ChangedMe) -> Me:
+        """Change one's name."""
+        return _me(who, await self.members.rename(who.actor, who.user_id, body.full_name))
+
+    async def change_password(self, who: Principal, body: ChangedPassword) -> Answer[Begun]:
+        """Change one's password. All sessions end; the answer holds a new one."""
+        user, opened = await self.auth.change_password(
+            who.actor, who.user_id, current=body.password, new=body.new_password, user_agent=who.user_agent
+        )
+        return _begun(who, user, opened, bearer=body.bearer)
+
+    async def forgot_password(self, who: Principal, body: Address) -> Accepted:
+        """Ask for a link to choose a new password by."""
+        await self.mailboxes.forgot(who.actor, email=body.email)
+        return Accepted("If the address has an account, a link is on its way to it.")
+
+    async def reset_password(self, who: Principal, body: Reset) -> None:
+        """Choose a new password with the token of a link. All sessions end; the address counts as
+        confirmed.
+        """
+        await self.mailboxes.reset(who.actor, token=body.token, password=body.password)
+
+    async def change_email(self, who: Principal, body: ChangedEmail) -> Accepted:
+        """Ask for another address. It counts from the moment it is confirmed."""
+        user = await self.auth.prove_again(who.actor, who.user_id, body.password)
+        await self.mailboxes.change(who.actor, user, email=body.email)
+        return Accepted("If the address can be used, a link to confirm it is on its way to it.")
+
+    async def verify_email(self, who: Principal, body: Confirmation) -> UserView:
+        """Confirm an address with the token of a link and the password of the account."""
+        return view(await self.mailboxes.verify(who.actor, token=body.token, password=body.password))
+
+    async def resend(self, who: Principal, body: Address) -> Accepted:
+        """Ask for a new link to confirm an address by."""
+        await self.mailboxes.resend(who.actor, email=body.email)
+        return Accepted("If the address waits for its confirmation, a link is on its way to it.")
+
+    async def list_sessions(self, who: Principal) -> Page[SessionView]:
+        """List one's sessions, the newest first."""
+        return Page([_session(row, who) for row in await self.sessions.list(who.user_id)])
+
+    async def end_session(self, who: Principal, session_id: str) -> None:
+        """End one of one's sessions."""
+        await self.sessions.end(who.actor, who.user_id, session_id)
+
+    async def end_other_sessions(self, who: Principal) -> None:
+        """End all of one's sessions but this."""
+        await self.sessions.end_others(who.actor, who.user_id, who.session_id)
+
+
+def routes(desk: AuthDesk) -> list[Route]:
+    tag = "Accounts"
+    anybody, signed_in = Access.PUBLIC, Access.SESSION
+    return [
+        route("POST", "/api/auth/signup", anybody, desk.sign_up, tag=tag, status=202),
+        route("POST", "/api/auth/login", anybody, desk.login, tag=tag),
+        route("POST", "/api/auth/logout", signed_in, desk.logout, tag=tag),
+        route("GET", "/api/auth/me", signed_in, desk.me, tag=tag),
+        route("PATCH", "/api/auth/me", signed_in, desk.change_me, tag=tag),
+        route("POST", "/api/auth/password", signed_in, desk.change_password, tag=tag),
+        route("POST", "/api/auth/password/forgot", anybody, desk.forgot_password, tag=tag, status=202),
+        route("POST", "/api/auth/password/reset", anybody, desk.reset_password, tag=tag),
+        route("POST", "/api/auth/email", signed_in, desk.change_email, tag=tag, status=202),
+        route("POST", "/api/auth/email/verify", anybody, desk.verify_email, tag=tag),
+        route("POST", "/api/auth/email/resend", anybody, desk.resend, tag=tag, status=202),
+        route("GET", "/api/auth/sessions", signed_in, desk.list_sessions, tag=tag),
+        route("DELETE", "/api/auth/sessions", signed_in, desk.end_other_sessions, tag=tag),
+        route("DELETE", "/api/auth/sessions/{session_id}", signed_in, desk.end_session, tag=tag),
+    ]
+
+
+def _me(who: Principal, user: UserRow) -> Me:
+    return Me(**structs.asdict(view(user)), session_id=who.session_id, csrf_token=who.csrf)
+
+
+def _session(row: SessionRow, who: Principal) -> SessionView:
+    return SessionView(
+        id=row.id,
+        created_at=moment(row.created_at),
+        expires_at=moment(row.expires_at),
+        last_seen_at=moment(row.last_seen_at),
+        address=row.address,
+        user_agent=row.user_agent,
+        current=row.id == who.session_id,
+    )
+
+
+def _begun(who: Principal, user: UserRow, opened: Opened, *, bearer: bool) -> Answer[Begun]:
+    row = opened.row
+    begun = Begun(
+        user=view(user),
+        session_id=row.id,
+        csrf_token=opened.csrf,
+        expires_at=moment(row.expires_at),
+        token=opened.token if bearer else None,
+    )
+    seconds = (row.expires_at - row.created_at) // 1000
+    return Answer(begun, headers=() if bearer else (("set-cookie", _cookie(who, opened.token, seconds)),))
+
+
+def _cookie(who: Principal, value: str, seconds: int) -> str:
+    secure = "; Secure" if who.cookie == COOKIE else ""
+    return f"{who.cookie}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Lax{secure}"

@@ -1,0 +1,77 @@
+"""In front of the routes that have a password computed for whoever asks: so many at a time pass, and the rest
+is refused at once, before it costs more than the reading of a small form.
+
+Without it a flood of logins would take the event loop's time even though each of them is refused in the end.
+A request counts only when all of its body is there, so slow senders take nobody's place.
+"""
+
+from typing import Final
+
+from bluesminds.clock import Clock
+from bluesminds.crypto import uuid7
+from bluesminds.errors import GatewayError, InvalidRequest
+from bluesminds.http.asgi import ASGIApp, Message, Receive, Scope, Send
+from bluesminds.identity.password import AT_ONCE, MAX_WAITING, too_many
+from bluesminds.web.edge import ClientOut
+from bluesminds.web.errors import error_body, error_headers
+
+PLACES: Final = AT_ONCE + MAX_WAITING
+MAX_FORM: Final = 16_384  # bytes
+NARROW: Final = frozenset(
+    (
+        "/api/auth/login",
+        "/api/auth/signup",
+        "/api/auth/password/reset",
+        "/api/auth/email/verify",
+        "/api/setup",
+    )
+)
+
+
+class Turnstile:
+    """The site as the public sees it."""
+
+    def __init__(self, site: ASGIApp, clock: Clock) -> None:
+        self._site = site
+        self._clock = clock
+        self._inside = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] not in NARROW:
+            await self._site(scope, receive, send)
+            return
+        try:
+            form = await _read(receive)
+            if form is not None:
+                await self._pass(scope, form, receive, send)
+        except GatewayError as exc:
+            request_id = uuid7(self._clock.now_ms())
+            out = ClientOut(scope, send, request_id)
+            await out.whole(exc.status, error_headers(exc), error_body(exc, request_id))
+
+    async def _pass(self, scope: Scope, form: bytes, receive: Receive, send: Send) -> None:
+        if self._inside >= PLACES:
+            raise too_many()
+        messages: list[Message] = [{"type": "http.request", "body": form, "more_body": False}]
+
+        async def again() -> Message:
+            return messages.pop() if messages else await receive()
+
+        self._inside += 1
+        try:
+            await self._site(scope, again, send)
+        finally:
+            self._inside -= 1
+
+
+async def _read(receive: Receive) -> bytes | None:
+    """The whole body; None when the client leaves first. Raises InvalidRequest for one that is no form."""
+    form = b""
+    while (message := await receive())["type"] != "http.disconnect":
+        piece: bytes = message.get("body", b"")
+        form += piece
+        if len(form) > MAX_FORM:
+            raise InvalidRequest("body_too_large", "The request body is larger than 16 KiB.", status=413)
+        if not message.get("more_body", False):
+            return form
+    return None

@@ -1,0 +1,140 @@
+"""/api/admin/users and /api/admin/invites: the accounts, for administrators."""
+
+from typing import Annotated
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from bluesminds.accounts.mailboxes import Link, Mailboxes
+from bluesminds.accounts.members import Members, UserChanges
+from bluesminds.emails import read_email, require_email
+from bluesminds.identity.password import Passwords
+from bluesminds.web.guard import Access, Principal
+from bluesminds.web.inputs import Email, FullName, Password, TierName
+from bluesminds.web.present import moment
+from bluesminds.web.routes import Page, Paging, Route, route
+from storage.members import Role, UserRow
+
+
+class NewUser(Struct, forbid_unknown_fields=True):
+    email: Email
+    password: Password
+    role: Role = "user"
+    full_name: FullName = ""
+    tier: TierName | UnsetType | None = UNSET
+
+
+class ChangedUser(Struct, forbid_unknown_fields=True):
+    full_name: FullName | UnsetType = UNSET
+    role: Role | UnsetType = UNSET
+    tier: TierName | UnsetType | None = UNSET
+    disabled: bool | UnsetType = UNSET
+
+
+class Invited(Struct, forbid_unknown_fields=True):
+    email: Email
+
+
+class UserQuery(Paging, frozen=True, forbid_unknown_fields=True):
+    email: Annotated[str | None, Meta(description="a whole e-mail address")] = None
+
+
+class UserView(Struct, frozen=True):
+    id: str
+    email: str | None
+    full_name: str
+    role: Role
+    tier: str | None
+    email_verified: bool
+    disabled: bool
+    created_at: str
+
+
+class LinkView(Struct, frozen=True):
+    """The link is shown this once."""
+
+    email: str
+    url: str
+    expires_at: str
+
+
+class UserDesk(Struct, frozen=True):
+    members: Members
+    passwords: Passwords
+    mailboxes: Mailboxes
+
+    async def list(self, query: UserQuery) -> Page[UserView]:
+        """List users, oldest first; or find the one with an address."""
+        if query.email is not None and read_email(query.email) is None:
+            return Page([])
+        rows = await self.members.list(email=query.email, after=query.after, limit=query.limit + 1)
+        shown = [view(row) for row in rows[: query.limit]]
+        return Page(shown, shown[-1].id if len(rows) > query.limit else None)
+
+    async def create(self, who: Principal, body: NewUser) -> UserView:
+        """Make an account. Its address counts as confirmed."""
+        email = require_email(body.email)
+        password_hash = await self.passwords.hash(body.password)
+        user = await self.members.create(
+            who.actor,
+            role=body.role,
+            email=email,
+            password_hash=password_hash,
+            full_name=body.full_name,
+            tier=body.tier,
+        )
+        return view(user)
+
+    async def get(self, user_id: str) -> UserView:
+        """Show a user."""
+        return view(await self.members.get(user_id))
+
+    async def change(self, who: Principal, user_id: str, body: ChangedUser) -> UserView:
+        """Change what is given. In force at once: the sessions of a user who is disabled or has another role
+        end, and the API keys of a disabled user do not work.
+        """
+        changes = UserChanges(body.full_name, body.role, body.tier, body.disabled)
+        return view(await self.members.update(who.actor, user_id, changes))
+
+    async def reset_password(self, who: Principal, user_id: str) -> LinkView:
+        """Make a link by which a user chooses a new password. It goes to him by mail too."""
+        return _link(await self.mailboxes.reset_link(who.actor, user_id))
+
+    async def invite(self, who: Principal, body: Invited) -> LinkView:
+        """Invite somebody to sign up. The link goes to the address by mail too."""
+        return _link(await self.mailboxes.invite(who.actor, email=body.email))
+
+
+def routes(desk: UserDesk) -> list[Route]:
+    tag = "Users"
+    return [
+        route("GET", "/api/admin/users", Access.ADMIN, desk.list, tag=tag),
+        route("POST", "/api/admin/users", Access.ADMIN, desk.create, tag=tag, status=201),
+        route("GET", "/api/admin/users/{user_id}", Access.ADMIN, desk.get, tag=tag),
+        route("PATCH", "/api/admin/users/{user_id}", Access.ADMIN, desk.change, tag=tag),
+        route(
+            "POST",
+            "/api/admin/users/{user_id}/reset-password",
+            Access.ADMIN,
+            desk.reset_password,
+            tag=tag,
+            status=201,
+        ),
+        route("POST", "/api/admin/invites", Access.ADMIN, desk.invite, tag=tag, status=201),
+    ]
+
+
+def view(row: UserRow) -> UserView:
+    return UserView(
+        id=row.id,
+        email=row.email,
+        full_name=row.full_name,
+        role=row.role,
+        tier=row.tier,
+        email_verified=row.email_verified_at is not None,
+        disabled=row.disabled_at is not None,
+        created_at=moment(row.created_at),
+    )
+
+
+def _link(link: Link) -> LinkView:
+    return LinkView(email=link.email, url=link.url, expires_at=moment(link.expires_at))

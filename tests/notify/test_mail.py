@@ -1,0 +1,213 @@
+"""Mail reaches a real server over a verified connection, or says why not; and nothing of it is logged."""
+
+import base64
+import ssl
+import stat
+from email import message_from_bytes
+from email.message import EmailMessage
+from email.policy import default
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trustme
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from bluesminds.emails import read_email
+from bluesminds.log import Log
+from bluesminds.notify import mail as mail_module
+from bluesminds.notify.mail import (
+    Mail,
+    MailFailed,
+    MailRefused,
+    OutboxMailer,
+    SmtpAccount,
+    SmtpMailer,
+    verifying,
+    written,
+)
+from tests.fakes import smtp_server
+from tests.fakes.smtp_server import MailServer
+
+NOON = 1_800_000_000_000
+HELLO = Mail(
+    "verify_email", "ada@example.com", "Confirm", "Open this: https://x.test/a#token=" + "t" * 80 + "\n.\nEnd"
+)
+
+
+class Noon:
+    def now_ms(self) -> int:
+        return NOON
+
+
+@pytest.fixture(scope="module")
+def ca() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def ca_file(ca: trustme.CA, tmp_path: Path) -> Path:
+    path = tmp_path / "ca.pem"
+    ca.cert_pem.write_to_path(str(path))
+    return path
+
+
+def test_a_link_stays_in_one_piece_for_who_reads_the_source() -> None:
+    for text in (HELLO.text, "caf\u00e9 " + HELLO.text, HELLO.text + "x" * 2000):
+        message = written(Mail("verify_email", "ada@example.com", "Confirm", text), "g@example.com", NOON)
+        assert (HELLO.text.partition("\n")[0] in message.as_string()) is (text == HELLO.text)
+        assert message.get_content().rstrip() == text
+        assert max(map(len, message.as_bytes().splitlines())) <= 998
+
+
+def mailer(server: MailServer, ca_file: Path | None = None, **fields: Any) -> SmtpMailer:
+    account = {
+        "host": "127.0.0.1",
+        "port": server.port,
+        "security": "none",
+        "sender": "gateway@example.com",
+        "username": None,
+        "password": None,
+        "timeout": 2.0,
+    }
+    return SmtpMailer(SmtpAccount(**(account | fields)), tls=verifying(ca_file), clock=Noon())
+
+
+def certificate(ca: trustme.CA, name: str = "127.0.0.1") -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert(name).configure_cert(context)
+    return context
+
+
+async def test_a_message_arrives_as_it_was_written(nursery: trio.Nursery) -> None:
+    server: MailServer = await nursery.start(smtp_server.serve)
+    await mailer(server).send(HELLO)
+    (found,) = server.mails
+    assert (found.sender, found.to) == ("gateway@example.com", "ada@example.com")
+    assert found.text.rstrip() == HELLO.text, "long lines and lone dots too"
+    assert found.message["subject"] == "Confirm"
+    assert found.message["from"] == "BluesMinds <gateway@example.com>"
+    assert found.message["date"] == "Fri, 15 Jan 2027 08:00:00 +0000"
+    assert found.message["auto-submitted"] == "auto-generated"
+    assert not found.encrypted
+
+
+@pytest.mark.parametrize("security", ["starttls", "tls"])
+async def test_the_connection_is_verified_before_anything_is_said(
+    nursery: trio.Nursery, ca: trustme.CA, ca_file: Path, security: str
+) -> None:
+    server: MailServer = await nursery.start(smtp_server.serve, certificate(ca), security == "tls")
+    words = {"security": security, "username": "gateway", "password": "p@ss"}
+    await mailer(server, ca_file, **words).send(HELLO)
+    (found,) = server.mails
+    assert found.encrypted is (security == "starttls")
+    assert base64.b64decode(found.signed_in) == b"\0gateway\0p@ss"
+    with pytest.raises(MailFailed, match="certificate is not accepted"):
+        await mailer(server, **words).send(HELLO)
+    assert len(server.mails) == 1
+
+
+@pytest.mark.parametrize("security", ["starttls", "tls"])
+async def test_a_certificate_for_another_name_is_refused(
+    nursery: trio.Nursery, ca: trustme.CA, ca_file: Path, security: str
+) -> None:
+    server: MailServer = await nursery.start(
+        smtp_server.serve, certificate(ca, "other.example"), security == "tls"
+    )
+    with pytest.raises(MailFailed, match="certificate is not accepted"):
+        await mailer(server, ca_file, security=security).send(HELLO)
+
+
+async def test_a_server_without_starttls_gets_nothing(nursery: trio.Nursery) -> None:
+    server: MailServer = await nursery.start(smtp_server.serve)
+    with pytest.raises(MailFailed):
+        await mailer(server, security="starttls", username="u", password="p").send(HELLO)
+    assert server.mails == []
+
+
+async def test_refusals_last_or_pass(nursery: trio.Nursery) -> None:
+    server: MailServer = await nursery.start(smtp_server.serve)
+    server.refusals.extend([b"550 no ada@example.com", b"451 later", b""])
+    with pytest.raises(MailRefused, match="answered 550") as refused:
+        await mailer(server).send(HELLO)
+    assert "ada" not in str(refused.value) and refused.value.__cause__ is None
+    with pytest.raises(MailFailed, match="answered 451"):
+        await mailer(server).send(HELLO)
+    with pytest.raises(MailFailed, match="cannot be used"):
+        await mailer(server).send(HELLO)
+    await mailer(server).send(HELLO)
+    assert len(server.mails) == 1
+
+
+async def test_a_silent_server_does_not_hold_anybody_up(nursery: trio.Nursery) -> None:
+    server: MailServer = await nursery.start(smtp_server.serve)
+    server.silent = True
+    with trio.fail_after(3), pytest.raises(MailFailed):
+        await mailer(server, timeout=0.2).send(HELLO)
+    with trio.move_on_after(0.1) as scope:
+        await mailer(server, timeout=1.0).send(HELLO)
+    assert scope.cancelled_caught, "a stop does not wait"
+
+
+async def test_nobody_there(unused_port: int) -> None:
+    with pytest.raises(MailFailed, match="Connection refused"):
+        await mailer(MailServer(port=unused_port)).send(HELLO)
+
+
+@pytest.fixture
+async def unused_port() -> int:
+    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with listener:
+        return int(listener.socket.getsockname()[1])
+
+
+@given(st.text(max_size=80), st.text(max_size=80))
+@example("", "\n")
+def test_no_address_and_no_subject_makes_a_header(to: str, subject: str) -> None:
+    """Whatever is taken for an address is one recipient, and nothing ends a header early."""
+    address = read_email(to) or "ada@example.com"
+    try:
+        message = written(Mail("k", address, subject, "text"), "gateway@example.com", NOON)
+        content = message.as_bytes()
+    except ValueError:
+        return
+    parsed = message_from_bytes(content, policy=default)
+    assert isinstance(parsed, EmailMessage)
+    assert [one.addr_spec for one in parsed["to"].addresses] == [address]
+    assert len(parsed.keys()) == len(message.keys())
+    assert set(parsed.keys()) == {
+        *("From", "To", "Subject", "Date", "Message-ID", "Auto-Submitted"),
+        *("Content-Type", "Content-Transfer-Encoding", "MIME-Version"),
+    }
+
+
+async def test_the_outbox_is_for_its_owner_and_bounded(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mail_module, "MAX_FILES", 3)
+    lines: list[bytes] = []
+    log = Log(Noon(), json=True, write=lines.append)
+    box = OutboxMailer(home / "outbox", clock=Noon(), log=log)
+    for _ in range(5):
+        await box.send(HELLO)
+    files = list((home / "outbox").iterdir())
+    assert len(files) == 3
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+    assert stat.S_IMODE((home / "outbox").stat().st_mode) == 0o700
+    message = message_from_bytes(files[0].read_bytes(), policy=default)
+    assert isinstance(message, EmailMessage)
+    assert message.get_content().replace("\r\n", "\n").rstrip() == HELLO.text
+    told = b"".join(lines).decode()
+    assert '"event":"mail_written"' in told and '"domain":"example.com"' in told
+    assert "ada" not in told and "ttt" not in told
+    (home / "outbox").chmod(0o500)
+    (home / "outbox").rename(home / "away")
+    (home / "outbox").write_text("a file in its place")
+    with pytest.raises(MailFailed):
+        await box.send(HELLO)
+
+
+def test_nothing_of_a_message_or_an_account_shows_in_a_traceback() -> None:
+    assert repr(HELLO) == "Mail('verify_email', 'example.com')"
+    account = SmtpAccount("h", 25, "none", "a@b.cc", "user", "secret", 1.0)
+    assert "secret" not in repr(account)
