@@ -9,6 +9,7 @@ stolen table useless.
 import hashlib
 import hmac
 import os
+import re
 import secrets
 import zlib
 from collections.abc import Sequence
@@ -19,7 +20,9 @@ _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 KEY_PREFIX = "bm_"
 _RANDOM_CHARS = 30
 _CHECK_CHARS = 6
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
 _KEY_LENGTH = len(KEY_PREFIX) + _RANDOM_CHARS + _CHECK_CHARS
+_OWN_PREFIX = re.compile(r"(?<![0-9A-Za-z])bms?_", re.ASCII | re.IGNORECASE).search  # of keys and of sessions
 
 
 def new_key() -> str:
@@ -32,6 +35,14 @@ def is_well_formed(key: str) -> bool:
     if len(key) != _KEY_LENGTH or not key.startswith(KEY_PREFIX) or not key.isascii():
         return False
     return _checksum(key[len(KEY_PREFIX) : -_CHECK_CHARS]) == key[-_CHECK_CHARS:]
+
+
+def resembles_own(credential: str) -> bool:
+    """Whether it may be a key or a session of this gateway, mistyped or with something before it."""
+    if _OWN_PREFIX(credential):
+        return True
+    ending = credential[len(KEY_PREFIX) - _KEY_LENGTH :]
+    return ending.isascii() and _checksum(ending[:-_CHECK_CHARS]) == ending[-_CHECK_CHARS:]
 
 
 def _checksum(body: str) -> str:
@@ -58,6 +69,11 @@ def token_digest(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
 
 
+def chain_key(pepper: bytes) -> bytes:
+    """The key of the audit log's chain, 32 bytes that say nothing about the pepper."""
+    return hmac.digest(pepper, b"bluesminds audit chain", "sha256")
+
+
 def uuid7(now_ms: int) -> str:
     """A UUID version 7 (RFC 9562, section 5.7): sorts by creation time."""
     tail = int.from_bytes(os.urandom(10), "big")
@@ -66,6 +82,11 @@ def uuid7(now_ms: int) -> str:
     value = value & ~(0x3 << 62) | 0x2 << 62
     text = f"{value:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def is_uuid(text: str) -> bool:
+    """Whether text is written as uuid7 writes; nothing else can be the id of anything."""
+    return _UUID.fullmatch(text) is not None
 
 
 class Vault:

@@ -1,101 +1,263 @@
-"""API keys: made, listed, revoked. The key itself is in the answer to its creation and nowhere else."""
+"""API keys: made, changed, rotated, revoked. The key itself is in the answer to its creation or rotation and
+nowhere else.
 
-from collections.abc import Callable
+A key narrows what its owner may do and never widens it: its limits are checked besides the account's. Whose
+keys are meant is `owner`, a user id; None is anybody's, for administrators, and whether a caller is one is
+decided before.
+"""
+
+import json
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import Any, Final, Protocol, TypeVar
+
+import trio
+from msgspec import Struct, structs
 
 from bluesminds.accounts.audit import Actor, entry
+from bluesminds.accounts.key_rules import KeyRules
 from bluesminds.clock import Clock
-from bluesminds.crypto import key_digest, new_key, uuid7
+from bluesminds.crypto import is_uuid, key_digest, new_key, uuid7
+from bluesminds.errors import Conflict as KeyConflict
 from bluesminds.errors import NotFound
-from storage.audit import AuditRow, insert_audit
-from storage.base import Conflict, Connection, Store
-from storage.keys import KeyRow, insert_key, renew_key, revoke_key, select_key, select_keys
+from bluesminds.values import read_limits, write_limits
+from storage.audit import AuditRow, hold_audit, insert_audit
+from storage.base import Conflict, Connection, StorageError, Store
+from storage.keys import (
+    KeyQuery,
+    KeyRow,
+    count_active_keys,
+    insert_key,
+    renew_key,
+    revoke_key,
+    select_key,
+    select_keys,
+    update_key,
+)
+from storage.quotas import copy_quota
 from storage.settings import put_setting, select_setting
+from storage.usage import DAY, StatsQuery, StatsRow, select_stats
 
-GUEST = "guest_key_id"
-SHOWN_PREFIX = 7  # "bm_" and four characters: enough to recognise a key, far too little to guess it
+GUEST: Final = "guest_key_id"
+MAX_ACTIVE: Final = 1000  # keys of one user
+SHOWN_PREFIX: Final = 7  # "bm_" and four characters: enough to recognise a key, far too little to guess it
+
+T = TypeVar("T")
+
+
+class Changed(Protocol):
+    def __call__(self, digest: bytes | None = None) -> object:
+        """The key with this digest has changed, or any may have."""
+
+
+class KeyUsage(Struct, frozen=True):
+    """What was asked with one key in some days."""
+
+    key: KeyRow
+    days: list[StatsRow]
 
 
 class Keys:
-    """`changed` is called after every change, so that caches of keys can be emptied."""
+    """`changed` is told of every key that was known before, so that nobody goes on with what it was."""
 
-    def __init__(self, store: Store, *, pepper: bytes, clock: Clock, changed: Callable[[], object]) -> None:
+    def __init__(self, store: Store, *, pepper: bytes, clock: Clock, changed: Changed) -> None:
         self._store = store
         self._pepper = pepper
         self._clock = clock
         self._changed = changed
 
-    async def create(
-        self,
-        actor: Actor,
-        *,
-        user_id: str,
-        name: str,
-        rpm: int | None = None,
-        concurrency: int | None = None,
-        expires_at: int | None = None,
-    ) -> tuple[KeyRow, str]:
-        """The stored row and the key, to be shown once. Limits: None is the default, 0 is no limit.
+    async def create(self, actor: Actor, owner: str, rules: KeyRules) -> tuple[KeyRow, str]:
+        """The stored row and the key, to be shown once.
 
-        Raises NotFound when there is no such user."""
-        row, key = self._new(user_id, name, rpm=rpm, concurrency=concurrency, expires_at=expires_at)
+        Raises NotFound when there is no such user, InvalidRequest, KeyConflict (409) when there are too many.
+        """
+        rules = rules.checked(self._clock.now_ms())
+        if not is_uuid(owner):
+            raise _no_such_user()
+        row, key = self._new(owner, rules)
+        audit = entry(self._clock, actor, "key.create", row.id, after=_told(row))
         try:
-            await self._store.write(_insert, row, self._created(actor, row))
+            await self._store.write(_insert, row, audit)
         except Conflict as exc:
-            raise NotFound("user_not_found", "There is no user with this id.", param="user_id") from exc
-        # An unknown key may be remembered as unknown; the new one must work at once.
-        self._changed()
+            raise _no_such_user() from exc
         return row, key
 
     async def guest(self, actor: Actor, *, user_id: str, expires_at: int) -> str:
         """A key for trials, to be shown once. There is one at a time: it takes the place of the last."""
-        row, key = self._new(user_id, "guest", rpm=None, concurrency=None, expires_at=expires_at)
-        await self._store.write(_put_guest, row, self._created(actor, row))
+        row, key = self._new(user_id, KeyRules(name="guest", expires_at=expires_at))
+        audit = entry(self._clock, actor, "key.create", row.id, after=_told(row))
+        await self._write(_put_guest, row, audit)
         self._changed()
         return key
 
-    def _new(
-        self, user_id: str, name: str, *, rpm: int | None, concurrency: int | None, expires_at: int | None
+    async def list(
+        self, owner: str | None, *, active: bool | None = None, after: str = "", limit: int = 100
+    ) -> list[KeyRow]:
+        """Oldest first, those above the id `after`."""
+        query = KeyQuery(self._clock.now_ms(), user_id=owner, active=active, after=after, limit=limit)
+        return list(await self._store.read(select_keys, query))
+
+    async def get(self, owner: str | None, key_id: str) -> KeyRow:
+        """Raises NotFound."""
+        row = await self._store.read(select_key, key_id, owner) if is_uuid(key_id) else None
+        if row is None:
+            raise NotFound("key_not_found", "There is no key with this id.")
+        return row
+
+    async def change(
+        self, actor: Actor, owner: str | None, key_id: str, change: Callable[[KeyRules], KeyRules]
+    ) -> KeyRow:
+        """In force when this returns. `change` gets what the key's rules are; it is pure.
+
+        Raises NotFound for a key that is revoked too, InvalidRequest, KeyConflict (409) when an expired key
+        would live again and there are too many.
+        """
+        now = self._clock.now_ms()
+
+        def decide(row: KeyRow) -> tuple[KeyRow, AuditRow]:
+            before = rules_of(row)
+            after = change(before)
+            changed = replace(row, **_columns(after.checked(now, before)))
+            told = entry(self._clock, actor, "key.update", key_id, before=_told(row), after=_told(changed))
+            return changed, told
+
+        row = await self._write(_update, key_id, owner, decide)
+        self._changed(row.digest)
+        return row
+
+    async def rotate(
+        self, actor: Actor, owner: str | None, key_id: str, *, overlap: int
     ) -> tuple[KeyRow, str]:
+        """A new key with the rules of an old one, to be shown once. The old one works for `overlap` more
+        seconds, or not at all from now on. In force when this returns.
+
+        Raises NotFound for a key that is revoked too, KeyConflict (409) for one that has expired and when
+        there are too many.
+        """
+        now = self._clock.now_ms()
+        made: list[str] = []
+
+        def decide(old: KeyRow) -> tuple[KeyRow, KeyRow, AuditRow]:
+            if old.expires_at is not None and old.expires_at <= now:
+                raise KeyConflict("api_key_expired", "This API key has expired. Create a new one.")
+            new, key = self._new(old.user_id, rules_of(old), rotated_from=old.id)
+            made.append(key)
+            ended = _ended(old, now, overlap)
+            told = _told(ended) | {"rotated_to": new.id}
+            return ended, new, entry(self._clock, actor, "key.rotate", key_id, before=_told(old), after=told)
+
+        old, new = await self._write(_rotate, key_id, owner, decide)
+        self._changed(old.digest)
+        return new, made[-1]
+
+    async def revoke(self, actor: Actor, owner: str | None, key_id: str) -> None:
+        """In force when this returns. Raises NotFound for a key that is revoked already."""
+        now = self._clock.now_ms()
+        audit = entry(self._clock, actor, "key.revoke", key_id, after={"revoked_at": now})
+        row = await self._write(_revoke, key_id, owner, now, audit)
+        self._changed(row.digest)
+
+    async def usage(self, owner: str | None, key_id: str, *, days: int) -> KeyUsage:
+        """By day, over the last `days` calendar days in UTC, today included. Raises NotFound."""
+        row = await self.get(owner, key_id)
+        now = self._clock.now_ms()
+        query = StatsQuery(
+            since=(now // DAY - days + 1) * DAY,
+            until=now + 1,
+            group_by="day",
+            user_id=row.user_id,
+            key_id=row.id,
+        )
+        return KeyUsage(row, await self._store.read(select_stats, query))
+
+    async def _write(self, unit: Callable[..., Awaitable[T]], *args: object) -> T:
+        """To its end, also when whoever asked has left: once it is committed, the caches must learn of it."""
+        with trio.CancelScope(shield=True):
+            try:
+                done = await self._store.write(unit, *args)
+            except StorageError:
+                self._changed()  # it may have taken effect
+                raise
+        return done
+
+    def _new(self, owner: str, rules: KeyRules, rotated_from: str | None = None) -> tuple[KeyRow, str]:
         key = new_key()
         now = self._clock.now_ms()
         row = KeyRow(
             id=uuid7(now),
-            user_id=user_id,
-            name=name,
+            user_id=owner,
             digest=key_digest(self._pepper, key),
             prefix=key[:SHOWN_PREFIX],
             last4=key[-4:],
-            rpm=rpm,
-            concurrency=concurrency,
-            expires_at=expires_at,
+            rotated_from=rotated_from,
             revoked_at=None,
             last_used_at=None,
             created_at=now,
+            **_columns(rules),
         )
         return row, key
 
-    def _created(self, actor: Actor, row: KeyRow) -> AuditRow:
-        return entry(self._clock, actor, "key.create", row.id, name=row.name, user_id=row.user_id)
 
-    async def list(self) -> list[KeyRow]:
-        return list(await self._store.read(select_keys))
+def rules_of(row: KeyRow) -> KeyRules:
+    return KeyRules(
+        name=row.name,
+        scopes=row.scopes,
+        allowed_models=row.allowed_models,
+        allowed_ips=row.allowed_ips,
+        allowed_origins=row.allowed_origins,
+        limits=read_limits(row.limits),
+        expires_at=row.expires_at,
+        metadata=row.metadata,
+    )
 
-    async def revoke(self, actor: Actor, key_id: str) -> None:
-        """In force when this returns. Raises NotFound."""
-        now = self._clock.now_ms()
-        found = await self._store.write(_revoke, key_id, now, entry(self._clock, actor, "key.revoke", key_id))
-        self._changed()
-        if not found:
-            raise NotFound("key_not_found", "There is no active key with this id.")
+
+def _ended(row: KeyRow, now: int, overlap: int) -> KeyRow:
+    """A key that another takes the place of in `overlap` seconds; it may end before that by itself."""
+    if not overlap:
+        return replace(row, revoked_at=now)
+    end = now + overlap * 1000
+    return replace(row, expires_at=end if row.expires_at is None else min(row.expires_at, end))
+
+
+def _columns(rules: KeyRules) -> dict[str, Any]:
+    return structs.asdict(rules) | {"limits": write_limits(rules.limits)}
+
+
+def _told(row: KeyRow) -> dict[str, object]:
+    """What the audit log keeps of a key."""
+    return {
+        "user_id": row.user_id,
+        "rotated_from": row.rotated_from,
+        "revoked_at": row.revoked_at,
+        **structs.asdict(rules_of(row)),
+        "limits": {} if row.limits is None else json.loads(row.limits),
+    }
+
+
+def _no_such_user() -> NotFound:
+    return NotFound("user_not_found", "There is no user with this id.", param="user_id")
+
+
+def _not_active() -> NotFound:
+    return NotFound("key_not_found", "There is no active key with this id.")
 
 
 async def _insert(connection: Connection, row: KeyRow, audit: AuditRow) -> None:
     await insert_audit(connection, audit)
     await insert_key(connection, row)
+    await _require_room(connection, row.user_id, row.created_at)
+
+
+async def _require_room(connection: Connection, user_id: str, now: int) -> None:
+    """After the new one is in: nobody else makes a key meanwhile, as whoever does holds the audit log."""
+    if await count_active_keys(connection, user_id, now) > MAX_ACTIVE:
+        raise KeyConflict(
+            "too_many_keys", f"An account can have {MAX_ACTIVE} active keys. Revoke one that is not needed."
+        )
 
 
 async def _put_guest(connection: Connection, row: KeyRow, audit: AuditRow) -> None:
+    await hold_audit(connection)
     last = await select_setting(connection, GUEST)
     if last is not None and await renew_key(connection, replace(row, id=last)):
         await insert_audit(connection, replace(audit, subject=last))
@@ -104,9 +266,54 @@ async def _put_guest(connection: Connection, row: KeyRow, audit: AuditRow) -> No
         await _insert(connection, row, audit)
 
 
-async def _revoke(connection: Connection, key_id: str, now: int, audit: AuditRow) -> bool:
-    key = await select_key(connection, key_id)
-    if key is None or not await revoke_key(connection, key.user_id, key_id, now):
-        return False
+async def _active(connection: Connection, key_id: str, owner: str | None) -> KeyRow:
+    """A key that is not revoked, expired or not. It stays as it is to the unit's end. Raises NotFound."""
+    row = await select_key(connection, key_id, owner) if is_uuid(key_id) else None
+    if row is None or row.revoked_at is not None:
+        raise _not_active()
+    return row
+
+
+async def _update(
+    connection: Connection,
+    key_id: str,
+    owner: str | None,
+    decide: Callable[[KeyRow], tuple[KeyRow, AuditRow]],
+) -> KeyRow:
+    await hold_audit(connection)
+    before = await _active(connection, key_id, owner)
+    row, audit = decide(before)
     await insert_audit(connection, audit)
-    return True
+    await update_key(connection, row)
+    if before.expires_at is not None and before.expires_at <= audit.at:  # it may live again
+        await _require_room(connection, row.user_id, audit.at)
+    return row
+
+
+async def _rotate(
+    connection: Connection,
+    key_id: str,
+    owner: str | None,
+    decide: Callable[[KeyRow], tuple[KeyRow, KeyRow, AuditRow]],
+) -> tuple[KeyRow, KeyRow]:
+    await hold_audit(connection)
+    ended, new, audit = decide(await _active(connection, key_id, owner))
+    await insert_audit(connection, audit)
+    await insert_key(connection, new)
+    await copy_quota(connection, f"key:{ended.id}", f"key:{new.id}")  # a budget is not had twice
+    if ended.revoked_at is None:
+        await update_key(connection, ended)
+    else:
+        await revoke_key(connection, ended.user_id, ended.id, ended.revoked_at)
+    await _require_room(connection, new.user_id, new.created_at)
+    return ended, new
+
+
+async def _revoke(
+    connection: Connection, key_id: str, owner: str | None, now: int, audit: AuditRow
+) -> KeyRow:
+    await hold_audit(connection)
+    row = await _active(connection, key_id, owner)
+    await insert_audit(connection, audit)
+    await revoke_key(connection, row.user_id, key_id, now)
+    return row

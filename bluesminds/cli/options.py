@@ -12,6 +12,19 @@ from bluesminds.config import ConfigError, Loaded, find_file, load
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+COUNTS: Final = ("rpm", "tpm", "concurrency", "tokens_per_day", "tokens_per_month")
+SUMS: Final = ("usd_per_day", "usd_per_month", "usd_total")
+_AS_TIER: Final = "tier"
+_LIMITS: Final = {
+    "--rpm": "Requests per minute.",
+    "--tpm": "Tokens per minute.",
+    "--concurrency": "Requests at once.",
+    "--tokens-per-day": "Tokens per calendar day.",
+    "--tokens-per-month": "Tokens per calendar month.",
+    "--usd-per-day": "USD per calendar day.",
+    "--usd-per-month": "USD per calendar month.",
+    "--usd-total": "USD in all.",
+}
 _FILE: Final = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -23,6 +36,29 @@ def config_option(command: Command) -> Command:
         type=_FILE,
         help="Configuration file. Default: $BLUESMINDS_CONFIG, ./gateway.toml, /etc/bluesminds/gateway.toml.",
     )(command)
+
+
+def limit_options(command: Command) -> Command:
+    """An option for every limit, handed to the command as text by the limit's name: see `figures`."""
+    for name, meaning in reversed(_LIMITS.items()):
+        command = click.option(name, help=meaning)(command)
+    return command
+
+
+def figures(given: Mapping[str, str | None]) -> dict[str, int | str | None]:
+    """The limits that were given, as the API takes them. Raises exits.Failure."""
+    return {name: _figure(name, text) for name, text in given.items() if text is not None}
+
+
+def _figure(name: str, text: str) -> int | str | None:
+    if text == _AS_TIER:
+        return None
+    if name in SUMS:
+        return text
+    if not (text.isascii() and text.isdecimal() and len(text) < 19):
+        message = f"{name} must be a whole number, or {_AS_TIER}"
+        raise exits.Failure(message, exits.USAGE, "for example --rpm 60")
+    return int(text)
 
 
 class InvalidConfig(exits.Failure):

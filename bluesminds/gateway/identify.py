@@ -1,23 +1,25 @@
 """Key to Caller, without a database on the hot path.
 
-Found and unknown digests are kept for a few seconds; `forget` empties the cache at once, so a key revoked
+Found and unknown digests are kept for a few seconds; `forget` drops them at once, so a key revoked
 through this process is refused from the next request on, and one revoked elsewhere after `cache_seconds`. A
 look-up that was under way when `forget` was called does not enter the cache. Requests that miss the same
 digest at the same time share one look-up. Junk is refused by its checksum before anything is hashed.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import trio
 
 from bluesminds.clock import Clock
 from bluesminds.crypto import is_well_formed, key_digest
 from bluesminds.errors import Unauthenticated, Unavailable
-from bluesminds.values import Arrival, Caller
+from bluesminds.gateway.permit import names_of, networks_of, require_place, set_of
+from bluesminds.gateway.visitors import visitor
+from bluesminds.values import Arrival, Caller, LimitSet, account_limits, read_limits
 from storage.base import StorageBroken, StorageUnavailable
 from storage.keys import KeyHolder
 
-MAX_CACHED = 50_000  # digests of each kind
+MAX_CACHED = 50_000  # digests, known and unknown
 
 LookUp = Callable[[bytes], Awaitable[KeyHolder | None]]
 
@@ -33,8 +35,8 @@ class _LookUpUnderWay:
 
 
 class KeyRing:
-    """Callers by key digest. `look_up` asks the store; default limits (0 is none) serve keys without their
-    own.
+    """Callers by key digest. `look_up` asks the store and opens the accounts that the caller's use is counted
+    in; `is_open` says whether they still are. `tiers` are the limits by tier.
     """
 
     def __init__(
@@ -44,28 +46,41 @@ class KeyRing:
         pepper: bytes,
         clock: Clock,
         cache_seconds: float,
-        requests_per_minute: int,
-        concurrency: int,
+        tiers: Mapping[str, LimitSet],
+        is_open: Callable[[Caller], bool],
+        keyless: LimitSet | None = None,
     ) -> None:
         self._look_up = look_up
         self._pepper = pepper
         self._clock = clock
         self._cache_seconds = cache_seconds
-        self._defaults = (requests_per_minute, concurrency)
+        self._tiers = tiers
+        self._is_open = is_open
+        self._keyless = keyless
         self._callers: dict[bytes, tuple[float, Caller | Unauthenticated]] = {}
         self._under_way: dict[bytes, _LookUpUnderWay] = {}
+        self.changes = 0  # how often `forget` was called
         self.used: dict[str, int] = {}  # key id to wall time in ms, taken by the keeper that stores it
 
-    def forget(self) -> None:
-        """Drop everything known: keys or users have changed."""
-        self._callers.clear()
-        self._under_way.clear()  # who asks from now on must not get an answer from before
+    def forget(self, digest: bytes | None = None) -> None:
+        """Drop what is known of one key, or of all: it has changed. Who asks from now on gets no answer from
+        before.
+        """
+        self.changes += 1
+        if digest is None:
+            self._callers.clear()
+            self._under_way.clear()
+        else:
+            self._callers.pop(digest, None)
+            self._under_way.pop(digest, None)
 
     async def identify(self, arrival: Arrival) -> Caller:
-        """Raises Unauthenticated, or Unavailable when the store cannot answer."""
+        """Raises Unauthenticated, or Unavailable when the store cannot answer. `use` must follow."""
+        if self._keyless is not None and (guest := visitor(arrival, self._keyless)) is not None:
+            return guest
         digest = self._digest(arrival)
         cached = self._callers.get(digest)
-        if cached is None or cached[0] <= trio.current_time():
+        if cached is None or cached[0] <= trio.current_time() or not self._is_usable(cached[1]):
             found = await self._load(digest, arrival)
         else:
             found = cached[1]
@@ -73,8 +88,16 @@ class KeyRing:
             raise Unauthenticated(found.code, found.message)
         if found.expires_at is not None and found.expires_at <= arrival.at_ms:
             raise Unauthenticated("api_key_expired", "This API key has expired. Create a new one.")
-        self.used[found.key_id] = arrival.at_ms
         return found
+
+    def use(self, caller: Caller, arrival: Arrival) -> None:
+        """Raises Forbidden for a key that does not do here."""
+        require_place(caller, arrival)
+        if caller.key_id:
+            self.used[caller.key_id] = arrival.at_ms
+
+    def _is_usable(self, found: Caller | Unauthenticated) -> bool:
+        return isinstance(found, Unauthenticated) or self._is_open(found)
 
     def _digest(self, arrival: Arrival) -> bytes:
         key = arrival.credential
@@ -125,14 +148,18 @@ class KeyRing:
             return Unauthenticated("api_key_revoked", "This API key has been revoked. Create a new one.")
         if owner.user_disabled_at is not None:
             return Unauthenticated("user_disabled", "The account of this API key is disabled.")
-        rpm, concurrency = self._defaults
         return Caller(
             key_id=key.id,
             user_id=key.user_id,
             key_name=key.name,
-            requests_per_minute=rpm if key.rpm is None else key.rpm,
-            concurrency=concurrency if key.concurrency is None else key.concurrency,
+            tier=owner.tier,
+            key_limits=read_limits(key.limits),
+            user_limits=account_limits(self._tiers, owner.tier, read_limits(owner.user_limits)),
             expires_at=key.expires_at,
+            scopes=set_of(key.scopes),
+            models=names_of(key.allowed_models),
+            networks=networks_of(key.allowed_ips),
+            origins=set_of(key.allowed_origins),
         )
 
 

@@ -1,6 +1,8 @@
 """Who calls: one path for every header, junk refused unread, changes in force at once."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -11,7 +13,7 @@ from bluesminds.clock import SystemClock
 from bluesminds.crypto import key_digest, new_key
 from bluesminds.errors import Unauthenticated, Unavailable
 from bluesminds.gateway.identify import KeyRing
-from bluesminds.values import Arrival
+from bluesminds.values import Arrival, LimitSet
 from storage.base import StorageUnavailable
 from storage.keys import KeyHolder, KeyRow
 from tests.fakes.model_server import ModelServer
@@ -24,9 +26,16 @@ KEY = new_key()
 NOW = 1_800_000_000_000
 
 
-def arrival(credential: str | None = KEY, at_ms: int = NOW) -> Arrival:
+def arrival(
+    credential: str | None = KEY,
+    at_ms: int = NOW,
+    *,
+    client: str = "127.0.0.1",
+    origin: str | None = None,
+    endpoint: str = "chat.completions",
+) -> Arrival:
     return Arrival(
-        id="i", request_id="r", endpoint="chat.completions", credential=credential, client="127.0.0.1",
+        id="i", request_id="r", endpoint=endpoint, credential=credential, client=client, origin=origin,
         credential_header="authorization", forward=(), at_ms=at_ms, started=0.0,
     )  # fmt: skip
 
@@ -37,6 +46,8 @@ class Table:
     def __init__(self, row: KeyRow | None) -> None:
         self.row = row
         self.disabled_at: int | None = None
+        self.tier: str | None = None
+        self.user_limits: str | None = None
         self.asked = 0
         self.gate: trio.Event | None = None
         self.failing = False
@@ -50,12 +61,11 @@ class Table:
             await self.gate.wait()
         if row is None or digest != key_digest(PEPPER, KEY):
             return None
-        return KeyHolder(row, "user", self.disabled_at)
+        return KeyHolder(row, self.disabled_at, self.tier, self.user_limits)
 
 
-def changed(row: KeyRow | None = None, **fields: int | None) -> KeyRow:
-    row = row or key_row(user())
-    return KeyRow(**{name: fields.get(name, getattr(row, name)) for name in KeyRow.__slots__})
+def changed(**fields: Any) -> KeyRow:
+    return replace(key_row(user()), **fields)
 
 
 def ring(table: Table, *, cache_seconds: float = 5.0) -> KeyRing:
@@ -64,8 +74,8 @@ def ring(table: Table, *, cache_seconds: float = 5.0) -> KeyRing:
         pepper=PEPPER,
         clock=SystemClock(),
         cache_seconds=cache_seconds,
-        requests_per_minute=7,
-        concurrency=3,
+        tiers={"free": LimitSet(rpm=7, concurrency=3)},
+        is_open=lambda caller: True,
     )
 
 
@@ -84,16 +94,20 @@ async def test_a_key_is_looked_up_once_and_again_when_it_has_aged(mock_clock: Mo
         caller = await keys.identify(arrival())
     assert table.asked == 1
     assert (caller.key_id, caller.user_id, caller.key_name) == (table.row.id, table.row.user_id, "laptop")  # type: ignore[union-attr]
-    assert (caller.requests_per_minute, caller.concurrency) == (60, 3)
+    assert (caller.key_limits, caller.user_limits) == (LimitSet(rpm=60), LimitSet())
     mock_clock.jump(5.01)
     await keys.identify(arrival())
     assert table.asked == 2
+    keys.use(caller, arrival())
     assert keys.used == {caller.key_id: NOW}
 
 
-async def test_defaults_serve_keys_without_limits_and_zero_is_no_limit() -> None:
-    assert (await ring(Table(changed(rpm=None))).identify(arrival())).requests_per_minute == 7
-    assert (await ring(Table(changed(rpm=0, concurrency=0))).identify(arrival())).concurrency == 0
+async def test_what_an_account_may_is_its_tiers_figure_or_its_own() -> None:
+    table = Table(changed(limits=None))
+    table.tier, table.user_limits = "free", '{"rpm": 70, "tpm": 5}'
+    caller = await ring(table).identify(arrival())
+    assert caller.tier == "free"
+    assert (caller.key_limits, caller.user_limits) == (LimitSet(), LimitSet(rpm=70, tpm=5, concurrency=3))
 
 
 @pytest.mark.parametrize(
@@ -128,7 +142,8 @@ async def test_why_a_key_is_refused() -> None:
     assert await refused(keys, None) == "missing_api_key"
 
 
-async def test_a_look_up_under_way_does_not_outlive_a_change() -> None:
+@pytest.mark.parametrize("digest", [None, key_digest(PEPPER, KEY)], ids=["all", "one"])
+async def test_a_look_up_under_way_does_not_outlive_a_change(digest: bytes | None) -> None:
     table = Table(key_row(user()))
     keys = ring(table)
     table.gate = trio.Event()
@@ -136,8 +151,20 @@ async def test_a_look_up_under_way_does_not_outlive_a_change() -> None:
         nursery.start_soon(keys.identify, arrival())
         await wait_all_tasks_blocked()
         table.row = changed(revoked_at=NOW)
-        keys.forget()
+        keys.forget(digest)
         table.gate.set()
+    assert await refused(keys) == "api_key_revoked"
+
+
+async def test_a_change_of_one_key_leaves_the_others_known() -> None:
+    table = Table(key_row(user()))
+    keys = ring(table)
+    await keys.identify(arrival())
+    keys.forget(key_digest(PEPPER, new_key()))
+    await keys.identify(arrival())
+    assert (table.asked, keys.changes) == (1, 1)
+    table.row = changed(revoked_at=NOW)
+    keys.forget(key_digest(PEPPER, KEY))
     assert await refused(keys) == "api_key_revoked"
 
 
@@ -201,7 +228,8 @@ async def test_when_the_one_who_asks_leaves_another_asks() -> None:
     assert table.asked == 2
 
 
-async def test_who_comes_after_a_change_does_not_join_a_look_up_from_before() -> None:
+@pytest.mark.parametrize("digest", [None, key_digest(PEPPER, KEY)], ids=["all", "one"])
+async def test_who_comes_after_a_change_does_not_join_a_look_up_from_before(digest: bytes | None) -> None:
     table = Table(key_row(user()))
     keys = ring(table)
     table.gate = trio.Event()
@@ -209,7 +237,7 @@ async def test_who_comes_after_a_change_does_not_join_a_look_up_from_before() ->
         nursery.start_soon(keys.identify, arrival())
         await wait_all_tasks_blocked()
         table.row = changed(revoked_at=NOW)
-        keys.forget()
+        keys.forget(digest)
         nursery.start_soon(refused, keys)
         await wait_all_tasks_blocked()
         assert table.asked == 2
@@ -285,5 +313,6 @@ async def test_a_key_works_when_it_is_made_and_not_after_it_is_revoked(
         assert (await gateway.chat(key=key)).json()["error"]["code"] == "api_key_revoked"
         assert (await client.delete(f"/api/admin/keys/{key_id}")).status_code == 404
     assert len(models.asked) == 1
-    _, key = await gateway.new_key(expires_at=1)
+    key_id, key = await gateway.new_key()
+    gateway.alter(f"UPDATE api_keys SET expires_at = 1 WHERE id = '{key_id}'")  # noqa: S608
     assert (await gateway.chat(key=key)).json()["error"]["code"] == "api_key_expired"

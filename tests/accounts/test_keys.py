@@ -1,0 +1,338 @@
+"""Keys as their owners change them, on both engines: each change with its audit row, races included."""
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import structs
+
+from bluesminds.accounts import keys as module
+from bluesminds.accounts.audit import Actor
+from bluesminds.accounts.key_rules import LATEST, KeyRules
+from bluesminds.accounts.keys import Keys
+from bluesminds.crypto import key_digest
+from bluesminds.errors import Conflict, InvalidRequest, NotFound
+from bluesminds.values import LimitSet
+from storage import Store
+from storage.audit import AuditQuery, select_audit
+from storage.keys import insert_key, select_key_by_digest
+from storage.members import insert_user
+from storage.quotas import select_quota
+from storage.usage import DAY, insert_batch
+from tests.storage.conftest import postgres, postgres_url, sqlite_path, sqlite_url, store, url
+from tests.storage.samples import NOON, usage
+from tests.storage.samples import key as key_row
+from tests.storage.samples import user as user_row
+
+__all__ = ["postgres", "postgres_url", "sqlite_path", "sqlite_url", "store", "url"]
+
+ADA = Actor(name="ada", address="192.0.2.1")
+ONE, OTHER = user_row(1), user_row(2)
+
+
+class Clock:
+    now = NOON
+
+    def now_ms(self) -> int:
+        return self.now
+
+
+class Office:
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.clock = Clock()
+        self.changes: list[bytes | None] = []
+        self.keys = Keys(store, pepper=b"p", clock=self.clock, changed=self.changed)
+
+    def changed(self, digest: bytes | None = None) -> None:
+        self.changes.append(digest)
+
+    async def told(self) -> list[tuple[str, str, dict[str, Any]]]:
+        """Action, subject and detail of what the audit log holds, oldest first."""
+        entries = await self.store.read(select_audit, AuditQuery(before=2**62, limit=100))
+        acts = [entry.act for entry in reversed(entries)]
+        assert {act.actor for act in acts} <= {"ada"}
+        return [(act.action, act.subject, json.loads(act.detail)) for act in acts]
+
+
+@pytest.fixture
+async def office(store: Store) -> AsyncIterator[Office]:
+    for row in (ONE, OTHER):
+        await store.write(insert_user, row)
+    yield Office(store)
+
+
+def adding(**fields: Any) -> Callable[[KeyRules], KeyRules]:
+    return lambda rules: structs.replace(rules, **fields)
+
+
+async def test_a_change_is_stored_told_and_its_audit_row_says_what(office: Office) -> None:
+    row, _ = await office.keys.create(ADA, ONE.id, KeyRules(name="a", scopes=("models",)))
+    changed = await office.keys.change(
+        ADA,
+        ONE.id,
+        row.id,
+        adding(name="b", scopes=None, limits=LimitSet(rpm=5), allowed_ips=("10.0.0.0/8",)),
+    )
+    assert office.changes == [row.digest]
+    assert await office.keys.get(ONE.id, row.id) == changed
+    assert changed == replace(row, name="b", scopes=None, limits='{"rpm":5}', allowed_ips=("10.0.0.0/8",))
+    action, subject, detail = (await office.told())[-1]
+    assert (action, subject) == ("key.update", row.id)
+    assert detail == {
+        "before": {"name": "a", "scopes": ["models"], "allowed_ips": None, "limits": {}},
+        "after": {"name": "b", "scopes": None, "allowed_ips": ["10.0.0.0/8"], "limits": {"rpm": 5}},
+    }
+
+
+@pytest.mark.parametrize("act", ["change", "rotate", "revoke"])
+async def test_what_is_committed_is_told_also_when_its_caller_has_left(office: Office, act: str) -> None:
+    row, _ = await office.keys.create(ADA, ONE.id, KeyRules(name="a"))
+    acts: dict[str, Callable[[], Awaitable[object]]] = {
+        "change": lambda: office.keys.change(ADA, ONE.id, row.id, adding(allowed_ips=("10.0.0.0/8",))),
+        "rotate": lambda: office.keys.rotate(ADA, ONE.id, row.id, overlap=0),
+        "revoke": lambda: office.keys.revoke(ADA, ONE.id, row.id),
+    }
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(acts[act])
+        await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    assert await office.keys.get(ONE.id, row.id) != row, "it was begun, so it was done"
+    assert office.changes == [row.digest]
+
+
+async def test_keys_of_others_are_not_there(office: Office) -> None:
+    row, _ = await office.keys.create(ADA, ONE.id, KeyRules(name="a"))
+    before = await office.told()
+    for act in (
+        lambda: office.keys.get(OTHER.id, row.id),
+        lambda: office.keys.change(ADA, OTHER.id, row.id, adding(name="b")),
+        lambda: office.keys.rotate(ADA, OTHER.id, row.id, overlap=0),
+        lambda: office.keys.revoke(ADA, OTHER.id, row.id),
+        lambda: office.keys.usage(OTHER.id, row.id, days=1),
+    ):
+        with pytest.raises(NotFound) as caught:
+            await act()
+        assert caught.value.code == "key_not_found"
+    assert await office.keys.list(OTHER.id) == []
+    assert await office.told() == before
+    assert await office.keys.get(None, row.id) == row, "an administrator sees it unchanged"
+
+
+@pytest.mark.parametrize("overlap", [0, 60])
+async def test_a_new_key_takes_an_old_ones_place(office: Office, overlap: int) -> None:
+    rules = KeyRules(
+        name="a", allowed_models=("m",), limits=LimitSet(usd_total=5), metadata={"team": "blues"}
+    )
+    old, old_key = await office.keys.create(ADA, ONE.id, rules)
+    new, new_key = await office.keys.rotate(ADA, ONE.id, old.id, overlap=overlap)
+    assert new_key != old_key
+    holder = await office.store.read(select_key_by_digest, key_digest(b"p", new_key))
+    assert holder is not None and holder.key == new
+    assert replace(new, id=old.id, digest=old.digest, prefix=old.prefix, last4=old.last4) == replace(
+        old, rotated_from=old.id
+    )
+    ended = await office.keys.get(ONE.id, old.id)
+    if overlap:
+        assert ended == replace(old, expires_at=NOON + 60_000)
+    else:
+        assert ended == replace(old, revoked_at=NOON)
+        with pytest.raises(NotFound):
+            await office.keys.rotate(ADA, ONE.id, old.id, overlap=0)
+    action, subject, detail = (await office.told())[-1]
+    assert (action, subject, detail["after"]["rotated_to"]) == ("key.rotate", old.id, new.id)
+    assert not {old_key, new_key} & {json.dumps(row) for row in await office.told()}
+
+
+async def test_a_rotated_key_does_not_have_its_budget_twice(office: Office) -> None:
+    old, _ = await office.keys.create(ADA, ONE.id, KeyRules(name="a", limits=LimitSet(usd_total=50)))
+    row = usage(1, key_id=old.id, user_id=ONE.id, cost_nano=40)
+    await office.store.write(insert_batch, [row])
+    used = await office.store.read(select_quota, f"key:{old.id}")
+    new, _ = await office.keys.rotate(ADA, ONE.id, old.id, overlap=60)
+    assert used is not None and used.total_nano == 40
+    assert await office.store.read(select_quota, f"key:{new.id}") == replace(used, subject=f"key:{new.id}")
+    again, _ = await office.keys.rotate(ADA, ONE.id, new.id, overlap=0)
+    assert await office.store.read(select_quota, f"key:{again.id}") == replace(
+        used, subject=f"key:{again.id}"
+    )
+
+
+async def test_an_end_that_is_near_stays_and_an_expired_key_is_not_rotated(office: Office) -> None:
+    row, _ = await office.keys.create(ADA, ONE.id, KeyRules(name="a", expires_at=NOON + 1000))
+    new, _ = await office.keys.rotate(ADA, ONE.id, row.id, overlap=60)
+    assert (await office.keys.get(ONE.id, row.id)).expires_at == new.expires_at == NOON + 1000
+    office.clock.now = NOON + 1000
+    with pytest.raises(Conflict) as caught:
+        await office.keys.rotate(ADA, ONE.id, new.id, overlap=60)
+    assert caught.value.code == "api_key_expired"
+    changed = await office.keys.change(ADA, ONE.id, new.id, adding(name="b"))
+    assert changed.expires_at == NOON + 1000, "the end that was there does not hinder another change"
+    with pytest.raises(InvalidRequest):
+        await office.keys.change(ADA, ONE.id, new.id, adding(expires_at=NOON + 999))
+
+
+async def test_changes_that_race_all_count(office: Office) -> None:
+    row, _ = await office.keys.create(ADA, ONE.id, KeyRules(name="a"))
+
+    async def tag(n: int) -> None:
+        def change(rules: KeyRules) -> KeyRules:
+            return structs.replace(rules, metadata={**rules.metadata, str(n): "x"})
+
+        await office.keys.change(ADA, ONE.id, row.id, change)
+
+    async with trio.open_nursery() as nursery:
+        for n in range(12):
+            nursery.start_soon(tag, n)
+    assert (await office.keys.get(ONE.id, row.id)).metadata.keys() == {str(n) for n in range(12)}
+    steps = [detail for action, _, detail in await office.told() if action == "key.update"]
+    found = [len(step["after"]["metadata"]) for step in steps]
+    assert found == list(range(1, 13)), "each audit row begins where the one before it ended"
+
+
+async def test_one_of_two_rotations_wins(office: Office) -> None:
+    row, _ = await office.keys.create(ADA, ONE.id, KeyRules(name="a"))
+    won: list[str] = []
+
+    async def rotate() -> None:
+        try:
+            won.append((await office.keys.rotate(ADA, ONE.id, row.id, overlap=0))[0].id)
+        except NotFound:
+            won.append("")
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(rotate)
+    assert sorted(map(bool, won)) == [False] * 4 + [True]
+    assert [key.id for key in await office.keys.list(ONE.id, active=True)] == [max(won)]
+
+
+async def test_an_account_has_so_many_active_keys(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_ACTIVE", 5)
+    for serial in range(3):
+        await office.store.write(insert_key, key_row(ONE, serial))
+    made: list[bool] = []
+
+    async def create() -> None:
+        try:
+            await office.keys.create(ADA, ONE.id, KeyRules(name="a"))
+            made.append(True)
+        except Conflict as exc:
+            assert exc.code == "too_many_keys"
+            made.append(False)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(create)
+    assert sorted(made) == [False] * 8 + [True] * 2
+    active = await office.keys.list(ONE.id, active=True)
+    assert len(active) == 5
+    with pytest.raises(Conflict):
+        await office.keys.rotate(ADA, ONE.id, active[0].id, overlap=60)
+    await office.keys.rotate(ADA, ONE.id, active[0].id, overlap=0)
+    assert len(await office.keys.list(ONE.id, active=True)) == 5
+    await office.keys.create(ADA, OTHER.id, KeyRules(name="a"))
+
+
+async def test_an_expired_key_does_not_come_back_as_one_too_many(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_ACTIVE", 1)
+    old, _ = await office.keys.create(ADA, ONE.id, KeyRules(name="a", expires_at=NOON + 1000))
+    office.clock.now = NOON + 1000
+    new, _ = await office.keys.create(ADA, ONE.id, KeyRules(name="b"))
+    with pytest.raises(Conflict) as caught:
+        await office.keys.change(ADA, ONE.id, old.id, adding(expires_at=None))
+    assert caught.value.code == "too_many_keys"
+    assert await office.keys.get(ONE.id, old.id) == old
+    await office.keys.revoke(ADA, ONE.id, new.id)
+    await office.keys.change(ADA, ONE.id, old.id, adding(expires_at=None))
+
+
+async def test_usage_is_that_of_one_key_by_day(office: Office) -> None:
+    row, _ = await office.keys.create(ADA, ONE.id, KeyRules(name="a"))
+    mine = {"key_id": row.id, "user_id": ONE.id}
+    rows = [
+        usage(1, **mine),
+        usage(2, **mine, outcome="cut"),
+        usage(3, at=NOON - DAY, **mine),
+        usage(4, at=NOON - 2 * DAY, **mine),
+        usage(5, key_id="other", user_id=ONE.id),
+    ]
+    await office.store.write(insert_batch, rows)
+    found = await office.keys.usage(ONE.id, row.id, days=2)
+    assert [(day.requests, day.errors, day.prompt_tokens) for day in found.days] == [(1, 0, 10), (2, 1, 20)]
+    assert found.key == row
+
+
+# The one form of rules
+
+
+def checked(**fields: Any) -> KeyRules:
+    return KeyRules(name="a", **fields).checked(NOON)
+
+
+def test_rules_have_one_form() -> None:
+    rules = checked(
+        allowed_ips=("10.0.0.0/8", "2001:DB8::1", "::ffff:192.0.2.1", "10.0.0.0/8"),
+        allowed_origins=(
+            "HTTPS://App.Example.com:443/",
+            "http://localhost:80",
+            "http://[2001:DB8::0:1]:8080",
+        ),
+        allowed_models=("b", "a*", "*", "b"),
+        scopes=("models", "models"),
+    )
+    assert rules.allowed_ips == ("10.0.0.0/8", "2001:db8::1/128", "192.0.2.1/32")
+    assert rules.allowed_origins == (
+        "https://app.example.com",
+        "http://localhost",
+        "http://[2001:db8::1]:8080",
+    )
+    assert rules.allowed_models == ("b", "a*", "*")
+    assert rules.scopes == ("models",)
+    assert rules.checked(NOON) == rules
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("allowed_ips", ("10.0.0.1/8",)),
+        ("allowed_ips", ("example.com",)),
+        ("allowed_origins", ("app.example.com",)),
+        ("allowed_origins", ("https://app.example.com/path",)),
+        ("allowed_origins", ("https://user@app.example.com",)),
+        ("allowed_origins", ("https://bücher.example",)),
+        ("allowed_origins", ("https://*.example.com",)),
+        ("allowed_origins", ("https://a.example:0",)),
+        ("allowed_origins", ("https://a.example:70000",)),
+        ("allowed_origins", ("https://[1.2.3.4]",)),
+        ("allowed_origins", ("https://[::1",)),
+        ("allowed_origins", ("null",)),
+        ("allowed_origins", ("ftp://a.example",)),
+        ("allowed_models", ("a*b",)),
+        ("scopes", ("admin",)),
+        ("expires_at", NOON),
+        ("expires_at", -5),
+        ("expires_at", LATEST),
+    ],
+)
+def test_what_is_no_rule(field: str, value: object) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        checked(**{field: value})
+    assert (caught.value.code, caught.value.param) == ("invalid_value", field)
+    assert caught.value.message.startswith(field)
+
+
+@given(st.lists(st.text(max_size=60), max_size=3), st.sampled_from(["allowed_ips", "allowed_origins"]))
+def test_any_text_has_one_form_or_is_refused(words: list[str], field: str) -> None:
+    try:
+        rules = checked(**{field: tuple(words)})
+    except InvalidRequest:
+        return
+    assert rules.checked(NOON) == rules

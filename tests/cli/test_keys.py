@@ -1,0 +1,146 @@
+"""The key commands: every rule can be given, shown, changed and taken away."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bluesminds.cli import exits
+from tests.terminal import User
+
+NOWHERE = "01900000-0000-7000-8000-000000000000"
+ALL = (
+    *("--scope", "chat.completions", "--model", "gpt-5*", "--model", "m", "--ip", "10.0.0.0/8"),
+    *("--origin", "https://App.example.com", "--expires", "2090-01-31T12:00:00+01:00"),
+    *(
+        "--metadata",
+        "team=blues",
+        "--metadata",
+        "note=a=b",
+        "--rpm",
+        "60",
+        "--tpm",
+        "1000",
+        "--concurrency",
+        "2",
+    ),
+    *("--tokens-per-day", "5000", "--tokens-per-month", "6000"),
+    *("--usd-per-day", "1.5", "--usd-per-month", "20", "--usd-total", "100.000000001"),
+)
+RULES = {
+    "scopes": ["chat.completions"],
+    "allowed_models": ["gpt-5*", "m"],
+    "allowed_ips": ["10.0.0.0/8"],
+    "allowed_origins": ["https://app.example.com"],
+    "expires_at": "2090-01-31T11:00:00.000Z",
+    "metadata": {"team": "blues", "note": "a=b"},
+    "limits": {
+        "rpm": 60,
+        "tpm": 1000,
+        "concurrency": 2,
+        "tokens_per_day": 5000,
+        "tokens_per_month": 6000,
+        "usd_per_day": "1.5",
+        "usd_per_month": "20",
+        "usd_total": "100.000000001",
+    },
+}
+BARE = {
+    "scopes": None,
+    "allowed_models": None,
+    "allowed_ips": None,
+    "allowed_origins": None,
+    "expires_at": None,
+    "metadata": {},
+}
+
+
+def answer(user: User, *words: str) -> Any:
+    done = user.call("keys", *words, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    return json.loads(done.stdout)
+
+
+def test_every_rule_is_given_changed_and_taken_away(home: Path) -> None:
+    user = User(home)
+    made = answer(user, "create", "ci", *ALL)
+    assert {name: made[name] for name in RULES} == RULES
+    key_id = made["id"]
+    shown = answer(user, "show", key_id)
+    assert shown == {name: value for name, value in made.items() if name != "key"}
+    changed = answer(
+        user, "set", key_id, "--name", "other", "--rpm", "tier", "--model", "n", "--usd-total", "tier"
+    )
+    limits = RULES["limits"] | {"rpm": None, "usd_total": None}  # type: ignore[operator]
+    assert changed == shown | {"name": "other", "allowed_models": ["n"], "limits": limits}
+    told = user.call("keys", "show", key_id).stdout
+    cells = dict(line.split("\t") for line in told.splitlines())
+    assert (cells["name"], cells["tpm"], cells["metadata"]) == ("other", "1000", "team=blues,note=a=b")
+    words = ("--scope", "any", "--model", "any", "--ip", "any", "--origin", "any")
+    words += ("--expires", "never", "--metadata", "none")
+    assert answer(user, "set", key_id, *words) == changed | BARE
+    told = user.call("keys", "show", key_id).stdout
+    assert not {"scopes", "metadata"} & {line.partition("\t")[0] for line in told.splitlines()}, (
+        "nothing to show"
+    )
+
+
+def test_rotation_shows_the_new_key_once_and_ends_the_old(home: Path) -> None:
+    user = User(home)
+    old = answer(user, "create", "ci", "--rpm", "5")
+    for overlap, ended in ((("--overlap", "60"), "expires_at"), ((), "revoked_at")):
+        done = user.call("keys", "rotate", old["id"], *overlap)
+        assert re.fullmatch(r"bm_[0-9A-Za-z]{36}\n", done.stdout)
+        key_id = done.stderr.rstrip(".\n").rpartition(" ")[2]
+        new = answer(user, "show", key_id)
+        assert (new["rotated_from"], new["limits"]["rpm"]) == (old["id"], 5)
+        assert answer(user, "show", old["id"])[ended] is not None
+    again = user.call("keys", "rotate", old["id"])
+    assert (again.returncode, again.stdout) == (exits.NOT_FOUND, "")
+    assert len(answer(user, "list", "--active")["data"]) == 2
+    assert [row["id"] for row in answer(user, "list", "--ended")["data"]] == [old["id"]]
+
+
+def test_keys_of_an_account(home: Path) -> None:
+    user = User(home)
+    words = ("users", "create", "--email", "ada@example.com", "--password-stdin")
+    assert user.call(*words, stdin="correct horse battery\n").returncode == 0
+    mine = answer(user, "create", "mine", "--user", "ada@example.com")
+    answer(user, "create", "operators")
+    assert [row["id"] for row in answer(user, "list", "--user", "ada@example.com")["data"]] == [mine["id"]]
+    assert [row["id"] for row in answer(user, "list", "--user", mine["user_id"])["data"]] == [mine["id"]]
+    found = answer(user, "usage", mine["id"], "--days", "7")
+    assert (found["requests"], found["days"]) == (0, [])
+    table = user.call("keys", "usage", mine["id"])
+    assert table.stdout.startswith("day\trequests\terrors")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "error"),
+    [
+        (("set", NOWHERE), exits.USAGE, "there is nothing to set"),
+        (("set", NOWHERE, "--rpm", "5"), exits.NOT_FOUND, "There is no active key with this id."),
+        (("show", NOWHERE), exits.NOT_FOUND, "There is no key with this id."),
+        (("show", "../users"), exits.USAGE, "'../users' is not the id of a key"),
+        (("create", "a", "--metadata", "x"), exits.USAGE, "'x' is not NAME=VALUE"),
+        (("create", "a", "--rpm", "0"), exits.USAGE, "limits.rpm must be null (as the tier says)"),
+        (("create", "a", "--rpm", "many"), exits.USAGE, "rpm must be a whole number, or tier"),
+        (("create", "a", "--ip", "10.0.0.1/8"), exits.USAGE, "allowed_ips is wrong: an entry has bits set"),
+        (
+            ("create", "a", "--expires", "2020-01-01T00:00:00Z"),
+            exits.USAGE,
+            "expires_at must be in the future",
+        ),
+        (
+            ("create", "a", "--user", "ada@example.com"),
+            exits.NOT_FOUND,
+            "There is no user with this address.",
+        ),
+    ],
+)
+def test_what_is_wrong_is_told(home: Path, words: tuple[str, ...], code: int, error: str) -> None:
+    done = User(home).run("keys", *words)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr.startswith(f"error: {error}")

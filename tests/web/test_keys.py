@@ -1,0 +1,441 @@
+"""Keys through the API: their lives from making to revoking, other people's keys, and fields that nobody may
+set.
+"""
+
+import sqlite3
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import trio
+
+from bluesminds.accounts import keys as accounts_keys
+from storage.keys import KeyRow
+from tests.fakes.model_server import ModelServer
+from tests.gateways import ASK, entry, eventually
+from tests.people import Town, Visitor, code_of, settle
+from tests.storage.conftest import postgres, postgres_url, sqlite_path, sqlite_url, url
+
+__all__ = ["postgres", "postgres_url", "sqlite_path", "sqlite_url", "url"]
+
+ADA, BOB, ROOT = "ada@example.com", "bob@example.com", "root@example.com"
+NOWHERE = "01900000-0000-7000-8000-000000000000"
+FIELDS = {
+    *(
+        "id",
+        "user_id",
+        "name",
+        "prefix",
+        "last4",
+        "scopes",
+        "allowed_models",
+        "allowed_ips",
+        "allowed_origins",
+    ),
+    *("limits", "metadata", "rotated_from", "expires_at", "revoked_at", "last_used_at", "created_at"),
+}
+LIMITS = {
+    *("rpm", "tpm", "concurrency", "tokens_per_day", "tokens_per_month"),
+    *("usd_per_day", "usd_per_month", "usd_total"),
+}
+
+
+@pytest.fixture
+async def town(nursery: trio.Nursery, home: Path, url: str, models: ModelServer) -> Town:
+    return await settle(nursery, home, servers=[entry("one", models.url)], sections={"storage": {"url": url}})
+
+
+@pytest.fixture
+async def village(nursery: trio.Nursery, home: Path, models: ModelServer) -> Town:
+    return await settle(nursery, home, servers=[entry("one", models.url)])
+
+
+async def sign_in(town: Town, visitor: Visitor, email: str, role: str = "user") -> str:
+    user_id = await town.user(email, role, tier=None)
+    assert (await visitor.login(email, bearer=True)).status_code == 200
+    return user_id
+
+
+def ms(text: str) -> datetime:
+    assert text.endswith("Z")
+    return datetime.fromisoformat(text)
+
+
+async def test_a_key_is_made_used_changed_rotated_and_revoked(town: Town) -> None:
+    async with town.visitor() as ada:
+        user_id = await sign_in(town, ada, ADA)
+        soon = datetime.now(UTC) + timedelta(hours=2)
+        wanted = {
+            "name": "laptop",
+            "scopes": ["chat.completions"],
+            "allowed_models": ["m", "gpt-5*"],
+            "allowed_ips": ["127.0.0.1", "2001:DB8::/32"],
+            "allowed_origins": ["https://App.example.com:443/"],
+            "limits": {"rpm": 60, "concurrency": 5, "tpm": None},
+            "expires_at": soon.isoformat(),
+            "metadata": {"team": "blues", "größe": "x" * 512},
+        }
+        made = await ada.send("POST", "/api/keys", wanted)
+        assert made.status_code == 201, made.text
+        row = made.json()
+        key = row.pop("key")
+        assert row.keys() == FIELDS and row["limits"].keys() == LIMITS
+        assert (row["user_id"], row["name"], row["prefix"], row["last4"]) == (
+            user_id,
+            "laptop",
+            key[:7],
+            key[-4:],
+        )
+        assert (row["scopes"], row["allowed_models"]) == (["chat.completions"], ["m", "gpt-5*"])
+        assert row["allowed_ips"] == ["127.0.0.1/32", "2001:db8::/32"]
+        assert row["allowed_origins"] == ["https://app.example.com"]
+        assert {name: value for name, value in row["limits"].items() if value is not None} == {
+            "rpm": 60,
+            "concurrency": 5,
+        }
+        assert abs(ms(row["expires_at"]) - soon) < timedelta(milliseconds=1)
+        assert (row["revoked_at"], row["last_used_at"], row["rotated_from"]) == (None, None, None)
+        assert row["metadata"] == wanted["metadata"]
+        path = f"/api/keys/{row['id']}"
+        assert (await ada.send("GET", path)).json() == row
+
+        page = {"origin": "https://app.example.com"}
+        assert (await town.gateway.chat(key=key, headers=page)).status_code == 200
+        assert code_of(await town.gateway.chat(key=key)) == "origin_not_allowed"
+        changed = (
+            await ada.send("PATCH", path, {"allowed_origins": None, "limits": {"rpm": None, "tpm": 9000}})
+        ).json()
+        expected = row | {"allowed_origins": None, "limits": row["limits"] | {"rpm": None, "tpm": 9000}}
+        assert changed == expected
+        assert (await town.gateway.chat(key=key)).status_code == 200
+        assert (await ada.send("PATCH", path, {})).json() == expected, "nothing said, nothing changed"
+        money = (await ada.send("PATCH", path, {"limits": {"usd_per_day": "12.50"}})).json()["limits"]
+        assert money == expected["limits"] | {"usd_per_day": "12.5"}
+        assert (await ada.send("PATCH", path, {"limits": {"usd_per_day": None}})).json() == expected
+
+        made = await ada.send("POST", f"{path}/rotate", {"overlap_seconds": 60})
+        assert made.status_code == 201
+        new = made.json()
+        new_key = new.pop("key")
+        same = FIELDS - {"id", "prefix", "last4", "rotated_from", "created_at", "last_used_at"}
+        assert {name: new[name] for name in same} == {name: expected[name] for name in same}
+        assert new["rotated_from"] == row["id"] and new_key != key
+        ending = ms((await ada.send("GET", path)).json()["expires_at"]) - datetime.now(UTC)
+        assert timedelta(seconds=50) < ending <= timedelta(seconds=60)
+        for good in (key, new_key):
+            assert (await town.gateway.chat(key=good)).status_code == 200
+
+        assert (await ada.send("DELETE", path)).status_code == 204
+        assert code_of(await town.gateway.chat(key=key)) == "api_key_revoked"
+        assert (await town.gateway.chat(key=new_key)).status_code == 200
+        assert (await ada.send("GET", path)).json()["revoked_at"] is not None, "the row stays"
+        for method, below in (("DELETE", ""), ("PATCH", ""), ("POST", "/rotate")):
+            again = await ada.send(method, path + below, None if method == "DELETE" else {})
+            assert (again.status_code, code_of(again)) == (404, "key_not_found")
+        assert key not in town.gateway.log and new_key not in town.gateway.log
+
+
+async def test_what_a_key_was_used_for(town: Town, models: ModelServer) -> None:
+    async with town.visitor() as ada:
+        await sign_in(town, ada, ADA)
+        made = (await ada.send("POST", "/api/keys", {"name": "a"})).json()
+        idle = (await ada.send("POST", "/api/keys", {"name": "b"})).json()
+        for _ in range(3):
+            assert (await town.gateway.chat(key=made["key"])).status_code == 200
+        usage: dict[str, Any] = {}
+
+        async def is_counted() -> bool:
+            answer = await ada.send("GET", f"/api/keys/{made['id']}/usage?days=1")
+            assert answer.status_code == 200, answer.text
+            usage.update(answer.json())
+            return bool(usage["requests"] == 3)
+
+        await eventually(is_counted)
+        today = datetime.now(UTC).date().isoformat()
+        assert usage["id"] == made["id"]
+        assert usage["errors"] == 0 and usage["prompt_tokens"] > 0
+        (day,) = usage["days"]
+        assert day["day"] in (today, (datetime.now(UTC) - timedelta(days=1)).date().isoformat())
+        sums = set(day) - {"day"}
+        assert {name: day[name] for name in sums} == {name: usage[name] for name in sums}
+        nothing = (await ada.send("GET", f"/api/keys/{idle['id']}/usage")).json()
+        assert (nothing["requests"], nothing["days"], nothing["cost_usd"]) == (0, [], "0")
+        for days in ("0", "367", "x", "-1"):
+            assert (
+                code_of(await ada.send("GET", f"/api/keys/{idle['id']}/usage?days={days}")) == "invalid_value"
+            )
+
+
+@pytest.mark.parametrize("path", ["/api/keys", "/user/api-keys"])
+async def test_lists_come_in_pages(village: Town, path: str) -> None:
+    async with village.visitor() as ada:
+        await sign_in(village, ada, ADA)
+        made = [(await ada.send("POST", path, {"name": f"k{n}"})).json()["id"] for n in range(5)]
+        await ada.send("DELETE", f"{path}/{made[1]}")
+        seen, after = [], ""
+        while True:
+            page = (await ada.send("GET", f"{path}?limit=2&after={after}")).json()
+            assert page["object"] == "list" and len(page["data"]) <= 2
+            assert not any("key" in row for row in page["data"])
+            seen += [row["id"] for row in page["data"]]
+            if (after := page["next_cursor"]) is None:
+                break
+        assert seen == made
+
+        async def listed(query: str) -> list[str]:
+            return [row["id"] for row in (await ada.send("GET", f"{path}?{query}")).json()["data"]]
+
+        assert await listed("active=true") == [made[0], *made[2:]]
+        assert await listed("active=false") == [made[1]]
+        assert await listed("limit=5") == made
+        for wrong in ("limit=0", "limit=101", "limit=x", "active=yes", "user_id=x", "limit=1&limit=2"):
+            assert code_of(await ada.send("GET", f"{path}?{wrong}")) == "invalid_value", wrong
+
+
+async def test_keys_of_others_are_not_there(town: Town) -> None:
+    async with town.visitor() as ada, town.visitor() as bob:
+        await sign_in(town, ada, ADA)
+        await sign_in(town, bob, BOB)
+        mine = (await ada.send("POST", "/api/keys", {"name": "mine"})).json()
+        before = (await ada.send("GET", f"/api/keys/{mine['id']}")).json()
+        strange = (mine["id"], NOWHERE, "x", "%00", "..%2f", "a%2Fb", "%F0%9F%98%80", mine["id"].upper())
+        for base in ("/api/keys", "/user/api-keys"):
+            for key_id in strange:
+                for method, below, body in (
+                    ("GET", "", None),
+                    ("PATCH", "", {"name": "his"}),
+                    ("DELETE", "", None),
+                    ("POST", "/rotate", {}),
+                    ("GET", "/usage", None),
+                ):
+                    answer = await bob.send(method, f"{base}/{key_id}{below}", body)
+                    assert answer.status_code == 404, (method, key_id, answer.text)
+            assert (await bob.send("GET", base)).json()["data"] == []
+        assert (await ada.send("GET", f"/api/keys/{mine['id']}")).json() == before
+        assert (await town.gateway.chat(key=mine["key"])).status_code == 200
+        for strange_cursor in ("%00", "x" * 200, "%F0%9F%98%80"):
+            assert (await ada.send("GET", f"/api/keys?after={strange_cursor}")).status_code in (200, 400)
+
+
+async def test_administrators_have_everybodys_keys(town: Town) -> None:
+    async with town.visitor() as ada, town.visitor() as root:
+        ada_id = await sign_in(town, ada, ADA)
+        root_id = await sign_in(town, root, ROOT, "admin")
+        mine = (await ada.send("POST", "/api/keys", {"name": "mine"})).json()
+        path = f"/api/admin/keys/{mine['id']}"
+        for method, below in (
+            ("GET", ""),
+            ("PATCH", ""),
+            ("DELETE", ""),
+            ("POST", "/rotate"),
+            ("GET", "/usage"),
+        ):
+            answer = await ada.send(method, path + below, {} if method in ("PATCH", "POST") else None)
+            assert (answer.status_code, code_of(answer)) == (403, "admin_required")
+        assert (
+            code_of(await ada.send("POST", "/api/keys", {"name": "x", "user_id": root_id})) == "invalid_value"
+        )
+
+        for_ada = (await root.send("POST", "/api/admin/keys", {"name": "gift", "user_id": ada_id})).json()
+        own = (await root.send("POST", "/api/admin/keys", {"name": "own"})).json()
+        assert (for_ada["user_id"], own["user_id"]) == (ada_id, root_id)
+        for nobody in (NOWHERE, "x", "\x00"):
+            answer = await root.send("POST", "/api/admin/keys", {"name": "x", "user_id": nobody})
+            assert (answer.status_code, code_of(answer)) == (404, "user_not_found")
+        listed = (await root.send("GET", f"/api/admin/keys?user_id={ada_id}")).json()["data"]
+        assert [row["id"] for row in listed] == [mine["id"], for_ada["id"]]
+        assert len((await root.send("GET", "/api/admin/keys")).json()["data"]) == 4, (
+            "and the operator's first"
+        )
+        assert (await root.send("PATCH", path, {"name": "theirs"})).json()["name"] == "theirs"
+        rotated = (await root.send("POST", f"{path}/rotate", {})).json()
+        assert rotated["user_id"] == ada_id
+        assert (await town.gateway.chat(key=rotated["key"])).status_code == 200
+        assert code_of(await town.gateway.chat(key=mine["key"])) == "api_key_revoked"
+        assert (await root.send("DELETE", f"/api/admin/keys/{rotated['id']}")).status_code == 204
+    async with town.gateway.operator() as operator:
+        made = (await operator.post("/api/admin/keys", json={"name": "cli"})).json()
+        assert made["user_id"] not in (ada_id, root_id)
+        assert code_of(await operator.get("/api/keys")) == "session_required"
+
+
+WRONG: list[dict[str, Any]] = [
+    {"name": ""},
+    {"name": "a\x00"},
+    {"name": None},
+    {"name": "x" * 101},
+    {"scopes": []},
+    {"scopes": ["admin"]},
+    {"scopes": "models"},
+    {"allowed_models": []},
+    {"allowed_models": ["a*b"]},
+    {"allowed_models": ["m"] * 101},
+    {"allowed_models": ["a\x00"]},
+    {"allowed_ips": ["10.0.0.1/8"]},
+    {"allowed_ips": ["everywhere"]},
+    {"allowed_origins": ["*"]},
+    {"allowed_origins": ["https://a.example/path"]},
+    {"limits": {"rpm": 0}},
+    {"limits": {"rpm": -1}},
+    {"limits": {"rpm": 1.5}},
+    {"limits": {"rpm": True}},
+    {"limits": {"rpm": "5"}},
+    {"limits": {"rpm": 10**400}},
+    {"limits": {"usd_total": "0"}},
+    {"limits": {"usd_total": "0.000000000"}},
+    {"limits": {"usd_total": "-1"}},
+    {"limits": {"usd_total": 5}},
+    {"limits": {"usd_total": "1e3"}},
+    {"limits": {"usd_total": "0.0000000001"}},
+    {"limits": {"role": "admin"}},
+    {"limits": []},
+    {"expires_at": "2020-01-01T00:00:00Z"},
+    {"expires_at": "9999-12-31T23:59:59-10:00"},
+    {"expires_at": "2030-01-01T00:00:00"},
+    {"expires_at": "soon"},
+    {"expires_at": 1_900_000_000_000},
+    {"metadata": {"a": 1}},
+    {"metadata": {"": "x"}},
+    {"metadata": {"k" * 65: "x"}},
+    {"metadata": {"k": "x" * 513}},
+    {"metadata": {str(n): "x" for n in range(17)}},
+    {"metadata": []},
+]
+
+
+async def test_wrong_fields_are_told_by_name_and_change_nothing(village: Town) -> None:
+    async with village.visitor() as ada:
+        await sign_in(village, ada, ADA)
+        made = (await ada.send("POST", "/api/keys", {"name": "a"})).json()
+        path = f"/api/keys/{made['id']}"
+        before = (await ada.send("GET", path)).json()
+        for wrong in WRONG:
+            (field,) = wrong
+            for answer in (
+                await ada.send("POST", "/api/keys", {"name": "b"} | wrong),
+                await ada.send("PATCH", path, wrong),
+            ):
+                told = answer.json()["error"]
+                assert (answer.status_code, told["code"]) == (400, "invalid_value"), (wrong, answer.text)
+                assert told["param"].partition(".")[0] == field, (wrong, told)
+        for overlap in (-1, 604_801, 1.5, "1", None):
+            answer = await ada.send("POST", f"{path}/rotate", {"overlap_seconds": overlap})
+            assert (code_of(answer), answer.json()["error"]["param"]) == ("invalid_value", "overlap_seconds")
+        assert (await ada.send("GET", path)).json() == before
+        assert len((await ada.send("GET", "/api/keys")).json()["data"]) == 1
+        answer = await ada.send("PATCH", path, {"limits": {"rpm": 0}})
+        assert answer.json()["error"]["param"] == "limits.rpm"
+
+
+async def test_only_the_declared_fields_can_be_set(village: Town) -> None:
+    """Every column of the table, as itself and as the API names it, at every input for keys."""
+    async with village.visitor() as ada, village.visitor() as root:
+        ada_id = await sign_in(village, ada, ADA)
+        root_id = await sign_in(village, root, ROOT, "admin")
+        made = (await ada.send("POST", "/api/keys", {"name": "a"})).json()
+        may = {"name", "scopes", "allowed_models", "allowed_ips", "allowed_origins", "limits", "expires_at"}
+        columns = (
+            {*KeyRow.__slots__, "key", "role", "tier", "owner", "disabled_at", "balance"} - may - {"metadata"}
+        )
+        before = await rows(village)
+        for column in sorted(columns):
+            value = {"user_id": root_id, "revoked_at": None}.get(column, "x")
+            for who, base in ((ada, "/api/keys"), (ada, "/user/api-keys"), (root, "/api/admin/keys")):
+                for method, path, body in (
+                    ("POST", base, {"name": "b"}),
+                    ("PATCH", f"{base}/{made['id']}", {}),
+                    ("POST", f"{base}/{made['id']}/rotate", {}),
+                ):
+                    if (column, method, path) == ("user_id", "POST", "/api/admin/keys"):
+                        continue  # that one an administrator may say
+                    answer = await who.send(method, path, body | {column: value})
+                    assert (answer.status_code, code_of(answer)) == (400, "invalid_value"), (path, column)
+        assert await rows(village) == before
+        assert {row[1] for row in before} >= {ada_id}
+
+
+async def rows(town: Town) -> list[Any]:
+    with town.gateway.reading() as database:
+        return database.execute("SELECT * FROM api_keys ORDER BY id").fetchall()
+
+
+async def test_an_account_has_so_many_keys(village: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accounts_keys, "MAX_ACTIVE", 2)
+    async with village.visitor() as ada:
+        await sign_in(village, ada, ADA)
+        codes = [code_of(await ada.send("POST", "/api/keys", {"name": "a"})) for _ in range(3)]
+    assert codes == ["201", "201", "too_many_keys"]
+
+
+async def test_no_key_is_anywhere_but_in_its_answer(village: Town) -> None:
+    async with village.visitor() as ada:
+        await sign_in(village, ada, ADA)
+        made = (await ada.send("POST", "/api/keys", {"name": "a"})).json()
+        rotated = (await ada.send("POST", f"/api/keys/{made['id']}/rotate", {"overlap_seconds": 5})).json()
+        shown = [
+            (await ada.send("GET", path)).text
+            for path in ("/api/keys", f"/api/keys/{made['id']}", f"/api/keys/{made['id']}/usage")
+        ]
+        for key in (made["key"], rotated["key"]):
+            assert (await village.gateway.chat(key=key)).status_code == 200
+            await village.gateway.chat(key=key[:-1] + ("a" if key[-1] != "a" else "b"))
+        metrics = (await village.gateway.get("/metrics")).text
+    with closing(sqlite3.connect(village.gateway.database)) as database:
+        dump = "\n".join(database.iterdump())
+    for key in (made["key"], rotated["key"]):
+        for text in (*shown, metrics, dump, village.gateway.log):
+            assert key not in text and key[3:33] not in text
+
+
+async def keep_calling(client: httpx.AsyncClient, answers: list[tuple[float, int]], stop: trio.Event) -> None:
+    while not stop.is_set():
+        began = trio.current_time()
+        answers.append((began, (await client.post("/v1/chat/completions", json=ASK)).status_code))
+
+
+@pytest.mark.parametrize("act", ["revoke", "disable"])
+async def test_what_ends_a_key_is_in_force_at_once_under_load(town: Town, act: str) -> None:
+    await end_under_load(town, act)
+
+
+@pytest.mark.parametrize("act", ["rotate", "narrow", "expire"])
+async def test_other_changes_of_a_key_are_too(village: Town, act: str) -> None:
+    await end_under_load(village, act)
+
+
+async def end_under_load(town: Town, act: str) -> None:
+    """Nothing that begins after the answer is accepted, which is stricter than within a second."""
+    answers: list[tuple[float, int]] = []
+    stop = trio.Event()
+    async with town.visitor() as ada, town.visitor() as root:
+        user_id = await sign_in(town, ada, ADA)
+        await sign_in(town, root, ROOT, "admin")
+        made = (await ada.send("POST", "/api/keys", {"name": "a"})).json()
+        path = f"/api/keys/{made['id']}"
+        async with town.gateway.client(made["key"]) as client, trio.open_nursery() as callers:
+            for _ in range(8):
+                callers.start_soon(keep_calling, client, answers, stop)
+            await eventually(lambda: len(answers) >= 40)
+            match act:
+                case "revoke":
+                    answer = await ada.send("DELETE", path)
+                case "rotate":
+                    answer = await ada.send("POST", f"{path}/rotate", {})
+                case "disable":
+                    answer = await root.send("PATCH", f"/api/admin/users/{user_id}", {"disabled": True})
+                case "narrow":
+                    answer = await ada.send("PATCH", path, {"allowed_ips": ["192.0.2.1"]})
+                case _:
+                    near = (datetime.now(UTC) + timedelta(seconds=0.3)).isoformat()
+                    answer = await ada.send("PATCH", path, {"expires_at": near})
+                    await trio.sleep(0.31)
+            assert answer.is_success, answer.text
+            ended, count = trio.current_time(), len(answers)
+            await eventually(lambda: len(answers) >= count + 40)
+            stop.set()
+    late = {status for began, status in answers if began > ended}
+    assert late == {403 if act == "narrow" else 401}
+    assert {status for began, status in answers[:40]} == {200}
