@@ -8,7 +8,7 @@ import hmac
 from collections.abc import Callable, Mapping
 
 from bluesminds.config import Secret
-from bluesminds.crypto import Vault, fingerprint, new_master_key, new_pepper
+from bluesminds.crypto import Vault, chain_key, fingerprint, new_master_key, new_pepper
 from bluesminds.state import BadState, StateDir
 from storage.base import Connection, Store
 from storage.settings import insert_setting, select_setting
@@ -18,7 +18,8 @@ _MAKE: Mapping[str, Callable[[], bytes]] = {PEPPER: new_pepper, MASTER_KEY: new_
 
 
 async def open_keystore(store: Store, state: StateDir, pepper: Secret | None) -> tuple[bytes, Vault]:
-    """The pepper (the configured one, if there is one) and the vault, both made at the first start.
+    """The pepper (the configured one, if there is one) and the vault, both made at the first start. The store
+    gets the key of its audit log's chain.
 
     Raises BadState when they are not those this database was first used with, StorageError.
     """
@@ -36,6 +37,7 @@ async def open_keystore(store: Store, state: StateDir, pepper: Secret | None) ->
     for name, mark in found.items():
         if not hmac.compare_digest(known[name], mark):
             raise _wrong(state, name, configured=name in given)
+    store.chain_key = chain_key(held[PEPPER])
     return held[PEPPER], vault
 
 

@@ -9,7 +9,7 @@ import pytest
 from bluesminds.clock import SystemClock
 from bluesminds.config import Settings, load
 from bluesminds.core import Changes, open_core
-from bluesminds.crypto import fingerprint
+from bluesminds.crypto import chain_key, fingerprint
 from bluesminds.log import Log
 from bluesminds.state import BadState
 
@@ -25,6 +25,13 @@ async def opened(settings: Settings) -> bytes:
     clock = SystemClock()
     async with open_core(settings, clock=clock, log=Log(clock), changes=Changes()) as core:
         return core.pepper
+
+
+async def test_the_audit_log_is_chained_with_a_key_of_the_pepper(home: Path) -> None:
+    clock, settings = SystemClock(), settings_in(home / "state")
+    async with open_core(settings, clock=clock, log=Log(clock), changes=Changes()) as core:
+        assert core.store.chain_key == chain_key(core.pepper) != chain_key(b"")
+        assert core.pepper not in core.store.chain_key
 
 
 async def test_they_are_made_once(home: Path) -> None:

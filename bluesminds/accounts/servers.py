@@ -14,9 +14,9 @@ from bluesminds.errors import Conflict as NameTaken
 from bluesminds.errors import NotFound
 from bluesminds.log import Log
 from bluesminds.values import Server
-from storage.audit import AuditRow, insert_audit
+from storage.audit import AuditRow, hold_audit, insert_audit
 from storage.base import Conflict, Connection, Store
-from storage.catalogue import ServerRow, delete_server, insert_server, select_servers
+from storage.catalogue import ServerRow, delete_server, insert_server, select_server, select_servers
 
 LOCKED = "its key was sealed with another master key: restore master.key, or remove it and add it again"
 
@@ -47,7 +47,7 @@ class Servers:
             created_at=now,
             updated_at=now,
         )
-        audit = entry(self._clock, actor, "server.add", server.name, url=server.url, dialect=server.dialect)
+        audit = entry(self._clock, actor, "server.add", server.name, after=_told(row))
         try:
             await self._store.write(_insert, row, audit)
         except Conflict as exc:
@@ -55,9 +55,7 @@ class Servers:
 
     async def remove(self, actor: Actor, name: str) -> None:
         """Raises NotFound."""
-        audit = entry(self._clock, actor, "server.remove", name)
-        if not await self._store.write(_delete, name, audit):
-            raise NotFound("server_not_found", f"There is no server named {name} in the database.")
+        await self._store.write(_delete, self._clock, actor, name)
 
     async def load(self) -> Sequence[Server]:
         """The enabled ones that can be used; `locked` is brought up to date."""
@@ -91,13 +89,27 @@ def _server(row: ServerRow, api_key: str | None) -> Server:
     )
 
 
+def _told(row: ServerRow) -> dict[str, object]:
+    """What the audit log keeps of a server; its key is masked there."""
+    return {
+        "dialect": row.dialect,
+        "url": row.url,
+        "api_key": row.sealed_api_key,
+        "models": row.models,
+        "weight": row.weight,
+        "priority": row.priority,
+    }
+
+
 async def _insert(connection: Connection, row: ServerRow, audit: AuditRow) -> None:
+    await insert_audit(connection, audit)
     await insert_server(connection, row)
-    await insert_audit(connection, audit)
 
 
-async def _delete(connection: Connection, name: str, audit: AuditRow) -> bool:
-    if not await delete_server(connection, name):
-        return False
-    await insert_audit(connection, audit)
-    return True
+async def _delete(connection: Connection, clock: Clock, actor: Actor, name: str) -> None:
+    await hold_audit(connection)
+    row = await select_server(connection, name)
+    if row is None:
+        raise NotFound("server_not_found", f"There is no server named {name} in the database.")
+    await insert_audit(connection, entry(clock, actor, "server.remove", name, before=_told(row)))
+    await delete_server(connection, name)

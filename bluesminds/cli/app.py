@@ -3,8 +3,10 @@
 import click
 
 from bluesminds.cli import exits
+from bluesminds.cli.audit import audit_group
 from bluesminds.cli.config import check, config_group, init
 from bluesminds.cli.keys import keys_group
+from bluesminds.cli.limits import limits_group
 from bluesminds.cli.serve import demo, serve
 from bluesminds.cli.servers import servers_group
 from bluesminds.cli.usage import usage_group
@@ -46,7 +48,9 @@ for command in (
     keys_group,
     servers_group,
     users_group,
+    limits_group,
     usage_group,
+    audit_group,
     version,
 ):
     cli.add_command(command)

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import click
 import httpx
@@ -31,6 +32,10 @@ _REMEDIES = {
     "server_not_found": "bluesminds servers list",
     "server_exists": "choose another name; those taken: bluesminds servers list",
     "email_taken": "bluesminds users list",
+    "user_not_found": "bluesminds users list",
+    "signup_closed": "set it in gateway.toml and restart; or bluesminds users create --email ADDRESS",
+    "last_admin": "bluesminds users set USER --role admin",
+    "email_not_confirmed": "bluesminds users reset-password ADDRESS (the link confirms the address too)",
     "storage_unavailable": "check storage.url and that the database runs",
 }
 json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON.")
@@ -44,6 +49,17 @@ def ask(config: Path | None, method: str, path: str, body: Mapping[str, Any] | N
     except (BaseExceptionGroup, *EXPECTED) as exc:
         raise failure(only(exc), loaded) from None
     return _answer(response)
+
+
+def ask_all(config: Path | None, path: str, filters: Mapping[str, str] | None = None) -> Any:  # noqa: ANN401
+    """The pages of a list as one. `path` has no query. Raises exits.Failure."""
+    path = f"{path}?{urlencode({'limit': '100'} | dict(filters or {}))}"
+    page = ask(config, "GET", path)
+    rows = page["data"]
+    while page["next_cursor"] is not None:
+        page = ask(config, "GET", f"{path}&{urlencode({'after': page['next_cursor']})}")
+        rows += page["data"]
+    return page | {"data": rows}
 
 
 async def _send(settings: Settings, method: str, path: str, body: Mapping[str, Any] | None) -> httpx.Response:
@@ -99,4 +115,6 @@ def _cell(value: object) -> str:
             return "yes" if value else "no"
         case list():
             value = ",".join(map(str, value)) or "(asked)"
+        case dict():
+            value = json.dumps(value)
     return exits.plain(str(value))

@@ -1,0 +1,148 @@
+"""What an entry says and hides, that every change begins with its entry, and reading the log back."""
+
+import ast
+import json
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+
+from bluesminds.accounts.audit import MASK, OPERATOR, Actor, AuditLog, Verdict, entry
+from bluesminds.crypto import chain_key
+from bluesminds.values import LimitSet
+from storage import Connection, Store, open_store
+from storage.audit import AuditQuery, Link, insert_audit
+from tests.storage.samples import NOON
+
+ACCOUNTS = Path(__file__).resolve().parents[2] / "bluesminds" / "accounts"
+
+
+class Noon:
+    def now_ms(self) -> int:
+        return NOON
+
+
+def detail(**parts: object) -> dict[str, object]:
+    row = entry(Noon(), OPERATOR, "user.update", "u", **parts)  # type: ignore[arg-type]
+    return dict(json.loads(row.detail))
+
+
+def test_an_entry_keeps_what_differs() -> None:
+    row = entry(Noon(), Actor("u1", "10.0.0.1"), "key.create", "k", after={"name": "n"})
+    assert (row.at, row.actor, row.address, row.action, row.subject) == (
+        *(NOON, "u1", "10.0.0.1", "key.create", "k"),
+    )
+    assert detail() == {}
+    assert detail(after={"role": "user", "tier": None}) == {"after": {"role": "user", "tier": None}}
+    assert detail(before={"role": "user"}) == {"before": {"role": "user"}}
+    assert detail(before={"role": "user", "tier": "pro"}, after={"role": "admin", "tier": "pro"}) == {
+        "before": {"role": "user"},
+        "after": {"role": "admin"},
+    }
+    assert detail(before={"a": 1}, after={"b": 2}) == {"before": {"a": 1}, "after": {"b": 2}}
+    assert detail(before={"limits": LimitSet(rpm=1)}, after={"limits": LimitSet(rpm=1)}) == {}
+    changed = detail(before={"models": ("a",)}, after={"models": ("a", "b")})
+    assert changed == {"before": {"models": ["a"]}, "after": {"models": ["a", "b"]}}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["key", "password", "password_hash", "api_key", "sealed_api_key", "digest", "csrf_token", "secret"],
+)
+def test_a_secret_is_masked_and_its_change_still_shows(name: str) -> None:
+    assert detail(after={name: "canary"}) == {"after": {name: MASK}}
+    assert detail(before={name: b"canary"}, after={name: b"other"}) == {
+        "before": {name: MASK},
+        "after": {name: MASK},
+    }
+    assert detail(before={name: "canary"}, after={name: "canary"}) == {}
+    assert detail(before={name: None}, after={name: "canary"}) == {
+        "before": {name: None},
+        "after": {name: MASK},
+    }
+    assert detail(after={"metadata": {"inner": {name: "canary"}}}) == {
+        "after": {"metadata": {"inner": {name: MASK}}}
+    }
+
+
+def test_what_only_sounds_like_a_secret_is_shown() -> None:
+    fields = {"tokens_per_day": 5, "key_id": "k", "last4": "abcd", "has_api_keys": True}
+    assert detail(after=fields) == {"after": fields}
+
+
+def units() -> Iterator[tuple[str, list[str]]]:
+    """Every unit of work that records an act, and every part of one, with the names of what it awaits, in
+    order.
+    """
+    for path in sorted(ACCOUNTS.glob("*.py")):
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.AsyncFunctionDef) and path.name != "audit.py":
+                awaited = [
+                    (node.lineno, node.col_offset, ast.unparse(node.value.func))
+                    for node in ast.walk(function)
+                    if isinstance(node, ast.Await) and isinstance(node.value, ast.Call)
+                ]
+                names = [name for *_, name in sorted(awaited)]
+                if "insert_audit" in names or "hold_audit" in names:
+                    yield f"{path.name}:{function.name}", names
+
+
+def test_every_unit_that_records_an_act_takes_the_logs_head_first() -> None:
+    """Units that lock anything else before could wait for each other for ever."""
+    found = dict(units())
+    parts = {name.rpartition(".")[2] for names in found.values() for name in names}
+    whole = {place: names for place, names in found.items() if place.partition(":")[2] not in parts}
+    assert len(whole) > 5
+    for place, names in whole.items():
+        assert names[0] in ("insert_audit", "hold_audit"), place
+
+
+@pytest.fixture
+async def store(home: Path) -> AsyncIterator[Store]:
+    async with open_store(f"sqlite://{home / 'test.db'}") as store:
+        store.chain_key = chain_key(b"pepper")
+        yield store
+
+
+async def test_a_long_log_is_verified_in_parts(store: Store) -> None:
+    async def fill(connection: Connection) -> None:
+        for serial in range(1100):
+            row = entry(Noon(), OPERATOR, "key.create", str(serial))
+            await insert_audit(connection, row)
+
+    await store.write(fill)
+    log = AuditLog(store)
+    whole = await log.verify()
+    assert (whole.end.seq, whole.unchained, whole.damage) == (1100, 0, None)
+    assert await log.verify(whole.end) == whole
+    assert (await log.verify(replace(whole.end, hash="0" * 64))).damage == "rewritten"
+    (newest, _) = await log.page(AuditQuery(before=2**62, limit=2))
+    assert (newest.link, newest.act.subject) == (whole.end, "1099")
+
+    async def alter(connection: Connection) -> None:
+        await connection.execute("UPDATE audit SET address = 'x' WHERE seq = 777")
+
+    await store.write(alter)
+    found = await log.verify()
+    assert (found.end.seq, found.damage) == (776, "altered")
+
+
+async def test_a_log_that_grows_is_whole(store: Store) -> None:
+    log = AuditLog(store)
+    found: list[Verdict] = []
+    async with trio.open_nursery() as nursery:
+        for serial in range(60):
+            row = entry(Noon(), OPERATOR, "key.create", str(serial))
+            nursery.start_soon(store.write, insert_audit, row)
+        while len(found) < 20:
+            found.append(await log.verify())
+    assert [one.damage for one in found] == [None] * 20
+    assert (await log.verify()).end.seq == 60
+
+
+async def test_another_pepper_makes_another_chain(store: Store) -> None:
+    await store.write(insert_audit, entry(Noon(), OPERATOR, "key.create", "k"))
+    store.chain_key = chain_key(b"another")
+    assert await AuditLog(store).verify() == Verdict(Link(0, ""), 0, "altered")

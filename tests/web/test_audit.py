@@ -1,0 +1,70 @@
+"""The audit log as administrators and the operator read it."""
+
+from typing import Any
+
+import httpx
+
+from bluesminds.accounts.audit import MASK
+from tests.gateways import Gateway
+
+
+async def test_the_log_over_http(gateway: Gateway) -> None:
+    async with gateway.operator() as client:
+
+        async def listed(**query: str | int) -> dict[str, Any]:
+            answer = await client.get("/api/admin/audit", params=query)
+            assert answer.status_code == 200, answer.text
+            return dict(answer.json())
+
+        async def numbers(**query: str | int) -> list[int]:
+            return [row["seq"] for row in (await listed(**query))["data"]]
+
+        server = {"name": "extra", "url": "http://127.0.0.1:9/v1", "api_key": "sk-canary"}
+        assert (await client.post("/api/admin/servers", json=server)).status_code == 201
+        assert (await client.delete("/api/admin/servers/extra")).status_code == 204
+        assert (await client.delete("/api/admin/servers/extra")).status_code == 404
+        (removed, added) = await rows_of(client, subject="extra")
+        assert (removed["action"], added["action"]) == ("server.remove", "server.add")
+        assert removed["seq"] == added["seq"] + 1
+        assert added["detail"]["after"]["api_key"] == MASK
+        assert added["detail"]["after"] == removed["detail"]["before"]
+        assert (added["actor"], added["address"]) == ("operator", "local")
+
+        everything = await numbers(limit=100)
+        assert everything == list(range(len(everything), 0, -1))
+        first = await listed(limit=2)
+        assert first["next_cursor"] == str(everything[1])
+        rest = await listed(limit=100, after=str(first["next_cursor"]))
+        assert (len(rest["data"]), rest["next_cursor"]) == (len(everything) - 2, None)
+        assert (await listed(limit=len(everything)))["next_cursor"] is None
+        assert await numbers(action="server.add") == [added["seq"]]
+        assert await numbers(actor="nobody") == []
+        assert await numbers(until=added["at"]) == everything[-added["seq"] + 1 :]
+        assert added["seq"] in await numbers(since=added["at"])
+        assert added["seq"] in await numbers(since=added["at"].replace("Z", "+00:00"))
+        for query, param in (
+            ({"since": "yesterday"}, "since"),
+            ({"since": "2026-02-28T12:00:00"}, "since"),
+            ({"after": "x"}, "after"),
+            ({"after": "9" * 30}, "after"),
+            ({"limit": 0}, "limit"),
+        ):
+            answer = await client.get("/api/admin/audit", params=query)
+            assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), query
+
+        whole = (await client.get("/api/admin/audit/verify")).json()
+        assert (whole["ok"], whole["rows"], whole["unchained"]) == (True, len(everything), 0)
+        noted = {"noted": whole["end"]}
+        assert (await client.get("/api/admin/audit/verify", params=noted)).json() == whole
+        empty = {"noted": "0:"}  # what an empty log tells
+        assert (await client.get("/api/admin/audit/verify", params=empty)).json() == whole
+        gateway.alter(f"DELETE FROM audit WHERE seq = {added['seq']}")  # noqa: S608
+        broken = (await client.get("/api/admin/audit/verify", params=noted)).json()
+        assert (broken["ok"], broken["damage"], broken["rows"]) == (False, "removed", added["seq"] - 1)
+        assert f"row {added['seq']} is missing" in broken["message"]
+        answer = await client.get("/api/admin/audit/verify", params={"noted": "1"})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "noted")
+
+
+async def rows_of(client: httpx.AsyncClient, **query: str) -> list[dict[str, Any]]:
+    return list((await client.get("/api/admin/audit", params=query)).json()["data"])
