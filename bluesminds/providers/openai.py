@@ -2,15 +2,14 @@
 
 Formats: OpenAI API reference, chat completions and streaming; the fields follow the types of the openai
 Python SDK. Only the fields the gateway acts on are decoded; everything else stays the sender's bytes. A
-body is re-encoded only when a top-level field must change, and then every other value keeps its bytes
-(msgspec.Raw).
+request's top-level object is written anew, so that it means the same to every reader; its values keep their
+bytes (msgspec.Raw).
 """
 
-import re
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Meta, Raw, Struct
 
 from bluesminds.providers.usage import Implausible, read_usage
 from bluesminds.values import Usage
@@ -23,40 +22,77 @@ class StreamOptions(Struct):
     include_usage: bool | None = None
 
 
+MAX_COMPLETION = 10_000_000  # tokens; who asks for more means something else
+_Tokens = Annotated[int, Meta(ge=1, le=MAX_COMPLETION)]
+_Choices = Annotated[int, Meta(ge=1, le=128)]
+
+
 class ChatRequest(Struct):
-    """POST /v1/chat/completions, as far as the gateway needs it."""
+    """POST /v1/chat/completions, as far as the gateway needs it: whatever decides what it may cost is read
+    strictly.
+    """
 
     model: str
     messages: Raw
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    max_tokens: _Tokens | None = None
+    max_completion_tokens: _Tokens | None = None
+    n: _Choices | None = None
+    best_of: _Choices | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+
+    @property
+    def max_completion(self) -> int | None:
+        """The most tokens of one choice; None when the client leaves it to the model."""
+        if self.max_tokens is None or self.max_completion_tokens is None:
+            return self.max_tokens or self.max_completion_tokens
+        return max(self.max_tokens, self.max_completion_tokens)
+
+    @property
+    def choices(self) -> int:
+        return max(self.n or 1, self.best_of or 1)
 
 
 _chat_request = msgspec.json.Decoder(ChatRequest)
 _object = msgspec.json.Decoder(dict[str, Raw])
-_HIDDEN_LETTER = re.compile(rb"\\u006[dDfF45cC]").search
+_NAMES = frozenset(ChatRequest.__struct_fields__)
 _FORCED = Raw(b'{"include_usage":true}')
 
 
 def read_chat_request(body: bytes) -> ChatRequest:
     """Raises msgspec.ValidationError (a field is wrong), else one of NOT_JSON."""
+    if not body.isascii():
+        body.decode()  # what is not read is not decoded, and must be text all the same
     return _chat_request.decode(body)
 
 
 def unambiguous(body: bytes) -> bytes:
-    """The body with every top-level key once, the last one, which is the one that was read.
+    """The body with every top-level key once, the last one, which is the one that was read; every value keeps
+    its bytes. Raises msgspec.ValidationError for a key that some servers read as another.
 
-    Readers differ on which of two `model` keys counts. A body that can have only one passes unchanged: a key
-    can hide from the search only by an escape for one of its letters, which nobody needs to write.
+    Readers differ on which of two `model` or `max_tokens` keys counts, and on whether `MODEL` is one. Writing
+    the body anew costs less than looking for repeated keys.
     """
-    if body.count(b'"model"') == 1 and not (b"\\u00" in body and _HIDDEN_LETTER(body)):
-        return body
-    return msgspec.json.encode(_object.decode(body))
+    return msgspec.json.encode(_fields(body))
+
+
+def _fields(body: bytes) -> dict[str, Raw]:
+    """The request's top-level fields. Raises msgspec.ValidationError for a name that differs from one the
+    gateway reads in the case of its letters alone.
+    """
+    fields = _object.decode(body)
+    for name in fields:
+        if name not in _NAMES and (meant := name.casefold()) in _NAMES:
+            raise msgspec.ValidationError(f"Field with another spelling - at `$.{meant}`")
+    return fields
 
 
 def with_forced_usage(body: bytes) -> bytes:
-    """The streaming request with `stream_options.include_usage` set; other stream options survive."""
-    fields = _object.decode(body)
+    """The streaming request with `stream_options.include_usage` set; other stream options survive. Raises as
+    `unambiguous` does.
+    """
+    fields = _fields(body)
     options = fields.get("stream_options")
     if options is None or bytes(options) == b"null":
         fields["stream_options"] = _FORCED

@@ -12,7 +12,7 @@ from msgspec import Raw, Struct
 
 from bluesminds.values import Usage
 
-MAX_TOKENS = 10**10  # a usage figure above this is a fault, not a count
+MAX_TOKENS = 10**8  # a usage figure above this is a fault, not a count
 
 
 class _PromptDetails(Struct):

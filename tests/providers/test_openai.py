@@ -1,6 +1,7 @@
 """OpenAI's dialect as bytes."""
 
 import json
+import re
 
 import msgspec
 import pytest
@@ -20,7 +21,10 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=8,
 )
-fields = st.dictionaries(st.text(max_size=8), json_values, max_size=5)
+names = st.text(max_size=8).filter(
+    lambda name: name == name.casefold() or name.casefold() not in openai._NAMES
+)
+fields = st.dictionaries(names, json_values, max_size=5)
 
 
 def encoded(value: object) -> bytes:
@@ -152,6 +156,52 @@ def test_a_request_with_two_models_leaves_with_the_one_that_was_read(body: bytes
     assert len(pairs) == 2
 
 
-def test_an_unambiguous_request_keeps_its_bytes() -> None:
-    body = b'{ "model" : "m",  "messages":[{"role":"user","content":"a \\"model\\" of it"}] }'
-    assert openai.unambiguous(body) is body
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens", "n", "best_of", "stream"])
+def test_whatever_decides_the_cost_leaves_once(name: str) -> None:
+    plain, hidden = f'"{name}"', f'"{name[:-1]}\\u{ord(name[-1]):04x}"'
+    for first, last in ((plain, plain), (plain, hidden), (hidden, plain), (hidden, hidden)):
+        body = f'{{"model":"m",{first}:null,"messages":[],{last}:null}}'.encode()
+        pairs = json.loads(openai.unambiguous(body), object_pairs_hook=list)
+        assert sorted(key for key, _ in pairs) == sorted(["model", "messages", name])
+
+
+FIELDS = ("model", "max_tokens", "max_completion_tokens", "n", "best_of", "stream", "top_logprobs")
+SPELLED = ("{0}", "{0[0]}\\u{1:04x}{2}", "{3}")  # as it is, with an escape, in capitals
+NAMES = st.tuples(st.sampled_from(FIELDS), st.sampled_from(SPELLED)).map(
+    lambda pick: pick[1].format(pick[0], ord(pick[0][1:2] or "n"), pick[0][2:], pick[0].upper())
+)
+
+
+@given(st.lists(st.tuples(NAMES, st.sampled_from(["1", "2", "3"])), max_size=5), st.booleans())
+def test_every_server_reads_what_the_gateway_read(pairs: list[tuple[str, str]], usage: bool) -> None:
+    """Whether it takes the first of two keys or the last, and whether it minds capitals or not."""
+    rest = "".join(f',"{name}":{"true" if "tream" in name else value}' for name, value in pairs)
+    rest = re.sub(r'("[^"]*model[^"]*"):(\d)', r'\1:"\2"', rest, flags=re.IGNORECASE)
+    body = f'{{"model":"0","messages":[]{rest}}}'.encode()
+    try:
+        read = openai.read_chat_request(body)
+        sent = openai.with_forced_usage(body) if usage else openai.unambiguous(body)
+    except msgspec.ValidationError:
+        return
+    found = json.loads(sent, object_pairs_hook=list)
+    for name in FIELDS:
+        values = {json.dumps(value) for key, value in found if key.casefold() == name}
+        assert values <= {json.dumps(getattr(read, name))}
+    assert len({key.casefold() for key, _ in found}) == len(found)
+
+
+@pytest.mark.parametrize("name", ["MODEL", "Max_Tokens", "max_to\u212aens", "me\u017f\u017fages", "\\u004e"])
+def test_a_name_in_other_letters_is_refused(name: str) -> None:
+    """Servers written in Go take it for the name."""
+    body = f'{{"model":"m","messages":[],"{name}":1}}'.encode()
+    for rewritten in (openai.unambiguous, openai.with_forced_usage):
+        with pytest.raises(msgspec.ValidationError, match="spelling"):
+            rewritten(body)
+    within = f'{{"model":"m","messages":[{{"{name}":1}}],"tools":[{{"{name}":1}}],"Else":1}}'.encode()
+    assert json.loads(openai.unambiguous(within)) == json.loads(within)
+
+
+def test_every_value_keeps_its_bytes() -> None:
+    messages = b'[ {"role":"user", "content":"a \\"model\\" of \\u0069t", "n": 1.0e0} ]'
+    body = b'{ "model" : "m",  "messages": %b, "x\\/y": 1.50 }' % messages
+    assert openai.unambiguous(body) == b'{"model":"m","messages":%b,"x/y":1.50}' % messages

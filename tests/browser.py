@@ -1,0 +1,84 @@
+"""A real browser: Chromium, with nothing in its profile and nobody to talk to but the gateway.
+
+await chromium.visit(town.gateway.url, look)     # look(page) uses Playwright's synchronous API
+"""
+
+import asyncio  # noqa: TID251 - the driver's, in a thread of its own
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import trio
+from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright, sync_playwright
+
+EXECUTABLE = "/usr/bin/chromium"
+OPTIONS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+PATIENCE = 10_000  # milliseconds
+T = TypeVar("T")
+
+
+class Chromium:
+    """Its driver lives in the thread that began it, so everything is done there."""
+
+    def __init__(self, thread: ThreadPoolExecutor, browser: Browser) -> None:
+        self._thread = thread
+        self._browser = browser
+
+    async def visit(self, site: str, look: Callable[[Page], T], **context: Any) -> T:
+        """What `look` finds, in a window without a past. Fails when the page complains, or asks for anything
+        that is not of the site.
+        """
+        task = self._thread.submit(self._visit, site, look, context)
+        return await trio.to_thread.run_sync(task.result)
+
+    def _visit(self, site: str, look: Callable[[Page], T], context: dict[str, Any]) -> T:
+        complaints: list[str] = []
+        with self._browser.new_context(**context) as window:
+            page = window.new_page()
+            page.set_default_timeout(PATIENCE)
+            page.on("pageerror", lambda error: complaints.append(str(error)))
+            page.on("console", lambda message: complaints.extend(_complaint(message)))
+            page.on("request", lambda one: complaints.extend([] if one.url.startswith(site) else [one.url]))
+            found = look(page)
+        assert complaints == []
+        return found
+
+
+def _complaint(message: ConsoleMessage) -> list[str]:
+    """A refusal of the API is one for the console too, and is none of the page."""
+    if message.type not in ("error", "warning") or message.text.startswith("Failed to load resource"):
+        return []
+    return [message.text]
+
+
+@contextmanager
+def running() -> Iterator[Chromium]:
+    with ThreadPoolExecutor(1, "browser", _with_plain_loops) as thread:
+        driver: Playwright = thread.submit(sync_playwright().start).result()
+        try:
+            browser: Browser = thread.submit(_launch, driver).result()
+            try:
+                yield Chromium(thread, browser)
+            finally:
+                thread.submit(browser.close).result()
+        finally:
+            thread.submit(driver.stop).result()
+
+
+def _launch(driver: Playwright) -> Browser:
+    return driver.chromium.launch(executable_path=EXECUTABLE, args=OPTIONS)
+
+
+def _with_plain_loops() -> None:
+    """The driver's event loop is asyncio's own in this thread, where trio-asyncio would give it another."""
+    asyncio.set_event_loop_policy(asyncio.DefaultEventLoopPolicy())

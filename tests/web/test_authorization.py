@@ -1,0 +1,525 @@
+"""Who may call what: every route, with every kind of credential, in every place one can be put.
+
+The tables here are what was decided, written down a second time. A route that is in none of them fails, and
+so does one that is not mounted from a table.
+"""
+
+import ast
+import re
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import trio
+
+from bluesminds.http.asgi import ASGIApp
+from bluesminds.web import control, pages
+from bluesminds.web.guard import PLAIN_COOKIE, Access, Guard
+from bluesminds.web.routes import Route, route
+from tests import gateways
+from tests.gateways import Gateway
+from tests.web.people import KEYS, Cast, stranger
+
+ROOT = Path(__file__).resolve().parents[2]
+NOBODY = "00000000-0000-7000-8000-000000000000"
+
+ANYBODY = """
+GET /
+GET /health
+GET /ready
+GET /metrics
+GET /openapi.json
+GET /docs
+POST /api/setup
+POST /api/auth/signup
+POST /api/auth/login
+POST /api/auth/password/forgot
+POST /api/auth/password/reset
+POST /api/auth/email/verify
+POST /api/auth/email/resend
+"""
+# For people with a browser, and so not in the reference of the API.
+PAGES = """
+GET /account/verify
+GET /account/reset
+GET /account/signup
+GET /account/style.css
+GET /account/script.js
+"""
+SIGNED_IN = """
+POST /api/auth/logout
+GET /api/auth/me
+PATCH /api/auth/me
+POST /api/auth/password
+POST /api/auth/email
+GET /api/auth/sessions
+DELETE /api/auth/sessions
+DELETE /api/auth/sessions/{session_id}
+GET /api/auth/limits
+GET /api/keys/{key_id}/limits
+GET /user/api-keys/{key_id}/limits
+GET /api/keys
+POST /api/keys
+GET /api/keys/{key_id}
+PATCH /api/keys/{key_id}
+DELETE /api/keys/{key_id}
+POST /api/keys/{key_id}/rotate
+GET /api/keys/{key_id}/usage
+GET /user/api-keys
+POST /user/api-keys
+GET /user/api-keys/{key_id}
+PATCH /user/api-keys/{key_id}
+DELETE /user/api-keys/{key_id}
+POST /user/api-keys/{key_id}/rotate
+GET /user/api-keys/{key_id}/usage
+"""
+ADMINISTRATORS = """
+GET /api/admin/audit
+GET /api/admin/audit/verify
+GET /api/admin/servers
+POST /api/admin/servers
+DELETE /api/admin/servers/{name}
+POST /api/admin/servers/{name}/test
+GET /api/admin/usage
+GET /api/admin/keys
+POST /api/admin/keys
+GET /api/admin/keys/{key_id}
+PATCH /api/admin/keys/{key_id}
+DELETE /api/admin/keys/{key_id}
+POST /api/admin/keys/{key_id}/rotate
+GET /api/admin/keys/{key_id}/usage
+GET /api/admin/keys/{key_id}/limits
+GET /api/admin/tiers
+GET /api/admin/users
+POST /api/admin/users
+GET /api/admin/users/{user_id}
+GET /api/admin/users/{user_id}/limits
+PATCH /api/admin/users/{user_id}/limits
+PATCH /api/admin/users/{user_id}
+POST /api/admin/users/{user_id}/reset-password
+POST /api/admin/invites
+"""
+BY_KEY = """
+POST /v1/chat/completions
+GET /v1/models
+GET /v1/models/{id}
+"""
+WHO = {
+    line: who
+    for who, lines in (
+        ("anybody", ANYBODY + PAGES),
+        ("signed in", SIGNED_IN),
+        ("administrators", ADMINISTRATORS),
+        ("by key", BY_KEY),
+    )
+    for line in lines.split("\n")
+    if line
+}
+LEAVE = "POST /api/auth/logout"
+# That one last, because it ends the session it comes with.
+CONTROL = [name for name, who in WHO.items() if who != "by key" and name != LEAVE] + [LEAVE]
+
+
+# What a call carries: headers, cookies, query. What it is told; None is being let in.
+Carried = tuple[dict[str, str], dict[str, str], dict[str, str]]
+Refusal = tuple[int, str] | None
+
+
+@dataclass
+class Credential:
+    name: str
+    make: Callable[[Cast], Awaitable[Carried]]
+    signed_in: Refusal
+    administrators: Refusal
+    write: Refusal = None  # instead, for a change
+
+    def expected(self, name: str) -> tuple[Refusal, ...]:
+        if WHO[name] == "anybody":
+            return (None,)
+        if self.write and not name.startswith("GET"):
+            return (self.write,)
+        return (self.signed_in if WHO[name] == "signed in" else self.administrators,)
+
+
+UNKNOWN = (401, "session_required")
+OVER = (401, "invalid_session")
+NO_ADMIN = (403, "admin_required")
+FORGED = (403, "csrf_token_invalid")
+
+
+def plain(**headers: str) -> Callable[[Cast], Awaitable[Carried]]:
+    async def make(cast: Cast) -> Carried:
+        return {name.replace("_", "-"): value for name, value in headers.items()}, {}, {}
+
+    return make
+
+
+def session(
+    who: str,
+    *,
+    header: str = "authorization",
+    prefix: str = "Bearer ",
+    cookie: bool = False,
+    query: str = "",
+    csrf: str = "",
+    more: dict[str, str] | None = None,
+) -> Callable[[Cast], Awaitable[Carried]]:
+    """`csrf`: "own", or the name of a user whose token is sent."""
+
+    async def make(cast: Cast) -> Carried:
+        token, own, _ = await cast.session(who)
+        headers = dict(more or {})
+        if csrf:
+            headers["x-csrf-token"] = own if csrf == "own" else (await cast.session(csrf))[1]
+        if cookie:
+            return headers, {PLAIN_COOKIE: token}, {}
+        if query:
+            return headers, {}, {query: token}
+        return headers | {header: prefix + token}, {}, {}
+
+    return make
+
+
+def key(
+    name: str, *, header: str = "authorization", prefix: str = "", cookie: str = "", query: str = ""
+) -> Callable[[Cast], Awaitable[Carried]]:
+    async def make(cast: Cast) -> Carried:
+        secret = cast.keys[name]
+        if cookie:
+            return {}, {cookie: secret}, {}
+        if query:
+            return {}, {}, {query: secret}
+        return {header: (prefix or ("Bearer " if header == "authorization" else "")) + secret}, {}, {}
+
+    return make
+
+
+async def ended(cast: Cast) -> Carried:
+    token, _, id_ = await cast.session("admin")
+    async with cast.gateway.client(token) as client:
+        assert (await client.delete(f"/api/auth/sessions/{id_}")).status_code == 204
+    return {"authorization": f"Bearer {token}"}, {}, {}
+
+
+async def both(cast: Cast) -> Carried:
+    token, csrf, _ = await cast.session("admin")
+    headers = {"authorization": f"Bearer {cast.keys['good']}", "x-csrf-token": csrf}
+    return headers, {PLAIN_COOKIE: token}, {}
+
+
+CREDENTIALS = [
+    Credential("nothing", plain(), UNKNOWN, UNKNOWN),
+    Credential("junk", plain(authorization="Bearer junk"), UNKNOWN, UNKNOWN),
+    Credential("an empty bearer", plain(authorization="Bearer"), UNKNOWN, UNKNOWN),
+    Credential("a made-up session", plain(authorization="Bearer bms_" + "A" * 43), OVER, OVER),
+    Credential("a basic login", plain(authorization="Basic YWRtaW46YWRtaW4="), UNKNOWN, UNKNOWN),
+    Credential("a spoofed operator", plain(x_forwarded_for="local", bluesminds_local="1"), UNKNOWN, UNKNOWN),
+    Credential("a user's session", session("user"), None, NO_ADMIN),
+    Credential("bearer in small letters", session("user", prefix="bearer "), None, NO_ADMIN),
+    Credential("an administrator's session", session("admin"), None, None),
+    Credential("an ended session", ended, OVER, OVER),
+    Credential("a disabled user's session", session("disabled"), OVER, OVER),
+    Credential("a session without bearer", session("admin", prefix=""), UNKNOWN, UNKNOWN),
+    Credential("a session as x-api-key", session("admin", header="x-api-key", prefix=""), UNKNOWN, UNKNOWN),
+    Credential("a session as api-key", session("admin", header="api-key", prefix=""), UNKNOWN, UNKNOWN),
+    Credential("a session in the query", session("admin", query="token"), UNKNOWN, UNKNOWN),
+    Credential("a session as access_token", session("admin", query="access_token"), UNKNOWN, UNKNOWN),
+    Credential("a user's cookie", session("user", cookie=True, csrf="own"), None, NO_ADMIN),
+    Credential("an administrator's cookie", session("admin", cookie=True, csrf="own"), None, None),
+    Credential("a cookie alone", session("admin", cookie=True), None, None, write=FORGED),
+    Credential(
+        "a cookie, another's token", session("admin", cookie=True, csrf="user"), None, None, write=FORGED
+    ),
+    Credential("a disabled user's cookie", session("disabled", cookie=True, csrf="own"), OVER, OVER),
+    Credential("a cookie beside a key", both, UNKNOWN, UNKNOWN),
+    *(Credential(f"the key {name!r}", key(name), UNKNOWN, UNKNOWN) for name in KEYS),
+    Credential("a key as x-api-key", key("good", header="x-api-key"), UNKNOWN, UNKNOWN),
+    Credential("a key as api-key", key("good", header="api-key"), UNKNOWN, UNKNOWN),
+    Credential("a key as a cookie", key("good", cookie=PLAIN_COOKIE), OVER, OVER),
+    Credential("a key in the query", key("good", query="api_key"), UNKNOWN, UNKNOWN),
+]
+
+
+async def call(client: httpx.AsyncClient, name: str, carried: Carried) -> httpx.Response:
+    """A call that changes nothing: of things that are not there, and with a body that no route takes."""
+    method, _, path = name.partition(" ")
+    headers, cookies, query = carried
+    if cookies:
+        headers = headers | {"cookie": "; ".join(f"{name}={value}" for name, value in cookies.items())}
+    body = {"json": {"no such field": 1}} if method in ("POST", "PATCH") else {}
+    path = re.sub(r"\{\w+\}", NOBODY, path)
+    return await client.request(method, path, headers=headers, params=query or None, **body)  # type: ignore[arg-type]
+
+
+def told(answer: httpx.Response) -> Refusal:
+    """The refusal of whoever guards the route, if it was that who answered."""
+    assert answer.status_code < 500 or answer.request.url.path == "/ready", answer.text
+    if answer.status_code in (401, 403):
+        return answer.status_code, answer.json()["error"]["code"]
+    return None
+
+
+async def test_every_route_is_in_the_tables(gateway: Gateway) -> None:
+    document = (await gateway.get("/openapi.json")).json()
+    found = {f"{m.upper()} {path}" for path, methods in document["paths"].items() for m in methods}
+    shown = {one.name for one in pages.routes()}
+    assert shown == set(PAGES.split("\n")) - {""}
+    assert found | shown == WHO.keys()
+    assert not found & shown
+
+
+async def test_every_route_that_is_mounted_is_in_the_tables(
+    nursery: trio.Nursery, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that the reference does not tell of."""
+    mounted: list[str] = []
+    create = control.create
+
+    def watched(routes: Iterable[Route], guard: Guard, **more: Any) -> ASGIApp:
+        kept = list(routes)
+        mounted.extend(one.name for one in kept)
+        return create(kept, guard, **more)
+
+    monkeypatch.setattr(control, "create", watched)
+    await gateways.start(nursery, home, servers=[])
+    assert sorted(mounted) == sorted(CONTROL)
+
+
+def test_nothing_is_mounted_but_from_the_tables() -> None:
+    """Quart has many ways to add a rule; one place uses one of them."""
+    ways = {
+        "add_url_rule",
+        "route",
+        "get",
+        "post",
+        "put",
+        "patch",
+        "delete",
+        "websocket",
+        "register_blueprint",
+    }
+    for path in sorted((ROOT / "bluesminds" / "web").glob("*.py")):
+        tree = ast.parse(path.read_text())
+        uses = [
+            ast.unparse(node)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            for decorator in node.decorator_list
+            if isinstance(decorator, ast.Call)
+            and isinstance(decorator.func, ast.Attribute)
+            and decorator.func.attr in ways
+        ]
+        assert uses == [], path.name
+        source = path.read_text()
+        assert ("add_url_rule" in source) == (path.name == "routes.py"), path.name
+        assert "Blueprint" not in source and "add_websocket" not in source, path.name
+
+
+async def test_a_route_is_served_as_its_table_says_and_nothing_besides(gateway: Gateway) -> None:
+    async def handler() -> None:
+        """Do nothing."""
+
+    one = route("GET", "/one", Access.ADMIN, handler, tag="Tests")
+    guard = control.Guard(gateway.core.sessions, gateway.core.throttle, public_url=None)
+    app: Any = control.create([one], guard, clock=gateway.core.clock, log=gateway.core.log)
+    rules = [(rule.rule, rule.methods) for rule in app.url_map.iter_rules()]
+    assert rules == [("/one", {"GET", "HEAD"})]
+
+
+async def test_every_control_route_with_every_credential(cast: Cast) -> None:
+    wrong = []
+    async with stranger(cast.gateway) as client:
+        for credential in CREDENTIALS:
+            carried = await credential.make(cast)
+            for name in CONTROL:
+                answer = await call(client, name, carried)
+                if told(answer) not in credential.expected(name):
+                    wrong.append((credential.name, name, answer.status_code, answer.text))
+                if "set-cookie" in answer.headers and name != LEAVE:
+                    wrong.append((credential.name, name, "set-cookie"))
+    assert wrong == []
+    assert cast.gateway.events("control_failed") == []
+
+
+FOREIGN = [
+    {"sec-fetch-site": "cross-site"},
+    {"sec-fetch-site": "same-site"},
+    {"sec-fetch-site": "nonsense"},
+    {"origin": "https://evil.example"},
+    {"origin": "null"},
+    {"origin": ""},
+    {"origin": "http://["},
+    {"origin": "http://127.0.0.1.evil.example"},
+    {"origin": "http://127.0.0.1:1"},
+    {"origin": "http://HOST", "sec-fetch-site": "cross-site"},
+]
+
+
+async def test_no_change_comes_from_another_site(cast: Cast) -> None:
+    wrong = []
+    host = f"127.0.0.1:{cast.gateway.port}"
+    async with stranger(cast.gateway) as client:
+        made, cookies, _ = await session("admin", cookie=True, csrf="own")(cast)
+        for headers in FOREIGN:
+            sent = {name: value.replace("HOST", host) for name, value in headers.items()}
+            for name in CONTROL:
+                answer = await call(client, name, (made | sent, cookies, {}))
+                if told(answer) != (None if name.startswith("GET") else (403, "cross_site_request")):
+                    wrong.append((headers, name, answer.status_code, answer.text))
+    assert wrong == []
+    assert cast.gateway.events("control_failed") == []
+
+
+async def test_a_change_comes_from_the_own_site(cast: Cast) -> None:
+    for origin in (f"http://127.0.0.1:{cast.gateway.port}", f"HTTP://127.0.0.1:{cast.gateway.port}"):
+        headers, cookies, _ = await session("user", cookie=True, csrf="own")(cast)
+        headers |= {"origin": origin, "sec-fetch-site": "same-origin"}
+        async with stranger(cast.gateway) as client:
+            answer = await call(client, "POST /api/keys", (headers, cookies, {}))
+            assert answer.json()["error"]["code"] == "invalid_value", "let in, and then not understood"
+
+
+async def test_the_operator_is_no_user(cast: Cast) -> None:
+    async with cast.gateway.operator() as client:
+        for name in CONTROL:
+            answer = await call(client, name, ({}, {}, {}))
+            if WHO[name] == "signed in":
+                assert told(answer) == (403, "session_required"), name
+            else:
+                assert told(answer) in (None, (403, "invalid_bootstrap_token")), name
+
+
+# What belongs to somebody, by the name of its place in a path, and calls that must not find it.
+BODIES: dict[str, dict[str, Any]] = {
+    "PATCH /api/keys/{key_id}": {"name": "stolen"},
+    "PATCH /user/api-keys/{key_id}": {"name": "stolen"},
+}
+
+
+@pytest.mark.parametrize("thief", ["other", "admin"])
+async def test_what_belongs_to_somebody_else_is_not_there(thief: str, cast: Cast) -> None:
+    """Not even for an administrator, where users keep their own."""
+    owned = [name for name, who in WHO.items() if who == "signed in" and "{" in name]
+    assert len(owned) > 10
+    async with stranger(cast.gateway) as client:
+        for name in owned:
+            method, _, path = name.partition(" ")
+            token, _, session_id = await cast.session("user")
+            places = {"key_id": await new_key(cast), "session_id": session_id}
+            url = path.format_map(places)
+            body = {"json": BODIES.get(name, {})} if method in ("POST", "PATCH") else {}
+            stolen = {"authorization": f"Bearer {(await cast.session(thief))[0]}"}
+            own = {"authorization": f"Bearer {token}"}
+            before = await client.get("/api/keys", headers=own, params={"limit": 100})
+            refused = await client.request(method, url, headers=stolen, **body)  # type: ignore[arg-type]
+            assert refused.status_code == 404, name
+            assert refused.json()["error"]["code"] in ("key_not_found", "session_not_found"), name
+            after = await client.get("/api/keys", headers=own, params={"limit": 100})
+            assert (after.status_code, after.text) == (200, before.text), name
+            allowed = await client.request(method, url, headers=own, **body)  # type: ignore[arg-type]
+            assert allowed.status_code in (200, 201, 204), (name, allowed.text)
+
+
+async def new_key(cast: Cast) -> str:
+    async with cast.gateway.operator() as operator:
+        body = {"name": "mine", "user_id": cast.users["user"]}
+        return str((await operator.post("/api/admin/keys", json=body)).json()["id"])
+
+
+async def test_lists_hold_ones_own_only(cast: Cast) -> None:
+    async with stranger(cast.gateway) as client:
+        headers = {"authorization": f"Bearer {(await cast.session('other'))[0]}"}
+        for path in ("/api/keys", "/user/api-keys"):
+            assert (await client.get(path, headers=headers)).json()["data"] == []
+        (only,) = (await client.get("/api/auth/sessions", headers=headers)).json()["data"]
+        assert only["current"]
+        assert (await client.get("/api/auth/me", headers=headers)).json()["id"] == cast.users["other"]
+
+
+NO_KEY = (401, "missing_api_key")
+BAD_KEY = (401, "invalid_api_key")
+ELSEWHERE = (403, "ip_not_allowed")
+OTHER_PAGE = (403, "origin_not_allowed")
+NOT_FOR_THIS = (403, "scope_not_allowed")
+PAGE = {"origin": "https://app.example.com"}
+# Where the credential is, what else is sent, and what chat and models are told.
+CALLS: list[tuple[str, Callable[[Cast], Awaitable[Carried]], dict[str, str], Refusal, Refusal]] = [
+    ("nothing", plain(), {}, NO_KEY, NO_KEY),
+    ("a basic login", plain(authorization="Basic YWRtaW46YWRtaW4="), {}, BAD_KEY, BAD_KEY),
+    ("a user's session", session("user"), {}, BAD_KEY, BAD_KEY),
+    ("an administrator's session", session("admin"), {}, BAD_KEY, BAD_KEY),
+    ("an administrator's cookie", session("admin", cookie=True, csrf="own"), {}, NO_KEY, NO_KEY),
+    ("a key", key("good"), {}, None, None),
+    ("a key as x-api-key", key("good", header="x-api-key"), {}, None, None),
+    ("a key as api-key", key("good", header="api-key"), {}, None, None),
+    ("a key as a cookie", key("good", cookie="api_key"), {}, NO_KEY, NO_KEY),
+    ("a key as the session's cookie", key("good", cookie=PLAIN_COOKIE), {}, NO_KEY, NO_KEY),
+    ("a key in the query", key("good", query="api_key"), {}, NO_KEY, NO_KEY),
+    ("a key in the query as key", key("good", query="key"), {}, NO_KEY, NO_KEY),
+    ("junk before a key", key("good", header="x-api-key"), {"authorization": "Bearer x"}, BAD_KEY, BAD_KEY),
+    *(
+        (f"{what} as {header}", key(what, header=header), more, chat, models)
+        for header in ("authorization", "x-api-key", "api-key")
+        for what, more, chat, models in (
+            ("for chats", {}, None, NOT_FOR_THIS),
+            ("for models", {}, NOT_FOR_THIS, None),
+            ("for both", {}, None, None),
+            ("for another model", {}, (403, "model_not_allowed"), None),
+            ("revoked", {}, (401, "api_key_revoked"), (401, "api_key_revoked")),
+            ("expired", {}, (401, "api_key_expired"), (401, "api_key_expired")),
+            ("of a disabled user", {}, (401, "user_disabled"), (401, "user_disabled")),
+            ("from elsewhere", {}, ELSEWHERE, ELSEWHERE),
+            ("from elsewhere", {"x-forwarded-for": "192.0.2.1"}, ELSEWHERE, ELSEWHERE),
+            ("from elsewhere", {"forwarded": "for=192.0.2.1"}, ELSEWHERE, ELSEWHERE),
+            ("from here", {}, None, None),
+            ("from here", {"x-forwarded-for": "192.0.2.1"}, None, None),
+            ("for a page", {}, OTHER_PAGE, OTHER_PAGE),
+            ("for a page", {"origin": "https://evil.example"}, OTHER_PAGE, OTHER_PAGE),
+            ("for a page", {"origin": "https://app.example.com.evil.example"}, OTHER_PAGE, OTHER_PAGE),
+            ("for a page", PAGE, None, None),
+        )
+    ),
+]
+
+
+async def test_model_traffic_with_every_credential(cast: Cast) -> None:
+    ask = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
+    async with stranger(cast.gateway) as client:
+        for prefix in ("/v1", "/api/v1"):
+            for what, make, more, chat, models in CALLS:
+                headers, cookies, query = await make(cast)
+                headers = headers | more
+                if cookies:
+                    headers["cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
+                url = f"{prefix}/chat/completions"
+                answer = await client.post(url, json=ask, headers=headers, params=query or None)
+                assert told(answer) == chat, (what, more, answer.text)
+                assert chat is not None or answer.status_code == 200, (what, answer.text)
+                for path in ("/models", "/models/m"):
+                    answer = await client.get(prefix + path, headers=headers, params=query or None)
+                    if path == "/models/m" and what.startswith("for another model"):
+                        assert answer.status_code in (403, 404), what
+                    else:
+                        assert told(answer) == models, (what, path, answer.text)
+                    if models is None and path == "/models":
+                        listed = [row["id"] for row in answer.json()["data"]]
+                        assert listed == ([] if what.startswith("for another model") else ["m"]), what
+
+
+async def test_no_refusal_shows_a_credential(cast: Cast) -> None:
+    async with stranger(cast.gateway) as client, trio.open_nursery():
+        for _, make, more, *_ in CALLS:
+            headers, cookies, query = await make(cast)
+            secrets = [
+                *(value.rpartition(" ")[2] for value in headers.values() if "b" in value),
+                *cookies.values(),
+                *query.values(),
+            ]
+            answer = await client.get("/v1/models", headers=headers | more, params=query or None)
+            shown = answer.text + str(answer.headers)
+            assert not [secret for secret in secrets if len(secret) > 30 and secret in shown]
+            logged = cast.gateway.log
+            assert not [secret for secret in secrets if len(secret) > 30 and secret in logged]

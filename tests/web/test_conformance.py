@@ -1,0 +1,110 @@
+"""What the reference promises, tried out by schemathesis against a real port: any input that it allows, and
+inputs that it forbids, are answered as it says, and none with a fault of the gateway.
+"""
+
+from functools import partial
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+import trio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    negative_data_rejection,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from tests.web.people import Cast
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+    negative_data_rejection,
+]
+EXAMPLES = {"nobody": 2, "user": 5, "admin": 8}
+# The gateway passes on what is in a conversation; whether it is one is for the server to say.
+PASSED_ON = "/v1/chat/completions"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("role", EXAMPLES)
+async def test_every_operation_keeps_to_the_reference(role: str, cast: Cast) -> None:
+    document = (await cast.gateway.get("/openapi.json")).json()
+    wrong: list[str] = []
+    await trio.to_thread.run_sync(try_all, document, role, cast, wrong)
+    assert "\n\n".join(wrong) == ""
+    assert cast.gateway.events("control_failed") == []
+    assert cast.gateway.events("request_failed") == []
+
+
+def try_all(document: dict[str, Any], role: str, cast: Cast, wrong: list[str]) -> None:
+    """From a thread: schemathesis waits for its answers."""
+    for found in schemathesis.openapi.from_dict(document).get_all_operations():
+        operation = found.ok()
+        for mode in GenerationMode:
+            if mode is GenerationMode.NEGATIVE and not takes_input(operation):
+                continue
+            try:
+                tried(operation, mode, partial(credential, role, cast), cast, EXAMPLES[role])()
+            except (Exception, BaseExceptionGroup) as exc:
+                wrong.append(f"{operation.label} ({mode.value}): {exc!r}"[:3000])
+
+
+def takes_input(operation: Any) -> bool:
+    """Anything is a good id, so a path alone cannot be wrong."""
+    return bool(operation.body or operation.query)
+
+
+def credential(role: str, cast: Cast, path: str) -> dict[str, str]:
+    """One that works for this call: some calls end the session that they come with."""
+    if role == "nobody":
+        return {"authorization": "Bearer nothing"}
+    if path.startswith("/v1/"):
+        return {"authorization": f"Bearer {cast.keys['good']}"}
+    token, _, _ = trio.from_thread.run(cast.session, role)
+    return {"authorization": f"Bearer {token}"}
+
+
+def tried(operation: Any, mode: GenerationMode, headers: Any, cast: Cast, examples: int) -> Any:
+    """A property: `examples` calls of one operation, every other one of something that exists."""
+    real = {"key_id": cast.key_ids["good"], "user_id": cast.users["other"], "name": "one", "id": "m"}
+    checks = CHECKS if operation.path != PASSED_ON else CHECKS[:-1]
+
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=operation.as_strategy(generation_mode=mode), exists=st.booleans())
+    def property_(case: Any, exists: bool) -> None:
+        if exists and mode is GenerationMode.POSITIVE:
+            case.path_parameters = {
+                name: real.get(name, value) for name, value in case.path_parameters.items()
+            }
+            if operation.path == PASSED_ON:
+                case.body["model"] = "m"
+        case.headers = {}
+        case.call_and_validate(
+            base_url=cast.gateway.url, headers=headers(operation.path), checks=checks, timeout=10
+        )
+
+    return property_
+
+
+async def test_the_document_tells_of_every_refusal_alike(cast: Cast) -> None:
+    document = (await cast.gateway.get("/openapi.json")).json()
+    async with httpx.AsyncClient(base_url=cast.gateway.url, trust_env=False) as client:
+        refused = (await client.get("/api/admin/users")).json()
+    wanted = document["components"]["schemas"]["Refusal"]
+    assert refused.keys() == {"error"}
+    assert refused["error"].keys() == wanted["properties"].keys() == set(wanted["required"])

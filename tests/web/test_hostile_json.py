@@ -1,0 +1,174 @@
+"""JSON made to hurt: on either side of the gateway it costs little, gets a stable code, and leaves no trace
+that could be mistaken for a fault.
+"""
+
+import math
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import httpx
+import msgspec
+import pytest
+
+from tests.fakes.model_server import ModelServer
+from tests.gateways import Gateway
+from tests.web.people import Cast, stranger
+
+CPU_SECONDS = 0.2
+DEEP = 100_000
+LONG = 15_000_000
+CODES = ("invalid_json", "invalid_value", "empty_body")
+
+
+@dataclass
+class Case:
+    """`inside` is put in the place of a value. It `passes` where the gateway does not read it, being JSON."""
+
+    name: str
+    inside: bytes
+    passes: bool = False
+
+
+CASES = [
+    Case("open arrays", b"[" * DEEP),
+    Case("open objects", b'{"a":' * DEEP),
+    Case("deep arrays", b"[" * DEEP + b"]" * DEEP),
+    Case("a long number", b"9" * 5_000, passes=True),
+    Case("a long negative number", b"-" + b"9" * 5_000, passes=True),
+    Case("a long fraction", b"0." + b"1" * 5_000, passes=True),
+    Case("a large exponent", b"1e400", passes=True),
+    Case("not a number", b"NaN"),
+    Case("infinity", b"-Infinity"),
+    Case("half a character", b'"\\ud800"'),
+    Case("the other half", b'"\\udc00x"'),
+    Case("bytes that are no text", b'"\xff\xfe"'),
+    Case("a control character", b'"\x00"'),
+    Case("an open string", b'"abc'),
+    Case("two values", b"1} {"),
+    Case("a comment", b"/* */ 1"),
+    Case("nothing", b""),
+]
+
+
+async def test_a_model_request(gateway: Gateway, models: ModelServer) -> None:
+    start = b'{"messages":[{"role":"user","content":"a"}],'
+    for case in CASES:
+        for body, passes in (
+            (start + b'"model":' + case.inside + b"}", False),
+            (start + b'"model":"m","max_tokens":' + case.inside + b"}", False),
+            (start + b'"model":"m","x":' + case.inside + b"}", case.passes),
+            (b'{"model":"m","messages":[{"role":"user","content":' + case.inside + b"}]}", case.passes),
+            (case.inside, False),
+        ):
+            answer, used = await measured(lambda body=body: gateway.chat(body))
+            if passes:
+                assert answer.status_code == 200, (case.name, answer.text)
+                assert case.inside in models.asked[-1].received.body, (case.name, "as it came")
+            else:
+                assert answer.status_code == 400, (case.name, answer.text)
+                assert answer.json()["error"]["code"] in CODES, (case.name, answer.text)
+            assert used < CPU_SECONDS, case.name
+    assert_no_trace(gateway)
+
+
+async def test_a_change(cast: Cast) -> None:
+    token, _, _ = await cast.session("user")
+    headers = {"authorization": f"Bearer {token}"}
+    async with stranger(cast.gateway) as client:
+        for case in CASES:
+            for body in (
+                b'{"name":' + case.inside + b"}",
+                b'{"name":"n","limits":{"rpm":' + case.inside + b"}}",
+                b'{"name":"n","metadata":{"a":' + case.inside + b"}}",
+                b'{"name":"n","allowed_models":[' + case.inside + b"]}",
+                b'{"name":"n","x":' + case.inside + b"}",
+                case.inside,
+            ):
+                answer, used = await measured(
+                    lambda body=body: client.post("/api/keys", content=body, headers=headers)
+                )
+                assert answer.status_code == 400, (case.name, answer.text)
+                assert answer.json()["error"]["code"] in CODES, (case.name, answer.text)
+                assert used < CPU_SECONDS, case.name
+    assert_no_trace(cast.gateway)
+
+
+async def test_a_long_text_passes_and_costs_little(gateway: Gateway, models: ModelServer) -> None:
+    """Pictures are that long."""
+    long = b'"' + b"x" * LONG + b'"'
+    for body in (
+        b'{"model":"m","messages":[{"role":"user","content":' + long + b"}]}",
+        b'{"model":"m","messages":[{"role":"user","content":"a"}],"x":' + long + b"}",
+    ):
+        answer, used = await measured(lambda body=body: gateway.chat(body))
+        assert answer.status_code == 200
+        assert models.asked[-1].received.body == body
+        # Client, gateway and model server are one process here, and each copies it.
+        assert used < 5 * CPU_SECONDS
+    answer = await gateway.chat(b'{"messages":[],"model":' + long + b"}")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
+    assert_no_trace(gateway)
+    assert len(answer.content) < 1000
+    assert all(len(line) < 5000 for line in gateway.lines)
+
+
+async def test_a_long_change_is_refused(cast: Cast) -> None:
+    token, _, _ = await cast.session("user")
+    async with stranger(cast.gateway) as client:
+        answer = await client.post(
+            "/api/keys",
+            content=b'{"name":"' + b"x" * LONG + b'"}',
+            headers={"authorization": f"Bearer {token}"},
+        )
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
+    assert_no_trace(cast.gateway)
+
+
+@pytest.mark.parametrize("name", ["MODEL", "Max_Tokens", "STREAM", "N"])
+async def test_a_name_in_capitals_is_refused(name: str, gateway: Gateway, models: ModelServer) -> None:
+    answer = await gateway.chat(b'{"model":"m","messages":[],"%b":5}' % name.encode())
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (400, "invalid_value", name.lower())
+    assert models.asked == []
+
+
+@pytest.mark.parametrize("name", ["model", "\\u006dodel", "max_tokens", "n", "stream"])
+async def test_a_name_that_is_there_twice_has_one_meaning(
+    name: str, gateway: Gateway, models: ModelServer
+) -> None:
+    """What the gateway read is what the server reads, whichever of the two it takes."""
+    first, last = {"model": (b'"other"', b'"m"')}.get(name.replace("\\u006d", "m"), (b"100", b"5"))
+    first, last = (b"true", b"false") if name == "stream" else (first, last)
+    model = b"" if "odel" in name else b'"model":"m",'
+    body = b'{%b"%b":%b,"messages":[],"%b":%b}' % (model, name.encode(), first, name.encode(), last)
+    answer = await gateway.chat(body)
+    if answer.status_code == 400:
+        assert answer.json()["error"]["code"] == "invalid_value"
+        return
+    assert answer.status_code == 200
+    sent = models.asked[-1].received.body
+    found = msgspec.json.decode(sent, type=dict[str, msgspec.Raw])
+    assert bytes(found[name.replace("\\u006d", "m")]) == last
+    assert sent.count(b'"%b"' % name.replace("\\u006d", "m").encode()) == 1
+
+
+async def measured(ask: Callable[[], Awaitable[httpx.Response]]) -> tuple[httpx.Response, float]:
+    """The answer, and the CPU seconds it took: the least of three, because the process does other things."""
+    least = math.inf
+    for _ in range(3):
+        begun = time.process_time()
+        answer = await ask()
+        least = min(least, time.process_time() - begun)
+        if least < CPU_SECONDS / 2:
+            break
+    return answer, least
+
+
+def assert_no_trace(gateway: Gateway) -> None:
+    """Every line is one event, and none tells of a fault."""
+    for line in gateway.lines:
+        event = msgspec.json.decode(line)
+        assert event["level"] in ("info", "debug") and "frames" not in event, event
+        assert line.count(b"\n") == 1
+    assert "Traceback" not in gateway.log

@@ -1,0 +1,67 @@
+"""Text that a database, a decoder or a calendar could choke on, wherever text can be put: never a fault."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from tests import gateways
+from tests.gateways import entry
+from tests.storage.conftest import postgres, postgres_url, sqlite_path, sqlite_url, url
+from tests.web.people import assemble, stranger
+from tests.web.test_mass_assignment import KEY, WRITES
+
+__all__ = ["postgres", "postgres_url", "sqlite_path", "sqlite_url", "url"]
+
+IN_URLS = ("%00", "a%00b", "%FF", "%ED%A0%80", "%F0%9F%98%80", "..%2f..", "x" * 300)
+IN_FIELDS = (
+    *("\0", "a\0b@c.dd", "\U0001f600", "\u202e", "x" * 1000, ["\0"], {"\0": "\0"}, {"a": "\0"}),
+    *(2**63, -1, 1e300, True, "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"),
+    *(["192.0.2.0/33"], ["*"], ["https://\0"], ["https://["], ["https://a:99999"], "http://[/v1"),
+)
+
+
+def calls(document: dict[str, Any], real: dict[str, str]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Method, URL and body of every operation with something bad in one place."""
+    for path, methods in document["paths"].items():
+        if path.startswith(("/v1/", "/user/")):  # the latter are those under /api/keys
+            continue
+        for method, one in methods.items():
+            fields, body = WRITES.get(f"{method.upper()} {path}", (set(), {}))
+            if path.startswith("/api/admin/keys"):  # reads the rest as /api/keys does
+                fields = fields - KEY
+            more = {"json": body} if "requestBody" in one else {}
+            good = path.format_map(real)
+            if "{" in path:
+                yield from ((method, re.sub(r"\{\w+\}", bad, path), more) for bad in IN_URLS)
+            for row in one.get("parameters", ()):
+                if row["in"] == "query":
+                    yield from ((method, f"{good}?{row['name']}={bad}", more) for bad in IN_URLS)
+            for field in sorted(fields):
+                yield from ((method, good, {"json": body | {field: bad}}) for bad in IN_FIELDS)
+
+
+async def test_no_text_is_a_fault(nursery: trio.Nursery, home: Path, url: str) -> None:
+    servers = [entry("one", "http://127.0.0.1:9/v1")]
+    gateway = await gateways.start(nursery, home, servers=servers, storage={"url": url})
+    cast = await assemble(gateway, only=("user", "admin"))
+    document = (await gateway.get("/openapi.json")).json()
+    real = {"key_id": cast.key_ids["good"], "user_id": cast.users["user"], "name": "one", "session_id": "x"}
+    faults = []
+    tried = 0
+    async with stranger(gateway) as client:
+        token, _, _ = await cast.session("admin")
+        for method, address, more in calls(document, real):
+            if address.startswith(("/api/auth/logout", "/api/auth/sessions")) and method != "get":
+                continue
+            answer = await client.request(
+                method, address, headers={"authorization": f"Bearer {token}"}, **more
+            )
+            tried += 1
+            if answer.status_code >= 500:
+                faults.append((method, address, more, answer.text))
+    assert faults == []
+    assert gateway.events("control_failed") == []
+    assert tried > 1000

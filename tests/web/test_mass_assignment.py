@@ -1,0 +1,165 @@
+"""No input sets more than it is meant to: every write, with the name of every column of every table."""
+
+import sqlite3
+from contextlib import closing
+from typing import Any
+
+from tests.gateways import Gateway
+from tests.web.people import PASSWORD, Cast, stranger
+
+LIMITS = {
+    *("rpm", "tpm", "concurrency", "tokens_per_day", "tokens_per_month"),
+    *("usd_per_day", "usd_per_month", "usd_total"),
+}
+KEY = {
+    *(
+        "name",
+        "scopes",
+        "allowed_models",
+        "allowed_ips",
+        "allowed_origins",
+        "limits",
+        "expires_at",
+        "metadata",
+    ),
+}
+# What each write may say, and a body that it takes, written down a second time.
+WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
+    "POST /api/setup": (
+        {"token", "email", "password"},
+        {"token": "t" * 43, "email": "a@b.cc", "password": PASSWORD},
+    ),
+    "POST /api/auth/signup": (
+        {"email", "password", "full_name", "invite"},
+        {"email": "new@example.com", "password": PASSWORD},
+    ),
+    "POST /api/auth/login": (
+        {"email", "password", "bearer"},
+        {"email": "user@example.com", "password": PASSWORD},
+    ),
+    "PATCH /api/auth/me": ({"full_name"}, {"full_name": "New Name"}),
+    "POST /api/auth/password": (
+        {"password", "new_password", "bearer"},
+        {"password": PASSWORD, "new_password": PASSWORD + "!"},
+    ),
+    "POST /api/auth/password/forgot": ({"email"}, {"email": "user@example.com"}),
+    "POST /api/auth/password/reset": ({"token", "password"}, {"token": "t" * 43, "password": PASSWORD}),
+    "POST /api/auth/email": ({"email", "password"}, {"email": "a@b.cc", "password": PASSWORD}),
+    "POST /api/auth/email/verify": ({"token", "password"}, {"token": "t" * 43, "password": PASSWORD}),
+    "POST /api/auth/email/resend": ({"email"}, {"email": "user@example.com"}),
+    "POST /api/keys": (KEY, {"name": "new"}),
+    "PATCH /api/keys/{key_id}": (KEY, {"name": "new"}),
+    "POST /api/keys/{key_id}/rotate": ({"overlap_seconds"}, {}),
+    "POST /user/api-keys": (KEY, {"name": "new"}),
+    "PATCH /user/api-keys/{key_id}": (KEY, {"name": "new"}),
+    "POST /user/api-keys/{key_id}/rotate": ({"overlap_seconds"}, {}),
+    "POST /api/admin/keys": (KEY | {"user_id"}, {"name": "new"}),
+    "PATCH /api/admin/keys/{key_id}": (KEY, {"name": "new"}),
+    "POST /api/admin/keys/{key_id}/rotate": ({"overlap_seconds"}, {}),
+    "POST /api/admin/users": (
+        {"email", "password", "role", "full_name", "tier"},
+        {"email": "new@example.com", "password": PASSWORD},
+    ),
+    "PATCH /api/admin/users/{user_id}": (
+        {"full_name", "role", "tier", "disabled"},
+        {"full_name": "New Name"},
+    ),
+    "PATCH /api/admin/users/{user_id}/limits": (LIMITS, {"rpm": 5}),
+    "POST /api/admin/invites": ({"email"}, {"email": "new@example.com"}),
+    "POST /api/admin/servers": (
+        {"name", "url", "dialect", "api_key", "models", "weight", "priority"},
+        {"name": "new", "url": "http://127.0.0.1:9/v1"},
+    ),
+}
+WITHOUT_BODY = {
+    "POST /api/auth/logout",
+    "POST /api/admin/servers/{name}/test",
+    "POST /api/admin/users/{user_id}/reset-password",
+}
+GUESSES = ("is_admin", "admin", "balance", "owner_id", "permissions", "__proto__", "object", "current")
+
+
+def tables(gateway: Gateway) -> dict[str, list[str]]:
+    with closing(sqlite3.connect(gateway.database)) as database:
+        names = [row[0] for row in database.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+        return {
+            name: [row[0] for row in database.execute("SELECT name FROM pragma_table_info(?)", (name,))]
+            for name in names
+        }
+
+
+def content(gateway: Gateway) -> list[str]:
+    """Everything, but for what changes by itself."""
+    with closing(sqlite3.connect(gateway.database)) as database:
+        return [line for line in database.iterdump() if 'INTO "sessions"' not in line]
+
+
+def components(document: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    return dict(document["components"]["schemas"][schema["$ref"].rpartition("/")[2]])
+
+
+async def test_every_write_takes_what_is_written_here(cast: Cast) -> None:
+    document = (await cast.gateway.get("/openapi.json")).json()
+    found = {}
+    for path, methods in document["paths"].items():
+        for method, one in methods.items():
+            if method in ("post", "patch") and not path.startswith("/v1/"):
+                body = one.get("requestBody")
+                schema = body and components(document, body["content"]["application/json"]["schema"])
+                found[f"{method.upper()} {path}"] = schema
+    assert found.keys() == WRITES.keys() | WITHOUT_BODY
+    for name, schema in found.items():
+        if name in WITHOUT_BODY:
+            assert schema is None, name
+        else:
+            assert set(schema["properties"]) == WRITES[name][0], name
+            assert schema["additionalProperties"] is False, name
+    assert document["components"]["schemas"]["LimitsInput"]["additionalProperties"] is False
+
+
+async def test_no_write_takes_a_columns_name(cast: Cast) -> None:
+    """Asked by whoever may ask it: users for their own, an administrator for the rest."""
+    gateway = cast.gateway
+    columns = {column for names in tables(gateway).values() for column in names} | {*GUESSES, *LIMITS}
+    assert {"role", "password_hash", "digest", "user_id", "disabled_at", "sealed_api_key"} <= columns
+    places = {"key_id": cast.key_ids["good"], "user_id": cast.users["other"]}
+    bearers = {
+        role: {"authorization": f"Bearer {(await cast.session(role))[0]}"} for role in ("user", "admin")
+    }
+    before = content(gateway)
+    tried = 0
+    async with stranger(gateway) as client:
+        for name, (fields, body) in WRITES.items():
+            method, _, path = name.partition(" ")
+            headers = bearers["admin" if path.startswith("/api/admin/") else "user"]
+            gateway.core.auth._throttle._changes._full_at.clear()  # nobody makes so many so soon
+            for column in sorted(columns - fields):
+                wanted = body | {column: "admin"}
+                answer = await client.request(method, path.format_map(places), json=wanted, headers=headers)
+                error = answer.json()["error"]
+                assert (answer.status_code, error["code"]) == (400, "invalid_value"), (name, column)
+                assert error["message"].startswith("Unknown field"), (name, column)
+                tried += 1
+    assert tried > 1000
+    assert content(gateway) == before
+
+
+async def test_what_is_declared_changes_and_nothing_else(cast: Cast) -> None:
+    """A user's own name; everything else of the row stays."""
+    token, _, _ = await cast.session("user")
+    gateway = cast.gateway
+
+    def row() -> dict[str, Any]:
+        with closing(sqlite3.connect(gateway.database)) as database:
+            database.row_factory = sqlite3.Row
+            return dict(
+                database.execute("SELECT * FROM users WHERE id = ?", (cast.users["user"],)).fetchone()
+            )
+
+    before = row()
+    async with stranger(gateway) as client:
+        answer = await client.patch(
+            "/api/auth/me", json={"full_name": "Ada"}, headers={"authorization": f"Bearer {token}"}
+        )
+    assert answer.status_code == 200
+    assert row() == before | {"full_name": "Ada"}
