@@ -37,6 +37,9 @@ state_dir = "{state}"
 
 [server]
 port = {port}
+
+[limits]
+time_zone = "Europe/Berlin"
 """
 
 DEMO_SERVER = """
@@ -75,7 +78,7 @@ def _answers(subcommand: str, servers: str) -> None:
         directory = Path(name)
         unpacked = directory / "tmp"
         unpacked.mkdir()
-        environ = {"TMPDIR": str(unpacked)}
+        environ = {"TMPDIR": str(unpacked), "PYTHONTZPATH": ""}  # a machine without time zones
         settings, port = _settings(directory, servers)
         print(_run((*ONEFILE, "check", "-c", str(settings)), environ))
         with _serving((*ONEFILE, subcommand), settings, port, environ):
