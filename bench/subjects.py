@@ -7,11 +7,13 @@ import shutil
 import socket
 import sqlite3
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
+
+import httpx
 
 from bench import processes
 from bench.processes import BenchError
@@ -103,6 +105,16 @@ def nginx(upstream_port: int, directory: Path) -> Iterator[Subject]:
         yield subject
 
 
+_LIMITS: Final = {
+    "rpm": 10**9,
+    "tpm": 10**9,
+    "concurrency": 10**5,
+    "tokens_per_day": 10**9,
+    "tokens_per_month": 10**9,
+    "usd_per_day": "10000",
+    "usd_per_month": "10000",
+    "usd_total": "10000",
+}
 _GATEWAY = """\
 state_dir = "{state}"
 
@@ -112,9 +124,13 @@ port = {port}
 [storage]
 durability = "strict"
 
-[limits]
-requests_per_minute = 100000000
-concurrency = 100000
+[tiers.enterprise]
+{limits}
+
+[[prices]]
+model = "{model}"
+input_usd = "0.01"
+output_usd = "0.02"
 
 [log]
 requests = true
@@ -129,17 +145,25 @@ models = ["{model}"]
 
 @contextlib.contextmanager
 def gateway(upstream_port: int, directory: Path) -> Iterator[Subject]:
-    """Key authentication, limits, strict durable usage in SQLite, request log and metrics: all on."""
+    """Key authentication, every limit on key, account and tier, strict durable usage in SQLite, request log
+    and metrics: all on.
+    """
     port = free_port()
     settings = directory / "gateway.toml"
     settings.touch(0o600)
     settings.write_text(
-        _GATEWAY.format(state=gateway_state(directory), port=port, upstream_port=upstream_port, model=MODEL)
+        _GATEWAY.format(
+            state=gateway_state(directory),
+            port=port,
+            upstream_port=upstream_port,
+            model=MODEL,
+            limits="\n".join(f"{name} = {json.dumps(figure)}" for name, figure in _LIMITS.items()),
+        )
     )
     process = processes.start_module(
         "bluesminds", "serve", "-c", str(settings), log=directory / "gateway.log"
     )
-    with _running("gateway", process, port, lambda: _create_key(settings)) as subject:
+    with _running("gateway", process, port, lambda: _create_key(directory)) as subject:
         yield subject
     if process.returncode != 0:
         raise BenchError(f"the gateway ended with exit code {process.returncode}")
@@ -157,12 +181,23 @@ def recorded_requests(directory: Path) -> int:
     return int(count)
 
 
-def _create_key(settings: Path) -> str:
-    command = [sys.executable, "-m", "bluesminds", "keys", "create", "bench", "--json", "-c", str(settings)]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    if answer.returncode != 0:
-        raise BenchError(f"keys create: {answer.stderr.strip()}")
-    return str(json.loads(answer.stdout)["key"])
+def _create_key(directory: Path) -> str:
+    """A key with limits of its own, of an account that has some besides its tier's."""
+    socket_path = str(gateway_state(directory) / "admin.sock")
+    with httpx.Client(transport=httpx.HTTPTransport(uds=socket_path), base_url="http://local") as operator:
+        account = {"email": "bench@example.com", "password": "a long enough password", "tier": "enterprise"}
+        user = _answered(operator.post("/api/admin/users", json=account))["id"]
+        _answered(
+            operator.patch(f"/api/admin/users/{user}/limits", json={"rpm": 10**9, "usd_total": "10000"})
+        )
+        key = {"name": "bench", "user_id": user, "limits": _LIMITS}
+        return str(_answered(operator.post("/api/admin/keys", json=key))["key"])
+
+
+def _answered(answer: httpx.Response) -> Any:  # noqa: ANN401
+    if not answer.is_success:
+        raise BenchError(f"{answer.url.path}: {answer.text}")
+    return answer.json()
 
 
 @contextlib.contextmanager

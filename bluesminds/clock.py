@@ -3,7 +3,13 @@ time.
 """
 
 import time
+from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import date as date_of
+from datetime import time as time_of_day
 from typing import Protocol
+from zoneinfo import ZoneInfo
+
+from msgspec import Struct
 
 
 class Clock(Protocol):
@@ -14,3 +20,48 @@ class Clock(Protocol):
 class SystemClock:
     def now_ms(self) -> int:
         return time.time_ns() // 1_000_000
+
+
+class Date(Struct, frozen=True, gc=False):
+    """A day of a time zone and its month, by names that sort; begin and end in milliseconds of wall time."""
+
+    day: str  # 2026-02-28
+    month: str  # 2026-02
+    begins: int
+    ends: int
+
+
+class Calendar:
+    """Tells the date. It is asked for every request, so the date that holds is kept until it is over."""
+
+    def __init__(self, zone: tzinfo) -> None:
+        self._zone = zone
+        self._date = self._find(0)
+
+    def date(self, now_ms: int) -> Date:
+        known = self._date
+        if known.begins <= now_ms < known.ends:
+            return known
+        self._date = self._find(now_ms)
+        return self._date
+
+    def end_of_day(self, day: str) -> int:
+        """When the day with this name is over."""
+        return self._begin(date_of.fromisoformat(day) + timedelta(days=1))
+
+    def end_of_month(self, month: str) -> int:
+        return self._begin((date_of.fromisoformat(f"{month}-01") + timedelta(days=31)).replace(day=1))
+
+    def _find(self, now_ms: int) -> Date:
+        today = datetime.fromtimestamp(now_ms // 1000, self._zone).date()
+        day = today.isoformat()
+        return Date(day=day, month=day[:7], begins=self._begin(today), ends=self.end_of_day(day))
+
+    def _begin(self, day: date_of) -> int:
+        """A midnight that the zone skips is the moment of the skip."""
+        return int(datetime.combine(day, time_of_day(), self._zone).timestamp()) * 1000
+
+
+def zone_named(name: str) -> tzinfo:
+    """The IANA time zone. Raises KeyError or ValueError when there is none of this name."""
+    return UTC if name == "UTC" else ZoneInfo(name)

@@ -5,26 +5,42 @@ The server runs on it, and so does a command that finds no server running; nobod
 meanwhile.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any, get_args
 
 import trio
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from bluesminds.accounts.keys import Keys
+from bluesminds.accounts.audit import AuditLog
+from bluesminds.accounts.auth import Auth
+from bluesminds.accounts.janitor import Janitor
+from bluesminds.accounts.keys import Changed, Keys
+from bluesminds.accounts.letters import Letters
+from bluesminds.accounts.limits import Limits
+from bluesminds.accounts.mailboxes import Mailboxes
 from bluesminds.accounts.members import Members
 from bluesminds.accounts.servers import Servers
+from bluesminds.accounts.sessions import Sessions
+from bluesminds.accounts.throttle import Throttle
 from bluesminds.accounts.usage import UsageReports
-from bluesminds.clock import Clock
+from bluesminds.clock import Calendar, Clock, zone_named
 from bluesminds.config import ServerSettings, Settings
+from bluesminds.config.settings import Tier
+from bluesminds.crypto import Vault
 from bluesminds.http.client import Pool, Timeouts, tls_context
 from bluesminds.identity.password import Passwords
 from bluesminds.keystore import open_keystore
 from bluesminds.log import Log
+from bluesminds.money import Price, read_usd
+from bluesminds.notify.mail import Mailer, OutboxMailer, SmtpAccount, SmtpMailer, verifying
+from bluesminds.notify.postman import Postman
 from bluesminds.state import StateDir
-from bluesminds.values import Server
+from bluesminds.values import LimitSet, Server
 from storage import open_store, sqlite_path
 from storage.base import Store
+
+MAIL_SECONDS = 5.0  # the longest an end waits for mail to go out
 
 
 class BadDatabaseURL(Exception):
@@ -43,14 +59,26 @@ class Core(Struct, frozen=True):
     members: Members
     servers: Servers
     usage: UsageReports
+    calendar: Calendar
+    limits: Limits
+    audit: AuditLog
     passwords: Passwords
+    sessions: Sessions
+    throttle: Throttle
+    auth: Auth
+    mailboxes: Mailboxes
+    postman: Postman
+    janitor: Janitor
 
 
 class Changes:
     """Tells who is interested that keys have changed; set once the walk exists."""
 
     def __init__(self) -> None:
-        self.keys_changed: Callable[[], object] = lambda: None
+        self.keys_changed: Changed = lambda digest=None: None
+
+    def tell(self, digest: bytes | None = None) -> None:
+        self.keys_changed(digest)
 
 
 @asynccontextmanager
@@ -71,21 +99,114 @@ async def open_core(settings: Settings, *, clock: Clock, log: Log, changes: Chan
             pepper, vault = await open_keystore(store, state, settings.keys.pepper)
             async with trio.open_nursery() as nursery:
                 await nursery.start(pool.run)
-                yield Core(
-                    settings=settings,
-                    clock=clock,
-                    log=log,
-                    state=state,
-                    pepper=pepper,
-                    store=store,
-                    pool=pool,
-                    keys=Keys(store, pepper=pepper, clock=clock, changed=lambda: changes.keys_changed()),
-                    members=Members(store, clock=clock),
-                    servers=Servers(store, vault=vault, clock=clock, log=log),
-                    usage=UsageReports(store, clock=clock),
-                    passwords=Passwords(),
-                )
+                core = _core(settings, clock, log, state, pepper, vault, store, pool, changes)
+                try:
+                    yield core
+                    await core.postman.flush(MAIL_SECONDS)
+                finally:
+                    core.postman.close()
                 nursery.cancel_scope.cancel()
+
+
+def _core(
+    settings: Settings,
+    clock: Clock,
+    log: Log,
+    state: StateDir,
+    pepper: bytes,
+    vault: Vault,
+    store: Store,
+    pool: Pool,
+    changes: Changes,
+) -> Core:
+    accounts, calendar = settings.accounts, Calendar(zone_named(settings.limits.time_zone))
+    passwords, throttle = Passwords(), Throttle()
+    postman, letters = Postman(_mailer(settings, state, clock, log), log), Letters(_base_url(settings))
+    sessions = Sessions(
+        store,
+        pepper=pepper,
+        clock=clock,
+        idle=accounts.session_idle,
+        lifetime=accounts.session_lifetime,
+        keep=accounts.max_sessions,
+    )
+    return Core(
+        settings=settings,
+        clock=clock,
+        log=log,
+        state=state,
+        pepper=pepper,
+        store=store,
+        pool=pool,
+        keys=Keys(store, pepper=pepper, clock=clock, changed=changes.tell),
+        members=Members(
+            store,
+            clock=clock,
+            changed=changes.tell,
+            tiers=get_args(Tier),
+            default_tier=accounts.default_tier,
+        ),
+        servers=Servers(store, vault=vault, clock=clock, log=log),
+        usage=UsageReports(store, clock=clock),
+        calendar=calendar,
+        limits=Limits(
+            store,
+            clock=clock,
+            calendar=calendar,
+            tiers=tiers_of(settings),
+            changed=changes.tell,
+        ),
+        audit=AuditLog(store),
+        passwords=passwords,
+        sessions=sessions,
+        throttle=throttle,
+        auth=Auth(
+            store,
+            clock=clock,
+            passwords=passwords,
+            sessions=sessions,
+            throttle=throttle,
+            postman=postman,
+            letters=letters,
+            log=log,
+        ),
+        mailboxes=Mailboxes(
+            store,
+            clock=clock,
+            passwords=passwords,
+            throttle=throttle,
+            postman=postman,
+            letters=letters,
+            settings=accounts,
+        ),
+        postman=postman,
+        janitor=Janitor(store, sessions, clock=clock),
+    )
+
+
+def _mailer(settings: Settings, state: StateDir, clock: Clock, log: Log) -> Mailer:
+    mail = settings.mail
+    if mail.host is None or mail.sender is None:
+        return OutboxMailer(state.path / "outbox", clock=clock, log=log)
+    account = SmtpAccount(
+        host=mail.host,
+        port=mail.port,
+        security=mail.security,
+        sender=mail.sender,
+        username=mail.username,
+        password=None if mail.password is None else mail.password.reveal(),
+        timeout=mail.timeout,
+    )
+    return SmtpMailer(account, tls=verifying(mail.ca_file), clock=clock)
+
+
+def _base_url(settings: Settings) -> str:
+    """Where people reach the gateway, for the links in mail."""
+    server = settings.server
+    if server.public_url is not None:
+        return server.public_url.rstrip("/")
+    host = f"[{server.host}]" if ":" in server.host else server.host
+    return f"{'https' if server.tls_cert else 'http'}://{host}:{server.port}"
 
 
 def _database_url(settings: Settings) -> str:
@@ -108,7 +229,44 @@ def timeouts(settings: Settings) -> Timeouts:
     )
 
 
-def configured_server(row: ServerSettings, *, demo_url: str) -> Server:
+def tiers_of(settings: Settings) -> dict[str, LimitSet]:
+    """The limits of each tier."""
+    tables = structs.asdict(settings.tiers)
+    return {name: _limits_of(structs.asdict(table)) for name, table in tables.items()}
+
+
+def _limits_of(figures: dict[str, Any]) -> LimitSet:
+    money = {name: read_usd(text) for name, text in figures.items() if name.startswith("usd_")}
+    return LimitSet(**figures | money)
+
+
+def prices_of(settings: Settings) -> dict[str, Price]:
+    """What each model costs."""
+    return {
+        row.model: Price(
+            input=read_usd(row.input_usd),
+            cached_input=read_usd(row.cached_input_usd or row.input_usd),
+            output=read_usd(row.output_usd),
+            max_output=row.max_output_tokens,
+        )
+        for row in settings.prices
+    }
+
+
+def keyless_limits(settings: Settings) -> LimitSet | None:
+    """The limits of an address whose clients bring keys of their own. None: they are turned away."""
+    keyless = settings.keyless
+    if not keyless.enabled:
+        return None
+    return LimitSet(
+        rpm=keyless.rpm,
+        tpm=keyless.tpm,
+        concurrency=keyless.concurrency,
+        tokens_per_day=keyless.tokens_per_day,
+    )
+
+
+def configured_server(row: ServerSettings, *, demo_url: str, keyless: bool) -> Server:
     """A [[servers]] entry as the walk knows it."""
     return Server(
         name=row.name,
@@ -119,4 +277,5 @@ def configured_server(row: ServerSettings, *, demo_url: str) -> Server:
         weight=row.weight,
         priority=row.priority,
         origin="file",
+        keyless=keyless and row.keyless,
     )

@@ -4,6 +4,7 @@ Every code is stable: clients branch on it, so a code is never reused for anothe
 to do.
 """
 
+import math
 from collections.abc import Mapping
 
 
@@ -67,14 +68,26 @@ class Conflict(GatewayError):
 
 
 class RateLimited(GatewayError):
-    """429 that passes with time: `retry_after` seconds from now the next request is admitted."""
+    """429: `retry_after` seconds from now the same request is admitted; None is never, as things are.
+
+    Without `retry` OpenAI's SDKs do not repeat it by themselves.
+    """
 
     kind = "rate_limit_error"
 
     def __init__(
-        self, code: str, message: str, *, retry_after: float, headers: Mapping[str, str] | None = None
+        self,
+        code: str,
+        message: str,
+        *,
+        retry_after: float | None,
+        retry: bool = True,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(429, code, message, headers={**(headers or {}), **retry_headers(retry_after)})
+        told = {} if retry_after is None else retry_headers(retry_after)
+        if not retry:
+            told["x-should-retry"] = "false"
+        super().__init__(429, code, message, headers={**(headers or {}), **told})
 
 
 class Unavailable(GatewayError):
@@ -102,5 +115,5 @@ class UpstreamFailed(GatewayError):
 
 def retry_headers(seconds: float) -> dict[str, str]:
     """Retry-After in whole seconds, rounded up, and the millisecond form OpenAI's SDKs read first."""
-    milliseconds = max(1, int(seconds * 1000 + 0.999))
+    milliseconds = max(1, math.ceil(seconds * 1000))
     return {"retry-after": str(-(-milliseconds // 1000)), "retry-after-ms": str(milliseconds)}

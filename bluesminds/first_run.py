@@ -10,6 +10,7 @@ import socket
 from msgspec import Struct
 
 from bluesminds.accounts.audit import OPERATOR
+from bluesminds.accounts.key_rules import KeyRules
 from bluesminds.core import Core
 
 DAY_MS = 86_400_000
@@ -34,7 +35,7 @@ async def welcome(core: Core, *, guest_key: bool) -> FirstRun:
     user_id, is_new = await core.members.local_user(OPERATOR)
     key = None
     if is_new:
-        _, key = await core.keys.create(OPERATOR, user_id=user_id, name="first key")
+        _, key = await core.keys.create(OPERATOR, user_id, KeyRules(name="first key"))
     elif guest_key:
         tomorrow = core.clock.now_ms() + DAY_MS
         key = await core.keys.guest(OPERATOR, user_id=user_id, expires_at=tomorrow)

@@ -1,18 +1,22 @@
 """The rooms of a running gateway and the doors between them, built from the core in one place."""
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import trio
 from prometheus_client import CollectorRegistry
 
-from bluesminds.core import Core, timeouts
+from bluesminds.accounts.limits import Now
+from bluesminds.core import Core, keyless_limits, prices_of, timeouts
 from bluesminds.gateway.admit import Admission
 from bluesminds.gateway.bodies import BodyBudget
+from bluesminds.gateway.estimate import Estimator
 from bluesminds.gateway.health import Health
 from bluesminds.gateway.identify import KeyRing
 from bluesminds.gateway.keepers import MAX_BACKOFF, Keepers, Prober, Pulse, Sweeper
+from bluesminds.gateway.lease import Lease
 from bluesminds.gateway.metrics import Metrics
-from bluesminds.gateway.probe import probe
+from bluesminds.gateway.probe import Probe, probe
 from bluesminds.gateway.recorder import Recorder
 from bluesminds.gateway.send import Sender
 from bluesminds.gateway.servers import Shelf
@@ -20,11 +24,16 @@ from bluesminds.gateway.settle import Books
 from bluesminds.gateway.walk import Gateway
 from bluesminds.http.asgi import ASGIApp
 from bluesminds.http.limits import Stats
+from bluesminds.networks import Networks
 from bluesminds.values import Server
-from bluesminds.web import admin, control, ops, setup
+from bluesminds.web import audit, auth, control, keys, limits, ops, pages, servers, setup, usage, users
+from bluesminds.web.address import Proxies
 from bluesminds.web.edge import Edge
+from bluesminds.web.guard import Guard
+from bluesminds.web.reference import Reference
+from bluesminds.web.routes import Route
+from bluesminds.web.turnstile import Turnstile
 from storage.base import StorageError
-from storage.keys import select_key_by_digest
 from storage.members import has_admin
 
 STORE_SECONDS = 2.0  # the longest /ready waits for the store
@@ -34,21 +43,30 @@ class House:
     """Attributes are the rooms; methods are what more than one of them has to do."""
 
     def __init__(
-        self, core: Core, configured: list[Server], metrics: Metrics, recorder: Recorder, keepers: Keepers
+        self,
+        core: Core,
+        configured: list[Server],
+        metrics: Metrics,
+        recorder: Recorder,
+        keepers: Keepers,
+        lease: Lease,
     ) -> None:
         settings = core.settings
         self.core = core
         self.recorder = recorder
         self.keepers = keepers
+        self.lease = lease
         self.pulse = Pulse(recorder, limit=MAX_BACKOFF + 2 * settings.storage.settle_timeout)
         self.stats = Stats()
+        admission = Admission(core.clock, core.calendar, lease.held)
         self.keys = KeyRing(
-            lambda digest: core.store.read(select_key_by_digest, digest),
+            partial(admission.look_up, core.store),
             pepper=core.pepper,
             clock=core.clock,
             cache_seconds=settings.keys.cache_seconds,
-            requests_per_minute=settings.limits.requests_per_minute,
-            concurrency=settings.limits.concurrency,
+            tiers=core.limits.tiers,
+            is_open=admission.holds,
+            keyless=keyless_limits(settings),
         )
         self.health = Health(
             eject_after=settings.upstream.eject_after, eject_seconds=settings.upstream.eject_seconds
@@ -61,8 +79,7 @@ class House:
             interval=settings.upstream.probe_interval,
             timeout=settings.upstream.probe_timeout,
         )
-        admission = Admission()
-        self.sweeper = Sweeper(core.store, self.keys, admission)
+        self.sweeper = Sweeper(core.store, self.keys, admission, recorder)
         self.gateway = Gateway(
             keys=self.keys,
             shelf=self.shelf,
@@ -78,6 +95,9 @@ class House:
             ),
             books=Books(
                 recorder=recorder,
+                estimator=Estimator(
+                    prices_of(settings), default_completion=settings.limits.default_max_tokens
+                ),
                 metrics=metrics,
                 log=core.log,
                 strict=settings.storage.durability == "strict",
@@ -88,7 +108,15 @@ class House:
         )
         bodies = BodyBudget(settings.server.max_buffered_bytes)
         self.site = self._site(metrics, admission, bodies)
-        self.edge = Edge(self.gateway, self.site, bodies=bodies, clock=core.clock, log=core.log)
+        trusted = Networks.read(settings.server.trusted_proxies)
+        self.edge = Edge(
+            self.gateway,
+            Turnstile(self.site, core.clock),
+            bodies=bodies,
+            clock=core.clock,
+            log=core.log,
+            proxies=Proxies(trusted) if trusted else None,
+        )
 
     def _site(self, metrics: Metrics, admission: Admission, bodies: BodyBudget) -> ASGIApp:
         metrics.gauge("bluesminds_requests_running", "Requests being answered.", lambda: admission.running)
@@ -98,13 +126,13 @@ class House:
         registry.register(metrics)
         registry.register(ops.ListenerMetrics(self.stats))
         core = self.core
-        return control.create(
-            ops.blueprint(self.readiness, registry),
-            setup.blueprint(core.members, core.passwords),
-            admin.blueprint(desk(core, self.servers_now, self.servers_changed)),
-            clock=core.clock,
-            log=core.log,
-        )
+        routes = [
+            *ops.routes(ops.OpsDesk(self.readiness, registry)),
+            *offices(core, self.servers_now, self.servers_changed, partial(_in_use, admission)),
+        ]
+        reference = Reference(routes, url=core.settings.server.public_url or "/")
+        mounted = [*routes, *reference.routes, *pages.routes()]
+        return control.create(mounted, guard(core), clock=core.clock, log=core.log)
 
     async def look_around(self, seconds: float) -> None:
         """Learn what servers and models there are, without waiting long for any of them."""
@@ -122,6 +150,7 @@ class House:
     async def readiness(self) -> dict[str, str]:
         return {
             "store": "failing" if self.recorder.failing else await self._store_answers(),
+            "limits": "ok" if self.lease.held() else "another gateway may be counting",
             "keepers": ", ".join(sorted(self.keepers.down)) + " down" if self.keepers.down else "ok",
             "servers": "ok" if self.shelf.has_usable() else self._why_no_server(),
         }
@@ -139,21 +168,33 @@ class House:
         return "ok"
 
 
-def desk(
+def offices(
     core: Core,
     servers_now: Callable[[], Awaitable[list[Server]]],
     servers_changed: Callable[[], Awaitable[None]],
-) -> admin.Desk:
-    """What the operator's API works with, in a running gateway or without one."""
-    return admin.Desk(
-        keys=core.keys,
-        members=core.members,
-        servers=core.servers,
-        usage=core.usage,
-        passwords=core.passwords,
-        servers_now=servers_now,
-        servers_changed=servers_changed,
-        probe=lambda server: probe(
-            core.pool, server, seconds=core.settings.upstream.probe_timeout, list_models=True
-        ),
-    )
+    in_use: Callable[[str], Now],
+) -> list[Route]:
+    """The routes of what people do, in a running gateway or without one."""
+
+    def try_out(server: Server) -> Awaitable[Probe]:
+        return probe(core.pool, server, seconds=core.settings.upstream.probe_timeout, list_models=True)
+
+    return [
+        *setup.routes(setup.SetupDesk(core.members, core.passwords)),
+        *keys.routes(core.keys, core.members),
+        *auth.routes(auth.AuthDesk(core.auth, core.mailboxes, core.members, core.sessions)),
+        *users.routes(users.UserDesk(core.members, core.passwords, core.mailboxes)),
+        *servers.routes(servers.ServerDesk(core.servers, servers_now, servers_changed, try_out)),
+        *usage.routes(usage.UsageDesk(core.usage)),
+        *limits.routes(limits.LimitDesk(core.limits, in_use)),
+        *audit.routes(audit.AuditDesk(core.audit)),
+    ]
+
+
+def _in_use(admission: Admission, subject: str) -> Now:
+    found = admission.in_use(subject)
+    return Now(found.requests_last_minute, found.tokens_last_minute, found.running)
+
+
+def guard(core: Core) -> Guard:
+    return Guard(core.sessions, core.throttle, public_url=core.settings.server.public_url)

@@ -1,6 +1,6 @@
 """The composition root: nested nurseries from the store to the listener.
 
-    core (state, store, pool) > recorder > keepers, demo server, local socket > listener
+    core (state, store, pool) > lease > recorder > keepers, demo server, local socket > listener
 
 Nesting is the order of death: the listener drains first, then the keepers and the local socket go, then the
 recorder commits what is left, and the store closes last. `serve` is what the command line, the tests and
@@ -20,6 +20,7 @@ from bluesminds.config import ListenSettings, Settings
 from bluesminds.core import Changes, Core, open_core
 from bluesminds.first_run import FirstRun, refuse_public_without_admin, welcome
 from bluesminds.gateway.keepers import Keepers
+from bluesminds.gateway.lease import Lease
 from bluesminds.gateway.metrics import Metrics
 from bluesminds.gateway.recorder import Recorder
 from bluesminds.house import House
@@ -27,9 +28,11 @@ from bluesminds.http.server import Limits
 from bluesminds.http.server import serve as listen
 from bluesminds.listeners import listen_locally, public_sockets, tls_context
 from bluesminds.log import Log
+from bluesminds.networks import Networks
 from bluesminds.upstreams import configured_servers, start_demo
 
 FLUSH_SECONDS = 10.0  # the longest a stop waits for the last usage rows
+LEASE_END_SECONDS = 2.0  # the longest a stop waits to give up the lease
 LOOK_AROUND_SECONDS = 2.0  # the longest a start waits to learn what models there are
 
 
@@ -62,21 +65,28 @@ async def serve(
     With `guest_key` every start makes a key for a day, not only the first.
 
     Raises, before it has started, StartRefused, StateBusy, BadState, BadDatabaseURL, StorageError,
-    CannotListen and BadCertificate.
+    LeaseTaken, CannotListen and BadCertificate.
     """
     changes = Changes()
     async with open_core(settings, clock=clock, log=log, changes=changes) as core:
         with public_sockets(settings.server, inherited) as sockets:
             await refuse_public_without_admin(sockets, core)
             metrics, keepers = Metrics(), Keepers(log)
-            async with _recording(core, metrics, keepers) as recorder, trio.open_nursery() as background:
+            async with (
+                _leased(core) as lease,
+                _recording(core, metrics, keepers) as recorder,
+                trio.open_nursery() as background,
+            ):
                 demo_url = start_demo(settings, background, log)
                 configured = await configured_servers(core, environ, demo_url)
-                house = House(core, configured, metrics, recorder, keepers)
+                house = House(core, configured, metrics, recorder, keepers, lease)
                 changes.keys_changed = house.keys.forget
                 await house.look_around(LOOK_AROUND_SECONDS)
                 background.start_soon(keepers.keep, "prober", house.prober.run)
                 background.start_soon(keepers.keep, "sweeper", house.sweeper.run)
+                background.start_soon(keepers.keep, "lease", lease.run)
+                background.start_soon(keepers.keep, "postman", core.postman.run)
+                background.start_soon(keepers.keep, "janitor", core.janitor.run)
                 await background.start(listen_locally, core, house.site)
                 async with trio.open_nursery() as listener:
                     addresses = await listener.start(_listen, house, sockets, shutdown)
@@ -85,6 +95,18 @@ async def serve(
                     task_status.started(Running(addresses, models, first_run, core, house.pulse.beats))
                 await house.sweeper.sweep()
                 background.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _leased(core: Core) -> AsyncIterator[Lease]:
+    """The right to hand out limits, from before the first request until after the last row."""
+    lease = Lease(core.store, core.state.instance(), core.log)
+    await lease.take()
+    try:
+        yield lease
+    finally:
+        with trio.move_on_after(LEASE_END_SECONDS, shield=True):
+            await lease.end()
 
 
 @asynccontextmanager
@@ -126,9 +148,15 @@ async def _listen(
         tls=tls_context(server),
         http2=server.http2,
         on_error=lambda exc: house.core.log.exception("connection_failed", exc),
-        on_refusal=lambda client, refusal, untold: house.core.log.info(
-            "connection_refused", client=client, status=refusal.status, code=refusal.code, untold=untold
+        on_refusal=lambda client, refusal, request_id, untold: house.core.log.info(
+            "connection_refused",
+            client=client,
+            status=refusal.status,
+            code=refusal.code,
+            request_id=request_id,
+            untold=untold,
         ),
+        proxies=Networks.read(server.trusted_proxies) if server.proxy_protocol else None,
         shutdown=shutdown,
         stats=house.stats,
         task_status=task_status,

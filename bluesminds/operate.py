@@ -5,6 +5,7 @@ Both ways are the same HTTP API, so a command has one code path, and whoever hol
 lock is the only writer.
 """
 
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,17 +13,18 @@ from pathlib import Path
 import httpx
 import trio
 
+from bluesminds.accounts.limits import Now
 from bluesminds.clock import Clock
 from bluesminds.config import Settings
 from bluesminds.core import Changes, Core, configured_server, open_core
 from bluesminds.gateway.servers import merged
-from bluesminds.house import desk
+from bluesminds.house import guard, offices
 from bluesminds.http.client import Pool
 from bluesminds.http.transport import PoolTransport
 from bluesminds.log import Log
 from bluesminds.state import ForeignState, StateBusy, StateDir
 from bluesminds.values import Server
-from bluesminds.web import admin, control
+from bluesminds.web import control
 from bluesminds.web.guard import through_local_socket
 
 BASE_URL = "http://local"
@@ -54,7 +56,8 @@ async def operator_client(settings: Settings, *, clock: Clock, log: Log) -> Asyn
                 raise
         await trio.sleep(POLL)
     async with trio.open_nursery() as nursery:
-        pool = Pool()
+        # There is no TLS on the socket; the system's authorities take longer to read than the answer.
+        pool = Pool(tls=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
         await nursery.start(pool.run)
         transport = PoolTransport(pool, socket_path=str(socket_path))
         async with httpx.AsyncClient(
@@ -81,7 +84,8 @@ async def _offline(settings: Settings, *, clock: Clock, log: Log) -> AsyncIterat
         async def servers_now() -> list[Server]:
             return await _servers(core)
 
-        site = control.create(admin.blueprint(desk(core, servers_now, _nothing)), clock=clock, log=log)
+        routes = offices(core, servers_now, _nothing, _not_in_use)
+        site = control.create(routes, guard(core), clock=clock, log=log)
         transport = httpx.ASGITransport(through_local_socket(site))
         async with httpx.AsyncClient(
             transport=transport, base_url=BASE_URL, trust_env=False, timeout=TIMEOUT
@@ -90,8 +94,15 @@ async def _offline(settings: Settings, *, clock: Clock, log: Log) -> AsyncIterat
 
 
 async def _servers(core: Core) -> list[Server]:
-    configured = [configured_server(row, demo_url="") for row in core.settings.servers if row.enabled]
+    keyless = core.settings.keyless.enabled
+    rows = [row for row in core.settings.servers if row.enabled]
+    configured = [configured_server(row, demo_url="", keyless=keyless) for row in rows]
     return merged(configured, await core.servers.load())
+
+
+def _not_in_use(subject: str) -> Now:
+    """No gateway runs, so nothing is in use."""
+    return Now()
 
 
 async def _nothing() -> None:

@@ -106,8 +106,9 @@ async def unanswered(loaded: Loaded) -> list[Problem]:
     found: list[Problem] = []
 
     async def ask(pool: Pool, row: ServerSettings) -> None:
-        server = configured_server(row, demo_url="")
-        answer = await probe(pool, server, seconds=settings.upstream.probe_timeout, list_models=True)
+        server = configured_server(row, demo_url="", keyless=settings.keyless.enabled)
+        asked = server.api_key is not None or not server.keyless  # else only clients have a key for it
+        answer = await probe(pool, server, seconds=settings.upstream.probe_timeout, list_models=asked)
         if answer.problem is not None:
             where = loaded.origins[f"servers.{row.name}.url"].place
             message = f'[[servers]] "{row.name}" does not answer as it should: {answer.problem}'

@@ -8,6 +8,7 @@ secrets that are empty: whoever can put a file there could choose the pepper.
 import contextlib
 import fcntl
 import os
+import secrets
 import shlex
 import stat
 from collections.abc import Iterator
@@ -106,6 +107,14 @@ class StateDir:
                 os.fsync(file.fileno())
             draft.rename(path)
         return path
+
+    def instance(self) -> str:
+        """What this directory's gateway is known as to others, made at its first start."""
+        name = self.secret("instance")
+        if name is None:
+            name = secrets.token_hex(16).encode()
+            self.keep("instance", name)
+        return name.decode("ascii", "replace")
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

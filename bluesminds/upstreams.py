@@ -20,7 +20,8 @@ async def configured_servers(core: Core, environ: Mapping[str, str], demo_url: s
     """The configuration's servers; with none in it, what the environment and this machine offer."""
     rows = [row for row in core.settings.servers if row.enabled]
     if core.settings.servers:
-        return [configured_server(row, demo_url=demo_url) for row in rows]
+        keyless = core.settings.keyless.enabled
+        return [configured_server(row, demo_url=demo_url, keyless=keyless) for row in rows]
     servers = from_environment(environ)
     ollama = local_ollama(environ)
     if (await probe(core.pool, ollama, seconds=1.0, list_models=True)).problem is None:

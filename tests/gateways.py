@@ -5,8 +5,9 @@ answer = await gateway.chat({"model": "m", ...})
 """
 
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, closing
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import httpx
 import msgspec
 import tomli_w
 import trio
+from argon2 import PasswordHasher
 
 from bluesminds import main
 from bluesminds.clock import Clock, SystemClock
@@ -25,6 +27,9 @@ from bluesminds.operate import operator_client
 
 ASK = {"model": "m", "messages": [{"role": "user", "content": "Say hello."}]}
 STREAM = ASK | {"stream": True}
+TLS = ssl.create_default_context()  # of all clients: each by itself would read every root certificate
+# What a password costs is not what these gateways are for.
+CHEAP = PasswordHasher(time_cost=1, memory_cost=64, parallelism=1)
 QUICK = {
     "server": {"port": 0, "drain_timeout": 5.0},
     "upstream": {
@@ -44,12 +49,10 @@ def entry(name: str, url: str, **more: Any) -> dict[str, Any]:
     return {"name": name, "url": url, "models": ["m"]} | more
 
 
-def settings_of(
-    home: Path, servers: list[dict[str, Any]], sections: Mapping[str, Mapping[str, Any]]
-) -> Settings:
+def settings_of(home: Path, servers: list[dict[str, Any]], sections: Mapping[str, Any]) -> Settings:
     document: dict[str, Any] = {name: dict(table) for name, table in QUICK.items()}
     for name, table in sections.items():
-        document[name] = document.get(name, {}) | dict(table)
+        document[name] = document.get(name, {}) | dict(table) if isinstance(table, Mapping) else table
     document["state_dir"] = str(home / "state")
     document["servers"] = servers
     path = home / "gateway.toml"
@@ -94,7 +97,8 @@ class Gateway:
 
     def client(self, key: str | None = None, **more: Any) -> httpx.AsyncClient:
         headers = {"authorization": f"Bearer {key or self.key}"}
-        return httpx.AsyncClient(base_url=self.url, headers=headers, trust_env=False, timeout=10, **more)
+        settings = {"verify": TLS, "timeout": 10} | more
+        return httpx.AsyncClient(base_url=self.url, headers=headers, trust_env=False, **settings)
 
     async def chat(
         self,
@@ -118,12 +122,21 @@ class Gateway:
         async with operator_client(self.settings, clock=SystemClock(), log=self.core.log) as client:
             yield client
 
-    async def new_key(self, **fields: Any) -> tuple[str, str]:
+    async def new_key(
+        self, *, rpm: int | None = None, concurrency: int | None = None, **fields: Any
+    ) -> tuple[str, str]:
         """The id and the key."""
+        limits = {"rpm": rpm, "concurrency": concurrency} | fields.pop("limits", {})
         async with self.operator() as client:
-            answer = await client.post("/api/admin/keys", json={"name": "tests", **fields})
+            answer = await client.post("/api/admin/keys", json={"name": "tests", "limits": limits, **fields})
         assert answer.status_code == 201, answer.text
         return answer.json()["id"], answer.json()["key"]
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Another connection to the database, which writes nothing."""
+        with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as database:
+            yield database
 
     def rows(self) -> list[dict[str, Any]]:
         """The usage rows that are in the file at this moment, read by another connection."""
@@ -179,7 +192,7 @@ async def start(
     servers: list[dict[str, Any]],
     clock: Clock | None = None,
     key: str = "",
-    **sections: Mapping[str, Any],
+    **sections: Any,
 ) -> Gateway:
     """Start a gateway in the nursery and wait until it answers. `key`: for a state directory that has one."""
     settings = settings_of(home, servers, sections)
@@ -196,4 +209,5 @@ async def start(
         ended.set()
 
     running = await nursery.start(run)
+    running.core.passwords._hasher = CHEAP
     return Gateway(settings, running, running.first_run.key or key, lines, shutdown, ended)

@@ -2,9 +2,11 @@
 
 user = User(home)
 done = user.run("keys", "list")
+done = user.call("keys", "list")  # the same in this process, for what a process of its own does not matter to
 with user.serving("demo", "--port", "0") as gateway: ...
 """
 
+import contextlib
 import os
 import re
 import signal
@@ -17,6 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 from typing import Any
+
+from click.testing import CliRunner
+
+from bluesminds.cli.app import cli
 
 COMMAND = (sys.executable, "-m", "bluesminds")
 SECONDS = 20.0  # the longest any command may take here, on a machine with other work
@@ -93,6 +99,15 @@ class User:
             cwd=self.home,
             env=self.environment(environ),
         )
+
+    def call(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """A command in this process, which has loaded everything already: that is most of what one takes."""
+        environ = dict.fromkeys(os.environ) | self.environment({})
+        with contextlib.chdir(self.home):
+            done = CliRunner().invoke(cli, words, input=stdin, env=environ, prog_name="bluesminds")
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        return subprocess.CompletedProcess(words, done.exit_code, done.stdout, done.stderr)
 
     def launch(
         self,

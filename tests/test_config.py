@@ -41,7 +41,7 @@ def test_without_any_source_every_value_is_the_default(tmp_path: Path) -> None:
 
 
 def test_every_setting_has_an_origin(write: Write) -> None:
-    names = {"state_dir"} | {f"{name}.{key}" for name in sections() for key in fields_in(name)}
+    names = set(fields_in("")) | {f"{name}.{key}" for name in sections() for key in fields_in(name)}
     names |= {f"servers.main.{key}" for key in fields_in("servers")}
     assert set(load(write(MAIN), {}, {}).origins) == names
 
@@ -207,3 +207,32 @@ def test_loading_needs_no_event_loop() -> None:
     code = f"import sys, bluesminds.config; print([name for name in {heavy} if name in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     assert run.stdout == "[]\n"
+
+
+def test_signing_up_without_a_mail_server_is_pointed_out(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.toml"
+    path.write_text('[accounts]\nsignup = "open"\n')
+    (warning,) = load(path, {}, {}).warnings
+    assert warning.message == 'signup in [accounts] is "open", but no mail is sent'
+    mail = '[accounts]\nsignup = "open"\n[mail]\nhost = "h"\nsender = "a@b.cc"\n'
+    path.write_text(mail)
+    (warning,) = load(path, {}, {}).warnings
+    assert warning.message == "mail is sent, but public_url in [server] is not set", "its links lead nowhere"
+    path.write_text(mail + '[server]\npublic_url = "https://ai.example.com"\n')
+    assert load(path, {}, {}).warnings == ()
+
+
+def test_trusting_every_address_is_pointed_out(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.toml"
+    for trusted in ("0.0.0.0/0", "::/0", "::ffff:0:0/96"):
+        path.write_text(f'[server]\ntrusted_proxies = ["127.0.0.1", "{trusted}"]\n')
+        (warning,) = load(path, {}, {}).warnings
+        assert warning.message.startswith("trusted_proxies in [server] has every address")
+    path.write_text('[server]\ntrusted_proxies = ["10.0.0.0/8", "::1"]\n')
+    assert load(path, {}, {}).warnings == ()
+
+
+def test_tiers_may_be_as_large_as_limits_of_one_account(write: Write) -> None:
+    text = '[tiers.enterprise]\ntokens_per_month = 50_000_000_000\nusd_per_month = "2500000.5"\n'
+    tier = load(write(text), {}, {}).settings.tiers.enterprise
+    assert (tier.tokens_per_month, tier.usd_per_month) == (50_000_000_000, "2500000.5")

@@ -50,6 +50,30 @@ ONE_PROBLEM = [
         3,
         'did you mean "queue_rows" in [storage]?',
     ),
+    (
+        '[[prices]]\nmodel = "m"\ninput_usd = 1.25\noutput_usd = "1"\n',
+        (
+            "prices must be tables with model, input_usd, output_usd, cached_input_usd, max_output_tokens;"
+            " amounts as text, not this list"
+        ),
+        1,
+        'write it like prices = [{model="gpt-5", input_usd="1.25", output_usd="10"}]',
+    ),
+    (
+        "[tiers]\npro = 1\n",
+        "pro in [tiers] must be one table",
+        2,
+        "put the settings under a line that says [tiers.pro]",
+    ),
+    ("[tiers.fre]\nrpm = 1\n", 'unknown key "fre" in [tiers]', 1, 'did you mean "free"?'),
+    ("[tiers.pro]\nrpn = 1\n", 'unknown key "rpn" in [tiers.pro]', 2, 'did you mean "rpm"?'),
+    (
+        '[limits]\ntime_zone = "Mars/Olympus"\n',
+        "time_zone in [limits] is no time zone known here",
+        2,
+        'name one of the IANA database: "Europe/Berlin", or "UTC"',
+    ),
+    ("tiers = 1\n", "tiers must be one table", 1, "put the settings under a line that says [tiers.free]"),
     ("[keys]\nx = 4\n", 'unknown key "x" in [keys]', 2, "known here: pepper, cache_seconds"),
     (MAIN + "\nmoddels = []\n", 'unknown key "moddels" in [[servers]]', 5, 'did you mean "models"?'),
     ("server = 1\n", "server must be one table", 1, "put the settings under a line that says [server]"),
@@ -207,10 +231,76 @@ ONE_PROBLEM = [
         "set tls_cert and tls_key, or remove http2",
     ),
     (
+        '[server]\ntrusted_proxies = ["10.0.0.1/8"]\n',
+        (
+            "trusted_proxies in [server]: an entry has bits set past its prefix;"
+            " 10.0.0.0/8 is the network it lies in"
+        ),
+        2,
+        'write it like trusted_proxies = ["127.0.0.1", "10.0.0.0/8"]',
+    ),
+    (
+        '[server]\ntrusted_proxies = ["localhost"]\n',
+        (
+            "trusted_proxies in [server]: an entry is no IP address and no network such as 10.0.0.0/8 or"
+            " 2001:db8::/32"
+        ),
+        2,
+        'write it like trusted_proxies = ["127.0.0.1", "10.0.0.0/8"]',
+    ),
+    (
+        "[server]\nproxy_protocol = true\n",
+        "proxy_protocol in [server] needs trusted_proxies",
+        2,
+        "list the addresses that the proxies connect from; connections of others will be refused",
+    ),
+    (
         '[upstream]\nca_file = "/nonexistent"\n',
         "ca_file in [upstream] cannot be used: /nonexistent",
         2,
         "name a PEM file of certificates the gateway may read",
+    ),
+    (
+        '[mail]\nca_file = "/nonexistent"\n',
+        "ca_file in [mail] cannot be used: /nonexistent",
+        2,
+        "name a PEM file of certificates the gateway may read",
+    ),
+    (
+        '[accounts]\nadmin_emails = ["ada@example.com", "ada"]\n',
+        "admin_emails in [accounts] holds something that is no e-mail address",
+        2,
+        'write it like admin_emails = ["ada@example.com"]',
+    ),
+    (
+        '[mail]\nhost = "smtp.example.com"\n',
+        "host in [mail] needs sender",
+        2,
+        'add sender = "gateway@example.com"',
+    ),
+    (
+        '[mail]\nsender = "Gateway <gateway@example.com>"\n',
+        "sender in [mail] is no e-mail address",
+        2,
+        "write an address alone, without a name",
+    ),
+    (
+        '[mail]\nusername = "gateway"\n',
+        "username and password in [mail] need each other",
+        2,
+        "set both, or neither",
+    ),
+    (
+        '[mail]\nsecurity = "none"\nusername = "gateway"\npassword = "p"\n',
+        "password in [mail] would travel unencrypted",
+        2,
+        'set security = "starttls"',
+    ),
+    (
+        "[accounts]\nsession_idle = 5\n",
+        "session_idle in [accounts] must be a number of seconds from 60 to 31622400, which is a year, not 5",
+        2,
+        "write it like session_idle = 604800.0",
     ),
 ]
 
@@ -423,7 +513,9 @@ VALUES = st.recursive(
 @settings(deadline=None, derandomize=True)
 @given(st.dictionaries(KEYS, VALUES, max_size=4), st.sampled_from(["", *sections(), "servers"]))
 def test_whatever_the_file_holds_it_loads_or_is_refused(data: dict[str, object], section: str) -> None:
-    tree = {"servers": [data]} if section == "servers" else {section: data} if section else data
+    tree = {"servers": [data]} if section == "servers" else data
+    for name in reversed(section.split(".") if section not in ("", "servers") else []):
+        tree = {name: tree}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "gateway.toml"
         path.write_text(tomli_w.dumps(tree))

@@ -3,6 +3,8 @@ none that exists is left out.
 """
 
 import ast
+import json
+import os
 import re
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import tomllib
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import httpx
@@ -212,21 +215,26 @@ def test_the_list_of_outcomes_is_complete() -> None:
 # Error codes
 
 # Where each kind of error takes its code and, if the call says it, its status.
+LIMITED = ("RateLimited", "_Reason", "_Quota")
+CONFLICTS = ("Conflict", "NameTaken", "EmailTaken", "LastAdmin", "NotConfirmed", "NotPossible", "KeyConflict")
 CODE_AT = dict.fromkeys(("GatewayError", "UpstreamFailed", "Refusal"), 1) | dict.fromkeys(
     (
-        *("InvalidRequest", "Unauthenticated", "Forbidden", "NotFound", "RateLimited"),
-        *("Conflict", "NameTaken", "EmailTaken", "Unavailable", "_error_event"),
+        *("InvalidRequest", "Unauthenticated", "Forbidden", "NotFound", *LIMITED),
+        *(*CONFLICTS, "Unavailable", "_error_event"),
     ),
     0,
 )
-STATUS = dict.fromkeys(("Conflict", "NameTaken", "EmailTaken"), 409) | {
-    "InvalidRequest": 400,
-    "Unauthenticated": 401,
-    "Forbidden": 403,
-    "NotFound": 404,
-    "RateLimited": 429,
-    "Unavailable": 503,
-}
+STATUS = (
+    dict.fromkeys(CONFLICTS, 409)
+    | dict.fromkeys(LIMITED, 429)
+    | {
+        "InvalidRequest": 400,
+        "Unauthenticated": 401,
+        "Forbidden": 403,
+        "NotFound": 404,
+        "Unavailable": 503,
+    }
+)
 
 
 def error_codes() -> dict[str, set[int]]:
@@ -315,3 +323,29 @@ def test_the_version_is_in_the_changelog() -> None:
     assert re.search(
         rf"^## \[?{re.escape(__version__)}\]?", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE
     )
+
+
+async def test_the_first_steps_of_the_api_lead_where_they_say(nursery: trio.Nursery, home: Path) -> None:
+    gateway = await gateways.start(nursery, home, servers=[])
+    steps = part((ROOT / "docs" / "api.md").read_text(), "First steps")
+    shown = "".join(re.findall(r"^```sh\n(.*?)^```$", steps, re.MULTILINE | re.DOTALL)).replace("\\\n", "")
+    environ: dict[str, str] = {}
+
+    async def run(line: str) -> Any:
+        line = line.replace("http://127.0.0.1:3000", gateway.url).replace("curl ", "curl -sS --fail ", 1)
+        done = await trio.run_process(["sh", "-c", line], env=dict(os.environ) | environ, capture_stdout=True)
+        return json.loads(done.stdout or b"null")
+
+    login, create, show, audit, logout = shown.splitlines()
+    account = json.loads(re.findall(r"-d '(.*)'", login)[0])
+    async with gateway.operator() as operator:
+        user = {"email": account["email"], "password": account["password"], "role": "admin"}
+        assert (await operator.post("/api/admin/users", json=user)).status_code == 201
+    environ["SESSION"] = (await run(login))["token"]
+    made = await run(create)
+    assert made["key"].startswith("bm_")
+    assert [row["id"] for row in (await run(show))["data"]] == [made["id"]]
+    assert (await run(audit))["data"][0]["subject"] == made["id"]
+    assert await run(logout) is None
+    with pytest.raises(subprocess.CalledProcessError):
+        await run(show)

@@ -2,6 +2,8 @@
 
 import re
 import tomllib
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,9 @@ SETTING = re.compile(r"^#(?=[a-z_0-9]+ = |\[\[)", re.MULTILINE)
 def uncommented() -> dict[str, dict[str, object]]:
     data = tomllib.loads(SETTING.sub("", EXAMPLE))
     (server,) = data.pop("servers")
-    tables = {name: data.pop(name) for name in sections()}
+    tables = {name: reduce(getitem, name.split("."), data) for name in sections()}
+    for name in {name.partition(".")[0] for name in sections()}:
+        del data[name]
     return {"": data, **tables, "servers": server}
 
 

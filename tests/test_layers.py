@@ -25,6 +25,8 @@ LAYERS = (
     ("storage", "bluesminds.http"),
     (
         "bluesminds.values",
+        "bluesminds.networks",
+        "bluesminds.emails",
         "bluesminds.errors",
         "bluesminds.money",
         "bluesminds.crypto",

@@ -3,8 +3,10 @@
 import json
 import os
 from collections.abc import Iterator
+from functools import reduce
+from operator import attrgetter
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 import msgspec
@@ -14,6 +16,7 @@ from bluesminds import preflight
 from bluesminds.cli import exits
 from bluesminds.cli.options import InvalidConfig, config_option, load_settings
 from bluesminds.config import ConfigError, Loaded, Secret, toml_value
+from bluesminds.config.fields import sections
 
 STARTER: Final = """\
 # BluesMinds. Test this file with: bluesminds check
@@ -27,7 +30,7 @@ port = 3000
 # tls_key = "/etc/bluesminds/key.pem"
 
 [limits]
-requests_per_minute = 0   # for keys without a limit of their own; 0 is no limit
+time_zone = "UTC"   # whose days and months limits are for
 
 [log]
 level = "info"
@@ -126,10 +129,8 @@ Section = tuple[str, str, msgspec.Struct]  # header, prefix of its origins, valu
 def _sections(loaded: Loaded) -> Iterator[Section]:
     settings = loaded.settings
     yield "", "", settings
-    for name in settings.__struct_fields__:
-        value = getattr(settings, name)
-        if isinstance(value, msgspec.Struct):
-            yield f"[{name}]", f"{name}.", value
+    for name in sections():
+        yield f"[{name}]", f"{name}.", attrgetter(name)(settings)
     for server in settings.servers:
         yield "[[servers]]", f"servers.{server.name}.", server
 
@@ -138,7 +139,18 @@ def _values(section: msgspec.Struct) -> Iterator[tuple[str, object]]:
     """The plain settings of a section, ready to be shown."""
     for name, value in msgspec.structs.asdict(section).items():
         if not isinstance(value, msgspec.Struct) and name != "servers":
-            yield name, str(value) if isinstance(value, Path | Secret) else value
+            yield name, _plain(value)
+
+
+def _plain(value: object) -> object:
+    match value:
+        case Path() | Secret():
+            return str(value)
+        case tuple():
+            return [_plain(one) for one in value]
+        case msgspec.Struct():
+            return {name: one for name, one in msgspec.structs.asdict(value).items() if one is not None}
+    return value
 
 
 def _toml_lines(loaded: Loaded, origin: bool) -> Iterator[str]:
@@ -152,13 +164,15 @@ def _toml_lines(loaded: Loaded, origin: bool) -> Iterator[str]:
 
 
 def _values_json(loaded: Loaded) -> dict[str, object]:
-    tree: dict[str, object] = dict(_values(loaded.settings))
+    tree: dict[str, Any] = dict(_values(loaded.settings))
     servers = []
     for header, prefix, section in _sections(loaded):
         if header == "[[servers]]":
             servers.append(dict(_values(section)))
         elif header:
-            tree[prefix.rstrip(".")] = dict(_values(section))
+            *outer, last = prefix.rstrip(".").split(".")
+            table = reduce(lambda inner, part: inner.setdefault(part, {}), outer, tree)
+            table[last] = dict(_values(section))
     return {**tree, "servers": servers}
 
 

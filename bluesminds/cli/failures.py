@@ -15,6 +15,7 @@ from bluesminds.cli.hints import command
 from bluesminds.config import Loaded
 from bluesminds.core import BadDatabaseURL
 from bluesminds.first_run import StartRefused
+from bluesminds.gateway.lease import LeaseTaken
 from bluesminds.http.systemd import UnusableDescriptor
 from bluesminds.listeners import BadCertificate, CannotListen
 from bluesminds.state import BadState, StateBusy
@@ -23,6 +24,7 @@ from storage import MigrationChanged, SchemaTooNew, StorageError
 EXPECTED = (
     StartRefused,
     StateBusy,
+    LeaseTaken,
     BadState,
     BadDatabaseURL,
     StorageError,
@@ -70,6 +72,9 @@ def failure(exc: BaseException, loaded: Loaded) -> exits.Failure:
             return exits.Failure(str(exc), exits.UNAVAILABLE, "check storage.url and that the database runs")
         case CannotListen():
             return _cannot_listen(exc)
+        case LeaseTaken():
+            remedy = "which gateways share the database is in storage.url of each"
+            return exits.Failure(str(exc), exits.CONFLICT, remedy)
         case BadCertificate():
             return exits.Failure(str(exc), exits.CONFIG_INVALID, "see what is wrong: bluesminds check")
         case UnusableDescriptor():

@@ -19,10 +19,12 @@ from bluesminds.config.environ import add_credentials, add_environment
 from bluesminds.config.exposure import exposed_secrets
 from bluesminds.config.fields import toml_value
 from bluesminds.config.settings import (
+    AccountSettings,
     KeySettings,
     LimitSettings,
     ListenSettings,
     LogSettings,
+    MailSettings,
     ServerSettings,
     Settings,
     StorageSettings,
@@ -40,12 +42,14 @@ from bluesminds.config.values import DEFAULT, MASK, ConfigError, Origin, Problem
 
 __all__ = [
     "MASK",
+    "AccountSettings",
     "ConfigError",
     "KeySettings",
     "LimitSettings",
     "ListenSettings",
     "Loaded",
     "LogSettings",
+    "MailSettings",
     "Origin",
     "Problem",
     "Secret",

@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 
@@ -45,7 +45,11 @@ class Build:
         tree: dict[str, object] = {"state_dir": Path()}
         tree |= self._values("", (), "", self.draft.plain[""])
         for name in sections():
-            tree[name] = self._values(name, (name,), label(name), self.draft.plain[name])
+            *outer, last = name.split(".")
+            table = tree
+            for part in outer:
+                table = cast("dict[str, object]", table.setdefault(part, {}))
+            table[last] = self._values(name, (name,), label(name), self.draft.plain[name])
         tree[SERVERS] = [self._server(index, server) for index, server in enumerate(self.draft.servers)]
         return msgspec.convert(tree, Settings)
 

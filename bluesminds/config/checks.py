@@ -11,13 +11,17 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from bluesminds.config.fields import SERVERS
-from bluesminds.config.settings import ServerSettings, Settings
+from bluesminds.clock import zone_named
+from bluesminds.config.fields import SERVERS, shown
+from bluesminds.config.settings import ListenSettings, ServerSettings, Settings
+from bluesminds.emails import read_email
+from bluesminds.networks import Networks
 
 Place = tuple[str | int, ...]
 _PEPPER_LENGTH: Final = 16
 _CERT: Final[Place] = ("server", "tls_cert")
 _KEY: Final[Place] = ("server", "tls_key")
+_PROXIES: Final[Place] = ("server", "trusted_proxies")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,12 @@ def check(settings: Settings) -> Iterator[Finding]:
     yield from _check_listener(settings)
     yield from _check_database(settings)
     yield from _check_pepper(settings)
-    yield from _check_authorities(settings)
+    yield from _check_authorities(("upstream", "ca_file"), settings.upstream.ca_file)
+    yield from _check_authorities(("mail", "ca_file"), settings.mail.ca_file)
+    yield from _check_accounts(settings)
+    yield from _check_mail(settings)
+    yield from _check_limits(settings)
+    yield from _check_keyless(settings)
     yield from _check_names(settings.servers)
     for index, server in enumerate(settings.servers):
         yield from _check_server((SERVERS, index), server)
@@ -54,6 +63,25 @@ def _check_listener(settings: Settings) -> Iterator[Finding]:
     elif server.http2:
         about = (("server", "http2"), _CERT, _KEY)
         yield Finding(about, "http2 in [server] needs TLS", "set tls_cert and tls_key, or remove http2")
+    yield from _check_proxies(server)
+
+
+def _check_proxies(server: ListenSettings) -> Iterator[Finding]:
+    try:
+        trusted = Networks.read(server.trusted_proxies)
+    except ValueError as exc:
+        message = f"trusted_proxies in [server]: {exc}"
+        yield Finding((_PROXIES,), message, 'write it like trusted_proxies = ["127.0.0.1", "10.0.0.0/8"]')
+    else:
+        if any(network.prefixlen == 0 for network in trusted.members):
+            message = "trusted_proxies in [server] has every address: any client can claim to be any other"
+            yield Finding((_PROXIES,), message, "name the addresses of your own proxies", warning=True)
+    if server.proxy_protocol and not server.trusted_proxies:
+        yield Finding(
+            (("server", "proxy_protocol"), _PROXIES),
+            "proxy_protocol in [server] needs trusted_proxies",
+            "list the addresses that the proxies connect from; connections of others will be refused",
+        )
 
 
 def _check_certificate(cert: Path, key: Path) -> Iterator[Finding]:
@@ -95,14 +123,89 @@ def _check_pepper(settings: Settings) -> Iterator[Finding]:
         )
 
 
-def _check_authorities(settings: Settings) -> Iterator[Finding]:
-    path = settings.upstream.ca_file
+def _check_authorities(place: Place, path: Path | None) -> Iterator[Finding]:
     if path and not _loads(lambda context: context.load_verify_locations(path)):
         yield Finding(
-            (("upstream", "ca_file"),),
-            f"ca_file in [upstream] cannot be used: {path}",
+            (place,),
+            f"ca_file in [{place[0]}] cannot be used: {path}",
             "name a PEM file of certificates the gateway may read",
         )
+
+
+def _check_accounts(settings: Settings) -> Iterator[Finding]:
+    accounts = settings.accounts
+    if any(read_email(email) is None for email in accounts.admin_emails):
+        yield Finding(
+            (("accounts", "admin_emails"),),
+            "admin_emails in [accounts] holds something that is no e-mail address",
+            'write it like admin_emails = ["ada@example.com"]',
+        )
+    if accounts.signup != "closed" and settings.mail.host is None:
+        yield Finding(
+            (("accounts", "signup"), ("mail", "host")),
+            f'signup in [accounts] is "{accounts.signup}", but no mail is sent',
+            "set host and sender in [mail]; until then mail is written to state_dir/outbox",
+            warning=True,
+        )
+
+
+def _check_mail(settings: Settings) -> Iterator[Finding]:
+    mail = settings.mail
+    host, sender = ("mail", "host"), ("mail", "sender")
+    if mail.host is not None and mail.sender is None:
+        yield Finding((host, sender), "host in [mail] needs sender", 'add sender = "gateway@example.com"')
+    elif mail.host is not None and settings.server.public_url is None:
+        yield Finding(
+            (("server", "public_url"), host),
+            "mail is sent, but public_url in [server] is not set",
+            "set it to the address people reach the gateway at; links in mail lead there",
+            warning=True,
+        )
+    if mail.sender is not None and read_email(mail.sender) is None:
+        yield Finding(
+            (sender,), "sender in [mail] is no e-mail address", "write an address alone, without a name"
+        )
+    if (mail.username is None) != (mail.password is None):
+        about = (("mail", "username"), ("mail", "password"))
+        yield Finding(about, "username and password in [mail] need each other", "set both, or neither")
+    if mail.password is not None and mail.security == "none":
+        about = (("mail", "security"), ("mail", "password"))
+        yield Finding(about, "password in [mail] would travel unencrypted", 'set security = "starttls"')
+
+
+def _check_limits(settings: Settings) -> Iterator[Finding]:
+    try:
+        zone_named(settings.limits.time_zone)
+    except (KeyError, ValueError):
+        yield Finding(
+            (("limits", "time_zone"),),
+            "time_zone in [limits] is no time zone known here",
+            'name one of the IANA database: "Europe/Berlin", or "UTC"',
+        )
+    models = [row.model for row in settings.prices]
+    for model in sorted({model for model in models if models.count(model) > 1}):
+        yield Finding(
+            (("prices",),), f"there are several prices for {shown(model)}", "keep one of them in [[prices]]"
+        )
+
+
+def _check_keyless(settings: Settings) -> Iterator[Finding]:
+    marked = any(server.keyless and server.enabled for server in settings.servers)
+    if settings.keyless.enabled and not marked:
+        yield Finding(
+            (("keyless", "enabled"),),
+            "enabled in [keyless] needs a server for such requests",
+            "set keyless = true in [[servers]] that clients may use with their own keys, or remove enabled",
+        )
+    if not settings.keyless.enabled:
+        for index, server in enumerate(settings.servers):
+            if server.keyless:
+                yield Finding(
+                    ((SERVERS, index, "keyless"), ("keyless", "enabled")),
+                    f'keyless in [[servers]] "{server.name}" does nothing while [keyless] is not enabled',
+                    "set enabled = true in [keyless], or remove it",
+                    warning=True,
+                )
 
 
 def _check_names(servers: tuple[ServerSettings, ...]) -> Iterator[Finding]:

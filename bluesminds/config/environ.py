@@ -46,9 +46,10 @@ def _plain_variables() -> dict[str, tuple[str, str, bool]]:
     found = {}
     for section in ("", *sections()):
         for key, one in fields_in(section).items():
-            found[variable_of(section, key)] = (section, key, False)
+            variable = variable_of(*section.split("."), key)
+            found[variable] = (section, key, False)
             if one.secret:
-                found[variable_of(section, key) + "_FILE"] = (section, key, True)
+                found[variable + "_FILE"] = (section, key, True)
     return found
 
 

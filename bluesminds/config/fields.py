@@ -6,7 +6,7 @@ flags must have that type already. What is wrong is said in words made from the 
 
 import json
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -22,6 +22,7 @@ from bluesminds.config.values import Secret
 SERVERS: Final = "servers"
 _SHOWN = 40  # characters of a wrong value that an error repeats
 _UNIONS = (Union, types.UnionType)
+_NOTHING = (types.NoneType, msgspec.UnsetType)
 
 
 class UnsuitableError(Exception):
@@ -57,7 +58,7 @@ def fields_of(struct: type[msgspec.Struct]) -> Mapping[str, Field]:
     found = {}
     for info in msgspec.structs.fields(struct):
         kind = _without_none(info.type)
-        if struct is not Settings or (kind not in sections().values() and info.name != SERVERS):
+        if struct is not Settings or not (_is_struct(kind) or info.name == SERVERS):
             default = None if info.required else info.default
             found[info.name] = Field(info.name, kind, _in_words(kind), default, _example(kind, default))
     return found
@@ -65,12 +66,21 @@ def fields_of(struct: type[msgspec.Struct]) -> Mapping[str, Field]:
 
 @cache
 def sections() -> Mapping[str, type[msgspec.Struct]]:
-    """The tables of gateway.toml by name; [[servers]], the one array of tables, is not among them."""
-    return {
-        info.name: info.type
-        for info in msgspec.structs.fields(Settings)
-        if isinstance(info.type, type) and issubclass(info.type, msgspec.Struct)
-    }
+    """The tables of gateway.toml by name, "tiers.free" for one in another; arrays of tables are not among
+    them.
+    """
+    return dict(_tables_of(Settings, ""))
+
+
+def _tables_of(struct: type[msgspec.Struct], prefix: str) -> Iterator[tuple[str, type[msgspec.Struct]]]:
+    for info in msgspec.structs.fields(struct):
+        if _is_struct(info.type):
+            inner = dict(_tables_of(info.type, f"{prefix}{info.name}."))
+            yield from inner.items() if inner else [(prefix + info.name, info.type)]
+
+
+def _is_struct(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 
 
 def fields_in(section: str) -> Mapping[str, Field]:
@@ -160,8 +170,8 @@ def toml_value(value: object) -> str:
 
 def nearest(word: str, known: Iterable[str], likeness: float = 0.6) -> str | None:
     """The known word that was probably meant; 1.0 is likeness to the letter."""
-    close = get_close_matches(word, sorted(known), n=1, cutoff=likeness)
-    return close[0] if close else None
+    close = get_close_matches(word, sorted(known), cutoff=likeness)
+    return min(close, key=lambda one: word not in one.split("_"), default=None)  # "key" is rather "api_key"
 
 
 def _bare(kind: object) -> object:
@@ -170,7 +180,7 @@ def _bare(kind: object) -> object:
 
 def _without_none(kind: object) -> object:
     if get_origin(kind) in _UNIONS:
-        (kind,) = (part for part in get_args(kind) if part is not types.NoneType)
+        (kind,) = (part for part in get_args(kind) if part not in _NOTHING)
     return kind
 
 

@@ -12,6 +12,7 @@ from msgspec import Meta, Struct
 from bluesminds.config.values import Secret
 
 DAY: Final = 86_400.0
+YEAR: Final = 366 * DAY
 
 Text = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]+\Z", description="text on one line")]
 Host = Annotated[str, Meta(pattern=r"^[^\s\x00-\x1f\x7f]+\Z", description="an address or host name")]
@@ -23,6 +24,9 @@ PublicUrl = Annotated[
     str, Meta(min_length=1, description="an http or https address", examples=["https://ai.example.com"])
 ]
 Seconds = Annotated[float, Meta(gt=0, le=DAY, description="a number of seconds above 0, at most 86400")]
+Duration = Annotated[
+    float, Meta(ge=60, le=YEAR, description="a number of seconds from 60 to 31622400, which is a year")
+]
 SecondsOrZero = Annotated[float, Meta(ge=0, le=DAY, description="a number of seconds from 0 to 86400")]
 Port = Annotated[int, Meta(ge=0, le=65535, description="a port number from 0 to 65535")]
 Count = Annotated[int, Meta(ge=1, le=2**31, description="a whole number, 1 or more")]
@@ -42,6 +46,26 @@ ServerName = Annotated[
 ModelNames = Annotated[
     tuple[Text, ...], Meta(description="a list of model names", examples=[["gpt-5", "gpt-5-mini"]])
 ]
+Emails = Annotated[
+    tuple[Text, ...], Meta(description="a list of e-mail addresses", examples=[["ada@example.com"]])
+]
+Email = Annotated[str, Meta(min_length=1, description="an e-mail address", examples=["gateway@example.com"])]
+TimeZone = Annotated[Text, Meta(description="the name of a time zone", examples=["Europe/Berlin"])]
+Tokens = Annotated[int, Meta(ge=1, le=10_000_000, description="a whole number from 1 to 10000000")]
+Usd = Annotated[
+    str,
+    Meta(pattern=r"^[0-9]{1,5}(\.[0-9]{1,9})?\Z", description="an amount of USD as text", examples=["12.5"]),
+]
+Limit = Annotated[int, Meta(ge=0, le=10**15, description="a whole number, 0 or more")]
+Budget = Annotated[
+    str,
+    Meta(pattern=r"^[0-9]{1,9}(\.[0-9]{1,9})?\Z", description="an amount of USD as text", examples=["12.5"]),
+]
+Tier = Literal["free", "starter", "pro", "enterprise"]
+NetworkNames = Annotated[
+    tuple[Text, ...],
+    Meta(description="a list of IP addresses and networks", examples=[["127.0.0.1", "10.0.0.0/8"]]),
+]
 Dialect = Literal["openai", "litellm", "anthropic", "demo"]
 
 
@@ -54,6 +78,8 @@ class ListenSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     tls_cert: Path | None = None
     tls_key: Path | None = None
     http2: bool = False
+    trusted_proxies: NetworkNames = ()
+    proxy_protocol: bool = False
     max_connections: Count = 10_000
     max_connections_per_ip: CountOrZero = 0
     max_header_bytes: Size = 32_768
@@ -106,11 +132,126 @@ class KeySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     cache_seconds: SecondsOrZero = 5.0
 
 
-class LimitSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[limits]: what a key without limits of its own may do; 0 is no limit."""
+class AccountSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[accounts]: who may have an account, and how long a sign-in and a link hold."""
 
-    requests_per_minute: CountOrZero = 0
-    concurrency: CountOrZero = 0
+    signup: Literal["open", "invite", "closed"] = "closed"
+    admin_emails: Emails = ()
+    default_tier: Tier = "free"
+    session_idle: Duration = 7 * DAY
+    session_lifetime: Duration = 30 * DAY
+    max_sessions: Count = 20
+    verify_lifetime: Duration = DAY
+    reset_lifetime: Duration = 3_600.0
+    invite_lifetime: Duration = 7 * DAY
+
+
+class MailSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[mail]: the server that takes the gateway's mail. Without `host` messages are written to files."""
+
+    host: Annotated[Host, Meta(examples=["smtp.example.com"])] | None = None
+    port: Port = 587
+    security: Literal["starttls", "tls", "none"] = "starttls"
+    sender: Email | None = None
+    username: Annotated[Text, Meta(examples=["gateway"])] | None = None
+    password: Secret | None = None
+    ca_file: Path | None = None
+    timeout: Seconds = 10.0
+
+
+class LimitSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[limits]: how limits are counted."""
+
+    time_zone: TimeZone = "UTC"
+    default_max_tokens: Tokens = 512
+
+
+class KeylessSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[keyless]: clients with keys of their own for the servers. Limits are of one address; 0 is no limit."""
+
+    enabled: bool = False
+    rpm: CountOrZero = 20
+    tpm: CountOrZero = 40_000
+    concurrency: CountOrZero = 4
+    tokens_per_day: CountOrZero = 200_000
+
+
+class TierSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[tiers.NAME]: what an account of this tier may use; 0 is no limit."""
+
+    rpm: Limit = 0
+    tpm: Limit = 0
+    concurrency: Limit = 0
+    tokens_per_day: Limit = 0
+    tokens_per_month: Limit = 0
+    usd_per_day: Budget = "0"
+    usd_per_month: Budget = "0"
+    usd_total: Budget = "0"
+
+
+class FreeTier(TierSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[tiers.free]"""
+
+    rpm: Limit = 10
+    tpm: Limit = 10_000
+    tokens_per_day: Limit = 1_000
+    tokens_per_month: Limit = 10_000
+
+
+class StarterTier(TierSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[tiers.starter]"""
+
+    rpm: Limit = 60
+    tpm: Limit = 100_000
+    tokens_per_day: Limit = 20_000
+    tokens_per_month: Limit = 500_000
+
+
+class ProTier(TierSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[tiers.pro]"""
+
+    rpm: Limit = 200
+    tpm: Limit = 500_000
+    tokens_per_day: Limit = 100_000
+    tokens_per_month: Limit = 2_000_000
+
+
+class EnterpriseTier(TierSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[tiers.enterprise]"""
+
+    rpm: Limit = 1_000
+    tpm: Limit = 2_000_000
+    tokens_per_day: Limit = 500_000
+    tokens_per_month: Limit = 10_000_000
+
+
+class Tiers(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The tables [tiers.NAME]."""
+
+    free: FreeTier = FreeTier()
+    starter: StarterTier = StarterTier()
+    pro: ProTier = ProTier()
+    enterprise: EnterpriseTier = EnterpriseTier()
+
+
+class PriceSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One of [[prices]]: USD for a million tokens. `cached_input_usd` None costs as other input does."""
+
+    model: Text
+    input_usd: Usd
+    output_usd: Usd
+    cached_input_usd: Usd | None = None
+    max_output_tokens: Tokens | None = None
+
+
+Prices = Annotated[
+    tuple[PriceSettings, ...],
+    Meta(
+        description="tables with model, input_usd, output_usd, cached_input_usd, max_output_tokens; amounts"
+        " as text",
+        examples=[[{"model": "gpt-5", "input_usd": "1.25", "output_usd": "10"}]],
+    ),
+]
 
 
 class LogSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -131,6 +272,7 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     models: ModelNames = ()
     weight: Weight = 1
     priority: Priority = 0
+    keyless: bool = False
     enabled: bool = True
 
 
@@ -138,11 +280,16 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All of gateway.toml, checked."""
 
     state_dir: Path
+    prices: Prices = ()
     server: ListenSettings = ListenSettings()
     storage: StorageSettings = StorageSettings()
     upstream: UpstreamSettings = UpstreamSettings()
     keys: KeySettings = KeySettings()
+    accounts: AccountSettings = AccountSettings()
+    mail: MailSettings = MailSettings()
     limits: LimitSettings = LimitSettings()
+    keyless: KeylessSettings = KeylessSettings()
+    tiers: Tiers = Tiers()
     log: LogSettings = LogSettings()
     servers: tuple[ServerSettings, ...] = ()
 

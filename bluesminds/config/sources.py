@@ -121,13 +121,14 @@ def add_document(draft: Draft, document: Document) -> None:
     """Take over what the file says."""
     reader = Reader(draft, document.origin, document.path.parent)
     for key, value in document.data.items():
-        if key in sections() and isinstance(value, dict):
-            draft.plain[key] = reader.table(key, value, (key,))
+        if key in _tables() and isinstance(value, dict):
+            reader.section(key, value)
         elif key == SERVERS and isinstance(value, list) and all(isinstance(one, dict) for one in value):
             draft.servers += [reader.server(one, (key, index)) for index, one in enumerate(value)]
-        elif key in (*sections(), SERVERS):
+        elif key in (*_tables(), SERVERS):
             kind = "a list of tables" if key == SERVERS else "one table"
-            remedy = f"put the settings under a line that says {label(key)}"
+            shown_label = label(f"{key}.{_inner(key)[0]}" if _inner(key) else key)
+            remedy = f"put the settings under a line that says {shown_label}"
             draft.refuse(document.origin((key,)).place, f"{key} must be {kind}", remedy)
         else:
             reader.add(draft.plain[""], "", key, value, ())
@@ -140,6 +141,19 @@ class Reader:
     draft: Draft
     origin: Callable[[KeyPath], Origin]
     base: Path
+
+    def section(self, name: str, data: Mapping[str, object]) -> None:
+        """A table of settings, or one of nothing but tables."""
+        path = tuple(name.split("."))
+        if not _inner(name):
+            self.draft.plain[name] = self.table(name, data, path)
+            return
+        for key, value in data.items():
+            if key in _inner(name) and isinstance(value, dict):
+                self.section(f"{name}.{key}", value)
+            else:
+                message, remedy = _no_table(name, key)
+                self.draft.refuse(self.origin((*path, key)).place, message, remedy)
 
     def server(self, data: Mapping[str, object], path: KeyPath) -> ServerDraft:
         return ServerDraft(self.origin(path), self.table(SERVERS, data, path))
@@ -159,12 +173,34 @@ class Reader:
             self.draft.refuse(source.place, message, _meant(section, key))
 
 
+def _no_table(name: str, key: str) -> tuple[str, str]:
+    """What is wrong with a key of a table that holds tables, and the fix."""
+    known = _inner(name)
+    if key in known:
+        remedy = f"put the settings under a line that says [{name}.{key}]"
+        return f"{key} in [{name}] must be one table", remedy
+    close = nearest(key, known)
+    remedy = f'did you mean "{close}"?' if close else f"known here: {', '.join(known)}"
+    return f"unknown key {shown(key)} in [{name}]", remedy
+
+
+def _tables() -> set[str]:
+    """The names that a file may have tables by."""
+    return {name.partition(".")[0] for name in sections()}
+
+
+def _inner(name: str) -> list[str]:
+    """The tables within a table that holds nothing else."""
+    return [section.removeprefix(f"{name}.") for section in sections() if section.startswith(f"{name}.")]
+
+
 def _meant(section: str, key: str) -> str:
     """The fix for an unknown key: the like of it, else its right section, else all that is known here."""
     known = [*fields_in(section), *(() if section else (*sections(), SERVERS))]
     if close := nearest(key, known):
         return f'did you mean "{close}"?'
-    elsewhere = {known: label(name) for name in (*sections(), SERVERS) for known in fields_in(name)}
+    places = reversed((*sections(), SERVERS))  # of several, the first
+    elsewhere = {known: label(name) for name in places for known in fields_in(name)}
     if close := nearest(key, elsewhere, likeness=0.75):
         return f'did you mean "{close}" in {elsewhere[close]}?'
     return f"known here: {', '.join(known)}"

@@ -1,158 +1,219 @@
-"""May this request pass now? One synchronous step: every limit is checked and taken, or nothing is.
+"""May this request pass now? One synchronous step: every limit of key and account is checked and taken, or
+nothing is.
 
-There is no await between check and take, so 500 racing requests admit exactly the limit. The window counts
-by whole seconds and keeps the oldest second until all of it is 60 s old: never above the limit in any 60 s,
-at most 1 s (1/60) stricter. A refused request costs nothing. Windows live on Trio's monotonic clock, so the
-wall clock can jump.
+There is no await between check and take, so 500 racing requests admit exactly the limit. A refused request
+costs nothing. Minutes live on Trio's monotonic clock, so the wall clock can jump; days and months are the
+calendar's. An account is opened with what the store says was used, and kept as long as it is of use: its
+figures are the truth while this process holds the lease on them. Limits come with every request and are kept
+nowhere here, so changing one resets nothing.
 """
 
 import math
-from collections import deque
+from collections.abc import Callable, Sequence
 
 import trio
+from msgspec import Struct
 
-from bluesminds.errors import RateLimited
-from bluesminds.values import Caller
+from bluesminds.clock import Calendar, Clock
+from bluesminds.errors import GatewayError, Unavailable
+from bluesminds.gateway.account import Account, Demand, Hold
+from bluesminds.gateway.rates import Headers, Rates, rate_headers, rates_of
+from bluesminds.gateway.refuse import Ends, refusal
+from bluesminds.gateway.visitors import Visitors
+from bluesminds.values import NO_LIMITS, Caller, LimitSet
+from storage.base import Store
+from storage.keys import KeyHolder
+from storage.quotas import QuotaRow, select_holder_with_quotas
 
-WINDOW = 60  # seconds
+KEPT_SECONDS = 3600.0  # how long an account stays open without being of use
 
+KEY, USER = "key:", "user:"
+_KEY_AND_USER = ("this API key", "the account of this API key")
+_VISITOR = ("your address",)
+_NOTHING = Demand(0, 0)
 
-class SlidingWindow:
-    """How much was taken in the last 60 s, in one-second buckets."""
-
-    __slots__ = ("_buckets", "_taken")
-
-    def __init__(self) -> None:
-        self._buckets: deque[list[int]] = deque()  # [second, amount], oldest first
-        self._taken = 0
-
-    def taken(self, now: float) -> int:
-        oldest = int(now) - WINDOW
-        buckets = self._buckets
-        while buckets and buckets[0][0] < oldest:
-            self._taken -= buckets.popleft()[1]
-        return self._taken
-
-    def add(self, now: float, amount: int) -> None:
-        second = int(now)
-        if self._buckets and self._buckets[-1][0] == second:
-            self._buckets[-1][1] += amount
-        else:
-            self._buckets.append([second, amount])
-        self._taken += amount
-
-    def wait(self, now: float, limit: int) -> float:
-        """Seconds from now until one more fits under limit."""
-        over = self.taken(now) + 1 - limit
-        for second, amount in self._buckets:
-            over -= amount
-            if over <= 0:
-                return max(0.0, second + WINDOW + 1 - now)
-        return 0.0
-
-    def reset(self, now: float) -> float:
-        """Seconds from now until the window is empty."""
-        return max(0.0, self._buckets[-1][0] + WINDOW + 1 - now) if self._buckets else 0.0
-
-
-class _Account:
-    """What one key has in use."""
-
-    __slots__ = ("running", "window")
-
-    def __init__(self) -> None:
-        self.window = SlidingWindow()
-        self.running = 0
-
-
-Headers = list[tuple[bytes, bytes]]
+Counted = tuple[tuple[Account, LimitSet], ...]
 
 
 class Ticket:
-    """An admitted request's place. `release` gives it back exactly once, on whichever exit comes first."""
+    """An admitted request's place. `settle` closes it once; `day` and `month` are those it counts in."""
 
-    __slots__ = ("_account", "headers")
+    __slots__ = ("_admission", "_back", "_held", "_holds", "_rates", "day", "month")
 
-    def __init__(self, account: _Account, headers: Headers) -> None:
-        self._account: _Account | None = account
-        self.headers = headers  # the rate headers every answer to this request carries
+    def __init__(
+        self, admission: "Admission", held: int, holds: Sequence[Hold], account: Account, rates: Rates
+    ) -> None:
+        self._admission = admission
+        self._held = held
+        self._holds = holds
+        self._rates = rates
+        self._back = 0
+        self.day = account.day.name
+        self.month = account.month.name
 
-    def release(self) -> None:
-        if self._account is not None:
-            self._account.running -= 1
-            self._account = None
+    @property
+    def headers(self) -> Headers:
+        """The rate headers of the answer to this request."""
+        return rate_headers(self._rates, self._admission.monotonic(), self._back)
+
+    def settle(self, tokens: int = 0, nano: int = 0) -> None:
+        """Give back what was held and count what was used: nothing, for a request without an answer."""
+        if not self._holds:
+            return
+        holds, self._holds = self._holds, ()
+        self._admission.running -= 1
+        now = self._admission.monotonic()
+        for hold in holds:
+            hold.settle(tokens, nano, now)
+        self._back = self._held - tokens
+
+
+class InUse(Struct, frozen=True):
+    """What an account has in use at this moment."""
+
+    requests_last_minute: int
+    tokens_last_minute: int
+    running: int
 
 
 class Admission:
-    """The limits of all keys of this process."""
+    """The accounts of all keys, users and visitors of this process. While `leased` says no, limited callers
+    are refused: somebody else may be counting. `monotonic` is Trio's clock, in seconds.
+    """
 
-    def __init__(self) -> None:
-        self._accounts: dict[str, _Account] = {}
+    def __init__(
+        self,
+        clock: Clock,
+        calendar: Calendar,
+        leased: Callable[[], bool],
+        monotonic: Callable[[], float] = trio.current_time,
+    ) -> None:
+        self._clock = clock
+        self._calendar = calendar
+        self._leased = leased
+        self.monotonic = monotonic
+        self._accounts: dict[str, Account] = {}
+        self._visitors = Visitors()
+        self.running = 0
 
-    @property
-    def running(self) -> int:
-        return sum(account.running for account in self._accounts.values())
+    def open(self, subject: str, stored: QuotaRow | None) -> None:
+        """Go on from what the store has counted, unless the account is open: then it knows better."""
+        if subject not in self._accounts:
+            self._accounts[subject] = Account(stored, self.monotonic())
 
-    def admit(self, caller: Caller) -> Ticket:
-        """Raises RateLimited; then nothing was taken."""
-        now = trio.current_time()
-        account = self._accounts.get(caller.key_id)
+    async def look_up(self, store: Store, digest: bytes) -> KeyHolder | None:
+        """The key with this digest, with its accounts opened. Raises StorageError."""
+        found = await store.read(select_holder_with_quotas, digest)
+        if found is None:
+            return None
+        holder, key, user = found
+        self.open(KEY + holder.key.id, key)
+        self.open(USER + holder.key.user_id, user)
+        return holder
+
+    def holds(self, caller: Caller) -> bool:
+        """Whether the caller's accounts are open; they stay so for as long as a request may take."""
+        now = self.monotonic()
+        for subject in _subjects(caller):
+            account = self._accounts.get(subject)
+            if account is None:
+                return False
+            account.seen = now
+        return True
+
+    def admit(self, caller: Caller, demand: Demand, model: str = "") -> Ticket:
+        """Raises RateLimited, Forbidden for a model without a price, or Unavailable: nothing was taken."""
+        now = self.monotonic()
+        accounts = self._counted(caller, now)
+        self._require_fit(caller, accounts, demand, model, now)
+        holds = [account.take(demand, now) for account, _ in accounts]
+        self.running += 1
+        return Ticket(self, demand.tokens, holds, accounts[-1][0], rates_of(accounts, now))
+
+    def require_room(self, caller: Caller) -> None:
+        """Raises as `admit` does for a caller of whom nothing more is admitted now, however small."""
+        now = self.monotonic()
+        self._require_fit(caller, self._known(caller, now), _NOTHING, "", now)
+
+    def headers(self, caller: Caller) -> Headers:
+        """The rate headers of an answer that takes nothing."""
+        now = self.monotonic()
+        return rate_headers(rates_of(self._known(caller, now), now), now)
+
+    def in_use(self, subject: str) -> InUse:
+        account = self._accounts.get(subject)
         if account is None:
-            account = self._accounts[caller.key_id] = _Account()
-        taken = account.window.taken(now)
-        limit = caller.requests_per_minute
-        if limit and taken >= limit:
-            raise RateLimited(
-                "rate_limit_exceeded",
-                f"This API key is limited to {limit} requests per minute. Wait and try again.",
-                retry_after=account.window.wait(now, limit),
-                headers=_as_text(_rate_headers(limit, 0, account.window.reset(now))),
-            )
-        if caller.concurrency and account.running >= caller.concurrency:
-            raise RateLimited(
-                "concurrency_limit_exceeded",
-                f"This API key may run {caller.concurrency} requests at once. Wait for one to finish.",
-                retry_after=1.0,
-                headers=_as_text(_rate_headers(limit, limit - taken, account.window.reset(now))),
-            )
-        account.window.add(now, 1)
-        account.running += 1
-        return Ticket(account, _rate_headers(limit, limit - taken - 1, account.window.reset(now)))
+            return InUse(0, 0, 0)
+        now = self.monotonic()
+        return InUse(account.requests.taken(now), account.tokens.taken(now), account.running)
 
-    def sweep(self) -> None:
-        """Forget keys with nothing in use and nothing in their window."""
-        now = trio.current_time()
+    def sweep(self, unwritten: float = math.inf) -> None:
+        """Close accounts that have not been of use for long. `unwritten`: since when rows wait to be stored;
+        an account that may have counted one of them stays, as only it knows.
+        """
+        over = min(self.monotonic() - KEPT_SECONDS, unwritten)
         idle = [
-            key
-            for key, account in self._accounts.items()
-            if not account.running and not account.window.taken(now)
+            subject
+            for subject, account in self._accounts.items()
+            if not account.running and account.seen < over
         ]
-        for key in idle:
-            del self._accounts[key]
+        for subject in idle:
+            del self._accounts[subject]
+
+    def sweep_visitors(self) -> None:
+        """Make room for new addresses."""
+        self._visitors.sweep(self.monotonic(), self._calendar.date(self._clock.now_ms()).day)
+
+    def _counted(self, caller: Caller, now: float) -> Counted:
+        """The accounts to count in, with the limits of each. None when they are not open."""
+        if caller.address:
+            return ((self._visitors.account(caller.address, now), caller.key_limits),)
+        return self._known(caller, now)
+
+    def _require_fit(self, caller: Caller, accounts: Counted, demand: Demand, model: str, now: float) -> None:
+        """Turn the accounts to the date. Raises unless all limits allow it."""
+        if not accounts or (not self._leased() and _is_limited(caller)):
+            raise Unavailable("limits_unavailable", "Limits cannot be checked right now. Try again shortly.")
+        last = accounts[-1][0]
+        date = self._calendar.date(self._clock.now_ms())
+        last.turn(date.day, date.month)
+        day, month = last.day.name, last.month.name
+        for account, _ in accounts:
+            account.turn(day, month)
+        for account, limits in accounts:
+            if not account.fits(limits, demand, now):
+                raise self._refusal(caller, accounts, demand, model, now)
+
+    def _known(self, caller: Caller, now: float) -> Counted:
+        """The same to look at: an address that nothing is known of has used nothing."""
+        if caller.address:
+            return ((self._visitors.find(caller.address) or Account(None, now), caller.key_limits),)
+        key = self._accounts.get(KEY + caller.key_id)
+        user = self._accounts.get(USER + caller.user_id)
+        if key is None or user is None:
+            return ()
+        return (key, caller.key_limits), (user, caller.user_limits)
+
+    def _refusal(
+        self, caller: Caller, accounts: Counted, demand: Demand, model: str, now: float
+    ) -> GatewayError:
+        wall, calendar, last = self._clock.now_ms(), self._calendar, accounts[-1][0]
+        ends = Ends(
+            day=_seconds(calendar.end_of_day(last.day.name) - wall),
+            month=_seconds(calendar.end_of_month(last.month.name) - wall),
+        )
+        words = _VISITOR if caller.address else _KEY_AND_USER
+        named = [(word, account, limits) for word, (account, limits) in zip(words, accounts, strict=True)]
+        return refusal(named, demand, model, now, ends)
 
 
-def _rate_headers(limit: int, remaining: int, reset: float) -> Headers:
-    if not limit:
-        return []
-    left = b"%d" % remaining
-    return [
-        (b"x-ratelimit-limit-requests", b"%d" % limit),
-        (b"x-ratelimit-remaining-requests", left),
-        (b"x-ratelimit-reset-requests", _go_duration(reset)),
-        (b"x-ratelimit-remaining", left),
-        (b"x-ratelimit-reset-ms", b"%d" % math.ceil(reset * 1000)),
-    ]
+def _subjects(caller: Caller) -> tuple[str, str]:
+    return KEY + caller.key_id, USER + caller.user_id
 
 
-def _go_duration(seconds: float) -> bytes:
-    """As OpenAI writes them: 12ms, 1.5s, 1m0s."""
-    milliseconds = math.ceil(seconds * 1000)
-    if milliseconds < 1000:
-        return b"%dms" % milliseconds
-    minutes, rest = divmod(milliseconds, 60_000)
-    text = f"{rest / 1000:g}s"
-    return f"{minutes}m{text}".encode() if minutes else text.encode()
+def _is_limited(caller: Caller) -> bool:
+    return caller.key_limits != NO_LIMITS or caller.user_limits != NO_LIMITS
 
 
-def _as_text(headers: Headers) -> dict[str, str]:
-    return {name.decode(): value.decode() for name, value in headers}
+def _seconds(milliseconds: int) -> float:
+    return max(1.0, math.ceil(milliseconds / 1000))

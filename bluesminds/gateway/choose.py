@@ -15,12 +15,24 @@ from bluesminds.values import Server
 class Catalogue:
     """Which servers offer which model: one immutable snapshot, replaced whole when anything changes."""
 
-    def __init__(self, servers: Iterable[Server], discovered: Mapping[str, Sequence[ModelRow]]) -> None:
-        """`discovered` holds, by server name, what servers without configured models say they have."""
+    def __init__(
+        self,
+        servers: Iterable[Server],
+        discovered: Mapping[str, Sequence[ModelRow]],
+        *,
+        keyless: bool = False,
+    ) -> None:
+        """`discovered` holds, by server name, what servers without configured models say they have.
+
+        With `keyless` only what servers offer to clients with keys of their own, else what they offer with
+        the gateway's.
+        """
         self.servers = tuple(servers)
         self._offers: dict[str, list[Server]] = {}
         self._rows: dict[str, ModelRow] = {}
         for server in self.servers:
+            if not (server.keyless if keyless else server.api_key is not None or not server.keyless):
+                continue
             rows = [ModelRow(id=model) for model in server.models] or discovered.get(server.name, ())
             for row in {row.id: row for row in rows}.values():
                 self._offers.setdefault(row.id, []).append(server)

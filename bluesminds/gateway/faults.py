@@ -52,6 +52,8 @@ def find_fault(reply: Reply) -> Fault | None:
     if status < 300:
         return _in_success(reply)
     if DIALECTS[reply.link.server.dialect].refuses_key(status, reply.first):
+        if reply.link.own_key and status < 500:
+            return None
         return Fault(str(status), blames_server=True, told=_key_refused())
     # A redirect is a wrong URL: following it would carry the key elsewhere.
     if status in _TRY_NEXT or status >= 500 or status < 400:

@@ -96,12 +96,13 @@ class Prober:
 
 
 class Sweeper:
-    """Stores when keys were last used and forgets idle limit windows."""
+    """Stores when keys were last used, and closes idle accounts."""
 
-    def __init__(self, store: Store, keys: KeyRing, admission: Admission) -> None:
+    def __init__(self, store: Store, keys: KeyRing, admission: Admission, recorder: Recorder) -> None:
         self._store = store
         self._keys = keys
         self._admission = admission
+        self._recorder = recorder
 
     async def run(self) -> None:
         while True:
@@ -109,7 +110,8 @@ class Sweeper:
             await self.sweep()
 
     async def sweep(self) -> None:
-        self._admission.sweep()
+        self._admission.sweep(self._recorder.oldest)
+        self._admission.sweep_visitors()
         used, self._keys.used = self._keys.used, {}
         if used:
             try:

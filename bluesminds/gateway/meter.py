@@ -6,14 +6,11 @@ that the gateway forced upstream is taken out, and so is the top-level `usage` o
 after it counts or passes. Everything else, named events and any that are no chat chunk, passes byte for byte.
 """
 
-from collections.abc import Callable
-
 from bluesminds.http.sse import EventSplitter, event_data, is_named, with_data
 from bluesminds.providers import openai
 from bluesminds.values import Usage
 
 _NULL_USAGE = (b',"usage":null', b', "usage": null')
-_KEPT_BODY = 64 * 1024  # bytes
 _SMALL_BODY = 4096  # bytes; not worth a closer look
 _SMALL_MEDIA = 1024  # bytes; a longer run of base64 is no text
 _LONGEST_MEDIA_TYPE = 256  # bytes
@@ -121,29 +118,23 @@ def text_size(body: bytes) -> int:
 
 
 def _is_media(text: bytes) -> bool:
+    if b";base64," not in text[:_LONGEST_MEDIA_TYPE] and text[:_SMALL_MEDIA].translate(None, _BASE64):
+        return False
     head, mark, data = text.partition(b";base64,")
     return not (data if mark and len(head) < _LONGEST_MEDIA_TYPE else text).translate(None, _BASE64)
 
 
-def prompt_counter(body: bytes) -> Callable[[], int]:
-    """Estimates the prompt's tokens by its bytes when it is called. A long body is looked at now, so that it
-    is not kept.
+def estimate(size: int, events: int) -> Usage:
+    """When the server said nothing: the prompt by the bytes of its text, the completion by its events (one
+    token each, as servers stream them).
     """
-    if len(body) <= _KEPT_BODY:
-        return lambda: _tokens(body)
-    tokens = _tokens(body)
-    return lambda: tokens
+    return Usage(prompt=_tokens(size), completion=events, source="estimated")
 
 
-def estimate(prompt: int, events: int) -> Usage:
-    """When the server said nothing: the completion by its events (one token each, as servers stream them)."""
-    return Usage(prompt=prompt, completion=events, source="estimated")
-
-
-def estimate_whole(body: bytes, answer: bytes) -> Usage:
+def estimate_whole(size: int, answer: bytes) -> Usage:
     """The same for an answer in one piece, by its bytes."""
-    return Usage(prompt=_tokens(body), completion=_tokens(answer), source="estimated")
+    return Usage(prompt=_tokens(size), completion=_tokens(text_size(answer)), source="estimated")
 
 
-def _tokens(body: bytes) -> int:
-    return -(-text_size(body) // _BYTES_PER_TOKEN)
+def _tokens(size: int) -> int:
+    return -(-size // _BYTES_PER_TOKEN)

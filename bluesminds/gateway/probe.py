@@ -54,6 +54,8 @@ async def _ask(pool: Pool, server: Server, seconds: float, *, list_models: bool)
     finally:
         response.close()
     if dialect.refuses_key(response.status, body):
+        if server.keyless and server.api_key is None and not list_models:
+            return None  # it lives, and wants the clients' keys
         raise ValueError(f"{response.status}: the server refused the api_key")
     if response.status >= (400 if list_models else 500):
         raise ValueError(f"{response.status}: {read_error(response.status, body).message}")

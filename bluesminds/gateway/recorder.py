@@ -8,6 +8,7 @@ wait for it. Only a row whose own values the store refuses is given up: it is wr
 that it cannot block the rest, and whoever waits for it is told no.
 """
 
+import math
 from collections import deque
 from collections.abc import Iterator, Sequence
 
@@ -25,10 +26,13 @@ RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0)  # back-off, the last one repeats
 
 
 class Batch(Struct):
-    """Rows that share one commit, and the news of it. `rejected`: the ids of rows given up."""
+    """Rows that share one commit, and the news of it. `since`: when the first came, on Trio's clock;
+    `rejected`: the ids of rows given up.
+    """
 
     rows: list[UsageRow]
     settled: trio.Event
+    since: float
     durable: bool = False
     rejected: frozenset[str] = frozenset()
 
@@ -66,6 +70,12 @@ class Recorder:
         """Whether rows wait to be committed."""
         return self._committing is not None or bool(self._waiting)
 
+    @property
+    def oldest(self) -> float:
+        """Since when a row waits to be committed, on Trio's clock; infinity when none does."""
+        batch = self._committing or next(iter(self._waiting), None)
+        return math.inf if batch is None else batch.since
+
     def require_room(self, *, strict: bool = True) -> None:
         """Raises Unavailable when a row could not be taken now; with `strict` also while commits fail."""
         if strict and self.failing:
@@ -80,7 +90,7 @@ class Recorder:
     def record(self, row: UsageRow) -> Batch:
         """Hand over a row whose place was reserved. Returns the batch it will be committed with."""
         if not self._waiting or len(self._waiting[-1].rows) >= MAX_BATCH:
-            self._waiting.append(Batch(rows=[], settled=trio.Event()))
+            self._waiting.append(Batch(rows=[], settled=trio.Event(), since=trio.current_time()))
         batch = self._waiting[-1]
         batch.rows.append(row)
         self._work.set()
@@ -179,7 +189,9 @@ class Recorder:
         """Everyone who waits now is refused; the rows stay, in batches that nobody waits for."""
         for waiting in (batch, *self._waiting):
             waiting.tell(durable=False)
-        self._waiting = deque(Batch(rows=waiting.rows, settled=trio.Event()) for waiting in self._waiting)
+        self._waiting = deque(
+            Batch(rows=waiting.rows, settled=trio.Event(), since=waiting.since) for waiting in self._waiting
+        )
 
 
 def unrecorded() -> Unavailable:

@@ -1,11 +1,11 @@
 """A server's answer as far as it must be known before the client sees any of it.
 
-It promises that a Reply is either whole or has its first event in hand, and that the gateway's own key for
-the server is in nothing that is passed on.
+It promises that a Reply is either whole or has its first event in hand, and that the key that was sent to the
+server, be it the gateway's or the client's, is in nothing that is passed on.
 """
 
 import trio
-from msgspec import Struct, json
+from msgspec import Struct, json, structs
 
 from bluesminds.http.client import FirstByteTimeout, Origin, Response, UpstreamCut
 from bluesminds.http.sse import EventSplitter, event_data
@@ -36,6 +36,7 @@ class Link(Struct, frozen=True):
     chat_target: bytes
     headers: tuple[tuple[bytes, bytes], ...]
     secrets: tuple[bytes, ...]
+    own_key: bool = False  # the key is the client's, not the gateway's
 
     @classmethod
     def to(cls, server: Server) -> "Link":
@@ -48,6 +49,12 @@ class Link(Struct, frozen=True):
             headers=dialect.headers(server.api_key),
             secrets=_spellings(server.api_key),
         )
+
+    def with_key(self, api_key: str) -> "Link":
+        """The same for a client that brings its own key for the server."""
+        headers = DIALECTS[self.server.dialect].headers(api_key)
+        secrets = (*_spellings(api_key), *self.secrets)
+        return structs.replace(self, headers=headers, secrets=secrets, own_key=True)
 
     def redact(self, data: bytes) -> bytes:
         """The data without the server's key."""

@@ -42,7 +42,7 @@ class Sender:
         for server in servers[: self._attempts]:
             tried.append(server.name)
             try:
-                reply = await self._attempt(call, self._link(server), body)
+                reply = await self._attempt(call, self._link(server, call), body)
             except UpstreamError as exc:
                 failure = self._failed(call, server, no_answer(exc))
                 continue
@@ -128,8 +128,9 @@ class Sender:
     def _count(self, server: str, outcome: str) -> None:
         self._metrics.attempts[server, outcome] += 1
 
-    def _link(self, server: Server) -> Link:
+    def _link(self, server: Server, call: Call) -> Link:
+        """With the key that this request may use."""
         link = self._links.get(server.name)
         if link is None or link.server is not server:
             link = self._links[server.name] = Link.to(server)
-        return link
+        return link.with_key(call.arrival.credential or "") if call.own_key else link

@@ -1,6 +1,6 @@
 """The shelf of servers: those of the configuration, those of the database, and what each says it offers.
 
-Its catalogue is replaced whole, so that a request sees one consistent picture.
+Its catalogues are replaced whole, so that a request sees one consistent picture.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -28,6 +28,7 @@ class Shelf:
         self._health = health
         self._discovered: dict[str, list[ModelRow]] = {}
         self.catalogue = Catalogue(self._configured, {})
+        self.keyless = Catalogue(self._configured, {}, keyless=True)
 
     async def reload(self) -> None:
         """Read the database again."""
@@ -51,3 +52,4 @@ class Shelf:
         self._discovered = {name: rows for name, rows in self._discovered.items() if name in names}
         self._health.keep_only(names)
         self.catalogue = Catalogue(servers, self._discovered)
+        self.keyless = Catalogue(servers, self._discovered, keyless=True)

@@ -11,29 +11,40 @@ from collections.abc import Callable
 import trio
 from msgspec import Struct
 
+from bluesminds.gateway import meter
 from bluesminds.gateway.admit import Ticket
+from bluesminds.gateway.estimate import Estimator
 from bluesminds.gateway.metrics import Metrics
+from bluesminds.gateway.rates import Headers
 from bluesminds.gateway.recorder import Batch, Recorder
 from bluesminds.log import Log
-from bluesminds.values import Arrival, Call, Caller, Usage
+from bluesminds.values import NO_USAGE, Arrival, Call, Caller, Usage
 from storage.usage import UsageRow
 
 CLIENT_GONE = 499  # nginx's status for a client that left before the answer; for records only
 
 
 class Settlement:
-    """One admitted request. `usage_so_far` is asked when the request ends without an answer of its own."""
+    """One admitted request, with `size` bytes of text. `usage_so_far` is asked when the request ends without
+    an answer of its own. `cost` is known once it is settled: nano-USD, None when the model has no price.
+    """
 
-    def __init__(self, books: "Books", caller: Caller, call: Call, ticket: Ticket) -> None:
+    def __init__(self, books: "Books", caller: Caller, call: Call, ticket: Ticket, size: int) -> None:
         self._books = books
         self._caller = caller
         self._call = call
         self._ticket = ticket
-        self.rate_headers = ticket.headers
+        self.size = size
         self._batch: Batch | None = None
         self.tried: list[str] = []  # servers, in order; the last one is who answered
         self.first_byte: float | None = None  # Trio's clock
         self.usage_so_far: Callable[[], Usage] | None = None
+        self.cost: int | None = None
+
+    @property
+    def rate_headers(self) -> Headers:
+        """Of the tokens left, those of this answer count as reserved until it is settled."""
+        return self._ticket.headers
 
     def answering(self) -> None:
         """The first bytes are about to leave."""
@@ -42,16 +53,25 @@ class Settlement:
     def finish(self, status: int, outcome: str, usage: Usage) -> Batch:
         """Settle. Outcomes: ok, client_error, upstream_error, cut, timeout, client_gone, internal."""
         if self._batch is None:
-            self._ticket.release()
+            estimator = self._books.estimator
+            self.cost = estimator.cost(self._call.model, usage)
+            self._ticket.settle((usage.prompt or 0) + (usage.completion or 0), self.cost or 0)
+            estimator.learn(self._call.model, self.size, usage)
             row = self._row(status, outcome, usage)
             self._batch = self._books.recorder.record(row)
             self._books.tell(row)
         return self._batch
 
     def close(self, status: int, outcome: str) -> None:
-        if self._batch is None:
-            usage = self.usage_so_far() if self.usage_so_far is not None else Usage()
-            self.finish(status, outcome, usage)
+        if self._batch is not None:
+            return
+        if self.usage_so_far is not None:
+            usage = self.usage_so_far()
+        elif outcome == "client_gone" and self.tried:  # else who always leaves early would ask for nothing
+            usage = meter.estimate(self.size, 0)
+        else:
+            usage = NO_USAGE
+        self.finish(status, outcome, usage)
 
     @property
     def settled(self) -> bool:
@@ -86,6 +106,9 @@ class Settlement:
             if self.first_byte is None
             else _milliseconds(self.first_byte - arrival.started),
             duration_ms=_milliseconds(trio.current_time() - arrival.started),
+            cost_nano=self.cost,
+            day=self._ticket.day,
+            month=self._ticket.month,
         )
 
 
@@ -97,14 +120,15 @@ class Books(Struct, frozen=True):
     """Where settled requests go: the recorder, the counters and the log."""
 
     recorder: Recorder
+    estimator: Estimator
     metrics: Metrics
     log: Log
     strict: bool
     log_requests: bool
 
-    def open(self, caller: Caller, call: Call, ticket: Ticket) -> Settlement:
+    def open(self, caller: Caller, call: Call, ticket: Ticket, size: int) -> Settlement:
         """The recorder's place must have been reserved."""
-        return Settlement(self, caller, call, ticket)
+        return Settlement(self, caller, call, ticket, size)
 
     def tell(self, row: UsageRow) -> None:
         """Count and log a row that has been handed over."""

@@ -23,12 +23,14 @@ from bluesminds.gateway.bodies import Body
 from bluesminds.gateway.choose import Catalogue, choose
 from bluesminds.gateway.health import Health
 from bluesminds.gateway.identify import KeyRing
+from bluesminds.gateway.permit import require_model
 from bluesminds.gateway.recorder import unrecorded
 from bluesminds.gateway.reply import Reply
 from bluesminds.gateway.send import Sender
 from bluesminds.gateway.settle import CLIENT_GONE, Books, Settlement
 from bluesminds.http.client import Response, UpstreamError
 from bluesminds.http.sse import MAX_EVENT, EventTooLarge, write_event
+from bluesminds.money import write_usd
 from bluesminds.providers import openai
 from bluesminds.values import NO_USAGE, Arrival, Call, Caller, Server
 
@@ -57,9 +59,12 @@ class Out(Protocol):
 
 
 class Shelf(Protocol):
-    """Where the current catalogue is to be had."""
+    """Where the current catalogues are to be had. `keyless`: of what is offered to clients with keys of their
+    own for the servers.
+    """
 
     catalogue: Catalogue
+    keyless: Catalogue
 
 
 class Gateway(Struct, frozen=True):
@@ -76,13 +81,23 @@ class Gateway(Struct, frozen=True):
         """POST /v1/chat/completions. Raises GatewayError only while nothing has been written."""
         caller = call = None
         try:
+            known = self.keys.changes
             caller = await self.keys.identify(arrival)
+            self.keys.use(caller, arrival)
+            if caller.address:
+                self.admission.require_room(caller)  # before megabytes of anybody's are read
             body = await read_body()
-            call, body.data = read_call(_with_own_idempotency(arrival, caller), body.data)
-            servers = choose(
-                self.shelf.catalogue, call.model, usable=self.health.is_usable, dice=random.random
+            if self.keys.changes != known:  # a body can take its time, and a key be revoked meanwhile
+                caller = await self.keys.identify(arrival)
+                self.keys.use(caller, arrival)
+            call, body.data = read_call(
+                _with_own_idempotency(arrival, caller), body.data, own_key=bool(caller.address)
             )
-            settlement = self._admit(caller, call)
+            require_model(caller, call.model)
+            servers = choose(
+                self._catalogue(caller), call.model, usable=self.health.is_usable, dice=random.random
+            )
+            settlement = self._admit(caller, call, meter.text_size(body.data))
         except BaseException as exc:
             self._turned_away(arrival, caller, call, exc)
             raise
@@ -90,9 +105,7 @@ class Gateway(Struct, frozen=True):
             await self._exchange(call, body, servers, settlement, out)
         except GatewayError as exc:
             refusal = await _recorded(settlement, exc)
-            refusal.headers.update(
-                (name.decode(), value.decode()) for name, value in self._headers(settlement)
-            )
+            refusal.headers.update(_as_text(self._headers(settlement)))
             raise refusal from None
         except Exception:
             settlement.close(*((CLIENT_GONE, "client_gone") if out.gone else (500, "internal")))
@@ -100,19 +113,21 @@ class Gateway(Struct, frozen=True):
         finally:
             settlement.close(CLIENT_GONE, "client_gone" if out.gone else "interrupted")
 
-    def _admit(self, caller: Caller, call: Call) -> Settlement:
+    def _admit(self, caller: Caller, call: Call, size: int) -> Settlement:
         recorder = self.books.recorder
         recorder.require_room(strict=self.books.strict)
-        ticket = self.admission.admit(caller)
+        ticket = self.admission.admit(caller, self.books.estimator.demand(call, size), call.model)
         recorder.reserve()
-        return self.books.open(caller, call, ticket)
+        return self.books.open(caller, call, ticket, size)
 
     def _turned_away(
         self, arrival: Arrival, caller: Caller | None, call: Call | None, exc: BaseException
     ) -> None:
-        """Count a request that ends before it is admitted."""
+        """Count a request that ends before it is admitted, and tell its caller what is left."""
         if isinstance(exc, GatewayError):
             status, code = exc.status, exc.code
+            if caller is not None:
+                exc.headers = _as_text(self.admission.headers(caller)) | exc.headers
         elif isinstance(exc, OSError):
             status, code = CLIENT_GONE, "client_gone"
         elif isinstance(exc, Exception):
@@ -127,16 +142,21 @@ class Gateway(Struct, frozen=True):
             model="" if call is None else call.model,
         )
 
-    async def models(self, arrival: Arrival) -> list[openai.ModelRow]:
-        """GET /v1/models: what is offered, by name."""
-        return await self._look_up(arrival, lambda catalogue: catalogue.models())
+    async def models(self, arrival: Arrival) -> tuple[list[openai.ModelRow], Headers]:
+        """GET /v1/models: what is offered that the key may use, by name, and the rate headers."""
 
-    async def model(self, arrival: Arrival, name: str) -> openai.ModelRow:
-        """GET /v1/models/{id}. Raises NotFound."""
+        def find(catalogue: Catalogue, caller: Caller) -> list[openai.ModelRow]:
+            rows, may_use = catalogue.models(), caller.models
+            return rows if may_use is None else [row for row in rows if row.id in may_use]
 
-        def find(catalogue: Catalogue) -> openai.ModelRow:
+        return await self._look_up(arrival, find)
+
+    async def model(self, arrival: Arrival, name: str) -> tuple[openai.ModelRow, Headers]:
+        """GET /v1/models/{id}. Raises NotFound, also for one that the key may not use."""
+
+        def find(catalogue: Catalogue, caller: Caller) -> openai.ModelRow:
             row = catalogue.model(name)
-            if row is None:
+            if row is None or not (caller.models is None or name in caller.models):
                 raise NotFound(
                     "model_not_found", f"The model `{name[:200]}` is not offered here.", param="model"
                 )
@@ -144,16 +164,20 @@ class Gateway(Struct, frozen=True):
 
         return await self._look_up(arrival, find)
 
-    async def _look_up(self, arrival: Arrival, find: Callable[[Catalogue], T]) -> T:
+    async def _look_up(self, arrival: Arrival, find: Callable[[Catalogue, Caller], T]) -> tuple[T, Headers]:
         caller = None
         try:
             caller = await self.keys.identify(arrival)
-            found = find(self.shelf.catalogue)
+            self.keys.use(caller, arrival)
+            found = find(self._catalogue(caller), caller)
         except BaseException as exc:
             self._turned_away(arrival, caller, None, exc)
             raise
         self.books.note(arrival, 200, key_id=caller.key_id)
-        return found
+        return found, self.admission.headers(caller)
+
+    def _catalogue(self, caller: Caller) -> Catalogue:
+        return self.shelf.keyless if caller.address else self.shelf.catalogue
 
     async def _exchange(
         self, call: Call, body: Body, servers: Sequence[Server], settlement: Settlement, out: Out
@@ -177,22 +201,24 @@ class Gateway(Struct, frozen=True):
 
     async def _relay_whole(self, body: Body, reply: Reply, settlement: Settlement, out: Out) -> None:
         if reply.status < 400:
-            usage = reply.reading.usage or meter.estimate_whole(body.data, reply.first)
+            usage = reply.reading.usage or meter.estimate_whole(settlement.size, reply.first)
             settlement.finish(reply.status, "ok", usage)
         else:
             settlement.finish(reply.status, "client_error", NO_USAGE)
         body.drop()
         await settlement.durable()
         settlement.answering()
-        await out.whole(reply.status, reply.headers + self._headers(settlement), reply.first)
+        headers = reply.headers + self._headers(settlement)
+        if settlement.cost is not None:
+            headers.append((b"x-cost-usd", write_usd(settlement.cost).encode()))
+        await out.whole(reply.status, headers, reply.first)
 
     async def _relay_stream(
         self, call: Call, body: Body, reply: Reply, response: Response, settlement: Settlement, out: Out
     ) -> None:
         stream = meter.StreamMeter(wants_usage=call.wants_usage)
-        prompt = meter.prompt_counter(body.data)
         body.drop()
-        settlement.usage_so_far = lambda: stream.usage or meter.estimate(prompt(), stream.events)
+        settlement.usage_so_far = lambda: stream.usage or meter.estimate(settlement.size, stream.events)
         lingers = False
         settlement.answering()
         await out.start(reply.status, reply.headers + self._headers(settlement) + STREAM_HEADERS)
@@ -242,6 +268,10 @@ async def _let_end(response: Response) -> None:
             pass
 
 
+def _as_text(headers: Headers) -> dict[str, str]:
+    return {name.decode(): value.decode() for name, value in headers}
+
+
 async def _recorded(settlement: Settlement, exc: GatewayError) -> GatewayError:
     """Settle a request without an answer. Returns what to tell its client: exc, or that no row is there."""
     settlement.close(exc.status, "upstream_error")
@@ -281,7 +311,7 @@ def write_error(detail: openai.ErrorDetail) -> bytes:
     return msgspec.json.encode({"error": detail})
 
 
-def read_call(arrival: Arrival, body: bytes) -> tuple[Call, bytes]:
+def read_call(arrival: Arrival, body: bytes, *, own_key: bool = False) -> tuple[Call, bytes]:
     """The client's request, and the body to send for it. Raises InvalidRequest with the offending field."""
     try:
         request = openai.read_chat_request(body)
@@ -297,7 +327,15 @@ def read_call(arrival: Arrival, body: bytes) -> tuple[Call, bytes]:
         ) from exc
     except openai.NOT_JSON as exc:
         raise InvalidRequest("invalid_json", "The request body is not valid JSON.") from exc
-    call = Call(arrival=arrival, model=request.model, stream=bool(request.stream), wants_usage=wants_usage)
+    call = Call(
+        arrival=arrival,
+        model=request.model,
+        stream=bool(request.stream),
+        wants_usage=wants_usage,
+        max_completion=request.max_completion,
+        choices=request.choices,
+        own_key=own_key,
+    )
     return call, outgoing
 
 
@@ -305,8 +343,9 @@ def _with_own_idempotency(arrival: Arrival, caller: Caller) -> Arrival:
     """Callers share the gateway's account at the server, where one key must not find another's answer."""
     if not arrival.forward:
         return arrival
+    owner = (arrival.credential or "") if caller.address else caller.key_id
     forward = tuple(
-        (name, scoped(caller.key_id, value) if name == b"idempotency-key" else value)
+        (name, scoped(owner, value) if name == b"idempotency-key" else value)
         for name, value in arrival.forward
     )
     return msgspec.structs.replace(arrival, forward=forward)

@@ -16,6 +16,7 @@ from bluesminds.http.asgi import ASGIApp, Disconnect, Receive, Scope, Send
 from bluesminds.log import Log
 from bluesminds.providers.openai import ModelRow
 from bluesminds.values import Arrival
+from bluesminds.web.address import Proxies
 from bluesminds.web.arrival import read_arrival
 from bluesminds.web.errors import INTERNAL, error_body, error_headers
 
@@ -60,19 +61,29 @@ class ClientOut:
 
 class Edge:
     """The application the listener serves. `control` is the rest of the site; `bodies` is what all request
-    bodies share.
+    bodies share. With `proxies`, every part of the site sees the client that they tell of.
     """
 
     def __init__(
-        self, gateway: Gateway, control: ASGIApp, *, bodies: BodyBudget, clock: Clock, log: Log
+        self,
+        gateway: Gateway,
+        control: ASGIApp,
+        *,
+        bodies: BodyBudget,
+        clock: Clock,
+        log: Log,
+        proxies: Proxies | None = None,
     ) -> None:
         self._gateway = gateway
         self._control = control
         self._bodies = bodies
         self._clock = clock
         self._log = log
+        self._proxies = proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._proxies is not None and scope["type"] != "lifespan":
+            self._proxies.place_client(scope)
         path = scope.get("path", "")
         if scope["type"] != "http" or not path.startswith(PREFIXES):
             await self._control(scope, receive, send)
@@ -119,10 +130,12 @@ class Edge:
     async def _models(self, route: str, arrival: Arrival, out: ClientOut) -> None:
         name = route.removeprefix("/models").removeprefix("/")
         if name:
-            answer: object = _model(await self._gateway.model(arrival, name))
+            row, rates = await self._gateway.model(arrival, name)
+            answer: object = _model(row)
         else:
-            answer = {"object": "list", "data": [_model(row) for row in await self._gateway.models(arrival)]}
-        await out.whole(200, [_JSON], msgspec.json.encode(answer))
+            rows, rates = await self._gateway.models(arrival)
+            answer = {"object": "list", "data": [_model(row) for row in rows]}
+        await out.whole(200, [_JSON, *rates], msgspec.json.encode(answer))
 
     async def _refuse(self, exc: GatewayError, arrival: Arrival, out: ClientOut) -> None:
         await out.whole(exc.status, error_headers(exc), error_body(exc, arrival.request_id))

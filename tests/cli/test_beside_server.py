@@ -34,6 +34,8 @@ def test_commands_go_through_the_running_gateway(home: Path) -> None:
             "completion_tokens": 6,
             "cached_tokens": 0,
             "reasoning_tokens": 0,
+            "cost_usd": "0",
+            "unpriced": 2,
         }
         assert user.run("keys", "revoke", made["id"]).returncode == 0
         assert ask(gateway.url, made["key"]).status_code == 401, "a revoked key works no more, at once"

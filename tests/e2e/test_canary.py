@@ -46,7 +46,7 @@ async def test_secrets_stay_where_they_belong(nursery: trio.Nursery, home: Path,
     ask = {"model": "m", "messages": [{"role": "user", "content": PROMPT}], "metadata": {"x": PROMPT}}
     told: list[str] = []
     token = gateway.running.first_run.bootstrap_token or ""
-    key_id, key = await gateway.new_key(rpm=40)
+    key_id, key = await gateway.new_key(limits={"rpm": 40})
     async with gateway.operator() as client:
         server = {"name": "table", "url": models.url, "api_key": TABLE_KEY, "models": ["t"]}
         told.append((await client.post("/api/admin/servers", json=server)).text)

@@ -87,6 +87,12 @@ def check(user: User, witness: Witness) -> None:
     assert user.rows("PRAGMA integrity_check") == [("ok",)]
     ((rolled_up,),) = user.rows("SELECT sum(requests) FROM usage_daily")
     assert rolled_up == recorded.total(), "the totals agree with the rows"
+    counted = user.rows("SELECT total_tokens, day_tokens FROM quota_counters WHERE subject LIKE 'user:%'")
+    ((total, day),) = user.rows(
+        "SELECT sum(tokens), sum(tokens) FILTER (WHERE day = (SELECT max(day) FROM usage))"
+        " FROM (SELECT day, prompt_tokens + completion_tokens AS tokens FROM usage)"
+    )
+    assert counted == [(total, day)], "so do the counters of limits"
 
 
 @pytest.mark.parametrize("rounds", [3, pytest.param(25, marks=pytest.mark.slow)])

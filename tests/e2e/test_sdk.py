@@ -64,7 +64,7 @@ async def test_a_stream_with_usage(sdk: AsyncOpenAI) -> None:
 
 
 async def test_raw_headers(sdk: AsyncOpenAI, gateway: Gateway) -> None:
-    _, key = await gateway.new_key(rpm=5)
+    _, key = await gateway.new_key(limits={"rpm": 5})
     raw = await sdk.with_options(api_key=key).chat.completions.with_raw_response.create(
         **ASK, extra_headers={"X-Request-Id": "mine.1"}
     )
@@ -98,7 +98,7 @@ async def test_tools(sdk: AsyncOpenAI, models: ModelServer) -> None:
 async def test_errors_are_the_classes_they_should_be(
     sdk: AsyncOpenAI, gateway: Gateway, models: ModelServer
 ) -> None:
-    _, key = await gateway.new_key(rpm=1)
+    _, key = await gateway.new_key(limits={"rpm": 1})
     limited = sdk.with_options(api_key=key)
     await limited.chat.completions.create(**ASK)
     with pytest.raises(openai.RateLimitError) as rate:

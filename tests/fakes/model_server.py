@@ -194,10 +194,17 @@ class ModelServer:
                 listed = msgspec.json.encode({"object": "list", "data": rows})
                 await peer.answer(listed, JSON, status=self.list_status)
                 continue
-            asked = Asked(received, msgspec.json.decode(received.body))
+            asked = Asked(received, _decoded(received.body))
             self.asked.append(asked)
             plan = self._plans.popleft() if self._plans else correct
             await plan(self, peer, asked)
+
+
+def _decoded(body: bytes) -> dict[str, Any]:
+    try:
+        return dict(msgspec.json.decode(body))
+    except msgspec.ValidationError:
+        return {}  # a number that no type holds; the bytes are there to look at
 
 
 async def serve(*models: str, task_status: trio.TaskStatus[ModelServer]) -> None:

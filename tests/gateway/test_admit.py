@@ -1,123 +1,213 @@
-"""Limits hold in every window and every race, and what is refused can pass when it was told to."""
+"""Limits hold in every race, and what is refused can pass when it was told to."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, tzinfo
+from zoneinfo import ZoneInfo
 
 import pytest
 import trio
-from hypothesis import given
-from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from bluesminds.errors import RateLimited
-from bluesminds.gateway.admit import WINDOW, Admission, SlidingWindow, Ticket
-from bluesminds.values import Caller
-from tests.gateways import Gateway
+from bluesminds.clock import Calendar
+from bluesminds.errors import Forbidden, GatewayError, RateLimited, Unavailable
+from bluesminds.gateway.account import Demand
+from bluesminds.gateway.admit import KEPT_SECONDS, Admission, Ticket
+from bluesminds.gateway.window import WINDOW
+from bluesminds.values import NO_LIMITS, Caller, LimitSet
+from storage.quotas import QuotaRow
+
+SMALL = Demand(tokens=10, nano=10)
 
 
-def caller(*, rpm: int = 0, concurrency: int = 0, key_id: str = "k") -> Caller:
+@dataclass
+class Wall:
+    """Wall time as the test sets it."""
+
+    at: datetime = datetime(2027, 1, 15, 12, tzinfo=UTC)
+
+    def now_ms(self) -> int:
+        return int(self.at.timestamp() * 1000)
+
+
+def caller(*, key_id: str = "k", user_id: str = "u", user: LimitSet = NO_LIMITS, **own: int) -> Caller:
+    """`own` are limits of the key."""
     return Caller(
         key_id=key_id,
-        user_id="u",
+        user_id=user_id,
         key_name="n",
-        requests_per_minute=rpm,
-        concurrency=concurrency,
+        tier=None,
+        key_limits=LimitSet(**own),
+        user_limits=user,
         expires_at=None,
     )
 
 
-def refusal(admission: Admission, who: Caller) -> RateLimited:
-    with pytest.raises(RateLimited) as caught:
-        admission.admit(who)
+def opened(
+    *callers: Caller,
+    wall: Wall | None = None,
+    zone: tzinfo = UTC,
+    stored: Mapping[str, QuotaRow] | None = None,
+) -> Admission:
+    """An admission with the accounts of these callers."""
+    admission = Admission(wall or Wall(), Calendar(zone), lambda: True)
+    for who in callers or (caller(),):
+        for subject in (f"key:{who.key_id}", f"user:{who.user_id}"):
+            admission.open(subject, (stored or {}).get(subject))
+    return admission
+
+
+def refusal(admission: Admission, who: Caller, demand: Demand = SMALL) -> GatewayError:
+    with pytest.raises(GatewayError) as caught:
+        admission.admit(who, demand, "m")
     return caught.value
 
 
-# Gaps that meet the edges of seconds and of the window, and everything between.
-gaps = st.one_of(
-    st.floats(0, 2), st.floats(0, 90), st.sampled_from([0.0, 0.999, 1.0, 59.0, 59.999, 60.0, 60.001, 61.0])
-)
-
-
-@given(st.floats(0, 1000), st.lists(gaps, max_size=80), st.integers(1, 6))
-def test_no_sixty_seconds_ever_hold_more_than_the_limit(start: float, waits: list[float], limit: int) -> None:
-    window = SlidingWindow()
-    taken: list[float] = []
-    now = start
-    for wait in waits:
-        now += wait
-        if window.taken(now) >= limit:
-            # At most one second stricter than an exact window.
-            assert sum(at > now - WINDOW - 1 for at in taken) >= limit
-            patience = window.wait(now, limit)
-            assert 0 < patience <= WINDOW + 1
-            assert window.taken(now + patience - 0.001) >= limit
-            now += patience
-        assert window.taken(now) < limit
-        window.add(now, 1)
-        taken.append(now)
-        assert sum(at > now - WINDOW for at in taken) <= limit
-        assert 0 <= window.reset(now) <= WINDOW + 1
-
-
-@given(st.floats(0, 1000), st.lists(gaps, min_size=1, max_size=40))
-def test_a_window_is_empty_when_it_says(start: float, waits: list[float]) -> None:
-    window = SlidingWindow()
-    now = start
-    for wait in waits:
-        now += wait
-        window.add(now, 1)
-    assert window.taken(now + window.reset(now)) == 0
+def headers_of(ticket: Ticket) -> dict[str, str]:
+    return {name.decode(): value.decode() for name, value in ticket.headers}
 
 
 async def test_after_the_wait_it_was_told_the_next_request_passes(mock_clock: MockClock) -> None:
-    admission = Admission()
+    admission = opened()
     who = caller(rpm=3)
     mock_clock.jump(0.7)
     for _ in range(3):
-        admission.admit(who).release()
+        admission.admit(who, SMALL).settle()
         mock_clock.jump(5.3)
     exc = refusal(admission, who)
-    assert exc.code == "rate_limit_exceeded"
-    assert exc.headers["x-ratelimit-remaining-requests"] == "0"
+    assert (exc.status, exc.code, exc.kind) == (429, "rate_limit_exceeded", "rate_limit_error")
+    assert exc.message.startswith("This API key is limited to 3 requests per minute")
     wait = int(exc.headers["retry-after-ms"]) / 1000
     assert wait <= int(exc.headers["retry-after"]) < wait + 1
     mock_clock.jump(wait - 0.01)
     refusal(admission, who)
     mock_clock.jump(0.01)
-    admission.admit(who)
+    admission.admit(who, SMALL)
     refusal(admission, who)
 
 
+async def test_of_two_waits_the_longer_is_told(mock_clock: MockClock) -> None:
+    who = caller(rpm=2, user=LimitSet(tpm=100))
+    admission = opened(who)
+    admission.admit(who, Demand(5, 0)).settle(5)
+    mock_clock.jump(20)
+    admission.admit(who, Demand(90, 0)).settle(90)
+    exc = refusal(admission, who, Demand(20, 0))
+    assert exc.code == "token_rate_limit_exceeded"
+    assert "The account of this API key is limited to 100 tokens per minute" in exc.message
+    mock_clock.jump(int(exc.headers["retry-after-ms"]) / 1000)
+    admission.admit(who, Demand(20, 0))
+
+
 async def test_a_refusal_costs_nothing(mock_clock: MockClock) -> None:
-    admission = Admission()
-    who = caller(rpm=2, concurrency=1)
-    ticket = admission.admit(who)
+    admission = opened()
+    who = caller(rpm=2, concurrency=1, tpm=1000, tokens_per_day=1000, usd_total=1000)
+    ticket = admission.admit(who, SMALL)
     for _ in range(50):
         assert refusal(admission, who).code == "concurrency_limit_exceeded"
-    ticket.release()
-    admission.admit(who).release()
+    ticket.settle()
+    admission.admit(who, SMALL).settle()
     assert refusal(admission, who).code == "rate_limit_exceeded"
     assert admission.running == 0
 
 
-async def test_every_refusal_says_what_is_left(mock_clock: MockClock) -> None:
-    admission = Admission()
-    who = caller(rpm=5, concurrency=2)
-    for _ in range(2):
-        admission.admit(who)
+async def test_all_or_nothing_of_key_and_account(mock_clock: MockClock) -> None:
+    """What the account refuses has taken nothing of the key, and the other way round."""
+    one = caller(rpm=5, user=LimitSet(rpm=2))
+    other = caller(key_id="other", rpm=1, user=LimitSet(rpm=2))
+    admission = opened(one, other)
+    admission.admit(other, SMALL).settle()
+    for _ in range(5):
+        refusal(admission, other)
+    admission.admit(one, SMALL).settle()
+    for _ in range(9):
+        refusal(admission, one)
+    assert admission.in_use("key:k").requests_last_minute == 1
+    assert admission.in_use("user:u").requests_last_minute == 2
+
+
+QUOTAS = [
+    ("tokens_per_day", 25, "daily_token_quota_exceeded", 43_200),
+    ("tokens_per_month", 25, "monthly_token_quota_exceeded", 16 * 86_400 + 43_200),
+    ("usd_per_day", 25, "daily_budget_exceeded", 43_200),
+    ("usd_per_month", 25, "monthly_budget_exceeded", 16 * 86_400 + 43_200),
+    ("usd_total", 25, "budget_exceeded", None),
+]
+
+
+@pytest.mark.parametrize("whose", ["key", "user"])
+@pytest.mark.parametrize(("name", "limit", "code", "wait"), QUOTAS)
+async def test_quotas_and_budgets(
+    whose: str, name: str, limit: int, code: str, wait: int | None, mock_clock: MockClock
+) -> None:
+    limits = LimitSet(**{name: limit})
+    who = caller(**{name: limit}) if whose == "key" else caller(user=limits)
+    admission = opened(who)
+    first, second = admission.admit(who, SMALL), admission.admit(who, SMALL)
     exc = refusal(admission, who)
-    assert exc.code == "concurrency_limit_exceeded"
-    assert exc.headers["x-ratelimit-limit-requests"] == "5"
-    assert exc.headers["x-ratelimit-remaining-requests"] == exc.headers["x-ratelimit-remaining"] == "3"
-    assert int(exc.headers["x-ratelimit-reset-ms"]) > 59_000
-    assert "x-ratelimit-limit-requests" not in refusal_of(Admission(), caller(concurrency=1)).headers
+    assert (exc.status, exc.code, exc.headers["x-should-retry"]) == (429, code, "false")
+    assert exc.headers.get("retry-after") == (None if wait is None else str(wait))
+    assert exc.message.startswith("This API key" if whose == "key" else "The account of this API key")
+    assert "while others are running. Wait for one to finish" in exc.message
+    first.settle(3, 3)
+    admission.admit(who, SMALL).settle(0, 0)
+    second.settle(20, 20)
+    exc = refusal(admission, who, Demand(3, 3))
+    assert ("Wait for the next" in exc.message, "running" in exc.message) == (wait is not None, False)
+    admission.admit(who, Demand(2, 2)).settle(2, 2)
+    mock_clock.jump(3600)
+    refusal(admission, who, Demand(1, 1))
 
 
-def refusal_of(admission: Admission, who: Caller) -> RateLimited:
-    """The one for too many at once."""
-    admission.admit(who)
-    return refusal(admission, who)
+async def test_what_can_never_fit_is_not_told_to_wait() -> None:
+    for limits in ("tpm", "tokens_per_day", "tokens_per_month", "usd_per_day", "usd_per_month", "usd_total"):
+        admission = opened()
+        exc = refusal(admission, caller(rpm=5, **{limits: 9}))
+        assert exc.code == "request_too_large_for_limit"
+        assert exc.headers["x-should-retry"] == "false"
+        assert "retry-after" not in exc.headers
 
 
-async def test_a_race_admits_exactly_the_limit() -> None:
-    admission = Admission()
+async def test_a_budget_needs_a_price() -> None:
+    admission = opened()
+    unpriced = Demand(tokens=10, nano=None)
+    admission.admit(caller(tpm=100), unpriced).settle(10)
+    with pytest.raises(Forbidden) as caught:
+        admission.admit(caller(user=LimitSet(usd_total=10**9)), unpriced, "secret-model")
+    assert (caught.value.code, "`secret-model`" in caught.value.message) == ("model_not_priced", True)
+
+
+async def test_tokens_are_settled_to_the_truth(mock_clock: MockClock) -> None:
+    """Less than reserved is given back in the minute it was taken in; more counts at once."""
+    admission = opened()
+    who = caller(tpm=100)
+    admission.admit(who, Demand(90, 0)).settle(30)
+    big = admission.admit(who, Demand(70, 0))
+    assert refusal(admission, who, Demand(1, 0)).code == "token_rate_limit_exceeded"
+    mock_clock.jump(30)
+    big.settle(170)
+    mock_clock.jump(30.5)
+    assert admission.in_use("key:k").tokens_last_minute == 100 + 100
+    mock_clock.jump(1)
+    assert admission.in_use("key:k").tokens_last_minute == 100
+    refusal(admission, who, Demand(1, 0))
+    mock_clock.jump(30)
+    admission.admit(who, Demand(100, 0))
+
+
+RACES = [
+    (caller(rpm=100), Demand(1, 1), 100),
+    (caller(concurrency=100), Demand(1, 1), 100),
+    (caller(tpm=1000), Demand(10, 1), 100),
+    (caller(tokens_per_day=1009), Demand(10, 1), 100),
+    (caller(usd_total=1009), Demand(1, 10), 100),
+    (caller(rpm=400, user=LimitSet(usd_per_month=1000, rpm=499)), Demand(1, 10), 100),
+]
+
+
+@pytest.mark.parametrize(("who", "demand", "admitted"), RACES)
+async def test_a_race_admits_exactly_the_limit(who: Caller, demand: Demand, admitted: int) -> None:
+    admission = opened(who)
     tickets: list[Ticket] = []
     refused = 0
 
@@ -125,7 +215,7 @@ async def test_a_race_admits_exactly_the_limit() -> None:
         nonlocal refused
         await trio.lowlevel.checkpoint()
         try:
-            tickets.append(admission.admit(caller(rpm=100)))
+            tickets.append(admission.admit(who, demand))
         except RateLimited:
             refused += 1
         await trio.lowlevel.checkpoint()
@@ -133,68 +223,228 @@ async def test_a_race_admits_exactly_the_limit() -> None:
     async with trio.open_nursery() as nursery:
         for _ in range(500):
             nursery.start_soon(race)
-    assert (len(tickets), refused) == (100, 400)
+    assert (len(tickets), refused) == (admitted, 500 - admitted)
     for ticket in tickets:
-        ticket.release()
+        ticket.settle()
     assert admission.running == 0
+
+
+async def test_five_large_requests_at_once_do_not_slip_through_a_limit_for_one() -> None:
+    admission = opened()
+    who = caller(tpm=1000)
+    tickets = [admission.admit(who, Demand(600, 0))]
+    for _ in range(4):
+        refusal(admission, who, Demand(600, 0))
+    tickets[0].settle(600)
+    refusal(admission, who, Demand(600, 0))
 
 
 async def test_a_slot_returns_once() -> None:
-    admission = Admission()
+    admission = opened()
     who = caller(concurrency=2)
-    first, second = admission.admit(who), admission.admit(who)
+    first, second = admission.admit(who, SMALL), admission.admit(who, SMALL)
     assert refusal(admission, who).headers["retry-after"] == "1"
     for _ in range(3):
-        first.release()
-    admission.admit(who)
+        first.settle(5, 5)
+    admission.admit(who, SMALL)
     refusal(admission, who)
-    second.release()
+    second.settle()
     assert admission.running == 1
 
 
-async def test_keys_do_not_share_limits() -> None:
-    admission = Admission()
-    admission.admit(caller(rpm=1))
-    admission.admit(caller(rpm=1, key_id="other"))
-    refusal(admission, caller(rpm=1))
+async def test_keys_share_the_limits_of_their_account_and_no_others() -> None:
+    limits = LimitSet(rpm=2)
+    callers = [caller(rpm=1, user=limits), caller(key_id="other", rpm=5, user=limits)]
+    stranger = caller(key_id="strange", user_id="stranger", rpm=1, user=limits)
+    admission = opened(*callers, stranger)
+    admission.admit(callers[0], SMALL)
+    admission.admit(callers[1], SMALL)
+    assert "The account" in refusal(admission, callers[1]).message
+    admission.admit(stranger, SMALL)
 
 
-async def test_sweeping_forgets_only_what_is_over(mock_clock: MockClock) -> None:
-    admission = Admission()
-    running = admission.admit(caller(rpm=1, concurrency=1, key_id="running"))
-    admission.admit(caller(rpm=1, key_id="recent")).release()
-    mock_clock.jump(30)
-    admission.sweep()
-    refusal(admission, caller(rpm=1, key_id="recent"))
-    mock_clock.jump(WINDOW)
-    admission.sweep()
-    assert refusal(admission, caller(concurrency=1, key_id="running")).code == "concurrency_limit_exceeded"
-    running.release()
-    assert admission.running == 0
+async def test_changing_a_limit_resets_nothing() -> None:
+    admission = opened()
+    for _ in range(5):
+        admission.admit(caller(), SMALL).settle(10, 10)
+    assert refusal(admission, caller(rpm=5)).code == "rate_limit_exceeded"
+    assert refusal(admission, caller(tokens_per_day=55)).code == "daily_token_quota_exceeded"
+    assert refusal(admission, caller(user=LimitSet(usd_total=55))).code == "budget_exceeded"
+    admission.admit(caller(rpm=6, tokens_per_day=60, user=LimitSet(usd_total=60)), SMALL)
+
+
+async def test_a_restart_goes_on_from_what_was_stored() -> None:
+    row = QuotaRow("user:u", "2027-01-15", 90, 900, "2027-01", 190, 1900, 290, 2900)
+    who = caller(user=LimitSet(tokens_per_day=100, tokens_per_month=205, usd_total=3000))
+    admission = opened(who, stored={"user:u": row})
+    assert refusal(admission, who, Demand(11, 0)).code == "daily_token_quota_exceeded"
+    assert refusal(admission, who, Demand(1, 101)).code == "budget_exceeded"
+    admission.admit(who, Demand(10, 100)).settle(10, 100)
+    tomorrow = opened(who, stored={"user:u": row}, wall=Wall(datetime(2027, 1, 16, tzinfo=UTC)))
+    tomorrow.admit(who, Demand(15, 0)).settle(15)
+    assert refusal(tomorrow, who, Demand(1, 0)).code == "monthly_token_quota_exceeded"
+    next_month = opened(who, stored={"user:u": row}, wall=Wall(datetime(2027, 2, 1, tzinfo=UTC)))
+    next_month.admit(who, Demand(100, 100)).settle(100, 0)
+    assert refusal(next_month, who, Demand(1, 1)).code == "daily_token_quota_exceeded"
+
+
+ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Asia/Beirut", "Australia/Lord_Howe", "Pacific/Apia"]
+TURNS = [datetime(2027, month, 1, tzinfo=UTC) for month in (1, 4, 11)] + [
+    datetime(2027, 3, 28, tzinfo=UTC),  # Beirut skips this midnight
+    datetime(2027, 3, 14, tzinfo=UTC),
+    datetime(2027, 10, 31, tzinfo=UTC),
+    datetime(2027, 11, 7, tzinfo=UTC),
+]
+
+
+@pytest.mark.parametrize("zone", ZONES)
+@pytest.mark.parametrize("turn", TURNS, ids=str)
+async def test_periods_turn_over_to_the_millisecond(zone: str, turn: datetime, mock_clock: MockClock) -> None:
+    place = ZoneInfo(zone)
+    moment = turn.replace(tzinfo=place).astimezone(UTC)
+    wall = Wall(moment - timedelta(milliseconds=1))
+    who = caller(tokens_per_day=10, user=LimitSet(tokens_per_month=15))
+    admission = opened(who, wall=wall, zone=place)
+    running = admission.admit(who, SMALL)
+    exc = refusal(admission, who, Demand(5, 5))
+    assert (exc.code, exc.headers["retry-after"]) == ("daily_token_quota_exceeded", "1")
+    wall.at = moment
+    if turn.day == 1:
+        second = admission.admit(who, SMALL)
+        assert second.month != running.month
+    else:
+        second = admission.admit(who, Demand(5, 5))
+        assert second.month == running.month
+        refusal(admission, who, Demand(1, 1))
+    assert (running.day, second.day) == (
+        (turn - timedelta(days=1)).date().isoformat(),
+        turn.date().isoformat(),
+    )
+    running.settle(0)
+    assert refusal(admission, who, Demand(10, 10)).code.endswith("quota_exceeded")
+
+
+@pytest.mark.parametrize("jump", [timedelta(hours=1), timedelta(hours=-1), timedelta(1), timedelta(-1)])
+async def test_a_wall_clock_that_jumps_grants_nothing_twice_and_locks_nobody_out(
+    jump: timedelta, mock_clock: MockClock
+) -> None:
+    wall = Wall()
+    who = caller(rpm=2, user=LimitSet(tokens_per_day=100))
+    admission = opened(who, wall=wall)
+    for _ in range(2):
+        admission.admit(who, SMALL).settle(40)
+    wall.at += jump
+    assert refusal(admission, who).code == "rate_limit_exceeded"
+    mock_clock.jump(WINDOW + 1)
+    admission.admit(who, SMALL).settle(10)
+    new_day = jump == timedelta(1)
+    wall.at -= jump
+    mock_clock.jump(WINDOW + 1)
+    left = 90 if new_day else 10
+    assert refusal(admission, who, Demand(left + 1, 0)).code == "daily_token_quota_exceeded"
+    admission.admit(who, Demand(left, 0))
+
+
+@pytest.mark.parametrize(("name", "wait"), [("tokens_per_day", 36), ("usd_per_month", 36 + 15 * 24)])
+async def test_a_clock_that_was_ahead_makes_the_wait_longer_and_not_untrue(
+    name: str, wait: int, mock_clock: MockClock
+) -> None:
+    """The account stays in the later day."""
+    wall = Wall()
+    who = caller(**{name: 10})
+    admission = opened(who, wall=wall)
+    wall.at += timedelta(days=1)
+    admission.admit(who, SMALL).settle(10, 10)
+    wall.at -= timedelta(days=1)
+    told = int(refusal(admission, who).headers["retry-after"])
+    assert told == wait * 3600
+    wall.at += timedelta(seconds=told - 1)
+    refusal(admission, who)
+    wall.at += timedelta(seconds=1)
+    admission.admit(who, SMALL)
+
+
+async def test_rate_headers_are_of_the_tighter_and_right_for_the_request(mock_clock: MockClock) -> None:
+    who = caller(rpm=10, tpm=1000, user=LimitSet(rpm=3, tpm=5000))
+    admission = opened(who)
+    first = admission.admit(who, Demand(200, 0))
+    second = admission.admit(who, Demand(300, 0))
+    told = headers_of(second)
+    assert told == {
+        "x-ratelimit-limit-requests": "3",
+        "x-ratelimit-remaining-requests": "1",
+        "x-ratelimit-reset-requests": told["x-ratelimit-reset-requests"],
+        "x-ratelimit-remaining": "1",
+        "x-ratelimit-reset-ms": told["x-ratelimit-reset-ms"],
+        "x-ratelimit-limit-tokens": "1000",
+        "x-ratelimit-remaining-tokens": "500",
+        "x-ratelimit-reset-tokens": told["x-ratelimit-reset-tokens"],
+    }
+    second.settle(50)
+    assert headers_of(second)["x-ratelimit-remaining-tokens"] == "750"
+    assert headers_of(first)["x-ratelimit-remaining-tokens"] == "800"
+    first.settle(5000)
+    assert headers_of(first)["x-ratelimit-remaining-tokens"] == "0"
+    assert dict(admission.headers(who))[b"x-ratelimit-remaining-tokens"] == b"0"
+    assert dict(admission.headers(who))[b"x-ratelimit-remaining-requests"] == b"1"
 
 
 async def test_durations_are_written_as_openai_writes_them(mock_clock: MockClock) -> None:
-    admission = Admission()
     resets = {}
     for start in (0.0, 0.5, 0.999):
         mock_clock.jump(1000 - trio.current_time() % 1000 + start)
-        ticket = admission.admit(caller(rpm=5, key_id=str(start)))
-        resets[start] = dict(ticket.headers)
-    assert resets[0.0][b"x-ratelimit-reset-requests"] == b"1m1s"
-    assert resets[0.5][b"x-ratelimit-reset-requests"] == b"1m0.5s"
-    assert resets[0.5][b"x-ratelimit-reset-ms"] == b"60500"
-    assert admission.admit(caller(key_id="unlimited")).headers == []
+        resets[start] = headers_of(opened().admit(caller(rpm=5), SMALL))
+    assert resets[0.0]["x-ratelimit-reset-requests"] == "1m1s"
+    assert resets[0.5]["x-ratelimit-reset-requests"] == "1m0.5s"
+    assert resets[0.5]["x-ratelimit-reset-ms"] == "60500"
+    assert opened().admit(caller(), SMALL).headers == []
 
 
-async def test_racing_requests_over_the_network_get_exactly_the_limit(gateway: Gateway) -> None:
-    _, key = await gateway.new_key(rpm=20, concurrency=0)
-    statuses: list[int] = []
+async def test_idle_accounts_are_closed_and_busy_ones_are_not(mock_clock: MockClock) -> None:
+    busy, idle = caller(key_id="busy", rpm=5), caller(key_id="idle", user_id="idle", rpm=5)
+    admission = opened(busy, idle)
+    running = admission.admit(busy, SMALL)
+    admission.admit(idle, SMALL).settle()
+    mock_clock.jump(KEPT_SECONDS - 1)
+    admission.sweep()
+    assert admission.holds(idle)
+    mock_clock.jump(2)
+    admission.sweep()
+    assert admission.holds(idle)  # it has been asked for
+    mock_clock.jump(KEPT_SECONDS + 1)
+    admission.sweep()
+    assert not admission.holds(idle)
+    assert admission.holds(busy)
+    with pytest.raises(Unavailable, match="Limits"):
+        admission.admit(idle, SMALL)
+    running.settle(10, 10)
+    assert admission.running == 0
 
-    async def ask() -> None:
-        statuses.append((await gateway.chat(key=key)).status_code)
 
-    async with trio.open_nursery() as nursery:
-        for _ in range(60):
-            nursery.start_soon(ask)
-    assert sorted(statuses) == [200] * 20 + [429] * 40
-    assert len(gateway.rows()) == 20
+async def test_an_account_stays_open_until_what_it_counted_is_stored(mock_clock: MockClock) -> None:
+    """Also when it takes longer than an account is kept: opened again it would not know of it."""
+    late, idle = caller(key_id="late", user_id="late"), caller(key_id="idle", user_id="idle")
+    admission = opened(late, idle)
+    admission.admit(idle, SMALL).settle(10)
+    mock_clock.jump(1)
+    admission.admit(late, SMALL).settle(10)
+    unwritten = trio.current_time()
+    mock_clock.jump(KEPT_SECONDS + 1)
+    admission.sweep(unwritten)
+    assert list(admission._accounts) == ["key:late", "user:late"]
+    admission.sweep()
+    assert not admission._accounts
+
+
+async def test_without_the_lease_only_the_unlimited_pass() -> None:
+    who = caller(user=LimitSet(rpm=5))
+    leased = True
+    admission = Admission(Wall(), Calendar(UTC), lambda: leased)
+    admission.open("key:k", None)
+    admission.open("user:u", None)
+    admission.admit(who, SMALL)
+    leased = False
+    with pytest.raises(Unavailable) as caught:
+        admission.admit(who, SMALL)
+    assert (caught.value.status, caught.value.code) == (503, "limits_unavailable")
+    admission.admit(caller(), SMALL)

@@ -48,7 +48,7 @@ async def test_a_client_that_leaves_ends_the_work_for_it(
     gateway: Gateway, models: ModelServer, steps: list[bytes], tokens: int, source: str
 ) -> None:
     models.plan(streamed(*steps, Stall))
-    _, key = await gateway.new_key(concurrency=1)
+    _, key = await gateway.new_key(limits={"concurrency": 1})
     stream = await begin(gateway, STREAM, key)
     await until(stream, b"two")
     assert (await gateway.chat(key=key)).json()["error"]["code"] == "concurrency_limit_exceeded"
@@ -75,10 +75,28 @@ async def test_a_client_that_leaves_before_the_first_byte(gateway: Gateway, mode
     assert gateway.events("connection_failed") == []
 
 
+async def test_who_always_leaves_before_the_answer_uses_up_his_limit(
+    gateway: Gateway, models: ModelServer
+) -> None:
+    body = ASK | {"max_tokens": 1}
+    prompt = -(-len(httpx.Request("POST", gateway.url, json=body).content) // 4)
+    _, key = await gateway.new_key(limits={"tokens_per_day": 3 * prompt + 5})
+    models.plan(hang, hang, hang)
+    for serial in range(3):
+        stream = await begin(gateway, body, key)
+        await eventually(lambda asked=serial + 1: len(models.asked) == asked)
+        await stream.aclose()
+        await gateway.settled(serial + 1)
+    used = [(row["prompt_tokens"], row["completion_tokens"], row["usage_source"]) for row in gateway.rows()]
+    assert used == [(prompt, 0, "estimated")] * 3
+    refused = await gateway.chat(body, key=key)
+    assert refused.json()["error"]["code"] == "daily_token_quota_exceeded"
+
+
 async def test_many_that_leave_at_any_moment_leave_nothing_behind(
     gateway: Gateway, models: ModelServer
 ) -> None:
-    _, key = await gateway.new_key(concurrency=5)
+    _, key = await gateway.new_key(limits={"concurrency": 5})
 
     async def leave(seconds: float) -> None:
         stream = await begin(gateway, STREAM, key)

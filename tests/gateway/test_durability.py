@@ -175,7 +175,7 @@ async def test_both_engines_serve_and_remember(
         for _ in range(10):
             clients.start_soon(gateway.chat)
             clients.start_soon(lambda: gateway.chat(STREAM))
-    key_id, key = await gateway.new_key(rpm=1)
+    key_id, key = await gateway.new_key(limits={"rpm": 1})
     assert [(await gateway.chat(key=key)).status_code for _ in range(2)] == [200, 429]
     async with gateway.operator() as client:
         (total,) = (await client.get("/api/admin/usage", params={"group": "key", "days": "1"})).json()[

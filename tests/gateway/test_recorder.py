@@ -1,6 +1,7 @@
 """The one writer: group commits, rows that cannot be written, and how it ends."""
 
 import json
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
@@ -72,6 +73,27 @@ class Desk:
 
 def ids(serials: range | list[int]) -> list[str]:
     return [usage(serial).id for serial in serials]
+
+
+async def test_since_when_rows_wait_is_known(nursery: trio.Nursery, mock_clock: MockClock) -> None:
+    """In whichever batch they are, and through refused commits."""
+    store = Ledge()
+    store.failing = 3
+    desk = Desk(store)
+    assert desk.recorder.oldest == math.inf
+    first = trio.current_time()
+    for serial in range(MAX_BATCH + 1):
+        desk.take(serial)
+    mock_clock.jump(5)
+    desk.take(MAX_BATCH + 1)
+    assert desk.recorder.oldest == first
+    nursery.start_soon(desk.recorder.run)
+    mock_clock.autojump_threshold = 0
+    while len(store.commits) < 1:
+        assert desk.recorder.oldest == first
+        await trio.sleep(0.05)
+    await eventually(lambda: len(store.commits) == 2)
+    assert desk.recorder.oldest == math.inf
 
 
 async def test_what_waits_goes_into_one_commit(nursery: trio.Nursery) -> None:

@@ -1,16 +1,19 @@
 """A request's account is closed once, whichever exit comes first, and faults of ours are ours."""
 
 import json
+from datetime import UTC
 from typing import Any, cast
 
 import msgspec
 import pytest
 import trio
 
-from bluesminds.clock import SystemClock
+from bluesminds.clock import Calendar, SystemClock
+from bluesminds.gateway.account import Demand
 from bluesminds.gateway.admit import Admission
 from bluesminds.gateway.bodies import BodyBudget
 from bluesminds.gateway.choose import Catalogue
+from bluesminds.gateway.estimate import Estimator
 from bluesminds.gateway.health import Health
 from bluesminds.gateway.identify import KeyRing
 from bluesminds.gateway.metrics import Metrics
@@ -20,7 +23,8 @@ from bluesminds.gateway.settle import Books, Settlement
 from bluesminds.gateway.walk import Gateway
 from bluesminds.http.asgi import Disconnect, Message
 from bluesminds.log import Log
-from bluesminds.values import Call, Caller, Usage
+from bluesminds.money import Price
+from bluesminds.values import NO_LIMITS, Call, Caller, LimitSet, Usage
 from bluesminds.web.edge import Edge
 from storage.base import Store
 from storage.keys import KeyHolder
@@ -30,7 +34,16 @@ from tests.gateway.test_recorder import Ledge
 from tests.storage.samples import key as key_row
 from tests.storage.samples import user
 
-CALLER = Caller(key_id="k", user_id="u", key_name="n", requests_per_minute=5, concurrency=1, expires_at=None)
+CALLER = Caller(
+    key_id="k",
+    user_id="u",
+    key_name="n",
+    tier=None,
+    key_limits=LimitSet(rpm=5, concurrency=1),
+    user_limits=NO_LIMITS,
+    expires_at=None,
+)
+PRICE = Price(input=2_000_000, cached_input=1_000_000, output=8_000_000, max_output=100)
 
 
 class Office:
@@ -44,15 +57,23 @@ class Office:
         self.recorder = Recorder(
             cast(Store, self.store), max_rows=10, timeout=1, log=self.log, metrics=self.metrics
         )
-        self.admission = Admission()
+        self.admission = Admission(SystemClock(), Calendar(UTC), lambda: True)
+        for subject in ("key:k", "user:u"):
+            self.admission.open(subject, None)
+        self.estimator = Estimator({"m": PRICE}, default_completion=10)
         self.books = Books(
-            recorder=self.recorder, metrics=self.metrics, log=self.log, strict=True, log_requests=True
+            recorder=self.recorder,
+            estimator=self.estimator,
+            metrics=self.metrics,
+            log=self.log,
+            strict=True,
+            log_requests=True,
         )
 
     def open(self) -> Settlement:
         self.recorder.reserve()
         call = Call(arrival=arrival(), model="m", stream=False, wants_usage=False)
-        return self.books.open(CALLER, call, self.admission.admit(CALLER))
+        return self.books.open(CALLER, call, self.admission.admit(CALLER, Demand(20, 0)), size=40)
 
     def events(self, name: str) -> list[dict[str, Any]]:
         return [event for line in self.lines if (event := json.loads(line))["event"] == name]
@@ -73,7 +94,7 @@ async def test_the_first_exit_counts_and_every_later_one_does_nothing(nursery: t
     (event,) = office.events("request")
     assert (event["status"], event["outcome"], event["prompt_tokens"]) == (200, "ok", 3)
     assert office.recorder.held == 0
-    office.admission.admit(CALLER)
+    office.admission.admit(CALLER, Demand(20, 0))
 
 
 async def test_a_log_that_fails_does_not_make_a_second_row(nursery: trio.Nursery) -> None:
@@ -104,6 +125,18 @@ async def test_closing_asks_what_was_used_so_far(nursery: trio.Nursery) -> None:
     assert (event["outcome"], event["completion_tokens"]) == ("client_gone", 2)
 
 
+async def test_what_is_settled_is_the_truth_and_is_learned_from(nursery: trio.Nursery) -> None:
+    office = Office()
+    nursery.start_soon(office.recorder.run)
+    settlement = office.open()
+    settlement.finish(200, "ok", Usage(prompt=20, completion=5, cached=8, source="upstream"))
+    assert settlement.cost == 12 * 2 + 8 + 5 * 8
+    assert office.admission.in_use("user:u").tokens_last_minute == 25
+    call = Call(arrival=arrival(), model="m", stream=False, wants_usage=False)
+    assert office.estimator.demand(call, 160).tokens > 100 + 160 // 4 + 1
+    await settlement.durable()
+
+
 class Broken:
     """A sender with a fault."""
 
@@ -114,21 +147,24 @@ class Broken:
 async def test_a_fault_of_ours_is_a_500_without_detail(nursery: trio.Nursery) -> None:
     office = Office()
     nursery.start_soon(office.recorder.run)
-    holder = KeyHolder(key_row(user()), "user", None)
+    holder = KeyHolder(key_row(user()), None, None, None)
 
     async def look_up(_: bytes) -> KeyHolder | None:
+        office.admission.open(f"key:{holder.key.id}", None)
+        office.admission.open(f"user:{holder.key.user_id}", None)
         return holder
 
     class OneServer:
         catalogue = Catalogue([server("one")], {})
+        keyless = Catalogue([], {})
 
     keys = KeyRing(
         look_up,
         pepper=PEPPER,
         clock=SystemClock(),
         cache_seconds=5,
-        requests_per_minute=0,
-        concurrency=0,
+        tiers={},
+        is_open=office.admission.holds,
     )
     gateway = Gateway(
         keys=keys,

@@ -113,7 +113,7 @@ async def test_a_number_too_long_to_read_passes_unread(gateway: Gateway, models:
 
 
 async def test_a_body_in_pieces_is_one_body(gateway: Gateway, models: ModelServer) -> None:
-    body = json.dumps(ASK).encode()
+    body = json.dumps(ASK, separators=(",", ":")).encode()
 
     async def pieces() -> Any:
         for byte in body:
@@ -164,7 +164,7 @@ async def test_a_refusal_is_one_log_line_without_the_key(gateway: Gateway) -> No
 
 
 async def test_every_request_is_counted_and_logged(gateway: Gateway, models: ModelServer) -> None:
-    key_id, key = await gateway.new_key(rpm=1)
+    key_id, key = await gateway.new_key(limits={"rpm": 1})
     async with gateway.client(key) as client:
         for method, path, json_body in (
             ("GET", "/v1/models", None),

@@ -1,0 +1,70 @@
+"""limits show, set, tiers."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bluesminds.cli import exits
+from bluesminds.cli.ask import ask, echo_json, json_option, show
+from bluesminds.cli.options import COUNTS, SUMS, config_option, figures, limit_options
+from bluesminds.cli.users import find_user
+
+
+@click.group("limits")
+def limits_group() -> None:
+    """Limits of accounts and keys."""
+
+
+@limits_group.command("show")
+@click.argument("user", required=False)
+@click.option("--key", "key_id", help="The id of a key, for what limits that key.")
+@config_option
+@json_option
+def show_(user: str | None, key_id: str | None, config: Path | None, as_json: bool) -> None:
+    """Show limits and what is used of them."""
+    if (user is None) == (key_id is None):
+        raise exits.Failure(
+            "name an account, or a key with --key", exits.USAGE, "bluesminds limits show --help"
+        )
+    path = f"/keys/{key_id}/limits" if user is None else f"/users/{find_user(config, user)['id']}/limits"
+    _show(ask(config, "GET", path), as_json=as_json)
+
+
+@limits_group.command("set")
+@click.argument("user")
+@limit_options
+@config_option
+@json_option
+def set_(user: str, config: Path | None, as_json: bool, **given: str | None) -> None:
+    """Set an account's own limits. "tier" is as the tier says."""
+    body = figures(given)
+    if not body:
+        raise exits.Failure("there is nothing to set", exits.USAGE, "bluesminds limits set --help")
+    path = f"/users/{find_user(config, user)['id']}/limits"
+    _show(ask(config, "PATCH", path, body), as_json=as_json)
+
+
+@limits_group.command()
+@config_option
+@json_option
+def tiers(config: Path | None, as_json: bool) -> None:
+    """List the tiers of the settings."""
+    columns = ("name", *(f"limits.{name}" for name in (*COUNTS, *SUMS)))
+    show(ask(config, "GET", "/tiers"), as_json=as_json, columns=columns)
+
+
+def _show(found: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        echo_json(found)
+        return
+    rows = [
+        {
+            "name": name,
+            "limit": found[name]["limit"],
+            "used": found[name]["used"],
+            "of": found[name]["origin"],
+        }
+        for name in (*COUNTS, *SUMS)
+    ]
+    show({"data": rows}, as_json=False, columns=("name", "limit", "used", "of"))

@@ -1,0 +1,109 @@
+"""Every answer to a caller whose key is known says what is left, refusals of all kinds included."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+
+from tests import gateways
+from tests.fakes.model_server import DONE, ModelServer, chunk, drop_twice, hang, refusal, streamed
+from tests.gateways import ASK, IMPATIENT, STREAM, Gateway, entry
+
+LIMITS = {"rpm": 9, "tpm": 1000}
+NAMES = {
+    "x-ratelimit-limit-requests",
+    "x-ratelimit-remaining-requests",
+    "x-ratelimit-reset-requests",
+    "x-ratelimit-remaining",
+    "x-ratelimit-reset-ms",
+    "x-ratelimit-limit-tokens",
+    "x-ratelimit-remaining-tokens",
+    "x-ratelimit-reset-tokens",
+}
+
+
+@pytest.mark.parametrize(
+    ("narrowed", "code"),
+    [
+        ({"allowed_ips": ["192.0.2.1"]}, "ip_not_allowed"),
+        ({"allowed_origins": ["https://app.example"]}, "origin_not_allowed"),
+        ({"scopes": ["models"]}, "scope_not_allowed"),
+        ({"allowed_models": ["other"]}, "model_not_allowed"),
+    ],
+)
+async def test_of_a_key_that_does_not_do(gateway: Gateway, narrowed: Mapping[str, Any], code: str) -> None:
+    key_id, key = await gateway.new_key(limits=LIMITS, **narrowed)
+    answers = [await gateway.chat(key=key)]
+    if code in ("ip_not_allowed", "origin_not_allowed"):
+        async with gateway.client(key) as client:
+            answers += [await client.get("/v1/models"), await client.get("/v1/models/m")]
+    for answer in answers:
+        assert (answer.status_code, answer.json()["error"]["code"]) == (403, code)
+        assert set(answer.headers) >= NAMES
+        assert answer.headers["x-ratelimit-remaining"] == "9"
+    lines = [event for event in gateway.events("request") if event["status"] == 403]
+    assert [(line["code"], line["key_id"]) for line in lines] == [(code, key_id)] * len(answers)
+
+
+async def test_of_a_request_that_is_wrong(gateway: Gateway) -> None:
+    _, key = await gateway.new_key(limits=LIMITS)
+    async with gateway.client(key) as client:
+        path = "/v1/chat/completions"
+        answers = [
+            await client.post(path, content=b"{"),
+            await client.post(path, content=b""),
+            await client.post(path, json=ASK | {"n": 0}),
+            await client.post(path, json=ASK | {"N": 1}),
+            await client.post(path, json=ASK, headers={"content-encoding": "gzip"}),
+            await client.post(path, json=ASK | {"model": "unknown"}),
+            await client.post(path, json=ASK | {"max_tokens": 5000}),
+            await client.get("/v1/models/unknown"),
+            await client.get("/v1/models"),
+            await client.get("/v1/models/m"),
+        ]
+    statuses = [400, 400, 400, 400, 415, 404, 429, 404, 200, 200]
+    assert [answer.status_code for answer in answers] == statuses
+    for answer in answers:
+        assert set(answer.headers) >= NAMES
+        assert answer.headers["x-ratelimit-remaining"] == "9", "it took nothing"
+
+
+async def test_of_a_server_that_fails(nursery: trio.Nursery, home: Path, models: ModelServer) -> None:
+    sections = {"upstream": IMPATIENT | {"attempts": 1, "total_timeout": 1.0}}
+    gateway = await gateways.start(nursery, home, servers=[entry("one", models.url)], **sections)
+    _, key = await gateway.new_key(limits=LIMITS)
+    models.plan(refusal(500), refusal(503), refusal(401), refusal(429), refusal(404), drop_twice)
+    statuses = [502, 503, 502, 429, 404, 502]
+    for taken, status in enumerate(statuses, 1):
+        answer = await gateway.chat(key=key)
+        assert answer.status_code == status
+        assert set(answer.headers) >= NAMES
+        assert answer.headers["x-ratelimit-remaining"] == str(9 - taken)
+        assert answer.headers["x-ratelimit-remaining-tokens"] == "1000", "what was reserved is given back"
+    models.plan(hang)
+    late = await gateway.chat(STREAM, key=key)
+    assert (late.status_code, late.headers["x-ratelimit-remaining"]) == (504, "2")
+
+
+async def test_of_answers_at_once_each_tells_its_own_place(gateway: Gateway, models: ModelServer) -> None:
+    _, key = await gateway.new_key(limits=LIMITS)
+    go_on = trio.Event()
+    models.plan(*[streamed(chunk("a"), go_on, DONE)] * 3)
+    left: list[str] = []
+
+    async def ask() -> None:
+        async with gateway.client(key) as client:
+            body = msgspec.json.encode(STREAM | {"max_tokens": 10})
+            async with client.stream("POST", "/v1/chat/completions", content=body) as answer:
+                left.append(answer.headers["x-ratelimit-remaining"])
+                if len(left) == 3:
+                    go_on.set()
+                await answer.aread()
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(ask)
+    assert sorted(left) == ["6", "7", "8"]
