@@ -300,7 +300,7 @@ async def _rotate(
     ended, new, audit = decide(await _active(connection, key_id, owner))
     await insert_audit(connection, audit)
     await insert_key(connection, new)
-    await copy_quota(connection, f"key:{ended.id}", f"key:{new.id}")  # a budget is not had twice
+    await copy_quota(connection, f"key:{ended.id}", f"key:{new.id}")  # rotating gives no fresh budget
     if ended.revoked_at is None:
         await update_key(connection, ended)
     else:

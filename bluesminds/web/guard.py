@@ -155,10 +155,12 @@ class Guard:
 
     def _is_own(self, origin: str, request: Request) -> bool:
         try:
-            host = urlsplit(origin).netloc.lower()
+            scheme, host, *_ = urlsplit(origin.lower())
         except ValueError:
             return False
-        return bool(host) and host in (request.host.lower(), self._public_host)
+        if host and host == self._public_host:
+            return scheme == "https" or not self._over_https
+        return bool(host) and host == request.host.lower()
 
 
 def through_local_socket(app: ASGIApp) -> ASGIApp:

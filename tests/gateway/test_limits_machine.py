@@ -6,6 +6,7 @@ should be counted is known from plain lists.
 
 import copy
 import sqlite3
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -104,10 +105,10 @@ def _sums(rows: list[tuple[str, str, int, int]]) -> tuple[int, int]:
 
 @cache
 def empty_database() -> bytes:
-    database = sqlite3.connect(":memory:")
-    for migration in load(shipped(), "sqlite"):
-        database.executescript(migration.sql)
-    return database.serialize()
+    with closing(sqlite3.connect(":memory:")) as database:
+        for migration in load(shipped(), "sqlite"):
+            database.executescript(migration.sql)
+        return database.serialize()
 
 
 class Limits(RuleBasedStateMachine):
@@ -315,6 +316,10 @@ class Limits(RuleBasedStateMachine):
             assert self.admission.in_use(subject).running == len(mine)
 
     def teardown(self) -> None:
+        with closing(self.database):
+            self.all_returns_to_nothing()
+
+    def all_returns_to_nothing(self) -> None:
         for taken in list(self.running):
             self.close(taken, 0, 0)
         self.wait(2 * WINDOW)

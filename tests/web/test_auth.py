@@ -457,6 +457,8 @@ async def test_a_site_behind_a_proxy_has_one_kind_of_cookie(nursery: trio.Nurser
         assert code_of(await ada.send("GET", "/api/auth/me", headers=sent)) == "session_required"
         sent = {"cookie": f"__Host-bluesminds={token}"}
         assert code_of(await ada.send("GET", "/api/auth/me", headers=sent)) == "200"
+    async with town.visitor(origin="http://ai.example.com", **{"sec-fetch-site": "same-origin"}) as eve:
+        assert code_of(await eve.login(ADA)) == "cross_site_request", "who can write on the wire is no page"
 
 
 async def test_the_cookie_is_out_of_reach(village: Town) -> None:
