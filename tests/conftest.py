@@ -1,10 +1,17 @@
 """Fixtures that every test may use."""
 
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hangup_as_usual() -> None:
+    """Under nohup the tests, and the gateways they start, would be deaf to SIGHUP."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture
