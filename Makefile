@@ -6,6 +6,8 @@ SERVES := $(VENV)/.serves
 STAMP  := $(VENV)/.installed
 WORKERS ?= 2
 ARGS   ?=
+# What pytest ends with when ARGS choose none of the tests.
+NONE   := 5
 
 # The LiteLLM proxy that tests use as a real upstream has dependencies of its own.
 LITELLM_VENV ?= .venv-litellm
@@ -54,7 +56,8 @@ test: $(STAMP) ## Run the tests (ARGS="-k name" to choose)
 	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist worksteal $(ARGS)
 
 test-slow: $(STAMP) $(LITELLM) ## Run the slow tests: crashes, fuzzing, a real LiteLLM proxy
-	$(BIN)/python -m pytest -m slow -n $(WORKERS) --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -m alone $(ARGS) || test $$? -eq $(NONE)
+	$(BIN)/python -m pytest -m "slow and not alone" -n $(WORKERS) --dist worksteal $(ARGS) || test $$? -eq $(NONE)
 
 lint: $(STAMP) ## Check style
 	$(BIN)/ruff check .

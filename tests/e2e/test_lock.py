@@ -116,6 +116,7 @@ async def p99_locked_to_free(load: Load, user: User) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 async def test_relaxed_answers_are_as_quick_as_ever(user: User, models: ModelServer) -> None:
     storage = {"durability": "relaxed"}
     async with served(user.home, [entry("one", models.url)], storage=storage) as gateway:

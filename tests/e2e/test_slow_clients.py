@@ -74,6 +74,7 @@ async def p99_under_slow_heads(gateway: Serving, load: Load) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 async def test_a_thousand_slow_heads(home: Path, models: ModelServer) -> None:
     async with served(home, [entry("one", models.url)]) as gateway:
         async with steady(gateway) as load:

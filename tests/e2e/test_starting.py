@@ -187,3 +187,12 @@ def test_the_root_says_what_this_is(home: Path) -> None:
             found = httpx.get(gateway.url + answer.json()[path], trust_env=False)
             assert found.status_code == 200
         assert gateway.stop() == 0
+
+
+def test_what_is_loaded_is_not_looked_through_for_garbage_again(home: Path) -> None:
+    """A full collection of it stops all requests for as long as dozens of them take."""
+    tell = "import atexit, gc, sys; atexit.register(lambda: print(gc.get_freeze_count(), file=sys.stderr))"
+    run = "from bluesminds.__main__ import main; main()"
+    gateway = User(home).start("demo", "--port", "0", launcher=(sys.executable, "-c", f"{tell}; {run}"))
+    assert gateway.stop() == 0
+    assert int(gateway.said.splitlines()[-1]) > 50_000
