@@ -75,10 +75,10 @@ class Changes:
     """Tells who is interested that keys have changed; set once the walk exists."""
 
     def __init__(self) -> None:
-        self.keys_changed: Changed = lambda digest=None: None
+        self.keys_changed: Changed = lambda *digests: None
 
-    def tell(self, digest: bytes | None = None) -> None:
-        self.keys_changed(digest)
+    def tell(self, *digests: bytes) -> None:
+        self.keys_changed(*digests)
 
 
 @asynccontextmanager

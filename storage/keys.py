@@ -18,7 +18,8 @@ Names = tuple[str, ...] | None
 class KeyRow:
     """A key without its secret: `digest` is the 32-byte HMAC, `prefix` and `last4` are for display.
 
-    `limits` is a JSON object in text, None when the key has none of its own.
+    `limits` is a JSON object in text, None when the key has none of its own. `previous_until` is read only:
+    when the last of the digests it had before a rotation ends, None when all ended at once.
     """
 
     id: str
@@ -33,21 +34,25 @@ class KeyRow:
     allowed_origins: Names
     limits: str | None
     metadata: Mapping[str, str]
-    rotated_from: str | None
     expires_at: int | None
     revoked_at: int | None
     last_used_at: int | None
     created_at: int
+    rotated_at: int | None
+    previous_until: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class KeyHolder:
-    """A key with what its owner's account says about using it."""
+    """A key with what its owner's account says about using it. `ends_at` is when the digest it was found by
+    ends, None when it is the key's own.
+    """
 
     key: KeyRow
     user_disabled_at: int | None
     tier: str | None
     user_limits: str | None
+    ends_at: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +64,10 @@ class KeyUse:
 
 
 _COLUMNS = """
-    api_keys.id, user_id, name, digest, prefix, last4, scopes, allowed_models, allowed_ips, allowed_origins,
-    api_keys.limits, metadata, rotated_from, expires_at, revoked_at, last_used_at, api_keys.created_at
+    api_keys.id, user_id, name, api_keys.digest, prefix, last4, scopes, allowed_models, allowed_ips,
+    allowed_origins, api_keys.limits, metadata, expires_at, revoked_at, last_used_at, api_keys.created_at,
+    rotated_at,
+    (SELECT nullif(max(ends_at), 0) FROM replaced_digests WHERE key_id = api_keys.id) AS previous_until
 """
 _WIDTH = len(KeyRow.__slots__)
 _METADATA = KeyRow.__slots__.index("metadata")
@@ -75,11 +82,11 @@ async def insert_key(connection: Connection, key: KeyRow) -> None:
         """
         INSERT INTO api_keys (
             id, user_id, name, digest, prefix, last4, scopes, allowed_models, allowed_ips, allowed_origins,
-            limits, metadata, rotated_from, expires_at, revoked_at, last_used_at, created_at
+            limits, metadata, expires_at, revoked_at, last_used_at, created_at, rotated_at
         ) VALUES (
             :id, :user_id, :name, :digest, :prefix, :last4, :scopes, :allowed_models, :allowed_ips,
-            :allowed_origins, :limits, :metadata, :rotated_from, :expires_at, :revoked_at, :last_used_at,
-            :created_at
+            :allowed_origins, :limits, :metadata, :expires_at, :revoked_at, :last_used_at, :created_at,
+            :rotated_at
         )
         """,
         id=key.id,
@@ -87,10 +94,10 @@ async def insert_key(connection: Connection, key: KeyRow) -> None:
         digest=key.digest,
         prefix=key.prefix,
         last4=key.last4,
-        rotated_from=key.rotated_from,
         revoked_at=key.revoked_at,
         last_used_at=key.last_used_at,
         created_at=key.created_at,
+        rotated_at=key.rotated_at,
         **_settings(key),
     )
 
@@ -114,7 +121,7 @@ def _json(names: Names) -> str | None:
 
 
 async def select_key_by_digest(connection: Connection, digest: bytes) -> KeyHolder | None:
-    """The key with this digest, whatever its state: judging it is the caller's work."""
+    """The key that has this digest or had it before, whatever its state: judging it is the caller's work."""
     row = await connection.one(SELECT_HOLDER, digest=digest)
     return None if row is None else KeyHolder(_key_row(row), *row[_WIDTH:])
 
@@ -122,9 +129,16 @@ async def select_key_by_digest(connection: Connection, digest: bytes) -> KeyHold
 SELECT_HOLDER = (
     "SELECT"
     + _COLUMNS
-    + """, disabled_at, tier, users.limits
+    + """, disabled_at, tier, users.limits, NULL
     FROM api_keys JOIN users ON users.id = api_keys.user_id
-    WHERE digest = :digest
+    WHERE api_keys.digest = :digest
+    UNION ALL SELECT"""
+    + _COLUMNS
+    + """, disabled_at, tier, users.limits, replaced_digests.ends_at
+    FROM replaced_digests
+    JOIN api_keys ON api_keys.id = replaced_digests.key_id
+    JOIN users ON users.id = api_keys.user_id
+    WHERE replaced_digests.digest = :digest
     """
 )
 
@@ -222,10 +236,12 @@ async def revoke_key(connection: Connection, user_id: str, key_id: str, at: int)
 
 
 async def renew_key(connection: Connection, key: KeyRow) -> bool:
-    """Give the key with this id another secret and another end; False when there is none that is active."""
+    """Give the key with this id another digest and end; False when there is none, or it is revoked."""
     changed = await connection.execute(
         """
-        UPDATE api_keys SET digest = :digest, prefix = :prefix, last4 = :last4, expires_at = :expires_at
+        UPDATE api_keys SET
+            digest = :digest, prefix = :prefix, last4 = :last4, expires_at = :expires_at,
+            rotated_at = :rotated_at
         WHERE id = :id AND revoked_at IS NULL
         """,
         id=key.id,
@@ -233,8 +249,34 @@ async def renew_key(connection: Connection, key: KeyRow) -> bool:
         prefix=key.prefix,
         last4=key.last4,
         expires_at=key.expires_at,
+        rotated_at=key.rotated_at,
     )
     return changed == 1
+
+
+async def replace_digest(connection: Connection, key_id: str, digest: bytes, ends_at: int) -> None:
+    """Remember what a key was before: it goes on until `ends_at`, 0 being not at all."""
+    await connection.execute(
+        "INSERT INTO replaced_digests (digest, key_id, ends_at) VALUES (:digest, :key_id, :ends_at)",
+        digest=digest,
+        key_id=key_id,
+        ends_at=ends_at,
+    )
+
+
+async def end_replaced(connection: Connection, key_id: str, ends_at: int) -> int:
+    """Let all that a key was before end then at the latest; how many would have gone on for longer."""
+    return await connection.execute(
+        "UPDATE replaced_digests SET ends_at = :ends_at WHERE key_id = :key_id AND ends_at > :ends_at",
+        key_id=key_id,
+        ends_at=ends_at,
+    )
+
+
+async def select_replaced(connection: Connection, key_id: str) -> list[bytes]:
+    """The digests that a key had before."""
+    rows = await connection.all("SELECT digest FROM replaced_digests WHERE key_id = :key_id", key_id=key_id)
+    return [row[0] for row in rows]
 
 
 async def touch_keys(connection: Connection, uses: Sequence[KeyUse]) -> None:

@@ -1,9 +1,10 @@
 """API keys: made, changed, rotated, revoked. The key itself is in the answer to its creation or rotation and
 nowhere else.
 
-A key narrows what its owner may do and never widens it: its limits are checked besides the account's. Whose
-keys are meant is `owner`, a user id; None is anybody's, for administrators, and whether a caller is one is
-decided before.
+A key narrows what its owner may do and never widens it: its limits are checked besides the account's. One
+that is rotated stays the same key, with its id, its rules and what it has used; what it was before may go on
+for a while. Whose keys are meant is `owner`, a user id; None is anybody's, for administrators, and whether a
+caller is one is decided before.
 """
 
 import json
@@ -27,14 +28,16 @@ from storage.keys import (
     KeyQuery,
     KeyRow,
     count_active_keys,
+    end_replaced,
     insert_key,
     renew_key,
+    replace_digest,
     revoke_key,
     select_key,
     select_keys,
+    select_replaced,
     update_key,
 )
-from storage.quotas import copy_quota
 from storage.settings import put_setting, select_setting
 from storage.usage import DAY, StatsQuery, StatsRow, select_stats
 
@@ -43,11 +46,15 @@ MAX_ACTIVE: Final = 1000  # keys of one user
 SHOWN_PREFIX: Final = 7  # "bm_" and four characters: enough to recognise a key, far too little to guess it
 
 T = TypeVar("T")
+Touched = tuple[KeyRow, list[bytes]]
+"""A key as it is now, and every digest by which it was known until now."""
+Decision = Callable[[KeyRow], tuple[KeyRow, AuditRow]]
+"""What a key is to become; pure."""
 
 
 class Changed(Protocol):
-    def __call__(self, digest: bytes | None = None) -> object:
-        """The key with this digest has changed, or any may have."""
+    def __call__(self, *digests: bytes) -> object:
+        """The keys with these digests have changed; with none, any may have."""
 
 
 class KeyUsage(Struct, frozen=True):
@@ -121,41 +128,49 @@ class Keys:
             told = entry(self._clock, actor, "key.update", key_id, before=_told(row), after=_told(changed))
             return changed, told
 
-        row = await self._write(_update, key_id, owner, decide)
-        self._changed(row.digest)
-        return row
+        return await self._touch(_update, key_id, owner, decide)
 
     async def rotate(
         self, actor: Actor, owner: str | None, key_id: str, *, overlap: int
     ) -> tuple[KeyRow, str]:
-        """A new key with the rules of an old one, to be shown once. The old one works for `overlap` more
-        seconds, or not at all from now on. In force when this returns.
+        """The key in its new form, to be shown once. All that it was before works for `overlap` more seconds
+        at most, or not at all from now on. In force when this returns.
 
-        Raises NotFound for a key that is revoked too, KeyConflict (409) for one that has expired and when
-        there are too many.
+        Raises NotFound for a key that is revoked too, KeyConflict (409) for one that has expired.
         """
         now = self._clock.now_ms()
-        made: list[str] = []
+        key = new_key()
 
-        def decide(old: KeyRow) -> tuple[KeyRow, KeyRow, AuditRow]:
+        def decide(old: KeyRow) -> tuple[KeyRow, AuditRow]:
             if old.expires_at is not None and old.expires_at <= now:
                 raise KeyConflict("api_key_expired", "This API key has expired. Create a new one.")
-            new, key = self._new(old.user_id, rules_of(old), rotated_from=old.id)
-            made.append(key)
-            ended = _ended(old, now, overlap)
-            told = _told(ended) | {"rotated_to": new.id}
-            return ended, new, entry(self._clock, actor, "key.rotate", key_id, before=_told(old), after=told)
+            new = replace(
+                old,
+                **self._shape(key),
+                rotated_at=now,
+                previous_until=now + overlap * 1000 if overlap else None,
+            )
+            return new, entry(self._clock, actor, "key.rotate", key_id, before=_told(old), after=_told(new))
 
-        old, new = await self._write(_rotate, key_id, owner, decide)
-        self._changed(old.digest)
-        return new, made[-1]
+        return await self._touch(_rotate, key_id, owner, decide), key
+
+    async def end_previous(self, actor: Actor, owner: str | None, key_id: str) -> None:
+        """Cut an overlap short: only the latest form works when this returns. Raises NotFound for a key that
+        is revoked too.
+        """
+
+        def decide(old: KeyRow) -> tuple[KeyRow, AuditRow]:
+            new = replace(old, previous_until=None)
+            audit = entry(self._clock, actor, "key.end_previous", key_id, before=_told(old), after=_told(new))
+            return new, audit
+
+        await self._touch(_end_previous, key_id, owner, decide)
 
     async def revoke(self, actor: Actor, owner: str | None, key_id: str) -> None:
         """In force when this returns. Raises NotFound for a key that is revoked already."""
         now = self._clock.now_ms()
         audit = entry(self._clock, actor, "key.revoke", key_id, after={"revoked_at": now})
-        row = await self._write(_revoke, key_id, owner, now, audit)
-        self._changed(row.digest)
+        await self._touch(_revoke, key_id, owner, now, audit)
 
     async def usage(self, owner: str | None, key_id: str, *, days: int) -> KeyUsage:
         """By day, over the last `days` calendar days in UTC, today included. Raises NotFound."""
@@ -170,6 +185,11 @@ class Keys:
         )
         return KeyUsage(row, await self._store.read(select_stats, query))
 
+    async def _touch(self, unit: Callable[..., Awaitable[Touched]], *args: object) -> KeyRow:
+        row, digests = await self._write(unit, *args)
+        self._changed(*digests)
+        return row
+
     async def _write(self, unit: Callable[..., Awaitable[T]], *args: object) -> T:
         """To its end, also when whoever asked has left: once it is committed, the caches must learn of it."""
         with trio.CancelScope(shield=True):
@@ -180,22 +200,29 @@ class Keys:
                 raise
         return done
 
-    def _new(self, owner: str, rules: KeyRules, rotated_from: str | None = None) -> tuple[KeyRow, str]:
+    def _new(self, owner: str, rules: KeyRules) -> tuple[KeyRow, str]:
         key = new_key()
         now = self._clock.now_ms()
         row = KeyRow(
             id=uuid7(now),
             user_id=owner,
-            digest=key_digest(self._pepper, key),
-            prefix=key[:SHOWN_PREFIX],
-            last4=key[-4:],
-            rotated_from=rotated_from,
             revoked_at=None,
             last_used_at=None,
             created_at=now,
+            rotated_at=None,
+            previous_until=None,
+            **self._shape(key),
             **_columns(rules),
         )
         return row, key
+
+    def _shape(self, key: str) -> dict[str, Any]:
+        """The columns that tell a key itself."""
+        return {
+            "digest": key_digest(self._pepper, key),
+            "prefix": key[:SHOWN_PREFIX],
+            "last4": key[-4:],
+        }
 
 
 def rules_of(row: KeyRow) -> KeyRules:
@@ -211,14 +238,6 @@ def rules_of(row: KeyRow) -> KeyRules:
     )
 
 
-def _ended(row: KeyRow, now: int, overlap: int) -> KeyRow:
-    """A key that another takes the place of in `overlap` seconds; it may end before that by itself."""
-    if not overlap:
-        return replace(row, revoked_at=now)
-    end = now + overlap * 1000
-    return replace(row, expires_at=end if row.expires_at is None else min(row.expires_at, end))
-
-
 def _columns(rules: KeyRules) -> dict[str, Any]:
     return structs.asdict(rules) | {"limits": write_limits(rules.limits)}
 
@@ -227,8 +246,9 @@ def _told(row: KeyRow) -> dict[str, object]:
     """What the audit log keeps of a key."""
     return {
         "user_id": row.user_id,
-        "rotated_from": row.rotated_from,
         "revoked_at": row.revoked_at,
+        "rotated_at": row.rotated_at,
+        "previous_until": row.previous_until,
         **structs.asdict(rules_of(row)),
         "limits": {} if row.limits is None else json.loads(row.limits),
     }
@@ -278,8 +298,8 @@ async def _update(
     connection: Connection,
     key_id: str,
     owner: str | None,
-    decide: Callable[[KeyRow], tuple[KeyRow, AuditRow]],
-) -> KeyRow:
+    decide: Decision,
+) -> Touched:
     await hold_audit(connection)
     before = await _active(connection, key_id, owner)
     row, audit = decide(before)
@@ -287,33 +307,45 @@ async def _update(
     await update_key(connection, row)
     if before.expires_at is not None and before.expires_at <= audit.at:  # it may live again
         await _require_room(connection, row.user_id, audit.at)
-    return row
+    return await _touched(connection, before, row)
 
 
 async def _rotate(
     connection: Connection,
     key_id: str,
     owner: str | None,
-    decide: Callable[[KeyRow], tuple[KeyRow, KeyRow, AuditRow]],
-) -> tuple[KeyRow, KeyRow]:
+    decide: Decision,
+) -> Touched:
     await hold_audit(connection)
-    ended, new, audit = decide(await _active(connection, key_id, owner))
+    old = await _active(connection, key_id, owner)
+    new, audit = decide(old)
     await insert_audit(connection, audit)
-    await insert_key(connection, new)
-    await copy_quota(connection, f"key:{ended.id}", f"key:{new.id}")  # rotating gives no fresh budget
-    if ended.revoked_at is None:
-        await update_key(connection, ended)
-    else:
-        await revoke_key(connection, ended.user_id, ended.id, ended.revoked_at)
-    await _require_room(connection, new.user_id, new.created_at)
-    return ended, new
+    ends_at = new.previous_until or 0
+    await end_replaced(connection, old.id, ends_at)
+    await replace_digest(connection, old.id, old.digest, ends_at)
+    await renew_key(connection, new)
+    return await _touched(connection, old, new)
+
+
+async def _end_previous(connection: Connection, key_id: str, owner: str | None, decide: Decision) -> Touched:
+    await hold_audit(connection)
+    old = await _active(connection, key_id, owner)
+    new, audit = decide(old)
+    if new != old:
+        await insert_audit(connection, audit)
+        await end_replaced(connection, old.id, 0)
+    return await _touched(connection, old, new)
 
 
 async def _revoke(
     connection: Connection, key_id: str, owner: str | None, now: int, audit: AuditRow
-) -> KeyRow:
+) -> Touched:
     await hold_audit(connection)
     row = await _active(connection, key_id, owner)
     await insert_audit(connection, audit)
     await revoke_key(connection, row.user_id, key_id, now)
-    return row
+    return await _touched(connection, row, replace(row, revoked_at=now))
+
+
+async def _touched(connection: Connection, before: KeyRow, after: KeyRow) -> Touched:
+    return after, list({before.digest, *await select_replaced(connection, before.id)})

@@ -1,4 +1,4 @@
-"""keys create, list, show, set, rotate, revoke, usage."""
+"""keys create, list, show, set, rotate, end-previous, revoke, usage."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -30,8 +30,8 @@ _COLUMNS: Final = (
     *("created_at", "last_used_at", "expires_at", "revoked_at", "user_id"),
 )
 _DETAILS: Final = (
-    *("id", "user_id", "name", "prefix", "last4", *_LISTS, *COUNTS, *SUMS, "metadata", "rotated_from"),
-    *("created_at", "last_used_at", "expires_at", "revoked_at"),
+    *("id", "user_id", "name", "prefix", "last4", *_LISTS, *COUNTS, *SUMS, "metadata"),
+    *("created_at", "last_used_at", "expires_at", "revoked_at", "rotated_at", "previous_until"),
 )
 
 
@@ -115,14 +115,27 @@ def set_(key_id: str, name: str | None, config: Path | None, as_json: bool, **ru
     type=click.IntRange(0, 604_800),
     default=0,
     show_default=True,
-    help="Seconds that the old key goes on for.",
+    help="Seconds that what the key was before goes on for.",
 )
 @config_option
 @json_option
 def rotate(key_id: str, overlap: int, config: Path | None, as_json: bool) -> None:
-    """Make a new key in the place of an old one."""
+    """Give a key another form, which is printed once. Its id, rules and use stay."""
     made = ask(config, "POST", f"{_path(key_id)}/rotate", {"overlap_seconds": overlap})
     _hand_over(made, as_json=as_json)
+
+
+@keys_group.command("end-previous")
+@click.argument("key_id")
+@config_option
+@json_option
+def end_previous(key_id: str, config: Path | None, as_json: bool) -> None:
+    """Cut the overlap of a rotation short."""
+    ask(config, "DELETE", f"{_path(key_id)}/previous")
+    if as_json:
+        echo_json({"id": key_id, "previous_until": None})
+    else:
+        click.echo(f"only the latest form of {key_id} works now")
 
 
 @keys_group.command()

@@ -62,15 +62,15 @@ class KeyRing:
         self.changes = 0  # how often `forget` was called
         self.used: dict[str, int] = {}  # key id to wall time in ms, taken by the keeper that stores it
 
-    def forget(self, digest: bytes | None = None) -> None:
-        """Drop what is known of one key, or of all: it has changed. Who asks from now on gets no answer from
-        before.
+    def forget(self, *digests: bytes) -> None:
+        """Drop what is known of these, or of all: the keys have changed. Who asks from now on gets no answer
+        from before.
         """
         self.changes += 1
-        if digest is None:
+        if not digests:
             self._callers.clear()
             self._under_way.clear()
-        else:
+        for digest in digests:
             self._callers.pop(digest, None)
             self._under_way.pop(digest, None)
 
@@ -87,7 +87,10 @@ class KeyRing:
         if isinstance(found, Unauthenticated):
             raise Unauthenticated(found.code, found.message)
         if found.expires_at is not None and found.expires_at <= arrival.at_ms:
-            raise Unauthenticated("api_key_expired", "This API key has expired. Create a new one.")
+            raise Unauthenticated(
+                "api_key_expired",
+                "This API key has expired. Use the one that replaced it, or create a new one.",
+            )
         return found
 
     def use(self, caller: Caller, arrival: Arrival) -> None:
@@ -151,16 +154,19 @@ class KeyRing:
         return Caller(
             key_id=key.id,
             user_id=key.user_id,
-            key_name=key.name,
-            tier=owner.tier,
             key_limits=read_limits(key.limits),
             user_limits=account_limits(self._tiers, owner.tier, read_limits(owner.user_limits)),
-            expires_at=key.expires_at,
+            expires_at=_sooner(key.expires_at, owner.ends_at),
             scopes=set_of(key.scopes),
             models=names_of(key.allowed_models),
             networks=networks_of(key.allowed_ips),
             origins=set_of(key.allowed_origins),
         )
+
+
+def _sooner(one: int | None, other: int | None) -> int | None:
+    """None is never."""
+    return min((end for end in (one, other) if end is not None), default=None)
 
 
 def _no_storage() -> Unavailable:

@@ -28,8 +28,6 @@ def visitor(arrival: Arrival, limits: LimitSet) -> Caller | None:
     return Caller(
         key_id="",
         user_id="",
-        key_name="",
-        tier=None,
         key_limits=limits,
         user_limits=NO_LIMITS,
         expires_at=None,

@@ -130,11 +130,12 @@ class KeyView(Struct, frozen=True):
     allowed_origins: tuple[str, ...] | None
     limits: LimitsView
     metadata: dict[str, str]
-    rotated_from: str | None
     expires_at: str | None
     revoked_at: str | None
     last_used_at: str | None
     created_at: str
+    rotated_at: str | None
+    previous_until: str | None
 
 
 class MadeKey(KeyView, frozen=True):
@@ -217,17 +218,19 @@ def made(row: KeyRow, key: str) -> MadeKey:
 
 
 def _fields(row: KeyRow) -> dict[str, Any]:
-    return structs.asdict(rules_of(row)) | {
+    rules = rules_of(row)
+    return structs.asdict(rules) | {
         "id": row.id,
         "user_id": row.user_id,
         "prefix": row.prefix,
         "last4": row.last4,
-        "limits": LimitsView.of(rules_of(row).limits),
-        "rotated_from": row.rotated_from,
+        "limits": LimitsView.of(rules.limits),
         "expires_at": moment(row.expires_at),
         "revoked_at": moment(row.revoked_at),
         "last_used_at": moment(row.last_used_at),
         "created_at": moment(row.created_at),
+        "rotated_at": moment(row.rotated_at),
+        "previous_until": moment(row.previous_until),
     }
 
 

@@ -79,13 +79,18 @@ class KeyDesk(Struct, frozen=True):
         return view(changed)
 
     async def rotate(self, who: Principal, key_id: str, body: Rotation) -> MadeKey:
-        """Make a new key in the place of an old one. It is shown this once.
+        """Give a key another form. It is shown this once.
 
-        It may do the same. The old key goes on for `overlap_seconds`, then it ends; with 0 it is revoked.
+        It stays the same key in all else: id, rules, use. What it was before goes on for `overlap_seconds`;
+        with 0 it ends at once.
         """
         return made(
             *await self.keys.rotate(who.actor, self._owner(who), key_id, overlap=body.overlap_seconds)
         )
+
+    async def end_previous(self, who: Principal, key_id: str) -> None:
+        """Cut the overlap of a rotation short: only the latest form of the key works on."""
+        await self.keys.end_previous(who.actor, self._owner(who), key_id)
 
     async def revoke(self, who: Principal, key_id: str) -> None:
         """End a key at once. It stays in the list."""
@@ -118,5 +123,6 @@ def _routes(path: str, access: Access, desk: KeyDesk, lists: Handler, creates: H
         route("PATCH", one, access, desk.change, tag=tag),
         route("DELETE", one, access, desk.revoke, tag=tag),
         route("POST", f"{one}/rotate", access, desk.rotate, tag=tag, status=201),
+        route("DELETE", f"{one}/previous", access, desk.end_previous, tag=tag),
         route("GET", f"{one}/usage", access, desk.usage, tag=tag),
     ]

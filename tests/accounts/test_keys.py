@@ -22,7 +22,6 @@ from storage import Store
 from storage.audit import AuditQuery, select_audit
 from storage.keys import insert_key, select_key_by_digest
 from storage.members import insert_user
-from storage.quotas import select_quota
 from storage.usage import DAY, insert_batch
 from tests.storage.conftest import postgres, postgres_url, sqlite_path, sqlite_url, store, url
 from tests.storage.samples import NOON, usage
@@ -46,11 +45,11 @@ class Office:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.clock = Clock()
-        self.changes: list[bytes | None] = []
+        self.changes: list[tuple[bytes, ...]] = []
         self.keys = Keys(store, pepper=b"p", clock=self.clock, changed=self.changed)
 
-    def changed(self, digest: bytes | None = None) -> None:
-        self.changes.append(digest)
+    def changed(self, *digests: bytes) -> None:
+        self.changes.append(digests)
 
     async def told(self) -> list[tuple[str, str, dict[str, Any]]]:
         """Action, subject and detail of what the audit log holds, oldest first."""
@@ -79,7 +78,7 @@ async def test_a_change_is_stored_told_and_its_audit_row_says_what(office: Offic
         row.id,
         adding(name="b", scopes=None, limits=LimitSet(rpm=5), allowed_ips=("10.0.0.0/8",)),
     )
-    assert office.changes == [row.digest]
+    assert office.changes == [(row.digest,)]
     assert await office.keys.get(ONE.id, row.id) == changed
     assert changed == replace(row, name="b", scopes=None, limits='{"rpm":5}', allowed_ips=("10.0.0.0/8",))
     action, subject, detail = (await office.told())[-1]
@@ -103,7 +102,7 @@ async def test_what_is_committed_is_told_also_when_its_caller_has_left(office: O
         await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
     assert await office.keys.get(ONE.id, row.id) != row, "it was begun, so it was done"
-    assert office.changes == [row.digest]
+    assert office.changes == [(row.digest,)]
 
 
 async def test_keys_of_others_are_not_there(office: Office) -> None:
@@ -113,6 +112,7 @@ async def test_keys_of_others_are_not_there(office: Office) -> None:
         lambda: office.keys.get(OTHER.id, row.id),
         lambda: office.keys.change(ADA, OTHER.id, row.id, adding(name="b")),
         lambda: office.keys.rotate(ADA, OTHER.id, row.id, overlap=0),
+        lambda: office.keys.end_previous(ADA, OTHER.id, row.id),
         lambda: office.keys.revoke(ADA, OTHER.id, row.id),
         lambda: office.keys.usage(OTHER.id, row.id, days=1),
     ):
@@ -124,49 +124,73 @@ async def test_keys_of_others_are_not_there(office: Office) -> None:
     assert await office.keys.get(None, row.id) == row, "an administrator sees it unchanged"
 
 
+async def ends(office: Office, *keys: str) -> list[int | None]:
+    """When each of these ends, in milliseconds from now; 0 for at once, None for not by itself."""
+    holders = [await office.store.read(select_key_by_digest, key_digest(b"p", key)) for key in keys]
+    found = [holder for holder in holders if holder is not None]
+    assert len(found) == len(keys) and len({holder.key.id for holder in found}) == 1
+    return [holder.ends_at - office.clock.now if holder.ends_at else holder.ends_at for holder in found]
+
+
 @pytest.mark.parametrize("overlap", [0, 60])
-async def test_a_new_key_takes_an_old_ones_place(office: Office, overlap: int) -> None:
+async def test_a_key_that_is_rotated_stays_the_same_key(office: Office, overlap: int) -> None:
     rules = KeyRules(
         name="a", allowed_models=("m",), limits=LimitSet(usd_total=5), metadata={"team": "blues"}
     )
     old, old_key = await office.keys.create(ADA, ONE.id, rules)
     new, new_key = await office.keys.rotate(ADA, ONE.id, old.id, overlap=overlap)
-    assert new_key != old_key
-    holder = await office.store.read(select_key_by_digest, key_digest(b"p", new_key))
-    assert holder is not None and holder.key == new
-    assert replace(new, id=old.id, digest=old.digest, prefix=old.prefix, last4=old.last4) == replace(
-        old, rotated_from=old.id
-    )
-    ended = await office.keys.get(ONE.id, old.id)
-    if overlap:
-        assert ended == replace(old, expires_at=NOON + 60_000)
-    else:
-        assert ended == replace(old, revoked_at=NOON)
-        with pytest.raises(NotFound):
-            await office.keys.rotate(ADA, ONE.id, old.id, overlap=0)
+    until = NOON + overlap * 1000 if overlap else None
+    assert new_key != old_key and (new.prefix, new.last4) == (new_key[:7], new_key[-4:])
+    shape = {"digest": old.digest, "prefix": old.prefix, "last4": old.last4}
+    assert replace(new, **shape) == replace(old, rotated_at=NOON, previous_until=until)
+    assert await office.keys.get(ONE.id, old.id) == new
+    assert await office.keys.list(ONE.id) == [new]
+    assert await ends(office, old_key, new_key) == [overlap * 1000, None]
+    assert office.changes == [(old.digest,)]
     action, subject, detail = (await office.told())[-1]
-    assert (action, subject, detail["after"]["rotated_to"]) == ("key.rotate", old.id, new.id)
+    assert (action, subject) == ("key.rotate", old.id)
+    assert detail["after"] == {"rotated_at": NOON} | ({"previous_until": until} if overlap else {})
     assert not {old_key, new_key} & {json.dumps(row) for row in await office.told()}
 
 
-async def test_a_rotated_key_does_not_have_its_budget_twice(office: Office) -> None:
-    old, _ = await office.keys.create(ADA, ONE.id, KeyRules(name="a", limits=LimitSet(usd_total=50)))
-    row = usage(1, key_id=old.id, user_id=ONE.id, cost_nano=40)
-    await office.store.write(insert_batch, [row])
-    used = await office.store.read(select_quota, f"key:{old.id}")
-    new, _ = await office.keys.rotate(ADA, ONE.id, old.id, overlap=60)
-    assert used is not None and used.total_nano == 40
-    assert await office.store.read(select_quota, f"key:{new.id}") == replace(used, subject=f"key:{new.id}")
-    again, _ = await office.keys.rotate(ADA, ONE.id, new.id, overlap=0)
-    assert await office.store.read(select_quota, f"key:{again.id}") == replace(
-        used, subject=f"key:{again.id}"
-    )
+async def test_rotations_within_an_overlap(office: Office) -> None:
+    """A client that did not hear the answer asks again: that must not end the key that is in use."""
+    row, first = await office.keys.create(ADA, ONE.id, KeyRules(name="a"))
+    _, second = await office.keys.rotate(ADA, ONE.id, row.id, overlap=60)
+    office.clock.now += 10_000
+    _, third = await office.keys.rotate(ADA, ONE.id, row.id, overlap=60)
+    assert await ends(office, first, second, third) == [50_000, 60_000, None]
+    renewed, fourth = await office.keys.rotate(ADA, ONE.id, row.id, overlap=20)
+    assert await ends(office, first, second, third, fourth) == [20_000, 20_000, 20_000, None]
+    assert renewed.previous_until == office.clock.now + 20_000
+    office.changes.clear()
+    changed = await office.keys.change(ADA, ONE.id, row.id, adding(name="b"))
+    assert {key_digest(b"p", key) for key in (first, second, third, fourth)} == set(*office.changes)
+    assert changed.previous_until == renewed.previous_until
+    _, fifth = await office.keys.rotate(ADA, ONE.id, row.id, overlap=0)
+    assert await ends(office, first, second, third, fourth, fifth) == [0, 0, 0, 0, None]
 
 
-async def test_an_end_that_is_near_stays_and_an_expired_key_is_not_rotated(office: Office) -> None:
+async def test_an_overlap_is_cut_short(office: Office) -> None:
+    row, first = await office.keys.create(ADA, ONE.id, KeyRules(name="a"))
+    for _ in range(2):
+        before = await office.told()
+        await office.keys.end_previous(ADA, ONE.id, row.id)
+        assert await office.told() == before, "there is nothing to end"
+        renewed, second = await office.keys.rotate(ADA, ONE.id, row.id, overlap=60)
+        office.changes.clear()
+        await office.keys.end_previous(ADA, ONE.id, row.id)
+        assert key_digest(b"p", first) in office.changes[0]
+        assert await ends(office, first, second) == [0, None]
+        assert await office.keys.get(ONE.id, row.id) == replace(renewed, previous_until=None)
+        action, _, detail = (await office.told())[-1]
+        assert (action, detail["after"]) == ("key.end_previous", {"previous_until": None})
+
+
+async def test_an_expired_key_is_not_rotated(office: Office) -> None:
     row, _ = await office.keys.create(ADA, ONE.id, KeyRules(name="a", expires_at=NOON + 1000))
     new, _ = await office.keys.rotate(ADA, ONE.id, row.id, overlap=60)
-    assert (await office.keys.get(ONE.id, row.id)).expires_at == new.expires_at == NOON + 1000
+    assert new.expires_at == NOON + 1000
     office.clock.now = NOON + 1000
     with pytest.raises(Conflict) as caught:
         await office.keys.rotate(ADA, ONE.id, new.id, overlap=60)
@@ -195,21 +219,18 @@ async def test_changes_that_race_all_count(office: Office) -> None:
     assert found == list(range(1, 13)), "each audit row begins where the one before it ended"
 
 
-async def test_one_of_two_rotations_wins(office: Office) -> None:
-    row, _ = await office.keys.create(ADA, ONE.id, KeyRules(name="a"))
-    won: list[str] = []
+async def test_rotations_that_race_leave_one_key(office: Office) -> None:
+    row, first = await office.keys.create(ADA, ONE.id, KeyRules(name="a"))
+    made: list[str] = []
 
     async def rotate() -> None:
-        try:
-            won.append((await office.keys.rotate(ADA, ONE.id, row.id, overlap=0))[0].id)
-        except NotFound:
-            won.append("")
+        made.append((await office.keys.rotate(ADA, ONE.id, row.id, overlap=0))[1])
 
     async with trio.open_nursery() as nursery:
         for _ in range(5):
             nursery.start_soon(rotate)
-    assert sorted(map(bool, won)) == [False] * 4 + [True]
-    assert [key.id for key in await office.keys.list(ONE.id, active=True)] == [max(won)]
+    assert sorted(map(str, await ends(office, first, *made))) == ["0"] * 5 + ["None"]
+    assert [key.id for key in await office.keys.list(ONE.id)] == [row.id]
 
 
 async def test_an_account_has_so_many_active_keys(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,10 +253,8 @@ async def test_an_account_has_so_many_active_keys(office: Office, monkeypatch: p
     assert sorted(made) == [False] * 8 + [True] * 2
     active = await office.keys.list(ONE.id, active=True)
     assert len(active) == 5
-    with pytest.raises(Conflict):
-        await office.keys.rotate(ADA, ONE.id, active[0].id, overlap=60)
-    await office.keys.rotate(ADA, ONE.id, active[0].id, overlap=0)
-    assert len(await office.keys.list(ONE.id, active=True)) == 5
+    await office.keys.rotate(ADA, ONE.id, active[0].id, overlap=60)
+    assert len(await office.keys.list(ONE.id, active=True)) == 5, "a rotation makes no more of them"
     await office.keys.create(ADA, OTHER.id, KeyRules(name="a"))
 
 

@@ -87,20 +87,34 @@ def test_every_rule_is_given_changed_and_taken_away(home: Path) -> None:
     )
 
 
-def test_rotation_shows_the_new_key_once_and_ends_the_old(home: Path) -> None:
+def test_rotation_shows_the_new_form_once_and_ends_the_old(home: Path) -> None:
     user = User(home)
-    old = answer(user, "create", "ci", "--rpm", "5")
-    for overlap, ended in ((("--overlap", "60"), "expires_at"), ((), "revoked_at")):
-        done = user.call("keys", "rotate", old["id"], *overlap)
+    made = answer(user, "create", "ci", "--rpm", "5")
+    forms = [made.pop("key")]
+    for overlap in (("--overlap", "60"), ()):
+        done = user.call("keys", "rotate", made["id"], *overlap)
         assert re.fullmatch(r"bm_[0-9A-Za-z]{36}\n", done.stdout)
-        key_id = done.stderr.rstrip(".\n").rpartition(" ")[2]
-        new = answer(user, "show", key_id)
-        assert (new["rotated_from"], new["limits"]["rpm"]) == (old["id"], 5)
-        assert answer(user, "show", old["id"])[ended] is not None
-    again = user.call("keys", "rotate", old["id"])
-    assert (again.returncode, again.stdout) == (exits.NOT_FOUND, "")
-    assert len(answer(user, "list", "--active")["data"]) == 2
-    assert [row["id"] for row in answer(user, "list", "--ended")["data"]] == [old["id"]]
+        forms.append(done.stdout.strip())
+        assert done.stderr.rstrip(".\n").rpartition(" ")[2] == made["id"]
+        now = answer(user, "show", made["id"])
+        assert (now["last4"], now["limits"], now["rotated_at"] > now["created_at"]) == (
+            forms[-1][-4:],
+            made["limits"],
+            True,
+        )
+        assert (now["previous_until"] is not None) == bool(overlap)
+    assert len(set(forms)) == 3
+    assert [row["id"] for row in answer(user, "list")["data"]] == [made["id"]]
+
+
+def test_an_overlap_is_cut_short(home: Path) -> None:
+    user = User(home)
+    key_id = answer(user, "create", "ci")["id"]
+    answer(user, "rotate", key_id, "--overlap", "60")
+    assert user.call("keys", "end-previous", key_id).stdout == f"only the latest form of {key_id} works now\n"
+    assert answer(user, "show", key_id)["previous_until"] is None
+    answer(user, "rotate", key_id, "--overlap", "60")
+    assert answer(user, "end-previous", key_id) == {"id": key_id, "previous_until": None}
 
 
 def test_keys_of_an_account(home: Path) -> None:

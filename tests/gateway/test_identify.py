@@ -48,6 +48,7 @@ class Table:
         self.disabled_at: int | None = None
         self.tier: str | None = None
         self.user_limits: str | None = None
+        self.ends_at: int | None = None
         self.asked = 0
         self.gate: trio.Event | None = None
         self.failing = False
@@ -61,7 +62,7 @@ class Table:
             await self.gate.wait()
         if row is None or digest != key_digest(PEPPER, KEY):
             return None
-        return KeyHolder(row, self.disabled_at, self.tier, self.user_limits)
+        return KeyHolder(row, self.disabled_at, self.tier, self.user_limits, self.ends_at)
 
 
 def changed(**fields: Any) -> KeyRow:
@@ -93,7 +94,7 @@ async def test_a_key_is_looked_up_once_and_again_when_it_has_aged(mock_clock: Mo
     for _ in range(3):
         caller = await keys.identify(arrival())
     assert table.asked == 1
-    assert (caller.key_id, caller.user_id, caller.key_name) == (table.row.id, table.row.user_id, "laptop")  # type: ignore[union-attr]
+    assert (caller.key_id, caller.user_id) == (table.row.id, table.row.user_id)  # type: ignore[union-attr]
     assert (caller.key_limits, caller.user_limits) == (LimitSet(rpm=60), LimitSet())
     mock_clock.jump(5.01)
     await keys.identify(arrival())
@@ -106,7 +107,6 @@ async def test_what_an_account_may_is_its_tiers_figure_or_its_own() -> None:
     table = Table(changed(limits=None))
     table.tier, table.user_limits = "free", '{"rpm": 70, "tpm": 5}'
     caller = await ring(table).identify(arrival())
-    assert caller.tier == "free"
     assert (caller.key_limits, caller.user_limits) == (LimitSet(), LimitSet(rpm=70, tpm=5, concurrency=3))
 
 
@@ -139,11 +139,18 @@ async def test_why_a_key_is_refused() -> None:
     await keys.identify(arrival())
     assert await refused(keys, at_ms=NOW + 1) == "api_key_expired"
     assert table.asked == 1
+    table = Table(changed(expires_at=NOW + 9))
+    table.ends_at = NOW + 5
+    keys = ring(table)
+    await keys.identify(arrival(at_ms=NOW + 4))
+    assert await refused(keys, at_ms=NOW + 5) == "api_key_expired", "of two ends the sooner"
+    table.ends_at = 0
+    assert await refused(ring(table), at_ms=1) == "api_key_expired", "whatever the clock says"
     assert await refused(keys, None) == "missing_api_key"
 
 
-@pytest.mark.parametrize("digest", [None, key_digest(PEPPER, KEY)], ids=["all", "one"])
-async def test_a_look_up_under_way_does_not_outlive_a_change(digest: bytes | None) -> None:
+@pytest.mark.parametrize("digests", [[], [bytes(32), key_digest(PEPPER, KEY)]], ids=["all", "some"])
+async def test_a_look_up_under_way_does_not_outlive_a_change(digests: list[bytes]) -> None:
     table = Table(key_row(user()))
     keys = ring(table)
     table.gate = trio.Event()
@@ -151,7 +158,7 @@ async def test_a_look_up_under_way_does_not_outlive_a_change(digest: bytes | Non
         nursery.start_soon(keys.identify, arrival())
         await wait_all_tasks_blocked()
         table.row = changed(revoked_at=NOW)
-        keys.forget(digest)
+        keys.forget(*digests)
         table.gate.set()
     assert await refused(keys) == "api_key_revoked"
 
@@ -228,8 +235,8 @@ async def test_when_the_one_who_asks_leaves_another_asks() -> None:
     assert table.asked == 2
 
 
-@pytest.mark.parametrize("digest", [None, key_digest(PEPPER, KEY)], ids=["all", "one"])
-async def test_who_comes_after_a_change_does_not_join_a_look_up_from_before(digest: bytes | None) -> None:
+@pytest.mark.parametrize("digests", [[], [bytes(32), key_digest(PEPPER, KEY)]], ids=["all", "some"])
+async def test_who_comes_after_a_change_does_not_join_a_look_up_from_before(digests: list[bytes]) -> None:
     table = Table(key_row(user()))
     keys = ring(table)
     table.gate = trio.Event()
@@ -237,7 +244,7 @@ async def test_who_comes_after_a_change_does_not_join_a_look_up_from_before(dige
         nursery.start_soon(keys.identify, arrival())
         await wait_all_tasks_blocked()
         table.row = changed(revoked_at=NOW)
-        keys.forget(digest)
+        keys.forget(*digests)
         nursery.start_soon(refused, keys)
         await wait_all_tasks_blocked()
         assert table.asked == 2

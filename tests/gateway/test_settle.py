@@ -37,8 +37,6 @@ from tests.storage.samples import user
 CALLER = Caller(
     key_id="k",
     user_id="u",
-    key_name="n",
-    tier=None,
     key_limits=LimitSet(rpm=5, concurrency=1),
     user_limits=NO_LIMITS,
     expires_at=None,
@@ -131,7 +129,7 @@ async def test_what_is_settled_is_the_truth_and_is_learned_from(nursery: trio.Nu
     settlement = office.open()
     settlement.finish(200, "ok", Usage(prompt=20, completion=5, cached=8, source="upstream"))
     assert settlement.cost == 12 * 2 + 8 + 5 * 8
-    assert office.admission.in_use("user:u").tokens_last_minute == 25
+    assert office.admission.in_use("user:u").tpm == 25
     call = Call(arrival=arrival(), model="m", stream=False, wants_usage=False)
     assert office.estimator.demand(call, 160).tokens > 100 + 160 // 4 + 1
     await settlement.durable()
@@ -147,7 +145,7 @@ class Broken:
 async def test_a_fault_of_ours_is_a_500_without_detail(nursery: trio.Nursery) -> None:
     office = Office()
     nursery.start_soon(office.recorder.run)
-    holder = KeyHolder(key_row(user()), None, None, None)
+    holder = KeyHolder(key_row(user()), None, None, None, None)
 
     async def look_up(_: bytes) -> KeyHolder | None:
         office.admission.open(f"key:{holder.key.id}", None)

@@ -61,11 +61,12 @@ def key(owner: UserRow, serial: int = 1) -> KeyRow:
         allowed_origins=None,
         limits='{"rpm": 60}',
         metadata={},
-        rotated_from=None,
         expires_at=None,
         revoked_at=None,
         last_used_at=None,
         created_at=NOON,
+        rotated_at=None,
+        previous_until=None,
     )
 
 

@@ -14,11 +14,15 @@ from storage.keys import (
     KeyRow,
     KeyUse,
     count_active_keys,
+    end_replaced,
     insert_key,
+    renew_key,
+    replace_digest,
     revoke_key,
     select_key,
     select_key_by_digest,
     select_keys,
+    select_replaced,
     touch_keys,
     update_key,
 )
@@ -34,8 +38,8 @@ NARROW = replace(
     allowed_origins=("https://app.example.com",),
     limits=None,
     metadata={"team": "blues\x00\n"},
-    rotated_from="another",
     expires_at=NOON + 5,
+    rotated_at=NOON + 3,
 )
 
 
@@ -54,9 +58,9 @@ async def test_keys(store: Store) -> None:
     assert await listed(store, user_id=owner.id) == [first, second]
     assert await store.read(select_key, second.id) == second
     assert await store.read(select_key, "gone") is None
-    assert await store.read(select_key_by_digest, first.digest) == KeyHolder(first, None, None, None)
+    assert await store.read(select_key_by_digest, first.digest) == KeyHolder(first, None, None, None, None)
     assert await store.read(select_key_by_digest, theirs.digest) == KeyHolder(
-        theirs, None, "pro", '{"rpm": 5}'
+        theirs, None, "pro", '{"rpm": 5}', None
     )
     assert await store.read(select_key_by_digest, bytes(32)) is None
 
@@ -94,7 +98,7 @@ async def test_a_key_is_changed_by_its_owner_while_it_is_not_revoked(store: Stor
     assert not await store.write(update_key, replace(NARROW, user_id=other.id))
     assert await listed(store) == [mine]
     assert await store.write(update_key, NARROW)
-    assert await listed(store) == [replace(NARROW, rotated_from=None)], "what it came from is no setting"
+    assert await listed(store) == [replace(NARROW, rotated_at=None)], "when it was rotated is no setting"
     await store.write(revoke_key, owner.id, mine.id, NOON)
     assert not await store.write(update_key, mine)
 
@@ -129,6 +133,32 @@ async def test_a_key_is_revoked_once_and_by_its_owner_only(store: Store) -> None
     assert await store.write(revoke_key, owner.id, mine.id, NOON)
     assert not await store.write(revoke_key, owner.id, mine.id, NOON + 1)
     assert await listed(store) == [replace(mine, revoked_at=NOON)]
+
+
+async def test_a_key_is_found_by_what_it_was_before(store: Store) -> None:
+    owner = user(1)
+    first, other = key(owner, 1), key(owner, 2)
+    await store.write(insert_user, owner)
+    for row in (first, other):
+        await store.write(insert_key, row)
+    second = replace(first, digest=bytes(31) + b"x", prefix="bm_Cd34", last4="abcd", rotated_at=NOON)
+    third = replace(second, digest=bytes(31) + b"y")
+    for before, after, ends_at in ((first, second, NOON + 9), (second, third, NOON + 5)):
+        await store.write(replace_digest, before.id, before.digest, ends_at)
+        assert await store.write(renew_key, after)
+    third = replace(third, previous_until=NOON + 9)
+    assert await listed(store) == [third, other]
+    for digest, ends_at in ((first.digest, NOON + 9), (second.digest, NOON + 5), (third.digest, None)):
+        found = await store.read(select_key_by_digest, digest)
+        assert found == KeyHolder(third, None, None, None, ends_at)
+    assert set(await store.read(select_replaced, first.id)) == {first.digest, second.digest}
+    assert await store.read(select_replaced, other.id) == []
+
+    for ends_at, ended in ((NOON + 6, 1), (NOON + 6, 0), (0, 2), (0, 0)):
+        assert await store.write(end_replaced, first.id, ends_at) == ended
+        assert (await store.read(select_key, first.id)) == replace(third, previous_until=ends_at or None)
+    await store.write(revoke_key, owner.id, first.id, NOON)
+    assert not await store.write(renew_key, first)
 
 
 async def test_a_keys_last_use_only_moves_forward(store: Store) -> None:
@@ -168,5 +198,5 @@ async def test_limits_of_older_keys_move_into_one_object(url: str, tmp_path: Pat
         rows = await listed(store)
     found = [None if row.limits is None else json.loads(row.limits) for row in rows]
     assert found == [{"rpm": 5, "concurrency": 2}, {"rpm": 5}, {"concurrency": 2}, None, None]
-    assert {(row.scopes, row.allowed_ips, row.rotated_from) for row in rows} == {(None, None, None)}
+    assert {(row.scopes, row.allowed_ips, row.rotated_at) for row in rows} == {(None, None, None)}
     assert all(row.metadata == {} for row in rows)

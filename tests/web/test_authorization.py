@@ -67,6 +67,7 @@ GET /api/keys/{key_id}
 PATCH /api/keys/{key_id}
 DELETE /api/keys/{key_id}
 POST /api/keys/{key_id}/rotate
+DELETE /api/keys/{key_id}/previous
 GET /api/keys/{key_id}/usage
 GET /user/api-keys
 POST /user/api-keys
@@ -74,6 +75,7 @@ GET /user/api-keys/{key_id}
 PATCH /user/api-keys/{key_id}
 DELETE /user/api-keys/{key_id}
 POST /user/api-keys/{key_id}/rotate
+DELETE /user/api-keys/{key_id}/previous
 GET /user/api-keys/{key_id}/usage
 """
 ADMINISTRATORS = """
@@ -90,6 +92,7 @@ GET /api/admin/keys/{key_id}
 PATCH /api/admin/keys/{key_id}
 DELETE /api/admin/keys/{key_id}
 POST /api/admin/keys/{key_id}/rotate
+DELETE /api/admin/keys/{key_id}/previous
 GET /api/admin/keys/{key_id}/usage
 GET /api/admin/keys/{key_id}/limits
 GET /api/admin/tiers

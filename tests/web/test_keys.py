@@ -35,7 +35,8 @@ FIELDS = {
         "allowed_ips",
         "allowed_origins",
     ),
-    *("limits", "metadata", "rotated_from", "expires_at", "revoked_at", "last_used_at", "created_at"),
+    *("limits", "metadata", "expires_at", "revoked_at", "last_used_at", "created_at"),
+    *("rotated_at", "previous_until"),
 }
 LIMITS = {
     *("rpm", "tpm", "concurrency", "tokens_per_day", "tokens_per_month"),
@@ -97,7 +98,9 @@ async def test_a_key_is_made_used_changed_rotated_and_revoked(town: Town) -> Non
             "concurrency": 5,
         }
         assert abs(ms(row["expires_at"]) - soon) < timedelta(milliseconds=1)
-        assert (row["revoked_at"], row["last_used_at"], row["rotated_from"]) == (None, None, None)
+        assert {row[name] for name in ("revoked_at", "last_used_at", "rotated_at", "previous_until")} == {
+            None
+        }
         assert row["metadata"] == wanted["metadata"]
         path = f"/api/keys/{row['id']}"
         assert (await ada.send("GET", path)).json() == row
@@ -120,19 +123,24 @@ async def test_a_key_is_made_used_changed_rotated_and_revoked(town: Town) -> Non
         assert made.status_code == 201
         new = made.json()
         new_key = new.pop("key")
-        same = FIELDS - {"id", "prefix", "last4", "rotated_from", "created_at", "last_used_at"}
+        same = FIELDS - {"prefix", "last4", "rotated_at", "previous_until", "last_used_at"}
         assert {name: new[name] for name in same} == {name: expected[name] for name in same}
-        assert new["rotated_from"] == row["id"] and new_key != key
-        ending = ms((await ada.send("GET", path)).json()["expires_at"]) - datetime.now(UTC)
+        assert (new["prefix"], new["last4"]) == (new_key[:7], new_key[-4:]) and new_key != key
+        ending = ms((await ada.send("GET", path)).json()["previous_until"]) - datetime.now(UTC)
         assert timedelta(seconds=50) < ending <= timedelta(seconds=60)
         for good in (key, new_key):
             assert (await town.gateway.chat(key=good)).status_code == 200
-
-        assert (await ada.send("DELETE", path)).status_code == 204
-        assert code_of(await town.gateway.chat(key=key)) == "api_key_revoked"
+        assert (await ada.send("DELETE", f"{path}/previous")).status_code == 204
+        assert code_of(await town.gateway.chat(key=key)) == "api_key_expired"
+        assert (await ada.send("DELETE", f"{path}/previous")).status_code == 204, "nothing is left to end"
         assert (await town.gateway.chat(key=new_key)).status_code == 200
+
+        newest = (await ada.send("POST", f"{path}/rotate", {"overlap_seconds": 60})).json()["key"]
+        assert (await ada.send("DELETE", path)).status_code == 204
+        for gone in (new_key, newest):
+            assert code_of(await town.gateway.chat(key=gone)) == "api_key_revoked"
         assert (await ada.send("GET", path)).json()["revoked_at"] is not None, "the row stays"
-        for method, below in (("DELETE", ""), ("PATCH", ""), ("POST", "/rotate")):
+        for method, below in (("DELETE", ""), ("PATCH", ""), ("POST", "/rotate"), ("DELETE", "/previous")):
             again = await ada.send(method, path + below, None if method == "DELETE" else {})
             assert (again.status_code, code_of(again)) == (404, "key_not_found")
         assert key not in town.gateway.log and new_key not in town.gateway.log
@@ -209,6 +217,7 @@ async def test_keys_of_others_are_not_there(town: Town) -> None:
                     ("PATCH", "", {"name": "his"}),
                     ("DELETE", "", None),
                     ("POST", "/rotate", {}),
+                    ("DELETE", "/previous", None),
                     ("GET", "/usage", None),
                 ):
                     answer = await bob.send(method, f"{base}/{key_id}{below}", body)
@@ -231,6 +240,7 @@ async def test_administrators_have_everybodys_keys(town: Town) -> None:
             ("PATCH", ""),
             ("DELETE", ""),
             ("POST", "/rotate"),
+            ("DELETE", "/previous"),
             ("GET", "/usage"),
         ):
             answer = await ada.send(method, path + below, {} if method in ("PATCH", "POST") else None)
@@ -254,7 +264,7 @@ async def test_administrators_have_everybodys_keys(town: Town) -> None:
         rotated = (await root.send("POST", f"{path}/rotate", {})).json()
         assert rotated["user_id"] == ada_id
         assert (await town.gateway.chat(key=rotated["key"])).status_code == 200
-        assert code_of(await town.gateway.chat(key=mine["key"])) == "api_key_revoked"
+        assert code_of(await town.gateway.chat(key=mine["key"])) == "api_key_expired"
         assert (await root.send("DELETE", f"/api/admin/keys/{rotated['id']}")).status_code == 204
     async with town.gateway.operator() as operator:
         made = (await operator.post("/api/admin/keys", json={"name": "cli"})).json()
