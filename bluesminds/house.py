@@ -6,7 +6,6 @@ from functools import partial
 import trio
 from prometheus_client import CollectorRegistry
 
-from bluesminds.accounts.limits import Now
 from bluesminds.core import Core, keyless_limits, prices_of, timeouts
 from bluesminds.gateway.admit import Admission
 from bluesminds.gateway.bodies import BodyBudget
@@ -22,10 +21,11 @@ from bluesminds.gateway.send import Sender
 from bluesminds.gateway.servers import Shelf
 from bluesminds.gateway.settle import Books
 from bluesminds.gateway.walk import Gateway
+from bluesminds.gateway.window import WINDOW
 from bluesminds.http.asgi import ASGIApp
 from bluesminds.http.limits import Stats
 from bluesminds.networks import Networks
-from bluesminds.values import Server
+from bluesminds.values import InUse, Server
 from bluesminds.web import audit, auth, control, keys, limits, ops, pages, servers, setup, usage, users
 from bluesminds.web.address import Proxies
 from bluesminds.web.edge import Edge
@@ -35,6 +35,7 @@ from bluesminds.web.routes import Route
 from bluesminds.web.turnstile import Turnstile
 from storage.base import StorageError
 from storage.members import has_admin
+from storage.quotas import select_recent
 
 STORE_SECONDS = 2.0  # the longest /ready waits for the store
 
@@ -58,7 +59,7 @@ class House:
         self.lease = lease
         self.pulse = Pulse(recorder, limit=MAX_BACKOFF + 2 * settings.storage.settle_timeout)
         self.stats = Stats()
-        admission = Admission(core.clock, core.calendar, lease.held)
+        self.admission = admission = Admission(core.clock, core.calendar, lease.held)
         self.keys = KeyRing(
             partial(admission.look_up, core.store),
             pepper=core.pepper,
@@ -128,11 +129,20 @@ class House:
         core = self.core
         routes = [
             *ops.routes(ops.OpsDesk(self.readiness, registry)),
-            *offices(core, self.servers_now, self.servers_changed, partial(_in_use, admission)),
+            *offices(core, self.servers_now, self.servers_changed, admission.in_use),
         ]
         reference = Reference(routes, url=core.settings.server.public_url or "/")
         mounted = [*routes, *reference.routes, *pages.routes()]
         return control.create(mounted, guard(core), clock=core.clock, log=core.log)
+
+    async def resume(self) -> None:
+        """Count on where the process before this one ended. Raises StorageError."""
+        now = self.core.clock.now_ms()
+        kept = (
+            WINDOW + 1 + self.core.settings.server.body_timeout
+        )  # how long ago what counts arrived, at most
+        recent = await self.core.store.read(select_recent, now - round(kept * 1000), now)
+        self.admission.resume(recent)
 
     async def look_around(self, seconds: float) -> None:
         """Learn what servers and models there are, without waiting long for any of them."""
@@ -172,7 +182,7 @@ def offices(
     core: Core,
     servers_now: Callable[[], Awaitable[list[Server]]],
     servers_changed: Callable[[], Awaitable[None]],
-    in_use: Callable[[str], Now],
+    in_use: Callable[[str], InUse],
 ) -> list[Route]:
     """The routes of what people do, in a running gateway or without one."""
 
@@ -189,11 +199,6 @@ def offices(
         *limits.routes(limits.LimitDesk(core.limits, in_use)),
         *audit.routes(audit.AuditDesk(core.audit)),
     ]
-
-
-def _in_use(admission: Admission, subject: str) -> Now:
-    found = admission.in_use(subject)
-    return Now(found.requests_last_minute, found.tokens_last_minute, found.running)
 
 
 def guard(core: Core) -> Guard:

@@ -81,6 +81,7 @@ async def serve(
                 configured = await configured_servers(core, environ, demo_url)
                 house = House(core, configured, metrics, recorder, keepers, lease)
                 changes.keys_changed = house.keys.forget
+                await house.resume()
                 await house.look_around(LOOK_AROUND_SECONDS)
                 background.start_soon(keepers.keep, "prober", house.prober.run)
                 background.start_soon(keepers.keep, "sweeper", house.sweeper.run)

@@ -13,7 +13,6 @@ from pathlib import Path
 import httpx
 import trio
 
-from bluesminds.accounts.limits import Now
 from bluesminds.clock import Clock
 from bluesminds.config import Settings
 from bluesminds.core import Changes, Core, configured_server, open_core
@@ -23,7 +22,7 @@ from bluesminds.http.client import Pool
 from bluesminds.http.transport import PoolTransport
 from bluesminds.log import Log
 from bluesminds.state import ForeignState, StateBusy, StateDir
-from bluesminds.values import Server
+from bluesminds.values import InUse, Server
 from bluesminds.web import control
 from bluesminds.web.guard import through_local_socket
 
@@ -100,9 +99,9 @@ async def _servers(core: Core) -> list[Server]:
     return merged(configured, await core.servers.load())
 
 
-def _not_in_use(subject: str) -> Now:
+def _not_in_use(subject: str) -> InUse:
     """No gateway runs, so nothing is in use."""
-    return Now()
+    return InUse()
 
 
 async def _nothing() -> None:

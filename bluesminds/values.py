@@ -46,6 +46,14 @@ class LimitSet(Struct, frozen=True, gc=False):
     usd_total: int = 0
 
 
+class InUse(Struct, frozen=True):
+    """What one key or one account has in use at this moment, by the names of LimitSet."""
+
+    rpm: int = 0
+    tpm: int = 0
+    concurrency: int = 0
+
+
 NO_LIMITS = LimitSet()
 _figures = msgspec.json.Decoder(dict[str, Annotated[int, Meta(ge=0, le=2**63 - 1)] | None])
 
@@ -107,8 +115,6 @@ class Caller(Struct, frozen=True, gc=False):
 
     key_id: str
     user_id: str
-    key_name: str
-    tier: str | None
     key_limits: LimitSet  # of the key itself, beside the account's
     user_limits: LimitSet
     expires_at: int | None  # milliseconds since the epoch

@@ -1,7 +1,7 @@
-"""What keys and users have used, in the day and month last counted and in all.
+"""What keys and users have used: in the day and month last counted, in all, and in the last minutes.
 
-The counters are kept by `insert_batch` together with the usage rows, so they say exactly what the rows say,
-but for a key that took the place of another: that one goes on from what the other had used.
+The counters are kept by `insert_batch` together with the usage rows, so they say exactly what the rows say.
+Minutes are not counted there: the few rows of the last ones tell, and only a start has to ask them.
 """
 
 from collections.abc import Sequence
@@ -24,6 +24,17 @@ class QuotaRow:
     month_nano: int
     total_tokens: int
     total_nano: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecentUse:
+    """What requests with one key used that ended within one second, which is counted since the epoch."""
+
+    key_id: str
+    user_id: str
+    second: int
+    requests: int
+    tokens: int
 
 
 async def select_quota(connection: Connection, subject: str) -> QuotaRow | None:
@@ -56,18 +67,18 @@ async def select_holder_with_quotas(
     return holder, key, await select_quota(connection, f"user:{holder.key.user_id}")
 
 
-async def copy_quota(connection: Connection, subject: str, heir: str) -> None:
-    """Let a subject that has used nothing yet go on from what another has used."""
-    await connection.execute(
-        """
-        INSERT INTO quota_counters (
-            subject, day, day_tokens, day_nano, month, month_tokens, month_nano, total_tokens, total_nano
-        )
-        SELECT
-            CAST(:heir AS TEXT), day, day_tokens, day_nano, month, month_tokens, month_nano, total_tokens,
-            total_nano
-        FROM quota_counters WHERE subject = :subject
-        """,
-        subject=subject,
-        heir=heir,
-    )
+async def select_recent(connection: Connection, since: int, until: int) -> list[RecentUse]:
+    """Of requests with keys that arrived in (since, until], milliseconds; those that ended first come first.
+
+    The log is clustered by time, so this reads its end and no more.
+    """
+    return [RecentUse(*row) for row in await connection.all(SELECT_RECENT, since=since, until=until)]
+
+
+SELECT_RECENT = """
+    SELECT
+        key_id, user_id, (at + duration_ms) / 1000 AS second, count(*),
+        CAST(sum(coalesce(prompt_tokens, 0) + coalesce(completion_tokens, 0)) AS BIGINT)
+    FROM usage WHERE at > :since AND at <= :until AND key_id <> ''
+    GROUP BY key_id, user_id, second ORDER BY second
+"""

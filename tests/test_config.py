@@ -173,7 +173,7 @@ NAMES = sorted(
 )
 
 
-@settings(deadline=None, derandomize=True)
+@settings(derandomize=True)
 @given(
     st.dictionaries(st.sampled_from(NAMES), st.text(st.characters(exclude_categories=["Cs"])), max_size=3),
     JSONISH,

@@ -123,7 +123,7 @@ PIECES = [
 ]
 
 
-@settings(deadline=None, derandomize=True)
+@settings(derandomize=True)
 @given(st.one_of(st.text(), st.lists(st.sampled_from(PIECES)).map("".join)))
 @example("[" * 20_000)
 @example("a = " + "[" * 20_000)
@@ -149,7 +149,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(deadline=None, derandomize=True)
+@settings(derandomize=True)
 @given(st.dictionaries(KEYS, VALUES, max_size=5), st.booleans())
 def test_every_leaf_of_a_written_document_has_its_line(data: dict[str, object], multiline: bool) -> None:
     text = tomli_w.dumps(data, multiline_strings=multiline)
@@ -203,7 +203,7 @@ WRITTEN = st.sampled_from(
 )
 
 
-@settings(deadline=None, derandomize=True)
+@settings(derandomize=True)
 @given(st.lists(st.tuples(NOISE, st.booleans(), st.lists(WRITTEN, max_size=3)), max_size=6))
 def test_lines_are_exact_whatever_stands_between(blocks: list[tuple[str, bool, list[str]]]) -> None:
     writer, servers = Writer(), 0

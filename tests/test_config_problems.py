@@ -510,7 +510,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(deadline=None, derandomize=True)
+@settings(derandomize=True)
 @given(st.dictionaries(KEYS, VALUES, max_size=4), st.sampled_from(["", *sections(), "servers"]))
 def test_whatever_the_file_holds_it_loads_or_is_refused(data: dict[str, object], section: str) -> None:
     tree = {"servers": [data]} if section == "servers" else data
@@ -531,7 +531,7 @@ def test_whatever_the_file_holds_it_loads_or_is_refused(data: dict[str, object],
                 assert "\x1b" not in problem.message
 
 
-@settings(deadline=None, derandomize=True)
+@settings(derandomize=True)
 @given(st.binary())
 def test_whatever_bytes_a_file_holds_it_loads_or_is_refused(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:

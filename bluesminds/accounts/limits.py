@@ -15,7 +15,7 @@ from msgspec import Struct, structs
 from bluesminds.accounts.audit import Actor, entry
 from bluesminds.clock import Calendar, Clock, Date
 from bluesminds.errors import NotFound, Unavailable
-from bluesminds.values import NO_LIMITS, LimitSet, account_limits, read_limits, write_limits
+from bluesminds.values import NO_LIMITS, InUse, LimitSet, account_limits, read_limits, write_limits
 from storage.audit import AuditRow, hold_audit, insert_audit
 from storage.base import Connection, Store
 from storage.keys import KeyRow, select_key
@@ -24,14 +24,6 @@ from storage.quotas import QuotaRow, select_quotas
 
 Origin = Literal["key", "user", "tier"]
 NAMES: Final = LimitSet.__struct_fields__
-
-
-class Now(Struct, frozen=True):
-    """What a key or user has in use at this moment."""
-
-    rpm: int = 0
-    tpm: int = 0
-    concurrency: int = 0
 
 
 class Figure(Struct, frozen=True):
@@ -73,7 +65,7 @@ class Limits:
         self._changed = changed
         self.tiers = tiers
 
-    async def of_key(self, key_id: str, owner: str | None, now: Callable[[str], Now]) -> InForce:
+    async def of_key(self, key_id: str, owner: str | None, now: Callable[[str], InUse]) -> InForce:
         """`owner` None: anybody's key, for administrators. Raises NotFound."""
         found = await self._store.read(_key_and_user, key_id, owner)
         if found is None:
@@ -86,7 +78,7 @@ class Limits:
         nearer = {name: of_user[name] if of_user[name].left < own[name].left else own[name] for name in NAMES}
         return InForce(user.id, key.id, user.tier, nearer)
 
-    async def of_user(self, user_id: str, now: Callable[[str], Now]) -> InForce:
+    async def of_user(self, user_id: str, now: Callable[[str], InUse]) -> InForce:
         """Raises NotFound."""
         found = await self._store.read(_user, user_id)
         if found is None:
@@ -118,7 +110,7 @@ class Limits:
                 self._changed()
 
     def _of_user(
-        self, user: UserRow, quotas: Mapping[str, QuotaRow], now: Callable[[str], Now]
+        self, user: UserRow, quotas: Mapping[str, QuotaRow], now: Callable[[str], InUse]
     ) -> dict[str, Figure]:
         own = read_limits(user.limits)
         limits = account_limits(self.tiers, user.tier, own)
@@ -131,7 +123,7 @@ class Limits:
         origins: Mapping[str, Origin],
         subject: str,
         quotas: Mapping[str, QuotaRow],
-        now: Callable[[str], Now],
+        now: Callable[[str], InUse],
     ) -> dict[str, Figure]:
         date = self._calendar.date(self._clock.now_ms())
         used = structs.asdict(now(subject)) | _counted(quotas.get(subject), date)

@@ -32,14 +32,25 @@ class Period:
         self.held_nano = 0
 
 
+class Minute:
+    """Requests and tokens of the last 60 s."""
+
+    __slots__ = ("requests", "tokens")
+
+    def __init__(self) -> None:
+        self.requests = SlidingWindow()
+        self.tokens = SlidingWindow()
+
+
 class Account:
-    """`seen`: when the account was last of use, on Trio's clock."""
+    """`seen`: when the account was last of use, on Trio's clock. `minute`: what was used before it opened."""
 
     __slots__ = ("day", "month", "requests", "running", "seen", "tokens", "total")
 
-    def __init__(self, stored: QuotaRow | None, now: float) -> None:
-        self.requests = SlidingWindow()
-        self.tokens = SlidingWindow()
+    def __init__(self, stored: QuotaRow | None, now: float, minute: Minute | None = None) -> None:
+        minute = minute or Minute()
+        self.requests = minute.requests
+        self.tokens = minute.tokens
         self.running = 0
         self.seen = now
         if stored is None:

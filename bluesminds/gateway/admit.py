@@ -12,18 +12,17 @@ import math
 from collections.abc import Callable, Sequence
 
 import trio
-from msgspec import Struct
 
 from bluesminds.clock import Calendar, Clock
 from bluesminds.errors import GatewayError, Unavailable
-from bluesminds.gateway.account import Account, Demand, Hold
+from bluesminds.gateway.account import Account, Demand, Hold, Minute
 from bluesminds.gateway.rates import Headers, Rates, rate_headers, rates_of
 from bluesminds.gateway.refuse import Ends, refusal
 from bluesminds.gateway.visitors import Visitors
-from bluesminds.values import NO_LIMITS, Caller, LimitSet
+from bluesminds.values import NO_LIMITS, Caller, InUse, LimitSet
 from storage.base import Store
 from storage.keys import KeyHolder
-from storage.quotas import QuotaRow, select_holder_with_quotas
+from storage.quotas import QuotaRow, RecentUse, select_holder_with_quotas
 
 KEPT_SECONDS = 3600.0  # how long an account stays open without being of use
 
@@ -68,14 +67,6 @@ class Ticket:
         self._back = self._held - tokens
 
 
-class InUse(Struct, frozen=True):
-    """What an account has in use at this moment."""
-
-    requests_last_minute: int
-    tokens_last_minute: int
-    running: int
-
-
 class Admission:
     """The accounts of all keys, users and visitors of this process. While `leased` says no, limited callers
     are refused: somebody else may be counting. `monotonic` is Trio's clock, in seconds.
@@ -93,13 +84,30 @@ class Admission:
         self._leased = leased
         self.monotonic = monotonic
         self._accounts: dict[str, Account] = {}
+        self._minutes: dict[str, Minute] = {}  # of accounts that have not been opened yet
         self._visitors = Visitors()
         self.running = 0
+
+    def resume(self, recent: Sequence[RecentUse]) -> None:
+        """Go on in the minute that the process before this one was in. `recent` is in the order of seconds.
+
+        Each request counts where it ended, and so no shorter than from where it was admitted. To be called
+        before any account is opened.
+        """
+        now = self.monotonic()
+        ahead = self._clock.now_ms() / 1000 - now
+        for use in recent:
+            at = min(now, use.second + 1 - ahead)
+            for subject in (KEY + use.key_id, USER + use.user_id):
+                minute = self._minutes.setdefault(subject, Minute())
+                minute.requests.add(at, use.requests)
+                minute.tokens.add(at, use.tokens)
 
     def open(self, subject: str, stored: QuotaRow | None) -> None:
         """Go on from what the store has counted, unless the account is open: then it knows better."""
         if subject not in self._accounts:
-            self._accounts[subject] = Account(stored, self.monotonic())
+            minute = self._minutes.pop(subject, None)
+            self._accounts[subject] = Account(stored, self.monotonic(), minute)
 
     async def look_up(self, store: Store, digest: bytes) -> KeyHolder | None:
         """The key with this digest, with its accounts opened. Raises StorageError."""
@@ -141,17 +149,21 @@ class Admission:
         return rate_headers(rates_of(self._known(caller, now), now), now)
 
     def in_use(self, subject: str) -> InUse:
-        account = self._accounts.get(subject)
-        if account is None:
-            return InUse(0, 0, 0)
         now = self.monotonic()
-        return InUse(account.requests.taken(now), account.tokens.taken(now), account.running)
+        account = self._accounts.get(subject)
+        minute = account or self._minutes.get(subject)
+        if minute is None:
+            return InUse()
+        running = 0 if account is None else account.running
+        return InUse(minute.requests.taken(now), minute.tokens.taken(now), running)
 
     def sweep(self, unwritten: float = math.inf) -> None:
         """Close accounts that have not been of use for long. `unwritten`: since when rows wait to be stored;
         an account that may have counted one of them stays, as only it knows.
         """
-        over = min(self.monotonic() - KEPT_SECONDS, unwritten)
+        now = self.monotonic()
+        self._minutes = {key: minute for key, minute in self._minutes.items() if minute.requests.taken(now)}
+        over = min(now - KEPT_SECONDS, unwritten)
         idle = [
             subject
             for subject, account in self._accounts.items()

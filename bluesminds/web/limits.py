@@ -5,8 +5,9 @@ from typing import Any
 
 from msgspec import Struct
 
-from bluesminds.accounts.limits import NAMES, Figure, InForce, Limits, Now, Origin
+from bluesminds.accounts.limits import NAMES, Figure, InForce, Limits, Origin
 from bluesminds.money import write_usd
+from bluesminds.values import InUse
 from bluesminds.web.guard import Access, Principal
 from bluesminds.web.inputs import LimitsInput, LimitsView
 from bluesminds.web.routes import Page, Route, route
@@ -53,7 +54,7 @@ class LimitDesk(Struct, frozen=True):
     """`now` tells what a subject (key:ID, user:ID) has in use at this moment."""
 
     limits: Limits
-    now: Callable[[str], Now]
+    now: Callable[[str], InUse]
 
     async def own(self, who: Principal) -> LimitsInForce:
         """Show the limits of your account, where each comes from, and how much of it is used."""

@@ -14,8 +14,8 @@ from bluesminds.errors import Forbidden, GatewayError, RateLimited, Unavailable
 from bluesminds.gateway.account import Demand
 from bluesminds.gateway.admit import KEPT_SECONDS, Admission, Ticket
 from bluesminds.gateway.window import WINDOW
-from bluesminds.values import NO_LIMITS, Caller, LimitSet
-from storage.quotas import QuotaRow
+from bluesminds.values import NO_LIMITS, Caller, InUse, LimitSet
+from storage.quotas import QuotaRow, RecentUse
 
 SMALL = Demand(tokens=10, nano=10)
 
@@ -35,8 +35,6 @@ def caller(*, key_id: str = "k", user_id: str = "u", user: LimitSet = NO_LIMITS,
     return Caller(
         key_id=key_id,
         user_id=user_id,
-        key_name="n",
-        tier=None,
         key_limits=LimitSet(**own),
         user_limits=user,
         expires_at=None,
@@ -122,8 +120,8 @@ async def test_all_or_nothing_of_key_and_account(mock_clock: MockClock) -> None:
     admission.admit(one, SMALL).settle()
     for _ in range(9):
         refusal(admission, one)
-    assert admission.in_use("key:k").requests_last_minute == 1
-    assert admission.in_use("user:u").requests_last_minute == 2
+    assert admission.in_use("key:k").rpm == 1
+    assert admission.in_use("user:u").rpm == 2
 
 
 QUOTAS = [
@@ -187,9 +185,9 @@ async def test_tokens_are_settled_to_the_truth(mock_clock: MockClock) -> None:
     mock_clock.jump(30)
     big.settle(170)
     mock_clock.jump(30.5)
-    assert admission.in_use("key:k").tokens_last_minute == 100 + 100
+    assert admission.in_use("key:k").tpm == 100 + 100
     mock_clock.jump(1)
-    assert admission.in_use("key:k").tokens_last_minute == 100
+    assert admission.in_use("key:k").tpm == 100
     refusal(admission, who, Demand(1, 0))
     mock_clock.jump(30)
     admission.admit(who, Demand(100, 0))
@@ -286,6 +284,45 @@ async def test_a_restart_goes_on_from_what_was_stored() -> None:
     next_month = opened(who, stored={"user:u": row}, wall=Wall(datetime(2027, 2, 1, tzinfo=UTC)))
     next_month.admit(who, Demand(100, 100)).settle(100, 0)
     assert refusal(next_month, who, Demand(1, 1)).code == "daily_token_quota_exceeded"
+
+
+async def test_a_restart_goes_on_in_the_minute_it_was_in(mock_clock: MockClock) -> None:
+    mock_clock.jump(1000)
+    wall, who = Wall(), caller(rpm=5, user=LimitSet(tpm=60))
+    noon = wall.now_ms() // 1000
+    admission = Admission(wall, Calendar(UTC), lambda: True)
+    admission.resume(
+        [
+            RecentUse("k", "u", noon - 100, 9, 9),  # a minute of before
+            RecentUse("k", "u", noon - 40, 3, 30),
+            RecentUse("other", "u", noon - 10, 1, 20),
+            RecentUse("k", "u", noon, 1, 0),
+        ]
+    )
+    assert admission.in_use("key:k") == InUse(rpm=4, tpm=30)
+    assert admission.in_use("user:u") == InUse(rpm=5, tpm=50)
+    for subject in ("key:k", "user:u"):
+        admission.open(subject, None)
+    assert refusal(admission, who, Demand(11, 0)).code == "token_rate_limit_exceeded"
+    admission.admit(who, Demand(10, 0)).settle(10)
+    exc = refusal(admission, who)
+    assert (exc.code, exc.headers["retry-after"]) == ("rate_limit_exceeded", "22"), (
+        "the 40 s ago, to the second"
+    )
+    mock_clock.jump(22)
+    admission.admit(who, SMALL)
+
+
+async def test_a_minute_that_is_over_is_forgotten(mock_clock: MockClock) -> None:
+    mock_clock.jump(1000)
+    wall = Wall()
+    admission = Admission(wall, Calendar(UTC), lambda: True)
+    admission.resume([RecentUse("k", "u", wall.now_ms() // 1000, 1, 1)])
+    admission.sweep()
+    assert admission.in_use("user:u").rpm == 1
+    mock_clock.jump(WINDOW + 2)
+    admission.sweep()
+    assert not admission._minutes
 
 
 ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Asia/Beirut", "Australia/Lord_Howe", "Pacific/Apia"]

@@ -210,7 +210,7 @@ async def test_what_was_used_is_known_after_a_restart(house: House) -> None:
     found = await in_force(gateway, f"/keys/{key_id}")
     assert found["tokens_per_day"] == {"limit": 100, "origin": "key", "used": used}
     assert round(float(found["usd_total"]["used"]) * USD) == cost
-    assert found["rpm"] == {"limit": None, "origin": None, "used": 0}
+    assert found["rpm"] == {"limit": None, "origin": None, "used": 3}, "minutes go on, too"
     await race(gateway, key, 20, ASK | {"max_tokens": 3})
     assert (await in_force(gateway, f"/keys/{key_id}"))["tokens_per_day"]["used"] <= 100
     refused = await gateway.chat(ASK | {"max_tokens": 90}, key=key)
@@ -221,6 +221,16 @@ async def test_what_was_used_is_known_after_a_restart(house: House) -> None:
         ("2027-01-31", "2027-01"),
         ("2027-02-01", "2027-02"),
     }
+
+
+async def test_a_restart_gives_no_minute_twice(house: House) -> None:
+    gateway = await house.start()
+    _, key = await gateway.new_key(limits={"rpm": 5})
+    assert await race(gateway, key, 4) == {"200": 4}
+    for answers in ({"200": 1, "rate_limit_exceeded": 2}, {"rate_limit_exceeded": 3}):
+        await gateway.stop()
+        gateway = await house.start()
+        assert await race(gateway, key, 3) == answers
 
 
 async def test_tiers_and_overrides_are_in_force_at_once(house: House) -> None:

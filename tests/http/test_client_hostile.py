@@ -342,7 +342,7 @@ class TestCompression:
                 await response.receive()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     raw=st.one_of(
         st.binary(max_size=200),

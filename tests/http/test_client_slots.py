@@ -109,7 +109,7 @@ class Model:
         assert queued == {id(waiter) for waiter in self.waiters if not waiter.granted}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(steps=STEPS, max_total=st.integers(1, 4), max_per_origin=st.integers(1, 4))
 def test_caps_and_queue_hold_after_every_step(steps: list[Step], max_total: int, max_per_origin: int) -> None:
     async def main() -> None:

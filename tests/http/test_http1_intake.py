@@ -53,7 +53,7 @@ def outcome(pieces: list[bytes]) -> tuple[object, ...]:
     return requests, intake.refusal and intake.refusal.code, intake.leftover
 
 
-@settings(deadline=None, derandomize=True)
+@settings(derandomize=True)
 @given(INPUT, st.lists(st.integers(0, 3000), max_size=8))
 def test_the_cuts_do_not_matter(data: bytes, cuts: list[int]) -> None:
     edges = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
@@ -65,7 +65,7 @@ def test_the_cuts_do_not_matter(data: bytes, cuts: list[int]) -> None:
         assert whole == cut
 
 
-@settings(deadline=None, derandomize=True)
+@settings(derandomize=True)
 @given(st.lists(INPUT, max_size=6))
 def test_nothing_raises_and_memory_is_bounded(pieces: list[bytes]) -> None:
     intake = Intake(LIMITS)
@@ -75,7 +75,7 @@ def test_nothing_raises_and_memory_is_bounded(pieces: list[bytes]) -> None:
         assert intake.ended or intake.refusal is None
 
 
-@settings(deadline=None, derandomize=True)
+@settings(derandomize=True)
 @given(st.lists(st.tuples(st.binary(max_size=40), st.booleans()), min_size=1, max_size=8))
 def test_valid_requests_come_through_whole(bodies: list[tuple[bytes, bool]]) -> None:
     stream = b""

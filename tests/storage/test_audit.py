@@ -269,7 +269,6 @@ def tampering(draw: st.DrawFn) -> list[tuple[str, int, str]]:
 
 @settings(
     max_examples=60,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     derandomize=True,
 )

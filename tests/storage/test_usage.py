@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from storage import Connection, StorageError, Store, open_store
-from storage.quotas import QuotaRow, select_quota
+from storage.quotas import SELECT_RECENT, QuotaRow, RecentUse, select_quota, select_recent
 from storage.usage import (
     DAY,
     HOUR,
@@ -102,7 +102,7 @@ async def log(connection: Connection) -> list[UsageRow]:
     return await select_page(connection, LATEST, 1000)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batches=BATCHES, again=st.data())
 def test_roll_ups_are_the_sums_of_the_log_however_often_a_batch_comes(
     url: str, batches: list[list[UsageRow]], again: st.DataObject
@@ -209,6 +209,26 @@ async def test_stats(store: Store, query: StatsQuery, expected: list[StatsRow]) 
     assert await store.read(select_stats, query) == expected
 
 
+async def test_what_keys_have_used_lately(store: Store) -> None:
+    second = NOON // 1000
+    await store.write(
+        insert_batch,
+        [
+            usage(1, at=NOON - 60_000),
+            usage(2, at=NOON - 59_999, duration_ms=2000),
+            usage(3, at=NOON - 59_000, duration_ms=1001, prompt_tokens=None),
+            usage(4, at=NOON, key_id="key-2", duration_ms=0),
+            usage(5, at=NOON + 1),
+            usage(6, at=NOON, key_id=""),
+        ],
+    )
+    assert await store.read(select_recent, NOON - 60_000, NOON) == [
+        RecentUse("key-1", "user-1", second - 58, 2, 10 + 20 + 20),
+        RecentUse("key-2", "user-1", second, 1, 30),
+    ]
+    assert await store.read(select_recent, NOON + 1, NOON + 2) == []
+
+
 async def test_no_page_and_no_sum_scans_a_table(sqlite_url: str) -> None:
     async def plans(connection: Connection) -> list[str]:
         from_log = await connection.all(
@@ -225,7 +245,8 @@ async def test_no_page_and_no_sum_scans_a_table(sqlite_url: str) -> None:
             at=1,
             id="",
         )
-        return [row[3] for row in (*from_log, *of_key)]
+        recent = await connection.all("EXPLAIN QUERY PLAN" + SELECT_RECENT, since=0, until=1)
+        return [row[3] for row in (*from_log, *of_key, *recent) if "usage" in row[3]]
 
     async def sums(connection: Connection, *, of_user: bool) -> list[str]:
         statements = (SUM_HOURS_OF_USER, SUM_DAYS_OF_USER) if of_user else (SUM_HOURS, SUM_DAYS)
@@ -242,6 +263,6 @@ async def test_no_page_and_no_sum_scans_a_table(sqlite_url: str) -> None:
         pages = await store.read(plans)
         of_all = await store.read(partial(sums, of_user=False))
         of_user = await store.read(partial(sums, of_user=True))
-    assert [len(steps) for steps in (pages, of_all, of_user)] == [2, 2, 2]
+    assert [len(steps) for steps in (pages, of_all, of_user)] == [3, 2, 2]
     assert all(step.startswith("SEARCH") for step in (*pages, *of_all))
     assert all("_user (user_id=? AND bucket_start>?" in step for step in of_user), of_user

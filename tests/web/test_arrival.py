@@ -4,7 +4,7 @@ import uuid
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import trio_test
 
@@ -23,7 +23,6 @@ def arrive(*sent: tuple[bytes, bytes], client: Any = ("10.0.0.1", 5)) -> Arrival
 
 
 @given(headers)
-@settings(suppress_health_check=[HealthCheck.too_slow])
 def test_nothing_a_client_sends_is_an_error(sent: list[tuple[bytes, bytes]]) -> None:
     @trio_test
     async def read() -> None:

@@ -80,7 +80,6 @@ def tried(operation: Any, mode: GenerationMode, headers: Any, cast: Cast, exampl
 
     @settings(
         max_examples=examples,
-        deadline=None,
         database=None,
         derandomize=True,
         suppress_health_check=list(HealthCheck),
