@@ -6,6 +6,10 @@ that the gateway forced upstream is taken out, and so is the top-level `usage` o
 after it counts or passes. Everything else, named events and any that are no chat chunk, passes byte for byte.
 """
 
+from collections.abc import Callable
+
+from msgspec import structs
+
 from bluesminds.http.sse import EventSplitter, event_data, is_named, with_data
 from bluesminds.providers import openai
 from bluesminds.values import Usage
@@ -134,6 +138,21 @@ def estimate(size: int, events: int) -> Usage:
 def estimate_whole(size: int, answer: bytes) -> Usage:
     """The same for an answer in one piece, by its bytes."""
     return Usage(prompt=_tokens(size), completion=_tokens(text_size(answer)), source="estimated")
+
+
+def filled(reported: Usage | None, guessed: Callable[[], Usage]) -> Usage:
+    """What the server reported. A count that it left out is guessed: it must not be free."""
+    if reported is not None and reported.prompt is not None and reported.completion is not None:
+        return reported
+    guess = guessed()
+    if reported is None:
+        return guess
+    return structs.replace(
+        reported,
+        prompt=guess.prompt if reported.prompt is None else reported.prompt,
+        completion=guess.completion if reported.completion is None else reported.completion,
+        source="estimated",
+    )
 
 
 def _tokens(size: int) -> int:

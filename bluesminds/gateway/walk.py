@@ -201,7 +201,9 @@ class Gateway(Struct, frozen=True):
 
     async def _relay_whole(self, body: Body, reply: Reply, settlement: Settlement, out: Out) -> None:
         if reply.status < 400:
-            usage = reply.reading.usage or meter.estimate_whole(settlement.size, reply.first)
+            usage = meter.filled(
+                reply.reading.usage, lambda: meter.estimate_whole(settlement.size, reply.first)
+            )
             settlement.finish(reply.status, "ok", usage)
         else:
             settlement.finish(reply.status, "client_error", NO_USAGE)
@@ -218,7 +220,9 @@ class Gateway(Struct, frozen=True):
     ) -> None:
         stream = meter.StreamMeter(wants_usage=call.wants_usage)
         body.drop()
-        settlement.usage_so_far = lambda: stream.usage or meter.estimate(settlement.size, stream.events)
+        settlement.usage_so_far = lambda: meter.filled(
+            stream.usage, lambda: meter.estimate(settlement.size, stream.events)
+        )
         lingers = False
         settlement.answering()
         await out.start(reply.status, reply.headers + self._headers(settlement) + STREAM_HEADERS)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bluesminds.gateway.meter import StreamMeter, estimate, estimate_whole, text_size
+from bluesminds.gateway.meter import StreamMeter, estimate, estimate_whole, filled, text_size
 from bluesminds.http.sse import MAX_EVENT, EventTooLarge
 from bluesminds.values import Usage
 from tests.fakes.model_server import DONE, chunk
@@ -161,6 +161,19 @@ def test_media_are_not_estimated_as_text(media: bytes) -> None:
     words = b"a few words and more " * 1000
     assert text_size(body % (media, words)) == len(body % (b"", words))
     assert text_size(b"x" * 4000) == 4000
+
+
+def test_what_was_reported_is_taken_and_what_was_not_is_guessed() -> None:
+    def guess() -> Usage:
+        return Usage(prompt=7, completion=8, source="estimated")
+
+    for told, taken in (
+        (Usage(0, 0, 0, 0, "upstream"), Usage(0, 0, 0, 0, "upstream")),
+        (Usage(None, 2, 1, 1, "upstream"), Usage(7, 2, 1, 1, "estimated")),
+        (Usage(3, None, source="upstream"), Usage(3, 8, source="estimated")),
+        (None, guess()),
+    ):
+        assert filled(told, guess) == taken
 
 
 def test_estimates_are_marked() -> None:

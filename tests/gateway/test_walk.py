@@ -3,8 +3,18 @@
 import msgspec
 import pytest
 
-from tests.fakes.model_server import JSON, ModelServer, completion, error, refusal, whole
-from tests.gateways import ASK, Gateway
+from tests.fakes.model_server import (
+    DONE,
+    JSON,
+    ModelServer,
+    chunk,
+    completion,
+    error,
+    refusal,
+    streamed,
+    whole,
+)
+from tests.gateways import ASK, STREAM, Gateway
 
 
 async def test_a_plain_answer_passes_byte_for_byte(gateway: Gateway, models: ModelServer) -> None:
@@ -104,6 +114,19 @@ async def test_usage_that_cannot_be_true_is_estimated(
     assert 10 < row["prompt_tokens"] < 40
     assert row["completion_tokens"] > 100
     assert bool(gateway.events("usage_implausible")) == (usage not in (..., None, {}))
+
+
+async def test_a_count_that_was_left_out_is_not_free(gateway: Gateway, models: ModelServer) -> None:
+    usages = [{"completion_tokens": 2}, {"prompt_tokens": 11, "completion_tokens": None}]
+    answers = [whole(completion("x" * 400, usage=usage)) for usage in usages]
+    models.plan(*answers, streamed(chunk("word"), chunk("word"), chunk(usage=usages[1]), DONE))
+    for ask in (ASK, ASK, STREAM):
+        await gateway.chat(ask)
+    rows = [(row["prompt_tokens"], row["completion_tokens"], row["usage_source"]) for row in gateway.rows()]
+    (prompt, two, _), (eleven, completion_, _), streamed_ = rows
+    assert (two, eleven, streamed_) == (2, 11, (11, 2, "estimated"))
+    assert 10 < prompt < 40 and completion_ > 100
+    assert {source for *_, source in rows} == {"estimated"}
 
 
 @pytest.mark.parametrize(
