@@ -2,8 +2,8 @@
 
 from storage.base import (
     BadValue,
-    Conflict,
     Connection,
+    IntegrityError,
     MigrationChanged,
     Row,
     SchemaTooNew,
@@ -16,8 +16,8 @@ from storage.store import open_store, reach, sqlite_path
 
 __all__ = [
     "BadValue",
-    "Conflict",
     "Connection",
+    "IntegrityError",
     "MigrationChanged",
     "Row",
     "SchemaTooNew",

@@ -36,7 +36,7 @@ class StorageBroken(StorageError):
     """
 
 
-class Conflict(StorageError):
+class IntegrityError(StorageError):
     """A unique value exists already, or a referenced row does not."""
 
 

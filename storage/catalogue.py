@@ -25,7 +25,7 @@ class ServerRow:
 
 
 async def insert_server(connection: Connection, server: ServerRow) -> None:
-    """Raises Conflict when the name is taken."""
+    """Raises IntegrityError when the name is taken."""
     await connection.execute(
         """
         INSERT INTO servers (
@@ -74,7 +74,7 @@ async def select_server(connection: Connection, name: str) -> ServerRow | None:
 
 
 async def update_server(connection: Connection, server: ServerRow) -> bool:
-    """Write all but the id and the creation time; whether the server exists. Raises Conflict."""
+    """Write all but the id and the creation time; whether the server exists. Raises IntegrityError."""
     changed = await connection.execute(
         """
         UPDATE servers SET

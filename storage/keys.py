@@ -77,7 +77,7 @@ _LISTS = [
 
 
 async def insert_key(connection: Connection, key: KeyRow) -> None:
-    """Raises Conflict when the digest exists or the user does not."""
+    """Raises IntegrityError when the digest exists or the user does not."""
     await connection.execute(
         """
         INSERT INTO api_keys (

@@ -29,7 +29,7 @@ class UserRow:
 
 
 async def insert_user(connection: Connection, user: UserRow) -> None:
-    """Raises Conflict when the e-mail address is taken."""
+    """Raises IntegrityError when the e-mail address is taken."""
     await connection.many(
         """
         INSERT INTO users (
@@ -86,7 +86,7 @@ async def select_users(connection: Connection, after_id: str = "", limit: int = 
 
 
 async def update_user(connection: Connection, user: UserRow) -> bool:
-    """Write all but the id and the creation time; whether the user exists. Raises Conflict."""
+    """Write all but the id and the creation time; whether the user exists. Raises IntegrityError."""
     changed = await connection.execute(
         """
         UPDATE users SET

@@ -19,9 +19,9 @@ import asyncpg
 
 from storage.base import (
     BadValue,
-    Conflict,
     Connection,
     Engine,
+    IntegrityError,
     Row,
     StorageBroken,
     StorageError,
@@ -276,7 +276,7 @@ def described(exc: Exception) -> StorageError:
     if not isinstance(exc, asyncpg.PostgresError) or state is None:
         return StorageUnavailable(f"the database cannot be reached now ({type(exc).__name__})")
     if state in _CONFLICTS:
-        return Conflict(f"conflict: {exc.constraint_name}")
+        return IntegrityError(f"conflict: {exc.constraint_name}")
     # A plan that another instance's migration made invalid: asyncpg has forgotten it by now.
     if state.startswith(_RETRYABLE) or isinstance(exc, asyncpg.InvalidCachedStatementError):
         return StorageUnavailable(f"the database cannot be used now ({type(exc).__name__})")

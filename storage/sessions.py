@@ -31,7 +31,7 @@ class SessionHolder:
 
 
 async def insert_session(connection: Connection, session: SessionRow) -> None:
-    """Raises Conflict when the user does not exist."""
+    """Raises IntegrityError when the user does not exist."""
     await connection.many(
         """
         INSERT INTO sessions (

@@ -15,7 +15,7 @@ from typing import Any, Literal, LiteralString, TypeVar, cast
 
 import aiosqlite
 
-from storage.base import BadValue, Conflict, Row, StorageBroken, StorageError, StorageUnavailable
+from storage.base import BadValue, IntegrityError, Row, StorageBroken, StorageError, StorageUnavailable
 
 T = TypeVar("T")
 
@@ -182,7 +182,7 @@ def described(exc: Exception) -> StorageError:
         kind = StorageUnavailable if isinstance(exc, sqlite3.OperationalError) else StorageError
         return kind(str(exc))
     if code in _CONFLICTS:
-        return Conflict(str(exc))
+        return IntegrityError(str(exc))
     if code in _SYNC_FAILED:
         return StorageBroken("a write could not be synced to disk; check the disk, then restart")
     if code & 0xFF in _DAMAGED:

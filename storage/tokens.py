@@ -22,7 +22,7 @@ class TokenRow:
 
 
 async def insert_token(connection: Connection, token: TokenRow) -> None:
-    """Raises Conflict when the user does not exist."""
+    """Raises IntegrityError when the user does not exist."""
     await connection.many(
         """
         INSERT INTO one_time_tokens (digest, purpose, user_id, email, created_at, expires_at, used_at)

@@ -216,25 +216,21 @@ def test_the_list_of_outcomes_is_complete() -> None:
 
 # Where each kind of error takes its code and, if the call says it, its status.
 LIMITED = ("RateLimited", "_Reason", "_Quota")
-CONFLICTS = ("Conflict", "NameTaken", "EmailTaken", "LastAdmin", "NotConfirmed", "NotPossible", "KeyConflict")
 CODE_AT = dict.fromkeys(("GatewayError", "UpstreamFailed", "Refusal"), 1) | dict.fromkeys(
     (
         *("InvalidRequest", "Unauthenticated", "Forbidden", "NotFound", *LIMITED),
-        *(*CONFLICTS, "Unavailable", "_error_event"),
+        *("Conflict", "Unavailable", "_error_event"),
     ),
     0,
 )
-STATUS = (
-    dict.fromkeys(CONFLICTS, 409)
-    | dict.fromkeys(LIMITED, 429)
-    | {
-        "InvalidRequest": 400,
-        "Unauthenticated": 401,
-        "Forbidden": 403,
-        "NotFound": 404,
-        "Unavailable": 503,
-    }
-)
+STATUS = dict.fromkeys(LIMITED, 429) | {
+    "InvalidRequest": 400,
+    "Unauthenticated": 401,
+    "Forbidden": 403,
+    "NotFound": 404,
+    "Conflict": 409,
+    "Unavailable": 503,
+}
 
 
 def error_codes() -> dict[str, set[int]]:

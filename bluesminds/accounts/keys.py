@@ -17,13 +17,13 @@ from msgspec import Struct, structs
 
 from bluesminds.accounts.audit import Actor, entry
 from bluesminds.accounts.key_rules import KeyRules
+from bluesminds.accounts.members import no_such_user
 from bluesminds.clock import Clock
 from bluesminds.crypto import is_uuid, key_digest, new_key, uuid7
-from bluesminds.errors import Conflict as KeyConflict
-from bluesminds.errors import NotFound
+from bluesminds.errors import Conflict, NotFound
 from bluesminds.values import read_limits, write_limits
 from storage.audit import AuditRow, hold_audit, insert_audit
-from storage.base import Conflict, Connection, StorageError, Store
+from storage.base import Connection, IntegrityError, StorageError, Store
 from storage.keys import (
     KeyQuery,
     KeyRow,
@@ -76,17 +76,17 @@ class Keys:
     async def create(self, actor: Actor, owner: str, rules: KeyRules) -> tuple[KeyRow, str]:
         """The stored row and the key, to be shown once.
 
-        Raises NotFound when there is no such user, InvalidRequest, KeyConflict (409) when there are too many.
+        Raises NotFound when there is no such user, InvalidRequest, Conflict when there are too many.
         """
         rules = rules.checked(self._clock.now_ms())
         if not is_uuid(owner):
-            raise _no_such_user()
+            raise no_such_user("user_id")
         row, key = self._new(owner, rules)
         audit = entry(self._clock, actor, "key.create", row.id, after=_told(row))
         try:
             await self._store.write(_insert, row, audit)
-        except Conflict as exc:
-            raise _no_such_user() from exc
+        except IntegrityError as exc:
+            raise no_such_user("user_id") from exc
         return row, key
 
     async def guest(self, actor: Actor, *, user_id: str, expires_at: int) -> str:
@@ -108,7 +108,7 @@ class Keys:
         """Raises NotFound."""
         row = await self._store.read(select_key, key_id, owner) if is_uuid(key_id) else None
         if row is None:
-            raise NotFound("key_not_found", "There is no key with this id.")
+            raise no_such_key()
         return row
 
     async def change(
@@ -116,7 +116,7 @@ class Keys:
     ) -> KeyRow:
         """In force when this returns. `change` gets what the key's rules are; it is pure.
 
-        Raises NotFound for a key that is revoked too, InvalidRequest, KeyConflict (409) when an expired key
+        Raises NotFound for a key that is revoked too, InvalidRequest, Conflict when an expired key
         would live again and there are too many.
         """
         now = self._clock.now_ms()
@@ -136,14 +136,14 @@ class Keys:
         """The key in its new form, to be shown once. All that it was before works for `overlap` more seconds
         at most, or not at all from now on. In force when this returns.
 
-        Raises NotFound for a key that is revoked too, KeyConflict (409) for one that has expired.
+        Raises NotFound for a key that is revoked too, Conflict for one that has expired.
         """
         now = self._clock.now_ms()
         key = new_key()
 
         def decide(old: KeyRow) -> tuple[KeyRow, AuditRow]:
             if old.expires_at is not None and old.expires_at <= now:
-                raise KeyConflict("api_key_expired", "This API key has expired. Create a new one.")
+                raise Conflict("api_key_expired", "This API key has expired. Create a new one.")
             new = replace(
                 old,
                 **self._shape(key),
@@ -254,12 +254,8 @@ def _told(row: KeyRow) -> dict[str, object]:
     }
 
 
-def _no_such_user() -> NotFound:
-    return NotFound("user_not_found", "There is no user with this id.", param="user_id")
-
-
-def _not_active() -> NotFound:
-    return NotFound("key_not_found", "There is no active key with this id.")
+def no_such_key(kind: str = "") -> NotFound:
+    return NotFound("key_not_found", f"There is no {kind}key with this id.")
 
 
 async def _insert(connection: Connection, row: KeyRow, audit: AuditRow) -> None:
@@ -271,7 +267,7 @@ async def _insert(connection: Connection, row: KeyRow, audit: AuditRow) -> None:
 async def _require_room(connection: Connection, user_id: str, now: int) -> None:
     """After the new one is in: nobody else makes a key meanwhile, as whoever does holds the audit log."""
     if await count_active_keys(connection, user_id, now) > MAX_ACTIVE:
-        raise KeyConflict(
+        raise Conflict(
             "too_many_keys", f"An account can have {MAX_ACTIVE} active keys. Revoke one that is not needed."
         )
 
@@ -290,7 +286,7 @@ async def _active(connection: Connection, key_id: str, owner: str | None) -> Key
     """A key that is not revoked, expired or not. It stays as it is to the unit's end. Raises NotFound."""
     row = await select_key(connection, key_id, owner) if is_uuid(key_id) else None
     if row is None or row.revoked_at is not None:
-        raise _not_active()
+        raise no_such_key("active ")
     return row
 
 

@@ -13,8 +13,10 @@ import trio
 from msgspec import Struct, structs
 
 from bluesminds.accounts.audit import Actor, entry
+from bluesminds.accounts.keys import no_such_key
+from bluesminds.accounts.members import no_such_user
 from bluesminds.clock import Calendar, Clock, Date
-from bluesminds.errors import NotFound, Unavailable
+from bluesminds.errors import Unavailable
 from bluesminds.values import NO_LIMITS, InUse, LimitSet, account_limits, read_limits, write_limits
 from storage.audit import AuditRow, hold_audit, insert_audit
 from storage.base import Connection, Store
@@ -69,7 +71,7 @@ class Limits:
         """`owner` None: anybody's key, for administrators. Raises NotFound."""
         found = await self._store.read(_key_and_user, key_id, owner)
         if found is None:
-            raise NotFound("key_not_found", "There is no key with this id.")
+            raise no_such_key()
         key, user, quotas = found
         own = self._figures(
             read_limits(key.limits), dict.fromkeys(NAMES, "key"), f"key:{key.id}", quotas, now
@@ -82,7 +84,7 @@ class Limits:
         """Raises NotFound."""
         found = await self._store.read(_user, user_id)
         if found is None:
-            raise _no_such_user()
+            raise no_such_user()
         user, quotas = found
         return InForce(user.id, None, user.tier, self._of_user(user, quotas, now))
 
@@ -147,10 +149,6 @@ def _counted(quota: QuotaRow | None, date: Date) -> dict[str, int]:
     }
 
 
-def _no_such_user() -> NotFound:
-    return NotFound("user_not_found", "There is no user with this id.")
-
-
 async def _user(connection: Connection, user_id: str) -> tuple[UserRow, dict[str, QuotaRow]] | None:
     user = await select_user(connection, user_id)
     return None if user is None else (user, await select_quotas(connection, [f"user:{user_id}"]))
@@ -172,7 +170,7 @@ async def _update(
     await hold_audit(connection)
     user = await select_user(connection, user_id)
     if user is None:
-        raise _no_such_user()
+        raise no_such_user()
     changed, audit = decide(user)
     await insert_audit(connection, audit)
     await update_user(connection, changed)

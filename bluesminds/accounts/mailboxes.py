@@ -25,13 +25,12 @@ from bluesminds.clock import Clock
 from bluesminds.config import AccountSettings
 from bluesminds.crypto import is_uuid, token_digest
 from bluesminds.emails import require_email
-from bluesminds.errors import Conflict as NotPossible
-from bluesminds.errors import Forbidden
+from bluesminds.errors import Conflict, Forbidden
 from bluesminds.identity.password import Passwords
 from bluesminds.notify.mail import Mail
 from bluesminds.notify.postman import Postman
 from storage.audit import hold_audit, insert_audit
-from storage.base import Conflict, Connection, Store
+from storage.base import Connection, IntegrityError, Store
 from storage.members import UserRow, insert_user, select_user, select_user_by_email, update_user
 from storage.sessions import delete_sessions
 from storage.settings import delete_setting, put_setting
@@ -105,7 +104,7 @@ class Mailboxes:
 
     async def verify(self, actor: Actor, *, token: str, password: str) -> UserRow:
         """The user whose address is confirmed. Raises Forbidden for a token that is no good, Unauthenticated
-        for a wrong password, which leaves the token good, and EmailTaken.
+        for a wrong password, which leaves the token good, and Conflict.
         """
         self._throttle.form(actor.address)
         row = await self._store.read(select_token, token_digest(token), "verify_email", self._clock.now_ms())
@@ -118,7 +117,7 @@ class Mailboxes:
             raise invalid_credentials()
         try:
             confirmed = await self._store.write(self._verify, actor, row, user)
-        except Conflict as exc:
+        except IntegrityError as exc:
             raise email_taken() from exc
         if user.email_verified_at is not None and user.email is not None and user.email != confirmed.email:
             self._postman.post(self._letters.email_changed(user.email))
@@ -154,9 +153,11 @@ class Mailboxes:
             self._postman.post(self._letters.password_changed(user.email))
 
     async def invite(self, actor: Actor, *, email: str) -> Link:
-        """By an administrator. Raises InvalidRequest, EmailTaken, NotPossible while nobody can sign up."""
+        """By an administrator. Raises InvalidRequest, Conflict when the address is taken or
+        nobody can sign up.
+        """
         if self._settings.signup == "closed":
-            raise NotPossible(
+            raise Conflict(
                 "signup_closed", 'An invitation could not be used: set signup = "invite" in [accounts] first.'
             )
         email = require_email(email)
@@ -168,7 +169,7 @@ class Mailboxes:
         return Link(email, self._letters.invite_link(token), row.expires_at)
 
     async def reset_link(self, actor: Actor, user_id: str) -> Link:
-        """By an administrator, for somebody who is locked out. Raises NotFound, NotPossible."""
+        """By an administrator, for somebody who is locked out. Raises NotFound, Conflict."""
         if not is_uuid(user_id):
             raise no_such_user()
         row, token = await self._store.write(self._reset_link, actor, user_id)
@@ -339,7 +340,7 @@ class Mailboxes:
         if user is None:
             raise no_such_user()
         if user.email is None:
-            raise NotPossible("user_without_email", "This user has no address and signs in nowhere.")
+            raise Conflict("user_without_email", "This user has no address and signs in nowhere.")
         await insert_audit(connection, entry(self._clock, actor, "password.reset_link", user_id))
         row, token = self._new_reset(user_id, user.email)
         await insert_token(connection, row)

@@ -20,10 +20,7 @@ from msgspec import UNSET, Struct, UnsetType, structs
 from bluesminds.accounts.audit import Actor, entry
 from bluesminds.clock import Clock
 from bluesminds.crypto import is_uuid, token_digest, uuid7
-from bluesminds.errors import Conflict as EmailTaken
-from bluesminds.errors import Conflict as LastAdmin
-from bluesminds.errors import Conflict as NotConfirmed
-from bluesminds.errors import Forbidden, InvalidRequest, NotFound
+from bluesminds.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from storage.audit import AuditRow, hold_audit, insert_audit
 from storage.base import Connection, Store
 from storage.members import (
@@ -94,7 +91,9 @@ class Members:
             raise _bad_token()
 
     async def claim(self, actor: Actor, *, token: str, email: str, password_hash: str) -> UserRow:
-        """The first administrator. Raises Forbidden for a wrong or used token, EmailTaken."""
+        """The first administrator. Raises Forbidden for a wrong or used token, Conflict when
+        the address is taken.
+        """
         user = self._vouched("admin", email=email, password_hash=password_hash)
         return await self._store.write(self._claim, actor, user, token_digest(token).hex())
 
@@ -108,7 +107,7 @@ class Members:
         full_name: str = "",
         tier: str | UnsetType | None = UNSET,
     ) -> UserRow:
-        """Raises EmailTaken, InvalidRequest for an unknown tier. The first administrator made so ends the
+        """Raises Conflict, InvalidRequest for an unknown tier. The first administrator made so ends the
         bootstrap token. Without a tier given, users get that of those who sign up, and administrators none.
         """
         if tier is UNSET:
@@ -135,7 +134,8 @@ class Members:
     async def update(self, actor: Actor, user_id: str, changes: UserChanges) -> UserRow:
         """In force when this returns: a user who is disabled, or has another role, has no session left.
 
-        Raises NotFound, InvalidRequest for an unknown tier, LastAdmin, NotConfirmed.
+        Raises NotFound, InvalidRequest for an unknown tier, Conflict for the last administrator and for
+        an address that is not confirmed.
         """
         if changes.tier is not UNSET:
             self._require_tier(changes.tier)
@@ -170,7 +170,7 @@ class Members:
         if after == before:
             return before
         if after.role == "admin" and before.role != "admin" and after.email_verified_at is None:
-            raise NotConfirmed(
+            raise Conflict(
                 "email_not_confirmed",
                 "An administrator needs a confirmed address; this account has none yet.",
             )
@@ -178,7 +178,7 @@ class Members:
         await insert_audit(connection, audit)
         await update_user(connection, after)
         if is_admin(before) and not is_admin(after) and not await has_admin(connection):
-            raise LastAdmin("last_admin", "This is the last enabled administrator. Make another one first.")
+            raise Conflict("last_admin", "This is the last enabled administrator. Make another one first.")
         if (after.role, after.disabled_at) != (before.role, before.disabled_at):
             await delete_sessions(connection, user_id)
             await delete_tokens(connection, user_id, "reset_password")
@@ -271,8 +271,8 @@ def is_taken(user: UserRow | None) -> bool:
     return user is not None and (user.email_verified_at is not None or user.disabled_at is not None)
 
 
-def email_taken() -> EmailTaken:
-    return EmailTaken("email_taken", "There is already an account with this address.")
+def email_taken() -> Conflict:
+    return Conflict("email_taken", "There is already an account with this address.")
 
 
 def _changed(user: UserRow, changes: UserChanges, now: int) -> UserRow:
@@ -287,8 +287,8 @@ def _found(user: UserRow | None) -> UserRow:
     return user
 
 
-def no_such_user() -> NotFound:
-    return NotFound("user_not_found", "There is no user with this id.")
+def no_such_user(param: str | None = None) -> NotFound:
+    return NotFound("user_not_found", "There is no user with this id.", param=param)
 
 
 def _bad_token() -> Forbidden:

@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from bluesminds.accounts.audit import Actor, entry
 from bluesminds.clock import Clock
 from bluesminds.crypto import Vault, uuid7
-from bluesminds.errors import Conflict as NameTaken
-from bluesminds.errors import NotFound
+from bluesminds.errors import Conflict, NotFound
 from bluesminds.log import Log
 from bluesminds.values import Server
 from storage.audit import AuditRow, hold_audit, insert_audit
-from storage.base import Conflict, Connection, Store
+from storage.base import Connection, IntegrityError, Store
 from storage.catalogue import ServerRow, delete_server, insert_server, select_server, select_servers
 
 LOCKED = "its key was sealed with another master key: restore master.key, or remove it and add it again"
@@ -32,7 +31,7 @@ class Servers:
         self.locked: tuple[Server, ...] = ()
 
     async def add(self, actor: Actor, server: Server) -> None:
-        """Raises NameTaken (409)."""
+        """Raises Conflict."""
         now = self._clock.now_ms()
         row = ServerRow(
             id=uuid7(now),
@@ -50,8 +49,8 @@ class Servers:
         audit = entry(self._clock, actor, "server.add", server.name, after=_told(row))
         try:
             await self._store.write(_insert, row, audit)
-        except Conflict as exc:
-            raise NameTaken("server_exists", f"There is already a server named {server.name}.") from exc
+        except IntegrityError as exc:
+            raise Conflict("server_exists", f"There is already a server named {server.name}.") from exc
 
     async def remove(self, actor: Actor, name: str) -> None:
         """Raises NotFound."""

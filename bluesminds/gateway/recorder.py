@@ -18,7 +18,7 @@ from msgspec import Struct, to_builtins
 from bluesminds.errors import Unavailable
 from bluesminds.gateway.metrics import Metrics
 from bluesminds.log import Log
-from storage.base import BadValue, Conflict, StorageError, Store
+from storage.base import BadValue, IntegrityError, StorageError, Store
 from storage.usage import UsageRow, insert_batch
 
 MAX_BATCH = 500  # rows in one commit
@@ -157,7 +157,7 @@ class Recorder:
         try:
             with trio.fail_after(self._timeout):
                 await self._store.write(insert_batch, rows)
-        except (BadValue, Conflict) as exc:
+        except (BadValue, IntegrityError) as exc:
             return await self._isolate(batch, rows, exc)
         except Exception as exc:
             if not self.failing:

@@ -97,8 +97,7 @@ class AuditDesk(Struct, frozen=True):
                 until=_milliseconds(query.until, _NEWEST),
             )
         )
-        shown = found[: query.limit]
-        return Page([_act(entry) for entry in shown], str(shown[-1].link.seq) if found != shown else None)
+        return Page.of(found, query.limit, _act, cursor=lambda entry: str(entry.link.seq))
 
     async def verify(self, query: Noted) -> Verification:
         """Check the chain: whether a change was altered or removed.

@@ -45,9 +45,7 @@ class KeyDesk(Struct, frozen=True):
 
     async def _page(self, owner: str | None, query: KeyFilter) -> Page[KeyView]:
         rows = await self.keys.list(owner, active=query.active, after=query.after, limit=query.limit + 1)
-        more = len(rows) > query.limit
-        shown = rows[: query.limit]
-        return Page([view(row) for row in shown], shown[-1].id if more else None)
+        return Page.of(rows, query.limit, view, cursor=lambda row: row.id)
 
     async def create(self, who: Principal, body: NewKey) -> MadeKey:
         """Make a key. It is shown this once.

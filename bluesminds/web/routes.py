@@ -25,6 +25,7 @@ from bluesminds.web.reading import read_input, read_query
 
 Handler = Callable[..., Awaitable[object]]
 T = TypeVar("T")
+Row = TypeVar("Row")
 
 MAX_PAGE: Final = 100  # rows
 _PLACE: Final = re.compile(r"\{(\w+)\}")
@@ -51,6 +52,14 @@ class Page(Struct, Generic[T], frozen=True, tag_field="object", tag="list"):
 
     data: Sequence[T]
     next_cursor: str | None = None
+
+    @classmethod
+    def of(
+        cls, rows: Sequence[Row], limit: int, show: Callable[[Row], T], cursor: Callable[[Row], str]
+    ) -> "Page[T]":
+        """The first `limit` rows; that there is one more says that another page follows."""
+        shown = rows[:limit]
+        return cls([show(row) for row in shown], cursor(shown[-1]) if len(rows) > limit else None)
 
 
 class Paging(Struct, frozen=True, forbid_unknown_fields=True):

@@ -67,8 +67,7 @@ class UserDesk(Struct, frozen=True):
         if query.email is not None and read_email(query.email) is None:
             return Page([])
         rows = await self.members.list(email=query.email, after=query.after, limit=query.limit + 1)
-        shown = [view(row) for row in rows[: query.limit]]
-        return Page(shown, shown[-1].id if len(rows) > query.limit else None)
+        return Page.of(rows, query.limit, view, cursor=lambda row: row.id)
 
     async def create(self, who: Principal, body: NewUser) -> UserView:
         """Make an account. Its address counts as confirmed."""

@@ -16,7 +16,7 @@ from bluesminds.gateway.metrics import Metrics
 from bluesminds.gateway.recorder import MAX_BATCH, Recorder
 from bluesminds.log import Log
 from storage import open_store
-from storage.base import BadValue, Conflict, StorageBroken, StorageError, StorageUnavailable, Store
+from storage.base import BadValue, IntegrityError, StorageBroken, StorageError, StorageUnavailable, Store
 from storage.usage import LATEST, UsageRow, select_page
 from tests.gateways import eventually
 from tests.storage.samples import NOON, usage
@@ -241,7 +241,7 @@ async def test_a_refused_row_is_told_once_though_its_batch_is_retried(
         await desk.durable(batch, 0)
 
 
-@pytest.mark.parametrize("refusal", [BadValue, Conflict])
+@pytest.mark.parametrize("refusal", [BadValue, IntegrityError])
 @pytest.mark.parametrize("position", [0, 3, 6])
 async def test_a_row_the_store_refuses_does_not_hold_up_the_rest(
     nursery: trio.Nursery, position: int, refusal: type[Exception]

@@ -9,7 +9,7 @@ import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from storage import Conflict, Connection, Store, open_store
+from storage import Connection, IntegrityError, Store, open_store
 from storage.audit import (
     HEAD,
     AuditQuery,
@@ -119,7 +119,7 @@ async def test_an_act_and_its_entry_are_one_transaction(store: Store) -> None:
         await connection.execute("INSERT INTO settings (name, value) VALUES (:name, '')", name=name)
 
     await store.write(unit, "a")
-    with pytest.raises(Conflict):
+    with pytest.raises(IntegrityError):
         await store.write(unit, "a")
     await store.write(unit, "b")
     found = await check(store)

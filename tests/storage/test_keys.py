@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from storage import Conflict, Connection, Store, open_store
+from storage import Connection, IntegrityError, Store, open_store
 from storage.keys import (
     KeyHolder,
     KeyQuery,
@@ -115,11 +115,11 @@ async def test_a_key_is_somebodys(store: Store) -> None:
 
 async def test_a_key_needs_an_owner_and_a_digest_of_its_own(store: Store) -> None:
     owner = user(1)
-    with pytest.raises(Conflict):
+    with pytest.raises(IntegrityError):
         await store.write(insert_key, key(owner))
     await store.write(insert_user, owner)
     await store.write(insert_key, key(owner, 1))
-    with pytest.raises(Conflict):
+    with pytest.raises(IntegrityError):
         await store.write(insert_key, replace(key(owner, 2), digest=key(owner, 1).digest))
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from storage import Conflict, Store
+from storage import IntegrityError, Store
 from storage.catalogue import (
     ServerRow,
     delete_server,
@@ -62,11 +62,11 @@ async def test_users(store: Store) -> None:
 async def test_an_email_is_taken_whatever_its_case(store: Store) -> None:
     await store.write(insert_user, user(1, "ada@example.org"))
     await store.write(insert_user, user(2, "bob@example.org"))
-    with pytest.raises(Conflict) as caught:
+    with pytest.raises(IntegrityError) as caught:
         await store.write(insert_user, user(3, "ADA@example.org"))
     assert "ada" not in str(caught.value).lower()
     assert "ada" not in str(caught.value.__context__).lower()
-    with pytest.raises(Conflict):
+    with pytest.raises(IntegrityError):
         await store.write(update_user, user(2, "Ada@example.org"))
 
 
@@ -77,7 +77,7 @@ async def test_servers(store: Store) -> None:
     assert await store.read(select_servers) == [SERVER, beta]
     assert await store.read(select_server, "beta") == beta
     assert await store.read(select_server, "gone") is None
-    with pytest.raises(Conflict):
+    with pytest.raises(IntegrityError):
         await store.write(update_server, replace(beta, name="alpha"))
     assert await store.write(update_server, replace(beta, enabled=True, updated_at=NOON + 1))
     assert await store.write(delete_server, "alpha")

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import trio
 
-from storage import Conflict, Connection, Store
+from storage import Connection, IntegrityError, Store
 from storage.members import (
     delete_unconfirmed_users,
     insert_user,
@@ -75,7 +75,7 @@ async def test_a_session_comes_back_with_its_user(people: Store) -> None:
     await people.write(update_user, replace(ADA, role="admin", disabled_at=NOON))
     assert await people.read(select_session, session(1).digest) == SessionHolder(session(1), "admin", NOON)
     for wrong in (session(1), session(2, "nobody")):
-        with pytest.raises(Conflict):
+        with pytest.raises(IntegrityError):
             await people.write(insert_session, wrong)
 
 
@@ -146,7 +146,7 @@ async def test_a_token_is_for_one_purpose_and_a_while(people: Store) -> None:
         assert await people.read(select_token, digest, purpose, now) is None
         assert not await people.write(use_token, digest, purpose, now)
     assert await people.read(select_token, token(1).digest, "reset_password", NOON + 999) == token(1)
-    with pytest.raises(Conflict):
+    with pytest.raises(IntegrityError):
         await people.write(insert_token, token(3, user_id="nobody"))
     await people.write(delete_tokens, BOB.id, "reset_password")
     await people.write(delete_tokens, ADA.id, "verify_email")

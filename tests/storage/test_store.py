@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from storage import Conflict, Connection, StorageError, StorageUnavailable, Store, open_store
+from storage import Connection, IntegrityError, StorageError, StorageUnavailable, Store, open_store
 from storage.settings import put_setting, select_setting
 from tests.storage.samples import Pair, names, put_pairs
 
@@ -37,7 +37,7 @@ async def test_an_exception_rolls_back_and_reaches_the_caller(store: Store) -> N
 
 
 async def test_a_unique_violation_is_a_conflict_that_quotes_no_value(store: Store) -> None:
-    with pytest.raises(Conflict, match="settings"):
+    with pytest.raises(IntegrityError, match="settings"):
         await store.write(conflict)
     assert await store.read(names) == []
 
@@ -46,7 +46,7 @@ async def test_a_unit_cannot_go_on_after_an_error(store: Store) -> None:
     async def stubborn(connection: Connection) -> str:
         try:
             await conflict(connection)
-        except Conflict:
+        except IntegrityError:
             return "all is well"
         return "no error"
 
@@ -54,7 +54,7 @@ async def test_a_unit_cannot_go_on_after_an_error(store: Store) -> None:
         with contextlib.suppress(StorageError):
             await connection.all("SELEKT 1")
 
-    with pytest.raises(Conflict):
+    with pytest.raises(IntegrityError):
         await store.write(stubborn)
     with pytest.raises(StorageError):
         await store.read(mistaken)
