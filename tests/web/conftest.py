@@ -1,14 +1,24 @@
-"""The gateway of the walk's own tests, and the people around it."""
+"""The gateway of the walk's own tests, and the people around one on each engine."""
+
+from pathlib import Path
 
 import pytest
+import trio
 
+from tests import gateways
+from tests.fakes.model_server import ModelServer
 from tests.gateway.conftest import gateway, models
-from tests.gateways import Gateway
+from tests.gateways import entry
+from tests.storage.conftest import postgres, postgres_url
 from tests.web.people import Cast, assemble
 
-__all__ = ["gateway", "models"]
+__all__ = ["gateway", "models", "postgres", "postgres_url"]
 
 
-@pytest.fixture
-async def cast(gateway: Gateway) -> Cast:
-    return await assemble(gateway)
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
+async def cast(
+    request: pytest.FixtureRequest, nursery: trio.Nursery, home: Path, models: ModelServer
+) -> Cast:
+    storage = {} if request.param == "sqlite" else {"url": request.getfixturevalue("postgres_url")}
+    servers = [entry("one", models.url, api_key="sk-upstream")]
+    return await assemble(await gateways.start(nursery, home, servers=servers, storage=storage))

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 
+from storage import Connection
 from tests.gateways import TLS, Gateway
 
 PASSWORD = "correct horse battery"
@@ -56,8 +57,12 @@ async def assemble(gateway: Gateway, only: tuple[str, ...] = EVERYBODY) -> Cast:
         assert answer.status_code == 204
         answer = await operator.patch(f"/api/admin/users/{found.users['disabled']}", json={"disabled": True})
         assert answer.status_code == 200, answer.text
-    gateway.alter("UPDATE api_keys SET expires_at = 1 WHERE name = 'expired'")
+    await gateway.core.store.write(_expire)
     return found
+
+
+async def _expire(connection: Connection) -> None:
+    await connection.execute("UPDATE api_keys SET expires_at = 1 WHERE name = 'expired'")
 
 
 KEYS: dict[str, dict[str, Any]] = {

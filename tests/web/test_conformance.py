@@ -81,6 +81,7 @@ def tried(operation: Any, mode: GenerationMode, headers: Any, cast: Cast, exampl
     @settings(
         max_examples=examples,
         database=None,
+        deadline=None,  # in this thread there is no profile
         derandomize=True,
         suppress_health_check=list(HealthCheck),
     )

@@ -4,8 +4,10 @@ import sqlite3
 from contextlib import closing
 from typing import Any
 
+import pytest
+
 from tests.gateways import Gateway
-from tests.web.people import PASSWORD, Cast, stranger
+from tests.web.people import PASSWORD, Cast, assemble, stranger
 
 LIMITS = {
     *("rpm", "tpm", "concurrency", "tokens_per_day", "tokens_per_month"),
@@ -77,6 +79,12 @@ WITHOUT_BODY = {
     "POST /api/admin/users/{user_id}/reset-password",
 }
 GUESSES = ("is_admin", "admin", "balance", "owner_id", "permissions", "__proto__", "object", "current")
+
+
+@pytest.fixture
+async def cast(gateway: Gateway) -> Cast:
+    """On SQLite, whose whole content is compared."""
+    return await assemble(gateway)
 
 
 def tables(gateway: Gateway) -> dict[str, list[str]]:
