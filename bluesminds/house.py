@@ -137,11 +137,9 @@ class House:
 
     async def resume(self) -> None:
         """Count on where the process before this one ended. Raises StorageError."""
-        now = self.core.clock.now_ms()
-        kept = (
-            WINDOW + 1 + self.core.settings.server.body_timeout
-        )  # how long ago what counts arrived, at most
-        recent = await self.core.store.read(select_recent, now - round(kept * 1000), now)
+        longest = round(self.core.settings.upstream.total_timeout * 1000)
+        select = partial(select_recent, within=(WINDOW + 1) * 1000, longest=longest)
+        recent = await self.core.store.read(select, self.core.clock.now_ms())
         self.admission.resume(recent)
 
     async def look_around(self, seconds: float) -> None:

@@ -155,7 +155,9 @@ class Server(Struct, frozen=True):
 
 
 class Usage(Struct, frozen=True, gc=False):
-    """Tokens of one answer. None: the server did not say. `source`: "upstream", "estimated" or "none"."""
+    """Tokens of one answer. None: the server did not say. `source`: "upstream"; "estimated" when one or
+    both counts are; or "none".
+    """
 
     prompt: int | None = None
     completion: int | None = None

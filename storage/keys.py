@@ -264,12 +264,26 @@ async def replace_digest(connection: Connection, key_id: str, digest: bytes, end
     )
 
 
-async def end_replaced(connection: Connection, key_id: str, ends_at: int) -> int:
-    """Let all that a key was before end then at the latest; how many would have gone on for longer."""
-    return await connection.execute(
+async def end_replaced(connection: Connection, key_id: str, ends_at: int) -> None:
+    """Let all that a key was before end then at the latest."""
+    await connection.execute(
         "UPDATE replaced_digests SET ends_at = :ends_at WHERE key_id = :key_id AND ends_at > :ends_at",
         key_id=key_id,
         ends_at=ends_at,
+    )
+
+
+async def forget_replaced(connection: Connection, key_id: str, but: int) -> None:
+    """Remember only so many digests that a key had before, those that end last."""
+    await connection.execute(
+        """
+        DELETE FROM replaced_digests WHERE key_id = :key_id AND digest NOT IN (
+            SELECT digest FROM replaced_digests WHERE key_id = :key_id
+            ORDER BY ends_at DESC, digest LIMIT :but
+        )
+        """,
+        key_id=key_id,
+        but=but,
     )
 
 

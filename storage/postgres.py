@@ -43,7 +43,7 @@ _log = logging.getLogger("bluesminds.storage")
 # SQLSTATE classes that another attempt may cure: connection, rollback (serialization, deadlock),
 # resources, operator intervention (cancel, shutdown, starting up), system error; then lock not available.
 _RETRYABLE = ("08", "40", "53", "57", "58", "55P03")
-_CONFLICTS = ("23505", "23503")
+_VIOLATIONS = ("23505", "23503")
 _BROKEN = ("42501", "XX001", "XX002")  # permission taken away, damaged table, damaged index
 # Messages of these classes quote the values that were refused.
 _PRIVATE = ("22", "23")
@@ -275,8 +275,8 @@ def described(exc: Exception) -> StorageError:
     state = getattr(exc, "sqlstate", None)
     if not isinstance(exc, asyncpg.PostgresError) or state is None:
         return StorageUnavailable(f"the database cannot be reached now ({type(exc).__name__})")
-    if state in _CONFLICTS:
-        return IntegrityError(f"conflict: {exc.constraint_name}")
+    if state in _VIOLATIONS:
+        return IntegrityError(f"violates {exc.constraint_name}")
     # A plan that another instance's migration made invalid: asyncpg has forgotten it by now.
     if state.startswith(_RETRYABLE) or isinstance(exc, asyncpg.InvalidCachedStatementError):
         return StorageUnavailable(f"the database cannot be used now ({type(exc).__name__})")

@@ -67,18 +67,21 @@ async def select_holder_with_quotas(
     return holder, key, await select_quota(connection, f"user:{holder.key.user_id}")
 
 
-async def select_recent(connection: Connection, since: int, until: int) -> list[RecentUse]:
-    """Of requests with keys that arrived in (since, until], milliseconds; those that ended first come first.
+async def select_recent(connection: Connection, now: int, *, within: int, longest: int) -> list[RecentUse]:
+    """Of requests with keys that ended `within` so long before `now` and took no longer than `longest`, all
+    in milliseconds; those that ended first come first. A clock set back by less than `within` hides none.
 
-    The log is clustered by time, so this reads its end and no more.
+    The log's key begins with the time of arrival, so this reads its end and no more.
     """
-    return [RecentUse(*row) for row in await connection.all(SELECT_RECENT, since=since, until=until)]
+    ended = now - within
+    rows = await connection.all(SELECT_RECENT, since=ended - longest, until=now + within, ended=ended)
+    return [RecentUse(*row) for row in rows]
 
 
 SELECT_RECENT = """
     SELECT
         key_id, user_id, (at + duration_ms) / 1000 AS second, count(*),
         CAST(sum(coalesce(prompt_tokens, 0) + coalesce(completion_tokens, 0)) AS BIGINT)
-    FROM usage WHERE at > :since AND at <= :until AND key_id <> ''
+    FROM usage WHERE at > :since AND at <= :until AND at + duration_ms > :ended AND key_id <> ''
     GROUP BY key_id, user_id, second ORDER BY second
 """

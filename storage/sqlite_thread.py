@@ -33,7 +33,7 @@ _RETRYABLE = frozenset(
         sqlite3.SQLITE_PROTOCOL,
     }
 )
-_CONFLICTS = frozenset(
+_VIOLATIONS = frozenset(
     {
         sqlite3.SQLITE_CONSTRAINT_UNIQUE,
         sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY,
@@ -181,7 +181,7 @@ def described(exc: Exception) -> StorageError:
             return BadValue(f"a value cannot be stored: {type(exc).__name__}")
         kind = StorageUnavailable if isinstance(exc, sqlite3.OperationalError) else StorageError
         return kind(str(exc))
-    if code in _CONFLICTS:
+    if code in _VIOLATIONS:
         return IntegrityError(str(exc))
     if code in _SYNC_FAILED:
         return StorageBroken("a write could not be synced to disk; check the disk, then restart")

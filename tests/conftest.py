@@ -9,8 +9,14 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 # How long an input takes, to think of and to try, depends on the machine and says nothing of the product.
-settings.register_profile("any machine", suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("alone"):
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session", autouse=True)

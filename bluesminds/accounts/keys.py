@@ -29,6 +29,7 @@ from storage.keys import (
     KeyRow,
     count_active_keys,
     end_replaced,
+    forget_replaced,
     insert_key,
     renew_key,
     replace_digest,
@@ -43,6 +44,7 @@ from storage.usage import DAY, StatsQuery, StatsRow, select_stats
 
 GUEST: Final = "guest_key_id"
 MAX_ACTIVE: Final = 1000  # keys of one user
+MAX_REPLACED: Final = 10  # earlier forms of one key that are remembered
 SHOWN_PREFIX: Final = 7  # "bm_" and four characters: enough to recognise a key, far too little to guess it
 
 T = TypeVar("T")
@@ -254,8 +256,8 @@ def _told(row: KeyRow) -> dict[str, object]:
     }
 
 
-def no_such_key(kind: str = "") -> NotFound:
-    return NotFound("key_not_found", f"There is no {kind}key with this id.")
+def no_such_key() -> NotFound:
+    return NotFound("key_not_found", "There is no key with this id.")
 
 
 async def _insert(connection: Connection, row: KeyRow, audit: AuditRow) -> None:
@@ -276,6 +278,7 @@ async def _put_guest(connection: Connection, row: KeyRow, audit: AuditRow) -> No
     await hold_audit(connection)
     last = await select_setting(connection, GUEST)
     if last is not None and await renew_key(connection, replace(row, id=last)):
+        await end_replaced(connection, last, 0)
         await insert_audit(connection, replace(audit, subject=last))
     else:
         await put_setting(connection, GUEST, row.id)
@@ -286,7 +289,7 @@ async def _active(connection: Connection, key_id: str, owner: str | None) -> Key
     """A key that is not revoked, expired or not. It stays as it is to the unit's end. Raises NotFound."""
     row = await select_key(connection, key_id, owner) if is_uuid(key_id) else None
     if row is None or row.revoked_at is not None:
-        raise no_such_key("active ")
+        raise NotFound("key_not_found", "There is no active key with this id.")
     return row
 
 
@@ -317,10 +320,12 @@ async def _rotate(
     new, audit = decide(old)
     await insert_audit(connection, audit)
     ends_at = new.previous_until or 0
+    touched = await _touched(connection, old, new)
     await end_replaced(connection, old.id, ends_at)
     await replace_digest(connection, old.id, old.digest, ends_at)
+    await forget_replaced(connection, old.id, MAX_REPLACED)
     await renew_key(connection, new)
-    return await _touched(connection, old, new)
+    return touched
 
 
 async def _end_previous(connection: Connection, key_id: str, owner: str | None, decide: Decision) -> Touched:
@@ -344,4 +349,4 @@ async def _revoke(
 
 
 async def _touched(connection: Connection, before: KeyRow, after: KeyRow) -> Touched:
-    return after, list({before.digest, *await select_replaced(connection, before.id)})
+    return after, [before.digest, *await select_replaced(connection, before.id)]

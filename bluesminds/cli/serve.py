@@ -102,10 +102,10 @@ async def _supervise(loaded: Loaded, log: Log, guest_key: bool) -> int:
                 _serve, loaded.settings, log, life, inherited, guest_key
             )
             life.serves = True
+            _keep_what_is_loaded()
             notifier.ready()
             nursery.start_soon(notifier.watch, running.is_alive)
             banner.show(running, loaded, journal=systemd.is_journal(os.environ, sys.stderr.fileno()))
-            _keep_what_is_loaded()
     return exits.INTERRUPTED if life.interrupted else exits.OK
 
 

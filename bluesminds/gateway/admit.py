@@ -91,8 +91,8 @@ class Admission:
     def resume(self, recent: Sequence[RecentUse]) -> None:
         """Go on in the minute that the process before this one was in. `recent` is in the order of seconds.
 
-        Each request counts where it ended, and so no shorter than from where it was admitted. To be called
-        before any account is opened.
+        Each request counts from its end, and so no shorter than in the process before. To be called before
+        any account is opened.
         """
         now = self.monotonic()
         ahead = self._clock.now_ms() / 1000 - now

@@ -89,7 +89,7 @@ class KeyRing:
         if found.expires_at is not None and found.expires_at <= arrival.at_ms:
             raise Unauthenticated(
                 "api_key_expired",
-                "This API key has expired. Use the one that replaced it, or create a new one.",
+                "This API key has expired. If it was rotated, use its latest form; else create a new one.",
             )
         return found
 

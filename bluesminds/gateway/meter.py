@@ -19,7 +19,7 @@ _SMALL_BODY = 4096  # bytes; not worth a closer look
 _SMALL_MEDIA = 1024  # bytes; a longer run of base64 is no text
 _LONGEST_MEDIA_TYPE = 256  # bytes
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_=\\"
-_BYTES_PER_TOKEN = 4  # the usual rule of thumb for English text; only used when a server reports nothing
+_BYTES_PER_TOKEN = 4  # the usual rule of thumb for English text; only for what a server does not report
 
 
 class StreamMeter:
@@ -91,7 +91,7 @@ class StreamMeter:
             self.error = data
         self.implausible = self.implausible or reading.implausible
         if reading.usage is not None:
-            self.usage = reading.usage
+            self.usage = _newer(reading.usage, self.usage)
         if self._wants_usage or reading.chunk is None or is_named(event):
             return event
         if reading.chunk == "usage":
@@ -129,7 +129,7 @@ def _is_media(text: bytes) -> bool:
 
 
 def estimate(size: int, events: int) -> Usage:
-    """When the server said nothing: the prompt by the bytes of its text, the completion by its events (one
+    """For what the server did not say: the prompt by the bytes of its text, the completion by its events (one
     token each, as servers stream them).
     """
     return Usage(prompt=_tokens(size), completion=events, source="estimated")
@@ -149,10 +149,24 @@ def filled(reported: Usage | None, guessed: Callable[[], Usage]) -> Usage:
         return guess
     return structs.replace(
         reported,
-        prompt=guess.prompt if reported.prompt is None else reported.prompt,
-        completion=guess.completion if reported.completion is None else reported.completion,
+        prompt=_at_least(guess.prompt, reported.cached) if reported.prompt is None else reported.prompt,
+        completion=_at_least(guess.completion, reported.reasoning)
+        if reported.completion is None
+        else reported.completion,
         source="estimated",
     )
+
+
+def _at_least(guess: int | None, part: int | None) -> int:
+    return max(guess or 0, part or 0)
+
+
+def _newer(usage: Usage, before: Usage | None) -> Usage:
+    """Of two reports the later one, with the counts that only the earlier one had."""
+    if before is None:
+        return usage
+    known = {name: count for name, count in structs.asdict(usage).items() if count is not None}
+    return structs.replace(before, **known)
 
 
 def _tokens(size: int) -> int:

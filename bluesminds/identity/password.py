@@ -26,7 +26,7 @@ MAX_LENGTH: Final = 1024  # bytes; hashing cost grows with length
 AT_ONCE: Final = max(1, min(2, (os.cpu_count() or 1) - 1))
 MAX_WAITING: Final = 8
 NICENESS: Final = 19
-PAUSE: Final = 2.0  # seconds; those who wait are done by then
+PAUSE: Final = 2.0  # seconds; those who wait are done by then, if there is a core to spare
 # Salt and tag are zeros: the tag of no password that anybody could find.
 NOBODY: Final = f"$argon2id$v=19$m=65536,t=3,p=1${'A' * 22}${'A' * 43}"
 T = TypeVar("T")

@@ -24,4 +24,4 @@ CREATE TABLE replaced_digests (
     ends_at BIGINT NOT NULL
 );
 
-CREATE INDEX replaced_digests_key ON replaced_digests (key_id);
+CREATE INDEX replaced_digests_key ON replaced_digests (key_id, ends_at);

@@ -23,4 +23,4 @@ CREATE TABLE replaced_digests (
     ends_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
-CREATE INDEX replaced_digests_key ON replaced_digests (key_id);
+CREATE INDEX replaced_digests_key ON replaced_digests (key_id, ends_at);

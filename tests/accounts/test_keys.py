@@ -187,6 +187,31 @@ async def test_an_overlap_is_cut_short(office: Office) -> None:
         assert (action, detail["after"]) == ("key.end_previous", {"previous_until": None})
 
 
+async def test_a_key_remembers_its_last_forms(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_REPLACED", 2)
+    row, first = await office.keys.create(ADA, ONE.id, KeyRules(name="a"))
+    later = []
+    for _ in range(3):
+        office.clock.now += 1000
+        office.changes.clear()
+        later.append((await office.keys.rotate(ADA, ONE.id, row.id, overlap=60))[1])
+    assert await office.store.read(select_key_by_digest, key_digest(b"p", first)) is None
+    assert key_digest(b"p", first) in office.changes[0], "no cache goes on knowing it"
+    assert await ends(office, *later) == [59_000, 60_000, None]
+
+
+async def test_a_new_guest_key_ends_all_that_it_was_before(office: Office) -> None:
+    first = await office.keys.guest(ADA, user_id=ONE.id, expires_at=NOON + 1000)
+    (row,) = await office.keys.list(ONE.id)
+    _, second = await office.keys.rotate(ADA, ONE.id, row.id, overlap=600)
+    office.clock.now += 5000
+    await office.keys.guest(ADA, user_id=ONE.id, expires_at=NOON + 9000)
+    assert (await office.keys.get(ONE.id, row.id)).previous_until is None
+    holder = await office.store.read(select_key_by_digest, key_digest(b"p", first))
+    assert holder is not None and holder.ends_at == 0
+    assert await office.store.read(select_key_by_digest, key_digest(b"p", second)) is None
+
+
 async def test_an_expired_key_is_not_rotated(office: Office) -> None:
     row, _ = await office.keys.create(ADA, ONE.id, KeyRules(name="a", expires_at=NOON + 1000))
     new, _ = await office.keys.rotate(ADA, ONE.id, row.id, overlap=60)

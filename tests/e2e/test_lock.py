@@ -115,7 +115,6 @@ async def p99_locked_to_free(load: Load, user: User) -> float:
     return median(locked) / median(before + after)
 
 
-@pytest.mark.slow
 @pytest.mark.alone
 async def test_relaxed_answers_are_as_quick_as_ever(user: User, models: ModelServer) -> None:
     storage = {"durability": "relaxed"}

@@ -73,7 +73,6 @@ async def p99_under_slow_heads(gateway: Serving, load: Load) -> float:
     return median(during) / median(before + await load.p99s(REST_ROUNDS))
 
 
-@pytest.mark.slow
 @pytest.mark.alone
 async def test_a_thousand_slow_heads(home: Path, models: ModelServer) -> None:
     async with served(home, [entry("one", models.url)]) as gateway:

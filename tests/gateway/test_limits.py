@@ -233,6 +233,18 @@ async def test_a_restart_gives_no_minute_twice(house: House) -> None:
         assert await race(gateway, key, 3) == answers
 
 
+async def test_a_restart_forgets_no_answer_that_was_longer_than_expected(house: House) -> None:
+    gateway = await house.start()
+    _, key = await gateway.new_key(limits={"tpm": 1000})
+    usage = {"prompt_tokens": 10, "completion_tokens": 900, "total_tokens": 910}
+    house.models.plan(whole(completion(usage=usage)))
+    bounded = ASK | {"max_tokens": 100}
+    assert await race(gateway, key, 1, bounded) == {"200": 1}
+    await gateway.stop()
+    gateway = await house.start()
+    assert await race(gateway, key, 1, bounded) == {"token_rate_limit_exceeded": 1}
+
+
 async def test_tiers_and_overrides_are_in_force_at_once(house: House) -> None:
     gateway = await house.start(tiers={"free": {"rpm": 2, "tokens_per_day": 0, "tokens_per_month": 0}})
     async with gateway.operator() as client:

@@ -37,6 +37,7 @@ from tests.storage.samples import usage
 
 OWNERS = {"k1": "u1", "k2": "u1", "k3": "u2"}
 SUBJECTS = [f"key:{key}" for key in OWNERS] + ["user:u1", "user:u2"]
+MINUTE = (WINDOW + 1) * 1000
 START = int(datetime(2027, 1, 31, 23, 30, tzinfo=UTC).timestamp())
 
 NAMED = {
@@ -101,7 +102,7 @@ class Ledger:
     requests: list[float] = field(default_factory=list)
     tokens: list[tuple[float, int]] = field(default_factory=list)  # settled
     settled: list[tuple[int, int, int]] = field(default_factory=list)  # arrived and ended in wall ms, tokens
-    truth: list[tuple[float, int]] = field(default_factory=list)  # admitted and settled; tokens as reserved
+    truth: list[tuple[float, int, int]] = field(default_factory=list)  # settled: when, tokens, requests
     rows: list[tuple[str, str, int, int]] = field(default_factory=list)  # day, month, tokens, nano
     day: str = ""
 
@@ -138,15 +139,14 @@ class Limits(RuleBasedStateMachine):
 
     @rule()
     def restart(self) -> None:
-        """What ran is gone and has cost nothing; what arrived in the last minute counts where it ended."""
+        """What ran is gone and has cost nothing; what ended in the last minute counts from there."""
         self.running = []
         self.admission = Admission(self.times, Calendar(UTC), lambda: True, self.times.now)
         now = self.times.now_ms()
-        since = now - (WINDOW + 1) * 1000
-        self.admission.resume(self.recent(since, now))
+        self.admission.resume(self.recent(now))
         for subject, ledger in self.ledgers.items():
             self.admission.open(subject, self.stored(subject))
-            kept = [row for row in ledger.settled if since < row[0] <= now]
+            kept = [row for row in ledger.settled if row[0] <= now + MINUTE and row[1] > now - MINUTE]
             ends = [
                 min(self.times.mono, self.times.mono - now / 1000 + end // 1000 + 1) for _, end, _ in kept
             ]
@@ -160,9 +160,9 @@ class Limits(RuleBasedStateMachine):
             self.close(taken, taken.demand.tokens, taken.demand.nano or 0)
         self.restart()
 
-    def recent(self, since: int, now: int) -> list[RecentUse]:
-        rows = self.database.execute(SELECT_RECENT, {"since": since, "until": now}).fetchall()
-        return [RecentUse(*row) for row in rows]
+    def recent(self, now: int) -> list[RecentUse]:
+        bounds = {"since": -1, "until": now + MINUTE, "ended": now - MINUTE}
+        return [RecentUse(*row) for row in self.database.execute(SELECT_RECENT, bounds).fetchall()]
 
     def stored(self, subject: str) -> QuotaRow | None:
         columns = ", ".join(QuotaRow.__slots__)
@@ -259,7 +259,8 @@ class Limits(RuleBasedStateMachine):
                 ledger.tokens.append((self.times.mono, tokens - taken.demand.tokens))
             ledger.rows.append((taken.ticket.day, taken.ticket.month, tokens, nano))
             ledger.settled.append((row.at, row.at + row.duration_ms, tokens))
-            ledger.truth.append((taken.at, min(tokens, taken.demand.tokens)))
+            ledger.truth.append((taken.at, min(tokens, taken.demand.tokens), 1))
+            ledger.truth.append((self.times.mono, max(0, tokens - taken.demand.tokens), 0))
 
     def caller(self, key: str) -> Caller:
         return Caller(
@@ -304,10 +305,10 @@ class Limits(RuleBasedStateMachine):
         for name, used in self.in_use(subject, WINDOW).items():
             limit = getattr(self.limits[subject], name)
             assert not limit or used <= limit, (subject, name, used, limit)
-        last_minute = [tokens for at, tokens in self.ledgers[subject].truth if at > self.times.mono - WINDOW]
+        last_minute = [use for use in self.ledgers[subject].truth if use[0] > self.times.mono - WINDOW]
         limits = self.limits[subject]
-        assert not limits.rpm or len(last_minute) <= limits.rpm
-        assert not limits.tpm or sum(last_minute) <= limits.tpm
+        assert not limits.rpm or sum(use[2] for use in last_minute) <= limits.rpm
+        assert not limits.tpm or sum(use[1] for use in last_minute) <= limits.tpm
 
     def must_be_full(self, caller: Caller, demand: Demand, exc: RateLimited) -> None:
         subjects = (f"key:{caller.key_id}", f"user:{caller.user_id}")

@@ -163,6 +163,13 @@ def test_media_are_not_estimated_as_text(media: bytes) -> None:
     assert text_size(b"x" * 4000) == 4000
 
 
+def test_counts_may_come_one_after_the_other() -> None:
+    stream = StreamMeter(wants_usage=True)
+    for usage in ({"prompt_tokens": 5000}, {"completion_tokens": 7}, {"completion_tokens": 9}):
+        stream.feed(chunk(usage=usage))
+    assert stream.usage == Usage(prompt=5000, completion=9, source="upstream")
+
+
 def test_what_was_reported_is_taken_and_what_was_not_is_guessed() -> None:
     def guess() -> Usage:
         return Usage(prompt=7, completion=8, source="estimated")
@@ -171,6 +178,7 @@ def test_what_was_reported_is_taken_and_what_was_not_is_guessed() -> None:
         (Usage(0, 0, 0, 0, "upstream"), Usage(0, 0, 0, 0, "upstream")),
         (Usage(None, 2, 1, 1, "upstream"), Usage(7, 2, 1, 1, "estimated")),
         (Usage(3, None, source="upstream"), Usage(3, 8, source="estimated")),
+        (Usage(None, None, 9, 10, "upstream"), Usage(9, 10, 9, 10, "estimated")),
         (None, guess()),
     ):
         assert filled(told, guess) == taken

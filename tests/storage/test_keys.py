@@ -15,6 +15,7 @@ from storage.keys import (
     KeyUse,
     count_active_keys,
     end_replaced,
+    forget_replaced,
     insert_key,
     renew_key,
     replace_digest,
@@ -154,9 +155,15 @@ async def test_a_key_is_found_by_what_it_was_before(store: Store) -> None:
     assert set(await store.read(select_replaced, first.id)) == {first.digest, second.digest}
     assert await store.read(select_replaced, other.id) == []
 
-    for ends_at, ended in ((NOON + 6, 1), (NOON + 6, 0), (0, 2), (0, 0)):
-        assert await store.write(end_replaced, first.id, ends_at) == ended
+    for ends_at in (NOON + 6, 0):
+        await store.write(end_replaced, first.id, ends_at)
         assert (await store.read(select_key, first.id)) == replace(third, previous_until=ends_at or None)
+    for serial in range(3):
+        await store.write(replace_digest, first.id, bytes([serial]) * 32, NOON + serial)
+    await store.write(replace_digest, other.id, b"o" * 32, 1)
+    await store.write(forget_replaced, first.id, 2)
+    assert set(await store.read(select_replaced, first.id)) == {b"\1" * 32, b"\2" * 32}
+    assert await store.read(select_replaced, other.id) == [b"o" * 32]
     await store.write(revoke_key, owner.id, first.id, NOON)
     assert not await store.write(renew_key, first)
 

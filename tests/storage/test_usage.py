@@ -214,19 +214,25 @@ async def test_what_keys_have_used_lately(store: Store) -> None:
     await store.write(
         insert_batch,
         [
-            usage(1, at=NOON - 60_000),
-            usage(2, at=NOON - 59_999, duration_ms=2000),
-            usage(3, at=NOON - 59_000, duration_ms=1001, prompt_tokens=None),
-            usage(4, at=NOON, key_id="key-2", duration_ms=0),
-            usage(5, at=NOON + 1),
-            usage(6, at=NOON, key_id=""),
+            usage(1, at=NOON - 60_000, duration_ms=0),
+            usage(2, at=NOON - 90_000, duration_ms=30_001),
+            usage(3, at=NOON - 59_000, duration_ms=999, prompt_tokens=None),
+            usage(4, at=NOON - 120_000, duration_ms=120_000),
+            usage(5, at=NOON, key_id="key-2", duration_ms=0),
+            usage(6, at=NOON + 60_000, key_id="key-2", duration_ms=0),
+            usage(7, at=NOON + 60_001),
+            usage(8, at=NOON, key_id=""),
         ],
     )
-    assert await store.read(select_recent, NOON - 60_000, NOON) == [
-        RecentUse("key-1", "user-1", second - 58, 2, 10 + 20 + 20),
+    recent = partial(select_recent, within=60_000, longest=60_000)
+    assert await store.read(recent, NOON) == [
+        RecentUse("key-1", "user-1", second - 60, 1, 30),
+        RecentUse("key-1", "user-1", second - 59, 1, 20),
         RecentUse("key-2", "user-1", second, 1, 30),
+        RecentUse("key-2", "user-1", second + 60, 1, 30),
     ]
-    assert await store.read(select_recent, NOON + 1, NOON + 2) == []
+    longer = partial(select_recent, within=60_000, longest=60_001)
+    assert RecentUse("key-1", "user-1", second, 1, 30) in await store.read(longer, NOON)
 
 
 async def test_no_page_and_no_sum_scans_a_table(sqlite_url: str) -> None:
@@ -245,7 +251,7 @@ async def test_no_page_and_no_sum_scans_a_table(sqlite_url: str) -> None:
             at=1,
             id="",
         )
-        recent = await connection.all("EXPLAIN QUERY PLAN" + SELECT_RECENT, since=0, until=1)
+        recent = await connection.all("EXPLAIN QUERY PLAN" + SELECT_RECENT, since=0, until=1, ended=0)
         return [row[3] for row in (*from_log, *of_key, *recent) if "usage" in row[3]]
 
     async def sums(connection: Connection, *, of_user: bool) -> list[str]:

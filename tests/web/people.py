@@ -55,6 +55,10 @@ async def assemble(gateway: Gateway, only: tuple[str, ...] = EVERYBODY) -> Cast:
             return found
         answer = await operator.delete(f"/api/admin/keys/{found.key_ids['revoked']}")
         assert answer.status_code == 204
+        for name, seconds in ROTATED.items():  # and it is the old form that calls
+            rotation = {"overlap_seconds": seconds}
+            answer = await operator.post(f"/api/admin/keys/{found.key_ids[name]}/rotate", json=rotation)
+            assert answer.status_code == 201, answer.text
         answer = await operator.patch(f"/api/admin/users/{found.users['disabled']}", json={"disabled": True})
         assert answer.status_code == 200, answer.text
     await gateway.core.store.write(_expire)
@@ -72,11 +76,22 @@ KEYS: dict[str, dict[str, Any]] = {
     "for both": {"scopes": ["chat.completions", "models"]},
     "for another model": {"allowed_models": ["other"]},
     "revoked": {},
+    "rotated": {},
+    "rotated, in its overlap": {},
     "expired": {"expires_at": "2099-01-01T00:00:00Z"},
     "of a disabled user": {},
     "from elsewhere": {"allowed_ips": ["192.0.2.0/24", "2001:db8::/32"]},
     "from here": {"allowed_ips": ["127.0.0.0/8"]},
     "for a page": {"allowed_origins": ["https://app.example.com"]},
+}
+
+
+ROTATED = {
+    "rotated": 0,
+    "rotated, in its overlap": 600,
+    "of a disabled user": 600,
+    "from elsewhere": 600,
+    "for models": 600,
 }
 
 

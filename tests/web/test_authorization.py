@@ -473,6 +473,8 @@ CALLS: list[tuple[str, Callable[[Cast], Awaitable[Carried]], dict[str, str], Ref
             ("for another model", {}, (403, "model_not_allowed"), None),
             ("revoked", {}, (401, "api_key_revoked"), (401, "api_key_revoked")),
             ("expired", {}, (401, "api_key_expired"), (401, "api_key_expired")),
+            ("rotated", {}, (401, "api_key_expired"), (401, "api_key_expired")),
+            ("rotated, in its overlap", {}, None, None),
             ("of a disabled user", {}, (401, "user_disabled"), (401, "user_disabled")),
             ("from elsewhere", {}, ELSEWHERE, ELSEWHERE),
             ("from elsewhere", {"x-forwarded-for": "192.0.2.1"}, ELSEWHERE, ELSEWHERE),
