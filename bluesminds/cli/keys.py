@@ -91,7 +91,7 @@ def list_(user: str | None, active: bool | None, config: Path | None, as_json: b
 @json_option
 def show_(key_id: str, config: Path | None, as_json: bool) -> None:
     """Show what a key may be used for."""
-    _show(ask(config, "GET", _path(key_id)), as_json=as_json)
+    _show(ask(config, "GET", key_path(key_id)), as_json=as_json)
 
 
 @keys_group.command("set")
@@ -105,7 +105,7 @@ def set_(key_id: str, name: str | None, config: Path | None, as_json: bool, **ru
     body = _rules(rules) | ({} if name is None else {"name": name})
     if not body:
         raise exits.Failure("there is nothing to set", exits.USAGE, "bluesminds keys set --help")
-    _show(ask(config, "PATCH", _path(key_id), body), as_json=as_json)
+    _show(ask(config, "PATCH", key_path(key_id), body), as_json=as_json)
 
 
 @keys_group.command()
@@ -121,7 +121,7 @@ def set_(key_id: str, name: str | None, config: Path | None, as_json: bool, **ru
 @json_option
 def rotate(key_id: str, overlap: int, config: Path | None, as_json: bool) -> None:
     """Give a key another form, which is printed once. Its id, rules and use stay."""
-    made = ask(config, "POST", f"{_path(key_id)}/rotate", {"overlap_seconds": overlap})
+    made = ask(config, "POST", f"{key_path(key_id)}/rotate", {"overlap_seconds": overlap})
     _hand_over(made, as_json=as_json)
 
 
@@ -131,7 +131,7 @@ def rotate(key_id: str, overlap: int, config: Path | None, as_json: bool) -> Non
 @json_option
 def end_previous(key_id: str, config: Path | None, as_json: bool) -> None:
     """Cut the overlap of a rotation short."""
-    ask(config, "DELETE", f"{_path(key_id)}/previous")
+    ask(config, "DELETE", f"{key_path(key_id)}/previous")
     if as_json:
         echo_json({"id": key_id, "previous_until": None})
     else:
@@ -144,7 +144,7 @@ def end_previous(key_id: str, config: Path | None, as_json: bool) -> None:
 @json_option
 def revoke(key_id: str, config: Path | None, as_json: bool) -> None:
     """End a key at once."""
-    ask(config, "DELETE", _path(key_id))
+    ask(config, "DELETE", key_path(key_id))
     if as_json:
         echo_json({"id": key_id, "revoked": True})
     else:
@@ -160,12 +160,13 @@ def revoke(key_id: str, config: Path | None, as_json: bool) -> None:
 @json_option
 def usage(key_id: str, days: int, config: Path | None, as_json: bool) -> None:
     """Sum up what a key was used for, by day."""
-    found = ask(config, "GET", f"{_path(key_id)}/usage?days={days}")
+    found = ask(config, "GET", f"{key_path(key_id)}/usage?days={days}")
     columns = ("day", "requests", "errors", "prompt_tokens", "completion_tokens", "cost_usd")
     show(found if as_json else {"data": found["days"]}, as_json=as_json, columns=columns)
 
 
-def _path(key_id: str) -> str:
+def key_path(key_id: str) -> str:
+    """Where the operator's API has a key. Raises exits.Failure for what is not the id of one."""
     if not _ID.fullmatch(key_id):
         raise exits.Failure(f"{key_id!r} is not the id of a key", exits.USAGE, "bluesminds keys list")
     return f"/keys/{key_id}"

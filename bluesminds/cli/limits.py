@@ -7,6 +7,7 @@ import click
 
 from bluesminds.cli import exits
 from bluesminds.cli.ask import ask, echo_json, json_option, show
+from bluesminds.cli.keys import key_path
 from bluesminds.cli.options import COUNTS, SUMS, config_option, figures, limit_options
 from bluesminds.cli.users import find_user
 
@@ -23,11 +24,14 @@ def limits_group() -> None:
 @json_option
 def show_(user: str | None, key_id: str | None, config: Path | None, as_json: bool) -> None:
     """Show limits and what is used of them."""
-    if (user is None) == (key_id is None):
+    if user is not None and key_id is None:
+        path = f"/users/{find_user(config, user)['id']}/limits"
+    elif key_id is not None and user is None:
+        path = f"{key_path(key_id)}/limits"
+    else:
         raise exits.Failure(
             "name an account, or a key with --key", exits.USAGE, "bluesminds limits show --help"
         )
-    path = f"/keys/{key_id}/limits" if user is None else f"/users/{find_user(config, user)['id']}/limits"
     _show(ask(config, "GET", path), as_json=as_json)
 
 

@@ -33,7 +33,14 @@ def test_limits_are_shown_and_set(home: Path) -> None:
 def test_what_cannot_be_a_limit_is_refused(home: Path) -> None:
     user = User(home)
     make(user)
-    for words in (["set", ADA], ["set", ADA, "--rpm", "many"], ["set", ADA, "--rpm", "0"], ["show"]):
+    for words in (
+        ["set", ADA],
+        ["set", ADA, "--rpm", "many"],
+        ["set", ADA, "--rpm", "0"],
+        ["show"],
+        ["show", ADA, "--key", "x"],
+        ["show", "--key", "../users"],
+    ):
         done = user.call("limits", *words)
         assert (done.returncode, done.stdout) == (exits.USAGE, ""), words
         assert done.stderr.startswith("error: ")
