@@ -136,7 +136,9 @@ class House:
         return control.create(mounted, guard(core), clock=core.clock, log=core.log)
 
     async def resume(self) -> None:
-        """Count on where the process before this one ended. Raises StorageError."""
+        """Count on where the process before this one ended. What took longer than this one lets requests take
+        is not found. Raises StorageError.
+        """
         longest = round(self.core.settings.upstream.total_timeout * 1000)
         select = partial(select_recent, within=(WINDOW + 1) * 1000, longest=longest)
         recent = await self.core.store.read(select, self.core.clock.now_ms())

@@ -19,7 +19,7 @@ class KeyRow:
     """A key without its secret: `digest` is the 32-byte HMAC, `prefix` and `last4` are for display.
 
     `limits` is a JSON object in text, None when the key has none of its own. `previous_until` is read only:
-    when the last of the digests it had before a rotation ends, None when all ended at once.
+    when the last of the digests it had before ends, None when it had none or all ended at once.
     """
 
     id: str
@@ -254,13 +254,19 @@ async def renew_key(connection: Connection, key: KeyRow) -> bool:
     return changed == 1
 
 
-async def replace_digest(connection: Connection, key_id: str, digest: bytes, ends_at: int) -> None:
-    """Remember what a key was before: it goes on until `ends_at`, 0 being not at all."""
+async def replace_digest(
+    connection: Connection, key_id: str, digest: bytes, *, at: int, ends_at: int
+) -> None:
+    """Remember what a key was until now: it goes on until `ends_at`, 0 being not at all."""
     await connection.execute(
-        "INSERT INTO replaced_digests (digest, key_id, ends_at) VALUES (:digest, :key_id, :ends_at)",
+        """
+        INSERT INTO replaced_digests (digest, key_id, ends_at, replaced_at)
+        VALUES (:digest, :key_id, :ends_at, :at)
+        """,
         digest=digest,
         key_id=key_id,
         ends_at=ends_at,
+        at=at,
     )
 
 
@@ -273,18 +279,30 @@ async def end_replaced(connection: Connection, key_id: str, ends_at: int) -> Non
     )
 
 
-async def forget_replaced(connection: Connection, key_id: str, but: int) -> None:
-    """Remember only so many digests that a key had before, those that end last."""
+async def forget_replaced(connection: Connection, key_id: str, now: int, *, but: int) -> None:
+    """Remember of the digests that have ended only the latest."""
     await connection.execute(
         """
-        DELETE FROM replaced_digests WHERE key_id = :key_id AND digest NOT IN (
-            SELECT digest FROM replaced_digests WHERE key_id = :key_id
-            ORDER BY ends_at DESC, digest LIMIT :but
+        DELETE FROM replaced_digests
+        WHERE key_id = :key_id AND ends_at <= :now AND digest NOT IN (
+            SELECT digest FROM replaced_digests WHERE key_id = :key_id AND ends_at <= :now
+            ORDER BY replaced_at DESC, digest LIMIT :but
         )
         """,
         key_id=key_id,
+        now=now,
         but=but,
     )
+
+
+async def count_replaced(connection: Connection, key_id: str, now: int) -> int:
+    """How many digests that a key had before have not ended."""
+    row = await connection.one(
+        "SELECT count(*) FROM replaced_digests WHERE key_id = :key_id AND ends_at > :now",
+        key_id=key_id,
+        now=now,
+    )
+    return 0 if row is None else int(row[0])
 
 
 async def select_replaced(connection: Connection, key_id: str) -> list[bytes]:

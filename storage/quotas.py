@@ -68,8 +68,8 @@ async def select_holder_with_quotas(
 
 
 async def select_recent(connection: Connection, now: int, *, within: int, longest: int) -> list[RecentUse]:
-    """Of requests with keys that ended `within` so long before `now` and took no longer than `longest`, all
-    in milliseconds; those that ended first come first. A clock set back by less than `within` hides none.
+    """Of requests with keys that ended at most `within` before `now` and took at most `longest`, all in
+    milliseconds; those that ended first come first. A clock set back by less than `within` hides none.
 
     The log's key begins with the time of arrival, so this reads its end and no more.
     """

@@ -28,6 +28,7 @@ from storage.keys import (
     KeyQuery,
     KeyRow,
     count_active_keys,
+    count_replaced,
     end_replaced,
     forget_replaced,
     insert_key,
@@ -44,7 +45,7 @@ from storage.usage import DAY, StatsQuery, StatsRow, select_stats
 
 GUEST: Final = "guest_key_id"
 MAX_ACTIVE: Final = 1000  # keys of one user
-MAX_REPLACED: Final = 10  # earlier forms of one key that are remembered
+MAX_REPLACED: Final = 10  # earlier forms of one key that work, and that are remembered when they have ended
 SHOWN_PREFIX: Final = 7  # "bm_" and four characters: enough to recognise a key, far too little to guess it
 
 T = TypeVar("T")
@@ -138,7 +139,8 @@ class Keys:
         """The key in its new form, to be shown once. All that it was before works for `overlap` more seconds
         at most, or not at all from now on. In force when this returns.
 
-        Raises NotFound for a key that is revoked too, Conflict for one that has expired.
+        Raises NotFound for a key that is revoked too, Conflict for one that has expired and when too much of
+        what it was still works.
         """
         now = self._clock.now_ms()
         key = new_key()
@@ -278,6 +280,7 @@ async def _put_guest(connection: Connection, row: KeyRow, audit: AuditRow) -> No
     await hold_audit(connection)
     last = await select_setting(connection, GUEST)
     if last is not None and await renew_key(connection, replace(row, id=last)):
+        await update_key(connection, replace(row, id=last))
         await end_replaced(connection, last, 0)
         await insert_audit(connection, replace(audit, subject=last))
     else:
@@ -322,8 +325,14 @@ async def _rotate(
     ends_at = new.previous_until or 0
     touched = await _touched(connection, old, new)
     await end_replaced(connection, old.id, ends_at)
-    await replace_digest(connection, old.id, old.digest, ends_at)
-    await forget_replaced(connection, old.id, MAX_REPLACED)
+    await replace_digest(connection, old.id, old.digest, at=audit.at, ends_at=ends_at)
+    if await count_replaced(connection, old.id, audit.at) > MAX_REPLACED:
+        raise Conflict(
+            "too_many_rotations",
+            f"{MAX_REPLACED} earlier forms of this key still work. End them with DELETE"
+            f" /api/keys/{old.id}/previous, or rotate without an overlap.",
+        )
+    await forget_replaced(connection, old.id, audit.at, but=MAX_REPLACED)
     await renew_key(connection, new)
     return touched
 

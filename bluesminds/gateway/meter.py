@@ -29,11 +29,22 @@ class StreamMeter:
         self._wants_usage = wants_usage
         self._splitter = EventSplitter()
         self._clean = True  # nothing half-read is pending
-        self.usage: Usage | None = None
+        self._usage: Usage | None = None
+        self._over = False
         self.events = 0
         self.error = b""  # the data of the error event the server sent
         self.implausible = False  # the server reported a usage that cannot be true
         self.tail = b""
+
+    @property
+    def usage(self) -> Usage | None:
+        """What the server reported; of a stream that was left before its end, no less than what has come."""
+        told = self._usage
+        if self._over or self.ended or told is None or told.completion is None:
+            return told
+        if told.completion >= self.events:
+            return told
+        return structs.replace(told, completion=self.events, source="estimated")
 
     @property
     def failed(self) -> bool:
@@ -65,6 +76,7 @@ class StreamMeter:
 
     def finish(self) -> bytes:
         """The server has ended: what is still to be sent, with the held back end last."""
+        self._over = True
         rest = self._splitter.finish()
         if rest:
             rest = self._pass(rest)
@@ -91,7 +103,7 @@ class StreamMeter:
             self.error = data
         self.implausible = self.implausible or reading.implausible
         if reading.usage is not None:
-            self.usage = _newer(reading.usage, self.usage)
+            self._usage = _newer(reading.usage, self._usage)
         if self._wants_usage or reading.chunk is None or is_named(event):
             return event
         if reading.chunk == "usage":
@@ -162,11 +174,12 @@ def _at_least(guess: int | None, part: int | None) -> int:
 
 
 def _newer(usage: Usage, before: Usage | None) -> Usage:
-    """Of two reports the later one, with the counts that only the earlier one had."""
-    if before is None:
-        return usage
-    known = {name: count for name, count in structs.asdict(usage).items() if count is not None}
-    return structs.replace(before, **known)
+    """Of two reports the later one, with a count, and its details, that only the earlier one had."""
+    if before is not None and usage.prompt is None:
+        usage = structs.replace(usage, prompt=before.prompt, cached=before.cached)
+    if before is not None and usage.completion is None:
+        usage = structs.replace(usage, completion=before.completion, reasoning=before.reasoning)
+    return usage
 
 
 def _tokens(size: int) -> int:

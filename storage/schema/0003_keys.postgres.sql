@@ -21,7 +21,8 @@ CREATE INDEX api_keys_user ON api_keys (user_id, id);
 CREATE TABLE replaced_digests (
     digest BYTEA NOT NULL PRIMARY KEY,
     key_id TEXT NOT NULL REFERENCES api_keys (id),
-    ends_at BIGINT NOT NULL
+    ends_at BIGINT NOT NULL,
+    replaced_at BIGINT NOT NULL
 );
 
-CREATE INDEX replaced_digests_key ON replaced_digests (key_id, ends_at);
+CREATE INDEX replaced_digests_key ON replaced_digests (key_id);

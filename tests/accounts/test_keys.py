@@ -187,26 +187,46 @@ async def test_an_overlap_is_cut_short(office: Office) -> None:
         assert (action, detail["after"]) == ("key.end_previous", {"previous_until": None})
 
 
-async def test_a_key_remembers_its_last_forms(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_form_is_forgotten_before_its_end(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_REPLACED", 2)
     row, first = await office.keys.create(ADA, ONE.id, KeyRules(name="a"))
-    later = []
-    for _ in range(3):
+    _, second = await office.keys.rotate(ADA, ONE.id, row.id, overlap=60)
+    before, third = await office.keys.rotate(ADA, ONE.id, row.id, overlap=60)
+    with pytest.raises(Conflict) as caught:
+        await office.keys.rotate(ADA, ONE.id, row.id, overlap=60)
+    assert caught.value.code == "too_many_rotations"
+    assert await office.keys.get(ONE.id, row.id) == before
+    assert await ends(office, first, second, third) == [60_000, 60_000, None]
+    office.clock.now += 1
+    _, fourth = await office.keys.rotate(ADA, ONE.id, row.id, overlap=0)
+    assert await ends(office, third, fourth) == [0, None]
+
+
+async def test_of_ended_forms_the_latest_are_remembered(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_REPLACED", 2)
+    row, key = await office.keys.create(ADA, ONE.id, KeyRules(name="a"))
+    forms = [key]
+    for _ in range(6):
         office.clock.now += 1000
         office.changes.clear()
-        later.append((await office.keys.rotate(ADA, ONE.id, row.id, overlap=60))[1])
-    assert await office.store.read(select_key_by_digest, key_digest(b"p", first)) is None
-    assert key_digest(b"p", first) in office.changes[0], "no cache goes on knowing it"
-    assert await ends(office, *later) == [59_000, 60_000, None]
+        forms.append((await office.keys.rotate(ADA, ONE.id, row.id, overlap=0))[1])
+    assert await ends(office, *forms[-3:]) == [0, 0, None]
+    for form in forms[:-3]:
+        assert await office.store.read(select_key_by_digest, key_digest(b"p", form)) is None
+    assert key_digest(b"p", forms[-4]) in office.changes[0], "no cache goes on knowing it"
 
 
 async def test_a_new_guest_key_ends_all_that_it_was_before(office: Office) -> None:
     first = await office.keys.guest(ADA, user_id=ONE.id, expires_at=NOON + 1000)
     (row,) = await office.keys.list(ONE.id)
     _, second = await office.keys.rotate(ADA, ONE.id, row.id, overlap=600)
+    await office.keys.change(ADA, ONE.id, row.id, adding(name="b", scopes=("models",)))
     office.clock.now += 5000
     await office.keys.guest(ADA, user_id=ONE.id, expires_at=NOON + 9000)
-    assert (await office.keys.get(ONE.id, row.id)).previous_until is None
+    again = await office.keys.get(ONE.id, row.id)
+    assert (again.previous_until, again.name, again.scopes) == (None, "guest", None)
     holder = await office.store.read(select_key_by_digest, key_digest(b"p", first))
     assert holder is not None and holder.ends_at == 0
     assert await office.store.read(select_key_by_digest, key_digest(b"p", second)) is None

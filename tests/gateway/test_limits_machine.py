@@ -128,6 +128,7 @@ class Limits(RuleBasedStateMachine):
         self.ledgers = {subject: Ledger() for subject in SUBJECTS}
         self.limits = dict.fromkeys(SUBJECTS, LimitSet())
         self.running: list[Taken] = []
+        self.set_back = 0  # seconds of the wall clock, since the truth is known
         self.serials = count()
         self.database = sqlite3.connect(":memory:")
         self.database.deserialize(empty_database())
@@ -197,11 +198,14 @@ class Limits(RuleBasedStateMachine):
         self.times.mono += seconds
         self.times.wall += seconds
 
-    @rule(hours=st.sampled_from([-24, -1, 1, 24]))
-    def set_the_wall_clock(self, hours: int) -> None:
-        self.times.wall += hours * 3600
-        for ledger in self.ledgers.values():
-            ledger.truth.clear()  # after a restart, nobody can tell any more when it was
+    @rule(seconds=st.sampled_from([-86_400, -3600, -20, 20, 3600, 86_400]))
+    def set_the_wall_clock(self, seconds: int) -> None:
+        self.times.wall += seconds
+        self.set_back -= seconds
+        if seconds > 0 or self.set_back > WINDOW:  # after a restart, nobody can tell any more when it was
+            self.set_back = 0
+            for ledger in self.ledgers.values():
+                ledger.truth.clear()
 
     @rule(target=tickets, key=st.sampled_from(sorted(OWNERS)), demand=demands)
     def admit(self, key: str, demand: Demand) -> object:

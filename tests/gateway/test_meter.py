@@ -165,9 +165,26 @@ def test_media_are_not_estimated_as_text(media: bytes) -> None:
 
 def test_counts_may_come_one_after_the_other() -> None:
     stream = StreamMeter(wants_usage=True)
-    for usage in ({"prompt_tokens": 5000}, {"completion_tokens": 7}, {"completion_tokens": 9}):
+    first = {"prompt_tokens": 5000, "prompt_tokens_details": {"cached_tokens": 4000}}
+    for usage in (first, {"completion_tokens": 7}, {"completion_tokens": 9}):
         stream.feed(chunk(usage=usage))
-    assert stream.usage == Usage(prompt=5000, completion=9, source="upstream")
+    assert stream.usage == Usage(prompt=5000, completion=9, cached=4000, source="upstream")
+    stream.feed(chunk(usage={"prompt_tokens": 100}))
+    assert stream.usage == Usage(prompt=100, completion=9, source="upstream")
+
+
+@pytest.mark.parametrize("wants_usage", [True, False])
+def test_an_early_report_is_not_the_last_word_on_a_stream_that_is_left(wants_usage: bool) -> None:
+    stream = StreamMeter(wants_usage=wants_usage)
+    stream.feed(chunk("a", usage={"prompt_tokens": 50, "completion_tokens": 1}))
+    assert stream.usage == Usage(prompt=50, completion=1, source="upstream")
+    for _ in range(9):
+        stream.feed(chunk("word"))
+    assert stream.usage == Usage(prompt=50, completion=10, source="estimated")
+    stream.feed(DONE)
+    assert stream.usage == Usage(prompt=50, completion=1, source="upstream"), "it has ended, so it must know"
+    stream.finish()
+    assert stream.usage == Usage(prompt=50, completion=1, source="upstream")
 
 
 def test_what_was_reported_is_taken_and_what_was_not_is_guessed() -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from storage.keys import (
     KeyRow,
     KeyUse,
     count_active_keys,
+    count_replaced,
     end_replaced,
     forget_replaced,
     insert_key,
@@ -145,7 +147,7 @@ async def test_a_key_is_found_by_what_it_was_before(store: Store) -> None:
     second = replace(first, digest=bytes(31) + b"x", prefix="bm_Cd34", last4="abcd", rotated_at=NOON)
     third = replace(second, digest=bytes(31) + b"y")
     for before, after, ends_at in ((first, second, NOON + 9), (second, third, NOON + 5)):
-        await store.write(replace_digest, before.id, before.digest, ends_at)
+        await store.write(partial(replace_digest, at=NOON, ends_at=ends_at), before.id, before.digest)
         assert await store.write(renew_key, after)
     third = replace(third, previous_until=NOON + 9)
     assert await listed(store) == [third, other]
@@ -158,11 +160,14 @@ async def test_a_key_is_found_by_what_it_was_before(store: Store) -> None:
     for ends_at in (NOON + 6, 0):
         await store.write(end_replaced, first.id, ends_at)
         assert (await store.read(select_key, first.id)) == replace(third, previous_until=ends_at or None)
-    for serial in range(3):
-        await store.write(replace_digest, first.id, bytes([serial]) * 32, NOON + serial)
-    await store.write(replace_digest, other.id, b"o" * 32, 1)
-    await store.write(forget_replaced, first.id, 2)
-    assert set(await store.read(select_replaced, first.id)) == {b"\1" * 32, b"\2" * 32}
+    ended = partial(forget_replaced, but=2)
+    for serial, ends_at in enumerate((NOON + 1, 0, NOON, 0)):
+        remember = partial(replace_digest, at=NOON + 1 + serial, ends_at=ends_at)
+        await store.write(remember, first.id, bytes([serial]) * 32)
+    await store.write(partial(replace_digest, at=1, ends_at=1), other.id, b"o" * 32)
+    assert await store.read(count_replaced, first.id, NOON) == 1
+    await store.write(ended, first.id, NOON)
+    assert set(await store.read(select_replaced, first.id)) == {b"\0" * 32, b"\2" * 32, b"\3" * 32}
     assert await store.read(select_replaced, other.id) == [b"o" * 32]
     await store.write(revoke_key, owner.id, first.id, NOON)
     assert not await store.write(renew_key, first)
