@@ -28,7 +28,7 @@ HEADER_SECONDS = 10.0  # the default
 SLOW_BODIES = 200
 BODY_SECONDS = 3.0
 LATE = 1.0  # seconds that a deadline may be passed by: its own coarseness, and the machine's other work
-REST_ROUNDS = 5
+REST_ROUNDS = 8
 
 READERS = 100
 EVENT = chunk("x" * 16_000)
@@ -62,6 +62,12 @@ def descriptors_of(gateway: Serving) -> int:
 async def p99_under_slow_heads(gateway: Serving, load: Load) -> float:
     """The p99 of healthy requests' delay beside slow heads, as a multiple of that before and after."""
     before = await load.p99s(REST_ROUNDS)
+    during = [*await beside_slow_heads(gateway, load), *await beside_slow_heads(gateway, load)]
+    return median(during) / median(before + await load.p99s(REST_ROUNDS))
+
+
+async def beside_slow_heads(gateway: Serving, load: Load) -> list[float]:
+    """The p99s meanwhile; a thousand heads live for ten seconds."""
     descriptors = descriptors_of(gateway)
     async with trickling(port(gateway), SLOWLORIS, b"GET /v1/models HTTP/1.1\r\nHost: t\r\nX-Slow: ") as slow:
         during = await load.p99s(round(HEADER_SECONDS) - 4)
@@ -70,7 +76,7 @@ async def p99_under_slow_heads(gateway: Serving, load: Load) -> float:
     assert min(end.seconds for end in ends) >= HEADER_SECONDS - 0.1, "all were there at the same time"
     assert max(end.seconds for end in ends) <= HEADER_SECONDS + LATE
     await eventually(lambda: descriptors_of(gateway) <= descriptors + 5)
-    return median(during) / median(before + await load.p99s(REST_ROUNDS))
+    return during
 
 
 @pytest.mark.alone
@@ -79,7 +85,7 @@ async def test_a_thousand_slow_heads(home: Path, models: ModelServer) -> None:
         async with steady(gateway) as load:
             await load.p99s(1)
             found = [await p99_under_slow_heads(gateway, load)]
-            if found[0] > 2:
+            while found[-1] > 2 and len(found) < 3:
                 found.append(await p99_under_slow_heads(gateway, load))
         assert {sample.status for sample in load.samples} == {200}
         assert gateway.stop() == 0
