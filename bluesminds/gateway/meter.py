@@ -30,6 +30,7 @@ class StreamMeter:
         self._splitter = EventSplitter()
         self._clean = True  # nothing half-read is pending
         self._usage: Usage | None = None
+        self._reported = 0  # events up to the latest report
         self._over = False
         self.events = 0
         self.error = b""  # the data of the error event the server sent
@@ -38,11 +39,13 @@ class StreamMeter:
 
     @property
     def usage(self) -> Usage | None:
-        """What the server reported; of a stream that was left before its end, no less than what has come."""
+        """What the server reported; of a stream that was left before its end and went on after the report, no
+        less than what has come.
+        """
         told = self._usage
         if self._over or self.ended or told is None or told.completion is None:
             return told
-        if told.completion >= self.events:
+        if self.events <= self._reported or told.completion >= self.events:
             return told
         return structs.replace(told, completion=self.events, source="estimated")
 
@@ -104,6 +107,7 @@ class StreamMeter:
         self.implausible = self.implausible or reading.implausible
         if reading.usage is not None:
             self._usage = _newer(reading.usage, self._usage)
+            self._reported = self.events
         if self._wants_usage or reading.chunk is None or is_named(event):
             return event
         if reading.chunk == "usage":

@@ -187,6 +187,14 @@ def test_an_early_report_is_not_the_last_word_on_a_stream_that_is_left(wants_usa
     assert stream.usage == Usage(prompt=50, completion=1, source="upstream")
 
 
+@pytest.mark.parametrize("wants_usage", [True, False])
+def test_the_last_report_is_believed_though_the_end_was_not_seen(wants_usage: bool) -> None:
+    stream = StreamMeter(wants_usage=wants_usage)
+    for event in (chunk("role"), chunk("word"), chunk("finish"), chunk(usage={"completion_tokens": 1})):
+        stream.feed(event)
+    assert stream.usage == Usage(completion=1, source="upstream")
+
+
 def test_what_was_reported_is_taken_and_what_was_not_is_guessed() -> None:
     def guess() -> Usage:
         return Usage(prompt=7, completion=8, source="estimated")
