@@ -296,53 +296,46 @@ async def _active(connection: Connection, key_id: str, owner: str | None) -> Key
     return row
 
 
-async def _update(
-    connection: Connection,
-    key_id: str,
-    owner: str | None,
-    decide: Decision,
-) -> Touched:
+async def _decided(
+    connection: Connection, key_id: str, owner: str | None, decide: Decision
+) -> tuple[KeyRow, KeyRow, int]:
+    """The key before and after, and when that is. What changes nothing is not in the audit log."""
     await hold_audit(connection)
     before = await _active(connection, key_id, owner)
-    row, audit = decide(before)
-    await insert_audit(connection, audit)
-    await update_key(connection, row)
-    if before.expires_at is not None and before.expires_at <= audit.at:  # it may live again
-        await _require_room(connection, row.user_id, audit.at)
-    return await _touched(connection, before, row)
+    after, audit = decide(before)
+    if after != before:
+        await insert_audit(connection, audit)
+    return before, after, audit.at
 
 
-async def _rotate(
-    connection: Connection,
-    key_id: str,
-    owner: str | None,
-    decide: Decision,
-) -> Touched:
-    await hold_audit(connection)
-    old = await _active(connection, key_id, owner)
-    new, audit = decide(old)
-    await insert_audit(connection, audit)
+async def _update(connection: Connection, key_id: str, owner: str | None, decide: Decision) -> Touched:
+    before, after, now = await _decided(connection, key_id, owner, decide)
+    await update_key(connection, after)
+    if before.expires_at is not None and before.expires_at <= now:  # it may live again
+        await _require_room(connection, after.user_id, now)
+    return await _touched(connection, before, after)
+
+
+async def _rotate(connection: Connection, key_id: str, owner: str | None, decide: Decision) -> Touched:
+    old, new, now = await _decided(connection, key_id, owner, decide)
     ends_at = new.previous_until or 0
     touched = await _touched(connection, old, new)
     await end_replaced(connection, old.id, ends_at)
-    await replace_digest(connection, old.id, old.digest, at=audit.at, ends_at=ends_at)
-    if await count_replaced(connection, old.id, audit.at) > MAX_REPLACED:
+    await replace_digest(connection, old.id, old.digest, at=now, ends_at=ends_at)
+    if await count_replaced(connection, old.id, now) > MAX_REPLACED:
         raise Conflict(
             "too_many_rotations",
             f"{MAX_REPLACED} earlier forms of this key still work. End them with DELETE"
             f" /api/keys/{old.id}/previous, or rotate without an overlap.",
         )
-    await forget_replaced(connection, old.id, audit.at, but=MAX_REPLACED)
+    await forget_replaced(connection, old.id, now, but=MAX_REPLACED)
     await renew_key(connection, new)
     return touched
 
 
 async def _end_previous(connection: Connection, key_id: str, owner: str | None, decide: Decision) -> Touched:
-    await hold_audit(connection)
-    old = await _active(connection, key_id, owner)
-    new, audit = decide(old)
+    old, new, _ = await _decided(connection, key_id, owner, decide)
     if new != old:
-        await insert_audit(connection, audit)
         await end_replaced(connection, old.id, 0)
     return await _touched(connection, old, new)
 

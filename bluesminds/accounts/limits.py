@@ -172,5 +172,6 @@ async def _update(
     if user is None:
         raise no_such_user()
     changed, audit = decide(user)
-    await insert_audit(connection, audit)
-    await update_user(connection, changed)
+    if changed != user:
+        await insert_audit(connection, audit)
+        await update_user(connection, changed)

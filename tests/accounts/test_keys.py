@@ -89,6 +89,13 @@ async def test_a_change_is_stored_told_and_its_audit_row_says_what(office: Offic
     }
 
 
+async def test_what_changes_nothing_is_not_told(office: Office) -> None:
+    row, _ = await office.keys.create(ADA, ONE.id, KeyRules(name="a", limits=LimitSet(rpm=5)))
+    before = await office.told()
+    assert await office.keys.change(ADA, ONE.id, row.id, adding(name="a", limits=LimitSet(rpm=5))) == row
+    assert await office.told() == before
+
+
 @pytest.mark.parametrize("act", ["change", "rotate", "revoke"])
 async def test_what_is_committed_is_told_also_when_its_caller_has_left(office: Office, act: str) -> None:
     row, _ = await office.keys.create(ADA, ONE.id, KeyRules(name="a"))

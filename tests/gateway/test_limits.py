@@ -270,6 +270,7 @@ async def test_tiers_and_overrides_are_in_force_at_once(house: House) -> None:
         assert (await gateway.chat(key=key)).status_code == 429
         await patch("", tier=None)
         assert await race(gateway, key, 7) == {"200": 5, "rate_limit_exceeded": 2}
+        await patch("/limits", rpm=None, usd_per_month="0.5")  # which it is
         tiers = (await client.get("/api/admin/tiers")).json()
         assert [row["name"] for row in tiers["data"]] == ["free", "starter", "pro", "enterprise"]
         acts = (await client.get("/api/admin/audit?action=user.limits")).json()["data"]
