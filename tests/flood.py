@@ -1,12 +1,10 @@
-"""Strangers who sign in again and again, sooner than they are told to, in a process of their own: they take
-no time from whoever measures.
+"""Strangers who sign in again and again, sooner than they are told to, in a process of their own.
 
 async with flooding(port, 50) as flood:
     ...
     report = await flood.end()
 """
 
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -17,6 +15,7 @@ from statistics import median
 import msgspec
 import trio
 
+from tests.beside import beside, rest
 from tests.pressure import Line
 
 EVERY = 1.0  # seconds between the attempts of one of them, which is sooner than the answer asks for
@@ -41,30 +40,16 @@ class Flood:
     _process: trio.Process
 
     async def end(self) -> Report:
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
         await self._process.stdin.aclose()
-        answer = b""
-        async for data in self._process.stdout:
-            answer += data
-        return msgspec.json.decode(answer, type=Report)
+        return msgspec.json.decode(await rest(self._process), type=Report)
 
 
 @asynccontextmanager
 async def flooding(port: int, count: int) -> AsyncIterator[Flood]:
     """All of them have begun at once. Needs all of 127.0.0.0/8: each comes from an address of its own."""
-    process = await trio.lowlevel.open_process(
-        [sys.executable, "-m", "tests.flood"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert process.stdin is not None and process.stdout is not None
-    try:
-        await process.stdin.send_all(msgspec.json.encode(Order(port, count)) + b"\n")
-        assert await process.stdout.receive_some(1) == b"\n"
+    async with beside("tests.flood", Order(port, count)) as process:
         yield Flood(process)
-    finally:
-        process.kill()
-        with trio.CancelScope(shield=True):
-            await process.wait()
-            await process.stdout.aclose()
 
 
 # In the other process

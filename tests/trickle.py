@@ -1,11 +1,9 @@
-"""Many clients that send a beginning and then a byte a second, in a process of their own: they take no time
-from whoever measures.
+"""Many clients that send a beginning and then a byte a second, in a process of their own.
 
-async with trickling(1000, "127.0.0.1", port, b"GET / HTTP/1.1") as slow:
+async with trickling(port, 1000, b"GET / HTTP/1.1") as slow:
     ends = await slow.ends()
 """
 
-import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,6 +11,8 @@ from dataclasses import dataclass, field
 
 import msgspec
 import trio
+
+from tests.beside import beside, rest
 
 BYTE_EVERY = 1.0
 ARRIVAL_SECONDS = 1.0  # the clients come one after the other within it
@@ -39,30 +39,13 @@ class Trickle:
 
     async def ends(self) -> list[End]:
         """How each client ended, when all have."""
-        assert self._process.stdout is not None
-        answer = b""
-        async for data in self._process.stdout:
-            answer += data
-        return msgspec.json.decode(answer, type=list[End])
+        return msgspec.json.decode(await rest(self._process), type=list[End])
 
 
 @asynccontextmanager
 async def trickling(port: int, count: int, beginning: bytes) -> AsyncIterator[Trickle]:
-    process = await trio.lowlevel.open_process(
-        [sys.executable, "-m", "tests.trickle"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        await process.stdin.send_all(msgspec.json.encode(Order(port, count, beginning)))
-        await process.stdin.aclose()
-        assert await process.stdout.receive_some(1) == b"\n"
+    async with beside("tests.trickle", Order(port, count, beginning)) as process:
         yield Trickle(process)
-    finally:
-        process.kill()
-        with trio.CancelScope(shield=True):
-            await process.wait()
-            await process.stdout.aclose()
 
 
 # In the other process
@@ -100,7 +83,7 @@ class Clients:
 
 
 async def main() -> None:
-    order = msgspec.json.decode(await trio.to_thread.run_sync(sys.stdin.buffer.read), type=Order)
+    order = msgspec.json.decode(await trio.to_thread.run_sync(sys.stdin.buffer.readline), type=Order)
     clients = Clients(order)
     async with trio.open_nursery() as nursery:
         for number in range(order.count):
