@@ -2,8 +2,10 @@
 
 Each computation costs 64 MiB and a core for a tenth of a second, and whoever can reach the login can ask for
 one. So they are few at a time: never more than two, and one where that is all the cores that requests can
-spare. Behind them a few may wait; the next is refused at once. An account that does not exist is verified
-against a hash of nothing, so that its answer takes as long as any other.
+spare. Behind them a few may wait; the next is refused at once. While many wait, each computation yields to
+all other work and is preceded by a rest, so that a flood of logins cannot have a core for itself; who comes
+alone is served at once, however busy the machine is. An account that does not exist is verified against a
+hash of nothing, so that its answer takes as long as any other.
 """
 
 import os
@@ -25,7 +27,8 @@ MIN_LENGTH: Final = 10
 MAX_LENGTH: Final = 1024  # bytes; hashing cost grows with length
 AT_ONCE: Final = max(1, min(2, (os.cpu_count() or 1) - 1))
 MAX_WAITING: Final = 8
-NICENESS: Final = 19
+CROWD: Final = MAX_WAITING // 2  # so many wait, and those at work take their time
+REST: Final = 0.2  # seconds; more than a computation takes
 PAUSE: Final = 2.0  # seconds; those who wait are done by then, if there is a core to spare
 # Salt and tag are zeros: the tag of no password that anybody could find.
 NOBODY: Final = f"$argon2id$v=19$m=65536,t=3,p=1${'A' * 22}${'A' * 43}"
@@ -37,7 +40,7 @@ class Passwords:
 
     def __init__(self) -> None:
         self._hasher = PasswordHasher(time_cost=3, memory_cost=65536, parallelism=1)
-        self._limiter = trio.CapacityLimiter(AT_ONCE)
+        self._turns = trio.Semaphore(AT_ONCE)
 
     async def hash(self, password: str, *, param: str = "password") -> str:
         """Raises InvalidRequest, which names `param`, for a password that is too short or too long."""
@@ -65,9 +68,16 @@ class Passwords:
             return False
 
     async def _work(self, compute: Callable[..., T], *args: Any) -> T:  # noqa: ANN401
-        if self._limiter.statistics().tasks_waiting >= MAX_WAITING:
+        if self._waiting() >= MAX_WAITING:
             raise too_many()
-        return await trio.to_thread.run_sync(_aside, compute, *args, limiter=self._limiter)
+        async with self._turns:
+            if self._waiting() < CROWD:
+                return await trio.to_thread.run_sync(compute, *args)
+            await trio.sleep(REST)
+            return await trio.to_thread.run_sync(_aside, compute, *args)
+
+    def _waiting(self) -> int:
+        return self._turns.statistics().tasks_waiting
 
 
 def _composed(password: str) -> str:
@@ -82,8 +92,8 @@ def too_many() -> RateLimited:
 
 
 def _aside(compute: Callable[..., T], *args: Any) -> T:  # noqa: ANN401
-    """The result, from a thread of its own that yields to every other: a priority cannot be raised again, and
-    Trio's threads have other work after this.
+    """The result, from a thread of its own that yields to every other: its priority cannot be raised again,
+    and Trio's threads have other work after this.
     """
     result: Future[T] = Future()
 
@@ -91,7 +101,7 @@ def _aside(compute: Callable[..., T], *args: Any) -> T:  # noqa: ANN401
         try:
             if sys.platform == "linux":
                 with suppress(OSError):  # a sandbox may forbid it; nobody must wait for ever because of that
-                    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+                    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
             result.set_result(compute(*args))
         except BaseException as exc:
             result.set_exception(exc)

@@ -4,6 +4,9 @@ import os
 import sys
 import threading
 import time
+from collections import Counter
+from collections.abc import Callable
+from typing import TypeVar
 
 import pytest
 import trio
@@ -11,9 +14,10 @@ import trio.testing
 from argon2 import PasswordHasher, extract_parameters
 
 from bluesminds.errors import InvalidRequest, RateLimited
-from bluesminds.identity.password import AT_ONCE, MAX_WAITING, NOBODY, Passwords
+from bluesminds.identity.password import AT_ONCE, CROWD, MAX_WAITING, NOBODY, REST, Passwords
 
 PASSWORD = "correct horse"
+T = TypeVar("T")
 
 
 async def test_only_the_password_verifies() -> None:
@@ -65,6 +69,34 @@ async def test_nobody_takes_as_long_as_somebody() -> None:
     assert min(unknown) == pytest.approx(min(known), rel=0.25)
 
 
+async def at_once(passwords: Passwords, count: int, compute: Callable[[], T]) -> Counter[T]:
+    found: Counter[T] = Counter()
+
+    async def attempt() -> None:
+        found[await passwords._work(compute)] += 1
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(count):
+            nursery.start_soon(attempt)
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no priority of their own")
+async def test_a_crowd_yields_to_all_other_work_and_who_comes_alone_does_not() -> None:
+    def policy() -> int:
+        return os.sched_getscheduler(0)
+
+    passwords = Passwords()
+    assert await at_once(passwords, AT_ONCE, policy) == {os.SCHED_OTHER: AT_ONCE}
+    began = trio.current_time()
+    assert await at_once(passwords, AT_ONCE + MAX_WAITING, policy) == {
+        os.SCHED_IDLE: AT_ONCE + MAX_WAITING - CROWD,
+        os.SCHED_OTHER: CROWD,
+    }
+    assert trio.current_time() - began >= REST * (1 + (MAX_WAITING - CROWD) / AT_ONCE)
+    assert await at_once(passwords, AT_ONCE, policy) == {os.SCHED_OTHER: AT_ONCE}
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no priority of their own")
 async def test_where_no_priority_may_be_set_passwords_work_all_the_same(
     monkeypatch: pytest.MonkeyPatch,
@@ -72,14 +104,14 @@ async def test_where_no_priority_may_be_set_passwords_work_all_the_same(
     """As under a unit with SystemCallFilter=~@resources."""
     asked: list[int] = []
 
-    def refuse(which: int, who: int, priority: int) -> None:
-        asked.append(priority)
+    def refuse(pid: int, policy: int, param: os.sched_param) -> None:
+        asked.append(policy)
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(os, "setpriority", refuse)
+    monkeypatch.setattr(os, "sched_setscheduler", refuse)
     with trio.fail_after(10):
-        assert not await Passwords().verify(PASSWORD, None)
-    assert len(asked) == 1
+        assert await at_once(Passwords(), AT_ONCE + MAX_WAITING, str) == {"": AT_ONCE + MAX_WAITING}
+    assert asked == [os.SCHED_IDLE] * (AT_ONCE + MAX_WAITING - CROWD)
 
 
 async def test_few_work_some_wait_and_the_rest_is_refused_at_once() -> None:
