@@ -31,7 +31,7 @@ class StreamMeter:
         self._clean = True  # nothing half-read is pending
         self._usage: Usage | None = None
         self._reported = 0  # events up to the latest report
-        self._over = False
+        self.ended = False  # the server has said [DONE]
         self.events = 0
         self.error = b""  # the data of the error event the server sent
         self.implausible = False  # the server reported a usage that cannot be true
@@ -39,11 +39,11 @@ class StreamMeter:
 
     @property
     def usage(self) -> Usage | None:
-        """What the server reported; of a stream that was left before its end and went on after the report, no
-        less than what has come.
+        """What the server reported; of a stream that went on after the report and never said [DONE], no less
+        than what has come.
         """
         told = self._usage
-        if self._over or self.ended or told is None or told.completion is None:
+        if self.ended or told is None or told.completion is None:
             return told
         if self.events <= self._reported or told.completion >= self.events:
             return told
@@ -53,11 +53,6 @@ class StreamMeter:
     def failed(self) -> bool:
         return bool(self.error)
 
-    @property
-    def ended(self) -> bool:
-        """Whether the server has said [DONE]."""
-        return bool(self.tail)
-
     def feed(self, data: bytes) -> bytes:
         """Raises sse.EventTooLarge."""
         if (
@@ -65,7 +60,7 @@ class StreamMeter:
             and data.endswith(b"\n\n")
             and b'"error"' not in data
             and b"[DONE]" not in data
-            and not self.tail
+            and not self.ended
         ):
             if b'"usage"' not in data:
                 self.events += data.count(b"\ndata:") + data.startswith(b"data:")
@@ -79,7 +74,6 @@ class StreamMeter:
 
     def finish(self) -> bytes:
         """The server has ended: what is still to be sent, with the held back end last."""
-        self._over = True
         rest = self._splitter.finish()
         if rest:
             rest = self._pass(rest)
@@ -88,10 +82,10 @@ class StreamMeter:
 
     def _pass(self, event: bytes) -> bytes:
         data = event_data(event)
-        if self.tail:
+        if self.ended:
             return b""
         if data.startswith(b"[DONE]"):
-            self.tail = event
+            self.ended, self.tail = True, event
             return b""
         if not data:
             return event
