@@ -38,6 +38,7 @@ from storage.members import has_admin
 from storage.quotas import select_recent
 
 STORE_SECONDS = 2.0  # the longest /ready waits for the store
+LONGEST_SECONDS = 3600.0  # of a request in the log that a start looks for: it must not read a day of it
 
 
 class House:
@@ -136,11 +137,11 @@ class House:
         return control.create(mounted, guard(core), clock=core.clock, log=core.log)
 
     async def resume(self) -> None:
-        """Count on where the process before this one ended. What took longer than this one lets requests take
-        is not found. Raises StorageError.
+        """Count on where the process before this one ended. What took longer than this one lets requests
+        take, or than an hour, is not found. Raises StorageError.
         """
-        longest = round(self.core.settings.upstream.total_timeout * 1000)
-        select = partial(select_recent, within=(WINDOW + 1) * 1000, longest=longest)
+        longest = min(self.core.settings.upstream.total_timeout, LONGEST_SECONDS)
+        select = partial(select_recent, within=(WINDOW + 1) * 1000, longest=round(longest * 1000))
         recent = await self.core.store.read(select, self.core.clock.now_ms())
         self.admission.resume(recent)
 
