@@ -128,8 +128,9 @@ class Auth:
 
     async def _logout(self, connection: Connection, actor: Actor, user_id: str, session_id: str) -> None:
         audit = entry(self._clock, actor, "session.end", user_id, before={"session_id": session_id})
-        await insert_audit(connection, audit)
-        await delete_session(connection, user_id, session_id)
+        await hold_audit(connection)
+        if await delete_session(connection, user_id, session_id):
+            await insert_audit(connection, audit)
 
     async def _change_password(
         self, connection: Connection, actor: Actor, user: UserRow, password_hash: str, opened: Opened

@@ -162,9 +162,10 @@ class Keys:
         """Cut an overlap short: only the latest form works when this returns. Raises NotFound for a key that
         is revoked too.
         """
+        now = self._clock.now_ms()
 
         def decide(old: KeyRow) -> tuple[KeyRow, AuditRow]:
-            new = replace(old, previous_until=None)
+            new = replace(old, previous_until=None) if (old.previous_until or 0) > now else old
             audit = entry(self._clock, actor, "key.end_previous", key_id, before=_told(old), after=_told(new))
             return new, audit
 
@@ -325,8 +326,8 @@ async def _rotate(connection: Connection, key_id: str, owner: str | None, decide
     if await count_replaced(connection, old.id, now) > MAX_REPLACED:
         raise Conflict(
             "too_many_rotations",
-            f"{MAX_REPLACED} earlier forms of this key still work. End them with DELETE"
-            f" /api/keys/{old.id}/previous, or rotate without an overlap.",
+            f"{MAX_REPLACED} earlier forms of this key still work. End them first (DELETE on the key's"
+            " /previous, or `keys end-previous`), or rotate without an overlap.",
         )
     await forget_replaced(connection, old.id, now, but=MAX_REPLACED)
     await renew_key(connection, new)

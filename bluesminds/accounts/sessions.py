@@ -17,7 +17,7 @@ from bluesminds.accounts.audit import Actor, entry
 from bluesminds.clock import Clock
 from bluesminds.crypto import is_uuid, token_digest, uuid7
 from bluesminds.errors import NotFound
-from storage.audit import insert_audit
+from storage.audit import hold_audit, insert_audit
 from storage.base import Connection, StorageError, Store
 from storage.members import Role
 from storage.sessions import (
@@ -150,5 +150,6 @@ class Sessions:
 
     async def _end_others(self, connection: Connection, actor: Actor, user_id: str, session_id: str) -> None:
         audit = entry(self._clock, actor, "session.end_others", user_id, after={"session_id": session_id})
-        await insert_audit(connection, audit)
-        await delete_sessions(connection, user_id, but=session_id)
+        await hold_audit(connection)
+        if await delete_sessions(connection, user_id, but=session_id):
+            await insert_audit(connection, audit)

@@ -96,12 +96,15 @@ async def test_what_changes_nothing_is_not_told(office: Office) -> None:
     assert await office.told() == before
 
 
-@pytest.mark.parametrize("act", ["change", "rotate", "revoke"])
+@pytest.mark.parametrize("act", ["change", "rotate", "end_previous", "revoke"])
 async def test_what_is_committed_is_told_also_when_its_caller_has_left(office: Office, act: str) -> None:
-    row, _ = await office.keys.create(ADA, ONE.id, KeyRules(name="a"))
+    first, _ = await office.keys.create(ADA, ONE.id, KeyRules(name="a"))
+    row, _ = await office.keys.rotate(ADA, ONE.id, first.id, overlap=60)
+    office.changes.clear()
     acts: dict[str, Callable[[], Awaitable[object]]] = {
         "change": lambda: office.keys.change(ADA, ONE.id, row.id, adding(allowed_ips=("10.0.0.0/8",))),
         "rotate": lambda: office.keys.rotate(ADA, ONE.id, row.id, overlap=0),
+        "end_previous": lambda: office.keys.end_previous(ADA, ONE.id, row.id),
         "revoke": lambda: office.keys.revoke(ADA, ONE.id, row.id),
     }
     async with trio.open_nursery() as nursery:
@@ -109,7 +112,7 @@ async def test_what_is_committed_is_told_also_when_its_caller_has_left(office: O
         await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
     assert await office.keys.get(ONE.id, row.id) != row, "it was begun, so it was done"
-    assert office.changes == [(row.digest,)]
+    assert [set(digests) for digests in office.changes] == [{first.digest, row.digest}]
 
 
 async def test_keys_of_others_are_not_there(office: Office) -> None:
@@ -192,6 +195,11 @@ async def test_an_overlap_is_cut_short(office: Office) -> None:
         assert await office.keys.get(ONE.id, row.id) == replace(renewed, previous_until=None)
         action, _, detail = (await office.told())[-1]
         assert (action, detail["after"]) == ("key.end_previous", {"previous_until": None})
+    await office.keys.rotate(ADA, ONE.id, row.id, overlap=60)
+    office.clock.now += 60_000
+    before = await office.told()
+    await office.keys.end_previous(ADA, ONE.id, row.id)
+    assert await office.told() == before, "it has ended by itself"
 
 
 async def test_no_form_is_forgotten_before_its_end(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
