@@ -1,11 +1,11 @@
 """Passwords: Argon2id of 64 MiB (RFC 9106's second profile, in one lane), off the event loop.
 
-Each computation costs 64 MiB and a core for a tenth of a second, and whoever can reach the login can ask for
-one. So they are few at a time: never more than two, and one where that is all the cores that requests can
-spare. Behind them a few may wait; the next is refused at once. While many wait, each computation yields to
-all other work and is preceded by a rest, so that a flood of logins cannot have a core for itself; who comes
-alone is served at once, however busy the machine is. An account that does not exist is verified against a
-hash of nothing, so that its answer takes as long as any other.
+Each computation costs 64 MiB and a core for some tenths of a second, and whoever can reach the login can ask
+for one. So they are few at a time: never more than two, and one where that is all the cores that requests can
+spare. Behind them a few may wait; the next is refused at once. While many wait, each computation rests first
+and then yields to all other work, so that a flood of logins cannot have a core for itself. On a machine that
+is never idle that would be for ever: it is computed plainly then. An account that does not exist is verified
+against a hash of nothing, so that its answer takes as long as any other.
 """
 
 import os
@@ -27,9 +27,10 @@ MIN_LENGTH: Final = 10
 MAX_LENGTH: Final = 1024  # bytes; hashing cost grows with length
 AT_ONCE: Final = max(1, min(2, (os.cpu_count() or 1) - 1))
 MAX_WAITING: Final = 8
-CROWD: Final = MAX_WAITING // 2  # so many wait, and those at work take their time
-REST: Final = 0.2  # seconds; more than a computation takes
-PAUSE: Final = 2.0  # seconds; those who wait are done by then, if there is a core to spare
+CROWD: Final = MAX_WAITING // 2  # when so many wait, who is at work takes its time
+REST: Final = 0.2  # seconds; about what a computation takes
+PATIENCE: Final = 2.0  # seconds that a computation may wait for other work
+PAUSE: Final = 3.0  # seconds; those who wait are mostly done by then
 # Salt and tag are zeros: the tag of no password that anybody could find.
 NOBODY: Final = f"$argon2id$v=19$m=65536,t=3,p=1${'A' * 22}${'A' * 43}"
 T = TypeVar("T")
@@ -41,6 +42,7 @@ class Passwords:
     def __init__(self) -> None:
         self._hasher = PasswordHasher(time_cost=3, memory_cost=65536, parallelism=1)
         self._turns = trio.Semaphore(AT_ONCE)
+        self._aside = trio.CapacityLimiter(AT_ONCE)
 
     async def hash(self, password: str, *, param: str = "password") -> str:
         """Raises InvalidRequest, which names `param`, for a password that is too short or too long."""
@@ -71,10 +73,13 @@ class Passwords:
         if self._waiting() >= MAX_WAITING:
             raise too_many()
         async with self._turns:
-            if self._waiting() < CROWD:
-                return await trio.to_thread.run_sync(compute, *args)
-            await trio.sleep(REST)
-            return await trio.to_thread.run_sync(_aside, compute, *args)
+            if self._waiting() >= CROWD and self._aside.available_tokens:
+                await trio.sleep(REST)
+                with trio.move_on_after(PATIENCE):  # who is left to itself keeps its place there
+                    return await trio.to_thread.run_sync(
+                        _yielding, compute, *args, limiter=self._aside, abandon_on_cancel=True
+                    )
+            return await trio.to_thread.run_sync(compute, *args)
 
     def _waiting(self) -> int:
         return self._turns.statistics().tasks_waiting
@@ -91,7 +96,7 @@ def too_many() -> RateLimited:
     )
 
 
-def _aside(compute: Callable[..., T], *args: Any) -> T:  # noqa: ANN401
+def _yielding(compute: Callable[..., T], *args: Any) -> T:  # noqa: ANN401
     """The result, from a thread of its own that yields to every other: its priority cannot be raised again,
     and Trio's threads have other work after this.
     """

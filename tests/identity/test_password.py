@@ -114,6 +114,29 @@ async def test_where_no_priority_may_be_set_passwords_work_all_the_same(
     assert asked == [os.SCHED_IDLE] * (AT_ONCE + MAX_WAITING - CROWD)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no priority of their own")
+async def test_a_crowd_on_a_machine_that_is_never_idle_is_computed_all_the_same(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    idle, began = threading.Event(), threading.Semaphore(AT_ONCE)
+
+    def work() -> str:
+        if os.sched_getscheduler(0) == os.SCHED_OTHER:
+            return "hash"
+        assert began.acquire(blocking=False), "more of them wait for the machine than may be"
+        idle.wait(5)
+        return "late"
+
+    passwords = Passwords()
+    everybody = AT_ONCE + MAX_WAITING
+    assert await at_once(passwords, everybody, work) == {"hash": everybody}
+    assert await at_once(passwords, everybody, work) == {"hash": everybody}
+    idle.set()
+    with trio.fail_after(5):
+        while passwords._aside.borrowed_tokens:
+            await trio.lowlevel.checkpoint()
+
+
 async def test_few_work_some_wait_and_the_rest_is_refused_at_once() -> None:
     passwords = Passwords()
     going, working = threading.Event(), threading.Semaphore(AT_ONCE)
