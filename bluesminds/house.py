@@ -113,7 +113,7 @@ class House:
         trusted = Networks.read(settings.server.trusted_proxies)
         self.edge = Edge(
             self.gateway,
-            Turnstile(self.site, core.clock),
+            Turnstile(self.site, core.clock, core.throttle),
             bodies=bodies,
             clock=core.clock,
             log=core.log,

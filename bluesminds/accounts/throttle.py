@@ -69,6 +69,10 @@ class Throttle:
         """
         _take(self._places(account, address))
 
+    def check_sign_in(self, account: str, address: str) -> None:
+        """Raises RateLimited where an attempt would, and takes nothing."""
+        _check(self._places(account, address))
+
     def forgive(self, account: str, address: str) -> None:
         """The attempt was good."""
         self.forget(account, address)
@@ -136,10 +140,14 @@ def network(address: str) -> str:
 
 
 def _take(places: list[tuple[Bucket, str]]) -> None:
+    _check(places)
+    for bucket, key in places:
+        bucket.take(key)
+
+
+def _check(places: list[tuple[Bucket, str]]) -> None:
     wait = max(bucket.wait(key) for bucket, key in places)
     if wait > 0:
         raise RateLimited(
             "too_many_attempts", "Too many attempts. Wait as long as retry-after says.", retry_after=wait
         )
-    for bucket, key in places:
-        bucket.take(key)

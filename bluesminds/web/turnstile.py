@@ -1,5 +1,5 @@
 """In front of the routes that have a password computed for whoever asks: so many at a time pass, and the rest
-is refused at once, before it costs more than the reading of a small form.
+is refused at once, before it costs more than the reading of a small form. So is a login that has to wait.
 
 Without it a flood of logins would take the event loop's time even though each of them is refused in the end.
 A request counts only when all of its body is there, so slow senders take nobody's place.
@@ -7,19 +7,24 @@ A request counts only when all of its body is there, so slow senders take nobody
 
 from typing import Final
 
+import msgspec
+
+from bluesminds.accounts.throttle import Throttle
 from bluesminds.clock import Clock
 from bluesminds.crypto import uuid7
 from bluesminds.errors import GatewayError, InvalidRequest
 from bluesminds.http.asgi import ASGIApp, Message, Receive, Scope, Send
 from bluesminds.identity.password import AT_ONCE, MAX_WAITING, too_many
+from bluesminds.web.arrival import sane_id
 from bluesminds.web.edge import ClientOut
 from bluesminds.web.errors import error_body, error_headers
 
 PLACES: Final = AT_ONCE + MAX_WAITING
 MAX_FORM: Final = 16_384  # bytes
+LOGIN: Final = "/api/auth/login"
 NARROW: Final = frozenset(
     (
-        "/api/auth/login",
+        LOGIN,
         "/api/auth/signup",
         "/api/auth/password/reset",
         "/api/auth/email/verify",
@@ -28,12 +33,17 @@ NARROW: Final = frozenset(
 )
 
 
+class _Login(msgspec.Struct):
+    email: str
+
+
 class Turnstile:
     """The site as the public sees it."""
 
-    def __init__(self, site: ASGIApp, clock: Clock) -> None:
+    def __init__(self, site: ASGIApp, clock: Clock, throttle: Throttle) -> None:
         self._site = site
         self._clock = clock
+        self._throttle = throttle
         self._inside = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -43,11 +53,22 @@ class Turnstile:
         try:
             form = await _read(receive)
             if form is not None:
+                self._check(scope, form)
                 await self._pass(scope, form, receive, send)
         except GatewayError as exc:
-            request_id = uuid7(self._clock.now_ms())
+            request_id = _request_id(scope) or uuid7(self._clock.now_ms())
             out = ClientOut(scope, send, request_id)
             await out.whole(exc.status, error_headers(exc), error_body(exc, request_id))
+
+    def _check(self, scope: Scope, form: bytes) -> None:
+        """Raises RateLimited for a login that must not be tried yet."""
+        if scope["path"] != LOGIN or scope["client"] is None:
+            return
+        try:
+            email = msgspec.json.decode(form, type=_Login).email
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return  # the site has words for what is wrong
+        self._throttle.check_sign_in(email, scope["client"][0])
 
     async def _pass(self, scope: Scope, form: bytes, receive: Receive, send: Send) -> None:
         if self._inside >= PLACES:
@@ -62,6 +83,11 @@ class Turnstile:
             await self._site(scope, again, send)
         finally:
             self._inside -= 1
+
+
+def _request_id(scope: Scope) -> str | None:
+    """The client's own if it is sane."""
+    return next((sane_id(value) for name, value in scope["headers"] if name == b"x-request-id"), None)
 
 
 async def _read(receive: Receive) -> bytes | None:

@@ -45,6 +45,34 @@ async def test_of_many_at_once_a_few_pass(gateway: Gateway) -> None:
     assert (await gateway.chat()).status_code == 200
 
 
+async def test_a_login_that_must_wait_is_refused_before_the_site_sees_it(gateway: Gateway) -> None:
+    headers = {"sec-fetch-site": "cross-site", "x-request-id": "mine-7"}  # the site refuses this first of all
+    async with gateway.client() as client:
+        answer = await client.post("/api/auth/login", json=LOGIN, headers=headers)
+        assert code_of(answer) == "cross_site_request"
+        answers = [await client.post("/api/auth/login", json=LOGIN) for _ in range(6)]
+        assert code_of(answers[-1]) == "too_many_attempts"
+        answer = await client.post("/api/auth/login", json=LOGIN, headers=headers)
+        assert code_of(answer) == "too_many_attempts"
+        assert answer.headers["x-request-id"] == "mine-7"
+        other = LOGIN | {"email": "eve@example.com"}
+        assert code_of(await client.post("/api/auth/login", json=other)) == "invalid_credentials"
+
+
+async def test_a_login_that_cannot_be_read_is_left_to_the_site(gateway: Gateway) -> None:
+    async with gateway.client() as client:
+        for form, code in (
+            (b"[" * MAX_FORM, "invalid_value"),
+            (b'{"email":' + b"[" * 10_000, "invalid_value"),
+            (b'{"x":' + b"[" * 10_000, "invalid_value"),
+            (b'{"email":"\xff"}', "invalid_json"),
+            (b'{"email":1}', "invalid_value"),
+            (b"{}", "invalid_value"),
+            (b"", "invalid_json"),
+        ):
+            assert code_of(await client.post("/api/auth/login", content=form)) == code, form[:20]
+
+
 async def test_there_is_no_way_around(gateway: Gateway) -> None:
     async with gateway.client() as client:
         for path in ("//api/auth/login", "///api/auth/login", "/api/auth/login/", "/api/auth//login"):
