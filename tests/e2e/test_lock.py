@@ -131,7 +131,7 @@ async def test_relaxed_answers_are_as_quick_as_ever(user: User, models: ModelSer
 async def test_a_full_queue_bounds_what_relaxed_answers_leave_behind(
     nursery: trio.Nursery, user: User, models: ModelServer
 ) -> None:
-    storage = {"durability": "relaxed", "settle_timeout": 0.25, "queue_rows": 20}
+    storage = {"durability": "relaxed", "settle_timeout": 1.0, "queue_rows": 20}
     gateway = await gateways.start(nursery, user.home, servers=[entry("one", models.url)], storage=storage)
     assert (await gateway.chat()).status_code == 200
     await gateway.settled(1)

@@ -15,9 +15,9 @@ from tests.storage.test_trouble import exclusive
 
 
 async def slow_store(nursery: trio.Nursery, home: Path, models: ModelServer, **storage: Any) -> Gateway:
-    """Gives a commit a quarter of a second."""
+    """Gives a commit a second."""
     return await gateways.start(
-        nursery, home, servers=[entry("one", models.url)], storage={"settle_timeout": 0.25} | storage
+        nursery, home, servers=[entry("one", models.url)], storage={"settle_timeout": 1.0} | storage
     )
 
 
