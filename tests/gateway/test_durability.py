@@ -96,7 +96,7 @@ async def test_what_takes_too_long_is_named(nursery: trio.Nursery, home: Path, m
         home,
         servers=[entry("one", models.url)],
         storage={"settle_timeout": 2.0},
-        upstream={"total_timeout": 0.4},
+        upstream={"total_timeout": 1.0},
     )
     async with blocked(gateway):
         answer = await gateway.chat()

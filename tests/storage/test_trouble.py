@@ -71,7 +71,7 @@ async def test_a_write_that_waited_too_long_is_refused_and_the_next_ones_work(
             await store.write(put_setting, name, "x")
         refused.append(name)
 
-    async with open_store(sqlite_url, statement_timeout=0.2) as store:
+    async with open_store(sqlite_url, statement_timeout=0.5) as store:
         async with exclusive(sqlite_path):
             with trio.fail_after(3):
                 async with trio.open_nursery() as nursery:
@@ -167,7 +167,7 @@ async def test_a_unit_of_many_statements_is_waited_for_no_longer_than_promised(u
 
 
 async def test_a_slow_statement_is_ended(url: str) -> None:
-    async with open_store(url, statement_timeout=0.3) as store:
+    async with open_store(url, statement_timeout=0.6) as store:
         for unit in (store.read, store.write):
             with trio.fail_after(3), pytest.raises(StorageUnavailable):
                 await unit(endless)
