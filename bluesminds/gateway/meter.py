@@ -99,13 +99,14 @@ class StreamMeter:
         if reading.failed:
             self.error = data
         self.implausible = self.implausible or reading.implausible
+        if reading.chunk == "usage":
+            self.events -= 1
         if reading.usage is not None:
             self._usage = _newer(reading.usage, self._usage)
             self._reported = self.events
         if self._wants_usage or reading.chunk is None or is_named(event):
             return event
         if reading.chunk == "usage":
-            self.events -= 1
             return with_data(event, None)
         return with_data(event, openai.without_usage(data))
 

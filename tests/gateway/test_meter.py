@@ -192,6 +192,14 @@ def test_an_early_report_is_not_the_last_word_on_a_stream_that_is_left(wants_usa
 
 
 @pytest.mark.parametrize("wants_usage", [True, False])
+def test_a_report_is_no_token(wants_usage: bool) -> None:
+    stream = StreamMeter(wants_usage=wants_usage)
+    for event in (chunk("a"), chunk("b"), chunk(usage={"completion_tokens": 1}), chunk("c")):
+        stream.feed(event)
+    assert (stream.events, stream.usage) == (3, Usage(completion=3, source="estimated"))
+
+
+@pytest.mark.parametrize("wants_usage", [True, False])
 def test_a_server_that_has_said_all_must_know(wants_usage: bool) -> None:
     stream = StreamMeter(wants_usage=wants_usage)
     for event in (chunk("a", usage={"completion_tokens": 1}), chunk("word"), DONE):
