@@ -25,6 +25,7 @@ from bluesminds.web.routes import Route, mount
 from storage.base import StorageBroken, StorageUnavailable
 
 MAX_INPUT = 1024 * 1024  # bytes; control-plane bodies are small forms
+ALWAYS: Final = (("cache-control", "no-store"), ("x-content-type-options", "nosniff"))
 _PLAIN_PATH: Final = re.compile(r"/(?!/)")
 _SENTENCES: Final = {
     404: "There is nothing at this path. Models are asked under /v1.",
@@ -60,8 +61,8 @@ def _add_headers(app: QuartTrio, clock: Clock) -> None:
     @app.after_request
     async def add(response: Response) -> Response:
         response.headers["x-request-id"] = g.request_id
-        response.headers.setdefault("cache-control", "no-store")
-        response.headers.setdefault("x-content-type-options", "nosniff")
+        for name, value in ALWAYS:
+            response.headers.setdefault(name, value)
         return response
 
 

@@ -109,7 +109,7 @@ class Guard:
     async def _signed_in(self, request: Request) -> Principal:
         cookie = self._cookie(request)
         token, by_cookie = _token(request, cookie)
-        address = _address(request)
+        address = address_of(request.scope["client"])
         found = await self._sessions.find(token, address)
         if found is None:
             raise Unauthenticated("invalid_session", "This session is over. Sign in again.")
@@ -132,7 +132,7 @@ class Guard:
     def _nobody(self, request: Request) -> Principal:
         return Principal(
             kind="nobody",
-            address=_address(request),
+            address=address_of(request.scope["client"]),
             user_agent=_user_agent(request),
             cookie=self._cookie(request),
         )
@@ -179,8 +179,8 @@ def _operator() -> Principal:
     return Principal(kind="operator", address=OPERATOR.address, role="admin")
 
 
-def _address(request: Request) -> str:
-    client = request.scope["client"]
+def address_of(client: tuple[str, int] | None) -> str:
+    """Whom to count attempts for."""
     return client[0] if client else "local"
 
 

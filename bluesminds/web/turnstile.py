@@ -16,8 +16,10 @@ from bluesminds.errors import GatewayError, InvalidRequest
 from bluesminds.http.asgi import ASGIApp, Message, Receive, Scope, Send
 from bluesminds.identity.password import AT_ONCE, MAX_WAITING, too_many
 from bluesminds.web.arrival import sane_id
+from bluesminds.web.control import ALWAYS
 from bluesminds.web.edge import ClientOut
 from bluesminds.web.errors import error_body, error_headers
+from bluesminds.web.guard import address_of
 
 PLACES: Final = AT_ONCE + MAX_WAITING
 MAX_FORM: Final = 16_384  # bytes
@@ -58,17 +60,18 @@ class Turnstile:
         except GatewayError as exc:
             request_id = _request_id(scope) or uuid7(self._clock.now_ms())
             out = ClientOut(scope, send, request_id)
-            await out.whole(exc.status, error_headers(exc), error_body(exc, request_id))
+            headers = [*error_headers(exc), *((name.encode(), value.encode()) for name, value in ALWAYS)]
+            await out.whole(exc.status, headers, error_body(exc, request_id))
 
     def _check(self, scope: Scope, form: bytes) -> None:
         """Raises RateLimited for a login that must not be tried yet."""
-        if scope["path"] != LOGIN or scope["client"] is None:
+        if (scope["method"], scope["path"]) != ("POST", LOGIN):
             return
         try:
             email = msgspec.json.decode(form, type=_Login).email
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return  # the site has words for what is wrong
-        self._throttle.check_sign_in(email, scope["client"][0])
+        self._throttle.check_sign_in(email, address_of(scope["client"]))
 
     async def _pass(self, scope: Scope, form: bytes, receive: Receive, send: Send) -> None:
         if self._inside >= PLACES:

@@ -55,6 +55,9 @@ async def test_a_login_that_must_wait_is_refused_before_the_site_sees_it(gateway
         answer = await client.post("/api/auth/login", json=LOGIN, headers=headers)
         assert code_of(answer) == "too_many_attempts"
         assert answer.headers["x-request-id"] == "mine-7"
+        assert answer.headers["cache-control"] == "no-store"
+        answer = await client.request("PUT", "/api/auth/login", json=LOGIN)
+        assert code_of(answer) == "method_not_allowed"
         other = LOGIN | {"email": "eve@example.com"}
         assert code_of(await client.post("/api/auth/login", json=other)) == "invalid_credentials"
 
