@@ -2,10 +2,10 @@
 
 Each computation costs 64 MiB and a core for some tenths of a second, and whoever can reach the login can ask
 for one. So they are few at a time: never more than two, and one where that is all the cores that requests can
-spare. Behind them a few may wait; the next is refused at once. While many wait, each computation rests first
-and then yields to all other work, so that a flood of logins cannot have a core for itself. On a machine that
-is never idle that would be for ever: it is computed plainly then. An account that does not exist is verified
-against a hash of nothing, so that its answer takes as long as any other.
+spare. Behind them a few may wait; the next is refused at once. Beyond a short burst they may take half of the
+time: what comes then rests first and yields to other work, so that a flood of logins cannot have a core for
+itself. On a machine that is never idle that would be for ever: it is computed plainly after a while. An
+account that does not exist is verified against a hash of nothing, so that its answer takes as long as any.
 """
 
 import os
@@ -15,6 +15,8 @@ import unicodedata
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
+from time import thread_time
 from typing import Any, Final, TypeVar
 
 import trio
@@ -27,8 +29,8 @@ MIN_LENGTH: Final = 10
 MAX_LENGTH: Final = 1024  # bytes; hashing cost grows with length
 AT_ONCE: Final = max(1, min(2, (os.cpu_count() or 1) - 1))
 MAX_WAITING: Final = 8
-CROWD: Final = MAX_WAITING // 2  # when so many wait, who is at work takes its time
-REST: Final = 0.2  # seconds; about what a computation takes
+USUAL: Final = 0.2  # seconds of a core that a computation takes
+ALLOWANCE: Final = 2.0  # seconds of rest that may be owed
 PATIENCE: Final = 2.0  # seconds that a computation may wait for other work
 PAUSE: Final = 3.0  # seconds; those who wait are mostly done by then
 # Salt and tag are zeros: the tag of no password that anybody could find.
@@ -43,6 +45,7 @@ class Passwords:
         self._hasher = PasswordHasher(time_cost=3, memory_cost=65536, parallelism=1)
         self._turns = trio.Semaphore(AT_ONCE)
         self._aside = trio.CapacityLimiter(AT_ONCE)
+        self._rested_at = 0.0  # on Trio's clock, when no rest is owed any more
 
     async def hash(self, password: str, *, param: str = "password") -> str:
         """Raises InvalidRequest, which names `param`, for a password that is too short or too long."""
@@ -73,13 +76,24 @@ class Passwords:
         if self._waiting() >= MAX_WAITING:
             raise too_many()
         async with self._turns:
-            if self._waiting() >= CROWD and self._aside.available_tokens:
-                await trio.sleep(REST)
-                with trio.move_on_after(PATIENCE):  # who is left to itself keeps its place there
-                    return await trio.to_thread.run_sync(
-                        _yielding, compute, *args, limiter=self._aside, abandon_on_cancel=True
-                    )
-            return await trio.to_thread.run_sync(compute, *args)
+            rest = self._rested_at - trio.current_time() - ALLOWANCE
+            await trio.sleep(max(0.0, rest))
+            self._owe(USUAL)
+            result, seconds = await self._compute(partial(_timed, compute, *args), aside=rest > 0)
+            self._owe(seconds - USUAL)
+            return result
+
+    async def _compute(self, compute: Callable[[], T], *, aside: bool) -> T:
+        if aside and self._aside.available_tokens:
+            with trio.move_on_after(PATIENCE):  # who is left to itself keeps its place there
+                return await trio.to_thread.run_sync(
+                    _yielding, compute, limiter=self._aside, abandon_on_cancel=True
+                )
+        return await trio.to_thread.run_sync(compute)
+
+    def _owe(self, seconds: float) -> None:
+        """After work as long a rest, shared by all who work at once."""
+        self._rested_at = max(self._rested_at, trio.current_time()) + 2 * seconds / AT_ONCE
 
     def _waiting(self) -> int:
         return self._turns.statistics().tasks_waiting
@@ -96,7 +110,13 @@ def too_many() -> RateLimited:
     )
 
 
-def _yielding(compute: Callable[..., T], *args: Any) -> T:  # noqa: ANN401
+def _timed(compute: Callable[..., T], *args: Any) -> tuple[T, float]:  # noqa: ANN401
+    """The result, and the seconds of a core that it took."""
+    began = thread_time()
+    return compute(*args), thread_time() - began
+
+
+def _yielding(compute: Callable[[], T]) -> T:
     """The result, from a thread of its own that yields to every other: its priority cannot be raised again,
     and Trio's threads have other work after this.
     """
@@ -107,7 +127,7 @@ def _yielding(compute: Callable[..., T], *args: Any) -> T:  # noqa: ANN401
             if sys.platform == "linux":
                 with suppress(OSError):  # a sandbox may forbid it; nobody must wait for ever because of that
                     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-            result.set_result(compute(*args))
+            result.set_result(compute())
         except BaseException as exc:
             result.set_exception(exc)
 

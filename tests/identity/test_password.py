@@ -1,11 +1,13 @@
 """Argon2id: few at a time, bounded in waiting, and as slow for nobody as for somebody."""
 
+import math
 import os
 import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from itertools import count
 from typing import TypeVar
 
 import pytest
@@ -14,10 +16,12 @@ import trio.testing
 from argon2 import PasswordHasher, extract_parameters
 
 from bluesminds.errors import InvalidRequest, RateLimited
-from bluesminds.identity.password import AT_ONCE, CROWD, MAX_WAITING, NOBODY, REST, Passwords
+from bluesminds.identity import password
+from bluesminds.identity.password import ALLOWANCE, AT_ONCE, MAX_WAITING, NOBODY, Passwords
 
 PASSWORD = "correct horse"
 T = TypeVar("T")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no priority of their own")
 
 
 async def test_only_the_password_verifies() -> None:
@@ -69,6 +73,11 @@ async def test_nobody_takes_as_long_as_somebody() -> None:
     assert min(unknown) == pytest.approx(min(known), rel=0.25)
 
 
+@pytest.fixture
+def half_a_second_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(password, "thread_time", count(0, 0.5).__next__)
+
+
 async def at_once(passwords: Passwords, count: int, compute: Callable[[], T]) -> Counter[T]:
     found: Counter[T] = Counter()
 
@@ -81,25 +90,44 @@ async def at_once(passwords: Passwords, count: int, compute: Callable[[], T]) ->
     return found
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no priority of their own")
-async def test_a_crowd_yields_to_all_other_work_and_who_comes_alone_does_not() -> None:
+@pytest.mark.usefixtures("half_a_second_each")
+async def test_beyond_a_burst_it_takes_half_of_the_time(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Time stands still while a thread computes."""
+    monkeypatch.setattr(password, "PATIENCE", math.inf)
+    passwords, began = Passwords(), trio.current_time()
+    for number in range(10):
+        await passwords._work(str)
+        owed = (number + 1) * 2 * 0.5 / AT_ONCE - (trio.current_time() - began)
+        assert owed <= ALLOWANCE + 1 / AT_ONCE
+    assert trio.current_time() - began == pytest.approx(9 / AT_ONCE - ALLOWANCE)
+    await trio.sleep(ALLOWANCE + 1 / AT_ONCE)
+    rested = trio.current_time()
+    await passwords._work(str)
+    assert trio.current_time() == rested
+
+
+@linux
+@pytest.mark.usefixtures("half_a_second_each")
+async def test_beyond_a_burst_it_yields_to_all_other_work(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def policy() -> int:
         return os.sched_getscheduler(0)
 
+    monkeypatch.setattr(password, "PATIENCE", math.inf)
     passwords = Passwords()
-    assert await at_once(passwords, AT_ONCE, policy) == {os.SCHED_OTHER: AT_ONCE}
-    began = trio.current_time()
-    assert await at_once(passwords, AT_ONCE + MAX_WAITING, policy) == {
-        os.SCHED_IDLE: AT_ONCE + MAX_WAITING - CROWD,
-        os.SCHED_OTHER: CROWD,
-    }
-    assert trio.current_time() - began >= REST * (1 + (MAX_WAITING - CROWD) / AT_ONCE)
-    assert await at_once(passwords, AT_ONCE, policy) == {os.SCHED_OTHER: AT_ONCE}
+    burst = round(ALLOWANCE * AT_ONCE) + 1
+    found = [await passwords._work(policy) for _ in range(burst + 3)]
+    assert found == [*[os.SCHED_OTHER] * burst, *[os.SCHED_IDLE] * 3]
+    await trio.sleep(60)
+    assert await passwords._work(policy) == os.SCHED_OTHER
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no priority of their own")
+@linux
 async def test_where_no_priority_may_be_set_passwords_work_all_the_same(
-    monkeypatch: pytest.MonkeyPatch,
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As under a unit with SystemCallFilter=~@resources."""
     asked: list[int] = []
@@ -109,21 +137,22 @@ async def test_where_no_priority_may_be_set_passwords_work_all_the_same(
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "sched_setscheduler", refuse)
-    with trio.fail_after(10):
-        assert await at_once(Passwords(), AT_ONCE + MAX_WAITING, str) == {"": AT_ONCE + MAX_WAITING}
-    assert asked == [os.SCHED_IDLE] * (AT_ONCE + MAX_WAITING - CROWD)
+    monkeypatch.setattr(password, "ALLOWANCE", -1.0)
+    assert await Passwords()._work(str) == ""
+    assert asked == [os.SCHED_IDLE]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere threads have no priority of their own")
-async def test_a_crowd_on_a_machine_that_is_never_idle_is_computed_all_the_same(
-    autojump_clock: trio.testing.MockClock,
+@linux
+async def test_on_a_machine_that_is_never_idle_it_is_computed_all_the_same(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    idle, began = threading.Event(), threading.Semaphore(AT_ONCE)
+    monkeypatch.setattr(password, "ALLOWANCE", -1.0)
+    idle, starved = threading.Event(), []
 
     def work() -> str:
         if os.sched_getscheduler(0) == os.SCHED_OTHER:
             return "hash"
-        assert began.acquire(blocking=False), "more of them wait for the machine than may be"
+        starved.append(threading.current_thread())
         idle.wait(5)
         return "late"
 
@@ -131,10 +160,12 @@ async def test_a_crowd_on_a_machine_that_is_never_idle_is_computed_all_the_same(
     everybody = AT_ONCE + MAX_WAITING
     assert await at_once(passwords, everybody, work) == {"hash": everybody}
     assert await at_once(passwords, everybody, work) == {"hash": everybody}
+    assert len(starved) == passwords._aside.borrowed_tokens == AT_ONCE, "no more of them wait"
     idle.set()
-    with trio.fail_after(5):
-        while passwords._aside.borrowed_tokens:
-            await trio.lowlevel.checkpoint()
+    over = time.monotonic() + 5
+    while passwords._aside.borrowed_tokens and time.monotonic() < over:
+        await trio.lowlevel.checkpoint()
+    assert passwords._aside.borrowed_tokens == 0
 
 
 async def test_few_work_some_wait_and_the_rest_is_refused_at_once() -> None:
