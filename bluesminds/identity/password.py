@@ -16,7 +16,6 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
-from time import thread_time
 from typing import Any, Final, TypeVar
 
 import trio
@@ -29,9 +28,9 @@ MIN_LENGTH: Final = 10
 MAX_LENGTH: Final = 1024  # bytes; hashing cost grows with length
 AT_ONCE: Final = max(1, min(2, (os.cpu_count() or 1) - 1))
 MAX_WAITING: Final = 8
-USUAL: Final = 0.2  # seconds of a core that a computation takes
+USUAL: Final = 0.2  # seconds that a computation takes; owed also by one whose caller leaves
 ALLOWANCE: Final = 2.0  # seconds of rest that may be owed
-PATIENCE: Final = 2.0  # seconds that a computation may wait for other work
+PATIENCE: Final = 2.0  # seconds that a computation may wait for the machine
 PAUSE: Final = 3.0  # seconds; those who wait are mostly done by then
 # Salt and tag are zeros: the tag of no password that anybody could find.
 NOBODY: Final = f"$argon2id$v=19$m=65536,t=3,p=1${'A' * 22}${'A' * 43}"
@@ -78,14 +77,16 @@ class Passwords:
         async with self._turns:
             rest = self._rested_at - trio.current_time() - ALLOWANCE
             await trio.sleep(max(0.0, rest))
+            began = trio.current_time()
+            self._rested_at = max(self._rested_at, began)
             self._owe(USUAL)
-            result, seconds = await self._compute(partial(_timed, compute, *args), aside=rest > 0)
-            self._owe(seconds - USUAL)
+            result = await self._compute(partial(compute, *args), aside=rest > 0)
+            self._owe(trio.current_time() - began - USUAL)
             return result
 
     async def _compute(self, compute: Callable[[], T], *, aside: bool) -> T:
-        if aside and self._aside.available_tokens:
-            with trio.move_on_after(PATIENCE):  # who is left to itself keeps its place there
+        if aside:
+            with trio.move_on_after(PATIENCE):  # a thread that is left to itself keeps its place
                 return await trio.to_thread.run_sync(
                     _yielding, compute, limiter=self._aside, abandon_on_cancel=True
                 )
@@ -93,7 +94,7 @@ class Passwords:
 
     def _owe(self, seconds: float) -> None:
         """After work as long a rest, shared by all who work at once."""
-        self._rested_at = max(self._rested_at, trio.current_time()) + 2 * seconds / AT_ONCE
+        self._rested_at += 2 * seconds / AT_ONCE
 
     def _waiting(self) -> int:
         return self._turns.statistics().tasks_waiting
@@ -108,12 +109,6 @@ def too_many() -> RateLimited:
     return RateLimited(
         "too_many_attempts", "Too many people sign in right now. Try again shortly.", retry_after=PAUSE
     )
-
-
-def _timed(compute: Callable[..., T], *args: Any) -> tuple[T, float]:  # noqa: ANN401
-    """The result, and the seconds of a core that it took."""
-    began = thread_time()
-    return compute(*args), thread_time() - began
 
 
 def _yielding(compute: Callable[[], T]) -> T:

@@ -7,7 +7,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from itertools import count
 from typing import TypeVar
 
 import pytest
@@ -73,11 +72,6 @@ async def test_nobody_takes_as_long_as_somebody() -> None:
     assert min(unknown) == pytest.approx(min(known), rel=0.25)
 
 
-@pytest.fixture
-def half_a_second_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(password, "thread_time", count(0, 0.5).__next__)
-
-
 async def at_once(passwords: Passwords, count: int, compute: Callable[[], T]) -> Counter[T]:
     found: Counter[T] = Counter()
 
@@ -90,39 +84,41 @@ async def at_once(passwords: Passwords, count: int, compute: Callable[[], T]) ->
     return found
 
 
-@pytest.mark.usefixtures("half_a_second_each")
 async def test_beyond_a_burst_it_takes_half_of_the_time(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Time stands still while a thread computes."""
+    def work() -> None:
+        autojump_clock.jump(0.5 / AT_ONCE)
+
     monkeypatch.setattr(password, "PATIENCE", math.inf)
     passwords, began = Passwords(), trio.current_time()
-    for number in range(10):
-        await passwords._work(str)
-        owed = (number + 1) * 2 * 0.5 / AT_ONCE - (trio.current_time() - began)
-        assert owed <= ALLOWANCE + 1 / AT_ONCE
-    assert trio.current_time() - began == pytest.approx(9 / AT_ONCE - ALLOWANCE)
-    await trio.sleep(ALLOWANCE + 1 / AT_ONCE)
+    for number in range(20):
+        worked = number * 0.5 / AT_ONCE
+        await passwords._work(work)
+        rested = trio.current_time() - began - worked - 0.5 / AT_ONCE
+        assert rested == pytest.approx(max(0.0, worked / AT_ONCE - ALLOWANCE))
+    await trio.sleep(60)
     rested = trio.current_time()
-    await passwords._work(str)
-    assert trio.current_time() == rested
+    await passwords._work(work)
+    assert trio.current_time() - rested == pytest.approx(0.5 / AT_ONCE)
 
 
 @linux
-@pytest.mark.usefixtures("half_a_second_each")
 async def test_beyond_a_burst_it_yields_to_all_other_work(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def policy() -> int:
+    def work() -> int:
+        autojump_clock.jump(0.5)
         return os.sched_getscheduler(0)
 
     monkeypatch.setattr(password, "PATIENCE", math.inf)
     passwords = Passwords()
-    burst = round(ALLOWANCE * AT_ONCE) + 1
-    found = [await passwords._work(policy) for _ in range(burst + 3)]
-    assert found == [*[os.SCHED_OTHER] * burst, *[os.SCHED_IDLE] * 3]
+    found = [await passwords._work(work) for _ in range(20)]
+    plain = found.count(os.SCHED_OTHER)
+    assert found == [*[os.SCHED_OTHER] * plain, *[os.SCHED_IDLE] * (20 - plain)]
+    assert ALLOWANCE / 0.5 <= plain < 20
     await trio.sleep(60)
-    assert await passwords._work(policy) == os.SCHED_OTHER
+    assert await passwords._work(work) == os.SCHED_OTHER
 
 
 @linux
@@ -138,6 +134,7 @@ async def test_where_no_priority_may_be_set_passwords_work_all_the_same(
 
     monkeypatch.setattr(os, "sched_setscheduler", refuse)
     monkeypatch.setattr(password, "ALLOWANCE", -1.0)
+    monkeypatch.setattr(password, "PATIENCE", math.inf)
     assert await Passwords()._work(str) == ""
     assert asked == [os.SCHED_IDLE]
 
