@@ -29,7 +29,7 @@ MAX_LENGTH: Final = 1024  # bytes; hashing cost grows with length
 AT_ONCE: Final = max(1, min(2, (os.cpu_count() or 1) - 1))
 MAX_WAITING: Final = 8
 USUAL: Final = 0.2  # seconds that a computation takes; owed also by one whose caller leaves
-ALLOWANCE: Final = 2.0  # seconds of rest that may be owed
+ALLOWANCE: Final = 0.8  # seconds of rest that may be owed
 PATIENCE: Final = 2.0  # seconds that a computation may wait for the machine
 PAUSE: Final = 3.0  # seconds; those who wait are mostly done by then
 # Salt and tag are zeros: the tag of no password that anybody could find.
