@@ -1,10 +1,10 @@
 """Passwords: Argon2id of 64 MiB (RFC 9106's second profile, in one lane), off the event loop.
 
 Each computation costs 64 MiB and a core for some tenths of a second, and whoever can reach the login can ask
-for one. So they are few at a time: never more than two, and one where that is all the cores that requests can
-spare. Behind them a few may wait; the next is refused at once. Beyond a short burst they may take half of the
-time: what comes then rests first and yields to other work, so that a flood of logins cannot have a core for
-itself. On a machine that is never idle that would be for ever: it is computed plainly after a while. An
+for one. So few are at work at a time: never more than two, and one where that is all the cores that requests
+can spare. Behind them a few may wait; the next is refused at once. Beyond a short burst they may take half of
+the time: what comes then rests first and yields to other work, so that a flood of logins cannot have a core
+for itself. On a machine that is never idle that would be for ever: it is computed plainly after a while. An
 account that does not exist is verified against a hash of nothing, so that its answer takes as long as any.
 """
 

@@ -245,6 +245,22 @@ async def test_a_restart_forgets_no_answer_that_was_longer_than_expected(house: 
     assert await race(gateway, key, 1, bounded) == {"token_rate_limit_exceeded": 1}
 
 
+@pytest.mark.parametrize(("minutes", "status"), [(50, 429), (70, 200)])
+async def test_a_start_reads_an_hour_of_the_log_at_most(
+    nursery: trio.Nursery, home: Path, models: ModelServer, minutes: int, status: int
+) -> None:
+    wall, day = Wall(), {"total_timeout": 86_400.0}
+    servers = [entry("one", models.url)]
+    gateway = await gateways.start(nursery, home, servers=servers, clock=wall, upstream=day)
+    _, key = await gateway.new_key(limits={"rpm": 1})
+    assert (await gateway.chat(key=key)).status_code == 200
+    await gateway.stop()
+    longer = minutes * 60_000
+    gateway.alter(f"UPDATE usage SET at = at - {longer}, duration_ms = duration_ms + {longer}")  # noqa: S608
+    gateway = await gateways.start(nursery, home, servers=servers, clock=wall, upstream=day, key=gateway.key)
+    assert (await gateway.chat(key=key)).status_code == status
+
+
 async def test_tiers_and_overrides_are_in_force_at_once(house: House) -> None:
     gateway = await house.start(tiers={"free": {"rpm": 2, "tokens_per_day": 0, "tokens_per_month": 0}})
     async with gateway.operator() as client:

@@ -273,6 +273,19 @@ async def test_a_user_who_is_locked_out_gets_a_link(village: Town) -> None:
         assert code_of(await ada.send("POST", path.format("nobody"))) == "user_not_found"
 
 
+async def test_a_session_that_is_ended_by_many_is_ended_once(village: Town) -> None:
+    ada_id = await village.user(ADA)
+    async with village.visitor() as ada:
+        await ada.login(ADA, bearer=True)
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(ada.send, "POST", "/api/auth/logout")
+        assert not await ada.is_in()
+    with village.gateway.reading() as database:
+        ended = "SELECT count(*) FROM audit WHERE actor = ? AND action = 'session.end'"
+        assert database.execute(ended, (ada_id,)).fetchone() == (1,)
+
+
 async def test_every_change_is_in_the_audit_log_without_its_secrets(village: Town) -> None:
     admin_id = await village.user(ADA, "admin")
     async with village.visitor() as ada, village.visitor() as bob:
