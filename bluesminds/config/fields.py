@@ -48,8 +48,13 @@ class Field:
         return self.type is Secret
 
     @property
+    def bare(self) -> Any:  # noqa: ANN401
+        """Its type without what else is said of it."""
+        return _bare(self.type)
+
+    @property
     def many(self) -> bool:
-        return get_origin(_bare(self.type)) is tuple
+        return get_origin(self.bare) is tuple
 
 
 @cache

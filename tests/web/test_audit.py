@@ -45,6 +45,9 @@ async def test_the_log_over_http(gateway: Gateway) -> None:
         for query, param in (
             ({"since": "yesterday"}, "since"),
             ({"since": "2026-02-28T12:00:00"}, "since"),
+            ({"since": "8"}, "since"),
+            ({"until": "1772280000.5"}, "until"),
+            ({"until": "null"}, "until"),
             ({"after": "x"}, "after"),
             ({"after": "9" * 30}, "after"),
             ({"limit": 0}, "limit"),
