@@ -117,11 +117,9 @@ class Members:
         return await self._store.write(self._create, actor, user)
 
     async def list(self, *, email: str | None = None, after: str = "", limit: int = 100) -> Sequence[UserRow]:
-        """A page of users, oldest first; with `email` the one who has it. Raises InvalidRequest for an
-        `after` that is no user's id.
+        """A page of users, oldest first, behind the one with the id `after`; with `email` the one who has
+        it.
         """
-        if after and not is_uuid(after):
-            raise InvalidRequest("invalid_value", "after is the next_cursor of a page.", param="after")
         if email is not None:
             found = await self._store.read(select_user_by_email, email)
             return [found] if found is not None and found.id > after else []

@@ -115,7 +115,7 @@ class KeyFilterOf(KeyFilter, frozen=True, forbid_unknown_fields=True):
 
 
 class Days(Struct, frozen=True, forbid_unknown_fields=True):
-    days: Annotated[int, Meta(ge=1, le=MAX_DAYS, description=f"a number from 1 to {MAX_DAYS}")] = 30
+    days: Annotated[int, Meta(ge=1, le=MAX_DAYS, description=f"a whole number from 1 to {MAX_DAYS}")] = 30
 
 
 class KeyView(Struct, frozen=True):

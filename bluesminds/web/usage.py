@@ -13,7 +13,7 @@ from storage.usage import StatsRow
 
 
 class UsageQuery(Struct, frozen=True, forbid_unknown_fields=True):
-    days: Annotated[int, Meta(ge=1, le=MAX_DAYS, description=f"a number from 1 to {MAX_DAYS}")] = 7
+    days: Annotated[int, Meta(ge=1, le=MAX_DAYS, description=f"a whole number from 1 to {MAX_DAYS}")] = 7
     group: Literal["day", "model", "key", "server"] = "model"
 
 

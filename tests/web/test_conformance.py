@@ -30,7 +30,7 @@ CHECKS = [
     negative_data_rejection,
 ]
 EXAMPLES = {"nobody": 2, "user": 5, "admin": 8}
-# How wrong input may be refused: as schemathesis has it, and for too long a URL.
+# How wrong input may be refused: as schemathesis has it, and for too long a URL; never with a fault.
 REFUSALS = [400, 401, 403, 404, 405, 406, 409, 414, 415, 422, 428, 429]
 CONFIG = schemathesis.Config.from_dict(
     {"checks": {"negative_data_rejection": {"expected-statuses": REFUSALS}}}

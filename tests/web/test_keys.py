@@ -199,7 +199,14 @@ async def test_lists_come_in_pages(village: Town, path: str) -> None:
         assert await listed("active=true") == [made[0], *made[2:]]
         assert await listed("active=false") == [made[1]]
         assert await listed("limit=5") == made
-        for wrong in ("limit=0", "limit=101", "limit=x", "active=yes", "user_id=x", "limit=1&limit=2"):
+        numbers = ("0", "101", "x", "1e1", "10.0", "null", "07", "-0", "%2B5", "1&limit=2")
+        truths = ("yes", "1", "TRUE", "null")
+        for wrong in (
+            *(f"limit={number}" for number in numbers),
+            *(f"active={truth}" for truth in truths),
+            "after=x",
+            "user_id=x",
+        ):
             assert code_of(await ada.send("GET", f"{path}?{wrong}")) == "invalid_value", wrong
 
 
