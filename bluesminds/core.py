@@ -14,6 +14,7 @@ from msgspec import Struct, structs
 
 from bluesminds.accounts.audit import AuditLog
 from bluesminds.accounts.auth import Auth
+from bluesminds.accounts.invitations import Invitations
 from bluesminds.accounts.janitor import Janitor
 from bluesminds.accounts.keys import Changed, Keys
 from bluesminds.accounts.letters import Letters
@@ -67,6 +68,7 @@ class Core(Struct, frozen=True):
     throttle: Throttle
     auth: Auth
     mailboxes: Mailboxes
+    invitations: Invitations
     postman: Postman
     janitor: Janitor
 
@@ -179,6 +181,7 @@ def _core(
             letters=letters,
             settings=accounts,
         ),
+        invitations=Invitations(store, clock=clock, postman=postman, letters=letters, settings=accounts),
         postman=postman,
         janitor=Janitor(store, sessions, clock=clock),
     )

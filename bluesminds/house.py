@@ -26,7 +26,21 @@ from bluesminds.http.asgi import ASGIApp
 from bluesminds.http.limits import Stats
 from bluesminds.networks import Networks
 from bluesminds.values import InUse, Server
-from bluesminds.web import audit, auth, control, keys, limits, ops, pages, servers, setup, usage, users
+from bluesminds.web import (
+    audit,
+    auth,
+    control,
+    invites,
+    keys,
+    limits,
+    ops,
+    pages,
+    servers,
+    sessions,
+    setup,
+    usage,
+    users,
+)
 from bluesminds.web.address import Proxies
 from bluesminds.web.edge import Edge
 from bluesminds.web.guard import Guard
@@ -193,8 +207,10 @@ def offices(
     return [
         *setup.routes(setup.SetupDesk(core.members, core.passwords)),
         *keys.routes(core.keys, core.members),
-        *auth.routes(auth.AuthDesk(core.auth, core.mailboxes, core.members, core.sessions)),
+        *auth.routes(auth.AuthDesk(core.auth, core.mailboxes, core.members)),
+        *sessions.routes(sessions.SessionDesk(core.sessions, core.members)),
         *users.routes(users.UserDesk(core.members, core.passwords, core.mailboxes)),
+        *invites.routes(invites.InviteDesk(core.invitations)),
         *servers.routes(servers.ServerDesk(core.servers, servers_now, servers_changed, try_out)),
         *usage.routes(usage.UsageDesk(core.usage)),
         *limits.routes(limits.LimitDesk(core.limits, in_use)),

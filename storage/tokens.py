@@ -1,5 +1,6 @@
 """Single-use tokens: what a link in a mail proves. Kept as digests; a single UPDATE decides who uses one."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,8 +11,9 @@ Purpose = Literal["verify_email", "reset_password", "invite"]
 
 @dataclass(frozen=True, slots=True)
 class TokenRow:
-    """`digest` is the 32-byte SHA-256 of the token, `email` the address it was sent to."""
+    """`id` is what people see, `digest` the token's 32-byte SHA-256, `email` the address it was sent to."""
 
+    id: str
     digest: bytes
     purpose: Purpose
     user_id: str | None
@@ -25,8 +27,8 @@ async def insert_token(connection: Connection, token: TokenRow) -> None:
     """Raises IntegrityError when the user does not exist."""
     await connection.many(
         """
-        INSERT INTO one_time_tokens (digest, purpose, user_id, email, created_at, expires_at, used_at)
-        VALUES (:digest, :purpose, :user_id, :email, :created_at, :expires_at, :used_at)
+        INSERT INTO one_time_tokens (id, digest, purpose, user_id, email, created_at, expires_at, used_at)
+        VALUES (:id, :digest, :purpose, :user_id, :email, :created_at, :expires_at, :used_at)
         """,
         [token],
     )
@@ -36,11 +38,49 @@ async def select_token(connection: Connection, digest: bytes, purpose: Purpose, 
     """A token that can still be used."""
     row = await connection.one(
         """
-        SELECT digest, purpose, user_id, email, created_at, expires_at, used_at FROM one_time_tokens
+        SELECT id, digest, purpose, user_id, email, created_at, expires_at, used_at FROM one_time_tokens
         WHERE digest = :digest AND purpose = :purpose AND used_at IS NULL AND expires_at > :now
         """,
         digest=digest,
         purpose=purpose,
+        now=now,
+    )
+    return None if row is None else TokenRow(*row)
+
+
+async def select_invites(
+    connection: Connection, now: int, email: str | None, after_id: str, limit: int
+) -> Sequence[TokenRow]:
+    """A page of invitations that open an account: neither used nor too old, and for an address that nobody
+    has; the oldest first.
+    """
+    rows = await connection.all(
+        """
+        SELECT id, digest, purpose, user_id, email, created_at, expires_at, used_at FROM one_time_tokens
+        WHERE purpose = 'invite' AND used_at IS NULL AND expires_at > :now AND id > :after_id
+            AND (CAST(:email AS TEXT) IS NULL OR lower(email) = lower(:email))
+            AND NOT EXISTS (
+                SELECT 1 FROM users WHERE lower(users.email) = lower(one_time_tokens.email)
+                    AND (users.email_verified_at IS NOT NULL OR users.disabled_at IS NOT NULL)
+            )
+        ORDER BY id LIMIT :limit
+        """,
+        now=now,
+        email=email,
+        after_id=after_id,
+        limit=limit,
+    )
+    return [TokenRow(*row) for row in rows]
+
+
+async def select_invite(connection: Connection, invite_id: str, now: int) -> TokenRow | None:
+    """An invitation that is neither used nor too old."""
+    row = await connection.one(
+        """
+        SELECT id, digest, purpose, user_id, email, created_at, expires_at, used_at FROM one_time_tokens
+        WHERE id = :invite_id AND purpose = 'invite' AND used_at IS NULL AND expires_at > :now
+        """,
+        invite_id=invite_id,
         now=now,
     )
     return None if row is None else TokenRow(*row)
@@ -58,6 +98,11 @@ async def use_token(connection: Connection, digest: bytes, purpose: Purpose, now
         now=now,
     )
     return used == 1
+
+
+async def delete_invite(connection: Connection, invite_id: str) -> None:
+    """Make a link worthless."""
+    await connection.execute("DELETE FROM one_time_tokens WHERE id = :invite_id", invite_id=invite_id)
 
 
 async def delete_tokens(connection: Connection, user_id: str, purpose: Purpose) -> None:

@@ -1,5 +1,4 @@
-"""Everything in which a mailbox proves something: signing up, confirming an address, a forgotten password,
-invitations.
+"""Everything in which a mailbox proves something: signing up, confirming an address, a forgotten password.
 
 Answers do not tell whether an address has an account: whoever asks gets the same answer after the same work,
 and the truth goes to the mailbox. A link confirms an address only together with the password of its account,
@@ -152,22 +151,6 @@ class Mailboxes:
         if user.email is not None:
             self._postman.post(self._letters.password_changed(user.email))
 
-    async def invite(self, actor: Actor, *, email: str) -> Link:
-        """By an administrator. Raises InvalidRequest, Conflict when the address is taken or
-        nobody can sign up.
-        """
-        if self._settings.signup == "closed":
-            raise Conflict(
-                "signup_closed", 'An invitation could not be used: set signup = "invite" in [accounts] first.'
-            )
-        email = require_email(email)
-        row, token = new_token(
-            self._clock, "invite", email, user_id=None, seconds=self._settings.invite_lifetime
-        )
-        await self._store.write(self._invite, actor, row)
-        self._postman.post(self._letters.invite(email, token))
-        return Link(email, self._letters.invite_link(token), row.expires_at)
-
     async def reset_link(self, actor: Actor, user_id: str) -> Link:
         """By an administrator, for somebody who is locked out. Raises NotFound, Conflict."""
         if not is_uuid(user_id):
@@ -194,13 +177,11 @@ class Mailboxes:
         await hold_audit(connection)
         email = new.email or ""
         if invite is not None:
-            await self._use_invite(connection, invite, email)
+            await self._use_invite(connection, actor, invite, email)
         known = await select_user_by_email(connection, email)
         if is_taken(known) or not may_mail:
-            if invite is None or known is None:
+            if invite is None:
                 await _change_nothing(connection)
-            else:
-                await insert_audit(connection, entry(self._clock, actor, "invite.use", known.id))
             has_account = known is not None and is_taken(known) and known.disabled_at is None
             return self._letters.taken(email) if has_account and may_mail else None
         user = await self._write_stranger(connection, actor, known, new)
@@ -224,13 +205,15 @@ class Mailboxes:
         await update_user(connection, user)
         return user
 
-    async def _use_invite(self, connection: Connection, invite: str, email: str) -> None:
+    async def _use_invite(self, connection: Connection, actor: Actor, invite: str, email: str) -> None:
         digest, now = token_digest(invite), self._clock.now_ms()
         row = await select_token(connection, digest, "invite", now)
         if row is None or row.email.lower() != email.lower():
             raise invalid_token()
         if not await use_token(connection, digest, "invite", now):
             raise invalid_token()
+        audit = entry(self._clock, actor, "invite.use", email, before={"invite_id": row.id})
+        await insert_audit(connection, audit)
 
     async def _verification(self, connection: Connection, user_id: str, email: str) -> Mail:
         """A link that takes the place of those before it."""
@@ -327,12 +310,6 @@ class Mailboxes:
         confirmed = await self._confirm(connection, actor, "password.reset", user, changed)
         await delete_sessions(connection, user.id)
         return confirmed
-
-    async def _invite(self, connection: Connection, actor: Actor, row: TokenRow) -> None:
-        await insert_audit(connection, entry(self._clock, actor, "user.invite", row.email))
-        if is_taken(await select_user_by_email(connection, row.email)):
-            raise email_taken()
-        await insert_token(connection, row)
 
     async def _reset_link(self, connection: Connection, actor: Actor, user_id: str) -> tuple[TokenRow, str]:
         await hold_audit(connection)

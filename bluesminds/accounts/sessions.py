@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from bluesminds.accounts.audit import Actor, entry
 from bluesminds.clock import Clock
-from bluesminds.crypto import is_uuid, token_digest, uuid7
+from bluesminds.crypto import token_digest, uuid7
 from bluesminds.errors import NotFound
 from storage.audit import hold_audit, insert_audit
 from storage.base import Connection, StorageError, Store
@@ -119,17 +119,18 @@ class Sessions:
 
     async def end_others(self, actor: Actor, user_id: str, session_id: str) -> None:
         """Leave a user nothing but this session."""
-        await self._store.write(self._end_others, actor, user_id, session_id)
+        await self._store.write(self._end_but, actor, "session.end_others", user_id, session_id)
+
+    async def end_all(self, actor: Actor, user_id: str) -> None:
+        """Sign a user out everywhere. In force when this returns."""
+        await self._store.write(self._end_but, actor, "session.end_all", user_id, "")
 
     async def end_in(self, connection: Connection, actor: Actor, token: str) -> None:
         """Part of a unit of work: end whatever session the token is of."""
         found = await select_session(connection, token_digest(token)) if _SHAPE.fullmatch(token) else None
-        if found is not None:
-            row = found.session
-            before = {"session_id": row.id}
-            await insert_audit(
-                connection, entry(self._clock, actor, "session.end", row.user_id, before=before)
-            )
+        if found is not None and self._is_live(row := found.session, self._clock.now_ms()):
+            audit = entry(self._clock, actor, "session.end", row.user_id, before={"session_id": row.id})
+            await insert_audit(connection, audit)
             await delete_session(connection, row.user_id, row.id)
 
     def idle_since(self, now: int) -> int:
@@ -142,14 +143,25 @@ class Sessions:
     def _csrf(self, digest: bytes) -> str:
         return hmac.digest(self._csrf_key, digest, "sha256").hex()
 
+    async def _live_in(self, connection: Connection, user_id: str) -> Sequence[str]:
+        now = self._clock.now_ms()
+        return [row.id for row in await select_sessions(connection, user_id) if self._is_live(row, now)]
+
     async def _end(self, connection: Connection, actor: Actor, user_id: str, session_id: str) -> None:
+        await hold_audit(connection)
+        if session_id not in await self._live_in(connection, user_id):
+            raise NotFound("session_not_found", "There is no session with this id.")
         audit = entry(self._clock, actor, "session.end", user_id, before={"session_id": session_id})
         await insert_audit(connection, audit)
-        if not is_uuid(session_id) or not await delete_session(connection, user_id, session_id):
-            raise NotFound("session_not_found", "There is no session with this id.")
+        await delete_session(connection, user_id, session_id)
 
-    async def _end_others(self, connection: Connection, actor: Actor, user_id: str, session_id: str) -> None:
-        audit = entry(self._clock, actor, "session.end_others", user_id, after={"session_id": session_id})
+    async def _end_but(
+        self, connection: Connection, actor: Actor, action: str, user_id: str, but: str
+    ) -> None:
         await hold_audit(connection)
-        if await delete_sessions(connection, user_id, but=session_id):
-            await insert_audit(connection, audit)
+        ended = [one for one in await self._live_in(connection, user_id) if one != but]
+        if ended:
+            await insert_audit(
+                connection, entry(self._clock, actor, action, user_id, before={"session_ids": ended})
+            )
+            await delete_sessions(connection, user_id, but=but)

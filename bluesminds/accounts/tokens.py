@@ -3,7 +3,7 @@
 import secrets
 
 from bluesminds.clock import Clock
-from bluesminds.crypto import token_digest
+from bluesminds.crypto import token_digest, uuid7
 from bluesminds.errors import Forbidden
 from storage.tokens import Purpose, TokenRow
 
@@ -15,6 +15,7 @@ def new_token(
     token = secrets.token_urlsafe(32)
     now = clock.now_ms()
     row = TokenRow(
+        id=uuid7(now),
         digest=token_digest(token),
         purpose=purpose,
         user_id=user_id,

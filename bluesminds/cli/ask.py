@@ -32,6 +32,8 @@ _REMEDIES = {
     "server_not_found": "bluesminds servers list",
     "server_exists": "choose another name; those taken: bluesminds servers list",
     "email_taken": "bluesminds users list",
+    "invite_not_found": "bluesminds users invites",
+    "session_not_found": "bluesminds users sessions USER",
     "user_not_found": "bluesminds users list",
     "signup_closed": "set it in gateway.toml and restart; or bluesminds users create --email ADDRESS",
     "last_admin": "bluesminds users set USER --role admin",

@@ -1,4 +1,6 @@
-"""users create, list, show, set, disable, enable, invite, reset-password; a user is an id or an address."""
+"""users create, list, show, set, disable, enable, reset-password, sessions, sign-out, invite, invites,
+uninvite; a user is an id or an address.
+"""
 
 import re
 import sys
@@ -15,6 +17,8 @@ from bluesminds.cli.options import config_option
 
 _ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _COLUMNS: Final = ("id", "email", "full_name", "role", "tier", "email_verified", "disabled", "created_at")
+_INVITE_COLUMNS: Final = ("id", "email", "created_at", "expires_at")
+_SESSION_COLUMNS: Final = ("id", "address", "user_agent", "created_at", "last_seen_at", "expires_at")
 _NO_TIER: Final = "none"
 
 
@@ -122,6 +126,66 @@ def enable(user: str, config: Path | None, as_json: bool) -> None:
 def invite(email: str, config: Path | None, as_json: bool) -> None:
     """Invite somebody to sign up, by mail."""
     _hand_over(ask(config, "POST", "/invites", {"email": email}), as_json=as_json)
+
+
+@users_group.command()
+@config_option
+@json_option
+def invites(config: Path | None, as_json: bool) -> None:
+    """List the open invitations."""
+    show(ask_all(config, "/invites"), as_json=as_json, columns=_INVITE_COLUMNS)
+
+
+@users_group.command()
+@click.argument("invitation")
+@config_option
+@json_option
+def uninvite(invitation: str, config: Path | None, as_json: bool) -> None:
+    """Withdraw one invitation, or those to an address."""
+    ids = [invitation] if _ID.fullmatch(invitation) else _invitations(config, invitation)
+    for one in ids:
+        ask(config, "DELETE", f"/invites/{one}")
+    if as_json:
+        echo_json({"withdrawn": ids})
+    else:
+        click.echo(f"withdrew {' '.join(ids)}")
+
+
+def _invitations(config: Path | None, email: str) -> list[str]:
+    if "@" not in email:
+        message = f"{email!r} is neither an address nor the id of an invitation"
+        raise exits.Failure(message, exits.USAGE, "bluesminds users invites")
+    found = ask_all(config, "/invites", {"email": email})["data"]
+    if not found:
+        message = "There is no open invitation to this address."
+        raise exits.Failure(message, exits.NOT_FOUND, "bluesminds users invites")
+    return [one["id"] for one in found]
+
+
+@users_group.command()
+@click.argument("user")
+@config_option
+@json_option
+def sessions(user: str, config: Path | None, as_json: bool) -> None:
+    """List where a user is signed in."""
+    path = f"/users/{find_user(config, user)['id']}/sessions"
+    show(ask(config, "GET", path), as_json=as_json, columns=_SESSION_COLUMNS)
+
+
+@users_group.command("sign-out")
+@click.argument("user")
+@click.option("--session", help="The id of the one session to end. Default: all of them.")
+@config_option
+@json_option
+def sign_out(user: str, session: str | None, config: Path | None, as_json: bool) -> None:
+    """End a user's sessions at once. The keys go on."""
+    if session is not None and not _ID.fullmatch(session):
+        message = f"{session!r} is not the id of a session"
+        raise exits.Failure(message, exits.USAGE, "bluesminds users sessions USER")
+    found = find_user(config, user)
+    one = "" if session is None else f"/{session}"
+    ask(config, "DELETE", f"/users/{found['id']}/sessions{one}")
+    _tell(found, "signed out", as_json=as_json)
 
 
 @users_group.command("reset-password")

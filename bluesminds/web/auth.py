@@ -12,14 +12,13 @@ from quart import request
 from bluesminds.accounts.auth import Auth
 from bluesminds.accounts.mailboxes import Mailboxes
 from bluesminds.accounts.members import Members
-from bluesminds.accounts.sessions import Opened, Sessions
+from bluesminds.accounts.sessions import Opened
 from bluesminds.web.guard import COOKIE, Access, Principal
 from bluesminds.web.inputs import Email, FullName, Password, Token
 from bluesminds.web.present import moment
-from bluesminds.web.routes import Answer, Page, Route, route
+from bluesminds.web.routes import Answer, Route, route
 from bluesminds.web.users import UserView, view
 from storage.members import UserRow
-from storage.sessions import SessionRow
 
 
 class SignUp(Struct, forbid_unknown_fields=True):
@@ -88,23 +87,10 @@ class Me(UserView, frozen=True):
     csrf_token: str
 
 
-class SessionView(Struct, frozen=True):
-    """`current` marks the one that asks."""
-
-    id: str
-    created_at: str
-    expires_at: str
-    last_seen_at: str
-    address: str
-    user_agent: str
-    current: bool
-
-
 class AuthDesk(Struct, frozen=True):
     auth: Auth
     mailboxes: Mailboxes
     members: Members
-    sessions: Sessions
 
     async def sign_up(self, who: Principal, body: SignUp) -> Accepted:
         """Ask for an account. The answer does not tell whether the address has one already: the rest comes by
@@ -176,18 +162,6 @@ class AuthDesk(Struct, frozen=True):
         await self.mailboxes.resend(who.actor, email=body.email)
         return Accepted("If the address waits for its confirmation, a link is on its way to it.")
 
-    async def list_sessions(self, who: Principal) -> Page[SessionView]:
-        """List one's sessions, the newest first."""
-        return Page([_session(row, who) for row in await self.sessions.list(who.user_id)])
-
-    async def end_session(self, who: Principal, session_id: str) -> None:
-        """End one of one's sessions."""
-        await self.sessions.end(who.actor, who.user_id, session_id)
-
-    async def end_other_sessions(self, who: Principal) -> None:
-        """End all of one's sessions but this."""
-        await self.sessions.end_others(who.actor, who.user_id, who.session_id)
-
 
 def routes(desk: AuthDesk) -> list[Route]:
     tag = "Accounts"
@@ -204,26 +178,11 @@ def routes(desk: AuthDesk) -> list[Route]:
         route("POST", "/api/auth/email", signed_in, desk.change_email, tag=tag, status=202),
         route("POST", "/api/auth/email/verify", anybody, desk.verify_email, tag=tag),
         route("POST", "/api/auth/email/resend", anybody, desk.resend, tag=tag, status=202),
-        route("GET", "/api/auth/sessions", signed_in, desk.list_sessions, tag=tag),
-        route("DELETE", "/api/auth/sessions", signed_in, desk.end_other_sessions, tag=tag),
-        route("DELETE", "/api/auth/sessions/{session_id}", signed_in, desk.end_session, tag=tag),
     ]
 
 
 def _me(who: Principal, user: UserRow) -> Me:
     return Me(**structs.asdict(view(user)), session_id=who.session_id, csrf_token=who.csrf)
-
-
-def _session(row: SessionRow, who: Principal) -> SessionView:
-    return SessionView(
-        id=row.id,
-        created_at=moment(row.created_at),
-        expires_at=moment(row.expires_at),
-        last_seen_at=moment(row.last_seen_at),
-        address=row.address,
-        user_agent=row.user_agent,
-        current=row.id == who.session_id,
-    )
 
 
 def _begun(who: Principal, user: UserRow, opened: Opened, *, bearer: bool) -> Answer[Begun]:

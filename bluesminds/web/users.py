@@ -1,4 +1,4 @@
-"""/api/admin/users and /api/admin/invites: the accounts, for administrators."""
+"""/api/admin/users: the accounts, for administrators."""
 
 from typing import Annotated
 
@@ -30,12 +30,8 @@ class ChangedUser(Struct, forbid_unknown_fields=True):
     disabled: bool | UnsetType = UNSET
 
 
-class Invited(Struct, forbid_unknown_fields=True):
-    email: Email
-
-
 class UserQuery(Paging, frozen=True, forbid_unknown_fields=True):
-    email: Annotated[str | None, Meta(description="a whole e-mail address")] = None
+    email: Annotated[str, Meta(description="a whole e-mail address")] | None = None
 
 
 class UserView(Struct, frozen=True):
@@ -64,9 +60,10 @@ class UserDesk(Struct, frozen=True):
 
     async def list(self, query: UserQuery) -> Page[UserView]:
         """List users, oldest first; or find the one with an address."""
-        if query.email is not None and read_email(query.email) is None:
+        email = query.email if query.email is None else read_email(query.email)
+        if email is None and query.email is not None:
             return Page([])
-        rows = await self.members.list(email=query.email, after=query.after, limit=query.limit + 1)
+        rows = await self.members.list(email=email, after=query.after, limit=query.limit + 1)
         return Page.of(rows, query.limit, view, cursor=lambda row: row.id)
 
     async def create(self, who: Principal, body: NewUser) -> UserView:
@@ -98,10 +95,6 @@ class UserDesk(Struct, frozen=True):
         """Make a link by which a user chooses a new password. It goes to him by mail too."""
         return _link(await self.mailboxes.reset_link(who.actor, user_id))
 
-    async def invite(self, who: Principal, body: Invited) -> LinkView:
-        """Invite somebody to sign up. The link goes to the address by mail too."""
-        return _link(await self.mailboxes.invite(who.actor, email=body.email))
-
 
 def routes(desk: UserDesk) -> list[Route]:
     tag = "Users"
@@ -118,7 +111,6 @@ def routes(desk: UserDesk) -> list[Route]:
             tag=tag,
             status=201,
         ),
-        route("POST", "/api/admin/invites", Access.ADMIN, desk.invite, tag=tag, status=201),
     ]
 
 

@@ -2,6 +2,9 @@
 
 import json
 import re
+import sqlite3
+import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -69,6 +72,34 @@ def test_what_cannot_be_done_is_told(home: Path, words: tuple[str, ...], code: i
     assert done.stderr.splitlines()[0] == f"error: {error}"
 
 
+def test_a_user_is_signed_out(home: Path) -> None:
+    user = User(home)
+    make(user)
+    now = int(time.time() * 1000)
+    ids = [f"00000000-0000-0000-0000-00000000000{number}" for number in (1, 2)]
+    with closing(sqlite3.connect(user.database)) as database, database:
+        of_ada = "SELECT ?, ?, id, ?, ?, ?, '192.0.2.1', 'x/1' FROM users WHERE email = ?"
+        for number, session in enumerate(ids):
+            row = (bytes([number]) * 32, session, now, now + 60_000, now, ADA)
+            database.execute(f"INSERT INTO sessions {of_ada}", row)
+
+    def signed_in() -> list[list[str]]:
+        return [line.split("\t")[:3] for line in user.call("users", "sessions", ADA).stdout.splitlines()[1:]]
+
+    assert signed_in() == [[one, "192.0.2.1", "x/1"] for one in reversed(ids)]
+    one = ("users", "sign-out", ADA, "--session", ids[0])
+    assert user.call(*one).stdout == f"signed out {ADA}\n"
+    assert signed_in() == [[ids[1], "192.0.2.1", "x/1"]]
+    again = user.call(*one)
+    assert (again.returncode, again.stderr.splitlines()) == (
+        exits.NOT_FOUND,
+        ["error: There is no session with this id.", "help: bluesminds users sessions USER"],
+    )
+    assert user.call("users", "sign-out", ADA, "--session", "../x").returncode == exits.USAGE
+    assert json.loads(user.call("users", "sign-out", ADA, "--json").stdout)["email"] == ADA
+    assert json.loads(user.call("users", "sessions", ADA, "--json").stdout)["data"] == []
+
+
 def test_links_are_shown_once_and_mailed(home: Path) -> None:
     user = User(home)
     closed = user.call("users", "invite", "bob@example.com")
@@ -89,3 +120,22 @@ def test_links_are_shown_once_and_mailed(home: Path) -> None:
         )
         assert found[1] not in done.stderr
     assert found[1] not in str(user.rows("SELECT * FROM one_time_tokens"))
+
+
+def test_invitations_are_listed_and_withdrawn(home: Path) -> None:
+    user = User(home)
+    (home / "gateway.toml").write_text('[accounts]\nsignup = "invite"\n')
+    for email in ("bob@example.com", "eve@example.com", "bob@example.com"):
+        assert user.call("users", "invite", email).returncode == 0
+    listed = [line.split("\t") for line in user.call("users", "invites").stdout.splitlines()]
+    assert [line[1] for line in listed] == ["email", "bob@example.com", "eve@example.com", "bob@example.com"]
+    done = user.call("users", "uninvite", " Bob@example.com ")
+    assert done.stdout == f"withdrew {listed[1][0]} {listed[3][0]}\n"
+    assert [one["email"] for one in json.loads(user.call("users", "invites", "--json").stdout)["data"]] == [
+        "eve@example.com"
+    ]
+    again = user.call("users", "uninvite", "bob@example.com")
+    assert (again.returncode, again.stdout) == (exits.NOT_FOUND, "")
+    withdrawn = json.loads(user.call("users", "uninvite", listed[2][0], "--json").stdout)
+    assert withdrawn == {"withdrawn": [listed[2][0]]}
+    assert user.call("users", "uninvite", "nobody").returncode == exits.USAGE

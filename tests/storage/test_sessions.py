@@ -29,8 +29,11 @@ from storage.sessions import (
 from storage.tokens import (
     TokenRow,
     delete_ended_tokens,
+    delete_invite,
     delete_tokens,
     insert_token,
+    select_invite,
+    select_invites,
     select_token,
     use_token,
 )
@@ -53,7 +56,15 @@ def session(serial: int, owner: str = ADA.id) -> SessionRow:
 
 
 def token(serial: int, **fields: object) -> TokenRow:
-    row = TokenRow(serial.to_bytes(32, "big"), "reset_password", ADA.id, "ada@example.org", NOON, NOON + 1000)
+    row = TokenRow(
+        id=uuid7(NOON, serial),
+        digest=serial.to_bytes(32, "big"),
+        purpose="reset_password",
+        user_id=ADA.id,
+        email="ada@example.org",
+        created_at=NOON,
+        expires_at=NOON + 1000,
+    )
     return replace(row, **fields)  # type: ignore[arg-type]
 
 
@@ -154,6 +165,33 @@ async def test_a_token_is_for_one_purpose_and_a_while(people: Store) -> None:
     await people.write(delete_tokens, ADA.id, "reset_password")
     assert await people.read(select_token, token(1).digest, "reset_password", NOON) is None
     assert await people.write(delete_ended_tokens, NOON + 1000) == 1
+
+
+async def test_open_invitations_are_listed_in_pages(people: Store) -> None:
+    """Not what is used or too old, nor what invites somebody who has an account."""
+
+    def invite(serial: int, email: str = "new@example.org", **fields: object) -> TokenRow:
+        return token(serial, purpose="invite", user_id=None, email=email, **fields)
+
+    first, second, third = invite(1), invite(2, "Other@example.org"), invite(3)
+    used, late, member = invite(4), invite(5, expires_at=NOON), invite(6, "Bob@Example.org")
+    for row in (third, second, first, used, late, member, token(7)):
+        await people.write(insert_token, row)
+    await people.write(use_token, used.digest, "invite", NOON)
+    await people.write(update_user, replace(BOB, email_verified_at=NOON))
+
+    async def page(after_id: str, email: str | None = None) -> Sequence[TokenRow]:
+        return await people.read(select_invites, NOON, email, after_id, 2)
+
+    assert await page("") == [first, second]
+    assert await page(second.id) == [third]
+    assert await page("", "NEW@example.org") == [first, third]
+    assert await page("", "bob@example.org") == []
+    assert await people.read(select_invite, third.id, NOON) == third
+    for ended in (used, late, token(7)):
+        assert await people.read(select_invite, ended.id, NOON) is None
+    await people.write(delete_invite, first.id)
+    assert await page("") == [second, third]
 
 
 async def test_a_better_hash_replaces_only_the_one_it_was_made_for(people: Store) -> None:

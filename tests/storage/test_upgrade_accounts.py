@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+from bluesminds.crypto import is_uuid, uuid7
 from storage import Connection, open_store
 from storage.members import select_users
 from storage.migrate import shipped
+from storage.tokens import select_invites, select_token
+from tests.storage.samples import NOON
 
 OLD = """
     INSERT INTO users (id, email, full_name, role, password_hash, disabled_at, created_at)
@@ -18,15 +21,39 @@ async def insert_old(connection: Connection) -> None:
     await connection.execute(OLD)
 
 
-async def test_accounts_that_the_operator_made_count_as_confirmed(url: str, tmp_path: Path) -> None:
-    first = tmp_path / "schema"
-    first.mkdir()
+def older(before: str, into: Path) -> Path:
+    """The migrations that came before one."""
+    into.mkdir()
     for file in shipped().iterdir():
-        if file.name.startswith("0001_"):
-            (first / file.name).write_bytes(file.read_bytes())
-    async with open_store(url, schema=first) as store:
+        if file.name < before:
+            (into / file.name).write_bytes(file.read_bytes())
+    return into
+
+
+async def test_accounts_that_the_operator_made_count_as_confirmed(url: str, tmp_path: Path) -> None:
+    async with open_store(url, schema=older("0002", tmp_path / "schema")) as store:
         await store.write(insert_old)
     async with open_store(url) as store:
         ada, local = await store.read(select_users)
     assert (ada.role, ada.password_hash, ada.email_verified_at, ada.tier) == ("admin", "hash", 5, None)
     assert (local.email_verified_at, local.tier, local.limits) == (None, None, None)
+
+
+async def test_invitations_that_are_out_stay_good_and_get_an_id(url: str, tmp_path: Path) -> None:
+    digests = [bytes([number]) * 32 for number in (1, 255)]
+
+    async def invite(connection: Connection, digest: bytes, at: int) -> None:
+        columns = "digest, purpose, user_id, email, created_at, expires_at, used_at"
+        values = "VALUES (:digest, 'invite', NULL, 'new@example.org', :at, :until, NULL)"
+        sql = f"INSERT INTO one_time_tokens ({columns}) {values}"
+        await connection.execute(sql, digest=digest, at=at, until=at + 9)
+
+    async with open_store(url, schema=older("0006", tmp_path / "schema")) as store:
+        for age, digest in enumerate(digests):
+            await store.write(invite, digest, NOON - age)
+    async with open_store(url) as store:
+        found = await store.read(select_invites, NOON, None, "", 10)
+        kept = [await store.read(select_token, digest, "invite", NOON) for digest in reversed(digests)]
+    assert [row.digest for row in found] == digests[::-1], "the oldest first"
+    assert all(is_uuid(row.id) and row.id < uuid7(NOON + 1) for row in found)
+    assert kept == found

@@ -226,6 +226,46 @@ async def test_an_invitation_is_for_one_address_and_one_use(
         assert code_of(await ada.send("POST", "/api/admin/invites", {"email": EVE})) == "admin_required"
 
 
+async def test_an_invitation_can_be_withdrawn(nursery: trio.Nursery, home: Path, url: str) -> None:
+    town = await settle(nursery, home, signup="invite", sections={"storage": {"url": url}})
+    invites = "/api/admin/invites"
+    async with town.visitor() as ada, town.visitor() as bob, town.gateway.operator() as operator:
+        made = {
+            email: (await operator.post(invites, json={"email": email})).json() for email in (ADA, BOB, EVE)
+        }
+        links = {email: one.pop("url") for email, one in made.items()}
+        assert code_of(await bob.sign_up(BOB, invite=(await town.post.arrived(BOB)).token)) == "202"
+        open_ones = (await operator.get(invites)).json()
+        assert open_ones["data"] == [made[ADA], made[EVE]], "Bob's is used"
+        assert open_ones["next_cursor"] is None
+        assert (await town.post.arrived(ADA)).token not in str(open_ones)
+        first = (await operator.get(invites, params={"limit": 1})).json()
+        rest = (await operator.get(invites, params={"limit": 1, "after": first["next_cursor"]})).json()
+        assert first["data"] + rest["data"] == open_ones["data"]
+        found = (await operator.get(invites, params={"email": ADA.upper()})).json()["data"]
+        assert found == first["data"]
+        assert (await operator.get(invites, params={"email": "nobody"})).json()["data"] == []
+        one = f"{invites}/{made[ADA]['id']}"
+        for missing in (one.upper().replace("/API/ADMIN/INVITES", invites), f"{invites}/nothing"):
+            assert code_of(await operator.delete(missing)) == "invite_not_found"
+        assert code_of(await operator.delete(one)) == "204"
+        for missing in (one, f"{invites}/{made[BOB]['id']}", f"{invites}/{links[ADA].partition('=')[2]}"):
+            assert code_of(await operator.delete(missing)) == "invite_not_found"
+        refused = await ada.sign_up(ADA, invite=(await town.post.arrived(ADA)).token)
+        assert code_of(refused) == "invalid_token"
+        assert (await operator.get(invites)).json() == rest
+        assert code_of(await operator.get(f"{invites}?after=x")) == "invalid_value"
+        (used,) = (await operator.get("/api/admin/audit", params={"action": "invite.use"})).json()["data"]
+        assert (used["subject"], used["detail"]) == (BOB, {"before": {"invite_id": made[BOB]["id"]}})
+        log = (await operator.get("/api/admin/audit", params={"subject": ADA})).json()["data"]
+        assert [(row["actor"], row["action"]) for row in log] == [
+            ("operator", "user.uninvite"),
+            ("operator", "user.invite"),
+        ]
+        assert log[0]["detail"]["before"] == log[1]["detail"]["after"]
+        assert log[0]["detail"]["before"]["invite_id"] == made[ADA]["id"]
+
+
 async def test_a_forgotten_password_is_replaced_once_and_everybody_is_out(town: Town) -> None:
     async with town.visitor() as ada, town.visitor() as laptop, town.visitor() as eve:
         await ada.join(ADA)
@@ -362,6 +402,10 @@ async def test_sessions_end_by_disuse_and_by_age(nursery: trio.Nursery, home: Pa
             clock.now += 599_999
             assert await ada.is_in()
         assert not await laptop.is_in(), "not used for 600 seconds"
+        (over,) = rows(town.gateway, "SELECT id FROM sessions ORDER BY last_seen_at LIMIT 1")
+        ended = await ada.send("DELETE", f"/api/auth/sessions/{over[0]}")
+        assert code_of(ended) == "session_not_found"
+        await ada.send("DELETE", "/api/auth/sessions")
         clock.now += 600_000
         await ada.login(ADA)
         for _ in range(7):
@@ -369,6 +413,11 @@ async def test_sessions_end_by_disuse_and_by_age(nursery: trio.Nursery, home: Pa
             clock.now += 500_000
         clock.now += 100_000
         assert not await ada.is_in(), "an hour old"
+        (ada_id,) = rows(town.gateway, "SELECT id FROM users WHERE email IS NOT NULL")
+        async with town.gateway.operator() as operator:
+            assert code_of(await operator.delete(f"/api/admin/users/{ada_id[0]}/sessions")) == "204"
+        told = "SELECT action FROM audit WHERE action LIKE 'session.end%'"
+        assert rows(town.gateway, told) == [], "they had ended by themselves"
         await town.gateway.core.janitor.sweep()
         assert rows(town.gateway, "SELECT count(*) FROM sessions") == [(0,)]
 
@@ -409,6 +458,37 @@ async def test_a_user_sees_and_ends_sessions(village: Town) -> None:
         await laptop.login(ADA, bearer=True)
         assert (await laptop.send("DELETE", "/api/auth/sessions")).status_code == 204
         assert await laptop.is_in() and not await ada.is_in()
+
+
+async def test_an_administrator_sees_and_ends_the_sessions_of_a_user(village: Town) -> None:
+    async with village.visitor() as ada, village.visitor() as laptop, village.visitor() as eve:
+        ada_id = await ada.join(ADA)
+        await laptop.login(ADA)
+        eve_id = await eve.join(EVE)
+        async with village.gateway.operator() as operator:
+            sessions = f"/api/admin/users/{ada_id}/sessions"
+            listed = (await operator.get(sessions)).json()["data"]
+            assert len(listed) == 2 and not any(one["current"] for one in listed)
+            assert code_of(await operator.delete(f"{sessions}/{listed[0]['id']}")) == "204"
+            assert [await who.is_in() for who in (ada, laptop, eve)] == [True, False, True], "the newest"
+            theirs = (await operator.get(f"/api/admin/users/{eve_id}/sessions")).json()["data"][0]["id"]
+            assert code_of(await operator.delete(f"{sessions}/{theirs}")) == "session_not_found"
+            await laptop.login(ADA)
+            aside = await operator.delete(f"{sessions}?session_id={theirs}")
+            assert code_of(aside) == "invalid_value", "not all of them"
+            there = (await operator.get(sessions)).json()["data"]
+            assert len(there) == 2
+            for _ in range(2):
+                assert code_of(await operator.delete(sessions)) == "204"
+            assert [await who.is_in() for who in (ada, laptop, eve)] == [False, False, True]
+            assert (await operator.get(sessions)).json()["data"] == []
+            for method, rest in (("GET", ""), ("DELETE", ""), ("DELETE", f"/{theirs}")):
+                missing = await operator.request(method, f"/api/admin/users/{'0' * 36}/sessions{rest}")
+                assert code_of(missing) == "user_not_found"
+            log = (await operator.get("/api/admin/audit", params={"action": "session.end_all"})).json()
+            told = [(act["actor"], act["subject"], act["detail"]["before"]) for act in log["data"]]
+            assert len(told) == 1 and told[0][:2] == ("operator", ada_id)
+            assert told[0][2]["session_ids"] == [one["id"] for one in reversed(there)]
 
 
 async def test_there_are_so_many_sessions_and_no_more(nursery: trio.Nursery, home: Path) -> None:

@@ -103,7 +103,12 @@ GET /api/admin/users/{user_id}/limits
 PATCH /api/admin/users/{user_id}/limits
 PATCH /api/admin/users/{user_id}
 POST /api/admin/users/{user_id}/reset-password
+GET /api/admin/users/{user_id}/sessions
+DELETE /api/admin/users/{user_id}/sessions
+DELETE /api/admin/users/{user_id}/sessions/{session_id}
+GET /api/admin/invites
 POST /api/admin/invites
+DELETE /api/admin/invites/{invite_id}
 """
 BY_KEY = """
 POST /v1/chat/completions

@@ -48,7 +48,13 @@ async def test_no_text_is_a_fault(nursery: trio.Nursery, home: Path, url: str) -
     gateway = await gateways.start(nursery, home, servers=servers, storage={"url": url})
     cast = await assemble(gateway, only=("user", "admin"))
     document = (await gateway.get("/openapi.json")).json()
-    real = {"key_id": cast.key_ids["good"], "user_id": cast.users["user"], "name": "one", "session_id": "x"}
+    real = {
+        "key_id": cast.key_ids["good"],
+        "user_id": cast.users["user"],
+        "name": "one",
+        "session_id": "x",
+        "invite_id": "x",
+    }
     faults = []
     tried = 0
     async with stranger(gateway) as client:

@@ -1,0 +1,90 @@
+"""Invitations: who may sign up where strangers may not. Each is a link that works once, for one address and a
+while; using it is a part of signing up (see mailboxes), and one that was withdrawn is like one never made.
+"""
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from bluesminds.accounts.audit import Actor, entry
+from bluesminds.accounts.letters import Letters
+from bluesminds.accounts.members import email_taken, is_taken
+from bluesminds.accounts.tokens import new_token
+from bluesminds.clock import Clock
+from bluesminds.config import AccountSettings
+from bluesminds.crypto import is_uuid
+from bluesminds.emails import require_email
+from bluesminds.errors import Conflict, NotFound
+from bluesminds.notify.postman import Postman
+from storage.audit import hold_audit, insert_audit
+from storage.base import Connection, Store
+from storage.members import select_user_by_email
+from storage.tokens import TokenRow, delete_invite, insert_token, select_invite, select_invites
+
+
+class Invitation(Struct, frozen=True):
+    """One just made. `url` is to be shown once."""
+
+    row: TokenRow
+    url: str
+
+    def __repr__(self) -> str:
+        return f"Invitation({self.row.id!r})"
+
+
+class Invitations:
+    def __init__(
+        self, store: Store, *, clock: Clock, postman: Postman, letters: Letters, settings: AccountSettings
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._postman = postman
+        self._letters = letters
+        self._settings = settings
+
+    async def create(self, actor: Actor, *, email: str) -> Invitation:
+        """By an administrator. Raises InvalidRequest, Conflict when the address is taken or
+        nobody can sign up.
+        """
+        if self._settings.signup == "closed":
+            raise Conflict(
+                "signup_closed", 'An invitation could not be used: set signup = "invite" in [accounts] first.'
+            )
+        email = require_email(email)
+        row, token = new_token(
+            self._clock, "invite", email, user_id=None, seconds=self._settings.invite_lifetime
+        )
+        await self._store.write(self._create, actor, row)
+        self._postman.post(self._letters.invite(email, token))
+        return Invitation(row, self._letters.invite_link(token))
+
+    async def list(self, *, email: str | None, after: str, limit: int) -> Sequence[TokenRow]:
+        """Those that are open, or those of them that went to one address; the oldest first, behind the one
+        with the id `after`.
+        """
+        return await self._store.read(select_invites, self._clock.now_ms(), email, after, limit)
+
+    async def withdraw(self, actor: Actor, invite_id: str) -> None:
+        """In force when this returns. Raises NotFound for one that is not there, used or too old."""
+        await self._store.write(self._withdraw, actor, invite_id)
+
+    async def _create(self, connection: Connection, actor: Actor, row: TokenRow) -> None:
+        audit = entry(self._clock, actor, "user.invite", row.email, after=_told(row))
+        await insert_audit(connection, audit)
+        if is_taken(await select_user_by_email(connection, row.email)):
+            raise email_taken()
+        await insert_token(connection, row)
+
+    async def _withdraw(self, connection: Connection, actor: Actor, invite_id: str) -> None:
+        await hold_audit(connection)
+        now = self._clock.now_ms()
+        found = await select_invite(connection, invite_id, now) if is_uuid(invite_id) else None
+        if found is None:
+            raise NotFound("invite_not_found", "There is no open invitation with this id.")
+        audit = entry(self._clock, actor, "user.uninvite", found.email, before=_told(found))
+        await insert_audit(connection, audit)
+        await delete_invite(connection, invite_id)
+
+
+def _told(row: TokenRow) -> dict[str, object]:
+    return {"invite_id": row.id, "expires_at": row.expires_at}

@@ -1,0 +1,70 @@
+"""/api/admin/invites: who is asked to sign up."""
+
+from typing import Annotated
+
+from msgspec import Meta, Struct, structs
+
+from bluesminds.accounts.invitations import Invitations
+from bluesminds.emails import read_email
+from bluesminds.web.guard import Access, Principal
+from bluesminds.web.inputs import Email
+from bluesminds.web.present import moment
+from bluesminds.web.routes import Page, Paging, Route, route
+from storage.tokens import TokenRow
+
+
+class Invited(Struct, forbid_unknown_fields=True):
+    email: Email
+
+
+class InviteQuery(Paging, frozen=True, forbid_unknown_fields=True):
+    email: Annotated[str, Meta(description="a whole e-mail address")] | None = None
+
+
+class InviteView(Struct, frozen=True):
+    """An invitation to an address that nobody has, neither used nor too old."""
+
+    id: str
+    email: str
+    created_at: str
+    expires_at: str
+
+
+class MadeInvite(InviteView, frozen=True):
+    """The link is shown this once."""
+
+    url: str
+
+
+class InviteDesk(Struct, frozen=True):
+    invitations: Invitations
+
+    async def list(self, query: InviteQuery) -> Page[InviteView]:
+        """List the open invitations, oldest first; or find those to an address."""
+        email = query.email if query.email is None else read_email(query.email)
+        if email is None and query.email is not None:
+            return Page([])
+        rows = await self.invitations.list(email=email, after=query.after, limit=query.limit + 1)
+        return Page.of(rows, query.limit, _view, cursor=lambda row: row.id)
+
+    async def create(self, who: Principal, body: Invited) -> MadeInvite:
+        """Invite somebody to sign up. The link goes to the address by mail too."""
+        made = await self.invitations.create(who.actor, email=body.email)
+        return MadeInvite(**structs.asdict(_view(made.row)), url=made.url)
+
+    async def withdraw(self, who: Principal, invite_id: str) -> None:
+        """Withdraw an invitation. Its link does not work any more."""
+        await self.invitations.withdraw(who.actor, invite_id)
+
+
+def routes(desk: InviteDesk) -> list[Route]:
+    path, tag = "/api/admin/invites", "Users"
+    return [
+        route("GET", path, Access.ADMIN, desk.list, tag=tag),
+        route("POST", path, Access.ADMIN, desk.create, tag=tag, status=201),
+        route("DELETE", f"{path}/{{invite_id}}", Access.ADMIN, desk.withdraw, tag=tag),
+    ]
+
+
+def _view(row: TokenRow) -> InviteView:
+    return InviteView(row.id, row.email, moment(row.created_at), moment(row.expires_at))
