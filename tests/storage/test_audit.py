@@ -16,6 +16,7 @@ from storage.audit import (
     AuditRow,
     Checked,
     Link,
+    audit_statement,
     check_chain,
     hold_audit,
     insert_audit,
@@ -111,6 +112,21 @@ async def test_entries_are_numbered_chained_and_found(store: Store) -> None:
     assert await numbers(since=NOON + 3, until=NOON + 5) == [4, 3]
     (entry,) = await store.read(select_audit, AuditQuery(before=9, limit=1))
     assert entry.act == act(8, actor="bob", action="key.create", subject="k")
+
+
+@pytest.mark.parametrize("name", ["actor", "action", "subject"])
+async def test_a_filter_reads_what_it_finds(store: Store, name: str) -> None:
+    query = AuditQuery(before=2**62, limit=1, **{name: "x"})  # type: ignore[arg-type]
+    values = {"before": query.before, "limit": 1, "since": query.since, "until": query.until, name: "x"}
+
+    async def plan(connection: Connection) -> str:
+        if store.engine == "postgres":
+            await connection.execute("SET LOCAL enable_seqscan = off")  # what a large table does by itself
+            return str(await connection.all("EXPLAIN " + audit_statement(query), **values))
+        return str(await connection.all("EXPLAIN QUERY PLAN " + audit_statement(query), **values))
+
+    found = await store.write(plan)
+    assert f"audit_{name}" in found and "Sort" not in found and "TEMP B-TREE" not in found
 
 
 async def test_an_act_and_its_entry_are_one_transaction(store: Store) -> None:
