@@ -22,13 +22,19 @@ _EPILOG = (
 
 
 class Commands(click.Group):
-    """The group that gives Ctrl-C its own exit code, wherever it strikes."""
+    """The group that gives what can strike in any command its exit code: Ctrl-C, and words of which no
+    request can be made.
+    """
 
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
         except (KeyboardInterrupt, click.Abort):
             raise exits.Failure("interrupted", exits.INTERRUPTED) from None
+        except UnicodeEncodeError as exc:
+            if exc.reason != "surrogates not allowed":
+                raise
+            raise exits.Failure("what was given is not UTF-8 text", exits.USAGE) from None
 
 
 @click.group(cls=Commands, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
