@@ -75,12 +75,13 @@ class Prober:
         self._interval = interval
         self._timeout = timeout
         self._limit = trio.CapacityLimiter(PROBES_AT_ONCE)
+        self._dice = random.Random()  # noqa: S311 - jitter, not a secret
 
     async def run(self) -> None:
         while True:
             await self._shelf.reload()
             await self.probe_all()
-            await trio.sleep(self._interval * random.uniform(0.9, 1.1))  # noqa: S311 - jitter, not a secret
+            await trio.sleep(self._interval * self._dice.uniform(0.9, 1.1))
 
     async def probe_all(self) -> None:
         async with trio.open_nursery() as nursery:

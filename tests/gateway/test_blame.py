@@ -1,5 +1,6 @@
 """What counts against a server and leaves it out, and what a client does that must not."""
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,19 @@ async def test_a_server_without_a_list_of_models_stays(
     gateway = await gateways.start(nursery, home, servers=[entry("one", models.url)], upstream=upstream)
     await eventually(lambda: len(models.upstream.requests) > 3)
     assert await gateway.is_ready()
+
+
+async def test_chance_is_the_gateways_own(
+    nursery: trio.Nursery, home: Path, models: ModelServer, second: ModelServer
+) -> None:
+    """Whoever seeds the generator that a process shares would choose the servers; and sees no draws there."""
+    upstream = {"probe_interval": 0.05}
+    servers = [entry("first", models.url), entry("second", second.url)]
+    before = random.getstate()
+    gateway = await gateways.start(nursery, home, servers=servers, upstream=upstream)
+    await eventually(lambda: len(models.upstream.requests) > 3)
+    assert (await gateway.chat()).status_code == 200
+    assert random.getstate() == before
 
 
 async def test_probing_leaves_a_dead_server_out_until_it_is_back(
