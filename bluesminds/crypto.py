@@ -20,7 +20,7 @@ _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 KEY_PREFIX = "bm_"
 _RANDOM_CHARS = 30
 _CHECK_CHARS = 6
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII)
+UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _KEY_LENGTH = len(KEY_PREFIX) + _RANDOM_CHARS + _CHECK_CHARS
 _OWN_PREFIX = re.compile(r"(?<![0-9A-Za-z])bms?_", re.ASCII | re.IGNORECASE).search  # of keys and of sessions
 
@@ -86,7 +86,7 @@ def uuid7(now_ms: int) -> str:
 
 def is_uuid(text: str) -> bool:
     """Whether text is written as uuid7 writes; nothing else can be the id of anything."""
-    return _UUID.fullmatch(text) is not None
+    return re.fullmatch(UUID, text) is not None
 
 
 class Vault:

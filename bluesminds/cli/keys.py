@@ -1,6 +1,5 @@
 """keys create, list, show, set, rotate, end-previous, revoke, usage."""
 
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -11,11 +10,11 @@ from bluesminds.cli import exits
 from bluesminds.cli.ask import ask, ask_all, echo_json, json_option, show
 from bluesminds.cli.options import COUNTS, SUMS, config_option, figures, limit_options
 from bluesminds.cli.users import find_user
+from bluesminds.crypto import is_uuid
 
 Rule = str | tuple[str, ...] | None
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _ANY: Final = "any"
 _NEVER: Final = "never"
 _NONE: Final = "none"
@@ -167,7 +166,7 @@ def usage(key_id: str, days: int, config: Path | None, as_json: bool) -> None:
 
 def key_path(key_id: str) -> str:
     """Where the operator's API has a key. Raises exits.Failure for what is not the id of one."""
-    if not _ID.fullmatch(key_id):
+    if not is_uuid(key_id):
         raise exits.Failure(f"{key_id!r} is not the id of a key", exits.USAGE, "bluesminds keys list")
     return f"/keys/{key_id}"
 

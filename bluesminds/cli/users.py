@@ -2,7 +2,6 @@
 uninvite; a user is an id or an address.
 """
 
-import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,8 +13,8 @@ import click
 from bluesminds.cli import exits
 from bluesminds.cli.ask import ask, ask_all, echo_json, json_option, show
 from bluesminds.cli.options import config_option
+from bluesminds.crypto import is_uuid
 
-_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _COLUMNS: Final = ("id", "email", "full_name", "role", "tier", "email_verified", "disabled", "created_at")
 _INVITE_COLUMNS: Final = ("id", "email", "created_at", "expires_at")
 _SESSION_COLUMNS: Final = ("id", "address", "user_agent", "created_at", "last_seen_at", "expires_at")
@@ -142,7 +141,7 @@ def invites(config: Path | None, as_json: bool) -> None:
 @json_option
 def uninvite(invitation: str, config: Path | None, as_json: bool) -> None:
     """Withdraw one invitation, or those to an address."""
-    ids = [invitation] if _ID.fullmatch(invitation) else _invitations(config, invitation)
+    ids = [invitation] if is_uuid(invitation) else _invitations(config, invitation)
     for one in ids:
         ask(config, "DELETE", f"/invites/{one}")
     if as_json:
@@ -179,7 +178,7 @@ def sessions(user: str, config: Path | None, as_json: bool) -> None:
 @json_option
 def sign_out(user: str, session: str | None, config: Path | None, as_json: bool) -> None:
     """End a user's sessions at once. The keys go on."""
-    if session is not None and not _ID.fullmatch(session):
+    if session is not None and not is_uuid(session):
         message = f"{session!r} is not the id of a session"
         raise exits.Failure(message, exits.USAGE, "bluesminds users sessions USER")
     found = find_user(config, user)
@@ -200,7 +199,7 @@ def reset_password(user: str, config: Path | None, as_json: bool) -> None:
 
 def find_user(config: Path | None, user: str) -> Any:  # noqa: ANN401
     """The account that an id or an address means. Raises exits.Failure."""
-    if _ID.fullmatch(user):
+    if is_uuid(user):
         return ask(config, "GET", f"/users/{user}")
     if "@" not in user:
         message = f"{user!r} is neither an address nor the id of a user"

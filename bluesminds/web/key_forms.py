@@ -8,6 +8,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, structs
 from bluesminds.accounts.key_rules import KeyRules
 from bluesminds.accounts.keys import KeyUsage, rules_of
 from bluesminds.accounts.usage import MAX_DAYS
+from bluesminds.crypto import UUID
 from bluesminds.money import write_usd
 from bluesminds.values import NO_LIMITS
 from bluesminds.web.inputs import LimitsInput, LimitsView, Name
@@ -111,7 +112,7 @@ class KeyFilter(Paging, frozen=True, forbid_unknown_fields=True):
 
 
 class KeyFilterOf(KeyFilter, frozen=True, forbid_unknown_fields=True):
-    user_id: Annotated[str, Meta(pattern=r"^[0-9a-f-]{36}\Z", description="the id of a user")] | None = None
+    user_id: Annotated[str, Meta(pattern=rf"^{UUID}\Z", description="the id of a user")] | None = None
 
 
 class Days(Struct, frozen=True, forbid_unknown_fields=True):
