@@ -109,9 +109,7 @@ class Sessions:
 
     async def list(self, user_id: str) -> Sequence[SessionRow]:
         """A user's live sessions, the newest first."""
-        now = self._clock.now_ms()
-        rows = await self._store.read(select_sessions, user_id)
-        return [row for row in reversed(rows) if self._is_live(row, now)]
+        return (await self._store.read(self._live_in, user_id))[::-1]
 
     async def end(self, actor: Actor, user_id: str, session_id: str) -> None:
         """In force when this returns. Raises NotFound."""
@@ -143,13 +141,13 @@ class Sessions:
     def _csrf(self, digest: bytes) -> str:
         return hmac.digest(self._csrf_key, digest, "sha256").hex()
 
-    async def _live_in(self, connection: Connection, user_id: str) -> Sequence[str]:
+    async def _live_in(self, connection: Connection, user_id: str) -> Sequence[SessionRow]:
         now = self._clock.now_ms()
-        return [row.id for row in await select_sessions(connection, user_id) if self._is_live(row, now)]
+        return [row for row in await select_sessions(connection, user_id) if self._is_live(row, now)]
 
     async def _end(self, connection: Connection, actor: Actor, user_id: str, session_id: str) -> None:
         await hold_audit(connection)
-        if session_id not in await self._live_in(connection, user_id):
+        if all(row.id != session_id for row in await self._live_in(connection, user_id)):
             raise NotFound("session_not_found", "There is no session with this id.")
         audit = entry(self._clock, actor, "session.end", user_id, before={"session_id": session_id})
         await insert_audit(connection, audit)
@@ -159,7 +157,7 @@ class Sessions:
         self, connection: Connection, actor: Actor, action: str, user_id: str, but: str
     ) -> None:
         await hold_audit(connection)
-        ended = [one for one in await self._live_in(connection, user_id) if one != but]
+        ended = [row.id for row in await self._live_in(connection, user_id) if row.id != but]
         if ended:
             await insert_audit(
                 connection, entry(self._clock, actor, action, user_id, before={"session_ids": ended})
