@@ -4,8 +4,10 @@ from typing import Annotated, Final
 
 from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
+from bluesminds.emails import read_email
 from bluesminds.money import read_usd, write_usd
 from bluesminds.values import LimitSet
+from bluesminds.web.routes import Paging
 
 # Names are shown to people: nothing in them may move a cursor, start a line or turn the text around.
 _UNSEEN: Final = r"\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069"
@@ -32,6 +34,17 @@ _Usd = Annotated[
         description='null (as the tier says), or an amount of USD above 0 in text, such as "12.5"',
     ),
 ]
+
+
+class AddressFilter(Paging, frozen=True, forbid_unknown_fields=True):
+    """The query of a list of what belongs to addresses."""
+
+    email: Annotated[str, Meta(description="a whole e-mail address")] | None = None
+
+    @property
+    def address(self) -> str | None:
+        """As it is stored; "", which nobody has, for what is no address."""
+        return None if self.email is None else read_email(self.email) or ""
 
 
 class LimitsInput(Struct, forbid_unknown_fields=True):

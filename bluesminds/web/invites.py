@@ -1,24 +1,17 @@
 """/api/admin/invites: who is asked to sign up."""
 
-from typing import Annotated
-
-from msgspec import Meta, Struct, structs
+from msgspec import Struct, structs
 
 from bluesminds.accounts.invitations import Invitations
-from bluesminds.emails import read_email
 from bluesminds.web.guard import Access, Principal
-from bluesminds.web.inputs import Email
+from bluesminds.web.inputs import AddressFilter, Email
 from bluesminds.web.present import moment
-from bluesminds.web.routes import Page, Paging, Route, route
+from bluesminds.web.routes import Page, Route, route
 from storage.tokens import TokenRow
 
 
 class Invited(Struct, forbid_unknown_fields=True):
     email: Email
-
-
-class InviteQuery(Paging, frozen=True, forbid_unknown_fields=True):
-    email: Annotated[str, Meta(description="a whole e-mail address")] | None = None
 
 
 class InviteView(Struct, frozen=True):
@@ -39,12 +32,9 @@ class MadeInvite(InviteView, frozen=True):
 class InviteDesk(Struct, frozen=True):
     invitations: Invitations
 
-    async def list(self, query: InviteQuery) -> Page[InviteView]:
+    async def list(self, query: AddressFilter) -> Page[InviteView]:
         """List the open invitations, oldest first; or find those to an address."""
-        email = query.email if query.email is None else read_email(query.email)
-        if email is None and query.email is not None:
-            return Page([])
-        rows = await self.invitations.list(email=email, after=query.after, limit=query.limit + 1)
+        rows = await self.invitations.list(email=query.address, after=query.after, limit=query.limit + 1)
         return Page.of(rows, query.limit, _view, cursor=lambda row: row.id)
 
     async def create(self, who: Principal, body: Invited) -> MadeInvite:

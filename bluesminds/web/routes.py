@@ -20,6 +20,7 @@ import msgspec
 from msgspec import Meta, Struct
 from quart import Quart, Response, abort, request
 
+from bluesminds.crypto import UUID
 from bluesminds.web.guard import Access, Guard
 from bluesminds.web.reading import read_input, read_query
 
@@ -62,18 +63,17 @@ class Page(Struct, Generic[T], frozen=True, tag_field="object", tag="list"):
         return cls([show(row) for row in shown], cursor(shown[-1]) if len(rows) > limit else None)
 
 
-_ID_OR_NONE: Final = r"^([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})?\Z"
-
-
 class Paging(Struct, frozen=True, forbid_unknown_fields=True):
     """The query of a list. To be extended with filters."""
 
     limit: Annotated[int, Meta(ge=1, le=MAX_PAGE, description=f"a whole number from 1 to {MAX_PAGE}")] = 20
-    after: Annotated[str, Meta(pattern=_ID_OR_NONE, description="the next_cursor of the page before")] = ""
+    after: Annotated[
+        str, Meta(pattern=rf"^({UUID})?\Z", description="the next_cursor of the page before")
+    ] = ""
 
 
 class _Nothing(Struct, forbid_unknown_fields=True):
-    """The query of a change."""
+    """The query of what takes none."""
 
 
 class Route(Struct, frozen=True, kw_only=True):
@@ -155,7 +155,7 @@ def _view(one: Route, guard: Guard) -> Callable[..., Awaitable[Response]]:
             given["who"] = who
         if one.query is not None:
             given["query"] = read_query(one.query, request)
-        elif one.method != "GET":  # where a word that is passed over could change too much
+        elif one.method != "GET" or one.access is not Access.PUBLIC:  # a link to a page may carry more
             read_query(_Nothing, request)
         if one.body is not None:
             given["body"] = await read_input(one.body, request)

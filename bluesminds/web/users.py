@@ -1,17 +1,15 @@
 """/api/admin/users: the accounts, for administrators."""
 
-from typing import Annotated
-
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType
 
 from bluesminds.accounts.mailboxes import Link, Mailboxes
 from bluesminds.accounts.members import Members, UserChanges
-from bluesminds.emails import read_email, require_email
+from bluesminds.emails import require_email
 from bluesminds.identity.password import Passwords
 from bluesminds.web.guard import Access, Principal
-from bluesminds.web.inputs import Email, FullName, Password, TierName
+from bluesminds.web.inputs import AddressFilter, Email, FullName, Password, TierName
 from bluesminds.web.present import moment
-from bluesminds.web.routes import Page, Paging, Route, route
+from bluesminds.web.routes import Page, Route, route
 from storage.members import Role, UserRow
 
 
@@ -28,10 +26,6 @@ class ChangedUser(Struct, forbid_unknown_fields=True):
     role: Role | UnsetType = UNSET
     tier: TierName | UnsetType | None = UNSET
     disabled: bool | UnsetType = UNSET
-
-
-class UserQuery(Paging, frozen=True, forbid_unknown_fields=True):
-    email: Annotated[str, Meta(description="a whole e-mail address")] | None = None
 
 
 class UserView(Struct, frozen=True):
@@ -58,12 +52,9 @@ class UserDesk(Struct, frozen=True):
     passwords: Passwords
     mailboxes: Mailboxes
 
-    async def list(self, query: UserQuery) -> Page[UserView]:
+    async def list(self, query: AddressFilter) -> Page[UserView]:
         """List users, oldest first; or find the one with an address."""
-        email = query.email if query.email is None else read_email(query.email)
-        if email is None and query.email is not None:
-            return Page([])
-        rows = await self.members.list(email=email, after=query.after, limit=query.limit + 1)
+        rows = await self.members.list(email=query.address, after=query.after, limit=query.limit + 1)
         return Page.of(rows, query.limit, view, cursor=lambda row: row.id)
 
     async def create(self, who: Principal, body: NewUser) -> UserView:
