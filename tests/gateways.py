@@ -22,6 +22,7 @@ from bluesminds import main
 from bluesminds.clock import Clock, SystemClock
 from bluesminds.config import Settings, load
 from bluesminds.core import Core
+from bluesminds.identity.password import NOBODY
 from bluesminds.log import Log
 from bluesminds.operate import operator_client
 
@@ -30,16 +31,17 @@ STREAM = ASK | {"stream": True}
 TLS = ssl.create_default_context()  # of all clients: each by itself would read every root certificate
 # What a password costs is not what these gateways are for.
 CHEAP = PasswordHasher(time_cost=1, memory_cost=64, parallelism=1)
+CHEAP_NOBODY = NOBODY.replace("m=65536,t=3", "m=64,t=1")
 QUICK = {
     "server": {"port": 0, "drain_timeout": 5.0},
     "upstream": {
-        "connect_timeout": 1.0,
+        "connect_timeout": 10.0,
         "first_byte_timeout": 5.0,
         "chunk_timeout": 5.0,
         "total_timeout": 10.0,
-        "probe_timeout": 0.5,
+        "probe_timeout": 10.0,
     },
-    "storage": {"settle_timeout": 2.0},
+    "storage": {"settle_timeout": 30.0},
 }
 IMPATIENT = {"first_byte_timeout": 1.0, "chunk_timeout": 1.0}
 
@@ -97,7 +99,7 @@ class Gateway:
 
     def client(self, key: str | None = None, **more: Any) -> httpx.AsyncClient:
         headers = {"authorization": f"Bearer {key or self.key}"}
-        settings = {"verify": TLS, "timeout": 10} | more
+        settings = {"verify": TLS, "timeout": 60} | more
         return httpx.AsyncClient(base_url=self.url, headers=headers, trust_env=False, **settings)
 
     async def chat(
@@ -146,13 +148,17 @@ class Gateway:
 
     def alter(self, statement: str) -> None:
         """Change the database behind the gateway's back."""
-        with closing(sqlite3.connect(self.database, isolation_level=None)) as database:
+        with closing(sqlite3.connect(self.database, timeout=60, isolation_level=None)) as database:
             database.execute(statement)
 
     async def settled(self, count: int) -> list[dict[str, Any]]:
         """The rows, as soon as there are `count` of them."""
         await eventually(lambda: len(self.rows()) >= count)
         return self.rows()
+
+    async def holds_no_rows(self) -> bool:
+        """Whether every row is durable and its place in the queue free."""
+        return await self.metric("bluesminds_usage_rows_held") == 0
 
     async def is_ready(self) -> bool:
         return (await self.get("/ready")).status_code == 200
@@ -171,7 +177,7 @@ class Gateway:
 
     async def stop(self) -> None:
         self.shutdown.set()
-        with trio.fail_after(15):
+        with trio.fail_after(60):
             await self.ended.wait()
 
 
@@ -210,4 +216,5 @@ async def start(
 
     running = await nursery.start(run)
     running.core.passwords._hasher = CHEAP
+    running.core.passwords._nobody = CHEAP_NOBODY
     return Gateway(settings, running, running.first_run.key or key, lines, shutdown, ended)

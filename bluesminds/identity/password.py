@@ -1,20 +1,21 @@
 """Passwords: Argon2id of 64 MiB (RFC 9106's second profile, in one lane), off the event loop.
 
 Each computation costs 64 MiB and a core for some tenths of a second, and whoever can reach the login can ask
-for one. So few are at work at a time: never more than two, and one where that is all the cores that requests
-can spare. Behind them a few may wait; the next is refused at once. Beyond a short burst they may take half of
-the time: what comes then rests first and yields to other work, so that a flood of logins cannot have a core
-for itself. On a machine that is never idle that would be for ever: it is computed plainly after a while. An
-account that does not exist is verified against a hash of nothing, so that its answer takes as long as any.
+for one. So one is computed at a time. Behind it a few may wait; the next is refused at once. Beyond a short
+burst they may take half of the time: what comes then rests first and yields to other work, so that a flood of
+logins cannot have a core for itself. On a machine that is never idle that would be for ever: after a while it
+is computed plainly, and so is all that follows until the one left behind has ended. More than two are thus
+never at work. An account that does not exist is verified against a hash of nothing, so that its answer takes
+as long as any.
 """
 
 import os
 import sys
 import threading
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -26,9 +27,9 @@ from bluesminds.errors import InvalidRequest, RateLimited
 
 MIN_LENGTH: Final = 10
 MAX_LENGTH: Final = 1024  # bytes; hashing cost grows with length
-AT_ONCE: Final = max(1, min(2, (os.cpu_count() or 1) - 1))
 MAX_WAITING: Final = 8
-USUAL: Final = 0.2  # seconds that a computation takes; owed also by one whose caller leaves
+USUAL: Final = 0.2  # seconds that a computation takes; what is owed for one that is left
+LONG: Final = 0.5  # seconds; where it takes longer, other work had the core meanwhile
 ALLOWANCE: Final = 0.8  # seconds of rest that may be owed
 PATIENCE: Final = 2.0  # seconds that a computation may wait for the machine
 PAUSE: Final = 3.0  # seconds; those who wait are mostly done by then
@@ -42,8 +43,9 @@ class Passwords:
 
     def __init__(self) -> None:
         self._hasher = PasswordHasher(time_cost=3, memory_cost=65536, parallelism=1)
-        self._turns = trio.Semaphore(AT_ONCE)
-        self._aside = trio.CapacityLimiter(AT_ONCE)
+        self._nobody = NOBODY
+        self._turn = trio.Lock()
+        self._aside = trio.CapacityLimiter(1)
         self._rested_at = 0.0  # on Trio's clock, when no rest is owed any more
 
     async def hash(self, password: str, *, param: str = "password") -> str:
@@ -59,7 +61,7 @@ class Passwords:
         """Whether the stored hash is of this password; with None it is not, after the same work."""
         if len(password) > MAX_LENGTH:
             return False
-        return await self._work(self._matches, stored or NOBODY, _composed(password))
+        return await self._work(self._matches, stored or self._nobody, _composed(password))
 
     def is_outdated(self, stored: str) -> bool:
         """Whether it was made with other parameters than new ones are."""
@@ -72,32 +74,30 @@ class Passwords:
             return False
 
     async def _work(self, compute: Callable[..., T], *args: Any) -> T:  # noqa: ANN401
-        if self._waiting() >= MAX_WAITING:
+        if self._turn.statistics().tasks_waiting >= MAX_WAITING:
             raise too_many()
-        async with self._turns:
+        async with self._turn:
             rest = self._rested_at - trio.current_time() - ALLOWANCE
             await trio.sleep(max(0.0, rest))
-            began = trio.current_time()
-            self._rested_at = max(self._rested_at, began)
-            self._owe(USUAL)
-            result = await self._compute(partial(compute, *args), aside=rest > 0)
-            self._owe(trio.current_time() - began - USUAL)
-            return result
+            return await self._compute(partial(compute, *args), aside=rest > 0)
 
     async def _compute(self, compute: Callable[[], T], *, aside: bool) -> T:
-        if aside:
-            with trio.move_on_after(PATIENCE):  # a thread that is left to itself keeps its place
+        if aside and self._aside.available_tokens:
+            with trio.move_on_after(PATIENCE), self._owed():
+                # A thread that is left to itself keeps its place until it ends.
                 return await trio.to_thread.run_sync(
                     _yielding, compute, limiter=self._aside, abandon_on_cancel=True
                 )
-        return await trio.to_thread.run_sync(compute)
+        with self._owed():
+            return await trio.to_thread.run_sync(compute)
 
-    def _owe(self, seconds: float) -> None:
-        """After work as long a rest, shared by all who work at once."""
-        self._rested_at += 2 * seconds / AT_ONCE
-
-    def _waiting(self) -> int:
-        return self._turns.statistics().tasks_waiting
+    @contextmanager
+    def _owed(self) -> Iterator[None]:
+        """Around a computation: after it as long a rest."""
+        began = trio.current_time()
+        self._rested_at = max(self._rested_at, began) + 2 * USUAL
+        yield
+        self._rested_at += 2 * (min(trio.current_time() - began, LONG) - USUAL)
 
 
 def _composed(password: str) -> str:

@@ -14,14 +14,14 @@ from bluesminds.clock import Clock
 from bluesminds.crypto import uuid7
 from bluesminds.errors import GatewayError, InvalidRequest
 from bluesminds.http.asgi import ASGIApp, Message, Receive, Scope, Send
-from bluesminds.identity.password import AT_ONCE, MAX_WAITING, too_many
+from bluesminds.identity.password import MAX_WAITING, too_many
 from bluesminds.web.arrival import sane_id
 from bluesminds.web.control import ALWAYS
 from bluesminds.web.edge import ClientOut
 from bluesminds.web.errors import error_body, error_headers
 from bluesminds.web.guard import address_of
 
-PLACES: Final = AT_ONCE + MAX_WAITING
+PLACES: Final = 1 + MAX_WAITING
 MAX_FORM: Final = 16_384  # bytes
 LOGIN: Final = "/api/auth/login"
 NARROW: Final = frozenset(
