@@ -1,12 +1,12 @@
 """The two clocks. Limits and deadlines use Trio's monotonic clock; records, sessions and calendars use wall
-time.
+time, which outside the code is RFC 3339 in UTC, with milliseconds.
 """
 
 import time
 from datetime import UTC, datetime, timedelta, tzinfo
 from datetime import date as date_of
 from datetime import time as time_of_day
-from typing import Protocol
+from typing import Protocol, overload
 from zoneinfo import ZoneInfo
 
 from msgspec import Struct
@@ -65,3 +65,16 @@ class Calendar:
 def zone_named(name: str) -> tzinfo:
     """The IANA time zone. Raises KeyError or ValueError when there is none of this name."""
     return UTC if name == "UTC" else ZoneInfo(name)
+
+
+@overload
+def moment(at_ms: int) -> str: ...
+@overload
+def moment(at_ms: None) -> None: ...
+@overload
+def moment(at_ms: int | None) -> str | None: ...
+def moment(at_ms: int | None) -> str | None:
+    """Milliseconds since the epoch as 2026-02-28T12:00:00.000Z."""
+    if at_ms is None:
+        return None
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

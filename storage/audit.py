@@ -52,8 +52,8 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class AuditQuery:
-    """Which entries: those numbered below `before`, newest first. None and an open end do not filter; times
-    are [since, until).
+    """Which entries: the newest first, of one time those with the higher number first, that follow the one
+    numbered `before`. None and an open end do not filter; times are [since, until).
     """
 
     before: int
@@ -66,9 +66,9 @@ class AuditQuery:
 
 
 _NARROWED: Final[Mapping[str, LiteralString]] = {
-    "actor": "AND actor = :actor",
-    "action": "AND action = :action",
-    "subject": "AND subject = :subject",
+    "actor": " AND actor = :actor",
+    "action": " AND action = :action",
+    "subject": " AND subject = :subject",
 }
 
 Damage = Literal["altered", "removed", "truncated", "rewritten", "head_gone", "head_differs"]
@@ -192,25 +192,38 @@ def _damage_at_end(at: Link, head: Link | None, noted: Link | None) -> Damage | 
 
 
 async def select_audit(connection: Connection, query: AuditQuery) -> Sequence[Entry]:
+    end_at, end_seq = await _end(connection, query)
     rows = await connection.all(
         audit_statement(query),
-        before=query.before,
-        limit=query.limit,
         since=query.since,
-        until=query.until,
+        end_at=end_at,
+        end_seq=end_seq,
+        limit=query.limit,
         **_given(query),
     )
     return [Entry(Link(*row[:2]), AuditRow(*row[2:])) for row in rows]
 
 
+async def _end(connection: Connection, query: AuditQuery) -> tuple[int, int]:
+    """The time and number that all entries are below."""
+    # If the row itself is gone, the one above will do; a number above all is no bound.
+    row = await connection.one(
+        "SELECT at FROM audit WHERE seq >= :before ORDER BY seq LIMIT 1", before=query.before
+    )
+    until = (query.until, 0)
+    return until if row is None else min(until, (row[0], query.before))
+
+
 def audit_statement(query: AuditQuery) -> LiteralString:
-    """Only filters that are given are in it: each has an index, which "none, or equal" would not use."""
-    narrowed = " ".join(_NARROWED[name] for name in _given(query))
+    """Only filters that are given are in it: they have indexes, which "none, or equal" would not use. One
+    upper bound of time and number together lets every page begin where it has to.
+    """
+    narrowed = "".join(_NARROWED[name] for name in _given(query))
     return (
         "SELECT seq, hash, id, at, actor, action, subject, detail, address FROM audit"  # noqa: S608 - literals
-        " WHERE seq < :before AND at >= :since AND at < :until "
+        " WHERE at >= :since AND (at, seq) < (:end_at, :end_seq)"
         + narrowed
-        + " ORDER BY seq DESC LIMIT :limit"
+        + " ORDER BY at DESC, seq DESC LIMIT :limit"
     )
 
 

@@ -12,8 +12,10 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from bluesminds.clock import Clock
+from bluesminds.clock import Clock, moment
 from bluesminds.crypto import uuid7
+from bluesminds.money import write_usd
+from bluesminds.values import LimitSet
 from storage.audit import (
     AuditQuery,
     AuditRow,
@@ -29,6 +31,8 @@ MASK: Final = "[masked]"
 CHECKED_AT_ONCE: Final = 200  # rows: about two milliseconds of hashing
 _SECRET: Final = frozenset(("key", "password", "secret", "token", "digest"))
 _ENDINGS: Final = tuple(f"_{word}" for word in (*_SECRET, "hash"))
+_MOMENTS: Final = ("_at", "_until")
+_LIMITS: Final = frozenset(LimitSet.__struct_fields__)
 
 
 class Actor(Struct, frozen=True):
@@ -83,7 +87,8 @@ def entry(
 ) -> AuditRow:
     """`action` is noun.verb. `before` and `after` are the fields of the subject that matter, None when it was
     or is not there; of both together only what differs is kept. Fields named like a secret are masked: that
-    they change shows, their value does not. Values are what JSON can hold, Structs and rows too.
+    they change shows, their value does not. Times, money and limits, which are told by their names too, look
+    as they do in the API. Values are what JSON can hold, and bytes if they are masked.
     """
     now = clock.now_ms()
     return AuditRow(
@@ -103,15 +108,24 @@ def _detail(before: Mapping[str, object] | None, after: Mapping[str, object] | N
         differing = {name for name in {*old, *new} if old.get(name) != new.get(name)}
         old = {name: value for name, value in old.items() if name in differing}
         new = {name: value for name, value in new.items() if name in differing}
-    found = {"before": _masked(old), "after": _masked(new)}
+    found = {"before": _shown(old), "after": _shown(new)}
     return msgspec.json.encode({name: part for name, part in found.items() if part}, order="sorted").decode()
 
 
-def _masked(fields: Mapping[str, object]) -> dict[str, object]:
-    return {name: _shown(name, value) for name, value in fields.items()}
+def _shown(fields: Mapping[str, object]) -> dict[str, object]:
+    return {name: _form(name, value) for name, value in fields.items()}
 
 
-def _shown(name: str, value: object) -> object:
+def _form(name: str, value: object) -> object:
     if value is not None and (name in _SECRET or name.endswith(_ENDINGS)):
         return MASK
-    return _masked(value) if isinstance(value, dict) else value
+    match value:
+        case dict():
+            return _shown(value)
+        case int() if name.endswith(_MOMENTS):
+            return moment(value)
+        case 0 if name in _LIMITS:
+            return None
+        case int() if name.startswith("usd_"):
+            return write_usd(value)
+    return value

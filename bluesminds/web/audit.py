@@ -6,8 +6,8 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta, Raw, Struct
 
 from bluesminds.accounts.audit import AuditLog
+from bluesminds.clock import moment
 from bluesminds.web.guard import Access
-from bluesminds.web.present import moment
 from bluesminds.web.routes import Page, Paging, Route, route
 from storage.audit import AuditQuery, Damage, Entry, Link
 

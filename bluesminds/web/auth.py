@@ -13,9 +13,9 @@ from bluesminds.accounts.auth import Auth
 from bluesminds.accounts.mailboxes import Mailboxes
 from bluesminds.accounts.members import Members
 from bluesminds.accounts.sessions import Opened
+from bluesminds.clock import moment
 from bluesminds.web.guard import COOKIE, Access, Principal
 from bluesminds.web.inputs import Email, FullName, Password, Token
-from bluesminds.web.present import moment
 from bluesminds.web.routes import Answer, Route, route
 from bluesminds.web.users import UserView, view
 from storage.members import UserRow

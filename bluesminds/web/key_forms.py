@@ -8,11 +8,11 @@ from msgspec import UNSET, Meta, Struct, UnsetType, structs
 from bluesminds.accounts.key_rules import KeyRules
 from bluesminds.accounts.keys import KeyUsage, rules_of
 from bluesminds.accounts.usage import MAX_DAYS
+from bluesminds.clock import moment
 from bluesminds.crypto import UUID
 from bluesminds.money import write_usd
 from bluesminds.values import NO_LIMITS
 from bluesminds.web.inputs import LimitsInput, LimitsView, Name
-from bluesminds.web.present import moment
 from bluesminds.web.routes import Paging
 from storage.keys import KeyRow
 

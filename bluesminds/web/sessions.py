@@ -4,8 +4,8 @@ from msgspec import Struct
 
 from bluesminds.accounts.members import Members
 from bluesminds.accounts.sessions import Sessions
+from bluesminds.clock import moment
 from bluesminds.web.guard import Access, Principal
-from bluesminds.web.present import moment
 from bluesminds.web.routes import Page, Route, route
 from storage.sessions import SessionRow
 

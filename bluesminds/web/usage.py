@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from bluesminds.accounts.usage import MAX_DAYS, UsageReports
+from bluesminds.clock import moment
 from bluesminds.money import write_usd
 from bluesminds.web.guard import Access
-from bluesminds.web.present import moment
 from bluesminds.web.routes import Page, Route, route
 from storage.usage import StatsRow
 

@@ -4,11 +4,11 @@ from msgspec import UNSET, Struct, UnsetType
 
 from bluesminds.accounts.mailboxes import Link, Mailboxes
 from bluesminds.accounts.members import Members, UserChanges
+from bluesminds.clock import moment
 from bluesminds.emails import require_email
 from bluesminds.identity.password import Passwords
 from bluesminds.web.guard import Access, Principal
 from bluesminds.web.inputs import AddressFilter, Email, FullName, Password, TierName
-from bluesminds.web.present import moment
 from bluesminds.web.routes import Page, Route, route
 from storage.members import Role, UserRow
 

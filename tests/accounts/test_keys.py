@@ -15,6 +15,7 @@ from bluesminds.accounts import keys as module
 from bluesminds.accounts.audit import Actor
 from bluesminds.accounts.key_rules import LATEST, KeyRules
 from bluesminds.accounts.keys import Keys
+from bluesminds.clock import moment
 from bluesminds.crypto import key_digest
 from bluesminds.errors import Conflict, InvalidRequest, NotFound
 from bluesminds.values import LimitSet
@@ -159,7 +160,8 @@ async def test_a_key_that_is_rotated_stays_the_same_key(office: Office, overlap:
     assert office.changes == [(old.digest,)]
     action, subject, detail = (await office.told())[-1]
     assert (action, subject) == ("key.rotate", old.id)
-    assert detail["after"] == {"rotated_at": NOON} | ({"previous_until": until} if overlap else {})
+    ended = {"previous_until": moment(until)} if overlap else {}
+    assert detail["after"] == {"rotated_at": moment(NOON)} | ended
     assert not {old_key, new_key} & {json.dumps(row) for row in await office.told()}
 
 

@@ -69,5 +69,33 @@ async def test_the_log_over_http(gateway: Gateway) -> None:
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, "noted")
 
 
+async def test_figures_in_the_log_are_those_of_the_api(gateway: Gateway) -> None:
+    limits = {"rpm": 5, "usd_per_month": "50"}
+    end, later = "2030-01-31T12:00:00.000Z", "2031-01-31T12:00:00.000Z"
+    async with gateway.operator() as client:
+        key = (
+            await client.post("/api/admin/keys", json={"name": "k", "limits": limits, "expires_at": end})
+        ).json()
+        path = f"/api/admin/keys/{key['id']}"
+        await client.patch(path, json={"limits": {"rpm": None}, "expires_at": later})
+        rotated = (await client.post(f"{path}/rotate", json={"overlap_seconds": 60})).json()
+        await client.delete(path)
+        revoked = (await client.get(path)).json()
+        user = f"/api/admin/users/{key['user_id']}/limits"
+        assert (await client.patch(user, json=limits)).status_code == 200
+        await client.patch(user, json={"usd_per_month": None})
+        revoke, rotate, change, create = [row["detail"] for row in await rows_of(client, subject=key["id"])]
+        undone, done = [row["detail"] for row in await rows_of(client, action="user.limits")]
+    assert create["after"] | {"limits": limits, "expires_at": end} == create["after"]
+    assert change == {
+        "before": {"limits": limits, "expires_at": end},
+        "after": {"limits": {"usd_per_month": "50"}, "expires_at": later},
+    }
+    assert rotate["after"] == {name: rotated[name] for name in ("rotated_at", "previous_until")}
+    assert revoke == {"after": {"revoked_at": revoked["revoked_at"]}}
+    assert done == {"before": {"rpm": None, "usd_per_month": None}, "after": limits}
+    assert undone == {"before": {"usd_per_month": "50"}, "after": {"usd_per_month": None}}
+
+
 async def rows_of(client: httpx.AsyncClient, **query: str) -> list[dict[str, Any]]:
     return list((await client.get("/api/admin/audit", params=query)).json()["data"])
