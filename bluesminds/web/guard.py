@@ -9,6 +9,7 @@ at all is taken from another site (https://web.dev/articles/fetch-metadata).
 """
 
 import hmac
+from contextlib import suppress
 from enum import Enum
 from typing import Final, Literal, Protocol
 from urllib.parse import urlsplit
@@ -185,7 +186,11 @@ def address_of(client: tuple[str, int] | None) -> str:
 
 
 def _user_agent(request: Request) -> str:
-    return request.headers.get("user-agent", "")[:200]
+    """Headers are read as Latin-1; what is UTF-8 was meant so."""
+    sent = request.headers.get("user-agent", "")
+    with suppress(UnicodeError):
+        sent = sent.encode("latin-1").decode()
+    return sent[:200]
 
 
 def _token(request: Request, cookie: str) -> tuple[str, bool]:

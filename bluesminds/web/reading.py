@@ -1,5 +1,5 @@
 """What callers of the control plane send, as Structs that forbid unknown fields. What is wrong is said in
-words made from the field's description, and never repeats a value.
+words made from the field's description, and never repeats a value, nor a name that is not known.
 """
 
 import re
@@ -22,7 +22,7 @@ _UNKNOWN: Final = "Object contains unknown field "
 
 
 async def read_input(model: type[T], incoming: Request) -> T:
-    """The JSON body. Raises InvalidRequest with the field's name."""
+    """The JSON body. Raises InvalidRequest, with the field's name if it has one that is known."""
     body = await incoming.get_data(cache=False)
     try:
         return msgspec.json.decode(body, type=model)
@@ -33,25 +33,27 @@ async def read_input(model: type[T], incoming: Request) -> T:
 
 
 def read_query(model: type[T], incoming: Request) -> T:
-    """The part of the URL after "?". Raises InvalidRequest with the parameter's name."""
-    given: dict[str, Any] = {}
+    """The part of the URL after "?". Raises InvalidRequest, with the parameter's name if it is known."""
+    fields, given = fields_of(model), dict[str, Any]()
     for name, values in incoming.args.lists():
+        if name not in fields:
+            raise _unknown("parameter", fields)
         if len(values) > 1:
             raise InvalidRequest("invalid_value", "A parameter is there twice. Send each once.", param=name)
         if "\0" in values[0]:
             raise InvalidRequest("invalid_value", "Send text without NUL characters.", param=name)
-        given[name] = _meant(fields_of(model).get(name), values[0])
+        given[name] = _meant(fields[name], values[0])
     try:
         return msgspec.convert(given, model)
     except msgspec.ValidationError as exc:
         raise _invalid(model, str(exc), "The query cannot be read.") from exc
 
 
-def _meant(field: Field | None, text: str) -> object:
+def _meant(field: Field, text: str) -> object:
     """A URL has only text for a number or a truth. Nothing is read more kindly: 8 would pass for a time."""
-    if field is not None and field.bare is int and _WHOLE.fullmatch(text):
+    if field.bare is int and _WHOLE.fullmatch(text):
         return int(text)
-    if field is not None and field.bare is bool:
+    if field.bare is bool:
         return _TRUTHS.get(text, text)
     return text
 
@@ -68,9 +70,13 @@ def _invalid(model: type[msgspec.Struct], reason: str, otherwise: str) -> Invali
             place, field = f"{place}.{inner.name}", inner
         return InvalidRequest("invalid_value", f"{place} must be {field.expected}.", param=place)
     if reason.startswith(_UNKNOWN):
-        known = ", ".join(fields) or "none"
-        return InvalidRequest("invalid_value", f"Unknown field. Known here: {known}.")
+        return _unknown("field", fields)
     return InvalidRequest("invalid_value", otherwise)
+
+
+def _unknown(what: str, fields: Mapping[str, Field]) -> InvalidRequest:
+    known = ", ".join(fields) or "none"
+    return InvalidRequest("invalid_value", f"Unknown {what}. Known here: {known}.")
 
 
 def _inner(field: Field) -> Mapping[str, Field]:

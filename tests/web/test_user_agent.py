@@ -1,0 +1,30 @@
+"""What a browser calls itself, as the list of sessions shows it."""
+
+import pytest
+
+from tests.gateways import Gateway
+from tests.web.people import PASSWORD, stranger
+
+ADA = "ada@example.com"
+
+
+@pytest.mark.parametrize(
+    ("sent", "shown"),
+    [
+        (b"Mozilla/5.0 (X11; Linux)", "Mozilla/5.0 (X11; Linux)"),
+        ("Gr\u00f6\u00dfe/1.0 \u6771\u4eac".encode(), "Gr\u00f6\u00dfe/1.0 \u6771\u4eac"),
+        ("Gr\u00f6\u00dfe/1.0".encode("latin-1"), "Gr\u00f6\u00dfe/1.0"),
+        (b"half a sign \xe6\x9d", "half a sign \u00e6\u009d"),
+        ("\u6771".encode() * 300, "\u6771" * 200),
+    ],
+)
+async def test_a_browsers_name_is_read_as_it_was_meant(gateway: Gateway, sent: bytes, shown: str) -> None:
+    async with gateway.operator() as operator:
+        body = {"email": ADA, "password": PASSWORD}
+        user_id = (await operator.post("/api/admin/users", json=body)).json()["id"]
+        async with stranger(gateway) as visitor:
+            login = await visitor.post("/api/auth/login", json=body, headers={b"user-agent": sent})
+        assert login.status_code == 200, login.text
+        (session,) = (await operator.get(f"/api/admin/users/{user_id}/sessions")).json()["data"]
+        (begun,) = (await operator.get("/api/admin/audit?action=session.begin")).json()["data"]
+    assert (session["user_agent"], begun["detail"]["after"]["user_agent"]) == (shown, shown)
