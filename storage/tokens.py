@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Literal
 
 from storage.base import Connection
@@ -51,18 +52,12 @@ async def select_token(connection: Connection, digest: bytes, purpose: Purpose, 
 async def select_invites(
     connection: Connection, now: int, email: str | None, after_id: str, limit: int
 ) -> Sequence[TokenRow]:
-    """A page of invitations that open an account: neither used nor too old, and for an address that nobody
-    has; the oldest first.
-    """
+    """A page of invitations that are neither used nor too old; the oldest first."""
     rows = await connection.all(
         """
         SELECT id, digest, purpose, user_id, email, created_at, expires_at, used_at FROM one_time_tokens
         WHERE purpose = 'invite' AND used_at IS NULL AND expires_at > :now AND id > :after_id
             AND (CAST(:email AS TEXT) IS NULL OR lower(email) = lower(:email))
-            AND NOT EXISTS (
-                SELECT 1 FROM users WHERE lower(users.email) = lower(one_time_tokens.email)
-                    AND (users.email_verified_at IS NOT NULL OR users.disabled_at IS NOT NULL)
-            )
         ORDER BY id LIMIT :limit
         """,
         now=now,
@@ -103,6 +98,24 @@ async def use_token(connection: Connection, digest: bytes, purpose: Purpose, now
 async def delete_invite(connection: Connection, invite_id: str) -> None:
     """Make a link worthless."""
     await connection.execute("DELETE FROM one_time_tokens WHERE id = :invite_id", invite_id=invite_id)
+
+
+async def delete_invites(connection: Connection, email: str, now: int) -> Sequence[TokenRow]:
+    """Make worthless what invites to an address and is neither used nor too old; what that was, the oldest
+    first.
+    """
+    # No invitation has a user_id; by that and the purpose they are found in the index.
+    rows = await connection.all(
+        """
+        DELETE FROM one_time_tokens
+        WHERE user_id IS NULL AND purpose = 'invite' AND used_at IS NULL AND expires_at > :now
+            AND lower(email) = lower(:email)
+        RETURNING id, digest, purpose, user_id, email, created_at, expires_at, used_at
+        """,
+        email=email,
+        now=now,
+    )
+    return [TokenRow(*row) for row in sorted(rows, key=itemgetter(0))]
 
 
 async def delete_tokens(connection: Connection, user_id: str, purpose: Purpose) -> None:

@@ -16,10 +16,17 @@ from bluesminds.crypto import is_uuid
 from bluesminds.emails import require_email
 from bluesminds.errors import Conflict, NotFound
 from bluesminds.notify.postman import Postman
-from storage.audit import hold_audit, insert_audit
+from storage.audit import AuditRow, hold_audit, insert_audit
 from storage.base import Connection, Store
 from storage.members import select_user_by_email
-from storage.tokens import TokenRow, delete_invite, insert_token, select_invite, select_invites
+from storage.tokens import (
+    TokenRow,
+    delete_invite,
+    delete_invites,
+    insert_token,
+    select_invite,
+    select_invites,
+)
 
 
 class Invitation(Struct, frozen=True):
@@ -68,6 +75,10 @@ class Invitations:
         """In force when this returns. Raises NotFound for one that is not there, used or too old."""
         await self._store.write(self._withdraw, actor, invite_id)
 
+    async def withdraw_all(self, actor: Actor, email: str) -> Sequence[TokenRow]:
+        """Those to an address, together; in force when this returns. Raises NotFound when there is none."""
+        return await self._store.write(self._withdraw_all, actor, email)
+
     async def _create(self, connection: Connection, actor: Actor, row: TokenRow) -> None:
         audit = entry(self._clock, actor, "user.invite", row.email, after=_told(row))
         await insert_audit(connection, audit)
@@ -81,9 +92,20 @@ class Invitations:
         found = await select_invite(connection, invite_id, now) if is_uuid(invite_id) else None
         if found is None:
             raise NotFound("invite_not_found", "There is no open invitation with this id.")
-        audit = entry(self._clock, actor, "user.uninvite", found.email, before=_told(found))
-        await insert_audit(connection, audit)
+        await insert_audit(connection, self._withdrawn(actor, found))
         await delete_invite(connection, invite_id)
+
+    async def _withdraw_all(self, connection: Connection, actor: Actor, email: str) -> Sequence[TokenRow]:
+        await hold_audit(connection)
+        found = await delete_invites(connection, email, self._clock.now_ms())
+        if not found:
+            raise NotFound("invite_not_found", "There is no open invitation to this address.")
+        for row in found:
+            await insert_audit(connection, self._withdrawn(actor, row))
+        return found
+
+    def _withdrawn(self, actor: Actor, row: TokenRow) -> AuditRow:
+        return entry(self._clock, actor, "user.uninvite", row.email, before=_told(row))
 
 
 def _told(row: TokenRow) -> dict[str, object]:

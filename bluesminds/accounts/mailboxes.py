@@ -17,7 +17,15 @@ from msgspec import Struct
 from bluesminds.accounts.audit import Actor, entry
 from bluesminds.accounts.auth import invalid_credentials
 from bluesminds.accounts.letters import Letters
-from bluesminds.accounts.members import BOOTSTRAP, email_taken, is_taken, new_user, no_such_user, seen
+from bluesminds.accounts.members import (
+    BOOTSTRAP,
+    email_taken,
+    end_invites,
+    is_taken,
+    new_user,
+    no_such_user,
+    seen,
+)
 from bluesminds.accounts.throttle import Throttle
 from bluesminds.accounts.tokens import invalid_token, new_token
 from bluesminds.clock import Clock
@@ -212,7 +220,7 @@ class Mailboxes:
             raise invalid_token()
         if not await use_token(connection, digest, "invite", now):
             raise invalid_token()
-        audit = entry(self._clock, actor, "invite.use", email, before={"invite_id": row.id})
+        audit = entry(self._clock, actor, "invite.use", row.email, before={"invite_id": row.id})
         await insert_audit(connection, audit)
 
     async def _verification(self, connection: Connection, user_id: str, email: str) -> Mail:
@@ -269,7 +277,8 @@ class Mailboxes:
         after = replace(after, email_verified_at=self._clock.now_ms())
         if is_news and email in self._admins:
             after = replace(after, role="admin")
-        audit = entry(self._clock, actor, action, after.id, before=seen(before), after=seen(after))
+        told = seen(after) | await end_invites(connection, after, self._clock.now_ms())
+        audit = entry(self._clock, actor, action, after.id, before=seen(before), after=told)
         await insert_audit(connection, audit)
         await update_user(connection, after)
         # What was sent to another address, or for another password, is worth nothing any more.

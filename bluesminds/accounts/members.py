@@ -6,7 +6,8 @@ first administrator, and the token is gone. From then on there is always one: th
 can be neither disabled nor demoted.
 
 The addresses of accounts that an administrator makes count as verified: he vouches for them. Until an address
-is verified it is nobody's: whoever has signed up with it keeps nobody out of it.
+is verified it is nobody's: whoever has signed up with it keeps nobody out of it. Once it is somebody's,
+nothing invites to it any more.
 """
 
 import hmac
@@ -35,7 +36,7 @@ from storage.members import (
 )
 from storage.sessions import delete_sessions
 from storage.settings import delete_setting, put_setting, select_setting
-from storage.tokens import delete_tokens
+from storage.tokens import delete_invites, delete_tokens
 
 BOOTSTRAP = "bootstrap_token_sha256"
 LOCAL_USER = "local_user_id"
@@ -172,7 +173,8 @@ class Members:
                 "email_not_confirmed",
                 "An administrator needs a confirmed address; this account has none yet.",
             )
-        audit = entry(self._clock, actor, "user.update", user_id, before=seen(before), after=seen(after))
+        told = seen(after) | await end_invites(connection, after, self._clock.now_ms())
+        audit = entry(self._clock, actor, "user.update", user_id, before=seen(before), after=told)
         await insert_audit(connection, audit)
         await update_user(connection, after)
         if is_admin(before) and not is_admin(after) and not await has_admin(connection):
@@ -203,9 +205,8 @@ class Members:
         if known is not None:
             user = replace(user, id=known.id, created_at=known.created_at)
         before = None if known is None else seen(known)
-        await insert_audit(
-            connection, entry(self._clock, actor, action, user.id, before=before, after=seen(user))
-        )
+        after = seen(user) | await end_invites(connection, user, self._clock.now_ms())
+        await insert_audit(connection, entry(self._clock, actor, action, user.id, before=before, after=after))
         await (insert_user(connection, user) if known is None else update_user(connection, user))
         await delete_tokens(connection, user.id, "verify_email")
         await delete_tokens(connection, user.id, "reset_password")
@@ -267,6 +268,14 @@ def is_admin(user: UserRow) -> bool:
 def is_taken(user: UserRow | None) -> bool:
     """Whether the address of an account is somebody's, or was."""
     return user is not None and (user.email_verified_at is not None or user.disabled_at is not None)
+
+
+async def end_invites(connection: Connection, user: UserRow, now: int) -> dict[str, object]:
+    """Make worthless what invites to the address of an account, if it is taken now: it would be good again
+    once the account has another. What the audit log is to tell of it.
+    """
+    ended = await delete_invites(connection, user.email or "", now) if is_taken(user) else ()
+    return {"ended_invite_ids": [row.id for row in ended]} if ended else {}
 
 
 def email_taken() -> Conflict:

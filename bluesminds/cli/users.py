@@ -141,24 +141,18 @@ def invites(config: Path | None, as_json: bool) -> None:
 @json_option
 def uninvite(invitation: str, config: Path | None, as_json: bool) -> None:
     """Withdraw one invitation, or those to an address."""
-    ids = [invitation] if is_uuid(invitation) else _invitations(config, invitation)
-    for one in ids:
-        ask(config, "DELETE", f"/invites/{one}")
-    if as_json:
-        echo_json({"withdrawn": ids})
+    if is_uuid(invitation):
+        ask(config, "DELETE", f"/invites/{invitation}")
+        done = {"withdrawn": [invitation]}
+    elif "@" in invitation:
+        done = ask(config, "DELETE", f"/invites?email={quote(invitation)}")
     else:
-        click.echo(f"withdrew {' '.join(ids)}")
-
-
-def _invitations(config: Path | None, email: str) -> list[str]:
-    if "@" not in email:
-        message = f"{email!r} is neither an address nor the id of an invitation"
+        message = f"{invitation!r} is neither an address nor the id of an invitation"
         raise exits.Failure(message, exits.USAGE, "bluesminds users invites")
-    found = ask_all(config, "/invites", {"email": email})["data"]
-    if not found:
-        message = "There is no open invitation to this address."
-        raise exits.Failure(message, exits.NOT_FOUND, "bluesminds users invites")
-    return [one["id"] for one in found]
+    if as_json:
+        echo_json(done)
+    else:
+        click.echo(f"withdrew {len(done['withdrawn'])}: {' '.join(done['withdrawn'])}")
 
 
 @users_group.command()
@@ -184,7 +178,7 @@ def sign_out(user: str, session: str | None, config: Path | None, as_json: bool)
     found = find_user(config, user)
     one = "" if session is None else f"/{session}"
     ask(config, "DELETE", f"/users/{found['id']}/sessions{one}")
-    _tell(found, "signed out", as_json=as_json)
+    _tell(found, "signed out" if session is None else f"ended session {session} of", as_json=as_json)
 
 
 @users_group.command("reset-password")

@@ -1,11 +1,14 @@
 """/api/admin/invites: who is asked to sign up."""
 
-from msgspec import Struct, structs
+from typing import Annotated
+
+from msgspec import Meta, Struct, structs
 
 from bluesminds.accounts.invitations import Invitations
+from bluesminds.clock import moment
+from bluesminds.emails import read_email
 from bluesminds.web.guard import Access, Principal
 from bluesminds.web.inputs import AddressFilter, Email
-from bluesminds.web.present import moment
 from bluesminds.web.routes import Page, Route, route
 from storage.tokens import TokenRow
 
@@ -15,7 +18,7 @@ class Invited(Struct, forbid_unknown_fields=True):
 
 
 class InviteView(Struct, frozen=True):
-    """An invitation to an address that nobody has, neither used nor too old."""
+    """An invitation that is neither used nor too old, to an address that nobody has."""
 
     id: str
     email: str
@@ -27,6 +30,18 @@ class MadeInvite(InviteView, frozen=True):
     """The link is shown this once."""
 
     url: str
+
+
+class Invitee(Struct, frozen=True, forbid_unknown_fields=True):
+    """Whose invitations."""
+
+    email: Annotated[str, Meta(description="a whole e-mail address")]
+
+
+class Withdrawn(Struct, frozen=True):
+    """The ids, the oldest first."""
+
+    withdrawn: list[str]
 
 
 class InviteDesk(Struct, frozen=True):
@@ -42,6 +57,11 @@ class InviteDesk(Struct, frozen=True):
         made = await self.invitations.create(who.actor, email=body.email)
         return MadeInvite(**structs.asdict(_view(made.row)), url=made.url)
 
+    async def withdraw_all(self, who: Principal, query: Invitee) -> Withdrawn:
+        """Withdraw all open invitations to an address, together. Their links do not work any more."""
+        found = await self.invitations.withdraw_all(who.actor, read_email(query.email) or "")
+        return Withdrawn([row.id for row in found])
+
     async def withdraw(self, who: Principal, invite_id: str) -> None:
         """Withdraw an invitation. Its link does not work any more."""
         await self.invitations.withdraw(who.actor, invite_id)
@@ -52,6 +72,7 @@ def routes(desk: InviteDesk) -> list[Route]:
     return [
         route("GET", path, Access.ADMIN, desk.list, tag=tag),
         route("POST", path, Access.ADMIN, desk.create, tag=tag, status=201),
+        route("DELETE", path, Access.ADMIN, desk.withdraw_all, tag=tag),
         route("DELETE", f"{path}/{{invite_id}}", Access.ADMIN, desk.withdraw, tag=tag),
     ]
 

@@ -90,7 +90,7 @@ def test_a_user_is_signed_out(home: Path) -> None:
 
     assert signed_in() == [[one, "192.0.2.1", "x/1"] for one in reversed(ids)]
     one = ("users", "sign-out", ADA, "--session", ids[0])
-    assert user.call(*one).stdout == f"signed out {ADA}\n"
+    assert user.call(*one).stdout == f"ended session {ids[0]} of {ADA}\n"
     assert signed_in() == [[ids[1], "192.0.2.1", "x/1"]]
     again = user.call(*one)
     assert (again.returncode, again.stderr.splitlines()) == (
@@ -132,7 +132,7 @@ def test_invitations_are_listed_and_withdrawn(home: Path) -> None:
     listed = [line.split("\t") for line in user.call("users", "invites").stdout.splitlines()]
     assert [line[1] for line in listed] == ["email", "bob@example.com", "eve@example.com", "bob@example.com"]
     done = user.call("users", "uninvite", " Bob@example.com ")
-    assert done.stdout == f"withdrew {listed[1][0]} {listed[3][0]}\n"
+    assert done.stdout == f"withdrew 2: {listed[1][0]} {listed[3][0]}\n"
     assert [one["email"] for one in json.loads(user.call("users", "invites", "--json").stdout)["data"]] == [
         "eve@example.com"
     ]

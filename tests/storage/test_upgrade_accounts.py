@@ -1,13 +1,14 @@
 """Accounts of a database from before there were sign-ups keep working, and nobody has to confirm them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from bluesminds.crypto import is_uuid, uuid7
 from storage import Connection, open_store
-from storage.members import select_users
+from storage.members import insert_user, select_users
 from storage.migrate import shipped
-from storage.tokens import select_invites, select_token
-from tests.storage.samples import NOON
+from storage.tokens import TokenRow, insert_token, select_invites, select_token
+from tests.storage.samples import NOON, user
 
 OLD = """
     INSERT INTO users (id, email, full_name, role, password_hash, disabled_at, created_at)
@@ -57,3 +58,20 @@ async def test_invitations_that_are_out_stay_good_and_get_an_id(url: str, tmp_pa
     assert [row.digest for row in found] == digests[::-1], "the oldest first"
     assert all(is_uuid(row.id) and row.id < uuid7(NOON + 1) for row in found)
     assert kept == found
+
+
+async def test_invitations_to_addresses_that_are_taken_go(url: str, tmp_path: Path) -> None:
+    confirmed = replace(user(1, "confirmed@example.org"), email_verified_at=NOON)
+    disabled = replace(user(2, "disabled@example.org"), disabled_at=NOON)
+    waiting = user(3, "waiting@example.org")
+    emails = ("Confirmed@example.org", "Disabled@example.org", "Waiting@example.org", "nobody@example.org")
+    async with open_store(url, schema=older("0008", tmp_path / "schema")) as store:
+        for row in (confirmed, disabled, waiting):
+            await store.write(insert_user, row)
+        for serial, email in enumerate(emails):
+            digest = bytes([serial]) * 32
+            invite = TokenRow(uuid7(NOON + serial), digest, "invite", None, email, NOON, NOON + 9)
+            await store.write(insert_token, invite)
+    async with open_store(url) as store:
+        found = await store.read(select_invites, NOON, None, "", 10)
+    assert [row.email for row in found] == list(emails[2:])

@@ -108,6 +108,7 @@ DELETE /api/admin/users/{user_id}/sessions
 DELETE /api/admin/users/{user_id}/sessions/{session_id}
 GET /api/admin/invites
 POST /api/admin/invites
+DELETE /api/admin/invites
 DELETE /api/admin/invites/{invite_id}
 """
 BY_KEY = """
