@@ -200,7 +200,7 @@ class _Request(_Exchange):
         patience = self._lane.limits.body_timeout
         earned = patience + self._received / BODY_BYTES_PER_SECOND - self._waited
         began = trio.current_time()
-        with trio.move_on_after(min(patience, earned)) as scope:
+        with trio.move_on_at(began + min(patience, earned)) as scope:
             await self._news.park()
         self._waited += trio.current_time() - began
         if scope.cancelled_caught:
