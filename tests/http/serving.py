@@ -1,5 +1,6 @@
 """A real server on a free port and a raw client, for the tests of the listening side."""
 
+import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,6 +28,13 @@ class Served:
 
     async def connect(self) -> trio.SocketStream:
         return await trio.open_tcp_stream("127.0.0.1", self.port)
+
+    def connect_sending(self, data: bytes) -> trio.SocketStream:
+        """Without a pause: the data are there before the server can have accepted the connection."""
+        sock = socket.create_connection(("127.0.0.1", self.port))
+        sock.sendall(data)
+        sock.setblocking(False)
+        return trio.SocketStream(trio.socket.from_stdlib_socket(sock))
 
     async def ask(self, data: bytes) -> bytes:
         """Send, and read to the end of the connection."""
@@ -68,7 +76,7 @@ async def start(
     return served
 
 
-async def eventually(condition: Callable[[], bool], seconds: float = 3) -> None:
+async def eventually(condition: Callable[[], bool], seconds: float = 30) -> None:
     """Wait for what no event tells; TooSlowError if it does not come."""
     with trio.fail_after(seconds):
         while not condition():  # noqa: ASYNC110 the conditions are counters

@@ -1,8 +1,10 @@
 """The pool against real sockets: framing, keep-alive, stale connections, uploads and early answers."""
 
 import dataclasses
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -295,15 +297,28 @@ async def test_unix_sockets(pool: Pool, nursery: trio.Nursery, tmp_path: Path) -
 async def test_a_refused_connection_was_not_sent(pool: Pool, tmp_path: Path) -> None:
     with trio.socket.socket() as unused:
         await unused.bind(("127.0.0.1", 0))
-        port = unused.getsockname()[1]
-    for target in (Origin("http", "127.0.0.1", port), Origin("unix", str(tmp_path / "absent"), 0)):
-        with pytest.raises(ConnectFailed) as caught:
-            await pool.request(b"GET", target, b"/", [], timeouts=TIMEOUTS)
-        assert (caught.value.phase, caught.value.sent) == ("connect", False)
+        port = unused.getsockname()[1]  # bound for as long as the test needs it, but not listening
+        for target in (Origin("http", "127.0.0.1", port), Origin("unix", str(tmp_path / "absent"), 0)):
+            with pytest.raises(ConnectFailed) as caught:
+                await pool.request(b"GET", target, b"/", [], timeouts=TIMEOUTS)
+            assert (caught.value.phase, caught.value.sent) == ("connect", False)
+
+
+class Nowhere(trio.abc.HostnameResolver):
+    """In place of the machine's resolver, which may take its time over a name that does not exist."""
+
+    async def getaddrinfo(
+        self, host: bytes | None, port: bytes | str | int | None, *_: int, **__: int
+    ) -> list[Any]:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    async def getnameinfo(self, sockaddr: Any, flags: int) -> tuple[str, str]:
+        raise NotImplementedError
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "a" * 64 + ".invalid", "a..b"])
 async def test_names_that_cannot_be_resolved_fail_to_connect(pool: Pool, host: str) -> None:
+    trio.socket.set_custom_hostname_resolver(Nowhere())
     with pytest.raises(ConnectFailed):
         await pool.request(b"GET", Origin("http", host, 80), b"/", [], timeouts=TIMEOUTS)
 
@@ -313,8 +328,10 @@ class TestStaleConnections:
 
     @pytest.mark.parametrize("reset", [False, True])
     async def test_one_closed_at_the_next_request_is_replaced_once(
-        self, pool: Pool, nursery: trio.Nursery, reset: bool
+        self, pool: Pool, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, reset: bool
     ) -> None:
+        monkeypatch.setattr(client, "_ROUND_TRIP", 60)
+
         async def script(peer: Peer) -> None:
             await peer.request()
             await peer.answer(b"%d" % peer.number)
@@ -372,8 +389,10 @@ class TestStaleConnections:
         assert (upstream.accepted, len(upstream.requests)) == (1, 2)
 
     async def test_a_request_that_changes_nothing_may_be_sent_again(
-        self, pool: Pool, nursery: trio.Nursery
+        self, pool: Pool, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr(client, "_HARMLESS_SECONDS", 60)
+
         async def script(peer: Peer) -> None:
             await peer.request()
             await peer.answer(b"%d" % peer.number)
@@ -402,9 +421,10 @@ class TestStaleConnections:
         assert upstream.accepted == 1
 
     async def test_one_that_stopped_taking_the_request_half_way_is_replaced(
-        self, pool: Pool, nursery: trio.Nursery
+        self, pool: Pool, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A request that is not whole cannot have been worked on, however long its sending took."""
+        monkeypatch.setattr(client, "_HARMLESS_SECONDS", 60)
 
         async def script(peer: Peer) -> None:
             await peer.request()
@@ -488,16 +508,21 @@ class TestStaleConnections:
     async def test_bytes_that_come_unasked_never_answer_the_next_request(
         self, pool: Pool, nursery: trio.Nursery
     ) -> None:
+        poisoned = [trio.Event() for _ in range(3)]
+
         async def script(peer: Peer) -> None:
             await peer.request()
             await peer.answer(b"mine")
             await trio.sleep(0.02)
             await peer.answer(b"poison")
+            poisoned[peer.number - 1].set()
             await peer.wait_closed()
 
         upstream = await nursery.start(serve, script)
-        for _ in range(3):
+        for number in range(3):
             assert await (await get(pool, upstream)).read(10) == b"mine"
+            with trio.fail_after(30):
+                await poisoned[number].wait()
             await trio.sleep(0.25)
         assert upstream.accepted == 3
 

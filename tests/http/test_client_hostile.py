@@ -3,8 +3,10 @@
 import gzip
 import os
 import ssl
+import time
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -27,7 +29,12 @@ from bluesminds.http.client import (
 )
 from tests.fakes.raw_upstream import Peer, Script, Upstream, serve, silent
 
-QUICK = Timeouts(connect=0.2, pool=0.2, write=0.2, first_byte=0.2, between_chunks=0.2)
+# Short where the upstream fails, and nowhere else: a slow machine must not end another phase before.
+LONG = Timeouts(connect=60, pool=60, write=60, first_byte=60, between_chunks=60)
+ABSENT = replace(LONG, connect=0.2)
+STUCK = replace(LONG, write=0.2)
+SILENT = replace(LONG, first_byte=0.2)
+STALLED = replace(LONG, between_chunks=0.2)
 PATIENT = Timeouts(connect=5, pool=5, write=5, first_byte=5, between_chunks=5)
 OK = b"HTTP/1.1 200 OK\r\n"
 _FRAGMENTS = [
@@ -61,8 +68,8 @@ class TestTimeouts:
     async def test_no_answer(self, pool: Pool, nursery: trio.Nursery) -> None:
         upstream = await nursery.start(serve, silent)
         for _ in range(2):
-            with trio.fail_after(1), pytest.raises(FirstByteTimeout) as caught:
-                await get(pool, upstream, QUICK)
+            with trio.fail_after(30), pytest.raises(FirstByteTimeout) as caught:
+                await get(pool, upstream, SILENT)
             assert (caught.value.phase, caught.value.sent) == ("head", True)
 
     async def test_a_head_that_trickles_has_one_deadline(self, pool: Pool, nursery: trio.Nursery) -> None:
@@ -73,8 +80,8 @@ class TestTimeouts:
                 await trio.sleep(0.02)
 
         upstream = await nursery.start(serve, script)
-        with trio.fail_after(1), pytest.raises(FirstByteTimeout):
-            await get(pool, upstream, QUICK)
+        with trio.fail_after(30), pytest.raises(FirstByteTimeout):
+            await get(pool, upstream, SILENT)
 
     async def test_a_stall_inside_the_body(self, pool: Pool, nursery: trio.Nursery) -> None:
         async def script(peer: Peer) -> None:
@@ -87,8 +94,8 @@ class TestTimeouts:
 
         upstream = await nursery.start(serve, script)
         for _ in range(2):
-            response = await get(pool, upstream, QUICK)
-            with trio.fail_after(2), pytest.raises(ChunkTimeout) as caught:
+            response = await get(pool, upstream, STALLED)
+            with trio.fail_after(30), pytest.raises(ChunkTimeout) as caught:
                 while await response.receive():
                     pass
             assert (caught.value.phase, caught.value.sent) == ("body", True)
@@ -101,21 +108,35 @@ class TestTimeouts:
 
         upstream = await nursery.start(serve, script)
         target = Origin("http", "127.0.0.1", upstream.port)
-        with trio.fail_after(2), pytest.raises(WriteTimeout) as caught:
-            await pool.request(b"POST", target, b"/", [], bytes(50_000_000), timeouts=QUICK)
+        with trio.fail_after(30), pytest.raises(WriteTimeout) as caught:
+            await pool.request(b"POST", target, b"/", [], bytes(50_000_000), timeouts=STUCK)
         assert (caught.value.phase, caught.value.sent) == ("write", True)
 
     async def test_an_answer_that_came_before_the_body_stuck_is_delivered(
-        self, pool: Pool, nursery: trio.Nursery
+        self, pool: Pool, nursery: trio.Nursery, mock_clock: trio.testing.MockClock
     ) -> None:
+        """On a clock that stands still until the answer is there."""
+
         async def script(peer: Peer) -> None:
             await peer.send(OK + b"Content-Length: 5\r\n\r\nearly")
             await trio.sleep_forever()
 
         upstream = await nursery.start(serve, script)
         target = Origin("http", "127.0.0.1", upstream.port)
+
+        async def pass_time() -> None:
+            limit = time.monotonic() + 30
+            while True:
+                assert time.monotonic() < limit
+                if any(connection.head_done for connection in pool._connections):
+                    mock_clock.jump(0.05)
+                await trio.lowlevel.checkpoint()
+
         for _ in range(2):
-            response = await pool.request(b"POST", target, b"/", [], bytes(50_000_000), timeouts=QUICK)
+            async with trio.open_nursery() as inner:
+                inner.start_soon(pass_time)
+                response = await pool.request(b"POST", target, b"/", [], bytes(50_000_000), timeouts=STUCK)
+                inner.cancel_scope.cancel()
             assert await response.read(10) == b"early"
 
     async def test_silence_or_a_trickle_after_a_long_body(self, pool: Pool, nursery: trio.Nursery) -> None:
@@ -128,8 +149,8 @@ class TestTimeouts:
         for script in (silent, trickle):
             upstream = await nursery.start(serve, script)
             target = Origin("http", "127.0.0.1", upstream.port)
-            with trio.fail_after(2), pytest.raises(FirstByteTimeout):
-                await pool.request(b"POST", target, b"/", [], bytes(1_000_000), timeouts=QUICK)
+            with trio.fail_after(30), pytest.raises(FirstByteTimeout):
+                await pool.request(b"POST", target, b"/", [], bytes(1_000_000), timeouts=SILENT)
 
     async def test_a_listener_that_never_accepts(self, pool: Pool) -> None:
         with trio.socket.socket() as listening:
@@ -140,8 +161,8 @@ class TestTimeouts:
             for filler in fillers:  # fill the queue of connections that wait to be accepted
                 with trio.move_on_after(0.05):
                     await filler.connect(address)
-            with trio.fail_after(1), pytest.raises(ConnectTimeout) as caught:
-                await pool.request(b"GET", Origin("http", *address), b"/", [], timeouts=QUICK)
+            with trio.fail_after(30), pytest.raises(ConnectTimeout) as caught:
+                await pool.request(b"GET", Origin("http", *address), b"/", [], timeouts=ABSENT)
             assert (caught.value.phase, caught.value.sent) == ("connect", False)
             for filler in fillers:
                 filler.close()

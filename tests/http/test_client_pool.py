@@ -9,6 +9,7 @@ import trio.testing
 
 from bluesminds.http.client import Origin, Pool, PoolTimeout, Response, Timeouts
 from tests.fakes.raw_upstream import Peer, Script, Upstream, always_ok, serve
+from tests.http.serving import eventually
 
 TIMEOUTS = Timeouts(connect=5, pool=5, write=5, first_byte=5, between_chunks=5)
 
@@ -130,11 +131,11 @@ async def test_a_failed_connect_frees_its_slot_for_the_next(nursery: trio.Nurser
     with trio.socket.socket() as unused:
         await unused.bind(("127.0.0.1", 0))
         absent = Upstream(unused.getsockname()[1])
-    upstream = await nursery.start(serve, always_ok)
-    pool = await running(nursery, Pool(max_connections=1))
-    for _ in range(3):
-        with pytest.raises(Exception, match="cannot connect"):
-            await get(pool, absent)
+        upstream = await nursery.start(serve, always_ok)
+        pool = await running(nursery, Pool(max_connections=1))
+        for _ in range(3):
+            with pytest.raises(Exception, match="cannot connect"):
+                await get(pool, absent)
     assert await (await get(pool, upstream)).read(10) == b"ok"
 
 
@@ -146,8 +147,7 @@ async def test_forgotten_origins_do_not_grow_the_pool(nursery: trio.Nursery) -> 
         with pytest.raises(Exception, match="cannot connect"):
             await pool.request(b"GET", target, b"/", [], timeouts=TIMEOUTS)
     await (await get(pool, upstream)).read(10)
-    await trio.sleep(0.25)
-    assert not pool._slots.lanes
+    await eventually(lambda: not pool._slots.lanes)
 
 
 async def _upload() -> AsyncIterator[bytes]:

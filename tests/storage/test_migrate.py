@@ -179,7 +179,7 @@ async def test_instances_that_start_together_migrate_once(postgres_url: str, sch
             "trio.run(main)",
         )
     )
-    with trio.fail_after(30):
+    with trio.fail_after(120):
         async with trio.open_nursery() as nursery:
             for _ in range(3):
                 nursery.start_soon(

@@ -183,7 +183,8 @@ async def test_a_caller_that_is_already_cancelled_hands_nothing_over(store: Stor
 
 
 async def test_closing_finishes_the_writes_that_were_handed_over(url: str) -> None:
-    async with open_store(url) as store, trio.open_nursery() as nursery:
+    patient = open_store(url, statement_timeout=120, close_timeout=120)
+    async with patient as store, trio.open_nursery() as nursery:
         for serial in range(50):
             nursery.start_soon(store.write, put_setting, f"{serial:02}", "x")
         await trio.testing.wait_all_tasks_blocked()
