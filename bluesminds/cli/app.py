@@ -5,6 +5,7 @@ import click
 from bluesminds.cli import exits
 from bluesminds.cli.audit import audit_group
 from bluesminds.cli.config import check, config_group, init
+from bluesminds.cli.interrupt import interruptible
 from bluesminds.cli.keys import keys_group
 from bluesminds.cli.limits import limits_group
 from bluesminds.cli.serve import demo, serve
@@ -28,7 +29,8 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         try:
-            return super().invoke(ctx)
+            with interruptible():
+                return super().invoke(ctx)
         except (KeyboardInterrupt, click.Abort):
             raise exits.Failure("interrupted", exits.INTERRUPTED) from None
         except UnicodeEncodeError as exc:

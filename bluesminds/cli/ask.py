@@ -9,10 +9,10 @@ from urllib.parse import urlencode
 
 import click
 import httpx
-import trio
 
 from bluesminds.cli import exits
-from bluesminds.cli.failures import EXPECTED, failure, only
+from bluesminds.cli.failures import EXPECTED, failure
+from bluesminds.cli.interrupt import run
 from bluesminds.cli.options import load_settings
 from bluesminds.clock import SystemClock
 from bluesminds.config import Settings
@@ -47,9 +47,9 @@ def ask(config: Path | None, method: str, path: str, body: Mapping[str, Any] | N
     """The decoded answer; `path` is quoted already. Raises exits.Failure with the API's own sentence."""
     loaded = load_settings(config)
     try:
-        response = trio.run(_send, loaded.settings, method, path, body, strict_exception_groups=True)
-    except (BaseExceptionGroup, *EXPECTED) as exc:
-        raise failure(only(exc), loaded) from None
+        response = run(_send, loaded.settings, method, path, body)
+    except EXPECTED as exc:
+        raise failure(exc, loaded) from None
     return _answer(response)
 
 

@@ -6,8 +6,8 @@ import socket
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import click
@@ -21,7 +21,7 @@ from bluesminds.cli.failures import EXPECTED, failure, only
 from bluesminds.config import load
 from bluesminds.listeners import CannotListen
 from bluesminds.state import BadState
-from tests.terminal import COMMAND, SECONDS, User
+from tests.terminal import SECONDS, User
 
 PASSWORD = "sekret-4711"
 
@@ -201,18 +201,121 @@ os.execv(sys.executable, [sys.executable, "-m", "bluesminds", "serve"])"""
     assert "ListenStream=" in remedy
 
 
+# The program, with something to do at the first such event of the interpreter: a Ctrl-C of its own strikes at
+# the same moment on any machine. How the interpreter itself starts is not ours.
+WATCHED = """
+import atexit, os, signal, sys
+act, event, word = sys.argv[1:4]
+del sys.argv[1:4]
+
+def do():
+    if act == "tell":
+        os.write(1, b".")
+    else:
+        os.kill(os.getpid(), signal.SIGINT)
+
+def watch(name, details):
+    global event
+    if name == event and word in str(details[0]):
+        event = ""
+        do()
+
+sys.addaudithook(watch)
+if event == "end":
+    atexit.register(do)
+from bluesminds.__main__ import main
+main()
+"""
+LOADING = ("import", "bluesminds.cli.app")
+
+
+@contextmanager
+def watched(home: Path, *words: str, launcher: Sequence[str] = ()) -> Iterator[subprocess.Popen[bytes]]:
+    command = subprocess.Popen(
+        (*launcher, sys.executable, "-c", WATCHED, *words, "keys", "list"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=home,
+        env=User(home).environment({}),
+    )
+    with command:
+        try:
+            yield command
+        finally:
+            command.kill()
+
+
+@pytest.mark.parametrize(
+    ("moment", "code", "said"),
+    [
+        (LOADING, -signal.SIGINT, b""),
+        (("open", "bluesminds.db"), exits.INTERRUPTED, b"error: interrupted\n"),
+        (("sqlite3.connect", ""), exits.INTERRUPTED, b"error: interrupted\n"),
+        (("end", ""), -signal.SIGINT, b""),
+    ],
+    ids=["loading", "opening", "connecting", "ended"],
+)
+def test_ctrl_c_strikes_where_it_may(home: Path, moment: tuple[str, str], code: int, said: bytes) -> None:
+    with watched(home, "strike", *moment) as command:
+        _, errors = command.communicate(timeout=SECONDS)
+    assert (command.returncode, errors) == (code, said)
+
+
+def test_ctrl_c_that_is_ignored_stays_so(home: Path) -> None:
+    """As in a script's background."""
+    deaf = ("sh", "-c", 'trap "" INT; exec "$@"', "sh")
+    with watched(home, "strike", "sqlite3.connect", "", launcher=deaf) as command:
+        shown, errors = command.communicate(timeout=SECONDS)
+    assert (command.returncode, errors) == (0, b"")
+    assert shown.startswith(b"id\t")
+
+
 @pytest.mark.parametrize("seconds", [0.05, 0.15, 0.3])
 def test_ctrl_c_is_no_fault(home: Path, seconds: float) -> None:
     """Whenever it comes: while the program loads, works or ends."""
-    words = (*COMMAND, "keys", "list")
-    command = subprocess.Popen(words, stderr=subprocess.PIPE, cwd=home, env=User(home).environment({}))
-    try:
-        _, errors = command.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        command.send_signal(signal.SIGINT)
-        _, errors = command.communicate(timeout=SECONDS)
+    with watched(home, "tell", *LOADING) as command:
+        assert command.stdout is not None and command.stdout.read(1) == b"."
+        try:
+            _, errors = command.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            command.send_signal(signal.SIGINT)
+            _, errors = command.communicate(timeout=SECONDS)
     assert command.returncode in (0, exits.INTERRUPTED, -signal.SIGINT)
     assert errors in (b"", b"error: interrupted\n")
+
+
+# Work that takes its time to be cleared away.
+TENACIOUS = """
+import trio
+from bluesminds.cli.interrupt import run
+
+async def work():
+    try:
+        print("working", flush=True)
+        await trio.sleep_forever()
+    finally:
+        print("clearing", flush=True)
+        with trio.CancelScope(shield=True):
+            await trio.sleep_forever()
+
+run(work)
+"""
+
+
+def test_a_second_ctrl_c_does_not_wait() -> None:
+    command = subprocess.Popen(
+        (sys.executable, "-c", TENACIOUS), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    with command:
+        try:
+            assert command.stdout is not None
+            for line in (b"working\n", b"clearing\n"):
+                assert command.stdout.readline() == line
+                command.send_signal(signal.SIGINT)
+            _, errors = command.communicate(timeout=SECONDS)
+        finally:
+            command.kill()
+    assert (command.returncode, errors) == (-signal.SIGINT, b"")
 
 
 def interrupt() -> None:
