@@ -10,8 +10,8 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -29,14 +29,14 @@ SOURCE = (sys.executable, "-m", "bluesminds")
 MODEL = "demo/echo"
 STARTUP_RATIO = 1.5
 STARTUP_ROUNDS = 7
-READY_SECONDS = 30.0
-STOP_SECONDS = 40.0
+READY_SECONDS = 120.0
+STOP_SECONDS = 120.0
 
 SETTINGS = """\
 state_dir = "{state}"
 
 [server]
-port = {port}
+port = 0
 
 [limits]
 time_zone = "Europe/Berlin"
@@ -79,9 +79,9 @@ def _answers(subcommand: str, servers: str) -> None:
         unpacked = directory / "tmp"
         unpacked.mkdir()
         environ = {"TMPDIR": str(unpacked), "PYTHONTZPATH": ""}  # a machine without time zones
-        settings, port = _settings(directory, servers)
+        settings = _settings(directory, servers)
         print(_run((*ONEFILE, "check", "-c", str(settings)), environ))
-        with _serving((*ONEFILE, subcommand), settings, port, environ):
+        with _serving((*ONEFILE, subcommand), settings, environ) as port:
             created = _run((*ONEFILE, "keys", "create", "selftest", "--json", "-c", str(settings)), environ)
             _complete(port, json.loads(created)["key"])
         left = [entry.name for entry in unpacked.iterdir()]
@@ -121,20 +121,18 @@ def _starts_fast() -> None:
 
 def _startup_seconds(command: Sequence[str]) -> float:
     with tempfile.TemporaryDirectory(prefix="bluesminds-selftest-") as name:
-        settings, port = _settings(Path(name), DEMO_SERVER)
+        settings = _settings(Path(name), DEMO_SERVER)
         began = time.monotonic()
-        with _serving((*command, "serve"), settings, port, {}):
+        with _serving((*command, "serve"), settings, {}):
             return time.monotonic() - began
 
 
-def _settings(directory: Path, servers: str) -> tuple[Path, int]:
+def _settings(directory: Path, servers: str) -> Path:
     """A configuration on a free port, with its state beside it."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = int(listener.getsockname()[1])
     settings = directory / "gateway.toml"
     settings.touch(0o600)
-    settings.write_text(SETTINGS.format(state=directory / "state", port=port) + servers)
-    return settings, port
+    settings.write_text(SETTINGS.format(state=directory / "state") + servers)
+    return settings
 
 
 def _run(command: Sequence[str], environ: dict[str, str]) -> str:
@@ -153,8 +151,8 @@ def _run(command: Sequence[str], environ: dict[str, str]) -> str:
 
 
 @contextlib.contextmanager
-def _serving(command: Sequence[str], settings: Path, port: int, environ: dict[str, str]) -> Iterator[None]:
-    """Ready to serve inside; ended by SIGTERM, with exit code 0, outside."""
+def _serving(command: Sequence[str], settings: Path, environ: dict[str, str]) -> Iterator[int]:
+    """Its port, ready to serve inside; ended by SIGTERM, with exit code 0, outside."""
     log = settings.with_name("serve.log")
     with log.open("w") as sink:
         process = subprocess.Popen(
@@ -165,8 +163,7 @@ def _serving(command: Sequence[str], settings: Path, port: int, environ: dict[st
             stderr=subprocess.STDOUT,
         )
     try:
-        _await_health(process, port, log)
-        yield
+        yield _await_health(process, log)
         process.send_signal(signal.SIGTERM)
         code = process.wait(STOP_SECONDS)
         if code != 0:
@@ -177,11 +174,13 @@ def _serving(command: Sequence[str], settings: Path, port: int, environ: dict[st
             process.wait()
 
 
-def _await_health(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def _await_health(process: subprocess.Popen[bytes], log: Path) -> int:
+    """The port that it says it listens on, as soon as it answers there."""
     limit = time.monotonic() + READY_SECONDS
     while time.monotonic() < limit:
-        if _healthy(port):
-            return
+        said = re.search(r"listening on http://127\.0\.0\.1:(\d+)\n", log.read_text())
+        if said and _healthy(int(said[1])):
+            return int(said[1])
         with contextlib.suppress(subprocess.TimeoutExpired):
             code = process.wait(0.01)
             raise SelfTestError(f"{log.name}: ended with exit code {code}\n{log.read_text()}")
@@ -193,7 +192,7 @@ def _healthy(port: int) -> bool:
     try:
         connection.request("GET", "/health")
         return connection.getresponse().status == 200
-    except OSError:
+    except (http.client.HTTPException, OSError):
         return False
     finally:
         connection.close()

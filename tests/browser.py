@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import trio
-from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright, expect, sync_playwright
 
 EXECUTABLE = "/usr/bin/chromium"
 OPTIONS = (
@@ -23,7 +23,7 @@ OPTIONS = (
     "--disable-component-update",
     "--disable-sync",
 )
-PATIENCE = 10_000  # milliseconds
+PATIENCE = 30_000  # milliseconds
 T = TypeVar("T")
 
 
@@ -76,6 +76,7 @@ def running() -> Iterator[Chromium]:
 
 
 def _launch(driver: Playwright) -> Browser:
+    expect.set_options(timeout=PATIENCE)  # its own would be 5 s, whatever a page has
     return driver.chromium.launch(executable_path=EXECUTABLE, args=OPTIONS)
 
 

@@ -82,7 +82,7 @@ class Town:
     @asynccontextmanager
     async def visitor(self, **headers: str) -> AsyncIterator[Visitor]:
         async with httpx.AsyncClient(
-            base_url=self.gateway.url, headers=headers, trust_env=False, timeout=20, verify=TLS
+            base_url=self.gateway.url, headers=headers, trust_env=False, timeout=60, verify=TLS
         ) as client:
             yield Visitor(client, self.post)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SECONDS = 20.0
+SECONDS = 120.0
 TO_START_WITH = ("bash", "dirname", "env", "id")
 
 
@@ -35,7 +35,7 @@ def test_a_bare_machine_gets_all_that_the_checks_use(bare: Path) -> None:
     assert done.returncode == 127, "there is still no make: apt-get only wrote down what it should install"
     asked = (bare.parent / "asked").read_text().splitlines()
     packages = set(asked[-1].split())
-    assert asked[0].startswith("update") and "install" in packages
+    assert "update" in asked[0].split() and "install" in packages
     assert {"make", "python3", "python3-venv", "binutils", "curl", "strace"} <= packages
 
 

@@ -19,10 +19,13 @@ ARRIVAL_SECONDS = 1.0  # the clients come one after the other within it
 
 
 class End(msgspec.Struct, frozen=True):
-    """How many seconds after its connection was made a client was left alone, and what it was told."""
+    """How many seconds after it began to connect a client was left alone, what it was told, and whether all
+    others had come by then.
+    """
 
     seconds: float
     told: bytes
+    together: bool
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -60,13 +63,13 @@ class Clients:
 
     async def one(self, number: int) -> None:
         await trio.sleep(ARRIVAL_SECONDS * number / self.order.count)
+        began = trio.current_time()
         async with await trio.open_tcp_stream("127.0.0.1", self.order.port) as stream:
-            began = trio.current_time()
             self.connected += 1
             if self.connected == self.order.count:
                 self.all_connected.set()
             told = await self._trickle(stream)
-            self.ends.append(End(trio.current_time() - began, told))
+            self.ends.append(End(trio.current_time() - began, told, self.all_connected.is_set()))
 
     async def _trickle(self, stream: trio.SocketStream) -> bytes:
         told = b""

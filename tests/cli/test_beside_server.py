@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -51,11 +52,20 @@ def test_commands_go_through_the_running_gateway(home: Path) -> None:
     }
 
 
+# On a slow disk the fourth of them waits longer than a user would.
+PATIENT = """
+from bluesminds import operate
+from bluesminds.__main__ import main
+operate.PATIENCE = 60
+main()
+"""
+
+
 def test_commands_at_the_same_time_wait_for_each_other(home: Path) -> None:
     user = User(home)
 
     def create(name: str) -> subprocess.CompletedProcess[str]:
-        return user.run("keys", "create", name)
+        return user.run("keys", "create", name, launcher=(sys.executable, "-c", PATIENT))
 
     with ThreadPoolExecutor(4) as pool:
         done = list(pool.map(create, "abcd"))

@@ -1,23 +1,26 @@
 """The gateway of the walk's own tests, and a real LiteLLM proxy."""
 
+import http.client
 import os
 import socket
 import subprocess
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.gateway.conftest import gateway, models
+from tests.gateway.conftest import gateway, models, patient
 
-__all__ = ["gateway", "litellm", "models"]
+__all__ = ["gateway", "litellm", "models", "patient"]
 
 START_SECONDS = 120
+ATTEMPTS = 3  # each on a port that was free a moment before
+ALIVE = b"I'm alive"
 MASTER_KEY = "sk-litellm-master"
 CONFIG = f"""
 model_list:
@@ -67,24 +70,34 @@ def litellm() -> Iterator[LiteLLM]:
     with tempfile.TemporaryDirectory(prefix="bm-litellm-") as folder:
         home = Path(folder)
         (home / "config.yaml").write_text(CONFIG)
-        proxy = LiteLLM(_free_port(), home / "log")
-        address = ["--host", "127.0.0.1", "--port", str(proxy.port)]
-        environ = {"PATH": os.environ["PATH"], "HOME": folder, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
-        with (home / "log").open("wb") as log:
-            process = subprocess.Popen(
-                [program.absolute(), "--config", "config.yaml", *address, "--telemetry", "False"],
-                cwd=home, env=environ, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
+        for _ in range(ATTEMPTS):
+            proxy = LiteLLM(_free_port(), home / "log")
+            with _running(program, proxy) as process:
+                if _wait(proxy, process):
+                    yield proxy
+                    return
+        pytest.fail(f"LiteLLM did not start:\n{proxy.log.read_text()[-4000:]}")
+
+
+@contextmanager
+def _running(program: Path, proxy: LiteLLM) -> "Iterator[subprocess.Popen[bytes]]":
+    home = proxy.log.parent
+    address = ["--host", "127.0.0.1", "--port", str(proxy.port)]
+    environ = {"PATH": os.environ["PATH"], "HOME": str(home), "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    with proxy.log.open("wb") as log:
+        process = subprocess.Popen(
+            [program.absolute(), "--config", "config.yaml", *address, "--telemetry", "False"],
+            cwd=home, env=environ, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.terminate()
         try:
-            _wait(proxy, process)
-            yield proxy
-        finally:
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _free_port() -> int:
@@ -93,18 +106,21 @@ def _free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def _wait(proxy: LiteLLM, process: "subprocess.Popen[bytes]") -> None:
+def _wait(proxy: LiteLLM, process: "subprocess.Popen[bytes]") -> bool:
+    """Until it answers; False when it has ended, as it does when something else took its port meanwhile."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     deadline = time.monotonic() + START_SECONDS
     pause = subprocess.TimeoutExpired
     while time.monotonic() < deadline:
         try:
-            with opener.open(f"{proxy.url}/health/liveliness", timeout=2):
-                return
-        except (urllib.error.URLError, OSError):
-            try:
-                process.wait(0.3)
-            except pause:
-                continue
-            break
+            with opener.open(f"{proxy.url}/health/liveliness", timeout=2) as answer:
+                if ALIVE in answer.read():
+                    return True
+        except (http.client.HTTPException, OSError):  # URLError is one of the latter
+            pass
+        try:
+            process.wait(0.3)
+        except pause:
+            continue
+        return False
     pytest.fail(f"LiteLLM did not start:\n{proxy.log.read_text()[-4000:]}")

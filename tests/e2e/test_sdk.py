@@ -32,10 +32,12 @@ ASK: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "S
 
 @pytest.fixture
 async def sdk(gateway: Gateway) -> AsyncIterator[AsyncOpenAI]:
-    async with AsyncOpenAI(
-        base_url=f"{gateway.url}/v1", api_key=gateway.key, max_retries=0, timeout=10
-    ) as client:
+    async with client_of(gateway) as client:
         yield client
+
+
+def client_of(gateway: Gateway) -> AsyncOpenAI:
+    return AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key=gateway.key, max_retries=0, timeout=60)
 
 
 async def text_of(sdk: AsyncOpenAI, **more: Any) -> str:
@@ -135,11 +137,12 @@ async def test_a_stream_that_fails_raises(sdk: AsyncOpenAI, models: ModelServer,
 async def test_it_waits_as_long_as_it_is_told(
     sdk: AsyncOpenAI, models: ModelServer, gateway: Gateway
 ) -> None:
-    models.plan(refusal(429, error("slow down"), b"Retry-After-Ms: 300"))
+    # Longer than the SDK's own pause, which is half a second at most.
+    models.plan(refusal(429, error("slow down"), b"Retry-After-Ms: 1000"))
     started = time.monotonic()
     answer = await sdk.with_options(max_retries=1).chat.completions.create(**ASK)
     assert answer.choices[0].message.content == "Hello world"
-    assert 0.3 <= time.monotonic() - started < 3
+    assert 1.0 <= time.monotonic() - started < 20
     assert [row["status"] for row in gateway.rows()] == [429, 200]
 
 
@@ -158,7 +161,13 @@ async def test_models_with_a_slash_in_their_name(
         assert (
             await client.post("/api/admin/servers", json={"name": "two", "url": models.url})
         ).status_code == 201
-    listed = [model.id async for model in sdk.models.list()]
+    listed: list[str] = []
+
+    async def both_are_listed() -> bool:
+        listed[:] = [model.id async for model in sdk.models.list()]
+        return len(listed) == 2
+
+    await eventually(both_are_listed, 60)
     assert listed == ["m", "org/family/model"]
     found = await sdk.models.retrieve("org/family/model")
     assert (found.id, found.owned_by, found.created) == ("org/family/model", "tests", 7)
@@ -166,14 +175,12 @@ async def test_models_with_a_slash_in_their_name(
         await sdk.models.retrieve("org/other")
 
 
-async def test_leaving_a_stream_early_ends_the_work_for_it(
-    sdk: AsyncOpenAI, gateway: Gateway, models: ModelServer
-) -> None:
+async def test_leaving_a_stream_early_ends_the_work_for_it(patient: Gateway, models: ModelServer) -> None:
     models.plan(streamed(chunk("one"), Stall))
-    async with await sdk.chat.completions.create(**ASK, stream=True) as stream:
+    async with client_of(patient) as sdk, await sdk.chat.completions.create(**ASK, stream=True) as stream:
         await anext(aiter(stream))
-    await eventually(lambda: models.left == 1, 2)
-    assert (await gateway.settled(1))[0]["outcome"] == "client_gone"
+    await eventually(lambda: models.left == 1, 20)
+    assert (await patient.settled(1))[0]["outcome"] == "client_gone"
 
 
 async def test_the_blocking_client(gateway: Gateway, models: ModelServer) -> None:

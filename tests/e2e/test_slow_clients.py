@@ -20,14 +20,16 @@ from tests.fakes.model_server import DONE, EVENT_STREAM, Asked, ModelServer, chu
 from tests.fakes.raw_upstream import Peer
 from tests.gateways import ASK, STREAM, entry, eventually
 from tests.pressure import Load, chat, ended, port, served, steady
-from tests.terminal import Serving, User
+from tests.terminal import SECONDS, Serving, User
 from tests.trickle import trickling
 
 SLOWLORIS = 1000
 HEADER_SECONDS = 10.0  # the default
 SLOW_BODIES = 200
 BODY_SECONDS = 3.0
-LATE = 1.0  # seconds that a deadline may be passed by: its own coarseness, and the machine's other work
+# Seconds that a deadline may be passed by, on a machine with other work. By any other limit of the gateway
+# these clients would last longer.
+LATE = 6.0
 REST_ROUNDS = 8
 
 READERS = 100
@@ -73,9 +75,10 @@ async def beside_slow_heads(gateway: Serving, load: Load) -> list[float]:
         during = await load.p99s(round(HEADER_SECONDS) - 4)
         ends = await slow.ends()
     assert len(ends) == SLOWLORIS
-    assert min(end.seconds for end in ends) >= HEADER_SECONDS - 0.1, "all were there at the same time"
+    assert all(end.together for end in ends), "all were there at the same time"
+    assert min(end.seconds for end in ends) >= HEADER_SECONDS - 0.1, "each has had its time"
     assert max(end.seconds for end in ends) <= HEADER_SECONDS + LATE
-    await eventually(lambda: descriptors_of(gateway) <= descriptors + 5)
+    await eventually(lambda: descriptors_of(gateway) <= descriptors + 5, SECONDS)
     return during
 
 
@@ -96,11 +99,11 @@ async def slow_bodies(home: Path, models: ModelServer, count: int, body_timeout:
     server = {"body_timeout": body_timeout}
     async with served(home, [entry("one", models.url)], server=server) as gateway:
         async with steady(gateway) as load:
-            await eventually(lambda: len(load.samples) >= 20)
+            await eventually(lambda: len(load.samples) >= 20, SECONDS)
             descriptors = descriptors_of(gateway)
             async with trickling(port(gateway), count, chat(gateway, ASK, sent=1)) as slow:
                 ends = await slow.ends()
-            await eventually(lambda: descriptors_of(gateway) <= descriptors + 5)
+            await eventually(lambda: descriptors_of(gateway) <= descriptors + 5, SECONDS)
         assert {sample.status for sample in load.samples} == {200}
         assert gateway.stop() == 0
     assert len(ends) == count
@@ -136,7 +139,7 @@ class Spring:
     async def dried_up(self, count: int) -> None:
         """Wait until nobody has taken anything for half a second."""
         last: dict[int, int] = {}
-        with trio.fail_after(20):
+        with trio.fail_after(SECONDS):
             while len(self.sent) < count or last != self.sent:
                 last = dict(self.sent)
                 await trio.sleep(0.5)
@@ -194,7 +197,7 @@ async def test_readers_that_stop_are_cut(home: Path, models: ModelServer, count:
         await eventually(lambda: outcomes(user) == [("client_gone", "estimated", count)], seconds + LATE)
         ((shortest,),) = user.rows("SELECT min(duration_ms) FROM usage")
         assert shortest >= seconds * 1000, "each has had its time"
-        await eventually(lambda: models.upstream.open <= 1, LATE)
+        await eventually(lambda: models.upstream.open <= 1, SECONDS)
         ends = [await end_of(reader) for reader in readers]
         assert not any(end.endswith(b"0\r\n\r\n") or DONE in end for end in ends), "no proper end"
         assert gateway.stop() == 0
@@ -209,7 +212,7 @@ async def test_readers_that_stop_do_not_hold_up_a_stop(
     async with served(home, [entry("one", models.url)], server=server) as gateway, AsyncExitStack() as stack:
         readers = await stalled_readers(stack, gateway, models, count)
         gateway.tell(signal.SIGTERM)
-        assert await ended(gateway, seconds + 2 * LATE) == 0
+        assert await ended(gateway, seconds + LATE) == 0
         for reader in readers:
             assert DONE not in await end_of(reader)
     assert outcomes(user) == [("interrupted", "estimated", count)]

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.terminal import COMMAND, User
+from tests.terminal import COMMAND, SECONDS, User
 
 ASK = {"model": "demo/echo", "messages": [{"role": "user", "content": "hello"}]}
 
@@ -29,7 +29,9 @@ def banner(process: subprocess.Popen[bytes]) -> tuple[str, str]:
     assert process.stderr is not None
     text = ""
     while "Press Ctrl-C" not in text:
-        text += process.stderr.readline().decode()
+        line = process.stderr.readline().decode()
+        assert line, f"it ended:\n{text}"
+        text += line
     url = re.search(r"http://127\.0\.0\.1:\d+", text)
     key = re.search(r"bm_\w+", text)
     assert url is not None and key is not None
@@ -45,7 +47,7 @@ def test_requests_do_not_depend_on_who_reads_the_log(demo: subprocess.Popen[byte
     else:
         os.set_blocking(demo.stderr.fileno(), False)
     headers = {"authorization": f"Bearer {key}"}
-    with httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=5) as client:
+    with httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=SECONDS) as client:
         for n in range(10 if leaves else 400):
             path = "/v1/chat/completions" if n < 10 else "/v1/nothing-here" if n % 2 else "/v1/models"
             answer = client.post(path, json=ASK) if n < 10 else client.get(path)
@@ -54,4 +56,4 @@ def test_requests_do_not_depend_on_who_reads_the_log(demo: subprocess.Popen[byte
     assert re.search(r"^bluesminds_usage_rows_held 0\.0$", metrics, re.MULTILINE)
     assert re.search(r'bluesminds_requests_total\{[^}]*status="200"[^}]*\} 10\.0', metrics)
     demo.send_signal(signal.SIGTERM)
-    assert demo.wait(10) == 0
+    assert demo.wait(SECONDS) == 0

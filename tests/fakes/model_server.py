@@ -145,8 +145,12 @@ async def drop(server: "ModelServer", peer: Peer, asked: Asked) -> None:
 
 
 async def drop_twice(server: "ModelServer", peer: Peer, asked: Asked) -> None:
-    """Reset, and once more when the request is repeated on a new connection."""
-    server.plan_next(drop)
+    """Reset, and once more when the request is repeated on a new connection, which it is only if this reset
+    comes at once.
+    """
+    request_id = asked.header(b"x-request-id")
+    assert request_id, "a repetition would not be known for one"
+    server.dropped.add(request_id)
     peer.reset()
 
 
@@ -164,7 +168,7 @@ async def correct(server: "ModelServer", peer: Peer, asked: Asked) -> None:
 @dataclass(slots=True)
 class ModelServer:
     """`left` counts clients that went away while a plan was waiting. `list_status` is how the list of models
-    is answered.
+    is answered. `dropped` are the ids of requests that get nothing but a reset, whenever they come again.
     """
 
     models: tuple[str, ...]
@@ -172,6 +176,7 @@ class ModelServer:
     asked: list[Asked] = field(default_factory=list)
     left: int = 0
     list_status: bytes = b"200 OK"
+    dropped: set[bytes] = field(default_factory=set)
     _plans: deque[Plan] = field(default_factory=deque)
 
     @property
@@ -180,9 +185,6 @@ class ModelServer:
 
     def plan(self, *plans: Plan) -> None:
         self._plans.extend(plans)
-
-    def plan_next(self, plan: Plan) -> None:
-        self._plans.appendleft(plan)
 
     async def play(self, peer: Peer) -> None:
         while True:
@@ -196,6 +198,9 @@ class ModelServer:
                 continue
             asked = Asked(received, _decoded(received.body))
             self.asked.append(asked)
+            if asked.header(b"x-request-id") in self.dropped:
+                peer.reset()
+                return
             plan = self._plans.popleft() if self._plans else correct
             await plan(self, peer, asked)
 

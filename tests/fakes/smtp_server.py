@@ -106,7 +106,7 @@ class _Session:
         elif verb.startswith("RCPT TO:"):
             return await self._recipient(line)
         elif verb == "DATA":
-            await self._take()
+            return await self._take()
         elif verb == "QUIT":
             await self._say(b"221 bye")
             return False
@@ -127,16 +127,19 @@ class _Session:
         await self._say(refusal)
         return True
 
-    async def _take(self) -> None:
+    async def _take(self) -> bool:
+        """False when the client went away in the middle of its message, which then counts for nothing."""
         await self._say(b"354 go on")
         lines = []
         while (line := await self._line()) != ".":
-            assert line is not None
+            if line is None:
+                return False
             lines.append(line.removeprefix("."))
         message = message_from_bytes("\r\n".join(lines).encode(), policy=default)
         assert isinstance(message, EmailMessage)
         self._server.mails.append(Delivered(*self._envelope, message, self._encrypted, self._signed_in))
         await self._say(b"250 taken")
+        return True
 
     async def _say(self, *lines: bytes) -> None:
         await self._stream.send_all(b"".join(line + b"\r\n" for line in lines))

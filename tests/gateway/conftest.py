@@ -13,16 +13,22 @@ from tests.storage.conftest import postgres, postgres_url, sqlite_path, sqlite_u
 
 __all__ = [
     "gateway",
-    "gateway_with_short_drain",
     "impatient",
     "models",
     "pair",
+    "patient",
+    "patient_with_short_drain",
     "postgres",
     "postgres_url",
     "second",
     "sqlite_path",
     "sqlite_url",
 ]
+
+PATIENT = {
+    "server": {"drain_timeout": 60.0},
+    "upstream": {"first_byte_timeout": 60.0, "chunk_timeout": 60.0, "total_timeout": 120.0},
+}
 
 
 @pytest.fixture
@@ -57,6 +63,12 @@ async def impatient(nursery: trio.Nursery, home: Path, models: ModelServer) -> G
 
 
 @pytest.fixture
-async def gateway_with_short_drain(nursery: trio.Nursery, home: Path, models: ModelServer) -> Gateway:
-    servers = [entry("one", models.url)]
-    return await gateways.start(nursery, home, servers=servers, server={"drain_timeout": 0.3})
+async def patient(nursery: trio.Nursery, home: Path, models: ModelServer) -> Gateway:
+    """Waits a minute for anything: for what is to be over in far less, on any machine, it did not wait."""
+    return await gateways.start(nursery, home, servers=[entry("one", models.url)], **PATIENT)
+
+
+@pytest.fixture
+async def patient_with_short_drain(nursery: trio.Nursery, home: Path, models: ModelServer) -> Gateway:
+    sections = PATIENT | {"server": {"drain_timeout": 0.3}}
+    return await gateways.start(nursery, home, servers=[entry("one", models.url)], **sections)

@@ -9,6 +9,7 @@ import trio
 
 from tests import gateways
 from tests.fakes.model_server import DONE, USAGE, ModelServer, Pause, Stall, chunk, hang, streamed
+from tests.gateway.test_limits import Wall
 from tests.gateways import ASK, STREAM, Gateway, entry, eventually
 
 HEAD = (
@@ -30,7 +31,7 @@ async def is_idle(gateway: Gateway) -> bool:
 
 async def until(stream: trio.SocketStream, words: bytes) -> None:
     seen = b""
-    with trio.fail_after(5):
+    with trio.fail_after(20):
         while words not in seen:
             data = await stream.receive_some()
             assert data, seen
@@ -45,15 +46,16 @@ async def until(stream: trio.SocketStream, words: bytes) -> None:
     ],
 )
 async def test_a_client_that_leaves_ends_the_work_for_it(
-    gateway: Gateway, models: ModelServer, steps: list[bytes], tokens: int, source: str
+    patient: Gateway, models: ModelServer, steps: list[bytes], tokens: int, source: str
 ) -> None:
+    gateway = patient  # which would keep the server at work for a minute
     models.plan(streamed(*steps, Stall))
     _, key = await gateway.new_key(limits={"concurrency": 1})
     stream = await begin(gateway, STREAM, key)
     await until(stream, b"two")
     assert (await gateway.chat(key=key)).json()["error"]["code"] == "concurrency_limit_exceeded"
     await stream.aclose()
-    await eventually(lambda: models.left == 1, 2)
+    await eventually(lambda: models.left == 1, 20)
     (row,) = await gateway.settled(1)
     assert (row["outcome"], row["status"]) == ("client_gone", 499)
     assert (row["completion_tokens"], row["usage_source"]) == (tokens, source)
@@ -61,23 +63,25 @@ async def test_a_client_that_leaves_ends_the_work_for_it(
     assert len(await gateway.settled(2)) == 2
 
 
-async def test_a_client_that_leaves_before_the_first_byte(gateway: Gateway, models: ModelServer) -> None:
+async def test_a_client_that_leaves_before_the_first_byte(patient: Gateway, models: ModelServer) -> None:
+    gateway = patient
     models.plan(hang)
     stream = await begin(gateway, ASK)
     await eventually(lambda: bool(models.asked))
     await stream.aclose()
-    await eventually(lambda: models.left == 1, 2)
+    await eventually(lambda: models.left == 1, 20)
     (row,) = await gateway.settled(1)
     assert (row["outcome"], row["status"], row["server"]) == ("client_gone", 499, "one")
     assert await gateway.metric("bluesminds_requests_running") == 0
-    assert await gateway.metric("bluesminds_usage_rows_held") == 0
+    await eventually(gateway.holds_no_rows)  # a row is in the file a moment before it is no longer held
     assert gateway.events("request_failed") == []
     assert gateway.events("connection_failed") == []
 
 
 async def test_who_always_leaves_before_the_answer_uses_up_his_limit(
-    gateway: Gateway, models: ModelServer
+    nursery: trio.Nursery, home: Path, models: ModelServer
 ) -> None:
+    gateway = await gateways.start(nursery, home, servers=[entry("one", models.url)], clock=Wall())
     body = ASK | {"max_tokens": 1}
     prompt = -(-len(httpx.Request("POST", gateway.url, json=body).content) // 4)
     _, key = await gateway.new_key(limits={"tokens_per_day": 3 * prompt + 5})
@@ -108,7 +112,7 @@ async def test_many_that_leave_at_any_moment_leave_nothing_behind(
         async with trio.open_nursery() as nursery:
             for serial in range(5):
                 nursery.start_soon(leave, serial * 0.012)
-        await eventually(lambda: is_idle(gateway), 2)
+        await eventually(lambda: is_idle(gateway))
     answers = [await gateway.chat(key=key) for _ in range(6)]
     assert [answer.status_code for answer in answers] == [200] * 6
     rows = await gateway.settled(6)
@@ -118,14 +122,15 @@ async def test_many_that_leave_at_any_moment_leave_nothing_behind(
     assert await gateway.metric("bluesminds_usage_rows_committed_total") == len(rows)
 
 
-async def test_a_stop_lets_streams_finish(gateway: Gateway, models: ModelServer) -> None:
+async def test_a_stop_lets_streams_finish(patient: Gateway, models: ModelServer) -> None:
+    gateway = patient
     models.plan(*[streamed(chunk("one"), Pause(0.2), chunk("two"), DONE)] * 5)
     answers: list[bytes] = []
 
     async def ask() -> None:
         answers.append((await gateway.chat(STREAM)).content)
 
-    with trio.fail_after(5):
+    with trio.fail_after(30):  # half of what a stop may take: it waits for the streams and not for the time
         async with trio.open_nursery() as nursery:
             for _ in range(5):
                 nursery.start_soon(ask)
@@ -156,13 +161,13 @@ async def test_a_gateway_that_is_cancelled_still_counts(home: Path, models: Mode
 
 
 async def test_a_stop_that_waits_too_long_cuts_and_still_counts(
-    gateway_with_short_drain: Gateway, models: ModelServer
+    patient_with_short_drain: Gateway, models: ModelServer
 ) -> None:
-    gateway = gateway_with_short_drain
+    gateway = patient_with_short_drain
     models.plan(streamed(chunk("one"), Stall))
     stream = await begin(gateway, STREAM)
     await until(stream, b"one")
-    with trio.fail_after(3):
+    with trio.fail_after(20):
         await gateway.stop()
     await stream.aclose()
     (row,) = gateway.rows()

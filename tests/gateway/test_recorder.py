@@ -48,12 +48,12 @@ class Ledge:
 
 
 class Desk:
-    def __init__(self, store: Ledge, *, max_rows: int = 10_000) -> None:
+    def __init__(self, store: Ledge, *, max_rows: int = 10_000, timeout: float = 1.0) -> None:
         self.metrics = Metrics()
         self.lines: list[bytes] = []
         log = Log(SystemClock(), write=self.lines.append)
         self.recorder = Recorder(
-            cast(Store, store), max_rows=max_rows, timeout=1.0, log=log, metrics=self.metrics
+            cast(Store, store), max_rows=max_rows, timeout=timeout, log=log, metrics=self.metrics
         )
 
     def is_failing(self) -> bool:
@@ -315,10 +315,10 @@ async def test_a_real_database_counts_a_repeated_batch_once(nursery: trio.Nurser
     async with open_store(sqlite_url) as real:
         doubtful = Doubtful()
         doubtful.failing = 2
-        desk = Desk(doubtful)
+        desk = Desk(doubtful, timeout=30)
         batch = desk.take(1)
         async with trio.open_nursery() as running:
             running.start_soon(desk.recorder.run)
-            await eventually(lambda: bool(batch.durable))
+            await eventually(lambda: bool(batch.durable), 60)
             running.cancel_scope.cancel()
         assert await real.read(select_page, LATEST, 10) == [usage(1, at=NOON)]

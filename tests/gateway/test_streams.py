@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import httpx
 import msgspec
 import pytest
 import trio
 
+from bluesminds.gateway import walk
 from tests import gateways
 from tests.fakes.model_server import (
     DONE,
@@ -237,30 +239,55 @@ async def test_text_is_not_held_back(gateway: Gateway, models: ModelServer) -> N
 
 
 async def test_a_server_that_lingers_after_its_end_mark_delays_nobody(
-    gateway: Gateway, models: ModelServer
+    patient: Gateway, models: ModelServer
 ) -> None:
     models.plan(
         streamed(chunk("Hi"), DONE, chunk("more"), Stall), streamed(chunk("Hi"), DONE, Pause(0.1), Cut)
     )
     for _ in range(2):
-        with trio.fail_after(2):
-            assert (await gateway.chat(STREAM)).content == chunk("Hi") + DONE
-    assert [row["outcome"] for row in gateway.rows()] == ["ok", "ok"]
+        with trio.fail_after(20):
+            assert (await patient.chat(STREAM)).content == chunk("Hi") + DONE
+    assert [row["outcome"] for row in patient.rows()] == ["ok", "ok"]
 
 
-async def test_the_end_mark_does_not_wait_for_the_server(gateway: Gateway, models: ModelServer) -> None:
-    said = (chunk("Hi"), Pause(0.05), DONE)
-    models.plan(streamed(*said, Stall), streamed(*said, Pause(0.1)))
-    async with gateway.client() as client:
-        for _ in range(2):
-            async with client.stream("POST", "/v1/chat/completions", json=STREAM) as answer:
-                pieces = answer.aiter_raw()
-                assert await anext(pieces) == chunk("Hi")
-                with trio.fail_after(0.2):
-                    assert await anext(pieces) == DONE
-                assert [piece async for piece in pieces] == []
-    await gateway.chat(STREAM)
-    assert models.upstream.accepted == 3, "the second connection was kept"
+async def whole_stream(gateway: Gateway) -> None:
+    """The client has "Hi", the end mark and the end, in time."""
+    async with (
+        gateway.client() as client,
+        client.stream("POST", "/v1/chat/completions", json=STREAM) as answer,
+    ):
+        pieces = answer.aiter_raw()
+        assert await anext(pieces) == chunk("Hi")
+        with trio.fail_after(20):
+            assert await anext(pieces) == DONE
+            assert [piece async for piece in pieces] == []
+
+
+async def test_the_end_mark_does_not_wait_for_a_server_that_stalls(
+    patient: Gateway, models: ModelServer
+) -> None:
+    models.plan(streamed(chunk("Hi"), Pause(0.05), DONE, Stall))
+    await whole_stream(patient)
+    await eventually(lambda: models.left == 1, 20)
+
+
+async def test_a_connection_is_kept_whose_answer_ends_soon_after_its_end_mark(
+    patient: Gateway, models: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(walk, "END_SECONDS", 60)  # longer than the client waits: nobody waits for that
+    go_on = trio.Event()
+    models.plan(streamed(chunk("Hi"), Pause(0.05), DONE, go_on))
+
+    def is_idle() -> bool:
+        return any(lane.idle for lane in patient.core.pool._slots.lanes.values())
+
+    await whole_stream(patient)
+    assert not is_idle()
+    accepted = models.upstream.accepted
+    go_on.set()
+    await eventually(is_idle)
+    assert (await patient.chat(STREAM)).status_code == 200
+    assert models.upstream.accepted == accepted
 
 
 @pytest.mark.parametrize("end", [Cut, Fin, Stall])
@@ -330,14 +357,14 @@ async def test_a_stream_whose_usage_cannot_be_true_is_told_to_the_log(
     assert (event["request_id"], event["server"], event["model"]) == ("odd", "one", "m")
 
 
-async def test_an_endless_line_ends_the_stream(gateway: Gateway, models: ModelServer) -> None:
+async def test_an_endless_line_ends_the_stream(patient: Gateway, models: ModelServer) -> None:
     models.plan(streamed(chunk("one"), b"data: ", *[b"x" * 1024 * 1024] * 32, Stall))
-    *passed, last = events((await gateway.chat(STREAM)).content)
+    *passed, last = events((await patient.chat(STREAM)).content)
     assert passed == [chunk("one")]
     assert told(last)["code"] == "upstream_invalid"
     assert "32 MiB" in told(last)["message"]
-    assert gateway.rows()[0]["outcome"] == "cut"
-    await eventually(lambda: models.left == 1, 2)
+    assert patient.rows()[0]["outcome"] == "cut"
+    await eventually(lambda: models.left == 1, 20)
 
 
 async def test_invalid_utf8_passes(gateway: Gateway, models: ModelServer) -> None:
@@ -348,16 +375,24 @@ async def test_invalid_utf8_passes(gateway: Gateway, models: ModelServer) -> Non
 
 
 async def test_the_total_time_is_bounded(nursery: trio.Nursery, home: Path, models: ModelServer) -> None:
-    upstream = {"total_timeout": 1.0, "first_byte_timeout": 5.0, "chunk_timeout": 5.0}
+    upstream = {"total_timeout": 4.0, "first_byte_timeout": 60.0, "chunk_timeout": 60.0}
     gateway = await gateways.start(nursery, home, servers=[entry("one", models.url)], upstream=upstream)
-    models.plan(streamed(chunk("one"), Stall))
-    *passed, last = events((await gateway.chat(STREAM)).content)
-    assert passed == [chunk("one")]
+    models.plan(streamed(chunk("one"), Stall), streamed(Stall))
+    answers: list[httpx.Response] = []
+
+    async def ask() -> None:
+        answers.append(await gateway.chat(STREAM))
+
+    with trio.fail_after(40):
+        async with trio.open_nursery() as clients:
+            clients.start_soon(ask)
+            clients.start_soon(ask)
+    begun, never_begun = sorted(answers, key=lambda answer: answer.status_code)
+    *passed, last = events(begun.content)
+    assert (begun.status_code, passed) == (200, [chunk("one")])
     assert told(last)["code"] == "upstream_timeout"
-    models.plan(streamed(Stall))
-    answer = await gateway.chat(STREAM)
-    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "upstream_timeout")
-    await eventually(lambda: models.left == 2, 2)
+    assert (never_begun.status_code, never_begun.json()["error"]["code"]) == (504, "upstream_timeout")
+    await eventually(lambda: models.left == 2, 20)
     assert [(row["outcome"], row["status"]) for row in await gateway.settled(2)] == [("timeout", 504)] * 2
 
 

@@ -97,5 +97,5 @@ ROTATED = {
 
 @asynccontextmanager
 async def stranger(gateway: Gateway) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=gateway.url, trust_env=False, timeout=10, verify=TLS) as client:
+    async with httpx.AsyncClient(base_url=gateway.url, trust_env=False, timeout=60, verify=TLS) as client:
         yield client

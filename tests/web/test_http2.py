@@ -11,6 +11,7 @@ import trustme
 
 from tests import gateways
 from tests.fakes.model_server import DONE, ModelServer, Stall, chunk, streamed
+from tests.gateway.conftest import PATIENT
 from tests.gateways import ASK, STREAM, Gateway, entry, eventually
 
 
@@ -27,7 +28,8 @@ async def gateway(nursery: trio.Nursery, home: Path, models: ModelServer, author
     for pem in issued.cert_chain_pems:
         pem.write_to_path(home / "cert.pem", append=True)
     server = {"tls_cert": str(home / "cert.pem"), "tls_key": str(home / "key.pem"), "http2": True}
-    return await gateways.start(nursery, home, servers=[entry("one", models.url)], server=server)
+    sections = PATIENT | {"server": server}
+    return await gateways.start(nursery, home, servers=[entry("one", models.url)], **sections)
 
 
 @pytest.fixture
@@ -40,6 +42,7 @@ def client(gateway: Gateway, authority: trustme.CA) -> httpx.AsyncClient:
         http2=True,
         verify=trust,
         trust_env=False,
+        timeout=60,
     )
 
 
@@ -72,6 +75,6 @@ async def test_a_connection_given_up_ends_the_work_for_it(
         request = client.build_request("POST", "/chat/completions", json=STREAM)
         answer = await client.send(request, stream=True)
         assert await anext(answer.aiter_raw()) == chunk("one")
-    await eventually(lambda: models.left == 1, 2)
+    await eventually(lambda: models.left == 1, 20)
     (row,) = await gateway.settled(1)
     assert (row["outcome"], row["status"], row["completion_tokens"]) == ("client_gone", 499, 1)
