@@ -21,7 +21,7 @@ from tests.terminal import SECONDS, User
 
 HELD_SECONDS = 10.0
 SETTLE_SECONDS = 5.0  # the default
-DRAIN_SECONDS = 10.0
+DRAIN_SECONDS = 5.0
 REFUSED = 20  # answers
 REST_ROUNDS = 5
 SAME = 1.1
@@ -107,12 +107,13 @@ async def test_strict_answers_are_refused_after_the_settle_timeout(
         assert gateway.stop() == 0
     refused = refusals(samples)
     assert {(sample.status, code(sample)) for sample in refused} == {(503, "storage_unavailable")}
+    assert max(sample.seconds for sample in samples) <= settle_timeout + 1.0
     first = min(answered(sample) for sample in refused)
     assert first >= asked + settle_timeout * 0.9
     late = [sample for sample in samples if sample.at > first and answered(sample) <= released]
     assert late, "the load went on"
     assert {sample.status for sample in late} == {503}
-    assert median(sample.seconds for sample in late) <= settle_timeout / 4, "at once"
+    assert median(sample.seconds for sample in late) <= 0.1, "at once"
     assert len(samples) > len(models.asked), "a server is not asked for what cannot be recorded"
     check_books(user, len(models.asked))
 

@@ -268,7 +268,7 @@ async def test_a_postgres_that_is_killed_under_load_loses_and_doubles_nothing(
                 await load.progress()
                 await trio.to_thread.run_sync(postgres.kill)
                 await trio.to_thread.run_sync(postgres.start)
-                with trio.fail_after(60):
+                with trio.fail_after(5):
                     await load.progress()
             load.stopped = True
         logged, rolled_up, idle = await store.read(survey)
@@ -301,7 +301,7 @@ async def test_a_postgres_that_goes_silent_is_given_up_on_and_found_again(
                     await store.write(put_setting, "b", "1")
         finally:
             postgres.thaw()
-        with trio.fail_after(60):
+        with trio.fail_after(5):
             while True:
                 try:
                     await store.write(put_setting, "c", "1")

@@ -107,7 +107,7 @@ async def test_a_disabled_users_keys_and_sessions_die_at_once_under_load(town: T
             load.start_soon(keep_looking, bob, looks, stop)
             load.start_soon(keep_looking, program, looks, stop)
             await eventually(lambda: len(calls) >= 40 and len(looks) >= 4, SECONDS)
-            before = (len(calls), len(looks))
+            before, asked = (len(calls), len(looks)), trio.current_time()
             assert (await patch(ada, user_id, disabled=True)).json()["disabled"] is True
             disabled = trio.current_time()
             await eventually(
@@ -118,6 +118,7 @@ async def test_a_disabled_users_keys_and_sessions_die_at_once_under_load(town: T
         for found, earlier in zip((calls, looks), before, strict=True):
             assert {status for _, status in found[:earlier]} == {200}
             assert set(begun_after(disabled, found)) == {401}
+        assert disabled - asked < 1
         assert code_of(await bob.login(BOB)) == "user_disabled"
         assert code_of(await town.gateway.chat(key=key)) == "user_disabled"
         await patch(ada, user_id, disabled=False)
