@@ -229,6 +229,14 @@ main()
 LOADING = ("import", "bluesminds.cli.app")
 
 
+@pytest.fixture
+def hearing() -> Iterator[None]:
+    """What is started hears Ctrl-C, even if these tests themselves were started in a script's background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @contextmanager
 def watched(home: Path, *words: str, launcher: Sequence[str] = ()) -> Iterator[subprocess.Popen[bytes]]:
     command = subprocess.Popen(
@@ -245,6 +253,7 @@ def watched(home: Path, *words: str, launcher: Sequence[str] = ()) -> Iterator[s
             command.kill()
 
 
+@pytest.mark.usefixtures("hearing")
 @pytest.mark.parametrize(
     ("moment", "code", "said"),
     [
@@ -270,6 +279,7 @@ def test_ctrl_c_that_is_ignored_stays_so(home: Path) -> None:
     assert shown.startswith(b"id\t")
 
 
+@pytest.mark.usefixtures("hearing")
 @pytest.mark.parametrize("seconds", [0.05, 0.15, 0.3])
 def test_ctrl_c_is_no_fault(home: Path, seconds: float) -> None:
     """Whenever it comes: while the program loads, works or ends."""
@@ -286,15 +296,15 @@ def test_ctrl_c_is_no_fault(home: Path, seconds: float) -> None:
 
 # Work that takes its time to be cleared away.
 TENACIOUS = """
-import trio
+import os, signal, trio
 from bluesminds.cli.interrupt import run
 
 async def work():
     try:
-        print("working", flush=True)
+        os.kill(os.getpid(), signal.SIGINT)
         await trio.sleep_forever()
     finally:
-        print("clearing", flush=True)
+        os.kill(os.getpid(), signal.SIGINT)
         with trio.CancelScope(shield=True):
             await trio.sleep_forever()
 
@@ -302,20 +312,10 @@ run(work)
 """
 
 
+@pytest.mark.usefixtures("hearing")
 def test_a_second_ctrl_c_does_not_wait() -> None:
-    command = subprocess.Popen(
-        (sys.executable, "-c", TENACIOUS), stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    with command:
-        try:
-            assert command.stdout is not None
-            for line in (b"working\n", b"clearing\n"):
-                assert command.stdout.readline() == line
-                command.send_signal(signal.SIGINT)
-            _, errors = command.communicate(timeout=SECONDS)
-        finally:
-            command.kill()
-    assert (command.returncode, errors) == (-signal.SIGINT, b"")
+    done = subprocess.run((sys.executable, "-c", TENACIOUS), capture_output=True, timeout=SECONDS)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")
 
 
 def interrupt() -> None:
