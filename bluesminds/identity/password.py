@@ -13,10 +13,11 @@ import os
 import sys
 import threading
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
+from time import thread_time
 from typing import Any, Final, TypeVar
 
 import trio
@@ -29,7 +30,7 @@ MIN_LENGTH: Final = 10
 MAX_LENGTH: Final = 1024  # bytes; hashing cost grows with length
 MAX_WAITING: Final = 8
 USUAL: Final = 0.2  # seconds that a computation takes; what is owed for one that is left
-LONG: Final = 0.5  # seconds; where it takes longer, other work had the core meanwhile
+LONG: Final = 0.5  # seconds; where it takes longer, other work may have had the core meanwhile
 ALLOWANCE: Final = 0.8  # seconds of rest that may be owed
 PATIENCE: Final = 2.0  # seconds that a computation may wait for the machine
 PAUSE: Final = 3.0  # seconds; those who wait are mostly done by then
@@ -82,22 +83,30 @@ class Passwords:
             return await self._compute(partial(compute, *args), aside=rest > 0)
 
     async def _compute(self, compute: Callable[[], T], *, aside: bool) -> T:
+        timed = partial(_timed, compute)
         if aside and self._aside.available_tokens:
-            with trio.move_on_after(PATIENCE), self._owed():
-                # A thread that is left to itself keeps its place until it ends.
-                return await trio.to_thread.run_sync(
-                    _yielding, compute, limiter=self._aside, abandon_on_cancel=True
+            with trio.move_on_after(
+                PATIENCE
+            ):  # a thread that is left to itself keeps its place until it ends
+                return await self._owing(
+                    trio.to_thread.run_sync(_yielding, timed, limiter=self._aside, abandon_on_cancel=True)
                 )
-        with self._owed():
-            return await trio.to_thread.run_sync(compute)
+        return await self._owing(trio.to_thread.run_sync(timed))
 
-    @contextmanager
-    def _owed(self) -> Iterator[None]:
-        """Around a computation: after it as long a rest."""
+    async def _owing(self, computing: Awaitable[tuple[T, float]]) -> T:
+        """The result; after it as long a rest is owed."""
         began = trio.current_time()
         self._rested_at = max(self._rested_at, began) + 2 * USUAL
-        yield
-        self._rested_at += 2 * (min(trio.current_time() - began, LONG) - USUAL)
+        result, worked = await computing
+        self._rested_at += 2 * (max(worked, min(trio.current_time() - began, LONG)) - USUAL)
+        return result
+
+
+def _timed(compute: Callable[[], T]) -> tuple[T, float]:
+    """The result, and the seconds that this thread had a core for it."""
+    began = thread_time()
+    result = compute()
+    return result, thread_time() - began
 
 
 def _composed(password: str) -> str:

@@ -119,6 +119,11 @@ async def test_what_takes_long_because_of_other_work_is_not_owed_in_full(
         await passwords._work(work)
     # No rest of half a second is ever due beside five seconds.
     assert trio.current_time() - began == pytest.approx(20 * 10 * LONG)
+    monkeypatch.setattr(password, "thread_time", autojump_clock.current_time)
+    await passwords._work(work)
+    began = trio.current_time()
+    await passwords._work(work)
+    assert trio.current_time() - began == pytest.approx(2 * 10 * LONG - ALLOWANCE), "where it had the core"
 
 
 @linux
