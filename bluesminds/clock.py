@@ -11,6 +11,8 @@ from zoneinfo import ZoneInfo
 
 from msgspec import Struct
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
 
 class Clock(Protocol):
     def now_ms(self) -> int:
@@ -77,4 +79,5 @@ def moment(at_ms: int | None) -> str | None:
     """Milliseconds since the epoch as 2026-02-28T12:00:00.000Z."""
     if at_ms is None:
         return None
-    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    at = _EPOCH + timedelta(milliseconds=at_ms)  # a float of seconds would be wrong by one from 2242 on
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")

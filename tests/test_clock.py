@@ -4,10 +4,10 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bluesminds.clock import Calendar, zone_named
+from bluesminds.clock import Calendar, moment, zone_named
 
 ZONES = ("UTC", "Europe/Berlin", "America/Sao_Paulo", "Asia/Beirut", "Pacific/Apia", "Asia/Kathmandu")
 moments = st.integers(0, int(datetime(2040, 1, 1, tzinfo=UTC).timestamp() * 1000))
@@ -52,3 +52,10 @@ def test_a_zone_that_is_none_is_refused() -> None:
     for name in ("Mars/Olympus", "../etc/passwd", ""):
         with pytest.raises((KeyError, ValueError)):
             zone_named(name)
+
+
+@given(st.integers(0, int(datetime(9999, 12, 31, tzinfo=UTC).timestamp()) * 1000))
+@example(253_402_300_799_999)
+def test_a_moment_is_written_to_the_millisecond(at_ms: int) -> None:
+    read = datetime.fromisoformat(moment(at_ms)) - datetime(1970, 1, 1, tzinfo=UTC)
+    assert read == timedelta(milliseconds=at_ms)

@@ -120,6 +120,8 @@ def _form(name: str, value: object) -> object:
     if value is not None and (name in _SECRET or name.endswith(_ENDINGS)):
         return MASK
     match value:
+        case bool():
+            return value
         case dict():
             return _shown(value)
         case int() if name.endswith(_MOMENTS):

@@ -277,7 +277,7 @@ class Mailboxes:
         after = replace(after, email_verified_at=self._clock.now_ms())
         if is_news and email in self._admins:
             after = replace(after, role="admin")
-        told = seen(after) | await end_invites(connection, after, self._clock.now_ms())
+        told = seen(after) | await end_invites(connection, after)
         audit = entry(self._clock, actor, action, after.id, before=seen(before), after=told)
         await insert_audit(connection, audit)
         await update_user(connection, after)

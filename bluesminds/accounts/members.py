@@ -173,7 +173,7 @@ class Members:
                 "email_not_confirmed",
                 "An administrator needs a confirmed address; this account has none yet.",
             )
-        told = seen(after) | await end_invites(connection, after, self._clock.now_ms())
+        told = seen(after) | await end_invites(connection, after)
         audit = entry(self._clock, actor, "user.update", user_id, before=seen(before), after=told)
         await insert_audit(connection, audit)
         await update_user(connection, after)
@@ -205,7 +205,7 @@ class Members:
         if known is not None:
             user = replace(user, id=known.id, created_at=known.created_at)
         before = None if known is None else seen(known)
-        after = seen(user) | await end_invites(connection, user, self._clock.now_ms())
+        after = seen(user) | await end_invites(connection, user)
         await insert_audit(connection, entry(self._clock, actor, action, user.id, before=before, after=after))
         await (insert_user(connection, user) if known is None else update_user(connection, user))
         await delete_tokens(connection, user.id, "verify_email")
@@ -270,11 +270,12 @@ def is_taken(user: UserRow | None) -> bool:
     return user is not None and (user.email_verified_at is not None or user.disabled_at is not None)
 
 
-async def end_invites(connection: Connection, user: UserRow, now: int) -> dict[str, object]:
+async def end_invites(connection: Connection, user: UserRow) -> dict[str, object]:
     """Make worthless what invites to the address of an account, if it is taken now: it would be good again
     once the account has another. What the audit log is to tell of it.
     """
-    ended = await delete_invites(connection, user.email or "", now) if is_taken(user) else ()
+    # Those that are too old as well: a clock may be set back.
+    ended = await delete_invites(connection, user.email or "", 0) if is_taken(user) else ()
     return {"ended_invite_ids": [row.id for row in ended]} if ended else {}
 
 

@@ -1,5 +1,6 @@
 """Invitations end when their address gets an account, on both engines; nothing of them is left to be used."""
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import httpx
 import pytest
 import trio
 
+from tests.gateway.test_limits import Wall
 from tests.people import PASSWORD, Town, code_of, settle
 from tests.storage.conftest import postgres, postgres_url, sqlite_path, sqlite_url, url
 
@@ -66,6 +68,19 @@ async def test_an_account_made_for_an_invited_address_ends_the_invitation(town: 
         (created,) = await log(operator, subject=user_id)
         assert created["detail"]["after"]["ended_invite_ids"] == [made]
         assert code_of(await bob.sign_up(BOB, invite=token)) == "invalid_token"
+
+
+async def test_one_that_is_too_old_ends_too(nursery: trio.Nursery, home: Path) -> None:
+    """It would be good again when the clock is set back."""
+    wall = Wall()
+    town = await settle(nursery, home, signup="open", clock=wall)
+    async with town.visitor() as bob, town.gateway.operator() as operator:
+        _, token = await invite(town, operator, BOB)
+        wall.at += timedelta(days=365)
+        await town.user(BOB)
+        wall.at -= timedelta(days=365)
+        assert await open_to(operator, BOB) == []
+        assert code_of(await bob.sign_up("eve@example.com", invite=token)) == "invalid_token"
 
 
 async def test_a_disabled_account_ends_the_invitations_to_its_address(town: Town) -> None:
