@@ -13,27 +13,27 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (
     ("bluesminds.__main__",),
     ("bluesminds.cli",),
-    ("bluesminds.main", "bluesminds.operate", "bluesminds.preflight"),
-    ("bluesminds.house", "bluesminds.first_run", "bluesminds.upstreams"),
-    ("bluesminds.listeners",),
-    ("bluesminds.core",),
-    ("bluesminds.keystore",),
+    ("bluesminds.app.serve", "bluesminds.app.operator", "bluesminds.app.preflight"),
+    ("bluesminds.app.data_plane", "bluesminds.app.first_run", "bluesminds.app.discovery"),
+    ("bluesminds.app.listeners",),
+    ("bluesminds.app.services",),
+    ("bluesminds.app.secrets",),
     ("bluesminds.dashboard",),
     ("bluesminds.web",),
     ("bluesminds.gateway", "bluesminds.accounts"),
     ("bluesminds.providers", "bluesminds.payments", "bluesminds.identity", "bluesminds.notify"),
     ("storage", "bluesminds.http"),
     (
-        "bluesminds.values",
-        "bluesminds.networks",
-        "bluesminds.emails",
-        "bluesminds.errors",
-        "bluesminds.money",
-        "bluesminds.crypto",
-        "bluesminds.clock",
-        "bluesminds.log",
+        "bluesminds.common.values",
+        "bluesminds.common.networks",
+        "bluesminds.common.emails",
+        "bluesminds.common.errors",
+        "bluesminds.common.money",
+        "bluesminds.common.crypto",
+        "bluesminds.common.clock",
+        "bluesminds.common.log",
         "bluesminds.config",
-        "bluesminds.state",
+        "bluesminds.app.state_dir",
         "bluesminds",
     ),
 )
@@ -194,12 +194,12 @@ def test_every_module_says_what_it_is(module: str) -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("bluesminds.gateway.walk", "from bluesminds.web import edge"),
-        ("bluesminds.gateway.walk", "import bluesminds.main"),
-        ("bluesminds.gateway.walk", "from ..web import edge"),
-        ("bluesminds.gateway.walk", "from .. import web"),
-        ("bluesminds.gateway.walk", "from ..accounts.keys import Keys"),
-        ("bluesminds.http.client", "import storage.base"),
+        ("bluesminds.gateway.pipeline", "from bluesminds.web import edge"),
+        ("bluesminds.gateway.pipeline", "import bluesminds.main"),
+        ("bluesminds.gateway.pipeline", "from ..web import edge"),
+        ("bluesminds.gateway.pipeline", "from .. import web"),
+        ("bluesminds.gateway.pipeline", "from ..accounts.keys import Keys"),
+        ("bluesminds.http.client.pool", "import storage.base"),
         ("storage.store", "from bluesminds import clock"),
     ],
 )
@@ -214,7 +214,7 @@ def test_an_arrow_that_points_up_is_found(module: str, source: str) -> None:
 def test_a_cycle_is_found(source: str) -> None:
     found = {module: imports(module) for module in KNOWN}
     (below, *_) = [
-        name for name, *_ in found["bluesminds.gateway.walk"] if within(name, "bluesminds.gateway")
+        name for name, *_ in found["bluesminds.gateway.pipeline"] if within(name, "bluesminds.gateway")
     ]
     found[below] = [*found[below], *imports_in(source, "bluesminds.gateway")]
     with pytest.raises(pytest.fail.Exception, match="import cycle"):
@@ -231,17 +231,17 @@ def test_a_cycle_is_found(source: str) -> None:
 )
 def test_an_import_inside_a_function_is_found(source: str) -> None:
     with pytest.raises(AssertionError, match="inside a function"):
-        check_places("bluesminds.gateway.walk", imports_in(source, "bluesminds.gateway"))
+        check_places("bluesminds.gateway.pipeline", imports_in(source, "bluesminds.gateway"))
 
 
 @pytest.mark.parametrize(
     "source",
     [
-        "import importlib\nimportlib.import_module('bluesminds.main')",
+        "import importlib\nimportlib.import_module('bluesminds.app.serve')",
         "from importlib import import_module as load",
-        "__import__('bluesminds.main')",
-        "import builtins\nbuiltins.__import__('bluesminds.main')",
-        "import sys\nsys.modules['bluesminds.main']",
+        "__import__('bluesminds.app.serve')",
+        "import builtins\nbuiltins.__import__('bluesminds.app.serve')",
+        "import sys\nsys.modules['bluesminds.app.serve']",
     ],
 )
 def test_a_hidden_import_is_found(source: str) -> None:
@@ -251,10 +251,10 @@ def test_a_hidden_import_is_found(source: str) -> None:
 @pytest.mark.parametrize(
     ("source", "target"),
     [
-        ("from . import walk", "bluesminds.gateway.walk"),
-        ("from .walk import Gateway", "bluesminds.gateway.walk"),
-        ("from .. import clock", "bluesminds.clock"),
-        ("from ..http.client import Pool", "bluesminds.http.client"),
+        ("from . import walk", "bluesminds.gateway.pipeline"),
+        ("from .walk import Gateway", "bluesminds.gateway.pipeline"),
+        ("from .. import clock", "bluesminds.common.clock"),
+        ("from ..http.client import Pool", "bluesminds.http.client.pool"),
         ("from storage.base import Store", "storage.base"),
     ],
 )

@@ -14,13 +14,13 @@ from typing import Final
 
 import trio
 
-from bluesminds.errors import RateLimited
-from storage.tokens import Purpose
+from bluesminds.common.errors import RateLimited
+from storage.single_use_tokens import Purpose
 
 MAX_KEYS: Final = 20_000  # of each bucket
 
 
-class Bucket:
+class LeakyBucket:
     """`burst` places for each key; a place comes back every `pause` seconds."""
 
     def __init__(self, burst: int, pause: float) -> None:
@@ -55,12 +55,12 @@ class Bucket:
 
 class Throttle:
     def __init__(self) -> None:
-        self._pairs = Bucket(5, 60.0)
-        self._addresses = Bucket(20, 10.0)
-        self._accounts = Bucket(100, 36.0)
-        self._forms = Bucket(20, 30.0)
-        self._mails = Bucket(3, 1200.0)
-        self._changes = Bucket(300, 3.0)
+        self._pairs = LeakyBucket(5, 60.0)
+        self._addresses = LeakyBucket(20, 10.0)
+        self._accounts = LeakyBucket(100, 36.0)
+        self._forms = LeakyBucket(20, 30.0)
+        self._mails = LeakyBucket(3, 1200.0)
+        self._changes = LeakyBucket(300, 3.0)
         self._known: dict[str, None] = {}  # accounts at addresses they have signed in from, the latest last
 
     def sign_in(self, account: str, address: str) -> None:
@@ -114,7 +114,7 @@ class Throttle:
         self._mails.take(key)
         return True
 
-    def _places(self, account: str, address: str) -> list[tuple[Bucket, str]]:
+    def _places(self, account: str, address: str) -> list[tuple[LeakyBucket, str]]:
         pair = _pair(account, address)
         places = [(self._pairs, pair), (self._addresses, network(address))]
         return places if pair in self._known else [*places, (self._accounts, _name(account))]
@@ -139,13 +139,13 @@ def network(address: str) -> str:
     return str(parsed.ipv4_mapped or ipaddress.ip_network((parsed, 64), strict=False))
 
 
-def _take(places: list[tuple[Bucket, str]]) -> None:
+def _take(places: list[tuple[LeakyBucket, str]]) -> None:
     _check(places)
     for bucket, key in places:
         bucket.take(key)
 
 
-def _check(places: list[tuple[Bucket, str]]) -> None:
+def _check(places: list[tuple[LeakyBucket, str]]) -> None:
     wait = max(bucket.wait(key) for bucket, key in places)
     if wait > 0:
         raise RateLimited(

@@ -10,16 +10,16 @@ from typing import Final
 import msgspec
 
 from bluesminds.accounts.throttle import Throttle
-from bluesminds.clock import Clock
-from bluesminds.crypto import uuid7
-from bluesminds.errors import GatewayError, InvalidRequest
+from bluesminds.common.clock import Clock
+from bluesminds.common.crypto import uuid7
+from bluesminds.common.errors import GatewayError, InvalidRequest
 from bluesminds.http.asgi import ASGIApp, Message, Receive, Scope, Send
 from bluesminds.identity.password import MAX_WAITING, too_many
-from bluesminds.web.arrival import sane_id
-from bluesminds.web.control import ALWAYS
-from bluesminds.web.edge import ClientOut
+from bluesminds.web.app import ALWAYS
+from bluesminds.web.data_plane import ASGIResponseWriter
 from bluesminds.web.errors import error_body, error_headers
 from bluesminds.web.guard import address_of
+from bluesminds.web.request_context import sane_id
 
 PLACES: Final = 1 + MAX_WAITING
 MAX_FORM: Final = 16_384  # bytes
@@ -59,7 +59,7 @@ class Turnstile:
                 await self._pass(scope, form, receive, send)
         except GatewayError as exc:
             request_id = _request_id(scope) or uuid7(self._clock.now_ms())
-            out = ClientOut(scope, send, request_id)
+            out = ASGIResponseWriter(scope, send, request_id)
             headers = [*error_headers(exc), *((name.encode(), value.encode()) for name, value in ALWAYS)]
             await out.whole(exc.status, headers, error_body(exc, request_id))
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bluesminds.accounts import throttle as throttle_module
-from bluesminds.accounts.throttle import Bucket, Throttle, network
-from bluesminds.errors import RateLimited
+from bluesminds.accounts.throttle import LeakyBucket, Throttle, network
+from bluesminds.common.errors import RateLimited
 
 HERE, THERE = "203.0.113.1", "198.51.100.7"
 
@@ -141,7 +141,7 @@ async def test_there_is_a_bound_on_what_is_remembered(
     autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(throttle_module, "MAX_KEYS", 100)
-    bucket = Bucket(5, 60.0)
+    bucket = LeakyBucket(5, 60.0)
     for _ in range(5):
         bucket.take("busy")
     for number in range(1000):
@@ -171,7 +171,7 @@ def test_a_bucket_never_gives_more_than_it_holds(steps: list[tuple[float, bool]]
     taken: list[float] = []
 
     async def play() -> None:
-        bucket = Bucket(burst, pause)
+        bucket = LeakyBucket(burst, pause)
         for gap, back in steps:
             await trio.sleep(gap)
             if bucket.wait("k") == 0:

@@ -14,7 +14,7 @@ import trio
 import trio.testing
 from argon2 import PasswordHasher, extract_parameters
 
-from bluesminds.errors import InvalidRequest, RateLimited
+from bluesminds.common.errors import InvalidRequest, RateLimited
 from bluesminds.identity import password
 from bluesminds.identity.password import ALLOWANCE, LONG, MAX_WAITING, NOBODY, PATIENCE, USUAL, Passwords
 
