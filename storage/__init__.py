@@ -26,6 +26,6 @@ __all__ = [
     "StorageUnavailable",
     "Store",
     "open_store",
-    "reach",
+    "ping",
     "sqlite_path",
 ]

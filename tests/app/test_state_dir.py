@@ -14,7 +14,7 @@ from bluesminds.app.state_dir import MAX_SOCKET_PATH, BadState, ForeignState, St
 HOLD = """
 import sys
 from pathlib import Path
-from bluesminds.state import StateDir
+from bluesminds.app.state_dir import StateDir
 with StateDir(Path(sys.argv[1])).locked():
     print("held", flush=True)
     sys.stdin.read()

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from bluesminds.common.log import LineWriter, Log
 
 HELLO = """
-from bluesminds.clock import SystemClock
-from bluesminds.log import LineWriter, Log
+from bluesminds.common.clock import SystemClock
+from bluesminds.common.log import LineWriter, Log
 Log(SystemClock()).info("hello", a="b")
 """
 

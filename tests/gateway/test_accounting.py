@@ -7,8 +7,6 @@ from typing import Any, cast
 import msgspec
 import pytest
 import trio
-from tests.gateway.test_choose import server
-from tests.gateway.test_identify import KEY, PEPPER, context
 
 from bluesminds.common.clock import Calendar, SystemClock
 from bluesminds.common.log import Log
@@ -30,6 +28,8 @@ from bluesminds.http.asgi import Disconnect, Message
 from bluesminds.web.data_plane import DataPlane
 from storage.base import Store
 from storage.keys import KeyHolder
+from tests.gateway.routing.test_catalog import server
+from tests.gateway.test_authenticate import KEY, PEPPER, context
 from tests.gateway.test_recorder import Ledge
 from tests.storage.samples import key as key_row
 from tests.storage.samples import user

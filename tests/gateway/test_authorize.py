@@ -3,11 +3,11 @@
 import httpx
 import pytest
 import trio
-from tests.gateway.test_identify import Table, changed, context, refused, ring
 from trio.testing import wait_all_tasks_blocked
 
 from bluesminds.common.errors import Forbidden
 from tests.fakes.model_server import ModelServer
+from tests.gateway.test_authenticate import Table, changed, context, refused, ring
 from tests.gateways import ASK, Gateway
 
 CARRIERS = ("authorization", "x-api-key", "api-key")

@@ -6,10 +6,10 @@ from pathlib import Path
 import httpx
 import pytest
 import trio
-from tests.gateway.test_limits import Wall
 
 from tests import gateways
 from tests.fakes.model_server import DONE, USAGE, ModelServer, Pause, Stall, chunk, hang, streamed
+from tests.gateway.limits.test_limits import Wall
 from tests.gateways import ASK, STREAM, Gateway, entry, eventually
 
 HEAD = (

@@ -9,11 +9,11 @@ from typing import Any
 import httpx
 import pytest
 import trio
-from tests.gateway.test_limits import Wall
 
 from bluesminds.gateway.supervision import Watchdog
 from tests import gateways
 from tests.fakes.model_server import DONE, ModelServer, chunk, hang, refusal, streamed
+from tests.gateway.limits.test_limits import Wall
 from tests.gateways import ASK, STREAM, Gateway, entry, eventually
 from tests.storage.test_trouble import exclusive
 

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.gateway.test_identify import context
 
 from bluesminds.common.errors import InvalidRequest
 from bluesminds.common.money import Price, read_usd, write_usd
 from bluesminds.common.values import Call, Usage
 from bluesminds.gateway.estimate import FIRST_RATIO, MAX_MODELS, MOST_RATIO, Estimator
 from bluesminds.gateway.pipeline import read_call
+from tests.gateway.test_authenticate import context
 from tests.gateways import ASK, Gateway
 
 PRICE = Price(input=1_250_000_000, cached_input=125_000_000, output=10_000_000_000)

@@ -311,7 +311,7 @@ def test_nothing_is_mounted_but_from_the_tables() -> None:
         "websocket",
         "register_blueprint",
     }
-    for path in sorted((ROOT / "bluesminds" / "web").glob("*.py")):
+    for path in sorted((ROOT / "bluesminds" / "web").rglob("*.py")):
         tree = ast.parse(path.read_text())
         uses = [
             ast.unparse(node)

@@ -37,7 +37,7 @@ LimitedAccount = tuple[tuple[UsageCounters, LimitSet], ...]
 class Reservation:
     """An admitted request's place. `settle` closes it once; `day` and `month` are those it counts in."""
 
-    __slots__ = ("_admission", "_back", "_held", "_holds", "_rates", "day", "month")
+    __slots__ = ("_back", "_held", "_holds", "_limiter", "_rates", "day", "month")
 
     def __init__(
         self, limiter: "RateLimiter", held: int, holds: Sequence[Hold], account: UsageCounters, rates: Rates

@@ -11,8 +11,6 @@ import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.gateway.test_identify import context
-from tests.gateway.test_limits import Wall
 from trio.testing import MockClock
 
 from bluesminds.common.clock import Clock
@@ -25,6 +23,8 @@ from bluesminds.gateway.limits.counters import Estimate, UsageCounters
 from bluesminds.gateway.limits.keyless import AddressLimits, keyless_caller
 from tests import gateways
 from tests.fakes.model_server import DONE, ModelServer, chunk, completion, error, refusal, streamed, whole
+from tests.gateway.limits.test_limits import Wall
+from tests.gateway.test_authenticate import context
 from tests.gateways import ASK, STREAM, Gateway, entry, settings_of
 
 OWN = "sk-canary-own-4717"

@@ -145,7 +145,7 @@ async def test_requests_and_tokens_per_minute_five_hundred_asking_at_once(
     gateway_app: GatewayApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = trio.current_time()  # and it stays so: on a slow machine five hundred take more than a minute
-    monkeypatch.setattr("bluesminds.house.RateLimiter", partial(RateLimiter, monotonic=lambda: now))
+    monkeypatch.setattr("bluesminds.app.data_plane.RateLimiter", partial(RateLimiter, monotonic=lambda: now))
     body = ASK | {"max_tokens": 2}
     gateway = await gateway_app.start()
     key_id, key = await gateway.new_key(limits={"rpm": 100, "tpm": 1000})
@@ -163,7 +163,7 @@ async def test_a_user_sees_the_limits_of_his_own_keys_and_of_no_others(
     town = await settle(nursery, home)
     ada = await town.user("ada@example.com", tier="starter")
     await town.user("eve@example.com")
-    async with town.keyless_caller() as keyless_caller, town.keyless_caller() as stranger:
+    async with town.visitor() as keyless_caller, town.visitor() as stranger:
         await keyless_caller.login("ada@example.com")
         await stranger.login("eve@example.com")
         made = (await keyless_caller.send("POST", "/api/keys", {"name": "k", "limits": {"tpm": 5}})).json()
@@ -413,7 +413,7 @@ async def _refused(settings: Any, wall: Wall) -> None:
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(
-                lambda task_status: gateways.main.serve(
+                lambda task_status: gateways.serve.serve(
                     settings, clock=wall, log=log, environ={}, shutdown=trio.Event(), task_status=task_status
                 )
             )

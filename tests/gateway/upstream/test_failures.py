@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import trio
-from tests.gateway.test_departures import begin, until
 
 from bluesminds.gateway.routing import health
 from tests import gateways
@@ -26,6 +25,7 @@ from tests.fakes.model_server import (
     streamed,
     whole,
 )
+from tests.gateway.test_client_disconnects import begin, until
 from tests.gateways import ASK, IMPATIENT, STREAM, Gateway, entry, eventually
 
 TOUCHY = {"eject_after": 2, "eject_seconds": 60.0}

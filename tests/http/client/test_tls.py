@@ -9,7 +9,8 @@ import pytest
 import trio
 import trustme
 
-from bluesminds.http.client import pool
+from bluesminds.http.client import exchange as exchange_module
+from bluesminds.http.client import pool as pool_module
 from bluesminds.http.client.pool import (
     ConnectFailed,
     ConnectTimeout,

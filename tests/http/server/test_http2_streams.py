@@ -6,11 +6,10 @@ import pytest
 import trio
 import trio.testing
 from h2.settings import SettingCodes
-from tests.http.test_server import HTTP2Client, connect_http2, server_tls
 
 from bluesminds.http.asgi import ASGIApp, ClientDisconnected, Message, Receive, Scope, Send
-from bluesminds.http.server import hypercorn_apps
-from bluesminds.http.server.serve import Limits
+from bluesminds.http.server.serve import Limits, hypercorn_apps
+from tests.http.server.test_serve import HTTP2Client, connect_http2, server_tls
 from tests.http.serving import Served, answer, app_of, body_of, eventually, start
 
 HURRIED_BODY = Limits(body_timeout=0.4)

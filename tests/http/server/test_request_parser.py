@@ -4,10 +4,10 @@ import itertools
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.http.test_smuggling import CORPUS
 
 from bluesminds.http.server.limits import Limits
 from bluesminds.http.server.request_parser import RequestParser
+from tests.http.server.test_smuggling import CORPUS
 
 LIMITS = Limits(header_bytes=2000, header_lines=20, url_bytes=500, body_bytes=5000, body_chunks=50)
 STREAMS = [data for data, _, _ in CORPUS.values()]

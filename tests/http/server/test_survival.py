@@ -7,11 +7,11 @@ import h2.config
 import h2.connection
 import pytest
 import trio
-from tests.http.test_server import connect_tls, parrot, server_tls
-from tests.http.test_smuggling import CORPUS
 
 from bluesminds.http.asgi import Receive, Scope, Send
 from bluesminds.http.server.serve import Limits
+from tests.http.server.test_serve import connect_tls, parrot, server_tls
+from tests.http.server.test_smuggling import CORPUS
 from tests.http.serving import Client, Served, answer, body_of, start
 
 WEBSOCKET = (

@@ -83,8 +83,8 @@ async def test_a_watchdog_of_another_process_is_not_ours(manager: socket.socket)
 
 ACTIVATED = textwrap.dedent("""
     import os, signal, sys, trio
-    from bluesminds.http.server import Limits, Stats, serve
-    from bluesminds.http.systemd import inherited_sockets
+    from bluesminds.http.server.serve import Limits, Stats, serve
+    from bluesminds.http.server.systemd import inherited_sockets
 
     os.environ["LISTEN_PID"] = str(os.getpid())
     found = inherited_sockets(os.environ)

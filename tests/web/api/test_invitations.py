@@ -7,8 +7,8 @@ from typing import Any
 import httpx
 import pytest
 import trio
-from tests.gateway.test_limits import Wall
 
+from tests.gateway.limits.test_limits import Wall
 from tests.people import PASSWORD, Town, code_of, settle
 from tests.storage.conftest import postgres, postgres_url, sqlite_path, sqlite_url, url
 

@@ -82,7 +82,7 @@ async def test_every_operation_is_told_of_in_full(gateway: Gateway) -> None:
             assert any(status.startswith("2") for status in one["responses"]), name
     assert len(found) == sum(len(methods) for methods in document["paths"].values()), "ids are their own"
     assert found["get_api_admin_audit"]["responses"]["200"]["content"]["application/json"]["schema"] == {
-        "$ref": "#/components/schemas/Page_Act_"
+        "$ref": "#/components/schemas/Page_AuditEvent_"
     }
     assert found["post_api_auth_signup"]["summary"] == "Ask for an account"
     assert found["post_api_auth_signup"]["description"].startswith("The answer does not tell")
@@ -103,7 +103,7 @@ async def test_model_traffic_is_told_of(gateway: Gateway, models: ModelServer) -
     one = await gateway.get("/v1/models/m")
     jsonschema_rs.validate(schema | {"$ref": "#/components/schemas/ModelView"}, one.json())
     refused = await gateway.get("/v1/models/none")
-    jsonschema_rs.validate(schema | {"$ref": "#/components/schemas/Refused"}, refused.json())
+    jsonschema_rs.validate(schema | {"$ref": "#/components/schemas/ErrorResponse"}, refused.json())
     chat = document["paths"]["/v1/chat/completions"]["post"]["responses"]["4XX"]["$ref"]
     told = document["components"]["responses"][chat.rpartition("/")[2]]["content"]["application/json"]
     refusals = document["components"]["responses"].values()
