@@ -9,7 +9,8 @@ import pytest
 import trio
 import trio.testing
 
-from bluesminds.http.client.pool import BodyTooLarge, Origin, Pool, Timeouts, UpstreamError, transport
+from bluesminds.http.client import transport
+from bluesminds.http.client.pool import BodyTooLarge, Origin, Pool, Timeouts, UpstreamError
 from bluesminds.http.client.transport import PoolTransport
 from tests.fakes.raw_upstream import Peer, Upstream, always_ok, serve, silent
 

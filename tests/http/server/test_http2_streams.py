@@ -8,7 +8,8 @@ import trio.testing
 from h2.settings import SettingCodes
 
 from bluesminds.http.asgi import ASGIApp, ClientDisconnected, Message, Receive, Scope, Send
-from bluesminds.http.server.serve import Limits, hypercorn_apps
+from bluesminds.http.server import hypercorn_apps
+from bluesminds.http.server.serve import Limits
 from tests.http.server.test_serve import HTTP2Client, connect_http2, server_tls
 from tests.http.serving import Served, answer, app_of, body_of, eventually, start
 
