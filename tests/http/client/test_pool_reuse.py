@@ -206,7 +206,9 @@ class Storm:
                 response.close()
 
 
-@pytest.mark.parametrize(("seed", "cancels"), [(1, 2_000), pytest.param(2, 10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("seed", "cancels"), [(1, 2_000), pytest.param(2, 10_000, marks=pytest.mark.process)]
+)
 async def test_cancelling_at_any_moment_leaves_every_slot_usable(
     nursery: trio.Nursery, seed: int, cancels: int
 ) -> None:

@@ -186,7 +186,7 @@ async def test_mutated_connections(tls: bool, nursery: trio.Nursery) -> None:
     await survive(nursery, 600 if tls else 1500, tls)
 
 
-@pytest.mark.slow
+@pytest.mark.process
 @pytest.mark.parametrize("tls", [False, True])
 async def test_a_hundred_thousand_mutated_connections(tls: bool, nursery: trio.Nursery) -> None:
     await survive(nursery, 20_000 if tls else 100_000, tls)

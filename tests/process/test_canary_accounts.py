@@ -69,7 +69,7 @@ async def told_by_commands(gateway: Gateway, home: Path) -> str:
     return "\n".join(said)
 
 
-@pytest.mark.slow
+@pytest.mark.process
 async def test_what_people_hold_stays_theirs(nursery: trio.Nursery, home: Path, models: ModelServer) -> None:
     ca = trustme.CA()
     ca.cert_pem.write_to_path(str(home / "ca.pem"))

@@ -26,7 +26,7 @@ REFUSED = 20  # answers
 REST_ROUNDS = 5
 SAME = 1.1
 
-long_hold = pytest.param(HELD_SECONDS, SETTLE_SECONDS, marks=pytest.mark.slow, id="10s")
+long_hold = pytest.param(HELD_SECONDS, SETTLE_SECONDS, marks=pytest.mark.process, id="10s")
 short_hold = pytest.param(2.5, 1.5, id="2s")
 
 
@@ -128,7 +128,7 @@ async def p99_locked_to_free(load: Load, user: User) -> float:
     return median(locked) / median(before + after)
 
 
-@pytest.mark.alone
+@pytest.mark.load
 async def test_relaxed_answers_are_as_quick_as_ever(user: User, models: ModelServer) -> None:
     storage = {"durability": "relaxed"}
     async with served(user.home, [entry("one", models.url)], storage=storage) as gateway:

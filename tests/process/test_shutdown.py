@@ -121,7 +121,7 @@ async def test_a_second_signal_does_not_wait(home: Path) -> None:
     assert "Traceback" not in gateway.said
 
 
-@pytest.mark.slow
+@pytest.mark.process
 async def test_fifty_long_streams_end_properly(home: Path, models: ModelServer) -> None:
     models.plan(*[LONG] * LONG_STREAMS)
     user = User(home)
@@ -147,7 +147,7 @@ async def test_fifty_long_streams_end_properly(home: Path, models: ModelServer) 
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.process
 async def test_a_second_signal_cuts_fifty_long_streams(home: Path, models: ModelServer) -> None:
     models.plan(*[LONG] * LONG_STREAMS)
     user = User(home)

@@ -47,7 +47,7 @@ def descriptors() -> Iterator[None]:
 
 
 slow_readers = pytest.mark.parametrize(
-    ("count", "seconds"), [(5, 2.0), pytest.param(READERS, 10.0, marks=pytest.mark.slow)]
+    ("count", "seconds"), [(5, 2.0), pytest.param(READERS, 10.0, marks=pytest.mark.process)]
 )
 
 
@@ -80,7 +80,7 @@ async def beside_slow_heads(gateway: Serving, load: Load) -> list[float]:
     return during
 
 
-@pytest.mark.alone
+@pytest.mark.load
 async def test_a_thousand_slow_heads(home: Path, models: ModelServer) -> None:
     async with served(home, [entry("one", models.url)]) as gateway:
         async with steady(gateway) as load:
@@ -114,7 +114,7 @@ async def test_slow_bodies(home: Path, models: ModelServer) -> None:
     await slow_bodies(home, models, 20, 1.5)
 
 
-@pytest.mark.slow
+@pytest.mark.process
 async def test_two_hundred_slow_bodies(home: Path, models: ModelServer) -> None:
     await slow_bodies(home, models, SLOW_BODIES, BODY_SECONDS)
 

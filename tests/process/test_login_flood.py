@@ -60,7 +60,7 @@ async def p99_under_flood(gateway: Serving, load: Load) -> float:
     return median(during) / median(before + await load.p99s(REST_ROUNDS))
 
 
-@pytest.mark.alone
+@pytest.mark.load
 @pytest.mark.skipif(sys.platform != "linux", reason="needs all of 127.0.0.0/8")
 async def test_fifty_logins_at_once(home: Path, models: ModelServer) -> None:
     async with served(home, [entry("one", models.url)]) as gateway:

@@ -9,10 +9,10 @@ import pytest
 import trio
 
 from tests import gateways
-from tests.e2e.conftest import LiteLLM
+from tests.process.conftest import LiteLLM
 from tests.gateways import Gateway, eventually
 
-pytestmark = [pytest.mark.slow, pytest.mark.litellm]
+pytestmark = [pytest.mark.process, pytest.mark.litellm]
 ASK = {"model": "mocked", "messages": [{"role": "user", "content": "Say hello."}]}
 
 

@@ -95,7 +95,7 @@ def check(user: User, witness: Witness) -> None:
     assert counted == [(total, day)], "so do the counters of limits"
 
 
-@pytest.mark.parametrize("rounds", [3, pytest.param(25, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [3, pytest.param(25, marks=pytest.mark.process)])
 async def test_nothing_answered_is_lost(home: Path, rounds: int) -> None:
     user = User(home)
     dice = random.Random(rounds)  # noqa: S311 - the same moments in every run
