@@ -15,8 +15,9 @@ settings.register_profile("any machine", deadline=None, suppress_health_check=[H
 settings.load_profile("any machine")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test in tests/process or tests/load belongs to that tier; a marker puts single tests elsewhere there."""
+    """Mark all tests in tests/process and tests/load; single tests elsewhere carry the marker themselves."""
     for item in items:
         for tier in ("process", "load"):
             if TESTS / tier in item.path.parents:

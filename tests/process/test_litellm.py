@@ -9,8 +9,8 @@ import pytest
 import trio
 
 from tests import gateways
-from tests.process.conftest import LiteLLM
 from tests.gateways import Gateway, eventually
+from tests.process.conftest import LiteLLM
 
 pytestmark = [pytest.mark.process, pytest.mark.litellm]
 ASK = {"model": "mocked", "messages": [{"role": "user", "content": "Say hello."}]}
