@@ -46,7 +46,6 @@ from bluesminds.web.edge import Edge
 from bluesminds.web.guard import Guard
 from bluesminds.web.reference import Reference
 from bluesminds.web.routes import Route
-from bluesminds.web.turnstile import Turnstile
 from storage.base import StorageError
 from storage.members import has_admin
 from storage.quotas import select_recent
@@ -127,7 +126,7 @@ class House:
         trusted = Networks.read(settings.server.trusted_proxies)
         self.edge = Edge(
             self.gateway,
-            Turnstile(self.site, core.clock, core.throttle),
+            self.site,
             bodies=bodies,
             clock=core.clock,
             log=core.log,
@@ -205,7 +204,7 @@ def offices(
         return probe(core.pool, server, seconds=core.settings.upstream.probe_timeout, list_models=True)
 
     return [
-        *setup.routes(setup.SetupDesk(core.members, core.passwords)),
+        *setup.routes(setup.SetupDesk(core.members, core.passwords, core.throttle)),
         *keys.routes(core.keys, core.members),
         *auth.routes(auth.AuthDesk(core.auth, core.mailboxes, core.members)),
         *sessions.routes(sessions.SessionDesk(core.sessions, core.members)),

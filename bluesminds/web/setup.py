@@ -3,6 +3,7 @@
 from msgspec import Struct
 
 from bluesminds.accounts.members import Members
+from bluesminds.accounts.throttle import Throttle
 from bluesminds.emails import require_email
 from bluesminds.identity.password import Passwords
 from bluesminds.web.guard import Access, Principal
@@ -20,9 +21,11 @@ class Claim(Struct, forbid_unknown_fields=True):
 class SetupDesk(Struct, frozen=True):
     members: Members
     passwords: Passwords
+    throttle: Throttle
 
     async def claim(self, who: Principal, body: Claim) -> UserView:
         """Become the first administrator, once, with the token that the latest start has shown."""
+        self.throttle.check_public_form(who.address)
         email = require_email(body.email)
         await self.members.require_token(body.token)
         password_hash = await self.passwords.hash(body.password)
