@@ -18,17 +18,17 @@ BUILD_VENV ?= .venv-build
 BUILD      := $(BUILD_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow lint types bench binary selftest lock clean
+.PHONY: help setup run test test-process test-load lint types bench binary selftest lock clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Create the virtual environment from the hash-pinned locks
 
-# $(call install,VENV,PYTHON,LOCK). The checkout itself goes on the path, so that nothing has to be built to run it.
+# $(call install,VENV,PYTHON,LOCK). A lock is complete, so pip resolves nothing (--no-deps). The checkout itself goes on the path, so that nothing has to be built to run it.
 define install
 	test -x $(1)/bin/python || $(2) -m venv $(1)
-	$(1)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $(3)
+	$(1)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement $(3)
 	$(1)/bin/python -c "import pathlib, sysconfig; pathlib.Path(sysconfig.get_path('purelib'), 'bluesminds.pth').write_text(str(pathlib.Path.cwd()))"
 	printf '#!%s/bin/python\nfrom bluesminds.__main__ import main\n\nmain()\n' "$(abspath $(1))" > $(1)/bin/bluesminds
 	chmod +x $(1)/bin/bluesminds
@@ -50,15 +50,17 @@ $(BUILD): packaging/locks/dev.lock
 run: $(SERVES) ## Serve on 127.0.0.1:3000 with the built-in demo server, and print a curl that answers
 	$(BIN)/python -m bluesminds demo $(ARGS)
 
-# With ARGS there may be nothing to run, which pytest says with a 5.
-MAY_BE_NONE = $(if $(ARGS),test $$? -eq 5,false)
+# pytest exits with 5 when ARGS select no test.
+MAY_BE_EMPTY = $(if $(ARGS),test $$? -eq 5,false)
 
-test: $(STAMP) ## Run the tests (ARGS="-k name" to choose)
-	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist worksteal $(ARGS)
+test: $(STAMP) ## Run the fast tests (ARGS="-k name" to choose)
+	$(BIN)/python -m pytest -m "not process and not load" -n $(WORKERS) --dist worksteal $(ARGS)
 
-test-slow: $(STAMP) $(LITELLM) ## Run the slow tests: crashes, fuzzing, a real LiteLLM proxy
-	$(BIN)/python -m pytest -m alone $(ARGS) || $(MAY_BE_NONE)
-	$(BIN)/python -m pytest -m "slow and not alone" -n $(WORKERS) --dist worksteal $(ARGS) || $(MAY_BE_NONE)
+test-process: $(STAMP) $(LITELLM) ## Run processes, SDKs, LiteLLM, Chromium and crash loops; failures once more
+	$(BIN)/python -m pytest -m process -n $(WORKERS) --dist worksteal --reruns 1 -rR $(ARGS) || $(MAY_BE_EMPTY)
+
+test-load: $(STAMP) ## Print delays and CPU time under load; nothing is judged
+	$(BIN)/python -m pytest -m load -s $(ARGS) || $(MAY_BE_EMPTY)
 
 lint: $(STAMP) ## Check style
 	$(BIN)/ruff check .

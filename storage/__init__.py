@@ -12,7 +12,7 @@ from storage.base import (
     StorageUnavailable,
     Store,
 )
-from storage.store import open_store, reach, sqlite_path
+from storage.store import open_store, ping, sqlite_path
 
 __all__ = [
     "BadValue",
@@ -26,6 +26,6 @@ __all__ = [
     "StorageUnavailable",
     "Store",
     "open_store",
-    "reach",
+    "ping",
     "sqlite_path",
 ]

@@ -10,7 +10,7 @@ from typing import Any
 
 from storage.base import Connection, Row
 
-Names = tuple[str, ...] | None
+NamePatterns = tuple[str, ...] | None
 """None is any."""
 
 
@@ -28,10 +28,10 @@ class KeyRow:
     digest: bytes
     prefix: str
     last4: str
-    scopes: Names
-    allowed_models: Names
-    allowed_ips: Names
-    allowed_origins: Names
+    scopes: NamePatterns
+    allowed_models: NamePatterns
+    allowed_ips: NamePatterns
+    allowed_origins: NamePatterns
     limits: str | None
     metadata: Mapping[str, str]
     expires_at: int | None
@@ -116,7 +116,7 @@ def _settings(key: KeyRow) -> dict[str, Any]:
     }
 
 
-def _json(names: Names) -> str | None:
+def _json(names: NamePatterns) -> str | None:
     return None if names is None else json.dumps(names)
 
 

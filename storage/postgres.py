@@ -88,7 +88,7 @@ class PostgresStore:
         except DRIVER_ERRORS as exc:
             raise described(exc) from None
 
-    async def reach(self) -> None:
+    async def ping(self) -> None:
         """Connect and disconnect."""
         try:
             await _disconnect(await self._connect(self._timeout))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from storage.base import Connection
-from storage.members import Role
+from storage.users import Role
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,7 @@ async def open_store(
         raise failure
 
 
-async def reach(url: str, *, seconds: float) -> None:
+async def ping(url: str, *, seconds: float) -> None:
     """Connect to a PostgreSQL database and leave again, without a change; of SQLite nobody has to be asked.
 
     Raises StorageError, and ValueError for a URL that is none of ours.
@@ -73,7 +73,7 @@ async def reach(url: str, *, seconds: float) -> None:
     failure: StorageError | None = None
     async with trio_asyncio.open_loop() as loop:
         try:
-            await loop.run_aio_coroutine(PostgresStore(url, loop, seconds, 0, shipped()).reach())
+            await loop.run_aio_coroutine(PostgresStore(url, loop, seconds, 0, shipped()).ping())
         except StorageError as exc:
             failure = exc
     if failure is not None:

@@ -8,15 +8,20 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+TESTS = Path(__file__).resolve().parent
+
 # How long an input takes, to think of and to try, depends on the machine and says nothing of the product.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark all tests in tests/process and tests/load; single tests elsewhere carry the marker themselves."""
     for item in items:
-        if item.get_closest_marker("alone"):
-            item.add_marker("slow")
+        for tier in ("process", "load"):
+            if TESTS / tier in item.path.parents:
+                item.add_marker(tier)
 
 
 @pytest.fixture(scope="session", autouse=True)

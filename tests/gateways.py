@@ -18,12 +18,12 @@ import tomli_w
 import trio
 from argon2 import PasswordHasher
 
-from bluesminds import main
-from bluesminds.clock import Clock, SystemClock
+from bluesminds.app import serve
+from bluesminds.app.operator import operator_client
+from bluesminds.app.services import Services
+from bluesminds.common.clock import Clock, SystemClock
+from bluesminds.common.log import Log
 from bluesminds.config import Settings, load
-from bluesminds.core import Core
-from bluesminds.log import Log
-from bluesminds.operate import operator_client
 
 ASK = {"model": "m", "messages": [{"role": "user", "content": "Say hello."}]}
 STREAM = ASK | {"stream": True}
@@ -66,14 +66,14 @@ class Gateway:
     """A running gateway. `key` is the first key; `lines` is all it logged."""
 
     settings: Settings
-    running: main.Running
+    running: serve.Running
     key: str
     lines: list[bytes]
     shutdown: trio.Event
     ended: trio.Event = field(default_factory=trio.Event)
 
     @property
-    def core(self) -> Core:
+    def core(self) -> Services:
         return self.running.core
 
     @property
@@ -206,8 +206,8 @@ async def start(
     clock = clock or SystemClock()
     log = Log(clock, level=settings.log.level, json=True, write=lines.append)
 
-    async def run(task_status: trio.TaskStatus[main.Running]) -> None:
-        await main.serve(
+    async def run(task_status: trio.TaskStatus[serve.Running]) -> None:
+        await serve.serve(
             settings, clock=clock, log=log, environ={}, shutdown=shutdown, task_status=task_status
         )
         ended.set()

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import trio
 
-from bluesminds.clock import Clock
+from bluesminds.common.clock import Clock
 from tests import gateways
 from tests.fakes import smtp_server
 from tests.fakes.smtp_server import MailServer

@@ -205,7 +205,7 @@ def test_the_list_of_outcomes_is_complete() -> None:
         re.findall(r"`(\w+)`(?: \(|[;.])", part(OPERATE, "Logs").partition("`outcome` is one of:")[2])
     )
     found: set[str] = set()
-    for call in calls_in(ROOT / "bluesminds" / "gateway" / "walk.py"):
+    for call in calls_in(ROOT / "bluesminds" / "gateway" / "pipeline.py"):
         if isinstance(call.func, ast.Attribute) and call.func.attr in ("close", "finish"):
             texts = [node.value for node in ast.walk(call) if isinstance(node, ast.Constant)]
             found |= {text for text in texts if isinstance(text, str)}
@@ -216,7 +216,7 @@ def test_the_list_of_outcomes_is_complete() -> None:
 
 # Where each kind of error takes its code and, if the call says it, its status.
 LIMITED = ("RateLimited", "_Reason", "_Quota")
-CODE_AT = dict.fromkeys(("GatewayError", "UpstreamFailed", "Refusal"), 1) | dict.fromkeys(
+CODE_AT = dict.fromkeys(("GatewayError", "UpstreamFailed", "Rejection"), 1) | dict.fromkeys(
     (
         *("InvalidRequest", "Unauthenticated", "Forbidden", "NotFound", *LIMITED),
         *("Conflict", "Unavailable", "_error_event"),
@@ -251,7 +251,7 @@ def error_codes() -> dict[str, set[int]]:
                     status = stated[0].value
                 status = status or STATUS.get(kind)
                 codes[str(code.value)] |= {int(str(status))} if status else set()
-    control = (ROOT / "bluesminds" / "web" / "control.py").read_text()
+    control = (ROOT / "bluesminds" / "web" / "app.py").read_text()
     for status_text, name in re.findall(r'(\d{3}): "(\w+)"', control):
         codes[name].add(int(status_text))
     codes[re.findall(r'status, "(\w+)"', " ".join(control.split()))[0]].add(400)

@@ -13,29 +13,15 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (
     ("bluesminds.__main__",),
     ("bluesminds.cli",),
-    ("bluesminds.main", "bluesminds.operate", "bluesminds.preflight"),
-    ("bluesminds.house", "bluesminds.first_run", "bluesminds.upstreams"),
-    ("bluesminds.listeners",),
-    ("bluesminds.core",),
-    ("bluesminds.keystore",),
+    ("bluesminds.app",),
     ("bluesminds.dashboard",),
     ("bluesminds.web",),
     ("bluesminds.gateway", "bluesminds.accounts"),
     ("bluesminds.providers", "bluesminds.payments", "bluesminds.identity", "bluesminds.notify"),
+    ("bluesminds.wire",),
     ("storage", "bluesminds.http"),
-    (
-        "bluesminds.values",
-        "bluesminds.networks",
-        "bluesminds.emails",
-        "bluesminds.errors",
-        "bluesminds.money",
-        "bluesminds.crypto",
-        "bluesminds.clock",
-        "bluesminds.log",
-        "bluesminds.config",
-        "bluesminds.state",
-        "bluesminds",
-    ),
+    ("bluesminds.config",),
+    ("bluesminds.common", "bluesminds"),
 )
 STRANGERS = (
     ("bluesminds.gateway", "bluesminds.accounts"),
@@ -194,12 +180,12 @@ def test_every_module_says_what_it_is(module: str) -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("bluesminds.gateway.walk", "from bluesminds.web import edge"),
-        ("bluesminds.gateway.walk", "import bluesminds.main"),
-        ("bluesminds.gateway.walk", "from ..web import edge"),
-        ("bluesminds.gateway.walk", "from .. import web"),
-        ("bluesminds.gateway.walk", "from ..accounts.keys import Keys"),
-        ("bluesminds.http.client", "import storage.base"),
+        ("bluesminds.gateway.pipeline", "from bluesminds.web import data_plane"),
+        ("bluesminds.gateway.pipeline", "import bluesminds.app.serve"),
+        ("bluesminds.gateway.pipeline", "from ..web import data_plane"),
+        ("bluesminds.gateway.pipeline", "from .. import web"),
+        ("bluesminds.gateway.pipeline", "from ..accounts.keys import Keys"),
+        ("bluesminds.http.client.pool", "import storage.base"),
         ("storage.store", "from bluesminds import clock"),
     ],
 )
@@ -209,12 +195,13 @@ def test_an_arrow_that_points_up_is_found(module: str, source: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "source", ["from bluesminds.gateway.walk import x", "from . import walk", "from .walk import x"]
+    "source",
+    ["from bluesminds.gateway.pipeline import x", "from . import pipeline", "from .pipeline import x"],
 )
 def test_a_cycle_is_found(source: str) -> None:
     found = {module: imports(module) for module in KNOWN}
     (below, *_) = [
-        name for name, *_ in found["bluesminds.gateway.walk"] if within(name, "bluesminds.gateway")
+        name for name, *_ in found["bluesminds.gateway.pipeline"] if within(name, "bluesminds.gateway")
     ]
     found[below] = [*found[below], *imports_in(source, "bluesminds.gateway")]
     with pytest.raises(pytest.fail.Exception, match="import cycle"):
@@ -224,24 +211,24 @@ def test_a_cycle_is_found(source: str) -> None:
 @pytest.mark.parametrize(
     "source",
     [
-        "def f():\n    import bluesminds.clock",
-        "async def f():\n    from ..clock import Clock",
-        "class A:\n    def f(self):\n        if self:\n            from .walk import x",
+        "def f():\n    import bluesminds.common.clock",
+        "async def f():\n    from ..common.clock import Clock",
+        "class A:\n    def f(self):\n        if self:\n            from .pipeline import x",
     ],
 )
 def test_an_import_inside_a_function_is_found(source: str) -> None:
     with pytest.raises(AssertionError, match="inside a function"):
-        check_places("bluesminds.gateway.walk", imports_in(source, "bluesminds.gateway"))
+        check_places("bluesminds.gateway.pipeline", imports_in(source, "bluesminds.gateway"))
 
 
 @pytest.mark.parametrize(
     "source",
     [
-        "import importlib\nimportlib.import_module('bluesminds.main')",
+        "import importlib\nimportlib.import_module('bluesminds.app.serve')",
         "from importlib import import_module as load",
-        "__import__('bluesminds.main')",
-        "import builtins\nbuiltins.__import__('bluesminds.main')",
-        "import sys\nsys.modules['bluesminds.main']",
+        "__import__('bluesminds.app.serve')",
+        "import builtins\nbuiltins.__import__('bluesminds.app.serve')",
+        "import sys\nsys.modules['bluesminds.app.serve']",
     ],
 )
 def test_a_hidden_import_is_found(source: str) -> None:
@@ -251,10 +238,10 @@ def test_a_hidden_import_is_found(source: str) -> None:
 @pytest.mark.parametrize(
     ("source", "target"),
     [
-        ("from . import walk", "bluesminds.gateway.walk"),
-        ("from .walk import Gateway", "bluesminds.gateway.walk"),
-        ("from .. import clock", "bluesminds.clock"),
-        ("from ..http.client import Pool", "bluesminds.http.client"),
+        ("from . import pipeline", "bluesminds.gateway.pipeline"),
+        ("from .pipeline import Gateway", "bluesminds.gateway.pipeline"),
+        ("from ..common import clock", "bluesminds.common.clock"),
+        ("from ..http.client.pool import Pool", "bluesminds.http.client.pool"),
         ("from storage.base import Store", "storage.base"),
     ],
 )

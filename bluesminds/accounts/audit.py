@@ -12,19 +12,11 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from bluesminds.clock import Clock, moment
-from bluesminds.crypto import uuid7
-from bluesminds.money import write_usd
-from bluesminds.values import LimitSet
-from storage.audit import (
-    AuditQuery,
-    AuditRow,
-    Damage,
-    Entry,
-    Link,
-    check_chain,
-    select_audit,
-)
+from bluesminds.common.clock import Clock, moment
+from bluesminds.common.crypto import uuid7
+from bluesminds.common.money import write_usd
+from bluesminds.common.values import LimitSet
+from storage.audit import AuditQuery, AuditRow, Damage, Entry, Link, check_chain, select_audit
 from storage.base import Store
 
 MASK: Final = "[masked]"
@@ -47,7 +39,7 @@ class Actor(Struct, frozen=True):
 OPERATOR = Actor(name="operator", address="local")
 
 
-class Verdict(Struct, frozen=True):
+class AuditVerdict(Struct, frozen=True):
     """The chain is whole up to `end`; `damage` is what is wrong right after it. The first `unchained` rows
     are older than the chain and prove nothing.
     """
@@ -66,14 +58,14 @@ class AuditLog:
     async def page(self, query: AuditQuery) -> Sequence[Entry]:
         return await self._store.read(select_audit, query)
 
-    async def verify(self, noted: Link | None = None) -> Verdict:
+    async def verify(self, noted: Link | None = None) -> AuditVerdict:
         """Check the whole chain, which may grow meanwhile. `noted`: an earlier `end`, still to be there."""
         end, unchained = Link(0, ""), 0
         while True:
             found = await self._store.read(check_chain, end, noted, CHECKED_AT_ONCE)
             end, unchained = found.at, unchained + found.unchained
             if found.done:
-                return Verdict(end=end, unchained=unchained, damage=found.damage)
+                return AuditVerdict(end=end, unchained=unchained, damage=found.damage)
 
 
 def entry(

@@ -7,19 +7,18 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from bluesminds.accounts.audit import Actor, entry
-from bluesminds.accounts.letters import Letters
-from bluesminds.accounts.members import email_taken, is_taken
 from bluesminds.accounts.tokens import new_token
-from bluesminds.clock import Clock
+from bluesminds.accounts.users import email_taken, is_taken
+from bluesminds.common.clock import Clock
+from bluesminds.common.crypto import is_uuid
+from bluesminds.common.emails import require_email
+from bluesminds.common.errors import Conflict, NotFound
 from bluesminds.config import AccountSettings
-from bluesminds.crypto import is_uuid
-from bluesminds.emails import require_email
-from bluesminds.errors import Conflict, NotFound
-from bluesminds.notify.postman import Postman
+from bluesminds.notify.mail_queue import MailQueue
+from bluesminds.notify.mail_templates import MailTemplates
 from storage.audit import AuditRow, hold_audit, insert_audit
 from storage.base import Connection, Store
-from storage.members import select_user_by_email
-from storage.tokens import (
+from storage.single_use_tokens import (
     TokenRow,
     delete_invite,
     delete_invites,
@@ -27,6 +26,7 @@ from storage.tokens import (
     select_invite,
     select_invites,
 )
+from storage.users import select_user_by_email
 
 
 class Invitation(Struct, frozen=True):
@@ -41,12 +41,18 @@ class Invitation(Struct, frozen=True):
 
 class Invitations:
     def __init__(
-        self, store: Store, *, clock: Clock, postman: Postman, letters: Letters, settings: AccountSettings
+        self,
+        store: Store,
+        *,
+        clock: Clock,
+        mail_queue: MailQueue,
+        templates: MailTemplates,
+        settings: AccountSettings,
     ) -> None:
         self._store = store
         self._clock = clock
-        self._postman = postman
-        self._letters = letters
+        self._mail_queue = mail_queue
+        self._templates = templates
         self._settings = settings
 
     async def create(self, actor: Actor, *, email: str) -> Invitation:
@@ -62,8 +68,8 @@ class Invitations:
             self._clock, "invite", email, user_id=None, seconds=self._settings.invite_lifetime
         )
         await self._store.write(self._create, actor, row)
-        self._postman.post(self._letters.invite(email, token))
-        return Invitation(row, self._letters.invite_link(token))
+        self._mail_queue.post(self._templates.invite(email, token))
+        return Invitation(row, self._templates.invite_link(token))
 
     async def list(self, *, email: str | None, after: str, limit: int) -> Sequence[TokenRow]:
         """Those that are open, or those of them that went to one address; the oldest first, behind the one

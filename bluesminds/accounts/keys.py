@@ -16,12 +16,12 @@ import trio
 from msgspec import Struct, structs
 
 from bluesminds.accounts.audit import Actor, entry
-from bluesminds.accounts.key_rules import KeyRules
-from bluesminds.accounts.members import no_such_user
-from bluesminds.clock import Clock
-from bluesminds.crypto import is_uuid, key_digest, new_key, uuid7
-from bluesminds.errors import Conflict, NotFound
-from bluesminds.values import read_limits, write_limits
+from bluesminds.accounts.key_policy import KeyPolicy
+from bluesminds.accounts.users import no_such_user
+from bluesminds.common.clock import Clock
+from bluesminds.common.crypto import is_uuid, key_digest, new_key, uuid7
+from bluesminds.common.errors import Conflict, NotFound
+from bluesminds.common.values import read_limits, write_limits
 from storage.audit import AuditRow, hold_audit, insert_audit
 from storage.base import Connection, IntegrityError, StorageError, Store
 from storage.keys import (
@@ -76,7 +76,7 @@ class Keys:
         self._clock = clock
         self._changed = changed
 
-    async def create(self, actor: Actor, owner: str, rules: KeyRules) -> tuple[KeyRow, str]:
+    async def create(self, actor: Actor, owner: str, rules: KeyPolicy) -> tuple[KeyRow, str]:
         """The stored row and the key, to be shown once.
 
         Raises NotFound when there is no such user, InvalidRequest, Conflict when there are too many.
@@ -94,7 +94,7 @@ class Keys:
 
     async def guest(self, actor: Actor, *, user_id: str, expires_at: int) -> str:
         """A key for trials, to be shown once. There is one at a time: it takes the place of the last."""
-        row, key = self._new(user_id, KeyRules(name="guest", expires_at=expires_at))
+        row, key = self._new(user_id, KeyPolicy(name="guest", expires_at=expires_at))
         audit = entry(self._clock, actor, "key.create", row.id, after=_told(row))
         await self._write(_put_guest, row, audit)
         self._changed()
@@ -115,7 +115,7 @@ class Keys:
         return row
 
     async def change(
-        self, actor: Actor, owner: str | None, key_id: str, change: Callable[[KeyRules], KeyRules]
+        self, actor: Actor, owner: str | None, key_id: str, change: Callable[[KeyPolicy], KeyPolicy]
     ) -> KeyRow:
         """In force when this returns. `change` gets what the key's rules are; it is pure.
 
@@ -205,7 +205,7 @@ class Keys:
                 raise
         return done
 
-    def _new(self, owner: str, rules: KeyRules) -> tuple[KeyRow, str]:
+    def _new(self, owner: str, rules: KeyPolicy) -> tuple[KeyRow, str]:
         key = new_key()
         now = self._clock.now_ms()
         row = KeyRow(
@@ -230,8 +230,8 @@ class Keys:
         }
 
 
-def rules_of(row: KeyRow) -> KeyRules:
-    return KeyRules(
+def rules_of(row: KeyRow) -> KeyPolicy:
+    return KeyPolicy(
         name=row.name,
         scopes=row.scopes,
         allowed_models=row.allowed_models,
@@ -243,7 +243,7 @@ def rules_of(row: KeyRow) -> KeyRules:
     )
 
 
-def _columns(rules: KeyRules) -> dict[str, Any]:
+def _columns(rules: KeyPolicy) -> dict[str, Any]:
     return structs.asdict(rules) | {"limits": write_limits(rules.limits)}
 
 

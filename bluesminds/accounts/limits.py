@@ -14,21 +14,21 @@ from msgspec import Struct, structs
 
 from bluesminds.accounts.audit import Actor, entry
 from bluesminds.accounts.keys import no_such_key
-from bluesminds.accounts.members import no_such_user
-from bluesminds.clock import Calendar, Clock, Date
-from bluesminds.errors import Unavailable
-from bluesminds.values import NO_LIMITS, InUse, LimitSet, account_limits, read_limits, write_limits
+from bluesminds.accounts.users import no_such_user
+from bluesminds.common.clock import Calendar, Clock, Date
+from bluesminds.common.errors import Unavailable
+from bluesminds.common.values import NO_LIMITS, InUse, LimitSet, account_limits, read_limits, write_limits
 from storage.audit import AuditRow, hold_audit, insert_audit
 from storage.base import Connection, Store
 from storage.keys import KeyRow, select_key
-from storage.members import UserRow, select_user, update_user
 from storage.quotas import QuotaRow, select_quotas
+from storage.users import UserRow, select_user, update_user
 
 Origin = Literal["key", "user", "tier"]
 NAMES: Final = LimitSet.__struct_fields__
 
 
-class Figure(Struct, frozen=True):
+class LimitFigure(Struct, frozen=True):
     """One limit, 0 for none, with whose it is and how much of it is used. Money in nano-USD."""
 
     limit: int
@@ -40,13 +40,13 @@ class Figure(Struct, frozen=True):
         return self.limit - self.used if self.limit else float("inf")
 
 
-class InForce(Struct, frozen=True):
+class LimitsInForce(Struct, frozen=True):
     """By the names of LimitSet. For a key: of its own limits and its account's, what is nearer to its end."""
 
     user_id: str
     key_id: str | None
     tier: str | None
-    figures: Mapping[str, Figure]
+    figures: Mapping[str, LimitFigure]
 
 
 class Limits:
@@ -67,7 +67,7 @@ class Limits:
         self._changed = changed
         self.tiers = tiers
 
-    async def of_key(self, key_id: str, owner: str | None, now: Callable[[str], InUse]) -> InForce:
+    async def of_key(self, key_id: str, owner: str | None, now: Callable[[str], InUse]) -> LimitsInForce:
         """`owner` None: anybody's key, for administrators. Raises NotFound."""
         found = await self._store.read(_key_and_user, key_id, owner)
         if found is None:
@@ -78,15 +78,15 @@ class Limits:
         )
         of_user = self._of_user(user, quotas, now)
         nearer = {name: of_user[name] if of_user[name].left < own[name].left else own[name] for name in NAMES}
-        return InForce(user.id, key.id, user.tier, nearer)
+        return LimitsInForce(user.id, key.id, user.tier, nearer)
 
-    async def of_user(self, user_id: str, now: Callable[[str], InUse]) -> InForce:
+    async def of_user(self, user_id: str, now: Callable[[str], InUse]) -> LimitsInForce:
         """Raises NotFound."""
         found = await self._store.read(_user, user_id)
         if found is None:
             raise no_such_user()
         user, quotas = found
-        return InForce(user.id, None, user.tier, self._of_user(user, quotas, now))
+        return LimitsInForce(user.id, None, user.tier, self._of_user(user, quotas, now))
 
     async def change(self, actor: Actor, user_id: str, change: Callable[[LimitSet], LimitSet]) -> None:
         """Set what differs from the tier; `change` gets what does now, and is pure. Limits that cannot be
@@ -113,7 +113,7 @@ class Limits:
 
     def _of_user(
         self, user: UserRow, quotas: Mapping[str, QuotaRow], now: Callable[[str], InUse]
-    ) -> dict[str, Figure]:
+    ) -> dict[str, LimitFigure]:
         own = read_limits(user.limits)
         limits = account_limits(self.tiers, user.tier, own)
         origins: dict[str, Origin] = {name: "user" if getattr(own, name) else "tier" for name in NAMES}
@@ -126,11 +126,11 @@ class Limits:
         subject: str,
         quotas: Mapping[str, QuotaRow],
         now: Callable[[str], InUse],
-    ) -> dict[str, Figure]:
+    ) -> dict[str, LimitFigure]:
         date = self._calendar.date(self._clock.now_ms())
         used = structs.asdict(now(subject)) | _counted(quotas.get(subject), date)
         return {
-            name: Figure(limit, origins[name] if limit else None, used[name])
+            name: LimitFigure(limit, origins[name] if limit else None, used[name])
             for name, limit in structs.asdict(limits).items()
         }
 

@@ -15,9 +15,10 @@ from typing import Final
 from msgspec import Struct
 
 from bluesminds.accounts.audit import Actor, entry
-from bluesminds.accounts.auth import invalid_credentials
-from bluesminds.accounts.letters import Letters
-from bluesminds.accounts.members import (
+from bluesminds.accounts.login import invalid_credentials
+from bluesminds.accounts.throttle import Throttle
+from bluesminds.accounts.tokens import invalid_token, new_token
+from bluesminds.accounts.users import (
     BOOTSTRAP,
     email_taken,
     end_invites,
@@ -26,22 +27,21 @@ from bluesminds.accounts.members import (
     no_such_user,
     seen,
 )
-from bluesminds.accounts.throttle import Throttle
-from bluesminds.accounts.tokens import invalid_token, new_token
-from bluesminds.clock import Clock
+from bluesminds.common.clock import Clock
+from bluesminds.common.crypto import is_uuid, token_digest
+from bluesminds.common.emails import require_email
+from bluesminds.common.errors import Conflict, Forbidden
 from bluesminds.config import AccountSettings
-from bluesminds.crypto import is_uuid, token_digest
-from bluesminds.emails import require_email
-from bluesminds.errors import Conflict, Forbidden
 from bluesminds.identity.password import Passwords
 from bluesminds.notify.mail import Mail
-from bluesminds.notify.postman import Postman
+from bluesminds.notify.mail_queue import MailQueue
+from bluesminds.notify.mail_templates import MailTemplates
 from storage.audit import hold_audit, insert_audit
 from storage.base import Connection, IntegrityError, Store
-from storage.members import UserRow, insert_user, select_user, select_user_by_email, update_user
 from storage.sessions import delete_sessions
 from storage.settings import delete_setting, put_setting
-from storage.tokens import TokenRow, delete_tokens, insert_token, select_token, use_token
+from storage.single_use_tokens import TokenRow, delete_tokens, insert_token, select_token, use_token
+from storage.users import UserRow, insert_user, select_user, select_user_by_email, update_user
 
 IN_VAIN: Final = "asked_in_vain"
 
@@ -67,16 +67,16 @@ class Mailboxes:
         clock: Clock,
         passwords: Passwords,
         throttle: Throttle,
-        postman: Postman,
-        letters: Letters,
+        mail_queue: MailQueue,
+        templates: MailTemplates,
         settings: AccountSettings,
     ) -> None:
         self._store = store
         self._clock = clock
         self._passwords = passwords
         self._throttle = throttle
-        self._postman = postman
-        self._letters = letters
+        self._mail_queue = mail_queue
+        self._templates = templates
         self._settings = settings
         self._admins = frozenset(email.lower() for email in settings.admin_emails)
 
@@ -127,7 +127,7 @@ class Mailboxes:
         except IntegrityError as exc:
             raise email_taken() from exc
         if user.email_verified_at is not None and user.email is not None and user.email != confirmed.email:
-            self._postman.post(self._letters.email_changed(user.email))
+            self._mail_queue.post(self._templates.email_changed(user.email))
         return confirmed
 
     async def change(self, actor: Actor, user: UserRow, *, email: str) -> None:
@@ -157,15 +157,15 @@ class Mailboxes:
         password_hash = await self._passwords.hash(password)
         user = await self._store.write(self._reset, actor, token, password_hash)
         if user.email is not None:
-            self._postman.post(self._letters.password_changed(user.email))
+            self._mail_queue.post(self._templates.password_changed(user.email))
 
     async def reset_link(self, actor: Actor, user_id: str) -> Link:
         """By an administrator, for somebody who is locked out. Raises NotFound, Conflict."""
         if not is_uuid(user_id):
             raise no_such_user()
         row, token = await self._store.write(self._reset_link, actor, user_id)
-        self._postman.post(self._letters.reset(row.email, token))
-        return Link(row.email, self._letters.reset_link(token), row.expires_at)
+        self._mail_queue.post(self._templates.reset(row.email, token))
+        return Link(row.email, self._templates.reset_link(token), row.expires_at)
 
     def _require_open(self, invite: str | None) -> None:
         if self._settings.signup == "closed":
@@ -177,7 +177,7 @@ class Mailboxes:
 
     def _post(self, mail: Mail | None) -> None:
         if mail is not None:
-            self._postman.post(mail)
+            self._mail_queue.post(mail)
 
     async def _sign_up(
         self, connection: Connection, actor: Actor, new: UserRow, invite: str | None, may_mail: bool
@@ -191,7 +191,7 @@ class Mailboxes:
             if invite is None:
                 await _change_nothing(connection)
             has_account = known is not None and is_taken(known) and known.disabled_at is None
-            return self._letters.taken(email) if has_account and may_mail else None
+            return self._templates.taken(email) if has_account and may_mail else None
         user = await self._write_stranger(connection, actor, known, new)
         if invite is None:
             return await self._verification(connection, user.id, email)
@@ -229,7 +229,7 @@ class Mailboxes:
         seconds = self._settings.verify_lifetime
         row, token = new_token(self._clock, "verify_email", email, user_id=user_id, seconds=seconds)
         await insert_token(connection, row)
-        return self._letters.verify(email, token)
+        return self._templates.verify(email, token)
 
     async def _resend(self, connection: Connection, actor: Actor, email: str, may_mail: bool) -> Mail | None:
         await hold_audit(connection)
@@ -251,7 +251,7 @@ class Mailboxes:
             return None
         if taken is not None and taken.id != user.id:
             await _change_nothing(connection)
-            return self._letters.taken(email)
+            return self._templates.taken(email)
         audit = entry(self._clock, actor, "email.change", user.id, after={"email": email})
         await insert_audit(connection, audit)
         return await self._verification(connection, user.id, email)
@@ -298,7 +298,7 @@ class Mailboxes:
         await insert_audit(connection, entry(self._clock, actor, "password.forgot", user.id))
         row, token = self._new_reset(user.id, user.email or email)
         await insert_token(connection, row)
-        return self._letters.reset(row.email, token)
+        return self._templates.reset(row.email, token)
 
     def _new_reset(self, user_id: str, email: str) -> tuple[TokenRow, str]:
         seconds = self._settings.reset_lifetime

@@ -8,14 +8,14 @@ told to the log once, and kept in `locked` so that people can see it.
 from collections.abc import Sequence
 
 from bluesminds.accounts.audit import Actor, entry
-from bluesminds.clock import Clock
-from bluesminds.crypto import Vault, uuid7
-from bluesminds.errors import Conflict, NotFound
-from bluesminds.log import Log
-from bluesminds.values import Server
+from bluesminds.common.clock import Clock
+from bluesminds.common.crypto import Vault, uuid7
+from bluesminds.common.errors import Conflict, NotFound
+from bluesminds.common.log import Log
+from bluesminds.common.values import Server
 from storage.audit import AuditRow, hold_audit, insert_audit
 from storage.base import Connection, IntegrityError, Store
-from storage.catalogue import ServerRow, delete_server, insert_server, select_server, select_servers
+from storage.servers import ServerRow, delete_server, insert_server, select_server, select_servers
 
 LOCKED = "its key was sealed with another master key: restore master.key, or remove it and add it again"
 

@@ -14,12 +14,11 @@ from typing import Final
 from msgspec import Struct
 
 from bluesminds.accounts.audit import Actor, entry
-from bluesminds.clock import Clock
-from bluesminds.crypto import token_digest, uuid7
-from bluesminds.errors import NotFound
+from bluesminds.common.clock import Clock
+from bluesminds.common.crypto import token_digest, uuid7
+from bluesminds.common.errors import NotFound
 from storage.audit import hold_audit, insert_audit
 from storage.base import Connection, StorageError, Store
-from storage.members import Role
 from storage.sessions import (
     SessionRow,
     delete_oldest_sessions,
@@ -30,13 +29,14 @@ from storage.sessions import (
     select_sessions,
     touch_session,
 )
+from storage.users import Role
 
 PREFIX: Final = "bms_"
 SEEN_EVERY_MS: Final = 60_000  # how often at most the last use of a session is written down
 _SHAPE: Final = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{43}}")
 
 
-class SignedIn(Struct, frozen=True):
+class ActiveSession(Struct, frozen=True):
     """A live session. `csrf` is what a browser must send along with a change."""
 
     user_id: str
@@ -45,7 +45,7 @@ class SignedIn(Struct, frozen=True):
     csrf: str
 
 
-class Opened(Struct, frozen=True):
+class NewSession(Struct, frozen=True):
     """A session just made. `token` is to be shown once."""
 
     row: SessionRow
@@ -71,7 +71,7 @@ class Sessions:
         self._lifetime_ms = int(lifetime * 1000)
         self._keep = keep
 
-    async def find(self, token: str, address: str) -> SignedIn | None:
+    async def find(self, token: str, address: str) -> ActiveSession | None:
         """None for a token that is unknown, over, or of a disabled user."""
         if not _SHAPE.fullmatch(token):
             return None
@@ -83,9 +83,9 @@ class Sessions:
         if now - row.last_seen_at >= SEEN_EVERY_MS:
             with suppress(StorageError):  # while nothing can be written one may still look
                 await self._store.write(touch_session, row.digest, now, address)
-        return SignedIn(row.user_id, found.role, row.id, self._csrf(row.digest))
+        return ActiveSession(row.user_id, found.role, row.id, self._csrf(row.digest))
 
-    def new(self, user_id: str, *, address: str, user_agent: str) -> Opened:
+    def new(self, user_id: str, *, address: str, user_agent: str) -> NewSession:
         """A session that begins when `open_in` has stored it."""
         token = PREFIX + secrets.token_urlsafe(32)
         now = self._clock.now_ms()
@@ -99,9 +99,9 @@ class Sessions:
             address=address,
             user_agent=user_agent,
         )
-        return Opened(row, token, self._csrf(row.digest))
+        return NewSession(row, token, self._csrf(row.digest))
 
-    async def open_in(self, connection: Connection, opened: Opened) -> None:
+    async def open_in(self, connection: Connection, opened: NewSession) -> None:
         """Part of a unit of work."""
         # Before it is there: while the clock is behind where it was, the newest session looks the oldest.
         await delete_oldest_sessions(connection, opened.row.user_id, self._keep - 1)

@@ -11,9 +11,9 @@ from typing import Final
 
 import trio
 
-from bluesminds.errors import RateLimited
-from bluesminds.networks import block_of
-from storage.tokens import Purpose
+from bluesminds.common.errors import RateLimited
+from bluesminds.common.networks import block_of
+from storage.single_use_tokens import Purpose
 
 MAX_KEYS: Final = 20_000  # per bucket
 

@@ -2,10 +2,10 @@
 
 import secrets
 
-from bluesminds.clock import Clock
-from bluesminds.crypto import token_digest, uuid7
-from bluesminds.errors import Forbidden
-from storage.tokens import Purpose, TokenRow
+from bluesminds.common.clock import Clock
+from bluesminds.common.crypto import token_digest, uuid7
+from bluesminds.common.errors import Forbidden
+from storage.single_use_tokens import Purpose, TokenRow
 
 
 def new_token(

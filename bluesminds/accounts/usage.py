@@ -1,6 +1,6 @@
 """Usage as people ask for it: totals over days, from the roll-ups."""
 
-from bluesminds.clock import Clock
+from bluesminds.common.clock import Clock
 from storage.base import Store
 from storage.usage import DAY, Grouping, StatsQuery, StatsRow, select_stats
 

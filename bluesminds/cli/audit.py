@@ -6,7 +6,7 @@ from urllib.parse import urlencode
 import click
 
 from bluesminds.cli import exits
-from bluesminds.cli.ask import ask, echo_json, json_option, show
+from bluesminds.cli.api_client import ask, echo_json, json_option, show
 from bluesminds.cli.options import config_option
 
 

@@ -11,15 +11,15 @@ from typing import Any
 
 import click
 
+from bluesminds.app.serve import Running
 from bluesminds.cli.hints import command
 from bluesminds.config import Loaded, Settings
-from bluesminds.main import Running
 
 _SHOWN_MODELS = 4
 
 
 @dataclasses.dataclass(frozen=True)
-class Shown:
+class SecretText:
     """A secret as text for people and as a word for the shell."""
 
     text: str
@@ -27,7 +27,7 @@ class Shown:
     is_in_file: bool = False
 
 
-Show = Callable[[str, str], Shown]  # takes a file's name and the secret
+Show = Callable[[str, str], SecretText]  # takes a file's name and the secret
 
 
 def show(running: Running, loaded: Loaded, *, journal: bool = False) -> None:
@@ -37,7 +37,7 @@ def show(running: Running, loaded: Loaded, *, journal: bool = False) -> None:
     tls = loaded.settings.server.tls_cert is not None
     reach = _reach(running.addresses[0], loaded.settings, tls=tls)
 
-    def in_file(name: str, secret: str) -> Shown:
+    def in_file(name: str, secret: str) -> SecretText:
         return _from_file(running.core.state.keep(name, secret.encode()))
 
     shown: Show = in_file if journal else _plainly
@@ -56,12 +56,12 @@ def show(running: Running, loaded: Loaded, *, journal: bool = False) -> None:
     sys.stderr.flush()
 
 
-def _plainly(_: str, secret: str) -> Shown:
-    return Shown(text=secret, word=secret)
+def _plainly(_: str, secret: str) -> SecretText:
+    return SecretText(text=secret, word=secret)
 
 
-def _from_file(path: Path) -> Shown:
-    return Shown(
+def _from_file(path: Path) -> SecretText:
+    return SecretText(
         text=f"in {path} (read it once, then delete the file)",
         word=f"$(cat {shlex.quote(str(path))})",
         is_in_file=True,

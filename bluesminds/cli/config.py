@@ -11,7 +11,7 @@ from typing import Any, Final
 import click
 import msgspec
 
-from bluesminds import preflight
+from bluesminds.app import preflight
 from bluesminds.cli import exits
 from bluesminds.cli.failures import run
 from bluesminds.cli.options import InvalidConfig, config_option, load_settings
@@ -91,7 +91,7 @@ def check(config: Path | None, connect: bool) -> None:
     loaded = load_settings(config)
     if problems := list(preflight.problems(loaded)):
         raise InvalidConfig(ConfigError(problems))
-    if connect and (silent := run(loaded, preflight.unanswered, loaded)):
+    if connect and (silent := run(loaded, preflight.connectivity_checks, loaded)):
         raise InvalidConfig(ConfigError(silent), exits.UNAVAILABLE)
     click.echo(f"{loaded.path or 'no configuration file, defaults'}: ok")
 

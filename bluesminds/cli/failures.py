@@ -13,21 +13,21 @@ from typing import TypeVar, TypeVarTuple
 import httpx
 import trio
 
+from bluesminds.app.first_run import StartRefused
+from bluesminds.app.listeners import BadCertificate, CannotListen
+from bluesminds.app.services import BadDatabaseURL
+from bluesminds.app.state_dir import BadState, StateBusy
 from bluesminds.cli import exits
 from bluesminds.cli.hints import command
 from bluesminds.config import Loaded
-from bluesminds.core import BadDatabaseURL
-from bluesminds.first_run import StartRefused
-from bluesminds.gateway.lease import LeaseTaken
-from bluesminds.http.systemd import UnusableDescriptor
-from bluesminds.listeners import BadCertificate, CannotListen
-from bluesminds.state import BadState, StateBusy
+from bluesminds.gateway.limits.lease import LeaseHeld
+from bluesminds.http.server.systemd import UnusableDescriptor
 from storage import MigrationChanged, SchemaTooNew, StorageError
 
 EXPECTED = (
     StartRefused,
     StateBusy,
-    LeaseTaken,
+    LeaseHeld,
     BadState,
     BadDatabaseURL,
     StorageError,
@@ -101,7 +101,7 @@ def failure(exc: BaseException, loaded: Loaded) -> exits.Failure:
             return exits.Failure(str(exc), exits.UNAVAILABLE, "check storage.url and that the database runs")
         case CannotListen():
             return _cannot_listen(exc)
-        case LeaseTaken():
+        case LeaseHeld():
             remedy = "which gateways share the database is in storage.url of each"
             return exits.Failure(str(exc), exits.CONFLICT, remedy)
         case BadCertificate():

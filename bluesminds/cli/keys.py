@@ -7,10 +7,10 @@ from typing import Any, Final, TypeVar
 import click
 
 from bluesminds.cli import exits
-from bluesminds.cli.ask import ask, ask_all, echo_json, json_option, show
+from bluesminds.cli.api_client import ask, ask_all, echo_json, json_option, show
 from bluesminds.cli.options import COUNTS, SUMS, config_option, figures, limit_options
 from bluesminds.cli.users import find_user
-from bluesminds.crypto import is_uuid
+from bluesminds.common.crypto import is_uuid
 
 Rule = str | tuple[str, ...] | None
 Command = TypeVar("Command", bound=Callable[..., Any])

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from bluesminds.cli import exits
-from bluesminds.cli.ask import ask, echo_json, json_option, show
+from bluesminds.cli.api_client import ask, echo_json, json_option, show
 from bluesminds.cli.keys import key_path
 from bluesminds.cli.options import COUNTS, SUMS, config_option, figures, limit_options
 from bluesminds.cli.users import find_user

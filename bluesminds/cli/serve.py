@@ -15,14 +15,14 @@ import click
 import msgspec
 import trio
 
-from bluesminds import main
+from bluesminds.app import serve as app
 from bluesminds.cli import banner, exits
 from bluesminds.cli.failures import run
 from bluesminds.cli.options import config_option, load_settings
-from bluesminds.clock import SystemClock
+from bluesminds.common.clock import SystemClock
+from bluesminds.common.log import LibraryLog, LineWriter, Log
 from bluesminds.config import Loaded, ServerSettings, Settings
-from bluesminds.http import systemd
-from bluesminds.log import LibraryLog, LineWriter, Log
+from bluesminds.http.server import systemd
 
 
 def listen_options(command: Any) -> Any:  # noqa: ANN401 - click's decorators take and give commands
@@ -72,7 +72,7 @@ def _run(loaded: Loaded, *, guest_key: bool = False) -> None:
 
 
 @dataclasses.dataclass
-class _Life:
+class _ShutdownState:
     """What signals end. `everything` is cut off by a signal before the gateway serves, or by a second one."""
 
     everything: trio.CancelScope
@@ -93,9 +93,9 @@ async def _supervise(loaded: Loaded, log: Log, guest_key: bool) -> int:
     notifier = systemd.Notifier(os.environ)
     with trio.open_signal_receiver(*_stop_signals()) as signals:
         async with trio.open_nursery() as nursery:
-            life = _Life(nursery.cancel_scope, trio.Event())
+            life = _ShutdownState(nursery.cancel_scope, trio.Event())
             nursery.start_soon(_obey, signals, life, notifier)
-            running: main.Running = await nursery.start(
+            running: app.Running = await nursery.start(
                 _serve, loaded.settings, log, life, inherited, guest_key
             )
             life.serves = True
@@ -120,7 +120,7 @@ def _stop_signals() -> list[signal.Signals]:
     return [signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if closes else [])]
 
 
-async def _obey(signals: AsyncIterator[int], life: _Life, notifier: systemd.Notifier) -> None:
+async def _obey(signals: AsyncIterator[int], life: _ShutdownState, notifier: systemd.Notifier) -> None:
     async for _ in signals:
         notifier.stopping()
         life.end()
@@ -129,13 +129,13 @@ async def _obey(signals: AsyncIterator[int], life: _Life, notifier: systemd.Noti
 async def _serve(
     settings: Settings,
     log: Log,
-    life: _Life,
+    life: _ShutdownState,
     inherited: list[socket.socket],
     guest_key: bool,
     *,
-    task_status: trio.TaskStatus[main.Running],
+    task_status: trio.TaskStatus[app.Running],
 ) -> None:
-    await main.serve(
+    await app.serve(
         settings,
         clock=SystemClock(),
         log=log,

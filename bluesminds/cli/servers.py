@@ -8,7 +8,7 @@ from typing import Final
 import click
 
 from bluesminds.cli import exits
-from bluesminds.cli.ask import ask, echo_json, json_option, show
+from bluesminds.cli.api_client import ask, echo_json, json_option, show
 from bluesminds.cli.options import config_option
 
 _NAME: Final = re.compile(r"[a-z0-9_-][a-z0-9_.-]{0,63}")

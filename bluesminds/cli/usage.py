@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from bluesminds.cli.ask import ask, json_option, show
+from bluesminds.cli.api_client import ask, json_option, show
 from bluesminds.cli.options import config_option
 
 _GROUPS = ("day", "model", "key", "server")

@@ -11,9 +11,9 @@ from urllib.parse import quote
 import click
 
 from bluesminds.cli import exits
-from bluesminds.cli.ask import ask, ask_all, echo_json, json_option, show
+from bluesminds.cli.api_client import ask, ask_all, echo_json, json_option, show
 from bluesminds.cli.options import config_option
-from bluesminds.crypto import is_uuid
+from bluesminds.common.crypto import is_uuid
 
 _COLUMNS: Final = ("id", "email", "full_name", "role", "tier", "email_verified", "disabled", "created_at")
 _INVITE_COLUMNS: Final = ("id", "email", "created_at", "expires_at")

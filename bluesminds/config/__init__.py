@@ -13,11 +13,11 @@ from typing import Final
 
 import platformdirs
 
-from bluesminds.config.build import Build, Place
+from bluesminds.config.build import SettingsBuilder, Source
 from bluesminds.config.checks import Finding, check
 from bluesminds.config.environ import add_credentials, add_environment
-from bluesminds.config.exposure import exposed_secrets
 from bluesminds.config.fields import toml_value
+from bluesminds.config.file_permissions import exposed_secrets
 from bluesminds.config.settings import (
     AccountSettings,
     KeySettings,
@@ -32,8 +32,8 @@ from bluesminds.config.settings import (
 )
 from bluesminds.config.sources import (
     Document,
-    Draft,
-    Given,
+    PendingSettings,
+    RawValue,
     add_document,
     add_flags,
     read_document,
@@ -89,7 +89,7 @@ def load(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, obje
     """
     document = read_document(path) if path else None
     draft = _gather(document, environ, flags)
-    build = Build(draft, environ)
+    build = SettingsBuilder(draft, environ)
     settings = build.settings()
     warnings = [*exposed_secrets(draft, document), *draft.warnings]
     for finding in check(settings):
@@ -101,8 +101,10 @@ def load(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, obje
     return Loaded(settings, _named(build.origins, settings), tuple(warnings), path)
 
 
-def _gather(document: Document | None, environ: Mapping[str, str], flags: Mapping[str, object]) -> Draft:
-    draft = Draft()
+def _gather(
+    document: Document | None, environ: Mapping[str, str], flags: Mapping[str, object]
+) -> PendingSettings:
+    draft = PendingSettings()
     draft.plain[""]["state_dir"] = _default_state_dir(environ)
     if document:
         add_document(draft, document)
@@ -113,15 +115,15 @@ def _gather(document: Document | None, environ: Mapping[str, str], flags: Mappin
     return draft
 
 
-def _default_state_dir(environ: Mapping[str, str]) -> Given:
+def _default_state_dir(environ: Mapping[str, str]) -> RawValue:
     """The first directory systemd made for the service, else the user's own."""
     first = environ.get("STATE_DIRECTORY", "").partition(":")[0]
     if first:
-        return Given(first, Origin("environment", "STATE_DIRECTORY"))
-    return Given(platformdirs.user_state_dir("bluesminds", appauthor=False), DEFAULT)
+        return RawValue(first, Origin("environment", "STATE_DIRECTORY"))
+    return RawValue(platformdirs.user_state_dir("bluesminds", appauthor=False), DEFAULT)
 
 
-def _place(finding: Finding, origins: Mapping[Place, Origin]) -> str:
+def _place(finding: Finding, origins: Mapping[Source, Origin]) -> str:
     """Where to put a finding right: the first setting it is about that somebody gave."""
     given = (origins[place] for place in finding.about if origins.get(place, DEFAULT) != DEFAULT)
     first = next(given, None)
@@ -134,7 +136,7 @@ def _line(problem: Problem, path: Path | None) -> float:
     return int(line) if line.isdecimal() else math.inf
 
 
-def _named(origins: Mapping[Place, Origin], settings: Settings) -> dict[str, Origin]:
+def _named(origins: Mapping[Source, Origin], settings: Settings) -> dict[str, Origin]:
     named = {}
     for place, origin in origins.items():
         match place:

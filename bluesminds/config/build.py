@@ -25,21 +25,21 @@ from bluesminds.config.fields import (
     toml_value,
 )
 from bluesminds.config.settings import Settings
-from bluesminds.config.sources import Draft, Given, ServerDraft, Table, label, reference_of
+from bluesminds.config.sources import PendingServer, PendingSettings, RawValue, Table, label, reference_of
 from bluesminds.config.values import DEFAULT, Origin, Secret
 
-Place = tuple[str | int, ...]
+Source = tuple[str | int, ...]
 _SECRET_BYTES: Final = 65_536
 
 
 @dataclasses.dataclass(slots=True)
-class Build:
+class SettingsBuilder:
     """The settings of a draft, where each came from, and which of them could not be converted."""
 
-    draft: Draft
+    draft: PendingSettings
     environ: Mapping[str, str]
-    origins: dict[Place, Origin] = dataclasses.field(default_factory=dict)
-    failed: set[Place] = dataclasses.field(default_factory=set)
+    origins: dict[Source, Origin] = dataclasses.field(default_factory=dict)
+    failed: set[Source] = dataclasses.field(default_factory=set)
 
     def settings(self) -> Settings:
         tree: dict[str, object] = {"state_dir": Path()}
@@ -53,7 +53,7 @@ class Build:
         tree[SERVERS] = [self._server(index, server) for index, server in enumerate(self.draft.servers)]
         return msgspec.convert(tree, Settings)
 
-    def _server(self, index: int, server: ServerDraft) -> dict[str, object]:
+    def _server(self, index: int, server: PendingServer) -> dict[str, object]:
         title = f"{label(SERVERS)} {shown(server.name)}" if server.name else label(SERVERS)
         values = self._values(SERVERS, (SERVERS, index), title, server.table)
         if "name" not in server.table:
@@ -63,7 +63,7 @@ class Build:
             )
         return {"name": "unnamed", **values}
 
-    def _values(self, section: str, path: Place, title: str, table: Table) -> dict[str, object]:
+    def _values(self, section: str, path: Source, title: str, table: Table) -> dict[str, object]:
         values = {}
         for key, field in fields_in(section).items():
             place = (*path, key)
@@ -80,7 +80,7 @@ class Build:
                     )
         return values
 
-    def _value(self, field: Field, given: Given) -> object:
+    def _value(self, field: Field, given: RawValue) -> object:
         if field.secret:
             return Secret(_secret(given, self.environ))
         if isinstance(given.value, str) and given.text:
@@ -88,14 +88,14 @@ class Build:
         return convert(field, given.value, given.base)
 
 
-def _final_origin(given: Given) -> Origin:
+def _final_origin(given: RawValue) -> Origin:
     reference = reference_of(given.value)
     if reference and given.origin.kind == "file":
         return dataclasses.replace(given.origin, via=" ".join(reference))
     return given.origin
 
 
-def _remedy(field: Field, given: Given) -> str:
+def _remedy(field: Field, given: RawValue) -> str:
     """The help for a wrong value: how the setting is written."""
     if given.origin.kind == "environment":
         example = field.example
@@ -110,7 +110,7 @@ def _remedy(field: Field, given: Given) -> str:
     return f"write it like {field.name} = {toml_value(example)}"
 
 
-def _secret(given: Given, environ: Mapping[str, str]) -> str:
+def _secret(given: RawValue, environ: Mapping[str, str]) -> str:
     """The text of a secret, from where it is kept. Raises UnsuitableError, which never repeats a value."""
     if isinstance(given.value, str):
         text = given.value

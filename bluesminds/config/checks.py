@@ -11,24 +11,24 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from bluesminds.clock import zone_named
+from bluesminds.common.clock import zone_named
+from bluesminds.common.emails import read_email
+from bluesminds.common.networks import Networks
 from bluesminds.config.fields import SERVERS, shown
 from bluesminds.config.settings import ListenSettings, ServerSettings, Settings
-from bluesminds.emails import read_email
-from bluesminds.networks import Networks
 
-Place = tuple[str | int, ...]
+Source = tuple[str | int, ...]
 _PEPPER_LENGTH: Final = 16
-_CERT: Final[Place] = ("server", "tls_cert")
-_KEY: Final[Place] = ("server", "tls_key")
-_PROXIES: Final[Place] = ("server", "trusted_proxies")
+_CERT: Final[Source] = ("server", "tls_cert")
+_KEY: Final[Source] = ("server", "tls_key")
+_PROXIES: Final[Source] = ("server", "trusted_proxies")
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """A problem with the settings at `about`; the first of them is where it is to be put right."""
 
-    about: tuple[Place, ...]
+    about: tuple[Source, ...]
     message: str
     help: str
     warning: bool = False
@@ -123,7 +123,7 @@ def _check_pepper(settings: Settings) -> Iterator[Finding]:
         )
 
 
-def _check_authorities(place: Place, path: Path | None) -> Iterator[Finding]:
+def _check_authorities(place: Source, path: Path | None) -> Iterator[Finding]:
     if path and not _loads(lambda context: context.load_verify_locations(path)):
         yield Finding(
             (place,),
@@ -213,13 +213,13 @@ def _check_names(servers: tuple[ServerSettings, ...]) -> Iterator[Finding]:
     for index, server in enumerate(servers):
         first = seen.setdefault(server.name, index)
         if first != index:
-            about: tuple[Place, ...] = ((SERVERS, index, "name"), (SERVERS, first, "name"))
+            about: tuple[Source, ...] = ((SERVERS, index, "name"), (SERVERS, first, "name"))
             yield Finding(
                 about, f'two [[servers]] are called "{server.name}"', "give each server a name of its own"
             )
 
 
-def _check_server(path: Place, server: ServerSettings) -> Iterator[Finding]:
+def _check_server(path: Source, server: ServerSettings) -> Iterator[Finding]:
     title = f'in [[servers]] "{server.name}"'
     url, dialect, key = (*path, "url"), (*path, "dialect"), (*path, "api_key")
     if server.url is not None:
@@ -237,7 +237,7 @@ def _check_server(path: Place, server: ServerSettings) -> Iterator[Finding]:
         )
 
 
-def _check_url(place: Place, name: str, url: str) -> Iterator[Finding]:
+def _check_url(place: Source, name: str, url: str) -> Iterator[Finding]:
     try:
         parts = urlsplit(url)
         usable = bool(parts.scheme in ("http", "https") and parts.hostname and parts.port != 0)

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from bluesminds.config.fields import SERVERS, fields_in, nearest, sections
-from bluesminds.config.sources import Draft, Given, Reader, ServerDraft, Table, reference_of
+from bluesminds.config.sources import PendingServer, PendingSettings, RawValue, Reader, Table, reference_of
 from bluesminds.config.values import Origin, Problem
 
 PREFIX: Final = "BLUESMINDS__"
@@ -24,7 +24,7 @@ def variable_of(*names: str) -> str:
     return PREFIX + "__".join(re.sub("[^a-z0-9]", "_", name.lower()).upper() for name in names if name)
 
 
-def add_environment(draft: Draft, environ: Mapping[str, str]) -> None:
+def add_environment(draft: PendingSettings, environ: Mapping[str, str]) -> None:
     """Take over the BLUESMINDS__ variables; an empty one counts as not set."""
     mine = {name: text for name, text in environ.items() if name.startswith(PREFIX) and text}
     if text := mine.pop(variable_of(SERVERS), ""):
@@ -53,18 +53,22 @@ def _plain_variables() -> dict[str, tuple[str, str, bool]]:
     return found
 
 
-def _set(draft: Draft, table: Table, name: str, key: str, mine: Mapping[str, str], from_file: bool) -> None:
+def _set(
+    draft: PendingSettings, table: Table, name: str, key: str, mine: Mapping[str, str], from_file: bool
+) -> None:
     origin = Origin("environment", name)
     if not from_file:
-        table[key] = Given(mine[name], origin, text=True)
+        table[key] = RawValue(mine[name], origin, text=True)
     elif name.removesuffix("_FILE") in mine:
         plain = name.removesuffix("_FILE")
         draft.refuse("environment", f"{plain} and {name} are both set", f"unset {plain}: a file is safer")
     else:
-        table[key] = Given({"file": mine[name]}, origin)
+        table[key] = RawValue({"file": mine[name]}, origin)
 
 
-def _refuse_variable(draft: Draft, name: str, start: str, ending: str, known: Iterable[str]) -> None:
+def _refuse_variable(
+    draft: PendingSettings, name: str, start: str, ending: str, known: Iterable[str]
+) -> None:
     """A variable whose ending is none of those known after `start`."""
     plain = ending.removesuffix("_FILE")
     if plain != ending and plain in known:
@@ -76,7 +80,7 @@ def _refuse_variable(draft: Draft, name: str, start: str, ending: str, known: It
     draft.refuse("environment", f"unknown environment variable {name}", remedy)
 
 
-def _add_server_variable(draft: Draft, name: str, mine: Mapping[str, str]) -> None:
+def _add_server_variable(draft: PendingSettings, name: str, mine: Mapping[str, str]) -> None:
     server, _, setting = name.removeprefix(variable_of(SERVERS) + "__").rpartition("__")
     known = _server_variables()
     if not server or setting not in known:
@@ -89,7 +93,7 @@ def _add_server_variable(draft: Draft, name: str, mine: Mapping[str, str]) -> No
         return
     if not same:
         origin = Origin("environment", name)
-        same = [ServerDraft(origin, {"name": Given(server.lower(), origin)})]
+        same = [PendingServer(origin, {"name": RawValue(server.lower(), origin)})]
         draft.servers += same
     key, from_file = known[setting]
     _set(draft, same[0].table, name, key, mine, from_file)
@@ -105,7 +109,7 @@ def _server_variables() -> dict[str, tuple[str, bool]]:
     return found
 
 
-def _replace_servers(draft: Draft, text: str) -> None:
+def _replace_servers(draft: PendingSettings, text: str) -> None:
     """BLUESMINDS__SERVERS: a JSON array of objects in place of all the file's servers."""
     name = variable_of(SERVERS)
     origin = Origin("environment", name)
@@ -119,7 +123,7 @@ def _replace_servers(draft: Draft, text: str) -> None:
     draft.servers = [reader.server(data, ()) for data in servers]
 
 
-def add_credentials(draft: Draft, folder: Path) -> None:
+def add_credentials(draft: PendingSettings, folder: Path) -> None:
     """Take over the secrets among systemd's credentials: SECTION.SETTING and servers.NAME.SETTING."""
     try:
         present = {path.name for path in folder.iterdir()}
@@ -136,15 +140,15 @@ def add_credentials(draft: Draft, folder: Path) -> None:
         for name in names.keys() & present:
             used.add(name)
             if names[name] not in table or table[names[name]].origin.kind != "environment":
-                table[names[name]] = Given({"cred": name}, Origin("credential", name))
+                table[names[name]] = RawValue({"cred": name}, Origin("credential", name))
     _warn_of_unused(draft, present - used)
 
 
-def _reference_in(given: Given) -> tuple[str, str] | None:
+def _reference_in(given: RawValue) -> tuple[str, str] | None:
     return reference_of(given.value)
 
 
-def _warn_of_unused(draft: Draft, credentials: Iterable[str]) -> None:
+def _warn_of_unused(draft: PendingSettings, credentials: Iterable[str]) -> None:
     """Credentials that are named as if they were settings, but are none."""
     for name in sorted(credentials):
         if name.partition(".")[0] in (*sections(), SERVERS):

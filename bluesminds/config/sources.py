@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from bluesminds.config.fields import SERVERS, fields_in, nearest, sections, shown
-from bluesminds.config.lines import KeyPath, index_lines, line_of
+from bluesminds.config.toml_locations import KeyPath, index_lines, line_of
 from bluesminds.config.values import ConfigError, Origin, Problem
 
 _SYNTAX_PLACE = re.compile(
@@ -28,7 +28,7 @@ _NAMES: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class RawValue:
     """A value somebody gave: `text` when it must still be parsed, `base` where its relative paths start."""
 
     value: object
@@ -37,11 +37,11 @@ class Given:
     base: Path = Path()
 
 
-Table = dict[str, Given]
+Table = dict[str, RawValue]
 
 
 @dataclass(frozen=True, slots=True)
-class ServerDraft:
+class PendingServer:
     """One of [[servers]] and who brought it up."""
 
     origin: Origin
@@ -55,11 +55,11 @@ class ServerDraft:
 
 
 @dataclass(slots=True)
-class Draft:
+class PendingSettings:
     """Everything given so far. `plain` is keyed by section, "" being the top of the file."""
 
     plain: dict[str, Table] = field(default_factory=lambda: {name: {} for name in ("", *sections())})
-    servers: list[ServerDraft] = field(default_factory=list)
+    servers: list[PendingServer] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
 
@@ -117,7 +117,7 @@ def _syntax_problem(path: Path, text: str) -> Problem:
     )
 
 
-def add_document(draft: Draft, document: Document) -> None:
+def add_document(draft: PendingSettings, document: Document) -> None:
     """Take over what the file says."""
     reader = Reader(draft, document.origin, document.path.parent)
     for key, value in document.data.items():
@@ -138,7 +138,7 @@ def add_document(draft: Draft, document: Document) -> None:
 class Reader:
     """Tables of known settings from nested data; whatever is unknown becomes a problem of the draft."""
 
-    draft: Draft
+    draft: PendingSettings
     origin: Callable[[KeyPath], Origin]
     base: Path
 
@@ -155,8 +155,8 @@ class Reader:
                 message, remedy = _no_table(name, key)
                 self.draft.refuse(self.origin((*path, key)).place, message, remedy)
 
-    def server(self, data: Mapping[str, object], path: KeyPath) -> ServerDraft:
-        return ServerDraft(self.origin(path), self.table(SERVERS, data, path))
+    def server(self, data: Mapping[str, object], path: KeyPath) -> PendingServer:
+        return PendingServer(self.origin(path), self.table(SERVERS, data, path))
 
     def table(self, section: str, data: Mapping[str, object], path: KeyPath) -> Table:
         table: Table = {}
@@ -167,7 +167,7 @@ class Reader:
     def add(self, table: Table, section: str, key: str, value: object, path: KeyPath) -> None:
         source = self.origin((*path, key))
         if key in fields_in(section):
-            table[key] = Given(value, source, base=self.base)
+            table[key] = RawValue(value, source, base=self.base)
         else:
             message = f"unknown key {shown(key)}" + (f" in {label(section)}" if section else "")
             self.draft.refuse(source.place, message, _meant(section, key))
@@ -218,11 +218,11 @@ def reference_of(value: object) -> tuple[str, str] | None:
     return None
 
 
-def add_flags(draft: Draft, flags: Mapping[str, object]) -> None:
+def add_flags(draft: PendingSettings, flags: Mapping[str, object]) -> None:
     """Take over command line flags, called "section.setting"; None is a flag that was not given."""
     for name, value in flags.items():
         section, _, key = name.rpartition(".")
         if value is not None:
             if key not in fields_in(section):
                 raise KeyError(name)
-            draft.plain[section][key] = Given(value, Origin("flag"))
+            draft.plain[section][key] = RawValue(value, Origin("flag"))

@@ -4,10 +4,10 @@ A body is held from its first byte until a server has answered, not for as long 
 with its size; parsing may need a copy for a moment.
 """
 
-from bluesminds.errors import Unavailable
+from bluesminds.common.errors import Unavailable
 
 
-class BodyBudget:
+class BodyMemory:
     """At most `limit` bytes of all bodies together."""
 
     __slots__ = ("held", "limit")
@@ -22,7 +22,7 @@ class Body:
 
     __slots__ = ("_budget", "_taken", "data")
 
-    def __init__(self, budget: BodyBudget) -> None:
+    def __init__(self, budget: BodyMemory) -> None:
         self._budget = budget
         self._taken = 0
         self.data = b""

@@ -7,9 +7,9 @@ Money follows by the model's price; a model without one costs an unknown amount,
 
 from collections.abc import Mapping
 
-from bluesminds.gateway.account import Demand
-from bluesminds.money import Price
-from bluesminds.values import Call, Usage
+from bluesminds.common.money import Price
+from bluesminds.common.values import Call, Usage
+from bluesminds.gateway.limits.counters import Estimate
 
 FIRST_RATIO = 1 / 4  # tokens per byte: the usual rule of thumb for English text
 LEAST_RATIO, MOST_RATIO = 1 / 16, 1 / 2  # pictures count as tokens but not as bytes; one must not spoil all
@@ -25,13 +25,13 @@ class Estimator:
         self._default = default_completion
         self._ratios: dict[str, float] = {}
 
-    def demand(self, call: Call, size: int) -> Demand:
+    def demand(self, call: Call, size: int) -> Estimate:
         """`size`: bytes of the request that may be text."""
         price = self.prices.get(call.model)
         completion = call.max_completion or (price and price.max_output) or self._default
         completion *= call.choices
         prompt = int(size * self._ratios.get(call.model, FIRST_RATIO)) + 1
-        return Demand(prompt + completion, None if price is None else price.most(prompt, completion))
+        return Estimate(prompt + completion, None if price is None else price.most(prompt, completion))
 
     def cost(self, model: str, usage: Usage) -> int | None:
         """nano-USD; None when the model has no price."""

@@ -3,10 +3,10 @@
 import trio
 from msgspec import Struct
 
-from bluesminds.http.client import Origin, Pool, Timeouts, UpstreamError
+from bluesminds.common.values import Server
+from bluesminds.http.client.pool import Origin, Pool, Timeouts, UpstreamError
 from bluesminds.providers.dialects import DIALECTS
 from bluesminds.providers.openai import ModelRow, read_error, read_models
-from bluesminds.values import Server
 
 MAX_LIST = 16 * 1024 * 1024  # bytes; OpenRouter's list is about one
 

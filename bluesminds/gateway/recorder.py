@@ -15,9 +15,9 @@ from collections.abc import Iterator, Sequence
 import trio
 from msgspec import Struct, to_builtins
 
-from bluesminds.errors import Unavailable
+from bluesminds.common.errors import Unavailable
+from bluesminds.common.log import Log
 from bluesminds.gateway.metrics import Metrics
-from bluesminds.log import Log
 from storage.base import BadValue, IntegrityError, StorageError, Store
 from storage.usage import UsageRow, insert_batch
 
@@ -103,7 +103,7 @@ class Recorder:
         if not self.failing:
             await batch.settled.wait()
         if not batch.durable or row_id in batch.rejected:
-            raise unrecorded()
+            raise usage_unrecorded_error()
 
     def finish(self) -> None:
         """No more work will come: `run` returns when everything recorded is committed."""
@@ -140,7 +140,7 @@ class Recorder:
         failures = 0
         while not await self._try(batch, batch.rows):
             self._metrics.commit_failures += 1
-            self._tell_waiting(batch)
+            self._fail_waiters(batch)
             await trio.sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])
             failures += 1
         self.failing = False
@@ -158,7 +158,7 @@ class Recorder:
             with trio.fail_after(self._timeout):
                 await self._store.write(insert_batch, rows)
         except (BadValue, IntegrityError) as exc:
-            return await self._isolate(batch, rows, exc)
+            return await self._bisect_rejected(batch, rows, exc)
         except Exception as exc:
             if not self.failing:
                 self._log_failure(exc, len(rows))
@@ -172,7 +172,7 @@ class Recorder:
         else:
             self._log.exception("usage_commit_failed", exc, reason=type(exc).__name__, rows=rows)
 
-    async def _isolate(self, batch: Batch, rows: Sequence[UsageRow], exc: Exception) -> bool:
+    async def _bisect_rejected(self, batch: Batch, rows: Sequence[UsageRow], exc: Exception) -> bool:
         """Find the row whose values the store refuses, by halves, and give it up."""
         if len(rows) == 1:
             (row,) = rows
@@ -185,7 +185,7 @@ class Recorder:
         middle = len(rows) // 2
         return await self._try(batch, rows[:middle]) and await self._try(batch, rows[middle:])
 
-    def _tell_waiting(self, batch: Batch) -> None:
+    def _fail_waiters(self, batch: Batch) -> None:
         """Everyone who waits now is refused; the rows stay, in batches that nobody waits for."""
         for waiting in (batch, *self._waiting):
             waiting.tell(durable=False)
@@ -194,7 +194,7 @@ class Recorder:
         )
 
 
-def unrecorded() -> Unavailable:
+def usage_unrecorded_error() -> Unavailable:
     """What the receiver of a finished answer is told instead. The SDKs must not ask, and pay, again by
     themselves.
     """

@@ -12,7 +12,7 @@ import trio
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
-from bluesminds.errors import InvalidRequest, RateLimited
+from bluesminds.common.errors import InvalidRequest, RateLimited
 
 MIN_LENGTH: Final = 10
 MAX_LENGTH: Final = 1024  # bytes; hashing cost grows with length

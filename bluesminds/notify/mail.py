@@ -18,9 +18,9 @@ from typing import Final, Literal, Protocol
 import trio
 from msgspec import Struct
 
-from bluesminds.clock import Clock
-from bluesminds.crypto import uuid7
-from bluesminds.log import Log
+from bluesminds.common.clock import Clock
+from bluesminds.common.crypto import uuid7
+from bluesminds.common.log import Log
 
 Security = Literal["starttls", "tls", "none"]
 

@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Raw, Struct
 
+from bluesminds.common.values import Usage
 from bluesminds.providers.usage import Implausible, read_usage
-from bluesminds.values import Usage
 
 # What decoding raises for bytes that are not the JSON wanted; invalid UTF-8 is not a DecodeError.
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -97,9 +97,9 @@ def with_forced_usage(body: bytes) -> bytes:
     if options is None or bytes(options) == b"null":
         fields["stream_options"] = _FORCED
     else:
-        merged = _object.decode(options)
-        merged["include_usage"] = Raw(b"true")
-        fields["stream_options"] = Raw(msgspec.json.encode(merged))
+        merge_servers = _object.decode(options)
+        merge_servers["include_usage"] = Raw(b"true")
+        fields["stream_options"] = Raw(msgspec.json.encode(merge_servers))
     return msgspec.json.encode(fields)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw, Struct
 
-from bluesminds.values import Usage
+from bluesminds.common.values import Usage
 
 MAX_TOKENS = 10**8  # a usage figure above this is a fault, not a count
 

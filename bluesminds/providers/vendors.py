@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from bluesminds.values import Server
+from bluesminds.common.values import Server
 
 
 @dataclass(frozen=True, slots=True)

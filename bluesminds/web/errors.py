@@ -3,7 +3,7 @@
 import msgspec
 from msgspec import Struct
 
-from bluesminds.errors import GatewayError
+from bluesminds.common.errors import GatewayError
 
 
 class Refusal(Struct, frozen=True):
@@ -16,7 +16,7 @@ class Refusal(Struct, frozen=True):
     request_id: str
 
 
-class Refused(Struct, frozen=True):
+class ErrorResponse(Struct, frozen=True):
     """The body of every refusal."""
 
     error: Refusal
@@ -24,7 +24,7 @@ class Refused(Struct, frozen=True):
 
 def error_body(exc: GatewayError, request_id: str) -> bytes:
     """{"error": {message, type, param, code, request_id}}"""
-    return msgspec.json.encode(Refused(Refusal(exc.message, exc.kind, exc.param, exc.code, request_id)))
+    return msgspec.json.encode(ErrorResponse(Refusal(exc.message, exc.kind, exc.param, exc.code, request_id)))
 
 
 def error_headers(exc: GatewayError) -> list[tuple[bytes, bytes]]:

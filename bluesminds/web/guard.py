@@ -19,9 +19,9 @@ from quart import Request
 
 from bluesminds.accounts.audit import OPERATOR, Actor
 from bluesminds.accounts.throttle import Throttle
-from bluesminds.errors import Forbidden, GatewayError, Unauthenticated
+from bluesminds.common.errors import Forbidden, GatewayError, Unauthenticated
 from bluesminds.http.asgi import ASGIApp, Receive, Scope, Send
-from storage.members import Role
+from storage.users import Role
 
 LOCAL: Final = "bluesminds.local"
 COOKIE: Final = "__Host-bluesminds"
@@ -164,7 +164,7 @@ class Guard:
         return bool(host) and host == request.host.lower()
 
 
-def through_local_socket(app: ASGIApp) -> ASGIApp:
+def mark_operator(app: ASGIApp) -> ASGIApp:
     """The application as the local socket serves it. Its lifespan belongs to the public listener."""
 
     async def marked(scope: Scope, receive: Receive, send: Send) -> None:

@@ -20,9 +20,9 @@ import msgspec
 from msgspec import Meta, Struct
 from quart import Quart, Response, abort, request
 
-from bluesminds.crypto import UUID
+from bluesminds.common.crypto import UUID
 from bluesminds.web.guard import Access, Guard
-from bluesminds.web.reading import read_input, read_query
+from bluesminds.web.parsing import read_input, read_query
 
 Handler = Callable[..., Awaitable[object]]
 T = TypeVar("T")

@@ -10,10 +10,10 @@ import pytest
 import trio
 from msgspec import structs
 
-from bluesminds.accounts.audit import MASK, OPERATOR, Actor, AuditLog, Verdict, entry
-from bluesminds.crypto import chain_key
-from bluesminds.money import NANO
-from bluesminds.values import LimitSet
+from bluesminds.accounts.audit import MASK, OPERATOR, Actor, AuditLog, AuditVerdict, entry
+from bluesminds.common.crypto import chain_key
+from bluesminds.common.money import NANO
+from bluesminds.common.values import LimitSet
 from storage import Connection, Store, open_store
 from storage.audit import AuditQuery, Link, insert_audit
 from tests.storage.samples import NOON
@@ -153,7 +153,7 @@ async def test_a_long_log_is_verified_in_parts(store: Store) -> None:
 
 async def test_a_log_that_grows_is_whole(store: Store) -> None:
     log = AuditLog(store)
-    found: list[Verdict] = []
+    found: list[AuditVerdict] = []
     async with trio.open_nursery() as nursery:
         for serial in range(60):
             row = entry(Noon(), OPERATOR, "key.create", str(serial))
@@ -167,4 +167,4 @@ async def test_a_log_that_grows_is_whole(store: Store) -> None:
 async def test_another_pepper_makes_another_chain(store: Store) -> None:
     await store.write(insert_audit, entry(Noon(), OPERATOR, "key.create", "k"))
     store.chain_key = chain_key(b"another")
-    assert await AuditLog(store).verify() == Verdict(Link(0, ""), 0, "altered")
+    assert await AuditLog(store).verify() == AuditVerdict(Link(0, ""), 0, "altered")

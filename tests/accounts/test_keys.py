@@ -13,17 +13,17 @@ from msgspec import structs
 
 from bluesminds.accounts import keys as module
 from bluesminds.accounts.audit import Actor
-from bluesminds.accounts.key_rules import LATEST, KeyRules
+from bluesminds.accounts.key_policy import LATEST, KeyPolicy
 from bluesminds.accounts.keys import Keys
-from bluesminds.clock import moment
-from bluesminds.crypto import key_digest
-from bluesminds.errors import Conflict, InvalidRequest, NotFound
-from bluesminds.values import LimitSet
+from bluesminds.common.clock import moment
+from bluesminds.common.crypto import key_digest
+from bluesminds.common.errors import Conflict, InvalidRequest, NotFound
+from bluesminds.common.values import LimitSet
 from storage import Store
 from storage.audit import AuditQuery, select_audit
 from storage.keys import insert_key, select_key_by_digest
-from storage.members import insert_user
 from storage.usage import DAY, insert_batch
+from storage.users import insert_user
 from tests.storage.conftest import postgres, postgres_url, sqlite_path, sqlite_url, store, url
 from tests.storage.samples import NOON, usage
 from tests.storage.samples import key as key_row
@@ -67,12 +67,12 @@ async def office(store: Store) -> AsyncIterator[Office]:
     yield Office(store)
 
 
-def adding(**fields: Any) -> Callable[[KeyRules], KeyRules]:
+def adding(**fields: Any) -> Callable[[KeyPolicy], KeyPolicy]:
     return lambda rules: structs.replace(rules, **fields)
 
 
 async def test_a_change_is_stored_told_and_its_audit_row_says_what(office: Office) -> None:
-    row, _ = await office.keys.create(ADA, ONE.id, KeyRules(name="a", scopes=("models",)))
+    row, _ = await office.keys.create(ADA, ONE.id, KeyPolicy(name="a", scopes=("models",)))
     changed = await office.keys.change(
         ADA,
         ONE.id,
@@ -91,7 +91,7 @@ async def test_a_change_is_stored_told_and_its_audit_row_says_what(office: Offic
 
 
 async def test_what_changes_nothing_is_not_told(office: Office) -> None:
-    row, _ = await office.keys.create(ADA, ONE.id, KeyRules(name="a", limits=LimitSet(rpm=5)))
+    row, _ = await office.keys.create(ADA, ONE.id, KeyPolicy(name="a", limits=LimitSet(rpm=5)))
     before = await office.told()
     assert await office.keys.change(ADA, ONE.id, row.id, adding(name="a", limits=LimitSet(rpm=5))) == row
     assert await office.told() == before
@@ -99,7 +99,7 @@ async def test_what_changes_nothing_is_not_told(office: Office) -> None:
 
 @pytest.mark.parametrize("act", ["change", "rotate", "end_previous", "revoke"])
 async def test_what_is_committed_is_told_also_when_its_caller_has_left(office: Office, act: str) -> None:
-    first, _ = await office.keys.create(ADA, ONE.id, KeyRules(name="a"))
+    first, _ = await office.keys.create(ADA, ONE.id, KeyPolicy(name="a"))
     row, _ = await office.keys.rotate(ADA, ONE.id, first.id, overlap=60)
     office.changes.clear()
     acts: dict[str, Callable[[], Awaitable[object]]] = {
@@ -117,7 +117,7 @@ async def test_what_is_committed_is_told_also_when_its_caller_has_left(office: O
 
 
 async def test_keys_of_others_are_not_there(office: Office) -> None:
-    row, _ = await office.keys.create(ADA, ONE.id, KeyRules(name="a"))
+    row, _ = await office.keys.create(ADA, ONE.id, KeyPolicy(name="a"))
     before = await office.told()
     for act in (
         lambda: office.keys.get(OTHER.id, row.id),
@@ -145,7 +145,7 @@ async def ends(office: Office, *keys: str) -> list[int | None]:
 
 @pytest.mark.parametrize("overlap", [0, 60])
 async def test_a_key_that_is_rotated_stays_the_same_key(office: Office, overlap: int) -> None:
-    rules = KeyRules(
+    rules = KeyPolicy(
         name="a", allowed_models=("m",), limits=LimitSet(usd_total=5), metadata={"team": "blues"}
     )
     old, old_key = await office.keys.create(ADA, ONE.id, rules)
@@ -167,7 +167,7 @@ async def test_a_key_that_is_rotated_stays_the_same_key(office: Office, overlap:
 
 async def test_rotations_within_an_overlap(office: Office) -> None:
     """A client that did not hear the answer asks again: that must not end the key that is in use."""
-    row, first = await office.keys.create(ADA, ONE.id, KeyRules(name="a"))
+    row, first = await office.keys.create(ADA, ONE.id, KeyPolicy(name="a"))
     _, second = await office.keys.rotate(ADA, ONE.id, row.id, overlap=60)
     office.clock.now += 10_000
     _, third = await office.keys.rotate(ADA, ONE.id, row.id, overlap=60)
@@ -184,7 +184,7 @@ async def test_rotations_within_an_overlap(office: Office) -> None:
 
 
 async def test_an_overlap_is_cut_short(office: Office) -> None:
-    row, first = await office.keys.create(ADA, ONE.id, KeyRules(name="a"))
+    row, first = await office.keys.create(ADA, ONE.id, KeyPolicy(name="a"))
     for _ in range(2):
         before = await office.told()
         await office.keys.end_previous(ADA, ONE.id, row.id)
@@ -206,7 +206,7 @@ async def test_an_overlap_is_cut_short(office: Office) -> None:
 
 async def test_no_form_is_forgotten_before_its_end(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_REPLACED", 2)
-    row, first = await office.keys.create(ADA, ONE.id, KeyRules(name="a"))
+    row, first = await office.keys.create(ADA, ONE.id, KeyPolicy(name="a"))
     _, second = await office.keys.rotate(ADA, ONE.id, row.id, overlap=60)
     before, third = await office.keys.rotate(ADA, ONE.id, row.id, overlap=60)
     with pytest.raises(Conflict) as caught:
@@ -223,7 +223,7 @@ async def test_of_ended_forms_the_latest_are_remembered(
     office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_REPLACED", 2)
-    row, key = await office.keys.create(ADA, ONE.id, KeyRules(name="a"))
+    row, key = await office.keys.create(ADA, ONE.id, KeyPolicy(name="a"))
     forms = [key]
     for _ in range(6):
         office.clock.now += 1000
@@ -250,7 +250,7 @@ async def test_a_new_guest_key_ends_all_that_it_was_before(office: Office) -> No
 
 
 async def test_an_expired_key_is_not_rotated(office: Office) -> None:
-    row, _ = await office.keys.create(ADA, ONE.id, KeyRules(name="a", expires_at=NOON + 1000))
+    row, _ = await office.keys.create(ADA, ONE.id, KeyPolicy(name="a", expires_at=NOON + 1000))
     new, _ = await office.keys.rotate(ADA, ONE.id, row.id, overlap=60)
     assert new.expires_at == NOON + 1000
     office.clock.now = NOON + 1000
@@ -264,10 +264,10 @@ async def test_an_expired_key_is_not_rotated(office: Office) -> None:
 
 
 async def test_changes_that_race_all_count(office: Office) -> None:
-    row, _ = await office.keys.create(ADA, ONE.id, KeyRules(name="a"))
+    row, _ = await office.keys.create(ADA, ONE.id, KeyPolicy(name="a"))
 
     async def tag(n: int) -> None:
-        def change(rules: KeyRules) -> KeyRules:
+        def change(rules: KeyPolicy) -> KeyPolicy:
             return structs.replace(rules, metadata={**rules.metadata, str(n): "x"})
 
         await office.keys.change(ADA, ONE.id, row.id, change)
@@ -282,7 +282,7 @@ async def test_changes_that_race_all_count(office: Office) -> None:
 
 
 async def test_rotations_that_race_leave_one_key(office: Office) -> None:
-    row, first = await office.keys.create(ADA, ONE.id, KeyRules(name="a"))
+    row, first = await office.keys.create(ADA, ONE.id, KeyPolicy(name="a"))
     made: list[str] = []
 
     async def rotate() -> None:
@@ -303,7 +303,7 @@ async def test_an_account_has_so_many_active_keys(office: Office, monkeypatch: p
 
     async def create() -> None:
         try:
-            await office.keys.create(ADA, ONE.id, KeyRules(name="a"))
+            await office.keys.create(ADA, ONE.id, KeyPolicy(name="a"))
             made.append(True)
         except Conflict as exc:
             assert exc.code == "too_many_keys"
@@ -317,16 +317,16 @@ async def test_an_account_has_so_many_active_keys(office: Office, monkeypatch: p
     assert len(active) == 5
     await office.keys.rotate(ADA, ONE.id, active[0].id, overlap=60)
     assert len(await office.keys.list(ONE.id, active=True)) == 5, "a rotation makes no more of them"
-    await office.keys.create(ADA, OTHER.id, KeyRules(name="a"))
+    await office.keys.create(ADA, OTHER.id, KeyPolicy(name="a"))
 
 
 async def test_an_expired_key_does_not_come_back_as_one_too_many(
     office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_ACTIVE", 1)
-    old, _ = await office.keys.create(ADA, ONE.id, KeyRules(name="a", expires_at=NOON + 1000))
+    old, _ = await office.keys.create(ADA, ONE.id, KeyPolicy(name="a", expires_at=NOON + 1000))
     office.clock.now = NOON + 1000
-    new, _ = await office.keys.create(ADA, ONE.id, KeyRules(name="b"))
+    new, _ = await office.keys.create(ADA, ONE.id, KeyPolicy(name="b"))
     with pytest.raises(Conflict) as caught:
         await office.keys.change(ADA, ONE.id, old.id, adding(expires_at=None))
     assert caught.value.code == "too_many_keys"
@@ -336,7 +336,7 @@ async def test_an_expired_key_does_not_come_back_as_one_too_many(
 
 
 async def test_usage_is_that_of_one_key_by_day(office: Office) -> None:
-    row, _ = await office.keys.create(ADA, ONE.id, KeyRules(name="a"))
+    row, _ = await office.keys.create(ADA, ONE.id, KeyPolicy(name="a"))
     mine = {"key_id": row.id, "user_id": ONE.id}
     rows = [
         usage(1, **mine),
@@ -354,8 +354,8 @@ async def test_usage_is_that_of_one_key_by_day(office: Office) -> None:
 # The one form of rules
 
 
-def checked(**fields: Any) -> KeyRules:
-    return KeyRules(name="a", **fields).checked(NOON)
+def checked(**fields: Any) -> KeyPolicy:
+    return KeyPolicy(name="a", **fields).checked(NOON)
 
 
 def test_rules_have_one_form() -> None:

@@ -8,7 +8,7 @@ from trio.testing import MockClock
 
 from bluesminds.accounts import throttle as throttle_module
 from bluesminds.accounts.throttle import LeakyBucket, Throttle
-from bluesminds.errors import RateLimited
+from bluesminds.common.errors import RateLimited
 
 ADA, BOB = "ada@example.com", "bob@example.com"
 HERE, THERE = "203.0.113.1", "198.51.100.7"

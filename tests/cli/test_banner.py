@@ -10,11 +10,11 @@ from typing import Any, cast
 import msgspec
 import pytest
 
+from bluesminds.app.first_run import FirstRun
+from bluesminds.app.serve import Running
+from bluesminds.app.state_dir import StateDir
 from bluesminds.cli import banner
 from bluesminds.config import load
-from bluesminds.first_run import FirstRun
-from bluesminds.main import Running
-from bluesminds.state import StateDir
 
 KEY = "bm_0000000000000000000000000000000000EF"
 

@@ -54,9 +54,9 @@ def test_commands_go_through_the_running_gateway(home: Path) -> None:
 
 # On a slow disk the fourth of them waits longer than a user would.
 PATIENT = """
-from bluesminds import operate
+from bluesminds.app import operator
 from bluesminds.__main__ import main
-operate.PATIENCE = 60
+operator.PATIENCE = 60
 main()
 """
 

@@ -14,12 +14,12 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
+from bluesminds.app.listeners import CannotListen
+from bluesminds.app.state_dir import BadState
 from bluesminds.cli import exits
 from bluesminds.cli.app import Commands
 from bluesminds.cli.failures import EXPECTED, failure, only
 from bluesminds.config import load
-from bluesminds.listeners import CannotListen
-from bluesminds.state import BadState
 from tests.terminal import SECONDS, User
 
 PASSWORD = "sekret-4711"

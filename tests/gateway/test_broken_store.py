@@ -7,11 +7,11 @@ import msgspec
 import pytest
 import trio
 
-from bluesminds.clock import SystemClock
-from bluesminds.errors import Unavailable
+from bluesminds.common.clock import SystemClock
+from bluesminds.common.errors import Unavailable
+from bluesminds.common.log import Log
 from bluesminds.gateway.metrics import Metrics
 from bluesminds.gateway.recorder import Recorder
-from bluesminds.log import Log
 from storage import open_store
 from storage.usage import UsageRow, insert_batch
 from tests.gateways import eventually
@@ -46,6 +46,6 @@ async def test_rows_are_kept_new_work_is_refused_and_the_log_has_the_rows_in_the
     events = [json.loads(line) for line in lines]
     (failed,) = [event for event in events if event["event"] == "usage_commit_failed"]
     assert (failed["reason"], failed["rows"]) == ("StorageBroken", len(ROWS))
-    unrecorded = [event["row"] for event in events if event["event"] == "usage_row_unrecorded"]
-    assert [msgspec.convert(row, UsageRow) for row in unrecorded] == ROWS
+    usage_unrecorded_error = [event["row"] for event in events if event["event"] == "usage_row_unrecorded"]
+    assert [msgspec.convert(row, UsageRow) for row in usage_unrecorded_error] == ROWS
     assert len(events) == 1 + len(ROWS)

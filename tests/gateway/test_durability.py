@@ -10,10 +10,10 @@ import httpx
 import pytest
 import trio
 
-from bluesminds.gateway.keepers import Pulse
+from bluesminds.gateway.supervision import Watchdog
 from tests import gateways
 from tests.fakes.model_server import DONE, ModelServer, chunk, hang, refusal, streamed
-from tests.gateway.test_limits import Wall
+from tests.gateway.limits.test_limits import Wall
 from tests.gateways import ASK, STREAM, Gateway, entry, eventually
 from tests.storage.test_trouble import exclusive
 
@@ -40,8 +40,8 @@ async def blocked(gateway: Gateway) -> AsyncIterator[None]:
 @asynccontextmanager
 async def blocked_for_long(gateway: Gateway) -> AsyncIterator[None]:
     """The same, and meanwhile a commit has one second: those that are to succeed keep their time."""
-    pulse: Pulse = gateway.running.is_alive.__self__  # type: ignore[attr-defined]
-    recorder = pulse._recorder
+    watchdog: Watchdog = gateway.running.is_alive.__self__  # type: ignore[attr-defined]
+    recorder = watchdog._recorder
     async with blocked(gateway):
         usual, recorder._timeout = recorder._timeout, 1.0
         try:

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bluesminds.errors import InvalidRequest
+from bluesminds.common.errors import InvalidRequest
+from bluesminds.common.money import Price, read_usd, write_usd
+from bluesminds.common.values import Call, Usage
 from bluesminds.gateway.estimate import FIRST_RATIO, MAX_MODELS, MOST_RATIO, Estimator
-from bluesminds.gateway.walk import read_call
-from bluesminds.money import Price, read_usd, write_usd
-from bluesminds.values import Call, Usage
-from tests.gateway.test_identify import arrival
+from bluesminds.gateway.pipeline import read_call
+from tests.gateway.test_authenticate import context
 from tests.gateways import ASK, Gateway
 
 PRICE = Price(input=1_250_000_000, cached_input=125_000_000, output=10_000_000_000)
@@ -21,7 +21,7 @@ PRICE = Price(input=1_250_000_000, cached_input=125_000_000, output=10_000_000_0
 
 def call(model: str = "m", most: int | None = None, choices: int = 1) -> Call:
     return Call(
-        arrival=arrival(), model=model, stream=False, wants_usage=False, max_completion=most, choices=choices
+        context=context(), model=model, stream=False, wants_usage=False, max_completion=most, choices=choices
     )
 
 
@@ -103,16 +103,16 @@ ABUSES: list[tuple[str, Any]] = [
 async def test_what_decides_the_cost_is_read_strictly(field: str, value: object) -> None:
     body = _json(ASK | {field: value})
     with pytest.raises(InvalidRequest) as caught:
-        read_call(arrival(), body)
+        read_call(context(), body)
     assert (caught.value.code, caught.value.param) == ("invalid_value", field)
     assert f"`{field}`" in caught.value.message
 
 
 async def test_the_larger_bound_counts() -> None:
     body = _json(ASK | {"max_tokens": 5, "max_completion_tokens": 9, "n": 2, "best_of": 4, "top_logprobs": 0})
-    found, _ = read_call(arrival(), body)
+    found, _ = read_call(context(), body)
     assert (found.max_completion, found.choices) == (9, 4)
-    found, _ = read_call(arrival(), _json(ASK | {"max_tokens": None, "n": None}))
+    found, _ = read_call(context(), _json(ASK | {"max_tokens": None, "n": None}))
     assert (found.max_completion, found.choices) == (None, 1)
 
 

@@ -10,11 +10,11 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from bluesminds.clock import SystemClock
-from bluesminds.errors import Unavailable
+from bluesminds.common.clock import SystemClock
+from bluesminds.common.errors import Unavailable
+from bluesminds.common.log import Log
 from bluesminds.gateway.metrics import Metrics
 from bluesminds.gateway.recorder import MAX_BATCH, Recorder
-from bluesminds.log import Log
 from storage import open_store
 from storage.base import BadValue, IntegrityError, StorageBroken, StorageError, StorageUnavailable, Store
 from storage.usage import LATEST, UsageRow, select_page
@@ -79,57 +79,57 @@ async def test_since_when_rows_wait_is_known(nursery: trio.Nursery, mock_clock: 
     """In whichever batch they are, and through refused commits."""
     store = Ledge()
     store.failing = 3
-    desk = Desk(store)
-    assert desk.recorder.oldest == math.inf
+    handlers = Desk(store)
+    assert handlers.recorder.oldest == math.inf
     first = trio.current_time()
     for serial in range(MAX_BATCH + 1):
-        desk.take(serial)
+        handlers.take(serial)
     mock_clock.jump(5)
-    desk.take(MAX_BATCH + 1)
-    assert desk.recorder.oldest == first
-    nursery.start_soon(desk.recorder.run)
+    handlers.take(MAX_BATCH + 1)
+    assert handlers.recorder.oldest == first
+    nursery.start_soon(handlers.recorder.run)
     mock_clock.autojump_threshold = 0
     while len(store.commits) < 1:
-        assert desk.recorder.oldest == first
+        assert handlers.recorder.oldest == first
         await trio.sleep(0.05)
     await eventually(lambda: len(store.commits) == 2)
-    assert desk.recorder.oldest == math.inf
+    assert handlers.recorder.oldest == math.inf
 
 
 async def test_what_waits_goes_into_one_commit(nursery: trio.Nursery) -> None:
     store = Ledge()
     store.gate = trio.Event()
-    desk = Desk(store)
-    nursery.start_soon(desk.recorder.run)
-    first = desk.take(0)
+    handlers = Desk(store)
+    nursery.start_soon(handlers.recorder.run)
+    first = handlers.take(0)
     await wait_all_tasks_blocked()
-    rest = [desk.take(serial) for serial in range(1, MAX_BATCH + 11)]
-    assert desk.recorder.held == MAX_BATCH + 11
+    rest = [handlers.take(serial) for serial in range(1, MAX_BATCH + 11)]
+    assert handlers.recorder.held == MAX_BATCH + 11
     store.gate.set()
     for batch in [first, *rest]:
-        await desk.durable(batch)
+        await handlers.durable(batch)
     assert store.commits == [
         ids([0]),
         ids(range(1, MAX_BATCH + 1)),
         ids(range(MAX_BATCH + 1, MAX_BATCH + 11)),
     ]
-    assert desk.recorder.held == 0
-    assert (desk.metrics.commits, desk.metrics.rows_committed) == (3, MAX_BATCH + 11)
+    assert handlers.recorder.held == 0
+    assert (handlers.metrics.commits, handlers.metrics.rows_committed) == (3, MAX_BATCH + 11)
 
 
 async def test_reserved_and_waiting_rows_share_one_bound(nursery: trio.Nursery) -> None:
     store = Ledge()
-    desk = Desk(store, max_rows=2)
-    desk.recorder.require_room()
-    desk.recorder.reserve()
-    desk.take(1)
+    handlers = Desk(store, max_rows=2)
+    handlers.recorder.require_room()
+    handlers.recorder.reserve()
+    handlers.take(1)
     with pytest.raises(Unavailable) as caught:
-        desk.recorder.require_room()
+        handlers.recorder.require_room()
     assert caught.value.code == "usage_queue_full"
-    nursery.start_soon(desk.recorder.run)
+    nursery.start_soon(handlers.recorder.run)
     await wait_all_tasks_blocked()
-    desk.recorder.require_room()
-    await desk.durable(desk.recorder.record(usage(2)))
+    handlers.recorder.require_room()
+    await handlers.durable(handlers.recorder.record(usage(2)))
     assert store.commits == [ids([1]), ids([2])]
 
 
@@ -138,34 +138,34 @@ async def test_a_failing_store_is_told_to_everyone_and_loses_nothing(
 ) -> None:
     store = Ledge()
     store.gate = trio.Event()
-    desk = Desk(store)
-    nursery.start_soon(desk.recorder.run)
+    handlers = Desk(store)
+    nursery.start_soon(handlers.recorder.run)
     refused = []
 
     async def wait(batch: Any) -> None:
         with pytest.raises(Unavailable) as caught:
-            await desk.durable(batch)
+            await handlers.durable(batch)
         refused.append(caught.value.code)
 
     store.failing = 6
     async with trio.open_nursery() as waiting:
-        waiting.start_soon(wait, desk.take(0))
+        waiting.start_soon(wait, handlers.take(0))
         await wait_all_tasks_blocked()
-        waiting.start_soon(wait, desk.take(1))
-        waiting.start_soon(wait, desk.take(2))
+        waiting.start_soon(wait, handlers.take(1))
+        waiting.start_soon(wait, handlers.take(2))
         store.gate.set()
     assert refused == ["storage_unavailable"] * 3
-    assert desk.is_failing()
+    assert handlers.is_failing()
     with pytest.raises(Unavailable):
-        desk.recorder.require_room()
+        handlers.recorder.require_room()
     with pytest.raises(Unavailable):
-        await desk.durable(desk.recorder.record(usage(3)))
+        await handlers.durable(handlers.recorder.record(usage(3)))
     await trio.sleep(5)
-    assert not desk.is_failing()
+    assert not handlers.is_failing()
     assert sorted(row for commit in store.commits for row in commit) == ids(range(4))
-    assert desk.metrics.commit_failures == 6
-    assert len(desk.events("usage_commit_failed")) == 1
-    await desk.durable(desk.take(4))
+    assert handlers.metrics.commit_failures == 6
+    assert len(handlers.events("usage_commit_failed")) == 1
+    await handlers.durable(handlers.take(4))
 
 
 async def test_a_store_that_hangs_is_a_store_that_fails(
@@ -173,10 +173,10 @@ async def test_a_store_that_hangs_is_a_store_that_fails(
 ) -> None:
     store = Ledge()
     store.gate = trio.Event()
-    desk = Desk(store)
-    nursery.start_soon(desk.recorder.run)
+    handlers = Desk(store)
+    nursery.start_soon(handlers.recorder.run)
     with trio.fail_after(1.01), pytest.raises(Unavailable):
-        await desk.durable(desk.take(0))
+        await handlers.durable(handlers.take(0))
     store.gate.set()
     await trio.sleep(1)
     assert store.commits == [ids([0])]
@@ -191,21 +191,21 @@ async def test_only_a_bad_value_is_the_rows_fault(
     """A table that is gone, a database that is read only, a fault of ours: no reason to lose a row."""
     store = Ledge()
     store.failure, store.failing = failure, 3
-    desk = Desk(store)
-    batches = [desk.take(serial) for serial in range(3)]
-    nursery.start_soon(desk.recorder.run)
+    handlers = Desk(store)
+    batches = [handlers.take(serial) for serial in range(3)]
+    nursery.start_soon(handlers.recorder.run)
     for serial, batch in enumerate(batches):
         with pytest.raises(Unavailable) as caught:
-            await desk.durable(batch, serial)
+            await handlers.durable(batch, serial)
         assert caught.value.headers == {"x-should-retry": "false"}
-    assert desk.is_failing()
+    assert handlers.is_failing()
     with pytest.raises(Unavailable):
-        desk.recorder.require_room()
+        handlers.recorder.require_room()
     await trio.sleep(5)
     assert store.commits == [ids(range(3))]
-    assert not desk.is_failing()
-    assert desk.events("usage_row_rejected") == []
-    (event,) = desk.events("usage_commit_failed")
+    assert not handlers.is_failing()
+    assert handlers.events("usage_row_rejected") == []
+    (event,) = handlers.events("usage_commit_failed")
     assert (event["reason"], event["rows"]) == (failure.__name__, 3)
     assert ("frames" in event) == (failure is ValueError)
 
@@ -225,20 +225,20 @@ async def test_a_refused_row_is_told_once_though_its_batch_is_retried(
                 raise
 
     store = Late()
-    desk = Desk(store)
-    batch = desk.take(0, model=POISON)
+    handlers = Desk(store)
+    batch = handlers.take(0, model=POISON)
     for serial in (1, 2, 3):
-        desk.take(serial)
-    nursery.start_soon(desk.recorder.run)
+        handlers.take(serial)
+    nursery.start_soon(handlers.recorder.run)
     await trio.sleep(5)
     assert sorted(row for commit in store.commits for row in commit) == ids([1, 2, 3])
-    assert len(desk.events("usage_row_rejected")) == desk.metrics.rows_rejected == 1
-    assert desk.metrics.rows_committed == 3
-    assert desk.recorder.held == 0
+    assert len(handlers.events("usage_row_rejected")) == handlers.metrics.rows_rejected == 1
+    assert handlers.metrics.rows_committed == 3
+    assert handlers.recorder.held == 0
     for serial in (1, 2, 3):
-        await desk.durable(batch, serial)
+        await handlers.durable(batch, serial)
     with pytest.raises(Unavailable):
-        await desk.durable(batch, 0)
+        await handlers.durable(batch, 0)
 
 
 @pytest.mark.parametrize("refusal", [BadValue, IntegrityError])
@@ -248,57 +248,57 @@ async def test_a_row_the_store_refuses_does_not_hold_up_the_rest(
 ) -> None:
     store = Ledge()
     store.refusal = refusal
-    desk = Desk(store)
-    batches = [desk.take(serial, model=POISON if serial == position else "m") for serial in range(7)]
-    nursery.start_soon(desk.recorder.run)
+    handlers = Desk(store)
+    batches = [handlers.take(serial, model=POISON if serial == position else "m") for serial in range(7)]
+    nursery.start_soon(handlers.recorder.run)
     for serial, batch in enumerate(batches):
         if serial == position:
             with pytest.raises(Unavailable):
-                await desk.durable(batch, serial)
+                await handlers.durable(batch, serial)
         else:
-            await desk.durable(batch, serial)
+            await handlers.durable(batch, serial)
     assert sorted(row for commit in store.commits for row in commit) == [
         row for row in ids(range(7)) if row != ids([position])[0]
     ]
-    (event,) = desk.events("usage_row_rejected")
+    (event,) = handlers.events("usage_row_rejected")
     assert msgspec.convert(event["row"], UsageRow) == usage(position, model=POISON)
-    assert "a value" not in desk.lines[0].decode()
-    assert desk.metrics.rows_rejected == 1
-    assert desk.recorder.held == 0
+    assert "a value" not in handlers.lines[0].decode()
+    assert handlers.metrics.rows_rejected == 1
+    assert handlers.recorder.held == 0
 
 
 async def test_finishing_writes_what_is_left_and_ends() -> None:
     store = Ledge()
-    desk = Desk(store)
+    handlers = Desk(store)
     for serial in range(5):
-        desk.take(serial)
-    desk.recorder.finish()
+        handlers.take(serial)
+    handlers.recorder.finish()
     with trio.fail_after(2):
-        await desk.recorder.run()
+        await handlers.recorder.run()
     assert store.commits == [ids(range(5))]
 
 
 async def test_finishing_when_idle_ends_at_once(nursery: trio.Nursery) -> None:
-    desk = Desk(Ledge())
+    handlers = Desk(Ledge())
     with trio.fail_after(2):
         async with trio.open_nursery() as running:
-            running.start_soon(desk.recorder.run)
+            running.start_soon(handlers.recorder.run)
             await wait_all_tasks_blocked()
-            desk.recorder.finish()
+            handlers.recorder.finish()
 
 
 async def test_a_recorder_cut_short_writes_its_rows_to_the_log(nursery: trio.Nursery) -> None:
     store = Ledge()
     store.gate = trio.Event()
-    desk = Desk(store)
+    handlers = Desk(store)
     async with trio.open_nursery() as running:
-        running.start_soon(desk.recorder.run)
-        desk.take(0)
+        running.start_soon(handlers.recorder.run)
+        handlers.take(0)
         await wait_all_tasks_blocked()
-        desk.take(1)
-        desk.take(2)
+        handlers.take(1)
+        handlers.take(2)
         running.cancel_scope.cancel()
-    logged = [msgspec.convert(event["row"], UsageRow) for event in desk.events("usage_row_unrecorded")]
+    logged = [msgspec.convert(event["row"], UsageRow) for event in handlers.events("usage_row_unrecorded")]
     assert logged == [usage(0), usage(1), usage(2)]
 
 
@@ -315,10 +315,10 @@ async def test_a_real_database_counts_a_repeated_batch_once(nursery: trio.Nurser
     async with open_store(sqlite_url) as real:
         doubtful = Doubtful()
         doubtful.failing = 2
-        desk = Desk(doubtful, timeout=30)
-        batch = desk.take(1)
+        handlers = Desk(doubtful, timeout=30)
+        batch = handlers.take(1)
         async with trio.open_nursery() as running:
-            running.start_soon(desk.recorder.run)
+            running.start_soon(handlers.recorder.run)
             await eventually(lambda: bool(batch.durable), 60)
             running.cancel_scope.cancel()
         assert await real.read(select_page, LATEST, 10) == [usage(1, at=NOON)]

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 import trio
 
-from bluesminds.gateway import walk
+from bluesminds.gateway import pipeline
 from tests import gateways
 from tests.fakes.model_server import (
     DONE,
@@ -274,7 +274,7 @@ async def test_the_end_mark_does_not_wait_for_a_server_that_stalls(
 async def test_a_connection_is_kept_whose_answer_ends_soon_after_its_end_mark(
     patient: Gateway, models: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(walk, "END_SECONDS", 60)  # longer than the client waits: nobody waits for that
+    monkeypatch.setattr(pipeline, "END_SECONDS", 60)  # longer than the client waits: nobody waits for that
     go_on = trio.Event()
     models.plan(streamed(chunk("Hi"), Pause(0.05), DONE, go_on))
 

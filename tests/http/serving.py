@@ -9,10 +9,10 @@ from typing import Any
 import h11
 import trio
 
+from bluesminds.common.networks import Networks
 from bluesminds.http.asgi import ASGIApp, Receive, Scope, Send
-from bluesminds.http.refusals import Refusal
-from bluesminds.http.server import Limits, Stats, bind_tcp, serve
-from bluesminds.networks import Networks
+from bluesminds.http.server.rejections import Rejection
+from bluesminds.http.server.serve import Limits, Stats, bind_tcp, serve
 
 HOST = b"Host: test\r\n"
 
@@ -23,7 +23,7 @@ class Served:
     stats: Stats
     errors: list[BaseException]
     shutdown: trio.Event
-    refusals: list[tuple[str, Refusal, str, int]] = field(default_factory=list)
+    refusals: list[tuple[str, Rejection, str, int]] = field(default_factory=list)
     ended: trio.Event = field(default_factory=trio.Event)
 
     async def connect(self) -> trio.SocketStream:

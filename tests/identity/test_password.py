@@ -7,7 +7,7 @@ import trio
 import trio.testing
 from argon2 import PasswordHasher, extract_parameters
 
-from bluesminds.errors import InvalidRequest, RateLimited
+from bluesminds.common.errors import InvalidRequest, RateLimited
 from bluesminds.identity.password import MAX_QUEUED, Passwords, dummy_hash
 
 PASSWORD = "correct horse"

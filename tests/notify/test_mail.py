@@ -17,8 +17,8 @@ import trustme
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bluesminds.emails import read_email
-from bluesminds.log import Log
+from bluesminds.common.emails import read_email
+from bluesminds.common.log import Log
 from bluesminds.notify import mail as mail_module
 from bluesminds.notify.mail import (
     Mail,

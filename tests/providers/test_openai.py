@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bluesminds.common.values import Usage
 from bluesminds.providers import openai
 from bluesminds.providers.usage import MAX_TOKENS
-from bluesminds.values import Usage
 
 json_values = st.recursive(
     st.none()

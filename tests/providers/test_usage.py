@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
 
+from bluesminds.common.values import Usage
 from bluesminds.providers.usage import MAX_TOKENS, Implausible, read_usage
-from bluesminds.values import Usage
 
 values = (
     st.none()

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from storage import Connection
 from storage.keys import KeyRow
-from storage.members import UserRow
 from storage.settings import put_setting
 from storage.usage import UsageRow
+from storage.users import UserRow
 
 NOON = 1_800_000_000_000 - 1_800_000_000_000 % 86_400_000 + 43_200_000
 

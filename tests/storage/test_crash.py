@@ -15,7 +15,7 @@ from storage.migrate import load, shipped
 from storage.usage import LATEST, insert_batch, select_page
 from tests.storage.samples import usage
 
-ROUNDS = [pytest.param(10, id="10"), pytest.param(100, id="100", marks=pytest.mark.slow)]
+ROUNDS = [pytest.param(10, id="10"), pytest.param(100, id="100", marks=pytest.mark.process)]
 
 
 async def check(connection: Connection) -> tuple[object, object, object, set[int]]:
@@ -64,7 +64,7 @@ def test_no_acknowledged_row_is_lost_and_none_counts_twice(
 
 
 @pytest.mark.parametrize(
-    "rounds", [pytest.param(5, id="5"), pytest.param(50, id="50", marks=pytest.mark.slow)]
+    "rounds", [pytest.param(5, id="5"), pytest.param(50, id="50", marks=pytest.mark.process)]
 )
 def test_a_migration_that_is_killed_finishes_at_the_next_start(tmp_path: Path, rounds: int) -> None:
     """Two steps over some rows, killed at random moments; then the schema is whole at either version."""

@@ -29,8 +29,8 @@ from storage.keys import (
     touch_keys,
     update_key,
 )
-from storage.members import insert_user, update_user
 from storage.migrate import shipped
+from storage.users import insert_user, update_user
 from tests.storage.samples import NOON, key, user
 
 NARROW = replace(

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from storage import IntegrityError, Store
-from storage.catalogue import (
+from storage.servers import (
     ServerRow,
     delete_server,
     insert_server,
@@ -13,15 +13,8 @@ from storage.catalogue import (
     select_servers,
     update_server,
 )
-from storage.members import (
-    has_admin,
-    insert_user,
-    select_user,
-    select_user_by_email,
-    select_users,
-    update_user,
-)
 from storage.settings import delete_setting, insert_setting, put_setting, select_setting
+from storage.users import has_admin, insert_user, select_user, select_user_by_email, select_users, update_user
 from tests.storage.samples import NOON, user, uuid7
 
 SERVER = ServerRow(

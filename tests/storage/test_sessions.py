@@ -7,13 +7,6 @@ import pytest
 import trio
 
 from storage import Connection, IntegrityError, Store
-from storage.members import (
-    delete_unconfirmed_users,
-    insert_user,
-    select_user,
-    set_password_hash,
-    update_user,
-)
 from storage.sessions import (
     SessionHolder,
     SessionRow,
@@ -26,7 +19,7 @@ from storage.sessions import (
     select_sessions,
     touch_session,
 )
-from storage.tokens import (
+from storage.single_use_tokens import (
     TokenRow,
     delete_ended_tokens,
     delete_invite,
@@ -38,6 +31,7 @@ from storage.tokens import (
     select_token,
     use_token,
 )
+from storage.users import delete_unconfirmed_users, insert_user, select_user, set_password_hash, update_user
 from tests.storage.samples import NOON, user, uuid7
 
 ADA, BOB = user(1, "ada@example.org"), user(2, "bob@example.org")

@@ -254,7 +254,7 @@ async def survey(connection: Connection) -> tuple[set[int], object, object]:
 
 
 @pytest.mark.parametrize(
-    "rounds", [pytest.param(1, id="1"), pytest.param(20, id="20", marks=pytest.mark.slow)]
+    "rounds", [pytest.param(1, id="1"), pytest.param(20, id="20", marks=pytest.mark.process)]
 )
 async def test_a_postgres_that_is_killed_under_load_loses_and_doubles_nothing(
     postgres: PostgresServer, postgres_url: str, rounds: int
@@ -288,7 +288,7 @@ async def test_a_schema_changed_by_another_instance_costs_one_retry(postgres_url
         assert await old.read(select_setting, "a") == "1"
 
 
-@pytest.mark.slow
+@pytest.mark.process
 async def test_a_postgres_that_goes_silent_is_given_up_on_and_found_again(
     postgres: PostgresServer, postgres_url: str
 ) -> None:

@@ -3,11 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
-from bluesminds.crypto import is_uuid, uuid7
+from bluesminds.common.crypto import is_uuid, uuid7
 from storage import Connection, open_store
-from storage.members import insert_user, select_users
 from storage.migrate import shipped
-from storage.tokens import TokenRow, insert_token, select_invites, select_token
+from storage.single_use_tokens import TokenRow, insert_token, select_invites, select_token
+from storage.users import insert_user, select_users
 from tests.storage.samples import NOON, user
 
 OLD = """

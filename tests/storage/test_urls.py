@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from storage import StorageUnavailable, reach, sqlite_path
+from storage import StorageUnavailable, ping, sqlite_path
 from tests.storage.postgres_server import PostgresServer
 
 TABLES = "SELECT 'tables: ' || count(*) FROM information_schema.tables WHERE table_schema = 'public';"
@@ -50,7 +50,7 @@ def test_a_url_that_means_nothing_is_refused_and_not_repeated(url: str) -> None:
 
 async def test_reaching_a_database_changes_nothing(postgres: PostgresServer) -> None:
     url = postgres.create_database()
-    await reach(url, seconds=5)
+    await ping(url, seconds=5)
     assert "tables: 0" in postgres.psql(f"\\connect {urlsplit(url).path[1:]}\n{TABLES}")
     with pytest.raises(StorageUnavailable):
-        await reach("postgresql://u@127.0.0.1:9/x", seconds=5)
+        await ping("postgresql://u@127.0.0.1:9/x", seconds=5)

@@ -15,7 +15,7 @@ from tests.web.people import Cast, assemble
 __all__ = ["gateway", "models", "postgres", "postgres_url"]
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.process)])
 async def cast(
     request: pytest.FixtureRequest, nursery: trio.Nursery, home: Path, models: ModelServer
 ) -> Cast:

@@ -16,8 +16,9 @@ import pytest
 import trio
 
 from bluesminds.http.asgi import ASGIApp
-from bluesminds.web import control, pages
+from bluesminds.web import app as web_app
 from bluesminds.web.guard import PLAIN_COOKIE, Access, Guard
+from bluesminds.web.pages import account_pages
 from bluesminds.web.routes import Route, route
 from tests import gateways
 from tests.gateways import Gateway
@@ -274,7 +275,7 @@ def told(answer: httpx.Response) -> Refusal:
 async def test_every_route_is_in_the_tables(gateway: Gateway) -> None:
     document = (await gateway.get("/openapi.json")).json()
     found = {f"{m.upper()} {path}" for path, methods in document["paths"].items() for m in methods}
-    shown = {one.name for one in pages.routes()}
+    shown = {one.name for one in account_pages.routes()}
     assert shown == set(PAGES.split("\n")) - {""}
     assert found | shown == WHO.keys()
     assert not found & shown
@@ -285,14 +286,14 @@ async def test_every_route_that_is_mounted_is_in_the_tables(
 ) -> None:
     """Also one that the reference does not tell of."""
     mounted: list[str] = []
-    create = control.create
+    create = web_app.create_app
 
     def watched(routes: Iterable[Route], guard: Guard, **more: Any) -> ASGIApp:
         kept = list(routes)
         mounted.extend(one.name for one in kept)
         return create(kept, guard, **more)
 
-    monkeypatch.setattr(control, "create", watched)
+    monkeypatch.setattr(web_app, "create_app", watched)
     await gateways.start(nursery, home, servers=[])
     assert sorted(mounted) == sorted(CONTROL)
 
@@ -310,7 +311,7 @@ def test_nothing_is_mounted_but_from_the_tables() -> None:
         "websocket",
         "register_blueprint",
     }
-    for path in sorted((ROOT / "bluesminds" / "web").glob("*.py")):
+    for path in sorted((ROOT / "bluesminds" / "web").rglob("*.py")):
         tree = ast.parse(path.read_text())
         uses = [
             ast.unparse(node)
@@ -332,8 +333,8 @@ async def test_a_route_is_served_as_its_table_says_and_nothing_besides(gateway: 
         """Do nothing."""
 
     one = route("GET", "/one", Access.ADMIN, handler, tag="Tests")
-    guard = control.Guard(gateway.core.sessions, gateway.core.throttle, public_url=None)
-    app: Any = control.create([one], guard, clock=gateway.core.clock, log=gateway.core.log)
+    guard = web_app.Guard(gateway.core.sessions, gateway.core.throttle, public_url=None)
+    app: Any = web_app.create_app([one], guard, clock=gateway.core.clock, log=gateway.core.log)
     rules = [(rule.rule, rule.methods) for rule in app.url_map.iter_rules()]
     assert rules == [("/one", {"GET", "HEAD"})]
 

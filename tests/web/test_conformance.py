@@ -39,7 +39,7 @@ CONFIG = schemathesis.Config.from_dict(
 PASSED_ON = "/v1/chat/completions"
 
 
-@pytest.mark.slow
+@pytest.mark.process
 @pytest.mark.parametrize("role", EXAMPLES)
 async def test_every_operation_keeps_to_the_reference(role: str, cast: Cast) -> None:
     document = (await cast.gateway.get("/openapi.json")).json()

@@ -7,14 +7,14 @@ from typing import Any
 import httpx
 import trio
 
-from bluesminds import main
+from bluesminds.app import serve
 from bluesminds.config import ListenSettings
-from bluesminds.http.server import Limits
+from bluesminds.http.server.serve import Limits
 from tests import gateways
 
 
 def test_every_limit_of_the_listener_is_a_setting() -> None:
-    assert main._limits(ListenSettings()) == Limits()
+    assert serve._limits(ListenSettings()) == Limits()
     numbers: dict[str, Any] = {
         name: value + 1
         for name, value in zip(
@@ -22,7 +22,7 @@ def test_every_limit_of_the_listener_is_a_setting() -> None:
         )
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
-    changed = main._limits(ListenSettings(**numbers))
+    changed = serve._limits(ListenSettings(**numbers))
     for limit in dataclasses.fields(Limits):
         assert getattr(changed, limit.name) != limit.default, limit.name
 

@@ -1,0 +1,91 @@
+"""What the owner of a key says about its use, brought into one form: what is compared on every request must
+have one spelling.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from ipaddress import IPv6Address
+from typing import Final
+
+from msgspec import Struct, structs
+
+from bluesminds.common.errors import InvalidRequest
+from bluesminds.common.networks import read_address, read_network
+from bluesminds.common.values import NO_LIMITS, LimitSet
+
+Words = tuple[str, ...] | None
+"""None is any."""
+
+SCOPES: Final = ("chat.completions", "models")
+LATEST: Final = 253_370_764_800_000  # the year 9999: no time beyond it can be written
+_ORIGIN: Final = re.compile(
+    r"(https?)://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?/?", re.IGNORECASE | re.ASCII
+)
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+
+
+class KeyPolicy(Struct, frozen=True):
+    """`expires_at` in milliseconds since the epoch."""
+
+    name: str
+    scopes: Words = None
+    allowed_models: Words = None
+    allowed_ips: Words = None
+    allowed_origins: Words = None
+    limits: LimitSet = NO_LIMITS
+    expires_at: int | None = None
+    metadata: Mapping[str, str] = {}
+
+    def checked(self, now: int, before: "KeyPolicy | None" = None) -> "KeyPolicy":
+        """In their one form. An end that was there before may lie in the past. Raises InvalidRequest."""
+        end = self.expires_at
+        if end is not None and not now < end < LATEST and (before is None or before.expires_at != end):
+            raise _invalid("expires_at", "must be in the future, and before the year 9999")
+        return structs.replace(
+            self,
+            scopes=_each(self.scopes, "scopes", _scope),
+            allowed_models=_each(self.allowed_models, "allowed_models", _model),
+            allowed_ips=_each(self.allowed_ips, "allowed_ips", lambda text: str(read_network(text))),
+            allowed_origins=_each(self.allowed_origins, "allowed_origins", _origin),
+        )
+
+
+def _each(words: Words, field: str, form: Callable[[str], str]) -> Words:
+    """Every entry in its one form, once."""
+    if words is None:
+        return None
+    try:
+        return tuple(dict.fromkeys(form(word) for word in words))
+    except ValueError as exc:
+        raise _invalid(field, f"is wrong: {exc}") from exc
+
+
+def _scope(text: str) -> str:
+    if text not in SCOPES:
+        raise ValueError(f"the scopes are {', '.join(SCOPES)}")
+    return text
+
+
+def _model(text: str) -> str:
+    if "*" in text[:-1]:
+        raise ValueError('"*" stands for any ending, so it can only be the last character of a name')
+    return text
+
+
+def _origin(text: str) -> str:
+    """As browsers send it: lower case, no default port, nothing after the host."""
+    match = _ORIGIN.fullmatch(text)
+    scheme, host, given = (match[1].lower(), match[2].lower(), match[3]) if match else ("", "", None)
+    address = read_address(host[1:-1]) if host.startswith("[") else None
+    port = int(given or _DEFAULT_PORTS.get(scheme, 0))
+    if not 0 < port < 65536 or (host.startswith("[") and not isinstance(address, IPv6Address)):
+        raise ValueError(
+            "an entry is no origin such as https://app.example.com or http://localhost:8080"
+            " (international names are written in punycode)"
+        )
+    host = host if address is None else f"[{address}]"
+    return f"{scheme}://{host}" if port == _DEFAULT_PORTS[scheme] else f"{scheme}://{host}:{port}"
+
+
+def _invalid(field: str, problem: str) -> InvalidRequest:
+    return InvalidRequest("invalid_value", f"{field} {problem}.", param=field)

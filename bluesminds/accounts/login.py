@@ -1,0 +1,166 @@
+"""Signing in and out, and changing one's password.
+
+A failed login does not show whether the account exists: an unknown address, a wrong password and an
+unconfirmed address get the same answer after the same work. That an account is disabled is only said after
+the right password. A login or a password change makes a new session; a password change ends all others.
+"""
+
+from contextlib import suppress
+from dataclasses import replace
+
+from bluesminds.accounts.audit import Actor, entry
+from bluesminds.accounts.sessions import NewSession, Sessions
+from bluesminds.accounts.throttle import Throttle
+from bluesminds.common.clock import Clock
+from bluesminds.common.emails import read_email
+from bluesminds.common.errors import GatewayError, RateLimited, Unauthenticated
+from bluesminds.common.log import Log
+from bluesminds.identity.password import Passwords
+from bluesminds.notify.mail_queue import MailQueue
+from bluesminds.notify.mail_templates import MailTemplates
+from storage.audit import AuditRow, hold_audit, insert_audit
+from storage.base import Connection, StorageError, Store
+from storage.sessions import delete_session, delete_sessions
+from storage.single_use_tokens import delete_tokens
+from storage.users import UserRow, select_user, select_user_by_email, set_password_hash, update_user
+
+
+class Auth:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        clock: Clock,
+        passwords: Passwords,
+        sessions: Sessions,
+        throttle: Throttle,
+        mail_queue: MailQueue,
+        templates: MailTemplates,
+        log: Log,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._passwords = passwords
+        self._sessions = sessions
+        self._throttle = throttle
+        self._mail_queue = mail_queue
+        self._templates = templates
+        self._log = log
+
+    async def login(
+        self, actor: Actor, *, email: str, password: str, user_agent: str, instead_of: str = ""
+    ) -> tuple[UserRow, NewSession]:
+        """A new session; the one with the token `instead_of`, if there is one, ends.
+
+        Raises Unauthenticated, RateLimited.
+        """
+        user = await self.prove(actor, email, password)
+        opened = self._sessions.new(user.id, address=actor.address, user_agent=user_agent)
+        await self._store.write(self._login, signed_as(actor, user), user, opened, instead_of)
+        await self._improve_hash(user, password)
+        return user, opened
+
+    async def logout(self, actor: Actor, user_id: str, session_id: str) -> None:
+        """In force when this returns."""
+        await self._store.write(self._logout, actor, user_id, session_id)
+
+    async def change_password(
+        self, actor: Actor, user_id: str, *, current: str, new: str, user_agent: str
+    ) -> tuple[UserRow, NewSession]:
+        """A new session; every other one ends. Raises Unauthenticated for a wrong `current`, InvalidRequest,
+        RateLimited.
+        """
+        user = await self.prove_again(actor, user_id, current)
+        password_hash = await self._passwords.hash(new, param="new_password")
+        opened = self._sessions.new(user.id, address=actor.address, user_agent=user_agent)
+        changed = await self._store.write(self._change_password, actor, user, password_hash, opened)
+        if changed.email is not None:
+            self._mail_queue.post(self._templates.password_changed(changed.email))
+        return changed, opened
+
+    async def _improve_hash(self, user: UserRow, password: str) -> None:
+        """Replace a hash with outdated parameters. A failure is ignored: the next login tries again."""
+        if user.password_hash is not None and self._passwords.is_outdated(user.password_hash):
+            with suppress(GatewayError, StorageError):
+                better = await self._passwords.hash(password)
+                await self._store.write(set_password_hash, user.id, user.password_hash, better)
+
+    async def prove(self, actor: Actor, email: str, password: str) -> UserRow:
+        """The user with this e-mail address and password. Raises Unauthenticated, RateLimited."""
+        self._throttle.count_login_attempt(email, actor.address)
+        address = read_email(email)
+        user = None if address is None else await self._store.read(select_user_by_email, address)
+        return await self._check_password(actor, email, user, password)
+
+    async def prove_again(self, actor: Actor, user_id: str, password: str) -> UserRow:
+        """The logged-in user, after checking the password again. Raises Unauthenticated, RateLimited."""
+        self._throttle.count_login_attempt(user_id, actor.address)
+        user = await self._store.read(select_user, user_id)
+        return await self._check_password(actor, user_id, user, password)
+
+    async def _check_password(
+        self, actor: Actor, account: str, user: UserRow | None, password: str
+    ) -> UserRow:
+        try:
+            matches = await self._passwords.verify(password, None if user is None else user.password_hash)
+        except RateLimited:
+            self._throttle.release(account, actor.address)
+            raise
+        if user is None or not matches or user.email_verified_at is None:
+            self._log.warning("sign_in_failed", client=actor.address, user_id="" if user is None else user.id)
+            raise invalid_credentials()
+        self._throttle.reset_on_success(account, actor.address)
+        if user.disabled_at is not None:
+            raise Unauthenticated("user_disabled", "This account is disabled. Ask the operator.")
+        return user
+
+    async def _login(
+        self, connection: Connection, actor: Actor, user: UserRow, opened: NewSession, instead_of: str
+    ) -> None:
+        await insert_audit(connection, self._session_entry(actor, "session.begin", opened))
+        await require_unchanged(connection, user)
+        await self._sessions.end_in(connection, actor, instead_of)
+        await self._sessions.open_in(connection, opened)
+
+    async def _logout(self, connection: Connection, actor: Actor, user_id: str, session_id: str) -> None:
+        audit = entry(self._clock, actor, "session.end", user_id, before={"session_id": session_id})
+        await hold_audit(connection)
+        if await delete_session(connection, user_id, session_id):
+            await insert_audit(connection, audit)
+
+    async def _change_password(
+        self, connection: Connection, actor: Actor, user: UserRow, password_hash: str, opened: NewSession
+    ) -> UserRow:
+        await hold_audit(connection)
+        changed = replace(await require_unchanged(connection, user), password_hash=password_hash)
+        await insert_audit(connection, self._session_entry(actor, "password.change", opened))
+        await update_user(connection, changed)
+        await delete_sessions(connection, user.id)
+        await delete_tokens(connection, user.id, "reset_password")
+        await self._sessions.open_in(connection, opened)
+        return changed
+
+    def _session_entry(self, actor: Actor, action: str, opened: NewSession) -> AuditRow:
+        row = opened.row
+        after = {"session_id": row.id, "user_agent": row.user_agent}
+        return entry(self._clock, actor, action, row.user_id, after=after)
+
+
+def signed_as(actor: Actor, user: UserRow) -> Actor:
+    """The actor of a login request, as the user it logged in."""
+    return Actor(name=user.id, address=actor.address)
+
+
+def invalid_credentials() -> Unauthenticated:
+    return Unauthenticated(
+        "invalid_credentials",
+        "The address or the password is wrong, or the address has not been confirmed yet.",
+    )
+
+
+async def require_unchanged(connection: Connection, user: UserRow) -> UserRow:
+    """The account as it is now, if what was proven of it still holds. Raises Unauthenticated."""
+    now = await select_user(connection, user.id)
+    if now is None or now.disabled_at is not None or now.password_hash != user.password_hash:
+        raise invalid_credentials()
+    return now

@@ -1,0 +1,314 @@
+"""Users, what an administrator does with them, and how the first administrator comes to be.
+
+Keys made at the command line belong to one plain user, the local operator. While there is no administrator
+every start makes a new bootstrap token, shown once and kept as a digest; whoever presents it becomes the
+first administrator, and the token is gone. From then on there is always one: the last enabled administrator
+can be neither disabled nor demoted.
+
+The addresses of accounts that an administrator makes count as verified: he vouches for them. Until an address
+is verified it is nobody's: whoever has signed up with it keeps nobody out of it. Once it is somebody's,
+nothing invites to it any more.
+"""
+
+import hmac
+import secrets
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+
+import trio
+from msgspec import UNSET, Struct, UnsetType, structs
+
+from bluesminds.accounts.audit import Actor, entry
+from bluesminds.common.clock import Clock
+from bluesminds.common.crypto import is_uuid, token_digest, uuid7
+from bluesminds.common.errors import Conflict, Forbidden, InvalidRequest, NotFound
+from storage.audit import AuditRow, hold_audit, insert_audit
+from storage.base import Connection, Store
+from storage.sessions import delete_sessions
+from storage.settings import delete_setting, put_setting, select_setting
+from storage.single_use_tokens import delete_invites, delete_tokens
+from storage.users import (
+    Role,
+    UserRow,
+    has_admin,
+    insert_user,
+    select_user,
+    select_user_by_email,
+    select_users,
+    update_user,
+)
+
+BOOTSTRAP = "bootstrap_token_sha256"
+LOCAL_USER = "local_user_id"
+
+
+class UserChanges(Struct, frozen=True):
+    """What an administrator changes; what is unset stays. A tier of None is none."""
+
+    full_name: str | UnsetType = UNSET
+    role: Role | UnsetType = UNSET
+    tier: str | UnsetType | None = UNSET
+    disabled: bool | UnsetType = UNSET
+
+
+class Users:
+    """`changed` is called after every change of what an account may do, so that caches of keys can be
+    emptied. `tiers` are the names that the settings know.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        clock: Clock,
+        changed: Callable[[], object] = lambda: None,
+        tiers: Collection[str] = (),
+        default_tier: str | None = None,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._changed = changed
+        self._tiers = tiers
+        self._default_tier = default_tier
+
+    async def has_admin(self) -> bool:
+        return await self._store.read(has_admin)
+
+    async def local_user(self, actor: Actor) -> tuple[str, bool]:
+        """The id of the user who owns the keys made at the command line, and whether it was made just now."""
+        return await self._store.write(self._local_user, actor)
+
+    async def new_bootstrap_token(self, actor: Actor) -> str | None:
+        """A token to be shown once, in the place of any before it; None when there is an administrator."""
+        token = secrets.token_urlsafe(32)
+        audit = entry(self._clock, actor, "bootstrap.issue", BOOTSTRAP)
+        issued = await self._store.write(_issue_token, token_digest(token).hex(), audit)
+        return token if issued else None
+
+    async def require_token(self, token: str) -> None:
+        """Raises Forbidden for a wrong or used token, before anything expensive is done for a stranger."""
+        expected = await self._store.read(select_setting, BOOTSTRAP)
+        if expected is None or not hmac.compare_digest(expected, token_digest(token).hex()):
+            raise _bad_token()
+
+    async def claim(self, actor: Actor, *, token: str, email: str, password_hash: str) -> UserRow:
+        """The first administrator. Raises Forbidden for a wrong or used token, Conflict when
+        the address is taken.
+        """
+        user = self._confirm_allowed("admin", email=email, password_hash=password_hash)
+        return await self._store.write(self._claim, actor, user, token_digest(token).hex())
+
+    async def create(
+        self,
+        actor: Actor,
+        *,
+        role: Role,
+        email: str,
+        password_hash: str,
+        full_name: str = "",
+        tier: str | UnsetType | None = UNSET,
+    ) -> UserRow:
+        """Raises Conflict, InvalidRequest for an unknown tier. The first administrator made so ends the
+        bootstrap token. Without a tier given, users get that of those who sign up, and administrators none.
+        """
+        if tier is UNSET:
+            tier = self._default_tier if role == "user" else None
+        self._require_tier(tier)
+        user = self._confirm_allowed(
+            role, email=email, password_hash=password_hash, full_name=full_name, tier=tier
+        )
+        return await self._store.write(self._create, actor, user)
+
+    async def list(self, *, email: str | None = None, after: str = "", limit: int = 100) -> Sequence[UserRow]:
+        """A page of users, oldest first, behind the one with the id `after`; with `email` the one who has
+        it.
+        """
+        if email is not None:
+            found = await self._store.read(select_user_by_email, email)
+            return [found] if found is not None and found.id > after else []
+        return await self._store.read(select_users, after, limit)
+
+    async def get(self, user_id: str) -> UserRow:
+        """Raises NotFound."""
+        return _found(await self._store.read(select_user, user_id) if is_uuid(user_id) else None)
+
+    async def update(self, actor: Actor, user_id: str, changes: UserChanges) -> UserRow:
+        """In force when this returns: a user who is disabled, or has another role, has no session left.
+
+        Raises NotFound, InvalidRequest for an unknown tier, Conflict for the last administrator and for
+        an address that is not confirmed.
+        """
+        if changes.tier is not UNSET:
+            self._require_tier(changes.tier)
+        if not is_uuid(user_id):
+            raise no_such_user()
+        with trio.CancelScope(shield=True):  # the caches must learn of it, also when whoever asked has left
+            try:
+                updated = await self._store.write(self._update, actor, user_id, changes)
+            finally:
+                self._changed()
+        return updated
+
+    async def rename(self, actor: Actor, user_id: str, full_name: str) -> UserRow:
+        """What users change of themselves. Raises NotFound."""
+        return await self._store.write(self._update, actor, user_id, UserChanges(full_name=full_name))
+
+    def _require_tier(self, tier: str | None) -> None:
+        if tier is not None and tier not in self._tiers:
+            known = ", ".join(self._tiers)
+            raise InvalidRequest("invalid_value", f"tier must be one of {known}, or null.", param="tier")
+
+    def _confirm_allowed(self, role: Role, *, email: str, password_hash: str, **more: str | None) -> UserRow:
+        user = new_user(self._clock, role, email=email, password_hash=password_hash, **more)
+        return replace(user, email_verified_at=user.created_at)
+
+    async def _update(
+        self, connection: Connection, actor: Actor, user_id: str, changes: UserChanges
+    ) -> UserRow:
+        await hold_audit(connection)
+        before = _found(await select_user(connection, user_id))
+        after = _changed(before, changes, self._clock.now_ms())
+        if after == before:
+            return before
+        if after.role == "admin" and before.role != "admin" and after.email_verified_at is None:
+            raise Conflict(
+                "email_not_confirmed",
+                "An administrator needs a confirmed address; this account has none yet.",
+            )
+        told = seen(after) | await end_invites(connection, after)
+        audit = entry(self._clock, actor, "user.update", user_id, before=seen(before), after=told)
+        await insert_audit(connection, audit)
+        await update_user(connection, after)
+        if is_admin(before) and not is_admin(after) and not await has_admin(connection):
+            raise Conflict("last_admin", "This is the last enabled administrator. Make another one first.")
+        if (after.role, after.disabled_at) != (before.role, before.disabled_at):
+            await delete_sessions(connection, user_id)
+            await delete_tokens(connection, user_id, "reset_password")
+        if is_admin(after):
+            await delete_setting(connection, BOOTSTRAP)
+        return after
+
+    async def _claim(self, connection: Connection, actor: Actor, user: UserRow, digest: str) -> UserRow:
+        await hold_audit(connection)
+        expected = await select_setting(connection, BOOTSTRAP)
+        if expected is None or not hmac.compare_digest(expected, digest):
+            raise _bad_token()
+        return await self._put(connection, actor, "admin.claim", user)
+
+    async def _create(self, connection: Connection, actor: Actor, user: UserRow) -> UserRow:
+        await hold_audit(connection)
+        return await self._put(connection, actor, "user.create", user)
+
+    async def _put(self, connection: Connection, actor: Actor, action: str, user: UserRow) -> UserRow:
+        """Write a new account, in the place of one that nobody has confirmed."""
+        known = await select_user_by_email(connection, user.email or "")
+        if is_taken(known):
+            raise email_taken()
+        if known is not None:
+            user = replace(user, id=known.id, created_at=known.created_at)
+        before = None if known is None else seen(known)
+        after = seen(user) | await end_invites(connection, user)
+        await insert_audit(connection, entry(self._clock, actor, action, user.id, before=before, after=after))
+        await (insert_user(connection, user) if known is None else update_user(connection, user))
+        await delete_tokens(connection, user.id, "verify_email")
+        await delete_tokens(connection, user.id, "reset_password")
+        if user.role == "admin":
+            await delete_setting(connection, BOOTSTRAP)
+        return user
+
+    async def _local_user(self, connection: Connection, actor: Actor) -> tuple[str, bool]:
+        await hold_audit(connection)
+        existing = await select_setting(connection, LOCAL_USER)
+        if existing is not None:
+            return existing, False
+        user = new_user(self._clock, "user", email=None, password_hash=None, full_name="Local operator")
+        await insert_audit(connection, entry(self._clock, actor, "user.create", user.id, after=seen(user)))
+        await put_setting(connection, LOCAL_USER, user.id)
+        await insert_user(connection, user)
+        return user.id, True
+
+
+def new_user(
+    clock: Clock,
+    role: Role,
+    *,
+    email: str | None,
+    password_hash: str | None,
+    full_name: str | None = "",
+    tier: str | None = None,
+) -> UserRow:
+    now = clock.now_ms()
+    return UserRow(
+        id=uuid7(now),
+        email=email,
+        full_name=full_name or "",
+        role=role,
+        password_hash=password_hash,
+        disabled_at=None,
+        created_at=now,
+        tier=tier,
+    )
+
+
+def seen(user: UserRow) -> dict[str, object]:
+    """An account as the audit log may tell of it."""
+    return {
+        "email": user.email,
+        "full_name": user.full_name,
+        "role": user.role,
+        "tier": user.tier,
+        "password": user.password_hash,  # masked there
+        "email_verified": user.email_verified_at is not None,
+        "disabled": user.disabled_at is not None,
+    }
+
+
+def is_admin(user: UserRow) -> bool:
+    return user.role == "admin" and user.disabled_at is None
+
+
+def is_taken(user: UserRow | None) -> bool:
+    """Whether the address of an account is somebody's, or was."""
+    return user is not None and (user.email_verified_at is not None or user.disabled_at is not None)
+
+
+async def end_invites(connection: Connection, user: UserRow) -> dict[str, object]:
+    """Make worthless what invites to the address of an account, if it is taken now: it would be good again
+    once the account has another. What the audit log is to tell of it.
+    """
+    # Those that are too old as well: a clock may be set back.
+    ended = await delete_invites(connection, user.email or "", 0) if is_taken(user) else ()
+    return {"ended_invite_ids": [row.id for row in ended]} if ended else {}
+
+
+def email_taken() -> Conflict:
+    return Conflict("email_taken", "There is already an account with this address.")
+
+
+def _changed(user: UserRow, changes: UserChanges, now: int) -> UserRow:
+    given = {name: value for name, value in structs.asdict(changes).items() if value is not UNSET}
+    disabled = given.pop("disabled", user.disabled_at is not None)
+    return replace(user, **given, disabled_at=(user.disabled_at or now) if disabled else None)
+
+
+def _found(user: UserRow | None) -> UserRow:
+    if user is None:
+        raise no_such_user()
+    return user
+
+
+def no_such_user(param: str | None = None) -> NotFound:
+    return NotFound("user_not_found", "There is no user with this id.", param=param)
+
+
+def _bad_token() -> Forbidden:
+    return Forbidden("invalid_bootstrap_token", "The bootstrap token is wrong or has been used.")
+
+
+async def _issue_token(connection: Connection, digest: str, audit: AuditRow) -> bool:
+    await hold_audit(connection)
+    if await has_admin(connection):
+        return False
+    await insert_audit(connection, audit)
+    await put_setting(connection, BOOTSTRAP, digest)
+    return True

@@ -1,0 +1,1 @@
+"""Composition: builds services and the data plane, and serves them."""

@@ -1,0 +1,130 @@
+"""What a start would refuse though every setting is of the right type, found without starting.
+
+It uses the parsers and the doors that the start uses, and leaves nothing behind. `problems` asks no server
+and no database, `unanswered` asks them all.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import trio
+
+from bluesminds.app.services import configured_server
+from bluesminds.app.state_dir import BadState, ForeignState, StateDir
+from bluesminds.config import Loaded, Problem, ServerSettings, Settings
+from bluesminds.gateway.probe import probe
+from bluesminds.http.client.pool import Origin, Pool, tls_context
+from bluesminds.http.server.sockets import bind_tcp
+from storage import StorageError, ping, sqlite_path
+
+
+def problems(loaded: Loaded) -> Iterator[Problem]:
+    """In no order of importance; none repeats a secret."""
+    settings = loaded.settings
+    yield from _state_dir(settings, loaded.origins["state_dir"].place)
+    yield from _database(settings, loaded.origins["storage.url"].place)
+    yield from _address(settings, loaded.origins["server.host"].place)
+    for server in settings.servers:
+        if server.url is not None:
+            try:
+                Origin.parse(server.url)
+            except ValueError as error:
+                where = loaded.origins[f"servers.{server.name}.url"].place
+                message = f'url in [[servers]] "{server.name}" cannot be used: {error}'
+                yield Problem(where, message, "write it like https://host:port/path")
+
+
+def _state_dir(settings: Settings, where: str) -> Iterator[Problem]:
+    try:
+        StateDir(settings.state_dir).examine()
+    except ForeignState as error:
+        # Root checks the configuration of a service that runs as another user.
+        if os.geteuid() != 0:
+            yield Problem(where, str(error), error.remedy)
+        return
+    except BadState as error:
+        yield Problem(where, str(error), error.remedy)
+        return
+    if reason := _why_not_writable(settings.state_dir):
+        remedy = "name a directory that the gateway may make, or may write to: state_dir"
+        yield Problem(where, f"state_dir cannot be used: {settings.state_dir}: {reason}", remedy)
+
+
+def _database(settings: Settings, where: str) -> Iterator[Problem]:
+    if settings.storage.url is None:
+        return
+    try:
+        path = sqlite_path(settings.storage.url.reveal())
+    except ValueError as error:
+        remedy = "write sqlite:///absolute/path.db or postgresql://user:password@host/name"
+        yield Problem(where, f"url in [storage] cannot be used: {error}", remedy)
+        return
+    if path is None:
+        return
+    if path.is_dir():
+        yield Problem(where, f"url in [storage] names a directory: {path}", "name a file in it")
+    elif not path.parent.is_dir():
+        yield Problem(where, f"url in [storage] is in no directory: {path.parent}", f"mkdir -p {path.parent}")
+    elif reason := _why_not_writable(path.parent):
+        remedy = "SQLite needs a directory that the gateway may write to"
+        yield Problem(where, f"url in [storage] cannot be used: {path.parent}: {reason}", remedy)
+
+
+def _why_not_writable(directory: Path) -> str:
+    """Found out by writing, for modes do not tell all: there, or where it would have to be made."""
+    place = directory.absolute()
+    while not place.exists():
+        place = place.parent
+    try:
+        with tempfile.TemporaryDirectory(prefix=".bluesminds-", dir=place):
+            return ""
+    except OSError as error:
+        return error.strerror or "it cannot be written to"
+
+
+def _address(settings: Settings, where: str) -> Iterator[Problem]:
+    """On a free port: the gateway itself may be running on its own."""
+    host = settings.server.host
+    try:
+        sockets = bind_tcp(host, 0)
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it cannot be the name of a machine"
+        remedy = 'host must be an address of this machine: host = "127.0.0.1"'
+        yield Problem(where, f"host in [server] cannot be listened on: {host}: {reason}", remedy)
+        return
+    for sock in sockets:
+        sock.close()
+
+
+async def connectivity_checks(loaded: Loaded) -> list[Problem]:
+    """The database and the servers of the configuration that do not answer as they should. For settings
+    without problems.
+    """
+    settings = loaded.settings
+    found: list[Problem] = []
+
+    async def ask(pool: Pool, row: ServerSettings) -> None:
+        server = configured_server(row, demo_url="", keyless=settings.keyless.enabled)
+        asked = server.api_key is not None or not server.keyless  # else only clients have a key for it
+        answer = await probe(pool, server, seconds=settings.upstream.probe_timeout, list_models=asked)
+        if answer.problem is not None:
+            where = loaded.origins[f"servers.{row.name}.url"].place
+            message = f'[[servers]] "{row.name}" does not answer as it should: {answer.problem}'
+            found.append(Problem(where, message, "check its url and api_key"))
+
+    try:
+        await ping(settings.database_url.reveal(), seconds=settings.storage.settle_timeout)
+    except StorageError as error:
+        where = loaded.origins["storage.url"].place
+        found.append(Problem(where, str(error), "check storage.url and that the database runs"))
+    async with trio.open_nursery() as nursery:
+        pool = Pool(tls=tls_context(settings.upstream.ca_file))
+        await nursery.start(pool.run)
+        async with trio.open_nursery() as questions:
+            for row in settings.servers:
+                if row.enabled and row.dialect != "demo":
+                    questions.start_soon(ask, pool, row)
+        nursery.cancel_scope.cancel()
+    return found

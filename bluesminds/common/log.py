@@ -1,0 +1,176 @@
+"""One structured line per event on one stream, JSON or readable text.
+
+Values are encoded, never interpolated: control characters in client text cannot start a new line. Nothing
+here takes headers, bodies or settings wholesale; callers name each field, so a secret has no way in.
+"""
+
+import contextlib
+import logging
+import os
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Self
+
+import msgspec
+
+from bluesminds.common.clock import Clock
+
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+# DEL and the C1 controls, which JSON leaves alone and some terminals obey.
+_TERMINAL_CONTROLS = dict.fromkeys(range(0x7F, 0xA0), "\ufffd")
+_MAX_TEXT = 2000  # characters of one field; client text must not make unbounded lines
+
+Write = Callable[[bytes], object]
+
+
+def write_stderr(line: bytes) -> None:
+    """One write per line, for commands. Nobody listening is no reason to fail."""
+    with contextlib.suppress(OSError):
+        os.write(2, line)
+
+
+class LineWriter:
+    """Writes lines from a thread of its own, so that a reader who stalls or leaves holds up nothing.
+
+    A context manager: lines are taken while it is open, and what is left is written at its end, for at most
+    FLUSH_SECONDS. A full queue drops lines and says later how many. Lines wait up to PACE seconds, which
+    makes one system call of many.
+    """
+
+    MAX_LINES = 10_000
+    PACE = 0.02
+    FLUSH_SECONDS = 2.0
+
+    def __init__(self, descriptor: int = 2) -> None:
+        self._descriptor = descriptor
+        self._lines: deque[bytes] = deque()
+        self._dropped = 0
+        self._work = threading.Event()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+
+    def __call__(self, line: bytes) -> None:
+        if len(self._lines) >= self.MAX_LINES:
+            self._dropped += 1
+            return
+        self._lines.append(line)
+        if not self._work.is_set():
+            self._work.set()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.set()
+        self._work.set()
+        self._thread.join(self.FLUSH_SECONDS)
+
+    def _run(self) -> None:
+        while self._lines or not self._closing.is_set():
+            self._work.wait()
+            self._closing.wait(self.PACE)
+            self._work.clear()
+            self._write_all()
+
+    def _write_all(self) -> None:
+        lines = [self._lines.popleft() for _ in range(len(self._lines))]
+        dropped, self._dropped = self._dropped, 0
+        if dropped:
+            lines.append(b'{"level":"warning","event":"log_lines_dropped","count":%d}\n' % dropped)
+        rest = memoryview(b"".join(lines))
+        with contextlib.suppress(OSError):
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+
+
+class Log:
+    """`log.info("request", status=200)`. Levels: debug, info, warning, error."""
+
+    def __init__(
+        self, clock: Clock, *, level: str = "info", json: bool = True, write: Write = write_stderr
+    ) -> None:
+        self._clock = clock
+        self._threshold = LEVELS[level]
+        self._render = _json_line if json else _text_line
+        self._write = write
+
+    def debug(self, event: str, **fields: object) -> None:
+        self._emit("debug", event, fields)
+
+    def info(self, event: str, **fields: object) -> None:
+        self._emit("info", event, fields)
+
+    def warning(self, event: str, **fields: object) -> None:
+        self._emit("warning", event, fields)
+
+    def error(self, event: str, **fields: object) -> None:
+        self._emit("error", event, fields)
+
+    def exception(self, event: str, exc: BaseException, **fields: object) -> None:
+        """An unexpected error with where it happened: file, line and function of each frame, no values.
+
+        The exception's own text is left out, because libraries put what they were given into it.
+        """
+        frames = [
+            f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno}:{frame.name}"
+            for frame in traceback.extract_tb(exc.__traceback__)
+        ]
+        self._emit("error", event, {**fields, "error": type(exc).__name__, "frames": frames[-20:]})
+
+    def _emit(self, level: str, event: str, fields: dict[str, object]) -> None:
+        if LEVELS[level] >= self._threshold:
+            self._write(self._render(self._clock.now_ms(), level, event, fields))
+
+
+_encoder = msgspec.json.Encoder(enc_hook=str)
+
+
+def _json_line(now_ms: int, level: str, event: str, fields: dict[str, object]) -> bytes:
+    record: dict[str, object] = {"time": _timestamp(now_ms), "level": level, "event": event}
+    for name, value in fields.items():
+        record[name] = _bounded(value)
+    return _encoder.encode(record) + b"\n"
+
+
+def _text_line(now_ms: int, level: str, event: str, fields: dict[str, object]) -> bytes:
+    shown = " ".join(
+        f"{name}={_encoder.encode(_bounded(value)).decode()}"
+        for name, value in fields.items()
+        if value is not None
+    )
+    line = f"{_timestamp(now_ms)[11:23]} {level:<7} {event} {shown}".rstrip()
+    return line.translate(_TERMINAL_CONTROLS).encode() + b"\n"
+
+
+def _bounded(value: object) -> object:
+    if isinstance(value, str):
+        return value[:_MAX_TEXT].encode("utf-8", "replace").decode()
+    if isinstance(value, list | tuple):
+        return [_bounded(item) for item in value]
+    if isinstance(value, dict):
+        return {_bounded(name): _bounded(item) for name, item in value.items()}
+    return value
+
+
+def _timestamp(now_ms: int) -> str:
+    return (
+        datetime.fromtimestamp(now_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    )
+
+
+class LibraryLog(logging.Handler):
+    """What libraries say through the standard logging module, as lines of ours.
+
+    Only the message and the logger's name pass: an exception's text may quote what a library was given.
+    """
+
+    def __init__(self, log: Log) -> None:
+        super().__init__(level=logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._log.warning("library", logger=record.name, message=record.getMessage())

@@ -1,0 +1,182 @@
+"""Which line of a TOML text each key stands on, because tomllib does not say.
+
+It reads only the outline: headers, keys, and enough of values to step over them. It is meant for text that
+tomllib has accepted; for any other text it returns something and never raises. Paths are tuples of keys and,
+inside arrays, positions: ("servers", 0, "url"); they end at DEPTH, so that nesting cannot make them large.
+"""
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+KeyPath = tuple[str | int, ...]
+
+DEPTH = 16
+
+_TOKEN = re.compile(
+    r'''
+      (?P<space>   [ \t]+ | \#[^\n]* )
+    | (?P<newline> \n )
+    | (?P<block>   """(?:[^"\\]|\\.|"{1,2}(?!"))*+"{3,5} | \'\'\'(?:[^']|'{1,2}(?!'))*+'{3,5} )
+    | (?P<word>    [A-Za-z0-9_-]+ )
+    | (?P<quoted>  "(?:[^"\\\n]|\\[^\n])*+" | '[^'\n]*+' )
+    | (?P<mark>    . )
+    ''',
+    re.VERBOSE | re.DOTALL,
+)
+
+
+class _Token(NamedTuple):
+    kind: str
+    text: str
+    line: int
+
+
+def _tokens(text: str) -> Iterator[_Token]:
+    line = 1
+    for match in _TOKEN.finditer(text):
+        kind, part = match.lastgroup or "", match.group()
+        if kind != "space":
+            yield _Token(kind, part, line)
+        if kind in ("newline", "block"):
+            line += part.count("\n")
+
+
+def _key(token: _Token) -> str:
+    if token.kind != "quoted":
+        return token.text
+    try:
+        return next(iter(tomllib.loads(f"{token.text} = 0")))
+    except tomllib.TOMLDecodeError:
+        return token.text
+
+
+def _below(path: KeyPath, part: str | int) -> KeyPath:
+    return (*path, part) if len(path) < DEPTH else path
+
+
+@dataclass(slots=True)
+class _OpenTable:
+    """An array or inline table that has begun and not ended; `index` is the position in an array."""
+
+    path: KeyPath
+    index: int | None
+
+
+@dataclass(slots=True)
+class _TableTree:
+    lines: dict[KeyPath, int] = field(default_factory=dict)
+    counts: dict[KeyPath, int] = field(default_factory=dict)
+    table: KeyPath = ()
+    stack: list[_OpenTable] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    value_of: KeyPath | None = None
+
+    def note(self, base: KeyPath, keys: list[str], line: int) -> KeyPath:
+        """Record every prefix of a dotted key, the first sighting winning; return the whole path."""
+        path = base
+        for key in keys:
+            path = _below(path, key)
+            self.lines.setdefault(path, line)
+        return path
+
+    def header(self, keys: list[str], array: bool, line: int) -> None:
+        path: KeyPath = ()
+        for key in keys[:-1]:
+            path = self._last(self.note(path, [key], line))
+        path = self.note(path, keys[-1:], line)
+        if array:
+            self.counts[path] = self.counts.get(path, -1) + 1
+        self.table = self._last(path)
+        self.lines.setdefault(self.table, line)
+
+    def _last(self, path: KeyPath) -> KeyPath:
+        return _below(path, self.counts[path]) if path in self.counts else path
+
+    def take(self, token: _Token) -> None:
+        """One token of a statement, that is of anything but a header."""
+        if self.value_of is None:
+            self._take_in_key(token)
+        else:
+            self._take_in_value(token)
+
+    def _take_in_key(self, token: _Token) -> None:
+        if token.kind in ("word", "quoted"):
+            self.keys.append(_key(token))
+        elif token.text == "=":
+            base = self.stack[-1].path if self.stack else self.table
+            self.value_of = self.note(base, self.keys, token.line)
+            self.keys = []
+        elif token.text == "}":
+            self._close()
+        elif token.kind == "newline" and not self.stack:
+            self.keys = []
+
+    def _take_in_value(self, token: _Token) -> None:
+        path = self.value_of or ()
+        if self.stack and self.stack[-1].index is not None and token.text not in (",", "]", "\n"):
+            self.lines.setdefault(path, token.line)
+        if token.text == "[":
+            self.stack.append(_OpenTable(path, 0))
+            self.value_of = _below(path, 0)
+        elif token.text == "{":
+            self.stack.append(_OpenTable(path, None))
+            self.value_of, self.keys = None, []
+        elif token.text in ("]", "}"):
+            self._close()
+        elif token.text == ",":
+            self._next()
+        elif token.kind == "newline" and not self.stack:
+            self.value_of = None
+
+    def _close(self) -> None:
+        """End the innermost array or inline table; what follows it is a comma or a newline."""
+        self.keys = []
+        self.value_of = self.stack.pop().path if self.stack else ()
+
+    def _next(self) -> None:
+        if not self.stack:
+            return
+        inner = self.stack[-1]
+        if inner.index is None:
+            self.value_of = None
+        else:
+            inner.index += 1
+            self.value_of = _below(inner.path, inner.index)
+
+
+def index_lines(text: str) -> Mapping[KeyPath, int]:
+    """The line, from 1, of every key, table and array element of a TOML text."""
+    outline = _TableTree()
+    tokens = _tokens(text.replace("\r\n", "\n"))
+    for token in tokens:
+        at_statement = outline.value_of is None and not outline.stack and not outline.keys
+        if token.text == "[" and token.kind == "mark" and at_statement:
+            _read_header(outline, token, tokens)
+        else:
+            outline.take(token)
+    return outline.lines
+
+
+def _read_header(outline: _TableTree, start: _Token, tokens: Iterator[_Token]) -> None:
+    array, keys = False, list[str]()
+    for token in tokens:
+        if token.kind in ("word", "quoted"):
+            keys.append(_key(token))
+        elif token.text == "[":
+            array = True
+        elif token.text == "]" or token.kind == "newline":
+            break
+    if keys:
+        outline.header(keys, array, start.line)
+
+
+def line_of(lines: Mapping[KeyPath, int], path: KeyPath) -> int | None:
+    """The line of a path, else of the nearest table around it that has one."""
+    while path:
+        if path in lines:
+            return lines[path]
+        path = path[:-1]
+    return None

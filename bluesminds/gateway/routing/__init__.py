@@ -1,0 +1,1 @@
+"""Which servers can answer a request, and in which order."""

@@ -1,0 +1,1 @@
+"""Sending a request to servers, with failover."""

@@ -1,0 +1,45 @@
+"""Who is at the other end of a connection, and how many connections each of them has."""
+
+import socket
+from collections import Counter
+from typing import Any
+
+from bluesminds.http.server.exchange import Client
+
+Address = Any  # what accept() gives: a tuple for TCP, a string or bytes for Unix
+Source = str | bytes
+
+
+def peer_of(client: socket.socket, address: Address) -> Client:
+    """An IPv4 client on an IPv6 socket is an IPv4 client. None on a Unix socket."""
+    return None if client.family == socket.AF_UNIX else (address[0].removeprefix("::ffff:"), address[1])
+
+
+class ConnectionCounter:
+    """Counts connections by address, of which each may have `cap`; 0 is no cap, and nothing is counted."""
+
+    def __init__(self, cap: int) -> None:
+        self._cap = cap
+        self._open: Counter[Source] = Counter()
+
+    def is_full(self, peer: Client) -> bool:
+        return bool(self._cap) and peer is not None and self._open[_source(peer[0])] >= self._cap
+
+    def enter(self, peer: Client) -> Source | None:
+        """What to leave with."""
+        if peer is None or not self._cap:
+            return None
+        source = _source(peer[0])
+        self._open[source] += 1
+        return source
+
+    def leave(self, source: Source | None) -> None:
+        if source is not None:
+            self._open[source] -= 1
+            if not self._open[source]:
+                del self._open[source]
+
+
+def _source(host: str) -> Source:
+    """What counts as one address: an IPv6 client owns its /64."""
+    return socket.inet_pton(socket.AF_INET6, host.partition("%")[0])[:8] if ":" in host else host

@@ -1,0 +1,324 @@
+"""Bytes of one HTTP/1.x connection to requests, without I/O (llhttp parses, this judges).
+
+Promises that what it yields is framed unambiguously: one Host, one length, chunked or nothing, a target that
+cannot be read two ways. Everything else ends the input with a Refusal that comes after the valid requests
+before it. Memory and CPU are bounded by Limits and by the size of what is fed. An `Upgrade` is ignored, as
+RFC 9110 allows, except a WebSocket's, which is yielded as the connection's last request.
+"""
+
+import re
+from collections import deque
+from typing import NoReturn
+from urllib.parse import unquote
+
+import httptools
+
+from bluesminds.http.server import rejections
+from bluesminds.http.server.limits import Limits
+from bluesminds.http.server.rejections import Rejection
+
+Header = tuple[bytes, bytes]
+
+_FRAMING = frozenset((b"host", b"content-length", b"transfer-encoding", b"expect", b"upgrade"))
+_HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+;=%-]*(?::[0-9]*)?|\[[0-9A-Fa-f:.]+\](?::[0-9]*)?")
+_ABSOLUTE = re.compile(rb"https?://([^/?#]*)([^#]*)", re.IGNORECASE)
+_BYTES_PER_CHUNK = 12  # a size of eight digits and two line ends: what plain framing costs
+
+
+class _Refused(Exception):
+    """Ends parsing from inside a callback; the reason is in the intake."""
+
+
+class ParsedRequest:
+    """One request as far as it has arrived. `pieces` is the body not yet taken by its reader."""
+
+    __slots__ = (
+        "chunked",
+        "complete",
+        "expects_continue",
+        "headers",
+        "keep_alive",
+        "length",
+        "method",
+        "pieces",
+        "received",
+        "target",
+        "version",
+        "websocket",
+    )
+
+    def __init__(self, method: str, version: str, headers: list[Header]) -> None:
+        self.method = method
+        self.version = version
+        self.headers = headers
+        self.target = ("", b"", b"")  # decoded path, raw path, query string
+        self.length = 0
+        self.chunked = False
+        self.keep_alive = True
+        self.expects_continue = False
+        self.websocket = False
+        self.pieces: list[bytes] = []
+        self.received = 0
+        self.complete = False
+
+
+class RequestParser:
+    """The parser of one connection. Feed it, then take requests from `ready`; the last may be incomplete."""
+
+    __slots__ = (
+        "_chunks",
+        "_current",
+        "_expect",
+        "_fed",
+        "_head_fed",
+        "_headers",
+        "_host",
+        "_length",
+        "_limits",
+        "_overhead",
+        "_parser",
+        "_seen_host",
+        "_seen_target",
+        "_seen_url",
+        "_transfer",
+        "_upgrade",
+        "_upgrading",
+        "_url",
+        "ended",
+        "leftover",
+        "mid_head",
+        "ready",
+        "refusal",
+    )
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self.ready: deque[ParsedRequest] = deque()
+        self.refusal: Rejection | None = None
+        self.ended = False
+        self.mid_head = False
+        self.leftover = b""
+        self._current: ParsedRequest | None = None
+        self._upgrading = False
+        self._fed = self._head_fed = self._overhead = self._chunks = 0
+        self._seen_host: bytes | None = None
+        self._seen_url: bytes | None = None
+        self._seen_target = ("", b"", b"")
+        self._parser = httptools.HttpRequestParser(self)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._url = b""
+        self._headers: list[Header] = []
+        self._host: bytes | None = None
+        self._length: bytes | None = None
+        self._transfer: bytes | None = None
+        self._expect: bytes | None = None
+        self._upgrade: bytes | None = None
+
+    def feed(self, data: bytes) -> None:
+        """Parse the next bytes. Once `ended`, whatever else comes is ignored."""
+        current = self._current
+        received = current.received if current else 0
+        self._fed = len(data)
+        rest: bytes | None = data
+        while rest is not None and not self.ended:
+            rest = self._parse(rest)
+        if self.ended:
+            return
+        self._head_fed = self._head_fed + len(data) if self.mid_head else 0
+        if self._head_fed > self._limits.header_bytes:
+            self._end(rejections.HEADERS_TOO_LARGE)
+        elif current is not None and current is self._current and current.chunked:
+            self._overhead += len(data) - (current.received - received)
+            if self._overhead > self._limits.header_bytes + _BYTES_PER_CHUNK * self._chunks:
+                self._end(rejections.TOO_MANY_CHUNKS)
+
+    def _parse(self, data: bytes) -> bytes | None:
+        """Feed llhttp once; the bytes after an upgrade's head are returned to be fed again."""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            return self._after_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            if self.ended:
+                return None
+            cause = error.__context__
+            if isinstance(error, httptools.HttpParserCallbackError) and cause is not None:
+                raise cause from None
+            self._end(rejections.malformed(str(error).replace("`", "")))
+        return None
+
+    def _end(self, refusal: Rejection | None) -> None:
+        self.ended = True
+        self.mid_head = False
+        self.refusal = refusal
+
+    def _refuse(self, refusal: Rejection) -> NoReturn:
+        self._end(refusal)
+        raise _Refused
+
+    def _after_upgrade(self, rest: bytes) -> bytes | None:
+        """Go on as if the upgrade had not been asked for, unless it is a WebSocket's."""
+        request = self.ready[-1]
+        self._upgrading = False
+        if request.websocket:
+            self.leftover = rest
+            self._complete(request)
+            self.ended = True
+            return None
+        self._parser = httptools.HttpRequestParser(self)
+        if not (request.length or request.chunked):
+            self._complete(request)
+            return rest
+        framing = b"transfer-encoding: chunked" if request.chunked else b"content-length: %d" % request.length
+        self._parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n\r\n" % framing)
+        return rest
+
+    def _complete(self, request: ParsedRequest) -> None:
+        request.complete = True
+        self._current = None
+        self._head_fed = -self._fed  # this feed's bytes are not the next head's, or only in part
+        if not request.keep_alive:
+            self.ended = True
+
+    # What llhttp calls. While a body is under way, anything but body is a trailer (or the stand-in head
+    # written by _after_upgrade) and is dropped.
+
+    def on_message_begin(self) -> None:
+        if self._current is None:
+            if self.ended:
+                raise _Refused
+            self.mid_head = True
+
+    def on_url(self, url: bytes) -> None:
+        if self._current is None:
+            self._url += url
+            if len(self._url) > self._limits.url_bytes:
+                self._refuse(rejections.URL_TOO_LONG)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._current is not None:
+            return
+        name = name.lower()
+        value = value.rstrip(b" \t")
+        self._headers.append((name, value))
+        if name in _FRAMING:
+            self._note(name, value)
+
+    def _note(self, name: bytes, value: bytes) -> None:
+        if name == b"host":
+            if self._host is not None:
+                self._refuse(rejections.malformed("more than one Host"))
+            self._host = value
+        elif name == b"content-length":
+            self._length = value
+        elif name == b"transfer-encoding":
+            self._transfer = value.lower() if self._transfer is None else b"several"
+        elif name == b"expect":
+            self._expect = value.lower()
+        else:
+            self._upgrade = value.lower()
+
+    def on_headers_complete(self) -> None:
+        if self._current is not None:
+            return
+        self.mid_head = False
+        self._check_size()
+        parser = self._parser
+        version = parser.get_http_version()
+        request = ParsedRequest(parser.get_method().decode("ascii"), version, self._headers)
+        request.keep_alive = parser.should_keep_alive()
+        self._check_framing(request)
+        request.target = self._target(request)
+        if parser.should_upgrade():
+            self._upgrading = True
+            request.websocket = (
+                self._upgrade == b"websocket"
+                and request.method == "GET"
+                and version == "1.1"
+                and not (request.length or request.chunked)
+            )
+        self._current = request
+        self._overhead = self._chunks = 0
+        self.ready.append(request)
+        self._begin()
+
+    def _check_size(self) -> None:
+        limits = self._limits
+        if len(self._headers) > limits.header_lines:
+            self._refuse(rejections.HEADERS_TOO_LARGE)
+        if max(self._fed, self._head_fed + self._fed) > limits.header_bytes:
+            size = len(self._url) + sum(len(name) + len(value) + 4 for name, value in self._headers)
+            if size > limits.header_bytes:
+                self._refuse(rejections.HEADERS_TOO_LARGE)
+
+    def _check_framing(self, request: ParsedRequest) -> None:
+        version = request.version
+        if version not in ("1.1", "1.0"):
+            self._refuse(rejections.UNKNOWN_VERSION)
+        if request.method == "CONNECT":
+            self._refuse(rejections.NO_TUNNELS)
+        if self._host is None:
+            if version == "1.1":
+                self._refuse(rejections.malformed("a Host header is required"))
+        elif self._host != self._seen_host:
+            if not _HOST.fullmatch(self._host):
+                self._refuse(rejections.malformed("the Host header is not a host"))
+            self._seen_host = self._host
+        if self._transfer is not None:
+            if version == "1.0":
+                self._refuse(rejections.malformed("Transfer-Encoding came with HTTP/1.0"))
+            if self._transfer != b"chunked":
+                self._refuse(rejections.UNKNOWN_CODING)
+            request.chunked = True
+        elif self._length is not None:
+            request.length = int(self._length)
+            if request.length > self._limits.body_bytes:
+                self._refuse(rejections.BODY_TOO_LARGE)
+        if self._expect is not None and version == "1.1":
+            if self._expect != b"100-continue":
+                self._refuse(rejections.UNKNOWN_EXPECTATION)
+            request.expects_continue = True
+
+    def _target(self, request: ParsedRequest) -> tuple[str, bytes, bytes]:
+        """The target's decoded path, raw path and query; clients repeat themselves, so the last is kept."""
+        url = self._url
+        if url == self._seen_url:
+            return self._seen_target
+        absolute = None
+        if url == b"*" and request.method == "OPTIONS":
+            return ("*", b"*", b"")
+        if not url.startswith(b"/"):
+            absolute = _ABSOLUTE.fullmatch(url)
+            if absolute is None:
+                self._refuse(rejections.malformed("the request target is neither a path nor a URL"))
+            if absolute[1].lower() != (self._host or b"").lower():
+                self._refuse(rejections.malformed("the URL and the Host header name different hosts"))
+            url = absolute[2] if absolute[2].startswith(b"/") else b"/" + absolute[2]
+        if b"#" in url:
+            self._refuse(rejections.malformed("the request target has a fragment"))
+        raw, _, query = url.partition(b"?")
+        path = raw.decode("ascii")
+        target = (unquote(path) if "%" in path else path, raw, query)
+        if absolute is None:
+            self._seen_url, self._seen_target = self._url, target
+        return target
+
+    def on_chunk_header(self) -> None:
+        self._chunks += 1
+        if self._chunks > self._limits.body_chunks:
+            self._refuse(rejections.TOO_MANY_CHUNKS)
+
+    def on_body(self, data: bytes) -> None:
+        request = self._current
+        if request is None:
+            return
+        request.received += len(data)
+        if request.received > self._limits.body_bytes:
+            self._refuse(rejections.BODY_TOO_LARGE)
+        request.pieces.append(data)
+
+    def on_message_complete(self) -> None:
+        if self._current is not None and not self._upgrading:
+            self._complete(self._current)

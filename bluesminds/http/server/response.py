@@ -1,0 +1,107 @@
+"""One answer's framing, without I/O: ASGI response messages to HTTP/1.1 bytes.
+
+The head waits for the first piece of body, so a whole answer is one buffer, and a streamed piece one chunk.
+Refuses what would corrupt the connection: line ends in headers, a body unlike its declared length.
+"""
+
+from collections.abc import Iterable
+from http import HTTPStatus
+
+from bluesminds.http.server.request_parser import ParsedRequest
+
+_STATUS_LINES = {int(status): f"HTTP/1.1 {status} {status.phrase}\r\n".encode() for status in HTTPStatus}
+_HOP = frozenset((b"connection", b"keep-alive", b"transfer-encoding", b"upgrade", b"content-length", b"date"))
+_LAST_CHUNK = b"0\r\n\r\n"
+_LENGTH, _CHUNKED, _UNTIL_CLOSE, _NOTHING = range(4)
+
+
+class Reply:
+    """`close` says whether the connection ends with this answer; it may be set until the head is framed."""
+
+    __slots__ = ("_framing", "_left", "_request", "close", "done", "started")
+
+    def __init__(self, request: ParsedRequest, close: bool) -> None:
+        self._request = request
+        self._framing = _NOTHING
+        self._left = 0
+        self.close = close
+        self.started = False
+        self.done = False
+
+    @property
+    def ends_by_close(self) -> bool:
+        return self._framing == _UNTIL_CLOSE
+
+    def first(
+        self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes, more: bool, date: bytes
+    ) -> bytes:
+        """The head and the first piece. `date` is a whole header line. RuntimeError if it cannot be sent."""
+        lines = [_status_line(status)]
+        declared: int | None = None
+        for name, value in headers:
+            lower = name.lower()
+            if lower not in _HOP:
+                lines.append(b"%b: %b\r\n" % (name, value))
+            elif lower == b"content-length":
+                declared = int(value)
+            elif lower == b"date":
+                date = b"date: %b\r\n" % value
+            elif lower == b"connection" and b"close" in value.lower():
+                self.close = True
+        lines.append(date)
+        framing = self._frame_line(status, declared, len(body), more)
+        if framing:
+            lines.append(framing)
+        if self.close:
+            lines.append(b"connection: close\r\n")
+        elif self._request.version == "1.0":
+            lines.append(b"connection: keep-alive\r\n")
+        head = b"".join(lines)
+        if not head.count(b"\r\n") == head.count(b"\n") == head.count(b"\r") == len(lines) or b"\0" in head:
+            raise RuntimeError("a response header holds a line end or NUL")
+        piece = self.next(body, more)
+        self.started = True
+        return b"%b\r\n%b" % (head, piece)
+
+    def _frame_line(self, status: int, declared: int | None, size: int, more: bool) -> bytes:
+        """Choose the framing and return its header line."""
+        if status in (204, 304) or self._request.method == "HEAD":
+            self._framing = _NOTHING
+            if declared is None and not more and status not in (204, 304):
+                declared = size
+            return b"" if declared is None or status == 204 else b"content-length: %d\r\n" % declared
+        if declared is None and not more:
+            declared = size
+        if declared is not None:
+            self._framing, self._left = _LENGTH, declared
+            return b"content-length: %d\r\n" % declared
+        if self._request.version == "1.1":
+            self._framing = _CHUNKED
+            return b"transfer-encoding: chunked\r\n"
+        self._framing, self.close = _UNTIL_CLOSE, True
+        return b""
+
+    def next(self, body: bytes, more: bool) -> bytes:
+        """One more piece. RuntimeError if it breaks the declared length."""
+        framing = self._framing
+        if framing == _CHUNKED:
+            data = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+            if not more:
+                self.done = True
+                data += _LAST_CHUNK
+            return data
+        if framing == _LENGTH:
+            self._left -= len(body)
+            if self._left < 0 or (self._left and not more):
+                raise RuntimeError("the response's body is not as long as its content-length says")
+        self.done = not more
+        return b"" if framing == _NOTHING else body
+
+
+def _status_line(status: int) -> bytes:
+    line = _STATUS_LINES.get(status)
+    if line is None or status < 200:
+        if not 200 <= status <= 599:
+            raise RuntimeError(f"{status} is not a final response status")
+        line = b"HTTP/1.1 %d \r\n" % status
+    return line

@@ -1,0 +1,128 @@
+"""API keys: a user's own at /api/keys and /user/api-keys, everybody's at /api/admin/keys."""
+
+from msgspec import Struct
+
+from bluesminds.accounts.keys import Keys
+from bluesminds.accounts.users import Users
+from bluesminds.web.api.key_schemas import (
+    CreatedKey,
+    Days,
+    KeyFilter,
+    KeyFilterForUser,
+    KeyPatch,
+    KeyUsageView,
+    KeyView,
+    NewKey,
+    NewKeyForUser,
+    Rotation,
+    made,
+    policy_from,
+    policy_with,
+    usage_view,
+    view,
+)
+from bluesminds.web.guard import Access, Principal
+from bluesminds.web.routes import Handler, Page, Route, route
+
+
+class KeyHandlers(Struct, frozen=True):
+    """The handlers of a user's own keys and, with `everybody`, of all keys."""
+
+    keys: Keys
+    members: Users
+    everybody: bool = False
+
+    def _owner(self, who: Principal) -> str | None:
+        return None if self.everybody else who.user_id
+
+    async def list(self, who: Principal, query: KeyFilter) -> Page[KeyView]:
+        """List your keys, oldest first."""
+        return await self._page(who.user_id, query)
+
+    async def list_all(self, query: KeyFilterForUser) -> Page[KeyView]:
+        """List everybody's keys, or one user's, oldest first."""
+        return await self._page(query.user_id, query)
+
+    async def _page(self, owner: str | None, query: KeyFilter) -> Page[KeyView]:
+        rows = await self.keys.list(owner, active=query.active, after=query.after, limit=query.limit + 1)
+        return Page.of(rows, query.limit, view, cursor=lambda row: row.id)
+
+    async def create(self, who: Principal, body: NewKey) -> CreatedKey:
+        """Make a key. It is shown this once.
+
+        It can do no more than you may: its limits hold besides those of your account.
+        """
+        return made(*await self.keys.create(who.actor, who.user_id, policy_from(body)))
+
+    async def create_for(self, who: Principal, body: NewKeyForUser) -> CreatedKey:
+        """Make a key for a user. It is shown this once.
+
+        Without `user_id` it is yours; on the local socket it is the local operator's.
+        """
+        owner = body.user_id or who.user_id or (await self.members.local_user(who.actor))[0]
+        return made(*await self.keys.create(who.actor, owner, policy_from(body)))
+
+    async def get(self, who: Principal, key_id: str) -> KeyView:
+        """Show a key."""
+        return view(await self.keys.get(self._owner(who), key_id))
+
+    async def change(self, who: Principal, key_id: str, body: KeyPatch) -> KeyView:
+        """Change what a key may do. In force with the next request.
+
+        What is left out stays as it is, also within `limits`; `metadata` is replaced as a whole.
+        """
+        changed = await self.keys.change(
+            who.actor, self._owner(who), key_id, lambda before: policy_with(before, body)
+        )
+        return view(changed)
+
+    async def rotate(self, who: Principal, key_id: str, body: Rotation) -> CreatedKey:
+        """Give a key another form. It is shown this once.
+
+        It stays the same key in all else: id, rules, use. What it was before goes on for `overlap_seconds`;
+        with 0 it ends at once.
+        """
+        return made(
+            *await self.keys.rotate(who.actor, self._owner(who), key_id, overlap=body.overlap_seconds)
+        )
+
+    async def end_previous(self, who: Principal, key_id: str) -> None:
+        """Cut the overlap of a rotation short: only the latest form of the key works on."""
+        await self.keys.end_previous(who.actor, self._owner(who), key_id)
+
+    async def revoke(self, who: Principal, key_id: str) -> None:
+        """End a key at once. It stays in the list."""
+        await self.keys.revoke(who.actor, self._owner(who), key_id)
+
+    async def usage(self, who: Principal, key_id: str, query: Days) -> KeyUsageView:
+        """Sum up what was asked with a key, over calendar days in UTC.
+
+        `last_used_at` is up to half a minute old.
+        """
+        return usage_view(await self.keys.usage(self._owner(who), key_id, days=query.days))
+
+
+def routes(keys: Keys, members: Users) -> list[Route]:
+    own, everybodys = KeyHandlers(keys, members), KeyHandlers(keys, members, everybody=True)
+    return [
+        *_routes("/api/keys", Access.SESSION, own, own.list, own.create),
+        *_routes("/user/api-keys", Access.SESSION, own, own.list, own.create),
+        *_routes("/api/admin/keys", Access.ADMIN, everybodys, everybodys.list_all, everybodys.create_for),
+    ]
+
+
+def _routes(
+    path: str, access: Access, handlers: KeyHandlers, lists: Handler, creates: Handler
+) -> list[Route]:
+    tag = "Keys"
+    one = f"{path}/{{key_id}}"
+    return [
+        route("GET", path, access, lists, tag=tag),
+        route("POST", path, access, creates, tag=tag, status=201),
+        route("GET", one, access, handlers.get, tag=tag),
+        route("PATCH", one, access, handlers.change, tag=tag),
+        route("DELETE", one, access, handlers.revoke, tag=tag),
+        route("POST", f"{one}/rotate", access, handlers.rotate, tag=tag, status=201),
+        route("DELETE", f"{one}/previous", access, handlers.end_previous, tag=tag),
+        route("GET", f"{one}/usage", access, handlers.usage, tag=tag),
+    ]

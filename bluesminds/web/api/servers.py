@@ -1,0 +1,139 @@
+"""/api/admin/servers: the upstreams, those of the configuration and those kept in the database."""
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct, structs
+
+from bluesminds.accounts.servers import LOCKED, Servers
+from bluesminds.common.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from bluesminds.common.values import Server
+from bluesminds.config.settings import Priority, ServerName, Weight
+from bluesminds.gateway.probe import Probe
+from bluesminds.http.client.pool import Origin
+from bluesminds.web.fields import Name, Secret
+from bluesminds.web.guard import Access, Principal
+from bluesminds.web.routes import Page, Route, route
+
+
+class NewServer(Struct, forbid_unknown_fields=True):
+    name: ServerName
+    url: str
+    dialect: Literal["openai", "litellm", "anthropic"] = "openai"
+    api_key: Secret | None = None
+    models: Annotated[
+        list[Name],
+        Meta(description="a list of names of 1 to 100 characters without control characters"),
+    ] = []
+    weight: Weight = 1
+    priority: Priority = 0
+
+
+class ServerView(Struct, frozen=True):
+    """`problem` says why it is not used."""
+
+    name: str
+    dialect: str
+    url: str
+    has_api_key: bool
+    models: list[str]
+    weight: int
+    priority: int
+    origin: str
+    problem: str | None
+
+
+class ServerTestResult(Struct, frozen=True):
+    """What a server answered when it was asked for its models."""
+
+    server: str
+    ok: bool
+    problem: str | None
+    models: list[str] | None
+    latency_ms: int
+
+
+class ServerHandlers(Struct, frozen=True):
+    """`now` lists every server in force, `changed` makes changes count, `probe` tries one."""
+
+    servers: Servers
+    now: Callable[[], Awaitable[list[Server]]]
+    changed: Callable[[], Awaitable[None]]
+    probe: Callable[[Server], Awaitable[Probe]]
+
+    async def list(self) -> Page[ServerView]:
+        """List all servers."""
+        rows = [_view(row) for row in await self.now()]
+        taken = {row.name for row in rows}
+        rows += [_view(row, LOCKED) for row in self.servers.locked if row.name not in taken]
+        return Page(rows)
+
+    async def add(self, who: Principal, body: NewServer) -> ServerView:
+        """Add a server. It takes part at once."""
+        server = _server(body)
+        if any(row.name == server.name and row.origin != "table" for row in await self.now()):
+            raise Conflict("server_exists", f"The configuration has a server named {server.name} already.")
+        await self.servers.add(who.actor, server)
+        await self.changed()
+        return _view(server)
+
+    async def remove(self, who: Principal, name: str) -> None:
+        """Remove a server. Answers that it is giving still end."""
+        await self.servers.remove(who.actor, name)
+        await self.changed()
+
+    async def try_out(self, name: str) -> ServerTestResult:
+        """Ask a server for its models, now."""
+        for server in await self.now():
+            if server.name == name:
+                if not server.url:
+                    raise Unavailable(
+                        "server_not_running", "The demo server runs inside a running gateway only."
+                    )
+                return _trial(await self.probe(server))
+        if any(server.name == name for server in self.servers.locked):
+            return _trial(Probe(server=name, problem=LOCKED, models=None, seconds=0.0))
+        raise NotFound("server_not_found", f"There is no server named {name}.")
+
+
+def routes(handlers: ServerHandlers) -> list[Route]:
+    tag = "Servers"
+    return [
+        route("GET", "/api/admin/servers", Access.ADMIN, handlers.list, tag=tag),
+        route("POST", "/api/admin/servers", Access.ADMIN, handlers.add, tag=tag, status=201),
+        route("DELETE", "/api/admin/servers/{name}", Access.ADMIN, handlers.remove, tag=tag),
+        route("POST", "/api/admin/servers/{name}/test", Access.ADMIN, handlers.try_out, tag=tag),
+    ]
+
+
+def _server(wanted: NewServer) -> Server:
+    try:
+        Origin.parse(wanted.url)
+    except ValueError as exc:
+        raise InvalidRequest("invalid_url", f"{exc}.", param="url") from exc
+    fields = structs.asdict(wanted) | {"models": tuple(wanted.models), "origin": "table"}
+    return Server(**fields)
+
+
+def _view(row: Server, problem: str | None = None) -> ServerView:
+    return ServerView(
+        name=row.name,
+        dialect=row.dialect,
+        url=row.url,
+        has_api_key=row.api_key is not None,
+        models=list(row.models),
+        weight=row.weight,
+        priority=row.priority,
+        origin=row.origin,
+        problem=problem,
+    )
+
+
+def _trial(found: Probe) -> ServerTestResult:
+    return ServerTestResult(
+        server=found.server,
+        ok=found.problem is None,
+        problem=found.problem,
+        models=None if found.models is None else [row.id for row in found.models],
+        latency_ms=round(found.seconds * 1000),
+    )

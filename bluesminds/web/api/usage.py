@@ -1,0 +1,66 @@
+"""/api/admin/usage: totals over days, from the roll-ups."""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from bluesminds.accounts.usage import MAX_DAYS, UsageReports
+from bluesminds.common.clock import moment
+from bluesminds.common.money import write_usd
+from bluesminds.web.guard import Access
+from bluesminds.web.routes import Page, Route, route
+from storage.usage import StatsRow
+
+
+class UsageQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    days: Annotated[int, Meta(ge=1, le=MAX_DAYS, description=f"a whole number from 1 to {MAX_DAYS}")] = 7
+    group: Literal["day", "model", "key", "server"] = "model"
+
+
+class UsageTotals(Struct, frozen=True, omit_defaults=True):
+    """Sums over one group; the field of the group's name is its label. `cost_usd` leaves out the `unpriced`
+    answers, whose models have no price.
+    """
+
+    requests: int
+    errors: int
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    reasoning_tokens: int
+    average_ms: int
+    cost_usd: str
+    unpriced: int
+    day: str | None = None
+    model: str | None = None
+    key: str | None = None
+    server: str | None = None
+
+
+class UsageHandlers(Struct, frozen=True):
+    reports: UsageReports
+
+    async def totals(self, query: UsageQuery) -> Page[UsageTotals]:
+        """Sum up the usage of everybody, by day, model, key or server."""
+        rows = await self.reports.totals(days=query.days, group=query.group)
+        return Page([total(row, query.group) for row in rows])
+
+
+def routes(handlers: UsageHandlers) -> list[Route]:
+    return [route("GET", "/api/admin/usage", Access.ADMIN, handlers.totals, tag="Usage")]
+
+
+def total(row: StatsRow, group: str) -> UsageTotals:
+    label = moment(int(row.label))[:10] if group == "day" else row.label
+    return UsageTotals(
+        requests=row.requests,
+        errors=row.errors,
+        prompt_tokens=row.prompt_tokens,
+        completion_tokens=row.completion_tokens,
+        cached_tokens=row.cached_tokens,
+        reasoning_tokens=row.reasoning_tokens,
+        average_ms=round(row.duration_ms / row.requests) if row.requests else 0,
+        cost_usd=write_usd(row.cost_nano),
+        unpriced=row.unpriced,
+        **{group: label},
+    )

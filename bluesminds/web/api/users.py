@@ -1,0 +1,122 @@
+"""/api/admin/users: the accounts, for administrators."""
+
+from msgspec import UNSET, Struct, UnsetType
+
+from bluesminds.accounts.mailboxes import Link, Mailboxes
+from bluesminds.accounts.users import UserChanges, Users
+from bluesminds.common.clock import moment
+from bluesminds.common.emails import require_email
+from bluesminds.identity.password import Passwords
+from bluesminds.web.fields import AddressFilter, Email, FullName, Password, TierName
+from bluesminds.web.guard import Access, Principal
+from bluesminds.web.routes import Page, Route, route
+from storage.users import Role, UserRow
+
+
+class NewUser(Struct, forbid_unknown_fields=True):
+    email: Email
+    password: Password
+    role: Role = "user"
+    full_name: FullName = ""
+    tier: TierName | UnsetType | None = UNSET
+
+
+class UserPatch(Struct, forbid_unknown_fields=True):
+    full_name: FullName | UnsetType = UNSET
+    role: Role | UnsetType = UNSET
+    tier: TierName | UnsetType | None = UNSET
+    disabled: bool | UnsetType = UNSET
+
+
+class UserView(Struct, frozen=True):
+    id: str
+    email: str | None
+    full_name: str
+    role: Role
+    tier: str | None
+    email_verified: bool
+    disabled: bool
+    created_at: str
+
+
+class LinkView(Struct, frozen=True):
+    """The link is shown this once."""
+
+    email: str
+    url: str
+    expires_at: str
+
+
+class UserHandlers(Struct, frozen=True):
+    members: Users
+    passwords: Passwords
+    mailboxes: Mailboxes
+
+    async def list(self, query: AddressFilter) -> Page[UserView]:
+        """List users, oldest first; or find the one with an address."""
+        rows = await self.members.list(email=query.address, after=query.after, limit=query.limit + 1)
+        return Page.of(rows, query.limit, view, cursor=lambda row: row.id)
+
+    async def create(self, who: Principal, body: NewUser) -> UserView:
+        """Make an account. Its address counts as confirmed."""
+        email = require_email(body.email)
+        password_hash = await self.passwords.hash(body.password)
+        user = await self.members.create(
+            who.actor,
+            role=body.role,
+            email=email,
+            password_hash=password_hash,
+            full_name=body.full_name,
+            tier=body.tier,
+        )
+        return view(user)
+
+    async def get(self, user_id: str) -> UserView:
+        """Show a user."""
+        return view(await self.members.get(user_id))
+
+    async def change(self, who: Principal, user_id: str, body: UserPatch) -> UserView:
+        """Change what is given. In force at once: the sessions of a user who is disabled or has another role
+        end, and the API keys of a disabled user do not work.
+        """
+        changes = UserChanges(body.full_name, body.role, body.tier, body.disabled)
+        return view(await self.members.update(who.actor, user_id, changes))
+
+    async def reset_password(self, who: Principal, user_id: str) -> LinkView:
+        """Make a link by which a user chooses a new password. It goes to him by mail too."""
+        return _link(await self.mailboxes.reset_link(who.actor, user_id))
+
+
+def routes(handlers: UserHandlers) -> list[Route]:
+    tag = "Users"
+    return [
+        route("GET", "/api/admin/users", Access.ADMIN, handlers.list, tag=tag),
+        route("POST", "/api/admin/users", Access.ADMIN, handlers.create, tag=tag, status=201),
+        route("GET", "/api/admin/users/{user_id}", Access.ADMIN, handlers.get, tag=tag),
+        route("PATCH", "/api/admin/users/{user_id}", Access.ADMIN, handlers.change, tag=tag),
+        route(
+            "POST",
+            "/api/admin/users/{user_id}/reset-password",
+            Access.ADMIN,
+            handlers.reset_password,
+            tag=tag,
+            status=201,
+        ),
+    ]
+
+
+def view(row: UserRow) -> UserView:
+    return UserView(
+        id=row.id,
+        email=row.email,
+        full_name=row.full_name,
+        role=row.role,
+        tier=row.tier,
+        email_verified=row.email_verified_at is not None,
+        disabled=row.disabled_at is not None,
+        created_at=moment(row.created_at),
+    )
+
+
+def _link(link: Link) -> LinkView:
+    return LinkView(email=link.email, url=link.url, expires_at=moment(link.expires_at))

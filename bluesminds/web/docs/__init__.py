@@ -1,0 +1,1 @@
+"""The API reference: OpenAPI and its page."""

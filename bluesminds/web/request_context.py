@@ -1,0 +1,65 @@
+"""An ASGI scope to an Arrival: the credential, the request id, and which client headers may travel on."""
+
+import re
+
+import trio
+
+from bluesminds.common.clock import Clock
+from bluesminds.common.crypto import uuid7
+from bluesminds.common.values import RequestContext
+from bluesminds.http.asgi import Scope
+
+_SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}").fullmatch
+_CREDENTIALS = (b"authorization", b"x-api-key", b"api-key")
+# Tracing and idempotency are end to end; everything else a client sends ends here.
+_FORWARDED = frozenset((b"traceparent", b"tracestate", b"idempotency-key", b"openai-beta"))
+
+
+def read_request_context(scope: Scope, endpoint: str, clock: Clock) -> RequestContext:
+    """Never raises for what the client sent."""
+    request_id: bytes | None = None
+    origin: bytes | None = None
+    found: dict[bytes, bytes] = {}
+    forward: list[tuple[bytes, bytes]] = []
+    for header in scope["headers"]:
+        name = header[0]
+        if name in _CREDENTIALS:
+            found.setdefault(name, header[1])
+        elif name == b"x-request-id":
+            request_id = header[1]
+        elif name in _FORWARDED:
+            forward.append((name, header[1]))
+        elif name == b"origin":
+            # Two are none that a browser sends; together they are no origin.
+            origin = header[1] if origin is None else origin + b"," + header[1]
+    at_ms = clock.now_ms()
+    own_id = uuid7(at_ms)
+    header_name, credential = _credential(found)
+    client = scope["client"]
+    return RequestContext(
+        id=own_id,
+        request_id=sane_id(request_id) or own_id,
+        endpoint=endpoint,
+        credential=credential,
+        credential_header=header_name,
+        origin=None if origin is None else origin.decode("latin-1"),
+        client=client[0] if client else "local",
+        forward=tuple(forward),
+        at_ms=at_ms,
+        started=trio.current_time(),
+    )
+
+
+def sane_id(given: bytes | None) -> str | None:
+    """The client's request id if it is one that may be written down as it is."""
+    return given.decode() if given and _SANE_ID(given) else None
+
+
+def _credential(found: dict[bytes, bytes]) -> tuple[str | None, str | None]:
+    for name in _CREDENTIALS:
+        value = found.get(name)
+        if value is not None:
+            if value[:7].lower() == b"bearer ":
+                value = value[7:]
+            return name.decode(), value.strip().decode("latin-1")
+    return None, None

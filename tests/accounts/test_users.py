@@ -1,0 +1,265 @@
+"""What people do, on a real database: each change with its audit row, in one transaction."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+import trio
+
+from bluesminds.accounts.audit import OPERATOR, Actor
+from bluesminds.accounts.key_policy import KeyPolicy
+from bluesminds.accounts.keys import Keys
+from bluesminds.accounts.limits import Limits
+from bluesminds.accounts.servers import Servers
+from bluesminds.accounts.usage import MAX_DAYS, UsageReports
+from bluesminds.accounts.users import BOOTSTRAP, UserChanges, Users
+from bluesminds.common.clock import Calendar, zone_named
+from bluesminds.common.crypto import Vault, key_digest, new_master_key
+from bluesminds.common.errors import Conflict, Forbidden, InvalidRequest, NotFound
+from bluesminds.common.log import Log
+from bluesminds.common.values import LimitSet, Server
+from storage import Connection, Store, open_store
+from storage.keys import select_key_by_digest
+from storage.settings import select_setting
+from storage.usage import DAY, insert_batch
+from tests.storage.samples import NOON, usage
+
+
+class Noon:
+    def now_ms(self) -> int:
+        return NOON
+
+
+@pytest.fixture
+async def store(home: Path) -> AsyncIterator[Store]:
+    async with open_store(f"sqlite://{home / 'test.db'}") as store:
+        yield store
+
+
+async def actions(connection: Connection) -> list[str]:
+    return [row[0] for row in await connection.all("SELECT action FROM audit ORDER BY action")]
+
+
+async def test_keys_are_stored_as_digests_and_every_change_is_told(store: Store) -> None:
+    members = Users(store, clock=Noon())
+    owner, is_new = await members.local_user(OPERATOR)
+    assert is_new
+    told: list[bytes | None] = []
+    keys = Keys(store, pepper=b"p", clock=Noon(), changed=lambda digest=None: told.append(digest))
+    row, key = await keys.create(OPERATOR, owner, KeyPolicy(name="laptop"))
+    assert told == [], "nobody can have asked for a key before there was one"
+    holder = await store.read(select_key_by_digest, key_digest(b"p", key))
+    assert holder is not None
+    assert holder.key == row
+    assert await store.read(select_key_by_digest, key_digest(b"q", key)) is None
+    await keys.revoke(OPERATOR, None, row.id)
+    assert told == [row.digest]
+    with pytest.raises(NotFound):
+        await keys.revoke(OPERATOR, None, row.id)
+    assert [listed.revoked_at for listed in await keys.list(None)] == [NOON]
+    assert await store.read(actions) == ["key.create", "key.revoke", "user.create"]
+
+
+@pytest.mark.parametrize("act", ["disable", "limit"])
+async def test_what_an_account_may_is_told_also_when_its_administrator_has_left(
+    store: Store, act: str
+) -> None:
+    told: list[str] = []
+    members = Users(store, clock=Noon(), changed=lambda: told.append("disable"))
+    calendar = Calendar(zone_named("UTC"))
+    limits = Limits(store, clock=Noon(), calendar=calendar, tiers={}, changed=lambda: told.append("limit"))
+    user_id, _ = await members.local_user(OPERATOR)
+    before = await members.get(user_id)
+    async with trio.open_nursery() as nursery:
+        if act == "disable":
+            nursery.start_soon(members.update, OPERATOR, user_id, UserChanges(disabled=True))
+        else:
+            nursery.start_soon(limits.change, OPERATOR, user_id, lambda own: LimitSet(rpm=1))
+        await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    assert await members.get(user_id) != before
+    assert told == [act]
+
+
+async def test_a_key_for_nobody_leaves_no_trace(store: Store) -> None:
+    keys = Keys(store, pepper=b"p", clock=Noon(), changed=lambda digest=None: None)
+    with pytest.raises(NotFound) as caught:
+        await keys.create(OPERATOR, "nobody", KeyPolicy(name="x"))
+    assert (caught.value.code, caught.value.param) == ("user_not_found", "user_id")
+    assert await store.read(actions) == []
+    assert await keys.list(None) == []
+
+
+async def test_the_local_user_is_made_once(store: Store) -> None:
+    members = Users(store, clock=Noon())
+    found: list[tuple[str, bool]] = []
+
+    async def ask() -> None:
+        found.append(await members.local_user(OPERATOR))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(8):
+            nursery.start_soon(ask)
+    assert len({owner for owner, _ in found}) == 1
+    assert sum(is_new for _, is_new in found) == 1
+    assert len(await members.list()) == 1
+
+
+async def test_one_claim_wins_a_race_for_the_token(store: Store) -> None:
+    members = Users(store, clock=Noon())
+    earlier = await members.new_bootstrap_token(OPERATOR)
+    token = await members.new_bootstrap_token(OPERATOR)
+    assert earlier is not None and token is not None
+    with pytest.raises(Forbidden):
+        await members.require_token(earlier)
+    assert token not in str(await store.read(select_setting, BOOTSTRAP))
+    outcomes: list[str] = []
+
+    async def claim(number: int) -> None:
+        actor = Actor("anonymous", "10.0.0.1")
+        try:
+            await members.claim(actor, token=token, email=f"{number}@example.com", password_hash="h")
+            outcomes.append("claimed")
+        except Forbidden as exc:
+            outcomes.append(exc.code)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(6):
+            nursery.start_soon(claim, number)
+    assert sorted(outcomes) == ["claimed", *["invalid_bootstrap_token"] * 5]
+    assert await members.has_admin()
+    assert await members.new_bootstrap_token(OPERATOR) is None
+    with pytest.raises(Forbidden):
+        await members.require_token(token)
+    assert await store.read(actions) == ["admin.claim", "bootstrap.issue", "bootstrap.issue"]
+
+
+async def test_an_administrator_made_otherwise_ends_the_token(store: Store) -> None:
+    members = Users(store, clock=Noon())
+    token = await members.new_bootstrap_token(OPERATOR)
+    assert token is not None
+    await members.require_token(token)
+    await members.create(OPERATOR, role="user", email="u@example.com", password_hash="h")
+    await members.require_token(token)
+    await members.create(OPERATOR, role="admin", email="a@example.com", password_hash="h")
+    with pytest.raises(Forbidden):
+        await members.require_token(token)
+    with pytest.raises(Conflict):
+        await members.create(OPERATOR, role="user", email="a@example.com", password_hash="h")
+
+
+def server(name: str = "s", api_key: str | None = "sk-sealed") -> Server:
+    return Server(
+        name=name,
+        dialect="openai",
+        url="http://x/v1",
+        api_key=api_key,
+        models=("a", "b"),
+        weight=3,
+        priority=-1,
+        origin="table",
+    )
+
+
+def content(folder: Path) -> bytes:
+    """All bytes of all files."""
+    return b"".join(path.read_bytes() for path in folder.iterdir() if path.is_file())
+
+
+def servers_with(store: Store, *master_keys: bytes, lines: list[bytes] | None = None) -> Servers:
+    written = [] if lines is None else lines
+    return Servers(store, vault=Vault(master_keys), clock=Noon(), log=Log(Noon(), write=written.append))
+
+
+async def test_a_key_of_another_master_key_locks_its_own_server_only(store: Store) -> None:
+    old, new = new_master_key(), new_master_key()
+    await servers_with(store, old).add(OPERATOR, server("old"))
+    lines: list[bytes] = []
+    servers = servers_with(store, new, lines=lines)
+    await servers.add(OPERATOR, server("new"))
+    for _ in range(2):
+        assert [one.name for one in await servers.load()] == ["new"]
+        assert servers.locked == (server("old", None),)
+    (line,) = [msgspec.json.decode(line) for line in lines]
+    assert (line["level"], line["event"], line["server"]) == ("warning", "server_locked", "old"), "once"
+    await servers.remove(OPERATOR, "old")
+    assert [one.name for one in await servers.load()] == ["new"]
+    assert servers.locked == ()
+
+
+async def test_a_guest_key_takes_the_place_of_the_last_one(store: Store) -> None:
+    owner, _ = await Users(store, clock=Noon()).local_user(OPERATOR)
+    keys = Keys(store, pepper=b"p", clock=Noon(), changed=lambda digest=None: None)
+    mine, _ = await keys.create(OPERATOR, owner, KeyPolicy(name="guest"))
+    first = await keys.guest(OPERATOR, user_id=owner, expires_at=NOON + 1)
+    second = await keys.guest(OPERATOR, user_id=owner, expires_at=NOON + 2)
+    assert await store.read(select_key_by_digest, key_digest(b"p", first)) is None
+    holder = await store.read(select_key_by_digest, key_digest(b"p", second))
+    assert holder is not None
+    listed = {row.id: row for row in await keys.list(None)}
+    assert listed == {row.id: row for row in (mine, holder.key)}, (
+        "no more of them, and not the one that a person made"
+    )
+    assert (holder.key.prefix, holder.key.last4, holder.key.expires_at) == (second[:7], second[-4:], NOON + 2)
+    await keys.revoke(OPERATOR, None, holder.key.id)
+    third = await keys.guest(OPERATOR, user_id=owner, expires_at=NOON + 3)
+    again = await store.read(select_key_by_digest, key_digest(b"p", third))
+    assert again is not None and again.key.id != holder.key.id, "a revoked key does not come back"
+    assert await store.read(actions) == [*["key.create"] * 4, "key.revoke", "user.create"]
+
+
+async def test_servers_come_back_as_they_were_and_their_keys_are_sealed(store: Store, home: Path) -> None:
+    master = new_master_key()
+    servers = servers_with(store, master)
+    await servers.add(OPERATOR, server())
+    await servers.add(OPERATOR, server("open", None))
+    with pytest.raises(Conflict):
+        await servers.add(OPERATOR, server())
+    assert sorted(await servers.load(), key=lambda one: one.name) == [server("open", None), server()]
+    assert b"sk-sealed" not in content(home)
+    assert len(await servers_with(store, new_master_key(), master).load()) == 2
+    await servers.remove(OPERATOR, "s")
+    with pytest.raises(NotFound):
+        await servers.remove(OPERATOR, "s")
+    assert await store.read(actions) == ["server.add", "server.add", "server.remove"]
+
+
+async def test_usage_is_summed_over_calendar_days(store: Store) -> None:
+    days = [NOON, NOON - DAY, NOON - 6 * DAY, NOON - 7 * DAY, NOON - (MAX_DAYS - 1) * DAY]
+    await store.write(insert_batch, [usage(serial, at=at) for serial, at in enumerate(days)])
+    reports = UsageReports(store, clock=Noon())
+    for asked, requests in ((1, 1), (2, 2), (7, 3), (8, 4), (MAX_DAYS, 5)):
+        (total,) = await reports.totals(days=asked, group="model")
+        assert (total.label, total.requests, total.prompt_tokens) == ("small", requests, 10 * requests)
+    assert len(await reports.totals(days=7, group="day")) == 3
+
+
+async def test_changes_of_an_account_are_told_with_what_was_before(store: Store) -> None:
+    told: list[int] = []
+    members = Users(
+        store, clock=Noon(), changed=lambda: told.append(1), tiers=("free", "pro"), default_tier="free"
+    )
+    user = await members.create(OPERATOR, role="user", email="u@example.com", password_hash="h")
+    assert (user.tier, user.email_verified_at) == ("free", NOON)
+    changed = await members.update(OPERATOR, user.id, UserChanges(tier=None, disabled=True, full_name="U"))
+    assert (changed.tier, changed.disabled_at, changed.full_name) == (None, NOON, "U")
+    assert await members.get(user.id) == changed
+    assert await members.update(OPERATOR, user.id, UserChanges(disabled=True)) == changed
+    assert told, "caches are emptied"
+    with pytest.raises(InvalidRequest):
+        await members.update(OPERATOR, user.id, UserChanges(tier="golden"))
+    with pytest.raises(NotFound):
+        await members.update(OPERATOR, "nobody", UserChanges(disabled=False))
+    entries = await store.read(details, "user.update")
+    assert entries == [
+        {
+            "before": {"disabled": False, "full_name": "", "tier": "free"},
+            "after": {"disabled": True, "full_name": "U", "tier": None},
+        }
+    ], "and what changes nothing is not told"
+
+
+async def details(connection: Connection, action: str) -> list[object]:
+    rows = await connection.all("SELECT detail FROM audit WHERE action = :action ORDER BY seq", action=action)
+    return [msgspec.json.decode(row[0]) for row in rows]

@@ -1,0 +1,101 @@
+"""Keys, ids and sealed secrets."""
+
+import uuid
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bluesminds.common.crypto import (
+    Vault,
+    is_well_formed,
+    key_digest,
+    new_key,
+    new_master_key,
+    token_digest,
+    uuid7,
+)
+
+ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+
+def test_keys_are_new_every_time_and_of_one_form() -> None:
+    keys = {new_key() for _ in range(500)}
+    assert len(keys) == 500
+    for key in keys:
+        assert len(key) == 39
+        assert key.startswith("bm_")
+        assert set(key[3:]) <= set(ALPHABET)
+        assert is_well_formed(key)
+    assert len({char for key in keys for char in key[3:33]}) == 62
+
+
+@given(st.integers(0, 38), st.sampled_from(ALPHABET))
+def test_one_wrong_character_is_noticed(place: int, char: str) -> None:
+    key = "bm_J3yYkqYhOCd8QFYeZnBYvVp5wjA8mN3e8TLR"
+    body = next(key for key in iter(new_key, "") if key)
+    altered = body[:place] + char + body[place + 1 :]
+    assert is_well_formed(altered) == (altered == body)
+    assert not is_well_formed(key[:-1])
+
+
+@given(st.integers(3, 37))
+def test_two_characters_swapped_are_noticed(place: int) -> None:
+    key = new_key()
+    swapped = key[:place] + key[place + 1] + key[place] + key[place + 2 :]
+    assert is_well_formed(swapped) == (swapped == key)
+
+
+@given(st.text())
+def test_other_text_is_no_key(text: str) -> None:
+    assert not is_well_formed(text)
+    assert not is_well_formed("bm_" + text)
+
+
+def test_digests_depend_on_key_and_pepper() -> None:
+    digests = {key_digest(pepper, key) for pepper in (b"a", b"b") for key in ("x", "y")}
+    assert len(digests) == 4
+    assert {len(digest) for digest in digests} == {32}
+    assert token_digest("t") == token_digest("t") != token_digest("u")
+
+
+@given(st.lists(st.integers(0, 2**48 - 1), min_size=2, max_size=20, unique=True))
+def test_ids_sort_by_time_and_are_uuids_of_version_7(times: list[int]) -> None:
+    ids = [uuid7(at) for at in sorted(times)]
+    assert ids == sorted(ids)
+    for at, text in zip(sorted(times), ids, strict=True):
+        parsed = uuid.UUID(text)
+        assert (parsed.version, parsed.variant) == (7, uuid.RFC_4122)
+        assert parsed.int >> 80 == at
+
+
+def test_ids_of_one_moment_differ() -> None:
+    assert len({uuid7(1) for _ in range(1000)}) == 1000
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=["Cs"])))
+def test_what_is_sealed_opens(secret: str) -> None:
+    vault = Vault([MASTER])
+    sealed = vault.seal(secret)
+    assert vault.open(sealed) == secret
+    assert vault.seal(secret) != sealed
+
+
+MASTER = new_master_key()
+
+
+def test_a_new_master_key_in_front_rotates() -> None:
+    old, new = new_master_key(), new_master_key()
+    sealed = Vault([old]).seal("s")
+    assert Vault([new, old]).open(sealed) == "s"
+    resealed = Vault([new, old]).seal("s")
+    assert Vault([new]).open(resealed) == "s"
+    with pytest.raises(ValueError, match="another master key"):
+        Vault([new]).open(sealed)
+
+
+def test_an_altered_secret_does_not_open() -> None:
+    sealed = bytearray(Vault([MASTER]).seal("s"))
+    sealed[20] ^= 1
+    with pytest.raises(ValueError, match="another master key"):
+        Vault([MASTER]).open(bytes(sealed))

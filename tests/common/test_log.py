@@ -1,0 +1,146 @@
+"""One line per event, whatever is in it."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bluesminds.common.log import LineWriter, Log
+
+HELLO = """
+from bluesminds.common.clock import SystemClock
+from bluesminds.common.log import LineWriter, Log
+Log(SystemClock()).info("hello", a="b")
+"""
+
+
+class Noon:
+    def now_ms(self) -> int:
+        return 1_800_000_000_123
+
+
+def logged(*, as_json: bool = True, level: str = "info") -> tuple[Log, list[bytes]]:
+    lines: list[bytes] = []
+    return Log(Noon(), level=level, json=as_json, write=lines.append), lines
+
+
+any_text = st.text() | st.sampled_from(
+    ["\n", "\r\n", "\x1b[2J", "\x00", "\u2028", "\ud800", "\x85", "a" * 5000]
+)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | any_text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(values)
+def test_every_event_is_one_line_of_json(value: object) -> None:
+    log, lines = logged()
+    log.info("event", value=value, other=1)
+    (line,) = lines
+    assert line.endswith(b"\n")
+    assert not any(byte < 32 for byte in line[:-1])
+    record = json.loads(line)
+    assert record["time"] == "2027-01-15T08:00:00.123Z"
+    assert (record["level"], record["event"], record["other"]) == ("info", "event", 1)
+    assert len(line) < 10_000 * (1 + str(value).count("a" * 5000))
+
+
+@given(values)
+def test_every_event_is_one_line_of_text(value: object) -> None:
+    log, lines = logged(as_json=False)
+    log.warning("event", value=value)
+    (line,) = lines
+    assert line.startswith(b"08:00:00.123 warning event")
+    assert not any(unicodedata.category(char) == "Cc" for char in line[:-1].decode())
+    assert line.endswith(b"\n")
+
+
+@pytest.mark.parametrize(("level", "count"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
+def test_levels(level: str, count: int) -> None:
+    log, lines = logged(level=level)
+    for emit in (log.debug, log.info, log.warning, log.error):
+        emit("event")
+    assert len(lines) == count
+
+
+def test_an_exception_is_told_by_its_place_and_not_by_its_text() -> None:
+    log, lines = logged()
+    secret = "sk-secret"
+    try:
+        int(secret)
+    except ValueError as exc:
+        log.exception("failed", exc, request_id="r")
+    assert b"sk-secret" not in lines[0]
+    record = json.loads(lines[0])
+    assert (record["error"], record["request_id"]) == ("ValueError", "r")
+    assert record["frames"][0].startswith("test_log.py:")
+    assert record["frames"][0].endswith("test_an_exception_is_told_by_its_place_and_not_by_its_text")
+    assert not any(os.sep in frame for frame in record["frames"])
+
+
+def test_long_text_is_cut() -> None:
+    log, lines = logged()
+    log.info("event", value="x" * 100_000)
+    assert len(lines[0]) < 3000
+
+
+def test_standard_error_gets_whole_lines() -> None:
+    done = subprocess.run([sys.executable, "-c", HELLO], capture_output=True, check=True)
+    assert json.loads(done.stderr)["a"] == "b"
+    assert done.stdout == b""
+
+
+def test_lines_arrive_whole_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LineWriter, "FLUSH_SECONDS", 60)  # how long it lasts is not what is asked here
+    reader, writer = os.pipe()
+    with open(reader, "rb") as arrived:
+        with LineWriter(writer) as write:
+            for n in range(5000):
+                write(b"%d\n" % n)
+            os.set_blocking(reader, True)
+            collector = threading.Thread(target=lambda: lines.extend(arrived))
+            lines: list[bytes] = []
+            collector.start()
+        os.close(writer)
+        collector.join(60)
+    assert lines == [b"%d\n" % n for n in range(5000)]
+
+
+def test_a_reader_who_has_left_is_no_error() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with LineWriter(writer) as write:
+        for _ in range(10):
+            write(b"to nobody\n")
+            time.sleep(0.005)  # noqa: TID251 - several turns of the writing thread
+    os.close(writer)
+
+
+def test_a_reader_who_stalls_holds_up_nothing_and_is_told_what_was_dropped() -> None:
+    reader, writer = os.pipe()
+    line = b"x" * 1000 + b"\n"
+    with LineWriter(writer) as write:
+        began = time.monotonic()
+        for _ in range(LineWriter.MAX_LINES + 2000):
+            write(line)
+        assert time.monotonic() - began < 30, "a full pipe must not be waited for"
+        got: list[bytes] = []
+        with open(reader, "rb") as arrived:
+            collector = threading.Thread(target=lambda: got.extend(arrived))
+            collector.start()
+            write(b"last\n")
+            while not any(b"log_lines_dropped" in entry for entry in got) and time.monotonic() - began < 60:
+                time.sleep(0.01)  # noqa: TID251
+                write(b"last\n")
+            os.close(writer)
+            collector.join(60)
+    assert any(b"log_lines_dropped" in entry for entry in got)

@@ -1,0 +1,82 @@
+"""A window lets in no more than its limit in any 60 s, and is a second stricter than an exact one at most."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bluesminds.gateway.limits.window import WINDOW, SlidingWindow
+
+# Gaps that meet the edges of seconds and of the window, and everything between.
+gaps = st.one_of(
+    st.floats(0, 2), st.floats(0, 90), st.sampled_from([0.0, 0.999, 1.0, 59.0, 59.999, 60.0, 60.001, 61.0])
+)
+
+
+@given(st.floats(0, 1000), st.lists(gaps, max_size=80), st.integers(1, 6))
+def test_no_sixty_seconds_ever_hold_more_than_the_limit(start: float, waits: list[float], limit: int) -> None:
+    window = SlidingWindow()
+    taken: list[float] = []
+    now = start
+    for wait in waits:
+        now += wait
+        if window.taken(now) >= limit:
+            # At most one second stricter than an exact window.
+            assert sum(at > now - WINDOW - 1 for at in taken) >= limit
+            patience = window.wait(now, limit)
+            assert 0 < patience <= WINDOW + 1
+            assert window.taken(now + patience - 0.001) >= limit
+            now += patience
+        assert window.taken(now) < limit
+        window.add(now, 1)
+        taken.append(now)
+        assert sum(at > now - WINDOW for at in taken) <= limit
+        assert 0 <= window.reset(now) <= WINDOW + 1
+
+
+takes = st.tuples(gaps, st.integers(1, 50), st.integers(0, 80))  # wait, held, used in the end
+
+
+@given(st.floats(0, 1000), st.lists(takes, max_size=60), st.integers(50, 120))
+def test_amounts_are_held_settled_and_given_back_where_they_were_taken(
+    start: float, steps: list[tuple[float, int, int]], limit: int
+) -> None:
+    window = SlidingWindow()
+    counted: list[tuple[float, int]] = []  # when, how much: as an exact window would have it
+    now = start
+    for wait, held, used in steps:
+        now += wait
+        patience = window.wait(now, limit, held)
+        if patience:
+            assert patience <= WINDOW + 1
+            assert window.taken(now + patience - 0.001) + held > limit
+            now += patience
+        assert window.taken(now) + held <= limit
+        assert sum(amount for at, amount in counted if at > now - WINDOW) + held <= limit
+        bucket = window.add(now, held)
+        counted.append((now, min(held, used)))
+        if used < held:
+            window.give_back(bucket, held - used)
+        elif used > held:
+            window.add(now, used - held)
+            counted.append((now, used - held))
+        exact = sum(amount for at, amount in counted if at > now - WINDOW)
+        stricter = sum(amount for at, amount in counted if at > now - WINDOW - 1)
+        assert exact <= window.taken(now) <= stricter
+
+
+@given(st.floats(0, 1000), st.lists(gaps, min_size=1, max_size=40))
+def test_a_window_is_empty_when_it_says(start: float, waits: list[float]) -> None:
+    window = SlidingWindow()
+    now = start
+    for wait in waits:
+        now += wait
+        window.add(now, 1)
+    assert window.taken(now + window.reset(now)) == 0
+
+
+def test_what_is_given_back_after_it_no_longer_counts_is_not_counted_twice() -> None:
+    window = SlidingWindow()
+    bucket = window.add(0.0, 10)
+    assert window.taken(100.0) == 0
+    window.give_back(bucket, 4)
+    assert window.taken(100.0) == 0
+    assert window.reset(100.0) == 0.0

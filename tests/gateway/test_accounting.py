@@ -1,0 +1,203 @@
+"""A request's account is closed once, whichever exit comes first, and faults of ours are ours."""
+
+import json
+from datetime import UTC
+from typing import Any, cast
+
+import msgspec
+import pytest
+import trio
+
+from bluesminds.common.clock import Calendar, SystemClock
+from bluesminds.common.log import Log
+from bluesminds.common.money import Price
+from bluesminds.common.values import NO_LIMITS, Call, Caller, LimitSet, Usage
+from bluesminds.gateway.accounting import UsageAccounting, UsageEntry
+from bluesminds.gateway.authenticate import KeyAuthenticator
+from bluesminds.gateway.bodies import BodyMemory
+from bluesminds.gateway.estimate import Estimator
+from bluesminds.gateway.limits.counters import Estimate
+from bluesminds.gateway.limits.reserve import RateLimiter
+from bluesminds.gateway.metrics import Metrics
+from bluesminds.gateway.pipeline import Gateway
+from bluesminds.gateway.recorder import Recorder
+from bluesminds.gateway.routing.catalog import ModelCatalog
+from bluesminds.gateway.routing.health import Health
+from bluesminds.gateway.upstream.sender import Sender
+from bluesminds.http.asgi import Disconnect, Message
+from bluesminds.web.data_plane import DataPlane
+from storage.base import Store
+from storage.keys import KeyHolder
+from tests.gateway.routing.test_catalog import server
+from tests.gateway.test_authenticate import KEY, PEPPER, context
+from tests.gateway.test_recorder import Ledge
+from tests.storage.samples import key as key_row
+from tests.storage.samples import user
+
+CALLER = Caller(
+    key_id="k",
+    user_id="u",
+    key_limits=LimitSet(rpm=5, concurrency=1),
+    user_limits=NO_LIMITS,
+    expires_at=None,
+)
+PRICE = Price(input=2_000_000, cached_input=1_000_000, output=8_000_000, max_output=100)
+
+
+class Office:
+    """The books of a gateway on a store that the test controls."""
+
+    def __init__(self) -> None:
+        self.lines: list[bytes] = []
+        self.log = Log(SystemClock(), write=self.lines.append)
+        self.metrics = Metrics()
+        self.store = Ledge()
+        self.recorder = Recorder(
+            cast(Store, self.store), max_rows=10, timeout=1, log=self.log, metrics=self.metrics
+        )
+        self.limiter = RateLimiter(SystemClock(), Calendar(UTC), lambda: True)
+        for subject in ("key:k", "user:u"):
+            self.limiter.open(subject, None)
+        self.estimator = Estimator({"m": PRICE}, default_completion=10)
+        self.accounting = UsageAccounting(
+            recorder=self.recorder,
+            estimator=self.estimator,
+            metrics=self.metrics,
+            log=self.log,
+            strict=True,
+            log_requests=True,
+        )
+
+    def open(self) -> UsageEntry:
+        self.recorder.reserve()
+        call = Call(context=context(), model="m", stream=False, wants_usage=False)
+        return self.accounting.open(CALLER, call, self.limiter.admit(CALLER, Estimate(20, 0)), size=40)
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        return [event for line in self.lines if (event := json.loads(line))["event"] == name]
+
+
+async def test_the_first_exit_counts_and_every_later_one_does_nothing(nursery: trio.Nursery) -> None:
+    office = Office()
+    nursery.start_soon(office.recorder.run)
+    entry = office.open()
+    entry.tried.append("one")
+    assert office.limiter.running == 1
+    batch = entry.finish(200, "ok", Usage(prompt=3, completion=4, source="upstream"))
+    assert office.limiter.running == 0
+    assert entry.finish(500, "internal", Usage()) is batch
+    entry.close(499, "client_gone")
+    await entry.durable()
+    assert [len(commit) for commit in office.store.commits] == [1]
+    (event,) = office.events("request")
+    assert (event["status"], event["outcome"], event["prompt_tokens"]) == (200, "ok", 3)
+    assert office.recorder.held == 0
+    office.limiter.admit(CALLER, Estimate(20, 0))
+
+
+async def test_a_log_that_fails_does_not_make_a_second_row(nursery: trio.Nursery) -> None:
+    office = Office()
+
+    def broken(line: bytes) -> None:
+        raise BrokenPipeError
+
+    office.accounting = msgspec.structs.replace(office.accounting, log=Log(SystemClock(), write=broken))
+    entry = office.open()
+    with pytest.raises(BrokenPipeError):
+        entry.finish(200, "ok", Usage())
+    entry.close(500, "internal")
+    nursery.start_soon(office.recorder.run)
+    await entry.durable()
+    assert [len(commit) for commit in office.store.commits] == [1]
+    assert (office.recorder.held, office.limiter.running) == (0, 0)
+
+
+async def test_closing_asks_what_was_used_so_far(nursery: trio.Nursery) -> None:
+    office = Office()
+    nursery.start_soon(office.recorder.run)
+    entry = office.open()
+    entry.usage_so_far = lambda: Usage(prompt=1, completion=2, source="estimated")
+    entry.close(499, "client_gone")
+    await entry.durable()
+    (event,) = office.events("request")
+    assert (event["outcome"], event["completion_tokens"]) == ("client_gone", 2)
+
+
+async def test_what_is_settled_is_the_truth_and_is_learned_from(nursery: trio.Nursery) -> None:
+    office = Office()
+    nursery.start_soon(office.recorder.run)
+    entry = office.open()
+    entry.finish(200, "ok", Usage(prompt=20, completion=5, cached=8, source="upstream"))
+    assert entry.cost == 12 * 2 + 8 + 5 * 8
+    assert office.limiter.in_use("user:u").tpm == 25
+    call = Call(context=context(), model="m", stream=False, wants_usage=False)
+    assert office.estimator.demand(call, 160).tokens > 100 + 160 // 4 + 1
+    await entry.durable()
+
+
+class Broken:
+    """A sender with a fault."""
+
+    async def send(self, *_: object) -> None:
+        raise ValueError("canary-in-the-message")
+
+
+async def test_a_fault_of_ours_is_a_500_without_detail(nursery: trio.Nursery) -> None:
+    office = Office()
+    nursery.start_soon(office.recorder.run)
+    holder = KeyHolder(key_row(user()), None, None, None, None)
+
+    async def look_up(_: bytes) -> KeyHolder | None:
+        office.limiter.open(f"key:{holder.key.id}", None)
+        office.limiter.open(f"user:{holder.key.user_id}", None)
+        return holder
+
+    class OneServer:
+        catalog = ModelCatalog([server("one")], {})
+        keyless = ModelCatalog([], {})
+
+    keys = KeyAuthenticator(
+        look_up,
+        pepper=PEPPER,
+        clock=SystemClock(),
+        cache_seconds=5,
+        tiers={},
+        is_open=office.limiter.holds,
+    )
+    gateway = Gateway(
+        keys=keys,
+        registry=OneServer(),
+        health=Health(eject_after=1, eject_seconds=1),
+        limiter=office.limiter,
+        sender=cast(Sender, Broken()),
+        accounting=office.accounting,
+        total_timeout=5,
+        expose_server=True,
+    )
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b'{"model":"m","messages":[]}', "more_body": False}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/chat/completions",
+        "headers": [(b"x-api-key", KEY.encode())],
+        "client": None,
+        "extensions": {"disconnect": Disconnect()},
+    }
+    edge = DataPlane(gateway, cast(Any, None), bodies=BodyMemory(1000), clock=SystemClock(), log=office.log)
+    with trio.fail_after(2):
+        await edge(scope, receive, send)
+    assert sent[0]["status"] == 500
+    told = msgspec.json.decode(sent[1]["body"])["error"]
+    assert (told["code"], told["type"]) == ("internal_error", "server_error")
+    assert [event["outcome"] for event in office.events("request")] == ["internal"]
+    (event,) = office.events("request_failed")
+    assert (event["error"], event["request_id"]) == ("ValueError", told["request_id"])
+    assert "canary" not in b"".join(office.lines).decode() + str(sent)
+    assert office.limiter.running == 0

@@ -1,0 +1,325 @@
+"""Who calls: one path for every header, junk refused unread, changes in force at once."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from bluesminds.common.clock import SystemClock
+from bluesminds.common.crypto import key_digest, new_key
+from bluesminds.common.errors import Unauthenticated, Unavailable
+from bluesminds.common.values import LimitSet, RequestContext
+from bluesminds.gateway.authenticate import KeyAuthenticator
+from storage.base import StorageUnavailable
+from storage.keys import KeyHolder, KeyRow
+from tests.fakes.model_server import ModelServer
+from tests.gateways import ASK, Gateway, eventually
+from tests.storage.samples import key as key_row
+from tests.storage.samples import user
+
+PEPPER = b"pepper"
+KEY = new_key()
+NOW = 1_800_000_000_000
+
+
+def context(
+    credential: str | None = KEY,
+    at_ms: int = NOW,
+    *,
+    client: str = "127.0.0.1",
+    origin: str | None = None,
+    endpoint: str = "chat.completions",
+) -> RequestContext:
+    return RequestContext(
+        id="i", request_id="r", endpoint=endpoint, credential=credential, client=client, origin=origin,
+        credential_header="authorization", forward=(), at_ms=at_ms, started=0.0,
+    )  # fmt: skip
+
+
+class Table:
+    """What the store would know of KEY; counts how often it is asked."""
+
+    def __init__(self, row: KeyRow | None) -> None:
+        self.row = row
+        self.disabled_at: int | None = None
+        self.tier: str | None = None
+        self.user_limits: str | None = None
+        self.ends_at: int | None = None
+        self.asked = 0
+        self.gate: trio.Event | None = None
+        self.failing = False
+
+    async def look_up(self, digest: bytes) -> KeyHolder | None:
+        self.asked += 1
+        if self.failing:
+            raise StorageUnavailable("gone")
+        row = self.row
+        if self.gate is not None:
+            await self.gate.wait()
+        if row is None or digest != key_digest(PEPPER, KEY):
+            return None
+        return KeyHolder(row, self.disabled_at, self.tier, self.user_limits, self.ends_at)
+
+
+def changed(**fields: Any) -> KeyRow:
+    return replace(key_row(user()), **fields)
+
+
+def ring(table: Table, *, cache_seconds: float = 5.0) -> KeyAuthenticator:
+    return KeyAuthenticator(
+        table.look_up,
+        pepper=PEPPER,
+        clock=SystemClock(),
+        cache_seconds=cache_seconds,
+        tiers={"free": LimitSet(rpm=7, concurrency=3)},
+        is_open=lambda caller: True,
+    )
+
+
+async def refused(keys: KeyAuthenticator, credential: str | None = KEY, at_ms: int = NOW) -> str:
+    with pytest.raises(Unauthenticated) as caught:
+        await keys.identify(context(credential, at_ms))
+    assert caught.value.status == 401
+    assert credential is None or len(credential) <= 12 or credential not in caught.value.message
+    return caught.value.code
+
+
+async def test_a_key_is_looked_up_once_and_again_when_it_has_aged(mock_clock: MockClock) -> None:
+    table = Table(key_row(user()))
+    keys = ring(table)
+    for _ in range(3):
+        caller = await keys.identify(context())
+    assert table.asked == 1
+    assert (caller.key_id, caller.user_id) == (table.row.id, table.row.user_id)  # type: ignore[union-attr]
+    assert (caller.key_limits, caller.user_limits) == (LimitSet(rpm=60), LimitSet())
+    mock_clock.jump(5.01)
+    await keys.identify(context())
+    assert table.asked == 2
+    keys.use(caller, context())
+    assert keys.used == {caller.key_id: NOW}
+
+
+async def test_what_an_account_may_is_its_tiers_figure_or_its_own() -> None:
+    table = Table(changed(limits=None))
+    table.tier, table.user_limits = "free", '{"rpm": 70, "tpm": 5}'
+    caller = await ring(table).identify(context())
+    assert (caller.key_limits, caller.user_limits) == (LimitSet(), LimitSet(rpm=70, tpm=5, concurrency=3))
+
+
+@pytest.mark.parametrize(
+    "credential",
+    ["", "x", "sk-live-1234567890", KEY[:-1] + "~", KEY + "A", "bm_" + "é" * 36],
+    ids=["empty", "short", "foreign", "altered", "longer", "not ASCII"],
+)
+async def test_junk_is_refused_without_a_look_up(credential: str) -> None:
+    table = Table(None)
+    assert await refused(ring(table), credential) == ("invalid_api_key" if credential else "missing_api_key")
+    assert table.asked == 0
+
+
+async def test_an_unknown_key_is_remembered_as_unknown() -> None:
+    table = Table(None)
+    keys = ring(table)
+    assert {await refused(keys, new_key()), await refused(keys), await refused(keys)} == {"invalid_api_key"}
+    assert table.asked == 2
+
+
+async def test_why_a_key_is_refused() -> None:
+    table = Table(changed(revoked_at=NOW))
+    assert await refused(ring(table)) == "api_key_revoked"
+    table.row = changed()
+    table.disabled_at = NOW
+    assert await refused(ring(table)) == "user_disabled"
+    table = Table(changed(expires_at=NOW + 1))
+    keys = ring(table)
+    await keys.identify(context())
+    assert await refused(keys, at_ms=NOW + 1) == "api_key_expired"
+    assert table.asked == 1
+    table = Table(changed(expires_at=NOW + 9))
+    table.ends_at = NOW + 5
+    keys = ring(table)
+    await keys.identify(context(at_ms=NOW + 4))
+    assert await refused(keys, at_ms=NOW + 5) == "api_key_expired", "of two ends the sooner"
+    table.ends_at = 0
+    assert await refused(ring(table), at_ms=1) == "api_key_expired", "whatever the clock says"
+    assert await refused(keys, None) == "missing_api_key"
+
+
+@pytest.mark.parametrize("digests", [[], [bytes(32), key_digest(PEPPER, KEY)]], ids=["all", "some"])
+async def test_a_look_up_under_way_does_not_outlive_a_change(digests: list[bytes]) -> None:
+    table = Table(key_row(user()))
+    keys = ring(table)
+    table.gate = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keys.identify, context())
+        await wait_all_tasks_blocked()
+        table.row = changed(revoked_at=NOW)
+        keys.forget(*digests)
+        table.gate.set()
+    assert await refused(keys) == "api_key_revoked"
+
+
+async def test_a_change_of_one_key_leaves_the_others_known() -> None:
+    table = Table(key_row(user()))
+    keys = ring(table)
+    await keys.identify(context())
+    keys.forget(key_digest(PEPPER, new_key()))
+    await keys.identify(context())
+    assert (table.asked, keys.changes) == (1, 1)
+    table.row = changed(revoked_at=NOW)
+    keys.forget(key_digest(PEPPER, KEY))
+    assert await refused(keys) == "api_key_revoked"
+
+
+async def test_who_misses_together_asks_once() -> None:
+    table = Table(key_row(user()))
+    keys = ring(table)
+    table.gate = trio.Event()
+    async with trio.open_nursery() as nursery:
+        for _ in range(90):
+            nursery.start_soon(keys.identify, context())
+        await wait_all_tasks_blocked()
+        table.gate.set()
+    assert table.asked == 1
+
+
+async def test_a_failed_look_up_fails_for_all_who_wait() -> None:
+    class Failing(Table):
+        async def look_up(self, digest: bytes) -> KeyHolder | None:
+            await super().look_up(digest)
+            raise StorageUnavailable("gone")
+
+    table = Failing(key_row(user()))
+    keys = ring(table)
+    table.gate = trio.Event()
+    codes = []
+
+    async def ask() -> None:
+        with pytest.raises(Unavailable) as caught:
+            await keys.identify(context())
+        codes.append(caught.value.code)
+
+    async with trio.open_nursery() as waiting:
+        for _ in range(5):
+            waiting.start_soon(ask)
+        await wait_all_tasks_blocked()
+        table.gate.set()
+    assert (codes, table.asked) == (["storage_unavailable"] * 5, 1)
+
+
+async def test_when_the_one_who_asks_leaves_another_asks() -> None:
+    table = Table(key_row(user()))
+    keys = ring(table)
+    table.gate = trio.Event()
+    callers = []
+
+    async def ask() -> None:
+        callers.append(await keys.identify(context()))
+
+    async with trio.open_nursery() as others:
+        async with trio.open_nursery() as first:
+            first.start_soon(keys.identify, context())
+            await wait_all_tasks_blocked()
+            for _ in range(5):
+                others.start_soon(ask)
+            await wait_all_tasks_blocked()
+            first.cancel_scope.cancel()
+        await wait_all_tasks_blocked()
+        assert table.asked == 2
+        table.gate.set()
+    assert len(callers) == 5
+    assert table.asked == 2
+
+
+@pytest.mark.parametrize("digests", [[], [bytes(32), key_digest(PEPPER, KEY)]], ids=["all", "some"])
+async def test_who_comes_after_a_change_does_not_join_a_look_up_from_before(digests: list[bytes]) -> None:
+    table = Table(key_row(user()))
+    keys = ring(table)
+    table.gate = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keys.identify, context())
+        await wait_all_tasks_blocked()
+        table.row = changed(revoked_at=NOW)
+        keys.forget(*digests)
+        nursery.start_soon(refused, keys)
+        await wait_all_tasks_blocked()
+        assert table.asked == 2
+        table.gate.set()
+
+
+async def test_a_store_that_does_not_answer_is_not_the_keys_fault() -> None:
+    table = Table(key_row(user()))
+    table.failing = True
+    keys = ring(table)
+    with pytest.raises(Unavailable) as caught:
+        await keys.identify(context())
+    assert (caught.value.status, caught.value.code) == (503, "storage_unavailable")
+    table.failing = False
+    await keys.identify(context())
+
+
+async def test_every_header_is_one_path(gateway: Gateway) -> None:
+    async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client:
+        for headers in (
+            {"authorization": f"Bearer {gateway.key}"},
+            {"authorization": f"bearer  {gateway.key}"},
+            {"authorization": gateway.key},
+            {"x-api-key": gateway.key},
+            {"api-key": gateway.key},
+        ):
+            answer = await client.post("/v1/chat/completions", json=ASK, headers=headers)
+            assert answer.status_code == 200, headers
+        for headers, code, header in (
+            ({}, "missing_api_key", "Authorization"),
+            ({"authorization": "Basic YTpi"}, "invalid_api_key", "authorization"),
+            ({"x-api-key": "sk-1234567890abcd"}, "invalid_api_key", "x-api-key"),
+            ({"api-key": new_key()}, "invalid_api_key", "api-key"),
+            ({"authorization": "Bearer junk", "x-api-key": gateway.key}, "invalid_api_key", "authorization"),
+        ):
+            answer = await client.post("/v1/chat/completions", json=ASK, headers=headers)
+            told = answer.json()["error"]
+            assert (answer.status_code, told["code"], told["type"]) == (401, code, "authentication_error")
+            assert header in told["message"]
+            assert answer.headers["www-authenticate"] == "Bearer"
+
+
+async def test_nothing_begun_after_a_revocation_is_answered(gateway: Gateway) -> None:
+    key_id, key = await gateway.new_key()
+    revoked = False
+    late: list[int] = []
+    early: list[int] = []
+
+    async def hammer(client: httpx.AsyncClient) -> None:
+        for _ in range(200):
+            statuses = late if revoked else early
+            statuses.append((await client.post("/v1/chat/completions", json=ASK)).status_code)
+            if len(late) >= 40:
+                return
+
+    async with gateway.client(key) as client, gateway.operator() as operator, trio.open_nursery() as clients:
+        for _ in range(8):
+            clients.start_soon(hammer, client)
+        await eventually(lambda: len(early) >= 20)
+        assert (await operator.delete(f"/api/admin/keys/{key_id}")).status_code == 204
+        revoked = True
+    assert set(late) == {401}
+    assert early[:20] == [200] * 20
+
+
+async def test_a_key_works_when_it_is_made_and_not_after_it_is_revoked(
+    gateway: Gateway, models: ModelServer, home: Path
+) -> None:
+    key_id, key = await gateway.new_key()
+    assert (await gateway.chat(key=key)).status_code == 200
+    async with gateway.operator() as client:
+        assert (await client.delete(f"/api/admin/keys/{key_id}")).status_code == 204
+        assert (await gateway.chat(key=key)).json()["error"]["code"] == "api_key_revoked"
+        assert (await client.delete(f"/api/admin/keys/{key_id}")).status_code == 404
+    assert len(models.asked) == 1
+    key_id, key = await gateway.new_key()
+    gateway.alter(f"UPDATE api_keys SET expires_at = 1 WHERE id = '{key_id}'")  # noqa: S608
+    assert (await gateway.chat(key=key)).json()["error"]["code"] == "api_key_expired"

@@ -1,0 +1,222 @@
+"""What counts against a server and leaves it out, and what a client does that must not."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from bluesminds.gateway.routing import health
+from tests import gateways
+from tests.fakes.model_server import (
+    DONE,
+    Cut,
+    Fin,
+    ModelServer,
+    Pause,
+    Plan,
+    Stall,
+    chunk,
+    completion,
+    error,
+    hang,
+    refusal,
+    streamed,
+    whole,
+)
+from tests.gateway.test_client_disconnects import begin, until
+from tests.gateways import ASK, IMPATIENT, STREAM, Gateway, entry, eventually
+
+TOUCHY = {"eject_after": 2, "eject_seconds": 60.0}
+BROKEN = b"data: " + error("out of memory") + b"\n\n"
+WRONG_TOOL = b"data: " + error("tool_use_failed", type="invalid_request_error") + b"\n\n"
+
+
+@pytest.fixture
+async def touchy(nursery: trio.Nursery, home: Path, models: ModelServer, second: ModelServer) -> Gateway:
+    """Leaves `models` out after two failures in a row; `second` answers then."""
+    servers = [entry("first", models.url, priority=0), entry("second", second.url, priority=1)]
+    return await gateways.start(nursery, home, servers=servers, upstream=TOUCHY | IMPATIENT)
+
+
+async def asked_last(gateway: Gateway) -> str:
+    return str((await gateway.chat()).headers["x-bluesminds-server"])
+
+
+class Ahead:
+    """Trio's clock as the test sets it forward."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def current_time(self) -> float:
+        return trio.current_time() + self.seconds
+
+
+async def test_a_failing_server_is_left_out_and_comes_back(
+    nursery: trio.Nursery,
+    home: Path,
+    models: ModelServer,
+    second: ModelServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Ahead()
+    monkeypatch.setattr(health, "trio", clock)
+    servers = [entry("first", models.url, priority=0), entry("second", second.url, priority=1)]
+    upstream = {"eject_after": 2, "eject_seconds": 3600.0}
+    gateway = await gateways.start(nursery, home, servers=servers, upstream=upstream)
+    models.plan(refusal(500), refusal(500))
+    assert [await asked_last(gateway) for _ in range(4)] == ["second"] * 4
+    clock.seconds = 1800
+    assert await asked_last(gateway) == "second"
+    assert len(models.asked) == 2
+    clock.seconds = 3601
+    assert await asked_last(gateway) == "first"
+
+
+@pytest.mark.parametrize(
+    ("end", "outcome"),
+    [(Cut, "UpstreamCut"), (Fin, "UpstreamCut"), (Stall, "ChunkTimeout"), (BROKEN, "error_in_stream")],
+)
+async def test_a_server_that_breaks_its_streams_off_is_left_out(
+    touchy: Gateway, models: ModelServer, end: Any, outcome: str
+) -> None:
+    for _ in range(2):
+        models.plan(streamed(chunk("one"), Pause(0.05), end))
+        assert b'"error"' in (await touchy.chat(STREAM)).content
+    assert await asked_last(touchy) == "second"
+    assert await touchy.metric("bluesminds_upstream_attempts_total", server="first", outcome=outcome) == 2
+
+
+async def test_a_stream_that_ends_well_makes_a_server_whole(touchy: Gateway, models: ModelServer) -> None:
+    cut = streamed(chunk("one"), Pause(0.05), Cut)
+    models.plan(cut, streamed(chunk("one"), DONE), cut)
+    for _ in range(3):
+        await touchy.chat(STREAM)
+    assert await asked_last(touchy) == "first"
+
+
+FAULTS_OF_THE_CLIENT: list[tuple[Plan, dict[str, Any]]] = [
+    (refusal(400, b"x" * 200_000), ASK),
+    (refusal(400, b"x" * 2_000_000), ASK),
+    (refusal(403, error("flagged", code=403)), ASK),
+    (refusal(403, b"<html>blocked"), ASK),
+    (refusal(408), ASK),
+    (whole(error("bad prompt", code=400)), ASK),
+    (streamed(b"data: " + error("bad prompt", code=400) + b"\n\n"), STREAM),
+    (streamed(chunk("one"), WRONG_TOOL), STREAM),
+]
+
+
+@pytest.mark.parametrize(("plan", "body"), FAULTS_OF_THE_CLIENT, ids=range(len(FAULTS_OF_THE_CLIENT)))
+async def test_no_request_can_get_a_server_left_out(
+    touchy: Gateway, models: ModelServer, plan: Plan, body: dict[str, Any]
+) -> None:
+    for _ in range(3):
+        models.plan(plan)
+        await touchy.chat(body)
+    assert await asked_last(touchy) == "first"
+
+
+async def test_a_client_that_leaves_its_streams_does_not_either(touchy: Gateway, models: ModelServer) -> None:
+    for number in range(3):
+        models.plan(streamed(chunk("one"), Stall))
+        stream = await begin(touchy, STREAM)
+        await until(stream, b"one")
+        await stream.aclose()
+        await eventually(lambda seen=number + 1: models.left == seen)  # type: ignore[misc]
+    assert await asked_last(touchy) == "first"
+
+
+async def test_a_long_refusal_is_told(gateway: Gateway, models: ModelServer) -> None:
+    quoting = error("x" * 200_000)
+    models.plan(refusal(400, quoting), refusal(422, b"y" * 2_000_000))
+    assert (await gateway.chat()).content == quoting
+    answer = await gateway.chat()
+    assert (answer.status_code, len(models.asked)) == (422, 2)
+    message = answer.json()["error"]["message"]
+    assert "too long to pass on" in message
+    assert "y" * 400 in message
+    assert len(message) < 700
+
+
+async def test_an_answer_in_one_piece_may_begin_late(
+    pair: Gateway, models: ModelServer, second: ModelServer
+) -> None:
+    async def late(server: ModelServer, peer: Any, asked: Any) -> None:
+        await trio.sleep(1.4)
+        await whole(completion("thought about"))(server, peer, asked)
+
+    models.plan(late)
+    assert (await pair.chat()).content == completion("thought about")
+    assert second.asked == []
+
+
+async def test_an_answer_that_never_comes_is_asked_for_once(
+    nursery: trio.Nursery, home: Path, models: ModelServer, second: ModelServer
+) -> None:
+    servers = [entry("first", models.url, priority=0), entry("second", second.url, priority=1)]
+    upstream = TOUCHY | IMPATIENT | {"total_timeout": 4.0}
+    gateway = await gateways.start(nursery, home, servers=servers, upstream=upstream)
+    models.plan(hang, hang)
+
+    async def ask() -> None:
+        answer = await gateway.chat()
+        assert (answer.status_code, answer.json()["error"]["code"]) == (504, "upstream_timeout")
+
+    async with trio.open_nursery() as clients:
+        clients.start_soon(ask)
+        clients.start_soon(ask)
+    assert second.asked == []
+    assert await asked_last(gateway) == "second"
+
+
+async def test_a_server_without_a_list_of_models_stays(
+    nursery: trio.Nursery, home: Path, models: ModelServer
+) -> None:
+    models.list_status = b"404 Not Found"
+    upstream = {"eject_after": 1, "eject_seconds": 60.0, "probe_interval": 0.05, "probe_timeout": 30.0}
+    gateway = await gateways.start(nursery, home, servers=[entry("one", models.url)], upstream=upstream)
+    await eventually(lambda: len(models.upstream.requests) > 3)
+    assert await gateway.is_ready()
+
+
+async def test_chance_is_the_gateways_own(
+    nursery: trio.Nursery, home: Path, models: ModelServer, second: ModelServer
+) -> None:
+    """Whoever seeds the generator that a process shares would choose the servers; and sees no draws there."""
+    upstream = {"probe_interval": 0.05}
+    servers = [entry("first", models.url), entry("second", second.url)]
+    before = random.getstate()
+    gateway = await gateways.start(nursery, home, servers=servers, upstream=upstream)
+    await eventually(lambda: len(models.upstream.requests) > 3)
+    assert (await gateway.chat()).status_code == 200
+    assert random.getstate() == before
+
+
+async def test_probing_leaves_a_dead_server_out_until_it_is_back(
+    nursery: trio.Nursery, home: Path, models: ModelServer
+) -> None:
+    upstream = {"eject_after": 2, "eject_seconds": 60.0, "probe_interval": 0.1}
+    gateway = await gateways.start(nursery, home, servers=[entry("one", models.url)], upstream=upstream)
+    models.list_status = b"503 Starting"
+
+    async def is_out() -> bool:
+        return not await gateway.is_ready()
+
+    await eventually(is_out)
+    models.list_status = b"200 OK"
+    await eventually(gateway.is_ready)
+
+
+async def test_answering_probes_does_not_excuse_failing(
+    nursery: trio.Nursery, home: Path, models: ModelServer
+) -> None:
+    upstream = {"eject_after": 1, "eject_seconds": 60.0, "probe_interval": 0.05}
+    gateway = await gateways.start(nursery, home, servers=[entry("one", models.url)], upstream=upstream)
+    models.plan(refusal(500))
+    await gateway.chat()
+    probes = len(models.upstream.requests)
+    await eventually(lambda: len(models.upstream.requests) > probes + 3)
+    assert not await gateway.is_ready()

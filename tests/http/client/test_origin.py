@@ -1,0 +1,78 @@
+"""Base URLs: what is taken, what is refused, and that a refusal repeats nothing of the URL."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bluesminds.http.client.pool import Origin
+
+
+@pytest.mark.parametrize(
+    ("url", "origin", "base", "authority"),
+    [
+        ("http://localhost", Origin("http", "localhost", 80), "", "localhost"),
+        ("http://LOCALHOST:80/", Origin("http", "localhost", 80), "", "localhost"),
+        ("https://api.openai.com/v1", Origin("https", "api.openai.com", 443), "/v1", "api.openai.com"),
+        (
+            "HTTPS://api.openai.com:8443/a/b/",
+            Origin("https", "api.openai.com", 8443),
+            "/a/b",
+            "api.openai.com:8443",
+        ),
+        ("http://[::1]:4000/v1", Origin("http", "::1", 4000), "/v1", "[::1]:4000"),
+        ("http://127.0.0.1:443", Origin("http", "127.0.0.1", 443), "", "127.0.0.1:443"),
+        ("unix:/run/x.sock", Origin("unix", "/run/x.sock", 0), "", "localhost"),
+        ("unix:///run/x.sock:/v1/", Origin("unix", "/run/x.sock", 0), "/v1", "localhost"),
+    ],
+)
+def test_base_urls(url: str, origin: Origin, base: str, authority: str) -> None:
+    assert Origin.parse(url) == (origin, base)
+    assert origin.authority == authority
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "localhost:4000",
+        "//host",
+        "ftp://host",
+        "file:///etc/passwd",
+        "http://",
+        "http:///path",
+        "http://:80",
+        "http://host:0",
+        "http://host:65536",
+        "http://host:x",
+        "http://[::1",
+        "http://user:hunter2@host",
+        "http://hunter2@host",
+        "http://host/?key=hunter2",
+        "http://host/#hunter2",
+        "http://ho st",
+        "http://host/a b",
+        "http://host/\r\nX: y",
+        "http://h\u00f6st",
+        "unix:relative.sock",
+        "unix:",
+        "unix:/x.sock:v1",
+    ],
+)
+def test_what_is_no_base_url(url: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        Origin.parse(url)
+    assert "hunter2" not in str(caught.value)
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+@given(st.text() | st.from_regex(r"(https?|unix)://?[!-~]{0,30}", fullmatch=True))
+def test_any_text_is_parsed_or_refused(url: str) -> None:
+    try:
+        origin, base = Origin.parse(url)
+    except ValueError:
+        return
+    assert base == "" or (base.startswith("/") and not base.endswith("/"))
+    assert (origin.authority + base).isascii()
+    assert (origin.authority + base).isprintable()
+    assert " " not in origin.authority + base
+    assert (origin.scheme == "unix") == (origin.port == 0)

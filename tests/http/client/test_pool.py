@@ -1,0 +1,778 @@
+"""The pool against real sockets: framing, keep-alive, stale connections, uploads and early answers."""
+
+import dataclasses
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from bluesminds.http.client import pool as pool_module
+from bluesminds.http.client.pool import (
+    BodyTooLarge,
+    ConnectFailed,
+    Origin,
+    Pool,
+    Response,
+    Timeouts,
+    UpstreamCut,
+)
+from bluesminds.http.wire import RECEIVE_BYTES
+from tests.fakes.raw_upstream import Peer, Upstream, always_ok, serve
+
+TIMEOUTS = Timeouts(connect=5, pool=5, write=5, first_byte=5, between_chunks=5)
+
+
+@pytest.fixture
+async def pool(nursery: trio.Nursery) -> Pool:
+    pool = Pool()
+    await nursery.start(pool.run)
+    return pool
+
+
+def origin(upstream: Upstream) -> Origin:
+    return Origin("http", "127.0.0.1", upstream.port)
+
+
+async def get(pool: Pool, upstream: Upstream, target: bytes = b"/") -> Response:
+    return await pool.request(b"GET", origin(upstream), target, [], timeouts=TIMEOUTS)
+
+
+async def test_a_request_arrives_as_given_and_connections_are_reused(
+    pool: Pool, nursery: trio.Nursery
+) -> None:
+    upstream = await nursery.start(serve, always_ok)
+    for body in (b"one", b"two"):
+        response = await pool.request(
+            b"POST",
+            origin(upstream),
+            b"/v1/x?y=%20z",
+            [(b"X-A", b"1"), (b"x-a", b"2")],
+            body,
+            timeouts=TIMEOUTS,
+        )
+        assert (response.status, await response.read(100)) == (200, body)
+    assert upstream.accepted == 1
+    first = upstream.requests[0]
+    assert first.line == b"POST /v1/x?y=%20z HTTP/1.1"
+    assert first.values(b"host") == [b"127.0.0.1:%d" % upstream.port]
+    assert first.values(b"x-a") == [b"1", b"2"]
+    assert first.values(b"content-length") == [b"3"]
+    assert first.values(b"accept-encoding") == [b"identity"]
+
+
+async def test_framing_and_connection_headers_are_the_pools_own(pool: Pool, nursery: trio.Nursery) -> None:
+    upstream = await nursery.start(serve, always_ok)
+    headers = [
+        (b"Host", b"evil"),
+        (b"Content-Length", b"999"),
+        (b"Transfer-Encoding", b"chunked"),
+        (b"Connection", b"close, x-a"),
+        (b"Expect", b"100-continue"),
+        (b"Upgrade", b"h2c"),
+        (b"Accept-Encoding", b"br"),
+    ]
+    response = await pool.request(b"POST", origin(upstream), b"/", headers, b"abc", timeouts=TIMEOUTS)
+    assert await response.read(10) == b"abc"
+    head = upstream.requests[0].head.lower()
+    assert head.count(b"content-length") == head.count(b"host:") == head.count(b"accept-encoding") == 1
+    for absent in (b"evil", b"999", b"chunked", b"connection", b"expect", b"upgrade", b"br\r\n"):
+        assert absent not in head
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "header"),
+    [
+        (b"GET", b"/ HTTP/1.1\r\nX: y\r\n\r\n", (b"a", b"b")),
+        (b"GET", b"/a b", (b"a", b"b")),
+        (b"GET", b"", (b"a", b"b")),
+        (b"GET /", b"/", (b"a", b"b")),
+        (b"GET", b"/", (b"a", b"b\r\nX: y")),
+        (b"GET", b"/", (b"a", b"b\nX: y")),
+        (b"GET", b"/", (b"a\r\nX", b"y")),
+        (b"GET", b"/", (b"a", b"\r")),
+        (b"GET", b"/", (b"a", b"\0")),
+    ],
+)
+async def test_nothing_but_one_head_can_be_sent(
+    pool: Pool, nursery: trio.Nursery, method: bytes, target: bytes, header: tuple[bytes, bytes]
+) -> None:
+    upstream = await nursery.start(serve, always_ok)
+    with pytest.raises(ValueError, match=r"malformed|line break"):
+        await pool.request(method, origin(upstream), target, [header], timeouts=TIMEOUTS)
+    assert (await (await get(pool, upstream)).read(10)) == b"ok"
+    assert len(upstream.requests) == 1
+
+
+async def test_headers_come_in_lower_case_in_order_with_repeats(pool: Pool, nursery: trio.Nursery) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.answer(b"", b"X-One: 1", b"x-two:  2 ", b"X-ONE: 3")
+
+    upstream = await nursery.start(serve, script)
+    response = await get(pool, upstream)
+    assert response.headers == [
+        (b"content-length", b"0"),
+        (b"x-one", b"1"),
+        (b"x-two", b"2"),
+        (b"x-one", b"3"),
+    ]
+    assert response.header(b"x-one") == b"1"
+    assert response.header(b"absent") is None
+
+
+async def test_interim_answers_are_skipped(pool: Pool, nursery: trio.Nursery) -> None:
+    async def script(peer: Peer) -> None:
+        for _ in range(2):
+            await peer.request()
+            await peer.send(b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n")
+            await trio.sleep(0.01)
+            await peer.send(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n")
+            await peer.answer(b"final")
+
+    upstream = await nursery.start(serve, script)
+    for _ in range(2):
+        response = await get(pool, upstream)
+        assert (response.status, response.headers) == (200, [(b"content-length", b"5")])
+        assert await response.read(10) == b"final"
+    assert upstream.accepted == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "raw"),
+    [
+        (b"HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n"),
+        (b"HEAD", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"),
+        (b"HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\nContent-Encoding: gzip\r\n\r\n"),
+        (b"GET", b"HTTP/1.1 204 No Content\r\n\r\n"),
+        (b"GET", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 500\r\n\r\n"),
+    ],
+)
+async def test_answers_without_a_body_leave_the_connection_usable(
+    pool: Pool, nursery: trio.Nursery, method: bytes, raw: bytes
+) -> None:
+    async def script(peer: Peer) -> None:
+        for _ in range(2):
+            await peer.request()
+            await peer.send(raw)
+        await always_ok(peer)
+
+    upstream = await nursery.start(serve, script)
+    for _ in range(2):
+        response = await pool.request(method, origin(upstream), b"/", [], timeouts=TIMEOUTS)
+        assert await response.receive() == b""
+    assert await (await get(pool, upstream)).read(10) == b"ok"
+    assert upstream.accepted == 1
+
+
+async def test_a_body_sent_in_answer_to_head_is_not_taken_for_the_next_answer(
+    pool: Pool, nursery: trio.Nursery
+) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.answer(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison")
+        await peer.wait_closed()
+
+    upstream = await nursery.start(serve, script)
+    for _ in range(2):
+        response = await pool.request(b"HEAD", origin(upstream), b"/", [], timeouts=TIMEOUTS)
+        assert (response.status, await response.receive()) == (200, b"")
+    assert upstream.accepted == 2
+
+
+async def test_a_refusal_sent_before_any_request_is_delivered(pool: Pool, nursery: trio.Nursery) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.answer(b"busy", status=b"503 Service Unavailable")
+        peer.reset()
+
+    upstream = await nursery.start(serve, script)
+    for _ in range(20):
+        response = await get(pool, upstream)
+        assert (response.status, await response.read(10)) == (503, b"busy")
+
+
+async def test_a_body_without_framing_ends_with_the_connection(pool: Pool, nursery: trio.Nursery) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(b"HTTP/1.1 200 OK\r\n\r\nfirst ")
+        await trio.sleep(0.01)
+        await peer.send(b"second")
+
+    upstream = await nursery.start(serve, script)
+    for _ in range(2):
+        assert await (await get(pool, upstream)).read(100) == b"first second"
+    assert upstream.accepted == 2
+
+
+async def test_chunks_are_delivered_as_they_arrive_and_trailers_dropped(
+    pool: Pool, nursery: trio.Nursery
+) -> None:
+    go = trio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.begin_chunked()
+        await peer.chunk(b"one")
+        await go.wait()
+        await peer.send(b"3;ext=1\r\ntwo\r\n0\r\nX-Trailer: t\r\n\r\n")
+        await always_ok(peer)
+
+    upstream = await nursery.start(serve, script)
+    response = await get(pool, upstream)
+    assert await response.receive() == b"one"
+    go.set()
+    assert await response.receive() == b"two"
+    assert await response.receive() == b""
+    assert await response.receive() == b""
+    assert response.header(b"x-trailer") is None
+    assert await (await get(pool, upstream)).read(10) == b"ok"
+    assert upstream.accepted == 1
+
+
+async def test_reading_stops_at_the_limit(pool: Pool, nursery: trio.Nursery) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.answer(b"x" * 300_000)
+
+    upstream = await nursery.start(serve, script)
+    response = await get(pool, upstream)
+    with pytest.raises(BodyTooLarge):
+        await response.read(100_000)
+    with pytest.raises(trio.ClosedResourceError):
+        await response.receive()
+
+
+async def test_closing_early_drops_the_connection_and_is_idempotent(
+    pool: Pool, nursery: trio.Nursery
+) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.begin_chunked()
+        await peer.wait_closed()
+
+    upstream = await nursery.start(serve, script)
+    response = await get(pool, upstream)
+    response.close()
+    response.close()
+    with pytest.raises(trio.ClosedResourceError):
+        await response.receive()
+    with trio.fail_after(5):
+        await upstream.all_closed()
+
+
+async def test_a_cancelled_receive_may_be_repeated(pool: Pool, nursery: trio.Nursery) -> None:
+    go = trio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.begin_chunked()
+        await go.wait()
+        await peer.chunk(b"late")
+        await peer.send(b"0\r\n\r\n")
+
+    upstream = await nursery.start(serve, script)
+    response = await get(pool, upstream)
+    with trio.move_on_after(0.02) as scope:
+        await response.receive()
+    assert scope.cancelled_caught
+    go.set()
+    assert await response.read(10) == b"late"
+
+
+async def test_unix_sockets(pool: Pool, nursery: trio.Nursery, tmp_path: Path) -> None:
+    path = str(tmp_path / "u.sock")
+    upstream = await nursery.start(lambda task_status: serve(always_ok, path=path, task_status=task_status))
+    target, base = Origin.parse(f"unix:{path}:/v1/")
+    assert base == "/v1"
+    for _ in range(2):
+        response = await pool.request(b"GET", target, b"/v1/models", [], timeouts=TIMEOUTS)
+        assert await response.read(10) == b"ok"
+    assert upstream.accepted == 1
+    assert upstream.requests[0].values(b"host") == [b"localhost"]
+
+
+async def test_a_refused_connection_was_not_sent(pool: Pool, tmp_path: Path) -> None:
+    with trio.socket.socket() as unused:
+        await unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]  # bound for as long as the test needs it, but not listening
+        for target in (Origin("http", "127.0.0.1", port), Origin("unix", str(tmp_path / "absent"), 0)):
+            with pytest.raises(ConnectFailed) as caught:
+                await pool.request(b"GET", target, b"/", [], timeouts=TIMEOUTS)
+            assert (caught.value.phase, caught.value.sent) == ("connect", False)
+
+
+class Nowhere(trio.abc.HostnameResolver):
+    """In place of the machine's resolver, which may take its time over a name that does not exist."""
+
+    async def getaddrinfo(
+        self, host: bytes | None, port: bytes | str | int | None, *_: int, **__: int
+    ) -> list[Any]:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    async def getnameinfo(self, sockaddr: Any, flags: int) -> tuple[str, str]:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "a" * 64 + ".invalid", "a..b"])
+async def test_names_that_cannot_be_resolved_fail_to_connect(pool: Pool, host: str) -> None:
+    trio.socket.set_custom_hostname_resolver(Nowhere())
+    with pytest.raises(ConnectFailed):
+        await pool.request(b"GET", Origin("http", host, 80), b"/", [], timeouts=TIMEOUTS)
+
+
+class TestStaleConnections:
+    """What happens when the upstream gives a kept-alive connection up."""
+
+    @pytest.mark.parametrize("reset", [False, True])
+    async def test_one_closed_at_the_next_request_is_replaced_once(
+        self, pool: Pool, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, reset: bool
+    ) -> None:
+        monkeypatch.setattr(pool_module, "_ROUND_TRIP", 60)
+
+        async def script(peer: Peer) -> None:
+            await peer.request()
+            await peer.answer(b"%d" % peer.number)
+            await peer.head()
+            if reset:
+                peer.reset()
+
+        upstream = await nursery.start(serve, script)
+        for expected in (b"1", b"2", b"3"):
+            response = await pool.request(b"POST", origin(upstream), b"/", [], b"body", timeouts=TIMEOUTS)
+            assert await response.read(10) == expected
+
+    async def test_a_body_that_cannot_be_repeated_is_not(self, pool: Pool, nursery: trio.Nursery) -> None:
+        async def script(peer: Peer) -> None:
+            await peer.request()
+            await peer.answer()
+            await peer.head()
+
+        async def body() -> AsyncIterator[bytes]:
+            yield b"once"
+
+        upstream = await nursery.start(serve, script)
+        await (await get(pool, upstream)).read(10)
+        with pytest.raises(UpstreamCut) as caught:
+            await pool.request(b"POST", origin(upstream), b"/", [], body(), timeouts=TIMEOUTS)
+        assert caught.value.sent
+
+    async def test_a_new_connection_that_fails_is_not_retried(
+        self, pool: Pool, nursery: trio.Nursery
+    ) -> None:
+        async def script(peer: Peer) -> None:
+            await peer.head()
+
+        upstream = await nursery.start(serve, script)
+        with pytest.raises(UpstreamCut) as caught:
+            await get(pool, upstream)
+        assert caught.value.sent
+        assert upstream.accepted == 1
+
+    @pytest.mark.parametrize("size", [10, 200_000])
+    async def test_a_request_that_was_worked_on_is_not_sent_again(
+        self, pool: Pool, nursery: trio.Nursery, size: int
+    ) -> None:
+        async def script(peer: Peer) -> None:
+            await peer.request()
+            await peer.answer()
+            await peer.request()
+            await trio.sleep(0.25)
+
+        upstream = await nursery.start(serve, script)
+        await (await get(pool, upstream)).read(10)
+        with pytest.raises(UpstreamCut) as caught:
+            await pool.request(b"POST", origin(upstream), b"/", [], bytes(size), timeouts=TIMEOUTS)
+        assert caught.value.sent
+        assert (upstream.accepted, len(upstream.requests)) == (1, 2)
+
+    async def test_a_request_that_changes_nothing_may_be_sent_again(
+        self, pool: Pool, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(pool_module, "_HARMLESS_SECONDS", 60)
+
+        async def script(peer: Peer) -> None:
+            await peer.request()
+            await peer.answer(b"%d" % peer.number)
+            await peer.head()
+            await trio.sleep(0.25)
+
+        upstream = await nursery.start(serve, script)
+        for expected in (b"1", b"2"):
+            assert await (await get(pool, upstream)).read(10) == expected
+
+    async def test_but_not_after_a_long_wait(
+        self, pool: Pool, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(pool_module, "_HARMLESS_SECONDS", 0.05)
+
+        async def script(peer: Peer) -> None:
+            await peer.request()
+            await peer.answer()
+            await peer.head()
+            await trio.sleep(0.1)
+
+        upstream = await nursery.start(serve, script)
+        await (await get(pool, upstream)).read(10)
+        with pytest.raises(UpstreamCut):
+            await get(pool, upstream)
+        assert upstream.accepted == 1
+
+    async def test_one_that_stopped_taking_the_request_half_way_is_replaced(
+        self, pool: Pool, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A request that is not whole cannot have been worked on, however long its sending took."""
+        monkeypatch.setattr(pool_module, "_HARMLESS_SECONDS", 60)
+
+        async def script(peer: Peer) -> None:
+            await peer.request()
+            await peer.answer(b"%d" % peer.number)
+            if peer.number == 1:
+                await peer.head()
+                await trio.sleep(0.25)
+                peer.reset()
+            else:
+                await peer.request()
+                await peer.answer(b"whole")
+
+        upstream = await nursery.start(serve, script)
+        await (await get(pool, upstream)).read(10)
+        response = await pool.request(
+            b"POST", origin(upstream), b"/", [], bytes(30_000_000), timeouts=TIMEOUTS
+        )
+        assert await response.read(10) == b"2"
+        assert upstream.accepted == 2
+
+    async def test_bytes_that_come_before_a_connection_is_handed_over_answer_nobody(
+        self, nursery: trio.Nursery, tmp_path: Path
+    ) -> None:
+        """The body fills one read exactly, so what follows it stays in the kernel."""
+        body = bytes(RECEIVE_BYTES)
+
+        async def script(peer: Peer) -> None:
+            await peer.request()
+            await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body))
+            await trio.sleep(0.02)
+            await peer.send(body + b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison")
+            await peer.wait_closed()
+
+        async def ask() -> None:
+            response = await pool.request(b"GET", target, b"/", [], timeouts=TIMEOUTS)
+            await trio.sleep(0.1)
+            assert await response.read(len(body)) == body
+
+        pool = Pool(max_connections=1)
+        await nursery.start(pool.run)
+        target = Origin("unix", str(tmp_path / "s"), 0)
+
+        async def start(task_status: trio.TaskStatus[Upstream]) -> None:
+            await serve(script, path=target.host, task_status=task_status)
+
+        upstream: Upstream = await nursery.start(start)
+        async with trio.open_nursery() as callers:
+            for _ in range(3):
+                callers.start_soon(ask)
+        assert upstream.accepted == 3
+
+    async def test_an_answer_that_began_is_not_retried(self, pool: Pool, nursery: trio.Nursery) -> None:
+        async def script(peer: Peer) -> None:
+            await peer.request()
+            await peer.answer()
+            await peer.head()
+            await peer.send(b"HTTP/1.1 2")
+
+        upstream = await nursery.start(serve, script)
+        await (await get(pool, upstream)).read(10)
+        with pytest.raises(UpstreamCut):
+            await get(pool, upstream)
+        assert upstream.accepted == 1
+
+    async def test_one_closed_while_idle_is_noticed_before_it_is_used(
+        self, pool: Pool, nursery: trio.Nursery
+    ) -> None:
+        async def script(peer: Peer) -> None:
+            await peer.request()
+            await peer.answer(b"%d" % peer.number)
+
+        async def body() -> AsyncIterator[bytes]:
+            yield b"not repeatable"
+
+        upstream = await nursery.start(serve, script)
+        for expected in (b"1", b"2"):
+            response = await pool.request(b"POST", origin(upstream), b"/", [], body(), timeouts=TIMEOUTS)
+            assert await response.read(10) == expected
+            await trio.sleep(0.25)
+
+    async def test_bytes_that_come_unasked_never_answer_the_next_request(
+        self, pool: Pool, nursery: trio.Nursery
+    ) -> None:
+        poisoned = [trio.Event() for _ in range(3)]
+
+        async def script(peer: Peer) -> None:
+            await peer.request()
+            await peer.answer(b"mine")
+            await trio.sleep(0.02)
+            await peer.answer(b"poison")
+            poisoned[peer.number - 1].set()
+            await peer.wait_closed()
+
+        upstream = await nursery.start(serve, script)
+        for number in range(3):
+            assert await (await get(pool, upstream)).read(10) == b"mine"
+            with trio.fail_after(30):
+                await poisoned[number].wait()
+            await trio.sleep(0.25)
+        assert upstream.accepted == 3
+
+    async def test_what_was_left_on_a_lost_connection_is_not_the_next_answer(
+        self, pool: Pool, nursery: trio.Nursery
+    ) -> None:
+        async def script(peer: Peer) -> None:
+            await peer.request()
+            await peer.answer(b"mine")
+            await trio.sleep(0.005)
+            await peer.answer(b"poison")
+            peer.reset()
+
+        upstream = await nursery.start(serve, script)
+        for _ in range(5):
+            assert await (await get(pool, upstream)).read(10) == b"mine"
+            await upstream.all_closed()
+
+    @pytest.mark.parametrize("extra", [b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison", b"H", b"junk"])
+    async def test_bytes_after_an_answer_end_the_connection(
+        self, pool: Pool, nursery: trio.Nursery, extra: bytes
+    ) -> None:
+        async def script(peer: Peer) -> None:
+            await peer.request()
+            await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nmine" + extra)
+            await peer.wait_closed()
+
+        upstream = await nursery.start(serve, script)
+        for _ in range(2):
+            assert await (await get(pool, upstream)).read(100) == b"mine"
+        assert upstream.accepted == 2
+
+    @pytest.mark.parametrize("raw", [b"HTTP/1.1 200 OK\r\nConnection: close\r\n", b"HTTP/1.0 200 OK\r\n"])
+    async def test_an_upstream_that_wants_to_close_is_not_reused(
+        self, pool: Pool, nursery: trio.Nursery, raw: bytes
+    ) -> None:
+        async def script(peer: Peer) -> None:
+            await peer.request()
+            await peer.send(raw + b"Content-Length: 2\r\n\r\nok")
+            await peer.wait_closed()
+
+        upstream = await nursery.start(serve, script)
+        for _ in range(2):
+            assert await (await get(pool, upstream)).read(10) == b"ok"
+        assert upstream.accepted == 2
+
+    async def test_idle_connections_are_closed_after_their_time(self, nursery: trio.Nursery) -> None:
+        pool = Pool(max_idle_seconds=0.2)
+        await nursery.start(pool.run)
+        upstream = await nursery.start(serve, always_ok)
+        await (await get(pool, upstream)).read(10)
+        assert upstream.open == 1
+        with trio.fail_after(5):
+            await upstream.all_closed()
+
+
+class TestUploads:
+    """Bodies that are sent while the answer may already be coming."""
+
+    async def test_iterable_bodies_go_chunked(self, pool: Pool, nursery: trio.Nursery) -> None:
+        async def body() -> AsyncIterator[bytes]:
+            for part in (b"a" * 10, b"", b"b" * 100_000):
+                yield part
+                await trio.lowlevel.checkpoint()
+
+        upstream = await nursery.start(serve, always_ok)
+        for _ in range(2):
+            response = await pool.request(b"POST", origin(upstream), b"/", [], body(), timeouts=TIMEOUTS)
+            assert await response.read(200_000) == b"a" * 10 + b"b" * 100_000
+        assert upstream.requests[0].values(b"transfer-encoding") == [b"chunked"]
+        assert upstream.accepted == 1
+
+    async def test_a_declared_length_is_kept(self, pool: Pool, nursery: trio.Nursery) -> None:
+        async def body() -> AsyncIterator[bytes]:
+            yield b"12345"
+
+        upstream = await nursery.start(serve, always_ok)
+        headers = [(b"Content-Length", b"5")]
+        response = await pool.request(b"POST", origin(upstream), b"/", headers, body(), timeouts=TIMEOUTS)
+        assert await response.read(10) == b"12345"
+        assert upstream.requests[0].values(b"content-length") == [b"5"]
+        assert upstream.requests[0].values(b"transfer-encoding") == []
+        for wrong in (b"4", b"6", b"x", b"-1", b"+5"):
+            with pytest.raises(ValueError, match="Content-Length"):
+                await pool.request(
+                    b"POST", origin(upstream), b"/", [(b"content-length", wrong)], body(), timeouts=TIMEOUTS
+                )
+        assert len(upstream.requests) == 1
+
+    @pytest.mark.parametrize("size", [64 * 1024 - 1, 64 * 1024 + 1, 5_000_000])
+    async def test_long_whole_bodies(self, pool: Pool, nursery: trio.Nursery, size: int) -> None:
+        async def script(peer: Peer) -> None:
+            while True:
+                received = await peer.request()
+                await peer.answer(b"%d" % len(received.body))
+
+        upstream = await nursery.start(serve, script)
+        for _ in range(2):
+            response = await pool.request(b"POST", origin(upstream), b"/", [], bytes(size), timeouts=TIMEOUTS)
+            assert await response.read(10) == b"%d" % size
+        assert upstream.accepted == 1
+
+    @pytest.mark.parametrize("hang_up", [False, True])
+    async def test_an_early_refusal_is_delivered_whole(
+        self, pool: Pool, nursery: trio.Nursery, hang_up: bool
+    ) -> None:
+        async def script(peer: Peer) -> None:
+            await peer.head()
+            await peer.send(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 9\r\n\r\n")
+            await trio.sleep(0.02)
+            await peer.send(b"too large")
+            if not hang_up:
+                await trio.sleep_forever()
+
+        upstream = await nursery.start(serve, script)
+        for body in (bytes(50_000_000), _endless()):
+            response = await pool.request(b"POST", origin(upstream), b"/", [], body, timeouts=TIMEOUTS)
+            assert (response.status, await response.read(100)) == (413, b"too large")
+        assert upstream.accepted == 2
+
+    async def test_a_request_given_up_half_way_is_the_connections_last(
+        self, pool: Pool, nursery: trio.Nursery
+    ) -> None:
+        async def script(peer: Peer) -> None:
+            await peer.head()
+            await peer.send(
+                b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 100000\r\n\r\n" + bytes(90_000)
+            )
+            await trio.sleep(0.02)
+            await peer.send(bytes(10_000))
+            await peer.wait_closed()
+
+        upstream = await nursery.start(serve, script)
+        for _ in range(2):
+            response = await pool.request(b"POST", origin(upstream), b"/", [], _endless(), timeouts=TIMEOUTS)
+            assert len(await response.read(100_000)) == 100_000
+        assert upstream.accepted == 2
+
+    async def test_an_early_success_waits_for_the_rest_of_the_body(
+        self, pool: Pool, nursery: trio.Nursery
+    ) -> None:
+        async def script(peer: Peer) -> None:
+            await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n")
+            received = await peer.request()
+            await peer.send(b"%d" % len(received.body))
+
+        upstream = await nursery.start(serve, script)
+        response = await pool.request(
+            b"POST", origin(upstream), b"/", [], bytes(5_000_000), timeouts=TIMEOUTS
+        )
+        assert (response.status, await response.read(100)) == (200, b"5000000")
+
+    async def test_the_bodys_own_failure_reaches_the_caller_as_it_is(
+        self, pool: Pool, nursery: trio.Nursery
+    ) -> None:
+        async def body() -> AsyncIterator[bytes]:
+            yield b"some"
+            await trio.sleep(0.01)
+            raise LookupError("the client went away")
+
+        upstream = await nursery.start(serve, always_ok)
+        with pytest.raises(LookupError, match="went away"):
+            await pool.request(b"POST", origin(upstream), b"/", [], body(), timeouts=TIMEOUTS)
+        assert await (await get(pool, upstream)).read(10) == b"ok"
+        assert len(upstream.requests) == 1
+
+    async def test_an_upstream_that_hangs_up_without_a_word_cuts(
+        self, pool: Pool, nursery: trio.Nursery
+    ) -> None:
+        async def script(peer: Peer) -> None:
+            await peer.head()
+            peer.reset()
+
+        upstream = await nursery.start(serve, script)
+        for body in (bytes(50_000_000), _endless()):
+            with pytest.raises(UpstreamCut):
+                await pool.request(b"POST", origin(upstream), b"/", [], body, timeouts=TIMEOUTS)
+
+
+async def _endless() -> AsyncIterator[bytes]:
+    while True:
+        yield bytes(65536)
+        await trio.lowlevel.checkpoint()
+
+
+async def test_the_pool_serves_only_while_it_runs(nursery: trio.Nursery) -> None:
+    upstream = await nursery.start(serve, always_ok)
+    pool = Pool()
+    with pytest.raises(ConnectFailed):
+        await get(pool, upstream)
+    async with trio.open_nursery() as inner:
+        await inner.start(pool.run)
+        await (await get(pool, upstream)).read(10)
+        assert upstream.open == 1
+        inner.cancel_scope.cancel()
+    with trio.fail_after(5):
+        await upstream.all_closed()
+    with pytest.raises(ConnectFailed):
+        await get(pool, upstream)
+
+
+async def test_stopping_the_pool_ends_connects_too(nursery: trio.Nursery) -> None:
+    upstream = await nursery.start(serve, always_ok)
+    pool = Pool()
+
+    async def connect() -> None:
+        with pytest.raises(ConnectFailed, match="closed"):
+            await get(pool, upstream)
+
+    async def stop_while_connecting(outer: trio.Nursery) -> None:
+        async with trio.open_nursery() as inner:
+            await inner.start(pool.run)
+            outer.start_soon(connect)
+            await trio.lowlevel.checkpoint()
+            inner.cancel_scope.cancel()
+
+    async with trio.open_nursery() as outer:
+        await stop_while_connecting(outer)
+    with trio.fail_after(3):
+        await upstream.all_closed()
+
+
+async def test_stopping_the_pool_cuts_answers_and_wakes_waiters(nursery: trio.Nursery) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.begin_chunked()
+        await peer.wait_closed()
+
+    upstream = await nursery.start(serve, script)
+    pool = Pool(max_connections=1)
+    held: list[Response] = []
+
+    async def wait() -> None:
+        with pytest.raises(ConnectFailed, match="closed"):
+            await get(pool, upstream)
+
+    async def stop_under_load(outer: trio.Nursery) -> None:
+        async with trio.open_nursery() as inner:
+            await inner.start(pool.run)
+            held.append(await get(pool, upstream))
+            outer.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+            inner.cancel_scope.cancel()
+
+    with trio.fail_after(3):
+        async with trio.open_nursery() as outer:
+            await stop_under_load(outer)
+    with pytest.raises(UpstreamCut):
+        await held[0].receive()
+
+
+def test_default_timeouts_are_finite() -> None:
+    assert all(0 < value < 1000 for value in dataclasses.asdict(Timeouts()).values())

@@ -1,0 +1,179 @@
+"""Shutting down: the port refuses at once, work under way is finished, and nothing waits for ever."""
+
+import socket
+import time
+
+import pytest
+import trio
+import trio.testing
+
+from bluesminds.http.asgi import Receive, Scope, Send
+from bluesminds.http.server import connection
+from bluesminds.http.server.serve import Limits
+from tests.http.serving import Client, Served, answer, app_of, eventually, read_all, start
+
+GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
+
+
+async def refused(served: Served) -> bool:
+    try:
+        stream = await served.connect()
+    except OSError:
+        return True
+    await stream.aclose()
+    return False
+
+
+async def test_fifty_streams_end_properly_while_the_port_refuses(nursery: trio.Nursery) -> None:
+    began = 0
+    go_on = trio.Event()
+
+    @app_of
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal began
+        began += 1
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for index in range(10):
+            await send({"type": "http.response.body", "body": b"data: %d\n\n" % index, "more_body": True})
+            await trio.sleep(0.1)
+        await go_on.wait()
+        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+
+    served = await start(nursery, app, Limits(header_timeout=60))
+    ends: list[tuple[bool, bool]] = []
+
+    async def read(stream: trio.SocketStream) -> None:
+        async with stream:
+            got = await Client(stream).ask(GET)
+            ends.append((got.complete, got.body.endswith(b"[DONE]\n\n")))
+            assert await read_all(stream) == b""
+
+    async with trio.open_nursery() as readers:
+        for _ in range(50):
+            readers.start_soon(read, await served.connect())
+        idle = await served.connect()
+        await eventually(lambda: began == 50)
+        served.shutdown.set()
+        with trio.fail_after(20):  # the drain alone would end at 30
+            while not await refused(served):  # noqa: ASYNC110 a port tells nothing by itself
+                await trio.sleep(0.02)
+            async with idle:
+                assert await read_all(idle) == b""
+        assert not served.ended.is_set()
+        go_on.set()
+    with trio.fail_after(20):
+        await served.ended.wait()
+    assert ends == [(True, True)] * 50
+    assert served.stats.open == 0
+    assert not served.errors
+
+
+async def test_a_request_in_hand_is_told_that_the_connection_closes(nursery: trio.Nursery) -> None:
+    began, go_on = trio.Event(), trio.Event()
+
+    @app_of
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        began.set()
+        await go_on.wait()
+        await answer(send)
+
+    served = await start(nursery, app)
+    async with await served.connect() as stream:
+        await stream.send_all(GET)
+        await began.wait()
+        served.shutdown.set()
+        await trio.testing.wait_all_tasks_blocked()
+        go_on.set()
+        got = await Client(stream).read()
+    assert (got.status, got.headers["connection"]) == (200, "close")
+    with trio.fail_after(20):  # the drain alone would end at 30
+        await served.ended.wait()
+
+
+async def test_a_request_on_its_way_to_an_idle_connection_is_still_answered(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "DRAIN_GRACE", 30)
+
+    @app_of
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await answer(send)
+
+    served = await start(nursery, app)
+    async with await served.connect() as stream:
+        client = Client(stream)
+        await client.ask(GET)
+        served.shutdown.set()
+        await trio.sleep(0.15)  # longer than from one sweep of the deadlines to the next
+        got = await client.ask(GET)
+    assert (got.status, got.headers["connection"]) == (200, "close")
+
+
+async def test_who_has_connected_before_the_shutdown_is_answered(nursery: trio.Nursery) -> None:
+    @app_of
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await answer(send)
+
+    served = await start(nursery, app)
+    clients = []
+    for _ in range(150):  # without a pause, so that the server can have accepted only some of them
+        client = socket.create_connection(("127.0.0.1", served.port))
+        client.sendall(GET)
+        clients.append(client)
+    served.shutdown.set()
+    with trio.fail_after(20):  # the drain alone would end at 30
+        await served.ended.wait()
+    for client in clients:
+        with client:
+            assert client.recv(100).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("reading", [True, False])
+async def test_what_outlasts_the_drain_is_cancelled(reading: bool, nursery: trio.Nursery) -> None:
+    began = trio.Event()
+    cancelled = 0
+
+    @app_of
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal cancelled
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        try:
+            while True:
+                began.set()
+                await send({"type": "http.response.body", "body": bytes(65536), "more_body": True})
+                await trio.sleep(0.01)
+        except trio.Cancelled:
+            cancelled += 1
+            raise
+
+    served = await start(nursery, app, Limits(drain_timeout=0.5))
+    async with await served.connect() as stream:
+        await stream.send_all(GET)
+        await began.wait()
+        served.shutdown.set()
+        with trio.fail_after(20):  # the default would be 30
+            if reading:
+                await read_all(stream)
+            await served.ended.wait()
+    assert cancelled == 1
+    assert served.stats.refused["drain_timeout"] == 1
+
+
+async def test_cancelling_ends_everything_at_once(nursery: trio.Nursery) -> None:
+    began = trio.Event()
+
+    @app_of
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        began.set()
+        await trio.sleep_forever()
+
+    async with trio.open_nursery() as inner:
+        served = await start(inner, app)
+        async with await served.connect() as stream:
+            await stream.send_all(GET)
+            await began.wait()
+            started = time.monotonic()
+            inner.cancel_scope.cancel()
+    assert time.monotonic() - started < 10  # the drain would end at 30
+    assert served.stats.open == 0
+    assert await refused(served)

@@ -1,0 +1,93 @@
+"""Parsing alone: where the bytes are cut changes nothing, and nothing raises."""
+
+import itertools
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bluesminds.http.server.limits import Limits
+from bluesminds.http.server.request_parser import RequestParser
+from tests.http.server.test_smuggling import CORPUS
+
+LIMITS = Limits(header_bytes=2000, header_lines=20, url_bytes=500, body_bytes=5000, body_chunks=50)
+STREAMS = [data for data, _, _ in CORPUS.values()]
+PIECES = st.sampled_from(
+    [
+        b"GET / HTTP/1.1\r\n",
+        b"POST /a?b HTTP/1.1\r\n",
+        b"Host: test\r\n",
+        b"Content-Length: 5\r\n",
+        b"Transfer-Encoding: chunked\r\n",
+        b"Connection: close\r\n",
+        b"Connection: Upgrade\r\n",
+        b"Upgrade: h2c\r\n",
+        b"Upgrade: websocket\r\n",
+        b"\r\n",
+        b"hello",
+        b"5\r\nhello\r\n",
+        b"0\r\n\r\n",
+        b"X: y\r\n",
+        b"\n",
+        b"\0",
+        b":",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"Expect: 100-continue\r\n",
+    ]
+)
+INPUT = st.one_of(
+    st.sampled_from(STREAMS),
+    st.lists(PIECES, max_size=25).map(b"".join),
+    st.binary(max_size=300),
+)
+
+
+def outcome(pieces: list[bytes]) -> tuple[object, ...]:
+    intake = RequestParser(LIMITS)
+    for piece in pieces:
+        intake.feed(piece)
+    requests = [
+        (request.method, request.target, request.headers, b"".join(request.pieces), request.websocket)
+        for request in intake.ready
+        if request.complete
+    ]
+    return requests, intake.refusal and intake.refusal.code, intake.leftover
+
+
+@settings(derandomize=True)
+@given(INPUT, st.lists(st.integers(0, 3000), max_size=8))
+def test_the_cuts_do_not_matter(data: bytes, cuts: list[int]) -> None:
+    edges = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
+    pieces = [data[start:end] for start, end in itertools.pairwise(edges)]
+    whole, cut = outcome([data]), outcome(pieces)
+    if whole[2]:  # what follows a WebSocket's head is kept only as far as it came with it
+        assert whole[:2] == cut[:2]
+    else:
+        assert whole == cut
+
+
+@settings(derandomize=True)
+@given(st.lists(INPUT, max_size=6))
+def test_nothing_raises_and_memory_is_bounded(pieces: list[bytes]) -> None:
+    intake = RequestParser(LIMITS)
+    for piece in pieces:
+        intake.feed(piece)
+        assert sum(len(part) for part in intake.ready[-1].pieces) <= 5000 if intake.ready else True
+        assert intake.ended or intake.refusal is None
+
+
+@settings(derandomize=True)
+@given(st.lists(st.tuples(st.binary(max_size=40), st.booleans()), min_size=1, max_size=8))
+def test_valid_requests_come_through_whole(bodies: list[tuple[bytes, bool]]) -> None:
+    stream = b""
+    for body, chunked in bodies:
+        if chunked:
+            chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
+            stream += (
+                b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
+            )
+        else:
+            stream += b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    intake = RequestParser(LIMITS)
+    intake.feed(stream)
+    assert [b"".join(request.pieces) for request in intake.ready] == [body for body, _ in bodies]
+    assert intake.refusal is None

@@ -1,0 +1,112 @@
+"""A real LiteLLM proxy behind the gateway."""
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+import trio
+
+from tests import gateways
+from tests.gateways import Gateway, eventually
+from tests.process.conftest import LiteLLM
+
+pytestmark = [pytest.mark.process, pytest.mark.litellm]
+ASK = {"model": "mocked", "messages": [{"role": "user", "content": "Say hello."}]}
+
+
+async def start(nursery: trio.Nursery, home: Path, litellm: LiteLLM, **more: Any) -> Gateway:
+    server = {
+        "name": "litellm",
+        "dialect": "litellm",
+        "url": f"{litellm.url}/v1",
+        "api_key": litellm.master_key,
+    } | more
+    upstream = {"first_byte_timeout": 20.0, "chunk_timeout": 20.0, "probe_timeout": 10.0}
+    gateway = await gateways.start(nursery, home, servers=[server], upstream=upstream)
+    if not more:
+        await eventually(lambda: has_models(gateway), 20)
+    return gateway
+
+
+async def has_models(gateway: Gateway) -> bool:
+    return "mocked" in (await gateway.get("/v1/models")).text
+
+
+def assert_private(headers: httpx.Headers) -> None:
+    assert not [name for name in headers if name.startswith(("x-litellm", "llm_provider"))]
+
+
+async def test_a_plain_answer_and_its_usage(nursery: trio.Nursery, home: Path, litellm: LiteLLM) -> None:
+    gateway = await start(nursery, home, litellm)
+    answer = await gateway.chat(ASK)
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    assert body["choices"][0]["message"]["content"] == "Four words from here."
+    assert_private(answer.headers)
+    (row,) = gateway.rows()
+    assert row["usage_source"] == "upstream"
+    assert row["prompt_tokens"] == body["usage"]["prompt_tokens"]
+    assert row["completion_tokens"] == body["usage"]["completion_tokens"]
+
+
+async def test_a_stream_and_its_usage(nursery: trio.Nursery, home: Path, litellm: LiteLLM) -> None:
+    gateway = await start(nursery, home, litellm)
+    said: dict[bool, str] = {}
+    reported: dict[bool, dict[str, int]] = {}
+    for wants_usage in (True, False):
+        options = {"stream_options": {"include_usage": True}} if wants_usage else {}
+        answer = await gateway.chat(ASK | {"stream": True} | options)
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        assert_private(answer.headers)
+        *events, end = [part.removeprefix("data: ") for part in answer.text.strip().split("\n\n")]
+        assert end == "[DONE]"
+        chunks = [msgspec.json.decode(event) for event in events]
+        said[wants_usage] = "".join(
+            choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"]
+        )
+        reported[wants_usage] = next((chunk["usage"] for chunk in chunks if chunk.get("usage")), {})
+    assert said == {True: "Four words from here.", False: "Four words from here."}
+    assert reported[False] == {}
+    rows = gateway.rows()
+    assert [row["usage_source"] for row in rows] == ["upstream"] * 2
+    for row in rows:
+        assert row["prompt_tokens"] == reported[True]["prompt_tokens"]
+        assert row["completion_tokens"] == reported[True]["completion_tokens"]
+
+
+async def test_its_failures_are_told_as_ours(nursery: trio.Nursery, home: Path, litellm: LiteLLM) -> None:
+    gateway = await start(nursery, home, litellm)
+    for model, status, code in (("broken", 502, "upstream_error"), ("limited", 429, "upstream_rate_limited")):
+        answer = await gateway.chat(ASK | {"model": model})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (status, code), answer.text
+        assert_private(answer.headers)
+    answer = await gateway.chat(ASK | {"messages": "not a list"})
+    assert 400 <= answer.status_code < 600
+    assert answer.json()["error"]["message"]
+
+
+async def test_a_wrong_master_key_is_the_operators_matter(
+    nursery: trio.Nursery, home: Path, litellm: LiteLLM
+) -> None:
+    gateway = await start(nursery, home, litellm, api_key="sk-wrong-master-key", models=["mocked"])
+    for body in (ASK, ASK | {"stream": True}):
+        answer = await gateway.chat(body)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream_credentials_refused")
+        assert "sk-wrong" not in answer.text
+    async with gateway.operator() as client:
+        tested = (await client.post("/api/admin/servers/litellm/test")).json()
+    assert "refused the api_key" in tested["problem"]
+    assert "sk-wrong" not in gateway.log
+
+
+async def test_the_proxy_sees_no_client_key_and_does_not_retry(
+    nursery: trio.Nursery, home: Path, litellm: LiteLLM
+) -> None:
+    gateway = await start(nursery, home, litellm)
+    await gateway.chat(ASK)
+    assert gateway.key not in litellm.log.read_text()
+    assert (
+        await gateway.metric("bluesminds_upstream_attempts_total", server="litellm", outcome="answered") == 1
+    )

@@ -1,0 +1,229 @@
+"""The reference: a valid OpenAPI 3.1 document of all there is, and a page of it that stands alone."""
+
+import base64
+import copy
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from typing import Any
+
+import httpx
+import jsonschema_rs
+import pytest
+import schemathesis
+
+from bluesminds import __version__
+from bluesminds.providers import openai
+from bluesminds.web import data_plane
+from bluesminds.web.docs.docs_page import POLICY, page
+from tests.fakes.model_server import ModelServer, refusal
+from tests.gateways import ASK, TLS, Gateway
+
+VOID = ("meta", "link", "br", "hr", "img")
+METHODS = ("get", "post", "patch", "delete")
+
+
+async def served(gateway: Gateway) -> dict[str, Any]:
+    answer = await fetch(gateway, "/openapi.json")
+    assert answer.headers["content-type"] == "application/json"
+    return dict(answer.json())
+
+
+async def fetch(gateway: Gateway, path: str) -> httpx.Response:
+    """As a stranger."""
+    async with httpx.AsyncClient(base_url=gateway.url, trust_env=False, verify=TLS) as client:
+        answer = await client.get(path)
+    assert answer.status_code == 200
+    return answer
+
+
+def nodes(value: Any) -> Iterator[dict[str, Any]]:
+    """Every object in a document."""
+    if isinstance(value, dict):
+        yield value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from nodes(inner)
+
+
+async def test_the_document_is_valid(gateway: Gateway) -> None:
+    document = await served(gateway)
+    assert (document["openapi"], document["info"]["version"]) == ("3.1.0", __version__)
+    schemathesis.openapi.from_dict(document).validate()
+    schemas = [node["schema"] for node in nodes(document) if "schema" in node]
+    for schema in (*schemas, *document["components"]["schemas"].values()):
+        jsonschema_rs.meta.validate(schema)
+    for node in nodes(document):
+        if "$ref" in node:
+            place = document
+            for name in node["$ref"].removeprefix("#/").split("/"):
+                place = place[name]
+        if "pattern" in node:
+            assert "\\Z" not in node["pattern"], "Python's, and a letter Z to everybody else"
+
+
+async def test_every_operation_is_told_of_in_full(gateway: Gateway) -> None:
+    document = await served(gateway)
+    schemes = document["components"]["securitySchemes"]
+    found = {}
+    for path, methods in document["paths"].items():
+        for method, one in methods.items():
+            assert method in METHODS
+            found[one["operationId"]] = one
+            name = f"{method} {path}"
+            assert one["summary"] and not one["summary"].endswith("."), name
+            assert one["tags"][0] in [tag["name"] for tag in document["tags"]], name
+            assert all(choice.keys() <= schemes.keys() for choice in one["security"]), name
+            places = [row["name"] for row in one.get("parameters", ()) if row["in"] == "path"]
+            assert places == re.findall(r"\{(\w+)\}", path), name
+            assert ("requestBody" in one) <= (method in ("post", "patch")), name
+            assert "4XX" in one["responses"], name
+            assert any(status.startswith("2") for status in one["responses"]), name
+    assert len(found) == sum(len(methods) for methods in document["paths"].values()), "ids are their own"
+    assert found["get_api_admin_audit"]["responses"]["200"]["content"]["application/json"]["schema"] == {
+        "$ref": "#/components/schemas/Page_AuditEvent_"
+    }
+    assert found["post_api_auth_signup"]["summary"] == "Ask for an account"
+    assert found["post_api_auth_signup"]["description"].startswith("The answer does not tell")
+    parameters = {row["name"]: row for row in found["get_api_admin_audit"]["parameters"]}
+    assert parameters["limit"]["schema"] == {"type": "integer", "minimum": 1, "maximum": 100, "default": 20}
+    assert parameters["since"]["schema"] == {"type": "string", "format": "date-time"}
+    assert found["get_ready"]["responses"].keys() == {"200", "503", "4XX", "5XX"}
+
+
+async def test_model_traffic_is_told_of(gateway: Gateway, models: ModelServer) -> None:
+    document = await served(gateway)
+    told = {(path, method.upper()) for path, methods in document["paths"].items() for method in methods}
+    for path, (method, _) in data_plane._ENDPOINTS.items():
+        assert (f"/v1{path}", method) in told, path
+    key = await gateway.get("/v1/models")
+    schema = {"$ref": "#/components/schemas/ModelList", "components": document["components"]}
+    jsonschema_rs.validate(schema, key.json())
+    one = await gateway.get("/v1/models/m")
+    jsonschema_rs.validate(schema | {"$ref": "#/components/schemas/ModelView"}, one.json())
+    refused = await gateway.get("/v1/models/none")
+    jsonschema_rs.validate(schema | {"$ref": "#/components/schemas/ErrorResponse"}, refused.json())
+    chat = document["paths"]["/v1/chat/completions"]["post"]["responses"]["4XX"]["$ref"]
+    told = document["components"]["responses"][chat.rpartition("/")[2]]["content"]["application/json"]
+    refusals = document["components"]["responses"].values()
+    assert all(one["headers"].keys() == {"x-request-id", "retry-after", "x-should-retry"} for one in refusals)
+    for body in (b"{}", b'{"model":"m","messages":[]}'):
+        models.plan(refusal(400, b'{"error":{"message":"no","code":12}}'))
+        answer = await gateway.chat(body)
+        assert answer.status_code == 400
+        assert "x-request-id" in answer.headers
+        jsonschema_rs.validate(schema | told["schema"], answer.json())
+
+
+async def test_every_field_that_the_gateway_reads_is_told_of_with_its_bounds(gateway: Gateway) -> None:
+    known = (await served(gateway))["components"]["schemas"]["ChatRequest"]["properties"]
+    assert set(known) == set(openai.ChatRequest.__struct_fields__)
+    bounds = known["max_tokens"]["anyOf"][0]
+    for figure, code in (
+        (bounds["maximum"], 200),
+        (bounds["maximum"] + 1, 400),
+        (bounds["minimum"] - 1, 400),
+    ):
+        assert (await gateway.chat(ASK | {"max_tokens": figure})).status_code == code, figure
+
+
+class Reader(HTMLParser):
+    """Checks nesting; keeps ids, targets of links, and the style sheet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.tags: set[str] = set()
+        self.style = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        given = dict(attrs)
+        assert not any(name.startswith("on") or name in ("src", "style") for name in given), given
+        self.ids += [given["id"] or ""] if "id" in given else []
+        self.links += [given["href"] or ""] if "href" in given else []
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "style":
+            self.style += data
+
+
+def read(content: bytes) -> Reader:
+    reader = Reader()
+    reader.feed(content.decode())
+    reader.close()
+    assert reader.open == []
+    return reader
+
+
+async def test_the_page_stands_alone(gateway: Gateway) -> None:
+    answer = await fetch(gateway, "/docs")
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert answer.headers["content-security-policy"] == POLICY
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    reader = read(answer.content)
+    digest = base64.b64encode(hashlib.sha256(reader.style.encode()).digest()).decode()
+    assert f"default-src 'none'; style-src 'sha256-{digest}';" in POLICY
+    assert not reader.tags & {"script", "img", "link", "iframe", "form", "object"}
+    assert len(reader.ids) == len(set(reader.ids))
+    for link in reader.links:
+        assert link == "openapi.json" or link.removeprefix("#") in reader.ids, link
+    document = await served(gateway)
+    for methods in document["paths"].values():
+        assert {one["operationId"] for one in methods.values()} <= set(reader.ids)
+    assert {f"type-{name}" for name in document["components"]["schemas"]} <= set(reader.ids)
+    assert "prefers-color-scheme: dark" in reader.style
+    assert b'<html lang="en">' in answer.content and b'name="viewport"' in answer.content
+
+
+@pytest.mark.parametrize(
+    "hostile", ["</style><script>alert(1)</script>", '"><img src=x onerror=a()>', "a & b"]
+)
+async def test_nothing_in_the_document_is_taken_for_markup(gateway: Gateway, hostile: str) -> None:
+    document = copy.deepcopy(await served(gateway))
+    document["info"]["description"] = document["info"]["version"] = hostile
+    for schema in document["components"]["schemas"].values():
+        for node in (schema, *schema.get("properties", {}).values()):
+            node["description"] = hostile
+    for one in nodes(document["paths"]):
+        if "summary" in one:
+            one["summary"] = hostile
+    document["paths"][f"/{hostile}"] = {"get": document["paths"]["/health"]["get"] | {"operationId": hostile}}
+    reader = read(page(document))
+    assert not reader.tags & {"script", "img"}
+
+
+async def test_examples_are_what_the_operations_take(gateway: Gateway) -> None:
+    """Every example's body fits the schema of the body, as far as types go."""
+    document = await served(gateway)
+    text = page(document).decode()
+    bodies = [
+        json.loads(found) for found in re.findall(r"-d &#x27;(.*?)&#x27;</pre>", text.replace("&quot;", '"'))
+    ]
+    wanted = [
+        one["requestBody"]["content"]["application/json"]["schema"]
+        for tag in document["tags"]
+        for methods in document["paths"].values()
+        for one in methods.values()
+        if one["tags"][0] == tag["name"] and "requestBody" in one
+    ]
+    assert len(bodies) == len(wanted) > 5
+    for body, schema in zip(bodies, wanted, strict=True):
+        name = schema["$ref"].rpartition("/")[2]
+        known = document["components"]["schemas"][name]
+        assert set(known.get("required", ())) <= body.keys() <= known["properties"].keys(), name
+
+
+async def test_the_addresses_are_those_of_the_public_url(gateway: Gateway) -> None:
+    document = await served(gateway)
+    assert document["servers"] == [{"url": "/"}]
+    document["servers"] = [{"url": "https://ai.example.com/"}]
+    assert "curl https://ai.example.com/v1/models" in page(document).decode()
