@@ -24,14 +24,12 @@ from bluesminds.app.services import Services
 from bluesminds.common.clock import Clock, SystemClock
 from bluesminds.common.log import Log
 from bluesminds.config import Settings, load
-from bluesminds.identity.password import NOBODY
 
 ASK = {"model": "m", "messages": [{"role": "user", "content": "Say hello."}]}
 STREAM = ASK | {"stream": True}
 TLS = ssl.create_default_context()  # of all clients: each by itself would read every root certificate
 # What a password costs is not what these gateways are for.
 CHEAP = PasswordHasher(time_cost=1, memory_cost=64, parallelism=1)
-CHEAP_NOBODY = NOBODY.replace("m=65536,t=3", "m=64,t=1")
 QUICK = {
     "server": {"port": 0, "drain_timeout": 5.0},
     "upstream": {
@@ -216,5 +214,4 @@ async def start(
 
     running = await nursery.start(run)
     running.core.passwords._hasher = CHEAP
-    running.core.passwords._nobody = CHEAP_NOBODY
     return Gateway(settings, running, running.first_run.key or key, lines, shutdown, ended)

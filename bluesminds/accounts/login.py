@@ -1,8 +1,8 @@
 """Signing in and out, and changing one's password.
 
-A stranger learns nothing of accounts: an address without one, a wrong password and an address that was never
-confirmed are one answer after the same work. Only who knows the password hears that an account is disabled.
-Whoever signs in or changes the password gets a new session; no session outlives a change of its password.
+A failed login does not show whether the account exists: an unknown address, a wrong password and an
+unconfirmed address get the same answer after the same work. That an account is disabled is only said after
+the right password. A login or a password change makes a new session; a password change ends all others.
 """
 
 from contextlib import suppress
@@ -79,35 +79,37 @@ class Auth:
         return changed, opened
 
     async def _improve_hash(self, user: UserRow, password: str) -> None:
-        """Keep a hash that costs what new ones do; when there is no time for it, the next login may."""
+        """Replace a hash with outdated parameters. A failure is ignored: the next login tries again."""
         if user.password_hash is not None and self._passwords.is_outdated(user.password_hash):
             with suppress(GatewayError, StorageError):
                 better = await self._passwords.hash(password)
                 await self._store.write(set_password_hash, user.id, user.password_hash, better)
 
     async def prove(self, actor: Actor, email: str, password: str) -> UserRow:
-        """The user whose password it is. Raises Unauthenticated, RateLimited."""
-        self._throttle.sign_in(email, actor.address)
+        """The user with this e-mail address and password. Raises Unauthenticated, RateLimited."""
+        self._throttle.count_login_attempt(email, actor.address)
         address = read_email(email)
         user = None if address is None else await self._store.read(select_user_by_email, address)
-        return await self._judge(actor, email, user, password)
+        return await self._check_password(actor, email, user, password)
 
     async def prove_again(self, actor: Actor, user_id: str, password: str) -> UserRow:
-        """The signed-in user, who has given the password once more. Raises Unauthenticated, RateLimited."""
-        self._throttle.sign_in(user_id, actor.address)
+        """The logged-in user, after checking the password again. Raises Unauthenticated, RateLimited."""
+        self._throttle.count_login_attempt(user_id, actor.address)
         user = await self._store.read(select_user, user_id)
-        return await self._judge(actor, user_id, user, password)
+        return await self._check_password(actor, user_id, user, password)
 
-    async def _judge(self, actor: Actor, account: str, user: UserRow | None, password: str) -> UserRow:
+    async def _check_password(
+        self, actor: Actor, account: str, user: UserRow | None, password: str
+    ) -> UserRow:
         try:
             matches = await self._passwords.verify(password, None if user is None else user.password_hash)
         except RateLimited:
-            self._throttle.forget(account, actor.address)
+            self._throttle.release(account, actor.address)
             raise
         if user is None or not matches or user.email_verified_at is None:
             self._log.warning("sign_in_failed", client=actor.address, user_id="" if user is None else user.id)
             raise invalid_credentials()
-        self._throttle.forgive(account, actor.address)
+        self._throttle.reset_on_success(account, actor.address)
         if user.disabled_at is not None:
             raise Unauthenticated("user_disabled", "This account is disabled. Ask the operator.")
         return user
@@ -115,7 +117,7 @@ class Auth:
     async def _login(
         self, connection: Connection, actor: Actor, user: UserRow, opened: NewSession, instead_of: str
     ) -> None:
-        await insert_audit(connection, self._told(actor, "session.begin", opened))
+        await insert_audit(connection, self._session_entry(actor, "session.begin", opened))
         await require_unchanged(connection, user)
         await self._sessions.end_in(connection, actor, instead_of)
         await self._sessions.open_in(connection, opened)
@@ -131,21 +133,21 @@ class Auth:
     ) -> UserRow:
         await hold_audit(connection)
         changed = replace(await require_unchanged(connection, user), password_hash=password_hash)
-        await insert_audit(connection, self._told(actor, "password.change", opened))
+        await insert_audit(connection, self._session_entry(actor, "password.change", opened))
         await update_user(connection, changed)
         await delete_sessions(connection, user.id)
         await delete_tokens(connection, user.id, "reset_password")
         await self._sessions.open_in(connection, opened)
         return changed
 
-    def _told(self, actor: Actor, action: str, opened: NewSession) -> AuditRow:
+    def _session_entry(self, actor: Actor, action: str, opened: NewSession) -> AuditRow:
         row = opened.row
         after = {"session_id": row.id, "user_agent": row.user_agent}
         return entry(self._clock, actor, action, row.user_id, after=after)
 
 
 def signed_as(actor: Actor, user: UserRow) -> Actor:
-    """Who was nobody when he came is this user now."""
+    """The actor of a login request, as the user it logged in."""
     return Actor(name=user.id, address=actor.address)
 
 

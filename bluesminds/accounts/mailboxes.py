@@ -88,7 +88,7 @@ class Mailboxes:
         Raises Forbidden when strangers, or those without a good invitation, are not taken; InvalidRequest.
         """
         self._require_open(invite)
-        self._throttle.form(actor.address)
+        self._throttle.check_public_form(actor.address)
         email = require_email(email)
         password_hash = await self._passwords.hash(password)
         user = new_user(
@@ -99,21 +99,21 @@ class Mailboxes:
             full_name=full_name,
             tier=self._settings.default_tier,
         )
-        may_mail = invite is not None or self._throttle.may_mail("verify_email", email)
+        may_mail = invite is not None or self._throttle.allow_mail("verify_email", email)
         self._post(await self._store.write(self._sign_up, actor, user, invite, may_mail))
 
     async def resend(self, actor: Actor, *, email: str) -> None:
         """Send a new link to an address that waits for its confirmation. Raises InvalidRequest."""
-        self._throttle.form(actor.address)
+        self._throttle.check_public_form(actor.address)
         email = require_email(email)
-        may_mail = self._throttle.may_mail("verify_email", email)
+        may_mail = self._throttle.allow_mail("verify_email", email)
         self._post(await self._store.write(self._resend, actor, email, may_mail))
 
     async def verify(self, actor: Actor, *, token: str, password: str) -> UserRow:
         """The user whose address is confirmed. Raises Forbidden for a token that is no good, Unauthenticated
         for a wrong password, which leaves the token good, and Conflict.
         """
-        self._throttle.form(actor.address)
+        self._throttle.check_public_form(actor.address)
         row = await self._store.read(select_token, token_digest(token), "verify_email", self._clock.now_ms())
         user = (
             None if row is None or row.user_id is None else await self._store.read(select_user, row.user_id)
@@ -134,23 +134,23 @@ class Mailboxes:
         """Send a link to the new address of a user who has given the password; following it changes the
         address. Raises InvalidRequest.
         """
-        self._throttle.form(actor.address)
+        self._throttle.check_public_form(actor.address)
         email = require_email(email)
-        may_mail = self._throttle.may_mail("verify_email", email)
+        may_mail = self._throttle.allow_mail("verify_email", email)
         self._post(await self._store.write(self._change, actor, user, email, may_mail))
 
     async def forgot(self, actor: Actor, *, email: str) -> None:
         """Raises InvalidRequest."""
-        self._throttle.form(actor.address)
+        self._throttle.check_public_form(actor.address)
         email = require_email(email)
-        may_mail = self._throttle.may_mail("reset_password", email)
+        may_mail = self._throttle.allow_mail("reset_password", email)
         self._post(await self._store.write(self._forgot, actor, email, may_mail))
 
     async def reset(self, actor: Actor, *, token: str, password: str) -> None:
         """Set a new password; every session ends. Raises Forbidden for a token that is no good,
         InvalidRequest.
         """
-        self._throttle.form(actor.address)
+        self._throttle.check_public_form(actor.address)
         now = self._clock.now_ms()
         if await self._store.read(select_token, token_digest(token), "reset_password", now) is None:
             raise invalid_token()

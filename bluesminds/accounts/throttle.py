@@ -1,56 +1,47 @@
-"""How often a stranger may try: to sign in, to have work done, to have mail sent.
+"""Rate limits for logins, public forms, changes and mail. In memory, bounded, on the monotonic clock.
 
-Each attempt takes a place in every bucket it falls into, all or none, before anything is computed; so a
-thousand attempts at once are a thousand attempts. A sign-in that succeeds gives its places back. There is a
-bucket for an address and an account together, one for the address and one for the account. One address alone
-cannot fill an account's: it runs dry in its own first, and so locks nobody else out. Many addresses can fill
-it, but not for who signs in from where this account has signed in before.
-
-All of it runs on the monotonic clock, is in memory, and is bounded.
+A login attempt is counted before anything is computed, so that parallel attempts count too; a successful one
+is taken back. An address runs out of attempts at one account before it fills the account's bucket, so it
+cannot lock the account out for other addresses. Many addresses can fill that bucket, which does not apply to
+an address that has logged in to the account before.
 """
 
-import ipaddress
+from operator import itemgetter
 from typing import Final
 
 import trio
 
 from bluesminds.common.errors import RateLimited
+from bluesminds.common.networks import block_of
 from storage.single_use_tokens import Purpose
 
-MAX_KEYS: Final = 20_000  # of each bucket
+MAX_KEYS: Final = 20_000  # per bucket
 
 
 class LeakyBucket:
-    """`burst` places for each key; a place comes back every `pause` seconds."""
+    """Takes `burst` entries for each key; one leaks out every `interval` seconds."""
 
-    def __init__(self, burst: int, pause: float) -> None:
-        self._pause = pause
-        self._depth = burst * pause
-        self._full_at: dict[str, float] = {}  # when all places of a key are back, on Trio's clock
+    def __init__(self, burst: int, interval: float) -> None:
+        self._interval = interval
+        self._capacity = burst * interval
+        self._empty_at: dict[str, float] = {}  # by key, on Trio's clock
 
     def wait(self, key: str) -> float:
-        """Seconds until there is a place; 0.0 when there is one."""
+        """Seconds until there is room for an entry; 0.0 now."""
         now = trio.current_time()
-        return max(0.0, self._full_at.get(key, now) - now + self._pause - self._depth)
+        return max(0.0, self._empty_at.get(key, now) - now + self._interval - self._capacity)
 
-    def take(self, key: str) -> None:
-        """To be called when there is a place."""
+    def add(self, key: str) -> None:
+        """Call it when `wait` is 0. Above MAX_KEYS, the keys that are nearest to empty are dropped."""
         now = trio.current_time()
-        if key not in self._full_at and len(self._full_at) >= MAX_KEYS:
-            self._make_room(now)
-        self._full_at[key] = max(now, self._full_at.get(key, now)) + self._pause
+        if key not in self._empty_at and len(self._empty_at) >= MAX_KEYS:
+            kept = sorted((item for item in self._empty_at.items() if item[1] > now), key=itemgetter(1))
+            self._empty_at = dict(kept[-(MAX_KEYS * 9 // 10) :])
+        self._empty_at[key] = max(now, self._empty_at.get(key, now)) + self._interval
 
-    def give_back(self, key: str) -> None:
-        if key in self._full_at:
-            self._full_at[key] -= self._pause
-
-    def _make_room(self, now: float) -> None:
-        """Drop what is full anyway; if that is little, also the tenth that is nearest to it."""
-        kept = sorted(
-            ((key, full_at) for key, full_at in self._full_at.items() if full_at > now),
-            key=lambda item: item[1],
-        )
-        self._full_at = dict(kept[max(0, len(kept) - MAX_KEYS * 9 // 10) :])
+    def remove(self, key: str) -> None:
+        if key in self._empty_at:
+            self._empty_at[key] -= self._interval
 
 
 class Throttle:
@@ -61,93 +52,57 @@ class Throttle:
         self._forms = LeakyBucket(20, 30.0)
         self._mails = LeakyBucket(3, 1200.0)
         self._changes = LeakyBucket(300, 3.0)
-        self._known: dict[str, None] = {}  # accounts at addresses they have signed in from, the latest last
+        self._known: dict[str, None] = {}  # pairs with a successful login, the latest last
 
-    def sign_in(self, account: str, address: str) -> None:
-        """An attempt to prove being `account`, which counts as failed until it is forgiven. Raises
-        RateLimited.
-        """
-        _take(self._places(account, address))
+    def count_login_attempt(self, account: str, address: str) -> None:
+        """Counts as failed until `reset_on_success` or `release`. Raises RateLimited."""
+        _count_attempt(*self._login_entries(account, address))
 
-    def check_sign_in(self, account: str, address: str) -> None:
-        """Raises RateLimited where an attempt would, and takes nothing."""
-        _check(self._places(account, address))
-
-    def forgive(self, account: str, address: str) -> None:
-        """The attempt was good."""
-        self.forget(account, address)
-        pair = _pair(account, address)
+    def reset_on_success(self, account: str, address: str) -> None:
+        self.release(account, address)
+        (_, pair), *_ = self._login_entries(account, address)
         self._known.pop(pair, None)
         self._known[pair] = None
         if len(self._known) > MAX_KEYS:
             del self._known[next(iter(self._known))]
 
-    def forget(self, account: str, address: str) -> None:
-        """The attempt came to nothing, so it was none."""
-        for bucket, key in self._places(account, address):
-            bucket.give_back(key)
+    def release(self, account: str, address: str) -> None:
+        """Take back an attempt that was not evaluated."""
+        for bucket, key in self._login_entries(account, address):
+            bucket.remove(key)
 
-    def form(self, address: str) -> None:
-        """Anything else that strangers may ask for. Raises RateLimited."""
-        _take([(self._forms, network(address))])
+    def check_public_form(self, address: str) -> None:
+        """Count a request to a public form other than the login. Raises RateLimited."""
+        _count_attempt((self._forms, block_of(address)))
 
-    def change(self, user_id: str) -> None:
-        """A change that a signed-in user asks for: each leaves rows that are kept for ever. Raises
-        RateLimited.
-        """
-        wait = self._changes.wait(user_id)
-        if wait > 0:
-            raise RateLimited(
-                "too_many_changes",
-                "Too many changes. Wait as long as retry-after says.",
-                retry_after=wait,
-            )
-        self._changes.take(user_id)
+    def check_change(self, user_id: str) -> None:
+        """Count a change by a user: each leaves rows that are kept. Raises RateLimited."""
+        if wait := self._changes.wait(user_id):
+            message = "Too many changes. Wait for the time in the Retry-After header."
+            raise RateLimited("too_many_changes", message, retry_after=wait)
+        self._changes.add(user_id)
 
-    def may_mail(self, purpose: Purpose, email: str) -> bool:
-        """Whether one more message may go to this mailbox because somebody asks for it. Who uses up those of
-        one purpose leaves those of the others, so the owner of the mailbox is never without a way in.
+    def allow_mail(self, purpose: Purpose, email: str) -> bool:
+        """Count a mail that a public form asks for, per mailbox and purpose: requests for one purpose must
+        not block the mails of another.
         """
         key = f"{purpose} {email.lower()}"
-        if self._mails.wait(key):
-            return False
-        self._mails.take(key)
-        return True
+        allowed = self._mails.wait(key) == 0
+        if allowed:
+            self._mails.add(key)
+        return allowed
 
-    def _places(self, account: str, address: str) -> list[tuple[LeakyBucket, str]]:
-        pair = _pair(account, address)
-        places = [(self._pairs, pair), (self._addresses, network(address))]
-        return places if pair in self._known else [*places, (self._accounts, _name(account))]
-
-
-def _pair(account: str, address: str) -> str:
-    return f"{network(address)} {_name(account)}"
+    def _login_entries(self, account: str, address: str) -> list[tuple[LeakyBucket, str]]:
+        account, address = account.strip().lower(), block_of(address)
+        pair = f"{address} {account}"
+        entries = [(self._pairs, pair), (self._addresses, address)]
+        return entries if pair in self._known else [*entries, (self._accounts, account)]
 
 
-def _name(account: str) -> str:
-    return account.strip().lower()
-
-
-def network(address: str) -> str:
-    """What one caller has of addresses: the address, or its /64 in IPv6."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(parsed, ipaddress.IPv4Address):
-        return str(parsed)
-    return str(parsed.ipv4_mapped or ipaddress.ip_network((parsed, 64), strict=False))
-
-
-def _take(places: list[tuple[LeakyBucket, str]]) -> None:
-    _check(places)
-    for bucket, key in places:
-        bucket.take(key)
-
-
-def _check(places: list[tuple[LeakyBucket, str]]) -> None:
-    wait = max(bucket.wait(key) for bucket, key in places)
-    if wait > 0:
-        raise RateLimited(
-            "too_many_attempts", "Too many attempts. Wait as long as retry-after says.", retry_after=wait
-        )
+def _count_attempt(*entries: tuple[LeakyBucket, str]) -> None:
+    """Add all entries or none. Raises RateLimited."""
+    if wait := max(bucket.wait(key) for bucket, key in entries):
+        message = "Too many attempts. Wait for the time in the Retry-After header."
+        raise RateLimited("too_many_attempts", message, retry_after=wait)
+    for bucket, key in entries:
+        bucket.add(key)

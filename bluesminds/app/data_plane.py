@@ -34,7 +34,6 @@ from bluesminds.web.forwarded import ProxyHeaders
 from bluesminds.web.guard import Guard
 from bluesminds.web.pages import account_pages
 from bluesminds.web.routes import Route
-from bluesminds.web.turnstile import Turnstile
 from storage.base import StorageError
 from storage.quotas import select_recent
 from storage.users import has_admin
@@ -115,7 +114,7 @@ class GatewayApp:
         trusted = Networks.read(settings.server.trusted_proxies)
         self.edge = DataPlane(
             self.gateway,
-            Turnstile(self.site, core.clock, core.throttle),
+            self.site,
             bodies=bodies,
             clock=core.clock,
             log=core.log,
@@ -193,7 +192,7 @@ def api_routes(
         return probe(core.pool, server, seconds=core.settings.upstream.probe_timeout, list_models=True)
 
     return [
-        *setup.routes(setup.SetupHandlers(core.members, core.passwords)),
+        *setup.routes(setup.SetupHandlers(core.members, core.passwords, core.throttle)),
         *keys.routes(core.keys, core.members),
         *auth.routes(auth.AuthHandlers(core.auth, core.mailboxes, core.members)),
         *sessions.routes(sessions.SessionHandlers(core.sessions, core.members)),

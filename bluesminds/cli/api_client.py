@@ -12,8 +12,7 @@ import httpx
 
 from bluesminds.app.operator import operator_client
 from bluesminds.cli import exits
-from bluesminds.cli.failures import EXPECTED, failure
-from bluesminds.cli.interrupt import run
+from bluesminds.cli.failures import run
 from bluesminds.cli.options import load_settings
 from bluesminds.common.clock import SystemClock
 from bluesminds.common.log import Log
@@ -46,11 +45,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON."
 def ask(config: Path | None, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:  # noqa: ANN401
     """The decoded answer; `path` is quoted already. Raises exits.Failure with the API's own sentence."""
     loaded = load_settings(config)
-    try:
-        response = run(_send, loaded.settings, method, path, body)
-    except EXPECTED as exc:
-        raise failure(exc, loaded) from None
-    return _answer(response)
+    return _answer(run(loaded, _send, loaded.settings, method, path, body))
 
 
 def ask_all(config: Path | None, path: str, filters: Mapping[str, str] | None = None) -> Any:  # noqa: ANN401

@@ -5,7 +5,6 @@ import click
 from bluesminds.cli import exits
 from bluesminds.cli.audit import audit_group
 from bluesminds.cli.config import check, config_group, init
-from bluesminds.cli.interrupt import interruptible
 from bluesminds.cli.keys import keys_group
 from bluesminds.cli.limits import limits_group
 from bluesminds.cli.serve import demo, serve
@@ -23,20 +22,17 @@ _EPILOG = (
 
 
 class Commands(click.Group):
-    """The group that gives what can strike in any command its exit code: Ctrl-C, and words of which no
-    request can be made.
-    """
+    """Adds the exit codes of what can happen in every command: Ctrl-C, and input that is not UTF-8."""
 
     def invoke(self, ctx: click.Context) -> object:
         try:
-            with interruptible():
-                return super().invoke(ctx)
+            return super().invoke(ctx)
         except (KeyboardInterrupt, click.Abort):
             raise exits.Failure("interrupted", exits.INTERRUPTED) from None
         except UnicodeEncodeError as exc:
             if exc.reason != "surrogates not allowed":
                 raise
-            raise exits.Failure("what was given is not UTF-8 text", exits.USAGE) from None
+            raise exits.Failure("the input is not UTF-8 text", exits.USAGE) from None
 
 
 @click.group(cls=Commands, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})

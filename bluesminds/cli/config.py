@@ -13,7 +13,7 @@ import msgspec
 
 from bluesminds.app import preflight
 from bluesminds.cli import exits
-from bluesminds.cli.interrupt import run
+from bluesminds.cli.failures import run
 from bluesminds.cli.options import InvalidConfig, config_option, load_settings
 from bluesminds.config import ConfigError, Loaded, Secret, toml_value
 from bluesminds.config.fields import sections
@@ -91,7 +91,7 @@ def check(config: Path | None, connect: bool) -> None:
     loaded = load_settings(config)
     if problems := list(preflight.problems(loaded)):
         raise InvalidConfig(ConfigError(problems))
-    if connect and (silent := run(preflight.connectivity_checks, loaded)):
+    if connect and (silent := run(loaded, preflight.connectivity_checks, loaded)):
         raise InvalidConfig(ConfigError(silent), exits.UNAVAILABLE)
     click.echo(f"{loaded.path or 'no configuration file, defaults'}: ok")
 

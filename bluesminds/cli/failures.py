@@ -1,14 +1,17 @@
-"""What ends a command, as a sentence, a remedy and an exit code. An error that is not here is a fault of
-ours and keeps its traceback.
+"""Runs the asynchronous part of a command, and turns the errors it may end with into a message, a remedy and
+an exit code. Every other error is a bug and keeps its traceback.
 
-Each has a type of its own, raised where the cause is known: an OSError or a ValueError says nothing about
+Each expected error has its own type, raised where the cause is known: an OSError or a ValueError does not say
 what was being done.
 """
 
 import errno
 import socket
+from collections.abc import Awaitable, Callable
+from typing import TypeVar, TypeVarTuple
 
 import httpx
+import trio
 
 from bluesminds.app.first_run import StartRefused
 from bluesminds.app.listeners import BadCertificate, CannotListen
@@ -35,6 +38,32 @@ EXPECTED = (
     KeyboardInterrupt,
 )
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+
+def run(loaded: Loaded, work: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
+    """What the work returns. Raises exits.Failure for the errors in EXPECTED.
+
+    Ctrl-C is raised in the main task only, which waits for the work. So it cancels the work, and the work
+    closes what it has opened. Raised inside the database driver it would leave threads behind.
+    """
+    results: list[T] = []
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(child)
+
+    async def child() -> None:
+        results.append(await work(*args))
+
+    try:
+        trio.run(main, restrict_keyboard_interrupt_to_checkpoints=True)
+    except (BaseExceptionGroup, *EXPECTED) as exc:
+        error = only(exc)
+    else:
+        return results[0]
+    raise failure(error, loaded)
 
 
 def only(error: BaseException) -> BaseException:

@@ -17,7 +17,7 @@ import trio
 
 from bluesminds.app import serve as app
 from bluesminds.cli import banner, exits
-from bluesminds.cli.failures import EXPECTED, failure, only
+from bluesminds.cli.failures import run
 from bluesminds.cli.options import config_option, load_settings
 from bluesminds.common.clock import SystemClock
 from bluesminds.common.log import LibraryLog, LineWriter, Log
@@ -64,13 +64,10 @@ def demo(config: Path | None, host: str | None, port: int | None) -> None:
 def _run(loaded: Loaded, *, guest_key: bool = False) -> None:
     settings = loaded.settings
     as_json = settings.log.format == "json" or (settings.log.format == "auto" and not sys.stderr.isatty())
-    try:
-        with LineWriter() as write:
-            log = Log(SystemClock(), level=settings.log.level, json=as_json, write=write)
-            logging.getLogger().addHandler(LibraryLog(log))
-            code = trio.run(_supervise, loaded, log, guest_key, strict_exception_groups=True)
-    except (BaseExceptionGroup, *EXPECTED) as exc:
-        raise failure(only(exc), loaded) from None
+    with LineWriter() as write:
+        log = Log(SystemClock(), level=settings.log.level, json=as_json, write=write)
+        logging.getLogger().addHandler(LibraryLog(log))
+        code = run(loaded, _supervise, loaded, log, guest_key)
     sys.exit(code)
 
 

@@ -1,24 +1,12 @@
-"""Passwords: Argon2id of 64 MiB (RFC 9106's second profile, in one lane), off the event loop.
+"""Password hashing with Argon2id (RFC 9106, second recommended parameter set, one lane) in a worker thread.
 
-Each computation costs 64 MiB and a core for some tenths of a second, and whoever can reach the login can ask
-for one. So one is computed at a time. Behind it a few may wait; the next is refused at once. Beyond a short
-burst they may take half of the time: what comes then rests first and yields to other work, so that a flood of
-logins cannot have a core for itself. On a machine that is never idle that would be for ever: after a while it
-is computed plainly, and so is all that follows until the one left behind has ended. More than two are thus
-never at work. An account that does not exist is verified against a hash of nothing, so that its answer takes
-as long as any.
+A computation takes 64 MiB and one core for some tenths of a second, and any client can ask for one. So one
+runs at a time, MAX_QUEUED more may wait, and further ones are rejected.
 """
 
-import os
-import sys
-import threading
 import unicodedata
-from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
-from contextlib import suppress
-from functools import partial
-from time import thread_time
-from typing import Any, Final, TypeVar
+from collections.abc import Callable
+from typing import Final, TypeVar, TypeVarTuple
 
 import trio
 from argon2 import PasswordHasher
@@ -28,41 +16,35 @@ from bluesminds.common.errors import InvalidRequest, RateLimited
 
 MIN_LENGTH: Final = 10
 MAX_LENGTH: Final = 1024  # bytes; hashing cost grows with length
-MAX_WAITING: Final = 8
-USUAL: Final = 0.2  # seconds that a computation takes; what is owed for one that is left
-LONG: Final = 0.5  # seconds; where it takes longer, other work may have had the core meanwhile
-ALLOWANCE: Final = 0.8  # seconds of rest that may be owed
-PATIENCE: Final = 2.0  # seconds that a computation may wait for the machine
-PAUSE: Final = 3.0  # seconds; those who wait are mostly done by then
-# Salt and tag are zeros: the tag of no password that anybody could find.
-NOBODY: Final = f"$argon2id$v=19$m=65536,t=3,p=1${'A' * 22}${'A' * 43}"
+MAX_QUEUED: Final = 8
+RETRY_AFTER: Final = 3.0  # seconds; about the time a full queue takes
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class Passwords:
-    """Every method raises RateLimited when too many are at it."""
+    """`hash` and `verify` raise RateLimited when MAX_QUEUED computations are waiting."""
 
     def __init__(self) -> None:
         self._hasher = PasswordHasher(time_cost=3, memory_cost=65536, parallelism=1)
-        self._nobody = NOBODY
-        self._turn = trio.Lock()
-        self._aside = trio.CapacityLimiter(1)
-        self._rested_at = 0.0  # on Trio's clock, when no rest is owed any more
+        self._limiter = trio.CapacityLimiter(1)
 
     async def hash(self, password: str, *, param: str = "password") -> str:
-        """Raises InvalidRequest, which names `param`, for a password that is too short or too long."""
-        password = _composed(password)
-        if not len(password) >= MIN_LENGTH or len(password.encode()) > MAX_LENGTH:
+        """The PHC string to store. Raises InvalidRequest, which names `param`, for a wrong length."""
+        password = _normalized(password)
+        if len(password) < MIN_LENGTH or len(password.encode()) > MAX_LENGTH:
             raise InvalidRequest(
                 "invalid_password", f"A password has {MIN_LENGTH} to {MAX_LENGTH} characters.", param=param
             )
-        return await self._work(self._hasher.hash, password)
+        return await self._compute(self._hasher.hash, password)
 
     async def verify(self, password: str, stored: str | None) -> bool:
-        """Whether the stored hash is of this password; with None it is not, after the same work."""
+        """Whether `stored` is a hash of this password. None, for a user that does not exist, is False after
+        the same work, so that the response time does not show which users exist.
+        """
         if len(password) > MAX_LENGTH:
             return False
-        return await self._work(self._matches, stored or self._nobody, _composed(password))
+        return await self._compute(self._matches, stored or dummy_hash(self._hasher), _normalized(password))
 
     def is_outdated(self, stored: str) -> bool:
         """Whether it was made with other parameters than new ones are."""
@@ -74,66 +56,22 @@ class Passwords:
         except (VerificationError, InvalidHashError):
             return False
 
-    async def _work(self, compute: Callable[..., T], *args: Any) -> T:  # noqa: ANN401
-        if self._turn.statistics().tasks_waiting >= MAX_WAITING:
-            raise too_many()
-        async with self._turn:
-            rest = self._rested_at - trio.current_time() - ALLOWANCE
-            await trio.sleep(max(0.0, rest))
-            return await self._compute(partial(compute, *args), aside=rest > 0)
-
-    async def _compute(self, compute: Callable[[], T], *, aside: bool) -> T:
-        timed = partial(_timed, compute)
-        if aside and self._aside.available_tokens:
-            with trio.move_on_after(
-                PATIENCE
-            ):  # a thread that is left to itself keeps its place until it ends
-                return await self._owing(
-                    trio.to_thread.run_sync(_yielding, timed, limiter=self._aside, abandon_on_cancel=True)
-                )
-        return await self._owing(trio.to_thread.run_sync(timed))
-
-    async def _owing(self, computing: Awaitable[tuple[T, float]]) -> T:
-        """The result; after it as long a rest is owed."""
-        began = trio.current_time()
-        self._rested_at = max(self._rested_at, began) + 2 * USUAL
-        result, worked = await computing
-        self._rested_at += 2 * (max(worked, min(trio.current_time() - began, LONG)) - USUAL)
-        return result
+    async def _compute(self, function: Callable[[*Ts], T], *args: *Ts) -> T:
+        if self._limiter.statistics().tasks_waiting >= MAX_QUEUED:
+            raise RateLimited(
+                "too_many_attempts",
+                "Too many login attempts in progress. Try again in a few seconds.",
+                retry_after=RETRY_AFTER,
+            )
+        return await trio.to_thread.run_sync(function, *args, limiter=self._limiter)
 
 
-def _timed(compute: Callable[[], T]) -> tuple[T, float]:
-    """The result, and the seconds that this thread had a core for it."""
-    began = thread_time()
-    result = compute()
-    return result, thread_time() - began
+def dummy_hash(hasher: PasswordHasher) -> str:
+    """A hash with the parameters of `hasher`, of no known password: salt and tag are zeros."""
+    cost = f"m={hasher.memory_cost},t={hasher.time_cost},p={hasher.parallelism}"
+    return f"$argon2id$v=19${cost}${'A' * 22}${'A' * 43}"
 
 
-def _composed(password: str) -> str:
-    """The same for the same characters, whichever way a keyboard writes an accent."""
+def _normalized(password: str) -> str:
+    """NFC: keyboards write an accent as one or as two code points."""
     return unicodedata.normalize("NFC", password)
-
-
-def too_many() -> RateLimited:
-    return RateLimited(
-        "too_many_attempts", "Too many people sign in right now. Try again shortly.", retry_after=PAUSE
-    )
-
-
-def _yielding(compute: Callable[[], T]) -> T:
-    """The result, from a thread of its own that yields to every other: its priority cannot be raised again,
-    and Trio's threads have other work after this.
-    """
-    result: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            if sys.platform == "linux":
-                with suppress(OSError):  # a sandbox may forbid it; nobody must wait for ever because of that
-                    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-            result.set_result(compute())
-        except BaseException as exc:
-            result.set_exception(exc)
-
-    threading.Thread(target=run, name="password", daemon=True).start()
-    return result.result()

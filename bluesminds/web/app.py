@@ -54,7 +54,7 @@ def _add_headers(app: QuartTrio, clock: Clock) -> None:
     @app.before_request
     async def name_request() -> None:
         g.request_id = sane_id(request.headers.get("x-request-id", "").encode()) or uuid7(clock.now_ms())
-        # The router would take these for the paths they resemble; whoever guards paths before it does not.
+        # The router ignores extra slashes at the start; a reverse proxy that blocks paths may not.
         if not _PLAIN_PATH.match(request.scope["path"]):
             abort(404)
 

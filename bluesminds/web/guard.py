@@ -118,7 +118,7 @@ class Guard:
             if by_cookie:
                 _require_csrf(request, found.csrf)
             if found.role != "admin":
-                self._throttle.change(found.user_id)
+                self._throttle.check_change(found.user_id)
         return Principal(
             kind="session",
             address=address,

@@ -63,8 +63,8 @@ def test_an_account_is_made_changed_and_disabled(home: Path) -> None:
         ),
         (("show", "../keys"), exits.USAGE, "'../keys' is neither an address nor the id of a user"),
         (("set", ADA), exits.USAGE, "there is nothing to set"),
-        (("show", "ada@\udcff"), exits.USAGE, "what was given is not UTF-8 text"),
-        (("create", "--email", "ada@\udcff"), exits.USAGE, "what was given is not UTF-8 text"),
+        (("show", "ada@\udcff"), exits.USAGE, "the input is not UTF-8 text"),
+        (("create", "--email", "ada@\udcff"), exits.USAGE, "the input is not UTF-8 text"),
         (("create", "--email", "nobody"), exits.USAGE, "This is not an e-mail address."),
     ],
 )

@@ -62,6 +62,22 @@ async def test_the_bootstrap_token_makes_one_administrator(gateway: Gateway) -> 
         assert await attempt() == (403, "invalid_bootstrap_token")
 
 
+async def test_setup_attempts_of_an_address_are_limited(gateway: Gateway) -> None:
+    claim = {"token": "wrong", "email": "ada@example.com", "password": "correct horse"}
+    async with gateway.client() as client:
+        answers = [await client.post("/api/setup", json=claim) for _ in range(21)]
+    codes = [answer.json()["error"]["code"] for answer in answers]
+    assert codes == ["invalid_bootstrap_token"] * 20 + ["too_many_attempts"]
+    assert int(answers[-1].headers["retry-after"]) > 0
+
+
+async def test_path_with_extra_slashes_is_unknown(gateway: Gateway) -> None:
+    async with gateway.client() as client:
+        for path in ("//api/auth/login", "///api/auth/login", "/api/auth/login/", "/api/auth//login"):
+            answer = await client.post(f"{gateway.url}{path}", json={})
+            assert (answer.status_code, answer.json()["error"]["code"]) == (404, "unknown_url"), path
+
+
 async def test_input_is_checked_and_named(gateway: Gateway) -> None:
     async with gateway.operator() as client:
         for path, body, param in (

@@ -2,6 +2,7 @@
 
 from msgspec import Struct
 
+from bluesminds.accounts.throttle import Throttle
 from bluesminds.accounts.users import Users
 from bluesminds.common.emails import require_email
 from bluesminds.identity.password import Passwords
@@ -20,9 +21,11 @@ class SetupRequest(Struct, forbid_unknown_fields=True):
 class SetupHandlers(Struct, frozen=True):
     members: Users
     passwords: Passwords
+    throttle: Throttle
 
     async def claim(self, who: Principal, body: SetupRequest) -> UserView:
         """Become the first administrator, once, with the token that the latest start has shown."""
+        self.throttle.check_public_form(who.address)
         email = require_email(body.email)
         await self.members.require_token(body.token)
         password_hash = await self.passwords.hash(body.password)

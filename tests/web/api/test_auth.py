@@ -601,13 +601,13 @@ async def test_guessing_is_slowed_and_the_owner_is_not_locked_out(village: Town)
         assert code_of(await eve.login(ADA)) == "too_many_attempts", "not even with the right one"
 
 
-async def test_an_attempt_that_nobody_had_time_for_is_none(
+async def test_login_rejected_by_a_full_queue_is_not_counted(
     village: Town, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await village.user(ADA)
     async with village.visitor() as ada:
         with monkeypatch.context() as busy:
-            busy.setattr(password, "MAX_WAITING", 0)
+            busy.setattr(password, "MAX_QUEUED", 0)
             assert {code_of(await ada.login(ADA)) for _ in range(7)} == {"too_many_attempts"}
         assert code_of(await ada.login(ADA)) == "200"
 
