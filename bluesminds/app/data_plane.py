@@ -15,13 +15,13 @@ from bluesminds.gateway.bodies import BodyMemory
 from bluesminds.gateway.estimate import Estimator
 from bluesminds.gateway.limits.lease import Lease
 from bluesminds.gateway.limits.reserve import RateLimiter
-from bluesminds.gateway.limits.window import WINDOW
+from bluesminds.gateway.limits.window import WINDOW_SECONDS
 from bluesminds.gateway.metrics import Metrics
 from bluesminds.gateway.pipeline import Gateway
-from bluesminds.gateway.probe import Probe, probe
+from bluesminds.gateway.probe import ProbeResult, probe
 from bluesminds.gateway.recorder import Recorder
-from bluesminds.gateway.routing.health import Health
-from bluesminds.gateway.routing.registry import ServerRegistry
+from bluesminds.gateway.routing.catalog import ServerRegistry
+from bluesminds.gateway.routing.health import ServerHealthRegistry
 from bluesminds.gateway.supervision import MAX_BACKOFF, HealthChecker, IdleSweeper, TaskSupervisor, Watchdog
 from bluesminds.gateway.upstream.sender import Sender
 from bluesminds.http.asgi import ASGIApp
@@ -63,15 +63,15 @@ class GatewayApp:
         self.stats = Stats()
         self.limiter = limiter = RateLimiter(core.clock, core.calendar, lease.held)
         self.keys = KeyAuthenticator(
-            partial(limiter.look_up, core.store),
+            partial(limiter.look_up_key, core.store),
             pepper=core.pepper,
             clock=core.clock,
             cache_seconds=settings.keys.cache_seconds,
             tiers=core.limits.tiers,
-            is_open=limiter.holds,
+            is_open=limiter.is_open,
             keyless=keyless_limits(settings),
         )
-        self.health = Health(
+        self.health = ServerHealthRegistry(
             eject_after=settings.upstream.eject_after, eject_seconds=settings.upstream.eject_seconds
         )
         self.registry = ServerRegistry(configured, core.servers.load, self.health)
@@ -122,9 +122,13 @@ class GatewayApp:
         )
 
     def _site(self, metrics: Metrics, limiter: RateLimiter, bodies: BodyMemory) -> ASGIApp:
-        metrics.gauge("bluesminds_requests_running", "Requests being answered.", lambda: limiter.running)
-        metrics.gauge("bluesminds_usage_rows_held", "Usage rows not yet durable.", lambda: self.recorder.held)
-        metrics.gauge("bluesminds_body_bytes_held", "Bytes of request bodies held.", lambda: bodies.held)
+        metrics.gauge("bluesminds_requests_running", "Requests in progress.", lambda: limiter.running)
+        metrics.gauge(
+            "bluesminds_usage_rows_held",
+            "Usage rows reserved or not committed yet.",
+            lambda: self.recorder.held,
+        )
+        metrics.gauge("bluesminds_body_bytes_held", "Bytes of request bodies in memory.", lambda: bodies.held)
         registry = CollectorRegistry()
         registry.register(metrics)
         registry.register(ops.ListenerMetrics(self.stats))
@@ -137,14 +141,14 @@ class GatewayApp:
         mounted = [*routes, *reference.routes, *account_pages.routes()]
         return app.create_app(mounted, guard(core), clock=core.clock, log=core.log)
 
-    async def resume(self) -> None:
+    async def restore(self) -> None:
         """Count on where the process before this one ended. What took longer than this one lets requests
         take, or than an hour, is not found. Raises StorageError.
         """
         longest = min(self.core.settings.upstream.total_timeout, LONGEST_SECONDS)
-        select = partial(select_recent, within=(WINDOW + 1) * 1000, longest=round(longest * 1000))
+        select = partial(select_recent, within=(WINDOW_SECONDS + 1) * 1000, longest=round(longest * 1000))
         recent = await self.core.store.read(select, self.core.clock.now_ms())
-        self.limiter.resume(recent)
+        self.limiter.restore(recent)
 
     async def discover_models(self, seconds: float) -> None:
         """Learn what servers and models there are, without waiting long for any of them."""
@@ -163,7 +167,7 @@ class GatewayApp:
         return {
             "store": "failing" if self.recorder.failing else await self._check_store(),
             "limits": "ok" if self.lease.held() else "another gateway may be counting",
-            "keepers": ", ".join(sorted(self.tasks.down)) + " down" if self.tasks.down else "ok",
+            "tasks": ", ".join(sorted(self.tasks.down)) + " down" if self.tasks.down else "ok",
             "servers": "ok" if self.registry.has_usable() else self._describe_unavailability(),
         }
 
@@ -188,7 +192,7 @@ def api_routes(
 ) -> list[Route]:
     """The routes of what people do, in a running gateway or without one."""
 
-    def try_out(server: Server) -> Awaitable[Probe]:
+    def try_out(server: Server) -> Awaitable[ProbeResult]:
         return probe(core.pool, server, seconds=core.settings.upstream.probe_timeout, list_models=True)
 
     return [

@@ -24,7 +24,7 @@ async def configured_servers(core: Services, environ: Mapping[str, str], demo_ur
         return [configured_server(row, demo_url=demo_url, keyless=keyless) for row in rows]
     servers = from_environment(environ)
     ollama = local_ollama(environ)
-    if (await probe(core.pool, ollama, seconds=1.0, list_models=True)).problem is None:
+    if (await probe(core.pool, ollama, seconds=1.0, list_models=True)).error is None:
         servers.append(ollama)
     return servers
 

@@ -20,7 +20,7 @@ from bluesminds.common.clock import Clock
 from bluesminds.common.log import Log
 from bluesminds.common.values import InUse, Server
 from bluesminds.config import Settings
-from bluesminds.gateway.routing.registry import merge_servers
+from bluesminds.gateway.routing.catalog import merge_servers
 from bluesminds.http.client.pool import Pool
 from bluesminds.http.client.transport import PoolTransport
 from bluesminds.web import app

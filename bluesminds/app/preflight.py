@@ -109,9 +109,9 @@ async def connectivity_checks(loaded: Loaded) -> list[Problem]:
         server = configured_server(row, demo_url="", keyless=settings.keyless.enabled)
         asked = server.api_key is not None or not server.keyless  # else only clients have a key for it
         answer = await probe(pool, server, seconds=settings.upstream.probe_timeout, list_models=asked)
-        if answer.problem is not None:
+        if answer.error is not None:
             where = loaded.origins[f"servers.{row.name}.url"].place
-            message = f'[[servers]] "{row.name}" does not answer as it should: {answer.problem}'
+            message = f'[[servers]] "{row.name}" does not answer as it should: {answer.error}'
             found.append(Problem(where, message, "check its url and api_key"))
 
     try:

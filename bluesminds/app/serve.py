@@ -81,20 +81,20 @@ async def serve(
                 configured = await configured_servers(core, environ, demo_url)
                 gateway_app = GatewayApp(core, configured, metrics, recorder, tasks, lease)
                 changes.keys_changed = gateway_app.keys.forget
-                await gateway_app.resume()
+                await gateway_app.restore()
                 await gateway_app.discover_models(LOOK_AROUND_SECONDS)
-                background.start_soon(tasks.keep, "prober", gateway_app.health_checker.run)
-                background.start_soon(tasks.keep, "sweeper", gateway_app.idle_sweeper.run)
-                background.start_soon(tasks.keep, "lease", lease.run)
-                background.start_soon(tasks.keep, "postman", core.mail_queue.run)
-                background.start_soon(tasks.keep, "janitor", core.cleanup.run)
+                background.start_soon(tasks.run, "health_checker", gateway_app.health_checker.run)
+                background.start_soon(tasks.run, "idle_sweeper", gateway_app.idle_sweeper.run)
+                background.start_soon(tasks.run, "lease", lease.run)
+                background.start_soon(tasks.run, "mail_queue", core.mail_queue.run)
+                background.start_soon(tasks.run, "cleanup", core.cleanup.run)
                 await background.start(listen_locally, core, gateway_app.site)
                 async with trio.open_nursery() as listener:
                     addresses = await listener.start(_listen, gateway_app, sockets, shutdown)
                     first_run = await bootstrap(core, guest_key=guest_key)
                     models = [row.id for row in gateway_app.registry.catalog.models()]
                     task_status.started(
-                        Running(addresses, models, first_run, core, gateway_app.watchdog.beats)
+                        Running(addresses, models, first_run, core, gateway_app.watchdog.healthy)
                     )
                 await gateway_app.idle_sweeper.sweep()
                 background.cancel_scope.cancel()
@@ -104,12 +104,12 @@ async def serve(
 async def _limits_lease(core: Services) -> AsyncIterator[Lease]:
     """The right to hand out limits, from before the first request until after the last row."""
     lease = Lease(core.store, core.state.instance(), core.log)
-    await lease.take()
+    await lease.acquire()
     try:
         yield lease
     finally:
         with trio.move_on_after(LEASE_END_SECONDS, shield=True):
-            await lease.end()
+            await lease.release()
 
 
 @asynccontextmanager
@@ -125,7 +125,7 @@ async def _usage_recorder(core: Services, metrics: Metrics, tasks: TaskSuperviso
 
     async def keep() -> None:
         with last:
-            await tasks.keep("recorder", recorder.run)
+            await tasks.run("recorder", recorder.run)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(keep)

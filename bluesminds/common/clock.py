@@ -54,6 +54,12 @@ class Calendar:
     def end_of_month(self, month: str) -> int:
         return self._begin((date_of.fromisoformat(f"{month}-01") + timedelta(days=31)).replace(day=1))
 
+    def describe(self, at_ms: int, now_ms: int) -> str:
+        """A later time in the zone: "at 00:00 UTC", or "on 2027-02-01 at 00:00 UTC" if not by tonight."""
+        local = datetime.fromtimestamp(at_ms // 1000, self._zone)
+        date = "" if at_ms <= self.date(now_ms).ends else f"on {local:%Y-%m-%d} "
+        return f"{date}at {local:%H:%M} {self._zone}"
+
     def _find(self, now_ms: int) -> Date:
         today = datetime.fromtimestamp(now_ms // 1000, self._zone).date()
         day = today.isoformat()

@@ -175,7 +175,7 @@ class UsageAccounting(Struct, frozen=True):
 
     async def durable(self, batch: Batch, row_id: str) -> None:
         if self.strict:
-            await self.recorder.durable(batch, row_id)
+            await self.recorder.wait_durable(batch, row_id)
 
     def _log_row(self, row: UsageRow) -> None:
         self.log.info(

@@ -1,9 +1,9 @@
-"""Key to Caller, without a database on the hot path.
+"""Resolves API keys to callers, without a database query on most requests.
 
-Found and unknown digests are kept for a few seconds; `forget` drops them at once, so a key revoked
-through this process is refused from the next request on, and one revoked elsewhere after `cache_seconds`. A
-look-up that was under way when `forget` was called does not enter the cache. Requests that miss the same
-digest at the same time share one look-up. Junk is refused by its checksum before anything is hashed.
+Known and unknown digests are cached for `cache_seconds`. `forget` drops them at once, so a key revoked
+through this process is rejected from the next request on, and one revoked elsewhere after `cache_seconds`. A
+lookup that was running when `forget` was called is not cached. Concurrent requests that miss the same digest
+share one lookup. Strings without a valid checksum are rejected before they are hashed.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -14,34 +14,37 @@ from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import is_well_formed, key_digest
 from bluesminds.common.errors import Unauthenticated, Unavailable
 from bluesminds.common.values import Caller, LimitSet, RequestContext, account_limits, read_limits
-from bluesminds.gateway.authorize import check_client, name_patterns, networks_of, optional_set
+from bluesminds.gateway.authorize import check_client, name_patterns, optional_networks, optional_set
 from bluesminds.gateway.limits.keyless import keyless_caller
 from storage.base import StorageBroken, StorageUnavailable
 from storage.keys import KeyHolder
 
 MAX_CACHED = 50_000  # digests, known and unknown
 
-LookUp = Callable[[bytes], Awaitable[KeyHolder | None]]
+Lookup = Callable[[bytes], Awaitable[KeyHolder | None]]
 
 
-class _LookUpUnderWay:
-    """A look-up that others wait for. `found` stays None when whoever ran it was cancelled."""
+class _PendingLookup:
+    """A running lookup that other requests wait for. `result` stays None if its request was cancelled."""
 
-    __slots__ = ("ended", "found")
+    __slots__ = ("finished", "result")
 
     def __init__(self) -> None:
-        self.ended = trio.Event()
-        self.found: Caller | Unauthenticated | Unavailable | None = None
+        self.finished = trio.Event()
+        self.result: Caller | Unauthenticated | Unavailable | None = None
 
 
 class KeyAuthenticator:
-    """Callers by key digest. `look_up` asks the store and opens the accounts that the caller's use is counted
-    in; `is_open` says whether they still are. `tiers` are the limits by tier.
+    """Callers by key digest. `look_up` queries the store and opens the caller's usage counters; `is_open`
+    says whether they are still open. `tiers` are limits by tier name. `keyless`: the limits of callers
+    without an API key; None rejects them.
+
+    `changes` counts calls of `forget`. `last_used` collects wall times in ms by key id until they are stored.
     """
 
     def __init__(
         self,
-        look_up: LookUp,
+        look_up: Lookup,
         *,
         pepper: bytes,
         clock: Clock,
@@ -58,29 +61,27 @@ class KeyAuthenticator:
         self._is_open = is_open
         self._keyless = keyless
         self._callers: dict[bytes, tuple[float, Caller | Unauthenticated]] = {}
-        self._under_way: dict[bytes, _LookUpUnderWay] = {}
-        self.changes = 0  # how often `forget` was called
-        self.used: dict[str, int] = {}  # key id to wall time in ms, taken by the keeper that stores it
+        self._pending: dict[bytes, _PendingLookup] = {}
+        self.changes = 0
+        self.last_used: dict[str, int] = {}
 
     def forget(self, *digests: bytes) -> None:
-        """Drop what is known of these, or of all: the keys have changed. Who asks from now on gets no answer
-        from before.
-        """
+        """Drop these digests, or all of them, from the cache and from running lookups."""
         self.changes += 1
         if not digests:
             self._callers.clear()
-            self._under_way.clear()
+            self._pending.clear()
         for digest in digests:
             self._callers.pop(digest, None)
-            self._under_way.pop(digest, None)
+            self._pending.pop(digest, None)
 
-    async def identify(self, context: RequestContext) -> Caller:
-        """Raises Unauthenticated, or Unavailable when the store cannot answer. `use` must follow."""
-        if self._keyless is not None and (guest := keyless_caller(context, self._keyless)) is not None:
-            return guest
+    async def authenticate(self, context: RequestContext) -> Caller:
+        """Raises Unauthenticated, or Unavailable if the store fails. `authorize_use` must follow."""
+        if self._keyless is not None and (caller := keyless_caller(context, self._keyless)) is not None:
+            return caller
         digest = self._digest(context)
         cached = self._callers.get(digest)
-        if cached is None or cached[0] <= trio.current_time() or not self._is_usable(cached[1]):
+        if cached is None or cached[0] <= trio.current_time() or not self._is_current(cached[1]):
             found = await self._load(digest, context)
         else:
             found = cached[1]
@@ -89,66 +90,68 @@ class KeyAuthenticator:
         if found.expires_at is not None and found.expires_at <= context.at_ms:
             raise Unauthenticated(
                 "api_key_expired",
-                "This API key has expired. If it was rotated, use its latest form; else create a new one.",
+                "This API key has expired or was rotated. Use its new secret or create a new key.",
             )
         return found
 
-    def use(self, caller: Caller, context: RequestContext) -> None:
-        """Raises Forbidden for a key that does not do here."""
+    def authorize_use(self, caller: Caller, context: RequestContext) -> None:
+        """Record the use of the key. Raises Forbidden if its restrictions do not allow this request."""
         check_client(caller, context)
         if caller.key_id:
-            self.used[caller.key_id] = context.at_ms
+            self.last_used[caller.key_id] = context.at_ms
 
-    def _is_usable(self, found: Caller | Unauthenticated) -> bool:
+    def _is_current(self, found: Caller | Unauthenticated) -> bool:
         return isinstance(found, Unauthenticated) or self._is_open(found)
 
     def _digest(self, context: RequestContext) -> bytes:
         key = context.credential
         if not key:
             raise Unauthenticated(
-                "missing_api_key", "No API key was sent. Send it as `Authorization: Bearer bm_…`."
+                "missing_api_key", "Missing API key. Send it as `Authorization: Bearer bm_…`."
             )
         if not is_well_formed(key):
-            raise Unauthenticated("invalid_api_key", _not_a_key(context))
+            raise Unauthenticated("invalid_api_key", _invalid_key_message(context))
         return key_digest(self._pepper, key)
 
     async def _load(self, digest: bytes, context: RequestContext) -> Caller | Unauthenticated:
-        while (other := self._under_way.get(digest)) is not None:
-            await other.ended.wait()
-            if isinstance(other.found, Unavailable):
-                raise _no_storage()
-            if other.found is not None:
-                return other.found
-        mine = self._under_way[digest] = _LookUpUnderWay()
+        while (other := self._pending.get(digest)) is not None:
+            await other.finished.wait()
+            if isinstance(other.result, Unavailable):
+                raise _store_unavailable_error()
+            if other.result is not None:
+                return other.result
+        own = self._pending[digest] = _PendingLookup()
         try:
-            mine.found = await self._ask(digest, context)
+            own.result = await self._query_store(digest, context)
         finally:
-            mine.ended.set()
-            if self._under_way.get(digest) is mine:
-                del self._under_way[digest]
-                if mine.found is not None and not isinstance(mine.found, Unavailable):
-                    self._remember(digest, mine.found)
-        if isinstance(mine.found, Unavailable):
-            raise mine.found
-        return mine.found
+            own.finished.set()
+            if self._pending.get(digest) is own:
+                del self._pending[digest]
+                if own.result is not None and not isinstance(own.result, Unavailable):
+                    self._cache(digest, own.result)
+        if isinstance(own.result, Unavailable):
+            raise own.result
+        return own.result
 
-    async def _ask(self, digest: bytes, context: RequestContext) -> Caller | Unauthenticated | Unavailable:
+    async def _query_store(
+        self, digest: bytes, context: RequestContext
+    ) -> Caller | Unauthenticated | Unavailable:
         try:
-            return self._judge(await self._look_up(digest), context)
+            return self._evaluate(await self._look_up(digest), context)
         except (StorageBroken, StorageUnavailable):
-            return _no_storage()
+            return _store_unavailable_error()
 
-    def _remember(self, digest: bytes, found: Caller | Unauthenticated) -> None:
+    def _cache(self, digest: bytes, found: Caller | Unauthenticated) -> None:
         if len(self._callers) >= MAX_CACHED:
             self._callers.pop(next(iter(self._callers)))
         self._callers[digest] = (trio.current_time() + self._cache_seconds, found)
 
-    def _judge(self, owner: KeyHolder | None, context: RequestContext) -> Caller | Unauthenticated:
+    def _evaluate(self, owner: KeyHolder | None, context: RequestContext) -> Caller | Unauthenticated:
         if owner is None:
-            return Unauthenticated("invalid_api_key", _not_a_key(context))
+            return Unauthenticated("invalid_api_key", _invalid_key_message(context))
         key = owner.key
         if key.revoked_at is not None:
-            return Unauthenticated("api_key_revoked", "This API key has been revoked. Create a new one.")
+            return Unauthenticated("api_key_revoked", "This API key was revoked. Create a new one.")
         if owner.user_disabled_at is not None:
             return Unauthenticated("user_disabled", "The account of this API key is disabled.")
         return Caller(
@@ -156,25 +159,26 @@ class KeyAuthenticator:
             user_id=key.user_id,
             key_limits=read_limits(key.limits),
             user_limits=account_limits(self._tiers, owner.tier, read_limits(owner.user_limits)),
-            expires_at=_sooner(key.expires_at, owner.ends_at),
+            expires_at=_earliest(key.expires_at, owner.ends_at),
             scopes=optional_set(key.scopes),
             models=name_patterns(key.allowed_models),
-            networks=networks_of(key.allowed_ips),
+            networks=optional_networks(key.allowed_ips),
             origins=optional_set(key.allowed_origins),
         )
 
 
-def _sooner(one: int | None, other: int | None) -> int | None:
+def _earliest(*times: int | None) -> int | None:
     """None is never."""
-    return min((end for end in (one, other) if end is not None), default=None)
+    return min((time for time in times if time is not None), default=None)
 
 
-def _no_storage() -> Unavailable:
-    return Unavailable("storage_unavailable", "Keys cannot be checked right now. Try again shortly.")
+def _store_unavailable_error() -> Unavailable:
+    return Unavailable("storage_unavailable", "API keys cannot be checked now. Try again in a few seconds.")
 
 
-def _not_a_key(context: RequestContext) -> str:
-    ending = (context.credential or "")[-4:] if len(context.credential or "") > 12 else ""
-    which = f" (it ends in {ending})" if ending.isascii() and ending.isalnum() else ""
-    where = f"in the `{context.credential_header}` header{which}"
-    return f"The API key {where} is not known here. Check it for typing errors."
+def _invalid_key_message(context: RequestContext) -> str:
+    """Identifies the key by its last characters; of a short one these would reveal too much."""
+    key = context.credential or ""
+    if len(key) > 12 and key[-4:].isascii() and key[-4:].isalnum():
+        return f"Invalid API key (ends in {key[-4:]})."
+    return f"Invalid API key in the `{context.credential_header}` header."

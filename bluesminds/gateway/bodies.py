@@ -1,14 +1,14 @@
-"""Request bodies in memory, with one budget for all of them.
+"""The memory that request bodies use, with one limit for all of them.
 
-A body is held from its first byte until a server has answered, not for as long as the answer takes. It counts
-with its size; parsing may need a copy for a moment.
+A body is held from its first byte until a server has responded. It counts with its size; parsing may need a
+copy for a moment.
 """
 
 from bluesminds.common.errors import Unavailable
 
 
 class BodyMemory:
-    """At most `limit` bytes of all bodies together."""
+    """At most `limit` bytes for all bodies together."""
 
     __slots__ = ("held", "limit")
 
@@ -18,23 +18,26 @@ class BodyMemory:
 
 
 class Body:
-    """One request's body. `drop` gives back what it has taken, on whichever exit comes first."""
+    """The body of one request. `release` may be called more than once."""
 
-    __slots__ = ("_budget", "_taken", "data")
+    __slots__ = ("_held", "_memory", "data")
 
-    def __init__(self, budget: BodyMemory) -> None:
-        self._budget = budget
-        self._taken = 0
+    def __init__(self, memory: BodyMemory) -> None:
+        self._memory = memory
+        self._held = 0
         self.data = b""
 
-    def take(self, size: int) -> None:
-        """Make room for the next bytes. Raises Unavailable when the budget is used up."""
-        if self._budget.held + size > self._budget.limit:
-            raise Unavailable("body_budget", "The gateway holds too many request bodies. Try again shortly.")
-        self._budget.held += size
-        self._taken += size
+    def acquire(self, size: int) -> None:
+        """Reserve memory for the next bytes. Raises Unavailable if the limit is reached."""
+        if self._memory.held + size > self._memory.limit:
+            raise Unavailable(
+                "body_memory_exhausted",
+                "The gateway holds too many request bodies. Try again in a few seconds.",
+            )
+        self._memory.held += size
+        self._held += size
 
-    def drop(self) -> None:
-        self._budget.held -= self._taken
-        self._taken = 0
+    def release(self) -> None:
+        self._memory.held -= self._held
+        self._held = 0
         self.data = b""

@@ -1,8 +1,7 @@
-"""Counters of the walk, read by Prometheus through a collector.
+"""Counters of the request pipeline, as a Prometheus collector.
 
-Counting is a dictionary update, because it happens per request; labels and text are made when /metrics is
-read. Label values come from the configuration (servers, offered models) and from fixed sets, so their
-number is bounded.
+Counting is a dictionary update, because it happens for every request; labels and text are built when /metrics
+is read. Label values are configured (servers, models) or from fixed sets, so their number is bounded.
 """
 
 from bisect import bisect_left
@@ -14,7 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-# Seconds; wide, because answers take from milliseconds (errors) to many minutes (reasoning).
+# Seconds: responses take from milliseconds (errors) to many minutes (reasoning).
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
 
@@ -38,7 +37,7 @@ class _Histogram:
 
 
 class Metrics(Collector):
-    """What the walk counts. Attributes are plain mappings keyed by their label values."""
+    """The attributes are mappings from label values to counts."""
 
     def __init__(self) -> None:
         self.requests: defaultdict[tuple[str, str, str, str], int] = defaultdict(int)
@@ -50,53 +49,64 @@ class Metrics(Collector):
         self.commits = 0
         self.commit_failures = 0
         self.rows_rejected = 0
-        self.gauges: dict[str, tuple[str, Callable[[], float]]] = {}
+        self._gauges: dict[str, tuple[str, Callable[[], float]]] = {}
 
-    def gauge(self, name: str, text: str, read: Callable[[], float]) -> None:
-        """A value read when scraped: `read()` returns a number."""
-        self.gauges[name] = (text, read)
+    def gauge(self, name: str, help_text: str, read: Callable[[], float]) -> None:
+        """Add a gauge whose value `read` returns at each scrape."""
+        self._gauges[name] = (help_text, read)
 
     def collect(self) -> Iterable[Metric]:
         yield _counter(
             "bluesminds_requests",
-            "Requests answered.",
+            "Finished requests.",
             ("endpoint", "model", "server", "status"),
             self.requests,
         )
-        yield _counter("bluesminds_tokens", "Tokens metered.", ("model", "kind"), self.tokens)
+        yield _counter("bluesminds_tokens", "Tokens of settled requests.", ("model", "kind"), self.tokens)
         yield _counter(
-            "bluesminds_upstream_attempts", "Attempts sent to servers.", ("server", "outcome"), self.attempts
+            "bluesminds_upstream_attempts",
+            "Attempts to get a response from a server.",
+            ("server", "outcome"),
+            self.attempts,
         )
-        yield _histogram("bluesminds_request_seconds", "From request head to last byte.", self.seconds)
-        yield _histogram("bluesminds_first_byte_seconds", "From request head to first byte.", self.first_byte)
-        for name, value, text in (
-            ("bluesminds_usage_rows_committed", self.rows_committed, "Usage rows made durable."),
+        yield _histogram(
+            "bluesminds_request_seconds",
+            "Seconds from the request head to the last byte of the response.",
+            self.seconds,
+        )
+        yield _histogram(
+            "bluesminds_first_byte_seconds",
+            "Seconds from the request head to the first byte of a streamed response.",
+            self.first_byte,
+        )
+        for name, value, help_text in (
+            ("bluesminds_usage_rows_committed", self.rows_committed, "Usage rows committed."),
             ("bluesminds_usage_commits", self.commits, "Group commits of usage rows."),
             (
                 "bluesminds_usage_commit_failures",
                 self.commit_failures,
-                "Group commits that had to be retried.",
+                "Group commits that failed and were retried.",
             ),
             (
                 "bluesminds_usage_rows_rejected",
                 self.rows_rejected,
-                "Usage rows the store refused; see the log.",
+                "Usage rows rejected by the database; see usage_row_rejected in the log.",
             ),
         ):
-            yield CounterMetricFamily(name, text, value=value)
-        for name, (text, read) in self.gauges.items():
-            yield GaugeMetricFamily(name, text, value=read())
+            yield CounterMetricFamily(name, help_text, value=value)
+        for name, (help_text, read) in self._gauges.items():
+            yield GaugeMetricFamily(name, help_text, value=read())
 
 
-def _counter(name: str, text: str, labels: tuple[str, ...], values: Mapping[Any, int]) -> Metric:
-    family = CounterMetricFamily(name, text, labels=labels)
+def _counter(name: str, help_text: str, labels: tuple[str, ...], values: Mapping[Any, int]) -> Metric:
+    family = CounterMetricFamily(name, help_text, labels=labels)
     for key, value in values.items():
         family.add_metric(key, value)
     return family
 
 
-def _histogram(name: str, text: str, values: Mapping[str, _Histogram]) -> Metric:
-    family = HistogramMetricFamily(name, text, labels=("endpoint",))
+def _histogram(name: str, help_text: str, values: Mapping[str, _Histogram]) -> Metric:
+    family = HistogramMetricFamily(name, help_text, labels=("endpoint",))
     for endpoint, histogram in values.items():
         family.add_metric((endpoint,), histogram.cumulative(), histogram.total)
     return family

@@ -26,8 +26,9 @@ from bluesminds.gateway.authorize import check_model
 from bluesminds.gateway.bodies import Body
 from bluesminds.gateway.limits.reserve import RateLimiter
 from bluesminds.gateway.recorder import usage_unrecorded_error
-from bluesminds.gateway.routing.catalog import ModelCatalog, select_targets
-from bluesminds.gateway.routing.health import Health
+from bluesminds.gateway.routing.catalog import ModelCatalog, ServerRegistry
+from bluesminds.gateway.routing.health import ServerHealthRegistry
+from bluesminds.gateway.routing.policies import select_targets
 from bluesminds.gateway.upstream.attempt import Reply
 from bluesminds.gateway.upstream.sender import Sender
 from bluesminds.http.client.pool import Response, UpstreamError
@@ -37,7 +38,7 @@ from bluesminds.providers import openai
 T = TypeVar("T")
 Headers = list[tuple[bytes, bytes]]
 END_SECONDS = 0.25  # how long a server may take to end its answer after its [DONE]
-_DICE: Final = random.Random()  # noqa: S311 - ours alone: what others seed would choose servers for us
+_RANDOM: Final = random.Random()  # noqa: S311 - own instance: seeding the shared one must not steer routing
 # Proxies in front must not buffer or rewrite the events.
 STREAM_HEADERS: Headers = [(b"cache-control", b"no-cache, no-transform"), (b"x-accel-buffering", b"no")]
 
@@ -59,19 +60,10 @@ class ResponseWriter(Protocol):
     async def end(self, data: bytes = b"") -> None: ...
 
 
-class ServerRegistry(Protocol):
-    """Where the current catalogues are to be had. `keyless`: of what is offered to clients with keys of their
-    own for the servers.
-    """
-
-    catalog: ModelCatalog
-    keyless: ModelCatalog
-
-
 class Gateway(Struct, frozen=True):
     keys: KeyAuthenticator
     registry: ServerRegistry
-    health: Health
+    health: ServerHealthRegistry
     limiter: RateLimiter
     sender: Sender
     accounting: UsageAccounting
@@ -85,20 +77,20 @@ class Gateway(Struct, frozen=True):
         caller = call = None
         try:
             known = self.keys.changes
-            caller = await self.keys.identify(context)
-            self.keys.use(caller, context)
+            caller = await self.keys.authenticate(context)
+            self.keys.authorize_use(caller, context)
             if caller.address:
-                self.limiter.require_room(caller)  # before megabytes of anybody's are read
+                self.limiter.check_exhausted(caller)  # before megabytes of anybody's are read
             body = await read_body()
             if self.keys.changes != known:  # a body can take its time, and a key be revoked meanwhile
-                caller = await self.keys.identify(context)
-                self.keys.use(caller, context)
+                caller = await self.keys.authenticate(context)
+                self.keys.authorize_use(caller, context)
             call, body.data = read_call(
                 _with_own_idempotency(context, caller), body.data, own_key=bool(caller.address)
             )
             check_model(caller, call.model)
             servers = select_targets(
-                self._catalog(caller), call.model, usable=self.health.is_usable, dice=_DICE.random
+                self._catalog(caller), call.model, usable=self.health.is_usable, random=_RANDOM.random
             )
             entry = self._admit(caller, call, stream_meter.text_size(body.data))
         except BaseException as exc:
@@ -118,8 +110,8 @@ class Gateway(Struct, frozen=True):
 
     def _admit(self, caller: Caller, call: Call, size: int) -> UsageEntry:
         recorder = self.accounting.recorder
-        recorder.require_room(strict=self.accounting.strict)
-        reservation = self.limiter.admit(caller, self.accounting.estimator.demand(call, size), call.model)
+        recorder.check_capacity(strict=self.accounting.strict)
+        reservation = self.limiter.reserve(caller, self.accounting.estimator.estimate(call, size), call.model)
         recorder.reserve()
         return self.accounting.open(caller, call, reservation, size)
 
@@ -172,8 +164,8 @@ class Gateway(Struct, frozen=True):
     ) -> tuple[T, Headers]:
         caller = None
         try:
-            caller = await self.keys.identify(context)
-            self.keys.use(caller, context)
+            caller = await self.keys.authenticate(context)
+            self.keys.authorize_use(caller, context)
             found = find(self._catalog(caller), caller)
         except BaseException as exc:
             self._record_rejection(context, caller, None, exc)
@@ -212,7 +204,7 @@ class Gateway(Struct, frozen=True):
             entry.finish(reply.status, "ok", usage)
         else:
             entry.finish(reply.status, "client_error", NO_USAGE)
-        body.drop()
+        body.release()
         await entry.durable()
         entry.answering()
         headers = reply.headers + self._headers(entry)
@@ -224,7 +216,7 @@ class Gateway(Struct, frozen=True):
         self, call: Call, body: Body, reply: Reply, response: Response, entry: UsageEntry, out: ResponseWriter
     ) -> None:
         stream = stream_meter.StreamMeter(wants_usage=call.wants_usage)
-        body.drop()
+        body.release()
         entry.usage_so_far = lambda: stream_meter.filled(
             stream.usage, lambda: stream_meter.estimate(entry.size, stream.events)
         )

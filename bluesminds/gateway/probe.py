@@ -1,4 +1,4 @@
-"""Asking a server whether it is alive and what it has, without a billed call."""
+"""Checks whether a server responds and which models it has, without a billed request."""
 
 import trio
 from msgspec import Struct
@@ -8,46 +8,46 @@ from bluesminds.http.client.pool import Origin, Pool, Timeouts, UpstreamError
 from bluesminds.providers.dialects import DIALECTS
 from bluesminds.providers.openai import ModelRow, read_error, read_models
 
-MAX_LIST = 16 * 1024 * 1024  # bytes; OpenRouter's list is about one
+MAX_LIST = 16 * 1024 * 1024  # bytes; the list of OpenRouter has about one MiB
 
 
-class Probe(Struct, frozen=True):
-    """What was found. `problem` is None when all is well; `models` is None when the list was not asked
-    for.
-    """
+class ProbeResult(Struct, frozen=True):
+    """`error` is None on success; `models` is None if they were not listed."""
 
     server: str
-    problem: str | None
+    error: str | None
     models: list[ModelRow] | None
     seconds: float
 
 
-async def probe(pool: Pool, server: Server, *, seconds: float, list_models: bool) -> Probe:
-    """One GET, bounded in seconds. Never raises for what the server does.
+async def probe(pool: Pool, server: Server, *, seconds: float, list_models: bool) -> ProbeResult:
+    """Send one GET request, limited to `seconds`. Never raises for what the server does.
 
-    Without `list_models` a server need not have a list of models: any answer shows that it is alive, except
-    that it is broken (5xx) or refuses the key.
+    Without `list_models` the server need not have a list of models: every response is a success, except 5xx
+    and a rejected key.
     """
     started = trio.current_time()
     models: list[ModelRow] | None = None
-    problem: str | None = None
+    error: str | None = None
     try:
         with trio.fail_after(seconds):
-            models = await _ask(pool, server, seconds, list_models=list_models)
+            models = await _fetch_models(pool, server, seconds, list_models=list_models)
     except (UpstreamError, ValueError) as exc:
-        problem = str(exc) or type(exc).__name__
+        error = str(exc) or type(exc).__name__
     except trio.TooSlowError:
-        problem = f"no answer within {seconds:g} s"
-    return Probe(server=server.name, problem=problem, models=models, seconds=trio.current_time() - started)
+        error = f"no response within {seconds:g} s"
+    return ProbeResult(server=server.name, error=error, models=models, seconds=trio.current_time() - started)
 
 
-async def _ask(pool: Pool, server: Server, seconds: float, *, list_models: bool) -> list[ModelRow] | None:
-    """The models, or None when they were not asked for. Raises ValueError for a refusal."""
+async def _fetch_models(
+    pool: Pool, server: Server, seconds: float, *, list_models: bool
+) -> list[ModelRow] | None:
+    """The models, or None without `list_models`. Raises ValueError for an error response."""
     dialect = DIALECTS[server.dialect]
     origin, base = Origin.parse(server.url)
-    cheap = None if list_models else dialect.alive_path
+    alive_path = None if list_models else dialect.alive_path
     timeouts = Timeouts(seconds, seconds, seconds, seconds, seconds)
-    target = (cheap or base + dialect.models_path).encode()
+    target = (alive_path or base + dialect.models_path).encode()
     response = await pool.request(b"GET", origin, target, dialect.headers(server.api_key), timeouts=timeouts)
     try:
         body = await response.read(MAX_LIST)
@@ -55,8 +55,8 @@ async def _ask(pool: Pool, server: Server, seconds: float, *, list_models: bool)
         response.close()
     if dialect.refuses_key(response.status, body):
         if server.keyless and server.api_key is None and not list_models:
-            return None  # it lives, and wants the clients' keys
-        raise ValueError(f"{response.status}: the server refused the api_key")
+            return None  # the server responds; it needs a client's key
+        raise ValueError(f"{response.status}: the server rejected the api_key")
     if response.status >= (400 if list_models else 500):
         raise ValueError(f"{response.status}: {read_error(response.status, body).message}")
     return read_models(body) if list_models else None

@@ -1,11 +1,10 @@
-"""The one writer of usage rows: everything that waits goes into one commit.
+"""Writes usage rows in group commits: everything that waits goes into one commit.
 
-A request reserves its place before work starts, so the queue is bounded and no answer is produced that
-could not be recorded. `record` is synchronous and therefore happens on every exit, cancelled or not; the
-rows are this keeper's from then on. A batch that cannot be written is kept and retried until it is in (row
-ids make the retry harmless); meanwhile whoever waits for durability is told no, and so is new work that would
-wait for it. Only a row whose own values the store refuses is given up: it is written to the log in full, so
-that it cannot block the rest, and whoever waits for it is told no.
+A request reserves room for its row before work starts, so the queue is bounded and every finished request can
+be recorded. `record` is synchronous, so it runs on every exit, cancelled or not. A batch that cannot be
+written is retried until it is stored (row ids make a repeated insert harmless). Meanwhile requests that wait
+for durability fail, and so do new ones that would have to wait. Only a row whose own values the store rejects
+is given up: it is written to the log in full, so that it cannot block the others, and its request fails.
 """
 
 import math
@@ -22,28 +21,29 @@ from storage.base import BadValue, IntegrityError, StorageError, Store
 from storage.usage import UsageRow, insert_batch
 
 MAX_BATCH = 500  # rows in one commit
-RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0)  # back-off, the last one repeats
+RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0)  # back-off; the last one repeats
 
 
 class Batch(Struct):
-    """Rows that share one commit, and the news of it. `since`: when the first came, on Trio's clock;
-    `rejected`: the ids of rows given up.
+    """Rows of one commit. `finished` is set with the result in `durable`. `since`: when the first row was
+    recorded, on Trio's clock. `rejected`: ids of rows that were given up.
     """
 
     rows: list[UsageRow]
-    settled: trio.Event
+    finished: trio.Event
     since: float
     durable: bool = False
     rejected: frozenset[str] = frozenset()
 
-    def tell(self, *, durable: bool) -> None:
+    def finish(self, *, durable: bool) -> None:
         self.durable = durable
-        self.settled.set()
+        self.finished.set()
 
 
 class Recorder:
-    """Owns the queue. `max_rows` bounds reserved and waiting rows together; `timeout` bounds one commit, in
-    seconds.
+    """`max_rows` bounds reserved and waiting rows together; `timeout` bounds one commit, in seconds.
+
+    `failing`: the last commit failed. `attempts` counts commits that were tried, as a sign of progress.
     """
 
     def __init__(self, store: Store, *, max_rows: int, timeout: float, log: Log, metrics: Metrics) -> None:
@@ -55,76 +55,78 @@ class Recorder:
         self._waiting: deque[Batch] = deque()
         self._committing: Batch | None = None
         self._held = 0
-        self._work = trio.Event()
+        self._wake = trio.Event()
         self._closing = False
         self.failing = False
-        self.attempts = 0  # to commit; what it counts is that the task goes on
+        self.attempts = 0
 
     @property
     def held(self) -> int:
-        """Rows reserved or not yet durable."""
+        """Rows that are reserved or not stored yet."""
         return self._held
 
     @property
     def has_work(self) -> bool:
-        """Whether rows wait to be committed."""
+        """Whether rows wait for a commit."""
         return self._committing is not None or bool(self._waiting)
 
     @property
-    def oldest(self) -> float:
-        """Since when a row waits to be committed, on Trio's clock; infinity when none does."""
+    def oldest_waiting(self) -> float:
+        """When the oldest row that is not stored was recorded, on Trio's clock; infinity without one."""
         batch = self._committing or next(iter(self._waiting), None)
         return math.inf if batch is None else batch.since
 
-    def require_room(self, *, strict: bool = True) -> None:
-        """Raises Unavailable when a row could not be taken now; with `strict` also while commits fail."""
+    def check_capacity(self, *, strict: bool = True) -> None:
+        """Raises Unavailable if the queue is full; with `strict` also while commits fail."""
         if strict and self.failing:
-            raise Unavailable("storage_unavailable", "Usage cannot be recorded right now. Try again shortly.")
+            raise Unavailable(
+                "storage_unavailable", "Usage cannot be recorded now. Try again in a few seconds."
+            )
         if self._held >= self._max_rows:
-            raise Unavailable("usage_queue_full", "The gateway is overloaded. Try again shortly.")
+            raise Unavailable("usage_queue_full", "The gateway is overloaded. Try again in a few seconds.")
 
     def reserve(self) -> None:
-        """Take a place for one row, right after `require_room`; exactly one `record` must follow."""
+        """Reserve room for one row after `check_capacity`. Exactly one `record` must follow."""
         self._held += 1
 
     def record(self, row: UsageRow) -> Batch:
-        """Hand over a row whose place was reserved. Returns the batch it will be committed with."""
+        """Queue a row for which room was reserved. Returns the batch that it is committed with."""
         if not self._waiting or len(self._waiting[-1].rows) >= MAX_BATCH:
-            self._waiting.append(Batch(rows=[], settled=trio.Event(), since=trio.current_time()))
+            self._waiting.append(Batch(rows=[], finished=trio.Event(), since=trio.current_time()))
         batch = self._waiting[-1]
         batch.rows.append(row)
-        self._work.set()
+        self._wake.set()
         return batch
 
-    async def durable(self, batch: Batch, row_id: str) -> None:
-        """Wait until a row of batch is committed. Raises Unavailable when that failed; a row that was not
-        rejected is still kept and retried.
+    async def wait_durable(self, batch: Batch, row_id: str) -> None:
+        """Wait until a row is committed. Raises Unavailable if the commit failed or the row was rejected;
+        a row that was not rejected is still retried.
         """
         if not self.failing:
-            await batch.settled.wait()
+            await batch.finished.wait()
         if not batch.durable or row_id in batch.rejected:
             raise usage_unrecorded_error()
 
     def finish(self) -> None:
-        """No more work will come: `run` returns when everything recorded is committed."""
+        """Make `run` return once every recorded row is committed. Nothing may be recorded afterwards."""
         self._closing = True
-        self._work.set()
+        self._wake.set()
 
     async def run(self) -> None:
-        """Until `finish` and the last commit. Cancelled before that, it writes the rows left to the log.
+        """Commit rows until `finish`. If cancelled earlier, the remaining rows are written to the log.
 
-        After an error it can be run again: nothing it was given is forgotten.
+        It can be run again after an error; no row is lost.
         """
         try:
             while self._waiting or self._committing or not self._closing:
-                await self._work.wait()
+                await self._wake.wait()
                 if self._committing is None and self._waiting:
                     self._committing = self._waiting.popleft()
                 if self._committing is not None:
                     await self._commit(self._committing)
                     self._committing = None
                 if not self._waiting and not self._closing:
-                    self._work = trio.Event()
+                    self._wake = trio.Event()
         except trio.Cancelled:
             for row in self._unwritten():
                 self._log.error("usage_row_unrecorded", row=to_builtins(row))
@@ -138,21 +140,21 @@ class Recorder:
 
     async def _commit(self, batch: Batch) -> None:
         failures = 0
-        while not await self._try(batch, batch.rows):
+        while not await self._try_insert(batch, batch.rows):
             self._metrics.commit_failures += 1
             self._fail_waiters(batch)
             await trio.sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])
             failures += 1
         self.failing = False
         self._held -= len(batch.rows)
-        batch.tell(durable=True)
+        batch.finish(durable=True)
         if not batch.rows:
             return
         self._metrics.commits += 1
         self._metrics.rows_committed += len(batch.rows)
 
-    async def _try(self, batch: Batch, rows: Sequence[UsageRow]) -> bool:
-        """Whether rows are committed or rejected; False means try again later."""
+    async def _try_insert(self, batch: Batch, rows: Sequence[UsageRow]) -> bool:
+        """True if the rows are committed or rejected, False to try again later."""
         self.attempts += 1
         try:
             with trio.fail_after(self._timeout):
@@ -173,7 +175,7 @@ class Recorder:
             self._log.exception("usage_commit_failed", exc, reason=type(exc).__name__, rows=rows)
 
     async def _bisect_rejected(self, batch: Batch, rows: Sequence[UsageRow], exc: Exception) -> bool:
-        """Find the row whose values the store refuses, by halves, and give it up."""
+        """Find the row with values that the store rejects, and give it up."""
         if len(rows) == 1:
             (row,) = rows
             self._log.exception("usage_row_rejected", exc, row=to_builtins(row))
@@ -183,21 +185,19 @@ class Recorder:
             self._held -= 1
             return True
         middle = len(rows) // 2
-        return await self._try(batch, rows[:middle]) and await self._try(batch, rows[middle:])
+        return await self._try_insert(batch, rows[:middle]) and await self._try_insert(batch, rows[middle:])
 
     def _fail_waiters(self, batch: Batch) -> None:
-        """Everyone who waits now is refused; the rows stay, in batches that nobody waits for."""
+        """Fail all requests that wait now. Their rows move to new batches, which no request waits for."""
         for waiting in (batch, *self._waiting):
-            waiting.tell(durable=False)
+            waiting.finish(durable=False)
         self._waiting = deque(
-            Batch(rows=waiting.rows, settled=trio.Event(), since=waiting.since) for waiting in self._waiting
+            Batch(rows=waiting.rows, finished=trio.Event(), since=waiting.since) for waiting in self._waiting
         )
 
 
 def usage_unrecorded_error() -> Unavailable:
-    """What the receiver of a finished answer is told instead. The SDKs must not ask, and pay, again by
-    themselves.
-    """
+    """Replaces a finished response. SDKs must not retry it: the server would be paid twice."""
     return Unavailable(
-        "storage_unavailable", "The answer was ready, but its usage could not be recorded.", retry=False
+        "storage_unavailable", "The response was complete, but its usage could not be recorded.", retry=False
     )

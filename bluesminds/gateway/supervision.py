@@ -1,5 +1,6 @@
-"""The background tasks of the gateway. Each runs for ever in main's nursery; one that fails is restarted
-and shows in /ready.
+"""Background tasks: their supervisor, and the tasks that check servers and clean up.
+
+A task that fails is restarted and shows in /ready.
 """
 
 import random
@@ -13,42 +14,42 @@ from bluesminds.gateway.authenticate import KeyAuthenticator
 from bluesminds.gateway.limits.reserve import RateLimiter
 from bluesminds.gateway.probe import probe
 from bluesminds.gateway.recorder import Recorder
-from bluesminds.gateway.routing.health import Health
-from bluesminds.gateway.routing.registry import ServerRegistry
+from bluesminds.gateway.routing.catalog import ServerRegistry
+from bluesminds.gateway.routing.health import ServerHealthRegistry
 from bluesminds.http.client.pool import Pool
 from storage.base import StorageBroken, StorageUnavailable, Store
 from storage.keys import KeyUse, touch_keys
 
-MAX_BACKOFF = 30.0  # seconds
+INITIAL_BACKOFF, MAX_BACKOFF = 0.5, 30.0  # seconds
 SWEEP_SECONDS = 30.0
-PROBES_AT_ONCE = 16
+MAX_CONCURRENT_PROBES = 16
 
 
 class TaskSupervisor:
-    """Runs named tasks and knows which are down."""
+    """Restarts named tasks that fail. `down` has the error type of each task that waits for its restart."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
-        self.down: dict[str, str] = {}  # name to the kind of error
+        self.down: dict[str, str] = {}
 
-    async def keep(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
-        """Run work until it returns; when it raises, run it again after a growing pause."""
-        pause = 0.5
+    async def run(self, name: str, task: Callable[[], Awaitable[None]]) -> None:
+        """Run the task until it returns. If it raises, restart it with exponential back-off."""
+        backoff = INITIAL_BACKOFF
         while True:
             try:
                 self.down.pop(name, None)
-                return await work()
+                return await task()
             except Exception as exc:
                 self.down[name] = type(exc).__name__
-                self._log.exception("keeper_failed", exc, keeper=name)
-                await trio.sleep(pause)
-                pause = min(pause * 2, MAX_BACKOFF)
+                self._log.exception("background_task_failed", exc, task=name)
+                await trio.sleep(backoff)
+                backoff = min(backoff * 2, MAX_BACKOFF)
 
 
 class Watchdog:
-    """Whether the recorder's task turns. A database that fails is no reason for a restart, which would lose
-    the rows kept in memory; a task that makes no attempt for `limit` seconds while rows wait is one. `limit`
-    is longer than an attempt and the longest pause after an error of ours.
+    """Whether the recorder task is making progress. A failing database is no reason to restart the process,
+    which would lose the rows in memory; a recorder that does not try to commit for `limit` seconds while rows
+    wait is. `limit` must exceed the duration of one commit plus MAX_BACKOFF.
     """
 
     def __init__(self, recorder: Recorder, *, limit: float) -> None:
@@ -57,8 +58,8 @@ class Watchdog:
         self._attempts = recorder.attempts
         self._since = trio.current_time()
 
-    def beats(self) -> bool:
-        """To be asked now and then; what happened between is what it judges."""
+    def healthy(self) -> bool:
+        """Compares the recorder with the previous call, so call it repeatedly."""
         now = trio.current_time()
         if self._attempts != self._recorder.attempts or not self._recorder.has_work:
             self._attempts, self._since = self._recorder.attempts, now
@@ -66,24 +67,30 @@ class Watchdog:
 
 
 class HealthChecker:
-    """Active health checks and model discovery, every `interval` seconds with a tenth of jitter."""
+    """Probes every server and lists its models, every `interval` seconds with 10 % of jitter."""
 
     def __init__(
-        self, pool: Pool, registry: ServerRegistry, health: Health, *, interval: float, timeout: float
+        self,
+        pool: Pool,
+        registry: ServerRegistry,
+        health: ServerHealthRegistry,
+        *,
+        interval: float,
+        timeout: float,
     ) -> None:
         self._pool = pool
         self._registry = registry
         self._health = health
         self._interval = interval
         self._timeout = timeout
-        self._limit = trio.CapacityLimiter(PROBES_AT_ONCE)
-        self._dice = random.Random()  # noqa: S311 - jitter, not a secret
+        self._limit = trio.CapacityLimiter(MAX_CONCURRENT_PROBES)
+        self._random = random.Random()  # noqa: S311 - jitter, not a secret
 
     async def run(self) -> None:
         while True:
             await self._registry.reload()
             await self.probe_all()
-            await trio.sleep(self._interval * self._dice.uniform(0.9, 1.1))
+            await trio.sleep(self._interval * self._random.uniform(0.9, 1.1))
 
     async def probe_all(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -92,14 +99,14 @@ class HealthChecker:
 
     async def _probe(self, server: Server) -> None:
         async with self._limit:
-            found = await probe(self._pool, server, seconds=self._timeout, list_models=not server.models)
-        self._health.probed(server.name, alive=found.problem is None)
-        if found.models is not None:
-            self._registry.discovered(server.name, found.models)
+            result = await probe(self._pool, server, seconds=self._timeout, list_models=not server.models)
+        self._health.record_probe(server.name, alive=result.error is None)
+        if result.models is not None:
+            self._registry.set_discovered(server.name, result.models)
 
 
 class IdleSweeper:
-    """Stores when keys were last used, and closes idle accounts."""
+    """Stores when API keys were last used, and closes idle accounts."""
 
     def __init__(
         self, store: Store, keys: KeyAuthenticator, limiter: RateLimiter, recorder: Recorder
@@ -115,11 +122,11 @@ class IdleSweeper:
             await self.sweep()
 
     async def sweep(self) -> None:
-        self._limiter.sweep(self._recorder.oldest)
-        self._limiter.sweep_visitors()
-        used, self._keys.used = self._keys.used, {}
-        if used:
+        self._limiter.sweep(self._recorder.oldest_waiting)
+        self._limiter.sweep_addresses()
+        last_used, self._keys.last_used = self._keys.last_used, {}
+        if last_used:
             try:
-                await self._store.write(touch_keys, [KeyUse(*use) for use in used.items()])
+                await self._store.write(touch_keys, [KeyUse(*use) for use in last_used.items()])
             except (StorageUnavailable, StorageBroken):
-                self._keys.used = {**used, **self._keys.used}
+                self._keys.last_used = last_used | self._keys.last_used

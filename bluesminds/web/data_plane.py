@@ -113,7 +113,7 @@ class DataPlane:
                 raise
             await self._refuse(INTERNAL, context, out)
         finally:
-            body.drop()
+            body.release()
 
     async def _dispatch(
         self,
@@ -185,7 +185,7 @@ async def _collect(receive: Receive, body: Body) -> bytes:
     pieces = []
     while (message := await receive())["type"] != "http.disconnect":
         piece: bytes = message.get("body", b"")
-        body.take(len(piece))
+        body.acquire(len(piece))
         pieces.append(piece)
         if not message.get("more_body", False):
             return pieces[0] if len(pieces) == 1 else b"".join(pieces)

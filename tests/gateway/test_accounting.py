@@ -22,7 +22,7 @@ from bluesminds.gateway.metrics import Metrics
 from bluesminds.gateway.pipeline import Gateway
 from bluesminds.gateway.recorder import Recorder
 from bluesminds.gateway.routing.catalog import ModelCatalog
-from bluesminds.gateway.routing.health import Health
+from bluesminds.gateway.routing.health import ServerHealthRegistry
 from bluesminds.gateway.upstream.sender import Sender
 from bluesminds.http.asgi import Disconnect, Message
 from bluesminds.web.data_plane import DataPlane
@@ -57,7 +57,7 @@ class Office:
         )
         self.limiter = RateLimiter(SystemClock(), Calendar(UTC), lambda: True)
         for subject in ("key:k", "user:u"):
-            self.limiter.open(subject, None)
+            self.limiter.open_account(subject, None)
         self.estimator = Estimator({"m": PRICE}, default_completion=10)
         self.accounting = UsageAccounting(
             recorder=self.recorder,
@@ -71,7 +71,7 @@ class Office:
     def open(self) -> UsageEntry:
         self.recorder.reserve()
         call = Call(context=context(), model="m", stream=False, wants_usage=False)
-        return self.accounting.open(CALLER, call, self.limiter.admit(CALLER, Estimate(20, 0)), size=40)
+        return self.accounting.open(CALLER, call, self.limiter.reserve(CALLER, Estimate(20, 0)), size=40)
 
     def events(self, name: str) -> list[dict[str, Any]]:
         return [event for line in self.lines if (event := json.loads(line))["event"] == name]
@@ -92,7 +92,7 @@ async def test_the_first_exit_counts_and_every_later_one_does_nothing(nursery: t
     (event,) = office.events("request")
     assert (event["status"], event["outcome"], event["prompt_tokens"]) == (200, "ok", 3)
     assert office.recorder.held == 0
-    office.limiter.admit(CALLER, Estimate(20, 0))
+    office.limiter.reserve(CALLER, Estimate(20, 0))
 
 
 async def test_a_log_that_fails_does_not_make_a_second_row(nursery: trio.Nursery) -> None:
@@ -131,7 +131,7 @@ async def test_what_is_settled_is_the_truth_and_is_learned_from(nursery: trio.Nu
     assert entry.cost == 12 * 2 + 8 + 5 * 8
     assert office.limiter.in_use("user:u").tpm == 25
     call = Call(context=context(), model="m", stream=False, wants_usage=False)
-    assert office.estimator.demand(call, 160).tokens > 100 + 160 // 4 + 1
+    assert office.estimator.estimate(call, 160).tokens > 100 + 160 // 4 + 1
     await entry.durable()
 
 
@@ -148,8 +148,8 @@ async def test_a_fault_of_ours_is_a_500_without_detail(nursery: trio.Nursery) ->
     holder = KeyHolder(key_row(user()), None, None, None, None)
 
     async def look_up(_: bytes) -> KeyHolder | None:
-        office.limiter.open(f"key:{holder.key.id}", None)
-        office.limiter.open(f"user:{holder.key.user_id}", None)
+        office.limiter.open_account(f"key:{holder.key.id}", None)
+        office.limiter.open_account(f"user:{holder.key.user_id}", None)
         return holder
 
     class OneServer:
@@ -162,12 +162,12 @@ async def test_a_fault_of_ours_is_a_500_without_detail(nursery: trio.Nursery) ->
         clock=SystemClock(),
         cache_seconds=5,
         tiers={},
-        is_open=office.limiter.holds,
+        is_open=office.limiter.is_open,
     )
     gateway = Gateway(
         keys=keys,
         registry=OneServer(),
-        health=Health(eject_after=1, eject_seconds=1),
+        health=ServerHealthRegistry(eject_after=1, eject_seconds=1),
         limiter=office.limiter,
         sender=cast(Sender, Broken()),
         accounting=office.accounting,

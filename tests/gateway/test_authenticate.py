@@ -82,7 +82,7 @@ def ring(table: Table, *, cache_seconds: float = 5.0) -> KeyAuthenticator:
 
 async def refused(keys: KeyAuthenticator, credential: str | None = KEY, at_ms: int = NOW) -> str:
     with pytest.raises(Unauthenticated) as caught:
-        await keys.identify(context(credential, at_ms))
+        await keys.authenticate(context(credential, at_ms))
     assert caught.value.status == 401
     assert credential is None or len(credential) <= 12 or credential not in caught.value.message
     return caught.value.code
@@ -92,21 +92,21 @@ async def test_a_key_is_looked_up_once_and_again_when_it_has_aged(mock_clock: Mo
     table = Table(key_row(user()))
     keys = ring(table)
     for _ in range(3):
-        caller = await keys.identify(context())
+        caller = await keys.authenticate(context())
     assert table.asked == 1
     assert (caller.key_id, caller.user_id) == (table.row.id, table.row.user_id)  # type: ignore[union-attr]
     assert (caller.key_limits, caller.user_limits) == (LimitSet(rpm=60), LimitSet())
     mock_clock.jump(5.01)
-    await keys.identify(context())
+    await keys.authenticate(context())
     assert table.asked == 2
-    keys.use(caller, context())
+    keys.authorize_use(caller, context())
     assert keys.used == {caller.key_id: NOW}
 
 
 async def test_what_an_account_may_is_its_tiers_figure_or_its_own() -> None:
     table = Table(changed(limits=None))
     table.tier, table.user_limits = "free", '{"rpm": 70, "tpm": 5}'
-    caller = await ring(table).identify(context())
+    caller = await ring(table).authenticate(context())
     assert (caller.key_limits, caller.user_limits) == (LimitSet(), LimitSet(rpm=70, tpm=5, concurrency=3))
 
 
@@ -136,13 +136,13 @@ async def test_why_a_key_is_refused() -> None:
     assert await refused(ring(table)) == "user_disabled"
     table = Table(changed(expires_at=NOW + 1))
     keys = ring(table)
-    await keys.identify(context())
+    await keys.authenticate(context())
     assert await refused(keys, at_ms=NOW + 1) == "api_key_expired"
     assert table.asked == 1
     table = Table(changed(expires_at=NOW + 9))
     table.ends_at = NOW + 5
     keys = ring(table)
-    await keys.identify(context(at_ms=NOW + 4))
+    await keys.authenticate(context(at_ms=NOW + 4))
     assert await refused(keys, at_ms=NOW + 5) == "api_key_expired", "of two ends the sooner"
     table.ends_at = 0
     assert await refused(ring(table), at_ms=1) == "api_key_expired", "whatever the clock says"
@@ -155,7 +155,7 @@ async def test_a_look_up_under_way_does_not_outlive_a_change(digests: list[bytes
     keys = ring(table)
     table.gate = trio.Event()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(keys.identify, context())
+        nursery.start_soon(keys.authenticate, context())
         await wait_all_tasks_blocked()
         table.row = changed(revoked_at=NOW)
         keys.forget(*digests)
@@ -166,9 +166,9 @@ async def test_a_look_up_under_way_does_not_outlive_a_change(digests: list[bytes
 async def test_a_change_of_one_key_leaves_the_others_known() -> None:
     table = Table(key_row(user()))
     keys = ring(table)
-    await keys.identify(context())
+    await keys.authenticate(context())
     keys.forget(key_digest(PEPPER, new_key()))
-    await keys.identify(context())
+    await keys.authenticate(context())
     assert (table.asked, keys.changes) == (1, 1)
     table.row = changed(revoked_at=NOW)
     keys.forget(key_digest(PEPPER, KEY))
@@ -181,7 +181,7 @@ async def test_who_misses_together_asks_once() -> None:
     table.gate = trio.Event()
     async with trio.open_nursery() as nursery:
         for _ in range(90):
-            nursery.start_soon(keys.identify, context())
+            nursery.start_soon(keys.authenticate, context())
         await wait_all_tasks_blocked()
         table.gate.set()
     assert table.asked == 1
@@ -200,7 +200,7 @@ async def test_a_failed_look_up_fails_for_all_who_wait() -> None:
 
     async def ask() -> None:
         with pytest.raises(Unavailable) as caught:
-            await keys.identify(context())
+            await keys.authenticate(context())
         codes.append(caught.value.code)
 
     async with trio.open_nursery() as waiting:
@@ -218,11 +218,11 @@ async def test_when_the_one_who_asks_leaves_another_asks() -> None:
     callers = []
 
     async def ask() -> None:
-        callers.append(await keys.identify(context()))
+        callers.append(await keys.authenticate(context()))
 
     async with trio.open_nursery() as others:
         async with trio.open_nursery() as first:
-            first.start_soon(keys.identify, context())
+            first.start_soon(keys.authenticate, context())
             await wait_all_tasks_blocked()
             for _ in range(5):
                 others.start_soon(ask)
@@ -241,7 +241,7 @@ async def test_who_comes_after_a_change_does_not_join_a_look_up_from_before(dige
     keys = ring(table)
     table.gate = trio.Event()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(keys.identify, context())
+        nursery.start_soon(keys.authenticate, context())
         await wait_all_tasks_blocked()
         table.row = changed(revoked_at=NOW)
         keys.forget(*digests)
@@ -256,10 +256,10 @@ async def test_a_store_that_does_not_answer_is_not_the_keys_fault() -> None:
     table.failing = True
     keys = ring(table)
     with pytest.raises(Unavailable) as caught:
-        await keys.identify(context())
+        await keys.authenticate(context())
     assert (caught.value.status, caught.value.code) == (503, "storage_unavailable")
     table.failing = False
-    await keys.identify(context())
+    await keys.authenticate(context())
 
 
 async def test_every_header_is_one_path(gateway: Gateway) -> None:

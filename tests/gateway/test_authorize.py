@@ -18,7 +18,7 @@ async def forbidden(fields: dict[str, object], **sent: object) -> str | None:
     keys = ring(Table(changed(**fields)))
     try:
         sent_now = context(**sent)  # type: ignore[arg-type]
-        keys.use(await keys.identify(sent_now), sent_now)
+        keys.authorize_use(await keys.authenticate(sent_now), sent_now)
     except Forbidden as exc:
         assert exc.status == 403
         assert not keys.used, "a refused request is no use"

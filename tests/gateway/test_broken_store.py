@@ -33,13 +33,13 @@ async def test_rows_are_kept_new_work_is_refused_and_the_log_has_the_rows_in_the
         recorder = Recorder(store, max_rows=10_000, timeout=5.0, log=log, metrics=metrics)
         running.start_soon(recorder.run)
         for row in ROWS:
-            recorder.require_room()
+            recorder.check_capacity()
             recorder.reserve()
             batch = recorder.record(row)
         with pytest.raises(Unavailable):
             await recorder.durable(batch, ROWS[-1].id)
         with pytest.raises(Unavailable):
-            recorder.require_room()
+            recorder.check_capacity()
         await eventually(lambda: metrics.commit_failures >= 3)
         assert recorder.held == len(ROWS)
         running.cancel_scope.cancel()

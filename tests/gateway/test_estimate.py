@@ -32,12 +32,12 @@ def reported(prompt: int) -> Usage:
 def test_a_demand_is_the_prompt_by_its_bytes_and_all_that_may_be_answered() -> None:
     capped = Price(input=0, cached_input=0, output=1_000_000, max_output=30)
     estimator = Estimator({"priced": PRICE, "capped": capped}, default_completion=512)
-    assert estimator.demand(call(), 400).tokens == 101 + 512
-    assert estimator.demand(call(most=7, choices=3), 400).tokens == 101 + 21
-    assert estimator.demand(call("capped", choices=2), 0).tokens == 1 + 60
-    assert estimator.demand(call("capped", most=5), 0).nano == 5
-    assert estimator.demand(call("priced", most=100), 396).nano == 100 * 1250 + 100 * 10_000
-    assert estimator.demand(call(), 400).nano is None
+    assert estimator.estimate(call(), 400).tokens == 101 + 512
+    assert estimator.estimate(call(most=7, choices=3), 400).tokens == 101 + 21
+    assert estimator.estimate(call("capped", choices=2), 0).tokens == 1 + 60
+    assert estimator.estimate(call("capped", most=5), 0).nano == 5
+    assert estimator.estimate(call("priced", most=100), 396).nano == 100 * 1250 + 100 * 10_000
+    assert estimator.estimate(call(), 400).nano is None
 
 
 def test_the_ratio_follows_what_servers_report_within_bounds() -> None:
@@ -48,11 +48,13 @@ def test_the_ratio_follows_what_servers_report_within_bounds() -> None:
         estimator.learn("estimated", 1000, Usage(prompt=900, completion=1, source="estimated"))
         estimator.learn("empty", 0, reported(5))
     sizes = {
-        model: estimator.demand(call(model, 1), 10_000).tokens for model in ("dense", "pictures", "empty")
+        model: estimator.estimate(call(model, 1), 10_000).tokens for model in ("dense", "pictures", "empty")
     }
     assert 3990 <= sizes["dense"] <= 4002
     assert sizes["pictures"] <= 10_000 * MOST_RATIO + 2
-    assert sizes["empty"] == estimator.demand(call("estimated", 1), 10_000).tokens == 10_000 * FIRST_RATIO + 2
+    assert (
+        sizes["empty"] == estimator.estimate(call("estimated", 1), 10_000).tokens == 10_000 * FIRST_RATIO + 2
+    )
 
 
 def test_only_so_many_models_are_remembered() -> None:

@@ -60,7 +60,7 @@ class Desk:
         return self.recorder.failing
 
     def take(self, serial: int, **fields: Any) -> Any:
-        self.recorder.require_room()
+        self.recorder.check_capacity()
         self.recorder.reserve()
         return self.recorder.record(usage(serial, **fields))
 
@@ -120,15 +120,15 @@ async def test_what_waits_goes_into_one_commit(nursery: trio.Nursery) -> None:
 async def test_reserved_and_waiting_rows_share_one_bound(nursery: trio.Nursery) -> None:
     store = Ledge()
     handlers = Desk(store, max_rows=2)
-    handlers.recorder.require_room()
+    handlers.recorder.check_capacity()
     handlers.recorder.reserve()
     handlers.take(1)
     with pytest.raises(Unavailable) as caught:
-        handlers.recorder.require_room()
+        handlers.recorder.check_capacity()
     assert caught.value.code == "usage_queue_full"
     nursery.start_soon(handlers.recorder.run)
     await wait_all_tasks_blocked()
-    handlers.recorder.require_room()
+    handlers.recorder.check_capacity()
     await handlers.durable(handlers.recorder.record(usage(2)))
     assert store.commits == [ids([1]), ids([2])]
 
@@ -157,7 +157,7 @@ async def test_a_failing_store_is_told_to_everyone_and_loses_nothing(
     assert refused == ["storage_unavailable"] * 3
     assert handlers.is_failing()
     with pytest.raises(Unavailable):
-        handlers.recorder.require_room()
+        handlers.recorder.check_capacity()
     with pytest.raises(Unavailable):
         await handlers.durable(handlers.recorder.record(usage(3)))
     await trio.sleep(5)
@@ -200,7 +200,7 @@ async def test_only_a_bad_value_is_the_rows_fault(
         assert caught.value.headers == {"x-should-retry": "false"}
     assert handlers.is_failing()
     with pytest.raises(Unavailable):
-        handlers.recorder.require_room()
+        handlers.recorder.check_capacity()
     await trio.sleep(5)
     assert store.commits == [ids(range(3))]
     assert not handlers.is_failing()

@@ -43,7 +43,7 @@ async def beats_for(watchdog: Watchdog, seconds: float) -> bool:
     always = True
     for _ in range(int(seconds / 30)):
         await trio.sleep(30)
-        always = always and watchdog.beats()
+        always = always and watchdog.healthy()
     return always
 
 

@@ -97,7 +97,7 @@ async def test_a_wrong_master_key_is_the_operators_matter(
         assert "sk-wrong" not in answer.text
     async with gateway.operator() as client:
         tested = (await client.post("/api/admin/servers/litellm/test")).json()
-    assert "refused the api_key" in tested["problem"]
+    assert "rejected the api_key" in tested["problem"]
     assert "sk-wrong" not in gateway.log
 
 

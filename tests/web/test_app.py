@@ -29,7 +29,7 @@ async def test_health_and_readiness(gateway: Gateway) -> None:
     ready = await gateway.get("/ready")
     assert (ready.status_code, ready.json()) == (
         200,
-        {"status": "ok", "checks": {"store": "ok", "limits": "ok", "keepers": "ok", "servers": "ok"}},
+        {"status": "ok", "checks": {"store": "ok", "limits": "ok", "tasks": "ok", "servers": "ok"}},
     )
 
 

@@ -230,7 +230,7 @@ async def test_all_bodies_share_one_budget(nursery: trio.Nursery, home: Path, mo
     await stream.send_all(head.encode() + b" " * 50_000)
     await eventually(lambda: is_held(gateway, 50_000))
     refused = await gateway.chat(body)
-    assert (refused.status_code, told(refused)["code"]) == (503, "body_budget")
+    assert (refused.status_code, told(refused)["code"]) == (503, "body_memory_exhausted")
     assert int(refused.headers["retry-after"]) >= 1
     assert models.asked == []
     assert (await gateway.chat()).status_code == 200

@@ -1,26 +1,26 @@
-"""What one subject (a key, a user, an address) has used and holds at this moment.
+"""What one subject (an API key, a user account or a client address) has used and holds now.
 
-A `Hold` is what one running request has taken of one account, with the very window bucket and periods it was
-taken from: settled later, it corrects those, whatever the date is by then. Periods never go back: when the
-wall clock does, the later one stays in force, so a clock that jumps grants nothing twice.
+A `Hold` is the share of one running request. It remembers the window bucket and the periods it was taken
+from, so that settling it later corrects those, whatever the date is by then. Periods never go back: if the
+wall clock does, the later period stays current, so that no quota is granted twice.
 """
 
 from msgspec import Struct
 
 from bluesminds.common.values import LimitSet
-from bluesminds.gateway.limits.window import LeakyBucket, SlidingWindow
+from bluesminds.gateway.limits.window import SlidingWindow, WindowBucket
 from storage.quotas import QuotaRow
 
 
 class Estimate(Struct, frozen=True, gc=False):
-    """What a request may come to use. `nano`: nano-USD; None when its model has no price."""
+    """The most a request is expected to use. `nano`: nano-USD; None if its model has no price."""
 
     tokens: int
     nano: int | None
 
 
 class PeriodCounter:
-    """Use within a day, a month, or all time; what is held may yet be used."""
+    """Usage of one day, one month or all time, and what running requests hold of it."""
 
     __slots__ = ("held_nano", "held_tokens", "name", "nano", "tokens")
 
@@ -43,16 +43,18 @@ class MinuteWindow:
 
 
 class UsageCounters:
-    """`seen`: when the account was last of use, on Trio's clock. `minute`: what was used before it opened."""
+    """All counters of one subject. `minute` holds usage from before the counters were opened; `last_used` is
+    on Trio's clock.
+    """
 
-    __slots__ = ("day", "month", "requests", "running", "seen", "tokens", "total")
+    __slots__ = ("day", "last_used", "month", "requests", "running", "tokens", "total")
 
     def __init__(self, stored: QuotaRow | None, now: float, minute: MinuteWindow | None = None) -> None:
         minute = minute or MinuteWindow()
         self.requests = minute.requests
         self.tokens = minute.tokens
         self.running = 0
-        self.seen = now
+        self.last_used = now
         if stored is None:
             self.day, self.month, self.total = PeriodCounter(""), PeriodCounter(""), PeriodCounter("")
         else:
@@ -60,20 +62,20 @@ class UsageCounters:
             self.month = PeriodCounter(stored.month, stored.month_tokens, stored.month_nano)
             self.total = PeriodCounter("", stored.total_tokens, stored.total_nano)
 
-    def turn(self, day: str, month: str) -> None:
-        """Begin the period of this date unless it or a later one has begun."""
+    def roll_over(self, day: str, month: str) -> None:
+        """Begin the given day and month unless the same or a later one is current."""
         if day > self.day.name:
             self.day = PeriodCounter(day)
         if month > self.month.name:
             self.month = PeriodCounter(month)
 
-    def allows(self, limits: LimitSet, demand: Estimate, now: float) -> bool:
-        """Whether all limits allow it. The account must have turned to the date."""
-        tokens = demand.tokens
+    def allows(self, limits: LimitSet, estimate: Estimate, now: float) -> bool:
+        """Whether all limits allow the request. Call `roll_over` first."""
+        tokens = estimate.tokens
         if (
-            (limits.rpm and self.requests.taken(now) >= limits.rpm)
+            (limits.rpm and self.requests.used(now) >= limits.rpm)
             or (limits.concurrency and self.running >= limits.concurrency)
-            or (limits.tpm and self.tokens.taken(now) + tokens > limits.tpm)
+            or (limits.tpm and self.tokens.used(now) + tokens > limits.tpm)
         ):
             return False
         day, month = self.day, self.month
@@ -83,7 +85,7 @@ class UsageCounters:
             return False
         if not (limits.usd_per_day or limits.usd_per_month or limits.usd_total):
             return True
-        nano = demand.nano
+        nano = estimate.nano
         if nano is None:
             return False
         total = self.total
@@ -93,25 +95,28 @@ class UsageCounters:
             or (limits.usd_total and total.nano + total.held_nano + nano > limits.usd_total)
         )
 
-    def take(self, demand: Estimate, now: float) -> "Hold":
-        return Hold(self, demand.tokens, demand.nano or 0, now)
+    def hold(self, estimate: Estimate, now: float) -> "Hold":
+        return Hold(self, estimate.tokens, estimate.nano or 0, now)
+
+
+LimitedAccount = tuple[UsageCounters, LimitSet]
 
 
 class Hold:
-    """What one request has taken of an account."""
+    """What one running request has reserved in one set of counters."""
 
-    __slots__ = ("_account", "_bucket", "_day", "_month", "_nano", "_tokens")
+    __slots__ = ("_bucket", "_counters", "_day", "_month", "_nano", "_tokens")
 
-    def __init__(self, account: UsageCounters, tokens: int, nano: int, now: float) -> None:
-        self._account = account
+    def __init__(self, counters: UsageCounters, tokens: int, nano: int, now: float) -> None:
+        self._counters = counters
         self._tokens = tokens
         self._nano = nano
-        self._day = account.day
-        self._month = account.month
-        self._bucket: LeakyBucket = account.tokens.add(now, tokens)
-        account.requests.add(now, 1)
-        account.running += 1
-        day, month, total = self._day, self._month, account.total
+        self._day = counters.day
+        self._month = counters.month
+        self._bucket: WindowBucket = counters.tokens.add(now, tokens)
+        counters.requests.add(now, 1)
+        counters.running += 1
+        day, month, total = self._day, self._month, counters.total
         day.held_tokens += tokens
         month.held_tokens += tokens
         total.held_tokens += tokens
@@ -121,15 +126,15 @@ class Hold:
             total.held_nano += nano
 
     def settle(self, tokens: int, nano: int, now: float) -> None:
-        """Replace what was held by what was used; more than was held counts from now."""
-        account = self._account
-        account.running -= 1
-        account.seen = now
+        """Replace the reserved amounts by the used ones; tokens beyond the reservation count from now."""
+        counters = self._counters
+        counters.running -= 1
+        counters.last_used = now
         if tokens < self._tokens:
-            account.tokens.give_back(self._bucket, self._tokens - tokens)
+            counters.tokens.give_back(self._bucket, self._tokens - tokens)
         elif tokens > self._tokens:
-            account.tokens.add(now, tokens - self._tokens)
-        for period in (self._day, self._month, account.total):
+            counters.tokens.add(now, tokens - self._tokens)
+        for period in (self._day, self._month, counters.total):
             period.held_tokens -= self._tokens
             period.held_nano -= self._nano
             period.tokens += tokens

@@ -1,155 +1,187 @@
-"""Why a request does not fit, in words and figures: only asked once it is certain that it does not.
+"""Builds the error for a request that exceeds a limit.
 
-Of several reasons the one that lasts longest is told, because only after that wait is the request admitted.
+Of several reasons the error states the one that lasts longest, because the request is allowed only after it.
 """
 
-from collections.abc import Iterator
-from typing import Final
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, NamedTuple
 
 from msgspec import Struct
 
+from bluesminds.common.clock import Calendar
 from bluesminds.common.errors import Forbidden, GatewayError, RateLimited
 from bluesminds.common.money import write_usd
 from bluesminds.common.values import LimitSet
-from bluesminds.gateway.limits.counters import Estimate, UsageCounters
+from bluesminds.gateway.limits.counters import Estimate, PeriodCounter, UsageCounters
 
-CONCURRENCY_WAIT: Final = 1.0  # seconds; when a running request ends is not known
-_FOR_EVER: Final = float("inf")
+CONCURRENCY_WAIT: Final = 1.0  # seconds; the end of a running request is not known
+_FOREVER: Final = float("inf")
 
 
 class PeriodEnds(Struct, frozen=True):
-    """Seconds from now until the day and the month are over."""
+    """When the current day and month end. All times are wall time in milliseconds."""
 
-    day: float
-    month: float
+    calendar: Calendar
+    now_ms: int
+    day: int
+    month: int
+
+    def wait(self, end: int | None) -> float:
+        """Seconds, rounded up; None never ends."""
+        return _FOREVER if end is None else max(1.0, math.ceil((end - self.now_ms) / 1000))
+
+    def advice(self, end: int | None) -> str:
+        if end is None:
+            return "Ask the operator to raise it."
+        return f"Resets {self.calendar.describe(end, self.now_ms)}."
 
 
 class _Reason(Struct, frozen=True):
     code: str
     message: str
     wait: float  # seconds
-    retry: bool  # whether a program should try again by itself
+    retry: bool  # whether an SDK should retry by itself
 
 
-def refusal(
-    accounts: list[tuple[str, UsageCounters, LimitSet]],
-    demand: Estimate,
+def limit_error(
+    accounts: Iterable[tuple[str, UsageCounters, LimitSet]],
+    estimate: Estimate,
     model: str,
     now: float,
     ends: PeriodEnds,
 ) -> GatewayError:
-    """For accounts that have turned to the date, with the words for whose each is; one of them is full.
+    """`accounts` are names ("this API key"), counters after `roll_over`, and limits; one of them is exceeded.
 
-    Forbidden for a limit in money when the model has no price, else RateLimited, without rate headers.
+    Returns Forbidden for a budget and a model without a price, else RateLimited without rate headers.
     """
     reasons: list[_Reason] = []
-    for whose, account, limits in accounts:
-        if demand.nano is None and (limits.usd_per_day or limits.usd_per_month or limits.usd_total):
+    for owner, counters, limits in accounts:
+        if estimate.nano is None and (limits.usd_per_day or limits.usd_per_month or limits.usd_total):
             return Forbidden(
                 "model_not_priced",
-                f"The budget of {whose} cannot be kept for `{model[:200]}`, because this gateway has no price"
-                " for it. Use another model, or ask the operator to add its price.",
+                f"{_capitalized(owner)} has a budget, but no price is configured for `{model[:200]}`.",
             )
-        reasons += _too_large(whose, limits, demand)
-        reasons += _of_now(whose, account, limits, demand, now)
-        reasons += _of_periods(whose, account, limits, demand, ends)
-    worst = max(reasons, key=lambda reason: reason.wait)
+        reasons += _size_reasons(owner, limits, estimate)
+        reasons += _rate_reasons(owner, counters, limits, estimate, now)
+        reasons += _quota_reasons(owner, counters, limits, estimate, ends)
+    longest = max(reasons, key=lambda reason: reason.wait)
     return RateLimited(
-        worst.code,
-        worst.message,
-        retry_after=None if worst.wait == _FOR_EVER else worst.wait,
-        retry=worst.retry,
+        longest.code,
+        longest.message,
+        retry_after=None if longest.wait == _FOREVER else longest.wait,
+        retry=longest.retry,
     )
 
 
-def _too_large(whose: str, limits: LimitSet, demand: Estimate) -> Iterator[_Reason]:
-    sizes = (
-        (demand.tokens, limits.tpm, "tokens per minute"),
-        (demand.tokens, limits.tokens_per_day, "tokens per day"),
-        (demand.tokens, limits.tokens_per_month, "tokens per month"),
-    )
-    for size, limit, unit in sizes:
-        if limit and size > limit:
-            asked = f"This request may need {size} tokens, more than the {limit} {unit} of {whose}."
-            yield _never(f"{asked} Send less text or a smaller `max_tokens`.")
-    nano = demand.nano or 0
-    sums = (
-        (limits.usd_per_day, " per day"),
-        (limits.usd_per_month, " per month"),
-        (limits.usd_total, " in all"),
-    )
-    for limit, unit in sums:
+def _size_reasons(owner: str, limits: LimitSet, estimate: Estimate) -> Iterator[_Reason]:
+    tokens, nano = estimate.tokens, estimate.nano or 0
+    for limit, period in (
+        (limits.tpm, "per minute"),
+        (limits.tokens_per_day, "per day"),
+        (limits.tokens_per_month, "per month"),
+    ):
+        if limit and tokens > limit:
+            yield _too_large_error(
+                f"need {_count(tokens, 'token')}, more than the {_count(limit, 'token')} {period} of {owner}"
+            )
+    for limit, period in (
+        (limits.usd_per_day, "per day"),
+        (limits.usd_per_month, "per month"),
+        (limits.usd_total, "in total"),
+    ):
         if limit and nano > limit:
-            asked = f"This request may cost {write_usd(nano)} USD, more than the {write_usd(limit)} USD{unit}"
-            yield _never(f"{asked} of {whose}. Send less text or a smaller `max_tokens`.")
+            yield _too_large_error(
+                f"cost {write_usd(nano)} USD, more than the {write_usd(limit)} USD {period} of {owner}"
+            )
 
 
-def _begin(whose: str) -> str:
-    return whose[0].upper() + whose[1:]
+def _too_large_error(excess: str) -> _Reason:
+    message = f"This request may {excess}. Send less text or a smaller `max_tokens`."
+    return _Reason("request_too_large_for_limit", message, _FOREVER, retry=False)
 
 
-def _never(message: str) -> _Reason:
-    return _Reason("request_too_large_for_limit", message, _FOR_EVER, retry=False)
-
-
-def _of_now(
-    whose: str, account: UsageCounters, limits: LimitSet, demand: Estimate, now: float
+def _rate_reasons(
+    owner: str, counters: UsageCounters, limits: LimitSet, estimate: Estimate, now: float
 ) -> Iterator[_Reason]:
-    if limits.concurrency and account.running >= limits.concurrency:
-        message = f"{_begin(whose)} may run {limits.concurrency} requests at once. Wait for one to finish."
+    limited = f"{_capitalized(owner)} is limited to"
+    if limits.concurrency and counters.running >= limits.concurrency:
+        allowed = _count(limits.concurrency, "concurrent request")
+        message = f"{limited} {allowed}. Try again when a request has finished."
         yield _Reason("concurrency_limit_exceeded", message, CONCURRENCY_WAIT, retry=True)
-    if limits.rpm and account.requests.taken(now) >= limits.rpm:
-        message = f"{_begin(whose)} is limited to {limits.rpm} requests per minute. Wait and try again."
-        yield _Reason("rate_limit_exceeded", message, account.requests.wait(now, limits.rpm), retry=True)
-    if limits.tpm and limits.tpm - account.tokens.taken(now) < demand.tokens <= limits.tpm:
-        message = (
-            f"{_begin(whose)} is limited to {limits.tpm} tokens per minute, and this request may need"
-            f" {demand.tokens}. Wait and try again."
-        )
-        wait = account.tokens.wait(now, limits.tpm, demand.tokens)
+    if limits.rpm and counters.requests.used(now) >= limits.rpm:
+        wait = counters.requests.wait(now, limits.rpm)
+        message = f"{limited} {_count(limits.rpm, 'request')} per minute. {_try_again(wait)}"
+        yield _Reason("rate_limit_exceeded", message, wait, retry=True)
+    left = limits.tpm - counters.tokens.used(now)
+    if limits.tpm and left < estimate.tokens <= limits.tpm:
+        wait = counters.tokens.wait(now, limits.tpm, estimate.tokens)
+        figures = f"({max(0, left)} left, {estimate.tokens} needed)"
+        message = f"{limited} {_count(limits.tpm, 'token')} per minute {figures}. {_try_again(wait)}"
         yield _Reason("token_rate_limit_exceeded", message, wait, retry=True)
 
 
-class _Quota(Struct, frozen=True):
-    code: str
-    unit: str
+_Period = tuple[PeriodCounter, int | None]  # and when it ends, in wall milliseconds; None: never
 
-
-_TOKENS: Final = (
-    _Quota("daily_token_quota_exceeded", " a day"),
-    _Quota("monthly_token_quota_exceeded", " a month"),
+_TOKEN_QUOTAS: Final = (
+    ("daily_token_quota_exceeded", "Daily limit"),
+    ("monthly_token_quota_exceeded", "Monthly limit"),
 )
-_MONEY: Final = (
-    _Quota("daily_budget_exceeded", " a day"),
-    _Quota("monthly_budget_exceeded", " a month"),
-    _Quota("budget_exceeded", " in all"),
+_BUDGETS: Final = (
+    ("daily_budget_exceeded", "Daily budget"),
+    ("monthly_budget_exceeded", "Monthly budget"),
+    ("budget_exceeded", "Total budget"),
 )
 
 
-def _of_periods(
-    whose: str, account: UsageCounters, limits: LimitSet, demand: Estimate, ends: PeriodEnds
+def _quota_reasons(
+    owner: str, counters: UsageCounters, limits: LimitSet, estimate: Estimate, ends: PeriodEnds
 ) -> Iterator[_Reason]:
-    periods = ((account.day, ends.day), (account.month, ends.month), (account.total, _FOR_EVER))
-    of_tokens = (limits.tokens_per_day, limits.tokens_per_month)
-    for quota, limit, (period, wait) in zip(_TOKENS, of_tokens, periods[:2], strict=True):
-        left = limit - period.tokens - demand.tokens  # but for what is held
-        if limit and left < period.held_tokens:
-            allowed = f"{_begin(whose)} may use {limit} tokens{quota.unit}, and too few are left"
-            yield _spent(quota.code, allowed, wait, others_hold=left >= 0)
-    of_money = (limits.usd_per_day, limits.usd_per_month, limits.usd_total)
-    for quota, limit, (period, wait) in zip(_MONEY, of_money, periods, strict=True):
-        left = limit - period.nano - (demand.nano or 0)
-        if limit and left < period.held_nano:
-            allowed = f"{_begin(whose)} may use {write_usd(limit)} USD{quota.unit}, and too little is left"
-            yield _spent(quota.code, allowed, wait, others_hold=left >= 0)
+    periods: tuple[_Period, ...] = (
+        (counters.day, ends.day),
+        (counters.month, ends.month),
+        (counters.total, None),
+    )
+    token_limits = (limits.tokens_per_day, limits.tokens_per_month)
+    for (code, name), limit, (period, end) in zip(_TOKEN_QUOTAS, token_limits, periods[:2], strict=True):
+        left = limit - period.tokens - period.held_tokens
+        if limit and left < estimate.tokens:
+            reached = f"{name} of {_count(limit, 'token')} reached for {owner}"
+            amounts = _Amounts(left, estimate.tokens, period.held_tokens, str)
+            yield _quota_exceeded(code, reached, amounts, ends, end)
+    nano = estimate.nano or 0
+    budgets = (limits.usd_per_day, limits.usd_per_month, limits.usd_total)
+    for (code, name), limit, (period, end) in zip(_BUDGETS, budgets, periods, strict=True):
+        left = limit - period.nano - period.held_nano
+        if limit and left < nano:
+            reached = f"{name} of {write_usd(limit)} USD reached for {owner}"
+            yield _quota_exceeded(code, reached, _Amounts(left, nano, period.held_nano, write_usd), ends, end)
 
 
-def _spent(code: str, allowed: str, wait: float, *, others_hold: bool) -> _Reason:
-    """`others_hold`: it would fit if the requests that are running came to use nothing."""
-    if others_hold:
-        why = "while others are running. Wait for one to finish, or ask the operator for more."
-    elif wait == _FOR_EVER:
-        why = "for this request. Ask the operator for more."
+class _Amounts(NamedTuple):
+    left: int
+    needed: int
+    held: int  # by running requests
+    write: Callable[[int], str]
+
+
+def _quota_exceeded(code: str, reached: str, amounts: _Amounts, ends: PeriodEnds, end: int | None) -> _Reason:
+    left, needed, held, write = amounts
+    figures = f" ({write(max(0, left))} left, {write(needed)} needed)" if needed else ""
+    if left + held >= needed:
+        advice = "Running requests reserve the rest. Try again when one has finished."
     else:
-        why = "for this request. Wait for the next, or ask the operator for more."
-    return _Reason(code, f"{allowed} {why}", wait, retry=False)
+        advice = ends.advice(end)
+    return _Reason(code, f"{reached}{figures}. {advice}", ends.wait(end), retry=False)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _try_again(wait: float) -> str:
+    return f"Try again in {math.ceil(wait)} s."
+
+
+def _capitalized(owner: str) -> str:
+    return owner[0].upper() + owner[1:]

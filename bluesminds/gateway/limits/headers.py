@@ -1,38 +1,38 @@
-"""The rate headers: what is left of the minute's requests and tokens, by the tighter of the accounts.
+"""The rate limit headers: requests and tokens left in this minute, for the tighter of the caller's limits.
 
-What is left is read when a request is admitted, and put into words when its answer leaves: most of the work
-is in the words, and an answer in one piece is settled by then.
+The figures are read when a request is reserved and formatted when its response starts: formatting is most of
+the work, and a JSON response is settled by then.
 """
 
 from collections.abc import Iterable
 
-from bluesminds.common.values import LimitSet
-from bluesminds.gateway.limits.counters import UsageCounters
+from bluesminds.gateway.limits.counters import LimitedAccount
 from bluesminds.gateway.limits.window import SlidingWindow
 
 Headers = list[tuple[bytes, bytes]]
-Left = tuple[int, int, SlidingWindow]  # what is left, of which limit, counted where
-Rates = tuple[Left | None, Left | None]  # of requests and of tokens; None where there is no limit
+Remaining = tuple[int, int, SlidingWindow]  # what is left, the limit, the window that counts it
+RemainingRates = tuple[Remaining | None, Remaining | None]  # of requests and tokens; None: not limited
 
 
-def rates_of(accounts: Iterable[tuple[UsageCounters, LimitSet]], now: float) -> Rates:
-    requests: Left | None = None
-    tokens: Left | None = None
-    for account, limits in accounts:
+def remaining_rates(accounts: Iterable[LimitedAccount], now: float) -> RemainingRates:
+    requests: Remaining | None = None
+    tokens: Remaining | None = None
+    for counters, limits in accounts:
         if limit := limits.rpm:
-            left = limit - account.requests.taken(now)
+            left = limit - counters.requests.used(now)
             if requests is None or left < requests[0]:
-                requests = (left, limit, account.requests)
+                requests = (left, limit, counters.requests)
         if limit := limits.tpm:
-            left = limit - account.tokens.taken(now)
+            left = limit - counters.tokens.used(now)
             if tokens is None or left < tokens[0]:
-                tokens = (left, limit, account.tokens)
+                tokens = (left, limit, counters.tokens)
     return requests, tokens
 
 
-def rate_headers(rates: Rates, now: float, back: int = 0) -> Headers:
-    """As OpenAI names them; none where there is no limit. A reset is when the window will be empty. `back`:
-    so many of the tokens taken were given back since; a negative number is more taken.
+def rate_headers(rates: RemainingRates, now: float, returned: int = 0) -> Headers:
+    """The headers as OpenAI names them, only for limits that exist. A reset is when the window is empty.
+
+    `returned`: tokens given back since the rates were read; negative if more were used than reserved.
     """
     requests, tokens = rates
     headers: Headers = []
@@ -50,22 +50,23 @@ def rate_headers(rates: Rates, now: float, back: int = 0) -> Headers:
         )
     if tokens is not None:
         left, limit, window = tokens
-        if (of_tokens := _milliseconds(window.reset(now))) != reset:
-            duration = _go_duration(of_tokens)
+        if (token_reset := _milliseconds(window.reset(now))) != reset:
+            duration = _go_duration(token_reset)
         headers += (
             (b"x-ratelimit-limit-tokens", b"%d" % limit),
-            (b"x-ratelimit-remaining-tokens", b"%d" % min(limit, max(0, left + back))),
+            (b"x-ratelimit-remaining-tokens", b"%d" % min(limit, max(0, left + returned))),
             (b"x-ratelimit-reset-tokens", duration),
         )
     return headers
 
 
 def _milliseconds(seconds: float) -> int:
+    """Rounded up."""
     return -int(-seconds * 1000 // 1)
 
 
 def _go_duration(milliseconds: int) -> bytes:
-    """As OpenAI writes them: 12ms, 1.5s, 1m0s."""
+    """The format of OpenAI's reset headers: 12ms, 1.5s, 1m0s."""
     if milliseconds < 1000:
         return b"%dms" % milliseconds
     minutes, rest = divmod(milliseconds, 60_000)

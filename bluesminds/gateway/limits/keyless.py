@@ -1,10 +1,10 @@
-"""Callers without a key of this gateway: they bring the server's own, and their address is what is counted.
+"""Callers without an API key of this gateway. They send a server's own key, and are limited by address.
 
-A credential counts as theirs only when nothing about it looks like something this gateway has given out, so
-that a mistyped key of ours is never sent elsewhere; and only when it could be cut out of an answer again.
-What addresses have used is in memory alone. There is room for a number of them; an address whose use still
-counts is never forgotten to make room for another, so a flood of addresses can turn newcomers away but
-resets nobody's limits.
+A credential counts as a server's key only if it does not resemble a secret of this gateway, so that a
+mistyped API key is never sent to a server. It must also be long enough to be redacted from responses.
+
+Counters of addresses are in memory only and their number is bounded. An address with usage that still counts
+is never dropped for a new one: a flood of addresses can lock new clients out, but resets no limit.
 """
 
 import re
@@ -16,14 +16,14 @@ from bluesminds.common.networks import block_of
 from bluesminds.common.values import NO_LIMITS, Caller, LimitSet, RequestContext
 from bluesminds.gateway.limits.counters import UsageCounters
 
-MAX_VISITORS: Final = 20_000
-_SENDABLE: Final = re.compile(r"[!-~]{8,512}").fullmatch  # a shorter one would be found in ordinary words
+MAX_ADDRESSES: Final = 20_000
+_is_sendable: Final = re.compile(r"[!-~]{8,512}").fullmatch  # a shorter one would match ordinary words
 
 
 def keyless_caller(context: RequestContext, limits: LimitSet) -> Caller | None:
-    """Who sent this request, when its credential is the client's own key of a server."""
+    """The caller of this request, or None if the credential is not a server's own key."""
     key = context.credential
-    if key is None or not _SENDABLE(key) or resembles_own(key):
+    if key is None or not _is_sendable(key) or resembles_own(key):
         return None
     return Caller(
         key_id="",
@@ -36,40 +36,40 @@ def keyless_caller(context: RequestContext, limits: LimitSet) -> Caller | None:
 
 
 class AddressLimits:
-    """What each address has used."""
+    """The counters of each address."""
 
-    def __init__(self, most: int = MAX_VISITORS) -> None:
-        self._most = most
-        self._accounts: dict[str, UsageCounters] = {}
+    def __init__(self, max_addresses: int = MAX_ADDRESSES) -> None:
+        self._max_addresses = max_addresses
+        self._counters: dict[str, UsageCounters] = {}
 
     def __len__(self) -> int:
-        return len(self._accounts)
+        return len(self._counters)
 
     def find(self, address: str) -> UsageCounters | None:
-        return self._accounts.get(address)
+        return self._counters.get(address)
 
-    def account(self, address: str, now: float) -> UsageCounters:
-        """Raises Unavailable when there is no room for another address."""
-        account = self._accounts.get(address)
-        if account is None:
-            if len(self._accounts) >= self._most:
+    def open(self, address: str, now: float) -> UsageCounters:
+        """Raises Unavailable if the table is full."""
+        counters = self._counters.get(address)
+        if counters is None:
+            if len(self._counters) >= self._max_addresses:
                 raise Unavailable(
                     "too_many_addresses",
-                    "Too many clients without a key of this gateway. Try again in a minute, or use a key.",
+                    "Too many clients without an API key. Try again in a minute, or use an API key.",
                     retry_after=60.0,
                 )
-            account = self._accounts[address] = UsageCounters(None, now)
-        return account
+            counters = self._counters[address] = UsageCounters(None, now)
+        return counters
 
     def sweep(self, now: float, today: str) -> None:
-        """Forget the addresses of which nothing counts any more."""
-        over = [
+        """Drop the addresses whose usage no longer counts."""
+        idle = [
             address
-            for address, account in self._accounts.items()
-            if not account.running
-            and not account.requests.taken(now)
-            and not account.tokens.taken(now)
-            and not (account.day.tokens and account.day.name >= today)
+            for address, counters in self._counters.items()
+            if not counters.running
+            and not counters.requests.used(now)
+            and not counters.tokens.used(now)
+            and not (counters.day.tokens and counters.day.name >= today)
         ]
-        for address in over:
-            del self._accounts[address]
+        for address in idle:
+            del self._counters[address]

@@ -1,11 +1,10 @@
-"""May this request pass now? One synchronous step: every limit of key and account is checked and taken, or
-nothing is.
+"""Decides whether a request may run now, and reserves its usage in the same synchronous step.
 
-There is no await between check and take, so 500 racing requests admit exactly the limit. A refused request
-costs nothing. Minutes live on Trio's monotonic clock, so the wall clock can jump; days and months are the
-calendar's. An account is opened with what the store says was used, and kept as long as it is of use: its
-figures are the truth while this process holds the lease on them. Limits come with every request and are kept
-nowhere here, so changing one resets nothing.
+There is no await between check and reservation, so racing requests never exceed a limit, and a rejected
+request changes no counter. Minute windows use Trio's monotonic clock, days and months the wall clock's date.
+
+Counters are opened with the stored usage and stay in memory while they are in use: they are the truth for as
+long as this process holds the lease. Limits arrive with every request, so changing one resets nothing.
 """
 
 import math
@@ -15,48 +14,51 @@ import trio
 
 from bluesminds.common.clock import Calendar, Clock
 from bluesminds.common.errors import GatewayError, Unavailable
-from bluesminds.common.values import NO_LIMITS, Caller, InUse, LimitSet
-from bluesminds.gateway.limits.counters import Estimate, Hold, MinuteWindow, UsageCounters
-from bluesminds.gateway.limits.errors import PeriodEnds, refusal
-from bluesminds.gateway.limits.headers import Headers, Rates, rate_headers, rates_of
+from bluesminds.common.values import NO_LIMITS, Caller, InUse
+from bluesminds.gateway.limits.counters import Estimate, Hold, LimitedAccount, MinuteWindow, UsageCounters
+from bluesminds.gateway.limits.errors import PeriodEnds, limit_error
+from bluesminds.gateway.limits.headers import Headers, RemainingRates, rate_headers, remaining_rates
 from bluesminds.gateway.limits.keyless import AddressLimits
 from storage.base import Store
 from storage.keys import KeyHolder
 from storage.quotas import QuotaRow, RecentUse, select_holder_with_quotas
 
-KEPT_SECONDS = 3600.0  # how long an account stays open without being of use
+IDLE_SECONDS = 3600.0  # how long unused counters stay open
 
 KEY, USER = "key:", "user:"
 _KEY_AND_USER = ("this API key", "the account of this API key")
-_VISITOR = ("your address",)
-_NOTHING = Estimate(0, 0)
-
-LimitedAccount = tuple[tuple[UsageCounters, LimitSet], ...]
+_ADDRESS = ("your address",)
+_NO_USE = Estimate(0, 0)
 
 
 class Reservation:
-    """An admitted request's place. `settle` closes it once; `day` and `month` are those it counts in."""
+    """The reserved usage of one running request, settled once. Its usage counts in `day` and `month`."""
 
-    __slots__ = ("_back", "_held", "_holds", "_limiter", "_rates", "day", "month")
+    __slots__ = ("_holds", "_limiter", "_rates", "_returned", "_tokens", "day", "month")
 
     def __init__(
-        self, limiter: "RateLimiter", held: int, holds: Sequence[Hold], account: UsageCounters, rates: Rates
+        self,
+        limiter: "RateLimiter",
+        tokens: int,
+        holds: Sequence[Hold],
+        counters: UsageCounters,
+        rates: RemainingRates,
     ) -> None:
         self._limiter = limiter
-        self._held = held
+        self._tokens = tokens
         self._holds = holds
         self._rates = rates
-        self._back = 0
-        self.day = account.day.name
-        self.month = account.month.name
+        self._returned = 0
+        self.day = counters.day.name
+        self.month = counters.month.name
 
     @property
     def headers(self) -> Headers:
-        """The rate headers of the answer to this request."""
-        return rate_headers(self._rates, self._limiter.monotonic(), self._back)
+        """The rate headers of the response."""
+        return rate_headers(self._rates, self._limiter.monotonic(), self._returned)
 
     def settle(self, tokens: int = 0, nano: int = 0) -> None:
-        """Give back what was held and count what was used: nothing, for a request without an answer."""
+        """Replace the reservation by the actual usage. Later calls do nothing."""
         if not self._holds:
             return
         holds, self._holds = self._holds, ()
@@ -64,89 +66,97 @@ class Reservation:
         now = self._limiter.monotonic()
         for hold in holds:
             hold.settle(tokens, nano, now)
-        self._back = self._held - tokens
+        self._returned = self._tokens - tokens
 
 
 class RateLimiter:
-    """The accounts of all keys, users and visitors of this process. While `leased` says no, limited callers
-    are refused: somebody else may be counting. `monotonic` is Trio's clock, in seconds.
+    """The usage counters of all API keys, accounts and client addresses of this process.
+
+    While `has_lease` is false, callers with limits are rejected, because another process may count their
+    usage. `monotonic` is Trio's clock in seconds. `running` is the number of unsettled reservations.
     """
 
     def __init__(
         self,
         clock: Clock,
         calendar: Calendar,
-        leased: Callable[[], bool],
+        has_lease: Callable[[], bool],
         monotonic: Callable[[], float] = trio.current_time,
     ) -> None:
         self._clock = clock
         self._calendar = calendar
-        self._limits_lease = leased
+        self._has_lease = has_lease
         self.monotonic = monotonic
         self._accounts: dict[str, UsageCounters] = {}
-        self._minutes: dict[str, MinuteWindow] = {}  # of accounts that have not been opened yet
-        self._visitors = AddressLimits()
+        self._minutes: dict[str, MinuteWindow] = {}  # of accounts that are not open yet
+        self._addresses = AddressLimits()
         self.running = 0
 
-    def resume(self, recent: Sequence[RecentUse]) -> None:
-        """Go on in the minute that the process before this one was in. `recent` is in the order of seconds.
+    def restore(self, recent: Sequence[RecentUse]) -> None:
+        """Count the last minute of the previous process, oldest second first, before an account is opened.
 
-        Each request counts from its end, and so no shorter than in the process before. To be called before
-        any account is opened.
+        Each request counts from its end, so at least as long as it would have in the previous process.
         """
         now = self.monotonic()
-        ahead = self._clock.now_ms() / 1000 - now
+        offset = self._clock.now_ms() / 1000 - now
         for use in recent:
-            at = min(now, use.second + 1 - ahead)
+            at = min(now, use.second + 1 - offset)
             for subject in (KEY + use.key_id, USER + use.user_id):
                 minute = self._minutes.setdefault(subject, MinuteWindow())
                 minute.requests.add(at, use.requests)
                 minute.tokens.add(at, use.tokens)
 
-    def open(self, subject: str, stored: QuotaRow | None) -> None:
-        """Go on from what the store has counted, unless the account is open: then it knows better."""
+    def open_account(self, subject: str, stored: QuotaRow | None) -> None:
+        """Start from the stored usage, unless the account is open: memory is ahead of the store."""
         if subject not in self._accounts:
             minute = self._minutes.pop(subject, None)
             self._accounts[subject] = UsageCounters(stored, self.monotonic(), minute)
 
-    async def look_up(self, store: Store, digest: bytes) -> KeyHolder | None:
-        """The key with this digest, with its accounts opened. Raises StorageError."""
+    async def look_up_key(self, store: Store, digest: bytes) -> KeyHolder | None:
+        """Find the API key with this digest and open its accounts. Raises StorageError."""
         found = await store.read(select_holder_with_quotas, digest)
         if found is None:
             return None
         holder, key, user = found
-        self.open(KEY + holder.key.id, key)
-        self.open(USER + holder.key.user_id, user)
+        self.open_account(KEY + holder.key.id, key)
+        self.open_account(USER + holder.key.user_id, user)
         return holder
 
-    def holds(self, caller: Caller) -> bool:
-        """Whether the caller's accounts are open; they stay so for as long as a request may take."""
+    def is_open(self, caller: Caller) -> bool:
+        """Whether the caller's accounts are open. They then stay open for IDLE_SECONDS."""
         now = self.monotonic()
-        for subject in _subjects(caller):
+        for subject in (KEY + caller.key_id, USER + caller.user_id):
             account = self._accounts.get(subject)
             if account is None:
                 return False
-            account.seen = now
+            account.last_used = now
         return True
 
-    def admit(self, caller: Caller, demand: Estimate, model: str = "") -> Reservation:
-        """Raises RateLimited, Forbidden for a model without a price, or Unavailable: nothing was taken."""
-        now = self.monotonic()
-        accounts = self._counted(caller, now)
-        self._require_fit(caller, accounts, demand, model, now)
-        holds = [account.take(demand, now) for account, _ in accounts]
-        self.running += 1
-        return Reservation(self, demand.tokens, holds, accounts[-1][0], rates_of(accounts, now))
+    def reserve(self, caller: Caller, estimate: Estimate, model: str = "") -> Reservation:
+        """Reserve the estimated usage, or change nothing and raise.
 
-    def require_room(self, caller: Caller) -> None:
-        """Raises as `admit` does for a caller of whom nothing more is admitted now, however small."""
+        Raises RateLimited, Forbidden (a budget, and a model without a price) or Unavailable.
+        """
         now = self.monotonic()
-        self._require_fit(caller, self._known(caller, now), _NOTHING, "", now)
+        accounts: tuple[LimitedAccount, ...]
+        if caller.address:
+            accounts = ((self._addresses.open(caller.address, now), caller.key_limits),)
+        else:
+            accounts = self._key_accounts(caller)
+        self._check_limits(caller, accounts, estimate, model, now)
+        holds = [counters.hold(estimate, now) for counters, _ in accounts]
+        self.running += 1
+        return Reservation(self, estimate.tokens, holds, accounts[-1][0], remaining_rates(accounts, now))
+
+    def check_exhausted(self, caller: Caller) -> None:
+        """Raises as `reserve` does if not even the smallest request would be allowed now."""
+        now = self.monotonic()
+        self._check_limits(caller, self._find_accounts(caller, now), _NO_USE, "", now)
 
     def headers(self, caller: Caller) -> Headers:
-        """The rate headers of an answer that takes nothing."""
+        """The rate headers of a response without a reservation."""
         now = self.monotonic()
-        return rate_headers(rates_of(self._known(caller, now), now), now)
+        return rate_headers(remaining_rates(self._find_accounts(caller, now), now), now)
 
     def in_use(self, subject: str) -> InUse:
         now = self.monotonic()
@@ -155,79 +165,85 @@ class RateLimiter:
         if minute is None:
             return InUse()
         running = 0 if account is None else account.running
-        return InUse(minute.requests.taken(now), minute.tokens.taken(now), running)
+        return InUse(minute.requests.used(now), minute.tokens.used(now), running)
 
-    def sweep(self, unwritten: float = math.inf) -> None:
-        """Close accounts that have not been of use for long. `unwritten`: since when rows wait to be stored;
-        an account that may have counted one of them stays, as only it knows.
+    def sweep(self, oldest_unwritten: float = math.inf) -> None:
+        """Close accounts that are idle for IDLE_SECONDS.
+
+        `oldest_unwritten`: when the oldest usage row that is not stored yet was recorded, on Trio's clock. An
+        account used since then stays open, because reopening it from the store would miss that row.
         """
         now = self.monotonic()
-        self._minutes = {key: minute for key, minute in self._minutes.items() if minute.requests.taken(now)}
-        over = min(now - KEPT_SECONDS, unwritten)
+        self._minutes = {key: minute for key, minute in self._minutes.items() if minute.requests.used(now)}
+        idle_since = min(now - IDLE_SECONDS, oldest_unwritten)
         idle = [
             subject
             for subject, account in self._accounts.items()
-            if not account.running and account.seen < over
+            if not account.running and account.last_used < idle_since
         ]
         for subject in idle:
             del self._accounts[subject]
 
-    def sweep_visitors(self) -> None:
-        """Make room for new addresses."""
-        self._visitors.sweep(self.monotonic(), self._calendar.date(self._clock.now_ms()).day)
+    def sweep_addresses(self) -> None:
+        """Drop addresses whose usage no longer counts."""
+        self._addresses.sweep(self.monotonic(), self._calendar.date(self._clock.now_ms()).day)
 
-    def _counted(self, caller: Caller, now: float) -> LimitedAccount:
-        """The accounts to count in, with the limits of each. None when they are not open."""
-        if caller.address:
-            return ((self._visitors.account(caller.address, now), caller.key_limits),)
-        return self._known(caller, now)
-
-    def _require_fit(
-        self, caller: Caller, accounts: LimitedAccount, demand: Estimate, model: str, now: float
+    def _check_limits(
+        self,
+        caller: Caller,
+        accounts: tuple[LimitedAccount, ...],
+        estimate: Estimate,
+        model: str,
+        now: float,
     ) -> None:
-        """Turn the accounts to the date. Raises unless all limits allow it."""
-        if not accounts or (not self._limits_lease() and _is_limited(caller)):
-            raise Unavailable("limits_unavailable", "Limits cannot be checked right now. Try again shortly.")
+        """Roll the counters over to the current date and check every limit."""
+        if not accounts or (not self._has_lease() and _is_limited(caller)):
+            raise Unavailable(
+                "limits_unavailable", "Limits cannot be checked now. Try again in a few seconds."
+            )
         last = accounts[-1][0]
         date = self._calendar.date(self._clock.now_ms())
-        last.turn(date.day, date.month)
+        last.roll_over(date.day, date.month)
         day, month = last.day.name, last.month.name
-        for account, _ in accounts:
-            account.turn(day, month)
-        for account, limits in accounts:
-            if not account.allows(limits, demand, now):
-                raise self._refusal(caller, accounts, demand, model, now)
+        for counters, _ in accounts:
+            counters.roll_over(day, month)
+        for counters, limits in accounts:
+            if not counters.allows(limits, estimate, now):
+                raise self._limit_error(caller, accounts, estimate, model, now)
 
-    def _known(self, caller: Caller, now: float) -> LimitedAccount:
-        """The same to look at: an address that nothing is known of has used nothing."""
+    def _find_accounts(self, caller: Caller, now: float) -> tuple[LimitedAccount, ...]:
+        """For reading only: an unknown address has empty counters, which are not kept."""
         if caller.address:
-            return ((self._visitors.find(caller.address) or UsageCounters(None, now), caller.key_limits),)
+            return ((self._addresses.find(caller.address) or UsageCounters(None, now), caller.key_limits),)
+        return self._key_accounts(caller)
+
+    def _key_accounts(self, caller: Caller) -> tuple[LimitedAccount, ...]:
+        """Empty unless the accounts are open."""
         key = self._accounts.get(KEY + caller.key_id)
         user = self._accounts.get(USER + caller.user_id)
         if key is None or user is None:
             return ()
         return (key, caller.key_limits), (user, caller.user_limits)
 
-    def _refusal(
-        self, caller: Caller, accounts: LimitedAccount, demand: Estimate, model: str, now: float
+    def _limit_error(
+        self,
+        caller: Caller,
+        accounts: tuple[LimitedAccount, ...],
+        estimate: Estimate,
+        model: str,
+        now: float,
     ) -> GatewayError:
-        wall, calendar, last = self._clock.now_ms(), self._calendar, accounts[-1][0]
+        calendar, last = self._calendar, accounts[-1][0]
         ends = PeriodEnds(
-            day=_seconds(calendar.end_of_day(last.day.name) - wall),
-            month=_seconds(calendar.end_of_month(last.month.name) - wall),
+            calendar=calendar,
+            now_ms=self._clock.now_ms(),
+            day=calendar.end_of_day(last.day.name),
+            month=calendar.end_of_month(last.month.name),
         )
-        words = _VISITOR if caller.address else _KEY_AND_USER
-        named = [(word, account, limits) for word, (account, limits) in zip(words, accounts, strict=True)]
-        return refusal(named, demand, model, now, ends)
-
-
-def _subjects(caller: Caller) -> tuple[str, str]:
-    return KEY + caller.key_id, USER + caller.user_id
+        owners = _ADDRESS if caller.address else _KEY_AND_USER
+        named = ((owner, *account) for owner, account in zip(owners, accounts, strict=True))
+        return limit_error(named, estimate, model, now, ends)
 
 
 def _is_limited(caller: Caller) -> bool:
     return caller.key_limits != NO_LIMITS or caller.user_limits != NO_LIMITS
-
-
-def _seconds(milliseconds: int) -> float:
-    return max(1.0, math.ceil(milliseconds / 1000))

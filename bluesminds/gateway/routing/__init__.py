@@ -1,1 +1,1 @@
-"""Which servers can answer a request, and in which order."""
+"""Selects the servers for a request."""

@@ -1,19 +1,26 @@
-"""Model name to servers in the order to try them. Pure: the catalogue, the health and the dice are given.
+"""Which servers there are and which models they offer.
 
-Order: usable servers before ejected ones, lower priority number first, and within a priority a weighted
-shuffle, so that a server of weight 2 comes first twice as often as one of weight 1 (Efraimidis and
-Spirakis, 2006: sort by random^(1/weight)).
+A catalog is immutable and replaced as a whole, so a request sees one consistent state.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
-from bluesminds.common.errors import NotFound
 from bluesminds.common.values import Server
+from bluesminds.gateway.routing.health import ServerHealthRegistry
 from bluesminds.providers.openai import ModelRow
 
 
+def merge_servers(configured: Sequence[Server], stored: Sequence[Server]) -> list[Server]:
+    """All servers; a configured one replaces a stored one of the same name."""
+    taken = {server.name for server in configured}
+    return [*configured, *(server for server in stored if server.name not in taken)]
+
+
 class ModelCatalog:
-    """Which servers offer which model: one immutable snapshot, replaced whole when anything changes."""
+    """Servers by model. `discovered` holds, by server name, the models of servers without configured ones.
+
+    With `keyless` it has only servers that accept a client's own key, else those the gateway can call itself.
+    """
 
     def __init__(
         self,
@@ -22,49 +29,64 @@ class ModelCatalog:
         *,
         keyless: bool = False,
     ) -> None:
-        """`discovered` holds, by server name, what servers without configured models say they have.
-
-        With `keyless` only what servers offer to clients with keys of their own, else what they offer with
-        the gateway's.
-        """
         self.servers = tuple(servers)
-        self._offers: dict[str, list[Server]] = {}
+        self._servers_by_model: dict[str, list[Server]] = {}
         self._rows: dict[str, ModelRow] = {}
         for server in self.servers:
             if not (server.keyless if keyless else server.api_key is not None or not server.keyless):
                 continue
             rows = [ModelRow(id=model) for model in server.models] or discovered.get(server.name, ())
             for row in {row.id: row for row in rows}.values():
-                self._offers.setdefault(row.id, []).append(server)
+                self._servers_by_model.setdefault(row.id, []).append(server)
                 self._rows.setdefault(row.id, row)
 
     def servers_for(self, model: str) -> Sequence[Server]:
-        return self._offers.get(model, ())
+        return self._servers_by_model.get(model, ())
 
     def models(self) -> list[ModelRow]:
-        """All models, by name."""
+        """All models, sorted by name."""
         return [self._rows[name] for name in sorted(self._rows)]
 
     def model(self, name: str) -> ModelRow | None:
         return self._rows.get(name)
 
 
-def select_targets(
-    catalog: ModelCatalog, model: str, *, usable: Callable[[str], bool], dice: Callable[[], float]
-) -> Sequence[Server]:
-    """The servers to try, best first; at least one. Raises NotFound when none offers the model."""
-    servers = catalog.servers_for(model)
-    if not servers:
-        raise NotFound("model_not_found", _unknown(catalog, model), param="model")
-    if len(servers) == 1:
-        return servers
-    return sorted(
-        servers,
-        key=lambda server: (not usable(server.name), server.priority, -(dice() ** (1 / server.weight))),
-    )
+class ServerRegistry:
+    """The current servers: `configured` ones and those that `load` reads from the database."""
 
+    def __init__(
+        self,
+        configured: Sequence[Server],
+        load: Callable[[], Awaitable[Sequence[Server]]],
+        health: ServerHealthRegistry,
+    ) -> None:
+        self._configured = tuple(configured)
+        self._load = load
+        self._health = health
+        self._discovered: dict[str, list[ModelRow]] = {}
+        self.catalog = ModelCatalog(self._configured, {})
+        self.keyless = ModelCatalog(self._configured, {}, keyless=True)
 
-def _unknown(catalog: ModelCatalog, model: str) -> str:
-    if not catalog.servers:
-        return "No server is configured yet: `bluesminds servers add`, or [[servers]] in gateway.toml."
-    return f"The model `{model[:200]}` is not offered here. GET /v1/models lists what is."
+    async def reload(self) -> None:
+        """Read the stored servers again. Raises what `load` raises."""
+        self._replace(merge_servers(self._configured, await self._load()))
+
+    def set_discovered(self, server: str, models: list[ModelRow]) -> None:
+        """Store the models that a probe found."""
+        if self._discovered.get(server) != models:
+            self._discovered[server] = models
+            self._replace(self.catalog.servers)
+
+    def has_usable(self) -> bool:
+        """Whether at least one server offers a model and is not ejected."""
+        return any(
+            self._health.is_usable(server.name) and (server.models or self._discovered.get(server.name))
+            for server in self.catalog.servers
+        )
+
+    def _replace(self, servers: Sequence[Server]) -> None:
+        names = {server.name for server in servers}
+        self._discovered = {name: rows for name, rows in self._discovered.items() if name in names}
+        self._health.keep_only(names)
+        self.catalog = ModelCatalog(servers, self._discovered)
+        self.keyless = ModelCatalog(servers, self._discovered, keyless=True)

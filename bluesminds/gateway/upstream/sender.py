@@ -14,7 +14,7 @@ from bluesminds.common.errors import UpstreamFailed
 from bluesminds.common.log import Log
 from bluesminds.common.values import Call, Server
 from bluesminds.gateway.metrics import Metrics
-from bluesminds.gateway.routing.health import Health
+from bluesminds.gateway.routing.health import ServerHealthRegistry
 from bluesminds.gateway.upstream.attempt import Reply, UpstreamEndpoint, read_reply
 from bluesminds.gateway.upstream.failures import AttemptFailure, classify_error, classify_reply
 from bluesminds.http.client.pool import Pool, Timeouts, UpstreamError
@@ -23,7 +23,14 @@ from bluesminds.providers import openai
 
 class Sender:
     def __init__(
-        self, pool: Pool, health: Health, *, timeouts: Timeouts, attempts: int, metrics: Metrics, log: Log
+        self,
+        pool: Pool,
+        health: ServerHealthRegistry,
+        *,
+        timeouts: Timeouts,
+        attempts: int,
+        metrics: Metrics,
+        log: Log,
     ) -> None:
         self._pool = pool
         self._health = health
@@ -61,11 +68,11 @@ class Sender:
         if implausible:
             self._tell_implausible(call, server)
         if not error:
-            self._health.succeeded(server)
+            self._health.record_success(server)
             return
         self._count(server, "error_in_stream")
         if not openai.read_error(reply.status, error).blames_request():
-            self._health.failed(server, "error_in_stream")
+            self._health.record_failure(server, "error_in_stream")
 
     def stream_failed(self, reply: Reply, exc: UpstreamError) -> None:
         """A stream has ended too early."""
@@ -98,7 +105,7 @@ class Sender:
         server = reply.link.server.name
         self._count(server, "answered")
         if reply.response is None:
-            self._health.succeeded(server)
+            self._health.record_success(server)
             if reply.reading.implausible:
                 self._tell_implausible(call, server)
         return reply if reply.status < 400 else reply.as_openai_error(call.context.request_id)
@@ -106,7 +113,7 @@ class Sender:
     def _failed(self, call: Call, server: Server, fault: AttemptFailure) -> UpstreamFailed:
         self._count(server.name, fault.reason)
         if fault.blames_server:
-            self._health.failed(server.name, fault.reason)
+            self._health.record_failure(server.name, fault.reason)
         self._log.warning(
             "attempt_failed",
             request_id=call.context.request_id,
@@ -118,7 +125,7 @@ class Sender:
 
     def _fell_short(self, server: str, reason: str) -> None:
         self._count(server, reason)
-        self._health.failed(server, reason)
+        self._health.record_failure(server, reason)
 
     def _tell_implausible(self, call: Call, server: str) -> None:
         self._log.warning(

@@ -9,7 +9,7 @@ from bluesminds.accounts.servers import LOCKED, Servers
 from bluesminds.common.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from bluesminds.common.values import Server
 from bluesminds.config.settings import Priority, ServerName, Weight
-from bluesminds.gateway.probe import Probe
+from bluesminds.gateway.probe import ProbeResult
 from bluesminds.http.client.pool import Origin
 from bluesminds.web.fields import Name, Secret
 from bluesminds.web.guard import Access, Principal
@@ -59,7 +59,7 @@ class ServerHandlers(Struct, frozen=True):
     servers: Servers
     now: Callable[[], Awaitable[list[Server]]]
     changed: Callable[[], Awaitable[None]]
-    probe: Callable[[Server], Awaitable[Probe]]
+    probe: Callable[[Server], Awaitable[ProbeResult]]
 
     async def list(self) -> Page[ServerView]:
         """List all servers."""
@@ -92,7 +92,7 @@ class ServerHandlers(Struct, frozen=True):
                     )
                 return _trial(await self.probe(server))
         if any(server.name == name for server in self.servers.locked):
-            return _trial(Probe(server=name, problem=LOCKED, models=None, seconds=0.0))
+            return _trial(ProbeResult(server=name, error=LOCKED, models=None, seconds=0.0))
         raise NotFound("server_not_found", f"There is no server named {name}.")
 
 
@@ -129,11 +129,11 @@ def _view(row: Server, problem: str | None = None) -> ServerView:
     )
 
 
-def _trial(found: Probe) -> ServerTestResult:
+def _trial(found: ProbeResult) -> ServerTestResult:
     return ServerTestResult(
         server=found.server,
-        ok=found.problem is None,
-        problem=found.problem,
+        ok=found.error is None,
+        problem=found.error,
         models=None if found.models is None else [row.id for row in found.models],
         latency_ms=round(found.seconds * 1000),
     )

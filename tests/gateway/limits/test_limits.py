@@ -443,7 +443,7 @@ async def test_a_holder_that_lost_its_lease_knows(postgres_url: str, mock_clock:
     async with open_store(postgres_url) as store, trio.open_nursery() as nursery:
         lease = Lease(store, "a", Log(Wall(), write=lines.append))
         assert not lease.held()
-        await lease.take()
+        await lease.acquire()
         mock_clock.jump(LEASE_SECONDS - 4)
         assert lease.held()
         mock_clock.jump(2)
@@ -465,6 +465,6 @@ async def test_a_holder_that_lost_its_lease_knows(postgres_url: str, mock_clock:
         mock_clock.jump(RENEW_SECONDS)
         await ended.wait()
         assert not lease.held()
-        await lease.end()
+        await lease.release()
         assert (await store.write(take_lease, "limits", "c", 60_000)).holder == "b"
     assert [json.loads(line)["event"] for line in lines] == ["lease_lost"]

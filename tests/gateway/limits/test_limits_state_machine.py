@@ -20,8 +20,8 @@ from bluesminds.common.clock import Calendar
 from bluesminds.common.errors import RateLimited
 from bluesminds.common.values import Caller, LimitSet
 from bluesminds.gateway.limits.counters import Estimate
-from bluesminds.gateway.limits.reserve import KEPT_SECONDS, RateLimiter, Reservation
-from bluesminds.gateway.limits.window import WINDOW
+from bluesminds.gateway.limits.reserve import IDLE_SECONDS, RateLimiter, Reservation
+from bluesminds.gateway.limits.window import WINDOW_SECONDS
 from storage.migrate import load, shipped
 from storage.quotas import SELECT_RECENT, QuotaRow, RecentUse
 from storage.usage import INSERT_SQLITE
@@ -29,7 +29,7 @@ from tests.storage.samples import usage
 
 OWNERS = {"k1": "u1", "k2": "u1", "k3": "u2"}
 SUBJECTS = [f"key:{key}" for key in OWNERS] + ["user:u1", "user:u2"]
-MINUTE = (WINDOW + 1) * 1000
+MINUTE = (WINDOW_SECONDS + 1) * 1000
 START = int(datetime(2027, 1, 31, 23, 30, tzinfo=UTC).timestamp())
 
 NAMED = {
@@ -136,9 +136,9 @@ class Limits(RuleBasedStateMachine):
         self.running = []
         self.limiter = RateLimiter(self.times, Calendar(UTC), lambda: True, self.times.now)
         now = self.times.now_ms()
-        self.limiter.resume(self.recent(now))
+        self.limiter.restore(self.recent(now))
         for subject, ledger in self.ledgers.items():
-            self.limiter.open(subject, self.stored(subject))
+            self.limiter.open_account(subject, self.stored(subject))
             kept = [row for row in ledger.settled if row[0] <= now + MINUTE and row[1] > now - MINUTE]
             ends = [
                 min(self.times.mono, self.times.mono - now / 1000 + end // 1000 + 1) for _, end, _ in kept
@@ -175,7 +175,7 @@ class Limits(RuleBasedStateMachine):
     @rule()
     def rest_for_an_hour(self) -> None:
         """What nothing runs of is closed; minutes are over, and the latest day is the stored one."""
-        self.wait(KEPT_SECONDS + 1)
+        self.wait(IDLE_SECONDS + 1)
         self.limiter.sweep()
         for subject, ledger in self.ledgers.items():
             if subject not in self.limiter._accounts:
@@ -194,7 +194,9 @@ class Limits(RuleBasedStateMachine):
     def set_the_wall_clock(self, seconds: int) -> None:
         self.times.wall += seconds
         self.set_back -= seconds
-        if seconds > 0 or self.set_back > WINDOW:  # after a restart, nobody can tell any more when it was
+        if (
+            seconds > 0 or self.set_back > WINDOW_SECONDS
+        ):  # after a restart, nobody can tell any more when it was
             self.set_back = 0
             for ledger in self.ledgers.values():
                 ledger.truth.clear()
@@ -204,9 +206,9 @@ class Limits(RuleBasedStateMachine):
         caller = self.caller(key)
         subjects = (f"key:{key}", f"user:{OWNERS[key]}")
         for subject in subjects:  # as whenever a key is looked up, whatever runs meanwhile
-            self.limiter.open(subject, self.stored(subject))
+            self.limiter.open_account(subject, self.stored(subject))
         try:
-            reservation = self.limiter.admit(caller, demand)
+            reservation = self.limiter.reserve(caller, demand)
         except RateLimited as exc:
             self.must_be_full(caller, demand, exc)
             return multiple()
@@ -299,10 +301,12 @@ class Limits(RuleBasedStateMachine):
 
     def must_hold(self, subject: str) -> None:
         """Right after an admission."""
-        for name, used in self.in_use(subject, WINDOW).items():
+        for name, used in self.in_use(subject, WINDOW_SECONDS).items():
             limit = getattr(self.limits[subject], name)
             assert not limit or used <= limit, (subject, name, used, limit)
-        last_minute = [use for use in self.ledgers[subject].truth if use[0] > self.times.mono - WINDOW]
+        last_minute = [
+            use for use in self.ledgers[subject].truth if use[0] > self.times.mono - WINDOW_SECONDS
+        ]
         limits = self.limits[subject]
         assert not limits.rpm or sum(use[2] for use in last_minute) <= limits.rpm
         assert not limits.tpm or sum(use[1] for use in last_minute) <= limits.tpm
@@ -316,7 +320,7 @@ class Limits(RuleBasedStateMachine):
         full = {
             name
             for subject in subjects
-            for name, used in self.in_use(subject, WINDOW + 1).items()
+            for name, used in self.in_use(subject, WINDOW_SECONDS + 1).items()
             if 0 < getattr(self.limits[subject], name) < used + wanted[name]
         }
         named = NAMED.get(exc.code)
@@ -340,7 +344,7 @@ class Limits(RuleBasedStateMachine):
             times.mono += seconds
             times.wall += seconds
             try:
-                limiter.admit(caller, demand)
+                limiter.reserve(caller, demand)
             except RateLimited as exc:
                 assert not admitted or exc.code == "concurrency_limit_exceeded"
                 assert not admitted or "concurrency" in full
@@ -361,7 +365,7 @@ class Limits(RuleBasedStateMachine):
     def all_returns_to_nothing(self) -> None:
         for taken in list(self.running):
             self.close(taken, 0, 0)
-        self.wait(2 * WINDOW)
+        self.wait(2 * WINDOW_SECONDS)
         for account in self.limiter._accounts.values():
             for period in (account.day, account.month, account.total):
                 assert (period.held_tokens, period.held_nano) == (0, 0)

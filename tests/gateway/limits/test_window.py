@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bluesminds.gateway.limits.window import WINDOW, SlidingWindow
+from bluesminds.gateway.limits.window import WINDOW_SECONDS, SlidingWindow
 
 # Gaps that meet the edges of seconds and of the window, and everything between.
 gaps = st.one_of(
@@ -20,16 +20,16 @@ def test_no_sixty_seconds_ever_hold_more_than_the_limit(start: float, waits: lis
         now += wait
         if window.taken(now) >= limit:
             # At most one second stricter than an exact window.
-            assert sum(at > now - WINDOW - 1 for at in taken) >= limit
+            assert sum(at > now - WINDOW_SECONDS - 1 for at in taken) >= limit
             patience = window.wait(now, limit)
-            assert 0 < patience <= WINDOW + 1
+            assert 0 < patience <= WINDOW_SECONDS + 1
             assert window.taken(now + patience - 0.001) >= limit
             now += patience
         assert window.taken(now) < limit
         window.add(now, 1)
         taken.append(now)
-        assert sum(at > now - WINDOW for at in taken) <= limit
-        assert 0 <= window.reset(now) <= WINDOW + 1
+        assert sum(at > now - WINDOW_SECONDS for at in taken) <= limit
+        assert 0 <= window.reset(now) <= WINDOW_SECONDS + 1
 
 
 takes = st.tuples(gaps, st.integers(1, 50), st.integers(0, 80))  # wait, held, used in the end
@@ -46,11 +46,11 @@ def test_amounts_are_held_settled_and_given_back_where_they_were_taken(
         now += wait
         patience = window.wait(now, limit, held)
         if patience:
-            assert patience <= WINDOW + 1
+            assert patience <= WINDOW_SECONDS + 1
             assert window.taken(now + patience - 0.001) + held > limit
             now += patience
         assert window.taken(now) + held <= limit
-        assert sum(amount for at, amount in counted if at > now - WINDOW) + held <= limit
+        assert sum(amount for at, amount in counted if at > now - WINDOW_SECONDS) + held <= limit
         bucket = window.add(now, held)
         counted.append((now, min(held, used)))
         if used < held:
@@ -58,8 +58,8 @@ def test_amounts_are_held_settled_and_given_back_where_they_were_taken(
         elif used > held:
             window.add(now, used - held)
             counted.append((now, used - held))
-        exact = sum(amount for at, amount in counted if at > now - WINDOW)
-        stricter = sum(amount for at, amount in counted if at > now - WINDOW - 1)
+        exact = sum(amount for at, amount in counted if at > now - WINDOW_SECONDS)
+        stricter = sum(amount for at, amount in counted if at > now - WINDOW_SECONDS - 1)
         assert exact <= window.taken(now) <= stricter
 
 

@@ -2,18 +2,18 @@
 
 from trio.testing import MockClock
 
-from bluesminds.gateway.routing.health import MAX_EJECTION_FACTOR, Health
+from bluesminds.gateway.routing.health import MAX_EJECTION_FACTOR, ServerHealthRegistry
 
 
 async def test_ejection_takes_failures_in_a_row(mock_clock: MockClock) -> None:
-    health = Health(eject_after=3, eject_seconds=10)
+    health = ServerHealthRegistry(eject_after=3, eject_seconds=10)
     for _ in range(4):
-        health.failed("a", "500")
-        health.failed("a", "500")
+        health.record_failure("a", "500")
+        health.record_failure("a", "500")
         assert health.is_usable("a")
-        health.succeeded("a")
+        health.record_success("a")
     for _ in range(3):
-        health.failed("a", "UpstreamCut")
+        health.record_failure("a", "UpstreamCut")
     assert not health.is_usable("a")
     assert health.of("a").last_error == "UpstreamCut"
     assert health.is_usable("b")
@@ -24,50 +24,50 @@ async def test_ejection_takes_failures_in_a_row(mock_clock: MockClock) -> None:
 
 
 async def test_ejections_in_a_row_last_longer_up_to_a_bound(mock_clock: MockClock) -> None:
-    health = Health(eject_after=1, eject_seconds=10)
+    health = ServerHealthRegistry(eject_after=1, eject_seconds=10)
     for factor in [*range(1, MAX_EJECTION_FACTOR + 1), MAX_EJECTION_FACTOR, MAX_EJECTION_FACTOR]:
-        health.failed("a", "500")
+        health.record_failure("a", "500")
         mock_clock.jump(10 * factor - 0.25)
         assert not health.is_usable("a")
         mock_clock.jump(0.25)
         assert health.is_usable("a")
-    health.succeeded("a")
-    health.failed("a", "500")
+    health.record_success("a")
+    health.record_failure("a", "500")
     mock_clock.jump(10)
     assert health.is_usable("a")
 
 
 async def test_one_success_ends_an_ejection() -> None:
-    health = Health(eject_after=1, eject_seconds=10)
-    health.failed("a", "500")
-    health.succeeded("a")
+    health = ServerHealthRegistry(eject_after=1, eject_seconds=10)
+    health.record_failure("a", "500")
+    health.record_success("a")
     assert health.is_usable("a")
 
 
 async def test_probes_and_work_are_judged_apart(mock_clock: MockClock) -> None:
-    health = Health(eject_after=2, eject_seconds=10)
-    health.failed("a", "500")
-    health.probed("a", alive=False)
+    health = ServerHealthRegistry(eject_after=2, eject_seconds=10)
+    health.record_failure("a", "500")
+    health.record_probe("a", alive=False)
     assert health.is_usable("a")
-    health.probed("a", alive=False)
+    health.record_probe("a", alive=False)
     assert not health.is_usable("a")
     mock_clock.jump(1000)
     assert not health.is_usable("a")
-    health.probed("a", alive=True)
+    health.record_probe("a", alive=True)
     assert health.is_usable("a")
-    health.failed("a", "500")
-    health.probed("a", alive=True)
+    health.record_failure("a", "500")
+    health.record_probe("a", alive=True)
     assert not health.is_usable("a")
     for _ in range(2):
-        health.probed("b", alive=False)
-    health.succeeded("b")
+        health.record_probe("b", alive=False)
+    health.record_success("b")
     assert health.is_usable("b")
 
 
 async def test_servers_that_are_gone_are_forgotten() -> None:
-    health = Health(eject_after=1, eject_seconds=10)
-    health.failed("a", "500")
-    health.failed("b", "500")
+    health = ServerHealthRegistry(eject_after=1, eject_seconds=10)
+    health.record_failure("a", "500")
+    health.record_failure("b", "500")
     health.keep_only({"b"})
     assert health.is_usable("a")
     assert not health.is_usable("b")

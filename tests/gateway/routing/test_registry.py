@@ -12,7 +12,7 @@ from trio.testing import MockClock
 from bluesminds.common.clock import SystemClock
 from bluesminds.common.log import Log
 from bluesminds.common.values import Server
-from bluesminds.gateway.probe import Probe, probe
+from bluesminds.gateway.probe import ProbeResult, probe
 from bluesminds.gateway.supervision import TaskSupervisor
 from bluesminds.http.client.pool import Pool
 from tests import gateways
@@ -36,7 +36,7 @@ def server(port: int, dialect: str = "openai", api_key: str | None = "sk-x") -> 
     )  # fmt: skip
 
 
-async def probed(nursery: trio.Nursery, pool: Pool, answer: bytes, status: bytes = b"200 OK") -> Probe:
+async def probed(nursery: trio.Nursery, pool: Pool, answer: bytes, status: bytes = b"200 OK") -> ProbeResult:
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.answer(answer, status=status)
@@ -54,7 +54,7 @@ async def test_a_probe_lists_models_in_both_shapes(nursery: trio.Nursery, pool: 
         b'[{"id":"a"},{"id":"b"}]',
     ):
         found = await probed(nursery, pool, body)
-        assert found.problem is None
+        assert found.error is None
         assert found.models is not None
         assert [row.id for row in found.models] == ["a", "b"]
 
@@ -76,9 +76,9 @@ async def test_a_probe_says_what_is_wrong(
     nursery: trio.Nursery, pool: Pool, answer: bytes, status: bytes, words: str
 ) -> None:
     found = await probed(nursery, pool, answer, status)
-    assert found.problem is not None
-    assert words in found.problem
-    assert "sk-x" not in found.problem
+    assert found.error is not None
+    assert words in found.error
+    assert "sk-x" not in found.error
     assert found.models is None
 
 
@@ -86,7 +86,7 @@ async def test_a_probe_does_not_wait_for_ever(nursery: trio.Nursery, pool: Pool)
     upstream = await nursery.start(raw_upstream.serve, raw_upstream.silent)
     with trio.fail_after(30):
         found = await probe(pool, server(upstream.port), seconds=0.2, list_models=True)
-    assert found.problem
+    assert found.error
 
 
 async def test_a_proxy_with_a_cheap_sign_of_life_is_asked_for_that(nursery: trio.Nursery, pool: Pool) -> None:
@@ -96,7 +96,7 @@ async def test_a_proxy_with_a_cheap_sign_of_life_is_asked_for_that(nursery: trio
 
     upstream = await nursery.start(raw_upstream.serve, script)
     found = await probe(pool, server(upstream.port, "litellm"), seconds=10, list_models=False)
-    assert found.problem is None
+    assert found.error is None
     assert upstream.requests[0].line == b"GET /health/liveliness HTTP/1.1"
 
 
@@ -112,7 +112,7 @@ async def test_a_server_whose_models_are_known_need_not_list_them(
 
     upstream = await nursery.start(raw_upstream.serve, script)
     found = await probe(pool, server(upstream.port), seconds=10, list_models=False)
-    assert (found.problem is None, found.models) == (alive, None)
+    assert (found.error is None, found.models) == (alive, None)
 
 
 async def test_servers_are_added_and_removed_while_it_runs(nursery: trio.Nursery, home: Path) -> None:
@@ -158,7 +158,7 @@ async def test_a_task_that_fails_starts_again_and_shows(
         assert tasks.down == {}
         finished.set()
 
-    nursery.start_soon(tasks.keep, "worker", work)
+    nursery.start_soon(tasks.run, "worker", work)
     await trio.sleep(0.1)
     assert tasks.down == {"worker": "ValueError"}
     with trio.fail_after(200):
