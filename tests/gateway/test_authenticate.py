@@ -1,4 +1,4 @@
-"""Who calls: one path for every header, junk refused unread, changes in force at once."""
+"""Authentication by API key: every header, malformed keys, the cache and changes."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from tests.storage.samples import user
 PEPPER = b"pepper"
 KEY = new_key()
 NOW = 1_800_000_000_000
+INVALID = "Invalid API key in the `authorization` header."
 
 
 def context(
@@ -41,7 +42,7 @@ def context(
 
 
 class Table:
-    """What the store would know of KEY; counts how often it is asked."""
+    """The stored state of KEY. `queries` counts lookups; `gate` delays their result."""
 
     def __init__(self, row: KeyRow | None) -> None:
         self.row = row
@@ -49,12 +50,12 @@ class Table:
         self.tier: str | None = None
         self.user_limits: str | None = None
         self.ends_at: int | None = None
-        self.asked = 0
+        self.queries = 0
         self.gate: trio.Event | None = None
         self.failing = False
 
     async def look_up(self, digest: bytes) -> KeyHolder | None:
-        self.asked += 1
+        self.queries += 1
         if self.failing:
             raise StorageUnavailable("gone")
         row = self.row
@@ -69,7 +70,7 @@ def changed(**fields: Any) -> KeyRow:
     return replace(key_row(user()), **fields)
 
 
-def ring(table: Table, *, cache_seconds: float = 5.0) -> KeyAuthenticator:
+def authenticator(table: Table, *, cache_seconds: float = 5.0) -> KeyAuthenticator:
     return KeyAuthenticator(
         table.look_up,
         pepper=PEPPER,
@@ -80,7 +81,7 @@ def ring(table: Table, *, cache_seconds: float = 5.0) -> KeyAuthenticator:
     )
 
 
-async def refused(keys: KeyAuthenticator, credential: str | None = KEY, at_ms: int = NOW) -> str:
+async def rejected(keys: KeyAuthenticator, credential: str | None = KEY, at_ms: int = NOW) -> str:
     with pytest.raises(Unauthenticated) as caught:
         await keys.authenticate(context(credential, at_ms))
     assert caught.value.status == 401
@@ -88,25 +89,25 @@ async def refused(keys: KeyAuthenticator, credential: str | None = KEY, at_ms: i
     return caught.value.code
 
 
-async def test_a_key_is_looked_up_once_and_again_when_it_has_aged(mock_clock: MockClock) -> None:
+async def test_key_is_looked_up_again_after_cache_seconds(mock_clock: MockClock) -> None:
     table = Table(key_row(user()))
-    keys = ring(table)
+    keys = authenticator(table)
     for _ in range(3):
         caller = await keys.authenticate(context())
-    assert table.asked == 1
+    assert table.queries == 1
     assert (caller.key_id, caller.user_id) == (table.row.id, table.row.user_id)  # type: ignore[union-attr]
     assert (caller.key_limits, caller.user_limits) == (LimitSet(rpm=60), LimitSet())
     mock_clock.jump(5.01)
     await keys.authenticate(context())
-    assert table.asked == 2
+    assert table.queries == 2
     keys.authorize_use(caller, context())
-    assert keys.used == {caller.key_id: NOW}
+    assert keys.last_used == {caller.key_id: NOW}
 
 
-async def test_what_an_account_may_is_its_tiers_figure_or_its_own() -> None:
+async def test_account_limits_override_tier_limits() -> None:
     table = Table(changed(limits=None))
     table.tier, table.user_limits = "free", '{"rpm": 70, "tpm": 5}'
-    caller = await ring(table).authenticate(context())
+    caller = await authenticator(table).authenticate(context())
     assert (caller.key_limits, caller.user_limits) == (LimitSet(), LimitSet(rpm=70, tpm=5, concurrency=3))
 
 
@@ -115,44 +116,48 @@ async def test_what_an_account_may_is_its_tiers_figure_or_its_own() -> None:
     ["", "x", "sk-live-1234567890", KEY[:-1] + "~", KEY + "A", "bm_" + "é" * 36],
     ids=["empty", "short", "foreign", "altered", "longer", "not ASCII"],
 )
-async def test_junk_is_refused_without_a_look_up(credential: str) -> None:
+async def test_malformed_key_is_rejected_without_lookup(credential: str) -> None:
     table = Table(None)
-    assert await refused(ring(table), credential) == ("invalid_api_key" if credential else "missing_api_key")
-    assert table.asked == 0
+    assert await rejected(authenticator(table), credential) == (
+        "invalid_api_key" if credential else "missing_api_key"
+    )
+    assert table.queries == 0
 
 
-async def test_an_unknown_key_is_remembered_as_unknown() -> None:
+async def test_unknown_key_is_cached() -> None:
     table = Table(None)
-    keys = ring(table)
-    assert {await refused(keys, new_key()), await refused(keys), await refused(keys)} == {"invalid_api_key"}
-    assert table.asked == 2
+    keys = authenticator(table)
+    assert {await rejected(keys, new_key()), await rejected(keys), await rejected(keys)} == {
+        "invalid_api_key"
+    }
+    assert table.queries == 2
 
 
-async def test_why_a_key_is_refused() -> None:
+async def test_rejected_key_reports_reason() -> None:
     table = Table(changed(revoked_at=NOW))
-    assert await refused(ring(table)) == "api_key_revoked"
+    assert await rejected(authenticator(table)) == "api_key_revoked"
     table.row = changed()
     table.disabled_at = NOW
-    assert await refused(ring(table)) == "user_disabled"
+    assert await rejected(authenticator(table)) == "user_disabled"
     table = Table(changed(expires_at=NOW + 1))
-    keys = ring(table)
+    keys = authenticator(table)
     await keys.authenticate(context())
-    assert await refused(keys, at_ms=NOW + 1) == "api_key_expired"
-    assert table.asked == 1
+    assert await rejected(keys, at_ms=NOW + 1) == "api_key_expired"
+    assert table.queries == 1
     table = Table(changed(expires_at=NOW + 9))
     table.ends_at = NOW + 5
-    keys = ring(table)
+    keys = authenticator(table)
     await keys.authenticate(context(at_ms=NOW + 4))
-    assert await refused(keys, at_ms=NOW + 5) == "api_key_expired", "of two ends the sooner"
+    assert await rejected(keys, at_ms=NOW + 5) == "api_key_expired", "the earlier of two ends applies"
     table.ends_at = 0
-    assert await refused(ring(table), at_ms=1) == "api_key_expired", "whatever the clock says"
-    assert await refused(keys, None) == "missing_api_key"
+    assert await rejected(authenticator(table), at_ms=1) == "api_key_expired", "end 0 is in the past"
+    assert await rejected(keys, None) == "missing_api_key"
 
 
 @pytest.mark.parametrize("digests", [[], [bytes(32), key_digest(PEPPER, KEY)]], ids=["all", "some"])
-async def test_a_look_up_under_way_does_not_outlive_a_change(digests: list[bytes]) -> None:
+async def test_lookup_running_during_change_is_not_cached(digests: list[bytes]) -> None:
     table = Table(key_row(user()))
-    keys = ring(table)
+    keys = authenticator(table)
     table.gate = trio.Event()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(keys.authenticate, context())
@@ -160,41 +165,41 @@ async def test_a_look_up_under_way_does_not_outlive_a_change(digests: list[bytes
         table.row = changed(revoked_at=NOW)
         keys.forget(*digests)
         table.gate.set()
-    assert await refused(keys) == "api_key_revoked"
+    assert await rejected(keys) == "api_key_revoked"
 
 
-async def test_a_change_of_one_key_leaves_the_others_known() -> None:
+async def test_forget_keeps_other_cached_keys() -> None:
     table = Table(key_row(user()))
-    keys = ring(table)
+    keys = authenticator(table)
     await keys.authenticate(context())
     keys.forget(key_digest(PEPPER, new_key()))
     await keys.authenticate(context())
-    assert (table.asked, keys.changes) == (1, 1)
+    assert (table.queries, keys.changes) == (1, 1)
     table.row = changed(revoked_at=NOW)
     keys.forget(key_digest(PEPPER, KEY))
-    assert await refused(keys) == "api_key_revoked"
+    assert await rejected(keys) == "api_key_revoked"
 
 
-async def test_who_misses_together_asks_once() -> None:
+async def test_concurrent_misses_share_one_lookup() -> None:
     table = Table(key_row(user()))
-    keys = ring(table)
+    keys = authenticator(table)
     table.gate = trio.Event()
     async with trio.open_nursery() as nursery:
         for _ in range(90):
             nursery.start_soon(keys.authenticate, context())
         await wait_all_tasks_blocked()
         table.gate.set()
-    assert table.asked == 1
+    assert table.queries == 1
 
 
-async def test_a_failed_look_up_fails_for_all_who_wait() -> None:
+async def test_failed_lookup_fails_all_waiting_requests() -> None:
     class Failing(Table):
         async def look_up(self, digest: bytes) -> KeyHolder | None:
             await super().look_up(digest)
             raise StorageUnavailable("gone")
 
     table = Failing(key_row(user()))
-    keys = ring(table)
+    keys = authenticator(table)
     table.gate = trio.Event()
     codes = []
 
@@ -208,12 +213,12 @@ async def test_a_failed_look_up_fails_for_all_who_wait() -> None:
             waiting.start_soon(ask)
         await wait_all_tasks_blocked()
         table.gate.set()
-    assert (codes, table.asked) == (["storage_unavailable"] * 5, 1)
+    assert (codes, table.queries) == (["storage_unavailable"] * 5, 1)
 
 
-async def test_when_the_one_who_asks_leaves_another_asks() -> None:
+async def test_cancelled_lookup_is_taken_over_by_waiting_request() -> None:
     table = Table(key_row(user()))
-    keys = ring(table)
+    keys = authenticator(table)
     table.gate = trio.Event()
     callers = []
 
@@ -229,32 +234,32 @@ async def test_when_the_one_who_asks_leaves_another_asks() -> None:
             await wait_all_tasks_blocked()
             first.cancel_scope.cancel()
         await wait_all_tasks_blocked()
-        assert table.asked == 2
+        assert table.queries == 2
         table.gate.set()
     assert len(callers) == 5
-    assert table.asked == 2
+    assert table.queries == 2
 
 
 @pytest.mark.parametrize("digests", [[], [bytes(32), key_digest(PEPPER, KEY)]], ids=["all", "some"])
-async def test_who_comes_after_a_change_does_not_join_a_look_up_from_before(digests: list[bytes]) -> None:
+async def test_request_after_change_does_not_join_older_lookup(digests: list[bytes]) -> None:
     table = Table(key_row(user()))
-    keys = ring(table)
+    keys = authenticator(table)
     table.gate = trio.Event()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(keys.authenticate, context())
         await wait_all_tasks_blocked()
         table.row = changed(revoked_at=NOW)
         keys.forget(*digests)
-        nursery.start_soon(refused, keys)
+        nursery.start_soon(rejected, keys)
         await wait_all_tasks_blocked()
-        assert table.asked == 2
+        assert table.queries == 2
         table.gate.set()
 
 
-async def test_a_store_that_does_not_answer_is_not_the_keys_fault() -> None:
+async def test_failing_store_is_unavailable_and_not_cached() -> None:
     table = Table(key_row(user()))
     table.failing = True
-    keys = ring(table)
+    keys = authenticator(table)
     with pytest.raises(Unavailable) as caught:
         await keys.authenticate(context())
     assert (caught.value.status, caught.value.code) == (503, "storage_unavailable")
@@ -262,7 +267,8 @@ async def test_a_store_that_does_not_answer_is_not_the_keys_fault() -> None:
     await keys.authenticate(context())
 
 
-async def test_every_header_is_one_path(gateway: Gateway) -> None:
+async def test_every_key_header_is_accepted(gateway: Gateway) -> None:
+    unknown = new_key()
     async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client:
         for headers in (
             {"authorization": f"Bearer {gateway.key}"},
@@ -273,21 +279,21 @@ async def test_every_header_is_one_path(gateway: Gateway) -> None:
         ):
             answer = await client.post("/v1/chat/completions", json=ASK, headers=headers)
             assert answer.status_code == 200, headers
-        for headers, code, header in (
-            ({}, "missing_api_key", "Authorization"),
-            ({"authorization": "Basic YTpi"}, "invalid_api_key", "authorization"),
-            ({"x-api-key": "sk-1234567890abcd"}, "invalid_api_key", "x-api-key"),
-            ({"api-key": new_key()}, "invalid_api_key", "api-key"),
-            ({"authorization": "Bearer junk", "x-api-key": gateway.key}, "invalid_api_key", "authorization"),
+        for headers, code, message in (
+            ({}, "missing_api_key", "Missing API key. Send it as `Authorization: Bearer bm_…`."),
+            ({"authorization": "Basic YTpi"}, "invalid_api_key", INVALID),
+            ({"x-api-key": "sk-1234567890abcd"}, "invalid_api_key", "Invalid API key (ends in abcd)."),
+            ({"api-key": unknown}, "invalid_api_key", f"Invalid API key (ends in {unknown[-4:]})."),
+            ({"authorization": "Bearer junk", "x-api-key": gateway.key}, "invalid_api_key", INVALID),
         ):
             answer = await client.post("/v1/chat/completions", json=ASK, headers=headers)
-            told = answer.json()["error"]
-            assert (answer.status_code, told["code"], told["type"]) == (401, code, "authentication_error")
-            assert header in told["message"]
+            error = answer.json()["error"]
+            assert (answer.status_code, error["code"], error["type"]) == (401, code, "authentication_error")
+            assert error["message"] == message
             assert answer.headers["www-authenticate"] == "Bearer"
 
 
-async def test_nothing_begun_after_a_revocation_is_answered(gateway: Gateway) -> None:
+async def test_requests_after_revocation_are_rejected(gateway: Gateway) -> None:
     key_id, key = await gateway.new_key()
     revoked = False
     late: list[int] = []
@@ -310,7 +316,7 @@ async def test_nothing_begun_after_a_revocation_is_answered(gateway: Gateway) ->
     assert early[:20] == [200] * 20
 
 
-async def test_a_key_works_when_it_is_made_and_not_after_it_is_revoked(
+async def test_key_works_from_creation_until_revocation(
     gateway: Gateway, models: ModelServer, home: Path
 ) -> None:
     key_id, key = await gateway.new_key()

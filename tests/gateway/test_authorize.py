@@ -1,4 +1,4 @@
-"""What a key may be used for, and from where: one rule for every header that carries a key."""
+"""Restrictions of API keys: address, origin, endpoint and model."""
 
 import httpx
 import pytest
@@ -7,23 +7,23 @@ from trio.testing import wait_all_tasks_blocked
 
 from bluesminds.common.errors import Forbidden
 from tests.fakes.model_server import ModelServer
-from tests.gateway.test_authenticate import Table, changed, context, refused, ring
+from tests.gateway.test_authenticate import Table, authenticator, changed, context, rejected
 from tests.gateways import ASK, Gateway
 
-CARRIERS = ("authorization", "x-api-key", "api-key")
+KEY_HEADERS = ("authorization", "x-api-key", "api-key")
 
 
 async def forbidden(fields: dict[str, object], **sent: object) -> str | None:
-    """The code of the refusal."""
-    keys = ring(Table(changed(**fields)))
+    """The error code, or None if the request is allowed."""
+    keys = authenticator(Table(changed(**fields)))
     try:
-        sent_now = context(**sent)  # type: ignore[arg-type]
-        keys.authorize_use(await keys.authenticate(sent_now), sent_now)
+        request = context(**sent)  # type: ignore[arg-type]
+        keys.authorize_use(await keys.authenticate(request), request)
     except Forbidden as exc:
         assert exc.status == 403
-        assert not keys.used, "a refused request is no use"
+        assert not keys.last_used, "a rejected request is not counted as use"
         return exc.code
-    assert keys.used
+    assert keys.last_used
     return None
 
 
@@ -41,7 +41,7 @@ async def forbidden(fields: dict[str, object], **sent: object) -> str | None:
         ("local", "ip_not_allowed"),
     ],
 )
-async def test_addresses(client: str, code: str | None) -> None:
+async def test_allowed_ips_restrict_client_address(client: str, code: str | None) -> None:
     assert (
         await forbidden({"allowed_ips": ("10.0.0.0/8", "2001:db8::/32", "192.0.2.1/32")}, client=client)
         == code
@@ -63,13 +63,13 @@ async def test_addresses(client: str, code: str | None) -> None:
         (None, "origin_not_allowed"),
     ],
 )
-async def test_origins(origin: str | None, code: str | None) -> None:
+async def test_allowed_origins_restrict_origin_header(origin: str | None, code: str | None) -> None:
     allowed = ("https://app.example.com", "http://localhost:8080")
     assert await forbidden({"allowed_origins": allowed}, origin=origin) == code
     assert await forbidden({"allowed_origins": None}, origin=origin) is None
 
 
-async def test_scopes() -> None:
+async def test_scopes_restrict_endpoints() -> None:
     for scope, other in (("models", "chat.completions"), ("chat.completions", "models")):
         assert await forbidden({"scopes": (scope,)}, endpoint=scope) is None
         assert await forbidden({"scopes": (scope,)}, endpoint=other) == "scope_not_allowed"
@@ -77,22 +77,21 @@ async def test_scopes() -> None:
         assert await forbidden({"scopes": ()}, endpoint=other) == "scope_not_allowed"
 
 
-async def test_only_who_holds_a_good_key_learns_what_it_may_not() -> None:
-    """What is wrong with a key itself is told before what is wrong with its use."""
+async def test_invalid_key_reveals_no_restrictions() -> None:
     narrow: dict[str, object] = {
         "allowed_ips": ("192.0.2.1",),
         "allowed_origins": ("https://a.b",),
         "scopes": (),
     }
-    assert await refused(ring(Table(changed(**narrow, revoked_at=1)))) == "api_key_revoked"
-    assert await refused(ring(Table(changed(**narrow, expires_at=1)))) == "api_key_expired"
-    assert await refused(ring(Table(None))) == "invalid_api_key"
+    assert await rejected(authenticator(Table(changed(**narrow, revoked_at=1)))) == "api_key_revoked"
+    assert await rejected(authenticator(Table(changed(**narrow, expires_at=1)))) == "api_key_expired"
+    assert await rejected(authenticator(Table(None))) == "invalid_api_key"
     table = Table(changed(**narrow))
     table.disabled_at = 1
-    assert await refused(ring(table)) == "user_disabled"
+    assert await rejected(authenticator(table)) == "user_disabled"
 
 
-async def test_every_carrier_is_held_to_the_rules(gateway: Gateway, models: ModelServer) -> None:
+async def test_restrictions_apply_to_every_key_header(gateway: Gateway, models: ModelServer) -> None:
     refusals = {
         "ip_not_allowed": {"allowed_ips": ["192.0.2.0/24"]},
         "origin_not_allowed": {"allowed_origins": ["https://app.example.com"]},
@@ -109,22 +108,22 @@ async def test_every_carrier_is_held_to_the_rules(gateway: Gateway, models: Mode
     async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client:
         for code, fields in refusals.items():
             _, key = await gateway.new_key(**fields)
-            for carrier in CARRIERS:
-                answer = await client.post("/v1/chat/completions", json=ASK, headers={carrier: key})
-                told = answer.json()["error"]
-                assert (answer.status_code, told["code"], told["type"]) == (403, code, "permission_error")
+            for header in KEY_HEADERS:
+                answer = await client.post("/v1/chat/completions", json=ASK, headers={header: key})
+                error = answer.json()["error"]
+                assert (answer.status_code, error["code"], error["type"]) == (403, code, "permission_error")
                 assert key not in answer.text
         assert not models.asked
         _, key = await gateway.new_key(**good)
-        for carrier in CARRIERS:
-            answer = await client.post("/v1/chat/completions", json=ASK, headers={carrier: key, **page})
+        for header in KEY_HEADERS:
+            answer = await client.post("/v1/chat/completions", json=ASK, headers={header: key, **page})
             assert answer.status_code == 200, answer.text
         twice = [("api-key", key), ("origin", page["origin"]), ("origin", "https://evil.example")]
         answer = await client.post("/v1/chat/completions", json=ASK, headers=twice)
         assert answer.json()["error"]["code"] == "origin_not_allowed"
 
 
-async def test_models_that_a_key_may_not_use_are_not_there(gateway: Gateway, models: ModelServer) -> None:
+async def test_disallowed_models_are_hidden(gateway: Gateway, models: ModelServer) -> None:
     for allowed, visible in ((["m"], ["m"]), (["m*"], ["m"]), (["*"], ["m"]), (["n", "M"], [])):
         _, key = await gateway.new_key(allowed_models=allowed)
         async with gateway.client(key) as client:
@@ -136,13 +135,11 @@ async def test_models_that_a_key_may_not_use_are_not_there(gateway: Gateway, mod
     for model in ("m", "no-such-model"):
         answer = await gateway.chat(ASK | {"model": model}, key=key)
         codes.add((answer.status_code, answer.json()["error"]["code"]))
-    assert codes == {(403, "model_not_allowed")}, "whether a model is offered is not told"
+    assert codes == {(403, "model_not_allowed")}, "the error does not reveal whether the model exists"
     assert not models.asked
 
 
-async def test_a_key_that_is_revoked_while_its_body_arrives_is_refused(
-    gateway: Gateway, models: ModelServer
-) -> None:
+async def test_key_revoked_while_body_arrives_is_rejected(gateway: Gateway, models: ModelServer) -> None:
     key_id, key = await gateway.new_key()
     body = b'{"model": "m", "messages": []}'
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nApi-Key: {key}\r\n"

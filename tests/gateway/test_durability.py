@@ -50,7 +50,7 @@ async def blocked_for_long(gateway: Gateway) -> AsyncIterator[None]:
             recorder._timeout = usual
 
 
-async def test_strict_answers_wait_for_their_row_and_new_work_is_refused(
+async def test_strict_durability_with_blocked_database_rejects_requests(
     nursery: trio.Nursery, home: Path, models: ModelServer
 ) -> None:
     gateway = await patient_store(nursery, home, models)
@@ -73,7 +73,7 @@ async def test_strict_answers_wait_for_their_row_and_new_work_is_refused(
     assert await gateway.metric("bluesminds_usage_rows_held") == 0
 
 
-async def test_a_store_that_refuses_every_row_is_a_store_that_fails(
+async def test_missing_usage_table_fails_requests_and_keeps_rows(
     nursery: trio.Nursery, home: Path, models: ModelServer
 ) -> None:
     gateway = await patient_store(nursery, home, models)
@@ -94,7 +94,7 @@ async def test_a_store_that_refuses_every_row_is_a_store_that_fails(
     assert gateway.events("usage_row_rejected") == []
 
 
-async def test_an_error_is_told_when_it_is_recorded(
+async def test_upstream_error_with_blocked_database_reports_storage_unavailable(
     nursery: trio.Nursery, home: Path, models: ModelServer
 ) -> None:
     gateway = await patient_store(nursery, home, models)
@@ -110,7 +110,9 @@ async def test_an_error_is_told_when_it_is_recorded(
     assert [row["status"] for row in await gateway.settled(2)] == [502, 502]
 
 
-async def test_what_takes_too_long_is_named(nursery: trio.Nursery, home: Path, models: ModelServer) -> None:
+async def test_total_timeout_while_row_waits_reports_storage_unavailable(
+    nursery: trio.Nursery, home: Path, models: ModelServer
+) -> None:
     """The total time ends while an answer that is complete waits for its row."""
     gateway = await gateways.start(
         nursery,
@@ -136,7 +138,7 @@ async def test_what_takes_too_long_is_named(nursery: trio.Nursery, home: Path, m
     assert [(row["status"], row["outcome"]) for row in await gateway.settled(2)] == [(200, "ok")] * 2
 
 
-async def test_a_strict_stream_whose_row_cannot_be_written_does_not_end_well(
+async def test_strict_stream_with_blocked_database_ends_with_error(
     nursery: trio.Nursery, home: Path, models: ModelServer
 ) -> None:
     gateway = await patient_store(nursery, home, models)
@@ -149,7 +151,9 @@ async def test_a_strict_stream_whose_row_cannot_be_written_does_not_end_well(
     assert [row["outcome"] for row in rows] == ["ok"]
 
 
-async def test_relaxed_answers_do_not_wait(nursery: trio.Nursery, home: Path, models: ModelServer) -> None:
+async def test_relaxed_durability_with_blocked_database_responds(
+    nursery: trio.Nursery, home: Path, models: ModelServer
+) -> None:
     gateway = await patient_store(nursery, home, models, durability="relaxed")
     async with blocked(gateway):
         with trio.fail_after(10):  # a commit would be waited for three times as long
@@ -160,7 +164,7 @@ async def test_relaxed_answers_do_not_wait(nursery: trio.Nursery, home: Path, mo
     assert [row["outcome"] for row in rows] == ["ok"] * 2
 
 
-async def test_a_full_queue_refuses_before_the_server_is_asked(
+async def test_full_queue_rejects_before_upstream_request(
     nursery: trio.Nursery, home: Path, models: ModelServer
 ) -> None:
     servers = [entry("one", models.url)]
@@ -179,9 +183,7 @@ async def test_a_full_queue_refuses_before_the_server_is_asked(
     assert (await gateway.chat()).status_code == 200
 
 
-async def test_rows_of_a_stopping_gateway_are_written(
-    nursery: trio.Nursery, home: Path, models: ModelServer
-) -> None:
+async def test_stop_writes_waiting_rows(nursery: trio.Nursery, home: Path, models: ModelServer) -> None:
     gateway = await patient_store(nursery, home, models, durability="relaxed")
     async with blocked(gateway):
         async with trio.open_nursery() as clients:
@@ -195,7 +197,7 @@ async def test_rows_of_a_stopping_gateway_are_written(
 
 
 @pytest.mark.parametrize("engine", ["sqlite", "postgres"])
-async def test_both_engines_serve_and_remember(
+async def test_restart_on_each_engine_keeps_keys_and_usage(
     request: pytest.FixtureRequest, nursery: trio.Nursery, home: Path, models: ModelServer, engine: str
 ) -> None:
     storage: dict[str, Any] = {"url": request.getfixturevalue(f"{engine}_url")}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from bluesminds.common.errors import InvalidRequest
 from bluesminds.common.money import Price, read_usd, write_usd
 from bluesminds.common.values import Call, Usage
-from bluesminds.gateway.estimate import FIRST_RATIO, MAX_MODELS, MOST_RATIO, Estimator
+from bluesminds.gateway.estimate import INITIAL_RATIO, MAX_MODELS, MAX_RATIO, Estimator
 from bluesminds.gateway.pipeline import read_call
 from tests.gateway.test_authenticate import context
 from tests.gateways import ASK, Gateway
@@ -29,7 +29,7 @@ def reported(prompt: int) -> Usage:
     return Usage(prompt=prompt, completion=1, source="upstream")
 
 
-def test_a_demand_is_the_prompt_by_its_bytes_and_all_that_may_be_answered() -> None:
+def test_estimate_is_prompt_bytes_plus_maximum_completion() -> None:
     capped = Price(input=0, cached_input=0, output=1_000_000, max_output=30)
     estimator = Estimator({"priced": PRICE, "capped": capped}, default_completion=512)
     assert estimator.estimate(call(), 400).tokens == 101 + 512
@@ -40,7 +40,7 @@ def test_a_demand_is_the_prompt_by_its_bytes_and_all_that_may_be_answered() -> N
     assert estimator.estimate(call(), 400).nano is None
 
 
-def test_the_ratio_follows_what_servers_report_within_bounds() -> None:
+def test_learned_ratio_follows_reports_within_bounds() -> None:
     estimator = Estimator({}, default_completion=1)
     for _ in range(200):
         estimator.learn("dense", 1000, reported(400))
@@ -51,13 +51,15 @@ def test_the_ratio_follows_what_servers_report_within_bounds() -> None:
         model: estimator.estimate(call(model, 1), 10_000).tokens for model in ("dense", "pictures", "empty")
     }
     assert 3990 <= sizes["dense"] <= 4002
-    assert sizes["pictures"] <= 10_000 * MOST_RATIO + 2
+    assert sizes["pictures"] <= 10_000 * MAX_RATIO + 2
     assert (
-        sizes["empty"] == estimator.estimate(call("estimated", 1), 10_000).tokens == 10_000 * FIRST_RATIO + 2
+        sizes["empty"]
+        == estimator.estimate(call("estimated", 1), 10_000).tokens
+        == 10_000 * INITIAL_RATIO + 2
     )
 
 
-def test_only_so_many_models_are_remembered() -> None:
+def test_estimator_remembers_limited_number_of_models() -> None:
     estimator = Estimator({}, default_completion=1)
     for number in range(MAX_MODELS + 5):
         estimator.learn(f"m{number}", 100, reported(50))
@@ -69,7 +71,7 @@ rates = st.integers(0, 10**14)
 
 
 @given(counts, counts, counts, st.tuples(rates, rates, rates))
-def test_cost_is_exact_and_rounded_up_once(
+def test_cost_is_rounded_up_once(
     prompt: int, cached: int, completion: int, prices: tuple[int, int, int]
 ) -> None:
     price = Price(*prices)
@@ -80,7 +82,7 @@ def test_cost_is_exact_and_rounded_up_once(
 
 
 @given(st.integers(0, 10**18 - 1))
-def test_amounts_are_read_as_they_are_written(nano: int) -> None:
+def test_usd_amount_round_trips(nano: int) -> None:
     assert read_usd(write_usd(nano)) == nano
     assert "e" not in write_usd(nano).lower()
     assert write_usd(-nano) == ("-" if nano else "") + write_usd(nano)
@@ -89,7 +91,7 @@ def test_amounts_are_read_as_they_are_written(nano: int) -> None:
 @pytest.mark.parametrize(
     "text", ["", "1,5", "-1", "1e3", "1.", ".5", "0x1", "1.0000000001", "\u0661", "1\n", " 1"]
 )
-def test_what_is_no_amount_is_refused(text: str) -> None:
+def test_invalid_usd_amount_is_rejected(text: str) -> None:
     with pytest.raises(ValueError, match="USD"):
         read_usd(text)
 
@@ -102,7 +104,7 @@ ABUSES: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("field", "value"), ABUSES)
-async def test_what_decides_the_cost_is_read_strictly(field: str, value: object) -> None:
+async def test_invalid_cost_field_is_rejected(field: str, value: object) -> None:
     body = _json(ASK | {field: value})
     with pytest.raises(InvalidRequest) as caught:
         read_call(context(), body)
@@ -110,7 +112,7 @@ async def test_what_decides_the_cost_is_read_strictly(field: str, value: object)
     assert f"`{field}`" in caught.value.message
 
 
-async def test_the_larger_bound_counts() -> None:
+async def test_larger_of_two_token_limits_applies() -> None:
     body = _json(ASK | {"max_tokens": 5, "max_completion_tokens": 9, "n": 2, "best_of": 4, "top_logprobs": 0})
     found, _ = read_call(context(), body)
     assert (found.max_completion, found.choices) == (9, 4)
@@ -118,7 +120,7 @@ async def test_the_larger_bound_counts() -> None:
     assert (found.max_completion, found.choices) == (None, 1)
 
 
-async def test_a_refusal_of_the_body_names_the_field_and_tells_what_is_left(gateway: Gateway) -> None:
+async def test_invalid_body_names_field_and_has_rate_headers(gateway: Gateway) -> None:
     _, key = await gateway.new_key(limits={"rpm": 5})
     answer = await gateway.chat(ASK | {"n": 500}, key=key)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "n")

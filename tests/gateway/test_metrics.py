@@ -16,7 +16,7 @@ def samples(text: str) -> dict[str, float]:
     }
 
 
-def test_histograms_are_cumulative_and_their_sums_are_true() -> None:
+def test_histogram_buckets_are_cumulative() -> None:
     metrics = Metrics()
     observed = [0.0, 0.005, 0.0051, 1.0, 299.0, 300.1, 4000.0]
     for seconds in observed:
@@ -34,7 +34,7 @@ def test_histograms_are_cumulative_and_their_sums_are_true() -> None:
     assert found["bluesminds_request_seconds_sum[('endpoint', 'chat.completions')]"] == sum(observed)
 
 
-async def test_counters_follow_what_happened(gateway: Gateway, models: ModelServer) -> None:
+async def test_metrics_count_requests_tokens_and_attempts(gateway: Gateway, models: ModelServer) -> None:
     await gateway.chat()
     await gateway.chat(STREAM)
     models.plan(refusal(422))

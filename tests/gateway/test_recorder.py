@@ -65,7 +65,7 @@ class Desk:
         return self.recorder.record(usage(serial, **fields))
 
     async def durable(self, batch: Any, serial: int = 0) -> None:
-        await self.recorder.durable(batch, usage(serial).id)
+        await self.recorder.wait_durable(batch, usage(serial).id)
 
     def events(self, name: str) -> list[dict[str, Any]]:
         return [event for line in self.lines if (event := json.loads(line))["event"] == name]
@@ -75,28 +75,30 @@ def ids(serials: range | list[int]) -> list[str]:
     return [usage(serial).id for serial in serials]
 
 
-async def test_since_when_rows_wait_is_known(nursery: trio.Nursery, mock_clock: MockClock) -> None:
+async def test_oldest_waiting_is_time_of_first_unwritten_row(
+    nursery: trio.Nursery, mock_clock: MockClock
+) -> None:
     """In whichever batch they are, and through refused commits."""
     store = Ledge()
     store.failing = 3
     handlers = Desk(store)
-    assert handlers.recorder.oldest == math.inf
+    assert handlers.recorder.oldest_waiting == math.inf
     first = trio.current_time()
     for serial in range(MAX_BATCH + 1):
         handlers.take(serial)
     mock_clock.jump(5)
     handlers.take(MAX_BATCH + 1)
-    assert handlers.recorder.oldest == first
+    assert handlers.recorder.oldest_waiting == first
     nursery.start_soon(handlers.recorder.run)
     mock_clock.autojump_threshold = 0
     while len(store.commits) < 1:
-        assert handlers.recorder.oldest == first
+        assert handlers.recorder.oldest_waiting == first
         await trio.sleep(0.05)
     await eventually(lambda: len(store.commits) == 2)
-    assert handlers.recorder.oldest == math.inf
+    assert handlers.recorder.oldest_waiting == math.inf
 
 
-async def test_what_waits_goes_into_one_commit(nursery: trio.Nursery) -> None:
+async def test_waiting_rows_share_one_commit(nursery: trio.Nursery) -> None:
     store = Ledge()
     store.gate = trio.Event()
     handlers = Desk(store)
@@ -117,7 +119,7 @@ async def test_what_waits_goes_into_one_commit(nursery: trio.Nursery) -> None:
     assert (handlers.metrics.commits, handlers.metrics.rows_committed) == (3, MAX_BATCH + 11)
 
 
-async def test_reserved_and_waiting_rows_share_one_bound(nursery: trio.Nursery) -> None:
+async def test_full_queue_counts_reserved_and_waiting_rows(nursery: trio.Nursery) -> None:
     store = Ledge()
     handlers = Desk(store, max_rows=2)
     handlers.recorder.check_capacity()
@@ -133,7 +135,7 @@ async def test_reserved_and_waiting_rows_share_one_bound(nursery: trio.Nursery) 
     assert store.commits == [ids([1]), ids([2])]
 
 
-async def test_a_failing_store_is_told_to_everyone_and_loses_nothing(
+async def test_failing_store_fails_waiters_and_keeps_rows(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     store = Ledge()
@@ -168,9 +170,7 @@ async def test_a_failing_store_is_told_to_everyone_and_loses_nothing(
     await handlers.durable(handlers.take(4))
 
 
-async def test_a_store_that_hangs_is_a_store_that_fails(
-    nursery: trio.Nursery, autojump_clock: MockClock
-) -> None:
+async def test_hanging_store_fails_after_timeout(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
     store = Ledge()
     store.gate = trio.Event()
     handlers = Desk(store)
@@ -185,7 +185,7 @@ async def test_a_store_that_hangs_is_a_store_that_fails(
 @pytest.mark.parametrize(
     "failure", [StorageError, StorageBroken, StorageUnavailable, ValueError, trio.TooSlowError]
 )
-async def test_only_a_bad_value_is_the_rows_fault(
+async def test_store_failure_rejects_no_row(
     nursery: trio.Nursery, autojump_clock: MockClock, failure: type[Exception]
 ) -> None:
     """A table that is gone, a database that is read only, a fault of ours: no reason to lose a row."""
@@ -210,7 +210,7 @@ async def test_only_a_bad_value_is_the_rows_fault(
     assert ("frames" in event) == (failure is ValueError)
 
 
-async def test_a_refused_row_is_told_once_though_its_batch_is_retried(
+async def test_rejected_row_is_logged_once_when_batch_is_retried(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     class Late(Ledge):
@@ -243,7 +243,7 @@ async def test_a_refused_row_is_told_once_though_its_batch_is_retried(
 
 @pytest.mark.parametrize("refusal", [BadValue, IntegrityError])
 @pytest.mark.parametrize("position", [0, 3, 6])
-async def test_a_row_the_store_refuses_does_not_hold_up_the_rest(
+async def test_rejected_row_does_not_block_other_rows(
     nursery: trio.Nursery, position: int, refusal: type[Exception]
 ) -> None:
     store = Ledge()
@@ -267,7 +267,7 @@ async def test_a_row_the_store_refuses_does_not_hold_up_the_rest(
     assert handlers.recorder.held == 0
 
 
-async def test_finishing_writes_what_is_left_and_ends() -> None:
+async def test_finish_commits_remaining_rows() -> None:
     store = Ledge()
     handlers = Desk(store)
     for serial in range(5):
@@ -278,7 +278,7 @@ async def test_finishing_writes_what_is_left_and_ends() -> None:
     assert store.commits == [ids(range(5))]
 
 
-async def test_finishing_when_idle_ends_at_once(nursery: trio.Nursery) -> None:
+async def test_finish_while_idle_returns(nursery: trio.Nursery) -> None:
     handlers = Desk(Ledge())
     with trio.fail_after(2):
         async with trio.open_nursery() as running:
@@ -287,7 +287,7 @@ async def test_finishing_when_idle_ends_at_once(nursery: trio.Nursery) -> None:
             handlers.recorder.finish()
 
 
-async def test_a_recorder_cut_short_writes_its_rows_to_the_log(nursery: trio.Nursery) -> None:
+async def test_cancelled_recorder_logs_remaining_rows(nursery: trio.Nursery) -> None:
     store = Ledge()
     store.gate = trio.Event()
     handlers = Desk(store)
@@ -302,7 +302,7 @@ async def test_a_recorder_cut_short_writes_its_rows_to_the_log(nursery: trio.Nur
     assert logged == [usage(0), usage(1), usage(2)]
 
 
-async def test_a_real_database_counts_a_repeated_batch_once(nursery: trio.Nursery, sqlite_url: str) -> None:
+async def test_repeated_batch_is_stored_once(nursery: trio.Nursery, sqlite_url: str) -> None:
     class Doubtful(Ledge):
         """Commits, and then says it did not."""
 

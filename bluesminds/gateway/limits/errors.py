@@ -123,14 +123,20 @@ def _rate_reasons(
 
 _Period = tuple[PeriodCounter, int | None]  # and when it ends, in wall milliseconds; None: never
 
+
+class _Quota(Struct, frozen=True):
+    code: str
+    name: str
+
+
 _TOKEN_QUOTAS: Final = (
-    ("daily_token_quota_exceeded", "Daily limit"),
-    ("monthly_token_quota_exceeded", "Monthly limit"),
+    _Quota("daily_token_quota_exceeded", "Daily limit"),
+    _Quota("monthly_token_quota_exceeded", "Monthly limit"),
 )
 _BUDGETS: Final = (
-    ("daily_budget_exceeded", "Daily budget"),
-    ("monthly_budget_exceeded", "Monthly budget"),
-    ("budget_exceeded", "Total budget"),
+    _Quota("daily_budget_exceeded", "Daily budget"),
+    _Quota("monthly_budget_exceeded", "Monthly budget"),
+    _Quota("budget_exceeded", "Total budget"),
 )
 
 
@@ -143,19 +149,21 @@ def _quota_reasons(
         (counters.total, None),
     )
     token_limits = (limits.tokens_per_day, limits.tokens_per_month)
-    for (code, name), limit, (period, end) in zip(_TOKEN_QUOTAS, token_limits, periods[:2], strict=True):
+    for quota, limit, (period, end) in zip(_TOKEN_QUOTAS, token_limits, periods[:2], strict=True):
         left = limit - period.tokens - period.held_tokens
         if limit and left < estimate.tokens:
-            reached = f"{name} of {_count(limit, 'token')} reached for {owner}"
+            reached = f"{quota.name} of {_count(limit, 'token')} reached for {owner}"
             amounts = _Amounts(left, estimate.tokens, period.held_tokens, str)
-            yield _quota_exceeded(code, reached, amounts, ends, end)
+            yield _quota_exceeded(quota.code, reached, amounts, ends, end)
     nano = estimate.nano or 0
     budgets = (limits.usd_per_day, limits.usd_per_month, limits.usd_total)
-    for (code, name), limit, (period, end) in zip(_BUDGETS, budgets, periods, strict=True):
+    for quota, limit, (period, end) in zip(_BUDGETS, budgets, periods, strict=True):
         left = limit - period.nano - period.held_nano
         if limit and left < nano:
-            reached = f"{name} of {write_usd(limit)} USD reached for {owner}"
-            yield _quota_exceeded(code, reached, _Amounts(left, nano, period.held_nano, write_usd), ends, end)
+            reached = f"{quota.name} of {write_usd(limit)} USD reached for {owner}"
+            yield _quota_exceeded(
+                quota.code, reached, _Amounts(left, nano, period.held_nano, write_usd), ends, end
+            )
 
 
 class _Amounts(NamedTuple):

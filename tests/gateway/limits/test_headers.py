@@ -34,7 +34,9 @@ NAMES = {
         ({"allowed_models": ["other"]}, "model_not_allowed"),
     ],
 )
-async def test_of_a_key_that_does_not_do(gateway: Gateway, narrowed: Mapping[str, Any], code: str) -> None:
+async def test_forbidden_response_has_rate_headers(
+    gateway: Gateway, narrowed: Mapping[str, Any], code: str
+) -> None:
     key_id, key = await gateway.new_key(limits=LIMITS, **narrowed)
     answers = [await gateway.chat(key=key)]
     if code in ("ip_not_allowed", "origin_not_allowed"):
@@ -48,7 +50,7 @@ async def test_of_a_key_that_does_not_do(gateway: Gateway, narrowed: Mapping[str
     assert [(line["code"], line["key_id"]) for line in lines] == [(code, key_id)] * len(answers)
 
 
-async def test_of_a_request_that_is_wrong(gateway: Gateway) -> None:
+async def test_invalid_request_has_rate_headers_and_takes_nothing(gateway: Gateway) -> None:
     _, key = await gateway.new_key(limits=LIMITS)
     async with gateway.client(key) as client:
         path = "/v1/chat/completions"
@@ -71,7 +73,9 @@ async def test_of_a_request_that_is_wrong(gateway: Gateway) -> None:
         assert answer.headers["x-ratelimit-remaining"] == "9", "it took nothing"
 
 
-async def test_of_a_server_that_fails(nursery: trio.Nursery, home: Path, models: ModelServer) -> None:
+async def test_failed_upstream_response_has_rate_headers_and_returns_tokens(
+    nursery: trio.Nursery, home: Path, models: ModelServer
+) -> None:
     sections = {"upstream": IMPATIENT | {"attempts": 1}}
     gateway = await gateways.start(nursery, home, servers=[entry("one", models.url)], **sections)
     _, key = await gateway.new_key(limits=LIMITS)
@@ -88,7 +92,9 @@ async def test_of_a_server_that_fails(nursery: trio.Nursery, home: Path, models:
     assert (late.status_code, late.headers["x-ratelimit-remaining"]) == (504, "2")
 
 
-async def test_of_answers_at_once_each_tells_its_own_place(gateway: Gateway, models: ModelServer) -> None:
+async def test_concurrent_responses_have_their_own_remaining_count(
+    gateway: Gateway, models: ModelServer
+) -> None:
     _, key = await gateway.new_key(limits=LIMITS)
     go_on = trio.Event()
     models.plan(*[streamed(chunk("a"), go_on, DONE)] * 3)

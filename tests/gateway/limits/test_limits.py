@@ -1,4 +1,4 @@
-"""Limits through the whole gateway, on both engines: exact in a race, kept over a restart, true in words."""
+"""Limits through the whole gateway on both engines: exact in races and kept over restarts."""
 
 import json
 from collections import Counter
@@ -46,8 +46,8 @@ def engine(request: pytest.FixtureRequest, home: Path) -> Mapping[str, str]:
 
 
 @dataclass
-class GatewayApp:
-    """Starts the same gateway again and again."""
+class Restarter:
+    """Starts the same gateway several times."""
 
     nursery: trio.Nursery
     home: Path
@@ -58,7 +58,7 @@ class GatewayApp:
 
     @property
     def patient(self) -> dict[str, Any]:
-        """Hundreds ask at once, of client, gateway and model server in one process."""
+        """Timeouts for hundreds of concurrent requests in one process with client and model server."""
         upstream = {"connect_timeout": 300.0, "first_byte_timeout": 300.0, "total_timeout": 600.0}
         return {"storage": {**self.storage, "settle_timeout": 30.0}, "upstream": upstream}
 
@@ -78,14 +78,12 @@ class GatewayApp:
 
 
 @pytest.fixture
-def gateway_app(
-    nursery: trio.Nursery, home: Path, models: ModelServer, engine: Mapping[str, str]
-) -> GatewayApp:
-    return GatewayApp(nursery, home, models, engine, Wall())
+def restarter(nursery: trio.Nursery, home: Path, models: ModelServer, engine: Mapping[str, str]) -> Restarter:
+    return Restarter(nursery, home, models, engine, Wall())
 
 
 async def race(gateway: Gateway, key: str, times: int, body: Mapping[str, Any] = ASK) -> Counter[str]:
-    """How often each answer came: "200", or the code of a refusal."""
+    """Counts of "200" and of error codes."""
     answers: Counter[str] = Counter()
 
     async def ask(client: httpx.AsyncClient) -> None:
@@ -99,15 +97,15 @@ async def race(gateway: Gateway, key: str, times: int, body: Mapping[str, Any] =
     return answers
 
 
-async def in_force(gateway: Gateway, path: str) -> Any:
+async def effective_limits(gateway: Gateway, path: str) -> Any:
     async with gateway.operator() as client:
         answer = await client.get(f"/api/admin{path}/limits")
     assert answer.status_code == 200, answer.text
     return answer.json()
 
 
-async def test_a_race_over_the_network_admits_exactly_the_limit(gateway_app: GatewayApp) -> None:
-    gateway = await gateway_app.start()
+async def test_network_race_allows_exactly_the_limit(restarter: Restarter) -> None:
+    gateway = await restarter.start()
     _, by_requests = await gateway.new_key(limits={"rpm": 20})
     assert await race(gateway, by_requests, 60) == {"200": 20, "rate_limit_exceeded": 40}
     # Each answer costs 11 * 1 + 3 * 2 micro-USD in the end; 50 tokens are reserved for it at first.
@@ -122,18 +120,18 @@ async def test_a_race_over_the_network_admits_exactly_the_limit(gateway_app: Gat
     assert len(spent) == answers["200"]
 
 
-async def test_money_for_ten_answers_two_hundred_asking_at_once(gateway_app: GatewayApp) -> None:
-    """What is reserved for each is what it costs in the end."""
+async def test_budget_for_ten_of_two_hundred_racing_requests_allows_ten(restarter: Restarter) -> None:
+    """The estimate of each request equals its cost."""
     body = ASK | {"max_tokens": 2}
     size = len(httpx.Request("POST", "http://x", json=body).content)
     prompt = size // 4 + 1
     usage = {"prompt_tokens": prompt, "completion_tokens": 2, "total_tokens": prompt + 2}
-    gateway_app.models.plan(*[whole(completion(usage=usage))] * 200)
-    gateway = await gateway_app.start()
+    restarter.models.plan(*[whole(completion(usage=usage))] * 200)
+    gateway = await restarter.start()
     nano = 1000 * prompt + 2000 * 2
     key_id, key = await gateway.new_key(limits={"usd_total": write_usd(10 * nano)})
     assert await race(gateway, key, 200, body) == {"200": 10, "budget_exceeded": 190}
-    found = await in_force(gateway, f"/keys/{key_id}")
+    found = await effective_limits(gateway, f"/keys/{key_id}")
     assert found["usd_total"] == {
         "limit": write_usd(10 * nano),
         "origin": "key",
@@ -141,37 +139,35 @@ async def test_money_for_ten_answers_two_hundred_asking_at_once(gateway_app: Gat
     }
 
 
-async def test_requests_and_tokens_per_minute_five_hundred_asking_at_once(
-    gateway_app: GatewayApp, monkeypatch: pytest.MonkeyPatch
+async def test_rate_limits_with_five_hundred_racing_requests_hold(
+    restarter: Restarter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = trio.current_time()  # and it stays so: on a slow machine five hundred take more than a minute
+    now = trio.current_time()  # a stopped clock: five hundred requests may take more than a minute
     monkeypatch.setattr("bluesminds.app.data_plane.RateLimiter", partial(RateLimiter, monotonic=lambda: now))
     body = ASK | {"max_tokens": 2}
-    gateway = await gateway_app.start()
+    gateway = await restarter.start()
     key_id, key = await gateway.new_key(limits={"rpm": 100, "tpm": 1000})
     answers = await race(gateway, key, 500, body)
     assert answers.keys() <= {"200", "rate_limit_exceeded", "token_rate_limit_exceeded"}
     assert answers.total() == 500
-    used = (await in_force(gateway, f"/keys/{key_id}"))["tpm"]["used"]
+    used = (await effective_limits(gateway, f"/keys/{key_id}"))["tpm"]["used"]
     assert 0 < answers["200"] <= 100
     assert used == 13 * answers["200"] <= 1000
 
 
-async def test_a_user_sees_the_limits_of_his_own_keys_and_of_no_others(
-    nursery: trio.Nursery, home: Path
-) -> None:
-    town = await settle(nursery, home)
-    ada = await town.user("ada@example.com", tier="starter")
-    await town.user("eve@example.com")
-    async with town.visitor() as keyless_caller, town.visitor() as stranger:
-        await keyless_caller.login("ada@example.com")
+async def test_user_sees_limits_of_own_keys_only(nursery: trio.Nursery, home: Path) -> None:
+    site = await settle(nursery, home)
+    ada = await site.user("ada@example.com", tier="starter")
+    await site.user("eve@example.com")
+    async with site.visitor() as owner, site.visitor() as stranger:
+        await owner.login("ada@example.com")
         await stranger.login("eve@example.com")
-        made = (await keyless_caller.send("POST", "/api/keys", {"name": "k", "limits": {"tpm": 5}})).json()
-        own = (await keyless_caller.send("GET", "/api/auth/limits")).json()
+        made = (await owner.send("POST", "/api/keys", {"name": "k", "limits": {"tpm": 5}})).json()
+        own = (await owner.send("GET", "/api/auth/limits")).json()
         assert (own["user_id"], own["key_id"], own["tier"]) == (ada, None, "starter")
         assert own["rpm"] == {"limit": 60, "origin": "tier", "used": 0}
         for path in ("/api/keys", "/user/api-keys"):
-            of_key = (await keyless_caller.send("GET", f"{path}/{made['id']}/limits")).json()
+            of_key = (await owner.send("GET", f"{path}/{made['id']}/limits")).json()
             assert (of_key["tpm"]["limit"], of_key["tpm"]["origin"]) == (5, "key")
             assert (of_key["rpm"]["limit"], of_key["rpm"]["origin"]) == (60, "tier")
             refused = await stranger.send("GET", f"{path}/{made['id']}/limits")
@@ -181,8 +177,8 @@ async def test_a_user_sees_the_limits_of_his_own_keys_and_of_no_others(
             f"/api/admin/keys/{made['id']}/limits",
             "/api/admin/tiers",
         ):
-            assert (await keyless_caller.send("GET", path)).status_code == 403
-        changed = await keyless_caller.send("PATCH", f"/api/admin/users/{ada}/limits", {"rpm": 1000})
+            assert (await owner.send("GET", path)).status_code == 403
+        changed = await owner.send("PATCH", f"/api/admin/users/{ada}/limits", {"rpm": 1000})
         assert changed.status_code == 403
 
 
@@ -205,25 +201,25 @@ async def rows(gateway: Gateway, key: str) -> list[dict[str, Any]]:
     return await gateway.core.store.read(select)
 
 
-async def test_what_was_used_is_known_after_a_restart(gateway_app: GatewayApp) -> None:
-    gateway = await gateway_app.start()
+async def test_restart_keeps_used_quota_and_budget(restarter: Restarter) -> None:
+    gateway = await restarter.start()
     key_id, key = await gateway.new_key(limits={"tokens_per_day": 100, "usd_total": "1"})
     answers = [await gateway.chat(ASK | {"max_tokens": 3}, key=key) for _ in range(3)]
     used = sum(answer.json()["usage"]["total_tokens"] for answer in answers)
     cost = sum(int(float(answer.headers["x-cost-usd"]) * USD + 0.5) for answer in answers)
-    before = await in_force(gateway, f"/keys/{key_id}")
+    before = await effective_limits(gateway, f"/keys/{key_id}")
     assert (before["tokens_per_day"]["used"], before["rpm"]["used"]) == (used, 3)
     await gateway.stop()
-    gateway = await gateway_app.start()
-    found = await in_force(gateway, f"/keys/{key_id}")
+    gateway = await restarter.start()
+    found = await effective_limits(gateway, f"/keys/{key_id}")
     assert found["tokens_per_day"] == {"limit": 100, "origin": "key", "used": used}
     assert round(float(found["usd_total"]["used"]) * USD) == cost
-    assert found["rpm"] == {"limit": None, "origin": None, "used": 3}, "minutes go on, too"
+    assert found["rpm"] == {"limit": None, "origin": None, "used": 3}, "the minute continues"
     await race(gateway, key, 20, ASK | {"max_tokens": 3})
-    assert (await in_force(gateway, f"/keys/{key_id}"))["tokens_per_day"]["used"] <= 100
+    assert (await effective_limits(gateway, f"/keys/{key_id}"))["tokens_per_day"]["used"] <= 100
     refused = await gateway.chat(ASK | {"max_tokens": 90}, key=key)
     assert refused.json()["error"]["code"] in ("daily_token_quota_exceeded", "request_too_large_for_limit")
-    gateway_app.wall.at += timedelta(hours=2)
+    restarter.wall.at += timedelta(hours=2)
     assert (await gateway.chat(ASK | {"max_tokens": 3}, key=key)).status_code == 200
     assert {(row["day"], row["month"]) for row in await rows(gateway, key)} == {
         ("2027-01-31", "2027-01"),
@@ -231,30 +227,30 @@ async def test_what_was_used_is_known_after_a_restart(gateway_app: GatewayApp) -
     }
 
 
-async def test_a_restart_gives_no_minute_twice(gateway_app: GatewayApp) -> None:
-    gateway = await gateway_app.start()
+async def test_restart_keeps_used_requests_per_minute(restarter: Restarter) -> None:
+    gateway = await restarter.start()
     _, key = await gateway.new_key(limits={"rpm": 5})
     assert await race(gateway, key, 4) == {"200": 4}
     for answers in ({"200": 1, "rate_limit_exceeded": 2}, {"rate_limit_exceeded": 3}):
         await gateway.stop()
-        gateway = await gateway_app.start()
+        gateway = await restarter.start()
         assert await race(gateway, key, 3) == answers
 
 
-async def test_a_restart_forgets_no_answer_that_was_longer_than_expected(gateway_app: GatewayApp) -> None:
-    gateway = await gateway_app.start()
+async def test_restart_keeps_tokens_beyond_estimate(restarter: Restarter) -> None:
+    gateway = await restarter.start()
     _, key = await gateway.new_key(limits={"tpm": 1000})
     usage = {"prompt_tokens": 10, "completion_tokens": 900, "total_tokens": 910}
-    gateway_app.models.plan(whole(completion(usage=usage)))
+    restarter.models.plan(whole(completion(usage=usage)))
     bounded = ASK | {"max_tokens": 100}
     assert await race(gateway, key, 1, bounded) == {"200": 1}
     await gateway.stop()
-    gateway = await gateway_app.start()
+    gateway = await restarter.start()
     assert await race(gateway, key, 1, bounded) == {"token_rate_limit_exceeded": 1}
 
 
 @pytest.mark.parametrize(("minutes", "status"), [(50, 429), (70, 200)])
-async def test_a_start_reads_an_hour_of_the_log_at_most(
+async def test_start_restores_requests_of_at_most_one_hour(
     nursery: trio.Nursery, home: Path, models: ModelServer, minutes: int, status: int
 ) -> None:
     wall, day = Wall(), {"total_timeout": 86_400.0}
@@ -269,8 +265,8 @@ async def test_a_start_reads_an_hour_of_the_log_at_most(
     assert (await gateway.chat(key=key)).status_code == status
 
 
-async def test_tiers_and_overrides_are_in_force_at_once(gateway_app: GatewayApp) -> None:
-    gateway = await gateway_app.start(tiers={"free": {"rpm": 2, "tokens_per_day": 0, "tokens_per_month": 0}})
+async def test_changed_tiers_and_overrides_apply_at_once(restarter: Restarter) -> None:
+    gateway = await restarter.start(tiers={"free": {"rpm": 2, "tokens_per_day": 0, "tokens_per_month": 0}})
     async with gateway.operator() as client:
         person = {"email": "ada@example.com", "password": "correct horse battery", "tier": "free"}
         user = (await client.post("/api/admin/users", json=person)).json()["id"]
@@ -283,7 +279,7 @@ async def test_tiers_and_overrides_are_in_force_at_once(gateway_app: GatewayApp)
             return answer.json()
 
         assert await race(gateway, key, 5) == {"200": 2, "rate_limit_exceeded": 3}
-        shown = await in_force(gateway, f"/keys/{key_id}")
+        shown = await effective_limits(gateway, f"/keys/{key_id}")
         assert (shown["tier"], shown["rpm"]) == ("free", {"limit": 2, "origin": "tier", "used": 2})
         assert shown["tpm"]["origin"] == "tier"
         changed = await patch("/limits", rpm=4, usd_per_month="0.5")
@@ -294,21 +290,21 @@ async def test_tiers_and_overrides_are_in_force_at_once(gateway_app: GatewayApp)
         assert (await gateway.chat(key=key)).status_code == 429
         await patch("", tier=None)
         assert await race(gateway, key, 7) == {"200": 5, "rate_limit_exceeded": 2}
-        await patch("/limits", rpm=None, usd_per_month="0.5")  # which it is
+        await patch("/limits", rpm=None, usd_per_month="0.5")  # no change
         tiers = (await client.get("/api/admin/tiers")).json()
         assert [row["name"] for row in tiers["data"]] == ["free", "starter", "pro", "enterprise"]
-        acts = (await client.get("/api/admin/audit?action=user.limits")).json()["data"]
+        entries = (await client.get("/api/admin/audit?action=user.limits")).json()["data"]
         for body in ({"rpm": 0}, {"usd_total": "0"}, {"usd_total": 5}, {"rpm": True}, {"tier": "pro"}):
             answer = await client.patch(f"/api/admin/users/{user}/limits", json=body)
             assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_value"), body
         assert (await client.patch("/api/admin/users/nobody/limits", json={"rpm": 1})).status_code == 404
         assert (await client.get("/api/admin/keys/nothing/limits")).status_code == 404
-    assert len(acts) == 2
-    assert {act["subject"] for act in acts} == {user}
+    assert len(entries) == 2
+    assert {audit_entry["subject"] for audit_entry in entries} == {user}
 
 
-async def test_every_answer_to_a_known_caller_has_the_rate_headers(gateway_app: GatewayApp) -> None:
-    gateway = await gateway_app.start()
+async def test_responses_to_valid_key_have_rate_headers(restarter: Restarter) -> None:
+    gateway = await restarter.start()
     _, key = await gateway.new_key(limits={"rpm": 7, "tpm": 1000})
     async with gateway.client(key) as client:
         answers = [
@@ -329,25 +325,25 @@ async def test_every_answer_to_a_known_caller_has_the_rate_headers(gateway_app: 
     assert "x-cost-usd" not in answers[5].headers
 
 
-async def test_a_failed_answer_costs_nothing(gateway_app: GatewayApp) -> None:
-    gateway = await gateway_app.start()
+async def test_failed_response_uses_no_quota(restarter: Restarter) -> None:
+    gateway = await restarter.start()
     key_id, key = await gateway.new_key(
         limits={"tpm": 500, "tokens_per_day": 500, "usd_total": "1", "concurrency": 1}
     )
-    gateway_app.models.plan(refusal(500), refusal(400))
+    restarter.models.plan(refusal(500), refusal(400))
     for status in (502, 400):
         answer = await gateway.chat(ASK | {"max_tokens": 5}, key=key)
         assert answer.status_code == status
         assert answer.headers["x-ratelimit-remaining-tokens"] == "500"
-    found = await in_force(gateway, f"/keys/{key_id}")
+    found = await effective_limits(gateway, f"/keys/{key_id}")
     used = {
         name: found[name]["used"] for name in ("rpm", "tpm", "concurrency", "tokens_per_day", "usd_total")
     }
     assert used == {"rpm": 2, "tpm": 0, "concurrency": 0, "tokens_per_day": 0, "usd_total": "0"}
 
 
-async def test_what_can_never_fit_is_refused_for_good(gateway_app: GatewayApp) -> None:
-    gateway = await gateway_app.start()
+async def test_request_above_daily_budget_must_not_be_retried(restarter: Restarter) -> None:
+    gateway = await restarter.start()
     _, key = await gateway.new_key(limits={"usd_per_day": "0.000001"})
     refused = await gateway.chat(ASK | {"max_tokens": 5}, key=key)
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "request_too_large_for_limit")
@@ -358,37 +354,37 @@ DAMAGE = "UPDATE {} SET limits = '{}'"
 DAMAGED = ["{", "[]", "null", '{"rpm":"x"}', '{"rpm":-5}', '{"rpm":1.5}', '{"rqm":1}', '{"rpm":1e30}']
 
 
-async def test_limits_that_cannot_be_read_allow_nothing_and_can_be_mended(gateway: Gateway) -> None:
+async def test_unreadable_limits_reject_requests_until_fixed(gateway: Gateway) -> None:
     key_id, key = await gateway.new_key(limits={"rpm": 5})
     async with gateway.operator() as client:
         user = (await client.get(f"/api/admin/keys/{key_id}")).json()["user_id"]
         of_key, of_user = f"/api/admin/keys/{key_id}/limits", f"/api/admin/users/{user}/limits"
 
-        async def must_be_unreadable(statement: str, *paths: str) -> None:
+        async def assert_unreadable(statement: str, *paths: str) -> None:
             gateway.alter(statement)
-            gateway.core.keys._changed()  # or some seconds later: it was not the gateway that changed it
+            gateway.core.keys._changed()  # the gateway did not make this change itself
             for answer in [await gateway.chat(key=key), *[await client.get(path) for path in paths]]:
                 assert (answer.status_code, answer.json()["error"]["code"]) == (503, "limits_unreadable")
                 assert answer.headers["x-should-retry"] == "false"
 
         for text in DAMAGED:
-            await must_be_unreadable(DAMAGE.format("api_keys", text), of_key)
+            await assert_unreadable(DAMAGE.format("api_keys", text), of_key)
         gateway.alter("UPDATE api_keys SET limits = NULL")
         for text in DAMAGED:
-            await must_be_unreadable(DAMAGE.format("users", text), of_key, of_user)
-        mended = (await client.patch(of_user, json={"rpm": 7})).json()
-        assert mended["rpm"] == {"limit": 7, "origin": "user", "used": 0}
+            await assert_unreadable(DAMAGE.format("users", text), of_key, of_user)
+        fixed = (await client.patch(of_user, json={"rpm": 7})).json()
+        assert fixed["rpm"] == {"limit": 7, "origin": "user", "used": 0}
         assert (await gateway.chat(key=key)).status_code == 200
-        await must_be_unreadable("UPDATE users SET tier = 'gold'", of_key, of_user)
+        await assert_unreadable("UPDATE users SET tier = 'gold'", of_key, of_user)
         await client.patch(f"/api/admin/users/{user}", json={"tier": "pro"})
         assert (await gateway.chat(key=key)).status_code == 200
     assert gateway.events("request_failed") == []
 
 
-async def test_a_second_gateway_on_one_database_is_refused_and_a_restart_is_not(
+async def test_second_gateway_on_one_database_cannot_start(
     nursery: trio.Nursery, tmp_path: Path, home: Path, models: ModelServer, postgres_url: str
 ) -> None:
-    first = GatewayApp(nursery, home, models, {"url": postgres_url}, Wall())
+    first = Restarter(nursery, home, models, {"url": postgres_url}, Wall())
     gateway = await first.start()
     other = tmp_path / "other"
     other.mkdir()
@@ -396,19 +392,19 @@ async def test_a_second_gateway_on_one_database_is_refused_and_a_restart_is_not(
     state.mkdir(mode=0o700)
     for name in ("pepper", "master.key"):
         (state / name).write_bytes((home / "state" / name).read_bytes())
-    second = GatewayApp(nursery, other, models, {"url": postgres_url}, Wall())
+    second = Restarter(nursery, other, models, {"url": postgres_url}, Wall())
     settings = gateways.settings_of(other, [], {"storage": {"url": postgres_url}})
-    for hours in (-5, 0, 5):  # its clock may be wrong
+    for hours in (-5, 0, 5):  # the lease does not depend on the wall clock
         with pytest.raises(LeaseHeld, match="another gateway serves this database"):
-            await _refused(settings, Wall(Wall.at + timedelta(hours=hours)))
+            await _failing_start(settings, Wall(Wall.at + timedelta(hours=hours)))
     await gateway.stop()
     await (await second.start()).stop()
     gateway = await first.start()
     assert await gateway.is_ready()
 
 
-async def _refused(settings: Any, wall: Wall) -> None:
-    """Raises what the start raised, out of its groups."""
+async def _failing_start(settings: Any, wall: Wall) -> None:
+    """Raises the error of the start without its exception groups."""
     log = Log(wall, write=lambda line: None)
     try:
         async with trio.open_nursery() as nursery:
@@ -423,7 +419,7 @@ async def _refused(settings: Any, wall: Wall) -> None:
         raise exc from None
 
 
-async def test_the_lease_is_one_at_a_time_and_runs_out_by_itself(postgres_url: str) -> None:
+async def test_lease_has_one_holder_until_it_expires(postgres_url: str) -> None:
     async with open_store(postgres_url) as store:
         first = await store.write(take_lease, "limits", "a", 60_000)
         assert (first.holder, first.epoch) == ("a", 1)
@@ -432,13 +428,15 @@ async def test_the_lease_is_one_at_a_time_and_runs_out_by_itself(postgres_url: s
         again = await store.write(take_lease, "limits", "a", 60_000)
         assert again.epoch == 2
         assert not await store.write(renew_lease, "limits", "a", 1, 60_000)
-        assert await store.write(renew_lease, "limits", "a", 2, 0)  # and so it is over
+        assert await store.write(renew_lease, "limits", "a", 2, 0)  # expires at once
         taken = await store.write(take_lease, "limits", "b", 60_000)
         assert (taken.holder, taken.epoch) == ("b", 3)
         assert not await store.write(renew_lease, "limits", "a", 2, 60_000)
 
 
-async def test_a_holder_that_lost_its_lease_knows(postgres_url: str, mock_clock: MockClock) -> None:
+async def test_lease_taken_by_another_holder_is_reported_lost(
+    postgres_url: str, mock_clock: MockClock
+) -> None:
     lines: list[bytes] = []
     async with open_store(postgres_url) as store, trio.open_nursery() as nursery:
         lease = Lease(store, "a", Log(Wall(), write=lines.append))

@@ -370,7 +370,7 @@ class Limits(RuleBasedStateMachine):
             for period in (account.day, account.month, account.total):
                 assert (period.held_tokens, period.held_nano) == (0, 0)
             now = self.times.mono
-            assert (account.requests.taken(now), account.tokens.taken(now), account.running) == (0, 0, 0)
+            assert (account.requests.used(now), account.tokens.used(now), account.running) == (0, 0, 0)
 
 
 TestLimits = Limits.TestCase

@@ -12,20 +12,22 @@ gaps = st.one_of(
 
 
 @given(st.floats(0, 1000), st.lists(gaps, max_size=80), st.integers(1, 6))
-def test_no_sixty_seconds_ever_hold_more_than_the_limit(start: float, waits: list[float], limit: int) -> None:
+def test_window_never_exceeds_limit_in_any_sixty_seconds(
+    start: float, waits: list[float], limit: int
+) -> None:
     window = SlidingWindow()
     taken: list[float] = []
     now = start
     for wait in waits:
         now += wait
-        if window.taken(now) >= limit:
+        if window.used(now) >= limit:
             # At most one second stricter than an exact window.
             assert sum(at > now - WINDOW_SECONDS - 1 for at in taken) >= limit
             patience = window.wait(now, limit)
             assert 0 < patience <= WINDOW_SECONDS + 1
-            assert window.taken(now + patience - 0.001) >= limit
+            assert window.used(now + patience - 0.001) >= limit
             now += patience
-        assert window.taken(now) < limit
+        assert window.used(now) < limit
         window.add(now, 1)
         taken.append(now)
         assert sum(at > now - WINDOW_SECONDS for at in taken) <= limit
@@ -36,7 +38,7 @@ takes = st.tuples(gaps, st.integers(1, 50), st.integers(0, 80))  # wait, held, u
 
 
 @given(st.floats(0, 1000), st.lists(takes, max_size=60), st.integers(50, 120))
-def test_amounts_are_held_settled_and_given_back_where_they_were_taken(
+def test_window_amounts_given_back_stay_within_exact_bounds(
     start: float, steps: list[tuple[float, int, int]], limit: int
 ) -> None:
     window = SlidingWindow()
@@ -47,9 +49,9 @@ def test_amounts_are_held_settled_and_given_back_where_they_were_taken(
         patience = window.wait(now, limit, held)
         if patience:
             assert patience <= WINDOW_SECONDS + 1
-            assert window.taken(now + patience - 0.001) + held > limit
+            assert window.used(now + patience - 0.001) + held > limit
             now += patience
-        assert window.taken(now) + held <= limit
+        assert window.used(now) + held <= limit
         assert sum(amount for at, amount in counted if at > now - WINDOW_SECONDS) + held <= limit
         bucket = window.add(now, held)
         counted.append((now, min(held, used)))
@@ -60,23 +62,23 @@ def test_amounts_are_held_settled_and_given_back_where_they_were_taken(
             counted.append((now, used - held))
         exact = sum(amount for at, amount in counted if at > now - WINDOW_SECONDS)
         stricter = sum(amount for at, amount in counted if at > now - WINDOW_SECONDS - 1)
-        assert exact <= window.taken(now) <= stricter
+        assert exact <= window.used(now) <= stricter
 
 
 @given(st.floats(0, 1000), st.lists(gaps, min_size=1, max_size=40))
-def test_a_window_is_empty_when_it_says(start: float, waits: list[float]) -> None:
+def test_window_after_reset_is_empty(start: float, waits: list[float]) -> None:
     window = SlidingWindow()
     now = start
     for wait in waits:
         now += wait
         window.add(now, 1)
-    assert window.taken(now + window.reset(now)) == 0
+    assert window.used(now + window.reset(now)) == 0
 
 
-def test_what_is_given_back_after_it_no_longer_counts_is_not_counted_twice() -> None:
+def test_give_back_to_expired_bucket_changes_nothing() -> None:
     window = SlidingWindow()
     bucket = window.add(0.0, 10)
-    assert window.taken(100.0) == 0
+    assert window.used(100.0) == 0
     window.give_back(bucket, 4)
-    assert window.taken(100.0) == 0
+    assert window.used(100.0) == 0
     assert window.reset(100.0) == 0.0

@@ -1,87 +1,27 @@
-"""Which servers are tried, and in which order."""
+"""The catalog of models, and servers that are added and removed while the gateway runs."""
 
-import random
-from collections import Counter
-from itertools import permutations
+from pathlib import Path
 
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+import trio
 
-from bluesminds.common.errors import NotFound
-from bluesminds.common.values import Server
-from bluesminds.gateway.routing.catalog import ModelCatalog, select_targets
+from bluesminds.gateway.routing.catalog import ModelCatalog
 from bluesminds.providers.openai import ModelRow
+from tests import gateways
+from tests.fakes import model_server
+from tests.fakes.model_server import ModelServer
+from tests.gateway.routing.test_policies import server
+from tests.gateways import entry
 
 
-def server(name: str, *, weight: int = 1, priority: int = 0, models: tuple[str, ...] = ("m",)) -> Server:
-    return Server(
-        name=name, dialect="openai", url="http://x/v1", api_key=None, models=models, weight=weight,
-        priority=priority, origin="file",
-    )  # fmt: skip
-
-
-def order(servers: list[Server], *, ejected: tuple[str, ...] = (), seed: int = 1) -> list[str]:
-    dice = random.Random(seed).random  # noqa: S311
-    chosen = select_targets(
-        ModelCatalog(servers, {}), "m", usable=lambda name: name not in ejected, dice=dice
-    )
-    return [one.name for one in chosen]
-
-
-def test_a_lower_priority_number_comes_first() -> None:
-    servers = [server("c", priority=7), server("a", priority=-1), server("b", priority=0)]
-    for seed in range(20):
-        assert order(servers, seed=seed) == ["a", "b", "c"]
-
-
-def test_ejected_servers_come_last_and_are_not_lost() -> None:
-    servers = [server("a", priority=0), server("b", priority=1), server("c", priority=2)]
-    assert order(servers, ejected=("a",)) == ["b", "c", "a"]
-    assert order(servers, ejected=("a", "b", "c")) == ["a", "b", "c"]
-    assert order([server("only")], ejected=("only",)) == ["only"]
-
-
-def test_weights_are_the_odds_of_every_place() -> None:
-    weights = {"a": 1, "b": 2, "c": 5}
-    servers = [server(name, weight=weight) for name, weight in weights.items()]
-    rolls = 20_000
-    counts = Counter(tuple(order(servers, seed=seed)) for seed in range(rolls))
-    for first, second, third in permutations(weights):
-        rest = weights[second] + weights[third]
-        expected = weights[first] / 8 * weights[second] / rest
-        assert counts[first, second, third] / rolls == pytest.approx(expected, abs=0.015)
-
-
-@given(st.lists(st.tuples(st.integers(1, 10_000), st.integers(-3, 3)), min_size=1, max_size=8), st.randoms())
-def test_every_server_appears_once(wanted: list[tuple[int, int]], dice: random.Random) -> None:
-    servers = [
-        server(str(n), weight=weight, priority=priority) for n, (weight, priority) in enumerate(wanted)
-    ]
-    chosen = select_targets(ModelCatalog(servers, {}), "m", usable=lambda name: True, dice=dice.random)
-    assert sorted(one.name for one in chosen) == sorted(one.name for one in servers)
-    assert [one.priority for one in chosen] == sorted(one.priority for one in chosen)
-
-
-def test_a_model_named_twice_is_offered_once() -> None:
-    assert order([server("a", models=("m", "m")), server("b", priority=1)]) == ["a", "b"]
+def test_duplicate_model_is_listed_once() -> None:
+    catalog = ModelCatalog([server("a", models=("m", "m"))], {})
+    assert [one.name for one in catalog.servers_for("m")] == ["a"]
     twice = ModelCatalog([server("asked", models=())], {"asked": [ModelRow("m"), ModelRow("m", 5)]})
     assert [one.name for one in twice.servers_for("m")] == ["asked"]
     assert len(twice.models()) == 1
 
 
-def test_a_model_nobody_offers() -> None:
-    with pytest.raises(NotFound) as caught:
-        select_targets(
-            ModelCatalog([server("a")], {}), "x" * 300, usable=lambda name: True, dice=random.random
-        )
-    assert (caught.value.status, caught.value.code, caught.value.param) == (404, "model_not_found", "model")
-    assert len(caught.value.message) < 300
-    with pytest.raises(NotFound, match="No server is configured"):
-        select_targets(ModelCatalog([], {}), "m", usable=lambda name: True, dice=random.random)
-
-
-def test_what_servers_say_they_have_fills_the_catalogue() -> None:
+def test_discovered_models_fill_catalog() -> None:
     found = {
         "asked": [ModelRow("b", 5, "them"), ModelRow("m")],
         "named": [ModelRow("hidden")],
@@ -92,3 +32,31 @@ def test_what_servers_say_they_have_fills_the_catalogue() -> None:
     assert [one.name for one in catalog.servers_for("m")] == ["named", "asked"]
     assert catalog.model("b") == ModelRow("b", 5, "them")
     assert catalog.model("hidden") is None
+
+
+async def test_added_and_removed_servers_apply_at_once(nursery: trio.Nursery, home: Path) -> None:
+    first: ModelServer = await nursery.start(model_server.serve, "one-model")
+    second: ModelServer = await nursery.start(model_server.serve, "org/other")
+    gateway = await gateways.start(nursery, home, servers=[entry("first", first.url, models=[])])
+    assert gateway.running.models == ["one-model"]
+    ask = {"model": "org/other", "messages": []}
+    assert (await gateway.chat(ask)).json()["error"]["code"] == "model_not_found"
+    async with gateway.operator() as client:
+        wanted = {"name": "second", "url": second.url, "api_key": "sk-table"}
+        assert (await client.post("/api/admin/servers", json=wanted)).status_code == 201
+        assert (await client.post("/api/admin/servers", json=wanted)).status_code == 409
+        tested = (await client.post("/api/admin/servers/second/test")).json()
+        assert (tested["ok"], tested["models"]) == (True, ["org/other"])
+        assert (await gateway.chat(ask)).status_code == 200
+        assert second.asked[0].header(b"authorization") == b"Bearer sk-table"
+        listed = (await client.get("/api/admin/servers")).json()["data"]
+        assert [(row["name"], row["origin"], row["has_api_key"]) for row in listed] == [
+            ("first", "file", False),
+            ("second", "table", True),
+        ]
+        assert "sk-table" not in str(listed)
+        assert (await client.delete("/api/admin/servers/second")).status_code == 204
+        assert (await client.delete("/api/admin/servers/second")).status_code == 404
+        assert (await client.delete("/api/admin/servers/first")).status_code == 404
+        assert (await client.post("/api/admin/servers/none/test")).status_code == 404
+    assert (await gateway.chat(ask)).json()["error"]["code"] == "model_not_found"

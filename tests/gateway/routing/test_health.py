@@ -5,7 +5,7 @@ from trio.testing import MockClock
 from bluesminds.gateway.routing.health import MAX_EJECTION_FACTOR, ServerHealthRegistry
 
 
-async def test_ejection_takes_failures_in_a_row(mock_clock: MockClock) -> None:
+async def test_server_is_ejected_after_consecutive_failures(mock_clock: MockClock) -> None:
     health = ServerHealthRegistry(eject_after=3, eject_seconds=10)
     for _ in range(4):
         health.record_failure("a", "500")
@@ -15,7 +15,7 @@ async def test_ejection_takes_failures_in_a_row(mock_clock: MockClock) -> None:
     for _ in range(3):
         health.record_failure("a", "UpstreamCut")
     assert not health.is_usable("a")
-    assert health.of("a").last_error == "UpstreamCut"
+    assert health.get("a").last_error == "UpstreamCut"
     assert health.is_usable("b")
     mock_clock.jump(9.75)
     assert not health.is_usable("a")
@@ -23,7 +23,7 @@ async def test_ejection_takes_failures_in_a_row(mock_clock: MockClock) -> None:
     assert health.is_usable("a")
 
 
-async def test_ejections_in_a_row_last_longer_up_to_a_bound(mock_clock: MockClock) -> None:
+async def test_consecutive_ejections_last_longer_up_to_limit(mock_clock: MockClock) -> None:
     health = ServerHealthRegistry(eject_after=1, eject_seconds=10)
     for factor in [*range(1, MAX_EJECTION_FACTOR + 1), MAX_EJECTION_FACTOR, MAX_EJECTION_FACTOR]:
         health.record_failure("a", "500")
@@ -37,14 +37,14 @@ async def test_ejections_in_a_row_last_longer_up_to_a_bound(mock_clock: MockCloc
     assert health.is_usable("a")
 
 
-async def test_one_success_ends_an_ejection() -> None:
+async def test_success_ends_ejection() -> None:
     health = ServerHealthRegistry(eject_after=1, eject_seconds=10)
     health.record_failure("a", "500")
     health.record_success("a")
     assert health.is_usable("a")
 
 
-async def test_probes_and_work_are_judged_apart(mock_clock: MockClock) -> None:
+async def test_probes_and_requests_are_counted_separately(mock_clock: MockClock) -> None:
     health = ServerHealthRegistry(eject_after=2, eject_seconds=10)
     health.record_failure("a", "500")
     health.record_probe("a", alive=False)
@@ -64,7 +64,7 @@ async def test_probes_and_work_are_judged_apart(mock_clock: MockClock) -> None:
     assert health.is_usable("b")
 
 
-async def test_servers_that_are_gone_are_forgotten() -> None:
+async def test_keep_only_drops_other_servers() -> None:
     health = ServerHealthRegistry(eject_after=1, eject_seconds=10)
     health.record_failure("a", "500")
     health.record_failure("b", "500")

@@ -21,9 +21,7 @@ from tests.storage.test_trouble import damage
 ROWS = [usage(serial) for serial in range(1000, 1005)]
 
 
-async def test_rows_are_kept_new_work_is_refused_and_the_log_has_the_rows_in_the_end(
-    sqlite_url: str, sqlite_path: Path
-) -> None:
+async def test_damaged_database_keeps_rows_and_logs_them_at_end(sqlite_url: str, sqlite_path: Path) -> None:
     lines: list[bytes] = []
     log, metrics = Log(SystemClock(), write=lines.append), Metrics()
     async with open_store(sqlite_url) as store:
@@ -37,7 +35,7 @@ async def test_rows_are_kept_new_work_is_refused_and_the_log_has_the_rows_in_the
             recorder.reserve()
             batch = recorder.record(row)
         with pytest.raises(Unavailable):
-            await recorder.durable(batch, ROWS[-1].id)
+            await recorder.wait_durable(batch, ROWS[-1].id)
         with pytest.raises(Unavailable):
             recorder.check_capacity()
         await eventually(lambda: metrics.commit_failures >= 3)
