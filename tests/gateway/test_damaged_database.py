@@ -1,4 +1,4 @@
-"""A database that is damaged while the gateway runs: no row is taken for the culprit, and none is lost."""
+"""A database that is damaged at runtime: rows are neither rejected nor lost."""
 
 import json
 from pathlib import Path
@@ -44,6 +44,6 @@ async def test_damaged_database_keeps_rows_and_logs_them_at_end(sqlite_url: str,
     events = [json.loads(line) for line in lines]
     (failed,) = [event for event in events if event["event"] == "usage_commit_failed"]
     assert (failed["reason"], failed["rows"]) == ("StorageBroken", len(ROWS))
-    usage_unrecorded_error = [event["row"] for event in events if event["event"] == "usage_row_unrecorded"]
-    assert [msgspec.convert(row, UsageRow) for row in usage_unrecorded_error] == ROWS
+    unrecorded = [event["row"] for event in events if event["event"] == "usage_row_unrecorded"]
+    assert [msgspec.convert(row, UsageRow) for row in unrecorded] == ROWS
     assert len(events) == 1 + len(ROWS)

@@ -1,4 +1,4 @@
-"""What a request may cost is bounded by what was asked for, and money is exact."""
+"""Estimates of tokens and cost, and amounts of money."""
 
 import json
 from fractions import Fraction
@@ -96,14 +96,14 @@ def test_invalid_usd_amount_is_rejected(text: str) -> None:
         read_usd(text)
 
 
-ABUSES: list[tuple[str, Any]] = [
+INVALID_FIELDS: list[tuple[str, Any]] = [
     (field, value)
     for field in ("max_tokens", "max_completion_tokens", "n", "best_of", "top_logprobs")
     for value in (True, False, -1, "5", 1.5, 10**30, [1], {})
 ] + [("max_tokens", 0), ("max_completion_tokens", 0), ("n", 0), ("best_of", 0), ("n", 129), ("best_of", 129)]
 
 
-@pytest.mark.parametrize(("field", "value"), ABUSES)
+@pytest.mark.parametrize(("field", "value"), INVALID_FIELDS)
 async def test_invalid_cost_field_is_rejected(field: str, value: object) -> None:
     body = _json(ASK | {field: value})
     with pytest.raises(InvalidRequest) as caught:

@@ -1,4 +1,4 @@
-"""What /metrics says, in Prometheus's own words."""
+"""The metrics, parsed by the Prometheus client."""
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families

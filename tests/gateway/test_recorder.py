@@ -1,4 +1,4 @@
-"""The one writer: group commits, rows that cannot be written, and how it ends."""
+"""The recorder: group commits, rows that cannot be written, and the end of its task."""
 
 import json
 import math
@@ -21,15 +21,15 @@ from storage.usage import LATEST, UsageRow, select_page
 from tests.gateways import eventually
 from tests.storage.samples import NOON, usage
 
-POISON = "poison"
+BAD_MODEL = "bad"
 
 
-class Ledge:
-    """A store whose every write is under the test's control."""
+class FakeStore:
+    """A store whose writes the test controls."""
 
     def __init__(self) -> None:
         self.gate: trio.Event | None = None
-        self.failing = 0  # writes still to be refused
+        self.failing = 0  # writes that will fail
         self.failure: type[Exception] = StorageUnavailable
         self.refusal: type[Exception] = BadValue
         self.commits: list[list[str]] = []
@@ -42,13 +42,13 @@ class Ledge:
         if self.failing:
             self.failing -= 1
             raise self.failure("no")
-        if any(row.model == POISON for row in rows):
+        if any(row.model == BAD_MODEL for row in rows):
             raise self.refusal("a value this row holds")
         self.commits.append([row.id for row in rows])
 
 
-class Desk:
-    def __init__(self, store: Ledge, *, max_rows: int = 10_000, timeout: float = 1.0) -> None:
+class Harness:
+    def __init__(self, store: FakeStore, *, max_rows: int = 10_000, timeout: float = 1.0) -> None:
         self.metrics = Metrics()
         self.lines: list[bytes] = []
         log = Log(SystemClock(), write=self.lines.append)
@@ -59,7 +59,7 @@ class Desk:
     def is_failing(self) -> bool:
         return self.recorder.failing
 
-    def take(self, serial: int, **fields: Any) -> Any:
+    def record(self, serial: int, **fields: Any) -> Any:
         self.recorder.check_capacity()
         self.recorder.reserve()
         return self.recorder.record(usage(serial, **fields))
@@ -78,105 +78,106 @@ def ids(serials: range | list[int]) -> list[str]:
 async def test_oldest_waiting_is_time_of_first_unwritten_row(
     nursery: trio.Nursery, mock_clock: MockClock
 ) -> None:
-    """In whichever batch they are, and through refused commits."""
-    store = Ledge()
+    store = FakeStore()
     store.failing = 3
-    handlers = Desk(store)
-    assert handlers.recorder.oldest_waiting == math.inf
+    harness = Harness(store)
+    assert harness.recorder.oldest_waiting == math.inf
     first = trio.current_time()
     for serial in range(MAX_BATCH + 1):
-        handlers.take(serial)
+        harness.record(serial)
     mock_clock.jump(5)
-    handlers.take(MAX_BATCH + 1)
-    assert handlers.recorder.oldest_waiting == first
-    nursery.start_soon(handlers.recorder.run)
+    harness.record(MAX_BATCH + 1)
+    assert harness.recorder.oldest_waiting == first
+    nursery.start_soon(harness.recorder.run)
     mock_clock.autojump_threshold = 0
     while len(store.commits) < 1:
-        assert handlers.recorder.oldest_waiting == first
+        assert harness.recorder.oldest_waiting == first
         await trio.sleep(0.05)
     await eventually(lambda: len(store.commits) == 2)
-    assert handlers.recorder.oldest_waiting == math.inf
+    assert harness.recorder.oldest_waiting == math.inf
 
 
 async def test_waiting_rows_share_one_commit(nursery: trio.Nursery) -> None:
-    store = Ledge()
+    store = FakeStore()
     store.gate = trio.Event()
-    handlers = Desk(store)
-    nursery.start_soon(handlers.recorder.run)
-    first = handlers.take(0)
+    harness = Harness(store)
+    nursery.start_soon(harness.recorder.run)
+    first = harness.record(0)
     await wait_all_tasks_blocked()
-    rest = [handlers.take(serial) for serial in range(1, MAX_BATCH + 11)]
-    assert handlers.recorder.held == MAX_BATCH + 11
+    rest = [harness.record(serial) for serial in range(1, MAX_BATCH + 11)]
+    assert harness.recorder.held == MAX_BATCH + 11
     store.gate.set()
     for batch in [first, *rest]:
-        await handlers.durable(batch)
+        await harness.durable(batch)
     assert store.commits == [
         ids([0]),
         ids(range(1, MAX_BATCH + 1)),
         ids(range(MAX_BATCH + 1, MAX_BATCH + 11)),
     ]
-    assert handlers.recorder.held == 0
-    assert (handlers.metrics.commits, handlers.metrics.rows_committed) == (3, MAX_BATCH + 11)
+    assert harness.recorder.held == 0
+    assert (harness.metrics.commits, harness.metrics.rows_committed) == (3, MAX_BATCH + 11)
 
 
 async def test_full_queue_counts_reserved_and_waiting_rows(nursery: trio.Nursery) -> None:
-    store = Ledge()
-    handlers = Desk(store, max_rows=2)
-    handlers.recorder.check_capacity()
-    handlers.recorder.reserve()
-    handlers.take(1)
+    store = FakeStore()
+    harness = Harness(store, max_rows=2)
+    harness.recorder.check_capacity()
+    harness.recorder.reserve()
+    harness.record(1)
     with pytest.raises(Unavailable) as caught:
-        handlers.recorder.check_capacity()
+        harness.recorder.check_capacity()
     assert caught.value.code == "usage_queue_full"
-    nursery.start_soon(handlers.recorder.run)
+    nursery.start_soon(harness.recorder.run)
     await wait_all_tasks_blocked()
-    handlers.recorder.check_capacity()
-    await handlers.durable(handlers.recorder.record(usage(2)))
+    harness.recorder.check_capacity()
+    await harness.durable(harness.recorder.record(usage(2)))
     assert store.commits == [ids([1]), ids([2])]
 
 
 async def test_failing_store_fails_waiters_and_keeps_rows(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
-    store = Ledge()
+    store = FakeStore()
     store.gate = trio.Event()
-    handlers = Desk(store)
-    nursery.start_soon(handlers.recorder.run)
+    harness = Harness(store)
+    nursery.start_soon(harness.recorder.run)
     refused = []
 
     async def wait(batch: Any) -> None:
         with pytest.raises(Unavailable) as caught:
-            await handlers.durable(batch)
+            await harness.durable(batch)
         refused.append(caught.value.code)
 
     store.failing = 6
     async with trio.open_nursery() as waiting:
-        waiting.start_soon(wait, handlers.take(0))
+        waiting.start_soon(wait, harness.record(0))
         await wait_all_tasks_blocked()
-        waiting.start_soon(wait, handlers.take(1))
-        waiting.start_soon(wait, handlers.take(2))
+        waiting.start_soon(wait, harness.record(1))
+        waiting.start_soon(wait, harness.record(2))
         store.gate.set()
     assert refused == ["storage_unavailable"] * 3
-    assert handlers.is_failing()
+    assert harness.is_failing()
     with pytest.raises(Unavailable):
-        handlers.recorder.check_capacity()
+        harness.recorder.check_capacity()
     with pytest.raises(Unavailable):
-        await handlers.durable(handlers.recorder.record(usage(3)))
+        await harness.durable(harness.recorder.record(usage(3)))
     await trio.sleep(5)
-    assert not handlers.is_failing()
+    assert not harness.is_failing()
     assert sorted(row for commit in store.commits for row in commit) == ids(range(4))
-    assert handlers.metrics.commit_failures == 6
-    assert len(handlers.events("usage_commit_failed")) == 1
-    await handlers.durable(handlers.take(4))
+    assert harness.metrics.commit_failures == 6
+    assert len(harness.events("usage_commit_failed")) == 1
+    await harness.durable(harness.record(4))
 
 
 async def test_hanging_store_fails_after_timeout(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    store = Ledge()
+    store = FakeStore()
     store.gate = trio.Event()
-    handlers = Desk(store)
-    nursery.start_soon(handlers.recorder.run)
-    with trio.fail_after(1.01), pytest.raises(Unavailable):
-        await handlers.durable(handlers.take(0))
+    harness = Harness(store)
+    started = trio.current_time()
+    nursery.start_soon(harness.recorder.run)
+    with pytest.raises(Unavailable):
+        await harness.durable(harness.record(0))
+    assert trio.current_time() - started == 1.0
     store.gate.set()
     await trio.sleep(1)
     assert store.commits == [ids([0])]
@@ -188,24 +189,23 @@ async def test_hanging_store_fails_after_timeout(nursery: trio.Nursery, autojump
 async def test_store_failure_rejects_no_row(
     nursery: trio.Nursery, autojump_clock: MockClock, failure: type[Exception]
 ) -> None:
-    """A table that is gone, a database that is read only, a fault of ours: no reason to lose a row."""
-    store = Ledge()
+    store = FakeStore()
     store.failure, store.failing = failure, 3
-    handlers = Desk(store)
-    batches = [handlers.take(serial) for serial in range(3)]
-    nursery.start_soon(handlers.recorder.run)
+    harness = Harness(store)
+    batches = [harness.record(serial) for serial in range(3)]
+    nursery.start_soon(harness.recorder.run)
     for serial, batch in enumerate(batches):
         with pytest.raises(Unavailable) as caught:
-            await handlers.durable(batch, serial)
+            await harness.durable(batch, serial)
         assert caught.value.headers == {"x-should-retry": "false"}
-    assert handlers.is_failing()
+    assert harness.is_failing()
     with pytest.raises(Unavailable):
-        handlers.recorder.check_capacity()
+        harness.recorder.check_capacity()
     await trio.sleep(5)
     assert store.commits == [ids(range(3))]
-    assert not handlers.is_failing()
-    assert handlers.events("usage_row_rejected") == []
-    (event,) = handlers.events("usage_commit_failed")
+    assert not harness.is_failing()
+    assert harness.events("usage_row_rejected") == []
+    (event,) = harness.events("usage_commit_failed")
     assert (event["reason"], event["rows"]) == (failure.__name__, 3)
     assert ("frames" in event) == (failure is ValueError)
 
@@ -213,8 +213,8 @@ async def test_store_failure_rejects_no_row(
 async def test_rejected_row_is_logged_once_when_batch_is_retried(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
-    class Late(Ledge):
-        """Fails right after it has refused the row."""
+    class Late(FakeStore):
+        """Fails after it rejected the row."""
 
         async def write(self, fn: Callable[..., Awaitable[Any]], *args: Any) -> Any:
             alone = len(args[0]) == 1
@@ -225,20 +225,20 @@ async def test_rejected_row_is_logged_once_when_batch_is_retried(
                 raise
 
     store = Late()
-    handlers = Desk(store)
-    batch = handlers.take(0, model=POISON)
+    harness = Harness(store)
+    batch = harness.record(0, model=BAD_MODEL)
     for serial in (1, 2, 3):
-        handlers.take(serial)
-    nursery.start_soon(handlers.recorder.run)
+        harness.record(serial)
+    nursery.start_soon(harness.recorder.run)
     await trio.sleep(5)
     assert sorted(row for commit in store.commits for row in commit) == ids([1, 2, 3])
-    assert len(handlers.events("usage_row_rejected")) == handlers.metrics.rows_rejected == 1
-    assert handlers.metrics.rows_committed == 3
-    assert handlers.recorder.held == 0
+    assert len(harness.events("usage_row_rejected")) == harness.metrics.rows_rejected == 1
+    assert harness.metrics.rows_committed == 3
+    assert harness.recorder.held == 0
     for serial in (1, 2, 3):
-        await handlers.durable(batch, serial)
+        await harness.durable(batch, serial)
     with pytest.raises(Unavailable):
-        await handlers.durable(batch, 0)
+        await harness.durable(batch, 0)
 
 
 @pytest.mark.parametrize("refusal", [BadValue, IntegrityError])
@@ -246,65 +246,63 @@ async def test_rejected_row_is_logged_once_when_batch_is_retried(
 async def test_rejected_row_does_not_block_other_rows(
     nursery: trio.Nursery, position: int, refusal: type[Exception]
 ) -> None:
-    store = Ledge()
+    store = FakeStore()
     store.refusal = refusal
-    handlers = Desk(store)
-    batches = [handlers.take(serial, model=POISON if serial == position else "m") for serial in range(7)]
-    nursery.start_soon(handlers.recorder.run)
+    harness = Harness(store)
+    batches = [harness.record(serial, model=BAD_MODEL if serial == position else "m") for serial in range(7)]
+    nursery.start_soon(harness.recorder.run)
     for serial, batch in enumerate(batches):
         if serial == position:
             with pytest.raises(Unavailable):
-                await handlers.durable(batch, serial)
+                await harness.durable(batch, serial)
         else:
-            await handlers.durable(batch, serial)
+            await harness.durable(batch, serial)
     assert sorted(row for commit in store.commits for row in commit) == [
         row for row in ids(range(7)) if row != ids([position])[0]
     ]
-    (event,) = handlers.events("usage_row_rejected")
-    assert msgspec.convert(event["row"], UsageRow) == usage(position, model=POISON)
-    assert "a value" not in handlers.lines[0].decode()
-    assert handlers.metrics.rows_rejected == 1
-    assert handlers.recorder.held == 0
+    (event,) = harness.events("usage_row_rejected")
+    assert msgspec.convert(event["row"], UsageRow) == usage(position, model=BAD_MODEL)
+    assert "a value" not in harness.lines[0].decode()
+    assert harness.metrics.rows_rejected == 1
+    assert harness.recorder.held == 0
 
 
 async def test_finish_commits_remaining_rows() -> None:
-    store = Ledge()
-    handlers = Desk(store)
+    store = FakeStore()
+    harness = Harness(store)
     for serial in range(5):
-        handlers.take(serial)
-    handlers.recorder.finish()
-    with trio.fail_after(2):
-        await handlers.recorder.run()
+        harness.record(serial)
+    harness.recorder.finish()
+    await harness.recorder.run()
     assert store.commits == [ids(range(5))]
 
 
 async def test_finish_while_idle_returns(nursery: trio.Nursery) -> None:
-    handlers = Desk(Ledge())
-    with trio.fail_after(2):
-        async with trio.open_nursery() as running:
-            running.start_soon(handlers.recorder.run)
-            await wait_all_tasks_blocked()
-            handlers.recorder.finish()
+    harness = Harness(FakeStore())
+    async with trio.open_nursery() as running:
+        running.start_soon(harness.recorder.run)
+        await wait_all_tasks_blocked()
+        harness.recorder.finish()
 
 
 async def test_cancelled_recorder_logs_remaining_rows(nursery: trio.Nursery) -> None:
-    store = Ledge()
+    store = FakeStore()
     store.gate = trio.Event()
-    handlers = Desk(store)
+    harness = Harness(store)
     async with trio.open_nursery() as running:
-        running.start_soon(handlers.recorder.run)
-        handlers.take(0)
+        running.start_soon(harness.recorder.run)
+        harness.record(0)
         await wait_all_tasks_blocked()
-        handlers.take(1)
-        handlers.take(2)
+        harness.record(1)
+        harness.record(2)
         running.cancel_scope.cancel()
-    logged = [msgspec.convert(event["row"], UsageRow) for event in handlers.events("usage_row_unrecorded")]
+    logged = [msgspec.convert(event["row"], UsageRow) for event in harness.events("usage_row_unrecorded")]
     assert logged == [usage(0), usage(1), usage(2)]
 
 
 async def test_repeated_batch_is_stored_once(nursery: trio.Nursery, sqlite_url: str) -> None:
-    class Doubtful(Ledge):
-        """Commits, and then says it did not."""
+    class Doubtful(FakeStore):
+        """Commits and then reports a failure."""
 
         async def write(self, fn: Callable[..., Awaitable[Any]], *args: Any) -> Any:
             await real.write(fn, *args)
@@ -315,10 +313,10 @@ async def test_repeated_batch_is_stored_once(nursery: trio.Nursery, sqlite_url: 
     async with open_store(sqlite_url) as real:
         doubtful = Doubtful()
         doubtful.failing = 2
-        handlers = Desk(doubtful, timeout=30)
-        batch = handlers.take(1)
+        harness = Harness(doubtful, timeout=30)
+        batch = harness.record(1)
         async with trio.open_nursery() as running:
-            running.start_soon(handlers.recorder.run)
+            running.start_soon(harness.recorder.run)
             await eventually(lambda: bool(batch.durable), 60)
             running.cancel_scope.cancel()
         assert await real.read(select_page, LATEST, 10) == [usage(1, at=NOON)]

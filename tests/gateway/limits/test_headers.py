@@ -1,4 +1,4 @@
-"""Every answer to a caller whose key is known says what is left, refusals of all kinds included."""
+"""Rate limit headers on every response to a valid key, errors included."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ import trio
 
 from tests import gateways
 from tests.fakes.model_server import DONE, ModelServer, chunk, drop_twice, hang, refusal, streamed
-from tests.gateways import ASK, IMPATIENT, STREAM, Gateway, entry
+from tests.gateways import ASK, STREAM, Gateway, entry
 
 LIMITS = {"rpm": 9, "tpm": 1000}
 NAMES = {
@@ -70,26 +70,29 @@ async def test_invalid_request_has_rate_headers_and_takes_nothing(gateway: Gatew
     assert [answer.status_code for answer in answers] == statuses
     for answer in answers:
         assert set(answer.headers) >= NAMES
-        assert answer.headers["x-ratelimit-remaining"] == "9", "it took nothing"
+        assert answer.headers["x-ratelimit-remaining"] == "9", "the request is not counted"
 
 
 async def test_failed_upstream_response_has_rate_headers_and_returns_tokens(
     nursery: trio.Nursery, home: Path, models: ModelServer
 ) -> None:
-    sections = {"upstream": IMPATIENT | {"attempts": 1}}
+    sections = {"upstream": {"attempts": 1}}
     gateway = await gateways.start(nursery, home, servers=[entry("one", models.url)], **sections)
     _, key = await gateway.new_key(limits=LIMITS)
     models.plan(refusal(500), refusal(503), refusal(401), refusal(429), refusal(404), drop_twice)
-    statuses = [502, 503, 502, 429, 404, 502]
-    for taken, status in enumerate(statuses, 1):
+    for used, status in enumerate([502, 503, 502, 429, 404, 502], 1):
         answer = await gateway.chat(key=key)
         assert answer.status_code == status
         assert set(answer.headers) >= NAMES
-        assert answer.headers["x-ratelimit-remaining"] == str(9 - taken)
-        assert answer.headers["x-ratelimit-remaining-tokens"] == "1000", "what was reserved is given back"
+        assert answer.headers["x-ratelimit-remaining"] == str(9 - used)
+        assert answer.headers["x-ratelimit-remaining-tokens"] == "1000", "the reservation is given back"
+
+
+async def test_upstream_timeout_response_has_rate_headers(impatient: Gateway, models: ModelServer) -> None:
+    _, key = await impatient.new_key(limits=LIMITS)
     models.plan(hang)
-    late = await gateway.chat(STREAM, key=key)
-    assert (late.status_code, late.headers["x-ratelimit-remaining"]) == (504, "2")
+    answer = await impatient.chat(STREAM, key=key)
+    assert (answer.status_code, answer.headers["x-ratelimit-remaining"]) == (504, "8")
 
 
 async def test_concurrent_responses_have_their_own_remaining_count(

@@ -105,7 +105,7 @@ async def test_client_key_is_sent_to_keyless_servers_only(
         assert (answer.status_code // 100, answer.headers["x-bluesminds-server"]) == (5, "pass")
     assert (await gateway.chat(key=CLIENT_KEY)).status_code == 200
     assert models.asked == []
-    # One without a key of the gateway's is for them alone.
+    # A server without an api_key is for keyless requests only.
     models.plan(refusal(503))
     assert (await gateway.chat()).status_code == 503
     assert keys_sent(second) == [b"Bearer " + CLIENT_KEY.encode()] * 3
@@ -133,7 +133,7 @@ async def test_rejected_client_key_does_not_blame_server(
         assert "[redacted]" in answer.text
         assert answer.headers["x-ratelimit-remaining-tokens"] == "1000"
     assert second.asked == []
-    assert (await gateway.chat()).headers["x-bluesminds-server"] == "pass", "it is not blamed"
+    assert (await gateway.chat()).headers["x-bluesminds-server"] == "pass", "the server is not ejected"
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -205,7 +205,7 @@ async def test_keyless_mode_is_off_by_default(nursery: trio.Nursery, home: Path,
     answer = await gateway.chat(key=CLIENT_KEY)
     assert (answer.status_code, code(answer)) == (401, "invalid_api_key")
     assert models.asked == []
-    assert (await gateway.chat()).status_code == 200, "the mark means nothing then"
+    assert (await gateway.chat()).status_code == 200, "the server entry alone changes nothing"
 
 
 async def test_keyless_limits_apply_per_address(
@@ -213,7 +213,6 @@ async def test_keyless_limits_apply_per_address(
 ) -> None:
     servers = [entry("pass", models.url, keyless=True)]
     gateway = await start_keyless(nursery, home, servers, rpm=2)
-    began = trio.current_time()
     assert (await gateway.chat(key=CLIENT_KEY, headers=forwarded_for("192.0.2.1"))).headers[
         "x-ratelimit-remaining"
     ] == "1"
@@ -222,13 +221,13 @@ async def test_keyless_limits_apply_per_address(
     assert (refused.status_code, code(refused)) == (429, "rate_limit_exceeded")
     assert refused.json()["error"]["message"].startswith("Your address is limited to 2 requests")
     assert refused.headers["x-ratelimit-remaining"] == "0"
-    assert 60 - (trio.current_time() - began) <= int(refused.headers["retry-after"]) <= 61
+    assert refused.headers["retry-after"] == "61"
     for address in ("2001:db8::1", "2001:db8::ffff:2"):
         assert (await gateway.chat(key=CLIENT_KEY, headers=forwarded_for(address))).status_code == 200
     assert (await gateway.chat(key=CLIENT_KEY, headers=forwarded_for("2001:db8:0:0:9::"))).status_code == 429
     assert (await gateway.chat(key=CLIENT_KEY, headers=forwarded_for("2001:db8:0:1::"))).status_code == 200
     assert (await gateway.chat(key=CLIENT_KEY, headers=forwarded_for("::ffff:192.0.2.1"))).status_code == 429
-    assert (await gateway.chat()).status_code == 404, "keys of the gateway are not counted so"
+    assert (await gateway.chat()).status_code == 404, "a gateway key is not limited by address"
     async with gateway.client(CLIENT_KEY) as client:
         fresh = await client.get("/v1/models", headers=forwarded_for("192.0.2.9"))
     assert fresh.headers["x-ratelimit-remaining"] == "2"
@@ -304,7 +303,7 @@ async def test_keyless_server_rejecting_probe_is_alive(
             entry("next", second.url, keyless=True, priority=1),
         ],
         keyless=LIMITS,
-        upstream={"eject_after": 1},  # the start has probed it once
+        upstream={"eject_after": 1},  # the start probes it once
     )
     assert (await gateway.chat(key=CLIENT_KEY)).headers["x-bluesminds-server"] == "pass"
 

@@ -1,7 +1,7 @@
-"""Whatever happens in whatever order, no limit is exceeded, a refusal is true, and all returns to zero.
+"""A state machine: in any order of events no limit is exceeded, errors are true and counters return to zero.
 
-Rows go into a real database, from which accounts are opened after an hour of rest and, with the minute they
-were in, after a restart; what should be counted is known from plain lists.
+Rows are stored in a real database. Accounts are opened from it after an idle hour and after a restart. The
+expected usage is computed from plain lists.
 """
 
 import copy
@@ -53,12 +53,12 @@ FIGURES = {
     "usd_per_month": st.sampled_from([0, 200]),
     "usd_total": st.sampled_from([0, 150, 500]),
 }
-# Of many limits the tightest hides the others, so often there is only one.
+# The tightest of many limits hides the others, so often there is only one.
 limit_sets = st.one_of(
     *(st.builds(LimitSet, **{name: figures}) for name, figures in FIGURES.items()),
     st.builds(LimitSet, **FIGURES),
 )
-demands = st.builds(Estimate, tokens=st.integers(1, 35), nano=st.integers(0, 40))
+estimates = st.builds(Estimate, tokens=st.integers(1, 35), nano=st.integers(0, 40))
 
 
 @dataclass
@@ -76,20 +76,20 @@ class Times:
 
 
 @dataclass
-class BodyConsumed:
-    """What the oracle remembers of one admitted request."""
+class Reserved:
+    """The expected state of one running request."""
 
     reservation: Reservation
     subjects: tuple[str, str]
     at: float
     arrived: int  # wall time in ms
-    demand: Estimate
+    estimate: Estimate
     days: dict[str, str]
 
 
 @dataclass
 class Ledger:
-    """Plain lists of everything that ever happened to one subject."""
+    """Everything that happened to one subject."""
 
     requests: list[float] = field(default_factory=list)
     tokens: list[tuple[float, int]] = field(default_factory=list)  # settled
@@ -112,14 +112,14 @@ def empty_database() -> bytes:
 
 
 class Limits(RuleBasedStateMachine):
-    tickets: Bundle[BodyConsumed] = Bundle("tickets")
+    reservations: Bundle[Reserved] = Bundle("reservations")
 
     def __init__(self) -> None:
         super().__init__()
         self.times = Times()
         self.ledgers = {subject: Ledger() for subject in SUBJECTS}
         self.limits = dict.fromkeys(SUBJECTS, LimitSet())
-        self.running: list[BodyConsumed] = []
+        self.running: list[Reserved] = []
         self.set_back = 0  # seconds of the wall clock, since the truth is known
         self.serials = count()
         self.database = sqlite3.connect(":memory:")
@@ -132,7 +132,7 @@ class Limits(RuleBasedStateMachine):
 
     @rule()
     def restart(self) -> None:
-        """What ran is gone and has cost nothing; what ended in the last minute counts from there."""
+        """Running requests are lost and cost nothing; requests of the last minute count from their end."""
         self.running = []
         self.limiter = RateLimiter(self.times, Calendar(UTC), lambda: True, self.times.now)
         now = self.times.now_ms()
@@ -148,9 +148,9 @@ class Limits(RuleBasedStateMachine):
             ledger.day = max((row[0] for row in ledger.rows), default="")
 
     @rule()
-    def end_properly_and_start_again(self) -> None:
-        for taken in list(self.running):
-            self.close(taken, taken.demand.tokens, taken.demand.nano or 0)
+    def settle_all_and_restart(self) -> None:
+        for reserved in list(self.running):
+            self.close(reserved, reserved.estimate.tokens, reserved.estimate.nano or 0)
         self.restart()
 
     def recent(self, now: int) -> list[RecentUse]:
@@ -173,8 +173,8 @@ class Limits(RuleBasedStateMachine):
         return found
 
     @rule()
-    def rest_for_an_hour(self) -> None:
-        """What nothing runs of is closed; minutes are over, and the latest day is the stored one."""
+    def idle_for_an_hour(self) -> None:
+        """Idle accounts are closed and windows are empty; the latest day is the stored one."""
         self.wait(IDLE_SECONDS + 1)
         self.limiter.sweep()
         for subject, ledger in self.ledgers.items():
@@ -194,72 +194,70 @@ class Limits(RuleBasedStateMachine):
     def set_the_wall_clock(self, seconds: int) -> None:
         self.times.wall += seconds
         self.set_back -= seconds
-        if (
-            seconds > 0 or self.set_back > WINDOW_SECONDS
-        ):  # after a restart, nobody can tell any more when it was
+        if seconds > 0 or self.set_back > WINDOW_SECONDS:  # a restart cannot restore these times
             self.set_back = 0
             for ledger in self.ledgers.values():
                 ledger.truth.clear()
 
-    @rule(target=tickets, key=st.sampled_from(sorted(OWNERS)), demand=demands)
-    def admit(self, key: str, demand: Estimate) -> object:
+    @rule(target=reservations, key=st.sampled_from(sorted(OWNERS)), estimate=estimates)
+    def reserve(self, key: str, estimate: Estimate) -> object:
         caller = self.caller(key)
         subjects = (f"key:{key}", f"user:{OWNERS[key]}")
-        for subject in subjects:  # as whenever a key is looked up, whatever runs meanwhile
+        for subject in subjects:  # as in every lookup of a key
             self.limiter.open_account(subject, self.stored(subject))
         try:
-            reservation = self.limiter.reserve(caller, demand)
+            reservation = self.limiter.reserve(caller, estimate)
         except RateLimited as exc:
-            self.must_be_full(caller, demand, exc)
+            self.check_rejection(caller, estimate, exc)
             return multiple()
-        self.turn(subjects)
+        self.roll_over(subjects)
         days = {subject: self.ledgers[subject].day for subject in subjects}
-        taken = BodyConsumed(reservation, subjects, self.times.mono, self.times.now_ms(), demand, days)
-        self.running.append(taken)
+        reserved = Reserved(reservation, subjects, self.times.mono, self.times.now_ms(), estimate, days)
+        self.running.append(reserved)
         for subject in subjects:
             self.ledgers[subject].requests.append(self.times.mono)
-            self.must_hold(subject)
-        return taken
+            self.check_limits(subject)
+        return reserved
 
-    @rule(taken=consumes(tickets), tokens=st.integers(0, 50), nano=st.integers(0, 60))
-    def settle(self, taken: BodyConsumed, tokens: int, nano: int) -> None:
-        self.close(taken, tokens, nano)
+    @rule(reserved=consumes(reservations), tokens=st.integers(0, 50), nano=st.integers(0, 60))
+    def settle(self, reserved: Reserved, tokens: int, nano: int) -> None:
+        self.close(reserved, tokens, nano)
 
-    @rule(taken=consumes(tickets))
-    def cancel(self, taken: BodyConsumed) -> None:
-        self.close(taken, 0, 0)
+    @rule(reserved=consumes(reservations))
+    def cancel(self, reserved: Reserved) -> None:
+        self.close(reserved, 0, 0)
 
-    def close(self, taken: BodyConsumed, tokens: int, nano: int) -> None:
-        if taken not in self.running:
-            return  # it ran in a process that is gone
+    def close(self, reserved: Reserved, tokens: int, nano: int) -> None:
+        if reserved not in self.running:
+            return  # it ran in an earlier process
         for _ in range(2):
-            taken.reservation.settle(tokens, nano)
-        self.running.remove(taken)
-        key, user = (subject.partition(":")[2] for subject in taken.subjects)
-        day = taken.reservation.day
+            reserved.reservation.settle(tokens, nano)
+        self.running.remove(reserved)
+        key, user = (subject.partition(":")[2] for subject in reserved.subjects)
+        day = reserved.reservation.day
         now = self.times.now_ms()
         row = usage(
             next(self.serials),
-            at=taken.arrived,
-            duration_ms=max(0, now - taken.arrived),
+            at=reserved.arrived,
+            duration_ms=max(0, now - reserved.arrived),
             key_id=key,
             user_id=user,
             prompt_tokens=tokens,
             cost_nano=nano,
             day=day,
         )
-        values = asdict(row) | {"completion_tokens": None, "month": taken.reservation.month}
-        self.database.executemany(INSERT_SQLITE, [values, values])  # as when the first commit was in doubt
-        for subject in taken.subjects:
+        values = asdict(row) | {"completion_tokens": None, "month": reserved.reservation.month}
+        self.database.executemany(INSERT_SQLITE, [values, values])  # as after a commit with unknown result
+        for subject in reserved.subjects:
             ledger = self.ledgers[subject]
-            ledger.tokens.append((taken.at, min(tokens, taken.demand.tokens)))
-            if tokens > taken.demand.tokens:
-                ledger.tokens.append((self.times.mono, tokens - taken.demand.tokens))
-            ledger.rows.append((taken.reservation.day, taken.reservation.month, tokens, nano))
+            ledger.tokens.append((reserved.at, min(tokens, reserved.estimate.tokens)))
+            if tokens > reserved.estimate.tokens:
+                ledger.tokens.append((self.times.mono, tokens - reserved.estimate.tokens))
+            ledger.rows.append((reserved.reservation.day, reserved.reservation.month, tokens, nano))
             ledger.settled.append((row.at, row.at + row.duration_ms, tokens))
-            if row.at <= now + MINUTE:  # else the clock was set back meanwhile: as above
-                ledger.truth.append((taken.at, min(tokens, taken.demand.tokens), 1))
-                ledger.truth.append((self.times.mono, max(0, tokens - taken.demand.tokens), 0))
+            if row.at <= now + MINUTE:  # otherwise the clock was set back meanwhile
+                ledger.truth.append((reserved.at, min(tokens, reserved.estimate.tokens), 1))
+                ledger.truth.append((self.times.mono, max(0, tokens - reserved.estimate.tokens), 0))
 
     def caller(self, key: str) -> Caller:
         return Caller(
@@ -270,7 +268,7 @@ class Limits(RuleBasedStateMachine):
             expires_at=None,
         )
 
-    def turn(self, subjects: tuple[str, str]) -> None:
+    def roll_over(self, subjects: tuple[str, str]) -> None:
         """The date of an account never goes back."""
         key, user = (self.ledgers[subject] for subject in subjects)
         today = datetime.fromtimestamp(self.times.wall, UTC).date().isoformat()
@@ -278,29 +276,29 @@ class Limits(RuleBasedStateMachine):
         key.day = max(key.day, user.day)
 
     def in_use(self, subject: str, edge: float) -> dict[str, int]:
-        """Exact figures right now; `edge` is how long a minute is."""
+        """Exact usage now; `edge` is the length of the window."""
         ledger = self.ledgers[subject]
-        mine = [taken for taken in self.running if subject in taken.subjects]
+        own = [reserved for reserved in self.running if subject in reserved.subjects]
         since = self.times.mono - edge
         found = {
             "rpm": sum(at > since for at in ledger.requests),
             "tpm": sum(amount for at, amount in ledger.tokens if at > since)
-            + sum(taken.demand.tokens for taken in mine if taken.at > since),
-            "concurrency": len(mine),
+            + sum(reserved.estimate.tokens for reserved in own if reserved.at > since),
+            "concurrency": len(own),
             "usd_total": sum(row[3] for row in ledger.rows),
         }
         for unit, position, width in (("day", 0, 10), ("month", 1, 7)):
             period = ledger.day[:width]
             rows = [row for row in ledger.rows if row[position] == period]
             found[f"tokens_per_{unit}"], found[f"usd_per_{unit}"] = _sums(rows)
-            held = [taken.demand for taken in mine if taken.days[subject][:width] == period]
-            found[f"tokens_per_{unit}"] += sum(demand.tokens for demand in held)
-            found[f"usd_per_{unit}"] += sum(demand.nano or 0 for demand in held)
-        found["usd_total"] += sum(taken.demand.nano or 0 for taken in mine)
+            held = [reserved.estimate for reserved in own if reserved.days[subject][:width] == period]
+            found[f"tokens_per_{unit}"] += sum(estimate.tokens for estimate in held)
+            found[f"usd_per_{unit}"] += sum(estimate.nano or 0 for estimate in held)
+        found["usd_total"] += sum(reserved.estimate.nano or 0 for reserved in own)
         return found
 
-    def must_hold(self, subject: str) -> None:
-        """Right after an admission."""
+    def check_limits(self, subject: str) -> None:
+        """Called after each reservation."""
         for name, used in self.in_use(subject, WINDOW_SECONDS).items():
             limit = getattr(self.limits[subject], name)
             assert not limit or used <= limit, (subject, name, used, limit)
@@ -311,12 +309,12 @@ class Limits(RuleBasedStateMachine):
         assert not limits.rpm or sum(use[2] for use in last_minute) <= limits.rpm
         assert not limits.tpm or sum(use[1] for use in last_minute) <= limits.tpm
 
-    def must_be_full(self, caller: Caller, demand: Estimate, exc: RateLimited) -> None:
+    def check_rejection(self, caller: Caller, estimate: Estimate, exc: RateLimited) -> None:
         subjects = (f"key:{caller.key_id}", f"user:{caller.user_id}")
-        self.turn(subjects)
+        self.roll_over(subjects)
         wanted = {"rpm": 1, "concurrency": 1}
-        wanted |= dict.fromkeys(["tpm", "tokens_per_day", "tokens_per_month"], demand.tokens)
-        wanted |= dict.fromkeys(["usd_per_day", "usd_per_month", "usd_total"], demand.nano or 0)
+        wanted |= dict.fromkeys(["tpm", "tokens_per_day", "tokens_per_month"], estimate.tokens)
+        wanted |= dict.fromkeys(["usd_per_day", "usd_per_month", "usd_total"], estimate.nano or 0)
         full = {
             name
             for subject in subjects
@@ -325,46 +323,46 @@ class Limits(RuleBasedStateMachine):
         }
         named = NAMED.get(exc.code)
         assert full if named is None else named in full
-        told = exc.headers.get("retry-after-ms")
+        wait_ms = exc.headers.get("retry-after-ms")
         minute = exc.code in ("rate_limit_exceeded", "token_rate_limit_exceeded")
         if exc.code == "concurrency_limit_exceeded":
-            assert told == "1000"
+            assert wait_ms == "1000"
         else:
             assert exc.headers.get("x-should-retry") == (None if minute else "false")
-            assert (told is None) == (exc.code in ("budget_exceeded", "request_too_large_for_limit"))
-            if told is not None:
-                self.must_be_true(caller, demand, int(told) / 1000, 0.002 if minute else 1.0, full)
+            assert (wait_ms is None) == (exc.code in ("budget_exceeded", "request_too_large_for_limit"))
+            if wait_ms is not None:
+                self.check_wait(caller, estimate, int(wait_ms) / 1000, 0.002 if minute else 1.0, full)
 
-    def must_be_true(
-        self, caller: Caller, demand: Estimate, wait: float, less: float, full: set[str]
+    def check_wait(
+        self, caller: Caller, estimate: Estimate, wait: float, margin: float, full: set[str]
     ) -> None:
-        """After the wait the same is admitted, and any less is not enough, unless something else happens."""
-        for seconds, admitted in ((wait - less, False), (wait + 1e-6, True)):
+        """The same request is allowed after the wait and rejected `margin` seconds before."""
+        for seconds, allowed in ((wait - margin, False), (wait + 1e-6, True)):
             times, limiter = copy.deepcopy((self.times, self.limiter))
             times.mono += seconds
             times.wall += seconds
             try:
-                limiter.reserve(caller, demand)
+                limiter.reserve(caller, estimate)
             except RateLimited as exc:
-                assert not admitted or exc.code == "concurrency_limit_exceeded"
-                assert not admitted or "concurrency" in full
+                assert not allowed or exc.code == "concurrency_limit_exceeded"
+                assert not allowed or "concurrency" in full
             else:
-                assert admitted
+                assert allowed
 
     @invariant()
-    def what_is_in_use_is_what_runs(self) -> None:
+    def running_requests_are_counted(self) -> None:
         assert self.limiter.running == len(self.running)
         for subject in SUBJECTS:
-            mine = [taken for taken in self.running if subject in taken.subjects]
-            assert self.limiter.in_use(subject).concurrency == len(mine)
+            own = [reserved for reserved in self.running if subject in reserved.subjects]
+            assert self.limiter.in_use(subject).concurrency == len(own)
 
     def teardown(self) -> None:
         with closing(self.database):
-            self.all_returns_to_nothing()
+            self.check_counters_return_to_zero()
 
-    def all_returns_to_nothing(self) -> None:
-        for taken in list(self.running):
-            self.close(taken, 0, 0)
+    def check_counters_return_to_zero(self) -> None:
+        for reserved in list(self.running):
+            self.close(reserved, 0, 0)
         self.wait(2 * WINDOW_SECONDS)
         for account in self.limiter._accounts.values():
             for period in (account.day, account.month, account.total):

@@ -1,11 +1,11 @@
-"""A window lets in no more than its limit in any 60 s, and is a second stricter than an exact one at most."""
+"""The sliding window: at most its limit in any 60 s, and at most one second stricter than an exact window."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bluesminds.gateway.limits.window import WINDOW_SECONDS, SlidingWindow
 
-# Gaps that meet the edges of seconds and of the window, and everything between.
+# Gaps at the edges of seconds and of the window, and between them.
 gaps = st.one_of(
     st.floats(0, 2), st.floats(0, 90), st.sampled_from([0.0, 0.999, 1.0, 59.0, 59.999, 60.0, 60.001, 61.0])
 )
@@ -23,10 +23,10 @@ def test_window_never_exceeds_limit_in_any_sixty_seconds(
         if window.used(now) >= limit:
             # At most one second stricter than an exact window.
             assert sum(at > now - WINDOW_SECONDS - 1 for at in taken) >= limit
-            patience = window.wait(now, limit)
-            assert 0 < patience <= WINDOW_SECONDS + 1
-            assert window.used(now + patience - 0.001) >= limit
-            now += patience
+            pause = window.wait(now, limit)
+            assert 0 < pause <= WINDOW_SECONDS + 1
+            assert window.used(now + pause - 0.001) >= limit
+            now += pause
         assert window.used(now) < limit
         window.add(now, 1)
         taken.append(now)
@@ -34,23 +34,23 @@ def test_window_never_exceeds_limit_in_any_sixty_seconds(
         assert 0 <= window.reset(now) <= WINDOW_SECONDS + 1
 
 
-takes = st.tuples(gaps, st.integers(1, 50), st.integers(0, 80))  # wait, held, used in the end
+steps_strategy = st.tuples(gaps, st.integers(1, 50), st.integers(0, 80))  # wait, held, finally used
 
 
-@given(st.floats(0, 1000), st.lists(takes, max_size=60), st.integers(50, 120))
+@given(st.floats(0, 1000), st.lists(steps_strategy, max_size=60), st.integers(50, 120))
 def test_window_amounts_given_back_stay_within_exact_bounds(
     start: float, steps: list[tuple[float, int, int]], limit: int
 ) -> None:
     window = SlidingWindow()
-    counted: list[tuple[float, int]] = []  # when, how much: as an exact window would have it
+    counted: list[tuple[float, int]] = []  # time and amount in an exact window
     now = start
     for wait, held, used in steps:
         now += wait
-        patience = window.wait(now, limit, held)
-        if patience:
-            assert patience <= WINDOW_SECONDS + 1
-            assert window.used(now + patience - 0.001) + held > limit
-            now += patience
+        pause = window.wait(now, limit, held)
+        if pause:
+            assert pause <= WINDOW_SECONDS + 1
+            assert window.used(now + pause - 0.001) + held > limit
+            now += pause
         assert window.used(now) + held <= limit
         assert sum(amount for at, amount in counted if at > now - WINDOW_SECONDS) + held <= limit
         bucket = window.add(now, held)

@@ -1,4 +1,4 @@
-"""Passive ejection: how it starts, grows and ends."""
+"""Ejection of servers by failed requests and probes."""
 
 from trio.testing import MockClock
 
