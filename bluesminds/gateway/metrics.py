@@ -65,18 +65,18 @@ class Metrics(Collector):
         yield _counter("bluesminds_tokens", "Tokens of settled requests.", ("model", "kind"), self.tokens)
         yield _counter(
             "bluesminds_upstream_attempts",
-            "Attempts to get a response from a server.",
+            "Attempts sent to servers.",
             ("server", "outcome"),
             self.attempts,
         )
         yield _histogram(
             "bluesminds_request_seconds",
-            "Seconds from the request head to the last byte of the response.",
+            "From request head to last byte.",
             self.seconds,
         )
         yield _histogram(
             "bluesminds_first_byte_seconds",
-            "Seconds from the request head to the first byte of a streamed response.",
+            "From request head to first streamed byte.",
             self.first_byte,
         )
         for name, value, help_text in (
@@ -85,12 +85,12 @@ class Metrics(Collector):
             (
                 "bluesminds_usage_commit_failures",
                 self.commit_failures,
-                "Group commits that failed and were retried.",
+                "Group commits retried after a failure.",
             ),
             (
                 "bluesminds_usage_rows_rejected",
                 self.rows_rejected,
-                "Usage rows rejected by the database; see usage_row_rejected in the log.",
+                "Usage rows the database rejected; see the log.",
             ),
         ):
             yield CounterMetricFamily(name, help_text, value=value)

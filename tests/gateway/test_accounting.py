@@ -28,9 +28,9 @@ from bluesminds.http.asgi import Disconnect, Message
 from bluesminds.web.data_plane import DataPlane
 from storage.base import Store
 from storage.keys import KeyHolder
-from tests.gateway.routing.test_catalog import server
+from tests.gateway.routing.test_policies import server
 from tests.gateway.test_authenticate import KEY, PEPPER, context
-from tests.gateway.test_recorder import Ledge
+from tests.gateway.test_recorder import FakeStore
 from tests.storage.samples import key as key_row
 from tests.storage.samples import user
 
@@ -51,7 +51,7 @@ class Office:
         self.lines: list[bytes] = []
         self.log = Log(SystemClock(), write=self.lines.append)
         self.metrics = Metrics()
-        self.store = Ledge()
+        self.store = FakeStore()
         self.recorder = Recorder(
             cast(Store, self.store), max_rows=10, timeout=1, log=self.log, metrics=self.metrics
         )

@@ -99,7 +99,7 @@ class UsageCounters:
         return Hold(self, estimate.tokens, estimate.nano or 0, now)
 
 
-LimitedAccount = tuple[UsageCounters, LimitSet]
+LimitedAccounts = tuple[tuple[UsageCounters, LimitSet], ...]
 
 
 class Hold:

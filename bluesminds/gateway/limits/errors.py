@@ -4,8 +4,8 @@ Of several reasons the error states the one that lasts longest, because the requ
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from typing import Final, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Final
 
 from msgspec import Struct
 
@@ -13,7 +13,7 @@ from bluesminds.common.clock import Calendar
 from bluesminds.common.errors import Forbidden, GatewayError, RateLimited
 from bluesminds.common.money import write_usd
 from bluesminds.common.values import LimitSet
-from bluesminds.gateway.limits.counters import Estimate, PeriodCounter, UsageCounters
+from bluesminds.gateway.limits.counters import Estimate, UsageCounters
 
 CONCURRENCY_WAIT: Final = 1.0  # seconds; the end of a running request is not known
 _FOREVER: Final = float("inf")
@@ -121,66 +121,45 @@ def _rate_reasons(
         yield _Reason("token_rate_limit_exceeded", message, wait, retry=True)
 
 
-_Period = tuple[PeriodCounter, int | None]  # and when it ends, in wall milliseconds; None: never
-
-
 class _Quota(Struct, frozen=True):
     code: str
     name: str
+    money: bool = False  # else tokens
 
 
-_TOKEN_QUOTAS: Final = (
-    _Quota("daily_token_quota_exceeded", "Daily limit"),
-    _Quota("monthly_token_quota_exceeded", "Monthly limit"),
-)
-_BUDGETS: Final = (
-    _Quota("daily_budget_exceeded", "Daily budget"),
-    _Quota("monthly_budget_exceeded", "Monthly budget"),
-    _Quota("budget_exceeded", "Total budget"),
-)
+_DAILY_TOKENS: Final = _Quota("daily_token_quota_exceeded", "Daily limit")
+_MONTHLY_TOKENS: Final = _Quota("monthly_token_quota_exceeded", "Monthly limit")
+_DAILY_BUDGET: Final = _Quota("daily_budget_exceeded", "Daily budget", money=True)
+_MONTHLY_BUDGET: Final = _Quota("monthly_budget_exceeded", "Monthly budget", money=True)
+_TOTAL_BUDGET: Final = _Quota("budget_exceeded", "Total budget", money=True)
 
 
 def _quota_reasons(
     owner: str, counters: UsageCounters, limits: LimitSet, estimate: Estimate, ends: PeriodEnds
 ) -> Iterator[_Reason]:
-    periods: tuple[_Period, ...] = (
-        (counters.day, ends.day),
-        (counters.month, ends.month),
-        (counters.total, None),
-    )
-    token_limits = (limits.tokens_per_day, limits.tokens_per_month)
-    for quota, limit, (period, end) in zip(_TOKEN_QUOTAS, token_limits, periods[:2], strict=True):
-        left = limit - period.tokens - period.held_tokens
-        if limit and left < estimate.tokens:
-            reached = f"{quota.name} of {_count(limit, 'token')} reached for {owner}"
-            amounts = _Amounts(left, estimate.tokens, period.held_tokens, str)
-            yield _quota_exceeded(quota.code, reached, amounts, ends, end)
-    nano = estimate.nano or 0
-    budgets = (limits.usd_per_day, limits.usd_per_month, limits.usd_total)
-    for quota, limit, (period, end) in zip(_BUDGETS, budgets, periods, strict=True):
-        left = limit - period.nano - period.held_nano
-        if limit and left < nano:
-            reached = f"{quota.name} of {write_usd(limit)} USD reached for {owner}"
-            yield _quota_exceeded(
-                quota.code, reached, _Amounts(left, nano, period.held_nano, write_usd), ends, end
-            )
+    for quota, limit, period, end in (
+        (_DAILY_TOKENS, limits.tokens_per_day, counters.day, ends.day),
+        (_MONTHLY_TOKENS, limits.tokens_per_month, counters.month, ends.month),
+        (_DAILY_BUDGET, limits.usd_per_day, counters.day, ends.day),
+        (_MONTHLY_BUDGET, limits.usd_per_month, counters.month, ends.month),
+        (_TOTAL_BUDGET, limits.usd_total, counters.total, None),
+    ):
+        needed = (estimate.nano or 0) if quota.money else estimate.tokens
+        held = period.held_nano if quota.money else period.held_tokens
+        left = limit - held - (period.nano if quota.money else period.tokens)
+        if limit and left < needed:
+            if left + held >= needed:
+                advice = "Running requests reserve the rest. Try again when one has finished."
+            else:
+                advice = ends.advice(end)
+            message = f"{_quota_exceeded(quota, owner, limit, left, needed)}. {advice}"
+            yield _Reason(quota.code, message, ends.wait(end), retry=False)
 
 
-class _Amounts(NamedTuple):
-    left: int
-    needed: int
-    held: int  # by running requests
-    write: Callable[[int], str]
-
-
-def _quota_exceeded(code: str, reached: str, amounts: _Amounts, ends: PeriodEnds, end: int | None) -> _Reason:
-    left, needed, held, write = amounts
+def _quota_exceeded(quota: _Quota, owner: str, limit: int, left: int, needed: int) -> str:
+    amount, write = (f"{write_usd(limit)} USD", write_usd) if quota.money else (_count(limit, "token"), str)
     figures = f" ({write(max(0, left))} left, {write(needed)} needed)" if needed else ""
-    if left + held >= needed:
-        advice = "Running requests reserve the rest. Try again when one has finished."
-    else:
-        advice = ends.advice(end)
-    return _Reason(code, f"{reached}{figures}. {advice}", ends.wait(end), retry=False)
+    return f"{quota.name} of {amount} reached for {owner}{figures}"
 
 
 def _count(number: int, noun: str) -> str:

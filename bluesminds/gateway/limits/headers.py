@@ -4,9 +4,7 @@ The figures are read when a request is reserved and formatted when its response 
 the work, and a JSON response is settled by then.
 """
 
-from collections.abc import Iterable
-
-from bluesminds.gateway.limits.counters import LimitedAccount
+from bluesminds.gateway.limits.counters import LimitedAccounts
 from bluesminds.gateway.limits.window import SlidingWindow
 
 Headers = list[tuple[bytes, bytes]]
@@ -14,7 +12,7 @@ Remaining = tuple[int, int, SlidingWindow]  # what is left, the limit, the windo
 RemainingRates = tuple[Remaining | None, Remaining | None]  # of requests and tokens; None: not limited
 
 
-def remaining_rates(accounts: Iterable[LimitedAccount], now: float) -> RemainingRates:
+def remaining_rates(accounts: LimitedAccounts, now: float) -> RemainingRates:
     requests: Remaining | None = None
     tokens: Remaining | None = None
     for counters, limits in accounts:

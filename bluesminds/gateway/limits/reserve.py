@@ -15,7 +15,7 @@ import trio
 from bluesminds.common.clock import Calendar, Clock
 from bluesminds.common.errors import GatewayError, Unavailable
 from bluesminds.common.values import NO_LIMITS, Caller, InUse
-from bluesminds.gateway.limits.counters import Estimate, Hold, LimitedAccount, MinuteWindow, UsageCounters
+from bluesminds.gateway.limits.counters import Estimate, Hold, LimitedAccounts, MinuteWindow, UsageCounters
 from bluesminds.gateway.limits.errors import PeriodEnds, limit_error
 from bluesminds.gateway.limits.headers import Headers, RemainingRates, rate_headers, remaining_rates
 from bluesminds.gateway.limits.keyless import AddressLimits
@@ -138,7 +138,7 @@ class RateLimiter:
         Raises RateLimited, Forbidden (a budget, and a model without a price) or Unavailable.
         """
         now = self.monotonic()
-        accounts: tuple[LimitedAccount, ...]
+        accounts: LimitedAccounts
         if caller.address:
             accounts = ((self._addresses.open(caller.address, now), caller.key_limits),)
         else:
@@ -189,18 +189,11 @@ class RateLimiter:
         self._addresses.sweep(self.monotonic(), self._calendar.date(self._clock.now_ms()).day)
 
     def _check_limits(
-        self,
-        caller: Caller,
-        accounts: tuple[LimitedAccount, ...],
-        estimate: Estimate,
-        model: str,
-        now: float,
+        self, caller: Caller, accounts: LimitedAccounts, estimate: Estimate, model: str, now: float
     ) -> None:
         """Roll the counters over to the current date and check every limit."""
         if not accounts or (not self._has_lease() and _is_limited(caller)):
-            raise Unavailable(
-                "limits_unavailable", "Limits cannot be checked now. Try again in a few seconds."
-            )
+            raise Unavailable("limits_unavailable", "Limits cannot be checked. Try again in a few seconds.")
         last = accounts[-1][0]
         date = self._calendar.date(self._clock.now_ms())
         last.roll_over(date.day, date.month)
@@ -211,13 +204,13 @@ class RateLimiter:
             if not counters.allows(limits, estimate, now):
                 raise self._limit_error(caller, accounts, estimate, model, now)
 
-    def _find_accounts(self, caller: Caller, now: float) -> tuple[LimitedAccount, ...]:
+    def _find_accounts(self, caller: Caller, now: float) -> LimitedAccounts:
         """For reading only: an unknown address has empty counters, which are not kept."""
         if caller.address:
             return ((self._addresses.find(caller.address) or UsageCounters(None, now), caller.key_limits),)
         return self._key_accounts(caller)
 
-    def _key_accounts(self, caller: Caller) -> tuple[LimitedAccount, ...]:
+    def _key_accounts(self, caller: Caller) -> LimitedAccounts:
         """Empty unless the accounts are open."""
         key = self._accounts.get(KEY + caller.key_id)
         user = self._accounts.get(USER + caller.user_id)
@@ -226,12 +219,7 @@ class RateLimiter:
         return (key, caller.key_limits), (user, caller.user_limits)
 
     def _limit_error(
-        self,
-        caller: Caller,
-        accounts: tuple[LimitedAccount, ...],
-        estimate: Estimate,
-        model: str,
-        now: float,
+        self, caller: Caller, accounts: LimitedAccounts, estimate: Estimate, model: str, now: float
     ) -> GatewayError:
         calendar, last = self._calendar, accounts[-1][0]
         ends = PeriodEnds(
