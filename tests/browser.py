@@ -1,6 +1,6 @@
 """A real browser: Chromium, with nothing in its profile and nobody to talk to but the gateway.
 
-await chromium.visit(town.gateway.url, look)     # look(page) uses Playwright's synchronous API
+await chromium.visit(site.gateway.url, look)     # look(page) uses Playwright's synchronous API
 """
 
 import asyncio  # noqa: TID251 - the driver's, in a thread of its own

@@ -73,8 +73,8 @@ class Gateway:
     ended: trio.Event = field(default_factory=trio.Event)
 
     @property
-    def core(self) -> Services:
-        return self.running.core
+    def services(self) -> Services:
+        return self.running.services
 
     @property
     def port(self) -> int:
@@ -119,7 +119,7 @@ class Gateway:
     @asynccontextmanager
     async def operator(self) -> AsyncIterator[httpx.AsyncClient]:
         """The operator's API through the local socket."""
-        async with operator_client(self.settings, clock=SystemClock(), log=self.core.log) as client:
+        async with operator_client(self.settings, clock=SystemClock(), log=self.services.log) as client:
             yield client
 
     async def new_key(
@@ -179,8 +179,8 @@ class Gateway:
             await self.ended.wait()
 
 
-async def eventually(check: Callable[[], bool | Awaitable[bool]], seconds: float = 5) -> None:
-    """Wait until check says yes. Raises trio.TooSlowError."""
+async def eventually(check: Callable[[], bool | Awaitable[bool]], seconds: float = 60) -> None:
+    """Wait until `check` returns True. Raises trio.TooSlowError."""
     with trio.fail_after(seconds):
         while True:
             found = check()
@@ -213,5 +213,5 @@ async def start(
         ended.set()
 
     running = await nursery.start(run)
-    running.core.passwords._hasher = CHEAP
+    running.services.passwords._hasher = CHEAP
     return Gateway(settings, running, running.first_run.key or key, lines, shutdown, ended)

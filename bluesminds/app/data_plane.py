@@ -1,4 +1,4 @@
-"""The rooms of a running gateway and the doors between them, built from the core in one place."""
+"""The rooms of a running gateway and the doors between them, built from the services in one place."""
 
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -47,54 +47,54 @@ class GatewayApp:
 
     def __init__(
         self,
-        core: Services,
+        services: Services,
         configured: list[Server],
         metrics: Metrics,
         recorder: Recorder,
         tasks: TaskSupervisor,
         lease: Lease,
     ) -> None:
-        settings = core.settings
-        self.core = core
+        settings = services.settings
+        self.services = services
         self.recorder = recorder
         self.tasks = tasks
         self.lease = lease
         self.watchdog = Watchdog(recorder, limit=MAX_BACKOFF + 2 * settings.storage.settle_timeout)
         self.stats = Stats()
-        self.limiter = limiter = RateLimiter(core.clock, core.calendar, lease.held)
+        self.limiter = limiter = RateLimiter(services.clock, services.calendar, lease.held)
         self.keys = KeyAuthenticator(
-            partial(limiter.look_up_key, core.store),
-            pepper=core.pepper,
-            clock=core.clock,
+            partial(limiter.look_up_key, services.store),
+            pepper=services.pepper,
+            clock=services.clock,
             cache_seconds=settings.keys.cache_seconds,
-            tiers=core.limits.tiers,
+            tiers=services.limits.tiers,
             is_open=limiter.is_open,
             keyless=keyless_limits(settings),
         )
         self.health = ServerHealthRegistry(
             eject_after=settings.upstream.eject_after, eject_seconds=settings.upstream.eject_seconds
         )
-        self.registry = ServerRegistry(configured, core.servers.load, self.health)
+        self.registry = ServerRegistry(configured, services.servers.load, self.health)
         self.health_checker = HealthChecker(
-            core.pool,
+            services.pool,
             self.registry,
             self.health,
             interval=settings.upstream.probe_interval,
             timeout=settings.upstream.probe_timeout,
         )
-        self.idle_sweeper = IdleSweeper(core.store, self.keys, limiter, recorder)
+        self.idle_sweeper = IdleSweeper(services.store, self.keys, limiter, recorder)
         self.gateway = Gateway(
             keys=self.keys,
             registry=self.registry,
             health=self.health,
             limiter=limiter,
             sender=Sender(
-                core.pool,
+                services.pool,
                 self.health,
                 timeouts=timeouts(settings),
                 attempts=settings.upstream.attempts,
                 metrics=metrics,
-                log=core.log,
+                log=services.log,
             ),
             accounting=UsageAccounting(
                 recorder=recorder,
@@ -102,7 +102,7 @@ class GatewayApp:
                     prices_of(settings), default_completion=settings.limits.default_max_tokens
                 ),
                 metrics=metrics,
-                log=core.log,
+                log=services.log,
                 strict=settings.storage.durability == "strict",
                 log_requests=settings.log.requests,
             ),
@@ -116,8 +116,8 @@ class GatewayApp:
             self.gateway,
             self.site,
             bodies=bodies,
-            clock=core.clock,
-            log=core.log,
+            clock=services.clock,
+            log=services.log,
             proxies=ProxyHeaders(trusted) if trusted else None,
         )
 
@@ -132,22 +132,22 @@ class GatewayApp:
         registry = CollectorRegistry()
         registry.register(metrics)
         registry.register(ops.ListenerMetrics(self.stats))
-        core = self.core
+        services = self.services
         routes = [
             *ops.routes(ops.OpsHandlers(self.readiness, registry)),
-            *api_routes(core, self.list_servers, self.servers_changed, limiter.in_use),
+            *api_routes(services, self.list_servers, self.servers_changed, limiter.in_use),
         ]
-        reference = Reference(routes, url=core.settings.server.public_url or "/")
+        reference = Reference(routes, url=services.settings.server.public_url or "/")
         mounted = [*routes, *reference.routes, *account_pages.routes()]
-        return app.create_app(mounted, guard(core), clock=core.clock, log=core.log)
+        return app.create_app(mounted, guard(services), clock=services.clock, log=services.log)
 
     async def restore(self) -> None:
         """Count on where the process before this one ended. What took longer than this one lets requests
         take, or than an hour, is not found. Raises StorageError.
         """
-        longest = min(self.core.settings.upstream.total_timeout, LONGEST_SECONDS)
+        longest = min(self.services.settings.upstream.total_timeout, LONGEST_SECONDS)
         select = partial(select_recent, within=(WINDOW_SECONDS + 1) * 1000, longest=round(longest * 1000))
-        recent = await self.core.store.read(select, self.core.clock.now_ms())
+        recent = await self.services.store.read(select, self.services.clock.now_ms())
         self.limiter.restore(recent)
 
     async def discover_models(self, seconds: float) -> None:
@@ -172,20 +172,20 @@ class GatewayApp:
         }
 
     def _describe_unavailability(self) -> str:
-        locked = len(self.core.servers.locked)
+        locked = len(self.services.servers.locked)
         return "no usable server" + (f"; {locked} with a key of another master key" if locked else "")
 
     async def _check_store(self) -> str:
         try:
             with trio.fail_after(STORE_SECONDS):
-                await self.core.store.read(has_admin)
+                await self.services.store.read(has_admin)
         except (StorageError, trio.TooSlowError):
             return "does not answer"
         return "ok"
 
 
 def api_routes(
-    core: Services,
+    services: Services,
     list_servers: Callable[[], Awaitable[list[Server]]],
     servers_changed: Callable[[], Awaitable[None]],
     in_use: Callable[[str], InUse],
@@ -193,21 +193,23 @@ def api_routes(
     """The routes of what people do, in a running gateway or without one."""
 
     def try_out(server: Server) -> Awaitable[ProbeResult]:
-        return probe(core.pool, server, seconds=core.settings.upstream.probe_timeout, list_models=True)
+        return probe(
+            services.pool, server, seconds=services.settings.upstream.probe_timeout, list_models=True
+        )
 
     return [
-        *setup.routes(setup.SetupHandlers(core.members, core.passwords, core.throttle)),
-        *keys.routes(core.keys, core.members),
-        *auth.routes(auth.AuthHandlers(core.auth, core.mailboxes, core.members)),
-        *sessions.routes(sessions.SessionHandlers(core.sessions, core.members)),
-        *users.routes(users.UserHandlers(core.members, core.passwords, core.mailboxes)),
-        *invites.routes(invites.InviteHandlers(core.invitations)),
-        *servers.routes(servers.ServerHandlers(core.servers, list_servers, servers_changed, try_out)),
-        *usage.routes(usage.UsageHandlers(core.usage)),
-        *limits.routes(limits.LimitHandlers(core.limits, in_use)),
-        *audit.routes(audit.AuditHandlers(core.audit)),
+        *setup.routes(setup.SetupHandlers(services.members, services.passwords, services.throttle)),
+        *keys.routes(services.keys, services.members),
+        *auth.routes(auth.AuthHandlers(services.auth, services.mailboxes, services.members)),
+        *sessions.routes(sessions.SessionHandlers(services.sessions, services.members)),
+        *users.routes(users.UserHandlers(services.members, services.passwords, services.mailboxes)),
+        *invites.routes(invites.InviteHandlers(services.invitations)),
+        *servers.routes(servers.ServerHandlers(services.servers, list_servers, servers_changed, try_out)),
+        *usage.routes(usage.UsageHandlers(services.usage)),
+        *limits.routes(limits.LimitHandlers(services.limits, in_use)),
+        *audit.routes(audit.AuditHandlers(services.audit)),
     ]
 
 
-def guard(core: Services) -> Guard:
-    return Guard(core.sessions, core.throttle, public_url=core.settings.server.public_url)
+def guard(services: Services) -> Guard:
+    return Guard(services.sessions, services.throttle, public_url=services.settings.server.public_url)

@@ -16,15 +16,15 @@ from bluesminds.providers import demo
 from bluesminds.providers.vendors import from_environment, local_ollama
 
 
-async def configured_servers(core: Services, environ: Mapping[str, str], demo_url: str) -> list[Server]:
+async def configured_servers(services: Services, environ: Mapping[str, str], demo_url: str) -> list[Server]:
     """The configuration's servers; with none in it, what the environment and this machine offer."""
-    rows = [row for row in core.settings.servers if row.enabled]
-    if core.settings.servers:
-        keyless = core.settings.keyless.enabled
+    rows = [row for row in services.settings.servers if row.enabled]
+    if services.settings.servers:
+        keyless = services.settings.keyless.enabled
         return [configured_server(row, demo_url=demo_url, keyless=keyless) for row in rows]
     servers = from_environment(environ)
     ollama = local_ollama(environ)
-    if (await probe(core.pool, ollama, seconds=1.0, list_models=True)).error is None:
+    if (await probe(services.pool, ollama, seconds=1.0, list_models=True)).error is None:
         servers.append(ollama)
     return servers
 

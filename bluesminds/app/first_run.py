@@ -28,25 +28,25 @@ class FirstRun(Struct, frozen=True):
     is_guest: bool = False
 
 
-async def bootstrap(core: Services, *, guest_key: bool) -> FirstRun:
+async def bootstrap(services: Services, *, guest_key: bool) -> FirstRun:
     """A new database gets its local user and a key, with `guest_key` every start gets one; without an
     administrator there is a new bootstrap token.
     """
-    user_id, is_new = await core.members.local_user(OPERATOR)
+    user_id, is_new = await services.members.local_user(OPERATOR)
     key = None
     if is_new:
-        _, key = await core.keys.create(OPERATOR, user_id, KeyPolicy(name="first key"))
+        _, key = await services.keys.create(OPERATOR, user_id, KeyPolicy(name="first key"))
     elif guest_key:
-        tomorrow = core.clock.now_ms() + DAY_MS
-        key = await core.keys.guest(OPERATOR, user_id=user_id, expires_at=tomorrow)
-    token = await core.members.new_bootstrap_token(OPERATOR)
+        tomorrow = services.clock.now_ms() + DAY_MS
+        key = await services.keys.guest(OPERATOR, user_id=user_id, expires_at=tomorrow)
+    token = await services.members.new_bootstrap_token(OPERATOR)
     return FirstRun(key=key, bootstrap_token=token, is_guest=not is_new)
 
 
-async def refuse_public_without_admin(sockets: list[socket.socket], core: Services) -> None:
+async def refuse_public_without_admin(sockets: list[socket.socket], services: Services) -> None:
     """Raises StartRefused."""
     public = [sock.getsockname()[0] for sock in sockets if _is_public(sock)]
-    if public and not await core.members.has_admin():
+    if public and not await services.members.has_admin():
         raise StartRefused(
             f"refusing to listen on {public[0]}: there is no administrator yet, so nobody could govern it"
         )

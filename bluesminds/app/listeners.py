@@ -47,15 +47,15 @@ def private_sockets() -> list[socket]:
 
 
 async def listen_locally(
-    core: Services, site: ASGIApp, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    services: Services, site: ASGIApp, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
     """The operator's socket in the state directory, owner only. Raises CannotListen."""
-    path = core.state.socket_path
+    path = services.state.socket_path
     sockets = _opened(str(path), lambda: [bind_unix(path)])
     task_status.started()
     try:
         await listen_privately(
-            mark_operator(site), sockets, lambda exc: core.log.exception("local_failed", exc)
+            mark_operator(site), sockets, lambda exc: services.log.exception("local_failed", exc)
         )
     finally:
         path.unlink(missing_ok=True)

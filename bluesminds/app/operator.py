@@ -78,13 +78,13 @@ async def _is_served(path: Path) -> bool:
 
 @asynccontextmanager
 async def _offline(settings: Settings, *, clock: Clock, log: Log) -> AsyncIterator[httpx.AsyncClient]:
-    async with open_services(settings, clock=clock, log=log, changes=KeyChangeNotifier()) as core:
+    async with open_services(settings, clock=clock, log=log, changes=KeyChangeNotifier()) as services:
 
         async def list_servers() -> list[Server]:
-            return await _servers(core)
+            return await _servers(services)
 
-        routes = api_routes(core, list_servers, _nothing, _not_in_use)
-        site = app.create_app(routes, guard(core), clock=clock, log=log)
+        routes = api_routes(services, list_servers, _nothing, _not_in_use)
+        site = app.create_app(routes, guard(services), clock=clock, log=log)
         transport = httpx.ASGITransport(mark_operator(site))
         async with httpx.AsyncClient(
             transport=transport, base_url=BASE_URL, trust_env=False, timeout=TIMEOUT
@@ -92,11 +92,11 @@ async def _offline(settings: Settings, *, clock: Clock, log: Log) -> AsyncIterat
             yield client
 
 
-async def _servers(core: Services) -> list[Server]:
-    keyless = core.settings.keyless.enabled
-    rows = [row for row in core.settings.servers if row.enabled]
+async def _servers(services: Services) -> list[Server]:
+    keyless = services.settings.keyless.enabled
+    rows = [row for row in services.settings.servers if row.enabled]
     configured = [configured_server(row, demo_url="", keyless=keyless) for row in rows]
-    return merge_servers(configured, await core.servers.load())
+    return merge_servers(configured, await services.servers.load())
 
 
 def _not_in_use(subject: str) -> InUse:

@@ -20,7 +20,7 @@ from bluesminds.http.server.sockets import bind_tcp
 from storage import StorageError, ping, sqlite_path
 
 
-def problems(loaded: Loaded) -> Iterator[Problem]:
+def static_checks(loaded: Loaded) -> Iterator[Problem]:
     """In no order of importance; none repeats a secret."""
     settings = loaded.settings
     yield from _state_dir(settings, loaded.origins["state_dir"].place)
@@ -38,7 +38,7 @@ def problems(loaded: Loaded) -> Iterator[Problem]:
 
 def _state_dir(settings: Settings, where: str) -> Iterator[Problem]:
     try:
-        StateDir(settings.state_dir).examine()
+        StateDir(settings.state_dir).check()
     except ForeignState as error:
         # Root checks the configuration of a service that runs as another user.
         if os.geteuid() != 0:

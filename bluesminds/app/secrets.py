@@ -50,7 +50,7 @@ def _in_file(state: StateDir, name: str, known: Mapping[str, str]) -> bytes:
         )
     if secret is None:
         secret = _MAKE[name]()
-        state.keep(name, secret)
+        state.write_secret(name, secret)
     return secret
 
 

@@ -1,6 +1,6 @@
 """The composition root: nested nurseries from the store to the listener.
 
-    core (state, store, pool) > lease > recorder > keepers, demo server, local socket > listener
+    services (state, store, pool) > lease > recorder > keepers, demo server, local socket > listener
 
 Nesting is the order of death: the listener drains first, then the keepers and the local socket go, then the
 recorder commits what is left, and the store closes last. `serve` is what the command line, the tests and
@@ -37,15 +37,15 @@ LOOK_AROUND_SECONDS = 2.0  # the longest a start waits to learn what models ther
 
 
 class Running(Struct, frozen=True):
-    """A gateway that answers, on `addresses` as the operating system names them. `is_alive` is for a
+    """A gateway that answers, on `addresses` as the operating system names them. `healthy` is for a
     watchdog: False when only a restart would help.
     """
 
     addresses: list[Any]
     models: list[str]
     first_run: FirstRun
-    core: Services
-    is_alive: Callable[[], bool]
+    services: Services
+    healthy: Callable[[], bool]
 
 
 async def serve(
@@ -68,42 +68,42 @@ async def serve(
     LeaseTaken, CannotListen and BadCertificate.
     """
     changes = KeyChangeNotifier()
-    async with open_services(settings, clock=clock, log=log, changes=changes) as core:
+    async with open_services(settings, clock=clock, log=log, changes=changes) as services:
         with public_sockets(settings.server, inherited) as sockets:
-            await refuse_public_without_admin(sockets, core)
+            await refuse_public_without_admin(sockets, services)
             metrics, tasks = Metrics(), TaskSupervisor(log)
             async with (
-                _limits_lease(core) as lease,
-                _usage_recorder(core, metrics, tasks) as recorder,
+                _limits_lease(services) as lease,
+                _usage_recorder(services, metrics, tasks) as recorder,
                 trio.open_nursery() as background,
             ):
                 demo_url = start_demo(settings, background, log)
-                configured = await configured_servers(core, environ, demo_url)
-                gateway_app = GatewayApp(core, configured, metrics, recorder, tasks, lease)
+                configured = await configured_servers(services, environ, demo_url)
+                gateway_app = GatewayApp(services, configured, metrics, recorder, tasks, lease)
                 changes.keys_changed = gateway_app.keys.forget
                 await gateway_app.restore()
                 await gateway_app.discover_models(LOOK_AROUND_SECONDS)
                 background.start_soon(tasks.run, "health_checker", gateway_app.health_checker.run)
                 background.start_soon(tasks.run, "idle_sweeper", gateway_app.idle_sweeper.run)
                 background.start_soon(tasks.run, "lease", lease.run)
-                background.start_soon(tasks.run, "mail_queue", core.mail_queue.run)
-                background.start_soon(tasks.run, "cleanup", core.cleanup.run)
-                await background.start(listen_locally, core, gateway_app.site)
+                background.start_soon(tasks.run, "mail_queue", services.mail_queue.run)
+                background.start_soon(tasks.run, "cleanup", services.cleanup.run)
+                await background.start(listen_locally, services, gateway_app.site)
                 async with trio.open_nursery() as listener:
                     addresses = await listener.start(_listen, gateway_app, sockets, shutdown)
-                    first_run = await bootstrap(core, guest_key=guest_key)
+                    first_run = await bootstrap(services, guest_key=guest_key)
                     models = [row.id for row in gateway_app.registry.catalog.models()]
                     task_status.started(
-                        Running(addresses, models, first_run, core, gateway_app.watchdog.healthy)
+                        Running(addresses, models, first_run, services, gateway_app.watchdog.healthy)
                     )
                 await gateway_app.idle_sweeper.sweep()
                 background.cancel_scope.cancel()
 
 
 @asynccontextmanager
-async def _limits_lease(core: Services) -> AsyncIterator[Lease]:
+async def _limits_lease(services: Services) -> AsyncIterator[Lease]:
     """The right to hand out limits, from before the first request until after the last row."""
-    lease = Lease(core.store, core.state.instance(), core.log)
+    lease = Lease(services.store, services.state.instance(), services.log)
     await lease.acquire()
     try:
         yield lease
@@ -113,13 +113,19 @@ async def _limits_lease(core: Services) -> AsyncIterator[Lease]:
 
 
 @asynccontextmanager
-async def _usage_recorder(core: Services, metrics: Metrics, tasks: TaskSupervisor) -> AsyncIterator[Recorder]:
+async def _usage_recorder(
+    services: Services, metrics: Metrics, tasks: TaskSupervisor
+) -> AsyncIterator[Recorder]:
     """The recorder, which outlives everything that uses it long enough to commit what it was given, also when
     all of it is cancelled.
     """
-    storage = core.settings.storage
+    storage = services.settings.storage
     recorder = Recorder(
-        core.store, max_rows=storage.queue_rows, timeout=storage.settle_timeout, log=core.log, metrics=metrics
+        services.store,
+        max_rows=storage.queue_rows,
+        timeout=storage.settle_timeout,
+        log=services.log,
+        metrics=metrics,
     )
     last = trio.CancelScope(shield=True)
 
@@ -143,15 +149,15 @@ async def _listen(
     *,
     task_status: trio.TaskStatus[list[Any]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    server = gateway_app.core.settings.server
+    server = gateway_app.services.settings.server
     await listen(
         gateway_app.edge,
         sockets,
         _limits(server),
         tls=tls_context(server),
         http2=server.http2,
-        on_error=lambda exc: gateway_app.core.log.exception("connection_failed", exc),
-        on_refusal=lambda client, refusal, request_id, untold: gateway_app.core.log.info(
+        on_error=lambda exc: gateway_app.services.log.exception("connection_failed", exc),
+        on_refusal=lambda client, refusal, request_id, untold: gateway_app.services.log.info(
             "connection_refused",
             client=client,
             status=refusal.status,

@@ -92,7 +92,7 @@ async def open_services(
     """
     url = _database_url(settings)
     state = StateDir(settings.state_dir)
-    state.prepare()
+    state.create()
     with state.locked():
         pool = Pool(
             max_connections=settings.upstream.max_connections,
@@ -103,12 +103,12 @@ async def open_services(
             pepper, vault = await load_secrets(store, state, settings.keys.pepper)
             async with trio.open_nursery() as nursery:
                 await nursery.start(pool.run)
-                core = _core(settings, clock, log, state, pepper, vault, store, pool, changes)
+                services = _core(settings, clock, log, state, pepper, vault, store, pool, changes)
                 try:
-                    yield core
-                    await core.mail_queue.flush(MAIL_SECONDS)
+                    yield services
+                    await services.mail_queue.flush(MAIL_SECONDS)
                 finally:
-                    core.mail_queue.close()
+                    services.mail_queue.close()
                 nursery.cancel_scope.cancel()
 
 

@@ -48,20 +48,20 @@ class StateDir:
         self.socket_path = path / "admin.sock"
         """Where the running server listens for its operator."""
 
-    def prepare(self) -> None:
+    def create(self) -> None:
         """Create the directory, owner only. Raises ForeignState for somebody else's."""
         self._check_length()
-        with _told(self.path):
+        with _as_bad_state(self.path):
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._judge()
+        self._check_owner()
 
-    def examine(self) -> bool:
-        """Whether the directory exists; what `prepare` would refuse raises here too, and nothing is made."""
+    def check(self) -> bool:
+        """Whether the directory exists; what `create` would refuse raises here too, and nothing is made."""
         self._check_length()
-        with _told(self.path):
+        with _as_bad_state(self.path):
             exists = self.path.exists()
         if exists:
-            self._judge()
+            self._check_owner()
         return exists
 
     def _check_length(self) -> None:
@@ -70,8 +70,8 @@ class StateDir:
                 f"the path {self.socket_path} is too long for a Unix socket", "choose a shorter state_dir"
             )
 
-    def _judge(self) -> None:
-        with _told(self.path):
+    def _check_owner(self) -> None:
+        with _as_bad_state(self.path):
             found = self.path.stat()
         quoted = shlex.quote(str(self.path))
         if found.st_uid != os.geteuid():
@@ -88,18 +88,18 @@ class StateDir:
     def secret(self, name: str) -> bytes | None:
         """The secret kept in file `name`; None when there is no such file."""
         path = self.path / name
-        with _told(path), contextlib.suppress(FileNotFoundError):
+        with _as_bad_state(path), contextlib.suppress(FileNotFoundError):
             secret = path.read_bytes().strip()
             if not secret:
                 raise BadState(f"{path} is empty", f"restore {path} from your backup")
             return secret
         return None
 
-    def keep(self, name: str, secret: bytes) -> Path:
+    def write_secret(self, name: str, secret: bytes) -> Path:
         """Write a secret to file `name`, for the owner's eyes only and all or nothing."""
         path = self.path / name
         draft = path.with_name(f"{name}.new")
-        with _told(path):
+        with _as_bad_state(path):
             descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(secret + b"\n")
@@ -113,16 +113,16 @@ class StateDir:
         name = self.secret("instance")
         if name is None:
             name = secrets.token_hex(16).encode()
-            self.keep("instance", name)
+            self.write_secret("instance", name)
         return name.decode("ascii", "replace")
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the directory. Raises StateBusy at once when another process does."""
-        with _told(self.path / "lock"):
+        with _as_bad_state(self.path / "lock"):
             descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "r+") as file:
-            with _told(self.path / "lock"):
+            with _as_bad_state(self.path / "lock"):
                 self._take(file.fileno())
                 file.truncate(0)
                 file.write(f"{os.getpid()}\n")
@@ -145,7 +145,7 @@ class StateDir:
 
 
 @contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _as_bad_state(path: Path) -> Iterator[None]:
     """The system's errors as BadState; `path` is what was worked on when the error does not say."""
     try:
         yield

@@ -24,15 +24,15 @@ with StateDir(Path(sys.argv[1])).locked():
 @pytest.fixture
 def state(home: Path) -> StateDir:
     state = StateDir(home / "deep" / "state")
-    state.prepare()
+    state.create()
     return state
 
 
 def test_directory_and_secrets_belong_to_their_owner_alone(state: StateDir) -> None:
     before = os.umask(0)
     try:
-        StateDir(state.path / "inner").prepare()
-        state.keep("pepper", b"s3cret")
+        StateDir(state.path / "inner").create()
+        state.write_secret("pepper", b"s3cret")
         with state.locked():
             pass
     finally:
@@ -45,8 +45,8 @@ def test_directory_and_secrets_belong_to_their_owner_alone(state: StateDir) -> N
 
 def test_a_secret_is_kept(state: StateDir) -> None:
     assert state.secret("pepper") is None
-    assert state.keep("pepper", b"first") == state.path / "pepper"
-    state.keep("master.key", b"second")
+    assert state.write_secret("pepper", b"first") == state.path / "pepper"
+    state.write_secret("master.key", b"second")
     assert (state.secret("pepper"), state.secret("master.key")) == (b"first", b"second")
     assert sorted(path.name for path in state.path.iterdir()) == ["master.key", "pepper"]
 
@@ -61,7 +61,7 @@ def test_an_empty_secret_is_refused(state: StateDir, content: bytes) -> None:
 def test_a_draft_left_by_a_crash_is_not_taken_for_the_secret(state: StateDir) -> None:
     (state.path / "pepper.new").write_bytes(b"half a secret, and longer")
     assert state.secret("pepper") is None
-    state.keep("pepper", b"whole")
+    state.write_secret("pepper", b"whole")
     assert state.secret("pepper") == b"whole"
 
 
@@ -71,20 +71,20 @@ def test_a_directory_others_may_write_to_is_refused(home: Path, mode: int) -> No
     path.mkdir()
     path.chmod(mode)
     with pytest.raises(BadState, match="others may write") as caught:
-        StateDir(path).prepare()
+        StateDir(path).create()
     assert caught.value.remedy == f"chmod 700 '{path}'"
     subprocess.run(caught.value.remedy, shell=True, check=True)  # noqa: S602 - as it is shown
-    StateDir(path).prepare()
+    StateDir(path).create()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
 def test_a_directory_of_another_user_is_refused(home: Path) -> None:
     os.chown(home, 12345, -1)
     with pytest.raises(ForeignState, match=r"belongs to another user \(uid 12345\)") as caught:
-        StateDir(home).prepare()
+        StateDir(home).create()
     command = caught.value.remedy.partition(": ")[2]
     subprocess.run(command, shell=True, check=True)  # noqa: S602 - as it is shown
-    StateDir(home).prepare()
+    StateDir(home).create()
 
 
 def test_who_takes_the_lock_clears_a_dead_process_s_socket_away(state: StateDir) -> None:
@@ -118,12 +118,12 @@ def test_a_path_too_long_for_a_socket_is_refused(home: Path) -> None:
     assert StateDir(home).socket_path == home / "admin.sock"
     too_long = StateDir(home / ("x" * MAX_SOCKET_PATH))
     with pytest.raises(BadState, match="too long for a Unix socket"):
-        too_long.prepare()
+        too_long.create()
     assert not too_long.path.exists()
 
 
 def test_what_the_system_refuses_says_where(state: StateDir) -> None:
     (state.path / "pepper.new").mkdir()
     with pytest.raises(BadState, match=r"pepper\.new cannot be used: Is a directory") as caught:
-        state.keep("pepper", b"secret")
+        state.write_secret("pepper", b"secret")
     assert isinstance(caught.value.__cause__, IsADirectoryError)
