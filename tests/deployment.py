@@ -149,8 +149,9 @@ class Callers:
     async def session(self, name: str) -> tuple[str, str, str]:
         """A token, its CSRF token and its id."""
         services = self.gateway.services
-        opened = services.sessions.new(self.users[name], address="127.0.0.1", user_agent="tests")
-        await services.store.write(services.sessions.open_in, opened)
+        sessions = services.accounts.sessions
+        opened = sessions.new(self.users[name], address="127.0.0.1", user_agent="tests")
+        await services.store.write(sessions.open_in, opened)
         return opened.token, opened.csrf, opened.row.id
 
 

@@ -28,8 +28,8 @@ from bluesminds.config import Settings, load
 ASK = {"model": "m", "messages": [{"role": "user", "content": "Say hello."}]}
 STREAM = ASK | {"stream": True}
 TLS = ssl.create_default_context()  # of all clients: each by itself would read every root certificate
-# What a password costs is not what these gateways are for.
-CHEAP = PasswordHasher(time_cost=1, memory_cost=64, parallelism=1)
+# Password hashing at its real cost would make the tests slow.
+CHEAP_HASHER = PasswordHasher(time_cost=1, memory_cost=64, parallelism=1)
 QUICK = {
     "server": {"port": 0, "drain_timeout": 5.0},
     "upstream": {
@@ -208,10 +208,15 @@ async def start(
 
     async def run(task_status: trio.TaskStatus[serve.Running]) -> None:
         await serve.serve(
-            settings, clock=clock, log=log, environ={}, shutdown=shutdown, task_status=task_status
+            settings,
+            clock=clock,
+            log=log,
+            environ={},
+            shutdown=shutdown,
+            password_hasher=CHEAP_HASHER,
+            task_status=task_status,
         )
         ended.set()
 
     running = await nursery.start(run)
-    running.services.passwords._hasher = CHEAP
     return Gateway(settings, running, running.first_run.key or key, lines, shutdown, ended)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bluesminds.app.services import KeyChangeNotifier, open_services
+from bluesminds.app.services import open_services
 from bluesminds.app.state_dir import BadState
 from bluesminds.common.clock import SystemClock
 from bluesminds.common.crypto import chain_key, fingerprint
@@ -23,15 +23,15 @@ def settings_in(state_dir: Path, **environ: str) -> Settings:
 async def opened(settings: Settings) -> bytes:
     """The pepper of a core that is opened and closed again."""
     clock = SystemClock()
-    async with open_services(settings, clock=clock, log=Log(clock), changes=KeyChangeNotifier()) as core:
-        return core.pepper
+    async with open_services(settings, clock=clock, log=Log(clock)) as services:
+        return services.pepper
 
 
 async def test_the_audit_log_is_chained_with_a_key_of_the_pepper(home: Path) -> None:
     clock, settings = SystemClock(), settings_in(home / "state")
-    async with open_services(settings, clock=clock, log=Log(clock), changes=KeyChangeNotifier()) as core:
-        assert core.store.chain_key == chain_key(core.pepper) != chain_key(b"")
-        assert core.pepper not in core.store.chain_key
+    async with open_services(settings, clock=clock, log=Log(clock)) as services:
+        assert services.store.chain_key == chain_key(services.pepper) != chain_key(b"")
+        assert services.pepper not in services.store.chain_key
 
 
 async def test_they_are_made_once(home: Path) -> None:

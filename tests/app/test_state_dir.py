@@ -70,7 +70,7 @@ def test_a_directory_others_may_write_to_is_refused(home: Path, mode: int) -> No
     path = home / "open house"
     path.mkdir()
     path.chmod(mode)
-    with pytest.raises(BadState, match="others may write") as caught:
+    with pytest.raises(BadState, match="other users can write") as caught:
         StateDir(path).create()
     assert caught.value.remedy == f"chmod 700 '{path}'"
     subprocess.run(caught.value.remedy, shell=True, check=True)  # noqa: S602 - as it is shown

@@ -56,7 +56,7 @@ def test_commands_go_through_the_running_gateway(home: Path) -> None:
 PATIENT = """
 from bluesminds.app import operator
 from bluesminds.__main__ import main
-operator.PATIENCE = 60
+operator.LOCK_TIMEOUT = 60
 main()
 """
 

@@ -17,6 +17,7 @@ import trio
 
 from bluesminds.http.asgi import ASGIApp
 from bluesminds.web import app as web_app
+from bluesminds.web.api import build_guard
 from bluesminds.web.guard import PLAIN_COOKIE, Access, Guard
 from bluesminds.web.pages import account_pages
 from bluesminds.web.routes import Route, route
@@ -333,7 +334,7 @@ async def test_a_route_is_served_as_its_table_says_and_nothing_besides(gateway: 
         """Do nothing."""
 
     one = route("GET", "/one", Access.ADMIN, handler, tag="Tests")
-    guard = web_app.Guard(gateway.services.sessions, gateway.services.throttle, public_url=None)
+    guard = build_guard(gateway.services.accounts, public_url=None)
     app: Any = web_app.create_app([one], guard, clock=gateway.services.clock, log=gateway.services.log)
     rules = [(rule.rule, rule.methods) for rule in app.url_map.iter_rules()]
     assert rules == [("/one", {"GET", "HEAD"})]

@@ -140,7 +140,7 @@ async def test_no_write_takes_a_columns_name(callers: Callers) -> None:
         for name, (fields, body) in WRITES.items():
             method, _, path = name.partition(" ")
             headers = bearers["admin" if path.startswith("/api/admin/") else "user"]
-            gateway.services.auth._throttle._changes._empty_at.clear()  # more than the limit allows
+            gateway.services.accounts.throttle._changes._empty_at.clear()  # more than the limit allows
             for column in sorted(columns - fields):
                 wanted = body | {column: "admin"}
                 answer = await client.request(method, path.format_map(places), json=wanted, headers=headers)

@@ -356,7 +356,7 @@ async def test_unreadable_limits_reject_requests_until_fixed(gateway: Gateway) -
 
         async def assert_unreadable(statement: str, *paths: str) -> None:
             gateway.alter(statement)
-            gateway.services.keys._changed()  # the gateway did not make this change itself
+            gateway.services.key_changes.notify()  # the gateway did not make this change itself
             for answer in [await gateway.chat(key=key), *[await client.get(path) for path in paths]]:
                 assert (answer.status_code, answer.json()["error"]["code"]) == (503, "limits_unreadable")
                 assert answer.headers["x-should-retry"] == "false"

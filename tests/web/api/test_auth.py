@@ -11,7 +11,7 @@ from argon2 import PasswordHasher
 from bluesminds.identity import password
 from bluesminds.notify import mail_queue
 from tests.deployment import PASSWORD, Deployment, code_of, deploy
-from tests.gateways import CHEAP, Gateway, eventually
+from tests.gateways import CHEAP_HASHER, Gateway, eventually
 from tests.storage.conftest import postgres, postgres_url, sqlite_path, sqlite_url, url
 
 __all__ = ["postgres", "postgres_url", "sqlite_path", "sqlite_url", "url"]
@@ -738,7 +738,7 @@ async def test_an_old_hash_is_replaced_when_its_password_is_at_hand(sqlite_site:
         assert "m=1024" in kept
         assert code_of(await ada.login(ADA)) == "200"
         ((better,),) = rows(sqlite_site.gateway, stored)
-        assert f"m={CHEAP.memory_cost}," in better
+        assert f"m={CHEAP_HASHER.memory_cost}," in better
         assert code_of(await ada.login(ADA)) == "200"
 
 
