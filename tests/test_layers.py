@@ -178,12 +178,10 @@ def test_every_module_says_what_it_is(module: str) -> None:
 DUPLICATES = {
     "ChatRequest",
     "Connection",
-    "Health",
     "Limits",
     "Origin",
     "Reply",
     "Reset",
-    "ServerRegistry",
     "Sessions",
     "Transaction",
 }
