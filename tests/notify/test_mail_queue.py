@@ -7,7 +7,7 @@ import trio.testing
 
 from bluesminds.common.log import Log
 from bluesminds.notify.mail import Mail, MailFailed, MailRefused
-from bluesminds.notify.mail_queue import MAX_WAITING, PAUSES, MailQueue
+from bluesminds.notify.mail_queue import MAX_QUEUED, PAUSES, MailQueue
 
 
 class Noon:
@@ -53,9 +53,9 @@ async def test_messages_go_in_the_order_they_came(
     nursery.start_soon(man.run)
     await trio.sleep(1)
     for number in range(3):
-        man.post(mail(number))
+        man.enqueue(mail(number))
     await trio.sleep(1)
-    man.post(mail(3))
+    man.enqueue(mail(3))
     await trio.sleep(1)
     assert script.sent == [f"subject {number}" for number in range(4)]
     assert lines == []
@@ -68,8 +68,8 @@ async def test_a_failure_is_tried_again_and_holds_up_nobody(
     man, lines = mail_queue(script)
     began = trio.current_time()
     nursery.start_soon(man.run)
-    man.post(mail(0))
-    man.post(mail(1))
+    man.enqueue(mail(0))
+    man.enqueue(mail(1))
     await trio.sleep(sum(PAUSES))
     assert script.sent == ["subject 1", "subject 0"]
     assert [round(at - began) for at, _ in script.asked] == [0, 0, 5, 35]
@@ -83,8 +83,8 @@ async def test_what_never_goes_is_given_up_with_a_word(
     script = Script(MailRefused("answered 550"), *[MailFailed("down")] * 5)
     man, lines = mail_queue(script)
     nursery.start_soon(man.run)
-    man.post(mail(0))
-    man.post(mail(1))
+    man.enqueue(mail(0))
+    man.enqueue(mail(1))
     await trio.sleep(2 * sum(PAUSES))
     assert script.sent == []
     assert len(script.asked) == 1 + 5
@@ -97,9 +97,9 @@ async def test_what_never_goes_is_given_up_with_a_word(
 
 async def test_too_many_are_dropped_at_once(autojump_clock: trio.testing.MockClock) -> None:
     man, lines = mail_queue(Script())
-    for number in range(MAX_WAITING + 2):
-        man.post(mail(number))
-    assert events(lines) == [("mail_dropped", "too many messages wait")] * 2
+    for number in range(MAX_QUEUED + 2):
+        man.enqueue(mail(number))
+    assert events(lines) == [("mail_dropped", "the mail queue is full")] * 2
 
 
 async def test_the_end_sends_what_waits_and_names_what_it_cannot(
@@ -108,7 +108,7 @@ async def test_the_end_sends_what_waits_and_names_what_it_cannot(
     script = Script(None, MailFailed("down"))
     man, lines = mail_queue(script)
     for number in range(3):
-        man.post(mail(number))
+        man.enqueue(mail(number))
     await man.flush(1.0)
     assert script.sent == ["subject 0", "subject 2"]
     assert events(lines) == [("mail_dropped", "down")]
@@ -119,13 +119,13 @@ async def test_the_end_sends_what_waits_and_names_what_it_cannot(
 
     lines.clear()
     man = MailQueue(Stuck(), Log(Noon(), json=True, write=lines.append))
-    man.post(mail(0))
-    man.post(mail(1))
+    man.enqueue(mail(0))
+    man.enqueue(mail(1))
     began = trio.current_time()
     await man.flush(1.0)
     assert trio.current_time() - began == pytest.approx(1.0)
     man.close()
-    assert events(lines) == [("mail_dropped", "the gateway ends")] * 2
+    assert events(lines) == [("mail_dropped", "the gateway stopped")] * 2
 
 
 async def test_a_fault_of_ours_costs_one_message_not_the_rest(
@@ -133,11 +133,11 @@ async def test_a_fault_of_ours_costs_one_message_not_the_rest(
 ) -> None:
     script = Script(ZeroDivisionError())
     man, lines = mail_queue(script)
-    man.post(mail(0))
-    man.post(mail(1))
+    man.enqueue(mail(0))
+    man.enqueue(mail(1))
     with pytest.raises(ZeroDivisionError):
         await man.run()
-    assert events(lines) == [("mail_dropped", "a fault of the gateway")]
+    assert events(lines) == [("mail_dropped", "internal error")]
     with trio.move_on_after(1):
         await man.run()
     assert script.sent == ["subject 1"]
