@@ -1,8 +1,7 @@
-"""The servers kept in the database: added, listed, removed by the operator. Their keys are sealed before
-they are stored.
+"""Upstream servers in the database. Their API keys are encrypted with the master key.
 
-A key that the master key at hand does not open makes its own server unusable and no other: it is left out,
-told to the log once, and kept in `locked` so that people can see it.
+If the current master key cannot decrypt an API key, that server is not used: it is logged once and listed in
+`locked`.
 """
 
 from collections.abc import Sequence
@@ -17,11 +16,11 @@ from storage.audit import AuditRow, hold_audit, insert_audit
 from storage.base import Connection, IntegrityError, Store
 from storage.servers import ServerRow, delete_server, insert_server, select_server, select_servers
 
-LOCKED = "its key was sealed with another master key: restore master.key, or remove it and add it again"
+LOCKED = "its API key was encrypted with another master key: restore master.key, or remove and add the server"
 
 
 class Servers:
-    """`locked` holds the enabled servers of the last load whose keys cannot be opened, without the keys."""
+    """`locked` holds the enabled servers of the last load whose API keys cannot be decrypted, without keys."""
 
     def __init__(self, store: Store, *, vault: Vault, clock: Clock, log: Log) -> None:
         self._store = store
@@ -46,7 +45,7 @@ class Servers:
             created_at=now,
             updated_at=now,
         )
-        audit = entry(self._clock, actor, "server.add", server.name, after=_told(row))
+        audit = entry(self._clock, actor, "server.add", server.name, after=_audit_fields(row))
         try:
             await self._store.write(_insert, row, audit)
         except IntegrityError as exc:
@@ -57,7 +56,7 @@ class Servers:
         await self._store.write(_delete, self._clock, actor, name)
 
     async def load(self) -> Sequence[Server]:
-        """The enabled ones that can be used; `locked` is brought up to date."""
+        """The enabled servers whose API keys can be decrypted. Updates `locked`."""
         usable: list[Server] = []
         locked: list[Server] = []
         for row in await self._store.read(select_servers):
@@ -88,8 +87,8 @@ def _server(row: ServerRow, api_key: str | None) -> Server:
     )
 
 
-def _told(row: ServerRow) -> dict[str, object]:
-    """What the audit log keeps of a server; its key is masked there."""
+def _audit_fields(row: ServerRow) -> dict[str, object]:
+    """The audit log masks the API key."""
     return {
         "dialect": row.dialect,
         "url": row.url,
@@ -110,5 +109,5 @@ async def _delete(connection: Connection, clock: Clock, actor: Actor, name: str)
     row = await select_server(connection, name)
     if row is None:
         raise NotFound("server_not_found", f"There is no server named {name} in the database.")
-    await insert_audit(connection, entry(clock, actor, "server.remove", name, before=_told(row)))
+    await insert_audit(connection, entry(clock, actor, "server.remove", name, before=_audit_fields(row)))
     await delete_server(connection, name)

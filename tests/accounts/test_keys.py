@@ -13,7 +13,7 @@ from msgspec import structs
 
 from bluesminds.accounts import keys as module
 from bluesminds.accounts.audit import Actor
-from bluesminds.accounts.key_policy import LATEST, KeyPolicy
+from bluesminds.accounts.key_policy import LATEST_EXPIRY, KeyPolicy
 from bluesminds.accounts.keys import Keys
 from bluesminds.common.clock import moment
 from bluesminds.common.crypto import key_digest
@@ -400,7 +400,7 @@ def test_rules_have_one_form() -> None:
         ("scopes", ("admin",)),
         ("expires_at", NOON),
         ("expires_at", -5),
-        ("expires_at", LATEST),
+        ("expires_at", LATEST_EXPIRY),
     ],
 )
 def test_what_is_no_rule(field: str, value: object) -> None:

@@ -10,7 +10,7 @@ import trio
 from bluesminds.accounts.audit import OPERATOR, Actor
 from bluesminds.accounts.key_policy import KeyPolicy
 from bluesminds.accounts.keys import Keys
-from bluesminds.accounts.limits import Limits
+from bluesminds.accounts.limits import AccountLimits
 from bluesminds.accounts.servers import Servers
 from bluesminds.accounts.usage import MAX_DAYS, UsageReports
 from bluesminds.accounts.users import BOOTSTRAP, UserChanges, Users
@@ -68,7 +68,9 @@ async def test_what_an_account_may_is_told_also_when_its_administrator_has_left(
     told: list[str] = []
     members = Users(store, clock=Noon(), changed=lambda: told.append("disable"))
     calendar = Calendar(zone_named("UTC"))
-    limits = Limits(store, clock=Noon(), calendar=calendar, tiers={}, changed=lambda: told.append("limit"))
+    limits = AccountLimits(
+        store, clock=Noon(), calendar=calendar, tiers={}, changed=lambda: told.append("limit")
+    )
     user_id, _ = await members.local_user(OPERATOR)
     before = await members.get(user_id)
     async with trio.open_nursery() as nursery:
@@ -119,7 +121,7 @@ async def test_one_claim_wins_a_race_for_the_token(store: Store) -> None:
     async def claim(number: int) -> None:
         actor = Actor("anonymous", "10.0.0.1")
         try:
-            await members.claim(actor, token=token, email=f"{number}@example.com", password_hash="h")
+            await members.claim_admin(actor, token=token, email=f"{number}@example.com", password_hash="h")
             outcomes.append("claimed")
         except Forbidden as exc:
             outcomes.append(exc.code)
