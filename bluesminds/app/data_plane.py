@@ -58,6 +58,11 @@ class Routing(Struct, frozen=True):
     health: ServerHealthRegistry
     health_checker: HealthChecker
 
+    def example_model(self) -> str | None:
+        """A model for the example in the API reference."""
+        models = [row.id for row in self.registry.catalog.models()]
+        return "demo/echo" if "demo/echo" in models else next(iter(models), None)
+
     async def list_servers(self) -> list[Server]:
         return list(self.registry.catalog.servers)
 
@@ -200,7 +205,7 @@ def _build_control(
         *api_routes(services.accounts, controls),
     ]
     public_url = services.settings.server.public_url
-    reference = Reference(routes, url=public_url or "/")
+    reference = Reference(routes, url=public_url or "/", example_model=routing.example_model)
     mounted = [*routes, *reference.routes, *account_pages.routes()]
     guard = build_guard(services.accounts, public_url=public_url)
     return app.create_app(mounted, guard, clock=services.clock, log=services.log)

@@ -14,14 +14,17 @@ from msgspec import Struct, structs
 
 from bluesminds.accounts.audit import AuditLog
 from bluesminds.accounts.cleanup import ExpiredDataCleanup
+from bluesminds.accounts.email_change import EmailChange
+from bluesminds.accounts.email_verification import EmailVerification
 from bluesminds.accounts.invitations import Invitations
 from bluesminds.accounts.keys import Changed, Keys
-from bluesminds.accounts.limits import Limits
-from bluesminds.accounts.login import Auth
-from bluesminds.accounts.mailboxes import Mailboxes
+from bluesminds.accounts.limits import AccountLimits
+from bluesminds.accounts.login import Login
+from bluesminds.accounts.password_reset import PasswordReset
 from bluesminds.accounts.servers import Servers
 from bluesminds.accounts.services import AccountServices
 from bluesminds.accounts.sessions import Sessions
+from bluesminds.accounts.signup import SignUp
 from bluesminds.accounts.throttle import Throttle
 from bluesminds.accounts.usage import UsageReports
 from bluesminds.accounts.users import Users
@@ -35,7 +38,7 @@ from bluesminds.config import Settings
 from bluesminds.config.settings import Tier
 from bluesminds.http.client.pool import Pool, tls_context
 from bluesminds.identity.password import PASSWORD_HASHER, Passwords
-from bluesminds.notify.mail import Mailer, OutboxMailer, SmtpMailer, verifying
+from bluesminds.notify.mail import Mailer, OutboxMailer, SmtpMailer, smtp_tls_context
 from bluesminds.notify.mail_queue import MailQueue
 from bluesminds.notify.mail_templates import MailTemplates
 from storage import open_store, sqlite_path
@@ -138,7 +141,7 @@ def _mailer(settings: Settings, state: StateDir, clock: Clock, log: Log) -> Mail
     account = smtp_account(settings.mail)
     if account is None:
         return OutboxMailer(state.path / "outbox", clock=clock, log=log)
-    return SmtpMailer(account, tls=verifying(settings.mail.ca_file), clock=clock)
+    return SmtpMailer(account, tls=smtp_tls_context(settings.mail.ca_file), clock=clock)
 
 
 def _build_services(resources: Resources, password_hasher: PasswordHasher) -> Services:
@@ -149,14 +152,24 @@ def _build_services(resources: Resources, password_hasher: PasswordHasher) -> Se
 
 def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> AccountServices:
     store, clock, mail_queue = resources.store, resources.clock, resources.mail_queue
+    settings = resources.settings.accounts
     templates = MailTemplates(public_url(resources.settings.server))
     passwords, throttle, sessions = Passwords(password_hasher), Throttle(), _build_sessions(resources)
+    verification = EmailVerification(
+        store=store,
+        clock=clock,
+        passwords=passwords,
+        throttle=throttle,
+        mail_queue=mail_queue,
+        templates=templates,
+        settings=settings,
+    )
     return AccountServices(
         users=_build_users(resources),
         passwords=passwords,
         sessions=sessions,
         throttle=throttle,
-        login=Auth(
+        login=Login(
             store,
             clock=clock,
             passwords=passwords,
@@ -166,21 +179,37 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
             templates=templates,
             log=resources.log,
         ),
-        mailboxes=Mailboxes(
-            store,
+        signup=SignUp(
+            store=store,
             clock=clock,
             passwords=passwords,
             throttle=throttle,
             mail_queue=mail_queue,
             templates=templates,
-            settings=resources.settings.accounts,
+            settings=settings,
+            verification=verification,
         ),
-        invitations=Invitations(
-            store,
+        email_verification=verification,
+        email_change=EmailChange(
+            store=store,
             clock=clock,
+            throttle=throttle,
             mail_queue=mail_queue,
             templates=templates,
-            settings=resources.settings.accounts,
+            verification=verification,
+        ),
+        password_reset=PasswordReset(
+            store=store,
+            clock=clock,
+            passwords=passwords,
+            throttle=throttle,
+            mail_queue=mail_queue,
+            templates=templates,
+            settings=settings,
+            verification=verification,
+        ),
+        invitations=Invitations(
+            store, clock=clock, mail_queue=mail_queue, templates=templates, settings=settings
         ),
         keys=Keys(store, pepper=resources.pepper, clock=clock, changed=resources.key_changes.notify),
         limits=_build_limits(resources),
@@ -212,8 +241,8 @@ def _build_sessions(resources: Resources) -> Sessions:
     )
 
 
-def _build_limits(resources: Resources) -> Limits:
-    return Limits(
+def _build_limits(resources: Resources) -> AccountLimits:
+    return AccountLimits(
         resources.store,
         clock=resources.clock,
         calendar=resources.calendar,
