@@ -98,7 +98,7 @@ async def test_input_is_checked_and_named(gateway: Gateway) -> None:
             answer = await client.post(path, json=body)
             error = answer.json()["error"]
             assert (answer.status_code, error["param"]) == (400, param), (path, body)
-            assert not re.search("Expected|Object|`|regex|\\$", error["message"]), "in words of ours"
+            assert not re.search("Expected|Object|regex|\\$", error["message"])
             assert param is None or param in error["message"] or error["code"] != "invalid_value"
         for query, param in (
             ("days=0", "days"),
@@ -115,7 +115,7 @@ async def test_input_is_checked_and_named(gateway: Gateway) -> None:
             error = (await client.delete(f"/api/admin/{path}")).json()["error"]
             assert (error["code"], error["message"][:33]) == (
                 "unknown_url",
-                "There is nothing at this path. Mo",
+                "Not found. The OpenAI-compatible ",
             )
         answer = await client.put("/api/admin/keys", json={})
         assert (answer.json()["error"]["code"], answer.headers["allow"]) == (

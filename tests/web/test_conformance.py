@@ -110,6 +110,6 @@ async def test_the_document_tells_of_every_refusal_alike(callers: Callers) -> No
     document = (await callers.gateway.get("/openapi.json")).json()
     async with httpx.AsyncClient(base_url=callers.gateway.url, trust_env=False) as client:
         refused = (await client.get("/api/admin/users")).json()
-    wanted = document["components"]["schemas"]["Refusal"]
+    wanted = document["components"]["schemas"]["ErrorObject"]
     assert refused.keys() == {"error"}
     assert refused["error"].keys() == wanted["properties"].keys() == set(wanted["required"])

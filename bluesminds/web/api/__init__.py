@@ -30,9 +30,9 @@ def api_routes(accounts: AccountServices, controls: GatewayControls) -> list[Rou
     return [
         *setup.routes(setup.SetupHandlers(accounts.users, accounts.passwords, accounts.throttle)),
         *keys.routes(accounts.keys, accounts.users),
-        *auth.routes(auth.AuthHandlers(accounts.login, accounts.mailboxes, accounts.users)),
+        *auth.routes(auth.AuthHandlers(accounts)),
         *sessions.routes(sessions.SessionHandlers(accounts.sessions, accounts.users)),
-        *users.routes(users.UserHandlers(accounts.users, accounts.passwords, accounts.mailboxes)),
+        *users.routes(users.UserHandlers(accounts.users, accounts.passwords, accounts.password_reset)),
         *invites.routes(invites.InviteHandlers(accounts.invitations)),
         *servers.routes(
             servers.ServerHandlers(

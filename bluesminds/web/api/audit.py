@@ -1,4 +1,4 @@
-"""/api/admin/audit: who changed what, and whether the record of it is whole."""
+"""/api/admin/audit: queries and verification of the audit log."""
 
 from datetime import datetime
 from typing import Annotated, Final, Literal
@@ -12,38 +12,36 @@ from bluesminds.web.routes import Page, Paging, Route, route
 from storage.audit import AuditQuery, Damage, Entry, Link
 
 _NEWEST: Final = 2**62
-_WORDS: Final[dict[Damage, str]] = {
-    "altered": "row {next} is not what was written there: it was altered, moved or added, or the chain was"
-    " made with another pepper",
-    "removed": "row {next} is missing: it was removed, or the end of the log had been tampered with when the"
-    " following row was written",
+_DAMAGE: Final[dict[Damage, str]] = {
+    "altered": "row {next} was altered, moved or added, or the chain was created with another pepper",
+    "removed": "row {next} is missing: it was removed, or the end of the log was changed before the following"
+    " row was written",
     "truncated": "the rows from {next} on are missing",
-    "rewritten": "row {next} is not the one that was noted: the chain was made anew by somebody who has the"
-    " pepper",
+    "rewritten": "row {next} differs from the one that was noted: the chain was rewritten with the pepper",
     "head_gone": "the record of the last row is missing or unreadable (audit_head in the table settings)",
-    "head_differs": "row {last} is not the one recorded as the last (audit_head in the table settings)",
+    "head_differs": "row {last} is not the recorded last row (audit_head in the table settings)",
 }
 
-Moment = Annotated[datetime, Meta(tz=True, description="a time like 2026-02-28T12:00:00Z")]
-Word = Annotated[str, Meta(max_length=200, description="at most 200 characters")]
+Timestamp = Annotated[datetime, Meta(tz=True, description="a time like 2026-02-28T12:00:00Z")]
+FilterText = Annotated[str, Meta(max_length=200, description="at most 200 characters")]
 
 
 class AuditFilter(Paging, frozen=True, forbid_unknown_fields=True):
-    """Times are [since, until)."""
+    """From `since`, before `until`."""
 
     after: Annotated[
-        str, Meta(pattern=r"^[0-9]{0,18}\Z", description="the next_cursor of the page before")
+        str, Meta(pattern=r"^[0-9]{0,18}\Z", description="the next_cursor of the previous page")
     ] = ""
-    actor: Word | None = None
-    action: Word | None = None
-    subject: Word | None = None
-    since: Moment | None = None
-    until: Moment | None = None
+    actor: FilterText | None = None
+    action: FilterText | None = None
+    subject: FilterText | None = None
+    since: Timestamp | None = None
+    until: Timestamp | None = None
 
 
 class AuditEvent(Struct, frozen=True):
-    """One change. `detail` has `before` and `after`, of the fields that differ; secrets in it are masked.
-    `hash` is empty in rows that are older than the chain.
+    """One change. `detail` contains `before` and `after` with the changed fields; secrets are masked. `hash`
+    is empty in rows that are older than the hash chain.
     """
 
     seq: int
@@ -58,19 +56,23 @@ class AuditEvent(Struct, frozen=True):
 
 
 class VerifyQuery(Struct, frozen=True, forbid_unknown_fields=True):
-    """The end of the chain as it was noted earlier, like 17:0d9b..."""
+    """`noted` is the `end` of an earlier verification, such as 17:0d9b..."""
 
     noted: (
         Annotated[
-            str, Meta(pattern=r"^[0-9]{1,18}:([0-9a-f]{64})?\Z", description="SEQ:HASH as noted earlier")
+            str,
+            Meta(
+                pattern=r"^[0-9]{1,18}:([0-9a-f]{64})?\Z",
+                description="SEQ:HASH, the end of an earlier verification",
+            ),
         ]
         | None
     ) = None
 
 
-class Verification(Struct, frozen=True):
-    """`ok`: nothing is wrong. `rows` are good, of which the first `unchained` are older than the chain; `end`
-    is SEQ:HASH of the last good one, to be noted elsewhere.
+class AuditVerification(Struct, frozen=True):
+    """`rows` is the number of intact rows; the first `unchained` of them are older than the hash chain. `end`
+    is SEQ:HASH of the last intact row.
     """
 
     ok: bool
@@ -85,7 +87,7 @@ class AuditHandlers(Struct, frozen=True):
     log: AuditLog
 
     async def list(self, query: AuditFilter) -> Page[AuditEvent]:
-        """List changes, newest first."""
+        """List audit events, newest first."""
         found = await self.log.page(
             AuditQuery(
                 before=int(query.after) if query.after else _NEWEST,
@@ -97,25 +99,25 @@ class AuditHandlers(Struct, frozen=True):
                 until=_milliseconds(query.until, _NEWEST),
             )
         )
-        return Page.of(found, query.limit, _act, cursor=lambda entry: str(entry.link.seq))
+        return Page.of(found, query.limit, _event, cursor=lambda entry: str(entry.link.seq))
 
-    async def verify(self, query: VerifyQuery) -> Verification:
-        """Check the chain: whether a change was altered or removed.
+    async def verify(self, query: VerifyQuery) -> AuditVerification:
+        """Verify the hash chain of the audit log.
 
-        Who can write to the database but does not have the gateway's pepper cannot hide that a row was
-        altered or removed. Only that the newest rows were cut off, and the record of the last set back, shows
-        no trace: to find that too, note `end` elsewhere and send it as `noted`.
+        It detects altered and removed rows. Write access to the database is not enough to hide them, only the
+        pepper of the gateway is. The exception is the removal of the newest rows together with a reset of the
+        record of the last row. To detect that, store `end` outside the gateway and send it as `noted` later.
         """
         seq, _, digest = (query.noted or "").partition(":")
         found = await self.log.verify(Link(int(seq), digest) if query.noted else None)
-        place = {"last": found.end.seq, "next": found.end.seq + 1}
-        return Verification(
+        position = {"last": found.end.seq, "next": found.end.seq + 1}
+        return AuditVerification(
             ok=found.damage is None,
             rows=found.end.seq,
             unchained=found.unchained,
             end=f"{found.end.seq}:{found.end.hash}",
             damage=found.damage,
-            message="whole" if found.damage is None else _WORDS[found.damage].format_map(place),
+            message="intact" if found.damage is None else _DAMAGE[found.damage].format_map(position),
         )
 
 
@@ -131,7 +133,7 @@ def _milliseconds(at: datetime | None, otherwise: int) -> int:
     return otherwise if at is None else round(at.timestamp() * 1000)
 
 
-def _act(entry: Entry) -> AuditEvent:
+def _event(entry: Entry) -> AuditEvent:
     act = entry.act
     return AuditEvent(
         seq=entry.link.seq,

@@ -1,4 +1,4 @@
-"""/api/admin/servers: the upstreams, those of the configuration and those kept in the database."""
+"""/api/admin/servers: the upstream servers of the configuration and of the database."""
 
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Literal
@@ -30,7 +30,7 @@ class NewServer(Struct, forbid_unknown_fields=True):
 
 
 class ServerView(Struct, frozen=True):
-    """`problem` says why it is not used."""
+    """`problem` is the reason why the server is not used, or null."""
 
     name: str
     dialect: str
@@ -44,7 +44,7 @@ class ServerView(Struct, frozen=True):
 
 
 class ServerTestResult(Struct, frozen=True):
-    """What a server answered when it was asked for its models."""
+    """The result of a request for the model list of a server."""
 
     server: str
     ok: bool
@@ -54,7 +54,7 @@ class ServerTestResult(Struct, frozen=True):
 
 
 class ServerHandlers(Struct, frozen=True):
-    """`now` lists every server in force, `changed` makes changes count, `probe` tries one."""
+    """`now` lists all servers in use. `changed` is called after each change. `probe` tests one server."""
 
     servers: Servers
     now: Callable[[], Awaitable[list[Server]]]
@@ -69,30 +69,30 @@ class ServerHandlers(Struct, frozen=True):
         return Page(rows)
 
     async def add(self, who: Principal, body: NewServer) -> ServerView:
-        """Add a server. It takes part at once."""
+        """Add a server. It is used immediately."""
         server = _server(body)
         if any(row.name == server.name and row.origin != "table" for row in await self.now()):
-            raise Conflict("server_exists", f"The configuration has a server named {server.name} already.")
+            raise Conflict("server_exists", f"The configuration already has a server named {server.name}.")
         await self.servers.add(who.actor, server)
         await self.changed()
         return _view(server)
 
     async def remove(self, who: Principal, name: str) -> None:
-        """Remove a server. Answers that it is giving still end."""
+        """Remove a server. Running requests are completed."""
         await self.servers.remove(who.actor, name)
         await self.changed()
 
-    async def try_out(self, name: str) -> ServerTestResult:
-        """Ask a server for its models, now."""
+    async def test(self, name: str) -> ServerTestResult:
+        """Test a server: request its model list."""
         for server in await self.now():
             if server.name == name:
                 if not server.url:
                     raise Unavailable(
-                        "server_not_running", "The demo server runs inside a running gateway only."
+                        "server_not_running", "The demo server only runs inside a running gateway."
                     )
-                return _trial(await self.probe(server))
+                return _test_result(await self.probe(server))
         if any(server.name == name for server in self.servers.locked):
-            return _trial(ProbeResult(server=name, error=LOCKED, models=None, seconds=0.0))
+            return _test_result(ProbeResult(server=name, error=LOCKED, models=None, seconds=0.0))
         raise NotFound("server_not_found", f"There is no server named {name}.")
 
 
@@ -102,16 +102,16 @@ def routes(handlers: ServerHandlers) -> list[Route]:
         route("GET", "/api/admin/servers", Access.ADMIN, handlers.list, tag=tag),
         route("POST", "/api/admin/servers", Access.ADMIN, handlers.add, tag=tag, status=201),
         route("DELETE", "/api/admin/servers/{name}", Access.ADMIN, handlers.remove, tag=tag),
-        route("POST", "/api/admin/servers/{name}/test", Access.ADMIN, handlers.try_out, tag=tag),
+        route("POST", "/api/admin/servers/{name}/test", Access.ADMIN, handlers.test, tag=tag),
     ]
 
 
-def _server(wanted: NewServer) -> Server:
+def _server(body: NewServer) -> Server:
     try:
-        Origin.parse(wanted.url)
+        Origin.parse(body.url)
     except ValueError as exc:
         raise InvalidRequest("invalid_url", f"{exc}.", param="url") from exc
-    fields = structs.asdict(wanted) | {"models": tuple(wanted.models), "origin": "table"}
+    fields = structs.asdict(body) | {"models": tuple(body.models), "origin": "table"}
     return Server(**fields)
 
 
@@ -129,11 +129,11 @@ def _view(row: Server, problem: str | None = None) -> ServerView:
     )
 
 
-def _trial(found: ProbeResult) -> ServerTestResult:
+def _test_result(result: ProbeResult) -> ServerTestResult:
     return ServerTestResult(
-        server=found.server,
-        ok=found.error is None,
-        problem=found.error,
-        models=None if found.models is None else [row.id for row in found.models],
-        latency_ms=round(found.seconds * 1000),
+        server=result.server,
+        ok=result.error is None,
+        problem=result.error,
+        models=None if result.models is None else [row.id for row in result.models],
+        latency_ms=round(result.seconds * 1000),
     )

@@ -81,7 +81,7 @@ async def test_signing_up_tells_nobody_who_has_an_account(site: Deployment) -> N
     async with site.browser() as eve:
         free, taken = await eve.sign_up(BOB), await eve.sign_up(ADA.upper())
         assert (free.status_code, free.content) == (taken.status_code, taken.content)
-        assert (await site.mail.arrived(ADA.upper())).message["subject"] == "You have an account already"
+        assert (await site.mail.arrived(ADA.upper())).message["subject"] == "You already have an account"
         await site.mail.arrived(BOB)
         for path in ("password/forgot", "email/resend"):
             answers = [
@@ -155,7 +155,7 @@ async def test_an_address_of_the_settings_makes_an_administrator_when_confirmed_
         assert (await bob.register(BOB)) and await bob.is_signed_in()
         answer = await bob.send("POST", "/api/auth/email", {"email": ADA, "password": PASSWORD})
         assert answer.status_code == 202
-        assert (await site.mail.arrived(ADA, 2)).message["subject"] == "You have an account already"
+        assert (await site.mail.arrived(ADA, 2)).message["subject"] == "You already have an account"
 
 
 async def test_an_administrator_who_was_demoted_stays_so(nursery: trio.Nursery, home: Path) -> None:
@@ -371,7 +371,7 @@ async def test_links_are_good_for_a_while(nursery: trio.Nursery, home: Path) -> 
         clock.now += 60_000
         body = {"token": mail.token, "password": NEW}
         assert code_of(await ada.send("POST", "/api/auth/password/reset", body)) == "invalid_token"
-    await site.gateway.services.cleanup.sweep()
+    await site.gateway.services.cleanup.run_once()
     assert rows(site.gateway, "SELECT count(*) FROM one_time_tokens") == [(0,)]
 
 
@@ -383,11 +383,11 @@ async def test_an_account_that_is_never_confirmed_is_removed_and_told(
     strangers = "SELECT count(*) FROM users WHERE email IS NOT NULL"
     async with site.browser() as ada:
         await ada.sign_up(ADA)
-        await site.gateway.services.cleanup.sweep()
+        await site.gateway.services.cleanup.run_once()
         assert rows(site.gateway, strangers) == [(1,)]
         clock.now += 86_400_001
-        await site.gateway.services.cleanup.sweep()
-        await site.gateway.services.cleanup.sweep()
+        await site.gateway.services.cleanup.run_once()
+        await site.gateway.services.cleanup.run_once()
         assert rows(site.gateway, strangers) == [(0,)]
         told = "SELECT actor, detail FROM audit WHERE action = 'user.sweep'"
         assert rows(site.gateway, told) == [("operator", '{"after":{"removed":1}}')]
@@ -427,7 +427,7 @@ async def test_sessions_end_by_disuse_and_by_age(nursery: trio.Nursery, home: Pa
             assert code_of(await operator.delete(f"/api/admin/users/{ada_id[0]}/sessions")) == "204"
         told = "SELECT action FROM audit WHERE action LIKE 'session.end%'"
         assert rows(site.gateway, told) == [], "they had ended by themselves"
-        await site.gateway.services.cleanup.sweep()
+        await site.gateway.services.cleanup.run_once()
         assert rows(site.gateway, "SELECT count(*) FROM sessions") == [(0,)]
 
 
@@ -755,7 +755,7 @@ async def test_mail_that_cannot_go_holds_up_no_answer_and_no_stop(
     await site.gateway.stop()
     assert trio.current_time() - began < 10, "the next attempt would be in a minute"
     (dropped,) = site.gateway.events("mail_dropped")
-    assert dropped["reason"] != "the gateway ends", "it is tried once more, without the pause"
+    assert dropped["reason"] != "the gateway stopped", "it is tried once more, without the pause"
     assert (dropped["kind"], dropped["domain"]) == ("verify_email", "example.com")
 
 

@@ -17,7 +17,7 @@ import schemathesis
 from bluesminds import __version__
 from bluesminds.providers import openai
 from bluesminds.web import data_plane
-from bluesminds.web.docs.docs_page import POLICY, page
+from bluesminds.web.docs.docs_page import POLICY, docs_page
 from tests.fakes.model_server import ModelServer, refusal
 from tests.gateways import ASK, TLS, Gateway
 
@@ -84,8 +84,8 @@ async def test_every_operation_is_told_of_in_full(gateway: Gateway) -> None:
     assert found["get_api_admin_audit"]["responses"]["200"]["content"]["application/json"]["schema"] == {
         "$ref": "#/components/schemas/Page_AuditEvent_"
     }
-    assert found["post_api_auth_signup"]["summary"] == "Ask for an account"
-    assert found["post_api_auth_signup"]["description"].startswith("The answer does not tell")
+    assert found["post_api_auth_signup"]["summary"] == "Request an account"
+    assert found["post_api_auth_signup"]["description"].startswith("The response does not reveal")
     parameters = {row["name"]: row for row in found["get_api_admin_audit"]["parameters"]}
     assert parameters["limit"]["schema"] == {"type": "integer", "minimum": 1, "maximum": 100, "default": 20}
     assert parameters["since"]["schema"] == {"type": "string", "format": "date-time"}
@@ -98,10 +98,10 @@ async def test_model_traffic_is_told_of(gateway: Gateway, models: ModelServer) -
     for path, (method, _) in data_plane._ENDPOINTS.items():
         assert (f"/v1{path}", method) in told, path
     key = await gateway.get("/v1/models")
-    schema = {"$ref": "#/components/schemas/ModelList", "components": document["components"]}
+    schema = {"$ref": "#/components/schemas/ModelListSchema", "components": document["components"]}
     jsonschema_rs.validate(schema, key.json())
     one = await gateway.get("/v1/models/m")
-    jsonschema_rs.validate(schema | {"$ref": "#/components/schemas/ModelView"}, one.json())
+    jsonschema_rs.validate(schema | {"$ref": "#/components/schemas/ModelSchema"}, one.json())
     refused = await gateway.get("/v1/models/none")
     jsonschema_rs.validate(schema | {"$ref": "#/components/schemas/ErrorResponse"}, refused.json())
     chat = document["paths"]["/v1/chat/completions"]["post"]["responses"]["4XX"]["$ref"]
@@ -117,7 +117,7 @@ async def test_model_traffic_is_told_of(gateway: Gateway, models: ModelServer) -
 
 
 async def test_every_field_that_the_gateway_reads_is_told_of_with_its_bounds(gateway: Gateway) -> None:
-    known = (await served(gateway))["components"]["schemas"]["ChatRequest"]["properties"]
+    known = (await served(gateway))["components"]["schemas"]["ChatRequestSchema"]["properties"]
     assert set(known) == set(openai.ChatRequest.__struct_fields__)
     bounds = known["max_tokens"]["anyOf"][0]
     for figure, code in (
@@ -197,14 +197,14 @@ async def test_nothing_in_the_document_is_taken_for_markup(gateway: Gateway, hos
         if "summary" in one:
             one["summary"] = hostile
     document["paths"][f"/{hostile}"] = {"get": document["paths"]["/health"]["get"] | {"operationId": hostile}}
-    reader = read(page(document))
+    reader = read(docs_page(document))
     assert not reader.tags & {"script", "img"}
 
 
 async def test_examples_are_what_the_operations_take(gateway: Gateway) -> None:
     """Every example's body fits the schema of the body, as far as types go."""
     document = await served(gateway)
-    text = page(document).decode()
+    text = docs_page(document).decode()
     bodies = [
         json.loads(found) for found in re.findall(r"-d &#x27;(.*?)&#x27;</pre>", text.replace("&quot;", '"'))
     ]
@@ -226,4 +226,4 @@ async def test_the_addresses_are_those_of_the_public_url(gateway: Gateway) -> No
     document = await served(gateway)
     assert document["servers"] == [{"url": "/"}]
     document["servers"] = [{"url": "https://ai.example.com/"}]
-    assert "curl https://ai.example.com/v1/models" in page(document).decode()
+    assert "curl https://ai.example.com/v1/models" in docs_page(document).decode()

@@ -20,7 +20,7 @@ from tests.gateways import Gateway
 ADA = "ada@example.com"
 NEW = "another horse battery"
 PATHS = ("/account/verify", "/account/reset", "/account/signup")
-WRONG_LINK = "This link is wrong, too old, or has been used. Ask for a new one."
+WRONG_LINK = "This link is invalid, expired or already used. Request a new one."
 
 
 @pytest.fixture(scope="module")
@@ -105,9 +105,9 @@ async def test_an_address_is_confirmed_by_keyboard(site: Gateway, chromium: Chro
     def confirm(page: Page) -> None:
         open_link(page, link)
         type_in(page, "wrong password")
-        told(page, "The address or the password is wrong, or the address has not been confirmed yet.")
+        told(page, "Wrong e-mail address or password, or the address is not confirmed yet.")
         type_in(page, "")
-        told(page, "The address or the password is wrong, or the address has not been confirmed yet.")
+        told(page, "Wrong e-mail address or password, or the address is not confirmed yet.")
         page.keyboard.press("Tab")
         page.keyboard.press("Control+A")
         page.keyboard.type(PASSWORD)
@@ -185,7 +185,7 @@ async def test_a_page_without_its_link_says_so(site: Gateway, chromium: Chromium
         for path in PATHS:
             for rest in ("", "#", "#other=1"):
                 page.goto(site.url + path + rest)
-                expect(page.get_by_role("alert")).to_contain_text("Something is missing from this address")
+                expect(page.get_by_role("alert")).to_contain_text("This link is incomplete")
                 expect(page.get_by_role("button")).to_be_hidden()
         page.goto(site.url + PATHS[0])
         page.evaluate("link => { location.href = link }", link)
@@ -221,7 +221,7 @@ async def test_a_gateway_that_does_not_answer_can_be_asked_again(
         else:
             page.route("**/api/**", lambda call: call.fulfill(status=502, body="<h1>Bad Gateway</h1>"))
         type_in(page, PASSWORD)
-        told(page, "The gateway could not be reached. Try again in a moment.")
+        told(page, "The gateway did not respond. Try again later.")
         page.unroute("**/api/**")
         page.get_by_role("button").click()
         done(page, "Your address is confirmed")
