@@ -1,4 +1,4 @@
-"""Invitations to sign up. Each is a link that works once, for one address and a limited time. SignUp uses it."""
+"""Invitations to sign up: links that work once, for one address and a limited time. SignUp uses them."""
 
 from collections.abc import Sequence
 

@@ -27,8 +27,8 @@ from bluesminds.notify.mail import (
     OutboxMailer,
     SmtpAccount,
     SmtpMailer,
-    smtp_tls_context,
     build_message,
+    smtp_tls_context,
 )
 from tests.fakes import smtp_server
 from tests.fakes.smtp_server import MailServer
