@@ -20,7 +20,7 @@ LOCKED = "its API key was encrypted with another master key: restore master.key,
 
 
 class Servers:
-    """`locked` holds the enabled servers of the last load whose API keys cannot be decrypted, without keys."""
+    """`locked` holds the enabled servers of the last load whose API keys cannot be decrypted."""
 
     def __init__(self, store: Store, *, vault: Vault, clock: Clock, log: Log) -> None:
         self._store = store

@@ -84,7 +84,7 @@ class Users:
         return token if issued else None
 
     async def require_token(self, token: str) -> None:
-        """Raises Forbidden for a wrong or used token. Call it before expensive work for an anonymous client."""
+        """Raises Forbidden for a wrong or used token. Call it before expensive work for anonymous clients."""
         expected = await self._store.read(select_setting, BOOTSTRAP)
         if expected is None or not hmac.compare_digest(expected, token_digest(token).hex()):
             raise _bad_token()

@@ -126,7 +126,7 @@ class SmtpMailer:
 
 
 def smtp_tls_context(ca_file: Path | None) -> ssl.SSLContext:
-    """A client context that trusts the CAs of the system, or only those in `ca_file` (PEM). Raises OSError."""
+    """A context that trusts the CAs of the system, or only those in `ca_file` (PEM). Raises OSError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if ca_file is None:
@@ -137,7 +137,7 @@ def smtp_tls_context(ca_file: Path | None) -> ssl.SSLContext:
 
 
 class OutboxMailer:
-    """For development. Writes one file per message, readable only by the owner; keeps the newest MAX_FILES."""
+    """For development. Writes one private file per message and keeps the newest MAX_FILES."""
 
     def __init__(self, directory: Path, *, clock: Clock, log: Log) -> None:
         self._directory = directory
