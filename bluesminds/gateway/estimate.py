@@ -38,13 +38,13 @@ class Estimator:
         price = self.prices.get(model)
         if price is None:
             return None
-        return price.cost(usage.prompt or 0, usage.cached or 0, usage.completion or 0)
+        return price.cost(usage.input or 0, usage.cache_read or 0, usage.output or 0)
 
     def learn(self, model: str, size: int, usage: Usage) -> None:
         """Take in what a server reported for a prompt of `size` bytes."""
-        if usage.source != "upstream" or not usage.prompt or not size:
+        if usage.source != "upstream" or not usage.input or not size:
             return
-        seen = min(max(usage.prompt / size, LEAST_RATIO), MOST_RATIO)
+        seen = min(max(usage.input / size, LEAST_RATIO), MOST_RATIO)
         known = self._ratios.get(model)
         if known is not None:
             self._ratios[model] = known + (seen - known) * WEIGHT

@@ -24,9 +24,10 @@ class UsageTotals(Struct, frozen=True, omit_defaults=True):
 
     requests: int
     errors: int
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int
+    input_tokens: int
+    output_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
     reasoning_tokens: int
     average_ms: int
     cost_usd: str
@@ -55,9 +56,10 @@ def total(row: StatsRow, group: str) -> UsageTotals:
     return UsageTotals(
         requests=row.requests,
         errors=row.errors,
-        prompt_tokens=row.prompt_tokens,
-        completion_tokens=row.completion_tokens,
-        cached_tokens=row.cached_tokens,
+        input_tokens=row.input_tokens,
+        output_tokens=row.output_tokens,
+        cache_read_tokens=row.cache_read_tokens,
+        cache_write_tokens=row.cache_write_tokens,
         reasoning_tokens=row.reasoning_tokens,
         average_ms=round(row.duration_ms / row.requests) if row.requests else 0,
         cost_usd=write_usd(row.cost_nano),
