@@ -150,9 +150,10 @@ class KeyDay(Struct, frozen=True):
 
     requests: int
     errors: int
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int
+    input_tokens: int
+    output_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
     reasoning_tokens: int
     cost_usd: str
 
@@ -238,9 +239,10 @@ def _fields(row: KeyRow) -> dict[str, Any]:
 _SUMS: Final = (
     "requests",
     "errors",
-    "prompt_tokens",
-    "completion_tokens",
-    "cached_tokens",
+    "input_tokens",
+    "output_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
     "reasoning_tokens",
 )
 
