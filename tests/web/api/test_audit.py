@@ -92,7 +92,7 @@ async def test_figures_in_the_log_are_those_of_the_api(gateway: Gateway) -> None
         "after": {"limits": {"usd_per_month": "50"}, "expires_at": later},
     }
     assert rotate["after"] == {name: rotated[name] for name in ("rotated_at", "previous_until")}
-    assert revoke == {"after": {"revoked_at": revoked["revoked_at"]}}
+    assert revoke == {"before": {"revoked_at": None}, "after": {"revoked_at": revoked["revoked_at"]}}
     assert done == {"before": {"rpm": None, "usd_per_month": None}, "after": limits}
     assert undone == {"before": {"usd_per_month": "50"}, "after": {"usd_per_month": None}}
 
