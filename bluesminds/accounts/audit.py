@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from bluesminds.common.clock import Clock, moment
+from bluesminds.common.clock import Clock, format_time
 from bluesminds.common.crypto import uuid7
 from bluesminds.common.money import write_usd
 from bluesminds.common.values import LimitSet
@@ -69,7 +69,7 @@ def entry(
 ) -> AuditRow:
     """`action` is noun.verb. `before` and `after` are the fields of the subject that matter, None when it was
     or is not there; of both together only what differs is kept. Fields named like a secret are masked: that
-    they change shows, their value does not. Times, money and limits, which are told by their names too, look
+    they change shows, their value does not. Times, money and limits, recognised by their names, look
     as they do in the API. Values are what JSON can hold, and bytes if they are masked.
     """
     now = clock.now_ms()
@@ -107,7 +107,7 @@ def _form(name: str, value: object) -> object:
         case dict():
             return _shown(value)
         case int() if name.endswith(_MOMENTS):
-            return moment(value)
+            return format_time(value)
         case 0 if name in _LIMITS:
             return None
         case int() if name.startswith("usd_"):

@@ -15,7 +15,7 @@ from bluesminds.accounts import keys as module
 from bluesminds.accounts.audit import Actor
 from bluesminds.accounts.key_policy import LATEST, KeyPolicy
 from bluesminds.accounts.keys import Keys
-from bluesminds.common.clock import moment
+from bluesminds.common.clock import format_time
 from bluesminds.common.crypto import key_digest
 from bluesminds.common.errors import Conflict, InvalidRequest, NotFound
 from bluesminds.common.values import LimitSet
@@ -161,8 +161,8 @@ async def test_a_key_that_is_rotated_stays_the_same_key(office: Office, overlap:
     assert office.changes == [(old.digest,)]
     action, subject, detail = (await office.told())[-1]
     assert (action, subject) == ("key.rotate", old.id)
-    ended = {"previous_until": moment(until)} if overlap else {}
-    assert detail["after"] == {"rotated_at": moment(NOON)} | ended
+    ended = {"previous_until": format_time(until)} if overlap else {}
+    assert detail["after"] == {"rotated_at": format_time(NOON)} | ended
     assert not {old_key, new_key} & {json.dumps(row) for row in await office.told()}
 
 

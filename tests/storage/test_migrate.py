@@ -7,10 +7,10 @@ import trio
 
 from storage import Connection, MigrationChanged, SchemaTooNew, StorageError, Store, open_store
 from storage.keys import insert_key
-from storage.members import insert_user
 from storage.migrate import load, shipped
 from storage.settings import put_setting
 from storage.sqlite_schema import statements
+from storage.users import insert_user
 from tests.storage.samples import key, names, user
 
 SECOND = """

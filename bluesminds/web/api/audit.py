@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta, Raw, Struct
 
 from bluesminds.accounts.audit import AuditLog
-from bluesminds.common.clock import moment
+from bluesminds.common.clock import format_time
 from bluesminds.web.guard import Access
 from bluesminds.web.routes import Page, Paging, Route, route
 from storage.audit import AuditQuery, ChainedAuditRow
@@ -131,7 +131,7 @@ def _act(chained: ChainedAuditRow) -> AuditEvent:
     return AuditEvent(
         seq=chained.position.seq,
         id=act.id,
-        at=moment(act.at),
+        at=format_time(act.at),
         actor=act.actor,
         action=act.action,
         subject=act.subject,

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from bluesminds.accounts.usage import MAX_DAYS, UsageReports
-from bluesminds.common.clock import moment
+from bluesminds.common.clock import format_time
 from bluesminds.common.money import write_usd
 from bluesminds.web.guard import Access
 from bluesminds.web.routes import Page, Route, route
@@ -52,7 +52,7 @@ def routes(handlers: UsageHandlers) -> list[Route]:
 
 
 def total(row: StatsRow, group: str) -> UsageTotals:
-    label = moment(int(row.label))[:10] if group == "day" else row.label
+    label = format_time(int(row.label))[:10] if group == "day" else row.label
     return UsageTotals(
         requests=row.requests,
         errors=row.errors,
