@@ -1,9 +1,8 @@
-"""Who did what: the row that goes into the same transaction as the change it tells of, and reading it back.
+"""Audit rows: building the one that a change stores in its own transaction, and reading them back.
 
-A unit of work records its act first and changes things after that, because the log's head is what such units
-queue for. One that has to look before it knows what it changes begins with storage.audit.hold_audit, looks,
-and then calls insert_audit; nobody else changes anything that is recorded meanwhile. A unit that finds
-nothing to do raises, which rolls its entry back.
+A unit of work calls insert_audit before it changes anything. If it must read first, it calls lock_audit_head,
+reads, and then calls insert_audit; no other recorded change happens in between. A unit that finds nothing to
+do raises, which rolls its audit row back.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,12 +11,13 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from bluesminds.common.clock import Clock, moment
+from bluesminds.common.clock import Clock, format_time
 from bluesminds.common.crypto import uuid7
 from bluesminds.common.money import write_usd
 from bluesminds.common.values import LimitSet
-from storage.audit import AuditQuery, AuditRow, Damage, Entry, Link, check_chain, select_audit
+from storage.audit import AuditQuery, AuditRow, ChainedAuditRow, check_audit, select_audit
 from storage.base import Store
+from storage.chain import START, ChainCheck, ChainPosition
 
 MASK: Final = "[masked]"
 CHECKED_AT_ONCE: Final = 200  # rows: about two milliseconds of hashing
@@ -39,33 +39,23 @@ class Actor(Struct, frozen=True):
 OPERATOR = Actor(name="operator", address="local")
 
 
-class AuditVerdict(Struct, frozen=True):
-    """The chain is whole up to `end`; `damage` is what is wrong right after it. The first `unchained` rows
-    are older than the chain and prove nothing.
-    """
-
-    end: Link
-    unchained: int
-    damage: Damage | None
-
-
 class AuditLog:
-    """Reads; the writing is done by those who change things."""
+    """Reads the log. Rows are written by the units that make the changes."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def page(self, query: AuditQuery) -> Sequence[Entry]:
+    async def page(self, query: AuditQuery) -> Sequence[ChainedAuditRow]:
         return await self._store.read(select_audit, query)
 
-    async def verify(self, noted: Link | None = None) -> AuditVerdict:
-        """Check the whole chain, which may grow meanwhile. `noted`: an earlier `end`, still to be there."""
-        end, unchained = Link(0, ""), 0
-        while True:
-            found = await self._store.read(check_chain, end, noted, CHECKED_AT_ONCE)
-            end, unchained = found.at, unchained + found.unchained
-            if found.done:
-                return AuditVerdict(end=end, unchained=unchained, damage=found.damage)
+    async def verify(self, expected: ChainPosition | None = None) -> ChainCheck:
+        """Check the whole chain, which may grow meanwhile. `expected`: the end of the chain in an earlier
+        check.
+        """
+        check = ChainCheck(START, None, done=False)
+        while not check.done:
+            check = await self._store.read(check_audit, check.at, expected, CHECKED_AT_ONCE)
+        return check
 
 
 def entry(
@@ -79,7 +69,7 @@ def entry(
 ) -> AuditRow:
     """`action` is noun.verb. `before` and `after` are the fields of the subject that matter, None when it was
     or is not there; of both together only what differs is kept. Fields named like a secret are masked: that
-    they change shows, their value does not. Times, money and limits, which are told by their names too, look
+    they change shows, their value does not. Times, money and limits, recognised by their names, look
     as they do in the API. Values are what JSON can hold, and bytes if they are masked.
     """
     now = clock.now_ms()
@@ -117,7 +107,7 @@ def _form(name: str, value: object) -> object:
         case dict():
             return _shown(value)
         case int() if name.endswith(_MOMENTS):
-            return moment(value)
+            return format_time(value)
         case 0 if name in _LIMITS:
             return None
         case int() if name.startswith("usd_"):

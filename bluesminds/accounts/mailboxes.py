@@ -36,7 +36,7 @@ from bluesminds.identity.password import Passwords
 from bluesminds.notify.mail import Mail
 from bluesminds.notify.mail_queue import MailQueue
 from bluesminds.notify.mail_templates import MailTemplates
-from storage.audit import hold_audit, insert_audit
+from storage.audit import insert_audit, lock_audit_head
 from storage.base import Connection, IntegrityError, Store
 from storage.sessions import delete_sessions
 from storage.settings import delete_setting, put_setting
@@ -182,7 +182,7 @@ class Mailboxes:
     async def _sign_up(
         self, connection: Connection, actor: Actor, new: UserRow, invite: str | None, may_mail: bool
     ) -> Mail | None:
-        await hold_audit(connection)
+        await lock_audit_head(connection)
         email = new.email or ""
         if invite is not None:
             await self._use_invite(connection, actor, invite, email)
@@ -232,7 +232,7 @@ class Mailboxes:
         return self._templates.verify(email, token)
 
     async def _resend(self, connection: Connection, actor: Actor, email: str, may_mail: bool) -> Mail | None:
-        await hold_audit(connection)
+        await lock_audit_head(connection)
         user = await select_user_by_email(connection, email)
         # Without a mail the link that is there stays good.
         if user is None or is_taken(user) or not may_mail:
@@ -244,7 +244,7 @@ class Mailboxes:
     async def _change(
         self, connection: Connection, actor: Actor, user: UserRow, email: str, may_mail: bool
     ) -> Mail | None:
-        await hold_audit(connection)
+        await lock_audit_head(connection)
         taken = await select_user_by_email(connection, email)
         if not may_mail:
             await _change_nothing(connection)
@@ -257,7 +257,7 @@ class Mailboxes:
         return await self._verification(connection, user.id, email)
 
     async def _verify(self, connection: Connection, actor: Actor, row: TokenRow, proven: UserRow) -> UserRow:
-        await hold_audit(connection)
+        await lock_audit_head(connection)
         now = self._clock.now_ms()
         if not await use_token(connection, row.digest, "verify_email", now):
             raise invalid_token()
@@ -290,7 +290,7 @@ class Mailboxes:
         return after
 
     async def _forgot(self, connection: Connection, actor: Actor, email: str, may_mail: bool) -> Mail | None:
-        await hold_audit(connection)
+        await lock_audit_head(connection)
         user = await select_user_by_email(connection, email)
         if user is None or user.disabled_at is not None or not may_mail:
             await _change_nothing(connection)
@@ -305,7 +305,7 @@ class Mailboxes:
         return new_token(self._clock, "reset_password", email, user_id=user_id, seconds=seconds)
 
     async def _reset(self, connection: Connection, actor: Actor, token: str, password_hash: str) -> UserRow:
-        await hold_audit(connection)
+        await lock_audit_head(connection)
         digest, now = token_digest(token), self._clock.now_ms()
         row = await select_token(connection, digest, "reset_password", now)
         if row is None or row.user_id is None:
@@ -321,7 +321,7 @@ class Mailboxes:
         return confirmed
 
     async def _reset_link(self, connection: Connection, actor: Actor, user_id: str) -> tuple[TokenRow, str]:
-        await hold_audit(connection)
+        await lock_audit_head(connection)
         user = await select_user(connection, user_id)
         if user is None:
             raise no_such_user()

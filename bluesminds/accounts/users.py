@@ -22,7 +22,7 @@ from bluesminds.accounts.audit import Actor, entry
 from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import is_uuid, token_digest, uuid7
 from bluesminds.common.errors import Conflict, Forbidden, InvalidRequest, NotFound
-from storage.audit import AuditRow, hold_audit, insert_audit
+from storage.audit import AuditRow, insert_audit, lock_audit_head
 from storage.base import Connection, Store
 from storage.sessions import delete_sessions
 from storage.settings import delete_setting, put_setting, select_setting
@@ -165,7 +165,7 @@ class Users:
     async def _update(
         self, connection: Connection, actor: Actor, user_id: str, changes: UserChanges
     ) -> UserRow:
-        await hold_audit(connection)
+        await lock_audit_head(connection)
         before = _found(await select_user(connection, user_id))
         after = _changed(before, changes, self._clock.now_ms())
         if after == before:
@@ -189,14 +189,14 @@ class Users:
         return after
 
     async def _claim(self, connection: Connection, actor: Actor, user: UserRow, digest: str) -> UserRow:
-        await hold_audit(connection)
+        await lock_audit_head(connection)
         expected = await select_setting(connection, BOOTSTRAP)
         if expected is None or not hmac.compare_digest(expected, digest):
             raise _bad_token()
         return await self._put(connection, actor, "admin.claim", user)
 
     async def _create(self, connection: Connection, actor: Actor, user: UserRow) -> UserRow:
-        await hold_audit(connection)
+        await lock_audit_head(connection)
         return await self._put(connection, actor, "user.create", user)
 
     async def _put(self, connection: Connection, actor: Actor, action: str, user: UserRow) -> UserRow:
@@ -217,7 +217,7 @@ class Users:
         return user
 
     async def _local_user(self, connection: Connection, actor: Actor) -> tuple[str, bool]:
-        await hold_audit(connection)
+        await lock_audit_head(connection)
         existing = await select_setting(connection, LOCAL_USER)
         if existing is not None:
             return existing, False
@@ -306,7 +306,7 @@ def _bad_token() -> Forbidden:
 
 
 async def _issue_token(connection: Connection, digest: str, audit: AuditRow) -> bool:
-    await hold_audit(connection)
+    await lock_audit_head(connection)
     if await has_admin(connection):
         return False
     await insert_audit(connection, audit)

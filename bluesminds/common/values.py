@@ -155,13 +155,14 @@ class Server(Struct, frozen=True):
 
 
 class Usage(Struct, frozen=True, gc=False):
-    """Tokens of one answer. None: the server did not say. `source`: "upstream"; "estimated" when one or
-    both counts are; or "none".
+    """Tokens of one response; None: unknown. `input` includes cached tokens, `output` includes reasoning.
+    `source`: "upstream"; "estimated" if `input`, `output` or both are estimated; or "none".
     """
 
-    prompt: int | None = None
-    completion: int | None = None
-    cached: int | None = None
+    input: int | None = None
+    output: int | None = None
+    cache_read: int | None = None
+    cache_write: int | None = None
     reasoning: int | None = None
     source: Source = "none"
 

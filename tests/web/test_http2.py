@@ -77,4 +77,4 @@ async def test_a_connection_given_up_ends_the_work_for_it(
         assert await anext(answer.aiter_raw()) == chunk("one")
     await eventually(lambda: models.left == 1, 20)
     (row,) = await gateway.settled(1)
-    assert (row["outcome"], row["status"], row["completion_tokens"]) == ("client_gone", 499, 1)
+    assert (row["outcome"], row["status"], row["output_tokens"]) == ("client_gone", 499, 1)

@@ -6,22 +6,21 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta, Raw, Struct
 
 from bluesminds.accounts.audit import AuditLog
-from bluesminds.common.clock import moment
+from bluesminds.common.clock import format_time
 from bluesminds.web.guard import Access
 from bluesminds.web.routes import Page, Paging, Route, route
-from storage.audit import AuditQuery, Damage, Entry, Link
+from storage.audit import AuditQuery, ChainedAuditRow
+from storage.chain import ChainDamage, ChainPosition
 
 _NEWEST: Final = 2**62
-_WORDS: Final[dict[Damage, str]] = {
-    "altered": "row {next} is not what was written there: it was altered, moved or added, or the chain was"
-    " made with another pepper",
+_WORDS: Final[dict[ChainDamage, str]] = {
+    "altered": "row {next} was altered, moved or added, or the chain was made with another pepper",
     "removed": "row {next} is missing: it was removed, or the end of the log had been tampered with when the"
     " following row was written",
     "truncated": "the rows from {next} on are missing",
-    "rewritten": "row {next} is not the one that was noted: the chain was made anew by somebody who has the"
-    " pepper",
-    "head_gone": "the record of the last row is missing or unreadable (audit_head in the table settings)",
-    "head_differs": "row {last} is not the one recorded as the last (audit_head in the table settings)",
+    "rewritten": "row {next} differs from the noted one: the chain was rewritten with the pepper",
+    "head_gone": "the record of the last row is missing (table chain_heads)",
+    "head_differs": "row {last} is not the one recorded as the last (table chain_heads)",
 }
 
 Moment = Annotated[datetime, Meta(tz=True, description="a time like 2026-02-28T12:00:00Z")]
@@ -42,9 +41,7 @@ class AuditFilter(Paging, frozen=True, forbid_unknown_fields=True):
 
 
 class AuditEvent(Struct, frozen=True):
-    """One change. `detail` has `before` and `after`, of the fields that differ; secrets in it are masked.
-    `hash` is empty in rows that are older than the chain.
-    """
+    """One change. `detail` has `before` and `after` with the fields that differ; secrets are masked."""
 
     seq: int
     id: str
@@ -69,13 +66,12 @@ class VerifyQuery(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Verification(Struct, frozen=True):
-    """`ok`: nothing is wrong. `rows` are good, of which the first `unchained` are older than the chain; `end`
-    is SEQ:HASH of the last good one, to be noted elsewhere.
+    """`ok`: no damage was found. `rows`: number of valid rows. `end`: SEQ:HASH of the last valid row; note it
+    outside of the database.
     """
 
     ok: bool
     rows: int
-    unchained: int
     end: str
     damage: Literal["altered", "removed", "truncated", "rewritten", "head_gone", "head_differs"] | None
     message: str
@@ -97,23 +93,22 @@ class AuditHandlers(Struct, frozen=True):
                 until=_milliseconds(query.until, _NEWEST),
             )
         )
-        return Page.of(found, query.limit, _act, cursor=lambda entry: str(entry.link.seq))
+        return Page.of(found, query.limit, _act, cursor=lambda chained: str(chained.position.seq))
 
     async def verify(self, query: VerifyQuery) -> Verification:
-        """Check the chain: whether a change was altered or removed.
+        """Check whether audit rows were altered or removed.
 
-        Who can write to the database but does not have the gateway's pepper cannot hide that a row was
-        altered or removed. Only that the newest rows were cut off, and the record of the last set back, shows
-        no trace: to find that too, note `end` elsewhere and send it as `noted`.
+        Without the gateway's pepper, a writer to the database cannot hide that a row was altered or removed.
+        One thing leaves no trace: removing the newest rows and setting the record of the last one back. To
+        detect that too, note `end` elsewhere and send it as `noted`.
         """
         seq, _, digest = (query.noted or "").partition(":")
-        found = await self.log.verify(Link(int(seq), digest) if query.noted else None)
-        place = {"last": found.end.seq, "next": found.end.seq + 1}
+        found = await self.log.verify(ChainPosition(int(seq), digest) if query.noted else None)
+        place = {"last": found.at.seq, "next": found.at.seq + 1}
         return Verification(
             ok=found.damage is None,
-            rows=found.end.seq,
-            unchained=found.unchained,
-            end=f"{found.end.seq}:{found.end.hash}",
+            rows=found.at.seq,
+            end=f"{found.at.seq}:{found.at.hash}",
             damage=found.damage,
             message="whole" if found.damage is None else _WORDS[found.damage].format_map(place),
         )
@@ -131,16 +126,16 @@ def _milliseconds(at: datetime | None, otherwise: int) -> int:
     return otherwise if at is None else round(at.timestamp() * 1000)
 
 
-def _act(entry: Entry) -> AuditEvent:
-    act = entry.act
+def _act(chained: ChainedAuditRow) -> AuditEvent:
+    act = chained.row
     return AuditEvent(
-        seq=entry.link.seq,
+        seq=chained.position.seq,
         id=act.id,
-        at=moment(act.at),
+        at=format_time(act.at),
         actor=act.actor,
         action=act.action,
         subject=act.subject,
         address=act.address,
         detail=Raw(act.detail.encode()),
-        hash=entry.link.hash,
+        hash=chained.position.hash,
     )

@@ -13,7 +13,7 @@ from bluesminds.accounts.login import Auth
 from bluesminds.accounts.mailboxes import Mailboxes
 from bluesminds.accounts.sessions import NewSession
 from bluesminds.accounts.users import Users
-from bluesminds.common.clock import moment
+from bluesminds.common.clock import format_time
 from bluesminds.web.api.users import UserView, view
 from bluesminds.web.fields import Email, FullName, Password, Token
 from bluesminds.web.guard import COOKIE, Access, Principal
@@ -193,7 +193,7 @@ def _begun(who: Principal, user: UserRow, opened: NewSession, *, bearer: bool) -
         user=view(user),
         session_id=row.id,
         csrf_token=opened.csrf,
-        expires_at=moment(row.expires_at),
+        expires_at=format_time(row.expires_at),
         token=opened.token if bearer else None,
     )
     seconds = (row.expires_at - row.created_at) // 1000
