@@ -1,9 +1,9 @@
-"""Clients in a process of their own: they take no time from whoever measures.
+"""Runs clients in a separate process, so that they use no time of the process that measures.
 
 async with beside("tests.trickle", order) as process:
     answer = await rest(process)
 
-The module reads one line with its order, and says a newline when its clients are there.
+The module reads one line of JSON, its order, and writes a newline when its clients are connected.
 """
 
 import subprocess
@@ -34,6 +34,6 @@ async def beside(module: str, order: msgspec.Struct) -> AsyncIterator[trio.Proce
 
 
 async def rest(process: trio.Process) -> bytes:
-    """What it says until it ends."""
+    """The output of the process until it ends."""
     assert process.stdout is not None
     return b"".join([data async for data in process.stdout])

@@ -1,6 +1,6 @@
-"""A real browser: Chromium, with nothing in its profile and nobody to talk to but the gateway.
+"""A real browser: Chromium with an empty profile, which may only send requests to the gateway.
 
-await chromium.visit(town.gateway.url, look)     # look(page) uses Playwright's synchronous API
+await chromium.visit(site.gateway.url, look)     # look(page) uses Playwright's synchronous API
 """
 
 import asyncio  # noqa: TID251 - the driver's, in a thread of its own
@@ -23,20 +23,20 @@ OPTIONS = (
     "--disable-component-update",
     "--disable-sync",
 )
-PATIENCE = 30_000  # milliseconds
+TIMEOUT = 60_000  # milliseconds
 T = TypeVar("T")
 
 
 class Chromium:
-    """Its driver lives in the thread that began it, so everything is done there."""
+    """Playwright's objects belong to the thread that created them, so all work is done there."""
 
     def __init__(self, thread: ThreadPoolExecutor, browser: Browser) -> None:
         self._thread = thread
         self._browser = browser
 
     async def visit(self, site: str, look: Callable[[Page], T], **context: Any) -> T:
-        """What `look` finds, in a window without a past. Fails when the page complains, or asks for anything
-        that is not of the site.
+        """The result of `look`, in a new browser context. Fails if the page logs an error or a warning, or
+        requests anything outside `site`.
         """
         task = self._thread.submit(self._visit, site, look, context)
         return await trio.to_thread.run_sync(task.result)
@@ -45,7 +45,7 @@ class Chromium:
         complaints: list[str] = []
         with self._browser.new_context(**context) as window:
             page = window.new_page()
-            page.set_default_timeout(PATIENCE)
+            page.set_default_timeout(TIMEOUT)
             page.on("pageerror", lambda error: complaints.append(str(error)))
             page.on("console", lambda message: complaints.extend(_complaint(message)))
             page.on("request", lambda one: complaints.extend([] if one.url.startswith(site) else [one.url]))
@@ -55,7 +55,7 @@ class Chromium:
 
 
 def _complaint(message: ConsoleMessage) -> list[str]:
-    """A refusal of the API is one for the console too, and is none of the page."""
+    """Chromium also logs error responses of the API; these are not errors of the page."""
     if message.type not in ("error", "warning") or message.text.startswith("Failed to load resource"):
         return []
     return [message.text]
@@ -76,10 +76,10 @@ def running() -> Iterator[Chromium]:
 
 
 def _launch(driver: Playwright) -> Browser:
-    expect.set_options(timeout=PATIENCE)  # its own would be 5 s, whatever a page has
+    expect.set_options(timeout=TIMEOUT)  # the default is 5 s
     return driver.chromium.launch(executable_path=EXECUTABLE, args=OPTIONS)
 
 
 def _with_plain_loops() -> None:
-    """The driver's event loop is asyncio's own in this thread, where trio-asyncio would give it another."""
+    """Playwright needs asyncio's default event loop; trio-asyncio installs another policy."""
     asyncio.set_event_loop_policy(asyncio.DefaultEventLoopPolicy())

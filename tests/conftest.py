@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 
 TESTS = Path(__file__).resolve().parent
 
-# How long an input takes, to think of and to try, depends on the machine and says nothing of the product.
+# How long generating and testing an input takes depends on the machine, not on the product.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
@@ -26,12 +26,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def hangup_as_usual() -> None:
-    """Under nohup the tests, and the gateways they start, would be deaf to SIGHUP."""
+    """Under nohup, the tests and the gateways they start would ignore SIGHUP."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """An empty directory with a short path: a Unix socket will be in it."""
+    """An empty directory with a short path, because it will contain a Unix socket."""
     with tempfile.TemporaryDirectory(prefix="bm-") as path:
         yield Path(path)

@@ -27,19 +27,19 @@ from bluesminds.config import Settings, load
 
 ASK = {"model": "m", "messages": [{"role": "user", "content": "Say hello."}]}
 STREAM = ASK | {"stream": True}
-TLS = ssl.create_default_context()  # of all clients: each by itself would read every root certificate
-# What a password costs is not what these gateways are for.
-CHEAP = PasswordHasher(time_cost=1, memory_cost=64, parallelism=1)
-QUICK = {
+TLS = ssl.create_default_context()  # shared: each context reads every root certificate
+# Password hashing at its real cost would make the tests slow.
+CHEAP_HASHER = PasswordHasher(time_cost=1, memory_cost=64, parallelism=1)
+DEFAULTS = {
     "server": {"port": 0, "drain_timeout": 5.0},
     "upstream": {
-        "connect_timeout": 10.0,
-        "first_byte_timeout": 5.0,
-        "chunk_timeout": 5.0,
-        "total_timeout": 10.0,
-        "probe_timeout": 10.0,
+        "connect_timeout": 60.0,
+        "first_byte_timeout": 60.0,
+        "chunk_timeout": 60.0,
+        "total_timeout": 120.0,
+        "probe_timeout": 60.0,
     },
-    "storage": {"settle_timeout": 30.0},
+    "storage": {"settle_timeout": 60.0},
 }
 IMPATIENT = {"first_byte_timeout": 1.0, "chunk_timeout": 1.0}
 
@@ -50,7 +50,7 @@ def entry(name: str, url: str, **more: Any) -> dict[str, Any]:
 
 
 def settings_of(home: Path, servers: list[dict[str, Any]], sections: Mapping[str, Any]) -> Settings:
-    document: dict[str, Any] = {name: dict(table) for name, table in QUICK.items()}
+    document: dict[str, Any] = {name: dict(table) for name, table in DEFAULTS.items()}
     for name, table in sections.items():
         document[name] = document.get(name, {}) | dict(table) if isinstance(table, Mapping) else table
     document["state_dir"] = str(home / "state")
@@ -63,7 +63,7 @@ def settings_of(home: Path, servers: list[dict[str, Any]], sections: Mapping[str
 
 @dataclass
 class Gateway:
-    """A running gateway. `key` is the first key; `lines` is all it logged."""
+    """A running gateway. `key` is its first API key, `lines` its log."""
 
     settings: Settings
     running: serve.Running
@@ -73,8 +73,8 @@ class Gateway:
     ended: trio.Event = field(default_factory=trio.Event)
 
     @property
-    def core(self) -> Services:
-        return self.running.core
+    def services(self) -> Services:
+        return self.running.services
 
     @property
     def port(self) -> int:
@@ -107,7 +107,7 @@ class Gateway:
         key: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
-        """POST /v1/chat/completions, read to the end."""
+        """POST /v1/chat/completions; the response with its whole body."""
         content = body if isinstance(body, bytes) else msgspec.json.encode(body)
         async with self.client(key) as client:
             return await client.post("/v1/chat/completions", content=content, headers=headers)
@@ -118,14 +118,14 @@ class Gateway:
 
     @asynccontextmanager
     async def operator(self) -> AsyncIterator[httpx.AsyncClient]:
-        """The operator's API through the local socket."""
-        async with operator_client(self.settings, clock=SystemClock(), log=self.core.log) as client:
+        """A client of the operator's API on the local socket."""
+        async with operator_client(self.settings, clock=SystemClock(), log=self.services.log) as client:
             yield client
 
     async def new_key(
         self, *, rpm: int | None = None, concurrency: int | None = None, **fields: Any
     ) -> tuple[str, str]:
-        """The id and the key."""
+        """Create an API key; its id and the key."""
         limits = {"rpm": rpm, "concurrency": concurrency} | fields.pop("limits", {})
         async with self.operator() as client:
             answer = await client.post("/api/admin/keys", json={"name": "tests", "limits": limits, **fields})
@@ -134,35 +134,35 @@ class Gateway:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """Another connection to the database, which writes nothing."""
+        """A read-only connection to the database."""
         with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as database:
             yield database
 
     def rows(self) -> list[dict[str, Any]]:
-        """The usage rows that are in the file at this moment, read by another connection."""
-        with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as database:
+        """The usage rows that are committed at this moment."""
+        with self.reading() as database:
             database.row_factory = sqlite3.Row
             return [dict(row) for row in database.execute("SELECT * FROM usage ORDER BY at, id")]
 
     def alter(self, statement: str) -> None:
-        """Change the database behind the gateway's back."""
+        """Change the database without the gateway."""
         with closing(sqlite3.connect(self.database, timeout=60, isolation_level=None)) as database:
             database.execute(statement)
 
     async def settled(self, count: int) -> list[dict[str, Any]]:
-        """The rows, as soon as there are `count` of them."""
+        """Wait for `count` usage rows; all rows."""
         await eventually(lambda: len(self.rows()) >= count)
         return self.rows()
 
     async def holds_no_rows(self) -> bool:
-        """Whether every row is durable and its place in the queue free."""
+        """Whether every usage row is committed and has left the queue."""
         return await self.metric("bluesminds_usage_rows_held") == 0
 
     async def is_ready(self) -> bool:
         return (await self.get("/ready")).status_code == 200
 
     async def metric(self, name: str, **labels: str) -> float:
-        """A sample's value from /metrics; 0 when there is none."""
+        """The value of a sample in /metrics; 0 if it is missing."""
         wanted = (
             "{" + ",".join(f'{key}="{value}"' for key, value in sorted(labels.items())) + "}"
             if labels
@@ -179,8 +179,8 @@ class Gateway:
             await self.ended.wait()
 
 
-async def eventually(check: Callable[[], bool | Awaitable[bool]], seconds: float = 5) -> None:
-    """Wait until check says yes. Raises trio.TooSlowError."""
+async def eventually(check: Callable[[], bool | Awaitable[bool]], seconds: float = 60) -> None:
+    """Wait until `check` returns True. Raises trio.TooSlowError."""
     with trio.fail_after(seconds):
         while True:
             found = check()
@@ -198,7 +198,7 @@ async def start(
     key: str = "",
     **sections: Any,
 ) -> Gateway:
-    """Start a gateway in the nursery and wait until it answers. `key`: for a state directory that has one."""
+    """Start a gateway and wait until it takes requests. `key` is the first API key of an existing state."""
     settings = settings_of(home, servers, sections)
     lines: list[bytes] = []
     shutdown = trio.Event()
@@ -208,10 +208,15 @@ async def start(
 
     async def run(task_status: trio.TaskStatus[serve.Running]) -> None:
         await serve.serve(
-            settings, clock=clock, log=log, environ={}, shutdown=shutdown, task_status=task_status
+            settings,
+            clock=clock,
+            log=log,
+            environ={},
+            shutdown=shutdown,
+            password_hasher=CHEAP_HASHER,
+            task_status=task_status,
         )
         ended.set()
 
     running = await nursery.start(run)
-    running.core.passwords._hasher = CHEAP
     return Gateway(settings, running, running.first_run.key or key, lines, shutdown, ended)

@@ -1,8 +1,8 @@
-"""The command as a user has it: a real process, with an environment and a home of its own.
+"""Runs the command as a user does: a real process with its own environment and home directory.
 
 user = User(home)
 done = user.run("keys", "list")
-done = user.call("keys", "list")  # the same in this process, for what a process of its own does not matter to
+done = user.call("keys", "list")  # the same in this process, which is faster
 with user.serving("demo", "--port", "0") as gateway: ...
 """
 
@@ -25,14 +25,14 @@ from click.testing import CliRunner
 from bluesminds.cli.app import cli
 
 COMMAND = (sys.executable, "-m", "bluesminds")
-SECONDS = 120.0  # the longest any command may take here, on a machine with other work
+SECONDS = 120.0  # the timeout of any command
 POLL = 0.02
-_NO_OLLAMA = "127.0.0.1:9"  # the discard port: nobody answers
+_NO_OLLAMA = "127.0.0.1:9"  # the discard port, which does not answer
 
 
 @dataclass
 class Serving:
-    """A gateway that has said where it is. `said` is its standard error so far."""
+    """A gateway process. `said` is its standard error so far."""
 
     process: subprocess.Popen[bytes]
     errors: Path
@@ -54,7 +54,7 @@ class Serving:
         return found[1]
 
     def wait_for(self, text: str) -> None:
-        """Until it has said so."""
+        """Wait until its standard error contains `text`."""
         give_up = monotonic() + SECONDS
         while text not in self.said:
             assert not _ended(self.process, POLL) and monotonic() < give_up, self.said
@@ -84,7 +84,7 @@ class User:
         return self.state_dir / "bluesminds.db"
 
     def environment(self, extra: Mapping[str, str]) -> dict[str, str]:
-        """Nothing of the developer's own: a vendor's key in the environment would be used."""
+        """Without the variables of the developer: the gateway would use API keys in them."""
         kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
         own = {"HOME": str(self.home), "XDG_STATE_HOME": str(self.home / "s"), "OLLAMA_HOST": _NO_OLLAMA}
         return kept | own | self.environ | extra
@@ -103,7 +103,7 @@ class User:
         )
 
     def call(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """A command in this process, which has loaded everything already: that is most of what one takes."""
+        """Run the command in this process, which has already imported all modules."""
         environ = dict.fromkeys(os.environ) | self.environment({})
         with contextlib.chdir(self.home):
             done = CliRunner().invoke(cli, words, input=stdin, env=environ, prog_name="bluesminds")
@@ -118,7 +118,7 @@ class User:
         environ: Mapping[str, str] | None = None,
         **process: Any,
     ) -> Serving:
-        """Start, and wait for nothing."""
+        """Start without waiting."""
         errors = self.home / "errors"
         with errors.open("wb") as sink:
             child = subprocess.Popen(
@@ -132,14 +132,14 @@ class User:
         return Serving(child, errors)
 
     def start(self, *words: str, **more: Any) -> Serving:
-        """Start, and wait until it serves. AssertionError with what it said if it does not."""
+        """Start and wait until it serves. Raises AssertionError with its output if it ends before."""
         serving = self.launch(*words, **more)
         serving.wait_for("Ctrl-C")
         return serving
 
     @contextmanager
     def serving(self, *words: str, **more: Any) -> Iterator[Serving]:
-        """Started, and gone afterwards whatever happens."""
+        """Start it; kill it at the end if it still runs."""
         serving = self.start(*words, **more)
         try:
             yield serving
@@ -149,7 +149,7 @@ class User:
                 serving.process.wait(SECONDS)
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
-        """What a second reader finds in the database now."""
+        """Rows of the database, read over a separate connection."""
         with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as database:
             return database.execute(sql).fetchall()
 

@@ -174,7 +174,41 @@ def test_every_module_says_what_it_is(module: str) -> None:
     assert ast.get_docstring(ast.parse(KNOWN[module].read_text())), f"{module} has no docstring"
 
 
-# These rules have to be able to fail.
+# Class names that are still defined more than once. Remove a name as soon as it is unique.
+DUPLICATES = {
+    "ChatRequest",
+    "Connection",
+    "Limits",
+    "Origin",
+    "Reply",
+    "Reset",
+    "Sessions",
+    "Transaction",
+}
+
+
+def duplicates(sources: Mapping[str, str]) -> dict[str, list[str]]:
+    """Exported class names that more than one module defines, with these modules."""
+    places: dict[str, list[str]] = {}
+    for module, source in sources.items():
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(module)
+    return {name: found for name, found in places.items() if len(found) > 1}
+
+
+def test_exported_class_name_is_unique() -> None:
+    found = duplicates({module: path.read_text() for module, path in KNOWN.items()})
+    assert {name: places for name, places in found.items() if name not in DUPLICATES} == {}
+
+
+# The rules above must be able to fail.
+
+
+def test_duplicates_class_in_two_modules_is_found() -> None:
+    assert duplicates({"a": "class A: ...\nclass B: ...", "b": "class A: ...\nclass _C: ..."}) == {
+        "A": ["a", "b"]
+    }
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Many clients that send a beginning and then a byte a second, in a process of their own.
+"""Many slow clients in a separate process: each sends some bytes and then one byte per second.
 
 async with trickling(port, 1000, b"GET / HTTP/1.1") as slow:
     ends = await slow.ends()
@@ -15,16 +15,16 @@ import trio
 from tests.beside import beside, rest
 
 BYTE_EVERY = 1.0
-ARRIVAL_SECONDS = 1.0  # the clients come one after the other within it
+ARRIVAL_SECONDS = 1.0  # all clients connect within this time
 
 
 class End(msgspec.Struct, frozen=True):
-    """How many seconds after it began to connect a client was left alone, what it was told, and whether all
-    others had come by then.
+    """How long a client was connected, the bytes it received, and whether all other clients had connected
+    before its end.
     """
 
     seconds: float
-    told: bytes
+    received: bytes
     together: bool
 
 
@@ -36,12 +36,12 @@ class Order(msgspec.Struct, frozen=True):
 
 @dataclass
 class Trickle:
-    """The other process, in which all clients are connected."""
+    """The other process, after all clients have connected."""
 
     _process: trio.Process
 
     async def ends(self) -> list[End]:
-        """How each client ended, when all have."""
+        """Wait for the end of all clients; how each one ended."""
         return msgspec.json.decode(await rest(self._process), type=list[End])
 
 
@@ -51,7 +51,7 @@ async def trickling(port: int, count: int, beginning: bytes) -> AsyncIterator[Tr
         yield Trickle(process)
 
 
-# In the other process
+# The following code runs in the other process.
 
 
 @dataclass
@@ -68,21 +68,21 @@ class Clients:
             self.connected += 1
             if self.connected == self.order.count:
                 self.all_connected.set()
-            told = await self._trickle(stream)
-            self.ends.append(End(trio.current_time() - began, told, self.all_connected.is_set()))
+            received = await self._trickle(stream)
+            self.ends.append(End(trio.current_time() - began, received, self.all_connected.is_set()))
 
     async def _trickle(self, stream: trio.SocketStream) -> bytes:
-        told = b""
+        received = b""
         try:
             await stream.send_all(self.order.beginning)
             while True:
                 with trio.move_on_after(BYTE_EVERY):
                     while data := await stream.receive_some():
-                        told += data
-                    return told
+                        received += data
+                    return received
                 await stream.send_all(b"a")
-        except trio.BrokenResourceError:  # it sent once more when the other side had closed
-            return told
+        except trio.BrokenResourceError:  # it sent after the server had closed
+            return received
 
 
 async def main() -> None:

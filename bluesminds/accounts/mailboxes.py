@@ -46,7 +46,7 @@ from storage.users import UserRow, insert_user, select_user, select_user_by_emai
 IN_VAIN: Final = "asked_in_vain"
 
 
-class Link(Struct, frozen=True):
+class ResetLink(Struct, frozen=True):
     """To be shown once. `expires_at` in milliseconds since the epoch."""
 
     email: str
@@ -54,7 +54,7 @@ class Link(Struct, frozen=True):
     expires_at: int
 
     def __repr__(self) -> str:
-        return f"Link(expires_at={self.expires_at!r})"
+        return f"ResetLink(expires_at={self.expires_at!r})"
 
 
 class Mailboxes:
@@ -159,13 +159,13 @@ class Mailboxes:
         if user.email is not None:
             self._mail_queue.post(self._templates.password_changed(user.email))
 
-    async def reset_link(self, actor: Actor, user_id: str) -> Link:
+    async def reset_link(self, actor: Actor, user_id: str) -> ResetLink:
         """By an administrator, for somebody who is locked out. Raises NotFound, Conflict."""
         if not is_uuid(user_id):
             raise no_such_user()
         row, token = await self._store.write(self._reset_link, actor, user_id)
         self._mail_queue.post(self._templates.reset(row.email, token))
-        return Link(row.email, self._templates.reset_link(token), row.expires_at)
+        return ResetLink(row.email, self._templates.reset_link(token), row.expires_at)
 
     def _require_open(self, invite: str | None) -> None:
         if self._settings.signup == "closed":

@@ -1,5 +1,5 @@
-"""Which servers a start has before it asks the database: the configuration's, or what the environment and
-this machine offer, and the built-in demo server if it is wanted.
+"""The servers of a start that are not in the database: those of the configuration, or those that environment
+variables and this machine offer, and the built-in demo server.
 """
 
 from collections.abc import Mapping
@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import trio
 
 from bluesminds.app.listeners import listen_privately, private_sockets
-from bluesminds.app.services import Services, configured_server
+from bluesminds.app.services import Services
+from bluesminds.app.settings_map import configured_server
 from bluesminds.common.log import Log
 from bluesminds.common.values import Server
 from bluesminds.config import Settings
@@ -15,22 +16,32 @@ from bluesminds.gateway.probe import probe
 from bluesminds.providers import demo
 from bluesminds.providers.vendors import from_environment, local_ollama
 
+OLLAMA_SECONDS = 1.0  # how long the start waits for a local Ollama
 
-async def configured_servers(core: Services, environ: Mapping[str, str], demo_url: str) -> list[Server]:
-    """The configuration's servers; with none in it, what the environment and this machine offer."""
-    rows = [row for row in core.settings.servers if row.enabled]
-    if core.settings.servers:
-        keyless = core.settings.keyless.enabled
-        return [configured_server(row, demo_url=demo_url, keyless=keyless) for row in rows]
+
+async def configured_servers(services: Services, environ: Mapping[str, str], demo_url: str) -> list[Server]:
+    """The enabled [[servers]] entries. Without any entry: the servers whose API keys are in `environ`, and a
+    local Ollama if it answers.
+    """
+    settings = services.settings
+    if settings.servers:
+        keyless = settings.keyless.enabled
+        return [
+            configured_server(row, demo_url=demo_url, keyless=keyless)
+            for row in settings.servers
+            if row.enabled
+        ]
     servers = from_environment(environ)
     ollama = local_ollama(environ)
-    if (await probe(core.pool, ollama, seconds=1.0, list_models=True)).error is None:
+    if (await probe(services.pool, ollama, seconds=OLLAMA_SECONDS, list_models=True)).error is None:
         servers.append(ollama)
     return servers
 
 
 def start_demo(settings: Settings, background: trio.Nursery, log: Log) -> str:
-    """The built-in demo server's URL if a [[servers]] entry uses it, else "". Raises CannotListen."""
+    """Start the built-in demo server in `background` if an enabled [[servers]] entry uses it. Its base URL,
+    or "". Raises CannotListen.
+    """
     if not any(row.dialect == "demo" and row.enabled for row in settings.servers):
         return ""
 

@@ -1,7 +1,7 @@
-"""The first start: a key to try the gateway with, and the way to its first administrator.
+"""The first start: an API key to try the gateway with, and the token that creates the first administrator.
 
-Both secrets are made when the gateway answers already, right before they are shown: a start that fails or
-is killed must not have used them up.
+Both are created when the gateway already takes requests, right before they are shown: a start that fails
+earlier must not use them up.
 """
 
 import ipaddress
@@ -17,38 +17,41 @@ DAY_MS = 86_400_000
 
 
 class StartRefused(Exception):
-    """There is no administrator; `bluesminds users create` makes one."""
+    """A public address is configured, and there is no administrator. `bluesminds users create` makes one."""
 
 
 class FirstRun(Struct, frozen=True):
-    """What this start has made, to be shown once; None: there was one already. A guest's key lasts a day."""
+    """The secrets this start has created, to be shown once; None if it created none. `is_guest`: the key is
+    valid for a day.
+    """
 
     key: str | None
     bootstrap_token: str | None
     is_guest: bool = False
 
 
-async def bootstrap(core: Services, *, guest_key: bool) -> FirstRun:
-    """A new database gets its local user and a key, with `guest_key` every start gets one; without an
-    administrator there is a new bootstrap token.
+async def bootstrap(services: Services, *, guest_key: bool) -> FirstRun:
+    """Create a first key on a new database, or a guest key if `guest_key`; and a bootstrap token if there is
+    no administrator.
     """
-    user_id, is_new = await core.members.local_user(OPERATOR)
+    accounts = services.accounts
+    user_id, is_new = await accounts.users.local_user(OPERATOR)
     key = None
     if is_new:
-        _, key = await core.keys.create(OPERATOR, user_id, KeyPolicy(name="first key"))
+        _, key = await accounts.keys.create(OPERATOR, user_id, KeyPolicy(name="first key"))
     elif guest_key:
-        tomorrow = core.clock.now_ms() + DAY_MS
-        key = await core.keys.guest(OPERATOR, user_id=user_id, expires_at=tomorrow)
-    token = await core.members.new_bootstrap_token(OPERATOR)
+        tomorrow = services.clock.now_ms() + DAY_MS
+        key = await accounts.keys.guest(OPERATOR, user_id=user_id, expires_at=tomorrow)
+    token = await accounts.users.new_bootstrap_token(OPERATOR)
     return FirstRun(key=key, bootstrap_token=token, is_guest=not is_new)
 
 
-async def refuse_public_without_admin(sockets: list[socket.socket], core: Services) -> None:
+async def refuse_public_without_admin(sockets: list[socket.socket], services: Services) -> None:
     """Raises StartRefused."""
     public = [sock.getsockname()[0] for sock in sockets if _is_public(sock)]
-    if public and not await core.members.has_admin():
+    if public and not await services.accounts.users.has_admin():
         raise StartRefused(
-            f"refusing to listen on {public[0]}: there is no administrator yet, so nobody could govern it"
+            f"refusing to listen on {public[0]}: create an administrator before listening on a public address"
         )
 
 

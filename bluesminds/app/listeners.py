@@ -1,17 +1,20 @@
-"""The places a gateway listens at: the public one, the operator's local socket, and private ones of its own.
+"""The listeners: the public one, the operator's local socket, and internal ones such as the demo server's.
 
-What goes wrong in opening one is a CannotListen or a BadCertificate, so that nothing else can be mistaken
-for it.
+Errors while a listener opens are CannotListen or BadCertificate, so that callers can tell them from other
+operating system errors.
 """
 
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from socket import EAI_NONAME, gaierror, socket
+from typing import Any
 
 import trio
 
 from bluesminds.app.services import Services
+from bluesminds.app.settings_map import listener_limits
+from bluesminds.common.networks import Networks
 from bluesminds.config import ListenSettings
 from bluesminds.http.asgi import ASGIApp, OnError
 from bluesminds.http.server.serve import Limits, Stats, bind_tcp, bind_unix, serve
@@ -19,7 +22,7 @@ from bluesminds.web.guard import mark_operator
 
 
 class CannotListen(Exception):
-    """A listening socket cannot be had at `where`, because of `cause`."""
+    """A listening socket cannot be opened at `where`; `cause` says why."""
 
     def __init__(self, where: str, cause: OSError) -> None:
         super().__init__(f"cannot listen on {where}: {cause.strerror or cause}")
@@ -27,13 +30,16 @@ class CannotListen(Exception):
 
 
 class BadCertificate(Exception):
-    """The listener's certificate or its key cannot be used."""
+    """The listener's TLS certificate or its private key cannot be used."""
 
 
 @contextmanager
 def public_sockets(server: ListenSettings, inherited: list[socket] | None) -> Iterator[list[socket]]:
-    """Those that listen already, else what the settings say; closed at the end. Raises CannotListen."""
-    sockets = inherited or _opened(f"{server.host}:{server.port}", lambda: bind_tcp(server.host, server.port))
+    """The inherited sockets, or new ones at the configured address; closed at the end.
+
+    Raises CannotListen.
+    """
+    sockets = inherited or _open(f"{server.host}:{server.port}", lambda: bind_tcp(server.host, server.port))
     try:
         yield sockets
     finally:
@@ -42,31 +48,64 @@ def public_sockets(server: ListenSettings, inherited: list[socket] | None) -> It
 
 
 def private_sockets() -> list[socket]:
-    """On a free port of this machine. Raises CannotListen."""
-    return _opened("127.0.0.1", lambda: bind_tcp("127.0.0.1", 0))
+    """Listening on a free port of the loopback address. Raises CannotListen."""
+    return _open("127.0.0.1", lambda: bind_tcp("127.0.0.1", 0))
+
+
+async def listen_publicly(
+    services: Services,
+    app: ASGIApp,
+    sockets: list[socket],
+    stats: Stats,
+    shutdown: trio.Event,
+    *,
+    task_status: trio.TaskStatus[list[Any]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve until `shutdown` is set, then drain. Raises BadCertificate."""
+    server, log = services.settings.server, services.log
+    await serve(
+        app,
+        sockets,
+        listener_limits(server),
+        tls=server_tls_context(server),
+        http2=server.http2,
+        on_error=lambda exc: log.exception("connection_failed", exc),
+        on_refusal=lambda client, refusal, request_id, untold: log.info(
+            "connection_refused",
+            client=client,
+            status=refusal.status,
+            code=refusal.code,
+            request_id=request_id,
+            untold=untold,
+        ),
+        proxies=Networks.read(server.trusted_proxies) if server.proxy_protocol else None,
+        shutdown=shutdown,
+        stats=stats,
+        task_status=task_status,
+    )
 
 
 async def listen_locally(
-    core: Services, site: ASGIApp, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    services: Services, control: ASGIApp, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """The operator's socket in the state directory, owner only. Raises CannotListen."""
-    path = core.state.socket_path
-    sockets = _opened(str(path), lambda: [bind_unix(path)])
+    """Serve the operator on the state directory's Unix socket, until cancelled. Raises CannotListen."""
+    path = services.state.socket_path
+    sockets = _open(str(path), lambda: [bind_unix(path)])
     task_status.started()
     try:
         await listen_privately(
-            mark_operator(site), sockets, lambda exc: core.log.exception("local_failed", exc)
+            mark_operator(control), sockets, lambda exc: services.log.exception("local_failed", exc)
         )
     finally:
         path.unlink(missing_ok=True)
 
 
 async def listen_privately(app: ASGIApp, sockets: list[socket], on_error: OnError) -> None:
-    """Serve until cancelled."""
+    """Serve with default limits until cancelled."""
     await serve(app, sockets, Limits(), on_error=on_error, shutdown=trio.Event(), stats=Stats())
 
 
-def tls_context(server: ListenSettings) -> ssl.SSLContext | None:
+def server_tls_context(server: ListenSettings) -> ssl.SSLContext | None:
     """None without a certificate. Raises BadCertificate."""
     if server.tls_cert is None or server.tls_key is None:
         return None
@@ -80,11 +119,10 @@ def tls_context(server: ListenSettings) -> ssl.SSLContext | None:
     return context
 
 
-def _opened(where: str, bind: Callable[[], list[socket]]) -> list[socket]:
+def _open(where: str, bind: Callable[[], list[socket]]) -> list[socket]:
     try:
         return bind()
     except OSError as exc:
         raise CannotListen(where, exc) from exc
-    except UnicodeError as exc:  # from the encoding of names
-        cause = gaierror(EAI_NONAME, "this cannot be the name of a machine")
-        raise CannotListen(where, cause) from exc
+    except UnicodeError as exc:  # from the IDNA encoding of host names
+        raise CannotListen(where, gaierror(EAI_NONAME, "this is not a valid host name")) from exc

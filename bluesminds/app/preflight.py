@@ -1,7 +1,7 @@
-"""What a start would refuse though every setting is of the right type, found without starting.
+"""Checks of a configuration whose settings all have the right type, without starting the gateway.
 
-It uses the parsers and the doors that the start uses, and leaves nothing behind. `problems` asks no server
-and no database, `unanswered` asks them all.
+The checks use the same parsers and functions as the start and leave no files behind. `static_checks` opens no
+connection; `connectivity_checks` connects to the database and to every configured server.
 """
 
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import trio
 
-from bluesminds.app.services import configured_server
+from bluesminds.app.settings_map import configured_server
 from bluesminds.app.state_dir import BadState, ForeignState, StateDir
 from bluesminds.config import Loaded, Problem, ServerSettings, Settings
 from bluesminds.gateway.probe import probe
@@ -20,8 +20,8 @@ from bluesminds.http.server.sockets import bind_tcp
 from storage import StorageError, ping, sqlite_path
 
 
-def problems(loaded: Loaded) -> Iterator[Problem]:
-    """In no order of importance; none repeats a secret."""
+def static_checks(loaded: Loaded) -> Iterator[Problem]:
+    """Problems in no particular order. Their messages contain no secret."""
     settings = loaded.settings
     yield from _state_dir(settings, loaded.origins["state_dir"].place)
     yield from _database(settings, loaded.origins["storage.url"].place)
@@ -38,7 +38,7 @@ def problems(loaded: Loaded) -> Iterator[Problem]:
 
 def _state_dir(settings: Settings, where: str) -> Iterator[Problem]:
     try:
-        StateDir(settings.state_dir).examine()
+        StateDir(settings.state_dir).check()
     except ForeignState as error:
         # Root checks the configuration of a service that runs as another user.
         if os.geteuid() != 0:
@@ -48,7 +48,7 @@ def _state_dir(settings: Settings, where: str) -> Iterator[Problem]:
         yield Problem(where, str(error), error.remedy)
         return
     if reason := _why_not_writable(settings.state_dir):
-        remedy = "name a directory that the gateway may make, or may write to: state_dir"
+        remedy = "set state_dir to a directory that the gateway can create, or write to"
         yield Problem(where, f"state_dir cannot be used: {settings.state_dir}: {reason}", remedy)
 
 
@@ -64,16 +64,22 @@ def _database(settings: Settings, where: str) -> Iterator[Problem]:
     if path is None:
         return
     if path.is_dir():
-        yield Problem(where, f"url in [storage] names a directory: {path}", "name a file in it")
+        yield Problem(where, f"url in [storage] names a directory: {path}", "add a file name to it")
     elif not path.parent.is_dir():
-        yield Problem(where, f"url in [storage] is in no directory: {path.parent}", f"mkdir -p {path.parent}")
+        yield Problem(
+            where,
+            f"url in [storage] is in a directory that does not exist: {path.parent}",
+            f"mkdir -p {path.parent}",
+        )
     elif reason := _why_not_writable(path.parent):
         remedy = "SQLite needs a directory that the gateway may write to"
         yield Problem(where, f"url in [storage] cannot be used: {path.parent}: {reason}", remedy)
 
 
 def _why_not_writable(directory: Path) -> str:
-    """Found out by writing, for modes do not tell all: there, or where it would have to be made."""
+    """The reason, or "". Tries to write, because file modes do not show every reason: in the directory, or in
+    its nearest parent that exists.
+    """
     place = directory.absolute()
     while not place.exists():
         place = place.parent
@@ -85,12 +91,12 @@ def _why_not_writable(directory: Path) -> str:
 
 
 def _address(settings: Settings, where: str) -> Iterator[Problem]:
-    """On a free port: the gateway itself may be running on its own."""
+    """Binds a free port, because the gateway may be running on the configured one."""
     host = settings.server.host
     try:
         sockets = bind_tcp(host, 0)
     except (OSError, UnicodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it cannot be the name of a machine"
+        reason = error.strerror if isinstance(error, OSError) else "this is not a valid host name"
         remedy = 'host must be an address of this machine: host = "127.0.0.1"'
         yield Problem(where, f"host in [server] cannot be listened on: {host}: {reason}", remedy)
         return
@@ -99,19 +105,19 @@ def _address(settings: Settings, where: str) -> Iterator[Problem]:
 
 
 async def connectivity_checks(loaded: Loaded) -> list[Problem]:
-    """The database and the servers of the configuration that do not answer as they should. For settings
-    without problems.
+    """The problems of reaching the database and the configured servers. Call it when `static_checks` found
+    nothing.
     """
     settings = loaded.settings
     found: list[Problem] = []
 
-    async def ask(pool: Pool, row: ServerSettings) -> None:
+    async def check(pool: Pool, row: ServerSettings) -> None:
         server = configured_server(row, demo_url="", keyless=settings.keyless.enabled)
-        asked = server.api_key is not None or not server.keyless  # else only clients have a key for it
-        answer = await probe(pool, server, seconds=settings.upstream.probe_timeout, list_models=asked)
-        if answer.error is not None:
+        list_models = server.api_key is not None or not server.keyless  # else only clients have an API key
+        result = await probe(pool, server, seconds=settings.upstream.probe_timeout, list_models=list_models)
+        if result.error is not None:
             where = loaded.origins[f"servers.{row.name}.url"].place
-            message = f'[[servers]] "{row.name}" does not answer as it should: {answer.error}'
+            message = f'[[servers]] "{row.name}" failed its check: {result.error}'
             found.append(Problem(where, message, "check its url and api_key"))
 
     try:
@@ -122,9 +128,9 @@ async def connectivity_checks(loaded: Loaded) -> list[Problem]:
     async with trio.open_nursery() as nursery:
         pool = Pool(tls=tls_context(settings.upstream.ca_file))
         await nursery.start(pool.run)
-        async with trio.open_nursery() as questions:
+        async with trio.open_nursery() as checks:
             for row in settings.servers:
                 if row.enabled and row.dialect != "demo":
-                    questions.start_soon(ask, pool, row)
+                    checks.start_soon(check, pool, row)
         nursery.cancel_scope.cancel()
     return found

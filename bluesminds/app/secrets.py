@@ -1,7 +1,8 @@
-"""The two secrets a database depends on: the pepper of its keys' digests and the master key that seals.
+"""The two secrets that a database depends on: the pepper for key digests and the master key that encrypts
+upstream API keys.
 
-A database remembers a fingerprint of those it was first used with. Lost, emptied or exchanged secrets are
-therefore noticed at the start, and never replaced by new ones that would make every key invalid.
+The database stores a fingerprint of both at their first use. A start therefore detects a secret that is
+missing, empty or different, and never replaces it with a new one, which would invalidate every key.
 """
 
 import hmac
@@ -18,30 +19,34 @@ _MAKE: Mapping[str, Callable[[], bytes]] = {PEPPER: new_pepper, MASTER_KEY: new_
 
 
 async def load_secrets(store: Store, state: StateDir, pepper: Secret | None) -> tuple[bytes, Vault]:
-    """The pepper (the configured one, if there is one) and the vault, both made at the first start. The store
-    gets the key of its audit log's chain.
+    """The pepper and the vault. Both secrets are created at the first start; a configured pepper is used
+    instead of the one in the state directory. Also sets the store's key for the audit chain.
 
-    Raises BadState when they are not those this database was first used with, StorageError.
+    Raises BadState when a secret is not the one that this database was first used with, and StorageError.
     """
     known = await store.read(_fingerprints)
-    given = {PEPPER: pepper.reveal().encode()} if pepper is not None else {}
-    held = given | {name: _in_file(state, name, known) for name in _MAKE if name not in given}
+    configured = {PEPPER: pepper.reveal().encode()} if pepper is not None else {}
+    secrets = configured | {
+        name: _read_or_create(state, name, known) for name in _MAKE if name not in configured
+    }
     try:
-        vault = Vault([held[MASTER_KEY]])
+        vault = Vault([secrets[MASTER_KEY]])
     except ValueError as exc:
         place = state.path / MASTER_KEY
-        raise BadState(f"{place} is damaged: it holds no key", f"restore {place} from your backup") from exc
-    found = {name: fingerprint(secret) for name, secret in held.items()}
+        raise BadState(
+            f"{place} is damaged: it contains no valid key", f"restore {place} from your backup"
+        ) from exc
+    found = {name: fingerprint(secret) for name, secret in secrets.items()}
     if known.keys() != found.keys():
-        known = await store.write(_remember, found)
-    for name, mark in found.items():
-        if not hmac.compare_digest(known[name], mark):
-            raise _wrong(state, name, configured=name in given)
-    store.chain_key = chain_key(held[PEPPER])
-    return held[PEPPER], vault
+        known = await store.write(_store_fingerprints, found)
+    for name, value in found.items():
+        if not hmac.compare_digest(known[name], value):
+            raise _mismatch(state, name, configured=name in configured)
+    store.chain_key = chain_key(secrets[PEPPER])
+    return secrets[PEPPER], vault
 
 
-def _in_file(state: StateDir, name: str, known: Mapping[str, str]) -> bytes:
+def _read_or_create(state: StateDir, name: str, known: Mapping[str, str]) -> bytes:
     secret = state.secret(name)
     if secret is None and name in known:
         place = state.path / name
@@ -50,15 +55,15 @@ def _in_file(state: StateDir, name: str, known: Mapping[str, str]) -> bytes:
         )
     if secret is None:
         secret = _MAKE[name]()
-        state.keep(name, secret)
+        state.write_secret(name, secret)
     return secret
 
 
-def _wrong(state: StateDir, name: str, *, configured: bool) -> BadState:
+def _mismatch(state: StateDir, name: str, *, configured: bool) -> BadState:
     place = "pepper in [keys]" if configured else str(state.path / name)
     return BadState(
         f"{place} is not the one this database was first used with",
-        f"restore {place}; a database that is shared needs the same one everywhere",
+        f"restore {place}; every gateway on this database needs the same one",
     )
 
 
@@ -68,11 +73,11 @@ def _setting(name: str) -> str:
 
 async def _fingerprints(connection: Connection) -> dict[str, str]:
     found = {name: await select_setting(connection, _setting(name)) for name in _MAKE}
-    return {name: mark for name, mark in found.items() if mark is not None}
+    return {name: value for name, value in found.items() if value is not None}
 
 
-async def _remember(connection: Connection, marks: Mapping[str, str]) -> dict[str, str]:
-    """Those in force afterwards: another gateway on this database may have been first."""
-    for name, mark in marks.items():
-        await insert_setting(connection, _setting(name), mark)
+async def _store_fingerprints(connection: Connection, fingerprints: Mapping[str, str]) -> dict[str, str]:
+    """The stored fingerprints; another gateway on this database may have stored its own first."""
+    for name, value in fingerprints.items():
+        await insert_setting(connection, _setting(name), value)
     return await _fingerprints(connection)

@@ -1,8 +1,8 @@
-"""The state directory: what must survive a restart and belongs to one process at a time.
+"""The state directory: secrets, the default database, the lock and the operator's socket.
 
-It promises owner-only modes and one writer: whoever holds the lock file is the only process with the store
-open, so SQLite never has two writers. It refuses a directory that anybody else could have written to, and
-secrets that are empty: whoever can put a file there could choose the pepper.
+Files are readable by their owner only. The process that holds the lock is the only one that opens the store,
+so SQLite never has two writing processes. A directory that other users can write to is rejected, because
+they could replace the secrets; so is an empty secret.
 """
 
 import contextlib
@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 MAX_SOCKET_PATH = 104  # bytes; sun_path holds 108 on Linux and 104 on macOS
-_NEEDED = "the gateway needs a directory of its own that it may write to: state_dir"
+_DEFAULT_REMEDY = "set state_dir to a directory that only the gateway can write to"
 
 
 class StateBusy(Exception):
-    """Another process holds the state directory. `pid` is its process id if it could be read."""
+    """Another process holds the state directory. `pid` is its process id, or "" if it cannot be read."""
 
     def __init__(self, path: Path, pid: str) -> None:
         super().__init__(f"the state directory {path} is in use by process {pid or 'unknown'}")
@@ -27,11 +27,9 @@ class StateBusy(Exception):
 
 
 class BadState(Exception):
-    """The state directory, or something in it, cannot be used. `remedy` says what to do; the cause is the
-    system's error, if there was one.
-    """
+    """The state directory, or a file in it, cannot be used. `remedy` says what to do."""
 
-    def __init__(self, message: str, remedy: str = _NEEDED) -> None:
+    def __init__(self, message: str, remedy: str = _DEFAULT_REMEDY) -> None:
         super().__init__(message)
         self.remedy = remedy
 
@@ -41,27 +39,27 @@ class ForeignState(BadState):
 
 
 class StateDir:
-    """Every method raises BadState for what the system, or the directory's state, does not allow."""
+    """Every method raises BadState for an operating system error and for an unusable directory or file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.socket_path = path / "admin.sock"
-        """Where the running server listens for its operator."""
+        """The running server listens for operator commands here."""
 
-    def prepare(self) -> None:
-        """Create the directory, owner only. Raises ForeignState for somebody else's."""
+    def create(self) -> None:
+        """Create the directory, mode 700, if it is missing. Raises ForeignState if another user owns it."""
         self._check_length()
-        with _told(self.path):
+        with _as_bad_state(self.path):
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._judge()
+        self._check_owner()
 
-    def examine(self) -> bool:
-        """Whether the directory exists; what `prepare` would refuse raises here too, and nothing is made."""
+    def check(self) -> bool:
+        """Whether the directory exists. Raises the same errors as `create`, and creates nothing."""
         self._check_length()
-        with _told(self.path):
+        with _as_bad_state(self.path):
             exists = self.path.exists()
         if exists:
-            self._judge()
+            self._check_owner()
         return exists
 
     def _check_length(self) -> None:
@@ -70,67 +68,67 @@ class StateDir:
                 f"the path {self.socket_path} is too long for a Unix socket", "choose a shorter state_dir"
             )
 
-    def _judge(self) -> None:
-        with _told(self.path):
+    def _check_owner(self) -> None:
+        with _as_bad_state(self.path):
             found = self.path.stat()
         quoted = shlex.quote(str(self.path))
         if found.st_uid != os.geteuid():
             raise ForeignState(
                 f"the state directory {self.path} belongs to another user (uid {found.st_uid})",
-                f"work as that user, or take the directory over: chown -R {os.geteuid()} {quoted}",
+                f"run as that user, or change the owner: chown -R {os.geteuid()} {quoted}",
             )
         if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise BadState(
-                f"others may write to the state directory {self.path}, so its secrets cannot be trusted",
+                f"other users can write to the state directory {self.path}, so its secrets cannot be trusted",
                 f"chmod 700 {quoted}",
             )
 
     def secret(self, name: str) -> bytes | None:
-        """The secret kept in file `name`; None when there is no such file."""
+        """The content of file `name`; None when it does not exist."""
         path = self.path / name
-        with _told(path), contextlib.suppress(FileNotFoundError):
+        with _as_bad_state(path), contextlib.suppress(FileNotFoundError):
             secret = path.read_bytes().strip()
             if not secret:
                 raise BadState(f"{path} is empty", f"restore {path} from your backup")
             return secret
         return None
 
-    def keep(self, name: str, secret: bytes) -> Path:
-        """Write a secret to file `name`, for the owner's eyes only and all or nothing."""
+    def write_secret(self, name: str, secret: bytes) -> Path:
+        """Write file `name` with mode 600, atomically."""
         path = self.path / name
-        draft = path.with_name(f"{name}.new")
-        with _told(path):
-            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        temporary = path.with_name(f"{name}.new")
+        with _as_bad_state(path):
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(secret + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
-            draft.rename(path)
+            temporary.rename(path)
         return path
 
     def instance(self) -> str:
-        """What this directory's gateway is known as to others, made at its first start."""
+        """The id of this gateway among those on the same database, created at the first start."""
         name = self.secret("instance")
         if name is None:
             name = secrets.token_hex(16).encode()
-            self.keep("instance", name)
+            self.write_secret("instance", name)
         return name.decode("ascii", "replace")
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the directory. Raises StateBusy at once when another process does."""
-        with _told(self.path / "lock"):
+        """Hold the lock. Raises StateBusy at once when another process holds it."""
+        with _as_bad_state(self.path / "lock"):
             descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "r+") as file:
-            with _told(self.path / "lock"):
-                self._take(file.fileno())
+            with _as_bad_state(self.path / "lock"):
+                self._acquire(file.fileno())
                 file.truncate(0)
                 file.write(f"{os.getpid()}\n")
                 file.flush()
                 self._remove_stale_socket()
             yield
 
-    def _take(self, descriptor: int) -> None:
+    def _acquire(self, descriptor: int) -> None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
@@ -139,14 +137,14 @@ class StateDir:
             ) from exc
 
     def _remove_stale_socket(self) -> None:
-        """A process that was killed leaves its socket behind; commands would take it for a gateway's."""
+        """A killed process leaves its socket behind."""
         if self.socket_path.is_socket():
             self.socket_path.unlink()
 
 
 @contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """The system's errors as BadState; `path` is what was worked on when the error does not say."""
+def _as_bad_state(path: Path) -> Iterator[None]:
+    """Turns an OSError into BadState. `path` is the file to name when the error names none."""
     try:
         yield
     except OSError as exc:

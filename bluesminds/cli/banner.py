@@ -38,7 +38,7 @@ def show(running: Running, loaded: Loaded, *, journal: bool = False) -> None:
     reach = _reach(running.addresses[0], loaded.settings, tls=tls)
 
     def in_file(name: str, secret: str) -> SecretText:
-        return _from_file(running.core.state.keep(name, secret.encode()))
+        return _from_file(running.services.state.write_secret(name, secret.encode()))
 
     shown: Show = in_file if journal else _plainly
     lines = [

@@ -89,7 +89,7 @@ def check(config: Path | None, connect: bool) -> None:
     address. Without --connect no server and no database is asked.
     """
     loaded = load_settings(config)
-    if problems := list(preflight.problems(loaded)):
+    if problems := list(preflight.static_checks(loaded)):
         raise InvalidConfig(ConfigError(problems))
     if connect and (silent := run(loaded, preflight.connectivity_checks, loaded)):
         raise InvalidConfig(ConfigError(silent), exits.UNAVAILABLE)

@@ -101,7 +101,7 @@ async def _supervise(loaded: Loaded, log: Log, guest_key: bool) -> int:
             life.serves = True
             _keep_what_is_loaded()
             notifier.ready()
-            nursery.start_soon(notifier.watch, running.is_alive)
+            nursery.start_soon(notifier.watch, running.healthy)
             banner.show(running, loaded, journal=systemd.is_journal(os.environ, sys.stderr.fileno()))
     return exits.INTERRUPTED if life.interrupted else exits.OK
 

@@ -1,5 +1,7 @@
-"""The two clocks. Limits and deadlines use Trio's monotonic clock; records, sessions and calendars use wall
-time, which outside the code is RFC 3339 in UTC, with milliseconds.
+"""Wall time and calendar dates. Limits and deadlines use Trio's monotonic clock instead.
+
+Wall time is an integer: milliseconds since the Unix epoch. In the API and the log it is written as RFC 3339
+in UTC with milliseconds.
 """
 
 import time
@@ -25,7 +27,7 @@ class SystemClock:
 
 
 class Date(Struct, frozen=True, gc=False):
-    """A day of a time zone and its month, by names that sort; begin and end in milliseconds of wall time."""
+    """A day of a time zone, and its month. `begins` and `ends` are wall time; `ends` is exclusive."""
 
     day: str  # 2026-02-28
     month: str  # 2026-02
@@ -34,7 +36,7 @@ class Date(Struct, frozen=True, gc=False):
 
 
 class Calendar:
-    """Tells the date. It is asked for every request, so the date that holds is kept until it is over."""
+    """Dates in one time zone. `date` runs for every request, so the current date is cached until it ends."""
 
     def __init__(self, zone: tzinfo) -> None:
         self._zone = zone
@@ -48,10 +50,11 @@ class Calendar:
         return self._date
 
     def end_of_day(self, day: str) -> int:
-        """When the day with this name is over."""
+        """Wall time at the end of a day, written like 2026-02-28."""
         return self._begin(date_of.fromisoformat(day) + timedelta(days=1))
 
     def end_of_month(self, month: str) -> int:
+        """Wall time at the end of a month, written like 2026-02."""
         return self._begin((date_of.fromisoformat(f"{month}-01") + timedelta(days=31)).replace(day=1))
 
     def describe(self, at_ms: int, now_ms: int) -> str:
@@ -66,12 +69,12 @@ class Calendar:
         return Date(day=day, month=day[:7], begins=self._begin(today), ends=self.end_of_day(day))
 
     def _begin(self, day: date_of) -> int:
-        """A midnight that the zone skips is the moment of the skip."""
+        """If daylight saving time skips midnight, the time of the skip."""
         return int(datetime.combine(day, time_of_day(), self._zone).timestamp()) * 1000
 
 
 def zone_named(name: str) -> tzinfo:
-    """The IANA time zone. Raises KeyError or ValueError when there is none of this name."""
+    """The IANA time zone. Raises KeyError or ValueError for an unknown name."""
     return UTC if name == "UTC" else ZoneInfo(name)
 
 
@@ -82,8 +85,10 @@ def format_time(at_ms: None) -> None: ...
 @overload
 def format_time(at_ms: int | None) -> str | None: ...
 def format_time(at_ms: int | None) -> str | None:
-    """Milliseconds since the epoch as 2026-02-28T12:00:00.000Z."""
+    """Wall time as 2026-02-28T12:00:00.000Z; None stays None."""
     if at_ms is None:
         return None
-    at = _EPOCH + timedelta(milliseconds=at_ms)  # a float of seconds would be wrong by one from 2242 on
+    at = _EPOCH + timedelta(
+        milliseconds=at_ms
+    )  # a float of seconds is off by one millisecond from the year 2242 on
     return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,9 +1,9 @@
-"""Ids, API keys, digests and sealed secrets.
+"""IDs, API keys, digests and encrypted secrets.
 
-A key is `bm_` + 30 base62 characters (178 bits) + 6 base62 characters of CRC-32 over the 30, the layout
-GitHub published for its tokens: typing errors and junk are refused without a look-up. Only
-HMAC-SHA256(pepper, key) is stored. The checksum is no security feature; the pepper is, because it makes a
-stolen table useless.
+An API key is `bm_`, 30 random base62 characters (178 bits) and 6 base62 characters of CRC-32 over the 30: the
+layout that GitHub published for its tokens. The checksum rejects typing errors without a database query; it
+is not a security feature. Only HMAC-SHA256(pepper, key) is stored, so a stolen table is useless without the
+pepper.
 """
 
 import hashlib
@@ -22,7 +22,9 @@ _RANDOM_CHARS = 30
 _CHECK_CHARS = 6
 UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 _KEY_LENGTH = len(KEY_PREFIX) + _RANDOM_CHARS + _CHECK_CHARS
-_OWN_PREFIX = re.compile(r"(?<![0-9A-Za-z])bms?_", re.ASCII | re.IGNORECASE).search  # of keys and of sessions
+_OWN_PREFIX = re.compile(
+    r"(?<![0-9A-Za-z])bms?_", re.ASCII | re.IGNORECASE
+).search  # of API keys and session tokens
 
 
 def new_key() -> str:
@@ -31,14 +33,16 @@ def new_key() -> str:
 
 
 def is_well_formed(key: str) -> bool:
-    """Whether key could have come from new_key."""
+    """Whether `key` has the format and the checksum of an API key."""
     if len(key) != _KEY_LENGTH or not key.startswith(KEY_PREFIX) or not key.isascii():
         return False
     return _checksum(key[len(KEY_PREFIX) : -_CHECK_CHARS]) == key[-_CHECK_CHARS:]
 
 
 def resembles_own(credential: str) -> bool:
-    """Whether it may be a key or a session of this gateway, mistyped or with something before it."""
+    """Whether a credential may be an API key or a session token of this gateway with a typing error or a
+    prefix. Such a credential is never forwarded to a server.
+    """
     if _OWN_PREFIX(credential):
         return True
     ending = credential[len(KEY_PREFIX) - _KEY_LENGTH :]
@@ -55,12 +59,12 @@ def _checksum(body: str) -> str:
 
 
 def key_digest(pepper: bytes, key: str) -> bytes:
-    """HMAC-SHA256, 32 bytes: what the api_keys table is looked up by."""
+    """HMAC-SHA256, 32 bytes: the lookup key of the api_keys table."""
     return hmac.digest(pepper, key.encode(), "sha256")
 
 
 def scoped(owner: str, value: bytes) -> bytes:
-    """A value of one owner's choosing as 64 hexadecimal digits that no other owner's value gives."""
+    """HMAC-SHA256(owner, value) as 64 hexadecimal digits: equal values of different owners differ."""
     return hmac.digest(owner.encode(), value, "sha256").hex().encode()
 
 
@@ -70,7 +74,7 @@ def token_digest(token: str) -> bytes:
 
 
 def chain_key(pepper: bytes) -> bytes:
-    """The key of the audit log's chain, 32 bytes that say nothing about the pepper."""
+    """The key of the audit chain, 32 bytes derived from the pepper."""
     return hmac.digest(pepper, b"bluesminds audit chain", "sha256")
 
 
@@ -85,14 +89,14 @@ def uuid7(now_ms: int) -> str:
 
 
 def is_uuid(text: str) -> bool:
-    """Whether text is written as uuid7 writes; nothing else can be the id of anything."""
+    """Whether `text` has the form that uuid7 writes, which every id has."""
     return re.fullmatch(UUID, text) is not None
 
 
 class Vault:
-    """Seals upstream secrets for the database with Fernet (AES-128-CBC + HMAC-SHA256).
+    """Encrypts upstream API keys for the database with Fernet (AES-128-CBC and HMAC-SHA256).
 
-    The first master key seals; all of them open, so a new key in front rotates.
+    The first master key encrypts; every one decrypts. To rotate, put a new key first.
     """
 
     def __init__(self, master_keys: Sequence[bytes]) -> None:
@@ -102,12 +106,12 @@ class Vault:
         return self._fernet.encrypt(secret.encode())
 
     def open(self, sealed: bytes) -> str:
-        """Raises ValueError when no master key fits."""
+        """Raises ValueError when no master key decrypts it."""
         try:
             return self._fernet.decrypt(sealed).decode()
         except InvalidToken as exc:
             raise ValueError(
-                "this secret was sealed with another master key; restore the key or set the secret again"
+                "this secret was encrypted with another master key; restore that key or set the secret again"
             ) from exc
 
 
@@ -120,5 +124,5 @@ def new_pepper() -> bytes:
 
 
 def fingerprint(secret: bytes) -> str:
-    """16 hexadecimal digits that tell secrets apart and say nothing else about a random one."""
+    """16 hexadecimal digits that identify a random secret without revealing it."""
     return hmac.digest(secret, b"bluesminds fingerprint", "sha256").hex()[:16]

@@ -1,7 +1,7 @@
-"""What an e-mail address may be: ASCII, in the common form, without comments or quotes.
+"""Validation of e-mail addresses: the ASCII forms in common use, without comments or quoted strings.
 
-A domain in another script has an ASCII form (xn--). Letters beyond ASCII are refused because engines disagree
-on what their lower case is, and two accounts must not meet in one address.
+Internationalized domains are accepted in their ASCII form (xn--). Non-ASCII letters are rejected because
+SQLite and PostgreSQL convert them to lower case differently, and an address must identify one account.
 """
 
 import re
@@ -18,7 +18,7 @@ _ADDRESS: Final = re.compile(
 
 
 def read_email(text: str) -> str | None:
-    """The address in a text, as it was written; None when it is none. Only sending mail proves one."""
+    """The address without surrounding spaces; None if it is not valid. It may still not exist."""
     address = text.strip(" ")
     return address if len(address) <= MAX_LENGTH and _ADDRESS.fullmatch(address) else None
 
@@ -27,5 +27,5 @@ def require_email(text: str) -> str:
     """Raises InvalidRequest."""
     address = read_email(text)
     if address is None:
-        raise InvalidRequest("invalid_email", "This is not an e-mail address.", param="email")
+        raise InvalidRequest("invalid_email", "This is not a valid e-mail address.", param="email")
     return address

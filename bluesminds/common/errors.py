@@ -1,7 +1,6 @@
-"""What a caller can be told. A refusal anywhere in the product is a GatewayError; web/ writes it once.
+"""The errors that a client receives. Every module raises a GatewayError; web/errors.py writes the response.
 
-Every code is stable: clients branch on it, so a code is never reused for another meaning. Messages say what
-to do.
+Codes are stable, because clients branch on them. Messages say what to do.
 """
 
 import math
@@ -9,10 +8,10 @@ from collections.abc import Mapping
 
 
 class GatewayError(Exception):
-    """A refusal with the answer it deserves.
+    """An error response.
 
-    `status` is the HTTP status, `code` the stable `error.code`, `message` the sentence for a person,
-    `param` the offending request field, `headers` what the answer must also carry (lower-case names).
+    `status` is the HTTP status, `code` the stable `error.code`, `message` the text for people, `param` the
+    request field that is wrong, `headers` additional response headers (lower-case names).
     """
 
     kind = "invalid_request_error"
@@ -35,14 +34,14 @@ class GatewayError(Exception):
 
 
 class InvalidRequest(GatewayError):
-    """The request cannot be understood: 400 unless said otherwise."""
+    """400, or another `status`: the request is not valid."""
 
     def __init__(self, code: str, message: str, *, param: str | None = None, status: int = 400) -> None:
         super().__init__(status, code, message, param=param)
 
 
 class Unauthenticated(GatewayError):
-    """401: no usable key. The message never contains the key."""
+    """401: no valid credential. The message never contains the credential."""
 
     kind = "authentication_error"
 
@@ -68,9 +67,9 @@ class Conflict(GatewayError):
 
 
 class RateLimited(GatewayError):
-    """429: `retry_after` seconds from now the same request is admitted; None is never, as things are.
+    """429: a limit is reached. `retry_after`: seconds until the same request fits; None if it never does.
 
-    Without `retry` OpenAI's SDKs do not repeat it by themselves.
+    `retry=False` tells OpenAI's SDKs not to retry automatically.
     """
 
     kind = "rate_limit_error"
@@ -84,14 +83,14 @@ class RateLimited(GatewayError):
         retry: bool = True,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        told = {} if retry_after is None else retry_headers(retry_after)
+        own = {} if retry_after is None else retry_headers(retry_after)
         if not retry:
-            told["x-should-retry"] = "false"
-        super().__init__(429, code, message, headers={**(headers or {}), **told})
+            own["x-should-retry"] = "false"
+        super().__init__(429, code, message, headers={**(headers or {}), **own})
 
 
 class Unavailable(GatewayError):
-    """503: the gateway itself cannot take the work now. Without `retry` OpenAI's SDKs do not repeat it."""
+    """503: the gateway cannot take the request now. `retry=False` tells OpenAI's SDKs not to retry."""
 
     kind = "service_unavailable_error"
 
@@ -101,7 +100,7 @@ class Unavailable(GatewayError):
 
 
 class UpstreamFailed(GatewayError):
-    """No server gave an answer: 502, 503, 504, or 429 when every server asked for patience."""
+    """502, 503 or 504: no server gave a usable response. 429: every server answered 429."""
 
     kind = "server_error"
 
@@ -114,6 +113,6 @@ class UpstreamFailed(GatewayError):
 
 
 def retry_headers(seconds: float) -> dict[str, str]:
-    """Retry-After in whole seconds, rounded up, and the millisecond form OpenAI's SDKs read first."""
+    """`retry-after` in whole seconds, rounded up, and `retry-after-ms`, which OpenAI's SDKs prefer."""
     milliseconds = max(1, math.ceil(seconds * 1000))
     return {"retry-after": str(-(-milliseconds // 1000)), "retry-after-ms": str(milliseconds)}

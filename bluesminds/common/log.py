@@ -1,7 +1,7 @@
-"""One structured line per event on one stream, JSON or readable text.
+"""Structured logging: one line per event, as JSON or text.
 
-Values are encoded, never interpolated: control characters in client text cannot start a new line. Nothing
-here takes headers, bodies or settings wholesale; callers name each field, so a secret has no way in.
+Values are encoded, never interpolated, so control characters in client text cannot start a new line. Callers
+name each field; no function takes whole headers, bodies or settings, so that no secret is logged by accident.
 """
 
 import contextlib
@@ -19,29 +19,29 @@ import msgspec
 from bluesminds.common.clock import Clock
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
-# DEL and the C1 controls, which JSON leaves alone and some terminals obey.
+# DEL and the C1 control characters: JSON does not escape them, and some terminals interpret them.
 _TERMINAL_CONTROLS = dict.fromkeys(range(0x7F, 0xA0), "\ufffd")
-_MAX_TEXT = 2000  # characters of one field; client text must not make unbounded lines
+_MAX_TEXT = 2000  # characters per field
 
 Write = Callable[[bytes], object]
 
 
 def write_stderr(line: bytes) -> None:
-    """One write per line, for commands. Nobody listening is no reason to fail."""
+    """One system call per line, for commands. Ignores a closed stderr."""
     with contextlib.suppress(OSError):
         os.write(2, line)
 
 
 class LineWriter:
-    """Writes lines from a thread of its own, so that a reader who stalls or leaves holds up nothing.
+    """Writes lines in a separate thread, so that a slow or closed reader does not block the event loop.
 
-    A context manager: lines are taken while it is open, and what is left is written at its end, for at most
-    FLUSH_SECONDS. A full queue drops lines and says later how many. Lines wait up to PACE seconds, which
-    makes one system call of many.
+    A context manager; at exit the queued lines are written, for at most FLUSH_SECONDS. When MAX_LINES are
+    queued, new lines are dropped, and a `log_lines_dropped` event reports their number. Lines wait up to
+    BATCH_SECONDS, so that one system call writes many.
     """
 
     MAX_LINES = 10_000
-    PACE = 0.02
+    BATCH_SECONDS = 0.02
     FLUSH_SECONDS = 2.0
 
     def __init__(self, descriptor: int = 2) -> None:
@@ -72,7 +72,7 @@ class LineWriter:
     def _run(self) -> None:
         while self._lines or not self._closing.is_set():
             self._work.wait()
-            self._closing.wait(self.PACE)
+            self._closing.wait(self.BATCH_SECONDS)
             self._work.clear()
             self._write_all()
 
@@ -111,9 +111,9 @@ class Log:
         self._emit("error", event, fields)
 
     def exception(self, event: str, exc: BaseException, **fields: object) -> None:
-        """An unexpected error with where it happened: file, line and function of each frame, no values.
+        """An unexpected error with the file, line and function of each frame.
 
-        The exception's own text is left out, because libraries put what they were given into it.
+        The exception's message is not logged, because libraries put their arguments into it.
         """
         frames = [
             f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno}:{frame.name}"
@@ -163,9 +163,9 @@ def _timestamp(now_ms: int) -> str:
 
 
 class LibraryLog(logging.Handler):
-    """What libraries say through the standard logging module, as lines of ours.
+    """Forwards the warnings of libraries from the standard logging module.
 
-    Only the message and the logger's name pass: an exception's text may quote what a library was given.
+    Only the message and the logger's name are logged: the text of an exception may contain a secret.
     """
 
     def __init__(self, log: Log) -> None:

@@ -1,7 +1,7 @@
-"""IP addresses and networks (CIDR) as text, read strictly and written in one form.
+"""Strict parsing of IP addresses and CIDR networks.
 
-An IPv4 address that came in IPv6's clothes (::ffff:192.0.2.1) is the IPv4 address, in addresses and in
-networks, so that a rule for one holds for the other.
+IPv4-mapped IPv6 addresses and networks (::ffff:192.0.2.1) are converted to IPv4, so that one rule matches
+both forms.
 """
 
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ _HOST_BITS = 64
 
 
 def read_address(text: str) -> Address | None:
-    """None for what is no address. One with a zone (fe80::1%eth0) is taken without it."""
+    """None if it is not an IP address. A zone (fe80::1%eth0) is removed."""
     try:
         address = ip_address(text.partition("%")[0])
     except ValueError:
@@ -25,8 +25,8 @@ def read_address(text: str) -> Address | None:
 
 
 def block_of(text: str) -> str:
-    """What one subscriber has: an IPv4 address, the /64 that an IPv6 address is in, or the text itself when
-    it is no address.
+    """The block that one subscriber has: an IPv4 address, or the /64 of an IPv6 address. Other text is
+    returned unchanged.
     """
     address = read_address(text)
     if isinstance(address, IPv6Address):
@@ -35,17 +35,17 @@ def block_of(text: str) -> str:
 
 
 def read_network(text: str) -> Network:
-    """An address is the network of itself. Raises ValueError with a sentence for people."""
+    """A single address is a network of that address. Raises ValueError with a message for the user."""
     try:
         network = ip_network(text, strict=False)
     except ValueError:
         raise ValueError(
-            "an entry is no IP address and no network such as 10.0.0.0/8 or 2001:db8::/32"
+            "an entry is not an IP address or a network such as 10.0.0.0/8 or 2001:db8::/32"
         ) from None
     if "%" in text or text.partition("/")[2].count("."):
         raise ValueError("an entry has a zone or a dotted mask; write 10.0.0.0/8 or 2001:db8::/32")
     if str(network.network_address) != str(ip_address(text.partition("/")[0])):
-        raise ValueError(f"an entry has bits set past its prefix; {network} is the network it lies in")
+        raise ValueError(f"an entry has host bits set; its network is {network}")
     return _unmapped(network)
 
 
@@ -57,7 +57,7 @@ def _unmapped(network: Network) -> Network:
 
 
 class Networks(Struct, frozen=True):
-    """Any number of networks; false when there are none."""
+    """A set of networks; false if it is empty."""
 
     members: tuple[Network, ...] = ()
 

@@ -1,9 +1,9 @@
-"""The frozen values of the walk, in the order it makes them.
+"""The frozen values that the request pipeline passes from step to step:
 
-    Arrival -> Caller -> Call -> [Target] -> Ticket (admit.py) -> Reply (send.py) -> Usage
+    RequestContext -> Caller -> Call -> [Server] -> Reservation -> Reply -> Usage
 
-Each step takes the earlier ones and returns the next; none edits what came before.
-msgspec Structs because they are built per request and cost a fifth of a dataclass.
+Reservation is in gateway/limits/reserve.py, Reply in gateway/upstream/attempt.py. No step changes a value of
+an earlier one. They are msgspec Structs because one is created per request and costs a fifth of a dataclass.
 """
 
 from collections.abc import Mapping
@@ -15,26 +15,26 @@ from msgspec import Meta, Struct, structs
 from bluesminds.common.errors import Unavailable
 from bluesminds.common.networks import Networks
 
-Source = Literal["upstream", "estimated", "none"]
+UsageSource = Literal["upstream", "estimated", "none"]
 
 
 class RequestContext(Struct, frozen=True, gc=False):
-    """A request whose head has been read."""
+    """The head of a request."""
 
-    id: str  # UUIDv7, this gateway's own, unique
-    request_id: str  # the client's X-Request-Id if it sent a sane one, else id
+    id: str  # UUIDv7, created by the gateway
+    request_id: str  # the client's X-Request-Id if it is valid, else id
     endpoint: str  # "chat.completions"
-    credential: str | None  # the key as sent, never logged
-    credential_header: str | None  # which header carried it
+    credential: str | None  # as sent; never logged
+    credential_header: str | None  # the name of its header
     origin: str | None  # the Origin header of a browser
     client: str  # IP address, or "local" on a Unix socket
-    forward: tuple[tuple[bytes, bytes], ...]  # client headers that travel on to the server
+    forward: tuple[tuple[bytes, bytes], ...]  # client headers for the server
     at_ms: int  # wall time
     started: float  # Trio's clock, seconds
 
 
 class LimitSet(Struct, frozen=True, gc=False):
-    """What one key or one account may use; money in nano-USD. 0: not limited."""
+    """The limits of an API key or an account; money in nano-USD. 0: no limit."""
 
     rpm: int = 0  # requests in any 60 s
     tpm: int = 0  # tokens in any 60 s
@@ -47,7 +47,7 @@ class LimitSet(Struct, frozen=True, gc=False):
 
 
 class InUse(Struct, frozen=True):
-    """What one key or one account has in use at this moment, by the names of LimitSet."""
+    """What an API key or an account uses at this moment; fields as in LimitSet."""
 
     rpm: int = 0
     tpm: int = 0
@@ -59,28 +59,26 @@ _figures = msgspec.json.Decoder(dict[str, Annotated[int, Meta(ge=0, le=2**63 - 1
 
 
 def read_limits(text: str | None) -> LimitSet:
-    """Limits as the store keeps them: a JSON object, in which a figure that is null or missing is none.
+    """Limits from the store: a JSON object of integers; a null or missing field is no limit.
 
-    Raises Unavailable for anything else: limits that nobody can read must not be taken for none.
+    Raises Unavailable for anything else: unreadable limits must not count as no limits.
     """
     if text is None:
         return NO_LIMITS
     try:
         return _overlaid(NO_LIMITS, _figures.decode(text))
-    except (msgspec.DecodeError, TypeError) as exc:  # TypeError: there is no limit of that name
+    except (msgspec.DecodeError, TypeError) as exc:  # TypeError: unknown field
         raise _unreadable() from exc
 
 
 def write_limits(limits: LimitSet) -> str | None:
-    """None when there are none."""
+    """The JSON object for the store; None without limits."""
     own = {name: figure for name, figure in structs.asdict(limits).items() if figure}
     return msgspec.json.encode(own).decode() if own else None
 
 
 def account_limits(tiers: Mapping[str, LimitSet], tier: str | None, own: LimitSet) -> LimitSet:
-    """The tier's limits, with the figures of `own` in the place of theirs. Raises Unavailable for a tier that
-    there is not.
-    """
+    """The tier's limits, overridden by those in `own`. Raises Unavailable for an unknown tier."""
     if tier is not None and tier not in tiers:
         raise _unreadable()
     return _overlaid(NO_LIMITS if tier is None else tiers[tier], structs.asdict(own))
@@ -93,52 +91,52 @@ def _overlaid(limits: LimitSet, own: Mapping[str, int | None]) -> LimitSet:
 def _unreadable() -> Unavailable:
     return Unavailable(
         "limits_unreadable",
-        "The limits stored for this API key or its account cannot be read. Tell the operator.",
+        "The stored limits or tier of this API key or its account are invalid. Contact the operator.",
         retry=False,
     )
 
 
 class NamePatterns(Struct, frozen=True, gc=False):
-    """Names to the letter, and beginnings of names."""
+    """Exact names and prefixes of names."""
 
     exact: frozenset[str]
-    beginnings: tuple[str, ...]
+    prefixes: tuple[str, ...]
 
     def __contains__(self, name: str) -> bool:
-        return name in self.exact or name.startswith(self.beginnings)
+        return name in self.exact or name.startswith(self.prefixes)
 
 
 class Caller(Struct, frozen=True, gc=False):
-    """Whom the key belongs to, and what it allows. Who brings a key of the server's own has no ids, only an
-    address.
+    """The owner of an API key, and what the key allows. A keyless caller, whose credential is forwarded to
+    the server, has empty ids and an address.
     """
 
     key_id: str
     user_id: str
-    key_limits: LimitSet  # of the key itself, beside the account's
+    key_limits: LimitSet  # of the key itself, in addition to the account's
     user_limits: LimitSet
     expires_at: int | None  # milliseconds since the epoch
-    scopes: frozenset[str] | None = None  # None is all
-    models: NamePatterns | None = None  # None is all
-    networks: Networks | None = None  # None is from anywhere
-    origins: frozenset[str] | None = None  # None is any page, or none
-    address: str = ""  # of a caller with the server's own key instead of one of ours
+    scopes: frozenset[str] | None = None  # None: all
+    models: NamePatterns | None = None  # None: all
+    networks: Networks | None = None  # None: any client address
+    origins: frozenset[str] | None = None  # None: any Origin header, or none
+    address: str = ""  # of a keyless caller; else empty
 
 
 class Call(Struct, frozen=True, gc=False):
-    """What is asked of a model. The body is not part of it: it is let go of before the answer ends."""
+    """The parsed request to a model. The body is not part of it, so that its memory is freed early."""
 
     context: RequestContext
     model: str
     stream: bool
-    wants_usage: bool  # the client itself asked for the usage chunk
-    max_completion: int | None = None  # tokens of one choice, as the client bounds it
-    choices: int = 1  # answers asked for at once
-    own_key: bool = False  # the credential is the server's, and goes there in the place of the gateway's
+    wants_usage: bool  # the client requested the usage chunk
+    max_completion: int | None = None  # the client's limit of tokens per choice
+    choices: int = 1  # the number of choices requested
+    own_key: bool = False  # keyless: the client's credential is sent to the server
 
 
 class Server(Struct, frozen=True):
-    """One upstream. `models` empty means whatever the server says it has."""
+    """One upstream server. Empty `models`: those that its model list names."""
 
     name: str
     dialect: str
@@ -147,8 +145,8 @@ class Server(Struct, frozen=True):
     models: tuple[str, ...]
     weight: int
     priority: int
-    origin: str  # where it was configured: "file", "table" or "environment"
-    keyless: bool = False  # takes requests with the client's own key; without an api_key, no others
+    origin: str  # "file", "table" (the database) or "environment"
+    keyless: bool = False  # also accepts keyless callers; only them if api_key is None
 
     def __repr__(self) -> str:
         return f"Server({self.name!r}, {self.dialect!r})"
@@ -164,7 +162,7 @@ class Usage(Struct, frozen=True, gc=False):
     cache_read: int | None = None
     cache_write: int | None = None
     reasoning: int | None = None
-    source: Source = "none"
+    source: UsageSource = "none"
 
 
 NO_USAGE = Usage()

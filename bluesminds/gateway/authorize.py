@@ -45,9 +45,7 @@ def name_patterns(patterns: tuple[str, ...] | None) -> NamePatterns | None:
         return None
     return NamePatterns(
         exact=frozenset(pattern for pattern in patterns if not pattern.endswith(WILDCARD)),
-        beginnings=tuple(
-            pattern.removesuffix(WILDCARD) for pattern in patterns if pattern.endswith(WILDCARD)
-        ),
+        prefixes=tuple(pattern.removesuffix(WILDCARD) for pattern in patterns if pattern.endswith(WILDCARD)),
     )
 
 

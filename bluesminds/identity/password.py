@@ -18,6 +18,7 @@ MIN_LENGTH: Final = 10
 MAX_LENGTH: Final = 1024  # bytes; hashing cost grows with length
 MAX_QUEUED: Final = 8
 RETRY_AFTER: Final = 3.0  # seconds; about the time a full queue takes
+PASSWORD_HASHER: Final = PasswordHasher(time_cost=3, memory_cost=65536, parallelism=1)
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
@@ -25,8 +26,8 @@ Ts = TypeVarTuple("Ts")
 class Passwords:
     """`hash` and `verify` raise RateLimited when MAX_QUEUED computations are waiting."""
 
-    def __init__(self) -> None:
-        self._hasher = PasswordHasher(time_cost=3, memory_cost=65536, parallelism=1)
+    def __init__(self, hasher: PasswordHasher = PASSWORD_HASHER) -> None:
+        self._hasher = hasher
         self._limiter = trio.CapacityLimiter(1)
 
     async def hash(self, password: str, *, param: str = "password") -> str:

@@ -41,7 +41,7 @@ class Answer(Struct, Generic[T], frozen=True):
     headers: tuple[tuple[str, str], ...] = ()
 
 
-class Document(Struct, frozen=True):
+class RawBody(Struct, frozen=True):
     """An answer that is no JSON."""
 
     content: bytes
@@ -78,7 +78,7 @@ class _Nothing(Struct, forbid_unknown_fields=True):
 
 class Route(Struct, frozen=True, kw_only=True):
     """`answer` None: no content. `also` are other statuses with the same answer, `media` is the type of a
-    Document. `tag` groups routes in the reference; `text` is the handler's docstring.
+    RawBody. `tag` groups routes in the reference; `text` is the handler's docstring.
     """
 
     method: Literal["GET", "POST", "PATCH", "DELETE"]
@@ -167,7 +167,7 @@ def _view(one: Route, guard: Guard) -> Callable[..., Awaitable[Response]]:
 def _written(one: Route, answer: object) -> Response:
     whole: Answer[object] = answer if isinstance(answer, Answer) else Answer(answer)
     status, body = whole.status or one.status, whole.body
-    if isinstance(body, Document):
+    if isinstance(body, RawBody):
         response = Response(body.content, status, content_type=body.content_type)
     elif body is None:
         response = Response(b"", status)

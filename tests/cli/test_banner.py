@@ -42,8 +42,8 @@ def said(
 def running(
     addresses: list[Any], models: list[str], first_run: FirstRun, state: StateDir | None = None
 ) -> Running:
-    core = cast("Any", SimpleNamespace(state=state))
-    return Running(addresses, models, first_run, core, is_alive=lambda: True)
+    services = cast("Any", SimpleNamespace(state=state))
+    return Running(addresses, models, first_run, services, healthy=lambda: True)
 
 
 def curl(text: str) -> list[str]:

@@ -57,7 +57,7 @@ def test_commands_go_through_the_running_gateway(home: Path) -> None:
 PATIENT = """
 from bluesminds.app import operator
 from bluesminds.__main__ import main
-operator.PATIENCE = 60
+operator.LOCK_TIMEOUT = 60
 main()
 """
 
@@ -79,7 +79,7 @@ def test_a_public_address_needs_an_administrator(home: Path) -> None:
     refused = user.run("serve", "--host", "0.0.0.0", "--port", "0")  # noqa: S104 - what is refused here
     assert refused.returncode == exits.CONFIG_INVALID
     error, remedy = refused.stderr.splitlines()
-    assert error.startswith("error: refusing to listen on 0.0.0.0: there is no administrator yet")
+    assert error.startswith("error: refusing to listen on 0.0.0.0: create an administrator before")
     command = remedy.removeprefix("help: bluesminds ").split()
     assert user.run(*command, stdin="correct horse battery\n").returncode == 0
     with user.serving("serve", "--host", "0.0.0.0", "--port", "0") as gateway:  # noqa: S104

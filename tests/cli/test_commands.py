@@ -199,7 +199,9 @@ def test_a_server_sealed_with_another_master_key_is_shown_as_such(home: Path) ->
     with user.serving("serve", "--port", "0") as gateway:
         gateway.wait_for('"event":"server_locked"')
         ready = httpx.get(f"{gateway.url}/ready", trust_env=False).json()
-        assert ready["checks"]["servers"] == "no usable server; 1 with a key of another master key"
+        assert (
+            ready["checks"]["servers"] == "no usable server; 1 with an API key sealed by another master key"
+        )
         assert user.run("servers", "remove", "sealed").returncode == 0
         assert gateway.stop() == 0
 

@@ -144,7 +144,11 @@ def test_keys_of_an_account(home: Path) -> None:
         (("create", "a", "--metadata", "x"), exits.USAGE, "'x' is not NAME=VALUE"),
         (("create", "a", "--rpm", "0"), exits.USAGE, "limits.rpm must be null (as the tier says)"),
         (("create", "a", "--rpm", "many"), exits.USAGE, "rpm must be a whole number, or tier"),
-        (("create", "a", "--ip", "10.0.0.1/8"), exits.USAGE, "allowed_ips is wrong: an entry has bits set"),
+        (
+            ("create", "a", "--ip", "10.0.0.1/8"),
+            exits.USAGE,
+            "allowed_ips is wrong: an entry has host bits set",
+        ),
         (
             ("create", "a", "--expires", "2020-01-01T00:00:00Z"),
             exits.USAGE,

@@ -152,7 +152,7 @@ def test_a_fault_of_ours_is_not_dressed_up(fault: Exception) -> None:
 
 def test_a_name_that_can_be_no_machine_s(home: Path) -> None:
     error, _ = refused(User(home).run("serve", "--host", "x" * 100), exits.CONFIG_INVALID)
-    assert error.endswith(": this cannot be the name of a machine")
+    assert error.endswith(": this is not a valid host name")
 
 
 @pytest.mark.parametrize("words", [("serve", "--port", "0"), ("keys", "list")], ids=" ".join)

@@ -65,7 +65,7 @@ def test_an_account_is_made_changed_and_disabled(home: Path) -> None:
         (("set", ADA), exits.USAGE, "there is nothing to set"),
         (("show", "ada@\udcff"), exits.USAGE, "the input is not UTF-8 text"),
         (("create", "--email", "ada@\udcff"), exits.USAGE, "the input is not UTF-8 text"),
-        (("create", "--email", "nobody"), exits.USAGE, "This is not an e-mail address."),
+        (("create", "--email", "nobody"), exits.USAGE, "This is not a valid e-mail address."),
     ],
 )
 def test_what_cannot_be_done_is_told(home: Path, words: tuple[str, ...], code: int, error: str) -> None:

@@ -1,4 +1,4 @@
-"""Keys, ids and sealed secrets."""
+"""API keys, ids and encrypted secrets."""
 
 import uuid
 
@@ -19,7 +19,7 @@ from bluesminds.common.crypto import (
 ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
-def test_keys_are_new_every_time_and_of_one_form() -> None:
+def test_new_key_many_keys_are_unique_and_well_formed() -> None:
     keys = {new_key() for _ in range(500)}
     assert len(keys) == 500
     for key in keys:
@@ -31,7 +31,7 @@ def test_keys_are_new_every_time_and_of_one_form() -> None:
 
 
 @given(st.integers(0, 38), st.sampled_from(ALPHABET))
-def test_one_wrong_character_is_noticed(place: int, char: str) -> None:
+def test_is_well_formed_one_wrong_character_is_false(place: int, char: str) -> None:
     key = "bm_J3yYkqYhOCd8QFYeZnBYvVp5wjA8mN3e8TLR"
     body = next(key for key in iter(new_key, "") if key)
     altered = body[:place] + char + body[place + 1 :]
@@ -40,19 +40,19 @@ def test_one_wrong_character_is_noticed(place: int, char: str) -> None:
 
 
 @given(st.integers(3, 37))
-def test_two_characters_swapped_are_noticed(place: int) -> None:
+def test_is_well_formed_two_swapped_characters_is_false(place: int) -> None:
     key = new_key()
     swapped = key[:place] + key[place + 1] + key[place] + key[place + 2 :]
     assert is_well_formed(swapped) == (swapped == key)
 
 
 @given(st.text())
-def test_other_text_is_no_key(text: str) -> None:
+def test_is_well_formed_other_text_is_false(text: str) -> None:
     assert not is_well_formed(text)
     assert not is_well_formed("bm_" + text)
 
 
-def test_digests_depend_on_key_and_pepper() -> None:
+def test_key_digest_depends_on_key_and_pepper() -> None:
     digests = {key_digest(pepper, key) for pepper in (b"a", b"b") for key in ("x", "y")}
     assert len(digests) == 4
     assert {len(digest) for digest in digests} == {32}
@@ -60,7 +60,7 @@ def test_digests_depend_on_key_and_pepper() -> None:
 
 
 @given(st.lists(st.integers(0, 2**48 - 1), min_size=2, max_size=20, unique=True))
-def test_ids_sort_by_time_and_are_uuids_of_version_7(times: list[int]) -> None:
+def test_uuid7_ids_sort_by_time_and_have_version_7(times: list[int]) -> None:
     ids = [uuid7(at) for at in sorted(times)]
     assert ids == sorted(ids)
     for at, text in zip(sorted(times), ids, strict=True):
@@ -69,12 +69,12 @@ def test_ids_sort_by_time_and_are_uuids_of_version_7(times: list[int]) -> None:
         assert parsed.int >> 80 == at
 
 
-def test_ids_of_one_moment_differ() -> None:
+def test_uuid7_same_time_ids_differ() -> None:
     assert len({uuid7(1) for _ in range(1000)}) == 1000
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"])))
-def test_what_is_sealed_opens(secret: str) -> None:
+def test_vault_sealed_secret_opens(secret: str) -> None:
     vault = Vault([MASTER])
     sealed = vault.seal(secret)
     assert vault.open(sealed) == secret
@@ -84,7 +84,7 @@ def test_what_is_sealed_opens(secret: str) -> None:
 MASTER = new_master_key()
 
 
-def test_a_new_master_key_in_front_rotates() -> None:
+def test_vault_new_first_master_key_opens_old_secrets() -> None:
     old, new = new_master_key(), new_master_key()
     sealed = Vault([old]).seal("s")
     assert Vault([new, old]).open(sealed) == "s"
@@ -94,7 +94,7 @@ def test_a_new_master_key_in_front_rotates() -> None:
         Vault([new]).open(sealed)
 
 
-def test_an_altered_secret_does_not_open() -> None:
+def test_vault_altered_secret_is_refused() -> None:
     sealed = bytearray(Vault([MASTER]).seal("s"))
     sealed[20] ^= 1
     with pytest.raises(ValueError, match="another master key"):

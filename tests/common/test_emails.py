@@ -1,4 +1,4 @@
-"""What is taken for an e-mail address, against a second opinion."""
+"""Validation of e-mail addresses, compared with the standard library's parser."""
 
 from email.headerregistry import Address
 
@@ -43,7 +43,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize("text", WRONG)
-def test_what_is_no_address(text: str) -> None:
+def test_read_email_invalid_address_is_refused(text: str) -> None:
     assert read_email(text) is None
     with pytest.raises(InvalidRequest) as caught:
         require_email(text)
@@ -53,7 +53,7 @@ def test_what_is_no_address(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["a@b.cc", "ada+x@mail.example.com", "o'neil_1%@xn--mnchen-3ya.de", "a@1.cc"]
 )
-def test_what_is_one(text: str) -> None:
+def test_read_email_valid_address_is_stripped(text: str) -> None:
     assert read_email(f" {text} ") == text
 
 
@@ -61,16 +61,16 @@ letters = st.text(st.sampled_from('ab1.@-_+\\"<>(),:; \t\r\n\0\u0131\u00e9\u3002
 
 
 @given(letters | st.text(max_size=300) | st.emails())
-def test_an_address_is_one_recipient_on_one_line(text: str) -> None:
+def test_read_email_any_text_gives_one_recipient_on_one_line(text: str) -> None:
     found = read_email(text)
     if found is None:
         return
     assert found.isascii() and found.isprintable() and " " not in found and len(found) <= 254
     assert found.count("@") == 1
-    assert Address(addr_spec=found).addr_spec == found, "the library reads the same one"
+    assert Address(addr_spec=found).addr_spec == found, "the library reads the same address"
     assert read_email(found) == found
 
 
 @given(st.emails(domains=st.just("example.com")))
-def test_common_addresses_are_taken(address: str) -> None:
+def test_read_email_common_address_is_accepted(address: str) -> None:
     assert read_email(address) == address

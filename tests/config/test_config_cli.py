@@ -57,11 +57,11 @@ def test_check_prints_every_problem_with_its_fix(here: Path) -> None:
 
 STARTS_NOT = [
     ('[storage]\nurl = "sqlite:///"', "url in [storage] cannot be used: a SQLite URL looks like "),
+    ('[storage]\nurl = "sqlite:///:memory:"', "url in [storage] cannot be used: a database in memory would "),
     (
-        '[storage]\nurl = "sqlite:///:memory:"',
-        "url in [storage] cannot be used: a database in memory is ",
+        '[storage]\nurl = "sqlite:///dev/null/x/my.db"',
+        "url in [storage] is in a directory that does not exist: /dev/null/x",
     ),
-    ('[storage]\nurl = "sqlite:///dev/null/x/my.db"', "url in [storage] is in no directory: /dev/null/x"),
     ('[storage]\nurl = "sqlite:///proc/my.db"', "url in [storage] cannot be used: /proc: "),
     (
         '[storage]\nurl = "postgres://nohost"',
@@ -78,7 +78,7 @@ STATE_CANNOT_BE = [
     ("/proc/nope", "state_dir cannot be used: /proc/nope: "),
     ("/dev/null/here", "state_dir cannot be used: /dev/null/here: Not a directory"),
     ("d" * 120, "is too long for a Unix socket"),
-    ("open", "others may write to the state directory"),
+    ("open", "other users can write to the state directory"),
 ]
 
 
@@ -125,7 +125,7 @@ async def test_check_asks_the_servers_when_told_to(here: Path, nursery: trio.Nur
     result = await trio.to_thread.run_sync(run, check, "--connect")
     assert (result.exit_code, result.stdout) == (exits.UNAVAILABLE, "")
     (error, remedy) = result.stderr.splitlines()
-    assert error.startswith('error: [[servers]] "gone" does not answer as it should: ')
+    assert error.startswith('error: [[servers]] "gone" failed its check: ')
     assert error.endswith("(gateway.toml:6)")
     assert remedy == "help: check its url and api_key"
 

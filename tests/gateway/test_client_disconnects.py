@@ -55,7 +55,7 @@ async def test_a_client_that_leaves_ends_the_work_for_it(
     await until(stream, b"two")
     assert (await gateway.chat(key=key)).json()["error"]["code"] == "concurrency_limit_exceeded"
     await stream.aclose()
-    await eventually(lambda: models.left == 1, 20)
+    await eventually(lambda: models.left == 1)
     (row,) = await gateway.settled(1)
     assert (row["outcome"], row["status"]) == ("client_gone", 499)
     assert (row["output_tokens"], row["usage_source"]) == (tokens, source)
@@ -69,7 +69,7 @@ async def test_a_client_that_leaves_before_the_first_byte(patient: Gateway, mode
     stream = await begin(gateway, ASK)
     await eventually(lambda: bool(models.asked))
     await stream.aclose()
-    await eventually(lambda: models.left == 1, 20)
+    await eventually(lambda: models.left == 1)
     (row,) = await gateway.settled(1)
     assert (row["outcome"], row["status"], row["server"]) == ("client_gone", 499, "one")
     assert await gateway.metric("bluesminds_requests_running") == 0

@@ -41,7 +41,7 @@ async def blocked(gateway: Gateway) -> AsyncIterator[None]:
 @asynccontextmanager
 async def blocked_for_long(gateway: Gateway) -> AsyncIterator[None]:
     """As `blocked`, with a commit timeout of one second until the lock is released."""
-    watchdog: Watchdog = gateway.running.is_alive.__self__  # type: ignore[attr-defined]
+    watchdog: Watchdog = gateway.running.healthy.__self__  # type: ignore[attr-defined]
     recorder = watchdog._recorder
     async with blocked(gateway):
         usual, recorder._timeout = recorder._timeout, 1.0

@@ -317,6 +317,6 @@ async def test_repeated_batch_is_stored_once(nursery: trio.Nursery, sqlite_url: 
         batch = harness.record(1)
         async with trio.open_nursery() as running:
             running.start_soon(harness.recorder.run)
-            await eventually(lambda: bool(batch.durable), 60)
+            await eventually(lambda: bool(batch.durable))
             running.cancel_scope.cancel()
         assert await real.read(select_page, LATEST, 10) == [usage(1, at=NOON)]

@@ -17,11 +17,11 @@ import trio
 import trustme
 
 from tests import gateways
+from tests.deployment import BrowserUser, Deployment
 from tests.fakes import smtp_server
 from tests.fakes.model_server import ModelServer
 from tests.fakes.smtp_server import MailServer
 from tests.gateways import ASK, Gateway, entry
-from tests.people import Town, Visitor
 
 SMTP_PASSWORD = "canary-smtp-password-5801"
 SERVER_KEY = "sk-canary-server-5802"
@@ -93,10 +93,10 @@ async def test_what_people_hold_stays_theirs(nursery: trio.Nursery, home: Path, 
         mail=mail,
     )
     witness = Witness()
-    town = Town(gateway, post)
-    async with town.visitor() as ada, town.visitor() as bob, town.visitor() as eve:
-        for visitor in (ada, bob, eve):
-            visitor.client.event_hooks["response"].append(witness.hear)
+    site = Deployment(gateway, post)
+    async with site.browser() as ada, site.browser() as bob, site.browser() as eve:
+        for browser in (ada, bob, eve):
+            browser.client.event_hooks["response"].append(witness.hear)
         await live(ada, bob, post)
         await pry(eve, witness)
         await administer(gateway, post, witness)
@@ -127,10 +127,10 @@ async def test_what_people_hold_stays_theirs(nursery: trio.Nursery, home: Path, 
     assert gateway.events("control_failed") == []
 
 
-async def live(ada: Visitor, bob: Visitor, post: MailServer) -> None:
+async def live(ada: BrowserUser, bob: BrowserUser, post: MailServer) -> None:
     """All that people do with what they hold."""
-    await ada.join(ADA, FIRST)
-    await bob.join(BOB, FIRST, bearer=True)
+    await ada.register(ADA, FIRST)
+    await bob.register(BOB, FIRST, bearer=True)
     await ada.sign_up(BOB, FIRST)
     made = (await ada.send("POST", "/api/keys", {"name": "mine"})).json()
     chat = {"authorization": f"Bearer {made['key']}"}
@@ -142,7 +142,7 @@ async def live(ada: Visitor, bob: Visitor, post: MailServer) -> None:
     await ada.send("GET", "/api/auth/sessions")
     changed = await ada.send("POST", "/api/auth/password", {"password": FIRST, "new_password": SECOND})
     assert changed.status_code == 200
-    ada.use(changed)
+    ada.use_session(changed)
     await ada.send("POST", "/api/auth/email", {"email": EVE, "password": SECOND})
     await post.arrived(EVE)
     await bob.send("POST", "/api/auth/password/forgot", {"email": ADA})
@@ -153,7 +153,7 @@ async def live(ada: Visitor, bob: Visitor, post: MailServer) -> None:
     assert (await ada.login(ADA, THIRD)).status_code == 200
 
 
-async def pry(eve: Visitor, witness: Witness) -> None:
+async def pry(eve: BrowserUser, witness: Witness) -> None:
     """Secrets where they do not belong."""
     held = sorted(witness.secrets)
     kinds = (

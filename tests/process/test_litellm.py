@@ -26,7 +26,7 @@ async def start(nursery: trio.Nursery, home: Path, litellm: LiteLLM, **more: Any
     upstream = {"first_byte_timeout": 20.0, "chunk_timeout": 20.0, "probe_timeout": 10.0}
     gateway = await gateways.start(nursery, home, servers=[server], upstream=upstream)
     if not more:
-        await eventually(lambda: has_models(gateway), 20)
+        await eventually(lambda: has_models(gateway))
     return gateway
 
 

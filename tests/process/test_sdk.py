@@ -167,7 +167,7 @@ async def test_models_with_a_slash_in_their_name(
         listed[:] = [model.id async for model in sdk.models.list()]
         return len(listed) == 2
 
-    await eventually(both_are_listed, 60)
+    await eventually(both_are_listed)
     assert listed == ["m", "org/family/model"]
     found = await sdk.models.retrieve("org/family/model")
     assert (found.id, found.owned_by, found.created) == ("org/family/model", "tests", 7)
@@ -179,7 +179,7 @@ async def test_leaving_a_stream_early_ends_the_work_for_it(patient: Gateway, mod
     models.plan(streamed(chunk("one"), Stall))
     async with client_of(patient) as sdk, await sdk.chat.completions.create(**ASK, stream=True) as stream:
         await anext(aiter(stream))
-    await eventually(lambda: models.left == 1, 20)
+    await eventually(lambda: models.left == 1)
     assert (await patient.settled(1))[0]["outcome"] == "client_gone"
 
 

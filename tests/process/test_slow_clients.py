@@ -105,7 +105,7 @@ async def slow_bodies(home: Path, models: ModelServer, count: int, body_timeout:
         assert {sample.status for sample in load.samples} == {200}
         assert gateway.stop() == 0
     assert len(ends) == count
-    assert {end.told.split(b"\r\n")[0] for end in ends} == {b"HTTP/1.1 408 Request Timeout"}
+    assert {end.received.split(b"\r\n")[0] for end in ends} == {b"HTTP/1.1 408 Request Timeout"}
     assert max(end.seconds for end in ends) <= body_timeout + LATE
     assert len(models.asked) == len(load.samples), "no server hears of an unfinished request"
 

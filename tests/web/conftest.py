@@ -6,19 +6,19 @@ import pytest
 import trio
 
 from tests import gateways
+from tests.deployment import Callers, create_callers
 from tests.fakes.model_server import ModelServer
 from tests.gateway.conftest import gateway, models
 from tests.gateways import entry
 from tests.storage.conftest import postgres, postgres_url
-from tests.web.people import Cast, assemble
 
 __all__ = ["gateway", "models", "postgres", "postgres_url"]
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.process)])
-async def cast(
+async def callers(
     request: pytest.FixtureRequest, nursery: trio.Nursery, home: Path, models: ModelServer
-) -> Cast:
+) -> Callers:
     storage = {} if request.param == "sqlite" else {"url": request.getfixturevalue("postgres_url")}
     servers = [entry("one", models.url, api_key="sk-upstream")]
-    return await assemble(await gateways.start(nursery, home, servers=servers, storage=storage))
+    return await create_callers(await gateways.start(nursery, home, servers=servers, storage=storage))

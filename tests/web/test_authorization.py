@@ -17,12 +17,13 @@ import trio
 
 from bluesminds.http.asgi import ASGIApp
 from bluesminds.web import app as web_app
+from bluesminds.web.api import build_guard
 from bluesminds.web.guard import PLAIN_COOKIE, Access, Guard
 from bluesminds.web.pages import account_pages
 from bluesminds.web.routes import Route, route
 from tests import gateways
+from tests.deployment import KEYS, Callers, anonymous_client
 from tests.gateways import Gateway
-from tests.web.people import KEYS, Cast, stranger
 
 ROOT = Path(__file__).resolve().parents[2]
 NOBODY = "00000000-0000-7000-8000-000000000000"
@@ -141,7 +142,7 @@ Refusal = tuple[int, str] | None
 @dataclass
 class Credential:
     name: str
-    make: Callable[[Cast], Awaitable[Carried]]
+    make: Callable[[Callers], Awaitable[Carried]]
     signed_in: Refusal
     administrators: Refusal
     write: Refusal = None  # instead, for a change
@@ -160,8 +161,8 @@ NO_ADMIN = (403, "admin_required")
 FORGED = (403, "csrf_token_invalid")
 
 
-def plain(**headers: str) -> Callable[[Cast], Awaitable[Carried]]:
-    async def make(cast: Cast) -> Carried:
+def plain(**headers: str) -> Callable[[Callers], Awaitable[Carried]]:
+    async def make(callers: Callers) -> Carried:
         return {name.replace("_", "-"): value for name, value in headers.items()}, {}, {}
 
     return make
@@ -176,14 +177,14 @@ def session(
     query: str = "",
     csrf: str = "",
     more: dict[str, str] | None = None,
-) -> Callable[[Cast], Awaitable[Carried]]:
+) -> Callable[[Callers], Awaitable[Carried]]:
     """`csrf`: "own", or the name of a user whose token is sent."""
 
-    async def make(cast: Cast) -> Carried:
-        token, own, _ = await cast.session(who)
+    async def make(callers: Callers) -> Carried:
+        token, own, _ = await callers.session(who)
         headers = dict(more or {})
         if csrf:
-            headers["x-csrf-token"] = own if csrf == "own" else (await cast.session(csrf))[1]
+            headers["x-csrf-token"] = own if csrf == "own" else (await callers.session(csrf))[1]
         if cookie:
             return headers, {PLAIN_COOKIE: token}, {}
         if query:
@@ -195,9 +196,9 @@ def session(
 
 def key(
     name: str, *, header: str = "authorization", prefix: str = "", cookie: str = "", query: str = ""
-) -> Callable[[Cast], Awaitable[Carried]]:
-    async def make(cast: Cast) -> Carried:
-        secret = cast.keys[name]
+) -> Callable[[Callers], Awaitable[Carried]]:
+    async def make(callers: Callers) -> Carried:
+        secret = callers.keys[name]
         if cookie:
             return {}, {cookie: secret}, {}
         if query:
@@ -207,16 +208,16 @@ def key(
     return make
 
 
-async def ended(cast: Cast) -> Carried:
-    token, _, id_ = await cast.session("admin")
-    async with cast.gateway.client(token) as client:
+async def ended(callers: Callers) -> Carried:
+    token, _, id_ = await callers.session("admin")
+    async with callers.gateway.client(token) as client:
         assert (await client.delete(f"/api/auth/sessions/{id_}")).status_code == 204
     return {"authorization": f"Bearer {token}"}, {}, {}
 
 
-async def both(cast: Cast) -> Carried:
-    token, csrf, _ = await cast.session("admin")
-    headers = {"authorization": f"Bearer {cast.keys['good']}", "x-csrf-token": csrf}
+async def both(callers: Callers) -> Carried:
+    token, csrf, _ = await callers.session("admin")
+    headers = {"authorization": f"Bearer {callers.keys['good']}", "x-csrf-token": csrf}
     return headers, {PLAIN_COOKIE: token}, {}
 
 
@@ -333,17 +334,17 @@ async def test_a_route_is_served_as_its_table_says_and_nothing_besides(gateway: 
         """Do nothing."""
 
     one = route("GET", "/one", Access.ADMIN, handler, tag="Tests")
-    guard = web_app.Guard(gateway.core.sessions, gateway.core.throttle, public_url=None)
-    app: Any = web_app.create_app([one], guard, clock=gateway.core.clock, log=gateway.core.log)
+    guard = build_guard(gateway.services.accounts, public_url=None)
+    app: Any = web_app.create_app([one], guard, clock=gateway.services.clock, log=gateway.services.log)
     rules = [(rule.rule, rule.methods) for rule in app.url_map.iter_rules()]
     assert rules == [("/one", {"GET", "HEAD"})]
 
 
-async def test_every_control_route_with_every_credential(cast: Cast) -> None:
+async def test_every_control_route_with_every_credential(callers: Callers) -> None:
     wrong = []
-    async with stranger(cast.gateway) as client:
+    async with anonymous_client(callers.gateway) as client:
         for credential in CREDENTIALS:
-            carried = await credential.make(cast)
+            carried = await credential.make(callers)
             for name in CONTROL:
                 answer = await call(client, name, carried)
                 if told(answer) not in credential.expected(name):
@@ -351,7 +352,7 @@ async def test_every_control_route_with_every_credential(cast: Cast) -> None:
                 if "set-cookie" in answer.headers and name != LEAVE:
                     wrong.append((credential.name, name, "set-cookie"))
     assert wrong == []
-    assert cast.gateway.events("control_failed") == []
+    assert callers.gateway.events("control_failed") == []
 
 
 FOREIGN = [
@@ -368,11 +369,11 @@ FOREIGN = [
 ]
 
 
-async def test_no_change_comes_from_another_site(cast: Cast) -> None:
+async def test_no_change_comes_from_another_site(callers: Callers) -> None:
     wrong = []
-    host = f"127.0.0.1:{cast.gateway.port}"
-    async with stranger(cast.gateway) as client:
-        made, cookies, _ = await session("admin", cookie=True, csrf="own")(cast)
+    host = f"127.0.0.1:{callers.gateway.port}"
+    async with anonymous_client(callers.gateway) as client:
+        made, cookies, _ = await session("admin", cookie=True, csrf="own")(callers)
         for headers in FOREIGN:
             sent = {name: value.replace("HOST", host) for name, value in headers.items()}
             for name in CONTROL:
@@ -380,20 +381,20 @@ async def test_no_change_comes_from_another_site(cast: Cast) -> None:
                 if told(answer) != (None if name.startswith("GET") else (403, "cross_site_request")):
                     wrong.append((headers, name, answer.status_code, answer.text))
     assert wrong == []
-    assert cast.gateway.events("control_failed") == []
+    assert callers.gateway.events("control_failed") == []
 
 
-async def test_a_change_comes_from_the_own_site(cast: Cast) -> None:
-    for origin in (f"http://127.0.0.1:{cast.gateway.port}", f"HTTP://127.0.0.1:{cast.gateway.port}"):
-        headers, cookies, _ = await session("user", cookie=True, csrf="own")(cast)
+async def test_a_change_comes_from_the_own_site(callers: Callers) -> None:
+    for origin in (f"http://127.0.0.1:{callers.gateway.port}", f"HTTP://127.0.0.1:{callers.gateway.port}"):
+        headers, cookies, _ = await session("user", cookie=True, csrf="own")(callers)
         headers |= {"origin": origin, "sec-fetch-site": "same-origin"}
-        async with stranger(cast.gateway) as client:
+        async with anonymous_client(callers.gateway) as client:
             answer = await call(client, "POST /api/keys", (headers, cookies, {}))
             assert answer.json()["error"]["code"] == "invalid_value", "let in, and then not understood"
 
 
-async def test_the_operator_is_no_user(cast: Cast) -> None:
-    async with cast.gateway.operator() as client:
+async def test_the_operator_is_no_user(callers: Callers) -> None:
+    async with callers.gateway.operator() as client:
         for name in CONTROL:
             answer = await call(client, name, ({}, {}, {}))
             if WHO[name] == "signed in":
@@ -410,18 +411,18 @@ BODIES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("thief", ["other", "admin"])
-async def test_what_belongs_to_somebody_else_is_not_there(thief: str, cast: Cast) -> None:
+async def test_what_belongs_to_somebody_else_is_not_there(thief: str, callers: Callers) -> None:
     """Not even for an administrator, where users keep their own."""
     owned = [name for name, who in WHO.items() if who == "signed in" and "{" in name]
     assert len(owned) > 10
-    async with stranger(cast.gateway) as client:
+    async with anonymous_client(callers.gateway) as client:
         for name in owned:
             method, _, path = name.partition(" ")
-            token, _, session_id = await cast.session("user")
-            places = {"key_id": await new_key(cast), "session_id": session_id}
+            token, _, session_id = await callers.session("user")
+            places = {"key_id": await new_key(callers), "session_id": session_id}
             url = path.format_map(places)
             body = {"json": BODIES.get(name, {})} if method in ("POST", "PATCH") else {}
-            stolen = {"authorization": f"Bearer {(await cast.session(thief))[0]}"}
+            stolen = {"authorization": f"Bearer {(await callers.session(thief))[0]}"}
             own = {"authorization": f"Bearer {token}"}
             before = await client.get("/api/keys", headers=own, params={"limit": 100})
             refused = await client.request(method, url, headers=stolen, **body)  # type: ignore[arg-type]
@@ -433,20 +434,20 @@ async def test_what_belongs_to_somebody_else_is_not_there(thief: str, cast: Cast
             assert allowed.status_code in (200, 201, 204), (name, allowed.text)
 
 
-async def new_key(cast: Cast) -> str:
-    async with cast.gateway.operator() as operator:
-        body = {"name": "mine", "user_id": cast.users["user"]}
+async def new_key(callers: Callers) -> str:
+    async with callers.gateway.operator() as operator:
+        body = {"name": "mine", "user_id": callers.users["user"]}
         return str((await operator.post("/api/admin/keys", json=body)).json()["id"])
 
 
-async def test_lists_hold_ones_own_only(cast: Cast) -> None:
-    async with stranger(cast.gateway) as client:
-        headers = {"authorization": f"Bearer {(await cast.session('other'))[0]}"}
+async def test_lists_hold_ones_own_only(callers: Callers) -> None:
+    async with anonymous_client(callers.gateway) as client:
+        headers = {"authorization": f"Bearer {(await callers.session('other'))[0]}"}
         for path in ("/api/keys", "/user/api-keys"):
             assert (await client.get(path, headers=headers)).json()["data"] == []
         (only,) = (await client.get("/api/auth/sessions", headers=headers)).json()["data"]
         assert only["current"]
-        assert (await client.get("/api/auth/me", headers=headers)).json()["id"] == cast.users["other"]
+        assert (await client.get("/api/auth/me", headers=headers)).json()["id"] == callers.users["other"]
 
 
 NO_KEY = (401, "missing_api_key")
@@ -456,7 +457,7 @@ OTHER_PAGE = (403, "origin_not_allowed")
 NOT_FOR_THIS = (403, "scope_not_allowed")
 PAGE = {"origin": "https://app.example.com"}
 # Where the credential is, what else is sent, and what chat and models are told.
-CALLS: list[tuple[str, Callable[[Cast], Awaitable[Carried]], dict[str, str], Refusal, Refusal]] = [
+CALLS: list[tuple[str, Callable[[Callers], Awaitable[Carried]], dict[str, str], Refusal, Refusal]] = [
     ("nothing", plain(), {}, NO_KEY, NO_KEY),
     ("a basic login", plain(authorization="Basic YWRtaW46YWRtaW4="), {}, BAD_KEY, BAD_KEY),
     ("a user's session", session("user"), {}, BAD_KEY, BAD_KEY),
@@ -497,12 +498,12 @@ CALLS: list[tuple[str, Callable[[Cast], Awaitable[Carried]], dict[str, str], Ref
 ]
 
 
-async def test_model_traffic_with_every_credential(cast: Cast) -> None:
+async def test_model_traffic_with_every_credential(callers: Callers) -> None:
     ask = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
-    async with stranger(cast.gateway) as client:
+    async with anonymous_client(callers.gateway) as client:
         for prefix in ("/v1", "/api/v1"):
             for what, make, more, chat, models in CALLS:
-                headers, cookies, query = await make(cast)
+                headers, cookies, query = await make(callers)
                 headers = headers | more
                 if cookies:
                     headers["cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
@@ -521,10 +522,10 @@ async def test_model_traffic_with_every_credential(cast: Cast) -> None:
                         assert listed == ([] if what.startswith("for another model") else ["m"]), what
 
 
-async def test_no_refusal_shows_a_credential(cast: Cast) -> None:
-    async with stranger(cast.gateway) as client, trio.open_nursery():
+async def test_no_refusal_shows_a_credential(callers: Callers) -> None:
+    async with anonymous_client(callers.gateway) as client, trio.open_nursery():
         for _, make, more, *_ in CALLS:
-            headers, cookies, query = await make(cast)
+            headers, cookies, query = await make(callers)
             secrets = [
                 *(value.rpartition(" ")[2] for value in headers.values() if "b" in value),
                 *cookies.values(),
@@ -533,5 +534,5 @@ async def test_no_refusal_shows_a_credential(cast: Cast) -> None:
             answer = await client.get("/v1/models", headers=headers | more, params=query or None)
             shown = answer.text + str(answer.headers)
             assert not [secret for secret in secrets if len(secret) > 30 and secret in shown]
-            logged = cast.gateway.log
+            logged = callers.gateway.log
             assert not [secret for secret in secrets if len(secret) > 30 and secret in logged]

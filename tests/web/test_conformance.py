@@ -20,7 +20,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from tests.web.people import Cast
+from tests.deployment import Callers
 
 CHECKS = [
     not_a_server_error,
@@ -41,16 +41,16 @@ PASSED_ON = "/v1/chat/completions"
 
 @pytest.mark.process
 @pytest.mark.parametrize("role", EXAMPLES)
-async def test_every_operation_keeps_to_the_reference(role: str, cast: Cast) -> None:
-    document = (await cast.gateway.get("/openapi.json")).json()
+async def test_every_operation_keeps_to_the_reference(role: str, callers: Callers) -> None:
+    document = (await callers.gateway.get("/openapi.json")).json()
     wrong: list[str] = []
-    await trio.to_thread.run_sync(try_all, document, role, cast, wrong)
+    await trio.to_thread.run_sync(try_all, document, role, callers, wrong)
     assert "\n\n".join(wrong) == ""
-    assert cast.gateway.events("control_failed") == []
-    assert cast.gateway.events("request_failed") == []
+    assert callers.gateway.events("control_failed") == []
+    assert callers.gateway.events("request_failed") == []
 
 
-def try_all(document: dict[str, Any], role: str, cast: Cast, wrong: list[str]) -> None:
+def try_all(document: dict[str, Any], role: str, callers: Callers, wrong: list[str]) -> None:
     """From a thread: schemathesis waits for its answers."""
     for found in schemathesis.openapi.from_dict(document, config=CONFIG).get_all_operations():
         operation = found.ok()
@@ -58,7 +58,7 @@ def try_all(document: dict[str, Any], role: str, cast: Cast, wrong: list[str]) -
             if mode is GenerationMode.NEGATIVE and not takes_input(operation):
                 continue
             try:
-                tried(operation, mode, partial(credential, role, cast), cast, EXAMPLES[role])()
+                tried(operation, mode, partial(credential, role, callers), callers, EXAMPLES[role])()
             except (Exception, BaseExceptionGroup) as exc:
                 wrong.append(f"{operation.label} ({mode.value}): {exc!r}"[:3000])
 
@@ -68,19 +68,19 @@ def takes_input(operation: Any) -> bool:
     return bool(operation.body or operation.query)
 
 
-def credential(role: str, cast: Cast, path: str) -> dict[str, str]:
+def credential(role: str, callers: Callers, path: str) -> dict[str, str]:
     """One that works for this call: some calls end the session that they come with."""
     if role == "nobody":
         return {"authorization": "Bearer nothing"}
     if path.startswith("/v1/"):
-        return {"authorization": f"Bearer {cast.keys['good']}"}
-    token, _, _ = trio.from_thread.run(cast.session, role)
+        return {"authorization": f"Bearer {callers.keys['good']}"}
+    token, _, _ = trio.from_thread.run(callers.session, role)
     return {"authorization": f"Bearer {token}"}
 
 
-def tried(operation: Any, mode: GenerationMode, headers: Any, cast: Cast, examples: int) -> Any:
+def tried(operation: Any, mode: GenerationMode, headers: Any, callers: Callers, examples: int) -> Any:
     """A property: `examples` calls of one operation, every other one of something that exists."""
-    real = {"key_id": cast.key_ids["good"], "user_id": cast.users["other"], "name": "one", "id": "m"}
+    real = {"key_id": callers.key_ids["good"], "user_id": callers.users["other"], "name": "one", "id": "m"}
     checks = CHECKS if operation.path != PASSED_ON else CHECKS[:-1]
 
     @settings(
@@ -100,15 +100,15 @@ def tried(operation: Any, mode: GenerationMode, headers: Any, cast: Cast, exampl
                 case.body["model"] = "m"
         case.headers = {}
         case.call_and_validate(
-            base_url=cast.gateway.url, headers=headers(operation.path), checks=checks, timeout=10
+            base_url=callers.gateway.url, headers=headers(operation.path), checks=checks, timeout=10
         )
 
     return property_
 
 
-async def test_the_document_tells_of_every_refusal_alike(cast: Cast) -> None:
-    document = (await cast.gateway.get("/openapi.json")).json()
-    async with httpx.AsyncClient(base_url=cast.gateway.url, trust_env=False) as client:
+async def test_the_document_tells_of_every_refusal_alike(callers: Callers) -> None:
+    document = (await callers.gateway.get("/openapi.json")).json()
+    async with httpx.AsyncClient(base_url=callers.gateway.url, trust_env=False) as client:
         refused = (await client.get("/api/admin/users")).json()
     wanted = document["components"]["schemas"]["Refusal"]
     assert refused.keys() == {"error"}

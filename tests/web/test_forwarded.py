@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from bluesminds.common.networks import Networks, read_network
 from bluesminds.web.forwarded import MAX_HOPS, ProxyHeaders
+from tests.deployment import deploy
 from tests.fakes.model_server import ModelServer
 from tests.gateways import entry, start
-from tests.people import settle
 
 TRUSTED = ("10.0.0.0/8", "127.0.0.1", "2001:db8:ffff::/48")
 PROXIES = ProxyHeaders(Networks.read(TRUSTED))
@@ -292,12 +292,12 @@ async def test_each_request_on_a_proxys_connection_has_its_own_client(
 
 
 async def test_the_audit_log_has_the_client_behind_a_trusted_proxy(nursery: trio.Nursery, home: Path) -> None:
-    town = await settle(nursery, home, sections={"server": {"trusted_proxies": ["127.0.0.1"]}})
-    await town.user("ada@example.com")
-    async with town.visitor(**{"x-forwarded-for": "6.6.6.6, 192.0.2.7"}) as ada:
+    site = await deploy(nursery, home, sections={"server": {"trusted_proxies": ["127.0.0.1"]}})
+    await site.create_user("ada@example.com")
+    async with site.browser(**{"x-forwarded-for": "6.6.6.6, 192.0.2.7"}) as ada:
         await ada.login("ada@example.com")
         assert (await ada.send("POST", "/api/keys", {"name": "a"})).status_code == 201
-    with town.gateway.reading() as database:
+    with site.gateway.reading() as database:
         query = "SELECT address FROM audit WHERE action = 'key.create' ORDER BY seq DESC LIMIT 1"
         assert database.execute(query).fetchone() == ("192.0.2.7",)
 

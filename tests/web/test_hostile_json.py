@@ -11,9 +11,9 @@ import httpx
 import msgspec
 import pytest
 
+from tests.deployment import Callers, anonymous_client
 from tests.fakes.model_server import ModelServer
 from tests.gateways import Gateway
-from tests.web.people import Cast, stranger
 
 CPU_SECONDS = 0.2
 DEEP = 100_000
@@ -72,10 +72,10 @@ async def test_a_model_request(gateway: Gateway, models: ModelServer) -> None:
     assert_no_trace(gateway)
 
 
-async def test_a_change(cast: Cast) -> None:
-    token, _, _ = await cast.session("user")
+async def test_a_change(callers: Callers) -> None:
+    token, _, _ = await callers.session("user")
     headers = {"authorization": f"Bearer {token}"}
-    async with stranger(cast.gateway) as client:
+    async with anonymous_client(callers.gateway) as client:
         for case in CASES:
             for body in (
                 b'{"name":' + case.inside + b"}",
@@ -91,7 +91,7 @@ async def test_a_change(cast: Cast) -> None:
                 assert answer.status_code == 400, (case.name, answer.text)
                 assert answer.json()["error"]["code"] in CODES, (case.name, answer.text)
                 assert used < CPU_SECONDS, case.name
-    assert_no_trace(cast.gateway)
+    assert_no_trace(callers.gateway)
 
 
 async def test_a_long_text_passes_and_costs_little(gateway: Gateway, models: ModelServer) -> None:
@@ -113,16 +113,16 @@ async def test_a_long_text_passes_and_costs_little(gateway: Gateway, models: Mod
     assert all(len(line) < 5000 for line in gateway.lines)
 
 
-async def test_a_long_change_is_refused(cast: Cast) -> None:
-    token, _, _ = await cast.session("user")
-    async with stranger(cast.gateway) as client:
+async def test_a_long_change_is_refused(callers: Callers) -> None:
+    token, _, _ = await callers.session("user")
+    async with anonymous_client(callers.gateway) as client:
         answer = await client.post(
             "/api/keys",
             content=b'{"name":"' + b"x" * LONG + b'"}',
             headers={"authorization": f"Bearer {token}"},
         )
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
-    assert_no_trace(cast.gateway)
+    assert_no_trace(callers.gateway)
 
 
 @pytest.mark.parametrize("name", ["MODEL", "Max_Tokens", "STREAM", "N"])

@@ -8,9 +8,9 @@ from typing import Any
 import trio
 
 from tests import gateways
+from tests.deployment import anonymous_client, create_callers
 from tests.gateways import entry
 from tests.storage.conftest import postgres, postgres_url, sqlite_path, sqlite_url, url
-from tests.web.people import assemble, stranger
 from tests.web.test_mass_assignment import KEY, WRITES
 
 __all__ = ["postgres", "postgres_url", "sqlite_path", "sqlite_url", "url"]
@@ -46,19 +46,19 @@ def calls(document: dict[str, Any], real: dict[str, str]) -> Iterator[tuple[str,
 async def test_no_text_is_a_fault(nursery: trio.Nursery, home: Path, url: str) -> None:
     servers = [entry("one", "http://127.0.0.1:9/v1")]
     gateway = await gateways.start(nursery, home, servers=servers, storage={"url": url})
-    cast = await assemble(gateway, only=("user", "admin"))
+    callers = await create_callers(gateway, only=("user", "admin"))
     document = (await gateway.get("/openapi.json")).json()
     real = {
-        "key_id": cast.key_ids["good"],
-        "user_id": cast.users["user"],
+        "key_id": callers.key_ids["good"],
+        "user_id": callers.users["user"],
         "name": "one",
         "session_id": "x",
         "invite_id": "x",
     }
     faults = []
     tried = 0
-    async with stranger(gateway) as client:
-        token, _, _ = await cast.session("admin")
+    async with anonymous_client(gateway) as client:
+        token, _, _ = await callers.session("admin")
         for method, address, more in calls(document, real):
             if address.startswith(("/api/auth/logout", "/api/auth/sessions")) and method != "get":
                 continue

@@ -7,14 +7,14 @@ from typing import Any
 import httpx
 import trio
 
-from bluesminds.app import serve
+from bluesminds.app.settings_map import listener_limits
 from bluesminds.config import ListenSettings
 from bluesminds.http.server.serve import Limits
 from tests import gateways
 
 
 def test_every_limit_of_the_listener_is_a_setting() -> None:
-    assert serve._limits(ListenSettings()) == Limits()
+    assert listener_limits(ListenSettings()) == Limits()
     numbers: dict[str, Any] = {
         name: value + 1
         for name, value in zip(
@@ -22,7 +22,7 @@ def test_every_limit_of_the_listener_is_a_setting() -> None:
         )
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
-    changed = serve._limits(ListenSettings(**numbers))
+    changed = listener_limits(ListenSettings(**numbers))
     for limit in dataclasses.fields(Limits):
         assert getattr(changed, limit.name) != limit.default, limit.name
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from tests.deployment import PASSWORD, Callers, anonymous_client, create_callers
 from tests.gateways import Gateway
-from tests.web.people import PASSWORD, Cast, assemble, stranger
 
 LIMITS = {
     *("rpm", "tpm", "concurrency", "tokens_per_day", "tokens_per_month"),
@@ -82,9 +82,9 @@ GUESSES = ("is_admin", "admin", "balance", "owner_id", "permissions", "__proto__
 
 
 @pytest.fixture
-async def cast(gateway: Gateway) -> Cast:
+async def callers(gateway: Gateway) -> Callers:
     """On SQLite, whose whole content is compared."""
-    return await assemble(gateway)
+    return await create_callers(gateway)
 
 
 def tables(gateway: Gateway) -> dict[str, list[str]]:
@@ -106,8 +106,8 @@ def components(document: dict[str, Any], schema: dict[str, Any]) -> dict[str, An
     return dict(document["components"]["schemas"][schema["$ref"].rpartition("/")[2]])
 
 
-async def test_every_write_takes_what_is_written_here(cast: Cast) -> None:
-    document = (await cast.gateway.get("/openapi.json")).json()
+async def test_every_write_takes_what_is_written_here(callers: Callers) -> None:
+    document = (await callers.gateway.get("/openapi.json")).json()
     found = {}
     for path, methods in document["paths"].items():
         for method, one in methods.items():
@@ -125,22 +125,22 @@ async def test_every_write_takes_what_is_written_here(cast: Cast) -> None:
     assert document["components"]["schemas"]["LimitsInput"]["additionalProperties"] is False
 
 
-async def test_no_write_takes_a_columns_name(cast: Cast) -> None:
+async def test_no_write_takes_a_columns_name(callers: Callers) -> None:
     """Asked by whoever may ask it: users for their own, an administrator for the rest."""
-    gateway = cast.gateway
+    gateway = callers.gateway
     columns = {column for names in tables(gateway).values() for column in names} | {*GUESSES, *LIMITS}
     assert {"role", "password_hash", "digest", "user_id", "disabled_at", "sealed_api_key"} <= columns
-    places = {"key_id": cast.key_ids["good"], "user_id": cast.users["other"]}
+    places = {"key_id": callers.key_ids["good"], "user_id": callers.users["other"]}
     bearers = {
-        role: {"authorization": f"Bearer {(await cast.session(role))[0]}"} for role in ("user", "admin")
+        role: {"authorization": f"Bearer {(await callers.session(role))[0]}"} for role in ("user", "admin")
     }
     before = content(gateway)
     tried = 0
-    async with stranger(gateway) as client:
+    async with anonymous_client(gateway) as client:
         for name, (fields, body) in WRITES.items():
             method, _, path = name.partition(" ")
             headers = bearers["admin" if path.startswith("/api/admin/") else "user"]
-            gateway.core.auth._throttle._changes._empty_at.clear()  # more than the limit allows
+            gateway.services.accounts.throttle._changes._empty_at.clear()  # more than the limit allows
             for column in sorted(columns - fields):
                 wanted = body | {column: "admin"}
                 answer = await client.request(method, path.format_map(places), json=wanted, headers=headers)
@@ -152,20 +152,20 @@ async def test_no_write_takes_a_columns_name(cast: Cast) -> None:
     assert content(gateway) == before
 
 
-async def test_what_is_declared_changes_and_nothing_else(cast: Cast) -> None:
+async def test_what_is_declared_changes_and_nothing_else(callers: Callers) -> None:
     """A user's own name; everything else of the row stays."""
-    token, _, _ = await cast.session("user")
-    gateway = cast.gateway
+    token, _, _ = await callers.session("user")
+    gateway = callers.gateway
 
     def row() -> dict[str, Any]:
         with closing(sqlite3.connect(gateway.database)) as database:
             database.row_factory = sqlite3.Row
             return dict(
-                database.execute("SELECT * FROM users WHERE id = ?", (cast.users["user"],)).fetchone()
+                database.execute("SELECT * FROM users WHERE id = ?", (callers.users["user"],)).fetchone()
             )
 
     before = row()
-    async with stranger(gateway) as client:
+    async with anonymous_client(gateway) as client:
         answer = await client.patch(
             "/api/auth/me", json={"full_name": "Ada"}, headers={"authorization": f"Bearer {token}"}
         )

@@ -2,8 +2,8 @@
 
 import pytest
 
+from tests.deployment import PASSWORD, anonymous_client
 from tests.gateways import Gateway
-from tests.web.people import PASSWORD, stranger
 
 ADA = "ada@example.com"
 
@@ -22,7 +22,7 @@ async def test_a_browsers_name_is_read_as_it_was_meant(gateway: Gateway, sent: b
     async with gateway.operator() as operator:
         body = {"email": ADA, "password": PASSWORD}
         user_id = (await operator.post("/api/admin/users", json=body)).json()["id"]
-        async with stranger(gateway) as visitor:
+        async with anonymous_client(gateway) as visitor:
             login = await visitor.post("/api/auth/login", json=body, headers={b"user-agent": sent})
         assert login.status_code == 200, login.text
         (session,) = (await operator.get(f"/api/admin/users/{user_id}/sessions")).json()["data"]

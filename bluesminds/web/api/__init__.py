@@ -1,1 +1,49 @@
-"""The control plane's endpoints, one module an area."""
+"""The control plane's HTTP API, one module per subject, and its complete route list."""
+
+from collections.abc import Awaitable, Callable
+
+from msgspec import Struct
+
+from bluesminds.accounts.services import AccountServices
+from bluesminds.common.values import InUse, Server
+from bluesminds.gateway.probe import ProbeResult
+from bluesminds.web.api import audit, auth, invites, keys, limits, servers, sessions, setup, usage, users
+from bluesminds.web.guard import Guard
+from bluesminds.web.routes import Route
+
+
+class GatewayControls(Struct, frozen=True):
+    """What the API reads from the running gateway and changes in it; a command without a server passes its
+    own functions.
+    """
+
+    list_servers: Callable[[], Awaitable[list[Server]]]
+    """All servers: those of the configuration and those of the database."""
+    servers_changed: Callable[[], Awaitable[None]]
+    """Called after a change of the servers in the database."""
+    test_server: Callable[[Server], Awaitable[ProbeResult]]
+    usage_now: Callable[[str], InUse]
+    """What a limited account, "key:ID" or "user:ID", uses at this moment."""
+
+
+def api_routes(accounts: AccountServices, controls: GatewayControls) -> list[Route]:
+    return [
+        *setup.routes(setup.SetupHandlers(accounts.users, accounts.passwords, accounts.throttle)),
+        *keys.routes(accounts.keys, accounts.users),
+        *auth.routes(auth.AuthHandlers(accounts.login, accounts.mailboxes, accounts.users)),
+        *sessions.routes(sessions.SessionHandlers(accounts.sessions, accounts.users)),
+        *users.routes(users.UserHandlers(accounts.users, accounts.passwords, accounts.mailboxes)),
+        *invites.routes(invites.InviteHandlers(accounts.invitations)),
+        *servers.routes(
+            servers.ServerHandlers(
+                accounts.servers, controls.list_servers, controls.servers_changed, controls.test_server
+            )
+        ),
+        *usage.routes(usage.UsageHandlers(accounts.usage)),
+        *limits.routes(limits.LimitHandlers(accounts.limits, controls.usage_now)),
+        *audit.routes(audit.AuditHandlers(accounts.audit)),
+    ]
+
+
+def build_guard(accounts: AccountServices, *, public_url: str | None) -> Guard:
+    return Guard(accounts.sessions, accounts.throttle, public_url=public_url)

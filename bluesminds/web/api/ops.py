@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 from bluesminds import __version__
 from bluesminds.http.server.limits import Stats
 from bluesminds.web.guard import Access
-from bluesminds.web.routes import Answer, Document, Route, route
+from bluesminds.web.routes import Answer, RawBody, Route, route
 
 
 class ListenerMetrics(Collector):
@@ -89,9 +89,9 @@ class OpsHandlers(Struct, frozen=True):
         fit = all(word == "ok" for word in checks.values())
         return Answer(Readiness("ok" if fit else "unavailable", checks), status=200 if fit else 503)
 
-    async def metrics(self) -> Document:
+    async def metrics(self) -> RawBody:
         """Metrics as Prometheus reads them."""
-        return Document(generate_latest(self.registry), CONTENT_TYPE_LATEST)
+        return RawBody(generate_latest(self.registry), CONTENT_TYPE_LATEST)
 
 
 def routes(handlers: OpsHandlers) -> list[Route]:

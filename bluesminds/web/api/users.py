@@ -2,7 +2,7 @@
 
 from msgspec import UNSET, Struct, UnsetType
 
-from bluesminds.accounts.mailboxes import Link, Mailboxes
+from bluesminds.accounts.mailboxes import Mailboxes, ResetLink
 from bluesminds.accounts.users import UserChanges, Users
 from bluesminds.common.clock import format_time
 from bluesminds.common.emails import require_email
@@ -118,5 +118,5 @@ def view(row: UserRow) -> UserView:
     )
 
 
-def _link(link: Link) -> LinkView:
+def _link(link: ResetLink) -> LinkView:
     return LinkView(email=link.email, url=link.url, expires_at=format_time(link.expires_at))

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from bluesminds.web.errors import ErrorResponse
 from bluesminds.web.guard import COOKIE, CSRF_HEADER, Access
-from bluesminds.web.routes import Document, Route
+from bluesminds.web.routes import RawBody, Route
 
 JSON: Final = "application/json"
 Schema = dict[str, Any]
@@ -73,7 +73,7 @@ class Operation(Struct, frozen=True, kw_only=True):
 def operation(one: Route) -> Operation:
     if one.answer is None:
         media: Mapping[str, Any] = {}
-    elif one.answer is Document:
+    elif one.answer is RawBody:
         media = {one.media: None}
     else:
         media = {JSON: one.answer}

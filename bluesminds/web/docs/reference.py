@@ -15,7 +15,7 @@ from bluesminds.providers import openai
 from bluesminds.web.docs.docs_page import POLICY, page
 from bluesminds.web.docs.openapi import JSON, Operation, document, operation
 from bluesminds.web.guard import Access
-from bluesminds.web.routes import Answer, Document, Route, route
+from bluesminds.web.routes import Answer, RawBody, Route, route
 
 
 class ChatMessage(Struct):
@@ -128,15 +128,15 @@ class Reference:
         ]
         operations = [*DATA_PLANE, *map(operation, [*others, *self.routes])]
         made = document(operations, version=__version__, url=url)
-        self._data = Document(msgspec.json.encode(made), JSON)
+        self._data = RawBody(msgspec.json.encode(made), JSON)
         self._page = Answer(
-            Document(page(made), "text/html; charset=utf-8"), headers=(("content-security-policy", POLICY),)
+            RawBody(page(made), "text/html; charset=utf-8"), headers=(("content-security-policy", POLICY),)
         )
 
-    async def as_data(self) -> Document:
+    async def as_data(self) -> RawBody:
         """This reference as OpenAPI 3.1."""
         return self._data
 
-    async def as_page(self) -> Answer[Document]:
+    async def as_page(self) -> Answer[RawBody]:
         """This reference as a page."""
         return self._page

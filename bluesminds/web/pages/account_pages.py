@@ -14,7 +14,7 @@ from msgspec import Struct
 from bluesminds.identity.password import MIN_LENGTH
 from bluesminds.web.assets import asset
 from bluesminds.web.guard import Access
-from bluesminds.web.routes import Answer, Document, Handler, Route, route
+from bluesminds.web.routes import Answer, Handler, RawBody, Route, route
 
 POLICY: Final = (
     "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; form-action 'none';"
@@ -27,7 +27,7 @@ _HEADERS: Final = (
 )
 
 
-class Field(Struct, frozen=True):
+class FormField(Struct, frozen=True):
     """`name` is that of the API's input, `autocomplete` what the browser may fill in."""
 
     name: str
@@ -47,7 +47,7 @@ class Form(Struct, frozen=True, kw_only=True):
     path: str
     title: str
     intro: str
-    fields: tuple[Field, ...]
+    fields: tuple[FormField, ...]
     button: str
     to: str
     token: str
@@ -55,8 +55,8 @@ class Form(Struct, frozen=True, kw_only=True):
     next: str
 
 
-def _new_password(label: str) -> Field:
-    return Field(
+def _new_password(label: str) -> FormField:
+    return FormField(
         "password",
         label,
         "new-password",
@@ -71,7 +71,7 @@ FORMS: Final = (
         path="/account/verify",
         title="Confirm your e-mail address",
         intro="Enter the password of your account: it shows that the account is yours, not only the mailbox.",
-        fields=(Field("password", "Password", "current-password", kind="password", max_length=1024),),
+        fields=(FormField("password", "Password", "current-password", kind="password", max_length=1024),),
         button="Confirm the address",
         to="/api/auth/email/verify",
         token="token",  # noqa: S106 - the name of a field
@@ -94,7 +94,7 @@ FORMS: Final = (
         title="Accept your invitation",
         intro="Say who you are and choose a password, and the account is yours.",
         fields=(
-            Field(
+            FormField(
                 "email",
                 "E-mail address",
                 "username",
@@ -102,7 +102,7 @@ FORMS: Final = (
                 hint="The one that the invitation was sent to.",
                 max_length=254,
             ),
-            Field("full_name", "Full name (optional)", "name", required=False),
+            FormField("full_name", "Full name (optional)", "name", required=False),
             _new_password("Password"),
         ),
         button="Create the account",
@@ -162,7 +162,7 @@ the mail again, or copy it whole.</p>
 """
 
 
-def _field(field: Field) -> str:
+def _field(field: FormField) -> str:
     name = field.name
     attributes = f'autocomplete="{field.autocomplete}" maxlength="{field.max_length}"'
     if field.required:
@@ -180,13 +180,13 @@ def _field(field: Field) -> str:
 
 
 def _route(path: str, text: str, media: str) -> Route:
-    return route("GET", path, Access.PUBLIC, _shown(Document(text.encode(), media)), tag="Pages", media=media)
+    return route("GET", path, Access.PUBLIC, _shown(RawBody(text.encode(), media)), tag="Pages", media=media)
 
 
-def _shown(document: Document) -> Handler:
+def _shown(document: RawBody) -> Handler:
     answer = Answer(document, headers=_HEADERS)
 
-    async def show() -> Answer[Document]:
+    async def show() -> Answer[RawBody]:
         return answer
 
     return show

@@ -19,9 +19,9 @@ from bluesminds.gateway.limits.lease import LEASE_SECONDS, RENEW_SECONDS, Lease,
 from storage import open_store
 from storage.leases import renew_lease, take_lease
 from tests import gateways
+from tests.deployment import deploy
 from tests.fakes.model_server import ModelServer, completion, refusal, whole
 from tests.gateways import ASK, STREAM, Gateway, entry
-from tests.people import settle
 
 PRICES = [{"model": "m", "input_usd": "1", "output_usd": "2", "max_output_tokens": 50}]
 USD = 10**9
@@ -150,10 +150,10 @@ async def test_rate_limits_with_five_hundred_racing_requests_hold(restarter: Res
 
 
 async def test_user_sees_limits_of_own_keys_only(nursery: trio.Nursery, home: Path) -> None:
-    site = await settle(nursery, home)
-    ada = await site.user("ada@example.com", tier="starter")
-    await site.user("eve@example.com")
-    async with site.visitor() as owner, site.visitor() as stranger:
+    site = await deploy(nursery, home)
+    ada = await site.create_user("ada@example.com", tier="starter")
+    await site.create_user("eve@example.com")
+    async with site.browser() as owner, site.browser() as stranger:
         await owner.login("ada@example.com")
         await stranger.login("eve@example.com")
         made = (await owner.send("POST", "/api/keys", {"name": "k", "limits": {"tpm": 5}})).json()
@@ -192,7 +192,7 @@ async def rows(gateway: Gateway, key: str) -> list[dict[str, Any]]:
             for row in found
         ]
 
-    return await gateway.core.store.read(select)
+    return await gateway.services.store.read(select)
 
 
 async def test_restart_keeps_used_quota_and_budget(restarter: Restarter) -> None:
@@ -356,7 +356,7 @@ async def test_unreadable_limits_reject_requests_until_fixed(gateway: Gateway) -
 
         async def assert_unreadable(statement: str, *paths: str) -> None:
             gateway.alter(statement)
-            gateway.core.keys._changed()  # the gateway did not make this change itself
+            gateway.services.key_changes.notify()  # the gateway did not make this change itself
             for answer in [await gateway.chat(key=key), *[await client.get(path) for path in paths]]:
                 assert (answer.status_code, answer.json()["error"]["code"]) == (503, "limits_unreadable")
                 assert answer.headers["x-should-retry"] == "false"

@@ -461,7 +461,7 @@ async def test_handshakes_that_fail_or_stall_are_dropped(nursery: trio.Nursery) 
             await _send_quietly(stream, b"\x16\x03\x01\x02\x00\x01")
             stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             await stream.aclose()
-    await eventually(lambda: served.stats.accepted == 50 and not served.stats.open, 8)
+    await eventually(lambda: served.stats.accepted == 50 and not served.stats.open)
     for stream in streams:
         await stream.aclose()
     assert served.stats.refused["handshake"] == 50

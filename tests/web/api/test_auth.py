@@ -10,8 +10,8 @@ from argon2 import PasswordHasher
 
 from bluesminds.identity import password
 from bluesminds.notify import mail_queue
-from tests.gateways import CHEAP, Gateway, eventually
-from tests.people import PASSWORD, Town, code_of, settle
+from tests.deployment import PASSWORD, Deployment, code_of, deploy
+from tests.gateways import CHEAP_HASHER, Gateway, eventually
 from tests.storage.conftest import postgres, postgres_url, sqlite_path, sqlite_url, url
 
 __all__ = ["postgres", "postgres_url", "sqlite_path", "sqlite_url", "url"]
@@ -31,24 +31,24 @@ class Hands:
 
 
 @pytest.fixture
-async def town(nursery: trio.Nursery, home: Path, url: str) -> Town:
+async def site(nursery: trio.Nursery, home: Path, url: str) -> Deployment:
     """Open to anybody, on each engine in turn."""
     sections = {"storage": {"url": url}, "server": {"public_url": "http://ai.example.com/"}}
-    return await settle(nursery, home, signup="open", sections=sections)
+    return await deploy(nursery, home, signup="open", sections=sections)
 
 
 @pytest.fixture
-async def village(nursery: trio.Nursery, home: Path) -> Town:
+async def sqlite_site(nursery: trio.Nursery, home: Path) -> Deployment:
     """The same on SQLite alone."""
-    return await settle(nursery, home, signup="open")
+    return await deploy(nursery, home, signup="open")
 
 
-async def test_from_signing_up_to_signing_out(town: Town) -> None:
-    async with town.visitor() as ada:
+async def test_from_signing_up_to_signing_out(site: Deployment) -> None:
+    async with site.browser() as ada:
         answer = await ada.sign_up(ADA, full_name="Ada Lovelace")
         assert answer.status_code == 202
         assert code_of(await ada.login(ADA)) == "invalid_credentials", "not before the address is confirmed"
-        mail = await town.post.arrived(ADA)
+        mail = await site.mail.arrived(ADA)
         assert f"http://ai.example.com/account/verify#token={mail.token}\n" in mail.text
         assert code_of(await ada.confirm(mail.token, "wrong password")) == "invalid_credentials"
         assert (await ada.confirm(mail.token)).json()["email_verified"] is True
@@ -73,16 +73,16 @@ async def test_from_signing_up_to_signing_out(town: Town) -> None:
         changed = await ada.send("PATCH", "/api/auth/me", {"full_name": "A. L."})
         assert changed.json()["full_name"] == "A. L."
         assert (await ada.send("POST", "/api/auth/logout")).status_code == 204
-        assert not await ada.is_in()
+        assert not await ada.is_signed_in()
 
 
-async def test_signing_up_tells_nobody_who_has_an_account(town: Town) -> None:
-    await town.user(ADA)
-    async with town.visitor() as eve:
+async def test_signing_up_tells_nobody_who_has_an_account(site: Deployment) -> None:
+    await site.create_user(ADA)
+    async with site.browser() as eve:
         free, taken = await eve.sign_up(BOB), await eve.sign_up(ADA.upper())
         assert (free.status_code, free.content) == (taken.status_code, taken.content)
-        assert (await town.post.arrived(ADA.upper())).message["subject"] == "You have an account already"
-        await town.post.arrived(BOB)
+        assert (await site.mail.arrived(ADA.upper())).message["subject"] == "You have an account already"
+        await site.mail.arrived(BOB)
         for path in ("password/forgot", "email/resend"):
             answers = [
                 await eve.send("POST", f"/api/auth/{path}", {"email": email}) for email in (ADA, BOB, EVE)
@@ -92,43 +92,43 @@ async def test_signing_up_tells_nobody_who_has_an_account(town: Town) -> None:
         told = [{**answer.json()["error"], "request_id": ""} for answer in logins]
         assert told == [told[0]] * 3
         assert code_of(logins[0]) == "invalid_credentials"
-    await eventually(lambda: len(town.post.to(ADA)) == 1 and len(town.post.to(BOB)) == 3)
-    assert town.post.to(EVE) == []
+    await eventually(lambda: len(site.mail.to(ADA)) == 1 and len(site.mail.to(BOB)) == 3)
+    assert site.mail.to(EVE) == []
 
 
-async def test_of_two_who_sign_up_for_one_address_the_mailbox_decides(town: Town) -> None:
+async def test_of_two_who_sign_up_for_one_address_the_mailbox_decides(site: Deployment) -> None:
     answers: list[int] = []
 
     async def sign_up(password: str) -> None:
-        async with town.visitor() as visitor:
-            answers.append((await visitor.sign_up(ADA, password)).status_code)
+        async with site.browser() as browser:
+            answers.append((await browser.sign_up(ADA, password)).status_code)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(sign_up, PASSWORD)
         nursery.start_soon(sign_up, NEW)
     assert answers == [202, 202]
-    await eventually(lambda: len(town.post.to(ADA)) == 2)
+    await eventually(lambda: len(site.mail.to(ADA)) == 2)
     outcomes = []
-    async with town.visitor() as ada:
-        for mail in town.post.to(ADA):
+    async with site.browser() as ada:
+        for mail in site.mail.to(ADA):
             outcomes += [await ada.confirm(mail.token, password) for password in (PASSWORD, NEW)]
         codes = [code_of(answer) for answer in outcomes]
         assert codes.count("200") == 1
         assert set(codes) <= {"200", "invalid_credentials", "invalid_token"}
-    async with town.gateway.operator() as operator:
+    async with site.gateway.operator() as operator:
         users = (await operator.get("/api/admin/users", params={"email": ADA})).json()["data"]
     assert len(users) == 1
 
 
 async def test_nobody_has_his_account_confirmed_by_somebody_else(nursery: trio.Nursery, home: Path) -> None:
     """A link that a victim follows confirms nothing without the password that the attacker chose."""
-    town = await settle(nursery, home, signup="open", admin_emails=[ADA])
-    async with town.visitor() as eve, town.visitor() as ada:
+    site = await deploy(nursery, home, signup="open", admin_emails=[ADA])
+    async with site.browser() as eve, site.browser() as ada:
         await eve.sign_up(ADA, "chosen by eve")
-        trap = await town.post.arrived(ADA)
+        trap = await site.mail.arrived(ADA)
         assert code_of(await ada.confirm(trap.token)) == "invalid_credentials"
         await ada.sign_up(ADA)
-        mail = await town.post.arrived(ADA, 2)
+        mail = await site.mail.arrived(ADA, 2)
         assert code_of(await ada.confirm(trap.token, "chosen by eve")) == "invalid_token"
         assert (await ada.confirm(mail.token)).json()["role"] == "admin", "confirmed, so an administrator"
         assert code_of(await eve.login(ADA, "chosen by eve")) == "invalid_credentials"
@@ -137,48 +137,52 @@ async def test_nobody_has_his_account_confirmed_by_somebody_else(nursery: trio.N
 async def test_an_address_of_the_settings_makes_an_administrator_when_confirmed_never_before(
     nursery: trio.Nursery, home: Path
 ) -> None:
-    town = await settle(nursery, home, signup="open", admin_emails=["Ada@Example.com"])
-    assert town.gateway.running.first_run.bootstrap_token
-    async with town.visitor() as ada, town.gateway.operator() as operator:
+    site = await deploy(nursery, home, signup="open", admin_emails=["Ada@Example.com"])
+    assert site.gateway.running.first_run.bootstrap_token
+    async with site.browser() as ada, site.gateway.operator() as operator:
         await ada.sign_up(ADA)
-        mail = await town.post.arrived(ADA)
+        mail = await site.mail.arrived(ADA)
         (user,) = (await operator.get("/api/admin/users", params={"email": ADA})).json()["data"]
         assert (user["role"], user["email_verified"]) == ("user", False)
         assert (await ada.confirm(mail.token)).json()["role"] == "admin"
         await ada.login(ADA)
         assert (await ada.send("GET", "/api/admin/users")).status_code == 200
-        token = town.gateway.running.first_run.bootstrap_token
+        token = site.gateway.running.first_run.bootstrap_token
         claim = {"token": token, "email": EVE, "password": PASSWORD}
         assert code_of(await ada.send("POST", "/api/setup", claim)) == "invalid_bootstrap_token"
         # Another account that moves to such an address proves it too.
-    async with town.visitor() as bob:
-        assert (await bob.join(BOB)) and await bob.is_in()
+    async with site.browser() as bob:
+        assert (await bob.register(BOB)) and await bob.is_signed_in()
         answer = await bob.send("POST", "/api/auth/email", {"email": ADA, "password": PASSWORD})
         assert answer.status_code == 202
-        assert (await town.post.arrived(ADA, 2)).message["subject"] == "You have an account already"
+        assert (await site.mail.arrived(ADA, 2)).message["subject"] == "You have an account already"
 
 
 async def test_an_administrator_who_was_demoted_stays_so(nursery: trio.Nursery, home: Path) -> None:
-    town = await settle(nursery, home, signup="open", admin_emails=[ADA])
-    async with town.visitor() as ada, town.gateway.operator() as operator:
-        user_id = await ada.join(ADA)
-        await town.user(BOB, "admin")
+    site = await deploy(nursery, home, signup="open", admin_emails=[ADA])
+    async with site.browser() as ada, site.gateway.operator() as operator:
+        user_id = await ada.register(ADA)
+        await site.create_user(BOB, "admin")
         demoted = await operator.patch(f"/api/admin/users/{user_id}", json={"role": "user"})
         assert demoted.status_code == 200
         await ada.send("POST", "/api/auth/password/forgot", {"email": ADA})
-        body = {"token": (await town.post.arrived(ADA, 2)).token, "password": NEW}
+        body = {"token": (await site.mail.arrived(ADA, 2)).token, "password": NEW}
         assert code_of(await ada.send("POST", "/api/auth/password/reset", body)) == "204"
         assert (await ada.login(ADA, NEW)).json()["user"]["role"] == "user"
 
 
 async def test_an_invitation_confirms_the_address_it_was_sent_to(nursery: trio.Nursery, home: Path) -> None:
     """Whoever else has signed up for it before, and also for an administrator of the settings."""
-    town = await settle(nursery, home, signup="open", admin_emails=[ADA])
-    async with town.visitor() as ada, town.visitor() as eve, town.gateway.operator() as operator:
+    site = await deploy(nursery, home, signup="open", admin_emails=[ADA])
+    async with (
+        site.browser() as ada,
+        site.browser() as eve,
+        site.gateway.operator() as operator,
+    ):
         await eve.sign_up(ADA, "chosen by eve")
-        trap = await town.post.arrived(ADA)
+        trap = await site.mail.arrived(ADA)
         assert (await operator.post("/api/admin/invites", json={"email": ADA})).status_code == 201
-        mail = await town.post.arrived(ADA, 2)
+        mail = await site.mail.arrived(ADA, 2)
         assert code_of(await ada.sign_up(ADA, invite=mail.token)) == "202"
         assert code_of(await ada.confirm(trap.token, "chosen by eve")) == "invalid_token"
         user = (await ada.login(ADA)).json()["user"]
@@ -189,27 +193,27 @@ async def test_an_invitation_confirms_the_address_it_was_sent_to(nursery: trio.N
 
 @pytest.mark.parametrize("mode", ["closed", "invite"])
 async def test_not_everybody_may_sign_up(nursery: trio.Nursery, home: Path, mode: str) -> None:
-    town = await settle(nursery, home, signup=mode)
-    async with town.visitor() as eve:
+    site = await deploy(nursery, home, signup=mode)
+    async with site.browser() as eve:
         assert (
             code_of(await eve.sign_up(EVE)) == {"closed": "signup_closed", "invite": "invite_required"}[mode]
         )
         refused = await eve.sign_up(EVE, invite="x" * 43)
         assert code_of(refused) == {"closed": "signup_closed", "invite": "invalid_token"}[mode]
     await trio.sleep(0.1)
-    assert town.post.mails == []
+    assert site.mail.mails == []
 
 
 async def test_an_invitation_is_for_one_address_and_one_use(
     nursery: trio.Nursery, home: Path, url: str
 ) -> None:
-    town = await settle(nursery, home, signup="invite", sections={"storage": {"url": url}})
-    await town.user(BOB, "admin")
-    async with town.visitor() as bob, town.visitor() as ada:
+    site = await deploy(nursery, home, signup="invite", sections={"storage": {"url": url}})
+    await site.create_user(BOB, "admin")
+    async with site.browser() as bob, site.browser() as ada:
         await bob.login(BOB)
         assert code_of(await bob.send("POST", "/api/admin/invites", {"email": BOB})) == "email_taken"
         link = (await bob.send("POST", "/api/admin/invites", {"email": ADA})).json()
-        mail = await town.post.arrived(ADA)
+        mail = await site.mail.arrived(ADA)
         assert link["url"] in mail.text and link["url"].endswith(f"#invite={mail.token}")
         assert code_of(await ada.sign_up(EVE, invite=mail.token)) == "invalid_token"
         outcomes: list[str] = []
@@ -228,18 +232,22 @@ async def test_an_invitation_is_for_one_address_and_one_use(
 
 
 async def test_an_invitation_can_be_withdrawn(nursery: trio.Nursery, home: Path, url: str) -> None:
-    town = await settle(nursery, home, signup="invite", sections={"storage": {"url": url}})
+    site = await deploy(nursery, home, signup="invite", sections={"storage": {"url": url}})
     invites = "/api/admin/invites"
-    async with town.visitor() as ada, town.visitor() as bob, town.gateway.operator() as operator:
+    async with (
+        site.browser() as ada,
+        site.browser() as bob,
+        site.gateway.operator() as operator,
+    ):
         made = {
             email: (await operator.post(invites, json={"email": email})).json() for email in (ADA, BOB, EVE)
         }
         links = {email: one.pop("url") for email, one in made.items()}
-        assert code_of(await bob.sign_up(BOB, invite=(await town.post.arrived(BOB)).token)) == "202"
+        assert code_of(await bob.sign_up(BOB, invite=(await site.mail.arrived(BOB)).token)) == "202"
         open_ones = (await operator.get(invites)).json()
         assert open_ones["data"] == [made[ADA], made[EVE]], "Bob's is used"
         assert open_ones["next_cursor"] is None
-        assert (await town.post.arrived(ADA)).token not in str(open_ones)
+        assert (await site.mail.arrived(ADA)).token not in str(open_ones)
         first = (await operator.get(invites, params={"limit": 1})).json()
         rest = (await operator.get(invites, params={"limit": 1, "after": first["next_cursor"]})).json()
         assert first["data"] + rest["data"] == open_ones["data"]
@@ -252,7 +260,7 @@ async def test_an_invitation_can_be_withdrawn(nursery: trio.Nursery, home: Path,
         assert code_of(await operator.delete(one)) == "204"
         for missing in (one, f"{invites}/{made[BOB]['id']}", f"{invites}/{links[ADA].partition('=')[2]}"):
             assert code_of(await operator.delete(missing)) == "invite_not_found"
-        refused = await ada.sign_up(ADA, invite=(await town.post.arrived(ADA)).token)
+        refused = await ada.sign_up(ADA, invite=(await site.mail.arrived(ADA)).token)
         assert code_of(refused) == "invalid_token"
         assert (await operator.get(invites)).json() == rest
         assert code_of(await operator.get(f"{invites}?after=x")) == "invalid_value"
@@ -267,14 +275,14 @@ async def test_an_invitation_can_be_withdrawn(nursery: trio.Nursery, home: Path,
         assert log[0]["detail"]["before"]["invite_id"] == made[ADA]["id"]
 
 
-async def test_a_forgotten_password_is_replaced_once_and_everybody_is_out(town: Town) -> None:
-    async with town.visitor() as ada, town.visitor() as laptop, town.visitor() as eve:
-        await ada.join(ADA)
+async def test_a_forgotten_password_is_replaced_once_and_everybody_is_out(site: Deployment) -> None:
+    async with site.browser() as ada, site.browser() as laptop, site.browser() as eve:
+        await ada.register(ADA)
         await laptop.login(ADA, bearer=True)
         for _ in range(2):
             await eve.send("POST", "/api/auth/password/forgot", {"email": ADA})
-        await eventually(lambda: len(town.post.to(ADA)) == 3)
-        first, second = (mail.token for mail in town.post.to(ADA)[1:])
+        await eventually(lambda: len(site.mail.to(ADA)) == 3)
+        first, second = (mail.token for mail in site.mail.to(ADA)[1:])
         assert code_of(
             await eve.send("POST", "/api/auth/password/reset", {"token": first, "password": "short"})
         )
@@ -291,16 +299,16 @@ async def test_a_forgotten_password_is_replaced_once_and_everybody_is_out(town: 
         outcomes.clear()
         await reset(second, NEW)
         assert outcomes == ["invalid_token"], "the other link is worth nothing any more"
-        assert not await ada.is_in() and not await laptop.is_in()
+        assert not await ada.is_signed_in() and not await laptop.is_signed_in()
         assert code_of(await ada.login(ADA)) == "invalid_credentials"
         logins = [await ada.login(ADA, f"{NEW} {number}") for number in range(4)]
         assert sorted(map(code_of, logins)) == ["200", *["invalid_credentials"] * 3]
-        assert (await town.post.arrived(ADA, 4)).message["subject"] == "Your password was changed"
+        assert (await site.mail.arrived(ADA, 4)).message["subject"] == "Your password was changed"
 
 
-async def test_a_changed_password_ends_every_other_session(village: Town) -> None:
-    async with village.visitor() as ada, village.visitor() as laptop:
-        await ada.join(ADA)
+async def test_a_changed_password_ends_every_other_session(sqlite_site: Deployment) -> None:
+    async with sqlite_site.browser() as ada, sqlite_site.browser() as laptop:
+        await ada.register(ADA)
         await laptop.login(ADA, bearer=True)
         old = ada.client.cookies["bluesminds"]
         body = {"password": PASSWORD, "new_password": NEW}
@@ -310,37 +318,37 @@ async def test_a_changed_password_ends_every_other_session(village: Town) -> Non
         assert short.json()["error"]["param"] == "new_password"
         answer = await ada.send("POST", "/api/auth/password", body)
         assert answer.status_code == 200
-        ada.use(answer)
+        ada.use_session(answer)
         assert ada.client.cookies["bluesminds"] != old
-        assert await ada.is_in() and not await laptop.is_in()
-        async with village.visitor(cookie=f"bluesminds={old}") as thief:
-            assert not await thief.is_in()
+        assert await ada.is_signed_in() and not await laptop.is_signed_in()
+        async with sqlite_site.browser(cookie=f"bluesminds={old}") as thief:
+            assert not await thief.is_signed_in()
         assert code_of(await laptop.login(ADA)) == "invalid_credentials"
         assert code_of(await laptop.login(ADA, NEW)) == "200"
 
 
-async def test_an_address_changes_when_the_new_one_is_confirmed(town: Town) -> None:
-    async with town.visitor() as ada, town.visitor() as eve:
-        await ada.join(ADA)
-        await eve.join(EVE)
+async def test_an_address_changes_when_the_new_one_is_confirmed(site: Deployment) -> None:
+    async with site.browser() as ada, site.browser() as eve:
+        await ada.register(ADA)
+        await eve.register(EVE)
         body = {"email": BOB, "password": PASSWORD}
         wrong = await ada.send("POST", "/api/auth/email", body | {"password": NEW})
         assert code_of(wrong) == "invalid_credentials"
         await ada.send("POST", "/api/auth/password/forgot", {"email": ADA})
-        reset = await town.post.arrived(ADA, 2)
+        reset = await site.mail.arrived(ADA, 2)
         assert (await ada.send("POST", "/api/auth/email", body)).status_code == 202
         assert (await ada.send("GET", "/api/auth/me")).json()["email"] == ADA
-        mail = await town.post.arrived(BOB)
+        mail = await site.mail.arrived(BOB)
         assert (await ada.confirm(mail.token)).json()["email"] == BOB
-        assert await ada.is_in(), "one's own change"
-        assert (await town.post.arrived(ADA, 3)).message["subject"] == "Your e-mail address was changed"
+        assert await ada.is_signed_in(), "one's own change"
+        assert (await site.mail.arrived(ADA, 3)).message["subject"] == "Your e-mail address was changed"
         late = {"token": reset.token, "password": NEW}
         assert code_of(await eve.send("POST", "/api/auth/password/reset", late)) == "invalid_token"
         # Two who want one address: the first to confirm has it.
-        for visitor in (ada, eve):
-            await visitor.send("POST", "/api/auth/email", {"email": "c@example.com", "password": PASSWORD})
-        await eventually(lambda: len(town.post.to("c@example.com")) == 2)
-        tokens = [mail.token for mail in town.post.to("c@example.com")]
+        for browser in (ada, eve):
+            await browser.send("POST", "/api/auth/email", {"email": "c@example.com", "password": PASSWORD})
+        await eventually(lambda: len(site.mail.to("c@example.com")) == 2)
+        tokens = [mail.token for mail in site.mail.to("c@example.com")]
         assert code_of(await ada.confirm(tokens[0])) == "200"
         assert code_of(await ada.confirm(tokens[1])) == "email_taken"
         assert code_of(await eve.login(EVE)) == "200"
@@ -348,42 +356,42 @@ async def test_an_address_changes_when_the_new_one_is_confirmed(town: Town) -> N
 
 async def test_links_are_good_for_a_while(nursery: trio.Nursery, home: Path) -> None:
     clock = Hands()
-    town = await settle(nursery, home, clock=clock, signup="open", verify_lifetime=600, reset_lifetime=60)
-    async with town.visitor() as ada:
+    site = await deploy(nursery, home, clock=clock, signup="open", verify_lifetime=600, reset_lifetime=60)
+    async with site.browser() as ada:
         await ada.sign_up(ADA)
-        first = await town.post.arrived(ADA)
+        first = await site.mail.arrived(ADA)
         clock.now += 600_000
         assert code_of(await ada.confirm(first.token)) == "invalid_token"
         await ada.send("POST", "/api/auth/email/resend", {"email": ADA})
-        mail = await town.post.arrived(ADA, 2)
+        mail = await site.mail.arrived(ADA, 2)
         clock.now += 599_999
         assert code_of(await ada.confirm(mail.token)) == "200"
         await ada.send("POST", "/api/auth/password/forgot", {"email": ADA})
-        mail = await town.post.arrived(ADA, 3)
+        mail = await site.mail.arrived(ADA, 3)
         clock.now += 60_000
         body = {"token": mail.token, "password": NEW}
         assert code_of(await ada.send("POST", "/api/auth/password/reset", body)) == "invalid_token"
-    await town.gateway.core.cleanup.sweep()
-    assert rows(town.gateway, "SELECT count(*) FROM one_time_tokens") == [(0,)]
+    await site.gateway.services.cleanup.sweep()
+    assert rows(site.gateway, "SELECT count(*) FROM one_time_tokens") == [(0,)]
 
 
 async def test_an_account_that_is_never_confirmed_is_removed_and_told(
     nursery: trio.Nursery, home: Path
 ) -> None:
     clock = Hands()
-    town = await settle(nursery, home, clock=clock, signup="open")
+    site = await deploy(nursery, home, clock=clock, signup="open")
     strangers = "SELECT count(*) FROM users WHERE email IS NOT NULL"
-    async with town.visitor() as ada:
+    async with site.browser() as ada:
         await ada.sign_up(ADA)
-        await town.gateway.core.cleanup.sweep()
-        assert rows(town.gateway, strangers) == [(1,)]
+        await site.gateway.services.cleanup.sweep()
+        assert rows(site.gateway, strangers) == [(1,)]
         clock.now += 86_400_001
-        await town.gateway.core.cleanup.sweep()
-        await town.gateway.core.cleanup.sweep()
-        assert rows(town.gateway, strangers) == [(0,)]
+        await site.gateway.services.cleanup.sweep()
+        await site.gateway.services.cleanup.sweep()
+        assert rows(site.gateway, strangers) == [(0,)]
         told = "SELECT actor, detail FROM audit WHERE action = 'user.sweep'"
-        assert rows(town.gateway, told) == [("operator", '{"after":{"removed":1}}')]
-        await ada.join(ADA)
+        assert rows(site.gateway, told) == [("operator", '{"after":{"removed":1}}')]
+        await ada.register(ADA)
 
 
 def rows(gateway: Gateway, sql: str) -> list[tuple[Any, ...]]:
@@ -393,58 +401,61 @@ def rows(gateway: Gateway, sql: str) -> list[tuple[Any, ...]]:
 
 async def test_sessions_end_by_disuse_and_by_age(nursery: trio.Nursery, home: Path) -> None:
     clock = Hands()
-    town = await settle(
+    site = await deploy(
         nursery, home, clock=clock, signup="open", session_idle=600, session_lifetime=3600, max_sessions=3
     )
-    async with town.visitor() as ada, town.visitor() as laptop:
-        await ada.join(ADA)
+    async with site.browser() as ada, site.browser() as laptop:
+        await ada.register(ADA)
         await laptop.login(ADA)
         for _ in range(5):
             clock.now += 599_999
-            assert await ada.is_in()
-        assert not await laptop.is_in(), "not used for 600 seconds"
-        (over,) = rows(town.gateway, "SELECT id FROM sessions ORDER BY last_seen_at LIMIT 1")
+            assert await ada.is_signed_in()
+        assert not await laptop.is_signed_in(), "not used for 600 seconds"
+        (over,) = rows(site.gateway, "SELECT id FROM sessions ORDER BY last_seen_at LIMIT 1")
         ended = await ada.send("DELETE", f"/api/auth/sessions/{over[0]}")
         assert code_of(ended) == "session_not_found"
         await ada.send("DELETE", "/api/auth/sessions")
         clock.now += 600_000
         await ada.login(ADA)
         for _ in range(7):
-            assert await ada.is_in()
+            assert await ada.is_signed_in()
             clock.now += 500_000
         clock.now += 100_000
-        assert not await ada.is_in(), "an hour old"
-        (ada_id,) = rows(town.gateway, "SELECT id FROM users WHERE email IS NOT NULL")
-        async with town.gateway.operator() as operator:
+        assert not await ada.is_signed_in(), "an hour old"
+        (ada_id,) = rows(site.gateway, "SELECT id FROM users WHERE email IS NOT NULL")
+        async with site.gateway.operator() as operator:
             assert code_of(await operator.delete(f"/api/admin/users/{ada_id[0]}/sessions")) == "204"
         told = "SELECT action FROM audit WHERE action LIKE 'session.end%'"
-        assert rows(town.gateway, told) == [], "they had ended by themselves"
-        await town.gateway.core.cleanup.sweep()
-        assert rows(town.gateway, "SELECT count(*) FROM sessions") == [(0,)]
+        assert rows(site.gateway, told) == [], "they had ended by themselves"
+        await site.gateway.services.cleanup.sweep()
+        assert rows(site.gateway, "SELECT count(*) FROM sessions") == [(0,)]
 
 
 async def test_the_last_use_is_written_once_a_minute(nursery: trio.Nursery, home: Path) -> None:
     clock = Hands()
-    town = await settle(nursery, home, clock=clock, signup="open")
+    site = await deploy(nursery, home, clock=clock, signup="open")
     seen = "SELECT last_seen_at FROM sessions"
-    async with town.visitor() as ada:
-        await ada.join(ADA)
+    async with site.browser() as ada:
+        await ada.register(ADA)
         began = clock.now
         clock.now += 59_999
-        assert await ada.is_in() and rows(town.gateway, seen) == [(began,)]
+        assert await ada.is_signed_in() and rows(site.gateway, seen) == [(began,)]
         clock.now += 1
-        assert await ada.is_in() and rows(town.gateway, seen) == [(clock.now,)]
-        town.gateway.alter("CREATE TRIGGER t BEFORE UPDATE ON sessions BEGIN SELECT RAISE(ABORT, 'no'); END")
+        assert await ada.is_signed_in() and rows(site.gateway, seen) == [(clock.now,)]
+        site.gateway.alter("CREATE TRIGGER t BEFORE UPDATE ON sessions BEGIN SELECT RAISE(ABORT, 'no'); END")
         clock.now += 60_000
-        assert await ada.is_in(), "also while nothing can be written"
+        assert await ada.is_signed_in(), "also while nothing can be written"
 
 
-async def test_a_user_sees_and_ends_sessions(village: Town) -> None:
-    async with village.visitor(**{"user-agent": "a browser"}) as ada, village.visitor() as laptop:
-        await ada.join(ADA)
+async def test_a_user_sees_and_ends_sessions(sqlite_site: Deployment) -> None:
+    async with (
+        sqlite_site.browser(**{"user-agent": "a browser"}) as ada,
+        sqlite_site.browser() as laptop,
+    ):
+        await ada.register(ADA)
         await laptop.login(ADA, bearer=True)
-        async with village.visitor() as eve:
-            await eve.join(EVE)
+        async with sqlite_site.browser() as eve:
+            await eve.register(EVE)
             theirs = (await eve.send("GET", "/api/auth/sessions")).json()["data"][0]["id"]
         listed = (await ada.send("GET", "/api/auth/sessions")).json()
         assert (listed["object"], listed["next_cursor"]) == ("list", None)
@@ -455,23 +466,29 @@ async def test_a_user_sees_and_ends_sessions(village: Town) -> None:
             answer = await ada.send("DELETE", f"/api/auth/sessions/{wrong}")
             assert code_of(answer) == "session_not_found"
         assert (await ada.send("DELETE", f"/api/auth/sessions/{other['id']}")).status_code == 204
-        assert await ada.is_in() and not await laptop.is_in()
+        assert await ada.is_signed_in() and not await laptop.is_signed_in()
         await laptop.login(ADA, bearer=True)
         assert (await laptop.send("DELETE", "/api/auth/sessions")).status_code == 204
-        assert await laptop.is_in() and not await ada.is_in()
+        assert await laptop.is_signed_in() and not await ada.is_signed_in()
 
 
-async def test_an_administrator_sees_and_ends_the_sessions_of_a_user(village: Town) -> None:
-    async with village.visitor() as ada, village.visitor() as laptop, village.visitor() as eve:
-        ada_id = await ada.join(ADA)
+async def test_an_administrator_sees_and_ends_the_sessions_of_a_user(sqlite_site: Deployment) -> None:
+    async with (
+        sqlite_site.browser() as ada,
+        sqlite_site.browser() as laptop,
+        sqlite_site.browser() as eve,
+    ):
+        ada_id = await ada.register(ADA)
         await laptop.login(ADA)
-        eve_id = await eve.join(EVE)
-        async with village.gateway.operator() as operator:
+        eve_id = await eve.register(EVE)
+        async with sqlite_site.gateway.operator() as operator:
             sessions = f"/api/admin/users/{ada_id}/sessions"
             listed = (await operator.get(sessions)).json()["data"]
             assert len(listed) == 2 and not any(one["current"] for one in listed)
             assert code_of(await operator.delete(f"{sessions}/{listed[0]['id']}")) == "204"
-            assert [await who.is_in() for who in (ada, laptop, eve)] == [True, False, True], "the newest"
+            assert [await who.is_signed_in() for who in (ada, laptop, eve)] == [True, False, True], (
+                "the newest"
+            )
             theirs = (await operator.get(f"/api/admin/users/{eve_id}/sessions")).json()["data"][0]["id"]
             assert code_of(await operator.delete(f"{sessions}/{theirs}")) == "session_not_found"
             await laptop.login(ADA)
@@ -482,7 +499,7 @@ async def test_an_administrator_sees_and_ends_the_sessions_of_a_user(village: To
             assert len(there) == 2
             for _ in range(2):
                 assert code_of(await operator.delete(sessions)) == "204"
-            assert [await who.is_in() for who in (ada, laptop, eve)] == [False, False, True]
+            assert [await who.is_signed_in() for who in (ada, laptop, eve)] == [False, False, True]
             assert (await operator.get(sessions)).json()["data"] == []
             for method, rest in (("GET", ""), ("DELETE", ""), ("DELETE", f"/{theirs}")):
                 missing = await operator.request(method, f"/api/admin/users/{'0' * 36}/sessions{rest}")
@@ -494,44 +511,44 @@ async def test_an_administrator_sees_and_ends_the_sessions_of_a_user(village: To
 
 
 async def test_there_are_so_many_sessions_and_no_more(nursery: trio.Nursery, home: Path) -> None:
-    town = await settle(nursery, home, signup="open", max_sessions=2)
-    await town.user(ADA)
-    async with town.visitor() as one, town.visitor() as two, town.visitor() as three:
-        for visitor in (one, two, three):
-            await visitor.login(ADA)
-        assert [await visitor.is_in() for visitor in (one, two, three)] == [False, True, True]
+    site = await deploy(nursery, home, signup="open", max_sessions=2)
+    await site.create_user(ADA)
+    async with site.browser() as one, site.browser() as two, site.browser() as three:
+        for browser in (one, two, three):
+            await browser.login(ADA)
+        assert [await browser.is_signed_in() for browser in (one, two, three)] == [False, True, True]
 
 
-async def test_signing_in_again_takes_the_place_of_the_session_before(village: Town) -> None:
-    await village.user(ADA)
-    async with village.visitor() as ada:
+async def test_signing_in_again_takes_the_place_of_the_session_before(sqlite_site: Deployment) -> None:
+    await sqlite_site.create_user(ADA)
+    async with sqlite_site.browser() as ada:
         await ada.login(ADA)
         first = ada.client.cookies["bluesminds"]
         await ada.login(ADA)
-        async with village.visitor(cookie=f"bluesminds={first}") as thief:
-            assert not await thief.is_in()
-        assert await ada.is_in()
+        async with sqlite_site.browser(cookie=f"bluesminds={first}") as thief:
+            assert not await thief.is_signed_in()
+        assert await ada.is_signed_in()
     acts = "SELECT action FROM audit WHERE action LIKE 'session.%' ORDER BY seq"
-    assert rows(village.gateway, acts) == [("session.begin",), ("session.begin",), ("session.end",)]
+    assert rows(sqlite_site.gateway, acts) == [("session.begin",), ("session.begin",), ("session.end",)]
 
 
 async def test_a_session_begins_also_while_the_clock_is_behind(nursery: trio.Nursery, home: Path) -> None:
     clock = Hands()
-    town = await settle(nursery, home, clock=clock, signup="open", max_sessions=1)
-    await town.user(ADA)
-    async with town.visitor() as ada, town.visitor() as laptop:
+    site = await deploy(nursery, home, clock=clock, signup="open", max_sessions=1)
+    await site.create_user(ADA)
+    async with site.browser() as ada, site.browser() as laptop:
         await ada.login(ADA)
         clock.now -= 3_600_000
         await laptop.login(ADA)
-        assert [await visitor.is_in() for visitor in (ada, laptop)] == [False, True]
+        assert [await browser.is_signed_in() for browser in (ada, laptop)] == [False, True]
 
 
 async def test_a_site_behind_a_proxy_has_one_kind_of_cookie(nursery: trio.Nursery, home: Path) -> None:
     """Also where the proxy asks for 127.0.0.1, as nginx does unless it is told otherwise."""
     public = {"server": {"public_url": "https://ai.example.com"}}
-    town = await settle(nursery, home, sections=public)
-    await town.user(ADA)
-    async with town.visitor(origin="https://ai.example.com", **{"sec-fetch-site": "same-origin"}) as ada:
+    site = await deploy(nursery, home, sections=public)
+    await site.create_user(ADA)
+    async with site.browser(origin="https://ai.example.com", **{"sec-fetch-site": "same-origin"}) as ada:
         cookie = (await ada.login(ADA)).headers["set-cookie"]
         assert re.fullmatch(r"__Host-bluesminds=bms_.*; Secure", cookie)
         token = cookie.partition(";")[0].partition("=")[2]
@@ -539,13 +556,13 @@ async def test_a_site_behind_a_proxy_has_one_kind_of_cookie(nursery: trio.Nurser
         assert code_of(await ada.send("GET", "/api/auth/me", headers=sent)) == "session_required"
         sent = {"cookie": f"__Host-bluesminds={token}"}
         assert code_of(await ada.send("GET", "/api/auth/me", headers=sent)) == "200"
-    async with town.visitor(origin="http://ai.example.com", **{"sec-fetch-site": "same-origin"}) as eve:
+    async with site.browser(origin="http://ai.example.com", **{"sec-fetch-site": "same-origin"}) as eve:
         assert code_of(await eve.login(ADA)) == "cross_site_request", "who can write on the wire is no page"
 
 
-async def test_the_cookie_is_out_of_reach(village: Town) -> None:
-    await village.user(ADA)
-    async with village.visitor() as ada:
+async def test_the_cookie_is_out_of_reach(sqlite_site: Deployment) -> None:
+    await sqlite_site.create_user(ADA)
+    async with sqlite_site.browser() as ada:
         on_this_machine = await ada.login(ADA)
         cookie = on_this_machine.headers["set-cookie"]
         assert re.fullmatch(
@@ -566,9 +583,9 @@ async def test_the_cookie_is_out_of_reach(village: Town) -> None:
         assert re.fullmatch(r"bms_[\w-]{43}", bearer.json()["token"])
 
 
-async def test_a_page_of_another_site_changes_nothing(village: Town) -> None:
-    await village.user(ADA)
-    async with village.visitor() as ada:
+async def test_a_page_of_another_site_changes_nothing(sqlite_site: Deployment) -> None:
+    await sqlite_site.create_user(ADA)
+    async with sqlite_site.browser() as ada:
         await ada.login(ADA)
         csrf = ada.client.headers.pop("x-csrf-token")
         change = ("PATCH", "/api/auth/me", {"full_name": "Eve"})
@@ -587,63 +604,65 @@ async def test_a_page_of_another_site_changes_nothing(village: Town) -> None:
         assert answer.status_code == 200, "a program needs none"
 
 
-async def test_guessing_is_slowed_and_the_owner_is_not_locked_out(village: Town) -> None:
-    user_id = await village.user(ADA)
-    async with village.visitor() as eve:
+async def test_guessing_is_slowed_and_the_owner_is_not_locked_out(sqlite_site: Deployment) -> None:
+    user_id = await sqlite_site.create_user(ADA)
+    async with sqlite_site.browser() as eve:
         answers = [await eve.login(ADA, "wrong password") for _ in range(8)]
         assert [code_of(answer) for answer in answers] == [
             *["invalid_credentials"] * 5,
             *["too_many_attempts"] * 3,
         ]
         assert 0 < int(answers[-1].headers["retry-after"]) <= 60
-        failed = village.gateway.events("sign_in_failed")
+        failed = sqlite_site.gateway.events("sign_in_failed")
         assert [(line["client"], line["user_id"]) for line in failed] == [("127.0.0.1", user_id)] * 5
         assert code_of(await eve.login(ADA)) == "too_many_attempts", "not even with the right one"
 
 
 async def test_login_rejected_by_a_full_queue_is_not_counted(
-    village: Town, monkeypatch: pytest.MonkeyPatch
+    sqlite_site: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await village.user(ADA)
-    async with village.visitor() as ada:
+    await sqlite_site.create_user(ADA)
+    async with sqlite_site.browser() as ada:
         with monkeypatch.context() as busy:
             busy.setattr(password, "MAX_QUEUED", 0)
             assert {code_of(await ada.login(ADA)) for _ in range(7)} == {"too_many_attempts"}
         assert code_of(await ada.login(ADA)) == "200"
 
 
-async def test_a_link_is_good_until_another_is_sent(village: Town) -> None:
+async def test_a_link_is_good_until_another_is_sent(sqlite_site: Deployment) -> None:
     """Whoever asks once too often is not left with a link that is dead and none to come."""
-    async with village.visitor() as ada:
+    async with sqlite_site.browser() as ada:
         await ada.sign_up(ADA)
         for _ in range(4):
             await ada.send("POST", "/api/auth/email/resend", {"email": ADA})
         await ada.sign_up(ADA, NEW)
-        latest = await village.post.arrived(ADA, 3)
+        latest = await sqlite_site.mail.arrived(ADA, 3)
         assert code_of(await ada.confirm(latest.token)) == "200"
         assert code_of(await ada.login(ADA)) == "200"
         for _ in range(4):
             answer = await ada.send("POST", "/api/auth/email", {"email": BOB, "password": PASSWORD})
             assert answer.status_code == 202
-        assert code_of(await ada.confirm((await village.post.arrived(BOB, 3)).token)) == "200"
-        await village.post.arrived(ADA, 4)
-        assert len(village.post.to(ADA)) == 4 and len(village.post.to(BOB)) == 3
+        assert code_of(await ada.confirm((await sqlite_site.mail.arrived(BOB, 3)).token)) == "200"
+        await sqlite_site.mail.arrived(ADA, 4)
+        assert len(sqlite_site.mail.to(ADA)) == 4 and len(sqlite_site.mail.to(BOB)) == 3
 
 
-async def test_who_signs_up_for_others_does_not_keep_them_out(village: Town) -> None:
-    async with village.visitor() as eve, village.visitor() as ada:
+async def test_who_signs_up_for_others_does_not_keep_them_out(sqlite_site: Deployment) -> None:
+    async with sqlite_site.browser() as eve, sqlite_site.browser() as ada:
         for _ in range(4):
             await eve.sign_up(ADA, "chosen by eve")
         await ada.sign_up(ADA)
         await ada.send("POST", "/api/auth/password/forgot", {"email": ADA})
-        reset = await village.post.arrived(ADA, 4)
+        reset = await sqlite_site.mail.arrived(ADA, 4)
         body = {"token": reset.token, "password": PASSWORD}
         assert code_of(await ada.send("POST", "/api/auth/password/reset", body)) == "204"
         assert code_of(await ada.login(ADA)) == "200"
 
 
-async def test_signing_up_again_changes_nothing_that_an_administrator_set(village: Town) -> None:
-    async with village.visitor() as ada, village.gateway.operator() as operator:
+async def test_signing_up_again_changes_nothing_that_an_administrator_set(
+    sqlite_site: Deployment,
+) -> None:
+    async with sqlite_site.browser() as ada, sqlite_site.gateway.operator() as operator:
         await ada.sign_up(ADA)
         (user,) = (await operator.get("/api/admin/users", params={"email": ADA})).json()["data"]
         path = f"/api/admin/users/{user['id']}"
@@ -651,29 +670,29 @@ async def test_signing_up_again_changes_nothing_that_an_administrator_set(villag
         assert (await operator.patch(f"{path}/limits", json={"rpm": 3})).status_code == 200
         await ada.sign_up(ADA.upper(), NEW, full_name="Ada")
         stored = "SELECT id, email, full_name, tier, limits FROM users WHERE email IS NOT NULL"
-        ((id_, email, name, tier, limits),) = rows(village.gateway, stored)
+        ((id_, email, name, tier, limits),) = rows(sqlite_site.gateway, stored)
         assert (id_, email, name, tier) == (user["id"], ADA.upper(), "Ada", "pro")
         assert '"rpm":3' in limits
 
 
-async def test_mail_to_one_box_is_bounded(village: Town) -> None:
-    await village.user(ADA)
-    async with village.visitor() as eve:
+async def test_mail_to_one_box_is_bounded(sqlite_site: Deployment) -> None:
+    await sqlite_site.create_user(ADA)
+    async with sqlite_site.browser() as eve:
         for _ in range(5):
             answer = await eve.send("POST", "/api/auth/password/forgot", {"email": ADA})
             assert answer.status_code == 202
-    await eventually(lambda: len(village.post.to(ADA)) == 3)
+    await eventually(lambda: len(sqlite_site.mail.to(ADA)) == 3)
     await trio.sleep(0.1)
-    assert len(village.post.to(ADA)) == 3
+    assert len(sqlite_site.mail.to(ADA)) == 3
 
 
-async def test_what_is_asked_in_vain_is_not_in_the_audit_log(village: Town) -> None:
+async def test_what_is_asked_in_vain_is_not_in_the_audit_log(sqlite_site: Deployment) -> None:
     """Strangers could fill it. What takes place in it makes the answer no slower: either way one commit."""
-    ada, bob = await village.user("vain@example.com"), "nobody@example.com"
-    async with village.visitor() as eve:
+    ada, bob = await sqlite_site.create_user("vain@example.com"), "nobody@example.com"
+    async with sqlite_site.browser() as eve:
 
         async def recorded() -> list[tuple[str, str]]:
-            async with village.gateway.operator() as operator:
+            async with sqlite_site.gateway.operator() as operator:
                 rows = (await operator.get("/api/admin/audit", params={"limit": 5})).json()["data"]
             return [(row["action"], row["subject"]) for row in rows]
 
@@ -690,35 +709,36 @@ async def test_what_is_asked_in_vain_is_not_in_the_audit_log(village: Town) -> N
         assert await recorded() == [("password.forgot", ada)] * 3 + before[:2]
 
 
-async def test_nothing_secret_is_stored_or_logged(village: Town) -> None:
-    async with village.visitor() as ada:
+async def test_nothing_secret_is_stored_or_logged(sqlite_site: Deployment) -> None:
+    async with sqlite_site.browser() as ada:
         await ada.sign_up(ADA)
-        verify = (await village.post.arrived(ADA)).token
+        verify = (await sqlite_site.mail.arrived(ADA)).token
         await ada.confirm(verify)
         token = (await ada.login(ADA, bearer=True)).json()["token"]
         await ada.send("POST", "/api/auth/password/forgot", {"email": ADA})
-        reset = (await village.post.arrived(ADA, 2)).token
-    with village.gateway.reading() as database:
+        reset = (await sqlite_site.mail.arrived(ADA, 2)).token
+    with sqlite_site.gateway.reading() as database:
         dump = "\n".join(database.iterdump())
     for secret in (verify, reset, token, PASSWORD):
         assert secret not in dump
-        assert secret not in village.gateway.log
-    assert ADA not in village.gateway.log
-    assert village.gateway.events("control_failed") == []
+        assert secret not in sqlite_site.gateway.log
+    assert ADA not in sqlite_site.gateway.log
+    assert sqlite_site.gateway.events("control_failed") == []
 
 
-async def test_an_old_hash_is_replaced_when_its_password_is_at_hand(village: Town) -> None:
-    user_id = await village.user(ADA)
+async def test_an_old_hash_is_replaced_when_its_password_is_at_hand(sqlite_site: Deployment) -> None:
+    user_id = await sqlite_site.create_user(ADA)
     old = PasswordHasher(time_cost=1, memory_cost=1024, parallelism=2)
-    village.gateway.alter(f"UPDATE users SET password_hash = '{old.hash(PASSWORD)}' WHERE id = '{user_id}'")  # noqa: S608
+    update = f"UPDATE users SET password_hash = '{old.hash(PASSWORD)}' WHERE id = '{user_id}'"  # noqa: S608
+    sqlite_site.gateway.alter(update)
     stored = "SELECT password_hash FROM users WHERE email IS NOT NULL"
-    async with village.visitor() as ada:
+    async with sqlite_site.browser() as ada:
         assert code_of(await ada.login(ADA, NEW)) == "invalid_credentials"
-        ((kept,),) = rows(village.gateway, stored)
+        ((kept,),) = rows(sqlite_site.gateway, stored)
         assert "m=1024" in kept
         assert code_of(await ada.login(ADA)) == "200"
-        ((better,),) = rows(village.gateway, stored)
-        assert f"m={CHEAP.memory_cost}," in better
+        ((better,),) = rows(sqlite_site.gateway, stored)
+        assert f"m={CHEAP_HASHER.memory_cost}," in better
         assert code_of(await ada.login(ADA)) == "200"
 
 
@@ -727,14 +747,14 @@ async def test_mail_that_cannot_go_holds_up_no_answer_and_no_stop(
 ) -> None:
     monkeypatch.setattr(mail_queue, "PAUSES", (60.0,))  # far longer than an end waits for mail
     nobody = {"host": "127.0.0.1", "port": 1, "security": "none", "sender": "gateway@example.com"}
-    town = await settle(nursery, home, signup="open", sections={"mail": nobody})
-    async with town.visitor() as ada:
+    site = await deploy(nursery, home, signup="open", sections={"mail": nobody})
+    async with site.browser() as ada:
         assert (await ada.sign_up(ADA)).status_code == 202
-    await eventually(lambda: len(town.gateway.events("mail_delayed")) == 1)
+    await eventually(lambda: len(site.gateway.events("mail_delayed")) == 1)
     began = trio.current_time()
-    await town.gateway.stop()
+    await site.gateway.stop()
     assert trio.current_time() - began < 10, "the next attempt would be in a minute"
-    (dropped,) = town.gateway.events("mail_dropped")
+    (dropped,) = site.gateway.events("mail_dropped")
     assert dropped["reason"] != "the gateway ends", "it is tried once more, without the pause"
     assert (dropped["kind"], dropped["domain"]) == ("verify_email", "example.com")
 
@@ -742,14 +762,14 @@ async def test_mail_that_cannot_go_holds_up_no_answer_and_no_stop(
 async def test_who_is_sent_a_link_for_a_new_password_has_a_confirmed_address(
     nursery: trio.Nursery, home: Path
 ) -> None:
-    town = await settle(nursery, home, signup="open", admin_emails=[ADA])
-    async with town.visitor() as ada:
+    site = await deploy(nursery, home, signup="open", admin_emails=[ADA])
+    async with site.browser() as ada:
         await ada.sign_up(ADA, "chosen by somebody")
         await ada.send("POST", "/api/auth/password/forgot", {"email": ADA})
-        await eventually(lambda: len(town.post.to(ADA)) == 2)
-        reset = town.post.to(ADA)[1]
+        await eventually(lambda: len(site.mail.to(ADA)) == 2)
+        reset = site.mail.to(ADA)[1]
         body = {"token": reset.token, "password": PASSWORD}
         assert code_of(await ada.send("POST", "/api/auth/password/reset", body)) == "204"
-        assert code_of(await ada.confirm(town.post.to(ADA)[0].token, "chosen by somebody")) == "invalid_token"
+        assert code_of(await ada.confirm(site.mail.to(ADA)[0].token, "chosen by somebody")) == "invalid_token"
         answer = await ada.login(ADA)
         assert (answer.json()["user"]["email_verified"], answer.json()["user"]["role"]) == (True, "admin")

@@ -8,8 +8,8 @@ import httpx
 import pytest
 import trio
 
+from tests.deployment import PASSWORD, Deployment, code_of, deploy
 from tests.gateway.limits.test_limits import Wall
-from tests.people import PASSWORD, Town, code_of, settle
 from tests.storage.conftest import postgres, postgres_url, sqlite_path, sqlite_url, url
 
 __all__ = ["postgres", "postgres_url", "sqlite_path", "sqlite_url", "url"]
@@ -18,11 +18,11 @@ BOB, CARL, MOVED = "bob@example.com", "carl@example.com", "moved@example.com"
 
 
 @pytest.fixture
-async def town(nursery: trio.Nursery, home: Path, url: str) -> Town:
-    return await settle(nursery, home, signup="open", sections={"storage": {"url": url}})
+async def site(nursery: trio.Nursery, home: Path, url: str) -> Deployment:
+    return await deploy(nursery, home, signup="open", sections={"storage": {"url": url}})
 
 
-async def invite(town: Town, operator: httpx.AsyncClient, email: str) -> tuple[str, str]:
+async def invite(site: Deployment, operator: httpx.AsyncClient, email: str) -> tuple[str, str]:
     """The id and the token of a new invitation."""
     answer = await operator.post("/api/admin/invites", json={"email": email})
     assert answer.status_code == 201, answer.text
@@ -38,10 +38,14 @@ async def log(operator: httpx.AsyncClient, **query: str) -> list[dict[str, Any]]
     return list((await operator.get("/api/admin/audit", params=query)).json()["data"])
 
 
-async def test_a_used_invitation_ends_the_others_to_its_address(town: Town) -> None:
-    async with town.visitor() as carl, town.visitor() as eve, town.gateway.operator() as operator:
-        first, token = await invite(town, operator, CARL)
-        second, left = await invite(town, operator, CARL.title())
+async def test_a_used_invitation_ends_the_others_to_its_address(site: Deployment) -> None:
+    async with (
+        site.browser() as carl,
+        site.browser() as eve,
+        site.gateway.operator() as operator,
+    ):
+        first, token = await invite(site, operator, CARL)
+        second, left = await invite(site, operator, CARL.title())
         assert await open_to(operator, CARL) == [first, second]
         assert code_of(await carl.sign_up(CARL.upper(), invite=token)) == "202"
         assert await open_to(operator, CARL) == []
@@ -52,18 +56,18 @@ async def test_a_used_invitation_ends_the_others_to_its_address(town: Town) -> N
 
         await carl.login(CARL)
         await carl.send("POST", "/api/auth/email", {"email": MOVED, "password": PASSWORD})
-        link = await town.post.arrived(MOVED)
-        moved, _ = await invite(town, operator, MOVED)
+        link = await site.mail.arrived(MOVED)
+        moved, _ = await invite(site, operator, MOVED)
         assert code_of(await carl.confirm(link.token)) == "200"
         assert await open_to(operator, CARL) == await open_to(operator, MOVED) == []
         assert code_of(await operator.delete(f"/api/admin/invites/{moved}")) == "invite_not_found"
         assert code_of(await eve.sign_up(CARL, invite=left)) == "invalid_token"
 
 
-async def test_an_account_made_for_an_invited_address_ends_the_invitation(town: Town) -> None:
-    async with town.visitor() as bob, town.gateway.operator() as operator:
-        made, token = await invite(town, operator, BOB)
-        user_id = await town.user(BOB.upper())
+async def test_an_account_made_for_an_invited_address_ends_the_invitation(site: Deployment) -> None:
+    async with site.browser() as bob, site.gateway.operator() as operator:
+        made, token = await invite(site, operator, BOB)
+        user_id = await site.create_user(BOB.upper())
         assert await open_to(operator, BOB) == []
         (created,) = await log(operator, subject=user_id)
         assert created["detail"]["after"]["ended_invite_ids"] == [made]
@@ -73,22 +77,22 @@ async def test_an_account_made_for_an_invited_address_ends_the_invitation(town: 
 async def test_one_that_is_too_old_ends_too(nursery: trio.Nursery, home: Path) -> None:
     """It would be good again when the clock is set back."""
     wall = Wall()
-    town = await settle(nursery, home, signup="open", clock=wall)
-    async with town.visitor() as bob, town.gateway.operator() as operator:
-        _, token = await invite(town, operator, BOB)
+    site = await deploy(nursery, home, signup="open", clock=wall)
+    async with site.browser() as bob, site.gateway.operator() as operator:
+        _, token = await invite(site, operator, BOB)
         wall.at += timedelta(days=365)
-        await town.user(BOB)
+        await site.create_user(BOB)
         wall.at -= timedelta(days=365)
         assert await open_to(operator, BOB) == []
         assert code_of(await bob.sign_up("eve@example.com", invite=token)) == "invalid_token"
 
 
-async def test_a_disabled_account_ends_the_invitations_to_its_address(town: Town) -> None:
+async def test_a_disabled_account_ends_the_invitations_to_its_address(site: Deployment) -> None:
     """One that nobody has confirmed: until it is disabled its address can be invited."""
-    async with town.visitor() as bob, town.gateway.operator() as operator:
+    async with site.browser() as bob, site.gateway.operator() as operator:
         await bob.sign_up(BOB)
         user_id = (await operator.get("/api/admin/users", params={"email": BOB})).json()["data"][0]["id"]
-        made, token = await invite(town, operator, BOB)
+        made, token = await invite(site, operator, BOB)
         await operator.patch(f"/api/admin/users/{user_id}", json={"tier": "pro"})
         assert await open_to(operator, BOB) == [made], "and other changes do not"
         for disabled in (True, False):
@@ -98,10 +102,10 @@ async def test_a_disabled_account_ends_the_invitations_to_its_address(town: Town
         assert code_of(await bob.sign_up(BOB, invite=token)) == "invalid_token"
 
 
-async def test_all_invitations_to_an_address_are_withdrawn_together(town: Town) -> None:
+async def test_all_invitations_to_an_address_are_withdrawn_together(site: Deployment) -> None:
     invites = "/api/admin/invites"
-    async with town.visitor() as bob, town.gateway.operator() as operator:
-        made = [await invite(town, operator, email) for email in (BOB, BOB.title(), CARL)]
+    async with site.browser() as bob, site.gateway.operator() as operator:
+        made = [await invite(site, operator, email) for email in (BOB, BOB.title(), CARL)]
         done = await operator.delete(invites, params={"email": BOB.upper()})
         assert (done.status_code, done.json()) == (200, {"withdrawn": [made[0][0], made[1][0]]})
         told = await log(operator, action="user.uninvite")
@@ -119,10 +123,10 @@ async def test_all_invitations_to_an_address_are_withdrawn_together(town: Town) 
         assert await open_to(operator, CARL) == [made[2][0]], "nobody else's"
 
 
-async def test_a_withdrawal_that_races_a_use_is_all_or_nothing(town: Town) -> None:
+async def test_a_withdrawal_that_races_a_use_is_all_or_nothing(site: Deployment) -> None:
     """Whoever comes second finds nothing: both end all invitations to the address."""
-    async with town.visitor() as bob, town.gateway.operator() as operator:
-        (_, token), *_ = [await invite(town, operator, BOB) for _ in range(3)]
+    async with site.browser() as bob, site.gateway.operator() as operator:
+        (_, token), *_ = [await invite(site, operator, BOB) for _ in range(3)]
         found: dict[str, httpx.Response] = {}
 
         async def use() -> None:

@@ -15,9 +15,9 @@ import trio
 
 from bluesminds.accounts import keys as accounts_keys
 from storage.keys import KeyRow
+from tests.deployment import BrowserUser, Deployment, code_of, deploy
 from tests.fakes.model_server import ModelServer
 from tests.gateways import ASK, entry, eventually
-from tests.people import Town, Visitor, code_of, settle
 from tests.storage.conftest import postgres, postgres_url, sqlite_path, sqlite_url, url
 
 __all__ = ["postgres", "postgres_url", "sqlite_path", "sqlite_url", "url"]
@@ -48,18 +48,18 @@ LIMITS = {
 
 
 @pytest.fixture
-async def town(nursery: trio.Nursery, home: Path, url: str, models: ModelServer) -> Town:
-    return await settle(nursery, home, servers=[entry("one", models.url)], sections={"storage": {"url": url}})
+async def site(nursery: trio.Nursery, home: Path, url: str, models: ModelServer) -> Deployment:
+    return await deploy(nursery, home, servers=[entry("one", models.url)], sections={"storage": {"url": url}})
 
 
 @pytest.fixture
-async def village(nursery: trio.Nursery, home: Path, models: ModelServer) -> Town:
-    return await settle(nursery, home, servers=[entry("one", models.url)])
+async def sqlite_site(nursery: trio.Nursery, home: Path, models: ModelServer) -> Deployment:
+    return await deploy(nursery, home, servers=[entry("one", models.url)])
 
 
-async def sign_in(town: Town, visitor: Visitor, email: str, role: str = "user") -> str:
-    user_id = await town.user(email, role, tier=None)
-    assert (await visitor.login(email, bearer=True)).status_code == 200
+async def sign_in(site: Deployment, browser: BrowserUser, email: str, role: str = "user") -> str:
+    user_id = await site.create_user(email, role, tier=None)
+    assert (await browser.login(email, bearer=True)).status_code == 200
     return user_id
 
 
@@ -68,9 +68,9 @@ def ms(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
-async def test_a_key_is_made_used_changed_rotated_and_revoked(town: Town) -> None:
-    async with town.visitor() as ada:
-        user_id = await sign_in(town, ada, ADA)
+async def test_a_key_is_made_used_changed_rotated_and_revoked(site: Deployment) -> None:
+    async with site.browser() as ada:
+        user_id = await sign_in(site, ada, ADA)
         soon = datetime.now(UTC) + timedelta(hours=2)
         wanted = {
             "name": "laptop",
@@ -109,14 +109,14 @@ async def test_a_key_is_made_used_changed_rotated_and_revoked(town: Town) -> Non
         assert (await ada.send("GET", path)).json() == row
 
         page = {"origin": "https://app.example.com"}
-        assert (await town.gateway.chat(key=key, headers=page)).status_code == 200
-        assert code_of(await town.gateway.chat(key=key)) == "origin_not_allowed"
+        assert (await site.gateway.chat(key=key, headers=page)).status_code == 200
+        assert code_of(await site.gateway.chat(key=key)) == "origin_not_allowed"
         changed = (
             await ada.send("PATCH", path, {"allowed_origins": None, "limits": {"rpm": None, "tpm": 9000}})
         ).json()
         expected = row | {"allowed_origins": None, "limits": row["limits"] | {"rpm": None, "tpm": 9000}}
         assert changed == expected
-        assert (await town.gateway.chat(key=key)).status_code == 200
+        assert (await site.gateway.chat(key=key)).status_code == 200
         assert (await ada.send("PATCH", path, {})).json() == expected, "nothing said, nothing changed"
         money = (await ada.send("PATCH", path, {"limits": {"usd_per_day": "12.50"}})).json()["limits"]
         assert money == expected["limits"] | {"usd_per_day": "12.5"}
@@ -132,21 +132,21 @@ async def test_a_key_is_made_used_changed_rotated_and_revoked(town: Town) -> Non
         ending = ms((await ada.send("GET", path)).json()["previous_until"]) - datetime.now(UTC)
         assert timedelta(seconds=50) < ending <= timedelta(seconds=60)
         for good in (key, new_key):
-            assert (await town.gateway.chat(key=good)).status_code == 200
+            assert (await site.gateway.chat(key=good)).status_code == 200
         assert (await ada.send("DELETE", f"{path}/previous")).status_code == 204
-        assert code_of(await town.gateway.chat(key=key)) == "api_key_expired"
+        assert code_of(await site.gateway.chat(key=key)) == "api_key_expired"
         assert (await ada.send("DELETE", f"{path}/previous")).status_code == 204, "nothing is left to end"
-        assert (await town.gateway.chat(key=new_key)).status_code == 200
+        assert (await site.gateway.chat(key=new_key)).status_code == 200
 
         newest = (await ada.send("POST", f"{path}/rotate", {"overlap_seconds": 60})).json()["key"]
         assert (await ada.send("DELETE", path)).status_code == 204
         for gone in (new_key, newest):
-            assert code_of(await town.gateway.chat(key=gone)) == "api_key_revoked"
+            assert code_of(await site.gateway.chat(key=gone)) == "api_key_revoked"
         assert (await ada.send("GET", path)).json()["revoked_at"] is not None, "the row stays"
         for method, below in (("DELETE", ""), ("PATCH", ""), ("POST", "/rotate"), ("DELETE", "/previous")):
             again = await ada.send(method, path + below, None if method == "DELETE" else {})
             assert (again.status_code, code_of(again)) == (404, "key_not_found")
-        assert key not in town.gateway.log and new_key not in town.gateway.log
+        assert key not in site.gateway.log and new_key not in site.gateway.log
 
 
 class Noon:
@@ -163,13 +163,13 @@ async def test_what_a_key_was_used_for(
     nursery: trio.Nursery, home: Path, url: str, models: ModelServer
 ) -> None:
     sections = {"storage": {"url": url}}
-    town = await settle(nursery, home, servers=[entry("one", models.url)], clock=Noon(), sections=sections)
-    async with town.visitor() as ada:
-        await sign_in(town, ada, ADA)
+    site = await deploy(nursery, home, servers=[entry("one", models.url)], clock=Noon(), sections=sections)
+    async with site.browser() as ada:
+        await sign_in(site, ada, ADA)
         made = (await ada.send("POST", "/api/keys", {"name": "a"})).json()
         idle = (await ada.send("POST", "/api/keys", {"name": "b"})).json()
         for _ in range(3):
-            assert (await town.gateway.chat(key=made["key"])).status_code == 200
+            assert (await site.gateway.chat(key=made["key"])).status_code == 200
         usage: dict[str, Any] = {}
 
         async def is_counted() -> bool:
@@ -194,9 +194,9 @@ async def test_what_a_key_was_used_for(
 
 
 @pytest.mark.parametrize("path", ["/api/keys", "/user/api-keys"])
-async def test_lists_come_in_pages(village: Town, path: str) -> None:
-    async with village.visitor() as ada:
-        await sign_in(village, ada, ADA)
+async def test_lists_come_in_pages(sqlite_site: Deployment, path: str) -> None:
+    async with sqlite_site.browser() as ada:
+        await sign_in(sqlite_site, ada, ADA)
         made = [(await ada.send("POST", path, {"name": f"k{n}"})).json()["id"] for n in range(5)]
         await ada.send("DELETE", f"{path}/{made[1]}")
         seen, after = [], ""
@@ -226,10 +226,10 @@ async def test_lists_come_in_pages(village: Town, path: str) -> None:
             assert code_of(await ada.send("GET", f"{path}?{wrong}")) == "invalid_value", wrong
 
 
-async def test_keys_of_others_are_not_there(town: Town) -> None:
-    async with town.visitor() as ada, town.visitor() as bob:
-        await sign_in(town, ada, ADA)
-        await sign_in(town, bob, BOB)
+async def test_keys_of_others_are_not_there(site: Deployment) -> None:
+    async with site.browser() as ada, site.browser() as bob:
+        await sign_in(site, ada, ADA)
+        await sign_in(site, bob, BOB)
         mine = (await ada.send("POST", "/api/keys", {"name": "mine"})).json()
         before = (await ada.send("GET", f"/api/keys/{mine['id']}")).json()
         strange = (mine["id"], NOWHERE, "x", "%00", "..%2f", "a%2Fb", "%F0%9F%98%80", mine["id"].upper())
@@ -247,15 +247,15 @@ async def test_keys_of_others_are_not_there(town: Town) -> None:
                     assert answer.status_code == 404, (method, key_id, answer.text)
             assert (await bob.send("GET", base)).json()["data"] == []
         assert (await ada.send("GET", f"/api/keys/{mine['id']}")).json() == before
-        assert (await town.gateway.chat(key=mine["key"])).status_code == 200
+        assert (await site.gateway.chat(key=mine["key"])).status_code == 200
         for strange_cursor in ("%00", "x" * 200, "%F0%9F%98%80"):
             assert (await ada.send("GET", f"/api/keys?after={strange_cursor}")).status_code in (200, 400)
 
 
-async def test_administrators_have_everybodys_keys(town: Town) -> None:
-    async with town.visitor() as ada, town.visitor() as root:
-        ada_id = await sign_in(town, ada, ADA)
-        root_id = await sign_in(town, root, ROOT, "admin")
+async def test_administrators_have_everybodys_keys(site: Deployment) -> None:
+    async with site.browser() as ada, site.browser() as root:
+        ada_id = await sign_in(site, ada, ADA)
+        root_id = await sign_in(site, root, ROOT, "admin")
         mine = (await ada.send("POST", "/api/keys", {"name": "mine"})).json()
         path = f"/api/admin/keys/{mine['id']}"
         for method, below in (
@@ -286,10 +286,10 @@ async def test_administrators_have_everybodys_keys(town: Town) -> None:
         assert (await root.send("PATCH", path, {"name": "theirs"})).json()["name"] == "theirs"
         rotated = (await root.send("POST", f"{path}/rotate", {})).json()
         assert rotated["user_id"] == ada_id
-        assert (await town.gateway.chat(key=rotated["key"])).status_code == 200
-        assert code_of(await town.gateway.chat(key=mine["key"])) == "api_key_expired"
+        assert (await site.gateway.chat(key=rotated["key"])).status_code == 200
+        assert code_of(await site.gateway.chat(key=mine["key"])) == "api_key_expired"
         assert (await root.send("DELETE", f"/api/admin/keys/{rotated['id']}")).status_code == 204
-    async with town.gateway.operator() as operator:
+    async with site.gateway.operator() as operator:
         made = (await operator.post("/api/admin/keys", json={"name": "cli"})).json()
         assert made["user_id"] not in (ada_id, root_id)
         assert code_of(await operator.get("/api/keys")) == "session_required"
@@ -339,9 +339,9 @@ WRONG: list[dict[str, Any]] = [
 ]
 
 
-async def test_wrong_fields_are_told_by_name_and_change_nothing(village: Town) -> None:
-    async with village.visitor() as ada:
-        await sign_in(village, ada, ADA)
+async def test_wrong_fields_are_told_by_name_and_change_nothing(sqlite_site: Deployment) -> None:
+    async with sqlite_site.browser() as ada:
+        await sign_in(sqlite_site, ada, ADA)
         made = (await ada.send("POST", "/api/keys", {"name": "a"})).json()
         path = f"/api/keys/{made['id']}"
         before = (await ada.send("GET", path)).json()
@@ -363,17 +363,17 @@ async def test_wrong_fields_are_told_by_name_and_change_nothing(village: Town) -
         assert answer.json()["error"]["param"] == "limits.rpm"
 
 
-async def test_only_the_declared_fields_can_be_set(village: Town) -> None:
+async def test_only_the_declared_fields_can_be_set(sqlite_site: Deployment) -> None:
     """Every column of the table, as itself and as the API names it, at every input for keys."""
-    async with village.visitor() as ada, village.visitor() as root:
-        ada_id = await sign_in(village, ada, ADA)
-        root_id = await sign_in(village, root, ROOT, "admin")
+    async with sqlite_site.browser() as ada, sqlite_site.browser() as root:
+        ada_id = await sign_in(sqlite_site, ada, ADA)
+        root_id = await sign_in(sqlite_site, root, ROOT, "admin")
         made = (await ada.send("POST", "/api/keys", {"name": "a"})).json()
         may = {"name", "scopes", "allowed_models", "allowed_ips", "allowed_origins", "limits", "expires_at"}
         columns = (
             {*KeyRow.__slots__, "key", "role", "tier", "owner", "disabled_at", "balance"} - may - {"metadata"}
         )
-        before = await rows(village)
+        before = await rows(sqlite_site)
         for column in sorted(columns):
             value = {"user_id": root_id, "revoked_at": None}.get(column, "x")
             for who, base in ((ada, "/api/keys"), (ada, "/user/api-keys"), (root, "/api/admin/keys")):
@@ -386,26 +386,26 @@ async def test_only_the_declared_fields_can_be_set(village: Town) -> None:
                         continue  # that one an administrator may say
                     answer = await who.send(method, path, body | {column: value})
                     assert (answer.status_code, code_of(answer)) == (400, "invalid_value"), (path, column)
-        assert await rows(village) == before
+        assert await rows(sqlite_site) == before
         assert {row[1] for row in before} >= {ada_id}
 
 
-async def rows(town: Town) -> list[Any]:
-    with town.gateway.reading() as database:
+async def rows(site: Deployment) -> list[Any]:
+    with site.gateway.reading() as database:
         return database.execute("SELECT * FROM api_keys ORDER BY id").fetchall()
 
 
-async def test_an_account_has_so_many_keys(village: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_account_has_so_many_keys(sqlite_site: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accounts_keys, "MAX_ACTIVE", 2)
-    async with village.visitor() as ada:
-        await sign_in(village, ada, ADA)
+    async with sqlite_site.browser() as ada:
+        await sign_in(sqlite_site, ada, ADA)
         codes = [code_of(await ada.send("POST", "/api/keys", {"name": "a"})) for _ in range(3)]
     assert codes == ["201", "201", "too_many_keys"]
 
 
-async def test_no_key_is_anywhere_but_in_its_answer(village: Town) -> None:
-    async with village.visitor() as ada:
-        await sign_in(village, ada, ADA)
+async def test_no_key_is_anywhere_but_in_its_answer(sqlite_site: Deployment) -> None:
+    async with sqlite_site.browser() as ada:
+        await sign_in(sqlite_site, ada, ADA)
         made = (await ada.send("POST", "/api/keys", {"name": "a"})).json()
         rotated = (await ada.send("POST", f"/api/keys/{made['id']}/rotate", {"overlap_seconds": 5})).json()
         shown = [
@@ -413,13 +413,13 @@ async def test_no_key_is_anywhere_but_in_its_answer(village: Town) -> None:
             for path in ("/api/keys", f"/api/keys/{made['id']}", f"/api/keys/{made['id']}/usage")
         ]
         for key in (made["key"], rotated["key"]):
-            assert (await village.gateway.chat(key=key)).status_code == 200
-            await village.gateway.chat(key=key[:-1] + ("a" if key[-1] != "a" else "b"))
-        metrics = (await village.gateway.get("/metrics")).text
-    with closing(sqlite3.connect(village.gateway.database)) as database:
+            assert (await sqlite_site.gateway.chat(key=key)).status_code == 200
+            await sqlite_site.gateway.chat(key=key[:-1] + ("a" if key[-1] != "a" else "b"))
+        metrics = (await sqlite_site.gateway.get("/metrics")).text
+    with closing(sqlite3.connect(sqlite_site.gateway.database)) as database:
         dump = "\n".join(database.iterdump())
     for key in (made["key"], rotated["key"]):
-        for text in (*shown, metrics, dump, village.gateway.log):
+        for text in (*shown, metrics, dump, sqlite_site.gateway.log):
             assert key not in text and key[3:33] not in text
 
 
@@ -430,38 +430,38 @@ async def keep_calling(client: httpx.AsyncClient, answers: list[tuple[float, int
 
 
 @pytest.mark.parametrize("act", ["revoke", "disable"])
-async def test_what_ends_a_key_is_in_force_at_once_under_load(town: Town, act: str) -> None:
-    await end_under_load(town, act)
+async def test_what_ends_a_key_is_in_force_at_once_under_load(site: Deployment, act: str) -> None:
+    await end_under_load(site, act)
 
 
 @pytest.mark.parametrize("act", ["rotate", "narrow", "expire"])
-async def test_other_changes_of_a_key_are_too(village: Town, act: str) -> None:
-    await end_under_load(village, act)
+async def test_other_changes_of_a_key_are_too(sqlite_site: Deployment, act: str) -> None:
+    await end_under_load(sqlite_site, act)
 
 
-async def end_soon(visitor: Visitor, path: str) -> httpx.Response:
+async def end_soon(browser: BrowserUser, path: str) -> httpx.Response:
     """The answer, when the key's time is over. On a slow machine it may be so before the gateway hears of it,
     which is refused: then a later time is tried.
     """
     for seconds in (0.3, 3, 30):
         near = datetime.now(UTC) + timedelta(seconds=seconds)
-        answer = await visitor.send("PATCH", path, {"expires_at": near.isoformat()})
+        answer = await browser.send("PATCH", path, {"expires_at": near.isoformat()})
         if answer.is_success:
             break
-    await eventually(lambda: datetime.now(UTC) > near, 60)
+    await eventually(lambda: datetime.now(UTC) > near)
     return answer
 
 
-async def end_under_load(town: Town, act: str) -> None:
+async def end_under_load(site: Deployment, act: str) -> None:
     """Nothing that begins after the answer is accepted, which is stricter than within a second."""
     answers: list[tuple[float, int]] = []
     stop = trio.Event()
-    async with town.visitor() as ada, town.visitor() as root:
-        user_id = await sign_in(town, ada, ADA)
-        await sign_in(town, root, ROOT, "admin")
+    async with site.browser() as ada, site.browser() as root:
+        user_id = await sign_in(site, ada, ADA)
+        await sign_in(site, root, ROOT, "admin")
         made = (await ada.send("POST", "/api/keys", {"name": "a"})).json()
         path = f"/api/keys/{made['id']}"
-        async with town.gateway.client(made["key"]) as client, trio.open_nursery() as callers:
+        async with site.gateway.client(made["key"]) as client, trio.open_nursery() as callers:
             for _ in range(8):
                 callers.start_soon(keep_calling, client, answers, stop)
             await eventually(lambda: len(answers) >= 40)

@@ -8,9 +8,9 @@ import pytest
 import trio
 
 from storage.users import UserRow
+from tests.deployment import PASSWORD, BrowserUser, Deployment, code_of, deploy
 from tests.fakes.model_server import ModelServer
 from tests.gateways import entry, eventually
-from tests.people import PASSWORD, Town, Visitor, code_of, settle
 from tests.storage.conftest import postgres, postgres_url, sqlite_path, sqlite_url, url
 
 __all__ = ["postgres", "postgres_url", "sqlite_path", "sqlite_url", "url"]
@@ -22,23 +22,23 @@ SECONDS = 60  # the longest anything may take, on a machine with other work
 
 
 @pytest.fixture
-async def town(nursery: trio.Nursery, home: Path, url: str, models: ModelServer) -> Town:
+async def site(nursery: trio.Nursery, home: Path, url: str, models: ModelServer) -> Deployment:
     sections = {"storage": {"url": url}}
-    return await settle(nursery, home, servers=[entry("one", models.url)], signup="open", sections=sections)
+    return await deploy(nursery, home, servers=[entry("one", models.url)], signup="open", sections=sections)
 
 
 @pytest.fixture
-async def village(nursery: trio.Nursery, home: Path, models: ModelServer) -> Town:
-    return await settle(nursery, home, servers=[entry("one", models.url)], signup="open")
+async def sqlite_site(nursery: trio.Nursery, home: Path, models: ModelServer) -> Deployment:
+    return await deploy(nursery, home, servers=[entry("one", models.url)], signup="open")
 
 
-async def patch(visitor: Visitor, user_id: str, **fields: Any) -> Any:
-    return await visitor.send("PATCH", f"/api/admin/users/{user_id}", fields)
+async def patch(browser: BrowserUser, user_id: str, **fields: Any) -> Any:
+    return await browser.send("PATCH", f"/api/admin/users/{user_id}", fields)
 
 
-async def test_users_are_made_found_and_shown(town: Town) -> None:
-    admin_id = await town.user(ADA, "admin")
-    async with town.visitor() as ada:
+async def test_users_are_made_found_and_shown(site: Deployment) -> None:
+    admin_id = await site.create_user(ADA, "admin")
+    async with site.browser() as ada:
         await ada.login(ADA)
         body = {"email": BOB, "password": PASSWORD, "full_name": "Bob", "tier": "pro"}
         made = (await ada.send("POST", "/api/admin/users", body)).json()
@@ -70,19 +70,21 @@ async def test_users_are_made_found_and_shown(town: Town) -> None:
             assert (await ada.send("GET", f"/api/admin/users?email={nothing}")).json()["data"] == []
 
 
-async def keep_calling(town: Town, key: str, statuses: list[tuple[float, int]], stop: trio.Event) -> None:
+async def keep_calling(
+    site: Deployment, key: str, statuses: list[tuple[float, int]], stop: trio.Event
+) -> None:
     ask = {"model": "m", "messages": []}
-    async with town.gateway.client(key) as client:
+    async with site.gateway.client(key) as client:
         while not stop.is_set():
             began = trio.current_time()
             answer = await client.post("/v1/chat/completions", json=ask)
             statuses.append((began, answer.status_code))
 
 
-async def keep_looking(visitor: Visitor, statuses: list[tuple[float, int]], stop: trio.Event) -> None:
+async def keep_looking(browser: BrowserUser, statuses: list[tuple[float, int]], stop: trio.Event) -> None:
     while not stop.is_set():
         began = trio.current_time()
-        answer = await visitor.send("GET", "/api/auth/me")
+        answer = await browser.send("GET", "/api/auth/me")
         statuses.append((began, answer.status_code))
 
 
@@ -90,20 +92,20 @@ def begun_after(moment: float, statuses: list[tuple[float, int]]) -> list[int]:
     return [status for began, status in statuses if began > moment]
 
 
-async def test_a_disabled_users_keys_and_sessions_die_at_once_under_load(town: Town) -> None:
-    user_id = await town.user(BOB, tier=None)
-    await town.user(ADA, "admin")
-    _, key = await town.gateway.new_key(user_id=user_id)
+async def test_a_disabled_users_keys_and_sessions_die_at_once_under_load(site: Deployment) -> None:
+    user_id = await site.create_user(BOB, tier=None)
+    await site.create_user(ADA, "admin")
+    _, key = await site.gateway.new_key(user_id=user_id)
     calls: list[tuple[float, int]] = []
     looks: list[tuple[float, int]] = []
     stop = trio.Event()
-    async with town.visitor() as ada, town.visitor() as bob, town.visitor() as program:
+    async with site.browser() as ada, site.browser() as bob, site.browser() as program:
         await ada.login(ADA)
         await bob.login(BOB)
         await program.login(BOB, bearer=True)
         async with trio.open_nursery() as load:
             for _ in range(LINES):
-                load.start_soon(keep_calling, town, key, calls, stop)
+                load.start_soon(keep_calling, site, key, calls, stop)
             load.start_soon(keep_looking, bob, looks, stop)
             load.start_soon(keep_looking, program, looks, stop)
             await eventually(lambda: len(calls) >= 40 and len(looks) >= 4, SECONDS)
@@ -120,25 +122,25 @@ async def test_a_disabled_users_keys_and_sessions_die_at_once_under_load(town: T
             assert set(begun_after(disabled, found)) == {401}
         assert disabled - asked < 1
         assert code_of(await bob.login(BOB)) == "user_disabled"
-        assert code_of(await town.gateway.chat(key=key)) == "user_disabled"
+        assert code_of(await site.gateway.chat(key=key)) == "user_disabled"
         await patch(ada, user_id, disabled=False)
-        assert not await bob.is_in(), "the sessions do not come back"
-        assert (await town.gateway.chat(key=key)).status_code == 200
+        assert not await bob.is_signed_in(), "the sessions do not come back"
+        assert (await site.gateway.chat(key=key)).status_code == 200
         assert code_of(await bob.login(BOB)) == "200"
 
 
-async def test_another_role_takes_another_session(village: Town) -> None:
-    user_id = await village.user(BOB, "admin")
-    await village.user(ADA, "admin")
+async def test_another_role_takes_another_session(sqlite_site: Deployment) -> None:
+    user_id = await sqlite_site.create_user(BOB, "admin")
+    await sqlite_site.create_user(ADA, "admin")
     looks: list[tuple[float, int]] = []
     stop = trio.Event()
 
-    async def administer(bob: Visitor) -> None:
+    async def administer(bob: BrowserUser) -> None:
         while not stop.is_set():
             began = trio.current_time()
             looks.append((began, (await bob.send("GET", "/api/admin/users")).status_code))
 
-    async with village.visitor() as ada, village.visitor() as bob:
+    async with sqlite_site.browser() as ada, sqlite_site.browser() as bob:
         await ada.login(ADA)
         await bob.login(BOB)
         async with trio.open_nursery() as load:
@@ -154,22 +156,22 @@ async def test_another_role_takes_another_session(village: Town) -> None:
         assert code_of(await bob.send("GET", "/api/admin/users")) == "admin_required"
 
 
-async def test_there_is_always_an_administrator(town: Town) -> None:
-    first, second = await town.user(ADA, "admin"), await town.user(BOB, "admin")
-    async with town.visitor() as ada, town.visitor() as bob:
+async def test_there_is_always_an_administrator(site: Deployment) -> None:
+    first, second = await site.create_user(ADA, "admin"), await site.create_user(BOB, "admin")
+    async with site.browser() as ada, site.browser() as bob:
         await ada.login(ADA)
         await bob.login(BOB)
         outcomes: list[str] = []
 
-        async def demote(visitor: Visitor, user_id: str, **fields: Any) -> None:
-            outcomes.append(code_of(await patch(visitor, user_id, **fields)))
+        async def demote(browser: BrowserUser, user_id: str, **fields: Any) -> None:
+            outcomes.append(code_of(await patch(browser, user_id, **fields)))
 
         async with trio.open_nursery() as race:
             race.start_soon(lambda: demote(ada, second, role="user"))
             race.start_soon(lambda: demote(bob, first, disabled=True))
         assert "200" in outcomes
         assert sorted(outcomes)[1] in ("last_admin", "invalid_session")
-    async with town.gateway.operator() as operator:
+    async with site.gateway.operator() as operator:
         users = (await operator.get("/api/admin/users")).json()["data"]
         (last,) = [user for user in users if user["role"] == "admin" and not user["disabled"]]
         for change in ({"role": "user"}, {"disabled": True}):
@@ -181,27 +183,31 @@ async def test_there_is_always_an_administrator(town: Town) -> None:
         assert (answer.status_code, answer.json()["full_name"]) == (200, "Last")
 
 
-async def test_an_administrator_has_a_confirmed_address(village: Town) -> None:
+async def test_an_administrator_has_a_confirmed_address(sqlite_site: Deployment) -> None:
     """Else the last one who can sign in could be demoted."""
-    async with village.visitor() as bob, village.gateway.operator() as operator:
+    async with sqlite_site.browser() as bob, sqlite_site.gateway.operator() as operator:
         await bob.sign_up(BOB)
         users = (await operator.get("/api/admin/users")).json()["data"]
         assert [user["email"] for user in users] == [None, BOB]
         for user in users:
             answer = await operator.patch(f"/api/admin/users/{user['id']}", json={"role": "admin"})
             assert (answer.status_code, code_of(answer)) == (409, "email_not_confirmed")
-        await bob.confirm((await village.post.arrived(BOB)).token)
+        await bob.confirm((await sqlite_site.mail.arrived(BOB)).token)
         answer = await operator.patch(f"/api/admin/users/{users[1]['id']}", json={"role": "admin"})
         assert answer.json()["role"] == "admin"
 
 
-async def test_who_signs_up_for_others_keeps_nobody_out(town: Town) -> None:
-    async with town.visitor() as eve, town.visitor() as ada, town.gateway.operator() as operator:
+async def test_who_signs_up_for_others_keeps_nobody_out(site: Deployment) -> None:
+    async with (
+        site.browser() as eve,
+        site.browser() as ada,
+        site.gateway.operator() as operator,
+    ):
         traps = []
         for email in (ADA, BOB):
             await eve.sign_up(email, "chosen by eve")
-            traps.append((await town.post.arrived(email)).token)
-        token = town.gateway.running.first_run.bootstrap_token
+            traps.append((await site.mail.arrived(email)).token)
+        token = site.gateway.running.first_run.bootstrap_token
         claim = {"token": token, "email": ADA, "password": PASSWORD}
         claimed = await ada.send("POST", "/api/setup", claim)
         assert (claimed.status_code, claimed.json()["role"]) == (201, "admin")
@@ -216,14 +222,18 @@ async def test_who_signs_up_for_others_keeps_nobody_out(town: Town) -> None:
             assert (await ada.login(email)).json()["user"]["id"] in (claimed.json()["id"], made.json()["id"])
 
 
-async def test_only_what_is_declared_can_be_changed(village: Town) -> None:
+async def test_only_what_is_declared_can_be_changed(sqlite_site: Deployment) -> None:
     """Every column of the table, in every body that is about a user."""
-    await village.user(ADA, "admin")
-    bob_id = await village.user(BOB)
+    await sqlite_site.create_user(ADA, "admin")
+    bob_id = await sqlite_site.create_user(BOB)
     columns = set(UserRow.__dataclass_fields__) | {"is_admin", "user_id", "email_verified", "password"}
     value: dict[str, Any] = {"role": "admin", "tier": "enterprise", "disabled": True, "full_name": "Eve"}
     stored = "SELECT * FROM users WHERE email NOT IN ('ada@example.com') OR email IS NULL ORDER BY id"
-    async with village.visitor() as ada, village.visitor() as bob, village.visitor() as eve:
+    async with (
+        sqlite_site.browser() as ada,
+        sqlite_site.browser() as bob,
+        sqlite_site.browser() as eve,
+    ):
         await ada.login(ADA)
         await bob.login(BOB)
         doors = (
@@ -240,18 +250,18 @@ async def test_only_what_is_declared_can_be_changed(village: Town) -> None:
             (bob, "POST", "/api/auth/email", {"email": EVE, "password": PASSWORD}, set[str]()),
             (bob, "POST", "/api/auth/password", {"password": PASSWORD, "new_password": NEW}, set[str]()),
         )
-        with village.gateway.reading() as database:
+        with sqlite_site.gateway.reading() as database:
             before = database.execute(stored).fetchall()
         for who, method, path, body, declared in doors:
             for column in sorted(columns - declared - set(body)):
                 for wrong in (value.get(column, 1), None, "x"):
                     answer = await who.send(method, path, body | {column: wrong})
                     assert code_of(answer) == "invalid_value", (path, column, answer.text)
-        with village.gateway.reading() as database:
+        with sqlite_site.gateway.reading() as database:
             assert database.execute(stored).fetchall() == before
         changed = await bob.send("PATCH", "/api/auth/me", {"full_name": "Robert"})
         assert changed.status_code == 200
-        with village.gateway.reading() as database:
+        with sqlite_site.gateway.reading() as database:
             after = database.execute(stored).fetchall()
         differing = [
             (old, new)
@@ -262,18 +272,18 @@ async def test_only_what_is_declared_can_be_changed(village: Town) -> None:
         assert differing == [("", "Robert")]
 
 
-async def test_a_user_who_is_locked_out_gets_a_link(village: Town) -> None:
-    await village.user(ADA, "admin")
-    bob_id = await village.user(BOB)
-    async with village.visitor() as ada, village.visitor() as bob:
+async def test_a_user_who_is_locked_out_gets_a_link(sqlite_site: Deployment) -> None:
+    await sqlite_site.create_user(ADA, "admin")
+    bob_id = await sqlite_site.create_user(BOB)
+    async with sqlite_site.browser() as ada, sqlite_site.browser() as bob:
         await ada.login(ADA)
         await bob.login(BOB)
         link = (await ada.send("POST", f"/api/admin/users/{bob_id}/reset-password")).json()
-        mail = await village.post.arrived(BOB)
+        mail = await sqlite_site.mail.arrived(BOB)
         assert link["url"] in mail.text and link["email"] == BOB
         answer = await bob.send("POST", "/api/auth/password/reset", {"token": mail.token, "password": NEW})
         assert answer.status_code == 204
-        assert not await bob.is_in()
+        assert not await bob.is_signed_in()
         assert code_of(await bob.login(BOB, NEW)) == "200"
         local = (await ada.send("GET", "/api/admin/users")).json()["data"][0]["id"]
         path = "/api/admin/users/{}/reset-password"
@@ -281,35 +291,35 @@ async def test_a_user_who_is_locked_out_gets_a_link(village: Town) -> None:
         assert code_of(await ada.send("POST", path.format("nobody"))) == "user_not_found"
 
 
-async def test_a_session_that_is_ended_by_many_is_ended_once(village: Town) -> None:
-    ada_id = await village.user(ADA)
-    async with village.visitor() as ada:
+async def test_a_session_that_is_ended_by_many_is_ended_once(sqlite_site: Deployment) -> None:
+    ada_id = await sqlite_site.create_user(ADA)
+    async with sqlite_site.browser() as ada:
         await ada.login(ADA, bearer=True)
         async with trio.open_nursery() as nursery:
             for _ in range(10):
                 nursery.start_soon(ada.send, "POST", "/api/auth/logout")
-        assert not await ada.is_in()
-    with village.gateway.reading() as database:
+        assert not await ada.is_signed_in()
+    with sqlite_site.gateway.reading() as database:
         ended = "SELECT count(*) FROM audit WHERE actor = ? AND action = 'session.end'"
         assert database.execute(ended, (ada_id,)).fetchone() == (1,)
 
 
-async def test_every_change_is_in_the_audit_log_without_its_secrets(village: Town) -> None:
-    admin_id = await village.user(ADA, "admin")
-    async with village.visitor() as ada, village.visitor() as bob:
+async def test_every_change_is_in_the_audit_log_without_its_secrets(sqlite_site: Deployment) -> None:
+    admin_id = await sqlite_site.create_user(ADA, "admin")
+    async with sqlite_site.browser() as ada, sqlite_site.browser() as bob:
         await ada.login(ADA)
-        bob_id = await bob.join(BOB)
+        bob_id = await bob.register(BOB)
         await bob.send("PATCH", "/api/auth/me", {"full_name": "Bob"})
         body = {"password": PASSWORD, "new_password": NEW}
-        bob.use(await bob.send("POST", "/api/auth/password", body))
+        bob.use_session(await bob.send("POST", "/api/auth/password", body))
         await bob.send("DELETE", "/api/auth/sessions")  # there are no others yet
-        async with village.visitor() as elsewhere:
+        async with sqlite_site.browser() as elsewhere:
             await elsewhere.login(BOB, NEW)
         await bob.send("DELETE", "/api/auth/sessions")
         await patch(ada, bob_id, tier="pro", role="admin")
         await ada.send("POST", "/api/admin/invites", {"email": EVE})
         await ada.send("POST", "/api/auth/logout")
-    with village.gateway.reading() as database:
+    with sqlite_site.gateway.reading() as database:
         rows = database.execute(
             "SELECT actor, action, subject, detail, address FROM audit ORDER BY seq"
         ).fetchall()

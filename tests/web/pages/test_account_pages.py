@@ -14,9 +14,8 @@ from playwright.sync_api import Locator, Page, expect
 from bluesminds.web.assets import asset
 from tests import browser, gateways
 from tests.browser import Chromium
+from tests.deployment import PASSWORD, anonymous_client
 from tests.gateways import Gateway
-from tests.people import PASSWORD
-from tests.web.people import stranger
 
 ADA = "ada@example.com"
 NEW = "another horse battery"
@@ -37,14 +36,14 @@ async def site(nursery: trio.Nursery, home: Path) -> Gateway:
 
 
 async def send(gateway: Gateway, path: str, body: Any, *, status: int) -> Any:
-    async with stranger(gateway) as client:
+    async with anonymous_client(gateway) as client:
         answer = await client.post(path, json=body)
     assert answer.status_code == status, answer.text
     return answer.json() if answer.content else None
 
 
 async def can_sign_in(gateway: Gateway, password: str) -> bool:
-    async with stranger(gateway) as client:
+    async with anonymous_client(gateway) as client:
         answer = await client.post("/api/auth/login", json={"email": ADA, "password": password})
     return answer.status_code == 200
 
@@ -173,7 +172,7 @@ async def test_an_invitation_is_accepted(nursery: trio.Nursery, home: Path, chro
         done(page, "Your account is ready")
 
     await chromium.visit(site.url, accept)
-    async with stranger(site) as client:
+    async with anonymous_client(site) as client:
         answer = await client.post("/api/auth/login", json={"email": ADA, "password": NEW})
     assert answer.status_code == 200
     assert answer.json()["user"]["full_name"] == "Ada Lovelace"
@@ -269,7 +268,7 @@ async def test_browsers_know_what_to_fill_in(site: Gateway) -> None:
         "/account/reset": {"password": "new-password"},
         "/account/signup": {"email": "username", "full_name": "name", "password": "new-password"},
     }
-    async with stranger(site) as client:
+    async with anonymous_client(site) as client:
         for path, fields in wanted.items():
             text = (await client.get(path)).text
             inputs = re.findall(r'<input id="(\w+)" name="\1" type="\w+" autocomplete="([\w-]+)"', text)
@@ -284,7 +283,7 @@ async def test_nothing_gets_in_or_out(site: Gateway) -> None:
         "/account/style.css": "text/css; charset=utf-8",
         "/account/script.js": "text/javascript; charset=utf-8",
     }
-    async with stranger(site) as client:
+    async with anonymous_client(site) as client:
         for path, kind in kinds.items():
             answer = await client.get(path)
             assert answer.status_code == 200

@@ -1,0 +1,54 @@
+"""Whether the gateway can take traffic: the checks behind /ready."""
+
+import trio
+
+from bluesminds.app.services import Services
+from bluesminds.gateway.limits.lease import Lease
+from bluesminds.gateway.recorder import Recorder
+from bluesminds.gateway.routing.catalog import ServerRegistry
+from bluesminds.gateway.supervision import TaskSupervisor
+from storage.base import StorageError
+from storage.users import has_admin
+
+STORE_SECONDS = 2.0  # how long /ready waits for the store
+
+
+class ReadinessCheck:
+    def __init__(
+        self,
+        services: Services,
+        registry: ServerRegistry,
+        *,
+        recorder: Recorder,
+        tasks: TaskSupervisor,
+        lease: Lease,
+    ) -> None:
+        self._services = services
+        self._registry = registry
+        self._recorder = recorder
+        self._tasks = tasks
+        self._lease = lease
+
+    async def check(self) -> dict[str, str]:
+        """A short text per part; anything but "ok" means that the gateway is not ready."""
+        down = sorted(self._tasks.down)
+        return {
+            "store": "failing" if self._recorder.failing else await self._check_store(),
+            "limits": "ok" if self._lease.held() else "another gateway may be counting",
+            "tasks": ", ".join(down) + " down" if down else "ok",
+            "servers": "ok" if self._registry.has_usable() else self._describe_unavailability(),
+        }
+
+    def _describe_unavailability(self) -> str:
+        locked = len(self._services.accounts.servers.locked)
+        return "no usable server" + (
+            f"; {locked} with an API key sealed by another master key" if locked else ""
+        )
+
+    async def _check_store(self) -> str:
+        try:
+            with trio.fail_after(STORE_SECONDS):
+                await self._services.store.read(has_admin)
+        except (StorageError, trio.TooSlowError):
+            return "does not answer"
+        return "ok"

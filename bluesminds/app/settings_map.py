@@ -1,0 +1,118 @@
+"""Translates settings into the values that the services, the gateway and the listener are built from."""
+
+from typing import Any
+
+from msgspec import structs
+
+from bluesminds.common.money import Price, read_usd
+from bluesminds.common.values import LimitSet, Server
+from bluesminds.config import ListenSettings, ServerSettings, Settings
+from bluesminds.config.settings import MailSettings
+from bluesminds.http.client.pool import Timeouts
+from bluesminds.http.server.serve import Limits as ListenerLimits
+from bluesminds.notify.mail import SmtpAccount
+
+
+def upstream_timeouts(settings: Settings) -> Timeouts:
+    upstream = settings.upstream
+    return Timeouts(
+        connect=upstream.connect_timeout,
+        pool=upstream.pool_timeout,
+        write=upstream.write_timeout,
+        first_byte=upstream.first_byte_timeout,
+        between_chunks=upstream.chunk_timeout,
+    )
+
+
+def listener_limits(server: ListenSettings) -> ListenerLimits:
+    return ListenerLimits(
+        max_connections=server.max_connections,
+        max_connections_per_ip=server.max_connections_per_ip,
+        header_bytes=server.max_header_bytes,
+        header_lines=server.max_header_lines,
+        url_bytes=server.max_url_bytes,
+        body_bytes=server.max_body_bytes,
+        body_chunks=server.max_body_chunks,
+        header_timeout=server.header_timeout,
+        body_timeout=server.body_timeout,
+        write_timeout=server.write_timeout,
+        idle_timeout=server.idle_timeout,
+        handshake_timeout=server.handshake_timeout,
+        drain_timeout=server.drain_timeout,
+    )
+
+
+def tier_limits(settings: Settings) -> dict[str, LimitSet]:
+    """The limits of each tier, by its name."""
+    tables = structs.asdict(settings.tiers)
+    return {name: _limit_set(structs.asdict(table)) for name, table in tables.items()}
+
+
+def _limit_set(figures: dict[str, Any]) -> LimitSet:
+    """`figures` are the fields of a tier; the amounts of USD among them are text."""
+    money = {name: read_usd(text) for name, text in figures.items() if name.startswith("usd_")}
+    return LimitSet(**figures | money)
+
+
+def keyless_limits(settings: Settings) -> LimitSet | None:
+    """The limits of one client address in keyless mode; None when keyless mode is off."""
+    keyless = settings.keyless
+    if not keyless.enabled:
+        return None
+    return LimitSet(
+        rpm=keyless.rpm,
+        tpm=keyless.tpm,
+        concurrency=keyless.concurrency,
+        tokens_per_day=keyless.tokens_per_day,
+    )
+
+
+def model_prices(settings: Settings) -> dict[str, Price]:
+    """The price of each model, by its name."""
+    return {
+        row.model: Price(
+            input=read_usd(row.input_usd),
+            cached_input=read_usd(row.cached_input_usd or row.input_usd),
+            output=read_usd(row.output_usd),
+            max_output=row.max_output_tokens,
+        )
+        for row in settings.prices
+    }
+
+
+def configured_server(row: ServerSettings, *, demo_url: str, keyless: bool) -> Server:
+    """A [[servers]] entry. `keyless`: whether keyless mode is on."""
+    return Server(
+        name=row.name,
+        dialect=row.dialect,
+        url=demo_url if row.dialect == "demo" else row.url or "",
+        api_key=None if row.api_key is None else row.api_key.reveal(),
+        models=row.models,
+        weight=row.weight,
+        priority=row.priority,
+        origin="file",
+        keyless=keyless and row.keyless,
+    )
+
+
+def smtp_account(mail: MailSettings) -> SmtpAccount | None:
+    """None when no mail server is configured."""
+    if mail.host is None or mail.sender is None:
+        return None
+    return SmtpAccount(
+        host=mail.host,
+        port=mail.port,
+        security=mail.security,
+        sender=mail.sender,
+        username=mail.username,
+        password=None if mail.password is None else mail.password.reveal(),
+        timeout=mail.timeout,
+    )
+
+
+def public_url(server: ListenSettings) -> str:
+    """The base URL for links in mail, without a slash at its end."""
+    if server.public_url is not None:
+        return server.public_url.rstrip("/")
+    host = f"[{server.host}]" if ":" in server.host else server.host
+    return f"{'https' if server.tls_cert else 'http'}://{host}:{server.port}"

@@ -1,0 +1,59 @@
+"""The words of the product are plain technical English: code, messages, comments and documentation."""
+
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = [ROOT / "README.md", ROOT / "gateway.toml.example", *sorted((ROOT / "docs").rglob("*.md"))]
+MODULES = [path for package in ("bluesminds", "storage") for path in sorted((ROOT / package).rglob("*.py"))]
+BANNED = re.compile(
+    r"\b(?:who(?:so)?ever|somebody|anybody|nobody|nought|anew|in vain|mend(?:ed|s)?|(?:is|are|be) told"
+    r"|of (?:its|their) own accord|his|him|(?:that|which) (?:are|is) none)\b",
+    re.IGNORECASE,
+)
+SUBJECTLESS = re.compile(
+    r"(?:^|[.:] |\"\"\")Who (?:has|is|does|may|can|gets|brings|wants)\b(?![^.?]*\?)", re.MULTILINE
+)
+# Files and packages that still have to be rewritten. Remove an entry as soon as its text is clean.
+NOT_YET = (
+    "bluesminds/accounts/",
+    "bluesminds/cli/",
+    "bluesminds/config/",
+    "bluesminds/gateway/",
+    "bluesminds/http/",
+    "bluesminds/notify/",
+    "bluesminds/providers/",
+    "bluesminds/web/",
+    "storage/",
+)
+
+
+def words_of(path: Path) -> Iterator[tuple[int, str]]:
+    """Comments and strings of a module, or all lines of a document, with their line numbers."""
+    text = path.read_text()
+    if path.suffix != ".py":
+        yield from enumerate(text.splitlines(), start=1)
+        return
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type in (tokenize.COMMENT, tokenize.STRING):
+            yield token.start[0], token.string
+
+
+def banned_in(path: Path) -> list[str]:
+    return [
+        f"{path.relative_to(ROOT)}:{line + words.count(chr(10), 0, match.start())}: {match[0].strip()}"
+        for line, words in words_of(path)
+        for pattern in (BANNED, SUBJECTLESS)
+        for match in pattern.finditer(words)
+    ]
+
+
+@pytest.mark.parametrize("path", [*DOCUMENTS, *MODULES], ids=lambda path: str(path.relative_to(ROOT)))
+def test_text_banned_pattern_is_absent(path: Path) -> None:
+    if not str(path.relative_to(ROOT)).startswith(NOT_YET):
+        assert banned_in(path) == []
