@@ -25,7 +25,7 @@ from bluesminds.gateway.routing.health import ServerHealthRegistry
 from bluesminds.gateway.supervision import MAX_BACKOFF, HealthChecker, IdleSweeper, TaskSupervisor, Watchdog
 from bluesminds.gateway.upstream.sender import Sender
 from bluesminds.http.asgi import ASGIApp
-from bluesminds.http.server.limits import Stats
+from bluesminds.http.server.limits import ListenerStats
 from bluesminds.web import app
 from bluesminds.web.api import audit, auth, invites, keys, limits, ops, servers, sessions, setup, usage, users
 from bluesminds.web.data_plane import DataPlane
@@ -60,7 +60,7 @@ class GatewayApp:
         self.tasks = tasks
         self.lease = lease
         self.watchdog = Watchdog(recorder, limit=MAX_BACKOFF + 2 * settings.storage.settle_timeout)
-        self.stats = Stats()
+        self.stats = ListenerStats()
         self.limiter = limiter = RateLimiter(core.clock, core.calendar, lease.held)
         self.keys = KeyAuthenticator(
             partial(limiter.look_up_key, core.store),

@@ -14,7 +14,7 @@ import trio
 from bluesminds.app.services import Services
 from bluesminds.config import ListenSettings
 from bluesminds.http.asgi import ASGIApp, OnError
-from bluesminds.http.server.serve import Limits, Stats, bind_tcp, bind_unix, serve
+from bluesminds.http.server.serve import ListenerLimits, ListenerStats, bind_tcp, bind_unix, serve
 from bluesminds.web.guard import mark_operator
 
 
@@ -63,7 +63,9 @@ async def listen_locally(
 
 async def listen_privately(app: ASGIApp, sockets: list[socket], on_error: OnError) -> None:
     """Serve until cancelled."""
-    await serve(app, sockets, Limits(), on_error=on_error, shutdown=trio.Event(), stats=Stats())
+    await serve(
+        app, sockets, ListenerLimits(), on_error=on_error, shutdown=trio.Event(), stats=ListenerStats()
+    )
 
 
 def tls_context(server: ListenSettings) -> ssl.SSLContext | None:

@@ -28,7 +28,7 @@ from bluesminds.gateway.limits.lease import Lease
 from bluesminds.gateway.metrics import Metrics
 from bluesminds.gateway.recorder import Recorder
 from bluesminds.gateway.supervision import TaskSupervisor
-from bluesminds.http.server.serve import Limits
+from bluesminds.http.server.serve import ListenerLimits
 from bluesminds.http.server.serve import serve as listen
 
 FLUSH_SECONDS = 10.0  # the longest a stop waits for the last usage rows
@@ -151,13 +151,13 @@ async def _listen(
         tls=tls_context(server),
         http2=server.http2,
         on_error=lambda exc: gateway_app.core.log.exception("connection_failed", exc),
-        on_refusal=lambda client, refusal, request_id, untold: gateway_app.core.log.info(
+        on_rejection=lambda client, rejection, request_id, suppressed: gateway_app.core.log.info(
             "connection_refused",
             client=client,
-            status=refusal.status,
-            code=refusal.code,
+            status=rejection.status,
+            code=rejection.code,
             request_id=request_id,
-            untold=untold,
+            suppressed=suppressed,
         ),
         proxies=Networks.read(server.trusted_proxies) if server.proxy_protocol else None,
         shutdown=shutdown,
@@ -166,8 +166,8 @@ async def _listen(
     )
 
 
-def _limits(server: ListenSettings) -> Limits:
-    return Limits(
+def _limits(server: ListenSettings) -> ListenerLimits:
+    return ListenerLimits(
         max_connections=server.max_connections,
         max_connections_per_ip=server.max_connections_per_ip,
         header_bytes=server.max_header_bytes,

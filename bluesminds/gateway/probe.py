@@ -4,7 +4,7 @@ import trio
 from msgspec import Struct
 
 from bluesminds.common.values import Server
-from bluesminds.http.client.pool import Origin, Pool, Timeouts, UpstreamError
+from bluesminds.http.client.pool import Pool, Timeouts, UpstreamError, UpstreamOrigin
 from bluesminds.providers.dialects import DIALECTS
 from bluesminds.providers.openai import ModelRow, read_error, read_models
 
@@ -44,7 +44,7 @@ async def _fetch_models(
 ) -> list[ModelRow] | None:
     """The models, or None without `list_models`. Raises ValueError for an error response."""
     dialect = DIALECTS[server.dialect]
-    origin, base = Origin.parse(server.url)
+    origin, base = UpstreamOrigin.parse(server.url)
     alive_path = None if list_models else dialect.alive_path
     timeouts = Timeouts(seconds, seconds, seconds, seconds, seconds)
     target = (alive_path or base + dialect.models_path).encode()

@@ -12,7 +12,7 @@ import trio
 from bluesminds.common.networks import Networks
 from bluesminds.http.asgi import ASGIApp, Receive, Scope, Send
 from bluesminds.http.server.rejections import Rejection
-from bluesminds.http.server.serve import Limits, Stats, bind_tcp, serve
+from bluesminds.http.server.serve import ListenerLimits, ListenerStats, bind_tcp, serve
 
 HOST = b"Host: test\r\n"
 
@@ -20,10 +20,10 @@ HOST = b"Host: test\r\n"
 @dataclass
 class Served:
     port: int
-    stats: Stats
+    stats: ListenerStats
     errors: list[BaseException]
     shutdown: trio.Event
-    refusals: list[tuple[str, Rejection, str, int]] = field(default_factory=list)
+    rejections: list[tuple[str, Rejection, str, int]] = field(default_factory=list)
     ended: trio.Event = field(default_factory=trio.Event)
 
     async def connect(self) -> trio.SocketStream:
@@ -47,25 +47,25 @@ class Served:
 async def start(
     nursery: trio.Nursery,
     app: ASGIApp,
-    limits: Limits | None = None,
+    limits: ListenerLimits | None = None,
     *,
     tls: ssl.SSLContext | None = None,
     http2: bool = False,
     proxies: Networks | None = None,
 ) -> Served:
     sockets = bind_tcp("127.0.0.1", 0)
-    served = Served(sockets[0].getsockname()[1], Stats(), [], trio.Event())
+    served = Served(sockets[0].getsockname()[1], ListenerStats(), [], trio.Event())
 
     async def run(task_status: trio.TaskStatus[list[Any]]) -> None:
         await serve(
             app,
             sockets,
-            limits or Limits(),
+            limits or ListenerLimits(),
             tls=tls,
             http2=http2,
             proxies=proxies,
             on_error=served.errors.append,
-            on_refusal=lambda *told: served.refusals.append(told),
+            on_rejection=lambda *told: served.rejections.append(told),
             shutdown=served.shutdown,
             stats=served.stats,
             task_status=task_status,

@@ -1,4 +1,4 @@
-"""Event streams: no byte is lost or changed, and the same events come out however the stream is cut."""
+"""Event streams: no byte is lost or changed, and the events do not depend on how the stream is cut."""
 
 import pytest
 from hypothesis import example, given

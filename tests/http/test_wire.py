@@ -74,7 +74,7 @@ async def test_a_send_that_had_to_wait_does_not_free_the_receive_of_its_deadline
 
 async def test_a_timeout_that_met_nobody_does_not_name_a_later_error(pair: Pair) -> None:
     wire, peer = pair
-    wire.give_up()
+    wire.abort_waits()
     peer.close()
     with pytest.raises(WireClosed):
         while True:

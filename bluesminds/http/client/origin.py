@@ -1,4 +1,4 @@
-"""Where upstreams live: an origin is one connection target, a base URL an origin plus a path prefix."""
+"""Upstream addresses: an origin is one connection target; a base URL is an origin plus a path prefix."""
 
 import ssl
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class UpstreamOrigin:
     """One connection target. host: a name, an address without brackets, or a Unix socket's path (port 0)."""
 
     scheme: Scheme
@@ -23,8 +23,8 @@ class Origin:
     def parse(cls, url: str) -> tuple[Self, str]:
         """Split a base URL into its origin and path prefix ("" or "/v1", never ending in a slash).
 
-        Takes `http://host[:port][/path]`, `https://…` and `unix:/socket/path[:/path]` (nginx's form; `unix:///…`
-        too). Raises ValueError with a sentence that does not repeat the URL, which may hold a password.
+        Accepts `http://host[:port][/path]`, `https://…` and `unix:/socket/path[:/path]` (nginx's form; `unix:///…`
+        too). Raises ValueError; its message never contains the URL, which may hold a password.
         """
         if not url.isascii() or not url.isprintable() or " " in url:
             raise ValueError("a base URL may hold only printable ASCII characters without spaces")
@@ -39,7 +39,7 @@ class Origin:
         if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
             raise ValueError("a base URL looks like http://host, https://host or unix:/path/to/socket")
         if port == 0:
-            raise ValueError("port 0 is not a port to connect to")
+            raise ValueError("the base URL's port must not be 0")
         scheme = cast(Scheme, parts.scheme)
         return cls(scheme, parts.hostname, port or _DEFAULT_PORTS[scheme]), parts.path.rstrip("/")
 
@@ -54,7 +54,7 @@ class Origin:
 
     @property
     def authority(self) -> str:
-        """The Host header: without the scheme's own port, `localhost` for a Unix socket."""
+        """The Host header: without the scheme's default port; `localhost` for a Unix socket."""
         if self.scheme == "unix":
             return "localhost"
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -71,8 +71,8 @@ def _refuse_extras(parts: SplitResult) -> None:
 def tls_context(ca_file: Path | None) -> ssl.SSLContext:
     """A verifying client context that trusts the system's store, or only `ca_file` (PEM) when given.
 
-    Built by hand because `ssl.create_default_context` also writes session keys to a file named by the
-    environment. Raises OSError or ssl.SSLError when the file cannot be read.
+    `ssl.create_default_context` is not used, because it writes session keys to the file that SSLKEYLOGFILE
+    names. Raises OSError or ssl.SSLError when the file cannot be read.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2

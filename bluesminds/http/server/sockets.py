@@ -1,4 +1,4 @@
-"""Listening sockets: made here, owned by whoever serves them."""
+"""Opens listening sockets. The caller owns them."""
 
 import errno
 import os
@@ -11,7 +11,7 @@ BACKLOG = 1024
 def bind_tcp(host: str, port: int, backlog: int = BACKLOG) -> list[socket.socket]:
     """Listening sockets for every address `host` resolves to ("" for all), on one port even when it is 0.
 
-    A family of addresses that this machine lacks is passed over while another works; else OSError.
+    An address family that the machine lacks is skipped if another one works. Raises OSError.
     """
     found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     bound: list[socket.socket] = []

@@ -18,12 +18,12 @@ from bluesminds.http.client.pool import (
     ChunkTimeout,
     ConnectTimeout,
     FirstByteTimeout,
-    Origin,
     Pool,
     Response,
     Timeouts,
     UpstreamCut,
     UpstreamError,
+    UpstreamOrigin,
     UpstreamProtocolError,
     WriteTimeout,
 )
@@ -52,7 +52,9 @@ async def pool(nursery: trio.Nursery) -> Pool:
 
 
 async def get(pool: Pool, upstream: Upstream, timeouts: Timeouts = PATIENT) -> Response:
-    return await pool.request(b"GET", Origin("http", "127.0.0.1", upstream.port), b"/", [], timeouts=timeouts)
+    return await pool.request(
+        b"GET", UpstreamOrigin("http", "127.0.0.1", upstream.port), b"/", [], timeouts=timeouts
+    )
 
 
 def says(raw: bytes) -> Script:
@@ -107,7 +109,7 @@ class TestTimeouts:
             await trio.sleep_forever()
 
         upstream = await nursery.start(serve, script)
-        target = Origin("http", "127.0.0.1", upstream.port)
+        target = UpstreamOrigin("http", "127.0.0.1", upstream.port)
         with trio.fail_after(30), pytest.raises(WriteTimeout) as caught:
             await pool.request(b"POST", target, b"/", [], bytes(50_000_000), timeouts=STUCK)
         assert (caught.value.phase, caught.value.sent) == ("write", True)
@@ -122,13 +124,13 @@ class TestTimeouts:
             await trio.sleep_forever()
 
         upstream = await nursery.start(serve, script)
-        target = Origin("http", "127.0.0.1", upstream.port)
+        target = UpstreamOrigin("http", "127.0.0.1", upstream.port)
 
         async def pass_time() -> None:
             limit = time.monotonic() + 30
             while True:
                 assert time.monotonic() < limit
-                if any(connection.head_done for connection in pool._connections):
+                if any(connection.head_complete for connection in pool._connections):
                     mock_clock.jump(0.05)
                 await trio.lowlevel.checkpoint()
 
@@ -148,7 +150,7 @@ class TestTimeouts:
 
         for script in (silent, trickle):
             upstream = await nursery.start(serve, script)
-            target = Origin("http", "127.0.0.1", upstream.port)
+            target = UpstreamOrigin("http", "127.0.0.1", upstream.port)
             with trio.fail_after(30), pytest.raises(FirstByteTimeout):
                 await pool.request(b"POST", target, b"/", [], bytes(1_000_000), timeouts=SILENT)
 
@@ -162,7 +164,7 @@ class TestTimeouts:
                 with trio.move_on_after(0.05):
                     await filler.connect(address)
             with trio.fail_after(30), pytest.raises(ConnectTimeout) as caught:
-                await pool.request(b"GET", Origin("http", *address), b"/", [], timeouts=ABSENT)
+                await pool.request(b"GET", UpstreamOrigin("http", *address), b"/", [], timeouts=ABSENT)
             assert (caught.value.phase, caught.value.sent) == ("connect", False)
             for filler in fillers:
                 filler.close()
@@ -401,15 +403,15 @@ def test_whatever_arrives_ends_in_an_answer_or_an_upstream_error(raw: bytes, cut
 
 async def test_errors_never_repeat_what_was_sent_or_received(pool: Pool, nursery: trio.Nursery) -> None:
     canary = b"sk-canary-1234567890"
-    answers = [
+    responses = [
         OK + b"X-Key: " + canary + b"\r\n folded\r\n\r\n",
         OK + canary + b"\r\n\r\n",
         OK + b"Content-Length: " + canary + b"\r\n\r\n",
         canary,
     ]
-    for raw in answers:
+    for raw in responses:
         upstream = await nursery.start(serve, says(raw))
-        target = Origin("http", "127.0.0.1", upstream.port)
+        target = UpstreamOrigin("http", "127.0.0.1", upstream.port)
         with pytest.raises(UpstreamError) as caught:
             await pool.request(b"POST", target, b"/", [(b"authorization", canary)], canary, timeouts=PATIENT)
         error: BaseException | None = caught.value

@@ -1,4 +1,4 @@
-"""The pool against real sockets: framing, keep-alive, stale connections, uploads and early answers."""
+"""The pool against real sockets: framing, keep-alive, stale connections, uploads and early responses."""
 
 import dataclasses
 import socket
@@ -14,11 +14,11 @@ from bluesminds.http.client import pool as pool_module
 from bluesminds.http.client.pool import (
     BodyTooLarge,
     ConnectFailed,
-    Origin,
     Pool,
     Response,
     Timeouts,
     UpstreamCut,
+    UpstreamOrigin,
 )
 from bluesminds.http.wire import RECEIVE_BYTES
 from tests.fakes.raw_upstream import Peer, Upstream, always_ok, serve
@@ -33,8 +33,8 @@ async def pool(nursery: trio.Nursery) -> Pool:
     return pool
 
 
-def origin(upstream: Upstream) -> Origin:
-    return Origin("http", "127.0.0.1", upstream.port)
+def origin(upstream: Upstream) -> UpstreamOrigin:
+    return UpstreamOrigin("http", "127.0.0.1", upstream.port)
 
 
 async def get(pool: Pool, upstream: Upstream, target: bytes = b"/") -> Response:
@@ -285,7 +285,7 @@ async def test_a_cancelled_receive_may_be_repeated(pool: Pool, nursery: trio.Nur
 async def test_unix_sockets(pool: Pool, nursery: trio.Nursery, tmp_path: Path) -> None:
     path = str(tmp_path / "u.sock")
     upstream = await nursery.start(lambda task_status: serve(always_ok, path=path, task_status=task_status))
-    target, base = Origin.parse(f"unix:{path}:/v1/")
+    target, base = UpstreamOrigin.parse(f"unix:{path}:/v1/")
     assert base == "/v1"
     for _ in range(2):
         response = await pool.request(b"GET", target, b"/v1/models", [], timeouts=TIMEOUTS)
@@ -298,7 +298,10 @@ async def test_a_refused_connection_was_not_sent(pool: Pool, tmp_path: Path) -> 
     with trio.socket.socket() as unused:
         await unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]  # bound for as long as the test needs it, but not listening
-        for target in (Origin("http", "127.0.0.1", port), Origin("unix", str(tmp_path / "absent"), 0)):
+        for target in (
+            UpstreamOrigin("http", "127.0.0.1", port),
+            UpstreamOrigin("unix", str(tmp_path / "absent"), 0),
+        ):
             with pytest.raises(ConnectFailed) as caught:
                 await pool.request(b"GET", target, b"/", [], timeouts=TIMEOUTS)
             assert (caught.value.phase, caught.value.sent) == ("connect", False)
@@ -320,7 +323,7 @@ class Nowhere(trio.abc.HostnameResolver):
 async def test_names_that_cannot_be_resolved_fail_to_connect(pool: Pool, host: str) -> None:
     trio.socket.set_custom_hostname_resolver(Nowhere())
     with pytest.raises(ConnectFailed):
-        await pool.request(b"GET", Origin("http", host, 80), b"/", [], timeouts=TIMEOUTS)
+        await pool.request(b"GET", UpstreamOrigin("http", host, 80), b"/", [], timeouts=TIMEOUTS)
 
 
 class TestStaleConnections:
@@ -330,7 +333,7 @@ class TestStaleConnections:
     async def test_one_closed_at_the_next_request_is_replaced_once(
         self, pool: Pool, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, reset: bool
     ) -> None:
-        monkeypatch.setattr(pool_module, "_ROUND_TRIP", 60)
+        monkeypatch.setattr(pool_module, "_ROUND_TRIP_SECONDS", 60)
 
         async def script(peer: Peer) -> None:
             await peer.request()
@@ -391,7 +394,7 @@ class TestStaleConnections:
     async def test_a_request_that_changes_nothing_may_be_sent_again(
         self, pool: Pool, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(pool_module, "_HARMLESS_SECONDS", 60)
+        monkeypatch.setattr(pool_module, "_SAFE_SECONDS", 60)
 
         async def script(peer: Peer) -> None:
             await peer.request()
@@ -406,7 +409,7 @@ class TestStaleConnections:
     async def test_but_not_after_a_long_wait(
         self, pool: Pool, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(pool_module, "_HARMLESS_SECONDS", 0.05)
+        monkeypatch.setattr(pool_module, "_SAFE_SECONDS", 0.05)
 
         async def script(peer: Peer) -> None:
             await peer.request()
@@ -424,7 +427,7 @@ class TestStaleConnections:
         self, pool: Pool, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A request that is not whole cannot have been worked on, however long its sending took."""
-        monkeypatch.setattr(pool_module, "_HARMLESS_SECONDS", 60)
+        monkeypatch.setattr(pool_module, "_SAFE_SECONDS", 60)
 
         async def script(peer: Peer) -> None:
             await peer.request()
@@ -465,7 +468,7 @@ class TestStaleConnections:
 
         pool = Pool(max_connections=1)
         await nursery.start(pool.run)
-        target = Origin("unix", str(tmp_path / "s"), 0)
+        target = UpstreamOrigin("unix", str(tmp_path / "s"), 0)
 
         async def start(task_status: trio.TaskStatus[Upstream]) -> None:
             await serve(script, path=target.host, task_status=task_status)

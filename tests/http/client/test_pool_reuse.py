@@ -7,15 +7,15 @@ import pytest
 import trio
 import trio.testing
 
-from bluesminds.http.client.pool import Origin, Pool, PoolTimeout, Response, Timeouts
+from bluesminds.http.client.pool import Pool, PoolTimeout, Response, Timeouts, UpstreamOrigin
 from tests.fakes.raw_upstream import Peer, Script, Upstream, always_ok, serve
 from tests.http.serving import eventually
 
 TIMEOUTS = Timeouts(connect=5, pool=5, write=5, first_byte=5, between_chunks=5)
 
 
-def origin(upstream: Upstream) -> Origin:
-    return Origin("http", "127.0.0.1", upstream.port)
+def origin(upstream: Upstream) -> UpstreamOrigin:
+    return UpstreamOrigin("http", "127.0.0.1", upstream.port)
 
 
 async def get(pool: Pool, upstream: Upstream, timeouts: Timeouts = TIMEOUTS) -> Response:
@@ -143,11 +143,11 @@ async def test_forgotten_origins_do_not_grow_the_pool(nursery: trio.Nursery) -> 
     upstream = await nursery.start(serve, always_ok)
     pool = await running(nursery, Pool(max_idle_seconds=0.01))
     for number in range(50):
-        target = Origin("http", f"127.0.1.{number}", upstream.port)
+        target = UpstreamOrigin("http", f"127.0.1.{number}", upstream.port)
         with pytest.raises(Exception, match="cannot connect"):
             await pool.request(b"GET", target, b"/", [], timeouts=TIMEOUTS)
     await (await get(pool, upstream)).read(10)
-    await eventually(lambda: not pool._slots.lanes)
+    await eventually(lambda: not pool._slots.by_origin)
 
 
 async def _upload() -> AsyncIterator[bytes]:

@@ -1,4 +1,4 @@
-"""TLS to upstreams: certificates are checked, and a peer that never answers holds nobody up."""
+"""TLS to upstreams: certificates are checked, and a peer that never responses holds nobody up."""
 
 import os
 import ssl
@@ -15,10 +15,10 @@ from bluesminds.http.client.pool import (
     ConnectFailed,
     ConnectTimeout,
     FirstByteTimeout,
-    Origin,
     Pool,
     Timeouts,
     UpstreamCut,
+    UpstreamOrigin,
     UpstreamProtocolError,
     tls_context,
 )
@@ -60,8 +60,8 @@ async def serve_tls(
     return upstream
 
 
-def origin(upstream: Upstream) -> Origin:
-    return Origin("https", "127.0.0.1", upstream.port)
+def origin(upstream: Upstream) -> UpstreamOrigin:
+    return UpstreamOrigin("https", "127.0.0.1", upstream.port)
 
 
 async def test_requests_ride_one_verified_connection(
@@ -177,7 +177,7 @@ async def test_a_cut_inside_the_body_is_seen(pool: Pool, nursery: trio.Nursery, 
 async def test_a_stale_connection_is_replaced(
     pool: Pool, nursery: trio.Nursery, ca: trustme.CA, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool_module, "_ROUND_TRIP", 60)
+    monkeypatch.setattr(pool_module, "_ROUND_TRIP_SECONDS", 60)
 
     async def script(peer: Peer) -> None:
         await peer.request()

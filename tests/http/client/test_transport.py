@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from bluesminds.http.client import transport
-from bluesminds.http.client.pool import BodyTooLarge, Origin, Pool, Timeouts, UpstreamError
+from bluesminds.http.client.pool import BodyTooLarge, Pool, Timeouts, UpstreamError, UpstreamOrigin
 from bluesminds.http.client.transport import PoolTransport
 from tests.fakes.raw_upstream import Peer, Upstream, always_ok, serve, silent
 
@@ -233,7 +233,7 @@ class TestNothingIsCarriedOver:
         (tmp_path / ".netrc").write_text("machine 127.0.0.1 login me password secret\n")
         async with httpx.AsyncClient(transport=PoolTransport(pool), trust_env=False) as client:
             await client.get(url(upstream))
-        target = Origin("http", "127.0.0.1", upstream.port)
+        target = UpstreamOrigin("http", "127.0.0.1", upstream.port)
         response = await pool.request(b"GET", target, b"/", [], timeouts=Timeouts())
         await response.read(10)
         assert proxy.accepted == 0

@@ -1,4 +1,4 @@
-"""The HTTP/1.1 lane over real sockets: framing, bodies, early answers, limits, deadlines, disconnects."""
+"""The HTTP/1.1 server over real sockets: framing, bodies, early answers, limits, deadlines, disconnects."""
 
 import gc
 import json
@@ -12,7 +12,7 @@ import trio
 
 from bluesminds.http.asgi import ASGIApp, ClientDisconnected, Message, Receive, Scope, Send
 from bluesminds.http.server import connection
-from bluesminds.http.server.serve import Limits
+from bluesminds.http.server.serve import ListenerLimits
 from tests.http.serving import Client, answer, app_of, body_of, echo, eventually, read_all, start
 
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
@@ -270,7 +270,7 @@ async def test_an_early_answer_reaches_a_client_that_is_still_sending(
         else:
             await body_of(receive)
 
-    served = await start(nursery, app, Limits(body_bytes=1_000_000 if status == 413 else 10_000_000))
+    served = await start(nursery, app, ListenerLimits(body_bytes=1_000_000 if status == 413 else 10_000_000))
     async with await served.connect() as stream:
         await stream.send_all(POST + framing + bytes(5_000_000))  # all of it, before reading anything
         got = await Client(stream).read()
@@ -278,7 +278,7 @@ async def test_an_early_answer_reaches_a_client_that_is_still_sending(
     assert not served.errors
 
 
-# Limits
+# ListenerLimits
 
 
 @pytest.fixture
@@ -363,7 +363,7 @@ async def test_chunk_attacks_cost_little(attack: bytes, nursery: trio.Nursery) -
 
 
 async def test_slow_heads_are_cut_and_the_others_served(nursery: trio.Nursery) -> None:
-    served = await start(nursery, echo, Limits(header_timeout=0.5))
+    served = await start(nursery, echo, ListenerLimits(header_timeout=0.5))
     cut: list[bytes] = []
 
     async def drip(first: bytes) -> None:
@@ -387,7 +387,7 @@ async def test_slow_heads_are_cut_and_the_others_served(nursery: trio.Nursery) -
 
 
 async def test_a_slow_head_on_a_kept_connection_is_cut_too(nursery: trio.Nursery) -> None:
-    served = await start(nursery, echo, Limits(header_timeout=0.3, idle_timeout=30))
+    served = await start(nursery, echo, ListenerLimits(header_timeout=0.3, idle_timeout=30))
     async with served.connect_sending(GET) as stream:
         client = Client(stream)
         assert (await client.read()).status == 200
@@ -399,7 +399,7 @@ async def test_a_slow_head_on_a_kept_connection_is_cut_too(nursery: trio.Nursery
 
 
 async def test_a_body_that_stops_arriving_gets_408(nursery: trio.Nursery) -> None:
-    served = await start(nursery, echo, Limits(body_timeout=0.3))
+    served = await start(nursery, echo, ListenerLimits(body_timeout=0.3))
     async with await served.connect() as stream:
         with trio.fail_after(30):
             got = await Client(stream).ask(POST + b"Content-Length: 9\r\n\r\nhel")
@@ -419,7 +419,7 @@ async def test_a_trickling_body_uses_up_its_time(
         while (message := await receive())["type"] == "http.request":
             had += len(message["body"])
 
-    served = await start(nursery, app, Limits(body_timeout=0.4))
+    served = await start(nursery, app, ListenerLimits(body_timeout=0.4))
     async with await served.connect() as stream:
         await stream.send_all(POST + b"Content-Length: 5000\r\n\r\n")
         sent = 0
@@ -448,7 +448,7 @@ async def test_a_slow_but_steady_body_and_reader_are_served(
             had += len((await receive())["body"])
         await answer(send, bytes(had * 800))
 
-    served = await start(nursery, app, Limits(body_timeout=0.3, write_timeout=0.3))
+    served = await start(nursery, app, ListenerLimits(body_timeout=0.3, write_timeout=0.3))
     async with await served.connect() as stream:
         await stream.send_all(POST + b"Content-Length: 30000\r\n\r\n")
         for number in range(6):
@@ -470,7 +470,7 @@ async def test_a_slow_but_steady_body_and_reader_are_served(
 
 
 async def test_an_idle_connection_is_closed_without_a_word(nursery: trio.Nursery) -> None:
-    served = await start(nursery, echo, Limits(idle_timeout=0.3))
+    served = await start(nursery, echo, ListenerLimits(idle_timeout=0.3))
     async with await served.connect() as stream:
         assert (await Client(stream).ask(GET)).status == 200
         with trio.fail_after(30):
@@ -494,7 +494,7 @@ async def test_slow_readers_stop_the_producer_and_are_cut(nursery: trio.Nursery)
             outcomes.append(error)
             raise
 
-    served = await start(nursery, app, Limits(write_timeout=0.6))
+    served = await start(nursery, app, ListenerLimits(write_timeout=0.6))
     memory = psutil.Process(os.getpid()).memory_info
     streams = [await served.connect() for _ in range(20)]
     for stream in streams:
@@ -523,7 +523,7 @@ async def test_a_whole_answer_that_is_not_taken_ends_the_connection(
         with trio.move_on_after(0.3 if cancelled else 60):
             await answer(send, bytes(20_000_000))
 
-    served = await start(nursery, app, Limits(write_timeout=60 if cancelled else 0.3))
+    served = await start(nursery, app, ListenerLimits(write_timeout=60 if cancelled else 0.3))
     async with await served.connect() as stream:
         await stream.send_all(GET + GET)
         await eventually(lambda: served.stats.accepted == 1 and served.stats.open == 0)
@@ -549,15 +549,15 @@ async def test_a_client_that_leaves_mid_stream_is_noticed_without_a_write(
     @app_of
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         disconnect = scope["extensions"]["disconnect"]
-        disconnect.then(lambda: events.append("called back"))
+        disconnect.add_callback(lambda: events.append("called back"))
         await receive()
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"x", "more_body": True})
         began.set()
-        assert not disconnect.gone
+        assert not disconnect.disconnected
         events.append((await receive())["type"])
-        assert disconnect.gone
-        disconnect.then(lambda: events.append("called at once"))
+        assert disconnect.disconnected
+        disconnect.add_callback(lambda: events.append("called at once"))
         with pytest.raises(ClientDisconnected):
             await send({"type": "http.response.body", "body": b"y", "more_body": True})
         done.set()
@@ -667,7 +667,7 @@ async def test_a_body_that_stalls_is_noticed_while_the_answer_is_sent(nursery: t
                     await send({"type": "http.response.body", "body": bytes(2_000_000), "more_body": True})
                     await trio.sleep(0.01)
 
-    served = await start(nursery, app, Limits(body_timeout=0.5))
+    served = await start(nursery, app, ListenerLimits(body_timeout=0.5))
     async with await served.connect() as stream:
         await stream.send_all(b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 9\r\n\r\nab")
         await trio.sleep(0.2)  # by now a send has had to wait

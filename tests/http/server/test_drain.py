@@ -9,7 +9,7 @@ import trio.testing
 
 from bluesminds.http.asgi import Receive, Scope, Send
 from bluesminds.http.server import connection
-from bluesminds.http.server.serve import Limits
+from bluesminds.http.server.serve import ListenerLimits
 from tests.http.serving import Client, Served, answer, app_of, eventually, read_all, start
 
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
@@ -39,7 +39,7 @@ async def test_fifty_streams_end_properly_while_the_port_refuses(nursery: trio.N
         await go_on.wait()
         await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
 
-    served = await start(nursery, app, Limits(header_timeout=60))
+    served = await start(nursery, app, ListenerLimits(header_timeout=60))
     ends: list[tuple[bool, bool]] = []
 
     async def read(stream: trio.SocketStream) -> None:
@@ -146,7 +146,7 @@ async def test_what_outlasts_the_drain_is_cancelled(reading: bool, nursery: trio
             cancelled += 1
             raise
 
-    served = await start(nursery, app, Limits(drain_timeout=0.5))
+    served = await start(nursery, app, ListenerLimits(drain_timeout=0.5))
     async with await served.connect() as stream:
         await stream.send_all(GET)
         await began.wait()

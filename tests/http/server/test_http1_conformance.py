@@ -1,5 +1,5 @@
-"""One ASGI app over our lane and over Hypercorn: the same requests give the same answers, but for a table of
-differences, each of which is checked too, so that neither server can change unnoticed.
+"""One ASGI app over this server and over Hypercorn: the same requests give the same responses, except for a
+table of differences, which are checked too.
 """
 
 from functools import partial

@@ -9,12 +9,12 @@ from h2.settings import SettingCodes
 
 from bluesminds.http.asgi import ASGIApp, ClientDisconnected, Message, Receive, Scope, Send
 from bluesminds.http.server import hypercorn_apps
-from bluesminds.http.server.serve import Limits
+from bluesminds.http.server.serve import ListenerLimits
 from tests.http.server.test_serve import HTTP2Client, connect_http2, server_tls
 from tests.http.serving import Served, answer, app_of, body_of, eventually, start
 
-HURRIED_BODY = Limits(body_timeout=0.4)
-HURRIED_ANSWER = Limits(write_timeout=0.4)
+HURRIED_BODY = ListenerLimits(body_timeout=0.4)
+HURRIED_ANSWER = ListenerLimits(write_timeout=0.4)
 
 
 async def events(send: Send) -> None:
@@ -51,7 +51,9 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
                 await answer(send, b"%d" % len(body))
 
 
-async def begin(nursery: trio.Nursery, limits: Limits, app: ASGIApp = app) -> tuple[Served, HTTP2Client]:
+async def begin(
+    nursery: trio.Nursery, limits: ListenerLimits, app: ASGIApp = app
+) -> tuple[Served, HTTP2Client]:
     served = await start(nursery, app, limits, tls=server_tls(), http2=True)
     return served, await connect_http2(served)
 
@@ -67,7 +69,7 @@ async def test_a_stalled_upload_is_told_and_its_sibling_goes_on(nursery: trio.Nu
         assert await client.finish(good) == (200, b"." * 12 + b"END")
         assert await client.finish(await client.request("/")) == (200, b"0")
     assert served.stats.refused == {"body_timeout": 1}
-    assert [(told[0], told[1].code) for told in served.refusals] == [("127.0.0.1", "body_timeout")]
+    assert [(told[0], told[1].code) for told in served.rejections] == [("127.0.0.1", "body_timeout")]
     assert not served.errors
 
 
@@ -75,13 +77,13 @@ async def test_an_upload_whose_time_was_over_while_the_process_stood_still_is_to
     nursery: trio.Nursery, mock_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A piece has come in time, but nobody came to look at it."""
-    put = hypercorn_apps._Request.put
+    put = hypercorn_apps._HTTP2Exchange.put
 
-    async def put_and_stand_still(request: hypercorn_apps._Request, event: Message) -> None:
+    async def put_and_stand_still(request: hypercorn_apps._HTTP2Exchange, event: Message) -> None:
         await put(request, event)
         mock_clock.jump(2 * HURRIED_BODY.body_timeout)
 
-    monkeypatch.setattr(hypercorn_apps._Request, "put", put_and_stand_still)
+    monkeypatch.setattr(hypercorn_apps._HTTP2Exchange, "put", put_and_stand_still)
     served, client = await begin(nursery, HURRIED_BODY)
     async with client.stream:
         stalled = await client.request("/upload", method="POST", end=False)
@@ -133,7 +135,7 @@ async def test_an_app_that_leaves_its_body_does_not_hold_up_other_uploads(nurser
         else:
             await app(scope, receive, send)
 
-    _served, client = await begin(nursery, Limits(), leaving)
+    _served, client = await begin(nursery, ListenerLimits(), leaving)
     async with client.stream:
         await client.finish(await client.request("/"))  # by now the client knows its window
         unread = await client.request("/unread", method="POST", end=False)
@@ -170,7 +172,9 @@ async def test_a_socket_that_takes_nothing_ends_the_connection_whatever_it_sends
             pass
 
     for _ in range(5):  # on a slow machine the stream's time may be over before its socket is full
-        served = await start(nursery, endless, Limits(write_timeout=0.5), tls=server_tls(), http2=True)
+        served = await start(
+            nursery, endless, ListenerLimits(write_timeout=0.5), tls=server_tls(), http2=True
+        )
         client = await connect_http2(served)
         client.h2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: 2**30})
         client.h2.increment_flow_control_window(2**30)
@@ -192,7 +196,7 @@ async def test_a_socket_that_takes_nothing_ends_the_connection_whatever_it_sends
 
 
 async def test_heads_out_of_bounds_are_refused_on_their_stream(nursery: trio.Nursery) -> None:
-    served, client = await begin(nursery, Limits(url_bytes=500, header_lines=20, header_bytes=2000))
+    served, client = await begin(nursery, ListenerLimits(url_bytes=500, header_lines=20, header_bytes=2000))
     async with client.stream:
         good = await client.request("/events")
         assert (await client.finish(await client.request("/" + "a" * 500)))[0] == 414
@@ -206,7 +210,7 @@ async def test_heads_out_of_bounds_are_refused_on_their_stream(nursery: trio.Nur
 
 
 async def test_a_tunnel_is_refused(nursery: trio.Nursery) -> None:
-    _served, client = await begin(nursery, Limits())
+    _served, client = await begin(nursery, ListenerLimits())
     async with client.stream:
         number = client.h2.get_next_available_stream_id()
         client.h2.send_headers(number, [(":method", "CONNECT"), (":authority", "localhost")])
@@ -217,7 +221,7 @@ async def test_a_tunnel_is_refused(nursery: trio.Nursery) -> None:
 
 
 async def test_an_answer_that_breaks_off_is_reset(nursery: trio.Nursery) -> None:
-    served, client = await begin(nursery, Limits())
+    served, client = await begin(nursery, ListenerLimits())
     async with client.stream:
         number = await client.request("/broken")
         with trio.fail_after(30):
@@ -232,7 +236,7 @@ async def test_a_connection_whose_requests_were_all_reset_is_idle(
     nursery: trio.Nursery, mock_clock: trio.testing.MockClock
 ) -> None:
     """On a clock that only the test moves."""
-    served, client = await begin(nursery, Limits(idle_timeout=0.3))
+    served, client = await begin(nursery, ListenerLimits(idle_timeout=0.3))
     async with client.stream:
         number = await client.request("/left")
         await client.wait(lambda: bool(client.answers[number][1]))

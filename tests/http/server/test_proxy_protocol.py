@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from bluesminds.common.networks import Networks
 from bluesminds.http.asgi import Receive, Scope, Send
 from bluesminds.http.server.proxy_protocol import MAX_HEADER, BadHeader, read_client
-from bluesminds.http.server.serve import Limits
+from bluesminds.http.server.serve import ListenerLimits
 from tests.http.serving import Client, answer, eventually, start
 
 HERE = Networks.read(["127.0.0.1"])
@@ -109,7 +109,7 @@ async def test_a_proxy_may_speak_for_itself(nursery: trio.Nursery, header: bytes
 
 @pytest.mark.parametrize("header", NAMELESS)
 async def test_a_client_without_a_name_is_not_the_proxy(nursery: trio.Nursery, header: bytes) -> None:
-    served = await start(nursery, whoami, Limits(max_connections_per_ip=1), proxies=HERE)
+    served = await start(nursery, whoami, ListenerLimits(max_connections_per_ip=1), proxies=HERE)
     async with await served.connect() as stream, await served.connect() as other:
         assert json.loads((await Client(stream).ask(header + GET)).body) is None
         assert json.loads((await Client(other).ask(header + GET)).body) is None, "nothing to count by"
@@ -120,7 +120,7 @@ async def test_what_is_no_header_is_refused(nursery: trio.Nursery, header: bytes
     served = await start(nursery, whoami, proxies=HERE)
     told = await served.ask(header)
     assert told.startswith(b"HTTP/1.1 400 ")
-    assert [refusal.code for _, refusal, _, _ in served.refusals] == ["bad_proxy_header"]
+    assert [rejection.code for _, rejection, _, _ in served.rejections] == ["bad_proxy_header"]
     assert not served.errors
     await eventually(lambda: not served.stats.open)
 
@@ -128,13 +128,13 @@ async def test_what_is_no_header_is_refused(nursery: trio.Nursery, header: bytes
 async def test_who_is_no_proxy_is_refused(nursery: trio.Nursery) -> None:
     served = await start(nursery, whoami, proxies=Networks.read(["10.0.0.0/8", "127.0.0.2"]))
     assert (await served.ask(LINE + GET)).startswith(b"HTTP/1.1 403 ")
-    (refusal,) = served.refusals
-    assert (refusal[0], refusal[1].code) == ("127.0.0.1", "unknown_proxy")
+    (rejection,) = served.rejections
+    assert (rejection[0], rejection[1].code) == ("127.0.0.1", "unknown_proxy")
     assert (served.stats.accepted, served.stats.requests) == (0, 0)
 
 
 async def test_a_header_that_does_not_come_ends_the_connection(nursery: trio.Nursery) -> None:
-    served = await start(nursery, whoami, Limits(handshake_timeout=0.2), proxies=HERE)
+    served = await start(nursery, whoami, ListenerLimits(handshake_timeout=0.2), proxies=HERE)
     for start_of_it in (b"", LINE[:-1], SIGNATURE, tcp4("192.0.2.1", 1)[:-1]):
         assert await served.ask(start_of_it) == b""
     assert served.stats.refused["handshake"] == 4
@@ -148,16 +148,16 @@ async def test_a_connection_that_ends_before_its_header_is_no_error(nursery: tri
         await stream.send_all(start_of_it)
         await stream.aclose()
     await eventually(lambda: served.stats.disconnects == 4)
-    assert (served.errors, served.refusals, served.stats.open) == ([], [], 0)
+    assert (served.errors, served.rejections, served.stats.open) == ([], [], 0)
 
 
 async def test_the_cap_by_address_counts_clients_not_proxies(nursery: trio.Nursery) -> None:
-    served = await start(nursery, whoami, Limits(max_connections_per_ip=1), proxies=HERE)
+    served = await start(nursery, whoami, ListenerLimits(max_connections_per_ip=1), proxies=HERE)
     async with await served.connect() as first, await served.connect() as other:
         assert (await Client(first).ask(tcp4("192.0.2.1", 1) + GET)).status == 200
         assert (await Client(other).ask(tcp4("192.0.2.2", 1) + GET)).status == 200
         assert (await served.ask(tcp4("192.0.2.1", 2) + GET)).startswith(b"HTTP/1.1 429 ")
-    assert [(client, refusal.code) for client, refusal, _, _ in served.refusals] == [
+    assert [(client, rejection.code) for client, rejection, _, _ in served.rejections] == [
         ("192.0.2.1", "connections_per_ip")
     ]
     await eventually(lambda: not served.stats.open)

@@ -22,7 +22,14 @@ import wsproto.events
 from bluesminds.http.asgi import ClientDisconnected, Message, Receive, Scope, Send
 from bluesminds.http.server import serve as serve_module
 from bluesminds.http.server.rejections import URL_TOO_LONG, RateLimitedReporter
-from bluesminds.http.server.serve import LifespanError, Limits, Stats, bind_tcp, bind_unix, serve
+from bluesminds.http.server.serve import (
+    LifespanError,
+    ListenerLimits,
+    ListenerStats,
+    bind_tcp,
+    bind_unix,
+    serve,
+)
 from tests.http.serving import Client, Served, answer, app_of, body_of, echo, eventually, read_all, start
 
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
@@ -64,7 +71,7 @@ async def _send_quietly(stream: trio.abc.SendStream, data: bytes) -> None:
 
 
 async def test_connections_over_the_cap_are_told_so_and_room_comes_back(nursery: trio.Nursery) -> None:
-    served = await start(nursery, echo, Limits(max_connections=2))
+    served = await start(nursery, echo, ListenerLimits(max_connections=2))
     first, second = await served.connect(), await served.connect()
     assert (await Client(first).ask(GET)).status == 200
     assert (await Client(second).ask(GET)).status == 200
@@ -74,11 +81,11 @@ async def test_connections_over_the_cap_are_told_so_and_room_comes_back(nursery:
     async with await served.connect() as stream:
         assert (await Client(stream).ask(GET)).status == 200
     await second.aclose()
-    assert served.stats.refused["connections"] == 1
+    assert served.stats.refused["too_many_connections"] == 1
 
 
 async def test_one_address_has_its_own_cap(nursery: trio.Nursery) -> None:
-    served = await start(nursery, echo, Limits(max_connections_per_ip=1))
+    served = await start(nursery, echo, ListenerLimits(max_connections_per_ip=1))
     async with await served.connect() as stream:
         assert (await Client(stream).ask(GET)).status == 200
         assert (await served.ask(b"")).startswith(b"HTTP/1.1 429 ")
@@ -126,13 +133,13 @@ def early_body() -> bytes:
 
 @pytest.mark.parametrize(
     ("limits", "status"),
-    [(Limits(max_connections=1), 503), (Limits(max_connections_per_ip=1), 429)],
+    [(ListenerLimits(max_connections=1), 503), (ListenerLimits(max_connections_per_ip=1), 429)],
     ids=["cap", "cap per address"],
 )
 async def test_a_client_over_the_cap_that_is_sending_already_can_read_why(
-    limits: Limits, status: int, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+    limits: ListenerLimits, status: int, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serve_module, "DISMISSAL_SECONDS", 30)
+    monkeypatch.setattr(serve_module, "REJECT_SECONDS", 30)
     served = await start(nursery, echo, limits)
     async with await served.connect() as first:
         assert (await Client(first).ask(GET)).status == 200
@@ -149,7 +156,7 @@ async def test_a_client_over_the_cap_that_is_sending_already_can_read_why(
 
 
 async def test_refusals_are_told_with_address_code_and_status(nursery: trio.Nursery) -> None:
-    served = await start(nursery, echo, Limits(max_connections=1, body_bytes=10))
+    served = await start(nursery, echo, ListenerLimits(max_connections=1, body_bytes=10))
     for request, status in (
         (b"nonsense\r\n\r\n", 400),
         (b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 11\r\n\r\n", 413),
@@ -157,34 +164,34 @@ async def test_refusals_are_told_with_address_code_and_status(nursery: trio.Nurs
     ):
         answer = await served.ask(request)
         assert answer.startswith(b"HTTP/1.1 %d " % status)
-        request_id = served.refusals[-1][2].encode()
+        request_id = served.rejections[-1][2].encode()
         assert b"\r\nx-request-id: %b\r\n" % request_id in answer
         assert b'"request_id": "%b"' % request_id in answer
         await eventually(lambda: not served.stats.open)
     async with await served.connect() as stream:
         assert (await Client(stream).ask(GET)).status == 200
         await served.ask(GET)
-    assert len({request_id for _, _, request_id, _ in served.refusals}) == 4
-    told = [(client, refusal.status, refusal.code) for client, refusal, _, _ in served.refusals]
+    assert len({request_id for _, _, request_id, _ in served.rejections}) == 4
+    told = [(client, rejection.status, rejection.code) for client, rejection, _, _ in served.rejections]
     assert told == [
         ("127.0.0.1", 400, "malformed_request"),
         ("127.0.0.1", 413, "body_too_large"),
         ("127.0.0.1", 414, "url_too_long"),
-        ("127.0.0.1", 503, "connections"),
+        ("127.0.0.1", 503, "too_many_connections"),
     ]
 
 
 def test_a_flood_of_refusals_is_told_in_part_and_counted() -> None:
     told: list[tuple[str, int]] = []
     reporter = RateLimitedReporter(
-        lambda client, refusal, request_id, suppressed: told.append((client, suppressed))
+        lambda client, rejection, request_id, suppressed: told.append((client, suppressed))
     )
     for _ in range(100):
-        reporter.tell(("10.0.0.1", 5), URL_TOO_LONG, "id", 50.0)
+        reporter.report(("10.0.0.1", 5), URL_TOO_LONG, "id", 50.0)
     assert told == [("10.0.0.1", 0)] * 10
-    reporter.tell(None, URL_TOO_LONG, "id", 50.9)
-    reporter.tell(None, URL_TOO_LONG, "id", 51.0)
-    reporter.tell(None, URL_TOO_LONG, "id", 51.1)
+    reporter.report(None, URL_TOO_LONG, "id", 50.9)
+    reporter.report(None, URL_TOO_LONG, "id", 51.0)
+    reporter.report(None, URL_TOO_LONG, "id", 51.1)
     assert told[10:] == [("local", 91), ("local", 0)]
 
 
@@ -221,7 +228,14 @@ async def test_an_app_that_cannot_start_is_not_served() -> None:
 
     sockets = bind_tcp("127.0.0.1", 0)
     with pytest.raises(LifespanError, match="no database"):
-        await serve(app, sockets, Limits(), on_error=lambda _: None, shutdown=trio.Event(), stats=Stats())
+        await serve(
+            app,
+            sockets,
+            ListenerLimits(),
+            on_error=lambda _: None,
+            shutdown=trio.Event(),
+            stats=ListenerStats(),
+        )
     assert sockets[0].fileno() == -1
 
 
@@ -250,10 +264,10 @@ async def test_an_error_in_the_lifespan_is_reported(after_startup: bool, nursery
             await serve(
                 app,
                 bind_tcp("127.0.0.1", 0),
-                Limits(),
+                ListenerLimits(),
                 on_error=errors.append,
                 shutdown=shutdown,
-                stats=Stats(),
+                stats=ListenerStats(),
             )
         assert [str(error) for error in errors] == ["broken"]
 
@@ -271,10 +285,10 @@ async def test_an_app_that_is_never_ready_is_given_up(autojump_clock: trio.testi
         await serve(
             lambda scope, receive, send: hanging_at("startup", receive, send),
             sockets,
-            Limits(),
+            ListenerLimits(),
             on_error=lambda _: None,
             shutdown=trio.Event(),
-            stats=Stats(),
+            stats=ListenerStats(),
         )
     assert sockets[0].fileno() == -1
 
@@ -286,10 +300,10 @@ async def test_an_app_that_does_not_stop_is_given_up() -> None:
         await serve(
             lambda scope, receive, send: hanging_at("shutdown", receive, send),
             bind_tcp("127.0.0.1", 0),
-            Limits(drain_timeout=0.1),
+            ListenerLimits(drain_timeout=0.1),
             on_error=lambda _: None,
             shutdown=shutdown,
-            stats=Stats(),
+            stats=ListenerStats(),
         )
 
 
@@ -309,10 +323,10 @@ async def test_a_shutdown_does_not_wait_for_a_slow_start(nursery: trio.Nursery) 
         await serve(
             app,
             bind_tcp("127.0.0.1", 0),
-            Limits(),
+            ListenerLimits(),
             on_error=lambda _: None,
             shutdown=shutdown,
-            stats=Stats(),
+            stats=ListenerStats(),
         )
 
 
@@ -388,7 +402,12 @@ async def test_a_unix_socket_is_private_and_replaces_only_a_stale_one(
     async with trio.open_nursery() as inner:
         inner.start_soon(
             lambda: serve(
-                app, [listening], Limits(), on_error=lambda _: None, shutdown=shutdown, stats=Stats()
+                app,
+                [listening],
+                ListenerLimits(),
+                on_error=lambda _: None,
+                shutdown=shutdown,
+                stats=ListenerStats(),
             )
         )
         async with await trio.open_unix_socket(path) as stream:
@@ -426,7 +445,7 @@ async def test_tls_deadlines_disconnects_and_drain(nursery: trio.Nursery) -> Non
         await receive()
         left.set()
 
-    strict = await start(nursery, app, Limits(header_timeout=0.4), tls=server_tls())
+    strict = await start(nursery, app, ListenerLimits(header_timeout=0.4), tls=server_tls())
     for _ in range(5):  # what comes too late, by fault of the machine, is not answered at all
         async with await connect_tls(strict) as slow:
             await _send_quietly(slow, b"GET / HT")
@@ -452,7 +471,7 @@ async def test_tls_deadlines_disconnects_and_drain(nursery: trio.Nursery) -> Non
 
 
 async def test_handshakes_that_fail_or_stall_are_dropped(nursery: trio.Nursery) -> None:
-    served = await start(nursery, echo, Limits(handshake_timeout=0.3), tls=server_tls())
+    served = await start(nursery, echo, ListenerLimits(handshake_timeout=0.3), tls=server_tls())
     streams = [await served.connect() for _ in range(50)]
     for index, stream in enumerate(streams):
         if index % 3 == 0:
@@ -622,7 +641,7 @@ async def test_http2_limits_errors_and_resets(nursery: trio.Nursery) -> None:
             assert await body_of(receive) is None
             return
         disconnect = scope["extensions"]["disconnect"]
-        disconnect.then(gone.set)
+        disconnect.add_callback(gone.set)
         await body_of(receive)
         await send({"type": "http.response.start", "status": 200, "headers": []})
         with pytest.raises(ClientDisconnected):
@@ -630,7 +649,7 @@ async def test_http2_limits_errors_and_resets(nursery: trio.Nursery) -> None:
                 await send({"type": "http.response.body", "body": b"x", "more_body": True})
                 await trio.sleep(0.01)
 
-    served = await start(nursery, app, Limits(body_bytes=20_000), tls=server_tls(), http2=True)
+    served = await start(nursery, app, ListenerLimits(body_bytes=20_000), tls=server_tls(), http2=True)
     client = await connect_http2(served)
     async with client.stream:
         status, body = await client.finish(await client.request("/fail"))

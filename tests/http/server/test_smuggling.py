@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from bluesminds.http.asgi import Receive, Scope, Send
-from bluesminds.http.server.serve import Limits
+from bluesminds.http.server.serve import ListenerLimits
 from tests.http.serving import Client, answer, app_of, body_of, start
 
 POST = b"POST / HTTP/1.1\r\nHost: test\r\n"
@@ -157,7 +157,7 @@ async def test_the_app_sees_only_valid_requests(name: str, pieces: int, nursery:
             seen.append(scope["path"])
             await answer(send)
 
-    served = await start(nursery, app, Limits())
+    served = await start(nursery, app, ListenerLimits())
     statuses = []
     stream = await served.connect()
     with trio.fail_after(5):

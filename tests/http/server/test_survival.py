@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from bluesminds.http.asgi import Receive, Scope, Send
-from bluesminds.http.server.serve import Limits
+from bluesminds.http.server.serve import ListenerLimits
 from tests.http.server.test_serve import connect_tls, parrot, server_tls
 from tests.http.server.test_smuggling import CORPUS
 from tests.http.serving import Client, Served, answer, body_of, start
@@ -146,7 +146,7 @@ async def one_client(served: Served, chance: random.Random, tls: bool, heard: by
 
 
 async def survive(nursery: trio.Nursery, connections: int, tls: bool) -> None:
-    limits = Limits(
+    limits = ListenerLimits(
         header_timeout=0.3,
         body_timeout=0.3,
         idle_timeout=0.3,

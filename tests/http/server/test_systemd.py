@@ -83,7 +83,7 @@ async def test_a_watchdog_of_another_process_is_not_ours(manager: socket.socket)
 
 ACTIVATED = textwrap.dedent("""
     import os, signal, sys, trio
-    from bluesminds.http.server.serve import Limits, Stats, serve
+    from bluesminds.http.server.serve import ListenerLimits, ListenerStats, serve
     from bluesminds.http.server.systemd import inherited_sockets
 
     os.environ["LISTEN_PID"] = str(os.getpid())
@@ -102,7 +102,7 @@ ACTIVATED = textwrap.dedent("""
         global shutdown
         shutdown = trio.Event()
         sockets = [sock for group in found.values() for sock in group]
-        await serve(app, sockets, Limits(), on_error=print, shutdown=shutdown, stats=Stats())
+        await serve(app, sockets, ListenerLimits(), on_error=print, shutdown=shutdown, stats=ListenerStats())
 
     trio.run(main)
 """)
