@@ -20,7 +20,7 @@ _MAX_LINE: Final = 107
 _SIGNATURE: Final = b"\r\n\r\n\x00\r\nQUIT\n"
 _START: Final = len(_SIGNATURE)  # also less than the shortest line of version 1
 _LINE: Final = re.compile(
-    rb"PROXY (?:(?:TCP4 ([0-9.]+) [0-9.]+|TCP6 ([0-9A-Fa-f.:]+) [0-9A-Fa-f.:]+)"
+    rb"PROXY (?:(?:TCP4 ([0-9.]+) [0-9.]+|TCP6 ([0-9A-Fa-f]*:[0-9A-Fa-f.:]+) [0-9A-Fa-f]*:[0-9A-Fa-f.:]+)"
     rb" ([0-9]{1,5}) [0-9]{1,5}|UNKNOWN[^\r\n]*)\r\n"
 )
 _LOCAL, _PROXY = 0x20, 0x21
