@@ -23,6 +23,7 @@ from hypercorn.typing import Scope as HypercornScope
 
 from bluesminds.http.asgi import ClientDisconnected, Disconnect, Message, Scope, without_disconnects
 from bluesminds.http.server import rejections
+from bluesminds.http.server.authority import is_valid_authority
 from bluesminds.http.server.exchange import BODY_BYTES_PER_SECOND, SEND_SLICE, ServerContext
 from bluesminds.http.server.rejections import Rejection
 
@@ -162,6 +163,9 @@ class _HTTP2Exchange(_StreamExchange):
             return rejections.HEADERS_TOO_LARGE
         if sum(len(name) + len(value) + 4 for name, value in headers) > limits.header_bytes:
             return rejections.HEADERS_TOO_LARGE
+        hosts = {value for name, value in headers if name == b"host"}  # Hypercorn puts :authority here
+        if len(hosts) != 1 or not is_valid_authority(hosts.pop()):
+            return rejections.malformed(":authority is not a valid host")
         return None
 
     async def put(self, event: Message) -> None:

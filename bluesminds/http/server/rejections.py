@@ -37,7 +37,7 @@ class Rejection:
 
 
 def malformed(reason: str) -> Rejection:
-    return Rejection(400, "malformed_request", f"This is not a valid HTTP/1.1 request: {reason}.")
+    return Rejection(400, "malformed_request", f"The request is not valid HTTP: {reason}.")
 
 
 HEADERS_TOO_LARGE = Rejection(431, "headers_too_large", "The request's headers are too large or too many.")

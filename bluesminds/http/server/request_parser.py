@@ -14,13 +14,13 @@ from urllib.parse import unquote
 import httptools
 
 from bluesminds.http.server import rejections
+from bluesminds.http.server.authority import is_valid_authority
 from bluesminds.http.server.limits import ListenerLimits
 from bluesminds.http.server.rejections import Rejection
 
 Header = tuple[bytes, bytes]
 
 _FRAMING = frozenset((b"host", b"content-length", b"transfer-encoding", b"expect", b"upgrade"))
-_HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+;=%-]*(?::[0-9]*)?|\[[0-9A-Fa-f:.]+\](?::[0-9]*)?")
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)([^#]*)", re.IGNORECASE)
 _BYTES_PER_CHUNK = 12  # a size of eight digits and two line ends
 
@@ -70,6 +70,8 @@ class RequestParser:
         "_current",
         "_expect",
         "_fed",
+        "_head_at",
+        "_head_exact",
         "_head_fed",
         "_headers",
         "_host",
@@ -77,6 +79,7 @@ class RequestParser:
         "_limits",
         "_overhead",
         "_parser",
+        "_raw",
         "_seen_host",
         "_seen_target",
         "_seen_url",
@@ -104,6 +107,9 @@ class RequestParser:
         self._seen_host: bytes | None = None
         self._seen_url: bytes | None = None
         self._seen_target = ("", b"", b"")
+        self._raw = b""  # the input that holds the next head
+        self._head_at = 0  # where that head begins in it
+        self._head_exact = True  # False: somewhere after _head_at, behind a chunked body
         self._parser = httptools.HttpRequestParser(self)
         self._begin()
 
@@ -121,6 +127,7 @@ class RequestParser:
         current = self._current
         received = current.received if current else 0
         self._fed = len(data)
+        self._locate_head(data)
         rest: bytes | None = data
         while rest is not None and not self.ended:
             rest = self._parse(rest)
@@ -133,6 +140,15 @@ class RequestParser:
             self._overhead += len(data) - (current.received - received)
             if self._overhead > self._limits.header_bytes + _BYTES_PER_CHUNK * self._chunks:
                 self._end(rejections.TOO_MANY_CHUNKS)
+
+    def _locate_head(self, data: bytes) -> None:
+        current = self._current
+        if self.mid_head:
+            self._raw += data
+            return
+        self._raw = data
+        self._head_exact = current is None or not current.chunked
+        self._head_at = 0 if current is None or current.chunked else current.length - current.received
 
     def _parse(self, data: bytes) -> bytes | None:
         """Feed llhttp once. Returns the bytes after an upgrade request's head, to be fed again."""
@@ -230,6 +246,7 @@ class RequestParser:
         request = ParsedRequest(parser.get_method().decode("ascii"), version, self._headers)
         request.keep_alive = parser.should_keep_alive()
         self._check_framing(request)
+        self._check_request_line(request)
         request.target = self._target(request)
         if parser.should_upgrade():
             self._upgrading = True
@@ -263,7 +280,7 @@ class RequestParser:
             if version == "1.1":
                 self._reject(rejections.malformed("a Host header is required"))
         elif self._host != self._seen_host:
-            if not _HOST.fullmatch(self._host):
+            if not is_valid_authority(self._host):
                 self._reject(rejections.malformed("the Host header is not a valid host"))
             self._seen_host = self._host
         if self._transfer is not None:
@@ -280,6 +297,21 @@ class RequestParser:
             if self._expect != b"100-continue":
                 self._reject(rejections.UNKNOWN_EXPECTATION)
             request.expects_continue = True
+
+    def _check_request_line(self, request: ParsedRequest) -> None:
+        """llhttp accepts several spaces between the parts, and RTSP/ and ICE/ as the protocol."""
+        version = b"1.1" if request.version == "1.1" else b"1.0"
+        line = b"%b %b HTTP/%b\r\n" % (self._parser.get_method(), self._url, version)
+        raw, start = self._raw, self._head_at
+        if not raw.startswith(line, start):
+            if self._head_exact:  # empty lines may come before a request
+                start = len(raw) - len(raw[start:].lstrip(b"\r\n"))
+            else:
+                start = raw.find(b"\n" + line, start) + 1
+            if not raw.startswith(line, start):
+                self._reject(rejections.malformed("the request line is malformed"))
+        self._head_at = raw.find(b"\r\n\r\n", start) + 4 + request.length
+        self._head_exact = not request.chunked
 
     def _target(self, request: ParsedRequest) -> tuple[str, bytes, bytes]:
         """The target's decoded path, raw path and query. The last one is cached: clients repeat targets."""

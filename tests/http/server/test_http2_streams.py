@@ -209,6 +209,20 @@ async def test_heads_out_of_bounds_are_refused_on_their_stream(nursery: trio.Nur
     assert served.stats.requests == 2
 
 
+@pytest.mark.parametrize(
+    "authority", ["", "u@x", "\xff\xfe", "<script>", "a..b", ".x", "a" * 64, "a b", "a/b"]
+)
+async def test_http2_authority_invalid_is_rejected_with_400(nursery: trio.Nursery, authority: str) -> None:
+    served, client = await begin(nursery, ListenerLimits())
+    async with client.stream:
+        number = await client.request("/", authority=authority)
+        assert (await client.finish(number))[0] == 400
+        assert (await client.finish(await client.request("/", authority="example.com:8443")))[0] == 200
+    assert served.stats.refused == {"malformed_request": 1}
+    assert served.stats.requests == 1
+    assert not served.errors
+
+
 async def test_a_tunnel_is_refused(nursery: trio.Nursery) -> None:
     _served, client = await begin(nursery, ListenerLimits())
     async with client.stream:

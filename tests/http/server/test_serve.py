@@ -496,7 +496,9 @@ class HTTP2Client:
     def __init__(self, stream: trio.abc.Stream) -> None:
         self.stream = stream
         self.h2 = h2.connection.H2Connection(
-            h2.config.H2Configuration(client_side=True, header_encoding="utf-8")
+            h2.config.H2Configuration(
+                client_side=True, header_encoding="latin-1", validate_outbound_headers=False
+            )
         )
         self.h2.initiate_connection()
         self.answers: dict[int, list[object]] = {}
@@ -508,10 +510,16 @@ class HTTP2Client:
         await self.stream.send_all(self.h2.data_to_send())
 
     async def request(
-        self, path: str, *, method: str = "GET", end: bool = True, headers: Mapping[str, str] | None = None
+        self,
+        path: str,
+        *,
+        method: str = "GET",
+        end: bool = True,
+        headers: Mapping[str, str] | None = None,
+        authority: str = "localhost",
     ) -> int:
         number = self.h2.get_next_available_stream_id()
-        fields = [(":method", method), (":path", path), (":scheme", "https"), (":authority", "localhost")]
+        fields = [(":method", method), (":path", path), (":scheme", "https"), (":authority", authority)]
         self.h2.send_headers(number, [*fields, *(headers or {}).items()], end_stream=end)
         self.answers[number] = [0, b""]
         await self.flush()
