@@ -12,10 +12,14 @@ from socket import EAI_NONAME, gaierror, socket
 import trio
 
 from bluesminds.app.services import Services
-from bluesminds.config import ListenSettings
+from bluesminds.common.log import Log
+from bluesminds.config import ListenSettings, Settings
 from bluesminds.http.asgi import ASGIApp, OnError
 from bluesminds.http.server.serve import ListenerLimits, ListenerStats, bind_tcp, bind_unix, serve
+from bluesminds.http.server.sockets import raise_descriptor_limit
 from bluesminds.web.guard import mark_operator
+
+OTHER_DESCRIPTORS = 100  # for the database, the log, and sockets that are being closed
 
 
 class CannotListen(Exception):
@@ -28,6 +32,14 @@ class CannotListen(Exception):
 
 class BadCertificate(Exception):
     """The listener's certificate or its key cannot be used."""
+
+
+def ensure_descriptors(settings: Settings, log: Log) -> None:
+    """Allow a descriptor for each permitted connection; warn if the hard limit is too low for that."""
+    needed = settings.server.max_connections + settings.upstream.max_connections + OTHER_DESCRIPTORS
+    limit = raise_descriptor_limit(needed)
+    if limit < needed:
+        log.warning("descriptor_limit_low", limit=limit, needed=needed)
 
 
 @contextmanager

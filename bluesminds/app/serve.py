@@ -18,7 +18,7 @@ from msgspec import Struct
 from bluesminds.app.data_plane import GatewayApp
 from bluesminds.app.discovery import configured_servers, start_demo
 from bluesminds.app.first_run import FirstRun, bootstrap, refuse_public_without_admin
-from bluesminds.app.listeners import listen_locally, public_sockets, tls_context
+from bluesminds.app.listeners import ensure_descriptors, listen_locally, public_sockets, tls_context
 from bluesminds.app.services import KeyChangeNotifier, Services, open_services
 from bluesminds.common.clock import Clock
 from bluesminds.common.log import Log
@@ -67,6 +67,7 @@ async def serve(
     Raises, before it has started, StartRefused, StateBusy, BadState, BadDatabaseURL, StorageError,
     LeaseTaken, CannotListen and BadCertificate.
     """
+    ensure_descriptors(settings, log)
     changes = KeyChangeNotifier()
     async with open_services(settings, clock=clock, log=log, changes=changes) as core:
         with public_sockets(settings.server, inherited) as sockets:

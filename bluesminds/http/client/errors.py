@@ -26,6 +26,10 @@ class ConnectFailed(UpstreamError):
     """No connection: refused, unreachable, unknown name, invalid certificate, or the pool is closed."""
 
 
+class LocalResourceError(UpstreamError):
+    """No connection, because this machine has no free descriptors or memory. The upstream is not at fault."""
+
+
 class ConnectTimeout(UpstreamError):
     """No connection (name look-up, TCP and TLS handshakes) within `connect` seconds."""
 
