@@ -30,10 +30,11 @@ from bluesminds.common.clock import Calendar, Clock, zone_named
 from bluesminds.common.crypto import Vault
 from bluesminds.common.log import Log
 from bluesminds.common.money import Price, read_usd
+from bluesminds.common.networks import Networks
 from bluesminds.common.values import LimitSet, Server
 from bluesminds.config import ServerSettings, Settings
 from bluesminds.config.settings import Tier
-from bluesminds.http.client.pool import Pool, Timeouts, tls_context
+from bluesminds.http.client.pool import AddressPolicy, Pool, Timeouts, tls_context
 from bluesminds.identity.password import Passwords
 from bluesminds.notify.mail import Mailer, OutboxMailer, SmtpAccount, SmtpMailer, verifying
 from bluesminds.notify.mail_queue import MailQueue
@@ -98,6 +99,7 @@ async def open_services(
             max_connections=settings.upstream.max_connections,
             max_per_origin=settings.upstream.max_connections_per_server,
             tls=tls_context(settings.upstream.ca_file),
+            policy=AddressPolicy(Networks.read(settings.upstream.allowed_networks)),
         )
         async with open_store(url, statement_timeout=settings.storage.settle_timeout) as store:
             pepper, vault = await load_secrets(store, state, settings.keys.pepper)

@@ -50,7 +50,7 @@ async def _fetch_models(
 ) -> list[ModelRow] | None:
     """The models, or None without `list_models`. Raises ValueError for an error response."""
     dialect = DIALECTS[server.dialect]
-    origin, base = UpstreamOrigin.parse(server.url)
+    origin, base = UpstreamOrigin.parse(server.url, trusted=server.origin != "table")
     alive_path = None if list_models else dialect.alive_path
     timeouts = Timeouts(seconds, seconds, seconds, seconds, seconds)
     target = (alive_path or base + dialect.models_path).encode()

@@ -41,7 +41,7 @@ class UpstreamEndpoint(Struct, frozen=True):
     @classmethod
     def to(cls, server: Server) -> "UpstreamEndpoint":
         dialect = DIALECTS[server.dialect]
-        origin, base = UpstreamOrigin.parse(server.url)
+        origin, base = UpstreamOrigin.parse(server.url, trusted=server.origin != "table")
         return cls(
             server=server,
             origin=origin,

@@ -6,6 +6,7 @@ import ssl
 
 import trio
 
+from bluesminds.http.client.address_policy import AddressPolicy
 from bluesminds.http.client.errors import ConnectFailed, LocalResourceError
 from bluesminds.http.client.origin import UpstreamOrigin
 from bluesminds.http.wire import SocketWire, TLSWire, Wire
@@ -13,12 +14,14 @@ from bluesminds.http.wire import SocketWire, TLSWire, Wire
 _LOCAL_ERRORS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 
-async def open_wire(origin: UpstreamOrigin, tls: ssl.SSLContext) -> Wire:
+async def open_wire(origin: UpstreamOrigin, tls: ssl.SSLContext, policy: AddressPolicy) -> Wire:
     """Connect to the origin. Raises ConnectFailed and LocalResourceError. Cancelling leaves no socket."""
     try:
         if origin.scheme == "unix":
+            if not (origin.trusted or policy.permits_unix()):
+                raise _address_refused()
             return SocketWire(_plain_socket(await trio.open_unix_socket(origin.host)))
-        stream = await trio.open_tcp_stream(origin.host, origin.port)
+        stream = await (_open_tcp(origin) if origin.trusted else _open_permitted(origin, policy))
     except (OSError, ValueError) as exc:  # ValueError: a name that IDNA or the resolver rejects
         if _is_local(exc):
             message = "cannot open a connection: this machine has no free descriptors or memory"
@@ -27,6 +30,29 @@ async def open_wire(origin: UpstreamOrigin, tls: ssl.SSLContext) -> Wire:
     if origin.scheme == "http":
         return SocketWire(_plain_socket(stream))
     return await _start_tls(stream, origin.host, tls)
+
+
+async def _open_tcp(origin: UpstreamOrigin) -> trio.SocketStream:
+    return await trio.open_tcp_stream(origin.host, origin.port)
+
+
+async def _open_permitted(origin: UpstreamOrigin, policy: AddressPolicy) -> trio.SocketStream:
+    """Connect if the policy permits every address of the origin."""
+    found = await trio.socket.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
+    if not all(policy.permits_text(str(sockaddr[0])) for *_, sockaddr in found):
+        raise _address_refused()
+    stream = await _open_tcp(origin)
+    if not policy.permits_text(str(stream.socket.getpeername()[0])):  # the name may now resolve differently
+        stream.socket.close()
+        raise _address_refused()
+    return stream
+
+
+def _address_refused() -> ConnectFailed:
+    message = (
+        "the server's address is link-local, reserved, or private and outside [upstream] allowed_networks"
+    )
+    return ConnectFailed(message, phase="connect", sent=False)
 
 
 def _is_local(error: BaseException | None) -> bool:

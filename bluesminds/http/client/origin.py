@@ -13,14 +13,18 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True, slots=True)
 class UpstreamOrigin:
-    """One connection target. host: a name, an address without brackets, or a Unix socket's path (port 0)."""
+    """One connection target. host: a name, an address without brackets, or a Unix socket's path (port 0).
+
+    Connections to an origin that is not trusted are restricted by the pool's AddressPolicy.
+    """
 
     scheme: Scheme
     host: str
     port: int
+    trusted: bool = True
 
     @classmethod
-    def parse(cls, url: str) -> tuple[Self, str]:
+    def parse(cls, url: str, *, trusted: bool = True) -> tuple[Self, str]:
         """Split a base URL into its origin and path prefix ("" or "/v1", never ending in a slash).
 
         Accepts `http://host[:port][/path]`, `https://…` and `unix:/socket/path[:/path]` (nginx's form; `unix:///…`
@@ -29,7 +33,7 @@ class UpstreamOrigin:
         if not url.isascii() or not url.isprintable() or " " in url:
             raise ValueError("a base URL may hold only printable ASCII characters without spaces")
         if url.startswith("unix:"):
-            return cls._parse_unix(url.removeprefix("unix:"))
+            return cls._parse_unix(url.removeprefix("unix:"), trusted)
         try:
             parts = urlsplit(url)
             port = parts.port
@@ -41,16 +45,19 @@ class UpstreamOrigin:
         if port == 0:
             raise ValueError("the base URL's port must not be 0")
         scheme = cast(Scheme, parts.scheme)
-        return cls(scheme, parts.hostname, port or _DEFAULT_PORTS[scheme]), parts.path.rstrip("/")
+        return (
+            cls(scheme, parts.hostname, port or _DEFAULT_PORTS[scheme], trusted),
+            parts.path.rstrip("/"),
+        )
 
     @classmethod
-    def _parse_unix(cls, rest: str) -> tuple[Self, str]:
+    def _parse_unix(cls, rest: str, trusted: bool) -> tuple[Self, str]:
         path, _, base = rest.partition(":")
         if path.startswith("//"):
             path = path.removeprefix("//")
         if not path.startswith("/") or (base and not base.startswith("/")):
             raise ValueError("a socket URL looks like unix:/path/to/socket or unix:/path/to/socket:/base")
-        return cls("unix", path, 0), base.rstrip("/")
+        return cls("unix", path, 0, trusted), base.rstrip("/")
 
     @property
     def authority(self) -> str:

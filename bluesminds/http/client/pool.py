@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import trio
 
+from bluesminds.http.client.address_policy import AddressPolicy
 from bluesminds.http.client.connect import open_wire
 from bluesminds.http.client.connection import UpstreamConnection
 from bluesminds.http.client.errors import (
@@ -38,6 +39,7 @@ from bluesminds.http.client.slots import OriginSlots, PoolSlots
 from bluesminds.http.deadlines import NEVER, TICK, Deadlines
 
 __all__ = [
+    "AddressPolicy",
     "BodyTooLarge",
     "ChunkTimeout",
     "ConnectFailed",
@@ -73,8 +75,12 @@ class Pool:
         max_per_origin: int = 500,
         max_idle_seconds: float = 55.0,
         tls: ssl.SSLContext | None = None,
+        policy: AddressPolicy | None = None,
     ) -> None:
-        """max_idle_seconds: below the keep-alive time of common servers. tls: default, the system's store."""
+        """max_idle_seconds: below the keep-alive time of common servers. tls: default, the system's store.
+        policy: for origins that are not trusted; default, no private addresses.
+        """
+        self._policy = policy or AddressPolicy()
         self._slots = PoolSlots(max_connections, max_per_origin)
         self._max_idle = max_idle_seconds
         self._tls = tls or tls_context(None)
@@ -181,7 +187,7 @@ class Pool:
     async def _connect(self, origin: UpstreamOrigin, timeouts: Timeouts) -> UpstreamConnection:
         wire = None
         with trio.move_on_after(timeouts.connect):
-            wire = await open_wire(origin, self._tls)
+            wire = await open_wire(origin, self._tls, self._policy)
         if wire is None:
             raise ConnectTimeout(
                 "the upstream did not accept a connection in time", phase="connect", sent=False
