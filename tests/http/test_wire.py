@@ -34,7 +34,7 @@ async def read(peer: socket.socket, size: int) -> None:
         size -= len(peer.recv(min(size, 1_000_000)))
 
 
-async def test_a_receive_that_expires_leaves_the_send_alone(pair: Pair) -> None:
+async def test_wire_expired_receive_keeps_send(pair: Pair) -> None:
     wire, peer = pair
     with trio.fail_after(5):
         async with trio.open_nursery() as both:
@@ -45,7 +45,7 @@ async def test_a_receive_that_expires_leaves_the_send_alone(pair: Pair) -> None:
             await read(peer, SIZE)
 
 
-async def test_a_send_that_expires_leaves_the_receive_alone(pair: Pair) -> None:
+async def test_wire_expired_send_keeps_receive(pair: Pair) -> None:
     wire, peer = pair
     received = []
 
@@ -62,7 +62,7 @@ async def test_a_send_that_expires_leaves_the_receive_alone(pair: Pair) -> None:
     assert received == [b"late"]
 
 
-async def test_a_send_that_had_to_wait_does_not_free_the_receive_of_its_deadline(pair: Pair) -> None:
+async def test_wire_waiting_send_keeps_receive_deadline(pair: Pair) -> None:
     wire, peer = pair
     with trio.fail_after(5), pytest.RaisesGroup(WireTimeout):
         async with trio.open_nursery() as both:
@@ -72,7 +72,7 @@ async def test_a_send_that_had_to_wait_does_not_free_the_receive_of_its_deadline
             await read(peer, SIZE)
 
 
-async def test_a_timeout_that_met_nobody_does_not_name_a_later_error(pair: Pair) -> None:
+async def test_wire_abort_without_waits_does_not_change_later_error(pair: Pair) -> None:
     wire, peer = pair
     wire.abort_waits()
     peer.close()
@@ -81,7 +81,7 @@ async def test_a_timeout_that_met_nobody_does_not_name_a_later_error(pair: Pair)
             await wire.send(b"to nobody")
 
 
-async def test_closing_wakes_both_waits(pair: Pair) -> None:
+async def test_wire_close_wakes_both_waits(pair: Pair) -> None:
     wire, _ = pair
     with trio.fail_after(5), pytest.RaisesGroup(WireClosed, WireClosed):
         async with trio.open_nursery() as both:

@@ -67,14 +67,14 @@ def says(raw: bytes) -> Script:
 
 
 class TestTimeouts:
-    async def test_no_answer(self, pool: Pool, nursery: trio.Nursery) -> None:
+    async def test_request_without_response_times_out(self, pool: Pool, nursery: trio.Nursery) -> None:
         upstream = await nursery.start(serve, silent)
         for _ in range(2):
             with trio.fail_after(30), pytest.raises(FirstByteTimeout) as caught:
                 await get(pool, upstream, SILENT)
             assert (caught.value.phase, caught.value.sent) == ("head", True)
 
-    async def test_a_head_that_trickles_has_one_deadline(self, pool: Pool, nursery: trio.Nursery) -> None:
+    async def test_head_arriving_slowly_has_one_deadline(self, pool: Pool, nursery: trio.Nursery) -> None:
         async def script(peer: Peer) -> None:
             await peer.head()
             for byte in OK * 10:
@@ -85,7 +85,7 @@ class TestTimeouts:
         with trio.fail_after(30), pytest.raises(FirstByteTimeout):
             await get(pool, upstream, SILENT)
 
-    async def test_a_stall_inside_the_body(self, pool: Pool, nursery: trio.Nursery) -> None:
+    async def test_body_that_stalls_times_out(self, pool: Pool, nursery: trio.Nursery) -> None:
         async def script(peer: Peer) -> None:
             await peer.head()
             await peer.begin_chunked()
@@ -104,7 +104,7 @@ class TestTimeouts:
             with pytest.raises(trio.ClosedResourceError):
                 await response.receive()
 
-    async def test_an_upstream_that_stops_taking_the_body(self, pool: Pool, nursery: trio.Nursery) -> None:
+    async def test_upload_not_accepted_times_out(self, pool: Pool, nursery: trio.Nursery) -> None:
         async def script(peer: Peer) -> None:
             await trio.sleep_forever()
 
@@ -114,7 +114,7 @@ class TestTimeouts:
             await pool.request(b"POST", target, b"/", [], bytes(50_000_000), timeouts=STUCK)
         assert (caught.value.phase, caught.value.sent) == ("write", True)
 
-    async def test_an_answer_that_came_before_the_body_stuck_is_delivered(
+    async def test_upload_not_accepted_after_response_delivers_response(
         self, pool: Pool, nursery: trio.Nursery, mock_clock: trio.testing.MockClock
     ) -> None:
         """On a clock that stands still until the answer is there."""
@@ -141,7 +141,7 @@ class TestTimeouts:
                 inner.cancel_scope.cancel()
             assert await response.read(10) == b"early"
 
-    async def test_silence_or_a_trickle_after_a_long_body(self, pool: Pool, nursery: trio.Nursery) -> None:
+    async def test_head_missing_or_slow_after_long_upload_times_out(self, pool: Pool, nursery: trio.Nursery) -> None:
         async def trickle(peer: Peer) -> None:
             await peer.request()
             for byte in OK * 10:
@@ -154,7 +154,7 @@ class TestTimeouts:
             with trio.fail_after(30), pytest.raises(FirstByteTimeout):
                 await pool.request(b"POST", target, b"/", [], bytes(1_000_000), timeouts=SILENT)
 
-    async def test_a_listener_that_never_accepts(self, pool: Pool) -> None:
+    async def test_connect_to_full_backlog_times_out(self, pool: Pool) -> None:
         with trio.socket.socket() as listening:
             await listening.bind(("127.0.0.1", 0))
             listening.listen(0)
@@ -195,7 +195,7 @@ class TestTimeouts:
         OK + b"Content-Encoding: gzip\r\nContent-Encoding: gzip\r\nContent-Length: 1\r\n\r\nx",
     ],
 )
-async def test_heads_that_are_not_http(pool: Pool, nursery: trio.Nursery, raw: bytes) -> None:
+async def test_head_not_http_is_protocol_error(pool: Pool, nursery: trio.Nursery, raw: bytes) -> None:
     upstream = await nursery.start(serve, says(raw))
     for _ in range(2):
         with pytest.raises(UpstreamProtocolError) as caught:
@@ -203,7 +203,7 @@ async def test_heads_that_are_not_http(pool: Pool, nursery: trio.Nursery, raw: b
         assert (caught.value.phase, caught.value.sent) == ("head", True)
 
 
-async def test_a_head_that_never_ends_is_cut_off(pool: Pool, nursery: trio.Nursery) -> None:
+async def test_head_without_end_is_protocol_error(pool: Pool, nursery: trio.Nursery) -> None:
     async def script(peer: Peer) -> None:
         await peer.head()
         await peer.send(OK + b"X: ")
@@ -226,7 +226,7 @@ async def test_a_head_that_never_ends_is_cut_off(pool: Pool, nursery: trio.Nurse
         b"0\r\n" + b"X-Trailer: t\r\n" * 20_000 + b"\r\n",
     ],
 )
-async def test_malformed_or_endless_chunk_framing(pool: Pool, nursery: trio.Nursery, raw: bytes) -> None:
+async def test_chunk_framing_malformed_or_endless_is_protocol_error(pool: Pool, nursery: trio.Nursery, raw: bytes) -> None:
     upstream = await nursery.start(serve, says(OK + b"Transfer-Encoding: chunked\r\n\r\n" + raw))
     for _ in range(2):
         with pytest.raises(UpstreamProtocolError):
@@ -245,7 +245,7 @@ async def test_malformed_or_endless_chunk_framing(pool: Pool, nursery: trio.Nurs
     ],
 )
 @pytest.mark.parametrize("reset", [False, True])
-async def test_cut_answers(pool: Pool, nursery: trio.Nursery, raw: bytes, reset: bool) -> None:
+async def test_response_truncated_is_upstream_cut(pool: Pool, nursery: trio.Nursery, raw: bytes, reset: bool) -> None:
     async def script(peer: Peer) -> None:
         await peer.head()
         await peer.send(raw)
@@ -275,7 +275,7 @@ class TestCompression:
         ],
     )
     @pytest.mark.parametrize("step", [1, 7, 1_000_000])
-    async def test_is_decoded(
+    async def test_response_compressed_is_decoded(
         self, pool: Pool, nursery: trio.Nursery, coding: bytes, encode: Callable[[bytes], bytes], step: int
     ) -> None:
         body = os.urandom(50) * 40 + b"end"
@@ -295,7 +295,7 @@ class TestCompression:
             assert await response.receive() == b""
             assert response.header(b"content-encoding") in (None, b"identity")
 
-    async def test_a_flushed_stream_is_delivered_event_by_event(
+    async def test_response_compressed_stream_is_delivered_per_flush(
         self, pool: Pool, nursery: trio.Nursery
     ) -> None:
         go = trio.Event()
@@ -316,7 +316,7 @@ class TestCompression:
         assert await response.read(10) == b"two"
 
     @pytest.mark.parametrize("layout", ["one", "members"])
-    async def test_a_bomb_is_refused_without_memory(
+    async def test_compression_bomb_is_rejected_within_memory_limit(
         self, pool: Pool, nursery: trio.Nursery, layout: str
     ) -> None:
         deflater = zlib.compressobj(wbits=31)
@@ -349,7 +349,7 @@ class TestCompression:
             (gzip.compress(b"x" * 1000, mtime=0)[:5], UpstreamCut),
         ],
     )
-    async def test_damage_is_an_error_not_a_short_answer(
+    async def test_response_compressed_and_damaged_is_error(
         self, pool: Pool, nursery: trio.Nursery, encoded: bytes, error: type[UpstreamError]
     ) -> None:
         async def script(peer: Peer) -> None:
@@ -376,7 +376,7 @@ class TestCompression:
     ),
     cut=st.integers(0, 200),
 )
-def test_whatever_arrives_ends_in_an_answer_or_an_upstream_error(raw: bytes, cut: int) -> None:
+def test_response_any_bytes_end_in_response_or_upstream_error(raw: bytes, cut: int) -> None:
     async def script(peer: Peer) -> None:
         await peer.head()
         await peer.send(raw[:cut])
@@ -401,7 +401,7 @@ def test_whatever_arrives_ends_in_an_answer_or_an_upstream_error(raw: bytes, cut
     trio.run(main)
 
 
-async def test_errors_never_repeat_what_was_sent_or_received(pool: Pool, nursery: trio.Nursery) -> None:
+async def test_upstream_error_messages_contain_no_request_or_response_data(pool: Pool, nursery: trio.Nursery) -> None:
     canary = b"sk-canary-1234567890"
     responses = [
         OK + b"X-Key: " + canary + b"\r\n folded\r\n\r\n",
@@ -420,7 +420,7 @@ async def test_errors_never_repeat_what_was_sent_or_received(pool: Pool, nursery
             error = error.__cause__ or error.__context__
 
 
-async def test_one_read_of_tiny_chunks_is_cheap(pool: Pool, nursery: trio.Nursery) -> None:
+async def test_tiny_chunks_in_one_read_are_joined(pool: Pool, nursery: trio.Nursery) -> None:
     upstream = await nursery.start(
         serve, says(OK + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 100_000 + b"0\r\n\r\n")
     )
@@ -428,7 +428,7 @@ async def test_one_read_of_tiny_chunks_is_cheap(pool: Pool, nursery: trio.Nurser
     assert await response.read(100_000) == b"x" * 100_000
 
 
-async def test_an_answer_nobody_asked_for_reaches_nobody(pool: Pool, nursery: trio.Nursery) -> None:
+async def test_unsolicited_response_is_not_delivered(pool: Pool, nursery: trio.Nursery) -> None:
     """It would be read as the answer to the next request, which may be another client's."""
     unasked = trio.Event()
 

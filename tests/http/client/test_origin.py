@@ -30,7 +30,7 @@ from bluesminds.http.client.pool import UpstreamOrigin
         ("unix:///run/x.sock:/v1/", UpstreamOrigin("unix", "/run/x.sock", 0), "/v1", "localhost"),
     ],
 )
-def test_base_urls(url: str, origin: UpstreamOrigin, base: str, authority: str) -> None:
+def test_origin_valid_base_url_is_parsed(url: str, origin: UpstreamOrigin, base: str, authority: str) -> None:
     assert UpstreamOrigin.parse(url) == (origin, base)
     assert origin.authority == authority
 
@@ -63,7 +63,7 @@ def test_base_urls(url: str, origin: UpstreamOrigin, base: str, authority: str) 
         "unix:/x.sock:v1",
     ],
 )
-def test_what_is_no_base_url(url: str) -> None:
+def test_origin_invalid_base_url_is_rejected(url: str) -> None:
     with pytest.raises(ValueError) as caught:
         UpstreamOrigin.parse(url)
     assert "hunter2" not in str(caught.value)
@@ -71,7 +71,7 @@ def test_what_is_no_base_url(url: str) -> None:
 
 
 @given(st.text() | st.from_regex(r"(https?|unix)://?[!-~]{0,30}", fullmatch=True))
-def test_any_text_is_parsed_or_refused(url: str) -> None:
+def test_origin_any_text_is_parsed_or_rejected(url: str) -> None:
     try:
         origin, base = UpstreamOrigin.parse(url)
     except ValueError:

@@ -55,7 +55,7 @@ class ConnectionCounter:
 
 
 @pytest.mark.parametrize(("total", "per_origin"), [(3, 100), (100, 3)])
-async def test_no_more_connections_than_allowed(nursery: trio.Nursery, total: int, per_origin: int) -> None:
+async def test_pool_at_limit_opens_no_connection(nursery: trio.Nursery, total: int, per_origin: int) -> None:
     go = trio.Event()
     upstream = await nursery.start(serve, held_until(go))
     pool = await running(nursery, Pool(max_connections=total, max_per_origin=per_origin))
@@ -69,7 +69,7 @@ async def test_no_more_connections_than_allowed(nursery: trio.Nursery, total: in
     assert sorted(crowd.done) == sorted(str(number) for number in range(20))
 
 
-async def test_waiting_is_first_come_first_served_across_origins(nursery: trio.Nursery) -> None:
+async def test_pool_waiters_are_served_in_order_across_origins(nursery: trio.Nursery) -> None:
     go = trio.Event()
     one = await nursery.start(serve, held_until(go))
     two = await nursery.start(serve, held_until(go))
@@ -84,7 +84,7 @@ async def test_waiting_is_first_come_first_served_across_origins(nursery: trio.N
     assert one.accepted == 2  # a3 took a2's connection over
 
 
-async def test_an_origin_at_its_own_cap_does_not_hold_up_others(nursery: trio.Nursery) -> None:
+async def test_pool_origin_at_limit_does_not_block_others(nursery: trio.Nursery) -> None:
     go = trio.Event()
     stuck = await nursery.start(serve, held_until(go))
     quick = await nursery.start(serve, always_ok)
@@ -98,7 +98,7 @@ async def test_an_origin_at_its_own_cap_does_not_hold_up_others(nursery: trio.Nu
         go.set()
 
 
-async def test_an_idle_connection_gives_way_to_another_origin(nursery: trio.Nursery) -> None:
+async def test_pool_at_limit_closes_longest_idle_connection(nursery: trio.Nursery) -> None:
     one = await nursery.start(serve, always_ok)
     two = await nursery.start(serve, always_ok)
     pool = await running(nursery, Pool(max_connections=2))
@@ -112,7 +112,7 @@ async def test_an_idle_connection_gives_way_to_another_origin(nursery: trio.Nurs
     assert two.open == 1
 
 
-async def test_waiting_ends_with_a_timeout_and_loses_no_slot(nursery: trio.Nursery) -> None:
+async def test_pool_wait_timeout_loses_no_slot(nursery: trio.Nursery) -> None:
     go = trio.Event()
     upstream = await nursery.start(serve, held_until(go))
     pool = await running(nursery, Pool(max_connections=1))
@@ -127,7 +127,7 @@ async def test_waiting_ends_with_a_timeout_and_loses_no_slot(nursery: trio.Nurse
     assert crowd.done == ["first", "second"]
 
 
-async def test_a_failed_connect_frees_its_slot_for_the_next(nursery: trio.Nursery) -> None:
+async def test_pool_failed_connect_frees_slot(nursery: trio.Nursery) -> None:
     with trio.socket.socket() as unused:
         await unused.bind(("127.0.0.1", 0))
         absent = Upstream(unused.getsockname()[1])
@@ -139,7 +139,7 @@ async def test_a_failed_connect_frees_its_slot_for_the_next(nursery: trio.Nurser
     assert await (await get(pool, upstream)).read(10) == b"ok"
 
 
-async def test_forgotten_origins_do_not_grow_the_pool(nursery: trio.Nursery) -> None:
+async def test_pool_unused_origins_are_removed(nursery: trio.Nursery) -> None:
     upstream = await nursery.start(serve, always_ok)
     pool = await running(nursery, Pool(max_idle_seconds=0.01))
     for number in range(50):
@@ -206,10 +206,8 @@ class Storm:
                 response.close()
 
 
-@pytest.mark.parametrize(
-    ("seed", "cancels"), [(1, 2_000), pytest.param(2, 10_000, marks=pytest.mark.process)]
-)
-async def test_cancelling_at_any_moment_leaves_every_slot_usable(
+@pytest.mark.parametrize(("seed", "cancels"), [(1, 2_000), pytest.param(2, 10_000, marks=pytest.mark.process)])
+async def test_pool_random_cancellations_keep_every_slot(
     nursery: trio.Nursery, seed: int, cancels: int
 ) -> None:
     pool = await running(nursery, Pool(max_connections=10))
@@ -242,7 +240,7 @@ async def assert_exactly_usable(nursery: trio.Nursery, pool: Pool, slots: int) -
 
 @pytest.mark.parametrize("warm", [False, True])
 @pytest.mark.parametrize("upload", [False, True])
-async def test_cancelling_at_each_single_await(nursery: trio.Nursery, warm: bool, upload: bool) -> None:
+async def test_pool_cancellation_at_each_await_keeps_every_slot(nursery: trio.Nursery, warm: bool, upload: bool) -> None:
     """One request is cancelled at its first await, the next at its second, until one gets through."""
     pool = await running(nursery, Pool(max_connections=1))
     upstream = await nursery.start(serve, always_ok)

@@ -113,7 +113,7 @@ class Model:
 
 @settings(max_examples=300)
 @given(steps=STEPS, max_total=st.integers(1, 4), max_per_origin=st.integers(1, 4))
-def test_caps_and_queue_hold_after_every_step(steps: list[Step], max_total: int, max_per_origin: int) -> None:
+def test_slots_any_steps_keep_limits_and_order(steps: list[Step], max_total: int, max_per_origin: int) -> None:
     async def main() -> None:
         model = Model(max_total, max_per_origin)
         try:
@@ -126,7 +126,7 @@ def test_caps_and_queue_hold_after_every_step(steps: list[Step], max_total: int,
     trio.run(main)
 
 
-async def test_waiters_are_served_in_order() -> None:
+async def test_slots_waiters_are_served_in_order() -> None:
     slots = PoolSlots(1, 1)
     by_origin = [slots.for_origin(origin) for origin in ORIGINS]
     assert slots.reserve(by_origin[0])
@@ -138,6 +138,6 @@ async def test_waiters_are_served_in_order() -> None:
 
 
 @pytest.mark.parametrize("caps", [(0, 1), (1, 0), (-1, 1)])
-def test_a_pool_without_room_is_refused(caps: tuple[int, int]) -> None:
+def test_slots_without_room_are_rejected(caps: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="at least one"):
         PoolSlots(*caps)

@@ -64,7 +64,7 @@ def origin(upstream: Upstream) -> UpstreamOrigin:
     return UpstreamOrigin("https", "127.0.0.1", upstream.port)
 
 
-async def test_requests_ride_one_verified_connection(
+async def test_tls_requests_share_one_verified_connection(
     pool: Pool, nursery: trio.Nursery, ca: trustme.CA
 ) -> None:
     upstream = await serve_tls(nursery, ca, always_ok)
@@ -74,7 +74,7 @@ async def test_requests_ride_one_verified_connection(
     assert upstream.accepted == 1
 
 
-async def test_a_certificate_for_another_name_is_refused(
+async def test_tls_certificate_for_other_name_is_rejected(
     pool: Pool, nursery: trio.Nursery, ca: trustme.CA
 ) -> None:
     upstream = await serve_tls(nursery, ca, always_ok, "other.example")
@@ -84,7 +84,7 @@ async def test_a_certificate_for_another_name_is_refused(
     assert not upstream.requests
 
 
-async def test_an_unknown_authority_is_refused(pool: Pool, nursery: trio.Nursery, ca: trustme.CA) -> None:
+async def test_tls_unknown_authority_is_rejected(pool: Pool, nursery: trio.Nursery, ca: trustme.CA) -> None:
     upstream = await serve_tls(nursery, trustme.CA(), always_ok)
     with pytest.raises(ConnectFailed, match="certificate is not accepted"):
         await pool.request(b"GET", origin(upstream), b"/", [], timeouts=PATIENT)
@@ -95,7 +95,7 @@ async def test_an_unknown_authority_is_refused(pool: Pool, nursery: trio.Nursery
         await system.request(b"GET", origin(trusted_elsewhere), b"/", [], timeouts=PATIENT)
 
 
-async def test_a_plain_server_and_a_closed_handshake_fail_to_connect(
+async def test_tls_handshake_failure_is_connect_failed(
     pool: Pool, nursery: trio.Nursery
 ) -> None:
     async def plain(peer: Peer) -> None:
@@ -113,7 +113,7 @@ async def test_a_plain_server_and_a_closed_handshake_fail_to_connect(
             await pool.request(b"GET", origin(upstream), b"/", [], timeouts=PATIENT)
 
 
-async def test_a_peer_that_never_answers(pool: Pool, nursery: trio.Nursery, ca: trustme.CA) -> None:
+async def test_tls_silent_peer_times_out(pool: Pool, nursery: trio.Nursery, ca: trustme.CA) -> None:
     no_handshake = await nursery.start(serve, silent)
     classify_error = await serve_tls(nursery, ca, silent)
     with trio.fail_after(30):
@@ -129,7 +129,7 @@ async def test_a_peer_that_never_answers(pool: Pool, nursery: trio.Nursery, ca: 
         await classify_error.all_closed()
 
 
-async def test_cancelled_handshakes_and_answers_leave_the_slot(
+async def test_tls_cancellation_keeps_slot(
     pool: Pool, nursery: trio.Nursery, ca: trustme.CA
 ) -> None:
     no_handshake = await nursery.start(serve, silent)
@@ -143,7 +143,7 @@ async def test_cancelled_handshakes_and_answers_leave_the_slot(
     assert await response.read(10) == b"ok"
 
 
-async def test_an_early_refusal_is_delivered(
+async def test_tls_early_error_response_is_delivered(
     pool: Pool, nursery: trio.Nursery, ca: trustme.CA, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exchange_module, "_EARLY_SECONDS", 30)
@@ -163,7 +163,7 @@ async def test_an_early_refusal_is_delivered(
         assert (response.status, await response.read(100)) == (413, b"too large")
 
 
-async def test_a_cut_inside_the_body_is_seen(pool: Pool, nursery: trio.Nursery, ca: trustme.CA) -> None:
+async def test_tls_truncated_body_is_upstream_cut(pool: Pool, nursery: trio.Nursery, ca: trustme.CA) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nshort")
@@ -174,7 +174,7 @@ async def test_a_cut_inside_the_body_is_seen(pool: Pool, nursery: trio.Nursery, 
         await response.read(100)
 
 
-async def test_a_stale_connection_is_replaced(
+async def test_tls_stale_connection_is_replaced(
     pool: Pool, nursery: trio.Nursery, ca: trustme.CA, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool_module, "_ROUND_TRIP_SECONDS", 60)
@@ -192,7 +192,7 @@ async def test_a_stale_connection_is_replaced(
 
 @pytest.mark.parametrize("extra", [b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison", b"H"])
 @pytest.mark.parametrize("waiting", [False, True])
-async def test_a_record_that_came_with_an_answer_never_answers_the_next_request(
+async def test_tls_extra_record_is_not_read_as_next_response(
     pool: Pool, nursery: trio.Nursery, ca: trustme.CA, extra: bytes, waiting: bool
 ) -> None:
     """One read takes both records from the kernel, whose socket is silent from then on."""
@@ -218,7 +218,7 @@ async def test_a_record_that_came_with_an_answer_never_answers_the_next_request(
     assert upstream.accepted == 3
 
 
-async def test_https_to_a_server_that_speaks_something_else(
+async def test_tls_response_not_http_is_protocol_error(
     pool: Pool, nursery: trio.Nursery, ca: trustme.CA
 ) -> None:
     async def script(peer: Peer) -> None:
@@ -230,7 +230,7 @@ async def test_https_to_a_server_that_speaks_something_else(
         await pool.request(b"GET", origin(upstream), b"/", [], timeouts=PATIENT)
 
 
-def test_contexts_verify_and_write_no_session_keys(
+def test_tls_context_verifies_and_writes_no_session_keys(
     ca_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "keys"))

@@ -39,7 +39,7 @@ def code_of(body: bytes) -> str:
 # Answers
 
 
-async def test_an_answer_is_one_segment_with_length_and_date(nursery: trio.Nursery) -> None:
+async def test_response_complete_is_one_segment_with_length_and_date(nursery: trio.Nursery) -> None:
     served = await start(nursery, echo)
     async with await served.connect() as stream:
         await stream.send_all(GET)
@@ -52,7 +52,7 @@ async def test_an_answer_is_one_segment_with_length_and_date(nursery: trio.Nurse
     assert body == b"GET / "
 
 
-async def test_keep_alive_and_pipelining_answer_in_order(nursery: trio.Nursery) -> None:
+async def test_pipelined_requests_are_answered_in_order(nursery: trio.Nursery) -> None:
     served = await start(nursery, echo)
     async with await served.connect() as stream:
         client = Client(stream)
@@ -66,7 +66,7 @@ async def test_keep_alive_and_pipelining_answer_in_order(nursery: trio.Nursery) 
     assert served.stats.requests == 203
 
 
-async def test_a_stream_is_chunked_and_flushed_piece_by_piece(nursery: trio.Nursery) -> None:
+async def test_response_stream_is_chunked(nursery: trio.Nursery) -> None:
     served = await start(nursery, streaming(b"one", b"", b"two"))
     async with await served.connect() as stream:
         got = await Client(stream).ask(GET)
@@ -75,7 +75,7 @@ async def test_a_stream_is_chunked_and_flushed_piece_by_piece(nursery: trio.Nurs
     assert got.complete
 
 
-async def test_http_1_0_gets_no_chunks(nursery: trio.Nursery) -> None:
+async def test_http_1_0_response_has_no_chunks(nursery: trio.Nursery) -> None:
     served = await start(nursery, streaming(b"one", b"two"))
     raw = await served.ask(b"GET / HTTP/1.0\r\n\r\n")
     head, _, body = raw.partition(b"\r\n\r\n")
@@ -84,7 +84,7 @@ async def test_http_1_0_gets_no_chunks(nursery: trio.Nursery) -> None:
     assert body == b"onetwo"
 
 
-async def test_http_1_0_may_ask_for_keep_alive(nursery: trio.Nursery) -> None:
+async def test_http_1_0_keep_alive_is_honoured(nursery: trio.Nursery) -> None:
     served = await start(nursery, echo)
     async with await served.connect() as stream:
         client = Client(stream)
@@ -94,7 +94,7 @@ async def test_http_1_0_may_ask_for_keep_alive(nursery: trio.Nursery) -> None:
 
 
 @pytest.mark.parametrize("status", [200, 204, 304])
-async def test_head_and_bodiless_statuses_send_no_body(status: int, nursery: trio.Nursery) -> None:
+async def test_response_to_head_or_bodiless_status_has_no_body(status: int, nursery: trio.Nursery) -> None:
     @app_of
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await answer(send, b"twelve bytes", status)
@@ -110,7 +110,7 @@ async def test_head_and_bodiless_statuses_send_no_body(status: int, nursery: tri
         assert got.body == (b"twelve bytes" if status == 200 else b"")
 
 
-async def test_the_apps_framing_headers_do_not_reach_the_wire(nursery: trio.Nursery) -> None:
+async def test_response_framing_headers_of_app_are_dropped(nursery: trio.Nursery) -> None:
     headers = ((b"Transfer-Encoding", b"chunked"), (b"Keep-Alive", b"x"), (b"Connection", b"close"))
     served = await start(nursery, streaming(b"x", headers=headers))
     raw = await served.ask(GET)
@@ -129,7 +129,7 @@ async def test_the_apps_framing_headers_do_not_reach_the_wire(nursery: trio.Nurs
         [(b"x\r\ny", b"a")],
     ],
 )
-async def test_line_ends_in_response_headers_become_a_500(
+async def test_response_header_with_line_end_is_500(
     headers: list[tuple[bytes, bytes]], nursery: trio.Nursery
 ) -> None:
     @app_of
@@ -143,7 +143,7 @@ async def test_line_ends_in_response_headers_become_a_500(
     assert len(served.errors) == 1
 
 
-async def test_a_smuggled_header_is_caught_where_no_framing_line_is_sent(nursery: trio.Nursery) -> None:
+async def test_response_header_with_line_end_in_204_is_500(nursery: trio.Nursery) -> None:
     @app_of
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await answer(send, b"", 204, [(b"x", b"a\r\nset-cookie: b"), (b"connection", b"close")])
@@ -154,7 +154,7 @@ async def test_a_smuggled_header_is_caught_where_no_framing_line_is_sent(nursery
 
 
 @pytest.mark.parametrize("declared", [b"2", b"4"])
-async def test_a_body_unlike_its_declared_length_is_never_completed(
+async def test_response_stream_with_wrong_length_is_cut(
     declared: bytes, nursery: trio.Nursery
 ) -> None:
     served = await start(nursery, streaming(b"a", b"bc", headers=((b"content-length", declared),)))
@@ -167,7 +167,7 @@ async def test_a_body_unlike_its_declared_length_is_never_completed(
 # Errors of the app
 
 
-async def test_an_app_that_fails_before_answering_becomes_a_500(nursery: trio.Nursery) -> None:
+async def test_app_error_before_response_is_500(nursery: trio.Nursery) -> None:
     @app_of
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == "/fail":
@@ -190,7 +190,7 @@ async def test_an_app_that_fails_before_answering_becomes_a_500(nursery: trio.Nu
         assert (await Client(stream).ask(b"GET /ok HTTP/1.1\r\nHost: test\r\n\r\n")).status == 200
 
 
-async def test_an_app_that_fails_mid_answer_cuts_the_connection(nursery: trio.Nursery) -> None:
+async def test_app_error_during_response_closes_connection(nursery: trio.Nursery) -> None:
     @app_of
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -207,7 +207,7 @@ async def test_an_app_that_fails_mid_answer_cuts_the_connection(nursery: trio.Nu
 # Bodies in
 
 
-async def test_a_body_that_came_with_its_head_is_one_message(nursery: trio.Nursery) -> None:
+async def test_body_received_with_head_is_one_message(nursery: trio.Nursery) -> None:
     messages: list[Message] = []
 
     @app_of
@@ -225,7 +225,7 @@ async def test_a_body_that_came_with_its_head_is_one_message(nursery: trio.Nurse
     assert messages == [whole, whole, {**whole, "body": b""}]
 
 
-async def test_continue_is_sent_when_the_app_asks_for_the_body(nursery: trio.Nursery) -> None:
+async def test_expect_continue_is_sent_when_app_reads_body(nursery: trio.Nursery) -> None:
     asked = trio.Event()
 
     @app_of
@@ -258,7 +258,7 @@ async def test_continue_is_sent_when_the_app_asks_for_the_body(nursery: trio.Nur
 @pytest.mark.parametrize(
     "framing", [b"Content-Length: 5000000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n4c4b40\r\n"]
 )
-async def test_an_early_answer_reaches_a_client_that_is_still_sending(
+async def test_early_response_reaches_client_that_is_sending(
     status: int, framing: bytes, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "LINGER_SECONDS", 30)
@@ -306,7 +306,7 @@ def no_collection() -> Iterator[None]:
         (POST + b"Content-Length: 33554433\r\n\r\n", 413, "body_too_large"),
     ],
 )
-async def test_oversized_and_malformed_heads_are_answered_at_once(
+async def test_head_oversized_or_malformed_is_rejected(
     request_bytes: bytes, status: int, code: str, nursery: trio.Nursery
 ) -> None:
     served = await start(nursery, echo)
@@ -331,7 +331,7 @@ async def _send_quietly(stream: trio.SocketStream, data: bytes) -> None:
         pass
 
 
-async def test_a_head_at_the_limit_passes_beside_a_large_body(nursery: trio.Nursery) -> None:
+async def test_head_at_limit_with_large_body_is_accepted(nursery: trio.Nursery) -> None:
     served = await start(nursery, echo)
     async with await served.connect() as stream:
         head = POST + b"X: " + b"a" * 32_000 + b"\r\nContent-Length: 40000\r\n\r\n"
@@ -349,7 +349,7 @@ async def test_a_head_at_the_limit_passes_beside_a_large_body(nursery: trio.Nurs
     ],
     ids=["one-byte chunks", "long extensions", "many trailers", "endless trailer"],
 )
-async def test_chunk_attacks_cost_little(attack: bytes, nursery: trio.Nursery) -> None:
+async def test_chunk_flood_is_rejected(attack: bytes, nursery: trio.Nursery) -> None:
     served = await start(nursery, echo)
     async with await served.connect() as stream:
         before = time.process_time()
@@ -362,7 +362,7 @@ async def test_chunk_attacks_cost_little(attack: bytes, nursery: trio.Nursery) -
 # Deadlines
 
 
-async def test_slow_heads_are_cut_and_the_others_served(nursery: trio.Nursery) -> None:
+async def test_head_arriving_slowly_is_rejected_while_others_are_served(nursery: trio.Nursery) -> None:
     served = await start(nursery, echo, ListenerLimits(header_timeout=0.5))
     cut: list[bytes] = []
 
@@ -386,7 +386,7 @@ async def test_slow_heads_are_cut_and_the_others_served(nursery: trio.Nursery) -
     await eventually(lambda: served.stats.open == 0)
 
 
-async def test_a_slow_head_on_a_kept_connection_is_cut_too(nursery: trio.Nursery) -> None:
+async def test_head_slow_on_kept_connection_is_rejected(nursery: trio.Nursery) -> None:
     served = await start(nursery, echo, ListenerLimits(header_timeout=0.3, idle_timeout=30))
     async with served.connect_sending(GET) as stream:
         client = Client(stream)
@@ -398,7 +398,7 @@ async def test_a_slow_head_on_a_kept_connection_is_cut_too(nursery: trio.Nursery
     assert (got.status, code_of(got.body)) == (408, "header_timeout")
 
 
-async def test_a_body_that_stops_arriving_gets_408(nursery: trio.Nursery) -> None:
+async def test_body_that_stalls_is_408(nursery: trio.Nursery) -> None:
     served = await start(nursery, echo, ListenerLimits(body_timeout=0.3))
     async with await served.connect() as stream:
         with trio.fail_after(30):
@@ -407,7 +407,7 @@ async def test_a_body_that_stops_arriving_gets_408(nursery: trio.Nursery) -> Non
     assert not served.errors
 
 
-async def test_a_trickling_body_uses_up_its_time(
+async def test_body_below_minimum_rate_is_408(
     nursery: trio.Nursery, mock_clock: trio.testing.MockClock
 ) -> None:
     """On a clock that only the test moves."""
@@ -435,7 +435,7 @@ async def test_a_trickling_body_uses_up_its_time(
     assert (got.status, code_of(got.body)) == (408, "body_timeout")
 
 
-async def test_a_slow_but_steady_body_and_reader_are_served(
+async def test_body_and_reader_slow_but_steady_are_served(
     nursery: trio.Nursery, mock_clock: trio.testing.MockClock
 ) -> None:
     """On a clock that only the test moves."""
@@ -469,7 +469,7 @@ async def test_a_slow_but_steady_body_and_reader_are_served(
     assert not served.stats.refused
 
 
-async def test_an_idle_connection_is_closed_without_a_word(nursery: trio.Nursery) -> None:
+async def test_idle_connection_after_timeout_is_closed_silently(nursery: trio.Nursery) -> None:
     served = await start(nursery, echo, ListenerLimits(idle_timeout=0.3))
     async with await served.connect() as stream:
         assert (await Client(stream).ask(GET)).status == 200
@@ -477,7 +477,7 @@ async def test_an_idle_connection_is_closed_without_a_word(nursery: trio.Nursery
             assert await read_all(stream) == b""
 
 
-async def test_slow_readers_stop_the_producer_and_are_cut(nursery: trio.Nursery) -> None:
+async def test_reader_that_stops_blocks_app_and_is_disconnected(nursery: trio.Nursery) -> None:
     produced = 0
     outcomes: list[BaseException] = []
     piece = bytes(65536)
@@ -515,7 +515,7 @@ async def test_slow_readers_stop_the_producer_and_are_cut(nursery: trio.Nursery)
 
 
 @pytest.mark.parametrize("cancelled", [False, True])
-async def test_a_whole_answer_that_is_not_taken_ends_the_connection(
+async def test_complete_response_not_read_closes_connection(
     cancelled: bool, nursery: trio.Nursery
 ) -> None:
     @app_of
@@ -540,7 +540,7 @@ async def test_a_whole_answer_that_is_not_taken_ends_the_connection(
 
 
 @pytest.mark.parametrize("reset", [False, True])
-async def test_a_client_that_leaves_mid_stream_is_noticed_without_a_write(
+async def test_client_disconnect_is_detected_without_write(
     reset: bool, nursery: trio.Nursery
 ) -> None:
     events: list[object] = []
@@ -576,7 +576,7 @@ async def test_a_client_that_leaves_mid_stream_is_noticed_without_a_write(
     assert not served.errors
 
 
-async def test_receive_tells_of_the_end_after_a_complete_answer(nursery: trio.Nursery) -> None:
+async def test_receive_after_complete_response_returns_disconnect(nursery: trio.Nursery) -> None:
     told: list[str] = []
 
     @app_of
@@ -600,7 +600,7 @@ async def test_receive_tells_of_the_end_after_a_complete_answer(nursery: trio.Nu
     assert told == ["http.disconnect"] * 4
 
 
-async def test_a_send_cancelled_half_way_ends_the_connection(nursery: trio.Nursery) -> None:
+async def test_send_cancelled_closes_connection(nursery: trio.Nursery) -> None:
     outcome: list[str] = []
     over = trio.Event()
 
@@ -625,7 +625,7 @@ async def test_a_send_cancelled_half_way_ends_the_connection(nursery: trio.Nurse
     assert outcome == ["ended"]
 
 
-async def test_a_long_stream_lets_others_run(nursery: trio.Nursery) -> None:
+async def test_endless_stream_lets_other_connections_run(nursery: trio.Nursery) -> None:
     @app_of
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == "/short":
@@ -649,7 +649,7 @@ async def test_a_long_stream_lets_others_run(nursery: trio.Nursery) -> None:
                 assert (await Client(stream).ask(b"GET /short HTTP/1.1\r\nHost: test\r\n\r\n")).status == 200
 
 
-async def test_a_body_that_stalls_is_noticed_while_the_answer_is_sent(nursery: trio.Nursery) -> None:
+async def test_body_that_stalls_during_response_ends_exchange(nursery: trio.Nursery) -> None:
     told = trio.Event()
 
     @app_of
@@ -677,7 +677,7 @@ async def test_a_body_that_stalls_is_noticed_while_the_answer_is_sent(nursery: t
 
 
 @pytest.mark.parametrize("body", [b"abc", b"abcdefg"])
-async def test_an_answer_unlike_its_length_becomes_a_500(body: bytes, nursery: trio.Nursery) -> None:
+async def test_complete_response_with_wrong_length_is_500(body: bytes, nursery: trio.Nursery) -> None:
     @app_of
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await answer(send, body, headers=[(b"content-length", b"5")])

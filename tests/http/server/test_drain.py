@@ -24,7 +24,7 @@ async def refused(served: Served) -> bool:
     return False
 
 
-async def test_fifty_streams_end_properly_while_the_port_refuses(nursery: trio.Nursery) -> None:
+async def test_drain_finishes_streams_and_closes_port(nursery: trio.Nursery) -> None:
     began = 0
     go_on = trio.Event()
 
@@ -68,7 +68,7 @@ async def test_fifty_streams_end_properly_while_the_port_refuses(nursery: trio.N
     assert not served.errors
 
 
-async def test_a_request_in_hand_is_told_that_the_connection_closes(nursery: trio.Nursery) -> None:
+async def test_drain_response_has_connection_close(nursery: trio.Nursery) -> None:
     began, go_on = trio.Event(), trio.Event()
 
     @app_of
@@ -90,7 +90,7 @@ async def test_a_request_in_hand_is_told_that_the_connection_closes(nursery: tri
         await served.ended.wait()
 
 
-async def test_a_request_on_its_way_to_an_idle_connection_is_still_answered(
+async def test_drain_request_on_idle_connection_is_answered(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "DRAIN_GRACE", 30)
@@ -109,7 +109,7 @@ async def test_a_request_on_its_way_to_an_idle_connection_is_still_answered(
     assert (got.status, got.headers["connection"]) == (200, "close")
 
 
-async def test_who_has_connected_before_the_shutdown_is_answered(nursery: trio.Nursery) -> None:
+async def test_drain_answers_connections_in_backlog(nursery: trio.Nursery) -> None:
     @app_of
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await answer(send)
@@ -129,7 +129,7 @@ async def test_who_has_connected_before_the_shutdown_is_answered(nursery: trio.N
 
 
 @pytest.mark.parametrize("reading", [True, False])
-async def test_what_outlasts_the_drain_is_cancelled(reading: bool, nursery: trio.Nursery) -> None:
+async def test_drain_timeout_cancels_requests(reading: bool, nursery: trio.Nursery) -> None:
     began = trio.Event()
     cancelled = 0
 
@@ -159,7 +159,7 @@ async def test_what_outlasts_the_drain_is_cancelled(reading: bool, nursery: trio
     assert served.stats.refused["drain_timeout"] == 1
 
 
-async def test_cancelling_ends_everything_at_once(nursery: trio.Nursery) -> None:
+async def test_cancellation_ends_all_connections(nursery: trio.Nursery) -> None:
     began = trio.Event()
 
     @app_of

@@ -114,7 +114,7 @@ async def ports(nursery: trio.Nursery) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("name", CASES)
-async def test_our_lane_agrees_with_hypercorn(name: str, ports: tuple[int, int]) -> None:
+async def test_http1_response_agrees_with_hypercorn(name: str, ports: tuple[int, int]) -> None:
     ours, theirs = [await converse(port, *CASES[name]) for port in ports]
     if name in DIFFERENCES:
         assert ([answer.status for answer in ours], [answer.status for answer in theirs]) == DIFFERENCES[name]
@@ -123,13 +123,13 @@ async def test_our_lane_agrees_with_hypercorn(name: str, ports: tuple[int, int])
         assert len(ours) == len(CASES[name][1])
 
 
-async def test_a_whole_answer_has_a_length_with_us_and_chunks_with_hypercorn(ports: tuple[int, int]) -> None:
+async def test_http1_complete_response_has_length_unlike_hypercorn(ports: tuple[int, int]) -> None:
     ours, theirs = [(await converse(port, *CASES["get"]))[0].headers for port in ports]
     assert int(ours["content-length"]) > 0
     assert theirs["transfer-encoding"] == "chunked"
 
 
-async def test_the_servers_own_errors_have_a_body_with_us_and_none_with_hypercorn(
+async def test_http1_server_errors_have_body_unlike_hypercorn(
     ports: tuple[int, int],
 ) -> None:
     for name in ("fail", "silent", "malformed"):

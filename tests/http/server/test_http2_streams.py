@@ -58,7 +58,7 @@ async def begin(
     return served, await connect_http2(served)
 
 
-async def test_a_stalled_upload_is_told_and_its_sibling_goes_on(nursery: trio.Nursery) -> None:
+async def test_http2_stalled_upload_is_408_and_other_stream_continues(nursery: trio.Nursery) -> None:
     served, client = await begin(nursery, HURRIED_BODY)
     async with client.stream:
         good = await client.request("/events")
@@ -73,7 +73,7 @@ async def test_a_stalled_upload_is_told_and_its_sibling_goes_on(nursery: trio.Nu
     assert not served.errors
 
 
-async def test_an_upload_whose_time_was_over_while_the_process_stood_still_is_told(
+async def test_http2_upload_expired_during_pause_is_408(
     nursery: trio.Nursery, mock_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A piece has come in time, but nobody came to look at it."""
@@ -94,7 +94,7 @@ async def test_an_upload_whose_time_was_over_while_the_process_stood_still_is_to
     assert not served.errors
 
 
-async def test_an_upload_that_stalls_after_the_answer_began_is_reset(nursery: trio.Nursery) -> None:
+async def test_http2_upload_stalled_during_response_is_reset(nursery: trio.Nursery) -> None:
     _served, client = await begin(nursery, HURRIED_BODY)
     async with client.stream:
         good = await client.request("/events")
@@ -105,7 +105,7 @@ async def test_an_upload_that_stalls_after_the_answer_began_is_reset(nursery: tr
         assert stalled not in client.ended
 
 
-async def test_an_answer_that_is_not_read_is_reset_and_its_sibling_goes_on(nursery: trio.Nursery) -> None:
+async def test_http2_unread_response_is_reset_and_other_stream_continues(nursery: trio.Nursery) -> None:
     served, client = await begin(nursery, HURRIED_ANSWER)
     async with client.stream:
         good = await client.request("/events")
@@ -124,7 +124,7 @@ async def test_an_answer_that_is_not_read_is_reset_and_its_sibling_goes_on(nurse
     assert not served.errors
 
 
-async def test_an_app_that_leaves_its_body_does_not_hold_up_other_uploads(nursery: trio.Nursery) -> None:
+async def test_http2_unread_upload_does_not_block_others(nursery: trio.Nursery) -> None:
     go_on = trio.Event()
 
     @app_of
@@ -159,7 +159,7 @@ async def test_an_app_that_leaves_its_body_does_not_hold_up_other_uploads(nurser
             assert await client.finish(number) == (200, b"12500")
 
 
-async def test_a_socket_that_takes_nothing_ends_the_connection_whatever_it_sends(
+async def test_http2_client_that_reads_nothing_is_disconnected(
     nursery: trio.Nursery,
 ) -> None:
     @app_of
@@ -195,7 +195,7 @@ async def test_a_socket_that_takes_nothing_ends_the_connection_whatever_it_sends
     assert not served.errors
 
 
-async def test_heads_out_of_bounds_are_refused_on_their_stream(nursery: trio.Nursery) -> None:
+async def test_http2_oversized_head_is_rejected_on_its_stream(nursery: trio.Nursery) -> None:
     served, client = await begin(nursery, ListenerLimits(url_bytes=500, header_lines=20, header_bytes=2000))
     async with client.stream:
         good = await client.request("/events")
@@ -223,7 +223,7 @@ async def test_http2_authority_invalid_is_rejected_with_400(nursery: trio.Nurser
     assert not served.errors
 
 
-async def test_a_tunnel_is_refused(nursery: trio.Nursery) -> None:
+async def test_http2_connect_is_reset(nursery: trio.Nursery) -> None:
     _served, client = await begin(nursery, ListenerLimits())
     async with client.stream:
         number = client.h2.get_next_available_stream_id()
@@ -234,7 +234,7 @@ async def test_a_tunnel_is_refused(nursery: trio.Nursery) -> None:
         assert (await client.finish(await client.request("/")))[0] == 200
 
 
-async def test_an_answer_that_breaks_off_is_reset(nursery: trio.Nursery) -> None:
+async def test_http2_app_error_during_response_is_reset(nursery: trio.Nursery) -> None:
     served, client = await begin(nursery, ListenerLimits())
     async with client.stream:
         number = await client.request("/broken")
@@ -246,7 +246,7 @@ async def test_an_answer_that_breaks_off_is_reset(nursery: trio.Nursery) -> None
     assert [str(error) for error in served.errors] == ["broken"]
 
 
-async def test_a_connection_whose_requests_were_all_reset_is_idle(
+async def test_http2_connection_with_all_streams_reset_is_idle(
     nursery: trio.Nursery, mock_clock: trio.testing.MockClock
 ) -> None:
     """On a clock that only the test moves."""

@@ -84,7 +84,7 @@ BAD = (
 
 
 @pytest.mark.parametrize("header", GOOD)
-async def test_the_client_is_the_one_that_the_proxy_names(nursery: trio.Nursery, header: bytes) -> None:
+async def test_proxy_header_names_the_client(nursery: trio.Nursery, header: bytes) -> None:
     served = await start(nursery, whoami, proxies=HERE)
     async with await served.connect() as stream:
         got = await Client(stream).ask(header + GET)
@@ -92,7 +92,7 @@ async def test_the_client_is_the_one_that_the_proxy_names(nursery: trio.Nursery,
         assert json.loads((await Client(stream).ask(GET)).body) == GOOD[header], "the header comes once"
 
 
-async def test_a_header_may_come_in_pieces(nursery: trio.Nursery) -> None:
+async def test_proxy_header_in_pieces_is_read(nursery: trio.Nursery) -> None:
     served = await start(nursery, whoami, proxies=HERE)
     for header in (LINE, tcp6("2001:db8::1", 8)):
         async with await served.connect() as stream:
@@ -103,7 +103,7 @@ async def test_a_header_may_come_in_pieces(nursery: trio.Nursery) -> None:
 
 
 @pytest.mark.parametrize("header", ITSELF)
-async def test_a_proxy_may_speak_for_itself(nursery: trio.Nursery, header: bytes) -> None:
+async def test_proxy_header_local_is_the_proxy(nursery: trio.Nursery, header: bytes) -> None:
     served = await start(nursery, whoami, proxies=HERE)
     async with await served.connect() as stream:
         got = await Client(stream).ask(header + GET)
@@ -111,7 +111,7 @@ async def test_a_proxy_may_speak_for_itself(nursery: trio.Nursery, header: bytes
 
 
 @pytest.mark.parametrize("header", NAMELESS)
-async def test_a_client_without_a_name_is_not_the_proxy(nursery: trio.Nursery, header: bytes) -> None:
+async def test_proxy_header_unknown_client_is_none(nursery: trio.Nursery, header: bytes) -> None:
     served = await start(nursery, whoami, ListenerLimits(max_connections_per_ip=1), proxies=HERE)
     async with await served.connect() as stream, await served.connect() as other:
         assert json.loads((await Client(stream).ask(header + GET)).body) is None
@@ -119,7 +119,7 @@ async def test_a_client_without_a_name_is_not_the_proxy(nursery: trio.Nursery, h
 
 
 @pytest.mark.parametrize("header", BAD)
-async def test_what_is_no_header_is_refused(nursery: trio.Nursery, header: bytes) -> None:
+async def test_proxy_header_invalid_is_rejected(nursery: trio.Nursery, header: bytes) -> None:
     served = await start(nursery, whoami, proxies=HERE)
     told = await served.ask(header)
     assert told.startswith(b"HTTP/1.1 400 ")
@@ -128,7 +128,7 @@ async def test_what_is_no_header_is_refused(nursery: trio.Nursery, header: bytes
     await eventually(lambda: not served.stats.open)
 
 
-async def test_who_is_no_proxy_is_refused(nursery: trio.Nursery) -> None:
+async def test_proxy_peer_not_trusted_is_rejected(nursery: trio.Nursery) -> None:
     served = await start(nursery, whoami, proxies=Networks.read(["10.0.0.0/8", "127.0.0.2"]))
     assert (await served.ask(LINE + GET)).startswith(b"HTTP/1.1 403 ")
     (rejection,) = served.rejections
@@ -136,7 +136,7 @@ async def test_who_is_no_proxy_is_refused(nursery: trio.Nursery) -> None:
     assert (served.stats.accepted, served.stats.requests) == (0, 0)
 
 
-async def test_a_header_that_does_not_come_ends_the_connection(nursery: trio.Nursery) -> None:
+async def test_proxy_header_missing_closes_connection(nursery: trio.Nursery) -> None:
     served = await start(nursery, whoami, ListenerLimits(handshake_timeout=0.2), proxies=HERE)
     for start_of_it in (b"", LINE[:-1], SIGNATURE, tcp4("192.0.2.1", 1)[:-1]):
         assert await served.ask(start_of_it) == b""
@@ -144,7 +144,7 @@ async def test_a_header_that_does_not_come_ends_the_connection(nursery: trio.Nur
     assert not served.errors
 
 
-async def test_a_connection_that_ends_before_its_header_is_no_error(nursery: trio.Nursery) -> None:
+async def test_proxy_connection_closed_before_header_is_no_error(nursery: trio.Nursery) -> None:
     served = await start(nursery, whoami, proxies=HERE)
     for start_of_it in (b"", LINE[:-1], SIGNATURE, tcp4("192.0.2.1", 1)[:-1]):
         stream = await served.connect()
@@ -154,7 +154,7 @@ async def test_a_connection_that_ends_before_its_header_is_no_error(nursery: tri
     assert (served.errors, served.rejections, served.stats.open) == ([], [], 0)
 
 
-async def test_the_cap_by_address_counts_clients_not_proxies(nursery: trio.Nursery) -> None:
+async def test_proxy_limit_per_address_counts_clients(nursery: trio.Nursery) -> None:
     served = await start(nursery, whoami, ListenerLimits(max_connections_per_ip=1), proxies=HERE)
     async with await served.connect() as first, await served.connect() as other:
         assert (await Client(first).ask(tcp4("192.0.2.1", 1) + GET)).status == 200
@@ -168,7 +168,7 @@ async def test_the_cap_by_address_counts_clients_not_proxies(nursery: trio.Nurse
         assert (await Client(again).ask(tcp4("192.0.2.1", 3) + GET)).status == 200
 
 
-async def test_the_header_comes_before_tls(nursery: trio.Nursery) -> None:
+async def test_proxy_header_comes_before_tls(nursery: trio.Nursery) -> None:
     authority = trustme.CA()
     ours, theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     authority.issue_cert("localhost").configure_cert(ours)
@@ -195,7 +195,7 @@ async def read(data: bytes) -> tuple[object, bytes]:
 
 
 @given(st.ip_addresses(), st.integers(0, 65535), st.binary(max_size=300), st.booleans())
-def test_any_client_comes_through_and_nothing_more_is_taken(
+def test_proxy_header_any_client_is_read_exactly(
     address: object, port: int, rest: bytes, binary: bool
 ) -> None:
     text = str(address)
@@ -210,7 +210,7 @@ def test_any_client_comes_through_and_nothing_more_is_taken(
 
 
 @given(st.one_of(st.binary(max_size=300), st.binary(max_size=120).map(lambda tail: SIGNATURE + tail)))
-def test_any_other_bytes_are_an_error_or_an_end(data: bytes) -> None:
+def test_proxy_header_any_bytes_are_error_or_end(data: bytes) -> None:
     try:
         found, _ = trio.run(read, data)
     except (BadHeader, ConnectionResetError):

@@ -55,7 +55,7 @@ def outcome(pieces: list[bytes]) -> tuple[object, ...]:
 
 @settings(derandomize=True)
 @given(INPUT, st.lists(st.integers(0, 3000), max_size=8))
-def test_the_cuts_do_not_matter(data: bytes, cuts: list[int]) -> None:
+def test_parser_any_split_gives_same_requests(data: bytes, cuts: list[int]) -> None:
     edges = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
     pieces = [data[start:end] for start, end in itertools.pairwise(edges)]
     whole, cut = outcome([data]), outcome(pieces)
@@ -67,7 +67,7 @@ def test_the_cuts_do_not_matter(data: bytes, cuts: list[int]) -> None:
 
 @settings(derandomize=True)
 @given(st.lists(INPUT, max_size=6))
-def test_nothing_raises_and_memory_is_bounded(pieces: list[bytes]) -> None:
+def test_parser_any_bytes_never_raise_and_memory_is_bounded(pieces: list[bytes]) -> None:
     parser = RequestParser(LIMITS)
     for piece in pieces:
         parser.feed(piece)
@@ -77,7 +77,7 @@ def test_nothing_raises_and_memory_is_bounded(pieces: list[bytes]) -> None:
 
 @settings(derandomize=True)
 @given(st.lists(st.tuples(st.binary(max_size=40), st.booleans()), min_size=1, max_size=8))
-def test_valid_requests_come_through_whole(bodies: list[tuple[bytes, bool]]) -> None:
+def test_parser_valid_requests_are_returned_whole(bodies: list[tuple[bytes, bool]]) -> None:
     stream = b""
     for body, chunked in bodies:
         if chunked:

@@ -70,7 +70,7 @@ async def _send_quietly(stream: trio.abc.SendStream, data: bytes) -> None:
 # Caps
 
 
-async def test_connections_over_the_cap_are_told_so_and_room_comes_back(nursery: trio.Nursery) -> None:
+async def test_connection_above_limit_is_503_until_one_closes(nursery: trio.Nursery) -> None:
     served = await start(nursery, echo, ListenerLimits(max_connections=2))
     first, second = await served.connect(), await served.connect()
     assert (await Client(first).ask(GET)).status == 200
@@ -84,7 +84,7 @@ async def test_connections_over_the_cap_are_told_so_and_room_comes_back(nursery:
     assert served.stats.refused["too_many_connections"] == 1
 
 
-async def test_one_address_has_its_own_cap(nursery: trio.Nursery) -> None:
+async def test_connection_above_address_limit_is_429(nursery: trio.Nursery) -> None:
     served = await start(nursery, echo, ListenerLimits(max_connections_per_ip=1))
     async with await served.connect() as stream:
         assert (await Client(stream).ask(GET)).status == 200
@@ -97,7 +97,7 @@ async def test_one_address_has_its_own_cap(nursery: trio.Nursery) -> None:
         assert (await Client(stream).ask(GET)).status == 200
 
 
-async def test_running_out_of_descriptors_pauses_accepting_and_is_reported_once(
+async def test_accept_without_descriptors_pauses_and_reports_once(
     nursery: trio.Nursery,
 ) -> None:
     served = await start(nursery, echo)
@@ -136,7 +136,7 @@ def early_body() -> bytes:
     [(ListenerLimits(max_connections=1), 503), (ListenerLimits(max_connections_per_ip=1), 429)],
     ids=["cap", "cap per address"],
 )
-async def test_a_client_over_the_cap_that_is_sending_already_can_read_why(
+async def test_connection_above_limit_that_is_sending_can_read_rejection(
     limits: ListenerLimits, status: int, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serve_module, "REJECT_SECONDS", 30)
@@ -155,7 +155,7 @@ async def test_a_client_over_the_cap_that_is_sending_already_can_read_why(
 # Refusals
 
 
-async def test_refusals_are_told_with_address_code_and_status(nursery: trio.Nursery) -> None:
+async def test_rejections_are_reported_with_address_code_and_status(nursery: trio.Nursery) -> None:
     served = await start(nursery, echo, ListenerLimits(max_connections=1, body_bytes=10))
     for request, status in (
         (b"nonsense\r\n\r\n", 400),
@@ -181,7 +181,7 @@ async def test_refusals_are_told_with_address_code_and_status(nursery: trio.Nurs
     ]
 
 
-def test_a_flood_of_refusals_is_told_in_part_and_counted() -> None:
+def test_reporter_flood_is_limited_and_counted() -> None:
     told: list[tuple[str, int]] = []
     reporter = RateLimitedReporter(
         lambda client, rejection, request_id, suppressed: told.append((client, suppressed))
@@ -198,7 +198,7 @@ def test_a_flood_of_refusals_is_told_in_part_and_counted() -> None:
 # Lifespan and addresses
 
 
-async def test_the_lifespan_frames_the_serving_and_shares_its_state(nursery: trio.Nursery) -> None:
+async def test_lifespan_surrounds_requests_and_shares_state(nursery: trio.Nursery) -> None:
     events: list[str] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -221,7 +221,7 @@ async def test_the_lifespan_frames_the_serving_and_shares_its_state(nursery: tri
     assert events == ["lifespan.startup", "request", "request", "lifespan.shutdown"]
 
 
-async def test_an_app_that_cannot_start_is_not_served() -> None:
+async def test_lifespan_failed_startup_raises() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
         await send({"type": "lifespan.startup.failed", "message": "no database"})
@@ -240,7 +240,7 @@ async def test_an_app_that_cannot_start_is_not_served() -> None:
 
 
 @pytest.mark.parametrize("after_startup", [False, True])
-async def test_an_error_in_the_lifespan_is_reported(after_startup: bool, nursery: trio.Nursery) -> None:
+async def test_lifespan_error_is_reported(after_startup: bool, nursery: trio.Nursery) -> None:
     errors: list[BaseException] = []
     failed = trio.Event()
 
@@ -279,7 +279,7 @@ async def hanging_at(stage: str, receive: Receive, send: Send) -> None:
     await trio.sleep_forever()
 
 
-async def test_an_app_that_is_never_ready_is_given_up(autojump_clock: trio.testing.MockClock) -> None:
+async def test_lifespan_startup_timeout_raises(autojump_clock: trio.testing.MockClock) -> None:
     sockets = bind_tcp("127.0.0.1", 0)
     with pytest.raises(LifespanError, match="not ready after 60 seconds"):
         await serve(
@@ -293,7 +293,7 @@ async def test_an_app_that_is_never_ready_is_given_up(autojump_clock: trio.testi
     assert sockets[0].fileno() == -1
 
 
-async def test_an_app_that_does_not_stop_is_given_up() -> None:
+async def test_lifespan_shutdown_timeout_raises() -> None:
     shutdown = trio.Event()
     shutdown.set()
     with pytest.raises(LifespanError, match="did not end in time"), trio.fail_after(20):
@@ -307,7 +307,7 @@ async def test_an_app_that_does_not_stop_is_given_up() -> None:
         )
 
 
-async def test_a_shutdown_does_not_wait_for_a_slow_start(nursery: trio.Nursery) -> None:
+async def test_lifespan_shutdown_during_startup_ends_serve(nursery: trio.Nursery) -> None:
     shutdown, starting = trio.Event(), trio.Event()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -330,7 +330,7 @@ async def test_a_shutdown_does_not_wait_for_a_slow_start(nursery: trio.Nursery) 
         )
 
 
-async def test_an_app_that_knows_no_lifespan_is_served(nursery: trio.Nursery) -> None:
+async def test_lifespan_unsupported_app_is_served(nursery: trio.Nursery) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await answer(send, scope["type"].encode())
 
@@ -341,7 +341,7 @@ async def test_an_app_that_knows_no_lifespan_is_served(nursery: trio.Nursery) ->
     assert not served.errors
 
 
-async def test_the_scope_names_both_ends(nursery: trio.Nursery) -> None:
+async def test_scope_has_client_and_server_addresses(nursery: trio.Nursery) -> None:
     scopes: list[Scope] = []
 
     @app_of
@@ -363,7 +363,7 @@ async def test_the_scope_names_both_ends(nursery: trio.Nursery) -> None:
     assert scope["asgi"]["version"] == "3.0"
 
 
-def test_a_name_with_several_addresses_listens_on_one_port() -> None:
+def test_bind_name_with_several_addresses_uses_one_port() -> None:
     sockets = bind_tcp("localhost", 0)
     ports = {sock.getsockname()[1] for sock in sockets}
     for sock in sockets:
@@ -371,14 +371,14 @@ def test_a_name_with_several_addresses_listens_on_one_port() -> None:
     assert len(ports) == 1
 
 
-def test_a_taken_port_is_an_error_that_leaves_nothing_open() -> None:
+def test_bind_port_in_use_raises() -> None:
     first = bind_tcp("127.0.0.1", 0)
     with pytest.raises(OSError, match="in use"):
         bind_tcp("127.0.0.1", first[0].getsockname()[1])
     first[0].close()
 
 
-async def test_a_unix_socket_is_private_and_replaces_only_a_stale_one(
+async def test_bind_unix_is_private_and_replaces_stale_socket_only(
     tmp_path: pathlib.Path, nursery: trio.Nursery
 ) -> None:
     path = tmp_path / "admin.sock"
@@ -419,7 +419,7 @@ async def test_a_unix_socket_is_private_and_replaces_only_a_stale_one(
 # TLS
 
 
-async def test_tls_serves_the_same_lane(nursery: trio.Nursery) -> None:
+async def test_tls_requests_are_served(nursery: trio.Nursery) -> None:
     served = await start(nursery, echo, tls=server_tls())
     async with await connect_tls(served, "h2", "http/1.1") as stream:
         assert stream.selected_alpn_protocol() == "http/1.1"
@@ -431,7 +431,7 @@ async def test_tls_serves_the_same_lane(nursery: trio.Nursery) -> None:
             assert got.body == b"POST /x " + bytes(300_000)
 
 
-async def test_tls_deadlines_disconnects_and_drain(nursery: trio.Nursery) -> None:
+async def test_tls_deadlines_disconnects_and_drain_work(nursery: trio.Nursery) -> None:
     left = trio.Event()
 
     @app_of
@@ -470,7 +470,7 @@ async def test_tls_deadlines_disconnects_and_drain(nursery: trio.Nursery) -> Non
     assert not served.errors
 
 
-async def test_handshakes_that_fail_or_stall_are_dropped(nursery: trio.Nursery) -> None:
+async def test_tls_failed_or_stalled_handshakes_are_closed(nursery: trio.Nursery) -> None:
     served = await start(nursery, echo, ListenerLimits(handshake_timeout=0.3), tls=server_tls())
     streams = [await served.connect() for _ in range(50)]
     for index, stream in enumerate(streams):
@@ -563,7 +563,7 @@ async def connect_http2(served: Served) -> HTTP2Client:
     return client
 
 
-async def test_http2_streams_run_side_by_side(nursery: trio.Nursery) -> None:
+async def test_http2_streams_run_concurrently(nursery: trio.Nursery) -> None:
     served = await start(nursery, echo, tls=server_tls(), http2=True)
     client = await connect_http2(served)
     async with client.stream:
@@ -577,7 +577,7 @@ async def test_http2_streams_run_side_by_side(nursery: trio.Nursery) -> None:
     assert not served.errors
 
 
-async def test_http2_carries_large_bodies_both_ways(nursery: trio.Nursery) -> None:
+async def test_http2_large_bodies_are_carried_both_ways(nursery: trio.Nursery) -> None:
     @app_of
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         body = await body_of(receive)
@@ -595,7 +595,7 @@ async def test_http2_carries_large_bodies_both_ways(nursery: trio.Nursery) -> No
         assert await client.finish(number) == (200, bytes(1_200_000))
 
 
-async def test_http2_data_after_an_early_answer_hurts_nobody(nursery: trio.Nursery) -> None:
+async def test_http2_data_after_early_response_is_ignored(nursery: trio.Nursery) -> None:
     @app_of
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await answer(send, b"no", 401)
@@ -613,7 +613,7 @@ async def test_http2_data_after_an_early_answer_hurts_nobody(nursery: trio.Nurse
     assert not served.errors
 
 
-async def test_an_http2_app_that_ignores_its_body_does_not_block_the_connection(
+async def test_http2_unread_body_does_not_block_connection(
     nursery: trio.Nursery,
 ) -> None:
     began, go_on = trio.Event(), trio.Event()
@@ -638,7 +638,7 @@ async def test_an_http2_app_that_ignores_its_body_does_not_block_the_connection(
         assert (await client.finish(await client.request("/")))[0] == 200
 
 
-async def test_http2_limits_errors_and_resets(nursery: trio.Nursery) -> None:
+async def test_http2_limits_errors_and_resets_end_streams(nursery: trio.Nursery) -> None:
     gone = trio.Event()
 
     @app_of
@@ -678,7 +678,7 @@ async def test_http2_limits_errors_and_resets(nursery: trio.Nursery) -> None:
     assert [type(error) for error in served.errors] == [ValueError, ValueError]
 
 
-async def test_rapid_resets_end_the_connection(nursery: trio.Nursery) -> None:
+async def test_http2_rapid_resets_end_the_connection(nursery: trio.Nursery) -> None:
     served = await start(nursery, echo, tls=server_tls(), http2=True)
     client = await connect_http2(served)
     with pytest.raises(trio.BrokenResourceError), trio.fail_after(30):
@@ -690,7 +690,7 @@ async def test_rapid_resets_end_the_connection(nursery: trio.Nursery) -> None:
     assert 200 < served.stats.requests < 1000
 
 
-async def test_http2_drains(nursery: trio.Nursery) -> None:
+async def test_http2_drain_finishes_streams(nursery: trio.Nursery) -> None:
     began, go_on = trio.Event(), trio.Event()
 
     @app_of
@@ -755,7 +755,7 @@ async def converse(stream: trio.abc.Stream, path: str, words: list[str]) -> list
 
 
 @pytest.mark.parametrize("tls", [False, True])
-async def test_a_websocket_is_carried_both_ways(tls: bool, nursery: trio.Nursery) -> None:
+async def test_websocket_messages_are_carried_both_ways(tls: bool, nursery: trio.Nursery) -> None:
     served = await start(nursery, parrot, tls=server_tls() if tls else None)
     stream = await connect_tls(served) if tls else await served.connect()
     async with stream:
@@ -766,7 +766,7 @@ async def test_a_websocket_is_carried_both_ways(tls: bool, nursery: trio.Nursery
     assert not served.errors
 
 
-async def test_a_websocket_after_other_requests_on_the_connection(nursery: trio.Nursery) -> None:
+async def test_websocket_after_other_requests_is_served(nursery: trio.Nursery) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await (parrot if scope["type"] == "websocket" else echo)(scope, receive, send)
 
@@ -777,7 +777,7 @@ async def test_a_websocket_after_other_requests_on_the_connection(nursery: trio.
     assert any(isinstance(event, wsproto.events.TextMessage) and event.data == "HELLO" for event in heard)
 
 
-async def test_a_refused_or_failing_websocket_ends_alone(nursery: trio.Nursery) -> None:
+async def test_websocket_rejected_or_failing_ends_alone(nursery: trio.Nursery) -> None:
     served = await start(nursery, parrot)
     async with await served.connect() as stream:
         heard = await converse(stream, "/no", [])
@@ -803,7 +803,7 @@ async def test_a_refused_or_failing_websocket_ends_alone(nursery: trio.Nursery) 
     ],
     ids=["no key", "other version", "frames before the answer"],
 )
-async def test_broken_websockets_hurt_only_themselves(bad: bytes, nursery: trio.Nursery) -> None:
+async def test_websocket_malformed_ends_alone(bad: bytes, nursery: trio.Nursery) -> None:
     served = await start(nursery, parrot)
     with trio.fail_after(8):  # the head's time would end at 10
         await served.ask(bad)

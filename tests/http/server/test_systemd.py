@@ -22,7 +22,7 @@ def manager(tmp_path: pathlib.Path) -> Iterator[socket.socket]:
         yield sock
 
 
-def test_each_state_is_one_datagram(manager: socket.socket) -> None:
+def test_notifier_state_is_one_datagram(manager: socket.socket) -> None:
     notifier = Notifier({"NOTIFY_SOCKET": manager.getsockname()})
     notifier.ready("listening\non 8080")
     assert manager.recv(1000) == b"READY=1\nSTATUS=listening on 8080"
@@ -34,7 +34,7 @@ def test_each_state_is_one_datagram(manager: socket.socket) -> None:
     assert manager.recv(1000) == b"STOPPING=1"
 
 
-def test_an_abstract_address_is_understood() -> None:
+def test_notifier_abstract_address_is_used() -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(f"\0bluesminds-test-{os.getpid()}")
         sock.settimeout(5)
@@ -42,12 +42,12 @@ def test_an_abstract_address_is_understood() -> None:
         assert sock.recv(1000) == b"READY=1"
 
 
-def test_without_a_manager_nothing_happens(tmp_path: pathlib.Path) -> None:
+def test_notifier_without_manager_does_nothing(tmp_path: pathlib.Path) -> None:
     Notifier({}).ready()
     Notifier({"NOTIFY_SOCKET": str(tmp_path / "nobody")}).ready()
 
 
-async def test_the_watchdog_is_fed_only_while_healthy(manager: socket.socket) -> None:
+async def test_watchdog_is_notified_only_while_healthy(manager: socket.socket) -> None:
     environ = {
         "NOTIFY_SOCKET": manager.getsockname(),
         "WATCHDOG_USEC": "100000",
@@ -75,7 +75,7 @@ async def test_the_watchdog_is_fed_only_while_healthy(manager: socket.socket) ->
         nursery.cancel_scope.cancel()
 
 
-async def test_a_watchdog_of_another_process_is_not_ours(manager: socket.socket) -> None:
+async def test_watchdog_of_other_process_is_ignored(manager: socket.socket) -> None:
     environ = {"NOTIFY_SOCKET": manager.getsockname(), "WATCHDOG_USEC": "100000", "WATCHDOG_PID": "1"}
     with trio.fail_after(1):
         await Notifier(environ).watch(lambda: True)
@@ -108,7 +108,7 @@ ACTIVATED = textwrap.dedent("""
 """)
 
 
-def test_sockets_opened_by_the_manager_are_served() -> None:
+def test_inherited_sockets_are_served() -> None:
     first, second = socket.create_server(("127.0.0.1", 0)), socket.create_server(("127.0.0.1", 0))
     script = f"""import os
 os.dup2({first.fileno()}, 103); os.dup2({second.fileno()}, 104)
@@ -134,14 +134,14 @@ os.dup2(103, 3); os.dup2(104, 4)
     assert child.wait(20) == 0
 
 
-def test_descriptors_meant_for_another_process_are_left_alone() -> None:
+def test_inherited_sockets_of_other_process_are_ignored() -> None:
     environ = {"LISTEN_PID": "1", "LISTEN_FDS": "2"}
     assert inherited_sockets(environ) == {}
     assert environ == {}
     assert inherited_sockets({}) == {}
 
 
-def test_only_a_stream_that_is_the_journal_s_counts_as_one(tmp_path: pathlib.Path) -> None:
+def test_is_journal_is_true_for_the_journal_stream_only(tmp_path: pathlib.Path) -> None:
     with (tmp_path / "journal").open("w") as journal, (tmp_path / "other").open("w") as other:
         found = os.fstat(journal.fileno())
         environ = {"JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}"}
