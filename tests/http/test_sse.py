@@ -23,7 +23,7 @@ def cut(stream: bytes, sizes: list[int]) -> list[bytes]:
 
 
 def reference(stream: bytes) -> list[bytes]:
-    """The events by the plain reading of the rules: line by line, an empty line ends one."""
+    """The events according to the specification: line by line, an empty line ends one."""
     events = []
     event = b""
     for line in _lines(stream):

@@ -88,7 +88,7 @@ class RateLimitedReporter:
     """Passes on at most REPORTS_PER_SECOND rejections per second, so that clients cannot flood a log."""
 
     def __init__(self, on_rejection: OnRejection) -> None:
-        self._on_refusal = on_rejection
+        self._on_rejection = on_rejection
         self._second = -math.inf
         self._reported = self._suppressed = 0
 
@@ -103,4 +103,4 @@ class RateLimitedReporter:
             return
         self._reported += 1
         suppressed, self._suppressed = self._suppressed, 0
-        self._on_refusal(client[0] if client else "local", rejection, request_id, suppressed)
+        self._on_rejection(client[0] if client else "local", rejection, request_id, suppressed)

@@ -1,4 +1,4 @@
-"""Compressed bodies: the same bytes come out however the input is cut, in pieces of bounded size."""
+"""Compressed bodies: the output does not depend on the split of the input; pieces have bounded size."""
 
 import gzip
 import zlib

@@ -1,9 +1,8 @@
-"""Upstreams that are slow, silent, malformed or hostile end in one clear error within the limits given."""
+"""Slow, silent, malformed and hostile upstreams: each ends in one error within the timeouts."""
 
 import gzip
 import os
 import ssl
-import time
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,12 +29,12 @@ from bluesminds.http.client.pool import (
 from tests.fakes.raw_upstream import Peer, Script, Upstream, serve, silent
 
 # Short where the upstream fails, and nowhere else: a slow machine must not end another phase before.
-LONG = Timeouts(connect=60, pool=60, write=60, first_byte=60, between_chunks=60)
+LONG = Timeouts(connect=3600, pool=3600, write=3600, first_byte=3600, between_chunks=3600)
 ABSENT = replace(LONG, connect=0.2)
 STUCK = replace(LONG, write=0.2)
 SILENT = replace(LONG, first_byte=0.2)
 STALLED = replace(LONG, between_chunks=0.2)
-PATIENT = Timeouts(connect=5, pool=5, write=5, first_byte=5, between_chunks=5)
+PATIENT = Timeouts(connect=3600, pool=3600, write=3600, first_byte=3600, between_chunks=3600)
 OK = b"HTTP/1.1 200 OK\r\n"
 _FRAGMENTS = [
     *(OK, b"HTTP/1.0 404 N\r\n", b"HTTP/1.1 100 C\r\n\r\n", b"Content-Length: 3\r\n", b"\r\n", b"abc"),
@@ -57,7 +56,7 @@ async def get(pool: Pool, upstream: Upstream, timeouts: Timeouts = PATIENT) -> R
     )
 
 
-def says(raw: bytes) -> Script:
+def sends(raw: bytes) -> Script:
     async def script(peer: Peer) -> None:
         await peer.head()
         await peer.send(raw)
@@ -70,20 +69,26 @@ class TestTimeouts:
     async def test_request_without_response_times_out(self, pool: Pool, nursery: trio.Nursery) -> None:
         upstream = await nursery.start(serve, silent)
         for _ in range(2):
-            with trio.fail_after(30), pytest.raises(FirstByteTimeout) as caught:
+            with trio.fail_after(60), pytest.raises(FirstByteTimeout) as caught:
                 await get(pool, upstream, SILENT)
             assert (caught.value.phase, caught.value.sent) == ("head", True)
 
-    async def test_head_arriving_slowly_has_one_deadline(self, pool: Pool, nursery: trio.Nursery) -> None:
+    @pytest.mark.parametrize("upload", [b"", bytes(1_000_000)])
+    async def test_head_arriving_slowly_has_one_deadline(
+        self, pool: Pool, nursery: trio.Nursery, mock_clock: trio.testing.MockClock, upload: bytes
+    ) -> None:
         async def script(peer: Peer) -> None:
-            await peer.head()
-            for byte in OK * 10:
-                await peer.send(bytes([byte]))
-                await trio.sleep(0.02)
+            await peer.request()
+            await peer.send(OK + b"X: ")
+            while True:
+                await peer.send(b"x")
+                await trio.testing.wait_all_tasks_blocked()
+                mock_clock.jump(0.05)
 
         upstream = await nursery.start(serve, script)
-        with trio.fail_after(30), pytest.raises(FirstByteTimeout):
-            await get(pool, upstream, SILENT)
+        target = UpstreamOrigin("http", "127.0.0.1", upstream.port)
+        with trio.fail_after(60), pytest.raises(FirstByteTimeout):
+            await pool.request(b"POST", target, b"/", [], upload, timeouts=SILENT)
 
     async def test_body_that_stalls_times_out(self, pool: Pool, nursery: trio.Nursery) -> None:
         async def script(peer: Peer) -> None:
@@ -91,13 +96,12 @@ class TestTimeouts:
             await peer.begin_chunked()
             for _ in range(3):
                 await peer.chunk(b"data")
-                await trio.sleep(0.1)
             await peer.wait_closed()
 
         upstream = await nursery.start(serve, script)
         for _ in range(2):
             response = await get(pool, upstream, STALLED)
-            with trio.fail_after(30), pytest.raises(ChunkTimeout) as caught:
+            with trio.fail_after(60), pytest.raises(ChunkTimeout) as caught:
                 while await response.receive():
                     pass
             assert (caught.value.phase, caught.value.sent) == ("body", True)
@@ -110,14 +114,14 @@ class TestTimeouts:
 
         upstream = await nursery.start(serve, script)
         target = UpstreamOrigin("http", "127.0.0.1", upstream.port)
-        with trio.fail_after(30), pytest.raises(WriteTimeout) as caught:
+        with trio.fail_after(60), pytest.raises(WriteTimeout) as caught:
             await pool.request(b"POST", target, b"/", [], bytes(50_000_000), timeouts=STUCK)
         assert (caught.value.phase, caught.value.sent) == ("write", True)
 
     async def test_upload_not_accepted_after_response_delivers_response(
         self, pool: Pool, nursery: trio.Nursery, mock_clock: trio.testing.MockClock
     ) -> None:
-        """On a clock that stands still until the answer is there."""
+        """Uses a clock that stands still until the response has arrived."""
 
         async def script(peer: Peer) -> None:
             await peer.send(OK + b"Content-Length: 5\r\n\r\nearly")
@@ -127,9 +131,7 @@ class TestTimeouts:
         target = UpstreamOrigin("http", "127.0.0.1", upstream.port)
 
         async def pass_time() -> None:
-            limit = time.monotonic() + 30
             while True:
-                assert time.monotonic() < limit
                 if any(connection.head_complete for connection in pool._connections):
                     mock_clock.jump(0.05)
                 await trio.lowlevel.checkpoint()
@@ -141,18 +143,11 @@ class TestTimeouts:
                 inner.cancel_scope.cancel()
             assert await response.read(10) == b"early"
 
-    async def test_head_missing_or_slow_after_long_upload_times_out(self, pool: Pool, nursery: trio.Nursery) -> None:
-        async def trickle(peer: Peer) -> None:
-            await peer.request()
-            for byte in OK * 10:
-                await peer.send(bytes([byte]))
-                await trio.sleep(0.02)
-
-        for script in (silent, trickle):
-            upstream = await nursery.start(serve, script)
-            target = UpstreamOrigin("http", "127.0.0.1", upstream.port)
-            with trio.fail_after(30), pytest.raises(FirstByteTimeout):
-                await pool.request(b"POST", target, b"/", [], bytes(1_000_000), timeouts=SILENT)
+    async def test_long_upload_without_response_times_out(self, pool: Pool, nursery: trio.Nursery) -> None:
+        upstream = await nursery.start(serve, silent)
+        target = UpstreamOrigin("http", "127.0.0.1", upstream.port)
+        with trio.fail_after(60), pytest.raises(FirstByteTimeout):
+            await pool.request(b"POST", target, b"/", [], bytes(1_000_000), timeouts=SILENT)
 
     async def test_connect_to_full_backlog_times_out(self, pool: Pool) -> None:
         with trio.socket.socket() as listening:
@@ -161,9 +156,9 @@ class TestTimeouts:
             address = listening.getsockname()
             fillers = [trio.socket.socket() for _ in range(4)]
             for filler in fillers:  # fill the queue of connections that wait to be accepted
-                with trio.move_on_after(0.05):
+                with trio.move_on_after(0.2):
                     await filler.connect(address)
-            with trio.fail_after(30), pytest.raises(ConnectTimeout) as caught:
+            with trio.fail_after(60), pytest.raises(ConnectTimeout) as caught:
                 await pool.request(b"GET", UpstreamOrigin("http", *address), b"/", [], timeouts=ABSENT)
             assert (caught.value.phase, caught.value.sent) == ("connect", False)
             for filler in fillers:
@@ -196,7 +191,7 @@ class TestTimeouts:
     ],
 )
 async def test_head_not_http_is_protocol_error(pool: Pool, nursery: trio.Nursery, raw: bytes) -> None:
-    upstream = await nursery.start(serve, says(raw))
+    upstream = await nursery.start(serve, sends(raw))
     for _ in range(2):
         with pytest.raises(UpstreamProtocolError) as caught:
             await get(pool, upstream)
@@ -226,8 +221,10 @@ async def test_head_without_end_is_protocol_error(pool: Pool, nursery: trio.Nurs
         b"0\r\n" + b"X-Trailer: t\r\n" * 20_000 + b"\r\n",
     ],
 )
-async def test_chunk_framing_malformed_or_endless_is_protocol_error(pool: Pool, nursery: trio.Nursery, raw: bytes) -> None:
-    upstream = await nursery.start(serve, says(OK + b"Transfer-Encoding: chunked\r\n\r\n" + raw))
+async def test_chunk_framing_malformed_or_endless_is_protocol_error(
+    pool: Pool, nursery: trio.Nursery, raw: bytes
+) -> None:
+    upstream = await nursery.start(serve, sends(OK + b"Transfer-Encoding: chunked\r\n\r\n" + raw))
     for _ in range(2):
         with pytest.raises(UpstreamProtocolError):
             await (await get(pool, upstream)).read(1_000_000)
@@ -245,12 +242,14 @@ async def test_chunk_framing_malformed_or_endless_is_protocol_error(pool: Pool, 
     ],
 )
 @pytest.mark.parametrize("reset", [False, True])
-async def test_response_truncated_is_upstream_cut(pool: Pool, nursery: trio.Nursery, raw: bytes, reset: bool) -> None:
+async def test_response_truncated_is_upstream_cut(
+    pool: Pool, nursery: trio.Nursery, raw: bytes, reset: bool
+) -> None:
     async def script(peer: Peer) -> None:
         await peer.head()
         await peer.send(raw)
         if reset:
-            await trio.sleep(0.02)
+            await trio.testing.wait_all_tasks_blocked()
             peer.reset()
 
     upstream = await nursery.start(serve, script)
@@ -261,7 +260,7 @@ async def test_response_truncated_is_upstream_cut(pool: Pool, nursery: trio.Nurs
 
 
 class TestCompression:
-    """Answers that are compressed although identity was asked for."""
+    """Responses that are compressed although identity was requested."""
 
     @pytest.mark.parametrize(
         ("coding", "encode"),
@@ -401,7 +400,9 @@ def test_response_any_bytes_end_in_response_or_upstream_error(raw: bytes, cut: i
     trio.run(main)
 
 
-async def test_upstream_error_messages_contain_no_request_or_response_data(pool: Pool, nursery: trio.Nursery) -> None:
+async def test_upstream_error_messages_contain_no_request_or_response_data(
+    pool: Pool, nursery: trio.Nursery
+) -> None:
     canary = b"sk-canary-1234567890"
     responses = [
         OK + b"X-Key: " + canary + b"\r\n folded\r\n\r\n",
@@ -410,7 +411,7 @@ async def test_upstream_error_messages_contain_no_request_or_response_data(pool:
         canary,
     ]
     for raw in responses:
-        upstream = await nursery.start(serve, says(raw))
+        upstream = await nursery.start(serve, sends(raw))
         target = UpstreamOrigin("http", "127.0.0.1", upstream.port)
         with pytest.raises(UpstreamError) as caught:
             await pool.request(b"POST", target, b"/", [(b"authorization", canary)], canary, timeouts=PATIENT)
@@ -422,14 +423,14 @@ async def test_upstream_error_messages_contain_no_request_or_response_data(pool:
 
 async def test_tiny_chunks_in_one_read_are_joined(pool: Pool, nursery: trio.Nursery) -> None:
     upstream = await nursery.start(
-        serve, says(OK + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 100_000 + b"0\r\n\r\n")
+        serve, sends(OK + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 100_000 + b"0\r\n\r\n")
     )
     response = await get(pool, upstream)
     assert await response.read(100_000) == b"x" * 100_000
 
 
 async def test_unsolicited_response_is_not_delivered(pool: Pool, nursery: trio.Nursery) -> None:
-    """It would be read as the answer to the next request, which may be another client's."""
+    """It would be read as the response to the next request, possibly of another client."""
     unasked = trio.Event()
 
     async def script(peer: Peer) -> None:

@@ -1,4 +1,4 @@
-"""Base URLs: what is taken, what is refused, and that a refusal repeats nothing of the URL."""
+"""Base URLs: valid ones, invalid ones, and errors that contain no part of the URL."""
 
 import pytest
 from hypothesis import given

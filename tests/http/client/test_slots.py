@@ -1,4 +1,4 @@
-"""The pool's arithmetic under every order of starting, finishing, failing and giving up."""
+"""The pool's limits under every order of start, end, failure and cancellation."""
 
 import socket
 from collections.abc import Callable
@@ -17,7 +17,7 @@ ORIGINS = [UpstreamOrigin("http", name, 80) for name in "abc"]
 Step = tuple[str, int]
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["start", "start", "start", "healthy", "broken", "give up", "drop idle", "prune"]),
+        st.sampled_from(["start", "start", "start", "healthy", "broken", "cancel", "drop idle", "prune"]),
         st.integers(0, 20),
     ),
     max_size=60,
@@ -25,7 +25,7 @@ STEPS = st.lists(
 
 
 class Model:
-    """Plays steps against real slots and checks after each what must always hold."""
+    """Plays steps against real slots and checks the invariants after each."""
 
     def __init__(self, max_total: int, max_per_origin: int) -> None:
         self.max_total = max_total
@@ -41,7 +41,7 @@ class Model:
             "start": self.start,
             "healthy": self.healthy,
             "broken": self.broken,
-            "give up": self.abort_waits,
+            "cancel": self.cancel_waiter,
             "drop idle": self.close_idle,
             "prune": lambda _: self.slots.prune(),
         }
@@ -70,7 +70,7 @@ class Model:
             connection.close()
             self.slots.release(origin_slots)
 
-    def abort_waits(self, number: int) -> None:
+    def cancel_waiter(self, number: int) -> None:
         if self.waiters:
             self.slots.cancel(self.waiters.pop(number % len(self.waiters)))
 
@@ -80,7 +80,7 @@ class Model:
             self.slots.close_idle(*idle[number % len(idle)])
 
     def collect_grants(self) -> None:
-        """Half of the granted waiters notice at once; the others may still give up."""
+        """Half of the granted waiters continue at once; the others may still be cancelled."""
         granted = [waiter for waiter in self.waiters if waiter.granted]
         for waiter in granted[::2]:
             self.waiters.remove(waiter)
@@ -113,7 +113,9 @@ class Model:
 
 @settings(max_examples=300)
 @given(steps=STEPS, max_total=st.integers(1, 4), max_per_origin=st.integers(1, 4))
-def test_slots_any_steps_keep_limits_and_order(steps: list[Step], max_total: int, max_per_origin: int) -> None:
+def test_slots_any_steps_keep_limits_and_order(
+    steps: list[Step], max_total: int, max_per_origin: int
+) -> None:
     async def main() -> None:
         model = Model(max_total, max_per_origin)
         try:

@@ -1,4 +1,4 @@
-"""httpx on the pool: streaming both ways, its own exceptions, and nothing carried over between requests."""
+"""httpx on the pool: streaming both ways, httpx exceptions, no state kept between requests."""
 
 import gzip
 from collections.abc import AsyncIterator
@@ -24,7 +24,7 @@ async def pool(nursery: trio.Nursery) -> Pool:
 
 @pytest.fixture
 async def client(pool: Pool) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(transport=PoolTransport(pool), trust_env=False, timeout=5) as client:
+    async with httpx.AsyncClient(transport=PoolTransport(pool), trust_env=False, timeout=3600) as client:
         yield client
 
 
@@ -65,7 +65,9 @@ async def test_transport_streamed_request_is_sent(client: httpx.AsyncClient, nur
     assert answer.content == upstream.requests[1].body
 
 
-async def test_transport_streamed_response_is_delivered_on_arrival(client: httpx.AsyncClient, nursery: trio.Nursery) -> None:
+async def test_transport_streamed_response_is_delivered_on_arrival(
+    client: httpx.AsyncClient, nursery: trio.Nursery
+) -> None:
     go = trio.Event()
 
     async def script(peer: Peer) -> None:
@@ -101,7 +103,7 @@ async def test_transport_stream_left_early_frees_slot(
     for _ in range(6):
         async with client.stream("GET", url(upstream)) as response:
             assert response.status_code == 200
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         await upstream.all_closed()
 
 
@@ -109,13 +111,16 @@ async def test_transport_cancellation_frees_slot(client: httpx.AsyncClient, nurs
     stuck = await nursery.start(serve, silent)
     good = await nursery.start(serve, always_ok)
     for _ in range(6):
-        with trio.move_on_after(0.02) as scope:
-            await client.get(url(stuck))
-        assert scope.cancelled_caught
+        async with trio.open_nursery() as inner:
+            inner.start_soon(client.get, url(stuck))
+            await trio.testing.wait_all_tasks_blocked()
+            inner.cancel_scope.cancel()
     assert (await client.get(url(good))).text == "ok"
 
 
-async def test_transport_compressed_response_is_decoded_once(client: httpx.AsyncClient, nursery: trio.Nursery) -> None:
+async def test_transport_compressed_response_is_decoded_once(
+    client: httpx.AsyncClient, nursery: trio.Nursery
+) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.answer(gzip.compress(b"plain"), b"Content-Encoding: gzip")
@@ -126,7 +131,9 @@ async def test_transport_compressed_response_is_decoded_once(client: httpx.Async
     assert upstream.requests[0].values(b"accept-encoding") == [b"identity"]
 
 
-async def test_transport_unix_socket_serves_any_url(pool: Pool, nursery: trio.Nursery, tmp_path: Path) -> None:
+async def test_transport_unix_socket_serves_any_url(
+    pool: Pool, nursery: trio.Nursery, tmp_path: Path
+) -> None:
     path = str(tmp_path / "u.sock")
     upstream = await nursery.start(lambda task_status: serve(always_ok, path=path, task_status=task_status))
     async with httpx.AsyncClient(transport=PoolTransport(pool, socket_path=path), trust_env=False) as client:
@@ -135,7 +142,9 @@ async def test_transport_unix_socket_serves_any_url(pool: Pool, nursery: trio.Nu
 
 
 class TestErrors:
-    async def test_transport_silent_or_stalled_upstream_is_read_timeout(self, client: httpx.AsyncClient, nursery: trio.Nursery) -> None:
+    async def test_transport_silent_or_stalled_upstream_is_read_timeout(
+        self, client: httpx.AsyncClient, nursery: trio.Nursery
+    ) -> None:
         async def stalls(peer: Peer) -> None:
             await peer.request()
             await peer.begin_chunked()
@@ -144,26 +153,32 @@ class TestErrors:
         for script in (silent, stalls):
             upstream = await nursery.start(serve, script)
             for _ in range(3):
-                with trio.fail_after(30), pytest.raises(httpx.ReadTimeout):
-                    await client.get(url(upstream), timeout=httpx.Timeout(60, read=0.05))
+                with trio.fail_after(60), pytest.raises(httpx.ReadTimeout):
+                    await client.get(url(upstream), timeout=httpx.Timeout(3600, read=0.05))
 
-    async def test_transport_full_pool_is_pool_timeout(self, client: httpx.AsyncClient, nursery: trio.Nursery) -> None:
+    async def test_transport_full_pool_is_pool_timeout(
+        self, client: httpx.AsyncClient, nursery: trio.Nursery
+    ) -> None:
         upstream = await nursery.start(serve, silent)
         async with trio.open_nursery() as inner:
             for _ in range(2):
                 inner.start_soon(client.get, url(upstream))
-            await trio.testing.wait_all_tasks_blocked(0.02)
+            await trio.testing.wait_all_tasks_blocked()
             with pytest.raises(httpx.PoolTimeout):
-                await client.get(url(upstream), timeout=httpx.Timeout(5, pool=0.02))
+                await client.get(url(upstream), timeout=httpx.Timeout(3600, pool=0.02))
             inner.cancel_scope.cancel()
 
-    async def test_transport_upload_not_accepted_is_write_timeout(self, client: httpx.AsyncClient, nursery: trio.Nursery) -> None:
+    async def test_transport_upload_not_accepted_is_write_timeout(
+        self, client: httpx.AsyncClient, nursery: trio.Nursery
+    ) -> None:
         async def script(peer: Peer) -> None:
             await trio.sleep_forever()
 
         upstream = await nursery.start(serve, script)
         with pytest.raises(httpx.WriteTimeout):
-            await client.post(url(upstream), content=bytes(50_000_000), timeout=httpx.Timeout(5, write=0.05))
+            await client.post(
+                url(upstream), content=bytes(50_000_000), timeout=httpx.Timeout(3600, write=0.05)
+            )
 
     @pytest.mark.parametrize(
         ("raw", "error"),
@@ -195,7 +210,9 @@ class TestErrors:
 
 
 class TestNothingIsCarriedOver:
-    async def test_transport_cookies_are_not_kept(self, client: httpx.AsyncClient, nursery: trio.Nursery) -> None:
+    async def test_transport_cookies_are_not_kept(
+        self, client: httpx.AsyncClient, nursery: trio.Nursery
+    ) -> None:
         async def script(peer: Peer) -> None:
             while True:
                 await peer.request()
@@ -208,7 +225,9 @@ class TestNothingIsCarriedOver:
         assert not client.cookies
         assert upstream.requests[1].values(b"cookie") == []
 
-    async def test_transport_redirects_are_not_followed(self, client: httpx.AsyncClient, nursery: trio.Nursery) -> None:
+    async def test_transport_redirects_are_not_followed(
+        self, client: httpx.AsyncClient, nursery: trio.Nursery
+    ) -> None:
         inner = await nursery.start(serve, always_ok)
 
         async def script(peer: Peer) -> None:

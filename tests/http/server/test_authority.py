@@ -1,4 +1,4 @@
-"""Authorities: what is accepted can be used by every later reader."""
+"""Authorities: every accepted one is accepted by later readers too."""
 
 import pytest
 from hypothesis import given

@@ -79,7 +79,7 @@ APPS_OWN = {"early"}  # errors that the app answers, so that their bodies agree 
 
 
 def summary(name: str, answer: Answer) -> tuple[object, ...]:
-    """What must agree: not the framing of whole answers, nor the words of the server's own errors."""
+    """The parts that must agree: not the framing of complete responses, nor the text of server errors."""
     mute = answer.status >= 400 and name not in APPS_OWN
     kept = {"connection"} if mute else {"connection", "x-kind", "set-cookie", "content-type"}
     headers = {key: value for key, value in answer.headers.items() if key in kept}

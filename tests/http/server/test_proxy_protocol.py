@@ -1,4 +1,4 @@
-"""The PROXY protocol: whose a connection is, before HTTP and TLS; who may say so; broken headers."""
+"""The PROXY protocol: the client of a connection, trusted proxies, and invalid headers."""
 
 import json
 import socket
@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from bluesminds.common.networks import Networks
 from bluesminds.http.asgi import Receive, Scope, Send
 from bluesminds.http.server.proxy_protocol import MAX_HEADER, BadHeader, read_client
-from bluesminds.http.server.serve import ListenerLimits
-from tests.http.serving import Client, answer, eventually, start
+from tests.http.serving import Client, answer, eventually, patient, start
 
 HERE = Networks.read(["127.0.0.1"])
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
@@ -37,7 +36,7 @@ def tcp6(address: str, port: int) -> bytes:
 
 
 async def whoami(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers with the client's address, whoever asks."""
+    """Responds with the client's address."""
     if scope["type"] == "lifespan":
         raise NotImplementedError
     await answer(send, json.dumps(scope["client"]).encode())
@@ -112,7 +111,7 @@ async def test_proxy_header_local_is_the_proxy(nursery: trio.Nursery, header: by
 
 @pytest.mark.parametrize("header", NAMELESS)
 async def test_proxy_header_unknown_client_is_none(nursery: trio.Nursery, header: bytes) -> None:
-    served = await start(nursery, whoami, ListenerLimits(max_connections_per_ip=1), proxies=HERE)
+    served = await start(nursery, whoami, patient(max_connections_per_ip=1), proxies=HERE)
     async with await served.connect() as stream, await served.connect() as other:
         assert json.loads((await Client(stream).ask(header + GET)).body) is None
         assert json.loads((await Client(other).ask(header + GET)).body) is None, "nothing to count by"
@@ -121,8 +120,8 @@ async def test_proxy_header_unknown_client_is_none(nursery: trio.Nursery, header
 @pytest.mark.parametrize("header", BAD)
 async def test_proxy_header_invalid_is_rejected(nursery: trio.Nursery, header: bytes) -> None:
     served = await start(nursery, whoami, proxies=HERE)
-    told = await served.ask(header)
-    assert told.startswith(b"HTTP/1.1 400 ")
+    answer_bytes = await served.ask(header)
+    assert answer_bytes.startswith(b"HTTP/1.1 400 ")
     assert [rejection.code for _, rejection, _, _ in served.rejections] == ["bad_proxy_header"]
     assert not served.errors
     await eventually(lambda: not served.stats.open)
@@ -137,7 +136,7 @@ async def test_proxy_peer_not_trusted_is_rejected(nursery: trio.Nursery) -> None
 
 
 async def test_proxy_header_missing_closes_connection(nursery: trio.Nursery) -> None:
-    served = await start(nursery, whoami, ListenerLimits(handshake_timeout=0.2), proxies=HERE)
+    served = await start(nursery, whoami, patient(handshake_timeout=0.2), proxies=HERE)
     for start_of_it in (b"", LINE[:-1], SIGNATURE, tcp4("192.0.2.1", 1)[:-1]):
         assert await served.ask(start_of_it) == b""
     assert served.stats.refused["handshake"] == 4
@@ -155,7 +154,7 @@ async def test_proxy_connection_closed_before_header_is_no_error(nursery: trio.N
 
 
 async def test_proxy_limit_per_address_counts_clients(nursery: trio.Nursery) -> None:
-    served = await start(nursery, whoami, ListenerLimits(max_connections_per_ip=1), proxies=HERE)
+    served = await start(nursery, whoami, patient(max_connections_per_ip=1), proxies=HERE)
     async with await served.connect() as first, await served.connect() as other:
         assert (await Client(first).ask(tcp4("192.0.2.1", 1) + GET)).status == 200
         assert (await Client(other).ask(tcp4("192.0.2.2", 1) + GET)).status == 200
@@ -184,7 +183,7 @@ async def test_proxy_header_comes_before_tls(nursery: trio.Nursery) -> None:
 
 
 async def read(data: bytes) -> tuple[object, bytes]:
-    """The client, and what is left in the socket."""
+    """The client, and the bytes left in the socket."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setblocking(False)

@@ -1,4 +1,4 @@
-"""Parsing alone: where the bytes are cut changes nothing, and nothing raises."""
+"""The request parser: the split of the input changes nothing, and nothing raises."""
 
 import itertools
 

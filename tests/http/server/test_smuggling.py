@@ -1,5 +1,6 @@
-"""No two readings of one byte stream: malformed requests get 400 and the end of their connection, and the app
-sees exactly as many requests as the stream validly holds."""
+"""Ambiguous input: a malformed request gets an error and closes its connection. The app only sees the valid
+requests before it.
+"""
 
 import contextlib
 
@@ -7,8 +8,7 @@ import pytest
 import trio
 
 from bluesminds.http.asgi import Receive, Scope, Send
-from bluesminds.http.server.serve import ListenerLimits
-from tests.http.serving import Client, answer, app_of, body_of, start
+from tests.http.serving import Client, answer, app_of, body_of, patient, start
 
 POST = b"POST / HTTP/1.1\r\nHost: test\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -196,7 +196,7 @@ async def test_app_with_ambiguous_input_sees_only_valid_requests(
             seen.append(scope["path"])
             await answer(send)
 
-    served = await start(nursery, app, ListenerLimits())
+    served = await start(nursery, app, patient())
     statuses = []
     stream = await served.connect()
     with trio.fail_after(60):
