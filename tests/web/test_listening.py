@@ -9,12 +9,12 @@ import trio
 
 from bluesminds.app.settings_map import listener_limits
 from bluesminds.config import ListenSettings
-from bluesminds.http.server.serve import Limits
+from bluesminds.http.server.serve import ListenerLimits
 from tests import gateways
 
 
 def test_every_limit_of_the_listener_is_a_setting() -> None:
-    assert listener_limits(ListenSettings()) == Limits()
+    assert listener_limits(ListenSettings()) == ListenerLimits()
     numbers: dict[str, Any] = {
         name: value + 1
         for name, value in zip(
@@ -23,7 +23,7 @@ def test_every_limit_of_the_listener_is_a_setting() -> None:
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
     changed = listener_limits(ListenSettings(**numbers))
-    for limit in dataclasses.fields(Limits):
+    for limit in dataclasses.fields(ListenerLimits):
         assert getattr(changed, limit.name) != limit.default, limit.name
 
 
@@ -33,11 +33,11 @@ async def test_a_refusal_of_the_listener_is_a_line_of_the_log(home: Path, nurser
         answer: httpx.Response = await client.get("/v1/" + "a" * 9000)
     assert answer.status_code == 414
     (line,) = gateway.events("connection_refused")
-    told = {name: line[name] for name in ("level", "client", "status", "code", "untold")}
+    told = {name: line[name] for name in ("level", "client", "status", "code", "suppressed")}
     assert told == {
         "level": "info",
         "client": "127.0.0.1",
         "status": 414,
         "code": "url_too_long",
-        "untold": 0,
+        "suppressed": 0,
     }

@@ -12,7 +12,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from bluesminds import __version__
-from bluesminds.http.server.limits import Stats
+from bluesminds.http.server.limits import ListenerStats
 from bluesminds.web.guard import Access
 from bluesminds.web.routes import Answer, RawBody, Route, route
 
@@ -20,7 +20,7 @@ from bluesminds.web.routes import Answer, RawBody, Route, route
 class ListenerMetrics(Collector):
     """What the listener counted."""
 
-    def __init__(self, stats: Stats) -> None:
+    def __init__(self, stats: ListenerStats) -> None:
         self._stats = stats
 
     def collect(self) -> Iterable[Metric]:
