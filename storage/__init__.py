@@ -1,4 +1,4 @@
-"""Durable state behind one small protocol, on SQLite or PostgreSQL. Imports nothing from bluesminds."""
+"""Persistent data in SQLite or PostgreSQL. Does not import bluesminds."""
 
 from storage.base import (
     BadValue,

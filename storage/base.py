@@ -1,9 +1,9 @@
-"""What the rest of the product sees of a database: units of work, connections, errors.
+"""The interface of a database: units of work, connections, errors.
 
-A unit of work is `async def unit(connection, *args)`. It awaits nothing but its connection, because it
-runs on the store's own asyncio side, and it never catches a StorageError to go on: the first error dooms
-the transaction, on both engines alike. SQL is a literal with `:name` parameters; times are integer
-milliseconds since the epoch (UTC), ids are made by the caller.
+A unit of work is `async def unit(connection, *args)`. It runs in the store's asyncio event loop, so it awaits
+only its connection. After the first StorageError the transaction fails, even if the unit catches the error.
+SQL is a literal with `:name` parameters. Times are integer milliseconds since the epoch (UTC). The caller
+creates IDs.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,49 +14,49 @@ Ts = TypeVarTuple("Ts")
 
 Engine: TypeAlias = Literal["sqlite", "postgres"]
 Row: TypeAlias = Sequence[Any]
-"""The columns of one row, in the order of the SELECT; `SomeRow(*row)` makes a value of it."""
+"""The columns of one row in the order of the SELECT, so that `SomeRow(*row)` works."""
 
 
 class StorageError(Exception):
-    """A statement failed for a reason that repeating it will not cure. Carries no stored value."""
+    """A statement failed, and repeating it will not help. The message contains no stored value."""
 
 
 class StorageUnavailable(StorageError):
-    """Locked, disk full, connection lost, timed out, overloaded or closing: the unit may be tried again.
+    """Locked, disk full, connection lost, timed out, overloaded or closing: the unit may be repeated.
 
-    When a commit was under way, whether it took effect is not known.
+    If the error occurred during the commit, the commit may have taken effect.
     """
 
 
 class StorageBroken(StorageError):
-    """A write could not be synced to disk, or the database is damaged or closed to us.
+    """A write could not be synced to disk, or the database is damaged or denies access. The operator must
+    act.
 
-    Neither other values nor another attempt will do: an operator must act. When a commit was under way,
-    whether it took effect is not known.
+    If the error occurred during the commit, the commit may have taken effect.
     """
 
 
 class IntegrityError(StorageError):
-    """A unique value exists already, or a referenced row does not."""
+    """A unique value exists already, or a referenced row does not exist."""
 
 
 class BadValue(StorageError):
-    """A value that its column cannot hold: too large, of another type, or against a constraint."""
+    """A value does not fit its column: too large, of a wrong type, or against a constraint."""
 
 
 class SchemaTooNew(StorageError):
-    """The database was written by a newer version of the product."""
+    """A newer version of the product wrote the database."""
 
 
 class MigrationChanged(StorageError):
-    """A migration that was applied to this database is not the one that this version ships."""
+    """A migration that was applied to this database differs from the one in this version."""
 
 
 class Connection(Protocol):
-    """One transaction, from its first statement to the end of the unit.
+    """One transaction, from the unit's first statement to its end.
 
-    `final=True` marks the unit's last statement: it commits together with it, which saves a round trip;
-    any statement after it raises RuntimeError.
+    `final=True` marks the unit's last statement, which then also commits; this saves a round trip. A
+    statement after it raises RuntimeError.
     """
 
     @property
@@ -64,13 +64,13 @@ class Connection(Protocol):
 
     @property
     def chain_key(self) -> bytes:
-        """What the audit log is chained with: the store's."""
+        """The store's `chain_key`."""
 
     async def execute(self, sql: LiteralString, *, final: bool = False, **params: object) -> int:
-        """Run one statement; the number of rows it changed."""
+        """Run one statement. Returns the number of changed rows."""
 
     async def many(self, sql: LiteralString, rows: Sequence[object], *, final: bool = False) -> None:
-        """Run one statement per row. Placeholders name attributes of the row."""
+        """Run the statement once for each row. The parameters are attributes of the row."""
 
     async def one(self, sql: LiteralString, **params: object) -> Row | None:
         """The first row of a query, or None."""
@@ -83,10 +83,10 @@ class Connection(Protocol):
 
 
 class Store(Protocol):
-    """A database that is open. Callers are Trio tasks.
+    """An open database. Callers are Trio tasks.
 
-    A caller that is cancelled stops waiting; a write that was handed over still completes. `chain_key` is the
-    secret of the audit log's chain; it is set once, before the first act is recorded.
+    A caller that is cancelled stops waiting; a write in the queue still runs. `chain_key` is the HMAC key of
+    all hash chains; it is set once, before the first row of a chain is written.
     """
 
     chain_key: bytes
@@ -95,11 +95,11 @@ class Store(Protocol):
     def engine(self) -> Engine: ...
 
     async def read(self, fn: Callable[[Connection, Unpack[Ts]], Awaitable[T]], *args: *Ts) -> T:
-        """Run `fn(connection, *args)` on one snapshot that cannot be written to."""
+        """Run `fn(connection, *args)` on one read-only snapshot."""
 
     async def write(self, fn: Callable[[Connection, Unpack[Ts]], Awaitable[T]], *args: *Ts) -> T:
-        """Run `fn(connection, *args)` as one transaction: all of it is durable on return, or none.
+        """Run `fn(connection, *args)` as one transaction, which is durable on return.
 
-        An exception from `fn` rolls back and is raised here. StorageUnavailable after at most twice the
-        store's statement timeout, half of it waiting for other units.
+        An exception of `fn` rolls back and is raised here. Raises StorageUnavailable after at most twice the
+        store's statement timeout; half of that is waiting for other units.
         """

@@ -1,6 +1,7 @@
-"""API keys: who may call, kept as a digest. A key is revoked, never deleted: usage refers to it.
+"""API keys. The secret is stored as a digest. A key is revoked, never deleted, because usage rows refer to
+it.
 
-Whose a key is stands in every statement: with `user_id` None it is anybody's, for administrators.
+A rotated key has its current secret and at most one previous secret, which is accepted for a time.
 """
 
 import json
@@ -11,15 +12,16 @@ from typing import Any
 from storage.base import Connection, Row
 
 NamePatterns = tuple[str, ...] | None
-"""None is any."""
+"""None: any."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyRow:
-    """A key without its secret: `digest` is the 32-byte HMAC, `prefix` and `last4` are for display.
+    """A key. A digest is the 32-byte HMAC-SHA256 of a secret; `prefix` and `last4` are parts of the current
+    secret, for display.
 
-    `limits` is a JSON object in text, None when the key has none of its own. `previous_until` is read only:
-    when the last of the digests it had before ends, None when it had none or all ended at once.
+    `limits` is a JSON object as text. The previous secret is accepted until `previous_until`; None: not at
+    all.
     """
 
     id: str
@@ -39,13 +41,16 @@ class KeyRow:
     last_used_at: int | None
     created_at: int
     rotated_at: int | None
-    previous_until: int | None
+    previous_digest: bytes | None = None
+    previous_until: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class KeyHolder:
-    """A key with what its owner's account says about using it. `ends_at` is when the digest it was found by
-    ends, None when it is the key's own.
+    """A key with the state of its user's account.
+
+    `ends_at` is None if the key was found by its current secret. If it was found by the previous one, this is
+    the time at which that ends, 0 if it has ended already.
     """
 
     key: KeyRow
@@ -57,17 +62,16 @@ class KeyHolder:
 
 @dataclass(frozen=True, slots=True)
 class KeyUse:
-    """When a key was last seen."""
+    """When a key was last used."""
 
     id: str
     at: int
 
 
 _COLUMNS = """
-    api_keys.id, user_id, name, api_keys.digest, prefix, last4, scopes, allowed_models, allowed_ips,
-    allowed_origins, api_keys.limits, metadata, expires_at, revoked_at, last_used_at, api_keys.created_at,
-    rotated_at,
-    (SELECT nullif(max(ends_at), 0) FROM replaced_digests WHERE key_id = api_keys.id) AS previous_until
+    api_keys.id, user_id, name, digest, prefix, last4, scopes, allowed_models, allowed_ips, allowed_origins,
+    api_keys.limits, metadata, expires_at, revoked_at, last_used_at, api_keys.created_at, rotated_at,
+    previous_digest, previous_until
 """
 _WIDTH = len(KeyRow.__slots__)
 _METADATA = KeyRow.__slots__.index("metadata")
@@ -77,35 +81,34 @@ _LISTS = [
 
 
 async def insert_key(connection: Connection, key: KeyRow) -> None:
-    """Raises IntegrityError when the digest exists or the user does not."""
+    """Raises IntegrityError if the digest exists or the user does not."""
     await connection.execute(
         """
         INSERT INTO api_keys (
             id, user_id, name, digest, prefix, last4, scopes, allowed_models, allowed_ips, allowed_origins,
-            limits, metadata, expires_at, revoked_at, last_used_at, created_at, rotated_at
+            limits, metadata, expires_at, revoked_at, last_used_at, created_at, rotated_at, previous_digest,
+            previous_until
         ) VALUES (
             :id, :user_id, :name, :digest, :prefix, :last4, :scopes, :allowed_models, :allowed_ips,
             :allowed_origins, :limits, :metadata, :expires_at, :revoked_at, :last_used_at, :created_at,
-            :rotated_at
+            :rotated_at, :previous_digest, :previous_until
         )
         """,
-        id=key.id,
-        user_id=key.user_id,
-        digest=key.digest,
-        prefix=key.prefix,
-        last4=key.last4,
-        revoked_at=key.revoked_at,
         last_used_at=key.last_used_at,
         created_at=key.created_at,
-        rotated_at=key.rotated_at,
-        **_settings(key),
+        **_changeable(key),
     )
 
 
-def _settings(key: KeyRow) -> dict[str, Any]:
-    """What the owner may change, as the columns hold it."""
+def _changeable(key: KeyRow) -> dict[str, Any]:
+    """What update_key writes, and the key's ID and user, as column values."""
     return {
+        "id": key.id,
+        "user_id": key.user_id,
         "name": key.name,
+        "digest": key.digest,
+        "prefix": key.prefix,
+        "last4": key.last4,
         "scopes": _json(key.scopes),
         "allowed_models": _json(key.allowed_models),
         "allowed_ips": _json(key.allowed_ips),
@@ -113,6 +116,10 @@ def _settings(key: KeyRow) -> dict[str, Any]:
         "limits": key.limits,
         "metadata": json.dumps(key.metadata),
         "expires_at": key.expires_at,
+        "revoked_at": key.revoked_at,
+        "rotated_at": key.rotated_at,
+        "previous_digest": key.previous_digest,
+        "previous_until": key.previous_until,
     }
 
 
@@ -121,7 +128,7 @@ def _json(names: NamePatterns) -> str | None:
 
 
 async def select_key_by_digest(connection: Connection, digest: bytes) -> KeyHolder | None:
-    """The key that has this digest or had it before, whatever its state: judging it is the caller's work."""
+    """The key with this current or previous digest, also if it is expired or revoked."""
     row = await connection.one(SELECT_HOLDER, digest=digest)
     return None if row is None else KeyHolder(_key_row(row), *row[_WIDTH:])
 
@@ -129,22 +136,16 @@ async def select_key_by_digest(connection: Connection, digest: bytes) -> KeyHold
 SELECT_HOLDER = (
     "SELECT"
     + _COLUMNS
-    + """, disabled_at, tier, users.limits, NULL
-    FROM api_keys JOIN users ON users.id = api_keys.user_id
-    WHERE api_keys.digest = :digest
-    UNION ALL SELECT"""
-    + _COLUMNS
-    + """, disabled_at, tier, users.limits, replaced_digests.ends_at
-    FROM replaced_digests
-    JOIN api_keys ON api_keys.id = replaced_digests.key_id
-    JOIN users ON users.id = api_keys.user_id
-    WHERE replaced_digests.digest = :digest
+    + """, disabled_at, tier, users.limits,
+        CASE WHEN digest = :digest THEN NULL ELSE coalesce(previous_until, 0) END
+    FROM api_keys JOIN users ON users.id = user_id
+    WHERE digest = :digest OR previous_digest = :digest
     """
 )
 
 
 async def select_key(connection: Connection, key_id: str, user_id: str | None = None) -> KeyRow | None:
-    """A key, if it is this user's; None for user_id is anybody's."""
+    """A key of this user; with None, of any user."""
     row = await connection.one(SELECT_KEY, key_id=key_id, user_id=user_id)
     return None if row is None else _key_row(row)
 
@@ -158,8 +159,10 @@ SELECT_KEY = (
 
 @dataclass(frozen=True, slots=True)
 class KeyQuery:
-    """Which keys to list: the first `limit` above the id `after`. Active: neither revoked nor expired at
-    `now`, in milliseconds; None asks for both kinds.
+    """Selects the first `limit` keys whose ID is above `after`, of one user or of all.
+
+    `active` selects keys that are neither revoked nor expired at `now` (milliseconds), or the others; None
+    selects both.
     """
 
     now: int
@@ -170,7 +173,7 @@ class KeyQuery:
 
 
 async def select_keys(connection: Connection, query: KeyQuery) -> Sequence[KeyRow]:
-    """A page of a user's keys, or of everybody's, oldest first."""
+    """Oldest first."""
     wanted = {
         "now": query.now,
         "active": None if query.active is None else int(query.active),
@@ -195,7 +198,7 @@ SELECT_OF_USER = "SELECT" + _COLUMNS + "FROM api_keys WHERE user_id = :user_id A
 
 
 async def count_active_keys(connection: Connection, user_id: str, now: int) -> int:
-    """How many of a user's keys are neither revoked nor expired."""
+    """The number of a user's keys that are neither revoked nor expired."""
     row = await connection.one(COUNT_ACTIVE, user_id=user_id, now=now)
     return 0 if row is None else int(row[0])
 
@@ -205,114 +208,25 @@ COUNT_ACTIVE = _COUNT + " FROM api_keys WHERE user_id = :user_id AND " + _ACTIVE
 
 
 async def update_key(connection: Connection, key: KeyRow) -> bool:
-    """Write what an owner may change; False when there is no such key of this user, or it is revoked."""
+    """Write all columns but the times of creation and last use. False: the user has no such key, or it is
+    revoked.
+    """
     changed = await connection.execute(
         """
         UPDATE api_keys SET
-            name = :name, scopes = :scopes, allowed_models = :allowed_models, allowed_ips = :allowed_ips,
-            allowed_origins = :allowed_origins, limits = :limits, metadata = :metadata,
-            expires_at = :expires_at
+            name = :name, digest = :digest, prefix = :prefix, last4 = :last4, scopes = :scopes,
+            allowed_models = :allowed_models, allowed_ips = :allowed_ips, allowed_origins = :allowed_origins,
+            limits = :limits, metadata = :metadata, expires_at = :expires_at, revoked_at = :revoked_at,
+            rotated_at = :rotated_at, previous_digest = :previous_digest, previous_until = :previous_until
         WHERE id = :id AND user_id = :user_id AND revoked_at IS NULL
         """,
-        id=key.id,
-        user_id=key.user_id,
-        **_settings(key),
+        **_changeable(key),
     )
     return changed == 1
-
-
-async def revoke_key(connection: Connection, user_id: str, key_id: str, at: int) -> bool:
-    """Revoke a user's key; False when there is none, or it was revoked before."""
-    changed = await connection.execute(
-        """
-        UPDATE api_keys SET revoked_at = :at
-        WHERE id = :key_id AND user_id = :user_id AND revoked_at IS NULL
-        """,
-        at=at,
-        key_id=key_id,
-        user_id=user_id,
-    )
-    return changed == 1
-
-
-async def renew_key(connection: Connection, key: KeyRow) -> bool:
-    """Give the key with this id another digest and end; False when there is none, or it is revoked."""
-    changed = await connection.execute(
-        """
-        UPDATE api_keys SET
-            digest = :digest, prefix = :prefix, last4 = :last4, expires_at = :expires_at,
-            rotated_at = :rotated_at
-        WHERE id = :id AND revoked_at IS NULL
-        """,
-        id=key.id,
-        digest=key.digest,
-        prefix=key.prefix,
-        last4=key.last4,
-        expires_at=key.expires_at,
-        rotated_at=key.rotated_at,
-    )
-    return changed == 1
-
-
-async def replace_digest(
-    connection: Connection, key_id: str, digest: bytes, *, at: int, ends_at: int
-) -> None:
-    """Remember what a key was until now: it goes on until `ends_at`, 0 being not at all."""
-    await connection.execute(
-        """
-        INSERT INTO replaced_digests (digest, key_id, ends_at, replaced_at)
-        VALUES (:digest, :key_id, :ends_at, :at)
-        """,
-        digest=digest,
-        key_id=key_id,
-        ends_at=ends_at,
-        at=at,
-    )
-
-
-async def end_replaced(connection: Connection, key_id: str, ends_at: int) -> None:
-    """Let all that a key was before end then at the latest."""
-    await connection.execute(
-        "UPDATE replaced_digests SET ends_at = :ends_at WHERE key_id = :key_id AND ends_at > :ends_at",
-        key_id=key_id,
-        ends_at=ends_at,
-    )
-
-
-async def forget_replaced(connection: Connection, key_id: str, now: int, *, but: int) -> None:
-    """Remember of the digests that have ended only the latest."""
-    await connection.execute(
-        """
-        DELETE FROM replaced_digests
-        WHERE key_id = :key_id AND ends_at <= :now AND digest NOT IN (
-            SELECT digest FROM replaced_digests WHERE key_id = :key_id AND ends_at <= :now
-            ORDER BY replaced_at DESC, digest LIMIT :but
-        )
-        """,
-        key_id=key_id,
-        now=now,
-        but=but,
-    )
-
-
-async def count_replaced(connection: Connection, key_id: str, now: int) -> int:
-    """How many digests that a key had before have not ended."""
-    row = await connection.one(
-        "SELECT count(*) FROM replaced_digests WHERE key_id = :key_id AND ends_at > :now",
-        key_id=key_id,
-        now=now,
-    )
-    return 0 if row is None else int(row[0])
-
-
-async def select_replaced(connection: Connection, key_id: str) -> list[bytes]:
-    """The digests that a key had before."""
-    rows = await connection.all("SELECT digest FROM replaced_digests WHERE key_id = :key_id", key_id=key_id)
-    return [row[0] for row in rows]
 
 
 async def touch_keys(connection: Connection, uses: Sequence[KeyUse]) -> None:
-    """Remember the latest use of each key."""
+    """Store the latest use of each key."""
     await connection.many(
         """
         UPDATE api_keys SET last_used_at = :at

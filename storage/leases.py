@@ -1,7 +1,7 @@
-"""Who may hand out the limits of this database: one holder at a time, by a lease that runs out by itself.
+"""Leases: a name has at most one holder, until the lease expires.
 
-For PostgreSQL, which processes can share. Its clock alone decides when a lease is over, so no holder's own
-clock, however wrong, shortens or prolongs one.
+For PostgreSQL, which several instances can share. Only the database's clock decides whether a lease has
+expired, so a wrong clock of an instance does no harm.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from storage.base import Connection
 
 @dataclass(frozen=True, slots=True)
 class LeaseRow:
-    """`epoch` grows whenever the lease changes hands or is taken anew; `expires_at` in ms of wall time."""
+    """`epoch` grows each time the lease is taken. `expires_at` is in milliseconds."""
 
     holder: str
     epoch: int
@@ -19,8 +19,9 @@ class LeaseRow:
 
 
 async def take_lease(connection: Connection, name: str, holder: str, lifetime: int) -> LeaseRow:
-    """Take the lease for `lifetime` milliseconds if it is free, over, or the holder's own already. Returns
-    the one in force.
+    """Take the lease for `lifetime` milliseconds if it is free, expired or already held by `holder`.
+
+    Returns the lease in force.
     """
     await connection.execute(
         """
@@ -42,7 +43,7 @@ async def take_lease(connection: Connection, name: str, holder: str, lifetime: i
 
 
 async def renew_lease(connection: Connection, name: str, holder: str, epoch: int, lifetime: int) -> bool:
-    """Whether it was still the holder's."""
+    """Extend the lease. False: it is not held by `holder` with this epoch any more."""
     changed = await connection.execute(
         """
         UPDATE leases
@@ -58,5 +59,5 @@ async def renew_lease(connection: Connection, name: str, holder: str, epoch: int
 
 
 async def end_lease(connection: Connection, name: str, holder: str, epoch: int) -> None:
-    """Leave it to whoever comes next, at once."""
+    """Release the lease at once."""
     await renew_lease(connection, name, holder, epoch, 0)

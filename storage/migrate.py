@@ -1,8 +1,8 @@
-"""Which migrations a database still needs.
+"""Finds the migrations that a database still needs; the engines apply them.
 
-Migrations are files `NNNN_name.sql`, or `NNNN_name.sqlite.sql` and `NNNN_name.postgres.sql` where the
-engines must differ. Each is applied once, in order, in a transaction that also records its checksum. An
-applied file never changes; a database that is ahead of the files is refused. Applying is the engine's work.
+Migrations are files `NNNN_name.sql`, or `NNNN_name.sqlite.sql` and `NNNN_name.postgres.sql` if the engines
+differ. Each is applied once, in order, in a transaction that also stores its checksum. A file must not change
+after it was released. A database with more migrations than there are files is refused.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ INSERT_APPLIED = """
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One file; the checksum is the SHA-256 of its bytes, in hex."""
+    """One file. `checksum` is the SHA-256 of its bytes in hexadecimal."""
 
     version: int
     name: str
@@ -40,12 +40,12 @@ class Migration:
 
 
 def shipped() -> Traversable:
-    """The directory of migrations inside this package, also when it is frozen."""
+    """The directory of migrations in this package, also in a frozen executable."""
     return files("storage") / "schema"
 
 
 def load(directory: Traversable, engine: Engine) -> tuple[Migration, ...]:
-    """The migrations for an engine, numbered from 1 without a gap."""
+    """The migrations for an engine. Raises ValueError unless they are numbered from 1 without a gap."""
     found = []
     for file in directory.iterdir():
         match = _FILE.fullmatch(file.name)
@@ -57,31 +57,31 @@ def load(directory: Traversable, engine: Engine) -> tuple[Migration, ...]:
         )
     found.sort(key=lambda migration: migration.version)
     if [migration.version for migration in found] != list(range(1, len(found) + 1)):
-        raise ValueError("migrations must be numbered 0001, 0002, ... without gap or double")
+        raise ValueError("migrations must be numbered 0001, 0002, ... without gap or duplicate")
     return tuple(found)
 
 
-_WAY_BACK = {
+_HOW_TO_GO_BACK = {
     "sqlite": "restore the snapshot taken before the upgrade, beside the database file as .schema-<number>",
     "postgres": "restore the dump made before the upgrade (pg_dump)",
 }
 
 
 def pending(migrations: Sequence[Migration], applied: Sequence[Row], engine: Engine) -> Sequence[Migration]:
-    """What is left to apply, given the rows of SELECT_APPLIED.
+    """The migrations to apply. `applied` are the rows of SELECT_APPLIED.
 
     Raises SchemaTooNew or MigrationChanged.
     """
     if len(applied) > len(migrations):
         version = applied[-1][0]
         raise SchemaTooNew(
-            f"this database was written by a newer version (schema {version}, this one knows"
-            f" {len(migrations)}); install that version, or {_WAY_BACK[engine]}"
+            f"a newer version wrote this database (schema {version}, this version has"
+            f" {len(migrations)}); install that version, or {_HOW_TO_GO_BACK[engine]}"
         )
     for migration, (version, name, checksum) in zip(migrations, applied, strict=False):
         if (migration.version, migration.checksum) != (version, checksum):
             raise MigrationChanged(
                 f"migration {version:04} ({name}) differs from the one applied to this database;"
-                f" install the version that wrote it, or {_WAY_BACK[engine]}"
+                f" install the version that wrote it, or {_HOW_TO_GO_BACK[engine]}"
             )
     return migrations[len(applied) :]

@@ -1,7 +1,7 @@
-"""`:name` parameters, translated once per statement to the numbered form that the drivers bind fastest.
+"""Translates `:name` parameters to the numbered form, which both drivers bind fastest. Cached by statement.
 
-Knows quoted strings, quoted identifiers, comments and `::casts`. It refuses nothing else: dollar quotes
-and escape strings do not occur in our SQL, which is literal.
+Recognises quoted strings, quoted identifiers, comments and `::casts`. Dollar quotes and escape strings are
+not supported.
 """
 
 import re
@@ -19,14 +19,14 @@ _TOKEN = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """SQL with `?1` or `$1` placeholders, and which name each number stands for."""
+    """SQL with `?1` or `$1` placeholders, and the parameter name for each number."""
 
     sql: str
     names: tuple[str, ...]
     row: Callable[[object], tuple[object, ...]]
 
     def bind(self, params: Mapping[str, object]) -> tuple[object, ...]:
-        """The parameters in numeric order. Raises TypeError unless exactly the named ones are given."""
+        """The parameters in numeric order. Raises TypeError if one is missing or unknown."""
         if len(params) != len(self.names):
             raise TypeError(f"statement takes {self.names}, got {tuple(params)}")
         try:
@@ -35,13 +35,13 @@ class Statement:
             raise TypeError(f"statement takes {self.names}, got {tuple(params)}") from None
 
     def bind_rows(self, rows: Sequence[object]) -> list[tuple[object, ...]]:
-        """The same from the attributes of each row."""
+        """The parameters of each row, from its attributes."""
         return [self.row(row) for row in rows]
 
 
 @lru_cache(maxsize=1024)
 def translate(sql: str, mark: Literal["?", "$"]) -> Statement:
-    """Number the parameters of a statement, equal names sharing one number."""
+    """Number the parameters of a statement. Equal names get the same number."""
     numbers: dict[str, int] = {}
 
     def numbered(token: re.Match[str]) -> str:
@@ -58,5 +58,5 @@ def translate(sql: str, mark: Literal["?", "$"]) -> Statement:
 def _row_reader(names: tuple[str, ...]) -> Callable[[object], tuple[object, ...]]:
     if len(names) > 1:
         return attrgetter(*names)
-    # attrgetter gives a bare value for one name
+    # for a single name attrgetter does not return a tuple
     return lambda row: tuple([getattr(row, name) for name in names])

@@ -1,9 +1,7 @@
-"""PostgreSQL: a fixed number of workers, each owning one asyncpg connection.
+"""PostgreSQL: a fixed number of workers, each with its own asyncpg connection.
 
-A connection is never shared, so there is no pool to leak from: a worker that finds its connection broken
-drops it and connects again, for as long as the unit at hand may wait. Statements, idle transactions and
-connecting are limited by the server's clock and by ours. A worker that ends before the queue is closed ends
-the store.
+A worker whose connection is broken connects again, for as long as the unit may wait. Server and client both
+limit the time of statements, idle transactions and connecting. If a worker fails, the store closes.
 """
 
 import asyncio
@@ -30,27 +28,27 @@ from storage.base import (
 )
 from storage.migrate import CREATE_TABLE, INSERT_APPLIED, SELECT_APPLIED, Migration, load, pending
 from storage.placeholders import translate
-from storage.work import Job, Queue
+from storage.work import Job, JobQueue
 
 T = TypeVar("T")
 
 CONNECT_TIMEOUT = 5.0  # seconds, for one attempt
-MIGRATION_LOCK = 0x626D_6967  # any number that other users of the database are unlikely to lock
-MIGRATION_LOCK_TIMEOUT = 60.0  # seconds, while another instance migrates
+MIGRATION_LOCK = 0x626D_6967  # advisory lock; a number that other applications are unlikely to use
+MIGRATION_LOCK_TIMEOUT = 60.0  # seconds to wait for another instance that migrates
 _LAST_NUMBER = re.compile(r"(\d+)$")
 _log = logging.getLogger("bluesminds.storage")
 
-# SQLSTATE classes that another attempt may cure: connection, rollback (serialization, deadlock),
-# resources, operator intervention (cancel, shutdown, starting up), system error; then lock not available.
+# SQLSTATE classes for which a repetition may help: connection, rollback (serialization, deadlock), resources,
+# operator intervention (cancel, shutdown, starting up), system error; and lock not available.
 _RETRYABLE = ("08", "40", "53", "57", "58", "55P03")
 _VIOLATIONS = ("23505", "23503")
-_BROKEN = ("42501", "XX001", "XX002")  # permission taken away, damaged table, damaged index
-# Messages of these classes quote the values that were refused.
-_PRIVATE = ("22", "23")
+_BROKEN = ("42501", "XX001", "XX002")  # insufficient privilege, damaged table, damaged index
+# Messages of these classes quote values.
+_BAD_VALUES = ("22", "23")
 
 
 class PostgresStore:
-    """The queue and the workers behind it. `open` and `serve` run on the asyncio side."""
+    """A queue and its workers. `open` and `serve` run in the asyncio event loop."""
 
     def __init__(
         self,
@@ -64,7 +62,7 @@ class PostgresStore:
         self._timeout = statement_timeout
         self._workers = connections
         self._schema = schema
-        self._queue = Queue(loop, statement_timeout)
+        self._queue = JobQueue(loop, statement_timeout)
         self.chain_key = b""
 
     @property
@@ -78,7 +76,7 @@ class PostgresStore:
         return cast("T", await self._queue.submit(fn, args, write=True))
 
     async def open(self) -> None:
-        """Migrate, under a lock that all instances of the product take."""
+        """Migrate, under a lock that all instances use."""
         try:
             connection = await self._connect(statement_timeout=0)
             try:
@@ -86,17 +84,17 @@ class PostgresStore:
             finally:
                 await _disconnect(connection)
         except DRIVER_ERRORS as exc:
-            raise described(exc) from None
+            raise to_storage_error(exc) from None
 
     async def ping(self) -> None:
         """Connect and disconnect."""
         try:
             await _disconnect(await self._connect(self._timeout))
         except DRIVER_ERRORS as exc:
-            raise described(exc) from None
+            raise to_storage_error(exc) from None
 
     async def serve(self) -> None:
-        """Work until the queue is closed and empty, then disconnect."""
+        """Run jobs until the queue is closed and empty, then disconnect."""
         async with asyncio.TaskGroup() as workers:
             for _ in range(self._workers):
                 workers.create_task(self._work())
@@ -111,7 +109,7 @@ class PostgresStore:
         raw: Any = None
         try:
             while (job := await self._queue.take()) is not None:
-                with job.answered():
+                with job.failing_with_worker():
                     try:
                         raw = await self._connected(raw, job.deadline)
                     except StorageError as exc:
@@ -119,7 +117,7 @@ class PostgresStore:
                         continue
                     await self._run(raw, job)
         except BaseException as exc:
-            _log.error("a database worker has ended: %s", type(exc).__name__)
+            _log.error("a database worker failed: %s", type(exc).__name__)
             self.abandon()
             raise
         finally:
@@ -127,18 +125,18 @@ class PostgresStore:
                 await _disconnect(raw)
 
     async def _run(self, raw: Any, job: Job) -> None:  # noqa: ANN401
-        transaction = Transaction(raw, WRITE if job.write else READ, self.chain_key)
+        transaction = PostgresTransaction(raw, WRITE if job.write else READ, self.chain_key)
         try:
             result = await job.run(transaction)
             await transaction.commit()
         except Exception as exc:
-            await transaction.undo()
+            await transaction.roll_back()
             job.fail(exc)
         else:
             job.succeed(result)
 
     async def _connected(self, raw: Any, deadline: float) -> Any:  # noqa: ANN401
-        """The connection at hand if it lives, else a new one. Raises StorageUnavailable at the deadline."""
+        """The connection if it is open, otherwise a new one. Raises StorageUnavailable at the deadline."""
         if raw is not None and not raw.is_closed():
             return raw
         pause = 0.05
@@ -146,7 +144,7 @@ class PostgresStore:
             try:
                 return await self._connect(statement_timeout=self._timeout)
             except DRIVER_ERRORS as exc:
-                error = described(exc)
+                error = to_storage_error(exc)
                 if not isinstance(error, StorageUnavailable) or time.monotonic() + pause > deadline:
                     raise error from None
             await asyncio.sleep(pause)
@@ -157,7 +155,7 @@ class PostgresStore:
         return await asyncpg.connect(
             self._url,
             timeout=min(CONNECT_TIMEOUT, statement_timeout or CONNECT_TIMEOUT),
-            # The server ends a slow statement by itself; this is for a server that has gone silent.
+            # The server ends slow statements; this limit is for a server that does not respond.
             command_timeout=statement_timeout + 2 if statement_timeout else None,
             server_settings={
                 "application_name": "bluesminds",
@@ -180,8 +178,8 @@ DRIVER_ERRORS = (
 )
 
 
-class Transaction:
-    """The Connection that a unit sees. Begins with the first statement."""
+class PostgresTransaction:
+    """The Connection of a unit. Begins with the first statement."""
 
     def __init__(self, raw: Any, begin: LiteralString, chain_key: bytes) -> None:  # noqa: ANN401
         self.chain_key = chain_key
@@ -197,7 +195,7 @@ class Transaction:
 
     async def execute(self, sql: LiteralString, *, final: bool = False, **params: object) -> int:
         statement = translate(sql, "$")
-        # A statement that is the whole unit is a transaction by itself.
+        # If a unit is one statement, that is a transaction without BEGIN and COMMIT.
         alone = final and not self._begun
         status = await self._step(self._raw.execute, statement.sql, *statement.bind(params), begin=not alone)
         await self._end(final, alone)
@@ -225,21 +223,21 @@ class Transaction:
         return None if row is None else row[0]
 
     async def commit(self) -> None:
-        """End the unit. Raises the error that doomed it, if one did, even if the unit hid it."""
+        """End the unit. Raises the error of the first statement that failed, even if the unit caught it."""
         if self._error is not None:
             raise self._error
         if self._begun and not self._finished:
             await self._step(self._raw.execute, "COMMIT")
             self._finished = True
 
-    async def undo(self) -> None:
-        """Roll back what has not been committed; give up a connection that cannot even do that."""
+    async def roll_back(self) -> None:
+        """Roll back unless committed. Closes the connection if that fails."""
         if not self._begun or self._finished or self._raw.is_closed():
             return
         try:
             await self._raw.execute("ROLLBACK")
         except DRIVER_ERRORS as exc:
-            _log.warning("rolling back failed: %s", type(exc).__name__)
+            _log.warning("a rollback failed: %s", type(exc).__name__)
             self._raw.terminate()
 
     async def _end(self, final: bool, alone: bool) -> None:
@@ -258,31 +256,31 @@ class Transaction:
                 await self._raw.execute(self._begin)
             return await do(*args)
         except DRIVER_ERRORS as exc:
-            self._error = described(exc)
+            self._error = to_storage_error(exc)
             if isinstance(self._error, StorageUnavailable) and not isinstance(exc, asyncpg.PostgresError):
-                # Not the server's answer, so its state is unknown; a new connection's is known.
+                # Not a response of the server, so the state of the connection is unknown.
                 self._raw.terminate()
-        # Out here the error has no context: the driver's may quote the row.
+        # Raised outside of `except`, so that the error has no context: the driver's error may quote the row.
         raise self._error
 
 
-def described(exc: Exception) -> StorageError:
-    """A driver's error as one of ours, without any text that may quote a stored value."""
+def to_storage_error(exc: Exception) -> StorageError:
+    """Convert an error of the driver, without any text that may quote a stored value."""
     if isinstance(exc, asyncpg.exceptions.ClientConfigurationError):
-        return StorageError("the database URL cannot be used")
-    if isinstance(exc, (OverflowError, ValueError)):  # asyncpg's own refusals of a value are ValueErrors
+        return StorageError("the database URL is invalid")
+    if isinstance(exc, (OverflowError, ValueError)):  # asyncpg raises ValueError for a bad value
         return BadValue(f"a value cannot be stored: {type(exc).__name__}")
     state = getattr(exc, "sqlstate", None)
     if not isinstance(exc, asyncpg.PostgresError) or state is None:
-        return StorageUnavailable(f"the database cannot be reached now ({type(exc).__name__})")
+        return StorageUnavailable(f"the database is not reachable ({type(exc).__name__})")
     if state in _VIOLATIONS:
         return IntegrityError(f"violates {exc.constraint_name}")
-    # A plan that another instance's migration made invalid: asyncpg has forgotten it by now.
+    # A migration of another instance made a cached plan invalid; asyncpg has dropped the plan.
     if state.startswith(_RETRYABLE) or isinstance(exc, asyncpg.InvalidCachedStatementError):
-        return StorageUnavailable(f"the database cannot be used now ({type(exc).__name__})")
+        return StorageUnavailable(f"the database is not available ({type(exc).__name__})")
     if state in _BROKEN:
-        return StorageBroken(f"the database must be looked at ({type(exc).__name__})")
-    if state.startswith(_PRIVATE):
+        return StorageBroken(f"the database is damaged or denies access ({type(exc).__name__})")
+    if state.startswith(_BAD_VALUES):
         return BadValue(
             f"a value cannot be stored: {type(exc).__name__} {exc.constraint_name or ''}".rstrip()
         )

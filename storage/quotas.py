@@ -1,7 +1,7 @@
-"""What keys and users have used: in the day and month last counted, in all, and in the last minutes.
+"""Used amounts of keys and users: in the latest day and month, in total, and in the last minutes.
 
-The counters are kept by `insert_batch` together with the usage rows, so they say exactly what the rows say.
-Minutes are not counted there: the few rows of the last ones tell, and only a start has to ask them.
+`insert_batch` updates the counters together with the usage rows. The last minutes are not counted there: they
+are read from the usage rows when the product starts.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from storage.keys import KeyHolder, select_key_by_digest
 
 @dataclass(frozen=True, slots=True)
 class QuotaRow:
-    """`day` and `month` name the periods as the gateway's calendar does; money in nano-USD."""
+    """`subject` is key:ID or user:ID. `day` and `month` are like 2026-02-28 and 2026-02. Money: nano-USD."""
 
     subject: str
     day: str
@@ -28,7 +28,7 @@ class QuotaRow:
 
 @dataclass(frozen=True, slots=True)
 class RecentUse:
-    """What requests with one key used that ended within one second, which is counted since the epoch."""
+    """The requests of one key that ended within one second. `second` is counted from the epoch."""
 
     key_id: str
     user_id: str
@@ -38,7 +38,7 @@ class RecentUse:
 
 
 async def select_quota(connection: Connection, subject: str) -> QuotaRow | None:
-    """None when nothing has been counted yet. `subject` is key:ID or user:ID."""
+    """None if nothing has been counted yet."""
     row = await connection.one(
         """
         SELECT
@@ -51,7 +51,7 @@ async def select_quota(connection: Connection, subject: str) -> QuotaRow | None:
 
 
 async def select_quotas(connection: Connection, subjects: Sequence[str]) -> dict[str, QuotaRow]:
-    """Those there are, by subject."""
+    """The counters that exist, by subject."""
     found = [await select_quota(connection, subject) for subject in subjects]
     return {row.subject: row for row in found if row is not None}
 
@@ -59,7 +59,7 @@ async def select_quotas(connection: Connection, subjects: Sequence[str]) -> dict
 async def select_holder_with_quotas(
     connection: Connection, digest: bytes
 ) -> tuple[KeyHolder, QuotaRow | None, QuotaRow | None] | None:
-    """The key with this digest, and what it and its owner have used; None when there is no such key."""
+    """The key with this digest, its counters and those of its user; None if there is no such key."""
     holder = await select_key_by_digest(connection, digest)
     if holder is None:
         return None
@@ -68,10 +68,11 @@ async def select_holder_with_quotas(
 
 
 async def select_recent(connection: Connection, now: int, *, within: int, longest: int) -> list[RecentUse]:
-    """Of requests with keys that ended at most `within` before `now` and took at most `longest`, all in
-    milliseconds; those that ended first come first. A clock set back by less than `within` hides none.
+    """Requests with a key that ended at most `within` before `now` and took at most `longest` milliseconds,
+    ordered by their end.
 
-    The log's key begins with the time of arrival, so this reads its end and no more.
+    A request may also lie up to `within` after `now`, so that a clock that was set back hides none. The
+    primary key starts with the time of arrival, so only the end of the log is read.
     """
     ended = now - within
     rows = await connection.all(SELECT_RECENT, since=ended - longest, until=now + within, ended=ended)
@@ -81,7 +82,7 @@ async def select_recent(connection: Connection, now: int, *, within: int, longes
 SELECT_RECENT = """
     SELECT
         key_id, user_id, (at + duration_ms) / 1000 AS second, count(*),
-        CAST(sum(coalesce(prompt_tokens, 0) + coalesce(completion_tokens, 0)) AS BIGINT)
+        CAST(sum(coalesce(input_tokens, 0) + coalesce(output_tokens, 0)) AS BIGINT)
     FROM usage WHERE at > :since AND at <= :until AND at + duration_ms > :ended AND key_id <> ''
     GROUP BY key_id, user_id, second ORDER BY second
 """

@@ -1,4 +1,4 @@
-"""Servers: the upstreams that answer. Their API keys arrive sealed and leave sealed."""
+"""Upstream servers. Their API keys are stored encrypted (sealed) by the caller."""
 
 import json
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from storage.base import Connection, Row
 
 @dataclass(frozen=True, slots=True)
 class ServerRow:
-    """One upstream base URL and what the operator says about it."""
+    """One upstream server."""
 
     id: str
     name: str
@@ -25,7 +25,7 @@ class ServerRow:
 
 
 async def insert_server(connection: Connection, server: ServerRow) -> None:
-    """Raises IntegrityError when the name is taken."""
+    """Raises IntegrityError if the name is taken."""
     await connection.execute(
         """
         INSERT INTO servers (
@@ -50,7 +50,7 @@ async def insert_server(connection: Connection, server: ServerRow) -> None:
 
 
 async def select_servers(connection: Connection) -> Sequence[ServerRow]:
-    """All servers by name, disabled ones too."""
+    """All servers in the order of their names, including disabled ones."""
     rows = await connection.all(
         """
         SELECT
@@ -74,7 +74,7 @@ async def select_server(connection: Connection, name: str) -> ServerRow | None:
 
 
 async def update_server(connection: Connection, server: ServerRow) -> bool:
-    """Write all but the id and the creation time; whether the server exists. Raises IntegrityError."""
+    """Write all columns but ID and creation time. False: no such server. Raises IntegrityError."""
     changed = await connection.execute(
         """
         UPDATE servers SET
@@ -98,7 +98,7 @@ async def update_server(connection: Connection, server: ServerRow) -> bool:
 
 
 async def delete_server(connection: Connection, name: str) -> bool:
-    """Whether there was one to delete."""
+    """False: there is no such server."""
     return await connection.execute("DELETE FROM servers WHERE name = :name", name=name) == 1
 
 

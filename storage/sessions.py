@@ -1,4 +1,4 @@
-"""Sessions: who is signed in, from where and since when. The token itself is not here, only its digest."""
+"""Sessions of logged-in users. Only the digest of a session token is stored."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from storage.users import Role
 
 @dataclass(frozen=True, slots=True)
 class SessionRow:
-    """`digest` is the 32-byte SHA-256 of the token, `id` what people see and revoke."""
+    """`digest` is the 32-byte SHA-256 of the token. Users see and end a session by its `id`."""
 
     digest: bytes
     id: str
@@ -23,7 +23,7 @@ class SessionRow:
 
 @dataclass(frozen=True, slots=True)
 class SessionHolder:
-    """A session with what its user's account says about using it."""
+    """A session with the state of its user's account."""
 
     session: SessionRow
     role: Role
@@ -31,7 +31,7 @@ class SessionHolder:
 
 
 async def insert_session(connection: Connection, session: SessionRow) -> None:
-    """Raises IntegrityError when the user does not exist."""
+    """Raises IntegrityError if the user does not exist."""
     await connection.many(
         """
         INSERT INTO sessions (
@@ -45,7 +45,7 @@ async def insert_session(connection: Connection, session: SessionRow) -> None:
 
 
 async def select_session(connection: Connection, digest: bytes) -> SessionHolder | None:
-    """The session with this digest, whatever its state: judging it is the caller's work."""
+    """The session with this digest, also if it has ended."""
     row = await connection.one(
         """
         SELECT
@@ -60,7 +60,7 @@ async def select_session(connection: Connection, digest: bytes) -> SessionHolder
 
 
 async def select_sessions(connection: Connection, user_id: str) -> Sequence[SessionRow]:
-    """A user's sessions, ended ones too until they are swept; the oldest first."""
+    """A user's sessions, oldest first. Includes ended ones that are not deleted yet."""
     rows = await connection.all(
         """
         SELECT digest, id, user_id, created_at, expires_at, last_seen_at, address, user_agent
@@ -72,7 +72,7 @@ async def select_sessions(connection: Connection, user_id: str) -> Sequence[Sess
 
 
 async def touch_session(connection: Connection, digest: bytes, at: int, address: str) -> None:
-    """Remember when and from where it was last used; it only moves forward."""
+    """Store time and address of the last use, unless a later one is stored."""
     await connection.execute(
         """
         UPDATE sessions SET last_seen_at = :at, address = :address
@@ -85,7 +85,7 @@ async def touch_session(connection: Connection, digest: bytes, at: int, address:
 
 
 async def delete_session(connection: Connection, user_id: str, session_id: str) -> bool:
-    """End a user's session; False when there is none with this id."""
+    """End a user's session. False: there is no such session."""
     ended = await connection.execute(
         "DELETE FROM sessions WHERE id = :session_id AND user_id = :user_id",
         session_id=session_id,
@@ -95,7 +95,7 @@ async def delete_session(connection: Connection, user_id: str, session_id: str) 
 
 
 async def delete_sessions(connection: Connection, user_id: str, *, but: str = "") -> int:
-    """End a user's sessions, except the one with the id `but`; how many there were."""
+    """End all sessions of a user except `but`. Returns how many were ended."""
     return await connection.execute(
         "DELETE FROM sessions WHERE user_id = :user_id AND id <> :but", user_id=user_id, but=but
     )
@@ -115,7 +115,7 @@ async def delete_oldest_sessions(connection: Connection, user_id: str, keep: int
 
 
 async def delete_ended_sessions(connection: Connection, now: int, idle_since: int) -> int:
-    """Remove those whose time is over and those not used since `idle_since`; how many there were."""
+    """Delete expired sessions and those not used since `idle_since`. Returns how many."""
     return await connection.execute(
         "DELETE FROM sessions WHERE expires_at <= :now OR last_seen_at <= :idle_since",
         now=now,

@@ -1,4 +1,4 @@
-"""Small named values that the product keeps for itself, such as the digest of the first-run token."""
+"""Named values that the product stores for itself, such as the digest of the first-run token."""
 
 from storage.base import Connection
 
@@ -20,7 +20,7 @@ async def put_setting(connection: Connection, name: str, value: str) -> None:
 
 
 async def insert_setting(connection: Connection, name: str, value: str) -> bool:
-    """Store a value once; False, and nothing changed, when the name is taken."""
+    """Store a value unless the name has one. False: nothing was changed."""
     added = await connection.execute(
         "INSERT INTO settings (name, value) VALUES (:name, :value) ON CONFLICT (name) DO NOTHING",
         name=name,
@@ -30,5 +30,5 @@ async def insert_setting(connection: Connection, name: str, value: str) -> bool:
 
 
 async def delete_setting(connection: Connection, name: str) -> bool:
-    """Whether there was one to delete."""
+    """False: there is no such setting."""
     return await connection.execute("DELETE FROM settings WHERE name = :name", name=name) == 1

@@ -1,4 +1,4 @@
-"""Single-use tokens: what a link in a mail proves. Kept as digests; a single UPDATE decides who uses one."""
+"""Single-use tokens of links in mail. Only digests are stored; a single UPDATE marks a token as used."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ Purpose = Literal["verify_email", "reset_password", "invite"]
 
 @dataclass(frozen=True, slots=True)
 class TokenRow:
-    """`id` is what people see, `digest` the token's 32-byte SHA-256, `email` the address it was sent to."""
+    """`digest` is the token's 32-byte SHA-256, `email` the address it was sent to, `id` is shown in lists."""
 
     id: str
     digest: bytes
@@ -25,7 +25,7 @@ class TokenRow:
 
 
 async def insert_token(connection: Connection, token: TokenRow) -> None:
-    """Raises IntegrityError when the user does not exist."""
+    """Raises IntegrityError if the user does not exist."""
     await connection.many(
         """
         INSERT INTO one_time_tokens (id, digest, purpose, user_id, email, created_at, expires_at, used_at)
@@ -36,7 +36,7 @@ async def insert_token(connection: Connection, token: TokenRow) -> None:
 
 
 async def select_token(connection: Connection, digest: bytes, purpose: Purpose, now: int) -> TokenRow | None:
-    """A token that can still be used."""
+    """A token that is neither used nor expired."""
     row = await connection.one(
         """
         SELECT id, digest, purpose, user_id, email, created_at, expires_at, used_at FROM one_time_tokens
@@ -52,7 +52,7 @@ async def select_token(connection: Connection, digest: bytes, purpose: Purpose, 
 async def select_invites(
     connection: Connection, now: int, email: str | None, after_id: str, limit: int
 ) -> Sequence[TokenRow]:
-    """A page of invitations that are neither used nor too old; the oldest first."""
+    """Invitations that are neither used nor expired, with an ID above `after_id`, oldest first."""
     rows = await connection.all(
         """
         SELECT id, digest, purpose, user_id, email, created_at, expires_at, used_at FROM one_time_tokens
@@ -69,7 +69,7 @@ async def select_invites(
 
 
 async def select_invite(connection: Connection, invite_id: str, now: int) -> TokenRow | None:
-    """An invitation that is neither used nor too old."""
+    """An invitation that is neither used nor expired."""
     row = await connection.one(
         """
         SELECT id, digest, purpose, user_id, email, created_at, expires_at, used_at FROM one_time_tokens
@@ -82,7 +82,7 @@ async def select_invite(connection: Connection, invite_id: str, now: int) -> Tok
 
 
 async def use_token(connection: Connection, digest: bytes, purpose: Purpose, now: int) -> bool:
-    """Whether it could be used, which it then is: of any number that try, one gets True."""
+    """Mark a token as used. True for only one of several concurrent calls."""
     used = await connection.execute(
         """
         UPDATE one_time_tokens SET used_at = :now
@@ -96,15 +96,13 @@ async def use_token(connection: Connection, digest: bytes, purpose: Purpose, now
 
 
 async def delete_invite(connection: Connection, invite_id: str) -> None:
-    """Make a link worthless."""
+    """Delete an invitation."""
     await connection.execute("DELETE FROM one_time_tokens WHERE id = :invite_id", invite_id=invite_id)
 
 
 async def delete_invites(connection: Connection, email: str, now: int) -> Sequence[TokenRow]:
-    """Make worthless what invites to an address and is neither used nor too old; what that was, the oldest
-    first.
-    """
-    # No invitation has a user_id; by that and the purpose they are found in the index.
+    """Delete the invitations to an address that are neither used nor expired. Returns them, oldest first."""
+    # An invitation has no user_id; with this condition the index is used.
     rows = await connection.all(
         """
         DELETE FROM one_time_tokens
@@ -119,7 +117,7 @@ async def delete_invites(connection: Connection, email: str, now: int) -> Sequen
 
 
 async def delete_tokens(connection: Connection, user_id: str, purpose: Purpose) -> None:
-    """Make worthless what was sent to a user for a purpose."""
+    """Delete the tokens of a user for a purpose."""
     await connection.execute(
         "DELETE FROM one_time_tokens WHERE user_id = :user_id AND purpose = :purpose",
         user_id=user_id,
@@ -128,5 +126,5 @@ async def delete_tokens(connection: Connection, user_id: str, purpose: Purpose) 
 
 
 async def delete_ended_tokens(connection: Connection, now: int) -> int:
-    """Remove those whose time is over; how many there were."""
+    """Delete expired tokens. Returns how many."""
     return await connection.execute("DELETE FROM one_time_tokens WHERE expires_at <= :now", now=now)

@@ -1,8 +1,8 @@
-"""SQLite: one writer connection, a few readers, each aiosqlite's thread with one worker task.
+"""SQLite: one writer connection and a few readers, each with a thread and a worker task.
 
-A file belongs to one store at a time, and the writer alone checkpoints: two connections doing so at once
-can corrupt the WAL before SQLite 3.51.3. Every commit is synced to disk before the unit returns. A worker
-that ends before its queue is closed ends the store.
+A file is locked by one store. Only the writer checkpoints: before SQLite 3.51.3, two connections that
+checkpoint at the same time can corrupt the WAL. Each commit is synced to disk before the unit returns. If a
+worker fails, the store closes.
 """
 
 import asyncio
@@ -22,16 +22,16 @@ from storage.migrate import load
 from storage.placeholders import translate
 from storage.sqlite_schema import migrate
 from storage.sqlite_thread import (
-    Thread,
-    described,
+    SqliteThread,
+    do_nothing,
     execute,
     execute_many,
     fetch_all,
     fetch_one,
-    nothing,
     roll_back,
+    to_storage_error,
 )
-from storage.work import Job, Queue
+from storage.work import Job, JobQueue
 
 T = TypeVar("T")
 
@@ -41,7 +41,7 @@ READERS = 3
 
 
 class SqliteStore:
-    """Both queues and the workers behind them. `open` and `serve` run on the asyncio side."""
+    """Two queues and their workers. `open` and `serve` run in the asyncio event loop."""
 
     def __init__(
         self,
@@ -53,11 +53,11 @@ class SqliteStore:
         self._path = path
         self._timeout = statement_timeout
         self._schema = schema
-        self._reads = Queue(loop, statement_timeout)
-        self._writes = Queue(loop, statement_timeout)
+        self._reads = JobQueue(loop, statement_timeout)
+        self._writes = JobQueue(loop, statement_timeout)
         self._threads = AsyncExitStack()
-        self._writer: Thread
-        self._readers: list[Thread] = []
+        self._writer: SqliteThread
+        self._readers: list[SqliteThread] = []
         self.chain_key = b""
 
     @property
@@ -71,7 +71,7 @@ class SqliteStore:
         return cast("T", await self._writes.submit(fn, args, write=True))
 
     async def open(self) -> None:
-        """Create the file (for its owner alone) if need be, migrate it, connect."""
+        """Create the file if it does not exist (mode 0600), migrate it, connect."""
         try:
             await self._connect()
         except BaseException:
@@ -81,25 +81,25 @@ class SqliteStore:
     async def _connect(self) -> None:
         lock = _create_private(self._path)
         self._threads.callback(os.close, lock)
-        _take(lock, self._path)
-        self._writer = await self._thread("writer")
+        _lock(lock, self._path)
+        self._writer = await self._start_thread("writer")
         await self._writer.run(partial(migrate, path=self._path, migrations=load(self._schema, "sqlite")))
         for _ in range(READERS):
-            self._readers.append(await self._thread("reader"))
+            self._readers.append(await self._start_thread("reader"))
 
-    async def _thread(self, role: Literal["writer", "reader"]) -> Thread:
-        # The stack closes in reverse: the writer last, so that it also does the last checkpoint.
-        thread = Thread(self._path, role, self._timeout)
+    async def _start_thread(self, role: Literal["writer", "reader"]) -> SqliteThread:
+        # The stack closes in reverse order: the writer last, so that it does the last checkpoint.
+        thread = SqliteThread(self._path, role, self._timeout)
         await thread.start()
         self._threads.push_async_callback(thread.close)
         return thread
 
     async def serve(self) -> None:
-        """Work until the queues are closed and empty, then disconnect."""
+        """Run jobs until the queues are closed and empty, then disconnect."""
         async with self._threads, asyncio.TaskGroup() as workers:
-            workers.create_task(self._work(self._writes, self._write, self._writer))
+            workers.create_task(self._work(self._writes, self._run_write, self._writer))
             for reader in self._readers:
-                workers.create_task(self._work(self._reads, self._read, reader))
+                workers.create_task(self._work(self._reads, self._run_read, reader))
 
     def close(self) -> None:
         self._reads.close()
@@ -109,43 +109,47 @@ class SqliteStore:
         self._reads.abandon()
         self._writes.abandon()
 
-    async def _work(self, jobs: Queue, do: Callable[[Thread, Job], Awaitable[None]], thread: Thread) -> None:
+    async def _work(
+        self, jobs: JobQueue, do: Callable[[SqliteThread, Job], Awaitable[None]], thread: SqliteThread
+    ) -> None:
         try:
             while (job := await jobs.take()) is not None:
-                with job.answered():
+                with job.failing_with_worker():
                     await do(thread, job)
         except BaseException as exc:
-            _log.error("a database worker has ended: %s", type(exc).__name__)
+            _log.error("a database worker failed: %s", type(exc).__name__)
             self.abandon()
             raise
 
-    async def _write(self, writer: Thread, job: Job) -> None:
-        transaction = Transaction(writer, "BEGIN IMMEDIATE", self.chain_key)
+    async def _run_write(self, writer: SqliteThread, job: Job) -> None:
+        transaction = SqliteTransaction(writer, "BEGIN IMMEDIATE", self.chain_key)
         try:
             result = await job.run(transaction)
             await transaction.commit()
         except Exception as exc:
-            await transaction.undo()
+            await transaction.roll_back()
             job.fail(exc)
         else:
             job.succeed(result)
 
-    async def _read(self, reader: Thread, job: Job) -> None:
-        transaction = Transaction(reader, "BEGIN", self.chain_key)
+    async def _run_read(self, reader: SqliteThread, job: Job) -> None:
+        transaction = SqliteTransaction(reader, "BEGIN", self.chain_key)
         try:
             result = await job.run(transaction)
-            transaction.judge()
+            transaction.raise_failure()
         except Exception as exc:
             job.fail(exc)
         else:
             job.succeed(result)
-        await transaction.undo()
+        await transaction.roll_back()
 
 
-class Transaction:
-    """The Connection that a unit sees. Begins with the first statement."""
+class SqliteTransaction:
+    """The Connection of a unit. Begins with the first statement."""
 
-    def __init__(self, thread: Thread, begin: Literal["BEGIN", "BEGIN IMMEDIATE"], chain_key: bytes) -> None:
+    def __init__(
+        self, thread: SqliteThread, begin: Literal["BEGIN", "BEGIN IMMEDIATE"], chain_key: bytes
+    ) -> None:
         self.chain_key = chain_key
         self._thread = thread
         self._begin = begin
@@ -177,24 +181,24 @@ class Transaction:
         row = await self.one(sql, **params)
         return None if row is None else row[0]
 
-    def judge(self) -> None:
-        """Raise the error that doomed the unit, if one did, even if the unit hid it."""
+    def raise_failure(self) -> None:
+        """Raise the error of the first statement that failed, even if the unit caught it."""
         if self._error is not None:
             raise self._error
 
     async def commit(self) -> None:
-        """End the unit. Raises what `judge` raises."""
-        self.judge()
+        """End the unit. Raises what `raise_failure` raises."""
+        self.raise_failure()
         if self._begun and not self._finished:
-            await self._step(nothing, "", (), final=True)
+            await self._step(do_nothing, "", (), final=True)
 
-    async def undo(self) -> None:
-        """Roll back what has not been committed."""
+    async def roll_back(self) -> None:
+        """Roll back unless committed. A failed rollback is repeated before the next unit."""
         if self._begun and not self._finished:
             try:
                 await self._thread.run(roll_back)
             except StorageError as exc:
-                _log.warning("rolling back failed, to be repeated: %s", exc)
+                _log.warning("a rollback failed and will be repeated: %s", exc)
 
     async def _step(
         self,
@@ -206,23 +210,22 @@ class Transaction:
     ) -> T:
         if self._finished:
             raise RuntimeError("the unit of work has already committed")
-        self.judge()
+        self.raise_failure()
         begin = None if self._begun else self._begin
         self._begun = True
         try:
             result = await self._thread.step(begin, do, sql, values, final=final)
         except (sqlite3.Error, OverflowError, UnicodeError) as exc:
-            self._error = described(exc)
+            self._error = to_storage_error(exc)
             raise self._error from exc
         self._finished = final
         return result
 
 
 def _create_private(path: Path) -> int:
-    """Make the file and the lock file beside it, for their owner alone; the lock file, open."""
+    """Create the file and its lock file with mode 0600. Returns the open lock file."""
     try:
-        # A file that exists is not opened: closing it would drop the locks of any connection that this
-        # process has to it.
+        # An existing file is not opened, because closing it would drop all locks that this process has on it.
         if not path.exists():
             os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
         return os.open(f"{path}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
@@ -230,13 +233,13 @@ def _create_private(path: Path) -> int:
         raise StorageUnavailable(f"cannot open the database file {path}: {exc.strerror}") from exc
 
 
-def _take(lock: int, path: Path) -> None:
+def _lock(lock: int, path: Path) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise StorageError(
-            f"the database file {path} is in use: SQLite serves one process at a time; stop the other one,"
-            " or give each a file of its own"
+            f"the database file {path} is in use: a SQLite file serves one process at a time; stop the other"
+            " process, or use another file"
         ) from None
     except OSError as exc:
         raise StorageUnavailable(f"cannot lock {path}.lock: {exc.strerror}") from exc

@@ -1,8 +1,8 @@
-"""Bringing a SQLite file to the schema of this version, with a snapshot of it first.
+"""Migrates a SQLite file, after a snapshot of it.
 
-Runs in the writer's thread before anything else. Foreign keys are checked once per migration instead of
-per statement, so that a migration may rebuild a table. The snapshot is `<file>.schema-<n>`, complete and
-on disk before the first change.
+Runs in the writer's thread before anything else. Foreign keys are checked at the end of each migration, so
+that a migration may rebuild a table. The snapshot `<file>.schema-<n>` is complete and on disk before the
+first change.
 """
 
 import os
@@ -15,7 +15,7 @@ from storage.migrate import CREATE_TABLE, INSERT_APPLIED, SELECT_APPLIED, Migrat
 
 
 def migrate(raw: sqlite3.Connection, path: Path, migrations: Sequence[Migration]) -> None:
-    """Apply what is pending. Raises SchemaTooNew, MigrationChanged, sqlite3.Error."""
+    """Apply the pending migrations. Raises SchemaTooNew, MigrationChanged, sqlite3.Error."""
     applied = _applied(raw)
     waiting = pending(migrations, applied, "sqlite")
     if waiting and applied:
@@ -55,7 +55,7 @@ def _run(raw: sqlite3.Connection, migration: Migration) -> None:
 
 
 def statements(script: str) -> Iterator[str]:
-    """Cut a script at the semicolons that end a statement; those inside a trigger do not."""
+    """Split a script into statements. Semicolons inside a trigger, text or comment do not end a statement."""
     statement = ""
     for part in script.split(";"):
         statement += part + ";"

@@ -1,8 +1,8 @@
-"""One SQLite connection on aiosqlite's thread, and the steps that run there.
+"""One SQLite connection in aiosqlite's thread, and the functions that run there.
 
-A step (BEGIN and a statement, or a statement and COMMIT) is one hop to the thread, because the hop costs
-more than most statements. Once a sync has failed the kernel may have dropped the pages, so nothing is
-written after it until the file is opened again.
+A step (BEGIN and a statement, or a statement and COMMIT) is one call to the thread, because the call costs
+more than most statements. After a failed sync the kernel may have dropped pages, so nothing is written until
+the file is opened again.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from storage.base import BadValue, IntegrityError, Row, StorageBroken, StorageEr
 
 T = TypeVar("T")
 
-PROGRESS_STEPS = 20_000  # virtual machine instructions between looks at the clock
+PROGRESS_STEPS = 20_000  # virtual machine instructions between checks of the deadline
 
 _RETRYABLE = frozenset(
     {
@@ -49,8 +49,8 @@ class _SyncFailed(sqlite3.OperationalError):
     sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
 
 
-class Thread(aiosqlite.Connection):
-    """aiosqlite's connection and thread, able to run several calls in one hop."""
+class SqliteThread(aiosqlite.Connection):
+    """aiosqlite's connection and thread, with several SQLite calls in one call to the thread."""
 
     def __init__(self, path: Path, role: Literal["writer", "reader"], timeout: float) -> None:
         super().__init__(self._open, iter_chunk_size=64)
@@ -66,10 +66,10 @@ class Thread(aiosqlite.Connection):
         try:
             await self
         except sqlite3.Error as exc:
-            # aiosqlite has told the thread to stop, but not waited: it would outlive the event loop.
+            # aiosqlite stops the thread but does not wait; the thread would outlive the event loop
             if self._stopping is not None:
                 await self._stopping
-            raise described(exc) from exc
+            raise to_storage_error(exc) from exc
 
     def stop(self) -> asyncio.Future[Any] | None:
         self._stopping = super().stop()
@@ -79,7 +79,7 @@ class Thread(aiosqlite.Connection):
         try:
             return cast("T", await self._execute(fn, self._conn))  # type: ignore[no-untyped-call]
         except sqlite3.Error as exc:
-            raise described(exc) from exc
+            raise to_storage_error(exc) from exc
 
     async def step(
         self,
@@ -109,7 +109,7 @@ class Thread(aiosqlite.Connection):
         try:
             if begin is not None:
                 self._deadline = math.inf
-                roll_back(raw)  # nothing to do unless the unit before could not
+                roll_back(raw)  # in case the rollback of the unit before failed
                 raw.execute(begin)
                 self._deadline = time.monotonic() + self._timeout
             result = do(raw, sql, values)
@@ -120,7 +120,7 @@ class Thread(aiosqlite.Connection):
             raise
         return result
 
-    def _late(self) -> bool:
+    def _is_late(self) -> bool:
         return time.monotonic() > self._deadline
 
     def _open(self) -> sqlite3.Connection:
@@ -142,7 +142,7 @@ class Thread(aiosqlite.Connection):
         if self._role == "reader":
             raw.execute("PRAGMA wal_autocheckpoint = 0")
             raw.execute("PRAGMA query_only = ON")
-        raw.set_progress_handler(self._late, PROGRESS_STEPS)
+        raw.set_progress_handler(self._is_late, PROGRESS_STEPS)
 
 
 def execute(raw: sqlite3.Connection, sql: str, values: Sequence[Any]) -> int:
@@ -164,7 +164,7 @@ def fetch_all(raw: sqlite3.Connection, sql: str, values: Sequence[Any]) -> Seque
     return raw.execute(sql, values).fetchall()
 
 
-def nothing(raw: sqlite3.Connection, sql: str, values: object) -> None:
+def do_nothing(raw: sqlite3.Connection, sql: str, values: object) -> None:
     pass
 
 
@@ -173,8 +173,8 @@ def roll_back(raw: sqlite3.Connection) -> None:
         raw.execute("ROLLBACK")
 
 
-def described(exc: Exception) -> StorageError:
-    """A driver's error as one of ours. SQLite's texts name tables and columns, never values."""
+def to_storage_error(exc: Exception) -> StorageError:
+    """Convert an error of the driver. SQLite's messages name tables and columns, never values."""
     code = getattr(exc, "sqlite_errorcode", None)
     if code is None:
         if not isinstance(exc, sqlite3.Error):
@@ -190,5 +190,5 @@ def described(exc: Exception) -> StorageError:
     if code & 0xFF in _BAD_VALUES:
         return BadValue(str(exc))
     if code & 0xFF in _RETRYABLE:
-        return StorageUnavailable(f"the database cannot be used now: {exc}")
+        return StorageUnavailable(f"the database is not available: {exc}")
     return StorageError(str(exc))

@@ -1,7 +1,7 @@
-"""Opening a database by its URL.
+"""Opens a database by its URL.
 
-Owns the asyncio event loop that the drivers need; nothing of it is visible outside. A store that closes
-first finishes the units that were handed over, within a time limit.
+Runs the asyncio event loop that the drivers need; callers use Trio only. Closing a store first finishes the
+units in its queue, within a time limit.
 """
 
 import asyncio
@@ -35,38 +35,38 @@ async def open_store(
 ) -> AsyncIterator[Store]:
     """The database at `sqlite:///absolute/path` or `postgres[ql]://...`, migrated and ready.
 
-    Times are in seconds: `statement_timeout` bounds each wait for a lock and each statement,
-    `close_timeout` the units still waiting at the end. `connections` is for PostgreSQL. `schema` is a
-    directory of migrations, the shipped one by default.
+    Times are in seconds: `statement_timeout` limits each statement and each wait for a lock, `close_timeout`
+    the units that still wait when the store is closed. `connections` is for PostgreSQL. `schema` is a
+    directory of migrations, by default that of this package.
 
-    Raises StorageUnavailable, SchemaTooNew, MigrationChanged, StorageError, and ValueError for a URL that
-    is none of ours.
+    Raises StorageUnavailable, SchemaTooNew, MigrationChanged, StorageError, and ValueError for an invalid
+    URL.
     """
     failure: Exception | None = None
     async with trio_asyncio.open_loop() as loop:
-        loop.set_exception_handler(_report)
-        # aiosqlite would log every parameter at DEBUG, asyncio every slow callback with its arguments.
+        loop.set_exception_handler(_log_callback_error)
+        # at DEBUG aiosqlite logs the parameters of statements
         logging.getLogger("aiosqlite").setLevel(logging.WARNING)
         try:
-            store = _store(url, loop, statement_timeout, connections, schema or shipped())
-            await _opened(loop, store)
+            store = _new_store(url, loop, statement_timeout, connections, schema or shipped())
+            await _open(loop, store)
             serving = loop.create_task(store.serve())
             serving.add_done_callback(lambda _: store.abandon())
             try:
                 yield store
             finally:
-                await _closed(store, serving, close_timeout)
+                await _close(store, serving, close_timeout)
         except Exception as exc:
             failure = exc
-    # Raised here so that it does not reach the caller inside the loop's exception groups.
+    # raised here, because open_loop would wrap it in an exception group
     if failure is not None:
         raise failure
 
 
 async def ping(url: str, *, seconds: float) -> None:
-    """Connect to a PostgreSQL database and leave again, without a change; of SQLite nobody has to be asked.
+    """Connect to a PostgreSQL database and disconnect. Does nothing for SQLite.
 
-    Raises StorageError, and ValueError for a URL that is none of ours.
+    Raises StorageError, and ValueError for an invalid URL.
     """
     if sqlite_path(url) is not None:
         return
@@ -81,32 +81,32 @@ async def ping(url: str, *, seconds: float) -> None:
 
 
 def sqlite_path(url: str) -> Path | None:
-    """The file of a SQLite URL, None for a PostgreSQL one. Raises ValueError for a URL that is none of ours;
-    nothing of the URL is in its message.
+    """The file of a SQLite URL, None for a PostgreSQL URL. Raises ValueError for an invalid URL; its message
+    contains no part of the URL.
     """
     try:
         parts = urlsplit(url)
         if "," not in parts.netloc:  # PostgreSQL takes several hosts, each with its port
             _ = parts.port
     except ValueError:
-        # The cause quotes what it could not read, and that may be half of a password.
-        raise ValueError("it cannot be read: write special characters in a password as %XX") from None
+        # the cause quotes a part of the URL, which may be a part of the password
+        raise ValueError("the URL is invalid: write special characters in a password as %XX") from None
     if parts.scheme == "sqlite":
         path = Path("/" + unquote(parts.path).lstrip("/"))
         if path.name == ":memory:":
-            raise ValueError("a database in memory would be gone at the end; name a file")
+            raise ValueError("a database in memory is not supported; name a file")
         if parts.netloc or parts.query or parts.fragment or not path.name:
             raise ValueError("a SQLite URL looks like sqlite:///absolute/path/to/file.db")
         return path
     if parts.scheme in ("postgres", "postgresql"):
         query = parse_qs(parts.query)
         if not parts.path.strip("/") and not {"dbname", "database"} & query.keys():
-            raise ValueError("a PostgreSQL URL names its database: postgresql://user:password@host/name")
+            raise ValueError("a PostgreSQL URL must name the database: postgresql://user:password@host/name")
         return None
-    raise ValueError("a database URL begins with sqlite:// or postgresql://")
+    raise ValueError("a database URL must begin with sqlite:// or postgresql://")
 
 
-def _store(
+def _new_store(
     url: str, loop: asyncio.AbstractEventLoop, timeout: float, connections: int, schema: Traversable
 ) -> SqliteStore | PostgresStore:
     path = sqlite_path(url)
@@ -115,16 +115,16 @@ def _store(
     return PostgresStore(url, loop, timeout, connections, schema)
 
 
-async def _opened(loop: Any, store: SqliteStore | PostgresStore) -> None:  # noqa: ANN401
-    # Not interrupted half way: every step has its own limit, and a migration is one transaction.
+async def _open(loop: Any, store: SqliteStore | PostgresStore) -> None:  # noqa: ANN401
+    # not cancelled, because each step has its own limit and a migration is one transaction
     with trio.CancelScope(shield=True):
         await loop.run_aio_coroutine(store.open())
 
 
-async def _closed(
+async def _close(
     store: SqliteStore | PostgresStore, serving: asyncio.Task[None], close_timeout: float
 ) -> None:
-    """Finish the waiting units; past the limit only the ones begun, which are limited themselves."""
+    """Finish the waiting units; after the limit only those that have started (they have their own limits)."""
     ended = trio.Event()
     serving.add_done_callback(lambda _: ended.set())
     store.close()
@@ -136,9 +136,9 @@ async def _closed(
     try:
         serving.result()
     except BaseException as exc:
-        raise StorageError("a database worker ended by itself") from exc
+        raise StorageError("a database worker failed") from exc
 
 
-def _report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Log what a driver let fall in a callback; by default it would end the process."""
+def _log_callback_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log an exception from a driver's callback. The default handler would end the process."""
     _log.error("database driver: %s (%s)", context.get("message"), type(context.get("exception")).__name__)

@@ -1,8 +1,8 @@
-"""The usage log and its hourly and daily roll-ups.
+"""The usage log and its sums by hour and by day.
 
-`insert_batch` is the one statement that every request ends in. A row that is inserted twice, with the same
-`at` and `id`, counts once, in the log and in the roll-ups alike. Where a request has no key, user, model or
-server the row has "" there; a token count that nobody reported is None.
+Every request ends in one `insert_batch`. A row that is inserted twice, with the same `at` and `id`, is
+counted once, in the log and in all sums. Key, user, model or server are "" where a request has none; a token
+count is None if it is not known.
 """
 
 import heapq
@@ -10,20 +10,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from operator import attrgetter
-from typing import Literal
+from typing import Literal, LiteralString
 
 from storage.base import Connection, Row
 
 HOUR = 3_600_000  # milliseconds
 DAY = 24 * HOUR
 LATEST = (2**63 - 1, "")
-"""The keyset position above every row."""
+"""The page position above every row."""
 
 
 @dataclass(frozen=True, slots=True)
 class UsageRow:
-    """One answered request. `at`, `first_byte_ms` and `duration_ms` in milliseconds; `cost_nano` in nano-USD,
-    None when the model has no price; `day` and `month` are the periods of limits that it counts in.
+    """One request that was answered.
+
+    `at`, `first_byte_ms` and `duration_ms` are milliseconds. `cost_nano` is nano-USD, None if the model has
+    no price. `day` and `month` name the periods of the limits that the request counts in.
     """
 
     id: str
@@ -38,9 +40,10 @@ class UsageRow:
     outcome: str
     streamed: bool
     attempts: int
-    prompt_tokens: int | None
-    completion_tokens: int | None
-    cached_tokens: int | None
+    input_tokens: int | None
+    output_tokens: int | None
+    cache_read_tokens: int | None
+    cache_write_tokens: int | None
     reasoning_tokens: int | None
     usage_source: Literal["upstream", "estimated", "none"]
     first_byte_ms: int | None
@@ -52,17 +55,19 @@ class UsageRow:
 
 @dataclass(frozen=True, slots=True)
 class StatsRow:
-    """Sums over one group. `label` is the bucket's start for "hour" and "day", else a name or an id.
+    """Sums over one group. `label` is the start of the hour or day in milliseconds, otherwise a name or an
+    ID.
 
-    `cost_nano` leaves out the `unpriced` answers: those that used tokens of a model without a price.
+    `unpriced` counts requests that used tokens of a model without a price; `cost_nano` does not include them.
     """
 
     label: str
     requests: int
     errors: int
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int
+    input_tokens: int
+    output_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
     reasoning_tokens: int
     duration_ms: int
     cost_nano: int
@@ -74,9 +79,9 @@ Grouping = Literal["hour", "day", "model", "key", "user", "server"]
 
 @dataclass(frozen=True, slots=True)
 class StatsQuery:
-    """Which buckets to sum: those that start in [since, until), milliseconds.
+    """Sums the buckets that start in [since, until), in milliseconds.
 
-    Buckets are hours when grouping by hour or over less than two days, else days, both of UTC.
+    Buckets are hours (UTC) when grouping by hour or over less than two days, otherwise days (UTC).
     """
 
     since: int
@@ -87,70 +92,78 @@ class StatsQuery:
 
 
 async def insert_batch(connection: Connection, rows: Sequence[UsageRow]) -> None:
-    """Log the rows and roll them up, in one transaction that ends the unit."""
+    """Insert the rows and add them to the sums. This commits and ends the unit."""
     if not rows:
         return
     if connection.engine == "sqlite":
         await connection.many(INSERT_SQLITE, rows, final=True)
     else:
-        # The roll-ups lock rows in key order, so that two instances cannot deadlock.
         columns = {name: [getattr(row, name) for row in rows] for name in UsageRow.__slots__}
         await connection.execute(INSERT_POSTGRES, final=True, **columns)
 
 
-INSERT_SQLITE = """
-    INSERT INTO usage (
-        id, at, request_id, key_id, user_id, endpoint, model, server, status, outcome, streamed, attempts,
-        prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, usage_source, first_byte_ms,
-        duration_ms, cost_nano, day, month
-    ) VALUES (
+_COLUMNS = """
+    id, at, request_id, key_id, user_id, endpoint, model, server, status, outcome, streamed, attempts,
+    input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens, usage_source,
+    first_byte_ms, duration_ms, cost_nano, day, month
+"""
+_INSERT = "INSERT INTO usage (" + _COLUMNS + ")"
+
+# A trigger adds the rows to the sums.
+INSERT_SQLITE = (
+    _INSERT
+    + """VALUES (
         :id, :at, :request_id, :key_id, :user_id, :endpoint, :model, :server, :status, :outcome, :streamed,
-        :attempts, :prompt_tokens, :completion_tokens, :cached_tokens, :reasoning_tokens, :usage_source,
-        :first_byte_ms, :duration_ms, :cost_nano, :day, :month
+        :attempts, :input_tokens, :output_tokens, :cache_read_tokens, :cache_write_tokens, :reasoning_tokens,
+        :usage_source, :first_byte_ms, :duration_ms, :cost_nano, :day, :month
     )
     ON CONFLICT DO NOTHING
+    """
+)
+
+# Rows of the sums are locked in the order of their keys, so that two instances cannot deadlock.
+_SUM_ROWS: LiteralString = """
+        key_id, user_id, model, server,
+        count(*), count(*) FILTER (WHERE outcome NOT IN ('ok', 'client_gone')),
+        coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0),
+        coalesce(sum(cache_read_tokens), 0), coalesce(sum(cache_write_tokens), 0),
+        coalesce(sum(reasoning_tokens), 0), sum(duration_ms), coalesce(sum(cost_nano), 0),
+        count(*) FILTER (WHERE cost_nano IS NULL AND
+            coalesce(input_tokens, 0) + coalesce(output_tokens, 0) > 0)
+    FROM logged GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5
+    ON CONFLICT (bucket_start, key_id, user_id, model, server) DO UPDATE SET
+        requests = total.requests + excluded.requests,
+        errors = total.errors + excluded.errors,
+        input_tokens = total.input_tokens + excluded.input_tokens,
+        output_tokens = total.output_tokens + excluded.output_tokens,
+        cache_read_tokens = total.cache_read_tokens + excluded.cache_read_tokens,
+        cache_write_tokens = total.cache_write_tokens + excluded.cache_write_tokens,
+        reasoning_tokens = total.reasoning_tokens + excluded.reasoning_tokens,
+        duration_ms = total.duration_ms + excluded.duration_ms,
+        cost_nano = total.cost_nano + excluded.cost_nano,
+        unpriced = total.unpriced + excluded.unpriced
 """
 
-INSERT_POSTGRES = """
-    WITH logged AS (
-        INSERT INTO usage (
-            id, at, request_id, key_id, user_id, endpoint, model, server, status, outcome, streamed,
-            attempts, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, usage_source,
-            first_byte_ms, duration_ms, cost_nano, day, month
-        )
-        SELECT * FROM unnest(
+INSERT_POSTGRES = (
+    "WITH logged AS ("  # noqa: S608 - literals
+    + _INSERT
+    + """SELECT * FROM unnest(
             :id::text[], :at::bigint[], :request_id::text[], :key_id::text[], :user_id::text[],
             :endpoint::text[], :model::text[], :server::text[], :status::bigint[], :outcome::text[],
-            :streamed::bigint[], :attempts::bigint[], :prompt_tokens::bigint[],
-            :completion_tokens::bigint[], :cached_tokens::bigint[], :reasoning_tokens::bigint[],
-            :usage_source::text[], :first_byte_ms::bigint[], :duration_ms::bigint[],
-            :cost_nano::bigint[], :day::text[], :month::text[]
+            :streamed::bigint[], :attempts::bigint[], :input_tokens::bigint[], :output_tokens::bigint[],
+            :cache_read_tokens::bigint[], :cache_write_tokens::bigint[], :reasoning_tokens::bigint[],
+            :usage_source::text[], :first_byte_ms::bigint[], :duration_ms::bigint[], :cost_nano::bigint[],
+            :day::text[], :month::text[]
         )
         ON CONFLICT DO NOTHING
         RETURNING *
     ), hourly AS (
-        INSERT INTO usage_hourly AS total
-        SELECT
-            at - at % 3600000, key_id, user_id, model, server,
-            count(*), count(*) FILTER (WHERE outcome NOT IN ('ok', 'client_gone')),
-            coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0),
-            coalesce(sum(cached_tokens), 0), coalesce(sum(reasoning_tokens), 0), sum(duration_ms),
-            coalesce(sum(cost_nano), 0), count(*) FILTER (WHERE cost_nano IS NULL AND
-                coalesce(prompt_tokens, 0) + coalesce(completion_tokens, 0) > 0)
-        FROM logged GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5
-        ON CONFLICT (bucket_start, key_id, user_id, model, server) DO UPDATE SET
-            requests = total.requests + excluded.requests,
-            errors = total.errors + excluded.errors,
-            prompt_tokens = total.prompt_tokens + excluded.prompt_tokens,
-            completion_tokens = total.completion_tokens + excluded.completion_tokens,
-            cached_tokens = total.cached_tokens + excluded.cached_tokens,
-            reasoning_tokens = total.reasoning_tokens + excluded.reasoning_tokens,
-            duration_ms = total.duration_ms + excluded.duration_ms,
-            cost_nano = total.cost_nano + excluded.cost_nano,
-            unpriced = total.unpriced + excluded.unpriced
+        INSERT INTO usage_hourly AS total SELECT at - at % 3600000,"""
+    + _SUM_ROWS
+    + """
     ), counted AS (
         SELECT
-            subject, day, month, coalesce(prompt_tokens, 0) + coalesce(completion_tokens, 0) AS tokens,
+            subject, day, month, coalesce(input_tokens, 0) + coalesce(output_tokens, 0) AS tokens,
             coalesce(cost_nano, 0) AS nano
         FROM logged, LATERAL (VALUES ('key:' || key_id), ('user:' || user_id)) AS subjects (subject)
         WHERE subject NOT IN ('key:', 'user:')
@@ -185,26 +198,9 @@ INSERT_POSTGRES = """
             total_tokens = total.total_tokens + excluded.total_tokens,
             total_nano = total.total_nano + excluded.total_nano
     )
-    INSERT INTO usage_daily AS total
-    SELECT
-        at - at % 86400000, key_id, user_id, model, server,
-        count(*), count(*) FILTER (WHERE outcome NOT IN ('ok', 'client_gone')),
-        coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0),
-        coalesce(sum(cached_tokens), 0), coalesce(sum(reasoning_tokens), 0), sum(duration_ms),
-        coalesce(sum(cost_nano), 0), count(*) FILTER (WHERE cost_nano IS NULL AND
-            coalesce(prompt_tokens, 0) + coalesce(completion_tokens, 0) > 0)
-    FROM logged GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5
-    ON CONFLICT (bucket_start, key_id, user_id, model, server) DO UPDATE SET
-        requests = total.requests + excluded.requests,
-        errors = total.errors + excluded.errors,
-        prompt_tokens = total.prompt_tokens + excluded.prompt_tokens,
-        completion_tokens = total.completion_tokens + excluded.completion_tokens,
-        cached_tokens = total.cached_tokens + excluded.cached_tokens,
-        reasoning_tokens = total.reasoning_tokens + excluded.reasoning_tokens,
-        duration_ms = total.duration_ms + excluded.duration_ms,
-        cost_nano = total.cost_nano + excluded.cost_nano,
-        unpriced = total.unpriced + excluded.unpriced
-"""
+    INSERT INTO usage_daily AS total SELECT at - at % 86400000,"""
+    + _SUM_ROWS
+)
 
 
 async def select_page(
@@ -214,24 +210,25 @@ async def select_page(
     user_id: str | None = None,
     key_id: str | None = None,
 ) -> list[UsageRow]:
-    """Rows below a position `(at, id)`, newest first: of all, of a user, or of one of the user's keys.
+    """Rows below the position `(at, id)`, newest first: all, those of a user, or those of one of the user's
+    keys.
 
-    A key's page is asked for with its owner: ValueError otherwise.
+    Raises ValueError for a key without its user.
     """
     at, id_ = before
     if user_id is None:
         if key_id is not None:
-            raise ValueError("a key's page needs the key's owner")
+            raise ValueError("the rows of a key need the key's user_id")
         return [_usage_row(row) for row in await connection.all(SELECT_ALL, at=at, id=id_, limit=limit)]
     if key_id is not None:
-        return await _key_page(connection, before, limit, user_id, key_id)
-    # The index orders each key's rows by time, so a user's page is the merged heads of the keys' pages.
+        return await _select_key_page(connection, before, limit, user_id, key_id)
+    # The index orders the rows of each key by time, so the pages of all keys are merged.
     keys = await connection.all(SELECT_KEYS_OF_USER, user_id=user_id)
-    pages = [await _key_page(connection, before, limit, user_id, key) for (key,) in keys]
+    pages = [await _select_key_page(connection, before, limit, user_id, key) for (key,) in keys]
     return list(islice(heapq.merge(*pages, key=attrgetter("at", "id"), reverse=True), limit))
 
 
-async def _key_page(
+async def _select_key_page(
     connection: Connection, before: tuple[int, str], limit: int, user_id: str, key_id: str
 ) -> list[UsageRow]:
     rows = await connection.all(
@@ -249,48 +246,24 @@ def _usage_row(row: Row) -> UsageRow:
     return UsageRow(*values)
 
 
-SELECT_ALL = """
-    SELECT
-        id, at, request_id, key_id, user_id, endpoint, model, server, status, outcome, streamed, attempts,
-        prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, usage_source, first_byte_ms,
-        duration_ms, cost_nano, day, month
-    FROM usage WHERE (at, id) < (:at, :id) ORDER BY at DESC, id DESC LIMIT :limit
-"""
-
-SELECT_OF_KEY = """
-    SELECT
-        id, at, request_id, key_id, user_id, endpoint, model, server, status, outcome, streamed, attempts,
-        prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, usage_source, first_byte_ms,
-        duration_ms, cost_nano, day, month
-    FROM usage WHERE user_id = :user_id AND key_id = :key_id AND (at, id) < (:at, :id)
-    ORDER BY at DESC, id DESC LIMIT :limit
-"""
-
-SELECT_KEYS_OF_USER = """
-    SELECT DISTINCT key_id FROM usage_daily WHERE user_id = :user_id
-"""
+_BELOW = " (at, id) < (:at, :id) ORDER BY at DESC, id DESC LIMIT :limit"
+SELECT_ALL = "SELECT" + _COLUMNS + "FROM usage WHERE" + _BELOW
+SELECT_OF_KEY = "SELECT" + _COLUMNS + "FROM usage WHERE user_id = :user_id AND key_id = :key_id AND" + _BELOW
+SELECT_KEYS_OF_USER = "SELECT DISTINCT key_id FROM usage_daily WHERE user_id = :user_id"
 
 
 async def select_stats(connection: Connection, query: StatsQuery) -> list[StatsRow]:
-    """Sums per group, ordered by label; never reads the log."""
+    """Sums per group, ordered by label. Does not read the log."""
     hours = query.group_by == "hour" or query.until - query.since < 2 * DAY
+    user: dict[str, object] = {}
     if query.user_id is None:
-        rows = await connection.all(
-            SUM_HOURS if hours else SUM_DAYS,
-            since=query.since,
-            until=query.until,
-            group_by=query.group_by,
-            key_id=query.key_id,
-        )
+        statement = SUM_HOURS if hours else SUM_DAYS
     else:
-        rows = await connection.all(
-            SUM_HOURS_OF_USER if hours else SUM_DAYS_OF_USER,
-            since=query.since,
-            until=query.until,
-            group_by=query.group_by,
-            key_id=query.key_id,
-            user_id=query.user_id,
-        )
+        statement = SUM_HOURS_OF_USER if hours else SUM_DAYS_OF_USER
+        user = {"user_id": query.user_id}
+    rows = await connection.all(
+        statement, since=query.since, until=query.until, group_by=query.group_by, key_id=query.key_id, **user
+    )
     return [StatsRow(*row) for row in rows]
 
 
@@ -302,15 +275,16 @@ _SUMS = """
             WHEN 'model' THEN model WHEN 'key' THEN key_id WHEN 'user' THEN user_id ELSE server
         END AS label,
         CAST(SUM(requests) AS BIGINT), CAST(SUM(errors) AS BIGINT),
-        CAST(SUM(prompt_tokens) AS BIGINT), CAST(SUM(completion_tokens) AS BIGINT),
-        CAST(SUM(cached_tokens) AS BIGINT), CAST(SUM(reasoning_tokens) AS BIGINT),
-        CAST(SUM(duration_ms) AS BIGINT), CAST(SUM(cost_nano) AS BIGINT), CAST(SUM(unpriced) AS BIGINT)
+        CAST(SUM(input_tokens) AS BIGINT), CAST(SUM(output_tokens) AS BIGINT),
+        CAST(SUM(cache_read_tokens) AS BIGINT), CAST(SUM(cache_write_tokens) AS BIGINT),
+        CAST(SUM(reasoning_tokens) AS BIGINT), CAST(SUM(duration_ms) AS BIGINT),
+        CAST(SUM(cost_nano) AS BIGINT), CAST(SUM(unpriced) AS BIGINT)
 """
 _WITHIN = """
     WHERE bucket_start >= :since AND bucket_start < :until
         AND (CAST(:key_id AS TEXT) IS NULL OR key_id = :key_id)
 """
-# Not "or no user is asked for" in one condition: with it SQLite does not use the index by user.
+# A statement of its own: with `:user_id IS NULL OR user_id = :user_id` SQLite does not use the index.
 _OF_USER = " AND user_id = :user_id"
 _GROUPED = " GROUP BY 1 ORDER BY 1"
 

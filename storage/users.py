@@ -1,4 +1,4 @@
-"""Users: the accounts that sign in and own keys."""
+"""Users: the accounts that log in and own keys."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +11,10 @@ Role = Literal["user", "admin"]
 
 @dataclass(frozen=True, slots=True)
 class UserRow:
-    """An account. The e-mail address is unique whatever its case; no password hash, no password login.
+    """An account. The e-mail address is unique regardless of case. Without `password_hash` there is no login
+    with a password.
 
-    `tier` None: no tier and no limits from one. `limits` is a JSON object of what differs from the tier.
+    `limits` is a JSON object as text with the limits that differ from the tier.
     """
 
     id: str
@@ -29,7 +30,7 @@ class UserRow:
 
 
 async def insert_user(connection: Connection, user: UserRow) -> None:
-    """Raises IntegrityError when the e-mail address is taken."""
+    """Raises IntegrityError if the e-mail address is taken."""
     await connection.many(
         """
         INSERT INTO users (
@@ -71,7 +72,7 @@ async def select_user_by_email(connection: Connection, email: str) -> UserRow | 
 
 
 async def select_users(connection: Connection, after_id: str = "", limit: int = 100) -> Sequence[UserRow]:
-    """A page of users, oldest first."""
+    """Users whose ID is above `after_id`, oldest first."""
     rows = await connection.all(
         """
         SELECT
@@ -86,7 +87,7 @@ async def select_users(connection: Connection, after_id: str = "", limit: int = 
 
 
 async def update_user(connection: Connection, user: UserRow) -> bool:
-    """Write all but the id and the creation time; whether the user exists. Raises IntegrityError."""
+    """Write all columns but ID and creation time. False: no such user. Raises IntegrityError."""
     changed = await connection.execute(
         """
         UPDATE users SET
@@ -109,7 +110,7 @@ async def update_user(connection: Connection, user: UserRow) -> bool:
 
 
 async def set_password_hash(connection: Connection, user_id: str, before: str, after: str) -> bool:
-    """Replace a hash by a better one of the same password; False when the password has changed meanwhile."""
+    """Replace a hash by a stronger one of the same password. False: the password was changed meanwhile."""
     changed = await connection.execute(
         "UPDATE users SET password_hash = :after WHERE id = :user_id AND password_hash = :before",
         user_id=user_id,
@@ -120,9 +121,9 @@ async def set_password_hash(connection: Connection, user_id: str, before: str, a
 
 
 async def delete_unconfirmed_users(connection: Connection, before: int) -> int:
-    """Who signed up before then, never confirmed the address, and has no link left to do it by; how many.
+    """Delete users who signed up before `before`, did not confirm their address and have no valid link left.
 
-    Whom an administrator has dealt with stays.
+    Accounts that an administrator changed stay. Returns how many were deleted.
     """
     return await connection.execute(
         """
@@ -138,6 +139,6 @@ async def delete_unconfirmed_users(connection: Connection, before: int) -> int:
 
 
 async def has_admin(connection: Connection) -> bool:
-    """Whether any enabled administrator exists."""
+    """Whether an enabled administrator exists."""
     found = await connection.value("SELECT 1 FROM users WHERE role = 'admin' AND disabled_at IS NULL LIMIT 1")
     return found is not None

@@ -1,8 +1,8 @@
-"""Hand-over of units of work from Trio callers to the asyncio workers of a store.
+"""The queue between Trio callers and the asyncio workers of a store.
 
-Owns the only border between the two: a caller puts a job in and sleeps, a worker takes it, runs it to its
-end and wakes the caller, also when the worker itself ends. Cancellation wakes the caller alone, and so does
-the limit on its waiting. The queue is bounded; a full or closed one refuses at once with StorageUnavailable.
+A caller adds a job and waits. A worker takes it, runs it to its end and wakes the caller, also if the worker
+itself fails. A caller that is cancelled or times out stops waiting; the job still runs. The queue is bounded;
+a full or closed queue rejects jobs with StorageUnavailable.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ _log = logging.getLogger("bluesminds.storage")
 
 
 class Job:
-    """One unit of work, its latest start on the monotonic clock, and who waits for it."""
+    """One unit of work, the latest time on the monotonic clock at which it may start, and its caller."""
 
     __slots__ = ("_done", "_error", "_result", "_waiter", "args", "deadline", "fn", "write")
 
@@ -42,8 +42,8 @@ class Job:
         return await self.fn(connection, *self.args)
 
     @property
-    def unwanted(self) -> bool:
-        """A read whose caller has gone: nobody can tell whether it runs."""
+    def cancelled(self) -> bool:
+        """A read whose caller stopped waiting. A write is never cancelled."""
         return self._waiter is None and not self.write
 
     @property
@@ -51,13 +51,13 @@ class Job:
         return time.monotonic() > self.deadline
 
     @contextmanager
-    def answered(self) -> Iterator[None]:
-        """Around a worker's dealing with this job: what ends the worker is told to the caller too."""
+    def failing_with_worker(self) -> Iterator[None]:
+        """Fails the job if the worker fails while it handles the job."""
         try:
             yield
         except BaseException:
             if not self._done:
-                self.fail(StorageUnavailable("the database's worker has ended"))
+                self.fail(StorageUnavailable("the database worker failed"))
             raise
 
     def succeed(self, result: object) -> None:
@@ -67,7 +67,7 @@ class Job:
     def fail(self, error: Exception) -> None:
         self._error = error
         if self._waiter is None and self.write:
-            _log.warning("a write failed after its caller had left: %s", type(error).__name__)
+            _log.warning("a write failed after its caller stopped waiting: %s", type(error).__name__)
         self._wake()
 
     def _wake(self) -> None:
@@ -77,15 +77,15 @@ class Job:
             trio.lowlevel.reschedule(waiter)
 
     async def wait(self, limit: float) -> Any:  # noqa: ANN401
-        """The result or the error. Raises StorageUnavailable after `limit` seconds."""
+        """The unit's result. Raises the unit's error, or StorageUnavailable after `limit` seconds."""
 
-        def leave(_: object) -> trio.lowlevel.Abort:
+        def abort(_: object) -> trio.lowlevel.Abort:
             self._waiter = None
             return trio.lowlevel.Abort.SUCCEEDED
 
         self._waiter = trio.lowlevel.current_task()
         with trio.move_on_after(limit):
-            await trio.lowlevel.wait_task_rescheduled(leave)
+            await trio.lowlevel.wait_task_rescheduled(abort)
         if not self._done:
             raise StorageUnavailable("the database did not answer in time")
         if self._error is not None:
@@ -96,15 +96,15 @@ class Job:
         return self._result
 
 
-class Queue:
+class JobQueue:
     """Jobs in order of arrival, for any number of workers in one event loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, patience: float) -> None:
-        """`patience`: seconds that a job may wait before it is refused instead of begun; its caller waits
-        twice as long at most.
+    def __init__(self, loop: asyncio.AbstractEventLoop, start_timeout: float) -> None:
+        """`start_timeout`: seconds after which a waiting job is rejected. Its caller waits at most twice as
+        long.
         """
         self._loop = loop
-        self._patience = patience
+        self._start_timeout = start_timeout
         self._jobs: deque[Job] = deque()
         self._idle: deque[asyncio.Future[None]] = deque()
         self._closed = False
@@ -112,19 +112,19 @@ class Queue:
     async def submit(
         self, fn: Callable[..., Awaitable[Any]], args: tuple[object, ...], *, write: bool
     ) -> Any:  # noqa: ANN401
-        """Run a unit on a worker; its result or exception. Called from Trio."""
+        """Run a unit on a worker. Raises what the unit raises. Called from Trio."""
         await trio.lowlevel.checkpoint_if_cancelled()
         if self._closed:
             raise StorageUnavailable("the database is closed or closing")
         if len(self._jobs) >= QUEUE_LIMIT:
-            raise StorageUnavailable("too many units of work are waiting for the database")
-        job = Job(fn, args, write=write, deadline=time.monotonic() + self._patience)
+            raise StorageUnavailable("too many requests are waiting for the database")
+        job = Job(fn, args, write=write, deadline=time.monotonic() + self._start_timeout)
         self._jobs.append(job)
-        self._rouse()
-        return await job.wait(2 * self._patience)
+        self._wake_worker()
+        return await job.wait(2 * self._start_timeout)
 
     async def take(self) -> Job | None:
-        """The next job to begin, or None when the queue is closed and empty. Called from asyncio."""
+        """The next job, or None if the queue is closed and empty. Called from asyncio."""
         while True:
             while not self._jobs:
                 if self._closed:
@@ -133,7 +133,7 @@ class Queue:
                 self._idle.append(idle)
                 await idle
             job = self._jobs.popleft()
-            if job.unwanted:
+            if job.cancelled:
                 continue
             if job.expired:
                 job.fail(StorageUnavailable("the database was busy for too long"))
@@ -141,18 +141,20 @@ class Queue:
             return job
 
     def close(self) -> None:
-        """Refuse new jobs; workers leave once the waiting ones are done."""
+        """Reject new jobs. The workers end once the waiting jobs are done."""
         self._closed = True
         while self._idle:
-            self._rouse()
+            self._wake_worker()
 
     def abandon(self) -> None:
-        """Close, and fail every job that no worker has taken."""
+        """Close, and fail all jobs that no worker has taken."""
         self.close()
         while self._jobs:
-            self._jobs.popleft().fail(StorageUnavailable("the database closed before this unit began"))
+            self._jobs.popleft().fail(
+                StorageUnavailable("the database was closed before this request started")
+            )
 
-    def _rouse(self) -> None:
+    def _wake_worker(self) -> None:
         while self._idle:
             idle = self._idle.popleft()
             if not idle.done():

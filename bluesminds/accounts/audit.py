@@ -1,8 +1,8 @@
 """The audit log: the row that is written in the same transaction as the change, and queries.
 
 A transaction inserts its audit row before it changes anything, because the head of the log is the lock that
-such transactions wait for. If it must read first, it starts with storage.audit.hold_audit, reads, and then
-calls insert_audit; no other audited change happens in between. If there is nothing to change, it raises,
+such transactions wait for. If it must read first, it starts with storage.audit.lock_audit_head, reads, and
+then calls insert_audit; no other audited change happens in between. If there is nothing to change, it raises,
 which rolls the row back.
 """
 
@@ -12,12 +12,13 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from bluesminds.common.clock import Clock, moment
+from bluesminds.common.clock import Clock, format_time
 from bluesminds.common.crypto import uuid7
 from bluesminds.common.money import write_usd
 from bluesminds.common.values import LimitSet
-from storage.audit import AuditQuery, AuditRow, Damage, Entry, Link, check_chain, select_audit
+from storage.audit import AuditQuery, AuditRow, ChainedAuditRow, check_audit, select_audit
 from storage.base import Store
+from storage.chain import START, ChainCheck, ChainPosition
 
 MASK: Final = "[masked]"
 ROWS_PER_CHECK: Final = 200  # about two milliseconds of hashing
@@ -39,35 +40,23 @@ class Actor(Struct, frozen=True):
 OPERATOR = Actor(name="operator", address="local")
 
 
-class AuditVerdict(Struct, frozen=True):
-    """The chain is intact up to `end`; `damage` is the kind of damage right after it. The first `unchained`
-    rows are older than the chain and not protected by it.
-    """
-
-    end: Link
-    unchained: int
-    damage: Damage | None
-
-
 class AuditLog:
-    """Queries only. Rows are written by the services that change something."""
+    """Reads the log. Rows are written by the units that make the changes."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def page(self, query: AuditQuery) -> Sequence[Entry]:
+    async def page(self, query: AuditQuery) -> Sequence[ChainedAuditRow]:
         return await self._store.read(select_audit, query)
 
-    async def verify(self, noted: Link | None = None) -> AuditVerdict:
-        """Check the chain, which may grow meanwhile. `noted` is the `end` of an earlier check, which must
-        still be in the chain.
+    async def verify(self, expected: ChainPosition | None = None) -> ChainCheck:
+        """Check the whole chain, which may grow meanwhile. `expected`: the end of the chain in an earlier
+        check.
         """
-        end, unchained = Link(0, ""), 0
-        while True:
-            found = await self._store.read(check_chain, end, noted, ROWS_PER_CHECK)
-            end, unchained = found.at, unchained + found.unchained
-            if found.done:
-                return AuditVerdict(end=end, unchained=unchained, damage=found.damage)
+        check = ChainCheck(START, None, done=False)
+        while not check.done:
+            check = await self._store.read(check_audit, check.at, expected, ROWS_PER_CHECK)
+        return check
 
 
 def entry(
@@ -121,7 +110,7 @@ def _format(name: str, value: object) -> object:
         case dict():
             return _formatted(value)
         case int() if name.endswith(_MOMENTS):
-            return moment(value)
+            return format_time(value)
         case 0 if name in _LIMITS:
             return None
         case int() if name.startswith("usd_"):

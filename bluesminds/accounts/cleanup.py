@@ -7,7 +7,7 @@ import trio
 from bluesminds.accounts.audit import OPERATOR, entry
 from bluesminds.accounts.sessions import Sessions
 from bluesminds.common.clock import Clock
-from storage.audit import hold_audit, insert_audit
+from storage.audit import insert_audit, lock_audit_head
 from storage.base import Connection, StorageBroken, StorageUnavailable, Store
 from storage.sessions import delete_ended_sessions
 from storage.single_use_tokens import delete_ended_tokens
@@ -40,7 +40,7 @@ class ExpiredDataCleanup:
         await self._store.write(self._remove_unconfirmed, now - UNCONFIRMED_MS)
 
     async def _remove_unconfirmed(self, connection: Connection, before: int) -> None:
-        await hold_audit(connection)
+        await lock_audit_head(connection)
         if removed := await delete_unconfirmed_users(connection, before):
             audit = entry(self._clock, OPERATOR, "user.sweep", "unconfirmed", after={"removed": removed})
             await insert_audit(connection, audit)

@@ -10,7 +10,7 @@ from bluesminds.common.emails import require_email
 from bluesminds.notify.mail import Mail
 from bluesminds.notify.mail_queue import MailQueue
 from bluesminds.notify.mail_templates import MailTemplates
-from storage.audit import hold_audit, insert_audit
+from storage.audit import insert_audit, lock_audit_head
 from storage.base import Connection, Store
 from storage.users import UserRow, select_user_by_email
 
@@ -37,7 +37,7 @@ class EmailChange(Struct, frozen=True, kw_only=True):
     async def _request(
         self, connection: Connection, actor: Actor, user: UserRow, email: str, may_mail: bool
     ) -> Mail | None:
-        await hold_audit(connection)
+        await lock_audit_head(connection)
         taken = await select_user_by_email(connection, email)
         if not may_mail:
             await write_decoy(connection)

@@ -28,7 +28,7 @@ from bluesminds.identity.password import Passwords
 from bluesminds.notify.mail import Mail
 from bluesminds.notify.mail_queue import MailQueue
 from bluesminds.notify.mail_templates import MailTemplates
-from storage.audit import hold_audit, insert_audit
+from storage.audit import insert_audit, lock_audit_head
 from storage.base import Connection, IntegrityError, Store
 from storage.sessions import delete_sessions
 from storage.settings import delete_setting, put_setting
@@ -111,7 +111,7 @@ class EmailVerification(Struct, frozen=True, kw_only=True):
         return after
 
     async def _resend(self, connection: Connection, actor: Actor, email: str, may_mail: bool) -> Mail | None:
-        await hold_audit(connection)
+        await lock_audit_head(connection)
         user = await select_user_by_email(connection, email)
         # If no mail may be sent, the existing link must stay valid.
         if user is None or is_taken(user) or not may_mail:
@@ -121,7 +121,7 @@ class EmailVerification(Struct, frozen=True, kw_only=True):
         return await self.create_link(connection, user.id, email)
 
     async def _verify(self, connection: Connection, actor: Actor, row: TokenRow, proven: UserRow) -> UserRow:
-        await hold_audit(connection)
+        await lock_audit_head(connection)
         if not await use_token(connection, row.digest, "verify_email", self.clock.now_ms()):
             raise invalid_token()
         user = await select_user(connection, proven.id)

@@ -14,7 +14,7 @@ from bluesminds.common.errors import Conflict, NotFound
 from bluesminds.config import AccountSettings
 from bluesminds.notify.mail_queue import MailQueue
 from bluesminds.notify.mail_templates import MailTemplates
-from storage.audit import AuditRow, hold_audit, insert_audit
+from storage.audit import AuditRow, insert_audit, lock_audit_head
 from storage.base import Connection, Store
 from storage.single_use_tokens import (
     TokenRow,
@@ -89,7 +89,7 @@ class Invitations:
         await insert_token(connection, row)
 
     async def _withdraw(self, connection: Connection, actor: Actor, invite_id: str) -> None:
-        await hold_audit(connection)
+        await lock_audit_head(connection)
         now = self._clock.now_ms()
         found = await select_invite(connection, invite_id, now) if is_uuid(invite_id) else None
         if found is None:
@@ -98,7 +98,7 @@ class Invitations:
         await delete_invite(connection, invite_id)
 
     async def _withdraw_all(self, connection: Connection, actor: Actor, email: str) -> Sequence[TokenRow]:
-        await hold_audit(connection)
+        await lock_audit_head(connection)
         found = await delete_invites(connection, email, self._clock.now_ms())
         if not found:
             raise NotFound("invite_not_found", "There is no open invitation to this address.")

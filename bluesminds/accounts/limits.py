@@ -18,7 +18,7 @@ from bluesminds.accounts.users import no_such_user
 from bluesminds.common.clock import Calendar, Clock, Date
 from bluesminds.common.errors import Unavailable
 from bluesminds.common.values import NO_LIMITS, InUse, LimitSet, account_limits, read_limits, write_limits
-from storage.audit import AuditRow, hold_audit, insert_audit
+from storage.audit import AuditRow, insert_audit, lock_audit_head
 from storage.base import Connection, Store
 from storage.keys import KeyRow, select_key
 from storage.quotas import QuotaRow, select_quotas
@@ -169,7 +169,7 @@ async def _key_and_user(
 async def _update(
     connection: Connection, user_id: str, decide: Callable[[UserRow], tuple[UserRow, AuditRow]]
 ) -> None:
-    await hold_audit(connection)
+    await lock_audit_head(connection)
     user = await select_user(connection, user_id)
     if user is None:
         raise no_such_user()

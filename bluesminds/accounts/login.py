@@ -18,7 +18,7 @@ from bluesminds.common.log import Log
 from bluesminds.identity.password import Passwords
 from bluesminds.notify.mail_queue import MailQueue
 from bluesminds.notify.mail_templates import MailTemplates
-from storage.audit import AuditRow, hold_audit, insert_audit
+from storage.audit import AuditRow, insert_audit, lock_audit_head
 from storage.base import Connection, StorageError, Store
 from storage.sessions import delete_session, delete_sessions
 from storage.single_use_tokens import delete_tokens
@@ -122,14 +122,14 @@ class Login:
 
     async def _logout(self, connection: Connection, actor: Actor, user_id: str, session_id: str) -> None:
         audit = entry(self._clock, actor, "session.end", user_id, before={"session_id": session_id})
-        await hold_audit(connection)
+        await lock_audit_head(connection)
         if await delete_session(connection, user_id, session_id):
             await insert_audit(connection, audit)
 
     async def _change_password(
         self, connection: Connection, actor: Actor, user: UserRow, password_hash: str, session: NewSession
     ) -> UserRow:
-        await hold_audit(connection)
+        await lock_audit_head(connection)
         changed = replace(await require_unchanged(connection, user), password_hash=password_hash)
         await insert_audit(connection, self._session_entry(actor, "password.change", session))
         await update_user(connection, changed)

@@ -18,7 +18,7 @@ from bluesminds.identity.password import Passwords
 from bluesminds.notify.mail import Mail
 from bluesminds.notify.mail_queue import MailQueue
 from bluesminds.notify.mail_templates import MailTemplates
-from storage.audit import hold_audit, insert_audit
+from storage.audit import insert_audit, lock_audit_head
 from storage.base import Connection, Store
 from storage.sessions import delete_sessions
 from storage.single_use_tokens import TokenRow, insert_token, select_token, use_token
@@ -77,7 +77,7 @@ class PasswordReset(Struct, frozen=True, kw_only=True):
         return ResetLink(row.email, self.templates.reset_link(token), row.expires_at)
 
     async def _request(self, connection: Connection, actor: Actor, email: str, may_mail: bool) -> Mail | None:
-        await hold_audit(connection)
+        await lock_audit_head(connection)
         user = await select_user_by_email(connection, email)
         if user is None or user.disabled_at is not None or not may_mail:
             await write_decoy(connection)
@@ -88,7 +88,7 @@ class PasswordReset(Struct, frozen=True, kw_only=True):
         return self.templates.reset(row.email, token)
 
     async def _reset(self, connection: Connection, actor: Actor, token: str, password_hash: str) -> UserRow:
-        await hold_audit(connection)
+        await lock_audit_head(connection)
         digest, now = token_digest(token), self.clock.now_ms()
         row = await select_token(connection, digest, "reset_password", now)
         if row is None or row.user_id is None:
@@ -104,7 +104,7 @@ class PasswordReset(Struct, frozen=True, kw_only=True):
         return confirmed
 
     async def _create_link(self, connection: Connection, actor: Actor, user_id: str) -> tuple[TokenRow, str]:
-        await hold_audit(connection)
+        await lock_audit_head(connection)
         user = await select_user(connection, user_id)
         if user is None:
             raise no_such_user()

@@ -12,7 +12,7 @@ from bluesminds.common.crypto import Vault, uuid7
 from bluesminds.common.errors import Conflict, NotFound
 from bluesminds.common.log import Log
 from bluesminds.common.values import Server
-from storage.audit import AuditRow, hold_audit, insert_audit
+from storage.audit import AuditRow, insert_audit, lock_audit_head
 from storage.base import Connection, IntegrityError, Store
 from storage.servers import ServerRow, delete_server, insert_server, select_server, select_servers
 
@@ -105,7 +105,7 @@ async def _insert(connection: Connection, row: ServerRow, audit: AuditRow) -> No
 
 
 async def _delete(connection: Connection, clock: Clock, actor: Actor, name: str) -> None:
-    await hold_audit(connection)
+    await lock_audit_head(connection)
     row = await select_server(connection, name)
     if row is None:
         raise NotFound("server_not_found", f"There is no server named {name} in the database.")

@@ -17,7 +17,7 @@ from bluesminds.accounts.audit import Actor, entry
 from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import token_digest, uuid7
 from bluesminds.common.errors import NotFound
-from storage.audit import hold_audit, insert_audit
+from storage.audit import insert_audit, lock_audit_head
 from storage.base import Connection, StorageError, Store
 from storage.sessions import (
     SessionRow,
@@ -146,7 +146,7 @@ class Sessions:
         return [row for row in await select_sessions(connection, user_id) if self._is_active(row, now)]
 
     async def _revoke(self, connection: Connection, actor: Actor, user_id: str, session_id: str) -> None:
-        await hold_audit(connection)
+        await lock_audit_head(connection)
         if all(row.id != session_id for row in await self._active_sessions(connection, user_id)):
             raise NotFound("session_not_found", "There is no session with this id.")
         audit = entry(self._clock, actor, "session.end", user_id, before={"session_id": session_id})
@@ -156,7 +156,7 @@ class Sessions:
     async def _revoke_all_but(
         self, connection: Connection, actor: Actor, action: str, user_id: str, but: str
     ) -> None:
-        await hold_audit(connection)
+        await lock_audit_head(connection)
         revoked = [row.id for row in await self._active_sessions(connection, user_id) if row.id != but]
         if revoked:
             await insert_audit(

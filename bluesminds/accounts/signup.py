@@ -18,7 +18,7 @@ from bluesminds.identity.password import Passwords
 from bluesminds.notify.mail import Mail
 from bluesminds.notify.mail_queue import MailQueue
 from bluesminds.notify.mail_templates import MailTemplates
-from storage.audit import hold_audit, insert_audit
+from storage.audit import insert_audit, lock_audit_head
 from storage.base import Connection, Store
 from storage.single_use_tokens import select_token, use_token
 from storage.users import UserRow, insert_user, select_user_by_email, update_user
@@ -68,7 +68,7 @@ class SignUp(Struct, frozen=True, kw_only=True):
     async def _sign_up(
         self, connection: Connection, actor: Actor, new: UserRow, invite: str | None, may_mail: bool
     ) -> Mail | None:
-        await hold_audit(connection)
+        await lock_audit_head(connection)
         email = new.email or ""
         if invite is not None:
             await self._use_invite(connection, actor, invite, email)

@@ -20,7 +20,7 @@ from bluesminds.accounts.audit import Actor, entry
 from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import is_uuid, token_digest, uuid7
 from bluesminds.common.errors import Conflict, Forbidden, InvalidRequest, NotFound
-from storage.audit import AuditRow, hold_audit, insert_audit
+from storage.audit import AuditRow, insert_audit, lock_audit_head
 from storage.base import Connection, Store
 from storage.sessions import delete_sessions
 from storage.settings import delete_setting, put_setting, select_setting
@@ -161,7 +161,7 @@ class Users:
     async def _update(
         self, connection: Connection, actor: Actor, user_id: str, changes: UserChanges
     ) -> UserRow:
-        await hold_audit(connection)
+        await lock_audit_head(connection)
         before = _require(await select_user(connection, user_id))
         after = _changed(before, changes, self._clock.now_ms())
         if after == before:
@@ -185,14 +185,14 @@ class Users:
         return after
 
     async def _claim_admin(self, connection: Connection, actor: Actor, user: UserRow, digest: str) -> UserRow:
-        await hold_audit(connection)
+        await lock_audit_head(connection)
         expected = await select_setting(connection, BOOTSTRAP)
         if expected is None or not hmac.compare_digest(expected, digest):
             raise _bad_token()
         return await self._store_user(connection, actor, "admin.claim", user)
 
     async def _create(self, connection: Connection, actor: Actor, user: UserRow) -> UserRow:
-        await hold_audit(connection)
+        await lock_audit_head(connection)
         return await self._store_user(connection, actor, "user.create", user)
 
     async def _store_user(self, connection: Connection, actor: Actor, action: str, user: UserRow) -> UserRow:
@@ -213,7 +213,7 @@ class Users:
         return user
 
     async def _local_user(self, connection: Connection, actor: Actor) -> tuple[str, bool]:
-        await hold_audit(connection)
+        await lock_audit_head(connection)
         existing = await select_setting(connection, LOCAL_USER)
         if existing is not None:
             return existing, False
@@ -308,7 +308,7 @@ def _bad_token() -> Forbidden:
 
 
 async def _issue_token(connection: Connection, digest: str, audit: AuditRow) -> bool:
-    await hold_audit(connection)
+    await lock_audit_head(connection)
     if await has_admin(connection):
         return False
     await insert_audit(connection, audit)

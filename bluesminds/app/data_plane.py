@@ -27,7 +27,7 @@ from bluesminds.gateway.routing.health import ServerHealthRegistry
 from bluesminds.gateway.supervision import MAX_BACKOFF, HealthChecker, IdleSweeper, TaskSupervisor, Watchdog
 from bluesminds.gateway.upstream.sender import Sender
 from bluesminds.http.asgi import ASGIApp
-from bluesminds.http.server.limits import Stats
+from bluesminds.http.server.limits import ListenerStats
 from bluesminds.web import app
 from bluesminds.web.api import GatewayControls, api_routes, build_guard, ops
 from bluesminds.web.data_plane import DataPlane
@@ -84,7 +84,7 @@ class DataPlaneParts(Struct, frozen=True):
     routing: Routing
     idle_sweeper: IdleSweeper
     watchdog: Watchdog
-    stats: Stats
+    stats: ListenerStats
     control: ASGIApp
     edge: ASGIApp
 
@@ -111,7 +111,7 @@ def build_data_plane(services: Services, configured: list[Server], runtime: Runt
         total_timeout=settings.upstream.total_timeout,
         expose_server=settings.server.expose_server,
     )
-    bodies, stats = BodyMemory(settings.server.max_buffered_bytes), Stats()
+    bodies, stats = BodyMemory(settings.server.max_buffered_bytes), ListenerStats()
     _add_gauges(runtime, authentication.limiter, bodies)
     control = _build_control(services, runtime, authentication, routing, stats)
     services.key_changes.subscribe(authentication.keys.forget)
@@ -183,7 +183,11 @@ def _add_gauges(runtime: Runtime, limiter: RateLimiter, bodies: BodyMemory) -> N
 
 
 def _build_control(
-    services: Services, runtime: Runtime, authentication: Authentication, routing: Routing, stats: Stats
+    services: Services,
+    runtime: Runtime,
+    authentication: Authentication,
+    routing: Routing,
+    stats: ListenerStats,
 ) -> ASGIApp:
     """The control plane: the HTTP API, its reference, the pages and the endpoints for monitoring."""
     registry = CollectorRegistry()

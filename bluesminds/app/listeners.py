@@ -14,11 +14,15 @@ import trio
 
 from bluesminds.app.services import Services
 from bluesminds.app.settings_map import listener_limits
+from bluesminds.common.log import Log
 from bluesminds.common.networks import Networks
-from bluesminds.config import ListenSettings
+from bluesminds.config import ListenSettings, Settings
 from bluesminds.http.asgi import ASGIApp, OnError
-from bluesminds.http.server.serve import Limits, Stats, bind_tcp, bind_unix, serve
+from bluesminds.http.server.serve import ListenerLimits, ListenerStats, bind_tcp, bind_unix, serve
+from bluesminds.http.server.sockets import raise_descriptor_limit
 from bluesminds.web.guard import mark_operator
+
+OTHER_DESCRIPTORS = 100  # for the database, the log, and sockets that are being closed
 
 
 class CannotListen(Exception):
@@ -31,6 +35,14 @@ class CannotListen(Exception):
 
 class BadCertificate(Exception):
     """The listener's TLS certificate or its private key cannot be used."""
+
+
+def ensure_descriptors(settings: Settings, log: Log) -> None:
+    """Allow a descriptor for each permitted connection; warn if the hard limit is too low for that."""
+    needed = settings.server.max_connections + settings.upstream.max_connections + OTHER_DESCRIPTORS
+    limit = raise_descriptor_limit(needed)
+    if limit < needed:
+        log.warning("descriptor_limit_low", limit=limit, needed=needed)
 
 
 @contextmanager
@@ -56,7 +68,7 @@ async def listen_publicly(
     services: Services,
     app: ASGIApp,
     sockets: list[socket],
-    stats: Stats,
+    stats: ListenerStats,
     shutdown: trio.Event,
     *,
     task_status: trio.TaskStatus[list[Any]] = trio.TASK_STATUS_IGNORED,
@@ -70,13 +82,13 @@ async def listen_publicly(
         tls=server_tls_context(server),
         http2=server.http2,
         on_error=lambda exc: log.exception("connection_failed", exc),
-        on_refusal=lambda client, refusal, request_id, untold: log.info(
+        on_rejection=lambda client, rejection, request_id, suppressed: log.info(
             "connection_refused",
             client=client,
-            status=refusal.status,
-            code=refusal.code,
+            status=rejection.status,
+            code=rejection.code,
             request_id=request_id,
-            untold=untold,
+            suppressed=suppressed,
         ),
         proxies=Networks.read(server.trusted_proxies) if server.proxy_protocol else None,
         shutdown=shutdown,
@@ -102,7 +114,9 @@ async def listen_locally(
 
 async def listen_privately(app: ASGIApp, sockets: list[socket], on_error: OnError) -> None:
     """Serve with default limits until cancelled."""
-    await serve(app, sockets, Limits(), on_error=on_error, shutdown=trio.Event(), stats=Stats())
+    await serve(
+        app, sockets, ListenerLimits(), on_error=on_error, shutdown=trio.Event(), stats=ListenerStats()
+    )
 
 
 def server_tls_context(server: ListenSettings) -> ssl.SSLContext | None:

@@ -15,7 +15,7 @@ from bluesminds.app.settings_map import configured_server
 from bluesminds.app.state_dir import BadState, ForeignState, StateDir
 from bluesminds.config import Loaded, Problem, ServerSettings, Settings
 from bluesminds.gateway.probe import probe
-from bluesminds.http.client.pool import Origin, Pool, tls_context
+from bluesminds.http.client.pool import Pool, UpstreamOrigin, tls_context
 from bluesminds.http.server.sockets import bind_tcp
 from storage import StorageError, ping, sqlite_path
 
@@ -29,7 +29,7 @@ def static_checks(loaded: Loaded) -> Iterator[Problem]:
     for server in settings.servers:
         if server.url is not None:
             try:
-                Origin.parse(server.url)
+                UpstreamOrigin.parse(server.url)
             except ValueError as error:
                 where = loaded.origins[f"servers.{server.name}.url"].place
                 message = f'url in [[servers]] "{server.name}" cannot be used: {error}'

@@ -19,7 +19,7 @@ from msgspec import Struct
 from bluesminds.app.data_plane import DataPlaneParts, Runtime, build_data_plane, restore_limits
 from bluesminds.app.discovery import configured_servers, start_demo
 from bluesminds.app.first_run import FirstRun, bootstrap, refuse_public_without_admin
-from bluesminds.app.listeners import listen_locally, listen_publicly, public_sockets
+from bluesminds.app.listeners import ensure_descriptors, listen_locally, listen_publicly, public_sockets
 from bluesminds.app.services import Services, open_services
 from bluesminds.common.clock import Clock
 from bluesminds.common.log import Log
@@ -67,6 +67,7 @@ async def serve(
     Raises, before it has started, StartRefused, StateBusy, BadState, BadDatabaseURL, StorageError,
     LeaseTaken, CannotListen and BadCertificate.
     """
+    ensure_descriptors(settings, log)
     async with open_services(settings, clock=clock, log=log, password_hasher=password_hasher) as services:
         with public_sockets(settings.server, inherited) as sockets:
             await refuse_public_without_admin(sockets, services)

@@ -34,9 +34,10 @@ from bluesminds.app.state_dir import StateDir
 from bluesminds.common.clock import Calendar, Clock, zone_named
 from bluesminds.common.crypto import Vault
 from bluesminds.common.log import Log
+from bluesminds.common.networks import Networks
 from bluesminds.config import Settings
 from bluesminds.config.settings import Tier
-from bluesminds.http.client.pool import Pool, tls_context
+from bluesminds.http.client.pool import AddressPolicy, Pool, tls_context
 from bluesminds.identity.password import PASSWORD_HASHER, Passwords
 from bluesminds.notify.mail import Mailer, OutboxMailer, SmtpMailer, smtp_tls_context
 from bluesminds.notify.mail_queue import MailQueue
@@ -102,6 +103,7 @@ async def open_services(
             max_connections=settings.upstream.max_connections,
             max_per_origin=settings.upstream.max_connections_per_server,
             tls=tls_context(settings.upstream.ca_file),
+            policy=AddressPolicy(Networks.read(settings.upstream.allowed_networks)),
         )
         async with open_store(url, statement_timeout=settings.storage.settle_timeout) as store:
             pepper, vault = await load_secrets(store, state, settings.keys.pepper)

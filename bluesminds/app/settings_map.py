@@ -9,7 +9,7 @@ from bluesminds.common.values import LimitSet, Server
 from bluesminds.config import ListenSettings, ServerSettings, Settings
 from bluesminds.config.settings import MailSettings
 from bluesminds.http.client.pool import Timeouts
-from bluesminds.http.server.serve import Limits as ListenerLimits
+from bluesminds.http.server.serve import ListenerLimits
 from bluesminds.notify.mail import SmtpAccount
 
 

@@ -114,12 +114,12 @@ def set_(key_id: str, name: str | None, config: Path | None, as_json: bool, **ru
     type=click.IntRange(0, 604_800),
     default=0,
     show_default=True,
-    help="Seconds that what the key was before goes on for.",
+    help="Seconds for which the previous secret is still accepted.",
 )
 @config_option
 @json_option
 def rotate(key_id: str, overlap: int, config: Path | None, as_json: bool) -> None:
-    """Give a key another form, which is printed once. Its id, rules and use stay."""
+    """Replace the secret of a key; the new one is printed once. ID, rules and usage stay."""
     made = ask(config, "POST", f"{key_path(key_id)}/rotate", {"overlap_seconds": overlap})
     _hand_over(made, as_json=as_json)
 
@@ -129,12 +129,12 @@ def rotate(key_id: str, overlap: int, config: Path | None, as_json: bool) -> Non
 @config_option
 @json_option
 def end_previous(key_id: str, config: Path | None, as_json: bool) -> None:
-    """Cut the overlap of a rotation short."""
+    """End the previous secret of a rotated key."""
     ask(config, "DELETE", f"{key_path(key_id)}/previous")
     if as_json:
         echo_json({"id": key_id, "previous_until": None})
     else:
-        click.echo(f"only the latest form of {key_id} works now")
+        click.echo(f"only the current secret of {key_id} is accepted now")
 
 
 @keys_group.command()
@@ -160,7 +160,7 @@ def revoke(key_id: str, config: Path | None, as_json: bool) -> None:
 def usage(key_id: str, days: int, config: Path | None, as_json: bool) -> None:
     """Sum up what a key was used for, by day."""
     found = ask(config, "GET", f"{key_path(key_id)}/usage?days={days}")
-    columns = ("day", "requests", "errors", "prompt_tokens", "completion_tokens", "cost_usd")
+    columns = ("day", "requests", "errors", "input_tokens", "output_tokens", "cost_usd")
     show(found if as_json else {"data": found["days"]}, as_json=as_json, columns=columns)
 
 

@@ -153,13 +153,14 @@ class Server(Struct, frozen=True):
 
 
 class Usage(Struct, frozen=True, gc=False):
-    """The token counts of one response. None: unknown. `source`: "upstream"; "estimated" if at least one of
-    prompt and completion is estimated; "none" without counts.
+    """Tokens of one response; None: unknown. `input` includes cached tokens, `output` includes reasoning.
+    `source`: "upstream"; "estimated" if `input`, `output` or both are estimated; or "none".
     """
 
-    prompt: int | None = None
-    completion: int | None = None
-    cached: int | None = None
+    input: int | None = None
+    output: int | None = None
+    cache_read: int | None = None
+    cache_write: int | None = None
     reasoning: int | None = None
     source: UsageSource = "none"
 

@@ -15,7 +15,7 @@ from bluesminds.common.clock import zone_named
 from bluesminds.common.emails import read_email
 from bluesminds.common.networks import Networks
 from bluesminds.config.fields import SERVERS, shown
-from bluesminds.config.settings import ListenSettings, ServerSettings, Settings
+from bluesminds.config.settings import ListenSettings, ServerSettings, Settings, UpstreamSettings
 
 Source = tuple[str | int, ...]
 _PEPPER_LENGTH: Final = 16
@@ -37,6 +37,7 @@ class Finding:
 def check(settings: Settings) -> Iterator[Finding]:
     """Everything wrong with settings that are each of the right type."""
     yield from _check_listener(settings)
+    yield from _check_networks(settings.upstream)
     yield from _check_database(settings)
     yield from _check_pepper(settings)
     yield from _check_authorities(("upstream", "ca_file"), settings.upstream.ca_file)
@@ -64,6 +65,15 @@ def _check_listener(settings: Settings) -> Iterator[Finding]:
         about = (("server", "http2"), _CERT, _KEY)
         yield Finding(about, "http2 in [server] needs TLS", "set tls_cert and tls_key, or remove http2")
     yield from _check_proxies(server)
+
+
+def _check_networks(upstream: UpstreamSettings) -> Iterator[Finding]:
+    try:
+        Networks.read(upstream.allowed_networks)
+    except ValueError as exc:
+        message = f"allowed_networks in [upstream]: {exc}"
+        fix = 'write it like allowed_networks = ["127.0.0.0/8", "10.0.0.0/8"]'
+        yield Finding((("upstream", "allowed_networks"),), message, fix)
 
 
 def _check_proxies(server: ListenSettings) -> Iterator[Finding]:

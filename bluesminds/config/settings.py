@@ -66,6 +66,11 @@ NetworkNames = Annotated[
     tuple[Text, ...],
     Meta(description="a list of IP addresses and networks", examples=[["127.0.0.1", "10.0.0.0/8"]]),
 ]
+# Servers added with the API are mostly local model servers, so private networks are allowed by default.
+PRIVATE_NETWORKS = (
+    *("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"),
+    *("::1/128", "fc00::/7"),
+)
 Dialect = Literal["openai", "litellm", "anthropic", "demo"]
 
 
@@ -119,6 +124,7 @@ class UpstreamSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_connections_per_server: Count = 500
     attempts: Attempts = 3
     ca_file: Path | None = None
+    allowed_networks: NetworkNames = PRIVATE_NETWORKS
     probe_interval: Seconds = 60.0
     probe_timeout: Seconds = 10.0
     eject_after: Count = 5

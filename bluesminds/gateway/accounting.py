@@ -57,7 +57,7 @@ class UsageEntry:
         if self._batch is None:
             estimator = self._accounting.estimator
             self.cost = estimator.cost(self._call.model, usage)
-            self._ticket.settle((usage.prompt or 0) + (usage.completion or 0), self.cost or 0)
+            self._ticket.settle((usage.input or 0) + (usage.output or 0), self.cost or 0)
             estimator.learn(self._call.model, self.size, usage)
             row = self._row(status, outcome, usage)
             self._batch = self._accounting.recorder.record(row)
@@ -99,9 +99,10 @@ class UsageEntry:
             outcome=outcome,
             streamed=self._call.stream,
             attempts=len(self.tried),
-            prompt_tokens=usage.prompt,
-            completion_tokens=usage.completion,
-            cached_tokens=usage.cached,
+            input_tokens=usage.input,
+            output_tokens=usage.output,
+            cache_read_tokens=usage.cache_read,
+            cache_write_tokens=usage.cache_write,
             reasoning_tokens=usage.reasoning,
             usage_source=usage.source,
             first_byte_ms=None
@@ -139,10 +140,10 @@ class UsageAccounting(Struct, frozen=True):
         metrics.seconds[row.endpoint].observe(row.duration_ms / 1000)
         if row.first_byte_ms is not None:
             metrics.first_byte[row.endpoint].observe(row.first_byte_ms / 1000)
-        if row.prompt_tokens:
-            metrics.tokens[row.model, "prompt"] += row.prompt_tokens
-        if row.completion_tokens:
-            metrics.tokens[row.model, "completion"] += row.completion_tokens
+        if row.input_tokens:
+            metrics.tokens[row.model, "input"] += row.input_tokens
+        if row.output_tokens:
+            metrics.tokens[row.model, "output"] += row.output_tokens
         if self.log_requests:
             self._log_row(row)
 
@@ -188,8 +189,8 @@ class UsageAccounting(Struct, frozen=True):
             outcome=row.outcome,
             key_id=row.key_id,
             attempts=row.attempts,
-            prompt_tokens=row.prompt_tokens,
-            completion_tokens=row.completion_tokens,
+            input_tokens=row.input_tokens,
+            output_tokens=row.output_tokens,
             first_byte_ms=row.first_byte_ms,
             duration_ms=row.duration_ms,
         )

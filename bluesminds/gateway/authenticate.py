@@ -90,7 +90,7 @@ class KeyAuthenticator:
         if found.expires_at is not None and found.expires_at <= context.at_ms:
             raise Unauthenticated(
                 "api_key_expired",
-                "This API key has expired or was rotated. Use its new secret or create a new key.",
+                "This API key has expired. If it was rotated, use its current secret; else create a new key.",
             )
         return found
 

@@ -38,13 +38,13 @@ class Estimator:
         price = self.prices.get(model)
         if price is None:
             return None
-        return price.cost(usage.prompt or 0, usage.cached or 0, usage.completion or 0)
+        return price.cost(usage.input or 0, usage.cache_read or 0, usage.output or 0)
 
     def learn(self, model: str, size: int, usage: Usage) -> None:
         """Update the ratio with what a server reported for a prompt of `size` bytes."""
-        if usage.source != "upstream" or not usage.prompt or not size:
+        if usage.source != "upstream" or not usage.input or not size:
             return
-        observed = min(max(usage.prompt / size, MIN_RATIO), MAX_RATIO)
+        observed = min(max(usage.input / size, MIN_RATIO), MAX_RATIO)
         ratio = self._ratios.get(model)
         if ratio is None:
             if len(self._ratios) >= MAX_MODELS:

@@ -4,7 +4,7 @@ import trio
 from msgspec import Struct
 
 from bluesminds.common.values import Server
-from bluesminds.http.client.pool import Origin, Pool, Timeouts, UpstreamError
+from bluesminds.http.client.pool import LocalResourceError, Pool, Timeouts, UpstreamError, UpstreamOrigin
 from bluesminds.providers.dialects import DIALECTS
 from bluesminds.providers.openai import ModelRow, read_error, read_models
 
@@ -12,12 +12,15 @@ MAX_LIST = 16 * 1024 * 1024  # bytes; the list of OpenRouter has about one MiB
 
 
 class ProbeResult(Struct, frozen=True):
-    """`error` is None on success; `models` is None if they were not listed."""
+    """`error` is None on success; `models` is None if they were not listed. `local`: this machine caused the
+    error, so the result does not describe the server.
+    """
 
     server: str
     error: str | None
     models: list[ModelRow] | None
     seconds: float
+    local: bool = False
 
 
 async def probe(pool: Pool, server: Server, *, seconds: float, list_models: bool) -> ProbeResult:
@@ -29,14 +32,17 @@ async def probe(pool: Pool, server: Server, *, seconds: float, list_models: bool
     started = trio.current_time()
     models: list[ModelRow] | None = None
     error: str | None = None
+    local = False
     try:
         with trio.fail_after(seconds):
             models = await _fetch_models(pool, server, seconds, list_models=list_models)
     except (UpstreamError, ValueError) as exc:
         error = str(exc) or type(exc).__name__
+        local = isinstance(exc, LocalResourceError)
     except trio.TooSlowError:
         error = f"no response within {seconds:g} s"
-    return ProbeResult(server=server.name, error=error, models=models, seconds=trio.current_time() - started)
+    elapsed = trio.current_time() - started
+    return ProbeResult(server=server.name, error=error, models=models, seconds=elapsed, local=local)
 
 
 async def _fetch_models(
@@ -44,7 +50,7 @@ async def _fetch_models(
 ) -> list[ModelRow] | None:
     """The models, or None without `list_models`. Raises ValueError for an error response."""
     dialect = DIALECTS[server.dialect]
-    origin, base = Origin.parse(server.url)
+    origin, base = UpstreamOrigin.parse(server.url, trusted=server.origin != "table")
     alive_path = None if list_models else dialect.alive_path
     timeouts = Timeouts(seconds, seconds, seconds, seconds, seconds)
     target = (alive_path or base + dialect.models_path).encode()

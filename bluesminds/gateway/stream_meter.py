@@ -43,11 +43,11 @@ class StreamMeter:
         than what has come.
         """
         told = self._usage
-        if self.ended or told is None or told.completion is None:
+        if self.ended or told is None or told.output is None:
             return told
-        if self.events <= self._reported or told.completion >= self.events:
+        if self.events <= self._reported or told.output >= self.events:
             return told
-        return structs.replace(told, completion=self.events, source="estimated")
+        return structs.replace(told, output=self.events, source="estimated")
 
     @property
     def failed(self) -> bool:
@@ -140,30 +140,28 @@ def _is_media(text: bytes) -> bool:
 
 
 def estimate(size: int, events: int) -> Usage:
-    """For what the server did not say: the prompt by the bytes of its text, the completion by its events (one
-    token each, as servers stream them).
+    """Usage that the server did not report: input from the bytes of its text, output from the number of
+    events, because servers stream one token in each.
     """
-    return Usage(prompt=_tokens(size), completion=events, source="estimated")
+    return Usage(input=_tokens(size), output=events, source="estimated")
 
 
 def estimate_whole(size: int, answer: bytes) -> Usage:
     """The same for an answer in one piece, by its bytes."""
-    return Usage(prompt=_tokens(size), completion=_tokens(text_size(answer)), source="estimated")
+    return Usage(input=_tokens(size), output=_tokens(text_size(answer)), source="estimated")
 
 
 def filled(reported: Usage | None, guessed: Callable[[], Usage]) -> Usage:
     """What the server reported. A count that it left out is guessed: it must not be free."""
-    if reported is not None and reported.prompt is not None and reported.completion is not None:
+    if reported is not None and reported.input is not None and reported.output is not None:
         return reported
     guess = guessed()
     if reported is None:
         return guess
     return structs.replace(
         reported,
-        prompt=_at_least(guess.prompt, reported.cached) if reported.prompt is None else reported.prompt,
-        completion=_at_least(guess.completion, reported.reasoning)
-        if reported.completion is None
-        else reported.completion,
+        input=_at_least(guess.input, reported.cache_read) if reported.input is None else reported.input,
+        output=_at_least(guess.output, reported.reasoning) if reported.output is None else reported.output,
         source="estimated",
     )
 
@@ -174,10 +172,12 @@ def _at_least(guess: int | None, part: int | None) -> int:
 
 def _newer(usage: Usage, before: Usage | None) -> Usage:
     """Of two reports the later one, with a count, and its details, that only the earlier one had."""
-    if before is not None and usage.prompt is None:
-        usage = structs.replace(usage, prompt=before.prompt, cached=before.cached)
-    if before is not None and usage.completion is None:
-        usage = structs.replace(usage, completion=before.completion, reasoning=before.reasoning)
+    if before is not None and usage.input is None:
+        usage = structs.replace(
+            usage, input=before.input, cache_read=before.cache_read, cache_write=before.cache_write
+        )
+    if before is not None and usage.output is None:
+        usage = structs.replace(usage, output=before.output, reasoning=before.reasoning)
     return usage
 
 

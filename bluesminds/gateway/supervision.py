@@ -100,7 +100,8 @@ class HealthChecker:
     async def _probe(self, server: Server) -> None:
         async with self._limit:
             result = await probe(self._pool, server, seconds=self._timeout, list_models=not server.models)
-        self._health.record_probe(server.name, alive=result.error is None)
+        if not result.local:
+            self._health.record_probe(server.name, alive=result.error is None)
         if result.models is not None:
             self._registry.set_discovered(server.name, result.models)
 

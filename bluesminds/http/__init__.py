@@ -1,1 +1,1 @@
-"""Bytes to requests and back: the listening side and the outbound pool. Knows nothing about models."""
+"""HTTP: the listener (server/), the upstream client (client/), and what they share."""

@@ -1,7 +1,7 @@
-"""The ASGI vocabulary of the listening side, and its one extension.
+"""ASGI types of the listener, and its one extension.
 
-`scope["extensions"]["disconnect"]` is a Disconnect: it tells synchronously, while an answer is still being
-produced, that nobody waits for it any more. `receive` tells the same in ASGI's own way.
+`scope["extensions"]["disconnect"]` is a Disconnect. It reports a client disconnect synchronously, while the
+response is still being produced. `receive` returns `http.disconnect` as ASGI specifies.
 """
 
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -18,35 +18,35 @@ ASGI_VERSION = {"version": "3.0", "spec_version": "2.5"}
 
 
 class ClientDisconnected(OSError):
-    """Raised by `send` when the client has gone or stopped reading."""
+    """Raised by `send` when the client has disconnected or stopped reading."""
 
 
 class Disconnect:
-    """Whether the client of one request has gone, and who wants to know."""
+    """Whether the client of one request has disconnected, and the callbacks to run then."""
 
-    __slots__ = ("_callbacks", "gone")
+    __slots__ = ("_callbacks", "disconnected")
 
     def __init__(self) -> None:
-        self.gone = False
+        self.disconnected = False
         self._callbacks: tuple[Callable[[], object], ...] = ()
 
-    def then(self, callback: Callable[[], object]) -> None:
-        """Call back once, synchronously, when the client goes; at once if it has gone. Must not raise."""
-        if self.gone:
+    def add_callback(self, callback: Callable[[], object]) -> None:
+        """Call `callback` once, synchronously, on disconnect; at once if it has happened. Must not raise."""
+        if self.disconnected:
             callback()
         else:
             self._callbacks += (callback,)
 
     def fire(self) -> None:
-        """The client has gone. Idempotent."""
-        self.gone = True
+        """Record the disconnect and run the callbacks. Idempotent."""
+        self.disconnected = True
         callbacks, self._callbacks = self._callbacks, ()
         for callback in callbacks:
             callback()
 
 
 def without_disconnects(error: BaseException) -> BaseException | None:
-    """What is left of an app's error once the news that the client has gone is taken away."""
+    """The app's error without its ClientDisconnected parts; None when nothing else is left."""
     if isinstance(error, ClientDisconnected):
         return None
     if isinstance(error, BaseExceptionGroup):

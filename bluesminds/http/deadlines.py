@@ -1,9 +1,9 @@
-"""Coarse deadlines for many socket waits at the price of one float write each.
+"""Coarse deadlines for many socket waits. Setting one costs one float write.
 
-A cancel scope around every socket wait costs more than the wait's own system calls. Here a wait
-writes an absolute time into its object, and one sweeper task per server or pool looks at all of them
-every TICK. It promises to fire no earlier than the deadline and at most one tick (plus scheduling) later;
-it refuses anything finer, so connect and similar rare waits use Trio's own scopes.
+A cancel scope around every socket wait costs more than the wait's own system calls. Here a wait writes an
+absolute time into its object, and one task per server or pool checks all of them every TICK. A deadline
+fires no earlier than its time and at most one TICK (plus scheduling) later. Rare waits such as connect use
+Trio's cancel scopes, which are exact.
 """
 
 import math
@@ -16,17 +16,17 @@ NEVER = math.inf
 
 
 class Watched(Protocol):
-    """Something with deadlines on Trio's clock, in seconds; NEVER when nothing is being waited for."""
+    """An object with deadlines on Trio's clock, in seconds; NEVER while it does not wait."""
 
     read_deadline: float
     write_deadline: float
 
     def expire(self) -> None:
-        """Wake whoever waits, synchronously. Called until they have reset what passed; must not raise."""
+        """Wake the waiting tasks, synchronously. Repeated until they reset the deadline; must not raise."""
 
 
 class Deadlines:
-    """The set of watched objects and the task that expires them."""
+    """The watched objects and the task that expires them."""
 
     def __init__(self) -> None:
         self._watched: set[Watched] = set()
@@ -38,12 +38,12 @@ class Deadlines:
         self._watched.discard(watched)
 
     def expire_due(self, now: float) -> None:
-        due = [one for one in self._watched if one.read_deadline <= now or one.write_deadline <= now]
+        due = [item for item in self._watched if item.read_deadline <= now or item.write_deadline <= now]
         for watched in due:
             watched.expire()
 
     async def run(self) -> None:
-        """Sweep for ever; the owner of the nursery cancels it."""
+        """Check the deadlines every TICK until cancelled."""
         while True:
             await trio.sleep(TICK)
             self.expire_due(trio.current_time())

@@ -1,15 +1,15 @@
-"""Event streams as bytes: splitting what an upstream sends into events, reading an event's data, writing one.
+"""Server-sent events as bytes: split a stream into events, read an event's data, write an event.
 
-The splitter never changes a byte: its outputs joined are its inputs joined, and the same events come out
-however the stream was cut. Lines end with LF, CRLF or CR, and a blank line ends an event (WHATWG HTML,
-section 9.2). A blank line that ends with CR waits for the next byte, which may be the LF of that line end.
+The splitter never changes a byte: its outputs joined are its inputs joined. The events do not depend on how
+the stream was cut. Lines end with LF, CRLF or CR, and a blank line ends an event (WHATWG HTML, section 9.2).
+A blank line that ends with CR waits for the next byte, which may be the LF of the same line end.
 """
 
 import re
 
-MAX_EVENT = 32 * 1024 * 1024  # bytes; models that draw send a whole picture in one event
+MAX_EVENT = 32 * 1024 * 1024  # bytes; image models send a whole picture in one event
 
-# A line's end followed by a blank line. A final CR is not taken before the byte after it is known.
+# A line end followed by a blank line. A final CR is only matched once the next byte is known.
 _BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?=[^\n]))")
 _LINE_END = re.compile(rb"\r\n|\n|\r(?=[^\n])")
 _ANY_LINE_END = re.compile(rb"\r\n|\n|\r")
@@ -21,7 +21,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class EventTooLarge(Exception):
-    """One event is longer than the splitter allows. The stream is of no more use."""
+    """One event is longer than the splitter allows; the stream cannot be continued."""
 
 
 class EventSplitter:
@@ -60,7 +60,7 @@ class EventSplitter:
         return [part + b"\n\n" for part in data[:-2].split(b"\n\n")]
 
     def finish(self) -> bytes:
-        """What is left when the stream has ended: part of an event, or a whole one that ends with CR."""
+        """The bytes left at the end of the stream: part of an event, or a whole one that ends with CR."""
         rest = bytes(self._pending)
         self._pending.clear()
         self._searched = 0
@@ -103,12 +103,12 @@ def event_data(event: bytes) -> bytes:
 
 
 def is_named(event: bytes) -> bool:
-    """Whether the event has a type of its own."""
+    """Whether the event has an `event:` field."""
     return b"event:" in event and _EVENT_FIELD.search(event) is not None
 
 
 def with_data(event: bytes, data: bytes | None) -> bytes:
-    """The event with other data, or with none. Its other lines keep their bytes; b"" when none is left."""
+    """The event with its data replaced, or removed (None). Other lines are kept; b"" when no line is left."""
     kept = []
     for line in _LINE.findall(event):
         if not _DATA_FIELD.match(line):

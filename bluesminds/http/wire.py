@@ -1,9 +1,9 @@
 """One connected byte stream, plain or TLS, with absolute deadlines and no hidden checkpoints.
 
-`receive` always waits for the kernel first, so every read is a scheduling point and reading loops are fair.
-`send` tries the kernel first and yields only when its buffer is full: one system call for most answers.
-Reading and writing have a deadline each, and are swept (see deadlines.py): a wait that expires raises
-WireTimeout and leaves the socket open and the other wait alone, except that TLS breaks when a send is ended.
+`receive` always waits for the kernel first, so every read is a scheduling point and read loops are fair.
+`send` tries the kernel first and yields only when its buffer is full: most responses take one system call.
+Reading and writing have one deadline each (see deadlines.py). A wait that expires raises WireTimeout; the
+socket stays open and the other wait goes on, except that TLS cannot be used after an interrupted send.
 Every other end of the connection raises WireClosed.
 """
 
@@ -19,7 +19,7 @@ from bluesminds.http.deadlines import NEVER
 
 RECEIVE_BYTES = 65536
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-PASSED = -math.inf
+EXPIRED = -math.inf
 
 
 class WireClosed(Exception):
@@ -44,10 +44,10 @@ class Wire(Protocol):
         """The next bytes, at most RECEIVE_BYTES; b"" when the peer has finished sending."""
 
     async def send(self, data: bytes | bytearray | memoryview, deadline: float = NEVER) -> None:
-        """Hand all of data to the kernel."""
+        """Pass all of data to the kernel."""
 
     def send_now(self, data: bytes) -> None:
-        """Best effort without waiting; whatever the kernel does not take is dropped."""
+        """Send without waiting; what the kernel does not accept is dropped."""
 
     def pending(self) -> bool:
         """Whether bytes have left the kernel that `receive` has not returned yet."""
@@ -55,19 +55,19 @@ class Wire(Protocol):
     def fileno(self) -> int: ...
 
     def expire(self) -> None:
-        """Wake both waits; those past their deadline end."""
+        """Wake both waits; those past their deadline raise WireTimeout."""
 
-    def give_up(self) -> None:
+    def abort_waits(self) -> None:
         """End both waits with WireTimeout now."""
 
-    def finish(self) -> None:
-        """Tell the peer that nothing more comes; receiving goes on. TLS cannot say so without waiting."""
+    def shutdown_write(self) -> None:
+        """Half-close: nothing more is sent, receiving goes on. TLS cannot do it without waiting."""
 
     def close(self) -> None:
         """Close at once, waking any waiter with WireClosed. Idempotent."""
 
     def abort(self) -> None:
-        """Close and reset, dropping what the kernel still holds for a peer that does not take it."""
+        """Close with a TCP reset; data that the kernel still holds is dropped."""
 
 
 class SocketWire:
@@ -136,11 +136,11 @@ class SocketWire:
     def expire(self) -> None:
         trio.lowlevel.notify_closing(self._sock)
 
-    def give_up(self) -> None:
-        self.read_deadline = self.write_deadline = PASSED
+    def abort_waits(self) -> None:
+        self.read_deadline = self.write_deadline = EXPIRED
         self.expire()
 
-    def finish(self) -> None:
+    def shutdown_write(self) -> None:
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_WR)
 
@@ -156,7 +156,7 @@ class SocketWire:
 
 
 class TLSWire:
-    """A wire over trio's SSLStream. The handshake is the caller's, under its own deadline."""
+    """A wire over trio's SSLStream. The caller does the handshake, under its own deadline."""
 
     __slots__ = ("__weakref__", "_socket", "_stream", "read_deadline", "write_deadline")
 
@@ -185,17 +185,17 @@ class TLSWire:
             await self._stream.send_all(data)
         except trio.ClosedResourceError as exc:
             _check_woken(self._socket, self.write_deadline, exc)
-            raise WireClosed from exc  # how much has left is not known
+            raise WireClosed from exc  # how much was sent is not known
         except trio.BrokenResourceError as exc:
             raise WireClosed from exc
         finally:
             self.write_deadline = NEVER
 
     def send_now(self, data: bytes) -> None:
-        """TLS state cannot be advanced without waiting, so nothing is sent."""
+        """Sends nothing: TLS cannot encrypt and send without waiting."""
 
     def pending(self) -> bool:
-        # A read takes all records that have come and returns the first; trio has no public name for the rest.
+        # A read takes all records that have arrived and returns the first; trio keeps the rest privately.
         return bool(self._stream.pending() or self._stream._incoming.pending)
 
     def fileno(self) -> int:
@@ -204,11 +204,11 @@ class TLSWire:
     def expire(self) -> None:
         trio.lowlevel.notify_closing(self._socket)
 
-    def give_up(self) -> None:
-        self.read_deadline = self.write_deadline = PASSED
+    def abort_waits(self) -> None:
+        self.read_deadline = self.write_deadline = EXPIRED
         self.expire()
 
-    def finish(self) -> None:
+    def shutdown_write(self) -> None:
         """See Wire."""
 
     def close(self) -> None:
@@ -221,7 +221,7 @@ class TLSWire:
 
 
 def _check_woken(sock: _Descriptor, deadline: float, cause: Exception) -> None:
-    """Why was a wait woken? Raises unless it was for the sake of the other wait."""
+    """Raise the reason why a wait was woken; return when only the other wait was meant."""
     if sock.fileno() < 0:
         raise WireClosed from cause
     if deadline <= trio.current_time():

@@ -46,15 +46,15 @@ def read_usage(raw: Raw) -> Usage | None:
         return _read_odd(raw)
     prompt, completion = report.prompt_tokens_details, report.completion_tokens_details
     usage = Usage(
-        prompt=report.prompt_tokens,
-        completion=report.completion_tokens,
-        cached=prompt.cached_tokens if prompt else None,
+        input=report.prompt_tokens,
+        output=report.completion_tokens,
+        cache_read=prompt.cached_tokens if prompt else None,
         reasoning=completion.reasoning_tokens if completion else None,
         source="upstream",
     )
     if all(
         count is None or 0 <= count <= MAX_TOKENS
-        for count in (usage.prompt, usage.completion, usage.cached, usage.reasoning)
+        for count in (usage.input, usage.output, usage.cache_read, usage.reasoning)
     ):
         return _if_any(usage)
     return _read_odd(raw)
@@ -68,9 +68,9 @@ def _read_odd(raw: Raw) -> Usage | None:
     if not isinstance(report, dict):
         raise Implausible
     usage = Usage(
-        prompt=_main_count(report, "prompt_tokens"),
-        completion=_main_count(report, "completion_tokens"),
-        cached=_detail(report, "prompt_tokens_details", "cached_tokens"),
+        input=_main_count(report, "prompt_tokens"),
+        output=_main_count(report, "completion_tokens"),
+        cache_read=_detail(report, "prompt_tokens_details", "cached_tokens"),
         reasoning=_detail(report, "completion_tokens_details", "reasoning_tokens"),
         source="upstream",
     )
@@ -78,7 +78,7 @@ def _read_odd(raw: Raw) -> Usage | None:
 
 
 def _if_any(usage: Usage) -> Usage | None:
-    return usage if usage.prompt is not None or usage.completion is not None else None
+    return usage if usage.input is not None or usage.output is not None else None
 
 
 def _main_count(report: dict[str, Any], name: str) -> int | None:

@@ -15,9 +15,9 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import uuid7
-from bluesminds.common.errors import GatewayError, Unavailable
+from bluesminds.common.errors import GatewayError, NotFound, Unavailable
 from bluesminds.common.log import Log
-from bluesminds.http.asgi import ASGIApp
+from bluesminds.http.asgi import ASGIApp, Receive, Scope, Send
 from bluesminds.web.errors import INTERNAL, error_body, error_headers
 from bluesminds.web.guard import Guard
 from bluesminds.web.request_context import valid_request_id
@@ -47,7 +47,32 @@ def create_app(routes: Iterable[Route], guard: Guard, *, clock: Clock, log: Log)
     mount(app, routes, guard)
     _add_headers(app, clock)
     _add_error_handlers(app, log)
-    return cast(ASGIApp, app)
+    return _reject_websockets(cast(ASGIApp, app), clock, log)
+
+
+def _reject_websockets(app: ASGIApp, clock: Clock, log: Log) -> ASGIApp:
+    """There are no WebSocket routes: a handshake gets 404 in place of the 500 that Quart would send."""
+
+    async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "websocket":
+            await app(scope, receive, send)
+            return
+        given = [value for name, value in scope["headers"] if name == b"x-request-id"]
+        request_id = valid_request_id(given[0] if given else None) or uuid7(clock.now_ms())
+        rejection = NotFound("unknown_url", "There is no WebSocket at this path.")
+        log.info("websocket_rejected", request_id=request_id, path=scope["path"])
+        body = error_body(rejection, request_id)
+        headers = [
+            *error_headers(rejection),
+            (b"x-request-id", request_id.encode()),
+            (b"content-length", b"%d" % len(body)),
+            (b"connection", b"close"),
+        ]
+        start = {"type": "websocket.http.response.start", "headers": headers, "status": rejection.status}
+        await send(start)
+        await send({"type": "websocket.http.response.body", "body": body})
+
+    return dispatch
 
 
 def _add_headers(app: QuartTrio, clock: Clock) -> None:

@@ -38,10 +38,10 @@ class ASGIResponseWriter:
 
     @property
     def gone(self) -> bool:
-        return self._disconnect.gone
+        return self._disconnect.disconnected
 
     def on_gone(self, callback: Callable[[], object]) -> None:
-        self._disconnect.then(callback)
+        self._disconnect.add_callback(callback)
 
     async def whole(self, status: int, headers: Headers, body: bytes) -> None:
         await self.start(status, [*headers, (b"content-length", b"%d" % len(body))])

@@ -1,41 +1,91 @@
--- Ids are UUIDv7 text, times are milliseconds since the epoch (UTC), flags are 0 or 1. The caller makes them.
+-- The schema of a new database for PostgreSQL.
+--
+-- IDs are UUIDv7 as text. Times are milliseconds since the epoch (UTC), durations are milliseconds, money is
+-- nano-USD, flags are 0 or 1. The caller supplies all of them.
+
+-- Accounts
 
 CREATE TABLE users (
     id TEXT NOT NULL PRIMARY KEY,
-    email TEXT,
+    email TEXT, -- NULL: the user cannot log in
     full_name TEXT NOT NULL,
     role TEXT NOT NULL CHECK (role IN ('user', 'admin')),
-    password_hash TEXT,
+    password_hash TEXT, -- NULL: no login with a password
     disabled_at BIGINT,
-    created_at BIGINT NOT NULL
+    created_at BIGINT NOT NULL,
+    tier TEXT, -- name of a tier in the settings
+    email_verified_at BIGINT,
+    limits TEXT -- JSON object of the limits that differ from the tier
 );
 
 CREATE UNIQUE INDEX users_email ON users (lower(email));
 
+CREATE TABLE sessions (
+    digest BYTEA NOT NULL PRIMARY KEY, -- SHA-256 of the session token
+    id TEXT NOT NULL UNIQUE, -- shown in lists, used to end the session
+    user_id TEXT NOT NULL REFERENCES users (id),
+    created_at BIGINT NOT NULL,
+    expires_at BIGINT NOT NULL,
+    last_seen_at BIGINT NOT NULL,
+    address TEXT NOT NULL, -- client IP address
+    user_agent TEXT NOT NULL
+);
+
+CREATE INDEX sessions_user ON sessions (user_id, id);
+CREATE INDEX sessions_end ON sessions (expires_at);
+
+CREATE TABLE one_time_tokens (
+    digest BYTEA NOT NULL PRIMARY KEY, -- SHA-256 of the token
+    id TEXT NOT NULL UNIQUE, -- shown in lists, used to delete an invitation
+    purpose TEXT NOT NULL CHECK (purpose IN ('verify_email', 'reset_password', 'invite')),
+    user_id TEXT REFERENCES users (id), -- NULL for an invitation
+    email TEXT NOT NULL,
+    created_at BIGINT NOT NULL,
+    expires_at BIGINT NOT NULL,
+    used_at BIGINT
+);
+
+CREATE INDEX one_time_tokens_user ON one_time_tokens (user_id, purpose);
+CREATE INDEX one_time_tokens_end ON one_time_tokens (expires_at);
+
+-- API keys
+
+-- A digest is the HMAC-SHA256 of a secret. Rotation moves the current digest to previous_digest, which is accepted
+-- until previous_until (NULL: not at all). In the lists, which are JSON, NULL means "any".
 CREATE TABLE api_keys (
     id TEXT NOT NULL PRIMARY KEY,
     user_id TEXT NOT NULL REFERENCES users (id),
     name TEXT NOT NULL,
     digest BYTEA NOT NULL,
-    prefix TEXT NOT NULL,
-    last4 TEXT NOT NULL,
-    rpm BIGINT,
-    concurrency BIGINT,
+    prefix TEXT NOT NULL, -- first characters of the secret, for display
+    last4 TEXT NOT NULL, -- last characters of the secret, for display
+    scopes TEXT,
+    allowed_models TEXT,
+    allowed_ips TEXT,
+    allowed_origins TEXT,
+    limits TEXT, -- JSON object
+    metadata TEXT NOT NULL, -- JSON object
     expires_at BIGINT,
     revoked_at BIGINT,
     last_used_at BIGINT,
-    created_at BIGINT NOT NULL
+    created_at BIGINT NOT NULL,
+    rotated_at BIGINT,
+    previous_digest BYTEA,
+    previous_until BIGINT
 );
 
 CREATE UNIQUE INDEX api_keys_digest ON api_keys (digest);
-CREATE INDEX api_keys_user ON api_keys (user_id);
+CREATE UNIQUE INDEX api_keys_previous_digest ON api_keys (previous_digest);
+CREATE INDEX api_keys_user ON api_keys (user_id, id);
+
+-- Upstream servers
 
 CREATE TABLE servers (
     id TEXT NOT NULL PRIMARY KEY,
     name TEXT NOT NULL,
     dialect TEXT NOT NULL,
     url TEXT NOT NULL,
-    sealed_api_key BYTEA,
+    sealed_api_key BYTEA, -- encrypted
     models TEXT NOT NULL, -- JSON list of names
     weight BIGINT NOT NULL,
     priority BIGINT NOT NULL,
@@ -46,11 +96,12 @@ CREATE TABLE servers (
 
 CREATE UNIQUE INDEX servers_name ON servers (name);
 
--- Append-only, and without references: history outlives keys and users. One index serves the pages of a
--- user and of a key. The statement that inserts also rolls up.
+-- Usage
+
+-- One row for each request; rows are never changed. There are no foreign keys, because rows outlive keys and users.
 CREATE TABLE usage (
     id TEXT NOT NULL,
-    at BIGINT NOT NULL,
+    at BIGINT NOT NULL, -- arrival of the request
     request_id TEXT NOT NULL,
     key_id TEXT NOT NULL,
     user_id TEXT NOT NULL,
@@ -61,18 +112,23 @@ CREATE TABLE usage (
     outcome TEXT NOT NULL,
     streamed BIGINT NOT NULL,
     attempts BIGINT NOT NULL,
-    prompt_tokens BIGINT,
-    completion_tokens BIGINT,
-    cached_tokens BIGINT,
+    input_tokens BIGINT, -- all input tokens, cached ones included
+    output_tokens BIGINT, -- all output tokens, reasoning included
+    cache_read_tokens BIGINT,
+    cache_write_tokens BIGINT,
     reasoning_tokens BIGINT,
     usage_source TEXT NOT NULL,
     first_byte_ms BIGINT,
     duration_ms BIGINT NOT NULL,
+    cost_nano BIGINT, -- NULL: the model has no price
+    day TEXT NOT NULL, -- such as 2026-02-28, in the time zone of the limits
+    month TEXT NOT NULL, -- such as 2026-02
     PRIMARY KEY (at, id)
 );
 
 CREATE INDEX usage_user_key ON usage (user_id, key_id, at);
 
+-- Sums of usage by hour and by day (UTC). Statistics read only these tables.
 CREATE TABLE usage_hourly (
     bucket_start BIGINT NOT NULL,
     key_id TEXT NOT NULL,
@@ -81,11 +137,14 @@ CREATE TABLE usage_hourly (
     server TEXT NOT NULL,
     requests BIGINT NOT NULL,
     errors BIGINT NOT NULL,
-    prompt_tokens BIGINT NOT NULL,
-    completion_tokens BIGINT NOT NULL,
-    cached_tokens BIGINT NOT NULL,
+    input_tokens BIGINT NOT NULL,
+    output_tokens BIGINT NOT NULL,
+    cache_read_tokens BIGINT NOT NULL,
+    cache_write_tokens BIGINT NOT NULL,
     reasoning_tokens BIGINT NOT NULL,
     duration_ms BIGINT NOT NULL,
+    cost_nano BIGINT NOT NULL, -- without the unpriced requests
+    unpriced BIGINT NOT NULL, -- requests that used tokens of a model without a price
     PRIMARY KEY (bucket_start, key_id, user_id, model, server)
 );
 
@@ -99,17 +158,46 @@ CREATE TABLE usage_daily (
     server TEXT NOT NULL,
     requests BIGINT NOT NULL,
     errors BIGINT NOT NULL,
-    prompt_tokens BIGINT NOT NULL,
-    completion_tokens BIGINT NOT NULL,
-    cached_tokens BIGINT NOT NULL,
+    input_tokens BIGINT NOT NULL,
+    output_tokens BIGINT NOT NULL,
+    cache_read_tokens BIGINT NOT NULL,
+    cache_write_tokens BIGINT NOT NULL,
     reasoning_tokens BIGINT NOT NULL,
     duration_ms BIGINT NOT NULL,
+    cost_nano BIGINT NOT NULL, -- without the unpriced requests
+    unpriced BIGINT NOT NULL, -- requests that used tokens of a model without a price
     PRIMARY KEY (bucket_start, key_id, user_id, model, server)
 );
 
 CREATE INDEX usage_daily_user ON usage_daily (user_id, bucket_start, key_id);
 
+-- Amounts that count towards limits: in the latest day, in the latest month, and in total.
+CREATE TABLE quota_counters (
+    subject TEXT NOT NULL PRIMARY KEY, -- key:ID or user:ID
+    day TEXT NOT NULL,
+    day_tokens BIGINT NOT NULL,
+    day_nano BIGINT NOT NULL,
+    month TEXT NOT NULL,
+    month_tokens BIGINT NOT NULL,
+    month_nano BIGINT NOT NULL,
+    total_tokens BIGINT NOT NULL,
+    total_nano BIGINT NOT NULL
+);
+
+-- Named leases. The holder of "limits" is the only instance that grants requests; it renews the lease.
+CREATE TABLE leases (
+    name TEXT NOT NULL PRIMARY KEY,
+    holder TEXT NOT NULL,
+    epoch BIGINT NOT NULL, -- incremented whenever the lease is taken
+    expires_at BIGINT NOT NULL
+);
+
+-- Audit log
+
+-- Each row is a link of the hash chain "audit" (storage/chain.py): seq has no gaps, hash covers the row and the hash
+-- of the row before.
 CREATE TABLE audit (
+    seq BIGINT NOT NULL PRIMARY KEY,
     id TEXT NOT NULL,
     at BIGINT NOT NULL,
     actor TEXT NOT NULL,
@@ -117,8 +205,29 @@ CREATE TABLE audit (
     subject TEXT NOT NULL,
     detail TEXT NOT NULL, -- JSON object
     address TEXT NOT NULL,
-    PRIMARY KEY (at, id)
+    hash TEXT NOT NULL -- HMAC-SHA256 in hexadecimal
 );
+
+-- Pages are read newest first. Each combination of filters has an index, so that a page reads only the rows it
+-- returns.
+CREATE INDEX audit_at ON audit (at, seq);
+CREATE INDEX audit_actor ON audit (actor, at, seq);
+CREATE INDEX audit_action ON audit (action, at, seq);
+CREATE INDEX audit_subject ON audit (subject, at, seq);
+CREATE INDEX audit_actor_action ON audit (actor, action, at, seq);
+CREATE INDEX audit_actor_subject ON audit (actor, subject, at, seq);
+CREATE INDEX audit_subject_action ON audit (subject, action, at, seq);
+
+-- The last position of each hash chain, kept apart from its rows so that truncation is detected.
+CREATE TABLE chain_heads (
+    chain TEXT NOT NULL PRIMARY KEY,
+    seq BIGINT NOT NULL,
+    hash TEXT NOT NULL
+);
+
+INSERT INTO chain_heads (chain, seq, hash) VALUES ('audit', 0, '');
+
+-- Values that the product stores for itself
 
 CREATE TABLE settings (
     name TEXT NOT NULL PRIMARY KEY,

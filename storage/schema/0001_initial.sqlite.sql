@@ -1,41 +1,91 @@
--- Ids are UUIDv7 text, times are milliseconds since the epoch (UTC), flags are 0 or 1. The caller makes them.
+-- The schema of a new database for SQLite.
+--
+-- IDs are UUIDv7 as text. Times are milliseconds since the epoch (UTC), durations are milliseconds, money is
+-- nano-USD, flags are 0 or 1. The caller supplies all of them.
+
+-- Accounts
 
 CREATE TABLE users (
     id TEXT NOT NULL PRIMARY KEY,
-    email TEXT,
+    email TEXT, -- NULL: the user cannot log in
     full_name TEXT NOT NULL,
     role TEXT NOT NULL CHECK (role IN ('user', 'admin')),
-    password_hash TEXT,
+    password_hash TEXT, -- NULL: no login with a password
     disabled_at INTEGER,
-    created_at INTEGER NOT NULL
+    created_at INTEGER NOT NULL,
+    tier TEXT, -- name of a tier in the settings
+    email_verified_at INTEGER,
+    limits TEXT -- JSON object of the limits that differ from the tier
 ) STRICT;
 
 CREATE UNIQUE INDEX users_email ON users (lower(email));
 
+CREATE TABLE sessions (
+    digest BLOB NOT NULL PRIMARY KEY, -- SHA-256 of the session token
+    id TEXT NOT NULL UNIQUE, -- shown in lists, used to end the session
+    user_id TEXT NOT NULL REFERENCES users (id),
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    last_seen_at INTEGER NOT NULL,
+    address TEXT NOT NULL, -- client IP address
+    user_agent TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX sessions_user ON sessions (user_id, id);
+CREATE INDEX sessions_end ON sessions (expires_at);
+
+CREATE TABLE one_time_tokens (
+    digest BLOB NOT NULL PRIMARY KEY, -- SHA-256 of the token
+    id TEXT NOT NULL UNIQUE, -- shown in lists, used to delete an invitation
+    purpose TEXT NOT NULL CHECK (purpose IN ('verify_email', 'reset_password', 'invite')),
+    user_id TEXT REFERENCES users (id), -- NULL for an invitation
+    email TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    used_at INTEGER
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX one_time_tokens_user ON one_time_tokens (user_id, purpose);
+CREATE INDEX one_time_tokens_end ON one_time_tokens (expires_at);
+
+-- API keys
+
+-- A digest is the HMAC-SHA256 of a secret. Rotation moves the current digest to previous_digest, which is accepted
+-- until previous_until (NULL: not at all). In the lists, which are JSON, NULL means "any".
 CREATE TABLE api_keys (
     id TEXT NOT NULL PRIMARY KEY,
     user_id TEXT NOT NULL REFERENCES users (id),
     name TEXT NOT NULL,
     digest BLOB NOT NULL,
-    prefix TEXT NOT NULL,
-    last4 TEXT NOT NULL,
-    rpm INTEGER,
-    concurrency INTEGER,
+    prefix TEXT NOT NULL, -- first characters of the secret, for display
+    last4 TEXT NOT NULL, -- last characters of the secret, for display
+    scopes TEXT,
+    allowed_models TEXT,
+    allowed_ips TEXT,
+    allowed_origins TEXT,
+    limits TEXT, -- JSON object
+    metadata TEXT NOT NULL, -- JSON object
     expires_at INTEGER,
     revoked_at INTEGER,
     last_used_at INTEGER,
-    created_at INTEGER NOT NULL
+    created_at INTEGER NOT NULL,
+    rotated_at INTEGER,
+    previous_digest BLOB,
+    previous_until INTEGER
 ) STRICT;
 
 CREATE UNIQUE INDEX api_keys_digest ON api_keys (digest);
-CREATE INDEX api_keys_user ON api_keys (user_id);
+CREATE UNIQUE INDEX api_keys_previous_digest ON api_keys (previous_digest);
+CREATE INDEX api_keys_user ON api_keys (user_id, id);
+
+-- Upstream servers
 
 CREATE TABLE servers (
     id TEXT NOT NULL PRIMARY KEY,
     name TEXT NOT NULL,
     dialect TEXT NOT NULL,
     url TEXT NOT NULL,
-    sealed_api_key BLOB,
+    sealed_api_key BLOB, -- encrypted
     models TEXT NOT NULL, -- JSON list of names
     weight INTEGER NOT NULL,
     priority INTEGER NOT NULL,
@@ -46,11 +96,13 @@ CREATE TABLE servers (
 
 CREATE UNIQUE INDEX servers_name ON servers (name);
 
--- Append-only, and without references: history outlives keys and users. Clustered by time, so that an
--- insert touches the last page; one index serves the pages of a user and of a key.
+-- Usage
+
+-- One row for each request; rows are never changed. There are no foreign keys, because rows outlive keys and users.
+-- The table is ordered by time, so that an insert touches only its last page.
 CREATE TABLE usage (
     id TEXT NOT NULL,
-    at INTEGER NOT NULL,
+    at INTEGER NOT NULL, -- arrival of the request
     request_id TEXT NOT NULL,
     key_id TEXT NOT NULL,
     user_id TEXT NOT NULL,
@@ -61,18 +113,23 @@ CREATE TABLE usage (
     outcome TEXT NOT NULL,
     streamed INTEGER NOT NULL,
     attempts INTEGER NOT NULL,
-    prompt_tokens INTEGER,
-    completion_tokens INTEGER,
-    cached_tokens INTEGER,
+    input_tokens INTEGER, -- all input tokens, cached ones included
+    output_tokens INTEGER, -- all output tokens, reasoning included
+    cache_read_tokens INTEGER,
+    cache_write_tokens INTEGER,
     reasoning_tokens INTEGER,
     usage_source TEXT NOT NULL,
     first_byte_ms INTEGER,
     duration_ms INTEGER NOT NULL,
+    cost_nano INTEGER, -- NULL: the model has no price
+    day TEXT NOT NULL, -- such as 2026-02-28, in the time zone of the limits
+    month TEXT NOT NULL, -- such as 2026-02
     PRIMARY KEY (at, id)
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX usage_user_key ON usage (user_id, key_id, at);
 
+-- Sums of usage by hour and by day (UTC). Statistics read only these tables.
 CREATE TABLE usage_hourly (
     bucket_start INTEGER NOT NULL,
     key_id TEXT NOT NULL,
@@ -81,11 +138,14 @@ CREATE TABLE usage_hourly (
     server TEXT NOT NULL,
     requests INTEGER NOT NULL,
     errors INTEGER NOT NULL,
-    prompt_tokens INTEGER NOT NULL,
-    completion_tokens INTEGER NOT NULL,
-    cached_tokens INTEGER NOT NULL,
+    input_tokens INTEGER NOT NULL,
+    output_tokens INTEGER NOT NULL,
+    cache_read_tokens INTEGER NOT NULL,
+    cache_write_tokens INTEGER NOT NULL,
     reasoning_tokens INTEGER NOT NULL,
     duration_ms INTEGER NOT NULL,
+    cost_nano INTEGER NOT NULL, -- without the unpriced requests
+    unpriced INTEGER NOT NULL, -- requests that used tokens of a model without a price
     PRIMARY KEY (bucket_start, key_id, user_id, model, server)
 ) STRICT, WITHOUT ROWID;
 
@@ -99,53 +159,115 @@ CREATE TABLE usage_daily (
     server TEXT NOT NULL,
     requests INTEGER NOT NULL,
     errors INTEGER NOT NULL,
-    prompt_tokens INTEGER NOT NULL,
-    completion_tokens INTEGER NOT NULL,
-    cached_tokens INTEGER NOT NULL,
+    input_tokens INTEGER NOT NULL,
+    output_tokens INTEGER NOT NULL,
+    cache_read_tokens INTEGER NOT NULL,
+    cache_write_tokens INTEGER NOT NULL,
     reasoning_tokens INTEGER NOT NULL,
     duration_ms INTEGER NOT NULL,
+    cost_nano INTEGER NOT NULL, -- without the unpriced requests
+    unpriced INTEGER NOT NULL, -- requests that used tokens of a model without a price
     PRIMARY KEY (bucket_start, key_id, user_id, model, server)
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX usage_daily_user ON usage_daily (user_id, bucket_start, key_id);
 
--- Rolling up in a trigger makes "same transaction" and "once per row" properties of the table: a row that
--- is inserted again changes nothing and fires nothing.
+-- Amounts that count towards limits: in the latest day, in the latest month, and in total.
+CREATE TABLE quota_counters (
+    subject TEXT NOT NULL PRIMARY KEY, -- key:ID or user:ID
+    day TEXT NOT NULL,
+    day_tokens INTEGER NOT NULL,
+    day_nano INTEGER NOT NULL,
+    month TEXT NOT NULL,
+    month_tokens INTEGER NOT NULL,
+    month_nano INTEGER NOT NULL,
+    total_tokens INTEGER NOT NULL,
+    total_nano INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Adds each usage row to the sums. In a trigger, a row that is inserted twice is counted once: the second INSERT
+-- changes nothing and fires nothing. (For PostgreSQL, storage/usage.py does the same in one statement.)
 CREATE TRIGGER usage_roll_up AFTER INSERT ON usage
 BEGIN
     INSERT INTO usage_hourly
     VALUES (
         new.at - new.at % 3600000, new.key_id, new.user_id, new.model, new.server,
         1, new.outcome NOT IN ('ok', 'client_gone'),
-        coalesce(new.prompt_tokens, 0), coalesce(new.completion_tokens, 0),
-        coalesce(new.cached_tokens, 0), coalesce(new.reasoning_tokens, 0), new.duration_ms
+        coalesce(new.input_tokens, 0), coalesce(new.output_tokens, 0),
+        coalesce(new.cache_read_tokens, 0), coalesce(new.cache_write_tokens, 0),
+        coalesce(new.reasoning_tokens, 0), new.duration_ms, coalesce(new.cost_nano, 0),
+        new.cost_nano IS NULL AND coalesce(new.input_tokens, 0) + coalesce(new.output_tokens, 0) > 0
     )
     ON CONFLICT DO UPDATE SET
         requests = requests + 1,
         errors = errors + excluded.errors,
-        prompt_tokens = prompt_tokens + excluded.prompt_tokens,
-        completion_tokens = completion_tokens + excluded.completion_tokens,
-        cached_tokens = cached_tokens + excluded.cached_tokens,
+        input_tokens = input_tokens + excluded.input_tokens,
+        output_tokens = output_tokens + excluded.output_tokens,
+        cache_read_tokens = cache_read_tokens + excluded.cache_read_tokens,
+        cache_write_tokens = cache_write_tokens + excluded.cache_write_tokens,
         reasoning_tokens = reasoning_tokens + excluded.reasoning_tokens,
-        duration_ms = duration_ms + excluded.duration_ms;
+        duration_ms = duration_ms + excluded.duration_ms,
+        cost_nano = cost_nano + excluded.cost_nano,
+        unpriced = unpriced + excluded.unpriced;
     INSERT INTO usage_daily
     VALUES (
         new.at - new.at % 86400000, new.key_id, new.user_id, new.model, new.server,
         1, new.outcome NOT IN ('ok', 'client_gone'),
-        coalesce(new.prompt_tokens, 0), coalesce(new.completion_tokens, 0),
-        coalesce(new.cached_tokens, 0), coalesce(new.reasoning_tokens, 0), new.duration_ms
+        coalesce(new.input_tokens, 0), coalesce(new.output_tokens, 0),
+        coalesce(new.cache_read_tokens, 0), coalesce(new.cache_write_tokens, 0),
+        coalesce(new.reasoning_tokens, 0), new.duration_ms, coalesce(new.cost_nano, 0),
+        new.cost_nano IS NULL AND coalesce(new.input_tokens, 0) + coalesce(new.output_tokens, 0) > 0
     )
     ON CONFLICT DO UPDATE SET
         requests = requests + 1,
         errors = errors + excluded.errors,
-        prompt_tokens = prompt_tokens + excluded.prompt_tokens,
-        completion_tokens = completion_tokens + excluded.completion_tokens,
-        cached_tokens = cached_tokens + excluded.cached_tokens,
+        input_tokens = input_tokens + excluded.input_tokens,
+        output_tokens = output_tokens + excluded.output_tokens,
+        cache_read_tokens = cache_read_tokens + excluded.cache_read_tokens,
+        cache_write_tokens = cache_write_tokens + excluded.cache_write_tokens,
         reasoning_tokens = reasoning_tokens + excluded.reasoning_tokens,
-        duration_ms = duration_ms + excluded.duration_ms;
+        duration_ms = duration_ms + excluded.duration_ms,
+        cost_nano = cost_nano + excluded.cost_nano,
+        unpriced = unpriced + excluded.unpriced;
+    -- A newer day or month replaces the counters of the one before; an older one is not counted.
+    INSERT INTO quota_counters
+    SELECT
+        subject, new.day, tokens, nano, new.month, tokens, nano, tokens, nano
+    FROM (
+        SELECT
+            column1 AS subject,
+            coalesce(new.input_tokens, 0) + coalesce(new.output_tokens, 0) AS tokens,
+            coalesce(new.cost_nano, 0) AS nano
+        FROM (VALUES ('key:' || new.key_id), ('user:' || new.user_id))
+    )
+    WHERE subject NOT IN ('key:', 'user:')
+    ON CONFLICT DO UPDATE SET
+        day_tokens = excluded.day_tokens * (excluded.day >= day) + day_tokens * (day >= excluded.day),
+        day_nano = excluded.day_nano * (excluded.day >= day) + day_nano * (day >= excluded.day),
+        day = max(day, excluded.day),
+        month_tokens = excluded.month_tokens * (excluded.month >= month)
+            + month_tokens * (month >= excluded.month),
+        month_nano = excluded.month_nano * (excluded.month >= month)
+            + month_nano * (month >= excluded.month),
+        month = max(month, excluded.month),
+        total_tokens = total_tokens + excluded.total_tokens,
+        total_nano = total_nano + excluded.total_nano;
 END;
 
+-- Named leases. The holder of "limits" is the only instance that grants requests; it renews the lease.
+CREATE TABLE leases (
+    name TEXT NOT NULL PRIMARY KEY,
+    holder TEXT NOT NULL,
+    epoch INTEGER NOT NULL, -- incremented whenever the lease is taken
+    expires_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Audit log
+
+-- Each row is a link of the hash chain "audit" (storage/chain.py): seq has no gaps, hash covers the row and the hash
+-- of the row before.
 CREATE TABLE audit (
+    seq INTEGER NOT NULL PRIMARY KEY,
     id TEXT NOT NULL,
     at INTEGER NOT NULL,
     actor TEXT NOT NULL,
@@ -153,8 +275,29 @@ CREATE TABLE audit (
     subject TEXT NOT NULL,
     detail TEXT NOT NULL, -- JSON object
     address TEXT NOT NULL,
-    PRIMARY KEY (at, id)
+    hash TEXT NOT NULL -- HMAC-SHA256 in hexadecimal
+) STRICT;
+
+-- Pages are read newest first. Each combination of filters has an index, so that a page reads only the rows it
+-- returns; SQLite has no statistics to choose a plan by.
+CREATE INDEX audit_at ON audit (at, seq);
+CREATE INDEX audit_actor ON audit (actor, at, seq);
+CREATE INDEX audit_action ON audit (action, at, seq);
+CREATE INDEX audit_subject ON audit (subject, at, seq);
+CREATE INDEX audit_actor_action ON audit (actor, action, at, seq);
+CREATE INDEX audit_actor_subject ON audit (actor, subject, at, seq);
+CREATE INDEX audit_subject_action ON audit (subject, action, at, seq);
+
+-- The last position of each hash chain, kept apart from its rows so that truncation is detected.
+CREATE TABLE chain_heads (
+    chain TEXT NOT NULL PRIMARY KEY,
+    seq INTEGER NOT NULL,
+    hash TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+INSERT INTO chain_heads (chain, seq, hash) VALUES ('audit', 0, '');
+
+-- Values that the product stores for itself
 
 CREATE TABLE settings (
     name TEXT NOT NULL PRIMARY KEY,

@@ -10,12 +10,13 @@ import pytest
 import trio
 from msgspec import structs
 
-from bluesminds.accounts.audit import MASK, OPERATOR, Actor, AuditLog, AuditVerdict, entry
+from bluesminds.accounts.audit import MASK, OPERATOR, Actor, AuditLog, entry
 from bluesminds.common.crypto import chain_key
 from bluesminds.common.money import NANO
 from bluesminds.common.values import LimitSet
 from storage import Connection, Store, open_store
-from storage.audit import AuditQuery, Link, insert_audit
+from storage.audit import AuditQuery, insert_audit
+from storage.chain import START, ChainCheck
 from tests.storage.samples import NOON
 
 ACCOUNTS = Path(__file__).resolve().parents[2] / "bluesminds" / "accounts"
@@ -106,7 +107,7 @@ def units() -> Iterator[tuple[str, list[str]]]:
                     if isinstance(node, ast.Await) and isinstance(node.value, ast.Call)
                 ]
                 names = [name for *_, name in sorted(awaited)]
-                if "insert_audit" in names or "hold_audit" in names:
+                if "insert_audit" in names or "lock_audit_head" in names:
                     yield f"{path.name}:{function.name}", names
 
 
@@ -117,7 +118,7 @@ def test_transactions_with_audit_row_lock_the_head_first() -> None:
     whole = {place: names for place, names in found.items() if place.partition(":")[2] not in parts}
     assert len(whole) > 5
     for place, names in whole.items():
-        assert names[0] in ("insert_audit", "hold_audit"), place
+        assert names[0] in ("insert_audit", "lock_audit_head"), place
 
 
 @pytest.fixture
@@ -137,23 +138,23 @@ async def test_verify_of_long_log_reads_it_in_parts(store: Store) -> None:
     await store.write(fill)
     log = AuditLog(store)
     whole = await log.verify()
-    assert (whole.end.seq, whole.unchained, whole.damage) == (1100, 0, None)
-    assert await log.verify(whole.end) == whole
-    assert (await log.verify(replace(whole.end, hash="0" * 64))).damage == "rewritten"
+    assert (whole.at.seq, whole.damage) == (1100, None)
+    assert await log.verify(whole.at) == whole
+    assert (await log.verify(replace(whole.at, hash="0" * 64))).damage == "rewritten"
     (newest, _) = await log.page(AuditQuery(before=2**62, limit=2))
-    assert (newest.link, newest.act.subject) == (whole.end, "1099")
+    assert (newest.position, newest.row.subject) == (whole.at, "1099")
 
     async def alter(connection: Connection) -> None:
         await connection.execute("UPDATE audit SET address = 'x' WHERE seq = 777")
 
     await store.write(alter)
     found = await log.verify()
-    assert (found.end.seq, found.damage) == (776, "altered")
+    assert (found.at.seq, found.damage) == (776, "altered")
 
 
 async def test_verify_of_growing_log_finds_no_damage(store: Store) -> None:
     log = AuditLog(store)
-    found: list[AuditVerdict] = []
+    found: list[ChainCheck] = []
     async with trio.open_nursery() as nursery:
         for serial in range(60):
             row = entry(Noon(), OPERATOR, "key.create", str(serial))
@@ -161,10 +162,10 @@ async def test_verify_of_growing_log_finds_no_damage(store: Store) -> None:
         while len(found) < 20:
             found.append(await log.verify())
     assert [one.damage for one in found] == [None] * 20
-    assert (await log.verify()).end.seq == 60
+    assert (await log.verify()).at.seq == 60
 
 
 async def test_verify_with_another_pepper_finds_damage(store: Store) -> None:
     await store.write(insert_audit, entry(Noon(), OPERATOR, "key.create", "k"))
     store.chain_key = chain_key(b"another")
-    assert await AuditLog(store).verify() == AuditVerdict(Link(0, ""), 0, "altered")
+    assert await AuditLog(store).verify() == ChainCheck(START, "altered", done=True)

@@ -231,7 +231,7 @@ async def test_usage_totals_cover_calendar_days(store: Store) -> None:
     reports = UsageReports(store, clock=Noon())
     for asked, requests in ((1, 1), (2, 2), (7, 3), (8, 4), (MAX_DAYS, 5)):
         (total,) = await reports.totals(days=asked, group="model")
-        assert (total.label, total.requests, total.prompt_tokens) == ("small", requests, 10 * requests)
+        assert (total.label, total.requests, total.input_tokens) == ("small", requests, 10 * requests)
     assert len(await reports.totals(days=7, group="day")) == 3
 
 

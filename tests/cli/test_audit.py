@@ -53,8 +53,7 @@ def test_changes_are_listed_and_verified(home: Path) -> None:
     alter(user, "DELETE FROM audit WHERE seq = 3")
     alter(
         user,
-        "UPDATE settings SET value = (SELECT seq || ':' || hash FROM audit WHERE seq = 2)"
-        " WHERE name = 'audit_head'",
+        "UPDATE chain_heads SET (seq, hash) = (SELECT seq, hash FROM audit WHERE seq = 2)",
     )
     assert user.call("audit", "verify").returncode == exits.OK, "a tail that was cut off with its record"
     broken = user.call("audit", "verify", "--noted", noted)

@@ -111,7 +111,10 @@ def test_an_overlap_is_cut_short(home: Path) -> None:
     user = User(home)
     key_id = answer(user, "create", "ci")["id"]
     answer(user, "rotate", key_id, "--overlap", "60")
-    assert user.call("keys", "end-previous", key_id).stdout == f"only the latest form of {key_id} works now\n"
+    assert (
+        user.call("keys", "end-previous", key_id).stdout
+        == f"only the current secret of {key_id} is accepted now\n"
+    )
     assert answer(user, "show", key_id)["previous_until"] is None
     answer(user, "rotate", key_id, "--overlap", "60")
     assert answer(user, "end-previous", key_id) == {"id": key_id, "previous_until": None}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bluesminds.common.clock import Calendar, moment, zone_named
+from bluesminds.common.clock import Calendar, format_time, zone_named
 
 ZONES = ("UTC", "Europe/Berlin", "America/Sao_Paulo", "Asia/Beirut", "Pacific/Apia", "Asia/Kathmandu")
 moments = st.integers(0, int(datetime(2040, 1, 1, tzinfo=UTC).timestamp() * 1000))
@@ -57,5 +57,5 @@ def test_zone_named_unknown_name_is_refused() -> None:
 @given(st.integers(0, int(datetime(9999, 12, 31, tzinfo=UTC).timestamp()) * 1000))
 @example(253_402_300_799_999)
 def test_moment_any_time_is_exact_to_the_millisecond(at_ms: int) -> None:
-    read = datetime.fromisoformat(moment(at_ms)) - datetime(1970, 1, 1, tzinfo=UTC)
+    read = datetime.fromisoformat(format_time(at_ms)) - datetime(1970, 1, 1, tzinfo=UTC)
     assert read == timedelta(milliseconds=at_ms)

@@ -63,10 +63,13 @@ STARTS_NOT = [
         "url in [storage] is in a directory that does not exist: /dev/null/x",
     ),
     ('[storage]\nurl = "sqlite:///proc/my.db"', "url in [storage] cannot be used: /proc: "),
-    ('[storage]\nurl = "postgres://nohost"', "url in [storage] cannot be used: a PostgreSQL URL names its "),
+    (
+        '[storage]\nurl = "postgres://nohost"',
+        "url in [storage] cannot be used: a PostgreSQL URL must name the ",
+    ),
     (
         '[storage]\nurl = "postgres://u:canary/x@host/n"',
-        "url in [storage] cannot be used: it cannot be read: ",
+        "url in [storage] cannot be used: the URL is invalid: ",
     ),
     ('[server]\nhost = "192.0.2.1"', "host in [server] cannot be listened on: 192.0.2.1: Cannot assign"),
     ('[server]\nhost = "300.300.300.300"', "host in [server] cannot be listened on: 300.300.300.300: "),
@@ -133,7 +136,7 @@ def test_check_asks_the_database_when_told_to(here: Path) -> None:
     assert run(check).exit_code == 0
     result = run(check, "--connect")
     assert (result.exit_code, result.stdout) == (exits.UNAVAILABLE, "")
-    assert "cannot be reached" in result.stderr and "(gateway.toml:2)" in result.stderr
+    assert "is not reachable" in result.stderr and "(gateway.toml:2)" in result.stderr
     assert "canary" not in result.stderr
 
 

@@ -83,14 +83,14 @@ async def test_the_first_exit_counts_and_every_later_one_does_nothing(nursery: t
     entry = office.open()
     entry.tried.append("one")
     assert office.limiter.running == 1
-    batch = entry.finish(200, "ok", Usage(prompt=3, completion=4, source="upstream"))
+    batch = entry.finish(200, "ok", Usage(input=3, output=4, source="upstream"))
     assert office.limiter.running == 0
     assert entry.finish(500, "internal", Usage()) is batch
     entry.close(499, "client_gone")
     await entry.durable()
     assert [len(commit) for commit in office.store.commits] == [1]
     (event,) = office.events("request")
-    assert (event["status"], event["outcome"], event["prompt_tokens"]) == (200, "ok", 3)
+    assert (event["status"], event["outcome"], event["input_tokens"]) == (200, "ok", 3)
     assert office.recorder.held == 0
     office.limiter.reserve(CALLER, Estimate(20, 0))
 
@@ -116,18 +116,18 @@ async def test_closing_asks_what_was_used_so_far(nursery: trio.Nursery) -> None:
     office = Office()
     nursery.start_soon(office.recorder.run)
     entry = office.open()
-    entry.usage_so_far = lambda: Usage(prompt=1, completion=2, source="estimated")
+    entry.usage_so_far = lambda: Usage(input=1, output=2, source="estimated")
     entry.close(499, "client_gone")
     await entry.durable()
     (event,) = office.events("request")
-    assert (event["outcome"], event["completion_tokens"]) == ("client_gone", 2)
+    assert (event["outcome"], event["output_tokens"]) == ("client_gone", 2)
 
 
 async def test_what_is_settled_is_the_truth_and_is_learned_from(nursery: trio.Nursery) -> None:
     office = Office()
     nursery.start_soon(office.recorder.run)
     entry = office.open()
-    entry.finish(200, "ok", Usage(prompt=20, completion=5, cached=8, source="upstream"))
+    entry.finish(200, "ok", Usage(input=20, output=5, cache_read=8, source="upstream"))
     assert entry.cost == 12 * 2 + 8 + 5 * 8
     assert office.limiter.in_use("user:u").tpm == 25
     call = Call(context=context(), model="m", stream=False, wants_usage=False)

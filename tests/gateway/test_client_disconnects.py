@@ -58,7 +58,7 @@ async def test_a_client_that_leaves_ends_the_work_for_it(
     await eventually(lambda: models.left == 1)
     (row,) = await gateway.settled(1)
     assert (row["outcome"], row["status"]) == ("client_gone", 499)
-    assert (row["completion_tokens"], row["usage_source"]) == (tokens, source)
+    assert (row["output_tokens"], row["usage_source"]) == (tokens, source)
     assert (await gateway.chat(key=key)).status_code == 200
     assert len(await gateway.settled(2)) == 2
 
@@ -91,7 +91,7 @@ async def test_who_always_leaves_before_the_answer_uses_up_his_limit(
         await eventually(lambda asked=serial + 1: len(models.asked) == asked)
         await stream.aclose()
         await gateway.settled(serial + 1)
-    used = [(row["prompt_tokens"], row["completion_tokens"], row["usage_source"]) for row in gateway.rows()]
+    used = [(row["input_tokens"], row["output_tokens"], row["usage_source"]) for row in gateway.rows()]
     assert used == [(prompt, 0, "estimated")] * 3
     refused = await gateway.chat(body, key=key)
     assert refused.json()["error"]["code"] == "daily_token_quota_exceeded"
@@ -156,7 +156,7 @@ async def test_a_gateway_that_is_cancelled_still_counts(home: Path, models: Mode
         await stream.aclose()
     rows = gateway.rows()
     assert [(row["outcome"], row["status"]) for row in rows] == [("interrupted", 499)] * 4
-    assert [row["completion_tokens"] for row in rows] == [1, 1, 1, None]
+    assert [row["output_tokens"] for row in rows] == [1, 1, 1, None]
     assert gateway.events("usage_row_unrecorded") == []
 
 
@@ -171,4 +171,4 @@ async def test_a_stop_that_waits_too_long_cuts_and_still_counts(
         await gateway.stop()
     await stream.aclose()
     (row,) = gateway.rows()
-    assert (row["outcome"], row["status"], row["completion_tokens"]) == ("interrupted", 499, 1)
+    assert (row["outcome"], row["status"], row["output_tokens"]) == ("interrupted", 499, 1)

@@ -217,7 +217,7 @@ async def test_restart_on_each_engine_keeps_keys_and_usage(
         (total,) = (await client.get("/api/admin/usage", params={"group": "key", "days": "1"})).json()[
             "data"
         ][1:]
-        assert (total["key"], total["requests"], total["prompt_tokens"]) == (key_id, 1, 11)
+        assert (total["key"], total["requests"], total["input_tokens"]) == (key_id, 1, 11)
         assert (await client.delete(f"/api/admin/keys/{key_id}")).status_code == 204
     assert (await gateway.chat(key=key)).json()["error"]["code"] == "api_key_revoked"
     await gateway.stop()
@@ -226,7 +226,7 @@ async def test_restart_on_each_engine_keeps_keys_and_usage(
     assert (await again.chat()).status_code == 200
     async with again.operator() as client:
         (total,) = (await client.get("/api/admin/usage")).json()["data"]
-    assert (total["model"], total["requests"], total["errors"], total["completion_tokens"]) == (
+    assert (total["model"], total["requests"], total["errors"], total["output_tokens"]) == (
         "m",
         22,
         0,

@@ -26,7 +26,7 @@ def call(model: str = "m", most: int | None = None, choices: int = 1) -> Call:
 
 
 def reported(prompt: int) -> Usage:
-    return Usage(prompt=prompt, completion=1, source="upstream")
+    return Usage(input=prompt, output=1, source="upstream")
 
 
 def test_estimate_is_prompt_bytes_plus_maximum_completion() -> None:
@@ -45,7 +45,7 @@ def test_learned_ratio_follows_reports_within_bounds() -> None:
     for _ in range(200):
         estimator.learn("dense", 1000, reported(400))
         estimator.learn("pictures", 10, reported(100_000))
-        estimator.learn("estimated", 1000, Usage(prompt=900, completion=1, source="estimated"))
+        estimator.learn("estimated", 1000, Usage(input=900, output=1, source="estimated"))
         estimator.learn("empty", 0, reported(5))
     sizes = {
         model: estimator.estimate(call(model, 1), 10_000).tokens for model in ("dense", "pictures", "empty")

@@ -50,8 +50,8 @@ async def test_metrics_count_requests_tokens_and_attempts(gateway: Gateway, mode
         return found[f"bluesminds_requests_total{sorted(labels.items())}"]
 
     assert (requests(200), requests(422), requests(401, "", ""), requests(404, "", "")) == (2, 1, 1, 1)
-    assert found["bluesminds_tokens_total[('kind', 'prompt'), ('model', 'm')]"] == 22
-    assert found["bluesminds_tokens_total[('kind', 'completion'), ('model', 'm')]"] == 4
+    assert found["bluesminds_tokens_total[('kind', 'input'), ('model', 'm')]"] == 22
+    assert found["bluesminds_tokens_total[('kind', 'output'), ('model', 'm')]"] == 4
     assert found["bluesminds_upstream_attempts_total[('outcome', 'answered'), ('server', 'one')]"] == 3
     assert found["bluesminds_usage_rows_committed_total[]"] == 3
     assert 1 <= found["bluesminds_usage_commits_total[]"] <= 3

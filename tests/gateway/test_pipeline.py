@@ -80,9 +80,9 @@ async def test_the_row_is_written_before_the_answer_is_whole(gateway: Gateway, m
     assert (row["status"], row["outcome"], row["streamed"], row["attempts"]) == (200, "ok", 0, 1)
     assert (row["model"], row["server"], row["endpoint"]) == ("m", "one", "chat.completions")
     assert (
-        row["prompt_tokens"],
-        row["completion_tokens"],
-        row["cached_tokens"],
+        row["input_tokens"],
+        row["output_tokens"],
+        row["cache_read_tokens"],
         row["reasoning_tokens"],
     ) == (7, 5, 3, 4)
     assert row["usage_source"] == "upstream"
@@ -112,8 +112,8 @@ async def test_usage_that_cannot_be_true_is_estimated(
     assert (await gateway.chat()).content == body
     (row,) = gateway.rows()
     assert row["usage_source"] == "estimated"
-    assert 10 < row["prompt_tokens"] < 40
-    assert row["completion_tokens"] > 100
+    assert 10 < row["input_tokens"] < 40
+    assert row["output_tokens"] > 100
     assert bool(gateway.events("usage_implausible")) == (usage not in (..., None, {}))
 
 
@@ -123,7 +123,7 @@ async def test_a_count_that_was_left_out_is_not_free(gateway: Gateway, models: M
     models.plan(*answers, streamed(chunk("word"), chunk("word"), chunk(usage=usages[1]), DONE))
     for ask in (ASK, ASK, STREAM):
         await gateway.chat(ask)
-    rows = [(row["prompt_tokens"], row["completion_tokens"], row["usage_source"]) for row in gateway.rows()]
+    rows = [(row["input_tokens"], row["output_tokens"], row["usage_source"]) for row in gateway.rows()]
     (prompt, two, _), (eleven, completion_, _), streamed_ = rows
     assert (two, eleven, streamed_) == (2, 11, (11, 2, "estimated"))
     assert 10 < prompt < 40 and completion_ > 100
@@ -139,7 +139,7 @@ async def test_an_odd_detail_does_not_spoil_the_count(
     models.plan(whole(completion(usage={"prompt_tokens": 11, "completion_tokens": 2} | wrong)))
     await gateway.chat()
     (row,) = gateway.rows()
-    assert (row["prompt_tokens"], row["completion_tokens"], row["usage_source"]) == (11, 2, "upstream")
+    assert (row["input_tokens"], row["output_tokens"], row["usage_source"]) == (11, 2, "upstream")
     assert gateway.events("usage_implausible") == []
 
 
@@ -147,14 +147,14 @@ async def test_pictures_are_not_estimated_as_text(gateway: Gateway, models: Mode
     picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "iVBORw0KGgo" * 20_000}}
     models.plan(whole(completion(usage=...)))
     await gateway.chat(ASK | {"messages": [{"role": "user", "content": [picture]}]})
-    assert gateway.rows()[0]["prompt_tokens"] < 100
+    assert gateway.rows()[0]["input_tokens"] < 100
 
 
 async def test_an_explicit_zero_stays_zero(gateway: Gateway, models: ModelServer) -> None:
     models.plan(whole(completion(usage={"prompt_tokens": 0, "completion_tokens": 0})))
     await gateway.chat()
     (row,) = gateway.rows()
-    assert (row["prompt_tokens"], row["completion_tokens"], row["usage_source"]) == (0, 0, "upstream")
+    assert (row["input_tokens"], row["output_tokens"], row["usage_source"]) == (0, 0, "upstream")
 
 
 async def test_a_reported_cost_does_not_disturb_the_count(gateway: Gateway, models: ModelServer) -> None:
@@ -165,7 +165,7 @@ async def test_a_reported_cost_does_not_disturb_the_count(gateway: Gateway, mode
     )
     await gateway.chat()
     (row,) = gateway.rows()
-    assert (row["prompt_tokens"], row["completion_tokens"], row["usage_source"]) == (3, 4, "upstream")
+    assert (row["input_tokens"], row["output_tokens"], row["usage_source"]) == (3, 4, "upstream")
 
 
 @pytest.mark.parametrize("status", [400, 402, 409, 413, 422, 451])
@@ -181,7 +181,7 @@ async def test_an_error_that_is_the_clients_own_passes_unchanged(
     assert answer.content == body
     (row,) = gateway.rows()
     assert (row["outcome"], row["status"], row["usage_source"]) == ("client_error", status, "none")
-    assert (row["prompt_tokens"], row["completion_tokens"]) == (None, None)
+    assert (row["input_tokens"], row["output_tokens"]) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -285,7 +285,7 @@ async def test_an_answer_of_another_type_passes(gateway: Gateway, models: ModelS
     assert answer.content == body
     assert answer.headers["content-type"] == JSON.partition(b": ")[2].decode()
     (row,) = gateway.rows()
-    assert (row["outcome"], row["prompt_tokens"], row["streamed"]) == ("ok", 11, 1)
+    assert (row["outcome"], row["input_tokens"], row["streamed"]) == ("ok", 11, 1)
 
 
 async def test_both_prefixes_are_one_api(gateway: Gateway) -> None:

@@ -68,8 +68,8 @@ def run(meter: StreamMeter, pieces: list[bytes]) -> bytes:
 def is_more(usage: Usage | None, reported: Usage | None) -> bool:
     """Whether it is what was reported, with a larger guess of the completion."""
     assert usage is not None and reported is not None
-    guess = replace(usage, completion=reported.completion, source="upstream")
-    return guess == reported and usage.source == "estimated" and usage.completion > reported.completion
+    guess = replace(usage, output=reported.output, source="upstream")
+    return guess == reported and usage.source == "estimated" and usage.output > reported.output
 
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:
@@ -88,7 +88,7 @@ def test_the_same_bytes_and_the_same_count_however_it_is_cut(
         together, apart = StreamMeter(wants_usage=wants_usage), StreamMeter(wants_usage=wants_usage)
         assert run(together, [sent]) == run(apart, cut(sent, places))
         assert together.usage == apart.usage
-        reported = usage and Usage(prompt=usage[0], completion=usage[1], source="upstream")
+        reported = usage and Usage(input=usage[0], output=usage[1], source="upstream")
         assert together.usage == reported or (not together.ended and is_more(together.usage, reported))
         assert together.events == apart.events
         result = run(StreamMeter(wants_usage=wants_usage), [sent])
@@ -174,21 +174,21 @@ def test_counts_may_come_one_after_the_other() -> None:
     first = {"prompt_tokens": 5000, "prompt_tokens_details": {"cached_tokens": 4000}}
     for usage in (first, {"completion_tokens": 7}, {"completion_tokens": 9}):
         stream.feed(chunk(usage=usage))
-    assert stream.usage == Usage(prompt=5000, completion=9, cached=4000, source="upstream")
+    assert stream.usage == Usage(input=5000, output=9, cache_read=4000, source="upstream")
     stream.feed(chunk(usage={"prompt_tokens": 100}))
-    assert stream.usage == Usage(prompt=100, completion=9, source="upstream")
+    assert stream.usage == Usage(input=100, output=9, source="upstream")
 
 
 @pytest.mark.parametrize("wants_usage", [True, False])
 def test_an_early_report_is_not_the_last_word_on_a_stream_that_is_left(wants_usage: bool) -> None:
     stream = StreamMeter(wants_usage=wants_usage)
     stream.feed(chunk("a", usage={"prompt_tokens": 50, "completion_tokens": 1}))
-    assert stream.usage == Usage(prompt=50, completion=1, source="upstream")
+    assert stream.usage == Usage(input=50, output=1, source="upstream")
     for _ in range(9):
         stream.feed(chunk("word"))
-    assert stream.usage == Usage(prompt=50, completion=10, source="estimated")
+    assert stream.usage == Usage(input=50, output=10, source="estimated")
     stream.finish()
-    assert stream.usage == Usage(prompt=50, completion=10, source="estimated"), "this may have been a cut"
+    assert stream.usage == Usage(input=50, output=10, source="estimated"), "this may have been a cut"
 
 
 @pytest.mark.parametrize("wants_usage", [True, False])
@@ -196,7 +196,7 @@ def test_a_report_is_no_token(wants_usage: bool) -> None:
     stream = StreamMeter(wants_usage=wants_usage)
     for event in (chunk("a"), chunk("b"), chunk(usage={"completion_tokens": 1}), chunk("c")):
         stream.feed(event)
-    assert (stream.events, stream.usage) == (3, Usage(completion=3, source="estimated"))
+    assert (stream.events, stream.usage) == (3, Usage(output=3, source="estimated"))
 
 
 @pytest.mark.parametrize("wants_usage", [True, False])
@@ -204,9 +204,9 @@ def test_a_server_that_has_said_all_must_know(wants_usage: bool) -> None:
     stream = StreamMeter(wants_usage=wants_usage)
     for event in (chunk("a", usage={"completion_tokens": 1}), chunk("word"), DONE):
         stream.feed(event)
-    assert stream.usage == Usage(completion=1, source="upstream")
+    assert stream.usage == Usage(output=1, source="upstream")
     stream.finish()
-    assert stream.usage == Usage(completion=1, source="upstream")
+    assert stream.usage == Usage(output=1, source="upstream")
 
 
 @pytest.mark.parametrize("wants_usage", [True, False])
@@ -214,26 +214,26 @@ def test_the_last_report_is_believed_though_the_end_was_not_seen(wants_usage: bo
     stream = StreamMeter(wants_usage=wants_usage)
     for event in (chunk("role"), chunk("word"), chunk("finish"), chunk(usage={"completion_tokens": 1})):
         stream.feed(event)
-    assert stream.usage == Usage(completion=1, source="upstream")
+    assert stream.usage == Usage(output=1, source="upstream")
 
 
 def test_what_was_reported_is_taken_and_what_was_not_is_guessed() -> None:
     def guess() -> Usage:
-        return Usage(prompt=7, completion=8, source="estimated")
+        return Usage(input=7, output=8, source="estimated")
 
     for told, taken in (
-        (Usage(0, 0, 0, 0, "upstream"), Usage(0, 0, 0, 0, "upstream")),
-        (Usage(None, 2, 1, 1, "upstream"), Usage(7, 2, 1, 1, "estimated")),
+        (Usage(0, 0, 0, None, 0, "upstream"), Usage(0, 0, 0, None, 0, "upstream")),
+        (Usage(None, 2, 1, None, 1, "upstream"), Usage(7, 2, 1, None, 1, "estimated")),
         (Usage(3, None, source="upstream"), Usage(3, 8, source="estimated")),
-        (Usage(None, None, 9, 10, "upstream"), Usage(9, 10, 9, 10, "estimated")),
+        (Usage(None, None, 9, None, 10, "upstream"), Usage(9, 10, 9, None, 10, "estimated")),
         (None, guess()),
     ):
         assert filled(told, guess) == taken
 
 
 def test_estimates_are_marked() -> None:
-    assert estimate(41, 7) == Usage(prompt=11, completion=7, source="estimated")
-    assert estimate_whole(40, b"y" * 9) == Usage(prompt=10, completion=3, source="estimated")
+    assert estimate(41, 7) == Usage(input=11, output=7, source="estimated")
+    assert estimate_whole(40, b"y" * 9) == Usage(input=10, output=3, source="estimated")
 
 
 @given(st.binary(max_size=300), st.booleans())

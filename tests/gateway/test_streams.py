@@ -60,7 +60,7 @@ async def test_usage_is_asked_for_and_taken_out_again(gateway: Gateway, models: 
     assert b"1.50" in models.asked[0].received.body
     assert answer.content == b"".join((chunk("Hello"), chunk(" world"), chunk(finish="stop"), DONE))
     (row,) = gateway.rows()
-    assert (row["prompt_tokens"], row["completion_tokens"], row["usage_source"]) == (11, 2, "upstream")
+    assert (row["input_tokens"], row["output_tokens"], row["usage_source"]) == (11, 2, "upstream")
     assert (row["streamed"], row["outcome"]) == (1, "ok")
     assert row["first_byte_ms"] <= row["duration_ms"]
 
@@ -71,7 +71,7 @@ async def test_usage_the_client_asked_for_stays(gateway: Gateway, models: ModelS
     assert models.asked[0].received.body == body
     text = [chunk("Hello", usage=None), chunk(" world", usage=None), chunk(finish="stop", usage=None)]
     assert answer.content == b"".join((*text, chunk(usage=USAGE), DONE))
-    assert gateway.rows()[0]["prompt_tokens"] == 11
+    assert gateway.rows()[0]["input_tokens"] == 11
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ async def test_usage_on_the_last_chunk_of_text_is_counted_and_the_text_stays(
     models.plan(streamed(chunk("Hi"), chunk("!", finish="stop", usage=USAGE), DONE))
     answer = await gateway.chat(STREAM)
     assert answer.content == b"".join((chunk("Hi"), chunk("!", finish="stop"), DONE))
-    assert gateway.rows()[0]["completion_tokens"] == 2
+    assert gateway.rows()[0]["output_tokens"] == 2
 
 
 async def test_usage_that_grows_with_the_stream_counts_once(gateway: Gateway, models: ModelServer) -> None:
@@ -98,7 +98,7 @@ async def test_usage_that_grows_with_the_stream_counts_once(gateway: Gateway, mo
     models.plan(streamed(*steps, DONE))
     assert (await gateway.chat(STREAM)).content == chunk("a") * 3 + DONE
     (row,) = gateway.rows()
-    assert (row["prompt_tokens"], row["completion_tokens"]) == (9, 3)
+    assert (row["input_tokens"], row["output_tokens"]) == (9, 3)
 
 
 async def test_a_first_chunk_without_choices_is_not_taken_for_usage(
@@ -179,8 +179,8 @@ async def test_a_stream_without_true_usage_is_estimated(
     await gateway.chat(STREAM)
     (row,) = gateway.rows()
     assert row["usage_source"] == "estimated"
-    assert 5 <= row["completion_tokens"] <= 6
-    assert 10 < row["prompt_tokens"] < 40
+    assert 5 <= row["output_tokens"] <= 6
+    assert 10 < row["input_tokens"] < 40
 
 
 async def test_crlf_events_pass(gateway: Gateway, models: ModelServer) -> None:
@@ -190,7 +190,7 @@ async def test_crlf_events_pass(gateway: Gateway, models: ModelServer) -> None:
     models.plan(streamed(*sent))
     answer = await gateway.chat(STREAM)
     assert answer.content == b"".join([*sent[:3], sent[4]])
-    assert gateway.rows()[0]["prompt_tokens"] == 11
+    assert gateway.rows()[0]["input_tokens"] == 11
 
 
 @pytest.mark.parametrize("size", [1, 7, 64])
@@ -201,7 +201,7 @@ async def test_events_cut_anywhere_are_the_same_events(
     models.plan(streamed(*(sent[at : at + size] for at in range(0, len(sent), size))))
     answer = await gateway.chat(STREAM)
     assert answer.content == sent.replace(chunk(usage=USAGE), b"")
-    assert gateway.rows()[0]["prompt_tokens"] == 11
+    assert gateway.rows()[0]["input_tokens"] == 11
 
 
 async def test_a_stream_without_its_end_mark_ends_without_one(gateway: Gateway, models: ModelServer) -> None:
@@ -209,7 +209,7 @@ async def test_a_stream_without_its_end_mark_ends_without_one(gateway: Gateway, 
     answer = await gateway.chat(STREAM)
     assert answer.content == chunk("Hi")
     (row,) = gateway.rows()
-    assert (row["outcome"], row["prompt_tokens"]) == ("ok", 11)
+    assert (row["outcome"], row["input_tokens"]) == ("ok", 11)
 
 
 async def test_the_row_is_there_when_the_end_mark_is(gateway: Gateway) -> None:
@@ -302,14 +302,14 @@ async def test_a_stream_that_breaks_off_ends_with_an_error(
     assert len(models.asked) == 1
     (row,) = impatient.rows()
     assert (row["outcome"], row["status"], row["attempts"]) == ("cut", 200, 1)
-    assert (row["completion_tokens"], row["usage_source"]) == (2, "estimated")
+    assert (row["output_tokens"], row["usage_source"]) == (2, "estimated")
 
 
 async def test_usage_known_before_the_break_is_kept(gateway: Gateway, models: ModelServer) -> None:
     models.plan(streamed(chunk("one"), chunk(usage=USAGE), Pause(0.05), Cut))
     await gateway.chat(STREAM)
     (row,) = gateway.rows()
-    assert (row["outcome"], row["completion_tokens"], row["usage_source"]) == ("cut", 2, "upstream")
+    assert (row["outcome"], row["output_tokens"], row["usage_source"]) == ("cut", 2, "upstream")
 
 
 async def test_an_error_in_mid_stream_passes_and_is_recorded(gateway: Gateway, models: ModelServer) -> None:
@@ -371,7 +371,7 @@ async def test_invalid_utf8_passes(gateway: Gateway, models: ModelServer) -> Non
     odd = b'data: {"choices":[{"delta":{"content":"\xff\xfe"}}],"usage":null,"error":null}\n\n'
     models.plan(streamed(odd, chunk(usage=USAGE), DONE))
     assert (await gateway.chat(STREAM)).content == odd.replace(b',"usage":null', b"") + DONE
-    assert gateway.rows()[0]["prompt_tokens"] == 11
+    assert gateway.rows()[0]["input_tokens"] == 11
 
 
 async def test_the_total_time_is_bounded(nursery: trio.Nursery, home: Path, models: ModelServer) -> None:

@@ -1,4 +1,4 @@
-"""The app that the conformance suite serves over more than one server."""
+"""The app of the conformance suite."""
 
 import json
 
@@ -74,7 +74,7 @@ async def half(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def late(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers, and says whether receive tells of the end."""
+    """Responds, and checks that `receive` then returns http.disconnect."""
     await body_of(receive)
     await answer(send, b"late")
     assert (await receive())["type"] == "http.disconnect"

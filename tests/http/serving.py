@@ -1,9 +1,11 @@
-"""A real server on a free port and a raw client, for the tests of the listening side."""
+"""A real server on a free port and a raw client, for the tests of the listener."""
 
 import socket
 import ssl
+import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import h11
@@ -12,25 +14,39 @@ import trio
 from bluesminds.common.networks import Networks
 from bluesminds.http.asgi import ASGIApp, Receive, Scope, Send
 from bluesminds.http.server.rejections import Rejection
-from bluesminds.http.server.serve import Limits, Stats, bind_tcp, serve
+from bluesminds.http.server.serve import ListenerLimits, ListenerStats, bind_tcp, serve
 
 HOST = b"Host: test\r\n"
+PATIENT = ListenerLimits(
+    header_timeout=3600,
+    body_timeout=3600,
+    write_timeout=3600,
+    idle_timeout=3600,
+    drain_timeout=3600,
+    handshake_timeout=3600,
+)
+_PAUSE = threading.Event()
+
+
+def patient(**changes: Any) -> ListenerLimits:
+    """Limits whose timeouts do not fire during a test, except those given."""
+    return replace(PATIENT, **changes)
 
 
 @dataclass
 class Served:
     port: int
-    stats: Stats
+    stats: ListenerStats
     errors: list[BaseException]
     shutdown: trio.Event
-    refusals: list[tuple[str, Rejection, str, int]] = field(default_factory=list)
+    rejections: list[tuple[str, Rejection, str, int]] = field(default_factory=list)
     ended: trio.Event = field(default_factory=trio.Event)
 
     async def connect(self) -> trio.SocketStream:
         return await trio.open_tcp_stream("127.0.0.1", self.port)
 
     def connect_sending(self, data: bytes) -> trio.SocketStream:
-        """Without a pause: the data are there before the server can have accepted the connection."""
+        """The data arrives before the server can accept the connection."""
         sock = socket.create_connection(("127.0.0.1", self.port))
         sock.sendall(data)
         sock.setblocking(False)
@@ -47,25 +63,25 @@ class Served:
 async def start(
     nursery: trio.Nursery,
     app: ASGIApp,
-    limits: Limits | None = None,
+    limits: ListenerLimits | None = None,
     *,
     tls: ssl.SSLContext | None = None,
     http2: bool = False,
     proxies: Networks | None = None,
 ) -> Served:
     sockets = bind_tcp("127.0.0.1", 0)
-    served = Served(sockets[0].getsockname()[1], Stats(), [], trio.Event())
+    served = Served(sockets[0].getsockname()[1], ListenerStats(), [], trio.Event())
 
     async def run(task_status: trio.TaskStatus[list[Any]]) -> None:
         await serve(
             app,
             sockets,
-            limits or Limits(),
+            limits or PATIENT,
             tls=tls,
             http2=http2,
             proxies=proxies,
             on_error=served.errors.append,
-            on_refusal=lambda *told: served.refusals.append(told),
+            on_rejection=lambda *reported: served.rejections.append(reported),
             shutdown=served.shutdown,
             stats=served.stats,
             task_status=task_status,
@@ -76,15 +92,16 @@ async def start(
     return served
 
 
-async def eventually(condition: Callable[[], bool], seconds: float = 30) -> None:
-    """Wait for what no event tells; TooSlowError if it does not come."""
-    with trio.fail_after(seconds):
-        while not condition():  # noqa: ASYNC110 the conditions are counters
-            await trio.sleep(0.01)
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Wait up to 60 s of real time for a condition that no event reports; works with a mock clock too."""
+    limit = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < limit, "the condition did not come true within 60 s"
+        await trio.to_thread.run_sync(_PAUSE.wait, 0.005)
 
 
 async def read_all(stream: trio.abc.ReceiveStream) -> bytes:
-    """To the end, or to a reset."""
+    """Read to the end, or to a reset."""
     data = bytearray()
     try:
         while piece := await stream.receive_some(65536):
@@ -103,7 +120,7 @@ class Answer:
 
 
 class Client:
-    """Reads answers with a parser that is not ours."""
+    """Reads responses with h11, an independent parser."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self.stream = stream
@@ -114,7 +131,7 @@ class Client:
         return await self.read(method)
 
     async def read(self, method: str = "GET") -> Answer:
-        """One answer to a request that has been sent by hand."""
+        """The response to a request that has been sent as bytes."""
         if self._h11.our_state is h11.DONE:
             self._h11.start_next_cycle()
         self._h11.send(h11.Request(method=method, target="/", headers=[("host", "test")]))
@@ -148,7 +165,7 @@ class Client:
 
 
 async def body_of(receive: Receive) -> bytes | None:
-    """The whole body; None if it never became whole."""
+    """The complete body; None after a disconnect."""
     body = b""
     while True:
         message = await receive()

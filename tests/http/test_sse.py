@@ -1,4 +1,4 @@
-"""Event streams: no byte is lost or changed, and the same events come out however the stream is cut."""
+"""Event streams: no byte is lost or changed, and the events do not depend on how the stream is cut."""
 
 import pytest
 from hypothesis import example, given
@@ -23,7 +23,7 @@ def cut(stream: bytes, sizes: list[int]) -> list[bytes]:
 
 
 def reference(stream: bytes) -> list[bytes]:
-    """The events by the plain reading of the rules: line by line, an empty line ends one."""
+    """The events according to the specification: line by line, an empty line ends one."""
     events = []
     event = b""
     for line in _lines(stream):
@@ -53,7 +53,7 @@ def _lines(stream: bytes) -> list[bytes]:
 @example(b"\n\na\n\n", [])
 @example(b"a\n\n\nb\n\n", [])
 @example(b"a\r\n\r", [])
-def test_any_cutting_gives_the_same_events_and_loses_nothing(stream: bytes, sizes: list[int]) -> None:
+def test_splitter_any_split_gives_same_events(stream: bytes, sizes: list[int]) -> None:
     splitter = EventSplitter()
     events = [event for piece in cut(stream, sizes) for event in splitter.feed(piece)]
     assert events == reference(stream)
@@ -62,7 +62,7 @@ def test_any_cutting_gives_the_same_events_and_loses_nothing(stream: bytes, size
     assert splitter.pending == b""
 
 
-def test_events_in_one_read_after_a_partial_one() -> None:
+def test_splitter_events_after_partial_event_are_returned() -> None:
     splitter = EventSplitter()
     assert splitter.feed(b'data: {"a"') == []
     assert splitter.feed(b":1}\n\ndata: 2\n\ndata: ") == [b'data: {"a":1}\n\n', b"data: 2\n\n"]
@@ -71,7 +71,7 @@ def test_events_in_one_read_after_a_partial_one() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 7, 100])
-def test_an_event_may_be_as_long_as_the_limit_and_no_longer(size: int) -> None:
+def test_splitter_event_above_limit_is_rejected(size: int) -> None:
     splitter = EventSplitter(limit=30)
     event = b"data: " + b"x" * 22 + b"\n\n"
     fed = [events for piece in cut(event * 3, [size] * 90) for events in splitter.feed(piece)]
@@ -81,7 +81,7 @@ def test_an_event_may_be_as_long_as_the_limit_and_no_longer(size: int) -> None:
             splitter.feed(piece)
 
 
-def test_events_before_one_that_is_too_large_are_delivered() -> None:
+def test_splitter_events_before_too_large_event_are_returned() -> None:
     splitter = EventSplitter(limit=10)
     assert splitter.feed(b"a\n\nb\n\n" + b"x" * 20) == [b"a\n\n", b"b\n\n"]
     with pytest.raises(EventTooLarge):
@@ -92,7 +92,7 @@ def test_events_before_one_that_is_too_large_are_delivered() -> None:
         splitter.feed(b"c\n\n")
 
 
-def test_a_line_without_end_costs_linear_time_and_bounded_memory() -> None:
+def test_splitter_line_without_end_has_bounded_memory() -> None:
     splitter = EventSplitter(limit=1024 * 1024)
     with pytest.raises(EventTooLarge):
         for _ in range(300_000):
@@ -100,7 +100,7 @@ def test_a_line_without_end_costs_linear_time_and_bounded_memory() -> None:
     assert len(splitter.pending) <= 1024 * 1024 + 4
 
 
-def test_it_knows_whether_something_is_pending() -> None:
+def test_splitter_pending_bytes_are_known() -> None:
     splitter = EventSplitter()
     for data, empty in ((b"data: x\n\n", True), (b"data: y", False), (b"\n\n", True)):
         splitter.feed(data)
@@ -130,12 +130,12 @@ def test_it_knows_whether_something_is_pending() -> None:
         (b"", b""),
     ],
 )
-def test_event_data(event: bytes, data: bytes) -> None:
+def test_event_data_is_read_from_its_lines(event: bytes, data: bytes) -> None:
     assert event_data(event) == data
 
 
 @given(st.binary(max_size=60), st.none() | st.sampled_from([b"message_start", b"x y"]))
-def test_what_is_written_is_one_event_that_reads_back(data: bytes, name: bytes | None) -> None:
+def test_write_event_reads_back_as_one_event(data: bytes, name: bytes | None) -> None:
     event = write_event(data, name)
     assert EventSplitter().feed(event) == [event]
     assert event_data(event) == data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
@@ -143,6 +143,6 @@ def test_what_is_written_is_one_event_that_reads_back(data: bytes, name: bytes |
 
 
 @pytest.mark.parametrize("name", [b"a\nb", b"a\rdata: x"])
-def test_a_name_cannot_smuggle_lines(name: bytes) -> None:
+def test_write_event_name_with_line_end_is_rejected(name: bytes) -> None:
     with pytest.raises(ValueError, match="one line"):
         write_event(b"x", name)

@@ -90,7 +90,7 @@ def check(user: User, witness: Witness) -> None:
     counted = user.rows("SELECT total_tokens, day_tokens FROM quota_counters WHERE subject LIKE 'user:%'")
     ((total, day),) = user.rows(
         "SELECT sum(tokens), sum(tokens) FILTER (WHERE day = (SELECT max(day) FROM usage))"
-        " FROM (SELECT day, prompt_tokens + completion_tokens AS tokens FROM usage)"
+        " FROM (SELECT day, input_tokens + output_tokens AS tokens FROM usage)"
     )
     assert counted == [(total, day)], "so do the counters of limits"
 

@@ -47,8 +47,8 @@ async def test_a_plain_answer_and_its_usage(nursery: trio.Nursery, home: Path, l
     assert_private(answer.headers)
     (row,) = gateway.rows()
     assert row["usage_source"] == "upstream"
-    assert row["prompt_tokens"] == body["usage"]["prompt_tokens"]
-    assert row["completion_tokens"] == body["usage"]["completion_tokens"]
+    assert row["input_tokens"] == body["usage"]["prompt_tokens"]
+    assert row["output_tokens"] == body["usage"]["completion_tokens"]
 
 
 async def test_a_stream_and_its_usage(nursery: trio.Nursery, home: Path, litellm: LiteLLM) -> None:
@@ -72,8 +72,8 @@ async def test_a_stream_and_its_usage(nursery: trio.Nursery, home: Path, litellm
     rows = gateway.rows()
     assert [row["usage_source"] for row in rows] == ["upstream"] * 2
     for row in rows:
-        assert row["prompt_tokens"] == reported[True]["prompt_tokens"]
-        assert row["completion_tokens"] == reported[True]["completion_tokens"]
+        assert row["input_tokens"] == reported[True]["prompt_tokens"]
+        assert row["output_tokens"] == reported[True]["completion_tokens"]
 
 
 async def test_its_failures_are_told_as_ours(nursery: trio.Nursery, home: Path, litellm: LiteLLM) -> None:

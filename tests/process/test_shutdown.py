@@ -92,7 +92,7 @@ async def test_running_streams_end_properly(home: Path, number: signal.Signals) 
     for answer in reader.answers:
         assert answer.endswith(b"data: [DONE]\n\n")
         assert answer.count(b'{"content":"word"}') + answer.count(b'{"content":" word"}') == WORDS
-    assert user.rows("SELECT outcome, completion_tokens, count(*) FROM usage GROUP BY 1, 2") == [
+    assert user.rows("SELECT outcome, output_tokens, count(*) FROM usage GROUP BY 1, 2") == [
         ("ok", WORDS, count)
     ]
 

@@ -77,24 +77,24 @@ def test_usage_is_plausible_or_absent(usage: dict[str, object]) -> None:
     found = openai.read_answer(encoded({"usage": usage, "choices": []})).usage
     if found is not None:
         assert found.source == "upstream"
-        assert found.prompt is None or 0 <= found.prompt <= MAX_TOKENS
+        assert found.input is None or 0 <= found.input <= MAX_TOKENS
 
 
 @pytest.mark.parametrize(
     ("usage", "expected"),
     [
-        (b'{"prompt_tokens":1,"completion_tokens":2}', Usage(1, 2, None, None, "upstream")),
-        (b'{"prompt_tokens":0,"completion_tokens":0}', Usage(0, 0, None, None, "upstream")),
-        (b'{"prompt_tokens":5}', Usage(5, None, None, None, "upstream")),
-        (b'{"prompt_tokens":5,"prompt_tokens_details":null}', Usage(5, None, None, None, "upstream")),
+        (b'{"prompt_tokens":1,"completion_tokens":2}', Usage(1, 2, None, None, None, "upstream")),
+        (b'{"prompt_tokens":0,"completion_tokens":0}', Usage(0, 0, None, None, None, "upstream")),
+        (b'{"prompt_tokens":5}', Usage(5, None, None, None, None, "upstream")),
+        (b'{"prompt_tokens":5,"prompt_tokens_details":null}', Usage(5, None, None, None, None, "upstream")),
         (
             b'{"prompt_tokens":5,"completion_tokens":9,"cost":1e-5,"prompt_tokens_details":{"cached_tokens":3}}',
-            Usage(5, 9, 3, None, "upstream"),
+            Usage(5, 9, 3, None, None, "upstream"),
         ),
         (
             b'{"prompt_tokens":5,"completion_tokens":9,"prompt_tokens_details":{"cached_tokens":3,"x":[1]},%b'
             % b'"completion_tokens_details":{"reasoning_tokens":4,"audio_tokens":null}}',
-            Usage(5, 9, 3, 4, "upstream"),
+            Usage(5, 9, 3, None, 4, "upstream"),
         ),
         (b"null", None),
         (b"{}", None),

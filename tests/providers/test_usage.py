@@ -33,20 +33,20 @@ reports = st.fixed_dictionaries(
 @pytest.mark.parametrize(
     ("report", "expected"),
     [
-        (b'{"prompt_tokens":1,"completion_tokens":2}', Usage(1, 2, None, None, "upstream")),
-        (b'{"prompt_tokens":5.0,"completion_tokens":2e1}', Usage(5, 20, None, None, "upstream")),
+        (b'{"prompt_tokens":1,"completion_tokens":2}', Usage(1, 2, None, None, None, "upstream")),
+        (b'{"prompt_tokens":5.0,"completion_tokens":2e1}', Usage(5, 20, None, None, None, "upstream")),
         (
             b'{"prompt_tokens":5,"completion_tokens":9,"prompt_tokens_details":{"cached_tokens":"0"}}',
-            Usage(5, 9, None, None, "upstream"),
+            Usage(5, 9, None, None, None, "upstream"),
         ),
         (
             b'{"prompt_tokens":5,"completion_tokens":9,"prompt_tokens_details":{"cached_tokens":-1},%b'
             % b'"completion_tokens_details":{"reasoning_tokens":4.0}}',
-            Usage(5, 9, None, 4, "upstream"),
+            Usage(5, 9, None, None, 4, "upstream"),
         ),
         (
             b'{"prompt_tokens":5,"completion_tokens":9,"completion_tokens_details":[]}',
-            Usage(5, 9, None, None, "upstream"),
+            Usage(5, 9, None, None, None, "upstream"),
         ),
         (b'{"total_tokens":5}', None),
         (b'{"completion_tokens_details":[]}', None),
@@ -82,5 +82,5 @@ def test_what_is_believed_is_a_count(report: dict[str, object]) -> None:
     except Implausible:
         return
     if usage is not None:
-        for count in (usage.prompt, usage.completion, usage.cached, usage.reasoning):
+        for count in (usage.input, usage.output, usage.cache_read, usage.reasoning):
             assert count is None or (type(count) is int and 0 <= count <= MAX_TOKENS)

@@ -30,8 +30,7 @@ async def put_pairs(connection: Connection, pairs: list[Pair]) -> None:
 
 
 async def names(connection: Connection) -> list[str]:
-    """Of all settings but the one that every database begins with."""
-    rows = await connection.all("SELECT name FROM settings WHERE name <> 'audit_head' ORDER BY name")
+    rows = await connection.all("SELECT name FROM settings ORDER BY name")
     return [row[0] for row in rows]
 
 
@@ -66,7 +65,6 @@ def key(owner: UserRow, serial: int = 1) -> KeyRow:
         last_used_at=None,
         created_at=NOON,
         rotated_at=None,
-        previous_until=None,
     )
 
 
@@ -78,7 +76,7 @@ def usage(
     user_id: str = "user-1",
     model: str = "small",
     outcome: str = "ok",
-    prompt_tokens: int | None = 10,
+    input_tokens: int | None = 10,
     duration_ms: int = 700,
     cost_nano: int | None = 5,
     day: str = "2027-01-15",
@@ -96,9 +94,10 @@ def usage(
         outcome=outcome,
         streamed=True,
         attempts=1,
-        prompt_tokens=prompt_tokens,
-        completion_tokens=20,
-        cached_tokens=None,
+        input_tokens=input_tokens,
+        output_tokens=20,
+        cache_read_tokens=3,
+        cache_write_tokens=4,
         reasoning_tokens=0,
         usage_source="upstream",
         first_byte_ms=None,

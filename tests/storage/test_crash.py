@@ -13,6 +13,7 @@ import trio
 from storage import Connection, open_store
 from storage.migrate import load, shipped
 from storage.usage import LATEST, insert_batch, select_page
+from tests.gateways import eventually
 from tests.storage.samples import usage
 
 ROUNDS = [pytest.param(10, id="10"), pytest.param(100, id="100", marks=pytest.mark.process)]
@@ -28,35 +29,36 @@ async def check(connection: Connection) -> tuple[object, object, object, set[int
     )
 
 
-def kill_while_writing(url: str, witness: Path, first: int, delay: float) -> None:
-    """Start the writer, wait for an acknowledgement and then a little, kill it."""
-    size = witness.stat().st_size
-    with subprocess.Popen([sys.executable, "-m", "tests.storage.writer", url, witness, str(first)]) as writer:
-        give_up = time.monotonic() + 20
-        while witness.stat().st_size == size:
-            assert writer.poll() is None, "the writer ended by itself"
-            assert time.monotonic() < give_up, "the writer writes nothing"
-            time.sleep(0.002)  # noqa: TID251
-        time.sleep(delay)  # noqa: TID251
+async def kill_while_writing(url: str, witness: Path, first: int, size: int) -> None:
+    """Start the writer, wait until it has acknowledged rows worth `size` bytes, kill it."""
+    enough = size + len(witness.read_bytes())  # noqa: ASYNC240 - a small local file
+    command = [sys.executable, "-m", "tests.storage.writer", url, str(witness), str(first)]
+    writer = await trio.lowlevel.open_process(command)
+
+    def has_written() -> bool:
+        assert writer.poll() is None, "the writer failed"
+        return len(witness.read_bytes()) >= enough
+
+    try:
+        await eventually(has_written, 60)
+    finally:
         writer.kill()
+        with trio.CancelScope(shield=True):
+            await writer.wait()
 
 
 @pytest.mark.parametrize("rounds", ROUNDS)
-def test_no_acknowledged_row_is_lost_and_none_counts_twice(
+async def test_no_acknowledged_row_is_lost_and_none_counts_twice(
     sqlite_url: str, tmp_path: Path, rounds: int
 ) -> None:
     witness = tmp_path / "witness"
     witness.touch()
     rng = random.Random(rounds)  # noqa: S311
     for turn in range(rounds):
-        kill_while_writing(sqlite_url, witness, turn * 1_000_000, rng.uniform(0, 0.15))
+        await kill_while_writing(sqlite_url, witness, turn * 1_000_000, rng.randrange(1, 3000))
         acknowledged = {int(line) for line in witness.read_text().splitlines()}
-
-        async def inspect() -> tuple[object, object, object, set[int]]:
-            async with open_store(sqlite_url) as store:
-                return await store.read(check)
-
-        integrity, hourly, daily, logged = trio.run(inspect)
+        async with open_store(sqlite_url) as store:
+            integrity, hourly, daily, logged = await store.read(check)
         assert integrity == "ok"
         assert acknowledged <= logged
         assert hourly == daily == len(logged)

@@ -1,35 +1,25 @@
 """The table of keys: what comes back is what went in, pages, and whose a key is."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 
 import pytest
 
 from storage import Connection, IntegrityError, Store, open_store
 from storage.keys import (
+    SELECT_HOLDER,
     KeyHolder,
     KeyQuery,
     KeyRow,
     KeyUse,
     count_active_keys,
-    count_replaced,
-    end_replaced,
-    forget_replaced,
     insert_key,
-    renew_key,
-    replace_digest,
-    revoke_key,
     select_key,
     select_key_by_digest,
     select_keys,
-    select_replaced,
     touch_keys,
     update_key,
 )
-from storage.migrate import shipped
 from storage.users import insert_user, update_user
 from tests.storage.samples import NOON, key, user
 
@@ -101,9 +91,11 @@ async def test_a_key_is_changed_by_its_owner_while_it_is_not_revoked(store: Stor
     assert not await store.write(update_key, replace(NARROW, user_id=other.id))
     assert await listed(store) == [mine]
     assert await store.write(update_key, NARROW)
-    assert await listed(store) == [replace(NARROW, rotated_at=None)], "when it was rotated is no setting"
-    await store.write(revoke_key, owner.id, mine.id, NOON)
-    assert not await store.write(update_key, mine)
+    assert await listed(store) == [NARROW]
+    revoked = replace(mine, revoked_at=NOON)
+    assert await store.write(update_key, revoked)
+    assert not await store.write(update_key, replace(mine, revoked_at=NOON + 1))
+    assert await listed(store) == [revoked]
 
 
 async def test_a_key_is_somebodys(store: Store) -> None:
@@ -126,51 +118,40 @@ async def test_a_key_needs_an_owner_and_a_digest_of_its_own(store: Store) -> Non
         await store.write(insert_key, replace(key(owner, 2), digest=key(owner, 1).digest))
 
 
-async def test_a_key_is_revoked_once_and_by_its_owner_only(store: Store) -> None:
-    owner, other = user(1), user(2)
-    mine = key(owner)
-    for row in (owner, other):
-        await store.write(insert_user, row)
-    await store.write(insert_key, mine)
-    assert not await store.write(revoke_key, other.id, mine.id, NOON)
-    assert await store.write(revoke_key, owner.id, mine.id, NOON)
-    assert not await store.write(revoke_key, owner.id, mine.id, NOON + 1)
-    assert await listed(store) == [replace(mine, revoked_at=NOON)]
-
-
-async def test_a_key_is_found_by_what_it_was_before(store: Store) -> None:
+async def test_previous_secret_finds_the_key_with_its_own_end(store: Store) -> None:
     owner = user(1)
     first, other = key(owner, 1), key(owner, 2)
     await store.write(insert_user, owner)
     for row in (first, other):
         await store.write(insert_key, row)
-    second = replace(first, digest=bytes(31) + b"x", prefix="bm_Cd34", last4="abcd", rotated_at=NOON)
-    third = replace(second, digest=bytes(31) + b"y")
-    for before, after, ends_at in ((first, second, NOON + 9), (second, third, NOON + 5)):
-        await store.write(partial(replace_digest, at=NOON, ends_at=ends_at), before.id, before.digest)
-        assert await store.write(renew_key, after)
-    third = replace(third, previous_until=NOON + 9)
-    assert await listed(store) == [third, other]
-    for digest, ends_at in ((first.digest, NOON + 9), (second.digest, NOON + 5), (third.digest, None)):
-        found = await store.read(select_key_by_digest, digest)
-        assert found == KeyHolder(third, None, None, None, ends_at)
-    assert set(await store.read(select_replaced, first.id)) == {first.digest, second.digest}
-    assert await store.read(select_replaced, other.id) == []
+    rotated = replace(
+        first,
+        digest=b"x" * 32,
+        prefix="bm_Cd34",
+        last4="abcd",
+        rotated_at=NOON,
+        previous_digest=first.digest,
+        previous_until=NOON + 9,
+    )
+    assert await store.write(update_key, rotated)
+    assert await listed(store) == [rotated, other]
+    for digest, ends_at in ((rotated.digest, None), (first.digest, NOON + 9)):
+        holder = KeyHolder(rotated, None, None, None, ends_at)
+        assert await store.read(select_key_by_digest, digest) == holder
+    ended = replace(rotated, previous_until=None)
+    assert await store.write(update_key, ended)
+    assert await store.read(select_key_by_digest, first.digest) == KeyHolder(ended, None, None, None, 0)
+    assert await store.write(update_key, replace(ended, digest=b"y" * 32, previous_digest=b"x" * 32))
+    assert await store.read(select_key_by_digest, first.digest) is None
 
-    for ends_at in (NOON + 6, 0):
-        await store.write(end_replaced, first.id, ends_at)
-        assert (await store.read(select_key, first.id)) == replace(third, previous_until=ends_at or None)
-    ended = partial(forget_replaced, but=2)
-    for serial, ends_at in enumerate((NOON + 1, 0, NOON, 0)):
-        remember = partial(replace_digest, at=NOON + 1 + serial, ends_at=ends_at)
-        await store.write(remember, first.id, bytes([serial]) * 32)
-    await store.write(partial(replace_digest, at=1, ends_at=1), other.id, b"o" * 32)
-    assert await store.read(count_replaced, first.id, NOON) == 1
-    await store.write(ended, first.id, NOON)
-    assert set(await store.read(select_replaced, first.id)) == {b"\0" * 32, b"\2" * 32, b"\3" * 32}
-    assert await store.read(select_replaced, other.id) == [b"o" * 32]
-    await store.write(revoke_key, owner.id, first.id, NOON)
-    assert not await store.write(renew_key, first)
+
+async def test_lookup_by_digest_uses_both_indexes(sqlite_url: str) -> None:
+    async def plan(connection: Connection) -> str:
+        return str(await connection.all("EXPLAIN QUERY PLAN " + SELECT_HOLDER, digest=b""))
+
+    async with open_store(sqlite_url) as store:
+        steps = await store.read(plan)
+    assert "api_keys_digest" in steps and "api_keys_previous_digest" in steps and "SCAN" not in steps
 
 
 async def test_a_keys_last_use_only_moves_forward(store: Store) -> None:
@@ -180,35 +161,3 @@ async def test_a_keys_last_use_only_moves_forward(store: Store) -> None:
     await store.write(insert_key, mine)
     await store.write(touch_keys, [KeyUse(mine.id, 5), KeyUse(mine.id, 3), KeyUse("gone", 9)])
     assert await listed(store) == [replace(mine, last_used_at=5)]
-
-
-async def test_limits_of_older_keys_move_into_one_object(url: str, tmp_path: Path) -> None:
-    older = tmp_path / "older"
-    older.mkdir()
-    for file in shipped().iterdir():
-        if file.name < "0003":
-            (older / file.name).write_bytes(file.read_bytes())
-
-    async def insert(connection: Connection, serial: int, rpm: int | None, concurrency: int | None) -> None:
-        await connection.execute(
-            """
-            INSERT INTO api_keys (id, user_id, name, digest, prefix, last4, rpm, concurrency, created_at)
-            VALUES (:id, :owner, 'old', :digest, 'bm_Ab12', 'wxyz', :rpm, :concurrency, 0)
-            """,
-            id=str(serial),
-            owner=user(1).id,
-            digest=bytes([serial]),
-            rpm=rpm,
-            concurrency=concurrency,
-        )
-
-    async with open_store(url, schema=older) as store:
-        await store.write(insert_user, user(1))
-        for serial, figures in enumerate([(5, 2), (5, 0), (None, 2), (0, 0), (None, None)]):
-            await store.write(insert, serial, *figures)
-    async with open_store(url) as store:
-        rows = await listed(store)
-    found = [None if row.limits is None else json.loads(row.limits) for row in rows]
-    assert found == [{"rpm": 5, "concurrency": 2}, {"rpm": 5}, {"concurrency": 2}, None, None]
-    assert {(row.scopes, row.allowed_ips, row.rotated_at) for row in rows} == {(None, None, None)}
-    assert all(row.metadata == {} for row in rows)

@@ -35,7 +35,7 @@ ROWS = st.builds(
     user_id=st.sampled_from(["user-1", "user-2"]),
     model=st.sampled_from(["small", "lärge", ""]),
     outcome=st.sampled_from(["ok", "client_gone", "upstream_error", "cut"]),
-    prompt_tokens=st.none() | st.integers(0, 10**12),
+    input_tokens=st.none() | st.integers(0, 10**12),
     duration_ms=st.integers(0, 10**9),
     cost_nano=st.none() | st.integers(0, 10**12),
     day=st.sampled_from(["2026-12-31", "2027-01-14", "2027-01-15"]),
@@ -52,9 +52,9 @@ async def clear(connection: Connection) -> None:
 
 async def totals(connection: Connection, bucket: int) -> list[Any]:
     table = (
-        "SELECT bucket_start, key_id, user_id, model, server, requests, errors, prompt_tokens,"
-        " completion_tokens, cached_tokens, reasoning_tokens, duration_ms, cost_nano, unpriced"
-        " FROM {} ORDER BY 1, 2, 3, 4, 5"
+        "SELECT bucket_start, key_id, user_id, model, server, requests, errors, input_tokens,"
+        " output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens, duration_ms, cost_nano,"
+        " unpriced FROM {} ORDER BY 1, 2, 3, 4, 5"
     )
     name = "usage_hourly" if bucket == HOUR else "usage_daily"
     return [tuple(row) for row in await connection.all(table.format(name))]
@@ -65,17 +65,18 @@ def summed(rows: list[UsageRow], bucket: int) -> list[Any]:
     sums: dict[tuple[object, ...], list[int]] = {}
     for row in rows:
         group = (row.at // bucket * bucket, row.key_id, row.user_id, row.model, row.server)
-        total = sums.setdefault(group, [0] * 9)
+        total = sums.setdefault(group, [0] * 10)
         addends = (
             1,
             row.outcome not in ("ok", "client_gone"),
-            row.prompt_tokens or 0,
-            row.completion_tokens or 0,
-            row.cached_tokens or 0,
+            row.input_tokens or 0,
+            row.output_tokens or 0,
+            row.cache_read_tokens or 0,
+            row.cache_write_tokens or 0,
             row.reasoning_tokens or 0,
             row.duration_ms,
             row.cost_nano or 0,
-            row.cost_nano is None and bool((row.prompt_tokens or 0) + (row.completion_tokens or 0)),
+            row.cost_nano is None and bool((row.input_tokens or 0) + (row.output_tokens or 0)),
         )
         for position, addend in enumerate(addends):
             total[position] += addend
@@ -90,7 +91,7 @@ def counted(rows: list[UsageRow], subject: str) -> QuotaRow | None:
     day, month = max(row.day for row in mine), max(row.month for row in mine)
 
     def sums(chosen: list[UsageRow]) -> tuple[int, int]:
-        tokens = sum((row.prompt_tokens or 0) + (row.completion_tokens or 0) for row in chosen)
+        tokens = sum((row.input_tokens or 0) + (row.output_tokens or 0) for row in chosen)
         return tokens, sum(row.cost_nano or 0 for row in chosen)
 
     of_day = sums([row for row in mine if row.day == day])
@@ -168,13 +169,23 @@ async def test_pages_are_keyset_pages(store: Store) -> None:
 
 
 async def test_a_keys_page_needs_its_owner(store: Store) -> None:
-    with pytest.raises(ValueError, match="owner"):
+    with pytest.raises(ValueError, match="user_id"):
         await store.read(select_page, LATEST, 10, None, "key-1")
 
 
 def stats(label: object, requests: int, errors: int = 0) -> StatsRow:
     return StatsRow(
-        str(label), requests, errors, 10 * requests, 20 * requests, 0, 0, 700 * requests, 5 * requests, 0
+        str(label),
+        requests,
+        errors,
+        10 * requests,
+        20 * requests,
+        3 * requests,
+        4 * requests,
+        0,
+        700 * requests,
+        5 * requests,
+        0,
     )
 
 
@@ -216,7 +227,7 @@ async def test_what_keys_have_used_lately(store: Store) -> None:
         [
             usage(1, at=NOON - 60_000, duration_ms=0),
             usage(2, at=NOON - 90_000, duration_ms=30_001),
-            usage(3, at=NOON - 59_000, duration_ms=999, prompt_tokens=None),
+            usage(3, at=NOON - 59_000, duration_ms=999, input_tokens=None),
             usage(4, at=NOON - 120_000, duration_ms=120_000),
             usage(5, at=NOON, key_id="key-2", duration_ms=0),
             usage(6, at=NOON + 60_000, key_id="key-2", duration_ms=0),

@@ -79,4 +79,4 @@ async def test_http2_connection_closed_ends_the_upstream_request(
         assert await anext(answer.aiter_raw()) == chunk("one")
     await eventually(lambda: models.left == 1)
     (row,) = await gateway.settled(1)
-    assert (row["outcome"], row["status"], row["completion_tokens"]) == ("client_gone", 499, 1)
+    assert (row["outcome"], row["status"], row["output_tokens"]) == ("client_gone", 499, 1)

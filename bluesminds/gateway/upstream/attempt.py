@@ -8,7 +8,7 @@ import trio
 from msgspec import Struct, json, structs
 
 from bluesminds.common.values import Server
-from bluesminds.http.client.pool import FirstByteTimeout, Origin, Response, UpstreamCut
+from bluesminds.http.client.pool import FirstByteTimeout, Response, UpstreamCut, UpstreamOrigin
 from bluesminds.http.sse import EventSplitter, event_data
 from bluesminds.providers import openai
 from bluesminds.providers.dialects import DIALECTS
@@ -32,7 +32,7 @@ class UpstreamEndpoint(Struct, frozen=True):
     """What sending to a server needs, worked out once."""
 
     server: Server
-    origin: Origin
+    origin: UpstreamOrigin
     chat_target: bytes
     headers: tuple[tuple[bytes, bytes], ...]
     secrets: tuple[bytes, ...]
@@ -41,7 +41,7 @@ class UpstreamEndpoint(Struct, frozen=True):
     @classmethod
     def to(cls, server: Server) -> "UpstreamEndpoint":
         dialect = DIALECTS[server.dialect]
-        origin, base = Origin.parse(server.url)
+        origin, base = UpstreamOrigin.parse(server.url, trusted=server.origin != "table")
         return cls(
             server=server,
             origin=origin,

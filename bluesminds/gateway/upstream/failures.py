@@ -6,13 +6,14 @@ refused key counts against it.
 
 from msgspec import Struct
 
-from bluesminds.common.errors import UpstreamFailed
+from bluesminds.common.errors import UpstreamFailed, retry_headers
 from bluesminds.gateway.upstream.attempt import RETRY_HEADERS, Reply
 from bluesminds.http.client.pool import (
     BodyTooLarge,
     ChunkTimeout,
     ConnectTimeout,
     FirstByteTimeout,
+    LocalResourceError,
     PoolTimeout,
     UpstreamError,
     UpstreamProtocolError,
@@ -35,6 +36,10 @@ class AttemptFailure(Struct, frozen=True):
 
 def classify_error(exc: UpstreamError) -> AttemptFailure:
     reason = type(exc).__name__
+    if isinstance(exc, LocalResourceError):
+        message = "The gateway has no free sockets. Try again in a few seconds."
+        told = UpstreamFailed(503, "local_resource_exhausted", message, headers=retry_headers(1))
+        return AttemptFailure(reason, blames_server=False, told=told)
     if isinstance(exc, _TIMEOUTS):
         told = UpstreamFailed(504, "upstream_timeout", "The server did not answer in time. Try again.")
     elif isinstance(exc, BodyTooLarge | UpstreamProtocolError):

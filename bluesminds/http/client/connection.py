@@ -1,8 +1,8 @@
-"""One upstream connection and the answer it is reading: llhttp's callbacks, and nothing about pools.
+"""One upstream connection and the response it is reading: llhttp's callbacks, without pool logic.
 
-Promises that whatever the upstream sends, callers see a final status, whole headers of bounded size and body
-bytes of exactly one answer, or UpstreamProtocolError. A connection is reusable only when its answer
-ended exactly where its framing says, nothing followed, and both sides allow keep-alive.
+Whatever the upstream sends, callers get a final status, complete headers of bounded size and the body of
+exactly one response, or UpstreamProtocolError. A connection is reusable only when its response ended where
+its framing says, nothing followed, and both sides allow keep-alive.
 """
 
 import select
@@ -14,7 +14,7 @@ from bluesminds.http.client.errors import Phase, UpstreamCut, UpstreamProtocolEr
 from bluesminds.http.deadlines import NEVER
 from bluesminds.http.wire import Wire
 
-MAX_HEAD = 64 * 1024  # bytes after which a head, interim answers included, must be complete
+MAX_HEAD = 64 * 1024  # bytes within which a head, interim responses included, must be complete
 MAX_HEADERS = 200
 MAX_FRAMING = 64 * 1024  # bytes of chunk extensions and trailers in a row without a body byte
 
@@ -22,11 +22,11 @@ _FIRST_FINAL = 200
 _FIRST_UNKNOWN = 600
 
 
-class _SecondAnswer(Exception):
-    """The upstream began an answer to a request that was not sent."""
+class _UnexpectedResponse(Exception):
+    """The upstream started a response to a request that was not sent."""
 
 
-class Connection:
+class UpstreamConnection:
     """A wire with a response parser."""
 
     __slots__ = (
@@ -36,8 +36,6 @@ class Connection:
         "_parser",
         "_poller",
         "_received",
-        "answers",
-        "begun",
         "coding",
         "complete",
         "head_deadline",
@@ -45,16 +43,18 @@ class Connection:
         "idle_since",
         "keep_alive",
         "on_body",
+        "responses",
         "sent_at",
+        "started_at",
         "status",
         "wire",
     )
 
-    def __init__(self, wire: Wire, closed: Callable[["Connection"], None]) -> None:
-        """closed: told every time this connection is closed, before its wire is."""
+    def __init__(self, wire: Wire, closed: Callable[["UpstreamConnection"], None]) -> None:
+        """closed: called whenever this connection is closed, before its wire is."""
         self.wire = wire
         self.idle_since = NEVER  # Trio's clock
-        self.answers = 0  # complete ones
+        self.responses = 0  # complete responses so far
         self.keep_alive = True
         self._closed = closed
         self._body: list[bytes] = []
@@ -62,12 +62,12 @@ class Connection:
         self._parser = HttpResponseParser(self)
         self._poller = select.poll()
         self._poller.register(wire.fileno(), select.POLLIN)
-        self.begin(0.0, head_only=False)
+        self.start_request(0.0, head_only=False)
 
-    def begin(self, now: float, *, head_only: bool) -> None:
-        """Expect the answer to a request about to be sent. head_only: its answer has no body (HEAD)."""
-        self.begun = now
-        self.sent_at = NEVER  # when the kernel had taken the last byte of the request
+    def start_request(self, now: float, *, head_only: bool) -> None:
+        """Expect the response to a request about to be sent. head_only: it has no body (HEAD)."""
+        self.started_at = now
+        self.sent_at = NEVER  # when the kernel had accepted the last byte of the request
         self.head_deadline = NEVER
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
@@ -76,17 +76,17 @@ class Connection:
         self._head_only = head_only
         self._received = 0
 
-    def is_quiet(self) -> bool:
-        """Whether the upstream has neither sent anything nor closed since its last answer."""
+    def is_reusable(self) -> bool:
+        """Whether the upstream has neither sent anything nor closed since its last response."""
         return not (self.wire.pending() or self._poller.poll(0))
 
     @property
-    def untouched(self) -> bool:
-        """Whether no byte of an answer has arrived since `begin`."""
+    def nothing_received(self) -> bool:
+        """Whether no byte of a response has arrived since `start_request`."""
         return not self._received
 
     @property
-    def head_done(self) -> bool:
+    def head_complete(self) -> bool:
         return self.status >= _FIRST_FINAL
 
     @property
@@ -104,7 +104,7 @@ class Connection:
         return data
 
     async def read_head(self) -> None:
-        """Read until the final answer's head is complete, at the latest `head_deadline`.
+        """Read until the final response's head is complete, at the latest `head_deadline`.
 
         Raises WireClosed, WireTimeout and UpstreamError.
         """
@@ -113,14 +113,14 @@ class Connection:
             if not data:
                 self.keep_alive = False
                 raise UpstreamCut(
-                    "the upstream closed the connection without an answer", phase="head", sent=True
+                    "the upstream closed the connection without a response", phase="head", sent=True
                 )
             self._received += len(data)
             self._feed(data, "head")
             if self._received >= MAX_HEAD and self.status < _FIRST_FINAL:
-                raise self._broken("the answer's head is too large", "head")
+                raise self._broken("the response head is too large", "head")
         if len(self.headers) > MAX_HEADERS:
-            raise self._broken("the answer has too many headers", "head")
+            raise self._broken("the response has too many headers", "head")
 
     async def read_body(self, deadline: float) -> bytes:
         """The body bytes of the next read that has any; b"" at the body's end. Raises as `read_head` does."""
@@ -133,7 +133,7 @@ class Connection:
             self._feed(data, "body")
             framing += len(data)
             if framing > MAX_FRAMING and not self._body:
-                raise self._broken("the answer's chunk framing is too large", "body")
+                raise self._broken("the response has too much chunk framing", "body")
         return self.take_body()
 
     async def buffer_body(self, limit: int) -> None:
@@ -142,7 +142,7 @@ class Connection:
         while held < limit and not self.complete:
             data = await self.wire.receive()
             if not data:
-                return  # told to the reader by the next read
+                return  # the next read reports it
             self._feed(data, "body")
             held += len(data)
 
@@ -157,12 +157,12 @@ class Connection:
         except (HttpParserError, HttpParserUpgrade) as exc:
             self.keep_alive = False
             if not self.complete:
-                raise self._broken(f"the answer is not HTTP/1.1: {exc}", phase) from None
+                raise self._broken(f"the response is not HTTP/1.1: {exc}", phase) from None
         if self._head_only and self.complete:
             self._restart_parser()
 
     def _restart_parser(self) -> None:
-        # llhttp cannot be told that the answer to a HEAD has no body, and still waits for one.
+        # llhttp has no option for a response without a body (HEAD) and waits for one.
         if self._body:
             self._body.clear()
             self.keep_alive = False
@@ -172,18 +172,20 @@ class Connection:
         self.keep_alive = False
         framed = any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers)
         if framed:
-            raise UpstreamCut("the upstream closed the connection inside its answer", phase="body", sent=True)
+            raise UpstreamCut(
+                "the upstream closed the connection inside its response", phase="body", sent=True
+            )
         self.complete = True
 
     def _broken(self, message: str, phase: Phase) -> UpstreamProtocolError:
         self.keep_alive = False
         return UpstreamProtocolError(message, phase=phase, sent=True)
 
-    # llhttp's callbacks; an exception in one stops the parser for good.
+    # llhttp's callbacks. An exception in one stops the parser permanently.
 
     def on_message_begin(self) -> None:
         if self.complete:
-            raise _SecondAnswer
+            raise _UnexpectedResponse
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.status:
@@ -214,5 +216,5 @@ class Connection:
 
     def _finish(self) -> None:
         self.complete = True
-        self.answers += 1
+        self.responses += 1
         self.keep_alive = self.keep_alive and self._parser.should_keep_alive()

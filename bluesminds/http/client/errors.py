@@ -1,8 +1,8 @@
-"""What can go wrong between this process and an upstream, as one small tree.
+"""Errors of the exchange with an upstream.
 
-Every error says in which phase it happened and whether the request may have reached the upstream, because
-that alone decides what a caller may repeat. Messages are sentences about the connection; they never hold
-header values, bodies or credentials.
+Every error has the phase in which it happened and whether the request may have reached the upstream; callers
+decide from these whether to retry. Messages describe the connection. They never hold header values, bodies or
+credentials.
 """
 
 from typing import Literal
@@ -13,7 +13,7 @@ Phase = Literal["pool", "connect", "write", "head", "body"]
 class UpstreamError(Exception):
     """The exchange with the upstream failed.
 
-    phase: what was being waited for. sent: whether the upstream may have seen any byte of the request.
+    phase: the operation in progress. sent: whether the upstream may have received a byte of the request.
     """
 
     def __init__(self, message: str, *, phase: Phase, sent: bool) -> None:
@@ -23,7 +23,11 @@ class UpstreamError(Exception):
 
 
 class ConnectFailed(UpstreamError):
-    """No connection: refused, unreachable, unknown name, certificate not accepted, or the pool is closed."""
+    """No connection: refused, unreachable, unknown name, invalid certificate, or the pool is closed."""
+
+
+class LocalResourceError(UpstreamError):
+    """No connection, because this machine has no free descriptors or memory. The upstream is not at fault."""
 
 
 class ConnectTimeout(UpstreamError):
@@ -35,24 +39,24 @@ class PoolTimeout(UpstreamError):
 
 
 class WriteTimeout(UpstreamError):
-    """The upstream took no request byte for `write` seconds."""
+    """The upstream accepted no request byte for `write` seconds."""
 
 
 class FirstByteTimeout(UpstreamError):
-    """The answer's head was not complete `first_byte` seconds after the request was."""
+    """The response head was not complete `first_byte` seconds after the request."""
 
 
 class ChunkTimeout(UpstreamError):
-    """No byte of the answer's body arrived for `between_chunks` seconds."""
+    """No byte of the response body arrived for `between_chunks` seconds."""
 
 
 class UpstreamCut(UpstreamError):
-    """The connection ended before the answer did."""
+    """The connection ended before the response was complete."""
 
 
 class UpstreamProtocolError(UpstreamError):
-    """The answer is not HTTP/1.1 as agreed: malformed, oversized head, unwanted coding, compression bomb."""
+    """The response is invalid: malformed, oversized head, unsupported coding, or compression bomb."""
 
 
 class BodyTooLarge(UpstreamError):
-    """The answer's body is longer than the reader allows."""
+    """The response body exceeds the reader's limit."""

@@ -1,8 +1,8 @@
-"""Sending one request on one connection and reading the head of its answer.
+"""Sends one request on a connection and reads the head of its response.
 
-A small whole body leaves in one send together with its head. Anything longer is sent while the answer is
-already being read, so a refusal that comes early is delivered instead of a broken pipe: a final status of 300
-or more ends the sending, any other lets the body finish first.
+A small complete body is sent together with its head. A longer one is sent while the response is already
+being read, so that an early error response is delivered instead of a broken pipe: a final status of 300 or
+more ends the sending, any other lets the body finish first.
 """
 
 import re
@@ -11,32 +11,32 @@ from dataclasses import dataclass
 
 import trio
 
-from bluesminds.http.client.connection import Connection
+from bluesminds.http.client.connection import UpstreamConnection
 from bluesminds.http.client.errors import FirstByteTimeout, UpstreamCut, UpstreamError, WriteTimeout
 from bluesminds.http.wire import WireClosed, WireTimeout
 
-JOINED = 64 * 1024  # bytes of body up to which head and body leave in one send
+SINGLE_SEND_BYTES = 64 * 1024  # bytes of body up to which head and body are sent together
 _PIECE = 256 * 1024  # bytes of a long body under one write deadline
-_EARLY_BODY = 64 * 1024  # bytes of an early refusal's body read before the request is abandoned
+_EARLY_BODY = 64 * 1024  # bytes of an early error response read before the request is dropped
 _EARLY_SECONDS = 1.0
-_FIRST_REFUSAL = 300
+_FIRST_ERROR = 300
 
 _METHOD = re.compile(rb"[A-Z]+(?:-[A-Z]+)*")
 _TARGET = re.compile(rb"[!-~]+")
-_OURS = frozenset(
+_MANAGED_HEADERS = frozenset(
     (b"host", b"accept-encoding", b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer")
 ) | frozenset((b"upgrade", b"content-length", b"transfer-encoding", b"expect"))
 _BODY_EXPECTED = frozenset((b"POST", b"PUT", b"PATCH"))
 
-Body = bytes | AsyncIterable[bytes]
+RequestBody = bytes | AsyncIterable[bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Limits of one exchange, each for one wait, in seconds; math.inf for none.
+    """Timeouts of one exchange, each for one wait, in seconds; math.inf for no limit.
 
-    first_byte runs from the request's last byte to the end of the answer's head. write, first_byte and
-    between_chunks are swept, so they may end up to a tenth of a second late.
+    first_byte runs from the request's last byte to the end of the response head. write, first_byte and
+    between_chunks may fire up to deadlines.TICK late.
     """
 
     connect: float = 5.0
@@ -47,19 +47,19 @@ class Timeouts:
 
 
 def render_head(
-    method: bytes, target: bytes, host_lines: bytes, headers: Sequence[tuple[bytes, bytes]], body: Body
+    method: bytes, target: bytes, host_lines: bytes, headers: Sequence[tuple[bytes, bytes]], body: RequestBody
 ) -> bytes:
-    """The request's head. Framing and connection headers among `headers` are dropped: they are the pool's.
+    """The request's head. Framing and connection headers in `headers` are dropped: the pool sets its own.
 
-    An iterable body goes chunked, unless `headers` has its Content-Length. Raises ValueError, without
-    repeating values, for anything that would not be one head.
+    An iterable body is sent chunked, unless `headers` has its Content-Length. Raises ValueError, without
+    header values, for an invalid method, target or header.
     """
     if not (_METHOD.fullmatch(method) and _TARGET.fullmatch(target)):
         raise ValueError("the request's method or target is malformed")
     parts = [method, b" ", target, host_lines]
     lines = host_lines.count(b"\n")
     for name, value in headers:
-        if name.lower() not in _OURS:
+        if name.lower() not in _MANAGED_HEADERS:
             parts += (name, b": ", value, b"\r\n")
             lines += 1
     framing = _framing(method, headers, body)
@@ -71,7 +71,7 @@ def render_head(
     return head
 
 
-def _framing(method: bytes, headers: Sequence[tuple[bytes, bytes]], body: Body) -> bytes:
+def _framing(method: bytes, headers: Sequence[tuple[bytes, bytes]], body: RequestBody) -> bytes:
     if isinstance(body, bytes):
         needed = body or method in _BODY_EXPECTED
         return b"Content-Length: %d\r\n\r\n" % len(body) if needed else b"\r\n"
@@ -88,18 +88,23 @@ def declared_length(headers: Sequence[tuple[bytes, bytes]]) -> int | None:
     return None
 
 
-async def exchange(
-    connection: Connection, method: bytes, head: bytes, body: Body, length: int | None, timeouts: Timeouts
+async def send_request(
+    connection: UpstreamConnection,
+    method: bytes,
+    head: bytes,
+    body: RequestBody,
+    length: int | None,
+    timeouts: Timeouts,
 ) -> None:
-    """Send the request and return when the answer's head is complete.
+    """Send the request and return when the response head is complete.
 
     length: what the head declares for an iterable body. Raises UpstreamError, and whatever the body raises.
     """
     now = trio.current_time()
-    connection.begin(now, head_only=method == b"HEAD")
+    connection.start_request(now, head_only=method == b"HEAD")
     try:
-        if isinstance(body, bytes) and len(body) <= JOINED:
-            await _send_joined(connection, head + body, now + timeouts.write)
+        if isinstance(body, bytes) and len(body) <= SINGLE_SEND_BYTES:
+            await _send_at_once(connection, head + body, now + timeouts.write)
             connection.sent_at = trio.current_time()
             connection.head_deadline = connection.sent_at + timeouts.first_byte
             await connection.read_head()
@@ -107,43 +112,43 @@ async def exchange(
             await _Upload(connection, timeouts).run(head, body, length)
     except WireTimeout:
         raise FirstByteTimeout(
-            "the upstream did not begin its answer in time", phase="head", sent=True
+            "the upstream did not start its response in time", phase="head", sent=True
         ) from None
     except WireClosed as exc:
-        raise UpstreamCut("the connection was lost before an answer", phase="head", sent=True) from exc
+        raise UpstreamCut("the connection was lost before a response", phase="head", sent=True) from exc
 
 
-async def _send_joined(connection: Connection, data: bytes, deadline: float) -> None:
+async def _send_at_once(connection: UpstreamConnection, data: bytes, deadline: float) -> None:
     try:
         await connection.wire.send(data, deadline)
     except WireTimeout:
         raise _write_timeout() from None
     except WireClosed:
-        if connection.answers:
-            raise  # what is left to read on a kept-alive connection cannot be the answer to this
-        connection.keep_alive = False  # a refusal may have come before the close: reading finds out
+        if connection.responses:
+            raise  # bytes left on a kept-alive connection cannot be the response to this request
+        connection.keep_alive = False  # an error response may have arrived before the close
 
 
 def _write_timeout() -> WriteTimeout:
-    return WriteTimeout("the upstream stopped taking the request", phase="write", sent=True)
+    return WriteTimeout("the upstream stopped accepting the request", phase="write", sent=True)
 
 
 class _SendStopped(Exception):
-    """The connection takes no more of the request."""
+    """The connection accepts no more of the request."""
 
 
 class _Upload:
-    """A request on its way out while its answer may already come in."""
+    """Sends a request while its response may already arrive."""
 
-    def __init__(self, connection: Connection, timeouts: Timeouts) -> None:
+    def __init__(self, connection: UpstreamConnection, timeouts: Timeouts) -> None:
         self._connection = connection
         self._timeouts = timeouts
         self._sent = False
-        self._answered = False
-        self._failure: Exception | None = None  # the connection's
-        self._body_failure: Exception | None = None  # the request body's own
+        self._responded = False
+        self._failure: Exception | None = None  # of the connection
+        self._body_failure: Exception | None = None  # of the request body's iterable
 
-    async def run(self, head: bytes, body: Body, length: int | None) -> None:
+    async def run(self, head: bytes, body: RequestBody, length: int | None) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._read, nursery.cancel_scope)
             try:
@@ -151,26 +156,26 @@ class _Upload:
                 self._sent = True
                 self._connection.sent_at = trio.current_time()
             except _SendStopped:
-                pass  # an answer may have come first: the reader finds out
+                pass  # a response may have arrived first: `_read` decides
             except Exception as exc:
                 self._body_failure = exc
-            if self._answered or self._failure or self._body_failure:
+            if self._responded or self._failure or self._body_failure:
                 nursery.cancel_scope.cancel()
             else:
-                self._start_first_byte_clock()
+                self._start_first_byte_timeout()
         if not self._sent:
             self._connection.keep_alive = False
         if self._body_failure is not None:
             raise self._body_failure
-        if self._failure is not None and not self._answered:
+        if self._failure is not None and not self._responded:
             raise self._failure
 
     async def _read(self, scope: trio.CancelScope) -> None:
         try:
             await self._connection.read_head()
-            self._answered = True
-            if self._connection.status >= _FIRST_REFUSAL and not self._sent:
-                # The body is fetched first because abandoning a TLS send ends the reading as well.
+            self._responded = True
+            if self._connection.status >= _FIRST_ERROR and not self._sent:
+                # The body is read first, because cancelling a TLS send makes reading impossible too.
                 with trio.move_on_after(_EARLY_SECONDS):
                     await self._connection.buffer_body(_EARLY_BODY)
                 scope.cancel()
@@ -178,12 +183,12 @@ class _Upload:
             self._failure = exc
             scope.cancel()
 
-    def _start_first_byte_clock(self) -> None:
+    def _start_first_byte_timeout(self) -> None:
         deadline = trio.current_time() + self._timeouts.first_byte
         self._connection.head_deadline = deadline
         self._connection.wire.read_deadline = deadline  # the reader is already waiting
 
-    async def _send(self, head: bytes, body: Body, length: int | None) -> None:
+    async def _send(self, head: bytes, body: RequestBody, length: int | None) -> None:
         if isinstance(body, bytes):
             await self._write(head)
             await self._write(body)

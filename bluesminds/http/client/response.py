@@ -1,12 +1,12 @@
-"""An answer as callers see it: status, headers, and a body that is read as it arrives.
+"""A response: status, headers, and a body that is read as it arrives.
 
-It owns its connection until the body's last byte is parsed, `close` is called, or reading fails; then the
-connection goes back to the pool or is closed, exactly once and without waiting.
+It owns its connection until the body is complete, `close` is called, or reading fails. Then the connection
+is returned to the pool or closed, exactly once and without waiting.
 """
 
 import trio
 
-from bluesminds.http.client.connection import Connection
+from bluesminds.http.client.connection import UpstreamConnection
 from bluesminds.http.client.decode import DecodeError, Decoder
 from bluesminds.http.client.errors import (
     BodyTooLarge,
@@ -15,14 +15,14 @@ from bluesminds.http.client.errors import (
     UpstreamError,
     UpstreamProtocolError,
 )
-from bluesminds.http.client.slots import OriginSlots, Slots
+from bluesminds.http.client.slots import OriginSlots, PoolSlots
 from bluesminds.http.wire import WireClosed, WireTimeout
 
-_DECODED_AWAY = (b"content-encoding", b"content-length")
+_REMOVED_BY_DECODING = (b"content-encoding", b"content-length")
 
 
 class Response:
-    """A final answer, its head complete. Close it in a `finally`; a cancelled `receive` may be repeated."""
+    """A response with a complete head. Close it in a `finally`; a cancelled `receive` may be repeated."""
 
     __slots__ = (
         "_between_chunks",
@@ -30,7 +30,7 @@ class Response:
         "_connection",
         "_decoder",
         "_ended",
-        "_lane",
+        "_origin_slots",
         "_slots",
         "headers",
         "status",
@@ -38,21 +38,21 @@ class Response:
 
     def __init__(
         self,
-        connection: Connection,
-        lane: OriginSlots,
-        slots: Slots,
+        connection: UpstreamConnection,
+        origin_slots: OriginSlots,
+        slots: PoolSlots,
         between_chunks: float,
         decoder: Decoder | None,
     ) -> None:
         self.status = connection.status
         self.headers = connection.headers  # names in lower case
         if decoder is not None:
-            self.headers = [header for header in self.headers if header[0] not in _DECODED_AWAY]
+            self.headers = [header for header in self.headers if header[0] not in _REMOVED_BY_DECODING]
         self._decoder = decoder
-        self._lane = lane
+        self._origin_slots = origin_slots
         self._slots = slots
         self._between_chunks = between_chunks
-        self._connection: Connection | None = connection
+        self._connection: UpstreamConnection | None = connection
         self._ended = False
         self._buffered = b""
         if connection.complete:
@@ -71,7 +71,7 @@ class Response:
         """The body bytes of one socket read; b"" at the body's end.
 
         Raises ChunkTimeout, UpstreamCut and UpstreamProtocolError, each of which closes the response, and
-        trio.ClosedResourceError when it was closed before its end.
+        trio.ClosedResourceError after `close`.
         """
         if self._decoder is not None:
             return await self._receive_decoded(self._decoder)
@@ -85,12 +85,12 @@ class Response:
             size += len(data)
             if size > limit:
                 self.close()
-                raise BodyTooLarge(f"the answer is longer than {limit} bytes", phase="body", sent=True)
+                raise BodyTooLarge(f"the response is longer than {limit} bytes", phase="body", sent=True)
             parts.append(data)
         return b"".join(parts)
 
     def close(self) -> None:
-        """Give the connection back if its answer is complete, else close it. Idempotent."""
+        """Return the connection to the pool if the response is complete, else close it. Idempotent."""
         if self._connection is not None:
             self._release(self._connection)
 
@@ -110,10 +110,10 @@ class Response:
             raise
         except WireTimeout:
             self._release(connection)
-            raise ChunkTimeout("the upstream stopped inside its answer", phase="body", sent=True) from None
+            raise ChunkTimeout("the upstream stopped sending its response", phase="body", sent=True) from None
         except WireClosed as exc:
             self._release(connection)
-            raise UpstreamCut("the connection was lost inside the answer", phase="body", sent=True) from exc
+            raise UpstreamCut("the connection was lost inside the response", phase="body", sent=True) from exc
         if connection.complete:
             self._ended = True
             self._release(connection)
@@ -131,7 +131,7 @@ class Response:
             raise UpstreamProtocolError(str(exc), phase="body", sent=True) from None
         if not piece and not decoder.finished:
             self._fail()
-            raise UpstreamCut("the answer's compressed body ends too early", phase="body", sent=True)
+            raise UpstreamCut("the compressed response body ends too early", phase="body", sent=True)
         return piece
 
     def _fail(self) -> None:
@@ -140,17 +140,17 @@ class Response:
         self._buffered = b""
         self.close()
 
-    def _release(self, connection: Connection) -> None:
+    def _release(self, connection: UpstreamConnection) -> None:
         self._connection = None
         if connection.complete and connection.keep_alive and not connection.wire.pending():
-            self._slots.give_back(self._lane, connection)
+            self._slots.return_connection(self._origin_slots, connection)
         else:
             connection.close()
-            self._slots.forget(self._lane)
+            self._slots.release(self._origin_slots)
 
 
-def make_decoder(connection: Connection) -> Decoder | None:
-    """The decoder a complete head asks for. Raises UpstreamProtocolError for a coding that is not known."""
+def make_decoder(connection: UpstreamConnection) -> Decoder | None:
+    """The decoder for a complete head. Raises UpstreamProtocolError for an unsupported coding."""
     coding = connection.coding
     if coding is None or coding.strip().lower() in (b"", b"identity") or _bodiless(connection):
         return None
@@ -160,5 +160,5 @@ def make_decoder(connection: Connection) -> Decoder | None:
         raise UpstreamProtocolError(str(exc), phase="head", sent=True) from None
 
 
-def _bodiless(connection: Connection) -> bool:
+def _bodiless(connection: UpstreamConnection) -> bool:
     return connection.complete and not connection.has_body

@@ -1,8 +1,8 @@
-"""Who may use or open which connection: the pool's arithmetic, decided synchronously and without waiting.
+"""Connection limits of the pool: which request may use or open which connection. Nothing here waits.
 
-Two caps hold at every instant: connections in total and per origin, idle ones included. Waiting is first
-come, first served among those who can use what became free. While anyone waits for the total cap no
-connection is idle anywhere, and a lane with waiters has no idle one; so taking an idle one overtakes nobody.
+Two limits hold at every instant: connections in total and per origin, idle ones included. Waiters are served
+in order of arrival, among those that can use what became free. While a waiter waits for the total limit, no
+connection is idle; an origin with waiters has no idle connection. So using an idle one never overtakes.
 """
 
 from collections import OrderedDict, deque
@@ -10,147 +10,149 @@ from collections.abc import Iterator
 
 import trio
 
-from bluesminds.http.client.connection import Connection
-from bluesminds.http.client.origin import Origin
+from bluesminds.http.client.connection import UpstreamConnection
+from bluesminds.http.client.origin import UpstreamOrigin
 
 
 class OriginSlots:
-    """One origin's share of the pool."""
+    """The connections and waiters of one origin."""
 
     __slots__ = ("host_lines", "idle", "open", "origin", "waiting")
 
-    def __init__(self, origin: Origin) -> None:
+    def __init__(self, origin: UpstreamOrigin) -> None:
         self.origin = origin
         self.host_lines = f" HTTP/1.1\r\nHost: {origin.authority}\r\nAccept-Encoding: identity\r\n".encode(
             "ascii"
         )
-        self.idle: deque[Connection] = deque()  # longest idle first
+        self.idle: deque[UpstreamConnection] = deque()  # longest idle first
         self.open = 0  # connections being opened, in use or idle
         self.waiting: OrderedDict[int, Waiter] = OrderedDict()
 
 
 class Waiter:
-    """A place in the queue. Once granted it holds a connection, or (None) the right to open one."""
+    """A place in the queue. Once granted it has a connection, or None for permission to open one."""
 
-    __slots__ = ("connection", "granted", "lane", "number", "woken")
+    __slots__ = ("connection", "granted", "number", "slots", "woken")
 
-    def __init__(self, lane: OriginSlots, number: int) -> None:
-        self.lane = lane
+    def __init__(self, slots: OriginSlots, number: int) -> None:
+        self.slots = slots
         self.number = number
         self.granted = False
-        self.connection: Connection | None = None
+        self.connection: UpstreamConnection | None = None
         self.woken = trio.Event()
 
 
-class Slots:
-    """All lanes under one total. Every method leaves the caps and the queue true."""
+class PoolSlots:
+    """All origins under one total limit. Every method keeps the limits and the queue consistent."""
 
     def __init__(self, max_total: int, max_per_origin: int) -> None:
         if max_total < 1 or max_per_origin < 1:
-            raise ValueError("a pool needs room for at least one connection")
+            raise ValueError("a pool needs at least one connection")
         self._max_total = max_total
         self._max_per_origin = max_per_origin
         self._total = 0
         self._issued = 0
-        self.lanes: dict[Origin, OriginSlots] = {}
+        self.by_origin: dict[UpstreamOrigin, OriginSlots] = {}
 
-    def lane(self, origin: Origin) -> OriginSlots:
-        lane = self.lanes.get(origin)
-        if lane is None:
-            lane = self.lanes[origin] = OriginSlots(origin)
-        return lane
+    def for_origin(self, origin: UpstreamOrigin) -> OriginSlots:
+        slots = self.by_origin.get(origin)
+        if slots is None:
+            slots = self.by_origin[origin] = OriginSlots(origin)
+        return slots
 
-    def reserve(self, lane: OriginSlots) -> bool:
-        """Count one more connection for the lane, closing another lane's longest idle one if need be."""
-        if lane.open >= self._max_per_origin:
+    def reserve(self, slots: OriginSlots) -> bool:
+        """Count one more connection, closing the longest idle one of another origin if needed."""
+        if slots.open >= self._max_per_origin:
             return False
         if self._total >= self._max_total and not self._evict():
             return False
-        lane.open += 1
+        slots.open += 1
         self._total += 1
         return True
 
-    def enqueue(self, lane: OriginSlots) -> Waiter:
+    def enqueue(self, slots: OriginSlots) -> Waiter:
         self._issued += 1
-        waiter = lane.waiting[self._issued] = Waiter(lane, self._issued)
+        waiter = slots.waiting[self._issued] = Waiter(slots, self._issued)
         return waiter
 
-    def abandon(self, waiter: Waiter) -> None:
-        """The waiter gives up its place, or passes on what it was granted and never used."""
+    def cancel(self, waiter: Waiter) -> None:
+        """Remove the waiter from the queue, or pass on the grant it did not use."""
         if not waiter.granted:
-            waiter.lane.waiting.pop(waiter.number, None)
+            waiter.slots.waiting.pop(waiter.number, None)
         elif waiter.connection is None:
-            self.forget(waiter.lane)
+            self.release(waiter.slots)
         else:
-            self.give_back(waiter.lane, waiter.connection)
+            self.return_connection(waiter.slots, waiter.connection)
 
-    def forget(self, lane: OriginSlots) -> None:
-        """One of the lane's counted connections is closed, or was never opened."""
-        lane.open -= 1
+    def release(self, slots: OriginSlots) -> None:
+        """One of the origin's counted connections is closed, or was never opened."""
+        slots.open -= 1
         self._total -= 1
-        heir = self._first_waiting(lane)
-        if heir is not None:
-            self._allow(heir)
+        successor = self._first_waiting(slots)
+        if successor is not None:
+            self._grant_new(successor)
 
-    def give_back(self, lane: OriginSlots, connection: Connection) -> None:
-        """A healthy connection is free: hand it to the first in the queue, or keep it idle."""
-        heir = self._first_waiting(lane)
-        if heir is None:
+    def return_connection(self, slots: OriginSlots, connection: UpstreamConnection) -> None:
+        """A reusable connection is free: pass it to the first waiter, or keep it idle."""
+        successor = self._first_waiting(slots)
+        if successor is None:
             connection.idle_since = trio.current_time()
-            lane.idle.append(connection)
-        elif heir.lane is lane:
-            self._grant(heir, connection)
+            slots.idle.append(connection)
+        elif successor.slots is slots:
+            self._grant(successor, connection)
         else:
             connection.close()
-            lane.open -= 1
+            slots.open -= 1
             self._total -= 1
-            self._allow(heir)
+            self._grant_new(successor)
 
-    def drop_idle(self, lane: OriginSlots, connection: Connection) -> None:
-        lane.idle.remove(connection)
+    def close_idle(self, slots: OriginSlots, connection: UpstreamConnection) -> None:
+        slots.idle.remove(connection)
         connection.close()
-        self.forget(lane)
+        self.release(slots)
 
     def prune(self) -> None:
-        """Forget origins nobody uses, so that callers who meet many of them do not grow the pool."""
-        for origin in [o for o, lane in self.lanes.items() if not lane.open and not lane.waiting]:
-            del self.lanes[origin]
+        """Remove unused origins, so that many origins do not grow the pool."""
+        unused = [slots.origin for slots in self.by_origin.values() if not (slots.open or slots.waiting)]
+        for origin in unused:
+            del self.by_origin[origin]
 
-    def idle(self) -> Iterator[tuple[OriginSlots, Connection]]:
-        for lane in self.lanes.values():
-            for connection in lane.idle:
-                yield lane, connection
+    def idle(self) -> Iterator[tuple[OriginSlots, UpstreamConnection]]:
+        for slots in self.by_origin.values():
+            for connection in slots.idle:
+                yield slots, connection
 
-    def refuse_all(self) -> None:
-        """Wake every waiter without a grant: nothing will become free any more."""
-        for lane in self.lanes.values():
-            for waiter in lane.waiting.values():
+    def wake_all(self) -> None:
+        """Wake every waiter without a grant: the pool is closing."""
+        for slots in self.by_origin.values():
+            for waiter in slots.waiting.values():
                 waiter.woken.set()
-            lane.waiting.clear()
+            slots.waiting.clear()
 
     def _first_waiting(self, freed: OriginSlots) -> Waiter | None:
-        """The earliest waiter who can use a slot or connection just freed in a lane."""
+        """The earliest waiter that can use a slot or connection just freed in `freed`."""
         first: Waiter | None = None
-        for lane in self.lanes.values():
-            if lane.waiting and (lane is freed or lane.open < self._max_per_origin):
-                head = next(iter(lane.waiting.values()))
+        for slots in self.by_origin.values():
+            if slots.waiting and (slots is freed or slots.open < self._max_per_origin):
+                head = next(iter(slots.waiting.values()))
                 if first is None or head.number < first.number:
                     first = head
         return first
 
-    def _allow(self, waiter: Waiter) -> None:
-        waiter.lane.open += 1
+    def _grant_new(self, waiter: Waiter) -> None:
+        waiter.slots.open += 1
         self._total += 1
         self._grant(waiter, None)
 
-    def _grant(self, waiter: Waiter, connection: Connection | None) -> None:
-        del waiter.lane.waiting[waiter.number]
+    def _grant(self, waiter: Waiter, connection: UpstreamConnection | None) -> None:
+        del waiter.slots.waiting[waiter.number]
         waiter.granted = True
         waiter.connection = connection
         waiter.woken.set()
 
     def _evict(self) -> bool:
-        stale = min((lane for lane in self.lanes.values() if lane.idle), key=_idle_since, default=None)
+        with_idle = (slots for slots in self.by_origin.values() if slots.idle)
+        stale = min(with_idle, key=_idle_since, default=None)
         if stale is None:
             return False
         stale.idle.popleft().close()
@@ -159,5 +161,5 @@ class Slots:
         return True
 
 
-def _idle_since(lane: OriginSlots) -> float:
-    return lane.idle[0].idle_since
+def _idle_since(slots: OriginSlots) -> float:
+    return slots.idle[0].idle_since

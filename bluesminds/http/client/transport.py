@@ -1,7 +1,7 @@
-"""The outbound pool as an httpx transport, so that every httpx client here shares its limits and promises.
+"""The outbound pool as an httpx transport, so that every httpx client uses its limits.
 
-Give it to a client made with `trust_env=False`. `Set-Cookie` never reaches the client: its jar is shared by
-all callers and would hand one caller's cookies to another.
+Use it with a client made with `trust_env=False`. `Set-Cookie` is removed: the client's cookie jar is shared
+by all callers and would send one caller's cookies for another.
 """
 
 import math
@@ -15,13 +15,14 @@ from bluesminds.http.client.pool import (
     ConnectFailed,
     ConnectTimeout,
     FirstByteTimeout,
-    Origin,
+    LocalResourceError,
     Pool,
     PoolTimeout,
     Response,
     Timeouts,
     UpstreamCut,
     UpstreamError,
+    UpstreamOrigin,
     UpstreamProtocolError,
     WriteTimeout,
 )
@@ -30,6 +31,7 @@ _ERRORS: Mapping[type[UpstreamError], type[httpx.TransportError]] = {
     PoolTimeout: httpx.PoolTimeout,
     ConnectTimeout: httpx.ConnectTimeout,
     ConnectFailed: httpx.ConnectError,
+    LocalResourceError: httpx.ConnectError,
     WriteTimeout: httpx.WriteTimeout,
     FirstByteTimeout: httpx.ReadTimeout,
     ChunkTimeout: httpx.ReadTimeout,
@@ -43,7 +45,7 @@ class PoolTransport(httpx.AsyncBaseTransport):
 
     def __init__(self, pool: Pool, *, socket_path: str | None = None) -> None:
         self._pool = pool
-        self._unix = None if socket_path is None else Origin("unix", socket_path, 0)
+        self._unix = None if socket_path is None else UpstreamOrigin("unix", socket_path, 0)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         with _as_httpx_errors(request):
@@ -64,7 +66,7 @@ class PoolTransport(httpx.AsyncBaseTransport):
 
 
 class _Stream(httpx.AsyncByteStream):
-    """The body as an iterator object: a generator left half-way would need a task to finish it."""
+    """The body as an iterator object: an unfinished generator would need a task to close it."""
 
     def __init__(self, response: Response, request: httpx.Request) -> None:
         self._response = response
@@ -84,13 +86,13 @@ class _Stream(httpx.AsyncByteStream):
         self._response.close()
 
 
-def _origin(url: httpx.URL) -> Origin:
+def _origin(url: httpx.URL) -> UpstreamOrigin:
     host = url.raw_host.decode("ascii")
     match url.scheme:
         case "http":
-            return Origin("http", host, url.port or 80)
+            return UpstreamOrigin("http", host, url.port or 80)
         case "https":
-            return Origin("https", host, url.port or 443)
+            return UpstreamOrigin("https", host, url.port or 443)
     raise httpx.UnsupportedProtocol("the URL must begin with http:// or https://")
 
 

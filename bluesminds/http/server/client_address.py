@@ -1,4 +1,4 @@
-"""Who is at the other end of a connection, and how many connections each of them has."""
+"""The address of a connection's client, and a connection counter per address."""
 
 import socket
 from collections import Counter
@@ -11,12 +11,12 @@ Source = str | bytes
 
 
 def peer_of(client: socket.socket, address: Address) -> Client:
-    """An IPv4 client on an IPv6 socket is an IPv4 client. None on a Unix socket."""
+    """The client's address; IPv4-mapped IPv6 becomes IPv4. None on a Unix socket."""
     return None if client.family == socket.AF_UNIX else (address[0].removeprefix("::ffff:"), address[1])
 
 
 class ConnectionCounter:
-    """Counts connections by address, of which each may have `cap`; 0 is no cap, and nothing is counted."""
+    """Counts open connections per address. `cap` is the limit of each; 0 means no limit and no counting."""
 
     def __init__(self, cap: int) -> None:
         self._cap = cap
@@ -26,7 +26,7 @@ class ConnectionCounter:
         return bool(self._cap) and peer is not None and self._open[_source(peer[0])] >= self._cap
 
     def enter(self, peer: Client) -> Source | None:
-        """What to leave with."""
+        """Count a connection. Returns the value to pass to `leave`."""
         if peer is None or not self._cap:
             return None
         source = _source(peer[0])
@@ -41,5 +41,5 @@ class ConnectionCounter:
 
 
 def _source(host: str) -> Source:
-    """What counts as one address: an IPv6 client owns its /64."""
+    """The key to count by: the IPv4 address, or the /64 network of an IPv6 address."""
     return socket.inet_pton(socket.AF_INET6, host.partition("%")[0])[:8] if ":" in host else host

@@ -1,10 +1,10 @@
-"""HTTP/2 (over TLS) and WebSockets through Hypercorn's own connection handler, behind a containment.
+"""HTTP/2 (over TLS) and WebSockets through Hypercorn's connection handler, with added limits.
 
-Hypercorn's Trio handler lets an error of one connection end the server, waits without limit for a client
-that does not read and for an app that does not, buffers without limit on HTTP/2, breaks on DATA for a stream
-it has answered, and leaves failed WebSocket handshakes open. Here requests have the limits, refusals and
-`disconnect` extension of the HTTP/1.1 lane; what goes wrong in a stream ends that stream, and any other error
-ends its connection, as does a wire that takes nothing for `write_timeout`. HTTP/2 carries no WebSockets.
+Hypercorn's Trio handler lets an error of one connection end the process, waits without limit for a client or
+an app that does not read, buffers HTTP/2 without limit, fails on DATA for a stream it has answered, and
+leaves failed WebSocket handshakes open. Here requests have the limits, rejections and `disconnect` extension
+of HTTP/1.1. An error in a stream ends that stream; any other error ends its connection, as does a client that
+reads nothing for `write_timeout`. WebSockets over HTTP/2 are not supported.
 """
 
 from typing import Any
@@ -24,12 +24,14 @@ from hypercorn.trio.worker_context import WorkerContext
 
 from bluesminds.http.asgi import Scope
 from bluesminds.http.server.exchange import ServerContext
-from bluesminds.http.server.hypercorn_apps import Reset, SendTimeout, StreamTasks
-from bluesminds.http.server.hypercorn_http2 import HTTP2
+from bluesminds.http.server.hypercorn_apps import ResetStream, SendTimeout, StreamTasks
+from bluesminds.http.server.hypercorn_http2 import HTTP2Protocol
 from bluesminds.http.server.request_parser import ParsedRequest
 from bluesminds.http.wire import Wire, WireClosed, WireTimeout
 
-MAX_REQUESTS = 1_000_000  # per HTTP/2 connection; out of reach, as it cuts the streams under way
+MAX_REQUESTS = (
+    1_000_000  # per HTTP/2 connection; never reached, because Hypercorn then ends streams in progress
+)
 
 _CLIENT_FAULTS = (
     OSError,
@@ -41,56 +43,56 @@ _CLIENT_FAULTS = (
 
 
 class Hypercorn:
-    """The hand-over point of one server."""
+    """Passes connections of one listener to Hypercorn."""
 
-    def __init__(self, lane: ServerContext) -> None:
-        self._lane = lane
+    def __init__(self, server: ServerContext) -> None:
+        self._server = server
         self._context = WorkerContext(None)
         config = self._config = Config()
         config.accesslog = config.errorlog = None
         config.include_server_header = False
-        config.keep_alive_timeout = lane.limits.idle_timeout
+        config.keep_alive_timeout = server.limits.idle_timeout
         config.keep_alive_max_requests = MAX_REQUESTS
-        config.h11_max_incomplete_size = config.h2_max_header_list_size = lane.limits.header_bytes
-        config.websocket_max_message_size = lane.limits.body_bytes
+        config.h11_max_incomplete_size = config.h2_max_header_list_size = server.limits.header_bytes
+        config.websocket_max_message_size = server.limits.body_bytes
 
     async def terminate(self) -> None:
-        """Draining has begun: idle connections close, busy ones after their last stream."""
+        """Draining has started: idle connections close now, others after their last stream."""
         await self._context.terminated.set()
 
     async def http2(self, wire: Wire, base: Scope) -> None:
-        """Serve one TLS connection that has agreed on h2, until its end."""
+        """Serve one TLS connection that has negotiated h2, until its end."""
         await self._serve(wire, base, "h2", b"")
 
     async def websocket(self, wire: Wire, base: Scope, request: ParsedRequest, leftover: bytes) -> None:
-        """Serve one WebSocket, whose request has been read with `leftover` after it, until its end."""
+        """Serve one WebSocket until its end. `leftover`: the bytes read after its request."""
         _, raw_path, query = request.target
         lines = [b"GET %b%b HTTP/1.1\r\n" % (raw_path, b"?" + query if query else b"")]
         lines += [b"%b: %b\r\n" % header for header in request.headers]
         await self._serve(wire, base, "http/1.1", b"%b\r\n%b" % (b"".join(lines), leftover))
 
     async def _serve(self, wire: Wire, base: Scope, alpn: str, prefix: bytes) -> None:
-        stream = _WireStream(wire, prefix, self._lane)
-        handler = _Handler(self._lane, self._config, self._context, stream, base, alpn)
+        stream = _WireStream(wire, prefix, self._server)
+        handler = _Handler(self._server, self._config, self._context, stream, base, alpn)
         try:
             await handler.run()
         except _CLIENT_FAULTS:
-            self._lane.stats.disconnects += 1
+            self._server.stats.disconnects += 1
         except ExceptionGroup as group:
-            rest = group.split(_CLIENT_FAULTS)[1]
-            if rest is None:
-                self._lane.stats.disconnects += 1
+            remaining = group.split(_CLIENT_FAULTS)[1]
+            if remaining is None:
+                self._server.stats.disconnects += 1
             else:
-                self._lane.on_error(rest)
+                self._server.on_error(remaining)
 
 
 class _WireStream:
-    """A wire in the shape of the Trio stream that Hypercorn expects."""
+    """Adapts a wire to the Trio stream that Hypercorn expects."""
 
-    def __init__(self, wire: Wire, prefix: bytes, lane: ServerContext) -> None:
+    def __init__(self, wire: Wire, prefix: bytes, server: ServerContext) -> None:
         self._wire = wire
         self._prefix = prefix
-        self._lane = lane
+        self._server = server
         self._closed = False
 
     async def receive_some(self, max_bytes: int) -> bytes:
@@ -106,15 +108,15 @@ class _WireStream:
 
     async def send_all(self, data: bytes) -> None:
         try:
-            await self._wire.send(data, trio.current_time() + self._lane.limits.write_timeout)
+            await self._wire.send(data, trio.current_time() + self._server.limits.write_timeout)
         except WireClosed:
             raise trio.BrokenResourceError from None
         except WireTimeout:
-            self._lane.stats.refused["write_timeout"] += 1
+            self._server.stats.refused["write_timeout"] += 1
             raise SendTimeout from None
 
     async def send_eof(self) -> None:
-        self._wire.finish()
+        self._wire.shutdown_write()
 
     async def aclose(self) -> None:
         self._closed = True
@@ -122,41 +124,41 @@ class _WireStream:
 
 
 class _Handler(TCPServer):
-    """Hypercorn's connection handler with bounded waits; its errors leave `run` and are contained there."""
+    """Hypercorn's connection handler with bounded waits. `run` raises its errors."""
 
     def __init__(
         self,
-        lane: ServerContext,
+        server: ServerContext,
         config: Config,
         context: WorkerContext,
         stream: _WireStream,
         base: Scope,
         alpn: str,
     ) -> None:
-        super().__init__(ASGIWrapper(lane.app), config, context, lane.state, stream)  # type: ignore[arg-type]
-        self._lane = lane
+        super().__init__(ASGIWrapper(server.app), config, context, server.state, stream)  # type: ignore[arg-type]
+        self._server = server
         self._base = base
         self._alpn = alpn
-        self._torn = False
+        self._write_interrupted = False
 
     async def run(self) -> None:
-        apps = StreamTasks(self._lane)
-        async with apps:
-            self._task_group = apps
-            self.protocol = self._make_protocol(apps)
+        tasks = StreamTasks(self._server)
+        async with tasks:
+            self._task_group = tasks
+            self.protocol = self._make_protocol(tasks)
             await self.protocol.initiate()
-            await self.idle_task.restart(apps, self._idle_timeout)
+            await self.idle_task.restart(tasks, self._idle_timeout)
             try:
                 await self._read_data()
             finally:
-                apps.end()
+                tasks.end()
 
-    def _make_protocol(self, apps: "StreamTasks") -> ProtocolWrapper:
+    def _make_protocol(self, tasks: StreamTasks) -> ProtocolWrapper:
         parts: tuple[Any, ...] = (
             self.app,
             self.config,
             self.context,
-            apps,
+            tasks,
             self.state,
             self._base["scheme"] == "https",
             self._base["client"],
@@ -164,7 +166,7 @@ class _Handler(TCPServer):
             self.protocol_send,
         )
         protocol = ProtocolWrapper(*parts)
-        protocol.protocol = HTTP2(*parts) if self._alpn == "h2" else _WebSocket(*parts)
+        protocol.protocol = HTTP2Protocol(*parts) if self._alpn == "h2" else _WebSocketProtocol(*parts)
         return protocol
 
     async def protocol_send(self, event: Event) -> None:
@@ -172,25 +174,27 @@ class _Handler(TCPServer):
             await super().protocol_send(event)
             return
         async with self.send_lock:
-            if self._torn:
+            if self._write_interrupted:
                 raise SendTimeout
-            self._torn = True  # until all of it is out: a send that is cancelled half-way ends the connection
+            self._write_interrupted = (
+                True  # until the send has finished: a cancelled send ends the connection
+            )
             try:
                 await self.stream.send_all(event.data)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 await self.protocol.handle(Closed())
-            self._torn = False
+            self._write_interrupted = False
 
     async def _idle_timeout(self) -> None:
         with trio.move_on_after(self.config.keep_alive_timeout):
             await self.context.terminated.wait()
-        if isinstance(self.protocol.protocol, HTTP2):
+        if isinstance(self.protocol.protocol, HTTP2Protocol):
             await self.protocol.protocol.write_out()
         await self.stream.aclose()
 
 
-class _WebSocket(H11Protocol):
-    """Ends the connection when Hypercorn has given up on its WebSocket."""
+class _WebSocketProtocol(H11Protocol):
+    """Closes the connection when Hypercorn has closed its WebSocket."""
 
     async def handle(self, event: Event) -> None:
         await super().handle(event)
@@ -198,6 +202,6 @@ class _WebSocket(H11Protocol):
             await self.send(Closed())
 
     async def stream_send(self, event: StreamEvent) -> None:
-        if isinstance(event, Reset):
+        if isinstance(event, ResetStream):
             raise SendTimeout
         await super().stream_send(event)

@@ -1,8 +1,8 @@
-"""The tasks behind a Hypercorn connection: apps, and the exchanges that stand between them and Hypercorn.
+"""The app tasks of a Hypercorn connection, and the exchanges between an app and Hypercorn.
 
-Hypercorn hands each HTTP/2 request or WebSocket to `Apps.spawn_app`. No wait of an app for its client is
-without limit, and an app never makes the connection wait. Whatever goes wrong in an exchange ends its stream
-only: a request that stalls is answered or reset, an app's own error is reported and its answer reset.
+Hypercorn passes each HTTP/2 request or WebSocket to `StreamTasks.spawn_app`. Every wait of an app for its
+client has a limit, and an app never blocks the connection. An error in an exchange ends only its stream: a
+stalled request is answered or reset; an app's error is reported and its response is completed or reset.
 """
 
 import contextlib
@@ -23,6 +23,7 @@ from hypercorn.typing import Scope as HypercornScope
 
 from bluesminds.http.asgi import ClientDisconnected, Disconnect, Message, Scope, without_disconnects
 from bluesminds.http.server import rejections
+from bluesminds.http.server.authority import is_valid_authority
 from bluesminds.http.server.exchange import BODY_BYTES_PER_SECOND, SEND_SLICE, ServerContext
 from bluesminds.http.server.rejections import Rejection
 
@@ -30,48 +31,48 @@ Put = Callable[[Any], Awaitable[None]]
 
 
 class SendTimeout(Exception):
-    """Client or app did not take what was meant for it in time; the connection ends."""
+    """The client or the app did not read in time; the connection ends."""
 
 
 @dataclass(frozen=True)
 class BodyConsumed(Event):
-    """The app has taken what had arrived of its request's body."""
+    """The app has read the part of the body that had arrived."""
 
 
 @dataclass(frozen=True)
-class Reset(Event):
-    """The stream cannot go on."""
+class ResetStream(Event):
+    """The stream must be reset."""
 
     code: ErrorCodes
 
 
 @dataclass(frozen=True)
 class StreamEnded(Event):
-    """The app has returned; what is missing of its answer will not come."""
+    """The app has returned; an incomplete response stays incomplete."""
 
 
 class StreamTasks(TaskGroup):
     """The tasks of one connection."""
 
-    def __init__(self, lane: ServerContext) -> None:
+    def __init__(self, server: ServerContext) -> None:
         super().__init__()
-        self._lane = lane
-        self._exchanges: set[_Exchange] = set()
+        self._server = server
+        self._exchanges: set[_StreamExchange] = set()
 
     async def spawn_app(self, app: object, config: Config, scope: HypercornScope, send: Put) -> Put:
         assert self._nursery is not None  # noqa: S101 the group is entered
         stream = cast(MethodType, send).__self__
-        exchange: _Exchange
+        exchange: _StreamExchange
         if isinstance(stream, WSStream):
-            exchange = _WebSocket(self._lane, cast(Scope, scope), stream, config.max_app_queue_size)
+            exchange = _WebSocketExchange(self._server, cast(Scope, scope), stream, config.max_app_queue_size)
         elif isinstance(stream, HTTPStream) and scope["type"] == "http" and scope["http_version"] == "2":
-            exchange = _Request(self._lane, cast(Scope, scope), stream)
+            exchange = _HTTP2Exchange(self._server, cast(Scope, scope), stream)
         else:
-            raise SendTimeout  # Hypercorn's HTTP/1.1 is for one WebSocket, not for what may follow it
+            raise SendTimeout  # no further HTTP/1.1 request may follow a WebSocket
         self._nursery.start_soon(self._run, exchange)
         return exchange.put
 
-    async def _run(self, exchange: "_Exchange") -> None:
+    async def _run(self, exchange: "_StreamExchange") -> None:
         self._exchanges.add(exchange)
         try:
             await exchange.run()
@@ -79,16 +80,16 @@ class StreamTasks(TaskGroup):
             self._exchanges.discard(exchange)
 
     def end(self) -> None:
-        """The connection is over; apps that wait for the client learn it."""
+        """The connection has ended; wake the apps that wait for the client."""
         for exchange in self._exchanges:
             exchange.end()
 
 
-class _Exchange:
-    """What the two kinds share: `put` and `end` are Hypercorn's side, `receive` and `send` the app's."""
+class _StreamExchange:
+    """Base of both kinds. Hypercorn calls `put` and `end`, the app `receive` and `send`."""
 
-    def __init__(self, lane: ServerContext, scope: Scope, stream: HTTPStream | WSStream) -> None:
-        self._lane = lane
+    def __init__(self, server: ServerContext, scope: Scope, stream: HTTPStream | WSStream) -> None:
+        self._server = server
         self._scope = scope
         self._stream = stream
         self._disconnect = scope["extensions"]["disconnect"] = Disconnect()
@@ -103,58 +104,58 @@ class _Exchange:
         raise NotImplementedError
 
     def _report(self, error: Exception) -> None:
-        rest = without_disconnects(error)
-        if rest is not None:
-            self._lane.on_error(rest)
+        remaining = without_disconnects(error)
+        if remaining is not None:
+            self._server.on_error(remaining)
 
     async def _send_in_time(self, message: Message) -> None:
-        with trio.move_on_after(self._lane.limits.write_timeout) as scope:
+        with trio.move_on_after(self._server.limits.write_timeout) as scope:
             try:
                 await self._stream.app_send(cast(Any, message))
-            except h11.LocalProtocolError:  # the client broke the handshake while the app was answering it
+            except h11.LocalProtocolError:  # the client broke the handshake while the app responded
                 raise ClientDisconnected("the connection has failed") from None
         if scope.cancelled_caught:
-            self._lane.stats.refused["write_timeout"] += 1
+            self._server.stats.refused["write_timeout"] += 1
             await self._reset(ErrorCodes.CANCEL)
             raise ClientDisconnected("the client does not read")
 
     async def _reset(self, code: ErrorCodes) -> None:
         self._disconnect.fire()
-        await self._stream.send(Reset(self._stream.stream_id, code))
+        await self._stream.send(ResetStream(self._stream.stream_id, code))
 
 
-class _Request(_Exchange):
-    """One HTTP/2 request. Its body waits in a buffer that the stream's flow control window bounds."""
+class _HTTP2Exchange(_StreamExchange):
+    """One HTTP/2 request. Its body is buffered, bounded by the stream's flow control window."""
 
-    def __init__(self, lane: ServerContext, scope: Scope, stream: HTTPStream) -> None:
-        super().__init__(lane, scope, stream)
+    def __init__(self, server: ServerContext, scope: Scope, stream: HTTPStream) -> None:
+        super().__init__(server, scope, stream)
         self._body = bytearray()
-        self._whole = False  # all of the body has arrived
-        self._delivered = False  # and the app has it
-        self._over = False
+        self._body_complete = False  # the complete body has arrived
+        self._delivered = False  # the app has read the complete body
+        self._ended = False
         self._started = False
-        self._news = trio.lowlevel.ParkingLot()
+        self._changed = trio.lowlevel.ParkingLot()
         self._received = 0
         self._waited = 0.0
 
     async def run(self) -> None:
         try:
-            refusal = self._refusal()
-            if refusal is not None:
-                await self._answer(refusal)
+            rejection = self._check_head()
+            if rejection is not None:
+                await self._reject(rejection)
             else:
-                self._lane.stats.requests += 1
-                await self._lane.app(self._scope, self.receive, self.send)
+                self._server.stats.requests += 1
+                await self._server.app(self._scope, self.receive, self.send)
                 if not self._stream.closed:
-                    raise RuntimeError("the app returned without completing its answer")
+                    raise RuntimeError("the app returned without completing its response")
         except Exception as error:
             self._report(error)
             with contextlib.suppress(ClientDisconnected):
-                await self._answer(rejections.INTERNAL_ERROR)
+                await self._reject(rejections.INTERNAL_ERROR)
         await self._stream.send(StreamEnded(self._stream.stream_id))
 
-    def _refusal(self) -> Rejection | None:
-        scope, limits = self._scope, self._lane.limits
+    def _check_head(self) -> Rejection | None:
+        scope, limits = self._scope, self._server.limits
         headers = scope["headers"]
         if len(scope["raw_path"]) + len(scope["query_string"]) > limits.url_bytes:
             return rejections.URL_TOO_LONG
@@ -162,33 +163,36 @@ class _Request(_Exchange):
             return rejections.HEADERS_TOO_LARGE
         if sum(len(name) + len(value) + 4 for name, value in headers) > limits.header_bytes:
             return rejections.HEADERS_TOO_LARGE
+        hosts = {value for name, value in headers if name == b"host"}  # Hypercorn puts :authority here
+        if len(hosts) != 1 or not is_valid_authority(hosts.pop()):
+            return rejections.malformed(":authority is not a valid host")
         return None
 
     async def put(self, event: Message) -> None:
         if event["type"] == "http.request":
             self._body += event["body"]
-            self._whole = not event["more_body"]
-            self._news.unpark_all()
+            self._body_complete = not event["more_body"]
+            self._changed.unpark_all()
         else:
             self.end()
 
     def end(self) -> None:
-        self._over = True
-        self._news.unpark_all()
+        self._ended = True
+        self._changed.unpark_all()
 
     async def receive(self) -> Message:
-        while not (self._body or self._whole or self._over):
+        while not (self._body or self._body_complete or self._ended):
             await self._wait_for_body()
-        while self._delivered and not self._over:
-            await self._news.park()
-        if self._over:
+        while self._delivered and not self._ended:
+            await self._changed.park()
+        if self._ended:
             return {"type": "http.disconnect"}
         body = bytes(self._body)
         self._body.clear()
-        self._delivered = self._whole
+        self._delivered = self._body_complete
         self._received += len(body)
-        if self._received > self._lane.limits.body_bytes:
-            await self._answer(rejections.BODY_TOO_LARGE)
+        if self._received > self._server.limits.body_bytes:
+            await self._reject(rejections.BODY_TOO_LARGE)
             if not self._stream.closed:
                 await self._reset(ErrorCodes.CANCEL)
             self._disconnect.fire()
@@ -197,21 +201,21 @@ class _Request(_Exchange):
         return {"type": "http.request", "body": body, "more_body": not self._delivered}
 
     async def _wait_for_body(self) -> None:
-        patience = self._lane.limits.body_timeout
-        earned = patience + self._received / BODY_BYTES_PER_SECOND - self._waited
-        began = trio.current_time()
-        with trio.move_on_at(began + min(patience, earned)) as scope:
-            await self._news.park()
-        self._waited += trio.current_time() - began
+        timeout = self._server.limits.body_timeout
+        budget = timeout + self._received / BODY_BYTES_PER_SECOND - self._waited
+        start = trio.current_time()
+        with trio.move_on_at(start + min(timeout, budget)) as scope:
+            await self._changed.park()
+        self._waited += trio.current_time() - start
         if scope.cancelled_caught:
             with contextlib.suppress(ClientDisconnected):
-                await self._answer(rejections.BODY_TIMEOUT)
+                await self._reject(rejections.BODY_TIMEOUT)
             await self._reset(ErrorCodes.NO_ERROR if self._stream.closed else ErrorCodes.CANCEL)
-            self._over = True
+            self._ended = True
 
     async def send(self, message: Message) -> None:
-        if self._disconnect.gone:
-            raise ClientDisconnected("the client has gone")
+        if self._disconnect.disconnected:
+            raise ClientDisconnected("the client has disconnected")
         self._started = True
         body = message.get("body", b"")
         if len(body) <= SEND_SLICE:
@@ -222,54 +226,54 @@ class _Request(_Exchange):
             more = message.get("more_body", False) or end < len(body)
             await self._send_in_time({**message, "body": body[start:end], "more_body": more})
 
-    async def _answer(self, refusal: Rejection) -> None:
-        """The server's own answer, if nothing has been said yet."""
+    async def _reject(self, rejection: Rejection) -> None:
+        """Send a rejection unless the response has started."""
         if not (self._started or self._stream.closed):
-            request_id = self._lane.refused(refusal, self._scope["client"])
-            headers = refusal.headers(request_id)
-            await self.send({"type": "http.response.start", "status": refusal.status, "headers": headers})
-            await self.send({"type": "http.response.body", "body": refusal.body(request_id)})
+            request_id = self._server.count_rejection(rejection, self._scope["client"])
+            headers = rejection.headers(request_id)
+            await self.send({"type": "http.response.start", "status": rejection.status, "headers": headers})
+            await self.send({"type": "http.response.body", "body": rejection.body(request_id)})
 
 
-class _WebSocket(_Exchange):
-    """One WebSocket, which has its connection to itself.
+class _WebSocketExchange(_StreamExchange):
+    """One WebSocket; the connection carries nothing else.
 
-    What Hypercorn puts waits in a bounded queue. Its disconnect message is not queued but ends the queue: the
-    queue may be full, and the one who says it may be the very app that would have to empty it.
+    Hypercorn's events go to a bounded queue. Its disconnect event closes the queue instead: the queue may be
+    full, and the event may come from the app's own task, which would have to empty it.
     """
 
-    def __init__(self, lane: ServerContext, scope: Scope, stream: WSStream, queue_size: int) -> None:
-        super().__init__(lane, scope, stream)
-        self._put, self._take = trio.open_memory_channel[Message](queue_size)
-        self._last: Message = {"type": "websocket.disconnect", "code": 1006}
+    def __init__(self, server: ServerContext, scope: Scope, stream: WSStream, queue_size: int) -> None:
+        super().__init__(server, scope, stream)
+        self._queue_send, self._queue_receive = trio.open_memory_channel[Message](queue_size)
+        self._disconnect_event: Message = {"type": "websocket.disconnect", "code": 1006}
 
     async def run(self) -> None:
         try:
-            await self._lane.app(self._scope, self.receive, self._send_in_time)
+            await self._server.app(self._scope, self.receive, self._send_in_time)
         except SendTimeout:
             raise
         except Exception as error:
             self._report(error)
         finally:
-            self._take.close()
+            self._queue_receive.close()
         await self._stream.app_send(None)
 
     async def put(self, event: Message) -> None:
         if event["type"] == "websocket.disconnect":
-            self._last = event
+            self._disconnect_event = event
             self.end()
             return
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            with trio.move_on_after(self._lane.limits.body_timeout) as scope:
-                await self._put.send(event)
+            with trio.move_on_after(self._server.limits.body_timeout) as scope:
+                await self._queue_send.send(event)
             if scope.cancelled_caught:
                 raise SendTimeout
 
     def end(self) -> None:
-        self._put.close()
+        self._queue_send.close()
 
     async def receive(self) -> Message:
         try:
-            return await self._take.receive()
+            return await self._queue_receive.receive()
         except trio.EndOfChannel:
-            return self._last
+            return self._disconnect_event

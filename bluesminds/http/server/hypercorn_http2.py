@@ -1,9 +1,9 @@
-"""HTTP/2: many requests on one connection, as Hypercorn speaks it, without their getting in each other's way.
+"""HTTP/2: Hypercorn's protocol, changed so that streams do not block each other.
 
-Only the reader and the sending task write to the wire, so that no app that is cancelled leaves half a frame.
-A stream's window opens when its app has taken what came; the connection's has room for all of them, so that
-nobody waits for an app that does not read. What goes wrong in a stream resets that stream. Resets by the
-client are bounded, and tell the requests.
+Only the reader and the sending task write to the wire, so that a cancelled app cannot leave half a frame. A
+stream's window opens when its app has read the data; the connection's window has room for all streams, so
+that an app that does not read blocks only its own stream. An error in a stream resets that stream. Resets by
+the client are limited, and end the request.
 """
 
 import contextlib
@@ -19,18 +19,18 @@ from hypercorn.protocol.h2 import H2Protocol
 from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
 from priority.priority import DeadlockError
 
-from bluesminds.http.server.hypercorn_apps import BodyConsumed, Reset, SendTimeout, StreamEnded
+from bluesminds.http.server.hypercorn_apps import BodyConsumed, ResetStream, SendTimeout, StreamEnded
 
-WINDOW = 65_535  # bytes of a stream's body that its app has not taken; HTTP/2's own default
-FREE_RESETS = 200  # streams that a client may reset before it is held to one reset for two requests
+WINDOW = 65_535  # bytes of a stream's body that its app has not read; the default of HTTP/2
+FREE_RESETS = 200  # resets by the client before the limit of one reset for two requests applies
 
 
-class HTTP2(H2Protocol):
+class HTTP2Protocol(H2Protocol):
     _resets = 0
 
     def __init__(self, *parts: Any) -> None:  # noqa: ANN401 as Hypercorn makes it
         super().__init__(*parts)
-        self._held: dict[int, int] = {}  # bytes by stream, padding included, that its app has not taken
+        self._held: dict[int, int] = {}  # bytes per stream, padding included, that its app has not read
         settings = self.connection.local_settings
         settings.enable_connect_protocol = 0
         settings.acknowledge()
@@ -61,7 +61,7 @@ class HTTP2(H2Protocol):
         await self.has_data.set()
 
     async def write_out(self) -> None:
-        """Send what is ready. Whoever waits here for the client holds up the connection."""
+        """Send the data that is ready. Waiting here blocks the whole connection."""
         data = self.connection.data_to_send()
         if data:
             await self.send(RawData(data))
@@ -77,19 +77,19 @@ class HTTP2(H2Protocol):
             else:
                 await self._send_data(stream_id)
 
-    # What exchanges say
+    # Events from exchanges
 
     async def stream_send(self, event: StreamEvent) -> None:
         number = event.stream_id
         match event:
             case BodyConsumed():
                 self._acknowledge(number, self._held.pop(number, 0))
-            case Reset():
+            case ResetStream():
                 await self._reset(number, event.code)
             case StreamEnded():
                 if number in self.streams:
                     await self._reset(number, ErrorCodes.INTERNAL_ERROR)
-                await self._look_idle()
+                await self._check_idle()
             case Body():
                 await super().stream_send(event)
                 await self._wait_sent(number)
@@ -105,18 +105,18 @@ class HTTP2(H2Protocol):
             await buffer.drain()
 
     async def _end(self, stream_id: int) -> None:
-        """The answer is whole and, as every piece of it was waited for, sent but for the mark of its end."""
+        """Send END_STREAM. All data has been sent, because every send waited for it."""
         buffer = self.stream_buffers.get(stream_id)
         if buffer is not None:
             buffer.set_complete()
             await self._send_data(stream_id)
 
-    async def _look_idle(self) -> None:
+    async def _check_idle(self) -> None:
         if self.idle and self.context.terminated.is_set():
             self.connection.close_connection()
         await self.send(Updated(idle=self.idle))
 
-    # What the client says
+    # Events from the client
 
     async def _handle_events(self, events: list[h2.events.Event]) -> None:
         for event in events:
@@ -128,7 +128,7 @@ class HTTP2(H2Protocol):
             else:
                 await super()._handle_events([event])
                 if isinstance(event, h2.events.RequestReceived) and self.idle:
-                    await self._look_idle()
+                    await self._check_idle()
 
     async def _data_received(self, stream_id: int, data: bytes, size: int) -> None:
         stream = self.streams.get(stream_id)
@@ -164,7 +164,7 @@ class HTTP2(H2Protocol):
         await self._drop(stream_id)
 
     async def _drop(self, stream_id: int) -> None:
-        """The stream has been reset: whoever waits for it goes on, and what it would have said is dropped."""
+        """The stream has been reset: wake its waits and drop the rest of its response."""
         await self._close_stream(stream_id)
         buffer = self.stream_buffers.get(stream_id)
         if buffer is not None:

@@ -1,8 +1,8 @@
-"""The app's lifespan: startup before the first connection, shutdown after the last.
+"""The ASGI lifespan: startup before the first connection, shutdown after the last.
 
-An app that raises on the lifespan scope before it has taken the startup event does not speak the protocol and
-is served without it. An error after that is reported, and ends the lifespan but not the server. Neither
-stage may take for ever, and a shutdown does not wait for the startup.
+An app that raises on the lifespan scope before it receives the startup event does not support the protocol
+and is served without it. A later error is reported and ends the lifespan, not the server. Both stages have a
+time limit, and a shutdown does not wait for the startup.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ import trio
 from bluesminds.http.asgi import ASGI_VERSION, ASGIApp, Message, OnError
 
 START_SECONDS = 60.0
-STOP_SECONDS = 1.0  # what the app gets for its shutdown even when the drain has taken all its time
+STOP_SECONDS = 1.0  # minimum time for the app's shutdown, also after a drain that used up its time
 
 
 class LifespanError(Exception):
@@ -20,7 +20,7 @@ class LifespanError(Exception):
 
 
 class Lifespan:
-    """Run `run` in a nursery, then `start` and `stop`, each once. `failure` says why one did not succeed."""
+    """Run `run` in a nursery, then call `start` and `stop` once each. `failure`: why one failed."""
 
     def __init__(self, app: ASGIApp, on_error: OnError) -> None:
         self.state: dict[str, Any] = {}
@@ -30,14 +30,14 @@ class Lifespan:
         self._send, self._receive = trio.open_memory_channel[Message](2)
         self._started = trio.Event()
         self._stopped = trio.Event()
-        self._taken = False
+        self._startup_received = False
 
     async def run(self) -> None:
         scope = {"type": "lifespan", "asgi": ASGI_VERSION, "state": self.state}
         try:
-            await self._app(scope, self._take, self._tell)
+            await self._app(scope, self._next_event, self._handle_message)
         except Exception as error:
-            if self._taken and self.failure is None:
+            if self._startup_received and self.failure is None:
                 self._on_error(error)
                 if not self._started.is_set():
                     self.failure = "startup failed: the app raised an error"
@@ -46,7 +46,7 @@ class Lifespan:
             self._stopped.set()
 
     async def start(self, shutdown: trio.Event) -> bool:
-        """Whether the app can be served: not if it fails, nor if `shutdown` comes first."""
+        """Whether the app has started: False if it failed or `shutdown` was set first."""
         self._send.send_nowait({"type": "lifespan.startup"})
         with trio.move_on_after(START_SECONDS):
             async with trio.open_nursery() as nursery:
@@ -58,7 +58,7 @@ class Lifespan:
         return self._started.is_set() and self.failure is None
 
     async def stop(self, deadline: float) -> None:
-        """Let the app end, until `deadline` on Trio's clock, or a moment if that is past."""
+        """Shut the app down by `deadline` on Trio's clock, or within STOP_SECONDS if that is later."""
         if self._stopped.is_set():
             return
         self._send.send_nowait({"type": "lifespan.shutdown"})
@@ -67,12 +67,12 @@ class Lifespan:
         if not self._stopped.is_set():
             self.failure = "shutdown failed: the app did not end in time"
 
-    async def _take(self) -> Message:
+    async def _next_event(self) -> Message:
         message = await self._receive.receive()
-        self._taken = True
+        self._startup_received = True
         return message
 
-    async def _tell(self, message: Message) -> None:
+    async def _handle_message(self, message: Message) -> None:
         kind = message["type"]
         done = {"lifespan.startup": self._started, "lifespan.shutdown": self._stopped}
         stage, _, outcome = kind.rpartition(".")

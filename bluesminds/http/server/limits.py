@@ -1,16 +1,16 @@
-"""What the listening side allows, and what it counted."""
+"""Limits of a listener, and its counters."""
 
 from collections import Counter
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds of one listener. Times are seconds, sizes bytes."""
+class ListenerLimits:
+    """Limits of one listener. Times are seconds, sizes bytes."""
 
     max_connections: int = 10_000
     max_connections_per_ip: int = 0
-    """0: no cap."""
+    """0: no limit."""
     header_bytes: int = 32_768
     """Request line and header fields together."""
     header_lines: int = 128
@@ -21,26 +21,25 @@ class Limits:
     header_timeout: float = 10.0
     """From the first byte of a head (on a new connection: from its acceptance) to its end."""
     body_timeout: float = 60.0
-    """For each wait for more of a body, and in all for a body that only trickles."""
+    """For each wait for more of a body, and in total for a body that arrives very slowly."""
     write_timeout: float = 60.0
-    """For a client to take the next piece of an answer."""
+    """For a client to accept the next part of a response."""
     idle_timeout: float = 75.0
-    """Between two requests."""
+    """Between two requests of a connection."""
     drain_timeout: float = 30.0
-    """From the shutdown signal to the cancellation of what still runs."""
+    """From the shutdown signal to the cancellation of the remaining requests."""
     handshake_timeout: float = 10.0
 
 
 @dataclass(slots=True)
-class Stats:
-    """Counters of one listener, read by the metrics; only its tasks write them."""
+class ListenerStats:
+    """Counters of one listener, read by the metrics. Only the listener's tasks write them."""
 
     open: int = 0
     accepted: int = 0
     requests: int = 0
     parse_errors: int = 0
     disconnects: int = 0
-    """Clients that left before their answer was complete."""
+    """Clients that disconnected before their response was complete."""
     refused: Counter[str] = field(default_factory=Counter)
-    """By cause: the error codes of answers the server itself gave, and connections, connections_per_ip,
-    descriptors, handshake, write_timeout, drain_timeout."""
+    """By cause: the codes of rejections.py, and descriptors, handshake, write_timeout, drain_timeout."""

@@ -1,8 +1,8 @@
-"""The PROXY protocol, versions 1 and 2: a proxy that passes bytes on says first whose they are.
+"""The PROXY protocol, versions 1 and 2: a header in which a proxy names the client of a connection.
 
-https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt. Who may say so is decided before (server.py).
-Nothing beyond the header is taken from the socket, because TLS may begin there. What the header is long for,
-its TLVs, is skipped; one above MAX_HEADER is an error, as is anything that is no header.
+Format: https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt. serve.py checks first that the peer is a
+trusted proxy. Nothing beyond the header is read from the socket, because TLS may begin there. TLVs are
+skipped. A header above MAX_HEADER bytes is an error.
 """
 
 import re
@@ -20,7 +20,7 @@ _MAX_LINE: Final = 107
 _SIGNATURE: Final = b"\r\n\r\n\x00\r\nQUIT\n"
 _START: Final = len(_SIGNATURE)  # also less than the shortest line of version 1
 _LINE: Final = re.compile(
-    rb"PROXY (?:(?:TCP4 ([0-9.]+) [0-9.]+|TCP6 ([0-9A-Fa-f.:]+) [0-9A-Fa-f.:]+)"
+    rb"PROXY (?:(?:TCP4 ([0-9.]+) [0-9.]+|TCP6 ([0-9A-Fa-f]*:[0-9A-Fa-f.:]+) [0-9A-Fa-f]*:[0-9A-Fa-f.:]+)"
     rb" ([0-9]{1,5}) [0-9]{1,5}|UNKNOWN[^\r\n]*)\r\n"
 )
 _LOCAL, _PROXY = 0x20, 0x21
@@ -28,13 +28,12 @@ _TCP4, _TCP6, _UNSPECIFIED, _UNIX = 0x11, 0x21, 0x00, 0x31
 
 
 class BadHeader(Exception):
-    """These bytes are no PROXY protocol header."""
+    """The connection does not begin with a valid PROXY protocol header."""
 
 
 async def read_client(sock: socket.socket, peer: Client) -> Client:
-    """The client that a proxy tells of at the beginning of its connection; `peer` itself when it speaks for
-    itself; None for a client that it does not know or that has no IP address: what such a client says of its
-    own address must not pass for the proxy's word.
+    """The client that the header names; `peer`, the proxy, for a LOCAL header; None for a client that is
+    unknown or has no IP address, so that address headers of its requests are not trusted.
 
     Raises BadHeader, and ConnectionResetError when the connection ends before the header does.
     """
@@ -79,7 +78,7 @@ def _client(text: str, port: int) -> Client:
 
 
 async def _line(sock: socket.socket, start: bytes) -> bytes:
-    """A line that has begun, looked at before it is taken: what follows is not ours."""
+    """Read the rest of a line. It is peeked at first, because later bytes must stay in the socket."""
     line = start
     while len(line) < _MAX_LINE:
         await trio.lowlevel.wait_readable(sock)
@@ -100,7 +99,7 @@ async def _exactly(sock: socket.socket, count: int) -> bytes:
 
 
 def _try(sock: socket.socket, count: int, flags: int = 0) -> bytes:
-    """What can be had now. Raises ConnectionResetError at the end."""
+    """The bytes available now. Raises ConnectionResetError at the end of the stream."""
     try:
         data = sock.recv(count, flags)
     except (BlockingIOError, InterruptedError):

@@ -1,9 +1,9 @@
-"""Bytes of one HTTP/1.x connection to requests, without I/O (llhttp parses, this judges).
+"""Bytes of one HTTP/1.x connection to requests, without I/O. llhttp parses, this module validates.
 
-Promises that what it yields is framed unambiguously: one Host, one length, chunked or nothing, a target that
-cannot be read two ways. Everything else ends the input with a Refusal that comes after the valid requests
-before it. Memory and CPU are bounded by Limits and by the size of what is fed. An `Upgrade` is ignored, as
-RFC 9110 allows, except a WebSocket's, which is yielded as the connection's last request.
+Every request returned has unambiguous framing: one Host, one length or chunked, one reading of its target.
+Anything else ends the input with a Rejection, after the valid requests before it. Memory and CPU are bounded
+by ListenerLimits and the size of the input. `Upgrade` is ignored, as RFC 9110 allows, except for a WebSocket
+handshake, which is returned as the connection's last request.
 """
 
 import re
@@ -14,23 +14,23 @@ from urllib.parse import unquote
 import httptools
 
 from bluesminds.http.server import rejections
-from bluesminds.http.server.limits import Limits
+from bluesminds.http.server.authority import is_valid_authority
+from bluesminds.http.server.limits import ListenerLimits
 from bluesminds.http.server.rejections import Rejection
 
 Header = tuple[bytes, bytes]
 
 _FRAMING = frozenset((b"host", b"content-length", b"transfer-encoding", b"expect", b"upgrade"))
-_HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+;=%-]*(?::[0-9]*)?|\[[0-9A-Fa-f:.]+\](?::[0-9]*)?")
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)([^#]*)", re.IGNORECASE)
-_BYTES_PER_CHUNK = 12  # a size of eight digits and two line ends: what plain framing costs
+_BYTES_PER_CHUNK = 12  # a size of eight digits and two line ends
 
 
-class _Refused(Exception):
-    """Ends parsing from inside a callback; the reason is in the intake."""
+class _Rejected(Exception):
+    """Ends parsing from inside a callback; the reason is in RequestParser.rejection."""
 
 
 class ParsedRequest:
-    """One request as far as it has arrived. `pieces` is the body not yet taken by its reader."""
+    """One request as far as it has arrived. `pieces`: the body bytes not yet read by the app."""
 
     __slots__ = (
         "chunked",
@@ -63,13 +63,15 @@ class ParsedRequest:
 
 
 class RequestParser:
-    """The parser of one connection. Feed it, then take requests from `ready`; the last may be incomplete."""
+    """The parser of one connection. Feed it, then pop requests from `ready`; the last may be incomplete."""
 
     __slots__ = (
         "_chunks",
         "_current",
         "_expect",
         "_fed",
+        "_head_at",
+        "_head_exact",
         "_head_fed",
         "_headers",
         "_host",
@@ -77,6 +79,7 @@ class RequestParser:
         "_limits",
         "_overhead",
         "_parser",
+        "_raw",
         "_seen_host",
         "_seen_target",
         "_seen_url",
@@ -88,13 +91,13 @@ class RequestParser:
         "leftover",
         "mid_head",
         "ready",
-        "refusal",
+        "rejection",
     )
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: ListenerLimits) -> None:
         self._limits = limits
         self.ready: deque[ParsedRequest] = deque()
-        self.refusal: Rejection | None = None
+        self.rejection: Rejection | None = None
         self.ended = False
         self.mid_head = False
         self.leftover = b""
@@ -104,6 +107,9 @@ class RequestParser:
         self._seen_host: bytes | None = None
         self._seen_url: bytes | None = None
         self._seen_target = ("", b"", b"")
+        self._raw = b""  # the input that holds the next head
+        self._head_at = 0  # where that head begins in it
+        self._head_exact = True  # False: somewhere after _head_at, behind a chunked body
         self._parser = httptools.HttpRequestParser(self)
         self._begin()
 
@@ -117,10 +123,11 @@ class RequestParser:
         self._upgrade: bytes | None = None
 
     def feed(self, data: bytes) -> None:
-        """Parse the next bytes. Once `ended`, whatever else comes is ignored."""
+        """Parse the next bytes. Once `ended`, further input is ignored."""
         current = self._current
         received = current.received if current else 0
         self._fed = len(data)
+        self._locate_head(data)
         rest: bytes | None = data
         while rest is not None and not self.ended:
             rest = self._parse(rest)
@@ -134,8 +141,17 @@ class RequestParser:
             if self._overhead > self._limits.header_bytes + _BYTES_PER_CHUNK * self._chunks:
                 self._end(rejections.TOO_MANY_CHUNKS)
 
+    def _locate_head(self, data: bytes) -> None:
+        current = self._current
+        if self.mid_head:
+            self._raw += data
+            return
+        self._raw = data
+        self._head_exact = current is None or not current.chunked
+        self._head_at = 0 if current is None or current.chunked else current.length - current.received
+
     def _parse(self, data: bytes) -> bytes | None:
-        """Feed llhttp once; the bytes after an upgrade's head are returned to be fed again."""
+        """Feed llhttp once. Returns the bytes after an upgrade request's head, to be fed again."""
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -149,17 +165,17 @@ class RequestParser:
             self._end(rejections.malformed(str(error).replace("`", "")))
         return None
 
-    def _end(self, refusal: Rejection | None) -> None:
+    def _end(self, rejection: Rejection | None) -> None:
         self.ended = True
         self.mid_head = False
-        self.refusal = refusal
+        self.rejection = rejection
 
-    def _refuse(self, refusal: Rejection) -> NoReturn:
-        self._end(refusal)
-        raise _Refused
+    def _reject(self, rejection: Rejection) -> NoReturn:
+        self._end(rejection)
+        raise _Rejected
 
     def _after_upgrade(self, rest: bytes) -> bytes | None:
-        """Go on as if the upgrade had not been asked for, unless it is a WebSocket's."""
+        """Continue as if no upgrade had been requested, unless it is a WebSocket handshake."""
         request = self.ready[-1]
         self._upgrading = False
         if request.websocket:
@@ -178,24 +194,24 @@ class RequestParser:
     def _complete(self, request: ParsedRequest) -> None:
         request.complete = True
         self._current = None
-        self._head_fed = -self._fed  # this feed's bytes are not the next head's, or only in part
+        self._head_fed = -self._fed  # these bytes do not count for the next head, or only in part
         if not request.keep_alive:
             self.ended = True
 
-    # What llhttp calls. While a body is under way, anything but body is a trailer (or the stand-in head
+    # llhttp's callbacks. While a body is being read, anything but body is a trailer (or the substitute head
     # written by _after_upgrade) and is dropped.
 
     def on_message_begin(self) -> None:
         if self._current is None:
             if self.ended:
-                raise _Refused
+                raise _Rejected
             self.mid_head = True
 
     def on_url(self, url: bytes) -> None:
         if self._current is None:
             self._url += url
             if len(self._url) > self._limits.url_bytes:
-                self._refuse(rejections.URL_TOO_LONG)
+                self._reject(rejections.URL_TOO_LONG)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._current is not None:
@@ -204,12 +220,12 @@ class RequestParser:
         value = value.rstrip(b" \t")
         self._headers.append((name, value))
         if name in _FRAMING:
-            self._note(name, value)
+            self._keep_framing_header(name, value)
 
-    def _note(self, name: bytes, value: bytes) -> None:
+    def _keep_framing_header(self, name: bytes, value: bytes) -> None:
         if name == b"host":
             if self._host is not None:
-                self._refuse(rejections.malformed("more than one Host"))
+                self._reject(rejections.malformed("more than one Host"))
             self._host = value
         elif name == b"content-length":
             self._length = value
@@ -230,6 +246,7 @@ class RequestParser:
         request = ParsedRequest(parser.get_method().decode("ascii"), version, self._headers)
         request.keep_alive = parser.should_keep_alive()
         self._check_framing(request)
+        self._check_request_line(request)
         request.target = self._target(request)
         if parser.should_upgrade():
             self._upgrading = True
@@ -247,42 +264,57 @@ class RequestParser:
     def _check_size(self) -> None:
         limits = self._limits
         if len(self._headers) > limits.header_lines:
-            self._refuse(rejections.HEADERS_TOO_LARGE)
+            self._reject(rejections.HEADERS_TOO_LARGE)
         if max(self._fed, self._head_fed + self._fed) > limits.header_bytes:
             size = len(self._url) + sum(len(name) + len(value) + 4 for name, value in self._headers)
             if size > limits.header_bytes:
-                self._refuse(rejections.HEADERS_TOO_LARGE)
+                self._reject(rejections.HEADERS_TOO_LARGE)
 
     def _check_framing(self, request: ParsedRequest) -> None:
         version = request.version
         if version not in ("1.1", "1.0"):
-            self._refuse(rejections.UNKNOWN_VERSION)
+            self._reject(rejections.UNKNOWN_VERSION)
         if request.method == "CONNECT":
-            self._refuse(rejections.NO_TUNNELS)
+            self._reject(rejections.CONNECT_NOT_SUPPORTED)
         if self._host is None:
             if version == "1.1":
-                self._refuse(rejections.malformed("a Host header is required"))
+                self._reject(rejections.malformed("a Host header is required"))
         elif self._host != self._seen_host:
-            if not _HOST.fullmatch(self._host):
-                self._refuse(rejections.malformed("the Host header is not a host"))
+            if not is_valid_authority(self._host):
+                self._reject(rejections.malformed("the Host header is not a valid host"))
             self._seen_host = self._host
         if self._transfer is not None:
             if version == "1.0":
-                self._refuse(rejections.malformed("Transfer-Encoding came with HTTP/1.0"))
+                self._reject(rejections.malformed("Transfer-Encoding came with HTTP/1.0"))
             if self._transfer != b"chunked":
-                self._refuse(rejections.UNKNOWN_CODING)
+                self._reject(rejections.UNKNOWN_CODING)
             request.chunked = True
         elif self._length is not None:
             request.length = int(self._length)
             if request.length > self._limits.body_bytes:
-                self._refuse(rejections.BODY_TOO_LARGE)
+                self._reject(rejections.BODY_TOO_LARGE)
         if self._expect is not None and version == "1.1":
             if self._expect != b"100-continue":
-                self._refuse(rejections.UNKNOWN_EXPECTATION)
+                self._reject(rejections.UNKNOWN_EXPECTATION)
             request.expects_continue = True
 
+    def _check_request_line(self, request: ParsedRequest) -> None:
+        """llhttp accepts several spaces between the parts, and RTSP/ and ICE/ as the protocol."""
+        version = b"1.1" if request.version == "1.1" else b"1.0"
+        line = b"%b %b HTTP/%b\r\n" % (self._parser.get_method(), self._url, version)
+        raw, start = self._raw, self._head_at
+        if not raw.startswith(line, start):
+            if self._head_exact:  # empty lines may come before a request
+                start = len(raw) - len(raw[start:].lstrip(b"\r\n"))
+            else:
+                start = raw.find(b"\n" + line, start) + 1
+            if not raw.startswith(line, start):
+                self._reject(rejections.malformed("the request line is malformed"))
+        self._head_at = raw.find(b"\r\n\r\n", start) + 4 + request.length
+        self._head_exact = not request.chunked
+
     def _target(self, request: ParsedRequest) -> tuple[str, bytes, bytes]:
-        """The target's decoded path, raw path and query; clients repeat themselves, so the last is kept."""
+        """The target's decoded path, raw path and query. The last one is cached: clients repeat targets."""
         url = self._url
         if url == self._seen_url:
             return self._seen_target
@@ -292,12 +324,12 @@ class RequestParser:
         if not url.startswith(b"/"):
             absolute = _ABSOLUTE.fullmatch(url)
             if absolute is None:
-                self._refuse(rejections.malformed("the request target is neither a path nor a URL"))
+                self._reject(rejections.malformed("the request target is neither a path nor a URL"))
             if absolute[1].lower() != (self._host or b"").lower():
-                self._refuse(rejections.malformed("the URL and the Host header name different hosts"))
+                self._reject(rejections.malformed("the URL and the Host header name different hosts"))
             url = absolute[2] if absolute[2].startswith(b"/") else b"/" + absolute[2]
         if b"#" in url:
-            self._refuse(rejections.malformed("the request target has a fragment"))
+            self._reject(rejections.malformed("the request target has a fragment"))
         raw, _, query = url.partition(b"?")
         path = raw.decode("ascii")
         target = (unquote(path) if "%" in path else path, raw, query)
@@ -308,7 +340,7 @@ class RequestParser:
     def on_chunk_header(self) -> None:
         self._chunks += 1
         if self._chunks > self._limits.body_chunks:
-            self._refuse(rejections.TOO_MANY_CHUNKS)
+            self._reject(rejections.TOO_MANY_CHUNKS)
 
     def on_body(self, data: bytes) -> None:
         request = self._current
@@ -316,7 +348,7 @@ class RequestParser:
             return
         request.received += len(data)
         if request.received > self._limits.body_bytes:
-            self._refuse(rejections.BODY_TOO_LARGE)
+            self._reject(rejections.BODY_TOO_LARGE)
         request.pieces.append(data)
 
     def on_message_complete(self) -> None:

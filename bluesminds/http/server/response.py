@@ -1,7 +1,7 @@
-"""One answer's framing, without I/O: ASGI response messages to HTTP/1.1 bytes.
+"""Framing of one response, without I/O: ASGI response messages to HTTP/1.1 bytes.
 
-The head waits for the first piece of body, so a whole answer is one buffer, and a streamed piece one chunk.
-Refuses what would corrupt the connection: line ends in headers, a body unlike its declared length.
+The head is sent with the first part of the body, so a complete response is one buffer and a streamed part is
+one chunk. Line ends in headers and a body that differs from its declared length are errors.
 """
 
 from collections.abc import Iterable
@@ -15,15 +15,15 @@ _LAST_CHUNK = b"0\r\n\r\n"
 _LENGTH, _CHUNKED, _UNTIL_CLOSE, _NOTHING = range(4)
 
 
-class Reply:
-    """`close` says whether the connection ends with this answer; it may be set until the head is framed."""
+class ResponseFramer:
+    """`close`: whether the connection closes after this response. It may be set until `start` is called."""
 
-    __slots__ = ("_framing", "_left", "_request", "close", "done", "started")
+    __slots__ = ("_framing", "_remaining", "_request", "close", "done", "started")
 
     def __init__(self, request: ParsedRequest, close: bool) -> None:
         self._request = request
         self._framing = _NOTHING
-        self._left = 0
+        self._remaining = 0
         self.close = close
         self.started = False
         self.done = False
@@ -32,10 +32,10 @@ class Reply:
     def ends_by_close(self) -> bool:
         return self._framing == _UNTIL_CLOSE
 
-    def first(
+    def start(
         self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes, more: bool, date: bytes
     ) -> bytes:
-        """The head and the first piece. `date` is a whole header line. RuntimeError if it cannot be sent."""
+        """The head and the first part. `date`: a full header line. RuntimeError for an invalid response."""
         lines = [_status_line(status)]
         declared: int | None = None
         for name, value in headers:
@@ -59,7 +59,7 @@ class Reply:
         head = b"".join(lines)
         if not head.count(b"\r\n") == head.count(b"\n") == head.count(b"\r") == len(lines) or b"\0" in head:
             raise RuntimeError("a response header holds a line end or NUL")
-        piece = self.next(body, more)
+        piece = self.continue_(body, more)
         self.started = True
         return b"%b\r\n%b" % (head, piece)
 
@@ -73,7 +73,7 @@ class Reply:
         if declared is None and not more:
             declared = size
         if declared is not None:
-            self._framing, self._left = _LENGTH, declared
+            self._framing, self._remaining = _LENGTH, declared
             return b"content-length: %d\r\n" % declared
         if self._request.version == "1.1":
             self._framing = _CHUNKED
@@ -81,8 +81,8 @@ class Reply:
         self._framing, self.close = _UNTIL_CLOSE, True
         return b""
 
-    def next(self, body: bytes, more: bool) -> bytes:
-        """One more piece. RuntimeError if it breaks the declared length."""
+    def continue_(self, body: bytes, more: bool) -> bytes:
+        """The next part. RuntimeError if it breaks the declared length."""
         framing = self._framing
         if framing == _CHUNKED:
             data = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
@@ -91,9 +91,9 @@ class Reply:
                 data += _LAST_CHUNK
             return data
         if framing == _LENGTH:
-            self._left -= len(body)
-            if self._left < 0 or (self._left and not more):
-                raise RuntimeError("the response's body is not as long as its content-length says")
+            self._remaining -= len(body)
+            if self._remaining < 0 or (self._remaining and not more):
+                raise RuntimeError("the response body differs from its content-length")
         self.done = not more
         return b"" if framing == _NOTHING else body
 

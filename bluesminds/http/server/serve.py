@@ -1,8 +1,8 @@
-"""The listening side: accepts within caps, contains whatever a connection does, drains when told to.
+"""The listener: accepts connections within limits, isolates their errors, and drains on shutdown.
 
-`serve` owns every task it starts. One connection is one task: the HTTP/1.1 lane (http1.py), or Hypercorn
-behind its containment (hypercorn.py) for HTTP/2 and WebSockets. No error of an app, a parser or a client
-leaves a connection's task. One sweep looks for departed clients, so that watching costs nothing per request.
+`serve` owns every task it starts. One connection is one task: HTTP/1.1 (connection.py), or Hypercorn for
+HTTP/2 and WebSockets (hypercorn.py). No error of an app, a parser or a client leaves its connection's task.
+One sweep detects disconnected clients, so that requests pay nothing for it.
 """
 
 import contextlib
@@ -20,53 +20,53 @@ from bluesminds.common.networks import Networks, read_address
 from bluesminds.http.asgi import ASGIApp, OnError, Scope
 from bluesminds.http.server import rejections
 from bluesminds.http.server.client_address import Address, ConnectionCounter, Source, peer_of
-from bluesminds.http.server.connection import Connection, drain_then_close
+from bluesminds.http.server.connection import ServerConnection, drain_then_close
 from bluesminds.http.server.exchange import Client, ServerContext
 from bluesminds.http.server.hypercorn import Hypercorn
 from bluesminds.http.server.lifespan import Lifespan, LifespanError
-from bluesminds.http.server.limits import Limits, Stats
+from bluesminds.http.server.limits import ListenerLimits, ListenerStats
 from bluesminds.http.server.proxy_protocol import BadHeader, read_client
-from bluesminds.http.server.rejections import OnRefusal, Rejection
+from bluesminds.http.server.rejections import OnRejection, Rejection
 from bluesminds.http.server.sockets import BACKLOG, bind_tcp, bind_unix
 from bluesminds.http.wire import SocketWire, TLSWire, Wire, WireClosed
 
-__all__ = ["LifespanError", "Limits", "Stats", "bind_tcp", "bind_unix", "serve"]
+__all__ = ["LifespanError", "ListenerLimits", "ListenerStats", "bind_tcp", "bind_unix", "serve"]
 
-SWEEP = 0.2  # seconds between two looks for departed clients
+SWEEP_SECONDS = 0.2  # seconds between two checks for disconnected clients
 ACCEPTS_PER_WAKE = 64
 ACCEPT_PAUSE = 0.1
-COMPLAINT_INTERVAL = 60.0  # between two reports of failing accepts
+ACCEPT_ERROR_INTERVAL = 60.0  # seconds between two reports of failed accepts
 CLOSE_SECONDS = 1.0
-DISMISSALS = 256  # connections over a cap that may take their answer at one time
-DISMISSAL_SECONDS = 1.0
-DISMISSAL_BYTES = 1024 * 1024
-_GONE = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
+MAX_REJECTING = 256  # connections over a limit that may read their rejection at the same time
+REJECT_SECONDS = 1.0
+REJECT_BYTES = 1024 * 1024
+_HANGUP_EVENTS = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
 _BROKEN_LISTENER = frozenset((errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP))
 
 
 async def serve(
     app: ASGIApp,
     sockets: Sequence[socket.socket],
-    limits: Limits,
+    limits: ListenerLimits,
     *,
     tls: ssl.SSLContext | None = None,
     http2: bool = False,
     proxies: Networks | None = None,
     on_error: OnError,
-    on_refusal: OnRefusal = lambda client, refusal, request_id, suppressed: None,
+    on_rejection: OnRejection = lambda client, rejection, request_id, suppressed: None,
     shutdown: trio.Event,
-    stats: Stats,
+    stats: ListenerStats,
     task_status: trio.TaskStatus[list[Address]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve an ASGI 3 app on listening sockets, closed at the end, until `shutdown` and a full drain.
+    """Serve an ASGI 3 app on listening sockets until `shutdown` and a full drain; then close the sockets.
 
-    `task_status` gets the bound addresses once the app's lifespan has started and connections are accepted,
-    or `shutdown` has come before that. `on_error` gets every contained error, `on_refusal` (see refusals.py)
-    the answers given without the app; neither must raise. Cancelling ends all connections at once. With
-    `http2`, ALPN offers h2; it needs `tls`. With `proxies`, TCP connections come from them alone and begin
-    with a PROXY protocol header (proxy_protocol.py).
+    `task_status` gets the bound addresses once the lifespan has started and connections are accepted, or
+    when `shutdown` is set before that. `on_error` gets every error of a connection, `on_rejection` (see
+    rejections.py) every response sent without the app; neither may raise. Cancelling ends all connections at
+    once. With `http2`, ALPN offers h2; it needs `tls`. With `proxies`, TCP connections are only accepted from
+    these and begin with a PROXY protocol header (proxy_protocol.py).
 
-    Raises LifespanError if the app says it cannot start or stop, or does neither in time.
+    Raises LifespanError if the app fails to start or stop, or exceeds the time for it.
     """
     if tls is not None:
         tls.set_alpn_protocols(["h2", "http/1.1"] if http2 else ["http/1.1"])
@@ -75,9 +75,9 @@ async def serve(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(lifespan.run)
             if await lifespan.start(shutdown):
-                lane = ServerContext(app, limits, stats, on_error, on_refusal, lifespan.state)
-                server = _Server(lane, tls, proxies)
-                drained_by = await server.run(sockets, shutdown, task_status)
+                context = ServerContext(app, limits, stats, on_error, on_rejection, lifespan.state)
+                listener = _Listener(context, tls, proxies)
+                drained_by = await listener.run(sockets, shutdown, task_status)
                 await lifespan.stop(drained_by)
             elif lifespan.failure is None:
                 task_status.started([sock.getsockname() for sock in sockets])
@@ -89,16 +89,16 @@ async def serve(
         raise LifespanError(lifespan.failure)
 
 
-class _Server:
-    def __init__(self, lane: ServerContext, tls: ssl.SSLContext | None, proxies: Networks | None) -> None:
-        self._lane = lane
+class _Listener:
+    def __init__(self, server: ServerContext, tls: ssl.SSLContext | None, proxies: Networks | None) -> None:
+        self._server = server
         self._tls = tls
         self._proxies = proxies
-        self._hypercorn = Hypercorn(lane)
-        self._connections: set[Connection] = set()
-        self._crowd = ConnectionCounter(lane.limits.max_connections_per_ip)
-        self._complained = -COMPLAINT_INTERVAL
-        self._dismissals = 0
+        self._hypercorn = Hypercorn(server)
+        self._connections: set[ServerConnection] = set()
+        self._counter = ConnectionCounter(server.limits.max_connections_per_ip)
+        self._reported_at = -ACCEPT_ERROR_INTERVAL
+        self._rejecting = 0
 
     async def run(
         self,
@@ -106,10 +106,10 @@ class _Server:
         shutdown: trio.Event,
         task_status: trio.TaskStatus[list[Address]],
     ) -> float:
-        """Returns the time, on Trio's clock, by which the drain had to be over."""
+        """Returns the time, on Trio's clock, at which the drain had to end."""
         self._set_date()
         async with trio.open_nursery() as sweepers:
-            sweepers.start_soon(self._lane.deadlines.run)
+            sweepers.start_soon(self._server.deadlines.run)
             sweepers.start_soon(self._sweep)
             async with trio.open_nursery() as connections:
                 async with trio.open_nursery() as listeners:
@@ -122,15 +122,15 @@ class _Server:
                 for sock in sockets:
                     self._accept_last(sock, connections)
                 await self._begin_drain()
-                drained_by = trio.current_time() + self._lane.limits.drain_timeout
+                drained_by = trio.current_time() + self._server.limits.drain_timeout
                 connections.cancel_scope.deadline = drained_by
             if connections.cancel_scope.cancelled_caught:
-                self._lane.stats.refused["drain_timeout"] += 1
+                self._server.stats.refused["drain_timeout"] += 1
             sweepers.cancel_scope.cancel()
         return drained_by
 
     async def _begin_drain(self) -> None:
-        self._lane.draining = True
+        self._server.draining = True
         await self._hypercorn.terminate()
         for connection in self._connections:
             connection.close_when_idle()
@@ -142,7 +142,7 @@ class _Server:
             await trio.lowlevel.wait_readable(sock)
             try:
                 for _ in range(ACCEPTS_PER_WAKE):
-                    self._admit(*sock.accept(), nursery)
+                    self._handle_accepted(*sock.accept(), nursery)
             except (BlockingIOError, ConnectionAbortedError, InterruptedError):
                 continue
             except OSError as error:
@@ -151,130 +151,130 @@ class _Server:
                 await self._accept_failed(error)
 
     def _accept_last(self, sock: socket.socket, nursery: trio.Nursery) -> None:
-        """Close a listener; who has connected before gets an answer."""
+        """Close a listening socket after accepting the connections in its queue."""
         with contextlib.suppress(OSError):
             for _ in range(BACKLOG):
-                self._admit(*sock.accept(), nursery)
+                self._handle_accepted(*sock.accept(), nursery)
         sock.close()
 
     async def _accept_failed(self, error: OSError) -> None:
-        """Mostly a lack of descriptors, which only time mends: wait, count, and complain now and then."""
-        self._lane.stats.refused["descriptors"] += 1
+        """Count the error (mostly EMFILE), report it at intervals, and pause."""
+        self._server.stats.refused["descriptors"] += 1
         now = trio.current_time()
-        if now - self._complained >= COMPLAINT_INTERVAL:
-            self._complained = now
-            self._lane.on_error(error)
+        if now - self._reported_at >= ACCEPT_ERROR_INTERVAL:
+            self._reported_at = now
+            self._server.on_error(error)
         await trio.sleep(ACCEPT_PAUSE)
 
-    def _admit(self, client: socket.socket, address: Address, nursery: trio.Nursery) -> None:
-        limits, stats = self._lane.limits, self._lane.stats
+    def _handle_accepted(self, client: socket.socket, address: Address, nursery: trio.Nursery) -> None:
+        limits, stats = self._server.limits, self._server.stats
         client.setblocking(False)
         peer = peer_of(client, address)
         proxied = self._proxies is not None and peer is not None
-        refusal = None
+        rejection = None
         if stats.open >= limits.max_connections:
-            refusal = rejections.TOO_MANY_CONNECTIONS
+            rejection = rejections.TOO_MANY_CONNECTIONS
         elif proxied and not self._is_proxy(peer):
-            refusal = rejections.UNKNOWN_PROXY
-        elif not proxied and self._crowd.is_full(peer):
-            refusal = rejections.TOO_MANY_FROM_HERE
-        if refusal is not None:
-            request_id = self._lane.refused(refusal, peer)
-            if self._tls is None and self._dismissals < DISMISSALS:
-                self._dismissals += 1
-                nursery.start_soon(self._dismiss, client, refusal, request_id)
+            rejection = rejections.UNKNOWN_PROXY
+        elif not proxied and self._counter.is_full(peer):
+            rejection = rejections.TOO_MANY_CONNECTIONS_PER_IP
+        if rejection is not None:
+            request_id = self._server.count_rejection(rejection, peer)
+            if self._tls is None and self._rejecting < MAX_REJECTING:
+                self._rejecting += 1
+                nursery.start_soon(self._reject, client, rejection, request_id)
             else:
                 client.close()
             return
         stats.accepted += 1
         stats.open += 1
-        source = None if proxied else self._crowd.enter(peer)
-        nursery.start_soon(self._contain, client, peer, source, proxied)
+        source = None if proxied else self._counter.enter(peer)
+        nursery.start_soon(self._run_connection, client, peer, source, proxied)
 
     def _is_proxy(self, peer: Client) -> bool:
         address = None if peer is None else read_address(peer[0])
         return address is not None and self._proxies is not None and self._proxies.hold(address)
 
-    async def _dismiss(self, client: socket.socket, refusal: Rejection, request_id: str) -> None:
-        """Tell a connection that it is not served, also when it is sending already."""
+    async def _reject(self, client: socket.socket, rejection: Rejection, request_id: str) -> None:
+        """Send a rejection and close, also while the client is still sending."""
         wire = SocketWire(client)
-        self._lane.deadlines.add(wire)
+        self._server.deadlines.add(wire)
         try:
-            wire.send_now(refusal.response(request_id))
+            wire.send_now(rejection.response(request_id))
             with contextlib.suppress(WireClosed):
-                await drain_then_close(wire, DISMISSAL_SECONDS, DISMISSAL_BYTES)
+                await drain_then_close(wire, REJECT_SECONDS, REJECT_BYTES)
         finally:
-            self._lane.deadlines.discard(wire)
-            self._dismissals -= 1
+            self._server.deadlines.discard(wire)
+            self._rejecting -= 1
             wire.close()
 
     # One connection
 
-    async def _contain(
+    async def _run_connection(
         self, client: socket.socket, peer: Client, source: Source | None, proxied: bool
     ) -> None:
-        lane = self._lane
+        server = self._server
         try:
-            await (self._proxied(client, peer) if proxied else self._connection(client, peer))
+            await (self._serve_proxied(client, peer) if proxied else self._serve_connection(client, peer))
         except OSError:
-            lane.stats.disconnects += 1
+            server.stats.disconnects += 1
         except Exception as error:
-            lane.on_error(error)
+            server.on_error(error)
         except BaseExceptionGroup as group:
             errors, others = group.split(Exception)
             if errors is not None:
-                lane.on_error(errors)
+                server.on_error(errors)
             if others is not None:
                 raise others from None
         finally:
             client.close()
-            lane.stats.open -= 1
-            self._crowd.leave(source)
+            server.stats.open -= 1
+            self._counter.leave(source)
 
-    async def _proxied(self, client: socket.socket, proxy: Client) -> None:
-        """A connection that begins with whose it is."""
-        peer, refusal = proxy, None
+    async def _serve_proxied(self, client: socket.socket, proxy: Client) -> None:
+        """Serve a connection that begins with a PROXY protocol header."""
+        peer, rejection = proxy, None
         try:
-            with trio.fail_after(self._lane.limits.handshake_timeout):
+            with trio.fail_after(self._server.limits.handshake_timeout):
                 peer = await read_client(client, proxy)
-            if self._crowd.is_full(peer):
-                refusal = rejections.TOO_MANY_FROM_HERE
+            if self._counter.is_full(peer):
+                rejection = rejections.TOO_MANY_CONNECTIONS_PER_IP
         except trio.TooSlowError:
-            self._lane.stats.refused["handshake"] += 1
+            self._server.stats.refused["handshake"] += 1
             return
         except BadHeader:
-            refusal = rejections.BAD_PROXY_HEADER
-        if refusal is None:
-            source = self._crowd.enter(peer)
+            rejection = rejections.BAD_PROXY_HEADER
+        if rejection is None:
+            source = self._counter.enter(peer)
             try:
-                await self._connection(client, peer)
+                await self._serve_connection(client, peer)
             finally:
-                self._crowd.leave(source)
+                self._counter.leave(source)
             return
-        request_id = self._lane.refused(refusal, peer)
-        if self._tls is None and self._dismissals < DISMISSALS:
-            self._dismissals += 1
-            await self._dismiss(client, refusal, request_id)
+        request_id = self._server.count_rejection(rejection, peer)
+        if self._tls is None and self._rejecting < MAX_REJECTING:
+            self._rejecting += 1
+            await self._reject(client, rejection, request_id)
 
-    async def _connection(self, client: socket.socket, peer: Client) -> None:
+    async def _serve_connection(self, client: socket.socket, peer: Client) -> None:
         base = _scope_base(client, peer, self._tls is not None)
         if self._tls is None:
-            await self._speak(SocketWire(client), base)
+            await self._serve_http1(SocketWire(client), base)
             return
         transport = trio.SocketStream(trio.socket.from_stdlib_socket(client))
         stream = trio.SSLStream(transport, self._tls, server_side=True, https_compatible=True)
         try:
-            with trio.fail_after(self._lane.limits.handshake_timeout):
+            with trio.fail_after(self._server.limits.handshake_timeout):
                 await stream.do_handshake()
         except (trio.BrokenResourceError, trio.TooSlowError):
-            self._lane.stats.refused["handshake"] += 1
+            self._server.stats.refused["handshake"] += 1
             return
         wire = TLSWire(stream)
         try:
             if stream.selected_alpn_protocol() == "h2":
-                await self._speak_http2(wire, base)
+                await self._serve_http2(wire, base)
             else:
-                await self._speak(wire, base)
+                await self._serve_http1(wire, base)
         finally:
             with (
                 contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError),
@@ -282,60 +282,60 @@ class _Server:
             ):
                 await stream.aclose()
 
-    async def _speak(self, wire: Wire, base: Scope) -> None:
-        lane = self._lane
-        connection = Connection(lane, wire, base)
-        lane.deadlines.add(wire)
+    async def _serve_http1(self, wire: Wire, base: Scope) -> None:
+        server = self._server
+        connection = ServerConnection(server, wire, base)
+        server.deadlines.add(wire)
         self._connections.add(connection)
         try:
             websocket = await connection.run()
             if websocket is not None:
-                lane.stats.requests += 1
-                await self._hypercorn.websocket(wire, base, websocket, connection.intake.leftover)
+                server.stats.requests += 1
+                await self._hypercorn.websocket(wire, base, websocket, connection.parser.leftover)
         finally:
             self._connections.discard(connection)
-            lane.deadlines.discard(wire)
+            server.deadlines.discard(wire)
 
-    async def _speak_http2(self, wire: Wire, base: Scope) -> None:
-        self._lane.deadlines.add(wire)
+    async def _serve_http2(self, wire: Wire, base: Scope) -> None:
+        self._server.deadlines.add(wire)
         try:
             await self._hypercorn.http2(wire, base)
         finally:
-            self._lane.deadlines.discard(wire)
+            self._server.deadlines.discard(wire)
 
     # Sweeping
 
     async def _sweep(self) -> None:
         while True:
-            await trio.sleep(SWEEP)
+            await trio.sleep(SWEEP_SECONDS)
             self._set_date()
-            self._find_departed()
+            self._find_disconnected()
 
     def _set_date(self) -> None:
-        self._lane.date = f"date: {formatdate(usegmt=True)}\r\n".encode()
+        self._server.date = f"date: {formatdate(usegmt=True)}\r\n".encode()
 
-    def _find_departed(self) -> None:
-        """Look at connections whose request has been in hand since the last sweep, in one system call."""
-        watched: dict[int, Connection] = {}
+    def _find_disconnected(self) -> None:
+        """Check the connections whose request is older than one sweep, in one system call."""
+        watched: dict[int, ServerConnection] = {}
         for connection in self._connections:
             exchange = connection.exchange
             if exchange is not None:
-                if exchange.seen:
+                if exchange.swept_once:
                     watched[connection.wire.fileno()] = connection
-                exchange.seen = True
+                exchange.swept_once = True
         watched.pop(-1, None)
         if watched:
-            for descriptor in _hung_up(watched):
-                watched[descriptor].client_gone()
+            for descriptor in _disconnected(watched):
+                watched[descriptor].client_disconnected()
 
 
-def _hung_up(descriptors: Iterable[int]) -> list[int]:
-    """Those whose peer has finished sending or reset. A half-closed client counts as gone."""
+def _disconnected(descriptors: Iterable[int]) -> list[int]:
+    """Descriptors whose peer has closed or reset. A half-closed client counts as disconnected."""
     if not hasattr(select, "POLLRDHUP"):
         return [descriptor for descriptor in descriptors if _at_end(descriptor)]
     poll = select.poll()
     for descriptor in descriptors:
-        poll.register(descriptor, _GONE)
+        poll.register(descriptor, _HANGUP_EVENTS)
     return [descriptor for descriptor, _ in poll.poll(0)]
 
 

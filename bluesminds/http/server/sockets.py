@@ -1,17 +1,32 @@
-"""Listening sockets: made here, owned by whoever serves them."""
+"""Opens listening sockets. The caller owns them."""
 
+import contextlib
 import errno
 import os
+import resource
 import socket
 import stat
 
 BACKLOG = 1024
 
 
+def raise_descriptor_limit(needed: int) -> int:
+    """Raise the soft limit of open descriptors to the hard one if it is below `needed`. Returns the limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return needed
+    if soft < needed:
+        target = needed if hard == resource.RLIM_INFINITY else hard
+        with contextlib.suppress(OSError, ValueError):  # macOS allows less than its hard limit
+            resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
+            soft = target
+    return soft
+
+
 def bind_tcp(host: str, port: int, backlog: int = BACKLOG) -> list[socket.socket]:
     """Listening sockets for every address `host` resolves to ("" for all), on one port even when it is 0.
 
-    A family of addresses that this machine lacks is passed over while another works; else OSError.
+    An address family that the machine lacks is skipped if another one works. Raises OSError.
     """
     found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     bound: list[socket.socket] = []

@@ -1,7 +1,7 @@
-"""What systemd and a service tell each other: readiness, liveness, and sockets opened in advance.
+"""systemd: readiness and watchdog notifications, and socket activation.
 
-Formats: sd_notify(3), sd_listen_fds(3), sd_watchdog_enabled(3). Without systemd every call is a no-op, so
-callers need no conditions. The variables are taken out of the environment: children must not inherit them.
+Formats: sd_notify(3), sd_listen_fds(3), sd_watchdog_enabled(3). Without systemd every call is a no-op. The
+variables are removed from the environment, so that child processes do not inherit them.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ FIRST_FD = 3
 
 
 class UnusableDescriptor(Exception):
-    """What the service manager passed is not a stream socket that listens."""
+    """A descriptor passed by the service manager is not a listening stream socket."""
 
 
 def inherited_sockets(environ: MutableMapping[str, str]) -> dict[str, list[socket.socket]]:
@@ -46,12 +46,12 @@ def _listening_socket(descriptor: int) -> socket.socket:
     if sock.type == socket.SOCK_STREAM and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
         return sock
     sock.close()
-    raise UnusableDescriptor(f"the inherited socket {descriptor} is not a stream socket that listens")
+    raise UnusableDescriptor(f"the inherited socket {descriptor} is not a listening stream socket")
 
 
 def is_journal(environ: Mapping[str, str], descriptor: int) -> bool:
-    """Whether `descriptor` leads to the journal. $JOURNAL_STREAM alone does not say so: children inherit it
-    (systemd.exec(5)).
+    """Whether `descriptor` is connected to the journal. $JOURNAL_STREAM alone does not prove it, because
+    child processes inherit the variable (systemd.exec(5)).
     """
     try:
         found = os.fstat(descriptor)
@@ -61,7 +61,7 @@ def is_journal(environ: Mapping[str, str], descriptor: int) -> bool:
 
 
 class Notifier:
-    """The way to the service manager. A manager that does not listen is never an error here."""
+    """Sends notifications to the service manager. Failures to send are ignored."""
 
     def __init__(self, environ: MutableMapping[str, str]) -> None:
         address = environ.pop("NOTIFY_SOCKET", "")
@@ -70,34 +70,32 @@ class Notifier:
         self._address = "\0" + address[1:] if address.startswith("@") else address
         mine = not pid or pid == str(os.getpid())
         self.watchdog_seconds = int(period) / 1e6 if mine and period.isdecimal() else 0.0
-        """How long the manager waits for a sign of life; 0: it does not."""
+        """The watchdog timeout of the unit; 0 without a watchdog."""
 
     def ready(self, status: str = "") -> None:
-        """Serving; also the end of a reload."""
-        self._tell("READY=1", status)
+        """The service is ready, or has finished a reload."""
+        self._notify("READY=1", status)
 
     def reloading(self) -> None:
         microseconds = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-        self._tell(f"RELOADING=1\nMONOTONIC_USEC={microseconds}")
+        self._notify(f"RELOADING=1\nMONOTONIC_USEC={microseconds}")
 
     def stopping(self, status: str = "") -> None:
-        self._tell("STOPPING=1", status)
+        self._notify("STOPPING=1", status)
 
-    def alive(self) -> None:
-        self._tell("WATCHDOG=1")
+    def watchdog(self) -> None:
+        self._notify("WATCHDOG=1")
 
     async def watch(self, healthy: Callable[[], bool]) -> None:
-        """Give signs of life while `healthy`, twice a period, for ever; returns at once if none are
-        expected.
-        """
+        """Notify twice per watchdog timeout while `healthy`; returns at once without a watchdog."""
         if not (self.watchdog_seconds and self._address):
             return
         while True:
             if healthy():
-                self.alive()
+                self.watchdog()
             await trio.sleep(self.watchdog_seconds / 2)
 
-    def _tell(self, state: str, status: str = "") -> None:
+    def _notify(self, state: str, status: str = "") -> None:
         if not self._address:
             return
         if status:

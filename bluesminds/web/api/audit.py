@@ -6,20 +6,21 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta, Raw, Struct
 
 from bluesminds.accounts.audit import AuditLog
-from bluesminds.common.clock import moment
+from bluesminds.common.clock import format_time
 from bluesminds.web.guard import Access
 from bluesminds.web.routes import Page, Paging, Route, route
-from storage.audit import AuditQuery, Damage, Entry, Link
+from storage.audit import AuditQuery, ChainedAuditRow
+from storage.chain import ChainDamage, ChainPosition
 
 _NEWEST: Final = 2**62
-_DAMAGE: Final[dict[Damage, str]] = {
-    "altered": "row {next} was altered, moved or added, or the chain was created with another pepper",
-    "removed": "row {next} is missing: it was removed, or the end of the log was changed before the following"
-    " row was written",
+_DAMAGE: Final[dict[ChainDamage, str]] = {
+    "altered": "row {next} was altered, moved or added, or the chain was made with another pepper",
+    "removed": "row {next} is missing: it was removed, or the end of the log had been tampered with when the"
+    " following row was written",
     "truncated": "the rows from {next} on are missing",
-    "rewritten": "row {next} differs from the one that was noted: the chain was rewritten with the pepper",
-    "head_gone": "the record of the last row is missing or unreadable (audit_head in the table settings)",
-    "head_differs": "row {last} is not the recorded last row (audit_head in the table settings)",
+    "rewritten": "row {next} differs from the noted one: the chain was rewritten with the pepper",
+    "head_gone": "the record of the last row is missing (table chain_heads)",
+    "head_differs": "row {last} is not the one recorded as the last (table chain_heads)",
 }
 
 Timestamp = Annotated[datetime, Meta(tz=True, description="a time like 2026-02-28T12:00:00Z")]
@@ -40,9 +41,7 @@ class AuditFilter(Paging, frozen=True, forbid_unknown_fields=True):
 
 
 class AuditEvent(Struct, frozen=True):
-    """One change. `detail` contains `before` and `after` with the changed fields; secrets are masked. `hash`
-    is empty in rows that are older than the hash chain.
-    """
+    """One change. `detail` has `before` and `after` with the fields that differ; secrets are masked."""
 
     seq: int
     id: str
@@ -71,13 +70,12 @@ class VerifyQuery(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AuditVerification(Struct, frozen=True):
-    """`rows` is the number of intact rows; the first `unchained` of them are older than the hash chain. `end`
-    is SEQ:HASH of the last intact row.
+    """`ok`: no damage was found. `rows`: number of valid rows. `end`: SEQ:HASH of the last valid row; note it
+    outside of the database.
     """
 
     ok: bool
     rows: int
-    unchained: int
     end: str
     damage: Literal["altered", "removed", "truncated", "rewritten", "head_gone", "head_differs"] | None
     message: str
@@ -99,25 +97,24 @@ class AuditHandlers(Struct, frozen=True):
                 until=_milliseconds(query.until, _NEWEST),
             )
         )
-        return Page.of(found, query.limit, _event, cursor=lambda entry: str(entry.link.seq))
+        return Page.of(found, query.limit, _event, cursor=lambda chained: str(chained.position.seq))
 
     async def verify(self, query: VerifyQuery) -> AuditVerification:
-        """Verify the hash chain of the audit log.
+        """Check whether audit rows were altered or removed.
 
-        It detects altered and removed rows. Write access to the database is not enough to hide them, only the
-        pepper of the gateway is. The exception is the removal of the newest rows together with a reset of the
-        record of the last row. To detect that, store `end` outside the gateway and send it as `noted` later.
+        Without the gateway's pepper, a writer to the database cannot hide that a row was altered or removed.
+        One thing leaves no trace: removing the newest rows and setting the record of the last one back. To
+        detect that too, note `end` elsewhere and send it as `noted`.
         """
         seq, _, digest = (query.noted or "").partition(":")
-        found = await self.log.verify(Link(int(seq), digest) if query.noted else None)
-        position = {"last": found.end.seq, "next": found.end.seq + 1}
+        found = await self.log.verify(ChainPosition(int(seq), digest) if query.noted else None)
+        place = {"last": found.at.seq, "next": found.at.seq + 1}
         return AuditVerification(
             ok=found.damage is None,
-            rows=found.end.seq,
-            unchained=found.unchained,
-            end=f"{found.end.seq}:{found.end.hash}",
+            rows=found.at.seq,
+            end=f"{found.at.seq}:{found.at.hash}",
             damage=found.damage,
-            message="intact" if found.damage is None else _DAMAGE[found.damage].format_map(position),
+            message="intact" if found.damage is None else _DAMAGE[found.damage].format_map(place),
         )
 
 
@@ -133,16 +130,16 @@ def _milliseconds(at: datetime | None, otherwise: int) -> int:
     return otherwise if at is None else round(at.timestamp() * 1000)
 
 
-def _event(entry: Entry) -> AuditEvent:
-    act = entry.act
+def _event(chained: ChainedAuditRow) -> AuditEvent:
+    act = chained.row
     return AuditEvent(
-        seq=entry.link.seq,
+        seq=chained.position.seq,
         id=act.id,
-        at=moment(act.at),
+        at=format_time(act.at),
         actor=act.actor,
         action=act.action,
         subject=act.subject,
         address=act.address,
         detail=Raw(act.detail.encode()),
-        hash=entry.link.hash,
+        hash=chained.position.hash,
     )

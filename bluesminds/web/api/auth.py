@@ -11,7 +11,7 @@ from quart import request
 
 from bluesminds.accounts.services import AccountServices
 from bluesminds.accounts.sessions import NewSession
-from bluesminds.common.clock import moment
+from bluesminds.common.clock import format_time
 from bluesminds.web.api.users import UserView, view
 from bluesminds.web.fields import Email, FullName, Password, Token
 from bluesminds.web.guard import COOKIE, Access, Principal
@@ -194,7 +194,7 @@ def _login_response(
         user=view(user),
         session_id=row.id,
         csrf_token=session.csrf,
-        expires_at=moment(row.expires_at),
+        expires_at=format_time(row.expires_at),
         token=session.token if bearer else None,
     )
     seconds = (row.expires_at - row.created_at) // 1000

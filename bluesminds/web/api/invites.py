@@ -5,7 +5,7 @@ from typing import Annotated
 from msgspec import Meta, Struct, structs
 
 from bluesminds.accounts.invitations import Invitations
-from bluesminds.common.clock import moment
+from bluesminds.common.clock import format_time
 from bluesminds.common.emails import read_email
 from bluesminds.web.fields import AddressFilter, Email
 from bluesminds.web.guard import Access, Principal
@@ -78,4 +78,4 @@ def routes(handlers: InviteHandlers) -> list[Route]:
 
 
 def _view(row: TokenRow) -> InviteView:
-    return InviteView(row.id, row.email, moment(row.created_at), moment(row.expires_at))
+    return InviteView(row.id, row.email, format_time(row.created_at), format_time(row.expires_at))

@@ -8,7 +8,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, structs
 from bluesminds.accounts.key_policy import KeyPolicy
 from bluesminds.accounts.keys import KeyUsage, rules_of
 from bluesminds.accounts.usage import MAX_DAYS
-from bluesminds.common.clock import moment
+from bluesminds.common.clock import format_time
 from bluesminds.common.crypto import UUID
 from bluesminds.common.money import write_usd
 from bluesminds.common.values import NO_LIMITS
@@ -81,7 +81,7 @@ class NewKey(Struct, forbid_unknown_fields=True):
 
 
 class NewKeyForUser(NewKey, forbid_unknown_fields=True):
-    """A key for a user; without one, for whoever asks."""
+    """A key for a user; without `user_id`, for the caller."""
 
     user_id: Annotated[str, Meta(max_length=64, description="the id of a user")] | None = None
 
@@ -150,9 +150,10 @@ class KeyDay(Struct, frozen=True):
 
     requests: int
     errors: int
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int
+    input_tokens: int
+    output_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
     reasoning_tokens: int
     cost_usd: str
 
@@ -226,21 +227,22 @@ def _fields(row: KeyRow) -> dict[str, Any]:
         "prefix": row.prefix,
         "last4": row.last4,
         "limits": LimitsView.of(rules.limits),
-        "expires_at": moment(row.expires_at),
-        "revoked_at": moment(row.revoked_at),
-        "last_used_at": moment(row.last_used_at),
-        "created_at": moment(row.created_at),
-        "rotated_at": moment(row.rotated_at),
-        "previous_until": moment(row.previous_until),
+        "expires_at": format_time(row.expires_at),
+        "revoked_at": format_time(row.revoked_at),
+        "last_used_at": format_time(row.last_used_at),
+        "created_at": format_time(row.created_at),
+        "rotated_at": format_time(row.rotated_at),
+        "previous_until": format_time(row.previous_until),
     }
 
 
 _SUMS: Final = (
     "requests",
     "errors",
-    "prompt_tokens",
-    "completion_tokens",
-    "cached_tokens",
+    "input_tokens",
+    "output_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
     "reasoning_tokens",
 )
 
@@ -249,11 +251,11 @@ def usage_view(found: KeyUsage) -> KeyUsageView:
     rows = found.days
     return KeyUsageView(
         id=found.key.id,
-        last_used_at=moment(found.key.last_used_at),
+        last_used_at=format_time(found.key.last_used_at),
         cost_usd=write_usd(sum(row.cost_nano for row in rows)),
         days=[
             KeyDate(
-                day=moment(int(row.label))[:10],
+                day=format_time(int(row.label))[:10],
                 cost_usd=write_usd(row.cost_nano),
                 **{name: getattr(row, name) for name in _SUMS},
             )

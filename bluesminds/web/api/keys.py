@@ -77,17 +77,17 @@ class KeyHandlers(Struct, frozen=True):
         return view(changed)
 
     async def rotate(self, who: Principal, key_id: str, body: Rotation) -> CreatedKey:
-        """Give a key another form. It is shown this once.
+        """Replace the secret of a key. The new one is shown once.
 
-        It stays the same key in all else: id, rules, use. What it was before goes on for `overlap_seconds`;
-        with 0 it ends at once.
+        ID, rules and usage stay. The previous secret is accepted for `overlap_seconds`; the one before it
+        ends.
         """
         return made(
             *await self.keys.rotate(who.actor, self._owner(who), key_id, overlap=body.overlap_seconds)
         )
 
     async def end_previous(self, who: Principal, key_id: str) -> None:
-        """Cut the overlap of a rotation short: only the latest form of the key works on."""
+        """End the previous secret of a rotated key. Only the current one is accepted."""
         await self.keys.end_previous(who.actor, self._owner(who), key_id)
 
     async def revoke(self, who: Principal, key_id: str) -> None:

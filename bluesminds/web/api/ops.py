@@ -10,7 +10,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from bluesminds import __version__
-from bluesminds.http.server.limits import Stats
+from bluesminds.http.server.limits import ListenerStats
 from bluesminds.web.guard import Access
 from bluesminds.web.routes import HandlerResponse, RawBody, Route, route
 
@@ -18,7 +18,7 @@ from bluesminds.web.routes import HandlerResponse, RawBody, Route, route
 class ListenerMetrics(Collector):
     """Metrics of the listener."""
 
-    def __init__(self, stats: Stats) -> None:
+    def __init__(self, stats: ListenerStats) -> None:
         self._stats = stats
 
     def collect(self) -> Iterable[Metric]:

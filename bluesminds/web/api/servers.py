@@ -10,7 +10,7 @@ from bluesminds.common.errors import Conflict, InvalidRequest, NotFound, Unavail
 from bluesminds.common.values import Server
 from bluesminds.config.settings import Priority, ServerName, Weight
 from bluesminds.gateway.probe import ProbeResult
-from bluesminds.http.client.pool import Origin
+from bluesminds.http.client.pool import UpstreamOrigin
 from bluesminds.web.fields import Name, Secret
 from bluesminds.web.guard import Access, Principal
 from bluesminds.web.routes import Page, Route, route
@@ -108,7 +108,7 @@ def routes(handlers: ServerHandlers) -> list[Route]:
 
 def _server(body: NewServer) -> Server:
     try:
-        Origin.parse(body.url)
+        UpstreamOrigin.parse(body.url)
     except ValueError as exc:
         raise InvalidRequest("invalid_url", f"{exc}.", param="url") from exc
     fields = structs.asdict(body) | {"models": tuple(body.models), "origin": "table"}

@@ -4,7 +4,7 @@ from msgspec import Struct
 
 from bluesminds.accounts.sessions import Sessions
 from bluesminds.accounts.users import Users
-from bluesminds.common.clock import moment
+from bluesminds.common.clock import format_time
 from bluesminds.web.guard import Access, Principal
 from bluesminds.web.routes import Page, Route, route
 from storage.sessions import SessionRow
@@ -69,9 +69,9 @@ def routes(handlers: SessionHandlers) -> list[Route]:
 def _view(row: SessionRow, who: Principal) -> SessionView:
     return SessionView(
         id=row.id,
-        created_at=moment(row.created_at),
-        expires_at=moment(row.expires_at),
-        last_seen_at=moment(row.last_seen_at),
+        created_at=format_time(row.created_at),
+        expires_at=format_time(row.expires_at),
+        last_seen_at=format_time(row.last_seen_at),
         address=row.address,
         user_agent=row.user_agent,
         current=row.id == who.session_id,

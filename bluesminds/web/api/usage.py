@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from bluesminds.accounts.usage import MAX_DAYS, UsageReports
-from bluesminds.common.clock import moment
+from bluesminds.common.clock import format_time
 from bluesminds.common.money import write_usd
 from bluesminds.web.guard import Access
 from bluesminds.web.routes import Page, Route, route
@@ -24,9 +24,10 @@ class UsageTotals(Struct, frozen=True, omit_defaults=True):
 
     requests: int
     errors: int
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int
+    input_tokens: int
+    output_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
     reasoning_tokens: int
     average_ms: int
     cost_usd: str
@@ -51,13 +52,14 @@ def routes(handlers: UsageHandlers) -> list[Route]:
 
 
 def _totals(row: StatsRow, group: str) -> UsageTotals:
-    label = moment(int(row.label))[:10] if group == "day" else row.label
+    label = format_time(int(row.label))[:10] if group == "day" else row.label
     return UsageTotals(
         requests=row.requests,
         errors=row.errors,
-        prompt_tokens=row.prompt_tokens,
-        completion_tokens=row.completion_tokens,
-        cached_tokens=row.cached_tokens,
+        input_tokens=row.input_tokens,
+        output_tokens=row.output_tokens,
+        cache_read_tokens=row.cache_read_tokens,
+        cache_write_tokens=row.cache_write_tokens,
         reasoning_tokens=row.reasoning_tokens,
         average_ms=round(row.duration_ms / row.requests) if row.requests else 0,
         cost_usd=write_usd(row.cost_nano),

@@ -4,7 +4,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from bluesminds.accounts.password_reset import PasswordReset, ResetLink
 from bluesminds.accounts.users import UserChanges, Users
-from bluesminds.common.clock import moment
+from bluesminds.common.clock import format_time
 from bluesminds.common.emails import require_email
 from bluesminds.identity.password import Passwords
 from bluesminds.web.fields import AddressFilter, Email, FullName, Password, TierName
@@ -116,9 +116,9 @@ def view(row: UserRow) -> UserView:
         tier=row.tier,
         email_verified=row.email_verified_at is not None,
         disabled=row.disabled_at is not None,
-        created_at=moment(row.created_at),
+        created_at=format_time(row.created_at),
     )
 
 
 def _link(link: ResetLink) -> ResetLinkView:
-    return ResetLinkView(email=link.email, url=link.url, expires_at=moment(link.expires_at))
+    return ResetLinkView(email=link.email, url=link.url, expires_at=format_time(link.expires_at))

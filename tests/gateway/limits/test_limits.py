@@ -184,7 +184,7 @@ async def rows(gateway: Gateway, key: str) -> list[dict[str, Any]]:
 
     async def select(connection: Any) -> list[dict[str, Any]]:
         found = await connection.all(
-            "SELECT cost_nano, day, month, prompt_tokens, completion_tokens FROM usage WHERE key_id = :id",
+            "SELECT cost_nano, day, month, input_tokens, output_tokens FROM usage WHERE key_id = :id",
             id=key_id,
         )
         return [

@@ -242,11 +242,11 @@ class Limits(RuleBasedStateMachine):
             duration_ms=max(0, now - reserved.arrived),
             key_id=key,
             user_id=user,
-            prompt_tokens=tokens,
+            input_tokens=tokens,
             cost_nano=nano,
             day=day,
         )
-        values = asdict(row) | {"completion_tokens": None, "month": reserved.reservation.month}
+        values = asdict(row) | {"output_tokens": None, "month": reserved.reservation.month}
         self.database.executemany(INSERT_SQLITE, [values, values])  # as after a commit with unknown result
         for subject in reserved.subjects:
             ledger = self.ledgers[subject]

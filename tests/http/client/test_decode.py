@@ -1,4 +1,4 @@
-"""Compressed bodies: the same bytes come out however the input is cut, in pieces of bounded size."""
+"""Compressed bodies: the output does not depend on the split of the input; pieces have bounded size."""
 
 import gzip
 import zlib
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bluesminds.http.client import decode as decoding
-from bluesminds.http.client.decode import PIECE, DecodeError, Decoder
+from bluesminds.http.client.decode import PIECE_BYTES, DecodeError, Decoder
 
 Encode = Callable[[bytes], bytes]
 
@@ -19,7 +19,7 @@ def raw_deflate(data: bytes) -> bytes:
 
 
 CODINGS = [(b"gzip", gzip.compress), (b"deflate", zlib.compress), (b"deflate", raw_deflate)]
-BODIES = st.binary(max_size=300) | st.integers(0, 2 * PIECE + 2).map(bytes)
+BODIES = st.binary(max_size=300) | st.integers(0, 2 * PIECE_BYTES + 2).map(bytes)
 
 
 def decode(coding: bytes, encoded: bytes, step: int) -> tuple[bytes, bool]:
@@ -28,26 +28,26 @@ def decode(coding: bytes, encoded: bytes, step: int) -> tuple[bytes, bool]:
     for start in range(0, len(encoded), step):
         decoder.feed(encoded[start : start + step])
         while piece := decoder.step():
-            assert len(piece) <= PIECE
+            assert len(piece) <= PIECE_BYTES
             out.append(piece)
     return b"".join(out), decoder.finished
 
 
 @given(st.sampled_from(CODINGS), BODIES, st.sampled_from([1, 2, 3, 100, 100_000]))
-def test_what_was_encoded_comes_out(how: tuple[bytes, Encode], body: bytes, step: int) -> None:
+def test_decoder_encoded_body_is_restored(how: tuple[bytes, Encode], body: bytes, step: int) -> None:
     coding, encode = how
     assert decode(coding, encode(body), step) == (body, True)
 
 
 @pytest.mark.parametrize("how", CODINGS)
-def test_nothing_stays_behind_at_the_edge_of_a_piece(how: tuple[bytes, Encode]) -> None:
+def test_decoder_piece_boundary_keeps_every_byte(how: tuple[bytes, Encode]) -> None:
     coding, encode = how
-    for size in range(PIECE - 2, PIECE + 300, 7):
+    for size in range(PIECE_BYTES - 2, PIECE_BYTES + 300, 7):
         assert decode(coding, encode(bytes(size)), 100_000) == (bytes(size), True)
 
 
 @given(st.sampled_from([b"gzip", b"deflate"]), st.binary(max_size=100), st.integers(1, 100))
-def test_any_bytes_are_decoded_or_refused(coding: bytes, data: bytes, step: int) -> None:
+def test_decoder_any_bytes_are_decoded_or_rejected(coding: bytes, data: bytes, step: int) -> None:
     try:
         decode(coding, data, step)
     except DecodeError:
@@ -55,7 +55,7 @@ def test_any_bytes_are_decoded_or_refused(coding: bytes, data: bytes, step: int)
 
 
 @given(st.sampled_from(CODINGS), st.data())
-def test_a_shortened_body_is_never_finished(how: tuple[bytes, Encode], data: st.DataObject) -> None:
+def test_decoder_truncated_body_is_not_finished(how: tuple[bytes, Encode], data: st.DataObject) -> None:
     coding, encode = how
     encoded = encode(b"some body, some body, some body")
     length = data.draw(st.integers(1, len(encoded) - 1))
@@ -63,12 +63,12 @@ def test_a_shortened_body_is_never_finished(how: tuple[bytes, Encode], data: st.
 
 
 @pytest.mark.parametrize("coding", [b"br", b"zstd", b"gzip,gzip", b"gzip, deflate", b"compress", b""])
-def test_other_codings_are_refused(coding: bytes) -> None:
-    with pytest.raises(DecodeError, match="not asked for"):
+def test_decoder_unsupported_coding_is_rejected(coding: bytes) -> None:
+    with pytest.raises(DecodeError, match="not requested"):
         Decoder(coding)
 
 
-def test_the_total_is_bounded_even_at_an_honest_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decoder_total_above_limit_is_rejected_at_any_ratio(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "MAX_DECODED", 100_000)
     body = b"".join(b"%d," % number for number in range(30_000))
     with pytest.raises(DecodeError, match="expands"):

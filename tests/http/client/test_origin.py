@@ -1,32 +1,37 @@
-"""Base URLs: what is taken, what is refused, and that a refusal repeats nothing of the URL."""
+"""Base URLs: valid ones, invalid ones, and errors that contain no part of the URL."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bluesminds.http.client.pool import Origin
+from bluesminds.http.client.pool import UpstreamOrigin
 
 
 @pytest.mark.parametrize(
     ("url", "origin", "base", "authority"),
     [
-        ("http://localhost", Origin("http", "localhost", 80), "", "localhost"),
-        ("http://LOCALHOST:80/", Origin("http", "localhost", 80), "", "localhost"),
-        ("https://api.openai.com/v1", Origin("https", "api.openai.com", 443), "/v1", "api.openai.com"),
+        ("http://localhost", UpstreamOrigin("http", "localhost", 80), "", "localhost"),
+        ("http://LOCALHOST:80/", UpstreamOrigin("http", "localhost", 80), "", "localhost"),
+        (
+            "https://api.openai.com/v1",
+            UpstreamOrigin("https", "api.openai.com", 443),
+            "/v1",
+            "api.openai.com",
+        ),
         (
             "HTTPS://api.openai.com:8443/a/b/",
-            Origin("https", "api.openai.com", 8443),
+            UpstreamOrigin("https", "api.openai.com", 8443),
             "/a/b",
             "api.openai.com:8443",
         ),
-        ("http://[::1]:4000/v1", Origin("http", "::1", 4000), "/v1", "[::1]:4000"),
-        ("http://127.0.0.1:443", Origin("http", "127.0.0.1", 443), "", "127.0.0.1:443"),
-        ("unix:/run/x.sock", Origin("unix", "/run/x.sock", 0), "", "localhost"),
-        ("unix:///run/x.sock:/v1/", Origin("unix", "/run/x.sock", 0), "/v1", "localhost"),
+        ("http://[::1]:4000/v1", UpstreamOrigin("http", "::1", 4000), "/v1", "[::1]:4000"),
+        ("http://127.0.0.1:443", UpstreamOrigin("http", "127.0.0.1", 443), "", "127.0.0.1:443"),
+        ("unix:/run/x.sock", UpstreamOrigin("unix", "/run/x.sock", 0), "", "localhost"),
+        ("unix:///run/x.sock:/v1/", UpstreamOrigin("unix", "/run/x.sock", 0), "/v1", "localhost"),
     ],
 )
-def test_base_urls(url: str, origin: Origin, base: str, authority: str) -> None:
-    assert Origin.parse(url) == (origin, base)
+def test_origin_valid_base_url_is_parsed(url: str, origin: UpstreamOrigin, base: str, authority: str) -> None:
+    assert UpstreamOrigin.parse(url) == (origin, base)
     assert origin.authority == authority
 
 
@@ -58,17 +63,17 @@ def test_base_urls(url: str, origin: Origin, base: str, authority: str) -> None:
         "unix:/x.sock:v1",
     ],
 )
-def test_what_is_no_base_url(url: str) -> None:
+def test_origin_invalid_base_url_is_rejected(url: str) -> None:
     with pytest.raises(ValueError) as caught:
-        Origin.parse(url)
+        UpstreamOrigin.parse(url)
     assert "hunter2" not in str(caught.value)
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
 
 @given(st.text() | st.from_regex(r"(https?|unix)://?[!-~]{0,30}", fullmatch=True))
-def test_any_text_is_parsed_or_refused(url: str) -> None:
+def test_origin_any_text_is_parsed_or_rejected(url: str) -> None:
     try:
-        origin, base = Origin.parse(url)
+        origin, base = UpstreamOrigin.parse(url)
     except ValueError:
         return
     assert base == "" or (base.startswith("/") and not base.endswith("/"))

@@ -1,4 +1,4 @@
-"""The pool against real sockets: framing, keep-alive, stale connections, uploads and early answers."""
+"""The pool against real sockets: framing, keep-alive, stale connections, uploads and early responses."""
 
 import dataclasses
 import socket
@@ -14,16 +14,16 @@ from bluesminds.http.client import pool as pool_module
 from bluesminds.http.client.pool import (
     BodyTooLarge,
     ConnectFailed,
-    Origin,
     Pool,
     Response,
     Timeouts,
     UpstreamCut,
+    UpstreamOrigin,
 )
 from bluesminds.http.wire import RECEIVE_BYTES
 from tests.fakes.raw_upstream import Peer, Upstream, always_ok, serve
 
-TIMEOUTS = Timeouts(connect=5, pool=5, write=5, first_byte=5, between_chunks=5)
+TIMEOUTS = Timeouts(connect=3600, pool=3600, write=3600, first_byte=3600, between_chunks=3600)
 
 
 @pytest.fixture
@@ -33,17 +33,15 @@ async def pool(nursery: trio.Nursery) -> Pool:
     return pool
 
 
-def origin(upstream: Upstream) -> Origin:
-    return Origin("http", "127.0.0.1", upstream.port)
+def origin(upstream: Upstream) -> UpstreamOrigin:
+    return UpstreamOrigin("http", "127.0.0.1", upstream.port)
 
 
 async def get(pool: Pool, upstream: Upstream, target: bytes = b"/") -> Response:
     return await pool.request(b"GET", origin(upstream), target, [], timeouts=TIMEOUTS)
 
 
-async def test_a_request_arrives_as_given_and_connections_are_reused(
-    pool: Pool, nursery: trio.Nursery
-) -> None:
+async def test_request_arrives_as_given_and_reuses_connection(pool: Pool, nursery: trio.Nursery) -> None:
     upstream = await nursery.start(serve, always_ok)
     for body in (b"one", b"two"):
         response = await pool.request(
@@ -64,7 +62,7 @@ async def test_a_request_arrives_as_given_and_connections_are_reused(
     assert first.values(b"accept-encoding") == [b"identity"]
 
 
-async def test_framing_and_connection_headers_are_the_pools_own(pool: Pool, nursery: trio.Nursery) -> None:
+async def test_request_framing_headers_are_replaced(pool: Pool, nursery: trio.Nursery) -> None:
     upstream = await nursery.start(serve, always_ok)
     headers = [
         (b"Host", b"evil"),
@@ -97,7 +95,7 @@ async def test_framing_and_connection_headers_are_the_pools_own(pool: Pool, nurs
         (b"GET", b"/", (b"a", b"\0")),
     ],
 )
-async def test_nothing_but_one_head_can_be_sent(
+async def test_request_malformed_head_is_rejected(
     pool: Pool, nursery: trio.Nursery, method: bytes, target: bytes, header: tuple[bytes, bytes]
 ) -> None:
     upstream = await nursery.start(serve, always_ok)
@@ -107,7 +105,7 @@ async def test_nothing_but_one_head_can_be_sent(
     assert len(upstream.requests) == 1
 
 
-async def test_headers_come_in_lower_case_in_order_with_repeats(pool: Pool, nursery: trio.Nursery) -> None:
+async def test_response_headers_are_lower_case_and_ordered(pool: Pool, nursery: trio.Nursery) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.answer(b"", b"X-One: 1", b"x-two:  2 ", b"X-ONE: 3")
@@ -124,12 +122,12 @@ async def test_headers_come_in_lower_case_in_order_with_repeats(pool: Pool, nurs
     assert response.header(b"absent") is None
 
 
-async def test_interim_answers_are_skipped(pool: Pool, nursery: trio.Nursery) -> None:
+async def test_response_interim_is_skipped(pool: Pool, nursery: trio.Nursery) -> None:
     async def script(peer: Peer) -> None:
         for _ in range(2):
             await peer.request()
             await peer.send(b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n")
-            await trio.sleep(0.01)
+            await trio.testing.wait_all_tasks_blocked()
             await peer.send(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n")
             await peer.answer(b"final")
 
@@ -151,7 +149,7 @@ async def test_interim_answers_are_skipped(pool: Pool, nursery: trio.Nursery) ->
         (b"GET", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 500\r\n\r\n"),
     ],
 )
-async def test_answers_without_a_body_leave_the_connection_usable(
+async def test_response_without_body_keeps_connection_usable(
     pool: Pool, nursery: trio.Nursery, method: bytes, raw: bytes
 ) -> None:
     async def script(peer: Peer) -> None:
@@ -168,7 +166,7 @@ async def test_answers_without_a_body_leave_the_connection_usable(
     assert upstream.accepted == 1
 
 
-async def test_a_body_sent_in_answer_to_head_is_not_taken_for_the_next_answer(
+async def test_head_response_with_body_is_not_read_as_next_response(
     pool: Pool, nursery: trio.Nursery
 ) -> None:
     async def script(peer: Peer) -> None:
@@ -183,7 +181,7 @@ async def test_a_body_sent_in_answer_to_head_is_not_taken_for_the_next_answer(
     assert upstream.accepted == 2
 
 
-async def test_a_refusal_sent_before_any_request_is_delivered(pool: Pool, nursery: trio.Nursery) -> None:
+async def test_response_sent_before_request_is_delivered_as_error(pool: Pool, nursery: trio.Nursery) -> None:
     async def script(peer: Peer) -> None:
         await peer.answer(b"busy", status=b"503 Service Unavailable")
         peer.reset()
@@ -194,11 +192,11 @@ async def test_a_refusal_sent_before_any_request_is_delivered(pool: Pool, nurser
         assert (response.status, await response.read(10)) == (503, b"busy")
 
 
-async def test_a_body_without_framing_ends_with_the_connection(pool: Pool, nursery: trio.Nursery) -> None:
+async def test_response_without_framing_ends_with_connection(pool: Pool, nursery: trio.Nursery) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.send(b"HTTP/1.1 200 OK\r\n\r\nfirst ")
-        await trio.sleep(0.01)
+        await trio.testing.wait_all_tasks_blocked()
         await peer.send(b"second")
 
     upstream = await nursery.start(serve, script)
@@ -207,7 +205,7 @@ async def test_a_body_without_framing_ends_with_the_connection(pool: Pool, nurse
     assert upstream.accepted == 2
 
 
-async def test_chunks_are_delivered_as_they_arrive_and_trailers_dropped(
+async def test_response_chunks_are_delivered_on_arrival_without_trailers(
     pool: Pool, nursery: trio.Nursery
 ) -> None:
     go = trio.Event()
@@ -232,7 +230,7 @@ async def test_chunks_are_delivered_as_they_arrive_and_trailers_dropped(
     assert upstream.accepted == 1
 
 
-async def test_reading_stops_at_the_limit(pool: Pool, nursery: trio.Nursery) -> None:
+async def test_read_above_limit_raises_and_closes(pool: Pool, nursery: trio.Nursery) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.answer(b"x" * 300_000)
@@ -245,9 +243,7 @@ async def test_reading_stops_at_the_limit(pool: Pool, nursery: trio.Nursery) -> 
         await response.receive()
 
 
-async def test_closing_early_drops_the_connection_and_is_idempotent(
-    pool: Pool, nursery: trio.Nursery
-) -> None:
+async def test_close_before_end_closes_connection(pool: Pool, nursery: trio.Nursery) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.begin_chunked()
@@ -259,11 +255,11 @@ async def test_closing_early_drops_the_connection_and_is_idempotent(
     response.close()
     with pytest.raises(trio.ClosedResourceError):
         await response.receive()
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         await upstream.all_closed()
 
 
-async def test_a_cancelled_receive_may_be_repeated(pool: Pool, nursery: trio.Nursery) -> None:
+async def test_receive_cancelled_can_be_repeated(pool: Pool, nursery: trio.Nursery) -> None:
     go = trio.Event()
 
     async def script(peer: Peer) -> None:
@@ -275,17 +271,20 @@ async def test_a_cancelled_receive_may_be_repeated(pool: Pool, nursery: trio.Nur
 
     upstream = await nursery.start(serve, script)
     response = await get(pool, upstream)
-    with trio.move_on_after(0.02) as scope:
-        await response.receive()
-    assert scope.cancelled_caught
+    async with trio.open_nursery() as inner:
+        inner.start_soon(response.receive)
+        await trio.testing.wait_all_tasks_blocked()
+        inner.cancel_scope.cancel()
     go.set()
     assert await response.read(10) == b"late"
 
 
-async def test_unix_sockets(pool: Pool, nursery: trio.Nursery, tmp_path: Path) -> None:
+async def test_request_over_unix_socket_is_answered(
+    pool: Pool, nursery: trio.Nursery, tmp_path: Path
+) -> None:
     path = str(tmp_path / "u.sock")
     upstream = await nursery.start(lambda task_status: serve(always_ok, path=path, task_status=task_status))
-    target, base = Origin.parse(f"unix:{path}:/v1/")
+    target, base = UpstreamOrigin.parse(f"unix:{path}:/v1/")
     assert base == "/v1"
     for _ in range(2):
         response = await pool.request(b"GET", target, b"/v1/models", [], timeouts=TIMEOUTS)
@@ -294,18 +293,21 @@ async def test_unix_sockets(pool: Pool, nursery: trio.Nursery, tmp_path: Path) -
     assert upstream.requests[0].values(b"host") == [b"localhost"]
 
 
-async def test_a_refused_connection_was_not_sent(pool: Pool, tmp_path: Path) -> None:
+async def test_connect_refused_is_not_sent(pool: Pool, tmp_path: Path) -> None:
     with trio.socket.socket() as unused:
         await unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]  # bound for as long as the test needs it, but not listening
-        for target in (Origin("http", "127.0.0.1", port), Origin("unix", str(tmp_path / "absent"), 0)):
+        for target in (
+            UpstreamOrigin("http", "127.0.0.1", port),
+            UpstreamOrigin("unix", str(tmp_path / "absent"), 0),
+        ):
             with pytest.raises(ConnectFailed) as caught:
                 await pool.request(b"GET", target, b"/", [], timeouts=TIMEOUTS)
             assert (caught.value.phase, caught.value.sent) == ("connect", False)
 
 
 class Nowhere(trio.abc.HostnameResolver):
-    """In place of the machine's resolver, which may take its time over a name that does not exist."""
+    """Replaces the machine's resolver, which may be slow for a name that does not exist."""
 
     async def getaddrinfo(
         self, host: bytes | None, port: bytes | str | int | None, *_: int, **__: int
@@ -317,20 +319,20 @@ class Nowhere(trio.abc.HostnameResolver):
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "a" * 64 + ".invalid", "a..b"])
-async def test_names_that_cannot_be_resolved_fail_to_connect(pool: Pool, host: str) -> None:
+async def test_connect_to_unknown_name_fails(pool: Pool, host: str) -> None:
     trio.socket.set_custom_hostname_resolver(Nowhere())
     with pytest.raises(ConnectFailed):
-        await pool.request(b"GET", Origin("http", host, 80), b"/", [], timeouts=TIMEOUTS)
+        await pool.request(b"GET", UpstreamOrigin("http", host, 80), b"/", [], timeouts=TIMEOUTS)
 
 
 class TestStaleConnections:
-    """What happens when the upstream gives a kept-alive connection up."""
+    """Kept-alive connections that the upstream has closed."""
 
     @pytest.mark.parametrize("reset", [False, True])
-    async def test_one_closed_at_the_next_request_is_replaced_once(
+    async def test_stale_connection_closed_at_request_is_replaced_once(
         self, pool: Pool, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, reset: bool
     ) -> None:
-        monkeypatch.setattr(pool_module, "_ROUND_TRIP", 60)
+        monkeypatch.setattr(pool_module, "_ROUND_TRIP_SECONDS", 3600)
 
         async def script(peer: Peer) -> None:
             await peer.request()
@@ -344,7 +346,9 @@ class TestStaleConnections:
             response = await pool.request(b"POST", origin(upstream), b"/", [], b"body", timeouts=TIMEOUTS)
             assert await response.read(10) == expected
 
-    async def test_a_body_that_cannot_be_repeated_is_not(self, pool: Pool, nursery: trio.Nursery) -> None:
+    async def test_stale_connection_with_iterable_body_is_not_retried(
+        self, pool: Pool, nursery: trio.Nursery
+    ) -> None:
         async def script(peer: Peer) -> None:
             await peer.request()
             await peer.answer()
@@ -359,9 +363,7 @@ class TestStaleConnections:
             await pool.request(b"POST", origin(upstream), b"/", [], body(), timeouts=TIMEOUTS)
         assert caught.value.sent
 
-    async def test_a_new_connection_that_fails_is_not_retried(
-        self, pool: Pool, nursery: trio.Nursery
-    ) -> None:
+    async def test_new_connection_that_fails_is_not_retried(self, pool: Pool, nursery: trio.Nursery) -> None:
         async def script(peer: Peer) -> None:
             await peer.head()
 
@@ -372,15 +374,15 @@ class TestStaleConnections:
         assert upstream.accepted == 1
 
     @pytest.mark.parametrize("size", [10, 200_000])
-    async def test_a_request_that_was_worked_on_is_not_sent_again(
-        self, pool: Pool, nursery: trio.Nursery, size: int
+    async def test_request_possibly_processed_is_not_retried(
+        self, pool: Pool, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, size: int
     ) -> None:
         async def script(peer: Peer) -> None:
             await peer.request()
             await peer.answer()
             await peer.request()
-            await trio.sleep(0.25)
 
+        monkeypatch.setattr(pool_module, "_ROUND_TRIP_SECONDS", 0)
         upstream = await nursery.start(serve, script)
         await (await get(pool, upstream)).read(10)
         with pytest.raises(UpstreamCut) as caught:
@@ -388,31 +390,30 @@ class TestStaleConnections:
         assert caught.value.sent
         assert (upstream.accepted, len(upstream.requests)) == (1, 2)
 
-    async def test_a_request_that_changes_nothing_may_be_sent_again(
+    async def test_safe_request_is_retried(
         self, pool: Pool, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(pool_module, "_HARMLESS_SECONDS", 60)
+        monkeypatch.setattr(pool_module, "_ROUND_TRIP_SECONDS", 0)
+        monkeypatch.setattr(pool_module, "_SAFE_SECONDS", 3600)
 
         async def script(peer: Peer) -> None:
             await peer.request()
             await peer.answer(b"%d" % peer.number)
             await peer.head()
-            await trio.sleep(0.25)
 
         upstream = await nursery.start(serve, script)
         for expected in (b"1", b"2"):
             assert await (await get(pool, upstream)).read(10) == expected
 
-    async def test_but_not_after_a_long_wait(
+    async def test_safe_request_after_long_wait_is_not_retried(
         self, pool: Pool, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(pool_module, "_HARMLESS_SECONDS", 0.05)
+        monkeypatch.setattr(pool_module, "_SAFE_SECONDS", 0)
 
         async def script(peer: Peer) -> None:
             await peer.request()
             await peer.answer()
             await peer.head()
-            await trio.sleep(0.1)
 
         upstream = await nursery.start(serve, script)
         await (await get(pool, upstream)).read(10)
@@ -420,18 +421,19 @@ class TestStaleConnections:
             await get(pool, upstream)
         assert upstream.accepted == 1
 
-    async def test_one_that_stopped_taking_the_request_half_way_is_replaced(
+    async def test_stale_connection_closed_during_upload_is_replaced(
         self, pool: Pool, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A request that is not whole cannot have been worked on, however long its sending took."""
-        monkeypatch.setattr(pool_module, "_HARMLESS_SECONDS", 60)
+        """An incomplete request cannot have been processed, however long its sending took."""
+        monkeypatch.setattr(pool_module, "_ROUND_TRIP_SECONDS", 0)
+        monkeypatch.setattr(pool_module, "_SAFE_SECONDS", 3600)
 
         async def script(peer: Peer) -> None:
             await peer.request()
             await peer.answer(b"%d" % peer.number)
             if peer.number == 1:
                 await peer.head()
-                await trio.sleep(0.25)
+                await trio.testing.wait_all_tasks_blocked()
                 peer.reset()
             else:
                 await peer.request()
@@ -445,27 +447,27 @@ class TestStaleConnections:
         assert await response.read(10) == b"2"
         assert upstream.accepted == 2
 
-    async def test_bytes_that_come_before_a_connection_is_handed_over_answer_nobody(
+    async def test_unsolicited_bytes_before_handover_are_not_delivered(
         self, nursery: trio.Nursery, tmp_path: Path
     ) -> None:
-        """The body fills one read exactly, so what follows it stays in the kernel."""
+        """The body fills one read exactly, so the bytes after it stay in the kernel."""
         body = bytes(RECEIVE_BYTES)
 
         async def script(peer: Peer) -> None:
             await peer.request()
             await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body))
-            await trio.sleep(0.02)
+            await trio.testing.wait_all_tasks_blocked()
             await peer.send(body + b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison")
             await peer.wait_closed()
 
         async def ask() -> None:
             response = await pool.request(b"GET", target, b"/", [], timeouts=TIMEOUTS)
-            await trio.sleep(0.1)
+            await trio.testing.wait_all_tasks_blocked()
             assert await response.read(len(body)) == body
 
         pool = Pool(max_connections=1)
         await nursery.start(pool.run)
-        target = Origin("unix", str(tmp_path / "s"), 0)
+        target = UpstreamOrigin("unix", str(tmp_path / "s"), 0)
 
         async def start(task_status: trio.TaskStatus[Upstream]) -> None:
             await serve(script, path=target.host, task_status=task_status)
@@ -476,7 +478,9 @@ class TestStaleConnections:
                 callers.start_soon(ask)
         assert upstream.accepted == 3
 
-    async def test_an_answer_that_began_is_not_retried(self, pool: Pool, nursery: trio.Nursery) -> None:
+    async def test_request_with_partial_response_is_not_retried(
+        self, pool: Pool, nursery: trio.Nursery
+    ) -> None:
         async def script(peer: Peer) -> None:
             await peer.request()
             await peer.answer()
@@ -489,7 +493,7 @@ class TestStaleConnections:
             await get(pool, upstream)
         assert upstream.accepted == 1
 
-    async def test_one_closed_while_idle_is_noticed_before_it_is_used(
+    async def test_idle_connection_closed_by_peer_is_not_used(
         self, pool: Pool, nursery: trio.Nursery
     ) -> None:
         async def script(peer: Peer) -> None:
@@ -503,9 +507,10 @@ class TestStaleConnections:
         for expected in (b"1", b"2"):
             response = await pool.request(b"POST", origin(upstream), b"/", [], body(), timeouts=TIMEOUTS)
             assert await response.read(10) == expected
-            await trio.sleep(0.25)
+            with trio.fail_after(60):
+                await upstream.all_closed()
 
-    async def test_bytes_that_come_unasked_never_answer_the_next_request(
+    async def test_unsolicited_bytes_on_idle_connection_are_not_delivered(
         self, pool: Pool, nursery: trio.Nursery
     ) -> None:
         poisoned = [trio.Event() for _ in range(3)]
@@ -513,7 +518,7 @@ class TestStaleConnections:
         async def script(peer: Peer) -> None:
             await peer.request()
             await peer.answer(b"mine")
-            await trio.sleep(0.02)
+            await trio.testing.wait_all_tasks_blocked()
             await peer.answer(b"poison")
             poisoned[peer.number - 1].set()
             await peer.wait_closed()
@@ -521,18 +526,17 @@ class TestStaleConnections:
         upstream = await nursery.start(serve, script)
         for number in range(3):
             assert await (await get(pool, upstream)).read(10) == b"mine"
-            with trio.fail_after(30):
+            with trio.fail_after(60):
                 await poisoned[number].wait()
-            await trio.sleep(0.25)
         assert upstream.accepted == 3
 
-    async def test_what_was_left_on_a_lost_connection_is_not_the_next_answer(
+    async def test_bytes_left_on_lost_connection_are_not_delivered(
         self, pool: Pool, nursery: trio.Nursery
     ) -> None:
         async def script(peer: Peer) -> None:
             await peer.request()
             await peer.answer(b"mine")
-            await trio.sleep(0.005)
+            await trio.testing.wait_all_tasks_blocked()
             await peer.answer(b"poison")
             peer.reset()
 
@@ -542,7 +546,7 @@ class TestStaleConnections:
             await upstream.all_closed()
 
     @pytest.mark.parametrize("extra", [b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison", b"H", b"junk"])
-    async def test_bytes_after_an_answer_end_the_connection(
+    async def test_bytes_after_response_close_connection(
         self, pool: Pool, nursery: trio.Nursery, extra: bytes
     ) -> None:
         async def script(peer: Peer) -> None:
@@ -556,7 +560,7 @@ class TestStaleConnections:
         assert upstream.accepted == 2
 
     @pytest.mark.parametrize("raw", [b"HTTP/1.1 200 OK\r\nConnection: close\r\n", b"HTTP/1.0 200 OK\r\n"])
-    async def test_an_upstream_that_wants_to_close_is_not_reused(
+    async def test_connection_close_is_not_reused(
         self, pool: Pool, nursery: trio.Nursery, raw: bytes
     ) -> None:
         async def script(peer: Peer) -> None:
@@ -569,20 +573,20 @@ class TestStaleConnections:
             assert await (await get(pool, upstream)).read(10) == b"ok"
         assert upstream.accepted == 2
 
-    async def test_idle_connections_are_closed_after_their_time(self, nursery: trio.Nursery) -> None:
+    async def test_idle_connection_after_max_idle_is_closed(self, nursery: trio.Nursery) -> None:
         pool = Pool(max_idle_seconds=0.2)
         await nursery.start(pool.run)
         upstream = await nursery.start(serve, always_ok)
         await (await get(pool, upstream)).read(10)
         assert upstream.open == 1
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             await upstream.all_closed()
 
 
 class TestUploads:
-    """Bodies that are sent while the answer may already be coming."""
+    """Bodies that are sent while the response may already arrive."""
 
-    async def test_iterable_bodies_go_chunked(self, pool: Pool, nursery: trio.Nursery) -> None:
+    async def test_upload_iterable_is_chunked(self, pool: Pool, nursery: trio.Nursery) -> None:
         async def body() -> AsyncIterator[bytes]:
             for part in (b"a" * 10, b"", b"b" * 100_000):
                 yield part
@@ -595,7 +599,7 @@ class TestUploads:
         assert upstream.requests[0].values(b"transfer-encoding") == [b"chunked"]
         assert upstream.accepted == 1
 
-    async def test_a_declared_length_is_kept(self, pool: Pool, nursery: trio.Nursery) -> None:
+    async def test_upload_declared_length_is_kept(self, pool: Pool, nursery: trio.Nursery) -> None:
         async def body() -> AsyncIterator[bytes]:
             yield b"12345"
 
@@ -613,7 +617,7 @@ class TestUploads:
         assert len(upstream.requests) == 1
 
     @pytest.mark.parametrize("size", [64 * 1024 - 1, 64 * 1024 + 1, 5_000_000])
-    async def test_long_whole_bodies(self, pool: Pool, nursery: trio.Nursery, size: int) -> None:
+    async def test_upload_long_body_is_sent_whole(self, pool: Pool, nursery: trio.Nursery, size: int) -> None:
         async def script(peer: Peer) -> None:
             while True:
                 received = await peer.request()
@@ -626,13 +630,13 @@ class TestUploads:
         assert upstream.accepted == 1
 
     @pytest.mark.parametrize("hang_up", [False, True])
-    async def test_an_early_refusal_is_delivered_whole(
+    async def test_upload_early_error_response_is_delivered(
         self, pool: Pool, nursery: trio.Nursery, hang_up: bool
     ) -> None:
         async def script(peer: Peer) -> None:
             await peer.head()
             await peer.send(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 9\r\n\r\n")
-            await trio.sleep(0.02)
+            await trio.testing.wait_all_tasks_blocked()
             await peer.send(b"too large")
             if not hang_up:
                 await trio.sleep_forever()
@@ -643,15 +647,13 @@ class TestUploads:
             assert (response.status, await response.read(100)) == (413, b"too large")
         assert upstream.accepted == 2
 
-    async def test_a_request_given_up_half_way_is_the_connections_last(
-        self, pool: Pool, nursery: trio.Nursery
-    ) -> None:
+    async def test_upload_dropped_closes_connection(self, pool: Pool, nursery: trio.Nursery) -> None:
         async def script(peer: Peer) -> None:
             await peer.head()
             await peer.send(
                 b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 100000\r\n\r\n" + bytes(90_000)
             )
-            await trio.sleep(0.02)
+            await trio.testing.wait_all_tasks_blocked()
             await peer.send(bytes(10_000))
             await peer.wait_closed()
 
@@ -661,9 +663,7 @@ class TestUploads:
             assert len(await response.read(100_000)) == 100_000
         assert upstream.accepted == 2
 
-    async def test_an_early_success_waits_for_the_rest_of_the_body(
-        self, pool: Pool, nursery: trio.Nursery
-    ) -> None:
+    async def test_upload_early_success_lets_body_finish(self, pool: Pool, nursery: trio.Nursery) -> None:
         async def script(peer: Peer) -> None:
             await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n")
             received = await peer.request()
@@ -675,12 +675,10 @@ class TestUploads:
         )
         assert (response.status, await response.read(100)) == (200, b"5000000")
 
-    async def test_the_bodys_own_failure_reaches_the_caller_as_it_is(
-        self, pool: Pool, nursery: trio.Nursery
-    ) -> None:
+    async def test_upload_body_error_reaches_caller(self, pool: Pool, nursery: trio.Nursery) -> None:
         async def body() -> AsyncIterator[bytes]:
             yield b"some"
-            await trio.sleep(0.01)
+            await trio.testing.wait_all_tasks_blocked()
             raise LookupError("the client went away")
 
         upstream = await nursery.start(serve, always_ok)
@@ -689,9 +687,7 @@ class TestUploads:
         assert await (await get(pool, upstream)).read(10) == b"ok"
         assert len(upstream.requests) == 1
 
-    async def test_an_upstream_that_hangs_up_without_a_word_cuts(
-        self, pool: Pool, nursery: trio.Nursery
-    ) -> None:
+    async def test_upload_reset_by_upstream_is_upstream_cut(self, pool: Pool, nursery: trio.Nursery) -> None:
         async def script(peer: Peer) -> None:
             await peer.head()
             peer.reset()
@@ -708,7 +704,7 @@ async def _endless() -> AsyncIterator[bytes]:
         await trio.lowlevel.checkpoint()
 
 
-async def test_the_pool_serves_only_while_it_runs(nursery: trio.Nursery) -> None:
+async def test_pool_not_running_rejects_requests(nursery: trio.Nursery) -> None:
     upstream = await nursery.start(serve, always_ok)
     pool = Pool()
     with pytest.raises(ConnectFailed):
@@ -718,13 +714,13 @@ async def test_the_pool_serves_only_while_it_runs(nursery: trio.Nursery) -> None
         await (await get(pool, upstream)).read(10)
         assert upstream.open == 1
         inner.cancel_scope.cancel()
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         await upstream.all_closed()
     with pytest.raises(ConnectFailed):
         await get(pool, upstream)
 
 
-async def test_stopping_the_pool_ends_connects_too(nursery: trio.Nursery) -> None:
+async def test_pool_stop_ends_connects(nursery: trio.Nursery) -> None:
     upstream = await nursery.start(serve, always_ok)
     pool = Pool()
 
@@ -741,11 +737,11 @@ async def test_stopping_the_pool_ends_connects_too(nursery: trio.Nursery) -> Non
 
     async with trio.open_nursery() as outer:
         await stop_while_connecting(outer)
-    with trio.fail_after(3):
+    with trio.fail_after(60):
         await upstream.all_closed()
 
 
-async def test_stopping_the_pool_cuts_answers_and_wakes_waiters(nursery: trio.Nursery) -> None:
+async def test_pool_stop_cuts_responses_and_wakes_waiters(nursery: trio.Nursery) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.begin_chunked()
@@ -767,12 +763,12 @@ async def test_stopping_the_pool_cuts_answers_and_wakes_waiters(nursery: trio.Nu
             await trio.testing.wait_all_tasks_blocked()
             inner.cancel_scope.cancel()
 
-    with trio.fail_after(3):
+    with trio.fail_after(60):
         async with trio.open_nursery() as outer:
             await stop_under_load(outer)
     with pytest.raises(UpstreamCut):
         await held[0].receive()
 
 
-def test_default_timeouts_are_finite() -> None:
+def test_timeouts_default_are_finite() -> None:
     assert all(0 < value < 1000 for value in dataclasses.asdict(Timeouts()).values())

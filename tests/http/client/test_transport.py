@@ -1,4 +1,4 @@
-"""httpx on the pool: streaming both ways, its own exceptions, and nothing carried over between requests."""
+"""httpx on the pool: streaming both ways, httpx exceptions, no state kept between requests."""
 
 import gzip
 from collections.abc import AsyncIterator
@@ -10,7 +10,7 @@ import trio
 import trio.testing
 
 from bluesminds.http.client import transport
-from bluesminds.http.client.pool import BodyTooLarge, Origin, Pool, Timeouts, UpstreamError
+from bluesminds.http.client.pool import BodyTooLarge, Pool, Timeouts, UpstreamError, UpstreamOrigin
 from bluesminds.http.client.transport import PoolTransport
 from tests.fakes.raw_upstream import Peer, Upstream, always_ok, serve, silent
 
@@ -24,7 +24,7 @@ async def pool(nursery: trio.Nursery) -> Pool:
 
 @pytest.fixture
 async def client(pool: Pool) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(transport=PoolTransport(pool), trust_env=False, timeout=5) as client:
+    async with httpx.AsyncClient(transport=PoolTransport(pool), trust_env=False, timeout=3600) as client:
         yield client
 
 
@@ -32,7 +32,7 @@ def url(upstream: Upstream, path: str = "/") -> str:
     return f"http://127.0.0.1:{upstream.port}{path}"
 
 
-async def test_requests_and_answers(client: httpx.AsyncClient, nursery: trio.Nursery) -> None:
+async def test_transport_request_is_answered(client: httpx.AsyncClient, nursery: trio.Nursery) -> None:
     upstream = await nursery.start(serve, always_ok)
     for payload in ({"a": 1}, {"b": "\u00e9" * 50_000}):
         response = await client.post(url(upstream, "/v1/x"), params={"q": "a b"}, json=payload)
@@ -44,14 +44,14 @@ async def test_requests_and_answers(client: httpx.AsyncClient, nursery: trio.Nur
     assert upstream.accepted == 1
 
 
-async def test_an_address_in_brackets(client: httpx.AsyncClient) -> None:
+async def test_transport_ipv6_address_in_url_is_used(client: httpx.AsyncClient) -> None:
     with trio.socket.socket(trio.socket.AF_INET6) as unused:
         await unused.bind(("::1", 0))
         with pytest.raises(httpx.ConnectError):
             await client.get(f"http://[::1]:{unused.getsockname()[1]}/")
 
 
-async def test_streaming_out(client: httpx.AsyncClient, nursery: trio.Nursery) -> None:
+async def test_transport_streamed_request_is_sent(client: httpx.AsyncClient, nursery: trio.Nursery) -> None:
     async def body() -> AsyncIterator[bytes]:
         yield b"one"
         yield b"two"
@@ -65,7 +65,9 @@ async def test_streaming_out(client: httpx.AsyncClient, nursery: trio.Nursery) -
     assert answer.content == upstream.requests[1].body
 
 
-async def test_streaming_in(client: httpx.AsyncClient, nursery: trio.Nursery) -> None:
+async def test_transport_streamed_response_is_delivered_on_arrival(
+    client: httpx.AsyncClient, nursery: trio.Nursery
+) -> None:
     go = trio.Event()
 
     async def script(peer: Peer) -> None:
@@ -88,7 +90,7 @@ async def test_streaming_in(client: httpx.AsyncClient, nursery: trio.Nursery) ->
     assert upstream.accepted == 1
 
 
-async def test_leaving_a_stream_early_frees_the_slot(
+async def test_transport_stream_left_early_frees_slot(
     client: httpx.AsyncClient, nursery: trio.Nursery
 ) -> None:
     async def script(peer: Peer) -> None:
@@ -101,21 +103,24 @@ async def test_leaving_a_stream_early_frees_the_slot(
     for _ in range(6):
         async with client.stream("GET", url(upstream)) as response:
             assert response.status_code == 200
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         await upstream.all_closed()
 
 
-async def test_cancelling_frees_the_slot(client: httpx.AsyncClient, nursery: trio.Nursery) -> None:
+async def test_transport_cancellation_frees_slot(client: httpx.AsyncClient, nursery: trio.Nursery) -> None:
     stuck = await nursery.start(serve, silent)
     good = await nursery.start(serve, always_ok)
     for _ in range(6):
-        with trio.move_on_after(0.02) as scope:
-            await client.get(url(stuck))
-        assert scope.cancelled_caught
+        async with trio.open_nursery() as inner:
+            inner.start_soon(client.get, url(stuck))
+            await trio.testing.wait_all_tasks_blocked()
+            inner.cancel_scope.cancel()
     assert (await client.get(url(good))).text == "ok"
 
 
-async def test_a_compressed_answer_is_decoded_once(client: httpx.AsyncClient, nursery: trio.Nursery) -> None:
+async def test_transport_compressed_response_is_decoded_once(
+    client: httpx.AsyncClient, nursery: trio.Nursery
+) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.answer(gzip.compress(b"plain"), b"Content-Encoding: gzip")
@@ -126,7 +131,9 @@ async def test_a_compressed_answer_is_decoded_once(client: httpx.AsyncClient, nu
     assert upstream.requests[0].values(b"accept-encoding") == [b"identity"]
 
 
-async def test_a_unix_socket_serves_any_url(pool: Pool, nursery: trio.Nursery, tmp_path: Path) -> None:
+async def test_transport_unix_socket_serves_any_url(
+    pool: Pool, nursery: trio.Nursery, tmp_path: Path
+) -> None:
     path = str(tmp_path / "u.sock")
     upstream = await nursery.start(lambda task_status: serve(always_ok, path=path, task_status=task_status))
     async with httpx.AsyncClient(transport=PoolTransport(pool, socket_path=path), trust_env=False) as client:
@@ -135,7 +142,9 @@ async def test_a_unix_socket_serves_any_url(pool: Pool, nursery: trio.Nursery, t
 
 
 class TestErrors:
-    async def test_silence_and_stalls(self, client: httpx.AsyncClient, nursery: trio.Nursery) -> None:
+    async def test_transport_silent_or_stalled_upstream_is_read_timeout(
+        self, client: httpx.AsyncClient, nursery: trio.Nursery
+    ) -> None:
         async def stalls(peer: Peer) -> None:
             await peer.request()
             await peer.begin_chunked()
@@ -144,26 +153,32 @@ class TestErrors:
         for script in (silent, stalls):
             upstream = await nursery.start(serve, script)
             for _ in range(3):
-                with trio.fail_after(30), pytest.raises(httpx.ReadTimeout):
-                    await client.get(url(upstream), timeout=httpx.Timeout(60, read=0.05))
+                with trio.fail_after(60), pytest.raises(httpx.ReadTimeout):
+                    await client.get(url(upstream), timeout=httpx.Timeout(3600, read=0.05))
 
-    async def test_a_full_pool(self, client: httpx.AsyncClient, nursery: trio.Nursery) -> None:
+    async def test_transport_full_pool_is_pool_timeout(
+        self, client: httpx.AsyncClient, nursery: trio.Nursery
+    ) -> None:
         upstream = await nursery.start(serve, silent)
         async with trio.open_nursery() as inner:
             for _ in range(2):
                 inner.start_soon(client.get, url(upstream))
-            await trio.testing.wait_all_tasks_blocked(0.02)
+            await trio.testing.wait_all_tasks_blocked()
             with pytest.raises(httpx.PoolTimeout):
-                await client.get(url(upstream), timeout=httpx.Timeout(5, pool=0.02))
+                await client.get(url(upstream), timeout=httpx.Timeout(3600, pool=0.02))
             inner.cancel_scope.cancel()
 
-    async def test_a_body_nobody_takes(self, client: httpx.AsyncClient, nursery: trio.Nursery) -> None:
+    async def test_transport_upload_not_accepted_is_write_timeout(
+        self, client: httpx.AsyncClient, nursery: trio.Nursery
+    ) -> None:
         async def script(peer: Peer) -> None:
             await trio.sleep_forever()
 
         upstream = await nursery.start(serve, script)
         with pytest.raises(httpx.WriteTimeout):
-            await client.post(url(upstream), content=bytes(50_000_000), timeout=httpx.Timeout(5, write=0.05))
+            await client.post(
+                url(upstream), content=bytes(50_000_000), timeout=httpx.Timeout(3600, write=0.05)
+            )
 
     @pytest.mark.parametrize(
         ("raw", "error"),
@@ -174,7 +189,7 @@ class TestErrors:
             (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", httpx.RemoteProtocolError),
         ],
     )
-    async def test_bad_answers(
+    async def test_transport_bad_response_is_httpx_error(
         self, client: httpx.AsyncClient, nursery: trio.Nursery, raw: bytes, error: type[httpx.TransportError]
     ) -> None:
         async def script(peer: Peer) -> None:
@@ -186,16 +201,18 @@ class TestErrors:
             await client.get(url(upstream))
         assert caught.value.request.url == url(upstream)
 
-    async def test_schemes_that_are_not_http(self, client: httpx.AsyncClient) -> None:
+    async def test_transport_unsupported_scheme_is_rejected(self, client: httpx.AsyncClient) -> None:
         with pytest.raises(httpx.UnsupportedProtocol):
             await client.get("ftp://127.0.0.1/")
 
-    def test_every_pool_error_has_its_httpx_error(self) -> None:
+    def test_transport_every_pool_error_has_httpx_error(self) -> None:
         assert set(transport._ERRORS) == set(UpstreamError.__subclasses__()) - {BodyTooLarge}
 
 
 class TestNothingIsCarriedOver:
-    async def test_cookies_are_not_replayed(self, client: httpx.AsyncClient, nursery: trio.Nursery) -> None:
+    async def test_transport_cookies_are_not_kept(
+        self, client: httpx.AsyncClient, nursery: trio.Nursery
+    ) -> None:
         async def script(peer: Peer) -> None:
             while True:
                 await peer.request()
@@ -208,7 +225,9 @@ class TestNothingIsCarriedOver:
         assert not client.cookies
         assert upstream.requests[1].values(b"cookie") == []
 
-    async def test_redirects_are_answers(self, client: httpx.AsyncClient, nursery: trio.Nursery) -> None:
+    async def test_transport_redirects_are_not_followed(
+        self, client: httpx.AsyncClient, nursery: trio.Nursery
+    ) -> None:
         inner = await nursery.start(serve, always_ok)
 
         async def script(peer: Peer) -> None:
@@ -220,7 +239,7 @@ class TestNothingIsCarriedOver:
         assert response.status_code == 302
         assert inner.accepted == 0
 
-    async def test_proxies_and_credentials_of_the_environment_are_ignored(
+    async def test_transport_environment_proxies_and_credentials_are_ignored(
         self, pool: Pool, nursery: trio.Nursery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         proxy = await nursery.start(serve, always_ok)
@@ -233,7 +252,7 @@ class TestNothingIsCarriedOver:
         (tmp_path / ".netrc").write_text("machine 127.0.0.1 login me password secret\n")
         async with httpx.AsyncClient(transport=PoolTransport(pool), trust_env=False) as client:
             await client.get(url(upstream))
-        target = Origin("http", "127.0.0.1", upstream.port)
+        target = UpstreamOrigin("http", "127.0.0.1", upstream.port)
         response = await pool.request(b"GET", target, b"/", [], timeouts=Timeouts())
         await response.read(10)
         assert proxy.accepted == 0

@@ -1,19 +1,15 @@
-"""The HTTP/1.1 lane over real sockets: framing, bodies, early answers, limits, deadlines, disconnects."""
+"""HTTP/1.1 over real sockets: framing, bodies, early responses, limits, deadlines, disconnects."""
 
-import gc
 import json
-import os
-import time
-from collections.abc import Iterator
+import select
 
-import psutil  # type: ignore[import-untyped]
 import pytest
 import trio
+import trio.testing
 
 from bluesminds.http.asgi import ASGIApp, ClientDisconnected, Message, Receive, Scope, Send
 from bluesminds.http.server import connection
-from bluesminds.http.server.serve import Limits
-from tests.http.serving import Client, answer, app_of, body_of, echo, eventually, read_all, start
+from tests.http.serving import Client, answer, app_of, body_of, echo, eventually, patient, read_all, start
 
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: test\r\n"
@@ -39,7 +35,7 @@ def code_of(body: bytes) -> str:
 # Answers
 
 
-async def test_an_answer_is_one_segment_with_length_and_date(nursery: trio.Nursery) -> None:
+async def test_response_complete_is_one_segment_with_length_and_date(nursery: trio.Nursery) -> None:
     served = await start(nursery, echo)
     async with await served.connect() as stream:
         await stream.send_all(GET)
@@ -52,7 +48,7 @@ async def test_an_answer_is_one_segment_with_length_and_date(nursery: trio.Nurse
     assert body == b"GET / "
 
 
-async def test_keep_alive_and_pipelining_answer_in_order(nursery: trio.Nursery) -> None:
+async def test_pipelined_requests_are_answered_in_order(nursery: trio.Nursery) -> None:
     served = await start(nursery, echo)
     async with await served.connect() as stream:
         client = Client(stream)
@@ -66,7 +62,7 @@ async def test_keep_alive_and_pipelining_answer_in_order(nursery: trio.Nursery) 
     assert served.stats.requests == 203
 
 
-async def test_a_stream_is_chunked_and_flushed_piece_by_piece(nursery: trio.Nursery) -> None:
+async def test_response_stream_is_chunked(nursery: trio.Nursery) -> None:
     served = await start(nursery, streaming(b"one", b"", b"two"))
     async with await served.connect() as stream:
         got = await Client(stream).ask(GET)
@@ -75,7 +71,7 @@ async def test_a_stream_is_chunked_and_flushed_piece_by_piece(nursery: trio.Nurs
     assert got.complete
 
 
-async def test_http_1_0_gets_no_chunks(nursery: trio.Nursery) -> None:
+async def test_http_1_0_response_has_no_chunks(nursery: trio.Nursery) -> None:
     served = await start(nursery, streaming(b"one", b"two"))
     raw = await served.ask(b"GET / HTTP/1.0\r\n\r\n")
     head, _, body = raw.partition(b"\r\n\r\n")
@@ -84,7 +80,7 @@ async def test_http_1_0_gets_no_chunks(nursery: trio.Nursery) -> None:
     assert body == b"onetwo"
 
 
-async def test_http_1_0_may_ask_for_keep_alive(nursery: trio.Nursery) -> None:
+async def test_http_1_0_keep_alive_is_honoured(nursery: trio.Nursery) -> None:
     served = await start(nursery, echo)
     async with await served.connect() as stream:
         client = Client(stream)
@@ -94,7 +90,7 @@ async def test_http_1_0_may_ask_for_keep_alive(nursery: trio.Nursery) -> None:
 
 
 @pytest.mark.parametrize("status", [200, 204, 304])
-async def test_head_and_bodiless_statuses_send_no_body(status: int, nursery: trio.Nursery) -> None:
+async def test_response_to_head_or_bodiless_status_has_no_body(status: int, nursery: trio.Nursery) -> None:
     @app_of
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await answer(send, b"twelve bytes", status)
@@ -110,7 +106,7 @@ async def test_head_and_bodiless_statuses_send_no_body(status: int, nursery: tri
         assert got.body == (b"twelve bytes" if status == 200 else b"")
 
 
-async def test_the_apps_framing_headers_do_not_reach_the_wire(nursery: trio.Nursery) -> None:
+async def test_response_framing_headers_of_app_are_dropped(nursery: trio.Nursery) -> None:
     headers = ((b"Transfer-Encoding", b"chunked"), (b"Keep-Alive", b"x"), (b"Connection", b"close"))
     served = await start(nursery, streaming(b"x", headers=headers))
     raw = await served.ask(GET)
@@ -129,7 +125,7 @@ async def test_the_apps_framing_headers_do_not_reach_the_wire(nursery: trio.Nurs
         [(b"x\r\ny", b"a")],
     ],
 )
-async def test_line_ends_in_response_headers_become_a_500(
+async def test_response_header_with_line_end_is_500(
     headers: list[tuple[bytes, bytes]], nursery: trio.Nursery
 ) -> None:
     @app_of
@@ -143,7 +139,7 @@ async def test_line_ends_in_response_headers_become_a_500(
     assert len(served.errors) == 1
 
 
-async def test_a_smuggled_header_is_caught_where_no_framing_line_is_sent(nursery: trio.Nursery) -> None:
+async def test_response_header_with_line_end_in_204_is_500(nursery: trio.Nursery) -> None:
     @app_of
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await answer(send, b"", 204, [(b"x", b"a\r\nset-cookie: b"), (b"connection", b"close")])
@@ -154,9 +150,7 @@ async def test_a_smuggled_header_is_caught_where_no_framing_line_is_sent(nursery
 
 
 @pytest.mark.parametrize("declared", [b"2", b"4"])
-async def test_a_body_unlike_its_declared_length_is_never_completed(
-    declared: bytes, nursery: trio.Nursery
-) -> None:
+async def test_response_stream_with_wrong_length_is_cut(declared: bytes, nursery: trio.Nursery) -> None:
     served = await start(nursery, streaming(b"a", b"bc", headers=((b"content-length", declared),)))
     async with await served.connect() as stream:
         got = await Client(stream).ask(GET)
@@ -167,7 +161,7 @@ async def test_a_body_unlike_its_declared_length_is_never_completed(
 # Errors of the app
 
 
-async def test_an_app_that_fails_before_answering_becomes_a_500(nursery: trio.Nursery) -> None:
+async def test_app_error_before_response_is_500(nursery: trio.Nursery) -> None:
     @app_of
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == "/fail":
@@ -190,7 +184,7 @@ async def test_an_app_that_fails_before_answering_becomes_a_500(nursery: trio.Nu
         assert (await Client(stream).ask(b"GET /ok HTTP/1.1\r\nHost: test\r\n\r\n")).status == 200
 
 
-async def test_an_app_that_fails_mid_answer_cuts_the_connection(nursery: trio.Nursery) -> None:
+async def test_app_error_during_response_closes_connection(nursery: trio.Nursery) -> None:
     @app_of
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -207,7 +201,7 @@ async def test_an_app_that_fails_mid_answer_cuts_the_connection(nursery: trio.Nu
 # Bodies in
 
 
-async def test_a_body_that_came_with_its_head_is_one_message(nursery: trio.Nursery) -> None:
+async def test_body_received_with_head_is_one_message(nursery: trio.Nursery) -> None:
     messages: list[Message] = []
 
     @app_of
@@ -225,22 +219,23 @@ async def test_a_body_that_came_with_its_head_is_one_message(nursery: trio.Nurse
     assert messages == [whole, whole, {**whole, "body": b""}]
 
 
-async def test_continue_is_sent_when_the_app_asks_for_the_body(nursery: trio.Nursery) -> None:
-    asked = trio.Event()
+async def test_expect_continue_is_sent_when_app_reads_body(nursery: trio.Nursery) -> None:
+    began, asked = trio.Event(), trio.Event()
 
     @app_of
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == "/no":
             await answer(send, b"no", 401)
             return
+        began.set()
         await asked.wait()
         await answer(send, await body_of(receive) or b"")
 
     served = await start(nursery, app)
     async with await served.connect() as stream:
         await stream.send_all(POST + b"Content-Length: 5\r\nExpect: 100-continue\r\n\r\n")
-        with trio.move_on_after(0.1):
-            raise AssertionError(await stream.receive_some())
+        await began.wait()
+        assert not select.select([stream.socket.fileno()], [], [], 0)[0], "nothing has been sent"
         asked.set()
         assert await stream.receive_some() == b"HTTP/1.1 100 Continue\r\n\r\n"
         got = await Client(stream).ask(b"hello")
@@ -258,10 +253,10 @@ async def test_continue_is_sent_when_the_app_asks_for_the_body(nursery: trio.Nur
 @pytest.mark.parametrize(
     "framing", [b"Content-Length: 5000000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n4c4b40\r\n"]
 )
-async def test_an_early_answer_reaches_a_client_that_is_still_sending(
+async def test_early_response_reaches_client_that_is_sending(
     status: int, framing: bytes, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "LINGER_SECONDS", 30)
+    monkeypatch.setattr(connection, "LINGER_SECONDS", 3600)
 
     @app_of
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -270,7 +265,7 @@ async def test_an_early_answer_reaches_a_client_that_is_still_sending(
         else:
             await body_of(receive)
 
-    served = await start(nursery, app, Limits(body_bytes=1_000_000 if status == 413 else 10_000_000))
+    served = await start(nursery, app, patient(body_bytes=1_000_000 if status == 413 else 10_000_000))
     async with await served.connect() as stream:
         await stream.send_all(POST + framing + bytes(5_000_000))  # all of it, before reading anything
         got = await Client(stream).read()
@@ -281,15 +276,6 @@ async def test_an_early_answer_reaches_a_client_that_is_still_sending(
 # Limits
 
 
-@pytest.fixture
-def no_collection() -> Iterator[None]:
-    """What a collection of garbage costs depends on the tests before."""
-    gc.disable()
-    yield
-    gc.enable()
-
-
-@pytest.mark.usefixtures("no_collection")
 @pytest.mark.parametrize(
     ("request_bytes", "status", "code"),
     [
@@ -306,21 +292,18 @@ def no_collection() -> Iterator[None]:
         (POST + b"Content-Length: 33554433\r\n\r\n", 413, "body_too_large"),
     ],
 )
-async def test_oversized_and_malformed_heads_are_answered_at_once(
+async def test_head_oversized_or_malformed_is_rejected(
     request_bytes: bytes, status: int, code: str, nursery: trio.Nursery
 ) -> None:
     served = await start(nursery, echo)
     async with await served.connect() as stream:
-        started = time.process_time()  # a busy machine takes time, but not from this process
         nursery.start_soon(_send_quietly, stream, request_bytes)
         client = Client(stream)
         got = await client.read()
         if request_bytes.startswith(GET + GET[:9]):
             assert got.status == 200
             got = await client.read()
-        taken = time.process_time() - started
     assert (got.status, code_of(got.body), got.headers["connection"]) == (status, code, "close")
-    assert taken < 0.1
     assert served.stats.refused[code] == 1
 
 
@@ -331,7 +314,7 @@ async def _send_quietly(stream: trio.SocketStream, data: bytes) -> None:
         pass
 
 
-async def test_a_head_at_the_limit_passes_beside_a_large_body(nursery: trio.Nursery) -> None:
+async def test_head_at_limit_with_large_body_is_accepted(nursery: trio.Nursery) -> None:
     served = await start(nursery, echo)
     async with await served.connect() as stream:
         head = POST + b"X: " + b"a" * 32_000 + b"\r\nContent-Length: 40000\r\n\r\n"
@@ -349,68 +332,72 @@ async def test_a_head_at_the_limit_passes_beside_a_large_body(nursery: trio.Nurs
     ],
     ids=["one-byte chunks", "long extensions", "many trailers", "endless trailer"],
 )
-async def test_chunk_attacks_cost_little(attack: bytes, nursery: trio.Nursery) -> None:
+async def test_chunk_flood_is_rejected(attack: bytes, nursery: trio.Nursery) -> None:
     served = await start(nursery, echo)
     async with await served.connect() as stream:
-        before = time.process_time()
         nursery.start_soon(_send_quietly, stream, POST + b"Transfer-Encoding: chunked\r\n\r\n" + attack)
         got = await Client(stream).read()
-        assert time.process_time() - before < 1
     assert (got.status, code_of(got.body)) == (413, "too_many_chunks")
 
 
 # Deadlines
 
 
-async def test_slow_heads_are_cut_and_the_others_served(nursery: trio.Nursery) -> None:
-    served = await start(nursery, echo, Limits(header_timeout=0.5))
-    cut: list[bytes] = []
-
-    async def drip(first: bytes) -> None:
-        async with served.connect_sending(first) as stream:
-            with trio.move_on_after(0.9):
-                while True:
-                    await trio.sleep(0.1)
-                    await _send_quietly(stream, b"x" if first else b"\r\n")
-            with trio.fail_after(8):  # the default would be 10
-                cut.append(await read_all(stream))
-
-    async with trio.open_nursery() as drips:
-        for _ in range(50):
-            drips.start_soon(drip, b"GET /")
-            drips.start_soon(drip, b"")
-        async with served.connect_sending(GET) as stream:
-            assert (await Client(stream).read()).status == 200
-    assert sum(raw.startswith(b"HTTP/1.1 408 ") for raw in cut) == 50
-    assert cut.count(b"") == 50
+async def test_head_arriving_slowly_is_rejected_while_others_are_served(
+    nursery: trio.Nursery, mock_clock: trio.testing.MockClock
+) -> None:
+    served = await start(nursery, echo, patient(header_timeout=0.5))
+    begun = [served.connect_sending(b"GET /") for _ in range(20)]
+    silent = [served.connect_sending(b"") for _ in range(20)]
+    await eventually(lambda: served.stats.accepted == 40)
+    await trio.testing.wait_all_tasks_blocked()
+    mock_clock.jump(0.3)
+    for stream in begun:
+        await stream.send_all(b"x")
+    for stream in silent:
+        await stream.send_all(b"\r\n")
+    async with served.connect_sending(GET) as other:
+        assert (await Client(other).read()).status == 200
+    await trio.testing.wait_all_tasks_blocked()
+    mock_clock.jump(0.3)
+    for stream in begun:
+        async with stream:
+            assert (await read_all(stream)).startswith(b"HTTP/1.1 408 ")
+    for stream in silent:
+        async with stream:
+            assert await read_all(stream) == b""
     await eventually(lambda: served.stats.open == 0)
 
 
-async def test_a_slow_head_on_a_kept_connection_is_cut_too(nursery: trio.Nursery) -> None:
-    served = await start(nursery, echo, Limits(header_timeout=0.3, idle_timeout=30))
+async def test_head_slow_on_kept_connection_is_rejected(
+    nursery: trio.Nursery, mock_clock: trio.testing.MockClock
+) -> None:
+    served = await start(nursery, echo, patient(header_timeout=0.3))
     async with served.connect_sending(GET) as stream:
         client = Client(stream)
         assert (await client.read()).status == 200
-        await trio.sleep(0.5)  # idle for longer than a head may take
+        mock_clock.jump(0.5)  # idle for longer than a head may take
         assert (await client.ask(GET)).status == 200
-        with trio.fail_after(8):  # the default would be 10
-            got = await client.ask(b"GET / HT")
+        await stream.send_all(b"GET / HT")
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(0.4)
+        got = await client.read()
     assert (got.status, code_of(got.body)) == (408, "header_timeout")
 
 
-async def test_a_body_that_stops_arriving_gets_408(nursery: trio.Nursery) -> None:
-    served = await start(nursery, echo, Limits(body_timeout=0.3))
+async def test_body_that_stalls_is_408(nursery: trio.Nursery) -> None:
+    served = await start(nursery, echo, patient(body_timeout=0.3))
     async with await served.connect() as stream:
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             got = await Client(stream).ask(POST + b"Content-Length: 9\r\n\r\nhel")
     assert (got.status, code_of(got.body)) == (408, "body_timeout")
     assert not served.errors
 
 
-async def test_a_trickling_body_uses_up_its_time(
+async def test_body_below_minimum_rate_is_408(
     nursery: trio.Nursery, mock_clock: trio.testing.MockClock
 ) -> None:
-    """On a clock that only the test moves."""
+    """Uses a clock that only the test moves."""
     had = 0
 
     @app_of
@@ -419,7 +406,7 @@ async def test_a_trickling_body_uses_up_its_time(
         while (message := await receive())["type"] == "http.request":
             had += len(message["body"])
 
-    served = await start(nursery, app, Limits(body_timeout=0.4))
+    served = await start(nursery, app, patient(body_timeout=0.4))
     async with await served.connect() as stream:
         await stream.send_all(POST + b"Content-Length: 5000\r\n\r\n")
         sent = 0
@@ -435,10 +422,10 @@ async def test_a_trickling_body_uses_up_its_time(
     assert (got.status, code_of(got.body)) == (408, "body_timeout")
 
 
-async def test_a_slow_but_steady_body_and_reader_are_served(
+async def test_body_and_reader_slow_but_steady_are_served(
     nursery: trio.Nursery, mock_clock: trio.testing.MockClock
 ) -> None:
-    """On a clock that only the test moves."""
+    """Uses a clock that only the test moves."""
     had = 0
 
     @app_of
@@ -448,7 +435,7 @@ async def test_a_slow_but_steady_body_and_reader_are_served(
             had += len((await receive())["body"])
         await answer(send, bytes(had * 800))
 
-    served = await start(nursery, app, Limits(body_timeout=0.3, write_timeout=0.3))
+    served = await start(nursery, app, patient(body_timeout=0.3, write_timeout=0.3))
     async with await served.connect() as stream:
         await stream.send_all(POST + b"Content-Length: 30000\r\n\r\n")
         for number in range(6):
@@ -469,15 +456,17 @@ async def test_a_slow_but_steady_body_and_reader_are_served(
     assert not served.stats.refused
 
 
-async def test_an_idle_connection_is_closed_without_a_word(nursery: trio.Nursery) -> None:
-    served = await start(nursery, echo, Limits(idle_timeout=0.3))
+async def test_idle_connection_after_timeout_is_closed_silently(nursery: trio.Nursery) -> None:
+    served = await start(nursery, echo, patient(idle_timeout=0.3))
     async with await served.connect() as stream:
         assert (await Client(stream).ask(GET)).status == 200
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             assert await read_all(stream) == b""
 
 
-async def test_slow_readers_stop_the_producer_and_are_cut(nursery: trio.Nursery) -> None:
+async def test_reader_that_stops_blocks_app_and_is_disconnected(
+    nursery: trio.Nursery, mock_clock: trio.testing.MockClock
+) -> None:
     produced = 0
     outcomes: list[BaseException] = []
     piece = bytes(65536)
@@ -494,19 +483,16 @@ async def test_slow_readers_stop_the_producer_and_are_cut(nursery: trio.Nursery)
             outcomes.append(error)
             raise
 
-    served = await start(nursery, app, Limits(write_timeout=0.6))
-    memory = psutil.Process(os.getpid()).memory_info
+    served = await start(nursery, app, patient(write_timeout=0.6))
     streams = [await served.connect() for _ in range(20)]
     for stream in streams:
         await stream.send_all(GET)
-    await trio.sleep(0.3)
-    for _ in range(5):
-        before, resident = produced, memory().rss
-        await trio.sleep(0.2)
-        if produced == before:
-            break
-    assert produced == before  # the kernel's buffers are full, and nothing is produced beyond them
-    assert memory().rss - resident < 20 * 2**20
+    await eventually(lambda: served.stats.requests == 20)
+    await trio.testing.wait_all_tasks_blocked(0.05)  # the kernel's buffers are full
+    before = produced
+    await trio.testing.wait_all_tasks_blocked(0.05)
+    assert produced == before
+    mock_clock.jump(1)
     await eventually(lambda: len(outcomes) == 20 and not served.stats.open)
     assert served.stats.refused["write_timeout"] == 20
     assert not served.errors
@@ -515,17 +501,20 @@ async def test_slow_readers_stop_the_producer_and_are_cut(nursery: trio.Nursery)
 
 
 @pytest.mark.parametrize("cancelled", [False, True])
-async def test_a_whole_answer_that_is_not_taken_ends_the_connection(
-    cancelled: bool, nursery: trio.Nursery
+async def test_complete_response_not_read_closes_connection(
+    cancelled: bool, nursery: trio.Nursery, mock_clock: trio.testing.MockClock
 ) -> None:
     @app_of
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         with trio.move_on_after(0.3 if cancelled else 60):
             await answer(send, bytes(20_000_000))
 
-    served = await start(nursery, app, Limits(write_timeout=60 if cancelled else 0.3))
+    served = await start(nursery, app, patient(write_timeout=60 if cancelled else 0.3))
     async with await served.connect() as stream:
         await stream.send_all(GET + GET)
+        await eventually(lambda: served.stats.requests == 1)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        mock_clock.jump(0.4)
         await eventually(lambda: served.stats.accepted == 1 and served.stats.open == 0)
         with pytest.raises(trio.BrokenResourceError):  # reset: the kernel does not go on sending for us
             while await stream.receive_some(65536):
@@ -540,24 +529,22 @@ async def test_a_whole_answer_that_is_not_taken_ends_the_connection(
 
 
 @pytest.mark.parametrize("reset", [False, True])
-async def test_a_client_that_leaves_mid_stream_is_noticed_without_a_write(
-    reset: bool, nursery: trio.Nursery
-) -> None:
+async def test_client_disconnect_is_detected_without_write(reset: bool, nursery: trio.Nursery) -> None:
     events: list[object] = []
     began, done = trio.Event(), trio.Event()
 
     @app_of
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         disconnect = scope["extensions"]["disconnect"]
-        disconnect.then(lambda: events.append("called back"))
+        disconnect.add_callback(lambda: events.append("called back"))
         await receive()
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"x", "more_body": True})
         began.set()
-        assert not disconnect.gone
+        assert not disconnect.disconnected
         events.append((await receive())["type"])
-        assert disconnect.gone
-        disconnect.then(lambda: events.append("called at once"))
+        assert disconnect.disconnected
+        disconnect.add_callback(lambda: events.append("called at once"))
         with pytest.raises(ClientDisconnected):
             await send({"type": "http.response.body", "body": b"y", "more_body": True})
         done.set()
@@ -569,38 +556,40 @@ async def test_a_client_that_leaves_mid_stream_is_noticed_without_a_write(
     if reset:
         stream.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
     await stream.aclose()
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         await done.wait()
     assert events == ["called back", "http.disconnect", "called at once"]
     assert served.stats.disconnects == 1
     assert not served.errors
 
 
-async def test_receive_tells_of_the_end_after_a_complete_answer(nursery: trio.Nursery) -> None:
-    told: list[str] = []
+async def test_receive_after_complete_response_returns_disconnect(nursery: trio.Nursery) -> None:
+    received: list[str] = []
 
     @app_of
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         async def listen() -> None:
-            told.append((await receive())["type"])
+            received.append((await receive())["type"])
 
         await receive()
         async with trio.open_nursery() as inner:
             inner.start_soon(listen)
             await trio.testing.wait_all_tasks_blocked()
             await answer(send)
-        told.append((await receive())["type"])
+        received.append((await receive())["type"])
 
     served = await start(nursery, app)
     async with await served.connect() as stream:
         client = Client(stream)
         assert (await client.ask(GET)).status == 200
         assert (await client.ask(GET)).status == 200
-        await eventually(lambda: len(told) == 4)
-    assert told == ["http.disconnect"] * 4
+        await eventually(lambda: len(received) == 4)
+    assert received == ["http.disconnect"] * 4
 
 
-async def test_a_send_cancelled_half_way_ends_the_connection(nursery: trio.Nursery) -> None:
+async def test_send_cancelled_closes_connection(
+    nursery: trio.Nursery, mock_clock: trio.testing.MockClock
+) -> None:
     outcome: list[str] = []
     over = trio.Event()
 
@@ -618,14 +607,16 @@ async def test_a_send_cancelled_half_way_ends_the_connection(nursery: trio.Nurse
     served = await start(nursery, app)
     async with await served.connect() as stream:
         await stream.send_all(GET)
-        with trio.fail_after(30):
-            await over.wait()
+        await eventually(lambda: served.stats.requests == 1)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        mock_clock.jump(0.3)
+        await over.wait()
         got = await Client(stream).read()
     assert not got.complete
     assert outcome == ["ended"]
 
 
-async def test_a_long_stream_lets_others_run(nursery: trio.Nursery) -> None:
+async def test_endless_stream_lets_other_connections_run(nursery: trio.Nursery) -> None:
     @app_of
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == "/short":
@@ -643,21 +634,23 @@ async def test_a_long_stream_lets_others_run(nursery: trio.Nursery) -> None:
 
     served = await start(nursery, app)
     nursery.start_soon(swallow, await served.connect())
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         for _ in range(20):
             async with await served.connect() as stream:
                 assert (await Client(stream).ask(b"GET /short HTTP/1.1\r\nHost: test\r\n\r\n")).status == 200
 
 
-async def test_a_body_that_stalls_is_noticed_while_the_answer_is_sent(nursery: trio.Nursery) -> None:
-    told = trio.Event()
+async def test_body_that_stalls_during_response_ends_exchange(
+    nursery: trio.Nursery, mock_clock: trio.testing.MockClock
+) -> None:
+    received = trio.Event()
 
     @app_of
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         async def read() -> None:
             while (await receive())["type"] == "http.request":
                 pass
-            told.set()
+            received.set()
 
         async with trio.open_nursery() as both:
             both.start_soon(read)
@@ -665,19 +658,20 @@ async def test_a_body_that_stalls_is_noticed_while_the_answer_is_sent(nursery: t
             with pytest.raises(ClientDisconnected):
                 while True:
                     await send({"type": "http.response.body", "body": bytes(2_000_000), "more_body": True})
-                    await trio.sleep(0.01)
+                    await trio.lowlevel.checkpoint()
 
-    served = await start(nursery, app, Limits(body_timeout=0.5))
+    served = await start(nursery, app, patient(body_timeout=0.5))
     async with await served.connect() as stream:
         await stream.send_all(b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 9\r\n\r\nab")
-        await trio.sleep(0.2)  # by now a send has had to wait
-        with trio.fail_after(30):
-            await read_all(stream)
-            await told.wait()
+        await eventually(lambda: served.stats.requests == 1)
+        await trio.testing.wait_all_tasks_blocked(0.05)  # a send is waiting for the client
+        mock_clock.jump(1)
+        await read_all(stream)
+        await received.wait()
 
 
 @pytest.mark.parametrize("body", [b"abc", b"abcdefg"])
-async def test_an_answer_unlike_its_length_becomes_a_500(body: bytes, nursery: trio.Nursery) -> None:
+async def test_complete_response_with_wrong_length_is_500(body: bytes, nursery: trio.Nursery) -> None:
     @app_of
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await answer(send, body, headers=[(b"content-length", b"5")])

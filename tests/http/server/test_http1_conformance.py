@@ -1,5 +1,5 @@
-"""One ASGI app over our lane and over Hypercorn: the same requests give the same answers, but for a table of
-differences, each of which is checked too, so that neither server can change unnoticed.
+"""One ASGI app over this server and over Hypercorn: the same requests give the same responses, except for a
+table of differences, which are checked too.
 """
 
 from functools import partial
@@ -79,7 +79,7 @@ APPS_OWN = {"early"}  # errors that the app answers, so that their bodies agree 
 
 
 def summary(name: str, answer: Answer) -> tuple[object, ...]:
-    """What must agree: not the framing of whole answers, nor the words of the server's own errors."""
+    """The parts that must agree: not the framing of complete responses, nor the text of server errors."""
     mute = answer.status >= 400 and name not in APPS_OWN
     kept = {"connection"} if mute else {"connection", "x-kind", "set-cookie", "content-type"}
     headers = {key: value for key, value in answer.headers.items() if key in kept}
@@ -114,7 +114,7 @@ async def ports(nursery: trio.Nursery) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("name", CASES)
-async def test_our_lane_agrees_with_hypercorn(name: str, ports: tuple[int, int]) -> None:
+async def test_http1_response_agrees_with_hypercorn(name: str, ports: tuple[int, int]) -> None:
     ours, theirs = [await converse(port, *CASES[name]) for port in ports]
     if name in DIFFERENCES:
         assert ([answer.status for answer in ours], [answer.status for answer in theirs]) == DIFFERENCES[name]
@@ -123,13 +123,13 @@ async def test_our_lane_agrees_with_hypercorn(name: str, ports: tuple[int, int])
         assert len(ours) == len(CASES[name][1])
 
 
-async def test_a_whole_answer_has_a_length_with_us_and_chunks_with_hypercorn(ports: tuple[int, int]) -> None:
+async def test_http1_complete_response_has_length_unlike_hypercorn(ports: tuple[int, int]) -> None:
     ours, theirs = [(await converse(port, *CASES["get"]))[0].headers for port in ports]
     assert int(ours["content-length"]) > 0
     assert theirs["transfer-encoding"] == "chunked"
 
 
-async def test_the_servers_own_errors_have_a_body_with_us_and_none_with_hypercorn(
+async def test_http1_server_errors_have_body_unlike_hypercorn(
     ports: tuple[int, int],
 ) -> None:
     for name in ("fail", "silent", "malformed"):

@@ -1,4 +1,4 @@
-"""The PROXY protocol: whose a connection is, before HTTP and TLS; who may say so; broken headers."""
+"""The PROXY protocol: the client of a connection, trusted proxies, and invalid headers."""
 
 import json
 import socket
@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from bluesminds.common.networks import Networks
 from bluesminds.http.asgi import Receive, Scope, Send
 from bluesminds.http.server.proxy_protocol import MAX_HEADER, BadHeader, read_client
-from bluesminds.http.server.serve import Limits
-from tests.http.serving import Client, answer, eventually, start
+from tests.http.serving import Client, answer, eventually, patient, start
 
 HERE = Networks.read(["127.0.0.1"])
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
@@ -37,7 +36,7 @@ def tcp6(address: str, port: int) -> bytes:
 
 
 async def whoami(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers with the client's address, whoever asks."""
+    """Responds with the client's address."""
     if scope["type"] == "lifespan":
         raise NotImplementedError
     await answer(send, json.dumps(scope["client"]).encode())
@@ -66,6 +65,9 @@ BAD = (
     b"PROXY TCP4 192.0.2.300 198.51.100.1 1 2\r\n",
     b"PROXY TCP4 2001:db8::1 2001:db8::2 1 2\r\n",
     b"PROXY TCP6 192.0.2 198.51.100.1 1 2\r\n",
+    b"PROXY TCP6 192.0.2.1 198.51.100.1 1 2\r\n",
+    b"PROXY TCP6 2001:db8::1 198.51.100.1 1 2\r\n",
+    b"PROXY TCP6 192.0.2.1 2001:db8::2 1 2\r\n",
     b"PROXY TCP4 192.0.2.1 198.51.100.1 65536 443\r\n",
     b"PROXY TCP4 192.0.2.1 198.51.100.1 -1 443\r\n",
     b"PROXY TCP4 192.0.2.1\r\n",
@@ -81,7 +83,7 @@ BAD = (
 
 
 @pytest.mark.parametrize("header", GOOD)
-async def test_the_client_is_the_one_that_the_proxy_names(nursery: trio.Nursery, header: bytes) -> None:
+async def test_proxy_header_names_the_client(nursery: trio.Nursery, header: bytes) -> None:
     served = await start(nursery, whoami, proxies=HERE)
     async with await served.connect() as stream:
         got = await Client(stream).ask(header + GET)
@@ -89,7 +91,7 @@ async def test_the_client_is_the_one_that_the_proxy_names(nursery: trio.Nursery,
         assert json.loads((await Client(stream).ask(GET)).body) == GOOD[header], "the header comes once"
 
 
-async def test_a_header_may_come_in_pieces(nursery: trio.Nursery) -> None:
+async def test_proxy_header_in_pieces_is_read(nursery: trio.Nursery) -> None:
     served = await start(nursery, whoami, proxies=HERE)
     for header in (LINE, tcp6("2001:db8::1", 8)):
         async with await served.connect() as stream:
@@ -100,7 +102,7 @@ async def test_a_header_may_come_in_pieces(nursery: trio.Nursery) -> None:
 
 
 @pytest.mark.parametrize("header", ITSELF)
-async def test_a_proxy_may_speak_for_itself(nursery: trio.Nursery, header: bytes) -> None:
+async def test_proxy_header_local_is_the_proxy(nursery: trio.Nursery, header: bytes) -> None:
     served = await start(nursery, whoami, proxies=HERE)
     async with await served.connect() as stream:
         got = await Client(stream).ask(header + GET)
@@ -108,56 +110,56 @@ async def test_a_proxy_may_speak_for_itself(nursery: trio.Nursery, header: bytes
 
 
 @pytest.mark.parametrize("header", NAMELESS)
-async def test_a_client_without_a_name_is_not_the_proxy(nursery: trio.Nursery, header: bytes) -> None:
-    served = await start(nursery, whoami, Limits(max_connections_per_ip=1), proxies=HERE)
+async def test_proxy_header_unknown_client_is_none(nursery: trio.Nursery, header: bytes) -> None:
+    served = await start(nursery, whoami, patient(max_connections_per_ip=1), proxies=HERE)
     async with await served.connect() as stream, await served.connect() as other:
         assert json.loads((await Client(stream).ask(header + GET)).body) is None
         assert json.loads((await Client(other).ask(header + GET)).body) is None, "nothing to count by"
 
 
 @pytest.mark.parametrize("header", BAD)
-async def test_what_is_no_header_is_refused(nursery: trio.Nursery, header: bytes) -> None:
+async def test_proxy_header_invalid_is_rejected(nursery: trio.Nursery, header: bytes) -> None:
     served = await start(nursery, whoami, proxies=HERE)
-    told = await served.ask(header)
-    assert told.startswith(b"HTTP/1.1 400 ")
-    assert [refusal.code for _, refusal, _, _ in served.refusals] == ["bad_proxy_header"]
+    answer_bytes = await served.ask(header)
+    assert answer_bytes.startswith(b"HTTP/1.1 400 ")
+    assert [rejection.code for _, rejection, _, _ in served.rejections] == ["bad_proxy_header"]
     assert not served.errors
     await eventually(lambda: not served.stats.open)
 
 
-async def test_who_is_no_proxy_is_refused(nursery: trio.Nursery) -> None:
+async def test_proxy_peer_not_trusted_is_rejected(nursery: trio.Nursery) -> None:
     served = await start(nursery, whoami, proxies=Networks.read(["10.0.0.0/8", "127.0.0.2"]))
     assert (await served.ask(LINE + GET)).startswith(b"HTTP/1.1 403 ")
-    (refusal,) = served.refusals
-    assert (refusal[0], refusal[1].code) == ("127.0.0.1", "unknown_proxy")
+    (rejection,) = served.rejections
+    assert (rejection[0], rejection[1].code) == ("127.0.0.1", "unknown_proxy")
     assert (served.stats.accepted, served.stats.requests) == (0, 0)
 
 
-async def test_a_header_that_does_not_come_ends_the_connection(nursery: trio.Nursery) -> None:
-    served = await start(nursery, whoami, Limits(handshake_timeout=0.2), proxies=HERE)
+async def test_proxy_header_missing_closes_connection(nursery: trio.Nursery) -> None:
+    served = await start(nursery, whoami, patient(handshake_timeout=0.2), proxies=HERE)
     for start_of_it in (b"", LINE[:-1], SIGNATURE, tcp4("192.0.2.1", 1)[:-1]):
         assert await served.ask(start_of_it) == b""
     assert served.stats.refused["handshake"] == 4
     assert not served.errors
 
 
-async def test_a_connection_that_ends_before_its_header_is_no_error(nursery: trio.Nursery) -> None:
+async def test_proxy_connection_closed_before_header_is_no_error(nursery: trio.Nursery) -> None:
     served = await start(nursery, whoami, proxies=HERE)
     for start_of_it in (b"", LINE[:-1], SIGNATURE, tcp4("192.0.2.1", 1)[:-1]):
         stream = await served.connect()
         await stream.send_all(start_of_it)
         await stream.aclose()
     await eventually(lambda: served.stats.disconnects == 4)
-    assert (served.errors, served.refusals, served.stats.open) == ([], [], 0)
+    assert (served.errors, served.rejections, served.stats.open) == ([], [], 0)
 
 
-async def test_the_cap_by_address_counts_clients_not_proxies(nursery: trio.Nursery) -> None:
-    served = await start(nursery, whoami, Limits(max_connections_per_ip=1), proxies=HERE)
+async def test_proxy_limit_per_address_counts_clients(nursery: trio.Nursery) -> None:
+    served = await start(nursery, whoami, patient(max_connections_per_ip=1), proxies=HERE)
     async with await served.connect() as first, await served.connect() as other:
         assert (await Client(first).ask(tcp4("192.0.2.1", 1) + GET)).status == 200
         assert (await Client(other).ask(tcp4("192.0.2.2", 1) + GET)).status == 200
         assert (await served.ask(tcp4("192.0.2.1", 2) + GET)).startswith(b"HTTP/1.1 429 ")
-    assert [(client, refusal.code) for client, refusal, _, _ in served.refusals] == [
+    assert [(client, rejection.code) for client, rejection, _, _ in served.rejections] == [
         ("192.0.2.1", "connections_per_ip")
     ]
     await eventually(lambda: not served.stats.open)
@@ -165,7 +167,7 @@ async def test_the_cap_by_address_counts_clients_not_proxies(nursery: trio.Nurse
         assert (await Client(again).ask(tcp4("192.0.2.1", 3) + GET)).status == 200
 
 
-async def test_the_header_comes_before_tls(nursery: trio.Nursery) -> None:
+async def test_proxy_header_comes_before_tls(nursery: trio.Nursery) -> None:
     authority = trustme.CA()
     ours, theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     authority.issue_cert("localhost").configure_cert(ours)
@@ -181,7 +183,7 @@ async def test_the_header_comes_before_tls(nursery: trio.Nursery) -> None:
 
 
 async def read(data: bytes) -> tuple[object, bytes]:
-    """The client, and what is left in the socket."""
+    """The client, and the bytes left in the socket."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setblocking(False)
@@ -192,7 +194,7 @@ async def read(data: bytes) -> tuple[object, bytes]:
 
 
 @given(st.ip_addresses(), st.integers(0, 65535), st.binary(max_size=300), st.booleans())
-def test_any_client_comes_through_and_nothing_more_is_taken(
+def test_proxy_header_any_client_is_read_exactly(
     address: object, port: int, rest: bytes, binary: bool
 ) -> None:
     text = str(address)
@@ -207,7 +209,7 @@ def test_any_client_comes_through_and_nothing_more_is_taken(
 
 
 @given(st.one_of(st.binary(max_size=300), st.binary(max_size=120).map(lambda tail: SIGNATURE + tail)))
-def test_any_other_bytes_are_an_error_or_an_end(data: bytes) -> None:
+def test_proxy_header_any_bytes_are_error_or_end(data: bytes) -> None:
     try:
         found, _ = trio.run(read, data)
     except (BadHeader, ConnectionResetError):

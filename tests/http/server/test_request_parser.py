@@ -1,15 +1,15 @@
-"""Parsing alone: where the bytes are cut changes nothing, and nothing raises."""
+"""The request parser: the split of the input changes nothing, and nothing raises."""
 
 import itertools
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bluesminds.http.server.limits import Limits
+from bluesminds.http.server.limits import ListenerLimits
 from bluesminds.http.server.request_parser import RequestParser
 from tests.http.server.test_smuggling import CORPUS
 
-LIMITS = Limits(header_bytes=2000, header_lines=20, url_bytes=500, body_bytes=5000, body_chunks=50)
+LIMITS = ListenerLimits(header_bytes=2000, header_lines=20, url_bytes=500, body_bytes=5000, body_chunks=50)
 STREAMS = [data for data, _, _ in CORPUS.values()]
 PIECES = st.sampled_from(
     [
@@ -42,20 +42,20 @@ INPUT = st.one_of(
 
 
 def outcome(pieces: list[bytes]) -> tuple[object, ...]:
-    intake = RequestParser(LIMITS)
+    parser = RequestParser(LIMITS)
     for piece in pieces:
-        intake.feed(piece)
+        parser.feed(piece)
     requests = [
         (request.method, request.target, request.headers, b"".join(request.pieces), request.websocket)
-        for request in intake.ready
+        for request in parser.ready
         if request.complete
     ]
-    return requests, intake.refusal and intake.refusal.code, intake.leftover
+    return requests, parser.rejection and parser.rejection.code, parser.leftover
 
 
 @settings(derandomize=True)
 @given(INPUT, st.lists(st.integers(0, 3000), max_size=8))
-def test_the_cuts_do_not_matter(data: bytes, cuts: list[int]) -> None:
+def test_parser_any_split_gives_same_requests(data: bytes, cuts: list[int]) -> None:
     edges = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
     pieces = [data[start:end] for start, end in itertools.pairwise(edges)]
     whole, cut = outcome([data]), outcome(pieces)
@@ -67,17 +67,17 @@ def test_the_cuts_do_not_matter(data: bytes, cuts: list[int]) -> None:
 
 @settings(derandomize=True)
 @given(st.lists(INPUT, max_size=6))
-def test_nothing_raises_and_memory_is_bounded(pieces: list[bytes]) -> None:
-    intake = RequestParser(LIMITS)
+def test_parser_any_bytes_never_raise_and_memory_is_bounded(pieces: list[bytes]) -> None:
+    parser = RequestParser(LIMITS)
     for piece in pieces:
-        intake.feed(piece)
-        assert sum(len(part) for part in intake.ready[-1].pieces) <= 5000 if intake.ready else True
-        assert intake.ended or intake.refusal is None
+        parser.feed(piece)
+        assert sum(len(part) for part in parser.ready[-1].pieces) <= 5000 if parser.ready else True
+        assert parser.ended or parser.rejection is None
 
 
 @settings(derandomize=True)
 @given(st.lists(st.tuples(st.binary(max_size=40), st.booleans()), min_size=1, max_size=8))
-def test_valid_requests_come_through_whole(bodies: list[tuple[bytes, bool]]) -> None:
+def test_parser_valid_requests_are_returned_whole(bodies: list[tuple[bytes, bool]]) -> None:
     stream = b""
     for body, chunked in bodies:
         if chunked:
@@ -87,7 +87,7 @@ def test_valid_requests_come_through_whole(bodies: list[tuple[bytes, bool]]) -> 
             )
         else:
             stream += b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
-    intake = RequestParser(LIMITS)
-    intake.feed(stream)
-    assert [b"".join(request.pieces) for request in intake.ready] == [body for body, _ in bodies]
-    assert intake.refusal is None
+    parser = RequestParser(LIMITS)
+    parser.feed(stream)
+    assert [b"".join(request.pieces) for request in parser.ready] == [body for body, _ in bodies]
+    assert parser.rejection is None

@@ -178,7 +178,7 @@ async def test_key_usage_reports_requests_by_day(
 
         await eventually(is_counted)
         assert usage["id"] == made["id"]
-        assert usage["errors"] == 0 and usage["prompt_tokens"] > 0
+        assert usage["errors"] == 0 and usage["input_tokens"] > 0
         (day,) = usage["days"]
         assert day["day"] == DAY
         sums = set(day) - {"day"}
