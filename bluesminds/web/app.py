@@ -35,6 +35,11 @@ _MESSAGES: Final = {
 
 
 def create_app(routes: Iterable[Route], guard: Guard, *, clock: Clock, log: Log) -> ASGIApp:
+    app = build_quart_app(routes, guard, clock=clock, log=log)
+    return _reject_websockets(cast(ASGIApp, app), clock, log)
+
+
+def build_quart_app(routes: Iterable[Route], guard: Guard, *, clock: Clock, log: Log) -> QuartTrio:
     app = QuartTrio("bluesminds", static_folder=None)
     app.config.update(
         RESPONSE_TIMEOUT=None,
@@ -47,11 +52,11 @@ def create_app(routes: Iterable[Route], guard: Guard, *, clock: Clock, log: Log)
     mount(app, routes, guard)
     _add_headers(app, clock)
     _add_error_handlers(app, log)
-    return _reject_websockets(cast(ASGIApp, app), clock, log)
+    return app
 
 
 def _reject_websockets(app: ASGIApp, clock: Clock, log: Log) -> ASGIApp:
-    """There are no WebSocket routes: a handshake gets 404 in place of the 500 that Quart would send."""
+    """There are no WebSocket routes: a handshake gets 404 instead of the 500 of Quart."""
 
     async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "websocket":

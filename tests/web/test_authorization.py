@@ -328,13 +328,14 @@ def test_sources_add_routes_only_in_routes_py() -> None:
         assert "Blueprint" not in source and "add_websocket" not in source, path.name
 
 
-async def test_create_app_mounts_only_the_given_routes(gateway: Gateway) -> None:
+async def test_build_quart_app_mounts_only_the_given_routes(gateway: Gateway) -> None:
     async def handler() -> None:
         """Do nothing."""
 
     one = route("GET", "/one", Access.ADMIN, handler, tag="Tests")
     guard = build_guard(gateway.services.accounts, public_url=None)
-    app: Any = web_app.create_app([one], guard, clock=gateway.services.clock, log=gateway.services.log)
+    clock, log = gateway.services.clock, gateway.services.log
+    app = web_app.build_quart_app([one], guard, clock=clock, log=log)
     rules = [(rule.rule, rule.methods) for rule in app.url_map.iter_rules()]
     assert rules == [("/one", {"GET", "HEAD"})]
 
