@@ -17,8 +17,8 @@ from msgspec import Struct
 
 from bluesminds.accounts.audit import Actor, entry
 from bluesminds.accounts.login import invalid_credentials
+from bluesminds.accounts.single_use_tokens import invalid_token, new_token
 from bluesminds.accounts.throttle import Throttle
-from bluesminds.accounts.tokens import invalid_token, new_token
 from bluesminds.accounts.users import BOOTSTRAP, audit_fields, email_taken, end_invites, is_taken
 from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import token_digest

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from bluesminds.accounts.audit import Actor, entry
-from bluesminds.accounts.tokens import new_token
+from bluesminds.accounts.single_use_tokens import new_token
 from bluesminds.accounts.users import email_taken, is_taken
 from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import is_uuid

@@ -6,8 +6,8 @@ from msgspec import Struct
 
 from bluesminds.accounts.audit import Actor, entry
 from bluesminds.accounts.email_verification import EmailVerification, write_decoy
+from bluesminds.accounts.single_use_tokens import invalid_token
 from bluesminds.accounts.throttle import Throttle
-from bluesminds.accounts.tokens import invalid_token
 from bluesminds.accounts.users import audit_fields, is_taken, new_user
 from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import token_digest
