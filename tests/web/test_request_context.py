@@ -18,7 +18,7 @@ names = st.sampled_from(
 headers = st.lists(st.tuples(names, st.binary(max_size=80)), max_size=8)
 
 
-def read(*sent: tuple[bytes, bytes], client: Any = ("10.0.0.1", 5)) -> RequestContext:
+def read_context(*sent: tuple[bytes, bytes], client: Any = ("10.0.0.1", 5)) -> RequestContext:
     return read_request_context({"headers": list(sent), "client": client}, "chat.completions", SystemClock())
 
 
@@ -26,7 +26,7 @@ def read(*sent: tuple[bytes, bytes], client: Any = ("10.0.0.1", 5)) -> RequestCo
 def test_read_request_context_of_any_headers_does_not_raise(sent: list[tuple[bytes, bytes]]) -> None:
     @trio_test
     async def read() -> None:
-        context = read(*sent)
+        context = read_context(*sent)
         assert 1 <= len(context.request_id) <= 64
         assert all(char.isalnum() or char in "._-" for char in context.request_id)
         assert all(name == b"traceparent" for name, _ in context.forward)
@@ -52,18 +52,18 @@ def test_read_request_context_of_any_headers_does_not_raise(sent: list[tuple[byt
 async def test_read_request_context_finds_the_credential(
     sent: list[tuple[bytes, bytes]], header: str | None, credential: str | None
 ) -> None:
-    context = read(*sent)
+    context = read_context(*sent)
     assert (context.credential_header, context.credential) == (header, credential)
 
 
 async def test_read_request_context_keeps_only_a_valid_request_id() -> None:
-    assert read((b"x-request-id", b"Abc.9_-" * 9)).request_id == "Abc.9_-" * 9
-    assert read((b"x-request-id", b"a" * 64)).request_id == "a" * 64
+    assert read_context((b"x-request-id", b"Abc.9_-" * 9)).request_id == "Abc.9_-" * 9
+    assert read_context((b"x-request-id", b"a" * 64)).request_id == "a" * 64
     for insane in (b"", b"a" * 65, b"a b", b"a\n", b"\xff"):
-        context = read((b"x-request-id", insane))
+        context = read_context((b"x-request-id", insane))
         assert context.request_id == context.id
 
 
 async def test_read_request_context_without_client_address_is_local() -> None:
-    assert read(client=None).client == "local"
-    assert read().client == "10.0.0.1"
+    assert read_context(client=None).client == "local"
+    assert read_context().client == "10.0.0.1"

@@ -229,3 +229,16 @@ async def test_docs_page_examples_use_the_public_url(gateway: Gateway) -> None:
     assert document["servers"] == [{"url": "/"}]
     document["servers"] = [{"url": "https://ai.example.com/"}]
     assert "curl https://ai.example.com/v1/models" in docs_page(document).decode()
+
+
+async def test_docs_page_example_uses_a_model_that_is_offered(gateway: Gateway) -> None:
+    text = (await fetch(gateway, "/docs")).text.replace("&quot;", '"')
+    assert '"model": "m"' in text
+    schema = (await served(gateway))["components"]["schemas"]["ChatRequestSchema"]
+    assert schema["properties"]["model"]["examples"] == ["m"]
+
+
+async def test_docs_page_names_both_session_cookies(gateway: Gateway) -> None:
+    scheme = (await served(gateway))["components"]["securitySchemes"]["sessionCookie"]
+    assert scheme["name"] == "__Host-bluesminds"
+    assert "`bluesminds`" in scheme["description"]
