@@ -47,7 +47,9 @@ def create_app(routes: Iterable[Route], guard: Guard, *, clock: Clock, log: Log)
     mount(app, routes, guard)
     _add_headers(app, clock)
     _add_error_handlers(app, log)
-    return _reject_websockets(cast(ASGIApp, app), clock, log)
+    inner = cast(ASGIApp, app.asgi_app)
+    app.asgi_app = _reject_websockets(inner, clock, log)  # type: ignore[assignment,method-assign]
+    return cast(ASGIApp, app)
 
 
 def _reject_websockets(app: ASGIApp, clock: Clock, log: Log) -> ASGIApp:
