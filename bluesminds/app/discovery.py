@@ -51,5 +51,5 @@ def start_demo(settings: Settings, background: trio.Nursery, log: Log) -> str:
 
     sockets = private_sockets()
     address = sockets[0].getsockname()
-    background.start_soon(listen_privately, demo.app, sockets, report)
+    background.start_soon(listen_privately, demo.demo_app(trio.sleep), sockets, report)
     return f"http://127.0.0.1:{address[1]}/v1"

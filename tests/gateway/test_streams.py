@@ -279,7 +279,7 @@ async def test_a_connection_is_kept_whose_answer_ends_soon_after_its_end_mark(
     models.plan(streamed(chunk("Hi"), Pause(0.05), DONE, go_on))
 
     def is_idle() -> bool:
-        return any(lane.idle for lane in patient.services.pool._slots.lanes.values())
+        return any(slots.idle for slots in patient.services.pool._slots.by_origin.values())
 
     await whole_stream(patient)
     assert not is_idle()

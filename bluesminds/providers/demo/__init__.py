@@ -1,0 +1,23 @@
+"""A built-in model server, so that every endpoint of the gateway can be tried without a vendor.
+
+It speaks OpenAI's API for chat completions, completions, embeddings and moderations, and Cohere's and Jina's
+for rerank. The same request always gets the same response. The model decides what the response is:
+
+    demo/echo        the last message              demo/embedding    vectors; similar texts are near
+    demo/text        48 words of prose             demo/moderation   flags a few plain words
+    demo/reasoning   prose after reasoning         demo/rerank       sorts documents by relevance
+    demo/refusal     a refusal
+
+These models serve every endpoint:
+
+    demo/slow        waits 3 s before the first byte
+    demo/cut         closes the connection in the middle of the response
+    demo/NNN         responds with HTTP status NNN (400 to 599), for example demo/429 with Retry-After
+
+Tools are called and JSON is written according to their JSON Schema. `respond` is pure: it turns a request
+into a Script. The ASGI application of `demo_app` plays the script.
+"""
+
+from bluesminds.providers.demo.server import MODELS, SLOW_SECONDS, CutOff, demo_app, respond
+
+__all__ = ["MODELS", "SLOW_SECONDS", "CutOff", "demo_app", "respond"]
