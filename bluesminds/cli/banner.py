@@ -1,4 +1,4 @@
-"""What a person sees when the gateway is up: where it is, the first key, and a curl that answers."""
+"""The start-up banner: addresses, models, the first key and a working curl command."""
 
 import dataclasses
 import ipaddress
@@ -20,19 +20,19 @@ _SHOWN_MODELS = 4
 
 @dataclasses.dataclass(frozen=True)
 class SecretText:
-    """A secret as text for people and as a word for the shell."""
+    """A secret as text to read and as a shell word."""
 
     text: str
     word: str
     is_in_file: bool = False
 
 
-Show = Callable[[str, str], SecretText]  # takes a file's name and the secret
+Show = Callable[[str, str], SecretText]  # (file name, secret)
 
 
 def show(running: Running, loaded: Loaded, *, journal: bool = False) -> None:
-    """To standard error, so that a terminal gets it and a pipe of the log does not mix with standard
-    output. A `journal` keeps what it is told, so there secrets go to files and the text names them.
+    """Print the banner to standard error. A `journal` is kept, so its banner has no secrets: they are written
+    to files in the state directory, and the banner names the files.
     """
     tls = loaded.settings.server.tls_cert is not None
     reach = _reach(running.addresses[0], loaded.settings, tls=tls)
@@ -72,7 +72,7 @@ def _add_a_server(models: list[str], loaded: Loaded) -> list[str]:
     if models:
         return []
     add = command("servers add openai --url https://api.openai.com/v1 --api-key-stdin", loaded)
-    return ["No models yet. Add a server; the key is read from standard input:", f"  {add}", ""]
+    return ["No models yet. Add a server (its key is read from standard input):", f"  {add}", ""]
 
 
 def _try_it(running: Running, loaded: Loaded, reach: str, shown: Show) -> list[str]:
@@ -81,11 +81,11 @@ def _try_it(running: Running, loaded: Loaded, reach: str, shown: Show) -> list[s
     key = shown(name, first.key) if first.key is not None else None
     if key is None:
         make = command("keys create NAME", loaded)
-        title = f"Try it with a key of yours (`{make}` makes one):"
+        title = f"Try it with your key (create one: `{make}`):"
     elif key.is_in_file:
-        title = f"Try it; the key is {key.text}:"
+        title = f"Try it (the key is {key.text}):"
     else:
-        title = "Try it (this key is shown once):"
+        title = "Try it (save this key now; it cannot be shown again):"
     word = "$BLUESMINDS_KEY" if key is None else key.word
     body = json.dumps(
         {"model": _example(running.models), "messages": [{"role": "user", "content": "Hello!"}]}
@@ -103,9 +103,9 @@ def _claim(token: str | None, loaded: Loaded, reach: str, shown: Show) -> list[s
         return []
     return [
         "",
-        "There is no administrator yet; until then only this machine can be served. Make one:",
+        "No administrator yet, so the gateway accepts connections from this machine only. Create one:",
         f"  {command('users create --role admin --email you@example.com', loaded)}",
-        'or send {"token": ..., "email": ..., "password": ...} with this token, good until the next start:',
+        "Or create one over HTTP (the token is valid until the next start):",
         f"    {shown('bootstrap-token', token).text}",
         f'    curl {reach}/api/setup -H "Content-Type: application/json" -d @-',
     ]
@@ -124,8 +124,8 @@ def _models(names: list[str]) -> str:
     return ", ".join(shown) + more
 
 
-def _reach(address: Any, settings: Settings, *, tls: bool) -> str:  # noqa: ANN401 - as the operating system names it
-    """How curl on this machine gets there."""
+def _reach(address: Any, settings: Settings, *, tls: bool) -> str:  # noqa: ANN401 - from getsockname()
+    """The base URL for curl on this machine, with curl options if needed."""
     if settings.server.public_url is not None:
         return settings.server.public_url.rstrip("/")
     if not isinstance(address, tuple):
@@ -144,5 +144,5 @@ def _url(address: Any, *, tls: bool) -> str:  # noqa: ANN401
 
 
 def _quoted(text: str) -> str:
-    """For single quotes in a shell: a model's name may hold one."""
+    """Quote for single quotes in a shell; a model name may contain one."""
     return text.replace("'", "'\\''")

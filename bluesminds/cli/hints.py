@@ -1,4 +1,4 @@
-"""Commands to copy: what has to be typed in a shell on this machine to work with the same gateway."""
+"""Commands to copy that work with the same configuration and state directory."""
 
 import shlex
 
@@ -6,9 +6,9 @@ from bluesminds.config import Loaded
 
 
 def command(words: str, loaded: Loaded) -> str:
-    """`bluesminds` with `words` for the configuration and the state directory in force.
+    """`bluesminds` with `words` and the options that select the same configuration and state directory.
 
-    A directory named by this process's environment, as systemd does, is not what the reader's shell has.
+    A state directory from the environment, such as systemd's, is not set in the shell of the reader.
     """
     parts = ["bluesminds", words]
     if loaded.path is not None:

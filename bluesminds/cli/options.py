@@ -1,4 +1,4 @@
-"""What every command that needs the configuration shares: the -c option and the loading of settings."""
+"""Options that commands share, and loading of the configuration."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -18,18 +18,18 @@ _AS_TIER: Final = "tier"
 _LIMITS: Final = {
     "--rpm": "Requests per minute.",
     "--tpm": "Tokens per minute.",
-    "--concurrency": "Requests at once.",
+    "--concurrency": "Concurrent requests.",
     "--tokens-per-day": "Tokens per calendar day.",
     "--tokens-per-month": "Tokens per calendar month.",
     "--usd-per-day": "USD per calendar day.",
     "--usd-per-month": "USD per calendar month.",
-    "--usd-total": "USD in all.",
+    "--usd-total": "Total USD.",
 }
 _FILE: Final = click.Path(path_type=Path, dir_okay=False)
 
 
 def config_option(command: Command) -> Command:
-    """-c/--config FILE, handed to the command as `config: Path | None`."""
+    """-c/--config FILE, passed to the command as `config: Path | None`."""
     return click.option(
         "-c",
         "--config",
@@ -39,18 +39,18 @@ def config_option(command: Command) -> Command:
 
 
 def limit_options(command: Command) -> Command:
-    """An option for every limit, handed to the command as text by the limit's name: see `figures`."""
+    """An option for every limit, passed to the command as text: see `limit_values`."""
     for name, meaning in reversed(_LIMITS.items()):
         command = click.option(name, help=meaning)(command)
     return command
 
 
-def figures(given: Mapping[str, str | None]) -> dict[str, int | str | None]:
-    """The limits that were given, as the API takes them. Raises exits.Failure."""
-    return {name: _figure(name, text) for name, text in given.items() if text is not None}
+def limit_values(given: Mapping[str, str | None]) -> dict[str, int | str | None]:
+    """The given limits as the API expects them. Raises exits.Failure."""
+    return {name: _limit_value(name, text) for name, text in given.items() if text is not None}
 
 
-def _figure(name: str, text: str) -> int | str | None:
+def _limit_value(name: str, text: str) -> int | str | None:
     if text == _AS_TIER:
         return None
     if name in SUMS:
@@ -62,7 +62,7 @@ def _figure(name: str, text: str) -> int | str | None:
 
 
 class InvalidConfig(exits.Failure):
-    """Ends a command with every problem of its configuration."""
+    """Ends a command with every problem of the configuration."""
 
     def __init__(self, error: ConfigError, exit_code: int = exits.CONFIG_INVALID) -> None:
         super().__init__(str(error), exit_code)
@@ -70,11 +70,11 @@ class InvalidConfig(exits.Failure):
 
 
 def load_settings(config: Path | None, flags: Mapping[str, object] | None = None) -> Loaded:
-    """The settings a command works with; warnings go to standard error. Raises InvalidConfig."""
+    """Load the settings; warnings go to standard error. Raises InvalidConfig."""
     environ = dict(os.environ)
     try:
         loaded = load(config or find_file(environ), environ, flags or {})
     except ConfigError as error:
         raise InvalidConfig(error) from None
-    exits.say(("warning", str(warning), warning.help) for warning in loaded.warnings)
+    exits.print_diagnostics(("warning", str(warning), warning.help) for warning in loaded.warnings)
     return loaded

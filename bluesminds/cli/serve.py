@@ -1,4 +1,4 @@
-"""serve and demo: run the gateway until it is told to stop."""
+"""serve and demo: run the gateway until a signal stops it."""
 
 import dataclasses
 import gc
@@ -25,10 +25,10 @@ from bluesminds.config import Loaded, ServerSettings, Settings
 from bluesminds.http.server import systemd
 
 
-def listen_options(command: Any) -> Any:  # noqa: ANN401 - click's decorators take and give commands
+def listen_options(command: Any) -> Any:  # noqa: ANN401 - a click decorator
     command = click.option("--host", help="Address to listen on.")(command)
     return click.option(
-        "--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 takes a free one."
+        "--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 selects a free port."
     )(command)
 
 
@@ -38,8 +38,8 @@ def listen_options(command: Any) -> Any:  # noqa: ANN401 - click's decorators ta
 def serve(config: Path | None, host: str | None, port: int | None) -> None:
     """Run the gateway.
 
-    Without a configuration file it listens on 127.0.0.1:3000, keeps its data in your state directory, and
-    uses OPENAI_API_KEY, ANTHROPIC_API_KEY, OPENROUTER_API_KEY or a running Ollama if there is one.
+    Without a configuration file it listens on 127.0.0.1:3000, stores its data in your state directory, and
+    uses OPENAI_API_KEY, ANTHROPIC_API_KEY, OPENROUTER_API_KEY and a local Ollama if they are present.
     """
     loaded = load_settings(config, {"server.host": host, "server.port": port})
     _run(loaded)
@@ -51,7 +51,7 @@ def serve(config: Path | None, host: str | None, port: int | None) -> None:
 def demo(config: Path | None, host: str | None, port: int | None) -> None:
     """Run the gateway with a built-in demo server.
 
-    It needs no vendor and no key, and is the same gateway otherwise: the model is "demo/echo".
+    It needs no provider and no upstream key. Try the model "demo/echo".
     """
     loaded = load_settings(config, {"server.host": host, "server.port": port})
     settings = loaded.settings
@@ -73,7 +73,7 @@ def _run(loaded: Loaded, *, guest_key: bool = False) -> None:
 
 @dataclasses.dataclass
 class _ShutdownState:
-    """What signals end. `everything` is cut off by a signal before the gateway serves, or by a second one."""
+    """The state of the shutdown. The second signal, or one during the start, cancels `everything`."""
 
     everything: trio.CancelScope
     shutdown: trio.Event
@@ -88,39 +88,39 @@ class _ShutdownState:
 
 
 async def _supervise(loaded: Loaded, log: Log, guest_key: bool) -> int:
-    """Run the gateway; the first signal drains it, the second ends it at once."""
+    """Run the gateway; the first signal drains it, the second stops it immediately."""
     inherited = [sock for socks in systemd.inherited_sockets(os.environ).values() for sock in socks]
     notifier = systemd.Notifier(os.environ)
     with trio.open_signal_receiver(*_stop_signals()) as signals:
         async with trio.open_nursery() as nursery:
             life = _ShutdownState(nursery.cancel_scope, trio.Event())
-            nursery.start_soon(_obey, signals, life, notifier)
+            nursery.start_soon(_handle_signals, signals, life, notifier)
             running: app.Running = await nursery.start(
                 _serve, loaded.settings, log, life, inherited, guest_key
             )
             life.serves = True
-            _keep_what_is_loaded()
+            _freeze_loaded_objects()
             notifier.ready()
             nursery.start_soon(notifier.watch, running.healthy)
             banner.show(running, loaded, journal=systemd.is_journal(os.environ, sys.stderr.fileno()))
     return exits.INTERRUPTED if life.interrupted else exits.OK
 
 
-def _keep_what_is_loaded() -> None:
-    """Modules and settings stay for good. Looking through them for garbage, as a full collection does, stops
-    every request for 50 ms.
-    """
+def _freeze_loaded_objects() -> None:
+    """Exclude loaded modules and settings from garbage collection: a full collection blocks for 50 ms."""
     gc.collect()
     gc.freeze()
 
 
 def _stop_signals() -> list[signal.Signals]:
-    """A terminal that closes stops the gateway too, unless it was started under nohup."""
+    """SIGHUP (a closed terminal) stops the gateway too, unless it was started under nohup."""
     closes = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
     return [signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if closes else [])]
 
 
-async def _obey(signals: AsyncIterator[int], life: _ShutdownState, notifier: systemd.Notifier) -> None:
+async def _handle_signals(
+    signals: AsyncIterator[int], life: _ShutdownState, notifier: systemd.Notifier
+) -> None:
     async for _ in signals:
         notifier.stopping()
         life.end()

@@ -8,7 +8,7 @@ from typing import Final
 import click
 
 from bluesminds.cli import exits
-from bluesminds.cli.api_client import ask, echo_json, json_option, show
+from bluesminds.cli.api_client import call, echo_json, json_option, show
 from bluesminds.cli.options import config_option
 
 _NAME: Final = re.compile(r"[a-z0-9_-][a-z0-9_.-]{0,63}")
@@ -16,7 +16,7 @@ _NAME: Final = re.compile(r"[a-z0-9_-][a-z0-9_.-]{0,63}")
 
 @click.group("servers")
 def servers_group() -> None:
-    """Servers that answer."""
+    """Manage upstream servers."""
 
 
 @servers_group.command()
@@ -27,20 +27,26 @@ def servers_group() -> None:
     type=click.Choice(["openai", "litellm", "anthropic"]),
     default="openai",
     show_default=True,
-    help="What it speaks.",
+    help="API dialect of the server.",
 )
-@click.option("--model", "models", multiple=True, help="A model it offers; repeat. Default: ask the server.")
+@click.option(
+    "--model", "models", multiple=True, help="A model of the server. Repeatable. Default: discover them."
+)
 @click.option(
     "--weight",
     type=click.IntRange(1, 10_000),
     default=1,
     show_default=True,
-    help="Its share of the requests.",
+    help="Share of requests relative to other servers.",
 )
 @click.option(
-    "--priority", type=click.IntRange(-1000, 1000), default=0, show_default=True, help="Lower goes first."
+    "--priority",
+    type=click.IntRange(-1000, 1000),
+    default=0,
+    show_default=True,
+    help="Servers with a lower number are used first.",
 )
-@click.option("--api-key-stdin", is_flag=True, help="Read the server's key from standard input.")
+@click.option("--api-key-stdin", is_flag=True, help="Read the API key of the server from standard input.")
 @config_option
 @json_option
 def add(
@@ -56,7 +62,7 @@ def add(
 ) -> None:
     """Add a server to the database.
 
-    Its key is read from standard input, never from the command line, where others could see it.
+    The API key is read from standard input, because other users can see command lines.
     """
     api_key = _read_key() if api_key_stdin else None
     body = {
@@ -67,7 +73,7 @@ def add(
         "weight": weight,
         "priority": priority,
     }
-    added = ask(config, "POST", "/servers", body | {"api_key": api_key})
+    added = call(config, "POST", "/servers", body | {"api_key": api_key})
     if as_json:
         echo_json(added)
     else:
@@ -77,8 +83,8 @@ def add(
 def _read_key() -> str:
     key = sys.stdin.readline().strip()
     if not key:
-        remedy = "write it there: bluesminds servers add NAME --url URL --api-key-stdin < FILE"
-        raise exits.Failure("there is no key on standard input", exits.USAGE, remedy)
+        remedy = "for example: bluesminds servers add NAME --url URL --api-key-stdin < FILE"
+        raise exits.Failure("standard input contains no key", exits.USAGE, remedy)
     return key
 
 
@@ -86,9 +92,9 @@ def _read_key() -> str:
 @config_option
 @json_option
 def list_(config: Path | None, as_json: bool) -> None:
-    """List servers, those of the configuration included."""
+    """List all servers, including those of the configuration."""
     columns = ("name", "dialect", "url", "has_api_key", "models", "weight", "priority", "origin", "problem")
-    show(ask(config, "GET", "/servers"), as_json=as_json, columns=columns)
+    show(call(config, "GET", "/servers"), as_json=as_json, columns=columns)
 
 
 @servers_group.command()
@@ -96,11 +102,11 @@ def list_(config: Path | None, as_json: bool) -> None:
 @config_option
 @json_option
 def test(name: str, config: Path | None, as_json: bool) -> None:
-    """Ask a server for its models.
+    """Test a server by listing its models.
 
-    It costs nothing; the exit code says how it went.
+    This costs nothing. The exit code is 0 if the server works.
     """
-    found = ask(config, "POST", f"/servers/{_checked(name)}/test")
+    found = call(config, "POST", f"/servers/{_checked(name)}/test")
     if as_json:
         echo_json(found)
     elif found["ok"]:
@@ -115,7 +121,7 @@ def test(name: str, config: Path | None, as_json: bool) -> None:
 @json_option
 def remove(name: str, config: Path | None, as_json: bool) -> None:
     """Remove a server from the database."""
-    ask(config, "DELETE", f"/servers/{_checked(name)}")
+    call(config, "DELETE", f"/servers/{_checked(name)}")
     if as_json:
         echo_json({"name": name, "removed": True})
     else:
@@ -123,7 +129,7 @@ def remove(name: str, config: Path | None, as_json: bool) -> None:
 
 
 def _checked(name: str) -> str:
-    """The name, if a server can have it: it becomes part of a path."""
+    """Check a name before it becomes part of a path. Raises exits.Failure."""
     if not _NAME.fullmatch(name):
-        raise exits.Failure(f"{name!r} is not the name of a server", exits.USAGE, "bluesminds servers list")
+        raise exits.Failure(f"{name!r} is not a server name", exits.USAGE, "bluesminds servers list")
     return name

@@ -1,7 +1,7 @@
-"""Turning a Draft into settings: secrets are fetched, values converted, every failure kept as a Problem.
+"""Builds settings from PendingSettings: reads secrets, converts values, collects every failure as a Problem.
 
-A setting that fails keeps its default for the time being, so that all other problems are found in the same
-run; settings built from a draft with problems must not leave load().
+A setting that fails keeps its default, so one run finds all problems. load() never returns settings that were
+built with problems.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import msgspec
 
 from bluesminds.config.fields import (
     SERVERS,
-    Field,
+    FieldSpec,
     UnsuitableError,
     convert,
     fields_in,
@@ -26,7 +26,7 @@ from bluesminds.config.fields import (
 )
 from bluesminds.config.settings import Settings
 from bluesminds.config.sources import PendingServer, PendingSettings, RawValue, Table, label, reference_of
-from bluesminds.config.values import DEFAULT, Origin, Secret
+from bluesminds.config.values import DEFAULT, Secret, SettingOrigin
 
 Source = tuple[str | int, ...]
 _SECRET_BYTES: Final = 65_536
@@ -34,23 +34,23 @@ _SECRET_BYTES: Final = 65_536
 
 @dataclasses.dataclass(slots=True)
 class SettingsBuilder:
-    """The settings of a draft, where each came from, and which of them could not be converted."""
+    """Builds settings and records the origin of each and those that could not be converted."""
 
-    draft: PendingSettings
+    pending: PendingSettings
     environ: Mapping[str, str]
-    origins: dict[Source, Origin] = dataclasses.field(default_factory=dict)
+    origins: dict[Source, SettingOrigin] = dataclasses.field(default_factory=dict)
     failed: set[Source] = dataclasses.field(default_factory=set)
 
     def settings(self) -> Settings:
         tree: dict[str, object] = {"state_dir": Path()}
-        tree |= self._values("", (), "", self.draft.plain[""])
+        tree |= self._values("", (), "", self.pending.plain[""])
         for name in sections():
             *outer, last = name.split(".")
             table = tree
             for part in outer:
                 table = cast("dict[str, object]", table.setdefault(part, {}))
-            table[last] = self._values(name, (name,), label(name), self.draft.plain[name])
-        tree[SERVERS] = [self._server(index, server) for index, server in enumerate(self.draft.servers)]
+            table[last] = self._values(name, (name,), label(name), self.pending.plain[name])
+        tree[SERVERS] = [self._server(index, server) for index, server in enumerate(self.pending.servers)]
         return msgspec.convert(tree, Settings)
 
     def _server(self, index: int, server: PendingServer) -> dict[str, object]:
@@ -58,7 +58,7 @@ class SettingsBuilder:
         values = self._values(SERVERS, (SERVERS, index), title, server.table)
         if "name" not in server.table:
             self.failed.add((SERVERS, index, "name"))
-            self.draft.refuse(
+            self.pending.add_problem(
                 server.origin.place, "a server has no name", 'add a line like name = "main" under [[servers]]'
             )
         return {"name": "unnamed", **values}
@@ -75,12 +75,12 @@ class SettingsBuilder:
                 except UnsuitableError as error:
                     self.failed.add(place)
                     name = f"{key} in {title}" if title else key
-                    self.draft.refuse(
+                    self.pending.add_problem(
                         given.origin.place, f"{name} {error}", error.remedy or _remedy(field, given)
                     )
         return values
 
-    def _value(self, field: Field, given: RawValue) -> object:
+    def _value(self, field: FieldSpec, given: RawValue) -> object:
         if field.secret:
             return Secret(_secret(given, self.environ))
         if isinstance(given.value, str) and given.text:
@@ -88,21 +88,21 @@ class SettingsBuilder:
         return convert(field, given.value, given.base)
 
 
-def _final_origin(given: RawValue) -> Origin:
+def _final_origin(given: RawValue) -> SettingOrigin:
     reference = reference_of(given.value)
     if reference and given.origin.kind == "file":
         return dataclasses.replace(given.origin, via=" ".join(reference))
     return given.origin
 
 
-def _remedy(field: Field, given: RawValue) -> str:
-    """The help for a wrong value: how the setting is written."""
+def _remedy(field: FieldSpec, given: RawValue) -> str:
+    """The help for a wrong value: an example of a valid one."""
     if given.origin.kind == "environment":
         example = field.example
         text = ",".join(map(str, example)) if isinstance(example, list) else str(example).lower()
         return f"for example {given.origin.where}={text}"
     if isinstance(given.value, dict) and not field.secret:
-        return "only secrets are read from elsewhere; any setting can be given by an environment variable"
+        return "only secrets accept a reference; any setting can be set by an environment variable"
     example = field.example
     if isinstance(given.value, str) and not field.secret:
         with contextlib.suppress(UnsuitableError):
@@ -111,7 +111,7 @@ def _remedy(field: Field, given: RawValue) -> str:
 
 
 def _secret(given: RawValue, environ: Mapping[str, str]) -> str:
-    """The text of a secret, from where it is kept. Raises UnsuitableError, which never repeats a value."""
+    """The text of a secret. Raises UnsuitableError, whose message never contains the value."""
     if isinstance(given.value, str):
         text = given.value
     elif reference := reference_of(given.value):
@@ -122,7 +122,7 @@ def _secret(given: RawValue, environ: Mapping[str, str]) -> str:
     if not text:
         raise UnsuitableError("is empty", "remove the setting, or give it a value")
     if not text.isprintable():
-        raise UnsuitableError("holds a line break or control character", "keep nothing but the secret there")
+        raise UnsuitableError("contains a line break or control character", "store only the secret there")
     return text
 
 
@@ -140,7 +140,7 @@ def _fetch(reference: tuple[str, str], base: Path, environ: Mapping[str, str]) -
     folder = environ.get("CREDENTIALS_DIRECTORY")
     unit_line = f"add LoadCredential={name}:/path/to/file to the systemd unit"
     if not folder:
-        raise UnsuitableError(f"reads the credential {name}, but there are none here", unit_line)
+        raise UnsuitableError(f"reads the credential {name}, but the service has no credentials", unit_line)
     return _read(name, Path(folder), f"reads the credential {name}", unit_line)
 
 
@@ -157,5 +157,5 @@ def _read(name: str, base: Path, what: str, remedy: str = "") -> str:
         reason = "it is not UTF-8 text"
     except ValueError as error:
         reason = str(error)
-    remedy = remedy or f"put the secret alone into {base / name}, readable by the gateway"
+    remedy = remedy or f"write only the secret to {base / name} and let the gateway read it"
     raise UnsuitableError(f"{what}, which cannot be used: {reason}", remedy)

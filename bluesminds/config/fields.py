@@ -1,7 +1,7 @@
-"""The table of settings, read off the Structs, and the conversion of one value to one setting's type.
+"""Describes every setting from the Structs and converts one value to the type of its setting.
 
-Text from the environment is parsed by the type of the setting it is for; values from the file and from
-flags must have that type already. What is wrong is said in words made from the type's description.
+Text from the environment is parsed according to the type; values from the file and from flags must already
+have it. Error messages are built from the description of the type.
 """
 
 import json
@@ -26,7 +26,7 @@ _NOTHING = (types.NoneType, msgspec.UnsetType)
 
 
 class UnsuitableError(Exception):
-    """A value that cannot be the setting's; the message ends a sentence that begins with its name."""
+    """An invalid value. The message completes a sentence that starts with the name of the setting."""
 
     def __init__(self, message: str, remedy: str = "") -> None:
         super().__init__(message)
@@ -34,8 +34,8 @@ class UnsuitableError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
-    """One setting: its type, without the None of optional ones, in words too, its default, an example."""
+class FieldSpec:
+    """One setting. `type` is without None; `expected` completes "must be ..."; `example` is a valid value."""
 
     name: str
     type: Any
@@ -48,32 +48,30 @@ class Field:
         return self.type is Secret
 
     @property
-    def bare(self) -> Any:  # noqa: ANN401
-        """Its type without what else is said of it."""
-        return _bare(self.type)
+    def base_type(self) -> Any:  # noqa: ANN401
+        """The type without its annotations."""
+        return _base_type(self.type)
 
     @property
-    def many(self) -> bool:
-        return get_origin(self.bare) is tuple
+    def is_list(self) -> bool:
+        return get_origin(self.base_type) is tuple
 
 
 @cache
-def fields_of(struct: type[msgspec.Struct]) -> Mapping[str, Field]:
-    """The plain settings of a section, by name; the sections of Settings are not among them."""
+def fields_of(struct: type[msgspec.Struct]) -> Mapping[str, FieldSpec]:
+    """The settings of a section by name, without nested sections."""
     found = {}
     for info in msgspec.structs.fields(struct):
         kind = _without_none(info.type)
         if struct is not Settings or not (_is_struct(kind) or info.name == SERVERS):
             default = None if info.required else info.default
-            found[info.name] = Field(info.name, kind, _in_words(kind), default, _example(kind, default))
+            found[info.name] = FieldSpec(info.name, kind, _describe(kind), default, _example(kind, default))
     return found
 
 
 @cache
 def sections() -> Mapping[str, type[msgspec.Struct]]:
-    """The tables of gateway.toml by name, "tiers.free" for one in another; arrays of tables are not among
-    them.
-    """
+    """The tables of gateway.toml by name, such as "tiers.free", without arrays of tables."""
     return dict(_tables_of(Settings, ""))
 
 
@@ -88,15 +86,15 @@ def _is_struct(kind: object) -> bool:
     return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 
 
-def fields_in(section: str) -> Mapping[str, Field]:
-    """The settings of a section by its name: "" is the top of the file, "servers" one of [[servers]]."""
+def fields_in(section: str) -> Mapping[str, FieldSpec]:
+    """The settings of a section by its name: "" is the top level, "servers" one [[servers]] entry."""
     if section == SERVERS:
         return fields_of(ServerSettings)
     return fields_of(sections()[section]) if section else fields_of(Settings)
 
 
-def convert(field: Field, value: object, base: Path) -> object:
-    """A value that has the right type already; a path starts from `base`. Raises UnsuitableError."""
+def convert(field: FieldSpec, value: object, base: Path) -> object:
+    """Check and convert a value; relative paths start at `base`. Raises UnsuitableError."""
     try:
         if field.type is not Path:
             return msgspec.convert(value, field.type)
@@ -108,18 +106,18 @@ def convert(field: Field, value: object, base: Path) -> object:
 
 
 def resolve(path: str | Path, base: Path) -> Path:
-    """A path as it was written, from where it was written. Raises ValueError for one that cannot be."""
+    """Resolve a path relative to `base`. Raises ValueError for an invalid path."""
     if "\0" in str(path):
-        raise ValueError("a path has no NUL")
+        raise ValueError("a path must not contain NUL")
     try:
         return base / Path(path).expanduser()
     except RuntimeError:
-        raise ValueError("nobody has such a home directory") from None
+        raise ValueError("the home directory is unknown") from None
 
 
-def parse(field: Field, text: str, base: Path) -> object:
-    """The value that a text stands for: lists are JSON or separated by commas. Raises UnsuitableError."""
-    if field.many:
+def parse(field: FieldSpec, text: str, base: Path) -> object:
+    """Parse text: lists are JSON or comma-separated. Raises UnsuitableError."""
+    if field.is_list:
         return convert(field, _parse_list(text), base)
     if field.type is Path:
         return convert(field, text, base)
@@ -138,20 +136,20 @@ def _parse_list(text: str) -> object:
     try:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeEncodeError):
-        raise UnsuitableError("must be a JSON array, or words separated by commas") from None
+        raise UnsuitableError("must be a JSON array or a comma-separated list") from None
 
 
 def shown(value: object) -> str:
-    """A wrong value as an error may repeat it: its kind, or its beginning in TOML's spelling."""
+    """A wrong value for an error message: its kind, or at most 40 characters in TOML syntax."""
     match value:
         case bool():
             return str(value).lower()
         case dict():
             return "a table"
         case list() | tuple():
-            return "this list"
+            return "a list"
         case int() if abs(value) >= 2**63:
-            return "such a large number"
+            return "a number this large"
         case int() | float():
             return repr(value)
         case str():
@@ -162,7 +160,7 @@ def shown(value: object) -> str:
 
 
 def toml_value(value: object) -> str:
-    """A value as TOML on one line; a secret as its mask."""
+    """A value as TOML on one line; secrets are masked."""
     match value:
         case list() | tuple():
             return "[" + ", ".join(toml_value(one) for one in value) + "]"
@@ -174,12 +172,12 @@ def toml_value(value: object) -> str:
 
 
 def nearest(word: str, known: Iterable[str], likeness: float = 0.6) -> str | None:
-    """The known word that was probably meant; 1.0 is likeness to the letter."""
+    """The closest known word, if any; a likeness of 1.0 means equal."""
     close = get_close_matches(word, sorted(known), cutoff=likeness)
-    return min(close, key=lambda one: word not in one.split("_"), default=None)  # "key" is rather "api_key"
+    return min(close, key=lambda one: word not in one.split("_"), default=None)  # prefer "api_key" for "key"
 
 
-def _bare(kind: object) -> object:
+def _base_type(kind: object) -> object:
     return getattr(kind, "__origin__", kind) if hasattr(kind, "__metadata__") else kind
 
 
@@ -202,7 +200,7 @@ def _example(kind: object, default: object) -> object:
     return Path("/etc/bluesminds/example.pem") if default is None else default
 
 
-def _in_words(kind: object) -> str:
+def _describe(kind: object) -> str:
     for note in _notes(kind):
         if note.description:
             return note.description

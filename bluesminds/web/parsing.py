@@ -10,7 +10,7 @@ import msgspec
 from quart import Request
 
 from bluesminds.common.errors import InvalidRequest
-from bluesminds.config.fields import Field, fields_of
+from bluesminds.config.fields import FieldSpec, fields_of
 
 T = TypeVar("T", bound=msgspec.Struct)
 # How msgspec words what is wrong.
@@ -49,11 +49,11 @@ def read_query(model: type[T], incoming: Request) -> T:
         raise _invalid(model, str(exc), "The query cannot be read.") from exc
 
 
-def _meant(field: Field, text: str) -> object:
+def _meant(field: FieldSpec, text: str) -> object:
     """A URL has only text for a number or a truth. Nothing is read more kindly: 8 would pass for a time."""
-    if field.bare is int and _WHOLE.fullmatch(text):
+    if field.base_type is int and _WHOLE.fullmatch(text):
         return int(text)
-    if field.bare is bool:
+    if field.base_type is bool:
         return _TRUTHS.get(text, text)
     return text
 
@@ -74,12 +74,12 @@ def _invalid(model: type[msgspec.Struct], reason: str, otherwise: str) -> Invali
     return InvalidRequest("invalid_value", otherwise)
 
 
-def _unknown(what: str, fields: Mapping[str, Field]) -> InvalidRequest:
+def _unknown(what: str, fields: Mapping[str, FieldSpec]) -> InvalidRequest:
     known = ", ".join(fields) or "none"
     return InvalidRequest("invalid_value", f"Unknown {what}. Known here: {known}.")
 
 
-def _inner(field: Field) -> Mapping[str, Field]:
+def _inner(field: FieldSpec) -> Mapping[str, FieldSpec]:
     """The fields of an object that is a field's value."""
-    kind = field.bare
+    kind = field.base_type
     return fields_of(kind) if isinstance(kind, type) and issubclass(kind, msgspec.Struct) else {}

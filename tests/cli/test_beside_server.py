@@ -1,4 +1,4 @@
-"""Commands beside a running gateway, who may write when, and what a public address needs."""
+"""Commands with a running gateway, concurrent commands, and listening on a public address."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ def ask(url: str, key: str) -> httpx.Response:
     )
 
 
-def test_commands_go_through_the_running_gateway(home: Path) -> None:
+def test_commands_with_running_gateway_take_effect_there(home: Path) -> None:
     user = User(home)
     with user.serving("demo", "--port", "0") as gateway:
         made = json.loads(user.run("keys", "create", "second", "--rpm", "2", "--json").stdout)
@@ -40,7 +40,7 @@ def test_commands_go_through_the_running_gateway(home: Path) -> None:
             "unpriced": 2,
         }
         assert user.run("keys", "revoke", made["id"]).returncode == 0
-        assert ask(gateway.url, made["key"]).status_code == 401, "a revoked key works no more, at once"
+        assert ask(gateway.url, made["key"]).status_code == 401, "revocation takes effect immediately"
         assert user.run("servers", "test", "demo").returncode == 0
 
         second = user.run("serve", "--port", "0")
@@ -53,7 +53,7 @@ def test_commands_go_through_the_running_gateway(home: Path) -> None:
     }
 
 
-# On a slow disk the fourth of them waits longer than a user would.
+# Waits longer than the default, for slow disks.
 PATIENT = """
 from bluesminds.app import operator
 from bluesminds.__main__ import main
@@ -62,7 +62,7 @@ main()
 """
 
 
-def test_commands_at_the_same_time_wait_for_each_other(home: Path) -> None:
+def test_commands_started_together_wait_for_each_other(home: Path) -> None:
     user = User(home)
 
     def create(name: str) -> subprocess.CompletedProcess[str]:
@@ -74,9 +74,9 @@ def test_commands_at_the_same_time_wait_for_each_other(home: Path) -> None:
     assert sorted(name for (name,) in user.rows("SELECT name FROM api_keys")) == ["a", "b", "c", "d"]
 
 
-def test_a_public_address_needs_an_administrator(home: Path) -> None:
+def test_serve_public_address_needs_administrator(home: Path) -> None:
     user = User(home)
-    refused = user.run("serve", "--host", "0.0.0.0", "--port", "0")  # noqa: S104 - what is refused here
+    refused = user.run("serve", "--host", "0.0.0.0", "--port", "0")  # noqa: S104 - refused
     assert refused.returncode == exits.CONFIG_INVALID
     error, remedy = refused.stderr.splitlines()
     assert error.startswith("error: refusing to listen on 0.0.0.0: create an administrator before")

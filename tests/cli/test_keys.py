@@ -1,4 +1,4 @@
-"""The key commands: every rule can be given, shown, changed and taken away."""
+"""`bluesminds keys`: every restriction can be set, shown, changed and removed."""
 
 import json
 import re
@@ -63,7 +63,7 @@ def answer(user: User, *words: str) -> Any:
     return json.loads(done.stdout)
 
 
-def test_every_rule_is_given_changed_and_taken_away(home: Path) -> None:
+def test_keys_restrictions_are_set_changed_and_removed(home: Path) -> None:
     user = User(home)
     made = answer(user, "create", "ci", *ALL)
     assert {name: made[name] for name in RULES} == RULES
@@ -83,11 +83,11 @@ def test_every_rule_is_given_changed_and_taken_away(home: Path) -> None:
     assert answer(user, "set", key_id, *words) == changed | BARE
     told = user.call("keys", "show", key_id).stdout
     assert not {"scopes", "metadata"} & {line.partition("\t")[0] for line in told.splitlines()}, (
-        "nothing to show"
+        "unset fields are not shown"
     )
 
 
-def test_rotation_shows_the_new_form_once_and_ends_the_old(home: Path) -> None:
+def test_keys_rotate_prints_new_secret_and_keeps_key(home: Path) -> None:
     user = User(home)
     made = answer(user, "create", "ci", "--rpm", "5")
     forms = [made.pop("key")]
@@ -107,20 +107,17 @@ def test_rotation_shows_the_new_form_once_and_ends_the_old(home: Path) -> None:
     assert [row["id"] for row in answer(user, "list")["data"]] == [made["id"]]
 
 
-def test_an_overlap_is_cut_short(home: Path) -> None:
+def test_keys_end_previous_ends_overlap(home: Path) -> None:
     user = User(home)
     key_id = answer(user, "create", "ci")["id"]
     answer(user, "rotate", key_id, "--overlap", "60")
-    assert (
-        user.call("keys", "end-previous", key_id).stdout
-        == f"only the current secret of {key_id} is accepted now\n"
-    )
+    assert user.call("keys", "end-previous", key_id).stdout == f"revoked the previous secret of {key_id}\n"
     assert answer(user, "show", key_id)["previous_until"] is None
     answer(user, "rotate", key_id, "--overlap", "60")
     assert answer(user, "end-previous", key_id) == {"id": key_id, "previous_until": None}
 
 
-def test_keys_of_an_account(home: Path) -> None:
+def test_keys_of_user_are_created_and_listed(home: Path) -> None:
     user = User(home)
     words = ("users", "create", "--email", "ada@example.com", "--password-stdin")
     assert user.call(*words, stdin="correct horse battery\n").returncode == 0
@@ -137,10 +134,10 @@ def test_keys_of_an_account(home: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "error"),
     [
-        (("set", NOWHERE), exits.USAGE, "there is nothing to set"),
+        (("set", NOWHERE), exits.USAGE, "no option was given"),
         (("set", NOWHERE, "--rpm", "5"), exits.NOT_FOUND, "There is no active key with this id."),
         (("show", NOWHERE), exits.NOT_FOUND, "There is no key with this id."),
-        (("show", "../users"), exits.USAGE, "'../users' is not the id of a key"),
+        (("show", "../users"), exits.USAGE, "'../users' is not a key id"),
         (("create", "a", "--metadata", "x"), exits.USAGE, "'x' is not NAME=VALUE"),
         (("create", "a", "--rpm", "0"), exits.USAGE, "limits.rpm must be null (as the tier says)"),
         (("create", "a", "--rpm", "many"), exits.USAGE, "rpm must be a whole number, or tier"),
@@ -157,11 +154,11 @@ def test_keys_of_an_account(home: Path) -> None:
         (
             ("create", "a", "--user", "ada@example.com"),
             exits.NOT_FOUND,
-            "There is no user with this address.",
+            "No user has this e-mail address.",
         ),
     ],
 )
-def test_what_is_wrong_is_told(home: Path, words: tuple[str, ...], code: int, error: str) -> None:
+def test_keys_wrong_input_reports_error(home: Path, words: tuple[str, ...], code: int, error: str) -> None:
     done = User(home).run("keys", *words)
     assert (done.returncode, done.stdout) == (code, "")
     assert done.stderr.startswith(f"error: {error}")

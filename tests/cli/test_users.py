@@ -1,4 +1,4 @@
-"""`bluesminds users`: on the store itself, and beside a running gateway."""
+"""`bluesminds users` without a running gateway."""
 
 import json
 import re
@@ -29,7 +29,7 @@ def shown(user: User, who: str) -> dict[str, object]:
     return value
 
 
-def test_an_account_is_made_changed_and_disabled(home: Path) -> None:
+def test_users_account_is_created_changed_and_disabled(home: Path) -> None:
     user = User(home)
     make(user, ADA, "--name", "Ada", "--tier", "pro")
     ada = shown(user, "Ada@Example.com")
@@ -55,26 +55,26 @@ def test_an_account_is_made_changed_and_disabled(home: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "error"),
     [
-        (("show", "nobody@example.com"), exits.NOT_FOUND, "There is no user with this address."),
+        (("show", "missing@example.com"), exits.NOT_FOUND, "No user has this e-mail address."),
         (
             ("show", "00000000-0000-0000-0000-000000000000"),
             exits.NOT_FOUND,
             "There is no user with this id.",
         ),
-        (("show", "../keys"), exits.USAGE, "'../keys' is neither an address nor the id of a user"),
-        (("set", ADA), exits.USAGE, "there is nothing to set"),
-        (("show", "ada@\udcff"), exits.USAGE, "the input is not UTF-8 text"),
-        (("create", "--email", "ada@\udcff"), exits.USAGE, "the input is not UTF-8 text"),
-        (("create", "--email", "nobody"), exits.USAGE, "This is not a valid e-mail address."),
+        (("show", "../keys"), exits.USAGE, "'../keys' is neither an e-mail address nor a user id"),
+        (("set", ADA), exits.USAGE, "no option was given"),
+        (("show", "ada@\udcff"), exits.USAGE, "an argument is not UTF-8 text"),
+        (("create", "--email", "ada@\udcff"), exits.USAGE, "an argument is not UTF-8 text"),
+        (("create", "--email", "invalid"), exits.USAGE, "This is not a valid e-mail address."),
     ],
 )
-def test_what_cannot_be_done_is_told(home: Path, words: tuple[str, ...], code: int, error: str) -> None:
+def test_users_wrong_input_reports_error(home: Path, words: tuple[str, ...], code: int, error: str) -> None:
     done = User(home).run("users", *words)
     assert (done.returncode, done.stdout) == (code, "")
     assert done.stderr.splitlines()[0] == f"error: {error}"
 
 
-def test_a_user_is_signed_out(home: Path) -> None:
+def test_users_sign_out_ends_sessions(home: Path) -> None:
     user = User(home)
     make(user)
     now = int(time.time() * 1000)
@@ -102,7 +102,7 @@ def test_a_user_is_signed_out(home: Path) -> None:
     assert json.loads(user.call("users", "sessions", ADA, "--json").stdout)["data"] == []
 
 
-def test_links_are_shown_once_and_mailed(home: Path) -> None:
+def test_users_links_are_printed_and_mailed(home: Path) -> None:
     user = User(home)
     closed = user.call("users", "invite", "bob@example.com")
     assert (closed.returncode, closed.stdout) == (exits.CONFLICT, "")
@@ -118,13 +118,13 @@ def test_links_are_shown_once_and_mailed(home: Path) -> None:
         assert found
         mails = [path.read_bytes() for path in (user.state_dir / "outbox").glob("*.eml")]
         assert any(found[1].encode() in mail.replace(b"=\r\n", b"") for mail in mails), (
-            "it is out, though no server runs"
+            "mail is sent without a running gateway"
         )
         assert found[1] not in done.stderr
     assert found[1] not in str(user.rows("SELECT * FROM one_time_tokens"))
 
 
-def test_invitations_are_listed_and_withdrawn(home: Path) -> None:
+def test_users_invitations_are_listed_and_withdrawn(home: Path) -> None:
     user = User(home)
     (home / "gateway.toml").write_text('[accounts]\nsignup = "invite"\n')
     for email in ("bob@example.com", "eve@example.com", "bob@example.com"):
@@ -140,4 +140,4 @@ def test_invitations_are_listed_and_withdrawn(home: Path) -> None:
     assert (again.returncode, again.stdout) == (exits.NOT_FOUND, "")
     withdrawn = json.loads(user.call("users", "uninvite", listed[2][0], "--json").stdout)
     assert withdrawn == {"withdrawn": [listed[2][0]]}
-    assert user.call("users", "uninvite", "nobody").returncode == exits.USAGE
+    assert user.call("users", "uninvite", "invalid").returncode == exits.USAGE
