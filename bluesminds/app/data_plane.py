@@ -193,6 +193,7 @@ def _build_control(
     )
     controls = GatewayControls(
         list_servers=routing.list_servers,
+        server_problem=lambda _: None,
         servers_changed=routing.servers_changed,
         test_server=partial(
             probe, services.pool, seconds=services.settings.upstream.probe_timeout, list_models=True

@@ -92,7 +92,7 @@ async def open_services(
     """Raises StateBusy when another process holds the state directory, BadState, BadDatabaseURL and
     StorageError.
     """
-    url = _database_url(settings)
+    url = database_url(settings)
     state = StateDir(settings.state_dir)
     state.create()
     with state.locked():
@@ -127,7 +127,8 @@ async def open_services(
                 nursery.cancel_scope.cancel()
 
 
-def _database_url(settings: Settings) -> str:
+def database_url(settings: Settings) -> str:
+    """Raises BadDatabaseURL."""
     url = settings.database_url.reveal()
     try:
         sqlite_path(url)

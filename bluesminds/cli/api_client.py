@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, cast
 from urllib.parse import urlencode
 
 import click
@@ -16,7 +16,7 @@ from bluesminds.cli.failures import run
 from bluesminds.cli.options import load_settings
 from bluesminds.common.clock import SystemClock
 from bluesminds.common.log import Log
-from bluesminds.config import Settings
+from bluesminds.config import Loaded, Settings
 
 _CODES = {
     400: exits.USAGE,
@@ -39,12 +39,13 @@ _REMEDIES = {
     "email_not_confirmed": "bluesminds users reset-password ADDRESS (the link also confirms the address)",
     "storage_unavailable": "check storage.url and that the database runs",
 }
+_LOADED: Final = "bluesminds.loaded"
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def call(config: Path | None, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:  # noqa: ANN401
     """The decoded response. `path` must be quoted. Raises exits.Failure with the error message of the API."""
-    loaded = load_settings(config)
+    loaded = operator_settings(config)
     return _decode(run(loaded, _send, loaded.settings, method, path, body))
 
 
@@ -57,6 +58,14 @@ def call_paged(config: Path | None, path: str, filters: Mapping[str, str] | None
         page = call(config, "GET", f"{path}&{urlencode({'after': page['next_cursor']})}")
         rows += page["data"]
     return page | {"data": rows}
+
+
+def operator_settings(config: Path | None) -> Loaded:
+    """The settings, loaded once per command. Secrets are deferred: a running gateway has its own."""
+    meta = click.get_current_context().meta
+    if _LOADED not in meta:
+        meta[_LOADED] = load_settings(config, defer_secrets=True)
+    return cast("Loaded", meta[_LOADED])
 
 
 async def _send(settings: Settings, method: str, path: str, body: Mapping[str, Any] | None) -> httpx.Response:

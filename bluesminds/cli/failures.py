@@ -15,16 +15,20 @@ import trio
 
 from bluesminds.app.first_run import StartRefused
 from bluesminds.app.listeners import BadCertificate, CannotListen
+from bluesminds.app.operator import NoDatabase
 from bluesminds.app.services import BadDatabaseURL
 from bluesminds.app.state_dir import BadState, StateBusy
 from bluesminds.cli import exits
 from bluesminds.cli.hints import command
-from bluesminds.config import Loaded
+from bluesminds.cli.options import InvalidConfig
+from bluesminds.config import ConfigError, Loaded
 from bluesminds.gateway.limits.lease import LeaseHeld
 from bluesminds.http.server.systemd import UnusableDescriptor
 from storage import MigrationChanged, SchemaTooNew, StorageError
 
 EXPECTED = (
+    ConfigError,
+    NoDatabase,
     StartRefused,
     StateBusy,
     LeaseHeld,
@@ -81,6 +85,11 @@ def failure(exc: BaseException, loaded: Loaded) -> exits.Failure:
     match exc:
         case KeyboardInterrupt():
             return exits.Failure("interrupted", exits.INTERRUPTED)
+        case ConfigError():
+            return InvalidConfig(exc)
+        case NoDatabase():
+            remedy = "select the configuration of the gateway with --config, or start one: bluesminds serve"
+            return exits.Failure(str(exc), exits.NOT_FOUND, remedy)
         case StartRefused():
             remedy = command("users create --role admin --email you@example.com", loaded)
             return exits.Failure(str(exc), exits.CONFIG_INVALID, remedy)

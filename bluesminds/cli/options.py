@@ -69,11 +69,13 @@ class InvalidConfig(exits.Failure):
         self.lines = [("error", str(problem), problem.help) for problem in error.problems]
 
 
-def load_settings(config: Path | None, flags: Mapping[str, object] | None = None) -> Loaded:
+def load_settings(
+    config: Path | None, flags: Mapping[str, object] | None = None, *, defer_secrets: bool = False
+) -> Loaded:
     """Load the settings; warnings go to standard error. Raises InvalidConfig."""
     environ = dict(os.environ)
     try:
-        loaded = load(config or find_file(environ), environ, flags or {})
+        loaded = load(config or find_file(environ), environ, flags or {}, defer_secrets=defer_secrets)
     except ConfigError as error:
         raise InvalidConfig(error) from None
     exits.print_diagnostics(("warning", str(warning), warning.help) for warning in loaded.warnings)

@@ -52,6 +52,7 @@ def create(
     as_json: bool,
 ) -> None:
     """Create an account. Without a terminal the password is read from standard input."""
+    call(config, "GET", "/tiers")  # fails before the prompt if there is no gateway and no database
     if password_stdin or not sys.stdin.isatty():
         password = sys.stdin.readline().rstrip("\n")
     else:

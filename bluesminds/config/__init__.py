@@ -82,14 +82,21 @@ def find_file(environ: Mapping[str, str]) -> Path | None:
     return next((path for path in PLACES if path.is_file()), None)
 
 
-def load(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, object]) -> Loaded:
+def load(
+    path: Path | None,
+    environ: Mapping[str, str],
+    flags: Mapping[str, object],
+    *,
+    defer_secrets: bool = False,
+) -> Loaded:
     """Settings from all sources; `flags` is keyed like "server.port", None meaning not given.
 
-    Raises ConfigError with all problems found.
+    With `defer_secrets` secrets in variables, files and credentials are read when they are used; until then
+    they may be missing. Raises ConfigError with all problems found.
     """
     document = read_document(path) if path else None
     pending = _merge_sources(document, environ, flags)
-    build = SettingsBuilder(pending, environ)
+    build = SettingsBuilder(pending, environ, defer_secrets)
     settings = build.settings()
     warnings = [*exposed_secrets(pending, document), *pending.warnings]
     for finding in check(settings):

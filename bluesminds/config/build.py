@@ -7,6 +7,7 @@ built with problems.
 import contextlib
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final, cast
 
@@ -26,7 +27,7 @@ from bluesminds.config.fields import (
 )
 from bluesminds.config.settings import Settings
 from bluesminds.config.sources import PendingServer, PendingSettings, RawValue, Table, label, reference_of
-from bluesminds.config.values import DEFAULT, Secret, SettingOrigin
+from bluesminds.config.values import DEFAULT, ConfigError, DeferredSecret, Problem, Secret, SettingOrigin
 
 Source = tuple[str | int, ...]
 _SECRET_BYTES: Final = 65_536
@@ -34,10 +35,14 @@ _SECRET_BYTES: Final = 65_536
 
 @dataclasses.dataclass(slots=True)
 class SettingsBuilder:
-    """Builds settings and records the origin of each and those that could not be converted."""
+    """Builds settings and records the origin of each and those that could not be converted.
+
+    With `defer_secrets` referenced secrets ({env=...}, {file=...}, {cred=...}) are read when they are used.
+    """
 
     pending: PendingSettings
     environ: Mapping[str, str]
+    defer_secrets: bool = False
     origins: dict[Source, SettingOrigin] = dataclasses.field(default_factory=dict)
     failed: set[Source] = dataclasses.field(default_factory=set)
 
@@ -70,22 +75,35 @@ class SettingsBuilder:
             given = table.get(key)
             self.origins[place] = _final_origin(given) if given else DEFAULT
             if given:
+                name = f"{key} in {title}" if title else key
                 try:
-                    values[key] = self._value(field, given)
+                    values[key] = self._value(field, given, name)
                 except UnsuitableError as error:
                     self.failed.add(place)
-                    name = f"{key} in {title}" if title else key
-                    self.pending.add_problem(
-                        given.origin.place, f"{name} {error}", error.remedy or _remedy(field, given)
-                    )
+                    self.pending.problems.append(_problem(name, field, given, error))
         return values
 
-    def _value(self, field: FieldSpec, given: RawValue) -> object:
+    def _value(self, field: FieldSpec, given: RawValue, name: str) -> object:
         if field.secret:
+            if self.defer_secrets and reference_of(given.value):
+                return DeferredSecret(partial(_read_deferred, name, field, given, self.environ))
             return Secret(_secret(given, self.environ))
         if isinstance(given.value, str) and given.text:
             return parse(field, given.value, given.base)
         return convert(field, given.value, given.base)
+
+
+def _read_deferred(name: str, field: FieldSpec, given: RawValue, environ: Mapping[str, str]) -> str:
+    """Raises ConfigError."""
+    try:
+        return _secret(given, environ)
+    except UnsuitableError as error:
+        problem = _problem(name, field, given, error)
+    raise ConfigError([problem])
+
+
+def _problem(name: str, field: FieldSpec, given: RawValue, error: UnsuitableError) -> Problem:
+    return Problem(given.origin.place, f"{name} {error}", error.remedy or _remedy(field, given))
 
 
 def _final_origin(given: RawValue) -> SettingOrigin:

@@ -16,6 +16,7 @@ from bluesminds.common.emails import read_email
 from bluesminds.common.networks import Networks
 from bluesminds.config.fields import SERVERS, shown
 from bluesminds.config.settings import ListenSettings, ServerSettings, Settings, UpstreamSettings
+from bluesminds.config.values import DeferredSecret, Secret
 
 Source = tuple[str | int, ...]
 _PEPPER_LENGTH: Final = 16
@@ -116,8 +117,8 @@ def _check_certificate(cert: Path, key: Path) -> Iterator[Finding]:
 
 
 def _check_database(settings: Settings) -> Iterator[Finding]:
-    url = settings.storage.url
-    if url and not url.reveal().startswith(("sqlite:///", "postgres://", "postgresql://")):
+    url = _text(settings.storage.url)
+    if url and not url.startswith(("sqlite:///", "postgres://", "postgresql://")):
         yield Finding(
             (("storage", "url"),),
             "url in [storage] is not a SQLite or PostgreSQL URL",
@@ -126,8 +127,8 @@ def _check_database(settings: Settings) -> Iterator[Finding]:
 
 
 def _check_pepper(settings: Settings) -> Iterator[Finding]:
-    pepper = settings.keys.pepper
-    if pepper and len(pepper.reveal()) < _PEPPER_LENGTH:
+    pepper = _text(settings.keys.pepper)
+    if pepper and len(pepper) < _PEPPER_LENGTH:
         yield Finding(
             (("keys", "pepper"),),
             f"pepper in [keys] must have at least {_PEPPER_LENGTH} characters",
@@ -243,7 +244,7 @@ def _check_server(path: Source, server: ServerSettings) -> Iterator[Finding]:
         message = f"url {title} is missing"
         remedy = 'add url = "http://127.0.0.1:4000/v1", or correct the name'
         yield Finding(((*path, "name"), url, dialect), message, remedy)
-    if server.api_key and not server.api_key.reveal().isascii():
+    if not (_text(server.api_key) or "").isascii():
         yield Finding(
             (key,), f"api_key {title} must be ASCII", "copy the key again, without quotes around it"
         )
@@ -261,6 +262,11 @@ def _check_url(place: Source, name: str, url: str) -> Iterator[Finding]:
         yield Finding((place,), f"{name} must not contain a user or password", 'remove the part before "@"')
     elif parts.query or parts.fragment:
         yield Finding((place,), f'{name} must not contain "?" or "#"', "keep only the part up to the path")
+
+
+def _text(secret: Secret | None) -> str | None:
+    """The text of a secret, unless it is read later."""
+    return None if secret is None or isinstance(secret, DeferredSecret) else secret.reveal()
 
 
 def _readable(path: Path) -> bool:

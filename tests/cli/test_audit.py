@@ -22,7 +22,7 @@ def listed(user: User, *words: str) -> list[dict[str, Any]]:
 
 
 def test_audit_changes_are_listed_and_verified(home: Path) -> None:
-    user = User(home)
+    user = User(home).prepare()
     assert user.call("keys", "create", "laptop").returncode == 0
     server = ("servers", "add", "one", "--url", "http://127.0.0.1:9/v1", "--api-key-stdin")
     assert user.call(*server, stdin="sk-x").returncode == 0

@@ -63,7 +63,7 @@ main()
 
 
 def test_commands_started_together_wait_for_each_other(home: Path) -> None:
-    user = User(home)
+    user = User(home).prepare()
 
     def create(name: str) -> subprocess.CompletedProcess[str]:
         return user.run("keys", "create", name, launcher=(sys.executable, "-c", PATIENT))

@@ -75,7 +75,7 @@ def test_unknown_command_exits_with_usage(home: Path) -> None:
 
 
 def test_keys_without_gateway_are_created_listed_and_revoked(home: Path) -> None:
-    user = User(home)
+    user = User(home).prepare()
     made = user.run("keys", "create", "laptop", "--rpm", "5")
     assert made.returncode == 0
     assert re.fullmatch(r"bm_[0-9A-Za-z]{36}\n", made.stdout)
@@ -119,7 +119,7 @@ def terminal_output(master: int) -> bytes:
 
 
 def test_servers_list_on_terminal_is_aligned(home: Path) -> None:
-    user = User(home)
+    user = User(home).prepare()
     assert user.run("servers", "add", "one", "--url", "http://127.0.0.1:9/v1", "--model", "a").returncode == 0
     assert user.run("servers", "add", "number-two", "--url", "http://127.0.0.1:9/v1").returncode == 0
     master, slave = pty.openpty()
@@ -136,7 +136,7 @@ def test_servers_list_on_terminal_is_aligned(home: Path) -> None:
 
 
 def test_servers_add_test_remove_succeed(home: Path) -> None:
-    user = User(home)
+    user = User(home).prepare()
     key = "sk-canary-4711"
     words = ("--url", "http://127.0.0.1:9/v1", "--api-key-stdin", "--weight", "2")
     added = user.run("servers", "add", "main", *words, "--json", stdin=key + "\n")
@@ -159,17 +159,17 @@ def test_servers_add_test_remove_succeed(home: Path) -> None:
 
 
 def test_servers_add_without_key_on_stdin_fails(home: Path) -> None:
-    user = User(home)
+    user = User(home).prepare()
     words = ("servers", "add", "main", "--url", "http://127.0.0.1:9/v1", "--api-key-stdin")
     for nothing in ("", "\n", "  \nsecond line"):
         done = user.run(*words, stdin=nothing)
         assert (done.returncode, done.stdout) == (exits.USAGE, "")
         assert done.stderr.startswith("error: standard input contains no key\nhelp: ")
-    assert not user.state_dir.exists(), "nothing was asked of the store"
+    assert user.rows("SELECT name FROM servers") == []
 
 
 def test_servers_add_name_of_configuration_conflicts(home: Path) -> None:
-    user = User(home)
+    user = User(home).prepare()
     (home / "gateway.toml").write_text('[[servers]]\nname = "demo"\ndialect = "demo"\n')
     done = user.run("servers", "add", "demo", "--url", "http://127.0.0.1:9/v1")
     assert (done.returncode, done.stdout) == (exits.CONFLICT, "")
@@ -181,7 +181,7 @@ def test_servers_add_name_of_configuration_conflicts(home: Path) -> None:
 
 
 def test_servers_list_other_master_key_shows_problem(home: Path) -> None:
-    user = User(home)
+    user = User(home).prepare()
     words = ("--url", "http://127.0.0.1:9/v1")
     assert user.run("servers", "add", "sealed", *words, "--api-key-stdin", stdin="sk-1").returncode == 0
     assert user.run("servers", "add", "open", *words).returncode == 0
@@ -224,20 +224,20 @@ def test_servers_list_other_master_key_shows_problem(home: Path) -> None:
     ],
 )
 def test_command_wrong_name_reports_rule(home: Path, words: tuple[str, ...], error: str) -> None:
-    done = User(home).run(*words)
+    done = User(home).prepare().run(*words)
     assert (done.returncode, done.stdout) == (exits.USAGE, "")
     assert done.stderr.splitlines()[0] == f"error: {error}"
     assert "\x1b" not in done.stderr
 
 
 def test_servers_add_wrong_url_scheme_fails(home: Path) -> None:
-    done = User(home).run("servers", "add", "main", "--url", "ftp://example.com")
+    done = User(home).prepare().run("servers", "add", "main", "--url", "ftp://example.com")
     assert done.returncode == exits.USAGE
     assert done.stderr.startswith("error: ")
 
 
 def test_users_create_reads_password_from_stdin(home: Path) -> None:
-    user = User(home)
+    user = User(home).prepare()
     password = "correct horse battery"
     words = ("users", "create", "--email", "ada@example.com", "--role", "admin")
     assert user.run(*words, stdin="short\n").returncode == exits.USAGE
@@ -251,7 +251,7 @@ def test_users_create_reads_password_from_stdin(home: Path) -> None:
 
 
 def test_keys_list_control_characters_are_replaced(home: Path) -> None:
-    user = User(home)
+    user = User(home).prepare()
     assert user.run("keys", "create", "old").returncode == 0
     with closing(sqlite3.connect(user.database)) as database:
         database.execute("UPDATE api_keys SET name = ?", ("a\x1b[2J\tb",))

@@ -64,7 +64,7 @@ def answer(user: User, *words: str) -> Any:
 
 
 def test_keys_restrictions_are_set_changed_and_removed(home: Path) -> None:
-    user = User(home)
+    user = User(home).prepare()
     made = answer(user, "create", "ci", *ALL)
     assert {name: made[name] for name in RULES} == RULES
     key_id = made["id"]
@@ -88,7 +88,7 @@ def test_keys_restrictions_are_set_changed_and_removed(home: Path) -> None:
 
 
 def test_keys_rotate_prints_new_secret_and_keeps_key(home: Path) -> None:
-    user = User(home)
+    user = User(home).prepare()
     made = answer(user, "create", "ci", "--rpm", "5")
     forms = [made.pop("key")]
     for overlap in (("--overlap", "60"), ()):
@@ -108,7 +108,7 @@ def test_keys_rotate_prints_new_secret_and_keeps_key(home: Path) -> None:
 
 
 def test_keys_end_previous_ends_overlap(home: Path) -> None:
-    user = User(home)
+    user = User(home).prepare()
     key_id = answer(user, "create", "ci")["id"]
     answer(user, "rotate", key_id, "--overlap", "60")
     assert user.call("keys", "end-previous", key_id).stdout == f"revoked the previous secret of {key_id}\n"
@@ -118,7 +118,7 @@ def test_keys_end_previous_ends_overlap(home: Path) -> None:
 
 
 def test_keys_of_user_are_created_and_listed(home: Path) -> None:
-    user = User(home)
+    user = User(home).prepare()
     words = ("users", "create", "--email", "ada@example.com", "--password-stdin")
     assert user.call(*words, stdin="correct horse battery\n").returncode == 0
     mine = answer(user, "create", "mine", "--user", "ada@example.com")
@@ -159,6 +159,6 @@ def test_keys_of_user_are_created_and_listed(home: Path) -> None:
     ],
 )
 def test_keys_wrong_input_reports_error(home: Path, words: tuple[str, ...], code: int, error: str) -> None:
-    done = User(home).run("keys", *words)
+    done = User(home).prepare().run("keys", *words)
     assert (done.returncode, done.stdout) == (code, "")
     assert done.stderr.startswith(f"error: {error}")

@@ -9,7 +9,7 @@ from tests.terminal import User
 
 
 def test_limits_show_and_set_succeed(home: Path) -> None:
-    user = User(home)
+    user = User(home).prepare()
     make(user, ADA, "--tier", "starter")
     first = json.loads(user.call("limits", "show", ADA, "--json").stdout)
     assert first["rpm"] == {"limit": 60, "origin": "tier", "used": 0}
@@ -31,7 +31,7 @@ def test_limits_show_and_set_succeed(home: Path) -> None:
 
 
 def test_limits_wrong_input_is_refused(home: Path) -> None:
-    user = User(home)
+    user = User(home).prepare()
     make(user)
     for words in (
         ["set", ADA],

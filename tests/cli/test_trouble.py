@@ -70,10 +70,9 @@ def test_serve_foreign_address_fails(home: Path) -> None:
     assert "--host" in remedy
 
 
-@pytest.mark.parametrize("words", [("serve", "--port", "0"), ("keys", "list")], ids=" ".join)
-def test_command_unusable_state_dir_fails(home: Path, words: tuple[str, ...]) -> None:
+def test_serve_unusable_state_dir_fails(home: Path) -> None:
     config = write(home, 'state_dir = "/dev/null/here"\n')
-    error, remedy = refused(User(home).run(*words, *config), exits.UNAVAILABLE)
+    error, remedy = refused(User(home).run("serve", "--port", "0", *config), exits.UNAVAILABLE)
     assert error == "/dev/null/here cannot be used: Not a directory"
     assert "state_dir" in remedy
 
@@ -86,6 +85,7 @@ def test_serve_state_dir_too_long_for_socket_fails(home: Path) -> None:
 
 @pytest.mark.parametrize("words", [("serve", "--port", "0"), ("keys", "list")], ids=" ".join)
 def test_command_unreachable_postgres_fails(home: Path, words: tuple[str, ...]) -> None:
+    User(home).prepare()  # the state directory of an earlier run
     config = write(home, f'[storage]\nurl = "postgresql://u:{PASSWORD}@127.0.0.1:9/x"\n')
     error, remedy = refused(User(home).run(*words, *config), exits.UNAVAILABLE)
     assert "cannot be reached" in error
@@ -94,8 +94,7 @@ def test_command_unreachable_postgres_fails(home: Path, words: tuple[str, ...]) 
 
 
 def test_serve_newer_schema_fails(home: Path) -> None:
-    user = User(home)
-    assert user.run("keys", "list").returncode == 0
+    user = User(home).prepare()
     with closing(sqlite3.connect(user.database)) as database:
         database.execute("INSERT INTO schema_migrations VALUES (9999, 'x', 'y')")
         database.commit()
@@ -113,7 +112,7 @@ def test_command_invalid_database_file_fails(home: Path) -> None:
 
 def test_servers_test_demo_without_gateway_fails(home: Path) -> None:
     config = write(home, '[[servers]]\nname = "demo"\ndialect = "demo"\n')
-    done = User(home).run("servers", "test", "demo", *config)
+    done = User(home).prepare("my.toml").run("servers", "test", "demo", *config)
     assert done.returncode == exits.UNAVAILABLE
     assert done.stderr == "error: The demo server runs inside a running gateway only.\n"
 
@@ -226,7 +225,7 @@ main()
     ids=["loading", "opening", "connecting"],
 )
 def test_ctrl_c_ends_a_command_with_one_line(home: Path, moment: tuple[str, str]) -> None:
-    done = User(home).run("keys", "list", launcher=(sys.executable, "-c", INTERRUPTED, *moment))
+    done = User(home).prepare().run("keys", "list", launcher=(sys.executable, "-c", INTERRUPTED, *moment))
     assert (done.returncode, done.stdout, done.stderr) == (exits.INTERRUPTED, "", "error: interrupted\n")
 
 

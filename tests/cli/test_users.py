@@ -30,7 +30,7 @@ def shown(user: User, who: str) -> dict[str, object]:
 
 
 def test_users_account_is_created_changed_and_disabled(home: Path) -> None:
-    user = User(home)
+    user = User(home).prepare()
     make(user, ADA, "--name", "Ada", "--tier", "pro")
     ada = shown(user, "Ada@Example.com")
     assert (ada["tier"], ada["full_name"], ada["role"], ada["email_verified"]) == ("pro", "Ada", "user", True)
@@ -69,13 +69,13 @@ def test_users_account_is_created_changed_and_disabled(home: Path) -> None:
     ],
 )
 def test_users_wrong_input_reports_error(home: Path, words: tuple[str, ...], code: int, error: str) -> None:
-    done = User(home).run("users", *words)
+    done = User(home).prepare().run("users", *words)
     assert (done.returncode, done.stdout) == (code, "")
     assert done.stderr.splitlines()[0] == f"error: {error}"
 
 
 def test_users_sign_out_ends_sessions(home: Path) -> None:
-    user = User(home)
+    user = User(home).prepare()
     make(user)
     now = int(time.time() * 1000)
     ids = [f"00000000-0000-0000-0000-00000000000{number}" for number in (1, 2)]
@@ -103,7 +103,7 @@ def test_users_sign_out_ends_sessions(home: Path) -> None:
 
 
 def test_users_links_are_printed_and_mailed(home: Path) -> None:
-    user = User(home)
+    user = User(home).prepare()
     closed = user.call("users", "invite", "bob@example.com")
     assert (closed.returncode, closed.stdout) == (exits.CONFLICT, "")
     (home / "gateway.toml").write_text('[accounts]\nsignup = "invite"\n')
@@ -125,7 +125,7 @@ def test_users_links_are_printed_and_mailed(home: Path) -> None:
 
 
 def test_users_invitations_are_listed_and_withdrawn(home: Path) -> None:
-    user = User(home)
+    user = User(home).prepare()
     (home / "gateway.toml").write_text('[accounts]\nsignup = "invite"\n')
     for email in ("bob@example.com", "eve@example.com", "bob@example.com"):
         assert user.call("users", "invite", email).returncode == 0

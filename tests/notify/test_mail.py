@@ -104,7 +104,7 @@ async def test_the_connection_is_verified_before_anything_is_said(
     nursery: trio.Nursery, ca: trustme.CA, ca_file: Path, security: str
 ) -> None:
     server: MailServer = await nursery.start(smtp_server.serve, certificate(ca), security == "tls")
-    words = {"security": security, "username": "gateway", "password": "p@ss"}
+    words = {"security": security, "username": "gateway", "password": lambda: "p@ss"}
     await mailer(server, ca_file, **words).send(HELLO)
     (found,) = server.mails
     assert found.encrypted is (security == "starttls")
@@ -128,7 +128,7 @@ async def test_a_certificate_for_another_name_is_refused(
 async def test_a_server_without_starttls_gets_nothing(nursery: trio.Nursery) -> None:
     server: MailServer = await nursery.start(smtp_server.serve)
     with pytest.raises(MailFailed):
-        await mailer(server, security="starttls", username="u", password="p").send(HELLO)
+        await mailer(server, security="starttls", username="u", password=lambda: "p").send(HELLO)
     assert server.mails == []
 
 
@@ -216,5 +216,5 @@ async def test_the_outbox_is_for_its_owner_and_bounded(home: Path, monkeypatch: 
 
 def test_nothing_of_a_message_or_an_account_shows_in_a_traceback() -> None:
     assert repr(HELLO) == "Mail('verify_email', 'example.com')"
-    account = SmtpAccount("h", 25, "none", "a@b.cc", "user", "secret", 1.0)
+    account = SmtpAccount("h", 25, "none", "a@b.cc", "user", lambda: "secret", 1.0)
     assert "secret" not in repr(account)

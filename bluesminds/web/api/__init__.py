@@ -19,6 +19,8 @@ class GatewayControls(Struct, frozen=True):
 
     list_servers: Callable[[], Awaitable[list[Server]]]
     """All servers: those of the configuration and those of the database."""
+    server_problem: Callable[[str], str | None]
+    """Why the server with this name cannot be used, if it cannot."""
     servers_changed: Callable[[], Awaitable[None]]
     """Called after a change of the servers in the database."""
     test_server: Callable[[Server], Awaitable[ProbeResult]]
@@ -36,7 +38,11 @@ def api_routes(accounts: AccountServices, controls: GatewayControls) -> list[Rou
         *invites.routes(invites.InviteHandlers(accounts.invitations)),
         *servers.routes(
             servers.ServerHandlers(
-                accounts.servers, controls.list_servers, controls.servers_changed, controls.test_server
+                accounts.servers,
+                controls.list_servers,
+                controls.servers_changed,
+                controls.test_server,
+                controls.server_problem,
             )
         ),
         *usage.routes(usage.UsageHandlers(accounts.usage)),

@@ -60,10 +60,11 @@ class ServerHandlers(Struct, frozen=True):
     now: Callable[[], Awaitable[list[Server]]]
     changed: Callable[[], Awaitable[None]]
     probe: Callable[[Server], Awaitable[ProbeResult]]
+    problem: Callable[[str], str | None]
 
     async def list(self) -> Page[ServerView]:
         """List all servers."""
-        rows = [_view(row) for row in await self.now()]
+        rows = [_view(row, self.problem(row.name)) for row in await self.now()]
         taken = {row.name for row in rows}
         rows += [_view(row, LOCKED) for row in self.servers.locked if row.name not in taken]
         return Page(rows)
@@ -90,6 +91,8 @@ class ServerHandlers(Struct, frozen=True):
                     raise Unavailable(
                         "server_not_running", "The demo server runs inside a running gateway only."
                     )
+                if problem := self.problem(name):
+                    return _trial(ProbeResult(server=name, error=problem, models=None, seconds=0.0))
                 return _trial(await self.probe(server))
         if any(server.name == name for server in self.servers.locked):
             return _trial(ProbeResult(server=name, error=LOCKED, models=None, seconds=0.0))
