@@ -73,6 +73,11 @@ class Serving:
         return self.process.wait(SECONDS)
 
 
+def demo_user(home: Path) -> "User":
+    """A user whose demo uses `state_dir`, like all other commands."""
+    return User(home, {"STATE_DIRECTORY": str(home / "s" / "bluesminds")})
+
+
 @dataclass
 class User:
     """`environ` adds to the environment, or replaces in it."""

@@ -35,10 +35,10 @@ time_zone = "UTC"         # defines the days and months of limits
 [log]
 level = "info"
 
-# A built-in server to try things with: model "demo/echo". Remove it when you have another.
-[[servers]]
-name = "demo"
-dialect = "demo"
+# The built-in demo server with the model "demo/echo".
+# [[servers]]
+# name = "demo"
+# dialect = "demo"
 
 # A hosted provider; the key is read from the environment.
 # [[servers]]

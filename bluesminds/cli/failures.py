@@ -19,7 +19,7 @@ from bluesminds.app.operator import NoDatabase
 from bluesminds.app.services import BadDatabaseURL
 from bluesminds.app.state_dir import BadState, StateBusy
 from bluesminds.cli import exits
-from bluesminds.cli.hints import command
+from bluesminds.cli.hints import command, demo_command
 from bluesminds.cli.options import InvalidConfig
 from bluesminds.config import ConfigError, Loaded
 from bluesminds.gateway.limits.lease import LeaseHeld
@@ -89,6 +89,8 @@ def failure(exc: BaseException, loaded: Loaded) -> exits.Failure:
             return InvalidConfig(exc)
         case NoDatabase():
             remedy = "select the configuration of the gateway with --config, or start one: bluesminds serve"
+            if demo := demo_command(loaded):
+                remedy = f"for the data of `bluesminds demo`: {demo}"
             return exits.Failure(str(exc), exits.NOT_FOUND, remedy)
         case StartRefused():
             remedy = command("users create --role admin --email you@example.com", loaded)

@@ -18,10 +18,11 @@ import trio
 from bluesminds.app import serve as app
 from bluesminds.cli import banner, exits
 from bluesminds.cli.failures import run
+from bluesminds.cli.hints import DEMO_DIR
 from bluesminds.cli.options import config_option, load_settings
 from bluesminds.common.clock import SystemClock
 from bluesminds.common.log import LibraryLog, LineWriter, Log
-from bluesminds.config import Loaded, ServerSettings, Settings
+from bluesminds.config import Loaded, ServerSettings, SettingOrigin, Settings
 from bluesminds.http.server import systemd
 
 
@@ -51,14 +52,23 @@ def serve(config: Path | None, host: str | None, port: int | None) -> None:
 def demo(config: Path | None, host: str | None, port: int | None) -> None:
     """Run the gateway with a built-in demo server.
 
-    It needs no provider and no upstream key. Try the model "demo/echo".
+    It needs no provider and no upstream key. Try the model "demo/echo". Every start prints an API key that
+    expires after a day. The data is kept apart from that of `serve` unless the configuration sets state_dir.
     """
-    loaded = load_settings(config, {"server.host": host, "server.port": port})
+    loaded = _with_demo_dir(load_settings(config, {"server.host": host, "server.port": port}))
     settings = loaded.settings
     if not any(server.dialect == "demo" for server in settings.servers):
         demo_server = ServerSettings(name="demo", dialect="demo")
         settings = msgspec.structs.replace(settings, servers=(*settings.servers, demo_server))
     _run(dataclasses.replace(loaded, settings=settings), guest_key=True)
+
+
+def _with_demo_dir(loaded: Loaded) -> Loaded:
+    if loaded.origins["state_dir"].kind != "default":
+        return loaded
+    settings = msgspec.structs.replace(loaded.settings, state_dir=loaded.settings.state_dir / DEMO_DIR)
+    origins = {**loaded.origins, "state_dir": SettingOrigin("flag")}
+    return dataclasses.replace(loaded, settings=settings, origins=origins)
 
 
 def _run(loaded: Loaded, *, guest_key: bool = False) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 
 from bluesminds.cli import exits
-from tests.terminal import User
+from tests.terminal import User, demo_user
 
 ASK = {"model": "demo/echo", "messages": [{"role": "user", "content": "one two three"}]}
 
@@ -21,7 +21,7 @@ def ask(url: str, key: str) -> httpx.Response:
 
 
 def test_commands_with_running_gateway_take_effect_there(home: Path) -> None:
-    user = User(home)
+    user = demo_user(home)
     with user.serving("demo", "--port", "0") as gateway:
         made = json.loads(user.run("keys", "create", "second", "--rpm", "2", "--json").stdout)
         assert [ask(gateway.url, made["key"]).status_code for _ in range(3)] == [200, 200, 429]
