@@ -1,6 +1,7 @@
 """Calls the operator API and prints responses as a table or as JSON."""
 
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,6 +41,21 @@ _REMEDIES = {
     "storage_unavailable": "check storage.url and that the database runs",
 }
 _LOADED: Final = "bluesminds.loaded"
+_FLAGS: Final = {
+    "allowed_ips": "--ip",
+    "allowed_models": "--model",
+    "allowed_origins": "--origin",
+    "expires_at": "--expires",
+    "full_name": "--name",
+    "metadata": "--metadata",
+    "scopes": "--scope",
+    "since": "--since",
+    "tier": "--tier",
+    "until": "--until",
+    "after": "--after",
+    "url": "--url",
+}
+_NULL: Final = re.compile(r"null \([^)]*\), or |, or null(?: for none)?")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -82,7 +98,16 @@ def _decode(response: httpx.Response) -> Any:  # noqa: ANN401
     except (ValueError, KeyError):
         error = {"message": f"the gateway responded with status {response.status_code}", "code": ""}
     code = _CODES.get(response.status_code, exits.FAILURE)
-    raise exits.Failure(error["message"], code, _REMEDIES.get(error["code"], ""))
+    message = _with_flag(error["message"], error.get("param") or "")
+    raise exits.Failure(message, code, _REMEDIES.get(error["code"], ""))
+
+
+def _with_flag(message: str, param: str) -> str:
+    """The message of the API with the option instead of the field, and without null."""
+    flag = _FLAGS.get(param)
+    if flag is None or not message.startswith(f"{param} "):
+        return message
+    return _NULL.sub("", message.replace(param, flag, 1))
 
 
 def echo_json(value: Any) -> None:  # noqa: ANN401

@@ -1,6 +1,7 @@
 """keys create, list, show, set, rotate, end-previous, revoke, usage."""
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -8,9 +9,11 @@ import click
 
 from bluesminds.cli import exits
 from bluesminds.cli.api_client import call, call_paged, echo_json, json_option, show
-from bluesminds.cli.options import COUNTS, SUMS, config_option, limit_options, limit_values
+from bluesminds.cli.options import COUNTS, SUMS, DurationType, config_option, limit_options, limit_values
 from bluesminds.cli.users import find_user
+from bluesminds.common.clock import SystemClock, format_time
 from bluesminds.common.crypto import is_uuid
+from bluesminds.common.durations import read_duration
 
 Rule = str | tuple[str, ...] | None
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -43,9 +46,9 @@ def rule_options(command: Command) -> Command:
         metavar="NAME=VALUE",
         help=f"Text to store with the key. Repeatable; {_NONE} removes all. Default: none.",
     )(command)
-    command = click.option("--expires", help=f"Expiry time, such as 2030-01-31T12:00:00Z, or {_NEVER}.")(
-        command
-    )
+    command = click.option(
+        "--expires", help=f"When it expires: 7d, 12h, 2030-01-31T12:00:00Z, or {_NEVER} (default)."
+    )(command)
     for name, (option, meaning) in reversed(_LISTS.items()):
         text = f"{meaning} Repeatable; {_ANY} removes the restriction. Default: all allowed."
         command = click.option(option, name, multiple=True, help=text)(command)
@@ -114,10 +117,9 @@ def set_(key_id: str, name: str | None, config: Path | None, as_json: bool, **ru
 @click.argument("key_id")
 @click.option(
     "--overlap",
-    type=click.IntRange(0, 604_800),
+    type=DurationType(604_800),
     default=0,
-    show_default=True,
-    help="How long the old secret keeps working (seconds).",
+    help="How long the old secret keeps working, such as 30s, 12h or 7d. Default: not at all.",
 )
 @config_option
 @json_option
@@ -180,12 +182,27 @@ def _rules(given: Mapping[str, Any]) -> dict[str, Any]:
         name: None if given[name] == (_ANY,) else list(given[name]) for name in _LISTS if given[name]
     }
     if given["expires"] is not None:
-        body["expires_at"] = None if given["expires"] == _NEVER else given["expires"]
+        body["expires_at"] = None if given["expires"] == _NEVER else _expiry(given["expires"])
     if given["metadata"]:
         body["metadata"] = {} if given["metadata"] == (_NONE,) else dict(map(_pair, given["metadata"]))
     if limits := limit_values({name: given[name] for name in (*COUNTS, *SUMS)}):
         body["limits"] = limits
     return body
+
+
+def _expiry(text: str) -> str:
+    """A duration from now, or a time, as RFC 3339. Raises exits.Failure."""
+    try:
+        return format_time(SystemClock().now_ms() + read_duration(text) * 1000)
+    except ValueError:
+        pass
+    try:
+        if datetime.fromisoformat(text).tzinfo is not None:
+            return text
+    except ValueError:
+        pass
+    message = f"--expires must be a duration such as 7d, a time such as 2030-01-31T12:00:00Z, or `{_NEVER}`"
+    raise exits.Failure(message, exits.USAGE, "for example --expires 12h")
 
 
 def _pair(text: str) -> tuple[str, str]:

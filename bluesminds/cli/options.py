@@ -1,6 +1,7 @@
 """Options that commands share, and loading of the configuration."""
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -8,6 +9,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from bluesminds.cli import exits
+from bluesminds.common.durations import read_duration
 from bluesminds.config import ConfigError, Loaded, find_file, load
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -15,6 +17,9 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 COUNTS: Final = ("rpm", "tpm", "concurrency", "tokens_per_day", "tokens_per_month")
 SUMS: Final = ("usd_per_day", "usd_per_month", "usd_total")
 _AS_TIER: Final = "tier"
+_NO_LIMIT: Final = "`tier` removes the limit, so that only the limit of the tier applies"
+_AMOUNT: Final = re.compile(r"(?=[0-9.]*[1-9])[0-9]{1,9}(\.[0-9]{1,9})?")
+_COUNT: Final = re.compile(r"[1-9][0-9]{0,14}")
 _LIMITS: Final = {
     "--rpm": "Requests per minute.",
     "--tpm": "Tokens per minute.",
@@ -53,12 +58,35 @@ def limit_values(given: Mapping[str, str | None]) -> dict[str, int | str | None]
 def _limit_value(name: str, text: str) -> int | str | None:
     if text == _AS_TIER:
         return None
+    flag = f"--{name.replace('_', '-')}"
     if name in SUMS:
+        if not _AMOUNT.fullmatch(text):
+            message = f"{flag} must be an amount of USD above 0 such as 12.5, or `{_AS_TIER}`"
+            raise exits.Failure(message, exits.USAGE, _NO_LIMIT)
         return text
-    if not (text.isascii() and text.isdecimal() and len(text) < 19):
-        message = f"{name} must be a whole number, or {_AS_TIER}"
-        raise exits.Failure(message, exits.USAGE, "for example --rpm 60")
+    if not _COUNT.fullmatch(text):
+        message = f"{flag} must be a whole number of 1 or more, or `{_AS_TIER}`"
+        raise exits.Failure(message, exits.USAGE, _NO_LIMIT)
     return int(text)
+
+
+class DurationType(click.ParamType[int]):
+    """A duration such as 30s, 12h or 7d, or a number of seconds; the value is whole seconds up to `most`."""
+
+    name = "DURATION"
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ANN401
+        text = str(value)
+        try:
+            seconds = int(text) if text.isascii() and text.isdecimal() else read_duration(text)
+        except ValueError as exc:
+            self.fail(f"{exc}.", param, ctx)
+        if seconds > self._most:
+            self.fail(f"it must be at most {self._most // 86_400}d.", param, ctx)
+        return seconds
 
 
 class InvalidConfig(exits.Failure):

@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, Union, get_args, get_origin
 import msgspec
 import tomli_w
 
+from bluesminds.common.durations import read_duration
 from bluesminds.config.settings import ServerSettings, Settings
 from bluesminds.config.values import Secret
 
@@ -96,6 +97,8 @@ def fields_in(section: str) -> Mapping[str, FieldSpec]:
 def convert(field: FieldSpec, value: object, base: Path) -> object:
     """Check and convert a value; relative paths start at `base`. Raises UnsuitableError."""
     try:
+        if field.base_type is float and isinstance(value, str):
+            return msgspec.convert(float(read_duration(value)), field.type)
         if field.type is not Path:
             return msgspec.convert(value, field.type)
         if isinstance(value, str | Path) and str(value):
@@ -127,6 +130,8 @@ def parse(field: FieldSpec, text: str, base: Path) -> object:
         return msgspec.convert(text, field.type, strict=False)
     except msgspec.ValidationError:
         pass
+    if field.base_type is float:
+        return convert(field, text, base)
     raise UnsuitableError(f"must be {field.expected}, not {shown(text)}")
 
 

@@ -1,4 +1,4 @@
-"""Every setting: name, type, default and unit. Times are seconds, sizes are bytes.
+"""Every setting: name, type, default and unit. Times are seconds or text like "1h30m", sizes are bytes.
 
 gateway.toml has exactly this structure. The description of a type completes the error "NAME must be ...".
 """
@@ -22,11 +22,16 @@ Url = Annotated[
 PublicUrl = Annotated[
     str, Meta(min_length=1, description="an http or https URL", examples=["https://ai.example.com"])
 ]
-Seconds = Annotated[float, Meta(gt=0, le=DAY, description="a number of seconds above 0, at most 86400")]
-Duration = Annotated[
-    float, Meta(ge=60, le=YEAR, description="a number of seconds from 60 to 31622400, which is a year")
+Seconds = Annotated[
+    float, Meta(gt=0, le=DAY, description='seconds above 0, at most 86400, or text like "30s"')
 ]
-SecondsOrZero = Annotated[float, Meta(ge=0, le=DAY, description="a number of seconds from 0 to 86400")]
+Duration = Annotated[
+    float,
+    Meta(ge=60, le=YEAR, description='seconds from 60 to 31622400 (a year), or text like "7d"'),
+]
+SecondsOrZero = Annotated[
+    float, Meta(ge=0, le=DAY, description='seconds from 0 to 86400, or text like "30s"')
+]
 Port = Annotated[int, Meta(ge=0, le=65535, description="a port number from 0 to 65535")]
 Count = Annotated[int, Meta(ge=1, le=2**31, description="a whole number, 1 or more")]
 CountOrZero = Annotated[int, Meta(ge=0, le=2**31, description="a whole number, 0 or more")]

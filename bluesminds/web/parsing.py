@@ -1,5 +1,5 @@
 """What callers of the control plane send, as Structs that forbid unknown fields. What is wrong is said in
-words made from the field's description, and never repeats a value, nor a name that is not known.
+words made from the field's description. Messages never contain a value; they name an unknown field.
 """
 
 import re
@@ -18,7 +18,8 @@ _WRONG: Final = re.compile(r" (?:- at|in) `\$\.(\w+)([^`]*)")
 _MISSING: Final = re.compile(r"^Object missing required field `(\w+)`")
 _WHOLE: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
 _TRUTHS: Final = {"true": True, "false": False}
-_UNKNOWN: Final = "Object contains unknown field "
+_UNKNOWN: Final = re.compile(r"Object contains unknown field `(.*)`")
+_PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,40}")
 
 
 async def read_input(model: type[T], incoming: Request) -> T:
@@ -37,7 +38,7 @@ def read_query(model: type[T], incoming: Request) -> T:
     fields, given = fields_of(model), dict[str, Any]()
     for name, values in incoming.args.lists():
         if name not in fields:
-            raise _unknown("parameter", fields)
+            raise _unknown("parameter", name, fields)
         if len(values) > 1:
             raise InvalidRequest("invalid_value", "A parameter is there twice. Send each once.", param=name)
         if "\0" in values[0]:
@@ -69,14 +70,19 @@ def _invalid(model: type[msgspec.Struct], reason: str, otherwise: str) -> Invali
         if (inner := _inner(field).get(found[2].removeprefix("."))) is not None:
             place, field = f"{place}.{inner.name}", inner
         return InvalidRequest("invalid_value", f"{place} must be {field.expected}.", param=place)
-    if reason.startswith(_UNKNOWN):
-        return _unknown("field", fields)
+    if unknown := _UNKNOWN.match(reason):
+        return _unknown("field", unknown[1], fields)
     return InvalidRequest("invalid_value", otherwise)
 
 
-def _unknown(what: str, fields: Mapping[str, FieldSpec]) -> InvalidRequest:
-    known = ", ".join(fields) or "none"
-    return InvalidRequest("invalid_value", f"Unknown {what}. Known here: {known}.")
+def _unknown(what: str, name: str, fields: Mapping[str, FieldSpec]) -> InvalidRequest:
+    known = f"Known {what}s: {', '.join(fields) or 'none'}."
+    if not _PLAIN_NAME.fullmatch(name):
+        return InvalidRequest("invalid_value", f"Unknown {what}. {known}")
+    hint = "".join(
+        f" `{name}` belongs under `{field.name}`." for field in fields.values() if name in _inner(field)
+    )
+    return InvalidRequest("invalid_value", f"Unknown {what} `{name}`.{hint} {known}", param=name)
 
 
 def _inner(field: FieldSpec) -> Mapping[str, FieldSpec]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def test_keys_rotate_prints_new_secret_and_keeps_key(home: Path) -> None:
     user = User(home).prepare()
     made = answer(user, "create", "ci", "--rpm", "5")
     forms = [made.pop("key")]
-    for overlap in (("--overlap", "60"), ()):
+    for overlap in (("--overlap", "1h30m"), ()):
         done = user.call("keys", "rotate", made["id"], *overlap)
         assert re.fullmatch(r"bm_[0-9A-Za-z]{36}\n", done.stdout)
         forms.append(done.stdout.strip())
@@ -117,6 +118,20 @@ def test_keys_end_previous_ends_overlap(home: Path) -> None:
     assert answer(user, "end-previous", key_id) == {"id": key_id, "previous_until": None}
 
 
+def test_keys_create_expires_duration_counts_from_now(home: Path) -> None:
+    user = User(home).prepare()
+    made = answer(user, "create", "ci", "--expires", "7d")
+    created, expires = (datetime.fromisoformat(made[name]) for name in ("created_at", "expires_at"))
+    assert timedelta(days=6) < expires - created <= timedelta(days=7)
+
+
+def test_keys_rotate_wrong_overlap_is_refused(home: Path) -> None:
+    for text, error in (("soon", "a duration is written like 30s"), ("8d", "it must be at most 7d")):
+        done = User(home).call("keys", "rotate", NOWHERE, "--overlap", text)
+        assert done.returncode == exits.USAGE
+        assert error in done.stderr
+
+
 def test_keys_of_user_are_created_and_listed(home: Path) -> None:
     user = User(home).prepare()
     words = ("users", "create", "--email", "ada@example.com", "--password-stdin")
@@ -139,17 +154,25 @@ def test_keys_of_user_are_created_and_listed(home: Path) -> None:
         (("show", NOWHERE), exits.NOT_FOUND, "There is no key with this id."),
         (("show", "../users"), exits.USAGE, "'../users' is not a key id"),
         (("create", "a", "--metadata", "x"), exits.USAGE, "'x' is not NAME=VALUE"),
-        (("create", "a", "--rpm", "0"), exits.USAGE, "limits.rpm must be null (as the tier says)"),
-        (("create", "a", "--rpm", "many"), exits.USAGE, "rpm must be a whole number, or tier"),
+        (("create", "a", "--rpm", "0"), exits.USAGE, "--rpm must be a whole number of 1 or more, or"),
         (
-            ("create", "a", "--ip", "10.0.0.1/8"),
+            ("create", "a", "--rpm", "many"),
             exits.USAGE,
-            "allowed_ips is wrong: an entry has host bits set",
+            "--rpm must be a whole number of 1 or more, or",
         ),
+        (("create", "a", "--ip", "10.0.0.1/8"), exits.USAGE, "--ip is wrong: an entry has host bits set"),
         (
             ("create", "a", "--expires", "2020-01-01T00:00:00Z"),
             exits.USAGE,
-            "expires_at must be in the future",
+            "--expires must be in the future",
+        ),
+        (("create", "a", "--expires", "soon"), exits.USAGE, "--expires must be a duration such as 7d"),
+        (("create", "a", "--expires", "2030-01-31"), exits.USAGE, "--expires must be a duration such as 7d"),
+        (("create", "a", "--usd-total", "0"), exits.USAGE, "--usd-total must be an amount of USD above 0"),
+        (
+            ("create", "a", "--scope", "chat"),
+            exits.USAGE,
+            "--scope must be a list of chat",
         ),
         (
             ("create", "a", "--user", "ada@example.com"),

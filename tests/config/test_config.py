@@ -116,6 +116,15 @@ def test_load_variable_is_parsed_by_setting_type(write: Write) -> None:
     assert load(write(MAIN), environ, {}).settings.servers[0].models == ("x,y",)
 
 
+def test_load_duration_text_is_converted_to_seconds(write: Write) -> None:
+    environ = {"BLUESMINDS__UPSTREAM__TOTAL_TIMEOUT": "1h30m", "BLUESMINDS__UPSTREAM__POOL_TIMEOUT": "2.5"}
+    loaded = load(write('[server]\nidle_timeout = "90s"\n[accounts]\nsession_idle = "7d"\n'), environ, {})
+    assert loaded.settings.server.idle_timeout == 90.0
+    assert loaded.settings.accounts.session_idle == 7 * 86_400.0
+    assert loaded.settings.upstream.total_timeout == 5_400.0
+    assert loaded.settings.upstream.pool_timeout == 2.5
+
+
 def test_load_server_variables_change_and_add_servers(write: Write) -> None:
     text = '[[servers]]\nname = "my-srv.eu"\nurl = "http://a"\n'
     environ = {

@@ -110,7 +110,7 @@ ONE_PROBLEM = [
     ),
     (
         "[server]\nidle_timeout = nan\n",
-        "idle_timeout in [server] must be a number of seconds above 0, at most 86400, not nan",
+        'idle_timeout in [server] must be seconds above 0, at most 86400, or text like "30s", not nan',
         2,
         "write it like idle_timeout = 75.0",
     ),
@@ -295,9 +295,24 @@ ONE_PROBLEM = [
     ),
     (
         "[accounts]\nsession_idle = 5\n",
-        "session_idle in [accounts] must be a number of seconds from 60 to 31622400, which is a year, not 5",
+        'session_idle in [accounts] must be seconds from 60 to 31622400 (a year), or text like "7d", not 5',
         2,
         "write it like session_idle = 604800.0",
+    ),
+    (
+        '[server]\nidle_timeout = "5 minutes"\n',
+        (
+            'idle_timeout in [server] must be seconds above 0, at most 86400, or text like "30s",'
+            ' not "5 minutes"'
+        ),
+        2,
+        "write it like idle_timeout = 75.0",
+    ),
+    (
+        '[server]\nidle_timeout = "2d"\n',
+        'idle_timeout in [server] must be seconds above 0, at most 86400, or text like "30s", not "2d"',
+        2,
+        "write it like idle_timeout = 75.0",
     ),
 ]
 

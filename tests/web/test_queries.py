@@ -27,10 +27,10 @@ async def test_the_lists_that_come_in_pages_are_those_the_document_names(gateway
 @pytest.mark.parametrize(
     ("query", "message", "param"),
     [
-        ("zz=1", "Unknown parameter. Known here: limit, after, active, user_id.", None),
-        ("zz=1&zz=2", "Unknown parameter. Known here: limit, after, active, user_id.", None),
-        ("zz=%00", "Unknown parameter. Known here: limit, after, active, user_id.", None),
-        ("%3Cb%3E%1B=1&limit=1", "Unknown parameter. Known here: limit, after, active, user_id.", None),
+        ("zz=1", "Unknown parameter `zz`. Known parameters: limit, after, active, user_id.", "zz"),
+        ("zz=1&zz=2", "Unknown parameter `zz`. Known parameters: limit, after, active, user_id.", "zz"),
+        ("zz=%00", "Unknown parameter `zz`. Known parameters: limit, after, active, user_id.", "zz"),
+        ("%3Cb%3E%1B=1&limit=1", "Unknown parameter. Known parameters: limit, after, active, user_id.", None),
         ("limit=1&limit=1", "A parameter is there twice. Send each once.", "limit"),
         ("after=%00", "Send text without NUL characters.", "after"),
         ("limit=1.0", "limit must be a whole number from 1 to 100.", "limit"),
@@ -47,9 +47,19 @@ async def test_a_refused_query_names_what_is_known(
     assert (error["message"], error["param"]) == (message, param)
 
 
+async def test_create_key_with_limit_at_top_level_names_its_parent(gateway: Gateway) -> None:
+    async with gateway.operator() as client:
+        answer = await client.post("/api/admin/keys", json={"name": "a", "rpm": 5})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, "rpm")
+    assert error["message"].startswith(
+        "Unknown field `rpm`. `rpm` belongs under `limits`. Known fields: name,"
+    )
+
+
 async def test_what_takes_no_query_says_so(gateway: Gateway) -> None:
     async with gateway.operator() as client:
         for path in ("/api/admin/servers", "/api/admin/tiers"):
             answer = await client.get(f"{path}?limit=5")
             assert answer.status_code == 400
-            assert answer.json()["error"]["message"] == "Unknown parameter. Known here: none."
+            assert answer.json()["error"]["message"] == "Unknown parameter `limit`. Known parameters: none."
