@@ -15,8 +15,9 @@ from bluesminds.app import preflight
 from bluesminds.cli import exits
 from bluesminds.cli.failures import run
 from bluesminds.cli.options import InvalidConfig, config_option, load_settings
-from bluesminds.config import ConfigError, Loaded, Secret, toml_value
+from bluesminds.config import ConfigError, Loaded, Secret, Settings, toml_value
 from bluesminds.config.fields import sections
+from storage import sqlite_path
 
 STARTER: Final = """\
 # BluesMinds. Test this file with: bluesminds check
@@ -94,6 +95,18 @@ def check(config: Path | None, connect: bool) -> None:
     if connect and (silent := run(loaded, preflight.connectivity_checks, loaded)):
         raise InvalidConfig(ConfigError(silent), exits.UNAVAILABLE)
     click.echo(f"{loaded.path or 'no configuration file, defaults'}: ok")
+    click.echo(_summary(loaded.settings))
+
+
+def _summary(settings: Settings) -> str:
+    """What the configuration contains, in one line."""
+    names = [server.name for server in settings.servers]
+    servers = exits.counted(len(names), "server") + (f" ({', '.join(names)})" if names else "")
+    path = sqlite_path(settings.database_url.reveal())
+    database = "PostgreSQL" if path is None else f"SQLite in {path}"
+    host = f"[{settings.server.host}]" if ":" in settings.server.host else settings.server.host
+    prices = exits.counted(len(settings.prices), "price")
+    return f"{servers}, {prices}, {database}, listens on {host}:{settings.server.port}"
 
 
 @click.command()

@@ -48,6 +48,11 @@ def print_diagnostics(lines: Iterable[tuple[str, str, str]], file: IO[Any] | Non
             click.echo(f"help: {printable(remedy)}", file=file, err=True)
 
 
+def counted(number: int, noun: str) -> str:
+    """ "1 model", "2 models"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def printable(text: str) -> str:
     """Replace unprintable characters: the text may contain user input."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -10,7 +10,7 @@ import click
 
 from bluesminds.cli import exits
 from bluesminds.common.durations import read_duration
-from bluesminds.config import ConfigError, Loaded, find_file, load
+from bluesminds.config import ConfigError, Loaded, Settings, find_file, load
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -70,6 +70,13 @@ def _limit_value(name: str, text: str) -> int | str | None:
     return int(text)
 
 
+def warn_of_budget_without_prices(limits: Mapping[str, int | str | None], settings: Settings) -> None:
+    """Print a warning: a budget excludes models without a price."""
+    if any(limits.get(name) for name in SUMS) and not settings.prices:
+        message = "no model has a price, so nothing with a limit in USD can use a model"
+        exits.print_diagnostics([("warning", message, "add [[prices]] to the configuration and restart")])
+
+
 class DurationType(click.ParamType[int]):
     """A duration such as 30s, 12h or 7d, or a number of seconds; the value is whole seconds up to `most`."""
 
@@ -100,11 +107,15 @@ class InvalidConfig(exits.Failure):
 def load_settings(
     config: Path | None, flags: Mapping[str, object] | None = None, *, defer_secrets: bool = False
 ) -> Loaded:
-    """Load the settings; warnings go to standard error. Raises InvalidConfig."""
+    """Load the settings. Raises InvalidConfig.
+
+    Warnings go to standard error, but not with `defer_secrets`: commands beside a gateway do not repeat them.
+    """
     environ = dict(os.environ)
     try:
         loaded = load(config or find_file(environ), environ, flags or {}, defer_secrets=defer_secrets)
     except ConfigError as error:
         raise InvalidConfig(error) from None
-    exits.print_diagnostics(("warning", str(warning), warning.help) for warning in loaded.warnings)
+    if not defer_secrets:
+        exits.print_diagnostics(("warning", str(warning), warning.help) for warning in loaded.warnings)
     return loaded

@@ -110,7 +110,9 @@ def test(name: str, config: Path | None, as_json: bool) -> None:
     if as_json:
         echo_json(found)
     elif found["ok"]:
-        click.echo(f"{name}: ok, {len(found['models'] or [])} models, {found['latency_ms']} ms")
+        click.echo(
+            f"{name}: ok, {exits.counted(len(found['models'] or []), 'model')}, {found['latency_ms']} ms"
+        )
     if not found["ok"]:
         raise exits.Failure(f"{name}: {found['problem']}", exits.UNAVAILABLE, "check its url and api_key")
 

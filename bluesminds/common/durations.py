@@ -3,7 +3,9 @@
 import re
 from typing import Final
 
-_DURATION: Final = re.compile(r"(?=\d)(?:(\d{1,6})d)?(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,9})s)?\Z")
+_DURATION: Final = re.compile(
+    r"(?=[0-9])(?:([0-9]{1,6})d)?(?:([0-9]{1,6})h)?(?:([0-9]{1,6})m)?(?:([0-9]{1,9})s)?\Z"
+)
 _UNITS: Final = (86_400, 3_600, 60, 1)
 
 

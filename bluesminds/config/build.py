@@ -6,6 +6,7 @@ built with problems.
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,11 @@ from bluesminds.config.values import DEFAULT, ConfigError, DeferredSecret, Probl
 
 Source = tuple[str | int, ...]
 _SECRET_BYTES: Final = 65_536
+# How other tools refer to a variable: ${NAME}, $NAME, os.environ/NAME, env:NAME, {{ ... }}.
+_FOREIGN: Final = re.compile(
+    r"\s*(?:\$\{([A-Z][A-Z0-9_]*)[^}]*\}|\$([A-Z][A-Z0-9_]*)|os\.environ/([A-Z][A-Z0-9_]*)|env[:/.]([A-Z][A-Z0-9_]*)"
+    r"|\{\{.*\}\})\s*"
+)
 
 
 @dataclasses.dataclass(slots=True)
@@ -103,7 +109,8 @@ def _read_deferred(name: str, field: FieldSpec, given: RawValue, environ: Mappin
 
 
 def _problem(name: str, field: FieldSpec, given: RawValue, error: UnsuitableError) -> Problem:
-    return Problem(given.origin.place, f"{name} {error}", error.remedy or _remedy(field, given))
+    origin = given.locate(error.path) if given.locate and error.path else given.origin
+    return Problem(origin.place, f"{error.name or name} {error}", error.remedy or _remedy(field, given))
 
 
 def _final_origin(given: RawValue) -> SettingOrigin:
@@ -132,6 +139,11 @@ def _secret(given: RawValue, environ: Mapping[str, str]) -> str:
     """The text of a secret. Raises UnsuitableError, whose message never contains the value."""
     if isinstance(given.value, str):
         text = given.value
+        if foreign := _FOREIGN.fullmatch(text):
+            variable = next(filter(None, foreign.groups()), "NAME")
+            raise UnsuitableError(
+                "is a reference that is not supported", f'write {{env="{variable}"}} without quotes around it'
+            )
     elif reference := reference_of(given.value):
         text = _fetch(reference, given.base, environ)
     else:

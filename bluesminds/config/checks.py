@@ -4,6 +4,7 @@ Every finding names the settings it is about, so the caller can show their lines
 only follow from another error. No finding contains an address or a secret.
 """
 
+import re
 import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from bluesminds.config.values import DeferredSecret, Secret
 
 Source = tuple[str | int, ...]
 _PEPPER_LENGTH: Final = 16
+_ENDPOINT: Final = re.compile(r"/(?:chat/)?(?:completions|models|embeddings|responses|messages)\Z")
 _CERT: Final[Source] = ("server", "tls_cert")
 _KEY: Final[Source] = ("server", "tls_key")
 _PROXIES: Final[Source] = ("server", "trusted_proxies")
@@ -237,6 +239,7 @@ def _check_server(path: Source, server: ServerSettings) -> Iterator[Finding]:
     url, dialect, key = (*path, "url"), (*path, "dialect"), (*path, "api_key")
     if server.url is not None:
         yield from _check_url(url, f"url {title}", server.url)
+        yield from _check_base_url(url, f"url {title}", server)
         if server.dialect == "demo":
             message = f"url {title} is ignored: the demo server is built in"
             yield Finding((url, dialect), message, 'remove url, or set dialect = "openai"', warning=True)
@@ -248,6 +251,17 @@ def _check_server(path: Source, server: ServerSettings) -> Iterator[Finding]:
         yield Finding(
             (key,), f"api_key {title} must be ASCII", "copy the key again, without quotes around it"
         )
+
+
+def _check_base_url(place: Source, name: str, server: ServerSettings) -> Iterator[Finding]:
+    """Warnings about URLs that are valid but probably not the base URL of an API."""
+    url = (server.url or "").rstrip("/")
+    if endpoint := _ENDPOINT.search(url):
+        message = f"{name} ends in {endpoint[0]}, but the gateway adds the endpoint itself"
+        yield Finding((place,), message, f"remove {endpoint[0]} from it", warning=True)
+    elif server.dialect in ("openai", "anthropic") and re.fullmatch(r"https?://[^/]+", url):
+        message = f"{name} has no path, but most servers have their API under /v1"
+        yield Finding((place,), message, "add /v1 if the server needs it", warning=True)
 
 
 def _check_url(place: Source, name: str, url: str) -> Iterator[Finding]:

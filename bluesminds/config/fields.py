@@ -5,9 +5,11 @@ have it. Error messages are built from the description of the type.
 """
 
 import json
+import math
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -17,7 +19,7 @@ import msgspec
 import tomli_w
 
 from bluesminds.common.durations import read_duration
-from bluesminds.config.settings import ServerSettings, Settings
+from bluesminds.config.settings import MONEY, ServerSettings, Settings
 from bluesminds.config.values import Secret
 
 SERVERS: Final = "servers"
@@ -27,11 +29,17 @@ _NOTHING = (types.NoneType, msgspec.UnsetType)
 
 
 class UnsuitableError(Exception):
-    """An invalid value. The message completes a sentence that starts with the name of the setting."""
+    """An invalid value. The message completes a sentence that starts with the name of the setting, or with
+    `name` if that is not empty. `path` leads from the setting to the wrong part of its value.
+    """
 
-    def __init__(self, message: str, remedy: str = "") -> None:
+    def __init__(
+        self, message: str, remedy: str = "", name: str = "", path: tuple[str | int, ...] = ()
+    ) -> None:
         super().__init__(message)
         self.remedy = remedy
+        self.name = name
+        self.path = path
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +51,7 @@ class FieldSpec:
     expected: str
     default: object
     example: object
+    required: bool = False
 
     @property
     def secret(self) -> bool:
@@ -52,6 +61,16 @@ class FieldSpec:
     def base_type(self) -> Any:  # noqa: ANN401
         """The type without its annotations."""
         return _base_type(self.type)
+
+    @property
+    def is_money(self) -> bool:
+        return any(note.extra and MONEY in note.extra for note in _notes(self.type))
+
+    @property
+    def item(self) -> Any:  # noqa: ANN401 - a Struct type or None
+        """The type of the tables in an array of tables."""
+        inner = get_args(self.base_type)[0] if self.is_list else None
+        return inner if isinstance(inner, type) and issubclass(inner, msgspec.Struct) else None
 
     @property
     def is_list(self) -> bool:
@@ -66,7 +85,9 @@ def fields_of(struct: type[msgspec.Struct]) -> Mapping[str, FieldSpec]:
         kind = _without_none(info.type)
         if struct is not Settings or not (_is_struct(kind) or info.name == SERVERS):
             default = None if info.required else info.default
-            found[info.name] = FieldSpec(info.name, kind, _describe(kind), default, _example(kind, default))
+            found[info.name] = FieldSpec(
+                info.name, kind, _describe(kind), default, _example(kind, default), info.required
+            )
     return found
 
 
@@ -100,12 +121,50 @@ def convert(field: FieldSpec, value: object, base: Path) -> object:
         if field.base_type is float and isinstance(value, str):
             return msgspec.convert(float(read_duration(value)), field.type)
         if field.type is not Path:
+            if field.is_money:
+                return msgspec.convert(_as_amount(value), field.type)
+            if (item := field.item) is not None and isinstance(value, list):
+                return tuple(_convert_item(field, item, one, at) for at, one in enumerate(value))
             return msgspec.convert(value, field.type)
         if isinstance(value, str | Path) and str(value):
             return resolve(value, base)
     except ValueError:
         pass
     raise UnsuitableError(f"must be {field.expected}, not {shown(value)}")
+
+
+def _convert_item(field: FieldSpec, item: type[msgspec.Struct], value: object, at: int) -> object:
+    """One table of an array of tables. Raises UnsuitableError, which names the key."""
+    header = f"[[{field.name}]]"
+    if not isinstance(value, dict):
+        raise UnsuitableError(
+            f"must be a table, not {shown(value)}", f"write it under {header}", header, (at,)
+        )
+    known, fields = dict(value), fields_of(item)
+    label = f"{header} {shown(value['model'])}" if isinstance(value.get("model"), str) else header
+    for key in known:
+        if key not in fields:
+            close = nearest(key, fields)
+            remedy = f'did you mean "{close}"?' if close else f"known names: {', '.join(fields)}"
+            raise UnsuitableError("is not a known key", remedy, f"{shown(key)} in {label}", (at, key))
+    for key, one in fields.items():
+        if key in known:
+            try:
+                known[key] = convert(one, known[key], Path())
+            except UnsuitableError as error:
+                remedy = f"write it like {key} = {toml_value(one.example)}"
+                raise UnsuitableError(str(error), remedy, f"{key} in {label}", (at, key)) from None
+        elif one.required:
+            remedy = f"add a line like {key} = {toml_value(one.example)}"
+            raise UnsuitableError("is missing", remedy, f"{key} in {label}", (at,))
+    return msgspec.convert(known, item)
+
+
+def _as_amount(value: object) -> object:
+    """A number as the text of an amount; anything else unchanged."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return format(Decimal(repr(value)), "f")
+    return value
 
 
 def resolve(path: str | Path, base: Path) -> Path:

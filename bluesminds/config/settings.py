@@ -56,14 +56,25 @@ Emails = Annotated[
 Email = Annotated[str, Meta(min_length=1, description="an e-mail address", examples=["gateway@example.com"])]
 TimeZone = Annotated[Text, Meta(description="the name of a time zone", examples=["Europe/Berlin"])]
 Tokens = Annotated[int, Meta(ge=1, le=10_000_000, description="a whole number from 1 to 10000000")]
+MONEY: Final = "money"
 Usd = Annotated[
     str,
-    Meta(pattern=r"^[0-9]{1,5}(\.[0-9]{1,9})?\Z", description="an amount of USD as text", examples=["12.5"]),
+    Meta(
+        pattern=r"^[0-9]{1,5}(\.[0-9]{1,9})?\Z",
+        description="an amount of USD below 100000, such as 12.5",
+        examples=["12.5"],
+        extra={MONEY: True},
+    ),
 ]
 Limit = Annotated[int, Meta(ge=0, le=10**15, description="a whole number, 0 or more")]
 Budget = Annotated[
     str,
-    Meta(pattern=r"^[0-9]{1,9}(\.[0-9]{1,9})?\Z", description="an amount of USD as text", examples=["12.5"]),
+    Meta(
+        pattern=r"^[0-9]{1,9}(\.[0-9]{1,9})?\Z",
+        description="an amount of USD, such as 12.5",
+        examples=["12.5"],
+        extra={MONEY: True},
+    ),
 ]
 Tier = Literal["free", "starter", "pro", "enterprise"]
 NetworkNames = Annotated[
@@ -257,8 +268,7 @@ class PriceSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 Prices = Annotated[
     tuple[PriceSettings, ...],
     Meta(
-        description="tables with model, input_usd, output_usd, cached_input_usd, max_output_tokens; amounts"
-        " as text",
+        description="tables with model, input_usd, output_usd, cached_input_usd, max_output_tokens",
         examples=[[{"model": "gpt-5", "input_usd": "1.25", "output_usd": "10"}]],
     ),
 ]

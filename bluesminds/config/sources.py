@@ -29,12 +29,15 @@ _NAMES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class RawValue:
-    """An unchecked value. `text`: it must be parsed. `base`: the start of relative paths."""
+    """An unchecked value. `text`: it must be parsed. `base`: the start of relative paths. `locate` gives the
+    origin of a part of the value, by its path from the value.
+    """
 
     value: object
     origin: SettingOrigin
     text: bool = False
     base: Path = Path()
+    locate: Callable[[KeyPath], SettingOrigin] | None = None
 
 
 Table = dict[str, RawValue]
@@ -167,7 +170,9 @@ class Reader:
     def add(self, table: Table, section: str, key: str, value: object, path: KeyPath) -> None:
         source = self.origin((*path, key))
         if key in fields_in(section):
-            table[key] = RawValue(value, source, base=self.base)
+            table[key] = RawValue(
+                value, source, base=self.base, locate=lambda inner: self.origin((*path, key, *inner))
+            )
         else:
             message = f"unknown key {shown(key)}" + (f" in {label(section)}" if section else "")
             self.pending.add_problem(source.place, message, _suggest(section, key))

@@ -49,7 +49,7 @@ def test_commands_with_running_gateway_take_effect_there(home: Path) -> None:
         assert gateway.stop() == 0
     assert not (user.state_dir / "admin.sock").exists()
     assert {row["name"] for row in json.loads(user.run("keys", "list", "--json").stdout)["data"]} == {
-        *("first key", "second")
+        *("guest", "second")
     }
 
 

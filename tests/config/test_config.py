@@ -243,6 +243,32 @@ def test_load_trusting_every_address_warns(tmp_path: Path) -> None:
     assert load(path, {}, {}).warnings == ()
 
 
+@pytest.mark.parametrize(
+    ("url", "warning"),
+    [
+        ("https://api.openai.com", "has no path, but most servers have their API under /v1"),
+        ("https://api.openai.com/", "has no path, but most servers have their API under /v1"),
+        (
+            "https://api.openai.com/v1/chat/completions",
+            "ends in /chat/completions, but the gateway adds the endpoint itself",
+        ),
+        ("https://api.openai.com/v1/models/", "ends in /models, but the gateway adds the endpoint itself"),
+        ("https://api.openai.com/v1", None),
+    ],
+)
+def test_load_url_that_is_no_base_url_warns(write: Write, url: str, warning: str | None) -> None:
+    found = load(write(f'[[servers]]\nname = "a"\nurl = "{url}"\n'), {}, {}).warnings
+    assert [one.message for one in found] == ([f'url in [[servers]] "a" {warning}'] if warning else [])
+
+
+def test_load_money_as_number_is_exact(write: Write) -> None:
+    text = '[[prices]]\nmodel = "m"\ninput_usd = 0.000001\noutput_usd = 10\n[tiers.pro]\nusd_per_day = 12.5\n'
+    settings = load(write(text), {}, {}).settings
+    (price,) = settings.prices
+    assert (price.input_usd, price.output_usd) == ("0.000001", "10")
+    assert settings.tiers.pro.usd_per_day == "12.5"
+
+
 def test_load_tier_accepts_largest_account_limits(write: Write) -> None:
     text = '[tiers.enterprise]\ntokens_per_month = 50_000_000_000\nusd_per_month = "2500000.5"\n'
     tier = load(write(text), {}, {}).settings.tiers.enterprise

@@ -51,13 +51,52 @@ ONE_PROBLEM = [
         'did you mean "queue_rows" in [storage]?',
     ),
     (
-        '[[prices]]\nmodel = "m"\ninput_usd = 1.25\noutput_usd = "1"\n',
-        (
-            "prices must be tables with model, input_usd, output_usd, cached_input_usd, max_output_tokens;"
-            " amounts as text, not a list"
-        ),
+        '[[prices]]\nmodel = "m"\ninput_usd = 1.25\noutput_usd = "x"\n',
+        'output_usd in [[prices]] "m" must be an amount of USD below 100000, such as 12.5, not "x"',
+        4,
+        'write it like output_usd = "12.5"',
+    ),
+    (
+        '[[prices]]\nmodel = "m"\ninput_usd = -1\noutput_usd = 1\n',
+        'input_usd in [[prices]] "m" must be an amount of USD below 100000, such as 12.5, not -1',
+        3,
+        'write it like input_usd = "12.5"',
+    ),
+    (
+        '[[prices]]\nmodel = "m"\ninput_usd = 1\n',
+        'output_usd in [[prices]] "m" is missing',
         1,
-        'write it like prices = [{model="gpt-5", input_usd="1.25", output_usd="10"}]',
+        'add a line like output_usd = "12.5"',
+    ),
+    (
+        '[[prices]]\nmodel = "m"\ninput_usd = 1\noutput_us = 1\n',
+        '"output_us" in [[prices]] "m" is not a known key',
+        4,
+        'did you mean "output_usd"?',
+    ),
+    (
+        MAIN + 'api_key = "${OPENAI_API_KEY}"\n',
+        'api_key in [[servers]] "main" is a reference that is not supported',
+        4,
+        'write {env="OPENAI_API_KEY"} without quotes around it',
+    ),
+    (
+        MAIN + 'api_key = "os.environ/OPENAI_API_KEY"\n',
+        'api_key in [[servers]] "main" is a reference that is not supported',
+        4,
+        'write {env="OPENAI_API_KEY"} without quotes around it',
+    ),
+    (
+        MAIN + 'api_key = "env:KEY"\n',
+        'api_key in [[servers]] "main" is a reference that is not supported',
+        4,
+        'write {env="KEY"} without quotes around it',
+    ),
+    (
+        MAIN + 'api_key = "{{ secrets.key }}"\n',
+        'api_key in [[servers]] "main" is a reference that is not supported',
+        4,
+        'write {env="NAME"} without quotes around it',
     ),
     (
         "[tiers]\npro = 1\n",
