@@ -25,6 +25,7 @@ from bluesminds.common.values import InUse, Server
 from bluesminds.config import ConfigError, Secret, Settings
 from bluesminds.gateway.probe import probe
 from bluesminds.gateway.routing.catalog import merge_servers
+from bluesminds.gateway.routing.health import UNKNOWN, ServerStatus
 from bluesminds.http.asgi import ASGIApp
 from bluesminds.http.client.pool import Pool
 from bluesminds.http.client.transport import PoolTransport
@@ -117,7 +118,7 @@ def _build_control(services: Services) -> ASGIApp:
     problems: dict[str, str] = {}
     controls = GatewayControls(
         list_servers=partial(_list_servers, services, problems),
-        server_problem=problems.get,
+        server_status=partial(_server_status, problems),
         servers_changed=_noop,
         test_server=partial(
             probe, services.pool, seconds=services.settings.upstream.probe_timeout, list_models=True
@@ -143,6 +144,10 @@ async def _list_servers(services: Services, problems: dict[str, str]) -> list[Se
                 server = configured_server(unread, demo_url="", keyless=keyless)
             configured.append(server)
     return merge_servers(configured, await services.accounts.servers.load())
+
+
+def _server_status(problems: dict[str, str], name: str) -> ServerStatus:
+    return ServerStatus("unusable", None, problems[name]) if name in problems else UNKNOWN
 
 
 def _no_usage(subject: str) -> InUse:

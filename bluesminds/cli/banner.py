@@ -12,8 +12,12 @@ from typing import Any
 import click
 
 from bluesminds.app.serve import Running
+from bluesminds.cli.exits import counted, printable
 from bluesminds.cli.hints import command
+from bluesminds.common.values import Server
 from bluesminds.config import Loaded, Settings
+from bluesminds.gateway.routing.health import ServerStatus
+from bluesminds.providers.vendors import VENDORS
 
 _SHOWN_MODELS = 4
 
@@ -45,9 +49,10 @@ def show(running: Running, loaded: Loaded, *, journal: bool = False) -> None:
         f"BluesMinds is listening on {', '.join(_url(address, tls=tls) for address in running.addresses)}",
         f"  data      {loaded.settings.state_dir}",
         f"  config    {loaded.path or 'none: defaults and environment'}",
+        f"  servers   {_servers(running.servers)}",
         f"  models    {_models(running.models)}",
         "",
-        *_add_a_server(running.models, loaded),
+        *_add_a_server(running, loaded),
         *_try_it(running, loaded, reach, shown),
         *_claim(running.first_run.bootstrap_token, loaded, reach, shown),
         *([] if journal else ["", "Press Ctrl-C to stop."]),
@@ -68,11 +73,33 @@ def _from_file(path: Path) -> SecretText:
     )
 
 
-def _add_a_server(models: list[str], loaded: Loaded) -> list[str]:
-    if models:
+def _servers(servers: list[tuple[Server, ServerStatus]]) -> str:
+    return "; ".join(f"{server.name}{_state(status)}" for server, status in servers) or "none"
+
+
+def _state(status: ServerStatus) -> str:
+    if status.state == "down":
+        return f": {printable(status.last_error or 'down')}"
+    if status.state == "unknown":
+        return ": no response yet"
+    return " ok" if status.model_count is None else f" ok ({counted(status.model_count, 'model')})"
+
+
+def _add_a_server(running: Running, loaded: Loaded) -> list[str]:
+    if running.models:
         return []
+    if running.servers:
+        interval = f"{loaded.settings.upstream.probe_interval:g} s"
+        found = [_found(server) for server, _ in running.servers if server.origin == "environment"]
+        return [*filter(None, found), f"No server has models yet. The gateway retries every {interval}.", ""]
     add = command("servers add openai --url https://api.openai.com/v1 --api-key-stdin", loaded)
     return ["No models yet. Add a server (its key is read from standard input):", f"  {add}", ""]
+
+
+def _found(server: Server) -> str | None:
+    """The line about a server that comes from a variable of its vendor."""
+    variables = [vendor.key_variable for vendor in VENDORS if vendor.name == server.name]
+    return f"Found {variables[0]}, but {server.url} does not respond." if variables else None
 
 
 def _try_it(running: Running, loaded: Loaded, reach: str, shown: Show) -> list[str]:

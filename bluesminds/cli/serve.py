@@ -87,12 +87,12 @@ class _ShutdownState:
 
     everything: trio.CancelScope
     shutdown: trio.Event
-    serves: bool = False
+    running: app.Running | None = None
     interrupted: bool = False
 
     def end(self) -> None:
         self.interrupted = self.shutdown.is_set()
-        if self.interrupted or not self.serves:
+        if self.interrupted or self.running is None:
             self.everything.cancel()
         self.shutdown.set()
 
@@ -104,15 +104,16 @@ async def _supervise(loaded: Loaded, log: Log, guest_key: bool) -> int:
     with trio.open_signal_receiver(*_stop_signals()) as signals:
         async with trio.open_nursery() as nursery:
             life = _ShutdownState(nursery.cancel_scope, trio.Event())
-            nursery.start_soon(_handle_signals, signals, life, notifier)
+            nursery.start_soon(_handle_signals, signals, life, notifier, loaded.settings, log)
             running: app.Running = await nursery.start(
                 _serve, loaded.settings, log, life, inherited, guest_key
             )
-            life.serves = True
+            life.running = running
             _freeze_loaded_objects()
             notifier.ready()
             nursery.start_soon(notifier.watch, running.healthy)
             banner.show(running, loaded, journal=systemd.is_journal(os.environ, sys.stderr.fileno()))
+    log.info("stopped")
     return exits.INTERRUPTED if life.interrupted else exits.OK
 
 
@@ -129,11 +130,27 @@ def _stop_signals() -> list[signal.Signals]:
 
 
 async def _handle_signals(
-    signals: AsyncIterator[int], life: _ShutdownState, notifier: systemd.Notifier
+    signals: AsyncIterator[int],
+    life: _ShutdownState,
+    notifier: systemd.Notifier,
+    settings: Settings,
+    log: Log,
 ) -> None:
     async for _ in signals:
         notifier.stopping()
+        if life.running is not None and not life.shutdown.is_set():
+            count = life.running.running_requests()
+            log.info("stopping", running=count)
+            if sys.stderr.isatty():
+                click.echo(_stopping_text(count, settings.server.drain_timeout), err=True)
         life.end()
+
+
+def _stopping_text(count: int, seconds: float) -> str:
+    if not count:
+        return "Stopping."
+    running = f"{exits.counted(count, 'response')} {'is' if count == 1 else 'are'} still running"
+    return f"Stopping. {running} (at most {seconds:g} s). Press Ctrl-C again to stop now."
 
 
 async def _serve(

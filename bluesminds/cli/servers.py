@@ -93,7 +93,10 @@ def _read_key() -> str:
 @json_option
 def list_(config: Path | None, as_json: bool) -> None:
     """List all servers, including those of the configuration."""
-    columns = ("name", "dialect", "url", "has_api_key", "models", "weight", "priority", "origin", "problem")
+    columns = (
+        *("name", "state", "model_count", "dialect", "url", "has_api_key", "models", "weight", "priority"),
+        *("origin", "last_error"),
+    )
     show(call(config, "GET", "/servers"), as_json=as_json, columns=columns)
 
 

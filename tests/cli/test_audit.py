@@ -40,7 +40,7 @@ def test_audit_changes_are_listed_and_verified(home: Path) -> None:
     assert json.loads(table[1].split("\t")[-1]) == rows[0]["detail"]
     wrong = user.call("audit", "list", "--since", "yesterday")
     assert wrong.returncode == exits.USAGE
-    assert wrong.stderr.startswith("error: since must be a time like")
+    assert wrong.stderr.startswith("error: --since must be a time like")
 
     whole = user.call("audit", "verify")
     assert (whole.returncode, whole.stderr) == (exits.OK, "")

@@ -14,7 +14,9 @@ from bluesminds.app.first_run import FirstRun
 from bluesminds.app.serve import Running
 from bluesminds.app.state_dir import StateDir
 from bluesminds.cli import banner
+from bluesminds.common.values import Server
 from bluesminds.config import load
+from bluesminds.gateway.routing.health import ServerStatus
 
 KEY = "bm_0000000000000000000000000000000000EF"
 
@@ -40,10 +42,62 @@ def banner_text(
 
 
 def running(
-    addresses: list[Any], models: list[str], first_run: FirstRun, state: StateDir | None = None
+    addresses: list[Any],
+    models: list[str],
+    first_run: FirstRun,
+    state: StateDir | None = None,
+    servers: list[tuple[Server, ServerStatus]] | None = None,
 ) -> Running:
     services = cast("Any", SimpleNamespace(state=state))
-    return Running(addresses, models, first_run, services, healthy=lambda: True)
+    return Running(
+        addresses,
+        models,
+        servers or [],
+        first_run,
+        services,
+        healthy=lambda: True,
+        running_requests=lambda: 0,
+    )
+
+
+def server(name: str, **more: Any) -> Server:
+    return Server(
+        name=name,
+        dialect="openai",
+        url=f"http://{name}/v1",
+        api_key=None,
+        models=(),
+        weight=1,
+        priority=0,
+        **{"origin": "file"} | more,
+    )
+
+
+def test_banner_shows_state_of_each_server(capsys: pytest.CaptureFixture[str]) -> None:
+    servers = [
+        (server("one"), ServerStatus("up", 1)),
+        (server("four"), ServerStatus("up", 4)),
+        (server("dead"), ServerStatus("down", None, "cannot connect to dead: connection refused\x1b[2J")),
+        (server("slow"), ServerStatus("unknown")),
+    ]
+    here = running([("127.0.0.1", 1)], ["m"], FirstRun(key=KEY, bootstrap_token=None), servers=servers)
+    banner.show(here, load(None, {}, {}))
+    line = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("  servers"))
+    assert line == (
+        "  servers   one ok (1 model); four ok (4 models);"
+        " dead: cannot connect to dead: connection refused\ufffd[2J; slow: no response yet"
+    )
+
+
+def test_banner_found_vendor_key_without_response_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    vendor = server("openai", origin="environment")
+    servers = [(vendor, ServerStatus("down", None, "name not resolved"))]
+    here = running([("127.0.0.1", 1)], [], FirstRun(key=KEY, bootstrap_token=None), servers=servers)
+    banner.show(here, load(None, {}, {}))
+    text = capsys.readouterr().err
+    assert "Found OPENAI_API_KEY, but http://openai/v1 does not respond.\n" in text
+    assert "The gateway retries every 60 s." in text
+    assert "servers add" not in text
 
 
 def curl(text: str) -> list[str]:

@@ -190,7 +190,7 @@ def test_servers_list_other_master_key_shows_problem(home: Path) -> None:
         database.execute("UPDATE servers SET sealed_api_key = ? WHERE name = 'sealed'", (sealed,))
         database.commit()
     listed = json.loads(user.run("servers", "list", "--json").stdout)["data"]
-    problems = {row["name"]: row["problem"] for row in listed}
+    problems = {row["name"]: row["last_error"] for row in listed}
     assert problems["open"] is None
     assert problems["sealed"].startswith("its key was sealed with another master key")
     tested = user.run("servers", "test", "sealed")

@@ -66,6 +66,7 @@ def answer(user: User, *words: str) -> Any:
 
 def test_keys_restrictions_are_set_changed_and_removed(home: Path) -> None:
     user = User(home).prepare()
+    (home / "gateway.toml").write_text('[[prices]]\nmodel = "m"\ninput_usd = 1\noutput_usd = 1\n')
     made = answer(user, "create", "ci", *ALL)
     assert {name: made[name] for name in RULES} == RULES
     key_id = made["id"]

@@ -39,7 +39,7 @@ def test_command_without_upstream_secrets_succeeds(home: Path) -> None:
     assert user.call("keys", "create", "laptop").returncode == exits.OK
     (row,) = json.loads(user.call("servers", "list", "--json").stdout)["data"]
     assert (row["name"], row["has_api_key"]) == ("lite", True)
-    assert UNSET in row["problem"]
+    assert (row["state"], UNSET in row["last_error"]) == ("unusable", True)
     tested = user.call("servers", "test", "lite")
     assert (tested.returncode, UNSET in tested.stderr) == (exits.UNAVAILABLE, True)
 

@@ -73,7 +73,7 @@ def test_check_valid_file_prints_what_it_contains(here: Path) -> None:
 
 STARTS_NOT = [
     ('[storage]\nurl = "sqlite:///"', "url in [storage] cannot be used: a SQLite URL looks like "),
-    ('[storage]\nurl = "sqlite:///:memory:"', "url in [storage] cannot be used: a database in memory would "),
+    ('[storage]\nurl = "sqlite:///:memory:"', "url in [storage] cannot be used: a database in memory is "),
     (
         '[storage]\nurl = "sqlite:///dev/null/x/my.db"',
         "url in [storage] is in a directory that does not exist: /dev/null/x",

@@ -85,6 +85,7 @@ async def test_running_streams_end_properly(home: Path, number: signal.Signals) 
                 await reader.all_begun(count)
                 gateway.tell(number)
                 await refused(port)
+                assert f'"event":"stopping","running":{count}' in gateway.said.replace(" ", "")
                 assert gateway.process.poll() is None, "it waits for the streams"
             assert await ended(gateway, SECONDS) == 0
     assert reader.broken == 0

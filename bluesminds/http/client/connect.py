@@ -26,7 +26,8 @@ async def open_wire(origin: UpstreamOrigin, tls: ssl.SSLContext, policy: Address
         if _is_local(exc):
             message = "cannot open a connection: this machine has no free descriptors or memory"
             raise LocalResourceError(message, phase="connect", sent=False) from exc
-        raise ConnectFailed(f"cannot connect to the upstream: {exc}", phase="connect", sent=False) from exc
+        message = f"cannot connect to {origin.host}: {_reason(exc)}"
+        raise ConnectFailed(message, phase="connect", sent=False) from exc
     if origin.scheme == "http":
         return SocketWire(_plain_socket(stream))
     return await _start_tls(stream, origin.host, tls)
@@ -53,6 +54,15 @@ def _address_refused() -> ConnectFailed:
         "the server's address is link-local, reserved, or private and outside [upstream] allowed_networks"
     )
     return ConnectFailed(message, phase="connect", sent=False)
+
+
+def _reason(error: BaseException) -> str:
+    """The operating system's reason, such as "connection refused". Trio keeps it in the cause."""
+    cause = error.__cause__
+    while isinstance(cause, BaseExceptionGroup):
+        cause = cause.exceptions[0]
+    found = cause if isinstance(cause, OSError) else error
+    return found.strerror.lower() if isinstance(found, OSError) and found.strerror else str(found)
 
 
 def _is_local(error: BaseException | None) -> bool:

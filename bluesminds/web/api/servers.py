@@ -10,6 +10,7 @@ from bluesminds.common.errors import Conflict, InvalidRequest, NotFound, Unavail
 from bluesminds.common.values import Server
 from bluesminds.config.settings import Priority, ServerName, Weight
 from bluesminds.gateway.probe import ProbeResult
+from bluesminds.gateway.routing.health import ServerStatus
 from bluesminds.http.client.pool import UpstreamOrigin
 from bluesminds.web.fields import Name, Secret
 from bluesminds.web.guard import Access, Principal
@@ -30,7 +31,9 @@ class NewServer(Struct, forbid_unknown_fields=True):
 
 
 class ServerView(Struct, frozen=True):
-    """`problem` says why it is not used."""
+    """`state` is the result of the last probe; `unusable` servers have no readable API key. `models` are the
+    configured ones; `model_count` includes discovered ones. `origin`: database, file, environment, built-in.
+    """
 
     name: str
     dialect: str
@@ -40,7 +43,9 @@ class ServerView(Struct, frozen=True):
     weight: int
     priority: int
     origin: str
-    problem: str | None
+    state: Literal["up", "down", "unknown", "unusable"]
+    model_count: int | None
+    last_error: str | None
 
 
 class ServerTestResult(Struct, frozen=True):
@@ -60,13 +65,17 @@ class ServerHandlers(Struct, frozen=True):
     now: Callable[[], Awaitable[list[Server]]]
     changed: Callable[[], Awaitable[None]]
     probe: Callable[[Server], Awaitable[ProbeResult]]
-    problem: Callable[[str], str | None]
+    status: Callable[[str], ServerStatus]
 
     async def list(self) -> Page[ServerView]:
         """List all servers."""
-        rows = [_view(row, self.problem(row.name)) for row in await self.now()]
+        rows = [_view(row, self.status(row.name)) for row in await self.now()]
         taken = {row.name for row in rows}
-        rows += [_view(row, LOCKED) for row in self.servers.locked if row.name not in taken]
+        rows += [
+            _view(row, ServerStatus("unusable", None, LOCKED))
+            for row in self.servers.locked
+            if row.name not in taken
+        ]
         return Page(rows)
 
     async def add(self, who: Principal, body: NewServer) -> ServerView:
@@ -76,7 +85,7 @@ class ServerHandlers(Struct, frozen=True):
             raise Conflict("server_exists", f"The configuration has a server named {server.name} already.")
         await self.servers.add(who.actor, server)
         await self.changed()
-        return _view(server)
+        return _view(server, self.status(server.name))
 
     async def remove(self, who: Principal, name: str) -> None:
         """Remove a server. Answers that it is giving still end."""
@@ -91,8 +100,8 @@ class ServerHandlers(Struct, frozen=True):
                     raise Unavailable(
                         "server_not_running", "The demo server runs inside a running gateway only."
                     )
-                if problem := self.problem(name):
-                    return _trial(ProbeResult(server=name, error=problem, models=None, seconds=0.0))
+                if (status := self.status(name)).state == "unusable":
+                    return _trial(ProbeResult(name, status.last_error, models=None, seconds=0.0))
                 return _trial(await self.probe(server))
         if any(server.name == name for server in self.servers.locked):
             return _trial(ProbeResult(server=name, error=LOCKED, models=None, seconds=0.0))
@@ -118,7 +127,7 @@ def _server(wanted: NewServer) -> Server:
     return Server(**fields)
 
 
-def _view(row: Server, problem: str | None = None) -> ServerView:
+def _view(row: Server, status: ServerStatus) -> ServerView:
     return ServerView(
         name=row.name,
         dialect=row.dialect,
@@ -127,8 +136,10 @@ def _view(row: Server, problem: str | None = None) -> ServerView:
         models=list(row.models),
         weight=row.weight,
         priority=row.priority,
-        origin=row.origin,
-        problem=problem,
+        origin="built-in" if row.dialect == "demo" else "database" if row.origin == "table" else row.origin,
+        state=status.state,
+        model_count=status.model_count,
+        last_error=status.last_error,
     )
 
 
