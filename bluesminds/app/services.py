@@ -199,7 +199,6 @@ def _build_users(resources: Resources) -> Users:
         clock=resources.clock,
         changed=resources.key_changes.notify,
         tiers=get_args(Tier),
-        default_tier=resources.settings.accounts.default_tier,
     )
 
 

@@ -2,6 +2,7 @@
 
 import click
 
+from bluesminds import __version__
 from bluesminds.cli import exits
 from bluesminds.cli.audit import audit_group
 from bluesminds.cli.config import check, config_group, init
@@ -35,6 +36,7 @@ class Commands(click.Group):
             raise exits.Failure("an argument is not UTF-8 text", exits.USAGE) from None
 
 
+@click.version_option(__version__, message="bluesminds %(version)s", help="Print the version.")
 @click.group(cls=Commands, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
     """A self-hosted AI gateway: keys, limits, routing and usage for any OpenAI SDK.

@@ -8,6 +8,7 @@ import click
 from bluesminds.cli import exits
 from bluesminds.cli.api_client import call, echo_json, json_option, show
 from bluesminds.cli.options import config_option
+from bluesminds.cli.users import user_names
 
 
 @click.group("audit")
@@ -31,7 +32,15 @@ def list_(config: Path | None, as_json: bool, **filters: str | int | None) -> No
     """List changes, newest first."""
     query = urlencode({name: value for name, value in filters.items() if value is not None})
     columns = ("seq", "at", "actor", "action", "subject", "address", "detail")
-    show(call(config, "GET", f"/audit?{query}"), as_json=as_json, columns=columns)
+    found = call(config, "GET", f"/audit?{query}")
+    if not as_json:
+        names = user_names(config)
+        named = [
+            row | {name: names.get(row[name], row[name]) for name in ("actor", "subject")}
+            for row in found["data"]
+        ]
+        found = found | {"data": named}
+    show(found, as_json=as_json, columns=columns)
 
 
 @audit_group.command()

@@ -141,7 +141,9 @@ def _cannot_listen(exc: CannotListen) -> exits.Failure:
         )
     if cause.errno == errno.EADDRINUSE:
         return exits.Failure(
-            message, exits.CONFLICT, "use another port (--port), or stop the program that listens there"
+            message,
+            exits.CONFLICT,
+            'use another port: --port 3001, or with make: make run ARGS="--port 3001"',
         )
     if cause.errno == errno.EEXIST:
         return exits.Failure(message, exits.CONFLICT, "move or delete the existing file")

@@ -18,7 +18,7 @@ from bluesminds.cli.options import (
     limit_values,
     warn_of_budget_without_prices,
 )
-from bluesminds.cli.users import find_user
+from bluesminds.cli.users import find_user, user_names
 from bluesminds.common.clock import SystemClock, format_time
 from bluesminds.common.crypto import is_uuid
 from bluesminds.common.durations import read_duration
@@ -36,7 +36,8 @@ _LISTS: Final = {
     "allowed_origins": ("--origin", "Allowed web origin, such as https://app.example.com."),
 }
 _COLUMNS: Final = (
-    *("id", "name", "prefix", "last4", "limits.rpm", "limits.concurrency"),
+    *("id", "name", "user", "prefix", "last4"),
+    *(f"limits.{name}" for name in (*COUNTS, *SUMS)),
     *("created_at", "last_used_at", "expires_at", "revoked_at", "user_id"),
 )
 _DETAILS: Final = (
@@ -93,7 +94,12 @@ def list_(user: str | None, active: bool | None, config: Path | None, as_json: b
     filters = {} if active is None else {"active": str(active).lower()}
     if user is not None:
         filters["user_id"] = find_user(config, user)["id"]
-    show(call_paged(config, "/keys", filters), as_json=as_json, columns=_COLUMNS)
+    found = call_paged(config, "/keys", filters)
+    if not as_json:
+        names = user_names(config)
+        rows = [row | {"user": names.get(row["user_id"])} for row in found["data"]]
+        found = found | {"data": rows}
+    show(found, as_json=as_json, columns=_COLUMNS)
 
 
 @keys_group.command("show")

@@ -1,9 +1,9 @@
-"""servers add, list, test, remove."""
+"""servers add, set, list, test, remove."""
 
 import re
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -78,6 +78,38 @@ def add(
         echo_json(added)
     else:
         click.echo(f"added {name}")
+
+
+@servers_group.command("set")
+@click.argument("name")
+@click.option("--url", help="Base URL.")
+@click.option("--model", "models", multiple=True, help='A model. Repeatable; "any": discover them.')
+@click.option("--weight", type=click.IntRange(1, 10_000), help="Share of requests relative to other servers.")
+@click.option("--priority", type=click.IntRange(-1000, 1000), help="Lower numbers are used first.")
+@click.option("--api-key-stdin", is_flag=True, help="Read a new API key from standard input.")
+@config_option
+@json_option
+def set_(
+    name: str,
+    models: tuple[str, ...],
+    api_key_stdin: bool,
+    config: Path | None,
+    as_json: bool,
+    **given: str | int | None,
+) -> None:
+    """Change a server of the database (only the given options)."""
+    body: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    if models:
+        body["models"] = [] if models == ("any",) else list(models)
+    if api_key_stdin:
+        body["api_key"] = _read_key()
+    if not body:
+        raise exits.Failure("no option was given", exits.USAGE, "bluesminds servers set --help")
+    changed = call(config, "PATCH", f"/servers/{_checked(name)}", body)
+    if as_json:
+        echo_json(changed)
+    else:
+        click.echo(f"changed {name}")
 
 
 def _read_key() -> str:

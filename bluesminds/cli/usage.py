@@ -7,7 +7,7 @@ import click
 from bluesminds.cli.api_client import call, json_option, show
 from bluesminds.cli.options import config_option
 
-_GROUPS = ("day", "model", "key", "server")
+_GROUPS = ("day", "model", "key", "user", "server")
 
 
 @click.group("usage")

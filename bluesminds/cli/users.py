@@ -1,5 +1,5 @@
-"""users create, list, show, set, disable, enable, reset-password, sessions, sign-out, invite, invites,
-uninvite. USER is an id or an e-mail address.
+"""users create, list, show, set, disable, enable, delete, reset-password, sessions, sign-out, invite,
+invites, uninvite. USER is an id or an e-mail address.
 """
 
 import sys
@@ -12,7 +12,7 @@ import click
 
 from bluesminds.cli import exits
 from bluesminds.cli.api_client import call, call_paged, echo_json, json_option, show
-from bluesminds.cli.options import config_option
+from bluesminds.cli.options import COUNTS, SUMS, config_option
 from bluesminds.common.crypto import is_uuid
 
 _COLUMNS: Final = ("id", "email", "full_name", "role", "tier", "email_verified", "disabled", "created_at")
@@ -36,7 +36,7 @@ def users_group() -> None:
     help="Role of the account.",
 )
 @click.option("--name", default="", help="Full name.")
-@click.option("--tier", help='The tier of its limits; "none" for none. Default: [accounts] default_tier.')
+@click.option("--tier", help='The tier of its limits. Default: "none", which means no limits.')
 @click.option(
     "--password-stdin", is_flag=True, help="Read the password from standard input instead of a prompt."
 )
@@ -61,8 +61,11 @@ def create(
     made = call(config, "POST", "/users", body)
     if as_json:
         echo_json(made)
-    else:
-        click.echo(f"created {email} ({role})")
+        return
+    click.echo(f"created {email} ({role})")
+    limits = call(config, "GET", f"/users/{made['id']}/limits")
+    own = [f"{name} {limits[name]['limit']}" for name in (*COUNTS, *SUMS) if limits[name]["limit"]]
+    click.echo(f"tier: {made['tier'] or 'none'}; limits: {', '.join(own) or 'none'}", err=True)
 
 
 @users_group.command("list")
@@ -117,6 +120,20 @@ def disable(user: str, config: Path | None, as_json: bool) -> None:
 def enable(user: str, config: Path | None, as_json: bool) -> None:
     """Enable a disabled account."""
     _print(_change(config, user, {"disabled": False}), "enabled", as_json=as_json)
+
+
+@users_group.command()
+@click.argument("user")
+@config_option
+@json_option
+def delete(user: str, config: Path | None, as_json: bool) -> None:
+    """Delete an account, its keys and its sessions.
+
+    Usage and the audit log are kept.
+    """
+    found = find_user(config, user)
+    call(config, "DELETE", f"/users/{found['id']}")
+    _print(found, "deleted", as_json=as_json)
 
 
 @users_group.command()
@@ -203,6 +220,12 @@ def find_user(config: Path | None, user: str) -> Any:  # noqa: ANN401
     if not found:
         raise exits.Failure("No user has this e-mail address.", exits.NOT_FOUND, "bluesminds users list")
     return found[0]
+
+
+def user_names(config: Path | None) -> dict[str, str]:
+    """The e-mail address, or else the name, of each user by id."""
+    rows = call_paged(config, "/users")["data"]
+    return {row["id"]: row["email"] or row["full_name"] for row in rows}
 
 
 def _change(config: Path | None, user: str, body: Mapping[str, str | bool | None]) -> Any:  # noqa: ANN401

@@ -237,10 +237,8 @@ async def test_usage_is_summed_over_calendar_days(store: Store) -> None:
 
 async def test_changes_of_an_account_are_told_with_what_was_before(store: Store) -> None:
     told: list[int] = []
-    members = Users(
-        store, clock=Noon(), changed=lambda: told.append(1), tiers=("free", "pro"), default_tier="free"
-    )
-    user = await members.create(OPERATOR, role="user", email="u@example.com", password_hash="h")
+    members = Users(store, clock=Noon(), changed=lambda: told.append(1), tiers=("free", "pro"))
+    user = await members.create(OPERATOR, role="user", email="u@example.com", password_hash="h", tier="free")
     assert (user.tier, user.email_verified_at) == ("free", NOON)
     changed = await members.update(OPERATOR, user.id, UserChanges(tier=None, disabled=True, full_name="U"))
     assert (changed.tier, changed.disabled_at, changed.full_name) == (None, NOON, "U")

@@ -200,7 +200,8 @@ def test_servers_list_other_master_key_shows_problem(home: Path) -> None:
         gateway.wait_for('"event":"server_locked"')
         ready = httpx.get(f"{gateway.url}/ready", trust_env=False).json()
         assert (
-            ready["checks"]["servers"] == "no usable server; 1 with an API key sealed by another master key"
+            ready["checks"]["servers"]
+            == "no usable server; 1 down: open; 1 with an API key sealed by another master key"
         )
         assert user.run("servers", "remove", "sealed").returncode == 0
         assert gateway.stop() == 0
@@ -258,3 +259,29 @@ def test_keys_list_control_characters_are_replaced(home: Path) -> None:
         database.commit()
     row = user.run("keys", "list").stdout.splitlines()[1]
     assert row.split("\t")[1] == "a\ufffd[2J\ufffdb"
+
+
+def test_version_option_prints_version(home: Path) -> None:
+    assert CliRunner().invoke(cli, ["--version"]).output == f"bluesminds {__version__}\n"
+
+
+def test_servers_set_changes_only_given_options(home: Path) -> None:
+    user = User(home).prepare()
+    words = ("--url", "http://127.0.0.1:9/v1", "--model", "m", "--api-key-stdin")
+    assert user.call("servers", "add", "main", *words, stdin="sk-1\n").returncode == 0
+    ((before,),) = user.rows("SELECT sealed_api_key FROM servers")
+    changed = user.call("servers", "set", "main", "--weight", "3", "--model", "any", "--json")
+    row = json.loads(changed.stdout)
+    assert (row["weight"], row["models"], row["has_api_key"]) == (3, [], True)
+    assert (row["url"], row["origin"]) == ("http://127.0.0.1:9/v1", "database")
+    assert user.rows("SELECT sealed_api_key FROM servers") == [(before,)]
+    assert user.call("servers", "set", "main", "--api-key-stdin", stdin="sk-2\n").stdout == "changed main\n"
+    assert user.rows("SELECT sealed_api_key FROM servers") != [(before,)]
+    assert user.call("servers", "set", "main").returncode == exits.USAGE
+    assert user.call("servers", "set", "main", "--url", "ftp://x").returncode == exits.USAGE
+    assert user.call("servers", "set", "other", "--weight", "1").returncode == exits.NOT_FOUND
+
+
+def test_usage_by_user_succeeds(home: Path) -> None:
+    done = User(home).prepare().call("usage", "show", "--by", "user")
+    assert (done.returncode, done.stdout.split("\t")[0]) == (0, "user")

@@ -141,3 +141,35 @@ def test_users_invitations_are_listed_and_withdrawn(home: Path) -> None:
     withdrawn = json.loads(user.call("users", "uninvite", listed[2][0], "--json").stdout)
     assert withdrawn == {"withdrawn": [listed[2][0]]}
     assert user.call("users", "uninvite", "invalid").returncode == exits.USAGE
+
+
+def test_users_create_without_tier_has_no_limits(home: Path) -> None:
+    user = User(home).prepare()
+    done = user.call("users", "create", "--email", ADA, stdin=PASSWORD + "\n")
+    assert done.stderr == "tier: none; limits: none\n"
+    done = user.call("users", "create", "--email", "b@example.com", "--tier", "pro", stdin=PASSWORD + "\n")
+    assert done.stderr.startswith("tier: pro; limits: rpm 200, tpm 500000, ")
+
+
+def test_users_delete_removes_account_and_keys(home: Path) -> None:
+    user = User(home).prepare()
+    make(user)
+    assert user.call("keys", "create", "mine", "--user", ADA).returncode == 0
+    table = [line.split("\t") for line in user.call("keys", "list").stdout.splitlines()]
+    assert table[1][table[0].index("user")] == ADA
+    assert user.call("users", "delete", ADA).stdout == f"deleted {ADA}\n"
+    assert user.rows("SELECT count(*) FROM api_keys") == [(0,)]
+    assert user.call("users", "show", ADA).returncode == exits.NOT_FOUND
+    audit = json.loads(user.call("audit", "list", "--action", "user.delete", "--json").stdout)["data"]
+    assert [row["detail"]["before"]["email"] for row in audit] == [ADA]
+
+
+def test_users_delete_last_admin_and_local_operator_are_refused(home: Path) -> None:
+    user = User(home).prepare()
+    make(user, ADA, "--role", "admin")
+    assert user.call("users", "delete", ADA).returncode == exits.CONFLICT
+    assert user.call("keys", "create", "operators").returncode == 0
+    ((operator,),) = user.rows("SELECT user_id FROM api_keys")
+    refused = user.call("users", "delete", operator)
+    assert (refused.returncode, "local operator" in refused.stderr) == (exits.CONFLICT, True)
+    assert shown(user, ADA)["role"] == "admin"

@@ -1,6 +1,7 @@
 """Opens wires: name resolution, all addresses, Unix sockets, TLS. The caller sets the deadline."""
 
 import errno
+import os
 import socket
 import ssl
 
@@ -62,7 +63,9 @@ def _reason(error: BaseException) -> str:
     while isinstance(cause, BaseExceptionGroup):
         cause = cause.exceptions[0]
     found = cause if isinstance(cause, OSError) else error
-    return found.strerror.lower() if isinstance(found, OSError) and found.strerror else str(found)
+    if isinstance(found, socket.gaierror) or not isinstance(found, OSError) or found.errno is None:
+        return str(found)
+    return os.strerror(found.errno).lower()  # Trio adds the address to `strerror`
 
 
 def _is_local(error: BaseException | None) -> bool:

@@ -3,9 +3,9 @@
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct, structs
+from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
-from bluesminds.accounts.servers import LOCKED, Servers
+from bluesminds.accounts.servers import LOCKED, ServerChanges, Servers
 from bluesminds.common.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from bluesminds.common.values import Server
 from bluesminds.config.settings import Priority, ServerName, Weight
@@ -16,18 +16,30 @@ from bluesminds.web.fields import Name, Secret
 from bluesminds.web.guard import Access, Principal
 from bluesminds.web.routes import Page, Route, route
 
+ModelNames = Annotated[
+    list[Name],
+    Meta(description="a list of names of 1 to 100 characters without control characters"),
+]
+
 
 class NewServer(Struct, forbid_unknown_fields=True):
     name: ServerName
     url: str
     dialect: Literal["openai", "litellm", "anthropic"] = "openai"
     api_key: Secret | None = None
-    models: Annotated[
-        list[Name],
-        Meta(description="a list of names of 1 to 100 characters without control characters"),
-    ] = []
+    models: ModelNames = []
     weight: Weight = 1
     priority: Priority = 0
+
+
+class ServerPatch(Struct, forbid_unknown_fields=True):
+    """`api_key` null: no key. An empty list of models: discover them."""
+
+    url: str | UnsetType = UNSET
+    api_key: Secret | UnsetType | None = UNSET
+    models: ModelNames | UnsetType = UNSET
+    weight: Weight | UnsetType = UNSET
+    priority: Priority | UnsetType = UNSET
 
 
 class ServerView(Struct, frozen=True):
@@ -87,6 +99,17 @@ class ServerHandlers(Struct, frozen=True):
         await self.changed()
         return _view(server, self.status(server.name))
 
+    async def change(self, who: Principal, name: str, body: ServerPatch) -> ServerView:
+        """Change a server of the database. Fields that are left out stay as they are."""
+        if body.url is not UNSET:
+            _check_url(body.url)
+        fields = structs.asdict(body)
+        if body.models is not UNSET:
+            fields["models"] = tuple(body.models)
+        changed = await self.servers.update(who.actor, name, ServerChanges(**fields))
+        await self.changed()
+        return _view(changed, self.status(name))
+
     async def remove(self, who: Principal, name: str) -> None:
         """Remove a server. Answers that it is giving still end."""
         await self.servers.remove(who.actor, name)
@@ -113,16 +136,22 @@ def routes(handlers: ServerHandlers) -> list[Route]:
     return [
         route("GET", "/api/admin/servers", Access.ADMIN, handlers.list, tag=tag),
         route("POST", "/api/admin/servers", Access.ADMIN, handlers.add, tag=tag, status=201),
+        route("PATCH", "/api/admin/servers/{name}", Access.ADMIN, handlers.change, tag=tag),
         route("DELETE", "/api/admin/servers/{name}", Access.ADMIN, handlers.remove, tag=tag),
         route("POST", "/api/admin/servers/{name}/test", Access.ADMIN, handlers.try_out, tag=tag),
     ]
 
 
-def _server(wanted: NewServer) -> Server:
+def _check_url(url: str) -> None:
+    """Raises InvalidRequest."""
     try:
-        UpstreamOrigin.parse(wanted.url)
+        UpstreamOrigin.parse(url)
     except ValueError as exc:
         raise InvalidRequest("invalid_url", f"{exc}.", param="url") from exc
+
+
+def _server(wanted: NewServer) -> Server:
+    _check_url(wanted.url)
     fields = structs.asdict(wanted) | {"models": tuple(wanted.models), "origin": "table"}
     return Server(**fields)
 

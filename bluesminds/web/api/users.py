@@ -18,7 +18,7 @@ class NewUser(Struct, forbid_unknown_fields=True):
     password: Password
     role: Role = "user"
     full_name: FullName = ""
-    tier: TierName | UnsetType | None = UNSET
+    tier: TierName | None = None
 
 
 class UserPatch(Struct, forbid_unknown_fields=True):
@@ -82,6 +82,13 @@ class UserHandlers(Struct, frozen=True):
         changes = UserChanges(body.full_name, body.role, body.tier, body.disabled)
         return view(await self.members.update(who.actor, user_id, changes))
 
+    async def delete(self, who: Principal, user_id: str) -> None:
+        """Delete a user.
+
+        API keys and sessions of the user stop working at once. Usage and audit log are kept.
+        """
+        await self.members.delete(who.actor, user_id)
+
     async def reset_password(self, who: Principal, user_id: str) -> LinkView:
         """Make a link by which a user chooses a new password. It goes to him by mail too."""
         return _link(await self.mailboxes.reset_link(who.actor, user_id))
@@ -94,6 +101,7 @@ def routes(handlers: UserHandlers) -> list[Route]:
         route("POST", "/api/admin/users", Access.ADMIN, handlers.create, tag=tag, status=201),
         route("GET", "/api/admin/users/{user_id}", Access.ADMIN, handlers.get, tag=tag),
         route("PATCH", "/api/admin/users/{user_id}", Access.ADMIN, handlers.change, tag=tag),
+        route("DELETE", "/api/admin/users/{user_id}", Access.ADMIN, handlers.delete, tag=tag),
         route(
             "POST",
             "/api/admin/users/{user_id}/reset-password",
