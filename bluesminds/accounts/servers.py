@@ -5,6 +5,10 @@ If the current master key cannot decrypt an API key, that server is not used: it
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from msgspec import UNSET, Struct, UnsetType, structs
 
 from bluesminds.accounts.audit import Actor, entry
 from bluesminds.common.clock import Clock
@@ -14,9 +18,26 @@ from bluesminds.common.log import Log
 from bluesminds.common.values import Server
 from storage.audit import AuditRow, insert_audit, lock_audit_head
 from storage.base import Connection, IntegrityError, Store
-from storage.servers import ServerRow, delete_server, insert_server, select_server, select_servers
+from storage.servers import (
+    ServerRow,
+    delete_server,
+    insert_server,
+    select_server,
+    select_servers,
+    update_server,
+)
 
 LOCKED = "its API key was encrypted with another master key: restore master.key, or remove and add the server"
+
+
+class ServerChanges(Struct, frozen=True):
+    """The fields to change; UNSET fields stay."""
+
+    url: str | UnsetType = UNSET
+    api_key: str | UnsetType | None = UNSET
+    models: tuple[str, ...] | UnsetType = UNSET
+    weight: int | UnsetType = UNSET
+    priority: int | UnsetType = UNSET
 
 
 class Servers:
@@ -50,6 +71,15 @@ class Servers:
             await self._store.write(_insert, row, audit)
         except IntegrityError as exc:
             raise Conflict("server_exists", f"There is already a server named {server.name}.") from exc
+
+    async def update(self, actor: Actor, name: str, changes: ServerChanges) -> Server:
+        """Change the given fields. Raises NotFound."""
+        given = {key: value for key, value in structs.asdict(changes).items() if value is not UNSET}
+        if "api_key" in given:
+            key = given.pop("api_key")
+            given["sealed_api_key"] = None if key is None else self._vault.seal(key)
+        row = await self._store.write(_update, self._clock, actor, name, given)
+        return _server(row, None if row.sealed_api_key is None else "")
 
     async def remove(self, actor: Actor, name: str) -> None:
         """Raises NotFound."""
@@ -102,6 +132,22 @@ def _audit_fields(row: ServerRow) -> dict[str, object]:
 async def _insert(connection: Connection, row: ServerRow, audit: AuditRow) -> None:
     await insert_audit(connection, audit)
     await insert_server(connection, row)
+
+
+async def _update(
+    connection: Connection, clock: Clock, actor: Actor, name: str, changes: dict[str, Any]
+) -> ServerRow:
+    await lock_audit_head(connection)
+    before = await select_server(connection, name)
+    if before is None:
+        raise NotFound("server_not_found", f"There is no server named {name} in the database.")
+    after = replace(before, **changes, updated_at=clock.now_ms())
+    audit = entry(
+        clock, actor, "server.update", name, before=_audit_fields(before), after=_audit_fields(after)
+    )
+    await insert_audit(connection, audit)
+    await update_server(connection, after)
+    return after
 
 
 async def _delete(connection: Connection, clock: Clock, actor: Actor, name: str) -> None:

@@ -28,6 +28,7 @@ from storage.single_use_tokens import delete_invites, delete_tokens
 from storage.users import (
     Role,
     UserRow,
+    delete_user,
     has_admin,
     insert_user,
     select_user,
@@ -61,13 +62,11 @@ class Users:
         clock: Clock,
         changed: Callable[[], object] = lambda: None,
         tiers: Collection[str] = (),
-        default_tier: str | None = None,
     ) -> None:
         self._store = store
         self._clock = clock
         self._changed = changed
         self._tiers = tiers
-        self._default_tier = default_tier
 
     async def has_admin(self) -> bool:
         return await self._store.read(has_admin)
@@ -104,13 +103,13 @@ class Users:
         email: str,
         password_hash: str,
         full_name: str = "",
-        tier: str | UnsetType | None = UNSET,
+        tier: str | None = None,
     ) -> UserRow:
-        """Without a tier, users get the default tier of sign-ups and administrators no tier. Creating an
-        administrator deletes the bootstrap token. Raises Conflict, InvalidRequest for an unknown tier.
+        """Create an account with a confirmed address. Without a tier it has no limits; the default tier is
+        for accounts that sign up. The first administrator ends the bootstrap token.
+
+        Raises Conflict, InvalidRequest for an unknown tier.
         """
-        if tier is UNSET:
-            tier = self._default_tier if role == "user" else None
         self._require_tier(tier)
         user = self._confirm_allowed(
             role, email=email, password_hash=password_hash, full_name=full_name, tier=tier
@@ -144,6 +143,32 @@ class Users:
             finally:
                 self._changed()
         return updated
+
+    async def delete(self, actor: Actor, user_id: str) -> None:
+        """Delete an account with its sessions and API keys; usage and the audit log are kept. In force when
+        this returns. Raises NotFound, Conflict for the last administrator and the local operator.
+        """
+        if not is_uuid(user_id):
+            raise no_such_user()
+        with trio.CancelScope(shield=True):  # the caches must be emptied, even if the client has left
+            try:
+                await self._store.write(self._delete, actor, user_id)
+            finally:
+                self._changed()
+
+    async def _delete(self, connection: Connection, actor: Actor, user_id: str) -> None:
+        await lock_audit_head(connection)
+        before = _require(await select_user(connection, user_id))
+        if await select_setting(connection, LOCAL_USER) == user_id:
+            raise Conflict(
+                "local_operator", "The local operator owns the keys of commands and cannot be deleted."
+            )
+        await insert_audit(
+            connection, entry(self._clock, actor, "user.delete", user_id, before=audit_fields(before))
+        )
+        await delete_user(connection, user_id)
+        if is_admin(before) and not await has_admin(connection):
+            raise Conflict("last_admin", "This is the last enabled administrator. Make another one first.")
 
     async def rename(self, actor: Actor, user_id: str, full_name: str) -> UserRow:
         """Change the name, which users may do themselves. Raises NotFound."""

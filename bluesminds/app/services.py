@@ -95,7 +95,7 @@ async def open_services(
     """Raises StateBusy when another process holds the state directory, BadState, BadDatabaseURL and
     StorageError.
     """
-    url = _database_url(settings)
+    url = database_url(settings)
     state = StateDir(settings.state_dir)
     state.create()
     with state.locked():
@@ -130,7 +130,8 @@ async def open_services(
                 nursery.cancel_scope.cancel()
 
 
-def _database_url(settings: Settings) -> str:
+def database_url(settings: Settings) -> str:
+    """Raises BadDatabaseURL."""
     url = settings.database_url.reveal()
     try:
         sqlite_path(url)
@@ -227,7 +228,6 @@ def _build_users(resources: Resources) -> Users:
         clock=resources.clock,
         changed=resources.key_changes.notify,
         tiers=get_args(Tier),
-        default_tier=resources.settings.accounts.default_tier,
     )
 
 

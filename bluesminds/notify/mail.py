@@ -8,6 +8,7 @@ the envelope is always `Mail.to`, never parsed from a header.
 import os
 import smtplib
 import ssl
+from collections.abc import Callable
 from datetime import UTC, datetime
 from email.headerregistry import Address
 from email.message import EmailMessage
@@ -59,14 +60,17 @@ class Mailer(Protocol):
 
 
 class SmtpAccount(Struct, frozen=True):
-    """`sender` is a plain address. `timeout` bounds each network operation, in seconds."""
+    """The SMTP account. `sender` is a plain address; `timeout`, in seconds, bounds each step.
+
+    `password` is called for each message and may raise MailFailed.
+    """
 
     host: str
     port: int
     security: Security
     sender: str
     username: str | None
-    password: str | None
+    password: Callable[[], str] | None
     timeout: float
 
     def __repr__(self) -> str:
@@ -118,7 +122,7 @@ class SmtpMailer:
             if account.security == "starttls":
                 server.starttls(context=self._tls)
             if account.username is not None and account.password is not None:
-                server.login(account.username, account.password)
+                server.login(account.username, account.password())
         except BaseException:
             server.close()
             raise

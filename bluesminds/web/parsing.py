@@ -12,7 +12,7 @@ import msgspec
 from quart import Request
 
 from bluesminds.common.errors import InvalidRequest
-from bluesminds.config.fields import Field, fields_of
+from bluesminds.config.fields import FieldSpec, fields_of
 
 T = TypeVar("T", bound=msgspec.Struct)
 # The format of msgspec's messages.
@@ -53,11 +53,11 @@ def read_query(model: type[T], incoming: Request) -> T:
         raise _invalid(model, str(exc), "The query is invalid.") from exc
 
 
-def _convert(field: Field, text: str) -> object:
+def _convert(field: FieldSpec, text: str) -> object:
     """Integers and booleans from text. msgspec's lax conversion would accept more, such as 8 for a time."""
-    if field.bare is int and _INTEGER.fullmatch(text):
+    if field.base_type is int and _INTEGER.fullmatch(text):
         return int(text)
-    if field.bare is bool:
+    if field.base_type is bool:
         return _BOOLEANS.get(text, text)
     return text
 
@@ -84,7 +84,7 @@ def _invalid(model: type[msgspec.Struct], reason: str, otherwise: str) -> Invali
     return InvalidRequest("invalid_value", otherwise)
 
 
-def _unknown_message(kind: str, name: str | None, fields: Mapping[str, Field], prefix: str = "") -> str:
+def _unknown_message(kind: str, name: str | None, fields: Mapping[str, FieldSpec], prefix: str = "") -> str:
     """`name` is None if it must not be repeated; `prefix` is the path of the object, such as "limits."."""
     shown = f" `{prefix}{name}`" if name is not None else ""
     for field in fields.values():
@@ -94,7 +94,7 @@ def _unknown_message(kind: str, name: str | None, fields: Mapping[str, Field], p
     return f"Unknown {kind}{shown}. " + (f"Known: {known}." if known else f"This request has no {kind}s.")
 
 
-def _inner_fields(field: Field) -> Mapping[str, Field]:
+def _inner_fields(field: FieldSpec) -> Mapping[str, FieldSpec]:
     """The fields of a field whose value is an object."""
-    kind = field.bare
+    kind = field.base_type
     return fields_of(kind) if isinstance(kind, type) and issubclass(kind, msgspec.Struct) else {}

@@ -81,7 +81,7 @@ class Route(Struct, frozen=True, kw_only=True):
     is the content type of a RawBody. `tag` groups routes in the reference. `text` is the handler's docstring.
     """
 
-    method: Literal["GET", "POST", "PATCH", "DELETE"]
+    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
     path: str
     access: Access
     handler: Handler
@@ -105,7 +105,7 @@ class Route(Struct, frozen=True, kw_only=True):
 
 
 def route(
-    method: Literal["GET", "POST", "PATCH", "DELETE"],
+    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"],
     path: str,
     access: Access,
     handler: Handler,

@@ -237,10 +237,8 @@ async def test_usage_totals_cover_calendar_days(store: Store) -> None:
 
 async def test_account_changes_are_audited_with_previous_values(store: Store) -> None:
     notified: list[int] = []
-    members = Users(
-        store, clock=Noon(), changed=lambda: notified.append(1), tiers=("free", "pro"), default_tier="free"
-    )
-    user = await members.create(OPERATOR, role="user", email="u@example.com", password_hash="h")
+    members = Users(store, clock=Noon(), changed=lambda: notified.append(1), tiers=("free", "pro"))
+    user = await members.create(OPERATOR, role="user", email="u@example.com", password_hash="h", tier="free")
     assert (user.tier, user.email_verified_at) == ("free", NOON)
     changed = await members.update(OPERATOR, user.id, UserChanges(tier=None, disabled=True, full_name="U"))
     assert (changed.tier, changed.disabled_at, changed.full_name) == (None, NOON, "U")

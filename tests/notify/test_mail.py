@@ -107,7 +107,7 @@ async def test_smtp_mailer_verifies_the_server_before_login(
     nursery: trio.Nursery, ca: trustme.CA, ca_file: Path, security: str
 ) -> None:
     server: MailServer = await nursery.start(smtp_server.serve, certificate(ca), security == "tls")
-    words = {"security": security, "username": "gateway", "password": "p@ss"}
+    words = {"security": security, "username": "gateway", "password": lambda: "p@ss"}
     await mailer(server, ca_file, **words).send(HELLO)
     (found,) = server.mails
     assert found.encrypted is (security == "starttls")
@@ -131,7 +131,7 @@ async def test_smtp_mailer_with_certificate_for_another_name_fails(
 async def test_smtp_mailer_without_starttls_sends_nothing(nursery: trio.Nursery) -> None:
     server: MailServer = await nursery.start(smtp_server.serve)
     with pytest.raises(MailFailed):
-        await mailer(server, security="starttls", username="u", password="p").send(HELLO)
+        await mailer(server, security="starttls", username="u", password=lambda: "p").send(HELLO)
     assert server.mails == []
 
 
@@ -222,5 +222,5 @@ async def test_outbox_mailer_writes_private_files_and_keeps_the_newest(
 
 def test_repr_of_mail_and_account_contains_no_secret() -> None:
     assert repr(HELLO) == "Mail('verify_email', 'example.com')"
-    account = SmtpAccount("h", 25, "none", "a@b.cc", "user", "secret", 1.0)
+    account = SmtpAccount("h", 25, "none", "a@b.cc", "user", lambda: "secret", 1.0)
     assert "secret" not in repr(account)

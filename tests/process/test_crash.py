@@ -15,7 +15,7 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 import trio
 
-from tests.terminal import SECONDS, Serving, User
+from tests.terminal import SECONDS, Serving, User, demo_user
 
 CLIENTS = 8
 READY_SECONDS = 2.0  # of CPU time, which other work on the machine does not lengthen
@@ -97,7 +97,7 @@ def check(user: User, witness: Witness) -> None:
 
 @pytest.mark.parametrize("rounds", [3, pytest.param(25, marks=pytest.mark.process)])
 async def test_nothing_answered_is_lost(home: Path, rounds: int) -> None:
-    user = User(home)
+    user = demo_user(home)
     dice = random.Random(rounds)  # noqa: S311 - the same moments in every run
     gateway = user.start("demo", "--port", "0")
     witness = Witness(gateway.url, gateway.key)
@@ -107,7 +107,7 @@ async def test_nothing_answered_is_lost(home: Path, rounds: int) -> None:
             gateway = user.start("demo", "--port", "0")
             times = psutil.Process(gateway.process.pid).cpu_times()
             assert times.user + times.system <= READY_SECONDS
-            witness.url = gateway.url
+            witness.url, witness.key = gateway.url, gateway.key
             async with httpx.AsyncClient(trust_env=False) as http:
                 assert (await http.get(f"{gateway.url}/ready")).status_code == 200
             check(user, witness)
@@ -120,7 +120,7 @@ async def test_nothing_answered_is_lost(home: Path, rounds: int) -> None:
 
 def test_a_killed_gateway_leaves_nothing_in_the_way(home: Path) -> None:
     """Its socket file and its lock file stay behind; neither keeps a command or the next start waiting."""
-    user = User(home)
+    user = demo_user(home)
     with user.serving("demo", "--port", "0") as gateway:
         gateway.stop(signal.SIGKILL)
     assert (user.state_dir / "admin.sock").exists()

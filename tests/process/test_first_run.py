@@ -11,9 +11,10 @@ import msgspec
 import pytest
 import trio
 
+from bluesminds.cli import exits
 from bluesminds.providers.vendors import VENDORS, from_environment, local_ollama
 from tests.fakes import model_server
-from tests.terminal import SECONDS, Serving, User
+from tests.terminal import SECONDS, Serving, User, demo_user
 
 CLAIM = {"email": "ada@example.com", "password": "correct horse battery"}
 
@@ -27,7 +28,7 @@ def printed_command(said: str) -> str:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs the curl program")
 def test_the_printed_command_answers(home: Path) -> None:
-    user = User(home)
+    user = demo_user(home)
     with (home / "out").open("wb") as out, user.serving("demo", "--port", "0", stdout=out) as gateway:
         command = printed_command(gateway.said)
         done = subprocess.run(
@@ -43,29 +44,41 @@ def test_the_printed_command_answers(home: Path) -> None:
     assert user.rows("SELECT model, status FROM usage") == [("demo/echo", 200)]
 
 
-def test_key_and_token_are_shown_once(home: Path) -> None:
-    user = User(home)
+def test_demo_keys_all_expire_and_replace_each_other(home: Path) -> None:
+    user = demo_user(home)
     with user.serving("demo", "--port", "0") as gateway:
         first = gateway.said
         key, token = gateway.key, token_in(first)
         assert gateway.stop() == 0
     with user.serving("demo", "--port", "0") as gateway:
         again = gateway.said
-        assert ask(gateway, key).status_code == 200, "the key of the first start works on"
-        assert ask(gateway, gateway.key).status_code == 200, "and so does the guest's"
+        assert ask(gateway, key).status_code == 401
+        assert ask(gateway, gateway.key).status_code == 200
         assert gateway.stop() == 0
     assert key not in again and token not in again
     assert "bm_" in again, "every demo prints a curl that answers"
-    assert user.rows("SELECT name, expires_at IS NOT NULL FROM api_keys ORDER BY id") == [
-        ("first key", 0),
-        ("guest", 1),
-    ]
+    assert user.rows("SELECT name, expires_at IS NOT NULL FROM api_keys ORDER BY id") == [("guest", 1)]
     kept = b"".join(path.read_bytes() for path in user.state_dir.iterdir())
     assert key.encode() not in kept and token.encode() not in kept
 
 
-def test_the_token_makes_one_administrator_once(home: Path) -> None:
+def test_demo_without_state_dir_keeps_its_data_apart(home: Path) -> None:
     user = User(home)
+    with user.serving("demo", "--port", "0") as gateway:
+        assert gateway.stop() == 0
+    assert [path.name for path in user.state_dir.iterdir()] == ["demo"]
+    missing = user.call("keys", "list")
+    assert missing.returncode == exits.NOT_FOUND
+    assert f"BLUESMINDS__STATE_DIR={user.state_dir}/demo bluesminds" in missing.stderr
+    assert user.run("keys", "list", BLUESMINDS__STATE_DIR=f"{user.state_dir}/demo").returncode == 0
+    with user.serving("serve", "--port", "0") as gateway:
+        assert f"data      {user.state_dir}\n" in gateway.said
+        assert user.run("keys", "list").stdout.count("first key") == 1
+        assert gateway.stop() == 0
+
+
+def test_the_token_makes_one_administrator_once(home: Path) -> None:
+    user = demo_user(home)
     with user.serving("demo", "--port", "0") as gateway:
         token = token_in(gateway.said)
         assert setup(gateway, CLAIM | {"token": "wrong"}).json()["error"]["code"] == "invalid_bootstrap_token"

@@ -17,7 +17,7 @@ import trio
 from tests.fakes.model_server import DONE, ModelServer, Pause, chunk, streamed
 from tests.gateways import STREAM, entry
 from tests.pressure import ended, served
-from tests.terminal import COMMAND, SECONDS, Serving, User
+from tests.terminal import COMMAND, SECONDS, Serving, User, demo_user
 
 STREAMS = 20
 WORDS = 130  # at the demo server's pace of 20 ms a word: 2.6 s
@@ -75,7 +75,7 @@ async def reading(gateway: Serving) -> AsyncIterator[Reader]:
 )
 async def test_running_streams_end_properly(home: Path, number: signal.Signals) -> None:
     count = STREAMS if number == signal.SIGTERM else 3
-    user = User(home)
+    user = demo_user(home)
     with user.serving("demo", "--port", "0") as gateway:
         port = int(gateway.url.rpartition(":")[2])
         async with reading(gateway) as reader:
@@ -85,6 +85,7 @@ async def test_running_streams_end_properly(home: Path, number: signal.Signals) 
                 await reader.all_begun(count)
                 gateway.tell(number)
                 await refused(port)
+                assert f'"event":"stopping","running":{count}' in gateway.said.replace(" ", "")
                 assert gateway.process.poll() is None, "it waits for the streams"
             assert await ended(gateway, SECONDS) == 0
     assert reader.broken == 0
@@ -105,7 +106,7 @@ def test_under_nohup_it_survives_its_terminal(home: Path) -> None:
 
 
 async def test_a_second_signal_does_not_wait(home: Path) -> None:
-    user = User(home)
+    user = demo_user(home)
     with user.serving("demo", "--port", "0") as gateway:
         port = int(gateway.url.rpartition(":")[2])
         async with reading(gateway) as reader, trio.open_nursery() as nursery:

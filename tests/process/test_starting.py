@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from bluesminds.cli import exits
-from tests.terminal import SECONDS, Serving, User
+from tests.terminal import SECONDS, Serving, User, demo_user
 
 TOKEN = re.compile(r"^    ([A-Za-z0-9_-]{43})$", re.MULTILINE)
 
@@ -142,10 +142,10 @@ os.execv(sys.executable, [sys.executable, "-m", "bluesminds", *sys.argv[1:]])
 
 
 def test_a_journal_gets_no_secret(home: Path) -> None:
-    user = User(home)
+    user = demo_user(home)
     kept = {}
-    for name in ("first-key", "guest-key"):
-        gateway = user.launch("demo", "--port", "0", launcher=(sys.executable, "-c", JOURNAL))
+    for command, name in (("serve", "first-key"), ("demo", "guest-key")):
+        gateway = user.launch(command, "--port", "0", launcher=(sys.executable, "-c", JOURNAL))
         try:
             gateway.wait_for("/api/setup")
             assert f"in {user.state_dir / name} (read it once, then delete the file)" in gateway.said

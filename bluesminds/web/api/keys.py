@@ -107,6 +107,8 @@ def routes(keys: Keys, users: Users) -> list[Route]:
     return [
         *_routes("/api/keys", Access.SESSION, own, own.list, own.create),
         *_routes("/user/api-keys", Access.SESSION, own, own.list, own.create),
+        # Clients of other gateways change a key with PUT.
+        route("PUT", "/user/api-keys/{key_id}", Access.SESSION, own.change, tag="Keys"),
         *_routes("/api/admin/keys", Access.ADMIN, all_keys, all_keys.list_all, all_keys.create_for),
     ]
 

@@ -3,17 +3,23 @@
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct, structs
+from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
-from bluesminds.accounts.servers import LOCKED, Servers
+from bluesminds.accounts.servers import LOCKED, ServerChanges, Servers
 from bluesminds.common.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from bluesminds.common.values import Server
 from bluesminds.config.settings import Priority, ServerName, Weight
 from bluesminds.gateway.probe import ProbeResult
+from bluesminds.gateway.routing.health import ServerStatus
 from bluesminds.http.client.pool import UpstreamOrigin
 from bluesminds.web.fields import Name, Secret
 from bluesminds.web.guard import Access, Principal
 from bluesminds.web.routes import Page, Route, route
+
+ModelNames = Annotated[
+    list[Name],
+    Meta(description="a list of names of 1 to 100 characters without control characters"),
+]
 
 
 class NewServer(Struct, forbid_unknown_fields=True):
@@ -21,16 +27,25 @@ class NewServer(Struct, forbid_unknown_fields=True):
     url: str
     dialect: Literal["openai", "litellm", "anthropic"] = "openai"
     api_key: Secret | None = None
-    models: Annotated[
-        list[Name],
-        Meta(description="a list of names of 1 to 100 characters without control characters"),
-    ] = []
+    models: ModelNames = []
     weight: Weight = 1
     priority: Priority = 0
 
 
+class ServerPatch(Struct, forbid_unknown_fields=True):
+    """`api_key` null: no key. An empty list of models: discover them."""
+
+    url: str | UnsetType = UNSET
+    api_key: Secret | UnsetType | None = UNSET
+    models: ModelNames | UnsetType = UNSET
+    weight: Weight | UnsetType = UNSET
+    priority: Priority | UnsetType = UNSET
+
+
 class ServerView(Struct, frozen=True):
-    """`problem` is the reason why the server is not used, or null."""
+    """`state` is the result of the last probe; `unusable` servers have no readable API key. `models` are the
+    configured ones; `model_count` includes discovered ones. `origin`: database, file, environment, built-in.
+    """
 
     name: str
     dialect: str
@@ -40,7 +55,9 @@ class ServerView(Struct, frozen=True):
     weight: int
     priority: int
     origin: str
-    problem: str | None
+    state: Literal["up", "down", "unknown", "unusable"]
+    model_count: int | None
+    last_error: str | None
 
 
 class ServerTestResult(Struct, frozen=True):
@@ -60,12 +77,17 @@ class ServerHandlers(Struct, frozen=True):
     now: Callable[[], Awaitable[list[Server]]]
     changed: Callable[[], Awaitable[None]]
     probe: Callable[[Server], Awaitable[ProbeResult]]
+    status: Callable[[str], ServerStatus]
 
     async def list(self) -> Page[ServerView]:
         """List all servers."""
-        rows = [_view(row) for row in await self.now()]
+        rows = [_view(row, self.status(row.name)) for row in await self.now()]
         taken = {row.name for row in rows}
-        rows += [_view(row, LOCKED) for row in self.servers.locked if row.name not in taken]
+        rows += [
+            _view(row, ServerStatus("unusable", None, LOCKED))
+            for row in self.servers.locked
+            if row.name not in taken
+        ]
         return Page(rows)
 
     async def add(self, who: Principal, body: NewServer) -> ServerView:
@@ -75,7 +97,18 @@ class ServerHandlers(Struct, frozen=True):
             raise Conflict("server_exists", f"The configuration already has a server named {server.name}.")
         await self.servers.add(who.actor, server)
         await self.changed()
-        return _view(server)
+        return _view(server, self.status(server.name))
+
+    async def change(self, who: Principal, name: str, body: ServerPatch) -> ServerView:
+        """Change a server of the database. Fields that are left out stay as they are."""
+        if body.url is not UNSET:
+            _check_url(body.url)
+        fields = structs.asdict(body)
+        if body.models is not UNSET:
+            fields["models"] = tuple(body.models)
+        changed = await self.servers.update(who.actor, name, ServerChanges(**fields))
+        await self.changed()
+        return _view(changed, self.status(name))
 
     async def remove(self, who: Principal, name: str) -> None:
         """Remove a server. Running requests are completed."""
@@ -90,6 +123,8 @@ class ServerHandlers(Struct, frozen=True):
                     raise Unavailable(
                         "server_not_running", "The demo server only runs inside a running gateway."
                     )
+                if (status := self.status(name)).state == "unusable":
+                    return _test_result(ProbeResult(name, status.last_error, models=None, seconds=0.0))
                 return _test_result(await self.probe(server))
         if any(server.name == name for server in self.servers.locked):
             return _test_result(ProbeResult(server=name, error=LOCKED, models=None, seconds=0.0))
@@ -101,21 +136,27 @@ def routes(handlers: ServerHandlers) -> list[Route]:
     return [
         route("GET", "/api/admin/servers", Access.ADMIN, handlers.list, tag=tag),
         route("POST", "/api/admin/servers", Access.ADMIN, handlers.add, tag=tag, status=201),
+        route("PATCH", "/api/admin/servers/{name}", Access.ADMIN, handlers.change, tag=tag),
         route("DELETE", "/api/admin/servers/{name}", Access.ADMIN, handlers.remove, tag=tag),
         route("POST", "/api/admin/servers/{name}/test", Access.ADMIN, handlers.test, tag=tag),
     ]
 
 
-def _server(body: NewServer) -> Server:
+def _check_url(url: str) -> None:
+    """Raises InvalidRequest."""
     try:
-        UpstreamOrigin.parse(body.url)
+        UpstreamOrigin.parse(url)
     except ValueError as exc:
         raise InvalidRequest("invalid_url", f"{exc}.", param="url") from exc
-    fields = structs.asdict(body) | {"models": tuple(body.models), "origin": "table"}
+
+
+def _server(wanted: NewServer) -> Server:
+    _check_url(wanted.url)
+    fields = structs.asdict(wanted) | {"models": tuple(wanted.models), "origin": "table"}
     return Server(**fields)
 
 
-def _view(row: Server, problem: str | None = None) -> ServerView:
+def _view(row: Server, status: ServerStatus) -> ServerView:
     return ServerView(
         name=row.name,
         dialect=row.dialect,
@@ -124,8 +165,10 @@ def _view(row: Server, problem: str | None = None) -> ServerView:
         models=list(row.models),
         weight=row.weight,
         priority=row.priority,
-        origin=row.origin,
-        problem=problem,
+        origin="built-in" if row.dialect == "demo" else "database" if row.origin == "table" else row.origin,
+        state=status.state,
+        model_count=status.model_count,
+        last_error=status.last_error,
     )
 
 

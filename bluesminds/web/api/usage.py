@@ -14,7 +14,7 @@ from storage.usage import StatsRow
 
 class UsageQuery(Struct, frozen=True, forbid_unknown_fields=True):
     days: Annotated[int, Meta(ge=1, le=MAX_DAYS, description=f"a whole number from 1 to {MAX_DAYS}")] = 7
-    group: Literal["day", "model", "key", "server"] = "model"
+    group: Literal["day", "model", "key", "user", "server"] = "model"
 
 
 class UsageTotals(Struct, frozen=True, omit_defaults=True):
@@ -35,6 +35,7 @@ class UsageTotals(Struct, frozen=True, omit_defaults=True):
     day: str | None = None
     model: str | None = None
     key: str | None = None
+    user: str | None = None
     server: str | None = None
 
 

@@ -18,7 +18,7 @@ class NewUser(Struct, forbid_unknown_fields=True):
     password: Password
     role: Role = "user"
     full_name: FullName = ""
-    tier: TierName | UnsetType | None = UNSET
+    tier: TierName | None = None
 
 
 class UserPatch(Struct, forbid_unknown_fields=True):
@@ -84,6 +84,13 @@ class UserHandlers(Struct, frozen=True):
         changes = UserChanges(body.full_name, body.role, body.tier, body.disabled)
         return view(await self.users.update(who.actor, user_id, changes))
 
+    async def delete(self, who: Principal, user_id: str) -> None:
+        """Delete a user.
+
+        API keys and sessions of the user stop working at once. Usage and audit log are kept.
+        """
+        await self.users.delete(who.actor, user_id)
+
     async def create_reset_link(self, who: Principal, user_id: str) -> ResetLinkView:
         """Create a password reset link. It is also mailed to the user."""
         return _link(await self.password_reset.create_link(who.actor, user_id))
@@ -96,6 +103,7 @@ def routes(handlers: UserHandlers) -> list[Route]:
         route("POST", "/api/admin/users", Access.ADMIN, handlers.create, tag=tag, status=201),
         route("GET", "/api/admin/users/{user_id}", Access.ADMIN, handlers.get, tag=tag),
         route("PATCH", "/api/admin/users/{user_id}", Access.ADMIN, handlers.change, tag=tag),
+        route("DELETE", "/api/admin/users/{user_id}", Access.ADMIN, handlers.delete, tag=tag),
         route(
             "POST",
             "/api/admin/users/{user_id}/reset-password",
