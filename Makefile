@@ -27,7 +27,10 @@ setup: $(STAMP) ## Create the virtual environment from the hash-pinned locks
 
 # $(call install,VENV,PYTHON,LOCK). A lock is complete, so pip resolves nothing (--no-deps). The checkout itself goes on the path, so that nothing has to be built to run it.
 define install
+	@echo "Creating $(1) with $(3); this takes about a minute."
+	@test -x $(1)/bin/python || $(2) -c "import ensurepip" 2>/dev/null || { echo "error: $(2) cannot create virtual environments: install python3-venv (apt install python3-venv)" >&2; exit 1; }
 	test -x $(1)/bin/python || $(2) -m venv $(1)
+	@echo "Installing the dependencies."
 	$(1)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement $(3)
 	$(1)/bin/python -c "import pathlib, sysconfig; pathlib.Path(sysconfig.get_path('purelib'), 'bluesminds.pth').write_text(str(pathlib.Path.cwd()))"
 	printf '#!%s/bin/python\nfrom bluesminds.__main__ import main\n\nmain()\n' "$(abspath $(1))" > $(1)/bin/bluesminds

@@ -138,6 +138,17 @@ async def delete_unconfirmed_users(connection: Connection, before: int) -> int:
     )
 
 
+async def delete_user(connection: Connection, user_id: str) -> None:
+    """Delete a user with the sessions, tokens and API keys of the user. Usage rows are kept."""
+    for statement in (
+        "DELETE FROM sessions WHERE user_id = :user_id",
+        "DELETE FROM one_time_tokens WHERE user_id = :user_id",
+        "DELETE FROM api_keys WHERE user_id = :user_id",
+        "DELETE FROM users WHERE id = :user_id",
+    ):
+        await connection.execute(statement, user_id=user_id)
+
+
 async def has_admin(connection: Connection) -> bool:
     """Whether an enabled administrator exists."""
     found = await connection.value("SELECT 1 FROM users WHERE role = 'admin' AND disabled_at IS NULL LIMIT 1")

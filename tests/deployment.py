@@ -150,9 +150,9 @@ class Callers:
         """A token, its CSRF token and its id."""
         services = self.gateway.services
         sessions = services.accounts.sessions
-        opened = sessions.new(self.users[name], address="127.0.0.1", user_agent="tests")
-        await services.store.write(sessions.open_in, opened)
-        return opened.token, opened.csrf, opened.row.id
+        session = sessions.new(self.users[name], address="127.0.0.1", user_agent="tests")
+        await services.store.write(sessions.insert, session)
+        return session.token, session.csrf, session.row.id
 
 
 ALL_USERS = ("user", "other", "admin", "disabled")

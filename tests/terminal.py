@@ -1,6 +1,6 @@
 """Runs the command as a user does: a real process with its own environment and home directory.
 
-user = User(home)
+user = User(home).prepare()
 done = user.run("keys", "list")
 done = user.call("keys", "list")  # the same in this process, which is faster
 with user.serving("demo", "--port", "0") as gateway: ...
@@ -20,9 +20,14 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import trio
 from click.testing import CliRunner
 
+from bluesminds.app.services import open_services
 from bluesminds.cli.app import cli
+from bluesminds.common.clock import SystemClock
+from bluesminds.common.log import Log
+from bluesminds.config import Settings, find_file, load
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = (sys.executable, "-m", "bluesminds")
@@ -69,6 +74,11 @@ class Serving:
         return self.process.wait(SECONDS)
 
 
+def demo_user(home: Path) -> "User":
+    """A user whose demo uses `state_dir`, like all other commands."""
+    return User(home, {"STATE_DIRECTORY": str(home / "s" / "bluesminds")})
+
+
 @dataclass
 class User:
     """`environ` adds to the environment, or replaces in it."""
@@ -83,6 +93,14 @@ class User:
     @property
     def database(self) -> Path:
         return self.state_dir / "bluesminds.db"
+
+    def prepare(self, config: str | None = None) -> "User":
+        """Create the state directory and the database, as the first start of a gateway does."""
+        with contextlib.chdir(self.home):
+            environ = self.environment({"STATE_DIRECTORY": str(self.state_dir)})
+            path = find_file(environ) if config is None else Path(config)
+            trio.run(_open_services, load(path, environ, {}, defer_secrets=True).settings)
+        return self
 
     def environment(self, extra: Mapping[str, str]) -> dict[str, str]:
         """Without the variables of the developer, because the gateway would use API keys in them. The process
@@ -155,6 +173,13 @@ class User:
         """Rows of the database, read over a separate connection."""
         with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as database:
             return database.execute(sql).fetchall()
+
+
+async def _open_services(settings: Settings) -> None:
+    clock = SystemClock()
+    log = Log(clock, level="error", json=False)
+    async with open_services(settings, clock=clock, log=log):
+        pass
 
 
 def _ended(process: subprocess.Popen[bytes], seconds: float) -> bool:

@@ -23,7 +23,7 @@ from bluesminds import __version__
 from bluesminds.cli.app import cli
 from bluesminds.config import Settings, load
 from tests import gateways
-from tests.terminal import SECONDS, User
+from tests.terminal import SECONDS, User, demo_user
 
 ROOT = Path(__file__).resolve().parent.parent
 GUIDES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -288,14 +288,14 @@ def test_the_python_example_answers(home: Path) -> None:
 @pytest.mark.parametrize("statement", [".backup 'copy.db'", "VACUUM INTO 'copy.db'"])
 def test_a_backup_made_as_described_can_be_restored(home: Path, statement: str) -> None:
     assert statement in part(OPERATE, "Backup")
-    user = User(home)
+    user = demo_user(home)
     program = (
         "import sqlite3; sqlite3.connect('bluesminds.db').execute(\"VACUUM INTO 'copy.db'\")"
         if statement.startswith("VACUUM")
         else "import sqlite3; sqlite3.connect('bluesminds.db').backup(sqlite3.connect('copy.db'))"
     )
     with user.serving("demo", "--port", "0") as gateway:
-        key = gateway.key
+        key = user.run("keys", "create", "kept").stdout.strip()
         subprocess.run((sys.executable, "-c", program), cwd=user.state_dir, check=True, timeout=SECONDS)
         assert gateway.stop() == 0
     for path in user.state_dir.iterdir():

@@ -176,13 +176,9 @@ def test_every_module_says_what_it_is(module: str) -> None:
 
 # Class names that are still defined more than once. Remove a name as soon as it is unique.
 DUPLICATES = {
-    "ChatRequest",
     "Connection",
-    "Limits",
     "Origin",
     "Reply",
-    "Reset",
-    "Sessions",
     "Transaction",
 }
 

@@ -1,5 +1,5 @@
-"""Members, their keys, and what an operator does for them: everything people do, off the request path.
+"""Accounts: users, sessions, API keys, limits, servers and the audit log, off the request path.
 
-This layer makes ids and times, decides, and writes each change together with its audit row in one
-transaction.
+This layer creates ids and times, makes the decisions, and writes each change together with its audit row in
+one transaction.
 """

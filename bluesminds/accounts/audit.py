@@ -1,8 +1,9 @@
-"""Audit rows: building the one that a change stores in its own transaction, and reading them back.
+"""The audit log: the row that is written in the same transaction as the change, and queries.
 
-A unit of work calls insert_audit before it changes anything. If it must read first, it calls lock_audit_head,
-reads, and then calls insert_audit; no other recorded change happens in between. A unit that finds nothing to
-do raises, which rolls its audit row back.
+A transaction inserts its audit row before it changes anything, because the head of the log is the lock that
+such transactions wait for. If it must read first, it starts with storage.audit.lock_audit_head, reads, and
+then calls insert_audit; no other audited change happens in between. If there is nothing to change, it raises,
+which rolls the row back.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from storage.base import Store
 from storage.chain import START, ChainCheck, ChainPosition
 
 MASK: Final = "[masked]"
-CHECKED_AT_ONCE: Final = 200  # rows: about two milliseconds of hashing
+ROWS_PER_CHECK: Final = 200  # about two milliseconds of hashing
 _SECRET: Final = frozenset(("key", "password", "secret", "token", "digest"))
 _ENDINGS: Final = tuple(f"_{word}" for word in (*_SECRET, "hash"))
 _MOMENTS: Final = ("_at", "_until")
@@ -28,8 +29,8 @@ _LIMITS: Final = frozenset(LimitSet.__struct_fields__)
 
 
 class Actor(Struct, frozen=True):
-    """Who asks for a change: `name` is a user id or "operator" (the local socket); `address` is where from,
-    or "local".
+    """The origin of a change: `name` is a user id, "anonymous" or "operator" (the local socket); `address` is
+    the IP address of the client, or "local".
     """
 
     name: str
@@ -54,7 +55,7 @@ class AuditLog:
         """
         check = ChainCheck(START, None, done=False)
         while not check.done:
-            check = await self._store.read(check_audit, check.at, expected, CHECKED_AT_ONCE)
+            check = await self._store.read(check_audit, check.at, expected, ROWS_PER_CHECK)
         return check
 
 
@@ -67,10 +68,12 @@ def entry(
     before: Mapping[str, object] | None = None,
     after: Mapping[str, object] | None = None,
 ) -> AuditRow:
-    """`action` is noun.verb. `before` and `after` are the fields of the subject that matter, None when it was
-    or is not there; of both together only what differs is kept. Fields named like a secret are masked: that
-    they change shows, their value does not. Times, money and limits, recognised by their names, look
-    as they do in the API. Values are what JSON can hold, and bytes if they are masked.
+    """An audit row. `action` is noun.verb. `before` and `after` are fields of the subject, None if it did or
+    does not exist. If both are given, only differing fields are stored.
+
+    The names of the fields decide their format: secrets are masked, so that a change is visible but not the
+    value; times, money and limits have the format of the API. Masked values may be bytes; all others must be
+    JSON values.
     """
     now = clock.now_ms()
     return AuditRow(
@@ -90,22 +93,22 @@ def _detail(before: Mapping[str, object] | None, after: Mapping[str, object] | N
         differing = {name for name in {*old, *new} if old.get(name) != new.get(name)}
         old = {name: value for name, value in old.items() if name in differing}
         new = {name: value for name, value in new.items() if name in differing}
-    found = {"before": _shown(old), "after": _shown(new)}
-    return msgspec.json.encode({name: part for name, part in found.items() if part}, order="sorted").decode()
+    parts = {"before": _formatted(old), "after": _formatted(new)}
+    return msgspec.json.encode({name: part for name, part in parts.items() if part}, order="sorted").decode()
 
 
-def _shown(fields: Mapping[str, object]) -> dict[str, object]:
-    return {name: _form(name, value) for name, value in fields.items()}
+def _formatted(fields: Mapping[str, object]) -> dict[str, object]:
+    return {name: _format(name, value) for name, value in fields.items()}
 
 
-def _form(name: str, value: object) -> object:
+def _format(name: str, value: object) -> object:
     if value is not None and (name in _SECRET or name.endswith(_ENDINGS)):
         return MASK
     match value:
         case bool():
             return value
         case dict():
-            return _shown(value)
+            return _formatted(value)
         case int() if name.endswith(_MOMENTS):
             return format_time(value)
         case 0 if name in _LIMITS:

@@ -1,6 +1,4 @@
-"""Removes what has ended by itself: sessions and single-use tokens whose time is over, and accounts that were
-never confirmed, so that strangers cannot fill the database.
-"""
+"""Deletes expired sessions, expired single-use tokens, and accounts whose address was never confirmed."""
 
 from typing import Final
 
@@ -15,8 +13,8 @@ from storage.sessions import delete_ended_sessions
 from storage.single_use_tokens import delete_ended_tokens
 from storage.users import delete_unconfirmed_users
 
-EVERY_SECONDS: Final = 600.0
-GRACE_MS: Final = 86_400_000  # somebody may ask for another link on the next day
+INTERVAL: Final = 600.0  # seconds
+UNCONFIRMED_MS: Final = 86_400_000  # how long an unconfirmed account can request another link
 
 
 class ExpiredDataCleanup:
@@ -26,20 +24,20 @@ class ExpiredDataCleanup:
         self._clock = clock
 
     async def run(self) -> None:
-        """Sweep until cancelled. A database that does not answer is asked again the next time."""
+        """Run until cancelled. After a storage error it tries again in the next round."""
         while True:
             try:
-                await self.sweep()
+                await self.run_once()
             except (StorageUnavailable, StorageBroken):
                 pass
-            await trio.sleep(EVERY_SECONDS)
+            await trio.sleep(INTERVAL)
 
-    async def sweep(self) -> None:
+    async def run_once(self) -> None:
         now = self._clock.now_ms()
-        # Apart, so that no unit of somebody's can wait for one of these while holding what the other wants.
+        # Separate transactions: one that locks several tables could deadlock with other transactions.
         await self._store.write(delete_ended_sessions, now, self._sessions.idle_since(now))
         await self._store.write(delete_ended_tokens, now)
-        await self._store.write(self._remove_unconfirmed, now - GRACE_MS)
+        await self._store.write(self._remove_unconfirmed, now - UNCONFIRMED_MS)
 
     async def _remove_unconfirmed(self, connection: Connection, before: int) -> None:
         await lock_audit_head(connection)

@@ -1,13 +1,11 @@
-"""Invitations: who may sign up where strangers may not. Each is a link that works once, for one address and a
-while; using it is a part of signing up (see mailboxes), and one that was withdrawn is like one never made.
-"""
+"""Invitations to sign up: links that work once, for one address and a limited time. SignUp uses them."""
 
 from collections.abc import Sequence
 
 from msgspec import Struct
 
 from bluesminds.accounts.audit import Actor, entry
-from bluesminds.accounts.tokens import new_token
+from bluesminds.accounts.single_use_tokens import new_token
 from bluesminds.accounts.users import email_taken, is_taken
 from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import is_uuid
@@ -30,7 +28,7 @@ from storage.users import select_user_by_email
 
 
 class Invitation(Struct, frozen=True):
-    """One just made. `url` is to be shown once."""
+    """A new invitation. `url` contains the token and is shown once."""
 
     row: TokenRow
     url: str
@@ -56,37 +54,35 @@ class Invitations:
         self._settings = settings
 
     async def create(self, actor: Actor, *, email: str) -> Invitation:
-        """By an administrator. Raises InvalidRequest, Conflict when the address is taken or
-        nobody can sign up.
+        """Create an invitation and mail it. Raises InvalidRequest, Conflict when the address is taken or
+        sign-up is closed.
         """
         if self._settings.signup == "closed":
             raise Conflict(
-                "signup_closed", 'An invitation could not be used: set signup = "invite" in [accounts] first.'
+                "signup_closed", 'Sign-up is closed. Set signup = "invite" in [accounts] to use invitations.'
             )
         email = require_email(email)
         row, token = new_token(
             self._clock, "invite", email, user_id=None, seconds=self._settings.invite_lifetime
         )
         await self._store.write(self._create, actor, row)
-        self._mail_queue.post(self._templates.invite(email, token))
+        self._mail_queue.enqueue(self._templates.invite(email, token))
         return Invitation(row, self._templates.invite_link(token))
 
     async def list(self, *, email: str | None, after: str, limit: int) -> Sequence[TokenRow]:
-        """Those that are open, or those of them that went to one address; the oldest first, behind the one
-        with the id `after`.
-        """
+        """Open invitations, optionally only those to one address; oldest first, after the id `after`."""
         return await self._store.read(select_invites, self._clock.now_ms(), email, after, limit)
 
     async def withdraw(self, actor: Actor, invite_id: str) -> None:
-        """In force when this returns. Raises NotFound for one that is not there, used or too old."""
+        """Raises NotFound if there is no open invitation with this id."""
         await self._store.write(self._withdraw, actor, invite_id)
 
     async def withdraw_all(self, actor: Actor, email: str) -> Sequence[TokenRow]:
-        """Those to an address, together; in force when this returns. Raises NotFound when there is none."""
+        """Withdraw all open invitations to an address; their rows. Raises NotFound if there are none."""
         return await self._store.write(self._withdraw_all, actor, email)
 
     async def _create(self, connection: Connection, actor: Actor, row: TokenRow) -> None:
-        audit = entry(self._clock, actor, "user.invite", row.email, after=_told(row))
+        audit = entry(self._clock, actor, "user.invite", row.email, after=_audit_fields(row))
         await insert_audit(connection, audit)
         if is_taken(await select_user_by_email(connection, row.email)):
             raise email_taken()
@@ -111,8 +107,8 @@ class Invitations:
         return found
 
     def _withdrawn(self, actor: Actor, row: TokenRow) -> AuditRow:
-        return entry(self._clock, actor, "user.uninvite", row.email, before=_told(row))
+        return entry(self._clock, actor, "user.uninvite", row.email, before=_audit_fields(row))
 
 
-def _told(row: TokenRow) -> dict[str, object]:
+def _audit_fields(row: TokenRow) -> dict[str, object]:
     return {"invite_id": row.id, "expires_at": row.expires_at}

@@ -1,6 +1,4 @@
-"""What the owner of a key says about its use, brought into one form: what is compared on every request must
-have one spelling.
-"""
+"""The restrictions of an API key, in canonical form, because they are compared on every request."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -13,11 +11,11 @@ from bluesminds.common.errors import InvalidRequest
 from bluesminds.common.networks import read_address, read_network
 from bluesminds.common.values import NO_LIMITS, LimitSet
 
-Words = tuple[str, ...] | None
-"""None is any."""
+Patterns = tuple[str, ...] | None
+"""None allows all."""
 
 SCOPES: Final = ("chat.completions", "models")
-LATEST: Final = 253_370_764_800_000  # the year 9999: no time beyond it can be written
+LATEST_EXPIRY: Final = 253_370_764_800_000  # the year 9999; later times have no RFC 3339 form
 _ORIGIN: Final = re.compile(
     r"(https?)://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?/?", re.IGNORECASE | re.ASCII
 )
@@ -25,39 +23,41 @@ _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 class KeyPolicy(Struct, frozen=True):
-    """`expires_at` in milliseconds since the epoch."""
+    """`expires_at` is in milliseconds since the epoch."""
 
     name: str
-    scopes: Words = None
-    allowed_models: Words = None
-    allowed_ips: Words = None
-    allowed_origins: Words = None
+    scopes: Patterns = None
+    allowed_models: Patterns = None
+    allowed_ips: Patterns = None
+    allowed_origins: Patterns = None
     limits: LimitSet = NO_LIMITS
     expires_at: int | None = None
     metadata: Mapping[str, str] = {}
 
     def checked(self, now: int, before: "KeyPolicy | None" = None) -> "KeyPolicy":
-        """In their one form. An end that was there before may lie in the past. Raises InvalidRequest."""
+        """The policy in canonical form. An expiry that `before` already had may be in the past. Raises
+        InvalidRequest.
+        """
         end = self.expires_at
-        if end is not None and not now < end < LATEST and (before is None or before.expires_at != end):
+        if end is not None and not now < end < LATEST_EXPIRY and (before is None or before.expires_at != end):
             raise _invalid("expires_at", "must be in the future, and before the year 9999")
         return structs.replace(
             self,
-            scopes=_each(self.scopes, "scopes", _scope),
-            allowed_models=_each(self.allowed_models, "allowed_models", _model),
-            allowed_ips=_each(self.allowed_ips, "allowed_ips", lambda text: str(read_network(text))),
-            allowed_origins=_each(self.allowed_origins, "allowed_origins", _origin),
+            scopes=_canonical(self.scopes, "scopes", _scope),
+            allowed_models=_canonical(self.allowed_models, "allowed_models", _model),
+            allowed_ips=_canonical(self.allowed_ips, "allowed_ips", lambda text: str(read_network(text))),
+            allowed_origins=_canonical(self.allowed_origins, "allowed_origins", _origin),
         )
 
 
-def _each(words: Words, field: str, form: Callable[[str], str]) -> Words:
-    """Every entry in its one form, once."""
-    if words is None:
+def _canonical(entries: Patterns, field: str, normalize: Callable[[str], str]) -> Patterns:
+    """Every entry in canonical form, without duplicates."""
+    if entries is None:
         return None
     try:
-        return tuple(dict.fromkeys(form(word) for word in words))
+        return tuple(dict.fromkeys(normalize(entry) for entry in entries))
     except ValueError as exc:
-        raise _invalid(field, f"is wrong: {exc}") from exc
+        raise _invalid(field, f"is invalid: {exc}") from exc
 
 
 def _scope(text: str) -> str:
@@ -68,19 +68,19 @@ def _scope(text: str) -> str:
 
 def _model(text: str) -> str:
     if "*" in text[:-1]:
-        raise ValueError('"*" stands for any ending, so it can only be the last character of a name')
+        raise ValueError('"*" matches any ending and can only be the last character of a name')
     return text
 
 
 def _origin(text: str) -> str:
-    """As browsers send it: lower case, no default port, nothing after the host."""
+    """As browsers send it: lower case, without a default port, nothing after the host."""
     match = _ORIGIN.fullmatch(text)
     scheme, host, given = (match[1].lower(), match[2].lower(), match[3]) if match else ("", "", None)
     address = read_address(host[1:-1]) if host.startswith("[") else None
     port = int(given or _DEFAULT_PORTS.get(scheme, 0))
     if not 0 < port < 65536 or (host.startswith("[") and not isinstance(address, IPv6Address)):
         raise ValueError(
-            "an entry is no origin such as https://app.example.com or http://localhost:8080"
+            "an entry is not an origin such as https://app.example.com or http://localhost:8080"
             " (international names are written in punycode)"
         )
     host = host if address is None else f"[{address}]"

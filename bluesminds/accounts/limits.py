@@ -1,8 +1,8 @@
-"""Limits as people ask for them: what is in force, where it comes from, how much of it is used.
+"""Effective limits of accounts and keys, with their origin and use.
 
-A key's own limits are checked besides the account's, and an account's are its tier's unless an administrator
-has set others. What is counted now (minutes, requests at once) only a running gateway knows; days, months and
-all time are in the store.
+A key has its own limits in addition to those of its account. Limits set for an account override those of its
+tier. The counters of minutes and running requests are in the memory of the running gateway; those of days,
+months and all time are in the store.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,15 +24,15 @@ from storage.keys import KeyRow, select_key
 from storage.quotas import QuotaRow, select_quotas
 from storage.users import UserRow, select_user, update_user
 
-Origin = Literal["key", "user", "tier"]
+LimitOrigin = Literal["key", "user", "tier"]
 NAMES: Final = LimitSet.__struct_fields__
 
 
-class LimitFigure(Struct, frozen=True):
-    """One limit, 0 for none, with whose it is and how much of it is used. Money in nano-USD."""
+class LimitUsage(Struct, frozen=True):
+    """One limit, its origin and its use. A limit of 0 is no limit. Amounts are in nano-USD."""
 
     limit: int
-    origin: Origin | None
+    origin: LimitOrigin | None
     used: int
 
     @property
@@ -40,17 +40,19 @@ class LimitFigure(Struct, frozen=True):
         return self.limit - self.used if self.limit else float("inf")
 
 
-class LimitsInForce(Struct, frozen=True):
-    """By the names of LimitSet. For a key: of its own limits and its account's, what is nearer to its end."""
+class LimitsReport(Struct, frozen=True):
+    """`limits` has the names of LimitSet. For a key, each is the one with less left of the limits of the key
+    and of its account.
+    """
 
     user_id: str
     key_id: str | None
     tier: str | None
-    figures: Mapping[str, LimitFigure]
+    limits: Mapping[str, LimitUsage]
 
 
-class Limits:
-    """`tiers` are the limits by tier; `changed` is called after every change, so that it is in force."""
+class AccountLimits:
+    """`tiers` are the limits by tier. `changed` is called after every change, to invalidate cached keys."""
 
     def __init__(
         self,
@@ -67,30 +69,30 @@ class Limits:
         self._changed = changed
         self.tiers = tiers
 
-    async def of_key(self, key_id: str, owner: str | None, now: Callable[[str], InUse]) -> LimitsInForce:
-        """`owner` None: anybody's key, for administrators. Raises NotFound."""
+    async def of_key(self, key_id: str, owner: str | None, now: Callable[[str], InUse]) -> LimitsReport:
+        """With `owner` None, a key of any user. `now` returns the current use of "key:ID" or "user:ID".
+        Raises NotFound.
+        """
         found = await self._store.read(_key_and_user, key_id, owner)
         if found is None:
             raise no_such_key()
         key, user, quotas = found
-        own = self._figures(
-            read_limits(key.limits), dict.fromkeys(NAMES, "key"), f"key:{key.id}", quotas, now
-        )
+        own = self._usages(read_limits(key.limits), dict.fromkeys(NAMES, "key"), f"key:{key.id}", quotas, now)
         of_user = self._of_user(user, quotas, now)
-        nearer = {name: of_user[name] if of_user[name].left < own[name].left else own[name] for name in NAMES}
-        return LimitsInForce(user.id, key.id, user.tier, nearer)
+        limits = {name: of_user[name] if of_user[name].left < own[name].left else own[name] for name in NAMES}
+        return LimitsReport(user.id, key.id, user.tier, limits)
 
-    async def of_user(self, user_id: str, now: Callable[[str], InUse]) -> LimitsInForce:
+    async def of_user(self, user_id: str, now: Callable[[str], InUse]) -> LimitsReport:
         """Raises NotFound."""
         found = await self._store.read(_user, user_id)
         if found is None:
             raise no_such_user()
         user, quotas = found
-        return LimitsInForce(user.id, None, user.tier, self._of_user(user, quotas, now))
+        return LimitsReport(user.id, None, user.tier, self._of_user(user, quotas, now))
 
     async def change(self, actor: Actor, user_id: str, change: Callable[[LimitSet], LimitSet]) -> None:
-        """Set what differs from the tier; `change` gets what does now, and is pure. Limits that cannot be
-        read are replaced whole. In force when this returns. Raises NotFound.
+        """Replace the limits that override the tier; `change` maps the current ones and must be pure. Stored
+        limits that cannot be read are replaced completely. Raises NotFound.
         """
 
         def decide(user: UserRow) -> tuple[UserRow, AuditRow]:
@@ -100,12 +102,12 @@ class Limits:
             except Unavailable:
                 own, before = NO_LIMITS, {"unreadable": user.limits}
             after = change(own)
-            told = entry(
+            audit = entry(
                 self._clock, actor, "user.limits", user_id, before=before, after=structs.asdict(after)
             )
-            return replace(user, limits=write_limits(after)), told
+            return replace(user, limits=write_limits(after)), audit
 
-        with trio.CancelScope(shield=True):  # the caches must learn of it, also when whoever asked has left
+        with trio.CancelScope(shield=True):  # a committed change must invalidate the caches
             try:
                 await self._store.write(_update, user_id, decide)
             finally:
@@ -113,30 +115,30 @@ class Limits:
 
     def _of_user(
         self, user: UserRow, quotas: Mapping[str, QuotaRow], now: Callable[[str], InUse]
-    ) -> dict[str, LimitFigure]:
+    ) -> dict[str, LimitUsage]:
         own = read_limits(user.limits)
         limits = account_limits(self.tiers, user.tier, own)
-        origins: dict[str, Origin] = {name: "user" if getattr(own, name) else "tier" for name in NAMES}
-        return self._figures(limits, origins, f"user:{user.id}", quotas, now)
+        origins: dict[str, LimitOrigin] = {name: "user" if getattr(own, name) else "tier" for name in NAMES}
+        return self._usages(limits, origins, f"user:{user.id}", quotas, now)
 
-    def _figures(
+    def _usages(
         self,
         limits: LimitSet,
-        origins: Mapping[str, Origin],
+        origins: Mapping[str, LimitOrigin],
         subject: str,
         quotas: Mapping[str, QuotaRow],
         now: Callable[[str], InUse],
-    ) -> dict[str, LimitFigure]:
+    ) -> dict[str, LimitUsage]:
         date = self._calendar.date(self._clock.now_ms())
-        used = structs.asdict(now(subject)) | _counted(quotas.get(subject), date)
+        used = structs.asdict(now(subject)) | _period_use(quotas.get(subject), date)
         return {
-            name: LimitFigure(limit, origins[name] if limit else None, used[name])
+            name: LimitUsage(limit, origins[name] if limit else None, used[name])
             for name, limit in structs.asdict(limits).items()
         }
 
 
-def _counted(quota: QuotaRow | None, date: Date) -> dict[str, int]:
-    """Of the periods that are on; what an older one has counted is over."""
+def _period_use(quota: QuotaRow | None, date: Date) -> dict[str, int]:
+    """The use in the current periods; counts of past periods are ignored."""
     if quota is None:
         quota = QuotaRow("", "", 0, 0, "", 0, 0, 0, 0)
     today, this_month = quota.day >= date.day, quota.month >= date.month

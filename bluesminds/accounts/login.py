@@ -1,8 +1,8 @@
-"""Signing in and out, and changing one's password.
+"""Login, logout and password change.
 
-A failed login does not show whether the account exists: an unknown address, a wrong password and an
-unconfirmed address get the same answer after the same work. That an account is disabled is only said after
-the right password. A login or a password change makes a new session; a password change ends all others.
+A failed login does not reveal whether the account exists: an unknown address, a wrong password and an
+unconfirmed address get the same response after the same work. A disabled account is only reported after the
+correct password. A login or a password change creates a session; a password change ends all others.
 """
 
 from contextlib import suppress
@@ -25,7 +25,7 @@ from storage.single_use_tokens import delete_tokens
 from storage.users import UserRow, select_user, select_user_by_email, set_password_hash, update_user
 
 
-class Auth:
+class Login:
     def __init__(
         self,
         store: Store,
@@ -50,33 +50,31 @@ class Auth:
     async def login(
         self, actor: Actor, *, email: str, password: str, user_agent: str, instead_of: str = ""
     ) -> tuple[UserRow, NewSession]:
-        """A new session; the one with the token `instead_of`, if there is one, ends.
-
-        Raises Unauthenticated, RateLimited.
+        """A new session, which replaces the session with the token `instead_of`. Raises Unauthenticated,
+        RateLimited.
         """
-        user = await self.prove(actor, email, password)
-        opened = self._sessions.new(user.id, address=actor.address, user_agent=user_agent)
-        await self._store.write(self._login, signed_as(actor, user), user, opened, instead_of)
+        user = await self.authenticate(actor, email, password)
+        session = self._sessions.new(user.id, address=actor.address, user_agent=user_agent)
+        await self._store.write(self._login, as_user(actor, user), user, session, instead_of)
         await self._improve_hash(user, password)
-        return user, opened
+        return user, session
 
     async def logout(self, actor: Actor, user_id: str, session_id: str) -> None:
-        """In force when this returns."""
         await self._store.write(self._logout, actor, user_id, session_id)
 
     async def change_password(
         self, actor: Actor, user_id: str, *, current: str, new: str, user_agent: str
     ) -> tuple[UserRow, NewSession]:
-        """A new session; every other one ends. Raises Unauthenticated for a wrong `current`, InvalidRequest,
-        RateLimited.
+        """A new session, which replaces all others. Raises Unauthenticated for a wrong `current`,
+        InvalidRequest, RateLimited.
         """
-        user = await self.prove_again(actor, user_id, current)
+        user = await self.reauthenticate(actor, user_id, current)
         password_hash = await self._passwords.hash(new, param="new_password")
-        opened = self._sessions.new(user.id, address=actor.address, user_agent=user_agent)
-        changed = await self._store.write(self._change_password, actor, user, password_hash, opened)
+        session = self._sessions.new(user.id, address=actor.address, user_agent=user_agent)
+        changed = await self._store.write(self._change_password, actor, user, password_hash, session)
         if changed.email is not None:
-            self._mail_queue.post(self._templates.password_changed(changed.email))
-        return changed, opened
+            self._mail_queue.enqueue(self._templates.password_changed(changed.email))
+        return changed, session
 
     async def _improve_hash(self, user: UserRow, password: str) -> None:
         """Replace a hash with outdated parameters. A failure is ignored: the next login tries again."""
@@ -85,14 +83,14 @@ class Auth:
                 better = await self._passwords.hash(password)
                 await self._store.write(set_password_hash, user.id, user.password_hash, better)
 
-    async def prove(self, actor: Actor, email: str, password: str) -> UserRow:
+    async def authenticate(self, actor: Actor, email: str, password: str) -> UserRow:
         """The user with this e-mail address and password. Raises Unauthenticated, RateLimited."""
         self._throttle.count_login_attempt(email, actor.address)
         address = read_email(email)
         user = None if address is None else await self._store.read(select_user_by_email, address)
         return await self._check_password(actor, email, user, password)
 
-    async def prove_again(self, actor: Actor, user_id: str, password: str) -> UserRow:
+    async def reauthenticate(self, actor: Actor, user_id: str, password: str) -> UserRow:
         """The logged-in user, after checking the password again. Raises Unauthenticated, RateLimited."""
         self._throttle.count_login_attempt(user_id, actor.address)
         user = await self._store.read(select_user, user_id)
@@ -111,16 +109,16 @@ class Auth:
             raise invalid_credentials()
         self._throttle.reset_on_success(account, actor.address)
         if user.disabled_at is not None:
-            raise Unauthenticated("user_disabled", "This account is disabled. Ask the operator.")
+            raise Unauthenticated("user_disabled", "This account is disabled. Contact an administrator.")
         return user
 
     async def _login(
-        self, connection: Connection, actor: Actor, user: UserRow, opened: NewSession, instead_of: str
+        self, connection: Connection, actor: Actor, user: UserRow, session: NewSession, instead_of: str
     ) -> None:
-        await insert_audit(connection, self._session_entry(actor, "session.begin", opened))
+        await insert_audit(connection, self._session_entry(actor, "session.begin", session))
         await require_unchanged(connection, user)
-        await self._sessions.end_in(connection, actor, instead_of)
-        await self._sessions.open_in(connection, opened)
+        await self._sessions.revoke_token(connection, actor, instead_of)
+        await self._sessions.insert(connection, session)
 
     async def _logout(self, connection: Connection, actor: Actor, user_id: str, session_id: str) -> None:
         audit = entry(self._clock, actor, "session.end", user_id, before={"session_id": session_id})
@@ -129,24 +127,24 @@ class Auth:
             await insert_audit(connection, audit)
 
     async def _change_password(
-        self, connection: Connection, actor: Actor, user: UserRow, password_hash: str, opened: NewSession
+        self, connection: Connection, actor: Actor, user: UserRow, password_hash: str, session: NewSession
     ) -> UserRow:
         await lock_audit_head(connection)
         changed = replace(await require_unchanged(connection, user), password_hash=password_hash)
-        await insert_audit(connection, self._session_entry(actor, "password.change", opened))
+        await insert_audit(connection, self._session_entry(actor, "password.change", session))
         await update_user(connection, changed)
         await delete_sessions(connection, user.id)
         await delete_tokens(connection, user.id, "reset_password")
-        await self._sessions.open_in(connection, opened)
+        await self._sessions.insert(connection, session)
         return changed
 
-    def _session_entry(self, actor: Actor, action: str, opened: NewSession) -> AuditRow:
-        row = opened.row
+    def _session_entry(self, actor: Actor, action: str, session: NewSession) -> AuditRow:
+        row = session.row
         after = {"session_id": row.id, "user_agent": row.user_agent}
         return entry(self._clock, actor, action, row.user_id, after=after)
 
 
-def signed_as(actor: Actor, user: UserRow) -> Actor:
+def as_user(actor: Actor, user: UserRow) -> Actor:
     """The actor of a login request, as the user it logged in."""
     return Actor(name=user.id, address=actor.address)
 
@@ -154,12 +152,12 @@ def signed_as(actor: Actor, user: UserRow) -> Actor:
 def invalid_credentials() -> Unauthenticated:
     return Unauthenticated(
         "invalid_credentials",
-        "The address or the password is wrong, or the address has not been confirmed yet.",
+        "Wrong e-mail address or password, or the address is not confirmed yet.",
     )
 
 
 async def require_unchanged(connection: Connection, user: UserRow) -> UserRow:
-    """The account as it is now, if what was proven of it still holds. Raises Unauthenticated."""
+    """The current account. Raises Unauthenticated if it was disabled or its password changed meanwhile."""
     now = await select_user(connection, user.id)
     if now is None or now.disabled_at is not None or now.password_hash != user.password_hash:
         raise invalid_credentials()

@@ -1,11 +1,14 @@
-"""The servers kept in the database: added, listed, removed by the operator. Their keys are sealed before
-they are stored.
+"""Upstream servers in the database. Their API keys are encrypted with the master key.
 
-A key that the master key at hand does not open makes its own server unusable and no other: it is left out,
-told to the log once, and kept in `locked` so that people can see it.
+If the current master key cannot decrypt an API key, that server is not used: it is logged once and listed in
+`locked`.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from msgspec import UNSET, Struct, UnsetType, structs
 
 from bluesminds.accounts.audit import Actor, entry
 from bluesminds.common.clock import Clock
@@ -15,13 +18,30 @@ from bluesminds.common.log import Log
 from bluesminds.common.values import Server
 from storage.audit import AuditRow, insert_audit, lock_audit_head
 from storage.base import Connection, IntegrityError, Store
-from storage.servers import ServerRow, delete_server, insert_server, select_server, select_servers
+from storage.servers import (
+    ServerRow,
+    delete_server,
+    insert_server,
+    select_server,
+    select_servers,
+    update_server,
+)
 
-LOCKED = "its key was sealed with another master key: restore master.key, or remove it and add it again"
+LOCKED = "its API key was encrypted with another master key: restore master.key, or remove and add the server"
+
+
+class ServerChanges(Struct, frozen=True):
+    """The fields to change; UNSET fields stay."""
+
+    url: str | UnsetType = UNSET
+    api_key: str | UnsetType | None = UNSET
+    models: tuple[str, ...] | UnsetType = UNSET
+    weight: int | UnsetType = UNSET
+    priority: int | UnsetType = UNSET
 
 
 class Servers:
-    """`locked` holds the enabled servers of the last load whose keys cannot be opened, without the keys."""
+    """`locked` holds the enabled servers of the last load whose API keys cannot be decrypted."""
 
     def __init__(self, store: Store, *, vault: Vault, clock: Clock, log: Log) -> None:
         self._store = store
@@ -46,18 +66,27 @@ class Servers:
             created_at=now,
             updated_at=now,
         )
-        audit = entry(self._clock, actor, "server.add", server.name, after=_told(row))
+        audit = entry(self._clock, actor, "server.add", server.name, after=_audit_fields(row))
         try:
             await self._store.write(_insert, row, audit)
         except IntegrityError as exc:
             raise Conflict("server_exists", f"There is already a server named {server.name}.") from exc
+
+    async def update(self, actor: Actor, name: str, changes: ServerChanges) -> Server:
+        """Change the given fields. Raises NotFound."""
+        given = {key: value for key, value in structs.asdict(changes).items() if value is not UNSET}
+        if "api_key" in given:
+            key = given.pop("api_key")
+            given["sealed_api_key"] = None if key is None else self._vault.seal(key)
+        row = await self._store.write(_update, self._clock, actor, name, given)
+        return _server(row, None if row.sealed_api_key is None else "")
 
     async def remove(self, actor: Actor, name: str) -> None:
         """Raises NotFound."""
         await self._store.write(_delete, self._clock, actor, name)
 
     async def load(self) -> Sequence[Server]:
-        """The enabled ones that can be used; `locked` is brought up to date."""
+        """The enabled servers whose API keys can be decrypted. Updates `locked`."""
         usable: list[Server] = []
         locked: list[Server] = []
         for row in await self._store.read(select_servers):
@@ -88,8 +117,8 @@ def _server(row: ServerRow, api_key: str | None) -> Server:
     )
 
 
-def _told(row: ServerRow) -> dict[str, object]:
-    """What the audit log keeps of a server; its key is masked there."""
+def _audit_fields(row: ServerRow) -> dict[str, object]:
+    """The audit log masks the API key."""
     return {
         "dialect": row.dialect,
         "url": row.url,
@@ -105,10 +134,26 @@ async def _insert(connection: Connection, row: ServerRow, audit: AuditRow) -> No
     await insert_server(connection, row)
 
 
+async def _update(
+    connection: Connection, clock: Clock, actor: Actor, name: str, changes: dict[str, Any]
+) -> ServerRow:
+    await lock_audit_head(connection)
+    before = await select_server(connection, name)
+    if before is None:
+        raise NotFound("server_not_found", f"There is no server named {name} in the database.")
+    after = replace(before, **changes, updated_at=clock.now_ms())
+    audit = entry(
+        clock, actor, "server.update", name, before=_audit_fields(before), after=_audit_fields(after)
+    )
+    await insert_audit(connection, audit)
+    await update_server(connection, after)
+    return after
+
+
 async def _delete(connection: Connection, clock: Clock, actor: Actor, name: str) -> None:
     await lock_audit_head(connection)
     row = await select_server(connection, name)
     if row is None:
         raise NotFound("server_not_found", f"There is no server named {name} in the database.")
-    await insert_audit(connection, entry(clock, actor, "server.remove", name, before=_told(row)))
+    await insert_audit(connection, entry(clock, actor, "server.remove", name, before=_audit_fields(row)))
     await delete_server(connection, name)

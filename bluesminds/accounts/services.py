@@ -3,13 +3,16 @@
 from msgspec import Struct
 
 from bluesminds.accounts.audit import AuditLog
+from bluesminds.accounts.email_change import EmailChange
+from bluesminds.accounts.email_verification import EmailVerification
 from bluesminds.accounts.invitations import Invitations
 from bluesminds.accounts.keys import Keys
-from bluesminds.accounts.limits import Limits
-from bluesminds.accounts.login import Auth
-from bluesminds.accounts.mailboxes import Mailboxes
+from bluesminds.accounts.limits import AccountLimits
+from bluesminds.accounts.login import Login
+from bluesminds.accounts.password_reset import PasswordReset
 from bluesminds.accounts.servers import Servers
 from bluesminds.accounts.sessions import Sessions
+from bluesminds.accounts.signup import SignUp
 from bluesminds.accounts.throttle import Throttle
 from bluesminds.accounts.usage import UsageReports
 from bluesminds.accounts.users import Users
@@ -23,11 +26,14 @@ class AccountServices(Struct, frozen=True):
     passwords: Passwords
     sessions: Sessions
     throttle: Throttle
-    login: Auth
-    mailboxes: Mailboxes
+    login: Login
+    signup: SignUp
+    email_verification: EmailVerification
+    email_change: EmailChange
+    password_reset: PasswordReset
     invitations: Invitations
     keys: Keys
-    limits: Limits
+    limits: AccountLimits
     servers: Servers
     usage: UsageReports
     audit: AuditLog

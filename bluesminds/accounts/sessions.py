@@ -1,7 +1,7 @@
-"""Sessions: who is signed in. The token is shown once and kept as a digest.
+"""Login sessions. The token is shown once and stored as a digest.
 
-Nothing is cached: each look-up reads the session together with its account, so a session that has been ended,
-or whose account has been disabled, is over for the very next request, in every process on the same database.
+Nothing is cached: each lookup reads the session and its account, so that a revoked session or a disabled
+account takes effect with the next request, in every process on the same database.
 """
 
 import hmac
@@ -32,12 +32,12 @@ from storage.sessions import (
 from storage.users import Role
 
 PREFIX: Final = "bms_"
-SEEN_EVERY_MS: Final = 60_000  # how often at most the last use of a session is written down
-_SHAPE: Final = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{43}}")
+TOUCH_INTERVAL_MS: Final = 60_000  # the last use of a session is stored at most this often
+_TOKEN: Final = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{43}}")
 
 
 class ActiveSession(Struct, frozen=True):
-    """A live session. `csrf` is what a browser must send along with a change."""
+    """`csrf` is the token that a browser must send with every change."""
 
     user_id: str
     role: Role
@@ -46,19 +46,19 @@ class ActiveSession(Struct, frozen=True):
 
 
 class NewSession(Struct, frozen=True):
-    """A session just made. `token` is to be shown once."""
+    """A new session. `token` is shown once."""
 
     row: SessionRow
     token: str
     csrf: str
 
     def __repr__(self) -> str:
-        return f"Opened({self.row.id!r})"
+        return f"NewSession({self.row.id!r})"
 
 
 class Sessions:
-    """`idle` and `lifetime` are in seconds. A user has at most `keep` sessions: the oldest ends for a new
-    one.
+    """`idle` and `lifetime` are in seconds. A user has at most `keep` sessions; a new one replaces the
+    oldest.
     """
 
     def __init__(
@@ -72,21 +72,21 @@ class Sessions:
         self._keep = keep
 
     async def find(self, token: str, address: str) -> ActiveSession | None:
-        """None for a token that is unknown, over, or of a disabled user."""
-        if not _SHAPE.fullmatch(token):
+        """None for a token that is unknown, expired or revoked, and for a disabled user."""
+        if not _TOKEN.fullmatch(token):
             return None
         found = await self._store.read(select_session, token_digest(token))
         now = self._clock.now_ms()
-        if found is None or found.user_disabled_at is not None or not self._is_live(found.session, now):
+        if found is None or found.user_disabled_at is not None or not self._is_active(found.session, now):
             return None
         row = found.session
-        if now - row.last_seen_at >= SEEN_EVERY_MS:
-            with suppress(StorageError):  # while nothing can be written one may still look
+        if now - row.last_seen_at >= TOUCH_INTERVAL_MS:
+            with suppress(StorageError):  # a database that cannot be written can still be read
                 await self._store.write(touch_session, row.digest, now, address)
         return ActiveSession(row.user_id, found.role, row.id, self._csrf(row.digest))
 
     def new(self, user_id: str, *, address: str, user_agent: str) -> NewSession:
-        """A session that begins when `open_in` has stored it."""
+        """A session that is valid when `insert` has stored it."""
         token = PREFIX + secrets.token_urlsafe(32)
         now = self._clock.now_ms()
         row = SessionRow(
@@ -101,65 +101,65 @@ class Sessions:
         )
         return NewSession(row, token, self._csrf(row.digest))
 
-    async def open_in(self, connection: Connection, opened: NewSession) -> None:
-        """Part of a unit of work."""
-        # Before it is there: while the clock is behind where it was, the newest session looks the oldest.
-        await delete_oldest_sessions(connection, opened.row.user_id, self._keep - 1)
-        await insert_session(connection, opened.row)
+    async def insert(self, connection: Connection, session: NewSession) -> None:
+        """Part of a transaction."""
+        # Delete before inserting: if the clock was set back, the new session would look like the oldest.
+        await delete_oldest_sessions(connection, session.row.user_id, self._keep - 1)
+        await insert_session(connection, session.row)
 
     async def list(self, user_id: str) -> Sequence[SessionRow]:
-        """A user's live sessions, the newest first."""
-        return (await self._store.read(self._live_in, user_id))[::-1]
+        """The active sessions of a user, newest first."""
+        return (await self._store.read(self._active_sessions, user_id))[::-1]
 
-    async def end(self, actor: Actor, user_id: str, session_id: str) -> None:
-        """In force when this returns. Raises NotFound."""
-        await self._store.write(self._end, actor, user_id, session_id)
+    async def revoke(self, actor: Actor, user_id: str, session_id: str) -> None:
+        """Raises NotFound."""
+        await self._store.write(self._revoke, actor, user_id, session_id)
 
-    async def end_others(self, actor: Actor, user_id: str, session_id: str) -> None:
-        """Leave a user nothing but this session."""
-        await self._store.write(self._end_but, actor, "session.end_others", user_id, session_id)
+    async def revoke_others(self, actor: Actor, user_id: str, session_id: str) -> None:
+        """Revoke all sessions of a user except this one."""
+        await self._store.write(self._revoke_all_but, actor, "session.end_others", user_id, session_id)
 
-    async def end_all(self, actor: Actor, user_id: str) -> None:
-        """Sign a user out everywhere. In force when this returns."""
-        await self._store.write(self._end_but, actor, "session.end_all", user_id, "")
+    async def revoke_all(self, actor: Actor, user_id: str) -> None:
+        """Revoke all sessions of a user."""
+        await self._store.write(self._revoke_all_but, actor, "session.end_all", user_id, "")
 
-    async def end_in(self, connection: Connection, actor: Actor, token: str) -> None:
-        """Part of a unit of work: end whatever session the token is of."""
-        found = await select_session(connection, token_digest(token)) if _SHAPE.fullmatch(token) else None
-        if found is not None and self._is_live(row := found.session, self._clock.now_ms()):
+    async def revoke_token(self, connection: Connection, actor: Actor, token: str) -> None:
+        """Part of a transaction: revoke the session with this token, if there is one."""
+        found = await select_session(connection, token_digest(token)) if _TOKEN.fullmatch(token) else None
+        if found is not None and self._is_active(row := found.session, self._clock.now_ms()):
             audit = entry(self._clock, actor, "session.end", row.user_id, before={"session_id": row.id})
             await insert_audit(connection, audit)
             await delete_session(connection, row.user_id, row.id)
 
     def idle_since(self, now: int) -> int:
-        """Sessions not used since then are over."""
+        """Sessions that were last used before this time have expired. Milliseconds since the epoch."""
         return now - self._idle_ms
 
-    def _is_live(self, row: SessionRow, now: int) -> bool:
+    def _is_active(self, row: SessionRow, now: int) -> bool:
         return now < row.expires_at and row.last_seen_at > self.idle_since(now)
 
     def _csrf(self, digest: bytes) -> str:
         return hmac.digest(self._csrf_key, digest, "sha256").hex()
 
-    async def _live_in(self, connection: Connection, user_id: str) -> Sequence[SessionRow]:
+    async def _active_sessions(self, connection: Connection, user_id: str) -> Sequence[SessionRow]:
         now = self._clock.now_ms()
-        return [row for row in await select_sessions(connection, user_id) if self._is_live(row, now)]
+        return [row for row in await select_sessions(connection, user_id) if self._is_active(row, now)]
 
-    async def _end(self, connection: Connection, actor: Actor, user_id: str, session_id: str) -> None:
+    async def _revoke(self, connection: Connection, actor: Actor, user_id: str, session_id: str) -> None:
         await lock_audit_head(connection)
-        if all(row.id != session_id for row in await self._live_in(connection, user_id)):
+        if all(row.id != session_id for row in await self._active_sessions(connection, user_id)):
             raise NotFound("session_not_found", "There is no session with this id.")
         audit = entry(self._clock, actor, "session.end", user_id, before={"session_id": session_id})
         await insert_audit(connection, audit)
         await delete_session(connection, user_id, session_id)
 
-    async def _end_but(
+    async def _revoke_all_but(
         self, connection: Connection, actor: Actor, action: str, user_id: str, but: str
     ) -> None:
         await lock_audit_head(connection)
-        ended = [row.id for row in await self._live_in(connection, user_id) if row.id != but]
-        if ended:
+        revoked = [row.id for row in await self._active_sessions(connection, user_id) if row.id != but]
+        if revoked:
             await insert_audit(
-                connection, entry(self._clock, actor, action, user_id, before={"session_ids": ended})
+                connection, entry(self._clock, actor, action, user_id, before={"session_ids": revoked})
             )
             await delete_sessions(connection, user_id, but=but)

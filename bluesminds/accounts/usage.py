@@ -1,4 +1,4 @@
-"""Usage as people ask for it: totals over days, from the roll-ups."""
+"""Usage totals over days, from the roll-ups."""
 
 from bluesminds.common.clock import Clock
 from storage.base import Store
@@ -13,7 +13,7 @@ class UsageReports:
         self._clock = clock
 
     async def totals(self, *, days: int, group: Grouping) -> list[StatsRow]:
-        """One row per group over the last `days` calendar days in UTC, today included."""
+        """One row per group over the last `days` calendar days in UTC, including today."""
         now = self._clock.now_ms()
         since = (now // DAY - days + 1) * DAY
         return await self._store.read(select_stats, StatsQuery(since=since, until=now + 1, group_by=group))

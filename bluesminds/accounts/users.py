@@ -1,13 +1,11 @@
-"""Users, what an administrator does with them, and how the first administrator comes to be.
+"""User accounts and the first administrator.
 
-Keys made at the command line belong to one plain user, the local operator. While there is no administrator
-every start makes a new bootstrap token, shown once and kept as a digest; whoever presents it becomes the
-first administrator, and the token is gone. From then on there is always one: the last enabled administrator
-can be neither disabled nor demoted.
+API keys created at the command line belong to one user, the local operator. Without an administrator, every
+start issues a new bootstrap token, which is shown once, stored as a digest, and can be used once to create
+the first administrator. The last enabled administrator cannot be disabled or demoted.
 
-The addresses of accounts that an administrator makes count as verified: he vouches for them. Until an address
-is verified it is nobody's: whoever has signed up with it keeps nobody out of it. Once it is somebody's,
-nothing invites to it any more.
+The address of an account that an administrator creates counts as confirmed. An unconfirmed address is not
+taken: it can still be used to create another account. When an address is taken, its invitations are deleted.
 """
 
 import hmac
@@ -30,6 +28,7 @@ from storage.single_use_tokens import delete_invites, delete_tokens
 from storage.users import (
     Role,
     UserRow,
+    delete_user,
     has_admin,
     insert_user,
     select_user,
@@ -43,7 +42,7 @@ LOCAL_USER = "local_user_id"
 
 
 class UserChanges(Struct, frozen=True):
-    """What an administrator changes; what is unset stays. A tier of None is none."""
+    """Unset fields stay the same. A tier of None removes the tier."""
 
     full_name: str | UnsetType = UNSET
     role: Role | UnsetType = UNSET
@@ -52,8 +51,8 @@ class UserChanges(Struct, frozen=True):
 
 
 class Users:
-    """`changed` is called after every change of what an account may do, so that caches of keys can be
-    emptied. `tiers` are the names that the settings know.
+    """`changed` is called after every change of the rights of an account, to invalidate cached keys. `tiers`
+    are the known names.
     """
 
     def __init__(
@@ -63,40 +62,38 @@ class Users:
         clock: Clock,
         changed: Callable[[], object] = lambda: None,
         tiers: Collection[str] = (),
-        default_tier: str | None = None,
     ) -> None:
         self._store = store
         self._clock = clock
         self._changed = changed
         self._tiers = tiers
-        self._default_tier = default_tier
 
     async def has_admin(self) -> bool:
         return await self._store.read(has_admin)
 
     async def local_user(self, actor: Actor) -> tuple[str, bool]:
-        """The id of the user who owns the keys made at the command line, and whether it was made just now."""
+        """The id of the local operator's user, and whether this call created it."""
         return await self._store.write(self._local_user, actor)
 
     async def new_bootstrap_token(self, actor: Actor) -> str | None:
-        """A token to be shown once, in the place of any before it; None when there is an administrator."""
+        """A token that replaces earlier ones and is shown once; None if there is an administrator."""
         token = secrets.token_urlsafe(32)
         audit = entry(self._clock, actor, "bootstrap.issue", BOOTSTRAP)
         issued = await self._store.write(_issue_token, token_digest(token).hex(), audit)
         return token if issued else None
 
     async def require_token(self, token: str) -> None:
-        """Raises Forbidden for a wrong or used token, before anything expensive is done for a stranger."""
+        """Raises Forbidden for a wrong or used token. Call it before expensive work for anonymous clients."""
         expected = await self._store.read(select_setting, BOOTSTRAP)
         if expected is None or not hmac.compare_digest(expected, token_digest(token).hex()):
             raise _bad_token()
 
-    async def claim(self, actor: Actor, *, token: str, email: str, password_hash: str) -> UserRow:
-        """The first administrator. Raises Forbidden for a wrong or used token, Conflict when
-        the address is taken.
+    async def claim_admin(self, actor: Actor, *, token: str, email: str, password_hash: str) -> UserRow:
+        """Create the first administrator. Raises Forbidden for a wrong or used token, Conflict if the address
+        is taken.
         """
         user = self._confirm_allowed("admin", email=email, password_hash=password_hash)
-        return await self._store.write(self._claim, actor, user, token_digest(token).hex())
+        return await self._store.write(self._claim_admin, actor, user, token_digest(token).hex())
 
     async def create(
         self,
@@ -106,13 +103,13 @@ class Users:
         email: str,
         password_hash: str,
         full_name: str = "",
-        tier: str | UnsetType | None = UNSET,
+        tier: str | None = None,
     ) -> UserRow:
-        """Raises Conflict, InvalidRequest for an unknown tier. The first administrator made so ends the
-        bootstrap token. Without a tier given, users get that of those who sign up, and administrators none.
+        """Create an account with a confirmed address. Without a tier it has no limits; the default tier is
+        for accounts that sign up. The first administrator ends the bootstrap token.
+
+        Raises Conflict, InvalidRequest for an unknown tier.
         """
-        if tier is UNSET:
-            tier = self._default_tier if role == "user" else None
         self._require_tier(tier)
         user = self._confirm_allowed(
             role, email=email, password_hash=password_hash, full_name=full_name, tier=tier
@@ -120,9 +117,7 @@ class Users:
         return await self._store.write(self._create, actor, user)
 
     async def list(self, *, email: str | None = None, after: str = "", limit: int = 100) -> Sequence[UserRow]:
-        """A page of users, oldest first, behind the one with the id `after`; with `email` the one who has
-        it.
-        """
+        """A page of users, oldest first, after the id `after`; or the user with the address `email`."""
         if email is not None:
             found = await self._store.read(select_user_by_email, email)
             return [found] if found is not None and found.id > after else []
@@ -130,27 +125,53 @@ class Users:
 
     async def get(self, user_id: str) -> UserRow:
         """Raises NotFound."""
-        return _found(await self._store.read(select_user, user_id) if is_uuid(user_id) else None)
+        return _require(await self._store.read(select_user, user_id) if is_uuid(user_id) else None)
 
     async def update(self, actor: Actor, user_id: str, changes: UserChanges) -> UserRow:
-        """In force when this returns: a user who is disabled, or has another role, has no session left.
+        """Disabling a user or changing the role ends all sessions of the user.
 
-        Raises NotFound, InvalidRequest for an unknown tier, Conflict for the last administrator and for
-        an address that is not confirmed.
+        Raises NotFound, InvalidRequest for an unknown tier, Conflict for the last administrator, and for a
+        new administrator without a confirmed address.
         """
         if changes.tier is not UNSET:
             self._require_tier(changes.tier)
         if not is_uuid(user_id):
             raise no_such_user()
-        with trio.CancelScope(shield=True):  # the caches must learn of it, also when whoever asked has left
+        with trio.CancelScope(shield=True):  # a committed change must invalidate the caches
             try:
                 updated = await self._store.write(self._update, actor, user_id, changes)
             finally:
                 self._changed()
         return updated
 
+    async def delete(self, actor: Actor, user_id: str) -> None:
+        """Delete an account with its sessions and API keys; usage and the audit log are kept. In force when
+        this returns. Raises NotFound, Conflict for the last administrator and the local operator.
+        """
+        if not is_uuid(user_id):
+            raise no_such_user()
+        with trio.CancelScope(shield=True):  # the caches must be emptied, even if the client has left
+            try:
+                await self._store.write(self._delete, actor, user_id)
+            finally:
+                self._changed()
+
+    async def _delete(self, connection: Connection, actor: Actor, user_id: str) -> None:
+        await lock_audit_head(connection)
+        before = _require(await select_user(connection, user_id))
+        if await select_setting(connection, LOCAL_USER) == user_id:
+            raise Conflict(
+                "local_operator", "The local operator owns the keys of commands and cannot be deleted."
+            )
+        await insert_audit(
+            connection, entry(self._clock, actor, "user.delete", user_id, before=audit_fields(before))
+        )
+        await delete_user(connection, user_id)
+        if is_admin(before) and not await has_admin(connection):
+            raise Conflict("last_admin", "This is the last enabled administrator. Make another one first.")
+
     async def rename(self, actor: Actor, user_id: str, full_name: str) -> UserRow:
-        """What users change of themselves. Raises NotFound."""
+        """Change the name, which users may do themselves. Raises NotFound."""
         return await self._store.write(self._update, actor, user_id, UserChanges(full_name=full_name))
 
     def _require_tier(self, tier: str | None) -> None:
@@ -166,21 +187,21 @@ class Users:
         self, connection: Connection, actor: Actor, user_id: str, changes: UserChanges
     ) -> UserRow:
         await lock_audit_head(connection)
-        before = _found(await select_user(connection, user_id))
+        before = _require(await select_user(connection, user_id))
         after = _changed(before, changes, self._clock.now_ms())
         if after == before:
             return before
         if after.role == "admin" and before.role != "admin" and after.email_verified_at is None:
             raise Conflict(
                 "email_not_confirmed",
-                "An administrator needs a confirmed address; this account has none yet.",
+                "An administrator needs a confirmed e-mail address; this account has none.",
             )
-        told = seen(after) | await end_invites(connection, after)
-        audit = entry(self._clock, actor, "user.update", user_id, before=seen(before), after=told)
+        logged = audit_fields(after) | await end_invites(connection, after)
+        audit = entry(self._clock, actor, "user.update", user_id, before=audit_fields(before), after=logged)
         await insert_audit(connection, audit)
         await update_user(connection, after)
         if is_admin(before) and not is_admin(after) and not await has_admin(connection):
-            raise Conflict("last_admin", "This is the last enabled administrator. Make another one first.")
+            raise Conflict("last_admin", "This is the last enabled administrator. Create another first.")
         if (after.role, after.disabled_at) != (before.role, before.disabled_at):
             await delete_sessions(connection, user_id)
             await delete_tokens(connection, user_id, "reset_password")
@@ -188,26 +209,26 @@ class Users:
             await delete_setting(connection, BOOTSTRAP)
         return after
 
-    async def _claim(self, connection: Connection, actor: Actor, user: UserRow, digest: str) -> UserRow:
+    async def _claim_admin(self, connection: Connection, actor: Actor, user: UserRow, digest: str) -> UserRow:
         await lock_audit_head(connection)
         expected = await select_setting(connection, BOOTSTRAP)
         if expected is None or not hmac.compare_digest(expected, digest):
             raise _bad_token()
-        return await self._put(connection, actor, "admin.claim", user)
+        return await self._store_user(connection, actor, "admin.claim", user)
 
     async def _create(self, connection: Connection, actor: Actor, user: UserRow) -> UserRow:
         await lock_audit_head(connection)
-        return await self._put(connection, actor, "user.create", user)
+        return await self._store_user(connection, actor, "user.create", user)
 
-    async def _put(self, connection: Connection, actor: Actor, action: str, user: UserRow) -> UserRow:
-        """Write a new account, in the place of one that nobody has confirmed."""
+    async def _store_user(self, connection: Connection, actor: Actor, action: str, user: UserRow) -> UserRow:
+        """Insert an account, or overwrite an unconfirmed account with the same address."""
         known = await select_user_by_email(connection, user.email or "")
         if is_taken(known):
             raise email_taken()
         if known is not None:
             user = replace(user, id=known.id, created_at=known.created_at)
-        before = None if known is None else seen(known)
-        after = seen(user) | await end_invites(connection, user)
+        before = None if known is None else audit_fields(known)
+        after = audit_fields(user) | await end_invites(connection, user)
         await insert_audit(connection, entry(self._clock, actor, action, user.id, before=before, after=after))
         await (insert_user(connection, user) if known is None else update_user(connection, user))
         await delete_tokens(connection, user.id, "verify_email")
@@ -222,7 +243,9 @@ class Users:
         if existing is not None:
             return existing, False
         user = new_user(self._clock, "user", email=None, password_hash=None, full_name="Local operator")
-        await insert_audit(connection, entry(self._clock, actor, "user.create", user.id, after=seen(user)))
+        await insert_audit(
+            connection, entry(self._clock, actor, "user.create", user.id, after=audit_fields(user))
+        )
         await put_setting(connection, LOCAL_USER, user.id)
         await insert_user(connection, user)
         return user.id, True
@@ -250,14 +273,14 @@ def new_user(
     )
 
 
-def seen(user: UserRow) -> dict[str, object]:
-    """An account as the audit log may tell of it."""
+def audit_fields(user: UserRow) -> dict[str, object]:
+    """The fields of an account for the audit log."""
     return {
         "email": user.email,
         "full_name": user.full_name,
         "role": user.role,
         "tier": user.tier,
-        "password": user.password_hash,  # masked there
+        "password": user.password_hash,  # the audit log masks it
         "email_verified": user.email_verified_at is not None,
         "disabled": user.disabled_at is not None,
     }
@@ -268,21 +291,22 @@ def is_admin(user: UserRow) -> bool:
 
 
 def is_taken(user: UserRow | None) -> bool:
-    """Whether the address of an account is somebody's, or was."""
+    """Whether the address of this account cannot be used for another one."""
     return user is not None and (user.email_verified_at is not None or user.disabled_at is not None)
 
 
 async def end_invites(connection: Connection, user: UserRow) -> dict[str, object]:
-    """Make worthless what invites to the address of an account, if it is taken now: it would be good again
-    once the account has another. What the audit log is to tell of it.
+    """Delete all invitations to the address of an account if it is taken; fields for the audit log.
+
+    Otherwise they would work again after the account changes its address.
     """
-    # Those that are too old as well: a clock may be set back.
+    # Expired invitations too, because the clock may be set back.
     ended = await delete_invites(connection, user.email or "", 0) if is_taken(user) else ()
     return {"ended_invite_ids": [row.id for row in ended]} if ended else {}
 
 
 def email_taken() -> Conflict:
-    return Conflict("email_taken", "There is already an account with this address.")
+    return Conflict("email_taken", "An account with this e-mail address already exists.")
 
 
 def _changed(user: UserRow, changes: UserChanges, now: int) -> UserRow:
@@ -291,7 +315,7 @@ def _changed(user: UserRow, changes: UserChanges, now: int) -> UserRow:
     return replace(user, **given, disabled_at=(user.disabled_at or now) if disabled else None)
 
 
-def _found(user: UserRow | None) -> UserRow:
+def _require(user: UserRow | None) -> UserRow:
     if user is None:
         raise no_such_user()
     return user
@@ -302,7 +326,10 @@ def no_such_user(param: str | None = None) -> NotFound:
 
 
 def _bad_token() -> Forbidden:
-    return Forbidden("invalid_bootstrap_token", "The bootstrap token is wrong or has been used.")
+    return Forbidden(
+        "invalid_bootstrap_token",
+        "The bootstrap token is invalid or already used. The latest start of the gateway printed it.",
+    )
 
 
 async def _issue_token(connection: Connection, digest: str, audit: AuditRow) -> bool:

@@ -23,7 +23,7 @@ from bluesminds.gateway.pipeline import Gateway
 from bluesminds.gateway.probe import probe
 from bluesminds.gateway.recorder import Recorder
 from bluesminds.gateway.routing.catalog import ServerRegistry
-from bluesminds.gateway.routing.health import ServerHealthRegistry
+from bluesminds.gateway.routing.health import ServerHealthRegistry, ServerStatus
 from bluesminds.gateway.supervision import MAX_BACKOFF, HealthChecker, IdleSweeper, TaskSupervisor, Watchdog
 from bluesminds.gateway.upstream.sender import Sender
 from bluesminds.http.asgi import ASGIApp
@@ -58,8 +58,24 @@ class Routing(Struct, frozen=True):
     health: ServerHealthRegistry
     health_checker: HealthChecker
 
+    def example_model(self) -> str | None:
+        """A model for the example in the API reference."""
+        models = [row.id for row in self.registry.catalog.models()]
+        return "demo/echo" if "demo/echo" in models else next(iter(models), None)
+
     async def list_servers(self) -> list[Server]:
         return list(self.registry.catalog.servers)
+
+    def statuses(self) -> list[tuple[Server, ServerStatus]]:
+        return [(server, self.health_checker.status(server.name)) for server in self.registry.catalog.servers]
+
+    def servers_up(self) -> dict[str, float]:
+        """1.0 or 0.0 for each server that has been probed."""
+        return {
+            server.name: float(status.state == "up")
+            for server, status in self.statuses()
+            if status.state != "unknown"
+        }
 
     async def servers_changed(self) -> None:
         await self.registry.reload()
@@ -108,6 +124,9 @@ def build_data_plane(services: Services, configured: list[Server], runtime: Runt
     )
     bodies, stats = BodyMemory(settings.server.max_buffered_bytes), ListenerStats()
     _add_gauges(runtime, authentication.limiter, bodies)
+    runtime.metrics.labelled_gauge(
+        "bluesminds_server_up", "1 if the last probe of the server succeeded.", "server", routing.servers_up
+    )
     control = _build_control(services, runtime, authentication, routing, stats)
     services.key_changes.subscribe(authentication.keys.forget)
     return DataPlaneParts(
@@ -153,7 +172,12 @@ def _build_routing(services: Services, configured: list[Server]) -> Routing:
     health = ServerHealthRegistry(eject_after=upstream.eject_after, eject_seconds=upstream.eject_seconds)
     registry = ServerRegistry(configured, services.accounts.servers.load, health)
     checker = HealthChecker(
-        services.pool, registry, health, interval=upstream.probe_interval, timeout=upstream.probe_timeout
+        services.pool,
+        registry,
+        health,
+        interval=upstream.probe_interval,
+        timeout=upstream.probe_timeout,
+        log=services.log,
     )
     return Routing(registry, health, checker)
 
@@ -189,10 +213,16 @@ def _build_control(
     registry.register(runtime.metrics)
     registry.register(ops.ListenerMetrics(stats))
     readiness = ReadinessCheck(
-        services, routing.registry, recorder=runtime.recorder, tasks=runtime.tasks, lease=runtime.lease
+        services,
+        routing.registry,
+        recorder=runtime.recorder,
+        tasks=runtime.tasks,
+        lease=runtime.lease,
+        status=routing.health_checker.status,
     )
     controls = GatewayControls(
         list_servers=routing.list_servers,
+        server_status=routing.health_checker.status,
         servers_changed=routing.servers_changed,
         test_server=partial(
             probe, services.pool, seconds=services.settings.upstream.probe_timeout, list_models=True
@@ -204,7 +234,7 @@ def _build_control(
         *api_routes(services.accounts, controls),
     ]
     public_url = services.settings.server.public_url
-    reference = Reference(routes, url=public_url or "/")
+    reference = Reference(routes, url=public_url or "/", example_model=routing.example_model)
     mounted = [*routes, *reference.routes, *account_pages.routes()]
     guard = build_guard(services.accounts, public_url=public_url)
     return app.create_app(mounted, guard, clock=services.clock, log=services.log)

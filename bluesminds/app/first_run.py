@@ -31,19 +31,19 @@ class FirstRun(Struct, frozen=True):
 
 
 async def bootstrap(services: Services, *, guest_key: bool) -> FirstRun:
-    """Create a first key on a new database, or a guest key if `guest_key`; and a bootstrap token if there is
+    """Create a first key in a new database, or with `guest_key` always a guest key; and a token if there is
     no administrator.
     """
     accounts = services.accounts
     user_id, is_new = await accounts.users.local_user(OPERATOR)
     key = None
-    if is_new:
+    if is_new and not guest_key:
         _, key = await accounts.keys.create(OPERATOR, user_id, KeyPolicy(name="first key"))
     elif guest_key:
         tomorrow = services.clock.now_ms() + DAY_MS
         key = await accounts.keys.guest(OPERATOR, user_id=user_id, expires_at=tomorrow)
     token = await accounts.users.new_bootstrap_token(OPERATOR)
-    return FirstRun(key=key, bootstrap_token=token, is_guest=not is_new)
+    return FirstRun(key=key, bootstrap_token=token, is_guest=guest_key)
 
 
 async def refuse_public_without_admin(sockets: list[socket.socket], services: Services) -> None:

@@ -2,7 +2,7 @@
 no server runs.
 
 Both ways are the same API, so a command has one code path. The process that holds the state directory's lock
-is the only one that writes.
+is the only one that writes. A command never creates a database: a wrong state directory is an error.
 """
 
 import ssl
@@ -13,22 +13,26 @@ from pathlib import Path
 
 import httpx
 import trio
+from msgspec import structs
 
-from bluesminds.app.services import Services, open_services
+from bluesminds.app.secrets import MASTER_KEY
+from bluesminds.app.services import Services, database_url, open_services
 from bluesminds.app.settings_map import configured_server
 from bluesminds.app.state_dir import ForeignState, StateBusy, StateDir
 from bluesminds.common.clock import Clock
 from bluesminds.common.log import Log
 from bluesminds.common.values import InUse, Server
-from bluesminds.config import Settings
+from bluesminds.config import ConfigError, Secret, Settings
 from bluesminds.gateway.probe import probe
 from bluesminds.gateway.routing.catalog import merge_servers
+from bluesminds.gateway.routing.health import UNKNOWN, ServerStatus
 from bluesminds.http.asgi import ASGIApp
 from bluesminds.http.client.pool import Pool
 from bluesminds.http.client.transport import PoolTransport
 from bluesminds.web.api import GatewayControls, api_routes, build_guard
 from bluesminds.web.app import create_app
 from bluesminds.web.guard import mark_operator
+from storage import sqlite_path
 
 BASE_URL = "http://local"
 TIMEOUT = 30.0  # seconds; a server test takes up to upstream.probe_timeout
@@ -36,10 +40,18 @@ LOCK_TIMEOUT = 5.0  # seconds; how long to wait for a state directory that anoth
 POLL = 0.05  # seconds
 
 
+class NoDatabase(Exception):
+    """No gateway runs, and no gateway has run with these settings before."""
+
+    def __init__(self, state_dir: Path) -> None:
+        super().__init__(f"no gateway is running and there is no database in {state_dir}")
+
+
 @asynccontextmanager
 async def operator_client(settings: Settings, *, clock: Clock, log: Log) -> AsyncIterator[httpx.AsyncClient]:
-    """Raises StateBusy when another process holds the state directory for LOCK_TIMEOUT seconds without
-    serving its socket, BadState, BadDatabaseURL and StorageError.
+    """Raises NoDatabase when no gateway runs and there is no database, StateBusy when another process holds
+    the state directory for LOCK_TIMEOUT seconds without serving its socket, BadState, BadDatabaseURL,
+    ConfigError for a deferred secret, and StorageError.
 
     Another command releases the lock within LOCK_TIMEOUT; a starting server opens its socket. If the state
     directory belongs to another user, only a running server's socket is used: files that this process
@@ -52,10 +64,10 @@ async def operator_client(settings: Settings, *, clock: Clock, log: Log) -> Asyn
             async with _in_process_client(settings, clock=clock, log=log) as client:
                 yield client
             return
-        except (StateBusy, ForeignState) as exc:
+        except (StateBusy, ForeignState, NoDatabase) as exc:
             if await _is_served(socket_path):
                 break
-            if isinstance(exc, ForeignState) or trio.current_time() > give_up:
+            if not isinstance(exc, StateBusy) or trio.current_time() > give_up:
                 raise
         await trio.sleep(POLL)
     async with trio.open_nursery() as nursery:
@@ -72,6 +84,14 @@ def _client(transport: httpx.AsyncBaseTransport) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=transport, base_url=BASE_URL, trust_env=False, timeout=TIMEOUT)
 
 
+def _require_database(settings: Settings) -> None:
+    """Raises NoDatabase, BadDatabaseURL."""
+    path = sqlite_path(database_url(settings))
+    # A PostgreSQL database that a gateway has used belongs to the secrets in its state directory.
+    if not (settings.state_dir / MASTER_KEY if path is None else path).exists():
+        raise NoDatabase(settings.state_dir)
+
+
 async def _is_served(path: Path) -> bool:
     """False also for the socket of a killed process, or one that this user may not open."""
     try:
@@ -86,6 +106,8 @@ async def _is_served(path: Path) -> bool:
 async def _in_process_client(
     settings: Settings, *, clock: Clock, log: Log
 ) -> AsyncIterator[httpx.AsyncClient]:
+    StateDir(settings.state_dir).check()
+    _require_database(settings)
     async with open_services(settings, clock=clock, log=log) as services:
         transport = httpx.ASGITransport(mark_operator(_build_control(services)))
         async with _client(transport) as client:
@@ -93,8 +115,10 @@ async def _in_process_client(
 
 
 def _build_control(services: Services) -> ASGIApp:
+    problems: dict[str, str] = {}
     controls = GatewayControls(
-        list_servers=partial(_list_servers, services),
+        list_servers=partial(_list_servers, services, problems),
+        server_status=partial(_server_status, problems),
         servers_changed=_noop,
         test_server=partial(
             probe, services.pool, seconds=services.settings.upstream.probe_timeout, list_models=True
@@ -106,11 +130,24 @@ def _build_control(services: Services) -> ASGIApp:
     return create_app(routes, guard, clock=services.clock, log=services.log)
 
 
-async def _list_servers(services: Services) -> list[Server]:
+async def _list_servers(services: Services, problems: dict[str, str]) -> list[Server]:
+    """All servers. `problems` gets the reason for each one whose API key cannot be read."""
     keyless = services.settings.keyless.enabled
-    rows = [row for row in services.settings.servers if row.enabled]
-    configured = [configured_server(row, demo_url="", keyless=keyless) for row in rows]
+    configured = []
+    for row in services.settings.servers:
+        if row.enabled:
+            try:
+                server = configured_server(row, demo_url="", keyless=keyless)
+            except ConfigError as exc:
+                problems[row.name] = str(exc)
+                unread = structs.replace(row, api_key=Secret(""))
+                server = configured_server(unread, demo_url="", keyless=keyless)
+            configured.append(server)
     return merge_servers(configured, await services.accounts.servers.load())
+
+
+def _server_status(problems: dict[str, str], name: str) -> ServerStatus:
+    return ServerStatus("unusable", None, problems[name]) if name in problems else UNKNOWN
 
 
 def _no_usage(subject: str) -> InUse:

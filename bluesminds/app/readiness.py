@@ -1,11 +1,14 @@
 """Whether the gateway can take traffic: the checks behind /ready."""
 
+from collections.abc import Callable
+
 import trio
 
 from bluesminds.app.services import Services
 from bluesminds.gateway.limits.lease import Lease
 from bluesminds.gateway.recorder import Recorder
 from bluesminds.gateway.routing.catalog import ServerRegistry
+from bluesminds.gateway.routing.health import ServerStatus
 from bluesminds.gateway.supervision import TaskSupervisor
 from storage.base import StorageError
 from storage.users import has_admin
@@ -22,7 +25,9 @@ class ReadinessCheck:
         recorder: Recorder,
         tasks: TaskSupervisor,
         lease: Lease,
+        status: Callable[[str], ServerStatus],
     ) -> None:
+        self._status = status
         self._services = services
         self._registry = registry
         self._recorder = recorder
@@ -41,9 +46,10 @@ class ReadinessCheck:
 
     def _describe_unavailability(self) -> str:
         locked = len(self._services.accounts.servers.locked)
-        return "no usable server" + (
-            f"; {locked} with an API key sealed by another master key" if locked else ""
-        )
+        servers = self._registry.catalog.servers
+        down = [server.name for server in servers if self._status(server.name).state == "down"]
+        text = f"no usable server; {len(down)} down: {', '.join(down)}" if down else "no usable server"
+        return text + (f"; {locked} with an API key sealed by another master key" if locked else "")
 
     async def _check_store(self) -> str:
         try:

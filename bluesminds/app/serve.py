@@ -23,10 +23,12 @@ from bluesminds.app.listeners import ensure_descriptors, listen_locally, listen_
 from bluesminds.app.services import Services, open_services
 from bluesminds.common.clock import Clock
 from bluesminds.common.log import Log
+from bluesminds.common.values import Server
 from bluesminds.config import Settings
 from bluesminds.gateway.limits.lease import Lease
 from bluesminds.gateway.metrics import Metrics
 from bluesminds.gateway.recorder import Recorder
+from bluesminds.gateway.routing.health import ServerStatus
 from bluesminds.gateway.supervision import TaskSupervisor
 from bluesminds.identity.password import PASSWORD_HASHER
 
@@ -37,14 +39,17 @@ MODEL_DISCOVERY_SECONDS = 2.0  # how long the start waits for the servers' model
 
 class Running(Struct, frozen=True):
     """A gateway that takes requests. `addresses` are the listening sockets' names as the operating system
-    gives them. `healthy` is for a watchdog: it returns False when only a restart can help.
+    gives them. `servers` have their status at the start. `healthy` is for a watchdog: False when only
+    a restart can help.
     """
 
     addresses: list[Any]
     models: list[str]
+    servers: list[tuple[Server, ServerStatus]]
     first_run: FirstRun
     services: Services
     healthy: Callable[[], bool]
+    running_requests: Callable[[], int]
 
 
 async def serve(
@@ -92,7 +97,15 @@ async def serve(
                     first_run = await bootstrap(services, guest_key=guest_key)
                     models = [row.id for row in data_plane.routing.registry.catalog.models()]
                     task_status.started(
-                        Running(addresses, models, first_run, services, data_plane.watchdog.healthy)
+                        Running(
+                            addresses,
+                            models,
+                            data_plane.routing.statuses(),
+                            first_run,
+                            services,
+                            data_plane.watchdog.healthy,
+                            running_requests=lambda: data_plane.authentication.limiter.running,
+                        )
                     )
                 await data_plane.idle_sweeper.sweep()
                 background.cancel_scope.cancel()

@@ -14,14 +14,17 @@ from msgspec import Struct, structs
 
 from bluesminds.accounts.audit import AuditLog
 from bluesminds.accounts.cleanup import ExpiredDataCleanup
+from bluesminds.accounts.email_change import EmailChange
+from bluesminds.accounts.email_verification import EmailVerification
 from bluesminds.accounts.invitations import Invitations
 from bluesminds.accounts.keys import Changed, Keys
-from bluesminds.accounts.limits import Limits
-from bluesminds.accounts.login import Auth
-from bluesminds.accounts.mailboxes import Mailboxes
+from bluesminds.accounts.limits import AccountLimits
+from bluesminds.accounts.login import Login
+from bluesminds.accounts.password_reset import PasswordReset
 from bluesminds.accounts.servers import Servers
 from bluesminds.accounts.services import AccountServices
 from bluesminds.accounts.sessions import Sessions
+from bluesminds.accounts.signup import SignUp
 from bluesminds.accounts.throttle import Throttle
 from bluesminds.accounts.usage import UsageReports
 from bluesminds.accounts.users import Users
@@ -36,7 +39,7 @@ from bluesminds.config import Settings
 from bluesminds.config.settings import Tier
 from bluesminds.http.client.pool import AddressPolicy, Pool, tls_context
 from bluesminds.identity.password import PASSWORD_HASHER, Passwords
-from bluesminds.notify.mail import Mailer, OutboxMailer, SmtpMailer, verifying
+from bluesminds.notify.mail import Mailer, OutboxMailer, SmtpMailer, smtp_tls_context
 from bluesminds.notify.mail_queue import MailQueue
 from bluesminds.notify.mail_templates import MailTemplates
 from storage import open_store, sqlite_path
@@ -92,7 +95,7 @@ async def open_services(
     """Raises StateBusy when another process holds the state directory, BadState, BadDatabaseURL and
     StorageError.
     """
-    url = _database_url(settings)
+    url = database_url(settings)
     state = StateDir(settings.state_dir)
     state.create()
     with state.locked():
@@ -127,7 +130,8 @@ async def open_services(
                 nursery.cancel_scope.cancel()
 
 
-def _database_url(settings: Settings) -> str:
+def database_url(settings: Settings) -> str:
+    """Raises BadDatabaseURL."""
     url = settings.database_url.reveal()
     try:
         sqlite_path(url)
@@ -140,7 +144,7 @@ def _mailer(settings: Settings, state: StateDir, clock: Clock, log: Log) -> Mail
     account = smtp_account(settings.mail)
     if account is None:
         return OutboxMailer(state.path / "outbox", clock=clock, log=log)
-    return SmtpMailer(account, tls=verifying(settings.mail.ca_file), clock=clock)
+    return SmtpMailer(account, tls=smtp_tls_context(settings.mail.ca_file), clock=clock)
 
 
 def _build_services(resources: Resources, password_hasher: PasswordHasher) -> Services:
@@ -151,14 +155,24 @@ def _build_services(resources: Resources, password_hasher: PasswordHasher) -> Se
 
 def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> AccountServices:
     store, clock, mail_queue = resources.store, resources.clock, resources.mail_queue
+    settings = resources.settings.accounts
     templates = MailTemplates(public_url(resources.settings.server))
     passwords, throttle, sessions = Passwords(password_hasher), Throttle(), _build_sessions(resources)
+    verification = EmailVerification(
+        store=store,
+        clock=clock,
+        passwords=passwords,
+        throttle=throttle,
+        mail_queue=mail_queue,
+        templates=templates,
+        settings=settings,
+    )
     return AccountServices(
         users=_build_users(resources),
         passwords=passwords,
         sessions=sessions,
         throttle=throttle,
-        login=Auth(
+        login=Login(
             store,
             clock=clock,
             passwords=passwords,
@@ -168,21 +182,37 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
             templates=templates,
             log=resources.log,
         ),
-        mailboxes=Mailboxes(
-            store,
+        signup=SignUp(
+            store=store,
             clock=clock,
             passwords=passwords,
             throttle=throttle,
             mail_queue=mail_queue,
             templates=templates,
-            settings=resources.settings.accounts,
+            settings=settings,
+            verification=verification,
         ),
-        invitations=Invitations(
-            store,
+        email_verification=verification,
+        email_change=EmailChange(
+            store=store,
             clock=clock,
+            throttle=throttle,
             mail_queue=mail_queue,
             templates=templates,
-            settings=resources.settings.accounts,
+            verification=verification,
+        ),
+        password_reset=PasswordReset(
+            store=store,
+            clock=clock,
+            passwords=passwords,
+            throttle=throttle,
+            mail_queue=mail_queue,
+            templates=templates,
+            settings=settings,
+            verification=verification,
+        ),
+        invitations=Invitations(
+            store, clock=clock, mail_queue=mail_queue, templates=templates, settings=settings
         ),
         keys=Keys(store, pepper=resources.pepper, clock=clock, changed=resources.key_changes.notify),
         limits=_build_limits(resources),
@@ -198,7 +228,6 @@ def _build_users(resources: Resources) -> Users:
         clock=resources.clock,
         changed=resources.key_changes.notify,
         tiers=get_args(Tier),
-        default_tier=resources.settings.accounts.default_tier,
     )
 
 
@@ -214,8 +243,8 @@ def _build_sessions(resources: Resources) -> Sessions:
     )
 
 
-def _build_limits(resources: Resources) -> Limits:
-    return Limits(
+def _build_limits(resources: Resources) -> AccountLimits:
+    return AccountLimits(
         resources.store,
         clock=resources.clock,
         calendar=resources.calendar,

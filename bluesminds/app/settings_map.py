@@ -1,16 +1,17 @@
 """Translates settings into the values that the services, the gateway and the listener are built from."""
 
+from functools import partial
 from typing import Any
 
 from msgspec import structs
 
 from bluesminds.common.money import Price, read_usd
 from bluesminds.common.values import LimitSet, Server
-from bluesminds.config import ListenSettings, ServerSettings, Settings
+from bluesminds.config import ConfigError, ListenSettings, Secret, ServerSettings, Settings
 from bluesminds.config.settings import MailSettings
 from bluesminds.http.client.pool import Timeouts
 from bluesminds.http.server.serve import ListenerLimits
-from bluesminds.notify.mail import SmtpAccount
+from bluesminds.notify.mail import MailFailed, SmtpAccount
 
 
 def upstream_timeouts(settings: Settings) -> Timeouts:
@@ -105,9 +106,17 @@ def smtp_account(mail: MailSettings) -> SmtpAccount | None:
         security=mail.security,
         sender=mail.sender,
         username=mail.username,
-        password=None if mail.password is None else mail.password.reveal(),
+        password=None if mail.password is None else partial(_mail_password, mail.password),
         timeout=mail.timeout,
     )
+
+
+def _mail_password(secret: Secret) -> str:
+    """Raises MailFailed."""
+    try:
+        return secret.reveal()
+    except ConfigError as exc:
+        raise MailFailed(str(exc)) from None
 
 
 def public_url(server: ListenSettings) -> str:

@@ -1,1 +1,1 @@
-"""The command line, one file per noun. No logic: it reads words, asks the gateway and shows what it says."""
+"""The command line, one file per noun. It parses options, calls the operator API and prints the response."""

@@ -1,10 +1,11 @@
-"""Asking the operator's API, and showing its answers as a table for people or JSON for programs."""
+"""Calls the operator API and prints responses as a table or as JSON."""
 
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, cast
 from urllib.parse import urlencode
 
 import click
@@ -16,7 +17,7 @@ from bluesminds.cli.failures import run
 from bluesminds.cli.options import load_settings
 from bluesminds.common.clock import SystemClock
 from bluesminds.common.log import Log
-from bluesminds.config import Settings
+from bluesminds.config import Loaded, Settings
 
 _CODES = {
     400: exits.USAGE,
@@ -29,34 +30,58 @@ _CODES = {
 _REMEDIES = {
     "key_not_found": "bluesminds keys list",
     "server_not_found": "bluesminds servers list",
-    "server_exists": "choose another name; those taken: bluesminds servers list",
+    "server_exists": "choose another name; list the used ones: bluesminds servers list",
     "email_taken": "bluesminds users list",
     "invite_not_found": "bluesminds users invites",
     "session_not_found": "bluesminds users sessions USER",
     "user_not_found": "bluesminds users list",
-    "signup_closed": "set it in gateway.toml and restart; or bluesminds users create --email ADDRESS",
+    "signup_closed": "set signup in [accounts] and restart, or: bluesminds users create --email ADDRESS",
     "last_admin": "bluesminds users set USER --role admin",
-    "email_not_confirmed": "bluesminds users reset-password ADDRESS (the link confirms the address too)",
+    "email_not_confirmed": "bluesminds users reset-password ADDRESS (the link also confirms the address)",
     "storage_unavailable": "check storage.url and that the database runs",
 }
-json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+_LOADED: Final = "bluesminds.loaded"
+_FLAGS: Final = {
+    "allowed_ips": "--ip",
+    "allowed_models": "--model",
+    "allowed_origins": "--origin",
+    "expires_at": "--expires",
+    "full_name": "--name",
+    "metadata": "--metadata",
+    "scopes": "--scope",
+    "since": "--since",
+    "tier": "--tier",
+    "until": "--until",
+    "after": "--after",
+    "url": "--url",
+}
+_NULL: Final = re.compile(r"null \([^)]*\), or |, or null(?: for none)?")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-def ask(config: Path | None, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:  # noqa: ANN401
-    """The decoded answer; `path` is quoted already. Raises exits.Failure with the API's own sentence."""
-    loaded = load_settings(config)
-    return _answer(run(loaded, _send, loaded.settings, method, path, body))
+def call(config: Path | None, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:  # noqa: ANN401
+    """The decoded response. `path` must be quoted. Raises exits.Failure with the error message of the API."""
+    loaded = operator_settings(config)
+    return _decode(run(loaded, _send, loaded.settings, method, path, body))
 
 
-def ask_all(config: Path | None, path: str, filters: Mapping[str, str] | None = None) -> Any:  # noqa: ANN401
-    """The pages of a list as one. `path` has no query. Raises exits.Failure."""
+def call_paged(config: Path | None, path: str, filters: Mapping[str, str] | None = None) -> Any:  # noqa: ANN401
+    """All pages of a list as one response. `path` must not have a query. Raises exits.Failure."""
     path = f"{path}?{urlencode({'limit': '100'} | dict(filters or {}))}"
-    page = ask(config, "GET", path)
+    page = call(config, "GET", path)
     rows = page["data"]
     while page["next_cursor"] is not None:
-        page = ask(config, "GET", f"{path}&{urlencode({'after': page['next_cursor']})}")
+        page = call(config, "GET", f"{path}&{urlencode({'after': page['next_cursor']})}")
         rows += page["data"]
     return page | {"data": rows}
+
+
+def operator_settings(config: Path | None) -> Loaded:
+    """The settings, loaded once per command. Secrets are deferred: a running gateway has its own."""
+    meta = click.get_current_context().meta
+    if _LOADED not in meta:
+        meta[_LOADED] = load_settings(config, defer_secrets=True)
+    return cast("Loaded", meta[_LOADED])
 
 
 async def _send(settings: Settings, method: str, path: str, body: Mapping[str, Any] | None) -> httpx.Response:
@@ -65,15 +90,24 @@ async def _send(settings: Settings, method: str, path: str, body: Mapping[str, A
         return await client.request(method, f"/api/admin{path}", json=body)
 
 
-def _answer(response: httpx.Response) -> Any:  # noqa: ANN401
+def _decode(response: httpx.Response) -> Any:  # noqa: ANN401
     if response.is_success:
         return response.json() if response.content else None
     try:
         error = response.json()["error"]
     except (ValueError, KeyError):
-        error = {"message": f"the gateway answered {response.status_code}", "code": ""}
+        error = {"message": f"the gateway responded with status {response.status_code}", "code": ""}
     code = _CODES.get(response.status_code, exits.FAILURE)
-    raise exits.Failure(error["message"], code, _REMEDIES.get(error["code"], ""))
+    message = _with_flag(error["message"], error.get("param") or "")
+    raise exits.Failure(message, code, _REMEDIES.get(error["code"], ""))
+
+
+def _with_flag(message: str, param: str) -> str:
+    """The message of the API with the option instead of the field, and without null."""
+    flag = _FLAGS.get(param)
+    if flag is None or not message.startswith(f"{param} "):
+        return message
+    return _NULL.sub("", message.replace(param, flag, 1))
 
 
 def echo_json(value: Any) -> None:  # noqa: ANN401
@@ -81,8 +115,8 @@ def echo_json(value: Any) -> None:  # noqa: ANN401
 
 
 def show(value: Any, *, as_json: bool, columns: Sequence[str] = ()) -> None:  # noqa: ANN401
-    """JSON, or the listing's rows in columns: aligned on a terminal, tab-separated in a pipe. A column
-    "limits.rpm" is `rpm` of the row's `limits`.
+    """Print JSON, or the rows of a list: aligned on a terminal, else tab-separated. The column "limits.rpm"
+    is the field `rpm` of the row's `limits`.
     """
     if as_json:
         echo_json(value)
@@ -104,14 +138,14 @@ def _field(row: Mapping[str, Any], column: str) -> Any:  # noqa: ANN401
 
 
 def _cell(value: object) -> str:
-    """One cell. Names are what people typed: a control character in one must not move the cursor."""
+    """The text of a cell. Names are user input, so control characters are replaced."""
     match value:
         case None:
             return "-"
         case bool():
             return "yes" if value else "no"
         case list():
-            value = ",".join(map(str, value)) or "(asked)"
+            value = ",".join(map(str, value)) or "(discovered)"
         case dict():
             value = json.dumps(value)
-    return exits.plain(str(value))
+    return exits.printable(str(value))

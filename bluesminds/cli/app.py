@@ -2,6 +2,7 @@
 
 import click
 
+from bluesminds import __version__
 from bluesminds.cli import exits
 from bluesminds.cli.audit import audit_group
 from bluesminds.cli.config import check, config_group, init
@@ -16,13 +17,13 @@ from bluesminds.cli.version import version
 _EPILOG = (
     "Exit codes: "
     + "; ".join(f"{code} {meaning}" for code, meaning in exits.MEANINGS.items())
-    + ". A gateway that is told once to stop (Ctrl-C, SIGTERM) lets answers finish and ends with 0; told "
-    "twice, it cuts them off and ends with 130."
+    + ". The first Ctrl-C or SIGTERM stops `serve` after running responses have finished, with exit code 0. "
+    "The second aborts them, with exit code 130."
 )
 
 
 class Commands(click.Group):
-    """Adds the exit codes of what can happen in every command: Ctrl-C, and input that is not UTF-8."""
+    """Maps Ctrl-C and arguments that are not UTF-8 to their exit codes, for every command."""
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -32,9 +33,10 @@ class Commands(click.Group):
         except UnicodeEncodeError as exc:
             if exc.reason != "surrogates not allowed":
                 raise
-            raise exits.Failure("the input is not UTF-8 text", exits.USAGE) from None
+            raise exits.Failure("an argument is not UTF-8 text", exits.USAGE) from None
 
 
+@click.version_option(__version__, message="bluesminds %(version)s", help="Print the version.")
 @click.group(cls=Commands, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
     """A self-hosted AI gateway: keys, limits, routing and usage for any OpenAI SDK.

@@ -1,4 +1,4 @@
-"""What a person sees when the gateway is up: where it is, the first key, and a curl that answers."""
+"""The start-up banner: addresses, models, the first key and a working curl command."""
 
 import dataclasses
 import ipaddress
@@ -12,27 +12,31 @@ from typing import Any
 import click
 
 from bluesminds.app.serve import Running
+from bluesminds.cli.exits import counted, printable
 from bluesminds.cli.hints import command
+from bluesminds.common.values import Server
 from bluesminds.config import Loaded, Settings
+from bluesminds.gateway.routing.health import ServerStatus
+from bluesminds.providers.vendors import VENDORS
 
 _SHOWN_MODELS = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class SecretText:
-    """A secret as text for people and as a word for the shell."""
+    """A secret as text to read and as a shell word."""
 
     text: str
     word: str
     is_in_file: bool = False
 
 
-Show = Callable[[str, str], SecretText]  # takes a file's name and the secret
+Show = Callable[[str, str], SecretText]  # (file name, secret)
 
 
 def show(running: Running, loaded: Loaded, *, journal: bool = False) -> None:
-    """To standard error, so that a terminal gets it and a pipe of the log does not mix with standard
-    output. A `journal` keeps what it is told, so there secrets go to files and the text names them.
+    """Print the banner to standard error. A `journal` is kept, so its banner has no secrets: they are written
+    to files in the state directory, and the banner names the files.
     """
     tls = loaded.settings.server.tls_cert is not None
     reach = _reach(running.addresses[0], loaded.settings, tls=tls)
@@ -45,9 +49,10 @@ def show(running: Running, loaded: Loaded, *, journal: bool = False) -> None:
         f"BluesMinds is listening on {', '.join(_url(address, tls=tls) for address in running.addresses)}",
         f"  data      {loaded.settings.state_dir}",
         f"  config    {loaded.path or 'none: defaults and environment'}",
+        f"  servers   {_servers(running.servers)}",
         f"  models    {_models(running.models)}",
         "",
-        *_add_a_server(running.models, loaded),
+        *_add_a_server(running, loaded),
         *_try_it(running, loaded, reach, shown),
         *_claim(running.first_run.bootstrap_token, loaded, reach, shown),
         *([] if journal else ["", "Press Ctrl-C to stop."]),
@@ -68,11 +73,33 @@ def _from_file(path: Path) -> SecretText:
     )
 
 
-def _add_a_server(models: list[str], loaded: Loaded) -> list[str]:
-    if models:
+def _servers(servers: list[tuple[Server, ServerStatus]]) -> str:
+    return "; ".join(f"{server.name}{_state(status)}" for server, status in servers) or "none"
+
+
+def _state(status: ServerStatus) -> str:
+    if status.state == "down":
+        return f": {printable(status.last_error or 'down')}"
+    if status.state == "unknown":
+        return ": no response yet"
+    return " ok" if status.model_count is None else f" ok ({counted(status.model_count, 'model')})"
+
+
+def _add_a_server(running: Running, loaded: Loaded) -> list[str]:
+    if running.models:
         return []
+    if running.servers:
+        interval = f"{loaded.settings.upstream.probe_interval:g} s"
+        found = [_found(server) for server, _ in running.servers if server.origin == "environment"]
+        return [*filter(None, found), f"No server has models yet. The gateway retries every {interval}.", ""]
     add = command("servers add openai --url https://api.openai.com/v1 --api-key-stdin", loaded)
-    return ["No models yet. Add a server; the key is read from standard input:", f"  {add}", ""]
+    return ["No models yet. Add a server (its key is read from standard input):", f"  {add}", ""]
+
+
+def _found(server: Server) -> str | None:
+    """The line about a server that comes from a variable of its vendor."""
+    variables = [vendor.key_variable for vendor in VENDORS if vendor.name == server.name]
+    return f"Found {variables[0]}, but {server.url} does not respond." if variables else None
 
 
 def _try_it(running: Running, loaded: Loaded, reach: str, shown: Show) -> list[str]:
@@ -81,11 +108,11 @@ def _try_it(running: Running, loaded: Loaded, reach: str, shown: Show) -> list[s
     key = shown(name, first.key) if first.key is not None else None
     if key is None:
         make = command("keys create NAME", loaded)
-        title = f"Try it with a key of yours (`{make}` makes one):"
+        title = f"Try it with your key (create one: `{make}`):"
     elif key.is_in_file:
-        title = f"Try it; the key is {key.text}:"
+        title = f"Try it (the key is {key.text}):"
     else:
-        title = "Try it (this key is shown once):"
+        title = "Try it (save this key now; it cannot be shown again):"
     word = "$BLUESMINDS_KEY" if key is None else key.word
     body = json.dumps(
         {"model": _example(running.models), "messages": [{"role": "user", "content": "Hello!"}]}
@@ -103,9 +130,9 @@ def _claim(token: str | None, loaded: Loaded, reach: str, shown: Show) -> list[s
         return []
     return [
         "",
-        "There is no administrator yet; until then only this machine can be served. Make one:",
+        "No administrator yet, so the gateway accepts connections from this machine only. Create one:",
         f"  {command('users create --role admin --email you@example.com', loaded)}",
-        'or send {"token": ..., "email": ..., "password": ...} with this token, good until the next start:',
+        "Or create one over HTTP (the token is valid until the next start):",
         f"    {shown('bootstrap-token', token).text}",
         f'    curl {reach}/api/setup -H "Content-Type: application/json" -d @-',
     ]
@@ -124,8 +151,8 @@ def _models(names: list[str]) -> str:
     return ", ".join(shown) + more
 
 
-def _reach(address: Any, settings: Settings, *, tls: bool) -> str:  # noqa: ANN401 - as the operating system names it
-    """How curl on this machine gets there."""
+def _reach(address: Any, settings: Settings, *, tls: bool) -> str:  # noqa: ANN401 - from getsockname()
+    """The base URL for curl on this machine, with curl options if needed."""
     if settings.server.public_url is not None:
         return settings.server.public_url.rstrip("/")
     if not isinstance(address, tuple):
@@ -144,5 +171,5 @@ def _url(address: Any, *, tls: bool) -> str:  # noqa: ANN401
 
 
 def _quoted(text: str) -> str:
-    """For single quotes in a shell: a model's name may hold one."""
+    """Quote for single quotes in a shell; a model name may contain one."""
     return text.replace("'", "'\\''")

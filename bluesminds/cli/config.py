@@ -1,4 +1,4 @@
-"""config show, check and init: seeing, testing and starting a configuration. Secrets are shown as a mask."""
+"""config show, check and init. Secrets are masked."""
 
 import json
 import os
@@ -15,30 +15,31 @@ from bluesminds.app import preflight
 from bluesminds.cli import exits
 from bluesminds.cli.failures import run
 from bluesminds.cli.options import InvalidConfig, config_option, load_settings
-from bluesminds.config import ConfigError, Loaded, Secret, toml_value
+from bluesminds.config import ConfigError, Loaded, Secret, Settings, toml_value
 from bluesminds.config.fields import sections
+from storage import sqlite_path
 
 STARTER: Final = """\
 # BluesMinds. Test this file with: bluesminds check
 # Every setting is explained in gateway.toml.example and docs/configure.md.
 
 [server]
-host = "127.0.0.1"        # "0.0.0.0" to be reached from other machines
+host = "127.0.0.1"        # "0.0.0.0" accepts connections from other machines
 port = 3000
 # public_url = "https://ai.example.com"
 # tls_cert = "/etc/bluesminds/cert.pem"
 # tls_key = "/etc/bluesminds/key.pem"
 
 [limits]
-time_zone = "UTC"   # whose days and months limits are for
+time_zone = "UTC"         # defines the days and months of limits
 
 [log]
 level = "info"
 
-# A built-in server to try things with: model "demo/echo". Remove it when you have another.
-[[servers]]
-name = "demo"
-dialect = "demo"
+# The built-in demo server with the model "demo/echo".
+# [[servers]]
+# name = "demo"
+# dialect = "demo"
 
 # A hosted provider; the key is read from the environment.
 # [[servers]]
@@ -53,7 +54,7 @@ dialect = "demo"
 # url = "http://127.0.0.1:4000"
 # api_key = {file="litellm.key"}
 
-# A model server on this machine; no models listed means: ask it.
+# A model server on this machine. Its models are discovered.
 # [[servers]]
 # name = "ollama"
 # url = "http://127.0.0.1:11434/v1"
@@ -62,15 +63,15 @@ dialect = "demo"
 
 @click.group("config")
 def config_group() -> None:
-    """See the configuration."""
+    """Show the configuration."""
 
 
 @config_group.command()
 @config_option
-@click.option("--origin", is_flag=True, help="Say where each value comes from.")
-@click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+@click.option("--origin", is_flag=True, help="Show the source of each value.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(config: Path | None, origin: bool, as_json: bool) -> None:
-    """Print the settings in force, secrets masked."""
+    """Print the effective settings; secrets are masked."""
     loaded = load_settings(config)
     if as_json:
         click.echo(json.dumps(_origins_json(loaded) if origin else _values_json(loaded), indent=2))
@@ -81,12 +82,12 @@ def show(config: Path | None, origin: bool, as_json: bool) -> None:
 
 @click.command()
 @config_option
-@click.option("--connect", is_flag=True, help="Ask the database and the servers too.")
+@click.option("--connect", is_flag=True, help="Also connect to the database and the servers.")
 def check(config: Path | None, connect: bool) -> None:
-    """Test the configuration without starting anything.
+    """Check the configuration without starting the gateway.
 
-    Settings that only a start would refuse are tried too: the state directory, the database's place, the
-    address. Without --connect no server and no database is asked.
+    Also checks the state directory, the location of the database and the listening address. It only connects
+    to the database and the servers with --connect.
     """
     loaded = load_settings(config)
     if problems := list(preflight.static_checks(loaded)):
@@ -94,27 +95,39 @@ def check(config: Path | None, connect: bool) -> None:
     if connect and (silent := run(loaded, preflight.connectivity_checks, loaded)):
         raise InvalidConfig(ConfigError(silent), exits.UNAVAILABLE)
     click.echo(f"{loaded.path or 'no configuration file, defaults'}: ok")
+    click.echo(_summary(loaded.settings))
+
+
+def _summary(settings: Settings) -> str:
+    """What the configuration contains, in one line."""
+    names = [server.name for server in settings.servers]
+    servers = exits.counted(len(names), "server") + (f" ({', '.join(names)})" if names else "")
+    path = sqlite_path(settings.database_url.reveal())
+    database = "PostgreSQL" if path is None else f"SQLite in {path}"
+    host = f"[{settings.server.host}]" if ":" in settings.server.host else settings.server.host
+    prices = exits.counted(len(settings.prices), "price")
+    return f"{servers}, {prices}, {database}, listens on {host}:{settings.server.port}"
 
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path, dir_okay=False), default="gateway.toml")
 @click.option("--force", is_flag=True, help="Overwrite the file if it exists.")
 def init(path: Path, force: bool) -> None:
-    """Write a configuration to start from, readable by its owner only."""
+    """Write a starter configuration, readable only by its owner."""
     try:
         _write_private(path, STARTER, force)
     except FileExistsError:
-        remedy = "choose another path, or overwrite it with --force"
+        remedy = "choose another path, or replace it with --force"
         raise exits.Failure(f"{path} exists already", exits.CONFLICT, remedy) from None
     except OSError as error:
-        remedy = "choose a path in a directory you may write to"
+        remedy = "choose a path in a writable directory"
         raise exits.Failure(f"{path} cannot be written: {error.strerror}", remedy=remedy) from None
     click.echo(f"wrote {path}")
     click.echo(f"next: bluesminds serve --config {path}", err=True)
 
 
 def _write_private(path: Path, text: str, force: bool) -> None:
-    """Write a file with mode 0600; an existing one is refused, or replaced as a whole. Raises OSError."""
+    """Write a file with mode 0600. Raises FileExistsError without `force`, OSError."""
     target = path.with_name(f".{path.name}.{os.getpid()}.new") if force else path
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
@@ -123,7 +136,7 @@ def _write_private(path: Path, text: str, force: bool) -> None:
         target.replace(path)
 
 
-Section = tuple[str, str, msgspec.Struct]  # header, prefix of its origins, values
+Section = tuple[str, str, msgspec.Struct]  # header, prefix in origins, values
 
 
 def _sections(loaded: Loaded) -> Iterator[Section]:
@@ -136,7 +149,7 @@ def _sections(loaded: Loaded) -> Iterator[Section]:
 
 
 def _values(section: msgspec.Struct) -> Iterator[tuple[str, object]]:
-    """The plain settings of a section, ready to be shown."""
+    """The settings of a section as printable values, without nested sections."""
     for name, value in msgspec.structs.asdict(section).items():
         if not isinstance(value, msgspec.Struct) and name != "servers":
             yield name, _plain(value)

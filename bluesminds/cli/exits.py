@@ -1,4 +1,4 @@
-"""What a command's exit code means. Scripts branch on these, so a number never changes its meaning."""
+"""Exit codes. Scripts depend on them, so a code never changes its meaning."""
 
 from collections.abc import Iterable
 from typing import IO, Any, Final
@@ -7,29 +7,29 @@ import click
 
 OK: Final = 0
 FAILURE: Final = 1
-USAGE: Final = 2  # click's own code for a wrong command line
+USAGE: Final = 2  # the code that click uses
 CONFIG_INVALID: Final = 3
 NOT_FOUND: Final = 4
 AUTH: Final = 5
 CONFLICT: Final = 6
-UNAVAILABLE: Final = 7  # cannot be reached, or took too long
+UNAVAILABLE: Final = 7  # cannot be reached, or timed out
 INTERRUPTED: Final = 130
 
 MEANINGS: Final = {
-    OK: "done",
-    FAILURE: "failed",
-    USAGE: "the command line is wrong",
-    CONFIG_INVALID: "the configuration is invalid",
-    NOT_FOUND: "no such thing",
+    OK: "success",
+    FAILURE: "failure",
+    USAGE: "invalid command line",
+    CONFIG_INVALID: "invalid configuration",
+    NOT_FOUND: "not found",
     AUTH: "not allowed",
-    CONFLICT: "it exists already, or is in use",
-    UNAVAILABLE: "cannot be reached, or took too long",
+    CONFLICT: "already exists or in use",
+    UNAVAILABLE: "unavailable or timed out",
     INTERRUPTED: "interrupted",
 }
 
 
 class Failure(click.ClickException):
-    """Ends a command: `error:` and `help:` lines on standard error, then the exit code."""
+    """Ends a command with `error:` and `help:` lines on standard error and an exit code."""
 
     def __init__(self, message: str, exit_code: int = FAILURE, remedy: str = "") -> None:
         super().__init__(message)
@@ -37,17 +37,22 @@ class Failure(click.ClickException):
         self.lines = [("error", message, remedy)]
 
     def show(self, file: IO[Any] | None = None) -> None:
-        say(self.lines, file)
+        print_diagnostics(self.lines, file)
 
 
-def say(lines: Iterable[tuple[str, str, str]], file: IO[Any] | None = None) -> None:
-    """Write (kind, message, remedy) triples to standard error, one message and its help after another."""
+def print_diagnostics(lines: Iterable[tuple[str, str, str]], file: IO[Any] | None = None) -> None:
+    """Write (kind, message, remedy) triples to standard error."""
     for kind, message, remedy in lines:
-        click.echo(f"{kind}: {plain(message)}", file=file, err=True)
+        click.echo(f"{kind}: {printable(message)}", file=file, err=True)
         if remedy:
-            click.echo(f"help: {plain(remedy)}", file=file, err=True)
+            click.echo(f"help: {printable(remedy)}", file=file, err=True)
 
 
-def plain(text: str) -> str:
-    """Text with nothing in it that moves a cursor: it may hold what people typed."""
+def counted(number: int, noun: str) -> str:
+    """ "1 model", "2 models"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def printable(text: str) -> str:
+    """Replace unprintable characters: the text may contain user input."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

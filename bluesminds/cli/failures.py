@@ -15,16 +15,20 @@ import trio
 
 from bluesminds.app.first_run import StartRefused
 from bluesminds.app.listeners import BadCertificate, CannotListen
+from bluesminds.app.operator import NoDatabase
 from bluesminds.app.services import BadDatabaseURL
 from bluesminds.app.state_dir import BadState, StateBusy
 from bluesminds.cli import exits
-from bluesminds.cli.hints import command
-from bluesminds.config import Loaded
+from bluesminds.cli.hints import command, demo_command
+from bluesminds.cli.options import InvalidConfig
+from bluesminds.config import ConfigError, Loaded
 from bluesminds.gateway.limits.lease import LeaseHeld
 from bluesminds.http.server.systemd import UnusableDescriptor
 from storage import MigrationChanged, SchemaTooNew, StorageError
 
 EXPECTED = (
+    ConfigError,
+    NoDatabase,
     StartRefused,
     StateBusy,
     LeaseHeld,
@@ -60,16 +64,14 @@ def run(loaded: Loaded, work: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
     try:
         trio.run(main, restrict_keyboard_interrupt_to_checkpoints=True)
     except (BaseExceptionGroup, *EXPECTED) as exc:
-        error = only(exc)
+        error = unwrap(exc)
     else:
         return results[0]
     raise failure(error, loaded)
 
 
-def only(error: BaseException) -> BaseException:
-    """The one error inside nested groups; an interruption before any other; the group itself when there
-    are several.
-    """
+def unwrap(error: BaseException) -> BaseException:
+    """The only error inside nested groups; KeyboardInterrupt has priority; the group if there are several."""
     while isinstance(error, BaseExceptionGroup):
         interrupted = error.subgroup(KeyboardInterrupt)
         if interrupted is None and len(error.exceptions) != 1:
@@ -79,15 +81,22 @@ def only(error: BaseException) -> BaseException:
 
 
 def failure(exc: BaseException, loaded: Loaded) -> exits.Failure:
-    """`loaded` is the configuration in force. Raises `exc` again when it is none of EXPECTED."""
+    """Raises `exc` again if it is not in EXPECTED."""
     match exc:
         case KeyboardInterrupt():
             return exits.Failure("interrupted", exits.INTERRUPTED)
+        case ConfigError():
+            return InvalidConfig(exc)
+        case NoDatabase():
+            remedy = "select the configuration of the gateway with --config, or start one: bluesminds serve"
+            if demo := demo_command(loaded):
+                remedy = f"for the data of `bluesminds demo`: {demo}"
+            return exits.Failure(str(exc), exits.NOT_FOUND, remedy)
         case StartRefused():
             remedy = command("users create --role admin --email you@example.com", loaded)
             return exits.Failure(str(exc), exits.CONFIG_INVALID, remedy)
         case StateBusy():
-            remedy = "if it is starting, try again in a moment; else stop it, or choose another state_dir"
+            remedy = "if it is starting, try again in a moment; otherwise stop it or use another state_dir"
             return exits.Failure(str(exc), exits.CONFLICT, remedy)
         case BadState():
             return exits.Failure(str(exc), _state_code(exc.__cause__), exc.remedy)
@@ -95,26 +104,26 @@ def failure(exc: BaseException, loaded: Loaded) -> exits.Failure:
             remedy = "write sqlite:///absolute/path.db or postgresql://user:password@host/name"
             return exits.Failure(str(exc), exits.CONFIG_INVALID, remedy)
         case SchemaTooNew() | MigrationChanged():
-            remedy = "how to restore is in docs/operate.md, under Backup"
+            remedy = "see Backup in docs/operate.md for how to restore"
             return exits.Failure(str(exc), exits.CONFIG_INVALID, remedy)
         case StorageError():
             return exits.Failure(str(exc), exits.UNAVAILABLE, "check storage.url and that the database runs")
         case CannotListen():
             return _cannot_listen(exc)
         case LeaseHeld():
-            remedy = "which gateways share the database is in storage.url of each"
+            remedy = "check storage.url of the other gateways"
             return exits.Failure(str(exc), exits.CONFLICT, remedy)
         case BadCertificate():
-            return exits.Failure(str(exc), exits.CONFIG_INVALID, "see what is wrong: bluesminds check")
+            return exits.Failure(str(exc), exits.CONFIG_INVALID, "see details: bluesminds check")
         case UnusableDescriptor():
             remedy = "the .socket unit needs ListenStream= and Accept=no"
             return exits.Failure(str(exc), exits.CONFIG_INVALID, remedy)
         case httpx.TimeoutException():
-            remedy = "look at its log; the command may have been carried out"
-            return exits.Failure("the running gateway has not answered in time", exits.UNAVAILABLE, remedy)
+            remedy = "check its log; the command may have taken effect"
+            return exits.Failure("the running gateway did not respond in time", exits.UNAVAILABLE, remedy)
         case httpx.HTTPError():
-            remedy = "try again in a moment; the command may have been carried out"
-            return exits.Failure("the running gateway ended before it answered", exits.UNAVAILABLE, remedy)
+            remedy = "try again in a moment; the command may have taken effect"
+            return exits.Failure("the running gateway stopped before it responded", exits.UNAVAILABLE, remedy)
     raise exc
 
 
@@ -132,10 +141,12 @@ def _cannot_listen(exc: CannotListen) -> exits.Failure:
         )
     if cause.errno == errno.EADDRINUSE:
         return exits.Failure(
-            message, exits.CONFLICT, "choose another port with --port, or stop what listens there"
+            message,
+            exits.CONFLICT,
+            'use another port: --port 3001, or with make: make run ARGS="--port 3001"',
         )
     if cause.errno == errno.EEXIST:
-        return exits.Failure(message, exits.CONFLICT, "move what is there out of the way")
+        return exits.Failure(message, exits.CONFLICT, "move or delete the existing file")
     if cause.errno in _NOT_ALLOWED:
-        return exits.Failure(message, exits.AUTH, "choose a port above 1023 with --port")
+        return exits.Failure(message, exits.AUTH, "use a port above 1023 (--port)")
     return exits.Failure(message, exits.UNAVAILABLE, "")

@@ -1,16 +1,27 @@
 """keys create, list, show, set, rotate, end-previous, revoke, usage."""
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
 
 from bluesminds.cli import exits
-from bluesminds.cli.api_client import ask, ask_all, echo_json, json_option, show
-from bluesminds.cli.options import COUNTS, SUMS, config_option, figures, limit_options
-from bluesminds.cli.users import find_user
+from bluesminds.cli.api_client import call, call_paged, echo_json, json_option, operator_settings, show
+from bluesminds.cli.options import (
+    COUNTS,
+    SUMS,
+    DurationType,
+    config_option,
+    limit_options,
+    limit_values,
+    warn_of_budget_without_prices,
+)
+from bluesminds.cli.users import find_user, user_names
+from bluesminds.common.clock import SystemClock, format_time
 from bluesminds.common.crypto import is_uuid
+from bluesminds.common.durations import read_duration
 
 Rule = str | tuple[str, ...] | None
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -19,13 +30,14 @@ _ANY: Final = "any"
 _NEVER: Final = "never"
 _NONE: Final = "none"
 _LISTS: Final = {
-    "scopes": ("--scope", "What the key may be used for: chat.completions, models."),
-    "allowed_models": ("--model", 'A model it may use; "*" at the end of a name is any ending.'),
-    "allowed_ips": ("--ip", "An address or network it may be used from."),
-    "allowed_origins": ("--origin", "An origin whose pages may use it, such as https://app.example.com."),
+    "scopes": ("--scope", "Allowed endpoints: chat.completions, models."),
+    "allowed_models": ("--model", 'Allowed model; "*" at the end matches any suffix.'),
+    "allowed_ips": ("--ip", "Allowed client address or network."),
+    "allowed_origins": ("--origin", "Allowed web origin, such as https://app.example.com."),
 }
 _COLUMNS: Final = (
-    *("id", "name", "prefix", "last4", "limits.rpm", "limits.concurrency"),
+    *("id", "name", "user", "prefix", "last4"),
+    *(f"limits.{name}" for name in (*COUNTS, *SUMS)),
     *("created_at", "last_used_at", "expires_at", "revoked_at", "user_id"),
 )
 _DETAILS: Final = (
@@ -35,53 +47,59 @@ _DETAILS: Final = (
 
 
 def rule_options(command: Command) -> Command:
-    """What a key may be used for, handed to the command by the names of the API."""
+    """Options for the restrictions of a key, passed to the command under their API names."""
     command = limit_options(command)
     command = click.option(
         "--metadata",
         multiple=True,
         metavar="NAME=VALUE",
-        help=f"A text of yours to keep with it. May be repeated; {_NONE} is without any.",
+        help=f"Text to store with the key. Repeatable; {_NONE} removes all. Default: none.",
     )(command)
-    command = click.option("--expires", help=f"When it ends, such as 2030-01-31T12:00:00Z, or {_NEVER}.")(
-        command
-    )
+    command = click.option(
+        "--expires", help=f"When it expires: 7d, 12h, 2030-01-31T12:00:00Z, or {_NEVER} (default)."
+    )(command)
     for name, (option, meaning) in reversed(_LISTS.items()):
-        text = f"{meaning} May be repeated; {_ANY} is without a rule."
+        text = f"{meaning} Repeatable; {_ANY} removes the restriction. Default: all allowed."
         command = click.option(option, name, multiple=True, help=text)(command)
     return command
 
 
 @click.group("keys")
 def keys_group() -> None:
-    """API keys."""
+    """Manage API keys."""
 
 
 @keys_group.command()
 @click.argument("name")
-@click.option("--user", help="The account it is for, by address or id. Default: the local operator's.")
+@click.option("--user", help="The owner, by e-mail address or id. Default: the local operator.")
 @rule_options
 @config_option
 @json_option
 def create(name: str, user: str | None, config: Path | None, as_json: bool, **rules: Rule) -> None:
-    """Make a key. It is printed once and cannot be shown again."""
+    """Create an API key. Save it; it cannot be shown again."""
     body = {"name": name, **_rules(rules)}
     if user is not None:
         body["user_id"] = find_user(config, user)["id"]
-    _hand_over(ask(config, "POST", "/keys", body), as_json=as_json)
+    _print_secret(call(config, "POST", "/keys", body), as_json=as_json)
+    warn_of_budget_without_prices(body.get("limits", {}), operator_settings(config).settings)
 
 
 @keys_group.command("list")
-@click.option("--user", help="Only those of this account, by address or id.")
-@click.option("--active/--ended", default=None, help="Only those that work, or only those that do not.")
+@click.option("--user", help="Only keys of this user, by e-mail address or id.")
+@click.option("--active/--ended", default=None, help="Only active keys, or only revoked and expired ones.")
 @config_option
 @json_option
 def list_(user: str | None, active: bool | None, config: Path | None, as_json: bool) -> None:
-    """List keys."""
+    """List API keys."""
     filters = {} if active is None else {"active": str(active).lower()}
     if user is not None:
         filters["user_id"] = find_user(config, user)["id"]
-    show(ask_all(config, "/keys", filters), as_json=as_json, columns=_COLUMNS)
+    found = call_paged(config, "/keys", filters)
+    if not as_json:
+        names = user_names(config)
+        rows = [row | {"user": names.get(row["user_id"])} for row in found["data"]]
+        found = found | {"data": rows}
+    show(found, as_json=as_json, columns=_COLUMNS)
 
 
 @keys_group.command("show")
@@ -89,39 +107,42 @@ def list_(user: str | None, active: bool | None, config: Path | None, as_json: b
 @config_option
 @json_option
 def show_(key_id: str, config: Path | None, as_json: bool) -> None:
-    """Show what a key may be used for."""
-    _show(ask(config, "GET", key_path(key_id)), as_json=as_json)
+    """Show one API key and its restrictions."""
+    _show(call(config, "GET", key_path(key_id)), as_json=as_json)
 
 
 @keys_group.command("set")
 @click.argument("key_id")
-@click.option("--name", help="Another name.")
+@click.option("--name", help="New name.")
 @rule_options
 @config_option
 @json_option
 def set_(key_id: str, name: str | None, config: Path | None, as_json: bool, **rules: Rule) -> None:
-    """Change what is given, in force at once. Metadata is replaced as a whole."""
+    """Change an API key, effective immediately.
+
+    Only the given options change. --metadata replaces all metadata.
+    """
     body = _rules(rules) | ({} if name is None else {"name": name})
     if not body:
-        raise exits.Failure("there is nothing to set", exits.USAGE, "bluesminds keys set --help")
-    _show(ask(config, "PATCH", key_path(key_id), body), as_json=as_json)
+        raise exits.Failure("no option was given", exits.USAGE, "bluesminds keys set --help")
+    _show(call(config, "PATCH", key_path(key_id), body), as_json=as_json)
+    warn_of_budget_without_prices(body.get("limits", {}), operator_settings(config).settings)
 
 
 @keys_group.command()
 @click.argument("key_id")
 @click.option(
     "--overlap",
-    type=click.IntRange(0, 604_800),
+    type=DurationType(604_800),
     default=0,
-    show_default=True,
-    help="Seconds for which the previous secret is still accepted.",
+    help="How long the old secret keeps working, such as 30s, 12h or 7d. Default: not at all.",
 )
 @config_option
 @json_option
 def rotate(key_id: str, overlap: int, config: Path | None, as_json: bool) -> None:
-    """Replace the secret of a key; the new one is printed once. ID, rules and usage stay."""
-    made = ask(config, "POST", f"{key_path(key_id)}/rotate", {"overlap_seconds": overlap})
-    _hand_over(made, as_json=as_json)
+    """Rotate a key: issue a new secret, keep id, limits and usage."""
+    made = call(config, "POST", f"{key_path(key_id)}/rotate", {"overlap_seconds": overlap})
+    _print_secret(made, as_json=as_json)
 
 
 @keys_group.command("end-previous")
@@ -129,12 +150,12 @@ def rotate(key_id: str, overlap: int, config: Path | None, as_json: bool) -> Non
 @config_option
 @json_option
 def end_previous(key_id: str, config: Path | None, as_json: bool) -> None:
-    """End the previous secret of a rotated key."""
-    ask(config, "DELETE", f"{key_path(key_id)}/previous")
+    """Revoke the previous secret now."""
+    call(config, "DELETE", f"{key_path(key_id)}/previous")
     if as_json:
         echo_json({"id": key_id, "previous_until": None})
     else:
-        click.echo(f"only the current secret of {key_id} is accepted now")
+        click.echo(f"revoked the previous secret of {key_id}")
 
 
 @keys_group.command()
@@ -142,8 +163,8 @@ def end_previous(key_id: str, config: Path | None, as_json: bool) -> None:
 @config_option
 @json_option
 def revoke(key_id: str, config: Path | None, as_json: bool) -> None:
-    """End a key at once."""
-    ask(config, "DELETE", key_path(key_id))
+    """Revoke an API key immediately."""
+    call(config, "DELETE", key_path(key_id))
     if as_json:
         echo_json({"id": key_id, "revoked": True})
     else:
@@ -158,31 +179,46 @@ def revoke(key_id: str, config: Path | None, as_json: bool) -> None:
 @config_option
 @json_option
 def usage(key_id: str, days: int, config: Path | None, as_json: bool) -> None:
-    """Sum up what a key was used for, by day."""
-    found = ask(config, "GET", f"{key_path(key_id)}/usage?days={days}")
+    """Show the usage of a key by day."""
+    found = call(config, "GET", f"{key_path(key_id)}/usage?days={days}")
     columns = ("day", "requests", "errors", "input_tokens", "output_tokens", "cost_usd")
     show(found if as_json else {"data": found["days"]}, as_json=as_json, columns=columns)
 
 
 def key_path(key_id: str) -> str:
-    """Where the operator's API has a key. Raises exits.Failure for what is not the id of one."""
+    """The API path of a key. Raises exits.Failure for an invalid id."""
     if not is_uuid(key_id):
-        raise exits.Failure(f"{key_id!r} is not the id of a key", exits.USAGE, "bluesminds keys list")
+        raise exits.Failure(f"{key_id!r} is not a key id", exits.USAGE, "bluesminds keys list")
     return f"/keys/{key_id}"
 
 
 def _rules(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What was given on the command line, as the API takes it. Raises exits.Failure."""
+    """The given options as an API request body. Raises exits.Failure."""
     body: dict[str, Any] = {
         name: None if given[name] == (_ANY,) else list(given[name]) for name in _LISTS if given[name]
     }
     if given["expires"] is not None:
-        body["expires_at"] = None if given["expires"] == _NEVER else given["expires"]
+        body["expires_at"] = None if given["expires"] == _NEVER else _expiry(given["expires"])
     if given["metadata"]:
         body["metadata"] = {} if given["metadata"] == (_NONE,) else dict(map(_pair, given["metadata"]))
-    if limits := figures({name: given[name] for name in (*COUNTS, *SUMS)}):
+    if limits := limit_values({name: given[name] for name in (*COUNTS, *SUMS)}):
         body["limits"] = limits
     return body
+
+
+def _expiry(text: str) -> str:
+    """A duration from now, or a time, as RFC 3339. Raises exits.Failure."""
+    try:
+        return format_time(SystemClock().now_ms() + read_duration(text) * 1000)
+    except ValueError:
+        pass
+    try:
+        if datetime.fromisoformat(text).tzinfo is not None:
+            return text
+    except ValueError:
+        pass
+    message = f"--expires must be a duration such as 7d, a time such as 2030-01-31T12:00:00Z, or `{_NEVER}`"
+    raise exits.Failure(message, exits.USAGE, "for example --expires 12h")
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -192,19 +228,17 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _hand_over(made: Any, *, as_json: bool) -> None:  # noqa: ANN401
+def _print_secret(made: Any, *, as_json: bool) -> None:  # noqa: ANN401
     if as_json:
         echo_json(made)
     else:
         click.echo(made["key"])
-        message = (
-            f"This is the only time the key of {exits.plain(made['name'])} is shown. Its id is {made['id']}."
-        )
-        click.echo(message, err=True)
+        name = exits.printable(made["name"])
+        click.echo(f"Save this key now; it cannot be shown again. Name: {name}. Id: {made['id']}.", err=True)
 
 
 def _show(key: Any, *, as_json: bool) -> None:  # noqa: ANN401
-    """JSON, or a line for each thing that can be said of a key."""
+    """Print JSON, or one line per field that is set."""
     flat = key | key["limits"] | {"metadata": [f"{name}={text}" for name, text in key["metadata"].items()]}
     rows = [{"name": name, "value": flat[name]} for name in _DETAILS if flat[name] not in (None, [])]
     show(key if as_json else {"data": rows}, as_json=as_json, columns=("name", "value"))

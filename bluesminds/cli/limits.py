@@ -6,33 +6,40 @@ from typing import Any
 import click
 
 from bluesminds.cli import exits
-from bluesminds.cli.api_client import ask, echo_json, json_option, show
+from bluesminds.cli.api_client import call, echo_json, json_option, operator_settings, show
 from bluesminds.cli.keys import key_path
-from bluesminds.cli.options import COUNTS, SUMS, config_option, figures, limit_options
+from bluesminds.cli.options import (
+    COUNTS,
+    SUMS,
+    config_option,
+    limit_options,
+    limit_values,
+    warn_of_budget_without_prices,
+)
 from bluesminds.cli.users import find_user
 
 
 @click.group("limits")
 def limits_group() -> None:
-    """Limits of accounts and keys."""
+    """Show and set limits of accounts and keys."""
 
 
 @limits_group.command("show")
 @click.argument("user", required=False)
-@click.option("--key", "key_id", help="The id of a key, for what limits that key.")
+@click.option("--key", "key_id", help="The id of a key, to show the limits of that key.")
 @config_option
 @json_option
 def show_(user: str | None, key_id: str | None, config: Path | None, as_json: bool) -> None:
-    """Show limits and what is used of them."""
+    """Show limits and their current usage."""
     if user is not None and key_id is None:
         path = f"/users/{find_user(config, user)['id']}/limits"
     elif key_id is not None and user is None:
         path = f"{key_path(key_id)}/limits"
     else:
         raise exits.Failure(
-            "name an account, or a key with --key", exits.USAGE, "bluesminds limits show --help"
+            "name either a user or a key (--key)", exits.USAGE, "bluesminds limits show --help"
         )
-    _show(ask(config, "GET", path), as_json=as_json)
+    _show(call(config, "GET", path), as_json=as_json)
 
 
 @limits_group.command("set")
@@ -41,21 +48,22 @@ def show_(user: str | None, key_id: str | None, config: Path | None, as_json: bo
 @config_option
 @json_option
 def set_(user: str, config: Path | None, as_json: bool, **given: str | None) -> None:
-    """Set an account's own limits. "tier" is as the tier says."""
-    body = figures(given)
+    """Set limits of an account; "tier" restores the limit of its tier."""
+    body = limit_values(given)
     if not body:
-        raise exits.Failure("there is nothing to set", exits.USAGE, "bluesminds limits set --help")
+        raise exits.Failure("no option was given", exits.USAGE, "bluesminds limits set --help")
     path = f"/users/{find_user(config, user)['id']}/limits"
-    _show(ask(config, "PATCH", path, body), as_json=as_json)
+    _show(call(config, "PATCH", path, body), as_json=as_json)
+    warn_of_budget_without_prices(body, operator_settings(config).settings)
 
 
 @limits_group.command()
 @config_option
 @json_option
 def tiers(config: Path | None, as_json: bool) -> None:
-    """List the tiers of the settings."""
+    """List the tiers and their limits."""
     columns = ("name", *(f"limits.{name}" for name in (*COUNTS, *SUMS)))
-    show(ask(config, "GET", "/tiers"), as_json=as_json, columns=columns)
+    show(call(config, "GET", "/tiers"), as_json=as_json, columns=columns)
 
 
 def _show(found: dict[str, Any], *, as_json: bool) -> None:
@@ -67,8 +75,8 @@ def _show(found: dict[str, Any], *, as_json: bool) -> None:
             "name": name,
             "limit": found[name]["limit"],
             "used": found[name]["used"],
-            "of": found[name]["origin"],
+            "from": found[name]["origin"],
         }
         for name in (*COUNTS, *SUMS)
     ]
-    show({"data": rows}, as_json=False, columns=("name", "limit", "used", "of"))
+    show({"data": rows}, as_json=False, columns=("name", "limit", "used", "from"))

@@ -1,6 +1,7 @@
-"""What every command that needs the configuration shares: the -c option and the loading of settings."""
+"""Options that commands share, and loading of the configuration."""
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -8,28 +9,32 @@ from typing import Any, Final, TypeVar
 import click
 
 from bluesminds.cli import exits
-from bluesminds.config import ConfigError, Loaded, find_file, load
+from bluesminds.common.durations import read_duration
+from bluesminds.config import ConfigError, Loaded, Settings, find_file, load
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 COUNTS: Final = ("rpm", "tpm", "concurrency", "tokens_per_day", "tokens_per_month")
 SUMS: Final = ("usd_per_day", "usd_per_month", "usd_total")
 _AS_TIER: Final = "tier"
+_NO_LIMIT: Final = "`tier` removes the limit, so that only the limit of the tier applies"
+_AMOUNT: Final = re.compile(r"(?=[0-9.]*[1-9])[0-9]{1,9}(\.[0-9]{1,9})?")
+_COUNT: Final = re.compile(r"[1-9][0-9]{0,14}")
 _LIMITS: Final = {
     "--rpm": "Requests per minute.",
     "--tpm": "Tokens per minute.",
-    "--concurrency": "Requests at once.",
+    "--concurrency": "Concurrent requests.",
     "--tokens-per-day": "Tokens per calendar day.",
     "--tokens-per-month": "Tokens per calendar month.",
     "--usd-per-day": "USD per calendar day.",
     "--usd-per-month": "USD per calendar month.",
-    "--usd-total": "USD in all.",
+    "--usd-total": "Total USD.",
 }
 _FILE: Final = click.Path(path_type=Path, dir_okay=False)
 
 
 def config_option(command: Command) -> Command:
-    """-c/--config FILE, handed to the command as `config: Path | None`."""
+    """-c/--config FILE, passed to the command as `config: Path | None`."""
     return click.option(
         "-c",
         "--config",
@@ -39,42 +44,78 @@ def config_option(command: Command) -> Command:
 
 
 def limit_options(command: Command) -> Command:
-    """An option for every limit, handed to the command as text by the limit's name: see `figures`."""
+    """An option for every limit, passed to the command as text: see `limit_values`."""
     for name, meaning in reversed(_LIMITS.items()):
         command = click.option(name, help=meaning)(command)
     return command
 
 
-def figures(given: Mapping[str, str | None]) -> dict[str, int | str | None]:
-    """The limits that were given, as the API takes them. Raises exits.Failure."""
-    return {name: _figure(name, text) for name, text in given.items() if text is not None}
+def limit_values(given: Mapping[str, str | None]) -> dict[str, int | str | None]:
+    """The given limits as the API expects them. Raises exits.Failure."""
+    return {name: _limit_value(name, text) for name, text in given.items() if text is not None}
 
 
-def _figure(name: str, text: str) -> int | str | None:
+def _limit_value(name: str, text: str) -> int | str | None:
     if text == _AS_TIER:
         return None
+    flag = f"--{name.replace('_', '-')}"
     if name in SUMS:
+        if not _AMOUNT.fullmatch(text):
+            message = f"{flag} must be an amount of USD above 0 such as 12.5, or `{_AS_TIER}`"
+            raise exits.Failure(message, exits.USAGE, _NO_LIMIT)
         return text
-    if not (text.isascii() and text.isdecimal() and len(text) < 19):
-        message = f"{name} must be a whole number, or {_AS_TIER}"
-        raise exits.Failure(message, exits.USAGE, "for example --rpm 60")
+    if not _COUNT.fullmatch(text):
+        message = f"{flag} must be a whole number of 1 or more, or `{_AS_TIER}`"
+        raise exits.Failure(message, exits.USAGE, _NO_LIMIT)
     return int(text)
 
 
+def warn_of_budget_without_prices(limits: Mapping[str, int | str | None], settings: Settings) -> None:
+    """Print a warning: a budget excludes models without a price."""
+    if any(limits.get(name) for name in SUMS) and not settings.prices:
+        message = "no model has a price, so nothing with a limit in USD can use a model"
+        exits.print_diagnostics([("warning", message, "add [[prices]] to the configuration and restart")])
+
+
+class DurationType(click.ParamType[int]):
+    """A duration such as 30s, 12h or 7d, or a number of seconds; the value is whole seconds up to `most`."""
+
+    name = "DURATION"
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ANN401
+        text = str(value)
+        try:
+            seconds = int(text) if text.isascii() and text.isdecimal() else read_duration(text)
+        except ValueError as exc:
+            self.fail(f"{exc}.", param, ctx)
+        if seconds > self._most:
+            self.fail(f"it must be at most {self._most // 86_400}d.", param, ctx)
+        return seconds
+
+
 class InvalidConfig(exits.Failure):
-    """Ends a command with every problem of its configuration."""
+    """Ends a command with every problem of the configuration."""
 
     def __init__(self, error: ConfigError, exit_code: int = exits.CONFIG_INVALID) -> None:
         super().__init__(str(error), exit_code)
         self.lines = [("error", str(problem), problem.help) for problem in error.problems]
 
 
-def load_settings(config: Path | None, flags: Mapping[str, object] | None = None) -> Loaded:
-    """The settings a command works with; warnings go to standard error. Raises InvalidConfig."""
+def load_settings(
+    config: Path | None, flags: Mapping[str, object] | None = None, *, defer_secrets: bool = False
+) -> Loaded:
+    """Load the settings. Raises InvalidConfig.
+
+    Warnings go to standard error, but not with `defer_secrets`: commands beside a gateway do not repeat them.
+    """
     environ = dict(os.environ)
     try:
-        loaded = load(config or find_file(environ), environ, flags or {})
+        loaded = load(config or find_file(environ), environ, flags or {}, defer_secrets=defer_secrets)
     except ConfigError as error:
         raise InvalidConfig(error) from None
-    exits.say(("warning", str(warning), warning.help) for warning in loaded.warnings)
+    if not defer_secrets:
+        exits.print_diagnostics(("warning", str(warning), warning.help) for warning in loaded.warnings)
     return loaded

@@ -1,4 +1,4 @@
-"""serve and demo: run the gateway until it is told to stop."""
+"""serve and demo: run the gateway until a signal stops it."""
 
 import dataclasses
 import gc
@@ -18,17 +18,18 @@ import trio
 from bluesminds.app import serve as app
 from bluesminds.cli import banner, exits
 from bluesminds.cli.failures import run
+from bluesminds.cli.hints import DEMO_DIR
 from bluesminds.cli.options import config_option, load_settings
 from bluesminds.common.clock import SystemClock
 from bluesminds.common.log import LibraryLog, LineWriter, Log
-from bluesminds.config import Loaded, ServerSettings, Settings
+from bluesminds.config import Loaded, ServerSettings, SettingOrigin, Settings
 from bluesminds.http.server import systemd
 
 
-def listen_options(command: Any) -> Any:  # noqa: ANN401 - click's decorators take and give commands
+def listen_options(command: Any) -> Any:  # noqa: ANN401 - a click decorator
     command = click.option("--host", help="Address to listen on.")(command)
     return click.option(
-        "--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 takes a free one."
+        "--port", type=click.IntRange(0, 65535), help="Port to listen on; 0 selects a free port."
     )(command)
 
 
@@ -38,8 +39,8 @@ def listen_options(command: Any) -> Any:  # noqa: ANN401 - click's decorators ta
 def serve(config: Path | None, host: str | None, port: int | None) -> None:
     """Run the gateway.
 
-    Without a configuration file it listens on 127.0.0.1:3000, keeps its data in your state directory, and
-    uses OPENAI_API_KEY, ANTHROPIC_API_KEY, OPENROUTER_API_KEY or a running Ollama if there is one.
+    Without a configuration file it listens on 127.0.0.1:3000, stores its data in your state directory, and
+    uses OPENAI_API_KEY, ANTHROPIC_API_KEY, OPENROUTER_API_KEY and a local Ollama if they are present.
     """
     loaded = load_settings(config, {"server.host": host, "server.port": port})
     _run(loaded)
@@ -51,14 +52,23 @@ def serve(config: Path | None, host: str | None, port: int | None) -> None:
 def demo(config: Path | None, host: str | None, port: int | None) -> None:
     """Run the gateway with a built-in demo server.
 
-    It needs no vendor and no key, and is the same gateway otherwise: the model is "demo/echo".
+    It needs no provider and no upstream key. Try the model "demo/echo". Every start prints an API key that
+    expires after a day. The data is kept apart from that of `serve` unless the configuration sets state_dir.
     """
-    loaded = load_settings(config, {"server.host": host, "server.port": port})
+    loaded = _with_demo_dir(load_settings(config, {"server.host": host, "server.port": port}))
     settings = loaded.settings
     if not any(server.dialect == "demo" for server in settings.servers):
         demo_server = ServerSettings(name="demo", dialect="demo")
         settings = msgspec.structs.replace(settings, servers=(*settings.servers, demo_server))
     _run(dataclasses.replace(loaded, settings=settings), guest_key=True)
+
+
+def _with_demo_dir(loaded: Loaded) -> Loaded:
+    if loaded.origins["state_dir"].kind != "default":
+        return loaded
+    settings = msgspec.structs.replace(loaded.settings, state_dir=loaded.settings.state_dir / DEMO_DIR)
+    origins = {**loaded.origins, "state_dir": SettingOrigin("flag")}
+    return dataclasses.replace(loaded, settings=settings, origins=origins)
 
 
 def _run(loaded: Loaded, *, guest_key: bool = False) -> None:
@@ -73,57 +83,74 @@ def _run(loaded: Loaded, *, guest_key: bool = False) -> None:
 
 @dataclasses.dataclass
 class _ShutdownState:
-    """What signals end. `everything` is cut off by a signal before the gateway serves, or by a second one."""
+    """The state of the shutdown. The second signal, or one during the start, cancels `everything`."""
 
     everything: trio.CancelScope
     shutdown: trio.Event
-    serves: bool = False
+    running: app.Running | None = None
     interrupted: bool = False
 
     def end(self) -> None:
         self.interrupted = self.shutdown.is_set()
-        if self.interrupted or not self.serves:
+        if self.interrupted or self.running is None:
             self.everything.cancel()
         self.shutdown.set()
 
 
 async def _supervise(loaded: Loaded, log: Log, guest_key: bool) -> int:
-    """Run the gateway; the first signal drains it, the second ends it at once."""
+    """Run the gateway; the first signal drains it, the second stops it immediately."""
     inherited = [sock for socks in systemd.inherited_sockets(os.environ).values() for sock in socks]
     notifier = systemd.Notifier(os.environ)
     with trio.open_signal_receiver(*_stop_signals()) as signals:
         async with trio.open_nursery() as nursery:
             life = _ShutdownState(nursery.cancel_scope, trio.Event())
-            nursery.start_soon(_obey, signals, life, notifier)
+            nursery.start_soon(_handle_signals, signals, life, notifier, loaded.settings, log)
             running: app.Running = await nursery.start(
                 _serve, loaded.settings, log, life, inherited, guest_key
             )
-            life.serves = True
-            _keep_what_is_loaded()
+            life.running = running
+            _freeze_loaded_objects()
             notifier.ready()
             nursery.start_soon(notifier.watch, running.healthy)
             banner.show(running, loaded, journal=systemd.is_journal(os.environ, sys.stderr.fileno()))
+    log.info("stopped")
     return exits.INTERRUPTED if life.interrupted else exits.OK
 
 
-def _keep_what_is_loaded() -> None:
-    """Modules and settings stay for good. Looking through them for garbage, as a full collection does, stops
-    every request for 50 ms.
-    """
+def _freeze_loaded_objects() -> None:
+    """Exclude loaded modules and settings from garbage collection: a full collection blocks for 50 ms."""
     gc.collect()
     gc.freeze()
 
 
 def _stop_signals() -> list[signal.Signals]:
-    """A terminal that closes stops the gateway too, unless it was started under nohup."""
+    """SIGHUP (a closed terminal) stops the gateway too, unless it was started under nohup."""
     closes = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
     return [signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if closes else [])]
 
 
-async def _obey(signals: AsyncIterator[int], life: _ShutdownState, notifier: systemd.Notifier) -> None:
+async def _handle_signals(
+    signals: AsyncIterator[int],
+    life: _ShutdownState,
+    notifier: systemd.Notifier,
+    settings: Settings,
+    log: Log,
+) -> None:
     async for _ in signals:
         notifier.stopping()
+        if life.running is not None and not life.shutdown.is_set():
+            count = life.running.running_requests()
+            log.info("stopping", running=count)
+            if sys.stderr.isatty():
+                click.echo(_stopping_text(count, settings.server.drain_timeout), err=True)
         life.end()
+
+
+def _stopping_text(count: int, seconds: float) -> str:
+    if not count:
+        return "Stopping."
+    running = f"{exits.counted(count, 'response')} {'is' if count == 1 else 'are'} still running"
+    return f"Stopping. {running} (at most {seconds:g} s). Press Ctrl-C again to stop now."
 
 
 async def _serve(

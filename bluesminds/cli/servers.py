@@ -1,14 +1,14 @@
-"""servers add, list, test, remove."""
+"""servers add, set, list, test, remove."""
 
 import re
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
 from bluesminds.cli import exits
-from bluesminds.cli.api_client import ask, echo_json, json_option, show
+from bluesminds.cli.api_client import call, echo_json, json_option, show
 from bluesminds.cli.options import config_option
 
 _NAME: Final = re.compile(r"[a-z0-9_-][a-z0-9_.-]{0,63}")
@@ -16,7 +16,7 @@ _NAME: Final = re.compile(r"[a-z0-9_-][a-z0-9_.-]{0,63}")
 
 @click.group("servers")
 def servers_group() -> None:
-    """Servers that answer."""
+    """Manage upstream servers."""
 
 
 @servers_group.command()
@@ -27,20 +27,26 @@ def servers_group() -> None:
     type=click.Choice(["openai", "litellm", "anthropic"]),
     default="openai",
     show_default=True,
-    help="What it speaks.",
+    help="API dialect of the server.",
 )
-@click.option("--model", "models", multiple=True, help="A model it offers; repeat. Default: ask the server.")
+@click.option(
+    "--model", "models", multiple=True, help="A model of the server. Repeatable. Default: discover them."
+)
 @click.option(
     "--weight",
     type=click.IntRange(1, 10_000),
     default=1,
     show_default=True,
-    help="Its share of the requests.",
+    help="Share of requests relative to other servers.",
 )
 @click.option(
-    "--priority", type=click.IntRange(-1000, 1000), default=0, show_default=True, help="Lower goes first."
+    "--priority",
+    type=click.IntRange(-1000, 1000),
+    default=0,
+    show_default=True,
+    help="Servers with a lower number are used first.",
 )
-@click.option("--api-key-stdin", is_flag=True, help="Read the server's key from standard input.")
+@click.option("--api-key-stdin", is_flag=True, help="Read the API key of the server from standard input.")
 @config_option
 @json_option
 def add(
@@ -56,7 +62,7 @@ def add(
 ) -> None:
     """Add a server to the database.
 
-    Its key is read from standard input, never from the command line, where others could see it.
+    The API key is read from standard input, because other users can see command lines.
     """
     api_key = _read_key() if api_key_stdin else None
     body = {
@@ -67,18 +73,50 @@ def add(
         "weight": weight,
         "priority": priority,
     }
-    added = ask(config, "POST", "/servers", body | {"api_key": api_key})
+    added = call(config, "POST", "/servers", body | {"api_key": api_key})
     if as_json:
         echo_json(added)
     else:
         click.echo(f"added {name}")
 
 
+@servers_group.command("set")
+@click.argument("name")
+@click.option("--url", help="Base URL.")
+@click.option("--model", "models", multiple=True, help='A model. Repeatable; "any": discover them.')
+@click.option("--weight", type=click.IntRange(1, 10_000), help="Share of requests relative to other servers.")
+@click.option("--priority", type=click.IntRange(-1000, 1000), help="Lower numbers are used first.")
+@click.option("--api-key-stdin", is_flag=True, help="Read a new API key from standard input.")
+@config_option
+@json_option
+def set_(
+    name: str,
+    models: tuple[str, ...],
+    api_key_stdin: bool,
+    config: Path | None,
+    as_json: bool,
+    **given: str | int | None,
+) -> None:
+    """Change a server of the database (only the given options)."""
+    body: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    if models:
+        body["models"] = [] if models == ("any",) else list(models)
+    if api_key_stdin:
+        body["api_key"] = _read_key()
+    if not body:
+        raise exits.Failure("no option was given", exits.USAGE, "bluesminds servers set --help")
+    changed = call(config, "PATCH", f"/servers/{_checked(name)}", body)
+    if as_json:
+        echo_json(changed)
+    else:
+        click.echo(f"changed {name}")
+
+
 def _read_key() -> str:
     key = sys.stdin.readline().strip()
     if not key:
-        remedy = "write it there: bluesminds servers add NAME --url URL --api-key-stdin < FILE"
-        raise exits.Failure("there is no key on standard input", exits.USAGE, remedy)
+        remedy = "for example: bluesminds servers add NAME --url URL --api-key-stdin < FILE"
+        raise exits.Failure("standard input contains no key", exits.USAGE, remedy)
     return key
 
 
@@ -86,9 +124,12 @@ def _read_key() -> str:
 @config_option
 @json_option
 def list_(config: Path | None, as_json: bool) -> None:
-    """List servers, those of the configuration included."""
-    columns = ("name", "dialect", "url", "has_api_key", "models", "weight", "priority", "origin", "problem")
-    show(ask(config, "GET", "/servers"), as_json=as_json, columns=columns)
+    """List all servers, including those of the configuration."""
+    columns = (
+        *("name", "state", "model_count", "dialect", "url", "has_api_key", "models", "weight", "priority"),
+        *("origin", "last_error"),
+    )
+    show(call(config, "GET", "/servers"), as_json=as_json, columns=columns)
 
 
 @servers_group.command()
@@ -96,15 +137,17 @@ def list_(config: Path | None, as_json: bool) -> None:
 @config_option
 @json_option
 def test(name: str, config: Path | None, as_json: bool) -> None:
-    """Ask a server for its models.
+    """Test a server by listing its models.
 
-    It costs nothing; the exit code says how it went.
+    This costs nothing. The exit code is 0 if the server works.
     """
-    found = ask(config, "POST", f"/servers/{_checked(name)}/test")
+    found = call(config, "POST", f"/servers/{_checked(name)}/test")
     if as_json:
         echo_json(found)
     elif found["ok"]:
-        click.echo(f"{name}: ok, {len(found['models'] or [])} models, {found['latency_ms']} ms")
+        click.echo(
+            f"{name}: ok, {exits.counted(len(found['models'] or []), 'model')}, {found['latency_ms']} ms"
+        )
     if not found["ok"]:
         raise exits.Failure(f"{name}: {found['problem']}", exits.UNAVAILABLE, "check its url and api_key")
 
@@ -115,7 +158,7 @@ def test(name: str, config: Path | None, as_json: bool) -> None:
 @json_option
 def remove(name: str, config: Path | None, as_json: bool) -> None:
     """Remove a server from the database."""
-    ask(config, "DELETE", f"/servers/{_checked(name)}")
+    call(config, "DELETE", f"/servers/{_checked(name)}")
     if as_json:
         echo_json({"name": name, "removed": True})
     else:
@@ -123,7 +166,7 @@ def remove(name: str, config: Path | None, as_json: bool) -> None:
 
 
 def _checked(name: str) -> str:
-    """The name, if a server can have it: it becomes part of a path."""
+    """Check a name before it becomes part of a path. Raises exits.Failure."""
     if not _NAME.fullmatch(name):
-        raise exits.Failure(f"{name!r} is not the name of a server", exits.USAGE, "bluesminds servers list")
+        raise exits.Failure(f"{name!r} is not a server name", exits.USAGE, "bluesminds servers list")
     return name

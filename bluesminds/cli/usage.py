@@ -4,15 +4,15 @@ from pathlib import Path
 
 import click
 
-from bluesminds.cli.api_client import ask, json_option, show
+from bluesminds.cli.api_client import call, json_option, show
 from bluesminds.cli.options import config_option
 
-_GROUPS = ("day", "model", "key", "server")
+_GROUPS = ("day", "model", "key", "user", "server")
 
 
 @click.group("usage")
 def usage_group() -> None:
-    """Requests and tokens."""
+    """Show requests, tokens and costs."""
 
 
 @usage_group.command("show")
@@ -20,12 +20,12 @@ def usage_group() -> None:
     "--days", type=click.IntRange(1, 366), default=7, show_default=True, help="Calendar days in UTC."
 )
 @click.option(
-    "--by", "group", type=click.Choice(_GROUPS), default="model", show_default=True, help="One line for each."
+    "--by", "group", type=click.Choice(_GROUPS), default="model", show_default=True, help="Group by."
 )
 @config_option
 @json_option
 def show_(days: int, group: str, config: Path | None, as_json: bool) -> None:
-    """Totals of the last days."""
+    """Show totals of the last days."""
     columns = (
         group,
         "requests",
@@ -37,4 +37,4 @@ def show_(days: int, group: str, config: Path | None, as_json: bool) -> None:
         "cost_usd",
         "unpriced",
     )
-    show(ask(config, "GET", f"/usage?days={days}&group={group}"), as_json=as_json, columns=columns)
+    show(call(config, "GET", f"/usage?days={days}&group={group}"), as_json=as_json, columns=columns)

@@ -1,5 +1,5 @@
-"""users create, list, show, set, disable, enable, reset-password, sessions, sign-out, invite, invites,
-uninvite; a user is an id or an address.
+"""users create, list, show, set, disable, enable, delete, reset-password, sessions, sign-out, invite,
+invites, uninvite. USER is an id or an e-mail address.
 """
 
 import sys
@@ -11,8 +11,8 @@ from urllib.parse import quote
 import click
 
 from bluesminds.cli import exits
-from bluesminds.cli.api_client import ask, ask_all, echo_json, json_option, show
-from bluesminds.cli.options import config_option
+from bluesminds.cli.api_client import call, call_paged, echo_json, json_option, show
+from bluesminds.cli.options import COUNTS, SUMS, config_option
 from bluesminds.common.crypto import is_uuid
 
 _COLUMNS: Final = ("id", "email", "full_name", "role", "tier", "email_verified", "disabled", "created_at")
@@ -23,22 +23,22 @@ _NO_TIER: Final = "none"
 
 @click.group("users")
 def users_group() -> None:
-    """Accounts."""
+    """Manage accounts."""
 
 
 @users_group.command()
-@click.option("--email", required=True, help="The address the account signs in with.")
+@click.option("--email", required=True, help="E-mail address, used to sign in.")
 @click.option(
     "--role",
     type=click.Choice(["user", "admin"]),
     default="user",
     show_default=True,
-    help="What the account may do.",
+    help="Role of the account.",
 )
-@click.option("--name", default="", help="The person's name.")
-@click.option("--tier", help='The tier of its limits; "none" for none. Default: [accounts] default_tier.')
+@click.option("--name", default="", help="Full name.")
+@click.option("--tier", help='The tier of its limits. Default: "none", which means no limits.')
 @click.option(
-    "--password-stdin", is_flag=True, help="Read the password from standard input instead of asking for it."
+    "--password-stdin", is_flag=True, help="Read the password from standard input instead of a prompt."
 )
 @config_option
 @json_option
@@ -52,16 +52,20 @@ def create(
     as_json: bool,
 ) -> None:
     """Create an account. Without a terminal the password is read from standard input."""
+    call(config, "GET", "/tiers")  # fails before the prompt if there is no gateway and no database
     if password_stdin or not sys.stdin.isatty():
         password = sys.stdin.readline().rstrip("\n")
     else:
         password = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
     body = {"email": email, "role": role, "full_name": name, "password": password} | _tier(tier)
-    made = ask(config, "POST", "/users", body)
+    made = call(config, "POST", "/users", body)
     if as_json:
         echo_json(made)
-    else:
-        click.echo(f"created {email} ({role})")
+        return
+    click.echo(f"created {email} ({role})")
+    limits = call(config, "GET", f"/users/{made['id']}/limits")
+    own = [f"{name} {limits[name]['limit']}" for name in (*COUNTS, *SUMS) if limits[name]["limit"]]
+    click.echo(f"tier: {made['tier'] or 'none'}; limits: {', '.join(own) or 'none'}", err=True)
 
 
 @users_group.command("list")
@@ -69,7 +73,7 @@ def create(
 @json_option
 def list_(config: Path | None, as_json: bool) -> None:
     """List accounts."""
-    show(ask_all(config, "/users"), as_json=as_json, columns=_COLUMNS)
+    show(call_paged(config, "/users"), as_json=as_json, columns=_COLUMNS)
 
 
 @users_group.command("show")
@@ -83,20 +87,20 @@ def show_(user: str, config: Path | None, as_json: bool) -> None:
 
 @users_group.command("set")
 @click.argument("user")
-@click.option("--role", type=click.Choice(["user", "admin"]), help="What the account may do.")
-@click.option("--name", help="The person's name.")
+@click.option("--role", type=click.Choice(["user", "admin"]), help="Role of the account.")
+@click.option("--name", help="Full name.")
 @click.option("--tier", help='The tier of its limits; "none" for none.')
 @config_option
 @json_option
 def set_(
     user: str, role: str | None, name: str | None, tier: str | None, config: Path | None, as_json: bool
 ) -> None:
-    """Change what is given. A new role ends the sessions."""
+    """Change an account (only the given options). A new role ends its sessions."""
     given = {"role": role, "full_name": name}
     body: dict[str, str | None] = {key: value for key, value in given.items() if value is not None}
     body |= _tier(tier)
     if not body:
-        raise exits.Failure("there is nothing to set", exits.USAGE, "bluesminds users set --help")
+        raise exits.Failure("no option was given", exits.USAGE, "bluesminds users set --help")
     _show(_change(config, user, body), as_json=as_json)
 
 
@@ -105,8 +109,8 @@ def set_(
 @config_option
 @json_option
 def disable(user: str, config: Path | None, as_json: bool) -> None:
-    """End an account's keys and sessions at once."""
-    _tell(_change(config, user, {"disabled": True}), "disabled", as_json=as_json)
+    """Disable an account, its keys and its sessions."""
+    _print(_change(config, user, {"disabled": True}), "disabled", as_json=as_json)
 
 
 @users_group.command()
@@ -114,8 +118,22 @@ def disable(user: str, config: Path | None, as_json: bool) -> None:
 @config_option
 @json_option
 def enable(user: str, config: Path | None, as_json: bool) -> None:
-    """Let a disabled account in again."""
-    _tell(_change(config, user, {"disabled": False}), "enabled", as_json=as_json)
+    """Enable a disabled account."""
+    _print(_change(config, user, {"disabled": False}), "enabled", as_json=as_json)
+
+
+@users_group.command()
+@click.argument("user")
+@config_option
+@json_option
+def delete(user: str, config: Path | None, as_json: bool) -> None:
+    """Delete an account, its keys and its sessions.
+
+    Usage and the audit log are kept.
+    """
+    found = find_user(config, user)
+    call(config, "DELETE", f"/users/{found['id']}")
+    _print(found, "deleted", as_json=as_json)
 
 
 @users_group.command()
@@ -123,16 +141,16 @@ def enable(user: str, config: Path | None, as_json: bool) -> None:
 @config_option
 @json_option
 def invite(email: str, config: Path | None, as_json: bool) -> None:
-    """Invite somebody to sign up, by mail."""
-    _hand_over(ask(config, "POST", "/invites", {"email": email}), as_json=as_json)
+    """Send an invitation to sign up."""
+    _print_secret(call(config, "POST", "/invites", {"email": email}), as_json=as_json)
 
 
 @users_group.command()
 @config_option
 @json_option
 def invites(config: Path | None, as_json: bool) -> None:
-    """List the open invitations."""
-    show(ask_all(config, "/invites"), as_json=as_json, columns=_INVITE_COLUMNS)
+    """List open invitations."""
+    show(call_paged(config, "/invites"), as_json=as_json, columns=_INVITE_COLUMNS)
 
 
 @users_group.command()
@@ -140,14 +158,14 @@ def invites(config: Path | None, as_json: bool) -> None:
 @config_option
 @json_option
 def uninvite(invitation: str, config: Path | None, as_json: bool) -> None:
-    """Withdraw one invitation, or those to an address."""
+    """Withdraw an invitation, or all to an address."""
     if is_uuid(invitation):
-        ask(config, "DELETE", f"/invites/{invitation}")
+        call(config, "DELETE", f"/invites/{invitation}")
         done = {"withdrawn": [invitation]}
     elif "@" in invitation:
-        done = ask(config, "DELETE", f"/invites?email={quote(invitation)}")
+        done = call(config, "DELETE", f"/invites?email={quote(invitation)}")
     else:
-        message = f"{invitation!r} is neither an address nor the id of an invitation"
+        message = f"{invitation!r} is neither an e-mail address nor an invitation id"
         raise exits.Failure(message, exits.USAGE, "bluesminds users invites")
     if as_json:
         echo_json(done)
@@ -160,25 +178,25 @@ def uninvite(invitation: str, config: Path | None, as_json: bool) -> None:
 @config_option
 @json_option
 def sessions(user: str, config: Path | None, as_json: bool) -> None:
-    """List where a user is signed in."""
+    """List the sessions of a user."""
     path = f"/users/{find_user(config, user)['id']}/sessions"
-    show(ask(config, "GET", path), as_json=as_json, columns=_SESSION_COLUMNS)
+    show(call(config, "GET", path), as_json=as_json, columns=_SESSION_COLUMNS)
 
 
 @users_group.command("sign-out")
 @click.argument("user")
-@click.option("--session", help="The id of the one session to end. Default: all of them.")
+@click.option("--session", help="The id of one session. Default: all sessions.")
 @config_option
 @json_option
 def sign_out(user: str, session: str | None, config: Path | None, as_json: bool) -> None:
-    """End a user's sessions at once. The keys go on."""
+    """Sign a user out immediately. API keys keep working."""
     if session is not None and not is_uuid(session):
-        message = f"{session!r} is not the id of a session"
+        message = f"{session!r} is not a session id"
         raise exits.Failure(message, exits.USAGE, "bluesminds users sessions USER")
     found = find_user(config, user)
     one = "" if session is None else f"/{session}"
-    ask(config, "DELETE", f"/users/{found['id']}/sessions{one}")
-    _tell(found, "signed out" if session is None else f"ended session {session} of", as_json=as_json)
+    call(config, "DELETE", f"/users/{found['id']}/sessions{one}")
+    _print(found, "signed out" if session is None else f"ended session {session} of", as_json=as_json)
 
 
 @users_group.command("reset-password")
@@ -186,26 +204,32 @@ def sign_out(user: str, session: str | None, config: Path | None, as_json: bool)
 @config_option
 @json_option
 def reset_password(user: str, config: Path | None, as_json: bool) -> None:
-    """Mail a link for a new password."""
+    """Send a link to set a new password."""
     path = f"/users/{find_user(config, user)['id']}/reset-password"
-    _hand_over(ask(config, "POST", path), as_json=as_json)
+    _print_secret(call(config, "POST", path), as_json=as_json)
 
 
 def find_user(config: Path | None, user: str) -> Any:  # noqa: ANN401
-    """The account that an id or an address means. Raises exits.Failure."""
+    """The account with an id or e-mail address. Raises exits.Failure."""
     if is_uuid(user):
-        return ask(config, "GET", f"/users/{user}")
+        return call(config, "GET", f"/users/{user}")
     if "@" not in user:
-        message = f"{user!r} is neither an address nor the id of a user"
+        message = f"{user!r} is neither an e-mail address nor a user id"
         raise exits.Failure(message, exits.USAGE, "bluesminds users list")
-    found = ask(config, "GET", f"/users?email={quote(user)}")["data"]
+    found = call(config, "GET", f"/users?email={quote(user)}")["data"]
     if not found:
-        raise exits.Failure("There is no user with this address.", exits.NOT_FOUND, "bluesminds users list")
+        raise exits.Failure("No user has this e-mail address.", exits.NOT_FOUND, "bluesminds users list")
     return found[0]
 
 
+def user_names(config: Path | None) -> dict[str, str]:
+    """The e-mail address, or else the name, of each user by id."""
+    rows = call_paged(config, "/users")["data"]
+    return {row["id"]: row["email"] or row["full_name"] for row in rows}
+
+
 def _change(config: Path | None, user: str, body: Mapping[str, str | bool | None]) -> Any:  # noqa: ANN401
-    return ask(config, "PATCH", f"/users/{find_user(config, user)['id']}", body)
+    return call(config, "PATCH", f"/users/{find_user(config, user)['id']}", body)
 
 
 def _tier(tier: str | None) -> dict[str, str | None]:
@@ -216,16 +240,18 @@ def _show(user: Any, *, as_json: bool) -> None:  # noqa: ANN401
     show(user if as_json else {"data": [user]}, as_json=as_json, columns=_COLUMNS)
 
 
-def _tell(user: Any, done: str, *, as_json: bool) -> None:  # noqa: ANN401
+def _print(user: Any, done: str, *, as_json: bool) -> None:  # noqa: ANN401
     if as_json:
         echo_json(user)
     else:
         click.echo(f"{done} {user['email'] or user['id']}")
 
 
-def _hand_over(link: Any, *, as_json: bool) -> None:  # noqa: ANN401
+def _print_secret(link: Any, *, as_json: bool) -> None:  # noqa: ANN401
     if as_json:
         echo_json(link)
     else:
         click.echo(link["url"])
-        click.echo(f"This link for {link['email']} is shown this once; mail with it is on its way.", err=True)
+        click.echo(
+            f"Save this link now; it cannot be shown again. It was also mailed to {link['email']}.", err=True
+        )

@@ -1,4 +1,4 @@
-"""version: what runs here, down to the libraries that matter for security."""
+"""version: the version of the gateway and of security-relevant libraries."""
 
 import json
 import platform
@@ -11,7 +11,7 @@ from bluesminds import __version__
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def version(as_json: bool) -> None:
     """Print the version."""
     parts = {

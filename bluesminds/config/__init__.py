@@ -1,8 +1,8 @@
-"""gateway.toml, the environment, systemd credentials and flags, made into frozen settings.
+"""Loads settings from gateway.toml, the environment, systemd credentials and flags.
 
-Precedence: flag, environment variable, credential, file, default. Nothing unknown is accepted and nothing
-wrong is skipped: load() raises one ConfigError with every problem, each with its place and its fix. Every
-value keeps the origin it came from, and secrets stay Secret from here on. This is the door.
+Precedence: flag, environment variable, credential, file, default. Unknown names and wrong values are errors:
+load() raises one ConfigError with every problem, its location and a fix. Every value keeps its origin, and
+secrets are Secret objects from here on. Other packages import from this module.
 """
 
 import math
@@ -31,14 +31,14 @@ from bluesminds.config.settings import (
     UpstreamSettings,
 )
 from bluesminds.config.sources import (
-    Document,
+    ConfigDocument,
     PendingSettings,
     RawValue,
     add_document,
     add_flags,
     read_document,
 )
-from bluesminds.config.values import DEFAULT, MASK, ConfigError, Origin, Problem, Secret
+from bluesminds.config.values import DEFAULT, MASK, ConfigError, Problem, Secret, SettingOrigin
 
 __all__ = [
     "MASK",
@@ -50,10 +50,10 @@ __all__ = [
     "Loaded",
     "LogSettings",
     "MailSettings",
-    "Origin",
     "Problem",
     "Secret",
     "ServerSettings",
+    "SettingOrigin",
     "Settings",
     "StorageSettings",
     "UpstreamSettings",
@@ -70,7 +70,7 @@ class Loaded:
     """Settings ready for use. `origins` is keyed like "server.port" and "servers.NAME.url"."""
 
     settings: Settings
-    origins: Mapping[str, Origin]
+    origins: Mapping[str, SettingOrigin]
     warnings: tuple[Problem, ...]
     path: Path | None
 
@@ -82,61 +82,68 @@ def find_file(environ: Mapping[str, str]) -> Path | None:
     return next((path for path in PLACES if path.is_file()), None)
 
 
-def load(path: Path | None, environ: Mapping[str, str], flags: Mapping[str, object]) -> Loaded:
+def load(
+    path: Path | None,
+    environ: Mapping[str, str],
+    flags: Mapping[str, object],
+    *,
+    defer_secrets: bool = False,
+) -> Loaded:
     """Settings from all sources; `flags` is keyed like "server.port", None meaning not given.
 
-    Raises ConfigError with all problems found.
+    With `defer_secrets` secrets in variables, files and credentials are read when they are used; until then
+    they may be missing. Raises ConfigError with all problems found.
     """
     document = read_document(path) if path else None
-    draft = _gather(document, environ, flags)
-    build = SettingsBuilder(draft, environ)
+    pending = _merge_sources(document, environ, flags)
+    build = SettingsBuilder(pending, environ, defer_secrets)
     settings = build.settings()
-    warnings = [*exposed_secrets(draft, document), *draft.warnings]
+    warnings = [*exposed_secrets(pending, document), *pending.warnings]
     for finding in check(settings):
         if build.failed.isdisjoint(finding.about):
             problem = Problem(_place(finding, build.origins), finding.message, finding.help)
-            (warnings if finding.warning else draft.problems).append(problem)
-    if draft.problems:
-        raise ConfigError(sorted(draft.problems, key=lambda problem: _line(problem, path)))
+            (warnings if finding.warning else pending.problems).append(problem)
+    if pending.problems:
+        raise ConfigError(sorted(pending.problems, key=lambda problem: _line(problem, path)))
     return Loaded(settings, _named(build.origins, settings), tuple(warnings), path)
 
 
-def _gather(
-    document: Document | None, environ: Mapping[str, str], flags: Mapping[str, object]
+def _merge_sources(
+    document: ConfigDocument | None, environ: Mapping[str, str], flags: Mapping[str, object]
 ) -> PendingSettings:
-    draft = PendingSettings()
-    draft.plain[""]["state_dir"] = _default_state_dir(environ)
+    pending = PendingSettings()
+    pending.plain[""]["state_dir"] = _default_state_dir(environ)
     if document:
-        add_document(draft, document)
-    add_environment(draft, environ)
+        add_document(pending, document)
+    add_environment(pending, environ)
     if folder := environ.get("CREDENTIALS_DIRECTORY"):
-        add_credentials(draft, Path(folder))
-    add_flags(draft, flags)
-    return draft
+        add_credentials(pending, Path(folder))
+    add_flags(pending, flags)
+    return pending
 
 
 def _default_state_dir(environ: Mapping[str, str]) -> RawValue:
-    """The first directory systemd made for the service, else the user's own."""
+    """The first directory of systemd's StateDirectory=, else the user's own state directory."""
     first = environ.get("STATE_DIRECTORY", "").partition(":")[0]
     if first:
-        return RawValue(first, Origin("environment", "STATE_DIRECTORY"))
+        return RawValue(first, SettingOrigin("environment", "STATE_DIRECTORY"))
     return RawValue(platformdirs.user_state_dir("bluesminds", appauthor=False), DEFAULT)
 
 
-def _place(finding: Finding, origins: Mapping[Source, Origin]) -> str:
-    """Where to put a finding right: the first setting it is about that somebody gave."""
+def _place(finding: Finding, origins: Mapping[Source, SettingOrigin]) -> str:
+    """The location of a finding: the first setting it is about that has a value from a source."""
     given = (origins[place] for place in finding.about if origins.get(place, DEFAULT) != DEFAULT)
     first = next(given, None)
     return first.place if first else ""
 
 
 def _line(problem: Problem, path: Path | None) -> float:
-    """Where a problem goes in the report: the file's in its order, then all others."""
+    """The sort key of a problem: problems of the file by line, then all others."""
     line = problem.where.removeprefix(f"{path}:")
     return int(line) if line.isdecimal() else math.inf
 
 
-def _named(origins: Mapping[Source, Origin], settings: Settings) -> dict[str, Origin]:
+def _named(origins: Mapping[Source, SettingOrigin], settings: Settings) -> dict[str, SettingOrigin]:
     named = {}
     for place, origin in origins.items():
         match place:

@@ -1,12 +1,14 @@
-"""Turning a Draft into settings: secrets are fetched, values converted, every failure kept as a Problem.
+"""Builds settings from PendingSettings: reads secrets, converts values, collects every failure as a Problem.
 
-A setting that fails keeps its default for the time being, so that all other problems are found in the same
-run; settings built from a draft with problems must not leave load().
+A setting that fails keeps its default, so one run finds all problems. load() never returns settings that were
+built with problems.
 """
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final, cast
 
@@ -14,7 +16,7 @@ import msgspec
 
 from bluesminds.config.fields import (
     SERVERS,
-    Field,
+    FieldSpec,
     UnsuitableError,
     convert,
     fields_in,
@@ -26,31 +28,40 @@ from bluesminds.config.fields import (
 )
 from bluesminds.config.settings import Settings
 from bluesminds.config.sources import PendingServer, PendingSettings, RawValue, Table, label, reference_of
-from bluesminds.config.values import DEFAULT, Origin, Secret
+from bluesminds.config.values import DEFAULT, ConfigError, DeferredSecret, Problem, Secret, SettingOrigin
 
 Source = tuple[str | int, ...]
 _SECRET_BYTES: Final = 65_536
+# How other tools refer to a variable: ${NAME}, $NAME, os.environ/NAME, env:NAME, {{ ... }}.
+_FOREIGN: Final = re.compile(
+    r"\s*(?:\$\{([A-Z][A-Z0-9_]*)[^}]*\}|\$([A-Z][A-Z0-9_]*)|os\.environ/([A-Z][A-Z0-9_]*)|env[:/.]([A-Z][A-Z0-9_]*)"
+    r"|\{\{.*\}\})\s*"
+)
 
 
 @dataclasses.dataclass(slots=True)
 class SettingsBuilder:
-    """The settings of a draft, where each came from, and which of them could not be converted."""
+    """Builds settings and records the origin of each and those that could not be converted.
 
-    draft: PendingSettings
+    With `defer_secrets` referenced secrets ({env=...}, {file=...}, {cred=...}) are read when they are used.
+    """
+
+    pending: PendingSettings
     environ: Mapping[str, str]
-    origins: dict[Source, Origin] = dataclasses.field(default_factory=dict)
+    defer_secrets: bool = False
+    origins: dict[Source, SettingOrigin] = dataclasses.field(default_factory=dict)
     failed: set[Source] = dataclasses.field(default_factory=set)
 
     def settings(self) -> Settings:
         tree: dict[str, object] = {"state_dir": Path()}
-        tree |= self._values("", (), "", self.draft.plain[""])
+        tree |= self._values("", (), "", self.pending.plain[""])
         for name in sections():
             *outer, last = name.split(".")
             table = tree
             for part in outer:
                 table = cast("dict[str, object]", table.setdefault(part, {}))
-            table[last] = self._values(name, (name,), label(name), self.draft.plain[name])
-        tree[SERVERS] = [self._server(index, server) for index, server in enumerate(self.draft.servers)]
+            table[last] = self._values(name, (name,), label(name), self.pending.plain[name])
+        tree[SERVERS] = [self._server(index, server) for index, server in enumerate(self.pending.servers)]
         return msgspec.convert(tree, Settings)
 
     def _server(self, index: int, server: PendingServer) -> dict[str, object]:
@@ -58,7 +69,7 @@ class SettingsBuilder:
         values = self._values(SERVERS, (SERVERS, index), title, server.table)
         if "name" not in server.table:
             self.failed.add((SERVERS, index, "name"))
-            self.draft.refuse(
+            self.pending.add_problem(
                 server.origin.place, "a server has no name", 'add a line like name = "main" under [[servers]]'
             )
         return {"name": "unnamed", **values}
@@ -70,39 +81,53 @@ class SettingsBuilder:
             given = table.get(key)
             self.origins[place] = _final_origin(given) if given else DEFAULT
             if given:
+                name = f"{key} in {title}" if title else key
                 try:
-                    values[key] = self._value(field, given)
+                    values[key] = self._value(field, given, name)
                 except UnsuitableError as error:
                     self.failed.add(place)
-                    name = f"{key} in {title}" if title else key
-                    self.draft.refuse(
-                        given.origin.place, f"{name} {error}", error.remedy or _remedy(field, given)
-                    )
+                    self.pending.problems.append(_problem(name, field, given, error))
         return values
 
-    def _value(self, field: Field, given: RawValue) -> object:
+    def _value(self, field: FieldSpec, given: RawValue, name: str) -> object:
         if field.secret:
+            if self.defer_secrets and reference_of(given.value):
+                return DeferredSecret(partial(_read_deferred, name, field, given, self.environ))
             return Secret(_secret(given, self.environ))
         if isinstance(given.value, str) and given.text:
             return parse(field, given.value, given.base)
         return convert(field, given.value, given.base)
 
 
-def _final_origin(given: RawValue) -> Origin:
+def _read_deferred(name: str, field: FieldSpec, given: RawValue, environ: Mapping[str, str]) -> str:
+    """Raises ConfigError."""
+    try:
+        return _secret(given, environ)
+    except UnsuitableError as error:
+        problem = _problem(name, field, given, error)
+    raise ConfigError([problem])
+
+
+def _problem(name: str, field: FieldSpec, given: RawValue, error: UnsuitableError) -> Problem:
+    origin = given.locate(error.path) if given.locate and error.path else given.origin
+    return Problem(origin.place, f"{error.name or name} {error}", error.remedy or _remedy(field, given))
+
+
+def _final_origin(given: RawValue) -> SettingOrigin:
     reference = reference_of(given.value)
     if reference and given.origin.kind == "file":
         return dataclasses.replace(given.origin, via=" ".join(reference))
     return given.origin
 
 
-def _remedy(field: Field, given: RawValue) -> str:
-    """The help for a wrong value: how the setting is written."""
+def _remedy(field: FieldSpec, given: RawValue) -> str:
+    """The help for a wrong value: an example of a valid one."""
     if given.origin.kind == "environment":
         example = field.example
         text = ",".join(map(str, example)) if isinstance(example, list) else str(example).lower()
         return f"for example {given.origin.where}={text}"
     if isinstance(given.value, dict) and not field.secret:
-        return "only secrets are read from elsewhere; any setting can be given by an environment variable"
+        return "only secrets accept a reference; any setting can be set by an environment variable"
     example = field.example
     if isinstance(given.value, str) and not field.secret:
         with contextlib.suppress(UnsuitableError):
@@ -111,9 +136,14 @@ def _remedy(field: Field, given: RawValue) -> str:
 
 
 def _secret(given: RawValue, environ: Mapping[str, str]) -> str:
-    """The text of a secret, from where it is kept. Raises UnsuitableError, which never repeats a value."""
+    """The text of a secret. Raises UnsuitableError, whose message never contains the value."""
     if isinstance(given.value, str):
         text = given.value
+        if foreign := _FOREIGN.fullmatch(text):
+            variable = next(filter(None, foreign.groups()), "NAME")
+            raise UnsuitableError(
+                "is a reference that is not supported", f'write {{env="{variable}"}} without quotes around it'
+            )
     elif reference := reference_of(given.value):
         text = _fetch(reference, given.base, environ)
     else:
@@ -122,7 +152,7 @@ def _secret(given: RawValue, environ: Mapping[str, str]) -> str:
     if not text:
         raise UnsuitableError("is empty", "remove the setting, or give it a value")
     if not text.isprintable():
-        raise UnsuitableError("holds a line break or control character", "keep nothing but the secret there")
+        raise UnsuitableError("contains a line break or control character", "store only the secret there")
     return text
 
 
@@ -140,7 +170,7 @@ def _fetch(reference: tuple[str, str], base: Path, environ: Mapping[str, str]) -
     folder = environ.get("CREDENTIALS_DIRECTORY")
     unit_line = f"add LoadCredential={name}:/path/to/file to the systemd unit"
     if not folder:
-        raise UnsuitableError(f"reads the credential {name}, but there are none here", unit_line)
+        raise UnsuitableError(f"reads the credential {name}, but the service has no credentials", unit_line)
     return _read(name, Path(folder), f"reads the credential {name}", unit_line)
 
 
@@ -157,5 +187,5 @@ def _read(name: str, base: Path, what: str, remedy: str = "") -> str:
         reason = "it is not UTF-8 text"
     except ValueError as error:
         reason = str(error)
-    remedy = remedy or f"put the secret alone into {base / name}, readable by the gateway"
+    remedy = remedy or f"write only the secret to {base / name} and let the gateway read it"
     raise UnsuitableError(f"{what}, which cannot be used: {reason}", remedy)

@@ -1,9 +1,10 @@
-"""What a type cannot say: settings that need each other, names that repeat, files that must be there.
+"""Checks that types cannot express: settings that depend on each other, duplicate names, missing files.
 
-Every check names the settings it is about, so that the caller can point at their lines and can leave out what
-only follows from a value that is wrong already. No finding repeats an address or a secret.
+Every finding names the settings it is about, so the caller can show their lines and can skip findings that
+only follow from another error. No finding contains an address or a secret.
 """
 
+import re
 import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,9 +17,11 @@ from bluesminds.common.emails import read_email
 from bluesminds.common.networks import Networks
 from bluesminds.config.fields import SERVERS, shown
 from bluesminds.config.settings import ListenSettings, ServerSettings, Settings, UpstreamSettings
+from bluesminds.config.values import DeferredSecret, Secret
 
 Source = tuple[str | int, ...]
 _PEPPER_LENGTH: Final = 16
+_ENDPOINT: Final = re.compile(r"/(?:chat/)?(?:completions|models|embeddings|responses|messages)\Z")
 _CERT: Final[Source] = ("server", "tls_cert")
 _KEY: Final[Source] = ("server", "tls_key")
 _PROXIES: Final[Source] = ("server", "trusted_proxies")
@@ -26,7 +29,7 @@ _PROXIES: Final[Source] = ("server", "trusted_proxies")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A problem with the settings at `about`; the first of them is where it is to be put right."""
+    """A problem with the settings at `about`; the first is the one to fix."""
 
     about: tuple[Source, ...]
     message: str
@@ -35,7 +38,7 @@ class Finding:
 
 
 def check(settings: Settings) -> Iterator[Finding]:
-    """Everything wrong with settings that are each of the right type."""
+    """All findings. Every setting has the right type already."""
     yield from _check_listener(settings)
     yield from _check_networks(settings.upstream)
     yield from _check_database(settings)
@@ -84,13 +87,15 @@ def _check_proxies(server: ListenSettings) -> Iterator[Finding]:
         yield Finding((_PROXIES,), message, 'write it like trusted_proxies = ["127.0.0.1", "10.0.0.0/8"]')
     else:
         if any(network.prefixlen == 0 for network in trusted.members):
-            message = "trusted_proxies in [server] has every address: any client can claim to be any other"
-            yield Finding((_PROXIES,), message, "name the addresses of your own proxies", warning=True)
+            message = (
+                "trusted_proxies in [server] contains every address, so any client can forge its address"
+            )
+            yield Finding((_PROXIES,), message, "list only the addresses of your own proxies", warning=True)
     if server.proxy_protocol and not server.trusted_proxies:
         yield Finding(
             (("server", "proxy_protocol"), _PROXIES),
             "proxy_protocol in [server] needs trusted_proxies",
-            "list the addresses that the proxies connect from; connections of others will be refused",
+            "list the addresses your proxies connect from; other connections are refused",
         )
 
 
@@ -109,27 +114,27 @@ def _check_certificate(cert: Path, key: Path) -> Iterator[Finding]:
         yield Finding(
             (_CERT, _KEY),
             "tls_cert and tls_key in [server] cannot be used together",
-            "both must be PEM files, the key without a password and made for this certificate",
+            "both must be PEM files; the key must belong to the certificate and have no password",
         )
 
 
 def _check_database(settings: Settings) -> Iterator[Finding]:
-    url = settings.storage.url
-    if url and not url.reveal().startswith(("sqlite:///", "postgres://", "postgresql://")):
+    url = _text(settings.storage.url)
+    if url and not url.startswith(("sqlite:///", "postgres://", "postgresql://")):
         yield Finding(
             (("storage", "url"),),
-            "url in [storage] names no known database",
+            "url in [storage] is not a SQLite or PostgreSQL URL",
             "write sqlite:///absolute/path.db or postgresql://user:password@host/name",
         )
 
 
 def _check_pepper(settings: Settings) -> Iterator[Finding]:
-    pepper = settings.keys.pepper
-    if pepper and len(pepper.reveal()) < _PEPPER_LENGTH:
+    pepper = _text(settings.keys.pepper)
+    if pepper and len(pepper) < _PEPPER_LENGTH:
         yield Finding(
             (("keys", "pepper"),),
             f"pepper in [keys] must have at least {_PEPPER_LENGTH} characters",
-            "make one with: openssl rand -hex 32",
+            "generate one with: openssl rand -hex 32",
         )
 
 
@@ -138,7 +143,7 @@ def _check_authorities(place: Source, path: Path | None) -> Iterator[Finding]:
         yield Finding(
             (place,),
             f"ca_file in [{place[0]}] cannot be used: {path}",
-            "name a PEM file of certificates the gateway may read",
+            "name a readable PEM file with CA certificates",
         )
 
 
@@ -147,14 +152,14 @@ def _check_accounts(settings: Settings) -> Iterator[Finding]:
     if any(read_email(email) is None for email in accounts.admin_emails):
         yield Finding(
             (("accounts", "admin_emails"),),
-            "admin_emails in [accounts] holds something that is no e-mail address",
+            "admin_emails in [accounts] contains an invalid e-mail address",
             'write it like admin_emails = ["ada@example.com"]',
         )
     if accounts.signup != "closed" and settings.mail.host is None:
         yield Finding(
             (("accounts", "signup"), ("mail", "host")),
-            f'signup in [accounts] is "{accounts.signup}", but no mail is sent',
-            "set host and sender in [mail]; until then mail is written to state_dir/outbox",
+            f'signup in [accounts] is "{accounts.signup}", but no mail server is configured',
+            "set host and sender in [mail]; without them mail is written to state_dir/outbox",
             warning=True,
         )
 
@@ -167,20 +172,20 @@ def _check_mail(settings: Settings) -> Iterator[Finding]:
     elif mail.host is not None and settings.server.public_url is None:
         yield Finding(
             (("server", "public_url"), host),
-            "mail is sent, but public_url in [server] is not set",
-            "set it to the address people reach the gateway at; links in mail lead there",
+            "[mail] is configured, but public_url in [server] is not set",
+            "set it to the URL users open in a browser; links in mail use it",
             warning=True,
         )
     if mail.sender is not None and read_email(mail.sender) is None:
         yield Finding(
-            (sender,), "sender in [mail] is no e-mail address", "write an address alone, without a name"
+            (sender,), "sender in [mail] is not an e-mail address", "write only the address, without a name"
         )
     if (mail.username is None) != (mail.password is None):
         about = (("mail", "username"), ("mail", "password"))
         yield Finding(about, "username and password in [mail] need each other", "set both, or neither")
     if mail.password is not None and mail.security == "none":
         about = (("mail", "security"), ("mail", "password"))
-        yield Finding(about, "password in [mail] would travel unencrypted", 'set security = "starttls"')
+        yield Finding(about, "password in [mail] would be sent unencrypted", 'set security = "starttls"')
 
 
 def _check_limits(settings: Settings) -> Iterator[Finding]:
@@ -189,13 +194,13 @@ def _check_limits(settings: Settings) -> Iterator[Finding]:
     except (KeyError, ValueError):
         yield Finding(
             (("limits", "time_zone"),),
-            "time_zone in [limits] is no time zone known here",
-            'name one of the IANA database: "Europe/Berlin", or "UTC"',
+            "time_zone in [limits] is not a known time zone",
+            'use an IANA name such as "Europe/Berlin" or "UTC"',
         )
     models = [row.model for row in settings.prices]
     for model in sorted({model for model in models if models.count(model) > 1}):
         yield Finding(
-            (("prices",),), f"there are several prices for {shown(model)}", "keep one of them in [[prices]]"
+            (("prices",),), f"{shown(model)} has more than one price", "keep one [[prices]] table per model"
         )
 
 
@@ -204,15 +209,15 @@ def _check_keyless(settings: Settings) -> Iterator[Finding]:
     if settings.keyless.enabled and not marked:
         yield Finding(
             (("keyless", "enabled"),),
-            "enabled in [keyless] needs a server for such requests",
-            "set keyless = true in [[servers]] that clients may use with their own keys, or remove enabled",
+            "enabled in [keyless] needs a server with keyless = true",
+            "set keyless = true in [[servers]] for servers that clients bring keys for, or remove enabled",
         )
     if not settings.keyless.enabled:
         for index, server in enumerate(settings.servers):
             if server.keyless:
                 yield Finding(
                     ((SERVERS, index, "keyless"), ("keyless", "enabled")),
-                    f'keyless in [[servers]] "{server.name}" does nothing while [keyless] is not enabled',
+                    f'keyless in [[servers]] "{server.name}" has no effect while [keyless] is not enabled',
                     "set enabled = true in [keyless], or remove it",
                     warning=True,
                 )
@@ -225,7 +230,7 @@ def _check_names(servers: tuple[ServerSettings, ...]) -> Iterator[Finding]:
         if first != index:
             about: tuple[Source, ...] = ((SERVERS, index, "name"), (SERVERS, first, "name"))
             yield Finding(
-                about, f'two [[servers]] are called "{server.name}"', "give each server a name of its own"
+                about, f'two [[servers]] are named "{server.name}"', "give each server a unique name"
             )
 
 
@@ -234,17 +239,29 @@ def _check_server(path: Source, server: ServerSettings) -> Iterator[Finding]:
     url, dialect, key = (*path, "url"), (*path, "dialect"), (*path, "api_key")
     if server.url is not None:
         yield from _check_url(url, f"url {title}", server.url)
+        yield from _check_base_url(url, f"url {title}", server)
         if server.dialect == "demo":
-            message = f"url {title} is not used: the demo dialect answers by itself"
+            message = f"url {title} is ignored: the demo server is built in"
             yield Finding((url, dialect), message, 'remove url, or set dialect = "openai"', warning=True)
     elif server.dialect != "demo":
         message = f"url {title} is missing"
-        remedy = 'give it a url like "http://127.0.0.1:4000/v1", or correct its name'
+        remedy = 'add url = "http://127.0.0.1:4000/v1", or correct the name'
         yield Finding(((*path, "name"), url, dialect), message, remedy)
-    if server.api_key and not server.api_key.reveal().isascii():
+    if not (_text(server.api_key) or "").isascii():
         yield Finding(
             (key,), f"api_key {title} must be ASCII", "copy the key again, without quotes around it"
         )
+
+
+def _check_base_url(place: Source, name: str, server: ServerSettings) -> Iterator[Finding]:
+    """Warnings about URLs that are valid but probably not the base URL of an API."""
+    url = (server.url or "").rstrip("/")
+    if endpoint := _ENDPOINT.search(url):
+        message = f"{name} ends in {endpoint[0]}, but the gateway adds the endpoint itself"
+        yield Finding((place,), message, f"remove {endpoint[0]} from it", warning=True)
+    elif server.dialect in ("openai", "anthropic") and re.fullmatch(r"https?://[^/]+", url):
+        message = f"{name} has no path, but most servers have their API under /v1"
+        yield Finding((place,), message, "add /v1 if the server needs it", warning=True)
 
 
 def _check_url(place: Source, name: str, url: str) -> Iterator[Finding]:
@@ -254,13 +271,16 @@ def _check_url(place: Source, name: str, url: str) -> Iterator[Finding]:
     except ValueError:
         usable = False
     if not usable or not url.isascii() or not url.isprintable() or " " in url:
-        yield Finding(
-            (place,), f"{name} is not an http or https address", "write it like https://host:port/path"
-        )
+        yield Finding((place,), f"{name} is not an http or https URL", "write https://host:port/path")
     elif parts.username is not None or parts.password is not None:
-        yield Finding((place,), f"{name} must not hold a user or password", 'leave out the part before "@"')
+        yield Finding((place,), f"{name} must not contain a user or password", 'remove the part before "@"')
     elif parts.query or parts.fragment:
-        yield Finding((place,), f'{name} must end before "?" and "#"', "keep the part up to the path")
+        yield Finding((place,), f'{name} must not contain "?" or "#"', "keep only the part up to the path")
+
+
+def _text(secret: Secret | None) -> str | None:
+    """The text of a secret, unless it is read later."""
+    return None if secret is None or isinstance(secret, DeferredSecret) else secret.reveal()
 
 
 def _readable(path: Path) -> bool:

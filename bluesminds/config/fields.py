@@ -1,13 +1,15 @@
-"""The table of settings, read off the Structs, and the conversion of one value to one setting's type.
+"""Describes every setting from the Structs and converts one value to the type of its setting.
 
-Text from the environment is parsed by the type of the setting it is for; values from the file and from
-flags must have that type already. What is wrong is said in words made from the type's description.
+Text from the environment is parsed according to the type; values from the file and from flags must already
+have it. Error messages are built from the description of the type.
 """
 
 import json
+import math
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -16,7 +18,8 @@ from typing import Any, Final, Literal, Union, get_args, get_origin
 import msgspec
 import tomli_w
 
-from bluesminds.config.settings import ServerSettings, Settings
+from bluesminds.common.durations import read_duration
+from bluesminds.config.settings import MONEY, ServerSettings, Settings
 from bluesminds.config.values import Secret
 
 SERVERS: Final = "servers"
@@ -26,54 +29,71 @@ _NOTHING = (types.NoneType, msgspec.UnsetType)
 
 
 class UnsuitableError(Exception):
-    """A value that cannot be the setting's; the message ends a sentence that begins with its name."""
+    """An invalid value. The message completes a sentence that starts with the name of the setting, or with
+    `name` if that is not empty. `path` leads from the setting to the wrong part of its value.
+    """
 
-    def __init__(self, message: str, remedy: str = "") -> None:
+    def __init__(
+        self, message: str, remedy: str = "", name: str = "", path: tuple[str | int, ...] = ()
+    ) -> None:
         super().__init__(message)
         self.remedy = remedy
+        self.name = name
+        self.path = path
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
-    """One setting: its type, without the None of optional ones, in words too, its default, an example."""
+class FieldSpec:
+    """One setting. `type` is without None; `expected` completes "must be ..."; `example` is a valid value."""
 
     name: str
     type: Any
     expected: str
     default: object
     example: object
+    required: bool = False
 
     @property
     def secret(self) -> bool:
         return self.type is Secret
 
     @property
-    def bare(self) -> Any:  # noqa: ANN401
-        """Its type without what else is said of it."""
-        return _bare(self.type)
+    def base_type(self) -> Any:  # noqa: ANN401
+        """The type without its annotations."""
+        return _base_type(self.type)
 
     @property
-    def many(self) -> bool:
-        return get_origin(self.bare) is tuple
+    def is_money(self) -> bool:
+        return any(note.extra and MONEY in note.extra for note in _notes(self.type))
+
+    @property
+    def item(self) -> Any:  # noqa: ANN401 - a Struct type or None
+        """The type of the tables in an array of tables."""
+        inner = get_args(self.base_type)[0] if self.is_list else None
+        return inner if isinstance(inner, type) and issubclass(inner, msgspec.Struct) else None
+
+    @property
+    def is_list(self) -> bool:
+        return get_origin(self.base_type) is tuple
 
 
 @cache
-def fields_of(struct: type[msgspec.Struct]) -> Mapping[str, Field]:
-    """The plain settings of a section, by name; the sections of Settings are not among them."""
+def fields_of(struct: type[msgspec.Struct]) -> Mapping[str, FieldSpec]:
+    """The settings of a section by name, without nested sections."""
     found = {}
     for info in msgspec.structs.fields(struct):
         kind = _without_none(info.type)
         if struct is not Settings or not (_is_struct(kind) or info.name == SERVERS):
             default = None if info.required else info.default
-            found[info.name] = Field(info.name, kind, _in_words(kind), default, _example(kind, default))
+            found[info.name] = FieldSpec(
+                info.name, kind, _describe(kind), default, _example(kind, default), info.required
+            )
     return found
 
 
 @cache
 def sections() -> Mapping[str, type[msgspec.Struct]]:
-    """The tables of gateway.toml by name, "tiers.free" for one in another; arrays of tables are not among
-    them.
-    """
+    """The tables of gateway.toml by name, such as "tiers.free", without arrays of tables."""
     return dict(_tables_of(Settings, ""))
 
 
@@ -88,17 +108,23 @@ def _is_struct(kind: object) -> bool:
     return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 
 
-def fields_in(section: str) -> Mapping[str, Field]:
-    """The settings of a section by its name: "" is the top of the file, "servers" one of [[servers]]."""
+def fields_in(section: str) -> Mapping[str, FieldSpec]:
+    """The settings of a section by its name: "" is the top level, "servers" one [[servers]] entry."""
     if section == SERVERS:
         return fields_of(ServerSettings)
     return fields_of(sections()[section]) if section else fields_of(Settings)
 
 
-def convert(field: Field, value: object, base: Path) -> object:
-    """A value that has the right type already; a path starts from `base`. Raises UnsuitableError."""
+def convert(field: FieldSpec, value: object, base: Path) -> object:
+    """Check and convert a value; relative paths start at `base`. Raises UnsuitableError."""
     try:
+        if field.base_type is float and isinstance(value, str):
+            return msgspec.convert(float(read_duration(value)), field.type)
         if field.type is not Path:
+            if field.is_money:
+                return msgspec.convert(_as_amount(value), field.type)
+            if (item := field.item) is not None and isinstance(value, list):
+                return tuple(_convert_item(field, item, one, at) for at, one in enumerate(value))
             return msgspec.convert(value, field.type)
         if isinstance(value, str | Path) and str(value):
             return resolve(value, base)
@@ -107,19 +133,53 @@ def convert(field: Field, value: object, base: Path) -> object:
     raise UnsuitableError(f"must be {field.expected}, not {shown(value)}")
 
 
+def _convert_item(field: FieldSpec, item: type[msgspec.Struct], value: object, at: int) -> object:
+    """One table of an array of tables. Raises UnsuitableError, which names the key."""
+    header = f"[[{field.name}]]"
+    if not isinstance(value, dict):
+        raise UnsuitableError(
+            f"must be a table, not {shown(value)}", f"write it under {header}", header, (at,)
+        )
+    known, fields = dict(value), fields_of(item)
+    label = f"{header} {shown(value['model'])}" if isinstance(value.get("model"), str) else header
+    for key in known:
+        if key not in fields:
+            close = nearest(key, fields)
+            remedy = f'did you mean "{close}"?' if close else f"known names: {', '.join(fields)}"
+            raise UnsuitableError("is not a known key", remedy, f"{shown(key)} in {label}", (at, key))
+    for key, one in fields.items():
+        if key in known:
+            try:
+                known[key] = convert(one, known[key], Path())
+            except UnsuitableError as error:
+                remedy = f"write it like {key} = {toml_value(one.example)}"
+                raise UnsuitableError(str(error), remedy, f"{key} in {label}", (at, key)) from None
+        elif one.required:
+            remedy = f"add a line like {key} = {toml_value(one.example)}"
+            raise UnsuitableError("is missing", remedy, f"{key} in {label}", (at,))
+    return msgspec.convert(known, item)
+
+
+def _as_amount(value: object) -> object:
+    """A number as the text of an amount; anything else unchanged."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return format(Decimal(repr(value)), "f")
+    return value
+
+
 def resolve(path: str | Path, base: Path) -> Path:
-    """A path as it was written, from where it was written. Raises ValueError for one that cannot be."""
+    """Resolve a path relative to `base`. Raises ValueError for an invalid path."""
     if "\0" in str(path):
-        raise ValueError("a path has no NUL")
+        raise ValueError("a path must not contain NUL")
     try:
         return base / Path(path).expanduser()
     except RuntimeError:
-        raise ValueError("nobody has such a home directory") from None
+        raise ValueError("the home directory is unknown") from None
 
 
-def parse(field: Field, text: str, base: Path) -> object:
-    """The value that a text stands for: lists are JSON or separated by commas. Raises UnsuitableError."""
-    if field.many:
+def parse(field: FieldSpec, text: str, base: Path) -> object:
+    """Parse text: lists are JSON or comma-separated. Raises UnsuitableError."""
+    if field.is_list:
         return convert(field, _parse_list(text), base)
     if field.type is Path:
         return convert(field, text, base)
@@ -129,6 +189,8 @@ def parse(field: Field, text: str, base: Path) -> object:
         return msgspec.convert(text, field.type, strict=False)
     except msgspec.ValidationError:
         pass
+    if field.base_type is float:
+        return convert(field, text, base)
     raise UnsuitableError(f"must be {field.expected}, not {shown(text)}")
 
 
@@ -138,20 +200,20 @@ def _parse_list(text: str) -> object:
     try:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeEncodeError):
-        raise UnsuitableError("must be a JSON array, or words separated by commas") from None
+        raise UnsuitableError("must be a JSON array or a comma-separated list") from None
 
 
 def shown(value: object) -> str:
-    """A wrong value as an error may repeat it: its kind, or its beginning in TOML's spelling."""
+    """A wrong value for an error message: its kind, or at most 40 characters in TOML syntax."""
     match value:
         case bool():
             return str(value).lower()
         case dict():
             return "a table"
         case list() | tuple():
-            return "this list"
+            return "a list"
         case int() if abs(value) >= 2**63:
-            return "such a large number"
+            return "a number this large"
         case int() | float():
             return repr(value)
         case str():
@@ -162,7 +224,7 @@ def shown(value: object) -> str:
 
 
 def toml_value(value: object) -> str:
-    """A value as TOML on one line; a secret as its mask."""
+    """A value as TOML on one line; secrets are masked."""
     match value:
         case list() | tuple():
             return "[" + ", ".join(toml_value(one) for one in value) + "]"
@@ -174,12 +236,12 @@ def toml_value(value: object) -> str:
 
 
 def nearest(word: str, known: Iterable[str], likeness: float = 0.6) -> str | None:
-    """The known word that was probably meant; 1.0 is likeness to the letter."""
+    """The closest known word, if any; a likeness of 1.0 means equal."""
     close = get_close_matches(word, sorted(known), cutoff=likeness)
-    return min(close, key=lambda one: word not in one.split("_"), default=None)  # "key" is rather "api_key"
+    return min(close, key=lambda one: word not in one.split("_"), default=None)  # prefer "api_key" for "key"
 
 
-def _bare(kind: object) -> object:
+def _base_type(kind: object) -> object:
     return getattr(kind, "__origin__", kind) if hasattr(kind, "__metadata__") else kind
 
 
@@ -202,7 +264,7 @@ def _example(kind: object, default: object) -> object:
     return Path("/etc/bluesminds/example.pem") if default is None else default
 
 
-def _in_words(kind: object) -> str:
+def _describe(kind: object) -> str:
     for note in _notes(kind):
         if note.description:
             return note.description

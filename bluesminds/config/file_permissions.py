@@ -1,8 +1,7 @@
-"""Secrets that everybody on the machine could read: written in the file itself, or in a file it names.
+"""Finds secrets that every user of the machine can read: in the configuration file or a file it names.
 
-A file that only a group may read is taken to be meant so, and so is one that a variable names: containers are
-handed their secrets in files that anybody inside may read. A database's address without a password is no
-secret.
+Group-readable files are accepted. Files named by a variable are accepted too, because containers provide
+secrets in world-readable files. A database URL without a password is not a secret.
 """
 
 import shlex
@@ -12,25 +11,25 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from bluesminds.config.fields import SERVERS, fields_in, resolve
-from bluesminds.config.sources import Document, PendingSettings, RawValue, label, reference_of
+from bluesminds.config.sources import ConfigDocument, PendingSettings, RawValue, label, reference_of
 from bluesminds.config.values import Problem
 
 
-def exposed_secrets(draft: PendingSettings, document: Document | None) -> Iterator[Problem]:
-    """A warning for each; nothing of the secret is in it."""
+def exposed_secrets(pending: PendingSettings, document: ConfigDocument | None) -> Iterator[Problem]:
+    """One warning for each; it does not contain the secret."""
     if document is None:
         return
-    for section, table in [*draft.plain.items(), *((SERVERS, server.table) for server in draft.servers)]:
+    for section, table in [*pending.plain.items(), *((SERVERS, server.table) for server in pending.servers)]:
         for key, given in table.items():
             if given.origin.kind != "file" or not fields_in(section)[key].secret:
                 continue
             name = f"{key} in {label(section)}"
             if isinstance(given.value, str):
                 if document.shared and not (key == "url" and _is_public(given.value)):
-                    message = f"{name} is written in a file that others may read"
+                    message = f"{name} is in a file that other users can read"
                     yield Problem(given.origin.place, message, _remedy(document.path))
             elif (path := _named_file(given)) and _others_may_read(path):
-                message = f"{name} is read from a file that others may read too"
+                message = f"{name} is read from a file that other users can read"
                 yield Problem(given.origin.place, message, _remedy(path))
 
 

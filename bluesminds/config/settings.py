@@ -1,7 +1,6 @@
-"""Every setting: its name, type, default and unit. Seconds are floats, sizes are bytes.
+"""Every setting: name, type, default and unit. Times are seconds or text like "1h30m", sizes are bytes.
 
-The shape of gateway.toml is exactly the shape of these values. The description of a type completes the
-sentence "this setting must be ...", so it is what a user with a wrong value reads.
+gateway.toml has exactly this structure. The description of a type completes the error "NAME must be ...".
 """
 
 from pathlib import Path
@@ -18,16 +17,21 @@ Text = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]+\Z", description="text on
 Host = Annotated[str, Meta(pattern=r"^[^\s\x00-\x1f\x7f]+\Z", description="an address or host name")]
 Url = Annotated[
     str,
-    Meta(min_length=1, description="an http or https address", examples=["http://127.0.0.1:4000/v1"]),
+    Meta(min_length=1, description="an http or https URL", examples=["http://127.0.0.1:4000/v1"]),
 ]
 PublicUrl = Annotated[
-    str, Meta(min_length=1, description="an http or https address", examples=["https://ai.example.com"])
+    str, Meta(min_length=1, description="an http or https URL", examples=["https://ai.example.com"])
 ]
-Seconds = Annotated[float, Meta(gt=0, le=DAY, description="a number of seconds above 0, at most 86400")]
+Seconds = Annotated[
+    float, Meta(gt=0, le=DAY, description='seconds above 0, at most 86400, or text like "30s"')
+]
 Duration = Annotated[
-    float, Meta(ge=60, le=YEAR, description="a number of seconds from 60 to 31622400, which is a year")
+    float,
+    Meta(ge=60, le=YEAR, description='seconds from 60 to 31622400 (a year), or text like "7d"'),
 ]
-SecondsOrZero = Annotated[float, Meta(ge=0, le=DAY, description="a number of seconds from 0 to 86400")]
+SecondsOrZero = Annotated[
+    float, Meta(ge=0, le=DAY, description='seconds from 0 to 86400, or text like "30s"')
+]
 Port = Annotated[int, Meta(ge=0, le=65535, description="a port number from 0 to 65535")]
 Count = Annotated[int, Meta(ge=1, le=2**31, description="a whole number, 1 or more")]
 CountOrZero = Annotated[int, Meta(ge=0, le=2**31, description="a whole number, 0 or more")]
@@ -52,14 +56,25 @@ Emails = Annotated[
 Email = Annotated[str, Meta(min_length=1, description="an e-mail address", examples=["gateway@example.com"])]
 TimeZone = Annotated[Text, Meta(description="the name of a time zone", examples=["Europe/Berlin"])]
 Tokens = Annotated[int, Meta(ge=1, le=10_000_000, description="a whole number from 1 to 10000000")]
+MONEY: Final = "money"
 Usd = Annotated[
     str,
-    Meta(pattern=r"^[0-9]{1,5}(\.[0-9]{1,9})?\Z", description="an amount of USD as text", examples=["12.5"]),
+    Meta(
+        pattern=r"^[0-9]{1,5}(\.[0-9]{1,9})?\Z",
+        description="an amount of USD below 100000, such as 12.5",
+        examples=["12.5"],
+        extra={MONEY: True},
+    ),
 ]
 Limit = Annotated[int, Meta(ge=0, le=10**15, description="a whole number, 0 or more")]
 Budget = Annotated[
     str,
-    Meta(pattern=r"^[0-9]{1,9}(\.[0-9]{1,9})?\Z", description="an amount of USD as text", examples=["12.5"]),
+    Meta(
+        pattern=r"^[0-9]{1,9}(\.[0-9]{1,9})?\Z",
+        description="an amount of USD, such as 12.5",
+        examples=["12.5"],
+        extra={MONEY: True},
+    ),
 ]
 Tier = Literal["free", "starter", "pro", "enterprise"]
 NetworkNames = Annotated[
@@ -75,7 +90,7 @@ Dialect = Literal["openai", "litellm", "anthropic", "demo"]
 
 
 class ListenSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[server]: where clients connect and what they may send."""
+    """[server]: the listener and limits of what clients may send."""
 
     host: Host = "127.0.0.1"
     port: Port = 3000
@@ -103,7 +118,7 @@ class ListenSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class StorageSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[storage]: the database and how long the gateway waits for it."""
+    """[storage]: the database and its timeouts."""
 
     url: Secret | None = None
     durability: Literal["strict", "relaxed"] = "strict"
@@ -112,7 +127,7 @@ class StorageSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class UpstreamSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[upstream]: connections to the servers, deadlines, retries and health."""
+    """[upstream]: connections to servers, timeouts, retries and health checks."""
 
     connect_timeout: Seconds = 5.0
     pool_timeout: Seconds = 5.0
@@ -132,14 +147,14 @@ class UpstreamSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class KeySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[keys]: how API keys are stored and looked up."""
+    """[keys]: storage and caching of API keys."""
 
     pepper: Secret | None = None
     cache_seconds: SecondsOrZero = 5.0
 
 
 class AccountSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[accounts]: who may have an account, and how long a sign-in and a link hold."""
+    """[accounts]: sign-up policy and lifetimes of sessions and links."""
 
     signup: Literal["open", "invite", "closed"] = "closed"
     admin_emails: Emails = ()
@@ -153,7 +168,7 @@ class AccountSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class MailSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[mail]: the server that takes the gateway's mail. Without `host` messages are written to files."""
+    """[mail]: the SMTP server. Without `host` messages are written to files."""
 
     host: Annotated[Host, Meta(examples=["smtp.example.com"])] | None = None
     port: Port = 587
@@ -173,7 +188,7 @@ class LimitSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class KeylessSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[keyless]: clients with keys of their own for the servers. Limits are of one address; 0 is no limit."""
+    """[keyless]: clients that bring their own upstream keys. Limits are per address; 0 is no limit."""
 
     enabled: bool = False
     rpm: CountOrZero = 20
@@ -183,7 +198,7 @@ class KeylessSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class TierSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[tiers.NAME]: what an account of this tier may use; 0 is no limit."""
+    """[tiers.NAME]: limits of accounts with this tier; 0 is no limit."""
 
     rpm: Limit = 0
     tpm: Limit = 0
@@ -241,7 +256,7 @@ class Tiers(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class PriceSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One of [[prices]]: USD for a million tokens. `cached_input_usd` None costs as other input does."""
+    """[[prices]]: USD per million tokens. Without `cached_input_usd` cached input costs `input_usd`."""
 
     model: Text
     input_usd: Usd
@@ -253,15 +268,14 @@ class PriceSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 Prices = Annotated[
     tuple[PriceSettings, ...],
     Meta(
-        description="tables with model, input_usd, output_usd, cached_input_usd, max_output_tokens; amounts"
-        " as text",
+        description="tables with model, input_usd, output_usd, cached_input_usd, max_output_tokens",
         examples=[[{"model": "gpt-5", "input_usd": "1.25", "output_usd": "10"}]],
     ),
 ]
 
 
 class LogSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[log]: what is written to standard error."""
+    """[log]: messages on standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "json", "text"] = "auto"
@@ -269,7 +283,7 @@ class LogSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[[servers]]: one upstream. `url` is None only for the demo dialect; no models means ask the server."""
+    """[[servers]]: one upstream. `url` is None only for the demo dialect; empty `models`: discover them."""
 
     name: ServerName
     dialect: Dialect = "openai"
@@ -283,7 +297,7 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """All of gateway.toml, checked."""
+    """All of gateway.toml, validated."""
 
     state_dir: Path
     prices: Prices = ()
@@ -301,5 +315,5 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def database_url(self) -> Secret:
-        """Where the database is: what was configured, else the SQLite file in the state directory."""
+        """The configured database URL, else the SQLite file in the state directory."""
         return self.storage.url or Secret(f"sqlite:///{self.state_dir.absolute() / 'bluesminds.db'}")

@@ -1,7 +1,7 @@
-"""What was given for each setting before it is understood, and the reading of the file and of flags.
+"""Collects raw values of settings, and reads the file and flags.
 
-A Draft holds the strongest value given so far for every setting, with its origin; sources are added to it
-from the weakest to the strongest. Names that belong to no setting are refused here; values are not looked at.
+PendingSettings holds for every setting the value of the highest precedence so far, with its origin; sources
+are added in ascending precedence. Unknown names are reported here; values are not checked.
 """
 
 import os
@@ -15,7 +15,7 @@ from typing import Final
 
 from bluesminds.config.fields import SERVERS, fields_in, nearest, sections, shown
 from bluesminds.config.toml_locations import KeyPath, index_lines, line_of
-from bluesminds.config.values import ConfigError, Origin, Problem
+from bluesminds.config.values import ConfigError, Problem, SettingOrigin
 
 _SYNTAX_PLACE = re.compile(
     r"^(?P<what>.*?) \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)$"
@@ -29,12 +29,15 @@ _NAMES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class RawValue:
-    """A value somebody gave: `text` when it must still be parsed, `base` where its relative paths start."""
+    """An unchecked value. `text`: it must be parsed. `base`: the start of relative paths. `locate` gives the
+    origin of a part of the value, by its path from the value.
+    """
 
     value: object
-    origin: Origin
+    origin: SettingOrigin
     text: bool = False
     base: Path = Path()
+    locate: Callable[[KeyPath], SettingOrigin] | None = None
 
 
 Table = dict[str, RawValue]
@@ -42,67 +45,67 @@ Table = dict[str, RawValue]
 
 @dataclass(frozen=True, slots=True)
 class PendingServer:
-    """One of [[servers]] and who brought it up."""
+    """One [[servers]] entry and its origin."""
 
-    origin: Origin
+    origin: SettingOrigin
     table: Table
 
     @property
     def name(self) -> str:
-        """The name it was given, or "" when there is none that could be one."""
+        """The name, or "" if it has none that is text."""
         given = self.table.get("name")
         return given.value if given and isinstance(given.value, str) else ""
 
 
 @dataclass(slots=True)
 class PendingSettings:
-    """Everything given so far. `plain` is keyed by section, "" being the top of the file."""
+    """All raw values so far. `plain` is keyed by section; "" is the top level."""
 
     plain: dict[str, Table] = field(default_factory=lambda: {name: {} for name in ("", *sections())})
     servers: list[PendingServer] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     warnings: list[Problem] = field(default_factory=list)
 
-    def refuse(self, where: str, message: str, remedy: str) -> None:
+    def add_problem(self, where: str, message: str, remedy: str) -> None:
         self.problems.append(Problem(where, message, remedy))
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
-    """A parsed file. `shared` says that everybody on the machine may read it."""
+class ConfigDocument:
+    """A parsed file. `shared`: every user of the machine can read it."""
 
     path: Path
     data: Mapping[str, object]
     lines: Mapping[KeyPath, int]
     shared: bool
 
-    def origin(self, path: KeyPath) -> Origin:
+    def origin(self, path: KeyPath) -> SettingOrigin:
         line = line_of(self.lines, path)
-        return Origin("file", f"{self.path}:{line}" if line else str(self.path))
+        return SettingOrigin("file", f"{self.path}:{line}" if line else str(self.path))
 
 
 def label(section: str) -> str:
-    """A section as it is written in the file."""
+    """The header of a section in the file."""
     return "[[servers]]" if section == SERVERS else f"[{section}]"
 
 
-def read_document(path: Path) -> Document:
+def read_document(path: Path) -> ConfigDocument:
     """Read and parse a file. Raises ConfigError when it cannot be read or is not TOML."""
     try:
         with path.open("rb") as file:
             shared = bool(os.fstat(file.fileno()).st_mode & stat.S_IROTH)
             text = file.read().decode("utf-8-sig")
-        return Document(path, tomllib.loads(text), index_lines(text), shared)
+        return ConfigDocument(path, tomllib.loads(text), index_lines(text), shared)
     except OSError as error:
         problem = Problem(
             str(path),
             f"the configuration cannot be read: {error.strerror}",
-            "name another file with --config, or write one with: bluesminds init",
+            "name another file with --config, or create one: bluesminds init",
         )
     except UnicodeDecodeError:
         problem = Problem(str(path), "the configuration is not UTF-8 text", "save the file as UTF-8")
     except RecursionError:
-        problem = Problem(str(path), "the configuration is nested too deeply", "remove the nested brackets")
+        problem = Problem(str(path), "the configuration is nested too deeply", "remove nested brackets")
     except ValueError as error:
         problem = _syntax_problem(path, str(error))
     raise ConfigError([problem])
@@ -113,47 +116,47 @@ def _syntax_problem(path: Path, text: str) -> Problem:
     where = f"{path}:{found['line']}:{found['column']}" if found and found["line"] else str(path)
     what = found["what"] if found else text
     return Problem(
-        where, f"not valid TOML: {what}", "text needs quotes, a table needs [brackets], a key appears once"
+        where, f"not valid TOML: {what}", "quote text, write tables as [NAME], and use each key once"
     )
 
 
-def add_document(draft: PendingSettings, document: Document) -> None:
-    """Take over what the file says."""
-    reader = Reader(draft, document.origin, document.path.parent)
+def add_document(pending: PendingSettings, document: ConfigDocument) -> None:
+    """Add the values of the file."""
+    reader = Reader(pending, document.origin, document.path.parent)
     for key, value in document.data.items():
         if key in _tables() and isinstance(value, dict):
             reader.section(key, value)
         elif key == SERVERS and isinstance(value, list) and all(isinstance(one, dict) for one in value):
-            draft.servers += [reader.server(one, (key, index)) for index, one in enumerate(value)]
+            pending.servers += [reader.server(one, (key, index)) for index, one in enumerate(value)]
         elif key in (*_tables(), SERVERS):
             kind = "a list of tables" if key == SERVERS else "one table"
-            shown_label = label(f"{key}.{_inner(key)[0]}" if _inner(key) else key)
-            remedy = f"put the settings under a line that says {shown_label}"
-            draft.refuse(document.origin((key,)).place, f"{key} must be {kind}", remedy)
+            shown_label = label(f"{key}.{_subtables(key)[0]}" if _subtables(key) else key)
+            remedy = f"write the settings under {shown_label}"
+            pending.add_problem(document.origin((key,)).place, f"{key} must be {kind}", remedy)
         else:
-            reader.add(draft.plain[""], "", key, value, ())
+            reader.add(pending.plain[""], "", key, value, ())
 
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Tables of known settings from nested data; whatever is unknown becomes a problem of the draft."""
+    """Reads tables of known settings from nested data; unknown names become problems."""
 
-    draft: PendingSettings
-    origin: Callable[[KeyPath], Origin]
+    pending: PendingSettings
+    origin: Callable[[KeyPath], SettingOrigin]
     base: Path
 
     def section(self, name: str, data: Mapping[str, object]) -> None:
-        """A table of settings, or one of nothing but tables."""
+        """Read a table of settings, or a table that contains only tables."""
         path = tuple(name.split("."))
-        if not _inner(name):
-            self.draft.plain[name] = self.table(name, data, path)
+        if not _subtables(name):
+            self.pending.plain[name] = self.table(name, data, path)
             return
         for key, value in data.items():
-            if key in _inner(name) and isinstance(value, dict):
+            if key in _subtables(name) and isinstance(value, dict):
                 self.section(f"{name}.{key}", value)
             else:
                 message, remedy = _no_table(name, key)
-                self.draft.refuse(self.origin((*path, key)).place, message, remedy)
+                self.pending.add_problem(self.origin((*path, key)).place, message, remedy)
 
     def server(self, data: Mapping[str, object], path: KeyPath) -> PendingServer:
         return PendingServer(self.origin(path), self.table(SERVERS, data, path))
@@ -167,35 +170,37 @@ class Reader:
     def add(self, table: Table, section: str, key: str, value: object, path: KeyPath) -> None:
         source = self.origin((*path, key))
         if key in fields_in(section):
-            table[key] = RawValue(value, source, base=self.base)
+            table[key] = RawValue(
+                value, source, base=self.base, locate=lambda inner: self.origin((*path, key, *inner))
+            )
         else:
             message = f"unknown key {shown(key)}" + (f" in {label(section)}" if section else "")
-            self.draft.refuse(source.place, message, _meant(section, key))
+            self.pending.add_problem(source.place, message, _suggest(section, key))
 
 
 def _no_table(name: str, key: str) -> tuple[str, str]:
-    """What is wrong with a key of a table that holds tables, and the fix."""
-    known = _inner(name)
+    """The error and the fix for a wrong key in a table that contains only tables."""
+    known = _subtables(name)
     if key in known:
-        remedy = f"put the settings under a line that says [{name}.{key}]"
+        remedy = f"write the settings under [{name}.{key}]"
         return f"{key} in [{name}] must be one table", remedy
     close = nearest(key, known)
-    remedy = f'did you mean "{close}"?' if close else f"known here: {', '.join(known)}"
+    remedy = f'did you mean "{close}"?' if close else f"known names: {', '.join(known)}"
     return f"unknown key {shown(key)} in [{name}]", remedy
 
 
 def _tables() -> set[str]:
-    """The names that a file may have tables by."""
+    """The top-level names that must be tables."""
     return {name.partition(".")[0] for name in sections()}
 
 
-def _inner(name: str) -> list[str]:
-    """The tables within a table that holds nothing else."""
+def _subtables(name: str) -> list[str]:
+    """The names of the tables in a table that contains only tables."""
     return [section.removeprefix(f"{name}.") for section in sections() if section.startswith(f"{name}.")]
 
 
-def _meant(section: str, key: str) -> str:
-    """The fix for an unknown key: the like of it, else its right section, else all that is known here."""
+def _suggest(section: str, key: str) -> str:
+    """The fix for an unknown key: a similar name, its right section, or the list of known names."""
     known = [*fields_in(section), *(() if section else (*sections(), SERVERS))]
     if close := nearest(key, known):
         return f'did you mean "{close}"?'
@@ -203,13 +208,13 @@ def _meant(section: str, key: str) -> str:
     elsewhere = {known: label(name) for name in places for known in fields_in(name)}
     if close := nearest(key, elsewhere, likeness=0.75):
         return f'did you mean "{close}" in {elsewhere[close]}?'
-    return f"known here: {', '.join(known)}"
+    return f"known names: {', '.join(known)}"
 
 
 def reference_of(value: object) -> tuple[str, str] | None:
-    """What {env="NAME"}, {file="path"} or {cred="name"} refers to; None for anything else.
+    """The kind and name of {env="NAME"}, {file="path"} or {cred="name"}; None for any other value.
 
-    A name that no variable or credential can have is refused here, since it may be the secret itself.
+    An invalid name gives None too, because it may be the secret itself.
     """
     if isinstance(value, dict) and len(value) == 1:
         ((kind, name),) = value.items()
@@ -218,11 +223,11 @@ def reference_of(value: object) -> tuple[str, str] | None:
     return None
 
 
-def add_flags(draft: PendingSettings, flags: Mapping[str, object]) -> None:
-    """Take over command line flags, called "section.setting"; None is a flag that was not given."""
+def add_flags(pending: PendingSettings, flags: Mapping[str, object]) -> None:
+    """Add command-line flags, named "section.setting"; None means not given. Raises KeyError."""
     for name, value in flags.items():
         section, _, key = name.rpartition(".")
         if value is not None:
             if key not in fields_in(section):
                 raise KeyError(name)
-            draft.plain[section][key] = RawValue(value, Origin("flag"))
+            pending.plain[section][key] = RawValue(value, SettingOrigin("flag"))

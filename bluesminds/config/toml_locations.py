@@ -1,8 +1,8 @@
-"""Which line of a TOML text each key stands on, because tomllib does not say.
+"""Finds the line of every key of a TOML text, which tomllib does not provide.
 
-It reads only the outline: headers, keys, and enough of values to step over them. It is meant for text that
-tomllib has accepted; for any other text it returns something and never raises. Paths are tuples of keys and,
-inside arrays, positions: ("servers", 0, "url"); they end at DEPTH, so that nesting cannot make them large.
+It reads only headers, keys, and enough of values to skip them. It expects text that tomllib has accepted; for
+other text the result is undefined, but it never raises. Paths are tuples of keys and array positions, such as
+("servers", 0, "url"), cut off at DEPTH to bound their size.
 """
 
 import re
@@ -59,7 +59,7 @@ def _below(path: KeyPath, part: str | int) -> KeyPath:
 
 @dataclass(slots=True)
 class _OpenTable:
-    """An array or inline table that has begun and not ended; `index` is the position in an array."""
+    """An open array or inline table; `index` is the position in an array, None for a table."""
 
     path: KeyPath
     index: int | None
@@ -75,7 +75,7 @@ class _TableTree:
     value_of: KeyPath | None = None
 
     def note(self, base: KeyPath, keys: list[str], line: int) -> KeyPath:
-        """Record every prefix of a dotted key, the first sighting winning; return the whole path."""
+        """Record the first line of every prefix of a dotted key; return the whole path."""
         path = base
         for key in keys:
             path = _below(path, key)
@@ -96,7 +96,7 @@ class _TableTree:
         return _below(path, self.counts[path]) if path in self.counts else path
 
     def take(self, token: _Token) -> None:
-        """One token of a statement, that is of anything but a header."""
+        """Process one token outside a header."""
         if self.value_of is None:
             self._take_in_key(token)
         else:
@@ -132,7 +132,7 @@ class _TableTree:
             self.value_of = None
 
     def _close(self) -> None:
-        """End the innermost array or inline table; what follows it is a comma or a newline."""
+        """Close the innermost array or inline table."""
         self.keys = []
         self.value_of = self.stack.pop().path if self.stack else ()
 
@@ -148,7 +148,7 @@ class _TableTree:
 
 
 def index_lines(text: str) -> Mapping[KeyPath, int]:
-    """The line, from 1, of every key, table and array element of a TOML text."""
+    """The line (from 1) of every key, table and array element of a TOML text."""
     outline = _TableTree()
     tokens = _tokens(text.replace("\r\n", "\n"))
     for token in tokens:
@@ -174,7 +174,7 @@ def _read_header(outline: _TableTree, start: _Token, tokens: Iterator[_Token]) -
 
 
 def line_of(lines: Mapping[KeyPath, int], path: KeyPath) -> int | None:
-    """The line of a path, else of the nearest table around it that has one."""
+    """The line of a path, else of the nearest enclosing table that has one."""
     while path:
         if path in lines:
             return lines[path]

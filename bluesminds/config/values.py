@@ -1,11 +1,11 @@
-"""The small values of configuration: a secret that does not print, where a setting came from, what is wrong.
+"""Values of the configuration: secrets, origins and problems.
 
-A Secret promises that str, repr, formatting, logging and serialisers see only the mask; the text leaves it
-through reveal() alone, so every use of a secret can be found by that word.
+str, repr, formatting, logging and serialisers only see the mask of a Secret. Only reveal() returns the text,
+so a search for that name finds every use.
 """
 
 import hmac
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, NoReturn
 
@@ -13,7 +13,7 @@ MASK: Final = "********"
 
 
 class Secret:
-    """Text that must not be shown."""
+    """Text that must not be printed."""
 
     __slots__ = ("_text",)
 
@@ -31,20 +31,32 @@ class Secret:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Secret):
             return NotImplemented
-        return hmac.compare_digest(self._text.encode(), other._text.encode())
+        return hmac.compare_digest(self.reveal().encode(), other.reveal().encode())
 
     def __hash__(self) -> int:
-        return hash(self._text)
+        return hash(self.reveal())
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a secret cannot be pickled or copied")
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """Who gave a setting its value; `where` is a file:line, a variable or a credential, never the value.
+class DeferredSecret(Secret):
+    """A secret that is read when it is used. reveal() raises ConfigError if that fails."""
 
-    `via` names what a secret in the file was read from: "env NAME", "file PATH" or "cred NAME".
+    __slots__ = ("_read",)
+
+    def __init__(self, read: Callable[[], str]) -> None:
+        self._read = read
+
+    def reveal(self) -> str:
+        return self._read()
+
+
+@dataclass(frozen=True, slots=True)
+class SettingOrigin:
+    """The source of a value. `where` is file:line, a variable or a credential, never the value.
+
+    `via` is the reference a secret of the file was read from: "env NAME", "file PATH" or "cred NAME".
     """
 
     kind: Literal["flag", "environment", "credential", "file", "default"]
@@ -56,7 +68,7 @@ class Origin:
 
     @property
     def place(self) -> str:
-        """Where to go to change the value."""
+        """The place to change the value."""
         match self.kind:
             case "file":
                 return self.where
@@ -68,12 +80,12 @@ class Origin:
                 return self.kind
 
 
-DEFAULT: Final = Origin("default")
+DEFAULT: Final = SettingOrigin("default")
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing to put right: what is wrong, where (may be empty), and a line that says how to fix it."""
+    """One error or warning: its location (may be empty), a message, and how to fix it."""
 
     where: str
     message: str
@@ -84,7 +96,7 @@ class Problem:
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used. Carries every problem found, in the order of the file."""
+    """The configuration is invalid. `problems` has every problem found, in file order."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         super().__init__("; ".join(str(problem) for problem in problems))

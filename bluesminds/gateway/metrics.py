@@ -49,11 +49,18 @@ class Metrics(Collector):
         self.commits = 0
         self.commit_failures = 0
         self.rows_rejected = 0
+        self._labelled: dict[str, tuple[str, str, Callable[[], Mapping[str, float]]]] = {}
         self._gauges: dict[str, tuple[str, Callable[[], float]]] = {}
 
     def gauge(self, name: str, help_text: str, read: Callable[[], float]) -> None:
         """Add a gauge whose value `read` returns at each scrape."""
         self._gauges[name] = (help_text, read)
+
+    def labelled_gauge(
+        self, name: str, help_text: str, label: str, read: Callable[[], Mapping[str, float]]
+    ) -> None:
+        """Add a gauge with one label; `read` returns the value for each value of the label."""
+        self._labelled[name] = (help_text, label, read)
 
     def collect(self) -> Iterable[Metric]:
         yield _counter(
@@ -96,6 +103,11 @@ class Metrics(Collector):
             yield CounterMetricFamily(name, help_text, value=value)
         for name, (help_text, read) in self._gauges.items():
             yield GaugeMetricFamily(name, help_text, value=read())
+        for name, (help_text, label, read_all) in self._labelled.items():
+            family = GaugeMetricFamily(name, help_text, labels=(label,))
+            for label_value, number in read_all().items():
+                family.add_metric((label_value,), number)
+            yield family
 
 
 def _counter(name: str, help_text: str, labels: tuple[str, ...], values: Mapping[Any, int]) -> Metric:

@@ -322,7 +322,11 @@ def read_call(context: RequestContext, body: bytes, *, own_key: bool = False) ->
         )
     except msgspec.ValidationError as exc:
         reason, _, path = str(exc).partition(" - at `$.")
-        param = path.rstrip("`") or _missing_field(reason)
+        missing = _missing_field(reason)
+        if missing is not None:
+            message = f"Missing field `{missing}`."
+            raise InvalidRequest("invalid_value", message, param=missing) from exc
+        param = path.rstrip("`") or None
         raise InvalidRequest(
             "invalid_value", f"{reason}{f' (in `{param}`)' if param else ''}.", param=param
         ) from exc

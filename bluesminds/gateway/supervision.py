@@ -5,6 +5,7 @@ A task that fails is restarted and shows in /ready.
 
 import random
 from collections.abc import Awaitable, Callable
+from typing import Literal
 
 import trio
 
@@ -12,10 +13,10 @@ from bluesminds.common.log import Log
 from bluesminds.common.values import Server
 from bluesminds.gateway.authenticate import KeyAuthenticator
 from bluesminds.gateway.limits.reserve import RateLimiter
-from bluesminds.gateway.probe import probe
+from bluesminds.gateway.probe import ProbeResult, probe
 from bluesminds.gateway.recorder import Recorder
 from bluesminds.gateway.routing.catalog import ServerRegistry
-from bluesminds.gateway.routing.health import ServerHealthRegistry
+from bluesminds.gateway.routing.health import UNKNOWN, ServerHealthRegistry, ServerStatus
 from bluesminds.http.client.pool import Pool
 from storage.base import StorageBroken, StorageUnavailable, Store
 from storage.keys import KeyUse, touch_keys
@@ -77,7 +78,10 @@ class HealthChecker:
         *,
         interval: float,
         timeout: float,
+        log: Log,
     ) -> None:
+        self._log = log
+        self._statuses: dict[str, ServerStatus] = {}
         self._pool = pool
         self._registry = registry
         self._health = health
@@ -97,11 +101,28 @@ class HealthChecker:
             for server in self._registry.catalog.servers:
                 nursery.start_soon(self._probe, server)
 
+    def status(self, server: str) -> ServerStatus:
+        return self._statuses.get(server, UNKNOWN)
+
+    def _set_status(self, server: Server, result: ProbeResult) -> None:
+        """Store the result and log a change between up and down."""
+        before = self.status(server.name)
+        count = len(server.models) or before.model_count
+        if result.models is not None:
+            count = len(result.models)
+        state: Literal["up", "down"] = "up" if result.error is None else "down"
+        self._statuses[server.name] = ServerStatus(state, count, result.error)
+        if state == "down" != before.state:
+            self._log.warning("server_down", server=server.name, reason=result.error)
+        elif state == "up" and before.state == "down":
+            self._log.info("server_up", server=server.name)
+
     async def _probe(self, server: Server) -> None:
         async with self._limit:
             result = await probe(self._pool, server, seconds=self._timeout, list_models=not server.models)
         if not result.local:
             self._health.record_probe(server.name, alive=result.error is None)
+            self._set_status(server, result)
         if result.models is not None:
             self._registry.set_discovered(server.name, result.models)
 

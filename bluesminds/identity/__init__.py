@@ -1,1 +1,1 @@
-"""Ways of proving who you are, one file each."""
+"""Identity verification, one module per method."""

@@ -1,1 +1,1 @@
-"""Ways of reaching people, one file each."""
+"""Outgoing notifications, one module per channel."""

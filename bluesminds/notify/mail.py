@@ -1,13 +1,14 @@
-"""Mail: the port, and what is behind it: an SMTP server, or for development a directory of files.
+"""Sends mail through an SMTP server, or for development writes it to a directory.
 
-Messages hold single-use tokens. Neither a message nor an address is ever logged, only the kind of a message
-and the domain it went to. Headers are made by email.message, which refuses line breaks; the recipient of the
-envelope is the one address given, whatever a header would be parsed as.
+Messages contain single-use tokens, so messages and addresses are never logged, only the kind of a message and
+the domain of its recipient. Headers are built by email.message, which rejects line breaks. The recipient of
+the envelope is always `Mail.to`, never parsed from a header.
 """
 
 import os
 import smtplib
 import ssl
+from collections.abc import Callable
 from datetime import UTC, datetime
 from email.headerregistry import Address
 from email.message import EmailMessage
@@ -30,15 +31,15 @@ MAX_LINE: Final = 990  # characters; RFC 5322 allows 998
 
 
 class MailFailed(Exception):
-    """Not delivered this time; later it may be. Says nothing of what the server said about an address."""
+    """A temporary failure. The message contains no address and no reply of the server."""
 
 
 class MailRefused(Exception):
-    """Not delivered, and never to be: the server does not take this message."""
+    """A permanent failure: the server does not accept this message."""
 
 
 class Mail(Struct, frozen=True):
-    """One message to one person. `kind` is what logs may say of it, such as "reset_password"."""
+    """A plain text message to one recipient. `kind`, such as "reset_password", is logged."""
 
     kind: str
     to: str
@@ -59,14 +60,17 @@ class Mailer(Protocol):
 
 
 class SmtpAccount(Struct, frozen=True):
-    """Where mail is handed in. `sender` is a plain address; `timeout`, in seconds, bounds each step."""
+    """The SMTP account. `sender` is a plain address; `timeout`, in seconds, bounds each step.
+
+    `password` is called for each message and may raise MailFailed.
+    """
 
     host: str
     port: int
     security: Security
     sender: str
     username: str | None
-    password: str | None
+    password: Callable[[], str] | None
     timeout: float
 
     def __repr__(self) -> str:
@@ -74,7 +78,7 @@ class SmtpAccount(Struct, frozen=True):
 
 
 class SmtpMailer:
-    """Hands each message to a server, on a connection of its own. `tls` verifies the server."""
+    """Opens one connection per message. `tls` verifies the server."""
 
     def __init__(self, account: SmtpAccount, *, tls: ssl.SSLContext, clock: Clock) -> None:
         self._account = account
@@ -83,52 +87,50 @@ class SmtpMailer:
         self._limiter = trio.CapacityLimiter(1)
 
     async def send(self, mail: Mail) -> None:
-        message = written(mail, self._account.sender, self._clock.now_ms())
-        # A stop does not wait for a slow server; the thread ends with its own time-outs.
+        message = build_message(mail, self._account.sender, self._clock.now_ms())
+        # A shutdown does not wait for a slow server; the timeouts end the thread.
         await trio.to_thread.run_sync(
             self._deliver, message, mail.to, limiter=self._limiter, abandon_on_cancel=True
         )
 
     def _deliver(self, message: EmailMessage, to: str) -> None:
         try:
-            with self._connected() as server:
+            with self._connect() as server:
                 server.send_message(message, self._account.sender, [to])
         except smtplib.SMTPRecipientsRefused as exc:
             ((code, _),) = exc.recipients.values()
             raise _failure(code) from None
         except smtplib.SMTPAuthenticationError as exc:
             raise MailFailed(
-                f"the mail server does not accept the user name and password ({exc.smtp_code})"
+                f"the mail server rejected the user name or password ({exc.smtp_code})"
             ) from None
         except smtplib.SMTPResponseException as exc:
             raise _failure(exc.smtp_code) from None
         except (smtplib.SMTPException, OSError) as exc:
-            raise MailFailed(f"the mail server cannot be used: {_why(exc)}") from None
+            raise MailFailed(f"the connection to the mail server failed: {_reason(exc)}") from None
 
-    def _connected(self) -> smtplib.SMTP:
+    def _connect(self) -> smtplib.SMTP:
         account = self._account
-        own_name = account.sender.rpartition("@")[2]
+        local_name = account.sender.rpartition("@")[2]
         if account.security == "tls":
             server: smtplib.SMTP = smtplib.SMTP_SSL(
-                account.host, account.port, own_name, timeout=account.timeout, context=self._tls
+                account.host, account.port, local_name, timeout=account.timeout, context=self._tls
             )
         else:
-            server = smtplib.SMTP(account.host, account.port, own_name, timeout=account.timeout)
+            server = smtplib.SMTP(account.host, account.port, local_name, timeout=account.timeout)
         try:
             if account.security == "starttls":
                 server.starttls(context=self._tls)
             if account.username is not None and account.password is not None:
-                server.login(account.username, account.password)
+                server.login(account.username, account.password())
         except BaseException:
             server.close()
             raise
         return server
 
 
-def verifying(ca_file: Path | None) -> ssl.SSLContext:
-    """A client context that trusts the system's authorities, or only those of `ca_file` (PEM). Raises
-    OSError.
-    """
+def smtp_tls_context(ca_file: Path | None) -> ssl.SSLContext:
+    """A context that trusts the CAs of the system, or only those in `ca_file` (PEM). Raises OSError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if ca_file is None:
@@ -139,7 +141,7 @@ def verifying(ca_file: Path | None) -> ssl.SSLContext:
 
 
 class OutboxMailer:
-    """For development: a file per message, for its owner's eyes only; the newest MAX_FILES are kept."""
+    """For development. Writes one private file per message and keeps the newest MAX_FILES."""
 
     def __init__(self, directory: Path, *, clock: Clock, log: Log) -> None:
         self._directory = directory
@@ -148,28 +150,28 @@ class OutboxMailer:
 
     async def send(self, mail: Mail) -> None:
         now = self._clock.now_ms()
-        message = written(mail, "bluesminds@localhost", now)
+        message = build_message(mail, "bluesminds@localhost", now)
         name = f"{uuid7(now)}.eml"
         try:
             await trio.to_thread.run_sync(self._write, name, message.as_bytes())
         except OSError as exc:
-            raise MailFailed(f"the outbox cannot be written to: {_why(exc)}") from None
+            raise MailFailed(f"cannot write to the outbox: {_reason(exc)}") from None
         self._log.info("mail_written", kind=mail.kind, domain=mail.domain, file=name)
 
     def _write(self, name: str, content: bytes) -> None:
         self._directory.mkdir(mode=0o700, exist_ok=True)
-        draft = self._directory / f"{name}.new"
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        temporary = self._directory / f"{name}.new"
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(content)
-        draft.rename(self._directory / name)
+        temporary.rename(self._directory / name)
         for old in sorted(self._directory.glob("*.eml"))[:-MAX_FILES]:
             old.unlink(missing_ok=True)
 
 
-def written(mail: Mail, sender: str, now_ms: int) -> EmailMessage:
-    """The message as it travels. Raises ValueError for an address or a subject that no header can hold."""
-    if not mail.subject.isprintable():  # the library takes a lone line end, and the header would end there
-        raise ValueError("a subject is text on one line")
+def build_message(mail: Mail, sender: str, now_ms: int) -> EmailMessage:
+    """Raises ValueError for an invalid address or subject."""
+    if not mail.subject.isprintable():  # the library accepts a lone line end, which would end the header
+        raise ValueError("the subject must be one line of printable text")
     message = EmailMessage(policy=SMTP)
     message["From"] = Address(NAME, addr_spec=sender)
     message["To"] = Address(addr_spec=mail.to)
@@ -177,7 +179,7 @@ def written(mail: Mail, sender: str, now_ms: int) -> EmailMessage:
     message["Date"] = datetime.fromtimestamp(now_ms / 1000, UTC)
     message["Message-ID"] = f"<{uuid7(now_ms)}@{sender.rpartition('@')[2]}>"
     message["Auto-Submitted"] = "auto-generated"
-    # Links stay in one piece also for who reads the file itself.
+    # Without quoted-printable, links in the raw message can be copied in one piece.
     plain = mail.text.isascii() and all(len(line) < MAX_LINE for line in mail.text.splitlines())
     message.set_content(mail.text, cte="7bit" if plain else "quoted-printable")
     return message
@@ -185,13 +187,13 @@ def written(mail: Mail, sender: str, now_ms: int) -> EmailMessage:
 
 def _failure(code: int) -> MailFailed | MailRefused:
     kind = MailRefused if code >= 500 else MailFailed
-    return kind(f"the mail server answered {code}")
+    return kind(f"the mail server replied with {code}")
 
 
-def _why(exc: Exception) -> str:
-    """The reason in the system's or the library's words, which hold no address."""
+def _reason(exc: Exception) -> str:
+    """The reason as the system or the library words it, without an address."""
     if isinstance(exc, ssl.SSLCertVerificationError):
-        return f"its certificate is not accepted: {exc.verify_message}"
+        return f"certificate verification failed: {exc.verify_message}"
     if isinstance(exc, OSError) and exc.strerror:
         return exc.strerror
     return type(exc).__name__

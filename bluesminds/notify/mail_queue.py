@@ -1,8 +1,7 @@
-"""The way of mail out of a request: it is put down here, and a task of its own delivers it.
+"""Background mail queue with retries.
 
-An answer takes as long whether there is mail or not, so it tells nothing. What waits is bounded and in
-memory; a message that cannot be delivered is tried again after growing pauses, and then given up with a line
-in the log.
+Requests enqueue mail and do not wait, so that the response time does not reveal whether mail is sent. The
+queue is bounded and in memory. Failed messages are retried with increasing pauses, then dropped and logged.
 """
 
 from collections import deque
@@ -14,13 +13,13 @@ from msgspec import Struct
 from bluesminds.common.log import Log
 from bluesminds.notify.mail import Mail, Mailer, MailFailed, MailRefused
 
-MAX_WAITING: Final = 1000
-PAUSES: Final = (5.0, 30.0, 120.0, 600.0)  # seconds after each failure but the last
+MAX_QUEUED: Final = 1000
+PAUSES: Final = (5.0, 30.0, 120.0, 600.0)  # seconds before each retry
 
 
-class _Waiting(Struct, frozen=True):
+class _QueuedMail(Struct, frozen=True):
     mail: Mail
-    tried: int
+    retries: int
     due: float  # Trio's clock
 
 
@@ -28,72 +27,65 @@ class MailQueue:
     def __init__(self, mailer: Mailer, log: Log) -> None:
         self._mailer = mailer
         self._log = log
-        self._waiting: deque[_Waiting] = deque()
-        self._posted = trio.Event()
+        self._queued: deque[_QueuedMail] = deque()
+        self._enqueued = trio.Event()
 
-    def post(self, mail: Mail) -> None:
-        """Never waits and never fails; when too much waits the message is dropped and the log says so."""
-        if len(self._waiting) >= MAX_WAITING:
-            self._give_up(mail, "too many messages wait")
+    def enqueue(self, mail: Mail) -> None:
+        """Never blocks or raises. A message that does not fit is dropped and logged."""
+        if len(self._queued) >= MAX_QUEUED:
+            self._drop(mail, "the mail queue is full")
             return
-        self._waiting.append(_Waiting(mail, 0, trio.current_time()))
-        self._posted.set()
+        self._queued.append(_QueuedMail(mail, 0, trio.current_time()))
+        self._enqueued.set()
 
     async def run(self) -> None:
         """Deliver until cancelled."""
         while True:
-            due = self._next_due()
+            due = min((queued.due for queued in self._queued), default=float("inf"))
             if due <= trio.current_time():
-                await self._deliver_one(due)
+                await self._deliver(next(queued for queued in self._queued if queued.due == due))
             else:
-                self._posted = trio.Event()
+                self._enqueued = trio.Event()
                 with trio.move_on_at(due):
-                    await self._posted.wait()
+                    await self._enqueued.wait()
 
     async def flush(self, seconds: float) -> None:
-        """When nothing more will be posted: try each message that waits once more, as many as there is time
-        for.
-        """
+        """Call it when `run` has ended. Try each queued message once more, for at most `seconds`."""
         with trio.move_on_after(seconds):
-            while self._waiting:
-                await self._send_last(self._waiting[0].mail)
-                self._waiting.popleft()
+            while self._queued:
+                mail = self._queued[0].mail
+                try:
+                    await self._mailer.send(mail)
+                except (MailFailed, MailRefused) as exc:
+                    self._drop(mail, str(exc))
+                self._queued.popleft()
 
     def close(self) -> None:
-        """Give up what still waits."""
-        while self._waiting:
-            self._give_up(self._waiting.popleft().mail, "the gateway ends")
+        """Drop all queued messages."""
+        while self._queued:
+            self._drop(self._queued.popleft().mail, "the gateway stopped")
 
-    async def _send_last(self, mail: Mail) -> None:
+    async def _deliver(self, queued: _QueuedMail) -> None:
         try:
-            await self._mailer.send(mail)
-        except (MailFailed, MailRefused) as exc:
-            self._give_up(mail, str(exc))
-
-    def _next_due(self) -> float:
-        return min((one.due for one in self._waiting), default=float("inf"))
-
-    async def _deliver_one(self, due: float) -> None:
-        one = next(one for one in self._waiting if one.due == due)
-        try:
-            await self._mailer.send(one.mail)
+            await self._mailer.send(queued.mail)
         except MailRefused as exc:
-            self._give_up(one.mail, str(exc))
+            self._drop(queued.mail, str(exc))
         except MailFailed as exc:
-            self._put_off(one, str(exc))
+            self._retry_later(queued, str(exc))
         except Exception:
-            self._give_up(one.mail, "a fault of the gateway")
-            self._waiting.remove(one)
+            self._drop(queued.mail, "internal error")
+            self._queued.remove(queued)
             raise
-        self._waiting.remove(one)
+        self._queued.remove(queued)
 
-    def _put_off(self, one: _Waiting, reason: str) -> None:
-        if one.tried == len(PAUSES):
-            self._give_up(one.mail, reason)
+    def _retry_later(self, queued: _QueuedMail, reason: str) -> None:
+        mail = queued.mail
+        if queued.retries == len(PAUSES):
+            self._drop(mail, reason)
             return
-        mail, pause = one.mail, PAUSES[one.tried]
         self._log.warning("mail_delayed", kind=mail.kind, domain=mail.domain, reason=reason)
-        self._waiting.append(_Waiting(mail, one.tried + 1, trio.current_time() + pause))
+        due = trio.current_time() + PAUSES[queued.retries]
+        self._queued.append(_QueuedMail(mail, queued.retries + 1, due))
 
-    def _give_up(self, mail: Mail, reason: str) -> None:
+    def _drop(self, mail: Mail, reason: str) -> None:
         self._log.error("mail_dropped", kind=mail.kind, domain=mail.domain, reason=reason)

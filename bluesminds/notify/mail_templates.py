@@ -1,5 +1,5 @@
-"""What the gateway writes to people. Tokens travel behind "#" of a link: browsers send that part to nobody,
-so no log on the way has it.
+"""The mails that the gateway sends. Tokens are in the URL fragment (#), which browsers never send, so that
+they do not appear in access logs.
 """
 
 from msgspec import Struct
@@ -8,7 +8,7 @@ from bluesminds.notify.mail import Mail
 
 
 class MailTemplates(Struct, frozen=True):
-    """`base_url` is the address people reach the gateway at, without a slash at its end."""
+    """`base_url` is the public URL of the gateway, without a slash at the end."""
 
     base_url: str
 
@@ -26,19 +26,19 @@ class MailTemplates(Struct, frozen=True):
             "verify_email",
             to,
             "Confirm your e-mail address",
-            "to confirm that this address is yours, open this link and enter your password:",
+            "To confirm your e-mail address, open this link and enter your password:",
             self.verify_link(token),
-            "If you did not ask for this, do nothing: without your confirmation nothing happens.",
+            "If you did not request this, ignore this message.",
         )
 
     def reset(self, to: str, token: str) -> Mail:
         return _mail(
             "reset_password",
             to,
-            "Choose a new password",
-            "to choose a new password, open this link:",
+            "Reset your password",
+            "To set a new password, open this link:",
             self.reset_link(token),
-            "If you did not ask for this, do nothing: your password stays as it is.",
+            "If you did not request this, ignore this message. Your password stays the same.",
         )
 
     def invite(self, to: str, token: str) -> Mail:
@@ -46,19 +46,20 @@ class MailTemplates(Struct, frozen=True):
             "invite",
             to,
             "You are invited",
-            f"you are invited to an account at {self.base_url}. To choose a password, open this link:",
+            f"You are invited to create an account at {self.base_url}. Open this link and set a password:",
             self.invite_link(token),
-            "If you do not want an account, do nothing.",
+            "If you do not want an account, ignore this message.",
         )
 
     def taken(self, to: str) -> Mail:
         return _mail(
             "account_exists",
             to,
-            "You have an account already",
-            "somebody, probably you, wanted to use this address for an account here. It has one already.",
-            f"Sign in at {self.base_url}, or ask there for a new password if you forgot yours.",
-            "If it was not you, do nothing: nobody has learned that there is an account.",
+            "You already have an account",
+            "An account was requested for this e-mail address, but it already has one.",
+            f"Sign in at {self.base_url}. If you forgot your password, request a password reset there.",
+            "If you did not request this, ignore this message. The requester did not learn that the account"
+            " exists.",
         )
 
     def password_changed(self, to: str) -> Mail:
@@ -66,8 +67,9 @@ class MailTemplates(Struct, frozen=True):
             "password_changed",
             to,
             "Your password was changed",
-            f"the password of your account at {self.base_url} was changed, and other sessions were ended.",
-            "If it was not you, ask there for a new password at once, and tell the operator.",
+            f"The password of your account at {self.base_url} was changed."
+            " All other sessions were signed out.",
+            "If this was not you, request a password reset there and contact your administrator.",
         )
 
     def email_changed(self, to: str) -> Mail:
@@ -75,8 +77,8 @@ class MailTemplates(Struct, frozen=True):
             "email_changed",
             to,
             "Your e-mail address was changed",
-            f"your account at {self.base_url} uses another address from now on.",
-            "If it was not you, tell the operator at once.",
+            f"Your account at {self.base_url} now uses another e-mail address.",
+            "If this was not you, contact your administrator immediately.",
         )
 
 

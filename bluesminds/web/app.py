@@ -1,8 +1,8 @@
-"""The Quart application: everything that is not model traffic, mounted from the route tables.
+"""The Quart application of the control plane, mounted from the route tables.
 
-Quart's own deadlines are switched off: the listener has its own for reading and writing, and a second clock
-that cuts answers silently is worse than none. Every answer carries a request id and is not to be cached;
-every error leaves in OpenAI's body; an unexpected one is logged and told as 500 without detail.
+Quart's own timeouts are disabled, because they end responses silently; the listener has timeouts for reading
+and writing. Every response has a request id and is not cached. Errors have OpenAI's format; an unexpected one
+is logged and returned as 500 without details.
 """
 
 import re
@@ -20,47 +20,50 @@ from bluesminds.common.log import Log
 from bluesminds.http.asgi import ASGIApp, Receive, Scope, Send
 from bluesminds.web.errors import INTERNAL, error_body, error_headers
 from bluesminds.web.guard import Guard
-from bluesminds.web.request_context import sane_id
+from bluesminds.web.request_context import valid_request_id
 from bluesminds.web.routes import Route, mount
 from storage.base import StorageBroken, StorageUnavailable
 
-MAX_INPUT = 1024 * 1024  # bytes; control-plane bodies are small forms
-ALWAYS: Final = (("cache-control", "no-store"), ("x-content-type-options", "nosniff"))
+MAX_BODY = 1024 * 1024  # bytes
+_DEFAULT_HEADERS: Final = (("cache-control", "no-store"), ("x-content-type-options", "nosniff"))
 _PLAIN_PATH: Final = re.compile(r"/(?!/)")
-_SENTENCES: Final = {
-    404: "There is nothing at this path. Models are asked under /v1.",
-    405: "This path exists, but not for this method; the allow header names those it has.",
+_MESSAGES: Final = {
+    404: "Not found. The OpenAI-compatible API is under /v1.",
+    405: "This path does not support this method. The Allow header lists the supported ones.",
     413: "The request body is larger than 1 MiB.",
 }
 
 
 def create_app(routes: Iterable[Route], guard: Guard, *, clock: Clock, log: Log) -> ASGIApp:
+    app = build_quart_app(routes, guard, clock=clock, log=log)
+    return _reject_websockets(cast(ASGIApp, app), clock, log)
+
+
+def build_quart_app(routes: Iterable[Route], guard: Guard, *, clock: Clock, log: Log) -> QuartTrio:
     app = QuartTrio("bluesminds", static_folder=None)
     app.config.update(
         RESPONSE_TIMEOUT=None,
         BODY_TIMEOUT=None,
-        MAX_CONTENT_LENGTH=MAX_INPUT,
+        MAX_CONTENT_LENGTH=MAX_BODY,
         PROPAGATE_EXCEPTIONS=False,
         PROVIDE_AUTOMATIC_OPTIONS=False,
     )
-    app.url_map.merge_slashes = False  # by a redirect, whose body is a page of HTML
+    app.url_map.merge_slashes = False  # they are merged by a redirect with an HTML body
     mount(app, routes, guard)
     _add_headers(app, clock)
     _add_error_handlers(app, log)
-    inner = cast(ASGIApp, app.asgi_app)
-    app.asgi_app = _reject_websockets(inner, clock, log)  # type: ignore[assignment,method-assign]
-    return cast(ASGIApp, app)
+    return app
 
 
 def _reject_websockets(app: ASGIApp, clock: Clock, log: Log) -> ASGIApp:
-    """There are no WebSocket routes: a handshake gets 404 in place of the 500 that Quart would send."""
+    """There are no WebSocket routes: a handshake gets 404 instead of the 500 of Quart."""
 
     async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "websocket":
             await app(scope, receive, send)
             return
         given = [value for name, value in scope["headers"] if name == b"x-request-id"]
-        request_id = sane_id(given[0] if given else None) or uuid7(clock.now_ms())
+        request_id = valid_request_id(given[0] if given else None) or uuid7(clock.now_ms())
         rejection = NotFound("unknown_url", "There is no WebSocket at this path.")
         log.info("websocket_rejected", request_id=request_id, path=scope["path"])
         body = error_body(rejection, request_id)
@@ -79,16 +82,18 @@ def _reject_websockets(app: ASGIApp, clock: Clock, log: Log) -> ASGIApp:
 
 def _add_headers(app: QuartTrio, clock: Clock) -> None:
     @app.before_request
-    async def name_request() -> None:
-        g.request_id = sane_id(request.headers.get("x-request-id", "").encode()) or uuid7(clock.now_ms())
+    async def set_request_id() -> None:
+        g.request_id = valid_request_id(request.headers.get("x-request-id", "").encode()) or uuid7(
+            clock.now_ms()
+        )
         # The router ignores extra slashes at the start; a reverse proxy that blocks paths may not.
         if not _PLAIN_PATH.match(request.scope["path"]):
             abort(404)
 
     @app.after_request
-    async def add(response: Response) -> Response:
+    async def add_headers(response: Response) -> Response:
         response.headers["x-request-id"] = g.request_id
-        for name, value in ALWAYS:
+        for name, value in _DEFAULT_HEADERS:
             response.headers.setdefault(name, value)
         return response
 
@@ -101,19 +106,19 @@ def _add_error_handlers(app: QuartTrio, log: Log) -> None:
         return response
 
     @app.errorhandler(GatewayError)
-    async def refused(exc: GatewayError) -> Response:
+    async def gateway_error(exc: GatewayError) -> Response:
         return error_response(exc)
 
     @app.errorhandler(StorageUnavailable)
-    async def no_storage(exc: StorageUnavailable) -> Response:
+    async def storage_unavailable(exc: StorageUnavailable) -> Response:
         return error_response(
-            Unavailable("storage_unavailable", "The database cannot be reached right now. Try again.")
+            Unavailable("storage_unavailable", "The database is unavailable. Try again later.")
         )
 
     @app.errorhandler(StorageBroken)
-    async def broken_storage(exc: StorageBroken) -> Response:
+    async def storage_broken(exc: StorageBroken) -> Response:
         return error_response(
-            Unavailable("storage_unavailable", "The database cannot be used until it is mended.", retry=False)
+            Unavailable("storage_unavailable", "The database is damaged and must be repaired.", retry=False)
         )
 
     @app.errorhandler(HTTPException)
@@ -122,12 +127,12 @@ def _add_error_handlers(app: QuartTrio, log: Log) -> None:
         code = {404: "unknown_url", 405: "method_not_allowed", 413: "body_too_large"}.get(
             status, "invalid_request"
         )
-        sentence = _SENTENCES.get(status) or exc.description or exc.name
+        message = _MESSAGES.get(status) or exc.description or exc.name
         methods = (exc.valid_methods or []) if isinstance(exc, MethodNotAllowed) else []
         headers = {"allow": ", ".join(sorted(methods))} if methods else {}
-        return error_response(GatewayError(status, code, sentence, headers=headers))
+        return error_response(GatewayError(status, code, message, headers=headers))
 
     @app.errorhandler(Exception)
-    async def unexpected(exc: Exception) -> Response:
+    async def unexpected_error(exc: Exception) -> Response:
         log.exception("control_failed", exc, request_id=g.request_id, path=request.path)
         return error_response(INTERNAL)

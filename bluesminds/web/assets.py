@@ -1,4 +1,4 @@
-"""Files that pages are made of, read from beside the code."""
+"""Static files of the pages, stored in the package."""
 
 from importlib.resources import files
 

@@ -164,7 +164,7 @@ def _no_such_route(method: str, route: str) -> GatewayError:
             f"Use {allowed} for this path, not {method}.",
             headers={"allow": allowed},
         )
-    return NotFound("unknown_url", "There is nothing at this path. Check the base URL: it should end in /v1.")
+    return NotFound("unknown_url", "Not found. Check the base URL: it should end in /v1.")
 
 
 async def read_body(scope: Scope, receive: Receive, body: Body) -> Body:

@@ -1,4 +1,4 @@
-"""How a refusal looks on the wire: OpenAI's error body, with the request id."""
+"""Error responses in OpenAI's format, with the request id added."""
 
 import msgspec
 from msgspec import Struct
@@ -6,8 +6,8 @@ from msgspec import Struct
 from bluesminds.common.errors import GatewayError
 
 
-class Refusal(Struct, frozen=True):
-    """What went wrong. Programs look at `code` and at nothing else."""
+class ErrorObject(Struct, frozen=True):
+    """Programs should only evaluate `code`."""
 
     message: str
     type: str
@@ -17,14 +17,16 @@ class Refusal(Struct, frozen=True):
 
 
 class ErrorResponse(Struct, frozen=True):
-    """The body of every refusal."""
+    """The body of every error response."""
 
-    error: Refusal
+    error: ErrorObject
 
 
 def error_body(exc: GatewayError, request_id: str) -> bytes:
     """{"error": {message, type, param, code, request_id}}"""
-    return msgspec.json.encode(ErrorResponse(Refusal(exc.message, exc.kind, exc.param, exc.code, request_id)))
+    return msgspec.json.encode(
+        ErrorResponse(ErrorObject(exc.message, exc.kind, exc.param, exc.code, request_id))
+    )
 
 
 def error_headers(exc: GatewayError) -> list[tuple[bytes, bytes]]:
@@ -34,7 +36,5 @@ def error_headers(exc: GatewayError) -> list[tuple[bytes, bytes]]:
     ]
 
 
-INTERNAL = GatewayError(
-    500, "internal_error", "The gateway could not answer this request. It has been logged."
-)
+INTERNAL = GatewayError(500, "internal_error", "Internal error. It was logged with this request id.")
 INTERNAL.kind = "server_error"

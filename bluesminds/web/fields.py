@@ -1,4 +1,4 @@
-"""Types of single fields that several input models share."""
+"""Field types that several request and response models share."""
 
 from typing import Annotated, Final
 
@@ -9,46 +9,50 @@ from bluesminds.common.money import read_usd, write_usd
 from bluesminds.common.values import LimitSet
 from bluesminds.web.routes import Paging
 
-# Names are shown to people: nothing in them may move a cursor, start a line or turn the text around.
-_UNSEEN: Final = r"\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069"
+# Control characters and characters that break lines or change the text direction.
+_INVISIBLE: Final = r"\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069"
 Name = Annotated[
     str,
-    Meta(pattern=rf"^[^{_UNSEEN}]{{1,100}}\Z", description="1 to 100 characters without control characters"),
+    Meta(
+        pattern=rf"^[^{_INVISIBLE}]{{1,100}}\Z", description="1 to 100 characters without control characters"
+    ),
 ]
 Secret = Annotated[str, Meta(pattern=r"^[\x21-\x7e]+\Z", description="ASCII text without spaces")]
 FullName = Annotated[
     str,
-    Meta(pattern=rf"^[^{_UNSEEN}]{{0,100}}\Z", description="at most 100 characters, no control characters"),
+    Meta(
+        pattern=rf"^[^{_INVISIBLE}]{{0,100}}\Z", description="at most 100 characters, no control characters"
+    ),
 ]
 Email = Annotated[str, Meta(max_length=254, description="an e-mail address")]
 Password = Annotated[str, Meta(max_length=1024, description="text of at most 1024 characters")]
 Token = Annotated[str, Meta(max_length=100, description="the token of a link")]
 TierName = Annotated[str, Meta(max_length=100, description="the name of a tier, or null for none")]
 _Count = Annotated[
-    int, Meta(ge=1, le=10**15, description="null (as the tier says), or a whole number from 1 to 10**15")
+    int, Meta(ge=1, le=10**15, description="null (limit of the tier), or a whole number from 1 to 10**15")
 ]
 _Usd = Annotated[
     str,
     Meta(
         pattern=r"^(?=[0-9.]*[1-9])[0-9]{1,9}(\.[0-9]{1,9})?\Z",
-        description='null (as the tier says), or an amount of USD above 0 in text, such as "12.5"',
+        description='null (limit of the tier), or an amount of USD above 0 in text, such as "12.5"',
     ),
 ]
 
 
 class AddressFilter(Paging, frozen=True, forbid_unknown_fields=True):
-    """The query of a list of what belongs to addresses."""
+    """The query of a list that can be filtered by e-mail address."""
 
-    email: Annotated[str, Meta(description="a whole e-mail address")] | None = None
+    email: Annotated[str, Meta(description="a complete e-mail address")] | None = None
 
     @property
     def address(self) -> str | None:
-        """As it is stored; "", which nobody has, for what is no address."""
+        """None without a filter; "" for an invalid address, which matches nothing."""
         return None if self.email is None else read_email(self.email) or ""
 
 
 class LimitsInput(Struct, forbid_unknown_fields=True):
-    """What is left out stays as it is."""
+    """Omitted fields stay the same; null is the limit of the tier."""
 
     rpm: _Count | UnsetType | None = UNSET
     tpm: _Count | UnsetType | None = UNSET
@@ -60,13 +64,13 @@ class LimitsInput(Struct, forbid_unknown_fields=True):
     usd_total: _Usd | UnsetType | None = UNSET
 
     def on(self, before: LimitSet) -> LimitSet:
-        """The limits with what is said here changed."""
-        said = {name: value for name, value in structs.asdict(self).items() if value is not UNSET}
-        return structs.replace(before, **{name: _figure(value) for name, value in said.items()})
+        """`before` with these changes."""
+        changes = {name: value for name, value in structs.asdict(self).items() if value is not UNSET}
+        return structs.replace(before, **{name: _stored(value) for name, value in changes.items()})
 
 
 class LimitsView(Struct, frozen=True):
-    """Limits of one key or account: null means as the tier says. Money is a decimal string of USD."""
+    """Limits of a key or an account. Null is the limit of the tier. Amounts are decimal strings in USD."""
 
     rpm: int | None
     tpm: int | None
@@ -91,7 +95,7 @@ class LimitsView(Struct, frozen=True):
         )
 
 
-def _figure(value: int | str | None) -> int:
+def _stored(value: int | str | None) -> int:
     return read_usd(value) if isinstance(value, str) else value or 0
 
 

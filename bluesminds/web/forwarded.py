@@ -1,10 +1,10 @@
-"""Whose request a proxy passes on: the client's address out of X-Forwarded-For or Forwarded (RFC 7239).
+"""The client address from X-Forwarded-For or Forwarded (RFC 7239).
 
-Anybody can send these headers, so they are read only when the peer itself is a trusted proxy, and from the
-right, where the proxies write: the walk goes on through trusted addresses and ends at the first that is not.
-What cannot be read (an obfuscated name, "unknown", an error) ends it too, at the last address that could. Of
-both headers X-Forwarded-For counts, because that is the one proxies write; one that writes Forwarded must
-take X-Forwarded-For away. Several lines of one header are one list.
+Clients can send these headers too, so they are only read if the peer is a trusted proxy, from right to left:
+each proxy appends to the right. The client is the first address that is not trusted. An entry without an
+address (an obfuscated name, "unknown", invalid syntax) ends the search at the address before it. If both
+headers are present, X-Forwarded-For is used; a proxy that writes Forwarded must remove it. Several lines of
+one header form one list.
 """
 
 import re
@@ -14,11 +14,11 @@ from typing import Final
 from bluesminds.common.networks import Address, Networks, read_address
 from bluesminds.http.asgi import Scope
 
-MAX_HOPS: Final = 32  # parts of one line that are looked at, empty ones too
-TOO_FAR: Final = "?"  # stands for what is left of a longer line, and ends the walk: it is no address
+MAX_HOPS: Final = 32  # entries read per line, including empty ones
+TRUNCATED: Final = "?"  # replaces the rest of a longer line; not an address, so it ends the search
 MAX_ELEMENT: Final = 512  # characters of one element of Forwarded
 _WORD: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_BARE: Final = r"[][:!#$%&'*+.^_`|~0-9A-Za-z-]+"  # not all proxies quote what has a colon, as they should
+_BARE: Final = r"[][:!#$%&'*+.^_`|~0-9A-Za-z-]+"  # some proxies do not quote values with a colon
 _QUOTED: Final = r"(?:[^\"\\]|\\.)*"
 _PAIR: Final = re.compile(rf'({_WORD})=(?:({_BARE})|"({_QUOTED})")')
 _ELEMENT: Final = re.compile(rf"(?:{_PAIR.pattern})?(?:;[ \t]*(?:{_PAIR.pattern})?)*")
@@ -26,21 +26,21 @@ _WITH_PORT: Final = re.compile(r"(?:\[([^]]*)\]|([0-9.]+))(?::(?:[0-9]{1,5}|_[A-
 
 
 class ProxyHeaders:
-    """The proxies in front."""
+    """`trusted` are the addresses of the proxies in front of the gateway."""
 
     def __init__(self, trusted: Networks) -> None:
         self._trusted = trusted
 
     def apply(self, scope: Scope) -> None:
-        """Put the client that the proxies tell of into an ASGI scope, in the place of the peer."""
+        """Replace the peer in an ASGI scope by the client."""
         peer = scope["client"]
         if peer is not None:
-            told = self.client_of(peer[0], scope["headers"])
-            if told != peer[0]:
-                scope["client"] = (told, 0)
+            client = self.client_of(peer[0], scope["headers"])
+            if client != peer[0]:
+                scope["client"] = (client, 0)
 
     def client_of(self, peer: str, headers: Iterable[tuple[bytes, bytes]]) -> str:
-        """The client's address; the peer's own when it is no trusted proxy or tells nothing."""
+        """The address of the client; `peer` if it is not a trusted proxy or sends no usable header."""
         address = read_address(peer)
         if address is None or not self._trusted.hold(address):
             return peer
@@ -55,37 +55,37 @@ class ProxyHeaders:
 
 
 def _hops(headers: Iterable[tuple[bytes, bytes]]) -> Iterator[Address | None]:
-    """From the nearest to the farthest. None: this one does not say."""
-    simple: list[str] = []
-    rich: list[str] = []
+    """The addresses of all hops, nearest first. None is an entry without an address."""
+    x_forwarded_for: list[str] = []
+    forwarded: list[str] = []
     for name, value in headers:
         if name == b"x-forwarded-for":
-            simple.append(value.decode("latin-1"))
+            x_forwarded_for.append(value.decode("latin-1"))
         elif name == b"forwarded":
-            rich.append(value.decode("latin-1"))
-    if simple:
-        return (_node(text) for line in reversed(simple) for text in _words(line))
-    return (_forwarded_for(text) for line in reversed(rich) for text in _elements(line))
+            forwarded.append(value.decode("latin-1"))
+    if x_forwarded_for:
+        return (_node(text) for line in reversed(x_forwarded_for) for text in _list_items(line))
+    return (_forwarded_for(text) for line in reversed(forwarded) for text in _forwarded_items(line))
 
 
-def _words(line: str) -> Iterator[str]:
-    """The non-empty parts of a comma-separated line, from the right."""
+def _list_items(line: str) -> Iterator[str]:
+    """The non-empty items of a comma-separated line, from the right."""
     end = len(line)
     for _ in range(MAX_HOPS):
         comma = line.rfind(",", 0, end)
-        if word := line[comma + 1 : end].strip(" \t"):
-            yield word
+        if item := line[comma + 1 : end].strip(" \t"):
+            yield item
         end = comma
         if end <= 0:
             return
-    yield TOO_FAR
+    yield TRUNCATED
 
 
-def _elements(line: str) -> Iterator[str]:
-    """The non-empty elements of a Forwarded line, from the right; what is no element comes as it is.
+def _forwarded_items(line: str) -> Iterator[str]:
+    """The non-empty elements of a Forwarded line, from the right; invalid elements unchanged.
 
-    From the right, so that a quote which a client has left open cannot swallow what the proxy wrote. A comma
-    may be inside quotes; no part of a well-formed element that begins inside quotes looks like an element.
+    Reading from the right, an open quote sent by the client cannot hide what the proxy appended. A comma may
+    be inside quotes, but no part of a valid element that starts inside quotes is itself a valid element.
     """
     end = len(line)
     for _ in range(MAX_HOPS):
@@ -98,7 +98,7 @@ def _elements(line: str) -> Iterator[str]:
         end = comma
         if end <= 0:
             return
-    yield TOO_FAR
+    yield TRUNCATED
 
 
 def _forwarded_for(element: str) -> Address | None:
@@ -111,7 +111,7 @@ def _forwarded_for(element: str) -> Address | None:
 
 
 def _node(text: str) -> Address | None:
-    """An address as proxies write it: alone, with a port, in brackets. None for a name or an error."""
+    """An address, with a port or in brackets. None for a name or invalid syntax."""
     if match := _WITH_PORT.fullmatch(text):
         text = match[1] or match[2] or ""
     return None if "%" in text else read_address(text)

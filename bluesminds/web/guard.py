@@ -1,23 +1,25 @@
-"""Who may call the control plane. Every route asks here, and nowhere else is anybody let in.
+"""Authentication and authorization of the control plane. Every route calls `Guard.authorize`.
 
-A caller is one of three. The operator: whoever can open the local socket owns the state directory; the
-socket's listener marks its requests in the ASGI scope, where no client can write. A signed-in user: a session
-token as a bearer, or in a cookie. Nobody. API keys call models; on this side they open nothing.
+There are three kinds of callers. The operator uses the local socket, which only the owner of the state
+directory can open; its listener marks the requests in the ASGI scope, which clients cannot set. A user sends
+a session token as a bearer token or in a cookie. All others are anonymous. API keys are not accepted here.
 
-A browser sends cookies whoever asks it to, so a write by cookie needs the session's CSRF token, and no write
-at all is taken from another site (https://web.dev/articles/fetch-metadata).
+Browsers also send cookies with requests that other sites start. So a change with a cookie needs the CSRF
+token of the session, and all changes from other sites are rejected
+(https://web.dev/articles/fetch-metadata).
 """
 
 import hmac
 from contextlib import suppress
 from enum import Enum
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
 from msgspec import Struct
 from quart import Request
 
 from bluesminds.accounts.audit import OPERATOR, Actor
+from bluesminds.accounts.sessions import Sessions
 from bluesminds.accounts.throttle import Throttle
 from bluesminds.common.errors import Forbidden, GatewayError, Unauthenticated
 from bluesminds.http.asgi import ASGIApp, Receive, Scope, Send
@@ -25,47 +27,26 @@ from storage.users import Role
 
 LOCAL: Final = "bluesminds.local"
 COOKIE: Final = "__Host-bluesminds"
-PLAIN_COOKIE: Final = "bluesminds"  # over plain http on this machine, where browsers refuse the other
+PLAIN_COOKIE: Final = "bluesminds"  # for http://localhost, where browsers reject the __Host- prefix
 CSRF_HEADER: Final = "x-csrf-token"
 SESSION_PREFIX: Final = "bms_"
 _SAFE_METHODS: Final = frozenset(("GET", "HEAD"))
 
 
 class Access(Enum):
-    """Who may call a route."""
+    """The callers that a route allows."""
 
-    PUBLIC = "anybody"
+    PUBLIC = "all callers"
     SESSION = "a signed-in user"
     ADMIN = "a signed-in administrator, or the operator on the local socket"
 
 
-class SignedIn(Protocol):
-    """A live session, as the accounts know it."""
-
-    @property
-    def user_id(self) -> str: ...
-
-    @property
-    def role(self) -> Role: ...
-
-    @property
-    def session_id(self) -> str: ...
-
-    @property
-    def csrf(self) -> str: ...
-
-
-class Sessions(Protocol):
-    async def find(self, token: str, address: str) -> SignedIn | None:
-        """None for a token that is unknown, over, or of a disabled user."""
-
-
 class Principal(Struct, frozen=True):
-    """Who calls. Only a session has a user, an id and a CSRF token. `cookie` is what the caller's browser
-    calls the cookie of its session.
+    """The caller. Only sessions have a user, an id and a CSRF token. `cookie` is the name of the session
+    cookie for this request.
     """
 
-    kind: Literal["nobody", "session", "operator"]
+    kind: Literal["anonymous", "session", "operator"]
     address: str
     user_id: str = ""
     role: Role = "user"
@@ -82,7 +63,7 @@ class Principal(Struct, frozen=True):
 
 
 class Guard:
-    """`public_url` is the site's own address where a proxy hides it."""
+    """`public_url` is the URL of the gateway for clients, if it is behind a proxy."""
 
     def __init__(self, sessions: Sessions, throttle: Throttle, *, public_url: str | None) -> None:
         self._sessions = sessions
@@ -91,29 +72,32 @@ class Guard:
         self._public_host = public.netloc.lower()
         self._over_https = public.scheme == "https"
 
-    async def admit(self, access: Access, request: Request) -> Principal:
-        """Raises Unauthenticated, Forbidden, or RateLimited for a user who changes too much."""
+    async def authorize(self, access: Access, request: Request) -> Principal:
+        """Raises Unauthenticated, Forbidden, or RateLimited for too many changes by one user."""
         local = bool(request.scope.get(LOCAL))
         if not local and request.method not in _SAFE_METHODS:
-            self._refuse_other_sites(request)
+            self._reject_other_sites(request)
         if access is Access.PUBLIC:
-            return self._nobody(request) if not local else _operator()
+            return _operator() if local else self._anonymous(request)
         if local:
             if access is not Access.ADMIN:
-                raise Forbidden("session_required", "Sign in as a user for this; the operator is none.")
+                raise Forbidden(
+                    "session_required",
+                    "This endpoint needs a signed-in user; the operator socket cannot use it.",
+                )
             return _operator()
-        principal = await self._signed_in(request)
+        principal = await self._authenticate(request)
         if access is Access.ADMIN and principal.role != "admin":
-            raise Forbidden("admin_required", "Only an administrator may do this.")
+            raise Forbidden("admin_required", "This endpoint needs an administrator.")
         return principal
 
-    async def _signed_in(self, request: Request) -> Principal:
+    async def _authenticate(self, request: Request) -> Principal:
         cookie = self._cookie(request)
         token, by_cookie = _token(request, cookie)
         address = address_of(request.scope["client"])
         found = await self._sessions.find(token, address)
         if found is None:
-            raise Unauthenticated("invalid_session", "This session is over. Sign in again.")
+            raise Unauthenticated("invalid_session", "Session expired or signed out. Sign in again.")
         if request.method not in _SAFE_METHODS:
             if by_cookie:
                 _require_csrf(request, found.csrf)
@@ -130,31 +114,31 @@ class Guard:
             cookie=cookie,
         )
 
-    def _nobody(self, request: Request) -> Principal:
+    def _anonymous(self, request: Request) -> Principal:
         return Principal(
-            kind="nobody",
+            kind="anonymous",
             address=address_of(request.scope["client"]),
             user_agent=_user_agent(request),
             cookie=self._cookie(request),
         )
 
     def _cookie(self, request: Request) -> str:
-        """Plain for a browser that talks plain http to its own machine, where not all of them take the other.
-        Not for a site that is reached over https: a proxy before it may ask in the name of this machine.
+        """PLAIN_COOKIE for http://localhost, unless the public URL is https: then the host name may come from
+        the proxy.
         """
         host = urlsplit(f"//{request.host}").hostname
-        is_near = request.scheme == "http" and host in ("localhost", "127.0.0.1", "::1")
-        return PLAIN_COOKIE if is_near and not self._over_https else COOKIE
+        is_local = request.scheme == "http" and host in ("localhost", "127.0.0.1", "::1")
+        return PLAIN_COOKIE if is_local and not self._over_https else COOKIE
 
-    def _refuse_other_sites(self, request: Request) -> None:
-        """Programs send neither header; browsers send at least one with every write."""
+    def _reject_other_sites(self, request: Request) -> None:
+        """Browsers send at least one of these headers with every change, other programs none."""
         site = request.headers.get("sec-fetch-site", "same-origin")
         origin = request.headers.get("origin")
-        if site in ("same-origin", "none") and (origin is None or self._is_own(origin, request)):
+        if site in ("same-origin", "none") and (origin is None or self._is_own_origin(origin, request)):
             return
-        raise Forbidden("cross_site_request", "Changes are not taken from pages of another site.")
+        raise Forbidden("cross_site_request", "Changes from pages of other sites are rejected.")
 
-    def _is_own(self, origin: str, request: Request) -> bool:
+    def _is_own_origin(self, origin: str, request: Request) -> bool:
         try:
             scheme, host, *_ = urlsplit(origin.lower())
         except ValueError:
@@ -165,7 +149,7 @@ class Guard:
 
 
 def mark_operator(app: ASGIApp) -> ASGIApp:
-    """The application as the local socket serves it. Its lifespan belongs to the public listener."""
+    """The application for the local socket. The public listener runs its lifespan."""
 
     async def marked(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -181,12 +165,12 @@ def _operator() -> Principal:
 
 
 def address_of(client: tuple[str, int] | None) -> str:
-    """Whom to count attempts for."""
+    """The address that attempts are counted for."""
     return client[0] if client else "local"
 
 
 def _user_agent(request: Request) -> str:
-    """Headers are read as Latin-1; what is UTF-8 was meant so."""
+    """Headers are decoded as Latin-1; valid UTF-8 is decoded again."""
     sent = request.headers.get("user-agent", "")
     with suppress(UnicodeError):
         sent = sent.encode("latin-1").decode()
@@ -194,7 +178,9 @@ def _user_agent(request: Request) -> str:
 
 
 def _token(request: Request, cookie: str) -> tuple[str, bool]:
-    """The session token, and whether a cookie brought it. A credential in a header rules cookies out."""
+    """The session token, and whether it was in the cookie. With a credential in a header, cookies are
+    ignored.
+    """
     header = request.headers.get("authorization")
     if header is not None or "x-api-key" in request.headers or "api-key" in request.headers:
         scheme, _, token = (header or "").partition(" ")
@@ -209,7 +195,8 @@ def _token(request: Request, cookie: str) -> tuple[str, bool]:
 
 def _session_required() -> GatewayError:
     return Unauthenticated(
-        "session_required", "Sign in first (POST /api/auth/login). An API key calls models, and nothing here."
+        "session_required",
+        "Sign in first (POST /api/auth/login). API keys are only accepted under /v1.",
     )
 
 
@@ -218,5 +205,5 @@ def _require_csrf(request: Request, expected: str) -> None:
     if not hmac.compare_digest(given.encode(), expected.encode()):
         raise Forbidden(
             "csrf_token_invalid",
-            "Send the csrf_token of GET /api/auth/me in the X-CSRF-Token header, or the session as a bearer.",
+            "Send the csrf_token of GET /api/auth/me in the X-CSRF-Token header, or use a bearer token.",
         )

@@ -1,5 +1,7 @@
-"""What callers of the control plane send, as Structs that forbid unknown fields. What is wrong is said in
-words made from the field's description, and never repeats a value, nor a name that is not known.
+"""Converts request bodies and queries to Structs that forbid unknown fields.
+
+Error messages are built from the descriptions of the fields. They never repeat a value, and a name only if it
+is a plain identifier, because messages end up on terminals.
 """
 
 import re
@@ -10,19 +12,20 @@ import msgspec
 from quart import Request
 
 from bluesminds.common.errors import InvalidRequest
-from bluesminds.config.fields import Field, fields_of
+from bluesminds.config.fields import FieldSpec, fields_of
 
 T = TypeVar("T", bound=msgspec.Struct)
-# How msgspec words what is wrong.
-_WRONG: Final = re.compile(r" (?:- at|in) `\$\.(\w+)([^`]*)")
+# The format of msgspec's messages.
+_INVALID: Final = re.compile(r" (?:- at|in) `\$\.(\w+)([^`]*)")
 _MISSING: Final = re.compile(r"^Object missing required field `(\w+)`")
-_WHOLE: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
-_TRUTHS: Final = {"true": True, "false": False}
-_UNKNOWN: Final = "Object contains unknown field "
+_UNKNOWN: Final = re.compile(r"^Object contains unknown field `(?:([\w.-]{1,64})`)?", re.ASCII)
+_IDENTIFIER: Final = re.compile(r"[\w.-]{1,64}", re.ASCII)
+_INTEGER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
+_BOOLEANS: Final = {"true": True, "false": False}
 
 
-async def read_input(model: type[T], incoming: Request) -> T:
-    """The JSON body. Raises InvalidRequest, with the field's name if it has one that is known."""
+async def read_body(model: type[T], incoming: Request) -> T:
+    """The JSON body. Raises InvalidRequest."""
     body = await incoming.get_data(cache=False)
     try:
         return msgspec.json.decode(body, type=model)
@@ -33,53 +36,65 @@ async def read_input(model: type[T], incoming: Request) -> T:
 
 
 def read_query(model: type[T], incoming: Request) -> T:
-    """The part of the URL after "?". Raises InvalidRequest, with the parameter's name if it is known."""
+    """The query parameters. Raises InvalidRequest."""
     fields, given = fields_of(model), dict[str, Any]()
     for name, values in incoming.args.lists():
         if name not in fields:
-            raise _unknown("parameter", fields)
+            plain = name if _IDENTIFIER.fullmatch(name) else None
+            raise InvalidRequest("invalid_value", _unknown_message("query parameter", plain, fields))
         if len(values) > 1:
-            raise InvalidRequest("invalid_value", "A parameter is there twice. Send each once.", param=name)
+            raise InvalidRequest("invalid_value", f"Duplicate query parameter `{name}`.", param=name)
         if "\0" in values[0]:
-            raise InvalidRequest("invalid_value", "Send text without NUL characters.", param=name)
-        given[name] = _meant(fields[name], values[0])
+            raise InvalidRequest("invalid_value", f"{name} must not contain NUL.", param=name)
+        given[name] = _convert(fields[name], values[0])
     try:
         return msgspec.convert(given, model)
     except msgspec.ValidationError as exc:
-        raise _invalid(model, str(exc), "The query cannot be read.") from exc
+        raise _invalid(model, str(exc), "The query is invalid.") from exc
 
 
-def _meant(field: Field, text: str) -> object:
-    """A URL has only text for a number or a truth. Nothing is read more kindly: 8 would pass for a time."""
-    if field.bare is int and _WHOLE.fullmatch(text):
+def _convert(field: FieldSpec, text: str) -> object:
+    """Integers and booleans from text. msgspec's lax conversion would accept more, such as 8 for a time."""
+    if field.base_type is int and _INTEGER.fullmatch(text):
         return int(text)
-    if field.bare is bool:
-        return _TRUTHS.get(text, text)
+    if field.base_type is bool:
+        return _BOOLEANS.get(text, text)
     return text
 
 
 def _invalid(model: type[msgspec.Struct], reason: str, otherwise: str) -> InvalidRequest:
-    """msgspec's reason in words of ours: the field and its rule, never the value."""
-    fields = fields_of(model)
+    """Translates msgspec's message. `otherwise` is the message for a reason without a field."""
+    fields, prefix = fields_of(model), ""
+    name, field = None, None
+    if (found := _INVALID.search(reason)) and found[1] in fields:
+        name, field = found[1], fields[found[1]]
+        inner = _inner_fields(field)
+        if found[2].startswith(".") and (part := found[2][1:]) in inner:
+            name, field = f"{name}.{part}", inner[part]
+        fields, prefix = _inner_fields(field), f"{name}."
+    if unknown := _UNKNOWN.match(reason):
+        message = _unknown_message("field", unknown[1], fields, prefix)
+        return InvalidRequest("invalid_value", message, param=name)
     if (missing := _MISSING.match(reason)) and missing[1] in fields:
-        message = f"{missing[1]} is missing; it must be {fields[missing[1]].expected}."
-        return InvalidRequest("invalid_value", message, param=missing[1])
-    if (found := _WRONG.search(reason)) and found[1] in fields:
-        place, field = found[1], fields[found[1]]
-        if (inner := _inner(field).get(found[2].removeprefix("."))) is not None:
-            place, field = f"{place}.{inner.name}", inner
-        return InvalidRequest("invalid_value", f"{place} must be {field.expected}.", param=place)
-    if reason.startswith(_UNKNOWN):
-        return _unknown("field", fields)
+        param = prefix + missing[1]
+        message = f"Missing field `{param}`. It must be {fields[missing[1]].expected}."
+        return InvalidRequest("invalid_value", message, param=param)
+    if field is not None:
+        return InvalidRequest("invalid_value", f"{name} must be {field.expected}.", param=name)
     return InvalidRequest("invalid_value", otherwise)
 
 
-def _unknown(what: str, fields: Mapping[str, Field]) -> InvalidRequest:
-    known = ", ".join(fields) or "none"
-    return InvalidRequest("invalid_value", f"Unknown {what}. Known here: {known}.")
+def _unknown_message(kind: str, name: str | None, fields: Mapping[str, FieldSpec], prefix: str = "") -> str:
+    """`name` is None if it must not be repeated; `prefix` is the path of the object, such as "limits."."""
+    shown = f" `{prefix}{name}`" if name is not None else ""
+    for field in fields.values():
+        if name in _inner_fields(field):
+            return f"Unknown {kind}{shown}: `{name}` belongs under `{field.name}`."
+    known = ", ".join(f"`{field}`" for field in fields)
+    return f"Unknown {kind}{shown}. " + (f"Known: {known}." if known else f"This request has no {kind}s.")
 
 
-def _inner(field: Field) -> Mapping[str, Field]:
-    """The fields of an object that is a field's value."""
-    kind = field.bare
+def _inner_fields(field: FieldSpec) -> Mapping[str, FieldSpec]:
+    """The fields of a field whose value is an object."""
+    kind = field.base_type
     return fields_of(kind) if isinstance(kind, type) and issubclass(kind, msgspec.Struct) else {}

@@ -1,4 +1,4 @@
-"""An ASGI scope to an Arrival: the credential, the request id, and which client headers may travel on."""
+"""Builds the RequestContext of an ASGI scope: credential, request id and headers to forward."""
 
 import re
 
@@ -9,14 +9,14 @@ from bluesminds.common.crypto import uuid7
 from bluesminds.common.values import RequestContext
 from bluesminds.http.asgi import Scope
 
-_SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}").fullmatch
+_VALID_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}").fullmatch
 _CREDENTIALS = (b"authorization", b"x-api-key", b"api-key")
-# Tracing and idempotency are end to end; everything else a client sends ends here.
+# Headers for the upstream server; all others are dropped.
 _FORWARDED = frozenset((b"traceparent", b"tracestate", b"idempotency-key", b"openai-beta"))
 
 
 def read_request_context(scope: Scope, endpoint: str, clock: Clock) -> RequestContext:
-    """Never raises for what the client sent."""
+    """Does not raise for any input."""
     request_id: bytes | None = None
     origin: bytes | None = None
     found: dict[bytes, bytes] = {}
@@ -30,7 +30,7 @@ def read_request_context(scope: Scope, endpoint: str, clock: Clock) -> RequestCo
         elif name in _FORWARDED:
             forward.append((name, header[1]))
         elif name == b"origin":
-            # Two are none that a browser sends; together they are no origin.
+            # Browsers send one; joined, two headers match no allowed origin.
             origin = header[1] if origin is None else origin + b"," + header[1]
     at_ms = clock.now_ms()
     own_id = uuid7(at_ms)
@@ -38,7 +38,7 @@ def read_request_context(scope: Scope, endpoint: str, clock: Clock) -> RequestCo
     client = scope["client"]
     return RequestContext(
         id=own_id,
-        request_id=sane_id(request_id) or own_id,
+        request_id=valid_request_id(request_id) or own_id,
         endpoint=endpoint,
         credential=credential,
         credential_header=header_name,
@@ -50,9 +50,9 @@ def read_request_context(scope: Scope, endpoint: str, clock: Clock) -> RequestCo
     )
 
 
-def sane_id(given: bytes | None) -> str | None:
-    """The client's request id if it is one that may be written down as it is."""
-    return given.decode() if given and _SANE_ID(given) else None
+def valid_request_id(given: bytes | None) -> str | None:
+    """The client's request id if it is safe to log, else None."""
+    return given.decode() if given and _VALID_ID(given) else None
 
 
 def _credential(found: dict[bytes, bytes]) -> tuple[str | None, str | None]:

@@ -1,14 +1,14 @@
-"""The control plane as tables of routes: one line says who may call, the handler's annotations say the rest.
+"""Route tables of the control plane. A line defines method, path and access; the annotations of the handler
+define the rest.
 
-    route("POST", "/api/keys", Access.SESSION, desk.create, status=201)
+    route("POST", "/api/keys", Access.SESSION, handlers.create, tag="Keys", status=201)
 
-    async def create(self, who: Principal, body: NewKey) -> MadeKey:
-        \"\"\"Make a key. What follows the first line is the longer text of the reference.\"\"\"
+    async def create(self, who: Principal, body: NewKey) -> CreatedKey:
+        \"\"\"Create a key. The docstring is used in the API reference, the first sentence as summary.\"\"\"
 
-A handler takes what it names: `who`, `body` and `query` (Structs that forbid unknown fields), and every
-{name} of its path. It returns the Struct that its annotation promises, None for no content, or an Answer for
-another status or more headers. `mount` is the only way into the application, so nothing is served without
-its access having been asked.
+The parameters of a handler are optional: `who`, `body` and `query` (Structs that forbid unknown fields), and
+every {name} of its path. It returns a Struct, None for no content, or a HandlerResponse to set a status or
+headers. Routes are only added by `mount`, so every route checks its access.
 """
 
 import inspect
@@ -22,19 +22,19 @@ from quart import Quart, Response, abort, request
 
 from bluesminds.common.crypto import UUID
 from bluesminds.web.guard import Access, Guard
-from bluesminds.web.parsing import read_input, read_query
+from bluesminds.web.parsing import read_body, read_query
 
 Handler = Callable[..., Awaitable[object]]
 T = TypeVar("T")
 Row = TypeVar("Row")
 
 MAX_PAGE: Final = 100  # rows
-_PLACE: Final = re.compile(r"\{(\w+)\}")
-_OWN_WORDS: Final = frozenset(("who", "body", "query"))
+_PATH_PARAM: Final = re.compile(r"\{(\w+)\}")
+_PARAMETERS: Final = frozenset(("who", "body", "query"))
 
 
-class Answer(Struct, Generic[T], frozen=True):
-    """An answer that is more than its body. `status` None: as the route says."""
+class HandlerResponse(Struct, Generic[T], frozen=True):
+    """A body with a status or headers. `status` None is the status of the route."""
 
     body: T
     status: int | None = None
@@ -42,57 +42,57 @@ class Answer(Struct, Generic[T], frozen=True):
 
 
 class RawBody(Struct, frozen=True):
-    """An answer that is no JSON."""
+    """A response body that is not JSON."""
 
     content: bytes
     content_type: str
 
 
 class Page(Struct, Generic[T], frozen=True, tag_field="object", tag="list"):
-    """A list, or a part of one: ask again with `after` = `next_cursor` for what follows."""
+    """A list, or a page of one. If `next_cursor` is set, send it as `after` to get the next page."""
 
     data: Sequence[T]
     next_cursor: str | None = None
 
     @classmethod
     def of(
-        cls, rows: Sequence[Row], limit: int, show: Callable[[Row], T], cursor: Callable[[Row], str]
+        cls, rows: Sequence[Row], limit: int, view: Callable[[Row], T], cursor: Callable[[Row], str]
     ) -> "Page[T]":
-        """The first `limit` rows; that there is one more says that another page follows."""
-        shown = rows[:limit]
-        return cls([show(row) for row in shown], cursor(shown[-1]) if len(rows) > limit else None)
+        """A page of the first `limit` rows. Query one row more, to know whether another page follows."""
+        page = rows[:limit]
+        return cls([view(row) for row in page], cursor(page[-1]) if len(rows) > limit else None)
 
 
 class Paging(Struct, frozen=True, forbid_unknown_fields=True):
-    """The query of a list. To be extended with filters."""
+    """The query of a paged list; subclasses add filters."""
 
     limit: Annotated[int, Meta(ge=1, le=MAX_PAGE, description=f"a whole number from 1 to {MAX_PAGE}")] = 20
     after: Annotated[
-        str, Meta(pattern=rf"^({UUID})?\Z", description="the next_cursor of the page before")
+        str, Meta(pattern=rf"^({UUID})?\Z", description="the next_cursor of the previous page")
     ] = ""
 
 
-class _Nothing(Struct, forbid_unknown_fields=True):
-    """The query of what takes none."""
+class _NoQuery(Struct, forbid_unknown_fields=True):
+    """No query parameters."""
 
 
 class Route(Struct, frozen=True, kw_only=True):
-    """`answer` None: no content. `also` are other statuses with the same answer, `media` is the type of a
-    RawBody. `tag` groups routes in the reference; `text` is the handler's docstring.
+    """`response` is the type of the body, None for no content. `other_statuses` have the same body. `media`
+    is the content type of a RawBody. `tag` groups routes in the reference. `text` is the handler's docstring.
     """
 
-    method: Literal["GET", "POST", "PATCH", "DELETE"]
+    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
     path: str
     access: Access
     handler: Handler
     status: int
     tag: str
     text: str
-    answer: Any  # a type
+    response: Any  # a type
     body: type[Struct] | None
     query: type[Struct] | None
-    takes_who: bool
-    also: tuple[int, ...] = ()
+    takes_principal: bool
+    other_statuses: tuple[int, ...] = ()
     media: str = ""
 
     @property
@@ -100,73 +100,74 @@ class Route(Struct, frozen=True, kw_only=True):
         return f"{self.method} {self.path}"
 
     @property
-    def places(self) -> tuple[str, ...]:
-        """The names in the path."""
-        return tuple(_PLACE.findall(self.path))
+    def path_params(self) -> tuple[str, ...]:
+        return tuple(_PATH_PARAM.findall(self.path))
 
 
 def route(
-    method: Literal["GET", "POST", "PATCH", "DELETE"],
+    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"],
     path: str,
     access: Access,
     handler: Handler,
     *,
     tag: str,
     status: int = 200,
-    also: tuple[int, ...] = (),
+    other_statuses: tuple[int, ...] = (),
     media: str = "",
 ) -> Route:
-    """Raises TypeError when the handler does not take just what the path and the tables can give."""
+    """Raises TypeError if the handler has a parameter that is neither known nor in the path."""
     hints = get_type_hints(handler, include_extras=True)
-    answer = hints.pop("return")
-    if strangers := set(hints) - _OWN_WORDS - set(_PLACE.findall(path)):
-        raise TypeError(f"{method} {path} cannot give its handler {', '.join(sorted(strangers))}")
-    answer = get_args(answer)[0] if get_origin(answer) is Answer else answer
+    response = hints.pop("return")
+    if unknown := set(hints) - _PARAMETERS - set(_PATH_PARAM.findall(path)):
+        raise TypeError(f"{method} {path} has no value for the parameters {', '.join(sorted(unknown))}")
+    response = get_args(response)[0] if get_origin(response) is HandlerResponse else response
     return Route(
         method=method,
         path=path,
         access=access,
         handler=handler,
-        status=204 if answer is type(None) else status,
+        status=204 if response is type(None) else status,
         tag=tag,
         text=inspect.getdoc(handler) or "",
-        answer=None if answer is type(None) else answer,
+        response=None if response is type(None) else response,
         body=hints.get("body"),
         query=hints.get("query"),
-        takes_who="who" in hints,
-        also=also,
+        takes_principal="who" in hints,
+        other_statuses=other_statuses,
         media=media,
     )
 
 
 def mount(app: Quart, routes: Iterable[Route], guard: Guard) -> None:
-    for one in routes:
-        path = _PLACE.sub(r"<\1>", one.path)
-        app.add_url_rule(path, one.name, _view(one, guard), methods=[one.method])
+    for route in routes:
+        path = _PATH_PARAM.sub(r"<\1>", route.path)
+        app.add_url_rule(path, route.name, _view(route, guard), methods=[route.method])
 
 
-def _view(one: Route, guard: Guard) -> Callable[..., Awaitable[Response]]:
-    async def view(**places: str) -> Response:
-        who = await guard.admit(one.access, request)
-        if any("\0" in place for place in places.values()):
-            abort(404)  # no database holds such a text, and not all of them say so kindly
-        given: dict[str, object] = dict(places)
-        if one.takes_who:
-            given["who"] = who
-        if one.query is not None:
-            given["query"] = read_query(one.query, request)
-        elif one.method != "GET" or one.access is not Access.PUBLIC:  # a link to a page may carry more
-            read_query(_Nothing, request)
-        if one.body is not None:
-            given["body"] = await read_input(one.body, request)
-        return _written(one, await one.handler(**given))
+def _view(route: Route, guard: Guard) -> Callable[..., Awaitable[Response]]:
+    async def view(**path_params: str) -> Response:
+        who = await guard.authorize(route.access, request)
+        if any("\0" in value for value in path_params.values()):
+            abort(404)  # PostgreSQL rejects NUL in text
+        arguments: dict[str, object] = dict(path_params)
+        if route.takes_principal:
+            arguments["who"] = who
+        if route.query is not None:
+            arguments["query"] = read_query(route.query, request)
+        elif route.method != "GET" or route.access is not Access.PUBLIC:  # links to pages may have a query
+            read_query(_NoQuery, request)
+        if route.body is not None:
+            arguments["body"] = await read_body(route.body, request)
+        return _build_response(route, await route.handler(**arguments))
 
     return view
 
 
-def _written(one: Route, answer: object) -> Response:
-    whole: Answer[object] = answer if isinstance(answer, Answer) else Answer(answer)
-    status, body = whole.status or one.status, whole.body
+def _build_response(route: Route, result: object) -> Response:
+    found: HandlerResponse[object] = (
+        result if isinstance(result, HandlerResponse) else HandlerResponse(result)
+    )
+    status, body = found.status or route.status, found.body
     if isinstance(body, RawBody):
         response = Response(body.content, status, content_type=body.content_type)
     elif body is None:
@@ -174,6 +175,6 @@ def _written(one: Route, answer: object) -> Response:
         del response.headers["content-type"]
     else:
         response = Response(msgspec.json.encode(body), status, content_type="application/json")
-    for name, value in whole.headers:
+    for name, value in found.headers:
         response.headers.add(name, value)
     return response

@@ -32,7 +32,7 @@ def detail(**parts: object) -> dict[str, object]:
     return dict(json.loads(row.detail))
 
 
-def test_an_entry_keeps_what_differs() -> None:
+def test_entry_keeps_only_differing_fields() -> None:
     row = entry(Noon(), Actor("u1", "10.0.0.1"), "key.create", "k", after={"name": "n"})
     assert (row.at, row.actor, row.address, row.action, row.subject) == (
         *(NOON, "u1", "10.0.0.1", "key.create", "k"),
@@ -54,7 +54,7 @@ def test_an_entry_keeps_what_differs() -> None:
     "name",
     ["key", "password", "password_hash", "api_key", "sealed_api_key", "digest", "csrf_token", "secret"],
 )
-def test_a_secret_is_masked_and_its_change_still_shows(name: str) -> None:
+def test_entry_masks_secrets_and_shows_that_they_changed(name: str) -> None:
     assert detail(after={name: "canary"}) == {"after": {name: MASK}}
     assert detail(before={name: b"canary"}, after={name: b"other"}) == {
         "before": {name: MASK},
@@ -70,12 +70,12 @@ def test_a_secret_is_masked_and_its_change_still_shows(name: str) -> None:
     }
 
 
-def test_what_only_sounds_like_a_secret_is_shown() -> None:
+def test_entry_shows_fields_that_are_not_secret() -> None:
     fields = {"tokens_per_day": 5, "key_id": "k", "last4": "abcd", "has_api_keys": True}
     assert detail(after=fields) == {"after": fields}
 
 
-def test_figures_look_as_in_the_api() -> None:
+def test_entry_formats_values_as_in_the_api() -> None:
     assert detail(
         before=structs.asdict(LimitSet(usd_per_day=1)),
         after=structs.asdict(LimitSet(rpm=5, tokens_per_day=10**12, usd_per_month=50 * NANO)),
@@ -111,8 +111,8 @@ def units() -> Iterator[tuple[str, list[str]]]:
                     yield f"{path.name}:{function.name}", names
 
 
-def test_every_unit_that_records_an_act_takes_the_logs_head_first() -> None:
-    """Units that lock anything else before could wait for each other for ever."""
+def test_transactions_with_audit_row_lock_the_head_first() -> None:
+    """Transactions that lock other rows first could deadlock."""
     found = dict(units())
     parts = {name.rpartition(".")[2] for names in found.values() for name in names}
     whole = {place: names for place, names in found.items() if place.partition(":")[2] not in parts}
@@ -123,13 +123,13 @@ def test_every_unit_that_records_an_act_takes_the_logs_head_first() -> None:
 
 @pytest.fixture
 async def store(home: Path) -> AsyncIterator[Store]:
-    # Sixty writes that wait in one queue must all begin within this.
+    # Sixty queued writes must all start within this time.
     async with open_store(f"sqlite://{home / 'test.db'}", statement_timeout=120) as store:
         store.chain_key = chain_key(b"pepper")
         yield store
 
 
-async def test_a_long_log_is_verified_in_parts(store: Store) -> None:
+async def test_verify_of_long_log_reads_it_in_parts(store: Store) -> None:
     async def fill(connection: Connection) -> None:
         for serial in range(1100):
             row = entry(Noon(), OPERATOR, "key.create", str(serial))
@@ -152,7 +152,7 @@ async def test_a_long_log_is_verified_in_parts(store: Store) -> None:
     assert (found.at.seq, found.damage) == (776, "altered")
 
 
-async def test_a_log_that_grows_is_whole(store: Store) -> None:
+async def test_verify_of_growing_log_finds_no_damage(store: Store) -> None:
     log = AuditLog(store)
     found: list[ChainCheck] = []
     async with trio.open_nursery() as nursery:
@@ -165,7 +165,7 @@ async def test_a_log_that_grows_is_whole(store: Store) -> None:
     assert (await log.verify()).at.seq == 60
 
 
-async def test_another_pepper_makes_another_chain(store: Store) -> None:
+async def test_verify_with_another_pepper_finds_damage(store: Store) -> None:
     await store.write(insert_audit, entry(Noon(), OPERATOR, "key.create", "k"))
     store.chain_key = chain_key(b"another")
     assert await AuditLog(store).verify() == ChainCheck(START, "altered", done=True)

@@ -13,7 +13,7 @@ from msgspec import structs
 
 from bluesminds.accounts import keys as module
 from bluesminds.accounts.audit import Actor
-from bluesminds.accounts.key_policy import LATEST, KeyPolicy
+from bluesminds.accounts.key_policy import LATEST_EXPIRY, KeyPolicy
 from bluesminds.accounts.keys import Keys
 from bluesminds.common.clock import format_time
 from bluesminds.common.crypto import key_digest
@@ -52,7 +52,7 @@ class Office:
     def changed(self, *digests: bytes) -> None:
         self.changes.append(digests)
 
-    async def told(self) -> list[tuple[str, str, dict[str, Any]]]:
+    async def audited(self) -> list[tuple[str, str, dict[str, Any]]]:
         """Action, subject and detail of what the audit log holds, oldest first."""
         entries = await self.store.read(select_audit, AuditQuery(before=2**62, limit=100))
         acts = [entry.row for entry in reversed(entries)]
@@ -71,7 +71,7 @@ def adding(**fields: Any) -> Callable[[KeyPolicy], KeyPolicy]:
     return lambda rules: structs.replace(rules, **fields)
 
 
-async def test_a_change_is_stored_told_and_its_audit_row_says_what(office: Office) -> None:
+async def test_key_change_is_stored_notified_and_audited(office: Office) -> None:
     row, _ = await office.keys.create(ADA, ONE.id, KeyPolicy(name="a", scopes=("models",)))
     changed = await office.keys.change(
         ADA,
@@ -82,7 +82,7 @@ async def test_a_change_is_stored_told_and_its_audit_row_says_what(office: Offic
     assert office.changes == [(row.digest,)]
     assert await office.keys.get(ONE.id, row.id) == changed
     assert changed == replace(row, name="b", scopes=None, limits='{"rpm":5}', allowed_ips=("10.0.0.0/8",))
-    action, subject, detail = (await office.told())[-1]
+    action, subject, detail = (await office.audited())[-1]
     assert (action, subject) == ("key.update", row.id)
     assert detail == {
         "before": {"name": "a", "scopes": ["models"], "allowed_ips": None, "limits": {}},
@@ -90,15 +90,15 @@ async def test_a_change_is_stored_told_and_its_audit_row_says_what(office: Offic
     }
 
 
-async def test_what_changes_nothing_is_not_told(office: Office) -> None:
+async def test_key_change_without_effect_is_not_audited(office: Office) -> None:
     row, _ = await office.keys.create(ADA, ONE.id, KeyPolicy(name="a", limits=LimitSet(rpm=5)))
-    before = await office.told()
+    before = await office.audited()
     assert await office.keys.change(ADA, ONE.id, row.id, adding(name="a", limits=LimitSet(rpm=5))) == row
-    assert await office.told() == before
+    assert await office.audited() == before
 
 
 @pytest.mark.parametrize("act", ["change", "rotate", "end_previous", "revoke"])
-async def test_what_is_committed_is_told_also_when_its_caller_has_left(office: Office, act: str) -> None:
+async def test_key_change_of_cancelled_caller_is_notified(office: Office, act: str) -> None:
     first, _ = await office.keys.create(ADA, ONE.id, KeyPolicy(name="a"))
     row, _ = await office.keys.rotate(ADA, ONE.id, first.id, overlap=60)
     office.changes.clear()
@@ -112,13 +112,13 @@ async def test_what_is_committed_is_told_also_when_its_caller_has_left(office: O
         nursery.start_soon(acts[act])
         await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
-    assert await office.keys.get(ONE.id, row.id) != row, "it was begun, so it was done"
+    assert await office.keys.get(ONE.id, row.id) != row, "a started change is completed"
     assert [set(digests) for digests in office.changes] == [{first.digest, row.digest}]
 
 
-async def test_keys_of_others_are_not_there(office: Office) -> None:
+async def test_keys_of_another_user_are_not_found(office: Office) -> None:
     row, _ = await office.keys.create(ADA, ONE.id, KeyPolicy(name="a"))
-    before = await office.told()
+    before = await office.audited()
     for act in (
         lambda: office.keys.get(OTHER.id, row.id),
         lambda: office.keys.change(ADA, OTHER.id, row.id, adding(name="b")),
@@ -131,7 +131,7 @@ async def test_keys_of_others_are_not_there(office: Office) -> None:
             await act()
         assert caught.value.code == "key_not_found"
     assert await office.keys.list(OTHER.id) == []
-    assert await office.told() == before
+    assert await office.audited() == before
     assert await office.keys.get(None, row.id) == row, "an administrator sees it unchanged"
 
 
@@ -144,7 +144,7 @@ async def ends(office: Office, *keys: str) -> list[int | None]:
 
 
 @pytest.mark.parametrize("overlap", [0, 60])
-async def test_a_key_that_is_rotated_stays_the_same_key(office: Office, overlap: int) -> None:
+async def test_key_rotated_keeps_id_and_policy(office: Office, overlap: int) -> None:
     rules = KeyPolicy(
         name="a", allowed_models=("m",), limits=LimitSet(usd_total=5), metadata={"team": "blues"}
     )
@@ -159,11 +159,11 @@ async def test_a_key_that_is_rotated_stays_the_same_key(office: Office, overlap:
     assert await office.keys.list(ONE.id) == [new]
     assert await ends(office, old_key, new_key) == [overlap * 1000, None]
     assert office.changes == [(old.digest,)]
-    action, subject, detail = (await office.told())[-1]
+    action, subject, detail = (await office.audited())[-1]
     assert (action, subject) == ("key.rotate", old.id)
     ended = {"previous_until": format_time(until)} if overlap else {}
     assert detail["after"] == {"rotated_at": format_time(NOON)} | ended
-    assert not {old_key, new_key} & {json.dumps(row) for row in await office.told()}
+    assert not {old_key, new_key} & {json.dumps(row) for row in await office.audited()}
 
 
 async def test_second_rotation_ends_the_previous_secret_at_once(office: Office) -> None:
@@ -184,26 +184,26 @@ async def test_second_rotation_ends_the_previous_secret_at_once(office: Office) 
     assert await ends(office, third, fourth) == [0, None]
 
 
-async def test_an_overlap_is_cut_short(office: Office) -> None:
+async def test_end_previous_ends_the_overlap(office: Office) -> None:
     row, first = await office.keys.create(ADA, ONE.id, KeyPolicy(name="a"))
     for _ in range(2):
-        before = await office.told()
+        before = await office.audited()
         await office.keys.end_previous(ADA, ONE.id, row.id)
-        assert await office.told() == before, "there is nothing to end"
+        assert await office.audited() == before, "there is no overlap"
         renewed, second = await office.keys.rotate(ADA, ONE.id, row.id, overlap=60)
         office.changes.clear()
         await office.keys.end_previous(ADA, ONE.id, row.id)
         assert key_digest(b"p", first) in office.changes[0]
         assert await ends(office, first, second) == [0, None]
         assert await office.keys.get(ONE.id, row.id) == replace(renewed, previous_until=None)
-        action, _, detail = (await office.told())[-1]
+        action, _, detail = (await office.audited())[-1]
         assert (action, detail["after"]) == ("key.end_previous", {"previous_until": None})
         first = second
     await office.keys.rotate(ADA, ONE.id, row.id, overlap=60)
     office.clock.now += 60_000
-    before = await office.told()
+    before = await office.audited()
     await office.keys.end_previous(ADA, ONE.id, row.id)
-    assert await office.told() == before, "it has ended by itself"
+    assert await office.audited() == before, "the overlap has expired"
 
 
 async def test_new_guest_key_ends_the_earlier_secrets(office: Office) -> None:
@@ -219,7 +219,7 @@ async def test_new_guest_key_ends_the_earlier_secrets(office: Office) -> None:
         assert await office.store.read(select_key_by_digest, key_digest(b"p", key)) is None
 
 
-async def test_an_expired_key_is_not_rotated(office: Office) -> None:
+async def test_rotation_of_expired_key_is_rejected(office: Office) -> None:
     row, _ = await office.keys.create(ADA, ONE.id, KeyPolicy(name="a", expires_at=NOON + 1000))
     new, _ = await office.keys.rotate(ADA, ONE.id, row.id, overlap=60)
     assert new.expires_at == NOON + 1000
@@ -233,7 +233,7 @@ async def test_an_expired_key_is_not_rotated(office: Office) -> None:
         await office.keys.change(ADA, ONE.id, new.id, adding(expires_at=NOON + 999))
 
 
-async def test_changes_that_race_all_count(office: Office) -> None:
+async def test_key_changes_concurrent_are_all_applied(office: Office) -> None:
     row, _ = await office.keys.create(ADA, ONE.id, KeyPolicy(name="a"))
 
     async def tag(n: int) -> None:
@@ -246,12 +246,12 @@ async def test_changes_that_race_all_count(office: Office) -> None:
         for n in range(12):
             nursery.start_soon(tag, n)
     assert (await office.keys.get(ONE.id, row.id)).metadata.keys() == {str(n) for n in range(12)}
-    steps = [detail for action, _, detail in await office.told() if action == "key.update"]
+    steps = [detail for action, _, detail in await office.audited() if action == "key.update"]
     found = [len(step["after"]["metadata"]) for step in steps]
     assert found == list(range(1, 13)), "each audit row begins where the one before it ended"
 
 
-async def test_rotations_that_race_leave_one_key(office: Office) -> None:
+async def test_rotations_concurrent_leave_one_secret(office: Office) -> None:
     row, first = await office.keys.create(ADA, ONE.id, KeyPolicy(name="a"))
     made: list[str] = []
 
@@ -267,7 +267,9 @@ async def test_rotations_that_race_leave_one_key(office: Office) -> None:
     assert [key.id for key in await office.keys.list(ONE.id)] == [row.id]
 
 
-async def test_an_account_has_so_many_active_keys(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_create_above_max_active_keys_is_rejected(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "MAX_ACTIVE", 5)
     for serial in range(3):
         await office.store.write(insert_key, key_row(ONE, serial))
@@ -292,7 +294,7 @@ async def test_an_account_has_so_many_active_keys(office: Office, monkeypatch: p
     await office.keys.create(ADA, OTHER.id, KeyPolicy(name="a"))
 
 
-async def test_an_expired_key_does_not_come_back_as_one_too_many(
+async def test_expired_key_renewed_above_max_active_is_rejected(
     office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_ACTIVE", 1)
@@ -307,7 +309,7 @@ async def test_an_expired_key_does_not_come_back_as_one_too_many(
     await office.keys.change(ADA, ONE.id, old.id, adding(expires_at=None))
 
 
-async def test_usage_is_that_of_one_key_by_day(office: Office) -> None:
+async def test_usage_of_one_key_is_reported_by_day(office: Office) -> None:
     row, _ = await office.keys.create(ADA, ONE.id, KeyPolicy(name="a"))
     mine = {"key_id": row.id, "user_id": ONE.id}
     rows = [
@@ -330,7 +332,7 @@ def checked(**fields: Any) -> KeyPolicy:
     return KeyPolicy(name="a", **fields).checked(NOON)
 
 
-def test_rules_have_one_form() -> None:
+def test_policy_checked_returns_canonical_form() -> None:
     rules = checked(
         allowed_ips=("10.0.0.0/8", "2001:DB8::1", "::ffff:192.0.2.1", "10.0.0.0/8"),
         allowed_origins=(
@@ -372,10 +374,10 @@ def test_rules_have_one_form() -> None:
         ("scopes", ("admin",)),
         ("expires_at", NOON),
         ("expires_at", -5),
-        ("expires_at", LATEST),
+        ("expires_at", LATEST_EXPIRY),
     ],
 )
-def test_what_is_no_rule(field: str, value: object) -> None:
+def test_policy_checked_of_invalid_value_raises(field: str, value: object) -> None:
     with pytest.raises(InvalidRequest) as caught:
         checked(**{field: value})
     assert (caught.value.code, caught.value.param) == ("invalid_value", field)
@@ -383,7 +385,7 @@ def test_what_is_no_rule(field: str, value: object) -> None:
 
 
 @given(st.lists(st.text(max_size=60), max_size=3), st.sampled_from(["allowed_ips", "allowed_origins"]))
-def test_any_text_has_one_form_or_is_refused(words: list[str], field: str) -> None:
+def test_policy_checked_of_any_text_is_idempotent_or_raises(words: list[str], field: str) -> None:
     try:
         rules = checked(**{field: tuple(words)})
     except InvalidRequest:

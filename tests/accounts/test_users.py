@@ -10,7 +10,7 @@ import trio
 from bluesminds.accounts.audit import OPERATOR, Actor
 from bluesminds.accounts.key_policy import KeyPolicy
 from bluesminds.accounts.keys import Keys
-from bluesminds.accounts.limits import Limits
+from bluesminds.accounts.limits import AccountLimits
 from bluesminds.accounts.servers import Servers
 from bluesminds.accounts.usage import MAX_DAYS, UsageReports
 from bluesminds.accounts.users import BOOTSTRAP, UserChanges, Users
@@ -41,20 +41,20 @@ async def actions(connection: Connection) -> list[str]:
     return [row[0] for row in await connection.all("SELECT action FROM audit ORDER BY action")]
 
 
-async def test_keys_are_stored_as_digests_and_every_change_is_told(store: Store) -> None:
+async def test_keys_are_stored_as_digests_and_changes_are_notified(store: Store) -> None:
     members = Users(store, clock=Noon())
     owner, is_new = await members.local_user(OPERATOR)
     assert is_new
-    told: list[bytes | None] = []
-    keys = Keys(store, pepper=b"p", clock=Noon(), changed=lambda digest=None: told.append(digest))
+    notified: list[bytes | None] = []
+    keys = Keys(store, pepper=b"p", clock=Noon(), changed=lambda digest=None: notified.append(digest))
     row, key = await keys.create(OPERATOR, owner, KeyPolicy(name="laptop"))
-    assert told == [], "nobody can have asked for a key before there was one"
+    assert notified == [], "a new key is in no cache"
     holder = await store.read(select_key_by_digest, key_digest(b"p", key))
     assert holder is not None
     assert holder.key == row
     assert await store.read(select_key_by_digest, key_digest(b"q", key)) is None
     await keys.revoke(OPERATOR, None, row.id)
-    assert told == [row.digest]
+    assert notified == [row.digest]
     with pytest.raises(NotFound):
         await keys.revoke(OPERATOR, None, row.id)
     assert [listed.revoked_at for listed in await keys.list(None)] == [NOON]
@@ -62,13 +62,13 @@ async def test_keys_are_stored_as_digests_and_every_change_is_told(store: Store)
 
 
 @pytest.mark.parametrize("act", ["disable", "limit"])
-async def test_what_an_account_may_is_told_also_when_its_administrator_has_left(
-    store: Store, act: str
-) -> None:
-    told: list[str] = []
-    members = Users(store, clock=Noon(), changed=lambda: told.append("disable"))
+async def test_account_change_of_cancelled_caller_is_notified(store: Store, act: str) -> None:
+    notified: list[str] = []
+    members = Users(store, clock=Noon(), changed=lambda: notified.append("disable"))
     calendar = Calendar(zone_named("UTC"))
-    limits = Limits(store, clock=Noon(), calendar=calendar, tiers={}, changed=lambda: told.append("limit"))
+    limits = AccountLimits(
+        store, clock=Noon(), calendar=calendar, tiers={}, changed=lambda: notified.append("limit")
+    )
     user_id, _ = await members.local_user(OPERATOR)
     before = await members.get(user_id)
     async with trio.open_nursery() as nursery:
@@ -79,10 +79,10 @@ async def test_what_an_account_may_is_told_also_when_its_administrator_has_left(
         await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
     assert await members.get(user_id) != before
-    assert told == [act]
+    assert notified == [act]
 
 
-async def test_a_key_for_nobody_leaves_no_trace(store: Store) -> None:
+async def test_key_for_unknown_user_stores_nothing(store: Store) -> None:
     keys = Keys(store, pepper=b"p", clock=Noon(), changed=lambda digest=None: None)
     with pytest.raises(NotFound) as caught:
         await keys.create(OPERATOR, "nobody", KeyPolicy(name="x"))
@@ -91,7 +91,7 @@ async def test_a_key_for_nobody_leaves_no_trace(store: Store) -> None:
     assert await keys.list(None) == []
 
 
-async def test_the_local_user_is_made_once(store: Store) -> None:
+async def test_local_user_is_created_once(store: Store) -> None:
     members = Users(store, clock=Noon())
     found: list[tuple[str, bool]] = []
 
@@ -106,7 +106,7 @@ async def test_the_local_user_is_made_once(store: Store) -> None:
     assert len(await members.list()) == 1
 
 
-async def test_one_claim_wins_a_race_for_the_token(store: Store) -> None:
+async def test_claims_concurrent_create_one_administrator(store: Store) -> None:
     members = Users(store, clock=Noon())
     earlier = await members.new_bootstrap_token(OPERATOR)
     token = await members.new_bootstrap_token(OPERATOR)
@@ -119,7 +119,7 @@ async def test_one_claim_wins_a_race_for_the_token(store: Store) -> None:
     async def claim(number: int) -> None:
         actor = Actor("anonymous", "10.0.0.1")
         try:
-            await members.claim(actor, token=token, email=f"{number}@example.com", password_hash="h")
+            await members.claim_admin(actor, token=token, email=f"{number}@example.com", password_hash="h")
             outcomes.append("claimed")
         except Forbidden as exc:
             outcomes.append(exc.code)
@@ -135,7 +135,7 @@ async def test_one_claim_wins_a_race_for_the_token(store: Store) -> None:
     assert await store.read(actions) == ["admin.claim", "bootstrap.issue", "bootstrap.issue"]
 
 
-async def test_an_administrator_made_otherwise_ends_the_token(store: Store) -> None:
+async def test_administrator_created_deletes_the_bootstrap_token(store: Store) -> None:
     members = Users(store, clock=Noon())
     token = await members.new_bootstrap_token(OPERATOR)
     assert token is not None
@@ -172,7 +172,7 @@ def servers_with(store: Store, *master_keys: bytes, lines: list[bytes] | None = 
     return Servers(store, vault=Vault(master_keys), clock=Noon(), log=Log(Noon(), write=written.append))
 
 
-async def test_a_key_of_another_master_key_locks_its_own_server_only(store: Store) -> None:
+async def test_server_with_key_of_another_master_key_is_locked(store: Store) -> None:
     old, new = new_master_key(), new_master_key()
     await servers_with(store, old).add(OPERATOR, server("old"))
     lines: list[bytes] = []
@@ -188,7 +188,7 @@ async def test_a_key_of_another_master_key_locks_its_own_server_only(store: Stor
     assert servers.locked == ()
 
 
-async def test_a_guest_key_takes_the_place_of_the_last_one(store: Store) -> None:
+async def test_guest_key_replaces_the_previous_one(store: Store) -> None:
     owner, _ = await Users(store, clock=Noon()).local_user(OPERATOR)
     keys = Keys(store, pepper=b"p", clock=Noon(), changed=lambda digest=None: None)
     mine, _ = await keys.create(OPERATOR, owner, KeyPolicy(name="guest"))
@@ -209,7 +209,7 @@ async def test_a_guest_key_takes_the_place_of_the_last_one(store: Store) -> None
     assert await store.read(actions) == [*["key.create"] * 4, "key.revoke", "user.create"]
 
 
-async def test_servers_come_back_as_they_were_and_their_keys_are_sealed(store: Store, home: Path) -> None:
+async def test_servers_are_stored_with_encrypted_keys(store: Store, home: Path) -> None:
     master = new_master_key()
     servers = servers_with(store, master)
     await servers.add(OPERATOR, server())
@@ -225,7 +225,7 @@ async def test_servers_come_back_as_they_were_and_their_keys_are_sealed(store: S
     assert await store.read(actions) == ["server.add", "server.add", "server.remove"]
 
 
-async def test_usage_is_summed_over_calendar_days(store: Store) -> None:
+async def test_usage_totals_cover_calendar_days(store: Store) -> None:
     days = [NOON, NOON - DAY, NOON - 6 * DAY, NOON - 7 * DAY, NOON - (MAX_DAYS - 1) * DAY]
     await store.write(insert_batch, [usage(serial, at=at) for serial, at in enumerate(days)])
     reports = UsageReports(store, clock=Noon())
@@ -235,18 +235,16 @@ async def test_usage_is_summed_over_calendar_days(store: Store) -> None:
     assert len(await reports.totals(days=7, group="day")) == 3
 
 
-async def test_changes_of_an_account_are_told_with_what_was_before(store: Store) -> None:
-    told: list[int] = []
-    members = Users(
-        store, clock=Noon(), changed=lambda: told.append(1), tiers=("free", "pro"), default_tier="free"
-    )
-    user = await members.create(OPERATOR, role="user", email="u@example.com", password_hash="h")
+async def test_account_changes_are_audited_with_previous_values(store: Store) -> None:
+    notified: list[int] = []
+    members = Users(store, clock=Noon(), changed=lambda: notified.append(1), tiers=("free", "pro"))
+    user = await members.create(OPERATOR, role="user", email="u@example.com", password_hash="h", tier="free")
     assert (user.tier, user.email_verified_at) == ("free", NOON)
     changed = await members.update(OPERATOR, user.id, UserChanges(tier=None, disabled=True, full_name="U"))
     assert (changed.tier, changed.disabled_at, changed.full_name) == (None, NOON, "U")
     assert await members.get(user.id) == changed
     assert await members.update(OPERATOR, user.id, UserChanges(disabled=True)) == changed
-    assert told, "caches are emptied"
+    assert notified, "caches are emptied"
     with pytest.raises(InvalidRequest):
         await members.update(OPERATOR, user.id, UserChanges(tier="golden"))
     with pytest.raises(NotFound):
@@ -257,7 +255,7 @@ async def test_changes_of_an_account_are_told_with_what_was_before(store: Store)
             "before": {"disabled": False, "full_name": "", "tier": "free"},
             "after": {"disabled": True, "full_name": "U", "tier": None},
         }
-    ], "and what changes nothing is not told"
+    ], "changes without effect are not audited"
 
 
 async def details(connection: Connection, action: str) -> list[object]:

@@ -1,4 +1,4 @@
-"""`bluesminds audit`: on the store itself."""
+"""`bluesminds audit` without a running gateway."""
 
 import json
 import sqlite3
@@ -21,8 +21,8 @@ def listed(user: User, *words: str) -> list[dict[str, Any]]:
     return list(json.loads(done.stdout)["data"])
 
 
-def test_changes_are_listed_and_verified(home: Path) -> None:
-    user = User(home)
+def test_audit_changes_are_listed_and_verified(home: Path) -> None:
+    user = User(home).prepare()
     assert user.call("keys", "create", "laptop").returncode == 0
     server = ("servers", "add", "one", "--url", "http://127.0.0.1:9/v1", "--api-key-stdin")
     assert user.call(*server, stdin="sk-x").returncode == 0
@@ -40,12 +40,12 @@ def test_changes_are_listed_and_verified(home: Path) -> None:
     assert json.loads(table[1].split("\t")[-1]) == rows[0]["detail"]
     wrong = user.call("audit", "list", "--since", "yesterday")
     assert wrong.returncode == exits.USAGE
-    assert wrong.stderr.startswith("error: since must be a time like")
+    assert wrong.stderr.startswith("error: --since must be a time like")
 
     whole = user.call("audit", "verify")
     assert (whole.returncode, whole.stderr) == (exits.OK, "")
     noted = whole.stdout.split()[-1]
-    assert whole.stdout == f"3 good; the last is {noted}\n"
+    assert whole.stdout == f"3 rows verified; end: {noted}\n"
     assert user.call("audit", "verify", "--noted", noted).returncode == exits.OK
     found = json.loads(user.call("audit", "verify", "--json").stdout)
     assert (found["ok"], found["end"]) == (True, noted)
@@ -59,7 +59,7 @@ def test_changes_are_listed_and_verified(home: Path) -> None:
     broken = user.call("audit", "verify", "--noted", noted)
     assert broken.returncode == exits.FAILURE
     assert broken.stderr.splitlines()[0] == "error: the audit log is damaged: the rows from 3 on are missing"
-    alter(user, "UPDATE audit SET actor = 'nobody' WHERE seq = 1")
+    alter(user, "UPDATE audit SET actor = 'forged' WHERE seq = 1")
     broken = user.call("audit", "verify", "--json")
     assert broken.returncode == exits.FAILURE
     assert json.loads(broken.stdout)["damage"] == "altered"

@@ -1,4 +1,4 @@
-"""What the banner prints can be pasted into a shell on this machine, wherever the gateway listens."""
+"""Commands in the banner work in a shell on this machine, for every listening address."""
 
 import dataclasses
 import re
@@ -14,12 +14,14 @@ from bluesminds.app.first_run import FirstRun
 from bluesminds.app.serve import Running
 from bluesminds.app.state_dir import StateDir
 from bluesminds.cli import banner
+from bluesminds.common.values import Server
 from bluesminds.config import load
+from bluesminds.gateway.routing.health import ServerStatus
 
 KEY = "bm_0000000000000000000000000000000000EF"
 
 
-def said(
+def banner_text(
     capsys: pytest.CaptureFixture[str],
     address: Any,
     *,
@@ -40,10 +42,62 @@ def said(
 
 
 def running(
-    addresses: list[Any], models: list[str], first_run: FirstRun, state: StateDir | None = None
+    addresses: list[Any],
+    models: list[str],
+    first_run: FirstRun,
+    state: StateDir | None = None,
+    servers: list[tuple[Server, ServerStatus]] | None = None,
 ) -> Running:
     services = cast("Any", SimpleNamespace(state=state))
-    return Running(addresses, models, first_run, services, healthy=lambda: True)
+    return Running(
+        addresses,
+        models,
+        servers or [],
+        first_run,
+        services,
+        healthy=lambda: True,
+        running_requests=lambda: 0,
+    )
+
+
+def server(name: str, **more: Any) -> Server:
+    return Server(
+        name=name,
+        dialect="openai",
+        url=f"http://{name}/v1",
+        api_key=None,
+        models=(),
+        weight=1,
+        priority=0,
+        **{"origin": "file"} | more,
+    )
+
+
+def test_banner_shows_state_of_each_server(capsys: pytest.CaptureFixture[str]) -> None:
+    servers = [
+        (server("one"), ServerStatus("up", 1)),
+        (server("four"), ServerStatus("up", 4)),
+        (server("dead"), ServerStatus("down", None, "cannot connect to dead: connection refused\x1b[2J")),
+        (server("slow"), ServerStatus("unknown")),
+    ]
+    here = running([("127.0.0.1", 1)], ["m"], FirstRun(key=KEY, bootstrap_token=None), servers=servers)
+    banner.show(here, load(None, {}, {}))
+    line = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("  servers"))
+    assert line == (
+        "  servers   one ok (1 model); four ok (4 models);"
+        " dead: cannot connect to dead: connection refused\ufffd[2J; slow: no response yet"
+    )
+
+
+def test_banner_found_vendor_key_without_response_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    vendor = server("openai", origin="environment")
+    servers = [(vendor, ServerStatus("down", None, "name not resolved"))]
+    here = running([("127.0.0.1", 1)], [], FirstRun(key=KEY, bootstrap_token=None), servers=servers)
+    banner.show(here, load(None, {}, {}))
+    text = capsys.readouterr().err
+    assert "Found OPENAI_API_KEY, but http://openai/v1 does not respond.\n" in text
+    assert "The gateway retries every 60 s." in text
+    assert "servers add" not in text
 
 
 def curl(text: str) -> list[str]:
@@ -52,7 +106,7 @@ def curl(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize(("is_guest", "name"), [(False, "first-key"), (True, "guest-key")])
-def test_a_journal_gets_no_secret(
+def test_banner_in_journal_contains_no_secret(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, is_guest: bool, name: str
 ) -> None:
     first = FirstRun(key=KEY, bootstrap_token="one-time-token", is_guest=is_guest)
@@ -61,7 +115,7 @@ def test_a_journal_gets_no_secret(
     text = capsys.readouterr().err
     assert KEY not in text
     assert "one-time-token" not in text
-    assert "Ctrl-C" not in text and "shown once" not in text
+    assert "Ctrl-C" not in text and "cannot be shown again" not in text
     assert f"$(cat {tmp_path / name})" in curl(text)[curl(text).index("-H") + 1]
     for file, secret in ((name, KEY), ("bootstrap-token", "one-time-token")):
         path = tmp_path / file
@@ -82,21 +136,21 @@ def test_a_journal_gets_no_secret(
         ("/run/bm.sock", {}, ["--unix-socket", "/run/bm.sock", "http://localhost"]),
     ],
 )
-def test_curl_gets_there(
+def test_banner_curl_uses_reachable_address(
     capsys: pytest.CaptureFixture[str], address: Any, server: dict[str, Any], reach: list[str]
 ) -> None:
-    words = curl(said(capsys, address, models=["m"], **server))
+    words = curl(banner_text(capsys, address, models=["m"], **server))
     assert words[1 : words.index("-H")] == [*reach[:-1], f"{reach[-1]}/v1/chat/completions"]
 
 
-def test_the_token_can_be_sent_wherever_it_listens(capsys: pytest.CaptureFixture[str]) -> None:
-    text = said(capsys, "/run/bm.sock", models=["m"], token="t0ken")
+def test_banner_setup_curl_uses_reachable_address(capsys: pytest.CaptureFixture[str]) -> None:
+    text = banner_text(capsys, "/run/bm.sock", models=["m"], token="t0ken")
     assert "\n    t0ken\n" in text
     line = next(line for line in text.splitlines() if "/api/setup" in line)
     assert shlex.split(line)[:4] == ["curl", "--unix-socket", "/run/bm.sock", "http://localhost/api/setup"]
 
 
-def test_commands_name_the_configuration_and_the_directory(
+def test_banner_commands_name_config_and_state_dir(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     path = tmp_path / "my gateway.toml"
@@ -113,25 +167,25 @@ def test_commands_name_the_configuration_and_the_directory(
         assert words[-2:] == ["--config", str(path)]
 
 
-def test_a_model_with_a_quote_in_its_name_stays_one_word(capsys: pytest.CaptureFixture[str]) -> None:
-    words = curl(said(capsys, ("127.0.0.1", 1), models=["it's; rm -rf"]))
+def test_banner_model_with_quote_is_quoted(capsys: pytest.CaptureFixture[str]) -> None:
+    words = curl(banner_text(capsys, ("127.0.0.1", 1), models=["it's; rm -rf"]))
     assert msgspec.json.decode(words[-1])["model"] == "it's; rm -rf"
     assert words[-2] == "-d"
 
 
-def test_without_a_new_key_it_says_how_to_make_one(capsys: pytest.CaptureFixture[str]) -> None:
-    text = said(capsys, ("127.0.0.1", 1), models=["m"], key=None)
+def test_banner_without_new_key_shows_create_command(capsys: pytest.CaptureFixture[str]) -> None:
+    text = banner_text(capsys, ("127.0.0.1", 1), models=["m"], key=None)
     assert "bluesminds keys create NAME" in text
     assert "Bearer $BLUESMINDS_KEY" in text
 
 
-def test_many_models_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
-    text = said(capsys, ("127.0.0.1", 1), models=["a", "b", "c", "d", "demo/echo", "z"])
+def test_banner_many_models_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    text = banner_text(capsys, ("127.0.0.1", 1), models=["a", "b", "c", "d", "demo/echo", "z"])
     assert "  models    demo/echo, a, b, c and 2 more\n" in text
 
 
-def test_the_key_is_shown_without_a_model_too(capsys: pytest.CaptureFixture[str]) -> None:
-    text = said(capsys, ("127.0.0.1", 1), models=[])
+def test_banner_without_model_shows_key(capsys: pytest.CaptureFixture[str]) -> None:
+    text = banner_text(capsys, ("127.0.0.1", 1), models=[])
     assert "bluesminds servers add " in text
     words = curl(text)
     assert f"Authorization: Bearer {KEY}" in words

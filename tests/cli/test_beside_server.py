@@ -1,4 +1,4 @@
-"""Commands beside a running gateway, who may write when, and what a public address needs."""
+"""Commands with a running gateway, concurrent commands, and listening on a public address."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 
 from bluesminds.cli import exits
-from tests.terminal import User
+from tests.terminal import User, demo_user
 
 ASK = {"model": "demo/echo", "messages": [{"role": "user", "content": "one two three"}]}
 
@@ -20,8 +20,8 @@ def ask(url: str, key: str) -> httpx.Response:
     )
 
 
-def test_commands_go_through_the_running_gateway(home: Path) -> None:
-    user = User(home)
+def test_commands_with_running_gateway_take_effect_there(home: Path) -> None:
+    user = demo_user(home)
     with user.serving("demo", "--port", "0") as gateway:
         made = json.loads(user.run("keys", "create", "second", "--rpm", "2", "--json").stdout)
         assert [ask(gateway.url, made["key"]).status_code for _ in range(3)] == [200, 200, 429]
@@ -40,7 +40,7 @@ def test_commands_go_through_the_running_gateway(home: Path) -> None:
             "unpriced": 2,
         }
         assert user.run("keys", "revoke", made["id"]).returncode == 0
-        assert ask(gateway.url, made["key"]).status_code == 401, "a revoked key works no more, at once"
+        assert ask(gateway.url, made["key"]).status_code == 401, "revocation takes effect immediately"
         assert user.run("servers", "test", "demo").returncode == 0
 
         second = user.run("serve", "--port", "0")
@@ -49,11 +49,11 @@ def test_commands_go_through_the_running_gateway(home: Path) -> None:
         assert gateway.stop() == 0
     assert not (user.state_dir / "admin.sock").exists()
     assert {row["name"] for row in json.loads(user.run("keys", "list", "--json").stdout)["data"]} == {
-        *("first key", "second")
+        *("guest", "second")
     }
 
 
-# On a slow disk the fourth of them waits longer than a user would.
+# Waits longer than the default, for slow disks.
 PATIENT = """
 from bluesminds.app import operator
 from bluesminds.__main__ import main
@@ -62,8 +62,8 @@ main()
 """
 
 
-def test_commands_at_the_same_time_wait_for_each_other(home: Path) -> None:
-    user = User(home)
+def test_commands_started_together_wait_for_each_other(home: Path) -> None:
+    user = User(home).prepare()
 
     def create(name: str) -> subprocess.CompletedProcess[str]:
         return user.run("keys", "create", name, launcher=(sys.executable, "-c", PATIENT))
@@ -74,9 +74,9 @@ def test_commands_at_the_same_time_wait_for_each_other(home: Path) -> None:
     assert sorted(name for (name,) in user.rows("SELECT name FROM api_keys")) == ["a", "b", "c", "d"]
 
 
-def test_a_public_address_needs_an_administrator(home: Path) -> None:
+def test_serve_public_address_needs_administrator(home: Path) -> None:
     user = User(home)
-    refused = user.run("serve", "--host", "0.0.0.0", "--port", "0")  # noqa: S104 - what is refused here
+    refused = user.run("serve", "--host", "0.0.0.0", "--port", "0")  # noqa: S104 - refused
     assert refused.returncode == exits.CONFIG_INVALID
     error, remedy = refused.stderr.splitlines()
     assert error.startswith("error: refusing to listen on 0.0.0.0: create an administrator before")

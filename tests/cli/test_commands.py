@@ -1,4 +1,4 @@
-"""Commands in one process each: what they print, where, and how they end."""
+"""Commands in their own process: output and exit codes."""
 
 import errno
 import json
@@ -31,7 +31,7 @@ def tree(command: click.Command, path: tuple[str, ...] = ()) -> list[tuple[str, 
 
 
 @pytest.mark.parametrize("path", tree(cli), ids=" ".join)
-def test_every_command_explains_itself(path: tuple[str, ...]) -> None:
+def test_help_every_command_documents_its_options(path: tuple[str, ...]) -> None:
     result = CliRunner().invoke(cli, [*path, "--help"])
     assert result.exit_code == 0
     listed = result.output.partition("Commands:")[2]
@@ -43,17 +43,17 @@ def test_every_command_explains_itself(path: tuple[str, ...]) -> None:
     assert command.help
     for parameter in command.params:
         if isinstance(parameter, click.Option) and parameter.name != "help":
-            assert parameter.help, f"{parameter.name} is not explained"
+            assert parameter.help, f"{parameter.name} has no help"
 
 
-def test_the_help_lists_every_exit_code() -> None:
+def test_help_lists_every_exit_code() -> None:
     text = " ".join(CliRunner().invoke(cli, ["--help"]).output.split())
     for code, meaning in exits.MEANINGS.items():
         assert f"{code} {meaning}" in text
-    assert "told once to stop (Ctrl-C, SIGTERM) lets answers finish and ends with 0; told twice" in text
+    assert "The first Ctrl-C or SIGTERM stops `serve`" in text
 
 
-def test_no_option_takes_a_secret() -> None:
+def test_options_never_take_a_secret() -> None:
     for path in tree(cli):
         command: click.Command = cli
         for name in path:
@@ -64,18 +64,18 @@ def test_no_option_takes_a_secret() -> None:
                 assert isinstance(parameter, click.Option) and parameter.is_flag, f"{path} {parameter.name}"
 
 
-def test_the_version_is_data_and_the_rest_is_for_people(home: Path) -> None:
+def test_version_prints_version_to_stdout(home: Path) -> None:
     done = User(home).run("version")
     assert (done.returncode, done.stdout) == (0, f"bluesminds {__version__}\n")
     assert [line.split()[0] for line in done.stderr.splitlines()] == ["python", "sqlite", "openssl"]
 
 
-def test_an_unknown_command_is_a_wrong_command_line(home: Path) -> None:
+def test_unknown_command_exits_with_usage(home: Path) -> None:
     assert CliRunner().invoke(cli, ["frobnicate"]).exit_code == exits.USAGE
 
 
-def test_keys_are_made_listed_and_revoked_on_the_store_itself(home: Path) -> None:
-    user = User(home)
+def test_keys_without_gateway_are_created_listed_and_revoked(home: Path) -> None:
+    user = User(home).prepare()
     made = user.run("keys", "create", "laptop", "--rpm", "5")
     assert made.returncode == 0
     assert re.fullmatch(r"bm_[0-9A-Za-z]{36}\n", made.stdout)
@@ -107,8 +107,8 @@ def test_keys_are_made_listed_and_revoked_on_the_store_itself(home: Path) -> Non
     assert key.encode() not in b"".join(path.read_bytes() for path in user.state_dir.iterdir())
 
 
-def shown_on(master: int) -> bytes:
-    """All that a terminal was given, when nobody has it open any more."""
+def terminal_output(master: int) -> bytes:
+    """Everything written to a terminal that is closed on the other side."""
     text = b""
     try:
         while data := os.read(master, 65536):
@@ -118,8 +118,8 @@ def shown_on(master: int) -> bytes:
     return text
 
 
-def test_a_terminal_gets_an_aligned_table(home: Path) -> None:
-    user = User(home)
+def test_servers_list_on_terminal_is_aligned(home: Path) -> None:
+    user = User(home).prepare()
     assert user.run("servers", "add", "one", "--url", "http://127.0.0.1:9/v1", "--model", "a").returncode == 0
     assert user.run("servers", "add", "number-two", "--url", "http://127.0.0.1:9/v1").returncode == 0
     master, slave = pty.openpty()
@@ -127,7 +127,7 @@ def test_a_terminal_gets_an_aligned_table(home: Path) -> None:
         listing = (*COMMAND, "servers", "list")
         subprocess.run(listing, stdout=slave, timeout=SECONDS, cwd=home, env=user.environment({}))
         os.close(slave)
-        lines = shown_on(master).decode().splitlines()
+        lines = terminal_output(master).decode().splitlines()
     finally:
         os.close(master)
     assert len(lines) == 3
@@ -135,8 +135,8 @@ def test_a_terminal_gets_an_aligned_table(home: Path) -> None:
     assert "\t" not in "".join(lines) and "\x1b" not in "".join(lines)
 
 
-def test_a_server_is_added_tested_and_removed(home: Path) -> None:
-    user = User(home)
+def test_servers_add_test_remove_succeed(home: Path) -> None:
+    user = User(home).prepare()
     key = "sk-canary-4711"
     words = ("--url", "http://127.0.0.1:9/v1", "--api-key-stdin", "--weight", "2")
     added = user.run("servers", "add", "main", *words, "--json", stdin=key + "\n")
@@ -158,30 +158,30 @@ def test_a_server_is_added_tested_and_removed(home: Path) -> None:
     )
 
 
-def test_a_server_key_that_is_promised_must_come(home: Path) -> None:
-    user = User(home)
+def test_servers_add_without_key_on_stdin_fails(home: Path) -> None:
+    user = User(home).prepare()
     words = ("servers", "add", "main", "--url", "http://127.0.0.1:9/v1", "--api-key-stdin")
     for nothing in ("", "\n", "  \nsecond line"):
         done = user.run(*words, stdin=nothing)
         assert (done.returncode, done.stdout) == (exits.USAGE, "")
-        assert done.stderr.startswith("error: there is no key on standard input\nhelp: ")
-    assert not user.state_dir.exists(), "nothing was asked of the store"
+        assert done.stderr.startswith("error: standard input contains no key\nhelp: ")
+    assert user.rows("SELECT name FROM servers") == []
 
 
-def test_a_server_of_the_configuration_keeps_its_name(home: Path) -> None:
-    user = User(home)
+def test_servers_add_name_of_configuration_conflicts(home: Path) -> None:
+    user = User(home).prepare()
     (home / "gateway.toml").write_text('[[servers]]\nname = "demo"\ndialect = "demo"\n')
     done = user.run("servers", "add", "demo", "--url", "http://127.0.0.1:9/v1")
     assert (done.returncode, done.stdout) == (exits.CONFLICT, "")
     assert done.stderr.splitlines() == [
         "error: The configuration has a server named demo already.",
-        "help: choose another name; those taken: bluesminds servers list",
+        "help: choose another name; list the used ones: bluesminds servers list",
     ]
     assert user.rows("SELECT name FROM servers") == []
 
 
-def test_a_server_sealed_with_another_master_key_is_shown_as_such(home: Path) -> None:
-    user = User(home)
+def test_servers_list_other_master_key_shows_problem(home: Path) -> None:
+    user = User(home).prepare()
     words = ("--url", "http://127.0.0.1:9/v1")
     assert user.run("servers", "add", "sealed", *words, "--api-key-stdin", stdin="sk-1").returncode == 0
     assert user.run("servers", "add", "open", *words).returncode == 0
@@ -190,7 +190,7 @@ def test_a_server_sealed_with_another_master_key_is_shown_as_such(home: Path) ->
         database.execute("UPDATE servers SET sealed_api_key = ? WHERE name = 'sealed'", (sealed,))
         database.commit()
     listed = json.loads(user.run("servers", "list", "--json").stdout)["data"]
-    problems = {row["name"]: row["problem"] for row in listed}
+    problems = {row["name"]: row["last_error"] for row in listed}
     assert problems["open"] is None
     assert problems["sealed"].startswith("its key was sealed with another master key")
     tested = user.run("servers", "test", "sealed")
@@ -200,7 +200,8 @@ def test_a_server_sealed_with_another_master_key_is_shown_as_such(home: Path) ->
         gateway.wait_for('"event":"server_locked"')
         ready = httpx.get(f"{gateway.url}/ready", trust_env=False).json()
         assert (
-            ready["checks"]["servers"] == "no usable server; 1 with an API key sealed by another master key"
+            ready["checks"]["servers"]
+            == "no usable server; 1 down: open; 1 with an API key sealed by another master key"
         )
         assert user.run("servers", "remove", "sealed").returncode == 0
         assert gateway.stop() == 0
@@ -212,32 +213,32 @@ def test_a_server_sealed_with_another_master_key_is_shown_as_such(home: Path) ->
         (("keys", "create", ""), "name must be 1 to 100 characters without control characters."),
         (("keys", "create", "a\x1b[2J"), "name must be 1 to 100 characters without control characters."),
         (("keys", "create", "a\u202eb"), "name must be 1 to 100 characters without control characters."),
-        (("keys", "revoke", ""), "'' is not the id of a key"),
-        (("keys", "revoke", "../users"), "'../users' is not the id of a key"),
-        (("servers", "remove", "../keys"), "'../keys' is not the name of a server"),
-        (("servers", "test", ".."), "'..' is not the name of a server"),
-        (("servers", "test", "a\x1b[2J"), "'a\\x1b[2J' is not the name of a server"),
+        (("keys", "revoke", ""), "'' is not a key id"),
+        (("keys", "revoke", "../users"), "'../users' is not a key id"),
+        (("servers", "remove", "../keys"), "'../keys' is not a server name"),
+        (("servers", "test", ".."), "'..' is not a server name"),
+        (("servers", "test", "a\x1b[2J"), "'a\\x1b[2J' is not a server name"),
         (
             ("servers", "add", "UPPER", "--url", "http://127.0.0.1:9"),
             'name must be 1 to 64 of a-z, 0-9, "-", "_" and ".", not "." first.',
         ),
     ],
 )
-def test_a_wrong_name_is_told_by_its_rule(home: Path, words: tuple[str, ...], error: str) -> None:
-    done = User(home).run(*words)
+def test_command_wrong_name_reports_rule(home: Path, words: tuple[str, ...], error: str) -> None:
+    done = User(home).prepare().run(*words)
     assert (done.returncode, done.stdout) == (exits.USAGE, "")
     assert done.stderr.splitlines()[0] == f"error: {error}"
     assert "\x1b" not in done.stderr
 
 
-def test_a_server_needs_an_address_that_can_be_one(home: Path) -> None:
-    done = User(home).run("servers", "add", "main", "--url", "ftp://example.com")
+def test_servers_add_wrong_url_scheme_fails(home: Path) -> None:
+    done = User(home).prepare().run("servers", "add", "main", "--url", "ftp://example.com")
     assert done.returncode == exits.USAGE
     assert done.stderr.startswith("error: ")
 
 
-def test_a_user_is_made_with_a_password_from_standard_input(home: Path) -> None:
-    user = User(home)
+def test_users_create_reads_password_from_stdin(home: Path) -> None:
+    user = User(home).prepare()
     password = "correct horse battery"
     words = ("users", "create", "--email", "ada@example.com", "--role", "admin")
     assert user.run(*words, stdin="short\n").returncode == exits.USAGE
@@ -250,11 +251,37 @@ def test_a_user_is_made_with_a_password_from_standard_input(home: Path) -> None:
     assert password not in made.stdout + made.stderr + again.stderr + listed.stdout
 
 
-def test_a_name_cannot_move_the_cursor(home: Path) -> None:
-    user = User(home)
+def test_keys_list_control_characters_are_replaced(home: Path) -> None:
+    user = User(home).prepare()
     assert user.run("keys", "create", "old").returncode == 0
     with closing(sqlite3.connect(user.database)) as database:
         database.execute("UPDATE api_keys SET name = ?", ("a\x1b[2J\tb",))
         database.commit()
     row = user.run("keys", "list").stdout.splitlines()[1]
     assert row.split("\t")[1] == "a\ufffd[2J\ufffdb"
+
+
+def test_version_option_prints_version(home: Path) -> None:
+    assert CliRunner().invoke(cli, ["--version"]).output == f"bluesminds {__version__}\n"
+
+
+def test_servers_set_changes_only_given_options(home: Path) -> None:
+    user = User(home).prepare()
+    words = ("--url", "http://127.0.0.1:9/v1", "--model", "m", "--api-key-stdin")
+    assert user.call("servers", "add", "main", *words, stdin="sk-1\n").returncode == 0
+    ((before,),) = user.rows("SELECT sealed_api_key FROM servers")
+    changed = user.call("servers", "set", "main", "--weight", "3", "--model", "any", "--json")
+    row = json.loads(changed.stdout)
+    assert (row["weight"], row["models"], row["has_api_key"]) == (3, [], True)
+    assert (row["url"], row["origin"]) == ("http://127.0.0.1:9/v1", "database")
+    assert user.rows("SELECT sealed_api_key FROM servers") == [(before,)]
+    assert user.call("servers", "set", "main", "--api-key-stdin", stdin="sk-2\n").stdout == "changed main\n"
+    assert user.rows("SELECT sealed_api_key FROM servers") != [(before,)]
+    assert user.call("servers", "set", "main").returncode == exits.USAGE
+    assert user.call("servers", "set", "main", "--url", "ftp://x").returncode == exits.USAGE
+    assert user.call("servers", "set", "other", "--weight", "1").returncode == exits.NOT_FOUND
+
+
+def test_usage_by_user_succeeds(home: Path) -> None:
+    done = User(home).prepare().call("usage", "show", "--by", "user")
+    assert (done.returncode, done.stdout.split("\t")[0]) == (0, "user")

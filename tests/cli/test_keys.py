@@ -1,7 +1,8 @@
-"""The key commands: every rule can be given, shown, changed and taken away."""
+"""`bluesminds keys`: every restriction can be set, shown, changed and removed."""
 
 import json
 import re
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,9 @@ def answer(user: User, *words: str) -> Any:
     return json.loads(done.stdout)
 
 
-def test_every_rule_is_given_changed_and_taken_away(home: Path) -> None:
-    user = User(home)
+def test_keys_restrictions_are_set_changed_and_removed(home: Path) -> None:
+    user = User(home).prepare()
+    (home / "gateway.toml").write_text('[[prices]]\nmodel = "m"\ninput_usd = 1\noutput_usd = 1\n')
     made = answer(user, "create", "ci", *ALL)
     assert {name: made[name] for name in RULES} == RULES
     key_id = made["id"]
@@ -83,15 +85,15 @@ def test_every_rule_is_given_changed_and_taken_away(home: Path) -> None:
     assert answer(user, "set", key_id, *words) == changed | BARE
     told = user.call("keys", "show", key_id).stdout
     assert not {"scopes", "metadata"} & {line.partition("\t")[0] for line in told.splitlines()}, (
-        "nothing to show"
+        "unset fields are not shown"
     )
 
 
-def test_rotation_shows_the_new_form_once_and_ends_the_old(home: Path) -> None:
-    user = User(home)
+def test_keys_rotate_prints_new_secret_and_keeps_key(home: Path) -> None:
+    user = User(home).prepare()
     made = answer(user, "create", "ci", "--rpm", "5")
     forms = [made.pop("key")]
-    for overlap in (("--overlap", "60"), ()):
+    for overlap in (("--overlap", "1h30m"), ()):
         done = user.call("keys", "rotate", made["id"], *overlap)
         assert re.fullmatch(r"bm_[0-9A-Za-z]{36}\n", done.stdout)
         forms.append(done.stdout.strip())
@@ -107,21 +109,41 @@ def test_rotation_shows_the_new_form_once_and_ends_the_old(home: Path) -> None:
     assert [row["id"] for row in answer(user, "list")["data"]] == [made["id"]]
 
 
-def test_an_overlap_is_cut_short(home: Path) -> None:
-    user = User(home)
+def test_keys_end_previous_ends_overlap(home: Path) -> None:
+    user = User(home).prepare()
     key_id = answer(user, "create", "ci")["id"]
     answer(user, "rotate", key_id, "--overlap", "60")
-    assert (
-        user.call("keys", "end-previous", key_id).stdout
-        == f"only the current secret of {key_id} is accepted now\n"
-    )
+    assert user.call("keys", "end-previous", key_id).stdout == f"revoked the previous secret of {key_id}\n"
     assert answer(user, "show", key_id)["previous_until"] is None
     answer(user, "rotate", key_id, "--overlap", "60")
     assert answer(user, "end-previous", key_id) == {"id": key_id, "previous_until": None}
 
 
-def test_keys_of_an_account(home: Path) -> None:
-    user = User(home)
+def test_keys_create_expires_duration_counts_from_now(home: Path) -> None:
+    user = User(home).prepare()
+    made = answer(user, "create", "ci", "--expires", "7d")
+    created, expires = (datetime.fromisoformat(made[name]) for name in ("created_at", "expires_at"))
+    assert timedelta(days=6) < expires - created <= timedelta(days=7)
+
+
+def test_keys_create_budget_without_prices_warns(home: Path) -> None:
+    user = User(home).prepare()
+    done = user.call("keys", "create", "ci", "--usd-per-day", "5")
+    assert done.returncode == 0
+    assert "warning: no model has a price, so nothing with a limit in USD can use a model" in done.stderr
+    (home / "gateway.toml").write_text('[[prices]]\nmodel = "m"\ninput_usd = 1\noutput_usd = 1\n')
+    assert "warning" not in user.call("keys", "create", "ci", "--usd-per-day", "5").stderr
+
+
+def test_keys_rotate_wrong_overlap_is_refused(home: Path) -> None:
+    for text, error in (("soon", "a duration is written like 30s"), ("8d", "it must be at most 7d")):
+        done = User(home).call("keys", "rotate", NOWHERE, "--overlap", text)
+        assert done.returncode == exits.USAGE
+        assert error in done.stderr
+
+
+def test_keys_of_user_are_created_and_listed(home: Path) -> None:
+    user = User(home).prepare()
     words = ("users", "create", "--email", "ada@example.com", "--password-stdin")
     assert user.call(*words, stdin="correct horse battery\n").returncode == 0
     mine = answer(user, "create", "mine", "--user", "ada@example.com")
@@ -137,31 +159,39 @@ def test_keys_of_an_account(home: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "error"),
     [
-        (("set", NOWHERE), exits.USAGE, "there is nothing to set"),
+        (("set", NOWHERE), exits.USAGE, "no option was given"),
         (("set", NOWHERE, "--rpm", "5"), exits.NOT_FOUND, "There is no active key with this id."),
         (("show", NOWHERE), exits.NOT_FOUND, "There is no key with this id."),
-        (("show", "../users"), exits.USAGE, "'../users' is not the id of a key"),
+        (("show", "../users"), exits.USAGE, "'../users' is not a key id"),
         (("create", "a", "--metadata", "x"), exits.USAGE, "'x' is not NAME=VALUE"),
-        (("create", "a", "--rpm", "0"), exits.USAGE, "limits.rpm must be null (as the tier says)"),
-        (("create", "a", "--rpm", "many"), exits.USAGE, "rpm must be a whole number, or tier"),
+        (("create", "a", "--rpm", "0"), exits.USAGE, "--rpm must be a whole number of 1 or more, or"),
         (
-            ("create", "a", "--ip", "10.0.0.1/8"),
+            ("create", "a", "--rpm", "many"),
             exits.USAGE,
-            "allowed_ips is wrong: an entry has host bits set",
+            "--rpm must be a whole number of 1 or more, or",
         ),
+        (("create", "a", "--ip", "10.0.0.1/8"), exits.USAGE, "--ip is wrong: an entry has host bits set"),
         (
             ("create", "a", "--expires", "2020-01-01T00:00:00Z"),
             exits.USAGE,
-            "expires_at must be in the future",
+            "--expires must be in the future",
+        ),
+        (("create", "a", "--expires", "soon"), exits.USAGE, "--expires must be a duration such as 7d"),
+        (("create", "a", "--expires", "2030-01-31"), exits.USAGE, "--expires must be a duration such as 7d"),
+        (("create", "a", "--usd-total", "0"), exits.USAGE, "--usd-total must be an amount of USD above 0"),
+        (
+            ("create", "a", "--scope", "chat"),
+            exits.USAGE,
+            "--scope must be a list of chat",
         ),
         (
             ("create", "a", "--user", "ada@example.com"),
             exits.NOT_FOUND,
-            "There is no user with this address.",
+            "No user has this e-mail address.",
         ),
     ],
 )
-def test_what_is_wrong_is_told(home: Path, words: tuple[str, ...], code: int, error: str) -> None:
-    done = User(home).run("keys", *words)
+def test_keys_wrong_input_reports_error(home: Path, words: tuple[str, ...], code: int, error: str) -> None:
+    done = User(home).prepare().run("keys", *words)
     assert (done.returncode, done.stdout) == (code, "")
     assert done.stderr.startswith(f"error: {error}")

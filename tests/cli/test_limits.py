@@ -1,4 +1,4 @@
-"""`bluesminds limits`: what is in force, and changing it."""
+"""`bluesminds limits`: show and set."""
 
 import json
 from pathlib import Path
@@ -8,8 +8,8 @@ from tests.cli.test_users import ADA, make
 from tests.terminal import User
 
 
-def test_limits_are_shown_and_set(home: Path) -> None:
-    user = User(home)
+def test_limits_show_and_set_succeed(home: Path) -> None:
+    user = User(home).prepare()
     make(user, ADA, "--tier", "starter")
     first = json.loads(user.call("limits", "show", ADA, "--json").stdout)
     assert first["rpm"] == {"limit": 60, "origin": "tier", "used": 0}
@@ -18,7 +18,7 @@ def test_limits_are_shown_and_set(home: Path) -> None:
     assert after["rpm"] == {"limit": 7, "origin": "user", "used": 0}
     assert after["usd_per_month"] == {"limit": "12.5", "origin": "user", "used": "0"}
     table = user.call("limits", "show", ADA).stdout.splitlines()
-    assert table[:2] == ["name\tlimit\tused\tof", "rpm\t7\t0\tuser"]
+    assert table[:2] == ["name\tlimit\tused\tfrom", "rpm\t7\t0\tuser"]
     back = json.loads(user.call("limits", "set", ADA, "--rpm", "tier", "--json").stdout)
     assert (back["rpm"]["limit"], back["usd_per_month"]["limit"]) == (60, "12.5")
     tiers = json.loads(user.call("limits", "tiers", "--json").stdout)["data"]
@@ -30,8 +30,8 @@ def test_limits_are_shown_and_set(home: Path) -> None:
     ]
 
 
-def test_what_cannot_be_a_limit_is_refused(home: Path) -> None:
-    user = User(home)
+def test_limits_wrong_input_is_refused(home: Path) -> None:
+    user = User(home).prepare()
     make(user)
     for words in (
         ["set", ADA],

@@ -1,4 +1,4 @@
-"""When a command cannot do its work: one error line, one help line, the right exit code, no traceback."""
+"""Failing commands print one error line, one help line and no traceback, and have the right exit code."""
 
 import errno
 import socket
@@ -18,7 +18,7 @@ from bluesminds.app.listeners import CannotListen
 from bluesminds.app.state_dir import BadState
 from bluesminds.cli import exits
 from bluesminds.cli.app import Commands
-from bluesminds.cli.failures import EXPECTED, failure, only
+from bluesminds.cli.failures import EXPECTED, failure, unwrap
 from bluesminds.config import load
 from tests.terminal import SECONDS, User
 
@@ -42,13 +42,13 @@ def refused(done: subprocess.CompletedProcess[str], code: int) -> tuple[str, str
 
 
 @pytest.mark.parametrize("words", [("serve", "--port", "0"), ("keys", "list")], ids=" ".join)
-def test_a_wrong_configuration(home: Path, words: tuple[str, ...]) -> None:
+def test_command_wrong_configuration_fails(home: Path, words: tuple[str, ...]) -> None:
     config = write(home, "[server]\nprot = 1\n")
     error, remedy = refused(User(home).run(*words, *config), exits.CONFIG_INVALID)
     assert (error, remedy) == ('unknown key "prot" in [server] (my.toml:2)', 'did you mean "port"?')
 
 
-def test_a_port_in_use(home: Path) -> None:
+def test_serve_port_in_use_fails(home: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         error, remedy = refused(User(home).run("serve", "--port", str(port)), exits.CONFLICT)
@@ -56,7 +56,7 @@ def test_a_port_in_use(home: Path) -> None:
     assert "--port" in remedy
 
 
-def test_a_certificate_that_is_none(home: Path) -> None:
+def test_serve_invalid_certificate_fails(home: Path) -> None:
     (home / "cert.pem").write_text("no certificate")
     config = write(home, '[server]\ntls_cert = "cert.pem"\ntls_key = "cert.pem"\n')
     error, remedy = refused(User(home).run("serve", *config), exits.CONFIG_INVALID)
@@ -64,38 +64,37 @@ def test_a_certificate_that_is_none(home: Path) -> None:
     assert "PEM" in remedy
 
 
-def test_an_address_of_another_machine(home: Path) -> None:
+def test_serve_foreign_address_fails(home: Path) -> None:
     error, remedy = refused(User(home).run("serve", "--host", "192.0.2.1"), exits.CONFIG_INVALID)
     assert error.startswith("cannot listen on 192.0.2.1:3000: ")
     assert "--host" in remedy
 
 
-@pytest.mark.parametrize("words", [("serve", "--port", "0"), ("keys", "list")], ids=" ".join)
-def test_a_state_directory_that_cannot_be(home: Path, words: tuple[str, ...]) -> None:
+def test_serve_unusable_state_dir_fails(home: Path) -> None:
     config = write(home, 'state_dir = "/dev/null/here"\n')
-    error, remedy = refused(User(home).run(*words, *config), exits.UNAVAILABLE)
+    error, remedy = refused(User(home).run("serve", "--port", "0", *config), exits.UNAVAILABLE)
     assert error == "/dev/null/here cannot be used: Not a directory"
     assert "state_dir" in remedy
 
 
-def test_a_state_directory_that_is_too_deep_for_a_socket(home: Path) -> None:
+def test_serve_state_dir_too_long_for_socket_fails(home: Path) -> None:
     config = write(home, f'state_dir = "{home}/{"d" * 120}"\n')
     error, _ = refused(User(home).run("serve", "--port", "0", *config), exits.CONFIG_INVALID)
     assert "too long for a Unix socket" in error
 
 
 @pytest.mark.parametrize("words", [("serve", "--port", "0"), ("keys", "list")], ids=" ".join)
-def test_a_postgres_that_is_not_there(home: Path, words: tuple[str, ...]) -> None:
+def test_command_unreachable_postgres_fails(home: Path, words: tuple[str, ...]) -> None:
+    User(home).prepare()  # the state directory of an earlier run
     config = write(home, f'[storage]\nurl = "postgresql://u:{PASSWORD}@127.0.0.1:9/x"\n')
     error, remedy = refused(User(home).run(*words, *config), exits.UNAVAILABLE)
-    assert "cannot be reached" in error
+    assert "not reachable" in error
     assert remedy == "check storage.url and that the database runs"
     assert PASSWORD not in error + remedy
 
 
-def test_a_database_from_the_future(home: Path) -> None:
-    user = User(home)
-    assert user.run("keys", "list").returncode == 0
+def test_serve_newer_schema_fails(home: Path) -> None:
+    user = User(home).prepare()
     with closing(sqlite3.connect(user.database)) as database:
         database.execute("INSERT INTO schema_migrations VALUES (9999, 'x', 'y')")
         database.commit()
@@ -104,16 +103,16 @@ def test_a_database_from_the_future(home: Path) -> None:
     assert "docs/operate.md" in remedy
 
 
-def test_a_file_that_is_no_database(home: Path) -> None:
+def test_command_invalid_database_file_fails(home: Path) -> None:
     (home / "my.db").write_bytes(b"no database" * 1000)
     config = write(home, f'[storage]\nurl = "sqlite:///{home}/my.db"\n')
     error, _ = refused(User(home).run("keys", "list", *config), exits.UNAVAILABLE)
     assert error == "the database file is damaged: file is not a database"
 
 
-def test_the_demo_server_is_only_there_while_the_gateway_runs(home: Path) -> None:
+def test_servers_test_demo_without_gateway_fails(home: Path) -> None:
     config = write(home, '[[servers]]\nname = "demo"\ndialect = "demo"\n')
-    done = User(home).run("servers", "test", "demo", *config)
+    done = User(home).prepare("my.toml").run("servers", "test", "demo", *config)
     assert done.returncode == exits.UNAVAILABLE
     assert done.stderr == "error: The demo server runs inside a running gateway only.\n"
 
@@ -129,8 +128,8 @@ def test_the_demo_server_is_only_there_while_the_gateway_runs(home: Path) -> Non
         (BaseExceptionGroup("", [KeyboardInterrupt(), ValueError()]), exits.INTERRUPTED),
     ],
 )
-def test_each_kind_of_failure_has_its_code(problem: BaseException, code: int) -> None:
-    assert failure(only(problem), load(None, {}, {})).exit_code == code
+def test_failure_each_kind_has_its_code(problem: BaseException, code: int) -> None:
+    assert failure(unwrap(problem), load(None, {}, {})).exit_code == code
 
 
 @pytest.mark.parametrize(
@@ -144,35 +143,35 @@ def test_each_kind_of_failure_has_its_code(problem: BaseException, code: int) ->
     ],
     ids=str,
 )
-def test_a_fault_of_ours_is_not_dressed_up(fault: Exception) -> None:
+def test_failure_unexpected_error_is_raised_again(fault: Exception) -> None:
     assert not isinstance(fault, EXPECTED)
     with pytest.raises(type(fault)):
-        failure(only(fault), load(None, {}, {}))
+        failure(unwrap(fault), load(None, {}, {}))
 
 
-def test_a_name_that_can_be_no_machine_s(home: Path) -> None:
+def test_serve_invalid_host_name_fails(home: Path) -> None:
     error, _ = refused(User(home).run("serve", "--host", "x" * 100), exits.CONFIG_INVALID)
     assert error.endswith(": this is not a valid host name")
 
 
 @pytest.mark.parametrize("words", [("serve", "--port", "0"), ("keys", "list")], ids=" ".join)
-def test_a_database_url_without_a_file(home: Path, words: tuple[str, ...]) -> None:
+def test_command_database_url_without_file_fails(home: Path, words: tuple[str, ...]) -> None:
     config = write(home, '[storage]\nurl = "sqlite:///"\n')
     error, remedy = refused(User(home).run(*words, *config), exits.CONFIG_INVALID)
     assert error.startswith("url in [storage] cannot be used: ")
     assert "sqlite:///absolute/path.db" in remedy
 
 
-def test_something_else_where_the_local_socket_goes(home: Path) -> None:
+def test_serve_blocked_socket_path_fails(home: Path) -> None:
     user = User(home)
     (user.state_dir / "admin.sock").mkdir(parents=True)
     error, remedy = refused(user.run("serve", "--port", "0"), exits.CONFLICT)
     assert error == f"cannot listen on {user.state_dir}/admin.sock: the path exists and is not a socket"
-    assert "out of the way" in remedy
+    assert "existing file" in remedy
 
 
-def test_inherited_sockets_must_listen(home: Path) -> None:
-    """What a service manager passes for ListenDatagram= or Accept=yes: refused before READY=1."""
+def test_serve_inherited_datagram_socket_fails(home: Path) -> None:
+    """As a service manager passes for ListenDatagram= or Accept=yes; it fails before READY=1."""
     with (
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams,
@@ -196,7 +195,7 @@ os.execv(sys.executable, [sys.executable, "-m", "bluesminds", "serve"])"""
         error, remedy = refused(done, exits.CONFIG_INVALID)
         with pytest.raises(BlockingIOError):
             manager.recv(100)
-    assert error == "the inherited socket 3 is not a stream socket that listens"
+    assert error == "the inherited socket 3 is not a listening stream socket"
     assert "ListenStream=" in remedy
 
 
@@ -225,8 +224,8 @@ main()
     [("import", "bluesminds.cli.app"), ("open", "bluesminds.db"), ("sqlite3.connect", "")],
     ids=["loading", "opening", "connecting"],
 )
-def test_ctrl_c_ends_a_command_with_one_line(home: Path, moment: tuple[str, str]) -> None:
-    done = User(home).run("keys", "list", launcher=(sys.executable, "-c", INTERRUPTED, *moment))
+def test_command_ctrl_c_prints_one_line(home: Path, moment: tuple[str, str]) -> None:
+    done = User(home).prepare().run("keys", "list", launcher=(sys.executable, "-c", INTERRUPTED, *moment))
     assert (done.returncode, done.stdout, done.stderr) == (exits.INTERRUPTED, "", "error: interrupted\n")
 
 

@@ -31,7 +31,7 @@ def write(tmp_path: Path) -> Write:
     return write
 
 
-def test_without_any_source_every_value_is_the_default(tmp_path: Path) -> None:
+def test_load_without_sources_gives_defaults(tmp_path: Path) -> None:
     loaded = load(None, {"STATE_DIRECTORY": f"{tmp_path}:/elsewhere"}, {})
     assert loaded.settings == Settings(state_dir=tmp_path)
     assert str(loaded.origins["state_dir"]) == "env STATE_DIRECTORY"
@@ -40,7 +40,7 @@ def test_without_any_source_every_value_is_the_default(tmp_path: Path) -> None:
     assert load(None, {}, {}).settings.state_dir.parts[-1] == "bluesminds"
 
 
-def test_every_setting_has_an_origin(write: Write) -> None:
+def test_load_records_origin_of_every_setting(write: Write) -> None:
     names = set(fields_in("")) | {f"{name}.{key}" for name in sections() for key in fields_in(name)}
     names |= {f"servers.main.{key}" for key in fields_in("servers")}
     assert set(load(write(MAIN), {}, {}).origins) == names
@@ -57,7 +57,9 @@ PRECEDENCE = [
 
 
 @pytest.mark.parametrize(("sources", "port", "origin"), PRECEDENCE)
-def test_the_strongest_source_wins(write: Write, sources: frozenset[str], port: int, origin: str) -> None:
+def test_load_several_sources_highest_precedence_wins(
+    write: Write, sources: frozenset[str], port: int, origin: str
+) -> None:
     path = write("[server]\nport = 3\n" if "file" in sources else "")
     environ = {PORT: "2" if "environment" in sources else ""}
     loaded = load(path, environ, {"server.port": 1 if "flag" in sources else None})
@@ -65,7 +67,7 @@ def test_the_strongest_source_wins(write: Write, sources: frozenset[str], port: 
     assert str(loaded.origins["server.port"]).removeprefix(f"{path.parent}/") == origin
 
 
-def test_a_credential_beats_the_file_and_loses_to_a_variable(write: Write, tmp_path: Path) -> None:
+def test_load_credential_overrides_file_but_not_variable(write: Write, tmp_path: Path) -> None:
     credentials = tmp_path / "credentials"
     credentials.mkdir()
     (credentials / "keys.pepper").write_text("from-the-credential\n")
@@ -80,7 +82,7 @@ def test_a_credential_beats_the_file_and_loses_to_a_variable(write: Write, tmp_p
     assert loaded.settings.keys.pepper == Secret("from-the-variable")
 
 
-def test_credentials_that_name_no_secret_are_pointed_out(write: Write, tmp_path: Path) -> None:
+def test_load_unknown_credential_warns(write: Write, tmp_path: Path) -> None:
     credentials = tmp_path / "credentials"
     credentials.mkdir()
     for name in ("keys.peper", "server.port", "unrelated", "servers.x"):
@@ -93,7 +95,7 @@ def test_credentials_that_name_no_secret_are_pointed_out(write: Write, tmp_path:
     ]
 
 
-def test_text_from_the_environment_is_read_by_the_type_of_the_setting(write: Write) -> None:
+def test_load_variable_is_parsed_by_setting_type(write: Write) -> None:
     environ = {
         "BLUESMINDS__STATE_DIR": "relative/dir",
         "BLUESMINDS__SERVER__HTTP2": "False",
@@ -114,7 +116,16 @@ def test_text_from_the_environment_is_read_by_the_type_of_the_setting(write: Wri
     assert load(write(MAIN), environ, {}).settings.servers[0].models == ("x,y",)
 
 
-def test_servers_are_addressed_and_made_by_name(write: Write) -> None:
+def test_load_duration_text_is_converted_to_seconds(write: Write) -> None:
+    environ = {"BLUESMINDS__UPSTREAM__TOTAL_TIMEOUT": "1h30m", "BLUESMINDS__UPSTREAM__POOL_TIMEOUT": "2.5"}
+    loaded = load(write('[server]\nidle_timeout = "90s"\n[accounts]\nsession_idle = "7d"\n'), environ, {})
+    assert loaded.settings.server.idle_timeout == 90.0
+    assert loaded.settings.accounts.session_idle == 7 * 86_400.0
+    assert loaded.settings.upstream.total_timeout == 5_400.0
+    assert loaded.settings.upstream.pool_timeout == 2.5
+
+
+def test_load_server_variables_change_and_add_servers(write: Write) -> None:
     text = '[[servers]]\nname = "my-srv.eu"\nurl = "http://a"\n'
     environ = {
         "BLUESMINDS__SERVERS__MY_SRV_EU__API_KEY": "k1",
@@ -129,12 +140,12 @@ def test_servers_are_addressed_and_made_by_name(write: Write) -> None:
     assert str(loaded.origins["servers.new_one.url"]) == "env BLUESMINDS__SERVERS__NEW_ONE__URL"
 
 
-def test_one_variable_can_replace_all_servers(write: Write) -> None:
+def test_load_servers_variable_replaces_all_servers(write: Write) -> None:
     environ = {"BLUESMINDS__SERVERS": json.dumps([{"name": "only", "dialect": "demo"}])}
     assert load(write(MAIN), environ, {}).settings.servers == (ServerSettings(name="only", dialect="demo"),)
 
 
-def test_relative_paths_start_where_they_were_written(write: Write, tmp_path: Path) -> None:
+def test_load_relative_path_starts_at_its_file(write: Write, tmp_path: Path) -> None:
     (tmp_path / "pepper").write_text("kept-beside-the-file\r\n")
     path = write('state_dir = "data"\n[keys]\npepper = {file="pepper"}\n')
     loaded = load(path, {}, {})
@@ -144,12 +155,14 @@ def test_relative_paths_start_where_they_were_written(write: Write, tmp_path: Pa
     assert load(path, {}, {"state_dir": Path("here")}).settings.state_dir == Path("here")
 
 
-def test_a_flag_nobody_knows_is_a_mistake_of_the_caller() -> None:
+def test_load_unknown_flag_raises_key_error() -> None:
     with pytest.raises(KeyError):
         load(None, {}, {"server.prot": 1})
 
 
-def test_finding_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find_file_prefers_variable_then_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert find_file({"BLUESMINDS_CONFIG": "/named.toml"}) == Path("/named.toml")
     assert find_file({}) in (None, Path("/etc/bluesminds/gateway.toml"))
@@ -157,10 +170,10 @@ def test_finding_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert find_file({}) == Path("gateway.toml")
 
 
-def test_the_address_of_a_demo_server_is_only_a_warning(write: Write) -> None:
+def test_load_demo_server_with_url_warns(write: Write) -> None:
     loaded = load(write(MAIN + 'dialect = "demo"\n'), {}, {})
     assert [warning.message for warning in loaded.warnings] == [
-        'url in [[servers]] "main" is not used: the demo dialect answers by itself'
+        'url in [[servers]] "main" is ignored: the demo server is built in'
     ]
 
 
@@ -178,9 +191,7 @@ NAMES = sorted(
     st.dictionaries(st.sampled_from(NAMES), st.text(st.characters(exclude_categories=["Cs"])), max_size=3),
     JSONISH,
 )
-def test_whatever_the_environment_holds_it_loads_or_is_refused(
-    texts: dict[str, str], servers: object
-) -> None:
+def test_load_any_environment_loads_or_is_refused(texts: dict[str, str], servers: object) -> None:
     environ = {f"BLUESMINDS__{name.upper()}": text for name, text in texts.items()}
     environ |= {f"BLUESMINDS__SERVER__{name.upper()}": text for name, text in texts.items()}
     environ |= {f"BLUESMINDS__SERVERS__X__{name.upper()}": text for name, text in texts.items()}
@@ -194,7 +205,7 @@ def test_whatever_the_environment_holds_it_loads_or_is_refused(
         assert isinstance(loaded, Loaded)
 
 
-def test_settings_are_frozen(tmp_path: Path) -> None:
+def test_settings_assignment_raises(tmp_path: Path) -> None:
     settings = Settings(state_dir=tmp_path)
     with pytest.raises(AttributeError):
         settings.server.port = 1  # type: ignore[misc]
@@ -202,37 +213,63 @@ def test_settings_are_frozen(tmp_path: Path) -> None:
         msgspec.convert({"state_dir": tmp_path, "x": 1}, Settings)
 
 
-def test_loading_needs_no_event_loop() -> None:
+def test_config_import_loads_no_event_loop() -> None:
     heavy = ("asyncio", "trio", "quart", "httpx")
     code = f"import sys, bluesminds.config; print([name for name in {heavy} if name in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     assert run.stdout == "[]\n"
 
 
-def test_signing_up_without_a_mail_server_is_pointed_out(tmp_path: Path) -> None:
+def test_load_open_signup_without_mail_warns(tmp_path: Path) -> None:
     path = tmp_path / "gateway.toml"
     path.write_text('[accounts]\nsignup = "open"\n')
     (warning,) = load(path, {}, {}).warnings
-    assert warning.message == 'signup in [accounts] is "open", but no mail is sent'
+    assert warning.message == 'signup in [accounts] is "open", but no mail server is configured'
     mail = '[accounts]\nsignup = "open"\n[mail]\nhost = "h"\nsender = "a@b.cc"\n'
     path.write_text(mail)
     (warning,) = load(path, {}, {}).warnings
-    assert warning.message == "mail is sent, but public_url in [server] is not set", "its links lead nowhere"
+    assert warning.message == "[mail] is configured, but public_url in [server] is not set"
     path.write_text(mail + '[server]\npublic_url = "https://ai.example.com"\n')
     assert load(path, {}, {}).warnings == ()
 
 
-def test_trusting_every_address_is_pointed_out(tmp_path: Path) -> None:
+def test_load_trusting_every_address_warns(tmp_path: Path) -> None:
     path = tmp_path / "gateway.toml"
     for trusted in ("0.0.0.0/0", "::/0", "::ffff:0:0/96"):
         path.write_text(f'[server]\ntrusted_proxies = ["127.0.0.1", "{trusted}"]\n')
         (warning,) = load(path, {}, {}).warnings
-        assert warning.message.startswith("trusted_proxies in [server] has every address")
+        assert warning.message.startswith("trusted_proxies in [server] contains every address")
     path.write_text('[server]\ntrusted_proxies = ["10.0.0.0/8", "::1"]\n')
     assert load(path, {}, {}).warnings == ()
 
 
-def test_tiers_may_be_as_large_as_limits_of_one_account(write: Write) -> None:
+@pytest.mark.parametrize(
+    ("url", "warning"),
+    [
+        ("https://api.openai.com", "has no path, but most servers have their API under /v1"),
+        ("https://api.openai.com/", "has no path, but most servers have their API under /v1"),
+        (
+            "https://api.openai.com/v1/chat/completions",
+            "ends in /chat/completions, but the gateway adds the endpoint itself",
+        ),
+        ("https://api.openai.com/v1/models/", "ends in /models, but the gateway adds the endpoint itself"),
+        ("https://api.openai.com/v1", None),
+    ],
+)
+def test_load_url_that_is_no_base_url_warns(write: Write, url: str, warning: str | None) -> None:
+    found = load(write(f'[[servers]]\nname = "a"\nurl = "{url}"\n'), {}, {}).warnings
+    assert [one.message for one in found] == ([f'url in [[servers]] "a" {warning}'] if warning else [])
+
+
+def test_load_money_as_number_is_exact(write: Write) -> None:
+    text = '[[prices]]\nmodel = "m"\ninput_usd = 0.000001\noutput_usd = 10\n[tiers.pro]\nusd_per_day = 12.5\n'
+    settings = load(write(text), {}, {}).settings
+    (price,) = settings.prices
+    assert (price.input_usd, price.output_usd) == ("0.000001", "10")
+    assert settings.tiers.pro.usd_per_day == "12.5"
+
+
+def test_load_tier_accepts_largest_account_limits(write: Write) -> None:
     text = '[tiers.enterprise]\ntokens_per_month = 50_000_000_000\nusd_per_month = "2500000.5"\n'
     tier = load(write(text), {}, {}).settings.tiers.enterprise
     assert (tier.tokens_per_month, tier.usd_per_month) == (50_000_000_000, "2500000.5")

@@ -1,4 +1,4 @@
-"""Every mistake is named, placed and remedied; all come at once, and nothing makes loading crash."""
+"""Every error has a message, a location and a fix; all are reported at once, and loading never crashes."""
 
 import contextlib
 import tempfile
@@ -51,38 +51,77 @@ ONE_PROBLEM = [
         'did you mean "queue_rows" in [storage]?',
     ),
     (
-        '[[prices]]\nmodel = "m"\ninput_usd = 1.25\noutput_usd = "1"\n',
-        (
-            "prices must be tables with model, input_usd, output_usd, cached_input_usd, max_output_tokens;"
-            " amounts as text, not this list"
-        ),
+        '[[prices]]\nmodel = "m"\ninput_usd = 1.25\noutput_usd = "x"\n',
+        'output_usd in [[prices]] "m" must be an amount of USD below 100000, such as 12.5, not "x"',
+        4,
+        'write it like output_usd = "12.5"',
+    ),
+    (
+        '[[prices]]\nmodel = "m"\ninput_usd = -1\noutput_usd = 1\n',
+        'input_usd in [[prices]] "m" must be an amount of USD below 100000, such as 12.5, not -1',
+        3,
+        'write it like input_usd = "12.5"',
+    ),
+    (
+        '[[prices]]\nmodel = "m"\ninput_usd = 1\n',
+        'output_usd in [[prices]] "m" is missing',
         1,
-        'write it like prices = [{model="gpt-5", input_usd="1.25", output_usd="10"}]',
+        'add a line like output_usd = "12.5"',
+    ),
+    (
+        '[[prices]]\nmodel = "m"\ninput_usd = 1\noutput_us = 1\n',
+        '"output_us" in [[prices]] "m" is not a known key',
+        4,
+        'did you mean "output_usd"?',
+    ),
+    (
+        MAIN + 'api_key = "${OPENAI_API_KEY}"\n',
+        'api_key in [[servers]] "main" is a reference that is not supported',
+        4,
+        'write {env="OPENAI_API_KEY"} without quotes around it',
+    ),
+    (
+        MAIN + 'api_key = "os.environ/OPENAI_API_KEY"\n',
+        'api_key in [[servers]] "main" is a reference that is not supported',
+        4,
+        'write {env="OPENAI_API_KEY"} without quotes around it',
+    ),
+    (
+        MAIN + 'api_key = "env:KEY"\n',
+        'api_key in [[servers]] "main" is a reference that is not supported',
+        4,
+        'write {env="KEY"} without quotes around it',
+    ),
+    (
+        MAIN + 'api_key = "{{ secrets.key }}"\n',
+        'api_key in [[servers]] "main" is a reference that is not supported',
+        4,
+        'write {env="NAME"} without quotes around it',
     ),
     (
         "[tiers]\npro = 1\n",
         "pro in [tiers] must be one table",
         2,
-        "put the settings under a line that says [tiers.pro]",
+        "write the settings under [tiers.pro]",
     ),
     ("[tiers.fre]\nrpm = 1\n", 'unknown key "fre" in [tiers]', 1, 'did you mean "free"?'),
     ("[tiers.pro]\nrpn = 1\n", 'unknown key "rpn" in [tiers.pro]', 2, 'did you mean "rpm"?'),
     (
         '[limits]\ntime_zone = "Mars/Olympus"\n',
-        "time_zone in [limits] is no time zone known here",
+        "time_zone in [limits] is not a known time zone",
         2,
-        'name one of the IANA database: "Europe/Berlin", or "UTC"',
+        'use an IANA name such as "Europe/Berlin" or "UTC"',
     ),
-    ("tiers = 1\n", "tiers must be one table", 1, "put the settings under a line that says [tiers.free]"),
-    ("[keys]\nx = 4\n", 'unknown key "x" in [keys]', 2, "known here: pepper, cache_seconds"),
+    ("tiers = 1\n", "tiers must be one table", 1, "write the settings under [tiers.free]"),
+    ("[keys]\nx = 4\n", 'unknown key "x" in [keys]', 2, "known names: pepper, cache_seconds"),
     (MAIN + "\nmoddels = []\n", 'unknown key "moddels" in [[servers]]', 5, 'did you mean "models"?'),
-    ("server = 1\n", "server must be one table", 1, "put the settings under a line that says [server]"),
-    ("[[server]]\n", "server must be one table", 1, "put the settings under a line that says [server]"),
+    ("server = 1\n", "server must be one table", 1, "write the settings under [server]"),
+    ("[[server]]\n", "server must be one table", 1, "write the settings under [server]"),
     (
         "\n[servers]\n",
         "servers must be a list of tables",
         2,
-        "put the settings under a line that says [[servers]]",
+        "write the settings under [[servers]]",
     ),
     (
         '[server]\nport = "3000"\n',
@@ -98,7 +137,7 @@ ONE_PROBLEM = [
     ),
     (
         f"[server]\nport = 0x{'f' * 5000}\n",
-        "port in [server] must be a port number from 0 to 65535, not such a large number",
+        "port in [server] must be a port number from 0 to 65535, not a number this large",
         2,
         "write it like port = 3000",
     ),
@@ -110,7 +149,7 @@ ONE_PROBLEM = [
     ),
     (
         "[server]\nidle_timeout = nan\n",
-        "idle_timeout in [server] must be a number of seconds above 0, at most 86400, not nan",
+        'idle_timeout in [server] must be seconds above 0, at most 86400, or text like "30s", not nan',
         2,
         "write it like idle_timeout = 75.0",
     ),
@@ -136,11 +175,11 @@ ONE_PROBLEM = [
         '[server]\nport = {env="PORT"}\n',
         "port in [server] must be a port number from 0 to 65535, not a table",
         2,
-        "only secrets are read from elsewhere; any setting can be given by an environment variable",
+        "only secrets accept a reference; any setting can be set by an environment variable",
     ),
     (
         MAIN + "models = [1]\n",
-        'models in [[servers]] "main" must be a list of model names, not this list',
+        'models in [[servers]] "main" must be a list of model names, not a list',
         4,
         'write it like models = ["gpt-5", "gpt-5-mini"]',
     ),
@@ -151,12 +190,12 @@ ONE_PROBLEM = [
         2,
         'write it like name = "main"',
     ),
-    (MAIN + MAIN, 'two [[servers]] are called "main"', 5, "give each server a name of its own"),
+    (MAIN + MAIN, 'two [[servers]] are named "main"', 5, "give each server a unique name"),
     (
         '[[servers]]\nname = "a"\n',
         'url in [[servers]] "a" is missing',
         2,
-        'give it a url like "http://127.0.0.1:4000/v1", or correct its name',
+        'add url = "http://127.0.0.1:4000/v1", or correct the name',
     ),
     (
         MAIN + 'api_key = {env="NOPE"}\n',
@@ -168,11 +207,11 @@ ONE_PROBLEM = [
         MAIN + 'api_key = {file="/none"}\n',
         'api_key in [[servers]] "main" reads the file /none, which cannot be used: No such file or directory',
         4,
-        "put the secret alone into /none, readable by the gateway",
+        "write only the secret to /none and let the gateway read it",
     ),
     (
         MAIN + 'api_key = {cred="x"}\n',
-        'api_key in [[servers]] "main" reads the credential x, but there are none here',
+        'api_key in [[servers]] "main" reads the credential x, but the service has no credentials',
         4,
         "add LoadCredential=x:/path/to/file to the systemd unit",
     ),
@@ -190,9 +229,9 @@ ONE_PROBLEM = [
     ),
     (
         MAIN + 'api_key = "a\\nb"\n',
-        'api_key in [[servers]] "main" holds a line break or control character',
+        'api_key in [[servers]] "main" contains a line break or control character',
         4,
-        "keep nothing but the secret there",
+        "store only the secret there",
     ),
     (
         MAIN + 'api_key = "clé"\n',
@@ -204,11 +243,11 @@ ONE_PROBLEM = [
         '[keys]\npepper = "short"\n',
         "pepper in [keys] must have at least 16 characters",
         2,
-        "make one with: openssl rand -hex 32",
+        "generate one with: openssl rand -hex 32",
     ),
     (
         '[storage]\nurl = "mysql://x"\n',
-        "url in [storage] names no known database",
+        "url in [storage] is not a SQLite or PostgreSQL URL",
         2,
         "write sqlite:///absolute/path.db or postgresql://user:password@host/name",
     ),
@@ -249,23 +288,23 @@ ONE_PROBLEM = [
         "[server]\nproxy_protocol = true\n",
         "proxy_protocol in [server] needs trusted_proxies",
         2,
-        "list the addresses that the proxies connect from; connections of others will be refused",
+        "list the addresses your proxies connect from; other connections are refused",
     ),
     (
         '[upstream]\nca_file = "/nonexistent"\n',
         "ca_file in [upstream] cannot be used: /nonexistent",
         2,
-        "name a PEM file of certificates the gateway may read",
+        "name a readable PEM file with CA certificates",
     ),
     (
         '[mail]\nca_file = "/nonexistent"\n',
         "ca_file in [mail] cannot be used: /nonexistent",
         2,
-        "name a PEM file of certificates the gateway may read",
+        "name a readable PEM file with CA certificates",
     ),
     (
         '[accounts]\nadmin_emails = ["ada@example.com", "ada"]\n',
-        "admin_emails in [accounts] holds something that is no e-mail address",
+        "admin_emails in [accounts] contains an invalid e-mail address",
         2,
         'write it like admin_emails = ["ada@example.com"]',
     ),
@@ -277,9 +316,9 @@ ONE_PROBLEM = [
     ),
     (
         '[mail]\nsender = "Gateway <gateway@example.com>"\n',
-        "sender in [mail] is no e-mail address",
+        "sender in [mail] is not an e-mail address",
         2,
-        "write an address alone, without a name",
+        "write only the address, without a name",
     ),
     (
         '[mail]\nusername = "gateway"\n',
@@ -289,21 +328,36 @@ ONE_PROBLEM = [
     ),
     (
         '[mail]\nsecurity = "none"\nusername = "gateway"\npassword = "p"\n',
-        "password in [mail] would travel unencrypted",
+        "password in [mail] would be sent unencrypted",
         2,
         'set security = "starttls"',
     ),
     (
         "[accounts]\nsession_idle = 5\n",
-        "session_idle in [accounts] must be a number of seconds from 60 to 31622400, which is a year, not 5",
+        'session_idle in [accounts] must be seconds from 60 to 31622400 (a year), or text like "7d", not 5',
         2,
         "write it like session_idle = 604800.0",
+    ),
+    (
+        '[server]\nidle_timeout = "5 minutes"\n',
+        (
+            'idle_timeout in [server] must be seconds above 0, at most 86400, or text like "30s",'
+            ' not "5 minutes"'
+        ),
+        2,
+        "write it like idle_timeout = 75.0",
+    ),
+    (
+        '[server]\nidle_timeout = "2d"\n',
+        'idle_timeout in [server] must be seconds above 0, at most 86400, or text like "30s", not "2d"',
+        2,
+        "write it like idle_timeout = 75.0",
     ),
 ]
 
 
 @pytest.mark.parametrize(("text", "message", "line", "remedy"), ONE_PROBLEM)
-def test_a_mistake_in_the_file_is_named_placed_and_remedied(
+def test_load_wrong_file_reports_message_line_and_fix(
     write: Write, text: str, message: str, line: int, remedy: str
 ) -> None:
     path = write(text)
@@ -311,19 +365,19 @@ def test_a_mistake_in_the_file_is_named_placed_and_remedied(
 
 
 BAD_URLS = [
-    ("ftp://host", "is not an http or https address"),
-    ("host:80", "is not an http or https address"),
-    ("http://", "is not an http or https address"),
-    ("http://host:99999/", "is not an http or https address"),
-    ("http://[::1/", "is not an http or https address"),
-    ("http://ho st/", "is not an http or https address"),
-    ("http://user:pass@host/", "must not hold a user or password"),
-    ("http://host/v1?key=secret", 'must end before "?" and "#"'),
+    ("ftp://host", "is not an http or https URL"),
+    ("host:80", "is not an http or https URL"),
+    ("http://", "is not an http or https URL"),
+    ("http://host:99999/", "is not an http or https URL"),
+    ("http://[::1/", "is not an http or https URL"),
+    ("http://ho st/", "is not an http or https URL"),
+    ("http://user:pass@host/", "must not contain a user or password"),
+    ("http://host/v1?key=secret", 'must not contain "?" or "#"'),
 ]
 
 
 @pytest.mark.parametrize(("url", "message"), BAD_URLS)
-def test_addresses_are_http_without_secrets(write: Write, url: str, message: str) -> None:
+def test_load_bad_url_is_refused_without_its_secret(write: Write, url: str, message: str) -> None:
     path = write(f'[server]\npublic_url = "{url}"\n[[servers]]\nname = "a"\nurl = "{url}"\n')
     found = problems_of(path)
     assert [(one.where, one.message) for one in found] == [
@@ -351,7 +405,7 @@ VARIABLES = [
     ),
     (
         {"BLUESMINDS__SERVERS__MAIN__MODELS": "[1"},
-        'models in [[servers]] "main" must be a JSON array, or words separated by commas',
+        'models in [[servers]] "main" must be a JSON array or a comma-separated list',
         "for example BLUESMINDS__SERVERS__MAIN__MODELS=gpt-5,gpt-5-mini",
     ),
     (
@@ -387,7 +441,7 @@ VARIABLES = [
     (
         {PEPPER: "a" * 16, f"{PEPPER}_FILE": "x"},
         f"{PEPPER} and {PEPPER}_FILE are both set",
-        f"unset {PEPPER}: a file is safer",
+        f"unset {PEPPER}; a file is safer",
     ),
     (
         {"BLUESMINDS__SERVERS": "[1]"},
@@ -398,7 +452,7 @@ VARIABLES = [
 
 
 @pytest.mark.parametrize(("environ", "message", "remedy"), VARIABLES)
-def test_a_mistake_in_the_environment_is_named_and_remedied(
+def test_load_wrong_variable_reports_message_and_fix(
     write: Write, environ: dict[str, str], message: str, remedy: str
 ) -> None:
     (found,) = problems_of(write(MAIN), environ)
@@ -406,18 +460,18 @@ def test_a_mistake_in_the_environment_is_named_and_remedied(
     assert found.where in {"environment", *(f"env {name}" for name in environ)}
 
 
-def test_a_variable_that_fits_two_servers_is_refused(write: Write) -> None:
+def test_load_variable_matching_two_servers_is_refused(write: Write) -> None:
     path = write(MAIN.replace("main", "a-b") + MAIN.replace("main", "a.b"))
     (found,) = problems_of(path, {"BLUESMINDS__SERVERS__A_B__WEIGHT": "2"})
-    assert found.message == "BLUESMINDS__SERVERS__A_B__WEIGHT could mean several servers"
+    assert found.message == "BLUESMINDS__SERVERS__A_B__WEIGHT matches several servers"
 
 
-def test_a_server_made_by_a_misspelt_variable_has_no_address(write: Write) -> None:
+def test_load_misspelt_server_variable_reports_missing_url(write: Write) -> None:
     (found,) = problems_of(write(MAIN), {"BLUESMINDS__SERVERS__MIAN__API_KEY": "k"})
     assert str(found) == 'url in [[servers]] "mian" is missing (env BLUESMINDS__SERVERS__MIAN__API_KEY)'
 
 
-def test_all_problems_come_at_once_in_the_order_of_the_file(write: Write) -> None:
+def test_load_many_problems_reports_all_in_file_order(write: Write) -> None:
     path = write(
         'prot = 1\n[server]\nport = "x"\nhttp2 = true\nwait = 3\n[log]\nlevel = 3\n[[servers]]\nurl = "x"\n'
     )
@@ -438,7 +492,7 @@ FILES = [
 
 
 @pytest.mark.parametrize(("content", "place"), FILES)
-def test_a_file_that_cannot_be_parsed_is_one_problem(tmp_path: Path, content: bytes, place: str) -> None:
+def test_load_unparsable_file_reports_one_problem(tmp_path: Path, content: bytes, place: str) -> None:
     path = tmp_path / "gateway.toml"
     path.write_bytes(content)
     (found,) = problems_of(path)
@@ -446,14 +500,14 @@ def test_a_file_that_cannot_be_parsed_is_one_problem(tmp_path: Path, content: by
     assert found.help
 
 
-def test_a_file_that_cannot_be_read_is_one_problem(tmp_path: Path) -> None:
+def test_load_unreadable_file_reports_one_problem(tmp_path: Path) -> None:
     (found,) = problems_of(tmp_path / "none.toml")
     assert found.message == "the configuration cannot be read: No such file or directory"
     (found,) = problems_of(tmp_path)
     assert found.message == "the configuration cannot be read: Is a directory"
 
 
-def test_a_certificate_is_tried_before_it_is_accepted(write: Write, tmp_path: Path) -> None:
+def test_load_certificate_is_loaded_before_it_is_accepted(write: Write, tmp_path: Path) -> None:
     first, second = (trustme.CA().issue_cert("localhost") for _ in range(2))
     first.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
     first.private_key_pem.write_to_path(tmp_path / "key.pem")
@@ -483,12 +537,12 @@ def test_a_certificate_is_tried_before_it_is_accepted(write: Write, tmp_path: Pa
     )
 
 
-def test_what_follows_from_a_wrong_value_is_not_reported_too(write: Write) -> None:
+def test_load_wrong_value_suppresses_dependent_findings(write: Write) -> None:
     (found,) = problems_of(write('[server]\ntls_cert = 1\ntls_key = "key.pem"\nhttp2 = true\n'))
     assert found.message.startswith("tls_cert in [server] must be a path")
 
 
-def test_credentials_must_be_readable(tmp_path: Path) -> None:
+def test_load_unreadable_credentials_are_refused(tmp_path: Path) -> None:
     (found,) = problems_of(None, {"CREDENTIALS_DIRECTORY": str(tmp_path / "none")})
     assert found.message == "the credentials cannot be read: No such file or directory"
 
@@ -509,7 +563,7 @@ VALUES = st.recursive(
 
 @settings(derandomize=True)
 @given(st.dictionaries(KEYS, VALUES, max_size=4), st.sampled_from(["", *sections(), "servers"]))
-def test_whatever_the_file_holds_it_loads_or_is_refused(data: dict[str, object], section: str) -> None:
+def test_load_any_tree_loads_or_is_refused(data: dict[str, object], section: str) -> None:
     tree = {"servers": [data]} if section == "servers" else data
     for name in reversed(section.split(".") if section not in ("", "servers") else []):
         tree = {name: tree}
@@ -530,7 +584,7 @@ def test_whatever_the_file_holds_it_loads_or_is_refused(data: dict[str, object],
 
 @settings(derandomize=True)
 @given(st.binary())
-def test_whatever_bytes_a_file_holds_it_loads_or_is_refused(content: bytes) -> None:
+def test_load_any_bytes_loads_or_is_refused(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "gateway.toml"
         path.write_bytes(content)

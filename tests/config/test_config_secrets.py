@@ -1,4 +1,4 @@
-"""A secret in the configuration is never seen again, whatever is printed."""
+"""No output contains a secret of the configuration."""
 
 import copy
 import json
@@ -18,7 +18,7 @@ from bluesminds.config import MASK, ConfigError, Secret, load
 CANARY = "canary-0123456789abcdef"
 
 
-def test_every_way_of_printing_a_secret_gives_the_mask(caplog: pytest.LogCaptureFixture) -> None:
+def test_secret_printed_any_way_is_masked(caplog: pytest.LogCaptureFixture) -> None:
     secret = Secret(CANARY)
     logging.getLogger("test").warning("%s %r", secret, [secret])
     assert [str(secret), repr(secret), f"{secret}", f"{secret!r}"] == [MASK] * 4
@@ -26,7 +26,7 @@ def test_every_way_of_printing_a_secret_gives_the_mask(caplog: pytest.LogCapture
     assert secret.reveal() == CANARY
 
 
-def test_a_secret_cannot_be_serialised() -> None:
+def test_secret_serialised_raises() -> None:
     secret = Secret(CANARY)
     for serialise in (
         pickle.dumps,
@@ -42,7 +42,7 @@ def test_a_secret_cannot_be_serialised() -> None:
     assert not hasattr(secret, "__dict__")
 
 
-def test_secrets_compare_by_text() -> None:
+def test_secret_equality_compares_text() -> None:
     assert Secret("a") == Secret("a") != Secret("b")
     assert Secret("a") != "a"
     assert len({Secret("a"), Secret("a"), Secret("é")}) == 2
@@ -63,7 +63,7 @@ dialect = "demo"
 '''
 
 
-def test_show_check_and_repr_mask_every_secret(tmp_path: Path) -> None:
+def test_config_commands_mask_every_secret(tmp_path: Path) -> None:
     path = tmp_path / "gateway.toml"
     path.write_text(GOOD)
     path.chmod(0o644)
@@ -104,7 +104,7 @@ BAD = [
 
 
 @pytest.mark.parametrize("text", BAD)
-def test_no_error_repeats_a_secret(tmp_path: Path, text: str) -> None:
+def test_load_wrong_file_error_contains_no_secret(tmp_path: Path, text: str) -> None:
     path = tmp_path / "gateway.toml"
     path.write_text(text)
     with pytest.raises(ConfigError) as caught:
@@ -127,7 +127,7 @@ VARIABLES = [
 
 
 @pytest.mark.parametrize("environ", VARIABLES)
-def test_no_error_repeats_a_secret_variable(environ: dict[str, str]) -> None:
+def test_load_wrong_variable_error_contains_no_secret(environ: dict[str, str]) -> None:
     with pytest.raises(ConfigError) as caught:
         load(None, environ, {})
     assert CANARY not in "".join(f"{problem} {problem.help}" for problem in caught.value.problems)
@@ -137,7 +137,7 @@ def test_no_error_repeats_a_secret_variable(environ: dict[str, str]) -> None:
     ("content", "reason"),
     [(b"", "is empty"), (b"\xff", "it is not UTF-8 text"), (b"a" * 70_000, "it is too large for a secret")],
 )
-def test_a_secret_file_must_hold_one_line_of_text(tmp_path: Path, content: bytes, reason: str) -> None:
+def test_load_bad_secret_file_reports_reason(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "pepper").write_bytes(content)
     with pytest.raises(ConfigError) as caught:
         load(None, {"BLUESMINDS__KEYS__PEPPER_FILE": str(tmp_path / "pepper")}, {})
@@ -157,7 +157,7 @@ REFERENCES = [
 
 
 @pytest.mark.parametrize("reference", REFERENCES)
-def test_what_cannot_be_a_name_is_refused_and_not_repeated(tmp_path: Path, reference: str) -> None:
+def test_load_invalid_reference_is_refused_without_its_name(tmp_path: Path, reference: str) -> None:
     path = tmp_path / "gateway.toml"
     path.write_text(f"[keys]\npepper = {{{reference}}}\n")
     with pytest.raises(ConfigError) as caught:
@@ -170,9 +170,7 @@ MODES = [(0o600, 0), (0o700, 0), (0o640, 0), (0o604, 2)]
 
 
 @pytest.mark.parametrize(("mode", "warnings"), MODES)
-def test_text_secrets_in_a_file_others_may_read_are_pointed_out(
-    tmp_path: Path, mode: int, warnings: int
-) -> None:
+def test_load_secret_in_readable_file_warns(tmp_path: Path, mode: int, warnings: int) -> None:
     path = tmp_path / "gateway.toml"
     path.write_text(GOOD)
     path.chmod(mode)
@@ -192,7 +190,7 @@ def test_text_secrets_in_a_file_others_may_read_are_pointed_out(
         ("postgresql://user@host/name?password=pass", 1),
     ],
 )
-def test_an_address_without_a_password_is_no_secret(tmp_path: Path, url: str, warnings: int) -> None:
+def test_load_readable_database_url_warns_only_with_password(tmp_path: Path, url: str, warnings: int) -> None:
     path = tmp_path / "gateway.toml"
     path.write_text(f'[storage]\nurl = "{url}"\n')
     path.chmod(0o644)
@@ -200,7 +198,7 @@ def test_an_address_without_a_password_is_no_secret(tmp_path: Path, url: str, wa
 
 
 @pytest.mark.parametrize(("mode", "warnings"), [(0o600, 0), (0o640, 0), (0o644, 1)])
-def test_a_secret_file_that_others_may_read_is_pointed_out(tmp_path: Path, mode: int, warnings: int) -> None:
+def test_load_readable_secret_file_warns(tmp_path: Path, mode: int, warnings: int) -> None:
     path = tmp_path / "gateway.toml"
     path.write_text('[keys]\npepper = {file="pepper"}\n')
     path.chmod(0o644)
@@ -212,7 +210,7 @@ def test_a_secret_file_that_others_may_read_is_pointed_out(tmp_path: Path, mode:
         == [
             (
                 f"{path}:2",
-                "pepper in [keys] is read from a file that others may read too",
+                "pepper in [keys] is read from a file that other users can read",
                 f"chmod o-rwx {tmp_path / 'pepper'}",
             )
         ][:warnings]

@@ -1,4 +1,4 @@
-"""The key-to-line index: right for every valid text, harmless for any other."""
+"""The key-to-line index is exact for valid text and never raises for other text."""
 
 import string
 import tomllib
@@ -46,7 +46,7 @@ url = 1
 '''
 
 
-def test_every_form_of_key_is_found_on_its_line() -> None:
+def test_index_lines_every_key_form_has_its_line() -> None:
     expected: dict[KeyPath, int] = {
         ("title",): 1,
         ("a",): 2,
@@ -92,7 +92,7 @@ def test_every_form_of_key_is_found_on_its_line() -> None:
     assert dict(index_lines(LAYOUT.replace("\n", "\r\n"))) == expected
 
 
-def test_an_unknown_path_is_placed_at_the_table_around_it() -> None:
+def test_line_of_unknown_path_gives_enclosing_table() -> None:
     lines = index_lines("[server]\nport = 1\n")
     assert line_of(lines, ("server", "host")) == 1
     assert line_of(lines, ("server", "port", "env")) == 2
@@ -131,7 +131,7 @@ PIECES = [
 @example("a." * 20_000)
 @example("]}," * 1_000)
 @example('"\\ud800" = 1')
-def test_no_text_makes_it_fail(text: str) -> None:
+def test_index_lines_any_text_never_raises(text: str) -> None:
     lines = index_lines(text)
     last = text.count("\n") + 1
     assert all(1 <= line <= last for line in lines.values())
@@ -151,7 +151,7 @@ VALUES = st.recursive(
 
 @settings(derandomize=True)
 @given(st.dictionaries(KEYS, VALUES, max_size=5), st.booleans())
-def test_every_leaf_of_a_written_document_has_its_line(data: dict[str, object], multiline: bool) -> None:
+def test_index_lines_written_document_has_every_leaf(data: dict[str, object], multiline: bool) -> None:
     text = tomli_w.dumps(data, multiline_strings=multiline)
     lines, rows = index_lines(text), text.split("\n")
     seen: list[int] = []
@@ -205,7 +205,7 @@ WRITTEN = st.sampled_from(
 
 @settings(derandomize=True)
 @given(st.lists(st.tuples(NOISE, st.booleans(), st.lists(WRITTEN, max_size=3)), max_size=6))
-def test_lines_are_exact_whatever_stands_between(blocks: list[tuple[str, bool, list[str]]]) -> None:
+def test_index_lines_mixed_blocks_are_exact(blocks: list[tuple[str, bool, list[str]]]) -> None:
     writer, servers = Writer(), 0
     for number, (noise, array, values) in enumerate(blocks):
         writer.row(noise)

@@ -49,6 +49,7 @@ class MailServer:
     mails: list[Delivered] = field(default_factory=list)
     refusals: deque[bytes] = field(default_factory=deque)
     silent: bool = False
+    connections: int = 0
     tls: ssl.SSLContext | None = None
 
     def to(self, address: str) -> list[Delivered]:
@@ -60,6 +61,7 @@ class MailServer:
         return self.to(address)[-1]
 
     async def play(self, stream: trio.abc.Stream) -> None:
+        self.connections += 1
         try:
             await _Session(self, stream).run()
         except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError):

@@ -1,4 +1,4 @@
-"""Mail is tried again, given up in the end, never lost silently and never waited for."""
+"""The mail queue: order, retries, drops and shutdown."""
 
 import msgspec
 import pytest
@@ -7,7 +7,7 @@ import trio.testing
 
 from bluesminds.common.log import Log
 from bluesminds.notify.mail import Mail, MailFailed, MailRefused
-from bluesminds.notify.mail_queue import MAX_WAITING, PAUSES, MailQueue
+from bluesminds.notify.mail_queue import MAX_QUEUED, PAUSES, MailQueue
 
 
 class Noon:
@@ -16,16 +16,16 @@ class Noon:
 
 
 class Script:
-    """A mailer that fails as it is told to, and remembers when it was asked for what."""
+    """A mailer that raises the given failures and records the attempts."""
 
     def __init__(self, *failures: Exception | None) -> None:
         self.failures = list(failures)
-        self.asked: list[tuple[float, str]] = []
+        self.attempts: list[tuple[float, str]] = []
         self.sent: list[str] = []
 
     async def send(self, mail: Mail) -> None:
         await trio.lowlevel.checkpoint()
-        self.asked.append((trio.current_time(), mail.subject))
+        self.attempts.append((trio.current_time(), mail.subject))
         failure = self.failures.pop(0) if self.failures else None
         if failure is not None:
             raise failure
@@ -45,49 +45,49 @@ def events(lines: list[bytes]) -> list[tuple[str, str]]:
     return [(line["event"], line["reason"]) for line in map(msgspec.json.decode, lines)]
 
 
-async def test_messages_go_in_the_order_they_came(
+async def test_mail_queue_delivers_in_order(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
     script = Script()
-    man, lines = mail_queue(script)
-    nursery.start_soon(man.run)
+    queue, lines = mail_queue(script)
+    nursery.start_soon(queue.run)
     await trio.sleep(1)
     for number in range(3):
-        man.post(mail(number))
+        queue.enqueue(mail(number))
     await trio.sleep(1)
-    man.post(mail(3))
+    queue.enqueue(mail(3))
     await trio.sleep(1)
     assert script.sent == [f"subject {number}" for number in range(4)]
     assert lines == []
 
 
-async def test_a_failure_is_tried_again_and_holds_up_nobody(
+async def test_mail_queue_retries_failures_without_blocking_others(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
     script = Script(MailFailed("down"), None, MailFailed("down"))
-    man, lines = mail_queue(script)
+    queue, lines = mail_queue(script)
     began = trio.current_time()
-    nursery.start_soon(man.run)
-    man.post(mail(0))
-    man.post(mail(1))
+    nursery.start_soon(queue.run)
+    queue.enqueue(mail(0))
+    queue.enqueue(mail(1))
     await trio.sleep(sum(PAUSES))
     assert script.sent == ["subject 1", "subject 0"]
-    assert [round(at - began) for at, _ in script.asked] == [0, 0, 5, 35]
+    assert [round(at - began) for at, _ in script.attempts] == [0, 0, 5, 35]
     assert events(lines) == [("mail_delayed", "down")] * 2
     assert b"person" not in b"".join(lines)
 
 
-async def test_what_never_goes_is_given_up_with_a_word(
+async def test_mail_queue_drops_undeliverable_messages_with_a_log_line(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
     script = Script(MailRefused("answered 550"), *[MailFailed("down")] * 5)
-    man, lines = mail_queue(script)
-    nursery.start_soon(man.run)
-    man.post(mail(0))
-    man.post(mail(1))
+    queue, lines = mail_queue(script)
+    nursery.start_soon(queue.run)
+    queue.enqueue(mail(0))
+    queue.enqueue(mail(1))
     await trio.sleep(2 * sum(PAUSES))
     assert script.sent == []
-    assert len(script.asked) == 1 + 5
+    assert len(script.attempts) == 1 + 5
     assert events(lines) == [
         ("mail_dropped", "answered 550"),
         *[("mail_delayed", "down")] * 4,
@@ -95,21 +95,21 @@ async def test_what_never_goes_is_given_up_with_a_word(
     ]
 
 
-async def test_too_many_are_dropped_at_once(autojump_clock: trio.testing.MockClock) -> None:
-    man, lines = mail_queue(Script())
-    for number in range(MAX_WAITING + 2):
-        man.post(mail(number))
-    assert events(lines) == [("mail_dropped", "too many messages wait")] * 2
+async def test_mail_queue_full_drops_new_messages(autojump_clock: trio.testing.MockClock) -> None:
+    queue, lines = mail_queue(Script())
+    for number in range(MAX_QUEUED + 2):
+        queue.enqueue(mail(number))
+    assert events(lines) == [("mail_dropped", "the mail queue is full")] * 2
 
 
-async def test_the_end_sends_what_waits_and_names_what_it_cannot(
+async def test_mail_queue_flush_tries_each_message_once(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     script = Script(None, MailFailed("down"))
-    man, lines = mail_queue(script)
+    queue, lines = mail_queue(script)
     for number in range(3):
-        man.post(mail(number))
-    await man.flush(1.0)
+        queue.enqueue(mail(number))
+    await queue.flush(1.0)
     assert script.sent == ["subject 0", "subject 2"]
     assert events(lines) == [("mail_dropped", "down")]
 
@@ -118,26 +118,26 @@ async def test_the_end_sends_what_waits_and_names_what_it_cannot(
             await trio.sleep_forever()
 
     lines.clear()
-    man = MailQueue(Stuck(), Log(Noon(), json=True, write=lines.append))
-    man.post(mail(0))
-    man.post(mail(1))
+    queue = MailQueue(Stuck(), Log(Noon(), json=True, write=lines.append))
+    queue.enqueue(mail(0))
+    queue.enqueue(mail(1))
     began = trio.current_time()
-    await man.flush(1.0)
+    await queue.flush(1.0)
     assert trio.current_time() - began == pytest.approx(1.0)
-    man.close()
-    assert events(lines) == [("mail_dropped", "the gateway ends")] * 2
+    queue.close()
+    assert events(lines) == [("mail_dropped", "the gateway stopped")] * 2
 
 
-async def test_a_fault_of_ours_costs_one_message_not_the_rest(
+async def test_mail_queue_internal_error_drops_one_message(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     script = Script(ZeroDivisionError())
-    man, lines = mail_queue(script)
-    man.post(mail(0))
-    man.post(mail(1))
+    queue, lines = mail_queue(script)
+    queue.enqueue(mail(0))
+    queue.enqueue(mail(1))
     with pytest.raises(ZeroDivisionError):
-        await man.run()
-    assert events(lines) == [("mail_dropped", "a fault of the gateway")]
+        await queue.run()
+    assert events(lines) == [("mail_dropped", "internal error")]
     with trio.move_on_after(1):
-        await man.run()
+        await queue.run()
     assert script.sent == ["subject 1"]

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import trio
 
-from tests.terminal import SECONDS, Serving, User
+from tests.terminal import SECONDS, Serving, User, demo_user
 
 CLIENTS = 8
 ROUNDS = 20
@@ -88,7 +88,7 @@ def check(user: User, recorder: AnswerRecorder) -> None:
 
 
 async def test_usage_gateway_is_killed_no_answered_request_is_lost(home: Path) -> None:
-    user = User(home)
+    user = demo_user(home)
     rng = random.Random(ROUNDS)  # noqa: S311 - the same numbers in every run
     gateway = user.start("demo", "--port", "0")
     recorder = AnswerRecorder(gateway.url, gateway.key)
@@ -96,7 +96,7 @@ async def test_usage_gateway_is_killed_no_answered_request_is_lost(home: Path) -
         for number in range(ROUNDS):
             await work_until_killed(gateway, recorder, f"r{number}", rng)
             gateway = user.start("demo", "--port", "0")
-            recorder.url = gateway.url
+            recorder.url, recorder.key = gateway.url, gateway.key
             async with httpx.AsyncClient(trust_env=False, timeout=SECONDS) as http:
                 assert (await http.get(f"{gateway.url}/ready")).status_code == 200
             check(user, recorder)
@@ -109,7 +109,7 @@ async def test_usage_gateway_is_killed_no_answered_request_is_lost(home: Path) -
 
 def test_state_dir_gateway_was_killed_can_be_used(home: Path) -> None:
     """The socket file and the lock file stay; neither blocks a command or the next start."""
-    user = User(home)
+    user = demo_user(home)
     with user.serving("demo", "--port", "0") as gateway:
         gateway.stop(signal.SIGKILL)
     assert (user.state_dir / "admin.sock").exists()

@@ -80,6 +80,7 @@ async def test_signal_running_streams_end_properly(
         async with reading(gateway, count) as reader:
             gateway.send_signal(number)
             await wait_until_refused(port(gateway))
+            assert f'"event":"stopping","running":{count}' in gateway.said.replace(" ", "")
             assert gateway.process.poll() is None, "it waits for the streams"
             go_on.set()
         assert await wait_for_exit(gateway) == 0

@@ -1,7 +1,6 @@
-"""Who may call what: every route, with every kind of credential, in every place one can be put.
+"""Authorization: each route with each kind of credential in each place.
 
-The tables here are what was decided, written down a second time. A route that is in none of them fails, and
-so does one that is not mounted from a table.
+The tables repeat the intended access. A route that is in none of them fails the tests.
 """
 
 import ast
@@ -26,9 +25,9 @@ from tests.deployment import KEYS, Callers, anonymous_client
 from tests.gateways import Gateway
 
 ROOT = Path(__file__).resolve().parents[2]
-NOBODY = "00000000-0000-7000-8000-000000000000"
+UNKNOWN_ID = "00000000-0000-7000-8000-000000000000"
 
-ANYBODY = """
+PUBLIC = """
 GET /
 GET /health
 GET /ready
@@ -43,7 +42,7 @@ POST /api/auth/password/reset
 POST /api/auth/email/verify
 POST /api/auth/email/resend
 """
-# For people with a browser, and so not in the reference of the API.
+# Pages for browsers, which are not in the API reference.
 PAGES = """
 GET /account/verify
 GET /account/reset
@@ -121,7 +120,7 @@ GET /v1/models/{id}
 WHO = {
     line: who
     for who, lines in (
-        ("anybody", ANYBODY + PAGES),
+        ("public", PUBLIC + PAGES),
         ("signed in", SIGNED_IN),
         ("administrators", ADMINISTRATORS),
         ("by key", BY_KEY),
@@ -130,11 +129,11 @@ WHO = {
     if line
 }
 LEAVE = "POST /api/auth/logout"
-# That one last, because it ends the session it comes with.
+# Logout is last, because it ends the session.
 CONTROL = [name for name, who in WHO.items() if who != "by key" and name != LEAVE] + [LEAVE]
 
 
-# What a call carries: headers, cookies, query. What it is told; None is being let in.
+# Headers, cookies and query of a request. Status and code of a rejection; None if it is accepted.
 Carried = tuple[dict[str, str], dict[str, str], dict[str, str]]
 Refusal = tuple[int, str] | None
 
@@ -148,7 +147,7 @@ class Credential:
     write: Refusal = None  # instead, for a change
 
     def expected(self, name: str) -> tuple[Refusal, ...]:
-        if WHO[name] == "anybody":
+        if WHO[name] == "public":
             return (None,)
         if self.write and not name.startswith("GET"):
             return (self.write,)
@@ -255,25 +254,25 @@ CREDENTIALS = [
 
 
 async def call(client: httpx.AsyncClient, name: str, carried: Carried) -> httpx.Response:
-    """A call that changes nothing: of things that are not there, and with a body that no route takes."""
+    """A request without effect: with unknown ids and a body that no route accepts."""
     method, _, path = name.partition(" ")
     headers, cookies, query = carried
     if cookies:
         headers = headers | {"cookie": "; ".join(f"{name}={value}" for name, value in cookies.items())}
     body = {"json": {"no such field": 1}} if method in ("POST", "PATCH") else {}
-    path = re.sub(r"\{\w+\}", NOBODY, path)
+    path = re.sub(r"\{\w+\}", UNKNOWN_ID, path)
     return await client.request(method, path, headers=headers, params=query or None, **body)  # type: ignore[arg-type]
 
 
-def told(answer: httpx.Response) -> Refusal:
-    """The refusal of whoever guards the route, if it was that who answered."""
+def rejection_of(answer: httpx.Response) -> Refusal:
+    """Status and code, if authentication or authorization rejected the request."""
     assert answer.status_code < 500 or answer.request.url.path == "/ready", answer.text
     if answer.status_code in (401, 403):
         return answer.status_code, answer.json()["error"]["code"]
     return None
 
 
-async def test_every_route_is_in_the_tables(gateway: Gateway) -> None:
+async def test_routes_of_the_reference_are_in_the_tables(gateway: Gateway) -> None:
     document = (await gateway.get("/openapi.json")).json()
     found = {f"{m.upper()} {path}" for path, methods in document["paths"].items() for m in methods}
     shown = {one.name for one in account_pages.routes()}
@@ -282,10 +281,10 @@ async def test_every_route_is_in_the_tables(gateway: Gateway) -> None:
     assert not found & shown
 
 
-async def test_every_route_that_is_mounted_is_in_the_tables(
+async def test_routes_mounted_are_in_the_tables(
     nursery: trio.Nursery, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also one that the reference does not tell of."""
+    """Also routes that are not in the reference."""
     mounted: list[str] = []
     create = web_app.create_app
 
@@ -299,8 +298,8 @@ async def test_every_route_that_is_mounted_is_in_the_tables(
     assert sorted(mounted) == sorted(CONTROL)
 
 
-def test_nothing_is_mounted_but_from_the_tables() -> None:
-    """Quart has many ways to add a rule; one place uses one of them."""
+def test_sources_add_routes_only_in_routes_py() -> None:
+    """Quart has many ways to add a route; only routes.py uses one of them."""
     ways = {
         "add_url_rule",
         "route",
@@ -329,25 +328,26 @@ def test_nothing_is_mounted_but_from_the_tables() -> None:
         assert "Blueprint" not in source and "add_websocket" not in source, path.name
 
 
-async def test_a_route_is_served_as_its_table_says_and_nothing_besides(gateway: Gateway) -> None:
+async def test_build_quart_app_mounts_only_the_given_routes(gateway: Gateway) -> None:
     async def handler() -> None:
         """Do nothing."""
 
     one = route("GET", "/one", Access.ADMIN, handler, tag="Tests")
     guard = build_guard(gateway.services.accounts, public_url=None)
-    app: Any = web_app.create_app([one], guard, clock=gateway.services.clock, log=gateway.services.log)
+    clock, log = gateway.services.clock, gateway.services.log
+    app = web_app.build_quart_app([one], guard, clock=clock, log=log)
     rules = [(rule.rule, rule.methods) for rule in app.url_map.iter_rules()]
     assert rules == [("/one", {"GET", "HEAD"})]
 
 
-async def test_every_control_route_with_every_credential(callers: Callers) -> None:
+async def test_control_routes_with_each_credential_allow_or_reject(callers: Callers) -> None:
     wrong = []
     async with anonymous_client(callers.gateway) as client:
         for credential in CREDENTIALS:
             carried = await credential.make(callers)
             for name in CONTROL:
                 answer = await call(client, name, carried)
-                if told(answer) not in credential.expected(name):
+                if rejection_of(answer) not in credential.expected(name):
                     wrong.append((credential.name, name, answer.status_code, answer.text))
                 if "set-cookie" in answer.headers and name != LEAVE:
                     wrong.append((credential.name, name, "set-cookie"))
@@ -369,7 +369,7 @@ FOREIGN = [
 ]
 
 
-async def test_no_change_comes_from_another_site(callers: Callers) -> None:
+async def test_change_from_another_site_is_rejected(callers: Callers) -> None:
     wrong = []
     host = f"127.0.0.1:{callers.gateway.port}"
     async with anonymous_client(callers.gateway) as client:
@@ -378,32 +378,34 @@ async def test_no_change_comes_from_another_site(callers: Callers) -> None:
             sent = {name: value.replace("HOST", host) for name, value in headers.items()}
             for name in CONTROL:
                 answer = await call(client, name, (made | sent, cookies, {}))
-                if told(answer) != (None if name.startswith("GET") else (403, "cross_site_request")):
+                if rejection_of(answer) != (None if name.startswith("GET") else (403, "cross_site_request")):
                     wrong.append((headers, name, answer.status_code, answer.text))
     assert wrong == []
     assert callers.gateway.events("control_failed") == []
 
 
-async def test_a_change_comes_from_the_own_site(callers: Callers) -> None:
+async def test_change_from_the_own_site_is_accepted(callers: Callers) -> None:
     for origin in (f"http://127.0.0.1:{callers.gateway.port}", f"HTTP://127.0.0.1:{callers.gateway.port}"):
         headers, cookies, _ = await session("user", cookie=True, csrf="own")(callers)
         headers |= {"origin": origin, "sec-fetch-site": "same-origin"}
         async with anonymous_client(callers.gateway) as client:
             answer = await call(client, "POST /api/keys", (headers, cookies, {}))
-            assert answer.json()["error"]["code"] == "invalid_value", "let in, and then not understood"
+            assert answer.json()["error"]["code"] == "invalid_value", (
+                "authorized, then rejected by validation"
+            )
 
 
-async def test_the_operator_is_no_user(callers: Callers) -> None:
+async def test_operator_cannot_use_routes_of_users(callers: Callers) -> None:
     async with callers.gateway.operator() as client:
         for name in CONTROL:
             answer = await call(client, name, ({}, {}, {}))
             if WHO[name] == "signed in":
-                assert told(answer) == (403, "session_required"), name
+                assert rejection_of(answer) == (403, "session_required"), name
             else:
-                assert told(answer) in (None, (403, "invalid_bootstrap_token")), name
+                assert rejection_of(answer) in (None, (403, "invalid_bootstrap_token")), name
 
 
-# What belongs to somebody, by the name of its place in a path, and calls that must not find it.
+# Bodies for requests to resources of another user.
 BODIES: dict[str, dict[str, Any]] = {
     "PATCH /api/keys/{key_id}": {"name": "stolen"},
     "PATCH /user/api-keys/{key_id}": {"name": "stolen"},
@@ -411,8 +413,8 @@ BODIES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("thief", ["other", "admin"])
-async def test_what_belongs_to_somebody_else_is_not_there(thief: str, callers: Callers) -> None:
-    """Not even for an administrator, where users keep their own."""
+async def test_resource_of_another_user_is_not_found(thief: str, callers: Callers) -> None:
+    """Also for an administrator, on the routes for own resources."""
     owned = [name for name, who in WHO.items() if who == "signed in" and "{" in name]
     assert len(owned) > 10
     async with anonymous_client(callers.gateway) as client:
@@ -440,7 +442,7 @@ async def new_key(callers: Callers) -> str:
         return str((await operator.post("/api/admin/keys", json=body)).json()["id"])
 
 
-async def test_lists_hold_ones_own_only(callers: Callers) -> None:
+async def test_lists_contain_only_own_resources(callers: Callers) -> None:
     async with anonymous_client(callers.gateway) as client:
         headers = {"authorization": f"Bearer {(await callers.session('other'))[0]}"}
         for path in ("/api/keys", "/user/api-keys"):
@@ -456,7 +458,7 @@ ELSEWHERE = (403, "ip_not_allowed")
 OTHER_PAGE = (403, "origin_not_allowed")
 NOT_FOR_THIS = (403, "scope_not_allowed")
 PAGE = {"origin": "https://app.example.com"}
-# Where the credential is, what else is sent, and what chat and models are told.
+# The credential, additional headers, and the expected result for chat and models.
 CALLS: list[tuple[str, Callable[[Callers], Awaitable[Carried]], dict[str, str], Refusal, Refusal]] = [
     ("nothing", plain(), {}, NO_KEY, NO_KEY),
     ("a basic login", plain(authorization="Basic YWRtaW46YWRtaW4="), {}, BAD_KEY, BAD_KEY),
@@ -498,7 +500,7 @@ CALLS: list[tuple[str, Callable[[Callers], Awaitable[Carried]], dict[str, str], 
 ]
 
 
-async def test_model_traffic_with_every_credential(callers: Callers) -> None:
+async def test_data_plane_with_each_credential_allows_or_rejects(callers: Callers) -> None:
     ask = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
     async with anonymous_client(callers.gateway) as client:
         for prefix in ("/v1", "/api/v1"):
@@ -509,20 +511,20 @@ async def test_model_traffic_with_every_credential(callers: Callers) -> None:
                     headers["cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
                 url = f"{prefix}/chat/completions"
                 answer = await client.post(url, json=ask, headers=headers, params=query or None)
-                assert told(answer) == chat, (what, more, answer.text)
+                assert rejection_of(answer) == chat, (what, more, answer.text)
                 assert chat is not None or answer.status_code == 200, (what, answer.text)
                 for path in ("/models", "/models/m"):
                     answer = await client.get(prefix + path, headers=headers, params=query or None)
                     if path == "/models/m" and what.startswith("for another model"):
                         assert answer.status_code in (403, 404), what
                     else:
-                        assert told(answer) == models, (what, path, answer.text)
+                        assert rejection_of(answer) == models, (what, path, answer.text)
                     if models is None and path == "/models":
                         listed = [row["id"] for row in answer.json()["data"]]
                         assert listed == ([] if what.startswith("for another model") else ["m"]), what
 
 
-async def test_no_refusal_shows_a_credential(callers: Callers) -> None:
+async def test_error_responses_and_log_contain_no_credential(callers: Callers) -> None:
     async with anonymous_client(callers.gateway) as client, trio.open_nursery():
         for _, make, more, *_ in CALLS:
             headers, cookies, query = await make(callers)

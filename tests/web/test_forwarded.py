@@ -1,4 +1,4 @@
-"""The client's address behind proxies: told by trusted peers only, never by what a client wrote itself."""
+"""The client address behind proxies: only trusted proxies can set it."""
 
 import ipaddress
 import random
@@ -58,7 +58,7 @@ def told_by_forwarded(value: str) -> str:
         ("\xff", "10.0.0.1"),
     ],
 )
-def test_x_forwarded_for(value: str, expected: str) -> None:
+def test_client_of_x_forwarded_for_is_first_untrusted_address(value: str, expected: str) -> None:
     assert told_by_list(value) == expected
 
 
@@ -87,17 +87,17 @@ def test_x_forwarded_for(value: str, expected: str) -> None:
         (f"for=6.6.6.6;x={'a' * 600}", "10.0.0.1"),
     ],
 )
-def test_forwarded(value: str, expected: str) -> None:
+def test_client_of_forwarded_is_first_untrusted_address(value: str, expected: str) -> None:
     assert told_by_forwarded(value) == expected
 
 
 @pytest.mark.parametrize("peer", ["192.0.2.1", "2001:db8::1", "::ffff:192.0.2.1", "not an address"])
-def test_what_others_say_does_not_count(peer: str) -> None:
+def test_client_of_untrusted_peer_is_the_peer(peer: str) -> None:
     for header in (("x-forwarded-for", "6.6.6.6"), ("forwarded", "for=6.6.6.6")):
         assert client(header, peer=peer) == peer
 
 
-def test_lines_are_one_list_and_x_forwarded_for_goes_before_forwarded() -> None:
+def test_client_of_several_lines_prefers_x_forwarded_for() -> None:
     name = "x-forwarded-for"
     assert client((name, "6.6.6.6"), ("other", "x"), (name, "192.0.2.7"), (name, "10.0.0.3")) == "192.0.2.7"
     assert client((name, "192.0.2.7"), ("forwarded", "for=6.6.6.6")) == "192.0.2.7"
@@ -115,7 +115,7 @@ def test_lines_are_one_list_and_x_forwarded_for_goes_before_forwarded() -> None:
         ("forwarded", "for=10.0.0.9," * 2_400),
     ],
 )
-def test_a_long_header_is_not_looked_at_to_its_end(name: str, value: str) -> None:
+def test_client_of_long_header_is_found_within_max_hops(name: str, value: str) -> None:
     """Counted, not timed: a str that knows how much of it has been copied out."""
 
     class LimitedAccount(str):
@@ -179,7 +179,7 @@ def written(hop: object, dice: random.Random, *, rich: bool) -> str:
 
 
 @given(ADDRESSES, HOPS, st.randoms(use_true_random=False), st.booleans())
-def test_the_walk_agrees_with_an_oracle(
+def test_client_of_any_chain_equals_the_reference_implementation(
     peer: object, hops: list[object], dice: random.Random, rich: bool
 ) -> None:
     words = [written(hop, dice, rich=rich) for hop in hops]
@@ -196,7 +196,7 @@ def test_the_walk_agrees_with_an_oracle(
 
 
 @given(st.text(st.characters(max_codepoint=255), max_size=200), st.booleans())
-def test_what_a_client_writes_in_front_changes_nothing(forged: str, rich: bool) -> None:
+def test_client_of_forged_prefix_is_unchanged(forged: str, rich: bool) -> None:
     forged = forged.replace("\r", "").replace("\n", "")
     if rich:
         assert told_by_forwarded(f'{forged}, for="192.0.2.7:80";proto=http') == "192.0.2.7"
@@ -205,20 +205,20 @@ def test_what_a_client_writes_in_front_changes_nothing(forged: str, rich: bool) 
 
 
 @given(st.binary(max_size=300), st.booleans())
-def test_no_header_is_an_error(value: bytes, rich: bool) -> None:
+def test_client_of_any_header_does_not_raise(value: bytes, rich: bool) -> None:
     name = b"forwarded" if rich else b"x-forwarded-for"
     ipaddress.ip_address(PROXIES.client_of("10.0.0.1", [(name, value)]))
 
 
-def test_hops_are_bounded() -> None:
+def test_client_of_many_proxies_stops_at_max_hops() -> None:
     chain = ["192.0.2.7", *["10.0.0.2"] * (MAX_HOPS - 1)]
     assert told_by_list(", ".join(chain)) == "192.0.2.7"
     assert told_by_list(", ".join([*chain, "10.0.0.2"])) == "10.0.0.2"
     for name, hop in (("x-forwarded-for", "{}"), ("forwarded", "for={}")):
         for filling in ("10.0.0.2", ""):
             long = ",".join([hop.format("192.0.2.7"), *[filling and hop.format(filling)] * MAX_HOPS])
-            told = client((name, hop.format("6.6.6.6")), (name, long))
-            assert told == (filling or "10.0.0.1"), "what was not looked at is not passed over"
+            found = client((name, hop.format("6.6.6.6")), (name, long))
+            assert found == (filling or "10.0.0.1"), "entries that were not read are not trusted"
 
 
 # Networks
@@ -236,7 +236,7 @@ def test_hops_are_bounded() -> None:
         ("0.0.0.0/0", "0.0.0.0/0"),
     ],
 )
-def test_networks_have_one_form(text: str, canonical: str) -> None:
+def test_networks_read_returns_canonical_form(text: str, canonical: str) -> None:
     assert str(read_network(text)) == canonical
 
 
@@ -254,7 +254,7 @@ def test_networks_have_one_form(text: str, canonical: str) -> None:
         "010.0.0.1",
     ],
 )
-def test_what_is_no_network(text: str) -> None:
+def test_networks_read_of_invalid_text_raises(text: str) -> None:
     with pytest.raises(ValueError, match="an entry"):
         read_network(text)
 
@@ -262,7 +262,7 @@ def test_what_is_no_network(text: str) -> None:
 # The whole site
 
 
-async def test_the_site_sees_the_client_behind_a_trusted_proxy(
+async def test_control_plane_behind_trusted_proxy_uses_the_client_address(
     nursery: trio.Nursery, home: Path, models: ModelServer
 ) -> None:
     gateway = await start(
@@ -277,7 +277,7 @@ async def test_the_site_sees_the_client_behind_a_trusted_proxy(
     assert (await gateway.chat(key=key)).json()["error"]["code"] == "ip_not_allowed"
 
 
-async def test_each_request_on_a_proxys_connection_has_its_own_client(
+async def test_requests_on_one_proxy_connection_have_their_own_clients(
     nursery: trio.Nursery, home: Path, models: ModelServer
 ) -> None:
     gateway = await start(
@@ -291,7 +291,9 @@ async def test_each_request_on_a_proxys_connection_has_its_own_client(
     assert await gateway.metric("bluesminds_connections_accepted_total") == 2, "one, and that of the metric"
 
 
-async def test_the_audit_log_has_the_client_behind_a_trusted_proxy(nursery: trio.Nursery, home: Path) -> None:
+async def test_audit_log_behind_trusted_proxy_has_the_client_address(
+    nursery: trio.Nursery, home: Path
+) -> None:
     site = await deploy(nursery, home, sections={"server": {"trusted_proxies": ["127.0.0.1"]}})
     await site.create_user("ada@example.com")
     async with site.browser(**{"x-forwarded-for": "6.6.6.6, 192.0.2.7"}) as ada:
@@ -302,7 +304,7 @@ async def test_the_audit_log_has_the_client_behind_a_trusted_proxy(nursery: trio
         assert database.execute(query).fetchone() == ("192.0.2.7",)
 
 
-async def test_without_trusted_proxies_nobody_is_believed(
+async def test_forwarded_headers_without_trusted_proxies_are_ignored(
     nursery: trio.Nursery, home: Path, models: ModelServer
 ) -> None:
     gateway = await start(nursery, home, servers=[entry("one", models.url)])
@@ -312,7 +314,7 @@ async def test_without_trusted_proxies_nobody_is_believed(
         assert answer.json()["error"]["code"] == "ip_not_allowed"
 
 
-async def test_a_proxy_of_bytes_tells_the_client_by_the_proxy_protocol(
+async def test_proxy_protocol_sets_the_client_address(
     nursery: trio.Nursery, home: Path, models: ModelServer
 ) -> None:
     gateway = await start(

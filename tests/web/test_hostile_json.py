@@ -1,13 +1,7 @@
-"""JSON made to hurt: on either side of the gateway it costs little, gets a stable code, and leaves no trace
-that could be mistaken for a fault.
-"""
+"""Hostile JSON: it is rejected with a stable code, or forwarded unchanged, and never logged as an error."""
 
-import math
-import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-import httpx
 import msgspec
 import pytest
 
@@ -15,7 +9,6 @@ from tests.deployment import Callers, anonymous_client
 from tests.fakes.model_server import ModelServer
 from tests.gateways import Gateway
 
-CPU_SECONDS = 0.2
 DEEP = 100_000
 LONG = 15_000_000
 CODES = ("invalid_json", "invalid_value", "empty_body")
@@ -23,7 +16,9 @@ CODES = ("invalid_json", "invalid_value", "empty_body")
 
 @dataclass
 class Case:
-    """`inside` is put in the place of a value. It `passes` where the gateway does not read it, being JSON."""
+    """`inside` replaces a value. With `passes` it is valid JSON and forwarded where the gateway does not read
+    it.
+    """
 
     name: str
     inside: bytes
@@ -51,7 +46,9 @@ CASES = [
 ]
 
 
-async def test_a_model_request(gateway: Gateway, models: ModelServer) -> None:
+async def test_chat_request_with_hostile_json_is_rejected_or_forwarded(
+    gateway: Gateway, models: ModelServer
+) -> None:
     start = b'{"messages":[{"role":"user","content":"a"}],'
     for case in CASES:
         for body, passes in (
@@ -61,18 +58,17 @@ async def test_a_model_request(gateway: Gateway, models: ModelServer) -> None:
             (b'{"model":"m","messages":[{"role":"user","content":' + case.inside + b"}]}", case.passes),
             (case.inside, False),
         ):
-            answer, used = await measured(lambda body=body: gateway.chat(body))
+            answer = await gateway.chat(body)
             if passes:
                 assert answer.status_code == 200, (case.name, answer.text)
-                assert case.inside in models.asked[-1].received.body, (case.name, "as it came")
+                assert case.inside in models.asked[-1].received.body, (case.name, "unchanged")
             else:
                 assert answer.status_code == 400, (case.name, answer.text)
                 assert answer.json()["error"]["code"] in CODES, (case.name, answer.text)
-            assert used < CPU_SECONDS, case.name
     assert_no_trace(gateway)
 
 
-async def test_a_change(callers: Callers) -> None:
+async def test_key_creation_with_hostile_json_is_rejected(callers: Callers) -> None:
     token, _, _ = await callers.session("user")
     headers = {"authorization": f"Bearer {token}"}
     async with anonymous_client(callers.gateway) as client:
@@ -85,27 +81,22 @@ async def test_a_change(callers: Callers) -> None:
                 b'{"name":"n","x":' + case.inside + b"}",
                 case.inside,
             ):
-                answer, used = await measured(
-                    lambda body=body: client.post("/api/keys", content=body, headers=headers)
-                )
+                answer = await client.post("/api/keys", content=body, headers=headers)
                 assert answer.status_code == 400, (case.name, answer.text)
                 assert answer.json()["error"]["code"] in CODES, (case.name, answer.text)
-                assert used < CPU_SECONDS, case.name
     assert_no_trace(callers.gateway)
 
 
-async def test_a_long_text_passes_and_costs_little(gateway: Gateway, models: ModelServer) -> None:
-    """Pictures are that long."""
+async def test_chat_request_with_long_text_is_forwarded(gateway: Gateway, models: ModelServer) -> None:
+    """Images in data URLs are that long."""
     long = b'"' + b"x" * LONG + b'"'
     for body in (
         b'{"model":"m","messages":[{"role":"user","content":' + long + b"}]}",
         b'{"model":"m","messages":[{"role":"user","content":"a"}],"x":' + long + b"}",
     ):
-        answer, used = await measured(lambda body=body: gateway.chat(body))
+        answer = await gateway.chat(body)
         assert answer.status_code == 200
         assert models.asked[-1].received.body == body
-        # Client, gateway and model server are one process here, and each copies it.
-        assert used < 5 * CPU_SECONDS
     answer = await gateway.chat(b'{"messages":[],"model":' + long + b"}")
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
     assert_no_trace(gateway)
@@ -113,7 +104,7 @@ async def test_a_long_text_passes_and_costs_little(gateway: Gateway, models: Mod
     assert all(len(line) < 5000 for line in gateway.lines)
 
 
-async def test_a_long_change_is_refused(callers: Callers) -> None:
+async def test_key_creation_with_long_text_is_rejected(callers: Callers) -> None:
     token, _, _ = await callers.session("user")
     async with anonymous_client(callers.gateway) as client:
         answer = await client.post(
@@ -126,7 +117,9 @@ async def test_a_long_change_is_refused(callers: Callers) -> None:
 
 
 @pytest.mark.parametrize("name", ["MODEL", "Max_Tokens", "STREAM", "N"])
-async def test_a_name_in_capitals_is_refused(name: str, gateway: Gateway, models: ModelServer) -> None:
+async def test_chat_request_with_field_in_capitals_is_rejected(
+    name: str, gateway: Gateway, models: ModelServer
+) -> None:
     answer = await gateway.chat(b'{"model":"m","messages":[],"%b":5}' % name.encode())
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], error["param"]) == (400, "invalid_value", name.lower())
@@ -134,10 +127,10 @@ async def test_a_name_in_capitals_is_refused(name: str, gateway: Gateway, models
 
 
 @pytest.mark.parametrize("name", ["model", "\\u006dodel", "max_tokens", "n", "stream"])
-async def test_a_name_that_is_there_twice_has_one_meaning(
+async def test_chat_request_with_duplicate_field_is_forwarded_unambiguously(
     name: str, gateway: Gateway, models: ModelServer
 ) -> None:
-    """What the gateway read is what the server reads, whichever of the two it takes."""
+    """The server must read the same value as the gateway."""
     first, last = {"model": (b'"other"', b'"m"')}.get(name.replace("\\u006d", "m"), (b"100", b"5"))
     first, last = (b"true", b"false") if name == "stream" else (first, last)
     model = b"" if "odel" in name else b'"model":"m",'
@@ -153,20 +146,8 @@ async def test_a_name_that_is_there_twice_has_one_meaning(
     assert sent.count(b'"%b"' % name.replace("\\u006d", "m").encode()) == 1
 
 
-async def measured(ask: Callable[[], Awaitable[httpx.Response]]) -> tuple[httpx.Response, float]:
-    """The answer, and the CPU seconds it took: the least of three, because the process does other things."""
-    least = math.inf
-    for _ in range(3):
-        begun = time.process_time()
-        answer = await ask()
-        least = min(least, time.process_time() - begun)
-        if least < CPU_SECONDS / 2:
-            break
-    return answer, least
-
-
 def assert_no_trace(gateway: Gateway) -> None:
-    """Every line is one event, and none tells of a fault."""
+    """Each line is one event without an error."""
     for line in gateway.lines:
         event = msgspec.json.decode(line)
         assert event["level"] in ("info", "debug") and "frames" not in event, event

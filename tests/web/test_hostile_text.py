@@ -1,4 +1,4 @@
-"""Text that a database, a decoder or a calendar could choke on, wherever text can be put: never a fault."""
+"""Text that databases, decoders or calendars may not handle, in each input: never an internal error."""
 
 import re
 from collections.abc import Iterator
@@ -43,7 +43,9 @@ def calls(document: dict[str, Any], real: dict[str, str]) -> Iterator[tuple[str,
                 yield from ((method, good, {"json": body | {field: bad}}) for bad in IN_FIELDS)
 
 
-async def test_no_text_is_a_fault(nursery: trio.Nursery, home: Path, url: str) -> None:
+async def test_hostile_text_in_any_input_causes_no_internal_error(
+    nursery: trio.Nursery, home: Path, url: str
+) -> None:
     servers = [entry("one", "http://127.0.0.1:9/v1")]
     gateway = await gateways.start(nursery, home, servers=servers, storage={"url": url})
     callers = await create_callers(gateway, only=("user", "admin"))

@@ -1,4 +1,4 @@
-"""The same walk through HTTP/2: another listener lane, the same answers."""
+"""The data plane over HTTP/2."""
 
 import ssl
 from pathlib import Path
@@ -46,7 +46,9 @@ def client(gateway: Gateway, authority: trustme.CA) -> httpx.AsyncClient:
     )
 
 
-async def test_answers_are_the_same(gateway: Gateway, client: httpx.AsyncClient, models: ModelServer) -> None:
+async def test_http2_responses_equal_those_of_http1(
+    gateway: Gateway, client: httpx.AsyncClient, models: ModelServer
+) -> None:
     async with client:
         listed = await client.get("/models")
         assert (listed.http_version, listed.status_code) == ("HTTP/2", 200)
@@ -66,7 +68,7 @@ async def test_answers_are_the_same(gateway: Gateway, client: httpx.AsyncClient,
 
 
 @pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")
-async def test_a_connection_given_up_ends_the_work_for_it(
+async def test_http2_connection_closed_ends_the_upstream_request(
     gateway: Gateway, client: httpx.AsyncClient, models: ModelServer
 ) -> None:
     # The client leaves its own generators to the garbage collector when it is closed in mid-stream.

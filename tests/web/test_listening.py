@@ -1,4 +1,4 @@
-"""What the gateway tells its listener, and what the listener tells the log."""
+"""The settings of the listener and its log lines."""
 
 import dataclasses
 from pathlib import Path
@@ -13,7 +13,7 @@ from bluesminds.http.server.serve import ListenerLimits
 from tests import gateways
 
 
-def test_every_limit_of_the_listener_is_a_setting() -> None:
+def test_listener_limits_come_from_settings() -> None:
     assert listener_limits(ListenSettings()) == ListenerLimits()
     numbers: dict[str, Any] = {
         name: value + 1
@@ -27,14 +27,14 @@ def test_every_limit_of_the_listener_is_a_setting() -> None:
         assert getattr(changed, limit.name) != limit.default, limit.name
 
 
-async def test_a_refusal_of_the_listener_is_a_line_of_the_log(home: Path, nursery: trio.Nursery) -> None:
+async def test_listener_rejection_is_logged(home: Path, nursery: trio.Nursery) -> None:
     gateway = await gateways.start(nursery, home, servers=[])
     async with gateway.client() as client:
         answer: httpx.Response = await client.get("/v1/" + "a" * 9000)
     assert answer.status_code == 414
     (line,) = gateway.events("connection_refused")
-    told = {name: line[name] for name in ("level", "client", "status", "code", "suppressed")}
-    assert told == {
+    found = {name: line[name] for name in ("level", "client", "status", "code", "suppressed")}
+    assert found == {
         "level": "info",
         "client": "127.0.0.1",
         "status": 414,

@@ -106,7 +106,7 @@ def components(document: dict[str, Any], schema: dict[str, Any]) -> dict[str, An
     return dict(document["components"]["schemas"][schema["$ref"].rpartition("/")[2]])
 
 
-async def test_every_write_takes_what_is_written_here(callers: Callers) -> None:
+async def test_write_routes_accept_the_listed_fields(callers: Callers) -> None:
     document = (await callers.gateway.get("/openapi.json")).json()
     found = {}
     for path, methods in document["paths"].items():
@@ -125,8 +125,8 @@ async def test_every_write_takes_what_is_written_here(callers: Callers) -> None:
     assert document["components"]["schemas"]["LimitsInput"]["additionalProperties"] is False
 
 
-async def test_no_write_takes_a_columns_name(callers: Callers) -> None:
-    """Asked by whoever may ask it: users for their own, an administrator for the rest."""
+async def test_write_routes_reject_column_names(callers: Callers) -> None:
+    """Users call their own routes, an administrator the others."""
     gateway = callers.gateway
     columns = {column for names in tables(gateway).values() for column in names} | {*GUESSES, *LIMITS}
     assert {"role", "password_hash", "digest", "user_id", "disabled_at", "sealed_api_key"} <= columns
@@ -152,7 +152,7 @@ async def test_no_write_takes_a_columns_name(callers: Callers) -> None:
     assert content(gateway) == before
 
 
-async def test_what_is_declared_changes_and_nothing_else(callers: Callers) -> None:
+async def test_profile_change_updates_only_the_name(callers: Callers) -> None:
     """A user's own name; everything else of the row stays."""
     token, _, _ = await callers.session("user")
     gateway = callers.gateway

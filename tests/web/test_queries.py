@@ -1,4 +1,4 @@
-"""What follows the "?": which lists have pages, and in which words a query is refused."""
+"""Query parameters: which lists are paged, and the messages for invalid queries."""
 
 import re
 from pathlib import Path
@@ -7,11 +7,12 @@ import pytest
 
 from tests.gateways import Gateway
 
+KNOWN = "Known: `limit`, `after`, `active`, `user_id`."
 API = Path(__file__).resolve().parents[2] / "docs" / "api.md"
 
 
-async def test_the_lists_that_come_in_pages_are_those_the_document_names(gateway: Gateway) -> None:
-    (named,) = re.findall(r"Those at ([^:]*) come in pages", API.read_text())
+async def test_lists_paged_are_those_in_the_documentation(gateway: Gateway) -> None:
+    (named,) = re.findall(r"The lists at ([^.]*) are paged\.", API.read_text())
     async with gateway.operator() as client:
         paths = (await client.get("/openapi.json")).json()["paths"]
     known = {
@@ -27,17 +28,17 @@ async def test_the_lists_that_come_in_pages_are_those_the_document_names(gateway
 @pytest.mark.parametrize(
     ("query", "message", "param"),
     [
-        ("zz=1", "Unknown parameter. Known here: limit, after, active, user_id.", None),
-        ("zz=1&zz=2", "Unknown parameter. Known here: limit, after, active, user_id.", None),
-        ("zz=%00", "Unknown parameter. Known here: limit, after, active, user_id.", None),
-        ("%3Cb%3E%1B=1&limit=1", "Unknown parameter. Known here: limit, after, active, user_id.", None),
-        ("limit=1&limit=1", "A parameter is there twice. Send each once.", "limit"),
-        ("after=%00", "Send text without NUL characters.", "after"),
+        ("zz=1", f"Unknown query parameter `zz`. {KNOWN}", None),
+        ("zz=1&zz=2", f"Unknown query parameter `zz`. {KNOWN}", None),
+        ("zz=%00", f"Unknown query parameter `zz`. {KNOWN}", None),
+        ("%3Cb%3E%1B=1&limit=1", f"Unknown query parameter. {KNOWN}", None),
+        ("limit=1&limit=1", "Duplicate query parameter `limit`.", "limit"),
+        ("after=%00", "after must not contain NUL.", "after"),
         ("limit=1.0", "limit must be a whole number from 1 to 100.", "limit"),
         ("active=yes", "active must be true or false.", "active"),
     ],
 )
-async def test_a_refused_query_names_what_is_known(
+async def test_query_invalid_is_rejected_with_the_reason(
     gateway: Gateway, query: str, message: str, param: str | None
 ) -> None:
     async with gateway.operator() as client:
@@ -47,9 +48,12 @@ async def test_a_refused_query_names_what_is_known(
     assert (error["message"], error["param"]) == (message, param)
 
 
-async def test_what_takes_no_query_says_so(gateway: Gateway) -> None:
+async def test_query_of_route_without_parameters_is_rejected(gateway: Gateway) -> None:
     async with gateway.operator() as client:
         for path in ("/api/admin/servers", "/api/admin/tiers"):
             answer = await client.get(f"{path}?limit=5")
             assert answer.status_code == 400
-            assert answer.json()["error"]["message"] == "Unknown parameter. Known here: none."
+            assert (
+                answer.json()["error"]["message"]
+                == "Unknown query parameter `limit`. This request has no query parameters."
+            )

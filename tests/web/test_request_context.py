@@ -1,4 +1,4 @@
-"""From an ASGI scope to an Arrival."""
+"""Building a RequestContext from an ASGI scope."""
 
 import uuid
 from typing import Any
@@ -18,15 +18,15 @@ names = st.sampled_from(
 headers = st.lists(st.tuples(names, st.binary(max_size=80)), max_size=8)
 
 
-def arrive(*sent: tuple[bytes, bytes], client: Any = ("10.0.0.1", 5)) -> RequestContext:
+def read_context(*sent: tuple[bytes, bytes], client: Any = ("10.0.0.1", 5)) -> RequestContext:
     return read_request_context({"headers": list(sent), "client": client}, "chat.completions", SystemClock())
 
 
 @given(headers)
-def test_nothing_a_client_sends_is_an_error(sent: list[tuple[bytes, bytes]]) -> None:
+def test_read_request_context_of_any_headers_does_not_raise(sent: list[tuple[bytes, bytes]]) -> None:
     @trio_test
     async def read() -> None:
-        context = arrive(*sent)
+        context = read_context(*sent)
         assert 1 <= len(context.request_id) <= 64
         assert all(char.isalnum() or char in "._-" for char in context.request_id)
         assert all(name == b"traceparent" for name, _ in context.forward)
@@ -49,21 +49,21 @@ def test_nothing_a_client_sends_is_an_error(sent: list[tuple[bytes, bytes]]) -> 
         ([(b"authorization", b"Bearer ")], "authorization", ""),
     ],
 )
-async def test_where_the_key_is_found(
+async def test_read_request_context_finds_the_credential(
     sent: list[tuple[bytes, bytes]], header: str | None, credential: str | None
 ) -> None:
-    context = arrive(*sent)
+    context = read_context(*sent)
     assert (context.credential_header, context.credential) == (header, credential)
 
 
-async def test_a_sane_request_id_is_kept() -> None:
-    assert arrive((b"x-request-id", b"Abc.9_-" * 9)).request_id == "Abc.9_-" * 9
-    assert arrive((b"x-request-id", b"a" * 64)).request_id == "a" * 64
+async def test_read_request_context_keeps_only_a_valid_request_id() -> None:
+    assert read_context((b"x-request-id", b"Abc.9_-" * 9)).request_id == "Abc.9_-" * 9
+    assert read_context((b"x-request-id", b"a" * 64)).request_id == "a" * 64
     for insane in (b"", b"a" * 65, b"a b", b"a\n", b"\xff"):
-        context = arrive((b"x-request-id", insane))
+        context = read_context((b"x-request-id", insane))
         assert context.request_id == context.id
 
 
-async def test_a_client_without_an_address_is_local() -> None:
-    assert arrive(client=None).client == "local"
-    assert arrive().client == "10.0.0.1"
+async def test_read_request_context_without_client_address_is_local() -> None:
+    assert read_context(client=None).client == "local"
+    assert read_context().client == "10.0.0.1"

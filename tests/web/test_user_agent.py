@@ -1,4 +1,4 @@
-"""What a browser calls itself, as the list of sessions shows it."""
+"""The User-Agent in the list of sessions and in the audit log."""
 
 import pytest
 
@@ -18,7 +18,7 @@ ADA = "ada@example.com"
         ("\u6771".encode() * 300, "\u6771" * 200),
     ],
 )
-async def test_a_browsers_name_is_read_as_it_was_meant(gateway: Gateway, sent: bytes, shown: str) -> None:
+async def test_user_agent_is_decoded_as_utf8_or_latin1(gateway: Gateway, sent: bytes, shown: str) -> None:
     async with gateway.operator() as operator:
         body = {"email": ADA, "password": PASSWORD}
         user_id = (await operator.post("/api/admin/users", json=body)).json()["id"]

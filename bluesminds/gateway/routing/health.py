@@ -7,10 +7,25 @@ a probe succeeds. If no other server is left, an ejected one is still tried.
 """
 
 from dataclasses import dataclass
+from typing import Final, Literal
 
 import trio
+from msgspec import Struct
 
 MAX_EJECTION_FACTOR = 10
+
+
+class ServerStatus(Struct, frozen=True):
+    """The result of the last probe. `unusable`: the gateway has no readable API key for the server.
+    `model_count` is None if it is unknown. `last_error` may contain text from the server.
+    """
+
+    state: Literal["up", "down", "unknown", "unusable"]
+    model_count: int | None = None
+    last_error: str | None = None
+
+
+UNKNOWN: Final = ServerStatus("unknown")
 
 
 @dataclass(slots=True)

@@ -1,6 +1,7 @@
 """Opens wires: name resolution, all addresses, Unix sockets, TLS. The caller sets the deadline."""
 
 import errno
+import os
 import socket
 import ssl
 
@@ -26,7 +27,8 @@ async def open_wire(origin: UpstreamOrigin, tls: ssl.SSLContext, policy: Address
         if _is_local(exc):
             message = "cannot open a connection: this machine has no free descriptors or memory"
             raise LocalResourceError(message, phase="connect", sent=False) from exc
-        raise ConnectFailed(f"cannot connect to the upstream: {exc}", phase="connect", sent=False) from exc
+        message = f"cannot connect to {origin.host}: {_reason(exc)}"
+        raise ConnectFailed(message, phase="connect", sent=False) from exc
     if origin.scheme == "http":
         return SocketWire(_plain_socket(stream))
     return await _start_tls(stream, origin.host, tls)
@@ -53,6 +55,17 @@ def _address_refused() -> ConnectFailed:
         "the server's address is link-local, reserved, or private and outside [upstream] allowed_networks"
     )
     return ConnectFailed(message, phase="connect", sent=False)
+
+
+def _reason(error: BaseException) -> str:
+    """The operating system's reason, such as "connection refused". Trio keeps it in the cause."""
+    cause = error.__cause__
+    while isinstance(cause, BaseExceptionGroup):
+        cause = cause.exceptions[0]
+    found = cause if isinstance(cause, OSError) else error
+    if isinstance(found, socket.gaierror) or not isinstance(found, OSError) or found.errno is None:
+        return str(found)
+    return os.strerror(found.errno).lower()  # Trio adds the address to `strerror`
 
 
 def _is_local(error: BaseException | None) -> bool:

@@ -7,6 +7,7 @@ from msgspec import Struct
 from bluesminds.accounts.services import AccountServices
 from bluesminds.common.values import InUse, Server
 from bluesminds.gateway.probe import ProbeResult
+from bluesminds.gateway.routing.health import ServerStatus
 from bluesminds.web.api import audit, auth, invites, keys, limits, servers, sessions, setup, usage, users
 from bluesminds.web.guard import Guard
 from bluesminds.web.routes import Route
@@ -19,6 +20,8 @@ class GatewayControls(Struct, frozen=True):
 
     list_servers: Callable[[], Awaitable[list[Server]]]
     """All servers: those of the configuration and those of the database."""
+    server_status: Callable[[str], ServerStatus]
+    """The status of the server with this name."""
     servers_changed: Callable[[], Awaitable[None]]
     """Called after a change of the servers in the database."""
     test_server: Callable[[Server], Awaitable[ProbeResult]]
@@ -30,13 +33,17 @@ def api_routes(accounts: AccountServices, controls: GatewayControls) -> list[Rou
     return [
         *setup.routes(setup.SetupHandlers(accounts.users, accounts.passwords, accounts.throttle)),
         *keys.routes(accounts.keys, accounts.users),
-        *auth.routes(auth.AuthHandlers(accounts.login, accounts.mailboxes, accounts.users)),
+        *auth.routes(auth.AuthHandlers(accounts)),
         *sessions.routes(sessions.SessionHandlers(accounts.sessions, accounts.users)),
-        *users.routes(users.UserHandlers(accounts.users, accounts.passwords, accounts.mailboxes)),
+        *users.routes(users.UserHandlers(accounts.users, accounts.passwords, accounts.password_reset)),
         *invites.routes(invites.InviteHandlers(accounts.invitations)),
         *servers.routes(
             servers.ServerHandlers(
-                accounts.servers, controls.list_servers, controls.servers_changed, controls.test_server
+                accounts.servers,
+                controls.list_servers,
+                controls.servers_changed,
+                controls.test_server,
+                controls.server_status,
             )
         ),
         *usage.routes(usage.UsageHandlers(accounts.usage)),

@@ -1,4 +1,4 @@
-"""/api/admin/audit: who changed what, and whether the record of it is whole."""
+"""/api/admin/audit: queries and verification of the audit log."""
 
 from datetime import datetime
 from typing import Annotated, Final, Literal
@@ -13,7 +13,7 @@ from storage.audit import AuditQuery, ChainedAuditRow
 from storage.chain import ChainDamage, ChainPosition
 
 _NEWEST: Final = 2**62
-_WORDS: Final[dict[ChainDamage, str]] = {
+_DAMAGE: Final[dict[ChainDamage, str]] = {
     "altered": "row {next} was altered, moved or added, or the chain was made with another pepper",
     "removed": "row {next} is missing: it was removed, or the end of the log had been tampered with when the"
     " following row was written",
@@ -23,21 +23,21 @@ _WORDS: Final[dict[ChainDamage, str]] = {
     "head_differs": "row {last} is not the one recorded as the last (table chain_heads)",
 }
 
-Moment = Annotated[datetime, Meta(tz=True, description="a time like 2026-02-28T12:00:00Z")]
-Word = Annotated[str, Meta(max_length=200, description="at most 200 characters")]
+Timestamp = Annotated[datetime, Meta(tz=True, description="a time like 2026-02-28T12:00:00Z")]
+FilterText = Annotated[str, Meta(max_length=200, description="at most 200 characters")]
 
 
 class AuditFilter(Paging, frozen=True, forbid_unknown_fields=True):
-    """Times are [since, until)."""
+    """From `since`, before `until`."""
 
     after: Annotated[
-        str, Meta(pattern=r"^[0-9]{0,18}\Z", description="the next_cursor of the page before")
+        str, Meta(pattern=r"^[0-9]{0,18}\Z", description="the next_cursor of the previous page")
     ] = ""
-    actor: Word | None = None
-    action: Word | None = None
-    subject: Word | None = None
-    since: Moment | None = None
-    until: Moment | None = None
+    actor: FilterText | None = None
+    action: FilterText | None = None
+    subject: FilterText | None = None
+    since: Timestamp | None = None
+    until: Timestamp | None = None
 
 
 class AuditEvent(Struct, frozen=True):
@@ -55,17 +55,21 @@ class AuditEvent(Struct, frozen=True):
 
 
 class VerifyQuery(Struct, frozen=True, forbid_unknown_fields=True):
-    """The end of the chain as it was noted earlier, like 17:0d9b..."""
+    """`noted` is the `end` of an earlier verification, such as 17:0d9b..."""
 
     noted: (
         Annotated[
-            str, Meta(pattern=r"^[0-9]{1,18}:([0-9a-f]{64})?\Z", description="SEQ:HASH as noted earlier")
+            str,
+            Meta(
+                pattern=r"^[0-9]{1,18}:([0-9a-f]{64})?\Z",
+                description="SEQ:HASH, the end of an earlier verification",
+            ),
         ]
         | None
     ) = None
 
 
-class Verification(Struct, frozen=True):
+class AuditVerification(Struct, frozen=True):
     """`ok`: no damage was found. `rows`: number of valid rows. `end`: SEQ:HASH of the last valid row; note it
     outside of the database.
     """
@@ -81,7 +85,7 @@ class AuditHandlers(Struct, frozen=True):
     log: AuditLog
 
     async def list(self, query: AuditFilter) -> Page[AuditEvent]:
-        """List changes, newest first."""
+        """List audit events, newest first."""
         found = await self.log.page(
             AuditQuery(
                 before=int(query.after) if query.after else _NEWEST,
@@ -93,9 +97,9 @@ class AuditHandlers(Struct, frozen=True):
                 until=_milliseconds(query.until, _NEWEST),
             )
         )
-        return Page.of(found, query.limit, _act, cursor=lambda chained: str(chained.position.seq))
+        return Page.of(found, query.limit, _event, cursor=lambda chained: str(chained.position.seq))
 
-    async def verify(self, query: VerifyQuery) -> Verification:
+    async def verify(self, query: VerifyQuery) -> AuditVerification:
         """Check whether audit rows were altered or removed.
 
         Without the gateway's pepper, a writer to the database cannot hide that a row was altered or removed.
@@ -105,12 +109,12 @@ class AuditHandlers(Struct, frozen=True):
         seq, _, digest = (query.noted or "").partition(":")
         found = await self.log.verify(ChainPosition(int(seq), digest) if query.noted else None)
         place = {"last": found.at.seq, "next": found.at.seq + 1}
-        return Verification(
+        return AuditVerification(
             ok=found.damage is None,
             rows=found.at.seq,
             end=f"{found.at.seq}:{found.at.hash}",
             damage=found.damage,
-            message="whole" if found.damage is None else _WORDS[found.damage].format_map(place),
+            message="intact" if found.damage is None else _DAMAGE[found.damage].format_map(place),
         )
 
 
@@ -126,7 +130,7 @@ def _milliseconds(at: datetime | None, otherwise: int) -> int:
     return otherwise if at is None else round(at.timestamp() * 1000)
 
 
-def _act(chained: ChainedAuditRow) -> AuditEvent:
+def _event(chained: ChainedAuditRow) -> AuditEvent:
     act = chained.row
     return AuditEvent(
         seq=chained.position.seq,

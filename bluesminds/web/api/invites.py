@@ -1,4 +1,4 @@
-"""/api/admin/invites: who is asked to sign up."""
+"""/api/admin/invites: invitations to sign up."""
 
 from typing import Annotated
 
@@ -18,7 +18,7 @@ class NewInvite(Struct, forbid_unknown_fields=True):
 
 
 class InviteView(Struct, frozen=True):
-    """An invitation that is neither used nor too old, to an address that nobody has."""
+    """An open invitation: neither used nor expired, and its address has no account."""
 
     id: str
     email: str
@@ -27,19 +27,19 @@ class InviteView(Struct, frozen=True):
 
 
 class CreatedInvite(InviteView, frozen=True):
-    """The link is shown this once."""
+    """`url` is shown once."""
 
     url: str
 
 
 class InviteQuery(Struct, frozen=True, forbid_unknown_fields=True):
-    """Whose invitations."""
+    """Selects the invitations to one address."""
 
-    email: Annotated[str, Meta(description="a whole e-mail address")]
+    email: Annotated[str, Meta(description="a complete e-mail address")]
 
 
 class WithdrawnInvites(Struct, frozen=True):
-    """The ids, the oldest first."""
+    """Ids of the withdrawn invitations, oldest first."""
 
     withdrawn: list[str]
 
@@ -48,22 +48,22 @@ class InviteHandlers(Struct, frozen=True):
     invitations: Invitations
 
     async def list(self, query: AddressFilter) -> Page[InviteView]:
-        """List the open invitations, oldest first; or find those to an address."""
+        """List open invitations, oldest first. With `email`, only those to this address."""
         rows = await self.invitations.list(email=query.address, after=query.after, limit=query.limit + 1)
         return Page.of(rows, query.limit, _view, cursor=lambda row: row.id)
 
     async def create(self, who: Principal, body: NewInvite) -> CreatedInvite:
-        """Invite somebody to sign up. The link goes to the address by mail too."""
-        made = await self.invitations.create(who.actor, email=body.email)
-        return CreatedInvite(**structs.asdict(_view(made.row)), url=made.url)
+        """Create an invitation. The link is also mailed."""
+        invitation = await self.invitations.create(who.actor, email=body.email)
+        return CreatedInvite(**structs.asdict(_view(invitation.row)), url=invitation.url)
 
     async def withdraw_all(self, who: Principal, query: InviteQuery) -> WithdrawnInvites:
-        """Withdraw all open invitations to an address, together. Their links do not work any more."""
-        found = await self.invitations.withdraw_all(who.actor, read_email(query.email) or "")
-        return WithdrawnInvites([row.id for row in found])
+        """Withdraw all open invitations to an address. Their links stop working."""
+        rows = await self.invitations.withdraw_all(who.actor, read_email(query.email) or "")
+        return WithdrawnInvites([row.id for row in rows])
 
     async def withdraw(self, who: Principal, invite_id: str) -> None:
-        """Withdraw an invitation. Its link does not work any more."""
+        """Withdraw an invitation. Its link stops working."""
         await self.invitations.withdraw(who.actor, invite_id)
 
 

@@ -1,4 +1,4 @@
-"""What is said about API keys, in and out: the fields of a key, and how they are read and shown."""
+"""Request and response types of API keys, and their conversion."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final, Literal
@@ -29,7 +29,7 @@ Models = Annotated[
     Meta(
         min_length=1,
         max_length=MAX_LIST,
-        description='null (all), or a list of 1 to 100 model names; "*" at the end of one is any ending',
+        description='null (all), or a list of 1 to 100 model names; "*" at the end matches any ending',
     ),
 ]
 Addresses = Annotated[
@@ -68,7 +68,7 @@ Metadata = Annotated[
 
 
 class NewKey(Struct, forbid_unknown_fields=True):
-    """A list that is null or left out allows all."""
+    """A list that is null or omitted allows all."""
 
     name: Name
     scopes: Scopes | None = None
@@ -81,13 +81,13 @@ class NewKey(Struct, forbid_unknown_fields=True):
 
 
 class NewKeyForUser(NewKey, forbid_unknown_fields=True):
-    """A key for a user; without one, for whoever asks."""
+    """A key for a user; without `user_id`, for the caller."""
 
     user_id: Annotated[str, Meta(max_length=64, description="the id of a user")] | None = None
 
 
 class KeyPatch(Struct, forbid_unknown_fields=True):
-    """What is left out stays as it is; null takes a restriction away."""
+    """Omitted fields stay the same; null removes a restriction."""
 
     name: Name | UnsetType = UNSET
     scopes: Scopes | UnsetType | None = UNSET
@@ -106,7 +106,7 @@ class Rotation(Struct, forbid_unknown_fields=True):
 
 
 class KeyFilter(Paging, frozen=True, forbid_unknown_fields=True):
-    """`active`: neither revoked nor expired."""
+    """`active` selects keys that are neither revoked nor expired, or only the others."""
 
     active: Annotated[bool, Meta(description="true or false")] | None = None
 
@@ -140,13 +140,13 @@ class KeyView(Struct, frozen=True):
 
 
 class CreatedKey(KeyView, frozen=True):
-    """`key` is the key itself, which is shown this once."""
+    """`key` is the secret, which is shown once."""
 
     key: str
 
 
 class KeyDay(Struct, frozen=True):
-    """What was asked with a key; `cost_usd` leaves out answers of models without a price."""
+    """Usage totals. `cost_usd` does not include responses of models without a price."""
 
     requests: int
     errors: int
@@ -163,7 +163,7 @@ class KeyDate(KeyDay, frozen=True):
 
 
 class KeyUsageView(KeyDay, frozen=True):
-    """Sums over the days, and each day that has any."""
+    """Totals over all days, and each day with requests."""
 
     id: str
     last_used_at: str | None

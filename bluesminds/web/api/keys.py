@@ -1,4 +1,4 @@
-"""API keys: a user's own at /api/keys and /user/api-keys, everybody's at /api/admin/keys."""
+"""API keys: a user's own at /api/keys and /user/api-keys, those of all users at /api/admin/keys."""
 
 from msgspec import Struct
 
@@ -26,21 +26,21 @@ from bluesminds.web.routes import Handler, Page, Route, route
 
 
 class KeyHandlers(Struct, frozen=True):
-    """The handlers of a user's own keys and, with `everybody`, of all keys."""
+    """Handlers for a user's own keys, or with `all_users` for those of all users."""
 
     keys: Keys
-    members: Users
-    everybody: bool = False
+    users: Users
+    all_users: bool = False
 
     def _owner(self, who: Principal) -> str | None:
-        return None if self.everybody else who.user_id
+        return None if self.all_users else who.user_id
 
     async def list(self, who: Principal, query: KeyFilter) -> Page[KeyView]:
         """List your keys, oldest first."""
         return await self._page(who.user_id, query)
 
     async def list_all(self, query: KeyFilterForUser) -> Page[KeyView]:
-        """List everybody's keys, or one user's, oldest first."""
+        """List the keys of all users, or of one user, oldest first."""
         return await self._page(query.user_id, query)
 
     async def _page(self, owner: str | None, query: KeyFilter) -> Page[KeyView]:
@@ -48,18 +48,18 @@ class KeyHandlers(Struct, frozen=True):
         return Page.of(rows, query.limit, view, cursor=lambda row: row.id)
 
     async def create(self, who: Principal, body: NewKey) -> CreatedKey:
-        """Make a key. It is shown this once.
+        """Create a key. The response contains the secret, which is shown once.
 
-        It can do no more than you may: its limits hold besides those of your account.
+        The limits of the key apply in addition to those of your account.
         """
         return made(*await self.keys.create(who.actor, who.user_id, policy_from(body)))
 
     async def create_for(self, who: Principal, body: NewKeyForUser) -> CreatedKey:
-        """Make a key for a user. It is shown this once.
+        """Create a key for a user. The response contains the secret, which is shown once.
 
-        Without `user_id` it is yours; on the local socket it is the local operator's.
+        Without `user_id` the key belongs to the caller; on the local socket to the local operator.
         """
-        owner = body.user_id or who.user_id or (await self.members.local_user(who.actor))[0]
+        owner = body.user_id or who.user_id or (await self.users.local_user(who.actor))[0]
         return made(*await self.keys.create(who.actor, owner, policy_from(body)))
 
     async def get(self, who: Principal, key_id: str) -> KeyView:
@@ -67,9 +67,9 @@ class KeyHandlers(Struct, frozen=True):
         return view(await self.keys.get(self._owner(who), key_id))
 
     async def change(self, who: Principal, key_id: str, body: KeyPatch) -> KeyView:
-        """Change what a key may do. In force with the next request.
+        """Change a key. Changes take effect with the next request.
 
-        What is left out stays as it is, also within `limits`; `metadata` is replaced as a whole.
+        Omitted fields stay the same, also within `limits`. `metadata` is replaced completely.
         """
         changed = await self.keys.change(
             who.actor, self._owner(who), key_id, lambda before: policy_with(before, body)
@@ -91,23 +91,25 @@ class KeyHandlers(Struct, frozen=True):
         await self.keys.end_previous(who.actor, self._owner(who), key_id)
 
     async def revoke(self, who: Principal, key_id: str) -> None:
-        """End a key at once. It stays in the list."""
+        """Revoke a key immediately. It stays in the list."""
         await self.keys.revoke(who.actor, self._owner(who), key_id)
 
     async def usage(self, who: Principal, key_id: str, query: Days) -> KeyUsageView:
-        """Sum up what was asked with a key, over calendar days in UTC.
+        """Usage of a key over calendar days in UTC.
 
-        `last_used_at` is up to half a minute old.
+        `last_used_at` may be up to 30 seconds old.
         """
         return usage_view(await self.keys.usage(self._owner(who), key_id, days=query.days))
 
 
-def routes(keys: Keys, members: Users) -> list[Route]:
-    own, everybodys = KeyHandlers(keys, members), KeyHandlers(keys, members, everybody=True)
+def routes(keys: Keys, users: Users) -> list[Route]:
+    own, all_keys = KeyHandlers(keys, users), KeyHandlers(keys, users, all_users=True)
     return [
         *_routes("/api/keys", Access.SESSION, own, own.list, own.create),
         *_routes("/user/api-keys", Access.SESSION, own, own.list, own.create),
-        *_routes("/api/admin/keys", Access.ADMIN, everybodys, everybodys.list_all, everybodys.create_for),
+        # Clients of other gateways change a key with PUT.
+        route("PUT", "/user/api-keys/{key_id}", Access.SESSION, own.change, tag="Keys"),
+        *_routes("/api/admin/keys", Access.ADMIN, all_keys, all_keys.list_all, all_keys.create_for),
     ]
 
 

@@ -1,11 +1,11 @@
-"""The limits in force for a key or an account: what they are, where they come from, what is used."""
+"""Effective limits of keys and accounts, with their origin and use."""
 
 from collections.abc import Callable
 from typing import Any
 
 from msgspec import Struct
 
-from bluesminds.accounts.limits import NAMES, LimitFigure, Limits, LimitsInForce, Origin
+from bluesminds.accounts.limits import NAMES, AccountLimits, LimitOrigin, LimitsReport, LimitUsage
 from bluesminds.common.money import write_usd
 from bluesminds.common.values import InUse
 from bluesminds.web.fields import LimitsInput, LimitsView
@@ -14,18 +14,18 @@ from bluesminds.web.routes import Page, Route, route
 
 
 class EffectiveLimit(Struct, frozen=True):
-    """`limit` null: not limited. `origin`: the key's own, set for the account, or its tier's."""
+    """`limit` null is no limit. `origin` says where the limit is set: for the key, the user or the tier."""
 
     limit: int | None
-    origin: Origin | None
+    origin: LimitOrigin | None
     used: int
 
 
 class EffectiveAmount(Struct, frozen=True):
-    """The same in USD, as decimal text."""
+    """An effective limit in USD, as decimal strings."""
 
     limit: str | None
-    origin: Origin | None
+    origin: LimitOrigin | None
     used: str
 
 
@@ -44,41 +44,50 @@ class EffectiveLimits(Struct, frozen=True):
 
 
 class TierView(Struct, frozen=True):
-    """Null is no limit."""
+    """A limit of null is no limit."""
 
     name: str
     limits: LimitsView
 
 
 class LimitHandlers(Struct, frozen=True):
-    """`now` tells what a subject (key:ID, user:ID) has in use at this moment."""
+    """`now` returns the current use of a limited account, "key:ID" or "user:ID"."""
 
-    limits: Limits
+    limits: AccountLimits
     now: Callable[[str], InUse]
 
     async def own(self, who: Principal) -> EffectiveLimits:
-        """Show the limits of your account, where each comes from, and how much of it is used."""
+        """Effective limits of your account, with their origin and use."""
         return _view(await self.limits.of_user(who.user_id, self.now))
 
     async def of_own_key(self, who: Principal, key_id: str) -> EffectiveLimits:
-        """Show what limits a key of yours: of its own limits and the account's, the one nearer to its end."""
+        """Effective limits of a key.
+
+        A key has its own limits and those of its account. Each value is the limit with less left.
+        """
         return _view(await self.limits.of_key(key_id, who.user_id, self.now))
 
     async def of_key(self, key_id: str) -> EffectiveLimits:
-        """Show what limits a key: of its own limits and the account's, the one nearer to its end."""
+        """Effective limits of a key.
+
+        A key has its own limits and those of its account. Each value is the limit with less left.
+        """
         return _view(await self.limits.of_key(key_id, None, self.now))
 
     async def of_user(self, user_id: str) -> EffectiveLimits:
-        """Show the limits of an account, where each comes from, and how much of it is used."""
+        """Effective limits of a user, with their origin and use."""
         return _view(await self.limits.of_user(user_id, self.now))
 
     async def change(self, who: Principal, user_id: str, body: LimitsInput) -> EffectiveLimits:
-        """Set limits of an account in the place of its tier's; null is as the tier says. In force at once."""
+        """Set limits of a user. They override those of the tier, and null removes the override.
+
+        Omitted limits stay the same. Changes take effect immediately.
+        """
         await self.limits.change(who.actor, user_id, body.on)
         return await self.of_user(user_id)
 
     async def tiers(self) -> Page[TierView]:
-        """List the tiers of the settings."""
+        """List the tiers and their limits."""
         return Page([TierView(name, LimitsView.of(limits)) for name, limits in self.limits.tiers.items()])
 
 
@@ -95,13 +104,13 @@ def routes(handlers: LimitHandlers) -> list[Route]:
     ]
 
 
-def _view(found: LimitsInForce) -> EffectiveLimits:
-    figures: dict[str, Any] = {name: _figure(name, found.figures[name]) for name in NAMES}
-    return EffectiveLimits(user_id=found.user_id, key_id=found.key_id, tier=found.tier, **figures)
+def _view(found: LimitsReport) -> EffectiveLimits:
+    limits: dict[str, Any] = {name: _limit_view(name, found.limits[name]) for name in NAMES}
+    return EffectiveLimits(user_id=found.user_id, key_id=found.key_id, tier=found.tier, **limits)
 
 
-def _figure(name: str, figure: LimitFigure) -> EffectiveLimit | EffectiveAmount:
+def _limit_view(name: str, usage: LimitUsage) -> EffectiveLimit | EffectiveAmount:
     if name.startswith("usd_"):
-        limit = write_usd(figure.limit) if figure.limit else None
-        return EffectiveAmount(limit, figure.origin, write_usd(figure.used))
-    return EffectiveLimit(figure.limit or None, figure.origin, figure.used)
+        limit = write_usd(usage.limit) if usage.limit else None
+        return EffectiveAmount(limit, usage.origin, write_usd(usage.used))
+    return EffectiveLimit(usage.limit or None, usage.origin, usage.used)

@@ -1,6 +1,4 @@
-"""What machines ask: / (what this is), /health (alive), /ready (fit for traffic), /metrics (Prometheus
-text).
-"""
+"""Monitoring: /health, /ready and /metrics (Prometheus text format), and / with the paths of the others."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Literal
@@ -14,11 +12,11 @@ from prometheus_client.registry import Collector
 from bluesminds import __version__
 from bluesminds.http.server.limits import ListenerStats
 from bluesminds.web.guard import Access
-from bluesminds.web.routes import Answer, RawBody, Route, route
+from bluesminds.web.routes import HandlerResponse, RawBody, Route, route
 
 
 class ListenerMetrics(Collector):
-    """What the listener counted."""
+    """Metrics of the listener."""
 
     def __init__(self, stats: ListenerStats) -> None:
         self._stats = stats
@@ -28,13 +26,17 @@ class ListenerMetrics(Collector):
         yield GaugeMetricFamily("bluesminds_connections_open", "Client connections open.", value=stats.open)
         for name, value, text in (
             ("bluesminds_connections_accepted", stats.accepted, "Client connections accepted."),
-            ("bluesminds_http_requests", stats.requests, "Requests read, of every path."),
-            ("bluesminds_http_parse_errors", stats.parse_errors, "Requests that were not HTTP."),
-            ("bluesminds_client_disconnects", stats.disconnects, "Clients that left before the end."),
+            ("bluesminds_http_requests", stats.requests, "Requests read, on all paths."),
+            ("bluesminds_http_parse_errors", stats.parse_errors, "Requests with invalid HTTP."),
+            (
+                "bluesminds_client_disconnects",
+                stats.disconnects,
+                "Clients that disconnected before the end of the response.",
+            ),
         ):
             yield CounterMetricFamily(name, text, value=value)
         refused = CounterMetricFamily(
-            "bluesminds_http_refused", "Refused by the listener.", labels=("cause",)
+            "bluesminds_http_refused", "Connections and requests rejected by the listener.", labels=("cause",)
         )
         for cause, count in stats.refused.items():
             refused.add_metric((cause,), count)
@@ -44,8 +46,8 @@ class ListenerMetrics(Collector):
 CheckReadiness = Callable[[], Awaitable[Mapping[str, str]]]
 
 
-class Index(Struct, frozen=True):
-    """What this is and where the rest is."""
+class ServiceIndex(Struct, frozen=True):
+    """Name, version and paths."""
 
     name: str = "BluesMinds"
     version: str = __version__
@@ -58,47 +60,49 @@ class Index(Struct, frozen=True):
     openapi: str = "/openapi.json"
 
 
-class Health(Struct, frozen=True):
+class HealthResponse(Struct, frozen=True):
     status: Literal["ok"] = "ok"
 
 
 class Readiness(Struct, frozen=True):
-    """`checks` has a word per part; anything but "ok" means not ready."""
+    """`checks` maps each check to "ok" or the reason why the gateway is not ready."""
 
     status: Literal["ok", "unavailable"]
     checks: dict[str, str]
 
 
 class OpsHandlers(Struct, frozen=True):
-    """`readiness` returns a word per part."""
+    """`readiness` returns "ok" or a reason for each check."""
 
     readiness: CheckReadiness
     registry: CollectorRegistry
 
-    async def index(self) -> Index:
-        """Name, version, and where the rest is."""
-        return Index()
+    async def index(self) -> ServiceIndex:
+        """Name, version and paths of the gateway."""
+        return ServiceIndex()
 
-    async def health(self) -> Health:
-        """The process is alive."""
-        return Health()
+    async def health(self) -> HealthResponse:
+        """Check that the process works."""
+        return HealthResponse()
 
-    async def ready(self) -> Answer[Readiness]:
-        """Fit for traffic (200) or not (503)."""
+    async def ready(self) -> HandlerResponse[Readiness]:
+        """Check that the gateway can serve requests. The status is 200, or 503 if it is not ready."""
         checks = dict(await self.readiness())
-        fit = all(word == "ok" for word in checks.values())
-        return Answer(Readiness("ok" if fit else "unavailable", checks), status=200 if fit else 503)
+        ready = all(result == "ok" for result in checks.values())
+        return HandlerResponse(
+            Readiness("ok" if ready else "unavailable", checks), status=200 if ready else 503
+        )
 
     async def metrics(self) -> RawBody:
-        """Metrics as Prometheus reads them."""
+        """Metrics in Prometheus text format."""
         return RawBody(generate_latest(self.registry), CONTENT_TYPE_LATEST)
 
 
 def routes(handlers: OpsHandlers) -> list[Route]:
-    tag = "Operation"
+    tag = "Monitoring"
     return [
         route("GET", "/", Access.PUBLIC, handlers.index, tag=tag),
         route("GET", "/health", Access.PUBLIC, handlers.health, tag=tag),
-        route("GET", "/ready", Access.PUBLIC, handlers.ready, tag=tag, also=(503,)),
+        route("GET", "/ready", Access.PUBLIC, handlers.ready, tag=tag, other_statuses=(503,)),
         route("GET", "/metrics", Access.PUBLIC, handlers.metrics, tag=tag, media="text/plain"),
     ]

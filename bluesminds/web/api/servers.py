@@ -1,19 +1,25 @@
-"""/api/admin/servers: the upstreams, those of the configuration and those kept in the database."""
+"""/api/admin/servers: the upstream servers of the configuration and of the database."""
 
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct, structs
+from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
-from bluesminds.accounts.servers import LOCKED, Servers
+from bluesminds.accounts.servers import LOCKED, ServerChanges, Servers
 from bluesminds.common.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from bluesminds.common.values import Server
 from bluesminds.config.settings import Priority, ServerName, Weight
 from bluesminds.gateway.probe import ProbeResult
+from bluesminds.gateway.routing.health import ServerStatus
 from bluesminds.http.client.pool import UpstreamOrigin
 from bluesminds.web.fields import Name, Secret
 from bluesminds.web.guard import Access, Principal
 from bluesminds.web.routes import Page, Route, route
+
+ModelNames = Annotated[
+    list[Name],
+    Meta(description="a list of names of 1 to 100 characters without control characters"),
+]
 
 
 class NewServer(Struct, forbid_unknown_fields=True):
@@ -21,16 +27,25 @@ class NewServer(Struct, forbid_unknown_fields=True):
     url: str
     dialect: Literal["openai", "litellm", "anthropic"] = "openai"
     api_key: Secret | None = None
-    models: Annotated[
-        list[Name],
-        Meta(description="a list of names of 1 to 100 characters without control characters"),
-    ] = []
+    models: ModelNames = []
     weight: Weight = 1
     priority: Priority = 0
 
 
+class ServerPatch(Struct, forbid_unknown_fields=True):
+    """`api_key` null: no key. An empty list of models: discover them."""
+
+    url: str | UnsetType = UNSET
+    api_key: Secret | UnsetType | None = UNSET
+    models: ModelNames | UnsetType = UNSET
+    weight: Weight | UnsetType = UNSET
+    priority: Priority | UnsetType = UNSET
+
+
 class ServerView(Struct, frozen=True):
-    """`problem` says why it is not used."""
+    """`state` is the result of the last probe; `unusable` servers have no readable API key. `models` are the
+    configured ones; `model_count` includes discovered ones. `origin`: database, file, environment, built-in.
+    """
 
     name: str
     dialect: str
@@ -40,11 +55,13 @@ class ServerView(Struct, frozen=True):
     weight: int
     priority: int
     origin: str
-    problem: str | None
+    state: Literal["up", "down", "unknown", "unusable"]
+    model_count: int | None
+    last_error: str | None
 
 
 class ServerTestResult(Struct, frozen=True):
-    """What a server answered when it was asked for its models."""
+    """The result of a request for the model list of a server."""
 
     server: str
     ok: bool
@@ -54,45 +71,63 @@ class ServerTestResult(Struct, frozen=True):
 
 
 class ServerHandlers(Struct, frozen=True):
-    """`now` lists every server in force, `changed` makes changes count, `probe` tries one."""
+    """`now` lists all servers in use. `changed` is called after each change. `probe` tests one server."""
 
     servers: Servers
     now: Callable[[], Awaitable[list[Server]]]
     changed: Callable[[], Awaitable[None]]
     probe: Callable[[Server], Awaitable[ProbeResult]]
+    status: Callable[[str], ServerStatus]
 
     async def list(self) -> Page[ServerView]:
         """List all servers."""
-        rows = [_view(row) for row in await self.now()]
+        rows = [_view(row, self.status(row.name)) for row in await self.now()]
         taken = {row.name for row in rows}
-        rows += [_view(row, LOCKED) for row in self.servers.locked if row.name not in taken]
+        rows += [
+            _view(row, ServerStatus("unusable", None, LOCKED))
+            for row in self.servers.locked
+            if row.name not in taken
+        ]
         return Page(rows)
 
     async def add(self, who: Principal, body: NewServer) -> ServerView:
-        """Add a server. It takes part at once."""
+        """Add a server. It is used immediately."""
         server = _server(body)
         if any(row.name == server.name and row.origin != "table" for row in await self.now()):
-            raise Conflict("server_exists", f"The configuration has a server named {server.name} already.")
+            raise Conflict("server_exists", f"The configuration already has a server named {server.name}.")
         await self.servers.add(who.actor, server)
         await self.changed()
-        return _view(server)
+        return _view(server, self.status(server.name))
+
+    async def change(self, who: Principal, name: str, body: ServerPatch) -> ServerView:
+        """Change a server of the database. Fields that are left out stay as they are."""
+        if body.url is not UNSET:
+            _check_url(body.url)
+        fields = structs.asdict(body)
+        if body.models is not UNSET:
+            fields["models"] = tuple(body.models)
+        changed = await self.servers.update(who.actor, name, ServerChanges(**fields))
+        await self.changed()
+        return _view(changed, self.status(name))
 
     async def remove(self, who: Principal, name: str) -> None:
-        """Remove a server. Answers that it is giving still end."""
+        """Remove a server. Running requests are completed."""
         await self.servers.remove(who.actor, name)
         await self.changed()
 
-    async def try_out(self, name: str) -> ServerTestResult:
-        """Ask a server for its models, now."""
+    async def test(self, name: str) -> ServerTestResult:
+        """Test a server: request its model list."""
         for server in await self.now():
             if server.name == name:
                 if not server.url:
                     raise Unavailable(
-                        "server_not_running", "The demo server runs inside a running gateway only."
+                        "server_not_running", "The demo server only runs inside a running gateway."
                     )
-                return _trial(await self.probe(server))
+                if (status := self.status(name)).state == "unusable":
+                    return _test_result(ProbeResult(name, status.last_error, models=None, seconds=0.0))
+                return _test_result(await self.probe(server))
         if any(server.name == name for server in self.servers.locked):
-            return _trial(ProbeResult(server=name, error=LOCKED, models=None, seconds=0.0))
+            return _test_result(ProbeResult(server=name, error=LOCKED, models=None, seconds=0.0))
         raise NotFound("server_not_found", f"There is no server named {name}.")
 
 
@@ -101,21 +136,27 @@ def routes(handlers: ServerHandlers) -> list[Route]:
     return [
         route("GET", "/api/admin/servers", Access.ADMIN, handlers.list, tag=tag),
         route("POST", "/api/admin/servers", Access.ADMIN, handlers.add, tag=tag, status=201),
+        route("PATCH", "/api/admin/servers/{name}", Access.ADMIN, handlers.change, tag=tag),
         route("DELETE", "/api/admin/servers/{name}", Access.ADMIN, handlers.remove, tag=tag),
-        route("POST", "/api/admin/servers/{name}/test", Access.ADMIN, handlers.try_out, tag=tag),
+        route("POST", "/api/admin/servers/{name}/test", Access.ADMIN, handlers.test, tag=tag),
     ]
 
 
-def _server(wanted: NewServer) -> Server:
+def _check_url(url: str) -> None:
+    """Raises InvalidRequest."""
     try:
-        UpstreamOrigin.parse(wanted.url)
+        UpstreamOrigin.parse(url)
     except ValueError as exc:
         raise InvalidRequest("invalid_url", f"{exc}.", param="url") from exc
+
+
+def _server(wanted: NewServer) -> Server:
+    _check_url(wanted.url)
     fields = structs.asdict(wanted) | {"models": tuple(wanted.models), "origin": "table"}
     return Server(**fields)
 
 
-def _view(row: Server, problem: str | None = None) -> ServerView:
+def _view(row: Server, status: ServerStatus) -> ServerView:
     return ServerView(
         name=row.name,
         dialect=row.dialect,
@@ -124,16 +165,18 @@ def _view(row: Server, problem: str | None = None) -> ServerView:
         models=list(row.models),
         weight=row.weight,
         priority=row.priority,
-        origin=row.origin,
-        problem=problem,
+        origin="built-in" if row.dialect == "demo" else "database" if row.origin == "table" else row.origin,
+        state=status.state,
+        model_count=status.model_count,
+        last_error=status.last_error,
     )
 
 
-def _trial(found: ProbeResult) -> ServerTestResult:
+def _test_result(result: ProbeResult) -> ServerTestResult:
     return ServerTestResult(
-        server=found.server,
-        ok=found.error is None,
-        problem=found.error,
-        models=None if found.models is None else [row.id for row in found.models],
-        latency_ms=round(found.seconds * 1000),
+        server=result.server,
+        ok=result.error is None,
+        problem=result.error,
+        models=None if result.models is None else [row.id for row in result.models],
+        latency_ms=round(result.seconds * 1000),
     )

@@ -1,4 +1,4 @@
-"""/api/auth/sessions and /api/admin/users/{user_id}/sessions: who is signed in, and ending that."""
+"""/api/auth/sessions and /api/admin/users/{user_id}/sessions: listing and revoking sessions."""
 
 from msgspec import Struct
 
@@ -11,7 +11,7 @@ from storage.sessions import SessionRow
 
 
 class SessionView(Struct, frozen=True):
-    """`current` marks the one that asks."""
+    """`current` is true for the session of this request."""
 
     id: str
     created_at: str
@@ -24,31 +24,31 @@ class SessionView(Struct, frozen=True):
 
 class SessionHandlers(Struct, frozen=True):
     sessions: Sessions
-    members: Users
+    users: Users
 
     async def list(self, who: Principal) -> Page[SessionView]:
-        """List one's sessions, the newest first."""
+        """List your sessions, newest first."""
         return await self._list(who, who.user_id)
 
-    async def end(self, who: Principal, session_id: str) -> None:
-        """End one of one's sessions."""
-        await self.sessions.end(who.actor, who.user_id, session_id)
+    async def revoke(self, who: Principal, session_id: str) -> None:
+        """Revoke a session."""
+        await self.sessions.revoke(who.actor, who.user_id, session_id)
 
-    async def end_others(self, who: Principal) -> None:
-        """End all of one's sessions but this."""
-        await self.sessions.end_others(who.actor, who.user_id, who.session_id)
+    async def revoke_others(self, who: Principal) -> None:
+        """Revoke all other sessions."""
+        await self.sessions.revoke_others(who.actor, who.user_id, who.session_id)
 
-    async def list_of(self, who: Principal, user_id: str) -> Page[SessionView]:
-        """List the sessions of a user, the newest first."""
-        return await self._list(who, (await self.members.get(user_id)).id)
+    async def list_of_user(self, who: Principal, user_id: str) -> Page[SessionView]:
+        """List the sessions of a user, newest first."""
+        return await self._list(who, (await self.users.get(user_id)).id)
 
-    async def end_of(self, who: Principal, user_id: str, session_id: str) -> None:
-        """End a session of a user."""
-        await self.sessions.end(who.actor, (await self.members.get(user_id)).id, session_id)
+    async def revoke_of_user(self, who: Principal, user_id: str, session_id: str) -> None:
+        """Revoke a session of a user."""
+        await self.sessions.revoke(who.actor, (await self.users.get(user_id)).id, session_id)
 
-    async def end_all_of(self, who: Principal, user_id: str) -> None:
-        """Sign a user out everywhere."""
-        await self.sessions.end_all(who.actor, (await self.members.get(user_id)).id)
+    async def revoke_all_of_user(self, who: Principal, user_id: str) -> None:
+        """Revoke all sessions of a user."""
+        await self.sessions.revoke_all(who.actor, (await self.users.get(user_id)).id)
 
     async def _list(self, who: Principal, user_id: str) -> Page[SessionView]:
         return Page([_view(row, who) for row in await self.sessions.list(user_id)])
@@ -58,11 +58,11 @@ def routes(handlers: SessionHandlers) -> list[Route]:
     own, of_user = "/api/auth/sessions", "/api/admin/users/{user_id}/sessions"
     return [
         route("GET", own, Access.SESSION, handlers.list, tag="Accounts"),
-        route("DELETE", own, Access.SESSION, handlers.end_others, tag="Accounts"),
-        route("DELETE", f"{own}/{{session_id}}", Access.SESSION, handlers.end, tag="Accounts"),
-        route("GET", of_user, Access.ADMIN, handlers.list_of, tag="Users"),
-        route("DELETE", of_user, Access.ADMIN, handlers.end_all_of, tag="Users"),
-        route("DELETE", f"{of_user}/{{session_id}}", Access.ADMIN, handlers.end_of, tag="Users"),
+        route("DELETE", own, Access.SESSION, handlers.revoke_others, tag="Accounts"),
+        route("DELETE", f"{own}/{{session_id}}", Access.SESSION, handlers.revoke, tag="Accounts"),
+        route("GET", of_user, Access.ADMIN, handlers.list_of_user, tag="Users"),
+        route("DELETE", of_user, Access.ADMIN, handlers.revoke_all_of_user, tag="Users"),
+        route("DELETE", f"{of_user}/{{session_id}}", Access.ADMIN, handlers.revoke_of_user, tag="Users"),
     ]
 
 

@@ -1,4 +1,4 @@
-"""POST /api/setup: the bootstrap token becomes the first administrator."""
+"""POST /api/setup: creates the first administrator with the bootstrap token."""
 
 from msgspec import Struct
 
@@ -19,20 +19,25 @@ class SetupRequest(Struct, forbid_unknown_fields=True):
 
 
 class SetupHandlers(Struct, frozen=True):
-    members: Users
+    users: Users
     passwords: Passwords
     throttle: Throttle
 
-    async def claim(self, who: Principal, body: SetupRequest) -> UserView:
-        """Become the first administrator, once, with the token that the latest start has shown."""
+    async def create_admin(self, who: Principal, body: SetupRequest) -> UserView:
+        """Create the first administrator.
+
+        This works once, with the bootstrap token that the latest start of the gateway printed.
+        """
         self.throttle.check_public_form(who.address)
         email = require_email(body.email)
-        await self.members.require_token(body.token)
+        await self.users.require_token(body.token)
         password_hash = await self.passwords.hash(body.password)
         return view(
-            await self.members.claim(who.actor, token=body.token, email=email, password_hash=password_hash)
+            await self.users.claim_admin(
+                who.actor, token=body.token, email=email, password_hash=password_hash
+            )
         )
 
 
 def routes(handlers: SetupHandlers) -> list[Route]:
-    return [route("POST", "/api/setup", Access.PUBLIC, handlers.claim, tag="Accounts", status=201)]
+    return [route("POST", "/api/setup", Access.PUBLIC, handlers.create_admin, tag="Accounts", status=201)]

@@ -1,4 +1,4 @@
-"""/api/admin/usage: totals over days, from the roll-ups."""
+"""/api/admin/usage: usage totals over days."""
 
 from typing import Annotated, Literal
 
@@ -14,12 +14,12 @@ from storage.usage import StatsRow
 
 class UsageQuery(Struct, frozen=True, forbid_unknown_fields=True):
     days: Annotated[int, Meta(ge=1, le=MAX_DAYS, description=f"a whole number from 1 to {MAX_DAYS}")] = 7
-    group: Literal["day", "model", "key", "server"] = "model"
+    group: Literal["day", "model", "key", "user", "server"] = "model"
 
 
 class UsageTotals(Struct, frozen=True, omit_defaults=True):
-    """Sums over one group; the field of the group's name is its label. `cost_usd` leaves out the `unpriced`
-    answers, whose models have no price.
+    """Totals of one group. The field with the name of the group contains its label. `cost_usd` does not
+    include the `unpriced` responses, whose models have no price.
     """
 
     requests: int
@@ -35,6 +35,7 @@ class UsageTotals(Struct, frozen=True, omit_defaults=True):
     day: str | None = None
     model: str | None = None
     key: str | None = None
+    user: str | None = None
     server: str | None = None
 
 
@@ -42,16 +43,16 @@ class UsageHandlers(Struct, frozen=True):
     reports: UsageReports
 
     async def totals(self, query: UsageQuery) -> Page[UsageTotals]:
-        """Sum up the usage of everybody, by day, model, key or server."""
+        """Usage totals of all users by day, model, key or server."""
         rows = await self.reports.totals(days=query.days, group=query.group)
-        return Page([total(row, query.group) for row in rows])
+        return Page([_totals(row, query.group) for row in rows])
 
 
 def routes(handlers: UsageHandlers) -> list[Route]:
     return [route("GET", "/api/admin/usage", Access.ADMIN, handlers.totals, tag="Usage")]
 
 
-def total(row: StatsRow, group: str) -> UsageTotals:
+def _totals(row: StatsRow, group: str) -> UsageTotals:
     label = format_time(int(row.label))[:10] if group == "day" else row.label
     return UsageTotals(
         requests=row.requests,

@@ -1,8 +1,8 @@
-"""/api/admin/users: the accounts, for administrators."""
+"""/api/admin/users: management of user accounts."""
 
 from msgspec import UNSET, Struct, UnsetType
 
-from bluesminds.accounts.mailboxes import Mailboxes, ResetLink
+from bluesminds.accounts.password_reset import PasswordReset, ResetLink
 from bluesminds.accounts.users import UserChanges, Users
 from bluesminds.common.clock import format_time
 from bluesminds.common.emails import require_email
@@ -18,7 +18,7 @@ class NewUser(Struct, forbid_unknown_fields=True):
     password: Password
     role: Role = "user"
     full_name: FullName = ""
-    tier: TierName | UnsetType | None = UNSET
+    tier: TierName | None = None
 
 
 class UserPatch(Struct, forbid_unknown_fields=True):
@@ -39,8 +39,8 @@ class UserView(Struct, frozen=True):
     created_at: str
 
 
-class LinkView(Struct, frozen=True):
-    """The link is shown this once."""
+class ResetLinkView(Struct, frozen=True):
+    """`url` is shown once."""
 
     email: str
     url: str
@@ -48,20 +48,20 @@ class LinkView(Struct, frozen=True):
 
 
 class UserHandlers(Struct, frozen=True):
-    members: Users
+    users: Users
     passwords: Passwords
-    mailboxes: Mailboxes
+    password_reset: PasswordReset
 
     async def list(self, query: AddressFilter) -> Page[UserView]:
-        """List users, oldest first; or find the one with an address."""
-        rows = await self.members.list(email=query.address, after=query.after, limit=query.limit + 1)
+        """List users, oldest first. With `email`, find the user with this address."""
+        rows = await self.users.list(email=query.address, after=query.after, limit=query.limit + 1)
         return Page.of(rows, query.limit, view, cursor=lambda row: row.id)
 
     async def create(self, who: Principal, body: NewUser) -> UserView:
-        """Make an account. Its address counts as confirmed."""
+        """Create a user. The address counts as confirmed."""
         email = require_email(body.email)
         password_hash = await self.passwords.hash(body.password)
-        user = await self.members.create(
+        user = await self.users.create(
             who.actor,
             role=body.role,
             email=email,
@@ -73,18 +73,27 @@ class UserHandlers(Struct, frozen=True):
 
     async def get(self, user_id: str) -> UserView:
         """Show a user."""
-        return view(await self.members.get(user_id))
+        return view(await self.users.get(user_id))
 
     async def change(self, who: Principal, user_id: str, body: UserPatch) -> UserView:
-        """Change what is given. In force at once: the sessions of a user who is disabled or has another role
-        end, and the API keys of a disabled user do not work.
+        """Change a user. Omitted fields stay the same.
+
+        Changes take effect immediately. Disabling a user or changing the role ends all sessions of the user.
+        The API keys of a disabled user are rejected.
         """
         changes = UserChanges(body.full_name, body.role, body.tier, body.disabled)
-        return view(await self.members.update(who.actor, user_id, changes))
+        return view(await self.users.update(who.actor, user_id, changes))
 
-    async def reset_password(self, who: Principal, user_id: str) -> LinkView:
-        """Make a link by which a user chooses a new password. It goes to him by mail too."""
-        return _link(await self.mailboxes.reset_link(who.actor, user_id))
+    async def delete(self, who: Principal, user_id: str) -> None:
+        """Delete a user.
+
+        API keys and sessions of the user stop working at once. Usage and audit log are kept.
+        """
+        await self.users.delete(who.actor, user_id)
+
+    async def create_reset_link(self, who: Principal, user_id: str) -> ResetLinkView:
+        """Create a password reset link. It is also mailed to the user."""
+        return _link(await self.password_reset.create_link(who.actor, user_id))
 
 
 def routes(handlers: UserHandlers) -> list[Route]:
@@ -94,11 +103,12 @@ def routes(handlers: UserHandlers) -> list[Route]:
         route("POST", "/api/admin/users", Access.ADMIN, handlers.create, tag=tag, status=201),
         route("GET", "/api/admin/users/{user_id}", Access.ADMIN, handlers.get, tag=tag),
         route("PATCH", "/api/admin/users/{user_id}", Access.ADMIN, handlers.change, tag=tag),
+        route("DELETE", "/api/admin/users/{user_id}", Access.ADMIN, handlers.delete, tag=tag),
         route(
             "POST",
             "/api/admin/users/{user_id}/reset-password",
             Access.ADMIN,
-            handlers.reset_password,
+            handlers.create_reset_link,
             tag=tag,
             status=201,
         ),
@@ -118,5 +128,5 @@ def view(row: UserRow) -> UserView:
     )
 
 
-def _link(link: ResetLink) -> LinkView:
-    return LinkView(email=link.email, url=link.url, expires_at=format_time(link.expires_at))
+def _link(link: ResetLink) -> ResetLinkView:
+    return ResetLinkView(email=link.email, url=link.url, expires_at=format_time(link.expires_at))

@@ -1,5 +1,5 @@
-// The pages that mailed links lead to. The token comes behind "#", which browsers send to nobody; it leaves the
-// address bar at once, and the gateway only in the body of the form's request.
+// The pages that mailed links open. The token is in the URL fragment, which browsers do not send. It is removed
+// from the address bar and sent to the gateway in the body of the form's request only.
 
 const form = document.querySelector("form");
 const ask = document.getElementById("ask");
@@ -11,13 +11,13 @@ const { to, tokenName } = form.dataset;
 const titleOfForm = document.title;
 let token = "";
 
-function begin() {
+function start() {
   const given = new URLSearchParams(location.hash.slice(1)).get(tokenName);
   history.replaceState(null, "", location.pathname + location.search);
   if (given) {
     token = given;
     form.reset();
-    conceal();
+    hidePassword();
     document.title = titleOfForm;
     problem.hidden = done.hidden = true;
     ask.hidden = form.hidden = false;
@@ -25,23 +25,23 @@ function begin() {
   missing.hidden = Boolean(token);
 }
 
-function conceal() {
+function hidePassword() {
   show.checked = false;
   form.elements.password.type = "password";
 }
 
 async function send() {
-  // A page without a referrer has some browsers hide its origin from its own site, which then refuses changes.
-  const answer = await fetch(to, {
+  // With the page's no-referrer policy some browsers send "Origin: null", which the gateway rejects.
+  const response = await fetch(to, {
     method: "POST",
     headers: { "content-type": "application/json" },
     body: JSON.stringify({ [tokenName]: token, ...Object.fromEntries(new FormData(form)) }),
     referrerPolicy: "same-origin",
   });
-  return answer.ok ? "" : (await answer.json()).error.message;
+  return response.ok ? "" : (await response.json()).error.message;
 }
 
-function finish() {
+function showDone() {
   token = "";
   form.reset();
   ask.hidden = true;
@@ -50,8 +50,8 @@ function finish() {
   done.focus();
 }
 
-function complain(sentence) {
-  problem.textContent = sentence;
+function showError(message) {
+  problem.textContent = message;
   problem.hidden = false;
   problem.focus();
 }
@@ -59,16 +59,16 @@ function complain(sentence) {
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
   if (form.ariaBusy === "true") return;
-  conceal(); // password managers keep what a password field holds
+  hidePassword(); // password managers only save the value of a password field
   problem.hidden = true;
   form.ariaBusy = "true";
-  const sentence = await send().catch(() => "The gateway could not be reached. Try again in a moment.");
+  const message = await send().catch(() => "The gateway did not respond. Try again later.");
   form.ariaBusy = "false";
-  if (sentence) complain(sentence);
-  else finish();
+  if (message) showError(message);
+  else showDone();
 });
 show.addEventListener("change", () => {
   form.elements.password.type = show.checked ? "text" : "password";
 });
-addEventListener("hashchange", begin); // another link, opened where this page is
-begin();
+addEventListener("hashchange", start); // another link was opened in this tab
+start();

@@ -1,1 +1,1 @@
-"""The API reference: OpenAPI and its page."""
+"""The API reference: the OpenAPI document and the HTML page."""

@@ -1,7 +1,7 @@
-"""The reference as one HTML page, made from the OpenAPI document and from nothing else.
+"""The API reference as one HTML page, generated from the OpenAPI document.
 
-The page stands alone: no script, no file beside it, one style sheet inside that the policy names by its
-hash. It is read with a keyboard, by a screen reader, on a phone, in light and in dark.
+The page needs no scripts and no other files. Its style sheet is inline; the content security policy allows it
+by its hash. It supports keyboards, screen readers, small screens, and light and dark color schemes.
 """
 
 import hashlib
@@ -53,7 +53,7 @@ th, td { text-align: left; vertical-align: top; padding: .35rem .75rem .35rem 0;
   border-bottom: 1px solid var(--line); }
 th { color: var(--soft); font-weight: 600; }
 td p { margin: 0; }
-/* On a wide screen the contents are always there; on a narrow one they unfold. */
+/* Wide screens always show the contents; narrow ones show them on demand. */
 @media (min-width: 64rem) { @supports selector(::details-content) {
   .columns { display: grid; grid-template-columns: 20rem minmax(0, 1fr); }
   nav { position: sticky; top: 0; max-height: 100vh; overflow-y: auto; align-self: start;
@@ -70,11 +70,11 @@ POLICY: Final = (
 )
 _REF: Final = "#/components/schemas/"
 _CODE: Final = re.compile(r"`([^`]+)`")
-_PLACE: Final = re.compile(r"\{(\w+)\}")
+_PATH_PARAM: Final = re.compile(r"\{(\w+)\}")
 
 
-def page(document: Schema) -> bytes:
-    """UTF-8."""
+def docs_page(document: Schema) -> bytes:
+    """The page in UTF-8."""
     info, schemas = document["info"], document["components"]["schemas"]
     tags = [tag["name"] for tag in document["tags"]]
     of_tag: dict[str, list[tuple[str, str, Schema]]] = {tag: [] for tag in tags}
@@ -128,11 +128,11 @@ def _authentication(schemes: Mapping[str, Schema]) -> str:
     rows = []
     for name, scheme in schemes.items():
         where = "Authorization: Bearer" if scheme["type"] == "http" else f"{scheme['name']} ({scheme['in']})"
-        told = _prose(scheme["description"])
-        rows.append(f"<tr><td>{escape(name)}</td><td><code>{escape(where)}</code></td><td>{told}</td></tr>")
+        text = _prose(scheme["description"])
+        rows.append(f"<tr><td>{escape(name)}</td><td><code>{escape(where)}</code></td><td>{text}</td></tr>")
     return f"""<h2 id="authentication">Authentication</h2>
 <div class="wide"><table>
-<thead><tr><th scope="col">Name</th><th scope="col">Where</th><th scope="col">What</th></tr></thead>
+<thead><tr><th scope="col">Name</th><th scope="col">Location</th><th scope="col">Description</th></tr></thead>
 <tbody>{"".join(rows)}</tbody></table></div>"""
 
 
@@ -143,7 +143,7 @@ def _section(document: Schema, tag: str, found: Iterable[tuple[str, str, Schema]
 
 
 def _operation(document: Schema, method: str, path: str, one: Schema) -> str:
-    who = " or ".join(" with ".join(choice) for choice in one["security"]) or "anybody"
+    who = " or ".join(" with ".join(choice) for choice in one["security"]) or "none"
     parts = [
         f'<article id="{escape(one["operationId"])}">',
         f"<h3>{_method(method)}<code>{escape(path)}</code></h3>",
@@ -158,14 +158,14 @@ def _operation(document: Schema, method: str, path: str, one: Schema) -> str:
     body = one.get("requestBody")
     if body is not None:
         parts.append(f"<h4>Body</h4><p>{_kind(body['content']['application/json']['schema'])}</p>")
-    parts.append(f"<h4>Answer</h4>{''.join(_answers(one['responses']))}")
+    parts.append(f"<h4>Response</h4>{''.join(_responses(one['responses']))}")
     parts.append(
         f'<h4>Example</h4><pre tabindex="0">{escape(_curl(document, method, path, one))}</pre></article>'
     )
     return "\n".join(parts)
 
 
-def _answers(responses: Mapping[str, Schema]) -> Iterable[str]:
+def _responses(responses: Mapping[str, Schema]) -> Iterable[str]:
     for status, response in responses.items():
         if "$ref" in response:
             continue
@@ -173,7 +173,7 @@ def _answers(responses: Mapping[str, Schema]) -> Iterable[str]:
             f"{_kind(content['schema'])}" if "schema" in content else f"<code>{escape(media)}</code>"
             for media, content in response.get("content", {}).items()
         ]
-        yield f"<p><code>{status}</code> {' or '.join(kinds) or 'without content'}</p>"
+        yield f"<p><code>{status}</code> {' or '.join(kinds) or 'no content'}</p>"
 
 
 def _type(name: str, schema: Schema) -> str:
@@ -183,24 +183,24 @@ def _type(name: str, schema: Schema) -> str:
         for field, one in schema.get("properties", {}).items()
     )
     table = _fields(rows) if schema.get("properties") else f"<p>{_kind(schema)}</p>"
-    told = _prose(schema.get("description", ""))
-    return f'<article id="type-{escape(name)}"><h3>{escape(name)}</h3>{told}{table}</article>'
+    text = _prose(schema.get("description", ""))
+    return f'<article id="type-{escape(name)}"><h3>{escape(name)}</h3>{text}{table}</article>'
 
 
 def _fields(rows: Iterable[tuple[str, Schema, bool, str | None]]) -> str:
     lines = [
         f"<tr><td><code>{escape(name)}</code></td><td>{_kind(schema)}</td>"
-        f"<td>{'yes' if required else 'no'}</td><td>{_prose(told or '')}</td></tr>"
-        for name, schema, required, told in rows
+        f"<td>{'yes' if required else 'no'}</td><td>{_prose(text or '')}</td></tr>"
+        for name, schema, required, text in rows
     ]
     return f"""<div class="wide"><table>
 <thead><tr><th scope="col">Name</th><th scope="col">Type</th><th scope="col">Required</th>
-<th scope="col">Meaning</th></tr></thead>
+<th scope="col">Description</th></tr></thead>
 <tbody>{"".join(lines)}</tbody></table></div>"""
 
 
 def _kind(schema: Schema) -> str:
-    """A type in words, with links to those that have a place of their own."""
+    """A type in words, with links to named types."""
     if "$ref" in schema:
         name = escape(schema["$ref"].removeprefix(_REF))
         return f'<a href="#type-{name}">{name}</a>'
@@ -231,7 +231,7 @@ def _kind(schema: Schema) -> str:
 
 def _curl(document: Schema, method: str, path: str, one: Schema) -> str:
     base = document["servers"][0]["url"].rstrip("/") or "http://127.0.0.1:3000"
-    lines = [f"curl {base}{_PLACE.sub(lambda place: place[1].upper(), path)}"]
+    lines = [f"curl {base}{_PATH_PARAM.sub(lambda match: match[1].upper(), path)}"]
     if method != "get":
         lines[0] = lines[0].replace("curl ", f"curl -X {method.upper()} ")
     if one["security"]:
@@ -248,7 +248,7 @@ _VARIABLES: Final = {"apiKey": "BLUESMINDS_API_KEY", "session": "BLUESMINDS_SESS
 
 
 def _example(schemas: Mapping[str, Schema], schema: Schema) -> Any:  # noqa: ANN401
-    """A value with the fields that must be there, or the first one if none must."""
+    """An example value. Objects have their required fields, or the first one if none is required."""
     if "examples" in schema:
         return schema["examples"][0]
     if "$ref" in schema:
@@ -278,6 +278,6 @@ def _method(method: str) -> str:
 
 
 def _prose(text: str) -> str:
-    """Paragraphs, with `code`."""
+    """Paragraphs with `code`."""
     marked = _CODE.sub(r"<code>\1</code>", escape(text))
     return "".join(f"<p>{part.strip()}</p>" for part in marked.split("\n\n") if part.strip())

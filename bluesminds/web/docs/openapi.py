@@ -1,8 +1,7 @@
-"""The OpenAPI 3.1 document, made from the route tables: paths, inputs and answers are those the gateway
-itself works with, so they cannot differ from what it does.
+"""The OpenAPI 3.1 document, generated from the route tables and the Structs that the handlers use.
 
-Schemas are msgspec's, with two things put into JSON Schema's terms: Python's end of text in patterns, and
-queries, whose Structs become one parameter per field.
+The schemas are msgspec's with two changes: `\\Z` in patterns becomes `$`, and the Struct of a query becomes
+one parameter per field.
 """
 
 import http
@@ -13,48 +12,53 @@ import msgspec
 from msgspec import Struct
 
 from bluesminds.web.errors import ErrorResponse
-from bluesminds.web.guard import COOKIE, CSRF_HEADER, Access
+from bluesminds.web.guard import COOKIE, CSRF_HEADER, PLAIN_COOKIE, Access
 from bluesminds.web.routes import RawBody, Route
 
 JSON: Final = "application/json"
 Schema = dict[str, Any]
 
 _SCHEMES: Final[Mapping[str, Schema]] = {
-    "apiKey": {"type": "http", "scheme": "bearer", "description": "An API key, `bm_...`. It calls models."},
-    "xApiKey": {"type": "apiKey", "in": "header", "name": "x-api-key", "description": "The same."},
-    "apiKeyHeader": {"type": "apiKey", "in": "header", "name": "api-key", "description": "The same."},
+    "apiKey": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "An API key, `bm_...`. Only accepted under `/v1`.",
+    },
+    "xApiKey": {"type": "apiKey", "in": "header", "name": "x-api-key", "description": "An API key."},
+    "apiKeyHeader": {"type": "apiKey", "in": "header", "name": "api-key", "description": "An API key."},
     "session": {
         "type": "http",
         "scheme": "bearer",
-        "description": "The token of a session, `bms_...`, for programs.",
+        "description": "A session token, `bms_...`, for programs.",
     },
     "sessionCookie": {
         "type": "apiKey",
         "in": "cookie",
         "name": COOKIE,
-        "description": "The same token, as browsers keep it.",
+        "description": "The session token, in a browser. On localhost over http the cookie is named"
+        f" `{PLAIN_COOKIE}`.",
     },
     "csrfToken": {
         "type": "apiKey",
         "in": "header",
         "name": CSRF_HEADER,
-        "description": "The `csrf_token` of `GET /api/auth/me`, with every change by cookie.",
+        "description": "The `csrf_token` of `GET /api/auth/me`. Required for changes with a cookie.",
     },
 }
 
 _HEADERS: Final[Mapping[str, Schema]] = {
-    name: {"description": told, "schema": {"type": "string"}}
-    for name, told in (
-        ("x-request-id", "What to ask the operator about; it is in the log."),
-        ("retry-after", "Seconds until the same request can succeed, where waiting helps."),
-        ("x-should-retry", "`false` where it does not."),
+    name: {"description": description, "schema": {"type": "string"}}
+    for name, description in (
+        ("x-request-id", "The id of the request in the log of the gateway."),
+        ("retry-after", "Seconds after which the request can succeed, if waiting helps."),
+        ("x-should-retry", "`false` if a retry cannot succeed."),
     )
 }
 
 
-class Operation(Struct, frozen=True, kw_only=True):
-    """One line of the reference. `media` maps what an answer may be to its type, None for no type to tell;
-    `statuses` are those of an answer that is no refusal.
+class OpenAPIOperation(Struct, frozen=True, kw_only=True):
+    """`media` maps the content types of the response to their Structs, or None without a schema. `statuses`
+    are those of responses that are not errors.
     """
 
     method: str
@@ -66,51 +70,51 @@ class Operation(Struct, frozen=True, kw_only=True):
     media: Mapping[str, Any]
     body: Any = None
     query: type[Struct] | None = None
-    places: Sequence[str] = ()
-    refusal: type[Struct] = ErrorResponse
+    path_params: Sequence[str] = ()
+    error: type[Struct] = ErrorResponse
 
 
-def operation(one: Route) -> Operation:
-    if one.answer is None:
+def operation_of(one: Route) -> OpenAPIOperation:
+    if one.response is None:
         media: Mapping[str, Any] = {}
-    elif one.answer is RawBody:
+    elif one.response is RawBody:
         media = {one.media: None}
     else:
-        media = {JSON: one.answer}
-    return Operation(
+        media = {JSON: one.response}
+    return OpenAPIOperation(
         method=one.method,
         path=one.path,
         tag=one.tag,
         text=one.text,
         access=one.access,
-        statuses=(one.status, *one.also),
+        statuses=(one.status, *one.other_statuses),
         media=media,
         body=one.body,
         query=one.query,
-        places=one.places,
+        path_params=one.path_params,
     )
 
 
-def document(operations: Iterable[Operation], *, version: str, url: str) -> Schema:
-    """`url` is where clients reach the gateway."""
+def openapi_document(operations: Iterable[OpenAPIOperation], *, version: str, url: str) -> Schema:
+    """`url` is the public URL of the gateway."""
     every = list(operations)
     types = _types(every)
-    schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
-    of = dict(zip(types, (_in_json_schema(schema) for schema in schemas), strict=True))
-    components = {name: _in_json_schema(schema) for name, schema in components.items()}
+    found, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
+    schemas = dict(zip(types, map(_to_json_schema, found), strict=True))
+    components = {name: _to_json_schema(schema) for name, schema in components.items()}
     paths: dict[str, Schema] = {}
     for one in every:
-        paths.setdefault(one.path, {})[one.method.lower()] = _operation(one, of, components)
+        paths.setdefault(one.path, {})[one.method.lower()] = _operation(one, schemas, components)
     for one in every:
         if one.query is not None:
-            components.pop(_name(of[one.query]), None)
+            components.pop(_name(schemas[one.query]), None)
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "BluesMinds",
             "version": version,
-            "description": "A self-hosted AI gateway. Applications call models with any OpenAI SDK, under"
-            " `/v1` and, the same, `/api/v1`; people manage keys and accounts.",
+            "description": "A self-hosted AI gateway. The OpenAI-compatible API is under `/v1` and also under"
+            " `/api/v1`. The endpoints for accounts and keys are under `/api`.",
         },
         "servers": [{"url": url}],
         "tags": [{"name": tag} for tag in dict.fromkeys(one.tag for one in every)],
@@ -120,59 +124,61 @@ def document(operations: Iterable[Operation], *, version: str, url: str) -> Sche
             "securitySchemes": _SCHEMES,
             "responses": {
                 kind.__name__: {
-                    "description": "A refusal, or a failure.",
+                    "description": "An error.",
                     "headers": _HEADERS,
-                    "content": {JSON: {"schema": of[kind]}},
+                    "content": {JSON: {"schema": schemas[kind]}},
                 }
-                for kind in dict.fromkeys(one.refusal for one in every)
+                for kind in dict.fromkeys(one.error for one in every)
             },
         },
     }
 
 
-def _types(operations: Iterable[Operation]) -> list[Any]:
+def _types(operations: Iterable[OpenAPIOperation]) -> list[Any]:
     found: dict[Any, None] = {}
     for one in operations:
-        for kind in (one.refusal, one.body, one.query, *one.media.values()):
+        for kind in (one.error, one.body, one.query, *one.media.values()):
             if kind is not None:
                 found[kind] = None
     return list(found)
 
 
-def _operation(one: Operation, of: Mapping[Any, Schema], components: Mapping[str, Schema]) -> Schema:
-    summary, description = _told(one.text)
-    made: Schema = {
+def _operation(
+    one: OpenAPIOperation, schemas: Mapping[Any, Schema], components: Mapping[str, Schema]
+) -> Schema:
+    summary, description = _split_text(one.text)
+    result: Schema = {
         "tags": [one.tag],
         "summary": summary,
-        "operationId": _identifier(one),
+        "operationId": _operation_id(one),
         "security": _security(one),
-        "responses": _responses(one, of),
+        "responses": _responses(one, schemas),
     }
     if description:
-        made["description"] = description
-    parameters = [_place(name) for name in one.places]
+        result["description"] = description
+    parameters = [_path_parameter(name) for name in one.path_params]
     if one.query is not None:
-        parameters += _parameters(components[_name(of[one.query])])
+        parameters += _query_parameters(components[_name(schemas[one.query])])
     if parameters:
-        made["parameters"] = parameters
+        result["parameters"] = parameters
     if one.body is not None:
-        made["requestBody"] = {"required": True, "content": {JSON: {"schema": of[one.body]}}}
-    return made
+        result["requestBody"] = {"required": True, "content": {JSON: {"schema": schemas[one.body]}}}
+    return result
 
 
-def _told(text: str) -> tuple[str, str]:
-    """The first sentence, and the paragraphs that are left."""
+def _split_text(text: str) -> tuple[str, str]:
+    """The first sentence, and the rest."""
     paragraphs = [" ".join(part.split()) for part in text.split("\n\n")]
     summary, _, rest = paragraphs[0].partition(". ")
     return summary.rstrip("."), "\n\n".join([rest, *paragraphs[1:]]).strip()
 
 
-def _identifier(one: Operation) -> str:
+def _operation_id(one: OpenAPIOperation) -> str:
     words = [word.strip("{}") for word in one.path.split("/") if word]
     return "_".join([one.method.lower(), *words]).replace("-", "_").replace(".", "_")
 
 
-def _security(one: Operation) -> list[dict[str, list[str]]]:
+def _security(one: OpenAPIOperation) -> list[dict[str, list[str]]]:
     if one.access is None:
         return [{"apiKey": []}, {"xApiKey": []}, {"apiKeyHeader": []}]
     if one.access is Access.PUBLIC:
@@ -181,22 +187,22 @@ def _security(one: Operation) -> list[dict[str, list[str]]]:
     return [{"session": []}, by_cookie if one.method == "GET" else by_cookie | {"csrfToken": []}]
 
 
-def _responses(one: Operation, of: Mapping[Any, Schema]) -> Schema:
-    content = {name: {} if kind is None else {"schema": of[kind]} for name, kind in one.media.items()}
-    answers: Schema = {}
+def _responses(one: OpenAPIOperation, schemas: Mapping[Any, Schema]) -> Schema:
+    content = {name: {} if kind is None else {"schema": schemas[kind]} for name, kind in one.media.items()}
+    responses: Schema = {}
     for status in one.statuses:
-        answers[str(status)] = {"description": http.HTTPStatus(status).phrase}
+        responses[str(status)] = {"description": http.HTTPStatus(status).phrase}
         if content:
-            answers[str(status)]["content"] = content
-    refusal = {"$ref": f"#/components/responses/{one.refusal.__name__}"}
-    return answers | {"4XX": refusal, "5XX": refusal}
+            responses[str(status)]["content"] = content
+    error = {"$ref": f"#/components/responses/{one.error.__name__}"}
+    return responses | {"4XX": error, "5XX": error}
 
 
-def _place(name: str) -> Schema:
+def _path_parameter(name: str) -> Schema:
     return {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
 
 
-def _parameters(query: Schema) -> list[Schema]:
+def _query_parameters(query: Schema) -> list[Schema]:
     required = query.get("required", ())
     found = []
     for name, schema in query["properties"].items():
@@ -209,7 +215,7 @@ def _parameters(query: Schema) -> list[Schema]:
 
 
 def _without_null(schema: Schema) -> Schema:
-    """A parameter is left out, not null."""
+    """Parameters are omitted, never null."""
     bare: Schema = {name: value for name, value in schema.items() if name != "default" or value is not None}
     choices: list[Schema] = [one for one in bare.pop("anyOf", ()) if one != {"type": "null"}]
     if len(choices) == 1:
@@ -221,12 +227,12 @@ def _name(reference: Schema) -> str:
     return str(reference["$ref"]).rpartition("/")[2]
 
 
-def _in_json_schema(schema: Any) -> Any:  # noqa: ANN401
+def _to_json_schema(schema: Any) -> Any:  # noqa: ANN401
     match schema:
         case {"pattern": str(pattern), **others}:
-            return _in_json_schema(others) | {"pattern": pattern.replace(r"\Z", "$")}
+            return _to_json_schema(others) | {"pattern": pattern.replace(r"\Z", "$")}
         case dict():
-            return {name: _in_json_schema(value) for name, value in schema.items()}
+            return {name: _to_json_schema(value) for name, value in schema.items()}
         case list():
-            return [_in_json_schema(value) for value in schema]
+            return [_to_json_schema(value) for value in schema]
     return schema

@@ -1,10 +1,9 @@
-"""/openapi.json and /docs: the reference of the API, as data and as a page. Both are made once, from the same
-tables.
+"""/openapi.json and /docs: the API reference as OpenAPI and as a page.
 
-Model traffic does not go through the tables: its operations are written down here.
+The data plane has no route table, so its operations are described here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -12,45 +11,45 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from bluesminds import __version__
 from bluesminds.providers import openai
-from bluesminds.web.docs.docs_page import POLICY, page
-from bluesminds.web.docs.openapi import JSON, Operation, document, operation
+from bluesminds.web.docs.docs_page import POLICY, docs_page
+from bluesminds.web.docs.openapi import JSON, OpenAPIOperation, openapi_document, operation_of
 from bluesminds.web.guard import Access
-from bluesminds.web.routes import Answer, RawBody, Route, route
+from bluesminds.web.routes import HandlerResponse, RawBody, Route, route
 
 
-class ChatMessage(Struct):
-    """One message of a conversation, with whatever else the model takes."""
+class ChatMessageSchema(Struct):
+    """One message. All other fields are forwarded."""
 
     role: str
     content: Any = None
 
 
-class ChatRequest(openai.ChatRequest, kw_only=True):
-    """What the gateway reads. Other fields, known or not, go to the server as they are."""
+class ChatRequestSchema(openai.ChatRequest, kw_only=True):
+    """The fields that the gateway reads. All other fields are forwarded to the server unchanged."""
 
-    model: Annotated[str, Meta(examples=["gpt-5-mini"])]
-    messages: Annotated[  # type: ignore[assignment]  # what the gateway itself leaves to the server
-        list[ChatMessage], Meta(min_length=1, examples=[[{"role": "user", "content": "Say hello."}]])
+    model: str
+    messages: Annotated[  # type: ignore[assignment]  # the gateway does not check it
+        list[ChatMessageSchema], Meta(min_length=1, examples=[[{"role": "user", "content": "Say hello."}]])
     ]
 
 
-class ChatUsage(Struct):
-    """Tokens, as the server counted them."""
+class ChatUsageSchema(Struct):
+    """Token counts of the server."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
 
 
-class ChatAnswer(Struct):
-    """What the server answered, byte for byte: OpenAI's chat completion."""
+class ChatResponseSchema(Struct):
+    """The response of the server, unchanged: a chat completion in OpenAI's format."""
 
     choices: list[dict[str, Any]] = []
-    usage: ChatUsage | None = None
+    usage: ChatUsageSchema | None = None
 
 
-class ChatRefusal(Struct):
-    """What went wrong. The gateway's own refusals have every field; those of a server pass as they came."""
+class ChatErrorObject(Struct):
+    """Errors of the gateway have all fields. Errors of a server are forwarded unchanged."""
 
     message: str
     type: str | None = None
@@ -59,14 +58,14 @@ class ChatRefusal(Struct):
     request_id: str | UnsetType = UNSET
 
 
-class ChatRefused(Struct):
-    """The body of every refusal, the gateway's or a server's."""
+class ChatErrorResponse(Struct):
+    """An error of the gateway or of a server."""
 
-    error: ChatRefusal
+    error: ChatErrorObject
 
 
-class ModelView(Struct, frozen=True):
-    """A model that can be asked for. `created` is in seconds since the epoch, 0 when it is not known."""
+class ModelSchema(Struct, frozen=True):
+    """A model. `created` is in seconds since the epoch, 0 if unknown."""
 
     id: str
     created: int
@@ -74,69 +73,82 @@ class ModelView(Struct, frozen=True):
     object: Literal["model"] = "model"
 
 
-class ModelList(Struct, frozen=True):
-    data: list[ModelView]
+class ModelListSchema(Struct, frozen=True):
+    data: list[ModelSchema]
     object: Literal["list"] = "list"
 
 
+NO_MODEL: Final = "MODEL"  # in the example while there is no model
 _MODELS: Final = "Models"
 DATA_PLANE: Final = (
-    Operation(
+    OpenAPIOperation(
         method="POST",
         path="/v1/chat/completions",
         tag=_MODELS,
-        text="""Ask a model.
+        text="""Create a chat completion.
 
-With `"stream": true` the answer is a stream of server-sent events that ends with `data: [DONE]`. When
-something fails in its middle, an event with an `error` object takes the place of that.""",
+With `"stream": true` the response is a stream of server-sent events that ends with `data: [DONE]`. If an
+error occurs after the start, the stream ends with an event with an `error` object instead.""",
         access=None,
         statuses=(200,),
-        media={JSON: ChatAnswer, "text/event-stream": None},
-        body=ChatRequest,
-        refusal=ChatRefused,
+        media={JSON: ChatResponseSchema, "text/event-stream": None},
+        body=ChatRequestSchema,
+        error=ChatErrorResponse,
     ),
-    Operation(
+    OpenAPIOperation(
         method="GET",
         path="/v1/models",
         tag=_MODELS,
-        text="List the models that this key may ask for.",
+        text="List the models that the API key can use.",
         access=None,
         statuses=(200,),
-        media={JSON: ModelList},
+        media={JSON: ModelListSchema},
     ),
-    Operation(
+    OpenAPIOperation(
         method="GET",
         path="/v1/models/{id}",
         tag=_MODELS,
-        text="Show one model.\n\nThe id may contain slashes.",
+        text="Show a model.\n\nThe id may contain slashes.",
         access=None,
         statuses=(200,),
-        media={JSON: ModelView},
-        places=("id",),
+        media={JSON: ModelSchema},
+        path_params=("id",),
     ),
 )
 
 
 class Reference:
-    """`routes` are its own two; `others` those of the rest. `url` is where clients reach the gateway."""
+    """`others` are the routes to describe besides its own. `url` is the public URL of the gateway.
+    `example_model` returns the id of a model that can be used, if there is one.
+    """
 
-    def __init__(self, others: Sequence[Route], *, url: str) -> None:
+    def __init__(
+        self, others: Sequence[Route], *, url: str, example_model: Callable[[], str | None] = lambda: None
+    ) -> None:
         tag = "Reference"
         self.routes = [
-            route("GET", "/openapi.json", Access.PUBLIC, self.as_data, tag=tag, media=JSON),
-            route("GET", "/docs", Access.PUBLIC, self.as_page, tag=tag, media="text/html"),
+            route("GET", "/openapi.json", Access.PUBLIC, self.openapi, tag=tag, media=JSON),
+            route("GET", "/docs", Access.PUBLIC, self.docs, tag=tag, media="text/html"),
         ]
-        operations = [*DATA_PLANE, *map(operation, [*others, *self.routes])]
-        made = document(operations, version=__version__, url=url)
-        self._data = RawBody(msgspec.json.encode(made), JSON)
-        self._page = Answer(
-            RawBody(page(made), "text/html; charset=utf-8"), headers=(("content-security-policy", POLICY),)
-        )
+        operations = [*DATA_PLANE, *map(operation_of, [*others, *self.routes])]
+        self._document = openapi_document(operations, version=__version__, url=url)
+        self._example_model = example_model
 
-    async def as_data(self) -> RawBody:
+    def _current_document(self) -> dict[str, Any]:
+        """The document with the current example model."""
+        components = self._document["components"]
+        name = ChatRequestSchema.__name__
+        request = components["schemas"][name]
+        model = request["properties"]["model"] | {"examples": [self._example_model() or NO_MODEL]}
+        request = request | {"properties": request["properties"] | {"model": model}}
+        schemas = components["schemas"] | {name: request}
+        return self._document | {"components": components | {"schemas": schemas}}
+
+    async def openapi(self) -> RawBody:
         """This reference as OpenAPI 3.1."""
-        return self._data
+        return RawBody(msgspec.json.encode(self._current_document()), JSON)
 
-    async def as_page(self) -> Answer[RawBody]:
+    async def docs(self) -> HandlerResponse[RawBody]:
         """This reference as a page."""
-        return self._page
+        page = RawBody(docs_page(self._current_document()), "text/html; charset=utf-8")
+        return HandlerResponse(page, headers=(("content-security-policy", POLICY),))

@@ -1,9 +1,8 @@
-"""The pages that mailed links lead to: confirming an address, choosing a new password, taking an invitation.
+"""The pages that mailed links open: confirm an address, set a new password, accept an invitation.
 
-They are forms for routes of the API and know nothing themselves: what is wrong with a token or a password is
-said by the API, in its words. Everything they are made of comes from the gateway; the policy lets nothing
-else in, and the password nowhere but to the script, which sends it to the gateway. Without the script there
-is no form: one that is sent by the browser alone would lose the token, which the browser keeps to itself.
+They are forms for routes of the API and show its error messages. The content security policy only allows
+resources of the gateway. The form is sent by a script and hidden without it, because the token is in the URL
+fragment, which browsers do not send.
 """
 
 from html import escape
@@ -14,7 +13,7 @@ from msgspec import Struct
 from bluesminds.identity.password import MIN_LENGTH
 from bluesminds.web.assets import asset
 from bluesminds.web.guard import Access
-from bluesminds.web.routes import Answer, Handler, RawBody, Route, route
+from bluesminds.web.routes import Handler, HandlerResponse, RawBody, Route, route
 
 POLICY: Final = (
     "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; form-action 'none';"
@@ -28,7 +27,7 @@ _HEADERS: Final = (
 
 
 class FormField(Struct, frozen=True):
-    """`name` is that of the API's input, `autocomplete` what the browser may fill in."""
+    """`name` is the field of the API. `autocomplete` is the HTML attribute."""
 
     name: str
     label: str
@@ -40,8 +39,8 @@ class FormField(Struct, frozen=True):
 
 
 class Form(Struct, frozen=True, kw_only=True):
-    """`token` is the name it has in the link and in the API's input; `to` is the API's path. The last of the
-    fields is named password: what follows it can show it.
+    """`token` is the name of the token in the link and in the API. `to` is the path of the API. The last
+    field is the password, because the checkbox that shows it comes after it.
     """
 
     path: str
@@ -61,7 +60,7 @@ def _new_password(label: str) -> FormField:
         label,
         "new-password",
         kind="password",
-        hint=f"At least {MIN_LENGTH} characters. A few words in a row are easy to keep in mind.",
+        hint=f"At least {MIN_LENGTH} characters. A few words are easy to remember.",
         max_length=1024,
     )
 
@@ -70,36 +69,36 @@ FORMS: Final = (
     Form(
         path="/account/verify",
         title="Confirm your e-mail address",
-        intro="Enter the password of your account: it shows that the account is yours, not only the mailbox.",
+        intro="Enter the password of your account to confirm that the account is yours.",
         fields=(FormField("password", "Password", "current-password", kind="password", max_length=1024),),
         button="Confirm the address",
         to="/api/auth/email/verify",
         token="token",  # noqa: S106 - the name of a field
         done="Your address is confirmed",
-        next="You can sign in with it and your password from now on.",
+        next="You can sign in now.",
     ),
     Form(
         path="/account/reset",
-        title="Choose a new password",
-        intro="It counts at once, and whoever is signed in to your account is signed out.",
+        title="Set a new password",
+        intro="Takes effect immediately and signs out all sessions.",
         fields=(_new_password("New password"),),
         button="Set the password",
         to="/api/auth/password/reset",
         token="token",  # noqa: S106 - the name of a field
         done="Your password is changed",
-        next="Sign in with the new password from now on.",
+        next="Sign in with the new password.",
     ),
     Form(
         path="/account/signup",
         title="Accept your invitation",
-        intro="Say who you are and choose a password, and the account is yours.",
+        intro="Enter the invited e-mail address and choose a password.",
         fields=(
             FormField(
                 "email",
                 "E-mail address",
                 "username",
                 kind="email",
-                hint="The one that the invitation was sent to.",
+                hint="The address that the invitation was sent to.",
                 max_length=254,
             ),
             FormField("full_name", "Full name (optional)", "name", required=False),
@@ -109,7 +108,7 @@ FORMS: Final = (
         to="/api/auth/signup",
         token="invite",  # noqa: S106 - the name of a field
         done="Your account is ready",
-        next="You can sign in with your address and password from now on.",
+        next="You can sign in with your e-mail address and password.",
     ),
 )
 
@@ -117,13 +116,13 @@ FORMS: Final = (
 def routes() -> list[Route]:
     style = asset("base.css") + asset("account.css")
     return [
-        *(_route(form.path, page(form), "text/html; charset=utf-8") for form in FORMS),
+        *(_route(form.path, account_page(form), "text/html; charset=utf-8") for form in FORMS),
         _route("/account/style.css", style, "text/css; charset=utf-8"),
         _route("/account/script.js", asset("account.js"), "text/javascript; charset=utf-8"),
     ]
 
 
-def page(form: Form) -> str:
+def account_page(form: Form) -> str:
     title = escape(form.title)
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -139,10 +138,11 @@ def page(form: Form) -> str:
 <p class="name">BluesMinds</p>
 <div id="ask">
 <h1>{title}</h1>
-<noscript><p class="problem">This page needs JavaScript. Allow it here, and open the link of the mail
-again.</p></noscript>
-<p class="problem" id="missing" role="alert" hidden>Something is missing from this address: open the link of
-the mail again, or copy it whole.</p>
+<noscript>
+<p class="problem">This page needs JavaScript. Enable it and open the link in the mail again.</p>
+</noscript>
+<p class="problem" id="missing" role="alert" hidden>This link is incomplete. Open the link in the mail again,
+or copy all of it.</p>
 <form data-to="..{form.to}" data-token-name="{form.token}" method="post" hidden>
 <p>{escape(form.intro)}</p>
 <p class="problem" id="problem" role="alert" tabindex="-1" hidden></p>
@@ -154,7 +154,7 @@ the mail again, or copy it whole.</p>
 <div id="done" tabindex="-1" hidden>
 <h1>{escape(form.done)}</h1>
 <p>{escape(form.next)}</p>
-<p>How programs sign in and get their keys is in the <a href="../docs">reference of the API</a>.</p>
+<p>The <a href="../docs">API reference</a> describes how programs sign in and create API keys.</p>
 </div>
 </main>
 </body>
@@ -180,13 +180,13 @@ def _field(field: FormField) -> str:
 
 
 def _route(path: str, text: str, media: str) -> Route:
-    return route("GET", path, Access.PUBLIC, _shown(RawBody(text.encode(), media)), tag="Pages", media=media)
+    return route("GET", path, Access.PUBLIC, _static(RawBody(text.encode(), media)), tag="Pages", media=media)
 
 
-def _shown(document: RawBody) -> Handler:
-    answer = Answer(document, headers=_HEADERS)
+def _static(document: RawBody) -> Handler:
+    answer = HandlerResponse(document, headers=_HEADERS)
 
-    async def show() -> Answer[RawBody]:
+    async def show() -> HandlerResponse[RawBody]:
         return answer
 
     return show

@@ -8,7 +8,7 @@ from bluesminds.accounts.audit import MASK
 from tests.gateways import Gateway
 
 
-async def test_the_log_over_http(gateway: Gateway) -> None:
+async def test_audit_api_lists_filters_and_verifies(gateway: Gateway) -> None:
     async with gateway.operator() as client:
 
         async def listed(**query: str | int) -> dict[str, Any]:
@@ -69,7 +69,7 @@ async def test_the_log_over_http(gateway: Gateway) -> None:
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, "noted")
 
 
-async def test_figures_in_the_log_are_those_of_the_api(gateway: Gateway) -> None:
+async def test_audit_detail_has_the_formats_of_the_api(gateway: Gateway) -> None:
     limits = {"rpm": 5, "usd_per_month": "50"}
     end, later = "2030-01-31T12:00:00.000Z", "2031-01-31T12:00:00.000Z"
     async with gateway.operator() as client:

@@ -1,4 +1,4 @@
-"""Signing up, in and out, through a real port, with a real mail server, on both engines."""
+"""Sign-up, login, sessions and password reset over HTTP, with a real mail server, on both engines."""
 
 import re
 from pathlib import Path
@@ -32,7 +32,7 @@ class Hands:
 
 @pytest.fixture
 async def site(nursery: trio.Nursery, home: Path, url: str) -> Deployment:
-    """Open to anybody, on each engine in turn."""
+    """Open sign-up, on each engine."""
     sections = {"storage": {"url": url}, "server": {"public_url": "http://ai.example.com/"}}
     return await deploy(nursery, home, signup="open", sections=sections)
 
@@ -43,11 +43,11 @@ async def sqlite_site(nursery: trio.Nursery, home: Path) -> Deployment:
     return await deploy(nursery, home, signup="open")
 
 
-async def test_from_signing_up_to_signing_out(site: Deployment) -> None:
+async def test_signup_to_logout_works_over_http(site: Deployment) -> None:
     async with site.browser() as ada:
         answer = await ada.sign_up(ADA, full_name="Ada Lovelace")
         assert answer.status_code == 202
-        assert code_of(await ada.login(ADA)) == "invalid_credentials", "not before the address is confirmed"
+        assert code_of(await ada.login(ADA)) == "invalid_credentials", "the address is not confirmed yet"
         mail = await site.mail.arrived(ADA)
         assert f"http://ai.example.com/account/verify#token={mail.token}\n" in mail.text
         assert code_of(await ada.confirm(mail.token, "wrong password")) == "invalid_credentials"
@@ -76,12 +76,12 @@ async def test_from_signing_up_to_signing_out(site: Deployment) -> None:
         assert not await ada.is_signed_in()
 
 
-async def test_signing_up_tells_nobody_who_has_an_account(site: Deployment) -> None:
+async def test_public_forms_of_known_and_unknown_addresses_respond_alike(site: Deployment) -> None:
     await site.create_user(ADA)
     async with site.browser() as eve:
         free, taken = await eve.sign_up(BOB), await eve.sign_up(ADA.upper())
         assert (free.status_code, free.content) == (taken.status_code, taken.content)
-        assert (await site.mail.arrived(ADA.upper())).message["subject"] == "You have an account already"
+        assert (await site.mail.arrived(ADA.upper())).message["subject"] == "You already have an account"
         await site.mail.arrived(BOB)
         for path in ("password/forgot", "email/resend"):
             answers = [
@@ -89,14 +89,14 @@ async def test_signing_up_tells_nobody_who_has_an_account(site: Deployment) -> N
             ]
             assert {(answer.status_code, answer.content) for answer in answers} == {(202, answers[0].content)}
         logins = [await eve.login(email, "wrong password") for email in (ADA, BOB, EVE)]
-        told = [{**answer.json()["error"], "request_id": ""} for answer in logins]
-        assert told == [told[0]] * 3
+        errors = [{**answer.json()["error"], "request_id": ""} for answer in logins]
+        assert errors == [errors[0]] * 3
         assert code_of(logins[0]) == "invalid_credentials"
     await eventually(lambda: len(site.mail.to(ADA)) == 1 and len(site.mail.to(BOB)) == 3)
     assert site.mail.to(EVE) == []
 
 
-async def test_of_two_who_sign_up_for_one_address_the_mailbox_decides(site: Deployment) -> None:
+async def test_concurrent_signups_for_one_address_create_one_account(site: Deployment) -> None:
     answers: list[int] = []
 
     async def sign_up(password: str) -> None:
@@ -120,8 +120,10 @@ async def test_of_two_who_sign_up_for_one_address_the_mailbox_decides(site: Depl
     assert len(users) == 1
 
 
-async def test_nobody_has_his_account_confirmed_by_somebody_else(nursery: trio.Nursery, home: Path) -> None:
-    """A link that a victim follows confirms nothing without the password that the attacker chose."""
+async def test_confirmation_without_the_password_of_the_account_is_rejected(
+    nursery: trio.Nursery, home: Path
+) -> None:
+    """A victim who opens the link does not know the password that the attacker chose."""
     site = await deploy(nursery, home, signup="open", admin_emails=[ADA])
     async with site.browser() as eve, site.browser() as ada:
         await eve.sign_up(ADA, "chosen by eve")
@@ -130,11 +132,11 @@ async def test_nobody_has_his_account_confirmed_by_somebody_else(nursery: trio.N
         await ada.sign_up(ADA)
         mail = await site.mail.arrived(ADA, 2)
         assert code_of(await ada.confirm(trap.token, "chosen by eve")) == "invalid_token"
-        assert (await ada.confirm(mail.token)).json()["role"] == "admin", "confirmed, so an administrator"
+        assert (await ada.confirm(mail.token)).json()["role"] == "admin", "the address is in admin_emails"
         assert code_of(await eve.login(ADA, "chosen by eve")) == "invalid_credentials"
 
 
-async def test_an_address_of_the_settings_makes_an_administrator_when_confirmed_never_before(
+async def test_admin_email_becomes_administrator_only_when_confirmed(
     nursery: trio.Nursery, home: Path
 ) -> None:
     site = await deploy(nursery, home, signup="open", admin_emails=["Ada@Example.com"])
@@ -155,10 +157,12 @@ async def test_an_address_of_the_settings_makes_an_administrator_when_confirmed_
         assert (await bob.register(BOB)) and await bob.is_signed_in()
         answer = await bob.send("POST", "/api/auth/email", {"email": ADA, "password": PASSWORD})
         assert answer.status_code == 202
-        assert (await site.mail.arrived(ADA, 2)).message["subject"] == "You have an account already"
+        assert (await site.mail.arrived(ADA, 2)).message["subject"] == "You already have an account"
 
 
-async def test_an_administrator_who_was_demoted_stays_so(nursery: trio.Nursery, home: Path) -> None:
+async def test_demoted_administrator_after_password_reset_stays_user(
+    nursery: trio.Nursery, home: Path
+) -> None:
     site = await deploy(nursery, home, signup="open", admin_emails=[ADA])
     async with site.browser() as ada, site.gateway.operator() as operator:
         user_id = await ada.register(ADA)
@@ -171,8 +175,8 @@ async def test_an_administrator_who_was_demoted_stays_so(nursery: trio.Nursery, 
         assert (await ada.login(ADA, NEW)).json()["user"]["role"] == "user"
 
 
-async def test_an_invitation_confirms_the_address_it_was_sent_to(nursery: trio.Nursery, home: Path) -> None:
-    """Whoever else has signed up for it before, and also for an administrator of the settings."""
+async def test_signup_with_invitation_confirms_the_address(nursery: trio.Nursery, home: Path) -> None:
+    """Also after a sign-up by an attacker, and for an address in admin_emails."""
     site = await deploy(nursery, home, signup="open", admin_emails=[ADA])
     async with (
         site.browser() as ada,
@@ -192,7 +196,7 @@ async def test_an_invitation_confirms_the_address_it_was_sent_to(nursery: trio.N
 
 
 @pytest.mark.parametrize("mode", ["closed", "invite"])
-async def test_not_everybody_may_sign_up(nursery: trio.Nursery, home: Path, mode: str) -> None:
+async def test_signup_against_the_policy_is_rejected(nursery: trio.Nursery, home: Path, mode: str) -> None:
     site = await deploy(nursery, home, signup=mode)
     async with site.browser() as eve:
         assert (
@@ -200,11 +204,11 @@ async def test_not_everybody_may_sign_up(nursery: trio.Nursery, home: Path, mode
         )
         refused = await eve.sign_up(EVE, invite="x" * 43)
         assert code_of(refused) == {"closed": "signup_closed", "invite": "invalid_token"}[mode]
-    await trio.sleep(0.1)
+    await site.gateway.stop()  # sends all queued mail
     assert site.mail.mails == []
 
 
-async def test_an_invitation_is_for_one_address_and_one_use(
+async def test_invitation_works_once_and_for_its_address_only(
     nursery: trio.Nursery, home: Path, url: str
 ) -> None:
     site = await deploy(nursery, home, signup="invite", sections={"storage": {"url": url}})
@@ -231,7 +235,7 @@ async def test_an_invitation_is_for_one_address_and_one_use(
         assert code_of(await ada.send("POST", "/api/admin/invites", {"email": EVE})) == "admin_required"
 
 
-async def test_an_invitation_can_be_withdrawn(nursery: trio.Nursery, home: Path, url: str) -> None:
+async def test_invitation_withdrawn_stops_working(nursery: trio.Nursery, home: Path, url: str) -> None:
     site = await deploy(nursery, home, signup="invite", sections={"storage": {"url": url}})
     invites = "/api/admin/invites"
     async with (
@@ -245,7 +249,7 @@ async def test_an_invitation_can_be_withdrawn(nursery: trio.Nursery, home: Path,
         links = {email: one.pop("url") for email, one in made.items()}
         assert code_of(await bob.sign_up(BOB, invite=(await site.mail.arrived(BOB)).token)) == "202"
         open_ones = (await operator.get(invites)).json()
-        assert open_ones["data"] == [made[ADA], made[EVE]], "Bob's is used"
+        assert open_ones["data"] == [made[ADA], made[EVE]], "the invitation of Bob is used"
         assert open_ones["next_cursor"] is None
         assert (await site.mail.arrived(ADA)).token not in str(open_ones)
         first = (await operator.get(invites, params={"limit": 1})).json()
@@ -275,7 +279,7 @@ async def test_an_invitation_can_be_withdrawn(nursery: trio.Nursery, home: Path,
         assert log[0]["detail"]["before"]["invite_id"] == made[ADA]["id"]
 
 
-async def test_a_forgotten_password_is_replaced_once_and_everybody_is_out(site: Deployment) -> None:
+async def test_password_reset_works_once_and_ends_all_sessions(site: Deployment) -> None:
     async with site.browser() as ada, site.browser() as laptop, site.browser() as eve:
         await ada.register(ADA)
         await laptop.login(ADA, bearer=True)
@@ -306,7 +310,7 @@ async def test_a_forgotten_password_is_replaced_once_and_everybody_is_out(site: 
         assert (await site.mail.arrived(ADA, 4)).message["subject"] == "Your password was changed"
 
 
-async def test_a_changed_password_ends_every_other_session(sqlite_site: Deployment) -> None:
+async def test_password_change_ends_all_other_sessions(sqlite_site: Deployment) -> None:
     async with sqlite_site.browser() as ada, sqlite_site.browser() as laptop:
         await ada.register(ADA)
         await laptop.login(ADA, bearer=True)
@@ -327,7 +331,7 @@ async def test_a_changed_password_ends_every_other_session(sqlite_site: Deployme
         assert code_of(await laptop.login(ADA, NEW)) == "200"
 
 
-async def test_an_address_changes_when_the_new_one_is_confirmed(site: Deployment) -> None:
+async def test_email_change_takes_effect_when_confirmed(site: Deployment) -> None:
     async with site.browser() as ada, site.browser() as eve:
         await ada.register(ADA)
         await eve.register(EVE)
@@ -354,7 +358,7 @@ async def test_an_address_changes_when_the_new_one_is_confirmed(site: Deployment
         assert code_of(await eve.login(EVE)) == "200"
 
 
-async def test_links_are_good_for_a_while(nursery: trio.Nursery, home: Path) -> None:
+async def test_link_after_its_lifetime_is_rejected(nursery: trio.Nursery, home: Path) -> None:
     clock = Hands()
     site = await deploy(nursery, home, clock=clock, signup="open", verify_lifetime=600, reset_lifetime=60)
     async with site.browser() as ada:
@@ -371,26 +375,24 @@ async def test_links_are_good_for_a_while(nursery: trio.Nursery, home: Path) -> 
         clock.now += 60_000
         body = {"token": mail.token, "password": NEW}
         assert code_of(await ada.send("POST", "/api/auth/password/reset", body)) == "invalid_token"
-    await site.gateway.services.cleanup.sweep()
+    await site.gateway.services.cleanup.run_once()
     assert rows(site.gateway, "SELECT count(*) FROM one_time_tokens") == [(0,)]
 
 
-async def test_an_account_that_is_never_confirmed_is_removed_and_told(
-    nursery: trio.Nursery, home: Path
-) -> None:
+async def test_unconfirmed_account_is_deleted_and_audited(nursery: trio.Nursery, home: Path) -> None:
     clock = Hands()
     site = await deploy(nursery, home, clock=clock, signup="open")
-    strangers = "SELECT count(*) FROM users WHERE email IS NOT NULL"
+    unconfirmed = "SELECT count(*) FROM users WHERE email IS NOT NULL"
     async with site.browser() as ada:
         await ada.sign_up(ADA)
-        await site.gateway.services.cleanup.sweep()
-        assert rows(site.gateway, strangers) == [(1,)]
+        await site.gateway.services.cleanup.run_once()
+        assert rows(site.gateway, unconfirmed) == [(1,)]
         clock.now += 86_400_001
-        await site.gateway.services.cleanup.sweep()
-        await site.gateway.services.cleanup.sweep()
-        assert rows(site.gateway, strangers) == [(0,)]
-        told = "SELECT actor, detail FROM audit WHERE action = 'user.sweep'"
-        assert rows(site.gateway, told) == [("operator", '{"after":{"removed":1}}')]
+        await site.gateway.services.cleanup.run_once()
+        await site.gateway.services.cleanup.run_once()
+        assert rows(site.gateway, unconfirmed) == [(0,)]
+        query = "SELECT actor, detail FROM audit WHERE action = 'user.sweep'"
+        assert rows(site.gateway, query) == [("operator", '{"after":{"removed":1}}')]
         await ada.register(ADA)
 
 
@@ -399,7 +401,7 @@ def rows(gateway: Gateway, sql: str) -> list[tuple[Any, ...]]:
         return list(database.execute(sql).fetchall())
 
 
-async def test_sessions_end_by_disuse_and_by_age(nursery: trio.Nursery, home: Path) -> None:
+async def test_session_idle_or_old_expires(nursery: trio.Nursery, home: Path) -> None:
     clock = Hands()
     site = await deploy(
         nursery, home, clock=clock, signup="open", session_idle=600, session_lifetime=3600, max_sessions=3
@@ -425,13 +427,13 @@ async def test_sessions_end_by_disuse_and_by_age(nursery: trio.Nursery, home: Pa
         (ada_id,) = rows(site.gateway, "SELECT id FROM users WHERE email IS NOT NULL")
         async with site.gateway.operator() as operator:
             assert code_of(await operator.delete(f"/api/admin/users/{ada_id[0]}/sessions")) == "204"
-        told = "SELECT action FROM audit WHERE action LIKE 'session.end%'"
-        assert rows(site.gateway, told) == [], "they had ended by themselves"
-        await site.gateway.services.cleanup.sweep()
+        query = "SELECT action FROM audit WHERE action LIKE 'session.end%'"
+        assert rows(site.gateway, query) == [], "expired sessions are not audited"
+        await site.gateway.services.cleanup.run_once()
         assert rows(site.gateway, "SELECT count(*) FROM sessions") == [(0,)]
 
 
-async def test_the_last_use_is_written_once_a_minute(nursery: trio.Nursery, home: Path) -> None:
+async def test_session_last_use_is_stored_at_most_once_a_minute(nursery: trio.Nursery, home: Path) -> None:
     clock = Hands()
     site = await deploy(nursery, home, clock=clock, signup="open")
     seen = "SELECT last_seen_at FROM sessions"
@@ -447,7 +449,7 @@ async def test_the_last_use_is_written_once_a_minute(nursery: trio.Nursery, home
         assert await ada.is_signed_in(), "also while nothing can be written"
 
 
-async def test_a_user_sees_and_ends_sessions(sqlite_site: Deployment) -> None:
+async def test_user_lists_and_revokes_own_sessions(sqlite_site: Deployment) -> None:
     async with (
         sqlite_site.browser(**{"user-agent": "a browser"}) as ada,
         sqlite_site.browser() as laptop,
@@ -472,7 +474,7 @@ async def test_a_user_sees_and_ends_sessions(sqlite_site: Deployment) -> None:
         assert await laptop.is_signed_in() and not await ada.is_signed_in()
 
 
-async def test_an_administrator_sees_and_ends_the_sessions_of_a_user(sqlite_site: Deployment) -> None:
+async def test_administrator_lists_and_revokes_sessions_of_a_user(sqlite_site: Deployment) -> None:
     async with (
         sqlite_site.browser() as ada,
         sqlite_site.browser() as laptop,
@@ -505,12 +507,12 @@ async def test_an_administrator_sees_and_ends_the_sessions_of_a_user(sqlite_site
                 missing = await operator.request(method, f"/api/admin/users/{'0' * 36}/sessions{rest}")
                 assert code_of(missing) == "user_not_found"
             log = (await operator.get("/api/admin/audit", params={"action": "session.end_all"})).json()
-            told = [(act["actor"], act["subject"], act["detail"]["before"]) for act in log["data"]]
-            assert len(told) == 1 and told[0][:2] == ("operator", ada_id)
-            assert told[0][2]["session_ids"] == [one["id"] for one in reversed(there)]
+            found = [(act["actor"], act["subject"], act["detail"]["before"]) for act in log["data"]]
+            assert len(found) == 1 and found[0][:2] == ("operator", ada_id)
+            assert found[0][2]["session_ids"] == [one["id"] for one in reversed(there)]
 
 
-async def test_there_are_so_many_sessions_and_no_more(nursery: trio.Nursery, home: Path) -> None:
+async def test_login_above_max_sessions_replaces_the_oldest(nursery: trio.Nursery, home: Path) -> None:
     site = await deploy(nursery, home, signup="open", max_sessions=2)
     await site.create_user(ADA)
     async with site.browser() as one, site.browser() as two, site.browser() as three:
@@ -519,7 +521,7 @@ async def test_there_are_so_many_sessions_and_no_more(nursery: trio.Nursery, hom
         assert [await browser.is_signed_in() for browser in (one, two, three)] == [False, True, True]
 
 
-async def test_signing_in_again_takes_the_place_of_the_session_before(sqlite_site: Deployment) -> None:
+async def test_login_again_replaces_the_current_session(sqlite_site: Deployment) -> None:
     await sqlite_site.create_user(ADA)
     async with sqlite_site.browser() as ada:
         await ada.login(ADA)
@@ -532,7 +534,7 @@ async def test_signing_in_again_takes_the_place_of_the_session_before(sqlite_sit
     assert rows(sqlite_site.gateway, acts) == [("session.begin",), ("session.begin",), ("session.end",)]
 
 
-async def test_a_session_begins_also_while_the_clock_is_behind(nursery: trio.Nursery, home: Path) -> None:
+async def test_login_after_clock_step_back_creates_a_session(nursery: trio.Nursery, home: Path) -> None:
     clock = Hands()
     site = await deploy(nursery, home, clock=clock, signup="open", max_sessions=1)
     await site.create_user(ADA)
@@ -543,8 +545,8 @@ async def test_a_session_begins_also_while_the_clock_is_behind(nursery: trio.Nur
         assert [await browser.is_signed_in() for browser in (ada, laptop)] == [False, True]
 
 
-async def test_a_site_behind_a_proxy_has_one_kind_of_cookie(nursery: trio.Nursery, home: Path) -> None:
-    """Also where the proxy asks for 127.0.0.1, as nginx does unless it is told otherwise."""
+async def test_cookie_behind_https_proxy_has_the_host_prefix(nursery: trio.Nursery, home: Path) -> None:
+    """Also if the proxy sends Host: 127.0.0.1, as nginx does by default."""
     public = {"server": {"public_url": "https://ai.example.com"}}
     site = await deploy(nursery, home, sections=public)
     await site.create_user(ADA)
@@ -557,10 +559,10 @@ async def test_a_site_behind_a_proxy_has_one_kind_of_cookie(nursery: trio.Nurser
         sent = {"cookie": f"__Host-bluesminds={token}"}
         assert code_of(await ada.send("GET", "/api/auth/me", headers=sent)) == "200"
     async with site.browser(origin="http://ai.example.com", **{"sec-fetch-site": "same-origin"}) as eve:
-        assert code_of(await eve.login(ADA)) == "cross_site_request", "who can write on the wire is no page"
+        assert code_of(await eve.login(ADA)) == "cross_site_request", "the public URL is https"
 
 
-async def test_the_cookie_is_out_of_reach(sqlite_site: Deployment) -> None:
+async def test_cookie_attributes_protect_the_session(sqlite_site: Deployment) -> None:
     await sqlite_site.create_user(ADA)
     async with sqlite_site.browser() as ada:
         on_this_machine = await ada.login(ADA)
@@ -583,7 +585,7 @@ async def test_the_cookie_is_out_of_reach(sqlite_site: Deployment) -> None:
         assert re.fullmatch(r"bms_[\w-]{43}", bearer.json()["token"])
 
 
-async def test_a_page_of_another_site_changes_nothing(sqlite_site: Deployment) -> None:
+async def test_change_without_csrf_token_or_from_another_site_is_rejected(sqlite_site: Deployment) -> None:
     await sqlite_site.create_user(ADA)
     async with sqlite_site.browser() as ada:
         await ada.login(ADA)
@@ -601,10 +603,10 @@ async def test_a_page_of_another_site_changes_nothing(sqlite_site: Deployment) -
         token = ada.client.cookies["bluesminds"]
         ada.client.cookies.clear()
         answer = await ada.send(*change, headers={"authorization": f"Bearer {token}"})
-        assert answer.status_code == 200, "a program needs none"
+        assert answer.status_code == 200, "a bearer token needs no CSRF token"
 
 
-async def test_guessing_is_slowed_and_the_owner_is_not_locked_out(sqlite_site: Deployment) -> None:
+async def test_login_attempts_with_wrong_password_are_limited(sqlite_site: Deployment) -> None:
     user_id = await sqlite_site.create_user(ADA)
     async with sqlite_site.browser() as eve:
         answers = [await eve.login(ADA, "wrong password") for _ in range(8)]
@@ -615,7 +617,7 @@ async def test_guessing_is_slowed_and_the_owner_is_not_locked_out(sqlite_site: D
         assert 0 < int(answers[-1].headers["retry-after"]) <= 60
         failed = sqlite_site.gateway.events("sign_in_failed")
         assert [(line["client"], line["user_id"]) for line in failed] == [("127.0.0.1", user_id)] * 5
-        assert code_of(await eve.login(ADA)) == "too_many_attempts", "not even with the right one"
+        assert code_of(await eve.login(ADA)) == "too_many_attempts", "the correct password is limited too"
 
 
 async def test_login_rejected_by_a_full_queue_is_not_counted(
@@ -629,8 +631,8 @@ async def test_login_rejected_by_a_full_queue_is_not_counted(
         assert code_of(await ada.login(ADA)) == "200"
 
 
-async def test_a_link_is_good_until_another_is_sent(sqlite_site: Deployment) -> None:
-    """Whoever asks once too often is not left with a link that is dead and none to come."""
+async def test_link_stays_valid_until_another_is_sent(sqlite_site: Deployment) -> None:
+    """A request above the mail limit must not invalidate the link that was sent."""
     async with sqlite_site.browser() as ada:
         await ada.sign_up(ADA)
         for _ in range(4):
@@ -647,7 +649,7 @@ async def test_a_link_is_good_until_another_is_sent(sqlite_site: Deployment) -> 
         assert len(sqlite_site.mail.to(ADA)) == 4 and len(sqlite_site.mail.to(BOB)) == 3
 
 
-async def test_who_signs_up_for_others_does_not_keep_them_out(sqlite_site: Deployment) -> None:
+async def test_signup_by_others_does_not_block_the_owner_of_the_address(sqlite_site: Deployment) -> None:
     async with sqlite_site.browser() as eve, sqlite_site.browser() as ada:
         for _ in range(4):
             await eve.sign_up(ADA, "chosen by eve")
@@ -659,7 +661,7 @@ async def test_who_signs_up_for_others_does_not_keep_them_out(sqlite_site: Deplo
         assert code_of(await ada.login(ADA)) == "200"
 
 
-async def test_signing_up_again_changes_nothing_that_an_administrator_set(
+async def test_signup_again_keeps_tier_and_limits_of_the_account(
     sqlite_site: Deployment,
 ) -> None:
     async with sqlite_site.browser() as ada, sqlite_site.gateway.operator() as operator:
@@ -675,20 +677,20 @@ async def test_signing_up_again_changes_nothing_that_an_administrator_set(
         assert '"rpm":3' in limits
 
 
-async def test_mail_to_one_box_is_bounded(sqlite_site: Deployment) -> None:
+async def test_mail_to_one_mailbox_is_limited(sqlite_site: Deployment) -> None:
     await sqlite_site.create_user(ADA)
     async with sqlite_site.browser() as eve:
         for _ in range(5):
             answer = await eve.send("POST", "/api/auth/password/forgot", {"email": ADA})
             assert answer.status_code == 202
     await eventually(lambda: len(sqlite_site.mail.to(ADA)) == 3)
-    await trio.sleep(0.1)
+    await sqlite_site.gateway.stop()  # sends all queued mail
     assert len(sqlite_site.mail.to(ADA)) == 3
 
 
-async def test_what_is_asked_in_vain_is_not_in_the_audit_log(sqlite_site: Deployment) -> None:
-    """Strangers could fill it. What takes place in it makes the answer no slower: either way one commit."""
-    ada, bob = await sqlite_site.create_user("vain@example.com"), "nobody@example.com"
+async def test_public_forms_without_effect_are_not_audited(sqlite_site: Deployment) -> None:
+    """Anonymous clients could fill the log. Both cases take one commit, so the response time is the same."""
+    ada, bob = await sqlite_site.create_user("carol@example.com"), "nobody@example.com"
     async with sqlite_site.browser() as eve:
 
         async def recorded() -> list[tuple[str, str]]:
@@ -700,16 +702,16 @@ async def test_what_is_asked_in_vain_is_not_in_the_audit_log(sqlite_site: Deploy
         for _ in range(2):
             await eve.send("POST", "/api/auth/password/forgot", {"email": bob})
             await eve.send("POST", "/api/auth/email/resend", {"email": bob})
-        await eve.send("POST", "/api/auth/email/resend", {"email": "vain@example.com"})
-        await eve.sign_up("vain@example.com")
+        await eve.send("POST", "/api/auth/email/resend", {"email": "carol@example.com"})
+        await eve.sign_up("carol@example.com")
         assert await recorded() == before
         for _ in range(4):
-            await eve.send("POST", "/api/auth/password/forgot", {"email": "vain@example.com"})
+            await eve.send("POST", "/api/auth/password/forgot", {"email": "carol@example.com"})
         # The mailbox takes three of them.
         assert await recorded() == [("password.forgot", ada)] * 3 + before[:2]
 
 
-async def test_nothing_secret_is_stored_or_logged(sqlite_site: Deployment) -> None:
+async def test_secrets_of_accounts_are_not_stored_or_logged(sqlite_site: Deployment) -> None:
     async with sqlite_site.browser() as ada:
         await ada.sign_up(ADA)
         verify = (await sqlite_site.mail.arrived(ADA)).token
@@ -726,7 +728,7 @@ async def test_nothing_secret_is_stored_or_logged(sqlite_site: Deployment) -> No
     assert sqlite_site.gateway.events("control_failed") == []
 
 
-async def test_an_old_hash_is_replaced_when_its_password_is_at_hand(sqlite_site: Deployment) -> None:
+async def test_login_with_outdated_hash_replaces_it(sqlite_site: Deployment) -> None:
     user_id = await sqlite_site.create_user(ADA)
     old = PasswordHasher(time_cost=1, memory_cost=1024, parallelism=2)
     update = f"UPDATE users SET password_hash = '{old.hash(PASSWORD)}' WHERE id = '{user_id}'"  # noqa: S608
@@ -742,34 +744,30 @@ async def test_an_old_hash_is_replaced_when_its_password_is_at_hand(sqlite_site:
         assert code_of(await ada.login(ADA)) == "200"
 
 
-async def test_mail_that_cannot_go_holds_up_no_answer_and_no_stop(
+async def test_mail_server_down_delays_neither_responses_nor_shutdown(
     nursery: trio.Nursery, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mail_queue, "PAUSES", (60.0,))  # far longer than an end waits for mail
-    nobody = {"host": "127.0.0.1", "port": 1, "security": "none", "sender": "gateway@example.com"}
-    site = await deploy(nursery, home, signup="open", sections={"mail": nobody})
+    monkeypatch.setattr(mail_queue, "PAUSES", (1e9,))  # the shutdown must not wait for the next attempt
+    unreachable = {"host": "127.0.0.1", "port": 1, "security": "none", "sender": "gateway@example.com"}
+    site = await deploy(nursery, home, signup="open", sections={"mail": unreachable})
     async with site.browser() as ada:
         assert (await ada.sign_up(ADA)).status_code == 202
     await eventually(lambda: len(site.gateway.events("mail_delayed")) == 1)
-    began = trio.current_time()
     await site.gateway.stop()
-    assert trio.current_time() - began < 10, "the next attempt would be in a minute"
     (dropped,) = site.gateway.events("mail_dropped")
-    assert dropped["reason"] != "the gateway ends", "it is tried once more, without the pause"
+    assert dropped["reason"] != "the gateway stopped", "it was tried once more at shutdown"
     assert (dropped["kind"], dropped["domain"]) == ("verify_email", "example.com")
 
 
-async def test_who_is_sent_a_link_for_a_new_password_has_a_confirmed_address(
-    nursery: trio.Nursery, home: Path
-) -> None:
+async def test_password_reset_confirms_the_address(nursery: trio.Nursery, home: Path) -> None:
     site = await deploy(nursery, home, signup="open", admin_emails=[ADA])
     async with site.browser() as ada:
-        await ada.sign_up(ADA, "chosen by somebody")
+        await ada.sign_up(ADA, "chosen by eve")
         await ada.send("POST", "/api/auth/password/forgot", {"email": ADA})
         await eventually(lambda: len(site.mail.to(ADA)) == 2)
         reset = site.mail.to(ADA)[1]
         body = {"token": reset.token, "password": PASSWORD}
         assert code_of(await ada.send("POST", "/api/auth/password/reset", body)) == "204"
-        assert code_of(await ada.confirm(site.mail.to(ADA)[0].token, "chosen by somebody")) == "invalid_token"
+        assert code_of(await ada.confirm(site.mail.to(ADA)[0].token, "chosen by eve")) == "invalid_token"
         answer = await ada.login(ADA)
         assert (answer.json()["user"]["email_verified"], answer.json()["user"]["role"]) == (True, "admin")

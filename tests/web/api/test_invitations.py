@@ -38,7 +38,7 @@ async def log(operator: httpx.AsyncClient, **query: str) -> list[dict[str, Any]]
     return list((await operator.get("/api/admin/audit", params=query)).json()["data"])
 
 
-async def test_a_used_invitation_ends_the_others_to_its_address(site: Deployment) -> None:
+async def test_invitation_used_deletes_others_to_its_address(site: Deployment) -> None:
     async with (
         site.browser() as carl,
         site.browser() as eve,
@@ -64,7 +64,7 @@ async def test_a_used_invitation_ends_the_others_to_its_address(site: Deployment
         assert code_of(await eve.sign_up(CARL, invite=left)) == "invalid_token"
 
 
-async def test_an_account_made_for_an_invited_address_ends_the_invitation(site: Deployment) -> None:
+async def test_account_created_for_invited_address_deletes_the_invitation(site: Deployment) -> None:
     async with site.browser() as bob, site.gateway.operator() as operator:
         made, token = await invite(site, operator, BOB)
         user_id = await site.create_user(BOB.upper())
@@ -74,7 +74,7 @@ async def test_an_account_made_for_an_invited_address_ends_the_invitation(site: 
         assert code_of(await bob.sign_up(BOB, invite=token)) == "invalid_token"
 
 
-async def test_one_that_is_too_old_ends_too(nursery: trio.Nursery, home: Path) -> None:
+async def test_expired_invitation_is_deleted_with_the_others(nursery: trio.Nursery, home: Path) -> None:
     """It would be good again when the clock is set back."""
     wall = Wall()
     site = await deploy(nursery, home, signup="open", clock=wall)
@@ -87,8 +87,8 @@ async def test_one_that_is_too_old_ends_too(nursery: trio.Nursery, home: Path) -
         assert code_of(await bob.sign_up("eve@example.com", invite=token)) == "invalid_token"
 
 
-async def test_a_disabled_account_ends_the_invitations_to_its_address(site: Deployment) -> None:
-    """One that nobody has confirmed: until it is disabled its address can be invited."""
+async def test_account_disabled_deletes_invitations_to_its_address(site: Deployment) -> None:
+    """The address of an unconfirmed account can be invited until the account is disabled."""
     async with site.browser() as bob, site.gateway.operator() as operator:
         await bob.sign_up(BOB)
         user_id = (await operator.get("/api/admin/users", params={"email": BOB})).json()["data"][0]["id"]
@@ -102,14 +102,14 @@ async def test_a_disabled_account_ends_the_invitations_to_its_address(site: Depl
         assert code_of(await bob.sign_up(BOB, invite=token)) == "invalid_token"
 
 
-async def test_all_invitations_to_an_address_are_withdrawn_together(site: Deployment) -> None:
+async def test_invitations_to_one_address_are_withdrawn_together(site: Deployment) -> None:
     invites = "/api/admin/invites"
     async with site.browser() as bob, site.gateway.operator() as operator:
         made = [await invite(site, operator, email) for email in (BOB, BOB.title(), CARL)]
         done = await operator.delete(invites, params={"email": BOB.upper()})
         assert (done.status_code, done.json()) == (200, {"withdrawn": [made[0][0], made[1][0]]})
-        told = await log(operator, action="user.uninvite")
-        assert [(act["subject"], act["detail"]["before"]["invite_id"]) for act in told] == [
+        events = await log(operator, action="user.uninvite")
+        assert [(act["subject"], act["detail"]["before"]["invite_id"]) for act in events] == [
             (BOB.title(), made[1][0]),
             (BOB, made[0][0]),
         ]
@@ -120,11 +120,11 @@ async def test_all_invitations_to_an_address_are_withdrawn_together(site: Deploy
             assert code_of(answer) == "invite_not_found"
         answer = await operator.delete(invites)
         assert (code_of(answer), answer.json()["error"]["param"]) == ("invalid_value", "email")
-        assert await open_to(operator, CARL) == [made[2][0]], "nobody else's"
+        assert await open_to(operator, CARL) == [made[2][0]], "invitations to other addresses stay"
 
 
-async def test_a_withdrawal_that_races_a_use_is_all_or_nothing(site: Deployment) -> None:
-    """Whoever comes second finds nothing: both end all invitations to the address."""
+async def test_withdrawal_concurrent_with_use_is_all_or_nothing(site: Deployment) -> None:
+    """Both delete all invitations to the address, so the second one finds none."""
     async with site.browser() as bob, site.gateway.operator() as operator:
         (_, token), *_ = [await invite(site, operator, BOB) for _ in range(3)]
         found: dict[str, httpx.Response] = {}

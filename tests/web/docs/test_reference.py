@@ -1,4 +1,4 @@
-"""The reference: a valid OpenAPI 3.1 document of all there is, and a page of it that stands alone."""
+"""The API reference: a valid and complete OpenAPI 3.1 document, and its page."""
 
 import base64
 import copy
@@ -17,7 +17,7 @@ import schemathesis
 from bluesminds import __version__
 from bluesminds.providers import openai
 from bluesminds.web import data_plane
-from bluesminds.web.docs.docs_page import POLICY, page
+from bluesminds.web.docs.docs_page import POLICY, docs_page
 from tests.fakes.model_server import ModelServer, refusal
 from tests.gateways import ASK, TLS, Gateway
 
@@ -32,7 +32,7 @@ async def served(gateway: Gateway) -> dict[str, Any]:
 
 
 async def fetch(gateway: Gateway, path: str) -> httpx.Response:
-    """As a stranger."""
+    """Without credentials."""
     async with httpx.AsyncClient(base_url=gateway.url, trust_env=False, verify=TLS) as client:
         answer = await client.get(path)
     assert answer.status_code == 200
@@ -47,7 +47,7 @@ def nodes(value: Any) -> Iterator[dict[str, Any]]:
         yield from nodes(inner)
 
 
-async def test_the_document_is_valid(gateway: Gateway) -> None:
+async def test_openapi_document_is_valid(gateway: Gateway) -> None:
     document = await served(gateway)
     assert (document["openapi"], document["info"]["version"]) == ("3.1.0", __version__)
     schemathesis.openapi.from_dict(document).validate()
@@ -60,10 +60,10 @@ async def test_the_document_is_valid(gateway: Gateway) -> None:
             for name in node["$ref"].removeprefix("#/").split("/"):
                 place = place[name]
         if "pattern" in node:
-            assert "\\Z" not in node["pattern"], "Python's, and a letter Z to everybody else"
+            assert "\\Z" not in node["pattern"], "\\Z is a letter in JSON Schema"
 
 
-async def test_every_operation_is_told_of_in_full(gateway: Gateway) -> None:
+async def test_openapi_operations_are_complete(gateway: Gateway) -> None:
     document = await served(gateway)
     schemes = document["components"]["securitySchemes"]
     found = {}
@@ -80,32 +80,34 @@ async def test_every_operation_is_told_of_in_full(gateway: Gateway) -> None:
             assert ("requestBody" in one) <= (method in ("post", "patch")), name
             assert "4XX" in one["responses"], name
             assert any(status.startswith("2") for status in one["responses"]), name
-    assert len(found) == sum(len(methods) for methods in document["paths"].values()), "ids are their own"
+    assert len(found) == sum(len(methods) for methods in document["paths"].values()), (
+        "operation ids are unique"
+    )
     assert found["get_api_admin_audit"]["responses"]["200"]["content"]["application/json"]["schema"] == {
         "$ref": "#/components/schemas/Page_AuditEvent_"
     }
-    assert found["post_api_auth_signup"]["summary"] == "Ask for an account"
-    assert found["post_api_auth_signup"]["description"].startswith("The answer does not tell")
+    assert found["post_api_auth_signup"]["summary"] == "Request an account"
+    assert found["post_api_auth_signup"]["description"].startswith("The response does not reveal")
     parameters = {row["name"]: row for row in found["get_api_admin_audit"]["parameters"]}
     assert parameters["limit"]["schema"] == {"type": "integer", "minimum": 1, "maximum": 100, "default": 20}
     assert parameters["since"]["schema"] == {"type": "string", "format": "date-time"}
     assert found["get_ready"]["responses"].keys() == {"200", "503", "4XX", "5XX"}
 
 
-async def test_model_traffic_is_told_of(gateway: Gateway, models: ModelServer) -> None:
+async def test_openapi_describes_the_data_plane(gateway: Gateway, models: ModelServer) -> None:
     document = await served(gateway)
-    told = {(path, method.upper()) for path, methods in document["paths"].items() for method in methods}
+    described = {(path, method.upper()) for path, methods in document["paths"].items() for method in methods}
     for path, (method, _) in data_plane._ENDPOINTS.items():
-        assert (f"/v1{path}", method) in told, path
+        assert (f"/v1{path}", method) in described, path
     key = await gateway.get("/v1/models")
-    schema = {"$ref": "#/components/schemas/ModelList", "components": document["components"]}
+    schema = {"$ref": "#/components/schemas/ModelListSchema", "components": document["components"]}
     jsonschema_rs.validate(schema, key.json())
     one = await gateway.get("/v1/models/m")
-    jsonschema_rs.validate(schema | {"$ref": "#/components/schemas/ModelView"}, one.json())
+    jsonschema_rs.validate(schema | {"$ref": "#/components/schemas/ModelSchema"}, one.json())
     refused = await gateway.get("/v1/models/none")
     jsonschema_rs.validate(schema | {"$ref": "#/components/schemas/ErrorResponse"}, refused.json())
     chat = document["paths"]["/v1/chat/completions"]["post"]["responses"]["4XX"]["$ref"]
-    told = document["components"]["responses"][chat.rpartition("/")[2]]["content"]["application/json"]
+    response = document["components"]["responses"][chat.rpartition("/")[2]]["content"]["application/json"]
     refusals = document["components"]["responses"].values()
     assert all(one["headers"].keys() == {"x-request-id", "retry-after", "x-should-retry"} for one in refusals)
     for body in (b"{}", b'{"model":"m","messages":[]}'):
@@ -113,11 +115,11 @@ async def test_model_traffic_is_told_of(gateway: Gateway, models: ModelServer) -
         answer = await gateway.chat(body)
         assert answer.status_code == 400
         assert "x-request-id" in answer.headers
-        jsonschema_rs.validate(schema | told["schema"], answer.json())
+        jsonschema_rs.validate(schema | response["schema"], answer.json())
 
 
-async def test_every_field_that_the_gateway_reads_is_told_of_with_its_bounds(gateway: Gateway) -> None:
-    known = (await served(gateway))["components"]["schemas"]["ChatRequest"]["properties"]
+async def test_openapi_chat_request_has_the_bounds_of_the_gateway(gateway: Gateway) -> None:
+    known = (await served(gateway))["components"]["schemas"]["ChatRequestSchema"]["properties"]
     assert set(known) == set(openai.ChatRequest.__struct_fields__)
     bounds = known["max_tokens"]["anyOf"][0]
     for figure, code in (
@@ -129,7 +131,7 @@ async def test_every_field_that_the_gateway_reads_is_told_of_with_its_bounds(gat
 
 
 class Reader(HTMLParser):
-    """Checks nesting; keeps ids, targets of links, and the style sheet."""
+    """Checks nesting; collects ids, link targets and the style sheet."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -164,7 +166,7 @@ def read(content: bytes) -> Reader:
     return reader
 
 
-async def test_the_page_stands_alone(gateway: Gateway) -> None:
+async def test_docs_page_needs_no_other_files(gateway: Gateway) -> None:
     answer = await fetch(gateway, "/docs")
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
     assert answer.headers["content-security-policy"] == POLICY
@@ -187,7 +189,7 @@ async def test_the_page_stands_alone(gateway: Gateway) -> None:
 @pytest.mark.parametrize(
     "hostile", ["</style><script>alert(1)</script>", '"><img src=x onerror=a()>', "a & b"]
 )
-async def test_nothing_in_the_document_is_taken_for_markup(gateway: Gateway, hostile: str) -> None:
+async def test_docs_page_with_hostile_text_escapes_it(gateway: Gateway, hostile: str) -> None:
     document = copy.deepcopy(await served(gateway))
     document["info"]["description"] = document["info"]["version"] = hostile
     for schema in document["components"]["schemas"].values():
@@ -197,14 +199,14 @@ async def test_nothing_in_the_document_is_taken_for_markup(gateway: Gateway, hos
         if "summary" in one:
             one["summary"] = hostile
     document["paths"][f"/{hostile}"] = {"get": document["paths"]["/health"]["get"] | {"operationId": hostile}}
-    reader = read(page(document))
+    reader = read(docs_page(document))
     assert not reader.tags & {"script", "img"}
 
 
-async def test_examples_are_what_the_operations_take(gateway: Gateway) -> None:
-    """Every example's body fits the schema of the body, as far as types go."""
+async def test_docs_page_examples_match_the_schemas(gateway: Gateway) -> None:
+    """Each example body has the required fields and no unknown ones."""
     document = await served(gateway)
-    text = page(document).decode()
+    text = docs_page(document).decode()
     bodies = [
         json.loads(found) for found in re.findall(r"-d &#x27;(.*?)&#x27;</pre>", text.replace("&quot;", '"'))
     ]
@@ -222,8 +224,21 @@ async def test_examples_are_what_the_operations_take(gateway: Gateway) -> None:
         assert set(known.get("required", ())) <= body.keys() <= known["properties"].keys(), name
 
 
-async def test_the_addresses_are_those_of_the_public_url(gateway: Gateway) -> None:
+async def test_docs_page_examples_use_the_public_url(gateway: Gateway) -> None:
     document = await served(gateway)
     assert document["servers"] == [{"url": "/"}]
     document["servers"] = [{"url": "https://ai.example.com/"}]
-    assert "curl https://ai.example.com/v1/models" in page(document).decode()
+    assert "curl https://ai.example.com/v1/models" in docs_page(document).decode()
+
+
+async def test_docs_page_example_uses_a_model_that_is_offered(gateway: Gateway) -> None:
+    text = (await fetch(gateway, "/docs")).text.replace("&quot;", '"')
+    assert '"model": "m"' in text
+    schema = (await served(gateway))["components"]["schemas"]["ChatRequestSchema"]
+    assert schema["properties"]["model"]["examples"] == ["m"]
+
+
+async def test_docs_page_names_both_session_cookies(gateway: Gateway) -> None:
+    scheme = (await served(gateway))["components"]["securitySchemes"]["sessionCookie"]
+    assert scheme["name"] == "__Host-bluesminds"
+    assert "`bluesminds`" in scheme["description"]

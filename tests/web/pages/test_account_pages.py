@@ -1,4 +1,4 @@
-"""What people do who get a mail: its link in a real browser, and the account afterwards."""
+"""The pages that mailed links open, in a real browser."""
 
 import email
 import email.policy
@@ -20,7 +20,7 @@ from tests.gateways import Gateway
 ADA = "ada@example.com"
 NEW = "another horse battery"
 PATHS = ("/account/verify", "/account/reset", "/account/signup")
-WRONG_LINK = "This link is wrong, too old, or has been used. Ask for a new one."
+WRONG_LINK = "This link is invalid, expired or already used. Request a new one."
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def chromium() -> Iterator[Chromium]:
 
 @pytest.fixture
 async def site(nursery: trio.Nursery, home: Path) -> Gateway:
-    """Open to anybody; its mail is written to files."""
+    """Open sign-up; mail is written to the outbox directory."""
     return await gateways.start(nursery, home, servers=[], accounts={"signup": "open"})
 
 
@@ -48,7 +48,7 @@ async def can_sign_in(gateway: Gateway, password: str) -> bool:
     return answer.status_code == 200
 
 
-def letters(gateway: Gateway) -> list[str]:
+def mail_texts(gateway: Gateway) -> list[str]:
     """The texts of all mail so far, the oldest first."""
     files = sorted((gateway.settings.state_dir / "outbox").glob("*.eml"))
     read = [email.message_from_bytes(file.read_bytes(), policy=email.policy.default) for file in files]
@@ -59,7 +59,9 @@ async def link_of(gateway: Gateway, path: str, count: int = 1) -> str:
     """The link to this page of the mail numbered `count` that has one, at the port the gateway found."""
 
     def links() -> list[str]:
-        return [found for text in letters(gateway) for found in re.findall(rf"http://\S+({path}#\S+)", text)]
+        return [
+            found for text in mail_texts(gateway) for found in re.findall(rf"http://\S+({path}#\S+)", text)
+        ]
 
     await gateways.eventually(lambda: len(links()) >= count)
     return gateway.url + links()[count - 1]
@@ -72,21 +74,21 @@ def open_link(page: Page, link: str) -> None:
 
 
 def type_in(page: Page, *texts: str) -> None:
-    """By keyboard alone: every field in turn, and Enter in the last one."""
+    """With the keyboard: Tab to each field, Enter in the last one."""
     for text in texts:
         page.keyboard.press("Tab")
         page.keyboard.type(text)
     page.keyboard.press("Enter")
 
 
-def told(page: Page, sentence: str) -> None:
-    """In an alert that has the focus."""
+def expect_alert(page: Page, sentence: str) -> None:
+    """An alert with this text has the focus."""
     alert = page.get_by_role("alert")
     expect(alert).to_have_text(sentence)
     expect(alert).to_be_focused()
 
 
-def done(page: Page, title: str) -> None:
+def expect_done(page: Page, title: str) -> None:
     expect(page.get_by_role("heading", level=1)).to_have_text(title)
     expect(page).to_have_title(title)
     expect(page.locator("#done")).to_be_focused()
@@ -99,15 +101,16 @@ async def signed_up(gateway: Gateway) -> str:
     return await link_of(gateway, "/account/verify")
 
 
-async def test_an_address_is_confirmed_by_keyboard(site: Gateway, chromium: Chromium) -> None:
+@pytest.mark.process
+async def test_verify_page_by_keyboard_confirms_the_address(site: Gateway, chromium: Chromium) -> None:
     link = await signed_up(site)
 
     def confirm(page: Page) -> None:
         open_link(page, link)
         type_in(page, "wrong password")
-        told(page, "The address or the password is wrong, or the address has not been confirmed yet.")
+        expect_alert(page, "Wrong e-mail address or password, or the address is not confirmed yet.")
         type_in(page, "")
-        told(page, "The address or the password is wrong, or the address has not been confirmed yet.")
+        expect_alert(page, "Wrong e-mail address or password, or the address is not confirmed yet.")
         page.keyboard.press("Tab")
         page.keyboard.press("Control+A")
         page.keyboard.type(PASSWORD)
@@ -116,7 +119,7 @@ async def test_an_address_is_confirmed_by_keyboard(site: Gateway, chromium: Chro
             expect(page.locator(":focus")).to_have_accessible_name(name)
             assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
         page.keyboard.press("Enter")
-        done(page, "Your address is confirmed")
+        expect_done(page, "Your address is confirmed")
 
     assert not await can_sign_in(site, PASSWORD)
     await chromium.visit(site.url, confirm)
@@ -126,12 +129,13 @@ async def test_an_address_is_confirmed_by_keyboard(site: Gateway, chromium: Chro
     def again(page: Page) -> None:
         open_link(page, link)
         type_in(page, PASSWORD)
-        told(page, WRONG_LINK)
+        expect_alert(page, WRONG_LINK)
 
     await chromium.visit(site.url, again)
 
 
-async def test_a_forgotten_password_is_chosen_anew(site: Gateway, chromium: Chromium) -> None:
+@pytest.mark.process
+async def test_reset_page_sets_a_new_password(site: Gateway, chromium: Chromium) -> None:
     await signed_up(site)
     await send(site, "/api/auth/password/forgot", {"email": ADA}, status=202)
     link = await link_of(site, "/account/reset")
@@ -145,19 +149,22 @@ async def test_a_forgotten_password_is_chosen_anew(site: Gateway, chromium: Chro
         show.check()
         expect(field).to_have_attribute("type", "text")
         page.get_by_role("button").click()
-        told(page, "A password has 10 to 1024 characters.")
+        expect_alert(page, "A password has 10 to 1024 characters.")
         expect(field).to_have_attribute("type", "password")
         expect(show).not_to_be_checked()
         field.fill(NEW)
         page.get_by_role("button").click()
-        done(page, "Your password is changed")
+        expect_done(page, "Your password is changed")
 
     await chromium.visit(site.url, reset)
     assert await can_sign_in(site, NEW)
     assert not await can_sign_in(site, PASSWORD)
 
 
-async def test_an_invitation_is_accepted(nursery: trio.Nursery, home: Path, chromium: Chromium) -> None:
+@pytest.mark.process
+async def test_signup_page_accepts_an_invitation(
+    nursery: trio.Nursery, home: Path, chromium: Chromium
+) -> None:
     site = await gateways.start(nursery, home, servers=[], accounts={"signup": "invite"})
     async with site.operator() as operator:
         assert (await operator.post("/api/admin/invites", json={"email": ADA})).status_code == 201
@@ -166,10 +173,10 @@ async def test_an_invitation_is_accepted(nursery: trio.Nursery, home: Path, chro
     def accept(page: Page) -> None:
         open_link(page, link)
         type_in(page, "eve@example.com", "Ada Lovelace", NEW)
-        told(page, WRONG_LINK)
+        expect_alert(page, WRONG_LINK)
         page.get_by_label("E-mail address").fill(ADA)
         page.get_by_role("button").click()
-        done(page, "Your account is ready")
+        expect_done(page, "Your account is ready")
 
     await chromium.visit(site.url, accept)
     async with anonymous_client(site) as client:
@@ -178,25 +185,27 @@ async def test_an_invitation_is_accepted(nursery: trio.Nursery, home: Path, chro
     assert answer.json()["user"]["full_name"] == "Ada Lovelace"
 
 
-async def test_a_page_without_its_link_says_so(site: Gateway, chromium: Chromium) -> None:
+@pytest.mark.process
+async def test_page_without_token_shows_an_error(site: Gateway, chromium: Chromium) -> None:
     link = await signed_up(site)
 
     def look(page: Page) -> None:
         for path in PATHS:
             for rest in ("", "#", "#other=1"):
                 page.goto(site.url + path + rest)
-                expect(page.get_by_role("alert")).to_contain_text("Something is missing from this address")
+                expect(page.get_by_role("alert")).to_contain_text("This link is incomplete")
                 expect(page.get_by_role("button")).to_be_hidden()
         page.goto(site.url + PATHS[0])
         page.evaluate("link => { location.href = link }", link)
         expect(page.get_by_role("alert")).to_be_hidden()
         type_in(page, PASSWORD)
-        done(page, "Your address is confirmed")
+        expect_done(page, "Your address is confirmed")
 
     await chromium.visit(site.url, look)
 
 
-async def test_without_script_there_is_no_form_and_a_reason(site: Gateway, chromium: Chromium) -> None:
+@pytest.mark.process
+async def test_page_without_javascript_shows_a_notice(site: Gateway, chromium: Chromium) -> None:
     def look(page: Page) -> None:
         for path in PATHS:
             page.goto(f"{site.url}{path}#token=1&invite=1")
@@ -208,28 +217,30 @@ async def test_without_script_there_is_no_form_and_a_reason(site: Gateway, chrom
     await chromium.visit(site.url, look, java_script_enabled=False)
 
 
-@pytest.mark.parametrize("failure", ["no answer", "an answer of something between"])
-async def test_a_gateway_that_does_not_answer_can_be_asked_again(
+@pytest.mark.process
+@pytest.mark.parametrize("failure", ["no response", "response of a proxy"])
+async def test_form_after_failed_request_can_be_sent_again(
     failure: str, site: Gateway, chromium: Chromium
 ) -> None:
     link = await signed_up(site)
 
     def look(page: Page) -> None:
         open_link(page, link)
-        if failure == "no answer":
+        if failure == "no response":
             page.route("**/api/**", lambda call: call.abort())
         else:
             page.route("**/api/**", lambda call: call.fulfill(status=502, body="<h1>Bad Gateway</h1>"))
         type_in(page, PASSWORD)
-        told(page, "The gateway could not be reached. Try again in a moment.")
+        expect_alert(page, "The gateway did not respond. Try again later.")
         page.unroute("**/api/**")
         page.get_by_role("button").click()
-        done(page, "Your address is confirmed")
+        expect_done(page, "Your address is confirmed")
 
     await chromium.visit(site.url, look)
 
 
-async def test_an_impatient_hand_sends_a_form_once(site: Gateway, chromium: Chromium) -> None:
+@pytest.mark.process
+async def test_form_submitted_repeatedly_is_sent_once(site: Gateway, chromium: Chromium) -> None:
     link = await signed_up(site)
 
     def look(page: Page) -> int:
@@ -238,13 +249,14 @@ async def test_an_impatient_hand_sends_a_form_once(site: Gateway, chromium: Chro
         open_link(page, link)
         page.get_by_label("Password", exact=True).fill(PASSWORD)
         page.evaluate("for (let i = 0; i < 3; i++) document.querySelector('form').requestSubmit()")
-        done(page, "Your address is confirmed")
+        expect_done(page, "Your address is confirmed")
         return len(calls)
 
     assert await chromium.visit(site.url, look) == 1
 
 
-async def test_every_page_fits_a_phone(site: Gateway, chromium: Chromium) -> None:
+@pytest.mark.process
+async def test_pages_fit_a_phone_screen(site: Gateway, chromium: Chromium) -> None:
     def look(page: Page) -> None:
         for path in PATHS:
             open_link(page, f"{site.url}{path}#token=1&invite=1")
@@ -262,7 +274,7 @@ def is_within(one: Locator, width: int) -> bool:
     return box is not None and box["x"] >= 0 and box["x"] + box["width"] <= width and box["height"] >= 40
 
 
-async def test_browsers_know_what_to_fill_in(site: Gateway) -> None:
+async def test_page_fields_have_autocomplete_and_labels(site: Gateway) -> None:
     wanted = {
         "/account/verify": {"password": "current-password"},
         "/account/reset": {"password": "new-password"},
@@ -277,7 +289,7 @@ async def test_browsers_know_what_to_fill_in(site: Gateway) -> None:
             assert labels == list(fields)
 
 
-async def test_nothing_gets_in_or_out(site: Gateway) -> None:
+async def test_page_headers_block_other_sources(site: Gateway) -> None:
     kinds = {
         **dict.fromkeys(PATHS, "text/html; charset=utf-8"),
         "/account/style.css": "text/css; charset=utf-8",
@@ -299,7 +311,7 @@ async def test_nothing_gets_in_or_out(site: Gateway) -> None:
             assert not re.search(r"innerHTML|eval\(|\son\w+=|style=", answer.text)
 
 
-def test_text_can_be_read_in_light_and_in_dark() -> None:
+def test_colors_in_both_schemes_have_enough_contrast() -> None:
     """WCAG 2.2, AA: 4.5 to 1 for text, 3 to 1 for the edges of what can be used."""
     light, dark = asset("base.css").split("@media (prefers-color-scheme: dark)")
     for scheme in (light, dark):

@@ -1,4 +1,4 @@
-"""Single-use tokens: 256 random bits, shown once, kept as a digest."""
+"""Single-use tokens: 256 random bits, shown once, stored as a digest."""
 
 import secrets
 
@@ -11,7 +11,7 @@ from storage.single_use_tokens import Purpose, TokenRow
 def new_token(
     clock: Clock, purpose: Purpose, email: str, *, user_id: str | None, seconds: float
 ) -> tuple[TokenRow, str]:
-    """The row to be stored and the token to be sent."""
+    """The row to store and the token to send. `seconds` is its lifetime."""
     token = secrets.token_urlsafe(32)
     now = clock.now_ms()
     row = TokenRow(
@@ -27,4 +27,4 @@ def new_token(
 
 
 def invalid_token() -> Forbidden:
-    return Forbidden("invalid_token", "This link is wrong, too old, or has been used. Ask for a new one.")
+    return Forbidden("invalid_token", "This link is invalid, expired or already used. Request a new one.")
