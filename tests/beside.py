@@ -1,9 +1,9 @@
-"""Runs clients in a separate process, so that they use no time of the process that measures.
+"""Runs clients in a separate process, so that the process that measures does not share its CPU time with them.
 
 async with beside("tests.trickle", order) as process:
     answer = await rest(process)
 
-The module reads one line of JSON, its order, and writes a newline when its clients are connected.
+The module reads its order, one line of JSON, and writes a newline when its clients are connected.
 """
 
 import subprocess

@@ -17,16 +17,32 @@ settings.load_profile("any machine")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark all tests in tests/process and tests/load; single tests elsewhere carry the marker themselves."""
+    """Mark all tests in tests/process and tests/load, and all tests that use Chromium. Other tests have the
+    marker in their file.
+    """
     for item in items:
         for tier in ("process", "load"):
             if TESTS / tier in item.path.parents:
                 item.add_marker(tier)
+        if "chromium" in getattr(item, "fixturenames", ()):
+            item.add_marker("process")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """List the tests that failed and then passed when pytest-rerunfailures ran them again."""
+    if not config.getoption("reruns"):
+        return
+    stats = terminalreporter.stats
+    passed = {report.nodeid for report in stats.get("passed", [])}
+    flaky = sorted(passed & {report.nodeid for report in stats.get("rerun", [])})
+    terminalreporter.section(f"flaky: {len(flaky)}")
+    for name in flaky:
+        terminalreporter.line(name)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def hangup_as_usual() -> None:
-    """Under nohup, the tests and the gateways they start would ignore SIGHUP."""
+def default_hangup_handler() -> None:
+    """Restore the default action of SIGHUP, because nohup makes this process and its children ignore it."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 

@@ -1,11 +1,11 @@
-"""A gateway process with a configuration of its own, and a steady load whose delays are measured.
+"""A gateway process with a given configuration, and a steady load whose delays are measured.
 
 async with served(home, [entry("m", models.url)], server={"header_timeout": 5.0}) as gateway:
     async with steady(gateway) as load:
-        calm = await load.p99s(5)
+        idle = await load.p99s(5)
 
-Other work on the machine lengthens delays for a moment: so a load is looked at in rounds, and what counts is
-the median of the rounds, next to that of the same load at rest.
+Other work on the machine lengthens delays for a moment. So delays are measured in rounds, and the figure is the
+median of the rounds, beside that of the same load at rest.
 """
 
 import gc
@@ -25,9 +25,9 @@ import trio
 from tests.gateways import ASK, eventually
 from tests.terminal import SECONDS, Serving, User
 
-LINES = 4
-EVERY = 0.02  # seconds from one request of a line to its next
-ROUND = 1.0  # seconds; LINES / EVERY requests
+CONNECTIONS = 4
+INTERVAL = 0.02  # seconds from one request of a connection to its next
+ROUND = 1.0  # seconds; CONNECTIONS / INTERVAL requests
 
 
 @asynccontextmanager
@@ -39,7 +39,7 @@ async def served(
     path.write_text(tomli_w.dumps(sections | {"servers": servers}))
     path.chmod(0o600)
     start = partial(User(home).start, "serve", "--config", str(path), "--port", "0")
-    # In a thread, because the gateway's start asks model servers that live in this one.
+    # In a thread, because the gateway sends requests to model servers in this thread when it starts.
     gateway = await trio.to_thread.run_sync(start)
     try:
         yield gateway
@@ -49,10 +49,24 @@ async def served(
             gateway.process.wait(SECONDS)
 
 
-async def ended(gateway: Serving, seconds: float) -> int:
+async def wait_for_exit(gateway: Serving) -> int:
     """The exit code. Raises TooSlowError."""
-    with trio.fail_after(seconds):
+    with trio.fail_after(SECONDS):
         return await trio.to_thread.run_sync(gateway.process.wait, abandon_on_cancel=True)
+
+
+async def wait_until_refused(port: int) -> None:
+    """Wait until no process listens on this port. Raises TooSlowError."""
+
+    async def is_refused() -> bool:
+        try:
+            stream = await trio.open_tcp_stream("127.0.0.1", port)
+        except OSError:
+            return True
+        await stream.aclose()
+        return False
+
+    await eventually(is_refused, SECONDS)
 
 
 async def metric(gateway: Serving, name: str) -> float:
@@ -63,7 +77,7 @@ async def metric(gateway: Serving, name: str) -> float:
 
 
 def chat(gateway: Serving, body: dict[str, Any], *, sent: int | None = None) -> bytes:
-    """A chat request's bytes, with only the first `sent` ones of its body."""
+    """The bytes of a chat request, with only the first `sent` bytes of its body."""
     content = msgspec.json.encode(body)
     head = (
         f"POST /v1/chat/completions HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {gateway.key}\r\n"
@@ -78,7 +92,9 @@ def port(gateway: Serving) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One answered request: when it was sent on Trio's clock, how long its answer took, and what it was."""
+    """One answered request: when it was sent (on Trio's clock), how long its response took, its status and its
+    body.
+    """
 
     at: float
     seconds: float
@@ -86,8 +102,8 @@ class Sample:
     body: bytes
 
 
-class Line:
-    """One kept-alive connection that sends the same request again and again."""
+class RepeatingClient:
+    """A connection that is kept alive and sends the same request again and again."""
 
     def __init__(self, stream: trio.SocketStream, request: bytes) -> None:
         self._stream = stream
@@ -116,39 +132,38 @@ class Line:
 
     async def _more(self) -> None:
         data = await self._stream.receive_some(65536)
-        assert data, "a healthy connection was closed"
+        assert data, "the connection was closed"
         self._buffer += data
 
 
-class Load:
+class SteadyLoad:
     def __init__(self, gateway: Serving) -> None:
         self._gateway = gateway
         self._over = False
         self.samples: list[Sample] = []
 
     async def run(self, number: int) -> None:
-        """A request every EVERY seconds, until `end`. One that comes late leaves out those it was too late
-        for: lines that were held up together must not go on together.
+        """A request every INTERVAL seconds, until `end`. After a long delay the requests that are overdue are
+        skipped, so that connections which were delayed together do not continue together.
         """
         async with await trio.open_tcp_stream("127.0.0.1", port(self._gateway)) as stream:
-            line = Line(stream, chat(self._gateway, ASK))
-            due = trio.current_time() + EVERY * number / LINES
+            client = RepeatingClient(stream, chat(self._gateway, ASK))
+            due = trio.current_time() + INTERVAL * number / CONNECTIONS
             while not self._over:
                 await trio.sleep_until(due)
-                self.samples.append(await line.ask())
-                due += EVERY * max(1, math.ceil((trio.current_time() - due) / EVERY))
+                self.samples.append(await client.ask())
+                due += INTERVAL * max(1, math.ceil((trio.current_time() - due) / INTERVAL))
 
     def end(self) -> None:
-        """What is under way comes to its end; no more is asked."""
+        """Send no more requests. Running requests are finished."""
         self._over = True
 
     async def p99s(self, rounds: int) -> list[float]:
-        """The 99th percentile of the delay in each of the coming rounds, in seconds."""
+        """The 99th percentile of the delay in each of the next rounds, in seconds."""
         found = []
         for _ in range(rounds):
             seen = len(self.samples)
             await trio.sleep(ROUND)
-            # On a machine that stood still there is none yet.
             await eventually(lambda seen=seen: len(self.samples) > seen, SECONDS)  # type: ignore[misc]
             delays = sorted(sample.seconds for sample in self.samples[seen:])
             found.append(delays[math.ceil(len(delays) * 0.99) - 1])
@@ -156,20 +171,20 @@ class Load:
 
 
 @asynccontextmanager
-async def steady(gateway: Serving) -> AsyncIterator[Load]:
-    """The load, for as long as the block lasts; afterwards every request has its answer."""
-    load = Load(gateway)
-    with _unpaused():
+async def steady(gateway: Serving) -> AsyncIterator[SteadyLoad]:
+    """A load until the end of the block; afterwards every request has its response."""
+    load = SteadyLoad(gateway)
+    with _collected():
         async with trio.open_nursery() as nursery:
-            for number in range(LINES):
+            for number in range(CONNECTIONS):
                 nursery.start_soon(load.run, number)
             yield load
             load.end()
 
 
 @contextmanager
-def _unpaused() -> Iterator[None]:
-    """Without this process's own full collections, which would stop its clients for 100 ms."""
+def _collected() -> Iterator[None]:
+    """Exclude existing objects from garbage collection, which would stop the clients for 100 ms."""
     gc.collect()
     gc.freeze()
     try:

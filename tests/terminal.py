@@ -29,6 +29,7 @@ from bluesminds.common.clock import SystemClock
 from bluesminds.common.log import Log
 from bluesminds.config import Settings, find_file, load
 
+ROOT = Path(__file__).resolve().parent.parent
 COMMAND = (sys.executable, "-m", "bluesminds")
 SECONDS = 120.0  # the timeout of any command
 POLL = 0.02
@@ -64,12 +65,12 @@ class Serving:
         while text not in self.said:
             assert not _ended(self.process, POLL) and monotonic() < give_up, self.said
 
-    def tell(self, number: signal.Signals) -> None:
+    def send_signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> int:
         """The exit code."""
-        self.tell(number)
+        self.send_signal(number)
         return self.process.wait(SECONDS)
 
 
@@ -102,10 +103,12 @@ class User:
         return self
 
     def environment(self, extra: Mapping[str, str]) -> dict[str, str]:
-        """Without the variables of the developer: the gateway would use API keys in them."""
+        """Without the variables of the developer, because the gateway would use API keys in them. The process
+        runs the code of this checkout, whichever one is installed.
+        """
         kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
         own = {"HOME": str(self.home), "XDG_STATE_HOME": str(self.home / "s"), "OLLAMA_HOST": _NO_OLLAMA}
-        return kept | own | self.environ | extra
+        return kept | own | {"PYTHONPATH": str(ROOT)} | self.environ | extra
 
     def run(
         self, *words: str, stdin: str = "", launcher: Sequence[str] = COMMAND, **environ: str

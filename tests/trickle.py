@@ -1,4 +1,4 @@
-"""Many slow clients in a separate process: each sends some bytes and then one byte per second.
+"""Many slow clients in a separate process. Each sends some bytes and then one byte per second.
 
 async with trickling(port, 1000, b"GET / HTTP/1.1") as slow:
     ends = await slow.ends()
@@ -14,11 +14,11 @@ import trio
 
 from tests.beside import beside, rest
 
-BYTE_EVERY = 1.0
+BYTE_INTERVAL = 1.0
 ARRIVAL_SECONDS = 1.0  # all clients connect within this time
 
 
-class End(msgspec.Struct, frozen=True):
+class ClientEnd(msgspec.Struct, frozen=True):
     """How long a client was connected, the bytes it received, and whether all other clients had connected
     before its end.
     """
@@ -28,38 +28,38 @@ class End(msgspec.Struct, frozen=True):
     together: bool
 
 
-class Order(msgspec.Struct, frozen=True):
+class TrickleOrder(msgspec.Struct, frozen=True):
     port: int
     count: int
     beginning: bytes
 
 
 @dataclass
-class Trickle:
-    """The other process, after all clients have connected."""
+class SlowClients:
+    """The separate process, after all clients have connected."""
 
     _process: trio.Process
 
-    async def ends(self) -> list[End]:
-        """Wait for the end of all clients; how each one ended."""
-        return msgspec.json.decode(await rest(self._process), type=list[End])
+    async def ends(self) -> list[ClientEnd]:
+        """Wait until all clients have ended; how each of them ended."""
+        return msgspec.json.decode(await rest(self._process), type=list[ClientEnd])
 
 
 @asynccontextmanager
-async def trickling(port: int, count: int, beginning: bytes) -> AsyncIterator[Trickle]:
-    async with beside("tests.trickle", Order(port, count, beginning)) as process:
-        yield Trickle(process)
+async def trickling(port: int, count: int, beginning: bytes) -> AsyncIterator[SlowClients]:
+    async with beside("tests.trickle", TrickleOrder(port, count, beginning)) as process:
+        yield SlowClients(process)
 
 
 # The following code runs in the other process.
 
 
 @dataclass
-class Clients:
-    order: Order
+class ClientRunner:
+    order: TrickleOrder
     connected: int = 0
     all_connected: trio.Event = field(default_factory=trio.Event)
-    ends: list[End] = field(default_factory=list)
+    ends: list[ClientEnd] = field(default_factory=list)
 
     async def one(self, number: int) -> None:
         await trio.sleep(ARRIVAL_SECONDS * number / self.order.count)
@@ -69,14 +69,14 @@ class Clients:
             if self.connected == self.order.count:
                 self.all_connected.set()
             received = await self._trickle(stream)
-            self.ends.append(End(trio.current_time() - began, received, self.all_connected.is_set()))
+            self.ends.append(ClientEnd(trio.current_time() - began, received, self.all_connected.is_set()))
 
     async def _trickle(self, stream: trio.SocketStream) -> bytes:
         received = b""
         try:
             await stream.send_all(self.order.beginning)
             while True:
-                with trio.move_on_after(BYTE_EVERY):
+                with trio.move_on_after(BYTE_INTERVAL):
                     while data := await stream.receive_some():
                         received += data
                     return received
@@ -86,8 +86,8 @@ class Clients:
 
 
 async def main() -> None:
-    order = msgspec.json.decode(await trio.to_thread.run_sync(sys.stdin.buffer.readline), type=Order)
-    clients = Clients(order)
+    order = msgspec.json.decode(await trio.to_thread.run_sync(sys.stdin.buffer.readline), type=TrickleOrder)
+    clients = ClientRunner(order)
     async with trio.open_nursery() as nursery:
         for number in range(order.count):
             nursery.start_soon(clients.one, number)

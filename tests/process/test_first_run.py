@@ -1,4 +1,4 @@
-"""The first minute with the gateway: start it, run what it prints, become its administrator."""
+"""The first start: run the printed command, become administrator."""
 
 import re
 import shutil
@@ -12,7 +12,6 @@ import pytest
 import trio
 
 from bluesminds.cli import exits
-from bluesminds.providers.vendors import VENDORS, from_environment, local_ollama
 from tests.fakes import model_server
 from tests.terminal import SECONDS, Serving, User, demo_user
 
@@ -20,14 +19,14 @@ CLAIM = {"email": "ada@example.com", "password": "correct horse battery"}
 
 
 def printed_command(said: str) -> str:
-    """The curl of the banner, as a person would copy it."""
+    """The curl command of the banner, as a user would copy it."""
     found = re.search(r"^  curl (?:.*\\\n)*.*$", said, re.MULTILINE)
     assert found, said
     return found[0]
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs the curl program")
-def test_the_printed_command_answers(home: Path) -> None:
+def test_printed_command_is_run_gets_an_answer(home: Path) -> None:
     user = demo_user(home)
     with (home / "out").open("wb") as out, user.serving("demo", "--port", "0", stdout=out) as gateway:
         command = printed_command(gateway.said)
@@ -44,7 +43,7 @@ def test_the_printed_command_answers(home: Path) -> None:
     assert user.rows("SELECT model, status FROM usage") == [("demo/echo", 200)]
 
 
-def test_demo_keys_all_expire_and_replace_each_other(home: Path) -> None:
+def test_demo_key_second_start_is_replaced(home: Path) -> None:
     user = demo_user(home)
     with user.serving("demo", "--port", "0") as gateway:
         first = gateway.said
@@ -62,7 +61,7 @@ def test_demo_keys_all_expire_and_replace_each_other(home: Path) -> None:
     assert key.encode() not in kept and token.encode() not in kept
 
 
-def test_demo_without_state_dir_keeps_its_data_apart(home: Path) -> None:
+def test_demo_state_dir_is_not_set_has_its_own(home: Path) -> None:
     user = User(home)
     with user.serving("demo", "--port", "0") as gateway:
         assert gateway.stop() == 0
@@ -77,7 +76,7 @@ def test_demo_without_state_dir_keeps_its_data_apart(home: Path) -> None:
         assert gateway.stop() == 0
 
 
-def test_the_token_makes_one_administrator_once(home: Path) -> None:
+def test_setup_token_is_used_creates_one_administrator(home: Path) -> None:
     user = demo_user(home)
     with user.serving("demo", "--port", "0") as gateway:
         token = token_in(gateway.said)
@@ -97,7 +96,7 @@ def test_the_token_makes_one_administrator_once(home: Path) -> None:
     assert CLAIM["password"].encode() not in user.database.read_bytes()
 
 
-async def test_a_running_ollama_is_found_without_any_configuration(home: Path, nursery: trio.Nursery) -> None:
+async def test_ollama_is_running_is_used_without_configuration(home: Path, nursery: trio.Nursery) -> None:
     ollama = await nursery.start(model_server.serve)
     user = User(home, {"OLLAMA_HOST": ollama.url.removesuffix("/v1")})
     gateway = await trio.to_thread.run_sync(lambda: user.start("serve", "--port", "0"))
@@ -110,39 +109,14 @@ async def test_a_running_ollama_is_found_without_any_configuration(home: Path, n
         gateway.process.kill()
 
 
-def test_without_any_model_the_banner_says_how_to_add_a_server(home: Path) -> None:
+def test_banner_no_model_explains_how_to_add_a_server(home: Path) -> None:
     with User(home).serving("serve", "--port", "0") as gateway:
         assert "bluesminds servers add " in gateway.said
         assert '"model": "MODEL"' in printed_command(gateway.said)
         assert ask(gateway, gateway.key, model="MODEL").json()["error"]["code"] == "model_not_found"
-        ready = httpx.get(f"{gateway.url}/ready", trust_env=False)
+        ready = httpx.get(f"{gateway.url}/ready", trust_env=False, timeout=SECONDS)
         assert (ready.status_code, ready.json()["checks"]["servers"]) == (503, "no usable server")
         assert gateway.stop() == 0
-
-
-def test_every_vendor_key_in_the_environment_makes_a_server() -> None:
-    keys = {vendor.key_variable: f"key of {vendor.name}" for vendor in VENDORS}
-    assert {"OPENAI_API_KEY", "ANTHROPIC_API_KEY", "OPENROUTER_API_KEY"} <= keys.keys()
-    servers = from_environment(keys)
-    assert [(one.name, one.url, one.api_key) for one in servers] == [
-        (vendor.name, vendor.url, f"key of {vendor.name}") for vendor in VENDORS
-    ]
-    assert all(one.url.startswith("https://") and one.origin == "environment" for one in servers)
-    assert "key of" not in repr(servers)
-    assert from_environment({}) == [] == from_environment({"OPENAI_API_KEY": ""})
-
-
-@pytest.mark.parametrize(
-    ("host", "url"),
-    [
-        ("", "http://127.0.0.1:11434/v1"),
-        ("0.0.0.0", "http://127.0.0.1:11434/v1"),  # noqa: S104 - what Ollama is told
-        ("box:8080", "http://box:8080/v1"),
-        ("http://box/", "http://box:11434/v1"),
-    ],
-)
-def test_ollama_is_looked_for_where_its_own_variable_says(host: str, url: str) -> None:
-    assert local_ollama({"OLLAMA_HOST": host}).url == url
 
 
 def token_in(said: str) -> str:

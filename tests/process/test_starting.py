@@ -1,6 +1,6 @@
-"""A start that is slow, fails, or is ended half-way: nothing is used up, and nobody is misled.
+"""Starts that are slow, fail or are interrupted.
 
-A model server that accepts and says nothing holds the start up where it can be met.
+A model server that accepts a connection and never answers delays the start.
 """
 
 import os
@@ -24,7 +24,7 @@ TOKEN = re.compile(r"^    ([A-Za-z0-9_-]{43})$", re.MULTILINE)
 
 @contextmanager
 def starting(home: Path) -> Iterator[tuple[User, Serving]]:
-    """A gateway in the middle of its start."""
+    """A gateway that is still starting."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(SECONDS)
         user = User(home)
@@ -38,32 +38,32 @@ def starting(home: Path) -> Iterator[tuple[User, Serving]]:
             gateway.process.wait(SECONDS)
 
 
-def has_both(gateway: Serving) -> bool:
+def has_key_and_token(gateway: Serving) -> bool:
     answer = httpx.get(
         f"{gateway.url}/v1/models", headers={"authorization": f"Bearer {gateway.key}"}, trust_env=False
     )
     return answer.status_code == 200 and len(TOKEN.findall(gateway.said)) == 1
 
 
-def test_a_start_that_was_killed_has_used_nothing_up(home: Path) -> None:
+def test_first_start_was_killed_next_start_prints_the_secrets(home: Path) -> None:
     with starting(home) as (user, gateway):
-        gateway.tell(signal.SIGKILL)
+        gateway.send_signal(signal.SIGKILL)
         gateway.process.wait(SECONDS)
         assert "bm_" not in gateway.said
     with user.serving("serve", "--port", "0") as gateway:
-        assert has_both(gateway)
+        assert has_key_and_token(gateway)
 
 
-def test_a_start_that_failed_has_used_nothing_up(home: Path) -> None:
+def test_first_start_failed_next_start_prints_the_secrets(home: Path) -> None:
     user = User(home)
     (user.state_dir / "admin.sock").mkdir(parents=True, mode=0o700)
     assert user.run("serve", "--port", "0").returncode != 0
     (user.state_dir / "admin.sock").rmdir()
     with user.serving("serve", "--port", "0") as gateway:
-        assert has_both(gateway)
+        assert has_key_and_token(gateway)
 
 
-def test_without_an_administrator_every_start_has_a_token_that_works(home: Path) -> None:
+def test_setup_token_no_administrator_every_start_prints_a_new_one(home: Path) -> None:
     user = User(home)
     tokens = []
     for _ in range(2):
@@ -83,15 +83,15 @@ def test_without_an_administrator_every_start_has_a_token_that_works(home: Path)
         assert statuses == [403, 403, 201]
 
 
-def test_ctrl_c_ends_a_start_at_once(home: Path) -> None:
+def test_ctrl_c_during_start_ends_the_start(home: Path) -> None:
     with starting(home) as (_, gateway):
         assert gateway.stop(signal.SIGINT) == 0
         assert "listening" not in gateway.said, "it does not finish the start first"
         assert "Traceback" not in gateway.said
 
 
-def test_commands_wait_for_a_start_after_a_crash(home: Path) -> None:
-    """The socket file of the one that was killed does not lead them astray."""
+def test_command_gateway_is_starting_waits(home: Path) -> None:
+    """A killed gateway has left its socket file."""
     with User(home).serving("serve", "--port", "0") as gateway:
         gateway.stop(signal.SIGKILL)
     with starting(home) as (user, gateway):
@@ -101,10 +101,10 @@ def test_commands_wait_for_a_start_after_a_crash(home: Path) -> None:
         assert gateway.process.poll() is None
 
 
-def test_a_socket_nobody_serves_is_no_gateway(home: Path) -> None:
-    """The lock is held, and who holds it does not answer."""
+def test_command_starting_gateway_never_answers_reports_a_conflict(home: Path) -> None:
+    """The lock is held by a process that does not answer, and no process serves the socket."""
     with starting(home) as (user, gateway):
-        gateway.tell(signal.SIGSTOP)
+        gateway.send_signal(signal.SIGSTOP)
         with socket.socket(socket.AF_UNIX) as dead:
             dead.bind(str(user.state_dir / "admin.sock"))
         done = user.run("keys", "list")
@@ -116,7 +116,7 @@ def test_a_socket_nobody_serves_is_no_gateway(home: Path) -> None:
         assert "starting" in remedy
 
 
-def test_the_remedy_for_a_public_address_is_for_the_same_gateway(home: Path) -> None:
+def test_public_address_state_dir_from_service_remedy_names_it(home: Path) -> None:
     """Under systemd the state directory is in the service's environment, not in the operator's."""
     (home / "g.toml").write_text('[server]\nhost = "0.0.0.0"\nport = 0\n')
     user = User(home)
@@ -141,7 +141,7 @@ os.execv(sys.executable, [sys.executable, "-m", "bluesminds", *sys.argv[1:]])
 """
 
 
-def test_a_journal_gets_no_secret(home: Path) -> None:
+def test_secrets_stderr_is_the_journal_are_written_to_files(home: Path) -> None:
     user = demo_user(home)
     kept = {}
     for command, name in (("serve", "first-key"), ("demo", "guest-key")):
@@ -158,7 +158,7 @@ def test_a_journal_gets_no_secret(home: Path) -> None:
     assert (user.state_dir / "first-key").read_text().strip() == kept["first-key"] != kept["guest-key"]
 
 
-def test_a_terminal_inside_a_service_gets_its_key(home: Path) -> None:
+def test_secrets_terminal_inside_a_service_are_printed(home: Path) -> None:
     """A shell started by a service has its JOURNAL_STREAM, but not its standard error."""
     with User(home).serving("demo", "--port", "0", environ={"JOURNAL_STREAM": "9:12345"}) as gateway:
         assert gateway.key.startswith("bm_")
@@ -166,7 +166,7 @@ def test_a_terminal_inside_a_service_gets_its_key(home: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can work in another user's directory")
-def test_root_works_beside_another_user_s_gateway_only(home: Path) -> None:
+def test_root_state_dir_of_another_user_needs_its_running_gateway(home: Path) -> None:
     user = User(home)
     with user.serving("serve", "--port", "0") as gateway:
         os.chown(user.state_dir, 12345, -1)
@@ -179,20 +179,10 @@ def test_root_works_beside_another_user_s_gateway_only(home: Path) -> None:
     assert sorted(path.name for path in user.state_dir.iterdir()) == before
 
 
-def test_the_root_says_what_this_is(home: Path) -> None:
-    with User(home).serving("serve", "--port", "0") as gateway:
-        answer = httpx.get(f"{gateway.url}/", trust_env=False)
-        assert (answer.status_code, answer.json()["name"]) == (200, "BluesMinds")
-        for path in ("health", "metrics"):
-            found = httpx.get(gateway.url + answer.json()[path], trust_env=False)
-            assert found.status_code == 200
-        assert gateway.stop() == 0
-
-
-def test_what_is_loaded_is_not_looked_through_for_garbage_again(home: Path) -> None:
-    """A full collection of it stops all requests for as long as dozens of them take."""
-    tell = "import atexit, gc, sys; atexit.register(lambda: print(gc.get_freeze_count(), file=sys.stderr))"
+def test_garbage_collector_gateway_has_started_skips_loaded_objects(home: Path) -> None:
+    """A full collection of all loaded objects would stop all requests for as long as dozens of them take."""
+    report = "import atexit, gc, sys; atexit.register(lambda: print(gc.get_freeze_count(), file=sys.stderr))"
     run = "from bluesminds.__main__ import main; main()"
-    gateway = User(home).start("demo", "--port", "0", launcher=(sys.executable, "-c", f"{tell}; {run}"))
+    gateway = User(home).start("demo", "--port", "0", launcher=(sys.executable, "-c", f"{report}; {run}"))
     assert gateway.stop() == 0
     assert int(gateway.said.splitlines()[-1]) > 50_000
