@@ -55,14 +55,14 @@ def completions(body: bytes) -> Script:
     if not 1 <= len(prompts) <= _MAX_PROMPTS:
         raise DemoError(f"prompt must have from 1 to {_MAX_PROMPTS} texts.", "prompt")
     variations = [(request.seed or 0) + n for n in range(request.n or 1)]
-    made = [_completion(request, prompt, variation) for prompt in prompts for variation in variations]
+    results = [_completion(request, prompt, variation) for prompt in prompts for variation in variations]
     prompt_tokens = sum(len(tokens_of(prompt)) for prompt in (*prompts, request.suffix or ""))
-    usage = usage_of(prompt_tokens, 0, sum(len(one.tokens) for one in made))
+    usage = usage_of(prompt_tokens, 0, sum(len(one.tokens) for one in results))
     head = {"id": identifier("cmpl", body), "object": "text_completion", "created": CREATED}
     head |= {"model": request.model, "system_fingerprint": "fp_demo"}
     if request.stream:
-        return stream(_chunks(request, head, made, usage))
-    rows = [_row(request, n, one.echoed + one.tokens, one.finish) for n, one in enumerate(made)]
+        return stream(_chunks(request, head, results, usage))
+    rows = [_row(request, n, one.echoed + one.tokens, one.finish) for n, one in enumerate(results)]
     return response(head | {"choices": rows, "usage": usage})
 
 
@@ -76,11 +76,11 @@ def _completion(request: _CompletionRequest, prompt: str, variation: int) -> _Co
 
 
 def _chunks(
-    request: _CompletionRequest, head: dict[str, Any], made: list[_Completion], usage: dict[str, Any]
+    request: _CompletionRequest, head: dict[str, Any], results: list[_Completion], usage: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
     include_usage = request.stream_options is not None and request.stream_options.include_usage
     extra = {"usage": None} if include_usage else {}
-    for n, one in enumerate(made):
+    for n, one in enumerate(results):
         for token in one.echoed + one.tokens:
             yield head | {"choices": [_row(request, n, [token], None)]} | extra
         yield head | {"choices": [_row(request, n, [], one.finish)]} | extra

@@ -46,7 +46,7 @@ def logprob(token: str) -> float:
 
 
 def likely(token: str, count: int) -> list[str]:
-    """The token and words that could stand in its place."""
+    """The token and its alternatives."""
     return [token, *(f" {word}" for word in _WORDS if f" {word}" != token)][:count]
 
 
