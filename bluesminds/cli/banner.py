@@ -19,7 +19,7 @@ from bluesminds.config import Loaded, Settings
 from bluesminds.gateway.routing.health import ServerStatus
 from bluesminds.providers.vendors import VENDORS
 
-_SHOWN_MODELS = 4
+_MAX_MODELS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +114,7 @@ def _example_request(running: Running, loaded: Loaded, target: str, format_secre
     elif key.is_in_file:
         title = f"Try it (the key is {key.text}):"
     else:
-        title = "Try it (save this key now; it cannot be shown again):"
+        title = "Try it (save this key now; it cannot be listed again):"
     word = "$BLUESMINDS_KEY" if key is None else key.word
     body = json.dumps(
         {"model": _example(running.models), "messages": [{"role": "user", "content": "Hello!"}]}
@@ -148,9 +148,9 @@ def _models(names: list[str]) -> str:
     if not names:
         return "none"
     first = _example(names)
-    shown = [first, *(name for name in names if name != first)][:_SHOWN_MODELS]
-    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
-    return ", ".join(shown) + more
+    listed = [first, *(name for name in names if name != first)][:_MAX_MODELS]
+    more = f" and {len(names) - len(listed)} more" if len(names) > len(listed) else ""
+    return ", ".join(listed) + more
 
 
 def _curl_target(address: Any, settings: Settings, *, tls: bool) -> str:  # noqa: ANN401 - from getsockname()

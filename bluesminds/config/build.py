@@ -19,11 +19,11 @@ from bluesminds.config.fields import (
     FieldSpec,
     UnsuitableError,
     convert,
+    display,
     fields_in,
     parse,
     resolve,
     sections,
-    shown,
     toml_value,
 )
 from bluesminds.config.settings import Settings
@@ -65,7 +65,7 @@ class SettingsBuilder:
         return msgspec.convert(tree, Settings)
 
     def _server(self, index: int, server: PendingServer) -> dict[str, object]:
-        title = f"{label(SERVERS)} {shown(server.name)}" if server.name else label(SERVERS)
+        title = f"{label(SERVERS)} {display(server.name)}" if server.name else label(SERVERS)
         values = self._values(SERVERS, (SERVERS, index), title, server.table)
         if "name" not in server.table:
             self.failed.add((SERVERS, index, "name"))

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from bluesminds.common.clock import zone_named
 from bluesminds.common.emails import read_email
 from bluesminds.common.networks import Networks
-from bluesminds.config.fields import SERVERS, shown
+from bluesminds.config.fields import SERVERS, display
 from bluesminds.config.settings import ListenSettings, ServerSettings, Settings, UpstreamSettings
 from bluesminds.config.values import DeferredSecret, Secret
 
@@ -200,7 +200,7 @@ def _check_limits(settings: Settings) -> Iterator[Finding]:
     models = [row.model for row in settings.prices]
     for model in sorted({model for model in models if models.count(model) > 1}):
         yield Finding(
-            (("prices",),), f"{shown(model)} has more than one price", "keep one [[prices]] table per model"
+            (("prices",),), f"{display(model)} has more than one price", "keep one [[prices]] table per model"
         )
 
 

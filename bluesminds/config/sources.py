@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from bluesminds.config.fields import SERVERS, fields_in, nearest, sections, shown
+from bluesminds.config.fields import SERVERS, display, fields_in, nearest, sections
 from bluesminds.config.toml_locations import KeyPath, index_lines, line_of
 from bluesminds.config.values import ConfigError, Problem, SettingOrigin
 
@@ -130,8 +130,8 @@ def add_document(pending: PendingSettings, document: ConfigDocument) -> None:
             pending.servers += [reader.server(one, (key, index)) for index, one in enumerate(value)]
         elif key in (*_tables(), SERVERS):
             kind = "a list of tables" if key == SERVERS else "one table"
-            shown_label = label(f"{key}.{_subtables(key)[0]}" if _subtables(key) else key)
-            remedy = f"write the settings under {shown_label}"
+            display_label = label(f"{key}.{_subtables(key)[0]}" if _subtables(key) else key)
+            remedy = f"write the settings under {display_label}"
             pending.add_problem(document.origin((key,)).location, f"{key} must be {kind}", remedy)
         else:
             reader.add(pending.plain[""], "", key, value, ())
@@ -174,7 +174,7 @@ class Reader:
                 value, source, base=self.base, locate=lambda inner: self.origin((*path, key, *inner))
             )
         else:
-            message = f"unknown key {shown(key)}" + (f" in {label(section)}" if section else "")
+            message = f"unknown key {display(key)}" + (f" in {label(section)}" if section else "")
             self.pending.add_problem(source.location, message, _suggest(section, key))
 
 
@@ -186,7 +186,7 @@ def _no_table(name: str, key: str) -> tuple[str, str]:
         return f"{key} in [{name}] must be one table", remedy
     close = nearest(key, known)
     remedy = f'did you mean "{close}"?' if close else f"known names: {', '.join(known)}"
-    return f"unknown key {shown(key)} in [{name}]", remedy
+    return f"unknown key {display(key)} in [{name}]", remedy
 
 
 def _tables() -> set[str]:

@@ -31,7 +31,7 @@ class Estimator:
         completion = call.max_completion or (price and price.max_output) or self._default_completion
         completion *= call.choices
         prompt = int(size * self._ratios.get(call.model, INITIAL_RATIO)) + 1
-        return Estimate(prompt + completion, None if price is None else price.most(prompt, completion))
+        return Estimate(prompt + completion, None if price is None else price.max_cost(prompt, completion))
 
     def cost(self, model: str, usage: Usage) -> int | None:
         """nano-USD; None if the model has no price."""

@@ -19,9 +19,9 @@ from tests.gateways import ASK, Gateway
 PRICE = Price(input=1_250_000_000, cached_input=125_000_000, output=10_000_000_000)
 
 
-def call(model: str = "m", most: int | None = None, choices: int = 1) -> Call:
+def call(model: str = "m", limit: int | None = None, choices: int = 1) -> Call:
     return Call(
-        context=context(), model=model, stream=False, wants_usage=False, max_completion=most, choices=choices
+        context=context(), model=model, stream=False, wants_usage=False, max_completion=limit, choices=choices
     )
 
 
@@ -33,10 +33,10 @@ def test_estimate_is_prompt_bytes_plus_maximum_completion() -> None:
     capped = Price(input=0, cached_input=0, output=1_000_000, max_output=30)
     estimator = Estimator({"priced": PRICE, "capped": capped}, default_completion=512)
     assert estimator.estimate(call(), 400).tokens == 101 + 512
-    assert estimator.estimate(call(most=7, choices=3), 400).tokens == 101 + 21
+    assert estimator.estimate(call(limit=7, choices=3), 400).tokens == 101 + 21
     assert estimator.estimate(call("capped", choices=2), 0).tokens == 1 + 60
-    assert estimator.estimate(call("capped", most=5), 0).nano == 5
-    assert estimator.estimate(call("priced", most=100), 396).nano == 100 * 1250 + 100 * 10_000
+    assert estimator.estimate(call("capped", limit=5), 0).nano == 5
+    assert estimator.estimate(call("priced", limit=100), 396).nano == 100 * 1250 + 100 * 10_000
     assert estimator.estimate(call(), 400).nano is None
 
 
@@ -78,7 +78,7 @@ def test_cost_is_rounded_up_once(
     fresh, known = prompt - min(cached, prompt), min(cached, prompt)
     exact = Fraction(fresh * prices[0] + known * prices[1] + completion * prices[2], 10**6)
     assert 0 <= price.cost(prompt, cached, completion) - exact < 1
-    assert price.cost(prompt, cached, completion) <= price.most(prompt, completion)
+    assert price.cost(prompt, cached, completion) <= price.max_cost(prompt, completion)
 
 
 @given(st.integers(0, 10**18 - 1))

@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 from bluesminds.providers.demo.json_schema import instance
 from bluesminds.providers.demo.pattern import UnsupportedSchema
 from bluesminds.providers.demo.script import CREATED, DemoError, Script, identifier, read, response, stream
-from bluesminds.providers.demo.text import likely, limited, logprob, prose, tokens_of, usage_of
+from bluesminds.providers.demo.text import alternatives, logprob, prose, tokens_of, truncate, usage_of
 from bluesminds.providers.demo.tools import DemoTool, DemoToolChoice, chosen_tools
 
 _MAX_TOKENS = 2048  # of a choice
@@ -124,7 +124,7 @@ def _choice(request: _ChatRequest, variation: int) -> _Choice:
             tool.call(f"call_demo_{len(request.messages)}_{n}", variation) for n, tool in enumerate(tools)
         ]
         return _Choice(reasoning, [], calls, "tool_calls")
-    tokens, finish = limited(_text(request, variation), request.stop, limit)
+    tokens, finish = truncate(_text(request, variation), request.stop, limit)
     return _Choice(reasoning, tokens, [], finish)
 
 
@@ -223,7 +223,7 @@ def _logprobs(request: _ChatRequest, tokens: list[str]) -> dict[str, Any] | None
         return None
     rows = [
         _logprob(token)
-        | {"top_logprobs": [_logprob(one) for one in likely(token, request.top_logprobs or 0)]}
+        | {"top_logprobs": [_logprob(one) for one in alternatives(token, request.top_logprobs or 0)]}
         for token in tokens
     ]
     return (

@@ -8,7 +8,7 @@ from msgspec import Meta, Struct
 
 from bluesminds.providers.demo.chat import DemoStreamOptions
 from bluesminds.providers.demo.script import CREATED, DemoError, Script, identifier, read, response, stream
-from bluesminds.providers.demo.text import likely, limited, logprob, prose, tokens_of, usage_of
+from bluesminds.providers.demo.text import alternatives, logprob, prose, tokens_of, truncate, usage_of
 
 _DEFAULT_TOKENS = 16  # as OpenAI's
 _MAX_TOKENS = 2048  # of a completion
@@ -71,7 +71,7 @@ def _completion(request: _CompletionRequest, prompt: str, variation: int) -> _Co
     text = prompt.strip() or "(nothing)"
     if request.model != "demo/echo":
         text = prose(text + (request.suffix or ""), variation)
-    tokens, finish = limited(" " + text, request.stop, limit)
+    tokens, finish = truncate(" " + text, request.stop, limit)
     return _Completion(tokens_of(prompt) if request.echo else [], tokens, finish)
 
 
@@ -95,7 +95,7 @@ def _row(request: _CompletionRequest, index: int, tokens: list[str], finish: str
             "tokens": tokens,
             "token_logprobs": [logprob(token) for token in tokens],
             "top_logprobs": [
-                {one: logprob(one) for one in likely(token, request.logprobs)} for token in tokens
+                {one: logprob(one) for one in alternatives(token, request.logprobs)} for token in tokens
             ],
             "text_offset": list(accumulate(map(len, tokens), initial=0))[:-1],
         }
