@@ -111,7 +111,7 @@ async def test_rejected_request_changes_no_counter(mock_clock: MockClock) -> Non
 
 
 async def test_rejection_by_account_leaves_key_counters_unchanged(mock_clock: MockClock) -> None:
-    """What the account refuses has taken nothing of the key, and the other way round."""
+    """A rejection by the limits of the account leaves the counters of the key unchanged, and vice versa."""
     one = make_caller(rpm=5, user=LimitSet(rpm=2))
     other = make_caller(key_id="other", rpm=1, user=LimitSet(rpm=2))
     limiter = open_limiter(one, other)
@@ -282,12 +282,12 @@ async def test_reservation_settled_twice_returns_one_slot() -> None:
 async def test_keys_of_one_account_share_its_limits() -> None:
     limits = LimitSet(rpm=2)
     callers = [make_caller(rpm=1, user=limits), make_caller(key_id="other", rpm=5, user=limits)]
-    stranger = make_caller(key_id="strange", user_id="stranger", rpm=1, user=limits)
-    limiter = open_limiter(*callers, stranger)
+    other = make_caller(key_id="other", user_id="other", rpm=1, user=limits)
+    limiter = open_limiter(*callers, other)
     limiter.reserve(callers[0], SMALL)
     limiter.reserve(callers[1], SMALL)
     assert "The account" in rejection(limiter, callers[1]).message
-    limiter.reserve(stranger, SMALL)
+    limiter.reserve(other, SMALL)
 
 
 async def test_changed_limit_keeps_counted_usage() -> None:
