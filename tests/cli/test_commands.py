@@ -195,7 +195,7 @@ def test_servers_list_other_master_key_shows_problem(home: Path) -> None:
     assert problems["sealed"].startswith("its API key was encrypted with another master key")
     tested = user.run("servers", "test", "sealed")
     assert tested.returncode == exits.UNAVAILABLE
-    assert "error: sealed: its key was sealed with another master key" in tested.stderr
+    assert "error: sealed: its API key was encrypted with another master key" in tested.stderr
     with user.serving("serve", "--port", "0") as gateway:
         gateway.wait_for('"event":"server_locked"')
         ready = httpx.get(f"{gateway.url}/ready", trust_env=False).json()
