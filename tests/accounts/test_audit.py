@@ -1,4 +1,4 @@
-"""What an entry says and hides, that every change begins with its entry, and reading the log back."""
+"""Audit rows: their fields and masked values, the order of locks, and verification of the log."""
 
 import ast
 import json

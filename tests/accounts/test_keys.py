@@ -1,4 +1,4 @@
-"""Keys as their owners change them, on both engines: each change with its audit row, races included."""
+"""Changes of API keys on both engines: audit rows, notifications and races."""
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -53,7 +53,7 @@ class KeyService:
         self.changes.append(digests)
 
     async def audited(self) -> list[tuple[str, str, dict[str, Any]]]:
-        """Action, subject and detail of what the audit log holds, oldest first."""
+        """Action, subject and detail of every audit row, oldest first."""
         entries = await self.store.read(select_audit, AuditQuery(before=2**62, limit=100))
         rows = [entry.row for entry in reversed(entries)]
         assert {row.actor for row in rows} <= {"ada"}

@@ -1,4 +1,4 @@
-"""What people do, on a real database: each change with its audit row, in one transaction."""
+"""Users, keys, servers and usage on a real database, and the audit rows of changes."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

@@ -88,7 +88,7 @@ GUESSES = ("is_admin", "admin", "balance", "owner_id", "permissions", "__proto__
 
 @pytest.fixture
 async def callers(gateway: Gateway) -> Callers:
-    """On SQLite, whose whole content is compared."""
+    """On SQLite, because the complete database is compared."""
     return await create_callers(gateway)
 
 

@@ -1,4 +1,4 @@
-"""Clients with a key of their own for the server: it goes there and nowhere else; addresses are limited."""
+"""Keyless clients: their key is only sent to keyless servers, and their addresses are limited."""
 
 import sqlite3
 from collections.abc import Sequence
@@ -311,7 +311,7 @@ async def test_keyless_server_rejecting_probe_is_alive(
 def test_keyless_server_without_keyless_mode_warns(home: Path) -> None:
     settings_of(home, [entry("one", "http://127.0.0.1:1/v1", keyless=True)], {})
     (warning,) = load(home / "gateway.toml", {}, {}).warnings
-    assert "does nothing while [keyless] is not enabled" in str(warning)
+    assert "has no effect while [keyless] is not enabled" in str(warning)
 
 
 def test_keyless_mode_without_keyless_server_is_config_error(home: Path) -> None:

@@ -52,7 +52,7 @@ async def test_added_and_removed_servers_apply_at_once(nursery: trio.Nursery, ho
         listed = (await client.get("/api/admin/servers")).json()["data"]
         assert [(row["name"], row["origin"], row["has_api_key"]) for row in listed] == [
             ("first", "file", False),
-            ("second", "table", True),
+            ("second", "database", True),
         ]
         assert "sk-table" not in str(listed)
         assert (await client.delete("/api/admin/servers/second")).status_code == 204

@@ -256,8 +256,8 @@ async def test_administrator_manages_keys_of_all_users(site: Deployment) -> None
     async with site.browser() as ada, site.browser() as root:
         ada_id = await sign_in(site, ada, ADA)
         root_id = await sign_in(site, root, ROOT, "admin")
-        own = (await ada.send("POST", "/api/keys", {"name": "mine"})).json()
-        path = f"/api/admin/keys/{own['id']}"
+        ada_key = (await ada.send("POST", "/api/keys", {"name": "mine"})).json()
+        path = f"/api/admin/keys/{ada_key['id']}"
         for method, below in (
             ("GET", ""),
             ("PATCH", ""),
@@ -279,7 +279,7 @@ async def test_administrator_manages_keys_of_all_users(site: Deployment) -> None
             answer = await root.send("POST", "/api/admin/keys", {"name": "x", "user_id": unknown})
             assert (answer.status_code, code_of(answer)) == (404, "user_not_found")
         listed = (await root.send("GET", f"/api/admin/keys?user_id={ada_id}")).json()["data"]
-        assert [row["id"] for row in listed] == [own["id"], for_ada["id"]]
+        assert [row["id"] for row in listed] == [ada_key["id"], for_ada["id"]]
         assert len((await root.send("GET", "/api/admin/keys")).json()["data"]) == 4, (
             "including the first key of the operator"
         )
@@ -287,7 +287,7 @@ async def test_administrator_manages_keys_of_all_users(site: Deployment) -> None
         rotated = (await root.send("POST", f"{path}/rotate", {})).json()
         assert rotated["user_id"] == ada_id
         assert (await site.gateway.chat(key=rotated["key"])).status_code == 200
-        assert code_of(await site.gateway.chat(key=own["key"])) == "api_key_expired"
+        assert code_of(await site.gateway.chat(key=ada_key["key"])) == "api_key_expired"
         assert (await root.send("DELETE", f"/api/admin/keys/{rotated['id']}")).status_code == 204
     async with site.gateway.operator() as operator:
         created = (await operator.post("/api/admin/keys", json={"name": "cli"})).json()

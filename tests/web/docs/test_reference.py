@@ -56,9 +56,9 @@ async def test_openapi_document_is_valid(gateway: Gateway) -> None:
         jsonschema_rs.meta.validate(schema)
     for node in nodes(document):
         if "$ref" in node:
-            node = document
+            target = document
             for name in node["$ref"].removeprefix("#/").split("/"):
-                node = node[name]
+                target = target[name]
         if "pattern" in node:
             assert "\\Z" not in node["pattern"], "\\Z is a letter in JSON Schema"
 
