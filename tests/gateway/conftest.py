@@ -57,7 +57,7 @@ async def gateway(nursery: trio.Nursery, home: Path, models: ModelServer) -> Gat
 
 @pytest.fixture
 async def impatient(nursery: trio.Nursery, home: Path, models: ModelServer) -> Gateway:
-    """A gateway with timeouts of one second for the first byte and between chunks."""
+    """A gateway with short upstream timeouts."""
     servers = [entry("one", models.url, api_key="sk-upstream")]
     return await gateways.start(nursery, home, servers=servers, upstream=IMPATIENT)
 
