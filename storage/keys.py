@@ -174,16 +174,16 @@ class KeyQuery:
 
 async def select_keys(connection: Connection, query: KeyQuery) -> Sequence[KeyRow]:
     """Oldest first."""
-    wanted = {
+    params = {
         "now": query.now,
         "active": None if query.active is None else int(query.active),
         "after": query.after,
         "limit": query.limit,
     }
     if query.user_id is None:
-        rows = await connection.all(SELECT_ALL, **wanted)
+        rows = await connection.all(SELECT_ALL, **params)
     else:
-        rows = await connection.all(SELECT_OF_USER, user_id=query.user_id, **wanted)
+        rows = await connection.all(SELECT_OF_USER, user_id=query.user_id, **params)
     return [_key_row(row) for row in rows]
 
 

@@ -31,7 +31,7 @@ LOCKED = "its API key was encrypted with another master key: restore master.key,
 
 
 class ServerChanges(Struct, frozen=True):
-    """The fields to change; UNSET fields stay."""
+    """The fields to change. UNSET fields stay the same."""
 
     url: str | UnsetType = UNSET
     api_key: str | UnsetType | None = UNSET

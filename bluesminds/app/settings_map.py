@@ -49,10 +49,10 @@ def tier_limits(settings: Settings) -> dict[str, LimitSet]:
     return {name: _limit_set(structs.asdict(table)) for name, table in tables.items()}
 
 
-def _limit_set(figures: dict[str, Any]) -> LimitSet:
-    """`figures` are the fields of a tier; the amounts of USD among them are text."""
-    money = {name: read_usd(text) for name, text in figures.items() if name.startswith("usd_")}
-    return LimitSet(**figures | money)
+def _limit_set(fields: dict[str, Any]) -> LimitSet:
+    """`fields` are the settings of a tier; amounts in USD are text."""
+    money = {name: read_usd(text) for name, text in fields.items() if name.startswith("usd_")}
+    return LimitSet(**fields | money)
 
 
 def keyless_limits(settings: Settings) -> LimitSet | None:

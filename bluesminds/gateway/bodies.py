@@ -1,7 +1,7 @@
 """The memory that request bodies use, with one limit for all of them.
 
-A body is held from its first byte until a server has responded. It counts with its size; parsing may need a
-copy for a moment.
+A body is held from its first byte until a server has responded. Only its size counts; a copy that parsing
+needs does not.
 """
 
 from bluesminds.common.errors import Unavailable

@@ -1,8 +1,8 @@
-"""A mail server of the tests' own, on a real socket: it takes every message, or answers what it is told to.
+"""A mail server on a real socket. It accepts every message, or sends the replies that the test sets.
 
-post = await nursery.start(serve)
+mail_server = await nursery.start(serve)
 ...
-message = await post.arrived("ada@example.com")
+message = await mail_server.arrived("ada@example.com")
 """
 
 import re
@@ -20,7 +20,7 @@ from tests.gateways import eventually
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """One message with its envelope, and whether it came over TLS and from whom signed in (base64)."""
+    """One message with its envelope, whether it was sent over TLS, and the login (base64)."""
 
     sender: str
     to: str
@@ -130,7 +130,7 @@ class _Session:
         return True
 
     async def _take(self) -> bool:
-        """False when the client went away in the middle of its message, which then counts for nothing."""
+        """False if the client disconnected before the end of its message, which is then dropped."""
         await self._say(b"354 go on")
         lines = []
         while (line := await self._line()) != ".":
