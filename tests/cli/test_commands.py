@@ -174,7 +174,7 @@ def test_servers_add_name_of_configuration_conflicts(home: Path) -> None:
     done = user.run("servers", "add", "demo", "--url", "http://127.0.0.1:9/v1")
     assert (done.returncode, done.stdout) == (exits.CONFLICT, "")
     assert done.stderr.splitlines() == [
-        "error: The configuration has a server named demo already.",
+        "error: The configuration already has a server named demo.",
         "help: choose another name; list the used ones: bluesminds servers list",
     ]
     assert user.rows("SELECT name FROM servers") == []
@@ -201,7 +201,7 @@ def test_servers_list_other_master_key_shows_problem(home: Path) -> None:
         ready = httpx.get(f"{gateway.url}/ready", trust_env=False).json()
         assert (
             ready["checks"]["servers"]
-            == "no usable server; 1 down: open; 1 with an API key sealed by another master key"
+            == "no usable server; 1 down: open; 1 with an API key that was encrypted with another master key"
         )
         assert user.run("servers", "remove", "sealed").returncode == 0
         assert gateway.stop() == 0
