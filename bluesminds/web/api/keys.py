@@ -79,15 +79,15 @@ class KeyHandlers(Struct, frozen=True):
     async def rotate(self, who: Principal, key_id: str, body: Rotation) -> CreatedKey:
         """Replace the secret of a key. The new one is shown once.
 
-        ID, rules and usage stay. The previous secret is accepted for `overlap_seconds`; the one before it
-        ends.
+        Id, restrictions, limits and usage stay the same. The previous secret works for `overlap_seconds`. If
+        there was an earlier previous secret, it is revoked.
         """
         return made(
             *await self.keys.rotate(who.actor, self._owner(who), key_id, overlap=body.overlap_seconds)
         )
 
     async def end_previous(self, who: Principal, key_id: str) -> None:
-        """End the previous secret of a rotated key. Only the current one is accepted."""
+        """Revoke the previous secret of a rotated key. Only the current one is accepted then."""
         await self.keys.end_previous(who.actor, self._owner(who), key_id)
 
     async def revoke(self, who: Principal, key_id: str) -> None:

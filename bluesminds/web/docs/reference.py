@@ -118,7 +118,7 @@ error occurs after the start, the stream ends with an event with an `error` obje
 
 
 class Reference:
-    """`others` are the routes to describe besides its own. `url` is the public URL of the gateway.
+    """`others` are the other routes to describe. `url` is the public URL of the gateway.
     `example_model` returns the id of a model that can be used, if there is one.
     """
 
