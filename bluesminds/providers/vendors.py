@@ -49,7 +49,7 @@ def local_ollama(environ: Mapping[str, str]) -> Server:
     """Where an Ollama on this machine would be; whether it runs is for the caller to find out."""
     host = environ.get(OLLAMA_VARIABLE) or OLLAMA_URL
     url = host if "://" in host else f"http://{host}"
-    # 0.0.0.0 is what Ollama is told to listen on, not an address to connect to.
+    # 0.0.0.0 is an address that Ollama listens on, not one to connect to.
     url = url.replace("//0.0.0.0", "//127.0.0.1")
     if urlsplit(url).port is None:
         url = url.rstrip("/") + ":11434"

@@ -67,7 +67,7 @@ class _Generator:
         schema = self._flat(schema)
         for keyword in _UNSUPPORTED:
             if keyword in schema:
-                raise UnsupportedSchema(f"it uses the keyword `{keyword}`")
+                raise UnsupportedSchema(f"the keyword `{keyword}` is not supported")
         minimal = depth > _MINIMAL_DEPTH or self._values > _MINIMAL_VALUES
         if "const" in schema:
             return self._sized(schema["const"])
@@ -286,5 +286,5 @@ def _string(schema: dict[str, Any], name: str, variation: int) -> str:
             text = f"{variation}{name}"[:high]
         text = text.ljust(min(low, 10_000), "x")
     if not low <= len(text) <= high:
-        raise UnsupportedSchema("no text is as long as it wants")
+        raise UnsupportedSchema("no text has the required length")
     return text
