@@ -85,7 +85,7 @@ def keys_group() -> None:
 def create(name: str, user: str | None, config: Path | None, as_json: bool, **rules: Rule) -> None:
     """Create an API key. It is printed once and cannot be shown again.
 
-    NAME is for you; keys can have the same name. Without limits of its own, a key has those of its account.
+    NAME is a label and need not be unique. Without limits of its own, a key has those of its account.
     """
     body = {"name": name, **_rules(rules)}
     if user is not None:

@@ -29,7 +29,7 @@ def usage_group() -> None:
     type=click.Choice(_GROUPS),
     default="model",
     show_default=True,
-    help="What each row is a total of.",
+    help="Group the totals by this.",
 )
 @config_option
 @json_option

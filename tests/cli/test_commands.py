@@ -192,10 +192,10 @@ def test_servers_list_other_master_key_shows_problem(home: Path) -> None:
     listed = json.loads(user.run("servers", "list", "--json").stdout)["data"]
     problems = {row["name"]: row["last_error"] for row in listed}
     assert problems["open"] is None
-    assert problems["sealed"].startswith("its key was sealed with another master key")
+    assert problems["sealed"].startswith("its API key was encrypted with another master key")
     tested = user.run("servers", "test", "sealed")
     assert tested.returncode == exits.UNAVAILABLE
-    assert "error: sealed: its key was sealed with another master key" in tested.stderr
+    assert "error: sealed: its API key was encrypted with another master key" in tested.stderr
     with user.serving("serve", "--port", "0") as gateway:
         gateway.wait_for('"event":"server_locked"')
         ready = httpx.get(f"{gateway.url}/ready", trust_env=False).json()

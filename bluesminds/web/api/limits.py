@@ -44,7 +44,7 @@ class EffectiveLimits(Struct, frozen=True):
 
 
 class TierView(Struct, frozen=True):
-    """A limit that is null does not exist."""
+    """`null` means no limit."""
 
     name: str
     limits: LimitsView
