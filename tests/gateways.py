@@ -24,12 +24,14 @@ from bluesminds.app.services import Services
 from bluesminds.common.clock import Clock, SystemClock
 from bluesminds.common.log import Log
 from bluesminds.config import Settings, load
+from bluesminds.gateway.upstream.backoff import Backoff
 
 ASK = {"model": "m", "messages": [{"role": "user", "content": "Say hello."}]}
 STREAM = ASK | {"stream": True}
 TLS = ssl.create_default_context()  # shared: each context reads every root certificate
 # Password hashing at its real cost would make the tests slow.
 CHEAP_HASHER = PasswordHasher(time_cost=1, memory_cost=64, parallelism=1)
+NO_PAUSE = Backoff(random=lambda: 0.0)  # a server is tried again at once
 DEFAULTS = {
     "server": {"port": 0, "drain_timeout": 5.0},
     "upstream": {
@@ -214,6 +216,7 @@ async def start(
             environ={},
             shutdown=shutdown,
             password_hasher=CHEAP_HASHER,
+            backoff=NO_PAUSE,
             task_status=task_status,
         )
         ended.set()

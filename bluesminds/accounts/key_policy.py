@@ -9,12 +9,11 @@ from msgspec import Struct, structs
 
 from bluesminds.common.errors import InvalidRequest
 from bluesminds.common.networks import read_address, read_network
-from bluesminds.common.values import NO_LIMITS, LimitSet
+from bluesminds.common.values import NO_LIMITS, SCOPES, LimitSet
 
 Patterns = tuple[str, ...] | None
 """None allows all."""
 
-SCOPES: Final = ("chat.completions", "models")
 LATEST_EXPIRY: Final = 253_370_764_800_000  # the year 9999; later times have no RFC 3339 form
 _ORIGIN: Final = re.compile(
     r"(https?)://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?/?", re.IGNORECASE | re.ASCII

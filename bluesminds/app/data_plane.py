@@ -22,9 +22,11 @@ from bluesminds.gateway.metrics import Metrics
 from bluesminds.gateway.pipeline import Gateway
 from bluesminds.gateway.probe import probe
 from bluesminds.gateway.recorder import Recorder
+from bluesminds.gateway.relay import Relay
 from bluesminds.gateway.routing.catalog import ServerRegistry
 from bluesminds.gateway.routing.health import ServerHealthRegistry, ServerStatus
 from bluesminds.gateway.supervision import MAX_BACKOFF, HealthChecker, IdleSweeper, TaskSupervisor, Watchdog
+from bluesminds.gateway.upstream.backoff import Backoff
 from bluesminds.gateway.upstream.sender import Sender
 from bluesminds.http.asgi import ASGIApp
 from bluesminds.http.server.limits import ListenerStats
@@ -100,27 +102,31 @@ class DataPlaneParts(Struct, frozen=True):
     edge: ASGIApp
 
 
-def build_data_plane(services: Services, configured: list[Server], runtime: Runtime) -> DataPlaneParts:
+def build_data_plane(
+    services: Services, configured: list[Server], runtime: Runtime, backoff: Backoff
+) -> DataPlaneParts:
     """`configured` are the servers that are not in the database."""
     settings = services.settings
     authentication = _build_authentication(services, runtime.lease)
     routing = _build_routing(services, configured)
+    sender = Sender(
+        services.pool,
+        routing.health,
+        timeouts=upstream_timeouts(settings),
+        attempts=settings.upstream.attempts,
+        backoff=backoff,
+        metrics=runtime.metrics,
+        log=services.log,
+    )
     gateway = Gateway(
         keys=authentication.keys,
         registry=routing.registry,
         health=routing.health,
         limiter=authentication.limiter,
-        sender=Sender(
-            services.pool,
-            routing.health,
-            timeouts=upstream_timeouts(settings),
-            attempts=settings.upstream.attempts,
-            metrics=runtime.metrics,
-            log=services.log,
-        ),
+        sender=sender,
+        relay=Relay(sender, expose_server=settings.server.expose_server),
         accounting=_build_accounting(services, runtime),
         total_timeout=settings.upstream.total_timeout,
-        expose_server=settings.server.expose_server,
     )
     bodies, stats = BodyMemory(settings.server.max_buffered_bytes), ListenerStats()
     _add_gauges(runtime, authentication.limiter, bodies)

@@ -30,6 +30,7 @@ from bluesminds.gateway.metrics import Metrics
 from bluesminds.gateway.recorder import Recorder
 from bluesminds.gateway.routing.health import ServerStatus
 from bluesminds.gateway.supervision import TaskSupervisor
+from bluesminds.gateway.upstream.backoff import BACKOFF, Backoff
 from bluesminds.identity.password import PASSWORD_HASHER
 
 FLUSH_SECONDS = 10.0  # how long the shutdown waits for the last usage rows
@@ -62,6 +63,7 @@ async def serve(
     inherited: list[socket.socket] | None = None,
     guest_key: bool = False,
     password_hasher: PasswordHasher = PASSWORD_HASHER,
+    backoff: Backoff = BACKOFF,
     task_status: trio.TaskStatus[Running] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run until `shutdown` is set and the listener has drained.
@@ -85,7 +87,7 @@ async def serve(
                 demo_url = start_demo(settings, background, log)
                 configured = await configured_servers(services, environ, demo_url)
                 runtime = Runtime(metrics, recorder, tasks, lease)
-                data_plane = build_data_plane(services, configured, runtime)
+                data_plane = build_data_plane(services, configured, runtime, backoff)
                 await restore_limits(services, data_plane.authentication.limiter)
                 await data_plane.routing.discover_models(MODEL_DISCOVERY_SECONDS)
                 _start_tasks(background, services, data_plane, runtime)

@@ -5,6 +5,7 @@ Codes are stable, because clients branch on them. Messages say what to do.
 
 import math
 from collections.abc import Mapping
+from typing import Self
 
 
 class GatewayError(Exception):
@@ -30,7 +31,14 @@ class GatewayError(Exception):
         self.code = code
         self.message = message
         self.param = param
-        self.headers = dict(headers or {})
+        self.headers: Mapping[str, str] = dict(headers or {})
+
+    def with_headers(self, headers: Mapping[str, str]) -> Self:
+        """The same error with more headers; those that it has already stay."""
+        error = type(self).__new__(type(self), *self.args)
+        error.__dict__.update(self.__dict__)
+        error.headers = {**headers, **self.headers}
+        return error
 
 
 class InvalidRequest(GatewayError):

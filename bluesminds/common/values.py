@@ -7,7 +7,7 @@ an earlier one. They are msgspec Structs because one is created per request and 
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal, get_args
 
 import msgspec
 from msgspec import Meta, Struct, structs
@@ -16,6 +16,9 @@ from bluesminds.common.errors import Unavailable
 from bluesminds.common.networks import Networks
 
 UsageSource = Literal["upstream", "estimated", "none"]
+# What a key may be limited to: the operations of the data plane, and listing models.
+Scope = Literal["chat.completions", "completions", "embeddings", "moderations", "rerank", "models"]
+SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 
 
 class RequestContext(Struct, frozen=True, gc=False):
@@ -23,6 +26,8 @@ class RequestContext(Struct, frozen=True, gc=False):
 
     id: str  # UUIDv7, created by the gateway
     request_id: str  # the client's X-Request-Id if it is valid, else id
+    method: str
+    path: str  # as sent, without the query, at most 200 characters
     endpoint: str  # "chat.completions"
     credential: str | None  # as sent; never logged
     credential_header: str | None  # the name of its header
@@ -123,18 +128,6 @@ class Caller(Struct, frozen=True, gc=False):
     address: str = ""  # of a keyless caller; else empty
 
 
-class Call(Struct, frozen=True, gc=False):
-    """The parsed request to a model. The body is not part of it, so that its memory is freed early."""
-
-    context: RequestContext
-    model: str
-    stream: bool
-    wants_usage: bool  # the client requested the usage chunk
-    max_completion: int | None = None  # the client's limit of tokens per choice
-    choices: int = 1  # the number of choices requested
-    own_key: bool = False  # keyless: the client's credential is sent to the server
-
-
 class Server(Struct, frozen=True):
     """One upstream server. Empty `models`: those that its model list names."""
 
@@ -153,8 +146,9 @@ class Server(Struct, frozen=True):
 
 
 class Usage(Struct, frozen=True, gc=False):
-    """Tokens of one response; None: unknown. `input` includes cached tokens, `output` includes reasoning.
-    `source`: "upstream"; "estimated" if `input`, `output` or both are estimated; or "none".
+    """Units of one answer in one normalised form: `input` includes cache reads and writes, `output` includes
+    reasoning. None: the server did not say. `source`: "upstream"; "estimated" when one or both main counts
+    are; or "none".
     """
 
     input: int | None = None

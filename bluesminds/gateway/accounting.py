@@ -1,76 +1,81 @@
-"""Closing a request's account exactly once, however it ended.
+"""Settles each admitted request exactly once, however it ends.
 
-`Settlement` is opened at admission and remembers what the row needs. `finish` gives the slot back, counts,
-logs and hands the row to the recorder, all without an await, so no cancellation can come between; a second
-call does nothing. `close` in a finally settles whatever no other exit has settled, with the tokens known or
-estimated so far.
+A `UsageEntry` is opened at admission and collects what the usage row needs. `finish` releases the
+reservation, updates metrics and log, and hands the row to the recorder. It does so without an await, so a
+cancellation cannot split it; a second call does nothing. `close`, in a `finally`, settles what no other exit
+has settled, with the usage known or estimated so far.
 """
-
-from collections.abc import Callable
 
 import trio
 from msgspec import Struct
 
 from bluesminds.common.log import Log
-from bluesminds.common.values import NO_USAGE, Call, Caller, RequestContext, Usage
-from bluesminds.gateway import stream_meter
+from bluesminds.common.values import NO_USAGE, Caller, RequestContext, Usage
+from bluesminds.gateway.call import Call
 from bluesminds.gateway.estimate import Estimator
 from bluesminds.gateway.limits.headers import Headers
 from bluesminds.gateway.limits.reserve import Reservation
 from bluesminds.gateway.metrics import Metrics
 from bluesminds.gateway.recorder import Batch, Recorder
+from bluesminds.wire.base import Stage
+from bluesminds.wire.usage import settle_usage
 from storage.usage import UsageRow
 
-CLIENT_GONE = 499  # nginx's status for a client that left before the answer; for records only
+CLIENT_GONE = 499  # nginx's status for a client that left before the response; for records only
 
 
 class UsageEntry:
-    """One admitted request, with `size` bytes of text. `usage_so_far` is asked when the request ends without
-    an answer of its own. `cost` is known once it is settled: nano-USD, None when the model has no price.
+    """One admitted request. `attempts`: the servers tried, in order; the last one answered. `cost` is known
+    once it is settled: nano-USD, None when the model has no price.
     """
 
     def __init__(
-        self, accounting: "UsageAccounting", caller: Caller, call: Call, reservation: Reservation, size: int
+        self, accounting: "UsageAccounting", caller: Caller, call: Call, reservation: Reservation
     ) -> None:
         self._accounting = accounting
         self._caller = caller
         self._call = call
-        self._ticket = reservation
-        self.size = size
+        self._reservation = reservation
         self._batch: Batch | None = None
-        self.tried: list[str] = []  # servers, in order; the last one is who answered
+        self._stage: Stage | None = None
+        self.attempts: tuple[str, ...] = ()
         self.first_byte: float | None = None  # Trio's clock
-        self.usage_so_far: Callable[[], Usage] | None = None
         self.cost: int | None = None
 
     @property
     def rate_headers(self) -> Headers:
-        """Of the tokens left, those of this answer count as reserved until it is settled."""
-        return self._ticket.headers
+        """The tokens of this request count as reserved until it is settled."""
+        return self._reservation.headers
 
-    def answering(self) -> None:
-        """The first bytes are about to leave."""
+    def begin_attempt(self, server: str) -> None:
+        self.attempts = (*self.attempts, server)
+
+    def begin_response(self, stage: Stage | None = None) -> None:
+        """The first bytes are about to be sent to the client. `stage`: what measures a stream."""
         self.first_byte = trio.current_time()
+        self._stage = stage
 
-    def finish(self, status: int, outcome: str, usage: Usage) -> Batch:
+    def finish(self, status: int, outcome: str, usage: Usage) -> None:
         """Settle. Outcomes: ok, client_error, upstream_error, cut, timeout, client_gone, internal."""
-        if self._batch is None:
-            estimator = self._accounting.estimator
-            self.cost = estimator.cost(self._call.model, usage)
-            self._ticket.settle((usage.input or 0) + (usage.output or 0), self.cost or 0)
-            estimator.learn(self._call.model, self.size, usage)
-            row = self._row(status, outcome, usage)
-            self._batch = self._accounting.recorder.record(row)
-            self._accounting.tell(row)
-        return self._batch
-
-    def close(self, status: int, outcome: str) -> None:
         if self._batch is not None:
             return
-        if self.usage_so_far is not None:
-            usage = self.usage_so_far()
-        elif outcome == "client_gone" and self.tried:  # else who always leaves early would ask for nothing
-            usage = stream_meter.estimate(self.size, 0)
+        estimator = self._accounting.estimator
+        self.cost = estimator.cost(self._call.model, usage)
+        self._reservation.settle((usage.input or 0) + (usage.output or 0), self.cost or 0)
+        estimator.learn(self._call.model, self._call.facts.text_bytes, usage)
+        row = self._row(status, outcome, usage)
+        self._batch = self._accounting.recorder.record(row)
+        self._accounting.observe(row, self._call.context)
+
+    def close(self, status: int, outcome: str) -> None:
+        """Settle with the usage so far, if nothing has settled the request yet."""
+        if self._batch is not None:
+            return
+        if self._stage is not None:
+            usage = self._stage.usage
+        elif outcome == "client_gone" and self.attempts:
+            # Without this a client that always leaves early would use nothing.
+            usage, _ = settle_usage(None, self._call.facts, delivered=0, pieces=0)
         else:
             usage = NO_USAGE
         self.finish(status, outcome, usage)
@@ -79,10 +84,10 @@ class UsageEntry:
     def settled(self) -> bool:
         return self._batch is not None
 
-    async def durable(self) -> None:
+    async def wait_durable(self) -> None:
         """Wait for the row as the configured durability demands. Raises Unavailable."""
         if self._batch is not None:
-            await self._accounting.durable(self._batch, self._call.context.id)
+            await self._accounting.wait_durable(self._batch, self._call.context.id)
 
     def _row(self, status: int, outcome: str, usage: Usage) -> UsageRow:
         context = self._call.context
@@ -94,11 +99,11 @@ class UsageEntry:
             user_id=self._caller.user_id,
             endpoint=context.endpoint,
             model=self._call.model,
-            server=self.tried[-1] if self.tried else "",
+            server=self.attempts[-1] if self.attempts else "",
             status=status,
             outcome=outcome,
-            streamed=self._call.stream,
-            attempts=len(self.tried),
+            streamed=self._call.facts.stream,
+            attempts=len(self.attempts),
             input_tokens=usage.input,
             output_tokens=usage.output,
             cache_read_tokens=usage.cache_read,
@@ -110,8 +115,8 @@ class UsageEntry:
             else _milliseconds(self.first_byte - context.started),
             duration_ms=_milliseconds(trio.current_time() - context.started),
             cost_nano=self.cost,
-            day=self._ticket.day,
-            month=self._ticket.month,
+            day=self._reservation.day,
+            month=self._reservation.month,
         )
 
 
@@ -120,7 +125,7 @@ def _milliseconds(seconds: float) -> int:
 
 
 class UsageAccounting(Struct, frozen=True):
-    """Where settled requests go: the recorder, the counters and the log."""
+    """Takes settled requests: recorder, metrics and log."""
 
     recorder: Recorder
     estimator: Estimator
@@ -129,12 +134,12 @@ class UsageAccounting(Struct, frozen=True):
     strict: bool
     log_requests: bool
 
-    def open(self, caller: Caller, call: Call, reservation: Reservation, size: int) -> UsageEntry:
-        """The recorder's place must have been reserved."""
-        return UsageEntry(self, caller, call, reservation, size)
+    def open(self, caller: Caller, call: Call, reservation: Reservation) -> UsageEntry:
+        """The recorder must have reserved a row."""
+        return UsageEntry(self, caller, call, reservation)
 
-    def tell(self, row: UsageRow) -> None:
-        """Count and log a row that has been handed over."""
+    def observe(self, row: UsageRow, context: RequestContext) -> None:
+        """Count and log a settled request."""
         metrics = self.metrics
         metrics.requests[row.endpoint, row.model, row.server, str(row.status)] += 1
         metrics.seconds[row.endpoint].observe(row.duration_ms / 1000)
@@ -145,9 +150,9 @@ class UsageAccounting(Struct, frozen=True):
         if row.output_tokens:
             metrics.tokens[row.model, "output"] += row.output_tokens
         if self.log_requests:
-            self._log_row(row)
+            self._log_row(row, context)
 
-    def note(
+    def record_rejection(
         self,
         context: RequestContext,
         status: int,
@@ -156,9 +161,9 @@ class UsageAccounting(Struct, frozen=True):
         key_id: str = "",
         model: str = "",
     ) -> None:
-        """A request that asked nothing of a server: counted and logged, not recorded.
+        """A request that no server was asked for: counted and logged, but not recorded.
 
-        `model` is the client's word, so it is no label.
+        `model` is the client's text, so it is no label.
         """
         self.metrics.requests[context.endpoint, "", "", str(status)] += 1
         if self.log_requests:
@@ -166,6 +171,8 @@ class UsageAccounting(Struct, frozen=True):
                 "request",
                 request_id=context.request_id,
                 endpoint=context.endpoint,
+                method=context.method,
+                path=context.path,
                 model=model,
                 status=status,
                 code=code,
@@ -174,15 +181,17 @@ class UsageAccounting(Struct, frozen=True):
                 duration_ms=_milliseconds(trio.current_time() - context.started),
             )
 
-    async def durable(self, batch: Batch, row_id: str) -> None:
+    async def wait_durable(self, batch: Batch, row_id: str) -> None:
         if self.strict:
             await self.recorder.wait_durable(batch, row_id)
 
-    def _log_row(self, row: UsageRow) -> None:
+    def _log_row(self, row: UsageRow, context: RequestContext) -> None:
         self.log.info(
             "request",
             request_id=row.request_id,
             endpoint=row.endpoint,
+            method=context.method,
+            path=context.path,
             model=row.model,
             server=row.server,
             status=row.status,

@@ -8,7 +8,8 @@ None, never 0, for a model without a price.
 from collections.abc import Mapping
 
 from bluesminds.common.money import Price
-from bluesminds.common.values import Call, Usage
+from bluesminds.common.values import Usage
+from bluesminds.gateway.call import Call
 from bluesminds.gateway.limits.counters import Estimate
 
 INITIAL_RATIO = 1 / 4  # tokens per byte: the usual rule of thumb for English text
@@ -25,16 +26,19 @@ class Estimator:
         self._default_completion = default_completion
         self._ratios: dict[str, float] = {}
 
-    def estimate(self, call: Call, size: int) -> Estimate:
-        """`size`: bytes of the request that may be text."""
-        price = self.prices.get(call.model)
-        completion = call.max_completion or (price and price.max_output) or self._default_completion
-        completion *= call.choices
-        prompt = int(size * self._ratios.get(call.model, INITIAL_RATIO)) + 1
-        return Estimate(prompt + completion, None if price is None else price.most(prompt, completion))
+    def estimate(self, call: Call) -> Estimate:
+        """The most that the request is expected to use."""
+        facts = call.facts
+        price = self.prices.get(facts.model)
+        output = facts.max_output
+        if output is None:
+            output = (price and price.max_output) or self._default_completion
+        output *= facts.choices
+        input_ = int(facts.text_bytes * self._ratios.get(facts.model, INITIAL_RATIO)) + 1
+        return Estimate(input_ + output, None if price is None else price.most(input_, output))
 
     def cost(self, model: str, usage: Usage) -> int | None:
-        """nano-USD; None if the model has no price."""
+        """nano-USD; None when the model has no price."""
         price = self.prices.get(model)
         if price is None:
             return None

@@ -6,7 +6,8 @@ from msgspec import Struct
 from bluesminds.common.values import Server
 from bluesminds.http.client.pool import LocalResourceError, Pool, Timeouts, UpstreamError, UpstreamOrigin
 from bluesminds.providers.dialects import DIALECTS
-from bluesminds.providers.openai import ModelRow, read_error, read_models
+from bluesminds.wire.errors import read_error
+from bluesminds.wire.models import ModelRow, read_models
 
 MAX_LIST = 16 * 1024 * 1024  # bytes; the list of OpenRouter has about one MiB
 
@@ -59,7 +60,7 @@ async def _fetch_models(
         body = await response.read(MAX_LIST)
     finally:
         response.close()
-    if dialect.refuses_key(response.status, body):
+    if response.status >= 400 and dialect.refuses_key(response.status, read_error(response.status, body)):
         if server.keyless and server.api_key is None and not list_models:
             return None  # the server responds; it needs a client's key
         raise ValueError(f"{response.status}: the server rejected the api_key")

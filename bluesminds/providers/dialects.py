@@ -1,27 +1,42 @@
-"""The table of wire dialects a server can speak. Static imports only, so that the executable contains them
-all.
-"""
+"""The table of server kinds: which wire formats they take, at which paths, with which headers."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final
 
 from bluesminds import __version__
-from bluesminds.providers.openai import read_error
+from bluesminds.wire.base import FormatName
+from bluesminds.wire.errors import ErrorDetail
 
 Headers = tuple[tuple[bytes, bytes], ...]
 _KEY_REFUSALS = frozenset(("authentication_error", "invalid_api_key", "invalid_authentication", "auth_error"))
 _USER_AGENT = f"bluesminds/{__version__}".encode()
 
 
+OPENAI_PATHS: Final[Mapping[FormatName, str]] = MappingProxyType(
+    {
+        "chat": "/chat/completions",
+        "completions": "/completions",
+        "embeddings": "/embeddings",
+        "moderations": "/moderations",
+        "rerank": "/rerank",
+    }
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How to talk to one kind of server. Paths are relative to the server's URL."""
+    """How to talk to one kind of server. Paths are relative to the server's URL. `speaks` has the path of
+    each wire format that such servers take.
+    """
 
     name: str
-    chat_path: str = "/chat/completions"
+    speaks: Mapping[FormatName, str] = field(default_factory=lambda: OPENAI_PATHS, hash=False)
     models_path: str = "/models"
     alive_path: str | None = None  # a cheaper probe than the list of models, relative to the host
     extra_headers: Headers = ()
-    key_refusals: frozenset[str] = frozenset()  # error types that mean a refused key, whatever the status
+    key_refusals: frozenset[str] = frozenset()  # error types that mean a rejected key, whatever the status
 
     def headers(self, api_key: str | None) -> Headers:
         """The headers every request to the server carries. May hold a secret: never logged."""
@@ -34,17 +49,15 @@ class Dialect:
             return common
         return ((b"authorization", b"Bearer " + api_key.encode()), *common)
 
-    def refuses_key(self, status: int, body: bytes) -> bool:
-        """Whether an answer means that the server does not accept the gateway's own key."""
+    def refuses_key(self, status: int, error: ErrorDetail) -> bool:
+        """Whether a response of this status means that the server rejects the gateway's own key."""
         if status == 401:
             return True
+        names = {error.type, error.code}
         if status == 403:
-            # Also what a server says to a request it does not like, whoever sent it.
-            told = read_error(status, body)
-            return bool({told.type, told.code} & (_KEY_REFUSALS | self.key_refusals))
-        return (
-            status >= 400 and bool(self.key_refusals) and read_error(status, body).type in self.key_refusals
-        )
+            # Servers also answer 403 to a request they do not like, whoever sent it.
+            return bool(names & (_KEY_REFUSALS | self.key_refusals))
+        return status >= 400 and error.type in self.key_refusals
 
 
 DIALECTS = {
@@ -63,7 +76,11 @@ DIALECTS = {
             ),
         ),
         # Anthropic's OpenAI-compatible endpoint; its list of models wants a version on every call.
-        Dialect("anthropic", extra_headers=((b"anthropic-version", b"2023-06-01"),)),
+        Dialect(
+            "anthropic",
+            speaks={"chat": "/chat/completions"},
+            extra_headers=((b"anthropic-version", b"2023-06-01"),),
+        ),
         Dialect("demo"),
     )
 }

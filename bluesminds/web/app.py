@@ -17,6 +17,7 @@ from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import uuid7
 from bluesminds.common.errors import GatewayError, NotFound, Unavailable
 from bluesminds.common.log import Log
+from bluesminds.gateway.operations import clean_path, suggested_path
 from bluesminds.http.asgi import ASGIApp, Receive, Scope, Send
 from bluesminds.web.errors import INTERNAL, error_body, error_headers
 from bluesminds.web.guard import Guard
@@ -28,7 +29,6 @@ MAX_BODY = 1024 * 1024  # bytes
 _DEFAULT_HEADERS: Final = (("cache-control", "no-store"), ("x-content-type-options", "nosniff"))
 _PLAIN_PATH: Final = re.compile(r"/(?!/)")
 _MESSAGES: Final = {
-    404: "Not found. The OpenAI-compatible API is under /v1.",
     405: "This path does not support this method. The Allow header lists the supported ones.",
     413: "The request body is larger than 1 MiB.",
 }
@@ -98,6 +98,13 @@ def _add_headers(app: QuartTrio, clock: Clock) -> None:
         return response
 
 
+def _not_found_message(path: str) -> str:
+    """Names the endpoint that was probably meant: most such requests come from a base URL without /v1."""
+    if meant := suggested_path(clean_path(path)):
+        return f"Not found. Did you mean {meant}? The base URL of an SDK ends in /v1."
+    return "Not found. The OpenAI-compatible API is under /v1."
+
+
 def _add_error_handlers(app: QuartTrio, log: Log) -> None:
     def error_response(exc: GatewayError) -> Response:
         response = Response(error_body(exc, g.request_id), status=exc.status)
@@ -127,7 +134,10 @@ def _add_error_handlers(app: QuartTrio, log: Log) -> None:
         code = {404: "unknown_url", 405: "method_not_allowed", 413: "body_too_large"}.get(
             status, "invalid_request"
         )
-        message = _MESSAGES.get(status) or exc.description or exc.name
+        if status == 404:
+            message = _not_found_message(request.scope["path"])
+        else:
+            message = _MESSAGES.get(status) or exc.description or exc.name
         methods = (exc.valid_methods or []) if isinstance(exc, MethodNotAllowed) else []
         headers = {"allow": ", ".join(sorted(methods))} if methods else {}
         return error_response(GatewayError(status, code, message, headers=headers))

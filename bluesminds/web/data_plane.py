@@ -1,37 +1,41 @@
-"""The ASGI door: /v1 and /api/v1 go to the walk as plain ASGI, everything else to Quart.
+"""The ASGI entry of the gateway: /v1 and /api/v1 go to the request pipeline, everything else to Quart.
 
-It owns the route table of the data plane and the one place where a GatewayError becomes an answer. A client
-that leaves is noticed through the listener's extension, which costs the walk nothing.
+The one place where a GatewayError of the data plane becomes a response. The listener's extension reports a
+client that has left, at no cost for the pipeline.
 """
 
 from collections.abc import Awaitable, Callable
 
-import msgspec
-
 from bluesminds.common.clock import Clock
-from bluesminds.common.errors import GatewayError, InvalidRequest, NotFound
+from bluesminds.common.errors import GatewayError, InvalidRequest
 from bluesminds.common.log import Log
 from bluesminds.common.values import RequestContext
 from bluesminds.gateway.bodies import Body, BodyMemory
+from bluesminds.gateway.operations import (
+    MODELS,
+    clean_path,
+    endpoint_name,
+    find_operation,
+    method_not_allowed,
+)
 from bluesminds.gateway.pipeline import Gateway
 from bluesminds.http.asgi import ASGIApp, Disconnect, Receive, Scope, Send
-from bluesminds.providers.openai import ModelRow
 from bluesminds.web.errors import INTERNAL, error_body, error_headers
 from bluesminds.web.forwarded import ProxyHeaders
 from bluesminds.web.request_context import read_request_context
+from bluesminds.wire.models import write_model, write_models
 
 Headers = list[tuple[bytes, bytes]]
 
-PREFIXES = ("/v1/", "/api/v1/")
-_ENDPOINTS = {"/chat/completions": ("POST", "chat.completions"), "/models": ("GET", "models")}
+PREFIXES = ("/api/v1", "/v1")
 _JSON = (b"content-type", b"application/json")
 
 
 class ASGIResponseWriter:
-    """The walk's Out over ASGI. `begun` tells whether an error can still be answered."""
+    """Writes a response over ASGI. `begun`: it has started, so an error can no longer be sent."""
 
     def __init__(self, scope: Scope, send: Send, request_id: str) -> None:
-        self._send = send
+        self._send_message = send
         self._id = (b"x-request-id", request_id.encode())
         self._disconnect: Disconnect = scope["extensions"]["disconnect"]
         self.begun = False
@@ -43,20 +47,20 @@ class ASGIResponseWriter:
     def on_gone(self, callback: Callable[[], object]) -> None:
         self._disconnect.add_callback(callback)
 
-    async def whole(self, status: int, headers: Headers, body: bytes) -> None:
+    async def send(self, status: int, headers: Headers, body: bytes) -> None:
         await self.start(status, [*headers, (b"content-length", b"%d" % len(body))])
         await self.end(body)
 
     async def start(self, status: int, headers: Headers) -> None:
         self.begun = True
         headers = [*headers, self._id]
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        await self._send_message({"type": "http.response.start", "status": status, "headers": headers})
 
-    async def piece(self, data: bytes) -> None:
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+    async def write(self, data: bytes) -> None:
+        await self._send_message({"type": "http.response.body", "body": data, "more_body": True})
 
     async def end(self, data: bytes = b"") -> None:
-        await self._send({"type": "http.response.body", "body": data, "more_body": False})
+        await self._send_message({"type": "http.response.body", "body": data, "more_body": False})
 
 
 class DataPlane:
@@ -84,26 +88,25 @@ class DataPlane:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._proxies is not None and scope["type"] != "lifespan":
             self._proxies.apply(scope)
-        path = scope.get("path", "")
-        if scope["type"] != "http" or not path.startswith(PREFIXES):
+        if scope["type"] != "http":
             await self._control(scope, receive, send)
             return
-        route = path[path.index("/v1/") + 3 :]
-        endpoint = "models" if route.startswith("/models/") else _ENDPOINTS.get(route, ("", "unknown"))[1]
-        context = read_request_context(scope, endpoint, self._clock)
+        path = path_below(clean_path(scope["path"]))
+        if path is None:
+            await self._control(scope, receive, send)
+            return
+        context = read_request_context(scope, endpoint_name(path), self._clock)
         out = ASGIResponseWriter(scope, send, context.request_id)
-        await self._answer(scope, route, context, receive, out)
+        await self._respond(scope, path, context, receive, out)
 
-    async def _answer(
-        self, scope: Scope, route: str, context: RequestContext, receive: Receive, out: ASGIResponseWriter
+    async def _respond(
+        self, scope: Scope, path: str, context: RequestContext, receive: Receive, out: ASGIResponseWriter
     ) -> None:
         body = Body(self._bodies)
         try:
-            await self._dispatch(
-                scope["method"], route, context, lambda: read_body(scope, receive, body), out
-            )
+            await self._dispatch(path, context, lambda: read_body(scope, receive, body), out)
         except GatewayError as exc:
-            await self._refuse(exc, context, out)
+            await self._send_error(exc, context, out)
         except OSError:
             if not out.gone:
                 raise
@@ -111,73 +114,55 @@ class DataPlane:
             self._log.exception("request_failed", exc, request_id=context.request_id)
             if out.begun:
                 raise
-            await self._refuse(INTERNAL, context, out)
+            await self._send_error(INTERNAL, context, out)
         finally:
             body.release()
 
     async def _dispatch(
-        self,
-        method: str,
-        route: str,
-        context: RequestContext,
-        body: Callable[[], Awaitable[Body]],
-        out: ASGIResponseWriter,
+        self, path: str, context: RequestContext, body: Callable[[], Awaitable[Body]], out: ASGIResponseWriter
     ) -> None:
-        if route == "/chat/completions" and method == "POST":
-            await self._gateway.answer(context, body, out)
-        elif context.endpoint == "models" and method in ("GET", "HEAD"):
-            await self._models(route, context, out)
+        try:
+            if context.endpoint != MODELS:
+                operation = find_operation(context.method, path)
+            elif context.method not in ("GET", "HEAD"):
+                raise method_not_allowed(context.method, "GET")
+        except GatewayError as exc:
+            self._gateway.reject(context, exc)
+            raise
+        if context.endpoint == MODELS:
+            await self._send_models(path, context, out)
         else:
-            refusal = _no_such_route(method, route)
-            self._gateway.accounting.note(context, refusal.status, code=refusal.code)
-            raise refusal
+            await self._gateway.handle(operation, context, body, out)
 
-    async def _models(self, route: str, context: RequestContext, out: ASGIResponseWriter) -> None:
-        name = route.removeprefix("/models").removeprefix("/")
+    async def _send_models(self, path: str, context: RequestContext, out: ASGIResponseWriter) -> None:
+        name = path.removeprefix("/models").removeprefix("/")
         if name:
-            row, rates = await self._gateway.model(context, name)
-            answer: object = _model(row)
+            row, rates = await self._gateway.find_model(context, name)
+            answer = write_model(row)
         else:
-            rows, rates = await self._gateway.models(context)
-            answer = {"object": "list", "data": [_model(row) for row in rows]}
-        await out.whole(200, [_JSON, *rates], msgspec.json.encode(answer))
+            rows, rates = await self._gateway.list_models(context)
+            answer = write_models(rows)
+        await out.send(200, [_JSON, *rates], answer)
 
-    async def _refuse(self, exc: GatewayError, context: RequestContext, out: ASGIResponseWriter) -> None:
-        await out.whole(exc.status, error_headers(exc), error_body(exc, context.request_id))
-
-
-def _model(row: ModelRow) -> dict[str, object]:
-    return {
-        "id": row.id,
-        "object": "model",
-        "created": row.created or 0,
-        "owned_by": row.owned_by or "bluesminds",
-    }
+    async def _send_error(self, exc: GatewayError, context: RequestContext, out: ASGIResponseWriter) -> None:
+        await out.send(exc.status, error_headers(exc), error_body(exc, context.request_id))
 
 
-def _no_such_route(method: str, route: str) -> GatewayError:
-    allowed = "GET" if route.startswith("/models/") else _ENDPOINTS.get(route, ("", ""))[0]
-    if allowed:
-        return GatewayError(
-            405,
-            "method_not_allowed",
-            f"Use {allowed} for this path, not {method}.",
-            headers={"allow": allowed},
-        )
-    return NotFound("unknown_url", "Not found. Check the base URL: it should end in /v1.")
+def path_below(path: str) -> str | None:
+    """The part of a path after its prefix; None without one of PREFIXES."""
+    for prefix in PREFIXES:
+        if path == prefix or path.startswith(prefix + "/"):
+            return path[len(prefix) :]
+    return None
 
 
 async def read_body(scope: Scope, receive: Receive, body: Body) -> Body:
-    """Fill body with all of the request's. Raises InvalidRequest when it is empty or compressed, Unavailable
+    """Fill body with all of the request's. Raises InvalidRequest when it is compressed, Unavailable
     when there is no room for it, and ConnectionResetError when the client leaves first.
     """
     if any(name == b"content-encoding" and coding != b"identity" for name, coding in scope["headers"]):
         raise InvalidRequest("unsupported_encoding", "Send the request body without compression.", status=415)
     body.data = await _collect(receive, body)
-    if not body.data:
-        raise InvalidRequest(
-            "empty_body", "The request has no body. Send a JSON object with `model` and `messages`."
-        )
     return body
 
 

@@ -9,6 +9,7 @@ from bluesminds.common.crypto import uuid7
 from bluesminds.common.values import RequestContext
 from bluesminds.http.asgi import Scope
 
+MAX_PATH = 200  # characters, for the log
 _VALID_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}").fullmatch
 _CREDENTIALS = (b"authorization", b"x-api-key", b"api-key")
 # Headers for the upstream server; all others are dropped.
@@ -39,6 +40,8 @@ def read_request_context(scope: Scope, endpoint: str, clock: Clock) -> RequestCo
     return RequestContext(
         id=own_id,
         request_id=valid_request_id(request_id) or own_id,
+        method=scope["method"],
+        path=scope["path"][:MAX_PATH],
         endpoint=endpoint,
         credential=credential,
         credential_header=header_name,

@@ -208,8 +208,8 @@ class ModelServer:
 def _decoded(body: bytes) -> dict[str, Any]:
     try:
         return dict(msgspec.json.decode(body))
-    except msgspec.ValidationError:
-        return {}  # a number that no type holds; the bytes are there to look at
+    except msgspec.DecodeError:
+        return {}  # a value that no type holds; the bytes are there to look at
 
 
 async def serve(*models: str, task_status: trio.TaskStatus[ModelServer]) -> None:

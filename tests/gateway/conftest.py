@@ -47,7 +47,9 @@ async def second(nursery: trio.Nursery) -> ModelServer:
 async def pair(nursery: trio.Nursery, home: Path, models: ModelServer, second: ModelServer) -> Gateway:
     """`models` first, `second` when that fails."""
     servers = [entry("first", models.url, priority=0), entry("second", second.url, priority=1)]
-    return await gateways.start(nursery, home, servers=servers, upstream=IMPATIENT)
+    return await gateways.start(
+        nursery, home, servers=servers, upstream={"first_byte_timeout": 1.0, "chunk_timeout": 60.0}
+    )
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import trio
 from bluesminds.common.clock import Calendar, SystemClock
 from bluesminds.common.log import Log
 from bluesminds.common.money import Price
-from bluesminds.common.values import NO_LIMITS, Call, Caller, LimitSet, Usage
+from bluesminds.common.values import NO_LIMITS, Caller, LimitSet, Usage
 from bluesminds.gateway.accounting import UsageAccounting, UsageEntry
 from bluesminds.gateway.authenticate import KeyAuthenticator
 from bluesminds.gateway.bodies import BodyMemory
@@ -21,15 +21,21 @@ from bluesminds.gateway.limits.reserve import RateLimiter
 from bluesminds.gateway.metrics import Metrics
 from bluesminds.gateway.pipeline import Gateway
 from bluesminds.gateway.recorder import Recorder
+from bluesminds.gateway.relay import Relay
 from bluesminds.gateway.routing.catalog import ModelCatalog
 from bluesminds.gateway.routing.health import ServerHealthRegistry
 from bluesminds.gateway.upstream.sender import Sender
 from bluesminds.http.asgi import Disconnect, Message
 from bluesminds.web.data_plane import DataPlane
+from bluesminds.wire.base import RequestFacts
+from bluesminds.wire.chat import CHAT
+from bluesminds.wire.stages import Passthrough
 from storage.base import Store
 from storage.keys import KeyHolder
+from tests.fakes.model_server import chunk
 from tests.gateway.routing.test_policies import server
-from tests.gateway.test_authenticate import KEY, PEPPER, context
+from tests.gateway.test_authenticate import KEY, PEPPER
+from tests.gateway.test_estimate import call
 from tests.gateway.test_recorder import FakeStore
 from tests.storage.samples import key as key_row
 from tests.storage.samples import user
@@ -70,8 +76,7 @@ class Office:
 
     def open(self) -> UsageEntry:
         self.recorder.reserve()
-        call = Call(context=context(), model="m", stream=False, wants_usage=False)
-        return self.accounting.open(CALLER, call, self.limiter.reserve(CALLER, Estimate(20, 0)), size=40)
+        return self.accounting.open(CALLER, call(size=40), self.limiter.reserve(CALLER, Estimate(20, 0)))
 
     def events(self, name: str) -> list[dict[str, Any]]:
         return [event for line in self.lines if (event := json.loads(line))["event"] == name]
@@ -81,13 +86,13 @@ async def test_the_first_exit_counts_and_every_later_one_does_nothing(nursery: t
     office = Office()
     nursery.start_soon(office.recorder.run)
     entry = office.open()
-    entry.tried.append("one")
+    entry.begin_attempt("one")
     assert office.limiter.running == 1
-    batch = entry.finish(200, "ok", Usage(input=3, output=4, source="upstream"))
+    entry.finish(200, "ok", Usage(input=3, output=4, source="upstream"))
     assert office.limiter.running == 0
-    assert entry.finish(500, "internal", Usage()) is batch
+    entry.finish(500, "internal", Usage())
     entry.close(499, "client_gone")
-    await entry.durable()
+    await entry.wait_durable()
     assert [len(commit) for commit in office.store.commits] == [1]
     (event,) = office.events("request")
     assert (event["status"], event["outcome"], event["input_tokens"]) == (200, "ok", 3)
@@ -107,7 +112,7 @@ async def test_a_log_that_fails_does_not_make_a_second_row(nursery: trio.Nursery
         entry.finish(200, "ok", Usage())
     entry.close(500, "internal")
     nursery.start_soon(office.recorder.run)
-    await entry.durable()
+    await entry.wait_durable()
     assert [len(commit) for commit in office.store.commits] == [1]
     assert (office.recorder.held, office.limiter.running) == (0, 0)
 
@@ -116,9 +121,11 @@ async def test_closing_asks_what_was_used_so_far(nursery: trio.Nursery) -> None:
     office = Office()
     nursery.start_soon(office.recorder.run)
     entry = office.open()
-    entry.usage_so_far = lambda: Usage(input=1, output=2, source="estimated")
+    stage = Passthrough(CHAT, RequestFacts(model="m", stream=True, text_bytes=4))
+    entry.begin_response(stage)
+    stage.feed(chunk("12345678"))
     entry.close(499, "client_gone")
-    await entry.durable()
+    await entry.wait_durable()
     (event,) = office.events("request")
     assert (event["outcome"], event["output_tokens"]) == ("client_gone", 2)
 
@@ -130,9 +137,8 @@ async def test_what_is_settled_is_the_truth_and_is_learned_from(nursery: trio.Nu
     entry.finish(200, "ok", Usage(input=20, output=5, cache_read=8, source="upstream"))
     assert entry.cost == 12 * 2 + 8 + 5 * 8
     assert office.limiter.in_use("user:u").tpm == 25
-    call = Call(context=context(), model="m", stream=False, wants_usage=False)
-    assert office.estimator.estimate(call, 160).tokens > 100 + 160 // 4 + 1
-    await entry.durable()
+    assert office.estimator.estimate(call(size=160)).tokens > 100 + 160 // 4 + 1
+    await entry.wait_durable()
 
 
 class Broken:
@@ -170,9 +176,9 @@ async def test_a_fault_of_ours_is_a_500_without_detail(nursery: trio.Nursery) ->
         health=ServerHealthRegistry(eject_after=1, eject_seconds=1),
         limiter=office.limiter,
         sender=cast(Sender, Broken()),
+        relay=Relay(cast(Sender, Broken()), expose_server=True),
         accounting=office.accounting,
         total_timeout=5,
-        expose_server=True,
     )
     sent: list[Message] = []
 

@@ -36,7 +36,8 @@ def context(
     endpoint: str = "chat.completions",
 ) -> RequestContext:
     return RequestContext(
-        id="i", request_id="r", endpoint=endpoint, credential=credential, client=client, origin=origin,
+        id="i", request_id="r", method="POST", path="/v1/x",
+        endpoint=endpoint, credential=credential, client=client, origin=origin,
         credential_header="authorization", forward=(), at_ms=at_ms, started=0.0,
     )  # fmt: skip
 

@@ -26,7 +26,7 @@ async def patient_store(nursery: trio.Nursery, home: Path, models: ModelServer, 
         home,
         servers=[entry("one", models.url)],
         storage={"settle_timeout": 30.0} | storage,
-        upstream={"total_timeout": 60.0},
+        upstream={"total_timeout": 60.0, "attempts": 1},
     )
 
 

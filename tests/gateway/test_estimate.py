@@ -1,28 +1,26 @@
 """Estimates of tokens and cost, and amounts of money."""
 
-import json
 from fractions import Fraction
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bluesminds.common.errors import InvalidRequest
 from bluesminds.common.money import Price, read_usd, write_usd
-from bluesminds.common.values import Call, Usage
+from bluesminds.common.values import Usage
+from bluesminds.gateway.call import Call
 from bluesminds.gateway.estimate import INITIAL_RATIO, MAX_MODELS, MAX_RATIO, Estimator
-from bluesminds.gateway.pipeline import read_call
+from bluesminds.gateway.operations import find_operation
+from bluesminds.wire.base import RequestFacts
 from tests.gateway.test_authenticate import context
 from tests.gateways import ASK, Gateway
 
 PRICE = Price(input=1_250_000_000, cached_input=125_000_000, output=10_000_000_000)
 
 
-def call(model: str = "m", most: int | None = None, choices: int = 1) -> Call:
-    return Call(
-        context=context(), model=model, stream=False, wants_usage=False, max_completion=most, choices=choices
-    )
+def call(model: str = "m", most: int | None = None, choices: int = 1, *, size: int = 400) -> Call:
+    facts = RequestFacts(model=model, max_output=most, choices=choices, text_bytes=size)
+    return Call(context(), find_operation("POST", "/chat/completions"), facts)
 
 
 def reported(prompt: int) -> Usage:
@@ -32,12 +30,12 @@ def reported(prompt: int) -> Usage:
 def test_estimate_is_prompt_bytes_plus_maximum_completion() -> None:
     capped = Price(input=0, cached_input=0, output=1_000_000, max_output=30)
     estimator = Estimator({"priced": PRICE, "capped": capped}, default_completion=512)
-    assert estimator.estimate(call(), 400).tokens == 101 + 512
-    assert estimator.estimate(call(most=7, choices=3), 400).tokens == 101 + 21
-    assert estimator.estimate(call("capped", choices=2), 0).tokens == 1 + 60
-    assert estimator.estimate(call("capped", most=5), 0).nano == 5
-    assert estimator.estimate(call("priced", most=100), 396).nano == 100 * 1250 + 100 * 10_000
-    assert estimator.estimate(call(), 400).nano is None
+    assert estimator.estimate(call()).tokens == 101 + 512
+    assert estimator.estimate(call(most=7, choices=3)).tokens == 101 + 21
+    assert estimator.estimate(call("capped", choices=2, size=0)).tokens == 1 + 60
+    assert estimator.estimate(call("capped", most=5, size=0)).nano == 5
+    assert estimator.estimate(call("priced", most=100, size=396)).nano == 100 * 1250 + 100 * 10_000
+    assert estimator.estimate(call()).nano is None
 
 
 def test_learned_ratio_follows_reports_within_bounds() -> None:
@@ -48,13 +46,14 @@ def test_learned_ratio_follows_reports_within_bounds() -> None:
         estimator.learn("estimated", 1000, Usage(input=900, output=1, source="estimated"))
         estimator.learn("empty", 0, reported(5))
     sizes = {
-        model: estimator.estimate(call(model, 1), 10_000).tokens for model in ("dense", "pictures", "empty")
+        model: estimator.estimate(call(model, 1, size=10_000)).tokens
+        for model in ("dense", "pictures", "empty")
     }
     assert 3990 <= sizes["dense"] <= 4002
     assert sizes["pictures"] <= 10_000 * MAX_RATIO + 2
     assert (
         sizes["empty"]
-        == estimator.estimate(call("estimated", 1), 10_000).tokens
+        == estimator.estimate(call("estimated", 1, size=10_000)).tokens
         == 10_000 * INITIAL_RATIO + 2
     )
 
@@ -96,36 +95,8 @@ def test_invalid_usd_amount_is_rejected(text: str) -> None:
         read_usd(text)
 
 
-INVALID_FIELDS: list[tuple[str, Any]] = [
-    (field, value)
-    for field in ("max_tokens", "max_completion_tokens", "n", "best_of", "top_logprobs")
-    for value in (True, False, -1, "5", 1.5, 10**30, [1], {})
-] + [("max_tokens", 0), ("max_completion_tokens", 0), ("n", 0), ("best_of", 0), ("n", 129), ("best_of", 129)]
-
-
-@pytest.mark.parametrize(("field", "value"), INVALID_FIELDS)
-async def test_invalid_cost_field_is_rejected(field: str, value: object) -> None:
-    body = _json(ASK | {field: value})
-    with pytest.raises(InvalidRequest) as caught:
-        read_call(context(), body)
-    assert (caught.value.code, caught.value.param) == ("invalid_value", field)
-    assert f"`{field}`" in caught.value.message
-
-
-async def test_larger_of_two_token_limits_applies() -> None:
-    body = _json(ASK | {"max_tokens": 5, "max_completion_tokens": 9, "n": 2, "best_of": 4, "top_logprobs": 0})
-    found, _ = read_call(context(), body)
-    assert (found.max_completion, found.choices) == (9, 4)
-    found, _ = read_call(context(), _json(ASK | {"max_tokens": None, "n": None}))
-    assert (found.max_completion, found.choices) == (None, 1)
-
-
 async def test_invalid_body_names_field_and_has_rate_headers(gateway: Gateway) -> None:
     _, key = await gateway.new_key(limits={"rpm": 5})
     answer = await gateway.chat(ASK | {"n": 500}, key=key)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "n")
     assert answer.headers["x-ratelimit-remaining-requests"] == "5"
-
-
-def _json(value: object) -> bytes:
-    return json.dumps(value).encode()

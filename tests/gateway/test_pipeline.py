@@ -6,7 +6,7 @@ import trio
 
 from tests.fakes.model_server import (
     DONE,
-    JSON,
+    USAGE,
     ModelServer,
     chunk,
     completion,
@@ -113,7 +113,7 @@ async def test_usage_that_cannot_be_true_is_estimated(
     (row,) = gateway.rows()
     assert row["usage_source"] == "estimated"
     assert 10 < row["input_tokens"] < 40
-    assert row["output_tokens"] > 100
+    assert row["output_tokens"] == 100
     assert bool(gateway.events("usage_implausible")) == (usage not in (..., None, {}))
 
 
@@ -126,7 +126,7 @@ async def test_a_count_that_was_left_out_is_not_free(gateway: Gateway, models: M
     rows = [(row["input_tokens"], row["output_tokens"], row["usage_source"]) for row in gateway.rows()]
     (prompt, two, _), (eleven, completion_, _), streamed_ = rows
     assert (two, eleven, streamed_) == (2, 11, (11, 2, "estimated"))
-    assert 10 < prompt < 40 and completion_ > 100
+    assert 10 < prompt < 40 and completion_ == 100
     assert {source for *_, source in rows} == {"estimated"}
 
 
@@ -150,11 +150,13 @@ async def test_pictures_are_not_estimated_as_text(gateway: Gateway, models: Mode
     assert gateway.rows()[0]["input_tokens"] < 100
 
 
-async def test_an_explicit_zero_stays_zero(gateway: Gateway, models: ModelServer) -> None:
-    models.plan(whole(completion(usage={"prompt_tokens": 0, "completion_tokens": 0})))
+async def test_reported_zero_output_of_empty_answer_is_believed(
+    gateway: Gateway, models: ModelServer
+) -> None:
+    models.plan(whole(completion("", usage={"prompt_tokens": 5, "completion_tokens": 0})))
     await gateway.chat()
     (row,) = gateway.rows()
-    assert (row["input_tokens"], row["output_tokens"], row["usage_source"]) == (0, 0, "upstream")
+    assert (row["input_tokens"], row["output_tokens"], row["usage_source"]) == (5, 0, "upstream")
 
 
 async def test_a_reported_cost_does_not_disturb_the_count(gateway: Gateway, models: ModelServer) -> None:
@@ -278,14 +280,32 @@ async def test_rate_headers_count_down(gateway: Gateway) -> None:
     assert len(gateway.rows()) == 3
 
 
-async def test_an_answer_of_another_type_passes(gateway: Gateway, models: ModelServer) -> None:
-    body = completion()
-    models.plan(whole(body))
-    answer = await gateway.chat(ASK | {"stream": True})
-    assert answer.content == body
-    assert answer.headers["content-type"] == JSON.partition(b": ")[2].decode()
+async def test_whole_answer_to_stream_request_becomes_events(gateway: Gateway, models: ModelServer) -> None:
+    models.plan(whole(completion()))
+    answer = await gateway.chat(STREAM)
+    assert answer.headers["content-type"] == "text/event-stream"
+    assert b'"content":"Hello world"' in answer.content and answer.content.endswith(DONE)
+    assert b"usage" not in answer.content
     (row,) = gateway.rows()
     assert (row["outcome"], row["input_tokens"], row["streamed"]) == ("ok", 11, 1)
+
+
+async def test_stream_answer_to_json_request_becomes_json(gateway: Gateway, models: ModelServer) -> None:
+    models.plan(streamed(chunk("Hello"), chunk(" world"), chunk(finish="stop"), chunk(usage=USAGE), DONE))
+    answer = await gateway.chat()
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json()["choices"][0]["message"]["content"] == "Hello world"
+    assert answer.json()["usage"] == USAGE
+    (row,) = gateway.rows()
+    assert (row["outcome"], row["input_tokens"], row["streamed"]) == ("ok", 11, 0)
+
+
+async def test_stream_answer_to_json_request_without_end_is_no_answer(
+    gateway: Gateway, models: ModelServer
+) -> None:
+    models.plan(*[streamed(chunk("Hello"))] * 3)
+    answer = await gateway.chat()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream_unreachable")
 
 
 async def test_both_prefixes_are_one_api(gateway: Gateway) -> None:

@@ -59,9 +59,9 @@ async def test_probe_reads_model_list_in_both_formats(nursery: trio.Nursery, poo
         (b"<html>", b"403 No", "403"),
         (b"<html>", b"404 No", "404"),
         (b'{"error":{"message":"broken"}}', b"500 No", "500: broken"),
-        (b"<html>", b"200 OK", "not in OpenAI's format"),
-        (b'{"data":"\xff"}', b"200 OK", "not in OpenAI's format"),
-        (b"[" * 100_000, b"200 OK", "not in OpenAI's format"),
+        (b"<html>", b"200 OK", "not JSON"),
+        (b'{"data":"\xff"}', b"200 OK", "no list of models"),
+        (b"[" * 100_000, b"200 OK", "not JSON"),
     ],
 )
 async def test_failed_probe_reports_error_without_key(

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 import trio
 
-from bluesminds.gateway import pipeline
+from bluesminds.gateway import relay
 from tests import gateways
 from tests.fakes.model_server import (
     DONE,
@@ -114,8 +114,8 @@ USED = b'{"prompt_tokens":1,"completion_tokens":2}'
 ODD_EVENTS: list[tuple[bytes, bytes | None]] = [
     (b'event: usage\nid: 7\ndata: {"usage":%b}\n\n' % USED, None),
     (b'event: usage\ndata: {"choices":[],"usage":%b}\n\n' % USED, None),
-    (b'data: {"usage":%b}\n\n' % USED, None),
-    (b'data: {"x":[{"a":1,"usage":null}],"usage":null}\n\n', None),
+    (b'data: {"usage":%b}\n\n' % USED, b""),
+    (b'data: {"x":[{"a":1,"usage":null}],"usage":null}\n\n', b'data: {"x":[{"a":1,"usage":null}]}\n\n'),
     (b'data: {"choices":[{"x":{"a":1,"usage":null}}]}\n\n', None),
     (
         b'data: {"choices":[{"x":{"a":1,"usage":null}}],"usage":null}\n\n',
@@ -137,7 +137,7 @@ ODD_EVENTS: list[tuple[bytes, bytes | None]] = [
     ),
     (
         b'data: {"object":"chat.completion.chunk","usage":%b}\n\n' % USED,
-        b'data: {"object":"chat.completion.chunk"}\n\n',
+        b"",
     ),
     (
         b'data: {"choices":[{"x":"\\u0022usage"}],"usage":null}\n\n',
@@ -204,12 +204,31 @@ async def test_events_cut_anywhere_are_the_same_events(
     assert gateway.rows()[0]["input_tokens"] == 11
 
 
-async def test_a_stream_without_its_end_mark_ends_without_one(gateway: Gateway, models: ModelServer) -> None:
-    models.plan(streamed(chunk("Hi"), chunk(usage=USAGE)[:-1]))
+async def test_finished_stream_without_done_gets_it(gateway: Gateway, models: ModelServer) -> None:
+    models.plan(streamed(chunk("Hi"), chunk(finish="stop"), chunk(usage=USAGE)[:-1]))
     answer = await gateway.chat(STREAM)
-    assert answer.content == chunk("Hi")
+    assert answer.content == chunk("Hi") + chunk(finish="stop") + DONE
     (row,) = gateway.rows()
     assert (row["outcome"], row["input_tokens"]) == ("ok", 11)
+
+
+async def test_finished_stream_that_breaks_before_done_is_complete(
+    gateway: Gateway, models: ModelServer
+) -> None:
+    broken = trio.Event()
+    models.plan(streamed(chunk("Hi"), chunk(finish="stop"), broken, Cut))
+    async with (
+        gateway.client() as client,
+        client.stream("POST", "/v1/chat/completions", json=STREAM) as answer,
+    ):
+        seen = b""
+        async for data in answer.aiter_raw():
+            seen += data
+            if b'"stop"' in seen:
+                broken.set()
+    assert seen == chunk("Hi") + chunk(finish="stop") + DONE
+    (row,) = gateway.rows()
+    assert (row["outcome"], row["usage_source"]) == ("ok", "estimated")
 
 
 async def test_the_row_is_there_when_the_end_mark_is(gateway: Gateway) -> None:
@@ -274,7 +293,7 @@ async def test_the_end_mark_does_not_wait_for_a_server_that_stalls(
 async def test_a_connection_is_kept_whose_answer_ends_soon_after_its_end_mark(
     patient: Gateway, models: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "END_SECONDS", 60)  # longer than the client waits: nobody waits for that
+    monkeypatch.setattr(relay, "END_SECONDS", 60)  # longer than the client waits: nobody waits for that
     go_on = trio.Event()
     models.plan(streamed(chunk("Hi"), Pause(0.05), DONE, go_on))
 

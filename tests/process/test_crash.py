@@ -63,7 +63,9 @@ class AnswerRecorder:
                     self.record(request_id)
 
 
-async def work_until_killed(gateway: Serving, recorder: AnswerRecorder, name: str, rng: random.Random) -> None:
+async def work_until_killed(
+    gateway: Serving, recorder: AnswerRecorder, name: str, rng: random.Random
+) -> None:
     """Kill it after some complete responses, at any moment of the other requests."""
     async with trio.open_nursery() as nursery:
         for client in range(CLIENTS):

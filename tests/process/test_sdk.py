@@ -1,9 +1,13 @@
 """OpenAI's own Python SDK against the gateway."""
 
+import base64
+import json
+import struct
 import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+import httpx
 import openai
 import pytest
 import trio
@@ -118,7 +122,7 @@ async def test_errors_are_the_classes_they_should_be(
         await sdk.chat.completions.create(**ASK)
     assert (bad.value.code, bad.value.param) == ("context_length_exceeded", "messages")
     for status in (500, 503, 504):
-        models.plan(refusal(status))
+        models.plan(*[refusal(status)] * 3)
         with pytest.raises(openai.InternalServerError) as failed:
             await sdk.chat.completions.create(**ASK, stream=True)
         assert failed.value.code == "upstream_error"
@@ -138,7 +142,7 @@ async def test_it_waits_as_long_as_it_is_told(
     sdk: AsyncOpenAI, models: ModelServer, gateway: Gateway
 ) -> None:
     # Longer than the SDK's own pause, which is half a second at most.
-    models.plan(refusal(429, error("slow down"), b"Retry-After-Ms: 1000"))
+    models.plan(*[refusal(429, error("slow down"), b"Retry-After-Ms: 1000")] * 3)
     started = time.monotonic()
     answer = await sdk.with_options(max_retries=1).chat.completions.create(**ASK)
     assert answer.choices[0].message.content == "Hello world"
@@ -151,6 +155,13 @@ async def test_it_does_not_repeat_what_it_is_told_not_to(sdk: AsyncOpenAI, model
     with pytest.raises(openai.RateLimitError):
         await sdk.with_options(max_retries=2).chat.completions.create(**ASK)
     assert len(models.asked) == 1
+
+
+async def test_sdk_does_not_multiply_retries(sdk: AsyncOpenAI, models: ModelServer) -> None:
+    models.plan(*[refusal(500)] * 9)
+    with pytest.raises(openai.InternalServerError):
+        await sdk.with_options(max_retries=2).chat.completions.create(**ASK)
+    assert len(models.asked) == 3
 
 
 async def test_models_with_a_slash_in_their_name(
@@ -197,3 +208,86 @@ async def test_the_blocking_client(gateway: Gateway, models: ModelServer) -> Non
 
     assert await trio.to_thread.run_sync(talk) == ("Hello world", "Hello world", USAGE["total_tokens"])
     assert len(gateway.rows()) == 2
+
+
+# The other endpoints
+
+
+async def test_text_completion(sdk: AsyncOpenAI, models: ModelServer, gateway: Gateway) -> None:
+    choice = {"index": 0, "text": "Hello world", "finish_reason": "stop", "logprobs": None}
+    body = {"id": "cmpl-1", "object": "text_completion", "created": 1, "model": "m", "choices": [choice]}
+    models.plan(whole(json.dumps(body | {"usage": USAGE}).encode()))
+    answer = await sdk.completions.create(model="m", prompt="Say hello.")
+    assert answer.choices[0].text == "Hello world"
+    assert models.asked[0].received.line == b"POST /v1/completions HTTP/1.1"
+    assert charged(gateway) == ("completions", 11, 2, "upstream")
+
+
+async def test_text_completion_as_stream(sdk: AsyncOpenAI, models: ModelServer, gateway: Gateway) -> None:
+    def text_chunk(text: str, finish: str | None = None) -> bytes:
+        choice = {"index": 0, "text": text, "finish_reason": finish, "logprobs": None}
+        body = {"id": "cmpl-1", "object": "text_completion", "created": 1, "model": "m", "choices": [choice]}
+        return b"data: " + json.dumps(body).encode() + b"\n\n"
+
+    usage = b'data: {"id":"cmpl-1","object":"text_completion","choices":[],"usage":%b}\n\n'
+    models.plan(
+        streamed(text_chunk("Hello"), text_chunk("!", "stop"), usage % json.dumps(USAGE).encode(), DONE)
+    )
+    stream = await sdk.completions.create(model="m", prompt="Say hello.", stream=True)
+    assert "".join([part.choices[0].text async for part in stream]) == "Hello!"
+    assert models.asked[0].body["stream_options"] == {"include_usage": True}
+    assert charged(gateway) == ("completions", 11, 2, "upstream")
+
+
+@pytest.mark.parametrize("encoding", ["float", "base64"])
+async def test_embeddings(sdk: AsyncOpenAI, models: ModelServer, gateway: Gateway, encoding: Any) -> None:
+    vector = [0.5, -2.0]
+    value: Any = vector if encoding == "float" else base64.b64encode(struct.pack("<2f", *vector)).decode()
+    rows = [{"object": "embedding", "index": 0, "embedding": value}]
+    usage = {"prompt_tokens": 3, "total_tokens": 3}
+    models.plan(whole(json.dumps({"object": "list", "data": rows, "model": "m", "usage": usage}).encode()))
+    answer = await sdk.embeddings.create(model="m", input="A text", encoding_format=encoding)
+    assert answer.data[0].embedding == value
+    assert models.asked[0].received.line == b"POST /v1/embeddings HTTP/1.1"
+    assert charged(gateway) == ("embeddings", 3, 0, "upstream")
+
+
+async def test_embeddings_in_the_form_the_sdk_prefers(sdk: AsyncOpenAI, models: ModelServer) -> None:
+    value = base64.b64encode(struct.pack("<2f", 0.5, -2.0)).decode()
+    rows = [{"object": "embedding", "index": 0, "embedding": value}]
+    usage = {"prompt_tokens": 3, "total_tokens": 3}
+    models.plan(whole(json.dumps({"object": "list", "data": rows, "model": "m", "usage": usage}).encode()))
+    answer = await sdk.embeddings.create(model="m", input=["A text"])
+    assert answer.data[0].embedding == [0.5, -2.0]
+
+
+async def test_moderation(sdk: AsyncOpenAI, models: ModelServer, gateway: Gateway) -> None:
+    result = {"flagged": True, "categories": {"violence": True}, "category_scores": {"violence": 0.9}}
+    models.plan(whole(json.dumps({"id": "modr-1", "model": "m", "results": [result]}).encode()))
+    answer = await sdk.moderations.create(model="m", input="A text")
+    assert answer.results[0].flagged
+    endpoint, input_, output, source = charged(gateway)
+    assert (endpoint, output, source) == ("moderations", 0, "estimated") and input_ > 0
+
+
+async def test_rerank_through_the_sdks_raw_request(
+    sdk: AsyncOpenAI, models: ModelServer, gateway: Gateway
+) -> None:
+    results = [{"index": 1, "relevance_score": 0.9}, {"index": 0, "relevance_score": 0.1}]
+    models.plan(whole(json.dumps({"results": results, "usage": {"total_tokens": 9}}).encode()))
+    body = {"model": "m", "query": "fruit", "documents": ["a car", "an apple"]}
+    answer = await sdk.post("/rerank", body=body, cast_to=httpx.Response)
+    assert answer.json()["results"][0]["index"] == 1
+    assert charged(gateway) == ("rerank", 9, 0, "upstream")
+
+
+async def test_endpoint_that_is_missing_says_what_to_use(sdk: AsyncOpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match="Responses API") as caught:
+        await sdk.responses.create(model="m", input="Say hello.")
+    assert caught.value.code == "unsupported_endpoint"
+    assert "/v1/chat/completions" in str(caught.value)
+
+
+def charged(gateway: Gateway) -> tuple[Any, ...]:
+    row = gateway.rows()[-1]
+    return row["endpoint"], row["input_tokens"], row["output_tokens"], row["usage_source"]

@@ -117,6 +117,10 @@ DELETE /api/admin/invites/{invite_id}
 """
 BY_KEY = """
 POST /v1/chat/completions
+POST /v1/completions
+POST /v1/embeddings
+POST /v1/moderations
+POST /v1/rerank
 GET /v1/models
 GET /v1/models/{id}
 """

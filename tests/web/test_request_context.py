@@ -19,7 +19,8 @@ headers = st.lists(st.tuples(names, st.binary(max_size=80)), max_size=8)
 
 
 def read_context(*sent: tuple[bytes, bytes], client: Any = ("10.0.0.1", 5)) -> RequestContext:
-    return read_request_context({"headers": list(sent), "client": client}, "chat.completions", SystemClock())
+    scope = {"method": "POST", "path": "/v1/x", "headers": list(sent), "client": client}
+    return read_request_context(scope, "chat.completions", SystemClock())
 
 
 @given(headers)

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from bluesminds.common.values import Server
 from bluesminds.gateway.routing.health import ServerHealthRegistry
-from bluesminds.providers.openai import ModelRow
+from bluesminds.wire.models import ModelRow
 
 
 def merge_servers(configured: Sequence[Server], stored: Sequence[Server]) -> list[Server]:
@@ -35,7 +35,7 @@ class ModelCatalog:
         for server in self.servers:
             if not (server.keyless if keyless else server.api_key is not None or not server.keyless):
                 continue
-            rows = [ModelRow(id=model) for model in server.models] or discovered.get(server.name, ())
+            rows = _configured_rows(server) or discovered.get(server.name, ())
             for row in {row.id: row for row in rows}.values():
                 self._servers_by_model.setdefault(row.id, []).append(server)
                 self._rows.setdefault(row.id, row)
@@ -49,6 +49,10 @@ class ModelCatalog:
 
     def model(self, name: str) -> ModelRow | None:
         return self._rows.get(name)
+
+
+def _configured_rows(server: Server) -> list[ModelRow]:
+    return [ModelRow(id=model, owned_by="bluesminds") for model in server.models]
 
 
 class ServerRegistry:

@@ -1,4 +1,4 @@
-"""Selects the servers for a model, in the order in which to try them. Pure functions.
+"""Selects the servers for an operation on a model, in the order in which to try them. Pure functions.
 
 Usable servers come before ejected ones, lower priority numbers first. Servers of equal priority are shuffled
 by weight: one of weight 2 comes first twice as often as one of weight 1 (Efraimidis and Spirakis, "Weighted
@@ -7,24 +7,53 @@ random sampling with a reservoir", 2006: sort by random^(1/weight)).
 
 from collections.abc import Callable, Sequence
 
+from msgspec import Struct
+
 from bluesminds.common.errors import NotFound
 from bluesminds.common.values import Server
+from bluesminds.gateway.operations import Operation
 from bluesminds.gateway.routing.catalog import ModelCatalog
+from bluesminds.providers.dialects import DIALECTS
+
+
+class Target(Struct, frozen=True, gc=False):
+    """A server that can answer, and the path of the operation there, relative to its URL."""
+
+    server: Server
+    path: str
 
 
 def select_targets(
-    catalog: ModelCatalog, model: str, *, usable: Callable[[str], bool], random: Callable[[], float]
-) -> Sequence[Server]:
-    """At least one server, best first. `random` returns [0, 1). Raises NotFound for an unknown model."""
+    catalog: ModelCatalog,
+    operation: Operation,
+    model: str,
+    *,
+    usable: Callable[[str], bool],
+    random: Callable[[], float],
+) -> Sequence[Target]:
+    """At least one target, best first. `random` returns [0, 1). Raises NotFound for an unknown model, and for
+    one whose servers do not have the endpoint.
+    """
     servers = catalog.servers_for(model)
     if not servers:
         raise NotFound("model_not_found", _not_found_message(catalog, model), param="model")
-    if len(servers) == 1:
-        return servers
-    return sorted(
-        servers,
-        key=lambda server: (not usable(server.name), server.priority, -(random() ** (1 / server.weight))),
-    )
+    targets = [
+        Target(server, path)
+        for server in servers
+        if (path := DIALECTS[server.dialect].speaks.get(operation.format)) is not None
+    ]
+    if not targets:
+        message = f"No server that offers the model `{model[:200]}` has the endpoint /v1{operation.path}."
+        raise NotFound("unsupported_endpoint", message, param="model")
+    if len(targets) > 1:
+        targets.sort(
+            key=lambda target: (
+                not usable(target.server.name),
+                target.server.priority,
+                -(random() ** (1 / target.server.weight)),
+            )
+        )
+    return targets
 
 
 def _not_found_message(catalog: ModelCatalog, model: str) -> str:

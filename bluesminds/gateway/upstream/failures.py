@@ -1,8 +1,11 @@
-"""Why an attempt gave no answer, whether that speaks against the server, and what the client is told.
+"""Decides what a failed attempt means: whether it counts against the server, what to try next, and which
+error the client gets.
 
-A server is judged by what it does, never by what a client can make it do: no status from 400 to 499 but a
-refused key counts against it.
+A server is judged by what it does, never by what a client can make it do: a status from 400 to 499 does not
+count against it, except for a rejected key.
 """
+
+from collections.abc import Mapping
 
 from msgspec import Struct
 
@@ -22,83 +25,102 @@ from bluesminds.http.client.pool import (
 from bluesminds.providers.dialects import DIALECTS
 
 _TIMEOUTS = (ConnectTimeout, PoolTimeout, WriteTimeout, FirstByteTimeout, ChunkTimeout)
-# 404: another server may have the model.
-_TRY_NEXT = frozenset((404, 408, 429))
+_TRY_NEXT = frozenset((404, 408, 425, 429))  # another server may have the model, or the time
+_REPEATABLE = frozenset((429, 500, 502, 503, 529))
+_PASSED_STATUS = frozenset((429, 503, 504))
+LONGEST_RETRY_AFTER = 5.0  # seconds; a server that asks for more is not tried again for this request
 
 
 class AttemptFailure(Struct, frozen=True):
-    """`reason` is a status or a kind of failure, for records; `told` is for the client."""
+    """`reason` is a status or a kind of failure, for logs and metrics; `error` is for the client.
+    `repeatable`: the same server may be tried again, after `retry_after` seconds if it named a time.
+    """
 
     reason: str
     blames_server: bool
-    told: UpstreamFailed
+    error: UpstreamFailed
+    repeatable: bool = False
+    retry_after: float | None = None
 
 
 def classify_error(exc: UpstreamError) -> AttemptFailure:
+    """A server that kept silent is not asked twice: it may still be working on the request."""
     reason = type(exc).__name__
     if isinstance(exc, LocalResourceError):
         message = "The gateway has no free sockets. Try again in a few seconds."
-        told = UpstreamFailed(503, "local_resource_exhausted", message, headers=retry_headers(1))
-        return AttemptFailure(reason, blames_server=False, told=told)
+        error = UpstreamFailed(503, "local_resource_exhausted", message, headers=retry_headers(1))
+        return AttemptFailure(reason, blames_server=False, error=error)
     if isinstance(exc, _TIMEOUTS):
-        told = UpstreamFailed(504, "upstream_timeout", "The server did not answer in time. Try again.")
-    elif isinstance(exc, BodyTooLarge | UpstreamProtocolError):
-        told = UpstreamFailed(502, "upstream_invalid", "The server's answer was malformed or too large.")
-    else:
-        told = UpstreamFailed(
-            502, "upstream_unreachable", "The server could not be reached or broke off. Try again."
-        )
-    return AttemptFailure(reason, blames_server=True, told=told)
+        error = UpstreamFailed(504, "upstream_timeout", "The server did not respond in time. Try again.")
+        return AttemptFailure(reason, blames_server=True, error=error, repeatable=not exc.sent)
+    if isinstance(exc, BodyTooLarge | UpstreamProtocolError):
+        error = UpstreamFailed(502, "upstream_invalid", "The server's response was malformed or too large.")
+        return AttemptFailure(reason, blames_server=True, error=error)
+    error = UpstreamFailed(
+        502, "upstream_unreachable", "The server could not be reached or closed the connection. Try again."
+    )
+    return AttemptFailure(reason, blames_server=True, error=error, repeatable=True)
 
 
 def classify_reply(reply: Reply) -> AttemptFailure | None:
-    """None when the reply is to be passed on, be it as the client's own error."""
-    status = reply.status
-    if status < 300:
-        return _in_success(reply)
-    if DIALECTS[reply.link.server.dialect].refuses_key(status, reply.first):
-        if reply.link.own_key and status < 500:
+    """None for an answer, and for an error that is the client's own and is passed on."""
+    error = reply.error
+    if error is None:
+        if reply.facts.readable:
             return None
-        return AttemptFailure(str(status), blames_server=True, told=_key_refused())
-    # A redirect is a wrong URL: following it would carry the key elsewhere.
-    if status in _TRY_NEXT or status >= 500 or status < 400:
-        return AttemptFailure(str(status), blames_server=not 400 <= status < 500, told=_refusal(reply))
-    return None
-
-
-def _in_success(reply: Reply) -> AttemptFailure | None:
-    reading = reply.reading
-    if not reading.readable:
-        told = UpstreamFailed(502, "upstream_invalid", "The server's answer was not a JSON object.")
-        return AttemptFailure("UnreadableAnswer", blames_server=True, told=told)
-    # OpenRouter and others answer 200 with an error object when a model fails after it has started.
-    if reading.failed and not reading.choices:
-        blamed = not reply.error().blames_request()
-        return AttemptFailure("error_in_answer", blames_server=blamed, told=_refusal(reply))
-    return None
-
-
-def _key_refused() -> UpstreamFailed:
-    """The server's words are not passed on: the client would take them for its own key."""
-    return UpstreamFailed(
-        502,
-        "upstream_credentials_refused",
-        "The server refused the gateway's credentials. Tell the operator.",
+        invalid = UpstreamFailed(502, "upstream_invalid", "The server's response was not a JSON object.")
+        return AttemptFailure("UnreadableAnswer", blames_server=True, error=invalid)
+    in_success = reply.status < 300
+    endpoint = reply.endpoint
+    if not in_success and DIALECTS[endpoint.server.dialect].refuses_key(reply.status, error):
+        if endpoint.own_key and reply.status < 500:
+            return None
+        return AttemptFailure(str(reply.status), blames_server=True, error=_key_rejected())
+    status = reply.error_status
+    # A redirect means a wrong URL: following it would send the key to another place.
+    is_client_error = 400 <= status < 500 and status not in _TRY_NEXT and not 300 <= reply.status < 400
+    if is_client_error and (not in_success or error.blames_request()):
+        return None
+    headers = dict(reply.headers)
+    retry_after = _retry_after(headers)
+    retryable = status in _REPEATABLE and headers.get(b"x-should-retry") != b"false"
+    return AttemptFailure(
+        "error_in_answer" if in_success else str(reply.status),
+        blames_server=not 400 <= status < 500,
+        error=_client_error(reply),
+        repeatable=retryable and (retry_after or 0) <= LONGEST_RETRY_AFTER,
+        retry_after=retry_after,
     )
 
 
-def _refusal(reply: Reply) -> UpstreamFailed:
-    """What the client is told of a refusal that was not its own fault."""
-    message = (reply.error().message or "no reason given")[:500]
-    patience = {
-        name.decode(): value.decode("latin-1") for name, value in reply.headers if name in RETRY_HEADERS
-    }
-    if reply.status == 429:
+def _retry_after(headers: Mapping[bytes, bytes]) -> float | None:
+    """Seconds. Retry-After may also be a date, which is not read."""
+    for name, unit in ((b"retry-after-ms", 0.001), (b"retry-after", 1.0)):
+        value = headers.get(name, b"")
+        if value.isdigit() and len(value) < 10:
+            return int(value) * unit
+    return None
+
+
+def _key_rejected() -> UpstreamFailed:
+    """The server's own text is left out: the client would think that its key is meant."""
+    return UpstreamFailed(
+        502,
+        "upstream_credentials_refused",
+        "The server rejected the gateway's API key. Ask the operator to check it.",
+    )
+
+
+def _client_error(reply: Reply) -> UpstreamFailed:
+    error, status = reply.error, reply.error_status
+    message = ((error and error.message) or "no reason given")[:500]
+    retry = {name.decode(): value.decode("latin-1") for name, value in reply.headers if name in RETRY_HEADERS}
+    if status == 429:
         return UpstreamFailed(
-            429, "upstream_rate_limited", f"The server is rate limited: {message}", headers=patience
+            429, "upstream_rate_limited", f"The server is rate limited: {message}", headers=retry
         )
-    if reply.status == 404:
-        return UpstreamFailed(404, "model_not_found", f"The server does not have it: {message}")
-    status = reply.status if reply.status in (503, 504) else 502
+    if status == 404:
+        return UpstreamFailed(404, "model_not_found", f"The server does not have the model: {message}")
+    status = status if status in _PASSED_STATUS else 502
     message = f"The server answered {reply.status}: {message}"
-    return UpstreamFailed(status, "upstream_error", message, headers=patience)
+    return UpstreamFailed(status, "upstream_error", message, headers=retry)

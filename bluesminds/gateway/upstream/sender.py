@@ -1,27 +1,45 @@
-"""Attempts in order until one server answers; every upstream deadline but the total one is applied here.
+"""Sends a request to one server after the other until one answers.
 
-A server that cannot be reached, breaks off, is overloaded or refuses the gateway's own credentials is left
-for the next one, as long as the client has seen nothing: for a stream that means until its first event is in
-hand. An answer that is the client's own fault (any other 4xx) is final. An answer in one piece begins when it
-is finished, so only the total time bounds it: asking the next server would pay for it again.
+A server that cannot be reached, closes the connection, is overloaded or rejects the gateway's key is left for
+the next one, as long as the client has seen nothing: for a stream, until its first event has been read. When
+no other server is left, a failure that is safe to repeat is tried again after a pause. A client's own error
+(any other 4xx) is final. A response in one piece begins when it is finished, so only the total timeout
+bounds it: asking the next server would pay for it again.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+
+import trio
+from msgspec import Struct
 
 from bluesminds.common.errors import UpstreamFailed
 from bluesminds.common.log import Log
-from bluesminds.common.values import Call, Server
+from bluesminds.common.values import Server
+from bluesminds.gateway.call import Call, JsonBody
 from bluesminds.gateway.metrics import Metrics
 from bluesminds.gateway.routing.health import ServerHealthRegistry
-from bluesminds.gateway.upstream.attempt import Reply, UpstreamEndpoint, read_reply
+from bluesminds.gateway.routing.policies import Target
+from bluesminds.gateway.upstream.attempt import Reply, read_reply
+from bluesminds.gateway.upstream.backoff import Backoff
+from bluesminds.gateway.upstream.endpoint import UpstreamEndpoint
 from bluesminds.gateway.upstream.failures import AttemptFailure, classify_error, classify_reply
 from bluesminds.http.client.pool import Pool, Timeouts, UpstreamError
-from bluesminds.providers import openai
+from bluesminds.wire.errors import ErrorDetail, names_forced_usage
+
+
+class _Try(Struct, frozen=True):
+    """A server to ask, not before `due`; `repetition` counts the earlier tries of it."""
+
+    target: Target
+    due: float = -math.inf  # Trio's clock
+    repetition: int = 0
 
 
 class Sender:
+    """`attempts`: tries for one request, over all servers."""
+
     def __init__(
         self,
         pool: Pool,
@@ -29,105 +47,143 @@ class Sender:
         *,
         timeouts: Timeouts,
         attempts: int,
+        backoff: Backoff,
         metrics: Metrics,
         log: Log,
     ) -> None:
         self._pool = pool
         self._health = health
         self._timeouts = timeouts
-        self._whole_timeouts = replace(timeouts, first_byte=math.inf, between_chunks=math.inf)
+        self._json_timeouts = replace(timeouts, first_byte=math.inf, between_chunks=math.inf)
         self._attempts = attempts
+        self._backoff = backoff
         self._metrics = metrics
         self._log = log
-        self._links: dict[str, UpstreamEndpoint] = {}
+        self._endpoints: dict[str, UpstreamEndpoint] = {}
+        self._refusing_usage: set[str] = set()  # servers that do not take stream_options
 
-    async def send(self, call: Call, body: bytes, servers: Sequence[Server], tried: list[str]) -> Reply:
-        """The first Reply worth passing on; the caller closes it. Appends each server tried to `tried`.
+    async def send(
+        self, call: Call, body: JsonBody, targets: Sequence[Target], begin: Callable[[str], None]
+    ) -> Reply:
+        """The first Reply to pass on; the caller closes it. `begin` is called with the server's name before
+        each attempt.
 
-        Raises UpstreamFailed when none answered."""
-        failure: UpstreamFailed | None = None
-        for server in servers[: self._attempts]:
-            tried.append(server.name)
-            try:
-                reply = await self._attempt(call, self._link(server, call), body)
-            except UpstreamError as exc:
-                failure = self._failed(call, server, classify_error(exc))
-                continue
-            fault = classify_reply(reply)
-            if fault is None:
-                return self._answered(call, reply)
-            reply.close()
-            failure = self._failed(call, server, fault)
-        if failure is None:
-            raise RuntimeError("there was no server to try")
-        raise failure
+        Raises UpstreamFailed when no server answered.
+        """
+        waiting = [_Try(target) for target in targets]
+        tries = 0
+        while True:
+            tries += 1
+            turn = min(waiting, key=_due)
+            waiting.remove(turn)
+            if turn.repetition:
+                await trio.sleep_until(turn.due)
+            begin(turn.target.server.name)
+            outcome = await self._attempt(call, turn.target, body)
+            if isinstance(outcome, Reply):
+                return outcome
+            self._record_failure(call, turn.target.server, outcome)
+            if outcome.repeatable:
+                pause = self._backoff.pause(turn.repetition, outcome.retry_after)
+                waiting.append(_Try(turn.target, trio.current_time() + pause, turn.repetition + 1))
+            if not waiting or tries >= self._attempts:
+                raise _final_error(outcome, tries)
 
-    def ended(self, call: Call, reply: Reply, *, error: bytes, implausible: bool) -> None:
-        """A stream has come to its end. `error`: the data of an error event in it."""
-        server = reply.link.server.name
+    def stream_ended(self, call: Call, reply: Reply, error: ErrorDetail | None, *, implausible: bool) -> None:
+        """A stream has come to its end. `error`: the error that the server sent in it."""
+        server = reply.endpoint.server.name
         if implausible:
-            self._tell_implausible(call, server)
-        if not error:
+            self._warn_implausible_usage(call, server)
+        if error is None:
             self._health.record_success(server)
             return
         self._count(server, "error_in_stream")
-        if not openai.read_error(reply.status, error).blames_request():
+        if not error.blames_request():
             self._health.record_failure(server, "error_in_stream")
 
-    def stream_failed(self, reply: Reply, exc: UpstreamError) -> None:
-        """A stream has ended too early."""
-        self._fell_short(reply.link.server.name, type(exc).__name__)
+    def stream_failed(self, reply: Reply, reason: str) -> None:
+        """A stream has ended before its answer was complete."""
+        self._record_shortfall(reply.endpoint.server.name, reason)
 
-    def out_of_time(self, tried: Sequence[str]) -> None:
-        """The total time was over before the last server tried had answered."""
-        if tried:
-            self._fell_short(tried[-1], "total_timeout")
+    def total_timeout(self, server: str) -> None:
+        """The total time was over before the server had answered."""
+        self._record_shortfall(server, "total_timeout")
 
-    async def _attempt(self, call: Call, link: UpstreamEndpoint, body: bytes) -> Reply:
+    async def _attempt(self, call: Call, target: Target, body: JsonBody) -> Reply | AttemptFailure:
+        endpoint = self._endpoint(target.server, call)
+        server = target.server.name
+        force_usage = server not in self._refusing_usage
+        try:
+            reply = await self._exchange(call, endpoint, target, body, force_usage=force_usage)
+            if force_usage and self._refuses_forced_usage(call, reply):
+                reply.close()
+                reply = await self._exchange(call, endpoint, target, body, force_usage=False)
+                if reply.error is None:
+                    self._refusing_usage.add(server)
+        except UpstreamError as exc:
+            return classify_error(exc)
+        failure = classify_reply(reply)
+        if failure is None:
+            return self._answered(call, reply)
+        reply.close()
+        return failure
+
+    @staticmethod
+    def _refuses_forced_usage(call: Call, reply: Reply) -> bool:
+        """The gateway adds stream_options to streams that did not ask for usage; some servers reject it."""
+        added = call.facts.stream and not call.facts.wants_usage
+        return added and reply.error is not None and names_forced_usage(reply.error_status, reply.body)
+
+    async def _exchange(
+        self, call: Call, endpoint: UpstreamEndpoint, target: Target, body: JsonBody, *, force_usage: bool
+    ) -> Reply:
+        context = call.context
         response = await self._pool.request(
             b"POST",
-            link.origin,
-            link.chat_target,
-            (*link.headers, *call.context.forward, (b"x-request-id", call.context.id.encode())),
-            body,
-            timeouts=self._timeouts if call.stream else self._whole_timeouts,
+            endpoint.origin,
+            (endpoint.base + target.path).encode(),
+            (*endpoint.headers, *context.forward, (b"x-request-id", context.id.encode())),
+            body.content(call.model, force_usage=force_usage),
+            timeouts=self._timeouts if call.facts.stream else self._json_timeouts,
         )
         reply = None
         try:
-            reply = await read_reply(link, response, self._timeouts.first_byte)
+            reply = await read_reply(endpoint, response, call, self._timeouts.first_byte)
         finally:
             if reply is None or reply.response is None:
                 response.close()
         return reply
 
     def _answered(self, call: Call, reply: Reply) -> Reply:
-        """A stream has yet to show how it ends: health is told then."""
-        server = reply.link.server.name
+        """A stream has yet to show how it ends: its health is recorded then."""
+        server = reply.endpoint.server.name
         self._count(server, "answered")
-        if reply.response is None:
+        if reply.error is not None:
+            return reply.as_client_error(call.context.request_id)
+        if reply.stage is None:
             self._health.record_success(server)
-            if reply.reading.implausible:
-                self._tell_implausible(call, server)
-        return reply if reply.status < 400 else reply.as_openai_error(call.context.request_id)
+        return reply
 
-    def _failed(self, call: Call, server: Server, fault: AttemptFailure) -> UpstreamFailed:
-        self._count(server.name, fault.reason)
-        if fault.blames_server:
-            self._health.record_failure(server.name, fault.reason)
+    def _record_failure(self, call: Call, server: Server, failure: AttemptFailure) -> None:
+        self._count(server.name, failure.reason)
+        if failure.blames_server:
+            self._health.record_failure(server.name, failure.reason)
         self._log.warning(
             "attempt_failed",
             request_id=call.context.request_id,
             server=server.name,
             model=call.model,
-            reason=fault.reason,
+            reason=failure.reason,
         )
-        return fault.told
 
-    def _fell_short(self, server: str, reason: str) -> None:
+    def _record_shortfall(self, server: str, reason: str) -> None:
         self._count(server, reason)
         self._health.record_failure(server, reason)
 
-    def _tell_implausible(self, call: Call, server: str) -> None:
+    def warn_implausible_usage(self, call: Call, reply: Reply) -> None:
+        self._warn_implausible_usage(call, reply.endpoint.server.name)
+
+    def _warn_implausible_usage(self, call: Call, server: str) -> None:
         self._log.warning(
             "usage_implausible", request_id=call.context.request_id, server=server, model=call.model
         )
@@ -135,9 +191,20 @@ class Sender:
     def _count(self, server: str, outcome: str) -> None:
         self._metrics.attempts[server, outcome] += 1
 
-    def _link(self, server: Server, call: Call) -> UpstreamEndpoint:
+    def _endpoint(self, server: Server, call: Call) -> UpstreamEndpoint:
         """With the key that this request may use."""
-        link = self._links.get(server.name)
-        if link is None or link.server is not server:
-            link = self._links[server.name] = UpstreamEndpoint.to(server)
-        return link.with_key(call.context.credential or "") if call.own_key else link
+        endpoint = self._endpoints.get(server.name)
+        if endpoint is None or endpoint.server is not server:
+            endpoint = self._endpoints[server.name] = UpstreamEndpoint.to(server)
+            self._refusing_usage.discard(server.name)
+        return endpoint.with_key(call.context.credential or "") if call.own_key else endpoint
+
+
+def _due(turn: _Try) -> float:
+    return turn.due
+
+
+def _final_error(failure: AttemptFailure, tries: int) -> UpstreamFailed:
+    """SDKs should not repeat what the gateway has repeated already. After a 429 they wait longer than it."""
+    error = failure.error
+    return error if tries == 1 or error.status == 429 else error.with_headers({"x-should-retry": "false"})

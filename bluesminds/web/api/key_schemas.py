@@ -1,7 +1,7 @@
 """Request and response types of API keys, and their conversion."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
 from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
@@ -11,7 +11,7 @@ from bluesminds.accounts.usage import MAX_DAYS
 from bluesminds.common.clock import format_time
 from bluesminds.common.crypto import UUID
 from bluesminds.common.money import write_usd
-from bluesminds.common.values import NO_LIMITS
+from bluesminds.common.values import NO_LIMITS, SCOPES, Scope
 from bluesminds.web.fields import LimitsInput, LimitsView, Name
 from bluesminds.web.routes import Paging
 from storage.keys import KeyRow
@@ -21,8 +21,8 @@ MAX_OVERLAP: Final = 604_800  # seconds
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 Scopes = Annotated[
-    list[Literal["chat.completions", "models"]],
-    Meta(min_length=1, max_length=MAX_LIST, description="null (all), or a list of chat.completions, models"),
+    list[Scope],
+    Meta(min_length=1, max_length=MAX_LIST, description=f"null (all), or a list of {', '.join(SCOPES)}"),
 ]
 Models = Annotated[
     list[Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{1,200}\Z")]],

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -121,7 +122,7 @@ async def test_network_race_allows_exactly_the_limit(restarter: Restarter) -> No
 async def test_budget_for_ten_of_two_hundred_racing_requests_allows_ten(restarter: Restarter) -> None:
     """The estimate of each request equals its cost."""
     body = ASK | {"max_tokens": 2}
-    size = len(httpx.Request("POST", "http://x", json=body).content)
+    size = sum(len(msgspec.json.encode(value)) for value in body.values())
     prompt = size // 4 + 1
     usage = {"prompt_tokens": prompt, "completion_tokens": 2, "total_tokens": prompt + 2}
     restarter.models.plan(*[whole(completion(usage=usage))] * 200)
@@ -324,7 +325,7 @@ async def test_failed_response_uses_no_quota(restarter: Restarter) -> None:
     key_id, key = await gateway.new_key(
         limits={"tpm": 500, "tokens_per_day": 500, "usd_total": "1", "concurrency": 1}
     )
-    restarter.models.plan(refusal(500), refusal(400))
+    restarter.models.plan(*[refusal(500)] * 3, refusal(400))
     for status in (502, 400):
         answer = await gateway.chat(ASK | {"max_tokens": 5}, key=key)
         assert answer.status_code == status

@@ -5,7 +5,7 @@ from pathlib import Path
 import trio
 
 from bluesminds.gateway.routing.catalog import ModelCatalog
-from bluesminds.providers.openai import ModelRow
+from bluesminds.wire.models import ModelRow
 from tests import gateways
 from tests.fakes import model_server
 from tests.fakes.model_server import ModelServer

@@ -2,16 +2,21 @@
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 from itertools import permutations
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from bluesminds.common.errors import NotFound
 from bluesminds.common.values import Server
+from bluesminds.gateway.operations import Operation, find_operation
 from bluesminds.gateway.routing.catalog import ModelCatalog
-from bluesminds.gateway.routing.policies import select_targets
+from bluesminds.gateway.routing.policies import Target, select_targets
+
+CHAT = find_operation("POST", "/chat/completions")
 
 
 def server(name: str, *, weight: int = 1, priority: int = 0, models: tuple[str, ...] = ("m",)) -> Server:
@@ -24,11 +29,12 @@ def server(name: str, *, weight: int = 1, priority: int = 0, models: tuple[str, 
 def order(servers: list[Server], *, ejected: tuple[str, ...] = (), seed: int = 1) -> list[str]:
     targets = select_targets(
         ModelCatalog(servers, {}),
+        CHAT,
         "m",
         usable=lambda name: name not in ejected,
         random=random.Random(seed).random,  # noqa: S311
     )
-    return [target.name for target in targets]
+    return [target.server.name for target in targets]
 
 
 def test_targets_are_sorted_by_priority() -> None:
@@ -60,17 +66,32 @@ def test_targets_contain_every_server_once(wanted: list[tuple[int, int]], source
     servers = [
         server(str(n), weight=weight, priority=priority) for n, (weight, priority) in enumerate(wanted)
     ]
-    targets = select_targets(ModelCatalog(servers, {}), "m", usable=lambda name: True, random=source.random)
-    assert sorted(target.name for target in targets) == sorted(one.name for one in servers)
-    assert [target.priority for target in targets] == sorted(target.priority for target in targets)
+    targets = select_targets(
+        ModelCatalog(servers, {}), CHAT, "m", usable=lambda name: True, random=source.random
+    )
+    assert sorted(target.server.name for target in targets) == sorted(one.name for one in servers)
+    priorities = [target.server.priority for target in targets]
+    assert priorities == sorted(priorities)
 
 
 def test_unknown_model_is_not_found() -> None:
     with pytest.raises(NotFound) as caught:
-        select_targets(
-            ModelCatalog([server("a")], {}), "x" * 300, usable=lambda name: True, random=random.random
-        )
+        select(ModelCatalog([server("a")], {}), "x" * 300)
     assert (caught.value.status, caught.value.code, caught.value.param) == (404, "model_not_found", "model")
     assert len(caught.value.message) < 300
     with pytest.raises(NotFound, match="No server is configured"):
-        select_targets(ModelCatalog([], {}), "m", usable=lambda name: True, random=random.random)
+        select(ModelCatalog([], {}), "m")
+
+
+def test_model_whose_servers_lack_the_endpoint_is_unsupported() -> None:
+    anthropic = structs.replace(server("a"), dialect="anthropic")
+    embeddings = find_operation("POST", "/embeddings")
+    with pytest.raises(NotFound, match="/v1/embeddings") as caught:
+        select(ModelCatalog([anthropic], {}), "m", embeddings)
+    assert (caught.value.code, caught.value.param) == ("unsupported_endpoint", "model")
+    both = ModelCatalog([anthropic, server("b", priority=9)], {})
+    assert [target.server.name for target in select(both, "m", embeddings)] == ["b"]
+
+
+def select(catalog: ModelCatalog, model: str, operation: Operation | None = None) -> Sequence[Target]:
+    return select_targets(catalog, operation or CHAT, model, usable=lambda name: True, random=random.random)

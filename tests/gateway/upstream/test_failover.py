@@ -29,7 +29,7 @@ from tests.fakes.model_server import (
     whole,
 )
 from tests.fakes.raw_upstream import Peer
-from tests.gateways import ASK, STREAM, Gateway, entry
+from tests.gateways import ASK, IMPATIENT, STREAM, Gateway, entry
 
 WAITING = b": PROCESSING\n\n"
 TEXT = chunk("Hello") + chunk(" world") + chunk(finish="stop") + DONE
@@ -50,7 +50,7 @@ STREAM_FAILURES: list[tuple[str, Plan]] = [
     ("UpstreamCut", streamed(Cut)),
     ("UpstreamCut", streamed(Fin)),
     ("UpstreamCut", streamed()),
-    ("ChunkTimeout", streamed(Stall)),
+    ("FirstByteTimeout", streamed(Stall)),
     ("FirstByteTimeout", hang),
     ("UpstreamCut", streamed(WAITING, Pause(0.05), Cut)),
     ("UpstreamCut", streamed(WAITING, WAITING)),
@@ -162,8 +162,10 @@ ENDINGS: list[tuple[Plan, int, str, str]] = [
 
 @pytest.mark.parametrize("body", [ASK, STREAM], ids=["plain", "streamed"])
 async def test_when_all_servers_fail_the_last_failure_is_told(
-    impatient: Gateway, models: ModelServer, body: dict[str, Any]
+    nursery: trio.Nursery, home: Path, models: ModelServer, body: dict[str, Any]
 ) -> None:
+    servers = [entry("one", models.url, api_key="sk-upstream")]
+    impatient = await gateways.start(nursery, home, servers=servers, upstream=IMPATIENT | {"attempts": 1})
     for plan, status, code, words in ENDINGS:
         models.plan(plan)
         answer = await impatient.chat(body)
@@ -193,7 +195,7 @@ async def test_the_last_servers_wish_for_patience_is_told(gateway: Gateway, mode
 async def test_with_every_server_left_out_one_is_still_asked(
     nursery: trio.Nursery, home: Path, models: ModelServer
 ) -> None:
-    upstream = {"eject_after": 1, "eject_seconds": 60.0}
+    upstream = {"eject_after": 1, "eject_seconds": 60.0, "attempts": 1}
     gateway = await gateways.start(nursery, home, servers=[entry("one", models.url)], upstream=upstream)
     models.plan(refusal(500))
     assert (await gateway.chat()).status_code == 502

@@ -213,7 +213,7 @@ async def test_probing_leaves_a_dead_server_out_until_it_is_back(
 async def test_answering_probes_does_not_excuse_failing(
     nursery: trio.Nursery, home: Path, models: ModelServer
 ) -> None:
-    upstream = {"eject_after": 1, "eject_seconds": 60.0, "probe_interval": 0.05}
+    upstream = {"eject_after": 1, "eject_seconds": 60.0, "probe_interval": 0.05, "attempts": 1}
     gateway = await gateways.start(nursery, home, servers=[entry("one", models.url)], upstream=upstream)
     models.plan(refusal(500))
     await gateway.chat()

@@ -29,7 +29,7 @@ EVENT = b"data: " + QUOTING + b"\n\n"
 @pytest.fixture
 async def keyed(nursery: trio.Nursery, home: Path, models: ModelServer) -> Gateway:
     servers = [entry("one", models.url, api_key=KEY)]
-    return await gateways.start(nursery, home, servers=servers, upstream={"eject_after": 100})
+    return await gateways.start(nursery, home, servers=servers, upstream={"eject_after": 100, "attempts": 1})
 
 
 WHOLE: list[Plan] = [
@@ -53,7 +53,8 @@ async def test_answers_are_redacted(keyed: Gateway, models: ModelServer, plan: P
         text = answer.text.replace("\\/", "/") + str(answer.headers)
         assert KEY not in text
         assert KEY not in keyed.log
-        answer.json()
+        if answer.headers["content-type"] == "application/json":
+            answer.json()
 
 
 async def test_a_redacted_error_still_says_what_is_wrong(keyed: Gateway, models: ModelServer) -> None:

@@ -15,9 +15,9 @@ import pytest
 import schemathesis
 
 from bluesminds import __version__
-from bluesminds.providers import openai
-from bluesminds.web import data_plane
+from bluesminds.gateway.operations import OPERATIONS
 from bluesminds.web.docs.docs_page import POLICY, docs_page
+from bluesminds.wire.chat import ChatFields
 from tests.fakes.model_server import ModelServer, refusal
 from tests.gateways import ASK, TLS, Gateway
 
@@ -97,8 +97,8 @@ async def test_openapi_operations_are_complete(gateway: Gateway) -> None:
 async def test_openapi_describes_the_data_plane(gateway: Gateway, models: ModelServer) -> None:
     document = await served(gateway)
     described = {(path, method.upper()) for path, methods in document["paths"].items() for method in methods}
-    for path, (method, _) in data_plane._ENDPOINTS.items():
-        assert (f"/v1{path}", method) in described, path
+    for operation in OPERATIONS:
+        assert (f"/v1{operation.path}", operation.method) in described, operation.name
     key = await gateway.get("/v1/models")
     schema = {"$ref": "#/components/schemas/ModelListSchema", "components": document["components"]}
     jsonschema_rs.validate(schema, key.json())
@@ -120,7 +120,7 @@ async def test_openapi_describes_the_data_plane(gateway: Gateway, models: ModelS
 
 async def test_openapi_chat_request_has_the_bounds_of_the_gateway(gateway: Gateway) -> None:
     known = (await served(gateway))["components"]["schemas"]["ChatRequestSchema"]["properties"]
-    assert set(known) == set(openai.ChatRequest.__struct_fields__)
+    assert set(known) == set(ChatFields.__struct_fields__)
     bounds = known["max_tokens"]["anyOf"][0]
     for figure, code in (
         (bounds["maximum"], 200),

@@ -1,0 +1,25 @@
+"""How long to wait before a server is tried again."""
+
+import random
+from collections.abc import Callable
+from typing import Final
+
+from msgspec import Struct
+
+
+class Backoff(Struct, frozen=True):
+    """Exponential back-off with full jitter (Brooker, "Exponential Backoff And Jitter", 2015). Seconds;
+    `random` returns [0, 1).
+    """
+
+    random: Callable[[], float]
+    base: float = 0.25
+    longest: float = 4.0
+
+    def pause(self, repetition: int, retry_after: float | None) -> float:
+        """Before the repetition of this number, from 0 on. A time that the server named is kept."""
+        jittered = self.random() * min(self.longest, self.base * 2.0**repetition)
+        return jittered if retry_after is None else retry_after + jittered * 0.1
+
+
+BACKOFF: Final = Backoff(random.Random().random)  # noqa: S311 - it spreads retries and is no secret

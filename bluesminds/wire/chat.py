@@ -1,0 +1,78 @@
+"""Chat completions: POST /v1/chat/completions.
+
+Format: OpenAI API reference, chat completions and streaming; the fields follow the types of the openai Python
+SDK.
+"""
+
+import msgspec
+from msgspec import Raw, Struct
+
+from bluesminds.wire import assembly, chunks
+from bluesminds.wire.base import Format, RequestFacts
+from bluesminds.wire.errors import write_error, write_stream_error
+from bluesminds.wire.json_text import Fields, text_bytes
+from bluesminds.wire.requests import (
+    Choices,
+    StreamOptions,
+    Tokens,
+    decode_fields,
+    largest_bound,
+    prepare_stream,
+)
+
+CHUNK_OBJECT = "chat.completion.chunk"
+
+
+class ChatFields(Struct):
+    """The fields that decide what a request may cost."""
+
+    model: str
+    messages: Raw
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: Tokens | None = None
+    max_completion_tokens: Tokens | None = None
+    n: Choices | None = None
+    best_of: Choices | None = None
+
+
+_fields = msgspec.json.Decoder(ChatFields)
+
+
+def read_request(fields: Fields) -> RequestFacts:
+    request = decode_fields(fields, _fields, unread=("messages",))
+    options = request.stream_options
+    return RequestFacts(
+        model=request.model,
+        stream=bool(request.stream),
+        wants_usage=options is not None and bool(options.include_usage),
+        max_output=largest_bound(
+            ("max_tokens", request.max_tokens), ("max_completion_tokens", request.max_completion_tokens)
+        ),
+        choices=max(request.n or 1, request.best_of or 1),
+        text_bytes=text_bytes(fields),
+    )
+
+
+def events_from_reply(body: bytes, wants_usage: bool) -> bytes:
+    """The stream of a whole answer. Raises ValueError when it has no choices."""
+    return assembly.events_of(body, CHUNK_OBJECT, assembly.spread_message, wants_usage=wants_usage)
+
+
+def reply_from_events(stream: bytes) -> bytes:
+    """The whole answer of a stream. Raises ValueError when it has no choices."""
+    return assembly.reply_of(stream, "chat.completion", "delta")
+
+
+CHAT = Format(
+    name="chat",
+    read_request=read_request,
+    prepare=prepare_stream,
+    read_reply=chunks.read_reply,
+    read_event=chunks.read_event,
+    write_error=write_error,
+    write_stream_error=write_stream_error,
+    events_from_reply=events_from_reply,
+    reply_from_events=reply_from_events,
+    chunk_object=CHUNK_OBJECT,
+)

@@ -1,0 +1,88 @@
+"""Legacy completions: POST /v1/completions.
+
+Format: OpenAI API reference, completions. A stream's chunks have the same object as a whole answer.
+"""
+
+from typing import Any
+
+import msgspec
+from msgspec import Raw, Struct
+
+from bluesminds.wire import assembly, chunks
+from bluesminds.wire.base import Format, RequestFacts
+from bluesminds.wire.errors import write_error, write_stream_error
+from bluesminds.wire.json_text import ABSENT, NOT_JSON, Fields, read_value, text_bytes
+from bluesminds.wire.requests import (
+    Choices,
+    StreamOptions,
+    Tokens,
+    decode_fields,
+    largest_bound,
+    prepare_stream,
+)
+
+OBJECT = "text_completion"
+
+
+class CompletionFields(Struct):
+    """The fields that decide what a request may cost."""
+
+    model: str
+    prompt: Raw = ABSENT
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: Tokens | None = None
+    n: Choices | None = None
+    best_of: Choices | None = None
+
+
+_fields = msgspec.json.Decoder(CompletionFields)
+
+
+def read_request(fields: Fields) -> RequestFacts:
+    request = decode_fields(fields, _fields, unread=("prompt",))
+    options = request.stream_options
+    return RequestFacts(
+        model=request.model,
+        stream=bool(request.stream),
+        wants_usage=options is not None and bool(options.include_usage),
+        max_output=largest_bound(("max_tokens", request.max_tokens)),
+        choices=max(request.n or 1, request.best_of or 1) * _prompts(fields),
+        text_bytes=text_bytes(fields),
+    )
+
+
+def _prompts(fields: Fields) -> int:
+    """The number of prompts: a list of texts or of token lists has several, a list of tokens is one."""
+    prompt = fields.get("prompt")
+    if prompt is None or not bytes(prompt).startswith(b"["):
+        return 1
+    try:
+        items: Any = read_value(prompt)
+    except NOT_JSON:
+        return 1
+    return len(items) if items and not isinstance(items[0], int) else 1
+
+
+def events_from_reply(body: bytes, wants_usage: bool) -> bytes:
+    """The stream of a whole answer. Raises ValueError when it has no choices."""
+    return assembly.events_of(body, OBJECT, assembly.spread_text, wants_usage=wants_usage)
+
+
+def reply_from_events(stream: bytes) -> bytes:
+    """The whole answer of a stream. Raises ValueError when it has no choices."""
+    return assembly.reply_of(stream, OBJECT, "text")
+
+
+COMPLETIONS = Format(
+    name="completions",
+    read_request=read_request,
+    prepare=prepare_stream,
+    read_reply=chunks.read_reply,
+    read_event=chunks.read_event,
+    write_error=write_error,
+    write_stream_error=write_stream_error,
+    chunk_object=OBJECT,
+    events_from_reply=events_from_reply,
+    reply_from_events=reply_from_events,
+)

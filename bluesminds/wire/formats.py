@@ -1,0 +1,15 @@
+"""The table of wire formats."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from bluesminds.wire.base import Format, FormatName
+from bluesminds.wire.chat import CHAT
+from bluesminds.wire.completions import COMPLETIONS
+from bluesminds.wire.embeddings import EMBEDDINGS
+from bluesminds.wire.moderations import MODERATIONS
+from bluesminds.wire.rerank import RERANK
+
+FORMATS: Final[Mapping[FormatName, Format]] = {
+    format_.name: format_ for format_ in (CHAT, COMPLETIONS, EMBEDDINGS, MODERATIONS, RERANK)
+}

@@ -1,0 +1,77 @@
+"""Lists of models: reading a server's, writing OpenAI's.
+
+Shapes: {"data": [{"id"}]} (OpenAI, LM Studio, OpenRouter), a bare list (Together), {"models": [{"name"} or
+text]} (Ollama, Gemini). One odd row does not spoil the list.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from bluesminds.wire.json_text import NOT_JSON, read_value
+
+_NEWEST = 2**53
+
+
+class ModelRow(Struct, frozen=True, gc=False):
+    """`created`: seconds since the epoch; 0: unknown. `owned_by`: "" when unknown."""
+
+    id: str
+    created: int = 0
+    owned_by: str = ""
+
+
+def read_models(body: bytes) -> list[ModelRow]:
+    """Every row with an id, each id once; null is an empty list. Raises ValueError when there is no list."""
+    try:
+        answer = read_value(body)
+    except NOT_JSON as exc:
+        raise ValueError("the server's list of models is not JSON") from exc
+    rows = [row for item in _items(answer) if (row := _read_row(item, answer)) is not None]
+    return list({row.id: row for row in reversed(rows)}.values())[::-1]
+
+
+def _items(answer: object) -> list[Any]:
+    if isinstance(answer, list):
+        return answer
+    if isinstance(answer, dict):
+        for name in ("data", "models"):
+            if isinstance(items := answer.get(name), list):
+                return items
+        if any(name in answer and answer[name] is None for name in ("data", "models")):
+            return []
+    raise ValueError("the server's answer has no list of models")
+
+
+def _read_row(item: object, answer: object) -> ModelRow | None:
+    if isinstance(item, str):
+        item = {"id": item}
+    if not isinstance(item, dict):
+        return None
+    name = item.get("id")
+    if name is None and isinstance(answer, dict) and "data" not in answer:
+        name = item.get("name") or item.get("model") or item.get("key")
+        name = name.removeprefix("models/") if isinstance(name, str) else None
+    if not isinstance(name, str) or not name:
+        return None
+    created, owner = item.get("created"), item.get("owned_by")
+    return ModelRow(
+        id=name,
+        created=created if type(created) is int and 0 <= created < _NEWEST else 0,
+        owned_by=owner if isinstance(owner, str) else "",
+    )
+
+
+def write_models(rows: Iterable[ModelRow]) -> bytes:
+    """OpenAI's list."""
+    return msgspec.json.encode({"object": "list", "data": [_as_openai(row) for row in rows]})
+
+
+def write_model(row: ModelRow) -> bytes:
+    return msgspec.json.encode(_as_openai(row))
+
+
+def _as_openai(row: ModelRow) -> dict[str, object]:
+    return {"id": row.id, "object": "model", "created": row.created, "owned_by": row.owned_by}

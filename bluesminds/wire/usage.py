@@ -1,0 +1,215 @@
+"""Usage in all spellings, read into one form; and estimates for what a server does not say.
+
+Spellings: OpenAI chat (prompt_tokens, *_details) and Responses (input_tokens), Anthropic
+(cache_read_input_tokens, cache_creation_input_tokens), DeepSeek (prompt_cache_hit_tokens), Moonshot
+(cached_tokens), Cohere (billed_units, tokens), Jina and Voyage (total_tokens alone), Gemini (usageMetadata).
+A count is a whole number from 0 to MAX_TOKENS; some servers write it as 5.0. A main count that is anything
+else makes the whole report implausible; a detail that is, is merely unknown.
+"""
+
+from typing import Any
+
+from msgspec import Raw, structs
+
+from bluesminds.common.values import Usage
+from bluesminds.wire.base import RequestFacts
+from bluesminds.wire.json_text import NOT_JSON, read_value
+
+MAX_TOKENS = 10**8  # a figure above this is a fault, not a count
+BYTES_PER_TOKEN = 4  # the usual rule of thumb for English text
+# A report below 1 token in 40 bytes of delivered text is no report: real text has 2 to 6 bytes a token. The
+# first bytes are left out: proxies put in short texts of their own, which cost no tokens.
+MOST_BYTES_PER_TOKEN = 40
+FREE_BYTES = 1000
+
+_INPUT = ("prompt_tokens", "input_tokens", "promptTokenCount")
+_OUTPUT = ("completion_tokens", "output_tokens", "candidatesTokenCount")
+_TOTAL = ("total_tokens", "totalTokenCount")
+_INPUT_DETAILS = ("prompt_tokens_details", "input_tokens_details")
+_OUTPUT_DETAILS = ("completion_tokens_details", "output_tokens_details")
+_CACHE_READ = (
+    "cache_read_input_tokens",
+    "prompt_cache_hit_tokens",
+    "cached_tokens",
+    "cachedContentTokenCount",
+)
+_CACHE_WRITE_DETAIL = ("cache_write_tokens", "cache_creation_tokens")
+_CACHE_WRITE = ("cache_creation_input_tokens",)
+_REASONING = ("reasoning_tokens", "thoughtsTokenCount")
+
+
+class ImplausibleUsage(ValueError):
+    """The report cannot be true."""
+
+
+def read_usage(raw: Raw | bytes, *, cache_beside: bool = False, total_is_input: bool = False) -> Usage | None:
+    """A server's report; None when it has no counts. Raises ImplausibleUsage.
+
+    `cache_beside`: the format's input excludes what the cache read and wrote (Anthropic's).
+    `total_is_input`: a total alone is the input (embeddings, rerank).
+    """
+    try:
+        report = read_value(raw)
+    except NOT_JSON:
+        raise ImplausibleUsage from None
+    if not isinstance(report, dict):
+        raise ImplausibleUsage
+    for name in ("billed_units", "tokens"):
+        if isinstance(inner := report.get(name), dict) and any(key in inner for key in (*_INPUT, *_OUTPUT)):
+            report = inner
+            break
+    return _normalise(report, cache_beside=cache_beside, total_is_input=total_is_input)
+
+
+def _normalise(report: dict[str, Any], *, cache_beside: bool, total_is_input: bool) -> Usage | None:
+    input_, output = _main(report, _INPUT), _main(report, _OUTPUT)
+    total = _first(report, _TOTAL)
+    cache_read = _detail(report, _INPUT_DETAILS, ("cached_tokens",), _CACHE_READ)
+    cache_write = _detail(report, _INPUT_DETAILS, _CACHE_WRITE_DETAIL, _CACHE_WRITE)
+    reasoning = _detail(report, _OUTPUT_DETAILS, ("reasoning_tokens",), _REASONING)
+    if cache_beside and input_ is not None:
+        input_ += (cache_read or 0) + (cache_write or 0)
+    if tools := _count(report.get("toolUsePromptTokenCount")):
+        input_ = (input_ or 0) + tools
+    cached = (cache_read or 0) + (cache_write or 0)
+    input_, output = _with_total(input_, output, total, cached, reasoning or 0, total_is_input)
+    if input_ is None and output is None:
+        return None
+    if input_ is not None and cache_read is not None:
+        cache_read = min(cache_read, input_)
+    if input_ is not None and cache_write is not None:
+        cache_write = min(cache_write, input_ - (cache_read or 0))
+    if output is not None and reasoning is not None:
+        reasoning = min(reasoning, output)
+    return Usage(input_, output, cache_read, cache_write, reasoning, "upstream")
+
+
+def _with_total(
+    input_: int | None,
+    output: int | None,
+    total: int | None,
+    cached: int,
+    reasoning: int,
+    total_is_input: bool,
+) -> tuple[int | None, int | None]:
+    """Both counts as the total says. It completes and raises counts, and never lowers one."""
+    if not total:
+        if output is not None and reasoning > output:  # it cannot be inside
+            output += reasoning
+        return input_, output
+    if input_ is None and output is None:
+        return (total, None) if total_is_input else (None, None)
+    if output is None:
+        return input_, None if total_is_input else max(total - (input_ or 0), 0)
+    if input_ is None:
+        return max(total - output, 0), output
+    more = total - input_ - output
+    if more > 0 and more == cached != reasoning:
+        return input_ + more, output
+    return input_, output + max(more, 0)
+
+
+def _main(report: dict[str, Any], names: tuple[str, ...]) -> int | None:
+    """The first that is more than 0. Raises ImplausibleUsage when one is no count."""
+    found = None
+    for name in names:
+        if (value := report.get(name)) is not None:
+            count = _count(value)
+            if count is None:
+                raise ImplausibleUsage
+            if count:
+                return count
+            found = 0
+    return found
+
+
+def _detail(
+    report: dict[str, Any], groups: tuple[str, ...], names: tuple[str, ...], outside: tuple[str, ...]
+) -> int | None:
+    """The nested figure wins over one beside the main counts."""
+    for group in groups:
+        if isinstance(details := report.get(group), dict) and (found := _first(details, names)) is not None:
+            return found
+    return _first(report, outside)
+
+
+def _first(report: dict[str, Any], names: tuple[str, ...]) -> int | None:
+    for name in names:
+        if (count := _count(report.get(name))) is not None:
+            return count
+    return None
+
+
+def _count(value: object) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_TOKENS:
+        return None
+    return int(value) if value == int(value) else None
+
+
+def merge_reports(later: Usage, earlier: Usage | None) -> Usage:
+    """The later report. A count that it lacks, or that it has as 0, stays as it was."""
+    if earlier is None:
+        return later
+    input_, output = later.input, later.output
+    cache_read, cache_write, reasoning = later.cache_read, later.cache_write, later.reasoning
+    if input_ is None or (earlier.input and input_ in (0, earlier.input)):
+        input_ = earlier.input
+        cache_read, cache_write = (
+            _larger(cache_read, earlier.cache_read),
+            _larger(cache_write, earlier.cache_write),
+        )
+    if output is None or (earlier.output and output in (0, earlier.output)):
+        output = earlier.output
+        reasoning = _larger(reasoning, earlier.reasoning)
+    return Usage(input_, output, cache_read, cache_write, reasoning, later.source)
+
+
+def _larger(one: int | None, other: int | None) -> int | None:
+    return max(one or 0, other or 0) if one is not None or other is not None else None
+
+
+def estimate_input(text_bytes: int) -> int:
+    return -(-text_bytes // BYTES_PER_TOKEN)
+
+
+def estimate_output(delivered: int, pieces: int, request: RequestFacts) -> int:
+    """Tokens of `delivered` bytes of text that came in `pieces` pieces: one token a piece at least, and no
+    more than the client allowed.
+    """
+    tokens = max(-(-delivered // BYTES_PER_TOKEN), pieces)
+    if request.max_output is None:
+        return tokens
+    return min(tokens, request.max_output * request.choices)
+
+
+def settle_usage(
+    reported: Usage | None,
+    request: RequestFacts,
+    *,
+    delivered: int,
+    pieces: int,
+    complete: bool = True,
+) -> tuple[Usage, bool]:
+    """The usage to charge, and whether the report was implausible. Whole answers and streams alike.
+
+    A count that was not reported is estimated, and so is one that cannot be true: an input of 0; an output of
+    0 although anything was delivered, or of less than a token in MOST_BYTES_PER_TOKEN bytes of a long text.
+    Not `complete`: the answer went on after the report, so that the output is no less than was delivered.
+    """
+    expected = estimate_output(delivered, pieces, request)
+    if reported is None:
+        return Usage(estimate_input(request.text_bytes), expected, source="estimated"), False
+    input_, output = reported.input, reported.output
+    no_input = input_ == 0 and request.text_bytes > 0
+    too_low = output is not None and (
+        (output == 0 and pieces > 0) or output * MOST_BYTES_PER_TOKEN < delivered - FREE_BYTES
+    )
+    if output is None or too_low or (not complete and output < expected):
+        output = max(output or 0, expected, reported.reasoning or 0)
+    if input_ is None or no_input:
+        cached = (reported.cache_read or 0) + (reported.cache_write or 0)
+        input_ = max(estimate_input(request.text_bytes), cached)
+    if (input_, output) == (reported.input, reported.output):
+        return reported, False
+    settled = structs.replace(reported, input=input_, output=output, source="estimated")
+    return settled, complete and (no_input or too_low)

@@ -1,0 +1,70 @@
+"""Lists of models of any server."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bluesminds.wire.models import ModelRow, read_models, write_model, write_models
+from tests.wire.test_stages import json_values
+
+
+@pytest.mark.parametrize(
+    ("body", "ids"),
+    [
+        ({"object": "list", "data": [{"id": "a"}, {"id": "b", "created": None}]}, ["a", "b"]),
+        ([{"id": "a", "type": "chat"}, {"id": "b"}], ["a", "b"]),
+        ({"models": [{"name": "a:latest", "model": "a:latest"}]}, ["a:latest"]),
+        ({"models": [{"name": "models/gemini-x"}, {"key": "lm-studio"}]}, ["gemini-x", "lm-studio"]),
+        ({"models": ["a", "b"]}, ["a", "b"]),
+        ({"models": [{"name": "a"}], "data": [{"id": "b"}]}, ["b"]),
+        ({"data": [{"id": "a"}, {"id": 7}, {"id": ""}, {"name": "b"}, None, 5, [], {"id": "a"}]}, ["a"]),
+        ({"data": []}, []),
+        ({"object": "list", "data": None}, []),
+        ([], []),
+    ],
+)
+def test_every_row_with_an_id_is_offered(body: Any, ids: list[str]) -> None:
+    assert [row.id for row in read_models(json.dumps(body).encode())] == ids
+    assert [row.id for row in read_models(b"\xef\xbb\xbf" + json.dumps(body).encode())] == ids
+
+
+@pytest.mark.parametrize("created", [1.5, "2026-01-31", -1, True, None, [], 10**20])
+def test_odd_details_are_unknown(created: Any) -> None:
+    body = json.dumps([{"id": "a", "created": created, "owned_by": created}]).encode()
+    (row,) = read_models(body)
+    assert row.created == 0
+    assert row.owned_by == (created if isinstance(created, str) else "")
+
+
+def test_row_with_odd_json_is_offered() -> None:
+    assert [row.id for row in read_models(b'{"data":[{"id":"a","price":NaN},{"id":"b","x":1e400}]}')] == [
+        "a",
+        "b",
+    ]
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>", b"{}", b'"x"', b"5", b"null", b'{"data":{}}', b'{"error":{}}']
+)
+def test_body_without_a_list_is_an_error(body: bytes) -> None:
+    with pytest.raises(ValueError, match="list of models"):
+        read_models(body)
+
+
+@given(json_values.map(json.dumps).map(str.encode) | st.binary(max_size=50))
+def test_any_body_is_a_list_or_a_value_error(body: bytes) -> None:
+    try:
+        rows = read_models(body)
+    except ValueError:
+        return
+    assert all(row.id for row in rows)
+
+
+def test_models_are_written_in_openais_form() -> None:
+    row = ModelRow("a", 5, "x")
+    one = {"id": "a", "object": "model", "created": 5, "owned_by": "x"}
+    assert json.loads(write_models([row])) == {"object": "list", "data": [one]}
+    assert json.loads(write_model(row)) == one
