@@ -27,7 +27,10 @@ from storage.servers import (
     update_server,
 )
 
-LOCKED = "its API key was encrypted with another master key: restore master.key, or remove and add the server"
+LOCKED = (
+    "its API key was encrypted with another master key: "
+    "restore master.key, or remove the server and add it again"
+)
 
 
 class ServerChanges(Struct, frozen=True):

@@ -72,7 +72,7 @@ def _database(settings: Settings, where: str) -> Iterator[Problem]:
             f"mkdir -p {path.parent}",
         )
     elif reason := _why_not_writable(path.parent):
-        remedy = "SQLite needs a directory that the gateway may write to"
+        remedy = "SQLite needs a directory that the gateway can write to"
         yield Problem(where, f"url in [storage] cannot be used: {path.parent}: {reason}", remedy)
 
 
@@ -87,7 +87,7 @@ def _why_not_writable(directory: Path) -> str:
         with tempfile.TemporaryDirectory(prefix=".bluesminds-", dir=existing):
             return ""
     except OSError as error:
-        return error.strerror or "it cannot be written to"
+        return error.strerror or "it is not writable"
 
 
 def _address(settings: Settings, where: str) -> Iterator[Problem]:
@@ -98,7 +98,7 @@ def _address(settings: Settings, where: str) -> Iterator[Problem]:
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "this is not a valid host name"
         remedy = 'host must be an address of this machine: host = "127.0.0.1"'
-        yield Problem(where, f"host in [server] cannot be listened on: {host}: {reason}", remedy)
+        yield Problem(where, f"cannot listen on host in [server]: {host}: {reason}", remedy)
         return
     for sock in sockets:
         sock.close()

@@ -20,6 +20,8 @@ from bluesminds.gateway.routing.health import ServerStatus
 from bluesminds.providers.vendors import VENDORS
 
 _MAX_MODELS = 4
+# The shell prints it, so the token is not in the process list.
+_CLAIM = '{"token": "%s", "email": "you@example.com", "password": "..."}'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,13 +132,15 @@ def _example_request(running: Running, loaded: Loaded, target: str, format_secre
 def _setup_lines(token: str | None, loaded: Loaded, target: str, format_secret: Show) -> list[str]:
     if token is None:
         return []
+    secret = format_secret("bootstrap-token", token)
+    where = f" {secret.text}; it is" if secret.is_in_file else ""
     return [
         "",
         "No administrator yet, so the gateway accepts connections from this machine only. Create one:",
         f"  {command('users create --role admin --email you@example.com', loaded)}",
-        "Or create one over HTTP (the token is valid until the next start):",
-        f"    {format_secret('bootstrap-token', token).text}",
-        f'    curl {target}/api/setup -H "Content-Type: application/json" -d @-',
+        f"Or create one over HTTP (the token is{where} valid until the next start):",
+        f"  printf '{_CLAIM}' \"{secret.word}\" \\",
+        f'    | curl {target}/api/setup -H "Content-Type: application/json" -d @-',
     ]
 
 

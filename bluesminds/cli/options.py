@@ -28,7 +28,7 @@ _LIMITS: Final = {
     "--tokens-per-month": "Tokens per calendar month.",
     "--usd-per-day": "USD per calendar day.",
     "--usd-per-month": "USD per calendar month.",
-    "--usd-total": "Total USD.",
+    "--usd-total": "USD in total.",
 }
 _FILE: Final = click.Path(path_type=Path, dir_okay=False)
 
@@ -73,7 +73,7 @@ def _limit_value(name: str, text: str) -> int | str | None:
 def warn_of_budget_without_prices(limits: Mapping[str, int | str | None], settings: Settings) -> None:
     """Print a warning: a budget excludes models without a price."""
     if any(limits.get(name) for name in SUMS) and not settings.prices:
-        message = "no model has a price, so nothing with a limit in USD can use a model"
+        message = "no model has a price, so keys and accounts with a limit in USD cannot use any model"
         exits.print_diagnostics([("warning", message, "add [[prices]] to the configuration and restart")])
 
 

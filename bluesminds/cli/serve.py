@@ -52,8 +52,8 @@ def serve(config: Path | None, host: str | None, port: int | None) -> None:
 def demo(config: Path | None, host: str | None, port: int | None) -> None:
     """Run the gateway with a built-in demo server.
 
-    It needs no provider and no upstream key. Try the model "demo/echo". Every start prints an API key that
-    expires after a day. The data is kept apart from that of `serve` unless the configuration sets state_dir.
+    No model server is needed. Try the model "demo/echo". Every start prints an API key that expires after a
+    day. The data is separate from that of `serve`, unless the configuration sets state_dir.
     """
     loaded = _with_demo_dir(load_settings(config, {"server.host": host, "server.port": port}))
     settings = loaded.settings

@@ -182,7 +182,7 @@ def _check_mail(settings: Settings) -> Iterator[Finding]:
         )
     if (mail.username is None) != (mail.password is None):
         about = (("mail", "username"), ("mail", "password"))
-        yield Finding(about, "username and password in [mail] need each other", "set both, or neither")
+        yield Finding(about, "username and password in [mail] must be set together", "set both, or neither")
     if mail.password is not None and mail.security == "none":
         about = (("mail", "security"), ("mail", "password"))
         yield Finding(about, "password in [mail] would be sent unencrypted", 'set security = "starttls"')
@@ -210,7 +210,7 @@ def _check_keyless(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             (("keyless", "enabled"),),
             "enabled in [keyless] needs a server with keyless = true",
-            "set keyless = true in [[servers]] for servers that clients bring keys for, or remove enabled",
+            "set keyless = true for servers that clients use with their own keys, or remove enabled",
         )
     if not settings.keyless.enabled:
         for index, server in enumerate(settings.servers):

@@ -188,7 +188,7 @@ class LimitSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class KeylessSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[keyless]: clients that bring their own upstream keys. Limits are per address; 0 is no limit."""
+    """[keyless]: clients that send their own upstream keys. Limits are per address; 0 is no limit."""
 
     enabled: bool = False
     rpm: CountOrZero = 20

@@ -49,7 +49,7 @@ def local_ollama(environ: Mapping[str, str]) -> Server:
     """The URL of an Ollama on this machine. The caller checks whether it runs."""
     host = environ.get(OLLAMA_VARIABLE) or OLLAMA_URL
     url = host if "://" in host else f"http://{host}"
-    # OLLAMA_HOST is also the address that Ollama listens on. 0.0.0.0 is no address to connect to.
+    # 0.0.0.0 is an address that Ollama listens on, not one to connect to.
     url = url.replace("//0.0.0.0", "//127.0.0.1")
     if urlsplit(url).port is None:
         url = url.rstrip("/") + ":11434"

@@ -201,7 +201,7 @@ def test_servers_list_other_master_key_shows_problem(home: Path) -> None:
         ready = httpx.get(f"{gateway.url}/ready", trust_env=False).json()
         assert (
             ready["checks"]["servers"]
-            == "no usable server; 1 down: open; 1 with an API key encrypted with another master key"
+            == "no usable server; 1 down: open; 1 with an API key that was encrypted with another master key"
         )
         assert user.run("servers", "remove", "sealed").returncode == 0
         assert gateway.stop() == 0

@@ -91,7 +91,7 @@ def chat(body: bytes) -> Script:
     try:
         choices = [_choice(request, (request.seed or 0) + index) for index in range(request.n or 1)]
     except UnsupportedSchema as exc:
-        raise DemoError(f"The demo server cannot make an instance of the JSON Schema: {exc}.") from exc
+        raise DemoError(f"The demo server cannot generate an instance of the JSON Schema: {exc}.") from exc
     usage = _usage(request, choices)
     if request.stream:
         return stream(_chunks(request, head, choices, usage))

@@ -53,7 +53,7 @@ def completions(body: bytes) -> Script:
     request = read(body, _CompletionRequest)
     prompts = texts_of(request.prompt or "", "prompt")
     if not 1 <= len(prompts) <= _MAX_PROMPTS:
-        raise DemoError(f"prompt must have from 1 to {_MAX_PROMPTS} texts.", "prompt")
+        raise DemoError(f"prompt must contain 1 to {_MAX_PROMPTS} texts.", "prompt")
     variations = [(request.seed or 0) + n for n in range(request.n or 1)]
     results = [_completion(request, prompt, variation) for prompt in prompts for variation in variations]
     prompt_tokens = sum(len(tokens_of(prompt)) for prompt in (*prompts, request.suffix or ""))

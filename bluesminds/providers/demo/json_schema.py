@@ -67,7 +67,7 @@ class _Generator:
         schema = self._flat(schema)
         for keyword in _UNSUPPORTED:
             if keyword in schema:
-                raise UnsupportedSchema(f"it uses the keyword `{keyword}`")
+                raise UnsupportedSchema(f"the keyword `{keyword}` is not supported")
         minimal = depth > _MINIMAL_DEPTH or self._values > _MINIMAL_VALUES
         if "const" in schema:
             return self._sized(schema["const"])

@@ -103,7 +103,7 @@ class AuthHandlers(Struct, frozen=True):
         return AcceptedResponse("Check your mail to confirm the address.")
 
     async def login(self, principal: Principal, body: LoginRequest) -> HandlerResponse[LoginResponse]:
-        """Sign in. The session is in a cookie, or with `bearer` in the response."""
+        """Sign in. The session is in a cookie, or in the response if `bearer` is true."""
         user, session = await self.accounts.login.login(
             principal.actor,
             email=body.email,
@@ -146,8 +146,8 @@ class AuthHandlers(Struct, frozen=True):
         return AcceptedResponse("If the address has an account, a link was sent to it.")
 
     async def reset_password(self, principal: Principal, body: TokenRequest) -> None:
-        """Set a new password with the token of a reset link. All sessions end; the address counts as
-        confirmed.
+        """Set a new password with the token of a reset link. All sessions end. The address is confirmed
+        as well.
         """
         await self.accounts.password_reset.reset(principal.actor, token=body.token, password=body.password)
 

@@ -79,8 +79,8 @@ class KeyHandlers(Struct, frozen=True):
     async def rotate(self, principal: Principal, key_id: str, body: Rotation) -> CreatedKey:
         """Replace the secret of a key. The new one is shown once.
 
-        ID, rules and usage stay. The previous secret is accepted for `overlap_seconds`; the one before it
-        ends.
+        Id, restrictions, limits and usage stay the same. The previous secret works for `overlap_seconds`. If
+        there was an earlier previous secret, it is revoked.
         """
         return created(
             *await self.keys.rotate(
@@ -89,7 +89,7 @@ class KeyHandlers(Struct, frozen=True):
         )
 
     async def end_previous(self, principal: Principal, key_id: str) -> None:
-        """End the previous secret of a rotated key. Only the current one is accepted."""
+        """Revoke the previous secret of a rotated key. Only the current one is accepted then."""
         await self.keys.end_previous(principal.actor, self._owner(principal), key_id)
 
     async def revoke(self, principal: Principal, key_id: str) -> None:

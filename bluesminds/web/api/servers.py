@@ -33,7 +33,7 @@ class NewServer(Struct, forbid_unknown_fields=True):
 
 
 class ServerPatch(Struct, forbid_unknown_fields=True):
-    """`api_key` null: no key. An empty list of models: discover them."""
+    """`api_key` null removes the key. An empty list of models means that the gateway discovers them."""
 
     url: str | UnsetType = UNSET
     api_key: Secret | UnsetType | None = UNSET
@@ -43,8 +43,9 @@ class ServerPatch(Struct, forbid_unknown_fields=True):
 
 
 class ServerView(Struct, frozen=True):
-    """`state` is the result of the last probe; `unusable` servers have no readable API key. `models` are the
-    configured ones; `model_count` includes discovered ones. `origin`: database, file, environment, built-in.
+    """`state` is the result of the last health check; `unusable`: the API key cannot be decrypted.
+    `models` are the configured ones; `model_count` includes discovered ones. `origin`: database, file,
+    environment or built-in.
     """
 
     name: str
@@ -100,7 +101,7 @@ class ServerHandlers(Struct, frozen=True):
         return _view(server, self.status(server.name))
 
     async def change(self, principal: Principal, name: str, body: ServerPatch) -> ServerView:
-        """Change a server of the database. Fields that are left out stay as they are."""
+        """Change a server of the database. Omitted fields stay the same."""
         if body.url is not UNSET:
             _check_url(body.url)
         fields = structs.asdict(body)

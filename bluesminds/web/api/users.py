@@ -58,7 +58,7 @@ class UserHandlers(Struct, frozen=True):
         return Page.of(rows, query.limit, view, cursor=lambda row: row.id)
 
     async def create(self, principal: Principal, body: NewUser) -> UserView:
-        """Create a user. The address counts as confirmed."""
+        """Create a user with a confirmed address."""
         email = require_email(body.email)
         password_hash = await self.passwords.hash(body.password)
         user = await self.users.create(

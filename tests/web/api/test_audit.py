@@ -64,7 +64,7 @@ async def test_audit_api_lists_filters_and_verifies(gateway: Gateway) -> None:
         gateway.alter(f"DELETE FROM audit WHERE seq = {added['seq']}")  # noqa: S608
         broken = (await client.get("/api/admin/audit/verify", params=noted)).json()
         assert (broken["ok"], broken["damage"], broken["rows"]) == (False, "removed", added["seq"] - 1)
-        assert f"row {added['seq']} is missing" in broken["message"]
+        assert f"entry {added['seq']} is missing" in broken["message"]
         answer = await client.get("/api/admin/audit/verify", params={"noted": "1"})
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, "noted")
 
