@@ -1,7 +1,7 @@
 """kill -9: no answered request is lost.
 
-A recorder keeps the id of every request whose response it has received completely. After each kill and restart
-each of these ids must be in the database exactly once.
+A recorder keeps the id of every request whose response it has received completely. After each restart each of
+these ids must be in the database exactly once.
 """
 
 import random
@@ -63,7 +63,9 @@ class AnswerRecorder:
                     self.record(request_id)
 
 
-async def work_until_killed(gateway: Serving, recorder: AnswerRecorder, name: str, rng: random.Random) -> None:
+async def work_until_killed(
+    gateway: Serving, recorder: AnswerRecorder, name: str, rng: random.Random
+) -> None:
     """Kill it after some complete responses, at any moment of the other requests."""
     async with trio.open_nursery() as nursery:
         for client in range(CLIENTS):

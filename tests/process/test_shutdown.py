@@ -36,9 +36,7 @@ class StreamReader:
     async def read(self) -> None:
         answer = b""
         try:
-            async with self._client.stream(
-                "POST", self._url, json=STREAM, headers=self._headers
-            ) as response:
+            async with self._client.stream("POST", self._url, json=STREAM, headers=self._headers) as response:
                 async for piece in response.aiter_bytes():
                     if not answer:
                         self._begun += 1
