@@ -32,7 +32,7 @@ def _retry_start(start: Callable[[], None]) -> None:
 
 class PostgresServer:
     def __init__(self) -> None:
-        # Not in pytest's directory: the path of a Unix socket is short, and the server may run as another user.
+        # Not in pytest's directory: a Unix socket needs a short path, and the server may run as another user.
         self._home = tempfile.TemporaryDirectory(prefix="bm-pg-")
         if os.geteuid() == 0:  # the server runs as another user, which only one process may create
             with fasteners.InterProcessLock(Path(tempfile.gettempdir()) / "bm-pg.lock"):
