@@ -180,7 +180,7 @@ def test_servers_add_name_of_configuration_conflicts(home: Path) -> None:
     done = user.run("servers", "add", "demo", "--url", "http://127.0.0.1:9/v1")
     assert (done.returncode, done.stdout) == (exits.CONFLICT, "")
     assert done.stderr.splitlines() == [
-        "error: The configuration has a server named demo already.",
+        "error: The configuration already has a server named demo.",
         "help: choose another name; list the used ones: bluesminds servers list",
     ]
     assert user.rows("SELECT name FROM servers") == []
@@ -199,10 +199,10 @@ def test_servers_list_other_master_key_shows_problem(home: Path) -> None:
     listed = json.loads(user.run("servers", "list", "--json").stdout)["data"]
     problems = {row["name"]: row["last_error"] for row in listed}
     assert problems["open"] is None
-    assert problems["sealed"].startswith("its key was sealed with another master key")
+    assert problems["sealed"].startswith("its API key was encrypted with another master key")
     tested = user.run("servers", "test", "sealed")
     assert tested.returncode == exits.UNAVAILABLE
-    assert "error: sealed: its key was sealed with another master key" in tested.stderr
+    assert "error: sealed: its API key was encrypted with another master key" in tested.stderr
     with user.serving("serve", "--port", "0") as gateway:
         gateway.wait_for('"event":"server_locked"')
         ready = httpx.get(f"{gateway.url}/ready", trust_env=False).json()

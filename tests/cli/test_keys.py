@@ -171,7 +171,7 @@ def test_keys_of_user_are_created_and_listed(home: Path) -> None:
             exits.USAGE,
             "--rpm must be a whole number of 1 or more, or",
         ),
-        (("create", "a", "--ip", "10.0.0.1/8"), exits.USAGE, "--ip is wrong: an entry has host bits set"),
+        (("create", "a", "--ip", "10.0.0.1/8"), exits.USAGE, "--ip is invalid: an entry has host bits set"),
         (
             ("create", "a", "--expires", "2020-01-01T00:00:00Z"),
             exits.USAGE,

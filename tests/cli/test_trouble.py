@@ -124,7 +124,7 @@ def test_servers_test_demo_without_gateway_fails(home: Path) -> None:
     config = write(home, '[[servers]]\nname = "demo"\ndialect = "demo"\n')
     done = User(home).prepare("my.toml").run("servers", "test", "demo", *config)
     assert done.returncode == exits.UNAVAILABLE
-    assert done.stderr == "error: The demo server runs inside a running gateway only.\n"
+    assert done.stderr == "error: The demo server only runs inside a running gateway.\n"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from tests import gateways
-from tests.gateways import Gateway, entry
+from tests.gateways import Gateway, entry, eventually
 
 
 async def test_admin_api_without_session_is_rejected(gateway: Gateway) -> None:
@@ -37,8 +37,12 @@ async def test_health_and_ready_of_working_gateway_are_ok(gateway: Gateway) -> N
 async def test_ready_without_usable_server_is_503(nursery: trio.Nursery, home: Path) -> None:
     servers = [entry("none", "http://127.0.0.1:1/v1", models=[])]
     gateway = await gateways.start(nursery, home, servers=servers)
+    await eventually(lambda: len(gateway.events("server_down")) == 1)
     ready = await gateway.get("/ready")
-    assert (ready.status_code, ready.json()["checks"]["servers"]) == (503, "no usable server")
+    assert (ready.status_code, ready.json()["checks"]["servers"]) == (
+        503,
+        "no usable server; 1 down: none",
+    )
     assert (await gateway.chat()).json()["error"]["code"] == "model_not_found"
 
 

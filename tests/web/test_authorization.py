@@ -74,6 +74,7 @@ GET /user/api-keys
 POST /user/api-keys
 GET /user/api-keys/{key_id}
 PATCH /user/api-keys/{key_id}
+PUT /user/api-keys/{key_id}
 DELETE /user/api-keys/{key_id}
 POST /user/api-keys/{key_id}/rotate
 DELETE /user/api-keys/{key_id}/previous
@@ -84,6 +85,7 @@ GET /api/admin/audit
 GET /api/admin/audit/verify
 GET /api/admin/servers
 POST /api/admin/servers
+PATCH /api/admin/servers/{name}
 DELETE /api/admin/servers/{name}
 POST /api/admin/servers/{name}/test
 GET /api/admin/usage
@@ -103,6 +105,7 @@ GET /api/admin/users/{user_id}
 GET /api/admin/users/{user_id}/limits
 PATCH /api/admin/users/{user_id}/limits
 PATCH /api/admin/users/{user_id}
+DELETE /api/admin/users/{user_id}
 POST /api/admin/users/{user_id}/reset-password
 GET /api/admin/users/{user_id}/sessions
 DELETE /api/admin/users/{user_id}/sessions
@@ -259,7 +262,7 @@ async def call(client: httpx.AsyncClient, name: str, carried: Carried) -> httpx.
     headers, cookies, query = carried
     if cookies:
         headers = headers | {"cookie": "; ".join(f"{name}={value}" for name, value in cookies.items())}
-    body = {"json": {"no such field": 1}} if method in ("POST", "PATCH") else {}
+    body = {"json": {"no such field": 1}} if method in ("POST", "PUT", "PATCH") else {}
     path = re.sub(r"\{\w+\}", UNKNOWN_ID, path)
     return await client.request(method, path, headers=headers, params=query or None, **body)  # type: ignore[arg-type]
 
@@ -409,6 +412,7 @@ async def test_operator_cannot_use_routes_of_users(callers: Callers) -> None:
 BODIES: dict[str, dict[str, Any]] = {
     "PATCH /api/keys/{key_id}": {"name": "stolen"},
     "PATCH /user/api-keys/{key_id}": {"name": "stolen"},
+    "PUT /user/api-keys/{key_id}": {"name": "stolen"},
 }
 
 
@@ -423,7 +427,7 @@ async def test_resource_of_another_user_is_not_found(thief: str, callers: Caller
             token, _, session_id = await callers.session("user")
             places = {"key_id": await new_key(callers), "session_id": session_id}
             url = path.format_map(places)
-            body = {"json": BODIES.get(name, {})} if method in ("POST", "PATCH") else {}
+            body = {"json": BODIES.get(name, {})} if method in ("POST", "PUT", "PATCH") else {}
             stolen = {"authorization": f"Bearer {(await callers.session(thief))[0]}"}
             own = {"authorization": f"Bearer {token}"}
             before = await client.get("/api/keys", headers=own, params={"limit": 100})

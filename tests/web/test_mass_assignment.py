@@ -54,6 +54,7 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
     "POST /api/keys/{key_id}/rotate": ({"overlap_seconds"}, {}),
     "POST /user/api-keys": (KEY, {"name": "new"}),
     "PATCH /user/api-keys/{key_id}": (KEY, {"name": "new"}),
+    "PUT /user/api-keys/{key_id}": (KEY, {"name": "new"}),
     "POST /user/api-keys/{key_id}/rotate": ({"overlap_seconds"}, {}),
     "POST /api/admin/keys": (KEY | {"user_id"}, {"name": "new"}),
     "PATCH /api/admin/keys/{key_id}": (KEY, {"name": "new"}),
@@ -71,6 +72,10 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
     "POST /api/admin/servers": (
         {"name", "url", "dialect", "api_key", "models", "weight", "priority"},
         {"name": "new", "url": "http://127.0.0.1:9/v1"},
+    ),
+    "PATCH /api/admin/servers/{name}": (
+        {"url", "api_key", "models", "weight", "priority"},
+        {"weight": 2},
     ),
 }
 WITHOUT_BODY = {
@@ -111,7 +116,7 @@ async def test_write_routes_accept_the_listed_fields(callers: Callers) -> None:
     found = {}
     for path, methods in document["paths"].items():
         for method, one in methods.items():
-            if method in ("post", "patch") and not path.startswith("/v1/"):
+            if method in ("post", "put", "patch") and not path.startswith("/v1/"):
                 body = one.get("requestBody")
                 schema = body and components(document, body["content"]["application/json"]["schema"])
                 found[f"{method.upper()} {path}"] = schema
@@ -130,7 +135,7 @@ async def test_write_routes_reject_column_names(callers: Callers) -> None:
     gateway = callers.gateway
     columns = {column for names in tables(gateway).values() for column in names} | {*GUESSES, *LIMITS}
     assert {"role", "password_hash", "digest", "user_id", "disabled_at", "sealed_api_key"} <= columns
-    places = {"key_id": callers.key_ids["good"], "user_id": callers.users["other"]}
+    places = {"key_id": callers.key_ids["good"], "user_id": callers.users["other"], "name": "x"}
     bearers = {
         role: {"authorization": f"Bearer {(await callers.session(role))[0]}"} for role in ("user", "admin")
     }

@@ -46,7 +46,7 @@ async def test_users_are_created_found_and_shown(site: Deployment) -> None:
         wrong = await ada.send("POST", "/api/admin/users", body | {"email": EVE, "tier": "golden"})
         assert wrong.json()["error"]["param"] == "tier"
         plain = await ada.send("POST", "/api/admin/users", {"email": EVE, "password": PASSWORD})
-        assert plain.json()["tier"] == "free"
+        assert plain.json()["tier"] is None
         assert (await ada.send("GET", f"/api/admin/users/{made['id']}")).json() == made
         for unknown in ("nobody", "%01", admin_id[:-1] + "x"):
             assert code_of(await ada.send("GET", f"/api/admin/users/{unknown}")) == "user_not_found"

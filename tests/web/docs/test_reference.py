@@ -22,7 +22,7 @@ from tests.fakes.model_server import ModelServer, refusal
 from tests.gateways import ASK, TLS, Gateway
 
 VOID = ("meta", "link", "br", "hr", "img")
-METHODS = ("get", "post", "patch", "delete")
+METHODS = ("get", "post", "put", "patch", "delete")
 
 
 async def served(gateway: Gateway) -> dict[str, Any]:
@@ -77,7 +77,7 @@ async def test_openapi_operations_are_complete(gateway: Gateway) -> None:
             assert all(choice.keys() <= schemes.keys() for choice in one["security"]), name
             places = [row["name"] for row in one.get("parameters", ()) if row["in"] == "path"]
             assert places == re.findall(r"\{(\w+)\}", path), name
-            assert ("requestBody" in one) <= (method in ("post", "patch")), name
+            assert ("requestBody" in one) <= (method in ("post", "put", "patch")), name
             assert "4XX" in one["responses"], name
             assert any(status.startswith("2") for status in one["responses"]), name
     assert len(found) == sum(len(methods) for methods in document["paths"].values()), (
