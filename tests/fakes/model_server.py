@@ -3,8 +3,8 @@
     models = await nursery.start(model_server.serve)
     models.plan(streamed(chunk("Hel"), chunk("lo"), DONE))
 
-Requests are answered by the plans in order, and with a correct response when no plan is left. `asked` contains
-the received requests.
+Requests are answered by the plans in order, and with a correct response when no plan is left. `asked` has all
+received requests.
 """
 
 from collections import deque
@@ -167,7 +167,7 @@ async def correct(server: "ModelServer", peer: Peer, asked: Asked) -> None:
 
 @dataclass(slots=True)
 class ModelServer:
-    """`left` counts clients that disconnected while a plan was waiting. `list_status` is the status of the list
+    """`left` counts clients that disconnected during a plan. `list_status` is the status of the list
     of models. `dropped` are the ids of requests whose repetitions are reset.
     """
 
