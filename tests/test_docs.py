@@ -273,6 +273,7 @@ def test_the_catalogue_of_errors_is_complete() -> None:
 # Code
 
 
+@pytest.mark.process
 def test_the_python_example_answers(home: Path) -> None:
     (example,) = blocks(ROOT / "README.md", "python")
     with User(home).serving("demo", "--port", "0") as gateway:
@@ -285,6 +286,7 @@ def test_the_python_example_answers(home: Path) -> None:
     assert len(done.stdout.split()) == 48
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("statement", [".backup 'copy.db'", "VACUUM INTO 'copy.db'"])
 def test_a_backup_made_as_described_can_be_restored(home: Path, statement: str) -> None:
     assert statement in part(OPERATE, "Backup")
@@ -321,6 +323,7 @@ def test_the_version_is_in_the_changelog() -> None:
     )
 
 
+@pytest.mark.process
 async def test_the_first_steps_of_the_api_lead_where_they_say(nursery: trio.Nursery, home: Path) -> None:
     gateway = await gateways.start(nursery, home, servers=[])
     steps = part((ROOT / "docs" / "api.md").read_text(), "First steps")

@@ -39,9 +39,8 @@ def starting(home: Path) -> Iterator[tuple[User, Serving]]:
 
 
 def has_key_and_token(gateway: Serving) -> bool:
-    answer = httpx.get(
-        f"{gateway.url}/v1/models", headers={"authorization": f"Bearer {gateway.key}"}, trust_env=False
-    )
+    headers = {"authorization": f"Bearer {gateway.key}"}
+    answer = httpx.get(f"{gateway.url}/v1/models", headers=headers, trust_env=False, timeout=SECONDS)
     return answer.status_code == 200 and len(TOKEN.findall(gateway.said)) == 1
 
 
