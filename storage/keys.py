@@ -207,6 +207,16 @@ _COUNT = "SELECT count(*)"
 COUNT_ACTIVE = _COUNT + " FROM api_keys WHERE user_id = :user_id AND " + _ACTIVE
 
 
+async def select_allowed_origins(connection: Connection, now: int) -> frozenset[str]:
+    """The origins that keys list which are neither revoked nor expired."""
+    rows = await connection.all(SELECT_ORIGINS, now=now)
+    return frozenset(origin for (origins,) in rows for origin in json.loads(origins))
+
+
+_ORIGINS = "SELECT DISTINCT allowed_origins"
+SELECT_ORIGINS = _ORIGINS + " FROM api_keys WHERE allowed_origins IS NOT NULL AND " + _ACTIVE
+
+
 async def update_key(connection: Connection, key: KeyRow) -> bool:
     """Write all columns but the times of creation and last use. False: the user has no such key, or it is
     revoked.

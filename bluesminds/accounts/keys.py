@@ -79,6 +79,8 @@ class Keys:
             await self._store.write(_insert, row, audit)
         except IntegrityError as exc:
             raise no_such_user("user_id") from exc
+        if row.allowed_origins is not None:
+            self._changed(row.digest)  # the origins that keys list are cached
         return row, key
 
     async def guest(self, actor: Actor, *, user_id: str, expires_at: int) -> str:

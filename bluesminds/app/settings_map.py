@@ -6,9 +6,11 @@ from typing import Any
 from msgspec import structs
 
 from bluesminds.common.money import Price, read_usd
+from bluesminds.common.origins import read_origin
 from bluesminds.common.values import LimitSet, Server
 from bluesminds.config import ConfigError, ListenSettings, Secret, ServerSettings, Settings
 from bluesminds.config.settings import MailSettings
+from bluesminds.gateway.browser_origins import ANY_ORIGIN
 from bluesminds.http.client.pool import Timeouts
 from bluesminds.http.server.serve import ListenerLimits
 from bluesminds.notify.mail import MailFailed, SmtpAccount
@@ -41,6 +43,10 @@ def listener_limits(server: ListenSettings) -> ListenerLimits:
         handshake_timeout=server.handshake_timeout,
         drain_timeout=server.drain_timeout,
     )
+
+
+def cors_origins(server: ListenSettings) -> list[str]:
+    return [origin if origin == ANY_ORIGIN else read_origin(origin) for origin in server.cors_origins]
 
 
 def tier_limits(settings: Settings) -> dict[str, LimitSet]:

@@ -36,9 +36,10 @@ class SecretText:
 Show = Callable[[str, str], SecretText]  # (file name, secret)
 
 
-def show(running: Running, loaded: Loaded, *, journal: bool = False) -> None:
-    """Print the banner to standard error. A `journal` is kept, so its banner has no secrets: they are written
-    to files in the state directory, and the banner names the files.
+def show(running: Running, loaded: Loaded, *, journal: bool = False, secrets_in_files: bool = False) -> None:
+    """Print the banner to standard error. With `secrets_in_files` it contains no secret: the key and the
+    token are written to files in the state directory, and the banner names the files. `journal`: there is no
+    keyboard.
     """
     tls = loaded.settings.server.tls_cert is not None
     target = _curl_target(running.addresses[0], loaded.settings, tls=tls)
@@ -46,7 +47,7 @@ def show(running: Running, loaded: Loaded, *, journal: bool = False) -> None:
     def in_file(name: str, secret: str) -> SecretText:
         return _from_file(running.services.state.write_secret(name, secret.encode()))
 
-    format_secret: Show = in_file if journal else _plainly
+    format_secret: Show = in_file if secrets_in_files else _plainly
     lines = [
         f"BluesMinds is listening on {', '.join(_url(address, tls=tls) for address in running.addresses)}",
         f"  data      {loaded.settings.state_dir}",

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from bluesminds.common.clock import zone_named
 from bluesminds.common.emails import read_email
 from bluesminds.common.networks import Networks
+from bluesminds.common.origins import read_origin
 from bluesminds.config.fields import SERVERS, display
 from bluesminds.config.settings import ListenSettings, ServerSettings, Settings, UpstreamSettings
 from bluesminds.config.values import DeferredSecret, Secret
@@ -68,6 +69,18 @@ def _check_listener(settings: Settings) -> Iterator[Finding]:
         about = (("server", "http2"), _CERT, _KEY)
         yield Finding(about, "http2 in [server] needs TLS", "set tls_cert and tls_key, or remove http2")
     yield from _check_proxies(server)
+    yield from _check_origins(server)
+
+
+def _check_origins(server: ListenSettings) -> Iterator[Finding]:
+    try:
+        for origin in server.cors_origins:
+            if origin != "*":
+                read_origin(origin)
+    except ValueError as exc:
+        message = f"cors_origins in [server]: {exc}"
+        fix = 'write it like cors_origins = ["https://app.example.com"], or ["*"] for every origin'
+        yield Finding((("server", "cors_origins"),), message, fix)
 
 
 def _check_networks(upstream: UpstreamSettings) -> Iterator[Finding]:

@@ -90,6 +90,13 @@ async def test_key_change_is_stored_notified_and_audited(service: KeyService) ->
     }
 
 
+async def test_new_key_with_origins_drops_the_caches(service: KeyService) -> None:
+    await service.keys.create(ADA, ONE.id, KeyPolicy(name="a"))
+    listing = KeyPolicy(name="b", allowed_origins=("https://app.example.com",))
+    row, _ = await service.keys.create(ADA, ONE.id, listing)
+    assert service.changes == [(row.digest,)]
+
+
 async def test_key_change_without_effect_is_not_audited(service: KeyService) -> None:
     row, _ = await service.keys.create(ADA, ONE.id, KeyPolicy(name="a", limits=LimitSet(rpm=5)))
     before = await service.audited()

@@ -8,12 +8,14 @@ import pytest
 from storage import Connection, IntegrityError, Store, open_store
 from storage.keys import (
     SELECT_HOLDER,
+    SELECT_ORIGINS,
     KeyHolder,
     KeyQuery,
     KeyRow,
     KeyUse,
     count_active_keys,
     insert_key,
+    select_allowed_origins,
     select_key,
     select_key_by_digest,
     select_keys,
@@ -152,6 +154,31 @@ async def test_key_lookup_by_digest_uses_both_indexes(sqlite_url: str) -> None:
     async with open_store(sqlite_url) as store:
         steps = await store.read(plan)
     assert "api_keys_digest" in steps and "api_keys_previous_digest" in steps and "SCAN" not in steps
+
+
+async def test_allowed_origins_are_those_of_active_keys(store: Store) -> None:
+    owner = user(1)
+    await store.write(insert_user, owner)
+    for number, (origins, ended) in enumerate(
+        (
+            (("https://a", "https://b"), {}),
+            (("https://b", "https://c"), {"expires_at": NOON + 1}),
+            (("https://d",), {"expires_at": NOON}),
+            (("https://e",), {"revoked_at": 1}),
+            (None, {}),
+        )
+    ):
+        await store.write(insert_key, replace(key(owner, number), allowed_origins=origins, **ended))
+    expected = {"https://a", "https://b", "https://c"}
+    assert await store.read(select_allowed_origins, NOON) == expected
+
+
+async def test_allowed_origins_are_read_from_an_index(sqlite_url: str) -> None:
+    async def plan(connection: Connection) -> str:
+        return str(await connection.all("EXPLAIN QUERY PLAN " + SELECT_ORIGINS, now=0))
+
+    async with open_store(sqlite_url) as store:
+        assert "USING INDEX api_keys_origins" in await store.read(plan)
 
 
 async def test_key_last_use_only_moves_forward(store: Store) -> None:

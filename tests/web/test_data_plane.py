@@ -9,6 +9,9 @@ import httpx
 import pytest
 import trio
 
+from bluesminds.common.errors import Unavailable
+from bluesminds.gateway.bodies import Body, BodyMemory
+from bluesminds.web.data_plane import read_body
 from tests import gateways
 from tests.fakes.model_server import DONE, ModelServer, chunk, streamed
 from tests.gateways import ASK, STREAM, Gateway, entry, eventually
@@ -235,6 +238,23 @@ async def test_all_bodies_share_one_budget(nursery: trio.Nursery, home: Path, mo
     await eventually(lambda: is_held(gateway, 0))
     assert (await gateway.chat(body)).status_code == 200
     assert await is_held(gateway, 0)
+
+
+async def test_memory_error_while_body_is_read_is_503_with_retry_after() -> None:
+    """Of the operating system; the limit of the settings is not reached."""
+    pieces = [b"x" * 10, MemoryError()]
+
+    async def receive() -> Any:
+        piece = pieces.pop(0)
+        if isinstance(piece, MemoryError):
+            raise piece
+        return {"type": "http.request", "body": piece, "more_body": True}
+
+    with pytest.raises(Unavailable) as caught:
+        await read_body({"headers": []}, receive, Body(BodyMemory(1000)))
+    assert (caught.value.status, caught.value.code) == (503, "body_memory_exhausted")
+    assert caught.value.headers["retry-after"] == "1"
+    assert caught.value.__context__ is None, "it would keep the pieces"
 
 
 async def test_a_body_is_not_kept_as_long_as_its_stream(gateway: Gateway, models: ModelServer) -> None:
