@@ -122,7 +122,7 @@ async def _read_stream(endpoint: UpstreamEndpoint, response: Response, call: Cal
         if is_events and (verdict := opening.feed(piece)) is not None:
             break
     else:
-        if not is_events:
+        if not (is_events or _has_event_type(response)):
             return await _events_from_json(endpoint, response, call, body)
         verdict = opening.finish()
     if verdict == "error" and opening.error is not None:
@@ -187,13 +187,17 @@ def _read_json(endpoint: UpstreamEndpoint, response: Response, call: Call, body:
 
 
 def _is_event_stream(response: Response, first: bytes) -> bool | None:
-    """By the first bytes of the body; None: too few to know. The content type only decides what is neither JSON
-    nor begins like events.
+    """By the first bytes of the body; None: too few to know. The content type decides for all that is
+    neither JSON nor begins like events.
     """
     found = looks_like_events(first)
     if found is False and not first.lstrip(_SPACE).startswith((b"{", b"[")):
-        return (response.header(b"content-type") or b"").lower().startswith(_EVENT_STREAM)
+        return _has_event_type(response)
     return found
+
+
+def _has_event_type(response: Response) -> bool:
+    return (response.header(b"content-type") or b"").lower().startswith(_EVENT_STREAM)
 
 
 async def _read_error_body(response: Response) -> bytes:
