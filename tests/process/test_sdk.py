@@ -215,7 +215,9 @@ async def test_sdk_synchronous_client_gets_responses(gateway: Gateway, models: M
 # The other endpoints
 
 
-async def test_text_completion(sdk: AsyncOpenAI, models: ModelServer, gateway: Gateway) -> None:
+async def test_sdk_completion_returns_the_text(
+    sdk: AsyncOpenAI, models: ModelServer, gateway: Gateway
+) -> None:
     choice = {"index": 0, "text": "Hello world", "finish_reason": "stop", "logprobs": None}
     body = {"id": "cmpl-1", "object": "text_completion", "created": 1, "model": "m", "choices": [choice]}
     models.plan(whole(json.dumps(body | {"usage": USAGE}).encode()))
@@ -225,7 +227,9 @@ async def test_text_completion(sdk: AsyncOpenAI, models: ModelServer, gateway: G
     assert charged(gateway) == ("completions", 11, 2, "upstream")
 
 
-async def test_text_completion_as_stream(sdk: AsyncOpenAI, models: ModelServer, gateway: Gateway) -> None:
+async def test_sdk_completion_stream_returns_the_text(
+    sdk: AsyncOpenAI, models: ModelServer, gateway: Gateway
+) -> None:
     def text_chunk(text: str, finish: str | None = None) -> bytes:
         choice = {"index": 0, "text": text, "finish_reason": finish, "logprobs": None}
         body = {"id": "cmpl-1", "object": "text_completion", "created": 1, "model": "m", "choices": [choice]}
@@ -242,7 +246,9 @@ async def test_text_completion_as_stream(sdk: AsyncOpenAI, models: ModelServer, 
 
 
 @pytest.mark.parametrize("encoding", ["float", "base64"])
-async def test_embeddings(sdk: AsyncOpenAI, models: ModelServer, gateway: Gateway, encoding: Any) -> None:
+async def test_sdk_embeddings_are_returned_and_counted(
+    sdk: AsyncOpenAI, models: ModelServer, gateway: Gateway, encoding: Any
+) -> None:
     vector = [0.5, -2.0]
     value: Any = vector if encoding == "float" else base64.b64encode(struct.pack("<2f", *vector)).decode()
     rows = [{"object": "embedding", "index": 0, "embedding": value}]
@@ -254,7 +260,7 @@ async def test_embeddings(sdk: AsyncOpenAI, models: ModelServer, gateway: Gatewa
     assert charged(gateway) == ("embeddings", 3, 0, "upstream")
 
 
-async def test_embeddings_in_the_form_the_sdk_prefers(sdk: AsyncOpenAI, models: ModelServer) -> None:
+async def test_sdk_embeddings_default_encoding_is_decoded(sdk: AsyncOpenAI, models: ModelServer) -> None:
     value = base64.b64encode(struct.pack("<2f", 0.5, -2.0)).decode()
     rows = [{"object": "embedding", "index": 0, "embedding": value}]
     usage = {"prompt_tokens": 3, "total_tokens": 3}
@@ -263,7 +269,9 @@ async def test_embeddings_in_the_form_the_sdk_prefers(sdk: AsyncOpenAI, models: 
     assert answer.data[0].embedding == [0.5, -2.0]
 
 
-async def test_moderation(sdk: AsyncOpenAI, models: ModelServer, gateway: Gateway) -> None:
+async def test_sdk_moderation_returns_results(
+    sdk: AsyncOpenAI, models: ModelServer, gateway: Gateway
+) -> None:
     result = {"flagged": True, "categories": {"violence": True}, "category_scores": {"violence": 0.9}}
     models.plan(whole(json.dumps({"id": "modr-1", "model": "m", "results": [result]}).encode()))
     answer = await sdk.moderations.create(model="m", input="A text")
@@ -272,7 +280,7 @@ async def test_moderation(sdk: AsyncOpenAI, models: ModelServer, gateway: Gatewa
     assert (endpoint, output, source) == ("moderations", 0, "estimated") and input_ > 0
 
 
-async def test_rerank_through_the_sdks_raw_request(
+async def test_sdk_raw_rerank_request_returns_results(
     sdk: AsyncOpenAI, models: ModelServer, gateway: Gateway
 ) -> None:
     results = [{"index": 1, "relevance_score": 0.9}, {"index": 0, "relevance_score": 0.1}]
@@ -283,7 +291,7 @@ async def test_rerank_through_the_sdks_raw_request(
     assert charged(gateway) == ("rerank", 9, 0, "upstream")
 
 
-async def test_endpoint_that_is_missing_says_what_to_use(sdk: AsyncOpenAI) -> None:
+async def test_sdk_missing_endpoint_error_names_the_alternative(sdk: AsyncOpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="Responses API") as caught:
         await sdk.responses.create(model="m", input="Say hello.")
     assert caught.value.code == "unsupported_endpoint"
