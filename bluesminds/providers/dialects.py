@@ -55,7 +55,7 @@ class Dialect:
             return True
         names = {error.type, error.code}
         if status == 403:
-            # Servers also answer 403 to a request they do not like, whoever sent it.
+            # 403 can also mean that the request itself is not allowed, with any key.
             return bool(names & (_KEY_REFUSALS | self.key_refusals))
         return status >= 400 and error.type in self.key_refusals
 
