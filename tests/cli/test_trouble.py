@@ -146,7 +146,7 @@ def test_failure_each_kind_has_its_code(problem: BaseException, code: int) -> No
     "fault",
     [
         RuntimeError("a bug"),
-        ValueError("a bug in the walk"),
+        ValueError("a bug in the pipeline"),
         OSError(errno.EBADF, "Bad file descriptor"),
         FileNotFoundError(errno.ENOENT, "No such file or directory", "/etc/gone"),
         ExceptionGroup("two", [ValueError(), ValueError()]),
