@@ -28,7 +28,6 @@ PROCESS_CALLS = {
 USER_CALLS = {"run", "serving", "start", "launch"}  # methods of tests.terminal.User
 # Tests that still break a rule. Remove an entry as soon as its file obeys.
 WAITS_YET = (
-    "gateway/test_accounting.py",
     "gateway/test_client_disconnects.py",
     "gateway/test_streams.py",
     "gateway/test_supervision.py",
