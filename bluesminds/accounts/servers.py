@@ -34,7 +34,7 @@ LOCKED = (
 
 
 class ServerChanges(Struct, frozen=True):
-    """The fields to change; UNSET fields stay."""
+    """The fields to change. UNSET fields stay the same."""
 
     url: str | UnsetType = UNSET
     api_key: str | UnsetType | None = UNSET

@@ -23,15 +23,15 @@ from storage import StorageError, ping, sqlite_path
 def static_checks(loaded: Loaded) -> Iterator[Problem]:
     """Problems in no particular order. Their messages contain no secret."""
     settings = loaded.settings
-    yield from _state_dir(settings, loaded.origins["state_dir"].place)
-    yield from _database(settings, loaded.origins["storage.url"].place)
-    yield from _address(settings, loaded.origins["server.host"].place)
+    yield from _state_dir(settings, loaded.origins["state_dir"].location)
+    yield from _database(settings, loaded.origins["storage.url"].location)
+    yield from _address(settings, loaded.origins["server.host"].location)
     for server in settings.servers:
         if server.url is not None:
             try:
                 UpstreamOrigin.parse(server.url)
             except ValueError as error:
-                where = loaded.origins[f"servers.{server.name}.url"].place
+                where = loaded.origins[f"servers.{server.name}.url"].location
                 message = f'url in [[servers]] "{server.name}" cannot be used: {error}'
                 yield Problem(where, message, "write it like https://host:port/path")
 
@@ -80,11 +80,11 @@ def _why_not_writable(directory: Path) -> str:
     """The reason, or "". Tries to write, because file modes do not show every reason: in the directory, or in
     its nearest parent that exists.
     """
-    place = directory.absolute()
-    while not place.exists():
-        place = place.parent
+    existing = directory.absolute()
+    while not existing.exists():
+        existing = existing.parent
     try:
-        with tempfile.TemporaryDirectory(prefix=".bluesminds-", dir=place):
+        with tempfile.TemporaryDirectory(prefix=".bluesminds-", dir=existing):
             return ""
     except OSError as error:
         return error.strerror or "it is not writable"
@@ -116,14 +116,14 @@ async def connectivity_checks(loaded: Loaded) -> list[Problem]:
         list_models = server.api_key is not None or not server.keyless  # else only clients have an API key
         result = await probe(pool, server, seconds=settings.upstream.probe_timeout, list_models=list_models)
         if result.error is not None:
-            where = loaded.origins[f"servers.{row.name}.url"].place
+            where = loaded.origins[f"servers.{row.name}.url"].location
             message = f'[[servers]] "{row.name}" failed its check: {result.error}'
             found.append(Problem(where, message, "check its url and api_key"))
 
     try:
         await ping(settings.database_url.reveal(), seconds=settings.storage.settle_timeout)
     except StorageError as error:
-        where = loaded.origins["storage.url"].place
+        where = loaded.origins["storage.url"].location
         found.append(Problem(where, str(error), "check storage.url and that the database runs"))
     async with trio.open_nursery() as nursery:
         pool = Pool(tls=tls_context(settings.upstream.ca_file))

@@ -154,8 +154,8 @@ def set_(key_id: str, name: str | None, config: Path | None, as_json: bool, **ru
 @json_option
 def rotate(key_id: str, overlap: int, config: Path | None, as_json: bool) -> None:
     """Rotate a key: issue a new secret, keep id, limits and usage."""
-    made = call(config, "POST", f"{key_path(key_id)}/rotate", {"overlap_seconds": overlap})
-    _print_secret(made, as_json=as_json)
+    created = call(config, "POST", f"{key_path(key_id)}/rotate", {"overlap_seconds": overlap})
+    _print_secret(created, as_json=as_json)
 
 
 @keys_group.command("end-previous")
@@ -241,13 +241,15 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _print_secret(made: Any, *, as_json: bool) -> None:  # noqa: ANN401
+def _print_secret(created: Any, *, as_json: bool) -> None:  # noqa: ANN401
     if as_json:
-        echo_json(made)
+        echo_json(created)
     else:
-        click.echo(made["key"])
-        name = exits.printable(made["name"])
-        click.echo(f"Save this key now; it cannot be shown again. Name: {name}. Id: {made['id']}.", err=True)
+        click.echo(created["key"])
+        name = exits.printable(created["name"])
+        click.echo(
+            f"Save this key now; it cannot be shown again. Name: {name}. Id: {created['id']}.", err=True
+        )
 
 
 def _show(key: Any, *, as_json: bool) -> None:  # noqa: ANN401

@@ -78,12 +78,12 @@ def warn_of_budget_without_prices(limits: Mapping[str, int | str | None], settin
 
 
 class DurationType(click.ParamType[int]):
-    """A duration such as 30s, 12h or 7d, or a number of seconds; the value is whole seconds up to `most`."""
+    """A duration such as 30s, 12h or 7d, or a number of seconds; converted to seconds, at most `maximum`."""
 
     name = "DURATION"
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, maximum: int) -> None:
+        self._maximum = maximum
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ANN401
         text = str(value)
@@ -91,8 +91,8 @@ class DurationType(click.ParamType[int]):
             seconds = int(text) if text.isascii() and text.isdecimal() else read_duration(text)
         except ValueError as exc:
             self.fail(f"{exc}.", param, ctx)
-        if seconds > self._most:
-            self.fail(f"it must be at most {self._most // 86_400}d.", param, ctx)
+        if seconds > self._maximum:
+            self.fail(f"it must be at most {self._maximum // 86_400}d.", param, ctx)
         return seconds
 
 

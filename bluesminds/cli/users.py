@@ -58,14 +58,14 @@ def create(
     else:
         password = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
     body = {"email": email, "role": role, "full_name": name, "password": password} | _tier(tier)
-    made = call(config, "POST", "/users", body)
+    created = call(config, "POST", "/users", body)
     if as_json:
-        echo_json(made)
+        echo_json(created)
         return
     click.echo(f"created {email} ({role})")
-    limits = call(config, "GET", f"/users/{made['id']}/limits")
+    limits = call(config, "GET", f"/users/{created['id']}/limits")
     own = [f"{name} {limits[name]['limit']}" for name in (*COUNTS, *SUMS) if limits[name]["limit"]]
-    click.echo(f"tier: {made['tier'] or 'none'}; limits: {', '.join(own) or 'none'}", err=True)
+    click.echo(f"tier: {created['tier'] or 'none'}; limits: {', '.join(own) or 'none'}", err=True)
 
 
 @users_group.command("list")

@@ -35,7 +35,7 @@ class Estimator:
             output = (price and price.max_output) or self._default_completion
         output *= facts.choices
         input_ = int(facts.text_bytes * self._ratios.get(facts.model, INITIAL_RATIO)) + 1
-        return Estimate(input_ + output, None if price is None else price.most(input_, output))
+        return Estimate(input_ + output, None if price is None else price.max_cost(input_, output))
 
     def cost(self, model: str, usage: Usage) -> int | None:
         """nano-USD; None when the model has no price."""

@@ -58,8 +58,9 @@ def test_audit_changes_are_listed_and_verified(home: Path) -> None:
     assert user.call("audit", "verify").returncode == exits.OK, "a tail that was cut off with its record"
     broken = user.call("audit", "verify", "--noted", noted)
     assert broken.returncode == exits.FAILURE
-    damage = "error: the audit log is damaged: the entries from 3 on are missing"
-    assert broken.stderr.splitlines()[0] == damage
+    assert (
+        broken.stderr.splitlines()[0] == "error: the audit log is damaged: the entries from 3 on are missing"
+    )
     alter(user, "UPDATE audit SET actor = 'forged' WHERE seq = 1")
     broken = user.call("audit", "verify", "--json")
     assert broken.returncode == exits.FAILURE

@@ -112,7 +112,7 @@ def test_banner_in_journal_contains_no_secret(
 ) -> None:
     first = FirstRun(key=KEY, bootstrap_token="one-time-token", is_guest=is_guest)
     here = running([("127.0.0.1", 3000)], ["m"], first, StateDir(tmp_path))
-    banner.show(here, load(None, {}, {}), journal=True)
+    banner.show(here, load(None, {}, {}), journal=True, secrets_in_files=True)
     text = capsys.readouterr().err
     assert KEY not in text
     assert "one-time-token" not in text

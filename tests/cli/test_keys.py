@@ -159,6 +159,7 @@ def test_keys_of_user_are_created_and_listed(home: Path) -> None:
     assert table.stdout.startswith("day\trequests\terrors")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("words", "code", "error"),
     [

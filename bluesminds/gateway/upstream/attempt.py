@@ -29,6 +29,7 @@ SHOWN = 500  # bytes shown of an error body that is too long
 RETRY_HEADERS = frozenset((b"retry-after", b"retry-after-ms", b"x-should-retry"))
 _PASSED_HEADERS = RETRY_HEADERS | {b"openai-processing-ms", b"openai-version"}
 _EVENT_STREAM = b"text/event-stream"
+_SPACE = b"\xef\xbb\xbf \t\r\n"
 JSON_TYPE = (b"content-type", b"application/json")
 EVENTS_TYPE = (b"content-type", _EVENT_STREAM)
 
@@ -109,12 +110,12 @@ def _error_reply(endpoint: UpstreamEndpoint, response: Response, body: bytes, er
 async def _read_stream(endpoint: UpstreamEndpoint, response: Response, call: Call) -> Reply:
     """The client asked for events."""
     opening = StreamOpening()
-    is_events: bool | None = _has_event_type(response) or None
+    is_events: bool | None = None
     body = b""
     while piece := await response.receive():
         body += piece
         if is_events is None:
-            is_events = looks_like_events(body)
+            is_events = _is_event_stream(response, body)
             piece = body  # nothing was fed yet
         if is_events is False:
             return await _events_from_json(endpoint, response, call, body)
@@ -157,7 +158,7 @@ async def _events_from_json(
 def _read_whole(endpoint: UpstreamEndpoint, response: Response, call: Call, body: bytes) -> Reply:
     """The client asked for JSON."""
     join = call.format.reply_from_events
-    if join is None or not (_has_event_type(response) or looks_like_events(body)):
+    if join is None or not _is_event_stream(response, body):
         return _read_json(endpoint, response, call, body)
     stage = Passthrough(call.format, call.facts)
     try:
@@ -185,8 +186,14 @@ def _read_json(endpoint: UpstreamEndpoint, response: Response, call: Call, body:
     return Reply(endpoint=endpoint, status=response.status, headers=headers, body=body, facts=facts)
 
 
-def _has_event_type(response: Response) -> bool:
-    return (response.header(b"content-type") or b"").lower().startswith(_EVENT_STREAM)
+def _is_event_stream(response: Response, first: bytes) -> bool | None:
+    """By the first bytes of the body; None: too few to know. The content type only decides what is neither JSON
+    nor begins like events.
+    """
+    found = looks_like_events(first)
+    if found is False and not first.lstrip(_SPACE).startswith((b"{", b"[")):
+        return (response.header(b"content-type") or b"").lower().startswith(_EVENT_STREAM)
+    return found
 
 
 async def _read_error_body(response: Response) -> bytes:

@@ -108,13 +108,13 @@ class AuditHandlers(Struct, frozen=True):
         """
         seq, _, digest = (query.noted or "").partition(":")
         found = await self.log.verify(ChainPosition(int(seq), digest) if query.noted else None)
-        place = {"last": found.at.seq, "next": found.at.seq + 1}
+        numbers = {"last": found.at.seq, "next": found.at.seq + 1}
         return AuditVerification(
             ok=found.damage is None,
             rows=found.at.seq,
             end=f"{found.at.seq}:{found.at.hash}",
             damage=found.damage,
-            message="intact" if found.damage is None else _DAMAGE[found.damage].format_map(place),
+            message="intact" if found.damage is None else _DAMAGE[found.damage].format_map(numbers),
         )
 
 
@@ -131,15 +131,15 @@ def _milliseconds(at: datetime | None, otherwise: int) -> int:
 
 
 def _event(chained: ChainedAuditRow) -> AuditEvent:
-    act = chained.row
+    row = chained.row
     return AuditEvent(
         seq=chained.position.seq,
-        id=act.id,
-        at=format_time(act.at),
-        actor=act.actor,
-        action=act.action,
-        subject=act.subject,
-        address=act.address,
-        detail=Raw(act.detail.encode()),
+        id=row.id,
+        at=format_time(row.at),
+        actor=row.actor,
+        action=row.action,
+        subject=row.subject,
+        address=row.address,
+        detail=Raw(row.detail.encode()),
         hash=chained.position.hash,
     )

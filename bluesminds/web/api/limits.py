@@ -56,16 +56,16 @@ class LimitHandlers(Struct, frozen=True):
     limits: AccountLimits
     now: Callable[[str], InUse]
 
-    async def own(self, who: Principal) -> EffectiveLimits:
+    async def own(self, principal: Principal) -> EffectiveLimits:
         """Show the effective limits of your account, and what is used."""
-        return _view(await self.limits.of_user(who.user_id, self.now))
+        return _view(await self.limits.of_user(principal.user_id, self.now))
 
-    async def of_own_key(self, who: Principal, key_id: str) -> EffectiveLimits:
+    async def of_own_key(self, principal: Principal, key_id: str) -> EffectiveLimits:
         """Show the effective limits of a key, and what is used.
 
         A key has its own limits and those of its account. Each value is the limit with less remaining.
         """
-        return _view(await self.limits.of_key(key_id, who.user_id, self.now))
+        return _view(await self.limits.of_key(key_id, principal.user_id, self.now))
 
     async def of_key(self, key_id: str) -> EffectiveLimits:
         """Show the effective limits of a key, and what is used.
@@ -78,12 +78,12 @@ class LimitHandlers(Struct, frozen=True):
         """Show the effective limits of a user, and what is used."""
         return _view(await self.limits.of_user(user_id, self.now))
 
-    async def change(self, who: Principal, user_id: str, body: LimitsInput) -> EffectiveLimits:
+    async def change(self, principal: Principal, user_id: str, body: LimitsInput) -> EffectiveLimits:
         """Set limits of a user. They override those of the tier, and null removes the override.
 
         Omitted limits stay the same. Changes take effect immediately.
         """
-        await self.limits.change(who.actor, user_id, body.on)
+        await self.limits.change(principal.actor, user_id, body.on)
         return await self.of_user(user_id)
 
     async def tiers(self) -> Page[TierView]:

@@ -84,6 +84,7 @@ print(raise_descriptor_limit(needed), *resource.getrlimit(resource.RLIMIT_NOFILE
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("soft", "hard", "needed", "printed"),
     [(64, 500, 100, "500 500 500"), (64, 500, 1000, "500 500 500"), (200, 500, 100, "200 200 500")],
