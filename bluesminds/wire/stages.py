@@ -42,9 +42,18 @@ def looks_like_events(first: bytes) -> bool | None:
     return None if _BOM.startswith(first) else False
 
 
-def _name_of(event: bytes) -> bytes:
+def event_name(event: bytes) -> bytes:
     found = _NAME.search(event) if b"event:" in event else None
     return b"" if found is None else found[1]
+
+
+def name_and_data(event: bytes) -> tuple[bytes, bytes]:
+    """An event's name, b"" when it has none, and its data."""
+    if event.startswith(b"event: ") and b"\r" not in event:
+        end = event.find(b"\n")
+        if event.startswith(b"data: ", end + 1) and event.find(b"\n", end + 7) == len(event) - 2:
+            return event[7:end], event[end + 7 : -2]
+    return event_name(event), event_data(event)
 
 
 class Passthrough:
@@ -177,8 +186,8 @@ class Passthrough:
         data = event_data(event)
         if not data.strip():
             # An empty data line would stop OpenAI's SDKs: they read every event's data as JSON.
-            return with_data(event, None) if _DATA_LINE.search(event) and not _name_of(event) else event
-        return self._pass_data(event, data, _name_of(event))
+            return with_data(event, None) if _DATA_LINE.search(event) and not event_name(event) else event
+        return self._pass_data(event, data, event_name(event))
 
     def _pass_data(self, event: bytes, data: bytes, name: bytes) -> bytes:
         try:
@@ -274,8 +283,9 @@ def write_usage(usage: Usage) -> dict[str, object]:
         "completion_tokens": usage.output or 0,
         "total_tokens": (usage.input or 0) + (usage.output or 0),
     }
-    if usage.cache_read is not None:
-        written["prompt_tokens_details"] = {"cached_tokens": usage.cache_read}
+    details = {"cached_tokens": usage.cache_read, "cache_write_tokens": usage.cache_write}
+    if known := {name: count for name, count in details.items() if count is not None}:
+        written["prompt_tokens_details"] = known
     if usage.reasoning is not None:
         written["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning}
     return written
@@ -341,7 +351,7 @@ class StreamOpening:
             return None
         if data.lstrip().startswith(b"[DONE]"):
             return "empty"
-        name = _name_of(event)
+        name = event_name(event)
         chunk = chunks.read_chunk(data)
         if chunk is None:
             if name == b"error":
