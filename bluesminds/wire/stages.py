@@ -75,6 +75,7 @@ class Passthrough:
         self._tail = b""
         self._error: ErrorDetail | None = None
         self._final = False
+        self._ended = False  # by the server, so that its last report is complete
 
     @property
     def usage(self) -> Usage:
@@ -110,7 +111,7 @@ class Passthrough:
 
     def _has_full_report(self) -> bool:
         """A server that has said [DONE] must know; before that, text may have come after its report."""
-        return self._pieces == self._pieces_at_report or (self._final and not self._absurd)
+        return self._pieces == self._pieces_at_report or (self._ended and not self._absurd)
 
     def _settled(self) -> tuple[Usage, bool]:
         return settle_usage(
@@ -228,7 +229,7 @@ class Passthrough:
 
     def _pass_odd(self, event: bytes, data: bytes, name: bytes) -> bytes:
         if data.lstrip().startswith(b"[DONE]"):
-            self._final = True
+            self._final = self._ended = True
             self._tail = event if data.startswith(b"[DONE]") else DONE
             return b""
         chunk = chunks.read_chunk(data)
@@ -316,8 +317,8 @@ Verdict = Literal["answer", "error", "empty"]
 
 
 class StreamOpening:
-    """Reads a stream up to its first event that says anything. Comments are not the answer: servers send them
-    while a request still waits, and may fail after them.
+    """Reads a stream up to its first event that says anything. Comments and pings are not the answer: servers
+    send them while a request still waits, and may fail after them.
     """
 
     def __init__(self) -> None:
@@ -352,6 +353,8 @@ class StreamOpening:
         if data.lstrip().startswith(b"[DONE]"):
             return "empty"
         name = event_name(event)
+        if name == b"ping":
+            return None
         chunk = chunks.read_chunk(data)
         if chunk is None:
             if name == b"error":
