@@ -13,7 +13,7 @@ from bluesminds.wire.conversation import (
     EncodingOptions,
     StreamEvent,
 )
-from bluesminds.wire.errors import ErrorDetail
+from bluesminds.wire.errors import ErrorDetail, has_error_object
 from bluesminds.wire.json_text import Fields
 
 FormatName = Literal["chat", "messages", "count_tokens", "completions", "embeddings", "moderations", "rerank"]
@@ -130,6 +130,7 @@ class Format(Struct, frozen=True):
     read_event: Callable[[bytes, bytes], ReplyFacts]
     write_error: Callable[[ErrorDetail, str], bytes]
     write_stream_error: Callable[[str, str], bytes]
+    is_error: Callable[[bytes], bool] = has_error_object  # in this format's shape, so that it can pass
     # Formats with streams only: for servers that answer in the other form than was asked for. They raise
     # ValueError for an answer without choices. The flag: whether the client asked for usage.
     chunk_object: str = ""  # of a stream's events

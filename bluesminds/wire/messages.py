@@ -4,7 +4,7 @@ Format: Anthropic API reference, messages, streaming and count tokens. Requests 
 field that they have, known or not.
 """
 
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 from msgspec import Raw, Struct, structs
@@ -17,14 +17,12 @@ from bluesminds.wire.counted import no_events
 from bluesminds.wire.errors import find_error, read_error
 from bluesminds.wire.json_text import ABSENT, NOT_JSON, Fields, decode, read_value, text_bytes
 from bluesminds.wire.messages_codec import MESSAGES_CODEC
-from bluesminds.wire.messages_errors import write_message_error, write_stream_error
+from bluesminds.wire.messages_errors import is_message_error, write_message_error, write_stream_error
 from bluesminds.wire.messages_passthrough import MessagesPassthrough, text_of_delta
 from bluesminds.wire.messages_stream import EventMessage, MessagesDecoder, read_event_data
 from bluesminds.wire.requests import Tokens, decode_fields, largest_bound, prepare
 from bluesminds.wire.stages import name_and_data
 from bluesminds.wire.usage import ImplausibleUsage, estimate_input, read_usage
-
-ESTIMATED: Final = "estimated"  # the field that marks a count of tokens as an estimate
 
 
 class MessagesFields(Struct):
@@ -168,8 +166,8 @@ def read_count_reply(body: bytes) -> ReplyFacts:
 
 
 def estimate_count(fields: Fields) -> bytes:
-    """The answer to a request for a count, for servers that do not count: marked as an estimate."""
-    return msgspec.json.encode({"input_tokens": estimate_input(text_bytes(fields)), ESTIMATED: True})
+    """The answer to a request for a count, for servers that do not count."""
+    return msgspec.json.encode({"input_tokens": estimate_input(text_bytes(fields))})
 
 
 MESSAGES = Format(
@@ -180,6 +178,7 @@ MESSAGES = Format(
     read_event=read_event,
     write_error=write_message_error,
     write_stream_error=write_stream_error,
+    is_error=is_message_error,
     events_from_reply=events_from_reply,
     reply_from_events=reply_from_events,
     stage=MessagesPassthrough,

@@ -9,7 +9,8 @@ from typing import Any, Final
 import msgspec
 
 from bluesminds.http.sse import write_event
-from bluesminds.wire.errors import ErrorDetail
+from bluesminds.wire.errors import ErrorDetail, has_error_object
+from bluesminds.wire.json_text import NOT_JSON, read_fields
 
 _TYPES: Final = {
     400: "invalid_request_error",
@@ -36,6 +37,14 @@ def write_message_error(detail: ErrorDetail, request_id: str = "") -> bytes:
     if request_id:
         body["request_id"] = request_id
     return msgspec.json.encode(body)
+
+
+def is_message_error(body: bytes) -> bool:
+    """Whether it is an error in this shape, so that it can pass unchanged."""
+    try:
+        return has_error_object(body) and bytes(read_fields(body).get("type", b"")) == b'"error"'
+    except NOT_JSON:
+        return False
 
 
 def _type_of(detail: ErrorDetail) -> str:
