@@ -93,8 +93,8 @@ DIALECTS = {
                 ("auth_error", "no_db_connection", "token_not_found_in_db", "expired_key")
             ),
         ),
-        # Chat completions are translated: Anthropic's own endpoint for them lacks features. This version still
-        # takes sampling parameters; clients of the format send their own version.
+        # Chat completions are translated: Anthropic's own endpoint for them lacks features. The version
+        # takes sampling parameters, which later ones refuse. Clients of the format send their own version.
         Dialect(
             "anthropic",
             speaks=MESSAGES_PATHS,
