@@ -25,7 +25,7 @@ help: ## List the targets
 
 setup: $(STAMP) ## Create the virtual environment from the hash-pinned locks
 
-# $(call install,VENV,PYTHON,LOCK). A lock is complete, so pip resolves nothing (--no-deps). The checkout itself goes on the path, so that nothing has to be built to run it.
+# $(call install,VENV,PYTHON,LOCK). A lock is complete, so pip resolves nothing (--no-deps). The checkout is added to the path and need not be built.
 define install
 	@echo "Creating $(1) with $(3); this takes about a minute."
 	@test -x $(1)/bin/python || $(2) -c "import ensurepip" 2>/dev/null || { echo "error: $(2) cannot create virtual environments: install python3-venv (apt install python3-venv)" >&2; exit 1; }
@@ -50,7 +50,7 @@ $(LITELLM): packaging/locks/litellm.lock
 $(BUILD): packaging/locks/dev.lock
 	$(call install,$(BUILD_VENV),$(NEWEST),$<)
 
-run: $(SERVES) ## Serve on 127.0.0.1:3000 with the built-in demo server, and print a curl that answers
+run: $(SERVES) ## Run the gateway with the demo server on 127.0.0.1:3000
 	$(BIN)/python -m bluesminds demo $(ARGS)
 
 # pytest exits with 5 when ARGS select no test.
@@ -59,10 +59,10 @@ MAY_BE_EMPTY = $(if $(ARGS),test $$? -eq 5,false)
 test: $(STAMP) ## Run the fast tests (ARGS="-k name" to choose)
 	$(BIN)/python -m pytest -m "not process and not load" -n $(WORKERS) --dist worksteal $(ARGS)
 
-test-process: $(STAMP) $(LITELLM) ## Run processes, SDKs, LiteLLM, Chromium and crash loops; failures once more
-	$(BIN)/python -m pytest -m process -n $(WORKERS) --dist worksteal --reruns 1 -rR $(ARGS) || $(MAY_BE_EMPTY)
+test-process: $(STAMP) $(LITELLM) ## Test processes, SDKs, LiteLLM, Chromium and kill -9; rerun failures once
+	$(BIN)/python -m pytest -m process -n $(WORKERS) --dist worksteal --reruns 1 $(ARGS) || $(MAY_BE_EMPTY)
 
-test-load: $(STAMP) ## Print delays and CPU time under load; nothing is judged
+test-load: $(STAMP) ## Print delays, CPU time and memory under load; no figure is a failure
 	$(BIN)/python -m pytest -m load -s $(ARGS) || $(MAY_BE_EMPTY)
 
 lint: $(STAMP) ## Check style
@@ -78,14 +78,14 @@ bench: $(STAMP) ## Measure against a FastAPI proxy and nginx
 binary: $(BUILD) ## Build dist/bluesminds and the tarball
 	$(BUILD_VENV)/bin/python packaging/build.py
 
-selftest: $(STAMP) ## Try the built executable
+selftest: $(STAMP) ## Test the built executable
 	$(BIN)/python packaging/selftest.py
 
-lock: ## Pin all dependencies anew (needs uv)
+lock: ## Pin the versions of all dependencies again (needs uv)
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml -o packaging/locks/run.lock
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml --group dev --group build --group bench -c packaging/locks/run.lock -o packaging/locks/dev.lock
 	uv pip compile -q --python-version 3.11 --generate-hashes --no-header --no-annotate --group litellm -o packaging/locks/litellm.lock
 
-clean: ## Remove everything that was made
+clean: ## Remove all generated files
 	rm -rf $(VENV) $(LITELLM_VENV) $(BUILD_VENV) .venv313 build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -203,7 +203,7 @@ class Connection:
         elif event == b"data: [DONE]":
             self._done = True
         else:
-            raise WrongAnswerError(f"an event nobody asked for: {event[:200]!r}")
+            raise WrongAnswerError(f"an unexpected event: {event[:200]!r}")
 
     def on_message_complete(self) -> None:
         self._verify()

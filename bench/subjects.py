@@ -182,7 +182,7 @@ def recorded_requests(directory: Path) -> int:
 
 
 def _create_key(directory: Path) -> str:
-    """A key with limits of its own, of an account that has some besides its tier's."""
+    """A key with its own limits. Its account has limits of its own and a tier."""
     socket_path = str(gateway_state(directory) / "admin.sock")
     with httpx.Client(transport=httpx.HTTPTransport(uds=socket_path), base_url="http://local") as operator:
         account = {"email": "bench@example.com", "password": "a long enough password", "tier": "enterprise"}

@@ -50,7 +50,7 @@ def _epoch() -> int:
 
 
 def _pack(onedir: Path, archive: Path) -> None:
-    """One top directory, sorted entries, nobody's user id."""
+    """One top directory, sorted entries, user id 0."""
     top = f"bluesminds-{__version__}"
     with (
         archive.open("wb") as raw,

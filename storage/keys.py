@@ -174,16 +174,16 @@ class KeyQuery:
 
 async def select_keys(connection: Connection, query: KeyQuery) -> Sequence[KeyRow]:
     """Oldest first."""
-    wanted = {
+    params = {
         "now": query.now,
         "active": None if query.active is None else int(query.active),
         "after": query.after,
         "limit": query.limit,
     }
     if query.user_id is None:
-        rows = await connection.all(SELECT_ALL, **wanted)
+        rows = await connection.all(SELECT_ALL, **params)
     else:
-        rows = await connection.all(SELECT_OF_USER, user_id=query.user_id, **wanted)
+        rows = await connection.all(SELECT_OF_USER, user_id=query.user_id, **params)
     return [_key_row(row) for row in rows]
 
 
@@ -205,6 +205,16 @@ async def count_active_keys(connection: Connection, user_id: str, now: int) -> i
 
 _COUNT = "SELECT count(*)"
 COUNT_ACTIVE = _COUNT + " FROM api_keys WHERE user_id = :user_id AND " + _ACTIVE
+
+
+async def select_allowed_origins(connection: Connection, now: int) -> frozenset[str]:
+    """The origins that keys list which are neither revoked nor expired."""
+    rows = await connection.all(SELECT_ORIGINS, now=now)
+    return frozenset(origin for (origins,) in rows for origin in json.loads(origins))
+
+
+_ORIGINS = "SELECT DISTINCT allowed_origins"
+SELECT_ORIGINS = _ORIGINS + " FROM api_keys WHERE allowed_origins IS NOT NULL AND " + _ACTIVE
 
 
 async def update_key(connection: Connection, key: KeyRow) -> bool:

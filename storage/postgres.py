@@ -185,7 +185,7 @@ class PostgresTransaction:
         self.chain_key = chain_key
         self._raw = raw
         self._begin = begin
-        self._begun = False
+        self._started = False
         self._finished = False
         self._error: StorageError | None = None
 
@@ -196,7 +196,7 @@ class PostgresTransaction:
     async def execute(self, sql: LiteralString, *, final: bool = False, **params: object) -> int:
         statement = translate(sql, "$")
         # If a unit is one statement, that is a transaction without BEGIN and COMMIT.
-        alone = final and not self._begun
+        alone = final and not self._started
         status = await self._step(self._raw.execute, statement.sql, *statement.bind(params), begin=not alone)
         await self._end(final, alone)
         number = _LAST_NUMBER.search(status)
@@ -204,7 +204,7 @@ class PostgresTransaction:
 
     async def many(self, sql: LiteralString, rows: Sequence[object], *, final: bool = False) -> None:
         statement = translate(sql, "$")
-        alone = final and not self._begun
+        alone = final and not self._started
         await self._step(self._raw.executemany, statement.sql, statement.bind_rows(rows), begin=not alone)
         await self._end(final, alone)
 
@@ -226,13 +226,13 @@ class PostgresTransaction:
         """End the unit. Raises the error of the first statement that failed, even if the unit caught it."""
         if self._error is not None:
             raise self._error
-        if self._begun and not self._finished:
+        if self._started and not self._finished:
             await self._step(self._raw.execute, "COMMIT")
             self._finished = True
 
     async def roll_back(self) -> None:
         """Roll back unless committed. Closes the connection if that fails."""
-        if not self._begun or self._finished or self._raw.is_closed():
+        if not self._started or self._finished or self._raw.is_closed():
             return
         try:
             await self._raw.execute("ROLLBACK")
@@ -251,8 +251,8 @@ class PostgresTransaction:
         if self._error is not None:
             raise self._error
         try:
-            if begin and not self._begun:
-                self._begun = True
+            if begin and not self._started:
+                self._started = True
                 await self._raw.execute(self._begin)
             return await do(*args)
         except DRIVER_ERRORS as exc:

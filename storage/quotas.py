@@ -71,8 +71,8 @@ async def select_recent(connection: Connection, now: int, *, within: int, longes
     """Requests with a key that ended at most `within` before `now` and took at most `longest` milliseconds,
     ordered by their end.
 
-    A request may also lie up to `within` after `now`, so that a clock that was set back hides none. The
-    primary key starts with the time of arrival, so only the end of the log is read.
+    Requests up to `within` after `now` are included, because the clock may have been set back. The primary
+    key starts with the time of arrival, so only the end of the log is read.
     """
     ended = now - within
     rows = await connection.all(SELECT_RECENT, since=ended - longest, until=now + within, ended=ended)

@@ -153,7 +153,7 @@ class SqliteTransaction:
         self.chain_key = chain_key
         self._thread = thread
         self._begin = begin
-        self._begun = False
+        self._started = False
         self._finished = False
         self._error: StorageError | None = None
 
@@ -189,12 +189,12 @@ class SqliteTransaction:
     async def commit(self) -> None:
         """End the unit. Raises what `raise_failure` raises."""
         self.raise_failure()
-        if self._begun and not self._finished:
+        if self._started and not self._finished:
             await self._step(do_nothing, "", (), final=True)
 
     async def roll_back(self) -> None:
         """Roll back unless committed. A failed rollback is repeated before the next unit."""
-        if self._begun and not self._finished:
+        if self._started and not self._finished:
             try:
                 await self._thread.run(roll_back)
             except StorageError as exc:
@@ -211,8 +211,8 @@ class SqliteTransaction:
         if self._finished:
             raise RuntimeError("the unit of work has already committed")
         self.raise_failure()
-        begin = None if self._begun else self._begin
-        self._begun = True
+        begin = None if self._started else self._begin
+        self._started = True
         try:
             result = await self._thread.step(begin, do, sql, values, final=final)
         except (sqlite3.Error, OverflowError, UnicodeError) as exc:

@@ -284,7 +284,7 @@ _WITHIN = """
     WHERE bucket_start >= :since AND bucket_start < :until
         AND (CAST(:key_id AS TEXT) IS NULL OR key_id = :key_id)
 """
-# A statement of its own: with `:user_id IS NULL OR user_id = :user_id` SQLite does not use the index.
+# A separate statement: with `:user_id IS NULL OR user_id = :user_id` SQLite does not use the index.
 _OF_USER = " AND user_id = :user_id"
 _GROUPED = " GROUP BY 1 ORDER BY 1"
 

@@ -1,4 +1,4 @@
-"""Runs clients in a separate process, so that the process that measures does not share its CPU time with them.
+"""Runs clients in a separate process, so that they use no CPU time of the process that measures.
 
 async with beside("tests.trickle", order) as process:
     answer = await rest(process)

@@ -59,8 +59,8 @@ class BrowserUser:
 
     async def login(self, email: str, password: str = PASSWORD, *, bearer: bool = False) -> httpx.Response:
         """Log in; later requests carry the CSRF token or the bearer token of the response."""
-        wanted = {"email": email, "password": password, "bearer": bearer}
-        answer = await self.send("POST", "/api/auth/login", wanted)
+        body = {"email": email, "password": password, "bearer": bearer}
+        answer = await self.send("POST", "/api/auth/login", body)
         self.use_session(answer)
         return answer
 

@@ -4,8 +4,8 @@ async with served(home, [entry("m", models.url)], server={"header_timeout": 5.0}
     async with steady(gateway) as load:
         idle = await load.p99s(5)
 
-Other work on the machine lengthens delays for a moment. So delays are measured in rounds, and the figure is the
-median of the rounds, beside that of the same load at rest.
+Other work on the machine lengthens delays for a moment. So delays are measured in rounds, and the figure is
+the median of the rounds, beside that of the same load at rest.
 """
 
 import gc
@@ -92,8 +92,8 @@ def port(gateway: Serving) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One answered request: when it was sent (on Trio's clock), how long its response took, its status and its
-    body.
+    """One answered request: the time when it was sent, the seconds until its response was complete, the
+    status and the body.
     """
 
     at: float

@@ -55,9 +55,17 @@ class Serving:
 
     @property
     def key(self) -> str:
-        found = re.search(r"Bearer (bm_[0-9A-Za-z]{36})", self.said)
+        """The API key that the banner prints, or that is in the file it names."""
+        found = re.search(r"Bearer (bm_[0-9A-Za-z]{36}|\$\(cat (\S+)\))\"", self.said)
         assert found, self.said
-        return found[1]
+        return found[1] if found[2] is None else Path(found[2]).read_text().strip()
+
+    @property
+    def token(self) -> str:
+        """The bootstrap token that the banner prints, or that is in the file it names."""
+        found = re.search(r"^    (?:([A-Za-z0-9_-]{43})|in (\S+) \(read it once.*)$", self.said, re.MULTILINE)
+        assert found, self.said
+        return found[1] or Path(found[2]).read_text().strip()
 
     def wait_for(self, text: str) -> None:
         """Wait until its standard error contains `text`."""

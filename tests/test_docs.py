@@ -200,12 +200,16 @@ def test_the_list_of_log_events_is_complete() -> None:
         assert fields <= listed[event], event
 
 
+GATEWAY = ROOT / "bluesminds" / "gateway"
+
+
 def test_the_list_of_outcomes_is_complete() -> None:
     listed = set(
         re.findall(r"`(\w+)`(?: \(|[;.])", part(OPERATE, "Logs").partition("`outcome` is one of:")[2])
     )
     found: set[str] = set()
-    for call in calls_in(ROOT / "bluesminds" / "gateway" / "pipeline.py"):
+    calls = [call for name in ("pipeline", "relay") for call in calls_in(GATEWAY / f"{name}.py")]
+    for call in calls:
         if isinstance(call.func, ast.Attribute) and call.func.attr in ("close", "finish"):
             texts = [node.value for node in ast.walk(call) if isinstance(node, ast.Constant)]
             found |= {text for text in texts if isinstance(text, str)}
@@ -219,7 +223,7 @@ LIMITED = ("RateLimited", "_Reason", "_Quota")
 CODE_AT = dict.fromkeys(("GatewayError", "UpstreamFailed", "Rejection"), 1) | dict.fromkeys(
     (
         *("InvalidRequest", "Unauthenticated", "Forbidden", "NotFound", *LIMITED),
-        *("Conflict", "Unavailable", "_error_event"),
+        *("Conflict", "Unavailable", "write_stream_error"),
     ),
     0,
 )
@@ -238,7 +242,7 @@ def error_codes() -> dict[str, set[int]]:
     codes: dict[str, set[int]] = defaultdict(set)
     for path in SOURCES:
         for call in calls_in(path):
-            kind = call.func.id if isinstance(call.func, ast.Name) else ""
+            kind = getattr(call.func, "id", "") or getattr(call.func, "attr", "")
             if kind not in CODE_AT or len(call.args) <= CODE_AT[kind]:
                 continue
             code = call.args[CODE_AT[kind]]
@@ -273,6 +277,7 @@ def test_the_catalogue_of_errors_is_complete() -> None:
 # Code
 
 
+@pytest.mark.process
 def test_the_python_example_answers(home: Path) -> None:
     (example,) = blocks(ROOT / "README.md", "python")
     with User(home).serving("demo", "--port", "0") as gateway:
@@ -285,6 +290,7 @@ def test_the_python_example_answers(home: Path) -> None:
     assert len(done.stdout.split()) == 48
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("statement", [".backup 'copy.db'", "VACUUM INTO 'copy.db'"])
 def test_a_backup_made_as_described_can_be_restored(home: Path, statement: str) -> None:
     assert statement in part(OPERATE, "Backup")
@@ -321,6 +327,7 @@ def test_the_version_is_in_the_changelog() -> None:
     )
 
 
+@pytest.mark.process
 async def test_the_first_steps_of_the_api_lead_where_they_say(nursery: trio.Nursery, home: Path) -> None:
     gateway = await gateways.start(nursery, home, servers=[])
     steps = part((ROOT / "docs" / "api.md").read_text(), "First steps")

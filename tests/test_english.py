@@ -1,4 +1,4 @@
-"""The words of the product are plain technical English: code, messages, comments and documentation."""
+"""Code, messages, comments and documentation use plain technical English."""
 
 import io
 import re
@@ -19,18 +19,9 @@ BANNED = re.compile(
 SUBJECTLESS = re.compile(
     r"(?:^|[.:] |\"\"\")Who (?:has|is|does|may|can|gets|brings|wants)\b(?![^.?]*\?)", re.MULTILINE
 )
-# Files and packages that still have to be rewritten. Remove an entry as soon as its text is clean.
-NOT_YET = (
-    "bluesminds/cli/",
-    "bluesminds/config/",
-    "bluesminds/gateway/",
-    "bluesminds/http/",
-    "bluesminds/providers/",
-    "storage/",
-)
 
 
-def words_of(path: Path) -> Iterator[tuple[int, str]]:
+def text_of(path: Path) -> Iterator[tuple[int, str]]:
     """Comments and strings of a module, or all lines of a document, with their line numbers."""
     text = path.read_text()
     if path.suffix != ".py":
@@ -43,14 +34,13 @@ def words_of(path: Path) -> Iterator[tuple[int, str]]:
 
 def banned_in(path: Path) -> list[str]:
     return [
-        f"{path.relative_to(ROOT)}:{line + words.count(chr(10), 0, match.start())}: {match[0].strip()}"
-        for line, words in words_of(path)
+        f"{path.relative_to(ROOT)}:{line + text.count(chr(10), 0, match.start())}: {match[0].strip()}"
+        for line, text in text_of(path)
         for pattern in (BANNED, SUBJECTLESS)
-        for match in pattern.finditer(words)
+        for match in pattern.finditer(text)
     ]
 
 
 @pytest.mark.parametrize("path", [*DOCUMENTS, *MODULES], ids=lambda path: str(path.relative_to(ROOT)))
 def test_text_banned_pattern_is_absent(path: Path) -> None:
-    if not str(path.relative_to(ROOT)).startswith(NOT_YET):
-        assert banned_in(path) == []
+    assert banned_in(path) == []

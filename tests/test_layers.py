@@ -1,4 +1,4 @@
-"""The shape of the code: arrows point down, no cycles, no hidden imports, asyncio in its place."""
+"""The layers of the code: modules import only lower layers, without cycles. Only storage uses asyncio."""
 
 import ast
 from collections.abc import Iterable, Iterator, Mapping
@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# From the top down; a module may import its own layer (siblings excepted, below) and any layer further down.
+# From the top down. A module may import its own layer and any lower one, except for FORBIDDEN.
 LAYERS = (
     ("bluesminds.__main__",),
     ("bluesminds.cli",),
@@ -23,7 +23,7 @@ LAYERS = (
     ("bluesminds.config",),
     ("bluesminds.common", "bluesminds"),
 )
-STRANGERS = (
+FORBIDDEN = (
     ("bluesminds.gateway", "bluesminds.accounts"),
     ("bluesminds.accounts", "bluesminds.gateway"),
     ("bluesminds.providers", "storage"),
@@ -105,7 +105,7 @@ def layer(module: str) -> int:
     for depth, packages in enumerate(LAYERS):
         if any(within(module, package) for package in packages):
             return depth
-    raise AssertionError(f"{module} has no place in LAYERS")
+    raise AssertionError(f"{module} is in no layer of LAYERS")
 
 
 def own(module: str) -> bool:
@@ -116,9 +116,9 @@ def check_arrows(module: str, found: Iterable[Import]) -> None:
     for target, node, _ in found:
         if own(target):
             assert layer(module) <= layer(target), f"{module}:{node.lineno} imports {target} from above"
-            for importer, stranger in STRANGERS:
-                forbidden = within(module, importer) and f"{target}.".startswith(f"{stranger}.")
-                assert not forbidden, f"{module}:{node.lineno} must not know {target}"
+            for importer, imported in FORBIDDEN:
+                forbidden = within(module, importer) and f"{target}.".startswith(f"{imported}.")
+                assert not forbidden, f"{module}:{node.lineno} must not import {target}"
 
 
 def check_cycles(found: Mapping[str, Iterable[Import]]) -> None:
@@ -132,70 +132,61 @@ def check_cycles(found: Mapping[str, Iterable[Import]]) -> None:
         pytest.fail(f"import cycle: {' > '.join(exc.args[1])}")
 
 
-def check_places(module: str, found: Iterable[Import]) -> None:
+def check_import_level(module: str, found: Iterable[Import]) -> None:
     for target, node, inner in found:
         assert not (inner and own(target)), f"{module}:{node.lineno} imports {target} inside a function"
 
 
 @pytest.mark.parametrize("module", KNOWN)
-def test_arrows_point_down(module: str) -> None:
+def test_module_imports_no_higher_layer(module: str) -> None:
     check_arrows(module, imports(module))
 
 
-def test_no_cycles() -> None:
+def test_modules_have_no_import_cycle() -> None:
     check_cycles({module: imports(module) for module in KNOWN})
 
 
 @pytest.mark.parametrize("module", KNOWN)
-def test_imports_stand_at_the_top(module: str) -> None:
-    check_places(module, imports(module))
+def test_module_imports_nothing_inside_functions(module: str) -> None:
+    check_import_level(module, imports(module))
 
 
 @pytest.mark.parametrize("module", KNOWN)
-def test_no_import_is_hidden(module: str) -> None:
+def test_module_has_no_hidden_import(module: str) -> None:
     assert list(hidden_imports(KNOWN[module].read_text())) == []
 
 
 @pytest.mark.parametrize("module", [name for name in KNOWN if not within(name, "storage")])
-def test_asyncio_stays_in_storage(module: str) -> None:
+def test_asyncio_outside_storage_is_not_imported(module: str) -> None:
     for target, node, _ in imports(module):
         assert target.partition(".")[0] not in ("asyncio", "trio_asyncio"), f"{module}:{node.lineno}"
 
 
 @pytest.mark.parametrize("module", [name for name in KNOWN if name.startswith("bluesminds.")])
-def test_quart_stays_in_the_web(module: str) -> None:
+def test_quart_outside_web_is_not_imported(module: str) -> None:
     for target, node, _ in imports(module):
         quart = target.partition(".")[0] in ("quart", "quart_trio", "werkzeug")
         assert not quart or within(module, "bluesminds.web"), f"{module}:{node.lineno}"
 
 
 @pytest.mark.parametrize("module", KNOWN)
-def test_every_module_says_what_it_is(module: str) -> None:
+def test_module_has_a_docstring(module: str) -> None:
     assert ast.get_docstring(ast.parse(KNOWN[module].read_text())), f"{module} has no docstring"
-
-
-# Class names that are still defined more than once. Remove a name as soon as it is unique.
-DUPLICATES = {
-    "Connection",
-    "Origin",
-    "Reply",
-    "Transaction",
-}
 
 
 def duplicates(sources: Mapping[str, str]) -> dict[str, list[str]]:
     """Exported class names that more than one module defines, with these modules."""
-    places: dict[str, list[str]] = {}
+    defined: dict[str, list[str]] = {}
     for module, source in sources.items():
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                places.setdefault(node.name, []).append(module)
-    return {name: found for name, found in places.items() if len(found) > 1}
+                defined.setdefault(node.name, []).append(module)
+    return {name: found for name, found in defined.items() if len(found) > 1}
 
 
 def test_exported_class_name_is_unique() -> None:
     found = duplicates({module: path.read_text() for module, path in KNOWN.items()})
-    assert {name: places for name, places in found.items() if name not in DUPLICATES} == {}
+    assert found == {}
 
 
 # The rules above must be able to fail.
@@ -219,8 +210,8 @@ def test_duplicates_class_in_two_modules_is_found() -> None:
         ("storage.store", "from bluesminds import clock"),
     ],
 )
-def test_an_arrow_that_points_up_is_found(module: str, source: str) -> None:
-    with pytest.raises(AssertionError, match=r"from above|must not know"):
+def test_check_arrows_import_of_higher_layer_fails(module: str, source: str) -> None:
+    with pytest.raises(AssertionError, match=r"from above|must not import"):
         check_arrows(module, imports_in(source, package_of(module)))
 
 
@@ -228,7 +219,7 @@ def test_an_arrow_that_points_up_is_found(module: str, source: str) -> None:
     "source",
     ["from bluesminds.gateway.pipeline import x", "from . import pipeline", "from .pipeline import x"],
 )
-def test_a_cycle_is_found(source: str) -> None:
+def test_check_cycles_cycle_fails(source: str) -> None:
     found = {module: imports(module) for module in KNOWN}
     (below, *_) = [
         name for name, *_ in found["bluesminds.gateway.pipeline"] if within(name, "bluesminds.gateway")
@@ -246,9 +237,9 @@ def test_a_cycle_is_found(source: str) -> None:
         "class A:\n    def f(self):\n        if self:\n            from .pipeline import x",
     ],
 )
-def test_an_import_inside_a_function_is_found(source: str) -> None:
+def test_check_import_level_import_inside_function_fails(source: str) -> None:
     with pytest.raises(AssertionError, match="inside a function"):
-        check_places("bluesminds.gateway.pipeline", imports_in(source, "bluesminds.gateway"))
+        check_import_level("bluesminds.gateway.pipeline", imports_in(source, "bluesminds.gateway"))
 
 
 @pytest.mark.parametrize(
@@ -261,7 +252,7 @@ def test_an_import_inside_a_function_is_found(source: str) -> None:
         "import sys\nsys.modules['bluesminds.app.serve']",
     ],
 )
-def test_a_hidden_import_is_found(source: str) -> None:
+def test_hidden_imports_hidden_import_is_found(source: str) -> None:
     assert list(hidden_imports(source))
 
 
@@ -275,5 +266,5 @@ def test_a_hidden_import_is_found(source: str) -> None:
         ("from storage.base import Store", "storage.base"),
     ],
 )
-def test_relative_imports_are_resolved(source: str, target: str) -> None:
+def test_imports_in_relative_import_is_resolved(source: str, target: str) -> None:
     assert [name for name, *_ in imports_in(source, "bluesminds.gateway")] == [target]

@@ -1,4 +1,4 @@
-"""What the checks need of the machine is installed, or asked for in words."""
+"""The programs that the checks need are installed or named in an error."""
 
 import re
 import shutil
@@ -10,15 +10,15 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 120.0
-TO_START_WITH = ("bash", "dirname", "env", "id")
+BARE_PROGRAMS = ("bash", "dirname", "env", "id")
 
 
 @pytest.fixture
 def bare(tmp_path: Path) -> Path:
-    """A directory of programs with almost nothing in it, whose apt-get writes down what is asked of it."""
+    """A directory with very few programs. Its apt-get only writes its arguments to a file."""
     programs = tmp_path / "bin"
     programs.mkdir()
-    for name in TO_START_WITH:
+    for name in BARE_PROGRAMS:
         found = shutil.which(name)
         assert found
         (programs / name).symlink_to(found)
@@ -28,18 +28,19 @@ def bare(tmp_path: Path) -> Path:
     return programs
 
 
-def test_a_bare_machine_gets_all_that_the_checks_use(bare: Path) -> None:
+@pytest.mark.process
+def test_ci_run_bare_machine_installs_all_programs(bare: Path) -> None:
     done = subprocess.run(
         (bare / "bash", ROOT / ".ci" / "run"), env={"PATH": str(bare)}, capture_output=True, timeout=SECONDS
     )
-    assert done.returncode == 127, "there is still no make: apt-get only wrote down what it should install"
+    assert done.returncode == 127, "there is no make, because apt-get installed nothing"
     asked = (bare.parent / "asked").read_text().splitlines()
     packages = set(asked[-1].split())
     assert "update" in asked[0].split() and "install" in packages
     assert {"make", "python3", "python3-venv", "binutils", "curl", "strace"} <= packages
 
 
-def test_no_test_is_skipped_for_a_program_that_is_not_installed() -> None:
+def test_ci_run_installs_every_program_that_tests_look_for() -> None:
     text = (ROOT / ".ci" / "run").read_text()
     sources = [path.read_text() for path in (ROOT / "tests").rglob("*.py") if path != Path(__file__)]
     wanted = {name for source in sources for name in re.findall(r'which\("(\w+)"\) is None', source)}
@@ -47,7 +48,8 @@ def test_no_test_is_skipped_for_a_program_that_is_not_installed() -> None:
     assert {name for name in wanted if f"need {name} ||" not in text} == set()
 
 
-def test_the_selftest_asks_for_a_build(tmp_path: Path) -> None:
+@pytest.mark.process
+def test_selftest_without_build_names_the_command(tmp_path: Path) -> None:
     (tmp_path / "packaging").mkdir()
     copy = shutil.copy(ROOT / "packaging" / "selftest.py", tmp_path / "packaging")
     done = subprocess.run((sys.executable, copy), capture_output=True, text=True, timeout=SECONDS)

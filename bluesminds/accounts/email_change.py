@@ -44,7 +44,7 @@ class EmailChange(Struct, frozen=True, kw_only=True):
             return None
         if taken is not None and taken.id != user.id:
             await write_decoy(connection)
-            return self.templates.taken(email)
+            return self.templates.email_taken(email)
         audit = entry(self.clock, actor, "email.change", user.id, after={"email": email})
         await insert_audit(connection, audit)
         return await self.verification.create_link(connection, user.id, email)

@@ -131,5 +131,5 @@ class EmailVerification(Struct, frozen=True, kw_only=True):
 
 
 async def write_decoy(connection: Connection) -> None:
-    """Commit a change without meaning, so that the request takes as long as one that changes something."""
+    """Commit an empty change, so that the request takes as long as one that changes something."""
     await put_setting(connection, DECOY, secrets.token_hex(16))

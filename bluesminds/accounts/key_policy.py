@@ -1,24 +1,19 @@
 """The restrictions of an API key, in canonical form, because they are compared on every request."""
 
-import re
 from collections.abc import Callable, Mapping
-from ipaddress import IPv6Address
 from typing import Final
 
 from msgspec import Struct, structs
 
 from bluesminds.common.errors import InvalidRequest
-from bluesminds.common.networks import read_address, read_network
+from bluesminds.common.networks import read_network
+from bluesminds.common.origins import read_origin
 from bluesminds.common.values import NO_LIMITS, SCOPES, LimitSet
 
 Patterns = tuple[str, ...] | None
 """None allows all."""
 
 LATEST_EXPIRY: Final = 253_370_764_800_000  # the year 9999; later times have no RFC 3339 form
-_ORIGIN: Final = re.compile(
-    r"(https?)://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?/?", re.IGNORECASE | re.ASCII
-)
-_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 class KeyPolicy(Struct, frozen=True):
@@ -45,7 +40,7 @@ class KeyPolicy(Struct, frozen=True):
             scopes=_canonical(self.scopes, "scopes", _scope),
             allowed_models=_canonical(self.allowed_models, "allowed_models", _model),
             allowed_ips=_canonical(self.allowed_ips, "allowed_ips", lambda text: str(read_network(text))),
-            allowed_origins=_canonical(self.allowed_origins, "allowed_origins", _origin),
+            allowed_origins=_canonical(self.allowed_origins, "allowed_origins", read_origin),
         )
 
 
@@ -69,21 +64,6 @@ def _model(text: str) -> str:
     if "*" in text[:-1]:
         raise ValueError('"*" matches any ending and can only be the last character of a name')
     return text
-
-
-def _origin(text: str) -> str:
-    """As browsers send it: lower case, without a default port, nothing after the host."""
-    match = _ORIGIN.fullmatch(text)
-    scheme, host, given = (match[1].lower(), match[2].lower(), match[3]) if match else ("", "", None)
-    address = read_address(host[1:-1]) if host.startswith("[") else None
-    port = int(given or _DEFAULT_PORTS.get(scheme, 0))
-    if not 0 < port < 65536 or (host.startswith("[") and not isinstance(address, IPv6Address)):
-        raise ValueError(
-            "an entry is not an origin such as https://app.example.com or http://localhost:8080"
-            " (international names are written in punycode)"
-        )
-    host = host if address is None else f"[{address}]"
-    return f"{scheme}://{host}" if port == _DEFAULT_PORTS[scheme] else f"{scheme}://{host}:{port}"
 
 
 def _invalid(field: str, problem: str) -> InvalidRequest:

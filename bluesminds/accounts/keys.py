@@ -1,9 +1,9 @@
 """API keys: create, change, rotate, revoke. A secret is only in the response to its creation or rotation.
 
 A key narrows what its user may do; its limits apply in addition to the account's. Rotation replaces the
-secret: the key keeps its ID, rules, limits and usage, and the previous secret may be accepted for a time.
-`owner` is the ID of the user whose keys are meant; None, for administrators, means all users. The caller
-checks who may pass it.
+secret: the key keeps its ID, policy, limits and usage, and the previous secret may be accepted for a time.
+`owner` is the ID of a user; only keys of this user are found. None finds the keys of all users. The caller
+checks that only administrators pass None.
 """
 
 import json
@@ -37,11 +37,11 @@ from storage.usage import DAY, StatsQuery, StatsRow, select_stats
 
 GUEST: Final = "guest_key_id"
 MAX_ACTIVE: Final = 1000  # keys of one user
-SHOWN_PREFIX: Final = 7  # "bm_" and four characters: enough to recognise a key, too little to guess it
+PREFIX_LENGTH: Final = 7  # "bm_" and four characters: enough to recognise a key, too little to guess it
 
 T = TypeVar("T")
 KeyEdit = Callable[[KeyRow], tuple[KeyRow, AuditRow]]
-"""From a key as it is to what it becomes, and the audit row for that. Pure."""
+"""Maps a key to the changed key and the audit row of the change. Pure."""
 
 
 class Changed(Protocol):
@@ -65,24 +65,26 @@ class Keys:
         self._clock = clock
         self._changed = changed
 
-    async def create(self, actor: Actor, owner: str, rules: KeyPolicy) -> tuple[KeyRow, str]:
+    async def create(self, actor: Actor, owner: str, policy: KeyPolicy) -> tuple[KeyRow, str]:
         """The stored row and the secret, to be shown once.
 
         Raises NotFound if there is no such user, InvalidRequest, Conflict if the user has too many keys.
         """
-        rules = rules.checked(self._clock.now_ms())
+        policy = policy.checked(self._clock.now_ms())
         if not is_uuid(owner):
             raise no_such_user("user_id")
-        row, key = self._new_row(owner, rules)
+        row, key = self._new_row(owner, policy)
         audit = entry(self._clock, actor, "key.create", row.id, after=_audit_fields(row))
         try:
             await self._store.write(_insert, row, audit)
         except IntegrityError as exc:
             raise no_such_user("user_id") from exc
+        if row.allowed_origins is not None:
+            self._changed(row.digest)  # the origins that keys list are cached
         return row, key
 
     async def guest(self, actor: Actor, *, user_id: str, expires_at: int) -> str:
-        """The secret of a key for trials, to be shown once. There is one such key; its old secrets end."""
+        """The secret of the guest key, to be shown once. There is one guest key; its earlier secrets end."""
         row, key = self._new_row(user_id, KeyPolicy(name="guest", expires_at=expires_at))
         audit = entry(self._clock, actor, "key.create", row.id, after=_audit_fields(row))
         await self._write(_insert_guest, row, audit)
@@ -106,7 +108,7 @@ class Keys:
     async def change(
         self, actor: Actor, owner: str | None, key_id: str, change: Callable[[KeyPolicy], KeyPolicy]
     ) -> KeyRow:
-        """In force when this returns. `change` gets the key's rules and returns the new ones; it is pure.
+        """Takes effect before this returns. `change` maps the key's policy to the new one; it is pure.
 
         Raises NotFound, also for a revoked key; InvalidRequest; Conflict if an expired key would become
         active and the user has too many active keys.
@@ -114,7 +116,7 @@ class Keys:
         now = self._clock.now_ms()
 
         def edit(row: KeyRow) -> tuple[KeyRow, AuditRow]:
-            before = rules_of(row)
+            before = policy_of(row)
             after = change(before)
             return self._edited(actor, "key.update", row, **_columns(after.checked(now, before)))
 
@@ -124,7 +126,7 @@ class Keys:
         self, actor: Actor, owner: str | None, key_id: str, *, overlap: int
     ) -> tuple[KeyRow, str]:
         """The key and its new secret, to be shown once. The secret it replaces is accepted for `overlap` more
-        seconds; the secret before that ends. In force when this returns.
+        seconds; the secret before that ends. Takes effect before this returns.
 
         Raises NotFound, also for a revoked key; Conflict for an expired one.
         """
@@ -147,7 +149,7 @@ class Keys:
         return await self._edit(owner, key_id, edit), key
 
     async def end_previous(self, actor: Actor, owner: str | None, key_id: str) -> None:
-        """End the previous secret. In force when this returns. Raises NotFound, also for a revoked key."""
+        """End the previous secret before this returns. Raises NotFound, also for a revoked key."""
         now = self._clock.now_ms()
 
         def edit(row: KeyRow) -> tuple[KeyRow, AuditRow]:
@@ -157,7 +159,7 @@ class Keys:
         await self._edit(owner, key_id, edit)
 
     async def revoke(self, actor: Actor, owner: str | None, key_id: str) -> None:
-        """In force when this returns. Raises NotFound, also for a revoked key."""
+        """Takes effect before this returns. Raises NotFound, also for a revoked key."""
         now = self._clock.now_ms()
         await self._edit(owner, key_id, lambda row: self._edited(actor, "key.revoke", row, revoked_at=now))
 
@@ -185,16 +187,16 @@ class Keys:
         return after
 
     async def _write(self, unit: Callable[..., Awaitable[T]], *args: object) -> T:
-        """Not cancelled: once the unit is committed, the caches must be notified."""
+        """Shielded from cancellation: once the unit is committed, the caches must be notified."""
         with trio.CancelScope(shield=True):
             try:
-                done = await self._store.write(unit, *args)
+                result = await self._store.write(unit, *args)
             except StorageError:
                 self._changed()  # the commit may have taken effect
                 raise
-        return done
+        return result
 
-    def _new_row(self, owner: str, rules: KeyPolicy) -> tuple[KeyRow, str]:
+    def _new_row(self, owner: str, policy: KeyPolicy) -> tuple[KeyRow, str]:
         key = new_key()
         now = self._clock.now_ms()
         row = KeyRow(
@@ -205,19 +207,19 @@ class Keys:
             created_at=now,
             rotated_at=None,
             **self._secret_columns(key),
-            **_columns(rules),
+            **_columns(policy),
         )
         return row, key
 
     def _secret_columns(self, key: str) -> dict[str, Any]:
         return {
             "digest": key_digest(self._pepper, key),
-            "prefix": key[:SHOWN_PREFIX],
+            "prefix": key[:PREFIX_LENGTH],
             "last4": key[-4:],
         }
 
 
-def rules_of(row: KeyRow) -> KeyPolicy:
+def policy_of(row: KeyRow) -> KeyPolicy:
     return KeyPolicy(
         name=row.name,
         scopes=row.scopes,
@@ -230,8 +232,8 @@ def rules_of(row: KeyRow) -> KeyPolicy:
     )
 
 
-def _columns(rules: KeyPolicy) -> dict[str, Any]:
-    return structs.asdict(rules) | {"limits": write_limits(rules.limits)}
+def _columns(policy: KeyPolicy) -> dict[str, Any]:
+    return structs.asdict(policy) | {"limits": write_limits(policy.limits)}
 
 
 def _audit_fields(row: KeyRow) -> dict[str, object]:
@@ -240,7 +242,7 @@ def _audit_fields(row: KeyRow) -> dict[str, object]:
         "revoked_at": row.revoked_at,
         "rotated_at": row.rotated_at,
         "previous_until": row.previous_until,
-        **structs.asdict(rules_of(row)),
+        **structs.asdict(policy_of(row)),
         "limits": {} if row.limits is None else json.loads(row.limits),
     }
 
@@ -252,10 +254,10 @@ def no_such_key() -> NotFound:
 async def _insert(connection: Connection, row: KeyRow, audit: AuditRow) -> None:
     await insert_audit(connection, audit)
     await insert_key(connection, row)
-    await _require_room(connection, row.user_id, row.created_at)
+    await _check_active_keys(connection, row.user_id, row.created_at)
 
 
-async def _require_room(connection: Connection, user_id: str, now: int) -> None:
+async def _check_active_keys(connection: Connection, user_id: str, now: int) -> None:
     """Called after the insertion. The lock on the audit log keeps other units from inserting keys."""
     if await count_active_keys(connection, user_id, now) > MAX_ACTIVE:
         raise Conflict(
@@ -286,5 +288,5 @@ async def _apply(
         await insert_audit(connection, audit)
         await update_key(connection, after)
     if before.expires_at is not None and before.expires_at <= audit.at:  # it may be active again
-        await _require_room(connection, after.user_id, audit.at)
+        await _check_active_keys(connection, after.user_id, audit.at)
     return before, after

@@ -36,7 +36,7 @@ class LimitUsage(Struct, frozen=True):
     used: int
 
     @property
-    def left(self) -> float:
+    def remaining(self) -> float:
         return self.limit - self.used if self.limit else float("inf")
 
 
@@ -79,7 +79,10 @@ class AccountLimits:
         key, user, quotas = found
         own = self._usages(read_limits(key.limits), dict.fromkeys(NAMES, "key"), f"key:{key.id}", quotas, now)
         of_user = self._of_user(user, quotas, now)
-        limits = {name: of_user[name] if of_user[name].left < own[name].left else own[name] for name in NAMES}
+        limits = {
+            name: of_user[name] if of_user[name].remaining < own[name].remaining else own[name]
+            for name in NAMES
+        }
         return LimitsReport(user.id, key.id, user.tier, limits)
 
     async def of_user(self, user_id: str, now: Callable[[str], InUse]) -> LimitsReport:

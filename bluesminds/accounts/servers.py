@@ -27,11 +27,14 @@ from storage.servers import (
     update_server,
 )
 
-LOCKED = "its API key was encrypted with another master key: restore master.key, or remove and add the server"
+LOCKED = (
+    "its API key was encrypted with another master key: "
+    "restore master.key, or remove the server and add it again"
+)
 
 
 class ServerChanges(Struct, frozen=True):
-    """The fields to change; UNSET fields stay."""
+    """The fields to change. UNSET fields stay the same."""
 
     url: str | UnsetType = UNSET
     api_key: str | UnsetType | None = UNSET

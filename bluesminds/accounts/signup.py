@@ -77,7 +77,7 @@ class SignUp(Struct, frozen=True, kw_only=True):
             if invite is None:
                 await write_decoy(connection)
             has_account = known is not None and is_taken(known) and known.disabled_at is None
-            return self.templates.taken(email) if has_account and may_mail else None
+            return self.templates.email_taken(email) if has_account and may_mail else None
         user = await self._store_unconfirmed(connection, actor, known, new)
         if invite is None:
             return await self.verification.create_link(connection, user.id, email)

@@ -168,7 +168,7 @@ class Users:
         )
         await delete_user(connection, user_id)
         if is_admin(before) and not await has_admin(connection):
-            raise Conflict("last_admin", "This is the last enabled administrator. Make another one first.")
+            raise Conflict("last_admin", "This is the last enabled administrator. Create another one first.")
 
     async def rename(self, actor: Actor, user_id: str, full_name: str) -> UserRow:
         """Change the name, which users may do themselves. Raises NotFound."""
@@ -201,7 +201,7 @@ class Users:
         await insert_audit(connection, audit)
         await update_user(connection, after)
         if is_admin(before) and not is_admin(after) and not await has_admin(connection):
-            raise Conflict("last_admin", "This is the last enabled administrator. Create another first.")
+            raise Conflict("last_admin", "This is the last enabled administrator. Create another one first.")
         if (after.role, after.disabled_at) != (before.role, before.disabled_at):
             await delete_sessions(connection, user_id)
             await delete_tokens(connection, user_id, "reset_password")

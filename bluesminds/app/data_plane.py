@@ -6,14 +6,16 @@ import trio
 from msgspec import Struct
 from prometheus_client import CollectorRegistry
 
+from bluesminds.app.malloc import HeapTrimmer
 from bluesminds.app.readiness import ReadinessCheck
 from bluesminds.app.services import Services
-from bluesminds.app.settings_map import keyless_limits, model_prices, upstream_timeouts
+from bluesminds.app.settings_map import cors_origins, keyless_limits, model_prices, upstream_timeouts
 from bluesminds.common.networks import Networks
 from bluesminds.common.values import Server
 from bluesminds.gateway.accounting import UsageAccounting
 from bluesminds.gateway.authenticate import KeyAuthenticator
 from bluesminds.gateway.bodies import BodyMemory
+from bluesminds.gateway.browser_origins import BrowserOrigins
 from bluesminds.gateway.estimate import Estimator
 from bluesminds.gateway.limits.lease import Lease
 from bluesminds.gateway.limits.reserve import RateLimiter
@@ -36,6 +38,7 @@ from bluesminds.web.data_plane import DataPlane
 from bluesminds.web.docs.reference import Reference
 from bluesminds.web.forwarded import ProxyHeaders
 from bluesminds.web.pages import account_pages
+from storage.keys import select_allowed_origins
 from storage.quotas import select_recent
 
 MAX_RESTORED_SECONDS = 3600.0  # longer requests are not restored: the start must not read a day of usage rows
@@ -96,6 +99,7 @@ class DataPlaneParts(Struct, frozen=True):
     authentication: Authentication
     routing: Routing
     idle_sweeper: IdleSweeper
+    heap_trimmer: HeapTrimmer
     watchdog: Watchdog
     stats: ListenerStats
     control: ASGIApp
@@ -141,6 +145,7 @@ def build_data_plane(
         idle_sweeper=IdleSweeper(
             services.store, authentication.keys, authentication.limiter, runtime.recorder
         ),
+        heap_trimmer=HeapTrimmer(bodies),
         watchdog=Watchdog(runtime.recorder, limit=MAX_BACKOFF + 2 * settings.storage.settle_timeout),
         stats=stats,
         control=control,
@@ -246,12 +251,23 @@ def _build_control(
     return app.create_app(mounted, guard, clock=services.clock, log=services.log)
 
 
+def _build_origins(services: Services, keys: KeyAuthenticator) -> BrowserOrigins:
+    async def load() -> frozenset[str]:
+        return await services.store.read(select_allowed_origins, services.clock.now_ms())
+
+    settings = services.settings
+    return BrowserOrigins(
+        cors_origins(settings.server), keys, load, cache_seconds=settings.keys.cache_seconds
+    )
+
+
 def _build_edge(services: Services, gateway: Gateway, control: ASGIApp, bodies: BodyMemory) -> DataPlane:
     trusted = Networks.read(services.settings.server.trusted_proxies)
     return DataPlane(
         gateway,
         control,
         bodies=bodies,
+        origins=_build_origins(services, gateway.keys),
         clock=services.clock,
         log=services.log,
         proxies=ProxyHeaders(trusted) if trusted else None,

@@ -1,7 +1,7 @@
 """The listeners: the public one, the operator's local socket, and internal ones such as the demo server's.
 
-Errors while a listener opens are CannotListen or BadCertificate, so that callers can tell them from other
-operating system errors.
+Errors while a listener opens are CannotListen or BadCertificate, so that callers can distinguish them from
+other operating system errors.
 """
 
 import ssl

@@ -57,7 +57,7 @@ async def operator_client(settings: Settings, *, clock: Clock, log: Log) -> Asyn
     directory belongs to another user, only a running server's socket is used: files that this process
     created there would belong to the wrong user.
     """
-    give_up = trio.current_time() + LOCK_TIMEOUT
+    deadline = trio.current_time() + LOCK_TIMEOUT
     socket_path = StateDir(settings.state_dir).socket_path
     while True:
         try:
@@ -67,7 +67,7 @@ async def operator_client(settings: Settings, *, clock: Clock, log: Log) -> Asyn
         except (StateBusy, ForeignState, NoDatabase) as exc:
             if await _is_served(socket_path):
                 break
-            if not isinstance(exc, StateBusy) or trio.current_time() > give_up:
+            if not isinstance(exc, StateBusy) or trio.current_time() > deadline:
                 raise
         await trio.sleep(POLL)
     async with trio.open_nursery() as nursery:

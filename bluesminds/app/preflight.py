@@ -23,15 +23,15 @@ from storage import StorageError, ping, sqlite_path
 def static_checks(loaded: Loaded) -> Iterator[Problem]:
     """Problems in no particular order. Their messages contain no secret."""
     settings = loaded.settings
-    yield from _state_dir(settings, loaded.origins["state_dir"].place)
-    yield from _database(settings, loaded.origins["storage.url"].place)
-    yield from _address(settings, loaded.origins["server.host"].place)
+    yield from _state_dir(settings, loaded.origins["state_dir"].location)
+    yield from _database(settings, loaded.origins["storage.url"].location)
+    yield from _address(settings, loaded.origins["server.host"].location)
     for server in settings.servers:
         if server.url is not None:
             try:
                 UpstreamOrigin.parse(server.url)
             except ValueError as error:
-                where = loaded.origins[f"servers.{server.name}.url"].place
+                where = loaded.origins[f"servers.{server.name}.url"].location
                 message = f'url in [[servers]] "{server.name}" cannot be used: {error}'
                 yield Problem(where, message, "write it like https://host:port/path")
 
@@ -72,7 +72,7 @@ def _database(settings: Settings, where: str) -> Iterator[Problem]:
             f"mkdir -p {path.parent}",
         )
     elif reason := _why_not_writable(path.parent):
-        remedy = "SQLite needs a directory that the gateway may write to"
+        remedy = "SQLite needs a directory that the gateway can write to"
         yield Problem(where, f"url in [storage] cannot be used: {path.parent}: {reason}", remedy)
 
 
@@ -80,14 +80,14 @@ def _why_not_writable(directory: Path) -> str:
     """The reason, or "". Tries to write, because file modes do not show every reason: in the directory, or in
     its nearest parent that exists.
     """
-    place = directory.absolute()
-    while not place.exists():
-        place = place.parent
+    existing = directory.absolute()
+    while not existing.exists():
+        existing = existing.parent
     try:
-        with tempfile.TemporaryDirectory(prefix=".bluesminds-", dir=place):
+        with tempfile.TemporaryDirectory(prefix=".bluesminds-", dir=existing):
             return ""
     except OSError as error:
-        return error.strerror or "it cannot be written to"
+        return error.strerror or "it is not writable"
 
 
 def _address(settings: Settings, where: str) -> Iterator[Problem]:
@@ -98,7 +98,7 @@ def _address(settings: Settings, where: str) -> Iterator[Problem]:
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "this is not a valid host name"
         remedy = 'host must be an address of this machine: host = "127.0.0.1"'
-        yield Problem(where, f"host in [server] cannot be listened on: {host}: {reason}", remedy)
+        yield Problem(where, f"cannot listen on host in [server]: {host}: {reason}", remedy)
         return
     for sock in sockets:
         sock.close()
@@ -116,14 +116,14 @@ async def connectivity_checks(loaded: Loaded) -> list[Problem]:
         list_models = server.api_key is not None or not server.keyless  # else only clients have an API key
         result = await probe(pool, server, seconds=settings.upstream.probe_timeout, list_models=list_models)
         if result.error is not None:
-            where = loaded.origins[f"servers.{row.name}.url"].place
+            where = loaded.origins[f"servers.{row.name}.url"].location
             message = f'[[servers]] "{row.name}" failed its check: {result.error}'
             found.append(Problem(where, message, "check its url and api_key"))
 
     try:
         await ping(settings.database_url.reveal(), seconds=settings.storage.settle_timeout)
     except StorageError as error:
-        where = loaded.origins["storage.url"].place
+        where = loaded.origins["storage.url"].location
         found.append(Problem(where, str(error), "check storage.url and that the database runs"))
     async with trio.open_nursery() as nursery:
         pool = Pool(tls=tls_context(settings.upstream.ca_file))

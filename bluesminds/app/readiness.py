@@ -39,7 +39,7 @@ class ReadinessCheck:
         down = sorted(self._tasks.down)
         return {
             "store": "failing" if self._recorder.failing else await self._check_store(),
-            "limits": "ok" if self._lease.held() else "another gateway may be counting",
+            "limits": "ok" if self._lease.held() else "the lease on the database is lost or not confirmed",
             "tasks": ", ".join(down) + " down" if down else "ok",
             "servers": "ok" if self._registry.has_usable() else self._describe_unavailability(),
         }
@@ -49,12 +49,14 @@ class ReadinessCheck:
         servers = self._registry.catalog.servers
         down = [server.name for server in servers if self._status(server.name).state == "down"]
         text = f"no usable server; {len(down)} down: {', '.join(down)}" if down else "no usable server"
-        return text + (f"; {locked} with an API key sealed by another master key" if locked else "")
+        return text + (
+            f"; {locked} with an API key that was encrypted with another master key" if locked else ""
+        )
 
     async def _check_store(self) -> str:
         try:
             with trio.fail_after(STORE_SECONDS):
                 await self._services.store.read(has_admin)
         except (StorageError, trio.TooSlowError):
-            return "does not answer"
+            return "does not respond"
         return "ok"

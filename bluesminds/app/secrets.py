@@ -32,9 +32,9 @@ async def load_secrets(store: Store, state: StateDir, pepper: Secret | None) -> 
     try:
         vault = Vault([secrets[MASTER_KEY]])
     except ValueError as exc:
-        place = state.path / MASTER_KEY
+        path = state.path / MASTER_KEY
         raise BadState(
-            f"{place} is damaged: it contains no valid key", f"restore {place} from your backup"
+            f"{path} is damaged: it contains no valid key", f"restore {path} from your backup"
         ) from exc
     found = {name: fingerprint(secret) for name, secret in secrets.items()}
     if known.keys() != found.keys():
@@ -49,9 +49,9 @@ async def load_secrets(store: Store, state: StateDir, pepper: Secret | None) -> 
 def _read_or_create(state: StateDir, name: str, known: Mapping[str, str]) -> bytes:
     secret = state.secret(name)
     if secret is None and name in known:
-        place = state.path / name
+        path = state.path / name
         raise BadState(
-            f"{place} is missing, and the database depends on it", f"restore {place} from your backup"
+            f"{path} is missing, and the database depends on it", f"restore {path} from your backup"
         )
     if secret is None:
         secret = _MAKE[name]()
@@ -60,10 +60,10 @@ def _read_or_create(state: StateDir, name: str, known: Mapping[str, str]) -> byt
 
 
 def _mismatch(state: StateDir, name: str, *, configured: bool) -> BadState:
-    place = "pepper in [keys]" if configured else str(state.path / name)
+    source = "pepper in [keys]" if configured else str(state.path / name)
     return BadState(
-        f"{place} is not the one this database was first used with",
-        f"restore {place}; every gateway on this database needs the same one",
+        f"{source} is not the one this database was first used with",
+        f"restore {source}; every gateway on this database needs the same one",
     )
 
 

@@ -20,6 +20,7 @@ from bluesminds.app.data_plane import DataPlaneParts, Runtime, build_data_plane,
 from bluesminds.app.discovery import configured_servers, start_demo
 from bluesminds.app.first_run import FirstRun, bootstrap, refuse_public_without_admin
 from bluesminds.app.listeners import ensure_descriptors, listen_locally, listen_publicly, public_sockets
+from bluesminds.app.malloc import fix_malloc_thresholds
 from bluesminds.app.services import Services, open_services
 from bluesminds.common.clock import Clock
 from bluesminds.common.log import Log
@@ -74,6 +75,7 @@ async def serve(
     Raises, before it has started, StartRefused, StateBusy, BadState, BadDatabaseURL, StorageError,
     LeaseTaken, CannotListen and BadCertificate.
     """
+    fix_malloc_thresholds()
     ensure_descriptors(settings, log)
     async with open_services(settings, clock=clock, log=log, password_hasher=password_hasher) as services:
         with public_sockets(settings.server, inherited) as sockets:
@@ -119,6 +121,7 @@ def _start_tasks(
     for name, run in (
         ("health_checker", data_plane.routing.health_checker.run),
         ("idle_sweeper", data_plane.idle_sweeper.run),
+        ("heap_trimmer", data_plane.heap_trimmer.run),
         ("lease", runtime.lease.run),
         ("mail_queue", services.mail_queue.run),
         ("cleanup", services.cleanup.run),

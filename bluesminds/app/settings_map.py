@@ -6,9 +6,11 @@ from typing import Any
 from msgspec import structs
 
 from bluesminds.common.money import Price, read_usd
+from bluesminds.common.origins import read_origin
 from bluesminds.common.values import LimitSet, Server
 from bluesminds.config import ConfigError, ListenSettings, Secret, ServerSettings, Settings
 from bluesminds.config.settings import MailSettings
+from bluesminds.gateway.browser_origins import ANY_ORIGIN
 from bluesminds.http.client.pool import Timeouts
 from bluesminds.http.server.serve import ListenerLimits
 from bluesminds.notify.mail import MailFailed, SmtpAccount
@@ -43,16 +45,20 @@ def listener_limits(server: ListenSettings) -> ListenerLimits:
     )
 
 
+def cors_origins(server: ListenSettings) -> list[str]:
+    return [origin if origin == ANY_ORIGIN else read_origin(origin) for origin in server.cors_origins]
+
+
 def tier_limits(settings: Settings) -> dict[str, LimitSet]:
     """The limits of each tier, by its name."""
     tables = structs.asdict(settings.tiers)
     return {name: _limit_set(structs.asdict(table)) for name, table in tables.items()}
 
 
-def _limit_set(figures: dict[str, Any]) -> LimitSet:
-    """`figures` are the fields of a tier; the amounts of USD among them are text."""
-    money = {name: read_usd(text) for name, text in figures.items() if name.startswith("usd_")}
-    return LimitSet(**figures | money)
+def _limit_set(fields: dict[str, Any]) -> LimitSet:
+    """`fields` are the settings of a tier; amounts in USD are text."""
+    money = {name: read_usd(text) for name, text in fields.items() if name.startswith("usd_")}
+    return LimitSet(**fields | money)
 
 
 def keyless_limits(settings: Settings) -> LimitSet | None:

@@ -6,6 +6,7 @@ they could replace the secrets; so is an empty secret.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -16,6 +17,8 @@ from pathlib import Path
 
 MAX_SOCKET_PATH = 104  # bytes; sun_path holds 108 on Linux and 104 on macOS
 _DEFAULT_REMEDY = "set state_dir to a directory that only the gateway can write to"
+_FULL_REMEDY = "free space for the state directory, or set state_dir to a directory on another disk"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class StateBusy(Exception):
@@ -119,14 +122,15 @@ class StateDir:
         """Hold the lock. Raises StateBusy at once when another process holds it."""
         with _as_bad_state(self.path / "lock"):
             descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "r+") as file:
+        try:
             with _as_bad_state(self.path / "lock"):
-                self._acquire(file.fileno())
-                file.truncate(0)
-                file.write(f"{os.getpid()}\n")
-                file.flush()
+                self._acquire(descriptor)
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, f"{os.getpid()}\n".encode())
                 self._remove_stale_socket()
             yield
+        finally:
+            os.close(descriptor)
 
     def _acquire(self, descriptor: int) -> None:
         try:
@@ -149,4 +153,5 @@ def _as_bad_state(path: Path) -> Iterator[None]:
         yield
     except OSError as exc:
         name = path if exc.filename is None else os.fsdecode(exc.filename)
-        raise BadState(f"{name} cannot be used: {exc.strerror}") from exc
+        remedy = _FULL_REMEDY if exc.errno in _FULL else _DEFAULT_REMEDY
+        raise BadState(f"{name} cannot be used: {exc.strerror}", remedy) from exc

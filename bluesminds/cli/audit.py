@@ -23,9 +23,9 @@ def audit_group() -> None:
 @click.option("--since", help="Not before this time, such as 2026-02-28T12:00:00Z.")
 @click.option("--until", help="Before this time.")
 @click.option(
-    "--limit", type=click.IntRange(1, 100), default=20, show_default=True, help="Maximum number of rows."
+    "--limit", type=click.IntRange(1, 100), default=20, show_default=True, help="Maximum number of entries."
 )
-@click.option("--after", help="Continue after the next_cursor of the previous page.")
+@click.option("--after", help="Continue after this entry: the seq of the last one of the previous page.")
 @config_option
 @json_option
 def list_(config: Path | None, as_json: bool, **filters: str | int | None) -> None:
@@ -44,17 +44,21 @@ def list_(config: Path | None, as_json: bool, **filters: str | int | None) -> No
 
 
 @audit_group.command()
-@click.option("--noted", metavar="SEQ:HASH", help="The end printed by an earlier run.")
+@click.option(
+    "--noted",
+    metavar="SEQ:HASH",
+    help="The end that an earlier run printed. Also check that this entry is still there.",
+)
 @config_option
 @json_option
 def verify(noted: str | None, config: Path | None, as_json: bool) -> None:
-    """Verify the audit log. Exit code 1 if a row was altered or removed."""
+    """Verify the audit log. The exit code is 1 if an entry was altered or removed."""
     query = urlencode({"noted": noted}) if noted else ""
     found = call(config, "GET", f"/audit/verify?{query}")
     if as_json:
         echo_json(found)
     else:
-        click.echo(f"{found['rows']} rows verified; end: {found['end']}")
+        click.echo(f"{found['rows']} entries verified; end: {found['end']}")
     if not found["ok"]:
         raise exits.Failure(
             f"the audit log is damaged: {found['message']}", remedy="compare it with your backups"

@@ -19,7 +19,9 @@ from bluesminds.config import Loaded, Settings
 from bluesminds.gateway.routing.health import ServerStatus
 from bluesminds.providers.vendors import VENDORS
 
-_SHOWN_MODELS = 4
+_MAX_MODELS = 4
+# The shell prints it, so the token is not in the process list.
+_CLAIM = '{"token": "%s", "email": "you@example.com", "password": "..."}'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,17 +36,18 @@ class SecretText:
 Show = Callable[[str, str], SecretText]  # (file name, secret)
 
 
-def show(running: Running, loaded: Loaded, *, journal: bool = False) -> None:
-    """Print the banner to standard error. A `journal` is kept, so its banner has no secrets: they are written
-    to files in the state directory, and the banner names the files.
+def show(running: Running, loaded: Loaded, *, journal: bool = False, secrets_in_files: bool = False) -> None:
+    """Print the banner to standard error. With `secrets_in_files` it contains no secret: the key and the
+    token are written to files in the state directory, and the banner names the files. `journal`: there is no
+    keyboard.
     """
     tls = loaded.settings.server.tls_cert is not None
-    reach = _reach(running.addresses[0], loaded.settings, tls=tls)
+    target = _curl_target(running.addresses[0], loaded.settings, tls=tls)
 
     def in_file(name: str, secret: str) -> SecretText:
         return _from_file(running.services.state.write_secret(name, secret.encode()))
 
-    shown: Show = in_file if journal else _plainly
+    format_secret: Show = in_file if secrets_in_files else _plainly
     lines = [
         f"BluesMinds is listening on {', '.join(_url(address, tls=tls) for address in running.addresses)}",
         f"  data      {loaded.settings.state_dir}",
@@ -52,9 +55,9 @@ def show(running: Running, loaded: Loaded, *, journal: bool = False) -> None:
         f"  servers   {_servers(running.servers)}",
         f"  models    {_models(running.models)}",
         "",
-        *_add_a_server(running, loaded),
-        *_try_it(running, loaded, reach, shown),
-        *_claim(running.first_run.bootstrap_token, loaded, reach, shown),
+        *_missing_models(running, loaded),
+        *_example_request(running, loaded, target, format_secret),
+        *_setup_lines(running.first_run.bootstrap_token, loaded, target, format_secret),
         *([] if journal else ["", "Press Ctrl-C to stop."]),
     ]
     click.echo("\n".join(lines), err=True)
@@ -85,56 +88,60 @@ def _state(status: ServerStatus) -> str:
     return " ok" if status.model_count is None else f" ok ({counted(status.model_count, 'model')})"
 
 
-def _add_a_server(running: Running, loaded: Loaded) -> list[str]:
+def _missing_models(running: Running, loaded: Loaded) -> list[str]:
     if running.models:
         return []
     if running.servers:
         interval = f"{loaded.settings.upstream.probe_interval:g} s"
-        found = [_found(server) for server, _ in running.servers if server.origin == "environment"]
+        found = [
+            _unresponsive_vendor(server) for server, _ in running.servers if server.origin == "environment"
+        ]
         return [*filter(None, found), f"No server has models yet. The gateway retries every {interval}.", ""]
     add = command("servers add openai --url https://api.openai.com/v1 --api-key-stdin", loaded)
     return ["No models yet. Add a server (its key is read from standard input):", f"  {add}", ""]
 
 
-def _found(server: Server) -> str | None:
+def _unresponsive_vendor(server: Server) -> str | None:
     """The line about a server that comes from a variable of its vendor."""
     variables = [vendor.key_variable for vendor in VENDORS if vendor.name == server.name]
     return f"Found {variables[0]}, but {server.url} does not respond." if variables else None
 
 
-def _try_it(running: Running, loaded: Loaded, reach: str, shown: Show) -> list[str]:
+def _example_request(running: Running, loaded: Loaded, target: str, format_secret: Show) -> list[str]:
     first = running.first_run
     name = "guest-key" if first.is_guest else "first-key"
-    key = shown(name, first.key) if first.key is not None else None
+    key = format_secret(name, first.key) if first.key is not None else None
     if key is None:
-        make = command("keys create NAME", loaded)
-        title = f"Try it with your key (create one: `{make}`):"
+        create_command = command("keys create NAME", loaded)
+        title = f"Try it with your key (create one: `{create_command}`):"
     elif key.is_in_file:
         title = f"Try it (the key is {key.text}):"
     else:
-        title = "Try it (save this key now; it cannot be shown again):"
+        title = "Try it (save this key now; it cannot be listed again):"
     word = "$BLUESMINDS_KEY" if key is None else key.word
     body = json.dumps(
         {"model": _example(running.models), "messages": [{"role": "user", "content": "Hello!"}]}
     )
     return [
         title,
-        f"  curl {reach}/v1/chat/completions \\",
+        f"  curl {target}/v1/chat/completions \\",
         f'    -H "Authorization: Bearer {word}" -H "Content-Type: application/json" \\',
         f"    -d '{_quoted(body)}'",
     ]
 
 
-def _claim(token: str | None, loaded: Loaded, reach: str, shown: Show) -> list[str]:
+def _setup_lines(token: str | None, loaded: Loaded, target: str, format_secret: Show) -> list[str]:
     if token is None:
         return []
+    secret = format_secret("bootstrap-token", token)
+    where = f" {secret.text}; it is" if secret.is_in_file else ""
     return [
         "",
         "No administrator yet, so the gateway accepts connections from this machine only. Create one:",
         f"  {command('users create --role admin --email you@example.com', loaded)}",
-        "Or create one over HTTP (the token is valid until the next start):",
-        f"    {shown('bootstrap-token', token).text}",
-        f'    curl {reach}/api/setup -H "Content-Type: application/json" -d @-',
+        f"Or create one over HTTP (the token is{where} valid until the next start):",
+        f"  printf '{_CLAIM}' \"{secret.word}\" \\",
+        f'    | curl {target}/api/setup -H "Content-Type: application/json" -d @-',
     ]
 
 
@@ -146,12 +153,12 @@ def _models(names: list[str]) -> str:
     if not names:
         return "none"
     first = _example(names)
-    shown = [first, *(name for name in names if name != first)][:_SHOWN_MODELS]
-    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
-    return ", ".join(shown) + more
+    listed = [first, *(name for name in names if name != first)][:_MAX_MODELS]
+    more = f" and {len(names) - len(listed)} more" if len(names) > len(listed) else ""
+    return ", ".join(listed) + more
 
 
-def _reach(address: Any, settings: Settings, *, tls: bool) -> str:  # noqa: ANN401 - from getsockname()
+def _curl_target(address: Any, settings: Settings, *, tls: bool) -> str:  # noqa: ANN401 - from getsockname()
     """The base URL for curl on this machine, with curl options if needed."""
     if settings.server.public_url is not None:
         return settings.server.public_url.rstrip("/")

@@ -86,8 +86,8 @@ def show(config: Path | None, origin: bool, as_json: bool) -> None:
 def check(config: Path | None, connect: bool) -> None:
     """Check the configuration without starting the gateway.
 
-    Also checks the state directory, the location of the database and the listening address. It only connects
-    to the database and the servers with --connect.
+    Also checks the state directory, the location of the database and the listening address. With --connect,
+    it connects to the database and the servers as well.
     """
     loaded = load_settings(config)
     if problems := list(preflight.static_checks(loaded)):
@@ -113,7 +113,10 @@ def _summary(settings: Settings) -> str:
 @click.argument("path", type=click.Path(path_type=Path, dir_okay=False), default="gateway.toml")
 @click.option("--force", is_flag=True, help="Overwrite the file if it exists.")
 def init(path: Path, force: bool) -> None:
-    """Write a starter configuration, readable only by its owner."""
+    """Write a starter configuration, readable only by its owner.
+
+    PATH is the file to write. Default: ./gateway.toml.
+    """
     try:
         _write_private(path, STARTER, force)
     except FileExistsError:

@@ -10,12 +10,12 @@ DEMO_DIR: Final = "demo"
 """The state directory of `demo`, in the default one."""
 
 
-def command(words: str, loaded: Loaded) -> str:
-    """`bluesminds` with `words` and the options that select the same configuration and state directory.
+def command(arguments: str, loaded: Loaded) -> str:
+    """`bluesminds` with `arguments` and the options that select the same configuration and state directory.
 
     A state directory from the environment, such as systemd's, is not set in the shell of the reader.
     """
-    parts = ["bluesminds", words]
+    parts = ["bluesminds", arguments]
     if loaded.path is not None:
         parts += ["--config", shlex.quote(str(loaded.path))]
     if loaded.origins["state_dir"].kind not in ("file", "default"):

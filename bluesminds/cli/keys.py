@@ -46,37 +46,47 @@ _DETAILS: Final = (
 )
 
 
-def rule_options(command: Command) -> Command:
+def rule_options(*, is_new: bool) -> Callable[[Command], Command]:
     """Options for the restrictions of a key, passed to the command under their API names."""
-    command = limit_options(command)
-    command = click.option(
-        "--metadata",
-        multiple=True,
-        metavar="NAME=VALUE",
-        help=f"Text to store with the key. Repeatable; {_NONE} removes all. Default: none.",
-    )(command)
-    command = click.option(
-        "--expires", help=f"When it expires: 7d, 12h, 2030-01-31T12:00:00Z, or {_NEVER} (default)."
-    )(command)
-    for name, (option, meaning) in reversed(_LISTS.items()):
-        text = f"{meaning} Repeatable; {_ANY} removes the restriction. Default: all allowed."
-        command = click.option(option, name, multiple=True, help=text)(command)
-    return command
+    metadata = "Default: none." if is_new else f"`{_NONE}` removes all."
+    allowed = "Default: all." if is_new else f"`{_ANY}` removes the restriction."
+    default = " (default)" if is_new else ""
+
+    def add(command: Command) -> Command:
+        command = limit_options(command)
+        command = click.option(
+            "--metadata",
+            multiple=True,
+            metavar="NAME=VALUE",
+            help=f"Text to store with the key. Repeatable. {metadata}",
+        )(command)
+        command = click.option(
+            "--expires", help=f"When it expires: 7d, 12h, 2030-01-31T12:00:00Z, or `{_NEVER}`{default}."
+        )(command)
+        for name, (option, meaning) in reversed(_LISTS.items()):
+            text = f"{meaning} Repeatable. {allowed}"
+            command = click.option(option, name, multiple=True, help=text)(command)
+        return command
+
+    return add
 
 
 @click.group("keys")
 def keys_group() -> None:
-    """Manage API keys."""
+    """Manage API keys. KEY_ID is an id from `keys list`."""
 
 
 @keys_group.command()
 @click.argument("name")
 @click.option("--user", help="The owner, by e-mail address or id. Default: the local operator.")
-@rule_options
+@rule_options(is_new=True)
 @config_option
 @json_option
 def create(name: str, user: str | None, config: Path | None, as_json: bool, **rules: Rule) -> None:
-    """Create an API key. Save it; it cannot be shown again."""
+    """Create an API key. It is printed once and cannot be shown again.
+
+    NAME is a label and need not be unique. Without limits of its own, a key has those of its account.
+    """
     body = {"name": name, **_rules(rules)}
     if user is not None:
         body["user_id"] = find_user(config, user)["id"]
@@ -86,7 +96,9 @@ def create(name: str, user: str | None, config: Path | None, as_json: bool, **ru
 
 @keys_group.command("list")
 @click.option("--user", help="Only keys of this user, by e-mail address or id.")
-@click.option("--active/--ended", default=None, help="Only active keys, or only revoked and expired ones.")
+@click.option(
+    "--active/--ended", default=None, help="Only active keys, or only revoked and expired ones. Default: all."
+)
 @config_option
 @json_option
 def list_(user: str | None, active: bool | None, config: Path | None, as_json: bool) -> None:
@@ -114,13 +126,14 @@ def show_(key_id: str, config: Path | None, as_json: bool) -> None:
 @keys_group.command("set")
 @click.argument("key_id")
 @click.option("--name", help="New name.")
-@rule_options
+@rule_options(is_new=False)
 @config_option
 @json_option
 def set_(key_id: str, name: str | None, config: Path | None, as_json: bool, **rules: Rule) -> None:
     """Change an API key, effective immediately.
 
-    Only the given options change. --metadata replaces all metadata.
+    Only the given options change. --metadata replaces all metadata. The value `tier` removes a limit of the
+    key, so that only the limit of its account applies.
     """
     body = _rules(rules) | ({} if name is None else {"name": name})
     if not body:
@@ -141,8 +154,8 @@ def set_(key_id: str, name: str | None, config: Path | None, as_json: bool, **ru
 @json_option
 def rotate(key_id: str, overlap: int, config: Path | None, as_json: bool) -> None:
     """Rotate a key: issue a new secret, keep id, limits and usage."""
-    made = call(config, "POST", f"{key_path(key_id)}/rotate", {"overlap_seconds": overlap})
-    _print_secret(made, as_json=as_json)
+    created = call(config, "POST", f"{key_path(key_id)}/rotate", {"overlap_seconds": overlap})
+    _print_secret(created, as_json=as_json)
 
 
 @keys_group.command("end-previous")
@@ -228,13 +241,15 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _print_secret(made: Any, *, as_json: bool) -> None:  # noqa: ANN401
+def _print_secret(created: Any, *, as_json: bool) -> None:  # noqa: ANN401
     if as_json:
-        echo_json(made)
+        echo_json(created)
     else:
-        click.echo(made["key"])
-        name = exits.printable(made["name"])
-        click.echo(f"Save this key now; it cannot be shown again. Name: {name}. Id: {made['id']}.", err=True)
+        click.echo(created["key"])
+        name = exits.printable(created["name"])
+        click.echo(
+            f"Save this key now; it cannot be shown again. Name: {name}. Id: {created['id']}.", err=True
+        )
 
 
 def _show(key: Any, *, as_json: bool) -> None:  # noqa: ANN401

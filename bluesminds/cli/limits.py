@@ -26,19 +26,20 @@ def limits_group() -> None:
 
 @limits_group.command("show")
 @click.argument("user", required=False)
-@click.option("--key", "key_id", help="The id of a key, to show the limits of that key.")
+@click.option("--key", "key_id", help="Show the limits of the key with this id.")
 @config_option
 @json_option
 def show_(user: str | None, key_id: str | None, config: Path | None, as_json: bool) -> None:
-    """Show limits and their current usage."""
+    """Show the limits of an account or a key, and what is used.
+
+    USER is an e-mail address or an id.
+    """
     if user is not None and key_id is None:
         path = f"/users/{find_user(config, user)['id']}/limits"
     elif key_id is not None and user is None:
         path = f"{key_path(key_id)}/limits"
     else:
-        raise exits.Failure(
-            "name either a user or a key (--key)", exits.USAGE, "bluesminds limits show --help"
-        )
+        raise exits.Failure("give either USER or --key", exits.USAGE, "bluesminds limits show --help")
     _show(call(config, "GET", path), as_json=as_json)
 
 
@@ -48,7 +49,11 @@ def show_(user: str | None, key_id: str | None, config: Path | None, as_json: bo
 @config_option
 @json_option
 def set_(user: str, config: Path | None, as_json: bool, **given: str | None) -> None:
-    """Set limits of an account; "tier" restores the limit of its tier."""
+    """Set limits of an account.
+
+    USER is an e-mail address or an id. Only the given limits change. The value `tier` removes a limit, so
+    that the limit of the tier applies again.
+    """
     body = limit_values(given)
     if not body:
         raise exits.Failure("no option was given", exits.USAGE, "bluesminds limits set --help")

@@ -28,7 +28,7 @@ _LIMITS: Final = {
     "--tokens-per-month": "Tokens per calendar month.",
     "--usd-per-day": "USD per calendar day.",
     "--usd-per-month": "USD per calendar month.",
-    "--usd-total": "Total USD.",
+    "--usd-total": "USD in total.",
 }
 _FILE: Final = click.Path(path_type=Path, dir_okay=False)
 
@@ -73,17 +73,17 @@ def _limit_value(name: str, text: str) -> int | str | None:
 def warn_of_budget_without_prices(limits: Mapping[str, int | str | None], settings: Settings) -> None:
     """Print a warning: a budget excludes models without a price."""
     if any(limits.get(name) for name in SUMS) and not settings.prices:
-        message = "no model has a price, so nothing with a limit in USD can use a model"
+        message = "no model has a price, so keys and accounts with a limit in USD cannot use any model"
         exits.print_diagnostics([("warning", message, "add [[prices]] to the configuration and restart")])
 
 
 class DurationType(click.ParamType[int]):
-    """A duration such as 30s, 12h or 7d, or a number of seconds; the value is whole seconds up to `most`."""
+    """A duration such as 30s, 12h or 7d, or a number of seconds; converted to seconds, at most `maximum`."""
 
     name = "DURATION"
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, maximum: int) -> None:
+        self._maximum = maximum
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ANN401
         text = str(value)
@@ -91,8 +91,8 @@ class DurationType(click.ParamType[int]):
             seconds = int(text) if text.isascii() and text.isdecimal() else read_duration(text)
         except ValueError as exc:
             self.fail(f"{exc}.", param, ctx)
-        if seconds > self._most:
-            self.fail(f"it must be at most {self._most // 86_400}d.", param, ctx)
+        if seconds > self._maximum:
+            self.fail(f"it must be at most {self._maximum // 86_400}d.", param, ctx)
         return seconds
 
 

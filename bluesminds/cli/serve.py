@@ -52,8 +52,8 @@ def serve(config: Path | None, host: str | None, port: int | None) -> None:
 def demo(config: Path | None, host: str | None, port: int | None) -> None:
     """Run the gateway with a built-in demo server.
 
-    It needs no provider and no upstream key. Try the model "demo/echo". Every start prints an API key that
-    expires after a day. The data is kept apart from that of `serve` unless the configuration sets state_dir.
+    No model server is needed. Try the model "demo/echo". Every start prints an API key that expires after a
+    day. The data is separate from that of `serve`, unless the configuration sets state_dir.
     """
     loaded = _with_demo_dir(load_settings(config, {"server.host": host, "server.port": port}))
     settings = loaded.settings
@@ -112,7 +112,10 @@ async def _supervise(loaded: Loaded, log: Log, guest_key: bool) -> int:
             _freeze_loaded_objects()
             notifier.ready()
             nursery.start_soon(notifier.watch, running.healthy)
-            banner.show(running, loaded, journal=systemd.is_journal(os.environ, sys.stderr.fileno()))
+            journal = systemd.is_journal(os.environ, sys.stderr.fileno())
+            # What is not a terminal may be stored; the demo's secrets expire soon.
+            in_files = journal or not (guest_key or sys.stderr.isatty())
+            banner.show(running, loaded, journal=journal, secrets_in_files=in_files)
     log.info("stopped")
     return exits.INTERRUPTED if life.interrupted else exits.OK
 

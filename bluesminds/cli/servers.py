@@ -83,9 +83,13 @@ def add(
 @servers_group.command("set")
 @click.argument("name")
 @click.option("--url", help="Base URL.")
-@click.option("--model", "models", multiple=True, help='A model. Repeatable; "any": discover them.')
+@click.option(
+    "--model", "models", multiple=True, help="A model of the server. Repeatable. `any` discovers them."
+)
 @click.option("--weight", type=click.IntRange(1, 10_000), help="Share of requests relative to other servers.")
-@click.option("--priority", type=click.IntRange(-1000, 1000), help="Lower numbers are used first.")
+@click.option(
+    "--priority", type=click.IntRange(-1000, 1000), help="Servers with a lower number are used first."
+)
 @click.option("--api-key-stdin", is_flag=True, help="Read a new API key from standard input.")
 @config_option
 @json_option
@@ -97,7 +101,7 @@ def set_(
     as_json: bool,
     **given: str | int | None,
 ) -> None:
-    """Change a server of the database (only the given options)."""
+    """Change a server of the database. Only the given options change."""
     body: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if models:
         body["models"] = [] if models == ("any",) else list(models)

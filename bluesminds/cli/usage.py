@@ -17,15 +17,24 @@ def usage_group() -> None:
 
 @usage_group.command("show")
 @click.option(
-    "--days", type=click.IntRange(1, 366), default=7, show_default=True, help="Calendar days in UTC."
+    "--days",
+    type=click.IntRange(1, 366),
+    default=7,
+    show_default=True,
+    help="Number of calendar days in UTC.",
 )
 @click.option(
-    "--by", "group", type=click.Choice(_GROUPS), default="model", show_default=True, help="Group by."
+    "--by",
+    "group",
+    type=click.Choice(_GROUPS),
+    default="model",
+    show_default=True,
+    help="Group the totals by this.",
 )
 @config_option
 @json_option
 def show_(days: int, group: str, config: Path | None, as_json: bool) -> None:
-    """Show totals of the last days."""
+    """Show usage totals of the last days, today included."""
     columns = (
         group,
         "requests",

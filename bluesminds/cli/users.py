@@ -23,7 +23,7 @@ _NO_TIER: Final = "none"
 
 @click.group("users")
 def users_group() -> None:
-    """Manage accounts."""
+    """Manage accounts. USER is an e-mail address or an id."""
 
 
 @users_group.command()
@@ -36,7 +36,7 @@ def users_group() -> None:
     help="Role of the account.",
 )
 @click.option("--name", default="", help="Full name.")
-@click.option("--tier", help='The tier of its limits. Default: "none", which means no limits.')
+@click.option("--tier", help="Tier that sets its limits. Default: `none`, which means no limits.")
 @click.option(
     "--password-stdin", is_flag=True, help="Read the password from standard input instead of a prompt."
 )
@@ -58,14 +58,14 @@ def create(
     else:
         password = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
     body = {"email": email, "role": role, "full_name": name, "password": password} | _tier(tier)
-    made = call(config, "POST", "/users", body)
+    created = call(config, "POST", "/users", body)
     if as_json:
-        echo_json(made)
+        echo_json(created)
         return
     click.echo(f"created {email} ({role})")
-    limits = call(config, "GET", f"/users/{made['id']}/limits")
+    limits = call(config, "GET", f"/users/{created['id']}/limits")
     own = [f"{name} {limits[name]['limit']}" for name in (*COUNTS, *SUMS) if limits[name]["limit"]]
-    click.echo(f"tier: {made['tier'] or 'none'}; limits: {', '.join(own) or 'none'}", err=True)
+    click.echo(f"tier: {created['tier'] or 'none'}; limits: {', '.join(own) or 'none'}", err=True)
 
 
 @users_group.command("list")
@@ -89,13 +89,13 @@ def show_(user: str, config: Path | None, as_json: bool) -> None:
 @click.argument("user")
 @click.option("--role", type=click.Choice(["user", "admin"]), help="Role of the account.")
 @click.option("--name", help="Full name.")
-@click.option("--tier", help='The tier of its limits; "none" for none.')
+@click.option("--tier", help="Tier that sets its limits; `none` removes the tier.")
 @config_option
 @json_option
 def set_(
     user: str, role: str | None, name: str | None, tier: str | None, config: Path | None, as_json: bool
 ) -> None:
-    """Change an account (only the given options). A new role ends its sessions."""
+    """Change an account. Only the given options change. A new role ends all sessions."""
     given = {"role": role, "full_name": name}
     body: dict[str, str | None] = {key: value for key, value in given.items() if value is not None}
     body |= _tier(tier)
@@ -109,7 +109,10 @@ def set_(
 @config_option
 @json_option
 def disable(user: str, config: Path | None, as_json: bool) -> None:
-    """Disable an account, its keys and its sessions."""
+    """Disable an account.
+
+    Its sessions end. Its API keys are refused until the account is enabled.
+    """
     _print(_change(config, user, {"disabled": True}), "disabled", as_json=as_json)
 
 
@@ -118,7 +121,7 @@ def disable(user: str, config: Path | None, as_json: bool) -> None:
 @config_option
 @json_option
 def enable(user: str, config: Path | None, as_json: bool) -> None:
-    """Enable a disabled account."""
+    """Enable a disabled account. Its API keys work again."""
     _print(_change(config, user, {"disabled": False}), "enabled", as_json=as_json)
 
 
@@ -141,7 +144,7 @@ def delete(user: str, config: Path | None, as_json: bool) -> None:
 @config_option
 @json_option
 def invite(email: str, config: Path | None, as_json: bool) -> None:
-    """Send an invitation to sign up."""
+    """Mail an invitation to sign up, and print its link."""
     _print_secret(call(config, "POST", "/invites", {"email": email}), as_json=as_json)
 
 
@@ -158,7 +161,10 @@ def invites(config: Path | None, as_json: bool) -> None:
 @config_option
 @json_option
 def uninvite(invitation: str, config: Path | None, as_json: bool) -> None:
-    """Withdraw an invitation, or all to an address."""
+    """Withdraw an invitation, or all invitations to an address.
+
+    INVITATION is an id from `users invites`, or an e-mail address.
+    """
     if is_uuid(invitation):
         call(config, "DELETE", f"/invites/{invitation}")
         done = {"withdrawn": [invitation]}
@@ -204,7 +210,7 @@ def sign_out(user: str, session: str | None, config: Path | None, as_json: bool)
 @config_option
 @json_option
 def reset_password(user: str, config: Path | None, as_json: bool) -> None:
-    """Send a link to set a new password."""
+    """Mail a link to set a new password, and print it."""
     path = f"/users/{find_user(config, user)['id']}/reset-password"
     _print_secret(call(config, "POST", path), as_json=as_json)
 

@@ -137,12 +137,12 @@ def _json_line(now_ms: int, level: str, event: str, fields: dict[str, object]) -
 
 
 def _text_line(now_ms: int, level: str, event: str, fields: dict[str, object]) -> bytes:
-    shown = " ".join(
+    pairs = " ".join(
         f"{name}={_encoder.encode(_bounded(value)).decode()}"
         for name, value in fields.items()
         if value is not None
     )
-    line = f"{_timestamp(now_ms)[11:23]} {level:<7} {event} {shown}".rstrip()
+    line = f"{_timestamp(now_ms)[11:23]} {level:<7} {event} {pairs}".rstrip()
     return line.translate(_TERMINAL_CONTROLS).encode() + b"\n"
 
 

@@ -43,6 +43,6 @@ class Price(Struct, frozen=True, gc=False):
         parts = (prompt - cached) * self.input + cached * self.cached_input + completion * self.output
         return -(-parts // _TOKENS_PRICED)
 
-    def most(self, prompt: int, completion: int) -> int:
+    def max_cost(self, prompt: int, completion: int) -> int:
         """The maximum cost, in nano-USD: as if all prompt tokens had the higher input price."""
         return -(-(prompt * max(self.input, self.cached_input) + completion * self.output) // _TOKENS_PRICED)

@@ -61,7 +61,7 @@ class LimitSet(Struct, frozen=True, gc=False):
 
 
 class InUse(Struct, frozen=True):
-    """What an API key or an account uses at this moment; fields as in LimitSet."""
+    """What an API key or an account uses now; fields as in LimitSet."""
 
     rpm: int = 0
     tpm: int = 0
@@ -69,7 +69,7 @@ class InUse(Struct, frozen=True):
 
 
 NO_LIMITS = LimitSet()
-_figures = msgspec.json.Decoder(dict[str, Annotated[int, Meta(ge=0, le=2**63 - 1)] | None])
+_limits_decoder = msgspec.json.Decoder(dict[str, Annotated[int, Meta(ge=0, le=2**63 - 1)] | None])
 
 
 def read_limits(text: str | None) -> LimitSet:
@@ -80,7 +80,7 @@ def read_limits(text: str | None) -> LimitSet:
     if text is None:
         return NO_LIMITS
     try:
-        return _overlaid(NO_LIMITS, _figures.decode(text))
+        return _overlaid(NO_LIMITS, _limits_decoder.decode(text))
     except (msgspec.DecodeError, TypeError) as exc:  # TypeError: unknown field
         raise _unreadable() from exc
 
@@ -133,7 +133,7 @@ class Caller(Struct, frozen=True, gc=False):
     scopes: frozenset[str] | None = None  # None: all
     models: NamePatterns | None = None  # None: all
     networks: Networks | None = None  # None: any client address
-    origins: frozenset[str] | None = None  # None: any Origin header, or none
+    origins: frozenset[str] | None = None  # None: any Origin header, or no such header
     address: str = ""  # of a keyless caller; else empty
 
 

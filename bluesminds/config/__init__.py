@@ -62,7 +62,7 @@ __all__ = [
     "toml_value",
 ]
 
-PLACES: Final = (Path("gateway.toml"), Path("/etc/bluesminds/gateway.toml"))
+DEFAULT_FILES: Final = (Path("gateway.toml"), Path("/etc/bluesminds/gateway.toml"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +76,10 @@ class Loaded:
 
 
 def find_file(environ: Mapping[str, str]) -> Path | None:
-    """The file when no flag names one: $BLUESMINDS_CONFIG, else the first of PLACES that exists."""
+    """The file when no flag names one: $BLUESMINDS_CONFIG, else the first of DEFAULT_FILES that exists."""
     if named := environ.get("BLUESMINDS_CONFIG"):
         return Path(named)
-    return next((path for path in PLACES if path.is_file()), None)
+    return next((path for path in DEFAULT_FILES if path.is_file()), None)
 
 
 def load(
@@ -101,7 +101,7 @@ def load(
     warnings = [*exposed_secrets(pending, document), *pending.warnings]
     for finding in check(settings):
         if build.failed.isdisjoint(finding.about):
-            problem = Problem(_place(finding, build.origins), finding.message, finding.help)
+            problem = Problem(_location(finding, build.origins), finding.message, finding.help)
             (warnings if finding.warning else pending.problems).append(problem)
     if pending.problems:
         raise ConfigError(sorted(pending.problems, key=lambda problem: _line(problem, path)))
@@ -130,11 +130,11 @@ def _default_state_dir(environ: Mapping[str, str]) -> RawValue:
     return RawValue(platformdirs.user_state_dir("bluesminds", appauthor=False), DEFAULT)
 
 
-def _place(finding: Finding, origins: Mapping[Source, SettingOrigin]) -> str:
+def _location(finding: Finding, origins: Mapping[Source, SettingOrigin]) -> str:
     """The location of a finding: the first setting it is about that has a value from a source."""
-    given = (origins[place] for place in finding.about if origins.get(place, DEFAULT) != DEFAULT)
+    given = (origins[source] for source in finding.about if origins.get(source, DEFAULT) != DEFAULT)
     first = next(given, None)
-    return first.place if first else ""
+    return first.location if first else ""
 
 
 def _line(problem: Problem, path: Path | None) -> float:
@@ -145,10 +145,10 @@ def _line(problem: Problem, path: Path | None) -> float:
 
 def _named(origins: Mapping[Source, SettingOrigin], settings: Settings) -> dict[str, SettingOrigin]:
     named = {}
-    for place, origin in origins.items():
-        match place:
+    for source, origin in origins.items():
+        match source:
             case (section, int(index), key):
                 named[f"{section}.{settings.servers[index].name}.{key}"] = origin
             case _:
-                named[".".join(map(str, place))] = origin
+                named[".".join(map(str, source))] = origin
     return named

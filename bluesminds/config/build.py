@@ -19,11 +19,11 @@ from bluesminds.config.fields import (
     FieldSpec,
     UnsuitableError,
     convert,
+    display,
     fields_in,
     parse,
     resolve,
     sections,
-    shown,
     toml_value,
 )
 from bluesminds.config.settings import Settings
@@ -65,27 +65,29 @@ class SettingsBuilder:
         return msgspec.convert(tree, Settings)
 
     def _server(self, index: int, server: PendingServer) -> dict[str, object]:
-        title = f"{label(SERVERS)} {shown(server.name)}" if server.name else label(SERVERS)
+        title = f"{label(SERVERS)} {display(server.name)}" if server.name else label(SERVERS)
         values = self._values(SERVERS, (SERVERS, index), title, server.table)
         if "name" not in server.table:
             self.failed.add((SERVERS, index, "name"))
             self.pending.add_problem(
-                server.origin.place, "a server has no name", 'add a line like name = "main" under [[servers]]'
+                server.origin.location,
+                "a server has no name",
+                'add a line like name = "main" under [[servers]]',
             )
         return {"name": "unnamed", **values}
 
     def _values(self, section: str, path: Source, title: str, table: Table) -> dict[str, object]:
         values = {}
         for key, field in fields_in(section).items():
-            place = (*path, key)
+            source = (*path, key)
             given = table.get(key)
-            self.origins[place] = _final_origin(given) if given else DEFAULT
+            self.origins[source] = _final_origin(given) if given else DEFAULT
             if given:
                 name = f"{key} in {title}" if title else key
                 try:
                     values[key] = self._value(field, given, name)
                 except UnsuitableError as error:
-                    self.failed.add(place)
+                    self.failed.add(source)
                     self.pending.problems.append(_problem(name, field, given, error))
         return values
 
@@ -110,7 +112,7 @@ def _read_deferred(name: str, field: FieldSpec, given: RawValue, environ: Mappin
 
 def _problem(name: str, field: FieldSpec, given: RawValue, error: UnsuitableError) -> Problem:
     origin = given.locate(error.path) if given.locate and error.path else given.origin
-    return Problem(origin.place, f"{error.name or name} {error}", error.remedy or _remedy(field, given))
+    return Problem(origin.location, f"{error.name or name} {error}", error.remedy or _remedy(field, given))
 
 
 def _final_origin(given: RawValue) -> SettingOrigin:

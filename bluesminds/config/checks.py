@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 from bluesminds.common.clock import zone_named
 from bluesminds.common.emails import read_email
 from bluesminds.common.networks import Networks
-from bluesminds.config.fields import SERVERS, shown
+from bluesminds.common.origins import read_origin
+from bluesminds.config.fields import SERVERS, display
 from bluesminds.config.settings import ListenSettings, ServerSettings, Settings, UpstreamSettings
 from bluesminds.config.values import DeferredSecret, Secret
 
@@ -68,6 +69,18 @@ def _check_listener(settings: Settings) -> Iterator[Finding]:
         about = (("server", "http2"), _CERT, _KEY)
         yield Finding(about, "http2 in [server] needs TLS", "set tls_cert and tls_key, or remove http2")
     yield from _check_proxies(server)
+    yield from _check_origins(server)
+
+
+def _check_origins(server: ListenSettings) -> Iterator[Finding]:
+    try:
+        for origin in server.cors_origins:
+            if origin != "*":
+                read_origin(origin)
+    except ValueError as exc:
+        message = f"cors_origins in [server]: {exc}"
+        fix = 'write it like cors_origins = ["https://app.example.com"], or ["*"] for every origin'
+        yield Finding((("server", "cors_origins"),), message, fix)
 
 
 def _check_networks(upstream: UpstreamSettings) -> Iterator[Finding]:
@@ -102,11 +115,11 @@ def _check_proxies(server: ListenSettings) -> Iterator[Finding]:
 def _check_certificate(cert: Path, key: Path) -> Iterator[Finding]:
     missing = [
         Finding(
-            (place,),
-            f"{place[-1]} in [server] cannot be read: {path}",
+            (source,),
+            f"{source[-1]} in [server] cannot be read: {path}",
             "name a readable PEM file",
         )
-        for place, path in ((_CERT, cert), (_KEY, key))
+        for source, path in ((_CERT, cert), (_KEY, key))
         if not _readable(path)
     ]
     yield from missing
@@ -138,11 +151,11 @@ def _check_pepper(settings: Settings) -> Iterator[Finding]:
         )
 
 
-def _check_authorities(place: Source, path: Path | None) -> Iterator[Finding]:
+def _check_authorities(source: Source, path: Path | None) -> Iterator[Finding]:
     if path and not _loads(lambda context: context.load_verify_locations(path)):
         yield Finding(
-            (place,),
-            f"ca_file in [{place[0]}] cannot be used: {path}",
+            (source,),
+            f"ca_file in [{source[0]}] cannot be used: {path}",
             "name a readable PEM file with CA certificates",
         )
 
@@ -182,7 +195,7 @@ def _check_mail(settings: Settings) -> Iterator[Finding]:
         )
     if (mail.username is None) != (mail.password is None):
         about = (("mail", "username"), ("mail", "password"))
-        yield Finding(about, "username and password in [mail] need each other", "set both, or neither")
+        yield Finding(about, "username and password in [mail] must be set together", "set both, or neither")
     if mail.password is not None and mail.security == "none":
         about = (("mail", "security"), ("mail", "password"))
         yield Finding(about, "password in [mail] would be sent unencrypted", 'set security = "starttls"')
@@ -200,7 +213,7 @@ def _check_limits(settings: Settings) -> Iterator[Finding]:
     models = [row.model for row in settings.prices]
     for model in sorted({model for model in models if models.count(model) > 1}):
         yield Finding(
-            (("prices",),), f"{shown(model)} has more than one price", "keep one [[prices]] table per model"
+            (("prices",),), f"{display(model)} has more than one price", "keep one [[prices]] table per model"
         )
 
 
@@ -210,7 +223,7 @@ def _check_keyless(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             (("keyless", "enabled"),),
             "enabled in [keyless] needs a server with keyless = true",
-            "set keyless = true in [[servers]] for servers that clients bring keys for, or remove enabled",
+            "set keyless = true for servers that clients use with their own keys, or remove enabled",
         )
     if not settings.keyless.enabled:
         for index, server in enumerate(settings.servers):
@@ -253,29 +266,29 @@ def _check_server(path: Source, server: ServerSettings) -> Iterator[Finding]:
         )
 
 
-def _check_base_url(place: Source, name: str, server: ServerSettings) -> Iterator[Finding]:
+def _check_base_url(source: Source, name: str, server: ServerSettings) -> Iterator[Finding]:
     """Warnings about URLs that are valid but probably not the base URL of an API."""
     url = (server.url or "").rstrip("/")
     if endpoint := _ENDPOINT.search(url):
         message = f"{name} ends in {endpoint[0]}, but the gateway adds the endpoint itself"
-        yield Finding((place,), message, f"remove {endpoint[0]} from it", warning=True)
+        yield Finding((source,), message, f"remove {endpoint[0]} from it", warning=True)
     elif server.dialect in ("openai", "anthropic") and re.fullmatch(r"https?://[^/]+", url):
         message = f"{name} has no path, but most servers have their API under /v1"
-        yield Finding((place,), message, "add /v1 if the server needs it", warning=True)
+        yield Finding((source,), message, "add /v1 if the server needs it", warning=True)
 
 
-def _check_url(place: Source, name: str, url: str) -> Iterator[Finding]:
+def _check_url(source: Source, name: str, url: str) -> Iterator[Finding]:
     try:
         parts = urlsplit(url)
         usable = bool(parts.scheme in ("http", "https") and parts.hostname and parts.port != 0)
     except ValueError:
         usable = False
     if not usable or not url.isascii() or not url.isprintable() or " " in url:
-        yield Finding((place,), f"{name} is not an http or https URL", "write https://host:port/path")
+        yield Finding((source,), f"{name} is not an http or https URL", "write https://host:port/path")
     elif parts.username is not None or parts.password is not None:
-        yield Finding((place,), f"{name} must not contain a user or password", 'remove the part before "@"')
+        yield Finding((source,), f"{name} must not contain a user or password", 'remove the part before "@"')
     elif parts.query or parts.fragment:
-        yield Finding((place,), f'{name} must not contain "?" or "#"', "keep only the part up to the path")
+        yield Finding((source,), f'{name} must not contain "?" or "#"', "keep only the part up to the path")
 
 
 def _text(secret: Secret | None) -> str | None:

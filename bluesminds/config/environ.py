@@ -26,16 +26,16 @@ def variable_of(*names: str) -> str:
 
 def add_environment(pending: PendingSettings, environ: Mapping[str, str]) -> None:
     """Add the BLUESMINDS__ variables. An empty variable counts as not set."""
-    mine = {name: text for name, text in environ.items() if name.startswith(PREFIX) and text}
-    if text := mine.pop(variable_of(SERVERS), ""):
+    variables = {name: text for name, text in environ.items() if name.startswith(PREFIX) and text}
+    if text := variables.pop(variable_of(SERVERS), ""):
         _replace_servers(pending, text)
     plain = _plain_variables()
-    for name in sorted(mine):
+    for name in sorted(variables):
         if name in plain:
             section, key, from_file = plain[name]
-            _set(pending, pending.plain[section], name, key, mine, from_file)
+            _set(pending, pending.plain[section], name, key, variables, from_file)
         elif name.startswith(variable_of(SERVERS) + "__"):
-            _add_server_variable(pending, name, mine)
+            _add_server_variable(pending, name, variables)
         else:
             endings = [known.removeprefix(PREFIX) for known in plain]
             _refuse_variable(pending, name, PREFIX, name.removeprefix(PREFIX), endings)
@@ -54,18 +54,18 @@ def _plain_variables() -> dict[str, tuple[str, str, bool]]:
 
 
 def _set(
-    pending: PendingSettings, table: Table, name: str, key: str, mine: Mapping[str, str], from_file: bool
+    pending: PendingSettings, table: Table, name: str, key: str, variables: Mapping[str, str], from_file: bool
 ) -> None:
     origin = SettingOrigin("environment", name)
     if not from_file:
-        table[key] = RawValue(mine[name], origin, text=True)
-    elif name.removesuffix("_FILE") in mine:
+        table[key] = RawValue(variables[name], origin, text=True)
+    elif name.removesuffix("_FILE") in variables:
         plain = name.removesuffix("_FILE")
         pending.add_problem(
             "environment", f"{plain} and {name} are both set", f"unset {plain}; a file is safer"
         )
     else:
-        table[key] = RawValue({"file": mine[name]}, origin)
+        table[key] = RawValue({"file": variables[name]}, origin)
 
 
 def _refuse_variable(
@@ -82,7 +82,7 @@ def _refuse_variable(
     pending.add_problem("environment", f"unknown environment variable {name}", remedy)
 
 
-def _add_server_variable(pending: PendingSettings, name: str, mine: Mapping[str, str]) -> None:
+def _add_server_variable(pending: PendingSettings, name: str, variables: Mapping[str, str]) -> None:
     server, _, setting = name.removeprefix(variable_of(SERVERS) + "__").rpartition("__")
     known = _server_variables()
     if not server or setting not in known:
@@ -98,7 +98,7 @@ def _add_server_variable(pending: PendingSettings, name: str, mine: Mapping[str,
         same = [PendingServer(origin, {"name": RawValue(server.lower(), origin)})]
         pending.servers += same
     key, from_file = known[setting]
-    _set(pending, same[0].table, name, key, mine, from_file)
+    _set(pending, same[0].table, name, key, variables, from_file)
 
 
 def _server_variables() -> dict[str, tuple[str, bool]]:

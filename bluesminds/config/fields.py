@@ -23,7 +23,7 @@ from bluesminds.config.settings import MONEY, ServerSettings, Settings
 from bluesminds.config.values import Secret
 
 SERVERS: Final = "servers"
-_SHOWN = 40  # characters of a wrong value that an error repeats
+_MAX_DISPLAY = 40  # characters of a wrong value that an error repeats
 _UNIONS = (Union, types.UnionType)
 _NOTHING = (types.NoneType, msgspec.UnsetType)
 
@@ -130,7 +130,7 @@ def convert(field: FieldSpec, value: object, base: Path) -> object:
             return resolve(value, base)
     except ValueError:
         pass
-    raise UnsuitableError(f"must be {field.expected}, not {shown(value)}")
+    raise UnsuitableError(f"must be {field.expected}, not {display(value)}")
 
 
 def _convert_item(field: FieldSpec, item: type[msgspec.Struct], value: object, at: int) -> object:
@@ -138,15 +138,15 @@ def _convert_item(field: FieldSpec, item: type[msgspec.Struct], value: object, a
     header = f"[[{field.name}]]"
     if not isinstance(value, dict):
         raise UnsuitableError(
-            f"must be a table, not {shown(value)}", f"write it under {header}", header, (at,)
+            f"must be a table, not {display(value)}", f"write it under {header}", header, (at,)
         )
     known, fields = dict(value), fields_of(item)
-    label = f"{header} {shown(value['model'])}" if isinstance(value.get("model"), str) else header
+    label = f"{header} {display(value['model'])}" if isinstance(value.get("model"), str) else header
     for key in known:
         if key not in fields:
             close = nearest(key, fields)
             remedy = f'did you mean "{close}"?' if close else f"known names: {', '.join(fields)}"
-            raise UnsuitableError("is not a known key", remedy, f"{shown(key)} in {label}", (at, key))
+            raise UnsuitableError("is not a known key", remedy, f"{display(key)} in {label}", (at, key))
     for key, one in fields.items():
         if key in known:
             try:
@@ -191,7 +191,7 @@ def parse(field: FieldSpec, text: str, base: Path) -> object:
         pass
     if field.base_type is float:
         return convert(field, text, base)
-    raise UnsuitableError(f"must be {field.expected}, not {shown(text)}")
+    raise UnsuitableError(f"must be {field.expected}, not {display(text)}")
 
 
 def _parse_list(text: str) -> object:
@@ -203,7 +203,7 @@ def _parse_list(text: str) -> object:
         raise UnsuitableError("must be a JSON array or a comma-separated list") from None
 
 
-def shown(value: object) -> str:
+def display(value: object) -> str:
     """A wrong value for an error message: its kind, or at most 40 characters in TOML syntax."""
     match value:
         case bool():
@@ -217,7 +217,7 @@ def shown(value: object) -> str:
         case int() | float():
             return repr(value)
         case str():
-            short = value if len(value) <= _SHOWN else value[:_SHOWN] + "..."
+            short = value if len(value) <= _MAX_DISPLAY else value[:_MAX_DISPLAY] + "..."
             return json.dumps(short, ensure_ascii=not short.isprintable())
         case _:
             return f"a {type(value).__name__}"

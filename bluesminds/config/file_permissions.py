@@ -27,10 +27,10 @@ def exposed_secrets(pending: PendingSettings, document: ConfigDocument | None) -
             if isinstance(given.value, str):
                 if document.shared and not (key == "url" and _is_public(given.value)):
                     message = f"{name} is in a file that other users can read"
-                    yield Problem(given.origin.place, message, _remedy(document.path))
+                    yield Problem(given.origin.location, message, _remedy(document.path))
             elif (path := _named_file(given)) and _others_may_read(path):
                 message = f"{name} is read from a file that other users can read"
-                yield Problem(given.origin.place, message, _remedy(path))
+                yield Problem(given.origin.location, message, _remedy(path))
 
 
 def _remedy(path: Path) -> str:

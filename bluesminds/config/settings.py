@@ -81,6 +81,10 @@ NetworkNames = Annotated[
     tuple[Text, ...],
     Meta(description="a list of IP addresses and networks", examples=[["127.0.0.1", "10.0.0.0/8"]]),
 ]
+OriginNames = Annotated[
+    tuple[Text, ...],
+    Meta(description='a list of origins, or ["*"]', examples=[["https://app.example.com"]]),
+]
 # Servers added with the API are mostly local model servers, so private networks are allowed by default.
 PRIVATE_NETWORKS = (
     *("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"),
@@ -100,6 +104,7 @@ class ListenSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     http2: bool = False
     trusted_proxies: NetworkNames = ()
     proxy_protocol: bool = False
+    cors_origins: OriginNames = ()
     max_connections: Count = 10_000
     max_connections_per_ip: CountOrZero = 0
     max_header_bytes: Size = 32_768
@@ -188,7 +193,7 @@ class LimitSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class KeylessSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[keyless]: clients that bring their own upstream keys. Limits are per address; 0 is no limit."""
+    """[keyless]: clients that send their own upstream keys. Limits are per address; 0 is no limit."""
 
     enabled: bool = False
     rpm: CountOrZero = 20

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from bluesminds.config.fields import SERVERS, fields_in, nearest, sections, shown
+from bluesminds.config.fields import SERVERS, display, fields_in, nearest, sections
 from bluesminds.config.toml_locations import KeyPath, index_lines, line_of
 from bluesminds.config.values import ConfigError, Problem, SettingOrigin
 
-_SYNTAX_PLACE = re.compile(
+_SYNTAX_LOCATION = re.compile(
     r"^(?P<what>.*?) \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)$"
 )
 _NAMES: Final = {
@@ -112,7 +112,7 @@ def read_document(path: Path) -> ConfigDocument:
 
 
 def _syntax_problem(path: Path, text: str) -> Problem:
-    found = _SYNTAX_PLACE.match(text)
+    found = _SYNTAX_LOCATION.match(text)
     where = f"{path}:{found['line']}:{found['column']}" if found and found["line"] else str(path)
     what = found["what"] if found else text
     return Problem(
@@ -130,9 +130,9 @@ def add_document(pending: PendingSettings, document: ConfigDocument) -> None:
             pending.servers += [reader.server(one, (key, index)) for index, one in enumerate(value)]
         elif key in (*_tables(), SERVERS):
             kind = "a list of tables" if key == SERVERS else "one table"
-            shown_label = label(f"{key}.{_subtables(key)[0]}" if _subtables(key) else key)
-            remedy = f"write the settings under {shown_label}"
-            pending.add_problem(document.origin((key,)).place, f"{key} must be {kind}", remedy)
+            display_label = label(f"{key}.{_subtables(key)[0]}" if _subtables(key) else key)
+            remedy = f"write the settings under {display_label}"
+            pending.add_problem(document.origin((key,)).location, f"{key} must be {kind}", remedy)
         else:
             reader.add(pending.plain[""], "", key, value, ())
 
@@ -156,7 +156,7 @@ class Reader:
                 self.section(f"{name}.{key}", value)
             else:
                 message, remedy = _no_table(name, key)
-                self.pending.add_problem(self.origin((*path, key)).place, message, remedy)
+                self.pending.add_problem(self.origin((*path, key)).location, message, remedy)
 
     def server(self, data: Mapping[str, object], path: KeyPath) -> PendingServer:
         return PendingServer(self.origin(path), self.table(SERVERS, data, path))
@@ -174,8 +174,8 @@ class Reader:
                 value, source, base=self.base, locate=lambda inner: self.origin((*path, key, *inner))
             )
         else:
-            message = f"unknown key {shown(key)}" + (f" in {label(section)}" if section else "")
-            self.pending.add_problem(source.place, message, _suggest(section, key))
+            message = f"unknown key {display(key)}" + (f" in {label(section)}" if section else "")
+            self.pending.add_problem(source.location, message, _suggest(section, key))
 
 
 def _no_table(name: str, key: str) -> tuple[str, str]:
@@ -186,7 +186,7 @@ def _no_table(name: str, key: str) -> tuple[str, str]:
         return f"{key} in [{name}] must be one table", remedy
     close = nearest(key, known)
     remedy = f'did you mean "{close}"?' if close else f"known names: {', '.join(known)}"
-    return f"unknown key {shown(key)} in [{name}]", remedy
+    return f"unknown key {display(key)} in [{name}]", remedy
 
 
 def _tables() -> set[str]:
@@ -204,8 +204,8 @@ def _suggest(section: str, key: str) -> str:
     known = [*fields_in(section), *(() if section else (*sections(), SERVERS))]
     if close := nearest(key, known):
         return f'did you mean "{close}"?'
-    places = reversed((*sections(), SERVERS))  # of several, the first
-    elsewhere = {known: label(name) for name in places for known in fields_in(name)}
+    names = reversed((*sections(), SERVERS))  # of several, the first
+    elsewhere = {known: label(name) for name in names for known in fields_in(name)}
     if close := nearest(key, elsewhere, likeness=0.75):
         return f'did you mean "{close}" in {elsewhere[close]}?'
     return f"known names: {', '.join(known)}"

@@ -95,14 +95,14 @@ class _TableTree:
     def _last(self, path: KeyPath) -> KeyPath:
         return _below(path, self.counts[path]) if path in self.counts else path
 
-    def take(self, token: _Token) -> None:
+    def process(self, token: _Token) -> None:
         """Process one token outside a header."""
         if self.value_of is None:
-            self._take_in_key(token)
+            self._process_key(token)
         else:
-            self._take_in_value(token)
+            self._process_value(token)
 
-    def _take_in_key(self, token: _Token) -> None:
+    def _process_key(self, token: _Token) -> None:
         if token.kind in ("word", "quoted"):
             self.keys.append(_key(token))
         elif token.text == "=":
@@ -114,7 +114,7 @@ class _TableTree:
         elif token.kind == "newline" and not self.stack:
             self.keys = []
 
-    def _take_in_value(self, token: _Token) -> None:
+    def _process_value(self, token: _Token) -> None:
         path = self.value_of or ()
         if self.stack and self.stack[-1].index is not None and token.text not in (",", "]", "\n"):
             self.lines.setdefault(path, token.line)
@@ -156,7 +156,7 @@ def index_lines(text: str) -> Mapping[KeyPath, int]:
         if token.text == "[" and token.kind == "mark" and at_statement:
             _read_header(outline, token, tokens)
         else:
-            outline.take(token)
+            outline.process(token)
     return outline.lines
 
 

@@ -64,11 +64,11 @@ class SettingOrigin:
     via: str = ""
 
     def __str__(self) -> str:
-        return f"{self.place} ({self.via})" if self.via else self.place
+        return f"{self.location} ({self.via})" if self.via else self.location
 
     @property
-    def place(self) -> str:
-        """The place to change the value."""
+    def location(self) -> str:
+        """Where to change the value."""
         match self.kind:
             case "file":
                 return self.where

@@ -1,1 +1,1 @@
-"""The straight walk of a model request, one file a step: identify, choose, admit, send, meter, settle."""
+"""The request pipeline: authenticate, authorize, route, reserve limits, send, meter, record usage."""

@@ -1,7 +1,7 @@
 """The memory that request bodies use, with one limit for all of them.
 
-A body is held from its first byte until a server has responded. It counts with its size; parsing may need a
-copy for a moment.
+A body is held from its first byte until a server has responded. Only its size counts; a copy that parsing
+needs does not.
 """
 
 from bluesminds.common.errors import Unavailable
@@ -10,11 +10,21 @@ from bluesminds.common.errors import Unavailable
 class BodyMemory:
     """At most `limit` bytes for all bodies together."""
 
-    __slots__ = ("held", "limit")
+    __slots__ = ("_peak", "held", "limit")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.held = 0
+        self._peak = 0
+
+    def add(self, size: int) -> None:
+        self.held += size
+        self._peak = max(self._peak, self.held)
+
+    def take_peak(self) -> int:
+        """The most bytes held at once since the previous call."""
+        peak, self._peak = self._peak, self.held
+        return peak
 
 
 class Body:
@@ -30,14 +40,17 @@ class Body:
     def acquire(self, size: int) -> None:
         """Reserve memory for the next bytes. Raises Unavailable if the limit is reached."""
         if self._memory.held + size > self._memory.limit:
-            raise Unavailable(
-                "body_memory_exhausted",
-                "The gateway holds too many request bodies. Try again in a few seconds.",
-            )
-        self._memory.held += size
+            raise body_memory_exhausted()
+        self._memory.add(size)
         self._held += size
 
     def release(self) -> None:
         self._memory.held -= self._held
         self._held = 0
         self.data = b""
+
+
+def body_memory_exhausted() -> Unavailable:
+    return Unavailable(
+        "body_memory_exhausted", "The gateway holds too many request bodies. Try again in a few seconds."
+    )

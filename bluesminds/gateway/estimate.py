@@ -35,7 +35,7 @@ class Estimator:
             output = self.max_output(facts.model)
         output *= facts.choices
         input_ = int(facts.text_bytes * self._ratios.get(facts.model, INITIAL_RATIO)) + 1
-        return Estimate(input_ + output, None if price is None else price.most(input_, output))
+        return Estimate(input_ + output, None if price is None else price.max_cost(input_, output))
 
     def max_output(self, model: str) -> int:
         """Tokens of one choice where the client sets no limit."""

@@ -102,6 +102,14 @@ def find_operation(method: str, path: str) -> Operation:
     return operation
 
 
+def allowed_methods(path: str) -> tuple[str, ...]:
+    """The methods of a path below /v1; of an unknown path, all that any path has."""
+    if endpoint_name(path) == MODELS:
+        return ("GET", "HEAD")
+    operation = _BY_PATH.get(path)
+    return ("GET", "HEAD", "POST", "DELETE") if operation is None else (operation.method,)
+
+
 def method_not_allowed(method: str, allowed: str) -> GatewayError:
     return GatewayError(
         405, "method_not_allowed", f"Use {allowed} for this path, not {method}.", headers={"allow": allowed}

@@ -221,7 +221,7 @@ class TLSWire:
 
 
 def _check_woken(sock: _Descriptor, deadline: float, cause: Exception) -> None:
-    """Raise the reason why a wait was woken; return when only the other wait was meant."""
+    """Raise the error that woke a wait; return if only the other wait has expired."""
     if sock.fileno() < 0:
         raise WireClosed from cause
     if deadline <= trio.current_time():

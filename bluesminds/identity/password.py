@@ -35,7 +35,9 @@ class Passwords:
         password = _normalized(password)
         if len(password) < MIN_LENGTH or len(password.encode()) > MAX_LENGTH:
             raise InvalidRequest(
-                "invalid_password", f"A password has {MIN_LENGTH} to {MAX_LENGTH} characters.", param=param
+                "invalid_password",
+                f"A password must have {MIN_LENGTH} to {MAX_LENGTH} characters.",
+                param=param,
             )
         return await self._compute(self._hasher.hash, password)
 

@@ -51,7 +51,7 @@ class MailTemplates(Struct, frozen=True):
             "If you do not want an account, ignore this message.",
         )
 
-    def taken(self, to: str) -> Mail:
+    def email_taken(self, to: str) -> Mail:
         return _mail(
             "account_exists",
             to,

@@ -1,1 +1,1 @@
-"""Wire dialects: pure functions over bytes and values, one file each. No client, no clock, no retries."""
+"""Wire dialects: pure functions over bytes and values, one file each. They do no I/O and do not retry."""

@@ -53,7 +53,7 @@ class Dialect:
     key_refusals: frozenset[str] = frozenset()  # error types that mean a rejected key, whatever the status
 
     def headers(self, api_key: str | None) -> Headers:
-        """The headers every request to the server carries. May hold a secret: never logged."""
+        """The headers of every request to the server. They may contain a secret, so they are never logged."""
         common: Headers = (
             (b"user-agent", _USER_AGENT),
             (b"accept", b"application/json, text/event-stream"),
@@ -71,7 +71,7 @@ class Dialect:
             return True
         names = {error.type, error.code}
         if status == 403:
-            # Servers also answer 403 to a request they do not like, whoever sent it.
+            # 403 can also mean that the request itself is not allowed, with any key.
             return bool(names & (_KEY_REFUSALS | self.key_refusals))
         return status >= 400 and error.type in self.key_refusals
 
@@ -80,15 +80,14 @@ DIALECTS = {
     dialect.name: dialect
     for dialect in (
         Dialect("openai"),
-        # The gateway fails over by itself; a second layer of retries would multiply the load on a server in
-        # trouble.
+        # The gateway retries; retries of LiteLLM too would multiply the load on an overloaded server.
         Dialect(
             "litellm",
             # LiteLLM has the endpoints of Messages below /v1 only, whatever the server's URL.
             speaks={**OPENAI_PATHS, **{name: f"/v1{path}" for name, path in MESSAGES_PATHS.items()}},
             alive_path="/health/liveliness",
             extra_headers=((b"x-litellm-num-retries", b"0"),),
-            # Without a database a wrong master key is a 400 of the second type.
+            # LiteLLM without a database answers a wrong master key with 400 and the second type.
             key_refusals=frozenset(
                 ("auth_error", "no_db_connection", "token_not_found_in_db", "expired_key")
             ),

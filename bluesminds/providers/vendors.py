@@ -1,4 +1,4 @@
-"""Hosted vendors and local model servers that speak OpenAI's dialect: rows of a table, not modules."""
+"""The table of hosted vendors, and the local Ollama. All of them support OpenAI's API."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ OLLAMA_VARIABLE = "OLLAMA_HOST"
 
 
 def from_environment(environ: Mapping[str, str]) -> list[Server]:
-    """A server for every vendor whose key is set. Pure."""
+    """A server for each vendor whose key is set."""
     return [
         Server(
             name=vendor.name,
@@ -46,10 +46,10 @@ def from_environment(environ: Mapping[str, str]) -> list[Server]:
 
 
 def local_ollama(environ: Mapping[str, str]) -> Server:
-    """Where an Ollama on this machine would be; whether it runs is for the caller to find out."""
+    """The URL of an Ollama on this machine. The caller checks whether it runs."""
     host = environ.get(OLLAMA_VARIABLE) or OLLAMA_URL
     url = host if "://" in host else f"http://{host}"
-    # 0.0.0.0 is what Ollama is told to listen on, not an address to connect to.
+    # 0.0.0.0 is an address that Ollama listens on, not one to connect to.
     url = url.replace("//0.0.0.0", "//127.0.0.1")
     if urlsplit(url).port is None:
         url = url.rstrip("/") + ":11434"

@@ -1,1 +1,1 @@
-"""The doors: ASGI in, the walk for /v1, Quart for everything else."""
+"""The ASGI application: the data plane under /v1, and the control plane on Quart."""

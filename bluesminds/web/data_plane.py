@@ -5,14 +5,18 @@ client that has left, at no cost for the pipeline.
 """
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from io import BytesIO
 
 from bluesminds.common.clock import Clock
-from bluesminds.common.errors import GatewayError, InvalidRequest
+from bluesminds.common.errors import Forbidden, GatewayError, InvalidRequest
 from bluesminds.common.log import Log
 from bluesminds.common.values import RequestContext
-from bluesminds.gateway.bodies import Body, BodyMemory
+from bluesminds.gateway.bodies import Body, BodyMemory, body_memory_exhausted
+from bluesminds.gateway.browser_origins import BrowserOrigins
 from bluesminds.gateway.operations import (
     MODELS,
+    allowed_methods,
     clean_path,
     endpoint_name,
     find_operation,
@@ -21,6 +25,13 @@ from bluesminds.gateway.operations import (
 )
 from bluesminds.gateway.pipeline import Gateway
 from bluesminds.http.asgi import ASGIApp, Disconnect, Receive, Scope, Send
+from bluesminds.web.cors import (
+    VARY_ORIGIN,
+    Preflight,
+    preflight_headers,
+    read_preflight,
+    response_headers,
+)
 from bluesminds.web.errors import INTERNAL, error_body, error_headers, error_in_format
 from bluesminds.web.forwarded import ProxyHeaders
 from bluesminds.web.request_context import is_anthropic_client, read_request_context
@@ -36,6 +47,7 @@ _JSON = (b"content-type", b"application/json")
 class ASGIResponseWriter:
     """Writes a response over ASGI. `begun`: it has started, so an error can no longer be sent. `anthropic`:
     the client speaks Anthropic's API, which has another shape for errors and another header for the id.
+    `readable_by`: the other origin whose pages may read it.
     """
 
     def __init__(self, scope: Scope, send: Send, request_id: str, *, anthropic: bool) -> None:
@@ -46,6 +58,7 @@ class ASGIResponseWriter:
         self.anthropic = anthropic
         self._disconnect: Disconnect = scope["extensions"]["disconnect"]
         self.begun = False
+        self.readable_by: str | None = None
 
     @property
     def gone(self) -> bool:
@@ -60,7 +73,9 @@ class ASGIResponseWriter:
 
     async def start(self, status: int, headers: Headers) -> None:
         self.begun = True
-        headers = [*headers, *self._ids]
+        headers = [*headers, *self._ids, VARY_ORIGIN]
+        if self.readable_by is not None:
+            headers += response_headers(self.readable_by, headers)
         await self._send_message({"type": "http.response.start", "status": status, "headers": headers})
 
     async def write(self, data: bytes) -> None:
@@ -72,7 +87,8 @@ class ASGIResponseWriter:
 
 class DataPlane:
     """The application the listener serves. `control` is the rest of the site; `bodies` is what all request
-    bodies share. With `proxies`, every part of the site sees the client that they tell of.
+    bodies share, `origins` whose pages may use the gateway. With `proxies`, every part of the site sees the
+    client that they tell of.
     """
 
     def __init__(
@@ -81,6 +97,7 @@ class DataPlane:
         control: ASGIApp,
         *,
         bodies: BodyMemory,
+        origins: BrowserOrigins,
         clock: Clock,
         log: Log,
         proxies: ProxyHeaders | None = None,
@@ -88,6 +105,7 @@ class DataPlane:
         self._gateway = gateway
         self._control = control
         self._bodies = bodies
+        self._origins = origins
         self._clock = clock
         self._log = log
         self._proxies = proxies
@@ -112,6 +130,11 @@ class DataPlane:
     ) -> None:
         body = Body(self._bodies)
         try:
+            if (preflight := read_preflight(scope)) is not None:
+                await self._send_preflight(preflight, path, context, out)
+                return
+            if await self._origins.allows_reading(context):
+                out.readable_by = context.origin
             await self._dispatch(path, context, lambda: read_body(scope, receive, body), out)
         except GatewayError as exc:
             await self._send_error(exc, context, out)
@@ -141,6 +164,24 @@ class DataPlane:
             await self._send_models(path, context, out)
         else:
             await self._gateway.handle(operation, context, body, out)
+
+    async def _send_preflight(
+        self, preflight: Preflight, path: str, context: RequestContext, out: ASGIResponseWriter
+    ) -> None:
+        origin = context.origin or ""
+        try:
+            if not await self._origins.allows_preflight(origin):
+                raise Forbidden(
+                    "origin_not_allowed",
+                    "Pages of this origin may not use the gateway. Add the origin to allowed_origins of an"
+                    " API key, or to cors_origins in the configuration.",
+                )
+        except GatewayError as exc:
+            self._gateway.reject(context, exc)
+            raise
+        self._gateway.accounting.record_rejection(context, 204)
+        await out.start(204, preflight_headers(preflight, origin, allowed_methods(path)))
+        await out.end()
 
     async def _send_models(self, path: str, context: RequestContext, out: ASGIResponseWriter) -> None:
         name = path.removeprefix("/models").removeprefix("/")
@@ -174,16 +215,24 @@ async def read_body(scope: Scope, receive: Receive, body: Body) -> Body:
     """
     if any(name == b"content-encoding" and coding != b"identity" for name, coding in scope["headers"]):
         raise InvalidRequest("unsupported_encoding", "Send the request body without compression.", status=415)
-    body.data = await _collect(receive, body)
+    data: bytes | None = None
+    with suppress(MemoryError):
+        data = await _collect(receive, body)
+    if data is None:  # raised outside of a handler: a handled MemoryError refers to what has been read
+        raise body_memory_exhausted()
+    body.data = data
     return body
 
 
 async def _collect(receive: Receive, body: Body) -> bytes:
-    pieces = []
+    buffer = BytesIO()
     while (message := await receive())["type"] != "http.disconnect":
         piece: bytes = message.get("body", b"")
         body.acquire(len(piece))
-        pieces.append(piece)
-        if not message.get("more_body", False):
-            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        more = message.get("more_body", False)
+        if not more and not buffer.tell():
+            return piece
+        buffer.write(piece)
+        if not more:
+            return buffer.getvalue()  # without a copy
     raise ConnectionResetError

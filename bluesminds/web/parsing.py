@@ -86,12 +86,12 @@ def _invalid(model: type[msgspec.Struct], reason: str, otherwise: str) -> Invali
 
 def _unknown_message(kind: str, name: str | None, fields: Mapping[str, FieldSpec], prefix: str = "") -> str:
     """`name` is None if it must not be repeated; `prefix` is the path of the object, such as "limits."."""
-    shown = f" `{prefix}{name}`" if name is not None else ""
+    quoted = f" `{prefix}{name}`" if name is not None else ""
     for field in fields.values():
         if name in _inner_fields(field):
-            return f"Unknown {kind}{shown}: `{name}` belongs under `{field.name}`."
+            return f"Unknown {kind}{quoted}: `{name}` belongs under `{field.name}`."
     known = ", ".join(f"`{field}`" for field in fields)
-    return f"Unknown {kind}{shown}. " + (f"Known: {known}." if known else f"This request has no {kind}s.")
+    return f"Unknown {kind}{quoted}. " + (f"Known: {known}." if known else f"This request has no {kind}s.")
 
 
 def _inner_fields(field: FieldSpec) -> Mapping[str, FieldSpec]:

@@ -3,12 +3,12 @@ define the rest.
 
     route("POST", "/api/keys", Access.SESSION, handlers.create, tag="Keys", status=201)
 
-    async def create(self, who: Principal, body: NewKey) -> CreatedKey:
+    async def create(self, principal: Principal, body: NewKey) -> CreatedKey:
         \"\"\"Create a key. The docstring is used in the API reference, the first sentence as summary.\"\"\"
 
-The parameters of a handler are optional: `who`, `body` and `query` (Structs that forbid unknown fields), and
-every {name} of its path. It returns a Struct, None for no content, or a HandlerResponse to set a status or
-headers. Routes are only added by `mount`, so every route checks its access.
+The parameters of a handler are optional: `principal`, `body`, `query` (Structs that forbid unknown fields)
+and every {name} of its path. It returns a Struct, None for no content, or a HandlerResponse to set a status
+or headers. Routes are only added by `mount`, so every route checks its access.
 """
 
 import inspect
@@ -30,7 +30,7 @@ Row = TypeVar("Row")
 
 MAX_PAGE: Final = 100  # rows
 _PATH_PARAM: Final = re.compile(r"\{(\w+)\}")
-_PARAMETERS: Final = frozenset(("who", "body", "query"))
+_PARAMETERS: Final = frozenset(("principal", "body", "query"))
 
 
 class HandlerResponse(Struct, Generic[T], frozen=True):
@@ -132,7 +132,7 @@ def route(
         response=None if response is type(None) else response,
         body=hints.get("body"),
         query=hints.get("query"),
-        takes_principal="who" in hints,
+        takes_principal="principal" in hints,
         other_statuses=other_statuses,
         media=media,
     )
@@ -146,12 +146,12 @@ def mount(app: Quart, routes: Iterable[Route], guard: Guard) -> None:
 
 def _view(route: Route, guard: Guard) -> Callable[..., Awaitable[Response]]:
     async def view(**path_params: str) -> Response:
-        who = await guard.authorize(route.access, request)
+        principal = await guard.authorize(route.access, request)
         if any("\0" in value for value in path_params.values()):
             abort(404)  # PostgreSQL rejects NUL in text
         arguments: dict[str, object] = dict(path_params)
         if route.takes_principal:
-            arguments["who"] = who
+            arguments["principal"] = principal
         if route.query is not None:
             arguments["query"] = read_query(route.query, request)
         elif route.method != "GET" or route.access is not Access.PUBLIC:  # links to pages may have a query

@@ -66,7 +66,9 @@ def decode_fields(fields: Fields, decoder: msgspec.json.Decoder[R], unread: Iter
         return decoder.decode(msgspec.json.encode(read))
     except msgspec.ValidationError as exc:
         reason, _, path = str(exc).partition(" - at `$.")
-        raise _invalid(reason, path.rstrip("`") or _missing_field(reason)) from exc
+        if missing := _missing_field(reason):
+            raise InvalidRequest("invalid_value", f"Missing field `{missing}`.", param=missing) from exc
+        raise _invalid(reason, path.rstrip("`") or None) from exc
     except NOT_JSON as exc:
         raise InvalidRequest("invalid_value", "A field has a value that JSON does not allow.") from exc
 

@@ -77,6 +77,8 @@ CREATE TABLE api_keys (
 CREATE UNIQUE INDEX api_keys_digest ON api_keys (digest);
 CREATE UNIQUE INDEX api_keys_previous_digest ON api_keys (previous_digest);
 CREATE INDEX api_keys_user ON api_keys (user_id, id);
+CREATE INDEX api_keys_origins ON api_keys (allowed_origins)
+WHERE allowed_origins IS NOT NULL AND revoked_at IS NULL;
 
 -- Upstream servers
 

@@ -1,4 +1,4 @@
-"""What an entry says and hides, that every change begins with its entry, and reading the log back."""
+"""Audit rows: their fields and masked values, the order of locks, and verification of the log."""
 
 import ast
 import json
@@ -95,8 +95,8 @@ def test_entry_formats_values_as_in_the_api() -> None:
 
 
 def units() -> Iterator[tuple[str, list[str]]]:
-    """Every unit of work that records an act, and every part of one, with the names of what it awaits, in
-    order.
+    """The units of work that write an audit row, and their parts. Each with the names of the
+    functions that it awaits, in order.
     """
     for path in sorted(ACCOUNTS.glob("*.py")):
         for function in ast.walk(ast.parse(path.read_text())):
@@ -115,10 +115,10 @@ def test_transactions_with_audit_row_lock_the_head_first() -> None:
     """Transactions that lock other rows first could deadlock."""
     found = dict(units())
     parts = {name.rpartition(".")[2] for names in found.values() for name in names}
-    whole = {place: names for place, names in found.items() if place.partition(":")[2] not in parts}
-    assert len(whole) > 5
-    for place, names in whole.items():
-        assert names[0] in ("insert_audit", "lock_audit_head"), place
+    complete = {unit: names for unit, names in found.items() if unit.partition(":")[2] not in parts}
+    assert len(complete) > 5
+    for unit, names in complete.items():
+        assert names[0] in ("insert_audit", "lock_audit_head"), unit
 
 
 @pytest.fixture
@@ -137,12 +137,12 @@ async def test_verify_of_long_log_reads_it_in_parts(store: Store) -> None:
 
     await store.write(fill)
     log = AuditLog(store)
-    whole = await log.verify()
-    assert (whole.at.seq, whole.damage) == (1100, None)
-    assert await log.verify(whole.at) == whole
-    assert (await log.verify(replace(whole.at, hash="0" * 64))).damage == "rewritten"
+    intact = await log.verify()
+    assert (intact.at.seq, intact.damage) == (1100, None)
+    assert await log.verify(intact.at) == intact
+    assert (await log.verify(replace(intact.at, hash="0" * 64))).damage == "rewritten"
     (newest, _) = await log.page(AuditQuery(before=2**62, limit=2))
-    assert (newest.position, newest.row.subject) == (whole.at, "1099")
+    assert (newest.position, newest.row.subject) == (intact.at, "1099")
 
     async def alter(connection: Connection) -> None:
         await connection.execute("UPDATE audit SET address = 'x' WHERE seq = 777")

@@ -1,4 +1,4 @@
-"""Keys as their owners change them, on both engines: each change with its audit row, races included."""
+"""Changes of API keys on both engines: audit rows, notifications and races."""
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -42,7 +42,7 @@ class Clock:
         return self.now
 
 
-class Office:
+class KeyService:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.clock = Clock()
@@ -53,36 +53,36 @@ class Office:
         self.changes.append(digests)
 
     async def audited(self) -> list[tuple[str, str, dict[str, Any]]]:
-        """Action, subject and detail of what the audit log holds, oldest first."""
+        """Action, subject and detail of every audit row, oldest first."""
         entries = await self.store.read(select_audit, AuditQuery(before=2**62, limit=100))
-        acts = [entry.row for entry in reversed(entries)]
-        assert {act.actor for act in acts} <= {"ada"}
-        return [(act.action, act.subject, json.loads(act.detail)) for act in acts]
+        rows = [entry.row for entry in reversed(entries)]
+        assert {row.actor for row in rows} <= {"ada"}
+        return [(row.action, row.subject, json.loads(row.detail)) for row in rows]
 
 
 @pytest.fixture
-async def office(store: Store) -> AsyncIterator[Office]:
+async def service(store: Store) -> AsyncIterator[KeyService]:
     for row in (ONE, OTHER):
         await store.write(insert_user, row)
-    yield Office(store)
+    yield KeyService(store)
 
 
 def adding(**fields: Any) -> Callable[[KeyPolicy], KeyPolicy]:
-    return lambda rules: structs.replace(rules, **fields)
+    return lambda policy: structs.replace(policy, **fields)
 
 
-async def test_key_change_is_stored_notified_and_audited(office: Office) -> None:
-    row, _ = await office.keys.create(ADA, ONE.id, KeyPolicy(name="a", scopes=("models",)))
-    changed = await office.keys.change(
+async def test_key_change_is_stored_notified_and_audited(service: KeyService) -> None:
+    row, _ = await service.keys.create(ADA, ONE.id, KeyPolicy(name="a", scopes=("models",)))
+    changed = await service.keys.change(
         ADA,
         ONE.id,
         row.id,
         adding(name="b", scopes=None, limits=LimitSet(rpm=5), allowed_ips=("10.0.0.0/8",)),
     )
-    assert office.changes == [(row.digest,)]
-    assert await office.keys.get(ONE.id, row.id) == changed
+    assert service.changes == [(row.digest,)]
+    assert await service.keys.get(ONE.id, row.id) == changed
     assert changed == replace(row, name="b", scopes=None, limits='{"rpm":5}', allowed_ips=("10.0.0.0/8",))
-    action, subject, detail = (await office.audited())[-1]
+    action, subject, detail = (await service.audited())[-1]
     assert (action, subject) == ("key.update", row.id)
     assert detail == {
         "before": {"name": "a", "scopes": ["models"], "allowed_ips": None, "limits": {}},
@@ -90,242 +90,249 @@ async def test_key_change_is_stored_notified_and_audited(office: Office) -> None
     }
 
 
-async def test_key_change_without_effect_is_not_audited(office: Office) -> None:
-    row, _ = await office.keys.create(ADA, ONE.id, KeyPolicy(name="a", limits=LimitSet(rpm=5)))
-    before = await office.audited()
-    assert await office.keys.change(ADA, ONE.id, row.id, adding(name="a", limits=LimitSet(rpm=5))) == row
-    assert await office.audited() == before
+async def test_new_key_with_origins_drops_the_caches(service: KeyService) -> None:
+    await service.keys.create(ADA, ONE.id, KeyPolicy(name="a"))
+    listing = KeyPolicy(name="b", allowed_origins=("https://app.example.com",))
+    row, _ = await service.keys.create(ADA, ONE.id, listing)
+    assert service.changes == [(row.digest,)]
 
 
-@pytest.mark.parametrize("act", ["change", "rotate", "end_previous", "revoke"])
-async def test_key_change_of_cancelled_caller_is_notified(office: Office, act: str) -> None:
-    first, _ = await office.keys.create(ADA, ONE.id, KeyPolicy(name="a"))
-    row, _ = await office.keys.rotate(ADA, ONE.id, first.id, overlap=60)
-    office.changes.clear()
-    acts: dict[str, Callable[[], Awaitable[object]]] = {
-        "change": lambda: office.keys.change(ADA, ONE.id, row.id, adding(allowed_ips=("10.0.0.0/8",))),
-        "rotate": lambda: office.keys.rotate(ADA, ONE.id, row.id, overlap=0),
-        "end_previous": lambda: office.keys.end_previous(ADA, ONE.id, row.id),
-        "revoke": lambda: office.keys.revoke(ADA, ONE.id, row.id),
+async def test_key_change_without_effect_is_not_audited(service: KeyService) -> None:
+    row, _ = await service.keys.create(ADA, ONE.id, KeyPolicy(name="a", limits=LimitSet(rpm=5)))
+    before = await service.audited()
+    assert await service.keys.change(ADA, ONE.id, row.id, adding(name="a", limits=LimitSet(rpm=5))) == row
+    assert await service.audited() == before
+
+
+@pytest.mark.parametrize("change", ["change", "rotate", "end_previous", "revoke"])
+async def test_key_change_of_cancelled_caller_is_notified(service: KeyService, change: str) -> None:
+    first, _ = await service.keys.create(ADA, ONE.id, KeyPolicy(name="a"))
+    row, _ = await service.keys.rotate(ADA, ONE.id, first.id, overlap=60)
+    service.changes.clear()
+    changes: dict[str, Callable[[], Awaitable[object]]] = {
+        "change": lambda: service.keys.change(ADA, ONE.id, row.id, adding(allowed_ips=("10.0.0.0/8",))),
+        "rotate": lambda: service.keys.rotate(ADA, ONE.id, row.id, overlap=0),
+        "end_previous": lambda: service.keys.end_previous(ADA, ONE.id, row.id),
+        "revoke": lambda: service.keys.revoke(ADA, ONE.id, row.id),
     }
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(acts[act])
+        nursery.start_soon(changes[change])
         await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
-    assert await office.keys.get(ONE.id, row.id) != row, "a started change is completed"
-    assert [set(digests) for digests in office.changes] == [{first.digest, row.digest}]
+    assert await service.keys.get(ONE.id, row.id) != row, "a started change is completed"
+    assert [set(digests) for digests in service.changes] == [{first.digest, row.digest}]
 
 
-async def test_keys_of_another_user_are_not_found(office: Office) -> None:
-    row, _ = await office.keys.create(ADA, ONE.id, KeyPolicy(name="a"))
-    before = await office.audited()
-    for act in (
-        lambda: office.keys.get(OTHER.id, row.id),
-        lambda: office.keys.change(ADA, OTHER.id, row.id, adding(name="b")),
-        lambda: office.keys.rotate(ADA, OTHER.id, row.id, overlap=0),
-        lambda: office.keys.end_previous(ADA, OTHER.id, row.id),
-        lambda: office.keys.revoke(ADA, OTHER.id, row.id),
-        lambda: office.keys.usage(OTHER.id, row.id, days=1),
+async def test_keys_of_another_user_are_not_found(service: KeyService) -> None:
+    row, _ = await service.keys.create(ADA, ONE.id, KeyPolicy(name="a"))
+    before = await service.audited()
+    for call in (
+        lambda: service.keys.get(OTHER.id, row.id),
+        lambda: service.keys.change(ADA, OTHER.id, row.id, adding(name="b")),
+        lambda: service.keys.rotate(ADA, OTHER.id, row.id, overlap=0),
+        lambda: service.keys.end_previous(ADA, OTHER.id, row.id),
+        lambda: service.keys.revoke(ADA, OTHER.id, row.id),
+        lambda: service.keys.usage(OTHER.id, row.id, days=1),
     ):
         with pytest.raises(NotFound) as caught:
-            await act()
+            await call()
         assert caught.value.code == "key_not_found"
-    assert await office.keys.list(OTHER.id) == []
-    assert await office.audited() == before
-    assert await office.keys.get(None, row.id) == row, "an administrator sees it unchanged"
+    assert await service.keys.list(OTHER.id) == []
+    assert await service.audited() == before
+    assert await service.keys.get(None, row.id) == row, "an administrator sees it unchanged"
 
 
-async def ends(office: Office, *keys: str) -> list[int | None]:
-    """When each of these ends, in milliseconds from now; 0 for at once, None for not by itself."""
-    holders = [await office.store.read(select_key_by_digest, key_digest(b"p", key)) for key in keys]
+async def end_times(service: KeyService, *keys: str) -> list[int | None]:
+    """The milliseconds from now until each secret ends; 0: it has ended, None: it has no end."""
+    holders = [await service.store.read(select_key_by_digest, key_digest(b"p", key)) for key in keys]
     found = [holder for holder in holders if holder is not None]
     assert len(found) == len(keys) and len({holder.key.id for holder in found}) == 1
-    return [holder.ends_at - office.clock.now if holder.ends_at else holder.ends_at for holder in found]
+    return [holder.ends_at - service.clock.now if holder.ends_at else holder.ends_at for holder in found]
 
 
 @pytest.mark.parametrize("overlap", [0, 60])
-async def test_key_rotated_keeps_id_and_policy(office: Office, overlap: int) -> None:
-    rules = KeyPolicy(
+async def test_key_rotated_keeps_id_and_policy(service: KeyService, overlap: int) -> None:
+    policy = KeyPolicy(
         name="a", allowed_models=("m",), limits=LimitSet(usd_total=5), metadata={"team": "blues"}
     )
-    old, old_key = await office.keys.create(ADA, ONE.id, rules)
-    new, new_key = await office.keys.rotate(ADA, ONE.id, old.id, overlap=overlap)
+    old, old_key = await service.keys.create(ADA, ONE.id, policy)
+    new, new_key = await service.keys.rotate(ADA, ONE.id, old.id, overlap=overlap)
     until = NOON + overlap * 1000 if overlap else None
     assert new_key != old_key and (new.prefix, new.last4) == (new_key[:7], new_key[-4:])
     secret = {"digest": old.digest, "prefix": old.prefix, "last4": old.last4, "previous_digest": None}
     assert replace(new, **secret) == replace(old, rotated_at=NOON, previous_until=until)
     assert new.previous_digest == old.digest
-    assert await office.keys.get(ONE.id, old.id) == new
-    assert await office.keys.list(ONE.id) == [new]
-    assert await ends(office, old_key, new_key) == [overlap * 1000, None]
-    assert office.changes == [(old.digest,)]
-    action, subject, detail = (await office.audited())[-1]
+    assert await service.keys.get(ONE.id, old.id) == new
+    assert await service.keys.list(ONE.id) == [new]
+    assert await end_times(service, old_key, new_key) == [overlap * 1000, None]
+    assert service.changes == [(old.digest,)]
+    action, subject, detail = (await service.audited())[-1]
     assert (action, subject) == ("key.rotate", old.id)
     ended = {"previous_until": format_time(until)} if overlap else {}
     assert detail["after"] == {"rotated_at": format_time(NOON)} | ended
-    assert not {old_key, new_key} & {json.dumps(row) for row in await office.audited()}
+    assert not {old_key, new_key} & {json.dumps(row) for row in await service.audited()}
 
 
-async def test_second_rotation_ends_the_previous_secret_at_once(office: Office) -> None:
-    row, first = await office.keys.create(ADA, ONE.id, KeyPolicy(name="a"))
-    _, second = await office.keys.rotate(ADA, ONE.id, row.id, overlap=60)
-    office.clock.now += 10_000
-    office.changes.clear()
-    renewed, third = await office.keys.rotate(ADA, ONE.id, row.id, overlap=20)
-    assert await ends(office, second, third) == [20_000, None]
-    assert renewed.previous_until == office.clock.now + 20_000
-    assert await office.store.read(select_key_by_digest, key_digest(b"p", first)) is None
-    assert {key_digest(b"p", key) for key in (first, second)} == set(*office.changes), "caches drop both"
-    office.changes.clear()
-    changed = await office.keys.change(ADA, ONE.id, row.id, adding(name="b"))
-    assert {key_digest(b"p", key) for key in (second, third)} == set(*office.changes)
+async def test_second_rotation_ends_the_previous_secret_at_once(service: KeyService) -> None:
+    row, first = await service.keys.create(ADA, ONE.id, KeyPolicy(name="a"))
+    _, second = await service.keys.rotate(ADA, ONE.id, row.id, overlap=60)
+    service.clock.now += 10_000
+    service.changes.clear()
+    renewed, third = await service.keys.rotate(ADA, ONE.id, row.id, overlap=20)
+    assert await end_times(service, second, third) == [20_000, None]
+    assert renewed.previous_until == service.clock.now + 20_000
+    assert await service.store.read(select_key_by_digest, key_digest(b"p", first)) is None
+    assert {key_digest(b"p", key) for key in (first, second)} == set(*service.changes), "caches drop both"
+    service.changes.clear()
+    changed = await service.keys.change(ADA, ONE.id, row.id, adding(name="b"))
+    assert {key_digest(b"p", key) for key in (second, third)} == set(*service.changes)
     assert changed == replace(renewed, name="b")
-    _, fourth = await office.keys.rotate(ADA, ONE.id, row.id, overlap=0)
-    assert await ends(office, third, fourth) == [0, None]
+    _, fourth = await service.keys.rotate(ADA, ONE.id, row.id, overlap=0)
+    assert await end_times(service, third, fourth) == [0, None]
 
 
-async def test_end_previous_ends_the_overlap(office: Office) -> None:
-    row, first = await office.keys.create(ADA, ONE.id, KeyPolicy(name="a"))
+async def test_end_previous_ends_the_overlap(service: KeyService) -> None:
+    row, first = await service.keys.create(ADA, ONE.id, KeyPolicy(name="a"))
     for _ in range(2):
-        before = await office.audited()
-        await office.keys.end_previous(ADA, ONE.id, row.id)
-        assert await office.audited() == before, "there is no overlap"
-        renewed, second = await office.keys.rotate(ADA, ONE.id, row.id, overlap=60)
-        office.changes.clear()
-        await office.keys.end_previous(ADA, ONE.id, row.id)
-        assert key_digest(b"p", first) in office.changes[0]
-        assert await ends(office, first, second) == [0, None]
-        assert await office.keys.get(ONE.id, row.id) == replace(renewed, previous_until=None)
-        action, _, detail = (await office.audited())[-1]
+        before = await service.audited()
+        await service.keys.end_previous(ADA, ONE.id, row.id)
+        assert await service.audited() == before, "there is no overlap"
+        renewed, second = await service.keys.rotate(ADA, ONE.id, row.id, overlap=60)
+        service.changes.clear()
+        await service.keys.end_previous(ADA, ONE.id, row.id)
+        assert key_digest(b"p", first) in service.changes[0]
+        assert await end_times(service, first, second) == [0, None]
+        assert await service.keys.get(ONE.id, row.id) == replace(renewed, previous_until=None)
+        action, _, detail = (await service.audited())[-1]
         assert (action, detail["after"]) == ("key.end_previous", {"previous_until": None})
         first = second
-    await office.keys.rotate(ADA, ONE.id, row.id, overlap=60)
-    office.clock.now += 60_000
-    before = await office.audited()
-    await office.keys.end_previous(ADA, ONE.id, row.id)
-    assert await office.audited() == before, "the overlap has expired"
+    await service.keys.rotate(ADA, ONE.id, row.id, overlap=60)
+    service.clock.now += 60_000
+    before = await service.audited()
+    await service.keys.end_previous(ADA, ONE.id, row.id)
+    assert await service.audited() == before, "the overlap has expired"
 
 
-async def test_new_guest_key_ends_the_earlier_secrets(office: Office) -> None:
-    first = await office.keys.guest(ADA, user_id=ONE.id, expires_at=NOON + 1000)
-    (row,) = await office.keys.list(ONE.id)
-    _, second = await office.keys.rotate(ADA, ONE.id, row.id, overlap=600)
-    await office.keys.change(ADA, ONE.id, row.id, adding(name="b", scopes=("models",)))
-    office.clock.now += 5000
-    await office.keys.guest(ADA, user_id=ONE.id, expires_at=NOON + 9000)
-    again = await office.keys.get(ONE.id, row.id)
+async def test_new_guest_key_ends_the_earlier_secrets(service: KeyService) -> None:
+    first = await service.keys.guest(ADA, user_id=ONE.id, expires_at=NOON + 1000)
+    (row,) = await service.keys.list(ONE.id)
+    _, second = await service.keys.rotate(ADA, ONE.id, row.id, overlap=600)
+    await service.keys.change(ADA, ONE.id, row.id, adding(name="b", scopes=("models",)))
+    service.clock.now += 5000
+    await service.keys.guest(ADA, user_id=ONE.id, expires_at=NOON + 9000)
+    again = await service.keys.get(ONE.id, row.id)
     assert (again.previous_until, again.name, again.scopes) == (None, "guest", None)
     for key in (first, second):
-        assert await office.store.read(select_key_by_digest, key_digest(b"p", key)) is None
+        assert await service.store.read(select_key_by_digest, key_digest(b"p", key)) is None
 
 
-async def test_rotation_of_expired_key_is_rejected(office: Office) -> None:
-    row, _ = await office.keys.create(ADA, ONE.id, KeyPolicy(name="a", expires_at=NOON + 1000))
-    new, _ = await office.keys.rotate(ADA, ONE.id, row.id, overlap=60)
+async def test_rotation_of_expired_key_is_rejected(service: KeyService) -> None:
+    row, _ = await service.keys.create(ADA, ONE.id, KeyPolicy(name="a", expires_at=NOON + 1000))
+    new, _ = await service.keys.rotate(ADA, ONE.id, row.id, overlap=60)
     assert new.expires_at == NOON + 1000
-    office.clock.now = NOON + 1000
+    service.clock.now = NOON + 1000
     with pytest.raises(Conflict) as caught:
-        await office.keys.rotate(ADA, ONE.id, new.id, overlap=60)
+        await service.keys.rotate(ADA, ONE.id, new.id, overlap=60)
     assert caught.value.code == "api_key_expired"
-    changed = await office.keys.change(ADA, ONE.id, new.id, adding(name="b"))
-    assert changed.expires_at == NOON + 1000, "the end that was there does not hinder another change"
+    changed = await service.keys.change(ADA, ONE.id, new.id, adding(name="b"))
+    assert changed.expires_at == NOON + 1000, "an expiry in the past does not prevent other changes"
     with pytest.raises(InvalidRequest):
-        await office.keys.change(ADA, ONE.id, new.id, adding(expires_at=NOON + 999))
+        await service.keys.change(ADA, ONE.id, new.id, adding(expires_at=NOON + 999))
 
 
-async def test_key_changes_concurrent_are_all_applied(office: Office) -> None:
-    row, _ = await office.keys.create(ADA, ONE.id, KeyPolicy(name="a"))
+async def test_key_changes_concurrent_are_all_applied(service: KeyService) -> None:
+    row, _ = await service.keys.create(ADA, ONE.id, KeyPolicy(name="a"))
 
     async def tag(n: int) -> None:
-        def change(rules: KeyPolicy) -> KeyPolicy:
-            return structs.replace(rules, metadata={**rules.metadata, str(n): "x"})
+        def change(policy: KeyPolicy) -> KeyPolicy:
+            return structs.replace(policy, metadata={**policy.metadata, str(n): "x"})
 
-        await office.keys.change(ADA, ONE.id, row.id, change)
+        await service.keys.change(ADA, ONE.id, row.id, change)
 
     async with trio.open_nursery() as nursery:
         for n in range(12):
             nursery.start_soon(tag, n)
-    assert (await office.keys.get(ONE.id, row.id)).metadata.keys() == {str(n) for n in range(12)}
-    steps = [detail for action, _, detail in await office.audited() if action == "key.update"]
+    assert (await service.keys.get(ONE.id, row.id)).metadata.keys() == {str(n) for n in range(12)}
+    steps = [detail for action, _, detail in await service.audited() if action == "key.update"]
     found = [len(step["after"]["metadata"]) for step in steps]
     assert found == list(range(1, 13)), "each audit row begins where the one before it ended"
 
 
-async def test_rotations_concurrent_leave_one_secret(office: Office) -> None:
-    row, first = await office.keys.create(ADA, ONE.id, KeyPolicy(name="a"))
-    made: list[str] = []
+async def test_rotations_concurrent_leave_one_secret(service: KeyService) -> None:
+    row, first = await service.keys.create(ADA, ONE.id, KeyPolicy(name="a"))
+    results: list[str] = []
 
     async def rotate() -> None:
-        made.append((await office.keys.rotate(ADA, ONE.id, row.id, overlap=0))[1])
+        results.append((await service.keys.rotate(ADA, ONE.id, row.id, overlap=0))[1])
 
     async with trio.open_nursery() as nursery:
         for _ in range(5):
             nursery.start_soon(rotate)
-    digests = [key_digest(b"p", key) for key in (first, *made)]
-    holders = [await office.store.read(select_key_by_digest, digest) for digest in digests]
+    digests = [key_digest(b"p", key) for key in (first, *results)]
+    holders = [await service.store.read(select_key_by_digest, digest) for digest in digests]
     assert sorted(str(holder.ends_at) for holder in holders if holder is not None) == ["0", "None"]
-    assert [key.id for key in await office.keys.list(ONE.id)] == [row.id]
+    assert [key.id for key in await service.keys.list(ONE.id)] == [row.id]
 
 
 async def test_create_above_max_active_keys_is_rejected(
-    office: Office, monkeypatch: pytest.MonkeyPatch
+    service: KeyService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_ACTIVE", 5)
     for serial in range(3):
-        await office.store.write(insert_key, key_row(ONE, serial))
-    made: list[bool] = []
+        await service.store.write(insert_key, key_row(ONE, serial))
+    results: list[bool] = []
 
     async def create() -> None:
         try:
-            await office.keys.create(ADA, ONE.id, KeyPolicy(name="a"))
-            made.append(True)
+            await service.keys.create(ADA, ONE.id, KeyPolicy(name="a"))
+            results.append(True)
         except Conflict as exc:
             assert exc.code == "too_many_keys"
-            made.append(False)
+            results.append(False)
 
     async with trio.open_nursery() as nursery:
         for _ in range(10):
             nursery.start_soon(create)
-    assert sorted(made) == [False] * 8 + [True] * 2
-    active = await office.keys.list(ONE.id, active=True)
+    assert sorted(results) == [False] * 8 + [True] * 2
+    active = await service.keys.list(ONE.id, active=True)
     assert len(active) == 5
-    await office.keys.rotate(ADA, ONE.id, active[0].id, overlap=60)
-    assert len(await office.keys.list(ONE.id, active=True)) == 5, "a rotation makes no more of them"
-    await office.keys.create(ADA, OTHER.id, KeyPolicy(name="a"))
+    await service.keys.rotate(ADA, ONE.id, active[0].id, overlap=60)
+    assert len(await service.keys.list(ONE.id, active=True)) == 5, "a rotation adds no key"
+    await service.keys.create(ADA, OTHER.id, KeyPolicy(name="a"))
 
 
 async def test_expired_key_renewed_above_max_active_is_rejected(
-    office: Office, monkeypatch: pytest.MonkeyPatch
+    service: KeyService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_ACTIVE", 1)
-    old, _ = await office.keys.create(ADA, ONE.id, KeyPolicy(name="a", expires_at=NOON + 1000))
-    office.clock.now = NOON + 1000
-    new, _ = await office.keys.create(ADA, ONE.id, KeyPolicy(name="b"))
+    old, _ = await service.keys.create(ADA, ONE.id, KeyPolicy(name="a", expires_at=NOON + 1000))
+    service.clock.now = NOON + 1000
+    new, _ = await service.keys.create(ADA, ONE.id, KeyPolicy(name="b"))
     with pytest.raises(Conflict) as caught:
-        await office.keys.change(ADA, ONE.id, old.id, adding(expires_at=None))
+        await service.keys.change(ADA, ONE.id, old.id, adding(expires_at=None))
     assert caught.value.code == "too_many_keys"
-    assert await office.keys.get(ONE.id, old.id) == old
-    await office.keys.revoke(ADA, ONE.id, new.id)
-    await office.keys.change(ADA, ONE.id, old.id, adding(expires_at=None))
+    assert await service.keys.get(ONE.id, old.id) == old
+    await service.keys.revoke(ADA, ONE.id, new.id)
+    await service.keys.change(ADA, ONE.id, old.id, adding(expires_at=None))
 
 
-async def test_usage_of_one_key_is_reported_by_day(office: Office) -> None:
-    row, _ = await office.keys.create(ADA, ONE.id, KeyPolicy(name="a"))
-    mine = {"key_id": row.id, "user_id": ONE.id}
+async def test_usage_of_one_key_is_reported_by_day(service: KeyService) -> None:
+    row, _ = await service.keys.create(ADA, ONE.id, KeyPolicy(name="a"))
+    of_key = {"key_id": row.id, "user_id": ONE.id}
     rows = [
-        usage(1, **mine),
-        usage(2, **mine, outcome="cut"),
-        usage(3, at=NOON - DAY, **mine),
-        usage(4, at=NOON - 2 * DAY, **mine),
+        usage(1, **of_key),
+        usage(2, **of_key, outcome="cut"),
+        usage(3, at=NOON - DAY, **of_key),
+        usage(4, at=NOON - 2 * DAY, **of_key),
         usage(5, key_id="other", user_id=ONE.id),
     ]
-    await office.store.write(insert_batch, rows)
-    found = await office.keys.usage(ONE.id, row.id, days=2)
+    await service.store.write(insert_batch, rows)
+    found = await service.keys.usage(ONE.id, row.id, days=2)
     assert [(day.requests, day.errors, day.input_tokens) for day in found.days] == [(1, 0, 10), (2, 1, 20)]
     assert found.key == row
 
 
-# The one form of rules
+# Canonical form
 
 
 def checked(**fields: Any) -> KeyPolicy:
@@ -333,7 +340,7 @@ def checked(**fields: Any) -> KeyPolicy:
 
 
 def test_policy_checked_returns_canonical_form() -> None:
-    rules = checked(
+    policy = checked(
         allowed_ips=("10.0.0.0/8", "2001:DB8::1", "::ffff:192.0.2.1", "10.0.0.0/8"),
         allowed_origins=(
             "HTTPS://App.Example.com:443/",
@@ -343,15 +350,15 @@ def test_policy_checked_returns_canonical_form() -> None:
         allowed_models=("b", "a*", "*", "b"),
         scopes=("models", "models"),
     )
-    assert rules.allowed_ips == ("10.0.0.0/8", "2001:db8::1/128", "192.0.2.1/32")
-    assert rules.allowed_origins == (
+    assert policy.allowed_ips == ("10.0.0.0/8", "2001:db8::1/128", "192.0.2.1/32")
+    assert policy.allowed_origins == (
         "https://app.example.com",
         "http://localhost",
         "http://[2001:db8::1]:8080",
     )
-    assert rules.allowed_models == ("b", "a*", "*")
-    assert rules.scopes == ("models",)
-    assert rules.checked(NOON) == rules
+    assert policy.allowed_models == ("b", "a*", "*")
+    assert policy.scopes == ("models",)
+    assert policy.checked(NOON) == policy
 
 
 @pytest.mark.parametrize(
@@ -385,9 +392,9 @@ def test_policy_checked_of_invalid_value_raises(field: str, value: object) -> No
 
 
 @given(st.lists(st.text(max_size=60), max_size=3), st.sampled_from(["allowed_ips", "allowed_origins"]))
-def test_policy_checked_of_any_text_is_idempotent_or_raises(words: list[str], field: str) -> None:
+def test_policy_checked_of_any_text_is_idempotent_or_raises(texts: list[str], field: str) -> None:
     try:
-        rules = checked(**{field: tuple(words)})
+        policy = checked(**{field: tuple(texts)})
     except InvalidRequest:
         return
-    assert rules.checked(NOON) == rules
+    assert policy.checked(NOON) == policy

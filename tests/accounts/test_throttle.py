@@ -39,7 +39,7 @@ def wait_for(throttle: Throttle, account: str, address: str) -> float:
     return int(caught.value.headers["retry-after-ms"]) / 1000
 
 
-async def test_login_attempts_of_one_address_at_one_account_are_limited_until_retry_after(
+async def test_login_attempts_from_one_address_are_limited_until_retry_after(
     autojump_clock: MockClock,
 ) -> None:
     throttle = Throttle()
@@ -64,7 +64,7 @@ async def test_successful_and_released_attempts_do_not_count(autojump_clock: Moc
     assert attempts(throttle, BOB, HERE, 50) == 5
 
 
-async def test_one_address_cannot_lock_an_account_out_for_others(autojump_clock: MockClock) -> None:
+async def test_attempts_from_one_address_do_not_lock_out_others(autojump_clock: MockClock) -> None:
     throttle = Throttle()
     for _ in range(24 * 60):
         attempts(throttle, ADA, HERE, 10)
@@ -73,13 +73,13 @@ async def test_one_address_cannot_lock_an_account_out_for_others(autojump_clock:
         await trio.sleep(60)
 
 
-async def test_one_address_at_many_accounts_is_limited(autojump_clock: MockClock) -> None:
+async def test_attempts_from_one_address_at_many_accounts_are_limited(autojump_clock: MockClock) -> None:
     throttle = Throttle()
     assert sum(attempts(throttle, f"{n}@example.com", HERE) for n in range(100)) == 20
     assert attempts(throttle, ADA, THERE) == 1
 
 
-async def test_many_addresses_at_one_account_are_limited_but_not_a_known_address(
+async def test_attempts_from_many_addresses_spare_a_known_address(
     autojump_clock: MockClock,
 ) -> None:
     throttle = Throttle()
@@ -90,7 +90,7 @@ async def test_many_addresses_at_one_account_are_limited_but_not_a_known_address
     assert attempts(throttle, BOB, HERE) == 1
 
 
-async def test_known_addresses_are_bounded_and_the_latest_stay(
+async def test_known_addresses_above_max_keys_drop_the_oldest(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(throttle_module, "MAX_KEYS", 10)

@@ -1,4 +1,4 @@
-"""What people do, on a real database: each change with its audit row, in one transaction."""
+"""Users, keys, servers and usage on a real database, and the audit rows of changes."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -42,8 +42,8 @@ async def actions(connection: Connection) -> list[str]:
 
 
 async def test_keys_are_stored_as_digests_and_changes_are_notified(store: Store) -> None:
-    members = Users(store, clock=Noon())
-    owner, is_new = await members.local_user(OPERATOR)
+    users = Users(store, clock=Noon())
+    owner, is_new = await users.local_user(OPERATOR)
     assert is_new
     notified: list[bytes | None] = []
     keys = Keys(store, pepper=b"p", clock=Noon(), changed=lambda digest=None: notified.append(digest))
@@ -61,65 +61,65 @@ async def test_keys_are_stored_as_digests_and_changes_are_notified(store: Store)
     assert await store.read(actions) == ["key.create", "key.revoke", "user.create"]
 
 
-@pytest.mark.parametrize("act", ["disable", "limit"])
-async def test_account_change_of_cancelled_caller_is_notified(store: Store, act: str) -> None:
+@pytest.mark.parametrize("change", ["disable", "limit"])
+async def test_account_change_of_cancelled_caller_is_notified(store: Store, change: str) -> None:
     notified: list[str] = []
-    members = Users(store, clock=Noon(), changed=lambda: notified.append("disable"))
+    users = Users(store, clock=Noon(), changed=lambda: notified.append("disable"))
     calendar = Calendar(zone_named("UTC"))
     limits = AccountLimits(
         store, clock=Noon(), calendar=calendar, tiers={}, changed=lambda: notified.append("limit")
     )
-    user_id, _ = await members.local_user(OPERATOR)
-    before = await members.get(user_id)
+    user_id, _ = await users.local_user(OPERATOR)
+    before = await users.get(user_id)
     async with trio.open_nursery() as nursery:
-        if act == "disable":
-            nursery.start_soon(members.update, OPERATOR, user_id, UserChanges(disabled=True))
+        if change == "disable":
+            nursery.start_soon(users.update, OPERATOR, user_id, UserChanges(disabled=True))
         else:
             nursery.start_soon(limits.change, OPERATOR, user_id, lambda own: LimitSet(rpm=1))
         await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
-    assert await members.get(user_id) != before
-    assert notified == [act]
+    assert await users.get(user_id) != before
+    assert notified == [change]
 
 
 async def test_key_for_unknown_user_stores_nothing(store: Store) -> None:
     keys = Keys(store, pepper=b"p", clock=Noon(), changed=lambda digest=None: None)
     with pytest.raises(NotFound) as caught:
-        await keys.create(OPERATOR, "nobody", KeyPolicy(name="x"))
+        await keys.create(OPERATOR, "unknown", KeyPolicy(name="x"))
     assert (caught.value.code, caught.value.param) == ("user_not_found", "user_id")
     assert await store.read(actions) == []
     assert await keys.list(None) == []
 
 
 async def test_local_user_is_created_once(store: Store) -> None:
-    members = Users(store, clock=Noon())
+    users = Users(store, clock=Noon())
     found: list[tuple[str, bool]] = []
 
-    async def ask() -> None:
-        found.append(await members.local_user(OPERATOR))
+    async def create() -> None:
+        found.append(await users.local_user(OPERATOR))
 
     async with trio.open_nursery() as nursery:
         for _ in range(8):
-            nursery.start_soon(ask)
+            nursery.start_soon(create)
     assert len({owner for owner, _ in found}) == 1
     assert sum(is_new for _, is_new in found) == 1
-    assert len(await members.list()) == 1
+    assert len(await users.list()) == 1
 
 
 async def test_claims_concurrent_create_one_administrator(store: Store) -> None:
-    members = Users(store, clock=Noon())
-    earlier = await members.new_bootstrap_token(OPERATOR)
-    token = await members.new_bootstrap_token(OPERATOR)
+    users = Users(store, clock=Noon())
+    earlier = await users.new_bootstrap_token(OPERATOR)
+    token = await users.new_bootstrap_token(OPERATOR)
     assert earlier is not None and token is not None
     with pytest.raises(Forbidden):
-        await members.require_token(earlier)
+        await users.require_token(earlier)
     assert token not in str(await store.read(select_setting, BOOTSTRAP))
     outcomes: list[str] = []
 
     async def claim(number: int) -> None:
         actor = Actor("anonymous", "10.0.0.1")
         try:
-            await members.claim_admin(actor, token=token, email=f"{number}@example.com", password_hash="h")
+            await users.claim_admin(actor, token=token, email=f"{number}@example.com", password_hash="h")
             outcomes.append("claimed")
         except Forbidden as exc:
             outcomes.append(exc.code)
@@ -128,25 +128,25 @@ async def test_claims_concurrent_create_one_administrator(store: Store) -> None:
         for number in range(6):
             nursery.start_soon(claim, number)
     assert sorted(outcomes) == ["claimed", *["invalid_bootstrap_token"] * 5]
-    assert await members.has_admin()
-    assert await members.new_bootstrap_token(OPERATOR) is None
+    assert await users.has_admin()
+    assert await users.new_bootstrap_token(OPERATOR) is None
     with pytest.raises(Forbidden):
-        await members.require_token(token)
+        await users.require_token(token)
     assert await store.read(actions) == ["admin.claim", "bootstrap.issue", "bootstrap.issue"]
 
 
 async def test_administrator_created_deletes_the_bootstrap_token(store: Store) -> None:
-    members = Users(store, clock=Noon())
-    token = await members.new_bootstrap_token(OPERATOR)
+    users = Users(store, clock=Noon())
+    token = await users.new_bootstrap_token(OPERATOR)
     assert token is not None
-    await members.require_token(token)
-    await members.create(OPERATOR, role="user", email="u@example.com", password_hash="h")
-    await members.require_token(token)
-    await members.create(OPERATOR, role="admin", email="a@example.com", password_hash="h")
+    await users.require_token(token)
+    await users.create(OPERATOR, role="user", email="u@example.com", password_hash="h")
+    await users.require_token(token)
+    await users.create(OPERATOR, role="admin", email="a@example.com", password_hash="h")
     with pytest.raises(Forbidden):
-        await members.require_token(token)
+        await users.require_token(token)
     with pytest.raises(Conflict):
-        await members.create(OPERATOR, role="user", email="a@example.com", password_hash="h")
+        await users.create(OPERATOR, role="user", email="a@example.com", password_hash="h")
 
 
 def server(name: str = "s", api_key: str | None = "sk-sealed") -> Server:
@@ -191,16 +191,14 @@ async def test_server_with_key_of_another_master_key_is_locked(store: Store) -> 
 async def test_guest_key_replaces_the_previous_one(store: Store) -> None:
     owner, _ = await Users(store, clock=Noon()).local_user(OPERATOR)
     keys = Keys(store, pepper=b"p", clock=Noon(), changed=lambda digest=None: None)
-    mine, _ = await keys.create(OPERATOR, owner, KeyPolicy(name="guest"))
+    own, _ = await keys.create(OPERATOR, owner, KeyPolicy(name="guest"))
     first = await keys.guest(OPERATOR, user_id=owner, expires_at=NOON + 1)
     second = await keys.guest(OPERATOR, user_id=owner, expires_at=NOON + 2)
     assert await store.read(select_key_by_digest, key_digest(b"p", first)) is None
     holder = await store.read(select_key_by_digest, key_digest(b"p", second))
     assert holder is not None
     listed = {row.id: row for row in await keys.list(None)}
-    assert listed == {row.id: row for row in (mine, holder.key)}, (
-        "no more of them, and not the one that a person made"
-    )
+    assert listed == {row.id: row for row in (own, holder.key)}, "the key that a user named guest is kept"
     assert (holder.key.prefix, holder.key.last4, holder.key.expires_at) == (second[:7], second[-4:], NOON + 2)
     await keys.revoke(OPERATOR, None, holder.key.id)
     third = await keys.guest(OPERATOR, user_id=owner, expires_at=NOON + 3)
@@ -229,26 +227,26 @@ async def test_usage_totals_cover_calendar_days(store: Store) -> None:
     days = [NOON, NOON - DAY, NOON - 6 * DAY, NOON - 7 * DAY, NOON - (MAX_DAYS - 1) * DAY]
     await store.write(insert_batch, [usage(serial, at=at) for serial, at in enumerate(days)])
     reports = UsageReports(store, clock=Noon())
-    for asked, requests in ((1, 1), (2, 2), (7, 3), (8, 4), (MAX_DAYS, 5)):
-        (total,) = await reports.totals(days=asked, group="model")
+    for days_back, requests in ((1, 1), (2, 2), (7, 3), (8, 4), (MAX_DAYS, 5)):
+        (total,) = await reports.totals(days=days_back, group="model")
         assert (total.label, total.requests, total.input_tokens) == ("small", requests, 10 * requests)
     assert len(await reports.totals(days=7, group="day")) == 3
 
 
 async def test_account_changes_are_audited_with_previous_values(store: Store) -> None:
     notified: list[int] = []
-    members = Users(store, clock=Noon(), changed=lambda: notified.append(1), tiers=("free", "pro"))
-    user = await members.create(OPERATOR, role="user", email="u@example.com", password_hash="h", tier="free")
+    users = Users(store, clock=Noon(), changed=lambda: notified.append(1), tiers=("free", "pro"))
+    user = await users.create(OPERATOR, role="user", email="u@example.com", password_hash="h", tier="free")
     assert (user.tier, user.email_verified_at) == ("free", NOON)
-    changed = await members.update(OPERATOR, user.id, UserChanges(tier=None, disabled=True, full_name="U"))
+    changed = await users.update(OPERATOR, user.id, UserChanges(tier=None, disabled=True, full_name="U"))
     assert (changed.tier, changed.disabled_at, changed.full_name) == (None, NOON, "U")
-    assert await members.get(user.id) == changed
-    assert await members.update(OPERATOR, user.id, UserChanges(disabled=True)) == changed
+    assert await users.get(user.id) == changed
+    assert await users.update(OPERATOR, user.id, UserChanges(disabled=True)) == changed
     assert notified, "caches are emptied"
     with pytest.raises(InvalidRequest):
-        await members.update(OPERATOR, user.id, UserChanges(tier="golden"))
+        await users.update(OPERATOR, user.id, UserChanges(tier="golden"))
     with pytest.raises(NotFound):
-        await members.update(OPERATOR, "nobody", UserChanges(disabled=False))
+        await users.update(OPERATOR, "unknown", UserChanges(disabled=False))
     entries = await store.read(details, "user.update")
     assert entries == [
         {

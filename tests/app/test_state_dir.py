@@ -65,6 +65,7 @@ def test_secret_temporary_file_of_a_crash_is_ignored(state: StateDir) -> None:
     assert state.secret("pepper") == b"whole"
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o702])
 def test_create_directory_writable_by_others_is_refused(home: Path, mode: int) -> None:
     path = home / "open directory"
@@ -77,6 +78,7 @@ def test_create_directory_writable_by_others_is_refused(home: Path, mode: int) -
     StateDir(path).create()
 
 
+@pytest.mark.process
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
 def test_create_directory_of_another_user_is_refused(home: Path) -> None:
     os.chown(home, 12345, -1)
@@ -97,6 +99,7 @@ def test_locked_socket_of_a_dead_process_is_removed(state: StateDir) -> None:
         assert state.socket_path.exists()
 
 
+@pytest.mark.process
 def test_locked_second_process_is_refused(state: StateDir) -> None:
     command = [sys.executable, "-c", HOLD, str(state.path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:

@@ -45,7 +45,7 @@ def test_audit_changes_are_listed_and_verified(home: Path) -> None:
     whole = user.call("audit", "verify")
     assert (whole.returncode, whole.stderr) == (exits.OK, "")
     noted = whole.stdout.split()[-1]
-    assert whole.stdout == f"3 rows verified; end: {noted}\n"
+    assert whole.stdout == f"3 entries verified; end: {noted}\n"
     assert user.call("audit", "verify", "--noted", noted).returncode == exits.OK
     found = json.loads(user.call("audit", "verify", "--json").stdout)
     assert (found["ok"], found["end"]) == (True, noted)
@@ -58,7 +58,9 @@ def test_audit_changes_are_listed_and_verified(home: Path) -> None:
     assert user.call("audit", "verify").returncode == exits.OK, "a tail that was cut off with its record"
     broken = user.call("audit", "verify", "--noted", noted)
     assert broken.returncode == exits.FAILURE
-    assert broken.stderr.splitlines()[0] == "error: the audit log is damaged: the rows from 3 on are missing"
+    assert (
+        broken.stderr.splitlines()[0] == "error: the audit log is damaged: the entries from 3 on are missing"
+    )
     alter(user, "UPDATE audit SET actor = 'forged' WHERE seq = 1")
     broken = user.call("audit", "verify", "--json")
     assert broken.returncode == exits.FAILURE

@@ -1,6 +1,7 @@
 """Commands in the banner work in a shell on this machine, for every listening address."""
 
 import dataclasses
+import json
 import re
 import shlex
 from pathlib import Path
@@ -111,7 +112,7 @@ def test_banner_in_journal_contains_no_secret(
 ) -> None:
     first = FirstRun(key=KEY, bootstrap_token="one-time-token", is_guest=is_guest)
     here = running([("127.0.0.1", 3000)], ["m"], first, StateDir(tmp_path))
-    banner.show(here, load(None, {}, {}), journal=True)
+    banner.show(here, load(None, {}, {}), journal=True, secrets_in_files=True)
     text = capsys.readouterr().err
     assert KEY not in text
     assert "one-time-token" not in text
@@ -145,9 +146,11 @@ def test_banner_curl_uses_reachable_address(
 
 def test_banner_setup_curl_uses_reachable_address(capsys: pytest.CaptureFixture[str]) -> None:
     text = banner_text(capsys, "/run/bm.sock", models=["m"], token="t0ken")
-    assert "\n    t0ken\n" in text
-    line = next(line for line in text.splitlines() if "/api/setup" in line)
-    assert shlex.split(line)[:4] == ["curl", "--unix-socket", "/run/bm.sock", "http://localhost/api/setup"]
+    claim, line = text.partition("  printf")[2].splitlines()[:2]
+    written, token = shlex.split(claim.removesuffix("\\"))
+    assert json.loads(written % token)["token"] == "t0ken"
+    reach = ["curl", "--unix-socket", "/run/bm.sock", "http://localhost/api/setup"]
+    assert shlex.split(line)[:5] == ["|", *reach]
 
 
 def test_banner_commands_name_config_and_state_dir(

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import pytest
 
 from bluesminds.cli import exits
 from tests.terminal import User, demo_user
@@ -20,6 +21,7 @@ def ask(url: str, key: str) -> httpx.Response:
     )
 
 
+@pytest.mark.process
 def test_commands_with_running_gateway_take_effect_there(home: Path) -> None:
     user = demo_user(home)
     with user.serving("demo", "--port", "0") as gateway:
@@ -62,6 +64,7 @@ main()
 """
 
 
+@pytest.mark.process
 def test_commands_started_together_wait_for_each_other(home: Path) -> None:
     user = User(home).prepare()
 
@@ -74,6 +77,7 @@ def test_commands_started_together_wait_for_each_other(home: Path) -> None:
     assert sorted(name for (name,) in user.rows("SELECT name FROM api_keys")) == ["a", "b", "c", "d"]
 
 
+@pytest.mark.process
 def test_serve_public_address_needs_administrator(home: Path) -> None:
     user = User(home)
     refused = user.run("serve", "--host", "0.0.0.0", "--port", "0")  # noqa: S104 - refused

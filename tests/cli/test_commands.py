@@ -64,6 +64,7 @@ def test_options_never_take_a_secret() -> None:
                 assert isinstance(parameter, click.Option) and parameter.is_flag, f"{path} {parameter.name}"
 
 
+@pytest.mark.process
 def test_version_prints_version_to_stdout(home: Path) -> None:
     done = User(home).run("version")
     assert (done.returncode, done.stdout) == (0, f"bluesminds {__version__}\n")
@@ -74,6 +75,7 @@ def test_unknown_command_exits_with_usage(home: Path) -> None:
     assert CliRunner().invoke(cli, ["frobnicate"]).exit_code == exits.USAGE
 
 
+@pytest.mark.process
 def test_keys_without_gateway_are_created_listed_and_revoked(home: Path) -> None:
     user = User(home).prepare()
     made = user.run("keys", "create", "laptop", "--rpm", "5")
@@ -118,6 +120,7 @@ def terminal_output(master: int) -> bytes:
     return text
 
 
+@pytest.mark.process
 def test_servers_list_on_terminal_is_aligned(home: Path) -> None:
     user = User(home).prepare()
     assert user.run("servers", "add", "one", "--url", "http://127.0.0.1:9/v1", "--model", "a").returncode == 0
@@ -135,6 +138,7 @@ def test_servers_list_on_terminal_is_aligned(home: Path) -> None:
     assert "\t" not in "".join(lines) and "\x1b" not in "".join(lines)
 
 
+@pytest.mark.process
 def test_servers_add_test_remove_succeed(home: Path) -> None:
     user = User(home).prepare()
     key = "sk-canary-4711"
@@ -158,6 +162,7 @@ def test_servers_add_test_remove_succeed(home: Path) -> None:
     )
 
 
+@pytest.mark.process
 def test_servers_add_without_key_on_stdin_fails(home: Path) -> None:
     user = User(home).prepare()
     words = ("servers", "add", "main", "--url", "http://127.0.0.1:9/v1", "--api-key-stdin")
@@ -168,6 +173,7 @@ def test_servers_add_without_key_on_stdin_fails(home: Path) -> None:
     assert user.rows("SELECT name FROM servers") == []
 
 
+@pytest.mark.process
 def test_servers_add_name_of_configuration_conflicts(home: Path) -> None:
     user = User(home).prepare()
     (home / "gateway.toml").write_text('[[servers]]\nname = "demo"\ndialect = "demo"\n')
@@ -180,6 +186,7 @@ def test_servers_add_name_of_configuration_conflicts(home: Path) -> None:
     assert user.rows("SELECT name FROM servers") == []
 
 
+@pytest.mark.process
 def test_servers_list_other_master_key_shows_problem(home: Path) -> None:
     user = User(home).prepare()
     words = ("--url", "http://127.0.0.1:9/v1")
@@ -201,12 +208,13 @@ def test_servers_list_other_master_key_shows_problem(home: Path) -> None:
         ready = httpx.get(f"{gateway.url}/ready", trust_env=False).json()
         assert (
             ready["checks"]["servers"]
-            == "no usable server; 1 down: open; 1 with an API key sealed by another master key"
+            == "no usable server; 1 down: open; 1 with an API key that was encrypted with another master key"
         )
         assert user.run("servers", "remove", "sealed").returncode == 0
         assert gateway.stop() == 0
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("words", "error"),
     [
@@ -231,12 +239,14 @@ def test_command_wrong_name_reports_rule(home: Path, words: tuple[str, ...], err
     assert "\x1b" not in done.stderr
 
 
+@pytest.mark.process
 def test_servers_add_wrong_url_scheme_fails(home: Path) -> None:
     done = User(home).prepare().run("servers", "add", "main", "--url", "ftp://example.com")
     assert done.returncode == exits.USAGE
     assert done.stderr.startswith("error: ")
 
 
+@pytest.mark.process
 def test_users_create_reads_password_from_stdin(home: Path) -> None:
     user = User(home).prepare()
     password = "correct horse battery"
@@ -251,6 +261,7 @@ def test_users_create_reads_password_from_stdin(home: Path) -> None:
     assert password not in made.stdout + made.stderr + again.stderr + listed.stdout
 
 
+@pytest.mark.process
 def test_keys_list_control_characters_are_replaced(home: Path) -> None:
     user = User(home).prepare()
     assert user.run("keys", "create", "old").returncode == 0

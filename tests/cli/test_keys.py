@@ -130,7 +130,10 @@ def test_keys_create_budget_without_prices_warns(home: Path) -> None:
     user = User(home).prepare()
     done = user.call("keys", "create", "ci", "--usd-per-day", "5")
     assert done.returncode == 0
-    assert "warning: no model has a price, so nothing with a limit in USD can use a model" in done.stderr
+    assert (
+        "warning: no model has a price, so keys and accounts with a limit in USD cannot use any model"
+        in done.stderr
+    )
     (home / "gateway.toml").write_text('[[prices]]\nmodel = "m"\ninput_usd = 1\noutput_usd = 1\n')
     assert "warning" not in user.call("keys", "create", "ci", "--usd-per-day", "5").stderr
 
@@ -156,6 +159,7 @@ def test_keys_of_user_are_created_and_listed(home: Path) -> None:
     assert table.stdout.startswith("day\trequests\terrors")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("words", "code", "error"),
     [

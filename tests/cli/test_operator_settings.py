@@ -51,6 +51,7 @@ def test_serve_and_check_without_upstream_secrets_fail(home: Path, words: tuple[
     assert (done.returncode, UNSET in done.stderr) == (exits.CONFIG_INVALID, True)
 
 
+@pytest.mark.process
 def test_command_with_running_gateway_needs_only_the_state_dir(home: Path) -> None:
     (home / "gateway.toml").write_text(PEPPER)
     user = User(home)

@@ -41,6 +41,7 @@ def refused(done: subprocess.CompletedProcess[str], code: int) -> tuple[str, str
     return lines[0].removeprefix("error: "), lines[1].removeprefix("help: ")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("words", [("serve", "--port", "0"), ("keys", "list")], ids=" ".join)
 def test_command_wrong_configuration_fails(home: Path, words: tuple[str, ...]) -> None:
     config = write(home, "[server]\nprot = 1\n")
@@ -48,6 +49,7 @@ def test_command_wrong_configuration_fails(home: Path, words: tuple[str, ...]) -
     assert (error, remedy) == ('unknown key "prot" in [server] (my.toml:2)', 'did you mean "port"?')
 
 
+@pytest.mark.process
 def test_serve_port_in_use_fails(home: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -56,6 +58,7 @@ def test_serve_port_in_use_fails(home: Path) -> None:
     assert "--port" in remedy
 
 
+@pytest.mark.process
 def test_serve_invalid_certificate_fails(home: Path) -> None:
     (home / "cert.pem").write_text("no certificate")
     config = write(home, '[server]\ntls_cert = "cert.pem"\ntls_key = "cert.pem"\n')
@@ -64,12 +67,14 @@ def test_serve_invalid_certificate_fails(home: Path) -> None:
     assert "PEM" in remedy
 
 
+@pytest.mark.process
 def test_serve_foreign_address_fails(home: Path) -> None:
     error, remedy = refused(User(home).run("serve", "--host", "192.0.2.1"), exits.CONFIG_INVALID)
     assert error.startswith("cannot listen on 192.0.2.1:3000: ")
     assert "--host" in remedy
 
 
+@pytest.mark.process
 def test_serve_unusable_state_dir_fails(home: Path) -> None:
     config = write(home, 'state_dir = "/dev/null/here"\n')
     error, remedy = refused(User(home).run("serve", "--port", "0", *config), exits.UNAVAILABLE)
@@ -77,12 +82,14 @@ def test_serve_unusable_state_dir_fails(home: Path) -> None:
     assert "state_dir" in remedy
 
 
+@pytest.mark.process
 def test_serve_state_dir_too_long_for_socket_fails(home: Path) -> None:
     config = write(home, f'state_dir = "{home}/{"d" * 120}"\n')
     error, _ = refused(User(home).run("serve", "--port", "0", *config), exits.CONFIG_INVALID)
     assert "too long for a Unix socket" in error
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("words", [("serve", "--port", "0"), ("keys", "list")], ids=" ".join)
 def test_command_unreachable_postgres_fails(home: Path, words: tuple[str, ...]) -> None:
     User(home).prepare()  # the state directory of an earlier run
@@ -93,6 +100,7 @@ def test_command_unreachable_postgres_fails(home: Path, words: tuple[str, ...]) 
     assert PASSWORD not in error + remedy
 
 
+@pytest.mark.process
 def test_serve_newer_schema_fails(home: Path) -> None:
     user = User(home).prepare()
     with closing(sqlite3.connect(user.database)) as database:
@@ -103,6 +111,7 @@ def test_serve_newer_schema_fails(home: Path) -> None:
     assert "docs/operate.md" in remedy
 
 
+@pytest.mark.process
 def test_command_invalid_database_file_fails(home: Path) -> None:
     (home / "my.db").write_bytes(b"no database" * 1000)
     config = write(home, f'[storage]\nurl = "sqlite:///{home}/my.db"\n')
@@ -110,6 +119,7 @@ def test_command_invalid_database_file_fails(home: Path) -> None:
     assert error == "the database file is damaged: file is not a database"
 
 
+@pytest.mark.process
 def test_servers_test_demo_without_gateway_fails(home: Path) -> None:
     config = write(home, '[[servers]]\nname = "demo"\ndialect = "demo"\n')
     done = User(home).prepare("my.toml").run("servers", "test", "demo", *config)
@@ -136,7 +146,7 @@ def test_failure_each_kind_has_its_code(problem: BaseException, code: int) -> No
     "fault",
     [
         RuntimeError("a bug"),
-        ValueError("a bug in the walk"),
+        ValueError("a bug in the pipeline"),
         OSError(errno.EBADF, "Bad file descriptor"),
         FileNotFoundError(errno.ENOENT, "No such file or directory", "/etc/gone"),
         ExceptionGroup("two", [ValueError(), ValueError()]),
@@ -149,11 +159,13 @@ def test_failure_unexpected_error_is_raised_again(fault: Exception) -> None:
         failure(unwrap(fault), load(None, {}, {}))
 
 
+@pytest.mark.process
 def test_serve_invalid_host_name_fails(home: Path) -> None:
     error, _ = refused(User(home).run("serve", "--host", "x" * 100), exits.CONFIG_INVALID)
     assert error.endswith(": this is not a valid host name")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("words", [("serve", "--port", "0"), ("keys", "list")], ids=" ".join)
 def test_command_database_url_without_file_fails(home: Path, words: tuple[str, ...]) -> None:
     config = write(home, '[storage]\nurl = "sqlite:///"\n')
@@ -162,6 +174,7 @@ def test_command_database_url_without_file_fails(home: Path, words: tuple[str, .
     assert "sqlite:///absolute/path.db" in remedy
 
 
+@pytest.mark.process
 def test_serve_blocked_socket_path_fails(home: Path) -> None:
     user = User(home)
     (user.state_dir / "admin.sock").mkdir(parents=True)
@@ -170,6 +183,7 @@ def test_serve_blocked_socket_path_fails(home: Path) -> None:
     assert "existing file" in remedy
 
 
+@pytest.mark.process
 def test_serve_inherited_datagram_socket_fails(home: Path) -> None:
     """As a service manager passes for ListenDatagram= or Accept=yes; it fails before READY=1."""
     with (
@@ -219,6 +233,7 @@ main()
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "moment",
     [("import", "bluesminds.cli.app"), ("open", "bluesminds.db"), ("sqlite3.connect", "")],

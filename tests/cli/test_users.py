@@ -52,6 +52,7 @@ def test_users_account_is_created_changed_and_disabled(home: Path) -> None:
     assert [line.split("\t")[1] for line in listed[1:]] == [ADA, "bob@example.com"]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("words", "code", "error"),
     [

@@ -94,6 +94,7 @@ def test_log_long_text_is_truncated() -> None:
     assert len(lines[0]) < 3000
 
 
+@pytest.mark.process
 def test_write_stderr_process_gets_whole_lines() -> None:
     done = subprocess.run([sys.executable, "-c", HELLO], capture_output=True, check=True)
     assert json.loads(done.stderr)["a"] == "b"

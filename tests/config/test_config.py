@@ -213,6 +213,7 @@ def test_settings_assignment_raises(tmp_path: Path) -> None:
         msgspec.convert({"state_dir": tmp_path, "x": 1}, Settings)
 
 
+@pytest.mark.process
 def test_config_import_loads_no_event_loop() -> None:
     heavy = ("asyncio", "trio", "quart", "httpx")
     code = f"import sys, bluesminds.config; print([name for name in {heavy} if name in sys.modules])"

@@ -87,8 +87,8 @@ STARTS_NOT = [
         '[storage]\nurl = "postgres://u:canary/x@host/n"',
         "url in [storage] cannot be used: the URL is invalid: ",
     ),
-    ('[server]\nhost = "192.0.2.1"', "host in [server] cannot be listened on: 192.0.2.1: Cannot assign"),
-    ('[server]\nhost = "300.300.300.300"', "host in [server] cannot be listened on: 300.300.300.300: "),
+    ('[server]\nhost = "192.0.2.1"', "cannot listen on host in [server]: 192.0.2.1: Cannot assign"),
+    ('[server]\nhost = "300.300.300.300"', "cannot listen on host in [server]: 300.300.300.300: "),
 ]
 STATE_CANNOT_BE = [
     ("/proc/nope", "state_dir cannot be used: /proc/nope: "),

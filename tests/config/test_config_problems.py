@@ -322,7 +322,7 @@ ONE_PROBLEM = [
     ),
     (
         '[mail]\nusername = "gateway"\n',
-        "username and password in [mail] need each other",
+        "username and password in [mail] must be set together",
         2,
         "set both, or neither",
     ),

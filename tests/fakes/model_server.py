@@ -1,10 +1,10 @@
-"""A model server that does what it is told: OpenAI's chat dialect over a real socket, one plan per request.
+"""A scripted model server: the chat dialect of OpenAI over a real socket, one plan per request.
 
     models = await nursery.start(model_server.serve)
     models.plan(streamed(chunk("Hel"), chunk("lo"), DONE))
 
-Requests are answered by the plans in order, and by a plain correct answer when none is left. What came in is
-kept in `asked`.
+Requests are answered by the plans in order, and with a correct response when no plan is left. `asked` has all
+received requests.
 """
 
 from collections import deque
@@ -27,7 +27,7 @@ _ABSENT = object()
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One chat request as it came."""
+    """One received chat request."""
 
     received: Received
     body: dict[str, Any]
@@ -52,11 +52,11 @@ class Cut:
 
 
 class Stall:
-    """Send nothing more, and wait for the client to go."""
+    """Send nothing more, and wait until the client closes the connection."""
 
 
 class Fin:
-    """Close the connection in an orderly way, without the last chunk."""
+    """Close the connection with FIN, without the last chunk."""
 
 
 def chunk(
@@ -72,7 +72,7 @@ def chunk(
 
 
 def completion(content: str = "Hello world", *, usage: Any = USAGE, **more: Any) -> bytes:
-    """A whole answer. `usage` ... leaves it out."""
+    """A complete response. `usage=...` omits the usage."""
     message = {"role": "assistant", "content": content, "refusal": None}
     body: dict[str, Any] = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "m"}
     body["choices"] = [{"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}]
@@ -127,7 +127,7 @@ def streamed(*steps: Any, headers: Sequence[bytes] = ()) -> Plan:
 
 
 async def _wait_until_left(server: "ModelServer", peer: Peer) -> None:
-    """Whether the client closes or resets."""
+    """Wait until the client closes or resets the connection."""
     try:
         await peer.wait_closed()
     finally:
@@ -145,17 +145,17 @@ async def drop(server: "ModelServer", peer: Peer, asked: Asked) -> None:
 
 
 async def drop_twice(server: "ModelServer", peer: Peer, asked: Asked) -> None:
-    """Reset, and once more when the request is repeated on a new connection, which it is only if this reset
-    comes at once.
+    """Reset now, and again when the request is repeated on a new connection. It is repeated only if the first
+    reset arrives before any response.
     """
     request_id = asked.header(b"x-request-id")
-    assert request_id, "a repetition would not be known for one"
+    assert request_id, "a repetition could not be recognized"
     server.dropped.add(request_id)
     peer.reset()
 
 
 async def correct(server: "ModelServer", peer: Peer, asked: Asked) -> None:
-    """What a good server answers to this request."""
+    """Answer as a correct server does."""
     if not asked.body.get("stream"):
         await peer.answer(completion(), JSON)
         return
@@ -167,9 +167,9 @@ async def correct(server: "ModelServer", peer: Peer, asked: Asked) -> None:
 
 @dataclass(slots=True)
 class ModelServer:
-    """`left` counts clients that went away while a plan was waiting. `list_status` is how the list of models
-    is answered. `default` answers when no plan is left. `dropped` are the ids of requests that get nothing
-    but a reset, whenever they come again.
+    """`left` counts clients that disconnected during a plan. `list_status` is the status of the list
+    of models. `default` answers when no plan is left. `dropped` are the ids of requests whose repetitions
+    are reset.
     """
 
     models: tuple[str, ...]
@@ -211,7 +211,7 @@ def _decoded(body: bytes) -> dict[str, Any]:
     try:
         return dict(msgspec.json.decode(body))
     except msgspec.DecodeError:
-        return {}  # a value that no type holds; the bytes are there to look at
+        return {}  # a number that is too large for every type; tests look at the bytes
 
 
 async def serve(*models: str, task_status: trio.TaskStatus[ModelServer]) -> None:

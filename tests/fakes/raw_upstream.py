@@ -1,8 +1,8 @@
-"""An upstream made of bytes: each accepted connection is played by a script that sends exactly what it likes.
+"""An upstream that sends arbitrary bytes: a script runs for each accepted connection.
 
     upstream = await nursery.start(serve, script)
 
-A script gets a Peer. It may raise nothing; a client that goes away ends it quietly.
+A script gets a Peer. It may raise no exception. It ends without an error when the client disconnects.
 """
 
 import socket
@@ -16,7 +16,7 @@ import trio
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """One request as it came. head: everything up to and including the empty line."""
+    """One received request. head: all bytes up to and including the empty line."""
 
     head: bytes
     body: bytes
@@ -32,7 +32,7 @@ class Received:
 
 
 class _Gathered(trio.abc.Stream):
-    """What a TLS stream would have sent."""
+    """Collects the bytes that a TLS stream sends."""
 
     def __init__(self) -> None:
         self.data = b""
@@ -69,7 +69,7 @@ class Peer:
         return head + b"\r\n\r\n"
 
     async def request(self) -> Received:
-        """The next whole request, remembered in `Upstream.requests`."""
+        """The next complete request. It is added to `Upstream.requests`."""
         head = await self.head()
         received = Received(head, b"")
         if received.values(b"transfer-encoding") == [b"chunked"]:
@@ -85,7 +85,7 @@ class Peer:
         await self._stream.send_all(data)
 
     async def send_together(self, *pieces: bytes) -> None:
-        """Each piece in a TLS record of its own, all of them in one write to the kernel."""
+        """Send each piece in a separate TLS record, and all of them in one system call."""
         assert isinstance(self._stream, trio.SSLStream)
         transport = self._stream.transport_stream
         gathered = _Gathered()
@@ -110,12 +110,12 @@ class Peer:
         await self._stream.aclose()
 
     def reset(self) -> None:
-        """End the connection with RST, losing whatever is unsent."""
+        """Close the connection with RST. Unsent data is lost."""
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._sock.close()
 
     async def wait_closed(self) -> None:
-        """Read and forget until the client closes."""
+        """Read and discard until the client closes the connection."""
         try:
             while True:
                 await self._more()

@@ -1,8 +1,8 @@
-"""A mail server of the tests' own, on a real socket: it takes every message, or answers what it is told to.
+"""A mail server for tests on a real socket. It accepts every message, or sends the planned refusals.
 
-post = await nursery.start(serve)
+mail_server = await nursery.start(serve)
 ...
-message = await post.arrived("ada@example.com")
+message = await mail_server.arrived("ada@example.com")
 """
 
 import re
@@ -20,7 +20,7 @@ from tests.gateways import eventually
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """One message with its envelope, and whether it came over TLS and from whom signed in (base64)."""
+    """One message with its envelope, whether it was sent over TLS, and the credentials (base64)."""
 
     sender: str
     to: str
@@ -41,8 +41,8 @@ class Delivered:
 
 @dataclass
 class MailServer:
-    """`refusals` are the answers to the next recipients, in turn; an empty one closes the connection. With
-    `silent` it accepts and says nothing.
+    """`refusals` are the responses to the next recipients, in order; an empty one closes the connection. With
+    `silent` it accepts connections and never responds.
     """
 
     port: int = 0
@@ -56,7 +56,7 @@ class MailServer:
         return [mail for mail in self.mails if mail.to == address]
 
     async def arrived(self, address: str, count: int = 1) -> Delivered:
-        """The newest message to an address, as soon as there are `count`."""
+        """Wait for `count` messages to an address; the newest of them."""
         await eventually(lambda: len(self.to(address)) >= count)
         return self.to(address)[-1]
 
@@ -88,7 +88,7 @@ class _Session:
                 return
 
     async def _obey(self, line: str) -> bool:
-        """Whether the session goes on."""
+        """Whether the session continues."""
         verb = line.upper()
         if verb.startswith("EHLO"):
             await self._say(*self._abilities())
@@ -130,7 +130,7 @@ class _Session:
         return True
 
     async def _take(self) -> bool:
-        """False when the client went away in the middle of its message, which then counts for nothing."""
+        """False if the client disconnected before the end of its message, which is then ignored."""
         await self._say(b"354 go on")
         lines = []
         while (line := await self._line()) != ".":

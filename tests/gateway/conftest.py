@@ -59,14 +59,14 @@ async def gateway(nursery: trio.Nursery, home: Path, models: ModelServer) -> Gat
 
 @pytest.fixture
 async def impatient(nursery: trio.Nursery, home: Path, models: ModelServer) -> Gateway:
-    """Waits a second for the server's first byte and for each next one."""
+    """A gateway with short upstream timeouts."""
     servers = [entry("one", models.url, api_key="sk-upstream")]
     return await gateways.start(nursery, home, servers=servers, upstream=IMPATIENT)
 
 
 @pytest.fixture
 async def patient(nursery: trio.Nursery, home: Path, models: ModelServer) -> Gateway:
-    """Waits a minute for anything: for what is to be over in far less, on any machine, it did not wait."""
+    """A gateway with timeouts of a minute, which must not expire in a test."""
     return await gateways.start(nursery, home, servers=[entry("one", models.url)], **PATIENT)
 
 

@@ -1,4 +1,4 @@
-"""A request's account is closed once, whichever exit comes first, and faults of ours are ours."""
+"""A request is settled once, whichever exit comes first; an internal error is a 500."""
 
 import json
 from datetime import UTC
@@ -15,6 +15,7 @@ from bluesminds.common.values import NO_LIMITS, Caller, LimitSet, Usage
 from bluesminds.gateway.accounting import UsageAccounting, UsageEntry
 from bluesminds.gateway.authenticate import KeyAuthenticator
 from bluesminds.gateway.bodies import BodyMemory
+from bluesminds.gateway.browser_origins import BrowserOrigins
 from bluesminds.gateway.estimate import Estimator
 from bluesminds.gateway.limits.counters import Estimate
 from bluesminds.gateway.limits.reserve import RateLimiter
@@ -50,8 +51,12 @@ CALLER = Caller(
 PRICE = Price(input=2_000_000, cached_input=1_000_000, output=8_000_000, max_output=100)
 
 
-class Office:
-    """The books of a gateway on a store that the test controls."""
+async def no_origins() -> frozenset[str]:
+    return frozenset()
+
+
+class AccountingSetup:
+    """The accounting of a gateway on a store that the test controls."""
 
     def __init__(self) -> None:
         self.lines: list[bytes] = []
@@ -83,61 +88,61 @@ class Office:
 
 
 async def test_the_first_exit_counts_and_every_later_one_does_nothing(nursery: trio.Nursery) -> None:
-    office = Office()
-    nursery.start_soon(office.recorder.run)
-    entry = office.open()
+    setup = AccountingSetup()
+    nursery.start_soon(setup.recorder.run)
+    entry = setup.open()
     entry.begin_attempt("one")
-    assert office.limiter.running == 1
+    assert setup.limiter.running == 1
     entry.finish(200, "ok", Usage(input=3, output=4, source="upstream"))
-    assert office.limiter.running == 0
+    assert setup.limiter.running == 0
     entry.finish(500, "internal", Usage())
     entry.close(499, "client_gone")
     await entry.wait_durable()
-    assert [len(commit) for commit in office.store.commits] == [1]
-    (event,) = office.events("request")
+    assert [len(commit) for commit in setup.store.commits] == [1]
+    (event,) = setup.events("request")
     assert (event["status"], event["outcome"], event["input_tokens"]) == (200, "ok", 3)
-    assert office.recorder.held == 0
-    office.limiter.reserve(CALLER, Estimate(20, 0))
+    assert setup.recorder.held == 0
+    setup.limiter.reserve(CALLER, Estimate(20, 0))
 
 
 async def test_a_log_that_fails_does_not_make_a_second_row(nursery: trio.Nursery) -> None:
-    office = Office()
+    setup = AccountingSetup()
 
     def broken(line: bytes) -> None:
         raise BrokenPipeError
 
-    office.accounting = msgspec.structs.replace(office.accounting, log=Log(SystemClock(), write=broken))
-    entry = office.open()
+    setup.accounting = msgspec.structs.replace(setup.accounting, log=Log(SystemClock(), write=broken))
+    entry = setup.open()
     with pytest.raises(BrokenPipeError):
         entry.finish(200, "ok", Usage())
     entry.close(500, "internal")
-    nursery.start_soon(office.recorder.run)
+    nursery.start_soon(setup.recorder.run)
     await entry.wait_durable()
-    assert [len(commit) for commit in office.store.commits] == [1]
-    assert (office.recorder.held, office.limiter.running) == (0, 0)
+    assert [len(commit) for commit in setup.store.commits] == [1]
+    assert (setup.recorder.held, setup.limiter.running) == (0, 0)
 
 
 async def test_closing_asks_what_was_used_so_far(nursery: trio.Nursery) -> None:
-    office = Office()
-    nursery.start_soon(office.recorder.run)
-    entry = office.open()
+    setup = AccountingSetup()
+    nursery.start_soon(setup.recorder.run)
+    entry = setup.open()
     stage = Passthrough(CHAT, RequestFacts(model="m", stream=True, text_bytes=4))
     entry.begin_response(stage)
     stage.feed(chunk("12345678"))
     entry.close(499, "client_gone")
     await entry.wait_durable()
-    (event,) = office.events("request")
+    (event,) = setup.events("request")
     assert (event["outcome"], event["output_tokens"]) == ("client_gone", 2)
 
 
 async def test_what_is_settled_is_the_truth_and_is_learned_from(nursery: trio.Nursery) -> None:
-    office = Office()
-    nursery.start_soon(office.recorder.run)
-    entry = office.open()
+    setup = AccountingSetup()
+    nursery.start_soon(setup.recorder.run)
+    entry = setup.open()
     entry.finish(200, "ok", Usage(input=20, output=5, cache_read=8, source="upstream"))
     assert entry.cost == 12 * 2 + 8 + 5 * 8
-    assert office.limiter.in_use("user:u").tpm == 25
-    assert office.estimator.estimate(call(size=160)).tokens > 100 + 160 // 4 + 1
+    assert setup.limiter.in_use("user:u").tpm == 25
+    assert setup.estimator.estimate(call(size=160)).tokens > 100 + 160 // 4 + 1
     await entry.wait_durable()
 
 
@@ -149,13 +154,13 @@ class Broken:
 
 
 async def test_a_fault_of_ours_is_a_500_without_detail(nursery: trio.Nursery) -> None:
-    office = Office()
-    nursery.start_soon(office.recorder.run)
+    setup = AccountingSetup()
+    nursery.start_soon(setup.recorder.run)
     holder = KeyHolder(key_row(user()), None, None, None, None)
 
     async def look_up(_: bytes) -> KeyHolder | None:
-        office.limiter.open_account(f"key:{holder.key.id}", None)
-        office.limiter.open_account(f"user:{holder.key.user_id}", None)
+        setup.limiter.open_account(f"key:{holder.key.id}", None)
+        setup.limiter.open_account(f"user:{holder.key.user_id}", None)
         return holder
 
     class OneServer:
@@ -168,16 +173,16 @@ async def test_a_fault_of_ours_is_a_500_without_detail(nursery: trio.Nursery) ->
         clock=SystemClock(),
         cache_seconds=5,
         tiers={},
-        is_open=office.limiter.is_open,
+        is_open=setup.limiter.is_open,
     )
     gateway = Gateway(
         keys=keys,
         registry=OneServer(),
         health=ServerHealthRegistry(eject_after=1, eject_seconds=1),
-        limiter=office.limiter,
+        limiter=setup.limiter,
         sender=cast(Sender, Broken()),
         relay=Relay(cast(Sender, Broken()), expose_server=True),
-        accounting=office.accounting,
+        accounting=setup.accounting,
         total_timeout=5,
     )
     sent: list[Message] = []
@@ -196,14 +201,21 @@ async def test_a_fault_of_ours_is_a_500_without_detail(nursery: trio.Nursery) ->
         "client": None,
         "extensions": {"disconnect": Disconnect()},
     }
-    edge = DataPlane(gateway, cast(Any, None), bodies=BodyMemory(1000), clock=SystemClock(), log=office.log)
-    with trio.fail_after(2):
+    edge = DataPlane(
+        gateway,
+        cast(Any, None),
+        origins=BrowserOrigins((), gateway.keys, no_origins, cache_seconds=1),
+        bodies=BodyMemory(1000),
+        clock=SystemClock(),
+        log=setup.log,
+    )
+    with trio.fail_after(60):
         await edge(scope, receive, send)
     assert sent[0]["status"] == 500
     told = msgspec.json.decode(sent[1]["body"])["error"]
     assert (told["code"], told["type"]) == ("internal_error", "server_error")
-    assert [event["outcome"] for event in office.events("request")] == ["internal"]
-    (event,) = office.events("request_failed")
+    assert [event["outcome"] for event in setup.events("request")] == ["internal"]
+    (event,) = setup.events("request_failed")
     assert (event["error"], event["request_id"]) == ("ValueError", told["request_id"])
-    assert "canary" not in b"".join(office.lines).decode() + str(sent)
-    assert office.limiter.running == 0
+    assert "canary" not in b"".join(setup.lines).decode() + str(sent)
+    assert setup.limiter.running == 0

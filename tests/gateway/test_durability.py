@@ -16,7 +16,7 @@ from tests import gateways
 from tests.fakes.model_server import DONE, ModelServer, chunk, hang, refusal, streamed
 from tests.gateway.limits.test_limits import Wall
 from tests.gateways import ASK, STREAM, Gateway, entry, eventually
-from tests.storage.test_trouble import exclusive
+from tests.storage.locks import exclusive
 
 
 async def patient_store(nursery: trio.Nursery, home: Path, models: ModelServer, **storage: Any) -> Gateway:

@@ -77,7 +77,7 @@ def test_cost_is_rounded_up_once(
     fresh, known = prompt - min(cached, prompt), min(cached, prompt)
     exact = Fraction(fresh * prices[0] + known * prices[1] + completion * prices[2], 10**6)
     assert 0 <= price.cost(prompt, cached, completion) - exact < 1
-    assert price.cost(prompt, cached, completion) <= price.most(prompt, completion)
+    assert price.cost(prompt, cached, completion) <= price.max_cost(prompt, completion)
 
 
 @given(st.integers(0, 10**18 - 1))

@@ -6,7 +6,9 @@ import trio
 
 from tests.fakes.model_server import (
     DONE,
+    EVENT_STREAM,
     USAGE,
+    Asked,
     ModelServer,
     chunk,
     completion,
@@ -15,6 +17,7 @@ from tests.fakes.model_server import (
     streamed,
     whole,
 )
+from tests.fakes.raw_upstream import Peer
 from tests.gateways import ASK, STREAM, Gateway
 
 
@@ -288,6 +291,20 @@ async def test_whole_answer_to_stream_request_becomes_events(gateway: Gateway, m
     assert b"usage" not in answer.content
     (row,) = gateway.rows()
     assert (row["outcome"], row["input_tokens"], row["streamed"]) == ("ok", 11, 1)
+
+
+@pytest.mark.parametrize("body", [ASK, STREAM], ids=["plain", "streamed"])
+async def test_json_answer_under_the_type_of_events_is_an_answer(
+    gateway: Gateway, models: ModelServer, body: dict[str, object]
+) -> None:
+    async def mislabelled(_: ModelServer, peer: Peer, asked: Asked) -> None:
+        await peer.answer(completion(), EVENT_STREAM)
+
+    models.plan(mislabelled)
+    answer = await gateway.chat(body)
+    assert answer.status_code == 200
+    assert b'"content":"Hello world"' in answer.content
+    assert gateway.rows()[0]["outcome"] == "ok"
 
 
 async def test_stream_answer_to_json_request_becomes_json(gateway: Gateway, models: ModelServer) -> None:

@@ -1,4 +1,4 @@
-"""CPU time of hostile input to the listener. Prints figures and judges none."""
+"""CPU time of hostile input to the listener."""
 
 import time
 
@@ -6,8 +6,8 @@ import pytest
 import trio
 
 from tests.http.serving import Client, echo, start
+from tests.load.figures import figure
 
-pytestmark = pytest.mark.load
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n"
 CHUNKED = b"POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n"
 INPUT = {
@@ -29,7 +29,7 @@ async def test_hostile_input_cpu_time_is_printed(name: str, nursery: trio.Nurser
         nursery.start_soon(_send, stream, INPUT[name])
         got = await Client(stream).read()
         spent = time.process_time() - before
-    print(f"\n{name}: {spent * 1000:.1f} ms until {got.status}")  # noqa: T201
+    figure(f"{name}, CPU time until {got.status}", spent * 1000, "ms", "no bound")
     assert got.status >= 400
 
 

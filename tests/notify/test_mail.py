@@ -107,13 +107,13 @@ async def test_smtp_mailer_verifies_the_server_before_login(
     nursery: trio.Nursery, ca: trustme.CA, ca_file: Path, security: str
 ) -> None:
     server: MailServer = await nursery.start(smtp_server.serve, certificate(ca), security == "tls")
-    words = {"security": security, "username": "gateway", "password": lambda: "p@ss"}
-    await mailer(server, ca_file, **words).send(HELLO)
+    options = {"security": security, "username": "gateway", "password": lambda: "p@ss"}
+    await mailer(server, ca_file, **options).send(HELLO)
     (found,) = server.mails
     assert found.encrypted is (security == "starttls")
     assert base64.b64decode(found.signed_in) == b"\0gateway\0p@ss"
     with pytest.raises(MailFailed, match="certificate verification failed"):
-        await mailer(server, **words).send(HELLO)
+        await mailer(server, **options).send(HELLO)
     assert len(server.mails) == 1
 
 

@@ -45,7 +45,7 @@ def events(lines: list[bytes]) -> list[tuple[str, str]]:
     return [(line["event"], line["reason"]) for line in map(msgspec.json.decode, lines)]
 
 
-async def test_mail_queue_delivers_in_order(
+async def test_mail_queue_several_messages_are_sent_in_order(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
     script = Script()
@@ -61,7 +61,7 @@ async def test_mail_queue_delivers_in_order(
     assert lines == []
 
 
-async def test_mail_queue_retries_failures_without_blocking_others(
+async def test_mail_queue_temporary_failure_is_retried_without_blocking(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
     script = Script(MailFailed("down"), None, MailFailed("down"))
@@ -77,7 +77,7 @@ async def test_mail_queue_retries_failures_without_blocking_others(
     assert b"person" not in b"".join(lines)
 
 
-async def test_mail_queue_drops_undeliverable_messages_with_a_log_line(
+async def test_mail_queue_undeliverable_message_is_dropped_and_logged(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
     script = Script(MailRefused("answered 550"), *[MailFailed("down")] * 5)

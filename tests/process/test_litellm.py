@@ -12,7 +12,7 @@ from tests import gateways
 from tests.gateways import Gateway, eventually
 from tests.process.conftest import LiteLLM
 
-pytestmark = [pytest.mark.process, pytest.mark.litellm]
+pytestmark = pytest.mark.litellm
 ASK = {"model": "mocked", "messages": [{"role": "user", "content": "Say hello."}]}
 
 
@@ -23,7 +23,7 @@ async def start(nursery: trio.Nursery, home: Path, litellm: LiteLLM, **more: Any
         "url": f"{litellm.url}/v1",
         "api_key": litellm.master_key,
     } | more
-    upstream = {"first_byte_timeout": 20.0, "chunk_timeout": 20.0, "probe_timeout": 10.0}
+    upstream = {"first_byte_timeout": 60.0, "chunk_timeout": 60.0, "probe_timeout": 60.0}
     gateway = await gateways.start(nursery, home, servers=[server], upstream=upstream)
     if not more:
         await eventually(lambda: has_models(gateway))
@@ -38,7 +38,9 @@ def assert_private(headers: httpx.Headers) -> None:
     assert not [name for name in headers if name.startswith(("x-litellm", "llm_provider"))]
 
 
-async def test_a_plain_answer_and_its_usage(nursery: trio.Nursery, home: Path, litellm: LiteLLM) -> None:
+async def test_response_from_litellm_usage_is_recorded(
+    nursery: trio.Nursery, home: Path, litellm: LiteLLM
+) -> None:
     gateway = await start(nursery, home, litellm)
     answer = await gateway.chat(ASK)
     assert answer.status_code == 200, answer.text
@@ -51,7 +53,9 @@ async def test_a_plain_answer_and_its_usage(nursery: trio.Nursery, home: Path, l
     assert row["output_tokens"] == body["usage"]["completion_tokens"]
 
 
-async def test_a_stream_and_its_usage(nursery: trio.Nursery, home: Path, litellm: LiteLLM) -> None:
+async def test_stream_from_litellm_usage_is_recorded(
+    nursery: trio.Nursery, home: Path, litellm: LiteLLM
+) -> None:
     gateway = await start(nursery, home, litellm)
     said: dict[bool, str] = {}
     reported: dict[bool, dict[str, int]] = {}
@@ -76,7 +80,9 @@ async def test_a_stream_and_its_usage(nursery: trio.Nursery, home: Path, litellm
         assert row["output_tokens"] == reported[True]["completion_tokens"]
 
 
-async def test_its_failures_are_told_as_ours(nursery: trio.Nursery, home: Path, litellm: LiteLLM) -> None:
+async def test_litellm_error_becomes_an_error_of_the_gateway(
+    nursery: trio.Nursery, home: Path, litellm: LiteLLM
+) -> None:
     gateway = await start(nursery, home, litellm)
     for model, status, code in (("broken", 502, "upstream_error"), ("limited", 429, "upstream_rate_limited")):
         answer = await gateway.chat(ASK | {"model": model})
@@ -87,7 +93,7 @@ async def test_its_failures_are_told_as_ours(nursery: trio.Nursery, home: Path, 
     assert answer.json()["error"]["message"]
 
 
-async def test_a_wrong_master_key_is_the_operators_matter(
+async def test_litellm_master_key_is_wrong_is_reported_to_the_operator(
     nursery: trio.Nursery, home: Path, litellm: LiteLLM
 ) -> None:
     gateway = await start(nursery, home, litellm, api_key="sk-wrong-master-key", models=["mocked"])
@@ -101,7 +107,7 @@ async def test_a_wrong_master_key_is_the_operators_matter(
     assert "sk-wrong" not in gateway.log
 
 
-async def test_the_proxy_sees_no_client_key_and_does_not_retry(
+async def test_litellm_request_has_no_client_key_and_is_not_retried(
     nursery: trio.Nursery, home: Path, litellm: LiteLLM
 ) -> None:
     gateway = await start(nursery, home, litellm)

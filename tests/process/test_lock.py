@@ -10,12 +10,12 @@ from pathlib import Path
 import msgspec
 import pytest
 import trio
-from tests.storage.locks import exclusive
 
 from tests import gateways
 from tests.fakes.model_server import ModelServer
 from tests.gateways import entry, eventually
 from tests.pressure import Sample, metric, served, steady
+from tests.storage.locks import exclusive
 from tests.terminal import SECONDS, User
 
 SETTLE_SECONDS = 1.0

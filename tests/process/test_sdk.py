@@ -1,4 +1,4 @@
-"""OpenAI's own Python SDK against the gateway."""
+"""The OpenAI Python SDK against the gateway."""
 
 import base64
 import json
@@ -29,7 +29,7 @@ from tests.fakes.model_server import (
 )
 from tests.gateways import Gateway, eventually
 
-# The SDK leaves its own generators to the garbage collector, which Trio remarks on.
+# The SDK leaves generators to the garbage collector, and Trio warns about them.
 pytestmark = pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")
 ASK: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Say hello."}]}
 
@@ -49,7 +49,7 @@ async def text_of(sdk: AsyncOpenAI, **more: Any) -> str:
     return "".join([part.choices[0].delta.content or "" async for part in stream if part.choices])
 
 
-async def test_a_plain_answer(sdk: AsyncOpenAI) -> None:
+async def test_sdk_chat_returns_the_completion(sdk: AsyncOpenAI) -> None:
     answer = await sdk.chat.completions.create(**ASK)
     assert answer.choices[0].message.content == "Hello world"
     assert answer.usage
@@ -57,19 +57,19 @@ async def test_a_plain_answer(sdk: AsyncOpenAI) -> None:
     assert answer._request_id
 
 
-async def test_a_stream(sdk: AsyncOpenAI, gateway: Gateway) -> None:
+async def test_sdk_stream_returns_the_text(sdk: AsyncOpenAI, gateway: Gateway) -> None:
     assert await text_of(sdk) == "Hello world"
     assert gateway.rows()[0]["usage_source"] == "upstream"
 
 
-async def test_a_stream_with_usage(sdk: AsyncOpenAI) -> None:
+async def test_sdk_stream_with_usage_returns_usage_in_the_last_chunk(sdk: AsyncOpenAI) -> None:
     stream = await sdk.chat.completions.create(**ASK, stream=True, stream_options={"include_usage": True})
     parts = [part async for part in stream]
     assert [part.usage.total_tokens if part.usage else None for part in parts] == [None, None, None, 13]
     assert parts[-1].choices == []
 
 
-async def test_raw_headers(sdk: AsyncOpenAI, gateway: Gateway) -> None:
+async def test_sdk_raw_response_has_the_headers(sdk: AsyncOpenAI, gateway: Gateway) -> None:
     _, key = await gateway.new_key(limits={"rpm": 5})
     raw = await sdk.with_options(api_key=key).chat.completions.with_raw_response.create(
         **ASK, extra_headers={"X-Request-Id": "mine.1"}
@@ -80,7 +80,7 @@ async def test_raw_headers(sdk: AsyncOpenAI, gateway: Gateway) -> None:
     assert raw.parse().choices[0].finish_reason == "stop"
 
 
-async def test_tools(sdk: AsyncOpenAI, models: ModelServer) -> None:
+async def test_sdk_tools_are_passed_in_both_directions(sdk: AsyncOpenAI, models: ModelServer) -> None:
     call = {"id": "call_1", "type": "function", "function": {"name": "find", "arguments": '{"query":"x"}'}}
     message = {"role": "assistant", "content": None, "tool_calls": [call]}
     choices = [{"index": 0, "message": message, "finish_reason": "tool_calls", "logprobs": None}]
@@ -101,7 +101,7 @@ async def test_tools(sdk: AsyncOpenAI, models: ModelServer) -> None:
     assert first.choices[0].delta.tool_calls[0].id == "call_1"
 
 
-async def test_errors_are_the_classes_they_should_be(
+async def test_sdk_error_responses_raise_the_matching_class(
     sdk: AsyncOpenAI, gateway: Gateway, models: ModelServer
 ) -> None:
     _, key = await gateway.new_key(limits={"rpm": 1})
@@ -129,7 +129,7 @@ async def test_errors_are_the_classes_they_should_be(
 
 
 @pytest.mark.parametrize("steps", [[Pause(0.05), Cut], [b"data: " + error("overloaded") + b"\n\n"]])
-async def test_a_stream_that_fails_raises(sdk: AsyncOpenAI, models: ModelServer, steps: list[Any]) -> None:
+async def test_sdk_stream_failure_raises(sdk: AsyncOpenAI, models: ModelServer, steps: list[Any]) -> None:
     models.plan(streamed(chunk("one"), *steps))
     stream = await sdk.chat.completions.create(**ASK, stream=True)
     assert (await anext(aiter(stream))).choices[0].delta.content == "one"
@@ -138,7 +138,7 @@ async def test_a_stream_that_fails_raises(sdk: AsyncOpenAI, models: ModelServer,
             pass
 
 
-async def test_it_waits_as_long_as_it_is_told(
+async def test_sdk_retry_after_header_is_obeyed(
     sdk: AsyncOpenAI, models: ModelServer, gateway: Gateway
 ) -> None:
     # Longer than the SDK's own pause, which is half a second at most.
@@ -146,11 +146,11 @@ async def test_it_waits_as_long_as_it_is_told(
     started = time.monotonic()
     answer = await sdk.with_options(max_retries=1).chat.completions.create(**ASK)
     assert answer.choices[0].message.content == "Hello world"
-    assert 1.0 <= time.monotonic() - started < 20
+    assert time.monotonic() - started >= 1.0
     assert [row["status"] for row in gateway.rows()] == [429, 200]
 
 
-async def test_it_does_not_repeat_what_it_is_told_not_to(sdk: AsyncOpenAI, models: ModelServer) -> None:
+async def test_sdk_should_retry_false_sends_one_request(sdk: AsyncOpenAI, models: ModelServer) -> None:
     models.plan(refusal(429, error("no credit", code="insufficient_quota"), b"x-should-retry: false"))
     with pytest.raises(openai.RateLimitError):
         await sdk.with_options(max_retries=2).chat.completions.create(**ASK)
@@ -164,7 +164,7 @@ async def test_sdk_does_not_multiply_retries(sdk: AsyncOpenAI, models: ModelServ
     assert len(models.asked) == 3
 
 
-async def test_models_with_a_slash_in_their_name(
+async def test_sdk_model_name_with_slashes_is_found(
     sdk: AsyncOpenAI, gateway: Gateway, models: ModelServer
 ) -> None:
     models.models = ("org/family/model",)
@@ -186,7 +186,9 @@ async def test_models_with_a_slash_in_their_name(
         await sdk.models.retrieve("org/other")
 
 
-async def test_leaving_a_stream_early_ends_the_work_for_it(patient: Gateway, models: ModelServer) -> None:
+async def test_sdk_stream_closed_early_cancels_the_upstream_request(
+    patient: Gateway, models: ModelServer
+) -> None:
     models.plan(streamed(chunk("one"), Stall))
     async with client_of(patient) as sdk, await sdk.chat.completions.create(**ASK, stream=True) as stream:
         await anext(aiter(stream))
@@ -194,7 +196,7 @@ async def test_leaving_a_stream_early_ends_the_work_for_it(patient: Gateway, mod
     assert (await patient.settled(1))[0]["outcome"] == "client_gone"
 
 
-async def test_the_blocking_client(gateway: Gateway, models: ModelServer) -> None:
+async def test_sdk_synchronous_client_gets_responses(gateway: Gateway, models: ModelServer) -> None:
     def talk() -> tuple[str | None, str, int]:
         with OpenAI(base_url=f"{gateway.url}/api/v1", api_key=gateway.key, max_retries=0) as sdk:
             plain = sdk.chat.completions.create(**ASK).choices[0].message.content
@@ -213,7 +215,9 @@ async def test_the_blocking_client(gateway: Gateway, models: ModelServer) -> Non
 # The other endpoints
 
 
-async def test_text_completion(sdk: AsyncOpenAI, models: ModelServer, gateway: Gateway) -> None:
+async def test_sdk_completion_returns_the_text(
+    sdk: AsyncOpenAI, models: ModelServer, gateway: Gateway
+) -> None:
     choice = {"index": 0, "text": "Hello world", "finish_reason": "stop", "logprobs": None}
     body = {"id": "cmpl-1", "object": "text_completion", "created": 1, "model": "m", "choices": [choice]}
     models.plan(whole(json.dumps(body | {"usage": USAGE}).encode()))
@@ -223,7 +227,9 @@ async def test_text_completion(sdk: AsyncOpenAI, models: ModelServer, gateway: G
     assert charged(gateway) == ("completions", 11, 2, "upstream")
 
 
-async def test_text_completion_as_stream(sdk: AsyncOpenAI, models: ModelServer, gateway: Gateway) -> None:
+async def test_sdk_completion_stream_returns_the_text(
+    sdk: AsyncOpenAI, models: ModelServer, gateway: Gateway
+) -> None:
     def text_chunk(text: str, finish: str | None = None) -> bytes:
         choice = {"index": 0, "text": text, "finish_reason": finish, "logprobs": None}
         body = {"id": "cmpl-1", "object": "text_completion", "created": 1, "model": "m", "choices": [choice]}
@@ -240,7 +246,9 @@ async def test_text_completion_as_stream(sdk: AsyncOpenAI, models: ModelServer, 
 
 
 @pytest.mark.parametrize("encoding", ["float", "base64"])
-async def test_embeddings(sdk: AsyncOpenAI, models: ModelServer, gateway: Gateway, encoding: Any) -> None:
+async def test_sdk_embeddings_are_returned_and_counted(
+    sdk: AsyncOpenAI, models: ModelServer, gateway: Gateway, encoding: Any
+) -> None:
     vector = [0.5, -2.0]
     value: Any = vector if encoding == "float" else base64.b64encode(struct.pack("<2f", *vector)).decode()
     rows = [{"object": "embedding", "index": 0, "embedding": value}]
@@ -252,7 +260,7 @@ async def test_embeddings(sdk: AsyncOpenAI, models: ModelServer, gateway: Gatewa
     assert charged(gateway) == ("embeddings", 3, 0, "upstream")
 
 
-async def test_embeddings_in_the_form_the_sdk_prefers(sdk: AsyncOpenAI, models: ModelServer) -> None:
+async def test_sdk_embeddings_default_encoding_is_decoded(sdk: AsyncOpenAI, models: ModelServer) -> None:
     value = base64.b64encode(struct.pack("<2f", 0.5, -2.0)).decode()
     rows = [{"object": "embedding", "index": 0, "embedding": value}]
     usage = {"prompt_tokens": 3, "total_tokens": 3}
@@ -261,7 +269,9 @@ async def test_embeddings_in_the_form_the_sdk_prefers(sdk: AsyncOpenAI, models: 
     assert answer.data[0].embedding == [0.5, -2.0]
 
 
-async def test_moderation(sdk: AsyncOpenAI, models: ModelServer, gateway: Gateway) -> None:
+async def test_sdk_moderation_returns_results(
+    sdk: AsyncOpenAI, models: ModelServer, gateway: Gateway
+) -> None:
     result = {"flagged": True, "categories": {"violence": True}, "category_scores": {"violence": 0.9}}
     models.plan(whole(json.dumps({"id": "modr-1", "model": "m", "results": [result]}).encode()))
     answer = await sdk.moderations.create(model="m", input="A text")
@@ -270,7 +280,7 @@ async def test_moderation(sdk: AsyncOpenAI, models: ModelServer, gateway: Gatewa
     assert (endpoint, output, source) == ("moderations", 0, "estimated") and input_ > 0
 
 
-async def test_rerank_through_the_sdks_raw_request(
+async def test_sdk_raw_rerank_request_returns_results(
     sdk: AsyncOpenAI, models: ModelServer, gateway: Gateway
 ) -> None:
     results = [{"index": 1, "relevance_score": 0.9}, {"index": 0, "relevance_score": 0.1}]
@@ -281,7 +291,7 @@ async def test_rerank_through_the_sdks_raw_request(
     assert charged(gateway) == ("rerank", 9, 0, "upstream")
 
 
-async def test_endpoint_that_is_missing_says_what_to_use(sdk: AsyncOpenAI) -> None:
+async def test_sdk_missing_endpoint_error_names_the_alternative(sdk: AsyncOpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="Responses API") as caught:
         await sdk.responses.create(model="m", input="Say hello.")
     assert caught.value.code == "unsupported_endpoint"

@@ -77,8 +77,8 @@ async def test_signal_running_streams_end_properly(
     async with served(home, [entry("one", models.url)], server=UNLIMITED) as gateway:
         async with reading(gateway, count) as reader:
             gateway.send_signal(number)
+            await trio.to_thread.run_sync(gateway.wait_for, f'"event":"stopping","running":{count}')
             await wait_until_refused(port(gateway))
-            assert f'"event":"stopping","running":{count}' in gateway.said.replace(" ", "")
             assert gateway.process.poll() is None, "it waits for the streams"
             go_on.set()
         assert await wait_for_exit(gateway) == 0

@@ -8,6 +8,7 @@ import re
 import shlex
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ import httpx
 import pytest
 
 from bluesminds.cli import exits
-from tests.terminal import SECONDS, Serving, User, demo_user
+from tests.terminal import COMMAND, SECONDS, Serving, User, demo_user
 
 TOKEN = re.compile(r"^    ([A-Za-z0-9_-]{43})$", re.MULTILINE)
 
@@ -39,10 +40,9 @@ def starting(home: Path) -> Iterator[tuple[User, Serving]]:
 
 
 def has_key_and_token(gateway: Serving) -> bool:
-    answer = httpx.get(
-        f"{gateway.url}/v1/models", headers={"authorization": f"Bearer {gateway.key}"}, trust_env=False
-    )
-    return answer.status_code == 200 and len(TOKEN.findall(gateway.said)) == 1
+    headers = {"authorization": f"Bearer {gateway.key}"}
+    answer = httpx.get(f"{gateway.url}/v1/models", headers=headers, trust_env=False, timeout=SECONDS)
+    return answer.status_code == 200 and len(gateway.token) == 43
 
 
 def test_first_start_was_killed_next_start_prints_the_secrets(home: Path) -> None:
@@ -52,6 +52,22 @@ def test_first_start_was_killed_next_start_prints_the_secrets(home: Path) -> Non
         assert "bm_" not in gateway.said
     with user.serving("serve", "--port", "0") as gateway:
         assert has_key_and_token(gateway)
+
+
+# A limit on the size of files has the effect of a full disk. The start fails at the lock, a secret or the
+# database, depending on the size.
+@pytest.mark.parametrize("size", [0, 20, 4096, 40_000])
+def test_start_without_disk_space_ends_with_one_sentence(home: Path, size: int) -> None:
+    limited = (
+        "import os, resource, sys\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))\n"
+        "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    )
+    done = User(home).run("serve", "--port", "0", launcher=(sys.executable, "-c", limited, *COMMAND[1:]))
+    assert done.returncode == exits.UNAVAILABLE, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) <= 2, done.stderr
 
 
 def test_first_start_failed_next_start_prints_the_secrets(home: Path) -> None:
@@ -68,10 +84,10 @@ def test_setup_token_no_administrator_every_start_prints_a_new_one(home: Path) -
     tokens = []
     for _ in range(2):
         with user.serving("serve", "--port", "0") as gateway:
-            tokens += TOKEN.findall(gateway.said)
+            tokens.append(gateway.token)
             assert gateway.stop() == 0
     with user.serving("serve", "--port", "0") as gateway:
-        tokens += TOKEN.findall(gateway.said)
+        tokens.append(gateway.token)
         assert len(set(tokens)) == 3
         claim = {"email": "ada@example.com", "password": "correct horse battery"}
         statuses = [
@@ -156,6 +172,36 @@ def test_secrets_stderr_is_the_journal_are_written_to_files(home: Path) -> None:
             gateway.process.kill()
             gateway.process.wait(SECONDS)
     assert (user.state_dir / "first-key").read_text().strip() == kept["first-key"] != kept["guest-key"]
+
+
+def test_serve_without_terminal_writes_secrets_to_owner_only_files(home: Path) -> None:
+    user = User(home)
+    with user.serving("serve", "--port", "0") as gateway:
+        assert not re.search("bm_[0-9A-Za-z]{36}", gateway.said) and not TOKEN.search(gateway.said)
+        for name in ("first-key", "bootstrap-token"):
+            path = user.state_dir / name
+            assert f"in {path} (read it once, then delete the file)" in gateway.said
+            assert path.stat().st_mode & 0o777 == 0o600
+        assert has_key_and_token(gateway)
+        assert gateway.stop() == 0
+
+
+def test_serve_on_terminal_prints_secrets(home: Path) -> None:
+    user = User(home)
+    reader, terminal = os.openpty()
+    command = (*COMMAND, "serve", "--port", "0")
+    process = subprocess.Popen(command, stderr=terminal, cwd=home, env=user.environment({}))
+    os.close(terminal)
+    try:
+        said = b""
+        while b"Ctrl-C" not in said:
+            said += os.read(reader, 65536)  # OSError when the process has ended
+        assert re.search(rb"Bearer bm_[0-9A-Za-z]{36}\"", said)
+        assert not {"first-key", "bootstrap-token"} & {path.name for path in user.state_dir.iterdir()}
+    finally:
+        process.kill()
+        process.wait(SECONDS)
+        os.close(reader)
 
 
 def test_secrets_terminal_inside_a_service_are_printed(home: Path) -> None:

@@ -1,4 +1,4 @@
-"""The gateway works on when nobody reads its log, and when somebody has stopped reading it."""
+"""The gateway works when the reader of its log has closed the pipe or has stopped reading."""
 
 import os
 import re
@@ -38,17 +38,19 @@ def banner(process: subprocess.Popen[bytes]) -> tuple[str, str]:
     return url[0], key[0]
 
 
-@pytest.mark.parametrize("leaves", [True, False], ids=["left", "stalled"])
-def test_requests_do_not_depend_on_who_reads_the_log(demo: subprocess.Popen[bytes], leaves: bool) -> None:
+@pytest.mark.parametrize("closed", [True, False], ids=["closed", "full"])
+def test_requests_log_pipe_is_closed_or_full_are_answered(
+    demo: subprocess.Popen[bytes], closed: bool
+) -> None:
     url, key = banner(demo)
     assert demo.stderr is not None
-    if leaves:
+    if closed:
         demo.stderr.close()
     else:
         os.set_blocking(demo.stderr.fileno(), False)
     headers = {"authorization": f"Bearer {key}"}
     with httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=SECONDS) as client:
-        for n in range(10 if leaves else 400):
+        for n in range(10 if closed else 400):
             path = "/v1/chat/completions" if n < 10 else "/v1/nothing-here" if n % 2 else "/v1/models"
             answer = client.post(path, json=ASK) if n < 10 else client.get(path)
             assert answer.status_code in ((200,) if n < 10 else (200, 404))

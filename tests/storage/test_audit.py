@@ -49,7 +49,7 @@ async def check(store: Store, expected: ChainPosition | None = None, limit: int 
 async def check_all(
     connection: Connection, expected: ChainPosition | None = None, limit: int = 3
 ) -> ChainCheck:
-    """In steps, as the product does."""
+    """Check in steps, as the product does."""
     found = ChainCheck(START, None, done=False)
     while not found.done:
         found = await check_audit(connection, found.at, expected, limit)
@@ -57,7 +57,7 @@ async def check_all(
 
 
 class Undone(Exception):
-    """Carries a result out of a transaction that is rolled back."""
+    """Returns a result from a transaction that is rolled back."""
 
 
 async def after(
@@ -103,7 +103,7 @@ async def head(connection: Connection) -> tuple[object, ...]:
     return tuple(await connection.one("SELECT chain, seq, hash FROM chain_heads") or ())
 
 
-async def test_rows_are_numbered_chained_and_found(store: Store) -> None:
+async def test_audit_rows_are_numbered_chained_and_found(store: Store) -> None:
     assert await check(store) == ChainCheck(START, None, done=True)
     end = await filled(store, 7)
     assert end.seq == 7
@@ -128,8 +128,8 @@ async def test_rows_are_numbered_chained_and_found(store: Store) -> None:
     assert entry.row == act(8, actor="bob", action="key.create", subject="k")
 
 
-async def test_entries_are_listed_by_time_and_then_by_number(store: Store) -> None:
-    """However the clock went, and whichever page they are on."""
+async def test_audit_page_is_ordered_by_time_and_number(store: Store) -> None:
+    """The clock may go backwards, and entries may be on any page."""
     store.chain_key = b"secret"
     times = [5, 3, 3, 9, 3, 4, 9, 1]
     for serial, at in enumerate(times, 1):
@@ -166,17 +166,17 @@ async def test_entries_are_listed_by_time_and_then_by_number(store: Store) -> No
         (("actor", "action"), "audit_actor_action"),
         (("actor", "subject"), "audit_actor_subject"),
         (("subject", "action"), "audit_subject_action"),
-        (("actor", "subject", "action"), "audit_subject_action"),  # which says more or less who it was
+        (("actor", "subject", "action"), "audit_subject_action"),
     ],
 )
-async def test_filters_read_what_they_find(store: Store, filters: tuple[str, ...], index: str) -> None:
-    """Each with the bounds of time in the index too, and in the order of the list."""
+async def test_audit_filters_use_an_index(store: Store, filters: tuple[str, ...], index: str) -> None:
+    """The index also contains the bounds of time, and has the order of the list."""
     query = AuditQuery(before=2**62, limit=1, **dict.fromkeys(filters, "x"))  # type: ignore[arg-type]
     values = {"limit": 1, "since": 5, "end_at": 9, "end_seq": 0, **dict.fromkeys(filters, "x")}
 
     async def plan(connection: Connection) -> str:
         if store.engine == "postgres":
-            for way in ("seqscan", "bitmapscan"):  # what a large table does by itself
+            for way in ("seqscan", "bitmapscan"):  # as the planner does for a large table
                 await connection.execute(f"SET LOCAL enable_{way} = off")  # type: ignore[arg-type]
             return str(await connection.all("EXPLAIN " + audit_statement(query), **values))
         return str(await connection.all("EXPLAIN QUERY PLAN " + audit_statement(query), **values))
@@ -187,7 +187,7 @@ async def test_filters_read_what_they_find(store: Store, filters: tuple[str, ...
     assert "at>? AND at<?" in found or re.search(r"Index Cond: .*at >= .*ROW\(at, seq\) <", found)
 
 
-async def test_an_act_and_its_entry_are_one_transaction(store: Store) -> None:
+async def test_audit_entry_of_failed_transaction_is_rolled_back(store: Store) -> None:
     async def unit(connection: Connection, name: str) -> None:
         await insert_audit(connection, act(1))
         await connection.execute("INSERT INTO settings (name, value) VALUES (:name, '')", name=name)
@@ -200,7 +200,7 @@ async def test_an_act_and_its_entry_are_one_transaction(store: Store) -> None:
     assert (found.damage, found.at.seq) == (None, 2)
 
 
-async def test_every_change_of_every_column_shows(store: Store) -> None:
+async def test_audit_changed_column_is_detected(store: Store) -> None:
     await filled(store, 4)
     for seq in range(1, 5):
         for column in COLUMNS:
@@ -215,7 +215,7 @@ async def test_every_change_of_every_column_shows(store: Store) -> None:
             assert await after(store, change) == ("altered", seq - 1), (seq, column)
 
 
-async def test_every_removal_shows(store: Store) -> None:
+async def test_audit_removed_row_is_detected(store: Store) -> None:
     await filled(store, 5)
     for bits in range(1, 2**5):
         gone = [seq for seq in range(1, 6) if bits & 1 << seq - 1]
@@ -228,7 +228,7 @@ async def test_every_removal_shows(store: Store) -> None:
         assert await after(store, remove) == ("truncated" if tail else "removed", gone[0] - 1), gone
 
 
-async def test_every_exchange_shows(store: Store) -> None:
+async def test_audit_exchanged_rows_are_detected(store: Store) -> None:
     await filled(store, 4)
     for order in permutations(range(1, 5)):
 
@@ -241,7 +241,7 @@ async def test_every_exchange_shows(store: Store) -> None:
         assert damage == (None if order == (1, 2, 3, 4) else "altered"), order
 
 
-async def test_numbers_that_were_closed_up_show(store: Store) -> None:
+async def test_audit_renumbered_rows_are_detected(store: Store) -> None:
     await filled(store, 4)
 
     async def close_up(connection: Connection) -> None:
@@ -252,7 +252,7 @@ async def test_numbers_that_were_closed_up_show(store: Store) -> None:
     assert await after(store, close_up) == ("altered", 1)
 
 
-async def test_a_chain_made_anew_without_the_key_shows(store: Store) -> None:
+async def test_audit_chain_recomputed_without_the_key_is_detected(store: Store) -> None:
     await filled(store, 4)
 
     async def forge(connection: Connection, key: bytes = b"") -> None:
@@ -270,7 +270,7 @@ async def test_a_chain_made_anew_without_the_key_shows(store: Store) -> None:
     assert await after(store, with_key, noted) == ("rewritten", 2)
 
 
-async def test_missing_or_wrong_head_leaves_permanent_damage(store: Store) -> None:
+async def test_audit_head_missing_or_wrong_is_reported_permanently(store: Store) -> None:
     end = await filled(store, 3)
 
     async def cut(connection: Connection) -> None:
@@ -305,7 +305,7 @@ async def test_missing_or_wrong_head_leaves_permanent_damage(store: Store) -> No
         await store.write(restore)
 
 
-async def test_removing_all_rows_and_the_head_is_detected(store: Store) -> None:
+async def test_audit_all_rows_and_head_removed_is_detected(store: Store) -> None:
     await filled(store, 2)
 
     async def clear(connection: Connection) -> None:
@@ -333,7 +333,9 @@ def tampering(draw: st.DrawFn) -> list[tuple[str, int, str]]:
     derandomize=True,
 )
 @given(steps=tampering(), recompute=st.booleans())
-def test_any_mixture_shows(url: str, steps: list[tuple[str, int, str]], recompute: bool) -> None:
+def test_audit_any_sequence_of_changes_is_detected(
+    url: str, steps: list[tuple[str, int, str]], recompute: bool
+) -> None:
     """Up to four changes, with the hashes after them rewritten without the key or not."""
 
     async def tamper(connection: Connection) -> None:
@@ -360,8 +362,8 @@ def test_any_mixture_shows(url: str, steps: list[tuple[str, int, str]], recomput
     assert good < min(seq for _, seq, _ in steps)
 
 
-async def test_concurrent_writers_keep_one_chain(url: str) -> None:
-    """Fifty writers; on PostgreSQL of two instances. Each changes the same rows in an order of its own."""
+async def test_audit_concurrent_writers_keep_one_chain(url: str) -> None:
+    """Fifty writers, on PostgreSQL in two instances. Each changes the same rows in a different order."""
 
     async def unit(connection: Connection, serial: int) -> None:
         if serial % 2:

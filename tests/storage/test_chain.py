@@ -59,12 +59,12 @@ async def chains(store: Store) -> AsyncIterator[Store]:
     yield store
 
 
-async def test_chains_in_one_table_are_numbered_and_checked_separately(chains: Store) -> None:
+async def test_chains_in_one_table_are_checked_separately(chains: Store) -> None:
     assert await chains.read(check, "a") == (None, 3)
     assert await chains.read(check, "b") == (None, 2)
 
 
-async def test_damage_in_one_chain_does_not_affect_the_other(chains: Store) -> None:
+async def test_chain_damage_does_not_affect_another_chain(chains: Store) -> None:
     async def alter(connection: Connection) -> None:
         await connection.execute("UPDATE entries SET amount = 100 WHERE chain = 'a' AND seq = 2")
 
@@ -73,7 +73,7 @@ async def test_damage_in_one_chain_does_not_affect_the_other(chains: Store) -> N
     assert await chains.read(check, "b") == (None, 2)
 
 
-async def test_rows_moved_to_another_chain_are_detected(chains: Store) -> None:
+async def test_chain_rows_moved_to_another_chain_are_detected(chains: Store) -> None:
     async def move(connection: Connection) -> None:
         await connection.execute("DELETE FROM entries WHERE chain = 'b'")
         await connection.execute("UPDATE entries SET chain = 'b' WHERE chain = 'a'")
@@ -84,5 +84,5 @@ async def test_rows_moved_to_another_chain_are_detected(chains: Store) -> None:
     assert await chains.read(check, "b") == ("altered", 0)
 
 
-async def test_unknown_chain_has_no_head(chains: Store) -> None:
+async def test_chain_unknown_has_no_head(chains: Store) -> None:
     assert await chains.read(check, "c") == ("head_gone", 0)

@@ -1,4 +1,4 @@
-"""The table of keys: what comes back is what went in, pages, and whose a key is."""
+"""The table of keys: rows, pages and owners."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,12 +8,14 @@ import pytest
 from storage import Connection, IntegrityError, Store, open_store
 from storage.keys import (
     SELECT_HOLDER,
+    SELECT_ORIGINS,
     KeyHolder,
     KeyQuery,
     KeyRow,
     KeyUse,
     count_active_keys,
     insert_key,
+    select_allowed_origins,
     select_key,
     select_key_by_digest,
     select_keys,
@@ -40,7 +42,7 @@ async def listed(store: Store, **query: object) -> Sequence[KeyRow]:
     return await store.read(select_keys, KeyQuery(NOON, **query))  # type: ignore[arg-type]
 
 
-async def test_keys(store: Store) -> None:
+async def test_key_inserted_is_read_back(store: Store) -> None:
     owner, other = user(1), replace(user(2), tier="pro", limits='{"rpm": 5}')
     first, second, theirs = NARROW, key(owner, 2), key(other, 3)
     for row in (owner, other):
@@ -62,7 +64,7 @@ async def test_keys(store: Store) -> None:
     assert holder is not None and holder.user_disabled_at == NOON
 
 
-async def test_pages_of_active_and_of_ended_keys(store: Store) -> None:
+async def test_key_pages_active_and_ended_are_separate(store: Store) -> None:
     owner, other = user(1), user(2)
     for row in (owner, other):
         await store.write(insert_user, row)
@@ -82,7 +84,7 @@ async def test_pages_of_active_and_of_ended_keys(store: Store) -> None:
     assert await store.read(count_active_keys, "nobody", NOON) == 0
 
 
-async def test_a_key_is_changed_by_its_owner_while_it_is_not_revoked(store: Store) -> None:
+async def test_key_update_needs_its_owner_and_no_revocation(store: Store) -> None:
     owner, other = user(1), user(2)
     mine = key(owner)
     for row in (owner, other):
@@ -98,7 +100,7 @@ async def test_a_key_is_changed_by_its_owner_while_it_is_not_revoked(store: Stor
     assert await listed(store) == [revoked]
 
 
-async def test_a_key_is_somebodys(store: Store) -> None:
+async def test_key_of_another_user_is_not_found(store: Store) -> None:
     owner, other = user(1), user(2)
     mine = key(owner)
     for row in (owner, other):
@@ -108,7 +110,7 @@ async def test_a_key_is_somebodys(store: Store) -> None:
     assert await store.read(select_key, mine.id, other.id) is None
 
 
-async def test_a_key_needs_an_owner_and_a_digest_of_its_own(store: Store) -> None:
+async def test_key_without_owner_or_with_known_digest_is_rejected(store: Store) -> None:
     owner = user(1)
     with pytest.raises(IntegrityError):
         await store.write(insert_key, key(owner))
@@ -118,7 +120,7 @@ async def test_a_key_needs_an_owner_and_a_digest_of_its_own(store: Store) -> Non
         await store.write(insert_key, replace(key(owner, 2), digest=key(owner, 1).digest))
 
 
-async def test_previous_secret_finds_the_key_with_its_own_end(store: Store) -> None:
+async def test_key_previous_secret_has_its_own_end(store: Store) -> None:
     owner = user(1)
     first, other = key(owner, 1), key(owner, 2)
     await store.write(insert_user, owner)
@@ -145,7 +147,7 @@ async def test_previous_secret_finds_the_key_with_its_own_end(store: Store) -> N
     assert await store.read(select_key_by_digest, first.digest) is None
 
 
-async def test_lookup_by_digest_uses_both_indexes(sqlite_url: str) -> None:
+async def test_key_lookup_by_digest_uses_both_indexes(sqlite_url: str) -> None:
     async def plan(connection: Connection) -> str:
         return str(await connection.all("EXPLAIN QUERY PLAN " + SELECT_HOLDER, digest=b""))
 
@@ -154,7 +156,32 @@ async def test_lookup_by_digest_uses_both_indexes(sqlite_url: str) -> None:
     assert "api_keys_digest" in steps and "api_keys_previous_digest" in steps and "SCAN" not in steps
 
 
-async def test_a_keys_last_use_only_moves_forward(store: Store) -> None:
+async def test_allowed_origins_are_those_of_active_keys(store: Store) -> None:
+    owner = user(1)
+    await store.write(insert_user, owner)
+    for number, (origins, ended) in enumerate(
+        (
+            (("https://a", "https://b"), {}),
+            (("https://b", "https://c"), {"expires_at": NOON + 1}),
+            (("https://d",), {"expires_at": NOON}),
+            (("https://e",), {"revoked_at": 1}),
+            (None, {}),
+        )
+    ):
+        await store.write(insert_key, replace(key(owner, number), allowed_origins=origins, **ended))
+    expected = {"https://a", "https://b", "https://c"}
+    assert await store.read(select_allowed_origins, NOON) == expected
+
+
+async def test_allowed_origins_are_read_from_an_index(sqlite_url: str) -> None:
+    async def plan(connection: Connection) -> str:
+        return str(await connection.all("EXPLAIN QUERY PLAN " + SELECT_ORIGINS, now=0))
+
+    async with open_store(sqlite_url) as store:
+        assert "USING INDEX api_keys_origins" in await store.read(plan)
+
+
+async def test_key_last_use_only_moves_forward(store: Store) -> None:
     owner = user(1)
     mine = key(owner)
     await store.write(insert_user, owner)

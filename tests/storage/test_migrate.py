@@ -46,7 +46,7 @@ def alter(schema: Path) -> None:
         file.write_text(file.read_text() + "-- harmless\n")
 
 
-async def test_a_pending_migration_is_applied_once(url: str, schema: Path) -> None:
+async def test_migration_pending_is_applied_once(url: str, schema: Path) -> None:
     async with open_store(url, schema=schema) as store:
         await store.write(put_setting, "a", "1")
     add(schema, "second", SECOND)
@@ -56,7 +56,7 @@ async def test_a_pending_migration_is_applied_once(url: str, schema: Path) -> No
             assert await store.read(names) == ["a"]
 
 
-async def test_a_database_from_a_newer_version_is_refused(url: str, schema: Path) -> None:
+async def test_database_of_newer_version_is_refused(url: str, schema: Path) -> None:
     newest = add(schema, "second", SECOND).name[3]
     async with open_store(url, schema=schema):
         pass
@@ -68,7 +68,7 @@ async def test_a_database_from_a_newer_version_is_refused(url: str, schema: Path
     assert says_the_way_back(url, str(caught.value))
 
 
-async def test_a_changed_migration_is_refused(url: str, schema: Path) -> None:
+async def test_migration_changed_is_refused(url: str, schema: Path) -> None:
     async with open_store(url, schema=schema):
         pass
     alter(schema)
@@ -84,7 +84,7 @@ def says_the_way_back(url: str, message: str) -> bool:
     return ("snapshot" in message, "pg_dump" in message) == (sqlite, not sqlite)
 
 
-async def test_a_migration_that_fails_leaves_nothing_behind(url: str, schema: Path) -> None:
+async def test_migration_that_fails_is_rolled_back(url: str, schema: Path) -> None:
     async with open_store(url, schema=schema):
         pass
     file = add(schema, "second", SECOND.replace("(2)", "(1)"))
@@ -96,7 +96,7 @@ async def test_a_migration_that_fails_leaves_nothing_behind(url: str, schema: Pa
         assert await store.read(extras) == [1, 2]
 
 
-async def test_a_snapshot_is_taken_before_an_existing_file_is_changed(
+async def test_migration_of_existing_file_takes_a_snapshot(
     sqlite_url: str, sqlite_path: Path, schema: Path
 ) -> None:
     snapshot = sqlite_path.with_name(f"{sqlite_path.name}.schema-{len(load(schema, 'sqlite'))}")
@@ -112,7 +112,7 @@ async def test_a_snapshot_is_taken_before_an_existing_file_is_changed(
     assert not list(snapshot.parent.glob("*.partial"))
 
 
-async def test_the_file_is_its_owners_alone(sqlite_url: str, sqlite_path: Path) -> None:
+async def test_database_file_has_mode_0600(sqlite_url: str, sqlite_path: Path) -> None:
     async with open_store(sqlite_url) as store:
         await store.write(put_setting, "a", "1")
         files = list(sqlite_path.parent.glob("gateway.db*"))
@@ -120,7 +120,7 @@ async def test_the_file_is_its_owners_alone(sqlite_url: str, sqlite_path: Path) 
         assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
 
 
-async def test_a_migration_may_rebuild_a_table_that_is_referred_to(
+async def test_migration_rebuilds_a_referenced_table(
     sqlite_url: str, schema: Path, owner_with_key: None
 ) -> None:
     (schema / "0002_rebuild.sqlite.sql").write_text("""
@@ -137,7 +137,7 @@ async def test_a_migration_may_rebuild_a_table_that_is_referred_to(
         assert await store.read(count) == 1
 
 
-async def test_a_migration_that_orphans_rows_is_rolled_back(
+async def test_migration_that_orphans_rows_is_rolled_back(
     sqlite_url: str, schema: Path, owner_with_key: None
 ) -> None:
     (schema / "0002_orphan.sqlite.sql").write_text("DELETE FROM users;")
@@ -153,7 +153,8 @@ async def owner_with_key(sqlite_url: str) -> None:
         await store.write(insert_key, key(user()))
 
 
-async def test_instances_that_start_together_migrate_once(postgres_url: str, schema: Path) -> None:
+@pytest.mark.process
+async def test_migration_instances_start_together_is_applied_once(postgres_url: str, schema: Path) -> None:
     add(schema, "second", SECOND)
     program = "import sys, trio, storage, pathlib\n" + "\n".join(
         (
@@ -172,7 +173,7 @@ async def test_instances_that_start_together_migrate_once(postgres_url: str, sch
         assert await store.read(extras) == [1, 2]
 
 
-def test_numbering_has_no_gap_and_no_double(schema: Path) -> None:
+def test_migration_numbers_with_gap_or_duplicate_are_refused(schema: Path) -> None:
     file = add(schema, "second", "SELECT 1;")
     beyond = file.with_name("9999_beyond.sql")
     file.rename(beyond)
@@ -183,7 +184,7 @@ def test_numbering_has_no_gap_and_no_double(schema: Path) -> None:
         load(schema, "sqlite")
 
 
-def test_a_script_is_cut_between_statements_only() -> None:
+def test_migration_script_is_split_between_statements() -> None:
     trigger = "CREATE TRIGGER t AFTER INSERT ON a BEGIN INSERT INTO b VALUES (';'); SELECT 1; END;"
     assert [part.strip() for part in statements(f"SELECT 1;\n{trigger}\n-- the end; really\nSELECT 2")] == [
         "SELECT 1;",
@@ -193,7 +194,7 @@ def test_a_script_is_cut_between_statements_only() -> None:
     assert [part.strip() for part in statements("SELECT 1; -- done")] == ["SELECT 1;"]
 
 
-async def test_both_engines_have_the_same_tables_and_columns(store: Store, postgres_url: str) -> None:
+async def test_schema_both_engines_have_the_same_columns(store: Store, postgres_url: str) -> None:
     async def sqlite_columns(connection: Connection) -> list[tuple[str, str]]:
         rows = await connection.all(
             "SELECT tables.name, columns.name FROM sqlite_schema AS tables"

@@ -19,18 +19,18 @@ from storage.placeholders import translate
         ("SELECT /* :a */ :b", "SELECT /* :a */ $1", ("b",)),
     ],
 )
-def test_only_placeholders_are_translated(sql: str, expected: str, names: tuple[str, ...]) -> None:
+def test_placeholders_in_statement_are_translated(sql: str, expected: str, names: tuple[str, ...]) -> None:
     statement = translate(sql, "$")
     assert (statement.sql, statement.names) == (expected, names)
 
 
 @given(st.text(alphabet=":'a", max_size=12))
-def test_quoted_text_passes_untouched(text: str) -> None:
+def test_placeholders_in_quoted_text_are_kept(text: str) -> None:
     quoted = "'" + text.replace("'", "''") + "'"
     assert translate(f"SELECT {quoted}, :x", "?").sql == f"SELECT {quoted}, ?1"
 
 
-def test_parameters_must_be_exactly_the_named_ones() -> None:
+def test_parameters_missing_or_unknown_are_rejected() -> None:
     statement = translate("SELECT :a, :b", "?")
     assert statement.bind({"b": 2, "a": 1}) == (1, 2)
     for wrong in ({"a": 1}, {"a": 1, "c": 2}, {"a": 1, "b": 2, "c": 3}):
@@ -44,7 +44,7 @@ class Sample:
     a: int
 
 
-def test_rows_give_attributes() -> None:
+def test_row_columns_are_attributes() -> None:
     rows = [Sample(b=1, a=2), Sample(b=3, a=4)]
     assert translate("SELECT :a, :b", "?").bind_rows(rows) == [(2, 1), (4, 3)]
     assert translate("SELECT :b", "?").bind_rows(rows) == [(1,), (3,)]

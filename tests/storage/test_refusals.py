@@ -1,4 +1,4 @@
-"""Whose fault a failed write is: the value's, or the database's."""
+"""Failed writes: invalid values and database errors are distinguished."""
 
 from dataclasses import replace
 
@@ -17,14 +17,14 @@ BAD = [
 
 
 @pytest.mark.parametrize("fields", BAD, ids=repr)
-async def test_a_value_that_does_not_fit_is_the_values_fault(url: str, fields: dict[str, object]) -> None:
+async def test_write_value_does_not_fit_raises_bad_value(url: str, fields: dict[str, object]) -> None:
     async with open_store(url) as store:
         with pytest.raises(BadValue):
             await store.write(insert_batch, [replace(usage(1), **fields)])  # type: ignore[arg-type]
         await store.write(insert_batch, [usage(1)])
 
 
-async def test_a_table_that_is_gone_is_the_databases_fault(url: str) -> None:
+async def test_write_table_is_missing_raises_no_value_error(url: str) -> None:
     async def rename(connection: Connection) -> None:
         await connection.execute("ALTER TABLE usage RENAME TO away")
 
@@ -35,8 +35,8 @@ async def test_a_table_that_is_gone_is_the_databases_fault(url: str) -> None:
         assert not isinstance(caught.value, BadValue | StorageUnavailable)
 
 
-async def test_a_database_that_becomes_read_only_is_the_databases_fault(postgres_url: str) -> None:
-    """As after a failover to a replica."""
+async def test_write_database_is_read_only_raises_no_value_error(postgres_url: str) -> None:
+    """For example after a failover to a replica."""
 
     async def freeze(connection: Connection) -> None:
         await connection.execute("SET default_transaction_read_only = on")

@@ -1,4 +1,4 @@
-"""The tables of people, servers, acts and settings."""
+"""The tables of users, servers and settings."""
 
 from dataclasses import replace
 
@@ -32,7 +32,7 @@ SERVER = ServerRow(
 )
 
 
-async def test_users(store: Store) -> None:
+async def test_user_inserted_is_read_back(store: Store) -> None:
     ada, anonymous, other = user(1, "Ada@Example.org"), user(2), user(3)
     for row in (ada, anonymous, other):
         await store.write(insert_user, row)
@@ -46,13 +46,13 @@ async def test_users(store: Store) -> None:
     changed = replace(ada, role="admin", disabled_at=NOON + 1, password_hash="$argon2id$")
     assert await store.write(update_user, changed)
     assert await store.read(select_user, ada.id) == changed
-    assert not await store.read(has_admin)  # a disabled one does not count
+    assert not await store.read(has_admin)  # a disabled administrator does not count
     assert await store.write(update_user, replace(changed, disabled_at=None))
     assert await store.read(has_admin)
     assert not await store.write(update_user, user(9))
 
 
-async def test_an_email_is_taken_whatever_its_case(store: Store) -> None:
+async def test_user_email_in_other_case_is_a_conflict(store: Store) -> None:
     await store.write(insert_user, user(1, "ada@example.org"))
     await store.write(insert_user, user(2, "bob@example.org"))
     with pytest.raises(IntegrityError) as caught:
@@ -63,7 +63,7 @@ async def test_an_email_is_taken_whatever_its_case(store: Store) -> None:
         await store.write(update_user, user(2, "Ada@example.org"))
 
 
-async def test_servers(store: Store) -> None:
+async def test_server_inserted_is_read_back(store: Store) -> None:
     beta = replace(SERVER, id=uuid7(serial=2), name="beta", sealed_api_key=None, models=(), enabled=False)
     for row in (beta, SERVER):
         await store.write(insert_server, row)
@@ -79,7 +79,7 @@ async def test_servers(store: Store) -> None:
     assert await store.read(select_servers) == [replace(beta, enabled=True, updated_at=NOON + 1)]
 
 
-async def test_settings(store: Store) -> None:
+async def test_setting_put_twice_is_replaced(store: Store) -> None:
     assert await store.write(insert_setting, "token", "one")
     assert not await store.write(insert_setting, "token", "two")
     assert await store.read(select_setting, "token") == "one"

@@ -64,7 +64,7 @@ def token(serial: int, **fields: object) -> TokenRow:
 
 
 @pytest.fixture
-async def people(store: Store) -> Store:
+async def users(store: Store) -> Store:
     for row in (ADA, BOB):
         await store.write(insert_user, row)
     return store
@@ -74,96 +74,96 @@ async def ids(store: Store, owner: str = ADA.id) -> Sequence[int]:
     return [int.from_bytes(row.digest, "big") for row in await store.read(select_sessions, owner)]
 
 
-async def test_a_session_comes_back_with_its_user(people: Store) -> None:
-    await people.write(insert_session, session(1))
-    assert await people.read(select_session, session(1).digest) == SessionHolder(session(1), "user", None)
-    assert await people.read(select_session, bytes(32)) is None
-    await people.write(update_user, replace(ADA, role="admin", disabled_at=NOON))
-    assert await people.read(select_session, session(1).digest) == SessionHolder(session(1), "admin", NOON)
+async def test_session_inserted_is_read_with_its_user(users: Store) -> None:
+    await users.write(insert_session, session(1))
+    assert await users.read(select_session, session(1).digest) == SessionHolder(session(1), "user", None)
+    assert await users.read(select_session, bytes(32)) is None
+    await users.write(update_user, replace(ADA, role="admin", disabled_at=NOON))
+    assert await users.read(select_session, session(1).digest) == SessionHolder(session(1), "admin", NOON)
     for wrong in (session(1), session(2, "nobody")):
         with pytest.raises(IntegrityError):
-            await people.write(insert_session, wrong)
+            await users.write(insert_session, wrong)
 
 
-async def test_the_last_use_only_moves_forward(people: Store) -> None:
-    await people.write(insert_session, session(1))
-    await people.write(touch_session, session(1).digest, NOON + 50, "10.0.0.1")
-    await people.write(touch_session, session(1).digest, NOON + 40, "10.0.0.2")
-    (row,) = await people.read(select_sessions, ADA.id)
+async def test_session_last_use_only_moves_forward(users: Store) -> None:
+    await users.write(insert_session, session(1))
+    await users.write(touch_session, session(1).digest, NOON + 50, "10.0.0.1")
+    await users.write(touch_session, session(1).digest, NOON + 40, "10.0.0.2")
+    (row,) = await users.read(select_sessions, ADA.id)
     assert (row.last_seen_at, row.address) == (NOON + 50, "10.0.0.1")
 
 
-async def test_sessions_are_ended_by_their_owner_only(people: Store) -> None:
+async def test_session_delete_needs_its_owner(users: Store) -> None:
     for serial in (1, 2, 3):
-        await people.write(insert_session, session(serial))
-    await people.write(insert_session, session(4, BOB.id))
-    assert not await people.write(delete_session, BOB.id, session(1).id)
-    assert await people.write(delete_session, ADA.id, session(1).id)
-    assert not await people.write(delete_session, ADA.id, session(1).id)
-    assert await ids(people) == [2, 3]
+        await users.write(insert_session, session(serial))
+    await users.write(insert_session, session(4, BOB.id))
+    assert not await users.write(delete_session, BOB.id, session(1).id)
+    assert await users.write(delete_session, ADA.id, session(1).id)
+    assert not await users.write(delete_session, ADA.id, session(1).id)
+    assert await ids(users) == [2, 3]
 
     async def end_others(connection: Connection) -> int:
         return await delete_sessions(connection, ADA.id, but=session(3).id)
 
-    assert await people.write(end_others) == 1
-    assert await ids(people) == [3]
-    assert await people.write(delete_sessions, ADA.id) == 1
-    assert (await ids(people), await ids(people, BOB.id)) == ([], [4])
+    assert await users.write(end_others) == 1
+    assert await ids(users) == [3]
+    assert await users.write(delete_sessions, ADA.id) == 1
+    assert (await ids(users), await ids(users, BOB.id)) == ([], [4])
 
 
-async def test_the_newest_stay(people: Store) -> None:
+async def test_sessions_above_the_limit_oldest_are_deleted(users: Store) -> None:
     for serial in (1, 2, 3, 4):
-        await people.write(insert_session, session(serial))
-    await people.write(insert_session, session(5, BOB.id))
-    await people.write(delete_oldest_sessions, ADA.id, 2)
-    assert (await ids(people), await ids(people, BOB.id)) == ([3, 4], [5])
+        await users.write(insert_session, session(serial))
+    await users.write(insert_session, session(5, BOB.id))
+    await users.write(delete_oldest_sessions, ADA.id, 2)
+    assert (await ids(users), await ids(users, BOB.id)) == ([3, 4], [5])
 
 
-async def test_what_has_ended_is_removed(people: Store) -> None:
+async def test_sessions_that_have_ended_are_deleted(users: Store) -> None:
     for serial in (1, 2, 3):
-        await people.write(insert_session, session(serial))
-    await people.write(insert_session, replace(session(4), expires_at=NOON + 10))
-    assert await people.write(delete_ended_sessions, NOON + 10, NOON + 1) == 2
-    assert await ids(people) == [2, 3]
+        await users.write(insert_session, session(serial))
+    await users.write(insert_session, replace(session(4), expires_at=NOON + 10))
+    assert await users.write(delete_ended_sessions, NOON + 10, NOON + 1) == 2
+    assert await ids(users) == [2, 3]
 
 
-async def test_of_many_who_use_a_token_one_does(people: Store) -> None:
-    await people.write(insert_token, token(1))
+async def test_token_used_concurrently_succeeds_once(users: Store) -> None:
+    await users.write(insert_token, token(1))
     won: list[bool] = []
 
     async def use() -> None:
-        won.append(await people.write(use_token, token(1).digest, "reset_password", NOON + 5))
+        won.append(await users.write(use_token, token(1).digest, "reset_password", NOON + 5))
 
     async with trio.open_nursery() as race:
         for _ in range(20):
             race.start_soon(use)
     assert sorted(won) == [*[False] * 19, True]
-    assert await people.read(select_token, token(1).digest, "reset_password", NOON) is None
+    assert await users.read(select_token, token(1).digest, "reset_password", NOON) is None
 
 
-async def test_a_token_is_for_one_purpose_and_a_while(people: Store) -> None:
-    await people.write(insert_token, token(1))
-    await people.write(insert_token, token(2, purpose="invite", user_id=None))
+async def test_token_wrong_purpose_or_expired_is_rejected(users: Store) -> None:
+    await users.write(insert_token, token(1))
+    await users.write(insert_token, token(2, purpose="invite", user_id=None))
     for digest, purpose, now in (
         (token(1).digest, "verify_email", NOON),
         (token(1).digest, "reset_password", NOON + 1000),
         (bytes(32), "reset_password", NOON),
     ):
-        assert await people.read(select_token, digest, purpose, now) is None
-        assert not await people.write(use_token, digest, purpose, now)
-    assert await people.read(select_token, token(1).digest, "reset_password", NOON + 999) == token(1)
+        assert await users.read(select_token, digest, purpose, now) is None
+        assert not await users.write(use_token, digest, purpose, now)
+    assert await users.read(select_token, token(1).digest, "reset_password", NOON + 999) == token(1)
     with pytest.raises(IntegrityError):
-        await people.write(insert_token, token(3, user_id="nobody"))
-    await people.write(delete_tokens, BOB.id, "reset_password")
-    await people.write(delete_tokens, ADA.id, "verify_email")
-    assert await people.read(select_token, token(1).digest, "reset_password", NOON) is not None
-    await people.write(delete_tokens, ADA.id, "reset_password")
-    assert await people.read(select_token, token(1).digest, "reset_password", NOON) is None
-    assert await people.write(delete_ended_tokens, NOON + 1000) == 1
+        await users.write(insert_token, token(3, user_id="nobody"))
+    await users.write(delete_tokens, BOB.id, "reset_password")
+    await users.write(delete_tokens, ADA.id, "verify_email")
+    assert await users.read(select_token, token(1).digest, "reset_password", NOON) is not None
+    await users.write(delete_tokens, ADA.id, "reset_password")
+    assert await users.read(select_token, token(1).digest, "reset_password", NOON) is None
+    assert await users.write(delete_ended_tokens, NOON + 1000) == 1
 
 
-async def test_open_invitations_are_listed_in_pages(people: Store) -> None:
-    """Not what is used or too old."""
+async def test_invitations_open_are_listed_in_pages(users: Store) -> None:
+    """Used and expired invitations are not listed."""
 
     def invite(serial: int, email: str = "new@example.org", **fields: object) -> TokenRow:
         return token(serial, purpose="invite", user_id=None, email=email, **fields)
@@ -171,24 +171,24 @@ async def test_open_invitations_are_listed_in_pages(people: Store) -> None:
     first, second, third = invite(1), invite(2, "Other@example.org"), invite(3)
     used, late = invite(4), invite(5, expires_at=NOON)
     for row in (third, second, first, used, late, token(7)):
-        await people.write(insert_token, row)
-    await people.write(use_token, used.digest, "invite", NOON)
+        await users.write(insert_token, row)
+    await users.write(use_token, used.digest, "invite", NOON)
 
     async def page(after_id: str, email: str | None = None) -> Sequence[TokenRow]:
-        return await people.read(select_invites, NOON, email, after_id, 2)
+        return await users.read(select_invites, NOON, email, after_id, 2)
 
     assert await page("") == [first, second]
     assert await page(second.id) == [third]
     assert await page("", "NEW@example.org") == [first, third]
     assert await page("", "nobody@example.org") == []
-    assert await people.read(select_invite, third.id, NOON) == third
+    assert await users.read(select_invite, third.id, NOON) == third
     for ended in (used, late, token(7)):
-        assert await people.read(select_invite, ended.id, NOON) is None
-    await people.write(delete_invite, first.id)
+        assert await users.read(select_invite, ended.id, NOON) is None
+    await users.write(delete_invite, first.id)
     assert await page("") == [second, third]
 
 
-async def test_all_open_invitations_to_an_address_end_together(people: Store) -> None:
+async def test_invitations_to_an_address_are_deleted_together(users: Store) -> None:
     def invite(serial: int, email: str) -> TokenRow:
         return token(serial, purpose="invite", user_id=None, email=email)
 
@@ -197,23 +197,23 @@ async def test_all_open_invitations_to_an_address_end_together(people: Store) ->
     late = replace(invite(5, "new@example.org"), expires_at=NOON)
     confirmation = token(6, email="new@example.org")
     for row in (second, first, used, other, late, confirmation):
-        await people.write(insert_token, row)
-    await people.write(use_token, used.digest, "invite", NOON)
-    assert await people.write(delete_invites, "NEW@example.org", NOON) == [first, second]
-    assert await people.write(delete_invites, "", NOON) == []
-    assert await people.read(select_invites, NOON, None, "", 9) == [other]
-    found = await people.read(select_token, confirmation.digest, confirmation.purpose, NOON)
+        await users.write(insert_token, row)
+    await users.write(use_token, used.digest, "invite", NOON)
+    assert await users.write(delete_invites, "NEW@example.org", NOON) == [first, second]
+    assert await users.write(delete_invites, "", NOON) == []
+    assert await users.read(select_invites, NOON, None, "", 9) == [other]
+    found = await users.read(select_token, confirmation.digest, confirmation.purpose, NOON)
     assert found == confirmation
 
 
-async def test_a_better_hash_replaces_only_the_one_it_was_made_for(people: Store) -> None:
-    await people.write(update_user, replace(ADA, password_hash="old"))
-    assert not await people.write(set_password_hash, ADA.id, "other", "better")
-    assert await people.write(set_password_hash, ADA.id, "old", "better")
-    assert await people.read(select_user, ADA.id) == replace(ADA, password_hash="better")
+async def test_password_hash_update_replaces_only_the_expected_hash(users: Store) -> None:
+    await users.write(update_user, replace(ADA, password_hash="old"))
+    assert not await users.write(set_password_hash, ADA.id, "other", "better")
+    assert await users.write(set_password_hash, ADA.id, "old", "better")
+    assert await users.read(select_user, ADA.id) == replace(ADA, password_hash="better")
 
 
-async def test_who_never_confirmed_goes_and_everybody_else_stays(store: Store) -> None:
+async def test_users_never_confirmed_are_deleted(store: Store) -> None:
     stale = user(1, "stale@example.org")
     stay = [
         user(2),

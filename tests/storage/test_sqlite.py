@@ -19,7 +19,7 @@ def copied(path: Path) -> Path:
     return copy
 
 
-async def test_a_second_opener_is_refused_until_the_first_has_left(
+async def test_sqlite_second_opener_is_refused_until_the_first_closes(
     sqlite_url: str, sqlite_path: Path
 ) -> None:
     async with open_store(sqlite_url) as first:
@@ -33,7 +33,7 @@ async def test_a_second_opener_is_refused_until_the_first_has_left(
         assert await second.read(names) == ["a"]
 
 
-async def test_the_write_ahead_log_stays_small(sqlite_url: str, sqlite_path: Path) -> None:
+async def test_sqlite_write_ahead_log_stays_small(sqlite_url: str, sqlite_path: Path) -> None:
     large = "x" * 2**20
     async with open_store(sqlite_url) as store:
         for serial in range(4 * MEGABYTES):
@@ -42,7 +42,7 @@ async def test_the_write_ahead_log_stays_small(sqlite_url: str, sqlite_path: Pat
         assert size(sqlite_path) > MEGABYTES * 2**20
 
 
-async def test_a_closed_store_leaves_one_plain_file(sqlite_url: str, sqlite_path: Path) -> None:
+async def test_sqlite_closed_store_leaves_one_file(sqlite_url: str, sqlite_path: Path) -> None:
     """Everything is checkpointed, so the file alone can be copied."""
     async with open_store(sqlite_url) as store:
         await store.write(put_setting, "a", "1")

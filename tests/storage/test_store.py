@@ -1,4 +1,4 @@
-"""What both engines promise alike."""
+"""Transactions, errors and cancellation on both engines."""
 
 import contextlib
 import math
@@ -24,25 +24,25 @@ async def conflict(connection: Connection) -> None:
         await connection.execute("INSERT INTO settings (name, value) VALUES ('a', '1')")
 
 
-async def test_a_unit_returns_its_value_and_what_it_wrote_stays(store: Store) -> None:
+async def test_write_unit_returns_its_value_and_commits(store: Store) -> None:
     await store.write(put_setting, "a", "1")
     assert await store.read(select_setting, "a") == "1"
     assert await store.read(select_setting, "b") is None
 
 
-async def test_an_exception_rolls_back_and_reaches_the_caller(store: Store) -> None:
+async def test_write_unit_raises_is_rolled_back(store: Store) -> None:
     with pytest.raises(LookupError, match="on purpose"):
         await store.write(boom)
     assert await store.read(names) == []
 
 
-async def test_a_unique_violation_is_a_conflict_that_quotes_no_value(store: Store) -> None:
+async def test_write_unique_violation_raises_conflict_without_value(store: Store) -> None:
     with pytest.raises(IntegrityError, match="settings"):
         await store.write(conflict)
     assert await store.read(names) == []
 
 
-async def test_a_unit_cannot_go_on_after_an_error(store: Store) -> None:
+async def test_write_unit_after_error_cannot_continue(store: Store) -> None:
     async def stubborn(connection: Connection) -> str:
         try:
             await conflict(connection)
@@ -61,7 +61,7 @@ async def test_a_unit_cannot_go_on_after_an_error(store: Store) -> None:
     assert await store.read(names) == []
 
 
-async def test_a_statement_with_a_mistake_is_not_retryable(store: Store) -> None:
+async def test_write_invalid_statement_is_not_retryable(store: Store) -> None:
     async def mistaken(connection: Connection) -> None:
         await connection.execute("SELEKT 1")
 
@@ -71,9 +71,7 @@ async def test_a_statement_with_a_mistake_is_not_retryable(store: Store) -> None
 
 
 @pytest.mark.parametrize("value", [2**63, "\ud800", object()])
-async def test_a_value_that_cannot_be_stored_is_refused_without_being_quoted(
-    store: Store, value: object
-) -> None:
+async def test_write_invalid_value_is_refused_without_value(store: Store, value: object) -> None:
     async def unit(connection: Connection) -> None:
         await connection.execute(
             "UPDATE users SET disabled_at = :at, full_name = :name",
@@ -87,7 +85,7 @@ async def test_a_value_that_cannot_be_stored_is_refused_without_being_quoted(
     await store.write(put_setting, "a", "1")
 
 
-async def test_final_commits_and_ends_the_unit(store: Store) -> None:
+async def test_write_final_commits_and_ends_the_unit(store: Store) -> None:
     async def unit(connection: Connection, *, more: bool) -> None:
         await connection.execute("INSERT INTO settings (name, value) VALUES ('a', '1')")
         await connection.many(
@@ -116,14 +114,14 @@ async def test_final_commits_and_ends_the_unit(store: Store) -> None:
     assert await store.read(names) == ["a", "b", "c"]
 
 
-async def test_a_read_cannot_write(store: Store) -> None:
+async def test_read_unit_cannot_write(store: Store) -> None:
     with pytest.raises(StorageError):
         await store.read(put_setting, "a", "1")
     assert await store.read(names) == []
 
 
-async def test_a_read_sees_one_snapshot(store: Store) -> None:
-    """A write that commits between two statements of a read does not show."""
+async def test_read_unit_sees_one_snapshot(store: Store) -> None:
+    """A write that commits between two statements of a read is not visible."""
     before, after = [], []
     token = trio.lowlevel.current_trio_token()
     looked, written = trio.Event(), trio.Event()
@@ -144,8 +142,8 @@ async def test_a_read_sees_one_snapshot(store: Store) -> None:
     assert await store.read(names) == ["a"]
 
 
-async def test_cancelled_callers_split_no_transaction_and_leak_nothing(store: Store) -> None:
-    """Every unit writes three rows; whenever its caller left, all three are there or none."""
+async def test_callers_are_cancelled_no_transaction_is_split(store: Store) -> None:
+    """Every unit writes three rows. After a cancellation all three are there, or all are missing."""
     rng = random.Random(7)  # noqa: S311
     acknowledged = set()
 
@@ -171,7 +169,7 @@ async def test_cancelled_callers_split_no_transaction_and_leak_nothing(store: St
     assert 0 < len(acknowledged) < 1000
 
 
-async def test_a_caller_that_is_already_cancelled_hands_nothing_over(store: Store) -> None:
+async def test_caller_already_cancelled_writes_nothing(store: Store) -> None:
     with trio.CancelScope() as scope:
         scope.cancel()
         await store.write(put_setting, "a", "1")
@@ -180,7 +178,7 @@ async def test_a_caller_that_is_already_cancelled_hands_nothing_over(store: Stor
     assert await store.read(names) == ["b"]
 
 
-async def test_closing_finishes_the_writes_that_were_handed_over(url: str) -> None:
+async def test_close_queued_writes_are_finished(url: str) -> None:
     patient = open_store(url, statement_timeout=120, close_timeout=120)
     async with patient as store, trio.open_nursery() as nursery:
         for serial in range(50):
@@ -191,27 +189,27 @@ async def test_closing_finishes_the_writes_that_were_handed_over(url: str) -> No
         assert await store.read(names) == [f"{serial:02}" for serial in range(50)]
 
 
-async def test_a_closed_store_refuses(url: str) -> None:
+async def test_closed_store_refuses_work(url: str) -> None:
     async with open_store(url) as store:
         pass
     with pytest.raises(StorageUnavailable, match="closing"):
         await store.read(names)
 
 
-async def test_errors_leave_the_store_as_they_are(url: str) -> None:
+async def test_store_block_raises_exception_is_unchanged(url: str) -> None:
     with pytest.raises(ZeroDivisionError):
         async with open_store(url):
             raise ZeroDivisionError
 
 
-async def test_a_second_store_opens_beside_the_first(postgres_url: str) -> None:
+async def test_postgres_second_store_can_be_opened(postgres_url: str) -> None:
     async with open_store(postgres_url) as one, open_store(postgres_url) as two:
         await one.write(put_setting, "a", "1")
         assert await two.read(names) == ["a"]
 
 
-async def test_a_store_works_from_a_task_that_started_before_it(url: str) -> None:
-    """Callers need not descend from the task that opened the store."""
+async def test_store_task_started_before_it_can_use_it(url: str) -> None:
+    """Callers may be tasks outside the nursery that opened the store."""
     send, receive = trio.open_memory_channel[Store](0)
     done = trio.Event()
 
@@ -233,14 +231,14 @@ async def test_a_store_works_from_a_task_that_started_before_it(url: str) -> Non
     "url",
     ["mysql://root:hunter2@localhost/x", "sqlite://relative.db", "sqlite://", "sqlite:///a.db?mode=memory"],
 )
-async def test_other_urls_are_refused_without_repeating_them(url: str) -> None:
+async def test_url_invalid_is_refused_without_its_text(url: str) -> None:
     with pytest.raises(ValueError, match="URL") as caught:
         async with open_store(url):
             pass
     assert "hunter2" not in str(caught.value)
 
 
-async def test_an_unreachable_database_is_said_to_be_unavailable(tmp_path: Path) -> None:
+async def test_database_unreachable_raises_unavailable(tmp_path: Path) -> None:
     urls = [f"sqlite://{tmp_path}/missing/x.db", f"sqlite://{tmp_path}", "postgres://u:hunter2@127.0.0.1:1/x"]
     for url in urls:
         with pytest.raises(StorageUnavailable) as caught:

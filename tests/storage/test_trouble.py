@@ -1,14 +1,12 @@
-"""Locks, slow statements, full queues, and a PostgreSQL server that dies or goes silent."""
+"""Locks, slow statements, full queues, and a PostgreSQL server that is killed or stops answering."""
 
 import asyncio  # noqa: TID251 - to end a worker the way its own loop would
 import contextlib
 import os
 import resource
 import shutil
-import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from itertools import count
 from pathlib import Path
 from typing import TypeVar
@@ -22,18 +20,12 @@ from storage.settings import put_setting, select_setting
 from storage.usage import LATEST, insert_batch, select_page
 from storage.work import QUEUE_LIMIT
 from tests.gateways import eventually
+from tests.storage.locks import exclusive
 from tests.storage.postgres_server import PostgresServer
 from tests.storage.samples import NOON, names, usage
 
 T = TypeVar("T")
-
-HOLD = """
-import sqlite3, sys
-database = sqlite3.connect(sys.argv[1], isolation_level=None)
-database.execute("BEGIN EXCLUSIVE")
-print("held", flush=True)
-sys.stdin.read()
-"""
+KILLS = 5
 
 
 async def insist(unit: Callable[[], Awaitable[T]]) -> T:
@@ -49,25 +41,7 @@ async def insist(unit: Callable[[], Awaitable[T]]) -> T:
     return results[0]
 
 
-@asynccontextmanager
-async def exclusive(path: Path) -> AsyncIterator[None]:
-    """Another process holds the file's write lock."""
-    holder = await trio.lowlevel.open_process(
-        [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert holder.stdin is not None
-    assert holder.stdout is not None
-    try:
-        assert (await holder.stdout.receive_some()).startswith(b"held")
-        yield
-    finally:
-        with trio.CancelScope(shield=True):
-            await holder.stdin.aclose()
-            await holder.wait()
-            await holder.stdout.aclose()
-
-
-async def test_writes_wait_for_another_process_and_none_is_lost(sqlite_url: str, sqlite_path: Path) -> None:
+async def test_writes_database_is_locked_wait_and_are_written(sqlite_url: str, sqlite_path: Path) -> None:
     async with open_store(sqlite_url) as store, trio.open_nursery() as nursery, exclusive(sqlite_path):
         for serial in range(20):
             nursery.start_soon(store.write, put_setting, f"{serial:02}", "x")
@@ -77,9 +51,7 @@ async def test_writes_wait_for_another_process_and_none_is_lost(sqlite_url: str,
         assert await store.read(names) == [f"{serial:02}" for serial in range(20)]
 
 
-async def test_a_write_that_waited_too_long_is_refused_and_the_next_ones_work(
-    sqlite_url: str, sqlite_path: Path
-) -> None:
+async def test_write_lock_outlasts_the_timeout_is_refused(sqlite_url: str, sqlite_path: Path) -> None:
     refused = []
 
     async def attempt(store: Store, name: str) -> None:
@@ -98,7 +70,7 @@ async def test_a_write_that_waited_too_long_is_refused_and_the_next_ones_work(
         assert await insist(lambda: store.read(names)) == ["g"]
 
 
-async def test_closing_gives_up_on_writes_that_cannot_begin(sqlite_url: str, sqlite_path: Path) -> None:
+async def test_close_database_is_locked_refuses_waiting_writes(sqlite_url: str, sqlite_path: Path) -> None:
     async def attempt(store: Store, name: str, outcomes: list[str]) -> None:
         with pytest.raises(StorageUnavailable) as caught:
             await store.write(put_setting, name, "x")
@@ -107,7 +79,7 @@ async def test_closing_gives_up_on_writes_that_cannot_begin(sqlite_url: str, sql
     async with open_store(sqlite_url):
         pass
     async with exclusive(sqlite_path):
-        for _ in range(5):  # on a slow machine the waiting ones may have expired before the closing
+        for _ in range(5):  # on a slow machine the waiting writes may expire before the store closes
             outcomes: list[str] = []
             async with trio.open_nursery() as nursery:
                 with trio.fail_after(120):
@@ -138,7 +110,7 @@ async def breaks(connection: Connection) -> None:
 
 
 class Torn(BaseException):
-    """Something that no unit should raise."""
+    """An exception that no unit raises."""
 
 
 @pytest.mark.parametrize("unit", [stops, breaks])
@@ -173,8 +145,8 @@ async def refused(store: Store, unit: Callable[[Connection], Awaitable[None]]) -
         await store.write(put_setting, "late", "x")
 
 
-async def test_a_unit_of_many_statements_is_waited_for_no_longer_than_promised(url: str) -> None:
-    """Each statement keeps within its limit; all of them together do not."""
+async def test_unit_of_many_statements_timeout_expires_is_refused(url: str) -> None:
+    """Each statement is within the limit; all of them together are not."""
     given_up = trio.Event()
 
     async def long(connection: Connection) -> None:
@@ -189,7 +161,7 @@ async def test_a_unit_of_many_statements_is_waited_for_no_longer_than_promised(u
             given_up.set()
 
 
-async def test_a_slow_statement_is_ended(url: str) -> None:
+async def test_statement_timeout_expires_is_cancelled(url: str) -> None:
     async with open_store(url, statement_timeout=0.6) as store:
         for unit in (store.read, store.write):
             with trio.fail_after(120), pytest.raises(StorageUnavailable):
@@ -198,7 +170,7 @@ async def test_a_slow_statement_is_ended(url: str) -> None:
         assert await insist(lambda: store.read(names)) == ["a"]
 
 
-async def test_more_work_than_the_queue_holds_is_refused_at_once(url: str) -> None:
+async def test_writes_queue_is_full_are_refused(url: str) -> None:
     refused = []
 
     async def attempt(store: Store, serial: int) -> None:
@@ -215,7 +187,7 @@ async def test_more_work_than_the_queue_holds_is_refused_at_once(url: str) -> No
         assert len(await store.read(names)) == QUEUE_LIMIT + 100 - len(refused)
 
 
-class Load:
+class InsertLoad:
     """Tasks that insert batches until stopped, and insert a batch again until it is acknowledged."""
 
     def __init__(self, store: Store) -> None:
@@ -235,7 +207,7 @@ class Load:
             self._news = trio.Event()
 
     async def progress(self) -> None:
-        """Until ten more batches have been acknowledged."""
+        """Wait until ten more batches have been acknowledged."""
         for _ in range(10):
             await self._news.wait()
 
@@ -252,18 +224,16 @@ async def survey(connection: Connection) -> tuple[set[int], object, object]:
     )
 
 
-@pytest.mark.parametrize(
-    "rounds", [pytest.param(1, id="1"), pytest.param(20, id="20", marks=pytest.mark.process)]
-)
-async def test_a_postgres_that_is_killed_under_load_loses_and_doubles_nothing(
-    postgres: PostgresServer, postgres_url: str, rounds: int
+@pytest.mark.process
+async def test_postgres_is_killed_under_load_each_acknowledged_row_counts_once(
+    postgres: PostgresServer, postgres_url: str
 ) -> None:
     async with open_store(postgres_url, statement_timeout=5) as store:
-        load = Load(store)
+        load = InsertLoad(store)
         async with trio.open_nursery() as nursery:
             for _ in range(8):
                 nursery.start_soon(load.run)
-            for _ in range(rounds):
+            for _ in range(KILLS):
                 await load.progress()
                 await trio.to_thread.run_sync(postgres.kill)
                 await trio.to_thread.run_sync(postgres.start)
@@ -273,7 +243,7 @@ async def test_a_postgres_that_is_killed_under_load_loses_and_doubles_nothing(
     assert (logged, rolled_up, idle) == (load.acknowledged, len(logged), 0)
 
 
-async def test_a_schema_changed_by_another_instance_costs_one_retry(postgres_url: str) -> None:
+async def test_postgres_schema_was_changed_by_another_instance_needs_one_retry(postgres_url: str) -> None:
     async def widen(connection: Connection) -> None:
         await connection.execute("ALTER TABLE settings ALTER COLUMN value TYPE VARCHAR(100)")
 
@@ -287,7 +257,7 @@ async def test_a_schema_changed_by_another_instance_costs_one_retry(postgres_url
 
 
 @pytest.mark.process
-async def test_a_postgres_that_goes_silent_is_given_up_on_and_found_again(
+async def test_postgres_stops_answering_is_unavailable_until_it_answers(
     postgres: PostgresServer, postgres_url: str
 ) -> None:
     async with open_store(postgres_url, statement_timeout=0.5, close_timeout=1) as store:
@@ -303,8 +273,10 @@ async def test_a_postgres_that_goes_silent_is_given_up_on_and_found_again(
         assert set(await store.read(names)) >= {"a", "c"}
 
 
-async def test_a_full_disk_refuses_writes_until_there_is_room(sqlite_url: str, sqlite_path: Path) -> None:
-    """A limit on file sizes stands for the full disk."""
+async def test_writes_disk_is_full_are_refused_until_space_is_free(
+    sqlite_url: str, sqlite_path: Path
+) -> None:
+    """A limit on file sizes simulates the full disk."""
     serials = count()
     acknowledged = []
 
@@ -352,13 +324,13 @@ trio.run(main)
 
 
 def damage(path: Path, intact: int) -> None:
-    """Nothing but zeros from a position on."""
+    """Replace all bytes from a position on with zeros."""
     size = path.stat().st_size
     os.truncate(path, intact)
     os.truncate(path, size)
 
 
-async def test_a_damaged_file_is_not_worth_another_attempt(sqlite_url: str, sqlite_path: Path) -> None:
+async def test_database_file_is_damaged_raises_broken(sqlite_url: str, sqlite_path: Path) -> None:
     async with open_store(sqlite_url) as store:
         await store.write(insert_batch, [usage(serial) for serial in range(500)])
     async with open_store(sqlite_url) as store:
@@ -371,7 +343,7 @@ async def test_a_damaged_file_is_not_worth_another_attempt(sqlite_url: str, sqli
             pass
 
 
-async def test_a_postgres_that_forbids_writing_says_so(postgres_url: str) -> None:
+async def test_postgres_forbids_writing_raises_broken(postgres_url: str) -> None:
     async def forbid(connection: Connection) -> None:
         await connection.execute("CREATE ROLE guest")
         await connection.execute("SET LOCAL ROLE guest")
@@ -382,8 +354,9 @@ async def test_a_postgres_that_forbids_writing_says_so(postgres_url: str) -> Non
             await store.write(forbid)
 
 
-@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is what makes a sync fail")
-async def test_nothing_is_written_after_a_sync_has_failed(sqlite_url: str) -> None:
+@pytest.mark.process
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs the strace program")
+async def test_writes_sync_has_failed_are_refused(sqlite_url: str) -> None:
     """The kernel reports a lost page once; a later sync that succeeds proves nothing."""
     strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fsync,fdatasync"]
     inject = ["-e", "inject=fsync,fdatasync:error=EIO:when=50"]

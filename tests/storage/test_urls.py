@@ -1,4 +1,4 @@
-"""Which database a URL means, and whether it can be reached, without opening it."""
+"""Database URLs, and the check whether a database is reachable."""
 
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -22,7 +22,7 @@ TABLES = "SELECT 'tables: ' || count(*) FROM information_schema.tables WHERE tab
         ("postgresql://host/?dbname=name", None),
     ],
 )
-def test_what_a_url_means(url: str, path: Path | None) -> None:
+def test_url_valid_names_engine_and_path(url: str, path: Path | None) -> None:
     assert sqlite_path(url) == path
 
 
@@ -41,14 +41,14 @@ def test_what_a_url_means(url: str, path: Path | None) -> None:
         "postgres://u:canary@[::1/name",
     ],
 )
-def test_a_url_that_means_nothing_is_refused_and_not_repeated(url: str) -> None:
+def test_url_invalid_is_refused_without_its_text(url: str) -> None:
     with pytest.raises(ValueError) as caught:
         sqlite_path(url)
     assert "canary" not in str(caught.value)
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
 
-async def test_reaching_a_database_changes_nothing(postgres: PostgresServer) -> None:
+async def test_database_ping_changes_nothing(postgres: PostgresServer) -> None:
     url = postgres.create_database()
     await ping(url, seconds=5)
     assert "tables: 0" in postgres.psql(f"\\connect {urlsplit(url).path[1:]}\n{TABLES}")

@@ -105,7 +105,7 @@ async def log(connection: Connection) -> list[UsageRow]:
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batches=BATCHES, again=st.data())
-def test_roll_ups_are_the_sums_of_the_log_however_often_a_batch_comes(
+def test_usage_repeated_batches_are_summed_once(
     url: str, batches: list[list[UsageRow]], again: st.DataObject
 ) -> None:
     first = {(row.at, row.id): row for batch in reversed(batches) for row in reversed(batch)}
@@ -132,22 +132,22 @@ def astuple_key(row: UsageRow) -> tuple[int, str]:
     return (row.at, row.id)
 
 
-async def test_a_row_that_cannot_be_stored_leaves_nothing_of_its_batch(store: Store) -> None:
+async def test_usage_batch_with_invalid_row_is_rolled_back(store: Store) -> None:
     with pytest.raises(StorageError):
         await store.write(insert_batch, [usage(1), replace(usage(2), model="\ud800")])
     assert await store.read(log) == []
     assert await store.read(totals, DAY) == []
 
 
-async def test_rows_come_back_as_they_went_in(store: Store) -> None:
+async def test_usage_inserted_is_read_back(store: Store) -> None:
     row = usage(1)
     await store.write(insert_batch, [row])
     (back,) = await store.read(log)
     assert (back, type(back.streamed)) == (row, bool)
 
 
-async def test_pages_are_keyset_pages(store: Store) -> None:
-    """Walking page by page gives every row of the filter once, newest first, ties by id."""
+async def test_usage_pages_contain_each_row_once(store: Store) -> None:
+    """The pages together contain every row of the filter once, newest first, then by id."""
     rows = [
         usage(serial, at=NOON + serial // 3, user_id=f"user-{serial % 2}", key_id=f"key-{serial % 4}")
         for serial in range(60)
@@ -168,7 +168,7 @@ async def test_pages_are_keyset_pages(store: Store) -> None:
         assert seen == wanted
 
 
-async def test_a_keys_page_needs_its_owner(store: Store) -> None:
+async def test_usage_page_of_key_needs_its_owner(store: Store) -> None:
     with pytest.raises(ValueError, match="user_id"):
         await store.read(select_page, LATEST, 10, None, "key-1")
 
@@ -206,7 +206,9 @@ def stats(label: object, requests: int, errors: int = 0) -> StatsRow:
         (StatsQuery(0, NOON - 2 * DAY, "server"), []),
     ],
 )
-async def test_stats(store: Store, query: StatsQuery, expected: list[StatsRow]) -> None:
+async def test_usage_statistics_are_grouped_and_filtered(
+    store: Store, query: StatsQuery, expected: list[StatsRow]
+) -> None:
     await store.write(
         insert_batch,
         [
@@ -220,7 +222,7 @@ async def test_stats(store: Store, query: StatsQuery, expected: list[StatsRow]) 
     assert await store.read(select_stats, query) == expected
 
 
-async def test_what_keys_have_used_lately(store: Store) -> None:
+async def test_usage_of_keys_since_a_time_is_summed(store: Store) -> None:
     second = NOON // 1000
     await store.write(
         insert_batch,
@@ -246,7 +248,7 @@ async def test_what_keys_have_used_lately(store: Store) -> None:
     assert RecentUse("key-1", "user-1", second, 1, 30) in await store.read(longer, NOON)
 
 
-async def test_no_page_and_no_sum_scans_a_table(sqlite_url: str) -> None:
+async def test_usage_queries_use_an_index(sqlite_url: str) -> None:
     async def plans(connection: Connection) -> list[str]:
         from_log = await connection.all(
             "EXPLAIN QUERY PLAN SELECT id FROM usage WHERE (at, id) < (:at, :id)"

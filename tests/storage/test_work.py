@@ -1,4 +1,4 @@
-"""Units whose caller stopped waiting."""
+"""Units whose caller was cancelled."""
 
 import pytest
 import trio
@@ -11,7 +11,7 @@ from tests.gateways import eventually
 from tests.storage.samples import names
 
 
-async def test_cancelled_read_in_the_queue_does_not_start(store: Store) -> None:
+async def test_read_cancelled_in_the_queue_does_not_start(store: Store) -> None:
     readers = READERS if store.engine == "sqlite" else 4
     token = trio.lowlevel.current_trio_token()
     busy, release = trio.Event(), trio.Event()
@@ -40,7 +40,7 @@ async def test_cancelled_read_in_the_queue_does_not_start(store: Store) -> None:
     assert "late" not in began
 
 
-async def test_a_write_that_fails_after_its_caller_has_left_is_logged(
+async def test_write_fails_after_its_caller_was_cancelled_is_logged(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     gone = trio.Event()
@@ -58,7 +58,7 @@ async def test_a_write_that_fails_after_its_caller_has_left_is_logged(
     gone.set()
     for _ in range(5):
         await store.write(put_setting, "a", "1")
-    await eventually(lambda: bool(caplog.records), 60)  # on PostgreSQL these may have been other workers
+    await eventually(lambda: bool(caplog.records), 60)  # on PostgreSQL other workers may have run them
     (record,) = caplog.records
     assert "LookupError" in record.message
     assert "hunter2" not in caplog.text

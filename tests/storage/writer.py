@@ -1,4 +1,4 @@
-"""Writes usage to a database until it is killed, and every acknowledged row's serial to a witness file.
+"""Writes usage to a database until it is killed, and the serial of every acknowledged row to a file.
 
 `python -m tests.storage.writer URL WITNESS FIRST_SERIAL`
 """

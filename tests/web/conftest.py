@@ -1,4 +1,4 @@
-"""The gateway of the walk's own tests, and the people around one on each engine."""
+"""A gateway with one model server, and callers of a gateway on each engine."""
 
 from pathlib import Path
 

@@ -145,17 +145,17 @@ async def test_invalid_api_key_or_unknown_user_is_rejected(gateway: Gateway) -> 
             assert key == "" or key not in answer.text
         answer = await client.post("/api/admin/servers", json=server | {"name": "s\n"})
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, "name")
-        answer = await client.post("/api/admin/keys", json={"name": "k", "user_id": "nobody"})
+        answer = await client.post("/api/admin/keys", json={"name": "k", "user_id": "unknown"})
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], error["param"]) == (404, "user_not_found", "user_id")
     assert gateway.events("control_failed") == []
 
 
 async def test_users_list_contains_no_password_hash(gateway: Gateway) -> None:
-    wanted = {"email": "ada@example.com", "password": "correct horse", "role": "admin"}
+    body = {"email": "ada@example.com", "password": "correct horse", "role": "admin"}
     async with gateway.operator() as client:
-        assert (await client.post("/api/admin/users", json=wanted)).status_code == 201
-        again = await client.post("/api/admin/users", json=wanted)
+        assert (await client.post("/api/admin/users", json=body)).status_code == 201
+        again = await client.post("/api/admin/users", json=body)
         assert (again.status_code, again.json()["error"]["code"]) == (409, "email_taken")
         listed = (await client.get("/api/admin/users")).json()["data"]
         assert [row["role"] for row in listed] == ["user", "admin"]

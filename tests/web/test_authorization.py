@@ -1,4 +1,4 @@
-"""Authorization: each route with each kind of credential in each place.
+"""Authorization: each route with each kind of credential, in each header, cookie and parameter.
 
 The tables repeat the intended access. A route that is in none of them fails the tests.
 """
@@ -126,9 +126,9 @@ POST /v1/rerank
 GET /v1/models
 GET /v1/models/{id}
 """
-WHO = {
-    line: who
-    for who, lines in (
+ACCESS = {
+    line: access
+    for access, lines in (
         ("public", PUBLIC + PAGES),
         ("signed in", SIGNED_IN),
         ("administrators", ADMINISTRATORS),
@@ -139,7 +139,7 @@ WHO = {
 }
 LEAVE = "POST /api/auth/logout"
 # Logout is last, because it ends the session.
-CONTROL = [name for name, who in WHO.items() if who != "by key" and name != LEAVE] + [LEAVE]
+CONTROL = [name for name, access in ACCESS.items() if access != "by key" and name != LEAVE] + [LEAVE]
 
 
 # Headers, cookies and query of a request. Status and code of a rejection; None if it is accepted.
@@ -156,11 +156,11 @@ class Credential:
     write: Refusal = None  # instead, for a change
 
     def expected(self, name: str) -> tuple[Refusal, ...]:
-        if WHO[name] == "public":
+        if ACCESS[name] == "public":
             return (None,)
         if self.write and not name.startswith("GET"):
             return (self.write,)
-        return (self.signed_in if WHO[name] == "signed in" else self.administrators,)
+        return (self.signed_in if ACCESS[name] == "signed in" else self.administrators,)
 
 
 UNKNOWN = (401, "session_required")
@@ -177,7 +177,7 @@ def plain(**headers: str) -> Callable[[Callers], Awaitable[Carried]]:
 
 
 def session(
-    who: str,
+    user: str,
     *,
     header: str = "authorization",
     prefix: str = "Bearer ",
@@ -189,7 +189,7 @@ def session(
     """`csrf`: "own", or the name of a user whose token is sent."""
 
     async def make(callers: Callers) -> Carried:
-        token, own, _ = await callers.session(who)
+        token, own, _ = await callers.session(user)
         headers = dict(more or {})
         if csrf:
             headers["x-csrf-token"] = own if csrf == "own" else (await callers.session(csrf))[1]
@@ -286,7 +286,7 @@ async def test_routes_of_the_reference_are_in_the_tables(gateway: Gateway) -> No
     found = {f"{m.upper()} {path}" for path, methods in document["paths"].items() for m in methods}
     shown = {one.name for one in account_pages.routes()}
     assert shown == set(PAGES.split("\n")) - {""}
-    assert found | shown == WHO.keys()
+    assert found | shown == ACCESS.keys()
     assert not found & shown
 
 
@@ -382,11 +382,11 @@ async def test_change_from_another_site_is_rejected(callers: Callers) -> None:
     wrong = []
     host = f"127.0.0.1:{callers.gateway.port}"
     async with anonymous_client(callers.gateway) as client:
-        made, cookies, _ = await session("admin", cookie=True, csrf="own")(callers)
+        csrf_headers, cookies, _ = await session("admin", cookie=True, csrf="own")(callers)
         for headers in FOREIGN:
             sent = {name: value.replace("HOST", host) for name, value in headers.items()}
             for name in CONTROL:
-                answer = await call(client, name, (made | sent, cookies, {}))
+                answer = await call(client, name, (csrf_headers | sent, cookies, {}))
                 if rejection_of(answer) != (None if name.startswith("GET") else (403, "cross_site_request")):
                     wrong.append((headers, name, answer.status_code, answer.text))
     assert wrong == []
@@ -408,7 +408,7 @@ async def test_operator_cannot_use_routes_of_users(callers: Callers) -> None:
     async with callers.gateway.operator() as client:
         for name in CONTROL:
             answer = await call(client, name, ({}, {}, {}))
-            if WHO[name] == "signed in":
+            if ACCESS[name] == "signed in":
                 assert rejection_of(answer) == (403, "session_required"), name
             else:
                 assert rejection_of(answer) in (None, (403, "invalid_bootstrap_token")), name
@@ -425,14 +425,14 @@ BODIES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("thief", ["other", "admin"])
 async def test_resource_of_another_user_is_not_found(thief: str, callers: Callers) -> None:
     """Also for an administrator, on the routes for own resources."""
-    owned = [name for name, who in WHO.items() if who == "signed in" and "{" in name]
+    owned = [name for name, access in ACCESS.items() if access == "signed in" and "{" in name]
     assert len(owned) > 10
     async with anonymous_client(callers.gateway) as client:
         for name in owned:
             method, _, path = name.partition(" ")
             token, _, session_id = await callers.session("user")
-            places = {"key_id": await new_key(callers), "session_id": session_id}
-            url = path.format_map(places)
+            path_values = {"key_id": await new_key(callers), "session_id": session_id}
+            url = path.format_map(path_values)
             body = {"json": BODIES.get(name, {})} if method in ("POST", "PUT", "PATCH") else {}
             stolen = {"authorization": f"Bearer {(await callers.session(thief))[0]}"}
             own = {"authorization": f"Bearer {token}"}
@@ -511,7 +511,7 @@ CALLS: list[tuple[str, Callable[[Callers], Awaitable[Carried]], dict[str, str], 
 
 
 async def test_data_plane_with_each_credential_allows_or_rejects(callers: Callers) -> None:
-    ask = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
+    body = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
     async with anonymous_client(callers.gateway) as client:
         for prefix in ("/v1", "/api/v1"):
             for what, make, more, chat, models in CALLS:
@@ -520,7 +520,7 @@ async def test_data_plane_with_each_credential_allows_or_rejects(callers: Caller
                 if cookies:
                     headers["cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
                 url = f"{prefix}/chat/completions"
-                answer = await client.post(url, json=ask, headers=headers, params=query or None)
+                answer = await client.post(url, json=body, headers=headers, params=query or None)
                 assert rejection_of(answer) == chat, (what, more, answer.text)
                 assert chat is not None or answer.status_code == 200, (what, answer.text)
                 for path in ("/models", "/models/m"):

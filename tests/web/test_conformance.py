@@ -108,6 +108,6 @@ async def test_error_response_conforms_to_the_reference(callers: Callers) -> Non
     document = (await callers.gateway.get("/openapi.json")).json()
     async with httpx.AsyncClient(base_url=callers.gateway.url, trust_env=False) as client:
         refused = (await client.get("/api/admin/users")).json()
-    wanted = document["components"]["schemas"]["ErrorObject"]
+    schema = document["components"]["schemas"]["ErrorObject"]
     assert refused.keys() == {"error"}
-    assert refused["error"].keys() == wanted["properties"].keys() == set(wanted["required"])
+    assert refused["error"].keys() == schema["properties"].keys() == set(schema["required"])

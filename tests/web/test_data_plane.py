@@ -9,6 +9,9 @@ import httpx
 import pytest
 import trio
 
+from bluesminds.common.errors import Unavailable
+from bluesminds.gateway.bodies import Body, BodyMemory
+from bluesminds.web.data_plane import read_body
 from tests import gateways
 from tests.fakes.model_server import DONE, ModelServer, chunk, streamed
 from tests.gateways import ASK, STREAM, Gateway, entry, eventually
@@ -51,6 +54,65 @@ async def test_what_is_not_there(gateway: Gateway) -> None:
         if allow:
             assert answer.headers["allow"] == allow
     assert gateway.events("request_failed") == []
+
+
+SPELLINGS = [
+    "/v1/chat/completions",
+    "/v1/chat/completions/",
+    "/v1//chat/completions",
+    "//v1/chat/completions",
+    "/api/v1/chat/completions//",
+    "/api//v1//chat//completions/",
+]
+
+
+@pytest.mark.parametrize("path", SPELLINGS)
+async def test_extra_slashes_in_a_path_are_ignored(gateway: Gateway, path: str) -> None:
+    path = gateway.url + path
+    answer = await send(gateway, "POST", path, json=ASK)
+    assert answer.status_code == 200
+    models = path.replace("chat/completions", "models").replace("chat//completions", "models")
+    assert (await send(gateway, "GET", models)).json()["data"][0]["id"] == "m"
+    head = await send(gateway, "HEAD", models)
+    assert (head.status_code, head.content) == (200, b"")
+    refused = await send(gateway, "HEAD", path)
+    assert (refused.status_code, refused.headers["allow"]) == (405, "POST")
+
+
+@pytest.mark.parametrize(
+    ("path", "code", "said"),
+    [
+        ("/v1/responses", "unsupported_endpoint", "The Responses API"),
+        ("/v1/responses/r-1/input_items", "unsupported_endpoint", "/v1/chat/completions"),
+        ("/v1/messages", "unsupported_endpoint", "The Messages API"),
+        ("/v1/audio/speech", "unsupported_endpoint", "The Audio API"),
+        ("/v1/chat/completion", "unknown_url", "Did you mean /v1/chat/completions?"),
+        ("/v1/v1/chat/completions", "unknown_url", "Did you mean /v1/chat/completions?"),
+        ("/v1/embedding", "unknown_url", "Did you mean /v1/embeddings?"),
+        ("/v1/xyz", "unknown_url", "GET /docs lists the endpoints"),
+        ("/v1", "unknown_url", "no such endpoint under /v1"),
+        ("/chat/completions", "unknown_url", "Did you mean /v1/chat/completions?"),
+        ("/models", "unknown_url", "Did you mean /v1/models?"),
+        ("/openai/deployments/gpt-5/chat/completions", "unknown_url", "Did you mean /v1/chat/completions?"),
+        ("/xyz", "unknown_url", "The OpenAI-compatible API is under /v1"),
+    ],
+)
+async def test_unknown_path_names_the_endpoint_that_was_meant(
+    gateway: Gateway, path: str, code: str, said: str
+) -> None:
+    answer = await send(gateway, "POST", path, json=ASK)
+    error = told(answer)
+    assert (answer.status_code, error["code"]) == (404, code)
+    assert said in error["message"]
+
+
+async def test_log_line_has_method_and_path_without_query(gateway: Gateway) -> None:
+    await send(gateway, "POST", "/v1/chat/completions?api-version=secret", json=ASK)
+    await send(gateway, "GET", "/v1/unknown?key=secret")
+    served, rejected = gateway.events("request")
+    assert (served["method"], served["path"]) == ("POST", "/v1/chat/completions")
+    assert (rejected["method"], rejected["path"]) == ("GET", "/v1/unknown")
+    assert "secret" not in gateway.log
 
 
 async def test_head_has_headers_and_no_body(gateway: Gateway) -> None:
@@ -235,6 +297,23 @@ async def test_all_bodies_share_one_budget(nursery: trio.Nursery, home: Path, mo
     await eventually(lambda: is_held(gateway, 0))
     assert (await gateway.chat(body)).status_code == 200
     assert await is_held(gateway, 0)
+
+
+async def test_memory_error_while_body_is_read_is_503_with_retry_after() -> None:
+    """Of the operating system; the limit of the settings is not reached."""
+    pieces = [b"x" * 10, MemoryError()]
+
+    async def receive() -> Any:
+        piece = pieces.pop(0)
+        if isinstance(piece, MemoryError):
+            raise piece
+        return {"type": "http.request", "body": piece, "more_body": True}
+
+    with pytest.raises(Unavailable) as caught:
+        await read_body({"headers": []}, receive, Body(BodyMemory(1000)))
+    assert (caught.value.status, caught.value.code) == (503, "body_memory_exhausted")
+    assert caught.value.headers["retry-after"] == "1"
+    assert caught.value.__context__ is None, "it would keep the pieces"
 
 
 async def test_a_body_is_not_kept_as_long_as_its_stream(gateway: Gateway, models: ModelServer) -> None:

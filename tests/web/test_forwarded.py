@@ -23,11 +23,11 @@ def client(*headers: tuple[str, str], peer: str = "10.0.0.1") -> str:
     return PROXIES.client_of(peer, [(name.encode(), value.encode("latin-1")) for name, value in headers])
 
 
-def told_by_list(value: str, peer: str = "10.0.0.1") -> str:
+def client_of_x_forwarded_for(value: str, peer: str = "10.0.0.1") -> str:
     return client(("x-forwarded-for", value), peer=peer)
 
 
-def told_by_forwarded(value: str) -> str:
+def client_of_forwarded(value: str) -> str:
     return client(("forwarded", value))
 
 
@@ -59,7 +59,7 @@ def told_by_forwarded(value: str) -> str:
     ],
 )
 def test_client_of_x_forwarded_for_is_first_untrusted_address(value: str, expected: str) -> None:
-    assert told_by_list(value) == expected
+    assert client_of_x_forwarded_for(value) == expected
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_client_of_x_forwarded_for_is_first_untrusted_address(value: str, expect
     ],
 )
 def test_client_of_forwarded_is_first_untrusted_address(value: str, expected: str) -> None:
-    assert told_by_forwarded(value) == expected
+    assert client_of_forwarded(value) == expected
 
 
 @pytest.mark.parametrize("peer", ["192.0.2.1", "2001:db8::1", "::ffff:192.0.2.1", "not an address"])
@@ -160,48 +160,48 @@ def expected_of(peer: object, hops: list[object]) -> str:
     return str(chain[believed])
 
 
-def written(hop: object, dice: random.Random, *, rich: bool) -> str:
+def written(hop: object, rng: random.Random, *, rich: bool) -> str:
     if hop is None:
-        return dice.choice(
+        return rng.choice(
             ["for=unknown", 'for="_x"', "proto=http", "junk"] if rich else ["unknown", "_x", "?"]
         )
     text = str(hop)
-    port = dice.choice(["", ":80"])
+    port = rng.choice(["", ":80"])
     text = f"[{text}]{port}" if ":" in text and (port or rich) else text + port
     if not rich:
         return text
     parts = [
         f'for="{text}"',
-        *dice.sample(["proto=https", 'host="a,b;for=6.6.6.6"', "by=_p"], dice.randint(0, 3)),
+        *rng.sample(["proto=https", 'host="a,b;for=6.6.6.6"', "by=_p"], rng.randint(0, 3)),
     ]
-    dice.shuffle(parts)
-    return dice.choice([";", "; "]).join(parts)
+    rng.shuffle(parts)
+    return rng.choice([";", "; "]).join(parts)
 
 
 @given(ADDRESSES, HOPS, st.randoms(use_true_random=False), st.booleans())
 def test_client_of_any_chain_equals_the_reference_implementation(
-    peer: object, hops: list[object], dice: random.Random, rich: bool
+    peer: object, hops: list[object], rng: random.Random, rich: bool
 ) -> None:
-    words = [written(hop, dice, rich=rich) for hop in hops]
+    entries = [written(hop, rng, rich=rich) for hop in hops]
     lines: list[list[str]] = [[]]
-    for word in words:
-        if dice.random() < 0.2:
+    for entry_text in entries:
+        if rng.random() < 0.2:
             lines.append([])
-        lines[-1].append(word)
+        lines[-1].append(entry_text)
     name = "forwarded" if rich else "x-forwarded-for"
-    comma = dice.choice([",", ", ", " , ", ",, "])
+    comma = rng.choice([",", ", ", " , ", ",, "])
     found = client(*((name, comma.join(line)) for line in lines), peer=str(peer))
-    peers_own = not any(plain(peer) in ipaddress.ip_network(text) for text in TRUSTED)  # type: ignore[arg-type]
-    assert found == (str(peer) if peers_own else expected_of(peer, hops))
+    peer_is_untrusted = not any(plain(peer) in ipaddress.ip_network(text) for text in TRUSTED)  # type: ignore[arg-type]
+    assert found == (str(peer) if peer_is_untrusted else expected_of(peer, hops))
 
 
 @given(st.text(st.characters(max_codepoint=255), max_size=200), st.booleans())
 def test_client_of_forged_prefix_is_unchanged(forged: str, rich: bool) -> None:
     forged = forged.replace("\r", "").replace("\n", "")
     if rich:
-        assert told_by_forwarded(f'{forged}, for="192.0.2.7:80";proto=http') == "192.0.2.7"
+        assert client_of_forwarded(f'{forged}, for="192.0.2.7:80";proto=http') == "192.0.2.7"
     else:
-        assert told_by_list(f"{forged}, 192.0.2.7") == "192.0.2.7"
+        assert client_of_x_forwarded_for(f"{forged}, 192.0.2.7") == "192.0.2.7"
 
 
 @given(st.binary(max_size=300), st.booleans())
@@ -212,8 +212,8 @@ def test_client_of_any_header_does_not_raise(value: bytes, rich: bool) -> None:
 
 def test_client_of_many_proxies_stops_at_max_hops() -> None:
     chain = ["192.0.2.7", *["10.0.0.2"] * (MAX_HOPS - 1)]
-    assert told_by_list(", ".join(chain)) == "192.0.2.7"
-    assert told_by_list(", ".join([*chain, "10.0.0.2"])) == "10.0.0.2"
+    assert client_of_x_forwarded_for(", ".join(chain)) == "192.0.2.7"
+    assert client_of_x_forwarded_for(", ".join([*chain, "10.0.0.2"])) == "10.0.0.2"
     for name, hop in (("x-forwarded-for", "{}"), ("forwarded", "for={}")):
         for filling in ("10.0.0.2", ""):
             long = ",".join([hop.format("192.0.2.7"), *[filling and hop.format(filling)] * MAX_HOPS])
@@ -259,7 +259,7 @@ def test_networks_read_of_invalid_text_raises(text: str) -> None:
         read_network(text)
 
 
-# The whole site
+# Through the gateway
 
 
 async def test_control_plane_behind_trusted_proxy_uses_the_client_address(
@@ -288,7 +288,9 @@ async def test_requests_on_one_proxy_connection_have_their_own_clients(
         for address, status in (("192.0.2.7", 200), ("6.6.6.6", 403), ("192.0.2.8", 200)):
             answer = await connection.get("/v1/models", headers={"x-forwarded-for": address})
             assert answer.status_code == status
-    assert await gateway.metric("bluesminds_connections_accepted_total") == 2, "one, and that of the metric"
+    assert await gateway.metric("bluesminds_connections_accepted_total") == 2, (
+        "one connection, and one to read the metric"
+    )
 
 
 async def test_audit_log_behind_trusted_proxy_has_the_client_address(
@@ -334,7 +336,7 @@ async def test_proxy_protocol_sets_the_client_address(
 
     assert await status("TCP4 192.0.2.7 192.0.2.1 1 2") == b"200"
     assert await status("TCP4 192.0.2.8 192.0.2.1 1 2") == b"403"
-    assert await status("UNKNOWN") == b"403", "a client that the proxy does not know says who it is itself"
+    assert await status("UNKNOWN") == b"403", "UNKNOWN means no client address, and the header is not trusted"
     assert await status("TCP4 127.0.0.1 192.0.2.1 1 2") == b"200", (
-        "the client is a proxy, and tells of its own"
+        "the client is a trusted proxy, so its header is used"
     )

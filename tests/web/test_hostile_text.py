@@ -24,7 +24,7 @@ IN_FIELDS = (
 
 
 def calls(document: dict[str, Any], real: dict[str, str]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Method, URL and body of every operation with something bad in one place."""
+    """Method, URL and body of every operation, each with one hostile value."""
     for path, methods in document["paths"].items():
         if path.startswith(("/v1/", "/user/")):  # the latter are those under /api/keys
             continue

@@ -88,7 +88,7 @@ GUESSES = ("is_admin", "admin", "balance", "owner_id", "permissions", "__proto__
 
 @pytest.fixture
 async def callers(gateway: Gateway) -> Callers:
-    """On SQLite, whose whole content is compared."""
+    """On SQLite, because the complete database is compared."""
     return await create_callers(gateway)
 
 
@@ -135,7 +135,7 @@ async def test_write_routes_reject_column_names(callers: Callers) -> None:
     gateway = callers.gateway
     columns = {column for names in tables(gateway).values() for column in names} | {*GUESSES, *LIMITS}
     assert {"role", "password_hash", "digest", "user_id", "disabled_at", "sealed_api_key"} <= columns
-    places = {"key_id": callers.key_ids["good"], "user_id": callers.users["other"], "name": "x"}
+    path_values = {"key_id": callers.key_ids["good"], "user_id": callers.users["other"], "name": "x"}
     bearers = {
         role: {"authorization": f"Bearer {(await callers.session(role))[0]}"} for role in ("user", "admin")
     }
@@ -147,8 +147,10 @@ async def test_write_routes_reject_column_names(callers: Callers) -> None:
             headers = bearers["admin" if path.startswith("/api/admin/") else "user"]
             gateway.services.accounts.throttle._changes._empty_at.clear()  # more than the limit allows
             for column in sorted(columns - fields):
-                wanted = body | {column: "admin"}
-                answer = await client.request(method, path.format_map(places), json=wanted, headers=headers)
+                sent = body | {column: "admin"}
+                answer = await client.request(
+                    method, path.format_map(path_values), json=sent, headers=headers
+                )
                 error = answer.json()["error"]
                 assert (answer.status_code, error["code"]) == (400, "invalid_value"), (name, column)
                 assert error["message"].startswith("Unknown field"), (name, column)

@@ -22,8 +22,8 @@ async def test_user_agent_is_decoded_as_utf8_or_latin1(gateway: Gateway, sent: b
     async with gateway.operator() as operator:
         body = {"email": ADA, "password": PASSWORD}
         user_id = (await operator.post("/api/admin/users", json=body)).json()["id"]
-        async with anonymous_client(gateway) as visitor:
-            login = await visitor.post("/api/auth/login", json=body, headers={b"user-agent": sent})
+        async with anonymous_client(gateway) as client:
+            login = await client.post("/api/auth/login", json=body, headers={b"user-agent": sent})
         assert login.status_code == 200, login.text
         (session,) = (await operator.get(f"/api/admin/users/{user_id}/sessions")).json()["data"]
         (begun,) = (await operator.get("/api/admin/audit?action=session.begin")).json()["data"]

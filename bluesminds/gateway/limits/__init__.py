@@ -1,1 +1,1 @@
-"""Rate limits, quotas and budgets: one synchronous decision."""
+"""Rate limits, quotas and budgets."""

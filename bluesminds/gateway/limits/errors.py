@@ -113,10 +113,10 @@ def _rate_reasons(
         wait = counters.requests.wait(now, limits.rpm)
         message = f"{limited} {_count(limits.rpm, 'request')} per minute. {_try_again(wait)}"
         yield _Reason("rate_limit_exceeded", message, wait, retry=True)
-    left = limits.tpm - counters.tokens.used(now)
-    if limits.tpm and left < estimate.tokens <= limits.tpm:
+    remaining = limits.tpm - counters.tokens.used(now)
+    if limits.tpm and remaining < estimate.tokens <= limits.tpm:
         wait = counters.tokens.wait(now, limits.tpm, estimate.tokens)
-        figures = f"({max(0, left)} left, {estimate.tokens} needed)"
+        figures = f"({max(0, remaining)} left, {estimate.tokens} needed)"
         message = f"{limited} {_count(limits.tpm, 'token')} per minute {figures}. {_try_again(wait)}"
         yield _Reason("token_rate_limit_exceeded", message, wait, retry=True)
 
@@ -146,19 +146,19 @@ def _quota_reasons(
     ):
         needed = (estimate.nano or 0) if quota.money else estimate.tokens
         held = period.held_nano if quota.money else period.held_tokens
-        left = limit - held - (period.nano if quota.money else period.tokens)
-        if limit and left < needed:
-            if left + held >= needed:
+        remaining = limit - held - (period.nano if quota.money else period.tokens)
+        if limit and remaining < needed:
+            if remaining + held >= needed:
                 advice = "Running requests reserve the rest. Try again when one has finished."
             else:
                 advice = ends.advice(end)
-            message = f"{_quota_exceeded(quota, owner, limit, left, needed)}. {advice}"
+            message = f"{_quota_exceeded(quota, owner, limit, remaining, needed)}. {advice}"
             yield _Reason(quota.code, message, ends.wait(end), retry=False)
 
 
-def _quota_exceeded(quota: _Quota, owner: str, limit: int, left: int, needed: int) -> str:
+def _quota_exceeded(quota: _Quota, owner: str, limit: int, remaining: int, needed: int) -> str:
     amount, write = (f"{write_usd(limit)} USD", write_usd) if quota.money else (_count(limit, "token"), str)
-    figures = f" ({write(max(0, left))} left, {write(needed)} needed)" if needed else ""
+    figures = f" ({write(max(0, remaining))} left, {write(needed)} needed)" if needed else ""
     return f"{quota.name} of {amount} reached for {owner}{figures}"
 
 

@@ -17,13 +17,13 @@ def remaining_rates(accounts: LimitedAccounts, now: float) -> RemainingRates:
     tokens: Remaining | None = None
     for counters, limits in accounts:
         if limit := limits.rpm:
-            left = limit - counters.requests.used(now)
-            if requests is None or left < requests[0]:
-                requests = (left, limit, counters.requests)
+            remaining = limit - counters.requests.used(now)
+            if requests is None or remaining < requests[0]:
+                requests = (remaining, limit, counters.requests)
         if limit := limits.tpm:
-            left = limit - counters.tokens.used(now)
-            if tokens is None or left < tokens[0]:
-                tokens = (left, limit, counters.tokens)
+            remaining = limit - counters.tokens.used(now)
+            if tokens is None or remaining < tokens[0]:
+                tokens = (remaining, limit, counters.tokens)
     return requests, tokens
 
 
@@ -36,23 +36,23 @@ def rate_headers(rates: RemainingRates, now: float, returned: int = 0) -> Header
     headers: Headers = []
     reset, duration = 0, b"0ms"
     if requests is not None:
-        left, limit, window = requests
+        remaining, limit, window = requests
         reset = _milliseconds(window.reset(now))
-        remaining, duration = b"%d" % max(0, left), _go_duration(reset)
+        remaining_text, duration = b"%d" % max(0, remaining), _go_duration(reset)
         headers += (
             (b"x-ratelimit-limit-requests", b"%d" % limit),
-            (b"x-ratelimit-remaining-requests", remaining),
+            (b"x-ratelimit-remaining-requests", remaining_text),
             (b"x-ratelimit-reset-requests", duration),
-            (b"x-ratelimit-remaining", remaining),
+            (b"x-ratelimit-remaining", remaining_text),
             (b"x-ratelimit-reset-ms", b"%d" % reset),
         )
     if tokens is not None:
-        left, limit, window = tokens
+        remaining, limit, window = tokens
         if (token_reset := _milliseconds(window.reset(now))) != reset:
             duration = _go_duration(token_reset)
         headers += (
             (b"x-ratelimit-limit-tokens", b"%d" % limit),
-            (b"x-ratelimit-remaining-tokens", b"%d" % min(limit, max(0, left + returned))),
+            (b"x-ratelimit-remaining-tokens", b"%d" % min(limit, max(0, remaining + returned))),
             (b"x-ratelimit-reset-tokens", duration),
         )
     return headers
@@ -67,8 +67,8 @@ def _go_duration(milliseconds: int) -> bytes:
     """The format of OpenAI's reset headers: 12ms, 1.5s, 1m0s."""
     if milliseconds < 1000:
         return b"%dms" % milliseconds
-    minutes, rest = divmod(milliseconds, 60_000)
-    seconds, thousandths = divmod(rest, 1000)
+    minutes, remaining_text = divmod(milliseconds, 60_000)
+    seconds, thousandths = divmod(remaining_text, 1000)
     text = b"%d" % seconds
     if thousandths:
         text += (b".%03d" % thousandths).rstrip(b"0")

@@ -33,6 +33,7 @@ SHOWN = 500  # bytes shown of an error body that is too long
 RETRY_HEADERS = frozenset((b"retry-after", b"retry-after-ms", b"x-should-retry"))
 _PASSED_HEADERS = RETRY_HEADERS | {b"openai-processing-ms", b"openai-version"}
 _EVENT_STREAM = b"text/event-stream"
+_SPACE = b"\xef\xbb\xbf \t\r\n"
 JSON_TYPE = (b"content-type", b"application/json")
 EVENTS_TYPE = (b"content-type", _EVENT_STREAM)
 
@@ -134,19 +135,19 @@ class ReplyReader(Struct, frozen=True):
     async def _read_stream(self, response: Response) -> Reply:
         """The client asked for events."""
         opening = StreamOpening()
-        is_events: bool | None = _has_event_type(response) or None
+        is_events: bool | None = None
         body = b""
         while piece := await response.receive():
             body += piece
             if is_events is None:
-                is_events = looks_like_events(body)
+                is_events = _is_event_stream(response, body)
                 piece = body  # nothing was fed yet
             if is_events is False:
                 return await self._events_from_json(response, body)
             if is_events and (verdict := opening.feed(piece)) is not None:
                 break
         else:
-            if not is_events:
+            if not (is_events or _has_event_type(response)):
                 return await self._events_from_json(response, body)
             verdict = opening.finish()
         if verdict == "error" and opening.error is not None:
@@ -178,7 +179,7 @@ class ReplyReader(Struct, frozen=True):
     def _read_whole(self, response: Response, body: bytes) -> Reply:
         """The client asked for JSON."""
         join = self._format.reply_from_events
-        if join is None or not (_has_event_type(response) or looks_like_events(body)):
+        if join is None or not _is_event_stream(response, body):
             return self._read_json(response, body)
         stage = self._own_stage()
         try:
@@ -219,6 +220,16 @@ class ReplyReader(Struct, frozen=True):
 
 def _headers(response: Response, *content_type: tuple[bytes, bytes]) -> Headers:
     return [*(header for header in response.headers if header[0] in _PASSED_HEADERS), *content_type]
+
+
+def _is_event_stream(response: Response, first: bytes) -> bool | None:
+    """By the first bytes of the body; None: too few to know. The content type decides for all that is
+    neither JSON nor begins like events.
+    """
+    found = looks_like_events(first)
+    if found is False and not first.lstrip(_SPACE).startswith((b"{", b"[")):
+        return _has_event_type(response)
+    return found
 
 
 def _has_event_type(response: Response) -> bool:

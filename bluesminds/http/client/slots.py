@@ -30,7 +30,7 @@ class OriginSlots:
 
 
 class Waiter:
-    """A place in the queue. Once granted it has a connection, or None for permission to open one."""
+    """A queued request. Once granted it has a connection, or None for permission to open one."""
 
     __slots__ = ("connection", "granted", "number", "slots", "woken")
 

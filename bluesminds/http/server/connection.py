@@ -1,6 +1,6 @@
 """One HTTP/1.1 connection: its requests are handled in order by the ASGI app, in one task.
 
-A request needs no task, cancel scope or channel of its own; all deadlines are the wire's. Input is read only
+A request needs no separate task, cancel scope or channel; all deadlines are the wire's. Input is read only
 for a request's head or when the app asks for the body, so at most one receive of input is buffered. The
 listener's sweep (serve.py) detects client disconnects. A connection that closes with unread input is drained
 first, so that the client can read the response.

@@ -27,7 +27,7 @@ from bluesminds.http.server.authority import is_valid_authority
 from bluesminds.http.server.exchange import BODY_BYTES_PER_SECOND, SEND_SLICE, ServerContext
 from bluesminds.http.server.rejections import Rejection
 
-Put = Callable[[Any], Awaitable[None]]
+SendEvent = Callable[[Any], Awaitable[None]]
 
 
 class SendTimeout(Exception):
@@ -59,7 +59,9 @@ class StreamTasks(TaskGroup):
         self._server = server
         self._exchanges: set[_StreamExchange] = set()
 
-    async def spawn_app(self, app: object, config: Config, scope: HypercornScope, send: Put) -> Put:
+    async def spawn_app(
+        self, app: object, config: Config, scope: HypercornScope, send: SendEvent
+    ) -> SendEvent:
         assert self._nursery is not None  # noqa: S101 the group is entered
         stream = cast(MethodType, send).__self__
         exchange: _StreamExchange

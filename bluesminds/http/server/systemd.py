@@ -68,8 +68,8 @@ class Notifier:
         pid = environ.pop("WATCHDOG_PID", "")
         period = environ.pop("WATCHDOG_USEC", "")
         self._address = "\0" + address[1:] if address.startswith("@") else address
-        mine = not pid or pid == str(os.getpid())
-        self.watchdog_seconds = int(period) / 1e6 if mine and period.isdecimal() else 0.0
+        is_this_process = not pid or pid == str(os.getpid())
+        self.watchdog_seconds = int(period) / 1e6 if is_this_process and period.isdecimal() else 0.0
         """The watchdog timeout of the unit; 0 without a watchdog."""
 
     def ready(self, status: str = "") -> None:

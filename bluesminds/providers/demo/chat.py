@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 from bluesminds.providers.demo.json_schema import instance
 from bluesminds.providers.demo.pattern import UnsupportedSchema
 from bluesminds.providers.demo.script import CREATED, DemoError, Script, identifier, read, response, stream
-from bluesminds.providers.demo.text import likely, limited, logprob, prose, tokens_of, usage_of
+from bluesminds.providers.demo.text import alternatives, logprob, prose, tokens_of, truncate, usage_of
 from bluesminds.providers.demo.tools import DemoTool, DemoToolChoice, chosen_tools
 
 _MAX_TOKENS = 2048  # of a choice
@@ -91,17 +91,17 @@ def chat(body: bytes) -> Script:
     try:
         choices = [_choice(request, (request.seed or 0) + index) for index in range(request.n or 1)]
     except UnsupportedSchema as exc:
-        raise DemoError(f"The demo server cannot make an instance of the JSON Schema: {exc}.") from exc
+        raise DemoError(f"The demo server cannot generate an instance of the JSON Schema: {exc}.") from exc
     usage = _usage(request, choices)
     if request.stream:
         return stream(_chunks(request, head, choices, usage))
-    rows = [_whole(request, index, choice) for index, choice in enumerate(choices)]
+    rows = [_complete_choice(request, index, choice) for index, choice in enumerate(choices)]
     return response({**head, "object": "chat.completion", "choices": rows, "usage": usage})
 
 
 def _usage(request: _ChatRequest, choices: list[_Choice]) -> dict[str, Any]:
     """What came before the last response of the assistant counts as cached: it was sent then."""
-    counts = [len(tokens_of(_said(message))) + 3 for message in request.messages]
+    counts = [len(tokens_of(_message_text(message))) + 3 for message in request.messages]
     turns = [n for n, message in enumerate(request.messages) if message.role == "assistant"]
     tools = len(tokens_of(msgspec.json.encode(request.tools).decode())) if request.tools else 0
     cached = sum(counts[: turns[-1]]) + tools if turns else 0
@@ -115,16 +115,16 @@ def _choice(request: _ChatRequest, variation: int) -> _Choice:
     reasoning: list[str] = []
     if request.kind == "reasoning":
         effort = _EFFORT_TOKENS[request.reasoning_effort or "medium"]
-        reasoning = tokens_of(prose("reasoning " + _said(last), variation))[:effort][:limit]
+        reasoning = tokens_of(prose("reasoning " + _message_text(last), variation))[:effort][:limit]
         limit -= len(reasoning)
-    user_text = _said(last) if last.role == "user" else None
+    user_text = _message_text(last) if last.role == "user" else None
     tools = chosen_tools(request.tools or [], request.tool_choice, request.parallel_tool_calls, user_text)
     if tools and request.kind != "refusal":
         calls = [
             tool.call(f"call_demo_{len(request.messages)}_{n}", variation) for n, tool in enumerate(tools)
         ]
         return _Choice(reasoning, [], calls, "tool_calls")
-    tokens, finish = limited(_text(request, variation), request.stop, limit)
+    tokens, finish = truncate(_text(request, variation), request.stop, limit)
     return _Choice(reasoning, tokens, [], finish)
 
 
@@ -135,9 +135,9 @@ def _text(request: _ChatRequest, variation: int) -> str:
     if form is not None and form.type == "json_schema":
         if form.json_schema is None:
             raise DemoError("response_format.json_schema is missing.", "response_format")
-        made = instance(form.json_schema.schema, form.json_schema.name, variation)
-        return msgspec.json.encode(made).decode()
-    text = _tool_results(request.messages) or _said(request.messages[-1])
+        value = instance(form.json_schema.schema, form.json_schema.name, variation)
+        return msgspec.json.encode(value).decode()
+    text = _tool_results(request.messages) or _message_text(request.messages[-1])
     if request.messages[-1].role != "tool" and request.kind != "echo":
         media = _media(request.messages[-1])
         text = (f"I received {media}. " if media else "") + prose(text, variation)
@@ -153,11 +153,13 @@ def _tool_results(messages: list[_Message]) -> str:
     for message in reversed(messages):
         if message.role != "tool":
             break
-        results.append(f"{names.get(message.tool_call_id or '', 'The tool')} returned {_said(message)}")
+        results.append(
+            f"{names.get(message.tool_call_id or '', 'The tool')} returned {_message_text(message)}"
+        )
     return "\n".join(reversed(results))
 
 
-def _said(message: _Message) -> str:
+def _message_text(message: _Message) -> str:
     """The text of a message; other parts are counted, for example "(1 image)"."""
     parts = message.content or []
     text = parts if isinstance(parts, str) else " ".join(part.text for part in parts if part.text)
@@ -171,7 +173,7 @@ def _media(message: _Message) -> str:
     return ", ".join(f"{count} {name}{'s' if count > 1 else ''}" for count, name in counts if count)
 
 
-def _whole(request: _ChatRequest, index: int, choice: _Choice) -> dict[str, Any]:
+def _complete_choice(request: _ChatRequest, index: int, choice: _Choice) -> dict[str, Any]:
     message = {"role": "assistant", "content": None, "refusal": None}
     if not choice.calls:
         message[_field(request)] = "".join(choice.tokens)
@@ -221,7 +223,7 @@ def _logprobs(request: _ChatRequest, tokens: list[str]) -> dict[str, Any] | None
         return None
     rows = [
         _logprob(token)
-        | {"top_logprobs": [_logprob(one) for one in likely(token, request.top_logprobs or 0)]}
+        | {"top_logprobs": [_logprob(one) for one in alternatives(token, request.top_logprobs or 0)]}
         for token in tokens
     ]
     return (

@@ -8,7 +8,7 @@ from msgspec import Meta, Struct
 
 from bluesminds.providers.demo.chat import DemoStreamOptions
 from bluesminds.providers.demo.script import CREATED, DemoError, Script, identifier, read, response, stream
-from bluesminds.providers.demo.text import likely, limited, logprob, prose, tokens_of, usage_of
+from bluesminds.providers.demo.text import alternatives, logprob, prose, tokens_of, truncate, usage_of
 
 _DEFAULT_TOKENS = 16  # as OpenAI's
 _MAX_TOKENS = 2048  # of a completion
@@ -53,16 +53,16 @@ def completions(body: bytes) -> Script:
     request = read(body, _CompletionRequest)
     prompts = texts_of(request.prompt or "", "prompt")
     if not 1 <= len(prompts) <= _MAX_PROMPTS:
-        raise DemoError(f"prompt must have from 1 to {_MAX_PROMPTS} texts.", "prompt")
+        raise DemoError(f"prompt must contain 1 to {_MAX_PROMPTS} texts.", "prompt")
     variations = [(request.seed or 0) + n for n in range(request.n or 1)]
-    made = [_completion(request, prompt, variation) for prompt in prompts for variation in variations]
+    results = [_completion(request, prompt, variation) for prompt in prompts for variation in variations]
     prompt_tokens = sum(len(tokens_of(prompt)) for prompt in (*prompts, request.suffix or ""))
-    usage = usage_of(prompt_tokens, 0, sum(len(one.tokens) for one in made))
+    usage = usage_of(prompt_tokens, 0, sum(len(one.tokens) for one in results))
     head = {"id": identifier("cmpl", body), "object": "text_completion", "created": CREATED}
     head |= {"model": request.model, "system_fingerprint": "fp_demo"}
     if request.stream:
-        return stream(_chunks(request, head, made, usage))
-    rows = [_row(request, n, one.echoed + one.tokens, one.finish) for n, one in enumerate(made)]
+        return stream(_chunks(request, head, results, usage))
+    rows = [_row(request, n, one.echoed + one.tokens, one.finish) for n, one in enumerate(results)]
     return response(head | {"choices": rows, "usage": usage})
 
 
@@ -71,16 +71,16 @@ def _completion(request: _CompletionRequest, prompt: str, variation: int) -> _Co
     text = prompt.strip() or "(nothing)"
     if request.model != "demo/echo":
         text = prose(text + (request.suffix or ""), variation)
-    tokens, finish = limited(" " + text, request.stop, limit)
+    tokens, finish = truncate(" " + text, request.stop, limit)
     return _Completion(tokens_of(prompt) if request.echo else [], tokens, finish)
 
 
 def _chunks(
-    request: _CompletionRequest, head: dict[str, Any], made: list[_Completion], usage: dict[str, Any]
+    request: _CompletionRequest, head: dict[str, Any], results: list[_Completion], usage: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
     include_usage = request.stream_options is not None and request.stream_options.include_usage
     extra = {"usage": None} if include_usage else {}
-    for n, one in enumerate(made):
+    for n, one in enumerate(results):
         for token in one.echoed + one.tokens:
             yield head | {"choices": [_row(request, n, [token], None)]} | extra
         yield head | {"choices": [_row(request, n, [], one.finish)]} | extra
@@ -95,7 +95,7 @@ def _row(request: _CompletionRequest, index: int, tokens: list[str], finish: str
             "tokens": tokens,
             "token_logprobs": [logprob(token) for token in tokens],
             "top_logprobs": [
-                {one: logprob(one) for one in likely(token, request.logprobs)} for token in tokens
+                {one: logprob(one) for one in alternatives(token, request.logprobs)} for token in tokens
             ],
             "text_offset": list(accumulate(map(len, tokens), initial=0))[:-1],
         }

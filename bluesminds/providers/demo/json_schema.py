@@ -17,7 +17,7 @@ _VALUE_BYTES = 20  # a longer text counts as several values
 _MINIMAL_DEPTH = 8  # from here on only what the schema requires, so that recursive schemas end
 _MINIMAL_VALUES = 500
 _UNSUPPORTED = ("not", "if", "contains", "dependentRequired", "dependentSchemas", "$dynamicRef")
-_KINDS = {  # what a schema without `type` is about
+_KINDS = {  # the keywords that imply the type of a schema without `type`
     "object": ("properties", "required", "additionalProperties", "patternProperties", "minProperties"),
     "array": ("items", "prefixItems", "minItems", "uniqueItems"),
     "number": ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
@@ -67,7 +67,7 @@ class _Generator:
         schema = self._flat(schema)
         for keyword in _UNSUPPORTED:
             if keyword in schema:
-                raise UnsupportedSchema(f"it uses the keyword `{keyword}`")
+                raise UnsupportedSchema(f"the keyword `{keyword}` is not supported")
         minimal = depth > _MINIMAL_DEPTH or self._values > _MINIMAL_VALUES
         if "const" in schema:
             return self._sized(schema["const"])
@@ -123,7 +123,7 @@ class _Generator:
     def _alternative(
         self, schema: dict[str, Any], keyword: str, name: str, depth: int, variation: int, minimal: bool
     ) -> JSONValue:
-        """The first that has a value: null last, or first when the value should be small."""
+        """The value of the first usable schema. null is tried last, or first if the value should be small."""
         rest = {key: value for key, value in schema.items() if key != keyword}
         problem = UnsupportedSchema(f"`{keyword}` has no alternatives")
         for choice in sorted(schema[keyword], key=lambda one: (one == {"type": "null"}) != minimal):
@@ -141,27 +141,27 @@ class _Generator:
         others = schema.get("additionalProperties", True)
         patterns = schema.get("patternProperties", {})
         low, high = schema.get("minProperties", 0), schema.get("maxProperties", _MAX_VALUES)
-        wanted = max(low, 0 if minimal else len({*properties, *required}), len(set(required)))
+        size = max(low, 0 if minimal else len({*properties, *required}), len(set(required)))
         if isinstance(others, dict) and others and not properties and not minimal:
-            wanted = max(wanted, 1)
+            size = max(size, 1)
         if high < max(low, len(set(required))):
             raise UnsupportedSchema("`maxProperties` is too small")
         names = schema.get("propertyNames", {"pattern": next(iter(patterns))} if patterns else {})
         extra = next(iter(patterns.values())) if patterns else others
         keys = chain(required, properties, self._names(names, depth))
-        made: dict[str, Any] = {}
-        while len(made) < min(wanted, high):
+        result: dict[str, Any] = {}
+        while len(result) < min(size, high):
             key = next(keys)
-            if key in made:
+            if key in result:
                 continue
             try:
                 self._count(len(key) // _VALUE_BYTES)
-                made[key] = self.value(properties.get(key, extra), key, depth + 1, variation)
+                result[key] = self.value(properties.get(key, extra), key, depth + 1, variation)
             except UnsupportedSchema as exc:
                 if key in required or key not in properties or isinstance(exc, _TooLarge):
                     raise
-                wanted = max(low, wanted - 1)
-        return made
+                size = max(low, size - 1)
+        return result
 
     def _names(self, schema: JSONValue, depth: int) -> Iterator[str]:
         for n in count():
@@ -174,10 +174,10 @@ class _Generator:
         if isinstance(others, list):  # as in draft 7
             first, others = others, schema.get("additionalItems", True)
         low, high = schema.get("minItems", 0), schema.get("maxItems", _MAX_VALUES)
-        wanted = len(first) if others is False else max(len(first), 0 if minimal else 1)
-        made: list[Any] = []
+        size = len(first) if others is False else max(len(first), 0 if minimal else 1)
+        result: list[Any] = []
         seen: set[bytes] = set()
-        for n in range(max(low, min(high, wanted))):
+        for n in range(max(low, min(high, size))):
             item = first[n] if n < len(first) else others
             for attempt in range(100):
                 value = self.value(item, name, depth + 1, variation + n + attempt)
@@ -186,9 +186,9 @@ class _Generator:
                     break
             else:
                 raise UnsupportedSchema("there are not enough different items")
-            made.append(value)
+            result.append(value)
             seen.add(code)
-        return made
+        return result
 
 
 def _kind(schema: dict[str, Any], minimal: bool) -> str:
@@ -196,7 +196,10 @@ def _kind(schema: dict[str, Any], minimal: bool) -> str:
     if isinstance(kind, list):
         kind = "null" if minimal and "null" in kind else next((one for one in kind if one != "null"), "null")
     if kind is None:
-        kind = next((one for one, words in _KINDS.items() if any(word in schema for word in words)), "string")
+        kind = next(
+            (one for one, keywords in _KINDS.items() if any(keyword in schema for keyword in keywords)),
+            "string",
+        )
     if kind not in ("object", "array", "integer", "number", "string", "boolean", "null"):
         raise UnsupportedSchema(f"there is no type {str(kind)[:40]!r}")
     return str(kind)
@@ -286,5 +289,5 @@ def _string(schema: dict[str, Any], name: str, variation: int) -> str:
             text = f"{variation}{name}"[:high]
         text = text.ljust(min(low, 10_000), "x")
     if not low <= len(text) <= high:
-        raise UnsupportedSchema("no text is as long as it wants")
+        raise UnsupportedSchema("no text has the required length")
     return text

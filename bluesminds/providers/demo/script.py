@@ -71,8 +71,8 @@ def _invalid(message: str) -> DemoError:
         return DemoError(f"{found[2]} cannot be {found[1]!r}.", _field_of(found[2]))
     if not (found := _WRONG_TYPE.fullmatch(message)):
         return DemoError(f"The body is not a valid request: {message}.")
-    wanted, got, limit, path = found.groups()
-    kinds = " or ".join(_NAMES.get(kind, kind) for kind in wanted.split(" | ") if kind != "null")
+    expected, got, limit, path = found.groups()
+    kinds = " or ".join(_NAMES.get(kind, kind) for kind in expected.split(" | ") if kind != "null")
     limits = f" {limit}" if limit else ""
     given = f", not {_NAMES.get(got, got)}" if got else ""
     return DemoError(f"{path or 'The body'} must be {kinds}{limits}{given}.", _field_of(path))

@@ -32,7 +32,7 @@ def prose(subject: str, variation: int) -> str:
     return " ".join(_SENTENCES[(start + n) % len(_SENTENCES)] for n in range(4))
 
 
-def limited(text: str, stop: str | list[str] | None, limit: int) -> tuple[list[str], str]:
+def truncate(text: str, stop: str | list[str] | None, limit: int) -> tuple[list[str], str]:
     """At most `limit` tokens of what precedes the first stop sequence, and the finish reason."""
     stops = [stop] if isinstance(stop, str) else stop or []
     end = min((text.index(one) for one in stops if one and one in text), default=len(text))
@@ -45,8 +45,8 @@ def logprob(token: str) -> float:
     return -(zlib.crc32(token.encode()) % 1000) / 1000
 
 
-def likely(token: str, count: int) -> list[str]:
-    """The token and words that could stand in its place."""
+def alternatives(token: str, count: int) -> list[str]:
+    """The token and its alternatives."""
     return [token, *(f" {word}" for word in _WORDS if f" {word}" != token)][:count]
 
 

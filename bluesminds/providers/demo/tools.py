@@ -72,7 +72,7 @@ def chosen_tools(
         raise DemoError("tool_choice requires a tool that is not in `tools`.", "tool_choice")
     if mode == "none" or not tools or (mode == "auto" and user_text is None):
         return []
-    words = set(re.findall(r"[a-z]+", (user_text or "").lower()))
-    named = [tool for tool in tools if words & set(re.findall(r"[a-z]{4,}", tool.name.lower()))]
+    user_words = set(re.findall(r"[a-z]+", (user_text or "").lower()))
+    named = [tool for tool in tools if user_words & set(re.findall(r"[a-z]{4,}", tool.name.lower()))]
     chosen = named or (tools if parallel else tools[:1])
     return chosen[:1] if parallel is False else chosen

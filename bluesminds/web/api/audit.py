@@ -14,13 +14,13 @@ from storage.chain import ChainDamage, ChainPosition
 
 _NEWEST: Final = 2**62
 _DAMAGE: Final[dict[ChainDamage, str]] = {
-    "altered": "row {next} was altered, moved or added, or the chain was made with another pepper",
-    "removed": "row {next} is missing: it was removed, or the end of the log had been tampered with when the"
-    " following row was written",
-    "truncated": "the rows from {next} on are missing",
-    "rewritten": "row {next} differs from the noted one: the chain was rewritten with the pepper",
-    "head_gone": "the record of the last row is missing (table chain_heads)",
-    "head_differs": "row {last} is not the one recorded as the last (table chain_heads)",
+    "altered": "entry {next} was altered, moved or added, or the chain was written with another pepper",
+    "removed": "entry {next} is missing: it was removed, or the head of the chain was changed before the next"
+    " entry was written",
+    "truncated": "the entries from {next} on are missing",
+    "rewritten": "entry {next} differs from the noted one: the chain was rewritten with the pepper",
+    "head_gone": "the record of the last entry is missing (table chain_heads)",
+    "head_differs": "entry {last} is not the one recorded as the last (table chain_heads)",
 }
 
 Timestamp = Annotated[datetime, Meta(tz=True, description="a time like 2026-02-28T12:00:00Z")]
@@ -70,8 +70,8 @@ class VerifyQuery(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AuditVerification(Struct, frozen=True):
-    """`ok`: no damage was found. `rows`: number of valid rows. `end`: SEQ:HASH of the last valid row; note it
-    outside of the database.
+    """`ok`: no damage was found. `rows`: number of valid entries. `end`: SEQ:HASH of the last valid entry;
+    store it outside of the database.
     """
 
     ok: bool
@@ -100,21 +100,21 @@ class AuditHandlers(Struct, frozen=True):
         return Page.of(found, query.limit, _event, cursor=lambda chained: str(chained.position.seq))
 
     async def verify(self, query: VerifyQuery) -> AuditVerification:
-        """Check whether audit rows were altered or removed.
+        """Check whether entries of the audit log were altered or removed.
 
-        Without the gateway's pepper, a writer to the database cannot hide that a row was altered or removed.
-        One thing leaves no trace: removing the newest rows and setting the record of the last one back. To
-        detect that too, note `end` elsewhere and send it as `noted`.
+        Without the gateway's pepper, a person with write access to the database cannot hide such a change,
+        with one exception: the newest entries can be removed if the head of the chain is set back as well.
+        To detect this too, store `end` outside of the database and send it as `noted` later.
         """
         seq, _, digest = (query.noted or "").partition(":")
         found = await self.log.verify(ChainPosition(int(seq), digest) if query.noted else None)
-        place = {"last": found.at.seq, "next": found.at.seq + 1}
+        numbers = {"last": found.at.seq, "next": found.at.seq + 1}
         return AuditVerification(
             ok=found.damage is None,
             rows=found.at.seq,
             end=f"{found.at.seq}:{found.at.hash}",
             damage=found.damage,
-            message="intact" if found.damage is None else _DAMAGE[found.damage].format_map(place),
+            message="intact" if found.damage is None else _DAMAGE[found.damage].format_map(numbers),
         )
 
 
@@ -131,15 +131,15 @@ def _milliseconds(at: datetime | None, otherwise: int) -> int:
 
 
 def _event(chained: ChainedAuditRow) -> AuditEvent:
-    act = chained.row
+    row = chained.row
     return AuditEvent(
         seq=chained.position.seq,
-        id=act.id,
-        at=format_time(act.at),
-        actor=act.actor,
-        action=act.action,
-        subject=act.subject,
-        address=act.address,
-        detail=Raw(act.detail.encode()),
+        id=row.id,
+        at=format_time(row.at),
+        actor=row.actor,
+        action=row.action,
+        subject=row.subject,
+        address=row.address,
+        detail=Raw(row.detail.encode()),
         hash=chained.position.hash,
     )

@@ -85,14 +85,14 @@ class CurrentUser(UserView, frozen=True):
 class AuthHandlers(Struct, frozen=True):
     accounts: AccountServices
 
-    async def sign_up(self, who: Principal, body: SignUpRequest) -> AcceptedResponse:
+    async def sign_up(self, principal: Principal, body: SignUpRequest) -> AcceptedResponse:
         """Request an account.
 
         The response does not reveal whether the address already has one. The account can be used when the
         address is confirmed, or immediately with an invitation.
         """
         await self.accounts.signup.sign_up(
-            who.actor,
+            principal.actor,
             email=body.email,
             password=body.password,
             full_name=body.full_name,
@@ -102,65 +102,69 @@ class AuthHandlers(Struct, frozen=True):
             return AcceptedResponse("The account is ready. You can sign in now.")
         return AcceptedResponse("Check your mail to confirm the address.")
 
-    async def login(self, who: Principal, body: LoginRequest) -> HandlerResponse[LoginResponse]:
-        """Sign in. The session is in a cookie, or with `bearer` in the response."""
+    async def login(self, principal: Principal, body: LoginRequest) -> HandlerResponse[LoginResponse]:
+        """Sign in. The session is in a cookie, or in the response if `bearer` is true."""
         user, session = await self.accounts.login.login(
-            who.actor,
+            principal.actor,
             email=body.email,
             password=body.password,
-            user_agent=who.user_agent,
-            instead_of=request.cookies.get(who.cookie, ""),
+            user_agent=principal.user_agent,
+            instead_of=request.cookies.get(principal.cookie, ""),
         )
-        return _login_response(who, user, session, bearer=body.bearer)
+        return _login_response(principal, user, session, bearer=body.bearer)
 
-    async def logout(self, who: Principal) -> HandlerResponse[None]:
+    async def logout(self, principal: Principal) -> HandlerResponse[None]:
         """Sign out: end the current session."""
-        await self.accounts.login.logout(who.actor, who.user_id, who.session_id)
-        return HandlerResponse(None, headers=(("set-cookie", _cookie(who, "", 0)),))
+        await self.accounts.login.logout(principal.actor, principal.user_id, principal.session_id)
+        return HandlerResponse(None, headers=(("set-cookie", _cookie(principal, "", 0)),))
 
-    async def me(self, who: Principal) -> CurrentUser:
+    async def me(self, principal: Principal) -> CurrentUser:
         """Show the current user."""
-        return _current_user(who, await self.accounts.users.get(who.user_id))
+        return _current_user(principal, await self.accounts.users.get(principal.user_id))
 
-    async def change_me(self, who: Principal, body: ProfilePatch) -> CurrentUser:
+    async def change_me(self, principal: Principal, body: ProfilePatch) -> CurrentUser:
         """Change your name."""
-        user = await self.accounts.users.rename(who.actor, who.user_id, body.full_name)
-        return _current_user(who, user)
+        user = await self.accounts.users.rename(principal.actor, principal.user_id, body.full_name)
+        return _current_user(principal, user)
 
     async def change_password(
-        self, who: Principal, body: PasswordChangeRequest
+        self, principal: Principal, body: PasswordChangeRequest
     ) -> HandlerResponse[LoginResponse]:
         """Change your password. All sessions end; the response contains a new one."""
         user, session = await self.accounts.login.change_password(
-            who.actor, who.user_id, current=body.password, new=body.new_password, user_agent=who.user_agent
+            principal.actor,
+            principal.user_id,
+            current=body.password,
+            new=body.new_password,
+            user_agent=principal.user_agent,
         )
-        return _login_response(who, user, session, bearer=body.bearer)
+        return _login_response(principal, user, session, bearer=body.bearer)
 
-    async def forgot_password(self, who: Principal, body: EmailRequest) -> AcceptedResponse:
+    async def forgot_password(self, principal: Principal, body: EmailRequest) -> AcceptedResponse:
         """Request a password reset. If the address has an account, a link is mailed to it."""
-        await self.accounts.password_reset.request(who.actor, email=body.email)
+        await self.accounts.password_reset.request(principal.actor, email=body.email)
         return AcceptedResponse("If the address has an account, a link was sent to it.")
 
-    async def reset_password(self, who: Principal, body: TokenRequest) -> None:
-        """Set a new password with the token of a reset link. All sessions end; the address counts as
-        confirmed.
+    async def reset_password(self, principal: Principal, body: TokenRequest) -> None:
+        """Set a new password with the token of a reset link. All sessions end. The address is confirmed
+        as well.
         """
-        await self.accounts.password_reset.reset(who.actor, token=body.token, password=body.password)
+        await self.accounts.password_reset.reset(principal.actor, token=body.token, password=body.password)
 
-    async def change_email(self, who: Principal, body: EmailChangeRequest) -> AcceptedResponse:
+    async def change_email(self, principal: Principal, body: EmailChangeRequest) -> AcceptedResponse:
         """Request a change of your e-mail address. It takes effect when the new address is confirmed."""
-        user = await self.accounts.login.reauthenticate(who.actor, who.user_id, body.password)
-        await self.accounts.email_change.request(who.actor, user, email=body.email)
+        user = await self.accounts.login.reauthenticate(principal.actor, principal.user_id, body.password)
+        await self.accounts.email_change.request(principal.actor, user, email=body.email)
         return AcceptedResponse("If the address can be used, a confirmation link was sent to it.")
 
-    async def verify_email(self, who: Principal, body: TokenRequest) -> UserView:
+    async def verify_email(self, principal: Principal, body: TokenRequest) -> UserView:
         """Confirm an e-mail address with the token of a link and the password of the account."""
         verification = self.accounts.email_verification
-        return view(await verification.verify(who.actor, token=body.token, password=body.password))
+        return view(await verification.verify(principal.actor, token=body.token, password=body.password))
 
-    async def resend(self, who: Principal, body: EmailRequest) -> AcceptedResponse:
+    async def resend(self, principal: Principal, body: EmailRequest) -> AcceptedResponse:
         """Request a new confirmation link."""
-        await self.accounts.email_verification.resend(who.actor, email=body.email)
+        await self.accounts.email_verification.resend(principal.actor, email=body.email)
         return AcceptedResponse("If the address is waiting for confirmation, a link was sent to it.")
 
 
@@ -182,12 +186,14 @@ def routes(handlers: AuthHandlers) -> list[Route]:
     ]
 
 
-def _current_user(who: Principal, user: UserRow) -> CurrentUser:
-    return CurrentUser(**structs.asdict(view(user)), session_id=who.session_id, csrf_token=who.csrf)
+def _current_user(principal: Principal, user: UserRow) -> CurrentUser:
+    return CurrentUser(
+        **structs.asdict(view(user)), session_id=principal.session_id, csrf_token=principal.csrf
+    )
 
 
 def _login_response(
-    who: Principal, user: UserRow, session: NewSession, *, bearer: bool
+    principal: Principal, user: UserRow, session: NewSession, *, bearer: bool
 ) -> HandlerResponse[LoginResponse]:
     row = session.row
     body = LoginResponse(
@@ -199,10 +205,10 @@ def _login_response(
     )
     seconds = (row.expires_at - row.created_at) // 1000
     return HandlerResponse(
-        body, headers=() if bearer else (("set-cookie", _cookie(who, session.token, seconds)),)
+        body, headers=() if bearer else (("set-cookie", _cookie(principal, session.token, seconds)),)
     )
 
 
-def _cookie(who: Principal, value: str, seconds: int) -> str:
-    secure = "; Secure" if who.cookie == COOKIE else ""
-    return f"{who.cookie}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Lax{secure}"
+def _cookie(principal: Principal, value: str, seconds: int) -> str:
+    secure = "; Secure" if principal.cookie == COOKIE else ""
+    return f"{principal.cookie}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Lax{secure}"

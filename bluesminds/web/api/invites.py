@@ -52,19 +52,19 @@ class InviteHandlers(Struct, frozen=True):
         rows = await self.invitations.list(email=query.address, after=query.after, limit=query.limit + 1)
         return Page.of(rows, query.limit, _view, cursor=lambda row: row.id)
 
-    async def create(self, who: Principal, body: NewInvite) -> CreatedInvite:
+    async def create(self, principal: Principal, body: NewInvite) -> CreatedInvite:
         """Create an invitation. The link is also mailed."""
-        invitation = await self.invitations.create(who.actor, email=body.email)
+        invitation = await self.invitations.create(principal.actor, email=body.email)
         return CreatedInvite(**structs.asdict(_view(invitation.row)), url=invitation.url)
 
-    async def withdraw_all(self, who: Principal, query: InviteQuery) -> WithdrawnInvites:
+    async def withdraw_all(self, principal: Principal, query: InviteQuery) -> WithdrawnInvites:
         """Withdraw all open invitations to an address. Their links stop working."""
-        rows = await self.invitations.withdraw_all(who.actor, read_email(query.email) or "")
+        rows = await self.invitations.withdraw_all(principal.actor, read_email(query.email) or "")
         return WithdrawnInvites([row.id for row in rows])
 
-    async def withdraw(self, who: Principal, invite_id: str) -> None:
+    async def withdraw(self, principal: Principal, invite_id: str) -> None:
         """Withdraw an invitation. Its link stops working."""
-        await self.invitations.withdraw(who.actor, invite_id)
+        await self.invitations.withdraw(principal.actor, invite_id)
 
 
 def routes(handlers: InviteHandlers) -> list[Route]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final
 from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
 from bluesminds.accounts.key_policy import KeyPolicy
-from bluesminds.accounts.keys import KeyUsage, rules_of
+from bluesminds.accounts.keys import KeyUsage, policy_of
 from bluesminds.accounts.usage import MAX_DAYS
 from bluesminds.common.clock import format_time
 from bluesminds.common.crypto import UUID
@@ -55,7 +55,7 @@ Limits = Annotated[
         " usd_per_day, usd_per_month, usd_total"
     ),
 ]
-Moment = Annotated[
+ExpiryTime = Annotated[
     datetime, Meta(tz=True, description="null (never), or a time such as 2030-01-31T12:00:00Z")
 ]
 Metadata = Annotated[
@@ -76,7 +76,7 @@ class NewKey(Struct, forbid_unknown_fields=True):
     allowed_ips: Addresses | None = None
     allowed_origins: Origins | None = None
     limits: Limits | None = None
-    expires_at: Moment | None = None
+    expires_at: ExpiryTime | None = None
     metadata: Metadata | None = None
 
 
@@ -95,7 +95,7 @@ class KeyPatch(Struct, forbid_unknown_fields=True):
     allowed_ips: Addresses | UnsetType | None = UNSET
     allowed_origins: Origins | UnsetType | None = UNSET
     limits: Limits | UnsetType | None = UNSET
-    expires_at: Moment | UnsetType | None = UNSET
+    expires_at: ExpiryTime | UnsetType | None = UNSET
     metadata: Metadata | UnsetType | None = UNSET
 
 
@@ -173,10 +173,10 @@ class KeyUsageView(KeyDay, frozen=True):
 def policy_from(body: NewKey) -> KeyPolicy:
     return KeyPolicy(
         name=body.name,
-        scopes=_words(body.scopes),
-        allowed_models=_words(body.allowed_models),
-        allowed_ips=_words(body.allowed_ips),
-        allowed_origins=_words(body.allowed_origins),
+        scopes=_tuple(body.scopes),
+        allowed_models=_tuple(body.allowed_models),
+        allowed_ips=_tuple(body.allowed_ips),
+        allowed_origins=_tuple(body.allowed_origins),
         limits=NO_LIMITS if body.limits is None else body.limits.on(NO_LIMITS),
         expires_at=_milliseconds(body.expires_at),
         metadata=body.metadata or {},
@@ -184,11 +184,13 @@ def policy_from(body: NewKey) -> KeyPolicy:
 
 
 def policy_with(before: KeyPolicy, body: KeyPatch) -> KeyPolicy:
-    said = {name: value for name, value in structs.asdict(body).items() if value is not UNSET}
-    return structs.replace(before, **{name: _rule(name, value, before) for name, value in said.items()})
+    changes = {name: value for name, value in structs.asdict(body).items() if value is not UNSET}
+    return structs.replace(
+        before, **{name: _new_value(name, value, before) for name, value in changes.items()}
+    )
 
 
-def _rule(name: str, value: Any, before: KeyPolicy) -> object:  # noqa: ANN401
+def _new_value(name: str, value: Any, before: KeyPolicy) -> object:  # noqa: ANN401
     match value:
         case LimitsInput():
             return value.on(before.limits)
@@ -203,8 +205,8 @@ def _rule(name: str, value: Any, before: KeyPolicy) -> object:  # noqa: ANN401
     return value
 
 
-def _words(words: list[Any] | None) -> tuple[str, ...] | None:
-    return None if words is None else tuple(words)
+def _tuple(values: list[Any] | None) -> tuple[str, ...] | None:
+    return None if values is None else tuple(values)
 
 
 def _milliseconds(at: datetime | None) -> int | None:
@@ -215,18 +217,18 @@ def view(row: KeyRow) -> KeyView:
     return KeyView(**_fields(row))
 
 
-def made(row: KeyRow, key: str) -> CreatedKey:
+def created(row: KeyRow, key: str) -> CreatedKey:
     return CreatedKey(**_fields(row), key=key)
 
 
 def _fields(row: KeyRow) -> dict[str, Any]:
-    rules = rules_of(row)
-    return structs.asdict(rules) | {
+    policy = policy_of(row)
+    return structs.asdict(policy) | {
         "id": row.id,
         "user_id": row.user_id,
         "prefix": row.prefix,
         "last4": row.last4,
-        "limits": LimitsView.of(rules.limits),
+        "limits": LimitsView.of(policy.limits),
         "expires_at": format_time(row.expires_at),
         "revoked_at": format_time(row.revoked_at),
         "last_used_at": format_time(row.last_used_at),

@@ -15,7 +15,7 @@ from bluesminds.web.api.key_schemas import (
     NewKey,
     NewKeyForUser,
     Rotation,
-    made,
+    created,
     policy_from,
     policy_with,
     usage_view,
@@ -32,12 +32,12 @@ class KeyHandlers(Struct, frozen=True):
     users: Users
     all_users: bool = False
 
-    def _owner(self, who: Principal) -> str | None:
-        return None if self.all_users else who.user_id
+    def _owner(self, principal: Principal) -> str | None:
+        return None if self.all_users else principal.user_id
 
-    async def list(self, who: Principal, query: KeyFilter) -> Page[KeyView]:
+    async def list(self, principal: Principal, query: KeyFilter) -> Page[KeyView]:
         """List your keys, oldest first."""
-        return await self._page(who.user_id, query)
+        return await self._page(principal.user_id, query)
 
     async def list_all(self, query: KeyFilterForUser) -> Page[KeyView]:
         """List the keys of all users, or of one user, oldest first."""
@@ -47,59 +47,61 @@ class KeyHandlers(Struct, frozen=True):
         rows = await self.keys.list(owner, active=query.active, after=query.after, limit=query.limit + 1)
         return Page.of(rows, query.limit, view, cursor=lambda row: row.id)
 
-    async def create(self, who: Principal, body: NewKey) -> CreatedKey:
+    async def create(self, principal: Principal, body: NewKey) -> CreatedKey:
         """Create a key. The response contains the secret, which is shown once.
 
         The limits of the key apply in addition to those of your account.
         """
-        return made(*await self.keys.create(who.actor, who.user_id, policy_from(body)))
+        return created(*await self.keys.create(principal.actor, principal.user_id, policy_from(body)))
 
-    async def create_for(self, who: Principal, body: NewKeyForUser) -> CreatedKey:
+    async def create_for(self, principal: Principal, body: NewKeyForUser) -> CreatedKey:
         """Create a key for a user. The response contains the secret, which is shown once.
 
         Without `user_id` the key belongs to the caller; on the local socket to the local operator.
         """
-        owner = body.user_id or who.user_id or (await self.users.local_user(who.actor))[0]
-        return made(*await self.keys.create(who.actor, owner, policy_from(body)))
+        owner = body.user_id or principal.user_id or (await self.users.local_user(principal.actor))[0]
+        return created(*await self.keys.create(principal.actor, owner, policy_from(body)))
 
-    async def get(self, who: Principal, key_id: str) -> KeyView:
+    async def get(self, principal: Principal, key_id: str) -> KeyView:
         """Show a key."""
-        return view(await self.keys.get(self._owner(who), key_id))
+        return view(await self.keys.get(self._owner(principal), key_id))
 
-    async def change(self, who: Principal, key_id: str, body: KeyPatch) -> KeyView:
+    async def change(self, principal: Principal, key_id: str, body: KeyPatch) -> KeyView:
         """Change a key. Changes take effect with the next request.
 
         Omitted fields stay the same, also within `limits`. `metadata` is replaced completely.
         """
         changed = await self.keys.change(
-            who.actor, self._owner(who), key_id, lambda before: policy_with(before, body)
+            principal.actor, self._owner(principal), key_id, lambda before: policy_with(before, body)
         )
         return view(changed)
 
-    async def rotate(self, who: Principal, key_id: str, body: Rotation) -> CreatedKey:
+    async def rotate(self, principal: Principal, key_id: str, body: Rotation) -> CreatedKey:
         """Replace the secret of a key. The new one is shown once.
 
-        ID, rules and usage stay. The previous secret is accepted for `overlap_seconds`; the one before it
-        ends.
+        Id, restrictions, limits and usage stay the same. The previous secret works for `overlap_seconds`. If
+        there was an earlier previous secret, it is revoked.
         """
-        return made(
-            *await self.keys.rotate(who.actor, self._owner(who), key_id, overlap=body.overlap_seconds)
+        return created(
+            *await self.keys.rotate(
+                principal.actor, self._owner(principal), key_id, overlap=body.overlap_seconds
+            )
         )
 
-    async def end_previous(self, who: Principal, key_id: str) -> None:
-        """End the previous secret of a rotated key. Only the current one is accepted."""
-        await self.keys.end_previous(who.actor, self._owner(who), key_id)
+    async def end_previous(self, principal: Principal, key_id: str) -> None:
+        """Revoke the previous secret of a rotated key. Only the current one is accepted then."""
+        await self.keys.end_previous(principal.actor, self._owner(principal), key_id)
 
-    async def revoke(self, who: Principal, key_id: str) -> None:
+    async def revoke(self, principal: Principal, key_id: str) -> None:
         """Revoke a key immediately. It stays in the list."""
-        await self.keys.revoke(who.actor, self._owner(who), key_id)
+        await self.keys.revoke(principal.actor, self._owner(principal), key_id)
 
-    async def usage(self, who: Principal, key_id: str, query: Days) -> KeyUsageView:
+    async def usage(self, principal: Principal, key_id: str, query: Days) -> KeyUsageView:
         """Usage of a key over calendar days in UTC.
 
         `last_used_at` may be up to 30 seconds old.
         """
-        return usage_view(await self.keys.usage(self._owner(who), key_id, days=query.days))
+        return usage_view(await self.keys.usage(self._owner(principal), key_id, days=query.days))
 
 
 def routes(keys: Keys, users: Users) -> list[Route]:

@@ -14,7 +14,7 @@ from bluesminds.web.routes import Page, Route, route
 
 
 class EffectiveLimit(Struct, frozen=True):
-    """`limit` null is no limit. `origin` says where the limit is set: for the key, the user or the tier."""
+    """`limit` is null if there is none. `origin` says where it is set: for the key, the user or the tier."""
 
     limit: int | None
     origin: LimitOrigin | None
@@ -44,7 +44,7 @@ class EffectiveLimits(Struct, frozen=True):
 
 
 class TierView(Struct, frozen=True):
-    """A limit of null is no limit."""
+    """`null` means no limit."""
 
     name: str
     limits: LimitsView
@@ -56,34 +56,34 @@ class LimitHandlers(Struct, frozen=True):
     limits: AccountLimits
     now: Callable[[str], InUse]
 
-    async def own(self, who: Principal) -> EffectiveLimits:
-        """Effective limits of your account, with their origin and use."""
-        return _view(await self.limits.of_user(who.user_id, self.now))
+    async def own(self, principal: Principal) -> EffectiveLimits:
+        """Show the effective limits of your account, and what is used."""
+        return _view(await self.limits.of_user(principal.user_id, self.now))
 
-    async def of_own_key(self, who: Principal, key_id: str) -> EffectiveLimits:
-        """Effective limits of a key.
+    async def of_own_key(self, principal: Principal, key_id: str) -> EffectiveLimits:
+        """Show the effective limits of a key, and what is used.
 
-        A key has its own limits and those of its account. Each value is the limit with less left.
+        A key has its own limits and those of its account. Each value is the limit with less remaining.
         """
-        return _view(await self.limits.of_key(key_id, who.user_id, self.now))
+        return _view(await self.limits.of_key(key_id, principal.user_id, self.now))
 
     async def of_key(self, key_id: str) -> EffectiveLimits:
-        """Effective limits of a key.
+        """Show the effective limits of a key, and what is used.
 
-        A key has its own limits and those of its account. Each value is the limit with less left.
+        A key has its own limits and those of its account. Each value is the limit with less remaining.
         """
         return _view(await self.limits.of_key(key_id, None, self.now))
 
     async def of_user(self, user_id: str) -> EffectiveLimits:
-        """Effective limits of a user, with their origin and use."""
+        """Show the effective limits of a user, and what is used."""
         return _view(await self.limits.of_user(user_id, self.now))
 
-    async def change(self, who: Principal, user_id: str, body: LimitsInput) -> EffectiveLimits:
+    async def change(self, principal: Principal, user_id: str, body: LimitsInput) -> EffectiveLimits:
         """Set limits of a user. They override those of the tier, and null removes the override.
 
         Omitted limits stay the same. Changes take effect immediately.
         """
-        await self.limits.change(who.actor, user_id, body.on)
+        await self.limits.change(principal.actor, user_id, body.on)
         return await self.of_user(user_id)
 
     async def tiers(self) -> Page[TierView]:

@@ -78,7 +78,7 @@ class OpsHandlers(Struct, frozen=True):
     registry: CollectorRegistry
 
     async def index(self) -> ServiceIndex:
-        """Name, version and paths of the gateway."""
+        """Show the name, the version and the paths of the gateway."""
         return ServiceIndex()
 
     async def health(self) -> HealthResponse:
@@ -94,7 +94,7 @@ class OpsHandlers(Struct, frozen=True):
         )
 
     async def metrics(self) -> RawBody:
-        """Metrics in Prometheus text format."""
+        """Show metrics in Prometheus text format."""
         return RawBody(generate_latest(self.registry), CONTENT_TYPE_LATEST)
 
 

@@ -33,7 +33,7 @@ class NewServer(Struct, forbid_unknown_fields=True):
 
 
 class ServerPatch(Struct, forbid_unknown_fields=True):
-    """`api_key` null: no key. An empty list of models: discover them."""
+    """`api_key` null removes the key. An empty list of models means that the gateway discovers them."""
 
     url: str | UnsetType = UNSET
     api_key: Secret | UnsetType | None = UNSET
@@ -43,8 +43,9 @@ class ServerPatch(Struct, forbid_unknown_fields=True):
 
 
 class ServerView(Struct, frozen=True):
-    """`state` is the result of the last probe; `unusable` servers have no readable API key. `models` are the
-    configured ones; `model_count` includes discovered ones. `origin`: database, file, environment, built-in.
+    """`state` is the result of the last health check; `unusable`: the API key cannot be decrypted.
+    `models` are the configured ones; `model_count` includes discovered ones. `origin`: database, file,
+    environment or built-in.
     """
 
     name: str
@@ -90,29 +91,29 @@ class ServerHandlers(Struct, frozen=True):
         ]
         return Page(rows)
 
-    async def add(self, who: Principal, body: NewServer) -> ServerView:
+    async def add(self, principal: Principal, body: NewServer) -> ServerView:
         """Add a server. It is used immediately."""
         server = _server(body)
         if any(row.name == server.name and row.origin != "table" for row in await self.now()):
             raise Conflict("server_exists", f"The configuration already has a server named {server.name}.")
-        await self.servers.add(who.actor, server)
+        await self.servers.add(principal.actor, server)
         await self.changed()
         return _view(server, self.status(server.name))
 
-    async def change(self, who: Principal, name: str, body: ServerPatch) -> ServerView:
-        """Change a server of the database. Fields that are left out stay as they are."""
+    async def change(self, principal: Principal, name: str, body: ServerPatch) -> ServerView:
+        """Change a server of the database. Omitted fields stay the same."""
         if body.url is not UNSET:
             _check_url(body.url)
         fields = structs.asdict(body)
         if body.models is not UNSET:
             fields["models"] = tuple(body.models)
-        changed = await self.servers.update(who.actor, name, ServerChanges(**fields))
+        changed = await self.servers.update(principal.actor, name, ServerChanges(**fields))
         await self.changed()
         return _view(changed, self.status(name))
 
-    async def remove(self, who: Principal, name: str) -> None:
+    async def remove(self, principal: Principal, name: str) -> None:
         """Remove a server. Running requests are completed."""
-        await self.servers.remove(who.actor, name)
+        await self.servers.remove(principal.actor, name)
         await self.changed()
 
     async def test(self, name: str) -> ServerTestResult:
@@ -150,9 +151,9 @@ def _check_url(url: str) -> None:
         raise InvalidRequest("invalid_url", f"{exc}.", param="url") from exc
 
 
-def _server(wanted: NewServer) -> Server:
-    _check_url(wanted.url)
-    fields = structs.asdict(wanted) | {"models": tuple(wanted.models), "origin": "table"}
+def _server(new: NewServer) -> Server:
+    _check_url(new.url)
+    fields = structs.asdict(new) | {"models": tuple(new.models), "origin": "table"}
     return Server(**fields)
 
 

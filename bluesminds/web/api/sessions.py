@@ -26,32 +26,32 @@ class SessionHandlers(Struct, frozen=True):
     sessions: Sessions
     users: Users
 
-    async def list(self, who: Principal) -> Page[SessionView]:
+    async def list(self, principal: Principal) -> Page[SessionView]:
         """List your sessions, newest first."""
-        return await self._list(who, who.user_id)
+        return await self._list(principal, principal.user_id)
 
-    async def revoke(self, who: Principal, session_id: str) -> None:
+    async def revoke(self, principal: Principal, session_id: str) -> None:
         """Revoke a session."""
-        await self.sessions.revoke(who.actor, who.user_id, session_id)
+        await self.sessions.revoke(principal.actor, principal.user_id, session_id)
 
-    async def revoke_others(self, who: Principal) -> None:
+    async def revoke_others(self, principal: Principal) -> None:
         """Revoke all other sessions."""
-        await self.sessions.revoke_others(who.actor, who.user_id, who.session_id)
+        await self.sessions.revoke_others(principal.actor, principal.user_id, principal.session_id)
 
-    async def list_of_user(self, who: Principal, user_id: str) -> Page[SessionView]:
+    async def list_of_user(self, principal: Principal, user_id: str) -> Page[SessionView]:
         """List the sessions of a user, newest first."""
-        return await self._list(who, (await self.users.get(user_id)).id)
+        return await self._list(principal, (await self.users.get(user_id)).id)
 
-    async def revoke_of_user(self, who: Principal, user_id: str, session_id: str) -> None:
+    async def revoke_of_user(self, principal: Principal, user_id: str, session_id: str) -> None:
         """Revoke a session of a user."""
-        await self.sessions.revoke(who.actor, (await self.users.get(user_id)).id, session_id)
+        await self.sessions.revoke(principal.actor, (await self.users.get(user_id)).id, session_id)
 
-    async def revoke_all_of_user(self, who: Principal, user_id: str) -> None:
+    async def revoke_all_of_user(self, principal: Principal, user_id: str) -> None:
         """Revoke all sessions of a user."""
-        await self.sessions.revoke_all(who.actor, (await self.users.get(user_id)).id)
+        await self.sessions.revoke_all(principal.actor, (await self.users.get(user_id)).id)
 
-    async def _list(self, who: Principal, user_id: str) -> Page[SessionView]:
-        return Page([_view(row, who) for row in await self.sessions.list(user_id)])
+    async def _list(self, principal: Principal, user_id: str) -> Page[SessionView]:
+        return Page([_view(row, principal) for row in await self.sessions.list(user_id)])
 
 
 def routes(handlers: SessionHandlers) -> list[Route]:
@@ -66,7 +66,7 @@ def routes(handlers: SessionHandlers) -> list[Route]:
     ]
 
 
-def _view(row: SessionRow, who: Principal) -> SessionView:
+def _view(row: SessionRow, principal: Principal) -> SessionView:
     return SessionView(
         id=row.id,
         created_at=format_time(row.created_at),
@@ -74,5 +74,5 @@ def _view(row: SessionRow, who: Principal) -> SessionView:
         last_seen_at=format_time(row.last_seen_at),
         address=row.address,
         user_agent=row.user_agent,
-        current=row.id == who.session_id,
+        current=row.id == principal.session_id,
     )

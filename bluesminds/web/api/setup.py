@@ -23,18 +23,18 @@ class SetupHandlers(Struct, frozen=True):
     passwords: Passwords
     throttle: Throttle
 
-    async def create_admin(self, who: Principal, body: SetupRequest) -> UserView:
+    async def create_admin(self, principal: Principal, body: SetupRequest) -> UserView:
         """Create the first administrator.
 
         This works once, with the bootstrap token that the latest start of the gateway printed.
         """
-        self.throttle.check_public_form(who.address)
+        self.throttle.check_public_form(principal.address)
         email = require_email(body.email)
         await self.users.require_token(body.token)
         password_hash = await self.passwords.hash(body.password)
         return view(
             await self.users.claim_admin(
-                who.actor, token=body.token, email=email, password_hash=password_hash
+                principal.actor, token=body.token, email=email, password_hash=password_hash
             )
         )
 

@@ -43,7 +43,7 @@ class UsageHandlers(Struct, frozen=True):
     reports: UsageReports
 
     async def totals(self, query: UsageQuery) -> Page[UsageTotals]:
-        """Usage totals of all users by day, model, key or server."""
+        """Usage totals of all users by day, model, key, user or server."""
         rows = await self.reports.totals(days=query.days, group=query.group)
         return Page([_totals(row, query.group) for row in rows])
 

@@ -57,12 +57,12 @@ class UserHandlers(Struct, frozen=True):
         rows = await self.users.list(email=query.address, after=query.after, limit=query.limit + 1)
         return Page.of(rows, query.limit, view, cursor=lambda row: row.id)
 
-    async def create(self, who: Principal, body: NewUser) -> UserView:
-        """Create a user. The address counts as confirmed."""
+    async def create(self, principal: Principal, body: NewUser) -> UserView:
+        """Create a user with a confirmed address."""
         email = require_email(body.email)
         password_hash = await self.passwords.hash(body.password)
         user = await self.users.create(
-            who.actor,
+            principal.actor,
             role=body.role,
             email=email,
             password_hash=password_hash,
@@ -75,25 +75,25 @@ class UserHandlers(Struct, frozen=True):
         """Show a user."""
         return view(await self.users.get(user_id))
 
-    async def change(self, who: Principal, user_id: str, body: UserPatch) -> UserView:
+    async def change(self, principal: Principal, user_id: str, body: UserPatch) -> UserView:
         """Change a user. Omitted fields stay the same.
 
         Changes take effect immediately. Disabling a user or changing the role ends all sessions of the user.
         The API keys of a disabled user are rejected.
         """
         changes = UserChanges(body.full_name, body.role, body.tier, body.disabled)
-        return view(await self.users.update(who.actor, user_id, changes))
+        return view(await self.users.update(principal.actor, user_id, changes))
 
-    async def delete(self, who: Principal, user_id: str) -> None:
+    async def delete(self, principal: Principal, user_id: str) -> None:
         """Delete a user.
 
         API keys and sessions of the user stop working at once. Usage and audit log are kept.
         """
-        await self.users.delete(who.actor, user_id)
+        await self.users.delete(principal.actor, user_id)
 
-    async def create_reset_link(self, who: Principal, user_id: str) -> ResetLinkView:
+    async def create_reset_link(self, principal: Principal, user_id: str) -> ResetLinkView:
         """Create a password reset link. It is also mailed to the user."""
-        return _link(await self.password_reset.create_link(who.actor, user_id))
+        return _link(await self.password_reset.create_link(principal.actor, user_id))
 
 
 def routes(handlers: UserHandlers) -> list[Route]:

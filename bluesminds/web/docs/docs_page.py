@@ -46,7 +46,7 @@ pre { background: var(--raised); padding: .75rem; border-radius: .375rem; margin
 .method { font-weight: 700; margin-right: .35rem; }
 .get { color: var(--get); } .post { color: var(--post); } .patch { color: var(--patch); }
 .delete { color: var(--delete); }
-.who { color: var(--soft); font-size: .9rem; }
+.credential { color: var(--soft); font-size: .9rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; }
 th, td { text-align: left; vertical-align: top; padding: .35rem .75rem .35rem 0;
@@ -143,12 +143,12 @@ def _section(document: Schema, tag: str, found: Iterable[tuple[str, str, Schema]
 
 
 def _operation(document: Schema, method: str, path: str, one: Schema) -> str:
-    who = " or ".join(" with ".join(choice) for choice in one["security"]) or "none"
+    credential = " or ".join(" with ".join(choice) for choice in one["security"]) or "none"
     parts = [
         f'<article id="{escape(one["operationId"])}">',
         f"<h3>{_method(method)}<code>{escape(path)}</code></h3>",
         _prose(f"{one['summary']}.\n\n{one.get('description', '')}"),
-        f'<p class="who">Credential: {escape(who)}</p>',
+        f'<p class="credential">Credential: {escape(credential)}</p>',
     ]
     if one.get("parameters"):
         rows = (
@@ -260,8 +260,8 @@ def _example(schemas: Mapping[str, Schema], schema: Schema) -> Any:  # noqa: ANN
     match schema.get("type"):
         case "object":
             fields = schema.get("properties", {})
-            wanted = schema.get("required") or list(fields)[:1]
-            return {name: _example(schemas, fields[name]) for name in wanted}
+            names = schema.get("required") or list(fields)[:1]
+            return {name: _example(schemas, fields[name]) for name in names}
         case "array":
             return []
         case "integer" | "number":

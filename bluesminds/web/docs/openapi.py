@@ -174,8 +174,8 @@ def _split_text(text: str) -> tuple[str, str]:
 
 
 def _operation_id(one: OpenAPIOperation) -> str:
-    words = [word.strip("{}") for word in one.path.split("/") if word]
-    return "_".join([one.method.lower(), *words]).replace("-", "_").replace(".", "_")
+    parts = [part.strip("{}") for part in one.path.split("/") if part]
+    return "_".join([one.method.lower(), *parts]).replace("-", "_").replace(".", "_")
 
 
 def _security(one: OpenAPIOperation) -> list[dict[str, list[str]]]:

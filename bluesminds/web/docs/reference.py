@@ -17,7 +17,7 @@ NO_MODEL: Final = "MODEL"  # in the examples while there is no model
 
 
 class Reference:
-    """`others` are the routes to describe besides its own. `url` is the public URL of the gateway.
+    """`others` are the other routes to describe. `url` is the public URL of the gateway.
     `example_model` returns the id of a model that can be used, if there is one.
     """
 

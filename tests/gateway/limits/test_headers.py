@@ -103,7 +103,7 @@ async def test_concurrent_responses_have_their_own_remaining_count(
     models.plan(*[streamed(chunk("a"), go_on, DONE)] * 3)
     left: list[str] = []
 
-    async def ask() -> None:
+    async def send_request() -> None:
         async with gateway.client(key) as client:
             body = msgspec.json.encode(STREAM | {"max_tokens": 10})
             async with client.stream("POST", "/v1/chat/completions", content=body) as answer:
@@ -114,5 +114,5 @@ async def test_concurrent_responses_have_their_own_remaining_count(
 
     async with trio.open_nursery() as nursery:
         for _ in range(3):
-            nursery.start_soon(ask)
+            nursery.start_soon(send_request)
     assert sorted(left) == ["6", "7", "8"]

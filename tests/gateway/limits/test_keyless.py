@@ -1,4 +1,4 @@
-"""Clients with a key of their own for the server: it goes there and nowhere else; addresses are limited."""
+"""Keyless clients: their key is only sent to keyless servers, and their addresses are limited."""
 
 import sqlite3
 from collections.abc import Sequence
@@ -161,13 +161,13 @@ async def test_client_key_appears_in_no_output_or_file(
     with closing(sqlite3.connect(gateway.database)) as database:
         dump = "\n".join(database.iterdump())
     files = b"".join(path.read_bytes() for path in gateway.settings.state_dir.iterdir() if path.is_file())
-    places = {
+    outputs = {
         "answers": "\n".join(outputs),
         "log": gateway.log,
         "database": dump,
         "files": files.decode("latin-1"),
     }
-    assert [place for place, text in places.items() if CLIENT_KEY in text or GATEWAY_KEY in text] == []
+    assert [name for name, text in outputs.items() if CLIENT_KEY in text or GATEWAY_KEY in text] == []
     assert "Traceback" not in gateway.log
 
 
@@ -191,8 +191,8 @@ async def test_credential_resembling_gateway_key_is_never_sent(gateway: Gateway,
         answer = await gateway.chat(key=wrong)
         assert (answer.status_code, code(answer)) == (401, "invalid_api_key"), wrong
     async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client:
-        nothing = await client.post("/v1/chat/completions", json=ASK)
-        assert (nothing.status_code, code(nothing)) == (401, "missing_api_key")
+        rejected = await client.post("/v1/chat/completions", json=ASK)
+        assert (rejected.status_code, code(rejected)) == (401, "missing_api_key")
         basic = await client.post("/v1/chat/completions", json=ASK, headers={"authorization": "Basic eDp5"})
         assert (basic.status_code, code(basic)) == (401, "invalid_api_key")
         assert (await client.get("/v1/models")).status_code == 401
@@ -249,12 +249,12 @@ async def test_race_from_one_address_allows_exactly_the_limit(
     gateway = await start_keyless(nursery, home, [entry("pass", models.url, keyless=True)], rpm=7)
     found: list[int] = []
 
-    async def ask() -> None:
+    async def send_request() -> None:
         found.append((await gateway.chat(key=CLIENT_KEY)).status_code)
 
     async with trio.open_nursery() as race:
         for _ in range(40):
-            race.start_soon(ask)
+            race.start_soon(send_request)
     assert sorted(found) == [200] * 7 + [429] * 33
 
 
@@ -311,7 +311,7 @@ async def test_keyless_server_rejecting_probe_is_alive(
 def test_keyless_server_without_keyless_mode_warns(home: Path) -> None:
     settings_of(home, [entry("one", "http://127.0.0.1:1/v1", keyless=True)], {})
     (warning,) = load(home / "gateway.toml", {}, {}).warnings
-    assert "does nothing while [keyless] is not enabled" in str(warning)
+    assert "has no effect while [keyless] is not enabled" in str(warning)
 
 
 def test_keyless_mode_without_keyless_server_is_config_error(home: Path) -> None:

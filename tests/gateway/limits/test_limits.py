@@ -85,14 +85,14 @@ async def race(gateway: Gateway, key: str, times: int, body: Mapping[str, Any] =
     """Counts of "200" and of error codes."""
     answers: Counter[str] = Counter()
 
-    async def ask(client: httpx.AsyncClient) -> None:
+    async def send_request(client: httpx.AsyncClient) -> None:
         answer = await client.post("/v1/chat/completions", json=body)
         answers[str(answer.status_code) if answer.is_success else answer.json()["error"]["code"]] += 1
 
     limits = httpx.Limits(max_connections=times)
     async with gateway.client(key, limits=limits, timeout=600) as client, trio.open_nursery() as nursery:
         for _ in range(times):
-            nursery.start_soon(ask, client)
+            nursery.start_soon(send_request, client)
     return answers
 
 
@@ -154,22 +154,22 @@ async def test_user_sees_limits_of_own_keys_only(nursery: trio.Nursery, home: Pa
     site = await deploy(nursery, home)
     ada = await site.create_user("ada@example.com", tier="starter")
     await site.create_user("eve@example.com")
-    async with site.browser() as owner, site.browser() as stranger:
+    async with site.browser() as owner, site.browser() as other:
         await owner.login("ada@example.com")
-        await stranger.login("eve@example.com")
-        made = (await owner.send("POST", "/api/keys", {"name": "k", "limits": {"tpm": 5}})).json()
+        await other.login("eve@example.com")
+        created = (await owner.send("POST", "/api/keys", {"name": "k", "limits": {"tpm": 5}})).json()
         own = (await owner.send("GET", "/api/auth/limits")).json()
         assert (own["user_id"], own["key_id"], own["tier"]) == (ada, None, "starter")
         assert own["rpm"] == {"limit": 60, "origin": "tier", "used": 0}
         for path in ("/api/keys", "/user/api-keys"):
-            of_key = (await owner.send("GET", f"{path}/{made['id']}/limits")).json()
+            of_key = (await owner.send("GET", f"{path}/{created['id']}/limits")).json()
             assert (of_key["tpm"]["limit"], of_key["tpm"]["origin"]) == (5, "key")
             assert (of_key["rpm"]["limit"], of_key["rpm"]["origin"]) == (60, "tier")
-            refused = await stranger.send("GET", f"{path}/{made['id']}/limits")
+            refused = await other.send("GET", f"{path}/{created['id']}/limits")
             assert (refused.status_code, refused.json()["error"]["code"]) == (404, "key_not_found")
         for path in (
             f"/api/admin/users/{ada}/limits",
-            f"/api/admin/keys/{made['id']}/limits",
+            f"/api/admin/keys/{created['id']}/limits",
             "/api/admin/tiers",
         ):
             assert (await owner.send("GET", path)).status_code == 403
@@ -265,8 +265,10 @@ async def test_changed_tiers_and_overrides_apply_at_once(restarter: Restarter) -
     async with gateway.operator() as client:
         person = {"email": "ada@example.com", "password": "correct horse battery", "tier": "free"}
         user = (await client.post("/api/admin/users", json=person)).json()["id"]
-        made = await client.post("/api/admin/keys", json={"name": "k", "user_id": user, "limits": {"rpm": 9}})
-        key_id, key = made.json()["id"], made.json()["key"]
+        created = await client.post(
+            "/api/admin/keys", json={"name": "k", "user_id": user, "limits": {"rpm": 9}}
+        )
+        key_id, key = created.json()["id"], created.json()["key"]
 
         async def patch(path: str, **body: Any) -> Any:
             answer = await client.patch(f"/api/admin/users/{user}{path}", json=body)
@@ -292,8 +294,8 @@ async def test_changed_tiers_and_overrides_apply_at_once(restarter: Restarter) -
         for body in ({"rpm": 0}, {"usd_total": "0"}, {"usd_total": 5}, {"rpm": True}, {"tier": "pro"}):
             answer = await client.patch(f"/api/admin/users/{user}/limits", json=body)
             assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_value"), body
-        assert (await client.patch("/api/admin/users/nobody/limits", json={"rpm": 1})).status_code == 404
-        assert (await client.get("/api/admin/keys/nothing/limits")).status_code == 404
+        assert (await client.patch("/api/admin/users/unknown/limits", json={"rpm": 1})).status_code == 404
+        assert (await client.get("/api/admin/keys/unknown/limits")).status_code == 404
     assert len(entries) == 2
     assert {audit_entry["subject"] for audit_entry in entries} == {user}
 

@@ -312,14 +312,14 @@ class Limits(RuleBasedStateMachine):
     def check_rejection(self, caller: Caller, estimate: Estimate, exc: RateLimited) -> None:
         subjects = (f"key:{caller.key_id}", f"user:{caller.user_id}")
         self.roll_over(subjects)
-        wanted = {"rpm": 1, "concurrency": 1}
-        wanted |= dict.fromkeys(["tpm", "tokens_per_day", "tokens_per_month"], estimate.tokens)
-        wanted |= dict.fromkeys(["usd_per_day", "usd_per_month", "usd_total"], estimate.nano or 0)
+        needed = {"rpm": 1, "concurrency": 1}
+        needed |= dict.fromkeys(["tpm", "tokens_per_day", "tokens_per_month"], estimate.tokens)
+        needed |= dict.fromkeys(["usd_per_day", "usd_per_month", "usd_total"], estimate.nano or 0)
         full = {
             name
             for subject in subjects
             for name, used in self.in_use(subject, WINDOW_SECONDS + 1).items()
-            if 0 < getattr(self.limits[subject], name) < used + wanted[name]
+            if 0 < getattr(self.limits[subject], name) < used + needed[name]
         }
         named = NAMED.get(exc.code)
         assert full if named is None else named in full

@@ -111,7 +111,7 @@ async def test_rejected_request_changes_no_counter(mock_clock: MockClock) -> Non
 
 
 async def test_rejection_by_account_leaves_key_counters_unchanged(mock_clock: MockClock) -> None:
-    """What the account refuses has taken nothing of the key, and the other way round."""
+    """A rejection by the limits of the account leaves the counters of the key unchanged, and vice versa."""
     one = make_caller(rpm=5, user=LimitSet(rpm=2))
     other = make_caller(key_id="other", rpm=1, user=LimitSet(rpm=2))
     limiter = open_limiter(one, other)
@@ -281,13 +281,13 @@ async def test_reservation_settled_twice_returns_one_slot() -> None:
 
 async def test_keys_of_one_account_share_its_limits() -> None:
     limits = LimitSet(rpm=2)
-    callers = [make_caller(rpm=1, user=limits), make_caller(key_id="other", rpm=5, user=limits)]
-    stranger = make_caller(key_id="strange", user_id="stranger", rpm=1, user=limits)
-    limiter = open_limiter(*callers, stranger)
+    callers = [make_caller(rpm=1, user=limits), make_caller(key_id="second", rpm=5, user=limits)]
+    other = make_caller(key_id="other", user_id="other", rpm=1, user=limits)
+    limiter = open_limiter(*callers, other)
     limiter.reserve(callers[0], SMALL)
     limiter.reserve(callers[1], SMALL)
     assert "The account" in rejection(limiter, callers[1]).message
-    limiter.reserve(stranger, SMALL)
+    limiter.reserve(other, SMALL)
 
 
 async def test_changed_limit_keeps_counted_usage() -> None:
@@ -322,7 +322,7 @@ async def test_restore_counts_last_minute_of_previous_process(mock_clock: MockCl
     limiter = RateLimiter(wall, Calendar(UTC), lambda: True)
     limiter.restore(
         [
-            RecentUse("k", "u", noon - 100, 9, 9),  # a minute of before
+            RecentUse("k", "u", noon - 100, 9, 9),  # from before the restart
             RecentUse("k", "u", noon - 40, 3, 30),
             RecentUse("other", "u", noon - 10, 1, 20),
             RecentUse("k", "u", noon, 1, 0),
@@ -476,7 +476,7 @@ async def test_sweep_closes_only_idle_accounts(mock_clock: MockClock) -> None:
     assert limiter.is_open(idle)
     mock_clock.jump(2)
     limiter.sweep()
-    assert limiter.is_open(idle)  # it has been asked for
+    assert limiter.is_open(idle)  # the lookup keeps it open
     mock_clock.jump(IDLE_SECONDS + 1)
     limiter.sweep()
     assert not limiter.is_open(idle)
@@ -488,7 +488,7 @@ async def test_sweep_closes_only_idle_accounts(mock_clock: MockClock) -> None:
 
 
 async def test_sweep_keeps_accounts_with_unwritten_rows(mock_clock: MockClock) -> None:
-    """Also when it takes longer than an account is kept: opened again it would not know of it."""
+    """An account that is reopened from the store would not count rows that are not stored yet."""
     late, idle = make_caller(key_id="late", user_id="late"), make_caller(key_id="idle", user_id="idle")
     limiter = open_limiter(late, idle)
     limiter.reserve(idle, SMALL).settle(10)

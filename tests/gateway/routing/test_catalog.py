@@ -25,7 +25,7 @@ def test_discovered_models_fill_catalog() -> None:
     found = {
         "asked": [ModelRow("b", 5, "them"), ModelRow("m")],
         "named": [ModelRow("hidden")],
-        "gone": [ModelRow("x")],
+        "removed": [ModelRow("x")],
     }
     catalog = ModelCatalog([server("named"), server("asked", models=())], found)
     assert [row.id for row in catalog.models()] == ["b", "m"]
@@ -39,24 +39,24 @@ async def test_added_and_removed_servers_apply_at_once(nursery: trio.Nursery, ho
     second: ModelServer = await nursery.start(model_server.serve, "org/other")
     gateway = await gateways.start(nursery, home, servers=[entry("first", first.url, models=[])])
     assert gateway.running.models == ["one-model"]
-    ask = {"model": "org/other", "messages": []}
-    assert (await gateway.chat(ask)).json()["error"]["code"] == "model_not_found"
+    body = {"model": "org/other", "messages": []}
+    assert (await gateway.chat(body)).json()["error"]["code"] == "model_not_found"
     async with gateway.operator() as client:
-        wanted = {"name": "second", "url": second.url, "api_key": "sk-table"}
-        assert (await client.post("/api/admin/servers", json=wanted)).status_code == 201
-        assert (await client.post("/api/admin/servers", json=wanted)).status_code == 409
+        added = {"name": "second", "url": second.url, "api_key": "sk-table"}
+        assert (await client.post("/api/admin/servers", json=added)).status_code == 201
+        assert (await client.post("/api/admin/servers", json=added)).status_code == 409
         tested = (await client.post("/api/admin/servers/second/test")).json()
         assert (tested["ok"], tested["models"]) == (True, ["org/other"])
-        assert (await gateway.chat(ask)).status_code == 200
+        assert (await gateway.chat(body)).status_code == 200
         assert second.asked[0].header(b"authorization") == b"Bearer sk-table"
         listed = (await client.get("/api/admin/servers")).json()["data"]
         assert [(row["name"], row["origin"], row["has_api_key"]) for row in listed] == [
             ("first", "file", False),
-            ("second", "table", True),
+            ("second", "database", True),
         ]
         assert "sk-table" not in str(listed)
         assert (await client.delete("/api/admin/servers/second")).status_code == 204
         assert (await client.delete("/api/admin/servers/second")).status_code == 404
         assert (await client.delete("/api/admin/servers/first")).status_code == 404
         assert (await client.post("/api/admin/servers/none/test")).status_code == 404
-    assert (await gateway.chat(ask)).json()["error"]["code"] == "model_not_found"
+    assert (await gateway.chat(body)).json()["error"]["code"] == "model_not_found"

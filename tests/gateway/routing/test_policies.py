@@ -64,9 +64,9 @@ def test_weights_set_probability_of_every_order() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(1, 10_000), st.integers(-3, 3)), min_size=1, max_size=8), st.randoms())
-def test_targets_contain_every_server_once(wanted: list[tuple[int, int]], source: random.Random) -> None:
+def test_targets_contain_every_server_once(servers: list[tuple[int, int]], source: random.Random) -> None:
     servers = [
-        server(str(n), weight=weight, priority=priority) for n, (weight, priority) in enumerate(wanted)
+        server(str(n), weight=weight, priority=priority) for n, (weight, priority) in enumerate(servers)
     ]
     targets = select_targets(
         ModelCatalog(servers, {}), CHAT, "m", usable=lambda name: True, random=source.random

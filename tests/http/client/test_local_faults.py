@@ -70,8 +70,8 @@ async def test_connect_with_local_error_raises_local_resource_error(
 def test_failure_of_this_machine_is_503_and_blames_no_server() -> None:
     failure = classify_error(LocalResourceError("text", phase="connect", sent=False))
     assert not failure.blames_server
-    assert (failure.told.status, failure.told.code) == (503, "local_resource_exhausted")
-    assert failure.told.headers["retry-after"] == "1"
+    assert (failure.error.status, failure.error.code) == (503, "local_resource_exhausted")
+    assert failure.error.headers["retry-after"] == "1"
     assert classify_error(ConnectFailed("text", phase="connect", sent=False)).blames_server
 
 
@@ -84,6 +84,7 @@ print(raise_descriptor_limit(needed), *resource.getrlimit(resource.RLIMIT_NOFILE
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("soft", "hard", "needed", "printed"),
     [(64, 500, 100, "500 500 500"), (64, 500, 1000, "500 500 500"), (200, 500, 100, "200 200 500")],

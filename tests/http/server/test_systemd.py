@@ -110,6 +110,7 @@ ACTIVATED = textwrap.dedent("""
 """)
 
 
+@pytest.mark.process
 def test_inherited_sockets_are_served() -> None:
     first, second = socket.create_server(("127.0.0.1", 0)), socket.create_server(("127.0.0.1", 0))
     script = f"""import os

@@ -295,5 +295,5 @@ async def test_a_schema_that_cannot_be_met_is_refused(demo: Demo) -> None:
     response = await demo.post("/chat/completions", model="demo/echo", messages=USER, response_format=form)
     assert response.status_code == 400
     assert response.json()["error"]["message"] == (
-        "The demo server cannot make an instance of the JSON Schema: it uses the keyword `not`."
+        "The demo server cannot generate an instance of the JSON Schema: the keyword `not` is not supported."
     )

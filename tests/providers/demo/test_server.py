@@ -100,7 +100,7 @@ async def test_the_cut_model_breaks_the_connection(sdk: AsyncOpenAI, demo: Demo)
             "tool_choice",
         ),
         ("/completions", {"prompt": ["a", 1]}, "prompt mixes texts and token numbers in one list.", "prompt"),
-        ("/completions", {"prompt": ["a"] * 17}, "prompt must have from 1 to 16 texts.", "prompt"),
+        ("/completions", {"prompt": ["a"] * 17}, "prompt must contain 1 to 16 texts.", "prompt"),
         ("/embeddings", {"input": []}, "input must have a text, and no text may be empty.", "input"),
         ("/embeddings", {"input": [""]}, "input must have a text, and no text may be empty.", "input"),
         (

@@ -38,7 +38,7 @@ async def test_audit_api_lists_filters_and_verifies(gateway: Gateway) -> None:
         assert (len(rest["data"]), rest["next_cursor"]) == (len(everything) - 2, None)
         assert (await listed(limit=len(everything)))["next_cursor"] is None
         assert await numbers(action="server.add") == [added["seq"]]
-        assert await numbers(actor="nobody") == []
+        assert await numbers(actor="unknown") == []
         assert await numbers(until=added["at"]) == everything[-added["seq"] + 1 :]
         assert added["seq"] in await numbers(since=added["at"])
         assert added["seq"] in await numbers(since=added["at"].replace("Z", "+00:00"))
@@ -55,16 +55,16 @@ async def test_audit_api_lists_filters_and_verifies(gateway: Gateway) -> None:
             answer = await client.get("/api/admin/audit", params=query)
             assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), query
 
-        whole = (await client.get("/api/admin/audit/verify")).json()
-        assert (whole["ok"], whole["rows"]) == (True, len(everything))
-        noted = {"noted": whole["end"]}
-        assert (await client.get("/api/admin/audit/verify", params=noted)).json() == whole
+        result = (await client.get("/api/admin/audit/verify")).json()
+        assert (result["ok"], result["rows"]) == (True, len(everything))
+        noted = {"noted": result["end"]}
+        assert (await client.get("/api/admin/audit/verify", params=noted)).json() == result
         empty = {"noted": "0:"}  # what an empty log tells
-        assert (await client.get("/api/admin/audit/verify", params=empty)).json() == whole
+        assert (await client.get("/api/admin/audit/verify", params=empty)).json() == result
         gateway.alter(f"DELETE FROM audit WHERE seq = {added['seq']}")  # noqa: S608
         broken = (await client.get("/api/admin/audit/verify", params=noted)).json()
         assert (broken["ok"], broken["damage"], broken["rows"]) == (False, "removed", added["seq"] - 1)
-        assert f"row {added['seq']} is missing" in broken["message"]
+        assert f"entry {added['seq']} is missing" in broken["message"]
         answer = await client.get("/api/admin/audit/verify", params={"noted": "1"})
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, "noted")
 

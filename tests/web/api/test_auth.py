@@ -20,8 +20,8 @@ ADA, BOB, EVE = "ada@example.com", "bob@example.com", "eve@example.com"
 NEW = "another horse battery"
 
 
-class Hands:
-    """A clock that is moved by hand."""
+class ManualClock:
+    """A clock that the test moves."""
 
     def __init__(self) -> None:
         self.now = 1_800_000_000_000
@@ -152,7 +152,7 @@ async def test_admin_email_becomes_administrator_only_when_confirmed(
         token = site.gateway.running.first_run.bootstrap_token
         claim = {"token": token, "email": EVE, "password": PASSWORD}
         assert code_of(await ada.send("POST", "/api/setup", claim)) == "invalid_bootstrap_token"
-        # Another account that moves to such an address proves it too.
+        # Another account cannot change to this address, because it is taken.
     async with site.browser() as bob:
         assert (await bob.register(BOB)) and await bob.is_signed_in()
         answer = await bob.send("POST", "/api/auth/email", {"email": ADA, "password": PASSWORD})
@@ -243,13 +243,13 @@ async def test_invitation_withdrawn_stops_working(nursery: trio.Nursery, home: P
         site.browser() as bob,
         site.gateway.operator() as operator,
     ):
-        made = {
+        invited = {
             email: (await operator.post(invites, json={"email": email})).json() for email in (ADA, BOB, EVE)
         }
-        links = {email: one.pop("url") for email, one in made.items()}
+        links = {email: one.pop("url") for email, one in invited.items()}
         assert code_of(await bob.sign_up(BOB, invite=(await site.mail.arrived(BOB)).token)) == "202"
         open_ones = (await operator.get(invites)).json()
-        assert open_ones["data"] == [made[ADA], made[EVE]], "the invitation of Bob is used"
+        assert open_ones["data"] == [invited[ADA], invited[EVE]], "the invitation of Bob is used"
         assert open_ones["next_cursor"] is None
         assert (await site.mail.arrived(ADA)).token not in str(open_ones)
         first = (await operator.get(invites, params={"limit": 1})).json()
@@ -257,26 +257,26 @@ async def test_invitation_withdrawn_stops_working(nursery: trio.Nursery, home: P
         assert first["data"] + rest["data"] == open_ones["data"]
         found = (await operator.get(invites, params={"email": ADA.upper()})).json()["data"]
         assert found == first["data"]
-        assert (await operator.get(invites, params={"email": "nobody"})).json()["data"] == []
-        one = f"{invites}/{made[ADA]['id']}"
+        assert (await operator.get(invites, params={"email": "unknown"})).json()["data"] == []
+        one = f"{invites}/{invited[ADA]['id']}"
         for missing in (one.upper().replace("/API/ADMIN/INVITES", invites), f"{invites}/nothing"):
             assert code_of(await operator.delete(missing)) == "invite_not_found"
         assert code_of(await operator.delete(one)) == "204"
-        for missing in (one, f"{invites}/{made[BOB]['id']}", f"{invites}/{links[ADA].partition('=')[2]}"):
+        for missing in (one, f"{invites}/{invited[BOB]['id']}", f"{invites}/{links[ADA].partition('=')[2]}"):
             assert code_of(await operator.delete(missing)) == "invite_not_found"
         refused = await ada.sign_up(ADA, invite=(await site.mail.arrived(ADA)).token)
         assert code_of(refused) == "invalid_token"
         assert (await operator.get(invites)).json() == rest
         assert code_of(await operator.get(f"{invites}?after=x")) == "invalid_value"
         (used,) = (await operator.get("/api/admin/audit", params={"action": "invite.use"})).json()["data"]
-        assert (used["subject"], used["detail"]) == (BOB, {"before": {"invite_id": made[BOB]["id"]}})
+        assert (used["subject"], used["detail"]) == (BOB, {"before": {"invite_id": invited[BOB]["id"]}})
         log = (await operator.get("/api/admin/audit", params={"subject": ADA})).json()["data"]
         assert [(row["actor"], row["action"]) for row in log] == [
             ("operator", "user.uninvite"),
             ("operator", "user.invite"),
         ]
         assert log[0]["detail"]["before"] == log[1]["detail"]["after"]
-        assert log[0]["detail"]["before"]["invite_id"] == made[ADA]["id"]
+        assert log[0]["detail"]["before"]["invite_id"] == invited[ADA]["id"]
 
 
 async def test_password_reset_works_once_and_ends_all_sessions(site: Deployment) -> None:
@@ -302,7 +302,7 @@ async def test_password_reset_works_once_and_ends_all_sessions(site: Deployment)
         assert sorted(outcomes) == ["204", *["invalid_token"] * 3]
         outcomes.clear()
         await reset(second, NEW)
-        assert outcomes == ["invalid_token"], "the other link is worth nothing any more"
+        assert outcomes == ["invalid_token"], "a used link invalidates the others"
         assert not await ada.is_signed_in() and not await laptop.is_signed_in()
         assert code_of(await ada.login(ADA)) == "invalid_credentials"
         logins = [await ada.login(ADA, f"{NEW} {number}") for number in range(4)]
@@ -344,11 +344,11 @@ async def test_email_change_takes_effect_when_confirmed(site: Deployment) -> Non
         assert (await ada.send("GET", "/api/auth/me")).json()["email"] == ADA
         mail = await site.mail.arrived(BOB)
         assert (await ada.confirm(mail.token)).json()["email"] == BOB
-        assert await ada.is_signed_in(), "one's own change"
+        assert await ada.is_signed_in(), "the session that requested the change is kept"
         assert (await site.mail.arrived(ADA, 3)).message["subject"] == "Your e-mail address was changed"
         late = {"token": reset.token, "password": NEW}
         assert code_of(await eve.send("POST", "/api/auth/password/reset", late)) == "invalid_token"
-        # Two who want one address: the first to confirm has it.
+        # Two users change to one address: only the first confirmation succeeds.
         for browser in (ada, eve):
             await browser.send("POST", "/api/auth/email", {"email": "c@example.com", "password": PASSWORD})
         await eventually(lambda: len(site.mail.to("c@example.com")) == 2)
@@ -359,7 +359,7 @@ async def test_email_change_takes_effect_when_confirmed(site: Deployment) -> Non
 
 
 async def test_link_after_its_lifetime_is_rejected(nursery: trio.Nursery, home: Path) -> None:
-    clock = Hands()
+    clock = ManualClock()
     site = await deploy(nursery, home, clock=clock, signup="open", verify_lifetime=600, reset_lifetime=60)
     async with site.browser() as ada:
         await ada.sign_up(ADA)
@@ -380,7 +380,7 @@ async def test_link_after_its_lifetime_is_rejected(nursery: trio.Nursery, home: 
 
 
 async def test_unconfirmed_account_is_deleted_and_audited(nursery: trio.Nursery, home: Path) -> None:
-    clock = Hands()
+    clock = ManualClock()
     site = await deploy(nursery, home, clock=clock, signup="open")
     unconfirmed = "SELECT count(*) FROM users WHERE email IS NOT NULL"
     async with site.browser() as ada:
@@ -402,7 +402,7 @@ def rows(gateway: Gateway, sql: str) -> list[tuple[Any, ...]]:
 
 
 async def test_session_idle_or_old_expires(nursery: trio.Nursery, home: Path) -> None:
-    clock = Hands()
+    clock = ManualClock()
     site = await deploy(
         nursery, home, clock=clock, signup="open", session_idle=600, session_lifetime=3600, max_sessions=3
     )
@@ -434,19 +434,19 @@ async def test_session_idle_or_old_expires(nursery: trio.Nursery, home: Path) ->
 
 
 async def test_session_last_use_is_stored_at_most_once_a_minute(nursery: trio.Nursery, home: Path) -> None:
-    clock = Hands()
+    clock = ManualClock()
     site = await deploy(nursery, home, clock=clock, signup="open")
-    seen = "SELECT last_seen_at FROM sessions"
+    last_use = "SELECT last_seen_at FROM sessions"
     async with site.browser() as ada:
         await ada.register(ADA)
         began = clock.now
         clock.now += 59_999
-        assert await ada.is_signed_in() and rows(site.gateway, seen) == [(began,)]
+        assert await ada.is_signed_in() and rows(site.gateway, last_use) == [(began,)]
         clock.now += 1
-        assert await ada.is_signed_in() and rows(site.gateway, seen) == [(clock.now,)]
+        assert await ada.is_signed_in() and rows(site.gateway, last_use) == [(clock.now,)]
         site.gateway.alter("CREATE TRIGGER t BEFORE UPDATE ON sessions BEGIN SELECT RAISE(ABORT, 'no'); END")
         clock.now += 60_000
-        assert await ada.is_signed_in(), "also while nothing can be written"
+        assert await ada.is_signed_in(), "the database cannot be written, but it can be read"
 
 
 async def test_user_lists_and_revokes_own_sessions(sqlite_site: Deployment) -> None:
@@ -488,7 +488,7 @@ async def test_administrator_lists_and_revokes_sessions_of_a_user(sqlite_site: D
             listed = (await operator.get(sessions)).json()["data"]
             assert len(listed) == 2 and not any(one["current"] for one in listed)
             assert code_of(await operator.delete(f"{sessions}/{listed[0]['id']}")) == "204"
-            assert [await who.is_signed_in() for who in (ada, laptop, eve)] == [True, False, True], (
+            assert [await browser.is_signed_in() for browser in (ada, laptop, eve)] == [True, False, True], (
                 "the newest"
             )
             theirs = (await operator.get(f"/api/admin/users/{eve_id}/sessions")).json()["data"][0]["id"]
@@ -496,18 +496,18 @@ async def test_administrator_lists_and_revokes_sessions_of_a_user(sqlite_site: D
             await laptop.login(ADA)
             for method in ("GET", "DELETE"):
                 aside = await operator.request(method, f"{sessions}?session_id={theirs}")
-                assert code_of(aside) == "invalid_value", "not all of them"
+                assert code_of(aside) == "invalid_value", "unknown parameters must not be ignored"
             there = (await operator.get(sessions)).json()["data"]
             assert len(there) == 2
             for _ in range(2):
                 assert code_of(await operator.delete(sessions)) == "204"
-            assert [await who.is_signed_in() for who in (ada, laptop, eve)] == [False, False, True]
+            assert [await browser.is_signed_in() for browser in (ada, laptop, eve)] == [False, False, True]
             assert (await operator.get(sessions)).json()["data"] == []
             for method, rest in (("GET", ""), ("DELETE", ""), ("DELETE", f"/{theirs}")):
                 missing = await operator.request(method, f"/api/admin/users/{'0' * 36}/sessions{rest}")
                 assert code_of(missing) == "user_not_found"
             log = (await operator.get("/api/admin/audit", params={"action": "session.end_all"})).json()
-            found = [(act["actor"], act["subject"], act["detail"]["before"]) for act in log["data"]]
+            found = [(row["actor"], row["subject"], row["detail"]["before"]) for row in log["data"]]
             assert len(found) == 1 and found[0][:2] == ("operator", ada_id)
             assert found[0][2]["session_ids"] == [one["id"] for one in reversed(there)]
 
@@ -530,12 +530,12 @@ async def test_login_again_replaces_the_current_session(sqlite_site: Deployment)
         async with sqlite_site.browser(cookie=f"bluesminds={first}") as thief:
             assert not await thief.is_signed_in()
         assert await ada.is_signed_in()
-    acts = "SELECT action FROM audit WHERE action LIKE 'session.%' ORDER BY seq"
-    assert rows(sqlite_site.gateway, acts) == [("session.begin",), ("session.begin",), ("session.end",)]
+    actions = "SELECT action FROM audit WHERE action LIKE 'session.%' ORDER BY seq"
+    assert rows(sqlite_site.gateway, actions) == [("session.begin",), ("session.begin",), ("session.end",)]
 
 
 async def test_login_after_clock_step_back_creates_a_session(nursery: trio.Nursery, home: Path) -> None:
-    clock = Hands()
+    clock = ManualClock()
     site = await deploy(nursery, home, clock=clock, signup="open", max_sessions=1)
     await site.create_user(ADA)
     async with site.browser() as ada, site.browser() as laptop:
@@ -578,8 +578,8 @@ async def test_cookie_attributes_protect_the_session(sqlite_site: Deployment) ->
             r"__Host-bluesminds=bms_[\w-]{43}; Path=/; Max-Age=2592000; HttpOnly; SameSite=Lax; Secure",
             cookie,
         )
-        gone = await ada.send("POST", "/api/auth/logout", headers={"cookie": cookie.partition(";")[0]})
-        assert gone.headers["set-cookie"].startswith("__Host-bluesminds=; Path=/; Max-Age=0; ")
+        logout = await ada.send("POST", "/api/auth/logout", headers={"cookie": cookie.partition(";")[0]})
+        assert logout.headers["set-cookie"].startswith("__Host-bluesminds=; Path=/; Max-Age=0; ")
         bearer = await ada.login(ADA, bearer=True)
         assert "set-cookie" not in bearer.headers
         assert re.fullmatch(r"bms_[\w-]{43}", bearer.json()["token"])
@@ -690,7 +690,7 @@ async def test_mail_to_one_mailbox_is_limited(sqlite_site: Deployment) -> None:
 
 async def test_public_forms_without_effect_are_not_audited(sqlite_site: Deployment) -> None:
     """Anonymous clients could fill the log. Both cases take one commit, so the response time is the same."""
-    ada, bob = await sqlite_site.create_user("carol@example.com"), "nobody@example.com"
+    ada, bob = await sqlite_site.create_user("carol@example.com"), "unknown@example.com"
     async with sqlite_site.browser() as eve:
 
         async def recorded() -> list[tuple[str, str]]:

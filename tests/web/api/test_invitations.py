@@ -1,4 +1,4 @@
-"""Invitations end when their address gets an account, on both engines; nothing of them is left to be used."""
+"""Invitations are deleted when their address gets an account, on both engines."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -66,16 +66,16 @@ async def test_invitation_used_deletes_others_to_its_address(site: Deployment) -
 
 async def test_account_created_for_invited_address_deletes_the_invitation(site: Deployment) -> None:
     async with site.browser() as bob, site.gateway.operator() as operator:
-        made, token = await invite(site, operator, BOB)
+        invited, token = await invite(site, operator, BOB)
         user_id = await site.create_user(BOB.upper())
         assert await open_to(operator, BOB) == []
         (created,) = await log(operator, subject=user_id)
-        assert created["detail"]["after"]["ended_invite_ids"] == [made]
+        assert created["detail"]["after"]["ended_invite_ids"] == [invited]
         assert code_of(await bob.sign_up(BOB, invite=token)) == "invalid_token"
 
 
 async def test_expired_invitation_is_deleted_with_the_others(nursery: trio.Nursery, home: Path) -> None:
-    """It would be good again when the clock is set back."""
+    """Otherwise it would be valid again after the clock is set back."""
     wall = Wall()
     site = await deploy(nursery, home, signup="open", clock=wall)
     async with site.browser() as bob, site.gateway.operator() as operator:
@@ -92,35 +92,35 @@ async def test_account_disabled_deletes_invitations_to_its_address(site: Deploym
     async with site.browser() as bob, site.gateway.operator() as operator:
         await bob.sign_up(BOB)
         user_id = (await operator.get("/api/admin/users", params={"email": BOB})).json()["data"][0]["id"]
-        made, token = await invite(site, operator, BOB)
+        invited, token = await invite(site, operator, BOB)
         await operator.patch(f"/api/admin/users/{user_id}", json={"tier": "pro"})
-        assert await open_to(operator, BOB) == [made], "and other changes do not"
+        assert await open_to(operator, BOB) == [invited], "other changes keep the invitation"
         for disabled in (True, False):
             await operator.patch(f"/api/admin/users/{user_id}", json={"disabled": disabled})
         assert await open_to(operator, BOB) == []
-        assert (await log(operator, subject=user_id))[1]["detail"]["after"]["ended_invite_ids"] == [made]
+        assert (await log(operator, subject=user_id))[1]["detail"]["after"]["ended_invite_ids"] == [invited]
         assert code_of(await bob.sign_up(BOB, invite=token)) == "invalid_token"
 
 
 async def test_invitations_to_one_address_are_withdrawn_together(site: Deployment) -> None:
     invites = "/api/admin/invites"
     async with site.browser() as bob, site.gateway.operator() as operator:
-        made = [await invite(site, operator, email) for email in (BOB, BOB.title(), CARL)]
+        invited = [await invite(site, operator, email) for email in (BOB, BOB.title(), CARL)]
         done = await operator.delete(invites, params={"email": BOB.upper()})
-        assert (done.status_code, done.json()) == (200, {"withdrawn": [made[0][0], made[1][0]]})
+        assert (done.status_code, done.json()) == (200, {"withdrawn": [invited[0][0], invited[1][0]]})
         events = await log(operator, action="user.uninvite")
-        assert [(act["subject"], act["detail"]["before"]["invite_id"]) for act in events] == [
-            (BOB.title(), made[1][0]),
-            (BOB, made[0][0]),
+        assert [(row["subject"], row["detail"]["before"]["invite_id"]) for row in events] == [
+            (BOB.title(), invited[1][0]),
+            (BOB, invited[0][0]),
         ]
-        for _, token in made[:2]:
+        for _, token in invited[:2]:
             assert code_of(await bob.sign_up(BOB, invite=token)) == "invalid_token"
-        for email in (BOB, "nobody", ""):
+        for email in (BOB, "unknown", ""):
             answer = await operator.delete(invites, params={"email": email})
             assert code_of(answer) == "invite_not_found"
         answer = await operator.delete(invites)
         assert (code_of(answer), answer.json()["error"]["param"]) == ("invalid_value", "email")
-        assert await open_to(operator, CARL) == [made[2][0]], "invitations to other addresses stay"
+        assert await open_to(operator, CARL) == [invited[2][0]], "invitations to other addresses stay"
 
 
 async def test_withdrawal_concurrent_with_use_is_all_or_nothing(site: Deployment) -> None:

@@ -70,7 +70,7 @@ async def test_key_is_created_used_changed_rotated_and_revoked(site: Deployment)
     async with site.browser() as ada:
         user_id = await sign_in(site, ada, ADA)
         soon = datetime.now(UTC) + timedelta(hours=2)
-        wanted = {
+        fields = {
             "name": "laptop",
             "scopes": ["chat.completions"],
             "allowed_models": ["m", "gpt-5*"],
@@ -80,9 +80,9 @@ async def test_key_is_created_used_changed_rotated_and_revoked(site: Deployment)
             "expires_at": soon.isoformat(),
             "metadata": {"team": "blues", "größe": "x" * 512},
         }
-        made = await ada.send("POST", "/api/keys", wanted)
-        assert made.status_code == 201, made.text
-        row = made.json()
+        created = await ada.send("POST", "/api/keys", fields)
+        assert created.status_code == 201, created.text
+        row = created.json()
         key = row.pop("key")
         assert row.keys() == FIELDS and row["limits"].keys() == LIMITS
         assert (row["user_id"], row["name"], row["prefix"], row["last4"]) == (
@@ -102,7 +102,7 @@ async def test_key_is_created_used_changed_rotated_and_revoked(site: Deployment)
         assert {row[name] for name in ("revoked_at", "last_used_at", "rotated_at", "previous_until")} == {
             None
         }
-        assert row["metadata"] == wanted["metadata"]
+        assert row["metadata"] == fields["metadata"]
         path = f"/api/keys/{row['id']}"
         assert (await ada.send("GET", path)).json() == row
 
@@ -115,14 +115,14 @@ async def test_key_is_created_used_changed_rotated_and_revoked(site: Deployment)
         expected = row | {"allowed_origins": None, "limits": row["limits"] | {"rpm": None, "tpm": 9000}}
         assert changed == expected
         assert (await site.gateway.chat(key=key)).status_code == 200
-        assert (await ada.send("PATCH", path, {})).json() == expected, "nothing said, nothing changed"
+        assert (await ada.send("PATCH", path, {})).json() == expected, "an empty change has no effect"
         money = (await ada.send("PATCH", path, {"limits": {"usd_per_day": "12.50"}})).json()["limits"]
         assert money == expected["limits"] | {"usd_per_day": "12.5"}
         assert (await ada.send("PATCH", path, {"limits": {"usd_per_day": None}})).json() == expected
 
-        made = await ada.send("POST", f"{path}/rotate", {"overlap_seconds": 60})
-        assert made.status_code == 201
-        new = made.json()
+        created = await ada.send("POST", f"{path}/rotate", {"overlap_seconds": 60})
+        assert created.status_code == 201
+        new = created.json()
         new_key = new.pop("key")
         same = FIELDS - {"prefix", "last4", "rotated_at", "previous_until", "last_used_at"}
         assert {name: new[name] for name in same} == {name: expected[name] for name in same}
@@ -133,13 +133,15 @@ async def test_key_is_created_used_changed_rotated_and_revoked(site: Deployment)
             assert (await site.gateway.chat(key=good)).status_code == 200
         assert (await ada.send("DELETE", f"{path}/previous")).status_code == 204
         assert code_of(await site.gateway.chat(key=key)) == "api_key_expired"
-        assert (await ada.send("DELETE", f"{path}/previous")).status_code == 204, "nothing is left to end"
+        assert (await ada.send("DELETE", f"{path}/previous")).status_code == 204, (
+            "there is no previous secret to end"
+        )
         assert (await site.gateway.chat(key=new_key)).status_code == 200
 
         newest = (await ada.send("POST", f"{path}/rotate", {"overlap_seconds": 60})).json()["key"]
         assert (await ada.send("DELETE", path)).status_code == 204
-        for gone in (new_key, newest):
-            assert code_of(await site.gateway.chat(key=gone)) == "api_key_revoked"
+        for revoked in (new_key, newest):
+            assert code_of(await site.gateway.chat(key=revoked)) == "api_key_revoked"
         assert (await ada.send("GET", path)).json()["revoked_at"] is not None, "the row stays"
         for method, below in (("DELETE", ""), ("PATCH", ""), ("POST", "/rotate"), ("DELETE", "/previous")):
             again = await ada.send(method, path + below, None if method == "DELETE" else {})
@@ -164,27 +166,27 @@ async def test_key_usage_reports_requests_by_day(
     site = await deploy(nursery, home, servers=[entry("one", models.url)], clock=Noon(), sections=sections)
     async with site.browser() as ada:
         await sign_in(site, ada, ADA)
-        made = (await ada.send("POST", "/api/keys", {"name": "a"})).json()
+        created = (await ada.send("POST", "/api/keys", {"name": "a"})).json()
         idle = (await ada.send("POST", "/api/keys", {"name": "b"})).json()
         for _ in range(3):
-            assert (await site.gateway.chat(key=made["key"])).status_code == 200
+            assert (await site.gateway.chat(key=created["key"])).status_code == 200
         usage: dict[str, Any] = {}
 
         async def is_counted() -> bool:
-            answer = await ada.send("GET", f"/api/keys/{made['id']}/usage?days=1")
+            answer = await ada.send("GET", f"/api/keys/{created['id']}/usage?days=1")
             assert answer.status_code == 200, answer.text
             usage.update(answer.json())
             return bool(usage["requests"] == 3)
 
         await eventually(is_counted)
-        assert usage["id"] == made["id"]
+        assert usage["id"] == created["id"]
         assert usage["errors"] == 0 and usage["input_tokens"] > 0
         (day,) = usage["days"]
         assert day["day"] == DAY
         sums = set(day) - {"day"}
         assert {name: day[name] for name in sums} == {name: usage[name] for name in sums}
-        nothing = (await ada.send("GET", f"/api/keys/{idle['id']}/usage")).json()
-        assert (nothing["requests"], nothing["days"], nothing["cost_usd"]) == (0, [], "0")
+        unused = (await ada.send("GET", f"/api/keys/{idle['id']}/usage")).json()
+        assert (unused["requests"], unused["days"], unused["cost_usd"]) == (0, [], "0")
         for days in ("0", "367", "x", "-1"):
             assert (
                 code_of(await ada.send("GET", f"/api/keys/{idle['id']}/usage?days={days}")) == "invalid_value"
@@ -195,24 +197,24 @@ async def test_key_usage_reports_requests_by_day(
 async def test_key_list_is_paged(sqlite_site: Deployment, path: str) -> None:
     async with sqlite_site.browser() as ada:
         await sign_in(sqlite_site, ada, ADA)
-        made = [(await ada.send("POST", path, {"name": f"k{n}"})).json()["id"] for n in range(5)]
-        await ada.send("DELETE", f"{path}/{made[1]}")
-        seen, after = [], ""
+        created = [(await ada.send("POST", path, {"name": f"k{n}"})).json()["id"] for n in range(5)]
+        await ada.send("DELETE", f"{path}/{created[1]}")
+        listed_ids, after = [], ""
         while True:
             page = (await ada.send("GET", f"{path}?limit=2&after={after}")).json()
             assert page["object"] == "list" and len(page["data"]) <= 2
             assert not any("key" in row for row in page["data"])
-            seen += [row["id"] for row in page["data"]]
+            listed_ids += [row["id"] for row in page["data"]]
             if (after := page["next_cursor"]) is None:
                 break
-        assert seen == made
+        assert listed_ids == created
 
         async def listed(query: str) -> list[str]:
             return [row["id"] for row in (await ada.send("GET", f"{path}?{query}")).json()["data"]]
 
-        assert await listed("active=true") == [made[0], *made[2:]]
-        assert await listed("active=false") == [made[1]]
-        assert await listed("limit=5") == made
+        assert await listed("active=true") == [created[0], *created[2:]]
+        assert await listed("active=false") == [created[1]]
+        assert await listed("limit=5") == created
         numbers = ("0", "101", "x", "1e1", "10.0", "null", "07", "-0", "%2B5", "1&limit=2")
         truths = ("yes", "1", "TRUE", "null")
         for wrong in (
@@ -228,9 +230,9 @@ async def test_keys_of_another_user_are_not_found(site: Deployment) -> None:
     async with site.browser() as ada, site.browser() as bob:
         await sign_in(site, ada, ADA)
         await sign_in(site, bob, BOB)
-        mine = (await ada.send("POST", "/api/keys", {"name": "mine"})).json()
-        before = (await ada.send("GET", f"/api/keys/{mine['id']}")).json()
-        strange = (mine["id"], NOWHERE, "x", "%00", "..%2f", "a%2Fb", "%F0%9F%98%80", mine["id"].upper())
+        own = (await ada.send("POST", "/api/keys", {"name": "mine"})).json()
+        before = (await ada.send("GET", f"/api/keys/{own['id']}")).json()
+        strange = (own["id"], NOWHERE, "x", "%00", "..%2f", "a%2Fb", "%F0%9F%98%80", own["id"].upper())
         for base in ("/api/keys", "/user/api-keys"):
             for key_id in strange:
                 for method, below, body in (
@@ -244,8 +246,8 @@ async def test_keys_of_another_user_are_not_found(site: Deployment) -> None:
                     answer = await bob.send(method, f"{base}/{key_id}{below}", body)
                     assert answer.status_code == 404, (method, key_id, answer.text)
             assert (await bob.send("GET", base)).json()["data"] == []
-        assert (await ada.send("GET", f"/api/keys/{mine['id']}")).json() == before
-        assert (await site.gateway.chat(key=mine["key"])).status_code == 200
+        assert (await ada.send("GET", f"/api/keys/{own['id']}")).json() == before
+        assert (await site.gateway.chat(key=own["key"])).status_code == 200
         for strange_cursor in ("%00", "x" * 200, "%F0%9F%98%80"):
             assert (await ada.send("GET", f"/api/keys?after={strange_cursor}")).status_code in (200, 400)
 
@@ -254,8 +256,8 @@ async def test_administrator_manages_keys_of_all_users(site: Deployment) -> None
     async with site.browser() as ada, site.browser() as root:
         ada_id = await sign_in(site, ada, ADA)
         root_id = await sign_in(site, root, ROOT, "admin")
-        mine = (await ada.send("POST", "/api/keys", {"name": "mine"})).json()
-        path = f"/api/admin/keys/{mine['id']}"
+        ada_key = (await ada.send("POST", "/api/keys", {"name": "mine"})).json()
+        path = f"/api/admin/keys/{ada_key['id']}"
         for method, below in (
             ("GET", ""),
             ("PATCH", ""),
@@ -277,19 +279,19 @@ async def test_administrator_manages_keys_of_all_users(site: Deployment) -> None
             answer = await root.send("POST", "/api/admin/keys", {"name": "x", "user_id": unknown})
             assert (answer.status_code, code_of(answer)) == (404, "user_not_found")
         listed = (await root.send("GET", f"/api/admin/keys?user_id={ada_id}")).json()["data"]
-        assert [row["id"] for row in listed] == [mine["id"], for_ada["id"]]
+        assert [row["id"] for row in listed] == [ada_key["id"], for_ada["id"]]
         assert len((await root.send("GET", "/api/admin/keys")).json()["data"]) == 4, (
-            "and the operator's first"
+            "including the first key of the operator"
         )
         assert (await root.send("PATCH", path, {"name": "theirs"})).json()["name"] == "theirs"
         rotated = (await root.send("POST", f"{path}/rotate", {})).json()
         assert rotated["user_id"] == ada_id
         assert (await site.gateway.chat(key=rotated["key"])).status_code == 200
-        assert code_of(await site.gateway.chat(key=mine["key"])) == "api_key_expired"
+        assert code_of(await site.gateway.chat(key=ada_key["key"])) == "api_key_expired"
         assert (await root.send("DELETE", f"/api/admin/keys/{rotated['id']}")).status_code == 204
     async with site.gateway.operator() as operator:
-        made = (await operator.post("/api/admin/keys", json={"name": "cli"})).json()
-        assert made["user_id"] not in (ada_id, root_id)
+        created = (await operator.post("/api/admin/keys", json={"name": "cli"})).json()
+        assert created["user_id"] not in (ada_id, root_id)
         assert code_of(await operator.get("/api/keys")) == "session_required"
 
 
@@ -340,8 +342,8 @@ WRONG: list[dict[str, Any]] = [
 async def test_invalid_key_fields_are_rejected_with_the_field(sqlite_site: Deployment) -> None:
     async with sqlite_site.browser() as ada:
         await sign_in(sqlite_site, ada, ADA)
-        made = (await ada.send("POST", "/api/keys", {"name": "a"})).json()
-        path = f"/api/keys/{made['id']}"
+        created = (await ada.send("POST", "/api/keys", {"name": "a"})).json()
+        path = f"/api/keys/{created['id']}"
         before = (await ada.send("GET", path)).json()
         for wrong in WRONG:
             (field,) = wrong
@@ -366,7 +368,7 @@ async def test_key_routes_reject_undeclared_fields(sqlite_site: Deployment) -> N
     async with sqlite_site.browser() as ada, sqlite_site.browser() as root:
         ada_id = await sign_in(sqlite_site, ada, ADA)
         root_id = await sign_in(sqlite_site, root, ROOT, "admin")
-        made = (await ada.send("POST", "/api/keys", {"name": "a"})).json()
+        created = (await ada.send("POST", "/api/keys", {"name": "a"})).json()
         may = {"name", "scopes", "allowed_models", "allowed_ips", "allowed_origins", "limits", "expires_at"}
         columns = (
             {*KeyRow.__slots__, "key", "role", "tier", "owner", "disabled_at", "balance"} - may - {"metadata"}
@@ -374,15 +376,15 @@ async def test_key_routes_reject_undeclared_fields(sqlite_site: Deployment) -> N
         before = await rows(sqlite_site)
         for column in sorted(columns):
             value = {"user_id": root_id, "revoked_at": None}.get(column, "x")
-            for who, base in ((ada, "/api/keys"), (ada, "/user/api-keys"), (root, "/api/admin/keys")):
+            for browser, base in ((ada, "/api/keys"), (ada, "/user/api-keys"), (root, "/api/admin/keys")):
                 for method, path, body in (
                     ("POST", base, {"name": "b"}),
-                    ("PATCH", f"{base}/{made['id']}", {}),
-                    ("POST", f"{base}/{made['id']}/rotate", {}),
+                    ("PATCH", f"{base}/{created['id']}", {}),
+                    ("POST", f"{base}/{created['id']}/rotate", {}),
                 ):
                     if (column, method, path) == ("user_id", "POST", "/api/admin/keys"):
                         continue  # an administrator may set it
-                    answer = await who.send(method, path, body | {column: value})
+                    answer = await browser.send(method, path, body | {column: value})
                     assert (answer.status_code, code_of(answer)) == (400, "invalid_value"), (path, column)
         assert await rows(sqlite_site) == before
         assert {row[1] for row in before} >= {ada_id}
@@ -406,19 +408,19 @@ async def test_key_creation_above_the_limit_is_rejected(
 async def test_key_is_not_stored_or_logged(sqlite_site: Deployment) -> None:
     async with sqlite_site.browser() as ada:
         await sign_in(sqlite_site, ada, ADA)
-        made = (await ada.send("POST", "/api/keys", {"name": "a"})).json()
-        rotated = (await ada.send("POST", f"/api/keys/{made['id']}/rotate", {"overlap_seconds": 5})).json()
+        created = (await ada.send("POST", "/api/keys", {"name": "a"})).json()
+        rotated = (await ada.send("POST", f"/api/keys/{created['id']}/rotate", {"overlap_seconds": 5})).json()
         shown = [
             (await ada.send("GET", path)).text
-            for path in ("/api/keys", f"/api/keys/{made['id']}", f"/api/keys/{made['id']}/usage")
+            for path in ("/api/keys", f"/api/keys/{created['id']}", f"/api/keys/{created['id']}/usage")
         ]
-        for key in (made["key"], rotated["key"]):
+        for key in (created["key"], rotated["key"]):
             assert (await sqlite_site.gateway.chat(key=key)).status_code == 200
             await sqlite_site.gateway.chat(key=key[:-1] + ("a" if key[-1] != "a" else "b"))
         metrics = (await sqlite_site.gateway.get("/metrics")).text
     with closing(sqlite3.connect(sqlite_site.gateway.database)) as database:
         dump = "\n".join(database.iterdump())
-    for key in (made["key"], rotated["key"]):
+    for key in (created["key"], rotated["key"]):
         for text in (*shown, metrics, dump, sqlite_site.gateway.log):
             assert key not in text and key[3:33] not in text
 
@@ -429,14 +431,14 @@ async def keep_calling(client: httpx.AsyncClient, answers: list[tuple[float, int
         answers.append((began, (await client.post("/v1/chat/completions", json=ASK)).status_code))
 
 
-@pytest.mark.parametrize("act", ["revoke", "disable"])
-async def test_key_end_under_load_takes_effect_immediately(site: Deployment, act: str) -> None:
-    await end_under_load(site, act)
+@pytest.mark.parametrize("change", ["revoke", "disable"])
+async def test_key_end_under_load_takes_effect_immediately(site: Deployment, change: str) -> None:
+    await end_under_load(site, change)
 
 
-@pytest.mark.parametrize("act", ["rotate", "narrow"])
-async def test_key_change_under_load_takes_effect_immediately(sqlite_site: Deployment, act: str) -> None:
-    await end_under_load(sqlite_site, act)
+@pytest.mark.parametrize("change", ["rotate", "narrow"])
+async def test_key_change_under_load_takes_effect_immediately(sqlite_site: Deployment, change: str) -> None:
+    await end_under_load(sqlite_site, change)
 
 
 class ManualClock:
@@ -455,20 +457,20 @@ async def test_key_expiry_under_load_takes_effect_immediately(
     await end_under_load(site, "expire", clock)
 
 
-async def end_under_load(site: Deployment, act: str, clock: ManualClock | None = None) -> None:
+async def end_under_load(site: Deployment, change: str, clock: ManualClock | None = None) -> None:
     """No request that starts after the change is accepted."""
     answers: list[tuple[float, int]] = []
     stop = trio.Event()
     async with site.browser() as ada, site.browser() as root:
         user_id = await sign_in(site, ada, ADA)
         await sign_in(site, root, ROOT, "admin")
-        made = (await ada.send("POST", "/api/keys", {"name": "a"})).json()
-        path = f"/api/keys/{made['id']}"
-        async with site.gateway.client(made["key"]) as client, trio.open_nursery() as callers:
+        created = (await ada.send("POST", "/api/keys", {"name": "a"})).json()
+        path = f"/api/keys/{created['id']}"
+        async with site.gateway.client(created["key"]) as client, trio.open_nursery() as callers:
             for _ in range(8):
                 callers.start_soon(keep_calling, client, answers, stop)
             await eventually(lambda: len(answers) >= 40)
-            match act:
+            match change:
                 case "revoke":
                     answer = await ada.send("DELETE", path)
                 case "rotate":
@@ -487,5 +489,5 @@ async def end_under_load(site: Deployment, act: str, clock: ManualClock | None =
             await eventually(lambda: len(answers) >= count + 40)
             stop.set()
     late = {status for began, status in answers if began > ended}
-    assert late == {403 if act == "narrow" else 401}
+    assert late == {403 if change == "narrow" else 401}
     assert {status for began, status in answers[:40]} == {200}

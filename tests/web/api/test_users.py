@@ -17,7 +17,7 @@ __all__ = ["postgres", "postgres_url", "sqlite_path", "sqlite_url", "url"]
 
 ADA, BOB, EVE = "ada@example.com", "bob@example.com", "eve@example.com"
 NEW = "another horse battery"
-LINES = 4
+CLIENTS = 4
 
 
 @pytest.fixture
@@ -40,15 +40,15 @@ async def test_users_are_created_found_and_shown(site: Deployment) -> None:
     async with site.browser() as ada:
         await ada.login(ADA)
         body = {"email": BOB, "password": PASSWORD, "full_name": "Bob", "tier": "pro"}
-        made = (await ada.send("POST", "/api/admin/users", body)).json()
-        assert (made["tier"], made["email_verified"], made["role"]) == ("pro", True, "user")
+        created = (await ada.send("POST", "/api/admin/users", body)).json()
+        assert (created["tier"], created["email_verified"], created["role"]) == ("pro", True, "user")
         assert code_of(await ada.send("POST", "/api/admin/users", body)) == "email_taken"
         wrong = await ada.send("POST", "/api/admin/users", body | {"email": EVE, "tier": "golden"})
         assert wrong.json()["error"]["param"] == "tier"
         plain = await ada.send("POST", "/api/admin/users", {"email": EVE, "password": PASSWORD})
         assert plain.json()["tier"] is None
-        assert (await ada.send("GET", f"/api/admin/users/{made['id']}")).json() == made
-        for unknown in ("nobody", "%01", admin_id[:-1] + "x"):
+        assert (await ada.send("GET", f"/api/admin/users/{created['id']}")).json() == created
+        for unknown in ("unknown", "%01", admin_id[:-1] + "x"):
             assert code_of(await ada.send("GET", f"/api/admin/users/{unknown}")) == "user_not_found"
             assert code_of(await patch(ada, unknown, disabled=True)) == "user_not_found"
             reset = await ada.send("POST", f"/api/admin/users/{unknown}/reset-password")
@@ -56,27 +56,27 @@ async def test_users_are_created_found_and_shown(site: Deployment) -> None:
             assert code_of(await ada.send("DELETE", f"/api/auth/sessions/{unknown}")) == "session_not_found"
         for after in ("%00", "x", admin_id.upper()):
             assert code_of(await ada.send("GET", f"/api/admin/users?after={after}")) == "invalid_value"
-        seen, after = [], ""
+        emails, after = [], ""
         while True:
             page = (await ada.send("GET", f"/api/admin/users?limit=2&after={after}")).json()
-            seen += [row["email"] for row in page["data"]]
+            emails += [row["email"] for row in page["data"]]
             if (after := page["next_cursor"]) is None:
                 break
-        assert seen == [None, ADA, BOB, EVE], "the local operator has no address"
+        assert emails == [None, ADA, BOB, EVE], "the local operator has no address"
         found = (await ada.send("GET", "/api/admin/users?email=BOB@example.com")).json()
-        assert (found["data"], found["next_cursor"]) == ([made], None)
-        for unmatched in ("nobody@example.com", "%01", "bob%25"):
+        assert (found["data"], found["next_cursor"]) == ([created], None)
+        for unmatched in ("unknown@example.com", "%01", "bob%25"):
             assert (await ada.send("GET", f"/api/admin/users?email={unmatched}")).json()["data"] == []
 
 
 async def keep_calling(
     site: Deployment, key: str, statuses: list[tuple[float, int]], stop: trio.Event
 ) -> None:
-    ask = {"model": "m", "messages": []}
+    body = {"model": "m", "messages": []}
     async with site.gateway.client(key) as client:
         while not stop.is_set():
             began = trio.current_time()
-            answer = await client.post("/v1/chat/completions", json=ask)
+            answer = await client.post("/v1/chat/completions", json=body)
             statuses.append((began, answer.status_code))
 
 
@@ -87,8 +87,8 @@ async def keep_looking(browser: BrowserUser, statuses: list[tuple[float, int]], 
         statuses.append((began, answer.status_code))
 
 
-def begun_after(moment: float, statuses: list[tuple[float, int]]) -> list[int]:
-    return [status for began, status in statuses if began > moment]
+def begun_after(at: float, statuses: list[tuple[float, int]]) -> list[int]:
+    return [status for began, status in statuses if began > at]
 
 
 async def test_disabled_user_under_load_is_rejected_immediately(site: Deployment) -> None:
@@ -103,7 +103,7 @@ async def test_disabled_user_under_load_is_rejected_immediately(site: Deployment
         await bob.login(BOB)
         await program.login(BOB, bearer=True)
         async with trio.open_nursery() as load:
-            for _ in range(LINES):
+            for _ in range(CLIENTS):
                 load.start_soon(keep_calling, site, key, calls, stop)
             load.start_soon(keep_looking, bob, looks, stop)
             load.start_soon(keep_looking, program, looks, stop)
@@ -181,7 +181,7 @@ async def test_last_administrator_cannot_be_disabled_or_demoted(site: Deployment
 
 
 async def test_promotion_of_unconfirmed_user_is_rejected(sqlite_site: Deployment) -> None:
-    """Else the last one who can sign in could be demoted."""
+    """Otherwise the last administrator who can sign in could be demoted."""
     async with sqlite_site.browser() as bob, sqlite_site.gateway.operator() as operator:
         await bob.sign_up(BOB)
         users = (await operator.get("/api/admin/users")).json()["data"]
@@ -209,14 +209,21 @@ async def test_unconfirmed_signup_does_not_block_account_creation(site: Deployme
         claimed = await ada.send("POST", "/api/setup", claim)
         assert (claimed.status_code, claimed.json()["role"]) == (201, "admin")
         body = {"email": BOB.upper(), "password": PASSWORD, "tier": "pro"}
-        made = await operator.post("/api/admin/users", json=body)
-        assert (made.status_code, made.json()["tier"], made.json()["email_verified"]) == (201, "pro", True)
+        created = await operator.post("/api/admin/users", json=body)
+        assert (created.status_code, created.json()["tier"], created.json()["email_verified"]) == (
+            201,
+            "pro",
+            True,
+        )
         assert len((await operator.get("/api/admin/users")).json()["data"]) == 3
         for trap in traps:
             assert code_of(await eve.confirm(trap, "chosen by eve")) == "invalid_token"
         for email in (ADA, BOB):
             assert code_of(await eve.login(email, "chosen by eve")) == "invalid_credentials"
-            assert (await ada.login(email)).json()["user"]["id"] in (claimed.json()["id"], made.json()["id"])
+            assert (await ada.login(email)).json()["user"]["id"] in (
+                claimed.json()["id"],
+                created.json()["id"],
+            )
 
 
 async def test_user_routes_reject_undeclared_fields(sqlite_site: Deployment) -> None:
@@ -233,7 +240,7 @@ async def test_user_routes_reject_undeclared_fields(sqlite_site: Deployment) -> 
     ):
         await ada.login(ADA)
         await bob.login(BOB)
-        doors = (
+        routes = (
             (bob, "PATCH", "/api/auth/me", {}, {"full_name"}),
             (eve, "POST", "/api/auth/signup", {"email": EVE, "password": PASSWORD}, {"full_name"}),
             (ada, "PATCH", f"/api/admin/users/{bob_id}", {}, {"full_name", "role", "tier", "disabled"}),
@@ -249,10 +256,10 @@ async def test_user_routes_reject_undeclared_fields(sqlite_site: Deployment) -> 
         )
         with sqlite_site.gateway.reading() as database:
             before = database.execute(stored).fetchall()
-        for who, method, path, body, declared in doors:
+        for browser, method, path, body, declared in routes:
             for column in sorted(columns - declared - set(body)):
                 for wrong in (value.get(column, 1), None, "x"):
-                    answer = await who.send(method, path, body | {column: wrong})
+                    answer = await browser.send(method, path, body | {column: wrong})
                     assert code_of(answer) == "invalid_value", (path, column, answer.text)
         with sqlite_site.gateway.reading() as database:
             assert database.execute(stored).fetchall() == before
@@ -285,7 +292,7 @@ async def test_reset_link_created_by_administrator_works(sqlite_site: Deployment
         local = (await ada.send("GET", "/api/admin/users")).json()["data"][0]["id"]
         path = "/api/admin/users/{}/reset-password"
         assert code_of(await ada.send("POST", path.format(local))) == "user_without_email"
-        assert code_of(await ada.send("POST", path.format("nobody"))) == "user_not_found"
+        assert code_of(await ada.send("POST", path.format("unknown"))) == "user_not_found"
 
 
 async def test_session_revoked_concurrently_is_audited_once(sqlite_site: Deployment) -> None:
@@ -309,7 +316,7 @@ async def test_changes_of_accounts_are_audited_without_secrets(sqlite_site: Depl
         await bob.send("PATCH", "/api/auth/me", {"full_name": "Bob"})
         body = {"password": PASSWORD, "new_password": NEW}
         bob.use_session(await bob.send("POST", "/api/auth/password", body))
-        await bob.send("DELETE", "/api/auth/sessions")  # there are no others yet
+        await bob.send("DELETE", "/api/auth/sessions")  # no other session exists yet
         async with sqlite_site.browser() as elsewhere:
             await elsewhere.login(BOB, NEW)
         await bob.send("DELETE", "/api/auth/sessions")
@@ -320,7 +327,7 @@ async def test_changes_of_accounts_are_audited_without_secrets(sqlite_site: Depl
         rows = database.execute(
             "SELECT actor, action, subject, detail, address FROM audit ORDER BY seq"
         ).fetchall()
-    acts = [(actor, action) for actor, action, *_ in rows]
+    actions = [(actor, action) for actor, action, *_ in rows]
     expected = [
         ("operator", "user.create"),
         (admin_id, "session.begin"),
@@ -335,7 +342,7 @@ async def test_changes_of_accounts_are_audited_without_secrets(sqlite_site: Depl
         (admin_id, "user.invite"),
         (admin_id, "session.end"),
     ]
-    assert acts[-len(expected) :] == expected
+    assert actions[-len(expected) :] == expected
     details = [json.loads(detail) for _, _, _, detail, _ in rows]
     assert details[-3] == {
         "before": {"role": "user", "tier": "free"},

@@ -56,9 +56,9 @@ async def test_openapi_document_is_valid(gateway: Gateway) -> None:
         jsonschema_rs.meta.validate(schema)
     for node in nodes(document):
         if "$ref" in node:
-            place = document
+            target = document
             for name in node["$ref"].removeprefix("#/").split("/"):
-                place = place[name]
+                target = target[name]
         if "pattern" in node:
             assert "\\Z" not in node["pattern"], "\\Z is a letter in JSON Schema"
 
@@ -75,8 +75,8 @@ async def test_openapi_operations_are_complete(gateway: Gateway) -> None:
             assert one["summary"] and not one["summary"].endswith("."), name
             assert one["tags"][0] in [tag["name"] for tag in document["tags"]], name
             assert all(choice.keys() <= schemes.keys() for choice in one["security"]), name
-            places = [row["name"] for row in one.get("parameters", ()) if row["in"] == "path"]
-            assert places == re.findall(r"\{(\w+)\}", path), name
+            names = [row["name"] for row in one.get("parameters", ()) if row["in"] == "path"]
+            assert names == re.findall(r"\{(\w+)\}", path), name
             assert ("requestBody" in one) <= (method in ("post", "put", "patch")), name
             assert "4XX" in one["responses"], name
             assert any(status.startswith("2") for status in one["responses"]), name
@@ -210,15 +210,15 @@ async def test_docs_page_examples_match_the_schemas(gateway: Gateway) -> None:
     bodies = [
         json.loads(found) for found in re.findall(r"-d &#x27;(.*?)&#x27;</pre>", text.replace("&quot;", '"'))
     ]
-    wanted = [
+    schemas = [
         one["requestBody"]["content"]["application/json"]["schema"]
         for tag in document["tags"]
         for methods in document["paths"].values()
         for one in methods.values()
         if one["tags"][0] == tag["name"] and "requestBody" in one
     ]
-    assert len(bodies) == len(wanted) > 5
-    for body, schema in zip(bodies, wanted, strict=True):
+    assert len(bodies) == len(schemas) > 5
+    for body, schema in zip(bodies, schemas, strict=True):
         name = schema["$ref"].rpartition("/")[2]
         known = document["components"]["schemas"][name]
         assert set(known.get("required", ())) <= body.keys() <= known["properties"].keys(), name

@@ -149,7 +149,7 @@ async def test_reset_page_sets_a_new_password(site: Gateway, chromium: Chromium)
         show.check()
         expect(field).to_have_attribute("type", "text")
         page.get_by_role("button").click()
-        expect_alert(page, "A password has 10 to 1024 characters.")
+        expect_alert(page, "A password must have 10 to 1024 characters.")
         expect(field).to_have_attribute("type", "password")
         expect(show).not_to_be_checked()
         field.fill(NEW)
@@ -275,13 +275,13 @@ def is_within(one: Locator, width: int) -> bool:
 
 
 async def test_page_fields_have_autocomplete_and_labels(site: Gateway) -> None:
-    wanted = {
+    expected = {
         "/account/verify": {"password": "current-password"},
         "/account/reset": {"password": "new-password"},
         "/account/signup": {"email": "username", "full_name": "name", "password": "new-password"},
     }
     async with anonymous_client(site) as client:
-        for path, fields in wanted.items():
+        for path, fields in expected.items():
             text = (await client.get(path)).text
             inputs = re.findall(r'<input id="(\w+)" name="\1" type="\w+" autocomplete="([\w-]+)"', text)
             assert dict(inputs) == fields
@@ -331,7 +331,7 @@ def contrast(one: str, other: str) -> float:
 def luminance(colour: str) -> float:
     digits = colour.removeprefix("#")
     wide = digits if len(digits) == 6 else "".join(digit * 2 for digit in digits)
-    parts = [int(wide[place : place + 2], 16) / 255 for place in (0, 2, 4)]
+    parts = [int(wide[start : start + 2], 16) / 255 for start in (0, 2, 4)]
     red, green, blue = (
         part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
     )

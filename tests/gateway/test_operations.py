@@ -1,0 +1,72 @@
+"""Every operation is known to every table that describes endpoints."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from bluesminds.common.values import SCOPES
+from bluesminds.gateway.operations import OPERATIONS, Operation
+from bluesminds.providers.dialects import DIALECTS, OPENAI_PATHS
+from bluesminds.web.docs.model_endpoints import DATA_PLANE
+from bluesminds.wire.formats import FORMATS
+from tests.fakes.model_server import ModelServer, completion, whole
+from tests.gateways import Gateway
+
+ROOT = Path(__file__).resolve().parents[2]
+EMPTY = {"chat": "messages", "completions": "prompt", "embeddings": "input", "moderations": "input"}
+
+
+def by_name(operation: Operation) -> str:
+    return operation.name
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=by_name)
+def test_operation_is_in_every_table(operation: Operation) -> None:
+    assert operation.name in SCOPES
+    assert operation.format in FORMATS and FORMATS[operation.format].name == operation.format
+    assert OPENAI_PATHS[operation.format] == operation.path
+    assert operation.format in DIALECTS["openai"].speaks
+    assert f"/v1{operation.path}" in [one.path for one in DATA_PLANE]
+    golden = json.loads((ROOT / "tests" / "wire" / "golden" / f"{operation.format}.json").read_text())
+    assert golden
+    sdk = (ROOT / "tests" / "process" / "test_sdk.py").read_text()
+    assert f"{operation.name}.create(" in sdk or f'"{operation.path}"' in sdk
+
+
+def test_scope_is_an_operation_or_models() -> None:
+    assert {operation.name for operation in OPERATIONS} | {"models"} == set(SCOPES)
+
+
+def request_of(operation: Operation) -> dict[str, Any]:
+    if operation.format == "chat":
+        return {"model": "m", "messages": []}
+    if operation.format == "rerank":
+        return {"model": "m", "query": "a", "documents": ["b"]}
+    return {"model": "m", EMPTY[operation.format]: "a"}
+
+
+async def post(gateway: Gateway, operation: Operation, key: str) -> httpx.Response:
+    async with gateway.client(key) as client:
+        return await client.post(f"/v1{operation.path}", json=request_of(operation))
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=by_name)
+async def test_operation_needs_its_scope(gateway: Gateway, models: ModelServer, operation: Operation) -> None:
+    others = [scope for scope in SCOPES if scope != operation.name]
+    _, key = await gateway.new_key(scopes=others)
+    refused = await post(gateway, operation, key)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "scope_not_allowed")
+    _, key = await gateway.new_key(scopes=[operation.name], limits={"rpm": 1})
+    models.plan(whole(completion()))
+    answer = await post(gateway, operation, key)
+    assert answer.status_code == 200
+    assert models.asked[0].received.line == f"POST /v1{operation.path} HTTP/1.1".encode()
+    assert (await post(gateway, operation, key)).json()["error"]["code"] == "rate_limit_exceeded"
+    (row,) = gateway.rows()
+    assert (row["endpoint"], row["model"], row["status"]) == (operation.name, "m", 200)
+    assert row["input_tokens"] > 0
+    labels = {"endpoint": operation.name, "model": "m", "server": "one", "status": "200"}
+    assert await gateway.metric("bluesminds_requests_total", **labels) == 1

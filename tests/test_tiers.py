@@ -1,0 +1,147 @@
+"""The rules that keep tests independent of the speed of the machine, and in the right tier.
+
+Fast tests and process tests wait for events or use `eventually`. They never sleep for a fixed time, and they
+set no deadline that a slow machine could miss. Tests that start processes have the `process` marker.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).resolve().parent
+MODULES = [path.relative_to(TESTS) for path in sorted(TESTS.rglob("*.py"))]
+SHORTEST = 60  # seconds; the shortest deadline that may be set against hangs
+# These may wait: fake servers, load tests, and the helpers that poll or send slowly.
+MAY_WAIT = ("fakes/", "load/", "gateways.py", "pressure.py", "trickle.py", "storage/postgres_server.py")
+VIRTUAL_CLOCKS = {"autojump_clock", "mock_clock"}
+PROCESS_CALLS = {
+    ("subprocess", "run"),
+    ("subprocess", "Popen"),
+    ("subprocess", "check_output"),
+    ("trio", "run_process"),
+    ("lowlevel", "open_process"),
+}
+USER_CALLS = {"run", "serving", "start", "launch"}  # methods of tests.terminal.User
+# Tests that still break a rule. Remove an entry as soon as its file obeys.
+WAITS_YET = (
+    "gateway/test_client_disconnects.py",
+    "gateway/test_streams.py",
+    "gateway/test_supervision.py",
+    "gateway/upstream/test_failures.py",
+    "http/client/test_hostile.py",
+    "http/server/test_http1_conformance.py",
+    "http/server/test_survival.py",
+)
+NAMED = ("process/", "storage/", "load/")
+NAME = re.compile(r"test_(?!(?:a|an|the|it|its|what|who|of)_)[a-z0-9]+(?:_[a-z0-9]+){2,}")
+
+
+@cache
+def parse(module: Path) -> ast.Module:
+    return ast.parse((TESTS / module).read_text())
+
+
+def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def is_test(node: ast.AST) -> bool:
+    return isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
+
+
+def constants(tree: ast.Module) -> dict[str, float]:
+    """The numbers that are assigned to names of the module."""
+    return {
+        target.id: node.value.value
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, int | float)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+
+
+def has_virtual_clock(tree: ast.Module) -> set[ast.AST]:
+    """All nodes inside functions that take a virtual clock, or of a module that uses one for all tests."""
+    found: set[ast.AST] = set()
+    for node in functions(tree):
+        names = {argument.arg for argument in [*node.args.args, *node.args.kwonlyargs]}
+        marks = {name.value for name in ast.walk(node) if isinstance(name, ast.Constant)}
+        if (names | marks) & VIRTUAL_CLOCKS:
+            found |= set(ast.walk(node))
+    return found
+
+
+def waits(module: Path) -> list[str]:
+    """Calls that sleep for a fixed time, or that set a short deadline on the real clock."""
+    tree = parse(module)
+    known = constants(tree)
+    virtual = has_virtual_clock(tree)
+    found = []
+    for node in ast.walk(tree):
+        if node in virtual or not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+            continue
+        owner, name = ast.unparse(node.func.value), node.func.attr
+        first = node.args[0] if node.args else None
+        value = known.get(first.id) if isinstance(first, ast.Name) else None
+        if isinstance(first, ast.Constant) and isinstance(first.value, int | float):
+            value = first.value
+        sleeps = (owner, name) == ("time", "sleep") or ((owner, name) == ("trio", "sleep") and bool(value))
+        expires = owner == "trio" and name in ("fail_after", "move_on_after")
+        if sleeps or (expires and value is not None and value < SHORTEST):
+            found.append(f"tests/{module}:{node.lineno}: {ast.unparse(node)}")
+    return found
+
+
+def starts_process(node: ast.AST) -> bool:
+    for call in ast.walk(node):
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute):
+            owner = ast.unparse(call.func.value)
+            if (owner.rpartition(".")[2], call.func.attr) in PROCESS_CALLS:
+                return True
+            if call.func.attr in USER_CALLS and re.match(r"(?:user\b|User\(|demo_user\()", owner):
+                return True
+    return False
+
+
+def unmarked(module: Path) -> list[str]:
+    """Tests that start a process themselves, without the marker."""
+    tree = parse(module)
+    whole = [node for node in tree.body if isinstance(node, ast.Assign) and "pytestmark" in ast.unparse(node)]
+    if any("mark.process" in ast.unparse(node) for node in whole):
+        return []
+    return [
+        f"tests/{module}:{node.lineno}: {node.name}"
+        for node in functions(tree)
+        if is_test(node)
+        and starts_process(node)
+        and not any("mark.process" in ast.unparse(decorator) for decorator in node.decorator_list)
+    ]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_module_fixed_waits_are_absent(module: Path) -> None:
+    if not str(module).startswith((*MAY_WAIT, *WAITS_YET)):
+        assert waits(module) == []
+
+
+@pytest.mark.parametrize("module", WAITS_YET)
+def test_allowed_module_still_waits(module: str) -> None:
+    assert waits(Path(module)), "remove it from WAITS_YET"
+
+
+@pytest.mark.parametrize("module", MODULES, ids=str)
+def test_module_tests_that_start_processes_are_marked(module: Path) -> None:
+    if not str(module).startswith(("process/", "load/")):
+        assert unmarked(module) == []
+
+
+@pytest.mark.parametrize("module", [one for one in MODULES if str(one).startswith(NAMED)], ids=str)
+def test_module_test_names_have_subject_condition_and_result(module: Path) -> None:
+    names = [node.name for node in functions(parse(module)) if is_test(node)]
+    assert [name for name in names if not NAME.fullmatch(name)] == []
