@@ -55,10 +55,8 @@ async def native(nursery: trio.Nursery, home: Path, claude: ModelServer) -> Gate
     return await gateways.start(nursery, home, servers=servers, prices=[PRICE])
 
 
-def client_of(gateway: Gateway, **more: Any) -> AsyncAnthropic:
-    return AsyncAnthropic(
-        base_url=gateway.url, api_key=gateway.key, **{"max_retries": 0, "timeout": 60} | more
-    )
+def client_of(gateway: Gateway, key: str | None = None) -> AsyncAnthropic:
+    return AsyncAnthropic(base_url=gateway.url, api_key=key or gateway.key, max_retries=0, timeout=60)
 
 
 @pytest.fixture
@@ -83,7 +81,7 @@ async def test_native_answer_passes_byte_for_byte(
     body = message([{"type": "text", "text": "Hello"}, {"type": "new_kind", "x": [1.50]}])
     claude.plan(whole(body))
     answer = await sdk.messages.with_raw_response.create(**ASK)
-    assert answer.content == body
+    assert await answer.read() == body
     assert answer.headers["request-id"] == answer.headers["x-request-id"]
     assert "x-bluesminds-dropped" not in answer.headers
     asked = claude.asked[0]
@@ -383,7 +381,7 @@ async def test_error_of_the_gateway_has_anthropics_shape(
 
 async def test_limit_of_a_key_is_a_rate_limit_error(gateway: Gateway, models: ModelServer) -> None:
     _, key = await gateway.new_key(rpm=1)
-    async with client_of(gateway, api_key=key) as sdk:
+    async with client_of(gateway, key) as sdk:
         await sdk.messages.create(**ASK)
         with pytest.raises(anthropic.RateLimitError) as caught:
             await sdk.messages.create(**ASK)
@@ -395,7 +393,7 @@ async def test_limit_of_a_key_is_a_rate_limit_error(gateway: Gateway, models: Mo
 
 async def test_key_without_the_scope_is_refused(gateway: Gateway, models: ModelServer) -> None:
     _, key = await gateway.new_key(scopes=["chat.completions"])
-    async with client_of(gateway, api_key=key) as sdk:
+    async with client_of(gateway, key) as sdk:
         with pytest.raises(anthropic.PermissionDeniedError):
             await sdk.messages.create(**ASK)
 
