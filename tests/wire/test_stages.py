@@ -499,7 +499,8 @@ def test_event_stream_is_known_by_its_beginning(first: bytes, expected: bool | N
 
 def test_opening_waits_for_an_event_that_says_something() -> None:
     opening = StreamOpening()
-    lead = b": waiting\n\ndata: {oops\n\nevent: ping\n\n"
+    ping = b'event: ping\ndata: {"type": "ping"}\n\n'
+    lead = b": waiting\n\ndata: {oops\n\nevent: ping\n\n" + ping
     assert opening.feed(lead) is None
     assert opening.feed(chunk("a")[:20]) is None
     assert opening.feed(chunk("a")[20:]) == "answer"
