@@ -16,6 +16,7 @@ from bluesminds.gateway.bodies import Body, BodyMemory, body_memory_exhausted
 from bluesminds.gateway.browser_origins import BrowserOrigins
 from bluesminds.gateway.operations import (
     MODELS,
+    UNKNOWN,
     allowed_methods,
     clean_path,
     endpoint_name,
@@ -121,7 +122,8 @@ class DataPlane:
             await self._control(scope, receive, send)
             return
         context = read_request_context(scope, endpoint_name(path), self._clock)
-        anthropic = is_anthropic_path(path) or (context.endpoint == MODELS and is_anthropic_client(context))
+        shared = context.endpoint in (MODELS, UNKNOWN)  # paths that say nothing about the client
+        anthropic = is_anthropic_path(path) or (shared and is_anthropic_client(context))
         out = ASGIResponseWriter(scope, send, context.request_id, anthropic=anthropic)
         await self._respond(scope, path, context, receive, out)
 
