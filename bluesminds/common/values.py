@@ -17,7 +17,16 @@ from bluesminds.common.networks import Networks
 
 UsageSource = Literal["upstream", "estimated", "none"]
 # What a key may be limited to: the operations of the data plane, and listing models.
-Scope = Literal["chat.completions", "completions", "embeddings", "moderations", "rerank", "models"]
+Scope = Literal[
+    "chat.completions",
+    "messages",
+    "messages.count_tokens",
+    "completions",
+    "embeddings",
+    "moderations",
+    "rerank",
+    "models",
+]
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 
 

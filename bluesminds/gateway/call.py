@@ -1,5 +1,7 @@
 """A request to a model, decoded: what it asks for, and the body to send for it."""
 
+from collections.abc import Sequence
+
 from msgspec import Struct, structs
 
 from bluesminds.common.crypto import scoped
@@ -7,9 +9,12 @@ from bluesminds.common.errors import InvalidRequest
 from bluesminds.common.values import Caller, RequestContext
 from bluesminds.gateway.bodies import Body
 from bluesminds.gateway.operations import Operation
-from bluesminds.wire.base import Format, RequestFacts
-from bluesminds.wire.formats import FORMATS
+from bluesminds.gateway.routing.plans import Plan, Target
+from bluesminds.wire.base import Format, FormatName, RequestFacts
+from bluesminds.wire.conversation import ConversationRequest, EncodingOptions
+from bluesminds.wire.formats import FORMATS, codec_of
 from bluesminds.wire.json_text import Fields, read_fields, write_fields
+from bluesminds.wire.messages import estimate_count
 from bluesminds.wire.requests import read_body
 
 STREAM_OPTIONS = "stream_options"
@@ -35,11 +40,24 @@ class Call(Struct, frozen=True, gc=False):
 
 
 class JsonBody:
-    """The body of a request, rendered for one upstream model after the other. Only one rendering is held in
-    memory. `release` frees it.
+    """The body of a request, rendered for one server after the other. Only one rendering of each kind is held
+    in memory. `conversation` is what translated servers get; `dropped`: the fields of the client that the
+    latest of them did not get. `release` frees the bodies.
     """
 
-    __slots__ = ("_body", "_fields", "_format", "_rendered_for", "_stream_options")
+    __slots__ = (
+        "_body",
+        "_dropped",
+        "_fields",
+        "_format",
+        "_max_output",
+        "_rendered_for",
+        "_stream_options",
+        "_translated",
+        "_translated_for",
+        "conversation",
+        "dropped",
+    )
 
     def __init__(self, format_: Format, fields: Fields, body: Body) -> None:
         self._format = format_
@@ -48,11 +66,45 @@ class JsonBody:
         self._stream_options = None if options is None else options.copy()
         self._body = body
         self._rendered_for: tuple[str, bool] | None = None
+        self._max_output = 0
+        self._translated = b""
+        self._translated_for: tuple[Plan, str, bool] | None = None
+        self._dropped: tuple[str, ...] = ()
+        self.conversation: ConversationRequest | None = None
+        self.dropped: tuple[str, ...] = ()
 
-    def content(self, model: str, *, force_usage: bool) -> bytes:
-        """The bytes for a server with this name of the model. `force_usage`: a stream asks for its usage even
-        if the client did not. Servers that get the same bytes share them.
+    def choose(self, targets: Sequence[Target], *, at_ms: int, max_output: int) -> Sequence[Target]:
+        """The targets that can honour the request: all that speak its format, and the others as far as it can
+        be translated for them. `at_ms`: when the request came; `max_output`: tokens, for servers that must
+        have a bound where the client gives none.
+
+        Raises InvalidRequest when none can. It must come before the first rendering.
         """
+        if not any(target.plan.translated for target in targets):
+            return targets
+        self._max_output = max_output
+        refusals: dict[FormatName, InvalidRequest] = {}
+        for plan in {target.plan.format: target.plan for target in reversed(targets)}.values():
+            if plan.translated:
+                try:
+                    self._try_translation(plan, at_ms // 1000)
+                except InvalidRequest as exc:
+                    refusals[plan.format] = exc
+        chosen = [target for target in targets if target.plan.format not in refusals]
+        if not chosen:
+            raise next(iter(refusals.values()))
+        if all(target.plan.translated for target in chosen):
+            self._fields = {}
+            self._body.data = b""
+        return chosen
+
+    def content(self, plan: Plan, model: str, *, force_usage: bool) -> bytes:
+        """The bytes for a server with this plan and name of the model. `force_usage`: a stream asks for its
+        usage even if the client did not. Servers that get the same bytes share them.
+        """
+        if plan.translated and self.conversation is not None:
+            return self._translate(plan, self.conversation, model, force_usage=force_usage)
+        self.dropped = ()
         if self._rendered_for != (model, force_usage):
             fields = self._client_fields()
             self._body.data = write_fields(self._format.prepare(fields, model, force_usage))
@@ -60,9 +112,36 @@ class JsonBody:
             self._rendered_for = (model, force_usage)
         return self._body.data
 
+    def estimate(self) -> bytes:
+        """The answer to a request for a count that no server can give."""
+        return estimate_count(self._fields)
+
     def release(self) -> None:
         self._fields = {}
+        self._translated = b""
         self._body.release()
+
+    def _try_translation(self, plan: Plan, created: int) -> None:
+        """Read the conversation and write it for the first server. Raises InvalidRequest."""
+        if self.conversation is None:
+            self.conversation = codec_of(self._format.name).decode_request(self._fields, created)
+        self._translate(plan, self.conversation, self.conversation.model, force_usage=True)
+
+    def _translate(
+        self, plan: Plan, conversation: ConversationRequest, model: str, *, force_usage: bool
+    ) -> bytes:
+        """Raises InvalidRequest for what the format of the server has no words for."""
+        if self._translated_for == (plan, model, force_usage):
+            self.dropped = self._dropped
+            return self._translated
+        options = EncodingOptions(
+            model=model, max_output=self._max_output, bound=plan.bound, usage=force_usage
+        )
+        encoded = codec_of(plan.format).encode_request(conversation, options)
+        self._translated = write_fields(encoded.fields)
+        self.dropped = self._dropped = encoded.dropped
+        self._translated_for = (plan, model, force_usage)
+        return self._translated
 
     def _client_fields(self) -> Fields:
         if self._rendered_for is None:

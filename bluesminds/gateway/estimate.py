@@ -32,10 +32,15 @@ class Estimator:
         price = self.prices.get(facts.model)
         output = facts.max_output
         if output is None:
-            output = (price and price.max_output) or self._default_completion
+            output = self.max_output(facts.model)
         output *= facts.choices
         input_ = int(facts.text_bytes * self._ratios.get(facts.model, INITIAL_RATIO)) + 1
         return Estimate(input_ + output, None if price is None else price.max_cost(input_, output))
+
+    def max_output(self, model: str) -> int:
+        """Tokens of one choice where the client sets no limit."""
+        price = self.prices.get(model)
+        return (price and price.max_output) or self._default_completion
 
     def cost(self, model: str, usage: Usage) -> int | None:
         """nano-USD; None when the model has no price."""

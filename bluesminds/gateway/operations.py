@@ -18,7 +18,8 @@ from bluesminds.wire.base import FormatName
 
 class Operation(Struct, frozen=True):
     """What a path asks for. `name` is the scope of keys and the label of metrics and usage rows; `path` is
-    relative to /v1. `summary` is the text of the API reference.
+    relative to /v1. `summary` is the text of the API reference. `estimated`: the gateway answers by itself
+    when no server can.
     """
 
     name: Scope
@@ -26,10 +27,20 @@ class Operation(Struct, frozen=True):
     path: str
     format: FormatName
     summary: str
+    estimated: bool = False
 
 
 OPERATIONS: Final = (
     Operation("chat.completions", "POST", "/chat/completions", "chat", "Create a chat completion"),
+    Operation("messages", "POST", "/messages", "messages", "Create a message"),
+    Operation(
+        "messages.count_tokens",
+        "POST",
+        "/messages/count_tokens",
+        "count_tokens",
+        "Count the tokens of a message",
+        estimated=True,
+    ),
     Operation("completions", "POST", "/completions", "completions", "Create a text completion"),
     Operation("embeddings", "POST", "/embeddings", "embeddings", "Create embeddings"),
     Operation("moderations", "POST", "/moderations", "moderations", "Classify text"),
@@ -49,7 +60,7 @@ _USE_CHAT: Final = (
 )
 _MISSING: Final = {
     "/responses": ("The Responses API", _USE_CHAT),
-    "/messages": ("The Messages API", "Use /v1/chat/completions with an OpenAI SDK."),
+    "/messages/batches": ("The Message Batches API", ""),
     "/images": ("The Images API", ""),
     "/audio": ("The Audio API", ""),
     "/files": ("The Files API", ""),
@@ -74,6 +85,11 @@ def endpoint_name(path: str) -> str:
         return MODELS
     operation = _BY_PATH.get(path)
     return UNKNOWN if operation is None else operation.name
+
+
+def is_anthropic_path(path: str) -> bool:
+    """Whether a path below /v1, which `clean_path` has cleaned, is one of Anthropic's API alone."""
+    return path == "/messages" or path.startswith("/messages/")
 
 
 def find_operation(method: str, path: str) -> Operation:

@@ -30,7 +30,8 @@ from bluesminds.gateway.relay import (
 )
 from bluesminds.gateway.routing.catalog import ModelCatalog, ServerRegistry
 from bluesminds.gateway.routing.health import ServerHealthRegistry
-from bluesminds.gateway.routing.policies import Target, select_targets
+from bluesminds.gateway.routing.plans import Target
+from bluesminds.gateway.routing.policies import select_targets
 from bluesminds.gateway.upstream.sender import Sender
 from bluesminds.wire.models import ModelRow
 
@@ -78,6 +79,11 @@ class Gateway(Struct, frozen=True):
                 call.model,
                 usable=self.health.is_usable,
                 random=_RANDOM.random,
+            )
+            targets = body.choose(
+                targets,
+                at_ms=context.at_ms,
+                max_output=self.accounting.estimator.max_output(call.model),
             )
             entry = self._admit(caller, call)
         except BaseException as exc:
@@ -173,6 +179,9 @@ class Gateway(Struct, frozen=True):
         answered = False
         with trio.CancelScope(deadline=call.context.started + self.total_timeout) as scope:
             out.on_gone(scope.cancel)
+            if not targets:
+                await self.relay.send_estimate(body, entry, out)
+                return
             reply = await self.sender.send(call, body, targets, entry.begin_attempt)
             answered = True
             try:

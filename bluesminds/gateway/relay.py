@@ -9,15 +9,15 @@ from collections.abc import Callable
 from typing import Protocol
 
 import trio
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from bluesminds.common.errors import GatewayError, Unavailable, UpstreamFailed
 from bluesminds.common.money import write_usd
-from bluesminds.common.values import NO_USAGE
+from bluesminds.common.values import NO_USAGE, Usage
 from bluesminds.gateway.accounting import UsageEntry
 from bluesminds.gateway.call import Call, JsonBody
 from bluesminds.gateway.recorder import usage_unrecorded_error
-from bluesminds.gateway.upstream.attempt import Reply
+from bluesminds.gateway.upstream.attempt import JSON_TYPE, Reply
 from bluesminds.gateway.upstream.sender import Sender
 from bluesminds.http.client.pool import Response, UpstreamError
 from bluesminds.http.sse import MAX_EVENT, EventTooLarge
@@ -28,6 +28,7 @@ from bluesminds.wire.usage import settle_usage
 Headers = list[tuple[bytes, bytes]]
 END_SECONDS = 0.25  # how long a server may take to end its response after its [DONE]
 DONE_SECONDS = 5.0  # how long it may take to send [DONE] after its answer is complete
+MAX_DROPPED = 500  # characters of the header that names the fields a server did not get
 # Proxies in front must not buffer or rewrite the events.
 STREAM_HEADERS: Headers = [(b"cache-control", b"no-cache, no-transform"), (b"x-accel-buffering", b"no")]
 
@@ -59,6 +60,9 @@ class Relay(Struct, frozen=True):
         self, call: Call, body: JsonBody, reply: Reply, entry: UsageEntry, out: ResponseWriter
     ) -> None:
         body.release()
+        if body.dropped:
+            names = ",".join(body.dropped)[:MAX_DROPPED].encode("ascii", "replace")
+            reply = structs.replace(reply, headers=[*reply.headers, (b"x-bluesminds-dropped", names)])
         if reply.stage is not None and reply.response is not None:
             await self._relay_stream(call, reply, reply.stage, reply.response, entry, out)
         elif call.facts.stream and reply.error is None:
@@ -75,6 +79,16 @@ class Relay(Struct, frozen=True):
             (b"x-bluesminds-server", entry.attempts[-1].encode()),
             (b"x-bluesminds-attempts", b"%d" % len(entry.attempts)),
         ]
+
+    async def send_estimate(self, body: JsonBody, entry: UsageEntry, out: ResponseWriter) -> None:
+        """The gateway's own answer to a request for a count of tokens."""
+        answer = body.estimate()
+        body.release()
+        entry.finish(200, "ok", Usage(0, 0, source="estimated"))
+        await entry.wait_durable()
+        entry.begin_response()
+        headers = [JSON_TYPE, *self.headers(entry), (b"x-bluesminds-estimated", b"true")]
+        await out.send(200, headers, answer)
 
     async def _relay_json(self, call: Call, reply: Reply, entry: UsageEntry, out: ResponseWriter) -> None:
         self._settle_whole(call, reply, entry)

@@ -3,13 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Literal
+from urllib.parse import urlsplit
 
 from bluesminds import __version__
 from bluesminds.wire.base import FormatName
 from bluesminds.wire.errors import ErrorDetail
 
 Headers = tuple[tuple[bytes, bytes], ...]
+OutputBound = Literal["max_tokens", "max_completion_tokens"]
 _KEY_REFUSALS = frozenset(("authentication_error", "invalid_api_key", "invalid_authentication", "auth_error"))
 _USER_AGENT = f"bluesminds/{__version__}".encode()
 
@@ -23,6 +25,17 @@ OPENAI_PATHS: Final[Mapping[FormatName, str]] = MappingProxyType(
         "rerank": "/rerank",
     }
 )
+MESSAGES_PATHS: Final[Mapping[FormatName, str]] = MappingProxyType(
+    {"messages": "/messages", "count_tokens": "/messages/count_tokens"}
+)
+# Their reasoning models refuse max_tokens; other servers may not know max_completion_tokens.
+_COMPLETION_BOUND_HOSTS: Final = (".openai.com", ".openai.azure.com")
+
+
+def output_bound(url: str) -> OutputBound:
+    """The field of chat completions that bounds the answer of the server with this URL."""
+    host = urlsplit(url).hostname or ""
+    return "max_completion_tokens" if f".{host}".endswith(_COMPLETION_BOUND_HOSTS) else "max_tokens"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +49,7 @@ class Dialect:
     models_path: str = "/models"
     alive_path: str | None = None  # a cheaper probe than the list of models, relative to the host
     extra_headers: Headers = ()
+    key_header: Literal["authorization", "x-api-key"] = "authorization"
     key_refusals: frozenset[str] = frozenset()  # error types that mean a rejected key, whatever the status
 
     def headers(self, api_key: str | None) -> Headers:
@@ -47,6 +61,8 @@ class Dialect:
         )
         if api_key is None:
             return common
+        if self.key_header == "x-api-key":
+            return ((b"x-api-key", api_key.encode()), *common)
         return ((b"authorization", b"Bearer " + api_key.encode()), *common)
 
     def refuses_key(self, status: int, error: ErrorDetail) -> bool:
@@ -67,6 +83,8 @@ DIALECTS = {
         # The gateway retries; retries of LiteLLM too would multiply the load on an overloaded server.
         Dialect(
             "litellm",
+            # LiteLLM has the endpoints of Messages below /v1 only, whatever the server's URL.
+            speaks={**OPENAI_PATHS, **{name: f"/v1{path}" for name, path in MESSAGES_PATHS.items()}},
             alive_path="/health/liveliness",
             extra_headers=((b"x-litellm-num-retries", b"0"),),
             # LiteLLM without a database answers a wrong master key with 400 and the second type.
@@ -74,11 +92,14 @@ DIALECTS = {
                 ("auth_error", "no_db_connection", "token_not_found_in_db", "expired_key")
             ),
         ),
-        # Anthropic's OpenAI-compatible endpoint; its list of models wants a version on every call.
+        # Chat completions are translated: Anthropic's own endpoint for them lacks features. The version
+        # takes sampling parameters, which later ones refuse. Clients of the format send their own version.
         Dialect(
             "anthropic",
-            speaks={"chat": "/chat/completions"},
+            speaks=MESSAGES_PATHS,
+            models_path="/models?limit=1000",
             extra_headers=((b"anthropic-version", b"2023-06-01"),),
+            key_header="x-api-key",
         ),
         Dialect("demo"),
     )

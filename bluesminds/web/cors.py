@@ -19,7 +19,7 @@ _ALLOWED: Final = re.compile(
     rb"|traceparent|tracestate|(?:openai|anthropic|x-stainless)-[a-z0-9-]+"
 ).fullmatch
 _EXPOSED: Final = re.compile(
-    rb"x-request-id|retry-after|retry-after-ms|x-should-retry|x-cost-usd"
+    rb"(?:x-)?request-id|retry-after|retry-after-ms|x-should-retry|x-cost-usd"
     rb"|(?:x-ratelimit|x-bluesminds|openai)-[a-z0-9-]+"
 ).fullmatch
 _MAX_AGE: Final = b"7200"  # seconds; Chromium's maximum

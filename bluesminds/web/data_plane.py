@@ -16,10 +16,12 @@ from bluesminds.gateway.bodies import Body, BodyMemory, body_memory_exhausted
 from bluesminds.gateway.browser_origins import BrowserOrigins
 from bluesminds.gateway.operations import (
     MODELS,
+    UNKNOWN,
     allowed_methods,
     clean_path,
     endpoint_name,
     find_operation,
+    is_anthropic_path,
     method_not_allowed,
 )
 from bluesminds.gateway.pipeline import Gateway
@@ -31,10 +33,11 @@ from bluesminds.web.cors import (
     read_preflight,
     response_headers,
 )
-from bluesminds.web.errors import INTERNAL, error_body, error_headers
+from bluesminds.web.errors import INTERNAL, error_body, error_headers, error_in_format
 from bluesminds.web.forwarded import ProxyHeaders
-from bluesminds.web.request_context import read_request_context
-from bluesminds.wire.models import write_model, write_models
+from bluesminds.web.request_context import is_anthropic_client, read_request_context
+from bluesminds.wire.messages import MESSAGES
+from bluesminds.wire.models import write_anthropic_model, write_anthropic_models, write_model, write_models
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -43,13 +46,17 @@ _JSON = (b"content-type", b"application/json")
 
 
 class ASGIResponseWriter:
-    """Writes a response over ASGI. `begun`: it has started, so an error can no longer be sent.
+    """Writes a response over ASGI. `begun`: it has started, so an error can no longer be sent. `anthropic`:
+    the client speaks Anthropic's API, which has another shape for errors and another header for the id.
     `readable_by`: the other origin whose pages may read it.
     """
 
-    def __init__(self, scope: Scope, send: Send, request_id: str) -> None:
+    def __init__(self, scope: Scope, send: Send, request_id: str, *, anthropic: bool) -> None:
         self._send_message = send
-        self._id = (b"x-request-id", request_id.encode())
+        self._ids = [(b"x-request-id", request_id.encode())]
+        if anthropic:
+            self._ids.append((b"request-id", request_id.encode()))
+        self.anthropic = anthropic
         self._disconnect: Disconnect = scope["extensions"]["disconnect"]
         self.begun = False
         self.readable_by: str | None = None
@@ -67,7 +74,7 @@ class ASGIResponseWriter:
 
     async def start(self, status: int, headers: Headers) -> None:
         self.begun = True
-        headers = [*headers, self._id, VARY_ORIGIN]
+        headers = [*headers, *self._ids, VARY_ORIGIN]
         if self.readable_by is not None:
             headers += response_headers(self.readable_by, headers)
         await self._send_message({"type": "http.response.start", "status": status, "headers": headers})
@@ -115,7 +122,9 @@ class DataPlane:
             await self._control(scope, receive, send)
             return
         context = read_request_context(scope, endpoint_name(path), self._clock)
-        out = ASGIResponseWriter(scope, send, context.request_id)
+        shared = context.endpoint in (MODELS, UNKNOWN)  # paths that say nothing about the client
+        anthropic = is_anthropic_path(path) or (shared and is_anthropic_client(context))
+        out = ASGIResponseWriter(scope, send, context.request_id, anthropic=anthropic)
         await self._respond(scope, path, context, receive, out)
 
     async def _respond(
@@ -180,14 +189,18 @@ class DataPlane:
         name = path.removeprefix("/models").removeprefix("/")
         if name:
             row, rates = await self._gateway.find_model(context, name)
-            answer = write_model(row)
+            answer = write_anthropic_model(row) if out.anthropic else write_model(row)
         else:
             rows, rates = await self._gateway.list_models(context)
-            answer = write_models(rows)
+            answer = write_anthropic_models(rows) if out.anthropic else write_models(rows)
         await out.send(200, [_JSON, *rates], answer)
 
     async def _send_error(self, exc: GatewayError, context: RequestContext, out: ASGIResponseWriter) -> None:
-        await out.send(exc.status, error_headers(exc), error_body(exc, context.request_id))
+        if out.anthropic:
+            body = error_in_format(exc, context.request_id, MESSAGES)
+        else:
+            body = error_body(exc, context.request_id)
+        await out.send(exc.status, error_headers(exc), body)
 
 
 def path_below(path: str) -> str | None:

@@ -1,9 +1,11 @@
-"""Error responses in OpenAI's format, with the request id added."""
+"""Error responses with the request id: in OpenAI's format, or in the client's."""
 
 import msgspec
 from msgspec import Struct
 
 from bluesminds.common.errors import GatewayError
+from bluesminds.wire.base import Format
+from bluesminds.wire.errors import ErrorDetail
 
 
 class ErrorObject(Struct, frozen=True):
@@ -27,6 +29,12 @@ def error_body(exc: GatewayError, request_id: str) -> bytes:
     return msgspec.json.encode(
         ErrorResponse(ErrorObject(exc.message, exc.kind, exc.param, exc.code, request_id))
     )
+
+
+def error_in_format(exc: GatewayError, request_id: str, format_: Format) -> bytes:
+    """The error in the shape of a wire format. The status says what kind it is."""
+    detail = ErrorDetail(message=exc.message, param=exc.param, code=exc.code, status=exc.status)
+    return format_.write_error(detail, request_id)
 
 
 def error_headers(exc: GatewayError) -> list[tuple[bytes, bytes]]:

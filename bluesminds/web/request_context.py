@@ -12,6 +12,8 @@ from bluesminds.http.asgi import Scope
 MAX_PATH = 200  # characters, for the log
 _VALID_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}").fullmatch
 _CREDENTIALS = (b"authorization", b"x-api-key", b"api-key")
+ANTHROPIC_PREFIX = b"anthropic-"  # features of Anthropic's API: an open list
+_WORKSPACE = b"anthropic-workspace-id"  # of the gateway's account there: not for clients to choose
 # Headers for the upstream server; all others are dropped.
 _FORWARDED = frozenset((b"traceparent", b"tracestate", b"idempotency-key", b"openai-beta"))
 
@@ -28,7 +30,7 @@ def read_request_context(scope: Scope, endpoint: str, clock: Clock) -> RequestCo
             found.setdefault(name, header[1])
         elif name == b"x-request-id":
             request_id = header[1]
-        elif name in _FORWARDED:
+        elif name in _FORWARDED or (name.startswith(ANTHROPIC_PREFIX) and name != _WORKSPACE):
             forward.append((name, header[1]))
         elif name == b"origin":
             # Browsers send one; joined, two headers match no allowed origin.
@@ -51,6 +53,11 @@ def read_request_context(scope: Scope, endpoint: str, clock: Clock) -> RequestCo
         at_ms=at_ms,
         started=trio.current_time(),
     )
+
+
+def is_anthropic_client(context: RequestContext) -> bool:
+    """Whether the client speaks Anthropic's API: its clients name a version on every request."""
+    return any(name == b"anthropic-version" for name, _ in context.forward)
 
 
 def valid_request_id(given: bytes | None) -> str | None:

@@ -9,6 +9,7 @@ from msgspec import Raw, Struct
 
 from bluesminds.wire import assembly, chunks
 from bluesminds.wire.base import Format, RequestFacts
+from bluesminds.wire.chat_codec import CHAT_CODEC
 from bluesminds.wire.errors import write_error, write_stream_error
 from bluesminds.wire.json_text import Fields, text_bytes
 from bluesminds.wire.requests import (
@@ -75,4 +76,5 @@ CHAT = Format(
     events_from_reply=events_from_reply,
     reply_from_events=reply_from_events,
     chunk_object=CHUNK_OBJECT,
+    codec=CHAT_CODEC,
 )

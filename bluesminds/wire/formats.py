@@ -3,13 +3,22 @@
 from collections.abc import Mapping
 from typing import Final
 
-from bluesminds.wire.base import Format, FormatName
+from bluesminds.wire.base import Codec, Format, FormatName
 from bluesminds.wire.chat import CHAT
 from bluesminds.wire.completions import COMPLETIONS
 from bluesminds.wire.embeddings import EMBEDDINGS
+from bluesminds.wire.messages import COUNT_TOKENS, MESSAGES
 from bluesminds.wire.moderations import MODERATIONS
 from bluesminds.wire.rerank import RERANK
 
 FORMATS: Final[Mapping[FormatName, Format]] = {
-    format_.name: format_ for format_ in (CHAT, COMPLETIONS, EMBEDDINGS, MODERATIONS, RERANK)
+    format_.name: format_
+    for format_ in (CHAT, MESSAGES, COUNT_TOKENS, COMPLETIONS, EMBEDDINGS, MODERATIONS, RERANK)
 }
+
+
+def codec_of(name: FormatName) -> Codec:
+    """Of a conversation's format. Raises LookupError for another one."""
+    if (codec := FORMATS[name].codec) is None:
+        raise LookupError(f"{name} is not a conversation")
+    return codec

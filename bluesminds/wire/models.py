@@ -1,10 +1,11 @@
-"""Lists of models: reading a server's, writing OpenAI's.
+"""Lists of models: reading a server's, writing OpenAI's and Anthropic's.
 
 Shapes: {"data": [{"id"}]} (OpenAI, LM Studio, OpenRouter), a bare list (Together), {"models": [{"name"} or
 text]} (Ollama, Gemini). One odd row does not spoil the list.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ from msgspec import Struct
 from bluesminds.wire.json_text import NOT_JSON, read_value
 
 _NEWEST = 2**53
+_LAST_TIME = 253_402_300_799  # the last second that a date with four digits for its year can say
 
 
 class ModelRow(Struct, frozen=True, gc=False):
@@ -71,6 +73,26 @@ def write_models(rows: Iterable[ModelRow]) -> bytes:
 
 def write_model(row: ModelRow) -> bytes:
     return msgspec.json.encode(_as_openai(row))
+
+
+def write_anthropic_models(rows: Sequence[ModelRow]) -> bytes:
+    """Anthropic's list, in one page."""
+    page = {
+        "data": [_as_anthropic(row) for row in rows],
+        "has_more": False,
+        "first_id": rows[0].id if rows else None,
+        "last_id": rows[-1].id if rows else None,
+    }
+    return msgspec.json.encode(page)
+
+
+def write_anthropic_model(row: ModelRow) -> bytes:
+    return msgspec.json.encode(_as_anthropic(row))
+
+
+def _as_anthropic(row: ModelRow) -> dict[str, object]:
+    created = datetime.fromtimestamp(min(row.created, _LAST_TIME), UTC)
+    return {"type": "model", "id": row.id, "display_name": row.id, "created_at": created}
 
 
 def _as_openai(row: ModelRow) -> dict[str, object]:

@@ -42,9 +42,18 @@ def looks_like_events(first: bytes) -> bool | None:
     return None if _BOM.startswith(first) else False
 
 
-def _name_of(event: bytes) -> bytes:
+def event_name(event: bytes) -> bytes:
     found = _NAME.search(event) if b"event:" in event else None
     return b"" if found is None else found[1]
+
+
+def name_and_data(event: bytes) -> tuple[bytes, bytes]:
+    """An event's name, b"" when it has none, and its data."""
+    if event.startswith(b"event: ") and b"\r" not in event:
+        end = event.find(b"\n")
+        if event.startswith(b"data: ", end + 1) and event.find(b"\n", end + 7) == len(event) - 2:
+            return event[7:end], event[end + 7 : -2]
+    return event_name(event), event_data(event)
 
 
 class Passthrough:
@@ -66,6 +75,7 @@ class Passthrough:
         self._tail = b""
         self._error: ErrorDetail | None = None
         self._final = False
+        self._ended = False  # by the server, so that its last report is complete
 
     @property
     def usage(self) -> Usage:
@@ -101,7 +111,7 @@ class Passthrough:
 
     def _has_full_report(self) -> bool:
         """A server that has said [DONE] must know; before that, text may have come after its report."""
-        return self._pieces == self._pieces_at_report or (self._final and not self._absurd)
+        return self._pieces == self._pieces_at_report or (self._ended and not self._absurd)
 
     def _settled(self) -> tuple[Usage, bool]:
         return settle_usage(
@@ -177,8 +187,8 @@ class Passthrough:
         data = event_data(event)
         if not data.strip():
             # An empty data line would stop OpenAI's SDKs: they read every event's data as JSON.
-            return with_data(event, None) if _DATA_LINE.search(event) and not _name_of(event) else event
-        return self._pass_data(event, data, _name_of(event))
+            return with_data(event, None) if _DATA_LINE.search(event) and not event_name(event) else event
+        return self._pass_data(event, data, event_name(event))
 
     def _pass_data(self, event: bytes, data: bytes, name: bytes) -> bytes:
         try:
@@ -219,7 +229,7 @@ class Passthrough:
 
     def _pass_odd(self, event: bytes, data: bytes, name: bytes) -> bytes:
         if data.lstrip().startswith(b"[DONE]"):
-            self._final = True
+            self._final = self._ended = True
             self._tail = event if data.startswith(b"[DONE]") else DONE
             return b""
         chunk = chunks.read_chunk(data)
@@ -274,8 +284,9 @@ def write_usage(usage: Usage) -> dict[str, object]:
         "completion_tokens": usage.output or 0,
         "total_tokens": (usage.input or 0) + (usage.output or 0),
     }
-    if usage.cache_read is not None:
-        written["prompt_tokens_details"] = {"cached_tokens": usage.cache_read}
+    details = {"cached_tokens": usage.cache_read, "cache_write_tokens": usage.cache_write}
+    if known := {name: count for name, count in details.items() if count is not None}:
+        written["prompt_tokens_details"] = known
     if usage.reasoning is not None:
         written["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning}
     return written
@@ -306,8 +317,8 @@ Verdict = Literal["answer", "error", "empty"]
 
 
 class StreamOpening:
-    """Reads a stream up to its first event that says anything. Comments are not the answer: servers send them
-    while a request still waits, and may fail after them.
+    """Reads a stream up to its first event that says anything. Comments and pings are not the answer: servers
+    send them while a request still waits, and may fail after them.
     """
 
     def __init__(self) -> None:
@@ -341,7 +352,9 @@ class StreamOpening:
             return None
         if data.lstrip().startswith(b"[DONE]"):
             return "empty"
-        name = _name_of(event)
+        name = event_name(event)
+        if name == b"ping":
+            return None
         chunk = chunks.read_chunk(data)
         if chunk is None:
             if name == b"error":

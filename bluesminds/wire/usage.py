@@ -1,8 +1,9 @@
 """Usage in all spellings, read into one form; and estimates for what a server does not say.
 
 Spellings: OpenAI chat (prompt_tokens, *_details) and Responses (input_tokens), Anthropic
-(cache_read_input_tokens, cache_creation_input_tokens), DeepSeek (prompt_cache_hit_tokens), Moonshot
-(cached_tokens), Cohere (billed_units, tokens), Jina and Voyage (total_tokens alone), Gemini (usageMetadata).
+(cache_read_input_tokens, cache_creation_input_tokens, thinking_tokens), DeepSeek (prompt_cache_hit_tokens),
+Moonshot (cached_tokens), Cohere (billed_units, tokens), Jina and Voyage (total_tokens alone), Gemini
+(usageMetadata).
 A count is a whole number from 0 to MAX_TOKENS; some servers write it as 5.0. A main count that is anything
 else makes the whole report implausible; a detail that is, is merely unknown.
 """
@@ -35,6 +36,7 @@ _CACHE_READ = (
 )
 _CACHE_WRITE_DETAIL = ("cache_write_tokens", "cache_creation_tokens")
 _CACHE_WRITE = ("cache_creation_input_tokens",)
+_REASONING_DETAIL = ("reasoning_tokens", "thinking_tokens")
 _REASONING = ("reasoning_tokens", "thoughtsTokenCount")
 
 
@@ -66,7 +68,7 @@ def _normalise(report: dict[str, Any], *, cache_beside: bool, total_is_input: bo
     total = _first(report, _TOTAL)
     cache_read = _detail(report, _INPUT_DETAILS, ("cached_tokens",), _CACHE_READ)
     cache_write = _detail(report, _INPUT_DETAILS, _CACHE_WRITE_DETAIL, _CACHE_WRITE)
-    reasoning = _detail(report, _OUTPUT_DETAILS, ("reasoning_tokens",), _REASONING)
+    reasoning = _detail(report, _OUTPUT_DETAILS, _REASONING_DETAIL, _REASONING)
     if cache_beside and input_ is not None:
         input_ += (cache_read or 0) + (cache_write or 0)
     if tools := _count(report.get("toolUsePromptTokenCount")):

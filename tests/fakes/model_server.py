@@ -168,7 +168,8 @@ async def correct(server: "ModelServer", peer: Peer, asked: Asked) -> None:
 @dataclass(slots=True)
 class ModelServer:
     """`left` counts clients that disconnected during a plan. `list_status` is the status of the list
-    of models. `dropped` are the ids of requests whose repetitions are reset.
+    of models. `default` answers when no plan is left. `dropped` are the ids of requests whose repetitions
+    are reset.
     """
 
     models: tuple[str, ...]
@@ -177,6 +178,7 @@ class ModelServer:
     left: int = 0
     list_status: bytes = b"200 OK"
     dropped: set[bytes] = field(default_factory=set)
+    default: Plan = correct
     _plans: deque[Plan] = field(default_factory=deque)
 
     @property
@@ -186,22 +188,22 @@ class ModelServer:
     def plan(self, *plans: Plan) -> None:
         self._plans.extend(plans)
 
+    def list_models(self) -> bytes:
+        rows = [{"id": name, "object": "model", "created": 7, "owned_by": "tests"} for name in self.models]
+        return msgspec.json.encode({"object": "list", "data": rows})
+
     async def play(self, peer: Peer) -> None:
         while True:
             received = await peer.request()
             if received.line.startswith(b"GET "):
-                rows = [
-                    {"id": name, "object": "model", "created": 7, "owned_by": "tests"} for name in self.models
-                ]
-                listed = msgspec.json.encode({"object": "list", "data": rows})
-                await peer.answer(listed, JSON, status=self.list_status)
+                await peer.answer(self.list_models(), JSON, status=self.list_status)
                 continue
             asked = Asked(received, _decoded(received.body))
             self.asked.append(asked)
             if asked.header(b"x-request-id") in self.dropped:
                 peer.reset()
                 return
-            plan = self._plans.popleft() if self._plans else correct
+            plan = self._plans.popleft() if self._plans else self.default
             await plan(self, peer, asked)
 
 

@@ -116,3 +116,15 @@ async def test_litellm_request_has_no_client_key_and_is_not_retried(
     assert (
         await gateway.metric("bluesminds_upstream_attempts_total", server="litellm", outcome="answered") == 1
     )
+
+
+async def test_messages_reach_litellm_natively(nursery: trio.Nursery, home: Path, litellm: LiteLLM) -> None:
+    gateway = await start(nursery, home, litellm)
+    async with gateway.client() as client:
+        answer = await client.post("/v1/messages", json=ASK | {"max_tokens": 64})
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    assert (body["type"], body["content"][0]["text"]) == ("message", "Four words from here.")
+    (row,) = gateway.rows()
+    assert row["usage_source"] == "upstream"
+    assert row["output_tokens"] == body["usage"]["output_tokens"]

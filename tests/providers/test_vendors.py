@@ -44,8 +44,11 @@ def test_what_every_request_to_a_server_carries() -> None:
     for name, dialect in DIALECTS.items():
         assert dialect.name == name
         headers = dict(dialect.headers("sk-x"))
-        assert headers[b"authorization"] == b"Bearer sk-x"
+        if name == "anthropic":
+            assert headers[b"x-api-key"] == b"sk-x" and b"authorization" not in headers
+        else:
+            assert headers[b"authorization"] == b"Bearer sk-x"
         assert headers[b"user-agent"].startswith(b"bluesminds/")
-        assert b"authorization" not in dict(dialect.headers(None))
+        assert not {b"authorization", b"x-api-key"} & set(dict(dialect.headers(None)))
     assert dict(DIALECTS["litellm"].headers(None))[b"x-litellm-num-retries"] == b"0"
     assert dict(DIALECTS["anthropic"].headers(None))[b"anthropic-version"] == b"2023-06-01"

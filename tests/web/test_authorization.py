@@ -117,6 +117,8 @@ DELETE /api/admin/invites/{invite_id}
 """
 BY_KEY = """
 POST /v1/chat/completions
+POST /v1/messages
+POST /v1/messages/count_tokens
 POST /v1/completions
 POST /v1/embeddings
 POST /v1/moderations

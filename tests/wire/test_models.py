@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bluesminds.wire.models import ModelRow, read_models, write_model, write_models
+from bluesminds.wire.models import (
+    ModelRow,
+    read_models,
+    write_anthropic_model,
+    write_anthropic_models,
+    write_model,
+    write_models,
+)
 from tests.wire.test_stages import json_values
 
 
@@ -68,3 +75,14 @@ def test_models_are_written_in_openais_form() -> None:
     one = {"id": "a", "object": "model", "created": 5, "owned_by": "x"}
     assert json.loads(write_models([row])) == {"object": "list", "data": [one]}
     assert json.loads(write_model(row)) == one
+
+
+def test_list_in_anthropics_shape_is_one_page() -> None:
+    rows = [ModelRow("a", created=1_700_000_000, owned_by="x"), ModelRow("b", created=2**53 - 1)]
+    one = {"type": "model", "id": "a", "display_name": "a", "created_at": "2023-11-14T22:13:20Z"}
+    other = one | {"id": "b", "display_name": "b", "created_at": "9999-12-31T23:59:59Z"}
+    page = {"data": [one, other], "has_more": False, "first_id": "a", "last_id": "b"}
+    assert json.loads(write_anthropic_models(rows)) == page
+    assert json.loads(write_anthropic_model(rows[0])) == one
+    empty = {"data": [], "has_more": False, "first_id": None, "last_id": None}
+    assert json.loads(write_anthropic_models([])) == empty

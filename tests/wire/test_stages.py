@@ -458,6 +458,16 @@ def test_stop_after_every_choice_has_finished_adds_no_second_finish() -> None:
     assert passthrough.stop() == DONE
 
 
+def test_stop_does_not_make_an_early_report_complete() -> None:
+    passthrough = stage()
+    early = {"prompt_tokens": 10, "completion_tokens": 1, "total_tokens": 11}
+    passthrough.feed(chunk("x" * 400, usage=early) + chunk("x" * 400))
+    before = passthrough.usage
+    passthrough.stop()
+    assert passthrough.usage == before
+    assert before.output == 200
+
+
 def test_stop_before_any_chunk_is_a_whole_stream() -> None:
     passthrough = stage()
     events = data_of(passthrough.stop())
@@ -489,7 +499,8 @@ def test_event_stream_is_known_by_its_beginning(first: bytes, expected: bool | N
 
 def test_opening_waits_for_an_event_that_says_something() -> None:
     opening = StreamOpening()
-    lead = b": waiting\n\ndata: {oops\n\nevent: ping\n\n"
+    ping = b'event: ping\ndata: {"type": "ping"}\n\n'
+    lead = b": waiting\n\ndata: {oops\n\nevent: ping\n\n" + ping
     assert opening.feed(lead) is None
     assert opening.feed(chunk("a")[:20]) is None
     assert opening.feed(chunk("a")[20:]) == "answer"

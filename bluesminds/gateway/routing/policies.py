@@ -7,20 +7,10 @@ random sampling with a reservoir", 2006: sort by random^(1/weight)).
 
 from collections.abc import Callable, Sequence
 
-from msgspec import Struct
-
 from bluesminds.common.errors import NotFound
-from bluesminds.common.values import Server
 from bluesminds.gateway.operations import Operation
 from bluesminds.gateway.routing.catalog import ModelCatalog
-from bluesminds.providers.dialects import DIALECTS
-
-
-class Target(Struct, frozen=True, gc=False):
-    """A server that can answer, and the path of the operation there, relative to its URL."""
-
-    server: Server
-    path: str
+from bluesminds.gateway.routing.plans import Target, make_plan
 
 
 def select_targets(
@@ -31,18 +21,17 @@ def select_targets(
     usable: Callable[[str], bool],
     random: Callable[[], float],
 ) -> Sequence[Target]:
-    """At least one target, best first. `random` returns [0, 1). Raises NotFound for an unknown model, and for
-    one whose servers do not have the endpoint.
+    """The targets, best first. `random` returns [0, 1). Raises NotFound for an unknown model, and for one
+    whose servers do not have the endpoint. An operation that the gateway can answer itself may have no
+    target.
     """
     servers = catalog.servers_for(model)
     if not servers:
         raise NotFound("model_not_found", _not_found_message(catalog, model), param="model")
     targets = [
-        Target(server, path)
-        for server in servers
-        if (path := DIALECTS[server.dialect].speaks.get(operation.format)) is not None
+        Target(server, plan) for server in servers if (plan := make_plan(operation, server)) is not None
     ]
-    if not targets:
+    if not targets and not operation.estimated:
         message = f"No server that offers the model `{model[:200]}` has the endpoint /v1{operation.path}."
         raise NotFound("unsupported_endpoint", message, param="model")
     if len(targets) > 1:

@@ -3,9 +3,11 @@
 from msgspec import Struct, json, structs
 
 from bluesminds.common.values import Server
+from bluesminds.gateway.routing.plans import Plan
 from bluesminds.http.client.pool import UpstreamOrigin
 from bluesminds.providers.dialects import DIALECTS, Headers
 
+ANTHROPIC_PREFIX = b"anthropic-"
 SHORTEST_SECRET = 8  # characters; a shorter key could be part of ordinary words
 
 
@@ -35,6 +37,21 @@ class UpstreamEndpoint(Struct, frozen=True):
         headers = DIALECTS[self.server.dialect].headers(api_key)
         secrets = (*secret_encodings(api_key), *self.secrets)
         return structs.replace(self, headers=headers, secrets=secrets, own_key=True)
+
+    def target(self, path: str) -> bytes:
+        """The path to send. A version that the server's URL and `path` both name is written once."""
+        if path.startswith("/v1/") and self.base.endswith("/v1"):
+            path = path.removeprefix("/v1")
+        return (self.base + path).encode()
+
+    def headers_for(self, plan: Plan, forward: Headers) -> Headers:
+        """The server's headers and those of the client that it understands. A client of Anthropic's format
+        says which version and features it means; a translated request is the gateway's own.
+        """
+        if plan.format not in ("messages", "count_tokens") or plan.translated:
+            return (*self.headers, *(one for one in forward if not one[0].startswith(ANTHROPIC_PREFIX)))
+        sent = {name for name, _ in forward}
+        return (*(one for one in self.headers if one[0] not in sent), *forward)
 
     def redact(self, data: bytes) -> bytes:
         """The data without the server's key."""

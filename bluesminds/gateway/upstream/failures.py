@@ -121,6 +121,6 @@ def _client_error(reply: Reply) -> UpstreamFailed:
         )
     if status == 404:
         return UpstreamFailed(404, "model_not_found", f"The server does not have the model: {message}")
-    status = status if status in _PASSED_STATUS else 502
+    status = 503 if status == 529 else status if status in _PASSED_STATUS else 502
     message = f"The server answered {reply.status}: {message}"
     return UpstreamFailed(status, "upstream_error", message, headers=retry)

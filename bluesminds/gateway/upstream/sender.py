@@ -20,8 +20,8 @@ from bluesminds.common.values import Server
 from bluesminds.gateway.call import Call, JsonBody
 from bluesminds.gateway.metrics import Metrics
 from bluesminds.gateway.routing.health import ServerHealthRegistry
-from bluesminds.gateway.routing.policies import Target
-from bluesminds.gateway.upstream.attempt import Reply, read_reply
+from bluesminds.gateway.routing.plans import Target
+from bluesminds.gateway.upstream.attempt import Reply, ReplyReader
 from bluesminds.gateway.upstream.backoff import Backoff
 from bluesminds.gateway.upstream.endpoint import UpstreamEndpoint
 from bluesminds.gateway.upstream.failures import AttemptFailure, classify_error, classify_reply
@@ -115,7 +115,7 @@ class Sender:
         force_usage = server not in self._refusing_usage
         try:
             reply = await self._exchange(call, endpoint, target, body, force_usage=force_usage)
-            if force_usage and self._refuses_forced_usage(call, reply):
+            if force_usage and self._refuses_forced_usage(call, target, reply):
                 reply.close()
                 reply = await self._exchange(call, endpoint, target, body, force_usage=False)
                 if reply.error is None:
@@ -129,26 +129,27 @@ class Sender:
         return failure
 
     @staticmethod
-    def _refuses_forced_usage(call: Call, reply: Reply) -> bool:
+    def _refuses_forced_usage(call: Call, target: Target, reply: Reply) -> bool:
         """The gateway adds stream_options to streams that did not ask for usage; some servers reject it."""
-        added = call.facts.stream and not call.facts.wants_usage
+        added = call.facts.stream and (target.plan.translated or not call.facts.wants_usage)
         return added and reply.error is not None and names_forced_usage(reply.error_status, reply.body)
 
     async def _exchange(
         self, call: Call, endpoint: UpstreamEndpoint, target: Target, body: JsonBody, *, force_usage: bool
     ) -> Reply:
-        context = call.context
+        context, plan = call.context, target.plan
         response = await self._pool.request(
             b"POST",
             endpoint.origin,
-            (endpoint.base + target.path).encode(),
-            (*endpoint.headers, *context.forward, (b"x-request-id", context.id.encode())),
-            body.content(call.model, force_usage=force_usage),
+            endpoint.target(plan.path),
+            (*endpoint.headers_for(plan, context.forward), (b"x-request-id", context.id.encode())),
+            body.content(plan, call.model, force_usage=force_usage),
             timeouts=self._timeouts if call.facts.stream else self._json_timeouts,
         )
         reply = None
         try:
-            reply = await read_reply(endpoint, response, call, self._timeouts.first_byte)
+            reader = ReplyReader(endpoint, call, plan, body.conversation)
+            reply = await reader.read(response, self._timeouts.first_byte)
         finally:
             if reply is None or reply.response is None:
                 response.close()
@@ -159,7 +160,7 @@ class Sender:
         server = reply.endpoint.server.name
         self._count(server, "answered")
         if reply.error is not None:
-            return reply.as_client_error(call.context.request_id)
+            return reply.as_client_error(call.format, call.context.request_id)
         if reply.stage is None:
             self._health.record_success(server)
         return reply

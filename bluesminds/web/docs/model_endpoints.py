@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from bluesminds.gateway.operations import OPERATIONS, Operation
+from bluesminds.gateway.operations import OPERATIONS, Operation, is_anthropic_path
 from bluesminds.web.docs.openapi import JSON, OpenAPIOperation
 from bluesminds.wire.base import FormatName
 from bluesminds.wire.requests import Choices, StreamOptions, Tokens
@@ -44,6 +44,26 @@ class CompletionRequestSchema(GenerationRequestSchema, kw_only=True):
     prompt: Annotated[Any, Meta(examples=["Once upon a time"])]
 
 
+class MessagesRequestSchema(Struct, kw_only=True):
+    """Anthropic's format. The fields that the gateway reads; others are passed to servers of the format."""
+
+    model: str
+    max_tokens: Tokens
+    messages: Annotated[
+        list[MessageSchema], Meta(min_length=1, examples=[[{"role": "user", "content": "Say hello."}]])
+    ]
+    system: Any = None
+    stream: bool | None = None
+
+
+class CountTokensRequestSchema(Struct, kw_only=True):
+    model: str
+    messages: Annotated[
+        list[MessageSchema], Meta(min_length=1, examples=[[{"role": "user", "content": "Say hello."}]])
+    ]
+    system: Any = None
+
+
 class EmbeddingRequestSchema(Struct):
     """`input` is a text, a list of texts, or lists of tokens."""
 
@@ -78,6 +98,49 @@ class CompletionSchema(Struct):
 
     choices: list[dict[str, Any]] = []
     usage: UsageSchema | None = None
+
+
+class MessagesUsageSchema(Struct):
+    """Tokens, as the server counted them. `input_tokens` excludes what the cache read and wrote."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_input_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+
+
+class AnthropicMessageSchema(Struct):
+    """The server's response: byte for byte, or translated from chat completions."""
+
+    id: str
+    model: str
+    content: list[dict[str, Any]]
+    stop_reason: str | None
+    usage: MessagesUsageSchema
+    type: Literal["message"] = "message"
+    role: Literal["assistant"] = "assistant"
+
+
+class TokenCountSchema(Struct):
+    """The header `x-bluesminds-estimated: true` marks an estimate."""
+
+    input_tokens: int
+
+
+class AnthropicErrorSchema(Struct):
+    type: str
+    message: str
+    details: dict[str, Any] | UnsetType = UNSET
+
+
+class AnthropicErrorResponse(Struct):
+    """The body of every error of Anthropic's endpoints. `details.error_code` is the stable code of the
+    gateway's errors.
+    """
+
+    error: AnthropicErrorSchema
+    type: Literal["error"] = "error"
+    request_id: str | UnsetType = UNSET
 
 
 class EmbeddingsSchema(Struct):
@@ -125,6 +188,8 @@ class ModelListSchema(Struct, frozen=True):
 
 _BODIES: Final[Mapping[FormatName, tuple[type[Struct], type[Struct]]]] = {
     "chat": (ChatRequestSchema, CompletionSchema),
+    "messages": (MessagesRequestSchema, AnthropicMessageSchema),
+    "count_tokens": (CountTokensRequestSchema, TokenCountSchema),
     "completions": (CompletionRequestSchema, CompletionSchema),
     "embeddings": (EmbeddingRequestSchema, EmbeddingsSchema),
     "moderations": (ModerationRequestSchema, ResultsSchema),
@@ -135,22 +200,32 @@ _STREAMS: Final = """
 With `"stream": true` the response is a stream of server-sent events that ends with `data: [DONE]`. If
 something fails after the first event, an event with an `error` object ends the stream instead.
 """
+_NAMED_STREAMS: Final = """
+
+With `"stream": true` the response is a stream of Anthropic's named events that ends with `message_stop`. If
+something fails after the first event, an event `error` ends the stream instead.
+"""
+_STREAM_TEXTS: Final[Mapping[FormatName, str]] = {
+    "chat": _STREAMS,
+    "completions": _STREAMS,
+    "messages": _NAMED_STREAMS,
+}
 _MODELS: Final = "Models"
 
 
 def _described(operation: Operation) -> OpenAPIOperation:
     request, response = _BODIES[operation.format]
-    streams = operation.format in ("chat", "completions")
+    streams = _STREAM_TEXTS.get(operation.format)
     return OpenAPIOperation(
         method=operation.method,
         path=f"/v1{operation.path}",
         tag=_MODELS,
-        text=operation.summary + "." + (_STREAMS if streams else ""),
+        text=operation.summary + "." + (streams or ""),
         access=None,
         statuses=(200,),
         media={JSON: response, EVENTS: None} if streams else {JSON: response},
         body=request,
-        error=UpstreamErrorResponse,
+        error=AnthropicErrorResponse if is_anthropic_path(operation.path) else UpstreamErrorResponse,
     )
 
 
@@ -160,7 +235,8 @@ DATA_PLANE: Final = (
         method="GET",
         path="/v1/models",
         tag=_MODELS,
-        text="List the models that the key may use.",
+        text="List the models that the key may use.\n\n"
+        "A request with the header `anthropic-version` gets Anthropic's format.",
         access=None,
         statuses=(200,),
         media={JSON: ModelListSchema},

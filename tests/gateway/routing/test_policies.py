@@ -4,6 +4,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from itertools import permutations
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,7 +15,8 @@ from bluesminds.common.errors import NotFound
 from bluesminds.common.values import Server
 from bluesminds.gateway.operations import Operation, find_operation
 from bluesminds.gateway.routing.catalog import ModelCatalog
-from bluesminds.gateway.routing.policies import Target, select_targets
+from bluesminds.gateway.routing.plans import Plan, Target
+from bluesminds.gateway.routing.policies import select_targets
 
 CHAT = find_operation("POST", "/chat/completions")
 
@@ -91,6 +93,45 @@ def test_model_whose_servers_lack_the_endpoint_is_unsupported() -> None:
     assert (caught.value.code, caught.value.param) == ("unsupported_endpoint", "model")
     both = ModelCatalog([anthropic, server("b", priority=9)], {})
     assert [target.server.name for target in select(both, "m", embeddings)] == ["b"]
+
+
+def plans(dialects: dict[str, str], operation: Operation) -> list[Plan]:
+    """Of one server a dialect, each at its URL."""
+    servers = [structs.replace(server(url), dialect=dialect, url=url) for url, dialect in dialects.items()]
+    return [target.plan for target in select(ModelCatalog(servers, {}), "m", operation)]
+
+
+def test_server_is_asked_in_the_clients_format_where_it_has_it() -> None:
+    messages = find_operation("POST", "/messages")
+    assert plans({"http://x/v1": "openai"}, CHAT) == [Plan("chat", "/chat/completions")]
+    assert plans({"http://x/v1": "anthropic"}, messages) == [Plan("messages", "/messages")]
+    assert plans({"http://x/v1": "litellm"}, messages) == [Plan("messages", "/v1/messages")]
+
+
+@pytest.mark.parametrize(
+    ("url", "bound"),
+    [
+        ("http://x/v1", "max_tokens"),
+        ("https://api.openai.com/v1", "max_completion_tokens"),
+        ("https://one.openai.azure.com/openai/v1", "max_completion_tokens"),
+        ("https://notopenai.com/v1", "max_tokens"),
+    ],
+)
+def test_conversation_is_translated_for_a_server_of_another_format(url: str, bound: Any) -> None:
+    messages = find_operation("POST", "/messages")
+    translated = Plan("chat", "/chat/completions", translated=True, bound=bound)
+    assert plans({url: "openai"}, messages) == [translated]
+    assert [plan.path for plan in plans({url: "anthropic"}, CHAT)] == ["/messages"]
+
+
+def test_count_of_tokens_needs_no_server_of_its_format() -> None:
+    count = find_operation("POST", "/messages/count_tokens")
+    assert plans({"http://x/v1": "openai"}, count) == []
+    assert plans({"http://x/v1": "openai", "http://y/v1": "anthropic"}, count) == [
+        Plan("count_tokens", "/messages/count_tokens")
+    ]
+    with pytest.raises(NotFound, match="No server offers"):
+        select(ModelCatalog([server("a")], {}), "other", count)
 
 
 def select(catalog: ModelCatalog, model: str, operation: Operation | None = None) -> Sequence[Target]:

@@ -1,0 +1,277 @@
+"""Chat completions and the neutral form: writes requests, reads and writes whole replies.
+
+Format: OpenAI API reference, chat completions. `reasoning_content` is DeepSeek's and vLLM's; OpenAI's own
+servers neither send it nor take it.
+"""
+
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw
+
+from bluesminds.common.values import NO_USAGE
+from bluesminds.wire.base import Codec
+from bluesminds.wire.chat_encoder import STOPS, ChatEncoder
+from bluesminds.wire.chat_requests import FILE_NAME, decode_request
+from bluesminds.wire.chat_stream import ChatDecoder, call_id, read_text, stop_of
+from bluesminds.wire.conversation import (
+    ConversationReply,
+    ConversationRequest,
+    EncodedRequest,
+    EncodingOptions,
+    MediaPart,
+    Part,
+    Reasoning,
+    TextPart,
+    ThinkingPart,
+    ToolCallPart,
+    ToolDefinition,
+    ToolResultPart,
+    Turn,
+    text_of_parts,
+    unique,
+    unsupported,
+)
+from bluesminds.wire.json_text import NOT_JSON, read_value
+from bluesminds.wire.stages import write_usage
+from bluesminds.wire.usage import ImplausibleUsage, read_usage
+
+_LONGEST_USER: Final = 64  # characters; OpenAI refuses a longer one
+# Tokens: a smaller budget is a low effort, and a larger one a high effort.
+_SMALL_BUDGET: Final = 4096
+_LARGE_BUDGET: Final = 16384
+
+
+def encode_request(request: ConversationRequest, options: EncodingOptions) -> EncodedRequest:
+    dropped = list(request.dropped)
+    messages: list[dict[str, Any]] = []
+    if request.system:
+        messages.append({"role": "system", "content": request.system})
+    for turn in request.turns:
+        _WRITERS[turn.role](turn, messages, options, dropped)
+    body: dict[str, Any] = {"model": options.model, "messages": messages}
+    if request.max_output is not None:
+        body[options.bound] = request.max_output
+    for field in ("temperature", "top_p"):
+        if (value := getattr(request, field)) is not None:
+            if options.sampling:
+                body[field] = value
+            else:
+                dropped.append(field)
+    if request.top_k is not None:
+        dropped.append("top_k")
+    if request.stop:
+        body["stop"] = request.stop
+    if len(request.user) > _LONGEST_USER:
+        dropped.append("user")
+    elif request.user:
+        body["user"] = request.user
+    _write_tools(request, body)
+    if request.response_schema:
+        schema = {"name": "response", "schema": Raw(request.response_schema)}
+        body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    if (reasoning := request.reasoning) is not None:
+        if options.reasoning and (effort := _effort(reasoning)):
+            body["reasoning_effort"] = effort
+        else:
+            dropped.append("effort" if reasoning.effort else "thinking")
+    if request.stream:
+        body["stream"] = True
+        if options.usage:
+            body["stream_options"] = {"include_usage": True}
+    return EncodedRequest(
+        {name: Raw(msgspec.json.encode(value)) for name, value in body.items()}, unique(dropped)
+    )
+
+
+def _effort(reasoning: Reasoning) -> str:
+    if reasoning.effort or (budget := reasoning.budget) is None:
+        return reasoning.effort
+    return "low" if budget < _SMALL_BUDGET else "medium" if budget < _LARGE_BUDGET else "high"
+
+
+def _write_tools(request: ConversationRequest, body: dict[str, Any]) -> None:
+    if not request.tools:
+        return
+    body["tools"] = [_write_tool(tool) for tool in request.tools]
+    choice = request.tool_choice
+    if choice is not None and choice.mode == "tool":
+        body["tool_choice"] = {"type": "function", "function": {"name": choice.name}}
+    elif choice is not None:
+        body["tool_choice"] = choice.mode
+    if request.parallel is not None:
+        body["parallel_tool_calls"] = request.parallel
+
+
+def _write_tool(tool: ToolDefinition) -> dict[str, Any]:
+    function: dict[str, Any] = {"name": tool.name}
+    if tool.description:
+        function["description"] = tool.description
+    if tool.schema:
+        function["parameters"] = Raw(tool.schema)
+    if tool.strict is not None:
+        function["strict"] = tool.strict
+    return {"type": "function", "function": function}
+
+
+def _write_user(
+    turn: Turn, messages: list[dict[str, Any]], options: EncodingOptions, dropped: list[str]
+) -> None:
+    """Tool messages hold text alone: pictures in results follow in the user's message."""
+    content: list[TextPart | MediaPart] = []
+    for part in turn.parts:
+        if isinstance(part, ToolResultPart):
+            texts = [one for one in part.parts if isinstance(one, TextPart)]
+            content += [one for one in part.parts if isinstance(one, MediaPart)]
+            message = {"role": "tool", "tool_call_id": part.call_id, "content": _write_content(texts)}
+            messages.append(message)
+            if part.is_error:
+                dropped.append("messages.content.is_error")
+        elif isinstance(part, TextPart | MediaPart):
+            content.append(part)
+    if content:
+        messages.append({"role": "user", "content": _write_content(content)})
+
+
+def _write_content(parts: list[Any]) -> str | list[dict[str, Any]]:
+    if not parts:
+        return ""
+    if len(parts) == 1 and isinstance(parts[0], TextPart):
+        return parts[0].text
+    return [_write_part(part) for part in parts]
+
+
+def _write_part(part: TextPart | MediaPart) -> dict[str, Any]:
+    if isinstance(part, TextPart):
+        return {"type": "text", "text": part.text}
+    if part.kind == "image":
+        url = part.url or f"data:{part.media_type};base64,{part.data}"
+        return {"type": "image_url", "image_url": {"url": url}}
+    if part.kind == "audio" and part.data:
+        format_ = part.media_type.removeprefix("audio/")
+        return {"type": "input_audio", "input_audio": {"data": part.data, "format": format_}}
+    if not part.data:
+        raise unsupported("messages.content.source.url", "send the document's content in base64.")
+    data = f"data:{part.media_type};base64,{part.data}"
+    return {"type": "file", "file": {"filename": FILE_NAME, "file_data": data}}
+
+
+def _write_assistant(
+    turn: Turn, messages: list[dict[str, Any]], options: EncodingOptions, dropped: list[str]
+) -> None:
+    calls = [part for part in turn.parts if isinstance(part, ToolCallPart)]
+    thoughts = [part for part in turn.parts if isinstance(part, ThinkingPart)]
+    text = text_of_parts(turn.parts, "\n\n")
+    if any(part.signature or part.redacted for part in thoughts):
+        dropped.append("messages.content.signature")
+    message: dict[str, Any] = {"role": "assistant", "content": text or None}
+    if thought := "".join([part.text for part in thoughts]):
+        if options.reasoning_content:
+            message["reasoning_content"] = thought
+        else:
+            dropped.append("messages.content.thinking")
+    if calls:
+        message["tool_calls"] = [_write_call(call) for call in calls]
+    if len(message) > 2 or text:
+        messages.append(message)
+
+
+def _write_call(call: ToolCallPart) -> dict[str, Any]:
+    function = {"name": call.name, "arguments": call.arguments}
+    return {"id": call.id, "type": "function", "function": function}
+
+
+def _write_system(
+    turn: Turn, messages: list[dict[str, Any]], options: EncodingOptions, dropped: list[str]
+) -> None:
+    messages.append({"role": "system", "content": text_of_parts(turn.parts, "\n\n")})
+
+
+_WRITERS = {"user": _write_user, "assistant": _write_assistant, "system": _write_system}
+
+
+def decode_reply(body: bytes, request: ConversationRequest) -> ConversationReply:
+    try:
+        value = read_value(body)
+    except NOT_JSON as exc:
+        raise ValueError("an answer that is not JSON") from exc
+    choices = value.get("choices") if isinstance(value, dict) else None
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(value, dict) or not isinstance(choice, dict) or not isinstance(message, dict):
+        raise ValueError("an answer without choices")
+    parts: list[Part] = []
+    if thought := read_text(message.get("reasoning_content") or message.get("reasoning")):
+        parts.append(ThinkingPart(thought))
+    refusal = read_text(message.get("refusal"))
+    if text := read_text(message.get("content")) or refusal:
+        parts.append(TextPart(text))
+    id_ = _text_or(value.get("id"))
+    calls = [call for call in message.get("tool_calls") or () if isinstance(call, dict)]
+    parts += [_read_reply_call(call, id_, number) for number, call in enumerate(calls)]
+    stop, sequence = stop_of(
+        choice.get("finish_reason"), choice.get("stop_reason"), request, calls=bool(calls)
+    )
+    try:
+        usage = read_usage(msgspec.json.encode(value["usage"])) if value.get("usage") else None
+    except ImplausibleUsage:
+        usage = None
+    return ConversationReply(
+        id=id_,
+        model=_text_or(value.get("model")) or request.model,
+        parts=tuple(parts),
+        stop="filter" if refusal and stop == "end" else stop,
+        stop_sequence=sequence,
+        usage=usage or NO_USAGE,
+    )
+
+
+def _text_or(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _read_reply_call(call: dict[str, Any], reply_id: str, number: int) -> ToolCallPart:
+    function = call.get("function")
+    function = function if isinstance(function, dict) else {}
+    arguments = function.get("arguments")
+    if not isinstance(arguments, str):
+        arguments = "{}" if arguments is None else msgspec.json.encode(arguments).decode()
+    id_ = _text_or(call.get("id")) or call_id(reply_id, number)
+    return ToolCallPart(id_, _text_or(function.get("name")), arguments or "{}")
+
+
+def encode_reply(reply: ConversationReply, request: ConversationRequest) -> bytes:
+    calls = [part for part in reply.parts if isinstance(part, ToolCallPart)]
+    text = text_of_parts(reply.parts)
+    message: dict[str, Any] = {
+        "role": "assistant",
+        "content": text or (None if calls else ""),
+        "refusal": None,
+    }
+    if request.shows_reasoning and (
+        thought := "".join([part.text for part in reply.parts if isinstance(part, ThinkingPart)])
+    ):
+        message["reasoning_content"] = thought
+    if calls:
+        message["tool_calls"] = [_write_call(call) for call in calls]
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": STOPS[reply.stop]}
+    return msgspec.json.encode(
+        {
+            "id": reply.id,
+            "object": "chat.completion",
+            "created": request.created,
+            "model": reply.model or request.model,
+            "choices": [choice],
+            "usage": write_usage(reply.usage),
+        }
+    )
+
+
+CHAT_CODEC = Codec(
+    decode_request=decode_request,
+    encode_request=encode_request,
+    decode_reply=decode_reply,
+    encode_reply=encode_reply,
+    decoder=ChatDecoder,
+    encoder=ChatEncoder,
+)

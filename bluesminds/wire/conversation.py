@@ -1,0 +1,327 @@
+"""A conversation in a neutral form: codecs read requests, replies and streams into it and write them from it.
+
+It is built only when a request is translated from one format to another. JSON that passes through (schemas,
+arguments of calls) keeps its bytes. In the canonical form, which every codec reads into, neighbouring turns
+have different roles, no turn and no text is empty, a turn's tool results come first, and an assistant's
+neighbouring texts are one.
+"""
+
+from collections.abc import Iterable
+from typing import Literal
+
+from msgspec import Struct
+
+from bluesminds.common.errors import InvalidRequest
+from bluesminds.common.values import NO_USAGE, Usage
+from bluesminds.wire.errors import ErrorDetail
+from bluesminds.wire.json_text import Fields
+
+Role = Literal["user", "assistant", "system"]
+StopReason = Literal["end", "length", "sequence", "tool", "filter", "pause"]
+PartKind = Literal["text", "thinking", "redacted", "tool"]
+
+
+class TextPart(Struct, frozen=True):
+    text: str
+
+
+class MediaPart(Struct, frozen=True):
+    """A picture, document or sound: an address, or base64 with its media type."""
+
+    kind: Literal["image", "document", "audio"]
+    url: str = ""
+    data: str = ""
+    media_type: str = ""
+
+
+class ThinkingPart(Struct, frozen=True):
+    """Reasoning. `signature`: the server's proof that it wrote the text. `redacted`: reasoning that only the
+    server can read, in place of a text.
+    """
+
+    text: str = ""
+    signature: str = ""
+    redacted: str = ""
+
+
+class ToolCallPart(Struct, frozen=True):
+    """`arguments`: JSON as it was generated, which a cut answer leaves incomplete."""
+
+    id: str
+    name: str
+    arguments: str = "{}"
+
+
+class ToolResultPart(Struct, frozen=True):
+    call_id: str
+    parts: tuple[TextPart | MediaPart, ...] = ()
+    is_error: bool = False
+
+
+Part = TextPart | MediaPart | ThinkingPart | ToolCallPart | ToolResultPart
+
+
+class Turn(Struct, frozen=True):
+    role: Role
+    parts: tuple[Part, ...]
+
+
+class ToolDefinition(Struct, frozen=True):
+    """`schema`: of the arguments, JSON; empty when the client gave none."""
+
+    name: str
+    description: str = ""
+    schema: bytes = b""
+    strict: bool | None = None
+
+
+class ToolChoice(Struct, frozen=True):
+    """`name`: of the tool, in the mode "tool"."""
+
+    mode: Literal["auto", "required", "none", "tool"]
+    name: str = ""
+
+
+class Reasoning(Struct, frozen=True):
+    """How much the model may reason. `effort`: none, minimal, low, medium, high, xhigh or max. `mode`: of
+    Anthropic's thinking. `budget`: tokens.
+    """
+
+    effort: str = ""
+    mode: Literal["", "enabled", "adaptive", "between_tools", "disabled"] = ""
+    budget: int | None = None
+
+
+class ConversationRequest(Struct, frozen=True):
+    """`dropped`: names of fields of the client that have no place here and do not change the meaning."""
+
+    model: str
+    turns: tuple[Turn, ...]
+    system: str = ""
+    tools: tuple[ToolDefinition, ...] = ()
+    tool_choice: ToolChoice | None = None
+    parallel: bool | None = None  # whether several tools may be called at once
+    response_schema: bytes = b""  # JSON schema of the answer's text
+    max_output: int | None = None  # tokens
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    stop: tuple[str, ...] = ()
+    reasoning: Reasoning | None = None
+    user: str = ""  # the client's name for its end user
+    stream: bool = False
+    wants_usage: bool = True  # a stream ends with its usage
+    shows_reasoning: bool = True  # the client takes reasoning in answers
+    created: int = 0  # seconds since the epoch, for formats whose answers say when
+    dropped: tuple[str, ...] = ()
+
+
+class EncodingOptions(Struct, frozen=True):
+    """What the server takes that gets a translated request."""
+
+    model: str  # its name of the model
+    max_output: int | None = None  # the most tokens that the model writes, for formats that must have a bound
+    bound: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"  # chat: the field of the bound
+    usage: bool = True  # chat: a stream may be asked for its usage
+    sampling: bool = True  # temperature, top_p, top_k
+    reasoning: bool = True  # an effort or a budget
+    reasoning_content: bool = False  # chat: reasoning in earlier answers
+    system_turns: bool = False  # messages: the role "system" inside the conversation
+
+
+class EncodedRequest(Struct, frozen=True):
+    """`dropped`: everything that the server does not get, the decoder's names included."""
+
+    fields: Fields
+    dropped: tuple[str, ...]
+
+
+class ConversationReply(Struct, frozen=True):
+    """A whole answer. `dropped`: kinds of content that have no place here."""
+
+    id: str
+    model: str
+    parts: tuple[Part, ...]
+    stop: StopReason = "end"
+    stop_sequence: str = ""
+    usage: Usage = NO_USAGE
+    dropped: tuple[str, ...] = ()
+
+
+class StreamStarted(Struct, frozen=True, gc=False):
+    id: str
+    model: str
+
+
+class PartOpened(Struct, frozen=True, gc=False):
+    """`id` and `name`: of a tool call. `data`: of redacted reasoning."""
+
+    index: int
+    kind: PartKind
+    id: str = ""
+    name: str = ""
+    data: str = ""
+
+
+class PartDelta(Struct, frozen=True, gc=False):
+    """A piece of text, reasoning, or a call's arguments."""
+
+    index: int
+    text: str
+
+
+class PartClosed(Struct, frozen=True, gc=False):
+    """`signature`: of reasoning."""
+
+    index: int
+    signature: str = ""
+
+
+class StreamStopped(Struct, frozen=True, gc=False):
+    """The answer is complete; its usage may follow."""
+
+    stop: StopReason
+    sequence: str = ""
+
+
+class UsageReported(Struct, frozen=True, gc=False):
+    """All that the server has reported so far. None: a report that cannot be true."""
+
+    usage: Usage | None
+
+
+class StreamFailed(Struct, frozen=True, gc=False):
+    error: ErrorDetail
+
+
+class StreamFinished(Struct, frozen=True, gc=False):
+    """The last event."""
+
+
+StreamEvent = (
+    StreamStarted
+    | PartOpened
+    | PartDelta
+    | PartClosed
+    | StreamStopped
+    | UsageReported
+    | StreamFailed
+    | StreamFinished
+)
+
+
+def unsupported(param: str, reason: str) -> InvalidRequest:
+    """The refusal of a field that changes the meaning of a request and cannot be translated."""
+    return InvalidRequest(
+        "unsupported_by_server",
+        f"`{param}` cannot be translated for the servers of this model: {reason}",
+        param=param,
+    )
+
+
+def unique(names: Iterable[str]) -> tuple[str, ...]:
+    """Each name once, in the order of first use."""
+    return tuple(dict.fromkeys(names))
+
+
+def join_turns(turns: Iterable[Turn]) -> tuple[Turn, ...]:
+    """The turns in canonical form."""
+    joined: list[tuple[Role, list[Part]]] = []
+    for turn in turns:
+        parts = [part for part in turn.parts if not (isinstance(part, TextPart) and not part.text)]
+        if not parts:
+            continue
+        if joined and joined[-1][0] == turn.role:
+            joined[-1][1].extend(parts)
+        else:
+            joined.append((turn.role, parts))
+    return tuple(
+        Turn(role, join_texts(parts) if role == "assistant" else _results_first(parts))
+        for role, parts in joined
+    )
+
+
+def join_texts(parts: Iterable[Part]) -> tuple[Part, ...]:
+    """Neighbouring texts are one, as a server that cites sources cuts them anywhere; no text is empty."""
+    joined: list[Part] = []
+    for part in parts:
+        if isinstance(part, TextPart) and joined and isinstance(last := joined[-1], TextPart):
+            joined[-1] = TextPart(last.text + part.text)
+        elif not (isinstance(part, TextPart) and not part.text):
+            joined.append(part)
+    return tuple(joined)
+
+
+def _results_first(parts: list[Part]) -> tuple[Part, ...]:
+    return tuple(sorted(parts, key=lambda part: not isinstance(part, ToolResultPart)))
+
+
+def events_of_reply(reply: ConversationReply) -> list[StreamEvent]:
+    """The stream that says what the reply says."""
+    events: list[StreamEvent] = [StreamStarted(reply.id, reply.model)]
+    for index, part in enumerate(reply.parts):
+        if isinstance(part, TextPart):
+            events += [PartOpened(index, "text"), PartDelta(index, part.text), PartClosed(index)]
+        elif isinstance(part, ThinkingPart) and part.redacted:
+            events += [PartOpened(index, "redacted", data=part.redacted), PartClosed(index)]
+        elif isinstance(part, ThinkingPart):
+            events += [
+                PartOpened(index, "thinking"),
+                PartDelta(index, part.text),
+                PartClosed(index, part.signature),
+            ]
+        elif isinstance(part, ToolCallPart):
+            events += [
+                PartOpened(index, "tool", part.id, part.name),
+                PartDelta(index, part.arguments),
+                PartClosed(index),
+            ]
+    events += [StreamStopped(reply.stop, reply.stop_sequence), UsageReported(reply.usage), StreamFinished()]
+    return events
+
+
+class _PartInProgress:
+    def __init__(self, opened: PartOpened) -> None:
+        self.opened = opened
+        self.texts: list[str] = []
+        self.signature = ""
+
+    def part(self) -> Part:
+        text, opened = "".join(self.texts), self.opened
+        if opened.kind == "text":
+            return TextPart(text)
+        if opened.kind == "tool":
+            return ToolCallPart(opened.id, opened.name, text or "{}")
+        return ThinkingPart(text, self.signature, opened.data)
+
+
+def reply_of_events(events: Iterable[StreamEvent]) -> ConversationReply:
+    """The whole answer of a stream. Raises ValueError for one that does not come to its end."""
+    parts: dict[int, _PartInProgress] = {}
+    started, stopped, usage = StreamStarted("", ""), None, NO_USAGE
+    for event in events:
+        match event:
+            case PartDelta():
+                parts[event.index].texts.append(event.text)
+            case PartOpened():
+                parts[event.index] = _PartInProgress(event)
+            case PartClosed():
+                parts[event.index].signature = event.signature
+            case StreamStarted():
+                started = event
+            case StreamStopped():
+                stopped = event
+            case UsageReported():
+                usage = event.usage or usage
+            case StreamFailed():
+                raise ValueError("a stream that failed")
+            case StreamFinished():
+                break
+    if stopped is None:
+        raise ValueError("a stream without an end")
+    joined = join_texts(one.part() for one in parts.values())
+    return ConversationReply(started.id, started.model, joined, stopped.stop, stopped.sequence, usage)
+
+
+def text_of_parts(parts: Iterable[Part], between: str = "") -> str:
+    return between.join([part.text for part in parts if isinstance(part, TextPart)])

@@ -1,0 +1,316 @@
+"""Anthropic's Messages and the neutral form: writes requests, reads and writes whole replies.
+
+Format: Anthropic API reference, messages; the fields follow the types of the anthropic Python SDK. Versions
+from 2026-10-21 take no sampling parameters.
+"""
+
+import re
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw
+
+from bluesminds.common.errors import InvalidRequest
+from bluesminds.common.values import NO_USAGE, Usage
+from bluesminds.wire.base import Codec
+from bluesminds.wire.conversation import (
+    ConversationReply,
+    ConversationRequest,
+    EncodedRequest,
+    EncodingOptions,
+    MediaPart,
+    Part,
+    TextPart,
+    ThinkingPart,
+    ToolCallPart,
+    ToolChoice,
+    ToolDefinition,
+    Turn,
+    join_texts,
+    join_turns,
+    unique,
+    unsupported,
+)
+from bluesminds.wire.json_text import NOT_JSON, read_value
+from bluesminds.wire.messages_encoder import STOPS, MessagesEncoder, write_message_usage
+from bluesminds.wire.messages_requests import MODES, PDF, decode_request
+from bluesminds.wire.messages_stream import MessagesDecoder, stop_of
+from bluesminds.wire.usage import ImplausibleUsage, read_usage
+
+DEFAULT_MAX_TOKENS: Final = 4096  # for clients that give no bound, where the model's own is not known
+_EMPTY_SCHEMA: Final = b'{"type":"object","properties":{}}'
+_ID: Final = re.compile("[^a-zA-Z0-9_-]")  # what an id of a call must not have
+_CHOICES: Final = {mode: kind for kind, mode in MODES.items()}
+_json_object = msgspec.json.Decoder(dict[str, Any])
+
+
+def encode_request(request: ConversationRequest, options: EncodingOptions) -> EncodedRequest:
+    dropped = list(request.dropped)
+    system, turns = _place_system(request, options, dropped)
+    body: dict[str, Any] = {
+        "model": options.model,
+        "max_tokens": request.max_output or options.max_output or DEFAULT_MAX_TOKENS,
+    }
+    if system:
+        body["system"] = "\n\n".join(system)
+    body["messages"] = [
+        {"role": turn.role, "content": _write_blocks(turn.parts)} for turn in join_turns(turns)
+    ]
+    _write_sampling(request, options, body, dropped)
+    if any(not sequence.strip() for sequence in request.stop):
+        raise unsupported("stop", "a stop sequence must have more than white space.")
+    if request.stop:
+        body["stop_sequences"] = request.stop
+    if request.user:
+        body["metadata"] = {"user_id": request.user}
+    _write_tools(request, body)
+    _write_output(request, options, body, dropped)
+    if request.stream:
+        body["stream"] = True
+    return EncodedRequest(
+        {name: Raw(msgspec.json.encode(value)) for name, value in body.items()}, unique(dropped)
+    )
+
+
+def _place_system(
+    request: ConversationRequest, options: EncodingOptions, dropped: list[str]
+) -> tuple[list[str], list[Turn]]:
+    """The instructions, and the turns. Reasoning without a signature is another server's, which Anthropic's
+    refuse.
+    """
+    system = [request.system] if request.system else []
+    turns = []
+    for turn in request.turns:
+        if turn.role == "system" and not options.system_turns:
+            system += [part.text for part in turn.parts if isinstance(part, TextPart)]
+            dropped.append("messages.role")
+            continue
+        parts = tuple(
+            part
+            for part in turn.parts
+            if not isinstance(part, ThinkingPart) or part.signature or part.redacted
+        )
+        if len(parts) < len(turn.parts):
+            dropped.append("messages.reasoning_content")
+        turns.append(Turn(turn.role, parts))
+    return system, turns
+
+
+def _write_sampling(
+    request: ConversationRequest, options: EncodingOptions, body: dict[str, Any], dropped: list[str]
+) -> None:
+    """New models refuse a temperature beside a top_p. A top_p of 1, as many clients send, has no effect."""
+    for field in ("temperature", "top_p", "top_k"):
+        value = getattr(request, field)
+        if value is None or (field == "top_p" and value == 1 and request.temperature is not None):
+            continue
+        if not options.sampling:
+            dropped.append(field)
+        elif field == "temperature" and value > 1:  # the highest there is
+            dropped.append(field)
+            body[field] = 1.0
+        else:
+            body[field] = value
+
+
+def _write_tools(request: ConversationRequest, body: dict[str, Any]) -> None:
+    if not request.tools:
+        return
+    body["tools"] = [_write_tool(tool) for tool in request.tools]
+    choice = request.tool_choice
+    if choice is None and request.parallel is False:
+        choice = ToolChoice("auto")
+    if choice is None:
+        return
+    written: dict[str, Any] = {"type": _CHOICES[choice.mode]}
+    if choice.mode == "tool":
+        written["name"] = choice.name
+    if request.parallel is not None and choice.mode != "none":
+        written["disable_parallel_tool_use"] = not request.parallel
+    body["tool_choice"] = written
+
+
+def _write_tool(tool: ToolDefinition) -> dict[str, Any]:
+    written: dict[str, Any] = {"name": tool.name, "input_schema": Raw(tool.schema or _EMPTY_SCHEMA)}
+    if tool.description:
+        written["description"] = tool.description
+    if tool.strict is not None:
+        written["strict"] = tool.strict
+    return written
+
+
+def _write_output(
+    request: ConversationRequest, options: EncodingOptions, body: dict[str, Any], dropped: list[str]
+) -> None:
+    config: dict[str, Any] = {}
+    if request.response_schema:
+        config["format"] = {"type": "json_schema", "schema": Raw(request.response_schema)}
+    if (reasoning := request.reasoning) is not None and not options.reasoning:
+        dropped.append("effort" if reasoning.effort else "thinking")
+    elif reasoning is not None:
+        mode = "disabled" if reasoning.effort == "none" else reasoning.mode
+        if mode:
+            body["thinking"] = {"type": mode}
+            if reasoning.budget is not None:
+                body["thinking"]["budget_tokens"] = reasoning.budget
+        if reasoning.effort not in ("", "none"):
+            config["effort"] = "low" if reasoning.effort == "minimal" else reasoning.effort
+    if config:
+        body["output_config"] = config
+
+
+def _write_blocks(parts: tuple[Part, ...]) -> str | list[dict[str, Any]]:
+    if len(parts) == 1 and isinstance(only := parts[0], TextPart):
+        return only.text
+    return [_write_block(part) for part in parts]
+
+
+def _write_block(part: Part) -> dict[str, Any]:
+    match part:
+        case TextPart():
+            return {"type": "text", "text": part.text}
+        case MediaPart():
+            return _write_media(part)
+        case ThinkingPart():
+            if part.redacted:
+                return {"type": "redacted_thinking", "data": part.redacted}
+            return {"type": "thinking", "thinking": part.text, "signature": part.signature}
+        case ToolCallPart():
+            name = "messages.tool_calls.function.arguments"
+            if (arguments := _read_arguments(part.arguments)) is None:
+                raise InvalidRequest("invalid_value", f"`{name}` must be a JSON object.", param=name)
+            return {"type": "tool_use", "id": _id(part.id), "name": part.name, "input": arguments}
+    result: dict[str, Any] = {"type": "tool_result", "tool_use_id": _id(part.call_id)}
+    if part.parts:
+        result["content"] = _write_blocks(part.parts)
+    if part.is_error:
+        result["is_error"] = True
+    return result
+
+
+def _id(call_id: str) -> str:
+    return _ID.sub("_", call_id)
+
+
+def _read_arguments(arguments: str) -> Raw | None:
+    """The arguments as they are; None when they are not a JSON object."""
+    if not arguments.strip():
+        return Raw(b"{}")
+    try:
+        _json_object.decode(arguments)
+    except NOT_JSON:
+        return None
+    return Raw(arguments.encode())
+
+
+def _write_media(part: MediaPart) -> dict[str, Any]:
+    if part.kind == "audio":
+        raise unsupported("messages.content.input_audio", "the server does not take sound.")
+    if part.kind == "document" and part.data and part.media_type != PDF:
+        raise unsupported(
+            "messages.content.file.file_data", f"the server takes {PDF}, not `{part.media_type[:80]}`."
+        )
+    source = (
+        {"type": "url", "url": part.url}
+        if part.url
+        else {"type": "base64", "media_type": part.media_type, "data": part.data}
+    )
+    return {"type": part.kind, "source": source}
+
+
+def decode_reply(body: bytes, request: ConversationRequest) -> ConversationReply:
+    try:
+        value = read_value(body)
+    except NOT_JSON as exc:
+        raise ValueError("an answer that is not JSON") from exc
+    content = value.get("content") if isinstance(value, dict) else None
+    if not isinstance(value, dict) or not isinstance(content, list):
+        raise ValueError("an answer without content")
+    parts: list[Part] = []
+    skipped: list[str] = []
+    for block in content:
+        if isinstance(block, dict):
+            if (part := _read_reply_block(block)) is None:
+                skipped.append(str(block.get("type"))[:40])
+            else:
+                parts.append(part)
+    stop, sequence = stop_of(value.get("stop_reason"), value.get("stop_sequence"))
+    return ConversationReply(
+        id=_text_or(value.get("id")),
+        model=_text_or(value.get("model")) or request.model,
+        parts=join_texts(parts),
+        stop=stop,
+        stop_sequence=sequence,
+        usage=_read_usage(value.get("usage")),
+        dropped=unique(skipped),
+    )
+
+
+def _text_or(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _read_usage(report: object) -> Usage:
+    if not report:
+        return NO_USAGE
+    try:
+        return read_usage(msgspec.json.encode(report), cache_beside=True) or NO_USAGE
+    except ImplausibleUsage:
+        return NO_USAGE
+
+
+def _read_reply_block(block: dict[str, Any]) -> Part | None:
+    text = _text_or
+    match block.get("type"):
+        case "text":
+            return TextPart(text(block.get("text")))
+        case "thinking":
+            return ThinkingPart(text(block.get("thinking")), text(block.get("signature")))
+        case "redacted_thinking":
+            return ThinkingPart(redacted=text(block.get("data")))
+        case "tool_use":
+            arguments = msgspec.json.encode(block.get("input") or {}).decode()
+            return ToolCallPart(text(block.get("id")), text(block.get("name")), arguments)
+    return None
+
+
+def encode_reply(reply: ConversationReply, request: ConversationRequest) -> bytes:
+    """A call whose arguments the bound on the answer has cut is left out: its input would be another one."""
+    content = [block for part in reply.parts if (block := _write_reply_block(part, reply, request))]
+    return msgspec.json.encode(
+        {
+            "id": reply.id,
+            "type": "message",
+            "role": "assistant",
+            "model": reply.model or request.model,
+            "content": content,
+            "stop_reason": STOPS[reply.stop],
+            "stop_sequence": reply.stop_sequence or None,
+            "usage": write_message_usage(reply.usage),
+        }
+    )
+
+
+def _write_reply_block(
+    part: Part, reply: ConversationReply, request: ConversationRequest
+) -> dict[str, Any] | None:
+    if isinstance(part, ThinkingPart) and not request.shows_reasoning:
+        return None
+    if isinstance(part, ToolCallPart):
+        arguments = _read_arguments(part.arguments)
+        if arguments is None and reply.stop != "length":
+            raise ValueError("a tool call whose arguments are not a JSON object")
+        if arguments is None:
+            return None
+        return {"type": "tool_use", "id": part.id, "name": part.name, "input": arguments}
+    return _write_block(part)
+
+
+MESSAGES_CODEC = Codec(
+    decode_request=decode_request,
+    encode_request=encode_request,
+    decode_reply=decode_reply,
+    encode_reply=encode_reply,
+    decoder=MessagesDecoder,
+    encoder=MessagesEncoder,
+)

@@ -1,0 +1,189 @@
+"""A running Messages stream of a server that speaks the format: passed on byte for byte, and measured.
+
+message_stop is held back: the client must not see the end of an answer before its usage is recorded; nothing
+after it counts or passes. Pings, comments and events that are not known pass as they come. An event of the
+format that is not JSON, or that has no end, does not pass.
+"""
+
+from typing import Final
+
+import msgspec
+
+from bluesminds.common.values import Usage
+from bluesminds.http.sse import EventSplitter, event_data
+from bluesminds.wire.base import RequestFacts
+from bluesminds.wire.conversation import StreamStopped
+from bluesminds.wire.errors import ErrorDetail, read_error
+from bluesminds.wire.json_text import NOT_JSON
+from bluesminds.wire.messages_encoder import named_event, write_end, write_start
+from bluesminds.wire.messages_stream import (
+    EventBlock,
+    EventDelta,
+    MessageEvent,
+    MessageUsage,
+    decode_event,
+    read_event_data,
+)
+from bluesminds.wire.stages import name_and_data
+from bluesminds.wire.stream_meter import StreamMeter
+from bluesminds.wire.usage import ImplausibleUsage
+
+_STOP: Final = named_event("message_stop")
+_NAMES: Final = frozenset(
+    (
+        b"message_start",
+        b"content_block_start",
+        b"content_block_delta",
+        b"content_block_stop",
+        b"message_delta",
+        b"message_stop",
+    )
+)
+
+
+def text_of_delta(delta: EventDelta | EventBlock) -> str:
+    """What was generated."""
+    if isinstance(delta, EventBlock):
+        return (delta.name or "") + (delta.text or delta.thinking or "")
+    return delta.text or delta.partial_json or delta.thinking or ""
+
+
+class MessagesPassthrough:
+    """The Stage of a Messages stream that needs no translation."""
+
+    def __init__(self, request: RequestFacts) -> None:
+        self._model = request.model
+        self._splitter = EventSplitter()
+        self._meter = StreamMeter(request)
+        self._reports = MessageUsage()
+        self._started = False
+        self._open: set[int] = set()  # blocks
+        self._stopped = False  # a stop reason has come
+        self._final = False
+        self._ended = False  # by the server, so that its last report is complete
+        self._error: ErrorDetail | None = None
+        self._tail = b""
+
+    @property
+    def usage(self) -> Usage:
+        return self._meter.usage(self._ended)
+
+    @property
+    def implausible(self) -> bool:
+        return self._meter.implausible(self._ended)
+
+    @property
+    def output(self) -> int:
+        return self._meter.output(self._ended)
+
+    @property
+    def started(self) -> bool:
+        return self._started
+
+    @property
+    def finished(self) -> bool:
+        return self._stopped or self._final
+
+    @property
+    def final(self) -> bool:
+        return self._final
+
+    @property
+    def error(self) -> ErrorDetail | None:
+        return self._error
+
+    def feed(self, data: bytes) -> bytes:
+        events = self._splitter.feed(data)
+        if len(events) == 1:
+            return self._pass(events[0])
+        return b"".join([self._pass(event) for event in events])
+
+    def finish(self) -> bytes:
+        """A last event that lacks only its blank line is completed; any other rest is dropped. An answer
+        that has come to its end without message_stop gets one.
+        """
+        rest = self._splitter.finish()
+        passed = b""
+        if rest.strip() and read_event_data(event_data(rest)) is not None:
+            line_end = b"\r\n" if b"\r\n" in rest else b"\r" if rest.endswith(b"\r") else b"\n"
+            passed = self._pass(rest.rstrip(b"\r\n") + 2 * line_end)
+        if self._stopped and self._error is None and not self._final:
+            self._final, self._tail = True, _STOP
+        tail, self._tail = self._tail, b""
+        return passed + tail
+
+    def stop(self) -> bytes:
+        usage = self.usage
+        self._splitter.finish()
+        self._final, self._tail = True, b""
+        if self._stopped:
+            return _STOP
+        started = b"" if self._started else write_start("", self._model)
+        closed = [named_event("content_block_stop", index=index) for index in sorted(self._open)]
+        self._open.clear()
+        return b"".join([started, *closed, write_end(StreamStopped("length"), usage)])
+
+    def _pass(self, event: bytes) -> bytes:
+        if self._final:
+            return b""
+        name, data = name_and_data(event)
+        try:
+            found = decode_event(data)
+        except NOT_JSON:
+            return self._pass_odd(event, name, data)
+        if found.type == "content_block_delta":
+            if found.delta is not None and (text := text_of_delta(found.delta)):
+                self._meter.count(text)
+            return event
+        return self._read(event, name, data, found)
+
+    def _pass_odd(self, event: bytes, name: bytes, data: bytes) -> bytes:
+        """An event that is not of the form expected."""
+        found = read_event_data(data)
+        if found is not None or name == b"error":
+            return self._read(event, name, data, found or MessageEvent())
+        return b"" if name in _NAMES and not _is_json(data) else event
+
+    def _read(self, event: bytes, name: bytes, data: bytes, found: MessageEvent) -> bytes:
+        match found.type:
+            case "content_block_start":
+                self._started = True
+                self._open.add(found.index)
+                if (block := found.content_block) is not None and (text := text_of_delta(block)):
+                    self._meter.count(text)
+            case "content_block_stop":
+                self._open.discard(found.index)
+            case "message_start":
+                self._started = True
+                if found.message is not None:
+                    self._report(found.message.usage)
+            case "message_delta":
+                self._report(found.usage)
+                if found.delta is not None and found.delta.stop_reason is not None:
+                    self._stopped = True
+            case "message_stop":
+                self._final = self._ended = True
+                self._tail = event
+                return b""
+            case _ if name == b"error" or found.type == "error":
+                self._error = read_error(200, data)
+        return event
+
+    def _report(self, report: msgspec.Raw) -> None:
+        if bytes(report) in (b"", b"null"):
+            return
+        try:
+            usage = self._reports.merge(report)
+        except ImplausibleUsage:
+            self._meter.report(None)
+            return
+        if usage is not None:
+            self._meter.report(usage)
+
+
+def _is_json(data: bytes) -> bool:
+    try:
+        msgspec.json.decode(data)
+    except NOT_JSON:
+        return False
+    return True

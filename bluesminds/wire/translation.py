@@ -1,0 +1,137 @@
+"""A running stream that is translated: the server's format in, the client's out.
+
+The server's events become neutral ones, and those become the client's. The end of the client's stream is held
+back: the client must not see the end of an answer before its usage is recorded. Comments and keep-alives of
+the server pass as comments.
+"""
+
+from bluesminds.common.values import Usage
+from bluesminds.http.sse import EventSplitter
+from bluesminds.wire.base import Codec, RequestFacts
+from bluesminds.wire.conversation import (
+    ConversationRequest,
+    PartDelta,
+    PartOpened,
+    StreamEvent,
+    StreamFailed,
+    StreamFinished,
+    StreamStarted,
+    StreamStopped,
+    UsageReported,
+)
+from bluesminds.wire.errors import ErrorDetail
+from bluesminds.wire.stages import name_and_data
+from bluesminds.wire.stream_meter import StreamMeter
+
+_COMMENT = b": ping\n\n"
+
+
+class Translation:
+    """The Stage of a stream whose server speaks another format than the client."""
+
+    def __init__(
+        self, server: Codec, client: Codec, conversation: ConversationRequest, request: RequestFacts
+    ) -> None:
+        self._conversation = conversation
+        self._decoder = server.decoder(conversation)
+        self._encoder = client.encoder(conversation)
+        self._splitter = EventSplitter()
+        self._meter = StreamMeter(request)
+        self._started = False
+        self._stopped = False
+        self._final = False
+        self._ended = False  # by the server, so that its last report is complete
+        self._error: ErrorDetail | None = None
+        self._tail = b""
+
+    @property
+    def usage(self) -> Usage:
+        return self._meter.usage(self._ended)
+
+    @property
+    def implausible(self) -> bool:
+        return self._meter.implausible(self._ended)
+
+    @property
+    def output(self) -> int:
+        return self._meter.output(self._ended)
+
+    @property
+    def started(self) -> bool:
+        return self._started
+
+    @property
+    def finished(self) -> bool:
+        return self._stopped or self._final
+
+    @property
+    def final(self) -> bool:
+        return self._final
+
+    @property
+    def error(self) -> ErrorDetail | None:
+        return self._error
+
+    def feed(self, data: bytes) -> bytes:
+        events = self._splitter.feed(data)
+        if len(events) == 1:
+            return self._translate(events[0])
+        return b"".join([self._translate(event) for event in events])
+
+    def finish(self) -> bytes:
+        """The rest of an event without its blank line is translated if it is whole. A stream that has come
+        to its end gets the client's end; one that was cut gets none.
+        """
+        rest = self._splitter.finish()
+        passed = self._translate(rest) if rest.strip() else b""
+        if self._stopped and self._error is None and not self._final:
+            passed += self._encode(StreamFinished())
+        tail, self._tail = self._tail, b""
+        return passed + tail
+
+    def stop(self) -> bytes:
+        usage = self.usage
+        self._splitter.finish()
+        started = b"" if self._started else self._encode(StreamStarted("", self._conversation.model))
+        stopped = b"" if self._stopped else self._encode(StreamStopped("length"))
+        self._encoder.feed(UsageReported(usage))
+        self._encode(StreamFinished())
+        tail, self._tail = self._tail, b""
+        return started + stopped + tail
+
+    def _translate(self, event: bytes) -> bytes:
+        if self._final or self._error is not None:
+            return b""
+        name, data = name_and_data(event)
+        if name == b"ping" or not data.strip():
+            return _COMMENT if event.strip() else b""
+        events = self._decoder.feed(name, data)
+        if len(events) == 1:
+            passed = self._encode(events[0])
+        else:
+            passed = b"".join([self._encode(one) for one in events])
+        self._ended = self._final
+        return passed
+
+    def _encode(self, event: StreamEvent) -> bytes:
+        if type(event) is PartDelta:
+            self._meter.count(event.text)
+            return self._encoder.feed(event)
+        if self._error is not None:
+            return b""
+        match event:
+            case StreamFinished():
+                self._final = True
+                self._tail = self._encoder.feed(event)
+                return b""
+            case StreamStarted():
+                self._started = True
+            case StreamStopped():
+                self._stopped = True
+            case StreamFailed():
+                self._error = event.error
+            case UsageReported():
+                self._meter.report(event.usage)
+            case PartOpened() if event.name:
+                self._meter.count(event.name)
+        return self._encoder.feed(event)

@@ -1,0 +1,53 @@
+"""Paths and headers of requests to a server."""
+
+import pytest
+
+from bluesminds.common.values import Server
+from bluesminds.gateway.routing.plans import Plan
+from bluesminds.gateway.upstream.endpoint import UpstreamEndpoint
+
+NATIVE = Plan("messages", "/messages")
+TRANSLATED = Plan("messages", "/messages", translated=True)
+CHAT = Plan("chat", "/chat/completions")
+VERSION = (b"anthropic-version", b"2026-10-21")
+FORWARD = (VERSION, (b"anthropic-beta", b"x"), (b"traceparent", b"00"))
+
+
+def endpoint(url: str, dialect: str) -> UpstreamEndpoint:
+    server = Server(
+        name="s", dialect=dialect, url=url, api_key="sk-secret", models=(), weight=1, priority=0,
+        origin="file",
+    )  # fmt: skip
+    return UpstreamEndpoint.to(server)
+
+
+@pytest.mark.parametrize(
+    ("url", "path", "target"),
+    [
+        ("http://x/v1", "/chat/completions", b"/v1/chat/completions"),
+        ("http://x", "/v1/messages", b"/v1/messages"),
+        ("http://x/v1", "/v1/messages", b"/v1/messages"),
+        ("http://x/proxy/v1", "/v1/messages", b"/proxy/v1/messages"),
+    ],
+)
+def test_target_names_the_version_once(url: str, path: str, target: bytes) -> None:
+    assert endpoint(url, "litellm").target(path) == target
+
+
+def test_native_server_gets_the_clients_version() -> None:
+    sent = endpoint("http://x/v1", "anthropic").headers_for(NATIVE, FORWARD)
+    assert [value for name, value in sent if name == b"anthropic-version"] == [b"2026-10-21"]
+    assert (b"anthropic-beta", b"x") in sent and (b"x-api-key", b"sk-secret") in sent
+    plain = endpoint("http://x/v1", "anthropic").headers_for(NATIVE, ())
+    assert (b"anthropic-version", b"2023-06-01") in plain
+
+
+def test_translated_request_has_the_gateways_version() -> None:
+    sent = endpoint("http://x/v1", "anthropic").headers_for(TRANSLATED, FORWARD)
+    assert [value for name, value in sent if name.startswith(b"anthropic-")] == [b"2023-06-01"]
+    assert (b"traceparent", b"00") in sent
+
+
+def test_chat_server_gets_no_header_of_anthropics() -> None:
+    sent = endpoint("http://x/v1", "openai").headers_for(CHAT, FORWARD)
+    assert not [name for name, _ in sent if name.startswith(b"anthropic-")]

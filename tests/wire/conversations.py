@@ -1,0 +1,246 @@
+"""Strategies for conversations that a format can express, and runs of streams through a translation."""
+
+import json
+import string
+from collections.abc import Sequence
+from typing import Any
+
+from hypothesis import strategies as st
+
+from bluesminds.common.values import Usage
+from bluesminds.http.sse import EventSplitter
+from bluesminds.wire.base import Codec, RequestFacts, Stage
+from bluesminds.wire.chat_codec import CHAT_CODEC
+from bluesminds.wire.conversation import (
+    ConversationReply,
+    ConversationRequest,
+    MediaPart,
+    Part,
+    Reasoning,
+    TextPart,
+    ThinkingPart,
+    ToolCallPart,
+    ToolChoice,
+    ToolDefinition,
+    ToolResultPart,
+    Turn,
+    join_texts,
+    join_turns,
+)
+from bluesminds.wire.messages_codec import MESSAGES_CODEC
+from bluesminds.wire.requests import read_body
+from bluesminds.wire.stages import name_and_data
+from bluesminds.wire.translation import Translation
+
+texts = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=12)
+names = st.text(string.ascii_letters + string.digits + "_-", min_size=1, max_size=8)
+schemas = st.dictionaries(texts, st.integers() | texts | st.booleans(), max_size=3).map(
+    lambda value: json.dumps({"type": "object", "x": value}).encode()
+)
+objects = st.dictionaries(texts, texts | st.integers(), max_size=2).map(json.dumps)
+base64 = st.sampled_from(["AAAA", "iVBORw0KGgo=", "JVBERi0xLjc="])
+urls = st.just("https://example.test/a.png")
+images = st.builds(MediaPart, st.just("image"), data=base64, media_type=st.just("image/png")) | st.builds(
+    MediaPart, st.just("image"), url=urls
+)
+documents = st.builds(MediaPart, st.just("document"), data=base64, media_type=st.just("application/pdf"))
+sounds = st.builds(MediaPart, st.just("audio"), data=base64, media_type=st.just("audio/wav"))
+text_parts = st.builds(TextPart, texts)
+calls = st.builds(ToolCallPart, names, names, objects)
+fractions = st.floats(0, 1, exclude_max=True)
+optional_flags = st.none() | st.booleans()
+tools = st.builds(ToolDefinition, names, st.just("") | texts, schemas, optional_flags)
+choices = st.builds(ToolChoice, st.sampled_from(["auto", "required", "none"])) | st.builds(
+    ToolChoice, st.just("tool"), names
+)
+
+
+def _turns(user: st.SearchStrategy[Part], answer: st.SearchStrategy[list[Part]]) -> Any:
+    turns = st.one_of(
+        st.builds(Turn, st.just("user"), st.lists(user, min_size=1, max_size=4).map(tuple)),
+        st.builds(Turn, st.just("assistant"), answer.map(tuple)),
+        st.builds(Turn, st.just("system"), st.tuples(text_parts)),
+    )
+    first = st.builds(Turn, st.just("user"), st.tuples(text_parts))
+    return st.tuples(first, st.lists(turns, max_size=5)).map(
+        lambda drawn: join_turns(_apart([drawn[0], *drawn[1]]))
+    )
+
+
+def _apart(turns: Sequence[Turn]) -> list[Turn]:
+    """Turns of the system, and answers, that follow one another would be one."""
+    kept: list[Turn] = []
+    for turn in turns:
+        if turn.parts and not (kept and kept[-1].role == turn.role != "user"):
+            kept.append(turn)
+    return kept
+
+
+def _results(parts: st.SearchStrategy[Any], flags: st.SearchStrategy[bool]) -> st.SearchStrategy[Part]:
+    return st.builds(ToolResultPart, names, st.lists(parts, max_size=3).map(tuple), flags)
+
+
+_common = {
+    "model": st.just("m"),
+    "system": st.just("") | texts,
+    "max_output": st.integers(1, 9999),
+    "temperature": st.none() | fractions,
+    "top_p": st.none() | fractions,
+    "stop": st.lists(names, max_size=3).map(tuple),
+    "user": st.just("") | names,
+    "response_schema": st.just(b"") | schemas,
+    "stream": st.booleans(),
+}
+
+
+@st.composite
+def chat_requests(draw: st.DrawFn) -> ConversationRequest:
+    answers = st.tuples(
+        st.lists(st.builds(ThinkingPart, texts), max_size=1),
+        st.lists(text_parts, max_size=1),
+        st.lists(calls, max_size=3),
+    ).map(lambda lists: [*lists[0], *lists[1], *lists[2]])
+    user = text_parts | images | documents | sounds | _results(text_parts, st.just(False))
+    some = tuple(draw(st.lists(tools, max_size=2)))
+    stream = draw(st.booleans())
+    efforts = st.sampled_from(["none", "minimal", "low", "medium", "high", "xhigh", "max"])
+    return ConversationRequest(
+        **{name: draw(strategy) for name, strategy in _common.items()} | {"stream": stream},  # type: ignore[arg-type]
+        turns=draw(_turns(user, answers)),
+        tools=some,
+        tool_choice=draw(choices) if some and draw(st.booleans()) else None,
+        parallel=draw(optional_flags) if some else None,
+        reasoning=draw(st.none() | st.builds(Reasoning, efforts)),
+        wants_usage=stream,
+    )
+
+
+@st.composite
+def messages_requests(draw: st.DrawFn) -> ConversationRequest:
+    thoughts = st.builds(ThinkingPart, texts, texts) | st.builds(ThinkingPart, redacted=texts)
+    answers = st.lists(text_parts | calls | thoughts, max_size=5).map(lambda parts: list(join_texts(parts)))
+    media = images | documents | st.builds(MediaPart, st.just("document"), url=urls)
+    user = text_parts | media | _results(text_parts | media, st.booleans())
+    some = tuple(draw(st.lists(tools, max_size=2)))
+    choice = draw(choices) if some and draw(st.booleans()) else None
+    modes = st.sampled_from(["", "enabled", "adaptive", "between_tools", "disabled"])
+    efforts = st.sampled_from(["", "low", "medium", "high", "xhigh", "max"])
+    mode, effort = draw(modes), draw(efforts)
+    budget = draw(st.integers(1024, 9999)) if mode == "enabled" else None
+    return ConversationRequest(
+        **{name: draw(strategy) for name, strategy in _common.items()},  # type: ignore[arg-type]
+        turns=draw(_turns(user, answers)),
+        tools=some,
+        tool_choice=choice,
+        parallel=draw(optional_flags) if choice is not None and choice.mode != "none" else None,
+        reasoning=Reasoning(effort, mode, budget) if mode or effort else None,  # type: ignore[arg-type]
+        top_k=draw(st.none() | st.integers(1, 99)),
+        shows_reasoning=mode not in ("", "disabled"),
+    )
+
+
+counts = st.integers(1, 9999)
+
+
+@st.composite
+def chat_replies(draw: st.DrawFn) -> ConversationReply:
+    parts: list[Part] = [
+        *draw(st.lists(st.builds(ThinkingPart, texts), max_size=1)),
+        *draw(st.lists(text_parts, max_size=1)),
+    ]
+    some = draw(st.lists(calls, max_size=3))
+    stops = st.sampled_from(["length", "tool", "filter"] if some else ["end", "length", "filter"])
+    usage = Usage(draw(counts) + 300, draw(counts) + 99, 200, 100, 99, "upstream")
+    return ConversationReply("r1", "m", (*parts, *some), draw(stops), usage=usage)  # type: ignore[arg-type]
+
+
+@st.composite
+def messages_replies(draw: st.DrawFn) -> ConversationReply:
+    thoughts = st.builds(ThinkingPart, texts, texts) | st.builds(ThinkingPart, redacted=texts)
+    compact = st.dictionaries(texts, texts, max_size=2).map(
+        lambda value: json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    )
+    some = st.builds(ToolCallPart, names, names, compact)
+    parts = join_texts(draw(st.lists(text_parts | thoughts | some, max_size=5)))
+    stop = draw(st.sampled_from(["end", "length", "tool", "filter", "pause", "sequence"]))
+    sequence = draw(names) if stop == "sequence" else ""
+    usage = Usage(draw(counts) + 300, draw(counts) + 99, 200, 100, 99, "upstream")
+    return ConversationReply("r1", "m", parts, stop, sequence, usage)  # type: ignore[arg-type]
+
+
+def chat_conversation(**fields: Any) -> ConversationRequest:
+    return CHAT_CODEC.decode_request(fields_of({"model": "alias", "messages": []} | fields), 7)
+
+
+def messages_conversation(**fields: Any) -> ConversationRequest:
+    return MESSAGES_CODEC.decode_request(
+        fields_of({"model": "alias", "max_tokens": 100, "messages": []} | fields), 7
+    )
+
+
+def fields_of(body: Any) -> Any:
+    return read_body(json.dumps(body).encode())
+
+
+def json_of(fields: Any) -> Any:
+    return {name: json.loads(bytes(value)) for name, value in fields.items()}
+
+
+def facts(**more: Any) -> RequestFacts:
+    return RequestFacts(model="alias", stream=True, text_bytes=40, **more)
+
+
+def to_messages(**fields: Any) -> Translation:
+    """A chat server's stream for a client of Messages."""
+    return Translation(CHAT_CODEC, MESSAGES_CODEC, messages_conversation(**fields), facts())
+
+
+def to_chat(**fields: Any) -> Translation:
+    """A stream of Messages for a client of chat completions."""
+    options = {"stream_options": {"include_usage": True}}
+    return Translation(MESSAGES_CODEC, CHAT_CODEC, chat_conversation(**options | fields), facts())
+
+
+def run_stage(stage: Stage, pieces: Sequence[bytes]) -> bytes:
+    return b"".join([stage.feed(piece) for piece in pieces]) + stage.finish()
+
+
+def events_in(stream: bytes) -> list[tuple[str, Any]]:
+    """Name and decoded data of every event; comments and [DONE] as texts."""
+    splitter = EventSplitter()
+    found: list[tuple[str, Any]] = []
+    for event in splitter.feed(stream):
+        name, data = name_and_data(event)
+        try:
+            found.append((name.decode(), json.loads(data)))
+        except ValueError:
+            found.append(("", data.decode() or event.decode()))
+    assert not splitter.finish(), "an event without an end"
+    return found
+
+
+def named(kind: str, **fields: Any) -> bytes:
+    """One event of a Messages stream."""
+    return f"event: {kind}\ndata: {json.dumps({'type': kind} | fields)}\n\n".encode()
+
+
+def check_messages_order(events: Sequence[tuple[str, Any]]) -> None:
+    """The grammar of a complete Messages stream; blocks follow one another."""
+    kinds = [name for name, _ in events if name != "ping"]
+    assert all(data["type"] == name for name, data in events)
+    assert kinds[0] == "message_start" and kinds[-2:] == ["message_delta", "message_stop"]
+    block = -1
+    opened = False
+    for name, data in events[1:-2]:
+        if name == "content_block_start":
+            assert not opened and data["index"] == block + 1
+            block, opened = block + 1, True
+        elif name == "content_block_delta":
+            assert opened and data["index"] == block
+        elif name == "content_block_stop":
+            assert opened and data["index"] == block
+            opened = False
+    assert not opened
+
+
+CODECS: dict[str, Codec] = {"chat": CHAT_CODEC, "messages": MESSAGES_CODEC}
