@@ -278,8 +278,9 @@ def test_the_catalogue_of_errors_is_complete() -> None:
 
 
 @pytest.mark.process
-def test_the_python_example_answers(home: Path) -> None:
-    (example,) = blocks(ROOT / "README.md", "python")
+@pytest.mark.parametrize("number", [0, 1], ids=["openai", "anthropic"])
+def test_the_python_example_answers(home: Path, number: int) -> None:
+    example = blocks(ROOT / "README.md", "python")[number]
     with User(home).serving("demo", "--port", "0") as gateway:
         program = example.replace("http://127.0.0.1:3000", gateway.url).replace("bm_...", gateway.key)
         assert gateway.url in program and gateway.key in program

@@ -9,7 +9,7 @@ import pytest
 
 from bluesminds.common.values import SCOPES
 from bluesminds.gateway.operations import OPERATIONS, Operation
-from bluesminds.providers.dialects import DIALECTS, OPENAI_PATHS
+from bluesminds.providers.dialects import DIALECTS, MESSAGES_PATHS, OPENAI_PATHS
 from bluesminds.web.docs.model_endpoints import DATA_PLANE
 from bluesminds.wire.formats import FORMATS
 from tests.fakes.model_server import ModelServer, completion, whole
@@ -27,13 +27,14 @@ def by_name(operation: Operation) -> str:
 def test_operation_is_in_every_table(operation: Operation) -> None:
     assert operation.name in SCOPES
     assert operation.format in FORMATS and FORMATS[operation.format].name == operation.format
-    assert OPENAI_PATHS[operation.format] == operation.path
-    assert operation.format in DIALECTS["openai"].speaks
+    assert {**OPENAI_PATHS, **MESSAGES_PATHS}[operation.format] == operation.path
+    assert any(operation.format in dialect.speaks for dialect in DIALECTS.values())
     assert f"/v1{operation.path}" in [one.path for one in DATA_PLANE]
     golden = json.loads((ROOT / "tests" / "wire" / "golden" / f"{operation.format}.json").read_text())
     assert golden
-    sdk = (ROOT / "tests" / "process" / "test_sdk.py").read_text()
-    assert f"{operation.name}.create(" in sdk or f'"{operation.path}"' in sdk
+    tests = ROOT / "tests" / "process"
+    sdk = "".join([(tests / f"test_{name}.py").read_text() for name in ("sdk", "sdk_messages")])
+    assert f"{operation.name}.create(" in sdk or f"{operation.name}(" in sdk or f'"{operation.path}"' in sdk
 
 
 def test_scope_is_an_operation_or_models() -> None:
@@ -43,6 +44,8 @@ def test_scope_is_an_operation_or_models() -> None:
 def request_of(operation: Operation) -> dict[str, Any]:
     if operation.format == "chat":
         return {"model": "m", "messages": []}
+    if operation.format in MESSAGES_PATHS:
+        return {"model": "m", "messages": [], "max_tokens": 9}
     if operation.format == "rerank":
         return {"model": "m", "query": "a", "documents": ["b"]}
     return {"model": "m", EMPTY[operation.format]: "a"}
@@ -53,20 +56,28 @@ async def post(gateway: Gateway, operation: Operation, key: str) -> httpx.Respon
         return await client.post(f"/v1{operation.path}", json=request_of(operation))
 
 
+def code_of(answer: httpx.Response) -> str:
+    error = answer.json()["error"]
+    return str(error["code"] if "code" in error else error["details"]["error_code"])
+
+
 @pytest.mark.parametrize("operation", OPERATIONS, ids=by_name)
 async def test_operation_needs_its_scope(gateway: Gateway, models: ModelServer, operation: Operation) -> None:
     others = [scope for scope in SCOPES if scope != operation.name]
     _, key = await gateway.new_key(scopes=others)
     refused = await post(gateway, operation, key)
-    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "scope_not_allowed")
+    assert (refused.status_code, code_of(refused)) == (403, "scope_not_allowed")
     _, key = await gateway.new_key(scopes=[operation.name], limits={"rpm": 1})
     models.plan(whole(completion()))
     answer = await post(gateway, operation, key)
     assert answer.status_code == 200
-    assert models.asked[0].received.line == f"POST /v1{operation.path} HTTP/1.1".encode()
-    assert (await post(gateway, operation, key)).json()["error"]["code"] == "rate_limit_exceeded"
+    path = "/chat/completions" if operation.format == "messages" else operation.path
+    asked = [] if operation.estimated else [f"POST /v1{path} HTTP/1.1".encode()]
+    assert [one.received.line for one in models.asked] == asked
+    assert code_of(await post(gateway, operation, key)) == "rate_limit_exceeded"
     (row,) = gateway.rows()
     assert (row["endpoint"], row["model"], row["status"]) == (operation.name, "m", 200)
-    assert row["input_tokens"] > 0
-    labels = {"endpoint": operation.name, "model": "m", "server": "one", "status": "200"}
+    assert (row["input_tokens"] > 0) is not operation.estimated
+    server = "" if operation.estimated else "one"
+    labels = {"endpoint": operation.name, "model": "m", "server": server, "status": "200"}
     assert await gateway.metric("bluesminds_requests_total", **labels) == 1

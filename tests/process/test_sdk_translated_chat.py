@@ -58,6 +58,7 @@ async def test_chat_answer(sdk: AsyncOpenAI, gateway: Gateway, claude: ModelServ
     assert (asked.body["temperature"], asked.body["max_tokens"]) == (0.5, 1234)
     row = gateway.rows()[0]
     assert (row["endpoint"], row["input_tokens"], row["cache_write_tokens"]) == ("chat.completions", 127, 20)
+    assert row["cost_nano"] == 127 * 1000 + 5 * 10_000
 
 
 async def test_chat_stream(sdk: AsyncOpenAI, gateway: Gateway) -> None:
