@@ -8,9 +8,10 @@ A count is a whole number from 0 to MAX_TOKENS; some servers write it as 5.0. A 
 else makes the whole report implausible; a detail that is, is merely unknown.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
-from msgspec import Raw, structs
+import msgspec
+from msgspec import Meta, Raw, Struct, structs
 
 from bluesminds.common.values import Usage
 from bluesminds.wire.base import RequestFacts
@@ -44,12 +45,51 @@ class ImplausibleUsage(ValueError):
     """The report cannot be true."""
 
 
+_Count = Annotated[int, Meta(ge=1, le=MAX_TOKENS)]
+_DetailCount = Annotated[int, Meta(ge=0, le=MAX_TOKENS)]
+
+
+class _PlainDetails(Struct, gc=False):
+    cached_tokens: _DetailCount | None = None
+    cache_write_tokens: None = None
+    cache_creation_tokens: None = None
+    reasoning_tokens: _DetailCount | None = None
+
+
+class _PlainReport(Struct, gc=False, forbid_unknown_fields=True):
+    prompt_tokens: _Count
+    completion_tokens: _Count
+    total_tokens: _Count
+    prompt_tokens_details: _PlainDetails | None = None
+    completion_tokens_details: _PlainDetails | None = None
+
+
+_plain_report = msgspec.json.Decoder(_PlainReport)
+
+
+def _read_plain(raw: Raw | bytes) -> Usage | None:
+    """OpenAI's own report, whose parts add up: in a fifth of the time. None for any other."""
+    try:
+        report = _plain_report.decode(raw)
+    except NOT_JSON:
+        return None
+    input_, output = report.prompt_tokens, report.completion_tokens
+    details, output_details = report.prompt_tokens_details, report.completion_tokens_details
+    cached = None if details is None else details.cached_tokens
+    reasoning = None if output_details is None else output_details.reasoning_tokens
+    if report.total_tokens != input_ + output or (cached or 0) > input_ or (reasoning or 0) > output:
+        return None
+    return Usage(input_, output, cached, None, reasoning, "upstream")
+
+
 def read_usage(raw: Raw | bytes, *, cache_beside: bool = False, total_is_input: bool = False) -> Usage | None:
     """A server's report; None when it has no counts. Raises ImplausibleUsage.
 
     `cache_beside`: the format's input excludes what the cache read and wrote (Anthropic's).
     `total_is_input`: a total alone is the input (embeddings, rerank).
     """
+    if not cache_beside and (plain := _read_plain(raw)) is not None:
+        return plain
     try:
         report = read_value(raw)
     except NOT_JSON:

@@ -302,3 +302,32 @@ def test_estimate_is_within_the_bound_and_no_less_than_the_text(
         assert tokens <= max_output * choices
     if max_output is None or tokens < max_output * choices:
         assert tokens == max(-(-delivered // 4), pieces)
+
+
+small = st.one_of(st.none(), st.integers(-1, 6), st.just(2.0), st.just("1"))
+details = st.one_of(
+    st.none(),
+    st.dictionaries(
+        st.sampled_from(["cached_tokens", "cache_write_tokens", "reasoning_tokens", "audio_tokens"]), small
+    ),
+)
+reports = st.fixed_dictionaries(
+    {"prompt_tokens": small, "completion_tokens": small, "total_tokens": st.integers(0, 12)},
+    optional={
+        "prompt_tokens_details": details,
+        "completion_tokens_details": details,
+        "prompt_cache_hit_tokens": small,
+    },
+)
+
+
+@given(reports)
+def test_plain_report_reads_as_every_other(report: dict[str, Any]) -> None:
+    """The same report with a field that the quick reader does not take."""
+    try:
+        expected = read(report | {"cost": 0.5})
+    except ImplausibleUsage:
+        with pytest.raises(ImplausibleUsage):
+            read(report)
+        return
+    assert read(report) == expected
