@@ -211,7 +211,10 @@ def test_the_list_of_outcomes_is_complete() -> None:
     calls = [call for name in ("pipeline", "relay") for call in calls_in(GATEWAY / f"{name}.py")]
     for call in calls:
         if isinstance(call.func, ast.Attribute) and call.func.attr in ("close", "finish"):
-            texts = [node.value for node in ast.walk(call) if isinstance(node, ast.Constant)]
+            outcome = call.args[1:2] or call.args  # status, outcome; or both in one
+            texts = [
+                node.value for one in outcome for node in ast.walk(one) if isinstance(node, ast.Constant)
+            ]
             found |= {text for text in texts if isinstance(text, str)}
     assert listed == found
 

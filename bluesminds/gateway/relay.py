@@ -28,6 +28,7 @@ from bluesminds.wire.usage import settle_usage
 Headers = list[tuple[bytes, bytes]]
 END_SECONDS = 0.25  # how long a server may take to end its response after its [DONE]
 DONE_SECONDS = 5.0  # how long it may take to send [DONE] after its answer is complete
+COUNTED = Usage(0, 0, source="estimated")  # counting tokens uses and costs nothing
 MAX_DROPPED = 500  # characters of the header that names the fields a server did not get
 # Proxies in front must not buffer or rewrite the events.
 STREAM_HEADERS: Headers = [(b"cache-control", b"no-cache, no-transform"), (b"x-accel-buffering", b"no")]
@@ -84,7 +85,7 @@ class Relay(Struct, frozen=True):
         """The gateway's own answer to a request for a count of tokens."""
         answer = body.estimate()
         body.release()
-        entry.finish(200, "ok", Usage(0, 0, source="estimated"))
+        entry.finish(200, "ok", COUNTED)
         await entry.wait_durable()
         entry.begin_response()
         headers = [JSON_TYPE, *self.headers(entry), (b"x-bluesminds-estimated", b"true")]

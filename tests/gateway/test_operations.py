@@ -34,7 +34,8 @@ def test_operation_is_in_every_table(operation: Operation) -> None:
     assert golden
     tests = ROOT / "tests" / "process"
     sdk = "".join([(tests / f"test_{name}.py").read_text() for name in ("sdk", "sdk_messages")])
-    assert f"{operation.name}.create(" in sdk or f"{operation.name}(" in sdk or f'"{operation.path}"' in sdk
+    method = operation.name.rpartition(".")[2]
+    assert f"{operation.name}.create(" in sdk or f".{method}(" in sdk or f'"{operation.path}"' in sdk
 
 
 def test_scope_is_an_operation_or_models() -> None:

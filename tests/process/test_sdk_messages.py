@@ -192,7 +192,9 @@ async def test_native_error_in_mid_stream_is_raised_by_the_sdk(
 # A server that has chat completions only
 
 
-async def test_translated_answer(translated: AsyncAnthropic, gateway: Gateway, models: ModelServer) -> None:
+async def test_translated_answer_is_read_by_the_sdk(
+    translated: AsyncAnthropic, gateway: Gateway, models: ModelServer
+) -> None:
     answer = await translated.messages.create(**ASK, system="Be brief.", stop_sequences=["END"])
     assert answer.content[0].to_dict()["text"] == "Hello world"
     assert (answer.stop_reason, answer.usage.input_tokens, answer.usage.output_tokens) == ("end_turn", 11, 2)
@@ -212,7 +214,9 @@ async def test_translated_answer(translated: AsyncAnthropic, gateway: Gateway, m
     assert (row["endpoint"], row["input_tokens"], row["usage_source"]) == ("messages", 11, "upstream")
 
 
-async def test_translated_stream(translated: AsyncAnthropic, gateway: Gateway, models: ModelServer) -> None:
+async def test_translated_stream_is_read_by_the_sdk(
+    translated: AsyncAnthropic, gateway: Gateway, models: ModelServer
+) -> None:
     async with translated.messages.stream(**ASK) as stream:
         final = await stream.get_final_message()
     assert final.content[0].to_dict()["text"] == "Hello world"

@@ -46,7 +46,9 @@ async def sdk(gateway: Gateway) -> AsyncIterator[AsyncOpenAI]:
         yield client
 
 
-async def test_chat_answer(sdk: AsyncOpenAI, gateway: Gateway, claude: ModelServer) -> None:
+async def test_chat_answer_is_read_by_the_sdk(
+    sdk: AsyncOpenAI, gateway: Gateway, claude: ModelServer
+) -> None:
     answer = await sdk.chat.completions.create(**ASK, temperature=0.5)
     assert answer.choices[0].message.content == "Hello world"
     assert answer.choices[0].finish_reason == "stop"
@@ -61,7 +63,7 @@ async def test_chat_answer(sdk: AsyncOpenAI, gateway: Gateway, claude: ModelServ
     assert row["cost_nano"] == 127 * 1000 + 5 * 10_000
 
 
-async def test_chat_stream(sdk: AsyncOpenAI, gateway: Gateway) -> None:
+async def test_chat_stream_is_read_by_the_sdk(sdk: AsyncOpenAI, gateway: Gateway) -> None:
     stream = await sdk.chat.completions.create(**ASK, stream=True, stream_options={"include_usage": True})
     parts = [part async for part in stream]
     assert "".join(part.choices[0].delta.content or "" for part in parts if part.choices) == "Hello world"
