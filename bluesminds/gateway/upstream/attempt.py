@@ -226,6 +226,8 @@ def _is_event_stream(response: Response, first: bytes) -> bool | None:
     """By the first bytes of the body; None: too few to know. The content type decides for all that is
     neither JSON nor begins like events.
     """
+    if first.startswith(b"{"):
+        return False
     found = looks_like_events(first)
     if found is False and not first.lstrip(_SPACE).startswith((b"{", b"[")):
         return _has_event_type(response)
