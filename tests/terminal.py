@@ -63,7 +63,7 @@ class Serving:
     @property
     def token(self) -> str:
         """The bootstrap token that the banner prints, or that is in the file it names."""
-        found = re.search(r"^    (?:([A-Za-z0-9_-]{43})|in (\S+) \(read it once.*)$", self.said, re.MULTILINE)
+        found = re.search(r"\}' \"(?:([A-Za-z0-9_-]{43})|\$\(cat (\S+)\))\"", self.said)
         assert found, self.said
         return found[1] or Path(found[2]).read_text().strip()
 

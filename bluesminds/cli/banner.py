@@ -70,7 +70,7 @@ def _plainly(_: str, secret: str) -> SecretText:
 
 def _from_file(path: Path) -> SecretText:
     return SecretText(
-        text=f"in {path} (read it once, then delete the file)",
+        text=f"in {path}; read it once, then delete the file",
         word=f"$(cat {shlex.quote(str(path))})",
         is_in_file=True,
     )
@@ -134,7 +134,7 @@ def _setup_lines(token: str | None, loaded: Loaded, target: str, format_secret: 
     if token is None:
         return []
     secret = format_secret("bootstrap-token", token)
-    where = f" {secret.text}; it is" if secret.is_in_file else ""
+    where = f" {secret.text}. It is" if secret.is_in_file else ""
     return [
         "",
         "No administrator yet, so the gateway accepts connections from this machine only. Create one:",

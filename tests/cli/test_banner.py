@@ -120,7 +120,7 @@ def test_banner_in_journal_contains_no_secret(
     assert f"$(cat {tmp_path / name})" in curl(text)[curl(text).index("-H") + 1]
     for file, secret in ((name, KEY), ("bootstrap-token", "one-time-token")):
         path = tmp_path / file
-        assert f"in {path} (read it once, then delete the file)" in text
+        assert f"in {path}; read it once, then delete the file" in text
         assert path.read_text().strip() == secret
         assert path.stat().st_mode & 0o777 == 0o600
     assert len(list(tmp_path.iterdir())) == 2, "a guest's key does not take the first key's file"

@@ -20,7 +20,7 @@ import pytest
 from bluesminds.cli import exits
 from tests.terminal import COMMAND, SECONDS, Serving, User, demo_user
 
-TOKEN = re.compile(r"^    ([A-Za-z0-9_-]{43})$", re.MULTILINE)
+TOKEN = re.compile(r"\"[A-Za-z0-9_-]{43}\"")
 
 
 @contextmanager
@@ -164,7 +164,7 @@ def test_secrets_stderr_is_the_journal_are_written_to_files(home: Path) -> None:
         gateway = user.launch(command, "--port", "0", launcher=(sys.executable, "-c", JOURNAL))
         try:
             gateway.wait_for("/api/setup")
-            assert f"in {user.state_dir / name} (read it once, then delete the file)" in gateway.said
+            assert f"in {user.state_dir / name}; read it once, then delete the file" in gateway.said
             assert not re.search("bm_[0-9A-Za-z]{36}", gateway.said) and not TOKEN.search(gateway.said)
             kept[name] = (user.state_dir / name).read_text().strip()
             assert gateway.stop(signal.SIGTERM) == 0
@@ -180,7 +180,7 @@ def test_serve_without_terminal_writes_secrets_to_owner_only_files(home: Path) -
         assert not re.search("bm_[0-9A-Za-z]{36}", gateway.said) and not TOKEN.search(gateway.said)
         for name in ("first-key", "bootstrap-token"):
             path = user.state_dir / name
-            assert f"in {path} (read it once, then delete the file)" in gateway.said
+            assert f"in {path}; read it once, then delete the file" in gateway.said
             assert path.stat().st_mode & 0o777 == 0o600
         assert has_key_and_token(gateway)
         assert gateway.stop() == 0
