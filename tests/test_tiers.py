@@ -31,7 +31,6 @@ USER_CALLS = {"run", "serving", "start", "launch"}  # methods of tests.terminal.
 HARMLESS_WAITS = (
     "gateway/test_supervision.py",
     "gateway/upstream/test_failures.py",
-    "http/client/test_hostile.py",
     "http/server/test_http1_conformance.py",
     "http/server/test_survival.py",
 )
