@@ -36,6 +36,7 @@ Port = Annotated[int, Meta(ge=0, le=65535, description="a port number from 0 to 
 Count = Annotated[int, Meta(ge=1, le=2**31, description="a whole number, 1 or more")]
 CountOrZero = Annotated[int, Meta(ge=0, le=2**31, description="a whole number, 0 or more")]
 Size = Annotated[int, Meta(ge=256, le=2**40, description="a number of bytes, 256 or more")]
+Days = Annotated[int, Meta(ge=0, le=3650, description="a whole number from 0 to 3650")]
 Attempts = Annotated[int, Meta(ge=1, le=20, description="a whole number from 1 to 20")]
 Priority = Annotated[int, Meta(ge=-1000, le=1000, description="a whole number from -1000 to 1000")]
 Weight = Annotated[int, Meta(ge=1, le=10_000, description="a whole number from 1 to 10000")]
@@ -192,6 +193,13 @@ class LimitSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     default_max_tokens: Tokens = 512
 
 
+class ResponseSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[responses]: stored responses. `retention_days` 0: the gateway stores nothing."""
+
+    retention_days: Days = 30
+    account_bytes: Size = 1_073_741_824
+
+
 class KeylessSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[keyless]: clients that send their own upstream keys. Limits are per address; 0 is no limit."""
 
@@ -313,6 +321,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     accounts: AccountSettings = AccountSettings()
     mail: MailSettings = MailSettings()
     limits: LimitSettings = LimitSettings()
+    responses: ResponseSettings = ResponseSettings()
     keyless: KeylessSettings = KeylessSettings()
     tiers: Tiers = Tiers()
     log: LogSettings = LogSettings()
