@@ -19,6 +19,8 @@ class ServerRow:
     models: tuple[str, ...]
     weight: int
     priority: int
+    passthrough: bool
+    passthrough_paths: tuple[str, ...]
     enabled: bool
     created_at: int
     updated_at: int
@@ -29,10 +31,11 @@ async def insert_server(connection: Connection, server: ServerRow) -> None:
     await connection.execute(
         """
         INSERT INTO servers (
-            id, name, dialect, url, sealed_api_key, models, weight, priority, enabled, created_at, updated_at
+            id, name, dialect, url, sealed_api_key, models, weight, priority, passthrough, passthrough_paths,
+            enabled, created_at, updated_at
         ) VALUES (
-            :id, :name, :dialect, :url, :sealed_api_key, :models, :weight, :priority, :enabled, :created_at,
-            :updated_at
+            :id, :name, :dialect, :url, :sealed_api_key, :models, :weight, :priority, :passthrough,
+            :passthrough_paths, :enabled, :created_at, :updated_at
         )
         """,
         id=server.id,
@@ -43,6 +46,8 @@ async def insert_server(connection: Connection, server: ServerRow) -> None:
         models=json.dumps(server.models),
         weight=server.weight,
         priority=server.priority,
+        passthrough=int(server.passthrough),
+        passthrough_paths=json.dumps(server.passthrough_paths),
         enabled=int(server.enabled),
         created_at=server.created_at,
         updated_at=server.updated_at,
@@ -54,7 +59,8 @@ async def select_servers(connection: Connection) -> Sequence[ServerRow]:
     rows = await connection.all(
         """
         SELECT
-            id, name, dialect, url, sealed_api_key, models, weight, priority, enabled, created_at, updated_at
+            id, name, dialect, url, sealed_api_key, models, weight, priority, passthrough, passthrough_paths,
+            enabled, created_at, updated_at
         FROM servers ORDER BY name
         """
     )
@@ -65,7 +71,8 @@ async def select_server(connection: Connection, name: str) -> ServerRow | None:
     row = await connection.one(
         """
         SELECT
-            id, name, dialect, url, sealed_api_key, models, weight, priority, enabled, created_at, updated_at
+            id, name, dialect, url, sealed_api_key, models, weight, priority, passthrough, passthrough_paths,
+            enabled, created_at, updated_at
         FROM servers WHERE name = :name
         """,
         name=name,
@@ -79,8 +86,8 @@ async def update_server(connection: Connection, server: ServerRow) -> bool:
         """
         UPDATE servers SET
             name = :name, dialect = :dialect, url = :url, sealed_api_key = :sealed_api_key,
-            models = :models, weight = :weight, priority = :priority, enabled = :enabled,
-            updated_at = :updated_at
+            models = :models, weight = :weight, priority = :priority, passthrough = :passthrough,
+            passthrough_paths = :passthrough_paths, enabled = :enabled, updated_at = :updated_at
         WHERE id = :id
         """,
         id=server.id,
@@ -91,6 +98,8 @@ async def update_server(connection: Connection, server: ServerRow) -> bool:
         models=json.dumps(server.models),
         weight=server.weight,
         priority=server.priority,
+        passthrough=int(server.passthrough),
+        passthrough_paths=json.dumps(server.passthrough_paths),
         enabled=int(server.enabled),
         updated_at=server.updated_at,
     )
@@ -112,7 +121,9 @@ def _server_row(row: Row) -> ServerRow:
         models=tuple(json.loads(row[5])),
         weight=row[6],
         priority=row[7],
-        enabled=bool(row[8]),
-        created_at=row[9],
-        updated_at=row[10],
+        passthrough=bool(row[8]),
+        passthrough_paths=tuple(json.loads(row[9])),
+        enabled=bool(row[10]),
+        created_at=row[11],
+        updated_at=row[12],
     )

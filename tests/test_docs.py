@@ -21,7 +21,7 @@ import trio
 
 from bluesminds import __version__
 from bluesminds.cli.app import cli
-from bluesminds.config import Settings, load
+from bluesminds.config import ServerSettings, Settings, load
 from tests import gateways
 from tests.terminal import SECONDS, User, demo_user
 
@@ -110,7 +110,7 @@ def settings_named() -> set[str]:
     names = set(sections)
     for section in sections.values():
         names |= set(getattr(section, "__struct_fields__", ()))
-    return names | {"name", "dialect", "url", "api_key", "models", "weight", "priority", "enabled"}
+    return names | set(ServerSettings.__struct_fields__)
 
 
 @pytest.mark.parametrize("path", GUIDES, ids=name_of)

@@ -41,6 +41,8 @@ class ServerChanges(Struct, frozen=True):
     models: tuple[str, ...] | UnsetType = UNSET
     weight: int | UnsetType = UNSET
     priority: int | UnsetType = UNSET
+    passthrough: bool | UnsetType = UNSET
+    passthrough_paths: tuple[str, ...] | UnsetType = UNSET
 
 
 class Servers:
@@ -65,6 +67,8 @@ class Servers:
             models=server.models,
             weight=server.weight,
             priority=server.priority,
+            passthrough=server.passthrough,
+            passthrough_paths=server.passthrough_paths,
             enabled=True,
             created_at=now,
             updated_at=now,
@@ -117,6 +121,8 @@ def _server(row: ServerRow, api_key: str | None) -> Server:
         weight=row.weight,
         priority=row.priority,
         origin="table",
+        passthrough=row.passthrough,
+        passthrough_paths=row.passthrough_paths,
     )
 
 
@@ -129,6 +135,8 @@ def _audit_fields(row: ServerRow) -> dict[str, object]:
         "models": row.models,
         "weight": row.weight,
         "priority": row.priority,
+        "passthrough": row.passthrough,
+        "passthrough_paths": row.passthrough_paths,
     }
 
 

@@ -21,14 +21,18 @@ from bluesminds.gateway.limits.lease import Lease
 from bluesminds.gateway.limits.reserve import RateLimiter
 from bluesminds.gateway.limits.window import WINDOW_SECONDS
 from bluesminds.gateway.metrics import Metrics
+from bluesminds.gateway.passthrough.exchange import RelayExchange
+from bluesminds.gateway.passthrough.handler import PassthroughHandler
 from bluesminds.gateway.pipeline import Gateway
 from bluesminds.gateway.probe import probe
 from bluesminds.gateway.recorder import Recorder
 from bluesminds.gateway.relay import Relay
 from bluesminds.gateway.routing.catalog import ServerRegistry
 from bluesminds.gateway.routing.health import ServerHealthRegistry, ServerStatus
+from bluesminds.gateway.server_objects import ServerObjects
 from bluesminds.gateway.supervision import MAX_BACKOFF, HealthChecker, IdleSweeper, TaskSupervisor, Watchdog
 from bluesminds.gateway.upstream.backoff import Backoff
+from bluesminds.gateway.upstream.raw import RawSender
 from bluesminds.gateway.upstream.sender import Sender
 from bluesminds.http.asgi import ASGIApp
 from bluesminds.http.server.limits import ListenerStats
@@ -149,7 +153,7 @@ def build_data_plane(
         watchdog=Watchdog(runtime.recorder, limit=MAX_BACKOFF + 2 * settings.storage.settle_timeout),
         stats=stats,
         control=control,
-        edge=_build_edge(services, gateway, control, bodies),
+        edge=_build_edge(services, gateway, _build_passthrough(services, gateway, runtime), control, bodies),
     )
 
 
@@ -261,10 +265,41 @@ def _build_origins(services: Services, keys: KeyAuthenticator) -> BrowserOrigins
     )
 
 
-def _build_edge(services: Services, gateway: Gateway, control: ASGIApp, bodies: BodyMemory) -> DataPlane:
+def _build_passthrough(services: Services, gateway: Gateway, runtime: Runtime) -> PassthroughHandler:
+    settings = services.settings
+    objects = ServerObjects(
+        services.store, clock=services.clock, log=services.log, timeout=settings.storage.settle_timeout
+    )
+    sender = RawSender(
+        services.pool,
+        gateway.health,
+        timeouts=upstream_timeouts(settings),
+        metrics=runtime.metrics,
+        log=services.log,
+    )
+    return PassthroughHandler(
+        keys=gateway.keys,
+        registry=gateway.registry,
+        health=gateway.health,
+        limiter=gateway.limiter,
+        objects=objects,
+        exchange=RelayExchange(sender, objects, gateway.relay),
+        accounting=gateway.accounting,
+        total_timeout=gateway.total_timeout,
+    )
+
+
+def _build_edge(
+    services: Services,
+    gateway: Gateway,
+    passthrough: PassthroughHandler,
+    control: ASGIApp,
+    bodies: BodyMemory,
+) -> DataPlane:
     trusted = Networks.read(services.settings.server.trusted_proxies)
     return DataPlane(
         gateway,
+        passthrough,
         control,
         bodies=bodies,
         origins=_build_origins(services, gateway.keys),

@@ -99,6 +99,8 @@ def configured_server(row: ServerSettings, *, demo_url: str, keyless: bool) -> S
         priority=row.priority,
         origin="file",
         keyless=keyless and row.keyless,
+        passthrough=row.passthrough,
+        passthrough_paths=row.passthrough_paths,
     )
 
 

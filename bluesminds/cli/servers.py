@@ -46,6 +46,10 @@ def servers_group() -> None:
     show_default=True,
     help="Servers with a lower number are used first.",
 )
+@click.option("--passthrough", is_flag=True, help="Relay requests for files, batches and similar objects.")
+@click.option(
+    "--passthrough-path", "paths", multiple=True, help="A further path below /v1 to relay. Repeatable."
+)
 @click.option("--api-key-stdin", is_flag=True, help="Read the API key of the server from standard input.")
 @config_option
 @json_option
@@ -56,6 +60,8 @@ def add(
     models: tuple[str, ...],
     weight: int,
     priority: int,
+    passthrough: bool,
+    paths: tuple[str, ...],
     api_key_stdin: bool,
     config: Path | None,
     as_json: bool,
@@ -72,6 +78,8 @@ def add(
         "models": models,
         "weight": weight,
         "priority": priority,
+        "passthrough": passthrough,
+        "passthrough_paths": paths,
     }
     added = call(config, "POST", "/servers", body | {"api_key": api_key})
     if as_json:
@@ -90,12 +98,24 @@ def add(
 @click.option(
     "--priority", type=click.IntRange(-1000, 1000), help="Servers with a lower number are used first."
 )
+@click.option(
+    "--passthrough/--no-passthrough",
+    default=None,
+    help="Relay requests for files, batches and similar objects.",
+)
+@click.option(
+    "--passthrough-path",
+    "paths",
+    multiple=True,
+    help="A further path below /v1 to relay. Repeatable. `none` removes all.",
+)
 @click.option("--api-key-stdin", is_flag=True, help="Read a new API key from standard input.")
 @config_option
 @json_option
 def set_(
     name: str,
     models: tuple[str, ...],
+    paths: tuple[str, ...],
     api_key_stdin: bool,
     config: Path | None,
     as_json: bool,
@@ -105,6 +125,8 @@ def set_(
     body: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if models:
         body["models"] = [] if models == ("any",) else list(models)
+    if paths:
+        body["passthrough_paths"] = [] if paths == ("none",) else list(paths)
     if api_key_stdin:
         body["api_key"] = _read_key()
     if not body:
@@ -131,7 +153,7 @@ def list_(config: Path | None, as_json: bool) -> None:
     """List all servers, including those of the configuration."""
     columns = (
         *("name", "state", "model_count", "dialect", "url", "has_api_key", "models", "weight", "priority"),
-        *("origin", "last_error"),
+        *("passthrough", "passthrough_paths", "origin", "last_error"),
     )
     show(call(config, "GET", "/servers"), as_json=as_json, columns=columns)
 

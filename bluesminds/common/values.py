@@ -16,7 +16,7 @@ from bluesminds.common.errors import Unavailable
 from bluesminds.common.networks import Networks
 
 UsageSource = Literal["upstream", "estimated", "none"]
-# What a key may be limited to: the operations of the data plane, and listing models.
+# What a key may be limited to: the operations of the data plane, listing models, and relayed requests.
 Scope = Literal[
     "chat.completions",
     "messages",
@@ -26,6 +26,7 @@ Scope = Literal[
     "moderations",
     "rerank",
     "models",
+    "passthrough",
 ]
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 
@@ -138,7 +139,10 @@ class Caller(Struct, frozen=True, gc=False):
 
 
 class Server(Struct, frozen=True):
-    """One upstream server. Empty `models`: those that its model list names."""
+    """One upstream server. Empty `models`: those that its model list names. `passthrough`: requests below /v1
+    that the gateway has no operation for are relayed to it; `passthrough_paths`: further ones, by their path
+    below /v1.
+    """
 
     name: str
     dialect: str
@@ -149,6 +153,8 @@ class Server(Struct, frozen=True):
     priority: int
     origin: str  # "file", "table" (the database) or "environment"
     keyless: bool = False  # also accepts keyless callers; only them if api_key is None
+    passthrough: bool = False
+    passthrough_paths: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"Server({self.name!r}, {self.dialect!r})"

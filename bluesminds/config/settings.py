@@ -51,6 +51,10 @@ ServerName = Annotated[
 ModelNames = Annotated[
     tuple[Text, ...], Meta(description="a list of model names", examples=[["gpt-5", "gpt-5-mini"]])
 ]
+RelayPaths = Annotated[
+    tuple[Annotated[str, Meta(pattern=r"^[a-z0-9_-]+(/[a-z0-9_-]+)*\Z")], ...],
+    Meta(description="a list of paths below /v1", examples=[["ocr", "fim/completions"]]),
+]
 Emails = Annotated[
     tuple[Text, ...], Meta(description="a list of e-mail addresses", examples=[["ada@example.com"]])
 ]
@@ -306,6 +310,8 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     weight: Weight = 1
     priority: Priority = 0
     keyless: bool = False
+    passthrough: bool = False
+    passthrough_paths: RelayPaths = ()
     enabled: bool = True
 
 

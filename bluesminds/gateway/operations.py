@@ -16,7 +16,8 @@ from bluesminds.common.errors import GatewayError, NotFound
 from bluesminds.common.values import Scope
 from bluesminds.wire.base import FormatName
 
-HandlerName = Literal["model"]  # what serves an operation; "model": the request pipeline
+# What serves an operation. "model": the request pipeline.
+HandlerName = Literal["model", "passthrough"]
 NO_FIELDS: Final[Mapping[str, Raw]] = MappingProxyType({})
 
 
@@ -60,6 +61,10 @@ OPERATIONS: Final = (
     Operation("moderations", "POST", "/v1/moderations", "moderations", "Classify text"),
     Operation("rerank", "POST", "/v1/rerank", "rerank", "Rank documents by relevance to a query"),
 )
+# Requests that match no operation and are relayed to a server that allows it.
+PASSTHROUGH: Final = Operation(
+    "passthrough", "*", "/v1/{path}", "chat", "Relay a request to a server", handler="passthrough"
+)
 MODELS: Final = "models"  # GET /models and /models/{id}
 UNKNOWN: Final = "unknown"  # the endpoint label of requests that match no operation
 
@@ -97,19 +102,25 @@ _USE_CHAT: Final = (
     "Use /v1/chat/completions: `openai.chat(...)` in @ai-sdk/openai, "
     '`set_default_openai_api("chat_completions")` in the Agents SDK, `use_responses_api=False` in LangChain.'
 )
+_RELAY: Final = "Set passthrough = true on a server to relay it."
 _MISSING: Final = {
     "/responses": ("The Responses API", _USE_CHAT),
-    "/messages/batches": ("The Message Batches API", ""),
+    "/messages/batches": ("The Message Batches API", _RELAY),
     "/images": ("The Images API", ""),
     "/audio": ("The Audio API", ""),
-    "/files": ("The Files API", ""),
-    "/batches": ("The Batches API", ""),
+    "/files": ("The Files API", _RELAY),
+    "/batches": ("The Batches API", _RELAY),
     "/realtime": ("The Realtime API", ""),
-    "/assistants": ("The Assistants API", _USE_CHAT),
-    "/threads": ("The Assistants API", _USE_CHAT),
-    "/vector_stores": ("The Vector Stores API", ""),
-    "/fine_tuning": ("The Fine-tuning API", ""),
-    "/uploads": ("The Uploads API", ""),
+    "/assistants": ("The Assistants API", _RELAY),
+    "/threads": ("The Assistants API", _RELAY),
+    "/vector_stores": ("The Vector Stores API", _RELAY),
+    "/fine_tuning": ("The Fine-tuning API", _RELAY),
+    "/uploads": ("The Uploads API", _RELAY),
+    "/containers": ("The Containers API", _RELAY),
+    "/conversations": ("The Conversations API", _RELAY),
+    "/evals": ("The Evals API", _RELAY),
+    "/skills": ("The Skills API", _RELAY),
+    "/videos": ("The Videos API", _RELAY),
 }
 
 

@@ -19,6 +19,7 @@ from bluesminds.gateway.authenticate import KeyAuthenticator
 from bluesminds.gateway.authorize import check_model
 from bluesminds.gateway.bodies import Body
 from bluesminds.gateway.call import Call, CallBody, read_call
+from bluesminds.gateway.limits.headers import as_text
 from bluesminds.gateway.limits.reserve import RateLimiter
 from bluesminds.gateway.operations import OperationMatch
 from bluesminds.gateway.relay import (
@@ -87,15 +88,15 @@ class Gateway(Struct, frozen=True):
             )
             entry = self._admit(caller, call)
         except BaseException as exc:
-            self._record_rejection(context, caller, call, exc)
+            self.accounting.record_failure(context, caller, exc, model="" if call is None else call.model)
             if isinstance(exc, GatewayError) and caller is not None:
-                raise exc.with_headers(_as_text(self.limiter.headers(caller))) from None
+                raise exc.with_headers(as_text(self.limiter.headers(caller))) from None
             raise
         try:
             await self._exchange(call, body, targets, entry, out)
         except GatewayError as exc:
             error = await settle_failure(entry, exc)
-            raise error.with_headers(_as_text(self.relay.headers(entry))) from None
+            raise error.with_headers(as_text(self.relay.headers(entry))) from None
         except Exception:
             entry.close(*((CLIENT_GONE, "client_gone") if out.gone else (500, "internal")))
             raise
@@ -125,7 +126,7 @@ class Gateway(Struct, frozen=True):
 
     def reject(self, context: RequestContext, error: GatewayError) -> None:
         """Record a request that matches no operation."""
-        self._record_rejection(context, None, None, error)
+        self.accounting.record_failure(context, None, error)
 
     def _admit(self, caller: Caller, call: Call) -> UsageEntry:
         recorder = self.accounting.recorder
@@ -133,26 +134,6 @@ class Gateway(Struct, frozen=True):
         reservation = self.limiter.reserve(caller, self.accounting.estimator.estimate(call), call.model)
         recorder.reserve()
         return self.accounting.open(caller, call, reservation)
-
-    def _record_rejection(
-        self, context: RequestContext, caller: Caller | None, call: Call | None, exc: BaseException
-    ) -> None:
-        """Count a request that ends before it is admitted."""
-        if isinstance(exc, GatewayError):
-            status, code = exc.status, exc.code
-        elif isinstance(exc, OSError):
-            status, code = CLIENT_GONE, "client_gone"
-        elif isinstance(exc, Exception):
-            status, code = 500, "internal_error"
-        else:
-            status, code = CLIENT_GONE, "interrupted"
-        self.accounting.record_rejection(
-            context,
-            status,
-            code=code,
-            key_id="" if caller is None else caller.key_id,
-            model="" if call is None else call.model,
-        )
 
     async def _look_up(
         self, context: RequestContext, find: Callable[[ModelCatalog, Caller], T]
@@ -163,9 +144,9 @@ class Gateway(Struct, frozen=True):
             self.keys.authorize_use(caller, context)
             found = find(self._catalog(caller), caller)
         except BaseException as exc:
-            self._record_rejection(context, caller, None, exc)
+            self.accounting.record_failure(context, caller, exc)
             if isinstance(exc, GatewayError) and caller is not None:
-                raise exc.with_headers(_as_text(self.limiter.headers(caller))) from None
+                raise exc.with_headers(as_text(self.limiter.headers(caller))) from None
             raise
         self.accounting.record_rejection(context, 200, key_id=caller.key_id)
         return found, self.limiter.headers(caller)
@@ -192,7 +173,3 @@ class Gateway(Struct, frozen=True):
             if not answered and entry.attempts:
                 self.sender.total_timeout(entry.attempts[-1])
             await handle_total_timeout(call, entry, out)
-
-
-def _as_text(headers: Headers) -> dict[str, str]:
-    return {name.decode(): value.decode() for name, value in headers}

@@ -21,6 +21,10 @@ class ClientDisconnected(OSError):
     """Raised by `send` when the client has disconnected or stopped reading."""
 
 
+class ResponseCut(ClientDisconnected):
+    """Raised by an app that cannot complete a response it has started: the connection is closed."""
+
+
 class Disconnect:
     """Whether the client of one request has disconnected, and the callbacks to run then."""
 

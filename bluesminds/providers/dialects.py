@@ -49,6 +49,7 @@ class Dialect:
     models_path: str = "/models"
     alive_path: str | None = None  # a cheaper probe than the list of models, relative to the host
     extra_headers: Headers = ()
+    relay_prefix: str = ""  # of paths that are relayed and that the gateway has no operation for
     key_header: Literal["authorization", "x-api-key"] = "authorization"
     key_refusals: frozenset[str] = frozenset()  # error types that mean a rejected key, whatever the status
 
@@ -86,6 +87,7 @@ DIALECTS = {
             # LiteLLM has the endpoints of Messages below /v1 only, whatever the server's URL.
             speaks={**OPENAI_PATHS, **{name: f"/v1{path}" for name, path in MESSAGES_PATHS.items()}},
             alive_path="/health/liveliness",
+            relay_prefix="/v1",
             extra_headers=((b"x-litellm-num-retries", b"0"),),
             # LiteLLM without a database answers a wrong master key with 400 and the second type.
             key_refusals=frozenset(

@@ -4,7 +4,7 @@ The one place where a GatewayError of the data plane becomes a response. The lis
 client that has left, at no cost for the pipeline.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
 from io import BytesIO
 
@@ -16,6 +16,7 @@ from bluesminds.gateway.bodies import Body, BodyMemory, body_memory_exhausted
 from bluesminds.gateway.browser_origins import BrowserOrigins
 from bluesminds.gateway.operations import (
     MODELS,
+    PASSTHROUGH,
     UNKNOWN,
     allowed_methods,
     clean_path,
@@ -25,6 +26,9 @@ from bluesminds.gateway.operations import (
     is_anthropic_path,
     method_not_allowed,
 )
+from bluesminds.gateway.passthrough.bodies import ClientRequest
+from bluesminds.gateway.passthrough.handler import PassthroughHandler
+from bluesminds.gateway.passthrough.paths import METHODS, RelayPath
 from bluesminds.gateway.pipeline import Gateway
 from bluesminds.http.asgi import ASGIApp, Disconnect, Receive, Scope, Send
 from bluesminds.web.cors import (
@@ -88,14 +92,15 @@ class ASGIResponseWriter:
 
 
 class DataPlane:
-    """The application the listener serves. `control` is the rest of the site; `bodies` is what all request
-    bodies share, `origins` whose pages may use the gateway. With `proxies`, every part of the site sees the
-    client that they tell of.
+    """The application the listener serves. `passthrough` relays what matches no operation; `control` is the
+    rest of the site; `bodies` is what all request bodies share, `origins` whose pages may use the gateway.
+    With `proxies`, every part of the site sees the client that they tell of.
     """
 
     def __init__(
         self,
         gateway: Gateway,
+        passthrough: PassthroughHandler,
         control: ASGIApp,
         *,
         bodies: BodyMemory,
@@ -105,6 +110,7 @@ class DataPlane:
         proxies: ProxyHeaders | None = None,
     ) -> None:
         self._gateway = gateway
+        self._passthrough = passthrough
         self._control = control
         self._bodies = bodies
         self._origins = origins
@@ -122,12 +128,19 @@ class DataPlane:
         if path is None:
             await self._control(scope, receive, send)
             return
-        context = read_request_context(scope, endpoint_name(scope["method"], path), self._clock)
+        endpoint = endpoint_name(scope["method"], path)
+        relayed = self._passthrough.find(path) if endpoint == UNKNOWN else None
+        context = read_request_context(scope, PASSTHROUGH.name if relayed else endpoint, self._clock)
         out = ASGIResponseWriter(scope, send, context.request_id, client_format(path, context))
-        await self._respond(scope, path, context, receive, out)
+        await self._respond(scope, relayed or path, context, receive, out)
 
     async def _respond(
-        self, scope: Scope, path: str, context: RequestContext, receive: Receive, out: ASGIResponseWriter
+        self,
+        scope: Scope,
+        path: str | RelayPath,
+        context: RequestContext,
+        receive: Receive,
+        out: ASGIResponseWriter,
     ) -> None:
         body = Body(self._bodies)
         try:
@@ -136,7 +149,16 @@ class DataPlane:
                 return
             if await self._origins.allows_reading(context):
                 out.readable_by = context.origin
-            await self._dispatch(path, context, lambda: read_body(scope, receive, body), out)
+            if isinstance(path, RelayPath):
+                request = ClientRequest(
+                    scope["headers"],
+                    scope["query_string"],
+                    lambda: read_body(scope, receive, body),
+                    lambda: body_pieces(receive),
+                )
+                await self._passthrough.handle(path, context, request, out.format, out)
+            else:
+                await self._dispatch(path, context, lambda: read_body(scope, receive, body), out)
         except GatewayError as exc:
             await self._send_error(exc, context, out)
         except OSError:
@@ -167,7 +189,7 @@ class DataPlane:
             await self._gateway.handle(match, context, body, out)
 
     async def _send_preflight(
-        self, preflight: Preflight, path: str, context: RequestContext, out: ASGIResponseWriter
+        self, preflight: Preflight, path: str | RelayPath, context: RequestContext, out: ASGIResponseWriter
     ) -> None:
         origin = context.origin or ""
         try:
@@ -181,7 +203,8 @@ class DataPlane:
             self._gateway.reject(context, exc)
             raise
         self._gateway.accounting.record_rejection(context, 204)
-        await out.start(204, preflight_headers(preflight, origin, allowed_methods(path)))
+        methods = METHODS if isinstance(path, RelayPath) else allowed_methods(path)
+        await out.start(204, preflight_headers(preflight, origin, methods))
         await out.end()
 
     async def _send_models(self, path: str, context: RequestContext, out: ASGIResponseWriter) -> None:
@@ -206,7 +229,8 @@ def client_format(path: str, context: RequestContext) -> Format | None:
     """The format of the client's API; None: OpenAI's. Some paths say nothing about the client."""
     if is_anthropic_path(path):
         return MESSAGES
-    return MESSAGES if context.endpoint in (MODELS, UNKNOWN) and is_anthropic_client(context) else None
+    shared = (MODELS, UNKNOWN, PASSTHROUGH.name)
+    return MESSAGES if context.endpoint in shared and is_anthropic_client(context) else None
 
 
 async def read_body(scope: Scope, receive: Receive, body: Body) -> Body:
@@ -222,6 +246,17 @@ async def read_body(scope: Scope, receive: Receive, body: Body) -> Body:
         raise body_memory_exhausted()
     body.data = data
     return body
+
+
+async def body_pieces(receive: Receive) -> AsyncGenerator[bytes, None]:
+    """The body as it arrives. Raises ConnectionResetError when the client leaves first."""
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ConnectionResetError
+        more = message.get("more_body", False)
+        yield message.get("body", b"")
 
 
 async def _collect(receive: Receive, body: Body) -> bytes:

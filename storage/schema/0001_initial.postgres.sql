@@ -91,6 +91,8 @@ CREATE TABLE servers (
     models TEXT NOT NULL, -- JSON list of names
     weight BIGINT NOT NULL,
     priority BIGINT NOT NULL,
+    passthrough BIGINT NOT NULL CHECK (passthrough IN (0, 1)),
+    passthrough_paths TEXT NOT NULL, -- JSON list of paths
     enabled BIGINT NOT NULL CHECK (enabled IN (0, 1)),
     created_at BIGINT NOT NULL,
     updated_at BIGINT NOT NULL

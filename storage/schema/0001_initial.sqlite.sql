@@ -91,6 +91,8 @@ CREATE TABLE servers (
     models TEXT NOT NULL, -- JSON list of names
     weight INTEGER NOT NULL,
     priority INTEGER NOT NULL,
+    passthrough INTEGER NOT NULL CHECK (passthrough IN (0, 1)),
+    passthrough_paths TEXT NOT NULL, -- JSON list of paths
     enabled INTEGER NOT NULL CHECK (enabled IN (0, 1)),
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL

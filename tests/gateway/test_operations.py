@@ -42,8 +42,8 @@ def test_operation_is_in_every_table(operation: Operation) -> None:
     )
 
 
-def test_scope_is_an_operation_or_models() -> None:
-    assert {operation.name for operation in OPERATIONS} | {"models"} == set(SCOPES)
+def test_scope_is_an_operation_models_or_passthrough() -> None:
+    assert {operation.name for operation in OPERATIONS} | {"models", "passthrough"} == set(SCOPES)
 
 
 def request_of(operation: Operation) -> dict[str, Any]:

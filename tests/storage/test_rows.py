@@ -26,6 +26,8 @@ SERVER = ServerRow(
     models=("small", "größe"),
     weight=1,
     priority=0,
+    passthrough=True,
+    passthrough_paths=("ocr",),
     enabled=True,
     created_at=NOON,
     updated_at=NOON,
@@ -64,7 +66,15 @@ async def test_user_email_in_other_case_is_a_conflict(store: Store) -> None:
 
 
 async def test_server_inserted_is_read_back(store: Store) -> None:
-    beta = replace(SERVER, id=uuid7(serial=2), name="beta", sealed_api_key=None, models=(), enabled=False)
+    beta = replace(
+        SERVER,
+        id=uuid7(serial=2),
+        name="beta",
+        sealed_api_key=None,
+        models=(),
+        passthrough=False,
+        enabled=False,
+    )
     for row in (beta, SERVER):
         await store.write(insert_server, row)
     assert await store.read(select_servers) == [SERVER, beta]

@@ -91,7 +91,7 @@ class ReplyReader(Struct, frozen=True):
         UpstreamError.
         """
         if response.status >= 300:
-            body = self.endpoint.redact(await _read_error_body(response))
+            body = self.endpoint.redact(await read_error_body(response))
             return self._error_reply(response, body, read_error(response.status, body))
         if self.call.facts.stream:
             with trio.move_on_after(seconds):
@@ -238,7 +238,7 @@ def _has_event_type(response: Response) -> bool:
     return (response.header(b"content-type") or b"").lower().startswith(_EVENT_STREAM)
 
 
-async def _read_error_body(response: Response) -> bytes:
+async def read_error_body(response: Response) -> bytes:
     """The body of an error; one that is too long is replaced by a message with its beginning."""
     body = bytearray()
     while data := await response.receive():
