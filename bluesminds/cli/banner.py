@@ -103,8 +103,8 @@ def _missing_models(running: Running, loaded: Loaded) -> list[str]:
 
 def _unresponsive_vendor(server: Server) -> str | None:
     """The line about a server that comes from a variable of its vendor."""
-    variables = [vendor.key_variable for vendor in VENDORS if vendor.name == server.name]
-    return f"Found {variables[0]}, but {server.url} does not respond." if variables else None
+    variable = VENDORS[server.vendor].key_variable if server.vendor else ""
+    return f"Found {variable}, but {server.url} does not respond." if variable else None
 
 
 def _example_request(running: Running, loaded: Loaded, target: str, format_secret: Show) -> list[str]:

@@ -162,6 +162,8 @@ def _plain(value: object) -> object:
     match value:
         case Path() | Secret():
             return str(value)
+        case dict():
+            return {name: _plain(one) for name, one in value.items()}
         case tuple():
             return [_plain(one) for one in value]
         case msgspec.Struct():

@@ -10,7 +10,8 @@ from bluesminds.common.values import Caller, RequestContext
 from bluesminds.gateway.bodies import Body
 from bluesminds.gateway.operations import Operation
 from bluesminds.gateway.routing.plans import Plan, Target
-from bluesminds.wire.base import Format, FormatName, RequestFacts
+from bluesminds.providers.quirks import ADAPTED, Adapt, check_supported
+from bluesminds.wire.base import Format, RequestFacts
 from bluesminds.wire.conversation import ConversationRequest, EncodingOptions
 from bluesminds.wire.formats import FORMATS, codec_of
 from bluesminds.wire.json_text import Fields, read_fields, write_fields
@@ -46,6 +47,7 @@ class JsonBody:
     """
 
     __slots__ = (
+        "_adapted",
         "_body",
         "_dropped",
         "_fields",
@@ -65,7 +67,8 @@ class JsonBody:
         options = fields.get(STREAM_OPTIONS)
         self._stream_options = None if options is None else options.copy()
         self._body = body
-        self._rendered_for: tuple[str, bool] | None = None
+        self._rendered_for: tuple[str, bool, Adapt | None] | None = None
+        self._adapted: Fields | None = None  # the client's fields that an adaptation may have changed
         self._max_output = 0
         self._translated = b""
         self._translated_for: tuple[Plan, str, bool] | None = None
@@ -74,25 +77,27 @@ class JsonBody:
         self.dropped: tuple[str, ...] = ()
 
     def choose(self, targets: Sequence[Target], *, at_ms: int, max_output: int) -> Sequence[Target]:
-        """The targets that can honour the request: all that speak its format, and the others as far as it can
-        be translated for them. `at_ms`: when the request came; `max_output`: tokens, for servers that must
-        have a bound where the client gives none.
+        """The targets that can honour the request: those that support its fields and speak its format, or for
+        which it can be translated. `at_ms`: when the request came; `max_output`: tokens, for servers that
+        must have a bound where the client gives none.
 
         Raises InvalidRequest when none can. It must come before the first rendering.
         """
-        if not any(target.plan.translated for target in targets):
+        if not any(target.plan.translated or target.plan.unsupported for target in targets):
             return targets
         self._max_output = max_output
-        refusals: dict[FormatName, InvalidRequest] = {}
-        for plan in {target.plan.format: target.plan for target in reversed(targets)}.values():
-            if plan.translated:
-                try:
+        refusals: dict[Plan, InvalidRequest] = {}
+        for plan in dict.fromkeys(target.plan for target in reversed(targets)):
+            try:
+                if plan.translated:
                     self._try_translation(plan, at_ms // 1000)
-                except InvalidRequest as exc:
-                    refusals[plan.format] = exc
-        chosen = [target for target in targets if target.plan.format not in refusals]
+                else:
+                    check_supported(self._fields, plan.unsupported)
+            except InvalidRequest as exc:
+                refusals[plan] = exc
+        chosen = [target for target in targets if target.plan not in refusals]
         if not chosen:
-            raise next(iter(refusals.values()))
+            raise refusals[targets[0].plan]
         if all(target.plan.translated for target in chosen):
             self._fields = {}
             self._body.data = b""
@@ -105,11 +110,14 @@ class JsonBody:
         if plan.translated and self.conversation is not None:
             return self._translate(plan, self.conversation, model, force_usage=force_usage)
         self.dropped = ()
-        if self._rendered_for != (model, force_usage):
+        if self._rendered_for != (model, force_usage, plan.adapt):
             fields = self._client_fields()
+            if plan.adapt is not None:
+                self._adapted = {name: fields[name].copy() for name in ADAPTED if name in fields}
+                fields = plan.adapt(fields)
             self._body.data = write_fields(self._format.prepare(fields, model, force_usage))
             self._fields = {}
-            self._rendered_for = (model, force_usage)
+            self._rendered_for = (model, force_usage, plan.adapt)
         return self._body.data
 
     def estimate(self) -> bytes:
@@ -138,6 +146,7 @@ class JsonBody:
             model=model, max_output=self._max_output, bound=plan.bound, usage=force_usage
         )
         encoded = codec_of(plan.format).encode_request(conversation, options)
+        check_supported(encoded.fields, plan.unsupported)
         self._translated = write_fields(encoded.fields)
         self.dropped = self._dropped = encoded.dropped
         self._translated_for = (plan, model, force_usage)
@@ -147,6 +156,8 @@ class JsonBody:
         if self._rendered_for is None:
             return self._fields
         fields = read_fields(self._body.data)
+        if self._adapted is not None:
+            fields = {name: raw for name, raw in fields.items() if name not in ADAPTED} | self._adapted
         fields.pop(STREAM_OPTIONS, None)
         return fields if self._stream_options is None else fields | {STREAM_OPTIONS: self._stream_options}
 
