@@ -53,6 +53,7 @@ def show(running: Running, loaded: Loaded, *, journal: bool = False, secrets_in_
         f"  data      {loaded.settings.state_dir}",
         f"  config    {loaded.path or 'none: defaults and environment'}",
         f"  servers   {_servers(running.servers)}",
+        *_detected(running.servers),
         f"  models    {_models(running.models)}",
         "",
         *_missing_models(running, loaded),
@@ -78,6 +79,15 @@ def _from_file(path: Path) -> SecretText:
 
 def _servers(servers: list[tuple[Server, ServerStatus]]) -> str:
     return "; ".join(f"{server.name}{_state(status)}" for server, status in servers) or "none"
+
+
+def _detected(servers: list[tuple[Server, ServerStatus]]) -> list[str]:
+    """The line about servers that are not configured, but were found."""
+    found = [server for server, _ in servers if server.origin == "environment"]
+    if not found:
+        return []
+    places = [VENDORS[server.vendor].key_variable or server.url for server in found]
+    return [f"            found by {', '.join(places)}; [[servers]] in the configuration replaces them"]
 
 
 def _state(status: ServerStatus) -> str:

@@ -41,10 +41,10 @@ level = "info"
 # name = "demo"
 # dialect = "demo"
 
-# A hosted provider; the key is read from the environment.
+# A hosted vendor of `bluesminds vendors`; the key is read from the environment.
 # [[servers]]
 # name = "openai"
-# url = "https://api.openai.com/v1"
+# vendor = "openai"
 # api_key = {env="OPENAI_API_KEY"}
 
 # A LiteLLM proxy; the key is read from a file.

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Final, cast
+from typing import Final, Literal, cast, get_args, get_origin
 
 import msgspec
 
@@ -21,6 +21,7 @@ from bluesminds.config.fields import (
     convert,
     display,
     fields_in,
+    nearest,
     parse,
     parse_table,
     resolve,
@@ -149,7 +150,10 @@ def _remedy(field: FieldSpec, given: RawValue) -> str:
         example = field.example
         text = ",".join(map(str, example)) if isinstance(example, list) else str(example).lower()
         return f"for example {given.origin.where}={text}"
-    if isinstance(given.value, dict) and not field.secret:
+    choices = get_args(field.type) if get_origin(field.type) is Literal else ()
+    if isinstance(given.value, str) and (close := nearest(given.value, choices)):
+        return f'did you mean "{close}"?'
+    if isinstance(given.value, dict) and not (field.secret or field.secret_map):
         return "only secrets accept a reference; any setting can be set by an environment variable"
     example = field.example
     if isinstance(given.value, str) and not field.secret:

@@ -272,7 +272,7 @@ def _check_server(path: Source, server: ServerSettings) -> Iterator[Finding]:
     elif server.dialect != "demo" and server.vendor is None:
         message = f"url {title} is missing"
         remedy = 'add url = "http://127.0.0.1:4000/v1" or a vendor, or correct the name'
-        yield Finding(((*path, "name"), url, dialect), message, remedy)
+        yield Finding(((*path, "name"), (*path, "vendor"), url, dialect), message, remedy)
     if server.vendor is not None and server.dialect == "demo":
         message = f"vendor {title} does not fit the demo server, which is built in"
         yield Finding(((*path, "vendor"), dialect), message, "remove vendor or dialect")

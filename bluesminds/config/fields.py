@@ -284,6 +284,8 @@ def _example(kind: object, default: object) -> object:
             return note.examples[0]
     if kind is Secret:
         return {"env": "NAME"}
+    if get_origin(kind) is Literal and default is None:
+        return get_args(kind)[0]
     return Path("/etc/bluesminds/example.pem") if default is None else default
 
 

@@ -4,9 +4,8 @@ import trio
 from msgspec import Struct
 
 from bluesminds.common.values import Server
-from bluesminds.gateway.upstream.endpoint import join_path
 from bluesminds.http.client.pool import LocalResourceError, Pool, Timeouts, UpstreamError, UpstreamOrigin
-from bluesminds.providers.profiles import profile_of
+from bluesminds.providers.profiles import join_path, profile_of
 from bluesminds.wire.errors import read_error
 from bluesminds.wire.models import ModelRow, read_models
 
@@ -52,12 +51,16 @@ async def _fetch_models(
 ) -> list[ModelRow] | None:
     """The models, or None without `list_models`. Raises ValueError for an error response."""
     profile = profile_of(server)
-    list_models = list_models and profile.lists_models
+    if list_models and not profile.lists_models:
+        if not server.models:
+            raise ValueError("it does not list its models: name them with `models`")
+        list_models = False
     origin, base = UpstreamOrigin.parse(server.url, trusted=server.origin != "table")
     path = profile.models_path if list_models else profile.alive_path or profile.models_path
+    target = join_path(base, path).encode()
     headers = profile.headers(server.api_key, server.headers)
     timeouts = Timeouts(seconds, seconds, seconds, seconds, seconds)
-    response = await pool.request(b"GET", origin, join_path(base, path), headers, timeouts=timeouts)
+    response = await pool.request(b"GET", origin, target, headers, timeouts=timeouts)
     try:
         body = await response.read(MAX_LIST)
     finally:

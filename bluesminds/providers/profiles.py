@@ -58,6 +58,17 @@ class ServerProfile(Struct, frozen=True):
         return ((self.key_header.encode(), api_key.encode()),)
 
 
+def join_path(base: str, path: str) -> str:
+    """The path on the host, of a profile's path and the path of the server's URL. A version that both name is
+    written once.
+    """
+    if path.startswith("//"):
+        return path[1:]
+    if path.startswith("/v1/") and base.endswith("/v1"):
+        path = path.removeprefix("/v1")
+    return base + path
+
+
 def profile_of(server: Server) -> ServerProfile:
     return find_profile(server.dialect, server.vendor, server.url, server.api_version)
 

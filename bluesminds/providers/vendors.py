@@ -22,7 +22,7 @@ Unsupported = Mapping[FormatName, tuple[UnsupportedField, ...]]
 class Vendor:
     """`url` is "" where each account has its own. `key_variable` is the environment variable that the
     vendor's own SDK reads, "" for servers without keys. `hosts` are names of hosts; one that begins with "."
-    is a suffix. Fields that are None are those of the dialect.
+    is a suffix. A field with None has the value of the dialect.
 
     `output_bound`: the one field that bounds the answer to a chat completion; None: it takes both.
     `streamed_usage`: whether the usage of a stream comes only when it is asked for, with `stream_options`.
@@ -48,6 +48,11 @@ class Vendor:
     cost: str = ""
     unsupported: Unsupported = field(default_factory=lambda: MappingProxyType({}), hash=False)
     detected: bool = True  # its key in the environment makes it a server when none is configured
+
+    @property
+    def is_detected(self) -> bool:
+        """Whether its key in the environment makes it a server. Nothing but the key may be needed."""
+        return self.detected and self.lists_models and bool(self.url and self.key_variable)
 
     @property
     def is_local(self) -> bool:
@@ -368,7 +373,7 @@ def resolve(vendor: str, url: str, dialect: str) -> tuple[str, str]:
 
 
 def from_environment(environ: Mapping[str, str]) -> list[Server]:
-    """A server for each vendor whose key is set, and which can be used with a key alone."""
+    """A server for each detected vendor whose key is set."""
     return [
         Server(
             name=vendor.name,
@@ -382,7 +387,7 @@ def from_environment(environ: Mapping[str, str]) -> list[Server]:
             vendor=vendor.name,
         )
         for vendor in _HOSTED
-        if vendor.detected and vendor.lists_models and environ.get(vendor.key_variable, "").strip()
+        if vendor.is_detected and environ.get(vendor.key_variable, "").strip()
     ]
 
 

@@ -9,7 +9,7 @@ from bluesminds.common.values import Server
 from bluesminds.gateway.routing.plans import Plan
 from bluesminds.http.client.pool import UpstreamOrigin
 from bluesminds.providers.dialects import Headers
-from bluesminds.providers.profiles import profile_of
+from bluesminds.providers.profiles import join_path, profile_of
 
 ANTHROPIC_PREFIX = b"anthropic-"
 SHORTEST_SECRET = 8  # characters; a shorter key could be part of ordinary words
@@ -46,10 +46,10 @@ class UpstreamEndpoint(Struct, frozen=True):
         return structs.replace(self, headers=headers, secrets=secrets, own_key=True)
 
     def target(self, path: str, model: str) -> bytes:
-        """The path to send. A version that the server's URL and `path` both name is written once."""
+        """The path to send."""
         if "{" in path:
             path = path.replace("{model}", quote(model, safe=""))
-        return join_path(self.base, path)
+        return join_path(self.base, path).encode()
 
     def headers_for(self, plan: Plan, forward: Headers) -> Headers:
         """The server's headers and those of the client that it understands. A client of Anthropic's format
@@ -66,15 +66,6 @@ class UpstreamEndpoint(Struct, frozen=True):
             if secret in data:
                 data = data.replace(secret, b"[redacted]")
         return data
-
-
-def join_path(base: str, path: str) -> bytes:
-    """A path of a profile below the path of the server's URL."""
-    if path.startswith("//"):
-        return path[1:].encode()
-    if path.startswith("/v1/") and base.endswith("/v1"):
-        path = path.removeprefix("/v1")
-    return (base + path).encode()
 
 
 def server_secrets(server: Server) -> tuple[bytes, ...]:
