@@ -50,4 +50,8 @@ def _not_found_message(catalog: ModelCatalog, model: str) -> str:
         return (
             "No server is configured. Add one with `bluesminds servers add` or [[servers]] in gateway.toml."
         )
-    return f"No server offers the model `{model[:200]}`. GET /v1/models lists the available models."
+    message = f"No server offers the model `{model[:200]}`. GET /v1/models lists the available models."
+    if catalog.unlisted:
+        servers = "1 server" if catalog.unlisted == 1 else f"{catalog.unlisted} servers"
+        message += f" {servers} listed no models and may be down."
+    return message
