@@ -194,8 +194,8 @@ async def test_client_error_of_server_passes_unchanged(
         (b'{"message":"too long"}', "too long"),
         (b'{"detail":"too long"}', "too long"),
         (b'{"detail":[{"loc":["body"],"msg":"too long"}]}', "too long"),
-        (b"<html>too long</html>", "without a readable reason"),
-        (b"", "without a readable reason"),
+        (b"<html>too long</html>", "The server responded with 400 and no message."),
+        (b"", "The server responded with 400 and no message."),
         (b'{"error":{"code":"x"}}', None),
         (b'{"error":{"message":"\xff"}}', ""),
         (b'{"\xff":1}', ""),
@@ -217,6 +217,22 @@ async def test_every_shape_of_error_becomes_openais(
         assert told["code"] in ("invalid_request", "x")
     else:
         assert answer.content == body
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"upstream connect error", "The server responded with 502: upstream connect error"),
+        (b"", "The server responded with 502 and no message."),
+        (b'{"error":{"message":"broken"}}', "The server responded with 502: broken"),
+    ],
+)
+async def test_error_of_server_names_its_status_once(
+    gateway: Gateway, models: ModelServer, body: bytes, message: str
+) -> None:
+    models.plan(*[refusal(502, body)] * 3)
+    answer = await gateway.chat()
+    assert (answer.status_code, answer.json()["error"]["message"]) == (502, message)
 
 
 async def test_response_headers_of_server_are_not_forwarded(gateway: Gateway, models: ModelServer) -> None:
