@@ -21,8 +21,8 @@ STREAM_OPTIONS = "stream_options"
 
 
 class Call(Struct, frozen=True, gc=False):
-    """One request to a model. `own_key`: the credential is the server's, and is sent there instead of the
-    gateway's key.
+    """One request to a model. `own_key`: the credential is a key of the server, and is sent to it instead of
+    the gateway's key.
     """
 
     context: RequestContext
@@ -40,9 +40,9 @@ class Call(Struct, frozen=True, gc=False):
 
 
 class JsonBody:
-    """The body of a request, rendered for one server after the other. Only one rendering of each kind is held
-    in memory. `conversation` is what translated servers get; `dropped`: the fields of the client that the
-    latest of them did not get. `release` frees the bodies.
+    """The body of a request, rendered for one server after the other. At most one untranslated and one
+    translated rendering are in memory. `conversation` is the source of translations; `dropped` has the fields
+    that the latest translation left out. `release` frees the bodies.
     """
 
     __slots__ = (
@@ -74,11 +74,11 @@ class JsonBody:
         self.dropped: tuple[str, ...] = ()
 
     def choose(self, targets: Sequence[Target], *, at_ms: int, max_output: int) -> Sequence[Target]:
-        """The targets that can honour the request: all that speak its format, and the others as far as it can
-        be translated for them. `at_ms`: when the request came; `max_output`: tokens, for servers that must
-        have a bound where the client gives none.
+        """The targets that can serve the request: those that support its format, and those that it can be
+        translated for. `at_ms`: arrival time; `max_output`: the maximum tokens for a server that requires a
+        maximum, if the client sets none.
 
-        Raises InvalidRequest when none can. It must come before the first rendering.
+        Raises InvalidRequest if there is no such target. Call it before the first rendering.
         """
         if not any(target.plan.translated for target in targets):
             return targets
@@ -99,8 +99,8 @@ class JsonBody:
         return chosen
 
     def content(self, plan: Plan, model: str, *, force_usage: bool) -> bytes:
-        """The bytes for a server with this plan and name of the model. `force_usage`: a stream asks for its
-        usage even if the client did not. Servers that get the same bytes share them.
+        """The body for a server with this plan and model name. `force_usage`: request the usage of a stream
+        even if the client did not. Servers with equal bodies share the bytes.
         """
         if plan.translated and self.conversation is not None:
             return self._translate(plan, self.conversation, model, force_usage=force_usage)
@@ -113,7 +113,7 @@ class JsonBody:
         return self._body.data
 
     def estimate(self) -> bytes:
-        """The answer to a request for a count that no server can give."""
+        """The response to a count request that no server supports."""
         return estimate_count(self._fields)
 
     def release(self) -> None:
@@ -130,7 +130,7 @@ class JsonBody:
     def _translate(
         self, plan: Plan, conversation: ConversationRequest, model: str, *, force_usage: bool
     ) -> bytes:
-        """Raises InvalidRequest for what the format of the server has no words for."""
+        """Raises InvalidRequest for a field without an equivalent in the server's format."""
         if self._translated_for == (plan, model, force_usage):
             self.dropped = self._dropped
             return self._translated
@@ -166,7 +166,7 @@ def read_call(
 
 
 def _with_scoped_idempotency(context: RequestContext, caller: Caller) -> RequestContext:
-    """Callers share the gateway's account at the server: one must not find the response of another."""
+    """All callers share the gateway's account at the server. One must not get the response of another."""
     if not context.forward:
         return context
     owner = (context.credential or "") if caller.address else caller.key_id

@@ -17,9 +17,9 @@ from bluesminds.wire.base import FormatName
 
 
 class Operation(Struct, frozen=True):
-    """What a path asks for. `name` is the scope of keys and the label of metrics and usage rows; `path` is
-    relative to /v1. `summary` is the text of the API reference. `estimated`: the gateway answers by itself
-    when no server can.
+    """One endpoint that calls a model. `name` is the scope of keys and the label of metrics and usage rows;
+    `path` is relative to /v1. `summary` is the text of the API reference. `estimated`: if no server supports
+    it, the gateway responds with an estimate.
     """
 
     name: Scope
@@ -80,7 +80,7 @@ def clean_path(path: str) -> str:
 
 
 def endpoint_name(path: str) -> str:
-    """The label of a path below /v1, which `clean_path` has cleaned."""
+    """The label of a path below /v1, cleaned by `clean_path`."""
     if path == "/models" or path.startswith("/models/"):
         return MODELS
     operation = _BY_PATH.get(path)
@@ -88,7 +88,7 @@ def endpoint_name(path: str) -> str:
 
 
 def is_anthropic_path(path: str) -> bool:
-    """Whether a path below /v1, which `clean_path` has cleaned, is one of Anthropic's API alone."""
+    """Whether a path below /v1, cleaned by `clean_path`, exists in Anthropic's API only."""
     return path == "/messages" or path.startswith("/messages/")
 
 
@@ -103,7 +103,7 @@ def find_operation(method: str, path: str) -> Operation:
 
 
 def allowed_methods(path: str) -> tuple[str, ...]:
-    """The methods of a path below /v1; of an unknown path, all that any path has."""
+    """The methods of a path below /v1. For an unknown path: all methods of all paths."""
     if endpoint_name(path) == MODELS:
         return ("GET", "HEAD")
     operation = _BY_PATH.get(path)
@@ -128,7 +128,7 @@ def _unknown_path(path: str) -> GatewayError:
 
 
 def suggested_path(path: str) -> str:
-    """The full path of the endpoint that a path probably means; "" when there is none."""
+    """The full path of the endpoint that was probably meant, or ""."""
     for known in _PATHS:
         if path.endswith(known):
             return f"/v1{known}"

@@ -21,9 +21,9 @@ def select_targets(
     usable: Callable[[str], bool],
     random: Callable[[], float],
 ) -> Sequence[Target]:
-    """The targets, best first. `random` returns [0, 1). Raises NotFound for an unknown model, and for one
-    whose servers do not have the endpoint. An operation that the gateway can answer itself may have no
-    target.
+    """The targets, best first. `random` returns [0, 1). Raises NotFound for an unknown model, and if no
+    server of the model has the endpoint. The result may be empty for an operation that the gateway can
+    estimate.
     """
     servers = catalog.servers_for(model)
     if not servers:
