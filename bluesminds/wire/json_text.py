@@ -127,8 +127,9 @@ def is_set(raw: Raw | None) -> bool:
 
 
 def text_bytes(fields: Fields) -> int:
-    """The size of the values that may be text."""
-    return sum([text_size(bytes(value)) for value in fields.values()])
+    """Bytes of the values that may be text."""
+    size = sum(map(len, fields.values()))
+    return size if size < _SMALL_TEXT else sum([text_size(bytes(value)) for value in fields.values()])
 
 
 def text_size(text: bytes) -> int:

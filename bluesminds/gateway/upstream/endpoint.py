@@ -50,6 +50,8 @@ class UpstreamEndpoint(Struct, frozen=True):
         """The server's headers, and the forwarded headers of the client. Headers of Anthropic's API (version
         and features) are only forwarded with an untranslated request.
         """
+        if not forward:
+            return self.headers
         if plan.format not in ("messages", "count_tokens") or plan.translated:
             return (*self.headers, *(one for one in forward if not one[0].startswith(ANTHROPIC_PREFIX)))
         sent = {name for name, _ in forward}
