@@ -81,7 +81,7 @@ class Relay(Struct, frozen=True):
         ]
 
     async def send_estimate(self, body: CallBody, entry: UsageEntry, out: ResponseWriter) -> None:
-        """The gateway's own answer to a request for a count of tokens."""
+        """The gateway's own response to a count request."""
         answer = body.estimate()
         body.release()
         entry.finish(200, "ok", COUNTED)

@@ -44,9 +44,9 @@ _JSON = (b"content-type", b"application/json")
 
 
 class ASGIResponseWriter:
-    """Writes a response over ASGI. `begun`: it has started, so an error can no longer be sent. `format`: of
-    the client's API where it is not OpenAI's, for errors. `readable_by`: the other origin whose pages may
-    read it.
+    """Writes a response over ASGI. `begun`: the response has started, so an error cannot be sent any more.
+    `format`: the error format of the client, unless it is OpenAI's. `readable_by`: the origin whose pages may
+    read the response.
     """
 
     def __init__(self, scope: Scope, send: Send, request_id: str, format_: Format | None) -> None:
@@ -213,7 +213,7 @@ class DataPlane:
 
 
 def client_format(path: DataPlanePath, context: RequestContext) -> Format | None:
-    """The format of the client's API; None: OpenAI's. Some paths say nothing about the client."""
+    """The error format of the client; None: OpenAI's. Some paths do not show which API the client uses."""
     if path.api == "anthropic":
         return MESSAGES
     return MESSAGES if context.endpoint in (MODELS, UNKNOWN) and is_anthropic_client(context) else None

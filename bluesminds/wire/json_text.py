@@ -127,7 +127,7 @@ def is_set(raw: Raw | None) -> bool:
 
 
 def text_bytes(fields: Fields) -> int:
-    """Bytes of the values that may be text."""
+    """The size of the values that may be text."""
     size = sum(map(len, fields.values()))
     return size if size < _SMALL_TEXT else sum([text_size(bytes(value)) for value in fields.values()])
 

@@ -98,7 +98,7 @@ class ReplyReader(Struct, frozen=True):
         if self.call.facts.stream:
             with trio.move_on_after(seconds):
                 return await self._read_stream(response)
-            raise FirstByteTimeout("the first event did not come in time", phase="body", sent=True)
+            raise FirstByteTimeout("the first event did not arrive in time", phase="body", sent=True)
         body = await response.read(MAX_ANSWER)
         if body.startswith(b"{"):
             return self._read_json(response, body)
@@ -216,7 +216,7 @@ class ReplyReader(Struct, frozen=True):
         return Reply(endpoint=self.endpoint, status=response.status, headers=headers, body=body, facts=facts)
 
     def _translate(self, body: bytes, conversation: ConversationRequest) -> bytes:
-        """The answer in the client's format. Raises ValueError when it holds none."""
+        """The answer in the client's format. Raises ValueError if the body contains no answer."""
         server, client = self._codecs
         return client.encode_reply(server.decode_reply(body, conversation), conversation)
 
