@@ -75,7 +75,9 @@ types: $(STAMP) ## Check types
 bench: $(STAMP) ## Measure against a FastAPI proxy and nginx
 	$(BIN)/python -m bench $(ARGS)
 
-binary: $(BUILD) ## Build dist/bluesminds and the tarball
+binary: ## Build dist/bluesminds and the tarball
+	@command -v objdump >/dev/null || { echo "error: objdump is missing: install binutils (apt install binutils)" >&2; exit 1; }
+	@$(MAKE) --no-print-directory $(BUILD)
 	$(BUILD_VENV)/bin/python packaging/build.py
 
 selftest: $(STAMP) ## Test the built executable

@@ -24,7 +24,8 @@ MODULES = [
 ]
 BANNED = re.compile(
     r"\b(?:who(?:so)?ever|somebody|anybody|nobody|nought|anew|in vain|mend(?:ed|s)?|(?:is|are|be) told"
-    r"|of (?:its|their) own accord|his|him|(?:that|which) (?:are|is) none)\b",
+    r"|of (?:its|their) own accord|his|him|(?:that|which) (?:are|is) none"
+    r"|no counterpart|has no words|cannot be true|in mid-stream|comes? to (?:its|their) end|goes on)\b",
     re.IGNORECASE,
 )
 SUBJECTLESS = re.compile(

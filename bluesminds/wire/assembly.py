@@ -13,7 +13,7 @@ from bluesminds.http.sse import EventSplitter, event_data, write_event
 from bluesminds.wire.json_text import NOT_JSON, Fields, is_set, read_fields, read_value, write_fields
 
 _NULL = Raw(b"null")
-# Said once or repeated whole; every other text comes in parts.
+# Complete in every chunk; all other texts come in parts.
 _WHOLE = frozenset(
     ("role", "id", "type", "object", "name", "finish_reason", "stop_reason", "format", "call_id")
 )

@@ -32,7 +32,7 @@ def read_body(body: bytes) -> Fields:
     """The fields of a request body. Of a duplicate key only the last value is kept. Raises InvalidRequest."""
     try:
         if not body.isascii():
-            body.decode()  # what is not read is not decoded, and must be text all the same
+            body.decode()  # unread fields are not decoded, but must be valid text
         return read_fields(body)
     except NOT_JSON as exc:
         raise _not_an_object(body) from exc

@@ -18,8 +18,8 @@ from bluesminds.wire.json_text import NOT_JSON, read_value
 
 MAX_TOKENS = 10**8  # a value above this is an error
 BYTES_PER_TOKEN = 4  # the usual rule of thumb for English text
-# A report below 1 token in 40 bytes of delivered text is no report: real text has 2 to 6 bytes a token. The
-# first bytes are left out: proxies put in short texts of their own, which cost no tokens.
+# A report of less than 1 token per 40 bytes of delivered text is impossible: real text has 2 to 6 bytes per
+# token. The first bytes do not count, because proxies insert short texts that cost no tokens.
 MOST_BYTES_PER_TOKEN = 40
 FREE_BYTES = 1000
 

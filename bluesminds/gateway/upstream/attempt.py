@@ -26,7 +26,7 @@ from bluesminds.wire.formats import FORMATS, codec_of
 from bluesminds.wire.stages import Passthrough, StreamOpening, looks_like_events
 from bluesminds.wire.translation import Translation
 
-MAX_ANSWER = 64 * 1024 * 1024  # bytes of a response in one piece
+MAX_ANSWER = 64 * 1024 * 1024  # bytes of a response that is not streamed
 MAX_ERROR = 1024 * 1024  # bytes of an error body; servers quote the request in it
 SHOWN = 500  # bytes shown of an error body that is too long
 # OpenAI's SDKs read these before a retry.
