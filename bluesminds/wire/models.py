@@ -14,7 +14,7 @@ from msgspec import Struct
 from bluesminds.wire.json_text import NOT_JSON, read_value
 
 _NEWEST = 2**53
-_LAST_TIME = 253_402_300_799  # the last second that a date with four digits for its year can say
+_LAST_TIME = 253_402_300_799  # the last second of the year 9999
 
 
 class ModelRow(Struct, frozen=True, gc=False):
