@@ -21,7 +21,7 @@ BUILD      := $(BUILD_VENV)/.installed
 .PHONY: help setup run test test-process test-load lint types bench binary selftest lock clean
 
 help: ## List the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-12s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Create the virtual environment from the hash-pinned locks
 
@@ -75,7 +75,9 @@ types: $(STAMP) ## Check types
 bench: $(STAMP) ## Measure against a FastAPI proxy and nginx
 	$(BIN)/python -m bench $(ARGS)
 
-binary: $(BUILD) ## Build dist/bluesminds and the tarball
+binary: ## Build dist/bluesminds and the tarball
+	@command -v objdump >/dev/null || { echo "error: objdump is missing: install binutils (apt install binutils)" >&2; exit 1; }
+	@$(MAKE) --no-print-directory $(BUILD)
 	$(BUILD_VENV)/bin/python packaging/build.py
 
 selftest: $(STAMP) ## Test the built executable

@@ -155,8 +155,8 @@ class Server(Struct, frozen=True):
 
 
 class Usage(Struct, frozen=True, gc=False):
-    """Units of one answer in one normalised form: `input` includes cache reads and writes, `output` includes
-    reasoning. None: the server did not say. `source`: "upstream"; "estimated" when one or both main counts
+    """The usage of one request in a normalised form: `input` includes cache reads and writes, `output`
+    includes reasoning. None: not reported. `source`: "upstream"; "estimated" when one or both main counts
     are; or "none".
     """
 

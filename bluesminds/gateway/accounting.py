@@ -51,7 +51,7 @@ class UsageEntry:
         self.attempts = (*self.attempts, server)
 
     def begin_response(self, stage: Stage | None = None) -> None:
-        """The first bytes are about to be sent to the client. `stage`: what measures a stream."""
+        """The first bytes are about to be sent to the client. `stage` measures a stream."""
         self.first_byte = trio.current_time()
         self._stage = stage
 
@@ -68,7 +68,7 @@ class UsageEntry:
         self._accounting.observe(row, self._call.context)
 
     def close(self, status: int, outcome: str) -> None:
-        """Settle with the usage so far, if nothing has settled the request yet."""
+        """Settle with the usage so far, unless the request is settled already."""
         if self._batch is not None:
             return
         if self._stage is not None:
@@ -161,7 +161,7 @@ class UsageAccounting(Struct, frozen=True):
         key_id: str = "",
         model: str = "",
     ) -> None:
-        """A request that no server was asked for: counted and logged, but not recorded.
+        """A request that was sent to no server: it is counted and logged, but has no usage row.
 
         `model` is the client's text, so it is no label.
         """

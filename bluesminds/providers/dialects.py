@@ -1,4 +1,4 @@
-"""The table of server kinds: which wire formats they take, at which paths, with which headers."""
+"""The table of server kinds: the wire formats that they support, their paths and headers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -33,15 +33,15 @@ _COMPLETION_BOUND_HOSTS: Final = (".openai.com", ".openai.azure.com")
 
 
 def output_bound(url: str) -> OutputBound:
-    """The field of chat completions that bounds the answer of the server with this URL."""
+    """The field for the maximum length in chat completions of the server with this URL."""
     host = urlsplit(url).hostname or ""
     return "max_completion_tokens" if f".{host}".endswith(_COMPLETION_BOUND_HOSTS) else "max_tokens"
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How to talk to one kind of server. Paths are relative to the server's URL. `speaks` has the path of
-    each wire format that such servers take.
+    """One kind of server. Paths are relative to the server's URL. `speaks` maps each supported wire format to
+    its path.
     """
 
     name: str

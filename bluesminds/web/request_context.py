@@ -60,7 +60,7 @@ def read_request_context(scope: Scope, endpoint: str, clock: Clock) -> RequestCo
 
 
 def is_anthropic_client(context: RequestContext) -> bool:
-    """Whether the client speaks Anthropic's API: its clients name a version on every request."""
+    """Whether the client uses Anthropic's API: its clients send a version with every request."""
     return any(name == b"anthropic-version" for name, _ in context.forward)
 
 

@@ -18,7 +18,7 @@ FORMATS: Final[Mapping[FormatName, Format]] = {
 
 
 def codec_of(name: FormatName) -> Codec:
-    """Of a conversation's format. Raises LookupError for another one."""
+    """The codec of a format for conversations. Raises LookupError for other formats."""
     if (codec := FORMATS[name].codec) is None:
         raise LookupError(f"{name} is not a conversation")
     return codec

@@ -1,7 +1,7 @@
-"""Anthropic's Messages and the neutral form: writes requests, reads and writes whole replies.
+"""The messages codec: writes requests, reads and writes JSON replies.
 
 Format: Anthropic API reference, messages; the fields follow the types of the anthropic Python SDK. Versions
-from 2026-10-21 take no sampling parameters.
+from 2026-10-21 accept no sampling parameters.
 """
 
 import re
@@ -58,7 +58,7 @@ def encode_request(request: ConversationRequest, options: EncodingOptions) -> En
     ]
     _write_sampling(request, options, body, dropped)
     if any(not sequence.strip() for sequence in request.stop):
-        raise unsupported("stop", "a stop sequence must have more than white space.")
+        raise unsupported("stop", "a stop sequence must not be only white space.")
     if request.stop:
         body["stop_sequences"] = request.stop
     if request.user:
@@ -75,8 +75,8 @@ def encode_request(request: ConversationRequest, options: EncodingOptions) -> En
 def _place_system(
     request: ConversationRequest, options: EncodingOptions, dropped: list[str]
 ) -> tuple[list[str], list[Turn]]:
-    """The instructions, and the turns. Reasoning without a signature is another server's, which Anthropic's
-    refuse.
+    """The instructions, and the turns. Reasoning without a signature is left out: it is from another server,
+    and Anthropic's servers refuse it.
     """
     system = [request.system] if request.system else []
     turns = []
@@ -99,7 +99,7 @@ def _place_system(
 def _write_sampling(
     request: ConversationRequest, options: EncodingOptions, body: dict[str, Any], dropped: list[str]
 ) -> None:
-    """New models refuse a temperature beside a top_p. A top_p of 1, as many clients send, has no effect."""
+    """New models refuse temperature together with top_p. Many clients send a top_p of 1; it has no effect."""
     for field in ("temperature", "top_p", "top_k"):
         value = getattr(request, field)
         if value is None or (field == "top_p" and value == 1 and request.temperature is not None):
@@ -193,7 +193,7 @@ def _id(call_id: str) -> str:
 
 
 def _read_arguments(arguments: str) -> Raw | None:
-    """The arguments as they are; None when they are not a JSON object."""
+    """The arguments unchanged; None if they are not a JSON object."""
     if not arguments.strip():
         return Raw(b"{}")
     try:
@@ -205,10 +205,10 @@ def _read_arguments(arguments: str) -> Raw | None:
 
 def _write_media(part: MediaPart) -> dict[str, Any]:
     if part.kind == "audio":
-        raise unsupported("messages.content.input_audio", "the server does not take sound.")
+        raise unsupported("messages.content.input_audio", "the server does not accept audio.")
     if part.kind == "document" and part.data and part.media_type != PDF:
         raise unsupported(
-            "messages.content.file.file_data", f"the server takes {PDF}, not `{part.media_type[:80]}`."
+            "messages.content.file.file_data", f"the server accepts {PDF}, not `{part.media_type[:80]}`."
         )
     source = (
         {"type": "url", "url": part.url}
@@ -275,7 +275,7 @@ def _read_reply_block(block: dict[str, Any]) -> Part | None:
 
 
 def encode_reply(reply: ConversationReply, request: ConversationRequest) -> bytes:
-    """A call whose arguments the bound on the answer has cut is left out: its input would be another one."""
+    """A call whose arguments were cut by the maximum length is left out, because its input would be wrong."""
     content = [block for part in reply.parts if (block := _write_reply_block(part, reply, request))]
     return msgspec.json.encode(
         {

@@ -71,7 +71,7 @@ async def test_http2_responses_equal_those_of_http1(
 async def test_http2_connection_closed_ends_the_upstream_request(
     gateway: Gateway, client: httpx.AsyncClient, models: ModelServer
 ) -> None:
-    # The client leaves its own generators to the garbage collector when it is closed in mid-stream.
+    # The client leaves its own generators to the garbage collector when it is closed within the stream.
     models.plan(streamed(chunk("one"), Stall))
     async with client:
         request = client.build_request("POST", "/chat/completions", json=STREAM)

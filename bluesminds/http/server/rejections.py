@@ -69,6 +69,9 @@ BAD_PROXY_HEADER = Rejection(
     "bad_proxy_header",
     "The connection must begin with a PROXY protocol header (setting proxy_protocol).",
 )
+HTTPS_REQUIRED = Rejection(
+    400, "https_required", "This port only accepts HTTPS. Use a URL that begins with https://."
+)
 TOO_MANY_CONNECTIONS_PER_IP = Rejection(
     429, "connections_per_ip", "Too many connections are open from this address.", "rate_limit_error"
 )

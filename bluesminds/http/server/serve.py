@@ -251,8 +251,14 @@ class _Listener:
             finally:
                 self._counter.leave(source)
             return
+        await self._count_and_reject(client, peer, rejection, readable=self._tls is None)
+
+    async def _count_and_reject(
+        self, client: socket.socket, peer: Client, rejection: Rejection, *, readable: bool
+    ) -> None:
+        """`readable`: the client does not expect TLS."""
         request_id = self._server.count_rejection(rejection, peer)
-        if self._tls is None and self._rejecting < MAX_REJECTING:
+        if readable and self._rejecting < MAX_REJECTING:
             self._rejecting += 1
             await self._reject(client, rejection, request_id)
 
@@ -266,8 +272,14 @@ class _Listener:
         try:
             with trio.fail_after(self._server.limits.handshake_timeout):
                 await stream.do_handshake()
-        except (trio.BrokenResourceError, trio.TooSlowError):
+        except trio.TooSlowError:
             self._server.stats.refused["handshake"] += 1
+            return
+        except trio.BrokenResourceError as error:
+            if _is_plain_http(error):
+                await self._count_and_reject(client, peer, rejections.HTTPS_REQUIRED, readable=True)
+            else:
+                self._server.stats.refused["handshake"] += 1
             return
         wire = TLSWire(stream)
         try:
@@ -355,3 +367,8 @@ def _scope_base(client: socket.socket, peer: Client, tls: bool) -> Scope:
         return {"scheme": scheme, "client": None, "server": (client.getsockname(), None)}
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return {"scheme": scheme, "client": peer, "server": tuple(client.getsockname()[:2])}
+
+
+def _is_plain_http(error: trio.BrokenResourceError) -> bool:
+    """Whether a TLS handshake failed because OpenSSL read an HTTP request line."""
+    return isinstance(error.__cause__, ssl.SSLError) and error.__cause__.reason == "HTTP_REQUEST"

@@ -16,14 +16,14 @@ EVENTS: Final = "text/event-stream"
 
 
 class MessageSchema(Struct):
-    """One message of a conversation. Other fields pass through."""
+    """One message of a conversation. Other fields are forwarded."""
 
     role: str
     content: Any = None
 
 
 class GenerationRequestSchema(Struct, kw_only=True):
-    """The fields that the gateway reads. All other fields are passed to the server unchanged."""
+    """The fields that the gateway reads. All other fields are forwarded unchanged."""
 
     model: str
     stream: bool | None = None
@@ -45,7 +45,7 @@ class CompletionRequestSchema(GenerationRequestSchema, kw_only=True):
 
 
 class MessagesRequestSchema(Struct, kw_only=True):
-    """Anthropic's format. The fields that the gateway reads; others are passed to servers of the format."""
+    """The fields that the gateway reads. All other fields are forwarded to servers with this format."""
 
     model: str
     max_tokens: Tokens
@@ -101,7 +101,9 @@ class CompletionSchema(Struct):
 
 
 class MessagesUsageSchema(Struct):
-    """Tokens, as the server counted them. `input_tokens` excludes what the cache read and wrote."""
+    """Tokens, as the server counted them. `input_tokens` excludes tokens that were read from or written to a
+    cache.
+    """
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -110,7 +112,7 @@ class MessagesUsageSchema(Struct):
 
 
 class AnthropicMessageSchema(Struct):
-    """The server's response: byte for byte, or translated from chat completions."""
+    """The server's response, byte for byte, or translated from chat completions."""
 
     id: str
     model: str
@@ -157,7 +159,7 @@ class ResultsSchema(Struct):
 
 
 class UpstreamErrorSchema(Struct):
-    """What went wrong. Errors of the gateway have every field; errors of a server pass as they came."""
+    """Errors of the gateway have every field. Errors of a server are forwarded unchanged."""
 
     message: str
     type: str | None = None
@@ -167,7 +169,7 @@ class UpstreamErrorSchema(Struct):
 
 
 class UpstreamErrorResponse(Struct):
-    """The body of every error, the gateway's or a server's."""
+    """The body of every error, of the gateway or of a server."""
 
     error: UpstreamErrorSchema
 

@@ -486,7 +486,7 @@ async def test_tls_failed_or_stalled_handshakes_are_closed(nursery: trio.Nursery
     streams = [await served.connect() for _ in range(50)]
     for index, stream in enumerate(streams):
         if index % 3 == 0:
-            await _send_quietly(stream, GET)
+            await _send_quietly(stream, b"\x00\x01\x02" * 10)
         elif index % 3 == 1:
             await _send_quietly(stream, b"\x16\x03\x01\x02\x00\x01")
             stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
@@ -496,6 +496,18 @@ async def test_tls_failed_or_stalled_handshakes_are_closed(nursery: trio.Nursery
         await stream.aclose()
     assert served.stats.refused["handshake"] == 50
     async with await connect_tls(served, attempts=100) as encrypted:
+        assert (await Client(encrypted).ask(GET)).status == 200
+    assert not served.errors
+
+
+async def test_tls_plain_http_request_is_answered(nursery: trio.Nursery) -> None:
+    served = await start(nursery, echo, tls=server_tls(), http2=True)
+    answer = await served.ask(GET)
+    assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert b'"code": "https_required"' in answer
+    assert (served.stats.refused["https_required"], len(served.rejections)) == (1, 1)
+    await eventually(lambda: not served.stats.open)
+    async with await connect_tls(served) as encrypted:
         assert (await Client(encrypted).ask(GET)).status == 200
     assert not served.errors
 

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning"
 # Completions
 
 
-async def test_a_completion_of_echo_is_the_prompt(sdk: AsyncOpenAI) -> None:
+async def test_completion_of_echo_is_prompt(sdk: AsyncOpenAI) -> None:
     made = await sdk.completions.create(model="demo/echo", prompt="one two")
     assert (made.choices[0].text, made.choices[0].finish_reason) == (" one two", "stop")
     assert made.usage and (made.usage.prompt_tokens, made.usage.completion_tokens) == (2, 2)
@@ -46,12 +46,12 @@ async def test_every_form_of_prompt_is_completed_n_times(sdk: AsyncOpenAI, promp
     assert texts == [choice.text for choice in made.choices]
 
 
-async def test_a_suffix_changes_and_costs(sdk: AsyncOpenAI) -> None:
+async def test_suffix_changes_text_and_usage(sdk: AsyncOpenAI) -> None:
     made = await sdk.completions.create(model="demo/text", prompt="one", suffix="two three")
     assert made.usage and made.usage.prompt_tokens == 3
 
 
-async def test_a_streamed_completion_ends_with_usage(sdk: AsyncOpenAI) -> None:
+async def test_streamed_completion_ends_with_usage(sdk: AsyncOpenAI) -> None:
     stream = await sdk.completions.create(
         model="demo/echo", prompt="one two", stream=True, stream_options={"include_usage": True}
     )
