@@ -1,14 +1,15 @@
 """A request to a model, decoded: what it asks for, and the body to send for it."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
-from msgspec import Struct, structs
+from msgspec import Raw, Struct, json, structs
 
 from bluesminds.common.crypto import scoped
 from bluesminds.common.errors import InvalidRequest
 from bluesminds.common.values import Caller, RequestContext
 from bluesminds.gateway.bodies import Body
-from bluesminds.gateway.operations import Operation
+from bluesminds.gateway.operations import Operation, OperationMatch
 from bluesminds.gateway.routing.plans import Plan, Target
 from bluesminds.wire.base import Format, FormatName, RequestFacts
 from bluesminds.wire.conversation import ConversationRequest, EncodingOptions
@@ -27,20 +28,44 @@ class Call(Struct, frozen=True, gc=False):
 
     context: RequestContext
     operation: Operation
+    format: Format  # the client's
+    model: str  # as the client names it
     facts: RequestFacts
     own_key: bool = False
 
-    @property
-    def format(self) -> Format:
-        return FORMATS[self.operation.format]
+
+class CallBody(Protocol):
+    """The body of a request, as the server that is asked must get it. `conversation` is what translated
+    servers get; `dropped`: the fields of the client that the latest server did not get.
+    """
 
     @property
-    def model(self) -> str:
-        return self.facts.model
+    def conversation(self) -> ConversationRequest | None: ...
+
+    @property
+    def dropped(self) -> tuple[str, ...]: ...
+
+    def choose(self, targets: Sequence[Target], *, at_ms: int, max_output: int) -> Sequence[Target]:
+        """The targets that can honour the request. `at_ms`: when the request came; `max_output`: tokens, for
+        servers that must have a bound where the client gives none.
+
+        Raises InvalidRequest when none can. It must come before the first `content`.
+        """
+
+    def content(self, plan: Plan, model: str, *, force_usage: bool) -> bytes:
+        """The bytes for a server with this plan and name of the model. `force_usage`: a stream asks for its
+        usage even if the client did not.
+        """
+
+    def estimate(self) -> bytes:
+        """The answer to a request for a count that no server can give."""
+
+    def release(self) -> None:
+        """Free what the body holds. No server is asked after it."""
 
 
 class JsonBody:
-    """The body of a request, rendered for one server after the other. Only one rendering of each kind is held
+    """A CallBody of JSON, rendered for one server after the other. Only one rendering of each kind is held
     in memory. `conversation` is what translated servers get; `dropped`: the fields of the client that the
     latest of them did not get. `release` frees the bodies.
     """
@@ -74,12 +99,7 @@ class JsonBody:
         self.dropped: tuple[str, ...] = ()
 
     def choose(self, targets: Sequence[Target], *, at_ms: int, max_output: int) -> Sequence[Target]:
-        """The targets that can honour the request: all that speak its format, and the others as far as it can
-        be translated for them. `at_ms`: when the request came; `max_output`: tokens, for servers that must
-        have a bound where the client gives none.
-
-        Raises InvalidRequest when none can. It must come before the first rendering.
-        """
+        """All targets that speak the request's format, and the others as far as it can be translated."""
         if not any(target.plan.translated for target in targets):
             return targets
         self._max_output = max_output
@@ -99,9 +119,7 @@ class JsonBody:
         return chosen
 
     def content(self, plan: Plan, model: str, *, force_usage: bool) -> bytes:
-        """The bytes for a server with this plan and name of the model. `force_usage`: a stream asks for its
-        usage even if the client did not. Servers that get the same bytes share them.
-        """
+        """Servers that get the same bytes share them."""
         if plan.translated and self.conversation is not None:
             return self._translate(plan, self.conversation, model, force_usage=force_usage)
         self.dropped = ()
@@ -113,7 +131,6 @@ class JsonBody:
         return self._body.data
 
     def estimate(self) -> bytes:
-        """The answer to a request for a count that no server can give."""
         return estimate_count(self._fields)
 
     def release(self) -> None:
@@ -152,16 +169,21 @@ class JsonBody:
 
 
 def read_call(
-    context: RequestContext, operation: Operation, caller: Caller, body: Body
-) -> tuple[Call, JsonBody]:
+    context: RequestContext, match: OperationMatch, caller: Caller, body: Body
+) -> tuple[Call, CallBody]:
     """Raises InvalidRequest with the field that is wrong as `param`."""
+    operation = match.operation
     if not body.data:
         raise InvalidRequest("empty_body", "The request has no body. Send a JSON object with `model`.")
     format_ = FORMATS[operation.format]
     fields = read_body(body.data)
+    if match.params or operation.preset:
+        said = {name: Raw(json.encode(text)) for name, text in match.params.items()}
+        fields = {**fields, **said, **operation.preset}
     facts = format_.read_request(fields)
     own_key = bool(caller.address)
-    call = Call(_with_scoped_idempotency(context, caller), operation, facts, own_key)
+    context = _with_scoped_idempotency(context, caller)
+    call = Call(context, operation, format_, facts.model, facts, own_key)
     return call, JsonBody(format_, fields, body)
 
 

@@ -18,9 +18,9 @@ from bluesminds.gateway.accounting import CLIENT_GONE, UsageAccounting, UsageEnt
 from bluesminds.gateway.authenticate import KeyAuthenticator
 from bluesminds.gateway.authorize import check_model
 from bluesminds.gateway.bodies import Body
-from bluesminds.gateway.call import Call, JsonBody, read_call
+from bluesminds.gateway.call import Call, CallBody, read_call
 from bluesminds.gateway.limits.reserve import RateLimiter
-from bluesminds.gateway.operations import Operation
+from bluesminds.gateway.operations import OperationMatch
 from bluesminds.gateway.relay import (
     Headers,
     Relay,
@@ -54,7 +54,7 @@ class Gateway(Struct, frozen=True):
 
     async def handle(
         self,
-        operation: Operation,
+        match: OperationMatch,
         context: RequestContext,
         read_body: Callable[[], Awaitable[Body]],
         out: ResponseWriter,
@@ -71,11 +71,11 @@ class Gateway(Struct, frozen=True):
             if self.keys.changes != changes:  # a key may be revoked while its body is being read
                 caller = await self.keys.authenticate(context)
                 self.keys.authorize_use(caller, context)
-            call, body = read_call(context, operation, caller, raw)
+            call, body = read_call(context, match, caller, raw)
             check_model(caller, call.model)
             targets = select_targets(
                 self._catalog(caller),
-                operation,
+                match.operation,
                 call.model,
                 usable=self.health.is_usable,
                 random=_RANDOM.random,
@@ -174,7 +174,7 @@ class Gateway(Struct, frozen=True):
         return self.registry.keyless if caller.address else self.registry.catalog
 
     async def _exchange(
-        self, call: Call, body: JsonBody, targets: Sequence[Target], entry: UsageEntry, out: ResponseWriter
+        self, call: Call, body: CallBody, targets: Sequence[Target], entry: UsageEntry, out: ResponseWriter
     ) -> None:
         answered = False
         with trio.CancelScope(deadline=call.context.started + self.total_timeout) as scope:

@@ -15,7 +15,7 @@ from bluesminds.common.errors import GatewayError, Unavailable, UpstreamFailed
 from bluesminds.common.money import write_usd
 from bluesminds.common.values import NO_USAGE, Usage
 from bluesminds.gateway.accounting import UsageEntry
-from bluesminds.gateway.call import Call, JsonBody
+from bluesminds.gateway.call import Call, CallBody
 from bluesminds.gateway.recorder import usage_unrecorded_error
 from bluesminds.gateway.upstream.attempt import JSON_TYPE, Reply
 from bluesminds.gateway.upstream.sender import Sender
@@ -58,7 +58,7 @@ class Relay(Struct, frozen=True):
     expose_server: bool
 
     async def pass_on(
-        self, call: Call, body: JsonBody, reply: Reply, entry: UsageEntry, out: ResponseWriter
+        self, call: Call, body: CallBody, reply: Reply, entry: UsageEntry, out: ResponseWriter
     ) -> None:
         body.release()
         if body.dropped:
@@ -81,7 +81,7 @@ class Relay(Struct, frozen=True):
             (b"x-bluesminds-attempts", b"%d" % len(entry.attempts)),
         ]
 
-    async def send_estimate(self, body: JsonBody, entry: UsageEntry, out: ResponseWriter) -> None:
+    async def send_estimate(self, body: CallBody, entry: UsageEntry, out: ResponseWriter) -> None:
         """The gateway's own answer to a request for a count of tokens."""
         answer = body.estimate()
         body.release()

@@ -19,6 +19,7 @@ from bluesminds.gateway.operations import (
     UNKNOWN,
     allowed_methods,
     clean_path,
+    data_plane_path,
     endpoint_name,
     find_operation,
     is_anthropic_path,
@@ -36,27 +37,27 @@ from bluesminds.web.cors import (
 from bluesminds.web.errors import INTERNAL, error_body, error_headers, error_in_format
 from bluesminds.web.forwarded import ProxyHeaders
 from bluesminds.web.request_context import is_anthropic_client, read_request_context
+from bluesminds.wire.base import Format
 from bluesminds.wire.messages import MESSAGES
 from bluesminds.wire.models import write_anthropic_model, write_anthropic_models, write_model, write_models
 
 Headers = list[tuple[bytes, bytes]]
 
-PREFIXES = ("/api/v1", "/v1")
 _JSON = (b"content-type", b"application/json")
 
 
 class ASGIResponseWriter:
-    """Writes a response over ASGI. `begun`: it has started, so an error can no longer be sent. `anthropic`:
-    the client speaks Anthropic's API, which has another shape for errors and another header for the id.
-    `readable_by`: the other origin whose pages may read it.
+    """Writes a response over ASGI. `begun`: it has started, so an error can no longer be sent. `format`: of
+    the client's API where it is not OpenAI's, for errors. `readable_by`: the other origin whose pages may
+    read it.
     """
 
-    def __init__(self, scope: Scope, send: Send, request_id: str, *, anthropic: bool) -> None:
+    def __init__(self, scope: Scope, send: Send, request_id: str, format_: Format | None) -> None:
         self._send_message = send
         self._ids = [(b"x-request-id", request_id.encode())]
-        if anthropic:
+        if format_ is MESSAGES:
             self._ids.append((b"request-id", request_id.encode()))
-        self.anthropic = anthropic
+        self.format = format_
         self._disconnect: Disconnect = scope["extensions"]["disconnect"]
         self.begun = False
         self.readable_by: str | None = None
@@ -117,14 +118,12 @@ class DataPlane:
         if scope["type"] != "http":
             await self._control(scope, receive, send)
             return
-        path = path_below(clean_path(scope["path"]))
+        path = data_plane_path(clean_path(scope["path"]))
         if path is None:
             await self._control(scope, receive, send)
             return
-        context = read_request_context(scope, endpoint_name(path), self._clock)
-        shared = context.endpoint in (MODELS, UNKNOWN)  # paths that say nothing about the client
-        anthropic = is_anthropic_path(path) or (shared and is_anthropic_client(context))
-        out = ASGIResponseWriter(scope, send, context.request_id, anthropic=anthropic)
+        context = read_request_context(scope, endpoint_name(scope["method"], path), self._clock)
+        out = ASGIResponseWriter(scope, send, context.request_id, client_format(path, context))
         await self._respond(scope, path, context, receive, out)
 
     async def _respond(
@@ -156,7 +155,7 @@ class DataPlane:
     ) -> None:
         try:
             if context.endpoint != MODELS:
-                operation = find_operation(context.method, path)
+                match = find_operation(context.method, path)
             elif context.method not in ("GET", "HEAD"):
                 raise method_not_allowed(context.method, "GET")
         except GatewayError as exc:
@@ -165,7 +164,7 @@ class DataPlane:
         if context.endpoint == MODELS:
             await self._send_models(path, context, out)
         else:
-            await self._gateway.handle(operation, context, body, out)
+            await self._gateway.handle(match, context, body, out)
 
     async def _send_preflight(
         self, preflight: Preflight, path: str, context: RequestContext, out: ASGIResponseWriter
@@ -186,29 +185,28 @@ class DataPlane:
         await out.end()
 
     async def _send_models(self, path: str, context: RequestContext, out: ASGIResponseWriter) -> None:
-        name = path.removeprefix("/models").removeprefix("/")
+        name = path.removeprefix("/v1/models").removeprefix("/")
         if name:
             row, rates = await self._gateway.find_model(context, name)
-            answer = write_anthropic_model(row) if out.anthropic else write_model(row)
+            answer = write_anthropic_model(row) if out.format is MESSAGES else write_model(row)
         else:
             rows, rates = await self._gateway.list_models(context)
-            answer = write_anthropic_models(rows) if out.anthropic else write_models(rows)
+            answer = write_anthropic_models(rows) if out.format is MESSAGES else write_models(rows)
         await out.send(200, [_JSON, *rates], answer)
 
     async def _send_error(self, exc: GatewayError, context: RequestContext, out: ASGIResponseWriter) -> None:
-        if out.anthropic:
-            body = error_in_format(exc, context.request_id, MESSAGES)
-        else:
+        if out.format is None:
             body = error_body(exc, context.request_id)
+        else:
+            body = error_in_format(exc, context.request_id, out.format)
         await out.send(exc.status, error_headers(exc), body)
 
 
-def path_below(path: str) -> str | None:
-    """The part of a path after its prefix; None without one of PREFIXES."""
-    for prefix in PREFIXES:
-        if path == prefix or path.startswith(prefix + "/"):
-            return path[len(prefix) :]
-    return None
+def client_format(path: str, context: RequestContext) -> Format | None:
+    """The format of the client's API; None: OpenAI's. Some paths say nothing about the client."""
+    if is_anthropic_path(path):
+        return MESSAGES
+    return MESSAGES if context.endpoint in (MODELS, UNKNOWN) and is_anthropic_client(context) else None
 
 
 async def read_body(scope: Scope, receive: Receive, body: Body) -> Body:

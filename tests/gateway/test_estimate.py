@@ -12,6 +12,7 @@ from bluesminds.gateway.call import Call
 from bluesminds.gateway.estimate import INITIAL_RATIO, MAX_MODELS, MAX_RATIO, Estimator
 from bluesminds.gateway.operations import find_operation
 from bluesminds.wire.base import RequestFacts
+from bluesminds.wire.formats import FORMATS
 from tests.gateway.test_authenticate import context
 from tests.gateways import ASK, Gateway
 
@@ -20,7 +21,8 @@ PRICE = Price(input=1_250_000_000, cached_input=125_000_000, output=10_000_000_0
 
 def call(model: str = "m", most: int | None = None, choices: int = 1, *, size: int = 400) -> Call:
     facts = RequestFacts(model=model, max_output=most, choices=choices, text_bytes=size)
-    return Call(context(), find_operation("POST", "/chat/completions"), facts)
+    operation = find_operation("POST", "/v1/chat/completions").operation
+    return Call(context(), operation, FORMATS["chat"], model, facts)
 
 
 def reported(prompt: int) -> Usage:

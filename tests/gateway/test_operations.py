@@ -27,15 +27,19 @@ def by_name(operation: Operation) -> str:
 def test_operation_is_in_every_table(operation: Operation) -> None:
     assert operation.name in SCOPES
     assert operation.format in FORMATS and FORMATS[operation.format].name == operation.format
-    assert {**OPENAI_PATHS, **MESSAGES_PATHS}[operation.format] == operation.path
+    assert "/v1" + {**OPENAI_PATHS, **MESSAGES_PATHS}[operation.format] == operation.path
     assert any(operation.format in dialect.speaks for dialect in DIALECTS.values())
-    assert f"/v1{operation.path}" in [one.path for one in DATA_PLANE]
+    assert operation.path in [one.path for one in DATA_PLANE]
     golden = json.loads((ROOT / "tests" / "wire" / "golden" / f"{operation.format}.json").read_text())
     assert golden
     tests = ROOT / "tests" / "process"
     sdk = "".join([(tests / f"test_{name}.py").read_text() for name in ("sdk", "sdk_messages")])
     method = operation.name.rpartition(".")[2]
-    assert f"{operation.name}.create(" in sdk or f".{method}(" in sdk or f'"{operation.path}"' in sdk
+    assert (
+        f"{operation.name}.create(" in sdk
+        or f".{method}(" in sdk
+        or f'"{operation.path.removeprefix("/v1")}"' in sdk
+    )
 
 
 def test_scope_is_an_operation_or_models() -> None:
@@ -54,7 +58,7 @@ def request_of(operation: Operation) -> dict[str, Any]:
 
 async def post(gateway: Gateway, operation: Operation, key: str) -> httpx.Response:
     async with gateway.client(key) as client:
-        return await client.post(f"/v1{operation.path}", json=request_of(operation))
+        return await client.post(operation.path, json=request_of(operation))
 
 
 def code_of(answer: httpx.Response) -> str:
@@ -72,8 +76,8 @@ async def test_operation_needs_its_scope(gateway: Gateway, models: ModelServer, 
     models.plan(whole(completion()))
     answer = await post(gateway, operation, key)
     assert answer.status_code == 200
-    path = "/chat/completions" if operation.format == "messages" else operation.path
-    asked = [] if operation.estimated else [f"POST /v1{path} HTTP/1.1".encode()]
+    path = "/v1/chat/completions" if operation.format == "messages" else operation.path
+    asked = [] if operation.estimated else [f"POST {path} HTTP/1.1".encode()]
     assert [one.received.line for one in models.asked] == asked
     assert code_of(await post(gateway, operation, key)) == "rate_limit_exceeded"
     (row,) = gateway.rows()

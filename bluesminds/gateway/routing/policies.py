@@ -32,7 +32,7 @@ def select_targets(
         Target(server, plan) for server in servers if (plan := make_plan(operation, server)) is not None
     ]
     if not targets and not operation.estimated:
-        message = f"No server that offers the model `{model[:200]}` has the endpoint /v1{operation.path}."
+        message = f"No server that offers the model `{model[:200]}` has the endpoint {operation.path}."
         raise NotFound("unsupported_endpoint", message, param="model")
     if len(targets) > 1:
         targets.sort(

@@ -17,7 +17,7 @@ from msgspec import Struct
 from bluesminds.common.errors import UpstreamFailed
 from bluesminds.common.log import Log
 from bluesminds.common.values import Server
-from bluesminds.gateway.call import Call, JsonBody
+from bluesminds.gateway.call import Call, CallBody
 from bluesminds.gateway.metrics import Metrics
 from bluesminds.gateway.routing.health import ServerHealthRegistry
 from bluesminds.gateway.routing.plans import Target
@@ -63,7 +63,7 @@ class Sender:
         self._refusing_usage: set[str] = set()  # servers that do not take stream_options
 
     async def send(
-        self, call: Call, body: JsonBody, targets: Sequence[Target], begin: Callable[[str], None]
+        self, call: Call, body: CallBody, targets: Sequence[Target], begin: Callable[[str], None]
     ) -> Reply:
         """The first Reply to pass on; the caller closes it. `begin` is called with the server's name before
         each attempt.
@@ -109,7 +109,7 @@ class Sender:
         """The total time was over before the server had answered."""
         self._record_shortfall(server, "total_timeout")
 
-    async def _attempt(self, call: Call, target: Target, body: JsonBody) -> Reply | AttemptFailure:
+    async def _attempt(self, call: Call, target: Target, body: CallBody) -> Reply | AttemptFailure:
         endpoint = self._endpoint(target.server, call)
         server = target.server.name
         force_usage = server not in self._refusing_usage
@@ -135,7 +135,7 @@ class Sender:
         return added and reply.error is not None and names_forced_usage(reply.error_status, reply.body)
 
     async def _exchange(
-        self, call: Call, endpoint: UpstreamEndpoint, target: Target, body: JsonBody, *, force_usage: bool
+        self, call: Call, endpoint: UpstreamEndpoint, target: Target, body: CallBody, *, force_usage: bool
     ) -> Reply:
         context, plan = call.context, target.plan
         response = await self._pool.request(

@@ -218,7 +218,7 @@ def _described(operation: Operation) -> OpenAPIOperation:
     streams = _STREAM_TEXTS.get(operation.format)
     return OpenAPIOperation(
         method=operation.method,
-        path=f"/v1{operation.path}",
+        path=operation.path,
         tag=_MODELS,
         text=operation.summary + "." + (streams or ""),
         access=None,

@@ -18,7 +18,7 @@ from bluesminds.gateway.routing.catalog import ModelCatalog
 from bluesminds.gateway.routing.plans import Plan, Target
 from bluesminds.gateway.routing.policies import select_targets
 
-CHAT = find_operation("POST", "/chat/completions")
+CHAT = find_operation("POST", "/v1/chat/completions").operation
 
 
 def server(name: str, *, weight: int = 1, priority: int = 0, models: tuple[str, ...] = ("m",)) -> Server:
@@ -87,7 +87,7 @@ def test_unknown_model_is_not_found() -> None:
 
 def test_model_whose_servers_lack_the_endpoint_is_unsupported() -> None:
     anthropic = structs.replace(server("a"), dialect="anthropic")
-    embeddings = find_operation("POST", "/embeddings")
+    embeddings = find_operation("POST", "/v1/embeddings").operation
     with pytest.raises(NotFound, match="/v1/embeddings") as caught:
         select(ModelCatalog([anthropic], {}), "m", embeddings)
     assert (caught.value.code, caught.value.param) == ("unsupported_endpoint", "model")
@@ -102,7 +102,7 @@ def plans(dialects: dict[str, str], operation: Operation) -> list[Plan]:
 
 
 def test_server_is_asked_in_the_clients_format_where_it_has_it() -> None:
-    messages = find_operation("POST", "/messages")
+    messages = find_operation("POST", "/v1/messages").operation
     assert plans({"http://x/v1": "openai"}, CHAT) == [Plan("chat", "/chat/completions")]
     assert plans({"http://x/v1": "anthropic"}, messages) == [Plan("messages", "/messages")]
     assert plans({"http://x/v1": "litellm"}, messages) == [Plan("messages", "/v1/messages")]
@@ -118,14 +118,14 @@ def test_server_is_asked_in_the_clients_format_where_it_has_it() -> None:
     ],
 )
 def test_conversation_is_translated_for_a_server_of_another_format(url: str, bound: Any) -> None:
-    messages = find_operation("POST", "/messages")
+    messages = find_operation("POST", "/v1/messages").operation
     translated = Plan("chat", "/chat/completions", translated=True, bound=bound)
     assert plans({url: "openai"}, messages) == [translated]
     assert [plan.path for plan in plans({url: "anthropic"}, CHAT)] == ["/messages"]
 
 
 def test_count_of_tokens_needs_no_server_of_its_format() -> None:
-    count = find_operation("POST", "/messages/count_tokens")
+    count = find_operation("POST", "/v1/messages/count_tokens").operation
     assert plans({"http://x/v1": "openai"}, count) == []
     assert plans({"http://x/v1": "openai", "http://y/v1": "anthropic"}, count) == [
         Plan("count_tokens", "/messages/count_tokens")
