@@ -114,6 +114,7 @@ async def test_openai_node_cases_have_the_right_results(site: Site) -> None:
         "tools": RESULT,
         "streamedTools": RESULT,
         "structured": OSLO,
+        "jsonMode": OSLO,
         "brokenStream": {
             "error": {"name": "APIError", "code": "upstream_cut", "type": "server_error", "message": CUT}
         },

@@ -49,6 +49,10 @@ const chatCases = {
     );
     return completion.choices[0].message.parsed;
   },
+  async jsonMode() {
+    const { choices } = await chat('answer {"city": "Oslo"}', { response_format: { type: 'json_object' } });
+    return JSON.parse(choices[0].message.content);
+  },
   unknownModel: () => client.chat.completions.create({ ...asked('Hi'), model: 'other' }),
   wrongKey: () => client.withOptions({ apiKey: 'bm_wrong' }).chat.completions.create(asked('Hi')),
   badRequest: () => chat('refuse 400'),
