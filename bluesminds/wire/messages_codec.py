@@ -39,6 +39,8 @@ from bluesminds.wire.usage import ImplausibleUsage, read_usage
 
 DEFAULT_MAX_TOKENS: Final = 4096  # for clients that give no bound, where the model's own is not known
 _EMPTY_SCHEMA: Final = b'{"type":"object","properties":{}}'
+# In place of a field: the format has JSON with a schema only, and the schema must name every property.
+_JSON_ONLY: Final = "Respond with one JSON object only, without Markdown."
 _ID: Final = re.compile("[^a-zA-Z0-9_-]")  # what an id of a call must not have
 _CHOICES: Final = {mode: kind for kind, mode in MODES.items()}
 _json_object = msgspec.json.Decoder(dict[str, Any])
@@ -93,6 +95,9 @@ def _place_system(
         if len(parts) < len(turn.parts):
             dropped.append("messages.reasoning_content")
         turns.append(Turn(turn.role, parts))
+    if request.response_json:
+        system.append(_JSON_ONLY)
+        dropped.append("response_format")
     return system, turns
 
 
