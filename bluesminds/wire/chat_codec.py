@@ -70,6 +70,8 @@ def encode_request(request: ConversationRequest, options: EncodingOptions) -> En
     if request.response_schema:
         schema = {"name": "response", "schema": Raw(request.response_schema)}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    elif request.response_json:
+        body["response_format"] = {"type": "json_object"}
     if (reasoning := request.reasoning) is not None:
         if options.reasoning and (effort := _effort(reasoning)):
             body["reasoning_effort"] = effort

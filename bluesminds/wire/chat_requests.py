@@ -48,6 +48,7 @@ def decode_request(fields: Fields, created: int = 0) -> ConversationRequest:
     _refuse(reader)
     system, turns = _read_messages(reader)
     effort = reader.text("reasoning_effort")
+    schema, response_json = _read_response_format(reader)
     user = reader.text("user") or reader.text("safety_identifier")
     options = reader.inner("stream_options")
     request = ConversationRequest(
@@ -57,7 +58,8 @@ def decode_request(fields: Fields, created: int = 0) -> ConversationRequest:
         tools=tuple(_read_tool(tool) for tool in reader.items("tools")),
         tool_choice=_read_choice(reader),
         parallel=reader.flag("parallel_tool_calls"),
-        response_schema=_read_response_format(reader),
+        response_schema=schema,
+        response_json=response_json,
         max_output=largest_bound(
             ("max_tokens", reader.whole("max_tokens")),
             ("max_completion_tokens", reader.whole("max_completion_tokens")),
@@ -225,13 +227,15 @@ def _read_choice(reader: FieldReader) -> ToolChoice | None:
     return ToolChoice("tool", function.needed("name"))
 
 
-def _read_response_format(reader: FieldReader) -> bytes:
-    """The schema; empty for plain text."""
+def _read_response_format(reader: FieldReader) -> tuple[bytes, bool]:
+    """The schema, or that the answer is any JSON object; neither for plain text."""
     form = reader.inner("response_format")
     if form is None or (kind := form.needed("type")) == "text":
-        return b""
+        return b"", False
+    if kind == "json_object":
+        return b"", True
     inner = form.inner("json_schema")
     if kind != "json_schema" or inner is None or not (schema := inner.raw("schema")):
         raise unsupported("response_format", "send a `json_schema` with a `schema`.")
     inner.drop("description")
-    return bytes(schema)
+    return bytes(schema), False

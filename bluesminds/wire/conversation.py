@@ -102,6 +102,7 @@ class ConversationRequest(Struct, frozen=True):
     tool_choice: ToolChoice | None = None
     parallel: bool | None = None  # whether several tools may be called at once
     response_schema: bytes = b""  # JSON schema of the answer's text
+    response_json: bool = False  # the answer's text is a JSON object of any schema
     max_output: int | None = None  # tokens
     temperature: float | None = None
     top_p: float | None = None

@@ -39,6 +39,8 @@ from bluesminds.wire.usage import ImplausibleUsage, read_usage
 
 DEFAULT_MAX_TOKENS: Final = 4096  # if neither the client nor the price sets a maximum
 _EMPTY_SCHEMA: Final = b'{"type":"object","properties":{}}'
+# Replaces a field of chat completions: messages only have JSON with a schema that names every property.
+_JSON_ONLY: Final = "Respond with one JSON object only, without Markdown."
 _ID: Final = re.compile("[^a-zA-Z0-9_-]")  # not allowed in the id of a call
 _CHOICES: Final = {mode: kind for kind, mode in MODES.items()}
 _json_object = msgspec.json.Decoder(dict[str, Any])
@@ -93,6 +95,9 @@ def _place_system(
         if len(parts) < len(turn.parts):
             dropped.append("messages.reasoning_content")
         turns.append(Turn(turn.role, parts))
+    if request.response_json:
+        system.append(_JSON_ONLY)
+        dropped.append("response_format")
     return system, turns
 
 

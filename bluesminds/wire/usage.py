@@ -240,10 +240,13 @@ def settle_usage(
     is not `complete`, the answer continued after it, so the output is at least the estimate of the delivered
     text.
     """
-    expected = estimate_output(delivered, pieces, request)
     if reported is None:
+        expected = estimate_output(delivered, pieces, request)
         return Usage(estimate_input(request.text_bytes), expected, source="estimated"), False
     input_, output = reported.input, reported.output
+    if input_ and output and complete and delivered <= FREE_BYTES:
+        return reported, False
+    expected = estimate_output(delivered, pieces, request)
     no_input = input_ == 0 and request.text_bytes > 0
     too_low = output is not None and (
         (output == 0 and pieces > 0) or output * MOST_BYTES_PER_TOKEN < delivered - FREE_BYTES

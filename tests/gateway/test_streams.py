@@ -21,6 +21,7 @@ from tests.fakes.model_server import (
     chunk,
     error,
     streamed,
+    text_chunks,
 )
 from tests.fakes.raw_upstream import Peer
 from tests.gateways import STREAM, Gateway, entry, eventually
@@ -58,7 +59,7 @@ async def test_usage_is_asked_for_and_taken_out_again(gateway: Gateway, models: 
     assert asked.pop("stream_options") == {"include_usage": True}
     assert asked == msgspec.json.decode(body)
     assert b"1.50" in models.asked[0].received.body
-    assert answer.content == b"".join((chunk("Hello"), chunk(" world"), chunk(finish="stop"), DONE))
+    assert answer.content == b"".join((*text_chunks(), chunk(finish="stop"), DONE))
     (row,) = gateway.rows()
     assert (row["input_tokens"], row["output_tokens"], row["usage_source"]) == (11, 2, "upstream")
     assert (row["streamed"], row["outcome"]) == (1, "ok")
@@ -69,7 +70,7 @@ async def test_usage_the_client_asked_for_stays(gateway: Gateway, models: ModelS
     body = msgspec.json.encode(WANTS_USAGE)
     answer = await gateway.chat(body)
     assert models.asked[0].received.body == body
-    text = [chunk("Hello", usage=None), chunk(" world", usage=None), chunk(finish="stop", usage=None)]
+    text = [*text_chunks(usage=None), chunk(finish="stop", usage=None)]
     assert answer.content == b"".join((*text, chunk(usage=USAGE), DONE))
     assert gateway.rows()[0]["input_tokens"] == 11
 

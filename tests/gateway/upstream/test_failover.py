@@ -26,13 +26,14 @@ from tests.fakes.model_server import (
     hang,
     refusal,
     streamed,
+    text_chunks,
     whole,
 )
 from tests.fakes.raw_upstream import Peer
 from tests.gateways import ASK, IMPATIENT, STREAM, Gateway, entry
 
 WAITING = b": PROCESSING\n\n"
-TEXT = chunk("Hello") + chunk(" world") + chunk(finish="stop") + DONE
+TEXT = b"".join((*text_chunks(), chunk(finish="stop"), DONE))
 
 
 FAILURES: list[tuple[str, Plan]] = [
