@@ -109,6 +109,13 @@ class UsageEntry:
             cache_read_tokens=usage.cache_read,
             cache_write_tokens=usage.cache_write,
             reasoning_tokens=usage.reasoning,
+            audio_input_tokens=usage.audio_input,
+            audio_output_tokens=usage.audio_output,
+            image_input_tokens=usage.image_input,
+            image_output_tokens=usage.image_output,
+            images=usage.images,
+            audio_ms=usage.audio_ms,
+            characters=usage.characters,
             usage_source=usage.source,
             first_byte_ms=None
             if self.first_byte is None

@@ -16,7 +16,15 @@ from bluesminds.wire.conversation import (
 from bluesminds.wire.errors import ErrorDetail, has_error_object
 from bluesminds.wire.json_text import Fields
 
-FormatName = Literal["chat", "messages", "count_tokens", "completions", "embeddings", "moderations", "rerank"]
+FormatName = Literal[
+    "chat",
+    "messages",
+    "count_tokens",
+    "completions",
+    "embeddings",
+    "moderations",
+    "rerank",
+]
 
 
 class RequestFacts(Struct, frozen=True, gc=False):
@@ -28,6 +36,8 @@ class RequestFacts(Struct, frozen=True, gc=False):
     max_output: int | None = None  # tokens of one choice, as the client bounds it
     choices: int = 1  # answers asked for at once
     text_bytes: int = 0  # of the request's values, without media in base64
+    text_answer: bool = True  # its tokens can be estimated from its length
+    characters: int | None = None  # of a text to be spoken
 
 
 class ReplyFacts(Struct, frozen=True, gc=False):
