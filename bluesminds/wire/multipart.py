@@ -16,7 +16,6 @@ from bluesminds.common.errors import InvalidRequest
 MAX_PARTS: Final = 1000
 MAX_HEAD: Final = 8 * 1024  # bytes of one part's headers
 MAX_TAIL: Final = 1024  # bytes of white space after the form
-CODE: Final = "invalid_multipart"
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _HEADER_NAME: Final = re.compile(_TOKEN)
@@ -242,4 +241,4 @@ def _split_header(value: bytes) -> tuple[bytes, dict[bytes, bytes]]:
 
 
 def _invalid(message: str) -> InvalidRequest:
-    return InvalidRequest(CODE, message)
+    return InvalidRequest("invalid_multipart", message)
