@@ -18,6 +18,7 @@ from bluesminds.gateway.limits.reserve import Reservation
 from bluesminds.gateway.metrics import Metrics
 from bluesminds.gateway.recorder import Batch, Recorder
 from bluesminds.wire.base import Stage
+from bluesminds.wire.media import Opaque
 from bluesminds.wire.usage import settle_usage
 from storage.usage import UsageRow
 
@@ -79,6 +80,11 @@ class UsageEntry:
         else:
             usage = NO_USAGE
         self.finish(status, outcome, usage)
+
+    @property
+    def passes_bytes(self) -> bool:
+        """Whether the response is neither JSON nor events, so that an error cannot be written into it."""
+        return isinstance(self._stage, Opaque)
 
     @property
     def settled(self) -> bool:

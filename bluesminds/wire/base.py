@@ -24,6 +24,8 @@ FormatName = Literal[
     "embeddings",
     "moderations",
     "rerank",
+    "images",
+    "speech",
 ]
 
 
@@ -147,4 +149,5 @@ class Format(Struct, frozen=True):
     events_from_reply: Callable[[bytes, bool], bytes] | None = None
     reply_from_events: Callable[[bytes], bytes] | None = None
     stage: Callable[[RequestFacts], Stage] | None = None  # of its streams; None: stages.Passthrough
+    is_media: bool = False  # a reply is what its content type says, whatever was asked for
     codec: Codec | None = None  # conversations only

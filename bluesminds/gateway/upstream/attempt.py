@@ -1,8 +1,8 @@
 """The response of one server, read as far as it must be known before the client sees any of it.
 
 A Reply is either whole, or a stream whose first event is an answer. Its form is what the client asked for,
-JSON or events, whatever the server's content type says. The key that was sent to the server is in none of
-it.
+JSON or events, whatever the server's content type says. Replies of media formats are what their content type
+says: JSON, events, or bytes that pass. The key that was sent to the server is in none of it.
 """
 
 import trio
@@ -23,6 +23,7 @@ from bluesminds.wire.base import Codec, Format, ReplyFacts, Stage
 from bluesminds.wire.conversation import ConversationRequest
 from bluesminds.wire.errors import ErrorDetail, read_error
 from bluesminds.wire.formats import FORMATS, codec_of
+from bluesminds.wire.media import Opaque
 from bluesminds.wire.stages import Passthrough, StreamOpening, looks_like_events
 from bluesminds.wire.translation import Translation
 
@@ -41,8 +42,9 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class Reply(Struct, frozen=True):
-    """`body` is all of it or, with a `stage`, what a running stream has sent so far. `error` is set when the
-    response is an error, by its status or by its content; its text holds no secret.
+    """`body` is all of it or, with a `stage`, what a running stream has sent so far. `is_events`: the client
+    gets events. `error` is set when the response is an error, by its status or by its content; its text holds
+    no secret.
     """
 
     endpoint: UpstreamEndpoint
@@ -54,6 +56,7 @@ class Reply(Struct, frozen=True):
     translated: bool = False  # the body of an error is in another format than the client's
     stage: Stage | None = None
     response: Response | None = None
+    is_events: bool = False
 
     def close(self) -> None:
         if self.response is not None:
@@ -93,10 +96,13 @@ class ReplyReader(Struct, frozen=True):
         if response.status >= 300:
             body = self.endpoint.redact(await _read_error_body(response))
             return self._error_reply(response, body, read_error(response.status, body))
-        if self.call.facts.stream:
+        is_media = self._format.is_media
+        if _has_event_type(response) if is_media else self.call.facts.stream:
             with trio.move_on_after(seconds):
                 return await self._read_stream(response)
             raise FirstByteTimeout("the first event did not come in time", phase="body", sent=True)
+        if is_media:
+            return await self._read_media(response)
         return self._read_whole(response, await response.read(MAX_ANSWER))
 
     @property
@@ -161,6 +167,30 @@ class ReplyReader(Struct, frozen=True):
             body=body,
             stage=self._client_stage(),
             response=response,
+            is_events=True,
+        )
+
+    async def _read_media(self, response: Response) -> Reply:
+        """JSON, or anything else that passes as it is."""
+        kind = _media_type(response)
+        first = b""
+        if not kind:
+            first = await response.receive()
+        if kind.endswith(b"json") or first.lstrip(_SPACE).startswith((b"{", b"[")):
+            return self._read_json(response, first + await response.read(MAX_ANSWER))
+        if kind == b"text/html":  # a page of a proxy, or of a server with another path
+            raise UpstreamProtocolError("the response is a web page", phase="head", sent=True)
+        first = first or await response.receive()
+        if not first:
+            raise UpstreamCut("the response is empty", phase="body", sent=True)
+        content_type = response.header(b"content-type") or b"application/octet-stream"
+        return Reply(
+            endpoint=self.endpoint,
+            status=response.status,
+            headers=_headers(response, (b"content-type", content_type)),
+            body=first,
+            stage=Opaque(self.call.facts, is_text=kind.startswith(b"text/")),
+            response=response,
         )
 
     async def _events_from_json(self, response: Response, first: bytes) -> Reply:
@@ -174,7 +204,8 @@ class ReplyReader(Struct, frozen=True):
             events = write(reply.body, self.call.facts.wants_usage)
         except ValueError:
             return structs.replace(reply, facts=ReplyFacts(readable=False))
-        return structs.replace(reply, headers=_headers(response, EVENTS_TYPE), body=events)
+        headers = _headers(response, EVENTS_TYPE)
+        return structs.replace(reply, headers=headers, body=events, is_events=True)
 
     def _read_whole(self, response: Response, body: bytes) -> Reply:
         """The client asked for JSON."""
@@ -236,6 +267,11 @@ def _is_event_stream(response: Response, first: bytes) -> bool | None:
 
 def _has_event_type(response: Response) -> bool:
     return (response.header(b"content-type") or b"").lower().startswith(_EVENT_STREAM)
+
+
+def _media_type(response: Response) -> bytes:
+    """In lower case, without parameters; b"" when there is none."""
+    return (response.header(b"content-type") or b"").partition(b";")[0].strip().lower()
 
 
 async def _read_error_body(response: Response) -> bytes:

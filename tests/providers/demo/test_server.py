@@ -21,6 +21,8 @@ BODIES: dict[str, dict[str, object]] = {
     "/embeddings": {"input": "one two"},
     "/moderations": {"input": "one two"},
     "/rerank": {"query": "one", "documents": ["two"]},
+    "/images/generations": {"prompt": "one two"},
+    "/audio/speech": {"input": "one two", "voice": "alloy"},
 }
 SERVED = [(model, path) for model, paths in MODELS.items() for path in paths]
 
@@ -139,7 +141,7 @@ async def test_an_invalid_request_is_answered_with_the_reason(
         ("/chat/completions", "other", 404, "model_not_found"),
         ("/chat/completions", "demo/embedding", 400, "unsupported_model"),
         ("/embeddings", "demo/echo", 400, "unsupported_model"),
-        ("/images/generations", "demo/echo", 404, "not_found"),
+        ("/videos", "demo/echo", 404, "not_found"),
     ],
 )
 async def test_a_model_that_is_not_there_is_an_error(
