@@ -96,14 +96,14 @@ class ReplyReader(Struct, frozen=True):
         if response.status >= 300:
             body = self.endpoint.redact(await _read_error_body(response))
             return self._error_reply(response, body, read_error(response.status, body))
-        is_media = self._format.is_media
-        if _has_event_type(response) if is_media else self.call.facts.stream:
-            with trio.move_on_after(seconds):
-                return await self._read_stream(response)
-            raise FirstByteTimeout("the first event did not come in time", phase="body", sent=True)
-        if is_media:
-            return await self._read_media(response)
-        return self._read_whole(response, await response.read(MAX_ANSWER))
+        if self._format.is_media:
+            return await self._read_media(response, seconds)
+        if self.call.facts.stream:
+            return await self._read_stream_in_time(response, seconds)
+        body = await response.read(MAX_ANSWER)
+        if body.startswith(b"{"):
+            return self._read_json(response, body)
+        return self._read_whole(response, body)
 
     @property
     def _format(self) -> Format:
@@ -138,6 +138,11 @@ class ReplyReader(Struct, frozen=True):
             translated=self.plan.translated,
         )
 
+    async def _read_stream_in_time(self, response: Response, seconds: float) -> Reply:
+        with trio.move_on_after(seconds):
+            return await self._read_stream(response)
+        raise FirstByteTimeout("the first event did not come in time", phase="body", sent=True)
+
     async def _read_stream(self, response: Response) -> Reply:
         """The client asked for events."""
         opening = StreamOpening()
@@ -170,8 +175,10 @@ class ReplyReader(Struct, frozen=True):
             is_events=True,
         )
 
-    async def _read_media(self, response: Response) -> Reply:
-        """JSON, or anything else that passes as it is."""
+    async def _read_media(self, response: Response, seconds: float) -> Reply:
+        """Events, JSON, or anything else that passes as it is."""
+        if _has_event_type(response):
+            return await self._read_stream_in_time(response, seconds)
         kind = _media_type(response)
         first = b""
         if not kind:
@@ -233,24 +240,22 @@ class ReplyReader(Struct, frozen=True):
         facts = self._format.read_reply(body)
         if facts.error is not None:
             return self._error_reply(response, body, facts.error)
-        if facts.readable:
+        if self.conversation is not None and self.plan.translated and facts.readable:
             try:
-                body = self._translate(body)
+                body = self._translate(body, self.conversation)
             except ValueError:
                 facts = ReplyFacts(readable=False)
         headers = _headers(response, JSON_TYPE)
         return Reply(endpoint=self.endpoint, status=response.status, headers=headers, body=body, facts=facts)
 
-    def _translate(self, body: bytes) -> bytes:
+    def _translate(self, body: bytes, conversation: ConversationRequest) -> bytes:
         """The answer in the client's format. Raises ValueError when it holds none."""
-        if self.conversation is None or not self.plan.translated:
-            return body
         server, client = self._codecs
-        return client.encode_reply(server.decode_reply(body, self.conversation), self.conversation)
+        return client.encode_reply(server.decode_reply(body, conversation), conversation)
 
 
 def _headers(response: Response, *content_type: tuple[bytes, bytes]) -> Headers:
-    return [*(header for header in response.headers if header[0] in _PASSED_HEADERS), *content_type]
+    return [*[header for header in response.headers if header[0] in _PASSED_HEADERS], *content_type]
 
 
 def _is_event_stream(response: Response, first: bytes) -> bool | None:
