@@ -21,6 +21,10 @@ class ClientDisconnected(OSError):
     """Raised by `send` when the client has disconnected or stopped reading."""
 
 
+class ResponseAborted(ClientDisconnected):
+    """Raised by an app that cannot complete its response: the connection closes before the end of it."""
+
+
 class Disconnect:
     """Whether the client of one request has disconnected, and the callbacks to run then."""
 
