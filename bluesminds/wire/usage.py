@@ -238,10 +238,13 @@ def settle_usage(
     0 although anything was delivered, or of less than a token in MOST_BYTES_PER_TOKEN bytes of a long text.
     Not `complete`: the answer went on after the report, so that the output is no less than was delivered.
     """
-    expected = estimate_output(delivered, pieces, request)
     if reported is None:
+        expected = estimate_output(delivered, pieces, request)
         return Usage(estimate_input(request.text_bytes), expected, source="estimated"), False
     input_, output = reported.input, reported.output
+    if input_ and output and complete and delivered <= FREE_BYTES:
+        return reported, False
+    expected = estimate_output(delivered, pieces, request)
     no_input = input_ == 0 and request.text_bytes > 0
     too_low = output is not None and (
         (output == 0 and pieces > 0) or output * MOST_BYTES_PER_TOKEN < delivered - FREE_BYTES
