@@ -80,8 +80,8 @@ _plain_report = msgspec.json.Decoder(_PlainReport)
 
 
 def _read_plain(raw: Raw | bytes) -> Usage | None:
-    """A fast path for OpenAI's own reports of text (a fifth of the time). None for any other report, or if its
-    parts do not add up.
+    """A fast path for OpenAI's own reports of text (a fifth of the time). None for any other report, or if
+    its parts do not add up.
     """
     try:
         report = _plain_report.decode(raw)

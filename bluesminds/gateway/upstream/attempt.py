@@ -1,8 +1,9 @@
 """Reads the response of one server: all of it, or a stream up to its first event.
 
 A Reply is either complete, or a stream whose first event is part of an answer. It has the form that the
-client requested, JSON or events, independent of the server's content type. A reply of a media format has the
-form of its content type: JSON, events, or other bytes. The key that was sent to the server is removed from it.
+client requested, JSON or events, independent of the server's content type. A reply of a media format has
+the form of its content type: JSON, events, or other bytes. The key that was sent to the server is removed
+from it.
 """
 
 import trio
