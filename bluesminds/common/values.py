@@ -25,6 +25,8 @@ Scope = Literal[
     "embeddings",
     "moderations",
     "rerank",
+    "images.generations",
+    "audio.speech",
     "models",
 ]
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
@@ -156,8 +158,8 @@ class Server(Struct, frozen=True):
 
 class Usage(Struct, frozen=True, gc=False):
     """The usage of one request in a normalised form: `input` includes cache reads and writes, `output`
-    includes reasoning. None: not reported. `source`: "upstream"; "estimated" when one or both main counts
-    are; or "none".
+    includes reasoning, and both include tokens of audio and images. None: not reported. `source`: "upstream";
+    "estimated" when one or both main counts are; or "none".
     """
 
     input: int | None = None
@@ -166,6 +168,13 @@ class Usage(Struct, frozen=True, gc=False):
     cache_write: int | None = None
     reasoning: int | None = None
     source: UsageSource = "none"
+    audio_input: int | None = None  # tokens, never 0; so are the next three
+    audio_output: int | None = None
+    image_input: int | None = None
+    image_output: int | None = None
+    images: int | None = None  # pictures made
+    audio_ms: int | None = None  # milliseconds of audio that was read
+    characters: int | None = None  # of a text that was spoken
 
 
 NO_USAGE = Usage()

@@ -18,6 +18,7 @@ from bluesminds.gateway.limits.reserve import Reservation
 from bluesminds.gateway.metrics import Metrics
 from bluesminds.gateway.recorder import Batch, Recorder
 from bluesminds.wire.base import Stage
+from bluesminds.wire.media import Opaque
 from bluesminds.wire.usage import settle_usage
 from storage.usage import UsageRow
 
@@ -81,6 +82,11 @@ class UsageEntry:
         self.finish(status, outcome, usage)
 
     @property
+    def passes_bytes(self) -> bool:
+        """Whether the response is neither JSON nor events, so that an error cannot be written into it."""
+        return isinstance(self._stage, Opaque)
+
+    @property
     def settled(self) -> bool:
         return self._batch is not None
 
@@ -109,6 +115,13 @@ class UsageEntry:
             cache_read_tokens=usage.cache_read,
             cache_write_tokens=usage.cache_write,
             reasoning_tokens=usage.reasoning,
+            audio_input_tokens=usage.audio_input,
+            audio_output_tokens=usage.audio_output,
+            image_input_tokens=usage.image_input,
+            image_output_tokens=usage.image_output,
+            images=usage.images,
+            audio_ms=usage.audio_ms,
+            characters=usage.characters,
             usage_source=usage.source,
             first_byte_ms=None
             if self.first_byte is None

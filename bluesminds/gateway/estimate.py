@@ -43,9 +43,9 @@ class Estimator:
         return (price and price.max_output) or self._default_completion
 
     def cost(self, model: str, usage: Usage) -> int | None:
-        """nano-USD; None when the model has no price."""
+        """nano-USD; None when the model has no price, or none for the units of this usage."""
         price = self.prices.get(model)
-        if price is None:
+        if price is None or (usage.output is None and usage.source != "none"):
             return None
         return price.cost(usage.input or 0, usage.cache_read or 0, usage.output or 0)
 

@@ -78,6 +78,15 @@ OPERATIONS: Final = (
     Operation("embeddings", "POST", "/v1/embeddings", "embeddings", "Create embeddings"),
     Operation("moderations", "POST", "/v1/moderations", "moderations", "Classify text"),
     Operation("rerank", "POST", "/v1/rerank", "rerank", "Rank documents by relevance to a query"),
+    Operation("images.generations", "POST", "/v1/images/generations", "images", "Create images"),
+    Operation(
+        "images.generations",
+        "POST",
+        "/v1/images/generate",
+        "images",
+        "Create images (another path of /v1/images/generations)",
+    ),
+    Operation("audio.speech", "POST", "/v1/audio/speech", "speech", "Create speech from text"),
 )
 MODELS: Final = "models"  # GET /models and /models/{id}
 UNKNOWN: Final = "unknown"  # the endpoint label of requests that match no operation

@@ -1,11 +1,12 @@
 """Forwards a server's response to the client, and settles the request before the last byte.
 
-After the first byte, an error ends the stream with an error event and without [DONE].
+After the first byte, an error ends a stream of events with an error event and without [DONE]. For a response
+of other bytes, it closes the connection before the end.
 """
 
 import contextlib
 from collections.abc import Callable
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import trio
 from msgspec import Struct, structs
@@ -49,6 +50,9 @@ class ResponseWriter(Protocol):
 
     async def end(self, data: bytes = b"") -> None: ...
 
+    def abort(self) -> NoReturn:
+        """End the connection before the end of the response, so that the client sees that it is cut."""
+
 
 class Relay(Struct, frozen=True):
     """`expose_server`: response headers name the server and the number of attempts."""
@@ -64,8 +68,9 @@ class Relay(Struct, frozen=True):
             names = ",".join(body.dropped)[:MAX_DROPPED].encode("ascii", "replace")
             reply = structs.replace(reply, headers=[*reply.headers, (b"x-bluesminds-dropped", names)])
         if reply.stage is not None and reply.response is not None:
-            await self._relay_stream(call, reply, reply.stage, reply.response, entry, out)
-        elif call.facts.stream and reply.error is None:
+            relay = self._relay_stream if reply.is_events else self._relay_bytes
+            await relay(call, reply, reply.stage, reply.response, entry, out)
+        elif reply.is_events:
             await self._relay_events(call, reply, entry, out)
         else:
             await self._relay_json(call, reply, entry, out)
@@ -153,6 +158,37 @@ class Relay(Struct, frozen=True):
         if stage.final:
             await _drain_after_done(response)
 
+    async def _relay_bytes(
+        self,
+        call: Call,
+        reply: Reply,
+        stage: Stage,
+        response: Response,
+        entry: UsageEntry,
+        out: ResponseWriter,
+    ) -> None:
+        """The client sees the end of the response after the usage row is durable."""
+        redact = reply.endpoint.redact
+        entry.begin_response(stage)
+        await out.start(reply.status, reply.headers + self.headers(entry) + STREAM_HEADERS)
+        data = reply.body
+        try:
+            while data:
+                await out.write(redact(stage.feed(data)))
+                data = await response.receive()
+        except UpstreamError as exc:
+            self.sender.stream_failed(reply, type(exc).__name__)
+            entry.close(reply.status, "cut")
+            out.abort()
+        stage.finish()
+        self.sender.stream_ended(call, reply, None, implausible=False)
+        entry.close(reply.status, "ok")
+        try:
+            await entry.wait_durable()
+        except GatewayError:
+            out.abort()
+        await out.end()
+
     def _end_stream(self, call: Call, reply: Reply, stage: Stage, entry: UsageEntry) -> bytes:
         """The server has ended its response. Returns the last bytes for the client."""
         if stage.error is None and not stage.finished:
@@ -217,4 +253,6 @@ async def handle_total_timeout(call: Call, entry: UsageEntry, out: ResponseWrite
     if not isinstance(failure, Unavailable):
         with contextlib.suppress(GatewayError):
             await entry.wait_durable()
+    if entry.passes_bytes:
+        out.abort()
     await out.end(call.format.write_stream_error(failure.code, failure.message))

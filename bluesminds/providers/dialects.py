@@ -23,6 +23,8 @@ OPENAI_PATHS: Final[Mapping[FormatName, str]] = MappingProxyType(
         "embeddings": "/embeddings",
         "moderations": "/moderations",
         "rerank": "/rerank",
+        "images": "/images/generations",
+        "speech": "/audio/speech",
     }
 )
 MESSAGES_PATHS: Final[Mapping[FormatName, str]] = MappingProxyType(
@@ -56,7 +58,7 @@ class Dialect:
         """The headers of every request to the server. They may contain a secret, so they are never logged."""
         common: Headers = (
             (b"user-agent", _USER_AGENT),
-            (b"accept", b"application/json, text/event-stream"),
+            (b"accept", b"application/json, text/event-stream, */*"),
             *self.extra_headers,
         )
         if api_key is None:

@@ -7,6 +7,7 @@ client disconnect, at no cost for the pipeline.
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from io import BytesIO
+from typing import NoReturn
 
 from bluesminds.common.clock import Clock
 from bluesminds.common.errors import Forbidden, GatewayError, InvalidRequest
@@ -23,7 +24,7 @@ from bluesminds.gateway.operations import (
     method_not_allowed,
 )
 from bluesminds.gateway.pipeline import Gateway
-from bluesminds.http.asgi import ASGIApp, Disconnect, Receive, Scope, Send
+from bluesminds.http.asgi import ASGIApp, Disconnect, Receive, ResponseAborted, Scope, Send
 from bluesminds.web.cors import (
     VARY_ORIGIN,
     Preflight,
@@ -82,6 +83,9 @@ class ASGIResponseWriter:
 
     async def end(self, data: bytes = b"") -> None:
         await self._send_message({"type": "http.response.body", "body": data, "more_body": False})
+
+    def abort(self) -> NoReturn:
+        raise ResponseAborted("the response is cut")
 
 
 class DataPlane:

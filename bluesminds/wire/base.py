@@ -16,7 +16,17 @@ from bluesminds.wire.conversation import (
 from bluesminds.wire.errors import ErrorDetail, has_error_object
 from bluesminds.wire.json_text import Fields
 
-FormatName = Literal["chat", "messages", "count_tokens", "completions", "embeddings", "moderations", "rerank"]
+FormatName = Literal[
+    "chat",
+    "messages",
+    "count_tokens",
+    "completions",
+    "embeddings",
+    "moderations",
+    "rerank",
+    "images",
+    "speech",
+]
 
 
 class RequestFacts(Struct, frozen=True, gc=False):
@@ -28,6 +38,8 @@ class RequestFacts(Struct, frozen=True, gc=False):
     max_output: int | None = None  # maximum tokens of one choice; None: no maximum
     choices: int = 1  # number of answers requested
     text_bytes: int = 0  # size of the request's values, without media in base64
+    text_answer: bool = True  # the tokens of an answer can be estimated from its length
+    characters: int | None = None  # of a text to be spoken
 
 
 class ReplyFacts(Struct, frozen=True, gc=False):
@@ -137,4 +149,5 @@ class Format(Struct, frozen=True):
     events_from_reply: Callable[[bytes, bool], bytes] | None = None
     reply_from_events: Callable[[bytes], bytes] | None = None
     stage: Callable[[RequestFacts], Stage] | None = None  # None: stages.Passthrough
+    is_media: bool = False  # a reply has the form of its content type
     codec: Codec | None = None  # only for conversations

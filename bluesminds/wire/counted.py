@@ -34,7 +34,7 @@ def read_list_reply(body: bytes, *names: str) -> ReplyFacts:
         fields = read_fields(body)
     except NOT_JSON:
         return ReplyFacts(readable=False)
-    items = next((count for name in names if (count := _length(fields.get(name)))), 0)
+    items = next((count for name in names if (count := list_length(fields.get(name)))), 0)
     usage, implausible = None, False
     meta = fields.get("meta")
     for place in ("usage", "meta", "usageMetadata"):
@@ -60,7 +60,7 @@ def _input_only(usage: Usage | None) -> Usage | None:
     return structs.replace(usage, output=0, reasoning=None)
 
 
-def _length(raw: Raw | None) -> int:
+def list_length(raw: Raw | None) -> int:
     if raw is None:
         return 0
     try:

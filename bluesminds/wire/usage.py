@@ -7,7 +7,8 @@ Moonshot (cached_tokens), Cohere (billed_units, tokens), Jina and Voyage (total_
 a main count makes the report implausible; any other value of a detail is ignored.
 """
 
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Raw, Struct, structs
@@ -26,8 +27,8 @@ FREE_BYTES = 1000
 _INPUT = ("prompt_tokens", "input_tokens", "promptTokenCount")
 _OUTPUT = ("completion_tokens", "output_tokens", "candidatesTokenCount")
 _TOTAL = ("total_tokens", "totalTokenCount")
-_INPUT_DETAILS = ("prompt_tokens_details", "input_tokens_details")
-_OUTPUT_DETAILS = ("completion_tokens_details", "output_tokens_details")
+_INPUT_DETAILS = ("prompt_tokens_details", "input_tokens_details", "input_token_details")
+_OUTPUT_DETAILS = ("completion_tokens_details", "output_tokens_details", "output_token_details")
 _CACHE_READ = (
     "cache_read_input_tokens",
     "prompt_cache_hit_tokens",
@@ -38,6 +39,16 @@ _CACHE_WRITE_DETAIL = ("cache_write_tokens", "cache_creation_tokens")
 _CACHE_WRITE = ("cache_creation_input_tokens",)
 _REASONING_DETAIL = ("reasoning_tokens", "thinking_tokens")
 _REASONING = ("reasoning_tokens", "thoughtsTokenCount")
+_MEDIA_DETAILS = ("audio_tokens", "image_tokens")
+_OTHER_UNITS = (
+    "audio_input",
+    "audio_output",
+    "image_input",
+    "image_output",
+    "images",
+    "audio_ms",
+    "characters",
+)
 
 
 class ImplausibleUsage(ValueError):
@@ -53,6 +64,8 @@ class _PlainDetails(Struct, gc=False):
     cache_write_tokens: None = None
     cache_creation_tokens: None = None
     reasoning_tokens: _DetailCount | None = None
+    audio_tokens: Literal[0] | None = None
+    image_tokens: Literal[0] | None = None
 
 
 class _PlainReport(Struct, gc=False, forbid_unknown_fields=True):
@@ -67,8 +80,8 @@ _plain_report = msgspec.json.Decoder(_PlainReport)
 
 
 def _read_plain(raw: Raw | bytes) -> Usage | None:
-    """A fast path for OpenAI's own reports (a fifth of the time). None for any other report, or if its parts
-    do not add up.
+    """A fast path for OpenAI's own reports of text (a fifth of the time). None for any other report, or if
+    its parts do not add up.
     """
     try:
         report = _plain_report.decode(raw)
@@ -124,7 +137,23 @@ def _normalise(report: dict[str, Any], *, cache_beside: bool, total_is_input: bo
         cache_write = min(cache_write, input_ - (cache_read or 0))
     if output is not None and reasoning is not None:
         reasoning = min(reasoning, output)
-    return Usage(input_, output, cache_read, cache_write, reasoning, "upstream")
+    usage = Usage(input_, output, cache_read, cache_write, reasoning, "upstream")
+    inputs = [_detail(report, _INPUT_DETAILS, (name,), ()) for name in _MEDIA_DETAILS]
+    outputs = [_detail(report, _OUTPUT_DETAILS, (name,), ()) for name in _MEDIA_DETAILS]
+    return _with_media(usage, inputs, outputs) if any(inputs) or any(outputs) else usage
+
+
+def _with_media(usage: Usage, inputs: Sequence[int | None], outputs: Sequence[int | None]) -> Usage:
+    """`inputs` and `outputs`: tokens of audio and of images. They cannot be more than the main counts."""
+    audio_input, image_input = [min(count or 0, usage.input or 0) or None for count in inputs]
+    audio_output, image_output = [min(count or 0, usage.output or 0) or None for count in outputs]
+    return structs.replace(
+        usage,
+        audio_input=audio_input,
+        audio_output=audio_output,
+        image_input=image_input,
+        image_output=image_output,
+    )
 
 
 def _with_total(
@@ -204,7 +233,8 @@ def merge_reports(later: Usage, earlier: Usage | None) -> Usage:
     if output is None or (earlier.output and output in (0, earlier.output)):
         output = earlier.output
         reasoning = _larger(reasoning, earlier.reasoning)
-    return Usage(input_, output, cache_read, cache_write, reasoning, later.source)
+    units = {name: _larger(getattr(later, name), getattr(earlier, name)) for name in _OTHER_UNITS}
+    return Usage(input_, output, cache_read, cache_write, reasoning, later.source, **units)
 
 
 def _larger(one: int | None, other: int | None) -> int | None:
@@ -238,8 +268,12 @@ def settle_usage(
     Missing and impossible counts are estimated. Impossible are: an input of 0; an output of 0 if text was
     delivered; an output of less than one token per MOST_BYTES_PER_TOKEN bytes of a long text. If the report
     is not `complete`, the answer continued after it, so the output is at least the estimate of the delivered
-    text.
+    text. Tokens are not estimated for an answer that is measured in another unit.
     """
+    if not request.text_answer:
+        return _settle_media(reported, request), False
+    if reported is not None and reported.input is None and reported.output is None:
+        return reported, False
     if reported is None:
         expected = estimate_output(delivered, pieces, request)
         return Usage(estimate_input(request.text_bytes), expected, source="estimated"), False
@@ -260,3 +294,16 @@ def settle_usage(
         return reported, False
     settled = structs.replace(reported, input=input_, output=output, source="estimated")
     return settled, complete and (no_input or too_low)
+
+
+def _settle_media(reported: Usage | None, request: RequestFacts) -> Usage:
+    """Of an answer that is sound or pictures: tokens of its output are unknown unless they are reported."""
+    reported = reported or Usage()
+    if reported.input is not None:
+        return structs.replace(reported, characters=request.characters)
+    return structs.replace(
+        reported,
+        input=estimate_input(request.text_bytes),
+        source="estimated",
+        characters=request.characters,
+    )

@@ -104,13 +104,13 @@ def refusal(status: int, body: bytes | None = None, *headers: bytes) -> Plan:
     )
 
 
-def streamed(*steps: Any, headers: Sequence[bytes] = ()) -> Plan:
+def streamed(*steps: Any, headers: Sequence[bytes] = (), content_type: bytes = EVENT_STREAM) -> Plan:
     """A chunked event stream, one HTTP chunk per step of bytes. Other steps are a Pause, an Event to wait
     for, Cut, Stall and Fin.
     """
 
     async def play(server: "ModelServer", peer: Peer, asked: Asked) -> None:
-        await peer.begin_chunked(EVENT_STREAM, *headers)
+        await peer.begin_chunked(content_type, *headers)
         for step in steps:
             if isinstance(step, bytes):
                 await peer.chunk(step)

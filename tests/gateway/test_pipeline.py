@@ -38,6 +38,12 @@ async def test_every_value_of_the_request_passes_byte_for_byte(gateway: Gateway,
     assert models.asked[0].received.body == passed, "only the space between fields is gone"
 
 
+async def test_upstream_request_names_its_content_type(gateway: Gateway, models: ModelServer) -> None:
+    """Servers built with FastAPI refuse JSON without it."""
+    await gateway.chat(headers={"content-type": "text/plain"})
+    assert models.asked[0].received.values(b"content-type") == [b"application/json"]
+
+
 async def test_server_gets_own_key_and_not_that_of_client(gateway: Gateway, models: ModelServer) -> None:
     headers = {
         "traceparent": "00-1-2-01",

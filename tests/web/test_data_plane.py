@@ -85,7 +85,7 @@ async def test_extra_slashes_in_a_path_are_ignored(gateway: Gateway, path: str) 
         ("/v1/responses", "unsupported_endpoint", "The Responses API"),
         ("/v1/responses/r-1/input_items", "unsupported_endpoint", "/v1/chat/completions"),
         ("/v1/files", "unsupported_endpoint", "The Files API"),
-        ("/v1/audio/speech", "unsupported_endpoint", "The Audio API"),
+        ("/v1/audio/voices", "unsupported_endpoint", "The Audio API"),
         ("/v1/chat/completion", "unknown_url", "Did you mean /v1/chat/completions?"),
         ("/v1/v1/chat/completions", "unknown_url", "Did you mean /v1/chat/completions?"),
         ("/v1/embedding", "unknown_url", "Did you mean /v1/embeddings?"),

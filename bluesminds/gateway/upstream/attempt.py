@@ -1,8 +1,9 @@
 """Reads the response of one server: all of it, or a stream up to its first event.
 
 A Reply is either complete, or a stream whose first event is part of an answer. It has the form that the
-client requested, JSON or events, independent of the server's content type. The key that was sent to the
-server is removed from it.
+client requested, JSON or events, independent of the server's content type. A reply of a media format has
+the form of its content type: JSON, events, or other bytes. The key that was sent to the server is removed
+from it.
 """
 
 import trio
@@ -23,6 +24,7 @@ from bluesminds.wire.base import Codec, Format, ReplyFacts, Stage
 from bluesminds.wire.conversation import ConversationRequest
 from bluesminds.wire.errors import ErrorDetail, read_error
 from bluesminds.wire.formats import FORMATS, codec_of
+from bluesminds.wire.media import Opaque
 from bluesminds.wire.stages import Passthrough, StreamOpening, looks_like_events
 from bluesminds.wire.translation import Translation
 
@@ -41,8 +43,8 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class Reply(Struct, frozen=True):
-    """`body` is the complete body or, with a `stage`, the bytes of the stream so far. `error` is set if the
-    status or the content is an error; its text contains no secret.
+    """`body` is the complete body or, with a `stage`, the bytes of the stream so far. `is_events`: the client
+    gets events. `error` is set if the status or the content is an error; its text contains no secret.
     """
 
     endpoint: UpstreamEndpoint
@@ -54,6 +56,7 @@ class Reply(Struct, frozen=True):
     translated: bool = False  # the body of an error is not in the client's format
     stage: Stage | None = None
     response: Response | None = None
+    is_events: bool = False
 
     def close(self) -> None:
         if self.response is not None:
@@ -95,10 +98,10 @@ class ReplyReader(Struct, frozen=True):
         if response.status >= 300:
             body = self.endpoint.redact(await _read_error_body(response))
             return self._error_reply(response, body, read_error(response.status, body))
+        if self._format.is_media:
+            return await self._read_media(response, seconds)
         if self.call.facts.stream:
-            with trio.move_on_after(seconds):
-                return await self._read_stream(response)
-            raise FirstByteTimeout("the first event did not arrive in time", phase="body", sent=True)
+            return await self._read_stream_in_time(response, seconds)
         body = await response.read(MAX_ANSWER)
         if body.startswith(b"{"):
             return self._read_json(response, body)
@@ -137,6 +140,11 @@ class ReplyReader(Struct, frozen=True):
             translated=self.plan.translated,
         )
 
+    async def _read_stream_in_time(self, response: Response, seconds: float) -> Reply:
+        with trio.move_on_after(seconds):
+            return await self._read_stream(response)
+        raise FirstByteTimeout("the first event did not arrive in time", phase="body", sent=True)
+
     async def _read_stream(self, response: Response) -> Reply:
         """The client requested a stream."""
         opening = StreamOpening()
@@ -166,6 +174,32 @@ class ReplyReader(Struct, frozen=True):
             body=body,
             stage=self._client_stage(),
             response=response,
+            is_events=True,
+        )
+
+    async def _read_media(self, response: Response, seconds: float) -> Reply:
+        """Events, JSON, or anything else that passes as it is."""
+        if _has_event_type(response):
+            return await self._read_stream_in_time(response, seconds)
+        kind = _media_type(response)
+        first = b""
+        if not kind:
+            first = await response.receive()
+        if kind.endswith(b"json") or first.lstrip(_SPACE).startswith((b"{", b"[")):
+            return self._read_json(response, first + await response.read(MAX_ANSWER))
+        if kind == b"text/html":  # a page of a proxy, or of a server with another path
+            raise UpstreamProtocolError("the response is a web page", phase="head", sent=True)
+        first = first or await response.receive()
+        if not first:
+            raise UpstreamCut("the response is empty", phase="body", sent=True)
+        content_type = response.header(b"content-type") or b"application/octet-stream"
+        return Reply(
+            endpoint=self.endpoint,
+            status=response.status,
+            headers=_headers(response, (b"content-type", content_type)),
+            body=first,
+            stage=Opaque(self.call.facts, is_text=kind.startswith(b"text/")),
+            response=response,
         )
 
     async def _events_from_json(self, response: Response, first: bytes) -> Reply:
@@ -179,7 +213,8 @@ class ReplyReader(Struct, frozen=True):
             events = write(reply.body, self.call.facts.wants_usage)
         except ValueError:
             return structs.replace(reply, facts=ReplyFacts(readable=False))
-        return structs.replace(reply, headers=_headers(response, EVENTS_TYPE), body=events)
+        headers = _headers(response, EVENTS_TYPE)
+        return structs.replace(reply, headers=headers, body=events, is_events=True)
 
     def _read_whole(self, response: Response, body: bytes) -> Reply:
         """The client requested JSON."""
@@ -239,6 +274,11 @@ def _is_event_stream(response: Response, first: bytes) -> bool | None:
 
 def _has_event_type(response: Response) -> bool:
     return (response.header(b"content-type") or b"").lower().startswith(_EVENT_STREAM)
+
+
+def _media_type(response: Response) -> bytes:
+    """In lower case, without parameters; b"" when there is none."""
+    return (response.header(b"content-type") or b"").partition(b";")[0].strip().lower()
 
 
 async def _read_error_body(response: Response) -> bytes:

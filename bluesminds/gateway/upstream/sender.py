@@ -21,7 +21,7 @@ from bluesminds.gateway.call import Call, CallBody
 from bluesminds.gateway.metrics import Metrics
 from bluesminds.gateway.routing.health import ServerHealthRegistry
 from bluesminds.gateway.routing.plans import Target
-from bluesminds.gateway.upstream.attempt import Reply, ReplyReader
+from bluesminds.gateway.upstream.attempt import JSON_TYPE, Reply, ReplyReader
 from bluesminds.gateway.upstream.backoff import Backoff
 from bluesminds.gateway.upstream.endpoint import UpstreamEndpoint
 from bluesminds.gateway.upstream.failures import AttemptFailure, classify_error, classify_reply
@@ -142,7 +142,7 @@ class Sender:
             b"POST",
             endpoint.origin,
             endpoint.target(plan.path),
-            (*endpoint.headers_for(plan, context.forward), (b"x-request-id", context.id.encode())),
+            (*endpoint.headers_for(plan, context.forward), JSON_TYPE, (b"x-request-id", context.id.encode())),
             body.content(plan, call.model, force_usage=force_usage),
             timeouts=self._timeouts if call.facts.stream else self._json_timeouts,
         )

@@ -1,7 +1,7 @@
 """The listener: accepts connections within limits, isolates their errors, and drains on shutdown.
 
-`serve` owns every task it starts. One connection is one task: HTTP/1.1 (connection.py), or Hypercorn for
-HTTP/2 and WebSockets (hypercorn.py). No error of an app, a parser or a client leaves its connection's task.
+`serve` owns every task it starts. One connection is one task: HTTP/1.1 and WebSockets (connection.py), or
+Hypercorn for HTTP/2 (hypercorn.py). No error of an app, a parser or a client leaves its connection's task.
 One sweep detects disconnected clients, so that requests pay nothing for it.
 """
 
@@ -300,10 +300,7 @@ class _Listener:
         server.deadlines.add(wire)
         self._connections.add(connection)
         try:
-            websocket = await connection.run()
-            if websocket is not None:
-                server.stats.requests += 1
-                await self._hypercorn.websocket(wire, base, websocket, connection.parser.leftover)
+            await connection.run()
         finally:
             self._connections.discard(connection)
             server.deadlines.discard(wire)
@@ -331,7 +328,7 @@ class _Listener:
         watched: dict[int, ServerConnection] = {}
         for connection in self._connections:
             exchange = connection.exchange
-            if exchange is not None:
+            if exchange is not None and not exchange.upgraded:
                 if exchange.swept_once:
                     watched[connection.wire.fileno()] = connection
                 exchange.swept_once = True

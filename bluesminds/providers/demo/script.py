@@ -93,6 +93,15 @@ def stream(chunks: Iterable[dict[str, Any]]) -> Script:
     return Script(200, "text/event-stream", (*events, Step(0.0, DONE)))
 
 
+def events(content: Iterable[dict[str, Any]]) -> Script:
+    """Server-sent events, named by their `type`."""
+    steps = [
+        Step(TOKEN_SECONDS, b"event: %b\ndata: %b\n\n" % (one["type"].encode(), msgspec.json.encode(one)))
+        for one in content
+    ]
+    return Script(200, "text/event-stream", tuple(steps))
+
+
 def error_response(error: DemoError) -> Script:
     """OpenAI's error object."""
     kind = "server_error" if error.status >= 500 else "invalid_request_error"

@@ -13,6 +13,7 @@ from bluesminds.wire.base import FormatName
 from bluesminds.wire.requests import Choices, StreamOptions, Tokens
 
 EVENTS: Final = "text/event-stream"
+SOUND: Final = "audio/*"
 
 
 class MessageSchema(Struct):
@@ -83,6 +84,32 @@ class RerankRequestSchema(Struct):
     query: Annotated[str, Meta(examples=["fruit"])]
     documents: Annotated[list[Any], Meta(examples=[["an apple", "a car"]])]
     top_n: int | None = None
+
+
+class ImageRequestSchema(Struct, kw_only=True):
+    """The fields that the gateway reads, and the most common others. All fields are passed to the server."""
+
+    model: Annotated[str, Meta(examples=["demo/image"])]
+    prompt: Annotated[str, Meta(examples=["A lighthouse at night"])]
+    n: Choices | None = None
+    size: str | None = None
+    quality: str | None = None
+    output_format: str | None = None
+    response_format: Literal["url", "b64_json"] | None = None
+    stream: bool | None = None
+    partial_images: int | None = None
+
+
+class SpeechRequestSchema(Struct, kw_only=True):
+    """The fields that the gateway reads, and the most common others. All fields are passed to the server."""
+
+    model: Annotated[str, Meta(examples=["demo/speech"])]
+    input: Annotated[str, Meta(examples=["Hello!"])]
+    voice: Annotated[Any, Meta(examples=["alloy"])]
+    instructions: str | None = None
+    response_format: Annotated[str | None, Meta(examples=["wav"])] = None
+    speed: float | None = None
+    stream_format: Literal["audio", "sse"] | None = None
 
 
 class UsageSchema(Struct):
@@ -158,6 +185,24 @@ class ResultsSchema(Struct):
     results: list[dict[str, Any]] = []
 
 
+class ImageUsageSchema(Struct):
+    """Tokens, as the server counted them."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    total_tokens: int = 0
+    input_tokens_details: dict[str, int] | None = None
+    output_tokens_details: dict[str, int] | None = None
+
+
+class ImagesSchema(Struct):
+    """The server's response, byte for byte. Each image has `b64_json` or `url`."""
+
+    created: int
+    data: list[dict[str, Any]] = []
+    usage: ImageUsageSchema | None = None
+
+
 class UpstreamErrorSchema(Struct):
     """Errors of the gateway have every field. Errors of a server are forwarded unchanged."""
 
@@ -188,7 +233,8 @@ class ModelListSchema(Struct, frozen=True):
     object: Literal["list"] = "list"
 
 
-_BODIES: Final[Mapping[FormatName, tuple[type[Struct], type[Struct]]]] = {
+# The Structs of request and response; None: the response is not JSON.
+_BODIES: Final[Mapping[FormatName, tuple[type[Struct], type[Struct] | None]]] = {
     "chat": (ChatRequestSchema, CompletionSchema),
     "messages": (MessagesRequestSchema, AnthropicMessageSchema),
     "count_tokens": (CountTokensRequestSchema, TokenCountSchema),
@@ -196,6 +242,8 @@ _BODIES: Final[Mapping[FormatName, tuple[type[Struct], type[Struct]]]] = {
     "embeddings": (EmbeddingRequestSchema, EmbeddingsSchema),
     "moderations": (ModerationRequestSchema, ResultsSchema),
     "rerank": (RerankRequestSchema, ResultsSchema),
+    "images": (ImageRequestSchema, ImagesSchema),
+    "speech": (SpeechRequestSchema, None),
 }
 _STREAMS: Final = """
 
@@ -207,10 +255,23 @@ _NAMED_STREAMS: Final = """
 With `"stream": true` the response is a stream of Anthropic's named events that ends with `message_stop`. If
 something fails after the first event, an event `error` ends the stream instead.
 """
+_IMAGE_STREAMS: Final = """
+
+With `"stream": true` the response is a stream of the server's events: partial images, if the request asks for
+them, and the completed image with its usage. A server that does not stream responds with JSON.
+"""
+_SOUND: Final = """
+
+The response is sound in the format of `response_format`, passed on as it arrives. With
+`"stream_format": "sse"` the response is a stream of the server's events. If a response is cut, its connection
+closes before its end.
+"""
 _STREAM_TEXTS: Final[Mapping[FormatName, str]] = {
     "chat": _STREAMS,
     "completions": _STREAMS,
     "messages": _NAMED_STREAMS,
+    "images": _IMAGE_STREAMS,
+    "speech": _SOUND,
 }
 _MODELS: Final = "Models"
 
@@ -225,7 +286,7 @@ def _described(operation: Operation) -> OpenAPIOperation:
         text=operation.summary + "." + (streams or ""),
         access=None,
         statuses=(200,),
-        media={JSON: response, EVENTS: None} if streams else {JSON: response},
+        media={SOUND if response is None else JSON: response} | ({EVENTS: None} if streams else {}),
         body=request,
         error=AnthropicErrorResponse if api_of(operation.path) == "anthropic" else UpstreamErrorResponse,
     )

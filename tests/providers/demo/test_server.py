@@ -21,6 +21,8 @@ BODIES: dict[str, dict[str, object]] = {
     "/embeddings": {"input": "one two"},
     "/moderations": {"input": "one two"},
     "/rerank": {"query": "one", "documents": ["two"]},
+    "/images/generations": {"prompt": "one two"},
+    "/audio/speech": {"input": "one two", "voice": "alloy"},
 }
 SERVED = [(model, path) for model, paths in MODELS.items() for path in paths]
 
@@ -139,7 +141,7 @@ async def test_invalid_request_gets_reason(
         ("/chat/completions", "other", 404, "model_not_found"),
         ("/chat/completions", "demo/embedding", 400, "unsupported_model"),
         ("/embeddings", "demo/echo", 400, "unsupported_model"),
-        ("/images/generations", "demo/echo", 404, "not_found"),
+        ("/videos", "demo/echo", 404, "not_found"),
     ],
 )
 async def test_unknown_demo_model_is_not_found(
