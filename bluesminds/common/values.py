@@ -172,7 +172,7 @@ class Usage(Struct, frozen=True, gc=False):
     audio_output: int | None = None
     image_input: int | None = None
     image_output: int | None = None
-    images: int | None = None  # pictures made
+    images: int | None = None  # generated images
     audio_ms: int | None = None  # milliseconds of audio that was read
     characters: int | None = None  # of a text that was spoken
 
