@@ -33,7 +33,10 @@ def servers_group() -> None:
     help="API dialect of the server. Default: that of the vendor, or openai.",
 )
 @click.option(
-    "--model", "models", multiple=True, help="A model of the server. Repeatable. Default: discover them."
+    "--model",
+    "models",
+    multiple=True,
+    help="A model of the server. Repeatable. Default: the gateway asks the server.",
 )
 @click.option("--api-version", help="API version for Azure's URLs with /openai/deployments/.")
 @click.option(
@@ -136,7 +139,10 @@ def _parse_headers(headers: tuple[str, ...]) -> dict[str, str]:
 @click.argument("name")
 @click.option("--url", help="Base URL.")
 @click.option(
-    "--model", "models", multiple=True, help="A model of the server. Repeatable. `any` discovers them."
+    "--model",
+    "models",
+    multiple=True,
+    help="A model of the server. Repeatable. `any`: the gateway asks the server.",
 )
 @click.option("--api-version", help="API version for Azure's URLs with /openai/deployments/.")
 @click.option(

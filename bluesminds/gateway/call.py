@@ -1,14 +1,15 @@
-"""A request to a model, decoded: what it asks for, and the body to send for it."""
+"""A decoded request to a model, and the body to send to a server."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
-from msgspec import Struct, structs
+from msgspec import Raw, Struct, json, structs
 
 from bluesminds.common.crypto import scoped
 from bluesminds.common.errors import InvalidRequest
 from bluesminds.common.values import Caller, RequestContext
 from bluesminds.gateway.bodies import Body
-from bluesminds.gateway.operations import Operation
+from bluesminds.gateway.operations import Operation, OperationMatch
 from bluesminds.gateway.routing.plans import Plan, Target
 from bluesminds.providers.quirks import ADAPTED, Adapt, check_supported
 from bluesminds.wire.base import Format, RequestFacts
@@ -22,28 +23,54 @@ STREAM_OPTIONS = "stream_options"
 
 
 class Call(Struct, frozen=True, gc=False):
-    """One request to a model. `own_key`: the credential is the server's, and is sent there instead of the
-    gateway's key.
+    """One request to a model. `own_key`: the credential is a key of the server, and is sent to it instead of
+    the gateway's key.
     """
 
     context: RequestContext
     operation: Operation
+    format: Format  # the client's
+    model: str  # as the client names it
     facts: RequestFacts
     own_key: bool = False
 
-    @property
-    def format(self) -> Format:
-        return FORMATS[self.operation.format]
+
+class CallBody(Protocol):
+    """The body of a request, rendered for a server. `conversation` is the source of translations; `dropped`
+    has the fields that the latest translation left out.
+    """
 
     @property
-    def model(self) -> str:
-        return self.facts.model
+    def conversation(self) -> ConversationRequest | None: ...
+
+    @property
+    def dropped(self) -> tuple[str, ...]: ...
+
+    def choose(
+        self, targets: Sequence[Target], *, at_ms: int, max_output: Callable[[], int]
+    ) -> Sequence[Target]:
+        """The targets that can serve the request. `at_ms`: arrival time; `max_output` returns the maximum
+        tokens for servers that require a maximum, if the client sets none.
+
+        Raises InvalidRequest if there is no such target. Call it before the first `content`.
+        """
+
+    def content(self, plan: Plan, model: str, *, force_usage: bool) -> bytes:
+        """The body for a server with this plan and model name. `force_usage`: request the usage of a stream
+        even if the client did not.
+        """
+
+    def estimate(self) -> bytes:
+        """The response to a count request that no server supports."""
+
+    def release(self) -> None:
+        """Free the memory of the body. `content` cannot be called afterwards."""
 
 
 class JsonBody:
-    """The body of a request, rendered for one server after the other. Only one rendering of each kind is held
-    in memory. `conversation` is what translated servers get; `dropped`: the fields of the client that the
-    latest of them did not get. `release` frees the bodies.
+    """A CallBody of JSON, rendered for one server after the other. At most one untranslated and one
+    translated rendering are in memory. `conversation` is the source of translations; `dropped` has the fields
+    that the latest translation left out. `release` frees the bodies.
     """
 
     __slots__ = (
@@ -76,15 +103,16 @@ class JsonBody:
         self.conversation: ConversationRequest | None = None
         self.dropped: tuple[str, ...] = ()
 
-    def choose(self, targets: Sequence[Target], *, at_ms: int, max_output: int) -> Sequence[Target]:
-        """The targets that can honour the request: those that support its fields and speak its format, or for
-        which it can be translated. `at_ms`: when the request came; `max_output`: tokens, for servers that
-        must have a bound where the client gives none.
+    def choose(
+        self, targets: Sequence[Target], *, at_ms: int, max_output: Callable[[], int]
+    ) -> Sequence[Target]:
+        """The targets that support the request's fields, and its format or a translation of it."""
+        for target in targets:
+            if target.plan.translated or target.plan.unsupported:
+                return self._choose(targets, at_ms=at_ms, max_output=max_output())
+        return targets
 
-        Raises InvalidRequest when none can. It must come before the first rendering.
-        """
-        if not any(target.plan.translated or target.plan.unsupported for target in targets):
-            return targets
+    def _choose(self, targets: Sequence[Target], *, at_ms: int, max_output: int) -> Sequence[Target]:
         self._max_output = max_output
         refusals: dict[Plan, InvalidRequest] = {}
         for plan in dict.fromkeys(target.plan for target in reversed(targets)):
@@ -104,9 +132,7 @@ class JsonBody:
         return chosen
 
     def content(self, plan: Plan, model: str, *, force_usage: bool) -> bytes:
-        """The bytes for a server with this plan and name of the model. `force_usage`: a stream asks for its
-        usage even if the client did not. Servers that get the same bytes share them.
-        """
+        """Servers with equal bodies share the bytes."""
         if plan.translated and self.conversation is not None:
             return self._translate(plan, self.conversation, model, force_usage=force_usage)
         self.dropped = ()
@@ -121,7 +147,6 @@ class JsonBody:
         return self._body.data
 
     def estimate(self) -> bytes:
-        """The answer to a request for a count that no server can give."""
         return estimate_count(self._fields)
 
     def release(self) -> None:
@@ -138,7 +163,7 @@ class JsonBody:
     def _translate(
         self, plan: Plan, conversation: ConversationRequest, model: str, *, force_usage: bool
     ) -> bytes:
-        """Raises InvalidRequest for what the format of the server has no words for."""
+        """Raises InvalidRequest for a field without an equivalent in the server's format."""
         if self._translated_for == (plan, model, force_usage):
             self.dropped = self._dropped
             return self._translated
@@ -163,21 +188,26 @@ class JsonBody:
 
 
 def read_call(
-    context: RequestContext, operation: Operation, caller: Caller, body: Body
-) -> tuple[Call, JsonBody]:
+    context: RequestContext, match: OperationMatch, caller: Caller, body: Body
+) -> tuple[Call, CallBody]:
     """Raises InvalidRequest with the field that is wrong as `param`."""
+    operation = match.operation
     if not body.data:
         raise InvalidRequest("empty_body", "The request has no body. Send a JSON object with `model`.")
     format_ = FORMATS[operation.format]
     fields = read_body(body.data)
+    if match.params or operation.preset:
+        said = {name: Raw(json.encode(text)) for name, text in match.params.items()}
+        fields = {**fields, **said, **operation.preset}
     facts = format_.read_request(fields)
     own_key = bool(caller.address)
-    call = Call(_with_scoped_idempotency(context, caller), operation, facts, own_key)
+    context = _with_scoped_idempotency(context, caller)
+    call = Call(context, operation, format_, facts.model, facts, own_key)
     return call, JsonBody(format_, fields, body)
 
 
 def _with_scoped_idempotency(context: RequestContext, caller: Caller) -> RequestContext:
-    """Callers share the gateway's account at the server: one must not find the response of another."""
+    """All callers share the gateway's account at the server. One must not get the response of another."""
     if not context.forward:
         return context
     owner = (context.credential or "") if caller.address else caller.key_id

@@ -1,25 +1,31 @@
 """The operations of the data plane: one row for each endpoint that calls a model.
 
-`find_operation` matches a method and a path below /v1. Everything else about an endpoint (its key scope,
-metric label, usage row and entry in the API reference) follows from its row here and from its wire format.
+`find_operation` matches a method and a path. Everything else about an endpoint (its key scope, metric label,
+usage row and entry in the API reference) follows from its row here and from its wire format.
 """
 
 import difflib
 import re
 from collections.abc import Mapping
-from typing import Final
+from types import MappingProxyType
+from typing import Final, Literal
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from bluesminds.common.errors import GatewayError, NotFound
 from bluesminds.common.values import Scope
 from bluesminds.wire.base import FormatName
 
+ApiName = Literal["openai", "anthropic"]
+HandlerName = Literal["model"]  # what serves an operation; "model": the request pipeline
+NO_FIELDS: Final[Mapping[str, Raw]] = MappingProxyType({})
+
 
 class Operation(Struct, frozen=True):
-    """What a path asks for. `name` is the scope of keys and the label of metrics and usage rows; `path` is
-    relative to /v1. `summary` is the text of the API reference. `estimated`: the gateway answers by itself
-    when no server can.
+    """One endpoint that calls a model. `name` is the scope of keys and the label of metrics and usage rows.
+    `path` is the full path; `{name}` in it matches a segment or a part of one. `preset`: fields that the path
+    implies. `summary` is the text of the API reference. `estimated`: if no server supports it, the gateway
+    responds with an estimate.
     """
 
     name: Scope
@@ -27,31 +33,92 @@ class Operation(Struct, frozen=True):
     path: str
     format: FormatName
     summary: str
+    handler: HandlerName = "model"
+    preset: Mapping[str, Raw] = NO_FIELDS
     estimated: bool = False
 
 
+class DataPlanePath(Struct, frozen=True, gc=False):
+    """A path of the data plane. `path` has the form of the table of operations. `methods`: the operations by
+    method, empty for an unknown path. `params`: the values of the path's variables.
+    """
+
+    path: str
+    methods: Mapping[str, Operation]
+    params: Mapping[str, str]
+    endpoint: str  # the label of requests with a method that the path does not have
+    api: ApiName  # whose paths are of this kind
+
+    def allowed_methods(self) -> tuple[str, ...]:
+        """The methods of the path. For an unknown path: all methods of all paths."""
+        if self.endpoint == MODELS:
+            return ("GET", "HEAD")
+        return tuple(self.methods) or ("GET", "HEAD", "POST", "DELETE")
+
+
+class OperationMatch(Struct, frozen=True, gc=False):
+    """An operation, and the values of the variables in its path."""
+
+    operation: Operation
+    params: Mapping[str, str]
+
+
 OPERATIONS: Final = (
-    Operation("chat.completions", "POST", "/chat/completions", "chat", "Create a chat completion"),
-    Operation("messages", "POST", "/messages", "messages", "Create a message"),
+    Operation("chat.completions", "POST", "/v1/chat/completions", "chat", "Create a chat completion"),
+    Operation("messages", "POST", "/v1/messages", "messages", "Create a message"),
     Operation(
         "messages.count_tokens",
         "POST",
-        "/messages/count_tokens",
+        "/v1/messages/count_tokens",
         "count_tokens",
         "Count the tokens of a message",
         estimated=True,
     ),
-    Operation("completions", "POST", "/completions", "completions", "Create a text completion"),
-    Operation("embeddings", "POST", "/embeddings", "embeddings", "Create embeddings"),
-    Operation("moderations", "POST", "/moderations", "moderations", "Classify text"),
-    Operation("rerank", "POST", "/rerank", "rerank", "Rank documents by relevance to a query"),
+    Operation("completions", "POST", "/v1/completions", "completions", "Create a text completion"),
+    Operation("embeddings", "POST", "/v1/embeddings", "embeddings", "Create embeddings"),
+    Operation("moderations", "POST", "/v1/moderations", "moderations", "Classify text"),
+    Operation("rerank", "POST", "/v1/rerank", "rerank", "Rank documents by relevance to a query"),
+    Operation("images.generations", "POST", "/v1/images/generations", "images", "Create images"),
+    Operation(
+        "images.generations",
+        "POST",
+        "/v1/images/generate",
+        "images",
+        "Create images (another path of /v1/images/generations)",
+    ),
+    Operation("audio.speech", "POST", "/v1/audio/speech", "speech", "Create speech from text"),
 )
 MODELS: Final = "models"  # GET /models and /models/{id}
 UNKNOWN: Final = "unknown"  # the endpoint label of requests that match no operation
 
-_BY_PATH: Final[Mapping[str, Operation]] = {operation.path: operation for operation in OPERATIONS}
-_PATHS: Final = (*_BY_PATH, "/models")
+PREFIXES: Final = ("/v1",)
+
 _SLASHES: Final = re.compile("//+")
+_VARIABLE: Final = re.compile(r"\{(\w+)\}")
+
+
+def _by_path() -> Mapping[str, Mapping[str, Operation]]:
+    found: dict[str, dict[str, Operation]] = {}
+    for operation in OPERATIONS:
+        found.setdefault(operation.path, {})[operation.method] = operation
+    return found
+
+
+def _pattern(path: str) -> re.Pattern[str]:
+    """The pattern of a path with variables. The name of a model may contain slashes."""
+    parts = _VARIABLE.split(path)
+    for at in range(0, len(parts), 2):
+        parts[at] = re.escape(parts[at])
+    for at in range(1, len(parts), 2):
+        parts[at] = f"(?P<{parts[at]}>{'.+' if parts[at] == 'model' else '[^/]+'})"
+    return re.compile("".join(parts))
+
+
+_NO_PARAMS: Final[Mapping[str, str]] = {}
+_NO_METHODS: Final[Mapping[str, Operation]] = {}
+_BY_PATH: Final = _by_path()
+_PATTERNS: Final = [(_pattern(path), methods) for path, methods in _BY_PATH.items() if "{" in path]
+_PATHS: Final = (*(path for path in _BY_PATH if "{" not in path), "/v1/models")
 
 # Endpoints of OpenAI and Anthropic that this gateway does not have, and what SDKs can use instead.
 _USE_CHAT: Final = (
@@ -79,35 +146,47 @@ def clean_path(path: str) -> str:
     return _SLASHES.sub("/", path).rstrip("/")
 
 
-def endpoint_name(path: str) -> str:
-    """The label of a path below /v1, which `clean_path` has cleaned."""
-    if path == "/models" or path.startswith("/models/"):
-        return MODELS
-    operation = _BY_PATH.get(path)
-    return UNKNOWN if operation is None else operation.name
+def find_path(path: str) -> DataPlanePath | None:
+    """The meaning of a path that a client sent; None if it is not a path of the data plane. /api/v1 is an
+    alias of /v1.
+    """
+    known = _KNOWN.get(path)
+    return _find_path(clean_path(path)) if known is None else known
 
 
-def is_anthropic_path(path: str) -> bool:
-    """Whether a path below /v1, which `clean_path` has cleaned, is one of Anthropic's API alone."""
-    return path == "/messages" or path.startswith("/messages/")
+def _find_path(path: str) -> DataPlanePath | None:
+    if path.startswith("/api/"):
+        path = path[4:]
+    if not any(path == prefix or path.startswith(prefix + "/") for prefix in PREFIXES):
+        return None
+    if path == "/v1/models" or path.startswith("/v1/models/"):
+        return DataPlanePath(path, _NO_METHODS, _NO_PARAMS, MODELS, "openai")
+    api = api_of(path)
+    if (methods := _BY_PATH.get(path)) is not None:
+        return DataPlanePath(path, methods, _NO_PARAMS, _label(methods), api)
+    for pattern, methods in _PATTERNS:
+        if (found := pattern.fullmatch(path)) is not None:
+            return DataPlanePath(path, methods, found.groupdict(), _label(methods), api)
+    return DataPlanePath(path, _NO_METHODS, _NO_PARAMS, UNKNOWN, api)
 
 
-def find_operation(method: str, path: str) -> Operation:
+def api_of(path: str) -> ApiName:
+    """The API that a path below /v1 belongs to."""
+    return "anthropic" if path == "/v1/messages" or path.startswith("/v1/messages/") else "openai"
+
+
+def _label(methods: Mapping[str, Operation]) -> str:
+    return next(iter(methods.values())).name
+
+
+def find_operation(method: str, path: DataPlanePath) -> OperationMatch:
     """Raises NotFound for an unknown path, and GatewayError 405 for another method."""
-    operation = _BY_PATH.get(path)
-    if operation is None:
-        raise _unknown_path(path)
-    if method != operation.method:
-        raise method_not_allowed(method, operation.method)
-    return operation
-
-
-def allowed_methods(path: str) -> tuple[str, ...]:
-    """The methods of a path below /v1; of an unknown path, all that any path has."""
-    if endpoint_name(path) == MODELS:
-        return ("GET", "HEAD")
-    operation = _BY_PATH.get(path)
-    return ("GET", "HEAD", "POST", "DELETE") if operation is None else (operation.method,)
+    operation = path.methods.get(method)
+    if operation is not None:
+        return OperationMatch(operation, path.params)
+    if not path.methods:
+        raise _unknown_path(path.path)
+    raise method_not_allowed(method, ", ".join(path.methods))
 
 
 def method_not_allowed(method: str, allowed: str) -> GatewayError:
@@ -118,19 +197,28 @@ def method_not_allowed(method: str, allowed: str) -> GatewayError:
 
 def _unknown_path(path: str) -> GatewayError:
     for start, (name, advice) in _MISSING.items():
-        if path == start or path.startswith(start + "/"):
+        if path == f"/v1{start}" or path.startswith(f"/v1{start}/"):
             message = f"{name} (/v1{start}) is not supported. {advice}".rstrip()
             return NotFound("unsupported_endpoint", message)
     message = "There is no such endpoint under /v1."
-    if meant := suggested_path(path):
+    if meant := suggested_path(path.removeprefix("/v1")):
         message = f"{message} Did you mean {meant}?"
     return NotFound("unknown_url", f"{message} GET /docs lists the endpoints.")
 
 
 def suggested_path(path: str) -> str:
-    """The full path of the endpoint that a path probably means; "" when there is none."""
+    """The full path of the endpoint that was probably meant by a path without /v1, or ""."""
     for known in _PATHS:
-        if path.endswith(known):
-            return f"/v1{known}"
-    near = difflib.get_close_matches(path[:100], _PATHS, n=1, cutoff=0.75)
-    return f"/v1{near[0]}" if near else ""
+        if path.endswith(known.removeprefix("/v1")):
+            return known
+    near = difflib.get_close_matches(f"/v1{path[:100]}", _PATHS, n=1, cutoff=0.75)
+    return near[0] if near else ""
+
+
+def _known_paths() -> Mapping[str, DataPlanePath]:
+    """The paths without variables, in the form that most clients send."""
+    found = {path: known for path in _PATHS if (known := _find_path(path)) is not None}
+    return found | {f"/api{path}": known for path, known in found.items()}
+
+
+_KNOWN: Final = _known_paths()

@@ -1,12 +1,13 @@
 """The request pipeline: authenticate, read, authorize, route, reserve, send, relay, settle.
 
-`Gateway.handle` either writes a whole response or raises a GatewayError before the first byte. Whatever
-happens after admission, cancellation included, the request is settled exactly once, and the last byte of a
-response leaves after its usage row is durable.
+`Gateway.handle` either writes a complete response, or raises a GatewayError before the first byte. An
+admitted request is settled exactly once, also if it is cancelled. The last byte of a response is sent after
+its usage row is durable.
 """
 
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Final, TypeVar
 
 import trio
@@ -18,9 +19,9 @@ from bluesminds.gateway.accounting import CLIENT_GONE, UsageAccounting, UsageEnt
 from bluesminds.gateway.authenticate import KeyAuthenticator
 from bluesminds.gateway.authorize import check_model
 from bluesminds.gateway.bodies import Body
-from bluesminds.gateway.call import Call, JsonBody, read_call
+from bluesminds.gateway.call import Call, CallBody, read_call
 from bluesminds.gateway.limits.reserve import RateLimiter
-from bluesminds.gateway.operations import Operation
+from bluesminds.gateway.operations import OperationMatch
 from bluesminds.gateway.relay import (
     Headers,
     Relay,
@@ -54,7 +55,7 @@ class Gateway(Struct, frozen=True):
 
     async def handle(
         self,
-        operation: Operation,
+        match: OperationMatch,
         context: RequestContext,
         read_body: Callable[[], Awaitable[Body]],
         out: ResponseWriter,
@@ -71,11 +72,11 @@ class Gateway(Struct, frozen=True):
             if self.keys.changes != changes:  # a key may be revoked while its body is being read
                 caller = await self.keys.authenticate(context)
                 self.keys.authorize_use(caller, context)
-            call, body = read_call(context, operation, caller, raw)
+            call, body = read_call(context, match, caller, raw)
             check_model(caller, call.model)
             targets = select_targets(
                 self._catalog(caller),
-                operation,
+                match.operation,
                 call.model,
                 usable=self.health.is_usable,
                 random=_RANDOM.random,
@@ -83,7 +84,7 @@ class Gateway(Struct, frozen=True):
             targets = body.choose(
                 targets,
                 at_ms=context.at_ms,
-                max_output=self.accounting.estimator.max_output(call.model),
+                max_output=partial(self.accounting.estimator.max_output, call.model),
             )
             entry = self._admit(caller, call)
         except BaseException as exc:
@@ -137,7 +138,7 @@ class Gateway(Struct, frozen=True):
     def _record_rejection(
         self, context: RequestContext, caller: Caller | None, call: Call | None, exc: BaseException
     ) -> None:
-        """Count a request that ends before it is admitted."""
+        """Count a request that ends before admission."""
         if isinstance(exc, GatewayError):
             status, code = exc.status, exc.code
         elif isinstance(exc, OSError):
@@ -174,7 +175,7 @@ class Gateway(Struct, frozen=True):
         return self.registry.keyless if caller.address else self.registry.catalog
 
     async def _exchange(
-        self, call: Call, body: JsonBody, targets: Sequence[Target], entry: UsageEntry, out: ResponseWriter
+        self, call: Call, body: CallBody, targets: Sequence[Target], entry: UsageEntry, out: ResponseWriter
     ) -> None:
         answered = False
         with trio.CancelScope(deadline=call.context.started + self.total_timeout) as scope:

@@ -1,4 +1,4 @@
-"""The table of server kinds: which wire formats they take, at which paths, with which headers."""
+"""The table of server kinds: the wire formats that they support, their paths and headers."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +24,8 @@ OPENAI_PATHS: Final[Paths] = MappingProxyType(
         "embeddings": "/embeddings",
         "moderations": "/moderations",
         "rerank": "/rerank",
+        "images": "/images/generations",
+        "speech": "/audio/speech",
     }
 )
 MESSAGES_PATHS: Final[Paths] = MappingProxyType(
@@ -40,8 +42,8 @@ def paths(*formats: FormatName, **elsewhere: str) -> Paths:
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How to talk to one kind of server. `locate` gives the paths of formats and of the list of models where
-    they depend on the path of the server's URL and on its API version.
+    """One kind of server. `speaks` maps each supported wire format to its path. `locate` gives the paths of
+    formats and of the list of models if they depend on the path of the server's URL and on its API version.
     """
 
     name: str

@@ -18,7 +18,7 @@ from bluesminds.wire.base import FormatName
 
 _COMMON: Final[Headers] = (
     (b"user-agent", f"bluesminds/{__version__}".encode()),
-    (b"accept", b"application/json, text/event-stream"),
+    (b"accept", b"application/json, text/event-stream, */*"),
 )
 _NO_FIELDS: Final[Mapping[FormatName, tuple[UnsupportedField, ...]]] = MappingProxyType({})
 

@@ -1,4 +1,4 @@
-"""How a server answers an operation: in the client's own format, or in one that is translated."""
+"""The format in which a server gets a request: the client's format, or a translation."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -20,9 +20,9 @@ _CONVERSATIONS: Final[Sequence[FormatName]] = tuple(
 
 
 class Plan(Struct, frozen=True, gc=False):
-    """`format` is what the server gets, and `path` where: as in a ServerProfile. `bound`: the field of a
-    translated chat request that bounds the answer. `adapt` changes the fields of a request that is not
-    translated. `unsupported`: fields that the server cannot honour.
+    """`format` is the format of the request to the server, and `path` its path as in a ServerProfile.
+    `bound`: the field for the maximum length in a translated chat request. `adapt` changes the fields of a
+    request that is not translated. `unsupported`: fields that the server does not support.
     """
 
     format: FormatName
@@ -35,15 +35,15 @@ class Plan(Struct, frozen=True, gc=False):
 
 
 class Target(Struct, frozen=True, gc=False):
-    """A server that can answer, and how."""
+    """A server that can serve a request, and its plan."""
 
     server: Server
     plan: Plan
 
 
 def make_plan(operation: Operation, server: Server) -> Plan | None:
-    """The operation's own format if the server takes it; else, for a conversation, the first format that it
-    takes and that can be translated. None: the server has nothing of the kind.
+    """Use the format of the operation if the server supports it. For a conversation, otherwise use the first
+    format that the server supports. None: the server cannot serve the operation.
     """
     return _find_plan(operation.format, server.dialect, server.vendor, server.url, server.api_version)
 

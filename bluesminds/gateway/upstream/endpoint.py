@@ -1,4 +1,4 @@
-"""What sending to a server needs, computed once for each server."""
+"""Data for requests to a server, computed once per server."""
 
 from urllib.parse import quote
 
@@ -52,9 +52,11 @@ class UpstreamEndpoint(Struct, frozen=True):
         return join_path(self.base, path).encode()
 
     def headers_for(self, plan: Plan, forward: Headers) -> Headers:
-        """The server's headers and those of the client that it understands. A client of Anthropic's format
-        says which version and features it means; a translated request is the gateway's own.
+        """The server's headers, and the forwarded headers of the client. Headers of Anthropic's API (version
+        and features) are only forwarded with an untranslated request.
         """
+        if not forward:
+            return self.headers
         if plan.format not in ("messages", "count_tokens") or plan.translated:
             return (*self.headers, *(one for one in forward if not one[0].startswith(ANTHROPIC_PREFIX)))
         sent = {name for name, _ in forward}

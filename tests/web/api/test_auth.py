@@ -385,6 +385,7 @@ async def test_unconfirmed_account_is_deleted_and_audited(nursery: trio.Nursery,
     unconfirmed = "SELECT count(*) FROM users WHERE email IS NOT NULL"
     async with site.browser() as ada:
         await ada.sign_up(ADA)
+        await site.mail.arrived(ADA)
         await site.gateway.services.cleanup.run_once()
         assert rows(site.gateway, unconfirmed) == [(1,)]
         clock.now += 86_400_001

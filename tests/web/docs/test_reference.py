@@ -98,7 +98,7 @@ async def test_openapi_describes_the_data_plane(gateway: Gateway, models: ModelS
     document = await served(gateway)
     described = {(path, method.upper()) for path, methods in document["paths"].items() for method in methods}
     for operation in OPERATIONS:
-        assert (f"/v1{operation.path}", operation.method) in described, operation.name
+        assert (operation.path, operation.method) in described, operation.name
     key = await gateway.get("/v1/models")
     schema = {"$ref": "#/components/schemas/ModelListSchema", "components": document["components"]}
     jsonschema_rs.validate(schema, key.json())
