@@ -25,6 +25,8 @@ Scope = Literal[
     "embeddings",
     "moderations",
     "rerank",
+    "images.generations",
+    "audio.speech",
     "models",
     "passthrough",
 ]
@@ -139,9 +141,9 @@ class Caller(Struct, frozen=True, gc=False):
 
 
 class Server(Struct, frozen=True):
-    """One upstream server. Empty `models`: those that its model list names. `passthrough`: requests below /v1
-    that the gateway has no operation for are relayed to it; `passthrough_paths`: further ones, by their path
-    below /v1.
+    """One upstream server. Empty `models`: those that its model list names. `vendor`: a row of the vendors;
+    "": the URL shows it. `headers` are sent with every request; their values may be secrets. `passthrough`:
+    requests that match no operation are relayed to it; `passthrough_paths`: further ones, below /v1.
     """
 
     name: str
@@ -153,6 +155,9 @@ class Server(Struct, frozen=True):
     priority: int
     origin: str  # "file", "table" (the database) or "environment"
     keyless: bool = False  # also accepts keyless callers; only them if api_key is None
+    vendor: str = ""
+    api_version: str = ""  # of Azure's older URLs
+    headers: tuple[tuple[str, str], ...] = ()
     passthrough: bool = False
     passthrough_paths: tuple[str, ...] = ()
 
@@ -161,9 +166,9 @@ class Server(Struct, frozen=True):
 
 
 class Usage(Struct, frozen=True, gc=False):
-    """Units of one answer in one normalised form: `input` includes cache reads and writes, `output` includes
-    reasoning. None: the server did not say. `source`: "upstream"; "estimated" when one or both main counts
-    are; or "none".
+    """The usage of one request in a normalised form: `input` includes cache reads and writes, `output`
+    includes reasoning, and both include tokens of audio and images. None: not reported. `source`: "upstream";
+    "estimated" when one or both main counts are; or "none".
     """
 
     input: int | None = None
@@ -172,6 +177,13 @@ class Usage(Struct, frozen=True, gc=False):
     cache_write: int | None = None
     reasoning: int | None = None
     source: UsageSource = "none"
+    audio_input: int | None = None  # tokens, never 0; so are the next three
+    audio_output: int | None = None
+    image_input: int | None = None
+    image_output: int | None = None
+    images: int | None = None  # generated images
+    audio_ms: int | None = None  # milliseconds of audio that was read
+    characters: int | None = None  # of a text that was spoken
 
 
 NO_USAGE = Usage()

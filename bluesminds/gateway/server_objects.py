@@ -15,7 +15,7 @@ from bluesminds.common.clock import Clock
 from bluesminds.common.errors import InvalidRequest, NotFound, Unavailable
 from bluesminds.common.log import Log
 from bluesminds.common.values import Caller
-from storage.base import IntegrityError, StorageError, Store
+from storage.base import StorageError, Store
 from storage.server_objects import (
     ServerObjectRow,
     delete_object,
@@ -122,8 +122,6 @@ class ServerObjects:
             with trio.move_on_after(self._timeout, shield=True):  # also if the client has left
                 refused = list(await self._store.write(insert_objects, rows))
                 reason = "other_account"
-        except IntegrityError:
-            reason = "account_deleted"
         except StorageError as exc:
             reason = type(exc).__name__
         if refused:

@@ -7,18 +7,30 @@ from bluesminds.wire.base import Codec, Format, FormatName
 from bluesminds.wire.chat import CHAT
 from bluesminds.wire.completions import COMPLETIONS
 from bluesminds.wire.embeddings import EMBEDDINGS
+from bluesminds.wire.images import IMAGES
 from bluesminds.wire.messages import COUNT_TOKENS, MESSAGES
 from bluesminds.wire.moderations import MODERATIONS
 from bluesminds.wire.rerank import RERANK
+from bluesminds.wire.speech import SPEECH
 
 FORMATS: Final[Mapping[FormatName, Format]] = {
     format_.name: format_
-    for format_ in (CHAT, MESSAGES, COUNT_TOKENS, COMPLETIONS, EMBEDDINGS, MODERATIONS, RERANK)
+    for format_ in (
+        CHAT,
+        MESSAGES,
+        COUNT_TOKENS,
+        COMPLETIONS,
+        EMBEDDINGS,
+        MODERATIONS,
+        RERANK,
+        IMAGES,
+        SPEECH,
+    )
 }
 
 
 def codec_of(name: FormatName) -> Codec:
-    """Of a conversation's format. Raises LookupError for another one."""
+    """The codec of a format for conversations. Raises LookupError for other formats."""
     if (codec := FORMATS[name].codec) is None:
         raise LookupError(f"{name} is not a conversation")
     return codec

@@ -16,7 +16,15 @@ from tests.fakes.model_server import ModelServer, completion, whole
 from tests.gateways import Gateway
 
 ROOT = Path(__file__).resolve().parents[2]
-EMPTY = {"chat": "messages", "completions": "prompt", "embeddings": "input", "moderations": "input"}
+EMPTY = {
+    "chat": "messages",
+    "completions": "prompt",
+    "embeddings": "input",
+    "moderations": "input",
+    "images": "prompt",
+    "speech": "input",
+}
+SDK_CALLS = {"images.generations": "images.generate("}
 
 
 def by_name(operation: Operation) -> str:
@@ -27,19 +35,16 @@ def by_name(operation: Operation) -> str:
 def test_operation_is_in_every_table(operation: Operation) -> None:
     assert operation.name in SCOPES
     assert operation.format in FORMATS and FORMATS[operation.format].name == operation.format
-    assert "/v1" + {**OPENAI_PATHS, **MESSAGES_PATHS}[operation.format] == operation.path
+    path = {**OPENAI_PATHS, **MESSAGES_PATHS}[operation.format]
+    assert f"/v1{path}" in [one.path for one in OPERATIONS if one.name == operation.name]
     assert any(operation.format in dialect.speaks for dialect in DIALECTS.values())
     assert operation.path in [one.path for one in DATA_PLANE]
     golden = json.loads((ROOT / "tests" / "wire" / "golden" / f"{operation.format}.json").read_text())
     assert golden
-    tests = ROOT / "tests" / "process"
-    sdk = "".join([(tests / f"test_{name}.py").read_text() for name in ("sdk", "sdk_messages")])
+    sdk = "".join([path.read_text() for path in (ROOT / "tests" / "process").glob("test_sdk*.py")])
     method = operation.name.rpartition(".")[2]
-    assert (
-        f"{operation.name}.create(" in sdk
-        or f".{method}(" in sdk
-        or f'"{operation.path.removeprefix("/v1")}"' in sdk
-    )
+    call = SDK_CALLS.get(operation.name, f"{operation.name}.create(")
+    assert call in sdk or f".{method}(" in sdk or f'"{operation.path.removeprefix("/v1")}"' in sdk
 
 
 def test_scope_is_an_operation_models_or_passthrough() -> None:
@@ -77,6 +82,7 @@ async def test_operation_needs_its_scope(gateway: Gateway, models: ModelServer, 
     answer = await post(gateway, operation, key)
     assert answer.status_code == 200
     path = "/v1/chat/completions" if operation.format == "messages" else operation.path
+    path = path.replace("generate", "generations") if path.endswith("/generate") else path
     asked = [] if operation.estimated else [f"POST {path} HTTP/1.1".encode()]
     assert [one.received.line for one in models.asked] == asked
     assert code_of(await post(gateway, operation, key)) == "rate_limit_exceeded"

@@ -71,20 +71,16 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
     "POST /api/admin/invites": ({"email"}, {"email": "new@example.com"}),
     "POST /api/admin/servers": (
         {
-            "name",
-            "url",
-            "dialect",
-            "api_key",
-            "models",
-            "weight",
-            "priority",
-            "passthrough",
-            "passthrough_paths",
+            *("name", "vendor", "url", "dialect", "api_key", "api_version", "headers", "models"),
+            *("weight", "priority", "passthrough", "passthrough_paths"),
         },
         {"name": "new", "url": "http://127.0.0.1:9/v1"},
     ),
     "PATCH /api/admin/servers/{name}": (
-        {"url", "api_key", "models", "weight", "priority", "passthrough", "passthrough_paths"},
+        {
+            *("url", "api_key", "api_version", "headers", "models", "weight", "priority", "passthrough"),
+            "passthrough_paths",
+        },
         {"weight": 2},
     ),
 }

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from bluesminds.common.errors import InvalidRequest
 from bluesminds.wire.multipart import (
-    CODE,
     MAX_HEAD,
     MAX_PARTS,
     MAX_TAIL,
@@ -58,7 +57,7 @@ def read(body: bytes, *cuts: int, boundary: bytes = B) -> tuple[list[tuple[str, 
 def refusal(body: bytes, *cuts: int) -> str:
     with pytest.raises(InvalidRequest) as caught:
         read(body, *cuts)
-    assert (caught.value.status, caught.value.code) == (400, CODE)
+    assert (caught.value.status, caught.value.code) == (400, "invalid_multipart")
     return caught.value.message
 
 
@@ -262,7 +261,7 @@ def test_boundary_is_read_from_the_content_type(content_type: bytes, boundary: b
     if boundary is None:
         with pytest.raises(InvalidRequest) as caught:
             read_boundary(content_type)
-        assert caught.value.code == CODE
+        assert caught.value.code == "invalid_multipart"
         return
     assert read_boundary(content_type) == boundary
     assert read_boundary(write_content_type(boundary)) == boundary

@@ -17,9 +17,9 @@ from bluesminds.gateway.passthrough.references import FoundIds, kinds_in_answer,
 from bluesminds.gateway.relay import Headers, Relay, ResponseWriter
 from bluesminds.gateway.server_objects import ServerObjects
 from bluesminds.gateway.upstream.raw import RawReply, RawRequest, RawSender
-from bluesminds.http.asgi import ResponseCut
+from bluesminds.http.asgi import ResponseAborted
 from bluesminds.http.client.pool import UpstreamError
-from bluesminds.providers.dialects import DIALECTS
+from bluesminds.providers.profiles import profile_of
 from bluesminds.wire.base import Format
 
 MAX_ANSWER: Final = 1024 * 1024  # bytes of a JSON answer in which ids are looked for
@@ -59,7 +59,7 @@ class RelayExchange(Struct, frozen=True):
     relay: Relay
 
     async def run(self, relayed: RelayedRequest, entry: UsageEntry, out: ResponseWriter) -> None:
-        """Raises GatewayError while nothing has been written, else ResponseCut."""
+        """Raises GatewayError while nothing has been written, else ResponseAborted."""
         entry.begin_attempt(relayed.server.name)
         if relayed.is_list:
             await self._relay_list(relayed, entry, out)
@@ -72,7 +72,7 @@ class RelayExchange(Struct, frozen=True):
             if entry.first_byte is None:
                 raise failure from exc
             entry.close(reply.status, "cut")
-            raise ResponseCut(failure.message) from exc
+            raise ResponseAborted(failure.message) from exc
         finally:
             reply.response.close()
 
@@ -83,7 +83,7 @@ class RelayExchange(Struct, frozen=True):
             content = form_pieces(relayed.request, body.boundary, lambda ids: self._check(relayed, ids))
         else:
             content = body.content
-        prefix = DIALECTS[relayed.server.dialect].relay_prefix
+        prefix = profile_of(relayed.server).dialect.relay_prefix
         raw = RawRequest(
             relayed.context.method,
             prefix + relayed.path.text + write_query(query),
@@ -152,7 +152,7 @@ class RelayExchange(Struct, frozen=True):
         try:
             await entry.wait_durable()
         except GatewayError as exc:
-            raise ResponseCut(exc.message) from exc
+            raise ResponseAborted(exc.message) from exc
         await out.end(last)
 
     async def _record_new(self, relayed: RelayedRequest, body: bytes) -> None:

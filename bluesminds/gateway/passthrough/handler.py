@@ -33,8 +33,8 @@ from bluesminds.gateway.relay import ResponseWriter, settle_failure
 from bluesminds.gateway.routing.catalog import ServerRegistry
 from bluesminds.gateway.routing.health import ServerHealthRegistry
 from bluesminds.gateway.server_objects import FoundObjects, ServerObjects
-from bluesminds.http.asgi import ResponseCut
-from bluesminds.providers.dialects import DIALECTS
+from bluesminds.http.asgi import ResponseAborted
+from bluesminds.providers.profiles import profile_of
 from bluesminds.wire.base import Format, RequestFacts
 from bluesminds.wire.formats import FORMATS
 
@@ -66,8 +66,8 @@ class PassthroughHandler(Struct, frozen=True):
         client_format: Format | None,
         out: ResponseWriter,
     ) -> None:
-        """Raises GatewayError only while nothing has been written, else ResponseCut. `client_format`: of the
-        client's API where it is not OpenAI's.
+        """Raises GatewayError only while nothing has been written, else ResponseAborted. `client_format`: of
+        the client's API where it is not OpenAI's.
         """
         caller = None
         try:
@@ -151,7 +151,7 @@ class PassthroughHandler(Struct, frozen=True):
                 raise InvalidRequest("unknown_server", message)
         if found.servers is None:
             wanted = "messages" if anthropic or path.collection.startswith("messages/") else "chat"
-            fitting = [server for server in allowed if wanted in DIALECTS[server.dialect].speaks]
+            fitting = [server for server in allowed if wanted in profile_of(server).speaks]
             candidates = sorted(fitting or allowed, key=self._rank)
         else:
             candidates = [server for server in allowed if server.name in found.servers]
@@ -188,7 +188,7 @@ class PassthroughHandler(Struct, frozen=True):
         if scope.cancelled_caught and not out.gone:
             entry.close(504, "timeout")
             if entry.first_byte is not None:
-                raise ResponseCut("the total timeout is over")
+                raise ResponseAborted("the total timeout is over")
             raise UpstreamFailed(
                 504,
                 "upstream_timeout",

@@ -20,6 +20,7 @@ from bluesminds.gateway.upstream.endpoint import ANTHROPIC_PREFIX, UpstreamEndpo
 from bluesminds.gateway.upstream.failures import AttemptFailure, classify_error, key_rejected
 from bluesminds.http.client.pool import Pool, Response, Timeouts, UpstreamError
 from bluesminds.providers.dialects import DIALECTS
+from bluesminds.providers.profiles import profile_of
 from bluesminds.wire.base import Format
 from bluesminds.wire.errors import read_error
 
@@ -76,7 +77,7 @@ class RawSender:
             response = await self._pool.request(
                 request.method.encode(),
                 endpoint.origin,
-                endpoint.target(request.path),
+                endpoint.target(request.path, ""),
                 self._headers(endpoint, context, request),
                 request.body,
                 timeouts=self._timeouts,
@@ -102,7 +103,7 @@ class RawSender:
     @staticmethod
     def _headers(endpoint: UpstreamEndpoint, context: RequestContext, request: RawRequest) -> Headers:
         """The server's own headers, replaced by the client's where both have one, except for the key."""
-        speaks_messages = "messages" in DIALECTS[endpoint.server.dialect].speaks
+        speaks_messages = "messages" in profile_of(endpoint.server).speaks
         forward = [
             one for one in context.forward if speaks_messages or not one[0].startswith(ANTHROPIC_PREFIX)
         ]

@@ -12,7 +12,6 @@ from tests.fakes import object_server
 from tests.fakes.object_server import Answer, ObjectServer
 from tests.gateway.passthrough.conftest import Account, code_of, new_account, relaying
 from tests.gateways import Gateway
-from tests.storage.locks import exclusive
 
 MISSING = (404, "object_not_found")
 
@@ -325,16 +324,12 @@ async def test_second_key_of_the_account_has_its_objects(gateway: Gateway, ada: 
 async def test_object_that_cannot_be_recorded_is_logged_and_its_answer_passed_on(
     nursery: trio.Nursery, home: Path, vendor: ObjectServer
 ) -> None:
-    gateway = await gateways.start(
-        nursery,
-        home,
-        servers=[relaying("first", vendor)],
-        storage={"settle_timeout": 1.0, "durability": "relaxed"},
-    )
+    gateway = await gateways.start(nursery, home, servers=[relaying("first", vendor)])
     account = Account(gateway, "", gateway.key)
-    await account.send("GET", "/v1/files")
-    async with exclusive(gateway.database):
-        file_id = await account.upload()
+    gateway.alter(
+        "CREATE TRIGGER refuse BEFORE INSERT ON server_objects BEGIN SELECT RAISE(ABORT, 'refused'); END"
+    )
+    file_id = await account.upload()
     (event,) = gateway.events("object_not_recorded")
     assert event["ids"] == [file_id]
     assert code_of(await account.send("GET", f"/v1/files/{file_id}")) == MISSING
