@@ -139,8 +139,12 @@ class ObjectServer:
         return _json(shown)
 
 
+def encode(value: object) -> bytes:
+    return msgspec.json.encode(value)
+
+
 def _json(value: object, status: bytes = b"200 OK") -> Answer:
-    return Answer(msgspec.json.encode(value), status)
+    return Answer(encode(value), status)
 
 
 def _not_found() -> Answer:

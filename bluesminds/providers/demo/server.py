@@ -11,6 +11,7 @@ from bluesminds.providers.demo.chat import chat
 from bluesminds.providers.demo.completions import completions
 from bluesminds.providers.demo.images import generations
 from bluesminds.providers.demo.moderations import moderations
+from bluesminds.providers.demo.objects import DemoObjects
 from bluesminds.providers.demo.script import CREATED, DemoError, Script, Step, error_response, read, response
 from bluesminds.providers.demo.vectors import embeddings, rerank
 
@@ -114,11 +115,12 @@ def _cut(script: Script) -> Script:
 
 def demo_app(sleep: Callable[[float], Awaitable[object]]) -> ASGIApp:
     """The ASGI application. It raises CutOff to break its connection."""
+    objects = DemoObjects(respond)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        script = respond(scope["method"], scope["path"], await _read_body(receive))
+        script = _script(objects, scope, await _read_body(receive))
         headers = [(b"content-type", script.content_type.encode()), *script.headers]
         await send({"type": "http.response.start", "status": script.status, "headers": headers})
         for step in script.steps:
@@ -129,6 +131,15 @@ def demo_app(sleep: Callable[[float], Awaitable[object]]) -> ASGIApp:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     return app
+
+
+def _script(objects: DemoObjects, scope: Scope, body: bytes) -> Script:
+    content_type = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
+    try:
+        found = objects.respond(scope["method"], scope["path"], content_type, body)
+    except DemoError as error:
+        return error_response(error)
+    return respond(scope["method"], scope["path"], body) if found is None else found
 
 
 async def _read_body(receive: Receive) -> bytes:
