@@ -143,6 +143,8 @@ def _write_output(
     request: ConversationRequest, options: EncodingOptions, body: dict[str, Any], dropped: list[str]
 ) -> None:
     config: dict[str, Any] = {}
+    if request.json_answer:
+        raise unsupported("response_format", "send a JSON schema of the answer.")
     if request.response_schema:
         config["format"] = {"type": "json_schema", "schema": Raw(request.response_schema)}
     if (reasoning := request.reasoning) is not None and not options.reasoning:
