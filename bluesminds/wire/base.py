@@ -16,7 +16,17 @@ from bluesminds.wire.conversation import (
 from bluesminds.wire.errors import ErrorDetail, has_error_object
 from bluesminds.wire.json_text import Fields
 
-FormatName = Literal["chat", "messages", "count_tokens", "completions", "embeddings", "moderations", "rerank"]
+FormatName = Literal[
+    "chat",
+    "messages",
+    "responses",
+    "count_tokens",
+    "input_tokens",
+    "completions",
+    "embeddings",
+    "moderations",
+    "rerank",
+]
 
 
 class RequestFacts(Struct, frozen=True, gc=False):
@@ -138,3 +148,4 @@ class Format(Struct, frozen=True):
     reply_from_events: Callable[[bytes], bytes] | None = None
     stage: Callable[[RequestFacts], Stage] | None = None  # of its streams; None: stages.Passthrough
     codec: Codec | None = None  # conversations only
+    estimate: Callable[[Fields], bytes] | None = None  # counts only: the answer that no server gives

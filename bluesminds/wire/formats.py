@@ -10,10 +10,21 @@ from bluesminds.wire.embeddings import EMBEDDINGS
 from bluesminds.wire.messages import COUNT_TOKENS, MESSAGES
 from bluesminds.wire.moderations import MODERATIONS
 from bluesminds.wire.rerank import RERANK
+from bluesminds.wire.responses import INPUT_TOKENS, RESPONSES
 
 FORMATS: Final[Mapping[FormatName, Format]] = {
     format_.name: format_
-    for format_ in (CHAT, MESSAGES, COUNT_TOKENS, COMPLETIONS, EMBEDDINGS, MODERATIONS, RERANK)
+    for format_ in (
+        CHAT,
+        MESSAGES,
+        RESPONSES,
+        COUNT_TOKENS,
+        INPUT_TOKENS,
+        COMPLETIONS,
+        EMBEDDINGS,
+        MODERATIONS,
+        RERANK,
+    )
 }
 
 
