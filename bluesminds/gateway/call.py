@@ -12,7 +12,7 @@ from bluesminds.gateway.bodies import Body
 from bluesminds.gateway.operations import Operation, OperationMatch
 from bluesminds.gateway.routing.plans import Plan, Target
 from bluesminds.wire.base import Format, FormatName, RequestFacts
-from bluesminds.wire.conversation import ConversationRequest, EncodingOptions
+from bluesminds.wire.conversation import ConversationRequest, EncodingOptions, unique
 from bluesminds.wire.formats import FORMATS, codec_of
 from bluesminds.wire.json_text import Fields, read_fields, write_fields
 from bluesminds.wire.requests import read_body
@@ -108,7 +108,7 @@ class JsonBody:
                 try:
                     self._try_translation(plan, at_ms // 1000)
                 except InvalidRequest as exc:
-                    refusals[plan.format] = exc
+                    refusals[plan.format] = self._in_client_words(exc)
         chosen = [target for target in targets if target.plan.format not in refusals]
         if not chosen:
             raise next(iter(refusals.values()))
@@ -156,9 +156,18 @@ class JsonBody:
         )
         encoded = codec_of(plan.format).encode_request(conversation, options)
         self._translated = write_fields(encoded.fields)
-        self.dropped = self._dropped = encoded.dropped
+        names = codec_of(self._format.name).names
+        self.dropped = self._dropped = unique(names.get(name, name) for name in encoded.dropped)
         self._translated_for = (plan, model, force_usage)
         return self._translated
+
+    def _in_client_words(self, refusal: InvalidRequest) -> InvalidRequest:
+        """A server's format may have refused a field by its own name."""
+        name = refusal.param or ""
+        mine = codec_of(self._format.name).names.get(name)
+        if mine is None:
+            return refusal
+        return InvalidRequest(refusal.code, refusal.message.replace(f"`{name}`", f"`{mine}`"), param=mine)
 
     def _client_fields(self) -> Fields:
         if self._rendered_for is None:

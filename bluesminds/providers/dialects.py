@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final, Literal
 from urllib.parse import urlsplit
@@ -28,14 +29,33 @@ OPENAI_PATHS: Final[Mapping[FormatName, str]] = MappingProxyType(
 MESSAGES_PATHS: Final[Mapping[FormatName, str]] = MappingProxyType(
     {"messages": "/messages", "count_tokens": "/messages/count_tokens"}
 )
-# Their reasoning models refuse max_tokens; other servers may not know max_completion_tokens.
-_COMPLETION_BOUND_HOSTS: Final = (".openai.com", ".openai.azure.com")
+RESPONSES_PATHS: Final[Mapping[FormatName, str]] = MappingProxyType(
+    {"responses": "/responses", "input_tokens": "/responses/input_tokens"}
+)
+_OPENAI_HOSTS: Final = (".openai.com", ".openai.azure.com")
+_NATIVE_PATHS: Final[Mapping[FormatName, str]] = MappingProxyType({**OPENAI_PATHS, **RESPONSES_PATHS})
+
+
+def _is_openai(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    return f".{host}".endswith(_OPENAI_HOSTS)
 
 
 def output_bound(url: str) -> OutputBound:
-    """The field of chat completions that bounds the answer of the server with this URL."""
-    host = urlsplit(url).hostname or ""
-    return "max_completion_tokens" if f".{host}".endswith(_COMPLETION_BOUND_HOSTS) else "max_tokens"
+    """The field of chat completions that bounds the answer of the server with this URL. OpenAI's reasoning
+    models refuse max_tokens; other servers may not know max_completion_tokens.
+    """
+    return "max_completion_tokens" if _is_openai(url) else "max_tokens"
+
+
+@lru_cache(maxsize=1024)
+def spoken_formats(dialect: str, url: str) -> Mapping[FormatName, str]:
+    """The path of each format that the server with this URL takes. Most servers with OpenAI's API have no
+    Responses API, or only a part of it: those of other vendors get chat completions.
+    """
+    if dialect == "openai" and _is_openai(url):
+        return _NATIVE_PATHS
+    return DIALECTS[dialect].speaks
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +104,7 @@ DIALECTS = {
         Dialect(
             "litellm",
             # LiteLLM has the endpoints of Messages below /v1 only, whatever the server's URL.
-            speaks={**OPENAI_PATHS, **{name: f"/v1{path}" for name, path in MESSAGES_PATHS.items()}},
+            speaks={**_NATIVE_PATHS, **{name: f"/v1{path}" for name, path in MESSAGES_PATHS.items()}},
             alive_path="/health/liveliness",
             extra_headers=((b"x-litellm-num-retries", b"0"),),
             # LiteLLM without a database answers a wrong master key with 400 and the second type.
@@ -101,6 +121,6 @@ DIALECTS = {
             extra_headers=((b"anthropic-version", b"2023-06-01"),),
             key_header="x-api-key",
         ),
-        Dialect("demo"),
+        Dialect("demo", speaks=_NATIVE_PATHS),
     )
 }

@@ -1,6 +1,6 @@
 """The types all wire formats share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
 from msgspec import Struct
@@ -114,7 +114,8 @@ class Codec(Struct, frozen=True):
 
     `decode_request(fields, created)` and `encode_request` raise InvalidRequest: "unsupported_by_server" for a
     field that changes the meaning and has no counterpart. `decode_reply` and `encode_reply` raise ValueError
-    for a reply without an answer, or one that cannot be written. A decoder gets the request as well.
+    for a reply without an answer, or one that cannot be written. A decoder gets the request as well. `names`:
+    what this format calls fields that other formats refuse or leave out.
     """
 
     decode_request: Callable[[Fields, int], ConversationRequest]
@@ -123,6 +124,7 @@ class Codec(Struct, frozen=True):
     encode_reply: Callable[[ConversationReply, ConversationRequest], bytes]
     decoder: Callable[[ConversationRequest], StreamDecoder]
     encoder: Callable[[ConversationRequest], StreamEncoder]
+    names: Mapping[str, str] = {}
 
 
 class Format(Struct, frozen=True):

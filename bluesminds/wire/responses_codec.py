@@ -296,6 +296,19 @@ def encode_reply(reply: ConversationReply, request: ConversationRequest) -> byte
     return bytes(head.write(status, output, usage=reply.usage, stop=reply.stop))
 
 
+_NAMES: Final = {
+    "effort": "reasoning.effort",
+    "response_format": "text.format",
+    "messages.role": "input.role",
+    "messages.reasoning_content": "input.summary",
+    "messages.content.thinking": "input.summary",
+    "messages.content.signature": "input.encrypted_content",
+    "messages.content.input_audio": "input.content.input_audio",
+    "messages.content.file.file_data": "input.content.file_data",
+    "messages.content.source.url": "input.content.file_url",
+    "messages.tool_calls.function.arguments": "input.arguments",
+}
+
 RESPONSES_CODEC = Codec(
     decode_request=decode_request,
     encode_request=encode_request,
@@ -303,4 +316,5 @@ RESPONSES_CODEC = Codec(
     encode_reply=encode_reply,
     decoder=ResponsesDecoder,
     encoder=ResponsesEncoder,
+    names=_NAMES,
 )

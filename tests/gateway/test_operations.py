@@ -9,14 +9,16 @@ import pytest
 
 from bluesminds.common.values import SCOPES
 from bluesminds.gateway.operations import OPERATIONS, Operation
-from bluesminds.providers.dialects import DIALECTS, MESSAGES_PATHS, OPENAI_PATHS
+from bluesminds.providers.dialects import DIALECTS, MESSAGES_PATHS, OPENAI_PATHS, RESPONSES_PATHS
 from bluesminds.web.docs.model_endpoints import DATA_PLANE
 from bluesminds.wire.formats import FORMATS
 from tests.fakes.model_server import ModelServer, completion, whole
 from tests.gateways import Gateway
 
 ROOT = Path(__file__).resolve().parents[2]
-EMPTY = {"chat": "messages", "completions": "prompt", "embeddings": "input", "moderations": "input"}
+EMPTY = {"completions": "prompt", "embeddings": "input", "moderations": "input"}
+EMPTY |= {"responses": "input", "input_tokens": "input"}
+PATHS = {**OPENAI_PATHS, **MESSAGES_PATHS, **RESPONSES_PATHS}
 
 
 def by_name(operation: Operation) -> str:
@@ -27,16 +29,17 @@ def by_name(operation: Operation) -> str:
 def test_operation_is_in_every_table(operation: Operation) -> None:
     assert operation.name in SCOPES
     assert operation.format in FORMATS and FORMATS[operation.format].name == operation.format
-    assert "/v1" + {**OPENAI_PATHS, **MESSAGES_PATHS}[operation.format] == operation.path
+    assert "/v1" + PATHS[operation.format] == operation.path
     assert any(operation.format in dialect.speaks for dialect in DIALECTS.values())
     assert operation.path in [one.path for one in DATA_PLANE]
     golden = json.loads((ROOT / "tests" / "wire" / "golden" / f"{operation.format}.json").read_text())
     assert golden
     tests = ROOT / "tests" / "process"
-    sdk = "".join([(tests / f"test_{name}.py").read_text() for name in ("sdk", "sdk_messages")])
+    sdk = "".join([path.read_text() for path in tests.glob("test_sdk*.py")])
     method = operation.name.rpartition(".")[2]
     assert (
         f"{operation.name}.create(" in sdk
+        or f"{operation.name}.count(" in sdk
         or f".{method}(" in sdk
         or f'"{operation.path.removeprefix("/v1")}"' in sdk
     )
@@ -76,7 +79,8 @@ async def test_operation_needs_its_scope(gateway: Gateway, models: ModelServer, 
     models.plan(whole(completion()))
     answer = await post(gateway, operation, key)
     assert answer.status_code == 200
-    path = "/v1/chat/completions" if operation.format == "messages" else operation.path
+    is_translated = operation.format in ("messages", "responses")
+    path = "/v1/chat/completions" if is_translated else operation.path
     asked = [] if operation.estimated else [f"POST {path} HTTP/1.1".encode()]
     assert [one.received.line for one in models.asked] == asked
     assert code_of(await post(gateway, operation, key)) == "rate_limit_exceeded"

@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from bluesminds.common.values import Server
 from bluesminds.gateway.operations import Operation
-from bluesminds.providers.dialects import DIALECTS, OutputBound, output_bound
+from bluesminds.providers.dialects import OutputBound, output_bound, spoken_formats
 from bluesminds.wire.base import FormatName
 from bluesminds.wire.formats import FORMATS
 
@@ -38,7 +38,7 @@ def make_plan(operation: Operation, server: Server) -> Plan | None:
     """The operation's own format if the server takes it; else, for a conversation, the first format that it
     takes and that can be translated. None: the server has nothing of the kind.
     """
-    speaks = DIALECTS[server.dialect].speaks
+    speaks = spoken_formats(server.dialect, server.url)
     path = speaks.get(operation.format)
     if path is not None:
         return Plan(operation.format, path)
