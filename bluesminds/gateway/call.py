@@ -1,6 +1,6 @@
-"""A request to a model, decoded: what it asks for, and the body to send for it."""
+"""A decoded request to a model, and the body to send to a server."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from msgspec import Raw, Struct, json, structs
@@ -11,7 +11,8 @@ from bluesminds.common.values import Caller, RequestContext
 from bluesminds.gateway.bodies import Body
 from bluesminds.gateway.operations import Operation, OperationMatch
 from bluesminds.gateway.routing.plans import Plan, Target
-from bluesminds.wire.base import Format, FormatName, RequestFacts
+from bluesminds.providers.quirks import ADAPTED, Adapt, check_supported
+from bluesminds.wire.base import Format, RequestFacts
 from bluesminds.wire.conversation import ConversationRequest, EncodingOptions, unique
 from bluesminds.wire.formats import FORMATS, codec_of
 from bluesminds.wire.json_text import Fields, read_fields, write_fields
@@ -21,8 +22,8 @@ STREAM_OPTIONS = "stream_options"
 
 
 class Call(Struct, frozen=True, gc=False):
-    """One request to a model. `own_key`: the credential is the server's, and is sent there instead of the
-    gateway's key.
+    """One request to a model. `own_key`: the credential is a key of the server, and is sent to it instead of
+    the gateway's key.
     """
 
     context: RequestContext
@@ -34,8 +35,8 @@ class Call(Struct, frozen=True, gc=False):
 
 
 class CallBody(Protocol):
-    """The body of a request, as the server that is asked must get it. `conversation` is what translated
-    servers get; `dropped`: the fields of the client that the latest server did not get.
+    """The body of a request, rendered for a server. `conversation` is the source of translations; `dropped`
+    has the fields that the latest translation left out.
     """
 
     @property
@@ -44,32 +45,35 @@ class CallBody(Protocol):
     @property
     def dropped(self) -> tuple[str, ...]: ...
 
-    def choose(self, targets: Sequence[Target], *, at_ms: int, max_output: int) -> Sequence[Target]:
-        """The targets that can honour the request. `at_ms`: when the request came; `max_output`: tokens, for
-        servers that must have a bound where the client gives none.
+    def choose(
+        self, targets: Sequence[Target], *, at_ms: int, max_output: Callable[[], int]
+    ) -> Sequence[Target]:
+        """The targets that can serve the request. `at_ms`: arrival time; `max_output` returns the maximum
+        tokens for servers that require a maximum, if the client sets none.
 
-        Raises InvalidRequest when none can. It must come before the first `content`.
+        Raises InvalidRequest if there is no such target. Call it before the first `content`.
         """
 
     def content(self, plan: Plan, model: str, *, force_usage: bool) -> bytes:
-        """The bytes for a server with this plan and name of the model. `force_usage`: a stream asks for its
-        usage even if the client did not.
+        """The body for a server with this plan and model name. `force_usage`: request the usage of a stream
+        even if the client did not.
         """
 
     def estimate(self) -> bytes:
-        """The answer to a request for a count that no server can give."""
+        """The response to a count request that no server supports."""
 
     def release(self) -> None:
-        """Free what the body holds. No server is asked after it."""
+        """Free the memory of the body. `content` cannot be called afterwards."""
 
 
 class JsonBody:
-    """A CallBody of JSON, rendered for one server after the other. Only one rendering of each kind is held
-    in memory. `conversation` is what translated servers get; `dropped`: the fields of the client that the
-    latest of them did not get. `release` frees the bodies.
+    """A CallBody of JSON, rendered for one server after the other. At most one untranslated and one
+    translated rendering are in memory. `conversation` is the source of translations; `dropped` has the fields
+    that the latest translation left out. `release` frees the bodies.
     """
 
     __slots__ = (
+        "_adapted",
         "_body",
         "_dropped",
         "_fields",
@@ -89,7 +93,8 @@ class JsonBody:
         options = fields.get(STREAM_OPTIONS)
         self._stream_options = None if options is None else options.copy()
         self._body = body
-        self._rendered_for: tuple[str, bool] | None = None
+        self._rendered_for: tuple[str, bool, Adapt | None] | None = None
+        self._adapted: Fields | None = None  # the client's fields that an adaptation may have changed
         self._max_output = 0
         self._translated = b""
         self._translated_for: tuple[Plan, str, bool] | None = None
@@ -97,36 +102,47 @@ class JsonBody:
         self.conversation: ConversationRequest | None = None
         self.dropped: tuple[str, ...] = ()
 
-    def choose(self, targets: Sequence[Target], *, at_ms: int, max_output: int) -> Sequence[Target]:
-        """All targets that speak the request's format, and the others as far as it can be translated."""
-        if not any(target.plan.translated for target in targets):
-            return targets
+    def choose(
+        self, targets: Sequence[Target], *, at_ms: int, max_output: Callable[[], int]
+    ) -> Sequence[Target]:
+        """The targets that support the request's fields, and its format or a translation of it."""
+        for target in targets:
+            if target.plan.translated or target.plan.unsupported:
+                return self._choose(targets, at_ms=at_ms, max_output=max_output())
+        return targets
+
+    def _choose(self, targets: Sequence[Target], *, at_ms: int, max_output: int) -> Sequence[Target]:
         self._max_output = max_output
-        refusals: dict[FormatName, InvalidRequest] = {}
-        for plan in {target.plan.format: target.plan for target in reversed(targets)}.values():
-            if plan.translated:
-                try:
+        refusals: dict[Plan, InvalidRequest] = {}
+        for plan in dict.fromkeys(target.plan for target in reversed(targets)):
+            try:
+                if plan.translated:
                     self._try_translation(plan, at_ms // 1000)
-                except InvalidRequest as exc:
-                    refusals[plan.format] = self._in_client_words(exc)
-        chosen = [target for target in targets if target.plan.format not in refusals]
+                else:
+                    check_supported(self._fields, plan.unsupported)
+            except InvalidRequest as exc:
+                refusals[plan] = self._in_client_words(exc)
+        chosen = [target for target in targets if target.plan not in refusals]
         if not chosen:
-            raise next(iter(refusals.values()))
+            raise refusals[targets[0].plan]
         if all(target.plan.translated for target in chosen):
             self._fields = {}
             self._body.data = b""
         return chosen
 
     def content(self, plan: Plan, model: str, *, force_usage: bool) -> bytes:
-        """Servers that get the same bytes share them."""
+        """Servers with equal bodies share the bytes."""
         if plan.translated and self.conversation is not None:
             return self._translate(plan, self.conversation, model, force_usage=force_usage)
         self.dropped = ()
-        if self._rendered_for != (model, force_usage):
+        if self._rendered_for != (model, force_usage, plan.adapt):
             fields = self._client_fields()
+            if plan.adapt is not None:
+                self._adapted = {name: fields[name].copy() for name in ADAPTED if name in fields}
+                fields = plan.adapt(fields)
             self._body.data = write_fields(self._format.prepare(fields, model, force_usage))
             self._fields = {}
-            self._rendered_for = (model, force_usage)
+            self._rendered_for = (model, force_usage, plan.adapt)
         return self._body.data
 
     def estimate(self) -> bytes:
@@ -147,7 +163,7 @@ class JsonBody:
     def _translate(
         self, plan: Plan, conversation: ConversationRequest, model: str, *, force_usage: bool
     ) -> bytes:
-        """Raises InvalidRequest for what the format of the server has no words for."""
+        """Raises InvalidRequest for a field without an equivalent in the server's format."""
         if self._translated_for == (plan, model, force_usage):
             self.dropped = self._dropped
             return self._translated
@@ -155,6 +171,7 @@ class JsonBody:
             model=model, max_output=self._max_output, bound=plan.bound, usage=force_usage
         )
         encoded = codec_of(plan.format).encode_request(conversation, options)
+        check_supported(encoded.fields, plan.unsupported)
         self._translated = write_fields(encoded.fields)
         names = codec_of(self._format.name).names
         self.dropped = self._dropped = unique(names.get(name, name) for name in encoded.dropped)
@@ -173,6 +190,8 @@ class JsonBody:
         if self._rendered_for is None:
             return self._fields
         fields = read_fields(self._body.data)
+        if self._adapted is not None:
+            fields = {name: raw for name, raw in fields.items() if name not in ADAPTED} | self._adapted
         fields.pop(STREAM_OPTIONS, None)
         return fields if self._stream_options is None else fields | {STREAM_OPTIONS: self._stream_options}
 
@@ -197,7 +216,7 @@ def read_call(
 
 
 def _with_scoped_idempotency(context: RequestContext, caller: Caller) -> RequestContext:
-    """Callers share the gateway's account at the server: one must not find the response of another."""
+    """All callers share the gateway's account at the server. One must not get the response of another."""
     if not context.forward:
         return context
     owner = (context.credential or "") if caller.address else caller.key_id

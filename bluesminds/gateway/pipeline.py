@@ -1,12 +1,13 @@
 """The request pipeline: authenticate, read, authorize, route, reserve, send, relay, settle.
 
-`Gateway.handle` either writes a whole response or raises a GatewayError before the first byte. Whatever
-happens after admission, cancellation included, the request is settled exactly once, and the last byte of a
-response leaves after its usage row is durable.
+`Gateway.handle` either writes a complete response, or raises a GatewayError before the first byte. An
+admitted request is settled exactly once, also if it is cancelled. The last byte of a response is sent after
+its usage row is durable.
 """
 
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Final, TypeVar
 
 import trio
@@ -83,7 +84,7 @@ class Gateway(Struct, frozen=True):
             targets = body.choose(
                 targets,
                 at_ms=context.at_ms,
-                max_output=self.accounting.estimator.max_output(call.model),
+                max_output=partial(self.accounting.estimator.max_output, call.model),
             )
             entry = self._admit(caller, call)
         except BaseException as exc:
@@ -137,7 +138,7 @@ class Gateway(Struct, frozen=True):
     def _record_rejection(
         self, context: RequestContext, caller: Caller | None, call: Call | None, exc: BaseException
     ) -> None:
-        """Count a request that ends before it is admitted."""
+        """Count a request that ends before admission."""
         if isinstance(exc, GatewayError):
             status, code = exc.status, exc.code
         elif isinstance(exc, OSError):

@@ -1,89 +1,65 @@
-"""The table of server kinds: which wire formats they take, at which paths, with which headers."""
+"""The table of server kinds: the wire formats that they support, their paths and headers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from types import MappingProxyType
-from typing import Final, Literal
-from urllib.parse import urlsplit
+from typing import Final, Literal, cast
 
-from bluesminds import __version__
+from bluesminds.providers import azure
 from bluesminds.wire.base import FormatName
 from bluesminds.wire.errors import ErrorDetail
 
 Headers = tuple[tuple[bytes, bytes], ...]
+# The path of each wire format: relative to the URL of the server, or to its host if it begins with "//".
+# "{model}" stands for the name of the model.
+Paths = Mapping[FormatName, str]
 OutputBound = Literal["max_tokens", "max_completion_tokens"]
 _KEY_REFUSALS = frozenset(("authentication_error", "invalid_api_key", "invalid_authentication", "auth_error"))
-_USER_AGENT = f"bluesminds/{__version__}".encode()
 
 
-OPENAI_PATHS: Final[Mapping[FormatName, str]] = MappingProxyType(
+OPENAI_PATHS: Final[Paths] = MappingProxyType(
     {
         "chat": "/chat/completions",
         "completions": "/completions",
         "embeddings": "/embeddings",
         "moderations": "/moderations",
         "rerank": "/rerank",
+        "images": "/images/generations",
+        "speech": "/audio/speech",
     }
 )
-MESSAGES_PATHS: Final[Mapping[FormatName, str]] = MappingProxyType(
+MESSAGES_PATHS: Final[Paths] = MappingProxyType(
     {"messages": "/messages", "count_tokens": "/messages/count_tokens"}
 )
-RESPONSES_PATHS: Final[Mapping[FormatName, str]] = MappingProxyType(
+RESPONSES_PATHS: Final[Paths] = MappingProxyType(
     {"responses": "/responses", "input_tokens": "/responses/input_tokens"}
 )
-_OPENAI_HOSTS: Final = (".openai.com", ".openai.azure.com")
-_NATIVE_PATHS: Final[Mapping[FormatName, str]] = MappingProxyType({**OPENAI_PATHS, **RESPONSES_PATHS})
+_NATIVE_PATHS: Final[Paths] = MappingProxyType({**OPENAI_PATHS, **RESPONSES_PATHS})
 
 
-def _is_openai(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    return f".{host}".endswith(_OPENAI_HOSTS)
-
-
-def output_bound(url: str) -> OutputBound:
-    """The field of chat completions that bounds the answer of the server with this URL. OpenAI's reasoning
-    models refuse max_tokens; other servers may not know max_completion_tokens.
-    """
-    return "max_completion_tokens" if _is_openai(url) else "max_tokens"
-
-
-@lru_cache(maxsize=1024)
-def spoken_formats(dialect: str, url: str) -> Mapping[FormatName, str]:
-    """The path of each format that the server with this URL takes. Most servers with OpenAI's API have no
-    Responses API, or only a part of it: those of other vendors get chat completions.
-    """
-    if dialect == "openai" and _is_openai(url):
-        return _NATIVE_PATHS
-    return DIALECTS[dialect].speaks
+def paths(*formats: FormatName, **elsewhere: str) -> Paths:
+    """The usual paths of some formats, and the paths of formats that are `elsewhere`."""
+    usual = {**OPENAI_PATHS, **MESSAGES_PATHS, **RESPONSES_PATHS}
+    found = {name: usual[name] for name in formats} | cast("dict[FormatName, str]", elsewhere)
+    return MappingProxyType(found)
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How to talk to one kind of server. Paths are relative to the server's URL. `speaks` has the path of
-    each wire format that such servers take.
+    """One kind of server. `speaks` maps each supported wire format to its path. `locate` gives the paths of
+    formats and of the list of models if they depend on the path of the server's URL and on its API version.
     """
 
     name: str
-    speaks: Mapping[FormatName, str] = field(default_factory=lambda: OPENAI_PATHS, hash=False)
+    speaks: Paths = field(default_factory=lambda: OPENAI_PATHS, hash=False)
     models_path: str = "/models"
-    alive_path: str | None = None  # a cheaper probe than the list of models, relative to the host
+    lists_models: bool = True  # else `models_path` is only good for a probe
+    alive_path: str | None = None  # a cheaper probe than the list of models
     extra_headers: Headers = ()
-    key_header: Literal["authorization", "x-api-key"] = "authorization"
+    key_header: str = "authorization"
+    takes_tokens: bool = False  # a token of Microsoft Entra ID is sent as a bearer token
     key_refusals: frozenset[str] = frozenset()  # error types that mean a rejected key, whatever the status
-
-    def headers(self, api_key: str | None) -> Headers:
-        """The headers of every request to the server. They may contain a secret, so they are never logged."""
-        common: Headers = (
-            (b"user-agent", _USER_AGENT),
-            (b"accept", b"application/json, text/event-stream"),
-            *self.extra_headers,
-        )
-        if api_key is None:
-            return common
-        if self.key_header == "x-api-key":
-            return ((b"x-api-key", api_key.encode()), *common)
-        return ((b"authorization", b"Bearer " + api_key.encode()), *common)
+    locate: Callable[[str, str], tuple[Paths, str]] | None = None
 
     def refuses_key(self, status: int, error: ErrorDetail) -> bool:
         """Whether a response of this status means that the server rejects the gateway's own key."""
@@ -96,7 +72,7 @@ class Dialect:
         return status >= 400 and error.type in self.key_refusals
 
 
-DIALECTS = {
+DIALECTS: Final[Mapping[str, Dialect]] = {
     dialect.name: dialect
     for dialect in (
         Dialect("openai"),
@@ -105,7 +81,7 @@ DIALECTS = {
             "litellm",
             # LiteLLM has the endpoints of Messages below /v1 only, whatever the server's URL.
             speaks={**_NATIVE_PATHS, **{name: f"/v1{path}" for name, path in MESSAGES_PATHS.items()}},
-            alive_path="/health/liveliness",
+            alive_path="//health/liveliness",
             extra_headers=((b"x-litellm-num-retries", b"0"),),
             # LiteLLM without a database answers a wrong master key with 400 and the second type.
             key_refusals=frozenset(
@@ -120,6 +96,15 @@ DIALECTS = {
             models_path="/models?limit=1000",
             extra_headers=((b"anthropic-version", b"2023-06-01"),),
             key_header="x-api-key",
+        ),
+        # Its list of models has all that Azure sells. Deployments, which requests must name, are not in it.
+        Dialect(
+            "azure",
+            speaks=azure.locate("", "")[0],
+            lists_models=False,
+            key_header="api-key",
+            takes_tokens=True,
+            locate=azure.locate,
         ),
         Dialect("demo", speaks=_NATIVE_PATHS),
     )

@@ -1,12 +1,13 @@
 """The ASGI entry of the gateway: /v1 and /api/v1 go to the request pipeline, everything else to Quart.
 
 The one place where a GatewayError of the data plane becomes a response. The listener's extension reports a
-client that has left, at no cost for the pipeline.
+client disconnect, at no cost for the pipeline.
 """
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from io import BytesIO
+from typing import NoReturn
 
 from bluesminds.common.clock import Clock
 from bluesminds.common.errors import Forbidden, GatewayError, InvalidRequest
@@ -17,16 +18,13 @@ from bluesminds.gateway.browser_origins import BrowserOrigins
 from bluesminds.gateway.operations import (
     MODELS,
     UNKNOWN,
-    allowed_methods,
-    clean_path,
-    data_plane_path,
-    endpoint_name,
+    DataPlanePath,
     find_operation,
-    is_anthropic_path,
+    find_path,
     method_not_allowed,
 )
 from bluesminds.gateway.pipeline import Gateway
-from bluesminds.http.asgi import ASGIApp, Disconnect, Receive, Scope, Send
+from bluesminds.http.asgi import ASGIApp, Disconnect, Receive, ResponseAborted, Scope, Send
 from bluesminds.web.cors import (
     VARY_ORIGIN,
     Preflight,
@@ -47,9 +45,9 @@ _JSON = (b"content-type", b"application/json")
 
 
 class ASGIResponseWriter:
-    """Writes a response over ASGI. `begun`: it has started, so an error can no longer be sent. `format`: of
-    the client's API where it is not OpenAI's, for errors. `readable_by`: the other origin whose pages may
-    read it.
+    """Writes a response over ASGI. `begun`: the response has started, so an error cannot be sent any more.
+    `format`: the error format of the client, unless it is OpenAI's. `readable_by`: the origin whose pages may
+    read the response.
     """
 
     def __init__(self, scope: Scope, send: Send, request_id: str, format_: Format | None) -> None:
@@ -86,11 +84,14 @@ class ASGIResponseWriter:
     async def end(self, data: bytes = b"") -> None:
         await self._send_message({"type": "http.response.body", "body": data, "more_body": False})
 
+    def abort(self) -> NoReturn:
+        raise ResponseAborted("the response is cut")
+
 
 class DataPlane:
-    """The application the listener serves. `control` is the rest of the site; `bodies` is what all request
-    bodies share, `origins` whose pages may use the gateway. With `proxies`, every part of the site sees the
-    client that they tell of.
+    """The application the listener serves. `control` serves all other paths. `bodies` is the memory limit of
+    all request bodies, and `origins` are those whose pages may use the gateway. `proxies` replaces the client
+    address by the forwarded one, for all paths.
     """
 
     def __init__(
@@ -118,23 +119,30 @@ class DataPlane:
         if scope["type"] != "http":
             await self._control(scope, receive, send)
             return
-        path = data_plane_path(clean_path(scope["path"]))
+        path = find_path(scope["path"])
         if path is None:
             await self._control(scope, receive, send)
             return
-        context = read_request_context(scope, endpoint_name(scope["method"], path), self._clock)
+        operation = path.methods.get(scope["method"])
+        endpoint = path.endpoint if operation is None else operation.name
+        context = read_request_context(scope, endpoint, self._clock)
         out = ASGIResponseWriter(scope, send, context.request_id, client_format(path, context))
         await self._respond(scope, path, context, receive, out)
 
     async def _respond(
-        self, scope: Scope, path: str, context: RequestContext, receive: Receive, out: ASGIResponseWriter
+        self,
+        scope: Scope,
+        path: DataPlanePath,
+        context: RequestContext,
+        receive: Receive,
+        out: ASGIResponseWriter,
     ) -> None:
         body = Body(self._bodies)
         try:
-            if (preflight := read_preflight(scope)) is not None:
+            if context.method == "OPTIONS" and (preflight := read_preflight(scope)) is not None:
                 await self._send_preflight(preflight, path, context, out)
                 return
-            if await self._origins.allows_reading(context):
+            if context.origin is not None and await self._origins.allows_reading(context):
                 out.readable_by = context.origin
             await self._dispatch(path, context, lambda: read_body(scope, receive, body), out)
         except GatewayError as exc:
@@ -151,7 +159,11 @@ class DataPlane:
             body.release()
 
     async def _dispatch(
-        self, path: str, context: RequestContext, body: Callable[[], Awaitable[Body]], out: ASGIResponseWriter
+        self,
+        path: DataPlanePath,
+        context: RequestContext,
+        body: Callable[[], Awaitable[Body]],
+        out: ASGIResponseWriter,
     ) -> None:
         try:
             if context.endpoint != MODELS:
@@ -167,7 +179,7 @@ class DataPlane:
             await self._gateway.handle(match, context, body, out)
 
     async def _send_preflight(
-        self, preflight: Preflight, path: str, context: RequestContext, out: ASGIResponseWriter
+        self, preflight: Preflight, path: DataPlanePath, context: RequestContext, out: ASGIResponseWriter
     ) -> None:
         origin = context.origin or ""
         try:
@@ -181,11 +193,13 @@ class DataPlane:
             self._gateway.reject(context, exc)
             raise
         self._gateway.accounting.record_rejection(context, 204)
-        await out.start(204, preflight_headers(preflight, origin, allowed_methods(path)))
+        await out.start(204, preflight_headers(preflight, origin, path.allowed_methods()))
         await out.end()
 
-    async def _send_models(self, path: str, context: RequestContext, out: ASGIResponseWriter) -> None:
-        name = path.removeprefix("/v1/models").removeprefix("/")
+    async def _send_models(
+        self, path: DataPlanePath, context: RequestContext, out: ASGIResponseWriter
+    ) -> None:
+        name = path.path.removeprefix("/v1/models").removeprefix("/")
         if name:
             row, rates = await self._gateway.find_model(context, name)
             answer = write_anthropic_model(row) if out.format is MESSAGES else write_model(row)
@@ -202,19 +216,22 @@ class DataPlane:
         await out.send(exc.status, error_headers(exc), body)
 
 
-def client_format(path: str, context: RequestContext) -> Format | None:
-    """The format of the client's API; None: OpenAI's. Some paths say nothing about the client."""
-    if is_anthropic_path(path):
+def client_format(path: DataPlanePath, context: RequestContext) -> Format | None:
+    """The error format of the client; None: OpenAI's. Some paths do not show which API the client uses."""
+    if path.api == "anthropic":
         return MESSAGES
     return MESSAGES if context.endpoint in (MODELS, UNKNOWN) and is_anthropic_client(context) else None
 
 
 async def read_body(scope: Scope, receive: Receive, body: Body) -> Body:
-    """Fill body with all of the request's. Raises InvalidRequest when it is compressed, Unavailable
-    when there is no room for it, and ConnectionResetError when the client leaves first.
+    """Read the request body into `body`. Raises InvalidRequest if it is compressed, Unavailable if the memory
+    limit is reached, and ConnectionResetError if the client disconnects.
     """
-    if any(name == b"content-encoding" and coding != b"identity" for name, coding in scope["headers"]):
-        raise InvalidRequest("unsupported_encoding", "Send the request body without compression.", status=415)
+    for name, coding in scope["headers"]:
+        if name == b"content-encoding" and coding != b"identity":
+            raise InvalidRequest(
+                "unsupported_encoding", "Send the request body without compression.", status=415
+            )
     data: bytes | None = None
     with suppress(MemoryError):
         data = await _collect(receive, body)

@@ -25,7 +25,7 @@ CHUNK_OBJECT = "chat.completion.chunk"
 
 
 class ChatFields(Struct):
-    """The fields that decide what a request may cost."""
+    """The fields that limit what a request may cost."""
 
     model: str
     messages: Raw
@@ -47,21 +47,26 @@ def read_request(fields: Fields) -> RequestFacts:
         model=request.model,
         stream=bool(request.stream),
         wants_usage=options is not None and bool(options.include_usage),
-        max_output=largest_bound(
-            ("max_tokens", request.max_tokens), ("max_completion_tokens", request.max_completion_tokens)
-        ),
+        max_output=_max_output(request),
         choices=max(request.n or 1, request.best_of or 1),
         text_bytes=text_bytes(fields),
     )
 
 
+def _max_output(request: ChatFields) -> int | None:
+    most, other = request.max_tokens, request.max_completion_tokens
+    if most is None and other is None:
+        return None
+    return largest_bound(("max_tokens", most), ("max_completion_tokens", other))
+
+
 def events_from_reply(body: bytes, wants_usage: bool) -> bytes:
-    """The stream of a whole answer. Raises ValueError when it has no choices."""
+    """A JSON answer as a stream. Raises ValueError if it has no choices."""
     return assembly.events_of(body, CHUNK_OBJECT, assembly.spread_message, wants_usage=wants_usage)
 
 
 def reply_from_events(stream: bytes) -> bytes:
-    """The whole answer of a stream. Raises ValueError when it has no choices."""
+    """A stream as a JSON answer. Raises ValueError if it has no choices."""
     return assembly.reply_of(stream, "chat.completion", "delta")
 
 

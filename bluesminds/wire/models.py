@@ -1,7 +1,7 @@
 """Lists of models: reading a server's, writing OpenAI's and Anthropic's.
 
 Shapes: {"data": [{"id"}]} (OpenAI, LM Studio, OpenRouter), a bare list (Together), {"models": [{"name"} or
-text]} (Ollama, Gemini). One odd row does not spoil the list.
+text]} (Ollama, Gemini). Rows that cannot be read are skipped.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,24 +14,26 @@ from msgspec import Struct
 from bluesminds.wire.json_text import NOT_JSON, read_value
 
 _NEWEST = 2**53
-_LAST_TIME = 253_402_300_799  # the last second that a date with four digits for its year can say
+_LAST_TIME = 253_402_300_799  # the last second of the year 9999
 
 
 class ModelRow(Struct, frozen=True, gc=False):
-    """`created`: seconds since the epoch; 0: unknown. `owned_by`: "" when unknown."""
+    """`created`: seconds since the epoch, 0 if unknown. `owned_by`: "" if unknown."""
 
     id: str
     created: int = 0
     owned_by: str = ""
 
 
-def read_models(body: bytes) -> list[ModelRow]:
-    """Every row with an id, each id once; null is an empty list. Raises ValueError when there is no list."""
+def read_models(body: bytes, prefix: str = "") -> list[ModelRow]:
+    """Every row with an id, each id once and without `prefix`; null is an empty list. Raises ValueError if
+    there is no list.
+    """
     try:
         answer = read_value(body)
     except NOT_JSON as exc:
         raise ValueError("the server's list of models is not JSON") from exc
-    rows = [row for item in _items(answer) if (row := _read_row(item, answer)) is not None]
+    rows = [row for item in _items(answer) if (row := _read_row(item, answer, prefix)) is not None]
     return list({row.id: row for row in reversed(rows)}.values())[::-1]
 
 
@@ -44,10 +46,10 @@ def _items(answer: object) -> list[Any]:
                 return items
         if any(name in answer and answer[name] is None for name in ("data", "models")):
             return []
-    raise ValueError("the server's answer has no list of models")
+    raise ValueError("the server's response has no list of models")
 
 
-def _read_row(item: object, answer: object) -> ModelRow | None:
+def _read_row(item: object, answer: object, prefix: str) -> ModelRow | None:
     if isinstance(item, str):
         item = {"id": item}
     if not isinstance(item, dict):
@@ -60,7 +62,7 @@ def _read_row(item: object, answer: object) -> ModelRow | None:
         return None
     created, owner = item.get("created"), item.get("owned_by")
     return ModelRow(
-        id=name,
+        id=name.removeprefix(prefix) or name,
         created=created if type(created) is int and 0 <= created < _NEWEST else 0,
         owned_by=owner if isinstance(owner, str) else "",
     )

@@ -115,7 +115,7 @@ def _write_text(request: ConversationRequest, body: dict[str, Any]) -> None:
         if request.response_strict is not None:
             form["strict"] = request.response_strict
         body["text"] = {"format": form}
-    elif request.json_answer:
+    elif request.response_json:
         body["text"] = {"format": {"type": "json_object"}}
 
 
@@ -253,7 +253,7 @@ def decode_reply(body: bytes, request: ConversationRequest) -> ConversationReply
 
 
 def _read_item(item: dict[str, Any]) -> list[Part] | None:
-    """None for an item that has no counterpart."""
+    """None for an item without an equivalent."""
     match item.get("type"):
         case "message":
             content = [part for part in item.get("content") or () if isinstance(part, dict)]

@@ -118,7 +118,7 @@ def _read_text_format(reader: FieldReader) -> dict[str, Any]:
     if form is None or (kind := form.needed("type")) == "text":
         return {}
     if kind == "json_object":
-        return {"json_answer": True}
+        return {"response_json": True}
     if kind != "json_schema" or not (schema := form.raw("schema")):
         raise unsupported("text.format", "send a `json_schema` with a `schema`.")
     form.drop("description")
@@ -174,7 +174,7 @@ class _InputReader:
         elif kind == "item_reference":
             raise unsupported("input.type", "send the item itself, not its id.")
         elif (read := self._readers.get(kind)) is None:
-            raise unsupported("input.type", f"`{kind[:40]}` has no counterpart.")
+            raise unsupported("input.type", f"`{kind[:40]}` has no equivalent.")
         else:
             read(item)
 
@@ -265,7 +265,7 @@ def _read_part(item: FieldReader) -> TextPart | MediaPart:
             return _read_file(item)
         case "input_audio" if (audio := item.inner("input_audio")) is not None:
             return MediaPart("audio", data=audio.needed("data"), media_type=f"audio/{audio.needed('format')}")
-    raise unsupported(item.name("type"), f"`{kind[:40]}` has no counterpart.")
+    raise unsupported(item.name("type"), f"`{kind[:40]}` has no equivalent.")
 
 
 def _read_image(item: FieldReader) -> MediaPart:

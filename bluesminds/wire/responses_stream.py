@@ -100,7 +100,7 @@ def read_item(raw: bytes | Raw) -> dict[str, Any]:
 
 
 def usage_in(report: Raw) -> tuple[Usage | None, bool]:
-    """What a response reports, and whether it cannot be true."""
+    """What a response reports, and whether it is impossible."""
     if bytes(report) in (b"", b"null"):
         return None, False
     try:
@@ -154,7 +154,7 @@ class _OpenPart:
 
 
 class ResponsesDecoder:
-    """Reads the events of a Responses stream. `skipped`: kinds of items that have no counterpart."""
+    """Reads the events of a Responses stream. `skipped`: kinds of items without an equivalent."""
 
     def __init__(self, request: ConversationRequest) -> None:
         self._request = request

@@ -205,7 +205,7 @@ async def test_sdk_parses_structured_output(anyone: AsyncOpenAI) -> None:
     check(response)
 
 
-async def test_sdk_refusal_is_told_apart_from_structured_output(anyone: AsyncOpenAI) -> None:
+async def test_sdk_refusal_is_not_parsed_as_structured_output(anyone: AsyncOpenAI) -> None:
     class Forecast(BaseModel):
         city: str
 
@@ -305,7 +305,7 @@ async def test_response_that_fails_at_once_is_tried_again(native: Gateway, vendo
 
 
 @pytest.mark.parametrize("last", ["cut", "error", "failed"])
-async def test_native_stream_that_breaks_is_told_to_the_sdk(
+async def test_native_stream_that_breaks_is_an_error_for_the_sdk(
     native: Gateway, vendor: ModelServer, last: str
 ) -> None:
     error_ = {"code": "server_error", "message": "Broken."}
@@ -442,7 +442,7 @@ async def test_claude_parses_structured_output(with_claude: Gateway, claude: Mod
     assert form["schema"]["additionalProperties"] is False
 
 
-async def test_claude_failure_in_mid_stream_is_raised_by_the_sdk(
+async def test_claude_failure_during_a_stream_is_raised_by_the_sdk(
     with_claude: Gateway, claude: ModelServer
 ) -> None:
     claude.plan(streamed(start(), *text_block(0, "Hel"), error_event("overloaded_error", "Overloaded")))
@@ -453,8 +453,11 @@ async def test_claude_failure_in_mid_stream_is_raised_by_the_sdk(
                 pass
 
 
-async def test_claude_has_no_json_answers_without_a_schema(with_claude: Gateway) -> None:
+async def test_claude_gets_an_instruction_to_answer_with_json(
+    with_claude: Gateway, claude: ModelServer
+) -> None:
     async with client_of(with_claude) as sdk:
-        with pytest.raises(openai.BadRequestError) as caught:
-            await sdk.responses.create(**ASK, text={"format": {"type": "json_object"}})
-    assert (caught.value.code, caught.value.param) == ("unsupported_by_server", "text.format")
+        form: Any = {"format": {"type": "json_object"}}
+        raw = await sdk.responses.with_raw_response.create(**ASK, text=form)
+    assert raw.headers["x-bluesminds-dropped"] == "text.format"
+    assert "JSON" in claude.asked[0].body["system"]

@@ -371,7 +371,7 @@ def test_answer_that_cannot_become_a_stream_raises_value_error(body: bytes) -> N
         RESPONSES.events_from_reply(body, True)
 
 
-def test_error_in_mid_stream_is_an_error_event() -> None:
+def test_error_during_a_stream_is_an_error_event() -> None:
     ((name, data),) = events_in(RESPONSES.write_stream_error("upstream_cut", "The server ended."))
     assert (name, data["type"], data["code"]) == ("error", "error", "upstream_cut")
     assert data["error"] == {

@@ -150,7 +150,7 @@ def test_neighbouring_texts_are_one_message() -> None:
         ("content_filter", "incomplete", "content_filter"),
     ],
 )
-def test_reason_of_the_end_is_told(finish: str, status: str, reason: str | None) -> None:
+def test_reason_of_the_end_is_in_incomplete_details(finish: str, status: str, reason: str | None) -> None:
     written = run_stage(to_responses(), [chunk("Text"), chunk(finish=finish), DONE])
     response = named_events(written)[-1][1]["response"]
     assert response["status"] == status and output_of(written)[0]["status"] == status
@@ -404,7 +404,7 @@ def test_raw_reasoning_is_read_like_a_summary() -> None:
     assert reply.parts == (ThinkingPart("Hm."),)
 
 
-def test_hosted_items_have_no_counterpart() -> None:
+def test_hosted_items_are_left_out_of_a_reply() -> None:
     reply = RESPONSES_CODEC.decode_reply(json.dumps(RESPONSE).encode(), chat_conversation())
     assert reply.dropped == ("web_search_call", "custom_tool_call")
 

@@ -38,7 +38,7 @@ CHAT_CASES: list[tuple[dict[str, Any], str]] = [
     ({"function_call": {"name": "f"}}, "function_call"),
     ({"web_search_options": {"search_context_size": "low"}}, "web_search_options"),
     ({"moderation": {"model": "x"}}, "moderation"),
-    ({"response_format": {"type": "json_object"}}, "response_format"),
+    ({"response_format": {"type": "grammar"}}, "response_format"),
     ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools.type"),
     ({"tool_choice": {"type": "allowed_tools", "allowed_tools": {}}}, "tool_choice"),
     ({"stop": ["\n\n"]}, "stop"),
@@ -179,7 +179,7 @@ def test_responses_field_without_a_counterpart_is_refused(
 
 
 @pytest.mark.parametrize(("codec", "field"), [(CHAT_CODEC, "stop"), (MESSAGES_CODEC, "stop_sequences")])
-def test_stop_sequences_have_no_counterpart_in_responses(codec: Codec, field: str) -> None:
+def test_stop_sequences_have_no_equivalent_in_responses(codec: Codec, field: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         translate(codec, RESPONSES_CODEC, MESSAGES | {field: ["END"]})
     assert refused.value.code == "unsupported_by_server"
