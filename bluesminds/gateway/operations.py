@@ -75,6 +75,15 @@ OPERATIONS: Final = (
         "Count the tokens of a message",
         estimated=True,
     ),
+    Operation("responses", "POST", "/v1/responses", "responses", "Create a response"),
+    Operation(
+        "responses.input_tokens",
+        "POST",
+        "/v1/responses/input_tokens",
+        "input_tokens",
+        "Count the tokens of a response's input",
+        estimated=True,
+    ),
     Operation("completions", "POST", "/v1/completions", "completions", "Create a text completion"),
     Operation("embeddings", "POST", "/v1/embeddings", "embeddings", "Create embeddings"),
     Operation("moderations", "POST", "/v1/moderations", "moderations", "Classify text"),
@@ -126,26 +135,26 @@ _PATTERNS: Final = [(_pattern(path), methods) for path, methods in _BY_PATH.item
 _PATHS: Final = (*(path for path in _BY_PATH if "{" not in path), "/v1/models")
 
 # Endpoints of OpenAI and Anthropic that this gateway does not have, and what SDKs can use instead.
-_USE_CHAT: Final = (
-    "Use /v1/chat/completions: `openai.chat(...)` in @ai-sdk/openai, "
-    '`set_default_openai_api("chat_completions")` in the Agents SDK, `use_responses_api=False` in LangChain.'
-)
+_USE_RESPONSES: Final = "Use /v1/responses or /v1/chat/completions."
 _RELAY: Final = "Set passthrough = true on a server to relay it."
 _MISSING: Final = {
-    "/responses": ("The Responses API", _USE_CHAT),
+    "/responses": ("This part of the Responses API", ""),
     "/messages/batches": ("The Message Batches API", _RELAY),
     "/images": ("The Images API", ""),
     "/audio": ("The Audio API", ""),
     "/files": ("The Files API", _RELAY),
     "/batches": ("The Batches API", _RELAY),
     "/realtime": ("The Realtime API", ""),
-    "/assistants": ("The Assistants API", _RELAY),
-    "/threads": ("The Assistants API", _RELAY),
+    "/assistants": ("The Assistants API", f"{_USE_RESPONSES} {_RELAY}"),
+    "/threads": ("The Assistants API", f"{_USE_RESPONSES} {_RELAY}"),
     "/vector_stores": ("The Vector Stores API", _RELAY),
     "/fine_tuning": ("The Fine-tuning API", _RELAY),
     "/uploads": ("The Uploads API", _RELAY),
     "/containers": ("The Containers API", _RELAY),
-    "/conversations": ("The Conversations API", _RELAY),
+    "/conversations": (
+        "The Conversations API",
+        f"Send the whole conversation as `input` of /v1/responses. {_RELAY}",
+    ),
     "/evals": ("The Evals API", _RELAY),
     "/skills": ("The Skills API", _RELAY),
     "/videos": ("The Videos API", _RELAY),
