@@ -18,7 +18,7 @@ from bluesminds.wire.base import FormatName
 
 ApiName = Literal["openai", "anthropic"]
 # What serves an operation. "model": the request pipeline.
-HandlerName = Literal["model", "passthrough"]
+HandlerName = Literal["model", "stored_response", "passthrough"]
 NO_FIELDS: Final[Mapping[str, Raw]] = MappingProxyType({})
 
 
@@ -64,6 +64,10 @@ class OperationMatch(Struct, frozen=True, gc=False):
     params: Mapping[str, str]
 
 
+def _stored(method: str, path: str, summary: str) -> Operation:
+    return Operation("responses", method, path, "responses", summary, handler="stored_response")
+
+
 OPERATIONS: Final = (
     Operation("chat.completions", "POST", "/v1/chat/completions", "chat", "Create a chat completion"),
     Operation("messages", "POST", "/v1/messages", "messages", "Create a message"),
@@ -84,6 +88,10 @@ OPERATIONS: Final = (
         "Count the tokens of a response's input",
         estimated=True,
     ),
+    _stored("GET", "/v1/responses/{id}", "Show a stored response"),
+    _stored("DELETE", "/v1/responses/{id}", "Delete a stored response"),
+    _stored("GET", "/v1/responses/{id}/input_items", "List the input items of a stored response"),
+    _stored("POST", "/v1/responses/{id}/cancel", "Cancel a response in the background"),
     Operation("completions", "POST", "/v1/completions", "completions", "Create a text completion"),
     Operation("embeddings", "POST", "/v1/embeddings", "embeddings", "Create embeddings"),
     Operation("moderations", "POST", "/v1/moderations", "moderations", "Classify text"),

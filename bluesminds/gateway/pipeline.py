@@ -34,6 +34,7 @@ from bluesminds.gateway.routing.catalog import ModelCatalog, ServerRegistry
 from bluesminds.gateway.routing.health import ServerHealthRegistry
 from bluesminds.gateway.routing.plans import Target
 from bluesminds.gateway.routing.policies import select_targets
+from bluesminds.gateway.stored_responses.links import RequestLinks
 from bluesminds.gateway.upstream.sender import Sender
 from bluesminds.wire.models import ModelRow
 
@@ -52,6 +53,7 @@ class Gateway(Struct, frozen=True):
     sender: Sender
     relay: Relay
     accounting: UsageAccounting
+    links: RequestLinks
     total_timeout: float
 
     async def handle(
@@ -62,7 +64,7 @@ class Gateway(Struct, frozen=True):
         out: ResponseWriter,
     ) -> None:
         """Serve an operation that calls a model. Raises GatewayError only while nothing has been written."""
-        caller = call = None
+        caller = call = linked = None
         try:
             changes = self.keys.changes
             caller = await self.keys.authenticate(context)
@@ -73,7 +75,9 @@ class Gateway(Struct, frozen=True):
             if self.keys.changes != changes:  # a key may be revoked while its body is being read
                 caller = await self.keys.authenticate(context)
                 self.keys.authorize_use(caller, context)
-            call, body = read_call(context, match, caller, raw)
+            if raw.data and self.links.concerns(match.operation, caller, raw):
+                linked = await self.links.resolve(match.operation, caller, raw)
+            call, body = read_call(context, match, caller, raw, linked)
             check_model(caller, call.model)
             targets = select_targets(
                 self._catalog(caller),
@@ -81,6 +85,7 @@ class Gateway(Struct, frozen=True):
                 call.model,
                 usable=self.health.is_usable,
                 random=_RANDOM.random,
+                only=None if linked is None else linked.servers,
             )
             targets = body.choose(
                 targets,
@@ -90,6 +95,8 @@ class Gateway(Struct, frozen=True):
             entry = self._admit(caller, call)
         except BaseException as exc:
             self.accounting.record_failure(context, caller, exc, model="" if call is None else call.model)
+            if linked is not None:
+                linked.release()
             if isinstance(exc, GatewayError) and caller is not None:
                 raise exc.with_headers(as_text(self.limiter.headers(caller))) from None
             raise
@@ -103,6 +110,8 @@ class Gateway(Struct, frozen=True):
             raise
         finally:
             entry.close(CLIENT_GONE, "client_gone" if out.gone else "interrupted")
+            if linked is not None:
+                linked.release()
 
     async def list_models(self, context: RequestContext) -> tuple[list[ModelRow], Headers]:
         """GET /v1/models: the models that the key may use, by name, and the rate headers."""

@@ -28,6 +28,10 @@ ID: Final = r"[A-Za-z0-9_.:=~-]{1,1024}"  # what servers write
 _ID: Final = re.compile(ID)
 
 
+def is_object_id(text: str) -> bool:
+    return _ID.fullmatch(text) is not None
+
+
 class FoundObjects(Struct, frozen=True):
     """What is known of the ids of one request. `servers`: those at which the account has all objects that the
     request refers to; None if it refers to none. `others`: ids of other accounts' objects, by server.
@@ -59,7 +63,7 @@ class ServerObjects:
         """
         referred = set(references)
         for text in referred:
-            if not _ID.fullmatch(text):
+            if not is_object_id(text):
                 raise no_such_object(text)
         ids = referred.union(mentions)
         rows = await self._select(sorted(ids)) if ids else ()
@@ -84,6 +88,33 @@ class ServerObjects:
             None if servers is None else frozenset(servers),
             {server: frozenset(found) for server, found in others.items()},
         )
+
+    async def find_known(
+        self, caller: Caller, references: Iterable[str], mentions: Iterable[str]
+    ) -> frozenset[str] | None:
+        """The servers with the account's objects among the references of a request to a model; None if there
+        are none. Ids of objects that were not created through the gateway are no error. Raises NotFound for
+        an object of another account, InvalidRequest and Unavailable.
+        """
+        referred = {one for one in references if is_object_id(one)}
+        rows = await self._select(sorted(referred.union(mentions)))
+        own: dict[str, set[str]] = {}
+        for row in rows:
+            at = own.setdefault(row.id, set())
+            if row.user_id == caller.user_id:
+                at.add(row.server)
+        servers: set[str] | None = None
+        for object_id, at in own.items():
+            if not at:
+                raise no_such_object(object_id)
+            if object_id in referred:
+                servers = at if servers is None else servers & at
+        if servers is not None and not servers:
+            raise InvalidRequest(
+                "different_servers",
+                "The request refers to objects at different servers. Use those of one server.",
+            )
+        return None if servers is None else frozenset(servers)
 
     async def own_among(self, caller: Caller, server: str, ids: Sequence[str]) -> frozenset[str]:
         """Those of the ids at a server that are the account's. Raises Unavailable."""

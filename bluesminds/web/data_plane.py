@@ -20,6 +20,7 @@ from bluesminds.gateway.operations import (
     PASSTHROUGH,
     UNKNOWN,
     DataPlanePath,
+    OperationMatch,
     find_operation,
     find_path,
     method_not_allowed,
@@ -28,6 +29,7 @@ from bluesminds.gateway.passthrough.bodies import ClientRequest
 from bluesminds.gateway.passthrough.handler import PassthroughHandler
 from bluesminds.gateway.passthrough.paths import RelayPath
 from bluesminds.gateway.pipeline import Gateway
+from bluesminds.gateway.stored_responses.handler import StoredResponseHandler
 from bluesminds.http.asgi import ASGIApp, Disconnect, Receive, ResponseAborted, Scope, Send
 from bluesminds.web.cors import (
     VARY_ORIGIN,
@@ -93,16 +95,17 @@ class ASGIResponseWriter:
 
 
 class DataPlane:
-    """The application the listener serves. `passthrough` relays requests that match no operation, and
-    `control` serves all paths that are not of the data plane. `bodies` is the memory limit of
-    all request bodies, and `origins` are those whose pages may use the gateway. `proxies` replaces the client
-    address by the forwarded one, for all paths.
+    """The application the listener serves. `passthrough` relays requests that match no operation, `stored`
+    serves stored responses, and `control` all paths that are not of the data plane. `bodies` is the memory
+    limit of all request bodies, and `origins` are those whose pages may use the gateway. `proxies` replaces
+    the client address by the forwarded one, for all paths.
     """
 
     def __init__(
         self,
         gateway: Gateway,
         passthrough: PassthroughHandler,
+        stored: StoredResponseHandler,
         control: ASGIApp,
         *,
         bodies: BodyMemory,
@@ -113,6 +116,7 @@ class DataPlane:
     ) -> None:
         self._gateway = gateway
         self._passthrough = passthrough
+        self._stored = stored
         self._control = control
         self._bodies = bodies
         self._origins = origins
@@ -155,14 +159,13 @@ class DataPlane:
                 return
             if context.origin is not None and await self._origins.allows_reading(context):
                 out.readable_by = context.origin
+            operation = path.methods.get(context.method)
             if relayed is not None:
-                request = ClientRequest(
-                    scope["headers"],
-                    scope["query_string"],
-                    lambda: read_body(scope, receive, body),
-                    lambda: body_pieces(receive),
-                )
+                request = _client_request(scope, receive, body)
                 await self._passthrough.handle(relayed, context, request, out.format, out)
+            elif operation is not None and operation.handler == "stored_response":
+                match = OperationMatch(operation, path.params)
+                await self._stored.handle(match, context, _client_request(scope, receive, body), out)
             else:
                 await self._dispatch(path, context, lambda: read_body(scope, receive, body), out)
         except GatewayError as exc:
@@ -242,6 +245,15 @@ def client_format(path: DataPlanePath, context: RequestContext) -> Format | None
         return MESSAGES
     shared = (MODELS, UNKNOWN, PASSTHROUGH.name)
     return MESSAGES if context.endpoint in shared and is_anthropic_client(context) else None
+
+
+def _client_request(scope: Scope, receive: Receive, body: Body) -> ClientRequest:
+    return ClientRequest(
+        scope["headers"],
+        scope["query_string"],
+        lambda: read_body(scope, receive, body),
+        lambda: body_pieces(receive),
+    )
 
 
 async def read_body(scope: Scope, receive: Receive, body: Body) -> Body:

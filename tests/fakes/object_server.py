@@ -1,4 +1,4 @@
-"""A server with OpenAI's objects over a real socket: files, batches, vector stores and conversations.
+"""A server with OpenAI's objects over a real socket: files, batches, vector stores, conversations, responses.
 
     vendor = await nursery.start(object_server.serve)
 
@@ -16,10 +16,17 @@ import msgspec
 import trio
 
 from tests.fakes import raw_upstream
+from tests.fakes.model_server import completion
 from tests.fakes.raw_upstream import Peer, Received, Upstream
 
 JSON = b"Content-Type: application/json"
-PREFIXES = {"files": "file-", "batches": "batch_", "vector_stores": "vs_", "conversations": "conv_"}
+PREFIXES = {
+    "files": "file-",
+    "batches": "batch_",
+    "vector_stores": "vs_",
+    "conversations": "conv_",
+    "responses": "resp_",
+}
 Objects = dict[str, dict[str, Any]]
 
 
@@ -54,9 +61,9 @@ class ObjectServer:
         return self.upstream.requests
 
     def lines(self) -> list[str]:
-        """Method and path of every request, except for lists of models."""
+        """Method and path of every request, except for health checks."""
         found = [one.line.decode().rsplit(" ", 1)[0] for one in self.requests]
-        return [line for line in found if line != "GET /v1/models"]
+        return [line for line in found if line not in ("GET /v1/models", "GET /health/liveliness")]
 
     def add(self, kind: str, **fields: Any) -> str:
         """Create an object as another client of the server does. Returns its id."""
@@ -77,6 +84,10 @@ class ObjectServer:
         if received.values(b"authorization") != [b"Bearer sk-upstream"]:
             return _json({"error": {"message": "wrong key", "code": "invalid_api_key"}}, b"401 Unauthorized")
         _, _, kind, *rest = path.split("/")
+        if (kind, rest) == ("chat", ["completions"]):
+            return Answer(completion())
+        if (kind, rest) == ("responses", ["input_tokens"]):
+            return _json({"object": "response.input_tokens", "input_tokens": 5})
         if kind == "models":
             return _json({"object": "list", "data": [{"id": "m", "object": "model"}]})
         if kind not in self.objects:
@@ -99,6 +110,8 @@ class ObjectServer:
     def _create(self, kind: str, received: Received) -> Answer:
         if kind == "files":
             made = self._store_file(received)
+        elif kind == "responses":
+            return self._respond(msgspec.json.decode(received.body))
         else:
             fields = msgspec.json.decode(received.body or b"{}")
             made = self.add(kind, **fields)
@@ -107,6 +120,32 @@ class ObjectServer:
                 self.contents[output] = b'{"id":"batch_req_1"}\n'
                 self.objects[kind][made] |= {"status": "completed", "output_file_id": output}
         return _json(self.objects[kind][made])
+
+    def _respond(self, fields: dict[str, Any]) -> Answer:
+        previous = fields.get("previous_response_id")
+        if previous is not None and previous not in self.objects["responses"]:
+            return _json({"error": {"message": "unknown response"}}, b"400 Bad Request")
+        text = {"type": "output_text", "text": "Native answer", "annotations": []}
+        serial = self._serial + 1
+        item = {"type": "message", "id": f"msg_{self.name}{serial:08d}", "role": "assistant"}
+        output = [item | {"status": "completed", "content": [text]}]
+        made = self.add("responses", status="completed", model=fields["model"], output=output)
+        response = self.objects["responses"][made]
+        response["usage"] = {"input_tokens": 3, "output_tokens": 2, "total_tokens": 5}
+        if not fields.get("stream"):
+            return _json(response)
+        begun = response | {"status": "in_progress", "output": []}
+        events = [
+            ("response.created", {"response": begun}),
+            ("response.output_item.done", {"output_index": 0, "item": output[0]}),
+            ("response.completed", {"response": response}),
+        ]
+        body = b"".join(
+            b"event: %b\r\ndata: %b\r\n\r\n"
+            % (name.encode(), encode({"type": name, "sequence_number": number} | more))
+            for number, (name, more) in enumerate(events)
+        )
+        return Answer(body, headers=(b"Content-Type: text/event-stream",))
 
     def _store_file(self, received: Received) -> str:
         head = b"Content-Type: " + received.values(b"content-type")[0] + b"\r\n\r\n"

@@ -19,20 +19,20 @@ from bluesminds.gateway.server_objects import ServerObjects
 from bluesminds.gateway.upstream.raw import RawReply, RawRequest, RawSender
 from bluesminds.http.asgi import ResponseAborted
 from bluesminds.http.client.pool import UpstreamError
-from bluesminds.providers.profiles import profile_of
 from bluesminds.wire.base import Format
 
 MAX_ANSWER: Final = 1024 * 1024  # bytes of a JSON answer in which ids are looked for
 
 
 class RelayedRequest(Struct, frozen=True):
-    """A request whose ids are checked. `named`: those ids, except for a form's. `anthropic`: the client
-    speaks Anthropic's API.
+    """A request whose ids are checked. `target` is its path relative to the server's URL, without the query.
+    `named`: the ids, except for a form's. `anthropic`: the client speaks Anthropic's API.
     """
 
     context: RequestContext
     caller: Caller
     path: RelayPath
+    target: str
     query: Query
     server: Server
     body: RelayBody
@@ -83,10 +83,9 @@ class RelayExchange(Struct, frozen=True):
             content = form_pieces(relayed.request, body.boundary, lambda ids: self._check(relayed, ids))
         else:
             content = body.content
-        prefix = profile_of(relayed.server).dialect.relay_prefix
         raw = RawRequest(
             relayed.context.method,
-            prefix + relayed.path.text + write_query(query),
+            relayed.target + write_query(query),
             [*relayed.request.passed_headers(), *body.headers],
             content,
         )

@@ -7,20 +7,16 @@ object belongs to the account that created it, and its requests go to the server
 from collections.abc import Sequence
 from typing import Final
 
-import trio
 from msgspec import Struct
 
-from bluesminds.common.errors import Forbidden, GatewayError, InvalidRequest, NotFound, UpstreamFailed
+from bluesminds.common.errors import Forbidden, GatewayError, InvalidRequest, NotFound
 from bluesminds.common.values import Caller, RequestContext, Server
-from bluesminds.gateway.accounting import CLIENT_GONE, UsageAccounting, UsageEntry
 from bluesminds.gateway.authenticate import KeyAuthenticator
-from bluesminds.gateway.call import Call
-from bluesminds.gateway.limits.counters import Estimate
 from bluesminds.gateway.limits.headers import as_text
 from bluesminds.gateway.limits.reserve import RateLimiter
 from bluesminds.gateway.operations import PASSTHROUGH, method_not_allowed
 from bluesminds.gateway.passthrough.bodies import ClientRequest, read_relay_body
-from bluesminds.gateway.passthrough.exchange import RelayedRequest, RelayExchange
+from bluesminds.gateway.passthrough.exchange import RelayedRequest
 from bluesminds.gateway.passthrough.paths import (
     METHODS,
     RelayPath,
@@ -29,13 +25,13 @@ from bluesminds.gateway.passthrough.paths import (
     find_relay_path,
 )
 from bluesminds.gateway.passthrough.references import ids_in_query, read_query
-from bluesminds.gateway.relay import ResponseWriter, settle_failure
+from bluesminds.gateway.passthrough.runner import RelayRunner
+from bluesminds.gateway.relay import ResponseWriter
 from bluesminds.gateway.routing.catalog import ServerRegistry
 from bluesminds.gateway.routing.health import ServerHealthRegistry
 from bluesminds.gateway.server_objects import FoundObjects, ServerObjects
-from bluesminds.http.asgi import ResponseAborted
-from bluesminds.providers.profiles import profile_of
-from bluesminds.wire.base import Format, RequestFacts
+from bluesminds.providers.profiles import profile_of, relay_base
+from bluesminds.wire.base import Format
 from bluesminds.wire.formats import FORMATS
 
 SERVER_HEADER: Final = b"x-bluesminds-server"
@@ -43,16 +39,12 @@ _FREE: Final = frozenset(("GET", "HEAD", "DELETE"))  # methods that make a serve
 
 
 class PassthroughHandler(Struct, frozen=True):
-    """`total_timeout`: seconds for one request."""
-
     keys: KeyAuthenticator
     registry: ServerRegistry
     health: ServerHealthRegistry
     limiter: RateLimiter
     objects: ServerObjects
-    exchange: RelayExchange
-    accounting: UsageAccounting
-    total_timeout: float
+    runner: RelayRunner
 
     def find(self, path: str) -> RelayPath | None:
         """The path if a server allows to relay it. It must match no operation."""
@@ -77,22 +69,13 @@ class PassthroughHandler(Struct, frozen=True):
             self.keys.authorize_use(caller, context)
             _check_key(caller, context.method)
             relayed = await self._read(path, context, caller, request, client_format)
-            entry = self._admit(relayed)
+            entry = self.runner.admit(relayed, PASSTHROUGH)
         except BaseException as exc:
-            self.accounting.record_failure(context, caller, exc)
+            self.runner.accounting.record_failure(context, caller, exc)
             if isinstance(exc, GatewayError) and caller is not None:
                 raise exc.with_headers(as_text(self.limiter.headers(caller))) from None
             raise
-        try:
-            await self._run(relayed, entry, out)
-        except GatewayError as exc:
-            error = await settle_failure(entry, exc)
-            raise error.with_headers(as_text(self.exchange.relay.headers(entry))) from None
-        except Exception:
-            entry.close(*((CLIENT_GONE, "client_gone") if out.gone else (500, "internal")))
-            raise
-        finally:
-            entry.close(CLIENT_GONE, "client_gone" if out.gone else "interrupted")
+        await self.runner.run(relayed, entry, out)
 
     async def _read(
         self,
@@ -119,11 +102,13 @@ class PassthroughHandler(Struct, frozen=True):
         if context.method == "GET" and not path.object_id:
             server = await self._server_of_list(caller, path, candidates)
         found.check_mentions(server.name)
+        base, fixed = relay_base(server)
         return RelayedRequest(
             context=context,
             caller=caller,
             path=path,
-            query=query,
+            target=base + path.text,
+            query=[*fixed, *query],
             server=server,
             body=body,
             request=request,
@@ -172,28 +157,6 @@ class PassthroughHandler(Struct, frozen=True):
     def _rank(self, server: Server) -> tuple[bool, int, str]:
         """Without chance, so that the objects of an account are at one server."""
         return not self.health.is_usable(server.name), server.priority, server.name
-
-    def _admit(self, relayed: RelayedRequest) -> UsageEntry:
-        recorder = self.accounting.recorder
-        recorder.check_capacity(strict=self.accounting.strict)
-        reservation = self.limiter.reserve(relayed.caller, Estimate(0, 0))
-        recorder.reserve()
-        call = Call(relayed.context, PASSTHROUGH, relayed.client_format, "", RequestFacts(""))
-        return self.accounting.open(relayed.caller, call, reservation)
-
-    async def _run(self, relayed: RelayedRequest, entry: UsageEntry, out: ResponseWriter) -> None:
-        with trio.CancelScope(deadline=relayed.context.started + self.total_timeout) as scope:
-            out.on_gone(scope.cancel)
-            await self.exchange.run(relayed, entry, out)
-        if scope.cancelled_caught and not out.gone:
-            entry.close(504, "timeout")
-            if entry.first_byte is not None:
-                raise ResponseAborted("the total timeout is over")
-            raise UpstreamFailed(
-                504,
-                "upstream_timeout",
-                "The request took longer than upstream.total_timeout. Send less, or raise that setting.",
-            )
 
 
 def _check_method(path: RelayPath, method: str) -> None:

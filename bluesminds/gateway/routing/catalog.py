@@ -57,6 +57,10 @@ def _configured_rows(server: Server) -> list[ModelRow]:
     return [ModelRow(id=model, owned_by="bluesminds") for model in server.models]
 
 
+def _relays(servers: Iterable[Server]) -> bool:
+    return any(server.passthrough or server.passthrough_paths for server in servers)
+
+
 class ServerRegistry:
     """The current servers: `configured` ones and those that `load` reads from the database."""
 
@@ -70,6 +74,7 @@ class ServerRegistry:
         self._load = load
         self._health = health
         self._discovered: dict[str, list[ModelRow]] = {}
+        self.relays = _relays(self._configured)
         self.catalog = ModelCatalog(self._configured, {})
         self.keyless = ModelCatalog(self._configured, {}, keyless=True)
 
@@ -94,5 +99,6 @@ class ServerRegistry:
         names = {server.name for server in servers}
         self._discovered = {name: rows for name, rows in self._discovered.items() if name in names}
         self._health.keep_only(names)
+        self.relays = _relays(servers)
         self.catalog = ModelCatalog(servers, self._discovered)
         self.keyless = ModelCatalog(servers, self._discovered, keyless=True)

@@ -1,4 +1,5 @@
-"""Files and batches of the demo server. They are kept in memory: the newest MAX_OBJECTS of each kind.
+"""Files, batches and stored responses of the demo server. They are kept in memory: the newest MAX_OBJECTS of
+each kind.
 
 A batch is complete at once. Its requests get the same responses as if they were sent one by one.
 """
@@ -11,8 +12,11 @@ import msgspec
 from msgspec import Raw, Struct
 
 from bluesminds.common.errors import InvalidRequest
-from bluesminds.providers.demo.script import CREATED, DemoError, Script, Step, read, response
+from bluesminds.providers.demo.script import CREATED, DemoError, Script, Step, json_response, read, response
+from bluesminds.wire.conversation import StoredReply
+from bluesminds.wire.json_text import ABSENT, NOT_JSON, Fields, read_fields, write_fields
 from bluesminds.wire.multipart import FormEnd, MultipartScanner, PartHead, read_boundary
+from bluesminds.wire.responses_items import input_items, output_items, response_of_stream, with_history
 
 MAX_OBJECTS: Final = 100
 MAX_FILE: Final = 1024 * 1024  # bytes
@@ -35,6 +39,13 @@ class _BatchLine(Struct):
     method: str = "POST"
 
 
+class _StoredResponse(Struct):
+    """`items` are all of its input, those of the responses before it included."""
+
+    items: list[Fields]
+    response: bytes
+
+
 class DemoObjects:
     """`respond` answers the requests of a batch."""
 
@@ -43,10 +54,13 @@ class DemoObjects:
         self._files: dict[str, dict[str, Any]] = {}
         self._contents: dict[str, bytes] = {}
         self._batches: dict[str, dict[str, Any]] = {}
+        self._responses: dict[str, _StoredResponse] = {}
 
     def respond(self, method: str, path: str, content_type: bytes, body: bytes) -> Script | None:
-        """None for a path of neither files nor batches. `path` begins with /v1. Raises DemoError."""
+        """None for a path without objects. `path` begins with /v1. Raises DemoError."""
         kind, _, rest = path.removeprefix("/v1/").partition("/")
+        if kind == "responses" and rest != "input_tokens":
+            return self._respond_stored(method, rest, body)
         if kind not in ("files", "batches"):
             return None
         kept = self._files if kind == "files" else self._batches
@@ -68,6 +82,52 @@ class DemoObjects:
         if kind == "batches" and (method, action) == ("POST", "cancel"):
             raise DemoError("The batch is completed and cannot be cancelled.", status=409)
         raise DemoError(f"The demo server has no endpoint {method} {path}.", status=404, code="not_found")
+
+    def _respond_stored(self, method: str, rest: str, body: bytes) -> Script | None:
+        response_id, _, below = rest.partition("/")
+        if not response_id:
+            return self._create_response(body) if method == "POST" else None
+        kept = self._responses.get(response_id)
+        if kept is None:
+            raise DemoError(f"Response with id '{response_id}' not found.", status=404)
+        match method, below:
+            case "GET", "":
+                return json_response(kept.response)
+            case "DELETE", "":
+                del self._responses[response_id]
+                return response({"id": response_id, "object": "response.deleted", "deleted": True})
+            case "GET", "input_items":
+                return response({"object": "list", "data": kept.items[::-1], "has_more": False})
+            case "POST", "cancel":
+                raise DemoError("Cannot cancel a synchronous response.")
+        raise DemoError(f"The demo server has no endpoint {method} /responses/{rest}.", status=404)
+
+    def _create_response(self, body: bytes) -> Script | None:
+        """None for a request that is not to be stored, or that is invalid."""
+        try:
+            fields = read_fields(body)
+            new_items = input_items(fields, lambda prefix: f"{prefix}_demo_{secrets.token_hex(12)}")
+            previous = msgspec.json.decode(fields.get("previous_response_id", Raw(b"null")))
+        except (*NOT_JSON, InvalidRequest):
+            return None
+        if bytes(fields.get("store", ABSENT)) == b"false" and previous is None:
+            return None
+        before = self._responses.get(previous) if isinstance(previous, str) else None
+        if previous is not None and before is None:
+            message = f"Previous response with id '{previous}' not found."
+            raise DemoError(message, "previous_response_id", code="previous_response_not_found")
+        earlier = [*before.items, *output_items(before.response)] if before else []
+        stored = StoredReply(f"resp_demo_{secrets.token_hex(12)}", previous)
+        mark = {"demo_stored": Raw(msgspec.json.encode(stored))}
+        script = self._respond("POST", "/v1/responses", write_fields(with_history(fields, earlier) | mark))
+        if script.status != 200 or any(step.data is None for step in script.steps):
+            return script
+        text = b"".join(step.data or b"" for step in script.steps)
+        whole = response_of_stream(text) if script.content_type == "text/event-stream" else text
+        while len(self._responses) >= MAX_OBJECTS:
+            del self._responses[next(iter(self._responses))]
+        self._responses[stored.id] = _StoredResponse([*earlier, *new_items], whole)
+        return script
 
     def _upload(self, content_type: bytes, body: bytes) -> dict[str, Any]:
         fields: dict[str, bytes] = {}

@@ -1,6 +1,8 @@
 """A gateway that relays to two servers with objects, and the keys of two accounts."""
 
+import sqlite3
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,21 @@ class Account:
 
 def code_of(answer: httpx.Response) -> tuple[int, str]:
     return answer.status_code, answer.json()["error"]["code"]
+
+
+async def alter(gateway: Gateway, script: str) -> None:
+    """Change the database in a thread: this one may have to finish a transaction of the gateway first."""
+
+    def run() -> None:
+        with closing(sqlite3.connect(gateway.database, timeout=60, isolation_level=None)) as database:
+            database.executescript(f"BEGIN IMMEDIATE; {script}; COMMIT")
+
+    await trio.to_thread.run_sync(run)
+
+
+async def refuse_inserts(gateway: Gateway, table: str) -> None:
+    trigger = f"CREATE TRIGGER refuse BEFORE INSERT ON {table} BEGIN SELECT RAISE(ABORT, 'refused'); END"
+    await alter(gateway, trigger)
 
 
 async def new_account(gateway: Gateway, email: str, **key: Any) -> Account:

@@ -10,7 +10,7 @@ import trio
 from tests import gateways
 from tests.fakes import object_server
 from tests.fakes.object_server import Answer, ObjectServer
-from tests.gateway.passthrough.conftest import Account, code_of, new_account, relaying
+from tests.gateway.passthrough.conftest import Account, code_of, new_account, refuse_inserts, relaying
 from tests.gateways import Gateway
 
 MISSING = (404, "object_not_found")
@@ -326,9 +326,7 @@ async def test_object_that_cannot_be_recorded_is_logged_and_its_answer_passed_on
 ) -> None:
     gateway = await gateways.start(nursery, home, servers=[relaying("first", vendor)])
     account = Account(gateway, "", gateway.key)
-    gateway.alter(
-        "CREATE TRIGGER refuse BEFORE INSERT ON server_objects BEGIN SELECT RAISE(ABORT, 'refused'); END"
-    )
+    await refuse_inserts(gateway, "server_objects")
     file_id = await account.upload()
     (event,) = gateway.events("object_not_recorded")
     assert event["ids"] == [file_id]

@@ -1,4 +1,4 @@
-"""Files and batches of the demo server, with OpenAI's SDK."""
+"""Files, batches and stored responses of the demo server, with OpenAI's SDK."""
 
 import json
 
@@ -60,3 +60,26 @@ async def test_demo_upload_without_a_file_is_refused(sdk: AsyncOpenAI) -> None:
         await sdk.batches.create(
             input_file_id="file-demo-other", endpoint="/v1/chat/completions", completion_window="24h"
         )
+
+
+async def test_demo_response_is_kept_and_continued(sdk: AsyncOpenAI) -> None:
+    first = await sdk.responses.create(model="demo/echo", input="one")
+    assert first.store and first.id != (await sdk.responses.create(model="demo/echo", input="one")).id
+    assert (await sdk.responses.retrieve(first.id)).output_text == first.output_text
+    second = await sdk.responses.create(
+        model="demo/echo", input="two", previous_response_id=first.id, stream=True
+    )
+    last = [event async for event in second][-1]
+    assert last.type == "response.completed" and last.response.previous_response_id == first.id
+    items = (await sdk.responses.input_items.list(last.response.id)).data
+    assert [item.type for item in items] == ["message"] * 3
+    await sdk.responses.delete(first.id)
+    with pytest.raises(openai.NotFoundError):
+        await sdk.responses.retrieve(first.id)
+    with pytest.raises(openai.BadRequestError):
+        await sdk.responses.create(model="demo/echo", input="two", previous_response_id=first.id)
+    with pytest.raises(openai.InternalServerError):
+        await sdk.responses.create(model="demo/500", input="two")
+    lone = await sdk.responses.create(model="demo/echo", input="one", store=False)
+    with pytest.raises(openai.NotFoundError):
+        await sdk.responses.retrieve(lone.id)
