@@ -15,7 +15,6 @@ from bluesminds.wire.base import Format, FormatName, RequestFacts
 from bluesminds.wire.conversation import ConversationRequest, EncodingOptions
 from bluesminds.wire.formats import FORMATS, codec_of
 from bluesminds.wire.json_text import Fields, read_fields, write_fields
-from bluesminds.wire.messages import estimate_count
 from bluesminds.wire.requests import read_body
 
 STREAM_OPTIONS = "stream_options"
@@ -131,7 +130,8 @@ class JsonBody:
         return self._body.data
 
     def estimate(self) -> bytes:
-        return estimate_count(self._fields)
+        write = self._format.estimate
+        return b"" if write is None else write(self._fields)
 
     def release(self) -> None:
         self._fields = {}

@@ -16,7 +16,17 @@ from bluesminds.wire.conversation import (
 from bluesminds.wire.errors import ErrorDetail, has_error_object
 from bluesminds.wire.json_text import Fields
 
-FormatName = Literal["chat", "messages", "count_tokens", "completions", "embeddings", "moderations", "rerank"]
+FormatName = Literal[
+    "chat",
+    "messages",
+    "count_tokens",
+    "gemini",
+    "gemini_count_tokens",
+    "completions",
+    "embeddings",
+    "moderations",
+    "rerank",
+]
 
 
 class RequestFacts(Struct, frozen=True, gc=False):
@@ -105,6 +115,7 @@ class Codec(Struct, frozen=True):
     `decode_request(fields, created)` and `encode_request` raise InvalidRequest: "unsupported_by_server" for a
     field that changes the meaning and has no counterpart. `decode_reply` and `encode_reply` raise ValueError
     for a reply without an answer, or one that cannot be written. A decoder gets the request as well.
+    `keep_alive`: what a stream says while the server has nothing to say; some clients fail on comments.
     """
 
     decode_request: Callable[[Fields, int], ConversationRequest]
@@ -113,6 +124,7 @@ class Codec(Struct, frozen=True):
     encode_reply: Callable[[ConversationReply, ConversationRequest], bytes]
     decoder: Callable[[ConversationRequest], StreamDecoder]
     encoder: Callable[[ConversationRequest], StreamEncoder]
+    keep_alive: bytes = b": ping\n\n"
 
 
 class Format(Struct, frozen=True):
@@ -137,4 +149,5 @@ class Format(Struct, frozen=True):
     events_from_reply: Callable[[bytes, bool], bytes] | None = None
     reply_from_events: Callable[[bytes], bytes] | None = None
     stage: Callable[[RequestFacts], Stage] | None = None  # of its streams; None: stages.Passthrough
+    estimate: Callable[[Fields], bytes] | None = None  # the answer to a request for a count, without a server
     codec: Codec | None = None  # conversations only

@@ -51,6 +51,7 @@ def decode_request(fields: Fields, created: int = 0) -> ConversationRequest:
     effort = reader.text("reasoning_effort")
     user = reader.text("user") or reader.text("safety_identifier")
     options = reader.inner("stream_options")
+    schema, json_object = _read_response_format(reader)
     request = ConversationRequest(
         model=reader.needed("model"),
         turns=turns,
@@ -58,7 +59,8 @@ def decode_request(fields: Fields, created: int = 0) -> ConversationRequest:
         tools=tuple(_read_tool(tool) for tool in reader.items("tools")),
         tool_choice=_read_choice(reader),
         parallel=reader.flag("parallel_tool_calls"),
-        response_schema=_read_response_format(reader),
+        response_schema=schema,
+        json_object=json_object,
         max_output=largest_bound(
             ("max_tokens", reader.whole("max_tokens")),
             ("max_completion_tokens", reader.whole("max_completion_tokens")),
@@ -190,8 +192,22 @@ def _read_answer(message: FieldReader) -> tuple[Part, ...]:
         function = call.inner("function")
         if function is None:
             raise unsupported(call.name("type"), "only functions have a counterpart.")
-        parts.append(ToolCallPart(call.needed("id"), function.needed("name"), function.text("arguments")))
+        parts.append(
+            ToolCallPart(
+                call.needed("id"),
+                function.needed("name"),
+                function.text("arguments"),
+                _read_signature(call),
+            )
+        )
     return tuple(parts)
+
+
+def _read_signature(call: FieldReader) -> str:
+    """Google's extension of chat completions."""
+    extra = call.inner("extra_content")
+    google = None if extra is None else extra.inner("google")
+    return "" if google is None else google.text("thought_signature")
 
 
 def _read_tool(tool: FieldReader) -> ToolDefinition:
@@ -226,13 +242,15 @@ def _read_choice(reader: FieldReader) -> ToolChoice | None:
     return ToolChoice("tool", function.needed("name"))
 
 
-def _read_response_format(reader: FieldReader) -> bytes:
-    """The schema; empty for plain text."""
+def _read_response_format(reader: FieldReader) -> tuple[bytes, bool]:
+    """The schema, and whether any JSON object will do."""
     form = reader.inner("response_format")
     if form is None or (kind := form.needed("type")) == "text":
-        return b""
+        return b"", False
+    if kind == "json_object":
+        return b"", True
     inner = form.inner("json_schema")
     if kind != "json_schema" or inner is None or not (schema := inner.raw("schema")):
         raise unsupported("response_format", "send a `json_schema` with a `schema`.")
     inner.drop("description")
-    return bytes(schema)
+    return bytes(schema), False

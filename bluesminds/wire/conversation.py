@@ -45,11 +45,14 @@ class ThinkingPart(Struct, frozen=True):
 
 
 class ToolCallPart(Struct, frozen=True):
-    """`arguments`: JSON as it was generated, which a cut answer leaves incomplete."""
+    """`arguments`: JSON as it was generated, which a cut answer leaves incomplete. `signature`: as that of
+    reasoning; Gemini's servers sign calls.
+    """
 
     id: str
     name: str
     arguments: str = "{}"
+    signature: str = ""
 
 
 class ToolResultPart(Struct, frozen=True):
@@ -102,6 +105,7 @@ class ConversationRequest(Struct, frozen=True):
     tool_choice: ToolChoice | None = None
     parallel: bool | None = None  # whether several tools may be called at once
     response_schema: bytes = b""  # JSON schema of the answer's text
+    json_object: bool = False  # the answer's text is a JSON object of any schema
     max_output: int | None = None  # tokens
     temperature: float | None = None
     top_p: float | None = None
@@ -154,7 +158,7 @@ class StreamStarted(Struct, frozen=True, gc=False):
 
 
 class PartOpened(Struct, frozen=True, gc=False):
-    """`id` and `name`: of a tool call. `data`: of redacted reasoning."""
+    """`id` and `name`: of a tool call. `data`: redacted reasoning, or the signature of a tool call."""
 
     index: int
     kind: PartKind
@@ -272,7 +276,7 @@ def events_of_reply(reply: ConversationReply) -> list[StreamEvent]:
             ]
         elif isinstance(part, ToolCallPart):
             events += [
-                PartOpened(index, "tool", part.id, part.name),
+                PartOpened(index, "tool", part.id, part.name, part.signature),
                 PartDelta(index, part.arguments),
                 PartClosed(index),
             ]
@@ -291,7 +295,7 @@ class _PartInProgress:
         if opened.kind == "text":
             return TextPart(text)
         if opened.kind == "tool":
-            return ToolCallPart(opened.id, opened.name, text or "{}")
+            return ToolCallPart(opened.id, opened.name, text or "{}", opened.data)
         return ThinkingPart(text, self.signature, opened.data)
 
 

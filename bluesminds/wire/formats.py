@@ -7,13 +7,24 @@ from bluesminds.wire.base import Codec, Format, FormatName
 from bluesminds.wire.chat import CHAT
 from bluesminds.wire.completions import COMPLETIONS
 from bluesminds.wire.embeddings import EMBEDDINGS
+from bluesminds.wire.gemini import GEMINI, GEMINI_COUNT
 from bluesminds.wire.messages import COUNT_TOKENS, MESSAGES
 from bluesminds.wire.moderations import MODERATIONS
 from bluesminds.wire.rerank import RERANK
 
 FORMATS: Final[Mapping[FormatName, Format]] = {
     format_.name: format_
-    for format_ in (CHAT, MESSAGES, COUNT_TOKENS, COMPLETIONS, EMBEDDINGS, MODERATIONS, RERANK)
+    for format_ in (
+        CHAT,
+        MESSAGES,
+        COUNT_TOKENS,
+        GEMINI,
+        GEMINI_COUNT,
+        COMPLETIONS,
+        EMBEDDINGS,
+        MODERATIONS,
+        RERANK,
+    )
 }
 
 

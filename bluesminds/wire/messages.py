@@ -193,5 +193,6 @@ COUNT_TOKENS = structs.replace(
     events_from_reply=None,
     reply_from_events=None,
     stage=None,
+    estimate=estimate_count,
     codec=None,
 )

@@ -47,6 +47,12 @@ def event_name(event: bytes) -> bytes:
     return b"" if found is None else found[1]
 
 
+def bare_json(event: bytes) -> bytes:
+    """An event that is JSON without the framing of an event, as some servers write errors; b"" for others."""
+    text = event.strip()
+    return text if text.startswith(b"{") else b""
+
+
 def name_and_data(event: bytes) -> tuple[bytes, bytes]:
     """An event's name, b"" when it has none, and its data."""
     if event.startswith(b"event: ") and b"\r" not in event:
