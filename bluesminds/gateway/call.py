@@ -1,6 +1,6 @@
 """A request to a model, decoded: what it asks for, and the body to send for it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from msgspec import Raw, Struct, json, structs
@@ -44,9 +44,11 @@ class CallBody(Protocol):
     @property
     def dropped(self) -> tuple[str, ...]: ...
 
-    def choose(self, targets: Sequence[Target], *, at_ms: int, max_output: int) -> Sequence[Target]:
-        """The targets that can honour the request. `at_ms`: when the request came; `max_output`: tokens, for
-        servers that must have a bound where the client gives none.
+    def choose(
+        self, targets: Sequence[Target], *, at_ms: int, max_output: Callable[[], int]
+    ) -> Sequence[Target]:
+        """The targets that can honour the request. `at_ms`: when the request came; `max_output` gives the
+        tokens for servers that must have a bound where the client gives none.
 
         Raises InvalidRequest when none can. It must come before the first `content`.
         """
@@ -97,10 +99,16 @@ class JsonBody:
         self.conversation: ConversationRequest | None = None
         self.dropped: tuple[str, ...] = ()
 
-    def choose(self, targets: Sequence[Target], *, at_ms: int, max_output: int) -> Sequence[Target]:
+    def choose(
+        self, targets: Sequence[Target], *, at_ms: int, max_output: Callable[[], int]
+    ) -> Sequence[Target]:
         """All targets that speak the request's format, and the others as far as it can be translated."""
-        if not any(target.plan.translated for target in targets):
-            return targets
+        for target in targets:
+            if target.plan.translated:
+                return self._choose(targets, at_ms=at_ms, max_output=max_output())
+        return targets
+
+    def _choose(self, targets: Sequence[Target], *, at_ms: int, max_output: int) -> Sequence[Target]:
         self._max_output = max_output
         refusals: dict[FormatName, InvalidRequest] = {}
         for plan in {target.plan.format: target.plan for target in reversed(targets)}.values():

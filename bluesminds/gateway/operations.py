@@ -16,6 +16,7 @@ from bluesminds.common.errors import GatewayError, NotFound
 from bluesminds.common.values import Scope
 from bluesminds.wire.base import FormatName
 
+ApiName = Literal["openai", "anthropic"]
 HandlerName = Literal["model"]  # what serves an operation; "model": the request pipeline
 NO_FIELDS: Final[Mapping[str, Raw]] = MappingProxyType({})
 
@@ -35,6 +36,24 @@ class Operation(Struct, frozen=True):
     handler: HandlerName = "model"
     preset: Mapping[str, Raw] = NO_FIELDS
     estimated: bool = False
+
+
+class DataPlanePath(Struct, frozen=True, gc=False):
+    """What a path of the data plane means. `path` is as the table of operations spells it; `methods`: the
+    operations by method, empty for an unknown path; `params`: the values of the path's variables.
+    """
+
+    path: str
+    methods: Mapping[str, Operation]
+    params: Mapping[str, str]
+    endpoint: str  # the label of requests with a method that the path does not have
+    api: ApiName  # whose paths are of this kind
+
+    def allowed_methods(self) -> tuple[str, ...]:
+        """Of an unknown path, all that any path has."""
+        if self.endpoint == MODELS:
+            return ("GET", "HEAD")
+        return tuple(self.methods) or ("GET", "HEAD", "POST", "DELETE")
 
 
 class OperationMatch(Struct, frozen=True, gc=False):
@@ -118,61 +137,47 @@ def clean_path(path: str) -> str:
     return _SLASHES.sub("/", path).rstrip("/")
 
 
-def data_plane_path(path: str) -> str | None:
-    """A path that `clean_path` has cleaned as the table of operations spells it; None for a path of the rest
-    of the site. /api/v1 is another name of /v1.
+def find_path(path: str) -> DataPlanePath | None:
+    """What a path means as the client sends it; None for a path of the rest of the site. /api/v1 is another
+    name of /v1.
     """
+    known = _KNOWN.get(path)
+    return _find_path(clean_path(path)) if known is None else known
+
+
+def _find_path(path: str) -> DataPlanePath | None:
     if path.startswith("/api/"):
         path = path[4:]
-    for prefix in PREFIXES:
-        if path.startswith(prefix) and (len(path) == len(prefix) or path[len(prefix)] == "/"):
-            return path
-    return None
-
-
-def endpoint_name(method: str, path: str) -> str:
-    """The label of a path that `data_plane_path` has found."""
-    if path.startswith("/v1/models") and path[10:11] in ("", "/"):
-        return MODELS
-    methods, _ = _methods_of(path)
-    if not methods:
-        return UNKNOWN
-    operation = methods.get(method)
-    return next(iter(methods.values())).name if operation is None else operation.name
-
-
-def is_anthropic_path(path: str) -> bool:
-    """Whether a path that `data_plane_path` has found is one of Anthropic's API alone."""
-    return path == "/v1/messages" or path.startswith("/v1/messages/")
-
-
-def find_operation(method: str, path: str) -> OperationMatch:
-    """Raises NotFound for an unknown path, and GatewayError 405 for another method."""
-    methods, params = _methods_of(path)
-    if not methods:
-        raise _unknown_path(path)
-    operation = methods.get(method)
-    if operation is None:
-        raise method_not_allowed(method, ", ".join(methods))
-    return OperationMatch(operation, params)
-
-
-def allowed_methods(path: str) -> tuple[str, ...]:
-    """The methods of a path that `data_plane_path` has found; of an unknown path, all that any path has."""
-    if endpoint_name("GET", path) == MODELS:
-        return ("GET", "HEAD")
-    methods, _ = _methods_of(path)
-    return tuple(methods) or ("GET", "HEAD", "POST", "DELETE")
-
-
-def _methods_of(path: str) -> tuple[Mapping[str, Operation], Mapping[str, str]]:
-    """The operations of a path by method, and the values of its variables."""
+    if not any(path == prefix or path.startswith(prefix + "/") for prefix in PREFIXES):
+        return None
+    if path == "/v1/models" or path.startswith("/v1/models/"):
+        return DataPlanePath(path, _NO_METHODS, _NO_PARAMS, MODELS, "openai")
+    api = api_of(path)
     if (methods := _BY_PATH.get(path)) is not None:
-        return methods, _NO_PARAMS
+        return DataPlanePath(path, methods, _NO_PARAMS, _label(methods), api)
     for pattern, methods in _PATTERNS:
         if (found := pattern.fullmatch(path)) is not None:
-            return methods, found.groupdict()
-    return _NO_METHODS, _NO_PARAMS
+            return DataPlanePath(path, methods, found.groupdict(), _label(methods), api)
+    return DataPlanePath(path, _NO_METHODS, _NO_PARAMS, UNKNOWN, api)
+
+
+def api_of(path: str) -> ApiName:
+    """The API that a path below /v1 belongs to."""
+    return "anthropic" if path == "/v1/messages" or path.startswith("/v1/messages/") else "openai"
+
+
+def _label(methods: Mapping[str, Operation]) -> str:
+    return next(iter(methods.values())).name
+
+
+def find_operation(method: str, path: DataPlanePath) -> OperationMatch:
+    """Raises NotFound for an unknown path, and GatewayError 405 for another method."""
+    operation = path.methods.get(method)
+    if operation is not None:
+        return OperationMatch(operation, path.params)
+    if not path.methods:
+        raise _unknown_path(path.path)
+    raise method_not_allowed(method, ", ".join(path.methods))
 
 
 def method_not_allowed(method: str, allowed: str) -> GatewayError:
@@ -199,3 +204,12 @@ def suggested_path(path: str) -> str:
             return known
     near = difflib.get_close_matches(f"/v1{path[:100]}", _PATHS, n=1, cutoff=0.75)
     return near[0] if near else ""
+
+
+def _known_paths() -> Mapping[str, DataPlanePath]:
+    """The paths without variables as most clients send them."""
+    found = {path: known for path in _PATHS if (known := _find_path(path)) is not None}
+    return found | {f"/api{path}": known for path, known in found.items()}
+
+
+_KNOWN: Final = _known_paths()

@@ -7,6 +7,7 @@ response leaves after its usage row is durable.
 
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Final, TypeVar
 
 import trio
@@ -83,7 +84,7 @@ class Gateway(Struct, frozen=True):
             targets = body.choose(
                 targets,
                 at_ms=context.at_ms,
-                max_output=self.accounting.estimator.max_output(call.model),
+                max_output=partial(self.accounting.estimator.max_output, call.model),
             )
             entry = self._admit(caller, call)
         except BaseException as exc:

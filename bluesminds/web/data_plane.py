@@ -17,12 +17,9 @@ from bluesminds.gateway.browser_origins import BrowserOrigins
 from bluesminds.gateway.operations import (
     MODELS,
     UNKNOWN,
-    allowed_methods,
-    clean_path,
-    data_plane_path,
-    endpoint_name,
+    DataPlanePath,
     find_operation,
-    is_anthropic_path,
+    find_path,
     method_not_allowed,
 )
 from bluesminds.gateway.pipeline import Gateway
@@ -118,23 +115,30 @@ class DataPlane:
         if scope["type"] != "http":
             await self._control(scope, receive, send)
             return
-        path = data_plane_path(clean_path(scope["path"]))
+        path = find_path(scope["path"])
         if path is None:
             await self._control(scope, receive, send)
             return
-        context = read_request_context(scope, endpoint_name(scope["method"], path), self._clock)
+        operation = path.methods.get(scope["method"])
+        endpoint = path.endpoint if operation is None else operation.name
+        context = read_request_context(scope, endpoint, self._clock)
         out = ASGIResponseWriter(scope, send, context.request_id, client_format(path, context))
         await self._respond(scope, path, context, receive, out)
 
     async def _respond(
-        self, scope: Scope, path: str, context: RequestContext, receive: Receive, out: ASGIResponseWriter
+        self,
+        scope: Scope,
+        path: DataPlanePath,
+        context: RequestContext,
+        receive: Receive,
+        out: ASGIResponseWriter,
     ) -> None:
         body = Body(self._bodies)
         try:
-            if (preflight := read_preflight(scope)) is not None:
+            if context.method == "OPTIONS" and (preflight := read_preflight(scope)) is not None:
                 await self._send_preflight(preflight, path, context, out)
                 return
-            if await self._origins.allows_reading(context):
+            if context.origin is not None and await self._origins.allows_reading(context):
                 out.readable_by = context.origin
             await self._dispatch(path, context, lambda: read_body(scope, receive, body), out)
         except GatewayError as exc:
@@ -151,7 +155,11 @@ class DataPlane:
             body.release()
 
     async def _dispatch(
-        self, path: str, context: RequestContext, body: Callable[[], Awaitable[Body]], out: ASGIResponseWriter
+        self,
+        path: DataPlanePath,
+        context: RequestContext,
+        body: Callable[[], Awaitable[Body]],
+        out: ASGIResponseWriter,
     ) -> None:
         try:
             if context.endpoint != MODELS:
@@ -167,7 +175,7 @@ class DataPlane:
             await self._gateway.handle(match, context, body, out)
 
     async def _send_preflight(
-        self, preflight: Preflight, path: str, context: RequestContext, out: ASGIResponseWriter
+        self, preflight: Preflight, path: DataPlanePath, context: RequestContext, out: ASGIResponseWriter
     ) -> None:
         origin = context.origin or ""
         try:
@@ -181,11 +189,13 @@ class DataPlane:
             self._gateway.reject(context, exc)
             raise
         self._gateway.accounting.record_rejection(context, 204)
-        await out.start(204, preflight_headers(preflight, origin, allowed_methods(path)))
+        await out.start(204, preflight_headers(preflight, origin, path.allowed_methods()))
         await out.end()
 
-    async def _send_models(self, path: str, context: RequestContext, out: ASGIResponseWriter) -> None:
-        name = path.removeprefix("/v1/models").removeprefix("/")
+    async def _send_models(
+        self, path: DataPlanePath, context: RequestContext, out: ASGIResponseWriter
+    ) -> None:
+        name = path.path.removeprefix("/v1/models").removeprefix("/")
         if name:
             row, rates = await self._gateway.find_model(context, name)
             answer = write_anthropic_model(row) if out.format is MESSAGES else write_model(row)
@@ -202,9 +212,9 @@ class DataPlane:
         await out.send(exc.status, error_headers(exc), body)
 
 
-def client_format(path: str, context: RequestContext) -> Format | None:
+def client_format(path: DataPlanePath, context: RequestContext) -> Format | None:
     """The format of the client's API; None: OpenAI's. Some paths say nothing about the client."""
-    if is_anthropic_path(path):
+    if path.api == "anthropic":
         return MESSAGES
     return MESSAGES if context.endpoint in (MODELS, UNKNOWN) and is_anthropic_client(context) else None
 
@@ -213,8 +223,11 @@ async def read_body(scope: Scope, receive: Receive, body: Body) -> Body:
     """Fill body with all of the request's. Raises InvalidRequest when it is compressed, Unavailable
     when there is no room for it, and ConnectionResetError when the client leaves first.
     """
-    if any(name == b"content-encoding" and coding != b"identity" for name, coding in scope["headers"]):
-        raise InvalidRequest("unsupported_encoding", "Send the request body without compression.", status=415)
+    for name, coding in scope["headers"]:
+        if name == b"content-encoding" and coding != b"identity":
+            raise InvalidRequest(
+                "unsupported_encoding", "Send the request body without compression.", status=415
+            )
     data: bytes | None = None
     with suppress(MemoryError):
         data = await _collect(receive, body)

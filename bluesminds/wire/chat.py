@@ -47,12 +47,17 @@ def read_request(fields: Fields) -> RequestFacts:
         model=request.model,
         stream=bool(request.stream),
         wants_usage=options is not None and bool(options.include_usage),
-        max_output=largest_bound(
-            ("max_tokens", request.max_tokens), ("max_completion_tokens", request.max_completion_tokens)
-        ),
+        max_output=_max_output(request),
         choices=max(request.n or 1, request.best_of or 1),
         text_bytes=text_bytes(fields),
     )
+
+
+def _max_output(request: ChatFields) -> int | None:
+    most, other = request.max_tokens, request.max_completion_tokens
+    if most is None and other is None:
+        return None
+    return largest_bound(("max_tokens", most), ("max_completion_tokens", other))
 
 
 def events_from_reply(body: bytes, wants_usage: bool) -> bytes:

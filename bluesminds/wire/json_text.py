@@ -128,7 +128,8 @@ def is_set(raw: Raw | None) -> bool:
 
 def text_bytes(fields: Fields) -> int:
     """Bytes of the values that may be text."""
-    return sum([text_size(bytes(value)) for value in fields.values()])
+    size = sum(map(len, fields.values()))
+    return size if size < _SMALL_TEXT else sum([text_size(bytes(value)) for value in fields.values()])
 
 
 def text_size(text: bytes) -> int:

@@ -10,7 +10,7 @@ from bluesminds.common.money import Price, read_usd, write_usd
 from bluesminds.common.values import Usage
 from bluesminds.gateway.call import Call
 from bluesminds.gateway.estimate import INITIAL_RATIO, MAX_MODELS, MAX_RATIO, Estimator
-from bluesminds.gateway.operations import find_operation
+from bluesminds.gateway.operations import OPERATIONS
 from bluesminds.wire.base import RequestFacts
 from bluesminds.wire.formats import FORMATS
 from tests.gateway.test_authenticate import context
@@ -19,10 +19,12 @@ from tests.gateways import ASK, Gateway
 PRICE = Price(input=1_250_000_000, cached_input=125_000_000, output=10_000_000_000)
 
 
+CHAT = next(one for one in OPERATIONS if one.name == "chat.completions")
+
+
 def call(model: str = "m", most: int | None = None, choices: int = 1, *, size: int = 400) -> Call:
     facts = RequestFacts(model=model, max_output=most, choices=choices, text_bytes=size)
-    operation = find_operation("POST", "/v1/chat/completions").operation
-    return Call(context(), operation, FORMATS["chat"], model, facts)
+    return Call(context(), CHAT, FORMATS["chat"], model, facts)
 
 
 def reported(prompt: int) -> Usage:

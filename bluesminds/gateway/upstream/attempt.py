@@ -97,7 +97,10 @@ class ReplyReader(Struct, frozen=True):
             with trio.move_on_after(seconds):
                 return await self._read_stream(response)
             raise FirstByteTimeout("the first event did not come in time", phase="body", sent=True)
-        return self._read_whole(response, await response.read(MAX_ANSWER))
+        body = await response.read(MAX_ANSWER)
+        if body.startswith(b"{"):
+            return self._read_json(response, body)
+        return self._read_whole(response, body)
 
     @property
     def _format(self) -> Format:
@@ -202,24 +205,22 @@ class ReplyReader(Struct, frozen=True):
         facts = self._format.read_reply(body)
         if facts.error is not None:
             return self._error_reply(response, body, facts.error)
-        if facts.readable:
+        if self.conversation is not None and self.plan.translated and facts.readable:
             try:
-                body = self._translate(body)
+                body = self._translate(body, self.conversation)
             except ValueError:
                 facts = ReplyFacts(readable=False)
         headers = _headers(response, JSON_TYPE)
         return Reply(endpoint=self.endpoint, status=response.status, headers=headers, body=body, facts=facts)
 
-    def _translate(self, body: bytes) -> bytes:
+    def _translate(self, body: bytes, conversation: ConversationRequest) -> bytes:
         """The answer in the client's format. Raises ValueError when it holds none."""
-        if self.conversation is None or not self.plan.translated:
-            return body
         server, client = self._codecs
-        return client.encode_reply(server.decode_reply(body, self.conversation), self.conversation)
+        return client.encode_reply(server.decode_reply(body, conversation), conversation)
 
 
 def _headers(response: Response, *content_type: tuple[bytes, bytes]) -> Headers:
-    return [*(header for header in response.headers if header[0] in _PASSED_HEADERS), *content_type]
+    return [*[header for header in response.headers if header[0] in _PASSED_HEADERS], *content_type]
 
 
 def _is_event_stream(response: Response, first: bytes) -> bool | None:

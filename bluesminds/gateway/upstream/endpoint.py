@@ -48,6 +48,8 @@ class UpstreamEndpoint(Struct, frozen=True):
         """The server's headers and those of the client that it understands. A client of Anthropic's format
         says which version and features it means; a translated request is the gateway's own.
         """
+        if not forward:
+            return self.headers
         if plan.format not in ("messages", "count_tokens") or plan.translated:
             return (*self.headers, *(one for one in forward if not one[0].startswith(ANTHROPIC_PREFIX)))
         sent = {name for name, _ in forward}

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from bluesminds.gateway.operations import OPERATIONS, Operation, is_anthropic_path
+from bluesminds.gateway.operations import OPERATIONS, Operation, api_of
 from bluesminds.web.docs.openapi import JSON, OpenAPIOperation
 from bluesminds.wire.base import FormatName
 from bluesminds.wire.requests import Choices, StreamOptions, Tokens
@@ -225,7 +225,7 @@ def _described(operation: Operation) -> OpenAPIOperation:
         statuses=(200,),
         media={JSON: response, EVENTS: None} if streams else {JSON: response},
         body=request,
-        error=AnthropicErrorResponse if is_anthropic_path(operation.path) else UpstreamErrorResponse,
+        error=AnthropicErrorResponse if api_of(operation.path) == "anthropic" else UpstreamErrorResponse,
     )
 
 

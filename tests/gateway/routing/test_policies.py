@@ -13,12 +13,13 @@ from msgspec import structs
 
 from bluesminds.common.errors import NotFound
 from bluesminds.common.values import Server
-from bluesminds.gateway.operations import Operation, find_operation
+from bluesminds.gateway.operations import OPERATIONS, Operation
 from bluesminds.gateway.routing.catalog import ModelCatalog
 from bluesminds.gateway.routing.plans import Plan, Target
 from bluesminds.gateway.routing.policies import select_targets
 
-CHAT = find_operation("POST", "/v1/chat/completions").operation
+BY_PATH = {operation.path: operation for operation in OPERATIONS}
+CHAT = BY_PATH["/v1/chat/completions"]
 
 
 def server(name: str, *, weight: int = 1, priority: int = 0, models: tuple[str, ...] = ("m",)) -> Server:
@@ -87,7 +88,7 @@ def test_unknown_model_is_not_found() -> None:
 
 def test_model_whose_servers_lack_the_endpoint_is_unsupported() -> None:
     anthropic = structs.replace(server("a"), dialect="anthropic")
-    embeddings = find_operation("POST", "/v1/embeddings").operation
+    embeddings = BY_PATH["/v1/embeddings"]
     with pytest.raises(NotFound, match="/v1/embeddings") as caught:
         select(ModelCatalog([anthropic], {}), "m", embeddings)
     assert (caught.value.code, caught.value.param) == ("unsupported_endpoint", "model")
@@ -102,7 +103,7 @@ def plans(dialects: dict[str, str], operation: Operation) -> list[Plan]:
 
 
 def test_server_is_asked_in_the_clients_format_where_it_has_it() -> None:
-    messages = find_operation("POST", "/v1/messages").operation
+    messages = BY_PATH["/v1/messages"]
     assert plans({"http://x/v1": "openai"}, CHAT) == [Plan("chat", "/chat/completions")]
     assert plans({"http://x/v1": "anthropic"}, messages) == [Plan("messages", "/messages")]
     assert plans({"http://x/v1": "litellm"}, messages) == [Plan("messages", "/v1/messages")]
@@ -118,14 +119,14 @@ def test_server_is_asked_in_the_clients_format_where_it_has_it() -> None:
     ],
 )
 def test_conversation_is_translated_for_a_server_of_another_format(url: str, bound: Any) -> None:
-    messages = find_operation("POST", "/v1/messages").operation
+    messages = BY_PATH["/v1/messages"]
     translated = Plan("chat", "/chat/completions", translated=True, bound=bound)
     assert plans({url: "openai"}, messages) == [translated]
     assert [plan.path for plan in plans({url: "anthropic"}, CHAT)] == ["/messages"]
 
 
 def test_count_of_tokens_needs_no_server_of_its_format() -> None:
-    count = find_operation("POST", "/v1/messages/count_tokens").operation
+    count = BY_PATH["/v1/messages/count_tokens"]
     assert plans({"http://x/v1": "openai"}, count) == []
     assert plans({"http://x/v1": "openai", "http://y/v1": "anthropic"}, count) == [
         Plan("count_tokens", "/messages/count_tokens")
