@@ -24,7 +24,7 @@ def servers_group() -> None:
 @click.option("--url", required=True, help="Base URL, e.g. https://api.openai.com/v1.")
 @click.option(
     "--dialect",
-    type=click.Choice(["openai", "litellm", "anthropic"]),
+    type=click.Choice(["openai", "litellm", "anthropic", "gemini"]),
     default="openai",
     show_default=True,
     help="API dialect of the server.",

@@ -90,7 +90,7 @@ PRIVATE_NETWORKS = (
     *("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"),
     *("::1/128", "fc00::/7"),
 )
-Dialect = Literal["openai", "litellm", "anthropic", "demo"]
+Dialect = Literal["openai", "litellm", "anthropic", "gemini", "demo"]
 
 
 class ListenSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

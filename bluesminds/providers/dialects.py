@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, Literal
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from bluesminds import __version__
 from bluesminds.wire.base import FormatName
@@ -28,6 +28,9 @@ OPENAI_PATHS: Final[Mapping[FormatName, str]] = MappingProxyType(
 MESSAGES_PATHS: Final[Mapping[FormatName, str]] = MappingProxyType(
     {"messages": "/messages", "count_tokens": "/messages/count_tokens"}
 )
+GEMINI_PATHS: Final[Mapping[FormatName, str]] = MappingProxyType(
+    {"gemini": "/models/{model}:{method}", "gemini_count_tokens": "/models/{model}:countTokens"}
+)
 # Their reasoning models refuse max_tokens; other servers may not know max_completion_tokens.
 _COMPLETION_BOUND_HOSTS: Final = (".openai.com", ".openai.azure.com")
 
@@ -38,10 +41,19 @@ def output_bound(url: str) -> OutputBound:
     return "max_completion_tokens" if f".{host}".endswith(_COMPLETION_BOUND_HOSTS) else "max_tokens"
 
 
+def fill_path(path: str, model: str, *, stream: bool) -> str:
+    """A path of GEMINI_PATHS with the server's name of the model, and the method that streams or not. Events
+    must be asked for: the stream would be a JSON array.
+    """
+    method = "streamGenerateContent?alt=sse" if stream else "generateContent"
+    return path.format(model=quote(model.removeprefix("models/"), safe=""), method=method)
+
+
 @dataclass(frozen=True, slots=True)
 class Dialect:
     """How to talk to one kind of server. Paths are relative to the server's URL. `speaks` has the path of
-    each wire format that such servers take.
+    each wire format that such servers take; `fill_path` fills in its variables. `named_key_refusal`: a
+    status of 403 means a rejected key if its text speaks of an API key.
     """
 
     name: str
@@ -49,8 +61,9 @@ class Dialect:
     models_path: str = "/models"
     alive_path: str | None = None  # a cheaper probe than the list of models, relative to the host
     extra_headers: Headers = ()
-    key_header: Literal["authorization", "x-api-key"] = "authorization"
+    key_header: Literal["authorization", "x-api-key", "x-goog-api-key"] = "authorization"
     key_refusals: frozenset[str] = frozenset()  # error types that mean a rejected key, whatever the status
+    named_key_refusal: bool = False
 
     def headers(self, api_key: str | None) -> Headers:
         """The headers of every request to the server. They may contain a secret, so they are never logged."""
@@ -61,8 +74,8 @@ class Dialect:
         )
         if api_key is None:
             return common
-        if self.key_header == "x-api-key":
-            return ((b"x-api-key", api_key.encode()), *common)
+        if self.key_header != "authorization":
+            return ((self.key_header.encode(), api_key.encode()), *common)
         return ((b"authorization", b"Bearer " + api_key.encode()), *common)
 
     def refuses_key(self, status: int, error: ErrorDetail) -> bool:
@@ -72,8 +85,9 @@ class Dialect:
         names = {error.type, error.code}
         if status == 403:
             # 403 can also mean that the request itself is not allowed, with any key.
-            return bool(names & (_KEY_REFUSALS | self.key_refusals))
-        return status >= 400 and error.type in self.key_refusals
+            named = self.named_key_refusal and "api key" in (error.message or "").lower()
+            return named or bool(names & (_KEY_REFUSALS | self.key_refusals))
+        return status >= 400 and bool(names & self.key_refusals)
 
 
 DIALECTS = {
@@ -100,6 +114,26 @@ DIALECTS = {
             models_path="/models?limit=1000",
             extra_headers=((b"anthropic-version", b"2023-06-01"),),
             key_header="x-api-key",
+        ),
+        # Google answers a wrong key with 400, and a key that it has blocked with 403.
+        Dialect(
+            "gemini",
+            speaks=GEMINI_PATHS,
+            models_path="/models?pageSize=1000",
+            key_header="x-goog-api-key",
+            key_refusals=frozenset(
+                (
+                    "API_KEY_INVALID",
+                    "API_KEY_SERVICE_BLOCKED",
+                    "API_KEY_IP_ADDRESS_BLOCKED",
+                    "API_KEY_HTTP_REFERRER_BLOCKED",
+                    "SERVICE_DISABLED",
+                    "CONSUMER_INVALID",
+                    "CONSUMER_SUSPENDED",
+                    "BILLING_DISABLED",
+                )
+            ),
+            named_key_refusal=True,
         ),
         Dialect("demo"),
     )

@@ -1,4 +1,4 @@
-"""The table of hosted vendors, and the local Ollama. All of them support OpenAI's API."""
+"""The table of hosted vendors, and the local Ollama."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ class Vendor:
 VENDORS = (
     Vendor("openai", "https://api.openai.com/v1", "OPENAI_API_KEY"),
     Vendor("anthropic", "https://api.anthropic.com/v1", "ANTHROPIC_API_KEY", "anthropic"),
+    Vendor("gemini", "https://generativelanguage.googleapis.com/v1beta", "GEMINI_API_KEY", dialect="gemini"),
     Vendor("openrouter", "https://openrouter.ai/api/v1", "OPENROUTER_API_KEY"),
 )
 

@@ -40,15 +40,18 @@ def test_where_ollama_would_be(host: str | None, url: str) -> None:
     assert local_ollama({} if host is None else {"OLLAMA_HOST": host}).url == url
 
 
+KEY_HEADERS = {"anthropic": b"x-api-key", "gemini": b"x-goog-api-key"}
+
+
 def test_what_every_request_to_a_server_carries() -> None:
     for name, dialect in DIALECTS.items():
         assert dialect.name == name
         headers = dict(dialect.headers("sk-x"))
-        if name == "anthropic":
-            assert headers[b"x-api-key"] == b"sk-x" and b"authorization" not in headers
+        if name in ("anthropic", "gemini"):
+            assert headers[KEY_HEADERS[name]] == b"sk-x" and b"authorization" not in headers
         else:
             assert headers[b"authorization"] == b"Bearer sk-x"
         assert headers[b"user-agent"].startswith(b"bluesminds/")
-        assert not {b"authorization", b"x-api-key"} & set(dict(dialect.headers(None)))
+        assert not {b"authorization", *KEY_HEADERS.values()} & set(dict(dialect.headers(None)))
     assert dict(DIALECTS["litellm"].headers(None))[b"x-litellm-num-retries"] == b"0"
     assert dict(DIALECTS["anthropic"].headers(None))[b"anthropic-version"] == b"2023-06-01"

@@ -164,8 +164,8 @@ def gemini_answers(draw: st.DrawFn) -> list[Part]:
 
 @st.composite
 def gemini_requests(draw: st.DrawFn) -> ConversationRequest:
-    """Without system turns, as every result needs a call with its name before it: one call in each answer, and
-    one result in the turn after it.
+    """Without system turns. Every result needs a call with its name before it: there is one call in each
+    answer, and one result in the turn after it.
     """
     turns = [Turn("user", (draw(text_parts),))]
     some = draw(st.lists(tools.map(lambda tool: structs.replace(tool, strict=None)), max_size=2))

@@ -5,7 +5,7 @@ from msgspec import Struct, json, structs
 from bluesminds.common.values import Server
 from bluesminds.gateway.routing.plans import Plan
 from bluesminds.http.client.pool import UpstreamOrigin
-from bluesminds.providers.dialects import DIALECTS, Headers
+from bluesminds.providers.dialects import DIALECTS, Headers, fill_path
 
 ANTHROPIC_PREFIX = b"anthropic-"
 SHORTEST_SECRET = 8  # characters; a shorter key could be part of ordinary words
@@ -38,8 +38,12 @@ class UpstreamEndpoint(Struct, frozen=True):
         secrets = (*secret_encodings(api_key), *self.secrets)
         return structs.replace(self, headers=headers, secrets=secrets, own_key=True)
 
-    def target(self, path: str) -> bytes:
-        """The path to send. A version that the server's URL and `path` both name is written once."""
+    def target(self, path: str, model: str, *, stream: bool) -> bytes:
+        """The path to send, with the model in it where the format puts it there. A version that the server's
+        URL and `path` both name is written once.
+        """
+        if "{" in path:
+            path = fill_path(path, model, stream=stream)
         if path.startswith("/v1/") and self.base.endswith("/v1"):
             path = path.removeprefix("/v1")
         return (self.base + path).encode()

@@ -25,7 +25,7 @@ ModelNames = Annotated[
 class NewServer(Struct, forbid_unknown_fields=True):
     name: ServerName
     url: str
-    dialect: Literal["openai", "litellm", "anthropic"] = "openai"
+    dialect: Literal["openai", "litellm", "anthropic", "gemini"] = "openai"
     api_key: Secret | None = None
     models: ModelNames = []
     weight: Weight = 1
