@@ -227,7 +227,7 @@ def _write_config(
                 dropped.append(field)
     if request.stop:
         config["stopSequences"] = request.stop
-    if request.response_schema or request.json_object:
+    if request.response_schema or request.response_json:
         config["responseMimeType"] = "application/json"
     if request.response_schema:
         config["responseJsonSchema"] = Raw(request.response_schema)

@@ -194,7 +194,7 @@ def gemini_requests(draw: st.DrawFn) -> ConversationRequest:
         turns=join_turns(turns),
         tools=tuple(some),
         tool_choice=draw(choices) if some and draw(st.booleans()) else None,
-        json_object=not common["response_schema"] and draw(st.booleans()),
+        response_json=not common["response_schema"] and draw(st.booleans()),
         reasoning=reasoning,
         top_k=draw(st.none() | st.integers(1, 99)),
         shows_reasoning=shown,
