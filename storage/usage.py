@@ -24,8 +24,9 @@ LATEST = (2**63 - 1, "")
 class UsageRow:
     """One request that was answered.
 
-    `at`, `first_byte_ms` and `duration_ms` are milliseconds. `cost_nano` is nano-USD, None if the model has
-    no price. `day` and `month` name the periods of the limits that the request counts in.
+    `at`, `first_byte_ms`, `duration_ms` and `audio_ms` (of the audio that was read) are milliseconds.
+    `cost_nano` is nano-USD, None if the model has no price. `day` and `month` name the periods of the limits
+    that the request counts in.
     """
 
     id: str
@@ -45,6 +46,13 @@ class UsageRow:
     cache_read_tokens: int | None
     cache_write_tokens: int | None
     reasoning_tokens: int | None
+    audio_input_tokens: int | None
+    audio_output_tokens: int | None
+    image_input_tokens: int | None
+    image_output_tokens: int | None
+    images: int | None
+    audio_ms: int | None
+    characters: int | None
     usage_source: Literal["upstream", "estimated", "none"]
     first_byte_ms: int | None
     duration_ms: int
@@ -58,7 +66,7 @@ class StatsRow:
     """Sums over one group. `label` is the start of the hour or day in milliseconds, otherwise a name or an
     ID.
 
-    `unpriced` counts requests that used tokens of a model without a price; `cost_nano` does not include them.
+    `unpriced` counts requests that used a model without a price; `cost_nano` does not include them.
     """
 
     label: str
@@ -69,6 +77,13 @@ class StatsRow:
     cache_read_tokens: int
     cache_write_tokens: int
     reasoning_tokens: int
+    audio_input_tokens: int
+    audio_output_tokens: int
+    image_input_tokens: int
+    image_output_tokens: int
+    images: int
+    audio_ms: int
+    characters: int
     duration_ms: int
     cost_nano: int
     unpriced: int
@@ -104,7 +119,9 @@ async def insert_batch(connection: Connection, rows: Sequence[UsageRow]) -> None
 
 _COLUMNS = """
     id, at, request_id, key_id, user_id, endpoint, model, server, status, outcome, streamed, attempts,
-    input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens, usage_source,
+    input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens,
+    audio_input_tokens, audio_output_tokens, image_input_tokens, image_output_tokens,
+    images, audio_ms, characters, usage_source,
     first_byte_ms, duration_ms, cost_nano, day, month
 """
 _INSERT = "INSERT INTO usage (" + _COLUMNS + ")"
@@ -115,7 +132,8 @@ INSERT_SQLITE = (
     + """VALUES (
         :id, :at, :request_id, :key_id, :user_id, :endpoint, :model, :server, :status, :outcome, :streamed,
         :attempts, :input_tokens, :output_tokens, :cache_read_tokens, :cache_write_tokens, :reasoning_tokens,
-        :usage_source, :first_byte_ms, :duration_ms, :cost_nano, :day, :month
+        :audio_input_tokens, :audio_output_tokens, :image_input_tokens, :image_output_tokens,
+        :images, :audio_ms, :characters, :usage_source, :first_byte_ms, :duration_ms, :cost_nano, :day, :month
     )
     ON CONFLICT DO NOTHING
     """
@@ -127,9 +145,14 @@ _SUM_ROWS: LiteralString = """
         count(*), count(*) FILTER (WHERE outcome NOT IN ('ok', 'client_gone')),
         coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0),
         coalesce(sum(cache_read_tokens), 0), coalesce(sum(cache_write_tokens), 0),
-        coalesce(sum(reasoning_tokens), 0), sum(duration_ms), coalesce(sum(cost_nano), 0),
+        coalesce(sum(reasoning_tokens), 0),
+        coalesce(sum(audio_input_tokens), 0), coalesce(sum(audio_output_tokens), 0),
+        coalesce(sum(image_input_tokens), 0), coalesce(sum(image_output_tokens), 0),
+        coalesce(sum(images), 0), coalesce(sum(audio_ms), 0), coalesce(sum(characters), 0),
+        sum(duration_ms), coalesce(sum(cost_nano), 0),
         count(*) FILTER (WHERE cost_nano IS NULL AND
-            coalesce(input_tokens, 0) + coalesce(output_tokens, 0) > 0)
+            coalesce(input_tokens, 0) + coalesce(output_tokens, 0)
+            + coalesce(images, 0) + coalesce(audio_ms, 0) + coalesce(characters, 0) > 0)
     FROM logged GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5
     ON CONFLICT (bucket_start, key_id, user_id, model, server) DO UPDATE SET
         requests = total.requests + excluded.requests,
@@ -139,6 +162,13 @@ _SUM_ROWS: LiteralString = """
         cache_read_tokens = total.cache_read_tokens + excluded.cache_read_tokens,
         cache_write_tokens = total.cache_write_tokens + excluded.cache_write_tokens,
         reasoning_tokens = total.reasoning_tokens + excluded.reasoning_tokens,
+        audio_input_tokens = total.audio_input_tokens + excluded.audio_input_tokens,
+        audio_output_tokens = total.audio_output_tokens + excluded.audio_output_tokens,
+        image_input_tokens = total.image_input_tokens + excluded.image_input_tokens,
+        image_output_tokens = total.image_output_tokens + excluded.image_output_tokens,
+        images = total.images + excluded.images,
+        audio_ms = total.audio_ms + excluded.audio_ms,
+        characters = total.characters + excluded.characters,
         duration_ms = total.duration_ms + excluded.duration_ms,
         cost_nano = total.cost_nano + excluded.cost_nano,
         unpriced = total.unpriced + excluded.unpriced
@@ -152,6 +182,8 @@ INSERT_POSTGRES = (
             :endpoint::text[], :model::text[], :server::text[], :status::bigint[], :outcome::text[],
             :streamed::bigint[], :attempts::bigint[], :input_tokens::bigint[], :output_tokens::bigint[],
             :cache_read_tokens::bigint[], :cache_write_tokens::bigint[], :reasoning_tokens::bigint[],
+            :audio_input_tokens::bigint[], :audio_output_tokens::bigint[], :image_input_tokens::bigint[],
+            :image_output_tokens::bigint[], :images::bigint[], :audio_ms::bigint[], :characters::bigint[],
             :usage_source::text[], :first_byte_ms::bigint[], :duration_ms::bigint[], :cost_nano::bigint[],
             :day::text[], :month::text[]
         )
@@ -277,7 +309,11 @@ _SUMS = """
         CAST(SUM(requests) AS BIGINT), CAST(SUM(errors) AS BIGINT),
         CAST(SUM(input_tokens) AS BIGINT), CAST(SUM(output_tokens) AS BIGINT),
         CAST(SUM(cache_read_tokens) AS BIGINT), CAST(SUM(cache_write_tokens) AS BIGINT),
-        CAST(SUM(reasoning_tokens) AS BIGINT), CAST(SUM(duration_ms) AS BIGINT),
+        CAST(SUM(reasoning_tokens) AS BIGINT),
+        CAST(SUM(audio_input_tokens) AS BIGINT), CAST(SUM(audio_output_tokens) AS BIGINT),
+        CAST(SUM(image_input_tokens) AS BIGINT), CAST(SUM(image_output_tokens) AS BIGINT),
+        CAST(SUM(images) AS BIGINT), CAST(SUM(audio_ms) AS BIGINT), CAST(SUM(characters) AS BIGINT),
+        CAST(SUM(duration_ms) AS BIGINT),
         CAST(SUM(cost_nano) AS BIGINT), CAST(SUM(unpriced) AS BIGINT)
 """
 _WITHIN = """

@@ -117,7 +117,7 @@ def _example_request(running: Running, loaded: Loaded, target: str, format_secre
     elif key.is_in_file:
         title = f"Try it (the key is {key.text}):"
     else:
-        title = "Try it (save this key now; it cannot be listed again):"
+        title = "Try it (save this key now; it cannot be shown again):"
     word = "$BLUESMINDS_KEY" if key is None else key.word
     body = json.dumps(
         {"model": _example(running.models), "messages": [{"role": "user", "content": "Hello!"}]}

@@ -17,6 +17,7 @@ from bluesminds.cli.failures import run
 from bluesminds.cli.options import InvalidConfig, config_option, load_settings
 from bluesminds.config import ConfigError, Loaded, Secret, Settings, toml_value
 from bluesminds.config.fields import sections
+from bluesminds.providers.vendors import from_environment
 from storage import sqlite_path
 
 STARTER: Final = """\
@@ -100,8 +101,9 @@ def check(config: Path | None, connect: bool) -> None:
 
 def _summary(settings: Settings) -> str:
     """What the configuration contains, in one line."""
-    names = [server.name for server in settings.servers]
-    servers = exits.counted(len(names), "server") + (f" ({', '.join(names)})" if names else "")
+    names = [server.name for server in settings.servers or from_environment(os.environ)]
+    origin = "" if settings.servers else " from the environment"
+    servers = exits.counted(len(names), "server") + (f"{origin} ({', '.join(names)})" if names else "")
     path = sqlite_path(settings.database_url.reveal())
     database = "PostgreSQL" if path is None else f"SQLite in {path}"
     host = f"[{settings.server.host}]" if ":" in settings.server.host else settings.server.host

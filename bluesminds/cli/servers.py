@@ -30,7 +30,10 @@ def servers_group() -> None:
     help="API dialect of the server.",
 )
 @click.option(
-    "--model", "models", multiple=True, help="A model of the server. Repeatable. Default: discover them."
+    "--model",
+    "models",
+    multiple=True,
+    help="A model of the server. Repeatable. Default: the gateway asks the server.",
 )
 @click.option(
     "--weight",
@@ -84,7 +87,10 @@ def add(
 @click.argument("name")
 @click.option("--url", help="Base URL.")
 @click.option(
-    "--model", "models", multiple=True, help="A model of the server. Repeatable. `any` discovers them."
+    "--model",
+    "models",
+    multiple=True,
+    help="A model of the server. Repeatable. `any`: the gateway asks the server.",
 )
 @click.option("--weight", type=click.IntRange(1, 10_000), help="Share of requests relative to other servers.")
 @click.option(

@@ -27,6 +27,8 @@ Scope = Literal[
     "embeddings",
     "moderations",
     "rerank",
+    "images.generations",
+    "audio.speech",
     "models",
 ]
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
@@ -157,9 +159,9 @@ class Server(Struct, frozen=True):
 
 
 class Usage(Struct, frozen=True, gc=False):
-    """Units of one answer in one normalised form: `input` includes cache reads and writes, `output` includes
-    reasoning. None: the server did not say. `source`: "upstream"; "estimated" when one or both main counts
-    are; or "none".
+    """The usage of one request in a normalised form: `input` includes cache reads and writes, `output`
+    includes reasoning, and both include tokens of audio and images. None: not reported. `source`: "upstream";
+    "estimated" when one or both main counts are; or "none".
     """
 
     input: int | None = None
@@ -168,6 +170,13 @@ class Usage(Struct, frozen=True, gc=False):
     cache_write: int | None = None
     reasoning: int | None = None
     source: UsageSource = "none"
+    audio_input: int | None = None  # tokens, never 0; so are the next three
+    audio_output: int | None = None
+    image_input: int | None = None
+    image_output: int | None = None
+    images: int | None = None  # generated images
+    audio_ms: int | None = None  # milliseconds of audio that was read
+    characters: int | None = None  # of a text that was spoken
 
 
 NO_USAGE = Usage()

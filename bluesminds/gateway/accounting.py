@@ -18,10 +18,11 @@ from bluesminds.gateway.limits.reserve import Reservation
 from bluesminds.gateway.metrics import Metrics
 from bluesminds.gateway.recorder import Batch, Recorder
 from bluesminds.wire.base import Stage
+from bluesminds.wire.media import Opaque
 from bluesminds.wire.usage import settle_usage
 from storage.usage import UsageRow
 
-CLIENT_GONE = 499  # nginx's status for a client that left before the response; for records only
+CLIENT_GONE = 499  # nginx's status for a client that disconnected before the response; only for records
 
 
 class UsageEntry:
@@ -51,7 +52,7 @@ class UsageEntry:
         self.attempts = (*self.attempts, server)
 
     def begin_response(self, stage: Stage | None = None) -> None:
-        """The first bytes are about to be sent to the client. `stage`: what measures a stream."""
+        """The first bytes are about to be sent to the client. `stage` measures a stream."""
         self.first_byte = trio.current_time()
         self._stage = stage
 
@@ -68,17 +69,22 @@ class UsageEntry:
         self._accounting.observe(row, self._call.context)
 
     def close(self, status: int, outcome: str) -> None:
-        """Settle with the usage so far, if nothing has settled the request yet."""
+        """Settle with the usage so far, unless the request is settled already."""
         if self._batch is not None:
             return
         if self._stage is not None:
             usage = self._stage.usage
         elif outcome == "client_gone" and self.attempts:
-            # Without this a client that always leaves early would use nothing.
+            # Otherwise a client that always disconnects early would use nothing.
             usage, _ = settle_usage(None, self._call.facts, delivered=0, pieces=0)
         else:
             usage = NO_USAGE
         self.finish(status, outcome, usage)
+
+    @property
+    def passes_bytes(self) -> bool:
+        """Whether the response is neither JSON nor events, so that an error cannot be written into it."""
+        return isinstance(self._stage, Opaque)
 
     @property
     def settled(self) -> bool:
@@ -109,6 +115,13 @@ class UsageEntry:
             cache_read_tokens=usage.cache_read,
             cache_write_tokens=usage.cache_write,
             reasoning_tokens=usage.reasoning,
+            audio_input_tokens=usage.audio_input,
+            audio_output_tokens=usage.audio_output,
+            image_input_tokens=usage.image_input,
+            image_output_tokens=usage.image_output,
+            images=usage.images,
+            audio_ms=usage.audio_ms,
+            characters=usage.characters,
             usage_source=usage.source,
             first_byte_ms=None
             if self.first_byte is None
@@ -161,7 +174,7 @@ class UsageAccounting(Struct, frozen=True):
         key_id: str = "",
         model: str = "",
     ) -> None:
-        """A request that no server was asked for: counted and logged, but not recorded.
+        """A request that was sent to no server: it is counted and logged, but has no usage row.
 
         `model` is the client's text, so it is no label.
         """

@@ -1,4 +1,4 @@
-"""A request to a model, decoded: what it asks for, and the body to send for it."""
+"""A decoded request to a model, and the body to send to a server."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -21,8 +21,8 @@ STREAM_OPTIONS = "stream_options"
 
 
 class Call(Struct, frozen=True, gc=False):
-    """One request to a model. `own_key`: the credential is the server's, and is sent there instead of the
-    gateway's key.
+    """One request to a model. `own_key`: the credential is a key of the server, and is sent to it instead of
+    the gateway's key.
     """
 
     context: RequestContext
@@ -34,8 +34,8 @@ class Call(Struct, frozen=True, gc=False):
 
 
 class CallBody(Protocol):
-    """The body of a request, as the server that is asked must get it. `conversation` is what translated
-    servers get; `dropped`: the fields of the client that the latest server did not get.
+    """The body of a request, rendered for a server. `conversation` is the source of translations; `dropped`
+    has the fields that the latest translation left out.
     """
 
     @property
@@ -47,28 +47,28 @@ class CallBody(Protocol):
     def choose(
         self, targets: Sequence[Target], *, at_ms: int, max_output: Callable[[], int]
     ) -> Sequence[Target]:
-        """The targets that can honour the request. `at_ms`: when the request came; `max_output` gives the
-        tokens for servers that must have a bound where the client gives none.
+        """The targets that can serve the request. `at_ms`: arrival time; `max_output` returns the maximum
+        tokens for servers that require a maximum, if the client sets none.
 
-        Raises InvalidRequest when none can. It must come before the first `content`.
+        Raises InvalidRequest if there is no such target. Call it before the first `content`.
         """
 
     def content(self, plan: Plan, model: str, *, force_usage: bool) -> bytes:
-        """The bytes for a server with this plan and name of the model. `force_usage`: a stream asks for its
-        usage even if the client did not.
+        """The body for a server with this plan and model name. `force_usage`: request the usage of a stream
+        even if the client did not.
         """
 
     def estimate(self) -> bytes:
-        """The answer to a request for a count that no server can give."""
+        """The response to a count request that no server supports."""
 
     def release(self) -> None:
-        """Free what the body holds. No server is asked after it."""
+        """Free the memory of the body. `content` cannot be called afterwards."""
 
 
 class JsonBody:
-    """A CallBody of JSON, rendered for one server after the other. Only one rendering of each kind is held
-    in memory. `conversation` is what translated servers get; `dropped`: the fields of the client that the
-    latest of them did not get. `release` frees the bodies.
+    """A CallBody of JSON, rendered for one server after the other. At most one untranslated and one
+    translated rendering are in memory. `conversation` is the source of translations; `dropped` has the fields
+    that the latest translation left out. `release` frees the bodies.
     """
 
     __slots__ = (
@@ -102,7 +102,7 @@ class JsonBody:
     def choose(
         self, targets: Sequence[Target], *, at_ms: int, max_output: Callable[[], int]
     ) -> Sequence[Target]:
-        """All targets that speak the request's format, and the others as far as it can be translated."""
+        """The targets that support the format of the request, and those that it can be translated for."""
         for target in targets:
             if target.plan.translated:
                 return self._choose(targets, at_ms=at_ms, max_output=max_output())
@@ -126,7 +126,7 @@ class JsonBody:
         return chosen
 
     def content(self, plan: Plan, model: str, *, force_usage: bool) -> bytes:
-        """Servers that get the same bytes share them."""
+        """Servers with equal bodies share the bytes."""
         if plan.translated and self.conversation is not None:
             return self._translate(plan, self.conversation, model, force_usage=force_usage)
         self.dropped = ()
@@ -155,7 +155,7 @@ class JsonBody:
     def _translate(
         self, plan: Plan, conversation: ConversationRequest, model: str, *, force_usage: bool
     ) -> bytes:
-        """Raises InvalidRequest for what the format of the server has no words for."""
+        """Raises InvalidRequest for a field without an equivalent in the server's format."""
         if self._translated_for == (plan, model, force_usage):
             self.dropped = self._dropped
             return self._translated
@@ -196,7 +196,7 @@ def read_call(
 
 
 def _with_scoped_idempotency(context: RequestContext, caller: Caller) -> RequestContext:
-    """Callers share the gateway's account at the server: one must not find the response of another."""
+    """All callers share the gateway's account at the server. One must not get the response of another."""
     if not context.forward:
         return context
     owner = (context.credential or "") if caller.address else caller.key_id

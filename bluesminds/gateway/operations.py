@@ -22,10 +22,10 @@ NO_FIELDS: Final[Mapping[str, Raw]] = MappingProxyType({})
 
 
 class Operation(Struct, frozen=True):
-    """What a path asks for. `name` is the scope of keys and the label of metrics and usage rows. `path` is
-    the full path; `{name}` in it stands for one segment or a part of it. `preset`: fields that the path says
-    and the body does not. `summary` is the text of the API reference. `estimated`: the gateway answers by
-    itself when no server can.
+    """One endpoint that calls a model. `name` is the scope of keys and the label of metrics and usage rows.
+    `path` is the full path; `{name}` in it matches a segment or a part of one. `preset`: fields that the path
+    implies. `summary` is the text of the API reference. `estimated`: if no server supports it, the gateway
+    responds with an estimate.
     """
 
     name: Scope
@@ -39,8 +39,8 @@ class Operation(Struct, frozen=True):
 
 
 class DataPlanePath(Struct, frozen=True, gc=False):
-    """What a path of the data plane means. `path` is as the table of operations spells it; `methods`: the
-    operations by method, empty for an unknown path; `params`: the values of the path's variables.
+    """A path of the data plane. `path` has the form of the table of operations. `methods`: the operations by
+    method, empty for an unknown path. `params`: the values of the path's variables.
     """
 
     path: str
@@ -50,7 +50,7 @@ class DataPlanePath(Struct, frozen=True, gc=False):
     api: ApiName  # whose paths are of this kind
 
     def allowed_methods(self) -> tuple[str, ...]:
-        """Of an unknown path, all that any path has."""
+        """The methods of the path. For an unknown path: all methods of all paths."""
         if self.endpoint == MODELS:
             return ("GET", "HEAD")
         return tuple(self.methods) or ("GET", "HEAD", "POST", "DELETE")
@@ -102,6 +102,15 @@ OPERATIONS: Final = (
     Operation("embeddings", "POST", "/v1/embeddings", "embeddings", "Create embeddings"),
     Operation("moderations", "POST", "/v1/moderations", "moderations", "Classify text"),
     Operation("rerank", "POST", "/v1/rerank", "rerank", "Rank documents by relevance to a query"),
+    Operation("images.generations", "POST", "/v1/images/generations", "images", "Create images"),
+    Operation(
+        "images.generations",
+        "POST",
+        "/v1/images/generate",
+        "images",
+        "Create images (another path of /v1/images/generations)",
+    ),
+    Operation("audio.speech", "POST", "/v1/audio/speech", "speech", "Create speech from text"),
 )
 MODELS: Final = "models"  # GET /models and /models/{id}
 GEMINI_MODELS: Final = "/v1beta/models"
@@ -123,7 +132,7 @@ def _by_path() -> Mapping[str, Mapping[str, Operation]]:
 
 
 def _pattern(path: str) -> re.Pattern[str]:
-    """Of a path with variables. A name of a model may have slashes."""
+    """The pattern of a path with variables. The name of a model may contain slashes."""
     parts = _VARIABLE.split(path)
     for at in range(0, len(parts), 2):
         parts[at] = re.escape(parts[at])
@@ -165,8 +174,8 @@ def clean_path(path: str) -> str:
 
 
 def find_path(path: str) -> DataPlanePath | None:
-    """What a path means as the client sends it; None for a path of the rest of the site. /api/v1 is another
-    name of /v1.
+    """The meaning of a path that a client sent; None if it is not a path of the data plane. /api/v1 is an
+    alias of /v1.
     """
     known = _KNOWN.get(path)
     return _find_path(clean_path(path)) if known is None else known
@@ -242,7 +251,7 @@ def _unknown_path(path: str) -> GatewayError:
 
 
 def suggested_path(path: str) -> str:
-    """The full path of the endpoint that a path without /v1 probably means; "" when there is none."""
+    """The full path of the endpoint that was probably meant by a path without /v1, or ""."""
     for known in _PATHS:
         if path.endswith(known.removeprefix("/v1")):
             return known
@@ -251,7 +260,7 @@ def suggested_path(path: str) -> str:
 
 
 def _known_paths() -> Mapping[str, DataPlanePath]:
-    """The paths without variables as most clients send them."""
+    """The paths without variables, in the form that most clients send."""
     found = {path: known for path in _PATHS if (known := _find_path(path)) is not None}
     return found | {f"/api{path}": known for path, known in found.items()}
 

@@ -1,7 +1,8 @@
-"""ASGI types of the listener, and its one extension.
+"""ASGI types of the listener, and its extensions.
 
 `scope["extensions"]["disconnect"]` is a Disconnect. It reports a client disconnect synchronously, while the
-response is still being produced. `receive` returns `http.disconnect` as ASGI specifies.
+response is still being produced. `receive` returns `http.disconnect` as ASGI specifies. The scope of a valid
+WebSocket handshake has the extension "websocket" (http/server/websocket.py); its type is "http".
 """
 
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -19,6 +20,10 @@ ASGI_VERSION = {"version": "3.0", "spec_version": "2.5"}
 
 class ClientDisconnected(OSError):
     """Raised by `send` when the client has disconnected or stopped reading."""
+
+
+class ResponseAborted(ClientDisconnected):
+    """Raised by an app that cannot complete its response: the connection closes before the end of it."""
 
 
 class Disconnect:

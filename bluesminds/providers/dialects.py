@@ -1,4 +1,4 @@
-"""The table of server kinds: which wire formats they take, at which paths, with which headers."""
+"""The table of server kinds: the wire formats that they support, their paths and headers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,6 +23,8 @@ OPENAI_PATHS: Final[Mapping[FormatName, str]] = MappingProxyType(
         "embeddings": "/embeddings",
         "moderations": "/moderations",
         "rerank": "/rerank",
+        "images": "/images/generations",
+        "speech": "/audio/speech",
     }
 )
 MESSAGES_PATHS: Final[Mapping[FormatName, str]] = MappingProxyType(
@@ -36,24 +38,22 @@ _COMPLETION_BOUND_HOSTS: Final = (".openai.com", ".openai.azure.com")
 
 
 def output_bound(url: str) -> OutputBound:
-    """The field of chat completions that bounds the answer of the server with this URL."""
+    """The field for the maximum length in chat completions of the server with this URL."""
     host = urlsplit(url).hostname or ""
     return "max_completion_tokens" if f".{host}".endswith(_COMPLETION_BOUND_HOSTS) else "max_tokens"
 
 
 def fill_path(path: str, model: str, *, stream: bool) -> str:
-    """A path of GEMINI_PATHS with the server's name of the model, and the method that streams or not. Events
-    must be asked for: the stream would be a JSON array.
-    """
+    """A path of GEMINI_PATHS with the model and the method. Without `alt=sse`, streams are JSON arrays."""
     method = "streamGenerateContent?alt=sse" if stream else "generateContent"
     return path.format(model=quote(model.removeprefix("models/"), safe=""), method=method)
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How to talk to one kind of server. Paths are relative to the server's URL. `speaks` has the path of
-    each wire format that such servers take; `fill_path` fills in its variables. `named_key_refusal`: a
-    status of 403 means a rejected key if its text speaks of an API key.
+    """One kind of server. Paths are relative to the server's URL. `speaks` maps each supported wire format to
+    its path, whose variables `fill_path` replaces. `names_key`: a status of 403 means a rejected key if the
+    message speaks of an API key.
     """
 
     name: str
@@ -63,13 +63,13 @@ class Dialect:
     extra_headers: Headers = ()
     key_header: Literal["authorization", "x-api-key", "x-goog-api-key"] = "authorization"
     key_refusals: frozenset[str] = frozenset()  # error types that mean a rejected key, whatever the status
-    named_key_refusal: bool = False
+    names_key: bool = False
 
     def headers(self, api_key: str | None) -> Headers:
         """The headers of every request to the server. They may contain a secret, so they are never logged."""
         common: Headers = (
             (b"user-agent", _USER_AGENT),
-            (b"accept", b"application/json, text/event-stream"),
+            (b"accept", b"application/json, text/event-stream, */*"),
             *self.extra_headers,
         )
         if api_key is None:
@@ -85,7 +85,7 @@ class Dialect:
         names = {error.type, error.code}
         if status == 403:
             # 403 can also mean that the request itself is not allowed, with any key.
-            named = self.named_key_refusal and "api key" in (error.message or "").lower()
+            named = self.names_key and "api key" in (error.message or "").lower()
             return named or bool(names & (_KEY_REFUSALS | self.key_refusals))
         return status >= 400 and bool(names & self.key_refusals)
 
@@ -115,7 +115,7 @@ DIALECTS = {
             extra_headers=((b"anthropic-version", b"2023-06-01"),),
             key_header="x-api-key",
         ),
-        # Google answers a wrong key with 400, and a key that it has blocked with 403.
+        # Google responds to a wrong key with 400, and to a blocked key with 403.
         Dialect(
             "gemini",
             speaks=GEMINI_PATHS,
@@ -133,7 +133,7 @@ DIALECTS = {
                     "BILLING_DISABLED",
                 )
             ),
-            named_key_refusal=True,
+            names_key=True,
         ),
         Dialect("demo"),
     )

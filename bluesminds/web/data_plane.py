@@ -1,13 +1,13 @@
 """The ASGI entry of the gateway: /v1, /api/v1 and /v1beta go to the request pipeline, all else to Quart.
 
 The one place where a GatewayError of the data plane becomes a response. The listener's extension reports a
-client that has left, at no cost for the pipeline.
+client disconnect, at no cost for the pipeline.
 """
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from io import BytesIO
-from typing import Final
+from typing import Final, NoReturn
 
 from bluesminds.common.clock import Clock
 from bluesminds.common.errors import Forbidden, GatewayError, InvalidRequest
@@ -24,7 +24,7 @@ from bluesminds.gateway.operations import (
     method_not_allowed,
 )
 from bluesminds.gateway.pipeline import Gateway
-from bluesminds.http.asgi import ASGIApp, Disconnect, Receive, Scope, Send
+from bluesminds.http.asgi import ASGIApp, Disconnect, Receive, ResponseAborted, Scope, Send
 from bluesminds.web.cors import (
     VARY_ORIGIN,
     Preflight,
@@ -60,9 +60,9 @@ _MODEL_WRITERS: Final = {
 
 
 class ASGIResponseWriter:
-    """Writes a response over ASGI. `begun`: it has started, so an error can no longer be sent. `format`: of
-    the client's API where it is not OpenAI's, for errors. `readable_by`: the other origin whose pages may
-    read it.
+    """Writes a response over ASGI. `begun`: the response has started, so an error cannot be sent any more.
+    `format`: the error format of the client, unless it is OpenAI's. `readable_by`: the origin whose pages may
+    read the response.
     """
 
     def __init__(self, scope: Scope, send: Send, request_id: str, format_: Format | None) -> None:
@@ -99,11 +99,14 @@ class ASGIResponseWriter:
     async def end(self, data: bytes = b"") -> None:
         await self._send_message({"type": "http.response.body", "body": data, "more_body": False})
 
+    def abort(self) -> NoReturn:
+        raise ResponseAborted("the response is cut")
+
 
 class DataPlane:
-    """The application the listener serves. `control` is the rest of the site; `bodies` is what all request
-    bodies share, `origins` whose pages may use the gateway. With `proxies`, every part of the site sees the
-    client that they tell of.
+    """The application the listener serves. `control` serves all other paths. `bodies` is the memory limit of
+    all request bodies, and `origins` are those whose pages may use the gateway. `proxies` replaces the client
+    address by the forwarded one, for all paths.
     """
 
     def __init__(
@@ -233,15 +236,15 @@ class DataPlane:
 
 
 def client_format(path: DataPlanePath, context: RequestContext) -> Format | None:
-    """The format of the client's API; None: OpenAI's. Some paths say nothing about the client."""
+    """The error format of the client; None: OpenAI's. Some paths do not show which API the client uses."""
     if path.api != "openai":
         return MESSAGES if path.api == "anthropic" else GEMINI
     return MESSAGES if context.endpoint in (MODELS, UNKNOWN) and is_anthropic_client(context) else None
 
 
 async def read_body(scope: Scope, receive: Receive, body: Body) -> Body:
-    """Fill body with all of the request's. Raises InvalidRequest when it is compressed, Unavailable
-    when there is no room for it, and ConnectionResetError when the client leaves first.
+    """Read the request body into `body`. Raises InvalidRequest if it is compressed, Unavailable if the memory
+    limit is reached, and ConnectionResetError if the client disconnects.
     """
     for name, coding in scope["headers"]:
         if name == b"content-encoding" and coding != b"identity":

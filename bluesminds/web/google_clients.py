@@ -1,4 +1,4 @@
-"""What clients of Google's API do differently: where their key is, and a stream as a JSON array.
+"""Support for clients of Google's API: where they send their key, and streams as JSON arrays.
 
 Format: Google Cloud, system parameters: the header x-goog-api-key or the query parameter `key` has the API
 key, and `alt=sse` asks for server-sent events. Without it, a stream is one JSON array, element by element.
@@ -18,7 +18,7 @@ _EVENTS: Final = b"text/event-stream"
 
 
 def google_credential(scope: Scope) -> tuple[str | None, str | None]:
-    """The name of the place of the API key, and the key."""
+    """The name of the header or parameter with the API key, and the key."""
     for name, value in scope["headers"]:
         if name == _KEY_HEADER:
             return name.decode(), value.strip().decode("latin-1")
@@ -36,12 +36,12 @@ def _query(scope: Scope) -> dict[str, str]:
 
 
 def google_send(scope: Scope, send: Send) -> Send:
-    """Sends a stream as the client of a path of Gemini's API asks for it."""
+    """Sends streams in the form that the client of Gemini's API requests."""
     return send if _query(scope).get("alt") == "sse" else _ArraySend(send).__call__
 
 
 class _ArraySend:
-    """Sends a stream of events as a JSON array of their data. Other responses pass as they are."""
+    """Sends a stream of events as a JSON array of their data. Other responses are not changed."""
 
     def __init__(self, send: Send) -> None:
         self._send = send

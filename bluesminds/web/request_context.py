@@ -17,6 +17,8 @@ ANTHROPIC_PREFIX = b"anthropic-"  # features of Anthropic's API: an open list
 _WORKSPACE = b"anthropic-workspace-id"  # of the gateway's account there: not for clients to choose
 # Headers for the upstream server; all others are dropped.
 _FORWARDED = frozenset((b"traceparent", b"tracestate", b"idempotency-key", b"openai-beta"))
+# Headers that most requests have and that mean nothing here: skipped early.
+_OTHERS = frozenset((b"host", b"accept", b"user-agent", b"content-type", b"content-length", b"connection"))
 
 
 def read_request_context(
@@ -31,6 +33,8 @@ def read_request_context(
     forward: list[tuple[bytes, bytes]] = []
     for header in scope["headers"]:
         name = header[0]
+        if name in _OTHERS:
+            continue
         if name in _CREDENTIALS:
             found.setdefault(name, header[1])
         elif name == b"x-request-id":
@@ -63,7 +67,7 @@ def read_request_context(
 
 
 def is_anthropic_client(context: RequestContext) -> bool:
-    """Whether the client speaks Anthropic's API: its clients name a version on every request."""
+    """Whether the client uses Anthropic's API: its clients send a version with every request."""
     return any(name == b"anthropic-version" for name, _ in context.forward)
 
 

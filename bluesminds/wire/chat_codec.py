@@ -1,7 +1,7 @@
-"""Chat completions and the neutral form: writes requests, reads and writes whole replies.
+"""The chat completions codec: writes requests, reads and writes JSON replies.
 
-Format: OpenAI API reference, chat completions. `reasoning_content` is DeepSeek's and vLLM's; OpenAI's own
-servers neither send it nor take it.
+Format: OpenAI API reference, chat completions. DeepSeek and vLLM use `reasoning_content`; OpenAI's own
+servers neither send nor accept it.
 """
 
 from typing import Any, Final
@@ -67,11 +67,11 @@ def encode_request(request: ConversationRequest, options: EncodingOptions) -> En
     elif request.user:
         body["user"] = request.user
     _write_tools(request, body)
-    if request.json_object:
-        body["response_format"] = {"type": "json_object"}
     if request.response_schema:
         schema = {"name": "response", "schema": Raw(request.response_schema)}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
+    elif request.response_json:
+        body["response_format"] = {"type": "json_object"}
     if (reasoning := request.reasoning) is not None:
         if options.reasoning and (effort := _effort(reasoning)):
             body["reasoning_effort"] = effort
@@ -119,7 +119,7 @@ def _write_tool(tool: ToolDefinition) -> dict[str, Any]:
 def _write_user(
     turn: Turn, messages: list[dict[str, Any]], options: EncodingOptions, dropped: list[str]
 ) -> None:
-    """Tool messages hold text alone: pictures in results follow in the user's message."""
+    """Tool messages can only contain text, so images of results follow in the user's message."""
     content: list[TextPart | MediaPart] = []
     for part in turn.parts:
         if isinstance(part, ToolResultPart):
@@ -153,7 +153,7 @@ def _write_part(part: TextPart | MediaPart) -> dict[str, Any]:
         format_ = part.media_type.removeprefix("audio/")
         return {"type": "input_audio", "input_audio": {"data": part.data, "format": format_}}
     if not part.data:
-        raise unsupported("messages.content.source.url", "send the document's content in base64.")
+        raise unsupported("messages.content.source.url", "send the content of the document in base64.")
     data = f"data:{part.media_type};base64,{part.data}"
     return {"type": "file", "file": {"filename": FILE_NAME, "file_data": data}}
 

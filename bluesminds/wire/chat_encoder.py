@@ -112,7 +112,7 @@ class ChatEncoder:
         return b""
 
     def _close(self, index: int) -> bytes:
-        """A call without arguments gets the empty object: clients read them as JSON."""
+        """A call without arguments gets an empty object, because clients parse the arguments as JSON."""
         start, end = self._around.pop(index, (b"", b""))
         if index not in self._empty:
             return b""

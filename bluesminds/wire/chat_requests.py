@@ -1,7 +1,6 @@
 """Reads requests for chat completions into the neutral form of a conversation.
 
-Format: OpenAI API reference, chat completions. `reasoning_content` in earlier answers is DeepSeek's
-and vLLM's.
+Format: OpenAI API reference, chat completions. DeepSeek and vLLM use `reasoning_content` in earlier answers.
 """
 
 from typing import Final, Literal
@@ -31,9 +30,9 @@ from bluesminds.wire.requests import largest_bound
 
 _MEANINGFUL: Final = {
     "logit_bias": "the server's format has no such field.",
-    "logprobs": "the server reports no probabilities.",
-    "top_logprobs": "the server reports no probabilities.",
-    "audio": "the server generates no sound.",
+    "logprobs": "the server does not report probabilities.",
+    "top_logprobs": "the server does not report probabilities.",
+    "audio": "the server does not generate audio.",
     "functions": "use `tools`.",
     "function_call": "use `tool_choice`.",
     "web_search_options": "the server's format has no such tool.",
@@ -49,9 +48,9 @@ def decode_request(fields: Fields, created: int = 0) -> ConversationRequest:
     _refuse(reader)
     system, turns = _read_messages(reader)
     effort = reader.text("reasoning_effort")
+    schema, response_json = _read_response_format(reader)
     user = reader.text("user") or reader.text("safety_identifier")
     options = reader.inner("stream_options")
-    schema, json_object = _read_response_format(reader)
     request = ConversationRequest(
         model=reader.needed("model"),
         turns=turns,
@@ -60,7 +59,7 @@ def decode_request(fields: Fields, created: int = 0) -> ConversationRequest:
         tool_choice=_read_choice(reader),
         parallel=reader.flag("parallel_tool_calls"),
         response_schema=schema,
-        json_object=json_object,
+        response_json=response_json,
         max_output=largest_bound(
             ("max_tokens", reader.whole("max_tokens")),
             ("max_completion_tokens", reader.whole("max_completion_tokens")),
@@ -81,23 +80,23 @@ def decode_request(fields: Fields, created: int = 0) -> ConversationRequest:
 
 def _refuse(reader: FieldReader) -> None:
     if (reader.whole("n") or 1) > 1:
-        raise unsupported("n", "the server gives one answer to a request.")
+        raise unsupported("n", "the server generates one choice per request.")
     for field, reason in _MEANINGFUL.items():
         if is_set(raw := reader.raw(field)) and bytes(raw) not in (b"0", b'"auto"', b'"none"'):
             raise unsupported(field, reason)
     if any(modality != "text" for modality in reader.texts("modalities")):
-        raise unsupported("modalities", "the server answers with text only.")
+        raise unsupported("modalities", "the server only generates text.")
 
 
 def _drop_zeros(reader: FieldReader) -> None:
-    """Penalties of 0 are what a server without them does."""
+    """Penalties of 0 have no effect, so they need no translation."""
     for field in ("presence_penalty", "frequency_penalty"):
         if reader.number(field):
             reader.note(field)
 
 
 def _read_messages(reader: FieldReader) -> tuple[str, tuple[Turn, ...]]:
-    """The instructions that come first, and the turns."""
+    """The leading instructions, and the turns."""
     system: list[str] = []
     turns: list[Turn] = []
     for message in reader.items("messages"):
@@ -116,7 +115,7 @@ def _read_messages(reader: FieldReader) -> tuple[str, tuple[Turn, ...]]:
             result = tuple(part for part in _read_content(message) if isinstance(part, TextPart | MediaPart))
             turns.append(Turn("user", (ToolResultPart(message.needed("tool_call_id"), result),)))
         else:
-            raise unsupported("messages.role", f"there is no role `{role[:40]}`.")
+            raise unsupported("messages.role", f"the role `{role[:40]}` is unknown.")
         message.drop_rest()
     return "\n\n".join(system), join_turns(turns)
 
@@ -150,7 +149,7 @@ def _read_part(item: FieldReader) -> TextPart | MediaPart:
         return _read_data_url("document", data, file.name("file_data"))
     if kind == "input_audio" and (audio := item.inner("input_audio")) is not None:
         return MediaPart("audio", data=audio.needed("data"), media_type=f"audio/{audio.needed('format')}")
-    raise unsupported(item.name("type"), f"`{kind[:40]}` has no counterpart.")
+    raise unsupported(item.name("type"), f"the server's format has no content of type `{kind[:40]}`.")
 
 
 def _read_image(item: FieldReader) -> MediaPart:
@@ -187,11 +186,11 @@ def _read_answer(message: FieldReader) -> tuple[Part, ...]:
         parts.append(TextPart(refusal))
     for field in ("function_call", "audio"):
         if is_set(message.raw(field)):
-            raise unsupported(message.name(field), "it has no counterpart.")
+            raise unsupported(message.name(field), "the server's format has no such field.")
     for call in message.items("tool_calls"):
         function = call.inner("function")
         if function is None:
-            raise unsupported(call.name("type"), "only functions have a counterpart.")
+            raise unsupported(call.name("type"), "the server only supports functions.")
         parts.append(
             ToolCallPart(
                 call.needed("id"),
@@ -214,7 +213,7 @@ def _read_tool(tool: FieldReader) -> ToolDefinition:
     kind = tool.text("type", "function")
     function = tool.inner("function")
     if kind != "function" or function is None:
-        raise unsupported(tool.name("type"), "only functions have a counterpart.")
+        raise unsupported(tool.name("type"), "the server only supports functions.")
     read = ToolDefinition(
         name=function.needed("name"),
         description=function.text("description"),
@@ -243,7 +242,7 @@ def _read_choice(reader: FieldReader) -> ToolChoice | None:
 
 
 def _read_response_format(reader: FieldReader) -> tuple[bytes, bool]:
-    """The schema, and whether any JSON object will do."""
+    """The schema, or that the answer is any JSON object; neither for plain text."""
     form = reader.inner("response_format")
     if form is None or (kind := form.needed("type")) == "text":
         return b"", False

@@ -1,7 +1,7 @@
 """Reads streams of chat completions into the neutral events of a stream.
 
 Format: OpenAI API reference, chat completions streaming. Every chunk of a tool call has the call's `index`;
-its id and name come with the first one.
+the first one also has its id and name.
 """
 
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ _MIXED_CALLS: Final = ErrorDetail(
 def stop_of(
     finish_reason: object, stop_reason: object, request: ConversationRequest, *, calls: bool
 ) -> tuple[StopReason, str]:
-    """Some servers say "stop" after tool calls. `stop_reason`: vLLM's, the stop sequence that was met."""
+    """Some servers send "stop" after tool calls. `stop_reason` (vLLM) is the stop sequence that was found."""
     stop = _REASONS.get(finish_reason, "end") if isinstance(finish_reason, str) else "end"
     if stop == "end" and calls:
         return "tool", ""
@@ -57,7 +57,7 @@ def stop_of(
 
 
 def call_id(reply_id: str, number: int) -> str:
-    """For servers that give their calls no id."""
+    """The id of a call for servers that send none."""
     return f"call_{reply_id}_{number}"
 
 
@@ -118,7 +118,7 @@ _NOTHING: Final[tuple[StreamEvent, ...]] = ()
 
 
 def _read_chunk(data: bytes) -> _StreamChunk | None:
-    """A chunk whose fields have other types than OpenAI's; None when the data is no JSON object."""
+    """Read a chunk whose fields have other types than OpenAI's; None if the data is not a JSON object."""
     try:
         value = read_value(data)
     except NOT_JSON:
@@ -185,7 +185,7 @@ def _raw(value: object) -> Raw:
 
 
 class _Call:
-    """A tool call of a running stream. `pieces`: its arguments so far; the first `sent` of them are out."""
+    """A tool call of a running stream. `pieces`: its arguments so far, of which the first `sent` are sent."""
 
     __slots__ = ("id", "name", "part", "pieces", "sent", "signature")
 
@@ -254,7 +254,7 @@ class ChatDecoder:
             return [StreamFailed(error)]
         for choice in chunk.choices or ():
             if choice.index:
-                continue  # one answer was asked for
+                continue  # one answer was requested
             if not self._started:
                 self._started = True
                 self._id = chunk.id or ""
@@ -328,7 +328,7 @@ class ChatDecoder:
         return known if piece.id or not known else max(known - 1, number)
 
     def _send_call(self, call: _Call, events: list[StreamEvent]) -> None:
-        """All of it that is not out."""
+        """Send everything that is not sent yet."""
         if call.part < 0:
             if self._kind != "tool":
                 events += self._close_open()
@@ -351,7 +351,7 @@ class ChatDecoder:
         return [PartClosed(self._index)]
 
     def _closed(self) -> list[StreamEvent]:
-        """The ends of whatever is open or waits."""
+        """Close the open part, and send and close all waiting calls."""
         events: list[StreamEvent] = []
         while self._waiting:
             self._close_call(events)

@@ -1,4 +1,4 @@
-"""What formats without generated text share: their replies are lists, and only the input has tokens."""
+"""Code shared by formats without generated text: replies are lists, and only the input has tokens."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from bluesminds.wire.usage import ImplausibleUsage, read_usage
 
 
 class CountedFields(Struct):
-    """`model` is the only field that decides what a request may cost; the rest passes through."""
+    """`model` is the only field that the gateway reads; all others are forwarded."""
 
     model: str
 
@@ -22,19 +22,19 @@ _raws = msgspec.json.Decoder(list[Raw])
 
 
 def facts_of(fields: Fields, model: str) -> RequestFacts:
-    """An answer without tokens of its own."""
+    """The facts of a request whose answer has no tokens."""
     return RequestFacts(model=model, max_output=0, text_bytes=text_bytes(fields))
 
 
 def read_list_reply(body: bytes, *names: str) -> ReplyFacts:
-    """A reply whose items are under one of `names`. A report without an input is no report; the output of
-    these formats is 0.
+    """A reply with its items in one of the fields `names`. A usage without input is ignored; the output is
+    always 0.
     """
     try:
         fields = read_fields(body)
     except NOT_JSON:
         return ReplyFacts(readable=False)
-    items = next((count for name in names if (count := _length(fields.get(name)))), 0)
+    items = next((count for name in names if (count := list_length(fields.get(name)))), 0)
     usage, implausible = None, False
     meta = fields.get("meta")
     for place in ("usage", "meta", "usageMetadata"):
@@ -60,7 +60,7 @@ def _input_only(usage: Usage | None) -> Usage | None:
     return structs.replace(usage, output=0, reasoning=None)
 
 
-def _length(raw: Raw | None) -> int:
+def list_length(raw: Raw | None) -> int:
     if raw is None:
         return 0
     try:
@@ -75,7 +75,7 @@ def _length(raw: Raw | None) -> int:
 
 
 def _search_units(meta: Raw) -> int | None:
-    """Cohere's `meta.billed_units.search_units`; a whole number."""
+    """Cohere's `meta.billed_units.search_units`, an integer."""
     try:
         value: Any = read_value(meta)
     except NOT_JSON:

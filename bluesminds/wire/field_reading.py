@@ -1,4 +1,4 @@
-"""Reading the nested JSON of a request, level by level, so that what is not read can be named."""
+"""Reads the nested JSON of a request level by level, and lists the fields that were not read."""
 
 from typing import Final, Self, TypeVar
 
@@ -21,8 +21,8 @@ _NULL: Final = (b"", b"null")
 
 
 class FieldReader:
-    """The fields of one JSON object. `path` is its name in error messages and in the list of what is dropped,
-    without the positions in lists. Every method raises InvalidRequest for a value of another type.
+    """The fields of one JSON object. `path` is its name in error messages and in the list of dropped fields,
+    without positions in lists. Every method raises InvalidRequest for a value of another type.
     """
 
     __slots__ = ("_dropped", "_path", "_rest")
@@ -45,7 +45,7 @@ class FieldReader:
         return default if value is None else value
 
     def needed(self, field: str) -> str:
-        """A text that must be there."""
+        """A required text."""
         if (value := self._read(field, _text)) is None:
             raise InvalidRequest("invalid_value", f"`{self.name(field)}` is missing.", param=self.name(field))
         return value
@@ -100,7 +100,7 @@ class FieldReader:
         self._dropped.append(self.name(field))
 
     def drop(self, field: str) -> None:
-        """List a field as dropped, if it says something."""
+        """List a field as dropped, unless it is null, false or empty."""
         if is_set(self._rest.pop(field, ABSENT)):
             self.note(field)
 

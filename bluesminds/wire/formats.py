@@ -8,9 +8,11 @@ from bluesminds.wire.chat import CHAT
 from bluesminds.wire.completions import COMPLETIONS
 from bluesminds.wire.embeddings import EMBEDDINGS
 from bluesminds.wire.gemini import GEMINI, GEMINI_COUNT
+from bluesminds.wire.images import IMAGES
 from bluesminds.wire.messages import COUNT_TOKENS, MESSAGES
 from bluesminds.wire.moderations import MODERATIONS
 from bluesminds.wire.rerank import RERANK
+from bluesminds.wire.speech import SPEECH
 
 FORMATS: Final[Mapping[FormatName, Format]] = {
     format_.name: format_
@@ -24,12 +26,14 @@ FORMATS: Final[Mapping[FormatName, Format]] = {
         EMBEDDINGS,
         MODERATIONS,
         RERANK,
+        IMAGES,
+        SPEECH,
     )
 }
 
 
 def codec_of(name: FormatName) -> Codec:
-    """Of a conversation's format. Raises LookupError for another one."""
+    """The codec of a format for conversations. Raises LookupError for other formats."""
     if (codec := FORMATS[name].codec) is None:
         raise LookupError(f"{name} is not a conversation")
     return codec

@@ -1,7 +1,7 @@
 """Gemini's API: models.generateContent, models.streamGenerateContent and models.countTokens.
 
-Format: Gemini API reference. Requests and answers pass with every field that they have, known or not. The
-path names the model and says whether to stream; both come as fields, and go into the path of the server.
+Format: Gemini API reference. All fields of requests and answers are forwarded, also unknown ones. The path
+contains the model and whether to stream: they are read as fields, and written into the path of the server.
 """
 
 import msgspec
@@ -138,7 +138,7 @@ def _is_object(body: bytes) -> bool:
         return False
 
 
-_NATIVE = ConversationRequest("", ())  # a client that takes all that a server says
+_NATIVE = ConversationRequest("", ())  # a client that gets everything
 
 
 def events_from_reply(body: bytes, wants_usage: bool) -> bytes:
@@ -152,8 +152,8 @@ def events_from_reply(body: bytes, wants_usage: bool) -> bytes:
 
 
 def reply_from_events(stream: bytes) -> bytes:
-    """The whole answer of a stream. Raises ValueError when it does not come to its end, or has content of
-    unknown kinds.
+    """Joins a stream to one answer. Raises ValueError if the stream is incomplete, or has content of unknown
+    types.
     """
     decoder = GeminiDecoder(_NATIVE)
     splitter = EventSplitter()

@@ -1,7 +1,7 @@
-"""Gemini's format and the neutral form: writes requests, reads and writes whole replies.
+"""Converts Gemini's format to and from the neutral form: requests and replies.
 
-Format: Gemini API reference, models.generateContent. Models from Gemini 3 on take a level of thinking and
-pictures in the results of functions. They refuse an earlier call of a function that has no signature
+Format: Gemini API reference, models.generateContent. Models since Gemini 3 support levels of thinking, and
+images in the results of functions. They refuse earlier function calls without a signature
 (https://ai.google.dev/gemini-api/docs/thought-signatures).
 """
 
@@ -48,11 +48,11 @@ from bluesminds.wire.json_text import NOT_JSON, read_fields
 
 _OLDER: Final = re.compile(r"gemini-[12]\b")  # models before Gemini 3
 _GEMINI: Final = "gemini"
-_NO_SIGNATURE: Final = "skip_thought_signature_validator"  # Google's own word for a call of another model
+_NO_SIGNATURE: Final = "skip_thought_signature_validator"  # Google's value for calls of other models
 _MODES: Final = {"auto": "AUTO", "required": "ANY", "none": "NONE", "tool": "ANY"}
 _LEVELS: Final = {"minimal": "MINIMAL", "low": "LOW", "medium": "MEDIUM"}  # higher ones: HIGH
-_BUDGETS: Final = {"minimal": 1024, "low": 1024, "medium": 8192}  # tokens; as Google translates efforts
-_LARGEST_BUDGET: Final = 24_576  # tokens; Gemini 2.5 Flash takes no larger one
+_BUDGETS: Final = {"minimal": 1024, "low": 1024, "medium": 8192}  # tokens, as in Google's own translation
+_LARGEST_BUDGET: Final = 24_576  # tokens; the maximum of Gemini 2.5 Flash
 _SMALLEST_PRO_BUDGET: Final = 128  # tokens; Gemini 2.5 Pro always thinks
 
 
@@ -87,8 +87,8 @@ def _place_system(request: ConversationRequest, dropped: list[str]) -> tuple[lis
 
 
 class _ContentWriter:
-    """Writes the turns of a conversation, for a model. A result has the name of the function in it, which the
-    call says.
+    """Writes the turns of a conversation for a model. Results contain the name of the function, which is read
+    from its call.
     """
 
     def __init__(self, model: str, dropped: list[str]) -> None:
@@ -139,7 +139,7 @@ class _ContentWriter:
         return written
 
     def _sign(self, written: list[dict[str, Any]]) -> None:
-        """The first of several calls has the signature of all."""
+        """The first of several calls has the signature for all of them."""
         calls = [part for part in written if "functionCall" in part]
         if self._signs and calls and not any("thoughtSignature" in call for call in calls):
             calls[0]["thoughtSignature"] = _NO_SIGNATURE
@@ -168,7 +168,7 @@ def _arguments(call: ToolCallPart) -> Raw:
 
 
 def _write_response(text: str, is_error: bool) -> Raw | dict[str, str]:
-    """A JSON object as it is, unless it could be taken for a text."""
+    """A JSON object is sent as it is, unless it would be read as a text."""
     if not is_error and text.lstrip().startswith("{"):
         try:
             if read_fields(text.encode()).keys().isdisjoint(("output", "result", "error")):
@@ -246,7 +246,7 @@ def _is_off(reasoning: Reasoning) -> bool:
 
 
 def _write_thinking(reasoning: Reasoning, model: str) -> dict[str, Any]:
-    """Gemini 3 takes a budget as well, but not beside a level."""
+    """Gemini 3 also supports budgets, but not together with a level."""
     older, pro = _OLDER.search(model) is not None, "-pro" in model
     if _is_off(reasoning):
         if older:
@@ -258,7 +258,7 @@ def _write_thinking(reasoning: Reasoning, model: str) -> dict[str, Any]:
         return {"thinkingLevel": "LOW" if pro and effort == "minimal" else _LEVELS.get(effort, "HIGH")}
     if reasoning.budget is not None:
         return {"thinkingBudget": min(reasoning.budget, _LARGEST_BUDGET)}
-    return {"thinkingBudget": -1}  # as much as the model finds right
+    return {"thinkingBudget": -1}  # the model decides
 
 
 def decode_reply(body: bytes, request: ConversationRequest) -> ConversationReply:
@@ -273,7 +273,7 @@ def decode_reply(body: bytes, request: ConversationRequest) -> ConversationReply
 
 
 def encode_reply(reply: ConversationReply, request: ConversationRequest) -> bytes:
-    """A call whose arguments the bound on the answer has cut is left out: its arguments would be others."""
+    """A call whose arguments were cut by the maximum length is left out, because they would be wrong."""
     parts = []
     finish = STOPS[reply.stop]
     for part in reply.parts:

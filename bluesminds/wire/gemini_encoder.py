@@ -1,7 +1,7 @@
-"""Writes Gemini's replies and streams from the neutral events of a stream.
+"""Writes Gemini's streams from neutral events, and the parts of its replies.
 
-Format: Gemini API reference, GenerateContentResponse. Every event of a stream is such a response with the
-next parts; the last one has the reason of the end and the usage. A call of a function comes in one piece.
+Format: Gemini API reference, GenerateContentResponse. Each event of a stream is such a response with the next
+parts; the last one has the finish reason and the usage. A function call is always complete.
 """
 
 from typing import Any, Final
@@ -40,7 +40,7 @@ _json_object = msgspec.json.Decoder(dict[str, Any])
 
 
 def write_gemini_usage(usage: Usage) -> dict[str, Any]:
-    """In Gemini's spelling: thoughts are beside the candidates' tokens, not in them."""
+    """Usage in Gemini's format: the tokens of candidates exclude thoughts."""
     input_, output, thoughts = usage.input or 0, usage.output or 0, usage.reasoning or 0
     report = {
         "promptTokenCount": input_,
@@ -73,7 +73,7 @@ def write_call(id_: str, name: str, arguments: Raw, signature: str) -> dict[str,
 
 
 def write_thought(text: str, signature: str, redacted: str) -> dict[str, Any]:
-    """The part of reasoning. A signature without a text is one of what comes before it."""
+    """The part of reasoning. A signature without a text belongs to the part before it."""
     if redacted:
         return {"text": "", "thought": True, "thoughtSignature": redacted}
     part: dict[str, Any] = {"text": text, "thought": True} if text else {"text": ""}
@@ -81,7 +81,7 @@ def write_thought(text: str, signature: str, redacted: str) -> dict[str, Any]:
 
 
 def write_response(parts: list[Any], finish: str, head: dict[str, Any]) -> dict[str, Any]:
-    """A response with one candidate. SDKs keep a candidate in their history only if it has a part."""
+    """A response with one candidate. SDKs only keep a candidate in their history if it has a part."""
     candidate: dict[str, Any] = {"content": {"parts": parts or [{"text": ""}], "role": "model"}}
     if finish:
         candidate["finishReason"] = finish

@@ -1,8 +1,8 @@
 """Errors in Google's shape.
 
 Format: google.rpc.Status in JSON: {"error": {"code", "message", "status", "details"}}. The stable code of an
-error is the `code` in the metadata of its ErrorInfo. In the middle of a stream the same object comes without
-the framing of an event.
+error is `code` in the metadata of its ErrorInfo. In a stream, the same object is sent without the framing of
+an event.
 """
 
 from typing import Any, Final
@@ -62,7 +62,7 @@ def write_gemini_error(detail: ErrorDetail, request_id: str = "") -> bytes:
 
 
 def is_gemini_error(body: bytes) -> bool:
-    """Whether it is an error in this shape, so that it can pass unchanged."""
+    """Whether the body already has this format."""
     try:
         return has_error_object(body) and "status" in read_fields(bytes(read_fields(body)["error"]))
     except NOT_JSON:
@@ -70,11 +70,11 @@ def is_gemini_error(body: bytes) -> bool:
 
 
 def write_gemini_failure(error: ErrorDetail) -> bytes:
-    """An error in mid-stream: Google's SDKs raise it only when it is not the data of an event."""
+    """An error in a stream. Google's SDKs only raise an exception if it is not the data of an event."""
     return write_gemini_error(error) + b"\n"
 
 
 def write_stream_error(code: str, message: str) -> bytes:
-    """A failure in mid-stream, which ends the stream."""
+    """An error of the gateway that ends a stream."""
     status = _STREAM_STATUSES.get(code, 500)
     return write_gemini_failure(ErrorDetail(message=message, code=code, status=status))

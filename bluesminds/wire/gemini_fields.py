@@ -1,4 +1,4 @@
-"""Reading Gemini's JSON: names in both spellings, and the alphabets of base64.
+"""Reads Gemini's JSON: names of fields in both spellings, and both alphabets of base64.
 
 Format: Protocol Buffers, JSON mapping. A field's name is in camel case or in snake case; base64 may use the
 alphabet for URLs and may lack its padding.

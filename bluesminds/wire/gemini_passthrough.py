@@ -1,8 +1,8 @@
-"""A running Gemini stream of a server that speaks the format: passed on byte for byte, and measured.
+"""Forwards a Gemini stream byte for byte, and measures it.
 
-The event that ends the answer is held back until the server has closed the stream: the client must not see
-the end of an answer before its usage is recorded. Servers write an error as JSON without the framing of an
-event; it passes as it comes. An event that is not JSON, or that has no end, does not pass.
+The event that ends the answer is held back until the server has closed the stream, because the client must
+not see the end of an answer before its usage is recorded. Servers send errors as JSON without the framing of
+an event; they are forwarded unchanged. Events that are not JSON, or have no end, are dropped.
 """
 
 from typing import Any
@@ -28,7 +28,7 @@ from bluesminds.wire.usage import merge_reports
 
 
 class GeminiPassthrough:
-    """The Stage of a Gemini stream that needs no translation."""
+    """The Stage of a Gemini stream without translation."""
 
     def __init__(self, request: RequestFacts) -> None:
         self._model = request.model

@@ -1,4 +1,4 @@
-"""Reads Gemini's requests for content into the neutral form of a conversation.
+"""Converts Gemini's requests to the neutral form of a conversation.
 
 Format: Gemini API reference, models.generateContent; the fields follow the types of the google-genai SDKs.
 The model and whether to stream are in the path: they come as the fields `model` and `stream`.
@@ -44,10 +44,10 @@ _OWN_FILES: Final = (
     "https://youtu.be/",
 )
 _MEANINGFUL: Final = {
-    "responseLogprobs": "the server reports no probabilities.",
-    "logprobs": "the server reports no probabilities.",
-    "speechConfig": "the server generates no sound.",
-    "imageConfig": "the server generates no pictures.",
+    "responseLogprobs": "the server does not report probabilities.",
+    "logprobs": "the server does not report probabilities.",
+    "speechConfig": "the server does not generate audio.",
+    "imageConfig": "the server does not generate images.",
 }
 
 
@@ -90,16 +90,16 @@ def decode_request(fields: Fields, created: int = 0) -> ConversationRequest:
 
 def _refuse(config: GeminiReader) -> None:
     if (config.whole("candidateCount") or 1) > 1:
-        raise unsupported(config.name("candidateCount"), "the server gives one answer to a request.")
+        raise unsupported(config.name("candidateCount"), "the server generates one answer per request.")
     for field, reason in _MEANINGFUL.items():
         if is_set(raw := config.raw(field)) and bytes(raw) != b"0":
             raise unsupported(config.name(field), reason)
     if any(modality.upper() != "TEXT" for modality in config.texts("responseModalities")):
-        raise unsupported(config.name("responseModalities"), "the server answers with text only.")
+        raise unsupported(config.name("responseModalities"), "the server only generates text.")
 
 
 def _whole(config: GeminiReader, field: str) -> int | None:
-    """Some clients write a whole number as 5.0."""
+    """An integer; some clients write it as 5.0."""
     number = config.number(field)
     if number is None or number != int(number):
         return None
@@ -122,7 +122,7 @@ def _read_system(reader: GeminiReader) -> str:
 
 
 class _Calls:
-    """Gives ids to calls that have none, and finds the call that a result belongs to."""
+    """Creates missing ids of calls, and finds the call of a result."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -161,7 +161,7 @@ def _read_contents(reader: GeminiReader) -> tuple[Turn, ...]:
 
 
 def _read_part(part: GeminiReader, parts: list[Part], calls: _Calls) -> None:
-    """Add what a part says."""
+    """Append the content of a part."""
     signature = standard_base64(part.text("thoughtSignature"))
     if (call := part.inner("functionCall")) is not None:
         name = call.needed("name")
@@ -182,7 +182,7 @@ def _read_part(part: GeminiReader, parts: list[Part], calls: _Calls) -> None:
     else:
         for kind in ("executableCode", "codeExecutionResult", "toolCall", "toolResponse"):
             if part.raw(kind):
-                raise unsupported(part.name(kind), "it has no counterpart.")
+                raise unsupported(part.name(kind), "the server's format has no such part.")
         if text := part.text("text"):
             parts.append(TextPart(text))
         if signature:
@@ -190,9 +190,7 @@ def _read_part(part: GeminiReader, parts: list[Part], calls: _Calls) -> None:
 
 
 def _read_thought(text: str, signature: str, parts: list[Part]) -> None:
-    """A signature without a text belongs to the thought before it; else it is reasoning that only the server
-    can read.
-    """
+    """A signature without a text belongs to the thought before it, otherwise it is redacted reasoning."""
     last = parts[-1] if parts else None
     if text:
         parts.append(ThinkingPart(text, signature))
@@ -226,7 +224,7 @@ def _kind(media_type: str, holder: GeminiReader) -> Literal["image", "document",
     if media_type.startswith("audio/"):
         return "audio"
     if media_type != PDF:
-        raise unsupported(holder.name("mimeType"), f"the server does not take `{media_type[:40]}`.")
+        raise unsupported(holder.name("mimeType"), f"the server does not support `{media_type[:40]}`.")
     return "document"
 
 
@@ -261,8 +259,8 @@ def _read_result(result: GeminiReader, calls: _Calls) -> ToolResultPart:
 
 
 def _read_response(response: bytes) -> tuple[str, bool]:
-    """The text of a result, and whether it is an error: the text under its one key `output` or `error`, else
-    the JSON itself.
+    """The text of a result, and whether it is an error. If the object only has `output`, `result` or `error`,
+    the text is in there, otherwise it is the JSON.
     """
     try:
         (key, value), *more = read_fields(response).items()
@@ -281,7 +279,7 @@ def _read_tools(reader: GeminiReader) -> tuple[ToolDefinition, ...]:
             tools.append(_read_declaration(declaration))
             declaration.drop_rest()
         if (other := tool.first_unread()) is not None:
-            raise unsupported(tool.name(other), f"the server has no tool `{other[:40]}` of its own.")
+            raise unsupported(tool.name(other), f"the server has no built-in tool `{other[:40]}`.")
     return tuple(tools)
 
 
@@ -317,7 +315,7 @@ def _read_choice(
 
 
 def _read_thinking(config: GeminiReader) -> tuple[Reasoning | None, bool]:
-    """What the model may reason, and whether the client sees it."""
+    """The settings of reasoning, and whether the client gets it."""
     thinking = config.inner("thinkingConfig")
     if thinking is None:
         return None, False
@@ -338,11 +336,13 @@ def _read_thinking(config: GeminiReader) -> tuple[Reasoning | None, bool]:
 
 
 def _read_response_format(config: GeminiReader) -> tuple[bytes, bool]:
-    """The schema of the answer, and whether it is any JSON object."""
+    """The schema, or that the answer is any JSON object; neither for plain text."""
     media_type = config.text("responseMimeType", "text/plain")
     schema = bytes(config.raw("responseJsonSchema"))
     if raw := config.raw("responseSchema"):
         schema = schema or write_json_schema(raw, config.name("responseSchema"))
     if media_type not in ("text/plain", _JSON):
-        raise unsupported(config.name("responseMimeType"), f"the server cannot write `{media_type[:40]}`.")
+        raise unsupported(
+            config.name("responseMimeType"), f"the server does not generate `{media_type[:40]}`."
+        )
     return schema, media_type == _JSON and not schema

@@ -1,7 +1,7 @@
-"""Gemini's schemas, a subset of OpenAPI 3.0, as JSON schemas.
+"""Converts Gemini's schemas, a subset of OpenAPI 3.0, to JSON schemas.
 
-Format: Gemini API reference, Schema. JSON schemas themselves have fields of their own there, so that the
-other direction needs no conversion.
+Format: Gemini API reference, Schema. Gemini also has fields for JSON schemas, so the other direction needs no
+conversion.
 """
 
 from collections.abc import Sequence
@@ -64,6 +64,6 @@ def _convert(schema: object) -> dict[str, Any]:
 
 
 def _ordered(properties: dict[str, Any], order: Sequence[str]) -> list[str]:
-    """The properties' names in the order in which they are to be generated."""
+    """The names of the properties in the order of generation."""
     first = [name for name in order if name in properties]
     return [*first, *(name for name in properties if name not in first)]

@@ -1,7 +1,7 @@
-"""Reads Gemini's replies and streams into the neutral events of a stream.
+"""Converts Gemini's replies and streams to neutral events.
 
-Format: Gemini API reference, GenerateContentResponse. The usage in an event is that of the answer so far.
-There is no event that ends a stream: after the reason of the end, the server closes it.
+Format: Gemini API reference, GenerateContentResponse. The usage in an event is that of the answer so far. No
+event ends a stream: the server closes it after the finish reason.
 """
 
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ _REASONS: Final[dict[str, StopReason]] = {
         "filter",
     ),
 }
-# The answer is broken: what there is of it must not pass for a whole one.
+# The answer is broken, and must not look like a complete one.
 _BROKEN: Final = frozenset(
     (
         "MALFORMED_FUNCTION_CALL",
@@ -121,7 +121,7 @@ class GeminiChunk(Struct, gc=False, rename="camel"):
     error: Raw = ABSENT
 
     def is_blocked(self) -> bool:
-        """Whether there is no answer because of what the request says."""
+        """Whether Gemini refused the request because of its content."""
         feedback = self.prompt_feedback
         return not self.candidates and feedback is not None and feedback.block_reason not in _UNBLOCKED
 
@@ -131,7 +131,7 @@ decode_gemini_chunk = _chunk.decode  # strict: for the ordinary event
 
 
 def read_gemini_chunk(data: bytes) -> GeminiChunk | None:
-    """None for anything else than a response."""
+    """None if the data is not a response."""
     try:
         return decode(_chunk, data)
     except NOT_JSON:
@@ -139,7 +139,7 @@ def read_gemini_chunk(data: bytes) -> GeminiChunk | None:
 
 
 def gemini_usage(chunk: GeminiChunk) -> tuple[Usage | None, bool]:
-    """The report, and whether it cannot be true."""
+    """The report, and whether it is impossible."""
     if not is_set(chunk.usage_metadata):
         return None, False
     try:
@@ -153,8 +153,8 @@ def error_of(chunk: GeminiChunk, data: bytes) -> ErrorDetail | None:
 
 
 class GeminiDecoder:
-    """Reads the events of a Gemini stream. `answered`: there was an answer, or the reason that there is none.
-    `skipped`: kinds of parts that have no counterpart.
+    """Converts the events of a Gemini stream. `answered`: there was an answer, or a reason for its absence.
+    `skipped`: the types of parts without an equivalent.
     """
 
     def __init__(self, request: ConversationRequest) -> None:

@@ -1,7 +1,7 @@
-"""Anthropic's Messages and the neutral form: writes requests, reads and writes whole replies.
+"""The messages codec: writes requests, reads and writes JSON replies.
 
 Format: Anthropic API reference, messages; the fields follow the types of the anthropic Python SDK. Versions
-from 2026-10-21 take no sampling parameters.
+from 2026-10-21 accept no sampling parameters.
 """
 
 import re
@@ -37,17 +37,17 @@ from bluesminds.wire.messages_requests import MODES, PDF, decode_request
 from bluesminds.wire.messages_stream import MessagesDecoder, stop_of
 from bluesminds.wire.usage import ImplausibleUsage, read_usage
 
-DEFAULT_MAX_TOKENS: Final = 4096  # for clients that give no bound, where the model's own is not known
+DEFAULT_MAX_TOKENS: Final = 4096  # if neither the client nor the price sets a maximum
 _SMALLEST_BUDGET: Final = 1024  # tokens of reasoning; it must be less than max_tokens
 _EMPTY_SCHEMA: Final = b'{"type":"object","properties":{}}'
-_ID: Final = re.compile("[^a-zA-Z0-9_-]")  # what an id of a call must not have
+# Replaces a field of chat completions: messages only have JSON with a schema that names every property.
+_JSON_ONLY: Final = "Respond with one JSON object only, without Markdown."
+_ID: Final = re.compile("[^a-zA-Z0-9_-]")  # not allowed in the id of a call
 _CHOICES: Final = {mode: kind for kind, mode in MODES.items()}
 _json_object = msgspec.json.Decoder(dict[str, Any])
 
 
 def encode_request(request: ConversationRequest, options: EncodingOptions) -> EncodedRequest:
-    if request.json_object:
-        raise unsupported("response_format", "send a `json_schema` with a `schema`.")
     dropped = list(request.dropped)
     system, turns = _place_system(request, options, dropped)
     body: dict[str, Any] = {
@@ -61,7 +61,7 @@ def encode_request(request: ConversationRequest, options: EncodingOptions) -> En
     ]
     _write_sampling(request, options, body, dropped)
     if any(not sequence.strip() for sequence in request.stop):
-        raise unsupported("stop", "a stop sequence must have more than white space.")
+        raise unsupported("stop", "a stop sequence must not be only white space.")
     if request.stop:
         body["stop_sequences"] = request.stop
     if request.user:
@@ -78,8 +78,8 @@ def encode_request(request: ConversationRequest, options: EncodingOptions) -> En
 def _place_system(
     request: ConversationRequest, options: EncodingOptions, dropped: list[str]
 ) -> tuple[list[str], list[Turn]]:
-    """The instructions, and the turns. Reasoning without a signature is another server's, which Anthropic's
-    refuse.
+    """The instructions, and the turns. Reasoning without a signature is left out: it is from another server,
+    and Anthropic's servers refuse it.
     """
     system = [request.system] if request.system else []
     turns = []
@@ -98,20 +98,23 @@ def _place_system(
         if len(parts) < len(turn.parts):
             dropped.append("messages.reasoning_content")
         turns.append(Turn(turn.role, parts))
+    if request.response_json:
+        system.append(_JSON_ONLY)
+        dropped.append("response_format")
     return system, turns
 
 
 def _write_sampling(
     request: ConversationRequest, options: EncodingOptions, body: dict[str, Any], dropped: list[str]
 ) -> None:
-    """New models refuse a temperature beside a top_p. A top_p of 1, as many clients send, has no effect."""
+    """New models refuse temperature together with top_p. Many clients send a top_p of 1; it has no effect."""
     for field in ("temperature", "top_p", "top_k"):
         value = getattr(request, field)
         if value is None or (field == "top_p" and value == 1 and request.temperature is not None):
             continue
         if not options.sampling:
             dropped.append(field)
-        elif field == "temperature" and value > 1:  # the highest there is
+        elif field == "temperature" and value > 1:  # the highest effort
             dropped.append(field)
             body[field] = 1.0
         else:
@@ -158,7 +161,7 @@ def _write_output(
         if budget is not None:
             budget = min(max(budget, _SMALLEST_BUDGET), body["max_tokens"] - 1)
         if budget is not None and budget < _SMALLEST_BUDGET:
-            dropped.append("thinking")  # there is no room for it
+            dropped.append("thinking")  # max_tokens is too low for it
         elif mode:
             body["thinking"] = {"type": mode}
             if budget is not None:
@@ -203,7 +206,7 @@ def _id(call_id: str) -> str:
 
 
 def _read_arguments(arguments: str) -> Raw | None:
-    """The arguments as they are; None when they are not a JSON object."""
+    """The arguments unchanged; None if they are not a JSON object."""
     if not arguments.strip():
         return Raw(b"{}")
     try:
@@ -215,10 +218,10 @@ def _read_arguments(arguments: str) -> Raw | None:
 
 def _write_media(part: MediaPart) -> dict[str, Any]:
     if part.kind == "audio":
-        raise unsupported("messages.content.input_audio", "the server does not take sound.")
+        raise unsupported("messages.content.input_audio", "the server does not accept audio.")
     if part.kind == "document" and part.data and part.media_type != PDF:
         raise unsupported(
-            "messages.content.file.file_data", f"the server takes {PDF}, not `{part.media_type[:80]}`."
+            "messages.content.file.file_data", f"the server accepts {PDF}, not `{part.media_type[:80]}`."
         )
     source = (
         {"type": "url", "url": part.url}
@@ -285,7 +288,7 @@ def _read_reply_block(block: dict[str, Any]) -> Part | None:
 
 
 def encode_reply(reply: ConversationReply, request: ConversationRequest) -> bytes:
-    """A call whose arguments the bound on the answer has cut is left out: its input would be another one."""
+    """A call whose arguments were cut by the maximum length is left out, because its input would be wrong."""
     content = [block for part in reply.parts for block in _write_reply_blocks(part, reply, request)]
     return msgspec.json.encode(
         {

@@ -37,7 +37,7 @@ STOPS: Final[dict[StopReason, str]] = {
 
 
 def write_message_usage(usage: Usage) -> dict[str, Any]:
-    """In Anthropic's spelling: what the cache read and wrote is beside the input, not in it."""
+    """In Anthropic's format: tokens read from and written to a cache are not included in the input."""
     read, written = usage.cache_read or 0, usage.cache_write or 0
     report: dict[str, Any] = {
         "input_tokens": max((usage.input or 0) - read - written, 0),
@@ -65,9 +65,9 @@ _SIGNED: Final = -1  # the part of a thinking block that has the signature of a 
 
 
 class MessagesEncoder:
-    """Writes the events of a Messages stream. The usage is in the last but one event, which therefore waits
-    for the end. Calls have no signature there: it is in a thinking block before the call, which clients send
-    back.
+    """Writes the events of a Messages stream. The usage is in the second to last event, which is therefore
+    held back until the end. The format has no signatures of calls. They are in a thinking block before the
+    call, which clients send back.
     """
 
     def __init__(self, request: ConversationRequest) -> None:
@@ -164,5 +164,5 @@ def write_end(stopped: StreamStopped, usage: Usage) -> bytes:
 
 
 def write_failure(error: ErrorDetail) -> bytes:
-    """The event of an error in mid-stream."""
+    """The error event within a stream."""
     return write_event(write_message_error(error), b"error")

@@ -1,7 +1,7 @@
 """Lists of models: reading a server's, writing OpenAI's, Anthropic's and Gemini's.
 
 Shapes: {"data": [{"id"}]} (OpenAI, LM Studio, OpenRouter), a bare list (Together), {"models": [{"name"} or
-text]} (Ollama, Gemini). One odd row does not spoil the list.
+text]} (Ollama, Gemini). Rows that cannot be read are skipped.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,11 +14,11 @@ from msgspec import Struct
 from bluesminds.wire.json_text import NOT_JSON, read_value
 
 _NEWEST = 2**53
-_LAST_TIME = 253_402_300_799  # the last second that a date with four digits for its year can say
+_LAST_TIME = 253_402_300_799  # the last second of the year 9999
 
 
 class ModelRow(Struct, frozen=True, gc=False):
-    """`created`: seconds since the epoch; 0: unknown. `owned_by`: "" when unknown."""
+    """`created`: seconds since the epoch, 0 if unknown. `owned_by`: "" if unknown."""
 
     id: str
     created: int = 0
@@ -26,7 +26,7 @@ class ModelRow(Struct, frozen=True, gc=False):
 
 
 def read_models(body: bytes) -> list[ModelRow]:
-    """Every row with an id, each id once; null is an empty list. Raises ValueError when there is no list."""
+    """Every row with an id, each id once; null is an empty list. Raises ValueError if there is no list."""
     try:
         answer = read_value(body)
     except NOT_JSON as exc:
@@ -44,7 +44,7 @@ def _items(answer: object) -> list[Any]:
                 return items
         if any(name in answer and answer[name] is None for name in ("data", "models")):
             return []
-    raise ValueError("the server's answer has no list of models")
+    raise ValueError("the server's response has no list of models")
 
 
 def _read_row(item: object, answer: object) -> ModelRow | None:

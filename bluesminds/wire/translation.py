@@ -1,8 +1,8 @@
-"""A running stream that is translated: the server's format in, the client's out.
+"""A stream that is translated from the server's format to the client's.
 
-The server's events become neutral ones, and those become the client's. The end of the client's stream is held
-back: the client must not see the end of an answer before its usage is recorded. Comments and keep-alives of
-the server pass as the client's keep-alives.
+Each event of the server is converted to neutral events, and these to events of the client. The end of the
+client's stream is held back, because the client must not see the end of an answer before its usage is
+recorded. Comments and keep-alive events of the server are sent as the client's keep-alive.
 """
 
 from bluesminds.common.values import Usage
@@ -25,7 +25,7 @@ from bluesminds.wire.stream_meter import StreamMeter
 
 
 class Translation:
-    """The Stage of a stream whose server speaks another format than the client."""
+    """The Stage of a stream in another format than the client's."""
 
     def __init__(
         self, server: Codec, client: Codec, conversation: ConversationRequest, request: RequestFacts
@@ -78,8 +78,8 @@ class Translation:
         return b"".join([self._translate(event) for event in events])
 
     def finish(self) -> bytes:
-        """The rest of an event without its blank line is translated if it is whole. A stream that has come
-        to its end gets the client's end; one that was cut gets none.
+        """A last event that only lacks its blank line is translated. A complete answer gets the end of the
+        client's format; a cut one does not.
         """
         rest = self._splitter.finish()
         passed = self._translate(rest) if rest.strip() else b""

@@ -119,6 +119,13 @@ CREATE TABLE usage (
     cache_read_tokens BIGINT,
     cache_write_tokens BIGINT,
     reasoning_tokens BIGINT,
+    audio_input_tokens BIGINT,
+    audio_output_tokens BIGINT,
+    image_input_tokens BIGINT,
+    image_output_tokens BIGINT,
+    images BIGINT, -- pictures made
+    audio_ms BIGINT, -- milliseconds of audio that was read
+    characters BIGINT, -- of text that was spoken
     usage_source TEXT NOT NULL,
     first_byte_ms BIGINT,
     duration_ms BIGINT NOT NULL,
@@ -144,9 +151,16 @@ CREATE TABLE usage_hourly (
     cache_read_tokens BIGINT NOT NULL,
     cache_write_tokens BIGINT NOT NULL,
     reasoning_tokens BIGINT NOT NULL,
+    audio_input_tokens BIGINT NOT NULL,
+    audio_output_tokens BIGINT NOT NULL,
+    image_input_tokens BIGINT NOT NULL,
+    image_output_tokens BIGINT NOT NULL,
+    images BIGINT NOT NULL,
+    audio_ms BIGINT NOT NULL,
+    characters BIGINT NOT NULL,
     duration_ms BIGINT NOT NULL,
     cost_nano BIGINT NOT NULL, -- without the unpriced requests
-    unpriced BIGINT NOT NULL, -- requests that used tokens of a model without a price
+    unpriced BIGINT NOT NULL, -- requests that used a model without a price
     PRIMARY KEY (bucket_start, key_id, user_id, model, server)
 );
 
@@ -165,9 +179,16 @@ CREATE TABLE usage_daily (
     cache_read_tokens BIGINT NOT NULL,
     cache_write_tokens BIGINT NOT NULL,
     reasoning_tokens BIGINT NOT NULL,
+    audio_input_tokens BIGINT NOT NULL,
+    audio_output_tokens BIGINT NOT NULL,
+    image_input_tokens BIGINT NOT NULL,
+    image_output_tokens BIGINT NOT NULL,
+    images BIGINT NOT NULL,
+    audio_ms BIGINT NOT NULL,
+    characters BIGINT NOT NULL,
     duration_ms BIGINT NOT NULL,
     cost_nano BIGINT NOT NULL, -- without the unpriced requests
-    unpriced BIGINT NOT NULL, -- requests that used tokens of a model without a price
+    unpriced BIGINT NOT NULL, -- requests that used a model without a price
     PRIMARY KEY (bucket_start, key_id, user_id, model, server)
 );
 

@@ -120,6 +120,13 @@ CREATE TABLE usage (
     cache_read_tokens INTEGER,
     cache_write_tokens INTEGER,
     reasoning_tokens INTEGER,
+    audio_input_tokens INTEGER,
+    audio_output_tokens INTEGER,
+    image_input_tokens INTEGER,
+    image_output_tokens INTEGER,
+    images INTEGER, -- pictures made
+    audio_ms INTEGER, -- milliseconds of audio that was read
+    characters INTEGER, -- of text that was spoken
     usage_source TEXT NOT NULL,
     first_byte_ms INTEGER,
     duration_ms INTEGER NOT NULL,
@@ -145,9 +152,16 @@ CREATE TABLE usage_hourly (
     cache_read_tokens INTEGER NOT NULL,
     cache_write_tokens INTEGER NOT NULL,
     reasoning_tokens INTEGER NOT NULL,
+    audio_input_tokens INTEGER NOT NULL,
+    audio_output_tokens INTEGER NOT NULL,
+    image_input_tokens INTEGER NOT NULL,
+    image_output_tokens INTEGER NOT NULL,
+    images INTEGER NOT NULL,
+    audio_ms INTEGER NOT NULL,
+    characters INTEGER NOT NULL,
     duration_ms INTEGER NOT NULL,
     cost_nano INTEGER NOT NULL, -- without the unpriced requests
-    unpriced INTEGER NOT NULL, -- requests that used tokens of a model without a price
+    unpriced INTEGER NOT NULL, -- requests that used a model without a price
     PRIMARY KEY (bucket_start, key_id, user_id, model, server)
 ) STRICT, WITHOUT ROWID;
 
@@ -166,9 +180,16 @@ CREATE TABLE usage_daily (
     cache_read_tokens INTEGER NOT NULL,
     cache_write_tokens INTEGER NOT NULL,
     reasoning_tokens INTEGER NOT NULL,
+    audio_input_tokens INTEGER NOT NULL,
+    audio_output_tokens INTEGER NOT NULL,
+    image_input_tokens INTEGER NOT NULL,
+    image_output_tokens INTEGER NOT NULL,
+    images INTEGER NOT NULL,
+    audio_ms INTEGER NOT NULL,
+    characters INTEGER NOT NULL,
     duration_ms INTEGER NOT NULL,
     cost_nano INTEGER NOT NULL, -- without the unpriced requests
-    unpriced INTEGER NOT NULL, -- requests that used tokens of a model without a price
+    unpriced INTEGER NOT NULL, -- requests that used a model without a price
     PRIMARY KEY (bucket_start, key_id, user_id, model, server)
 ) STRICT, WITHOUT ROWID;
 
@@ -197,8 +218,13 @@ BEGIN
         1, new.outcome NOT IN ('ok', 'client_gone'),
         coalesce(new.input_tokens, 0), coalesce(new.output_tokens, 0),
         coalesce(new.cache_read_tokens, 0), coalesce(new.cache_write_tokens, 0),
-        coalesce(new.reasoning_tokens, 0), new.duration_ms, coalesce(new.cost_nano, 0),
-        new.cost_nano IS NULL AND coalesce(new.input_tokens, 0) + coalesce(new.output_tokens, 0) > 0
+        coalesce(new.reasoning_tokens, 0),
+        coalesce(new.audio_input_tokens, 0), coalesce(new.audio_output_tokens, 0),
+        coalesce(new.image_input_tokens, 0), coalesce(new.image_output_tokens, 0),
+        coalesce(new.images, 0), coalesce(new.audio_ms, 0), coalesce(new.characters, 0),
+        new.duration_ms, coalesce(new.cost_nano, 0),
+        new.cost_nano IS NULL AND coalesce(new.input_tokens, 0) + coalesce(new.output_tokens, 0)
+            + coalesce(new.images, 0) + coalesce(new.audio_ms, 0) + coalesce(new.characters, 0) > 0
     )
     ON CONFLICT DO UPDATE SET
         requests = requests + 1,
@@ -208,6 +234,13 @@ BEGIN
         cache_read_tokens = cache_read_tokens + excluded.cache_read_tokens,
         cache_write_tokens = cache_write_tokens + excluded.cache_write_tokens,
         reasoning_tokens = reasoning_tokens + excluded.reasoning_tokens,
+        audio_input_tokens = audio_input_tokens + excluded.audio_input_tokens,
+        audio_output_tokens = audio_output_tokens + excluded.audio_output_tokens,
+        image_input_tokens = image_input_tokens + excluded.image_input_tokens,
+        image_output_tokens = image_output_tokens + excluded.image_output_tokens,
+        images = images + excluded.images,
+        audio_ms = audio_ms + excluded.audio_ms,
+        characters = characters + excluded.characters,
         duration_ms = duration_ms + excluded.duration_ms,
         cost_nano = cost_nano + excluded.cost_nano,
         unpriced = unpriced + excluded.unpriced;
@@ -217,8 +250,13 @@ BEGIN
         1, new.outcome NOT IN ('ok', 'client_gone'),
         coalesce(new.input_tokens, 0), coalesce(new.output_tokens, 0),
         coalesce(new.cache_read_tokens, 0), coalesce(new.cache_write_tokens, 0),
-        coalesce(new.reasoning_tokens, 0), new.duration_ms, coalesce(new.cost_nano, 0),
-        new.cost_nano IS NULL AND coalesce(new.input_tokens, 0) + coalesce(new.output_tokens, 0) > 0
+        coalesce(new.reasoning_tokens, 0),
+        coalesce(new.audio_input_tokens, 0), coalesce(new.audio_output_tokens, 0),
+        coalesce(new.image_input_tokens, 0), coalesce(new.image_output_tokens, 0),
+        coalesce(new.images, 0), coalesce(new.audio_ms, 0), coalesce(new.characters, 0),
+        new.duration_ms, coalesce(new.cost_nano, 0),
+        new.cost_nano IS NULL AND coalesce(new.input_tokens, 0) + coalesce(new.output_tokens, 0)
+            + coalesce(new.images, 0) + coalesce(new.audio_ms, 0) + coalesce(new.characters, 0) > 0
     )
     ON CONFLICT DO UPDATE SET
         requests = requests + 1,
@@ -228,6 +266,13 @@ BEGIN
         cache_read_tokens = cache_read_tokens + excluded.cache_read_tokens,
         cache_write_tokens = cache_write_tokens + excluded.cache_write_tokens,
         reasoning_tokens = reasoning_tokens + excluded.reasoning_tokens,
+        audio_input_tokens = audio_input_tokens + excluded.audio_input_tokens,
+        audio_output_tokens = audio_output_tokens + excluded.audio_output_tokens,
+        image_input_tokens = image_input_tokens + excluded.image_input_tokens,
+        image_output_tokens = image_output_tokens + excluded.image_output_tokens,
+        images = images + excluded.images,
+        audio_ms = audio_ms + excluded.audio_ms,
+        characters = characters + excluded.characters,
         duration_ms = duration_ms + excluded.duration_ms,
         cost_nano = cost_nano + excluded.cost_nano,
         unpriced = unpriced + excluded.unpriced;

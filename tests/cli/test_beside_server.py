@@ -38,6 +38,13 @@ def test_commands_with_running_gateway_take_effect_there(home: Path) -> None:
             "cache_read_tokens": 0,
             "cache_write_tokens": 0,
             "reasoning_tokens": 0,
+            "audio_input_tokens": 0,
+            "audio_output_tokens": 0,
+            "image_input_tokens": 0,
+            "image_output_tokens": 0,
+            "images": 0,
+            "audio_ms": 0,
+            "characters": 0,
             "cost_usd": "0",
             "unpriced": 2,
         }

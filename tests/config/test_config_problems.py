@@ -552,7 +552,7 @@ SCALARS = st.one_of(
     st.integers(),
     st.floats(),
     st.text(st.characters(exclude_categories=["Cs"])),
-    st.sampled_from(["main", "http://x", "~nobody/x", "\0", "{}", "demo"]),
+    st.sampled_from(["main", "http://x", "~unknown/x", "\0", "{}", "demo"]),
 )
 SETTINGS = [key for name in ("", "servers", *sections()) for key in fields_in(name)]
 KEYS = st.sampled_from([*SETTINGS, *sections(), "servers", "env", "file", "cred", "a\nb", "\x1b"])

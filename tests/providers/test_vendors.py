@@ -6,7 +6,7 @@ from bluesminds.providers.dialects import DIALECTS
 from bluesminds.providers.vendors import VENDORS, from_environment, local_ollama
 
 
-def test_a_vendor_whose_key_is_set_is_a_server() -> None:
+def test_vendor_with_key_in_environment_is_server() -> None:
     assert from_environment({"PATH": "/bin", "OPENAI_API_KEY": "", "ANTHROPIC_API_KEY": "\n"}) == []
     assert from_environment({"OPENAI_API_KEY": "sk-x\n"})[0].api_key == "sk-x"
     for vendor in VENDORS:
@@ -43,7 +43,7 @@ def test_where_ollama_would_be(host: str | None, url: str) -> None:
 KEY_HEADERS = {"anthropic": b"x-api-key", "gemini": b"x-goog-api-key"}
 
 
-def test_what_every_request_to_a_server_carries() -> None:
+def test_request_headers_of_each_dialect_are_complete() -> None:
     for name, dialect in DIALECTS.items():
         assert dialect.name == name
         headers = dict(dialect.headers("sk-x"))

@@ -39,7 +39,7 @@ async def test_user_inserted_is_read_back(store: Store) -> None:
     assert not await store.read(has_admin)
     assert await store.read(select_user, ada.id) == ada
     assert await store.read(select_user_by_email, "aDA@example.ORG") == ada
-    assert await store.read(select_user_by_email, "nobody@example.org") is None
+    assert await store.read(select_user_by_email, "unknown@example.org") is None
     assert await store.read(select_users) == [ada, anonymous, other]
     assert await store.read(select_users, ada.id, 1) == [anonymous]
 

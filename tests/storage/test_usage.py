@@ -36,6 +36,10 @@ ROWS = st.builds(
     model=st.sampled_from(["small", "lärge", ""]),
     outcome=st.sampled_from(["ok", "client_gone", "upstream_error", "cut"]),
     input_tokens=st.none() | st.integers(0, 10**12),
+    output_tokens=st.none() | st.just(0) | st.just(20),
+    images=st.none() | st.integers(0, 10),
+    audio_ms=st.none() | st.integers(0, 10**12),
+    characters=st.none() | st.integers(0, 10**12),
     duration_ms=st.integers(0, 10**9),
     cost_nano=st.none() | st.integers(0, 10**12),
     day=st.sampled_from(["2026-12-31", "2027-01-14", "2027-01-15"]),
@@ -53,8 +57,9 @@ async def clear(connection: Connection) -> None:
 async def totals(connection: Connection, bucket: int) -> list[Any]:
     table = (
         "SELECT bucket_start, key_id, user_id, model, server, requests, errors, input_tokens,"
-        " output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens, duration_ms, cost_nano,"
-        " unpriced FROM {} ORDER BY 1, 2, 3, 4, 5"
+        " output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens, audio_input_tokens,"
+        " audio_output_tokens, image_input_tokens, image_output_tokens, images, audio_ms, characters,"
+        " duration_ms, cost_nano, unpriced FROM {} ORDER BY 1, 2, 3, 4, 5"
     )
     name = "usage_hourly" if bucket == HOUR else "usage_daily"
     return [tuple(row) for row in await connection.all(table.format(name))]
@@ -65,7 +70,7 @@ def summed(rows: list[UsageRow], bucket: int) -> list[Any]:
     sums: dict[tuple[object, ...], list[int]] = {}
     for row in rows:
         group = (row.at // bucket * bucket, row.key_id, row.user_id, row.model, row.server)
-        total = sums.setdefault(group, [0] * 10)
+        total = sums.setdefault(group, [0] * 17)
         addends = (
             1,
             row.outcome not in ("ok", "client_gone"),
@@ -74,9 +79,17 @@ def summed(rows: list[UsageRow], bucket: int) -> list[Any]:
             row.cache_read_tokens or 0,
             row.cache_write_tokens or 0,
             row.reasoning_tokens or 0,
+            row.audio_input_tokens or 0,
+            row.audio_output_tokens or 0,
+            row.image_input_tokens or 0,
+            row.image_output_tokens or 0,
+            row.images or 0,
+            row.audio_ms or 0,
+            row.characters or 0,
             row.duration_ms,
             row.cost_nano or 0,
-            row.cost_nano is None and bool((row.input_tokens or 0) + (row.output_tokens or 0)),
+            row.cost_nano is None
+            and any((row.input_tokens, row.output_tokens, row.images, row.audio_ms, row.characters)),
         )
         for position, addend in enumerate(addends):
             total[position] += addend
@@ -183,6 +196,13 @@ def stats(label: object, requests: int, errors: int = 0) -> StatsRow:
         3 * requests,
         4 * requests,
         0,
+        5 * requests,
+        6 * requests,
+        7 * requests,
+        8 * requests,
+        2 * requests,
+        3000 * requests,
+        40 * requests,
         700 * requests,
         5 * requests,
         0,
@@ -209,14 +229,15 @@ def stats(label: object, requests: int, errors: int = 0) -> StatsRow:
 async def test_usage_statistics_are_grouped_and_filtered(
     store: Store, query: StatsQuery, expected: list[StatsRow]
 ) -> None:
+    media: dict[str, Any] = {"images": 2, "audio_ms": 3000, "characters": 40}
     await store.write(
         insert_batch,
         [
-            usage(1),
-            usage(2, at=NOON + 1),
-            usage(3, at=NOON + HOUR, model="large", outcome="cut"),
-            usage(4, at=NOON + DAY, user_id="user-2", key_id="key-3"),
-            usage(5, key_id="key-2"),
+            usage(1, **media),
+            usage(2, at=NOON + 1, **media),
+            usage(3, at=NOON + HOUR, model="large", outcome="cut", **media),
+            usage(4, at=NOON + DAY, user_id="user-2", key_id="key-3", **media),
+            usage(5, key_id="key-2", **media),
         ],
     )
     assert await store.read(select_stats, query) == expected

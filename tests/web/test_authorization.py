@@ -126,6 +126,9 @@ POST /v1/completions
 POST /v1/embeddings
 POST /v1/moderations
 POST /v1/rerank
+POST /v1/images/generations
+POST /v1/images/generate
+POST /v1/audio/speech
 GET /v1/models
 GET /v1/models/{id}
 GET /v1beta/models

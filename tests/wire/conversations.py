@@ -106,9 +106,11 @@ def chat_requests(draw: st.DrawFn) -> ConversationRequest:
     some = tuple(draw(st.lists(tools, max_size=2)))
     stream = draw(st.booleans())
     efforts = st.sampled_from(["none", "minimal", "low", "medium", "high", "xhigh", "max"])
+    common: dict[str, Any] = {name: draw(strategy) for name, strategy in _common.items()}
     return ConversationRequest(
-        **{name: draw(strategy) for name, strategy in _common.items()} | {"stream": stream},  # type: ignore[arg-type]
+        **common | {"stream": stream},
         turns=draw(_turns(user, answers)),
+        response_json=not common["response_schema"] and draw(st.booleans()),
         tools=some,
         tool_choice=draw(choices) if some and draw(st.booleans()) else None,
         parallel=draw(optional_flags) if some else None,

@@ -132,5 +132,7 @@ def test_format_reads_its_golden_request_and_reply(name: FormatName) -> None:
     assert reply.usage == (
         None
         if golden["usage"] is None
-        else Usage(**dict(zip(COUNTS, golden["usage"], strict=True)), source="upstream")
+        else Usage(
+            **dict(zip(COUNTS, golden["usage"], strict=True)), source="upstream", **golden.get("units", {})
+        )
     )

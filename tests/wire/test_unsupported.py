@@ -37,7 +37,7 @@ CHAT_CASES: list[tuple[dict[str, Any], str]] = [
     ({"function_call": {"name": "f"}}, "function_call"),
     ({"web_search_options": {"search_context_size": "low"}}, "web_search_options"),
     ({"moderation": {"model": "x"}}, "moderation"),
-    ({"response_format": {"type": "json_object"}}, "response_format"),
+    ({"response_format": {"type": "grammar"}}, "response_format"),
     ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools.type"),
     ({"tool_choice": {"type": "allowed_tools", "allowed_tools": {}}}, "tool_choice"),
     ({"stop": ["\n\n"]}, "stop"),

@@ -1,4 +1,4 @@
-"""How a server answers an operation: in the client's own format, or in one that is translated."""
+"""The format in which a server gets a request: the client's format, or a translation."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -17,8 +17,8 @@ _CONVERSATIONS: Final[Sequence[FormatName]] = tuple(
 
 
 class Plan(Struct, frozen=True, gc=False):
-    """`format` is what the server gets, and `path` where, relative to its URL. `bound`: the field of a
-    translated chat request that bounds the answer.
+    """`format` is the format of the request to the server, and `path` is relative to the server's URL.
+    `bound`: the field for the maximum length in a translated chat request.
     """
 
     format: FormatName
@@ -28,15 +28,15 @@ class Plan(Struct, frozen=True, gc=False):
 
 
 class Target(Struct, frozen=True, gc=False):
-    """A server that can answer, and how."""
+    """A server that can serve a request, and its plan."""
 
     server: Server
     plan: Plan
 
 
 def make_plan(operation: Operation, server: Server) -> Plan | None:
-    """The operation's own format if the server takes it; else, for a conversation, the first format that it
-    takes and that can be translated. None: the server has nothing of the kind.
+    """Use the format of the operation if the server supports it. For a conversation, otherwise use the first
+    format that the server supports. None: the server cannot serve the operation.
     """
     speaks = DIALECTS[server.dialect].speaks
     path = speaks.get(operation.format)

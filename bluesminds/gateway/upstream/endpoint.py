@@ -1,4 +1,4 @@
-"""What sending to a server needs, computed once for each server."""
+"""Data for requests to a server, computed once per server."""
 
 from msgspec import Struct, json, structs
 
@@ -33,14 +33,14 @@ class UpstreamEndpoint(Struct, frozen=True):
         )
 
     def with_key(self, api_key: str) -> "UpstreamEndpoint":
-        """The same endpoint for a client that brings its own key for the server."""
+        """The same endpoint with the client's own key for the server."""
         headers = DIALECTS[self.server.dialect].headers(api_key)
         secrets = (*secret_encodings(api_key), *self.secrets)
         return structs.replace(self, headers=headers, secrets=secrets, own_key=True)
 
     def target(self, path: str, model: str, *, stream: bool) -> bytes:
-        """The path to send, with the model in it where the format puts it there. A version that the server's
-        URL and `path` both name is written once.
+        """The path of the request, with the model where the format puts it into the path. If the server's URL
+        ends in the version that `path` starts with, it is written once.
         """
         if "{" in path:
             path = fill_path(path, model, stream=stream)
@@ -49,8 +49,8 @@ class UpstreamEndpoint(Struct, frozen=True):
         return (self.base + path).encode()
 
     def headers_for(self, plan: Plan, forward: Headers) -> Headers:
-        """The server's headers and those of the client that it understands. A client of Anthropic's format
-        says which version and features it means; a translated request is the gateway's own.
+        """The server's headers, and the forwarded headers of the client. Headers of Anthropic's API (version
+        and features) are only forwarded with an untranslated request.
         """
         if not forward:
             return self.headers

@@ -1,10 +1,10 @@
-"""Sends a request to one server after the other until one answers.
+"""Sends a request to one server after the other until one responds.
 
-A server that cannot be reached, closes the connection, is overloaded or rejects the gateway's key is left for
-the next one, as long as the client has seen nothing: for a stream, until its first event has been read. When
-no other server is left, a failure that is safe to repeat is tried again after a pause. A client's own error
-(any other 4xx) is final. A response in one piece begins when it is finished, so only the total timeout
-bounds it: asking the next server would pay for it again.
+If a server cannot be reached, closes the connection, is overloaded or rejects the gateway's key, the next one
+is tried. This ends when the client has received a byte; for a stream, when the first event was read. If no
+other server is left and the failure is safe to repeat, a server is tried again after a pause. An error of the
+request (any other 4xx) is final. A response that is not streamed has no time limit except the total timeout,
+because the next server would charge for the request again.
 """
 
 import math
@@ -21,7 +21,7 @@ from bluesminds.gateway.call import Call, CallBody
 from bluesminds.gateway.metrics import Metrics
 from bluesminds.gateway.routing.health import ServerHealthRegistry
 from bluesminds.gateway.routing.plans import Target
-from bluesminds.gateway.upstream.attempt import Reply, ReplyReader
+from bluesminds.gateway.upstream.attempt import JSON_TYPE, Reply, ReplyReader
 from bluesminds.gateway.upstream.backoff import Backoff
 from bluesminds.gateway.upstream.endpoint import UpstreamEndpoint
 from bluesminds.gateway.upstream.failures import AttemptFailure, classify_error, classify_reply
@@ -30,7 +30,7 @@ from bluesminds.wire.errors import ErrorDetail, names_forced_usage
 
 
 class _Try(Struct, frozen=True):
-    """A server to ask, not before `due`; `repetition` counts the earlier tries of it."""
+    """An attempt, not before `due`. `repetition`: the number of earlier attempts with this server."""
 
     target: Target
     due: float = -math.inf  # Trio's clock
@@ -38,7 +38,7 @@ class _Try(Struct, frozen=True):
 
 
 class Sender:
-    """`attempts`: tries for one request, over all servers."""
+    """`attempts`: maximum attempts for one request, over all servers."""
 
     def __init__(
         self,
@@ -65,10 +65,10 @@ class Sender:
     async def send(
         self, call: Call, body: CallBody, targets: Sequence[Target], begin: Callable[[str], None]
     ) -> Reply:
-        """The first Reply to pass on; the caller closes it. `begin` is called with the server's name before
+        """The first Reply to forward; the caller closes it. `begin` is called with the server's name before
         each attempt.
 
-        Raises UpstreamFailed when no server answered.
+        Raises UpstreamFailed if no server responded.
         """
         waiting = [_Try(target) for target in targets]
         tries = 0
@@ -90,7 +90,7 @@ class Sender:
                 raise _final_error(outcome, tries)
 
     def stream_ended(self, call: Call, reply: Reply, error: ErrorDetail | None, *, implausible: bool) -> None:
-        """A stream has come to its end. `error`: the error that the server sent in it."""
+        """A stream is complete, or ended with the `error` that the server sent in it."""
         server = reply.endpoint.server.name
         if implausible:
             self._warn_implausible_usage(call, server)
@@ -106,7 +106,7 @@ class Sender:
         self._record_shortfall(reply.endpoint.server.name, reason)
 
     def total_timeout(self, server: str) -> None:
-        """The total time was over before the server had answered."""
+        """The total timeout expired before the server responded."""
         self._record_shortfall(server, "total_timeout")
 
     async def _attempt(self, call: Call, target: Target, body: CallBody) -> Reply | AttemptFailure:
@@ -142,7 +142,7 @@ class Sender:
             b"POST",
             endpoint.origin,
             endpoint.target(plan.path, call.model, stream=call.facts.stream),
-            (*endpoint.headers_for(plan, context.forward), (b"x-request-id", context.id.encode())),
+            (*endpoint.headers_for(plan, context.forward), JSON_TYPE, (b"x-request-id", context.id.encode())),
             body.content(plan, call.model, force_usage=force_usage),
             timeouts=self._timeouts if call.facts.stream else self._json_timeouts,
         )
@@ -156,7 +156,7 @@ class Sender:
         return reply
 
     def _answered(self, call: Call, reply: Reply) -> Reply:
-        """A stream has yet to show how it ends: its health is recorded then."""
+        """For a stream, the health of the server is recorded when the stream ends."""
         server = reply.endpoint.server.name
         self._count(server, "answered")
         if reply.error is not None:
@@ -193,7 +193,7 @@ class Sender:
         self._metrics.attempts[server, outcome] += 1
 
     def _endpoint(self, server: Server, call: Call) -> UpstreamEndpoint:
-        """With the key that this request may use."""
+        """The endpoint, with the key for this request."""
         endpoint = self._endpoints.get(server.name)
         if endpoint is None or endpoint.server is not server:
             endpoint = self._endpoints[server.name] = UpstreamEndpoint.to(server)
@@ -206,6 +206,8 @@ def _due(turn: _Try) -> float:
 
 
 def _final_error(failure: AttemptFailure, tries: int) -> UpstreamFailed:
-    """SDKs should not repeat what the gateway has repeated already. After a 429 they wait longer than it."""
+    """SDKs should not retry if the gateway has retried already. The exception is 429, because SDKs wait
+    longer than the gateway.
+    """
     error = failure.error
     return error if tries == 1 or error.status == 429 else error.with_headers({"x-should-retry": "false"})

@@ -83,7 +83,7 @@ def _field_of(path: str | None) -> str | None:
 
 
 def response(content: dict[str, Any]) -> Script:
-    """A JSON response in one piece."""
+    """A JSON response that is not streamed."""
     return Script(200, "application/json", (Step(TOKEN_SECONDS, msgspec.json.encode(content)),))
 
 
@@ -91,6 +91,15 @@ def stream(chunks: Iterable[dict[str, Any]]) -> Script:
     """Server-sent events, ended by [DONE]."""
     events = [Step(TOKEN_SECONDS, b"data: " + msgspec.json.encode(chunk) + b"\n\n") for chunk in chunks]
     return Script(200, "text/event-stream", (*events, Step(0.0, DONE)))
+
+
+def events(content: Iterable[dict[str, Any]]) -> Script:
+    """Server-sent events, named by their `type`."""
+    steps = [
+        Step(TOKEN_SECONDS, b"event: %b\ndata: %b\n\n" % (one["type"].encode(), msgspec.json.encode(one)))
+        for one in content
+    ]
+    return Script(200, "text/event-stream", tuple(steps))
 
 
 def error_response(error: DemoError) -> Script:

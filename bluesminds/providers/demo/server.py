@@ -6,8 +6,10 @@ import msgspec
 from msgspec import Struct
 
 from bluesminds.http.asgi import ASGIApp, Receive, Scope, Send
+from bluesminds.providers.demo.audio import speech
 from bluesminds.providers.demo.chat import chat
 from bluesminds.providers.demo.completions import completions
+from bluesminds.providers.demo.images import generations
 from bluesminds.providers.demo.moderations import moderations
 from bluesminds.providers.demo.script import CREATED, DemoError, Script, Step, error_response, read, response
 from bluesminds.providers.demo.vectors import embeddings, rerank
@@ -19,6 +21,8 @@ _ENDPOINTS = {
     "/embeddings": embeddings,
     "/moderations": moderations,
     "/rerank": rerank,
+    "/images/generations": generations,
+    "/audio/speech": speech,
 }
 _TEXT = ("/chat/completions", "/completions")
 _ALL = tuple(_ENDPOINTS)
@@ -30,6 +34,8 @@ MODELS = {  # the endpoints that each model serves
     "demo/embedding": ("/embeddings",),
     "demo/moderation": ("/moderations",),
     "demo/rerank": ("/rerank",),
+    "demo/image": ("/images/generations",),
+    "demo/speech": ("/audio/speech",),
     "demo/slow": _ALL,
     "demo/cut": _ALL,
     "demo/400": _ALL,

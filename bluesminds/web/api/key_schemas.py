@@ -146,7 +146,9 @@ class CreatedKey(KeyView, frozen=True):
 
 
 class KeyDay(Struct, frozen=True):
-    """Usage totals. `cost_usd` does not include responses of models without a price."""
+    """Usage totals. `images` were made, `audio_ms` milliseconds of audio were read, and `characters` were
+    spoken. `cost_usd` does not include responses of models without a price.
+    """
 
     requests: int
     errors: int
@@ -155,6 +157,13 @@ class KeyDay(Struct, frozen=True):
     cache_read_tokens: int
     cache_write_tokens: int
     reasoning_tokens: int
+    audio_input_tokens: int
+    audio_output_tokens: int
+    image_input_tokens: int
+    image_output_tokens: int
+    images: int
+    audio_ms: int
+    characters: int
     cost_usd: str
 
 
@@ -246,6 +255,13 @@ _SUMS: Final = (
     "cache_read_tokens",
     "cache_write_tokens",
     "reasoning_tokens",
+    "audio_input_tokens",
+    "audio_output_tokens",
+    "image_input_tokens",
+    "image_output_tokens",
+    "images",
+    "audio_ms",
+    "characters",
 )
 
 

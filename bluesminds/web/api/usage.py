@@ -18,8 +18,9 @@ class UsageQuery(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class UsageTotals(Struct, frozen=True, omit_defaults=True):
-    """Totals of one group. The field with the name of the group contains its label. `cost_usd` does not
-    include the `unpriced` responses, whose models have no price.
+    """Totals of one group. The field with the name of the group contains its label. `images` were made,
+    `audio_ms` milliseconds of audio were read, and `characters` were spoken. `cost_usd` does not include the
+    `unpriced` responses, whose models have no price for what was used.
     """
 
     requests: int
@@ -29,6 +30,13 @@ class UsageTotals(Struct, frozen=True, omit_defaults=True):
     cache_read_tokens: int
     cache_write_tokens: int
     reasoning_tokens: int
+    audio_input_tokens: int
+    audio_output_tokens: int
+    image_input_tokens: int
+    image_output_tokens: int
+    images: int
+    audio_ms: int
+    characters: int
     average_ms: int
     cost_usd: str
     unpriced: int
@@ -62,6 +70,13 @@ def _totals(row: StatsRow, group: str) -> UsageTotals:
         cache_read_tokens=row.cache_read_tokens,
         cache_write_tokens=row.cache_write_tokens,
         reasoning_tokens=row.reasoning_tokens,
+        audio_input_tokens=row.audio_input_tokens,
+        audio_output_tokens=row.audio_output_tokens,
+        image_input_tokens=row.image_input_tokens,
+        image_output_tokens=row.image_output_tokens,
+        images=row.images,
+        audio_ms=row.audio_ms,
+        characters=row.characters,
         average_ms=round(row.duration_ms / row.requests) if row.requests else 0,
         cost_usd=write_usd(row.cost_nano),
         unpriced=row.unpriced,

@@ -13,17 +13,18 @@ from bluesminds.wire.base import FormatName
 from bluesminds.wire.requests import Choices, StreamOptions, Tokens
 
 EVENTS: Final = "text/event-stream"
+SOUND: Final = "audio/*"
 
 
 class MessageSchema(Struct):
-    """One message of a conversation. Other fields pass through."""
+    """One message of a conversation. Other fields are forwarded."""
 
     role: str
     content: Any = None
 
 
 class GenerationRequestSchema(Struct, kw_only=True):
-    """The fields that the gateway reads. All other fields are passed to the server unchanged."""
+    """The fields that the gateway reads. All other fields are forwarded unchanged."""
 
     model: str
     stream: bool | None = None
@@ -45,7 +46,7 @@ class CompletionRequestSchema(GenerationRequestSchema, kw_only=True):
 
 
 class MessagesRequestSchema(Struct, kw_only=True):
-    """Anthropic's format. The fields that the gateway reads; others are passed to servers of the format."""
+    """The fields that the gateway reads. All other fields are forwarded to servers with this format."""
 
     model: str
     max_tokens: Tokens
@@ -113,6 +114,32 @@ class RerankRequestSchema(Struct):
     top_n: int | None = None
 
 
+class ImageRequestSchema(Struct, kw_only=True):
+    """The fields that the gateway reads, and the most common others. All fields are passed to the server."""
+
+    model: Annotated[str, Meta(examples=["demo/image"])]
+    prompt: Annotated[str, Meta(examples=["A lighthouse at night"])]
+    n: Choices | None = None
+    size: str | None = None
+    quality: str | None = None
+    output_format: str | None = None
+    response_format: Literal["url", "b64_json"] | None = None
+    stream: bool | None = None
+    partial_images: int | None = None
+
+
+class SpeechRequestSchema(Struct, kw_only=True):
+    """The fields that the gateway reads, and the most common others. All fields are passed to the server."""
+
+    model: Annotated[str, Meta(examples=["demo/speech"])]
+    input: Annotated[str, Meta(examples=["Hello!"])]
+    voice: Annotated[Any, Meta(examples=["alloy"])]
+    instructions: str | None = None
+    response_format: Annotated[str | None, Meta(examples=["wav"])] = None
+    speed: float | None = None
+    stream_format: Literal["audio", "sse"] | None = None
+
+
 class UsageSchema(Struct):
     """Tokens, as the server counted them."""
 
@@ -129,7 +156,9 @@ class CompletionSchema(Struct):
 
 
 class MessagesUsageSchema(Struct):
-    """Tokens, as the server counted them. `input_tokens` excludes what the cache read and wrote."""
+    """Tokens, as the server counted them. `input_tokens` excludes tokens that were read from or written to a
+    cache.
+    """
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -138,7 +167,7 @@ class MessagesUsageSchema(Struct):
 
 
 class AnthropicMessageSchema(Struct):
-    """The server's response: byte for byte, or translated from chat completions."""
+    """The server's response, byte for byte, or translated from chat completions."""
 
     id: str
     model: str
@@ -238,8 +267,26 @@ class ResultsSchema(Struct):
     results: list[dict[str, Any]] = []
 
 
+class ImageUsageSchema(Struct):
+    """Tokens, as the server counted them."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    total_tokens: int = 0
+    input_tokens_details: dict[str, int] | None = None
+    output_tokens_details: dict[str, int] | None = None
+
+
+class ImagesSchema(Struct):
+    """The server's response, byte for byte. Each image has `b64_json` or `url`."""
+
+    created: int
+    data: list[dict[str, Any]] = []
+    usage: ImageUsageSchema | None = None
+
+
 class UpstreamErrorSchema(Struct):
-    """What went wrong. Errors of the gateway have every field; errors of a server pass as they came."""
+    """Errors of the gateway have every field. Errors of a server are forwarded unchanged."""
 
     message: str
     type: str | None = None
@@ -249,7 +296,7 @@ class UpstreamErrorSchema(Struct):
 
 
 class UpstreamErrorResponse(Struct):
-    """The body of every error, the gateway's or a server's."""
+    """The body of every error, of the gateway or of a server."""
 
     error: UpstreamErrorSchema
 
@@ -268,7 +315,8 @@ class ModelListSchema(Struct, frozen=True):
     object: Literal["list"] = "list"
 
 
-_BODIES: Final[Mapping[FormatName, tuple[type[Struct], type[Struct]]]] = {
+# The Structs of request and response; None: the response is not JSON.
+_BODIES: Final[Mapping[FormatName, tuple[type[Struct], type[Struct] | None]]] = {
     "chat": (ChatRequestSchema, CompletionSchema),
     "messages": (MessagesRequestSchema, AnthropicMessageSchema),
     "count_tokens": (CountTokensRequestSchema, TokenCountSchema),
@@ -278,6 +326,8 @@ _BODIES: Final[Mapping[FormatName, tuple[type[Struct], type[Struct]]]] = {
     "embeddings": (EmbeddingRequestSchema, EmbeddingsSchema),
     "moderations": (ModerationRequestSchema, ResultsSchema),
     "rerank": (RerankRequestSchema, ResultsSchema),
+    "images": (ImageRequestSchema, ImagesSchema),
+    "speech": (SpeechRequestSchema, None),
 }
 _STREAMS: Final = """
 
@@ -295,10 +345,23 @@ With the query parameter `alt=sse` the response is a stream of server-sent event
 grows. The last element has a `finishReason`. If something fails after the first element, an object with an
 `error` ends the stream instead.
 """
+_IMAGE_STREAMS: Final = """
+
+With `"stream": true` the response is a stream of the server's events: partial images, if the request asks for
+them, and the completed image with its usage. A server that does not stream responds with JSON.
+"""
+_SOUND: Final = """
+
+The response is audio in the format of `response_format`, forwarded when it arrives. With
+`"stream_format": "sse"` the response is a stream of the server's events. If a response is cut, its connection
+closes before its end.
+"""
 _STREAM_TEXTS: Final[Mapping[FormatName, str]] = {
     "chat": _STREAMS,
     "completions": _STREAMS,
     "messages": _NAMED_STREAMS,
+    "images": _IMAGE_STREAMS,
+    "speech": _SOUND,
 }
 _ERRORS: Final[Mapping[ApiName, type[Struct]]] = {
     "openai": UpstreamErrorResponse,
@@ -320,7 +383,7 @@ def _described(operation: Operation) -> OpenAPIOperation:
         text=operation.summary + "." + (streams or ""),
         access=None,
         statuses=(200,),
-        media={JSON: response, EVENTS: None} if streams else {JSON: response},
+        media={SOUND if response is None else JSON: response} | ({EVENTS: None} if streams else {}),
         body=request,
         path_params=[name for name in ("model",) if f"{{{name}}}" in operation.path],
         error=_ERRORS[api_of(operation.path)],

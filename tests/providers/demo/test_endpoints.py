@@ -1,8 +1,15 @@
-"""OpenAI's SDK with completions, embeddings and moderations of the demo server; rerank over HTTP."""
+"""OpenAI's SDK with the endpoints of the demo server besides chat; rerank over HTTP."""
 
+import json
 import math
+import struct
+import wave
+import zlib
+from base64 import b64decode
+from io import BytesIO
 from typing import Any
 
+import openai
 import pytest
 from openai import AsyncOpenAI
 
@@ -14,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning"
 # Completions
 
 
-async def test_a_completion_of_echo_is_the_prompt(sdk: AsyncOpenAI) -> None:
+async def test_completion_of_echo_is_prompt(sdk: AsyncOpenAI) -> None:
     made = await sdk.completions.create(model="demo/echo", prompt="one two")
     assert (made.choices[0].text, made.choices[0].finish_reason) == (" one two", "stop")
     assert made.usage and (made.usage.prompt_tokens, made.usage.completion_tokens) == (2, 2)
@@ -46,12 +53,12 @@ async def test_every_form_of_prompt_is_completed_n_times(sdk: AsyncOpenAI, promp
     assert texts == [choice.text for choice in made.choices]
 
 
-async def test_a_suffix_changes_and_costs(sdk: AsyncOpenAI) -> None:
+async def test_suffix_changes_text_and_usage(sdk: AsyncOpenAI) -> None:
     made = await sdk.completions.create(model="demo/text", prompt="one", suffix="two three")
     assert made.usage and made.usage.prompt_tokens == 3
 
 
-async def test_a_streamed_completion_ends_with_usage(sdk: AsyncOpenAI) -> None:
+async def test_streamed_completion_ends_with_usage(sdk: AsyncOpenAI) -> None:
     stream = await sdk.completions.create(
         model="demo/echo", prompt="one two", stream=True, stream_options={"include_usage": True}
     )
@@ -150,3 +157,88 @@ async def test_rerank_sorts_by_relevance(demo: Demo) -> None:
     assert whole["usage"]["total_tokens"] == whole["meta"]["tokens"]["input_tokens"] == 17
     top = (await demo.post("/rerank", **asked, top_n=2)).json()["results"]
     assert [row["index"] for row in top] == [2, 1] and "document" not in top[0]
+
+
+# Images
+
+
+def picture_of(data: bytes) -> tuple[int, int, set[bytes]]:
+    """Width, height and the rows of a PNG with a palette."""
+    assert data.startswith(b"\x89PNG\r\n\x1a\n") and data.endswith(b"IEND\xaeB`\x82")
+    width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
+    assert (depth, colour) == (8, 3)
+    at = data.index(b"IDAT")
+    (size,) = struct.unpack_from(">I", data, at - 4)
+    rows = zlib.decompress(data[at + 4 : at + 4 + size])
+    assert len(rows) == height * (width + 1)
+    return width, height, {rows[start : start + width + 1] for start in range(0, len(rows), width + 1)}
+
+
+async def test_images_follow_from_the_prompt(sdk: AsyncOpenAI) -> None:
+    made = await sdk.images.generate(model="demo/image", prompt="a red house", n=2, size="32x64")
+    assert made.data and made.usage
+    first, second = [b64decode(one.b64_json or "") for one in made.data]
+    assert picture_of(first)[:2] == (32, 64) and first != second
+    again = await sdk.images.generate(model="demo/image", prompt="a red house", size="32x64")
+    assert again.data and again.data[0].b64_json == made.data[0].b64_json
+    assert (made.usage.input_tokens, made.usage.output_tokens) == (3, 2 * 272)
+    assert made.usage.output_tokens_details and made.usage.output_tokens_details.image_tokens == 2 * 272
+    linked = await sdk.images.generate(model="demo/image", prompt="a", response_format="url")
+    assert linked.data and str(linked.data[0].url).startswith("data:image/png;base64,")
+
+
+async def test_image_stream_has_partial_images(sdk: AsyncOpenAI) -> None:
+    stream = await sdk.images.generate(model="demo/image", prompt="a", stream=True, partial_images=2)
+    parts = [event async for event in stream]
+    assert [part.type for part in parts] == [
+        "image_generation.partial_image",
+        "image_generation.partial_image",
+        "image_generation.completed",
+    ]
+    colours = [len(picture_of(b64decode(part.b64_json))[2]) for part in parts]
+    assert colours == [6, 11, 16]
+    assert parts[2].type == "image_generation.completed" and parts[2].usage.output_tokens == 272 + 200
+
+
+@pytest.mark.parametrize("size", ["0x1", "big", "2049x1", "10000x10000"])
+async def test_image_of_another_size_is_refused(sdk: AsyncOpenAI, size: str) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        await sdk.images.generate(model="demo/image", prompt="a", size=size)
+    assert refused.value.param == "size"
+
+
+# Speech
+
+
+async def test_speech_is_a_wav_with_a_tone_for_each_word(sdk: AsyncOpenAI, demo: Demo) -> None:
+    made = await sdk.audio.speech.create(model="demo/speech", voice="alloy", input="one two one")
+    with wave.open(BytesIO(made.content)) as sound:
+        assert (sound.getnchannels(), sound.getsampwidth(), sound.getframerate()) == (1, 2, 24_000)
+        assert sound.getnframes() == 3 * 1920
+        frames = sound.readframes(3 * 1920)
+    assert frames[:3840] == frames[7680:] != frames[3840:7680]
+    assert len(demo.delays) == 4, "the head and three tones"
+    quick = await sdk.audio.speech.create(
+        model="demo/speech", voice={"id": "v"}, input="one", speed=2, response_format="pcm"
+    )
+    assert len(quick.content) == 1920
+
+
+async def test_speech_events_have_the_sound_and_usage(sdk: AsyncOpenAI, demo: Demo) -> None:
+    asked = {"model": "demo/speech", "input": "one two", "voice": "alloy"}
+    whole = await sdk.audio.speech.create(**asked)
+    answer = await demo.post("/audio/speech", **asked, stream_format="sse")
+    assert answer.headers["content-type"] == "text/event-stream"
+    parts = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: ")]
+    sound = b"".join(b64decode(part["audio"]) for part in parts[:-1])
+    assert sound == whole.content
+    assert parts[-1] == {
+        "type": "speech.audio.done",
+        "usage": {"input_tokens": 2, "output_tokens": 4, "total_tokens": 6},
+    }
+
+
+async def test_speech_in_another_format_is_refused(sdk: AsyncOpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        await sdk.audio.speech.create(model="demo/speech", voice="a", input="a", response_format="mp3")
+    assert refused.value.param == "response_format"

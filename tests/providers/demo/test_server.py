@@ -21,6 +21,8 @@ BODIES: dict[str, dict[str, object]] = {
     "/embeddings": {"input": "one two"},
     "/moderations": {"input": "one two"},
     "/rerank": {"query": "one", "documents": ["two"]},
+    "/images/generations": {"prompt": "one two"},
+    "/audio/speech": {"input": "one two", "voice": "alloy"},
 }
 SERVED = [(model, path) for model, paths in MODELS.items() for path in paths]
 
@@ -38,14 +40,14 @@ async def test_models_are_those_of_the_docstring(sdk: AsyncOpenAI) -> None:
 
 
 @pytest.mark.parametrize(("model", "path"), SERVED)
-def test_a_model_serves_its_endpoints(model: str, path: str) -> None:
+def test_demo_model_serves_its_endpoints(model: str, path: str) -> None:
     script = respond("POST", f"/v1{path}", json.dumps({"model": model, **BODIES[path]}).encode())
     name = model.removeprefix("demo/")
     assert script.status == (int(name) if name.isdecimal() else 200)
 
 
 @pytest.mark.parametrize("status", [400, 404, 429, 500, 503, 599])
-async def test_a_failing_model_responds_with_its_status(sdk: AsyncOpenAI, status: int) -> None:
+async def test_failing_model_responds_with_its_status(sdk: AsyncOpenAI, status: int) -> None:
     with pytest.raises(openai.APIStatusError) as failed:
         await sdk.chat.completions.create(model=f"demo/{status}", messages=USER)
     assert failed.value.status_code == status
@@ -54,14 +56,14 @@ async def test_a_failing_model_responds_with_its_status(sdk: AsyncOpenAI, status
     assert failed.value.response.headers.get("retry-after") == ("1" if status == 429 else None)
 
 
-async def test_the_slow_model_waits_before_the_first_byte(sdk: AsyncOpenAI, demo: Demo) -> None:
+async def test_slow_model_waits_before_first_byte(sdk: AsyncOpenAI, demo: Demo) -> None:
     await sdk.chat.completions.create(model="demo/slow", messages=USER)
     assert demo.delays[0] == SLOW_SECONDS
     await sdk.embeddings.create(model="demo/slow", input="a")
     assert demo.delays.count(SLOW_SECONDS) == 2
 
 
-async def test_the_cut_model_breaks_the_connection(sdk: AsyncOpenAI, demo: Demo) -> None:
+async def test_cut_model_closes_connection(sdk: AsyncOpenAI, demo: Demo) -> None:
     with pytest.raises(openai.APIError):
         await sdk.chat.completions.create(model="demo/cut", messages=USER)
     stream = await sdk.chat.completions.create(model="demo/cut", messages=USER, stream=True)
@@ -119,7 +121,7 @@ async def test_the_cut_model_breaks_the_connection(sdk: AsyncOpenAI, demo: Demo)
         ("/rerank", {"query": "a", "documents": []}, "documents must be a list of length >= 1.", "documents"),
     ],
 )
-async def test_an_invalid_request_is_answered_with_the_reason(
+async def test_invalid_request_gets_reason(
     demo: Demo, path: str, body: dict[str, object], message: str, param: str
 ) -> None:
     (model, *_) = [name for name, paths in MODELS.items() if path in paths]
@@ -139,10 +141,10 @@ async def test_an_invalid_request_is_answered_with_the_reason(
         ("/chat/completions", "other", 404, "model_not_found"),
         ("/chat/completions", "demo/embedding", 400, "unsupported_model"),
         ("/embeddings", "demo/echo", 400, "unsupported_model"),
-        ("/images/generations", "demo/echo", 404, "not_found"),
+        ("/videos", "demo/echo", 404, "not_found"),
     ],
 )
-async def test_a_model_that_is_not_there_is_an_error(
+async def test_unknown_demo_model_is_not_found(
     demo: Demo, path: str, model: str, status: int, code: str
 ) -> None:
     response = await demo.post(path, model=model)
@@ -155,12 +157,12 @@ def test_no_body_causes_an_exception(path: str, body: bytes) -> None:
 
 
 @pytest.mark.parametrize("text", [b"[" * 100_000, b'{"model":"demo/echo","messages":' + b"[" * 100_000])
-def test_a_deeply_nested_body_is_refused(text: bytes) -> None:
+def test_deeply_nested_body_is_refused(text: bytes) -> None:
     assert respond("POST", "/v1/chat/completions", text).status == 400
 
 
 @given(st.text(), st.sampled_from(SERVED), st.booleans())
-def test_the_same_request_gets_the_same_response(text: str, served: tuple[str, str], stream: bool) -> None:
+def test_same_request_gets_same_response(text: str, served: tuple[str, str], stream: bool) -> None:
     model, path = served
     fields = {name: text or "a" for name, value in BODIES[path].items() if isinstance(value, str)}
     body = json.dumps(BODIES[path] | fields | {"model": model, "stream": stream}).encode()
