@@ -142,7 +142,9 @@ class Caller(Struct, frozen=True, gc=False):
 
 
 class Server(Struct, frozen=True):
-    """One upstream server. Empty `models`: those that its model list names."""
+    """One upstream server. Empty `models`: those that its model list names. `vendor`: a row of the vendors;
+    "": the URL shows it. `headers` are sent with every request; their values may be secrets.
+    """
 
     name: str
     dialect: str
@@ -153,6 +155,9 @@ class Server(Struct, frozen=True):
     priority: int
     origin: str  # "file", "table" (the database) or "environment"
     keyless: bool = False  # also accepts keyless callers; only them if api_key is None
+    vendor: str = ""
+    api_version: str = ""  # of Azure's older URLs
+    headers: tuple[tuple[str, str], ...] = ()
 
     def __repr__(self) -> str:
         return f"Server({self.name!r}, {self.dialect!r})"

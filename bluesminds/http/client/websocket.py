@@ -25,7 +25,7 @@ Header = tuple[bytes, bytes]
 
 
 class WebSocketRequest(Struct, frozen=True):
-    """The parameters of a handshake. `target` is percent-encoded; `hold` and `limits` are those of WebSocket."""
+    """The parameters of a handshake. `target` is percent-encoded; `hold` and `limits` are as in WebSocket."""
 
     target: bytes
     headers: Sequence[Header]
