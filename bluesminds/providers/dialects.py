@@ -137,6 +137,9 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
             takes_tokens=True,
             locate=azure.locate,
         ),
-        Dialect("demo"),
+        Dialect(
+            "demo",
+            speaks={**OPENAI_PATHS, **{name: f"//v1beta{path}" for name, path in GEMINI_PATHS.items()}},
+        ),
     )
 }

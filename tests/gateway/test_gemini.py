@@ -167,6 +167,17 @@ async def test_cut_stream_ends_with_an_error_of_googles(native: Gateway, google:
         assert (failure["code"], failure["details"][0]["metadata"]["code"]) == (502, "upstream_cut")
 
 
+async def test_demo_server_is_a_native_one(nursery: trio.Nursery, home: Path) -> None:
+    gateway = await gateways.start(nursery, home, servers=[{"name": "demo", "dialect": "demo"}])
+    answer = await post(gateway, "/v1beta/models/demo/echo:generateContent", ASK | {"safetySettings": [{}]})
+    assert answer.json()["candidates"][0]["content"]["parts"] == [{"text": "Say hello."}]
+    assert "x-bluesminds-dropped" not in answer.headers
+    streamed_ = await post(gateway, "/v1beta/models/demo%2Fecho:streamGenerateContent")
+    assert [len(one["candidates"]) for one in streamed_.json()] == [1, 1, 1]
+    counted = await post(gateway, "/v1beta/models/demo/echo:countTokens")
+    assert "x-bluesminds-estimated" not in counted.headers and counted.json()["totalTokens"] > 0
+
+
 # A server that has chat completions only
 
 
