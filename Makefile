@@ -16,13 +16,16 @@ export LITELLM_VENV
 NODE_CLIENTS := tests/process/node
 NODE_MODULES := $(NODE_CLIENTS)/node_modules/.package-lock.json
 
+# Command-line agents take a gigabyte, so only test-agents installs them.
+AGENTS := tests/process/agents/node_modules/.package-lock.json
+
 # The executable is built on the newest Python at hand.
 NEWEST := $(firstword $(wildcard $(HOME)/.pyenv/versions/3.13*/bin/python) $(shell command -v python3.13) $(PYTHON))
 BUILD_VENV ?= .venv-build
 BUILD      := $(BUILD_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-process test-load lint types bench binary selftest lock clean
+.PHONY: help setup run test test-process test-load test-agents lint types bench binary selftest lock clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-12s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +57,10 @@ $(LITELLM): packaging/locks/litellm.lock
 $(NODE_MODULES): $(NODE_CLIENTS)/package-lock.json
 	@if npm ci --silent --prefix $(NODE_CLIENTS); then touch $@; else echo "npm cannot install the Node SDKs: their tests are skipped."; fi
 
+$(AGENTS): tests/process/agents/package-lock.json
+	npm ci --silent --prefix tests/process/agents
+	touch $@
+
 $(BUILD): packaging/locks/dev.lock
 	$(call install,$(BUILD_VENV),$(NEWEST),$<)
 
@@ -71,6 +78,9 @@ test-process: $(STAMP) $(LITELLM) $(NODE_MODULES) ## Test processes, SDKs, LiteL
 
 test-load: $(STAMP) ## Print delays, CPU time and memory under load; no figure is a failure
 	$(BIN)/python -m pytest -m load -s $(ARGS) || $(MAY_BE_EMPTY)
+
+test-agents: $(STAMP) $(AGENTS) ## Test command-line agents; npm installs about a gigabyte
+	$(BIN)/python -m pytest $(ARGS) tests/process/test_agents.py
 
 lint: $(STAMP) ## Check style
 	$(BIN)/ruff check .
@@ -95,7 +105,8 @@ lock: ## Pin the versions of all dependencies again (needs uv and npm)
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml --group dev --group build --group bench -c packaging/locks/run.lock -o packaging/locks/dev.lock
 	uv pip compile -q --python-version 3.11 --generate-hashes --no-header --no-annotate --group litellm -o packaging/locks/litellm.lock
 	npm install --prefix $(NODE_CLIENTS) --package-lock-only
+	npm install --prefix tests/process/agents --package-lock-only
 
 clean: ## Remove all generated files
-	rm -rf $(VENV) $(LITELLM_VENV) $(BUILD_VENV) $(NODE_CLIENTS)/node_modules .venv313 build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LITELLM_VENV) $(BUILD_VENV) $(NODE_CLIENTS)/node_modules tests/process/agents/node_modules .venv313 build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
