@@ -21,7 +21,9 @@ import trio
 
 from bluesminds import __version__
 from bluesminds.cli.app import cli
-from bluesminds.config import Settings, load
+from bluesminds.config import ServerSettings, Settings, load
+from bluesminds.providers.profiles import find_profile
+from bluesminds.providers.vendors import VENDORS, Vendor
 from tests import gateways
 from tests.terminal import SECONDS, User, demo_user
 
@@ -110,7 +112,7 @@ def settings_named() -> set[str]:
     names = set(sections)
     for section in sections.values():
         names |= set(getattr(section, "__struct_fields__", ()))
-    return names | {"name", "dialect", "url", "api_key", "models", "weight", "priority", "enabled"}
+    return names | set(ServerSettings.__struct_fields__)
 
 
 @pytest.mark.parametrize("path", GUIDES, ids=name_of)
@@ -275,6 +277,36 @@ def test_list_of_error_codes_is_complete() -> None:
     for code, statuses in codes.items():
         assert statuses <= listed[code], code
     assert all(len(row) == 4 and all(row) for row in rows), "each says what to do"
+
+
+# Vendors
+
+
+def row_of(vendor: Vendor) -> str:
+    speaks = find_profile(vendor.dialect, vendor.name, vendor.url, "").speaks
+    unsupported = [
+        f"{name}: {', '.join(f'`{one.name}`' for one in fields)}"
+        for name, fields in vendor.unsupported.items()
+    ]
+    cells = (
+        f"`{vendor.name}`",
+        vendor.title,
+        f"`{vendor.url}`" if vendor.url else "your own",
+        f"`{vendor.key_variable}`" if vendor.key_variable else "none",
+        ", ".join(speaks),
+        "; ".join(unsupported) or "none",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def test_vendor_table_has_every_vendor() -> None:
+    guide = (ROOT / "docs" / "configure.md").read_text()
+    text = guide.partition("\n### Vendors\n")[2].partition("\n#")[0]
+    listed = [line for line in text.splitlines() if line.startswith("| `")]
+    assert listed == [row_of(vendor) for vendor in VENDORS.values()]
+    undetected = [name for name, vendor in VENDORS.items() if vendor.key_variable and not vendor.is_detected]
+    assert f"except `{undetected[0]}`, `{undetected[1]}` and `{undetected[2]}`" in text
+    assert len(undetected) == 3
 
 
 # Code

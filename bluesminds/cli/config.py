@@ -42,10 +42,10 @@ level = "info"
 # name = "demo"
 # dialect = "demo"
 
-# A hosted provider; the key is read from the environment.
+# A hosted vendor of `bluesminds vendors`; the key is read from the environment.
 # [[servers]]
 # name = "openai"
-# url = "https://api.openai.com/v1"
+# vendor = "openai"
 # api_key = {env="OPENAI_API_KEY"}
 
 # A LiteLLM proxy; the key is read from a file.
@@ -164,6 +164,8 @@ def _plain(value: object) -> object:
     match value:
         case Path() | Secret():
             return str(value)
+        case dict():
+            return {name: _plain(one) for name, one in value.items()}
         case tuple():
             return [_plain(one) for one in value]
         case msgspec.Struct():

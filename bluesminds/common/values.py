@@ -140,7 +140,9 @@ class Caller(Struct, frozen=True, gc=False):
 
 
 class Server(Struct, frozen=True):
-    """One upstream server. Empty `models`: those that its model list names."""
+    """One upstream server. Empty `models`: those that its model list names. `vendor`: a row of the vendors;
+    "": the URL shows it. `headers` are sent with every request; their values may be secrets.
+    """
 
     name: str
     dialect: str
@@ -151,6 +153,9 @@ class Server(Struct, frozen=True):
     priority: int
     origin: str  # "file", "table" (the database) or "environment"
     keyless: bool = False  # also accepts keyless callers; only them if api_key is None
+    vendor: str = ""
+    api_version: str = ""  # of Azure's older URLs
+    headers: tuple[tuple[str, str], ...] = ()
 
     def __repr__(self) -> str:
         return f"Server({self.name!r}, {self.dialect!r})"
@@ -172,7 +177,7 @@ class Usage(Struct, frozen=True, gc=False):
     audio_output: int | None = None
     image_input: int | None = None
     image_output: int | None = None
-    images: int | None = None  # pictures made
+    images: int | None = None  # generated images
     audio_ms: int | None = None  # milliseconds of audio that was read
     characters: int | None = None  # of a text that was spoken
 

@@ -22,7 +22,7 @@ from bluesminds.wire.media import Opaque
 from bluesminds.wire.usage import settle_usage
 from storage.usage import UsageRow
 
-CLIENT_GONE = 499  # nginx's status for a client that left before the response; for records only
+CLIENT_GONE = 499  # nginx's status for a client that disconnected before the response; only for records
 
 
 class UsageEntry:
@@ -75,7 +75,7 @@ class UsageEntry:
         if self._stage is not None:
             usage = self._stage.usage
         elif outcome == "client_gone" and self.attempts:
-            # Without this a client that always leaves early would use nothing.
+            # Otherwise a client that always disconnects early would use nothing.
             usage, _ = settle_usage(None, self._call.facts, delivered=0, pieces=0)
         else:
             usage = NO_USAGE

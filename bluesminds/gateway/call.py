@@ -11,7 +11,8 @@ from bluesminds.common.values import Caller, RequestContext
 from bluesminds.gateway.bodies import Body
 from bluesminds.gateway.operations import Operation, OperationMatch
 from bluesminds.gateway.routing.plans import Plan, Target
-from bluesminds.wire.base import Format, FormatName, RequestFacts
+from bluesminds.providers.quirks import ADAPTED, Adapt, check_supported
+from bluesminds.wire.base import Format, RequestFacts
 from bluesminds.wire.conversation import ConversationRequest, EncodingOptions
 from bluesminds.wire.formats import FORMATS, codec_of
 from bluesminds.wire.json_text import Fields, read_fields, write_fields
@@ -73,6 +74,7 @@ class JsonBody:
     """
 
     __slots__ = (
+        "_adapted",
         "_body",
         "_dropped",
         "_fields",
@@ -92,7 +94,8 @@ class JsonBody:
         options = fields.get(STREAM_OPTIONS)
         self._stream_options = None if options is None else options.copy()
         self._body = body
-        self._rendered_for: tuple[str, bool] | None = None
+        self._rendered_for: tuple[str, bool, Adapt | None] | None = None
+        self._adapted: Fields | None = None  # the client's fields that an adaptation may have changed
         self._max_output = 0
         self._translated = b""
         self._translated_for: tuple[Plan, str, bool] | None = None
@@ -103,24 +106,26 @@ class JsonBody:
     def choose(
         self, targets: Sequence[Target], *, at_ms: int, max_output: Callable[[], int]
     ) -> Sequence[Target]:
-        """The targets that support the format of the request, and those that it can be translated for."""
+        """The targets that support the request's fields, and its format or a translation of it."""
         for target in targets:
-            if target.plan.translated:
+            if target.plan.translated or target.plan.unsupported:
                 return self._choose(targets, at_ms=at_ms, max_output=max_output())
         return targets
 
     def _choose(self, targets: Sequence[Target], *, at_ms: int, max_output: int) -> Sequence[Target]:
         self._max_output = max_output
-        refusals: dict[FormatName, InvalidRequest] = {}
-        for plan in {target.plan.format: target.plan for target in reversed(targets)}.values():
-            if plan.translated:
-                try:
+        refusals: dict[Plan, InvalidRequest] = {}
+        for plan in dict.fromkeys(target.plan for target in reversed(targets)):
+            try:
+                if plan.translated:
                     self._try_translation(plan, at_ms // 1000)
-                except InvalidRequest as exc:
-                    refusals[plan.format] = exc
-        chosen = [target for target in targets if target.plan.format not in refusals]
+                else:
+                    check_supported(self._fields, plan.unsupported)
+            except InvalidRequest as exc:
+                refusals[plan] = exc
+        chosen = [target for target in targets if target.plan not in refusals]
         if not chosen:
-            raise next(iter(refusals.values()))
+            raise refusals[targets[0].plan]
         if all(target.plan.translated for target in chosen):
             self._fields = {}
             self._body.data = b""
@@ -131,11 +136,14 @@ class JsonBody:
         if plan.translated and self.conversation is not None:
             return self._translate(plan, self.conversation, model, force_usage=force_usage)
         self.dropped = ()
-        if self._rendered_for != (model, force_usage):
+        if self._rendered_for != (model, force_usage, plan.adapt):
             fields = self._client_fields()
+            if plan.adapt is not None:
+                self._adapted = {name: fields[name].copy() for name in ADAPTED if name in fields}
+                fields = plan.adapt(fields)
             self._body.data = write_fields(self._format.prepare(fields, model, force_usage))
             self._fields = {}
-            self._rendered_for = (model, force_usage)
+            self._rendered_for = (model, force_usage, plan.adapt)
         return self._body.data
 
     def estimate(self) -> bytes:
@@ -163,6 +171,7 @@ class JsonBody:
             model=model, max_output=self._max_output, bound=plan.bound, usage=force_usage
         )
         encoded = codec_of(plan.format).encode_request(conversation, options)
+        check_supported(encoded.fields, plan.unsupported)
         self._translated = write_fields(encoded.fields)
         self.dropped = self._dropped = encoded.dropped
         self._translated_for = (plan, model, force_usage)
@@ -172,6 +181,8 @@ class JsonBody:
         if self._rendered_for is None:
             return self._fields
         fields = read_fields(self._body.data)
+        if self._adapted is not None:
+            fields = {name: raw for name, raw in fields.items() if name not in ADAPTED} | self._adapted
         fields.pop(STREAM_OPTIONS, None)
         return fields if self._stream_options is None else fields | {STREAM_OPTIONS: self._stream_options}
 

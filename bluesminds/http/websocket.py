@@ -1,9 +1,9 @@
 """One open WebSocket (RFC 6455) on a wire, in either role: whole messages, pings and the end.
 
 wsproto encodes and decodes the frames. Compression is never used, so a message is as large as it is on the
-wire. One task receives; any task may send. Every wait has a deadline: a peer that does not read is given up
-after `write_seconds`, and one that is silent gets a ping after `ping_seconds` and has as long to answer it.
-A peer cannot make this side hold more than `message_bytes`, or work without pause.
+wire. One task receives; any task may send. Every wait has a deadline: a peer that does not read is
+disconnected after `write_seconds`. A silent peer gets a ping after `ping_seconds` and has the same time to
+respond. A peer cannot make this side store more than `message_bytes`, or work without a pause.
 """
 
 from collections.abc import Callable
@@ -164,7 +164,7 @@ class WebSocket:
                     self._count_control()
 
     async def _next_event(self) -> Event | None:
-        """The next event of what has been read; None: more must be read."""
+        """The next event of the input; None if more input is needed."""
         if self._failed:
             raise WebSocketClosed(CloseCode.ABNORMAL)
         self._decoded += 1

@@ -1,22 +1,23 @@
 """The table of server kinds: the wire formats that they support, their paths and headers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final, Literal
-from urllib.parse import urlsplit
+from typing import Final, Literal, cast
 
-from bluesminds import __version__
+from bluesminds.providers import azure
 from bluesminds.wire.base import FormatName
 from bluesminds.wire.errors import ErrorDetail
 
 Headers = tuple[tuple[bytes, bytes], ...]
+# The path of each wire format: relative to the URL of the server, or to its host if it begins with "//".
+# "{model}" stands for the name of the model.
+Paths = Mapping[FormatName, str]
 OutputBound = Literal["max_tokens", "max_completion_tokens"]
 _KEY_REFUSALS = frozenset(("authentication_error", "invalid_api_key", "invalid_authentication", "auth_error"))
-_USER_AGENT = f"bluesminds/{__version__}".encode()
 
 
-OPENAI_PATHS: Final[Mapping[FormatName, str]] = MappingProxyType(
+OPENAI_PATHS: Final[Paths] = MappingProxyType(
     {
         "chat": "/chat/completions",
         "completions": "/completions",
@@ -27,45 +28,34 @@ OPENAI_PATHS: Final[Mapping[FormatName, str]] = MappingProxyType(
         "speech": "/audio/speech",
     }
 )
-MESSAGES_PATHS: Final[Mapping[FormatName, str]] = MappingProxyType(
+MESSAGES_PATHS: Final[Paths] = MappingProxyType(
     {"messages": "/messages", "count_tokens": "/messages/count_tokens"}
 )
-# Their reasoning models refuse max_tokens; other servers may not know max_completion_tokens.
-_COMPLETION_BOUND_HOSTS: Final = (".openai.com", ".openai.azure.com")
 
 
-def output_bound(url: str) -> OutputBound:
-    """The field for the maximum length in chat completions of the server with this URL."""
-    host = urlsplit(url).hostname or ""
-    return "max_completion_tokens" if f".{host}".endswith(_COMPLETION_BOUND_HOSTS) else "max_tokens"
+def paths(*formats: FormatName, **elsewhere: str) -> Paths:
+    """The usual paths of some formats, and the paths of formats that are `elsewhere`."""
+    usual = {**OPENAI_PATHS, **MESSAGES_PATHS}
+    found = {name: usual[name] for name in formats} | cast("dict[FormatName, str]", elsewhere)
+    return MappingProxyType(found)
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """One kind of server. Paths are relative to the server's URL. `speaks` maps each supported wire format to
-    its path.
+    """One kind of server. `speaks` maps each supported wire format to its path. `locate` gives the paths of
+    formats and of the list of models if they depend on the path of the server's URL and on its API version.
     """
 
     name: str
-    speaks: Mapping[FormatName, str] = field(default_factory=lambda: OPENAI_PATHS, hash=False)
+    speaks: Paths = field(default_factory=lambda: OPENAI_PATHS, hash=False)
     models_path: str = "/models"
-    alive_path: str | None = None  # a cheaper probe than the list of models, relative to the host
+    lists_models: bool = True  # else `models_path` is only good for a probe
+    alive_path: str | None = None  # a cheaper probe than the list of models
     extra_headers: Headers = ()
-    key_header: Literal["authorization", "x-api-key"] = "authorization"
+    key_header: str = "authorization"
+    takes_tokens: bool = False  # a token of Microsoft Entra ID is sent as a bearer token
     key_refusals: frozenset[str] = frozenset()  # error types that mean a rejected key, whatever the status
-
-    def headers(self, api_key: str | None) -> Headers:
-        """The headers of every request to the server. They may contain a secret, so they are never logged."""
-        common: Headers = (
-            (b"user-agent", _USER_AGENT),
-            (b"accept", b"application/json, text/event-stream, */*"),
-            *self.extra_headers,
-        )
-        if api_key is None:
-            return common
-        if self.key_header == "x-api-key":
-            return ((b"x-api-key", api_key.encode()), *common)
-        return ((b"authorization", b"Bearer " + api_key.encode()), *common)
+    locate: Callable[[str, str], tuple[Paths, str]] | None = None
 
     def refuses_key(self, status: int, error: ErrorDetail) -> bool:
         """Whether a response of this status means that the server rejects the gateway's own key."""
@@ -78,7 +68,7 @@ class Dialect:
         return status >= 400 and error.type in self.key_refusals
 
 
-DIALECTS = {
+DIALECTS: Final[Mapping[str, Dialect]] = {
     dialect.name: dialect
     for dialect in (
         Dialect("openai"),
@@ -87,7 +77,7 @@ DIALECTS = {
             "litellm",
             # LiteLLM has the endpoints of Messages below /v1 only, whatever the server's URL.
             speaks={**OPENAI_PATHS, **{name: f"/v1{path}" for name, path in MESSAGES_PATHS.items()}},
-            alive_path="/health/liveliness",
+            alive_path="//health/liveliness",
             extra_headers=((b"x-litellm-num-retries", b"0"),),
             # LiteLLM without a database answers a wrong master key with 400 and the second type.
             key_refusals=frozenset(
@@ -102,6 +92,15 @@ DIALECTS = {
             models_path="/models?limit=1000",
             extra_headers=((b"anthropic-version", b"2023-06-01"),),
             key_header="x-api-key",
+        ),
+        # Its list of models has all that Azure sells. Deployments, which requests must name, are not in it.
+        Dialect(
+            "azure",
+            speaks=azure.locate("", "")[0],
+            lists_models=False,
+            key_header="api-key",
+            takes_tokens=True,
+            locate=azure.locate,
         ),
         Dialect("demo"),
     )

@@ -244,7 +244,7 @@ class ChatDecoder:
             return [StreamFailed(error)]
         for choice in chunk.choices or ():
             if choice.index:
-                continue  # one answer was asked for
+                continue  # one answer was requested
             if not self._started:
                 self._started = True
                 self._id = chunk.id or ""

@@ -1,7 +1,7 @@
 """Images: POST /v1/images/generations.
 
 Format: OpenAI API reference, images. Models that are billed by tokens report their usage; for others the
-number of pictures is counted.
+number of images is counted.
 """
 
 from typing import Final
@@ -20,7 +20,7 @@ from bluesminds.wire.usage import ImplausibleUsage
 
 
 class ImageFields(Struct):
-    """The fields that decide what a request may cost."""
+    """The fields that limit what a request may cost."""
 
     model: str
     prompt: Raw

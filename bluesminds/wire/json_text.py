@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 Fields = dict[str, Raw]  # a JSON object's top level; every value keeps its bytes
 
-# What decoding raises for bytes that are not the JSON wanted; invalid UTF-8 is not a DecodeError.
+# Errors of decoding bytes that are not the expected JSON; invalid UTF-8 is not a DecodeError.
 NOT_JSON = (msgspec.DecodeError, UnicodeError, RecursionError, ValueError)
 MAX_ODD = 4 * 1024 * 1024  # bytes; the slower reader takes up to 0.1 s for as much
 ABSENT: Final = Raw()  # msgspec does not take Raw in a union with None
@@ -26,7 +26,7 @@ _WHITESPACE = " \t\r\n"
 _object = msgspec.json.Decoder(Fields)
 _python = json.JSONDecoder()
 
-_SMALL_TEXT = 4096  # bytes; not worth a closer look
+_SMALL_TEXT = 4096  # bytes; smaller values are not examined
 _SMALL_MEDIA = 1024  # bytes; a longer run of base64 is no text
 _LONGEST_MEDIA_TYPE = 256  # bytes
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_=\\"

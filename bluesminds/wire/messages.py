@@ -120,7 +120,7 @@ def read_event(name: bytes, data: bytes) -> ReplyFacts:
     )
 
 
-_NATIVE = ConversationRequest("", ())  # a client that takes all that a server says
+_NATIVE = ConversationRequest("", ())  # a client that accepts every type of content
 
 
 def events_from_reply(body: bytes, wants_usage: bool) -> bytes:

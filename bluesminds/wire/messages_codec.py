@@ -37,11 +37,11 @@ from bluesminds.wire.messages_requests import MODES, PDF, decode_request
 from bluesminds.wire.messages_stream import MessagesDecoder, stop_of
 from bluesminds.wire.usage import ImplausibleUsage, read_usage
 
-DEFAULT_MAX_TOKENS: Final = 4096  # for clients that give no bound, where the model's own is not known
+DEFAULT_MAX_TOKENS: Final = 4096  # if neither the client nor the price sets a maximum
 _EMPTY_SCHEMA: Final = b'{"type":"object","properties":{}}'
-# In place of a field: the format has JSON with a schema only, and the schema must name every property.
+# Replaces a field of chat completions: messages only have JSON with a schema that names every property.
 _JSON_ONLY: Final = "Respond with one JSON object only, without Markdown."
-_ID: Final = re.compile("[^a-zA-Z0-9_-]")  # what an id of a call must not have
+_ID: Final = re.compile("[^a-zA-Z0-9_-]")  # not allowed in the id of a call
 _CHOICES: Final = {mode: kind for kind, mode in MODES.items()}
 _json_object = msgspec.json.Decoder(dict[str, Any])
 
@@ -111,7 +111,7 @@ def _write_sampling(
             continue
         if not options.sampling:
             dropped.append(field)
-        elif field == "temperature" and value > 1:  # the highest there is
+        elif field == "temperature" and value > 1:  # the highest effort
             dropped.append(field)
             body[field] = 1.0
         else:

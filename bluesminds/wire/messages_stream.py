@@ -130,9 +130,9 @@ class MessagesDecoder:
     def __init__(self, request: ConversationRequest) -> None:
         self._request = request
         self.skipped: list[str] = []
-        self._parts: dict[int, int] = {}  # block -> part; blocks without a counterpart are not in it
+        self._parts: dict[int, int] = {}  # block -> part; blocks without an equivalent are left out
         self._kind: dict[int, PartKind] = {}
-        self._whole: dict[int, str] = {}  # the input of calls that came with their start
+        self._whole: dict[int, str] = {}  # the input that is in the start of a call
         self._signatures: dict[int, str] = {}
         self._count = 0
         self._usage = MessageUsage()

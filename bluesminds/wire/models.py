@@ -14,7 +14,7 @@ from msgspec import Struct
 from bluesminds.wire.json_text import NOT_JSON, read_value
 
 _NEWEST = 2**53
-_LAST_TIME = 253_402_300_799  # the last second that a date with four digits for its year can say
+_LAST_TIME = 253_402_300_799  # the last second of the year 9999
 
 
 class ModelRow(Struct, frozen=True, gc=False):
@@ -25,13 +25,15 @@ class ModelRow(Struct, frozen=True, gc=False):
     owned_by: str = ""
 
 
-def read_models(body: bytes) -> list[ModelRow]:
-    """Every row with an id, each id once; null is an empty list. Raises ValueError if there is no list."""
+def read_models(body: bytes, prefix: str = "") -> list[ModelRow]:
+    """Every row with an id, each id once and without `prefix`; null is an empty list. Raises ValueError if
+    there is no list.
+    """
     try:
         answer = read_value(body)
     except NOT_JSON as exc:
         raise ValueError("the server's list of models is not JSON") from exc
-    rows = [row for item in _items(answer) if (row := _read_row(item, answer)) is not None]
+    rows = [row for item in _items(answer) if (row := _read_row(item, answer, prefix)) is not None]
     return list({row.id: row for row in reversed(rows)}.values())[::-1]
 
 
@@ -47,7 +49,7 @@ def _items(answer: object) -> list[Any]:
     raise ValueError("the server's response has no list of models")
 
 
-def _read_row(item: object, answer: object) -> ModelRow | None:
+def _read_row(item: object, answer: object, prefix: str) -> ModelRow | None:
     if isinstance(item, str):
         item = {"id": item}
     if not isinstance(item, dict):
@@ -60,7 +62,7 @@ def _read_row(item: object, answer: object) -> ModelRow | None:
         return None
     created, owner = item.get("created"), item.get("owned_by")
     return ModelRow(
-        id=name,
+        id=name.removeprefix(prefix) or name,
         created=created if type(created) is int and 0 <= created < _NEWEST else 0,
         owned_by=owner if isinstance(owner, str) else "",
     )

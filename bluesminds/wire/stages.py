@@ -208,7 +208,7 @@ class Passthrough:
         return self._read(event, data, name, chunk)
 
     def _count(self, choices: list[chunks.Choice], data: bytes) -> bool:
-        """Whether one has finished."""
+        """Count the text of the choices. Whether one of them has finished."""
         finishes = False
         for choice in choices:
             size = chunks.text_of(choice)

@@ -297,7 +297,7 @@ def settle_usage(
 
 
 def _settle_media(reported: Usage | None, request: RequestFacts) -> Usage:
-    """Of an answer that is sound or pictures: tokens of its output are unknown unless they are reported."""
+    """The usage of an answer with audio or images. Output tokens are unknown unless they are reported."""
     reported = reported or Usage()
     if reported.input is not None:
         return structs.replace(reported, characters=request.characters)

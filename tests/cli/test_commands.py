@@ -205,17 +205,15 @@ def test_servers_list_other_master_key_shows_problem(home: Path) -> None:
     listed = json.loads(user.run("servers", "list", "--json").stdout)["data"]
     problems = {row["name"]: row["last_error"] for row in listed}
     assert problems["open"] is None
-    assert problems["sealed"].startswith("its API key was encrypted with another master key")
+    assert problems["sealed"].startswith("its API key or headers were encrypted with another")
     tested = user.run("servers", "test", "sealed")
     assert tested.returncode == exits.UNAVAILABLE
-    assert "error: sealed: its API key was encrypted with another master key" in tested.stderr
+    assert "error: sealed: its API key or headers were encrypted with another" in tested.stderr
     with user.serving("serve", "--port", "0") as gateway:
         gateway.wait_for('"event":"server_locked"')
         ready = httpx.get(f"{gateway.url}/ready", trust_env=False).json()
-        assert (
-            ready["checks"]["servers"]
-            == "no usable server; 1 down: open; 1 with an API key that was encrypted with another master key"
-        )
+        problem = "no usable server; 1 down: open; 1 with secrets that another master key encrypted"
+        assert ready["checks"]["servers"] == problem
         assert user.run("servers", "remove", "sealed").returncode == 0
         assert gateway.stop() == 0
 

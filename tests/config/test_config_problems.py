@@ -195,7 +195,7 @@ ONE_PROBLEM = [
         '[[servers]]\nname = "a"\n',
         'url in [[servers]] "a" is missing',
         2,
-        'add url = "http://127.0.0.1:4000/v1", or correct the name',
+        'add url = "http://127.0.0.1:4000/v1" or a vendor, or correct the name',
     ),
     (
         MAIN + 'api_key = {env="NOPE"}\n',

@@ -30,7 +30,7 @@ REFUSALS = {
     "wrongKey": (401, "invalid_api_key", "Invalid API key"),
     "badRequest": (400, None, "this is 400"),
     "tooManyRequests": (429, "upstream_rate_limited", "The server is rate limited: this is 429"),
-    "serverError": (502, "upstream_error", "The server answered 500: this is 500"),
+    "serverError": (502, "upstream_error", "The server responded with 500: this is 500"),
     "limit": (429, "rate_limit_exceeded", TOO_MANY),
 }
 CLASSES = {

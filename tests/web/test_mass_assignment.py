@@ -70,11 +70,14 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
     "PATCH /api/admin/users/{user_id}/limits": (LIMITS, {"rpm": 5}),
     "POST /api/admin/invites": ({"email"}, {"email": "new@example.com"}),
     "POST /api/admin/servers": (
-        {"name", "url", "dialect", "api_key", "models", "weight", "priority"},
+        {
+            *("name", "vendor", "url", "dialect", "api_key", "api_version", "headers", "models"),
+            *("weight", "priority"),
+        },
         {"name": "new", "url": "http://127.0.0.1:9/v1"},
     ),
     "PATCH /api/admin/servers/{name}": (
-        {"url", "api_key", "models", "weight", "priority"},
+        {"url", "api_key", "api_version", "headers", "models", "weight", "priority"},
         {"weight": 2},
     ),
 }

@@ -112,7 +112,7 @@ class Sender:
     async def _attempt(self, call: Call, target: Target, body: CallBody) -> Reply | AttemptFailure:
         endpoint = self._endpoint(target.server, call)
         server = target.server.name
-        force_usage = server not in self._refusing_usage
+        force_usage = target.plan.asks_usage and server not in self._refusing_usage
         try:
             reply = await self._exchange(call, endpoint, target, body, force_usage=force_usage)
             if force_usage and self._refuses_forced_usage(call, target, reply):
@@ -141,7 +141,7 @@ class Sender:
         response = await self._pool.request(
             b"POST",
             endpoint.origin,
-            endpoint.target(plan.path),
+            endpoint.target(plan.path, call.model),
             (*endpoint.headers_for(plan, context.forward), JSON_TYPE, (b"x-request-id", context.id.encode())),
             body.content(plan, call.model, force_usage=force_usage),
             timeouts=self._timeouts if call.facts.stream else self._json_timeouts,

@@ -25,7 +25,7 @@ Header = tuple[bytes, bytes]
 
 
 class WebSocketRequest(Struct, frozen=True):
-    """What a handshake asks for. `target` is percent-encoded; `hold` and `limits` are those of WebSocket."""
+    """The parameters of a handshake. `target` is percent-encoded; `hold` and `limits` are as in WebSocket."""
 
     target: bytes
     headers: Sequence[Header]
@@ -43,7 +43,7 @@ class HandshakeRejected(Struct, frozen=True):
 
 
 class ClientHandshake:
-    """One handshake. `subprotocol`: what the upstream has chosen."""
+    """One handshake. `subprotocol`: the one that the upstream selected."""
 
     def __init__(self, wire: Wire, authority: str, request: WebSocketRequest, timeouts: Timeouts) -> None:
         self._wire = wire

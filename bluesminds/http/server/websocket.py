@@ -1,8 +1,8 @@
 """WebSocket handshakes (RFC 6455) of clients, over HTTP/1.1.
 
-A handshake reaches the app as an ordinary GET request, so everything that applies to requests applies to it.
-The extension "websocket" of its scope is a WebSocketUpgrade: the app may accept that instead of sending a
-response. Handshakes that are not valid are rejected before.
+A handshake is passed to the app as an ordinary GET request, so all checks of requests apply to it. The
+extension "websocket" of its scope is a WebSocketUpgrade: the app can accept it instead of sending a response.
+Invalid handshakes are rejected earlier.
 """
 
 from collections.abc import Callable, Iterable
@@ -28,8 +28,8 @@ _CONNECTION: Final = (b"connection", b"upgrade")
 
 
 class WebSocketUpgrade:
-    """A valid handshake. `subprotocols`: what the client offers. `draining` is set when the listener has
-    begun to shut down.
+    """A valid handshake. `subprotocols`: those that the client offers. `draining` is set when the listener
+    starts to shut down.
     """
 
     __slots__ = ("_exchange", "_handshake", "_leftover", "_socket", "_wire", "draining", "subprotocols")

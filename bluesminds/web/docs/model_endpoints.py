@@ -262,7 +262,7 @@ them, and the completed image with its usage. A server that does not stream resp
 """
 _SOUND: Final = """
 
-The response is sound in the format of `response_format`, passed on as it arrives. With
+The response is audio in the format of `response_format`, forwarded when it arrives. With
 `"stream_format": "sse"` the response is a stream of the server's events. If a response is cut, its connection
 closes before its end.
 """

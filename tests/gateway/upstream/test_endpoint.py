@@ -31,7 +31,7 @@ def endpoint(url: str, dialect: str) -> UpstreamEndpoint:
     ],
 )
 def test_target_names_the_version_once(url: str, path: str, target: bytes) -> None:
-    assert endpoint(url, "litellm").target(path) == target
+    assert endpoint(url, "litellm").target(path, "m") == target
 
 
 def test_native_server_gets_the_clients_version() -> None:
