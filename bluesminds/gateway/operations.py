@@ -118,8 +118,11 @@ UNKNOWN: Final = "unknown"  # the endpoint label of requests that match no opera
 
 PREFIXES: Final = ("/v1", "/v1beta")
 
-# A method after the name of a model; a tag, as in llama3:8b, has no capital letter inside.
-_GEMINI_METHOD: Final = re.compile(":(?:predict|[a-z]+[A-Z][A-Za-z]*)$")
+# The methods of Google's API, including unsupported ones. Names of models may also have colons.
+_GEMINI_METHOD: Final = re.compile(
+    ":((?:stream|batch)?[gG]enerateContent|countTokens|(?:batchE|asyncBatchE|e)mbedContents?"
+    "|predict(?:LongRunning)?|generateAnswer)$"
+)
 _SLASHES: Final = re.compile("//+")
 _VARIABLE: Final = re.compile(r"\{(\w+)\}")
 
@@ -175,7 +178,7 @@ def clean_path(path: str) -> str:
 
 def find_path(path: str) -> DataPlanePath | None:
     """The meaning of a path that a client sent; None if it is not a path of the data plane. /api/v1 is an
-    alias of /v1.
+    alias of /v1, and the methods of Google's API under /v1 are aliases of those under /v1beta.
     """
     known = _KNOWN.get(path)
     return _find_path(clean_path(path)) if known is None else known
@@ -186,6 +189,8 @@ def _find_path(path: str) -> DataPlanePath | None:
         path = path[4:]
     if not any(path == prefix or path.startswith(prefix + "/") for prefix in PREFIXES):
         return None
+    if path.startswith("/v1/models/") and _GEMINI_METHOD.search(path) is not None:
+        path = GEMINI_MODELS + path.removeprefix("/v1/models")
     api = api_of(path)
     if _is_models_path(path, api):
         return DataPlanePath(path, _NO_METHODS, _NO_PARAMS, MODELS, api)
@@ -237,7 +242,7 @@ def _unknown_path(path: str) -> GatewayError:
     if (found := _GEMINI_METHOD.search(path)) is not None and path.startswith(GEMINI_MODELS):
         return NotFound(
             "unsupported_endpoint",
-            f"Gemini's method {found[0][1:40]} is not supported. A model has the methods generateContent,"
+            f"Gemini's method {found[1]} is not supported. A model has the methods generateContent,"
             " streamGenerateContent and countTokens. Use /v1/embeddings for embeddings.",
         )
     for start, (name, advice) in _MISSING.items():

@@ -34,7 +34,7 @@ from bluesminds.web.cors import (
 )
 from bluesminds.web.errors import INTERNAL, error_body, error_headers, error_in_format
 from bluesminds.web.forwarded import ProxyHeaders
-from bluesminds.web.google_clients import google_send
+from bluesminds.web.google_clients import google_send, is_google_client
 from bluesminds.web.request_context import is_anthropic_client, read_request_context
 from bluesminds.wire.base import Format
 from bluesminds.wire.gemini import GEMINI
@@ -51,6 +51,7 @@ from bluesminds.wire.models import (
 Headers = list[tuple[bytes, bytes]]
 
 _JSON = (b"content-type", b"application/json")
+_SHARED: Final = (MODELS, UNKNOWN)  # endpoints whose paths do not show which API the client uses
 FORMAT_OF_MODELS: Final = "chat"  # of the clients of OpenAI's API
 _MODEL_WRITERS: Final = {
     FORMAT_OF_MODELS: (write_model, write_models),
@@ -140,11 +141,11 @@ class DataPlane:
             return
         operation = path.methods.get(scope["method"])
         endpoint = path.endpoint if operation is None else operation.name
-        google = path.api == "gemini"
+        google = path.api == "gemini" or (endpoint in _SHARED and is_google_client(scope))
         context = read_request_context(scope, endpoint, self._clock, google=google)
         if google:
             send = google_send(scope, send)
-        out = ASGIResponseWriter(scope, send, context.request_id, client_format(path, context))
+        out = ASGIResponseWriter(scope, send, context.request_id, client_format(path, context, google=google))
         await self._respond(scope, path, context, receive, out)
 
     async def _respond(
@@ -235,11 +236,13 @@ class DataPlane:
         await out.send(exc.status, error_headers(exc), body)
 
 
-def client_format(path: DataPlanePath, context: RequestContext) -> Format | None:
+def client_format(path: DataPlanePath, context: RequestContext, *, google: bool) -> Format | None:
     """The error format of the client; None: OpenAI's. Some paths do not show which API the client uses."""
-    if path.api != "openai":
-        return MESSAGES if path.api == "anthropic" else GEMINI
-    return MESSAGES if context.endpoint in (MODELS, UNKNOWN) and is_anthropic_client(context) else None
+    if google:
+        return GEMINI
+    if path.api == "anthropic":
+        return MESSAGES
+    return MESSAGES if context.endpoint in _SHARED and is_anthropic_client(context) else None
 
 
 async def read_body(scope: Scope, receive: Receive, body: Body) -> Body:

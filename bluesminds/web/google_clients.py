@@ -17,6 +17,11 @@ _JSON: Final = (b"content-type", b"application/json")
 _EVENTS: Final = b"text/event-stream"
 
 
+def is_google_client(scope: Scope) -> bool:
+    """Whether the client sends its key like Google's SDKs. They list models at the same path as OpenAI's."""
+    return any(name == _KEY_HEADER for name, _ in scope["headers"])
+
+
 def google_credential(scope: Scope) -> tuple[str | None, str | None]:
     """The name of the header or parameter with the API key, and the key."""
     for name, value in scope["headers"]:
