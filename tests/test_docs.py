@@ -299,7 +299,7 @@ def row_of(vendor: Vendor) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def test_the_table_of_vendors_is_complete() -> None:
+def test_vendor_table_has_every_vendor() -> None:
     guide = (ROOT / "docs" / "configure.md").read_text()
     text = guide.partition("\n### Vendors\n")[2].partition("\n#")[0]
     listed = [line for line in text.splitlines() if line.startswith("| `")]

@@ -21,7 +21,7 @@ from tests.fakes import model_server
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    keys = [vendor.key_variable for vendor in VENDORS]
+    keys = [vendor.key_variable for vendor in VENDORS.values()]
     for name in [name for name in os.environ if name.startswith("BLUESMINDS") or name in keys]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
