@@ -17,6 +17,8 @@ _PATHS: Final[Mapping[FormatName, str]] = {
     "chat": "/chat/completions",
     "completions": "/completions",
     "embeddings": "/embeddings",
+    "images": "/images/generations",
+    "speech": "/audio/speech",
 }
 _ROOT: Final = re.compile(r"/openai(?:/v1|/deployments(?:/[^/]+)?)?\Z")
 _UNVERSIONED: Final = ("", "preview", "latest")  # versions that the URLs of version 1 accept

@@ -123,7 +123,7 @@ def test_resolve_given_url_and_dialect_win() -> None:
 
 def test_profile_vendor_row_replaces_what_the_dialect_says() -> None:
     groq = profile("https://api.groq.com/openai/v1")
-    assert groq.vendor is VENDORS["groq"] and set(groq.speaks) == {"chat"}
+    assert groq.vendor is VENDORS["groq"] and "embeddings" not in groq.speaks
     assert profile("http://x/v1").speaks == OPENAI_PATHS
     cohere = profile("http://proxy/v1", vendor="cohere")
     assert cohere.speaks["rerank"] == "//v2/rerank" and cohere.models_path == "//v1/models?page_size=1000"
