@@ -21,6 +21,8 @@ Scope = Literal[
     "chat.completions",
     "messages",
     "messages.count_tokens",
+    "responses",
+    "responses.input_tokens",
     "completions",
     "embeddings",
     "moderations",

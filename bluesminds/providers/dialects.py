@@ -31,11 +31,15 @@ OPENAI_PATHS: Final[Paths] = MappingProxyType(
 MESSAGES_PATHS: Final[Paths] = MappingProxyType(
     {"messages": "/messages", "count_tokens": "/messages/count_tokens"}
 )
+RESPONSES_PATHS: Final[Paths] = MappingProxyType(
+    {"responses": "/responses", "input_tokens": "/responses/input_tokens"}
+)
+_NATIVE_PATHS: Final[Paths] = MappingProxyType({**OPENAI_PATHS, **RESPONSES_PATHS})
 
 
 def paths(*formats: FormatName, **elsewhere: str) -> Paths:
     """The usual paths of some formats, and the paths of formats that are `elsewhere`."""
-    usual = {**OPENAI_PATHS, **MESSAGES_PATHS}
+    usual = {**OPENAI_PATHS, **MESSAGES_PATHS, **RESPONSES_PATHS}
     found = {name: usual[name] for name in formats} | cast("dict[FormatName, str]", elsewhere)
     return MappingProxyType(found)
 
@@ -76,7 +80,7 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
         Dialect(
             "litellm",
             # LiteLLM has the endpoints of Messages below /v1 only, whatever the server's URL.
-            speaks={**OPENAI_PATHS, **{name: f"/v1{path}" for name, path in MESSAGES_PATHS.items()}},
+            speaks={**_NATIVE_PATHS, **{name: f"/v1{path}" for name, path in MESSAGES_PATHS.items()}},
             alive_path="//health/liveliness",
             extra_headers=((b"x-litellm-num-retries", b"0"),),
             # LiteLLM without a database answers a wrong master key with 400 and the second type.
@@ -102,6 +106,6 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
             takes_tokens=True,
             locate=azure.locate,
         ),
-        Dialect("demo"),
+        Dialect("demo", speaks=_NATIVE_PATHS),
     )
 }

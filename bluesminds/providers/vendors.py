@@ -84,7 +84,16 @@ _HOSTED: Final = (
         "https://developers.openai.com/api/reference/overview",
         "https://api.openai.com/v1",
         "OPENAI_API_KEY",
-        speaks=paths("chat", "completions", "embeddings", "moderations", "images", "speech"),
+        speaks=paths(
+            "chat",
+            "responses",
+            "input_tokens",
+            "completions",
+            "embeddings",
+            "moderations",
+            "images",
+            "speech",
+        ),
         hosts=(".api.openai.com",),
         output_bound="max_completion_tokens",  # its reasoning models refuse max_tokens
     ),

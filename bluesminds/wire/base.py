@@ -1,6 +1,6 @@
 """The types all wire formats share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
 from msgspec import Struct
@@ -19,7 +19,9 @@ from bluesminds.wire.json_text import Fields
 FormatName = Literal[
     "chat",
     "messages",
+    "responses",
     "count_tokens",
+    "input_tokens",
     "completions",
     "embeddings",
     "moderations",
@@ -116,7 +118,8 @@ class Codec(Struct, frozen=True):
 
     `decode_request(fields, created)` and `encode_request` raise InvalidRequest: "unsupported_by_server" for a
     field that changes the meaning and has no equivalent. `decode_reply` and `encode_reply` raise ValueError
-    for a reply without an answer, or one that cannot be converted.
+    for a reply without an answer, or one that cannot be converted. `names`: what this format calls fields
+    that other formats refuse or leave out.
     """
 
     decode_request: Callable[[Fields, int], ConversationRequest]
@@ -125,6 +128,7 @@ class Codec(Struct, frozen=True):
     encode_reply: Callable[[ConversationReply, ConversationRequest], bytes]
     decoder: Callable[[ConversationRequest], StreamDecoder]
     encoder: Callable[[ConversationRequest], StreamEncoder]
+    names: Mapping[str, str] = {}
 
 
 class Format(Struct, frozen=True):
@@ -151,3 +155,4 @@ class Format(Struct, frozen=True):
     stage: Callable[[RequestFacts], Stage] | None = None  # None: stages.Passthrough
     is_media: bool = False  # a reply has the form of its content type
     codec: Codec | None = None  # only for conversations
+    estimate: Callable[[Fields], bytes] | None = None  # only for counts: the answer if no server has one

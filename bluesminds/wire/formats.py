@@ -11,6 +11,7 @@ from bluesminds.wire.images import IMAGES
 from bluesminds.wire.messages import COUNT_TOKENS, MESSAGES
 from bluesminds.wire.moderations import MODERATIONS
 from bluesminds.wire.rerank import RERANK
+from bluesminds.wire.responses import INPUT_TOKENS, RESPONSES
 from bluesminds.wire.speech import SPEECH
 
 FORMATS: Final[Mapping[FormatName, Format]] = {
@@ -18,7 +19,9 @@ FORMATS: Final[Mapping[FormatName, Format]] = {
     for format_ in (
         CHAT,
         MESSAGES,
+        RESPONSES,
         COUNT_TOKENS,
+        INPUT_TOKENS,
         COMPLETIONS,
         EMBEDDINGS,
         MODERATIONS,

@@ -9,7 +9,7 @@ import pytest
 
 from bluesminds.common.values import SCOPES
 from bluesminds.gateway.operations import OPERATIONS, Operation
-from bluesminds.providers.dialects import DIALECTS, MESSAGES_PATHS, OPENAI_PATHS
+from bluesminds.providers.dialects import DIALECTS, MESSAGES_PATHS, OPENAI_PATHS, RESPONSES_PATHS
 from bluesminds.web.docs.model_endpoints import DATA_PLANE
 from bluesminds.wire.formats import FORMATS
 from tests.fakes.model_server import ModelServer, completion, whole
@@ -18,13 +18,16 @@ from tests.gateways import Gateway
 ROOT = Path(__file__).resolve().parents[2]
 EMPTY = {
     "chat": "messages",
+    "responses": "input",
+    "input_tokens": "input",
     "completions": "prompt",
     "embeddings": "input",
     "moderations": "input",
     "images": "prompt",
     "speech": "input",
 }
-SDK_CALLS = {"images.generations": "images.generate("}
+PATHS = {**OPENAI_PATHS, **MESSAGES_PATHS, **RESPONSES_PATHS}
+SDK_CALLS = {"images.generations": "images.generate(", "responses.input_tokens": "input_tokens.count("}
 
 
 def by_name(operation: Operation) -> str:
@@ -35,8 +38,7 @@ def by_name(operation: Operation) -> str:
 def test_operation_is_in_every_table(operation: Operation) -> None:
     assert operation.name in SCOPES
     assert operation.format in FORMATS and FORMATS[operation.format].name == operation.format
-    path = {**OPENAI_PATHS, **MESSAGES_PATHS}[operation.format]
-    assert f"/v1{path}" in [one.path for one in OPERATIONS if one.name == operation.name]
+    assert f"/v1{PATHS[operation.format]}" in [one.path for one in OPERATIONS if one.name == operation.name]
     assert any(operation.format in dialect.speaks for dialect in DIALECTS.values())
     assert operation.path in [one.path for one in DATA_PLANE]
     golden = json.loads((ROOT / "tests" / "wire" / "golden" / f"{operation.format}.json").read_text())
@@ -81,7 +83,8 @@ async def test_operation_needs_its_scope(gateway: Gateway, models: ModelServer, 
     models.plan(whole(completion()))
     answer = await post(gateway, operation, key)
     assert answer.status_code == 200
-    path = "/v1/chat/completions" if operation.format == "messages" else operation.path
+    is_translated = operation.format in ("messages", "responses")
+    path = "/v1/chat/completions" if is_translated else operation.path
     path = path.replace("generate", "generations") if path.endswith("/generate") else path
     asked = [] if operation.estimated else [f"POST {path} HTTP/1.1".encode()]
     assert [one.received.line for one in models.asked] == asked

@@ -11,12 +11,15 @@ from bluesminds.providers.demo.chat import chat
 from bluesminds.providers.demo.completions import completions
 from bluesminds.providers.demo.images import generations
 from bluesminds.providers.demo.moderations import moderations
+from bluesminds.providers.demo.responses import input_tokens, responses
 from bluesminds.providers.demo.script import CREATED, DemoError, Script, Step, error_response, read, response
 from bluesminds.providers.demo.vectors import embeddings, rerank
 
 SLOW_SECONDS = 3.0
 _ENDPOINTS = {
     "/chat/completions": chat,
+    "/responses": responses,
+    "/responses/input_tokens": input_tokens,
     "/completions": completions,
     "/embeddings": embeddings,
     "/moderations": moderations,
@@ -24,13 +27,14 @@ _ENDPOINTS = {
     "/images/generations": generations,
     "/audio/speech": speech,
 }
-_TEXT = ("/chat/completions", "/completions")
+_CHAT = ("/chat/completions", "/responses", "/responses/input_tokens")
+_TEXT = (*_CHAT, "/completions")
 _ALL = tuple(_ENDPOINTS)
 MODELS = {  # the endpoints that each model serves
     "demo/echo": _TEXT,
     "demo/text": _TEXT,
-    "demo/reasoning": ("/chat/completions",),
-    "demo/refusal": ("/chat/completions",),
+    "demo/reasoning": _CHAT,
+    "demo/refusal": _CHAT,
     "demo/embedding": ("/embeddings",),
     "demo/moderation": ("/moderations",),
     "demo/rerank": ("/rerank",),
