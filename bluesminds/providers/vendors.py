@@ -260,6 +260,15 @@ _HOSTED: Final = (
         },
     ),
     Vendor(
+        "gemini",
+        "Gemini",
+        "https://ai.google.dev/api/generate-content",
+        "https://generativelanguage.googleapis.com/v1beta",
+        "GEMINI_API_KEY",
+        "gemini",
+        streamed_usage="always",
+    ),
+    Vendor(
         "gemini-openai",
         "Gemini, OpenAI's format",
         "https://ai.google.dev/gemini-api/docs/openai",
@@ -267,6 +276,7 @@ _HOSTED: Final = (
         "GEMINI_API_KEY",
         speaks=paths("chat", "embeddings", "images"),
         model_prefix="models/",
+        detected=False,  # the row before has the same models
     ),
     Vendor(
         "github",
