@@ -21,6 +21,8 @@ Scope = Literal[
     "chat.completions",
     "messages",
     "messages.count_tokens",
+    "responses",
+    "responses.input_tokens",
     "gemini.generate_content",
     "gemini.count_tokens",
     "completions",

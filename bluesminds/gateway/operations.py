@@ -74,6 +74,15 @@ OPERATIONS: Final = (
         "Count the tokens of a message",
         estimated=True,
     ),
+    Operation("responses", "POST", "/v1/responses", "responses", "Create a response"),
+    Operation(
+        "responses.input_tokens",
+        "POST",
+        "/v1/responses/input_tokens",
+        "input_tokens",
+        "Count the tokens of a response's input",
+        estimated=True,
+    ),
     Operation(
         "gemini.generate_content",
         "POST",
@@ -151,20 +160,18 @@ _PATTERNS: Final = [(_pattern(path), methods) for path, methods in _BY_PATH.item
 _PATHS: Final = (*(path for path in _BY_PATH if "{" not in path), "/v1/models")
 
 # Endpoints of OpenAI and Anthropic that this gateway does not have, and what SDKs can use instead.
-_USE_CHAT: Final = (
-    "Use /v1/chat/completions: `openai.chat(...)` in @ai-sdk/openai, "
-    '`set_default_openai_api("chat_completions")` in the Agents SDK, `use_responses_api=False` in LangChain.'
-)
+_USE_RESPONSES: Final = "Use /v1/responses or /v1/chat/completions."
 _MISSING: Final = {
-    "/responses": ("The Responses API", _USE_CHAT),
+    "/responses": ("Access to stored responses", "Send the whole conversation as `input`."),
+    "/conversations": ("The Conversations API", "Send the whole conversation as `input` of /v1/responses."),
     "/messages/batches": ("The Message Batches API", ""),
     "/images": ("The Images API", ""),
     "/audio": ("The Audio API", ""),
     "/files": ("The Files API", ""),
     "/batches": ("The Batches API", ""),
     "/realtime": ("The Realtime API", ""),
-    "/assistants": ("The Assistants API", _USE_CHAT),
-    "/threads": ("The Assistants API", _USE_CHAT),
+    "/assistants": ("The Assistants API", _USE_RESPONSES),
+    "/threads": ("The Assistants API", _USE_RESPONSES),
     "/vector_stores": ("The Vector Stores API", ""),
     "/fine_tuning": ("The Fine-tuning API", ""),
     "/uploads": ("The Uploads API", ""),

@@ -32,6 +32,10 @@ OPENAI_PATHS: Final[Paths] = MappingProxyType(
 MESSAGES_PATHS: Final[Paths] = MappingProxyType(
     {"messages": "/messages", "count_tokens": "/messages/count_tokens"}
 )
+RESPONSES_PATHS: Final[Paths] = MappingProxyType(
+    {"responses": "/responses", "input_tokens": "/responses/input_tokens"}
+)
+_NATIVE_PATHS: Final[Paths] = MappingProxyType({**OPENAI_PATHS, **RESPONSES_PATHS})
 GEMINI_PATHS: Final[Paths] = MappingProxyType(
     {"gemini": "/models/{model}:{method}", "gemini_count_tokens": "/models/{model}:countTokens"}
 )
@@ -39,7 +43,7 @@ GEMINI_PATHS: Final[Paths] = MappingProxyType(
 
 def paths(*formats: FormatName, **elsewhere: str) -> Paths:
     """The usual paths of some formats, and the paths of formats that are `elsewhere`."""
-    usual = {**OPENAI_PATHS, **MESSAGES_PATHS, **GEMINI_PATHS}
+    usual = {**OPENAI_PATHS, **MESSAGES_PATHS, **RESPONSES_PATHS, **GEMINI_PATHS}
     found = {name: usual[name] for name in formats} | cast("dict[FormatName, str]", elsewhere)
     return MappingProxyType(found)
 
@@ -91,7 +95,7 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
         Dialect(
             "litellm",
             # LiteLLM has the endpoints of Messages below /v1 only, whatever the server's URL.
-            speaks={**OPENAI_PATHS, **{name: f"/v1{path}" for name, path in MESSAGES_PATHS.items()}},
+            speaks={**_NATIVE_PATHS, **{name: f"/v1{path}" for name, path in MESSAGES_PATHS.items()}},
             alive_path="//health/liveliness",
             extra_headers=((b"x-litellm-num-retries", b"0"),),
             # LiteLLM without a database answers a wrong master key with 400 and the second type.
@@ -139,7 +143,7 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
         ),
         Dialect(
             "demo",
-            speaks={**OPENAI_PATHS, **{name: f"//v1beta{path}" for name, path in GEMINI_PATHS.items()}},
+            speaks={**_NATIVE_PATHS, **{name: f"//v1beta{path}" for name, path in GEMINI_PATHS.items()}},
         ),
     )
 }

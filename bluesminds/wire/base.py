@@ -1,6 +1,6 @@
 """The types all wire formats share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
 from msgspec import Struct
@@ -19,7 +19,9 @@ from bluesminds.wire.json_text import Fields
 FormatName = Literal[
     "chat",
     "messages",
+    "responses",
     "count_tokens",
+    "input_tokens",
     "gemini",
     "gemini_count_tokens",
     "completions",
@@ -118,8 +120,9 @@ class Codec(Struct, frozen=True):
 
     `decode_request(fields, created)` and `encode_request` raise InvalidRequest: "unsupported_by_server" for a
     field that changes the meaning and has no equivalent. `decode_reply` and `encode_reply` raise ValueError
-    for a reply without an answer, or one that cannot be converted. `keep_alive` is sent while the server
-    sends no data; some clients fail on comments.
+    for a reply without an answer, or one that cannot be converted. `names`: what this format calls fields
+    that other formats refuse or leave out. `keep_alive` is sent while the server sends no data; some clients
+    fail on comments.
     """
 
     decode_request: Callable[[Fields, int], ConversationRequest]
@@ -128,6 +131,7 @@ class Codec(Struct, frozen=True):
     encode_reply: Callable[[ConversationReply, ConversationRequest], bytes]
     decoder: Callable[[ConversationRequest], StreamDecoder]
     encoder: Callable[[ConversationRequest], StreamEncoder]
+    names: Mapping[str, str] = {}
     keep_alive: bytes = b": ping\n\n"
 
 

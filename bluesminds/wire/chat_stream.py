@@ -279,7 +279,7 @@ class ChatDecoder:
             self._write("text", delta.content, events)
         if delta.refusal:
             self._refused = True
-            self._write("text", delta.refusal, events)
+            self._write("refusal", delta.refusal, events)
         for number, call in enumerate(delta.tool_calls or ()):
             self._read_call(call, number, events)
 

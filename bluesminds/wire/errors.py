@@ -2,7 +2,8 @@
 
 Shapes: {"error": {…}} (OpenAI, Anthropic, OpenRouter), {"error": "text"}, {"message"}, {"detail": text or
 list} (FastAPI), [{"error": {…}}] (Google), {"errors": […]}, {"object": "error", "message"} (vLLM),
-{"base_resp": {"status_code", "status_msg"}} (MiniMax), plain text, HTML, nothing.
+{"response": {"error": {…}}} (events of OpenAI's Responses API), {"base_resp": {"status_code", "status_msg"}}
+(MiniMax), plain text, HTML, nothing.
 """
 
 from typing import Any
@@ -99,6 +100,8 @@ def _find(value: object) -> ErrorDetail | None:
         return None
     if error := value.get("error"):
         return _detail(error, value)
+    if isinstance(response := value.get("response"), dict) and (error := response.get("error")):
+        return _detail(error, {})
     if errors := value.get("errors"):
         return _detail(errors[0] if isinstance(errors, list) else errors, value)
     if (base := value.get("base_resp")) and isinstance(base, dict) and base.get("status_code"):

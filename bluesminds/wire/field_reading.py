@@ -95,6 +95,15 @@ class FieldReader:
     def is_text(self, field: str) -> bool:
         return bytes(self._rest.get(field, ABSENT)).lstrip().startswith(b'"')
 
+    def has(self, field: str) -> bool:
+        """Whether a field is there and is not null."""
+        return bytes(self._rest.get(field, ABSENT)) not in _NULL
+
+    def ignore(self, *fields: str) -> None:
+        """Fields that say nothing, and are not listed as dropped; without names, all that were not read."""
+        for field in fields or tuple(self._rest):
+            self._rest.pop(field, None)
+
     def note(self, field: str) -> None:
         """List a field as dropped."""
         self._dropped.append(self.name(field))

@@ -12,6 +12,7 @@ from bluesminds.wire.images import IMAGES
 from bluesminds.wire.messages import COUNT_TOKENS, MESSAGES
 from bluesminds.wire.moderations import MODERATIONS
 from bluesminds.wire.rerank import RERANK
+from bluesminds.wire.responses import INPUT_TOKENS, RESPONSES
 from bluesminds.wire.speech import SPEECH
 
 FORMATS: Final[Mapping[FormatName, Format]] = {
@@ -19,7 +20,9 @@ FORMATS: Final[Mapping[FormatName, Format]] = {
     for format_ in (
         CHAT,
         MESSAGES,
+        RESPONSES,
         COUNT_TOKENS,
+        INPUT_TOKENS,
         GEMINI,
         GEMINI_COUNT,
         COMPLETIONS,

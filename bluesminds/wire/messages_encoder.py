@@ -54,9 +54,14 @@ def named_event(name: str, **fields: object) -> bytes:
     return write_event(msgspec.json.encode({"type": name, **fields}), name.encode())
 
 
-_DELTAS: Final = {"text": ("text_delta", "text"), "thinking": ("thinking_delta", "thinking")}
+_DELTAS: Final = {
+    "text": ("text_delta", "text"),
+    "refusal": ("text_delta", "text"),
+    "thinking": ("thinking_delta", "thinking"),
+}
 _BLOCKS: Final[dict[PartKind, dict[str, Any]]] = {
     "text": {"type": "text", "text": ""},
+    "refusal": {"type": "text", "text": ""},
     "thinking": {"type": "thinking", "thinking": "", "signature": ""},
 }
 

@@ -9,7 +9,13 @@ import pytest
 
 from bluesminds.common.values import SCOPES
 from bluesminds.gateway.operations import OPERATIONS, Operation
-from bluesminds.providers.dialects import DIALECTS, GEMINI_PATHS, MESSAGES_PATHS, OPENAI_PATHS
+from bluesminds.providers.dialects import (
+    DIALECTS,
+    GEMINI_PATHS,
+    MESSAGES_PATHS,
+    OPENAI_PATHS,
+    RESPONSES_PATHS,
+)
 from bluesminds.web.docs.model_endpoints import DATA_PLANE
 from bluesminds.wire.formats import FORMATS
 from tests.fakes.model_server import ModelServer, completion, whole
@@ -18,13 +24,16 @@ from tests.gateways import Gateway
 ROOT = Path(__file__).resolve().parents[2]
 EMPTY = {
     "chat": "messages",
+    "responses": "input",
+    "input_tokens": "input",
     "completions": "prompt",
     "embeddings": "input",
     "moderations": "input",
     "images": "prompt",
     "speech": "input",
 }
-SDK_CALLS = {"images.generations": "images.generate("}
+PATHS = {**OPENAI_PATHS, **MESSAGES_PATHS, **RESPONSES_PATHS}
+SDK_CALLS = {"images.generations": "images.generate(", "responses.input_tokens": "input_tokens.count("}
 
 
 SDK_METHODS = {"streamGenerateContent": "generateContentStream"}
@@ -39,7 +48,7 @@ def paths_of(operation: Operation) -> list[str]:
     if (path := GEMINI_PATHS.get(operation.format)) is not None:
         methods = ("generateContent", "streamGenerateContent")
         return ["/v1beta" + path.replace("{method}", method) for method in methods]
-    return ["/v1" + {**OPENAI_PATHS, **MESSAGES_PATHS}[operation.format]]
+    return ["/v1" + PATHS[operation.format]]
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=by_name)
@@ -100,8 +109,8 @@ async def test_operation_needs_its_scope(gateway: Gateway, models: ModelServer, 
     models.plan(whole(completion()))
     answer = await post(gateway, operation, key)
     assert answer.status_code == 200
-    translated = operation.format in ("messages", "gemini")
-    path = "/v1/chat/completions" if translated else operation.path
+    is_translated = operation.format in ("messages", "responses", "gemini")
+    path = "/v1/chat/completions" if is_translated else operation.path
     path = path.replace("generate", "generations") if path.endswith("/generate") else path
     asked = [] if operation.estimated else [f"POST {path} HTTP/1.1".encode()]
     assert [one.received.line for one in models.asked] == asked

@@ -9,7 +9,14 @@ import pytest
 from bluesminds.common.values import Server
 from bluesminds.config.settings import Dialect, VendorName
 from bluesminds.http.client.origin import UpstreamOrigin
-from bluesminds.providers.dialects import DIALECTS, GEMINI_PATHS, MESSAGES_PATHS, OPENAI_PATHS, paths
+from bluesminds.providers.dialects import (
+    DIALECTS,
+    GEMINI_PATHS,
+    MESSAGES_PATHS,
+    OPENAI_PATHS,
+    RESPONSES_PATHS,
+    paths,
+)
 from bluesminds.providers.profiles import ServerProfile, find_profile, profile_of
 from bluesminds.providers.vendors import VENDORS, Vendor, from_environment, local_ollama, resolve, vendor_of
 from bluesminds.wire.formats import FORMATS
@@ -69,7 +76,7 @@ def test_paths_unknown_name_is_an_error() -> None:
     assert paths("chat", rerank="//v2/rerank") == {"chat": "/chat/completions", "rerank": "//v2/rerank"}
     with pytest.raises(KeyError):
         paths("chatt")  # type: ignore[arg-type]
-    assert {*OPENAI_PATHS, *MESSAGES_PATHS, *GEMINI_PATHS} == FORMATS.keys()
+    assert {*OPENAI_PATHS, *MESSAGES_PATHS, *RESPONSES_PATHS, *GEMINI_PATHS} == FORMATS.keys()
 
 
 # URLs
@@ -123,7 +130,7 @@ def test_resolve_given_url_and_dialect_win() -> None:
 
 def test_profile_vendor_row_replaces_what_the_dialect_says() -> None:
     groq = profile("https://api.groq.com/openai/v1")
-    assert groq.vendor is VENDORS["groq"] and set(groq.speaks) == {"chat"}
+    assert groq.vendor is VENDORS["groq"] and "embeddings" not in groq.speaks
     assert profile("http://x/v1").speaks == OPENAI_PATHS
     cohere = profile("http://proxy/v1", vendor="cohere")
     assert cohere.speaks["rerank"] == "//v2/rerank" and cohere.models_path == "//v1/models?page_size=1000"
@@ -195,6 +202,34 @@ def test_azure_paths_follow_from_url_and_version(url: str, version: str, chat: s
     found = profile(url, "azure", version=version)
     assert (found.speaks["chat"], found.models_path) == (chat, models)
     assert not found.lists_models
+
+
+@pytest.mark.parametrize(
+    ("version", "path"),
+    [
+        ("", "//openai/v1/responses"),
+        ("preview", "//openai/v1/responses?api-version=preview"),
+        ("2025-04-01-preview", "//openai/responses?api-version=2025-04-01-preview"),
+        ("2024-10-21", None),
+    ],
+)
+def test_azure_responses_depend_on_the_version(version: str, path: str | None) -> None:
+    found = profile("https://a.openai.azure.com", "azure", version=version)
+    assert found.speaks.get("responses") == path
+
+
+@pytest.mark.parametrize(
+    ("url", "speaks"),
+    [
+        ("https://api.openai.com/v1", True),
+        ("https://us.api.openai.com/v1", True),
+        ("https://openai.example.com/v1", False),
+        ("http://127.0.0.1:8000/v1", False),
+    ],
+)
+def test_responses_are_native_at_openai_only(url: str, speaks: bool) -> None:
+    assert ("responses" in profile(url, "openai").speaks) is speaks
+    assert ("input_tokens" in profile(url, "openai").speaks) is speaks
 
 
 def test_azure_token_is_sent_as_bearer_token() -> None:

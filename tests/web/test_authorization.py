@@ -119,6 +119,8 @@ BY_KEY = """
 POST /v1/chat/completions
 POST /v1/messages
 POST /v1/messages/count_tokens
+POST /v1/responses
+POST /v1/responses/input_tokens
 POST /v1beta/models/{model}:generateContent
 POST /v1beta/models/{model}:streamGenerateContent
 POST /v1beta/models/{model}:countTokens

@@ -12,6 +12,7 @@ from bluesminds.providers.demo.completions import completions
 from bluesminds.providers.demo.gemini import count_tokens, gemini_error, generate_content
 from bluesminds.providers.demo.images import generations
 from bluesminds.providers.demo.moderations import moderations
+from bluesminds.providers.demo.responses import input_tokens, responses
 from bluesminds.providers.demo.script import CREATED, DemoError, Script, Step, error_response, read, response
 from bluesminds.providers.demo.vectors import embeddings, rerank
 from bluesminds.wire.models import ModelRow, write_gemini_model, write_gemini_models
@@ -19,6 +20,8 @@ from bluesminds.wire.models import ModelRow, write_gemini_model, write_gemini_mo
 SLOW_SECONDS = 3.0
 _ENDPOINTS = {
     "/chat/completions": chat,
+    "/responses": responses,
+    "/responses/input_tokens": input_tokens,
     "/completions": completions,
     "/embeddings": embeddings,
     "/moderations": moderations,
@@ -27,13 +30,14 @@ _ENDPOINTS = {
     "/audio/speech": speech,
 }
 _GEMINI = "/v1beta"
-_TEXT = ("/chat/completions", "/completions")
+_CHAT = ("/chat/completions", "/responses", "/responses/input_tokens")
+_TEXT = (*_CHAT, "/completions")
 _ALL = tuple(_ENDPOINTS)
 MODELS = {  # the endpoints that each model serves
     "demo/echo": _TEXT,
     "demo/text": _TEXT,
-    "demo/reasoning": ("/chat/completions",),
-    "demo/refusal": ("/chat/completions",),
+    "demo/reasoning": _CHAT,
+    "demo/refusal": _CHAT,
     "demo/embedding": ("/embeddings",),
     "demo/moderation": ("/moderations",),
     "demo/rerank": ("/rerank",),

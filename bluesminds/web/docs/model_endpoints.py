@@ -65,6 +65,23 @@ class CountTokensRequestSchema(Struct, kw_only=True):
     system: Any = None
 
 
+class ResponsesRequestSchema(Struct, kw_only=True):
+    """The fields that the gateway reads. Others are passed to servers that have the Responses API."""
+
+    model: str
+    input: Annotated[Any, Meta(examples=["Say hello."])] = None
+    instructions: str | None = None
+    max_output_tokens: Tokens | None = None
+    stream: bool | None = None
+    background: Literal[False] | None = None
+
+
+class InputTokensRequestSchema(Struct, kw_only=True):
+    model: str
+    input: Annotated[Any, Meta(examples=["Say hello."])] = None
+    instructions: str | None = None
+
+
 class GeminiConfigSchema(Struct, kw_only=True, rename="camel"):
     """Other fields pass through."""
 
@@ -176,6 +193,32 @@ class AnthropicMessageSchema(Struct):
     usage: MessagesUsageSchema
     type: Literal["message"] = "message"
     role: Literal["assistant"] = "assistant"
+
+
+class ResponsesUsageSchema(Struct):
+    """Tokens, as the server counted them."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    total_tokens: int = 0
+
+
+class ResponseObjectSchema(Struct):
+    """The server's response: byte for byte, or translated."""
+
+    id: str
+    model: str
+    output: list[dict[str, Any]]
+    status: str
+    usage: ResponsesUsageSchema | None = None
+    object: Literal["response"] = "response"
+
+
+class InputTokensSchema(Struct):
+    """The header `x-bluesminds-estimated: true` marks an estimate."""
+
+    input_tokens: int
+    object: Literal["response.input_tokens"] = "response.input_tokens"
 
 
 class TokenCountSchema(Struct):
@@ -320,6 +363,8 @@ _BODIES: Final[Mapping[FormatName, tuple[type[Struct], type[Struct] | None]]] = 
     "chat": (ChatRequestSchema, CompletionSchema),
     "messages": (MessagesRequestSchema, AnthropicMessageSchema),
     "count_tokens": (CountTokensRequestSchema, TokenCountSchema),
+    "responses": (ResponsesRequestSchema, ResponseObjectSchema),
+    "input_tokens": (InputTokensRequestSchema, InputTokensSchema),
     "gemini": (GeminiRequestSchema, GeminiResponseSchema),
     "gemini_count_tokens": (GeminiCountRequestSchema, GeminiTokenCountSchema),
     "completions": (CompletionRequestSchema, CompletionSchema),
@@ -338,6 +383,12 @@ _NAMED_STREAMS: Final = """
 
 With `"stream": true` the response is a stream of Anthropic's named events that ends with `message_stop`. If
 something fails after the first event, an event `error` ends the stream instead.
+"""
+_NUMBERED_STREAMS: Final = """
+
+With `"stream": true` the response is a stream of OpenAI's named events that ends with `response.completed`,
+`response.incomplete` or `response.failed`. If something fails after the first event, an event `error` ends
+the stream instead.
 """
 _GEMINI_STREAMS: Final = """
 
@@ -360,6 +411,7 @@ _STREAM_TEXTS: Final[Mapping[FormatName, str]] = {
     "chat": _STREAMS,
     "completions": _STREAMS,
     "messages": _NAMED_STREAMS,
+    "responses": _NUMBERED_STREAMS,
     "images": _IMAGE_STREAMS,
     "speech": _SOUND,
 }
