@@ -186,7 +186,8 @@ def _build_authentication(services: Services, lease: Lease) -> Authentication:
 def _build_routing(services: Services, configured: list[Server]) -> Routing:
     upstream = services.settings.upstream
     health = ServerHealthRegistry(eject_after=upstream.eject_after, eject_seconds=upstream.eject_seconds)
-    registry = ServerRegistry(configured, services.accounts.servers.load, health)
+    prices = model_prices(services.settings)
+    registry = ServerRegistry(configured, services.accounts.servers.load, health, prices)
     checker = HealthChecker(
         services.pool,
         registry,

@@ -34,6 +34,7 @@ from bluesminds.web.cors import (
 )
 from bluesminds.web.errors import INTERNAL, error_body, error_headers, error_in_format
 from bluesminds.web.forwarded import ProxyHeaders
+from bluesminds.web.model_pages import select_page
 from bluesminds.web.request_context import is_anthropic_client, read_request_context
 from bluesminds.wire.base import Format
 from bluesminds.wire.messages import MESSAGES
@@ -144,7 +145,10 @@ class DataPlane:
                 return
             if context.origin is not None and await self._origins.allows_reading(context):
                 out.readable_by = context.origin
-            await self._dispatch(path, context, lambda: read_body(scope, receive, body), out)
+            if context.endpoint == MODELS:
+                await self._send_models(path, context, scope["query_string"], out)
+            else:
+                await self._dispatch(path, context, lambda: read_body(scope, receive, body), out)
         except GatewayError as exc:
             await self._send_error(exc, context, out)
         except OSError:
@@ -166,17 +170,11 @@ class DataPlane:
         out: ASGIResponseWriter,
     ) -> None:
         try:
-            if context.endpoint != MODELS:
-                match = find_operation(context.method, path)
-            elif context.method not in ("GET", "HEAD"):
-                raise method_not_allowed(context.method, "GET")
+            match = find_operation(context.method, path)
         except GatewayError as exc:
             self._gateway.reject(context, exc)
             raise
-        if context.endpoint == MODELS:
-            await self._send_models(path, context, out)
-        else:
-            await self._gateway.handle(match, context, body, out)
+        await self._gateway.handle(match, context, body, out)
 
     async def _send_preflight(
         self, preflight: Preflight, path: DataPlanePath, context: RequestContext, out: ASGIResponseWriter
@@ -197,15 +195,23 @@ class DataPlane:
         await out.end()
 
     async def _send_models(
-        self, path: DataPlanePath, context: RequestContext, out: ASGIResponseWriter
+        self, path: DataPlanePath, context: RequestContext, query: bytes, out: ASGIResponseWriter
     ) -> None:
+        if context.method not in ("GET", "HEAD"):
+            error = method_not_allowed(context.method, "GET")
+            self._gateway.reject(context, error)
+            raise error
         name = path.path.removeprefix("/v1/models").removeprefix("/")
         if name:
             row, rates = await self._gateway.find_model(context, name)
             answer = write_anthropic_model(row) if out.format is MESSAGES else write_model(row)
         else:
             rows, rates = await self._gateway.list_models(context)
-            answer = write_anthropic_models(rows) if out.format is MESSAGES else write_models(rows)
+            if out.format is MESSAGES:
+                page = select_page(rows, query)
+                answer = write_anthropic_models(page.rows, has_more=page.has_more)
+            else:
+                answer = write_models(rows)
         await out.send(200, [_JSON, *rates], answer)
 
     async def _send_error(self, exc: GatewayError, context: RequestContext, out: ASGIResponseWriter) -> None:
