@@ -5,11 +5,13 @@ format.
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
+import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from bluesminds.gateway.operations import OPERATIONS, Operation, api_of
 from bluesminds.web.docs.openapi import JSON, OpenAPIOperation
 from bluesminds.wire.base import FormatName
+from bluesminds.wire.models import ModelRow, write_model
 from bluesminds.wire.requests import Choices, StreamOptions, Tokens
 
 EVENTS: Final = "text/event-stream"
@@ -245,6 +247,11 @@ class ModelSchema(Struct, frozen=True, kw_only=True):
     architecture: ModalitiesSchema | UnsetType = UNSET
     pricing: TokenPricesSchema | UnsetType = UNSET
     object: Literal["model"] = "model"
+
+
+def model_schema(row: ModelRow) -> ModelSchema:
+    """The same JSON as in the list of models of a key."""
+    return msgspec.json.decode(write_model(row), type=ModelSchema)
 
 
 class ModelListSchema(Struct, frozen=True):
