@@ -7,6 +7,7 @@ import trio
 from msgspec import Struct
 from prometheus_client import CollectorRegistry
 
+from bluesminds.accounts.ranking import ModelRanking
 from bluesminds.app.malloc import HeapTrimmer
 from bluesminds.app.readiness import ReadinessCheck
 from bluesminds.app.services import Services
@@ -34,7 +35,7 @@ from bluesminds.gateway.upstream.sender import Sender
 from bluesminds.http.asgi import ASGIApp
 from bluesminds.http.server.limits import ListenerStats
 from bluesminds.web import app
-from bluesminds.web.api import GatewayControls, api_routes, build_guard, ops
+from bluesminds.web.api import GatewayControls, api_routes, build_guard, ops, public_models
 from bluesminds.web.data_plane import DataPlane
 from bluesminds.web.docs.reference import Reference
 from bluesminds.web.forwarded import ProxyHeaders
@@ -186,7 +187,8 @@ def _build_authentication(services: Services, lease: Lease) -> Authentication:
 def _build_routing(services: Services, configured: list[Server]) -> Routing:
     upstream = services.settings.upstream
     health = ServerHealthRegistry(eject_after=upstream.eject_after, eject_seconds=upstream.eject_seconds)
-    registry = ServerRegistry(configured, services.accounts.servers.load, health)
+    prices = model_prices(services.settings)
+    registry = ServerRegistry(configured, services.accounts.servers.load, health, prices)
     checker = HealthChecker(
         services.pool,
         registry,
@@ -247,6 +249,7 @@ def _build_control(
     )
     routes = [
         *ops.routes(ops.OpsHandlers(readiness.check, routing.states, registry)),
+        *public_models.routes(_build_public_models(services, routing)),
         *api_routes(services.accounts, controls),
     ]
     public_url = services.settings.server.public_url
@@ -254,6 +257,15 @@ def _build_control(
     mounted = [*routes, *reference.routes, *account_pages.routes()]
     guard = build_guard(services.accounts, public_url=public_url)
     return app.create_app(mounted, guard, clock=services.clock, log=services.log)
+
+
+def _build_public_models(services: Services, routing: Routing) -> public_models.PublicModels:
+    return public_models.PublicModels(
+        lambda: routing.registry.catalog,
+        ModelRanking(services.accounts.usage),
+        services.accounts.throttle,
+        allowed=services.settings.server.public_models,
+    )
 
 
 def _build_origins(services: Services, keys: KeyAuthenticator) -> BrowserOrigins:

@@ -164,6 +164,7 @@ class ListenSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     handshake_timeout: Seconds = 10.0
     drain_timeout: Seconds = 30.0
     expose_server: bool = True
+    public_models: bool = False
 
 
 class StorageSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

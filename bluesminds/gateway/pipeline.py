@@ -103,10 +103,10 @@ class Gateway(Struct, frozen=True):
         finally:
             entry.close(CLIENT_GONE, "client_gone" if out.gone else "interrupted")
 
-    async def list_models(self, context: RequestContext) -> tuple[list[ModelRow], Headers]:
+    async def list_models(self, context: RequestContext) -> tuple[Sequence[ModelRow], Headers]:
         """GET /v1/models: the models that the key may use, by name, and the rate headers."""
 
-        def find(catalog: ModelCatalog, caller: Caller) -> list[ModelRow]:
+        def find(catalog: ModelCatalog, caller: Caller) -> Sequence[ModelRow]:
             rows, allowed = catalog.models(), caller.models
             return rows if allowed is None else [row for row in rows if row.id in allowed]
 

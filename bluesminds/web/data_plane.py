@@ -4,7 +4,7 @@ The one place where a GatewayError of the data plane becomes a response. The lis
 client disconnect, at no cost for the pipeline.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from io import BytesIO
 from typing import Final, NoReturn
@@ -35,11 +35,13 @@ from bluesminds.web.cors import (
 from bluesminds.web.errors import INTERNAL, error_body, error_headers, error_in_format
 from bluesminds.web.forwarded import ProxyHeaders
 from bluesminds.web.google_clients import google_send, is_google_client
+from bluesminds.web.model_pages import select_page
 from bluesminds.web.request_context import is_anthropic_client, read_request_context
 from bluesminds.wire.base import Format
 from bluesminds.wire.gemini import GEMINI
 from bluesminds.wire.messages import MESSAGES
 from bluesminds.wire.models import (
+    ModelRow,
     write_anthropic_model,
     write_anthropic_models,
     write_gemini_model,
@@ -53,7 +55,9 @@ Headers = list[tuple[bytes, bytes]]
 _JSON = (b"content-type", b"application/json")
 _SHARED: Final = (MODELS, UNKNOWN)  # endpoints whose paths do not show which API the client uses
 FORMAT_OF_MODELS: Final = "chat"  # of the clients of OpenAI's API
-_MODEL_WRITERS: Final = {
+_MODEL_WRITERS: Final[
+    Mapping[str, tuple[Callable[[ModelRow], bytes], Callable[[Sequence[ModelRow]], bytes]]]
+] = {
     FORMAT_OF_MODELS: (write_model, write_models),
     "messages": (write_anthropic_model, write_anthropic_models),
     "gemini": (write_gemini_model, write_gemini_models),
@@ -163,7 +167,10 @@ class DataPlane:
                 return
             if context.origin is not None and await self._origins.allows_reading(context):
                 out.readable_by = context.origin
-            await self._dispatch(path, context, lambda: read_body(scope, receive, body), out)
+            if context.endpoint == MODELS:
+                await self._send_models(path, context, scope["query_string"], out)
+            else:
+                await self._dispatch(path, context, lambda: read_body(scope, receive, body), out)
         except GatewayError as exc:
             await self._send_error(exc, context, out)
         except OSError:
@@ -185,17 +192,11 @@ class DataPlane:
         out: ASGIResponseWriter,
     ) -> None:
         try:
-            if context.endpoint != MODELS:
-                match = find_operation(context.method, path)
-            elif context.method not in ("GET", "HEAD"):
-                raise method_not_allowed(context.method, "GET")
+            match = find_operation(context.method, path)
         except GatewayError as exc:
             self._gateway.reject(context, exc)
             raise
-        if context.endpoint == MODELS:
-            await self._send_models(path, context, out)
-        else:
-            await self._gateway.handle(match, context, body, out)
+        await self._gateway.handle(match, context, body, out)
 
     async def _send_preflight(
         self, preflight: Preflight, path: DataPlanePath, context: RequestContext, out: ASGIResponseWriter
@@ -216,8 +217,12 @@ class DataPlane:
         await out.end()
 
     async def _send_models(
-        self, path: DataPlanePath, context: RequestContext, out: ASGIResponseWriter
+        self, path: DataPlanePath, context: RequestContext, query: bytes, out: ASGIResponseWriter
     ) -> None:
+        if context.method not in ("GET", "HEAD"):
+            error = method_not_allowed(context.method, "GET")
+            self._gateway.reject(context, error)
+            raise error
         write_one, write_all = _MODEL_WRITERS[FORMAT_OF_MODELS if out.format is None else out.format.name]
         name = path.path.partition("/models")[2].removeprefix("/")
         if name:
@@ -225,7 +230,11 @@ class DataPlane:
             answer = write_one(row)
         else:
             rows, rates = await self._gateway.list_models(context)
-            answer = write_all(rows)
+            if out.format is MESSAGES:
+                page = select_page(rows, query)
+                answer = write_anthropic_models(page.rows, has_more=page.has_more)
+            else:
+                answer = write_all(rows)
         await out.send(200, [_JSON, *rates], answer)
 
     async def _send_error(self, exc: GatewayError, context: RequestContext, out: ASGIResponseWriter) -> None:

@@ -31,6 +31,9 @@ PUBLIC = """
 GET /
 GET /health
 GET /ready
+GET /models
+GET /models/providers
+GET /ranking/models
 GET /metrics
 GET /openapi.json
 GET /docs

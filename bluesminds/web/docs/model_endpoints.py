@@ -5,11 +5,13 @@ format.
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
+import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from bluesminds.gateway.operations import GEMINI_MODELS, OPERATIONS, ApiName, Operation, api_of
 from bluesminds.web.docs.openapi import JSON, OpenAPIOperation
 from bluesminds.wire.base import FormatName
+from bluesminds.wire.models import ModelRow, write_model
 from bluesminds.wire.requests import Choices, StreamOptions, Tokens
 
 EVENTS: Final = "text/event-stream"
@@ -344,13 +346,37 @@ class UpstreamErrorResponse(Struct):
     error: UpstreamErrorSchema
 
 
-class ModelSchema(Struct, frozen=True):
-    """A model that can be called. `created` is in seconds since the epoch, 0 if it is not known."""
+class ModalitiesSchema(Struct, frozen=True):
+    input_modalities: list[str] | UnsetType = UNSET
+    output_modalities: list[str] | UnsetType = UNSET
+
+
+class TokenPricesSchema(Struct, frozen=True):
+    """USD per token, as decimal text."""
+
+    prompt: Annotated[str, Meta(examples=["0.00000125"])]
+    completion: str
+    input_cache_read: str
+
+
+class ModelSchema(Struct, frozen=True, kw_only=True):
+    """A model that can be called. `created` is in seconds since the epoch, 0 if it is not known. Lengths are
+    in tokens. `pricing` is what the gateway charges. The optional fields are there if they are known.
+    """
 
     id: str
     created: int
     owned_by: str
+    context_length: int | UnsetType = UNSET
+    max_output_tokens: int | UnsetType = UNSET
+    architecture: ModalitiesSchema | UnsetType = UNSET
+    pricing: TokenPricesSchema | UnsetType = UNSET
     object: Literal["model"] = "model"
+
+
+def model_schema(row: ModelRow) -> ModelSchema:
+    """The same JSON as in the list of models of a key."""
+    return msgspec.json.decode(write_model(row), type=ModelSchema)
 
 
 class ModelListSchema(Struct, frozen=True):
@@ -449,7 +475,8 @@ DATA_PLANE: Final = (
         path="/v1/models",
         tag=_MODELS,
         text="List the models that the key may use.\n\n"
-        "A request with the header `anthropic-version` gets Anthropic's format.",
+        "A request with the header `anthropic-version` gets Anthropic's format, with the query parameters "
+        "`limit`, `before_id` and `after_id`.",
         access=None,
         statuses=(200,),
         media={JSON: ModelListSchema},
