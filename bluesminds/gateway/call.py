@@ -13,10 +13,9 @@ from bluesminds.gateway.operations import Operation, OperationMatch
 from bluesminds.gateway.routing.plans import Plan, Target
 from bluesminds.providers.quirks import ADAPTED, Adapt, check_supported
 from bluesminds.wire.base import Format, RequestFacts
-from bluesminds.wire.conversation import ConversationRequest, EncodingOptions
+from bluesminds.wire.conversation import ConversationRequest, EncodingOptions, unique
 from bluesminds.wire.formats import FORMATS, codec_of
 from bluesminds.wire.json_text import Fields, read_fields, write_fields
-from bluesminds.wire.messages import estimate_count
 from bluesminds.wire.requests import read_body
 
 STREAM_OPTIONS = "stream_options"
@@ -122,7 +121,7 @@ class JsonBody:
                 else:
                     check_supported(self._fields, plan.unsupported)
             except InvalidRequest as exc:
-                refusals[plan] = exc
+                refusals[plan] = self._in_client_words(exc) if plan.translated else exc
         chosen = [target for target in targets if target.plan not in refusals]
         if not chosen:
             raise refusals[targets[0].plan]
@@ -147,7 +146,8 @@ class JsonBody:
         return self._body.data
 
     def estimate(self) -> bytes:
-        return estimate_count(self._fields)
+        estimate = self._format.estimate
+        return b"" if estimate is None else estimate(self._fields)
 
     def release(self) -> None:
         self._fields = {}
@@ -173,9 +173,18 @@ class JsonBody:
         encoded = codec_of(plan.format).encode_request(conversation, options)
         check_supported(encoded.fields, plan.unsupported)
         self._translated = write_fields(encoded.fields)
-        self.dropped = self._dropped = encoded.dropped
+        names = codec_of(self._format.name).names
+        self.dropped = self._dropped = unique(names.get(name, name) for name in encoded.dropped)
         self._translated_for = (plan, model, force_usage)
         return self._translated
+
+    def _in_client_words(self, refusal: InvalidRequest) -> InvalidRequest:
+        """A server's format may have refused a field by its own name."""
+        name = refusal.param or ""
+        mine = codec_of(self._format.name).names.get(name)
+        if mine is None:
+            return refusal
+        return InvalidRequest(refusal.code, refusal.message.replace(f"`{name}`", f"`{mine}`"), param=mine)
 
     def _client_fields(self) -> Fields:
         if self._rendered_for is None:

@@ -84,7 +84,16 @@ _HOSTED: Final = (
         "https://developers.openai.com/api/reference/overview",
         "https://api.openai.com/v1",
         "OPENAI_API_KEY",
-        speaks=paths("chat", "completions", "embeddings", "moderations", "images", "speech"),
+        speaks=paths(
+            "chat",
+            "responses",
+            "input_tokens",
+            "completions",
+            "embeddings",
+            "moderations",
+            "images",
+            "speech",
+        ),
         hosts=(".api.openai.com",),
         output_bound="max_completion_tokens",  # its reasoning models refuse max_tokens
     ),
@@ -251,6 +260,15 @@ _HOSTED: Final = (
         },
     ),
     Vendor(
+        "gemini",
+        "Gemini",
+        "https://ai.google.dev/api/generate-content",
+        "https://generativelanguage.googleapis.com/v1beta",
+        "GEMINI_API_KEY",
+        "gemini",
+        streamed_usage="always",
+    ),
+    Vendor(
         "gemini-openai",
         "Gemini, OpenAI's format",
         "https://ai.google.dev/gemini-api/docs/openai",
@@ -258,6 +276,7 @@ _HOSTED: Final = (
         "GEMINI_API_KEY",
         speaks=paths("chat", "embeddings", "images"),
         model_prefix="models/",
+        detected=False,  # the row before has the same models
     ),
     Vendor(
         "github",

@@ -1,6 +1,6 @@
 """The types all wire formats share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
 from msgspec import Struct
@@ -19,7 +19,11 @@ from bluesminds.wire.json_text import Fields
 FormatName = Literal[
     "chat",
     "messages",
+    "responses",
     "count_tokens",
+    "input_tokens",
+    "gemini",
+    "gemini_count_tokens",
     "completions",
     "embeddings",
     "moderations",
@@ -116,7 +120,9 @@ class Codec(Struct, frozen=True):
 
     `decode_request(fields, created)` and `encode_request` raise InvalidRequest: "unsupported_by_server" for a
     field that changes the meaning and has no equivalent. `decode_reply` and `encode_reply` raise ValueError
-    for a reply without an answer, or one that cannot be converted.
+    for a reply without an answer, or one that cannot be converted. `names`: what this format calls fields
+    that other formats refuse or leave out. `keep_alive` is sent while the server sends no data; some clients
+    fail on comments.
     """
 
     decode_request: Callable[[Fields, int], ConversationRequest]
@@ -125,6 +131,8 @@ class Codec(Struct, frozen=True):
     encode_reply: Callable[[ConversationReply, ConversationRequest], bytes]
     decoder: Callable[[ConversationRequest], StreamDecoder]
     encoder: Callable[[ConversationRequest], StreamEncoder]
+    names: Mapping[str, str] = {}
+    keep_alive: bytes = b": ping\n\n"
 
 
 class Format(Struct, frozen=True):
@@ -150,4 +158,5 @@ class Format(Struct, frozen=True):
     reply_from_events: Callable[[bytes], bytes] | None = None
     stage: Callable[[RequestFacts], Stage] | None = None  # None: stages.Passthrough
     is_media: bool = False  # a reply has the form of its content type
+    estimate: Callable[[Fields], bytes] | None = None  # the response to a count request, without a server
     codec: Codec | None = None  # only for conversations

@@ -7,10 +7,12 @@ from bluesminds.wire.base import Codec, Format, FormatName
 from bluesminds.wire.chat import CHAT
 from bluesminds.wire.completions import COMPLETIONS
 from bluesminds.wire.embeddings import EMBEDDINGS
+from bluesminds.wire.gemini import GEMINI, GEMINI_COUNT
 from bluesminds.wire.images import IMAGES
 from bluesminds.wire.messages import COUNT_TOKENS, MESSAGES
 from bluesminds.wire.moderations import MODERATIONS
 from bluesminds.wire.rerank import RERANK
+from bluesminds.wire.responses import INPUT_TOKENS, RESPONSES
 from bluesminds.wire.speech import SPEECH
 
 FORMATS: Final[Mapping[FormatName, Format]] = {
@@ -18,7 +20,11 @@ FORMATS: Final[Mapping[FormatName, Format]] = {
     for format_ in (
         CHAT,
         MESSAGES,
+        RESPONSES,
         COUNT_TOKENS,
+        INPUT_TOKENS,
+        GEMINI,
+        GEMINI_COUNT,
         COMPLETIONS,
         EMBEDDINGS,
         MODERATIONS,

@@ -17,6 +17,8 @@ from tests.providers.demo.conftest import Demo
 USER: Any = [{"role": "user", "content": "one two three"}]
 BODIES: dict[str, dict[str, object]] = {
     "/chat/completions": {"messages": USER},
+    "/responses": {"input": "one two"},
+    "/responses/input_tokens": {"input": "one two"},
     "/completions": {"prompt": "one two"},
     "/embeddings": {"input": "one two"},
     "/moderations": {"input": "one two"},
