@@ -55,9 +55,8 @@ Headers = list[tuple[bytes, bytes]]
 _JSON = (b"content-type", b"application/json")
 _SHARED: Final = (MODELS, UNKNOWN)  # endpoints whose paths do not show which API the client uses
 FORMAT_OF_MODELS: Final = "chat"  # of the clients of OpenAI's API
-_MODEL_WRITERS: Final[
-    Mapping[str, tuple[Callable[[ModelRow], bytes], Callable[[Sequence[ModelRow]], bytes]]]
-] = {
+_ModelWriters = tuple[Callable[[ModelRow], bytes], Callable[[Sequence[ModelRow]], bytes]]  # one, all
+_MODEL_WRITERS: Final[Mapping[str, _ModelWriters]] = {
     FORMAT_OF_MODELS: (write_model, write_models),
     "messages": (write_anthropic_model, write_anthropic_models),
     "gemini": (write_gemini_model, write_gemini_models),
