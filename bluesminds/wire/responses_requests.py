@@ -54,6 +54,7 @@ _FINISHED: Final = (
     "mcp_list_tools",
     "mcp_call",
 )
+_ENCRYPTED: Final = "gAAAA"  # how text begins that OpenAI's servers have encrypted (Fernet)
 _UNSAID: Final = (  # fields of items that say nothing to a model
     "id",
     "status",
@@ -146,6 +147,7 @@ class _InputReader:
         self._turns: list[Turn] = []
         self._readers: dict[str, Callable[[FieldReader], None]] = {
             "message": self._read_message,
+            "agent_message": self._read_agent_message,
             "reasoning": self._read_reasoning,
             "function_call": self._read_call,
             "custom_tool_call": self._read_call,
@@ -190,6 +192,18 @@ class _InputReader:
             self._turns.append(Turn(role, _read_content(item, "content")))  # type: ignore[arg-type]
         else:
             raise unsupported("input.role", f"there is no role `{role[:40]}`.")
+
+    def _read_agent_message(self, item: FieldReader) -> None:
+        """What one agent of the client writes to another. Only OpenAI's servers encrypt it."""
+        head = f"Message from {item.text('author')} to {item.text('recipient')}:"
+        texts = [head]
+        for part in item.items("content"):
+            text = part.text("text") or part.text("encrypted_content")
+            if text.startswith(_ENCRYPTED):
+                part.note("encrypted_content")
+            else:
+                texts.append(text)
+        self._turns.append(Turn("user", (TextPart("\n".join(texts)),)))
 
     def _answer(self, part: Part) -> None:
         self._turns.append(Turn("assistant", (part,)))
