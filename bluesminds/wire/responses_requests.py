@@ -44,6 +44,7 @@ _MEANINGFUL: Final = {
 }
 _LOGPROBS: Final = "message.output_text.logprobs"
 _AGENT: Final = "client_metadata"  # a field of the Codex CLI
+_REASONING: Final = "rs_"  # begins the ids of reasoning, which other servers can do without
 _SYSTEM: Final = ("system", "developer")
 # What a hosted tool has done is also in the answer that followed.
 _FINISHED: Final = (
@@ -174,7 +175,11 @@ class _InputReader:
             self._dropped.append(f"input.{kind}")
             item.ignore()
         elif kind == "item_reference":
-            raise unsupported("input.type", "send the item itself, not its id.")
+            if not item.needed("id").startswith(_REASONING):
+                raise unsupported(
+                    "input.type", "send the item itself, not its id. Some clients do so with `store` false."
+                )
+            self._dropped.append("input.item_reference")
         elif (read := self._readers.get(kind)) is None:
             raise unsupported("input.type", f"`{kind[:40]}` has no equivalent.")
         else:

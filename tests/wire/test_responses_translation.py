@@ -268,6 +268,12 @@ def test_encrypted_reasoning_of_another_server_is_left_out() -> None:
     assert "input.encrypted_content" in request.dropped
 
 
+def test_reference_to_reasoning_is_left_out() -> None:
+    items = [{"type": "item_reference", "id": "rs_1"}, {"role": "user", "content": "Hi"}]
+    request = responses_conversation(input=items)
+    assert len(request.turns) == 1 and request.dropped == ("input.item_reference",)
+
+
 def test_message_of_an_agent_is_a_text_of_the_user() -> None:
     content = [
         {"type": "input_text", "text": "One."},
