@@ -23,6 +23,8 @@ Scope = Literal[
     "messages.count_tokens",
     "responses",
     "responses.input_tokens",
+    "gemini.generate_content",
+    "gemini.count_tokens",
     "completions",
     "embeddings",
     "moderations",

@@ -90,7 +90,7 @@ PRIVATE_NETWORKS = (
     *("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"),
     *("::1/128", "fc00::/7"),
 )
-Dialect = Literal["openai", "azure", "litellm", "anthropic", "demo"]
+Dialect = Literal["openai", "azure", "litellm", "anthropic", "gemini", "demo"]
 ApiVersion = Annotated[
     str,
     Meta(
@@ -121,6 +121,7 @@ VendorName = Literal[
     "cerebras",
     "perplexity",
     "cohere",
+    "gemini",
     "gemini-openai",
     "github",
     "nvidia",

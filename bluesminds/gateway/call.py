@@ -121,7 +121,7 @@ class JsonBody:
                 else:
                     check_supported(self._fields, plan.unsupported)
             except InvalidRequest as exc:
-                refusals[plan] = self._in_client_words(exc)
+                refusals[plan] = self._in_client_words(exc) if plan.translated else exc
         chosen = [target for target in targets if target.plan not in refusals]
         if not chosen:
             raise refusals[targets[0].plan]

@@ -17,6 +17,8 @@ _PATHS: Final[Mapping[FormatName, str]] = {
     "chat": "/chat/completions",
     "completions": "/completions",
     "embeddings": "/embeddings",
+    "images": "/images/generations",
+    "speech": "/audio/speech",
 }
 _RESPONSES: Final = "/responses"  # not below a deployment: the body has its name
 _FIRST_RESPONSES: Final = "2025-03-01-preview"  # version of the older URLs

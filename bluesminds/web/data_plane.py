@@ -1,4 +1,4 @@
-"""The ASGI entry of the gateway: /v1 and /api/v1 go to the request pipeline, everything else to Quart.
+"""The ASGI entry of the gateway: /v1, /api/v1 and /v1beta go to the request pipeline, all else to Quart.
 
 The one place where a GatewayError of the data plane becomes a response. The listener's extension reports a
 client disconnect, at no cost for the pipeline.
@@ -7,7 +7,7 @@ client disconnect, at no cost for the pipeline.
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from io import BytesIO
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from bluesminds.common.clock import Clock
 from bluesminds.common.errors import Forbidden, GatewayError, InvalidRequest
@@ -34,14 +34,30 @@ from bluesminds.web.cors import (
 )
 from bluesminds.web.errors import INTERNAL, error_body, error_headers, error_in_format
 from bluesminds.web.forwarded import ProxyHeaders
+from bluesminds.web.google_clients import google_send, is_google_client
 from bluesminds.web.request_context import is_anthropic_client, read_request_context
 from bluesminds.wire.base import Format
+from bluesminds.wire.gemini import GEMINI
 from bluesminds.wire.messages import MESSAGES
-from bluesminds.wire.models import write_anthropic_model, write_anthropic_models, write_model, write_models
+from bluesminds.wire.models import (
+    write_anthropic_model,
+    write_anthropic_models,
+    write_gemini_model,
+    write_gemini_models,
+    write_model,
+    write_models,
+)
 
 Headers = list[tuple[bytes, bytes]]
 
 _JSON = (b"content-type", b"application/json")
+_SHARED: Final = (MODELS, UNKNOWN)  # endpoints whose paths do not show which API the client uses
+FORMAT_OF_MODELS: Final = "chat"  # of the clients of OpenAI's API
+_MODEL_WRITERS: Final = {
+    FORMAT_OF_MODELS: (write_model, write_models),
+    "messages": (write_anthropic_model, write_anthropic_models),
+    "gemini": (write_gemini_model, write_gemini_models),
+}
 
 
 class ASGIResponseWriter:
@@ -125,8 +141,11 @@ class DataPlane:
             return
         operation = path.methods.get(scope["method"])
         endpoint = path.endpoint if operation is None else operation.name
-        context = read_request_context(scope, endpoint, self._clock)
-        out = ASGIResponseWriter(scope, send, context.request_id, client_format(path, context))
+        google = path.api == "gemini" or (endpoint in _SHARED and is_google_client(scope))
+        context = read_request_context(scope, endpoint, self._clock, google=google)
+        if google:
+            send = google_send(scope, send)
+        out = ASGIResponseWriter(scope, send, context.request_id, client_format(path, context, google=google))
         await self._respond(scope, path, context, receive, out)
 
     async def _respond(
@@ -199,13 +218,14 @@ class DataPlane:
     async def _send_models(
         self, path: DataPlanePath, context: RequestContext, out: ASGIResponseWriter
     ) -> None:
-        name = path.path.removeprefix("/v1/models").removeprefix("/")
+        write_one, write_all = _MODEL_WRITERS[FORMAT_OF_MODELS if out.format is None else out.format.name]
+        name = path.path.partition("/models")[2].removeprefix("/")
         if name:
             row, rates = await self._gateway.find_model(context, name)
-            answer = write_anthropic_model(row) if out.format is MESSAGES else write_model(row)
+            answer = write_one(row)
         else:
             rows, rates = await self._gateway.list_models(context)
-            answer = write_anthropic_models(rows) if out.format is MESSAGES else write_models(rows)
+            answer = write_all(rows)
         await out.send(200, [_JSON, *rates], answer)
 
     async def _send_error(self, exc: GatewayError, context: RequestContext, out: ASGIResponseWriter) -> None:
@@ -216,11 +236,13 @@ class DataPlane:
         await out.send(exc.status, error_headers(exc), body)
 
 
-def client_format(path: DataPlanePath, context: RequestContext) -> Format | None:
+def client_format(path: DataPlanePath, context: RequestContext, *, google: bool) -> Format | None:
     """The error format of the client; None: OpenAI's. Some paths do not show which API the client uses."""
+    if google:
+        return GEMINI
     if path.api == "anthropic":
         return MESSAGES
-    return MESSAGES if context.endpoint in (MODELS, UNKNOWN) and is_anthropic_client(context) else None
+    return MESSAGES if context.endpoint in _SHARED and is_anthropic_client(context) else None
 
 
 async def read_body(scope: Scope, receive: Receive, body: Body) -> Body:

@@ -22,6 +22,8 @@ FormatName = Literal[
     "responses",
     "count_tokens",
     "input_tokens",
+    "gemini",
+    "gemini_count_tokens",
     "completions",
     "embeddings",
     "moderations",
@@ -119,7 +121,8 @@ class Codec(Struct, frozen=True):
     `decode_request(fields, created)` and `encode_request` raise InvalidRequest: "unsupported_by_server" for a
     field that changes the meaning and has no equivalent. `decode_reply` and `encode_reply` raise ValueError
     for a reply without an answer, or one that cannot be converted. `names`: what this format calls fields
-    that other formats refuse or leave out.
+    that other formats refuse or leave out. `keep_alive` is sent while the server sends no data; some clients
+    fail on comments.
     """
 
     decode_request: Callable[[Fields, int], ConversationRequest]
@@ -129,6 +132,7 @@ class Codec(Struct, frozen=True):
     decoder: Callable[[ConversationRequest], StreamDecoder]
     encoder: Callable[[ConversationRequest], StreamEncoder]
     names: Mapping[str, str] = {}
+    keep_alive: bytes = b": ping\n\n"
 
 
 class Format(Struct, frozen=True):
@@ -154,5 +158,5 @@ class Format(Struct, frozen=True):
     reply_from_events: Callable[[bytes], bytes] | None = None
     stage: Callable[[RequestFacts], Stage] | None = None  # None: stages.Passthrough
     is_media: bool = False  # a reply has the form of its content type
+    estimate: Callable[[Fields], bytes] | None = None  # the response to a count request, without a server
     codec: Codec | None = None  # only for conversations
-    estimate: Callable[[Fields], bytes] | None = None  # only for counts: the answer if no server has one

@@ -7,6 +7,7 @@ from bluesminds.wire.base import Codec, Format, FormatName
 from bluesminds.wire.chat import CHAT
 from bluesminds.wire.completions import COMPLETIONS
 from bluesminds.wire.embeddings import EMBEDDINGS
+from bluesminds.wire.gemini import GEMINI, GEMINI_COUNT
 from bluesminds.wire.images import IMAGES
 from bluesminds.wire.messages import COUNT_TOKENS, MESSAGES
 from bluesminds.wire.moderations import MODERATIONS
@@ -22,6 +23,8 @@ FORMATS: Final[Mapping[FormatName, Format]] = {
         RESPONSES,
         COUNT_TOKENS,
         INPUT_TOKENS,
+        GEMINI,
+        GEMINI_COUNT,
         COMPLETIONS,
         EMBEDDINGS,
         MODERATIONS,

@@ -1,4 +1,4 @@
-"""Lists of models: reading a server's, writing OpenAI's and Anthropic's.
+"""Lists of models: reading a server's, writing OpenAI's, Anthropic's and Gemini's.
 
 Shapes: {"data": [{"id"}]} (OpenAI, LM Studio, OpenRouter), a bare list (Together), {"models": [{"name"} or
 text]} (Ollama, Gemini). Rows that cannot be read are skipped.
@@ -58,7 +58,7 @@ def _read_row(item: object, answer: object, prefix: str) -> ModelRow | None:
     if name is None and isinstance(answer, dict) and "data" not in answer:
         name = item.get("name") or item.get("model") or item.get("key")
         name = name.removeprefix("models/") if isinstance(name, str) else None
-    if not isinstance(name, str) or not name:
+    if not isinstance(name, str) or not name or not _generates(item):
         return None
     created, owner = item.get("created"), item.get("owned_by")
     return ModelRow(
@@ -66,6 +66,12 @@ def _read_row(item: object, answer: object, prefix: str) -> ModelRow | None:
         created=created if type(created) is int and 0 <= created < _NEWEST else 0,
         owned_by=owner if isinstance(owner, str) else "",
     )
+
+
+def _generates(item: dict[str, Any]) -> bool:
+    """Gemini's list has models for embeddings, pictures and films as well, each with its methods."""
+    methods = item.get("supportedGenerationMethods")
+    return not isinstance(methods, list) or "generateContent" in methods
 
 
 def write_models(rows: Iterable[ModelRow]) -> bytes:
@@ -95,6 +101,25 @@ def write_anthropic_model(row: ModelRow) -> bytes:
 def _as_anthropic(row: ModelRow) -> dict[str, object]:
     created = datetime.fromtimestamp(min(row.created, _LAST_TIME), UTC)
     return {"type": "model", "id": row.id, "display_name": row.id, "created_at": created}
+
+
+def write_gemini_models(rows: Iterable[ModelRow]) -> bytes:
+    """Gemini's list, in one page."""
+    return msgspec.json.encode({"models": [_as_gemini(row) for row in rows]})
+
+
+def write_gemini_model(row: ModelRow) -> bytes:
+    return msgspec.json.encode(_as_gemini(row))
+
+
+def _as_gemini(row: ModelRow) -> dict[str, object]:
+    return {
+        "name": f"models/{row.id}",
+        "baseModelId": row.id,
+        "version": "",
+        "displayName": row.id,
+        "supportedGenerationMethods": ["generateContent", "countTokens"],
+    }
 
 
 def _as_openai(row: ModelRow) -> dict[str, object]:

@@ -141,7 +141,7 @@ class Sender:
         response = await self._pool.request(
             b"POST",
             endpoint.origin,
-            endpoint.target(plan.path, call.model),
+            endpoint.target(plan.path, call.model, stream=call.facts.stream),
             (*endpoint.headers_for(plan, context.forward), JSON_TYPE, (b"x-request-id", context.id.encode())),
             body.content(plan, call.model, force_usage=force_usage),
             timeouts=self._timeouts if call.facts.stream else self._json_timeouts,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from bluesminds.gateway.operations import OPERATIONS, Operation, api_of
+from bluesminds.gateway.operations import GEMINI_MODELS, OPERATIONS, ApiName, Operation, api_of
 from bluesminds.web.docs.openapi import JSON, OpenAPIOperation
 from bluesminds.wire.base import FormatName
 from bluesminds.wire.requests import Choices, StreamOptions, Tokens
@@ -80,6 +80,34 @@ class InputTokensRequestSchema(Struct, kw_only=True):
     model: str
     input: Annotated[Any, Meta(examples=["Say hello."])] = None
     instructions: str | None = None
+
+
+class GeminiConfigSchema(Struct, kw_only=True, rename="camel"):
+    """Other fields pass through."""
+
+    max_output_tokens: Tokens | None = None
+    candidate_count: Choices | None = None
+
+
+class GeminiRequestSchema(Struct, kw_only=True, rename="camel"):
+    """Gemini's format, in camel case or in snake case. The fields that the gateway reads; others are passed
+    to servers of the format.
+    """
+
+    contents: Annotated[
+        list[dict[str, Any]], Meta(min_length=1, examples=[[{"parts": [{"text": "Say hello."}]}]])
+    ]
+    system_instruction: Any = None
+    generation_config: GeminiConfigSchema | None = None
+
+
+class GeminiCountRequestSchema(Struct, kw_only=True, rename="camel"):
+    """`contents`, or a whole request in `generateContentRequest`."""
+
+    contents: Annotated[
+        list[dict[str, Any]] | None, Meta(examples=[[{"parts": [{"text": "Say hello."}]}]])
+    ] = None
+    generate_content_request: dict[str, Any] | None = None
 
 
 class EmbeddingRequestSchema(Struct):
@@ -215,6 +243,60 @@ class AnthropicErrorResponse(Struct):
     request_id: str | UnsetType = UNSET
 
 
+class GeminiUsageSchema(Struct, rename="camel"):
+    """Tokens, as the server counted them. `candidatesTokenCount` excludes the thoughts."""
+
+    prompt_token_count: int = 0
+    candidates_token_count: int = 0
+    total_token_count: int = 0
+    thoughts_token_count: int | None = None
+    cached_content_token_count: int | None = None
+
+
+class GeminiResponseSchema(Struct, rename="camel"):
+    """The server's response: byte for byte, or translated from another format."""
+
+    candidates: list[dict[str, Any]] = []
+    usage_metadata: GeminiUsageSchema | None = None
+    model_version: str | None = None
+    response_id: str | None = None
+
+
+class GeminiTokenCountSchema(Struct, rename="camel"):
+    """The header `x-bluesminds-estimated: true` marks an estimate."""
+
+    total_tokens: int
+
+
+class GoogleErrorSchema(Struct):
+    code: int
+    message: str
+    status: str
+    details: list[dict[str, Any]] | UnsetType = UNSET
+
+
+class GoogleErrorResponse(Struct):
+    """The body of every error of Gemini's endpoints. The stable code of the gateway's errors is
+    `metadata.code` in the ErrorInfo among the details.
+    """
+
+    error: GoogleErrorSchema
+
+
+class GeminiModelSchema(Struct, frozen=True, rename="camel"):
+    """A model that can be called. `name` is `models/` and the name of the model."""
+
+    name: str
+    base_model_id: str
+    version: str
+    display_name: str
+    supported_generation_methods: list[str]
+
+
+class GeminiModelListSchema(Struct, frozen=True):
+    models: list[GeminiModelSchema]
+
+
 class EmbeddingsSchema(Struct):
     """The server's response, byte for byte."""
 
@@ -283,6 +365,8 @@ _BODIES: Final[Mapping[FormatName, tuple[type[Struct], type[Struct] | None]]] = 
     "count_tokens": (CountTokensRequestSchema, TokenCountSchema),
     "responses": (ResponsesRequestSchema, ResponseObjectSchema),
     "input_tokens": (InputTokensRequestSchema, InputTokensSchema),
+    "gemini": (GeminiRequestSchema, GeminiResponseSchema),
+    "gemini_count_tokens": (GeminiCountRequestSchema, GeminiTokenCountSchema),
     "completions": (CompletionRequestSchema, CompletionSchema),
     "embeddings": (EmbeddingRequestSchema, EmbeddingsSchema),
     "moderations": (ModerationRequestSchema, ResultsSchema),
@@ -306,6 +390,12 @@ With `"stream": true` the response is a stream of OpenAI's named events that end
 `response.incomplete` or `response.failed`. If something fails after the first event, an event `error` ends
 the stream instead.
 """
+_GEMINI_STREAMS: Final = """
+
+With the query parameter `alt=sse` the response is a stream of server-sent events, otherwise a JSON array that
+grows. The last element has a `finishReason`. If something fails after the first element, an object with an
+`error` ends the stream instead.
+"""
 _IMAGE_STREAMS: Final = """
 
 With `"stream": true` the response is a stream of the server's events: partial images, if the request asks for
@@ -325,12 +415,19 @@ _STREAM_TEXTS: Final[Mapping[FormatName, str]] = {
     "images": _IMAGE_STREAMS,
     "speech": _SOUND,
 }
+_ERRORS: Final[Mapping[ApiName, type[Struct]]] = {
+    "openai": UpstreamErrorResponse,
+    "anthropic": AnthropicErrorResponse,
+    "gemini": GoogleErrorResponse,
+}
 _MODELS: Final = "Models"
 
 
 def _described(operation: Operation) -> OpenAPIOperation:
     request, response = _BODIES[operation.format]
     streams = _STREAM_TEXTS.get(operation.format)
+    if operation.path.endswith(":streamGenerateContent"):
+        streams = _GEMINI_STREAMS
     return OpenAPIOperation(
         method=operation.method,
         path=operation.path,
@@ -340,7 +437,8 @@ def _described(operation: Operation) -> OpenAPIOperation:
         statuses=(200,),
         media={SOUND if response is None else JSON: response} | ({EVENTS: None} if streams else {}),
         body=request,
-        error=AnthropicErrorResponse if api_of(operation.path) == "anthropic" else UpstreamErrorResponse,
+        path_params=[name for name in ("model",) if f"{{{name}}}" in operation.path],
+        error=_ERRORS[api_of(operation.path)],
     )
 
 
@@ -365,5 +463,26 @@ DATA_PLANE: Final = (
         statuses=(200,),
         media={JSON: ModelSchema},
         path_params=("id",),
+    ),
+    OpenAPIOperation(
+        method="GET",
+        path=GEMINI_MODELS,
+        tag=_MODELS,
+        text="List the models that the key may use, in Gemini's format.\n\nThe list has one page.",
+        access=None,
+        statuses=(200,),
+        media={JSON: GeminiModelListSchema},
+        error=GoogleErrorResponse,
+    ),
+    OpenAPIOperation(
+        method="GET",
+        path=f"{GEMINI_MODELS}/{{model}}",
+        tag=_MODELS,
+        text="Show one model, in Gemini's format.",
+        access=None,
+        statuses=(200,),
+        media={JSON: GeminiModelSchema},
+        path_params=("model",),
+        error=GoogleErrorResponse,
     ),
 )
