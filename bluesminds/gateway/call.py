@@ -180,9 +180,8 @@ class JsonBody:
 
     def _in_client_words(self, refusal: InvalidRequest) -> InvalidRequest:
         """A server's format may have refused a field by its own name."""
-        name = refusal.param or ""
-        mine = codec_of(self._format.name).names.get(name)
-        if mine is None:
+        name, codec = refusal.param or "", self._format.codec
+        if codec is None or (mine := codec.names.get(name)) is None:
             return refusal
         return InvalidRequest(refusal.code, refusal.message.replace(f"`{name}`", f"`{mine}`"), param=mine)
 
