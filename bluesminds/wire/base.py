@@ -1,6 +1,6 @@
 """The types all wire formats share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
 from msgspec import Struct
@@ -25,8 +25,13 @@ FormatName = Literal[
     "moderations",
     "rerank",
     "images",
+    "image_edits",
+    "image_variations",
     "speech",
+    "transcription",
+    "audio_translation",
 ]
+FieldKind = Literal["text", "flag", "whole"]
 
 
 class RequestFacts(Struct, frozen=True, gc=False):
@@ -38,6 +43,7 @@ class RequestFacts(Struct, frozen=True, gc=False):
     max_output: int | None = None  # tokens of one choice, as the client bounds it
     choices: int = 1  # answers asked for at once
     text_bytes: int = 0  # of the request's values, without media in base64
+    media_tokens: int = 0  # expected of sound in the request
     text_answer: bool = True  # its tokens can be estimated from its length
     characters: int | None = None  # of a text to be spoken
 
@@ -127,6 +133,17 @@ class Codec(Struct, frozen=True):
     encoder: Callable[[ConversationRequest], StreamEncoder]
 
 
+class FormFields(Struct, frozen=True):
+    """How a format's forms (multipart/form-data) are read. `kinds` has the fields that are read; `read` gets
+    them as JSON and raises InvalidRequest. `bytes_per_token`: how large a file is for each token that it
+    probably has; 0: that is not known.
+    """
+
+    kinds: Mapping[str, FieldKind]
+    read: Callable[[Fields], RequestFacts]
+    bytes_per_token: int = 0
+
+
 class Format(Struct, frozen=True):
     """One wire format. Every function is pure.
 
@@ -149,5 +166,6 @@ class Format(Struct, frozen=True):
     events_from_reply: Callable[[bytes, bool], bytes] | None = None
     reply_from_events: Callable[[bytes], bytes] | None = None
     stage: Callable[[RequestFacts], Stage] | None = None  # of its streams; None: stages.Passthrough
+    form: FormFields | None = None
     is_media: bool = False  # a reply is what its content type says, whatever was asked for
     codec: Codec | None = None  # conversations only

@@ -244,6 +244,10 @@ def estimate_input(text_bytes: int) -> int:
     return -(-text_bytes // BYTES_PER_TOKEN)
 
 
+def _expected_input(request: RequestFacts) -> int:
+    return estimate_input(request.text_bytes) + request.media_tokens
+
+
 def estimate_output(delivered: int, pieces: int, request: RequestFacts) -> int:
     """Tokens of `delivered` bytes of text that came in `pieces` pieces: one token a piece at least, and no
     more than the client allowed.
@@ -275,7 +279,7 @@ def settle_usage(
         return reported, False
     expected = estimate_output(delivered, pieces, request)
     if reported is None:
-        return Usage(estimate_input(request.text_bytes), expected, source="estimated"), False
+        return Usage(_expected_input(request), expected, source="estimated"), False
     input_, output = reported.input, reported.output
     no_input = input_ == 0 and request.text_bytes > 0
     too_low = output is not None and (
@@ -285,7 +289,7 @@ def settle_usage(
         output = max(output or 0, expected, reported.reasoning or 0)
     if input_ is None or no_input:
         cached = (reported.cache_read or 0) + (reported.cache_write or 0)
-        input_ = max(estimate_input(request.text_bytes), cached)
+        input_ = max(_expected_input(request), cached)
     if (input_, output) == (reported.input, reported.output):
         return reported, False
     settled = structs.replace(reported, input=input_, output=output, source="estimated")
@@ -299,7 +303,7 @@ def _settle_media(reported: Usage | None, request: RequestFacts) -> Usage:
         return structs.replace(reported, characters=request.characters)
     return structs.replace(
         reported,
-        input=estimate_input(request.text_bytes),
+        input=_expected_input(request),
         source="estimated",
         characters=request.characters,
     )

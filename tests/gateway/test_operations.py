@@ -13,6 +13,7 @@ from bluesminds.providers.dialects import DIALECTS, MESSAGES_PATHS, OPENAI_PATHS
 from bluesminds.web.docs.model_endpoints import DATA_PLANE
 from bluesminds.wire.formats import FORMATS
 from tests.fakes.model_server import ModelServer, completion, whole
+from tests.forms import CONTENT_TYPE, field, file, form
 from tests.gateways import Gateway
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,9 +23,14 @@ EMPTY = {
     "embeddings": "input",
     "moderations": "input",
     "images": "prompt",
+    "image_edits": "prompt",
     "speech": "input",
 }
-SDK_CALLS = {"images.generations": "images.generate("}
+SDK_CALLS = {
+    "images.generations": "images.generate(",
+    "images.edits": "images.edit(",
+    "images.variations": "images.create_variation(",
+}
 
 
 def by_name(operation: Operation) -> str:
@@ -63,6 +69,10 @@ def request_of(operation: Operation) -> dict[str, Any]:
 
 async def post(gateway: Gateway, operation: Operation, key: str) -> httpx.Response:
     async with gateway.client(key) as client:
+        if operation.body == "form":
+            body = form(field("model", "m"), field("prompt", "a"), file(b"x" * 5000))
+            headers = {"content-type": CONTENT_TYPE.decode()}
+            return await client.post(operation.path, content=body, headers=headers)
         return await client.post(operation.path, json=request_of(operation))
 
 
