@@ -13,9 +13,12 @@ class ServerRow:
 
     id: str
     name: str
+    vendor: str
     dialect: str
     url: str
     sealed_api_key: bytes | None
+    api_version: str
+    sealed_headers: bytes | None
     models: tuple[str, ...]
     weight: int
     priority: int
@@ -29,17 +32,21 @@ async def insert_server(connection: Connection, server: ServerRow) -> None:
     await connection.execute(
         """
         INSERT INTO servers (
-            id, name, dialect, url, sealed_api_key, models, weight, priority, enabled, created_at, updated_at
+            id, name, vendor, dialect, url, sealed_api_key, api_version, sealed_headers, models, weight,
+            priority, enabled, created_at, updated_at
         ) VALUES (
-            :id, :name, :dialect, :url, :sealed_api_key, :models, :weight, :priority, :enabled, :created_at,
-            :updated_at
+            :id, :name, :vendor, :dialect, :url, :sealed_api_key, :api_version, :sealed_headers, :models,
+            :weight, :priority, :enabled, :created_at, :updated_at
         )
         """,
         id=server.id,
         name=server.name,
+        vendor=server.vendor,
         dialect=server.dialect,
         url=server.url,
         sealed_api_key=server.sealed_api_key,
+        api_version=server.api_version,
+        sealed_headers=server.sealed_headers,
         models=json.dumps(server.models),
         weight=server.weight,
         priority=server.priority,
@@ -54,7 +61,8 @@ async def select_servers(connection: Connection) -> Sequence[ServerRow]:
     rows = await connection.all(
         """
         SELECT
-            id, name, dialect, url, sealed_api_key, models, weight, priority, enabled, created_at, updated_at
+            id, name, vendor, dialect, url, sealed_api_key, api_version, sealed_headers, models, weight,
+            priority, enabled, created_at, updated_at
         FROM servers ORDER BY name
         """
     )
@@ -65,7 +73,8 @@ async def select_server(connection: Connection, name: str) -> ServerRow | None:
     row = await connection.one(
         """
         SELECT
-            id, name, dialect, url, sealed_api_key, models, weight, priority, enabled, created_at, updated_at
+            id, name, vendor, dialect, url, sealed_api_key, api_version, sealed_headers, models, weight,
+            priority, enabled, created_at, updated_at
         FROM servers WHERE name = :name
         """,
         name=name,
@@ -78,16 +87,19 @@ async def update_server(connection: Connection, server: ServerRow) -> bool:
     changed = await connection.execute(
         """
         UPDATE servers SET
-            name = :name, dialect = :dialect, url = :url, sealed_api_key = :sealed_api_key,
-            models = :models, weight = :weight, priority = :priority, enabled = :enabled,
-            updated_at = :updated_at
+            name = :name, vendor = :vendor, dialect = :dialect, url = :url, sealed_api_key = :sealed_api_key,
+            api_version = :api_version, sealed_headers = :sealed_headers, models = :models, weight = :weight,
+            priority = :priority, enabled = :enabled, updated_at = :updated_at
         WHERE id = :id
         """,
         id=server.id,
         name=server.name,
+        vendor=server.vendor,
         dialect=server.dialect,
         url=server.url,
         sealed_api_key=server.sealed_api_key,
+        api_version=server.api_version,
+        sealed_headers=server.sealed_headers,
         models=json.dumps(server.models),
         weight=server.weight,
         priority=server.priority,
@@ -102,17 +114,12 @@ async def delete_server(connection: Connection, name: str) -> bool:
     return await connection.execute("DELETE FROM servers WHERE name = :name", name=name) == 1
 
 
+_MODELS = ServerRow.__slots__.index("models")
+_ENABLED = ServerRow.__slots__.index("enabled")
+
+
 def _server_row(row: Row) -> ServerRow:
-    return ServerRow(
-        id=row[0],
-        name=row[1],
-        dialect=row[2],
-        url=row[3],
-        sealed_api_key=row[4],
-        models=tuple(json.loads(row[5])),
-        weight=row[6],
-        priority=row[7],
-        enabled=bool(row[8]),
-        created_at=row[9],
-        updated_at=row[10],
-    )
+    values = list(row)
+    values[_MODELS] = tuple(json.loads(values[_MODELS]))
+    values[_ENABLED] = bool(values[_ENABLED])
+    return ServerRow(*values)

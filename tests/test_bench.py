@@ -26,7 +26,7 @@ def upstream() -> Iterator[tuple[int, int]]:
             process.terminate()
 
 
-def test_a_phase_reports_the_memory_of_its_window() -> None:
+def test_phase_reports_memory_of_its_window() -> None:
     with upstream() as (pid, port):
         plan = Plan("c1", port, "none", warm_up=0.05, window=0.2, pids=(pid,))
         report = Load(plan).run()
@@ -57,7 +57,7 @@ def test_targets_are_met_or_missed(gateway: Row, verdicts: list[str]) -> None:
     assert [line.split(": ")[1].split()[0] for line in lines] == verdicts
 
 
-def test_what_was_not_measured_is_not_judged() -> None:
+def test_target_without_figure_is_not_judged() -> None:
     assert list(targets({})) == list(targets({"c32": {"nginx": row(1)}})) == []
     assert len(list(targets({"c32": {"gateway": row(1)}}))) == 1
     streams = {"gateway": row(4), "nginx": row(1)}

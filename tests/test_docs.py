@@ -21,7 +21,9 @@ import trio
 
 from bluesminds import __version__
 from bluesminds.cli.app import cli
-from bluesminds.config import Settings, load
+from bluesminds.config import ServerSettings, Settings, load
+from bluesminds.providers.profiles import find_profile
+from bluesminds.providers.vendors import VENDORS, Vendor
 from tests import gateways
 from tests.terminal import SECONDS, User, demo_user
 
@@ -110,7 +112,7 @@ def settings_named() -> set[str]:
     names = set(sections)
     for section in sections.values():
         names |= set(getattr(section, "__struct_fields__", ()))
-    return names | {"name", "dialect", "url", "api_key", "models", "weight", "priority", "enabled"}
+    return names | set(ServerSettings.__struct_fields__)
 
 
 @pytest.mark.parametrize("path", GUIDES, ids=name_of)
@@ -142,7 +144,7 @@ def test_settings_named_by_errors_and_operation_exist() -> None:
 # Metrics and logs
 
 
-async def test_the_list_of_metrics_is_complete(home: Path, nursery: trio.Nursery) -> None:
+async def test_list_of_metrics_is_complete(home: Path, nursery: trio.Nursery) -> None:
     gateway = await gateways.start(nursery, home, servers=[])
     text = (await gateway.get("/metrics")).text
     await gateway.stop()
@@ -151,7 +153,7 @@ async def test_the_list_of_metrics_is_complete(home: Path, nursery: trio.Nursery
     assert listed == kinds
 
 
-async def test_the_labels_of_metrics_are_those_listed(home: Path, nursery: trio.Nursery) -> None:
+async def test_labels_of_metrics_are_listed(home: Path, nursery: trio.Nursery) -> None:
     demo = {"name": "demo", "dialect": "demo"}
     gateway = await gateways.start(nursery, home, servers=[demo])
     ask = {"model": "demo/echo", "stream": True, "messages": [{"role": "user", "content": "a"}]}
@@ -192,7 +194,7 @@ def calls_in(path: Path) -> Iterator[ast.Call]:
     return (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call))
 
 
-def test_the_list_of_log_events_is_complete() -> None:
+def test_list_of_log_events_is_complete() -> None:
     listed = {row[0].strip("`"): set(re.findall(r"`(\w+)`", row[2])) for row in table(part(OPERATE, "Logs"))}
     logged = events_logged()
     assert listed.keys() == logged.keys()
@@ -203,7 +205,7 @@ def test_the_list_of_log_events_is_complete() -> None:
 GATEWAY = ROOT / "bluesminds" / "gateway"
 
 
-def test_the_list_of_outcomes_is_complete() -> None:
+def test_list_of_outcomes_is_complete() -> None:
     listed = set(
         re.findall(r"`(\w+)`(?: \(|[;.])", part(OPERATE, "Logs").partition("`outcome` is one of:")[2])
     )
@@ -241,7 +243,7 @@ STATUS = dict.fromkeys(LIMITED, 429) | {
 
 
 def error_codes() -> dict[str, set[int]]:
-    """Every code in the code, with the statuses that can be told from the call."""
+    """Every code in the code, with the statuses that the call shows."""
     codes: dict[str, set[int]] = defaultdict(set)
     for path in SOURCES:
         for call in calls_in(path):
@@ -265,7 +267,7 @@ def error_codes() -> dict[str, set[int]]:
     return codes
 
 
-def test_the_catalogue_of_errors_is_complete() -> None:
+def test_list_of_error_codes_is_complete() -> None:
     rows = table(ERRORS)
     listed = {row[0].strip("`"): set(map(int, re.findall(r"\b\d{3}\b", row[1]))) for row in rows}
     assert len(listed) == len(rows), "a code is listed twice"
@@ -277,12 +279,42 @@ def test_the_catalogue_of_errors_is_complete() -> None:
     assert all(len(row) == 4 and all(row) for row in rows), "each says what to do"
 
 
+# Vendors
+
+
+def row_of(vendor: Vendor) -> str:
+    speaks = find_profile(vendor.dialect, vendor.name, vendor.url, "").speaks
+    unsupported = [
+        f"{name}: {', '.join(f'`{one.name}`' for one in fields)}"
+        for name, fields in vendor.unsupported.items()
+    ]
+    cells = (
+        f"`{vendor.name}`",
+        vendor.title,
+        f"`{vendor.url}`" if vendor.url else "your own",
+        f"`{vendor.key_variable}`" if vendor.key_variable else "none",
+        ", ".join(speaks),
+        "; ".join(unsupported) or "none",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def test_vendor_table_has_every_vendor() -> None:
+    guide = (ROOT / "docs" / "configure.md").read_text()
+    text = guide.partition("\n### Vendors\n")[2].partition("\n#")[0]
+    listed = [line for line in text.splitlines() if line.startswith("| `")]
+    assert listed == [row_of(vendor) for vendor in VENDORS.values()]
+    undetected = [name for name, vendor in VENDORS.items() if vendor.key_variable and not vendor.is_detected]
+    *first, last = [f"`{name}`" for name in undetected]
+    assert f"except {', '.join(first)} and {last}" in text
+
+
 # Code
 
 
 @pytest.mark.process
 @pytest.mark.parametrize("number", [0, 1], ids=["openai", "anthropic"])
-def test_the_python_example_answers(home: Path, number: int) -> None:
+def test_python_example_gets_response(home: Path, number: int) -> None:
     example = blocks(ROOT / "README.md", "python")[number]
     with User(home).serving("demo", "--port", "0") as gateway:
         program = example.replace("http://127.0.0.1:3000", gateway.url).replace("bm_...", gateway.key)
@@ -296,7 +328,7 @@ def test_the_python_example_answers(home: Path, number: int) -> None:
 
 @pytest.mark.process
 @pytest.mark.parametrize("statement", [".backup 'copy.db'", "VACUUM INTO 'copy.db'"])
-def test_a_backup_made_as_described_can_be_restored(home: Path, statement: str) -> None:
+def test_described_backup_can_be_restored(home: Path, statement: str) -> None:
     assert statement in part(OPERATE, "Backup")
     user = demo_user(home)
     program = (
@@ -318,21 +350,21 @@ def test_a_backup_made_as_described_can_be_restored(home: Path, statement: str) 
         assert gateway.stop() == 0
 
 
-def test_the_lock_that_make_run_installs_is_named() -> None:
+def test_lock_of_make_run_is_documented() -> None:
     found = re.search(r"^\$\(SERVES\): (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert found
     install = (ROOT / "docs" / "install.md").read_text()
     assert f"`make run` makes `.venv` with exactly the dependencies of `{found[1]}`" in install
 
 
-def test_the_version_is_in_the_changelog() -> None:
+def test_current_version_is_in_changelog() -> None:
     assert re.search(
         rf"^## \[?{re.escape(__version__)}\]?", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE
     )
 
 
 @pytest.mark.process
-async def test_the_first_steps_of_the_api_lead_where_they_say(nursery: trio.Nursery, home: Path) -> None:
+async def test_first_steps_of_api_guide_succeed(nursery: trio.Nursery, home: Path) -> None:
     gateway = await gateways.start(nursery, home, servers=[])
     steps = part((ROOT / "docs" / "api.md").read_text(), "First steps")
     shown = "".join(re.findall(r"^```sh\n(.*?)^```$", steps, re.MULTILINE | re.DOTALL)).replace("\\\n", "")

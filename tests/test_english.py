@@ -9,11 +9,23 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "gateway.toml.example", *sorted((ROOT / "docs").rglob("*.md"))]
-MODULES = [path for package in ("bluesminds", "storage") for path in sorted((ROOT / package).rglob("*.py"))]
+DOCUMENTS = [
+    *(
+        ROOT / name
+        for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "Makefile", "gateway.toml.example")
+    ),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+MODULES = [
+    path
+    for package in ("bluesminds", "storage", "tests", "bench", "packaging")
+    for path in sorted((ROOT / package).rglob("*.py"))
+    if path != Path(__file__).resolve() and "node_modules" not in path.parts
+]
 BANNED = re.compile(
     r"\b(?:who(?:so)?ever|somebody|anybody|nobody|nought|anew|in vain|mend(?:ed|s)?|(?:is|are|be) told"
-    r"|of (?:its|their) own accord|his|him|(?:that|which) (?:are|is) none)\b",
+    r"|of (?:its|their) own accord|his|him|(?:that|which) (?:are|is) none"
+    r"|no counterpart|has no words|cannot be true|in mid-stream|comes? to (?:its|their) end|goes on)\b",
     re.IGNORECASE,
 )
 SUBJECTLESS = re.compile(

@@ -28,7 +28,7 @@ def uncommented() -> dict[str, dict[str, object]]:
     return {"": data, **tables, "servers": server}
 
 
-def test_the_example_changes_nothing_as_it_stands(tmp_path: Path) -> None:
+def test_unchanged_example_has_no_effect(tmp_path: Path) -> None:
     path = tmp_path / "gateway.toml"
     path.write_text(EXAMPLE)
     path.chmod(0o644)
@@ -38,7 +38,7 @@ def test_the_example_changes_nothing_as_it_stands(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("section", SECTIONS)
-def test_the_example_shows_every_setting_with_its_default(section: str) -> None:
+def test_example_shows_every_setting_with_default(section: str) -> None:
     shown = uncommented()[section]
     assert list(shown) == list(fields_in(section))
     for name, field in fields_in(section).items():
@@ -55,7 +55,7 @@ def test_every_setting_in_the_example_is_explained() -> None:
     assert [rows[at] for at in settings if not re.match(r"# [^ ]", rows[at - 1])] == []
 
 
-def test_the_example_says_what_holds_where_it_shows_no_default() -> None:
+def test_example_explains_settings_without_default() -> None:
     rows = EXAMPLE.splitlines()
     for section in SECTIONS:
         for name, field in fields_in(section).items():
@@ -75,7 +75,7 @@ def rows_of(section: str) -> dict[str, tuple[str, str]]:
 
 
 @pytest.mark.parametrize("section", SECTIONS)
-def test_the_guide_has_a_row_for_every_setting_with_its_default(section: str) -> None:
+def test_guide_has_every_setting_with_default(section: str) -> None:
     rows = rows_of(section)
     assert list(rows) == list(fields_in(section))
     for name, field in fields_in(section).items():
@@ -84,13 +84,13 @@ def test_the_guide_has_a_row_for_every_setting_with_its_default(section: str) ->
         assert rows[name][0] == (unset if field.default is None else f"`{toml_value(field.default)}`"), name
 
 
-def test_the_guide_marks_the_secrets() -> None:
+def test_guide_marks_all_secrets() -> None:
     secrets = {name for section in SECTIONS for name, field in fields_in(section).items() if field.secret}
     marked = {name for section in SECTIONS for name, row in rows_of(section).items() if "A secret." in row[1]}
     assert marked == secrets
 
 
-def test_the_guide_lists_the_exit_codes() -> None:
+def test_guide_lists_all_exit_codes() -> None:
     part = GUIDE.partition("\n## Exit codes\n")[2]
     listed = re.findall(r"^\| (\d+) \| (.+) \|$", part, re.MULTILINE)
     assert {int(code): meaning for code, meaning in listed} == MEANINGS

@@ -1,14 +1,14 @@
-"""Upstream servers in the database. Their API keys are encrypted with the master key.
+"""Upstream servers in the database. Their API keys and headers are encrypted with the master key.
 
-If the current master key cannot decrypt an API key, that server is not used: it is logged once and listed in
+If the current master key cannot decrypt them, that server is not used: it is logged once and listed in
 `locked`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from msgspec import UNSET, Struct, UnsetType, structs
+from msgspec import UNSET, Struct, UnsetType, json, structs
 
 from bluesminds.accounts.audit import Actor, entry
 from bluesminds.common.clock import Clock
@@ -28,7 +28,7 @@ from storage.servers import (
 )
 
 LOCKED = (
-    "its API key was encrypted with another master key: "
+    "its API key or headers were encrypted with another master key: "
     "restore master.key, or remove the server and add it again"
 )
 
@@ -38,13 +38,15 @@ class ServerChanges(Struct, frozen=True):
 
     url: str | UnsetType = UNSET
     api_key: str | UnsetType | None = UNSET
+    api_version: str | UnsetType = UNSET
+    headers: Mapping[str, str] | UnsetType = UNSET
     models: tuple[str, ...] | UnsetType = UNSET
     weight: int | UnsetType = UNSET
     priority: int | UnsetType = UNSET
 
 
 class Servers:
-    """`locked` holds the enabled servers of the last load whose API keys cannot be decrypted."""
+    """`locked` holds the enabled servers of the last load whose secrets cannot be decrypted."""
 
     def __init__(self, store: Store, *, vault: Vault, clock: Clock, log: Log) -> None:
         self._store = store
@@ -59,9 +61,12 @@ class Servers:
         row = ServerRow(
             id=uuid7(now),
             name=server.name,
+            vendor=server.vendor,
             dialect=server.dialect,
             url=server.url,
             sealed_api_key=None if server.api_key is None else self._vault.seal(server.api_key),
+            api_version=server.api_version,
+            sealed_headers=self._seal_headers(dict(server.headers)),
             models=server.models,
             weight=server.weight,
             priority=server.priority,
@@ -81,24 +86,28 @@ class Servers:
         if "api_key" in given:
             key = given.pop("api_key")
             given["sealed_api_key"] = None if key is None else self._vault.seal(key)
+        if "headers" in given:
+            given["sealed_headers"] = self._seal_headers(given.pop("headers"))
         row = await self._store.write(_update, self._clock, actor, name, given)
-        return _server(row, None if row.sealed_api_key is None else "")
+        try:
+            return self._open(row)
+        except ValueError:
+            return _server(row, "", {})
 
     async def remove(self, actor: Actor, name: str) -> None:
         """Raises NotFound."""
         await self._store.write(_delete, self._clock, actor, name)
 
     async def load(self) -> Sequence[Server]:
-        """The enabled servers whose API keys can be decrypted. Updates `locked`."""
+        """The enabled servers whose secrets can be decrypted. Updates `locked`."""
         usable: list[Server] = []
         locked: list[Server] = []
         for row in await self._store.read(select_servers):
             if row.enabled:
                 try:
-                    key = None if row.sealed_api_key is None else self._vault.open(row.sealed_api_key)
-                    usable.append(_server(row, key))
+                    usable.append(self._open(row))
                 except ValueError:
-                    locked.append(_server(row, None))
+                    locked.append(_server(row, None, {}))
         known = {server.name for server in self.locked}
         self.locked = tuple(locked)
         for server in locked:
@@ -106,8 +115,17 @@ class Servers:
                 self._log.warning("server_locked", server=server.name, reason=LOCKED)
         return usable
 
+    def _open(self, row: ServerRow) -> Server:
+        """Raises ValueError when the current master key cannot decrypt its secrets."""
+        key = None if row.sealed_api_key is None else self._vault.open(row.sealed_api_key)
+        headers = None if row.sealed_headers is None else self._vault.open(row.sealed_headers)
+        return _server(row, key, {} if headers is None else json.decode(headers, type=dict[str, str]))
 
-def _server(row: ServerRow, api_key: str | None) -> Server:
+    def _seal_headers(self, headers: Mapping[str, str]) -> bytes | None:
+        return self._vault.seal(json.encode(headers).decode()) if headers else None
+
+
+def _server(row: ServerRow, api_key: str | None, headers: Mapping[str, str]) -> Server:
     return Server(
         name=row.name,
         dialect=row.dialect,
@@ -117,15 +135,21 @@ def _server(row: ServerRow, api_key: str | None) -> Server:
         weight=row.weight,
         priority=row.priority,
         origin="table",
+        vendor=row.vendor,
+        api_version=row.api_version,
+        headers=tuple(headers.items()),
     )
 
 
 def _audit_fields(row: ServerRow) -> dict[str, object]:
-    """The audit log masks the API key."""
+    """The audit log masks the API key and the headers."""
     return {
+        "vendor": row.vendor,
         "dialect": row.dialect,
         "url": row.url,
         "api_key": row.sealed_api_key,
+        "api_version": row.api_version,
+        "headers_secret": row.sealed_headers,
         "models": row.models,
         "weight": row.weight,
         "priority": row.priority,

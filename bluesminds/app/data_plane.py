@@ -1,5 +1,6 @@
 """Builds the gateway from the services: authentication, routing, accounting and the ASGI application."""
 
+from collections import Counter
 from functools import partial
 
 import trio
@@ -82,6 +83,10 @@ class Routing(Struct, frozen=True):
             for server, status in self.statuses()
             if status.state != "unknown"
         }
+
+    def states(self) -> Counter[str]:
+        """The number of servers by state."""
+        return Counter(status.state for _, status in self.statuses())
 
     async def servers_changed(self) -> None:
         await self.registry.reload()
@@ -249,7 +254,7 @@ def _build_control(
         usage_now=authentication.limiter.in_use,
     )
     routes = [
-        *ops.routes(ops.OpsHandlers(readiness.check, registry)),
+        *ops.routes(ops.OpsHandlers(readiness.check, routing.states, registry)),
         *api_routes(services.accounts, controls),
     ]
     public_url = services.settings.server.public_url

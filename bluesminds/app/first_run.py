@@ -1,7 +1,7 @@
 """The first start: an API key to try the gateway with, and the token that creates the first administrator.
 
-Both are created when the gateway already takes requests, right before they are shown: a start that fails
-earlier must not use them up.
+Both are created right before they are shown, when the gateway already accepts requests, so that a failed
+start does not use them up.
 """
 
 import ipaddress

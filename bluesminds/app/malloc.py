@@ -23,7 +23,7 @@ TRIM_BYTES: Final = 16 * 1024 * 1024  # of request bodies; fewer leave little be
 
 
 def fix_malloc_thresholds() -> None:
-    """Let every buffer above 128 KiB have pages of its own, which are returned when it is freed."""
+    """Give every buffer above 128 KiB its own pages, which are returned when it is freed."""
     if (mallopt := _libc_function("mallopt")) is not None:
         mallopt(_MMAP_THRESHOLD, _BYTES)
         mallopt(_TRIM_THRESHOLD, _BYTES)

@@ -140,7 +140,7 @@ async def _list_servers(services: Services, problems: dict[str, str]) -> list[Se
                 server = configured_server(row, demo_url="", keyless=keyless)
             except ConfigError as exc:
                 problems[row.name] = str(exc)
-                unread = structs.replace(row, api_key=Secret(""))
+                unread = structs.replace(row, api_key=Secret(""), headers=None)
                 server = configured_server(unread, demo_url="", keyless=keyless)
             configured.append(server)
     return merge_servers(configured, await services.accounts.servers.load())

@@ -49,9 +49,7 @@ class ReadinessCheck:
         servers = self._registry.catalog.servers
         down = [server.name for server in servers if self._status(server.name).state == "down"]
         text = f"no usable server; {len(down)} down: {', '.join(down)}" if down else "no usable server"
-        return text + (
-            f"; {locked} with an API key that was encrypted with another master key" if locked else ""
-        )
+        return text + (f"; {locked} with secrets that another master key encrypted" if locked else "")
 
     async def _check_store(self) -> str:
         try:

@@ -14,6 +14,7 @@ from bluesminds.gateway.browser_origins import ANY_ORIGIN
 from bluesminds.http.client.pool import Timeouts
 from bluesminds.http.server.serve import ListenerLimits
 from bluesminds.notify.mail import MailFailed, SmtpAccount
+from bluesminds.providers.vendors import resolve
 
 
 def upstream_timeouts(settings: Settings) -> Timeouts:
@@ -89,17 +90,21 @@ def model_prices(settings: Settings) -> dict[str, Price]:
 
 
 def configured_server(row: ServerSettings, *, demo_url: str, keyless: bool) -> Server:
-    """A [[servers]] entry. `keyless`: whether keyless mode is on."""
+    """A [[servers]] entry. `keyless`: whether keyless mode is on. Raises ConfigError for a bad secret."""
+    url, dialect = resolve(row.vendor or "", row.url or "", row.dialect or "")
     return Server(
         name=row.name,
-        dialect=row.dialect,
-        url=demo_url if row.dialect == "demo" else row.url or "",
+        dialect=dialect,
+        url=demo_url if dialect == "demo" else url,
         api_key=None if row.api_key is None else row.api_key.reveal(),
         models=row.models,
         weight=row.weight,
         priority=row.priority,
         origin="file",
         keyless=keyless and row.keyless,
+        vendor=row.vendor or "",
+        api_version=row.api_version or "",
+        headers=tuple((name, value.reveal()) for name, value in (row.headers or {}).items()),
     )
 
 

@@ -12,6 +12,7 @@ from bluesminds.cli.serve import demo, serve
 from bluesminds.cli.servers import servers_group
 from bluesminds.cli.usage import usage_group
 from bluesminds.cli.users import users_group
+from bluesminds.cli.vendors import vendors
 from bluesminds.cli.version import version
 
 _EPILOG = (
@@ -53,6 +54,7 @@ for command in (
     config_group,
     keys_group,
     servers_group,
+    vendors,
     users_group,
     limits_group,
     usage_group,

@@ -25,7 +25,7 @@ def audit_group() -> None:
 @click.option(
     "--limit", type=click.IntRange(1, 100), default=20, show_default=True, help="Maximum number of entries."
 )
-@click.option("--after", help="Continue after this entry: the seq of the last one of the previous page.")
+@click.option("--after", help="Continue after the entry with this seq, the last one of the previous page.")
 @config_option
 @json_option
 def list_(config: Path | None, as_json: bool, **filters: str | int | None) -> None:
@@ -47,7 +47,7 @@ def list_(config: Path | None, as_json: bool, **filters: str | int | None) -> No
 @click.option(
     "--noted",
     metavar="SEQ:HASH",
-    help="The end that an earlier run printed. Also check that this entry is still there.",
+    help="Also check that this entry is still in the log. An earlier run printed it as the end.",
 )
 @config_option
 @json_option

@@ -53,6 +53,7 @@ def show(running: Running, loaded: Loaded, *, journal: bool = False, secrets_in_
         f"  data      {loaded.settings.state_dir}",
         f"  config    {loaded.path or 'none: defaults and environment'}",
         f"  servers   {_servers(running.servers)}",
+        *_detected(running.servers),
         f"  models    {_models(running.models)}",
         "",
         *_missing_models(running, loaded),
@@ -80,6 +81,15 @@ def _servers(servers: list[tuple[Server, ServerStatus]]) -> str:
     return "; ".join(f"{server.name}{_state(status)}" for server, status in servers) or "none"
 
 
+def _detected(servers: list[tuple[Server, ServerStatus]]) -> list[str]:
+    """The line about servers that are not configured, but were found."""
+    found = [server for server, _ in servers if server.origin == "environment"]
+    if not found:
+        return []
+    places = [VENDORS[server.vendor].key_variable or server.url for server in found]
+    return [f"            found by {', '.join(places)}; [[servers]] in the configuration replaces them"]
+
+
 def _state(status: ServerStatus) -> str:
     if status.state == "down":
         return f": {printable(status.last_error or 'down')}"
@@ -103,8 +113,8 @@ def _missing_models(running: Running, loaded: Loaded) -> list[str]:
 
 def _unresponsive_vendor(server: Server) -> str | None:
     """The line about a server that comes from a variable of its vendor."""
-    variables = [vendor.key_variable for vendor in VENDORS if vendor.name == server.name]
-    return f"Found {variables[0]}, but {server.url} does not respond." if variables else None
+    variable = VENDORS[server.vendor].key_variable if server.vendor else ""
+    return f"Found {variable}, but {server.url} does not respond." if variable else None
 
 
 def _example_request(running: Running, loaded: Loaded, target: str, format_secret: Show) -> list[str]:
@@ -117,7 +127,7 @@ def _example_request(running: Running, loaded: Loaded, target: str, format_secre
     elif key.is_in_file:
         title = f"Try it (the key is {key.text}):"
     else:
-        title = "Try it (save this key now; it cannot be listed again):"
+        title = "Try it (save this key now; it cannot be shown again):"
     word = "$BLUESMINDS_KEY" if key is None else key.word
     body = json.dumps(
         {"model": _example(running.models), "messages": [{"role": "user", "content": "Hello!"}]}

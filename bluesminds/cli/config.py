@@ -17,6 +17,7 @@ from bluesminds.cli.failures import run
 from bluesminds.cli.options import InvalidConfig, config_option, load_settings
 from bluesminds.config import ConfigError, Loaded, Secret, Settings, toml_value
 from bluesminds.config.fields import sections
+from bluesminds.providers.vendors import from_environment
 from storage import sqlite_path
 
 STARTER: Final = """\
@@ -41,10 +42,10 @@ level = "info"
 # name = "demo"
 # dialect = "demo"
 
-# A hosted provider; the key is read from the environment.
+# A hosted vendor of `bluesminds vendors`; the key is read from the environment.
 # [[servers]]
 # name = "openai"
-# url = "https://api.openai.com/v1"
+# vendor = "openai"
 # api_key = {env="OPENAI_API_KEY"}
 
 # A LiteLLM proxy; the key is read from a file.
@@ -100,8 +101,9 @@ def check(config: Path | None, connect: bool) -> None:
 
 def _summary(settings: Settings) -> str:
     """What the configuration contains, in one line."""
-    names = [server.name for server in settings.servers]
-    servers = exits.counted(len(names), "server") + (f" ({', '.join(names)})" if names else "")
+    names = [server.name for server in settings.servers or from_environment(os.environ)]
+    origin = "" if settings.servers else " from the environment"
+    servers = exits.counted(len(names), "server") + (f"{origin} ({', '.join(names)})" if names else "")
     path = sqlite_path(settings.database_url.reveal())
     database = "PostgreSQL" if path is None else f"SQLite in {path}"
     host = f"[{settings.server.host}]" if ":" in settings.server.host else settings.server.host
@@ -162,6 +164,8 @@ def _plain(value: object) -> object:
     match value:
         case Path() | Secret():
             return str(value)
+        case dict():
+            return {name: _plain(one) for name, one in value.items()}
         case tuple():
             return [_plain(one) for one in value]
         case msgspec.Struct():

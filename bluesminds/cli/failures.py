@@ -1,5 +1,5 @@
-"""Runs the asynchronous part of a command, and turns the errors it may end with into a message, a remedy and
-an exit code. Every other error is a bug and keeps its traceback.
+"""Runs the asynchronous part of a command, and converts its errors to a message, a remedy and an exit code.
+Every other error is a bug and keeps its traceback.
 
 Each expected error has its own type, raised where the cause is known: an OSError or a ValueError does not say
 what was being done.
@@ -49,8 +49,8 @@ Ts = TypeVarTuple("Ts")
 def run(loaded: Loaded, work: Callable[[*Ts], Awaitable[T]], *args: *Ts) -> T:
     """What the work returns. Raises exits.Failure for the errors in EXPECTED.
 
-    Ctrl-C is raised in the main task only, which waits for the work. So it cancels the work, and the work
-    closes what it has opened. Raised inside the database driver it would leave threads behind.
+    Ctrl-C is raised in the main task only, which waits for the work. This cancels the work, which then closes
+    its resources. If it were raised inside the database driver, threads would remain.
     """
     results: list[T] = []
 

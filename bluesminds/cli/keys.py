@@ -22,6 +22,7 @@ from bluesminds.cli.users import find_user, user_names
 from bluesminds.common.clock import SystemClock, format_time
 from bluesminds.common.crypto import is_uuid
 from bluesminds.common.durations import read_duration
+from bluesminds.common.values import SCOPES
 
 Rule = str | tuple[str, ...] | None
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -30,7 +31,7 @@ _ANY: Final = "any"
 _NEVER: Final = "never"
 _NONE: Final = "none"
 _LISTS: Final = {
-    "scopes": ("--scope", "Allowed endpoints: chat.completions, models."),
+    "scopes": ("--scope", f"Allowed endpoint: {', '.join(SCOPES)}."),
     "allowed_models": ("--model", 'Allowed model; "*" at the end matches any suffix.'),
     "allowed_ips": ("--ip", "Allowed client address or network."),
     "allowed_origins": ("--origin", "Allowed web origin, such as https://app.example.com."),

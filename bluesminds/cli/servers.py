@@ -1,5 +1,6 @@
 """servers add, set, list, test, remove."""
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -10,6 +11,9 @@ import click
 from bluesminds.cli import exits
 from bluesminds.cli.api_client import call, echo_json, json_option, show
 from bluesminds.cli.options import config_option
+from bluesminds.common.server_headers import holds_credential
+from bluesminds.config.fields import nearest
+from bluesminds.providers.vendors import VENDORS, Vendor
 
 _NAME: Final = re.compile(r"[a-z0-9_-][a-z0-9_.-]{0,63}")
 
@@ -20,17 +24,23 @@ def servers_group() -> None:
 
 
 @servers_group.command()
-@click.argument("name")
-@click.option("--url", required=True, help="Base URL, e.g. https://api.openai.com/v1.")
+@click.argument("name", required=False)
+@click.option("--vendor", help="A vendor of `bluesminds vendors`, instead of --url and --dialect.")
+@click.option("--url", help="Base URL, e.g. https://api.openai.com/v1.")
 @click.option(
     "--dialect",
-    type=click.Choice(["openai", "litellm", "anthropic"]),
-    default="openai",
-    show_default=True,
-    help="API dialect of the server.",
+    type=click.Choice(["openai", "azure", "litellm", "anthropic", "gemini"]),
+    help="API dialect of the server. Default: that of the vendor, or openai.",
 )
 @click.option(
-    "--model", "models", multiple=True, help="A model of the server. Repeatable. Default: discover them."
+    "--model",
+    "models",
+    multiple=True,
+    help="A model of the server. Repeatable. Default: the gateway asks the server.",
+)
+@click.option("--api-version", help="API version for Azure's URLs with /openai/deployments/.")
+@click.option(
+    "--header", "headers", multiple=True, help='A header for every request, as "Name: value". Repeatable.'
 )
 @click.option(
     "--weight",
@@ -50,41 +60,96 @@ def servers_group() -> None:
 @config_option
 @json_option
 def add(
-    name: str,
-    url: str,
-    dialect: str,
+    name: str | None,
+    vendor: str | None,
     models: tuple[str, ...],
-    weight: int,
-    priority: int,
+    headers: tuple[str, ...],
     api_key_stdin: bool,
     config: Path | None,
     as_json: bool,
+    **given: str | int | None,
 ) -> None:
     """Add a server to the database.
 
-    The API key is read from standard input, because other users can see command lines.
+    With --vendor, NAME is the vendor's by default, and the API key comes from the vendor's environment
+    variable or from a prompt. Otherwise it is read from standard input. It is no option, because other users
+    can see command lines.
     """
-    api_key = _read_key() if api_key_stdin else None
-    body = {
-        "name": name,
-        "url": url,
-        "dialect": dialect,
-        "models": models,
-        "weight": weight,
-        "priority": priority,
-    }
-    added = call(config, "POST", "/servers", body | {"api_key": api_key})
+    row = _vendor(vendor)
+    if name is None and row is None:
+        raise exits.Failure("NAME is missing", exits.USAGE, "give the server a name, or a --vendor")
+    name = name or (row.name if row else "")
+    body: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    body |= {"name": name, "models": list(models), "headers": _parse_headers(headers)}
+    if row is not None:
+        body["vendor"] = row.name
+    elif "url" not in body:
+        raise exits.Failure("--url is missing", exits.USAGE, "give a --url, or a --vendor")
+    body["api_key"] = _read_key() if api_key_stdin else _vendor_key(row)
+    added = call(config, "POST", "/servers", body)
     if as_json:
         echo_json(added)
     else:
         click.echo(f"added {name}")
 
 
+def _vendor(name: str | None) -> Vendor | None:
+    """Raises exits.Failure for an unknown vendor."""
+    if name is None or name in VENDORS:
+        return VENDORS[name] if name else None
+    close = nearest(name, VENDORS)
+    remedy = f'did you mean "{close}"?' if close else "list them: bluesminds vendors"
+    raise exits.Failure(f"{name!r} is not a vendor", exits.USAGE, remedy)
+
+
+def _vendor_key(vendor: Vendor | None) -> str | None:
+    """The API key of a hosted vendor, from its environment variable or a prompt; None for other servers."""
+    if vendor is None or not vendor.key_variable:
+        return None
+    if key := os.environ.get(vendor.key_variable, "").strip():
+        click.echo(f"using the API key in {vendor.key_variable}", err=True)
+        return key
+    if sys.stdin.isatty():
+        return str(click.prompt(f"API key of {vendor.title}", hide_input=True, err=True)).strip()
+    remedy = (
+        f"set {vendor.key_variable}, or: bluesminds servers add --vendor {vendor.name} --api-key-stdin < FILE"
+    )
+    raise exits.Failure(f"the API key of {vendor.title} is missing", exits.USAGE, remedy)
+
+
+def _parse_headers(headers: tuple[str, ...]) -> dict[str, str]:
+    """Raises exits.Failure."""
+    found: dict[str, str] = {}
+    for header in headers:
+        name, colon, value = header.partition(":")
+        name = name.strip()
+        if not colon:
+            message = f"--header {header!r} is not a header"
+            raise exits.Failure(message, exits.USAGE, 'write it like --header "X-Title: Our app"')
+        if holds_credential(name):
+            remedy = "set it with headers of [[servers]] in gateway.toml, or with /api/admin/servers"
+            raise exits.Failure(
+                f"--header {name} would show a secret on the command line", exits.USAGE, remedy
+            )
+        found[name] = value.strip()
+    return found
+
+
 @servers_group.command("set")
 @click.argument("name")
 @click.option("--url", help="Base URL.")
 @click.option(
-    "--model", "models", multiple=True, help="A model of the server. Repeatable. `any` discovers them."
+    "--model",
+    "models",
+    multiple=True,
+    help="A model of the server. Repeatable. `any`: the gateway asks the server.",
+)
+@click.option("--api-version", help="API version for Azure's URLs with /openai/deployments/.")
+@click.option(
+    "--header",
+    "headers",
+    multiple=True,
+    help='A header for every request, as "Name: value". Repeatable. Replaces all; `none` removes all.',
 )
 @click.option("--weight", type=click.IntRange(1, 10_000), help="Share of requests relative to other servers.")
 @click.option(
@@ -96,6 +161,7 @@ def add(
 def set_(
     name: str,
     models: tuple[str, ...],
+    headers: tuple[str, ...],
     api_key_stdin: bool,
     config: Path | None,
     as_json: bool,
@@ -105,6 +171,8 @@ def set_(
     body: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if models:
         body["models"] = [] if models == ("any",) else list(models)
+    if headers:
+        body["headers"] = {} if headers == ("none",) else _parse_headers(headers)
     if api_key_stdin:
         body["api_key"] = _read_key()
     if not body:
@@ -130,8 +198,8 @@ def _read_key() -> str:
 def list_(config: Path | None, as_json: bool) -> None:
     """List all servers, including those of the configuration."""
     columns = (
-        *("name", "state", "model_count", "dialect", "url", "has_api_key", "models", "weight", "priority"),
-        *("origin", "last_error"),
+        *("name", "state", "model_count", "vendor", "dialect", "url", "has_api_key", "models", "weight"),
+        *("priority", "origin", "last_error"),
     )
     show(call(config, "GET", "/servers"), as_json=as_json, columns=columns)
 
@@ -149,9 +217,9 @@ def test(name: str, config: Path | None, as_json: bool) -> None:
     if as_json:
         echo_json(found)
     elif found["ok"]:
-        click.echo(
-            f"{name}: ok, {exits.counted(len(found['models'] or []), 'model')}, {found['latency_ms']} ms"
-        )
+        models = found["models"]
+        count = "" if models is None else f" {exits.counted(len(models), 'model')},"
+        click.echo(f"{name}: ok,{count} {found['latency_ms']} ms")
     if not found["ok"]:
         raise exits.Failure(f"{name}: {found['problem']}", exits.UNAVAILABLE, "check its url and api_key")
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import click
 
-from bluesminds.cli.api_client import call, json_option, show
+from bluesminds.cli.api_client import call, call_paged, json_option, show
 from bluesminds.cli.options import config_option
+from bluesminds.cli.users import user_names
 
 _GROUPS = ("day", "model", "key", "user", "server")
 
@@ -36,7 +37,7 @@ def usage_group() -> None:
 def show_(days: int, group: str, config: Path | None, as_json: bool) -> None:
     """Show usage totals of the last days, today included."""
     columns = (
-        group,
+        *((group, "name") if group in ("key", "user") else (group,)),
         "requests",
         "errors",
         "input_tokens",
@@ -46,4 +47,12 @@ def show_(days: int, group: str, config: Path | None, as_json: bool) -> None:
         "cost_usd",
         "unpriced",
     )
-    show(call(config, "GET", f"/usage?days={days}&group={group}"), as_json=as_json, columns=columns)
+    found = call(config, "GET", f"/usage?days={days}&group={group}")
+    if "name" in columns and not as_json:
+        names = user_names(config) if group == "user" else _key_names(config)
+        found = found | {"data": [row | {"name": names.get(row[group])} for row in found["data"]]}
+    show(found, as_json=as_json, columns=columns)
+
+
+def _key_names(config: Path | None) -> dict[str, str]:
+    return {row["id"]: row["name"] for row in call_paged(config, "/keys")["data"]}

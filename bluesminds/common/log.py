@@ -12,6 +12,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Self
 
 import msgspec
@@ -132,7 +133,10 @@ _encoder = msgspec.json.Encoder(enc_hook=str)
 def _json_line(now_ms: int, level: str, event: str, fields: dict[str, object]) -> bytes:
     record: dict[str, object] = {"time": _timestamp(now_ms), "level": level, "event": event}
     for name, value in fields.items():
-        record[name] = _bounded(value)
+        if type(value) is int or (type(value) is str and len(value) <= _MAX_TEXT and value.isascii()):
+            record[name] = value
+        else:
+            record[name] = _bounded(value)
     return _encoder.encode(record) + b"\n"
 
 
@@ -157,9 +161,13 @@ def _bounded(value: object) -> object:
 
 
 def _timestamp(now_ms: int) -> str:
-    return (
-        datetime.fromtimestamp(now_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    )
+    second, thousandths = divmod(now_ms, 1000)
+    return f"{_date_and_time(second)}.{thousandths:03}Z"
+
+
+@lru_cache(maxsize=1)
+def _date_and_time(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).isoformat().removesuffix("+00:00")
 
 
 class LibraryLog(logging.Handler):

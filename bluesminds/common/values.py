@@ -21,6 +21,10 @@ Scope = Literal[
     "chat.completions",
     "messages",
     "messages.count_tokens",
+    "responses",
+    "responses.input_tokens",
+    "gemini.generate_content",
+    "gemini.count_tokens",
     "completions",
     "embeddings",
     "moderations",
@@ -144,7 +148,9 @@ class Caller(Struct, frozen=True, gc=False):
 
 
 class Server(Struct, frozen=True):
-    """One upstream server. Empty `models`: those that its model list names."""
+    """One upstream server. Empty `models`: those that its model list names. `vendor`: a row of the vendors;
+    "": the URL shows it. `headers` are sent with every request; their values may be secrets.
+    """
 
     name: str
     dialect: str
@@ -155,15 +161,18 @@ class Server(Struct, frozen=True):
     priority: int
     origin: str  # "file", "table" (the database) or "environment"
     keyless: bool = False  # also accepts keyless callers; only them if api_key is None
+    vendor: str = ""
+    api_version: str = ""  # of Azure's older URLs
+    headers: tuple[tuple[str, str], ...] = ()
 
     def __repr__(self) -> str:
         return f"Server({self.name!r}, {self.dialect!r})"
 
 
 class Usage(Struct, frozen=True, gc=False):
-    """Units of one answer in one normalised form: `input` includes cache reads and writes, `output` includes
-    reasoning, and both include tokens of audio and images. None: the server did not say. `source`:
-    "upstream"; "estimated" when one or both main counts are; or "none".
+    """The usage of one request in a normalised form: `input` includes cache reads and writes, `output`
+    includes reasoning, and both include tokens of audio and images. None: not reported. `source`: "upstream";
+    "estimated" when one or both main counts are; or "none".
     """
 
     input: int | None = None
@@ -176,7 +185,7 @@ class Usage(Struct, frozen=True, gc=False):
     audio_output: int | None = None
     image_input: int | None = None
     image_output: int | None = None
-    images: int | None = None  # pictures made
+    images: int | None = None  # generated images
     audio_ms: int | None = None  # milliseconds of audio that was read
     characters: int | None = None  # of a text that was spoken
 

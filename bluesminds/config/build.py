@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Final, cast
+from typing import Final, Literal, cast, get_args, get_origin
 
 import msgspec
 
@@ -21,7 +21,9 @@ from bluesminds.config.fields import (
     convert,
     display,
     fields_in,
+    nearest,
     parse,
+    parse_table,
     resolve,
     sections,
     toml_value,
@@ -96,9 +98,29 @@ class SettingsBuilder:
             if self.defer_secrets and reference_of(given.value):
                 return DeferredSecret(partial(_read_deferred, name, field, given, self.environ))
             return Secret(_secret(given, self.environ))
+        if field.secret_map:
+            return self._secret_map(field, given, name)
         if isinstance(given.value, str) and given.text:
             return parse(field, given.value, given.base)
         return convert(field, given.value, given.base)
+
+    def _secret_map(self, field: FieldSpec, given: RawValue, name: str) -> dict[str, Secret]:
+        """A table whose values are secrets. Raises UnsuitableError."""
+        table = parse_table(given.value) if given.text and isinstance(given.value, str) else given.value
+        if not isinstance(table, dict):
+            raise UnsuitableError(f"must be {field.expected}, not {display(table)}")
+        found: dict[str, Secret] = {}
+        for key, value in table.items():
+            one = dataclasses.replace(given, value=value, text=False, locate=None)
+            title = f"{display(key)} in {name}"
+            if self.defer_secrets and reference_of(value):
+                found[key] = DeferredSecret(partial(_read_deferred, title, field, one, self.environ))
+                continue
+            try:
+                found[key] = Secret(_secret(one, self.environ))
+            except UnsuitableError as error:
+                raise UnsuitableError(str(error), error.remedy, title, (key,)) from None
+        return found
 
 
 def _read_deferred(name: str, field: FieldSpec, given: RawValue, environ: Mapping[str, str]) -> str:
@@ -128,7 +150,10 @@ def _remedy(field: FieldSpec, given: RawValue) -> str:
         example = field.example
         text = ",".join(map(str, example)) if isinstance(example, list) else str(example).lower()
         return f"for example {given.origin.where}={text}"
-    if isinstance(given.value, dict) and not field.secret:
+    choices = get_args(field.type) if get_origin(field.type) is Literal else ()
+    if isinstance(given.value, str) and (close := nearest(given.value, choices)):
+        return f'did you mean "{close}"?'
+    if isinstance(given.value, dict) and not (field.secret or field.secret_map):
         return "only secrets accept a reference; any setting can be set by an environment variable"
     example = field.example
     if isinstance(given.value, str) and not field.secret:

@@ -16,13 +16,23 @@ from bluesminds.common.clock import zone_named
 from bluesminds.common.emails import read_email
 from bluesminds.common.networks import Networks
 from bluesminds.common.origins import read_origin
+from bluesminds.common.server_headers import check_headers
 from bluesminds.config.fields import SERVERS, display
-from bluesminds.config.settings import ListenSettings, ServerSettings, Settings, UpstreamSettings
+from bluesminds.config.settings import (
+    VENDORS_WITHOUT_MODEL_LIST,
+    VENDORS_WITHOUT_URL,
+    ListenSettings,
+    ServerSettings,
+    Settings,
+    UpstreamSettings,
+)
 from bluesminds.config.values import DeferredSecret, Secret
 
 Source = tuple[str | int, ...]
 _PEPPER_LENGTH: Final = 16
 _ENDPOINT: Final = re.compile(r"/(?:chat/)?(?:completions|models|embeddings|responses|messages)\Z")
+# Vendors whose URLs have no path.
+_WITHOUT_PATH: Final = re.compile(r"https://(?:[\w.-]+\.azure\.com|api\.deepseek\.com|api\.perplexity\.ai)")
 _CERT: Final[Source] = ("server", "tls_cert")
 _KEY: Final[Source] = ("server", "tls_key")
 _PROXIES: Final[Source] = ("server", "trusted_proxies")
@@ -262,14 +272,38 @@ def _check_server(path: Source, server: ServerSettings) -> Iterator[Finding]:
         if server.dialect == "demo":
             message = f"url {title} is ignored: the demo server is built in"
             yield Finding((url, dialect), message, 'remove url, or set dialect = "openai"', warning=True)
-    elif server.dialect != "demo":
+    elif server.vendor in VENDORS_WITHOUT_URL:
+        message = f"url {title} is missing: every account of the vendor has its own"
+        yield Finding(((*path, "vendor"), url), message, 'add url = "https://NAME.openai.azure.com"')
+    elif server.dialect != "demo" and server.vendor is None:
         message = f"url {title} is missing"
-        remedy = 'add url = "http://127.0.0.1:4000/v1", or correct the name'
-        yield Finding(((*path, "name"), url, dialect), message, remedy)
+        remedy = 'add url = "http://127.0.0.1:4000/v1" or a vendor, or correct the name'
+        yield Finding(((*path, "name"), (*path, "vendor"), url, dialect), message, remedy)
+    if server.vendor is not None and server.dialect == "demo":
+        message = f"vendor {title} does not fit the demo server, which is built in"
+        yield Finding(((*path, "vendor"), dialect), message, "remove vendor or dialect")
     if not (_text(server.api_key) or "").isascii():
         yield Finding(
             (key,), f"api_key {title} must be ASCII", "copy the key again, without quotes around it"
         )
+    yield from _check_models(path, title, server)
+    yield from _check_headers((*path, "headers"), title, server)
+
+
+def _check_models(path: Source, title: str, server: ServerSettings) -> Iterator[Finding]:
+    lists_none = server.vendor in VENDORS_WITHOUT_MODEL_LIST or server.dialect == "azure"
+    if lists_none and not server.models:
+        about = ((*path, "models"), (*path, "vendor"), (*path, "dialect"))
+        message = f"models {title} is missing: the server does not list its models"
+        yield Finding(about, message, 'name them, on Azure by their deployments: models = ["NAME"]')
+
+
+def _check_headers(source: Source, title: str, server: ServerSettings) -> Iterator[Finding]:
+    headers = {name: _text(value) or "-" for name, value in (server.headers or {}).items()}
+    try:
+        check_headers(headers)
+    except ValueError as exc:
+        yield Finding((source,), f"headers {title}: {exc}", 'write it like headers = {X-Title = "Our app"}')
 
 
 def _check_base_url(source: Source, name: str, server: ServerSettings) -> Iterator[Finding]:
@@ -278,7 +312,12 @@ def _check_base_url(source: Source, name: str, server: ServerSettings) -> Iterat
     if endpoint := _ENDPOINT.search(url):
         message = f"{name} ends in {endpoint[0]}, but the gateway adds the endpoint itself"
         yield Finding((source,), message, f"remove {endpoint[0]} from it", warning=True)
-    elif server.dialect in ("openai", "anthropic") and re.fullmatch(r"https?://[^/]+", url):
+    elif (
+        server.dialect in (None, "openai", "anthropic")
+        and not server.vendor
+        and re.fullmatch(r"https?://[^/]+", url)
+        and not _WITHOUT_PATH.fullmatch(url)
+    ):
         message = f"{name} has no path, but most servers have their API under /v1"
         yield Finding((source,), message, "add /v1 if the server needs it", warning=True)
 

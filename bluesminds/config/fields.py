@@ -6,6 +6,7 @@ have it. Error messages are built from the description of the type.
 
 import json
 import math
+import re
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from bluesminds.config.values import Secret
 
 SERVERS: Final = "servers"
 _MAX_DISPLAY = 40  # characters of a wrong value that an error repeats
+_BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 _UNIONS = (Union, types.UnionType)
 _NOTHING = (types.NoneType, msgspec.UnsetType)
 
@@ -56,6 +58,11 @@ class FieldSpec:
     @property
     def secret(self) -> bool:
         return self.type is Secret
+
+    @property
+    def secret_map(self) -> bool:
+        """Whether the value is a table of secrets by name."""
+        return get_origin(self.base_type) is dict
 
     @property
     def base_type(self) -> Any:  # noqa: ANN401
@@ -121,6 +128,8 @@ def convert(field: FieldSpec, value: object, base: Path) -> object:
         if field.base_type is float and isinstance(value, str):
             return msgspec.convert(float(read_duration(value)), field.type)
         if field.type is not Path:
+            if field.secret_map:
+                return {name: Secret(text) for name, text in msgspec.convert(value, dict[str, str]).items()}
             if field.is_money:
                 return msgspec.convert(_as_amount(value), field.type)
             if (item := field.item) is not None and isinstance(value, list):
@@ -181,6 +190,8 @@ def parse(field: FieldSpec, text: str, base: Path) -> object:
     """Parse text: lists are JSON or comma-separated. Raises UnsuitableError."""
     if field.is_list:
         return convert(field, _parse_list(text), base)
+    if field.secret_map:
+        return convert(field, parse_table(text), base)
     if field.type is Path:
         return convert(field, text, base)
     if not text.isprintable():
@@ -192,6 +203,14 @@ def parse(field: FieldSpec, text: str, base: Path) -> object:
     if field.base_type is float:
         return convert(field, text, base)
     raise UnsuitableError(f"must be {field.expected}, not {display(text)}")
+
+
+def parse_table(text: str) -> object:
+    """A JSON object. Raises UnsuitableError."""
+    try:
+        return msgspec.json.decode(text, type=dict[str, object])
+    except (msgspec.DecodeError, UnicodeEncodeError):
+        raise UnsuitableError("must be a JSON object of names and values") from None
 
 
 def _parse_list(text: str) -> object:
@@ -229,10 +248,14 @@ def toml_value(value: object) -> str:
         case list() | tuple():
             return "[" + ", ".join(toml_value(one) for one in value) + "]"
         case dict():
-            return "{" + ", ".join(f"{key}={toml_value(one)}" for key, one in value.items()) + "}"
+            return "{" + ", ".join(f"{_toml_key(key)}={toml_value(one)}" for key, one in value.items()) + "}"
         case Path() | Secret():
             value = str(value)
     return tomli_w.dumps({"_": value}).removeprefix("_ = ").rstrip("\n")
+
+
+def _toml_key(key: str) -> str:
+    return key if _BARE_KEY.fullmatch(key) else json.dumps(key, ensure_ascii=False)
 
 
 def nearest(word: str, known: Iterable[str], likeness: float = 0.6) -> str | None:
@@ -261,6 +284,8 @@ def _example(kind: object, default: object) -> object:
             return note.examples[0]
     if kind is Secret:
         return {"env": "NAME"}
+    if get_origin(kind) is Literal and default is None:
+        return get_args(kind)[0]
     return Path("/etc/bluesminds/example.pem") if default is None else default
 
 

@@ -7,11 +7,20 @@ secrets in world-readable files. A database URL without a password is not a secr
 import shlex
 import stat
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+from bluesminds.common.server_headers import holds_credential
 from bluesminds.config.fields import SERVERS, fields_in, resolve
-from bluesminds.config.sources import ConfigDocument, PendingSettings, RawValue, label, reference_of
+from bluesminds.config.sources import (
+    ConfigDocument,
+    PendingSettings,
+    RawValue,
+    Table,
+    label,
+    reference_of,
+)
 from bluesminds.config.values import Problem
 
 
@@ -20,8 +29,8 @@ def exposed_secrets(pending: PendingSettings, document: ConfigDocument | None) -
     if document is None:
         return
     for section, table in [*pending.plain.items(), *((SERVERS, server.table) for server in pending.servers)]:
-        for key, given in table.items():
-            if given.origin.kind != "file" or not fields_in(section)[key].secret:
+        for key, given in _secrets_in(section, table):
+            if given.origin.kind != "file":
                 continue
             name = f"{key} in {label(section)}"
             if isinstance(given.value, str):
@@ -31,6 +40,18 @@ def exposed_secrets(pending: PendingSettings, document: ConfigDocument | None) -
             elif (path := _named_file(given)) and _others_may_read(path):
                 message = f"{name} is read from a file that other users can read"
                 yield Problem(given.origin.location, message, _remedy(path))
+
+
+def _secrets_in(section: str, table: Table) -> Iterator[tuple[str, RawValue]]:
+    """The secrets of a table with their names; of headers, those that hold credentials."""
+    for key, given in table.items():
+        field = fields_in(section)[key]
+        if field.secret:
+            yield key, given
+        elif field.secret_map and isinstance(given.value, dict):
+            for name, value in given.value.items():
+                if holds_credential(name):
+                    yield f"{name} of {key}", replace(given, value=value)
 
 
 def _remedy(path: Path) -> str:

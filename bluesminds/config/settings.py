@@ -90,7 +90,51 @@ PRIVATE_NETWORKS = (
     *("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"),
     *("::1/128", "fc00::/7"),
 )
-Dialect = Literal["openai", "litellm", "anthropic", "demo"]
+Dialect = Literal["openai", "azure", "litellm", "anthropic", "gemini", "demo"]
+ApiVersion = Annotated[
+    str,
+    Meta(
+        pattern=r"^[0-9A-Za-z.-]{1,40}\Z",
+        description="a version of Azure's API",
+        examples=["2024-10-21"],
+    ),
+]
+ServerHeaders = Annotated[
+    dict[str, Secret],
+    Meta(description="a table of header names and values", examples=[{"X-Title": "Our app"}]),
+]
+# The rows of bluesminds/providers/vendors.py, those without a common URL, and those without a list of models.
+VendorName = Literal[
+    "openai",
+    "anthropic",
+    "azure",
+    "openrouter",
+    "portkey",
+    "featherless",
+    "chutes",
+    "groq",
+    "together",
+    "fireworks",
+    "mistral",
+    "deepseek",
+    "xai",
+    "cerebras",
+    "perplexity",
+    "cohere",
+    "gemini",
+    "gemini-openai",
+    "github",
+    "nvidia",
+    "litellm",
+    "ollama",
+    "vllm",
+    "sglang",
+    "llama.cpp",
+    "lmstudio",
+    "tgi",
+]
+VENDORS_WITHOUT_URL: Final = ("azure",)
+VENDORS_WITHOUT_MODEL_LIST: Final = ("azure", "perplexity")
 
 
 class ListenSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -290,12 +334,17 @@ class LogSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[[servers]]: one upstream. `url` is None only for the demo dialect; empty `models`: discover them."""
+    """[[servers]]: one upstream. `url` and `dialect` follow from `vendor`, and `dialect` from a vendor's
+    `url`. Empty `models`: discover them.
+    """
 
     name: ServerName
-    dialect: Dialect = "openai"
+    vendor: VendorName | None = None
+    dialect: Dialect | None = None
     url: Url | None = None
     api_key: Secret | None = None
+    api_version: ApiVersion | None = None
+    headers: ServerHeaders | None = None
     models: ModelNames = ()
     weight: Weight = 1
     priority: Priority = 0

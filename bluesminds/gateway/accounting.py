@@ -22,7 +22,7 @@ from bluesminds.wire.media import Opaque
 from bluesminds.wire.usage import settle_usage
 from storage.usage import UsageRow
 
-CLIENT_GONE = 499  # nginx's status for a client that left before the response; for records only
+CLIENT_GONE = 499  # nginx's status for a client that disconnected before the response; only for records
 
 
 class UsageEntry:
@@ -52,7 +52,7 @@ class UsageEntry:
         self.attempts = (*self.attempts, server)
 
     def begin_response(self, stage: Stage | None = None) -> None:
-        """The first bytes are about to be sent to the client. `stage`: what measures a stream."""
+        """The first bytes are about to be sent to the client. `stage` measures a stream."""
         self.first_byte = trio.current_time()
         self._stage = stage
 
@@ -69,13 +69,13 @@ class UsageEntry:
         self._accounting.observe(row, self._call.context)
 
     def close(self, status: int, outcome: str) -> None:
-        """Settle with the usage so far, if nothing has settled the request yet."""
+        """Settle with the usage so far, unless the request is settled already."""
         if self._batch is not None:
             return
         if self._stage is not None:
             usage = self._stage.usage
         elif outcome == "client_gone" and self.attempts:
-            # Without this a client that always leaves early would use nothing.
+            # Otherwise a client that always disconnects early would use nothing.
             usage, _ = settle_usage(None, self._call.facts, delivered=0, pieces=0)
         else:
             usage = NO_USAGE
@@ -174,7 +174,7 @@ class UsageAccounting(Struct, frozen=True):
         key_id: str = "",
         model: str = "",
     ) -> None:
-        """A request that no server was asked for: counted and logged, but not recorded.
+        """A request that was sent to no server: it is counted and logged, but has no usage row.
 
         `model` is the client's text, so it is no label.
         """

@@ -24,7 +24,7 @@ def check_client(caller: Caller, context: RequestContext) -> None:
     if caller.origins is not None and context.origin not in caller.origins:
         raise Forbidden(
             "origin_not_allowed",
-            "This API key only accepts requests with an Origin header of its allowed_origins.",
+            "This API key requires an Origin header that is in its allowed_origins.",
         )
     if caller.scopes is not None and context.endpoint not in caller.scopes:
         raise Forbidden("scope_not_allowed", f"This API key does not have the scope `{context.endpoint}`.")

@@ -19,9 +19,9 @@ ANY_ORIGIN: Final = "*"
 
 
 class BrowserOrigins:
-    """`configured` are origins whose pages may use any key that does not exclude them; "*" is every origin.
-    `load` queries the origins that active keys list; its result is cached for `cache_seconds`, at most until
-    a key changes.
+    """Pages of `configured` origins may use any key that does not exclude them; "*" is every origin. `load`
+    queries the origins that active keys list; its result is cached for `cache_seconds`, at most until a key
+    changes.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A request to a model, decoded: what it asks for, and the body to send for it."""
+"""A decoded request to a model, and the body to send to a server."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final, Protocol
@@ -12,11 +12,11 @@ from bluesminds.gateway.bodies import Body
 from bluesminds.gateway.forms import Headers, MultipartBody
 from bluesminds.gateway.operations import Operation, OperationMatch
 from bluesminds.gateway.routing.plans import Plan, Target
-from bluesminds.wire.base import Format, FormatName, RequestFacts
-from bluesminds.wire.conversation import ConversationRequest, EncodingOptions
+from bluesminds.providers.quirks import ADAPTED, Adapt, check_supported
+from bluesminds.wire.base import Format, RequestFacts
+from bluesminds.wire.conversation import ConversationRequest, EncodingOptions, unique
 from bluesminds.wire.formats import FORMATS, codec_of
 from bluesminds.wire.json_text import Fields, read_fields, write_fields
-from bluesminds.wire.messages import estimate_count
 from bluesminds.wire.multipart import is_form
 from bluesminds.wire.requests import read_body
 
@@ -25,8 +25,8 @@ _JSON: Final[Headers] = ((b"content-type", b"application/json"),)
 
 
 class Call(Struct, frozen=True, gc=False):
-    """One request to a model. `own_key`: the credential is the server's, and is sent there instead of the
-    gateway's key.
+    """One request to a model. `own_key`: the credential is a key of the server, and is sent to it instead of
+    the gateway's key.
     """
 
     context: RequestContext
@@ -38,8 +38,8 @@ class Call(Struct, frozen=True, gc=False):
 
 
 class CallBody(Protocol):
-    """The body of a request, as the server that is asked must get it. `conversation` is what translated
-    servers get; `dropped`: the fields of the client that the latest server did not get.
+    """The body of a request, rendered for a server. `conversation` is the source of translations; `dropped`
+    has the fields that the latest translation left out.
     """
 
     @property
@@ -51,10 +51,10 @@ class CallBody(Protocol):
     def choose(
         self, targets: Sequence[Target], *, at_ms: int, max_output: Callable[[], int]
     ) -> Sequence[Target]:
-        """The targets that can honour the request. `at_ms`: when the request came; `max_output` gives the
-        tokens for servers that must have a bound where the client gives none.
+        """The targets that can serve the request. `at_ms`: arrival time; `max_output` returns the maximum
+        tokens for servers that require a maximum, if the client sets none.
 
-        Raises InvalidRequest when none can. It must come before the first `content`.
+        Raises InvalidRequest if there is no such target. Call it before the first `content`.
         """
 
     @property
@@ -62,25 +62,26 @@ class CallBody(Protocol):
         """Whether `content` can be called again. A form that does not fit into memory can be sent once."""
 
     def headers(self, model: str) -> Headers:
-        """Content-Type, and the Content-Length of a content in pieces if it is known."""
+        """Content-Type, and the Content-Length of a body in pieces if it is known."""
 
     def content(self, plan: Plan, model: str, *, force_usage: bool) -> bytes | AsyncIterator[bytes]:
-        """The bytes for a server with this plan and name of the model. `force_usage`: a stream asks for its
-        usage even if the client did not.
+        """The body for a server with this plan and model name. `force_usage`: request the usage of a stream
+        even if the client did not.
         """
 
     def release(self) -> None:
-        """Free what the body holds. No server is asked after it."""
+        """Free the memory of the body. `content` cannot be called afterwards."""
 
 
 class JsonBody:
-    """A CallBody of JSON, rendered for one server after the other. Only one rendering of each kind is held
-    in memory. `conversation` is what translated servers get; `dropped`: the fields of the client that the
-    latest of them did not get. `release` frees the bodies.
+    """A CallBody of JSON, rendered for one server after the other. At most one untranslated and one
+    translated rendering are in memory. `conversation` is the source of translations; `dropped` has the fields
+    that the latest translation left out. `release` frees the bodies.
     """
 
     repeatable = True
     __slots__ = (
+        "_adapted",
         "_body",
         "_dropped",
         "_fields",
@@ -100,7 +101,8 @@ class JsonBody:
         options = fields.get(STREAM_OPTIONS)
         self._stream_options = None if options is None else options.copy()
         self._body = body
-        self._rendered_for: tuple[str, bool] | None = None
+        self._rendered_for: tuple[str, bool, Adapt | None] | None = None
+        self._adapted: Fields | None = None  # the client's fields that an adaptation may have changed
         self._max_output = 0
         self._translated = b""
         self._translated_for: tuple[Plan, str, bool] | None = None
@@ -111,47 +113,53 @@ class JsonBody:
     def choose(
         self, targets: Sequence[Target], *, at_ms: int, max_output: Callable[[], int]
     ) -> Sequence[Target]:
-        """All targets that speak the request's format, and the others as far as it can be translated."""
+        """The targets that support the request's fields, and its format or a translation of it."""
         for target in targets:
-            if target.plan.translated:
+            if target.plan.translated or target.plan.unsupported:
                 return self._choose(targets, at_ms=at_ms, max_output=max_output())
         return targets
 
     def _choose(self, targets: Sequence[Target], *, at_ms: int, max_output: int) -> Sequence[Target]:
         self._max_output = max_output
-        refusals: dict[FormatName, InvalidRequest] = {}
-        for plan in {target.plan.format: target.plan for target in reversed(targets)}.values():
-            if plan.translated:
-                try:
+        refusals: dict[Plan, InvalidRequest] = {}
+        for plan in dict.fromkeys(target.plan for target in reversed(targets)):
+            try:
+                if plan.translated:
                     self._try_translation(plan, at_ms // 1000)
-                except InvalidRequest as exc:
-                    refusals[plan.format] = exc
-        chosen = [target for target in targets if target.plan.format not in refusals]
+                else:
+                    check_supported(self._fields, plan.unsupported)
+            except InvalidRequest as exc:
+                refusals[plan] = self._in_client_words(exc)
+        chosen = [target for target in targets if target.plan not in refusals]
         if not chosen:
-            raise next(iter(refusals.values()))
+            raise refusals[targets[0].plan]
         if all(target.plan.translated for target in chosen):
             self._fields = {}
             self._body.data = b""
         return chosen
 
     def content(self, plan: Plan, model: str, *, force_usage: bool) -> bytes:
-        """Servers that get the same bytes share them."""
+        """Servers with equal bodies share the bytes."""
         if plan.translated and self.conversation is not None:
             return self._translate(plan, self.conversation, model, force_usage=force_usage)
         self.dropped = ()
-        if self._rendered_for != (model, force_usage):
+        if self._rendered_for != (model, force_usage, plan.adapt):
             fields = self._client_fields()
+            if plan.adapt is not None:
+                self._adapted = {name: fields[name].copy() for name in ADAPTED if name in fields}
+                fields = plan.adapt(fields)
             self._body.data = write_fields(self._format.prepare(fields, model, force_usage))
             self._fields = {}
-            self._rendered_for = (model, force_usage)
+            self._rendered_for = (model, force_usage, plan.adapt)
         return self._body.data
 
     def headers(self, model: str) -> Headers:
         return _JSON
 
     def estimate(self) -> bytes:
-        """The answer to a request for a count that no server can give."""
-        return estimate_count(self._fields)
+        """The response to a count request that no server supports."""
+        estimate = self._format.estimate
+        return b"" if estimate is None else estimate(self._fields)
 
     def release(self) -> None:
         self._fields = {}
@@ -167,7 +175,7 @@ class JsonBody:
     def _translate(
         self, plan: Plan, conversation: ConversationRequest, model: str, *, force_usage: bool
     ) -> bytes:
-        """Raises InvalidRequest for what the format of the server has no words for."""
+        """Raises InvalidRequest for a field without an equivalent in the server's format."""
         if self._translated_for == (plan, model, force_usage):
             self.dropped = self._dropped
             return self._translated
@@ -175,15 +183,27 @@ class JsonBody:
             model=model, max_output=self._max_output, bound=plan.bound, usage=force_usage
         )
         encoded = codec_of(plan.format).encode_request(conversation, options)
+        check_supported(encoded.fields, plan.unsupported)
         self._translated = write_fields(encoded.fields)
-        self.dropped = self._dropped = encoded.dropped
+        names = codec_of(self._format.name).names
+        self.dropped = self._dropped = unique(names.get(name, name) for name in encoded.dropped)
         self._translated_for = (plan, model, force_usage)
         return self._translated
+
+    def _in_client_words(self, refusal: InvalidRequest) -> InvalidRequest:
+        """A server's format may have refused a field by its own name."""
+        name = refusal.param or ""
+        mine = codec_of(self._format.name).names.get(name)
+        if mine is None:
+            return refusal
+        return InvalidRequest(refusal.code, refusal.message.replace(f"`{name}`", f"`{mine}`"), param=mine)
 
     def _client_fields(self) -> Fields:
         if self._rendered_for is None:
             return self._fields
         fields = read_fields(self._body.data)
+        if self._adapted is not None:
+            fields = {name: raw for name, raw in fields.items() if name not in ADAPTED} | self._adapted
         fields.pop(STREAM_OPTIONS, None)
         return fields if self._stream_options is None else fields | {STREAM_OPTIONS: self._stream_options}
 
@@ -231,7 +251,7 @@ def read_call(
 
 
 def _with_scoped_idempotency(context: RequestContext, caller: Caller) -> RequestContext:
-    """Callers share the gateway's account at the server: one must not find the response of another."""
+    """All callers share the gateway's account at the server. One must not get the response of another."""
     if not context.forward:
         return context
     owner = (context.credential or "") if caller.address else caller.key_id

@@ -27,7 +27,7 @@ class Estimator:
         self._ratios: dict[str, float] = {}
 
     def estimate(self, call: Call) -> Estimate:
-        """The most that the request is expected to use."""
+        """The maximum that the request is expected to use."""
         facts = call.facts
         price = self.prices.get(facts.model)
         output = facts.max_output
@@ -38,7 +38,7 @@ class Estimator:
         return Estimate(input_ + output, None if price is None else price.max_cost(input_, output))
 
     def max_output(self, model: str) -> int:
-        """Tokens of one choice where the client sets no limit."""
+        """Tokens of one choice, if the client sets no limit."""
         price = self.prices.get(model)
         return (price and price.max_output) or self._default_completion
 

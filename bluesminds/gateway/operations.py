@@ -16,17 +16,17 @@ from bluesminds.common.errors import GatewayError, NotFound
 from bluesminds.common.values import Scope
 from bluesminds.wire.base import FormatName
 
-ApiName = Literal["openai", "anthropic"]
+ApiName = Literal["openai", "anthropic", "gemini"]
 BodyKind = Literal["json", "form", "json_or_form"]  # a form is multipart/form-data
 HandlerName = Literal["model"]  # what serves an operation; "model": the request pipeline
 NO_FIELDS: Final[Mapping[str, Raw]] = MappingProxyType({})
 
 
 class Operation(Struct, frozen=True):
-    """What a path asks for. `name` is the scope of keys and the label of metrics and usage rows. `path` is
-    the full path; `{name}` in it stands for one segment or a part of it. `preset`: fields that the path says
-    and the body does not. `summary` is the text of the API reference. `estimated`: the gateway answers by
-    itself when no server can.
+    """One endpoint that calls a model. `name` is the scope of keys and the label of metrics and usage rows.
+    `path` is the full path; `{name}` in it matches a segment or a part of one. `preset`: fields that the path
+    implies. `summary` is the text of the API reference. `estimated`: if no server supports it, the gateway
+    responds with an estimate.
     """
 
     name: Scope
@@ -41,8 +41,8 @@ class Operation(Struct, frozen=True):
 
 
 class DataPlanePath(Struct, frozen=True, gc=False):
-    """What a path of the data plane means. `path` is as the table of operations spells it; `methods`: the
-    operations by method, empty for an unknown path; `params`: the values of the path's variables.
+    """A path of the data plane. `path` has the form of the table of operations. `methods`: the operations by
+    method, empty for an unknown path. `params`: the values of the path's variables.
     """
 
     path: str
@@ -52,7 +52,7 @@ class DataPlanePath(Struct, frozen=True, gc=False):
     api: ApiName  # whose paths are of this kind
 
     def allowed_methods(self) -> tuple[str, ...]:
-        """Of an unknown path, all that any path has."""
+        """The methods of the path. For an unknown path: all methods of all paths."""
         if self.endpoint == MODELS:
             return ("GET", "HEAD")
         return tuple(self.methods) or ("GET", "HEAD", "POST", "DELETE")
@@ -74,6 +74,39 @@ OPERATIONS: Final = (
         "/v1/messages/count_tokens",
         "count_tokens",
         "Count the tokens of a message",
+        estimated=True,
+    ),
+    Operation("responses", "POST", "/v1/responses", "responses", "Create a response"),
+    Operation(
+        "responses.input_tokens",
+        "POST",
+        "/v1/responses/input_tokens",
+        "input_tokens",
+        "Count the tokens of a response's input",
+        estimated=True,
+    ),
+    Operation(
+        "gemini.generate_content",
+        "POST",
+        "/v1beta/models/{model}:generateContent",
+        "gemini",
+        "Generate content",
+        preset={"stream": Raw(b"false")},
+    ),
+    Operation(
+        "gemini.generate_content",
+        "POST",
+        "/v1beta/models/{model}:streamGenerateContent",
+        "gemini",
+        "Generate content as a stream",
+        preset={"stream": Raw(b"true")},
+    ),
+    Operation(
+        "gemini.count_tokens",
+        "POST",
+        "/v1beta/models/{model}:countTokens",
+        "gemini_count_tokens",
+        "Count the tokens of content",
         estimated=True,
     ),
     Operation("completions", "POST", "/v1/completions", "completions", "Create a text completion"),
@@ -116,10 +149,13 @@ OPERATIONS: Final = (
     ),
 )
 MODELS: Final = "models"  # GET /models and /models/{id}
+GEMINI_MODELS: Final = "/v1beta/models"
 UNKNOWN: Final = "unknown"  # the endpoint label of requests that match no operation
 
-PREFIXES: Final = ("/v1",)
+PREFIXES: Final = ("/v1", "/v1beta")
 
+# A method after the name of a model; a tag, as in llama3:8b, has no capital letter inside.
+_GEMINI_METHOD: Final = re.compile(":(?:predict|[a-z]+[A-Z][A-Za-z]*)$")
 _SLASHES: Final = re.compile("//+")
 _VARIABLE: Final = re.compile(r"\{(\w+)\}")
 
@@ -132,7 +168,7 @@ def _by_path() -> Mapping[str, Mapping[str, Operation]]:
 
 
 def _pattern(path: str) -> re.Pattern[str]:
-    """Of a path with variables. A name of a model may have slashes."""
+    """The pattern of a path with variables. The name of a model may contain slashes."""
     parts = _VARIABLE.split(path)
     for at in range(0, len(parts), 2):
         parts[at] = re.escape(parts[at])
@@ -148,18 +184,16 @@ _PATTERNS: Final = [(_pattern(path), methods) for path, methods in _BY_PATH.item
 _PATHS: Final = (*(path for path in _BY_PATH if "{" not in path), "/v1/models")
 
 # Endpoints of OpenAI and Anthropic that this gateway does not have, and what SDKs can use instead.
-_USE_CHAT: Final = (
-    "Use /v1/chat/completions: `openai.chat(...)` in @ai-sdk/openai, "
-    '`set_default_openai_api("chat_completions")` in the Agents SDK, `use_responses_api=False` in LangChain.'
-)
+_USE_RESPONSES: Final = "Use /v1/responses or /v1/chat/completions."
 _MISSING: Final = {
-    "/responses": ("The Responses API", _USE_CHAT),
+    "/responses": ("Access to stored responses", "Send the whole conversation as `input`."),
+    "/conversations": ("The Conversations API", "Send the whole conversation as `input` of /v1/responses."),
     "/messages/batches": ("The Message Batches API", ""),
     "/files": ("The Files API", ""),
     "/batches": ("The Batches API", ""),
     "/realtime": ("The Realtime API", ""),
-    "/assistants": ("The Assistants API", _USE_CHAT),
-    "/threads": ("The Assistants API", _USE_CHAT),
+    "/assistants": ("The Assistants API", _USE_RESPONSES),
+    "/threads": ("The Assistants API", _USE_RESPONSES),
     "/vector_stores": ("The Vector Stores API", ""),
     "/fine_tuning": ("The Fine-tuning API", ""),
     "/uploads": ("The Uploads API", ""),
@@ -172,8 +206,8 @@ def clean_path(path: str) -> str:
 
 
 def find_path(path: str) -> DataPlanePath | None:
-    """What a path means as the client sends it; None for a path of the rest of the site. /api/v1 is another
-    name of /v1.
+    """The meaning of a path that a client sent; None if it is not a path of the data plane. /api/v1 is an
+    alias of /v1.
     """
     known = _KNOWN.get(path)
     return _find_path(clean_path(path)) if known is None else known
@@ -184,9 +218,9 @@ def _find_path(path: str) -> DataPlanePath | None:
         path = path[4:]
     if not any(path == prefix or path.startswith(prefix + "/") for prefix in PREFIXES):
         return None
-    if path == "/v1/models" or path.startswith("/v1/models/"):
-        return DataPlanePath(path, _NO_METHODS, _NO_PARAMS, MODELS, "openai")
     api = api_of(path)
+    if _is_models_path(path, api):
+        return DataPlanePath(path, _NO_METHODS, _NO_PARAMS, MODELS, api)
     if (methods := _BY_PATH.get(path)) is not None:
         return DataPlanePath(path, methods, _NO_PARAMS, _label(methods), api)
     for pattern, methods in _PATTERNS:
@@ -196,8 +230,19 @@ def _find_path(path: str) -> DataPlanePath | None:
 
 
 def api_of(path: str) -> ApiName:
-    """The API that a path below /v1 belongs to."""
+    """The API that a path of the data plane belongs to."""
+    if path.startswith("/v1beta"):
+        return "gemini"
     return "anthropic" if path == "/v1/messages" or path.startswith("/v1/messages/") else "openai"
+
+
+def _is_models_path(path: str, api: ApiName) -> bool:
+    """Whether it lists the models or names one. Gemini's methods follow the name, which may have colons."""
+    if api != "gemini":
+        return path == "/v1/models" or path.startswith("/v1/models/")
+    if path == GEMINI_MODELS:
+        return True
+    return path.startswith(f"{GEMINI_MODELS}/") and _GEMINI_METHOD.search(path) is None
 
 
 def _label(methods: Mapping[str, Operation]) -> str:
@@ -221,18 +266,24 @@ def method_not_allowed(method: str, allowed: str) -> GatewayError:
 
 
 def _unknown_path(path: str) -> GatewayError:
+    if (found := _GEMINI_METHOD.search(path)) is not None and path.startswith(GEMINI_MODELS):
+        return NotFound(
+            "unsupported_endpoint",
+            f"Gemini's method {found[0][1:40]} is not supported. A model has the methods generateContent,"
+            " streamGenerateContent and countTokens. Use /v1/embeddings for embeddings.",
+        )
     for start, (name, advice) in _MISSING.items():
         if path == f"/v1{start}" or path.startswith(f"/v1{start}/"):
             message = f"{name} (/v1{start}) is not supported. {advice}".rstrip()
             return NotFound("unsupported_endpoint", message)
-    message = "There is no such endpoint under /v1."
+    message = f"There is no such endpoint under {'/v1beta' if api_of(path) == 'gemini' else '/v1'}."
     if meant := suggested_path(path.removeprefix("/v1")):
         message = f"{message} Did you mean {meant}?"
     return NotFound("unknown_url", f"{message} GET /docs lists the endpoints.")
 
 
 def suggested_path(path: str) -> str:
-    """The full path of the endpoint that a path without /v1 probably means; "" when there is none."""
+    """The full path of the endpoint that was probably meant by a path without /v1, or ""."""
     for known in _PATHS:
         if path.endswith(known.removeprefix("/v1")):
             return known
@@ -241,7 +292,7 @@ def suggested_path(path: str) -> str:
 
 
 def _known_paths() -> Mapping[str, DataPlanePath]:
-    """The paths without variables as most clients send them."""
+    """The paths without variables, in the form that most clients send."""
     found = {path: known for path in _PATHS if (known := _find_path(path)) is not None}
     return found | {f"/api{path}": known for path, known in found.items()}
 

@@ -1,8 +1,8 @@
 """The request pipeline: authenticate, read, authorize, route, reserve, send, relay, settle.
 
-`Gateway.handle` either writes a whole response or raises a GatewayError before the first byte. Whatever
-happens after admission, cancellation included, the request is settled exactly once, and the last byte of a
-response leaves after its usage row is durable.
+`Gateway.handle` either writes a complete response, or raises a GatewayError before the first byte. An
+admitted request is settled exactly once, also if it is cancelled. The last byte of a response is sent after
+its usage row is durable.
 """
 
 import random
@@ -142,7 +142,7 @@ class Gateway(Struct, frozen=True):
     def _record_rejection(
         self, context: RequestContext, caller: Caller | None, call: Call | None, exc: BaseException
     ) -> None:
-        """Count a request that ends before it is admitted."""
+        """Count a request that ends before admission."""
         if isinstance(exc, GatewayError):
             status, code = exc.status, exc.code
         elif isinstance(exc, OSError):

@@ -5,7 +5,7 @@ from msgspec import Struct
 
 from bluesminds.common.values import Server
 from bluesminds.http.client.pool import LocalResourceError, Pool, Timeouts, UpstreamError, UpstreamOrigin
-from bluesminds.providers.dialects import DIALECTS
+from bluesminds.providers.profiles import join_path, profile_of
 from bluesminds.wire.errors import read_error
 from bluesminds.wire.models import ModelRow, read_models
 
@@ -50,21 +50,27 @@ async def _fetch_models(
     pool: Pool, server: Server, seconds: float, *, list_models: bool
 ) -> list[ModelRow] | None:
     """The models, or None without `list_models`. Raises ValueError for an error response."""
-    dialect = DIALECTS[server.dialect]
+    profile = profile_of(server)
+    if list_models and not profile.lists_models:
+        if not server.models:
+            raise ValueError("it does not list its models: name them with `models`")
+        list_models = False
     origin, base = UpstreamOrigin.parse(server.url, trusted=server.origin != "table")
-    alive_path = None if list_models else dialect.alive_path
+    path = profile.models_path if list_models else profile.alive_path or profile.models_path
+    target = join_path(base, path).encode()
+    headers = profile.headers(server.api_key, server.headers)
     timeouts = Timeouts(seconds, seconds, seconds, seconds, seconds)
-    target = (alive_path or base + dialect.models_path).encode()
-    response = await pool.request(b"GET", origin, target, dialect.headers(server.api_key), timeouts=timeouts)
+    response = await pool.request(b"GET", origin, target, headers, timeouts=timeouts)
     try:
         body = await response.read(MAX_LIST)
     finally:
         response.close()
-    if response.status >= 400 and dialect.refuses_key(response.status, read_error(response.status, body)):
+    refuses_key = profile.dialect.refuses_key
+    if response.status >= 400 and refuses_key(response.status, read_error(response.status, body)):
         if server.keyless and server.api_key is None and not list_models:
             return None  # the server responds; it needs a client's key
         raise ValueError(f"{response.status}: the server rejected the api_key")
     if response.status >= (400 if list_models else 500):
         hint = " (does the url end in /v1?)" if response.status == 404 and not base.endswith("/v1") else ""
         raise ValueError(f"{response.status}: {read_error(response.status, body).message}{hint}")
-    return read_models(body) if list_models else None
+    return read_models(body, prefix=profile.model_prefix) if list_models else None

@@ -2,9 +2,10 @@
 
 A request reserves room for its row before work starts, so the queue is bounded and every finished request can
 be recorded. `record` is synchronous, so it runs on every exit, cancelled or not. A batch that cannot be
-written is retried until it is stored (row ids make a repeated insert harmless). Meanwhile requests that wait
-for durability fail, and so do new ones that would have to wait. Only a row whose own values the store rejects
-is given up: it is written to the log in full, so that it cannot block the others, and its request fails.
+written is retried until it is stored (row ids make a repeated insert harmless). Until then, requests that
+wait for durability fail, and new requests that would have to wait are refused. If the store rejects the
+values of a row, the row is dropped, so that it does not block the others. It is written to the log in full,
+and its request fails.
 """
 
 import math
@@ -26,7 +27,7 @@ RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0)  # back-off; the last one repeats
 
 class Batch(Struct):
     """Rows of one commit. `finished` is set with the result in `durable`. `since`: when the first row was
-    recorded, on Trio's clock. `rejected`: ids of rows that were given up.
+    recorded, on Trio's clock. `rejected`: ids of dropped rows.
     """
 
     rows: list[UsageRow]
@@ -175,7 +176,7 @@ class Recorder:
             self._log.exception("usage_commit_failed", exc, reason=type(exc).__name__, rows=rows)
 
     async def _bisect_rejected(self, batch: Batch, rows: Sequence[UsageRow], exc: Exception) -> bool:
-        """Find the row with values that the store rejects, and give it up."""
+        """Find the row with values that the store rejects, and drop it."""
         if len(rows) == 1:
             (row,) = rows
             self._log.exception("usage_row_rejected", exc, row=to_builtins(row))

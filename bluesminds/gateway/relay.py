@@ -1,7 +1,7 @@
-"""Passes a server's response on to the client, and settles the request before its last byte.
+"""Forwards a server's response to the client, and settles the request before the last byte.
 
-After the first byte an error can no longer be a response of its own: it ends a stream of events with an error
-event and without [DONE], and it closes the connection of a response of other bytes before its end.
+After the first byte, an error ends a stream of events with an error event and without [DONE]. For a response
+of other bytes, it closes the connection before the end.
 """
 
 import contextlib
@@ -27,15 +27,15 @@ from bluesminds.wire.usage import settle_usage
 
 Headers = list[tuple[bytes, bytes]]
 END_SECONDS = 0.25  # how long a server may take to end its response after its [DONE]
-DONE_SECONDS = 5.0  # how long it may take to send [DONE] after its answer is complete
-COUNTED = Usage(0, 0, source="estimated")  # counting tokens uses and costs nothing
-MAX_DROPPED = 500  # characters of the header that names the fields a server did not get
+DONE_SECONDS = 5.0  # how long a server may take to send [DONE] after its answer is complete
+COUNTED = Usage(0, 0, source="estimated")  # counting tokens is free
+MAX_DROPPED = 500  # characters of x-bluesminds-dropped
 # Proxies in front must not buffer or rewrite the events.
 STREAM_HEADERS: Headers = [(b"cache-control", b"no-cache, no-transform"), (b"x-accel-buffering", b"no")]
 
 
 class ResponseWriter(Protocol):
-    """Writes the response to the client. Writing to a client that has left raises ClientGone."""
+    """Writes the response to the client. Writing to a client that has disconnected raises ClientGone."""
 
     @property
     def gone(self) -> bool: ...
@@ -55,7 +55,7 @@ class ResponseWriter(Protocol):
 
 
 class Relay(Struct, frozen=True):
-    """`expose_server`: responses name the server that answered."""
+    """`expose_server`: response headers name the server and the number of attempts."""
 
     sender: Sender
     expose_server: bool
@@ -76,7 +76,7 @@ class Relay(Struct, frozen=True):
             await self._relay_json(call, reply, entry, out)
 
     def headers(self, entry: UsageEntry) -> Headers:
-        """What every response to an admitted request carries besides the request id."""
+        """The headers of every response to an admitted request, besides the request id."""
         if not self.expose_server or not entry.attempts:
             return entry.rate_headers
         return [
@@ -86,7 +86,7 @@ class Relay(Struct, frozen=True):
         ]
 
     async def send_estimate(self, body: JsonBody, entry: UsageEntry, out: ResponseWriter) -> None:
-        """The gateway's own answer to a request for a count of tokens."""
+        """The gateway's own response to a count request."""
         answer = body.estimate()
         body.release()
         entry.finish(200, "ok", COUNTED)
@@ -105,7 +105,7 @@ class Relay(Struct, frozen=True):
         await out.send(reply.status, headers, reply.body)
 
     async def _relay_events(self, call: Call, reply: Reply, entry: UsageEntry, out: ResponseWriter) -> None:
-        """A whole answer that the client asked for as a stream."""
+        """A JSON answer that was converted to events."""
         self._settle_whole(call, reply, entry)
         await entry.wait_durable()
         entry.begin_response()
@@ -148,7 +148,7 @@ class Relay(Struct, frozen=True):
             last = self._cut(call, reply, entry, type(exc).__name__)
         except EventTooLarge:
             entry.close(reply.status, "cut")
-            message = f"The server sent an event of more than {MAX_EVENT >> 20} MiB, too large to pass on."
+            message = f"The server sent an event of more than {MAX_EVENT >> 20} MiB, which is too large."
             last = call.format.write_stream_error("upstream_invalid", message)
         try:
             await entry.wait_durable()
@@ -190,7 +190,7 @@ class Relay(Struct, frozen=True):
         await out.end()
 
     def _end_stream(self, call: Call, reply: Reply, stage: Stage, entry: UsageEntry) -> bytes:
-        """The server has ended its response. Returns what the client still needs."""
+        """The server has ended its response. Returns the last bytes for the client."""
         if stage.error is None and not stage.finished:
             return self._cut(call, reply, entry, "UpstreamCut")
         self.sender.stream_ended(call, reply, stage.error, implausible=stage.implausible)
@@ -206,8 +206,8 @@ class Relay(Struct, frozen=True):
 
 
 async def _receive(response: Response, stage: Stage) -> bytes:
-    """The next bytes of a stream. When the answer is complete, the client neither waits long for the server's
-    [DONE] nor learns that the connection broke.
+    """The next bytes of a stream. If the answer is complete, wait at most DONE_SECONDS for the server's
+    [DONE], and ignore a broken connection.
     """
     if not stage.finished:
         return await response.receive()
@@ -217,8 +217,8 @@ async def _receive(response: Response, stage: Stage) -> bytes:
 
 
 async def _drain_after_done(response: Response) -> None:
-    """Give the server a moment to end its response after [DONE], so that the connection can be kept. The
-    client has its answer, so its deadline does not count.
+    """Wait at most END_SECONDS for the end of the response after [DONE], so that the connection can be
+    reused. The client has its response, so the deadline of the request does not apply.
     """
     with contextlib.suppress(UpstreamError), trio.move_on_after(END_SECONDS, shield=True):
         while await response.receive():
@@ -226,26 +226,26 @@ async def _drain_after_done(response: Response) -> None:
 
 
 async def settle_failure(entry: UsageEntry, error: GatewayError) -> GatewayError:
-    """Settle a request that no server answered. Returns the error for its client."""
+    """Settle a request without a response from a server. Returns the error for the client."""
     entry.close(error.status, "client_error" if isinstance(error, InvalidRequest) else "upstream_error")
     if isinstance(error, Unavailable):
         return error
     try:
         await entry.wait_durable()
     except Unavailable:
-        return Unavailable("storage_unavailable", "Usage cannot be recorded right now. Try again shortly.")
+        return Unavailable("storage_unavailable", "Usage cannot be recorded now. Try again in a few seconds.")
     return error
 
 
 async def handle_total_timeout(call: Call, entry: UsageEntry, out: ResponseWriter) -> None:
-    """Raises the error while nothing has been sent; else ends the stream with it."""
-    if entry.settled:  # only writing the row took too long
+    """Raises the error if nothing has been sent; otherwise ends the stream with it."""
+    if entry.settled:  # only the write of the usage row took too long
         failure: GatewayError = usage_unrecorded_error()
     else:
         failure = UpstreamFailed(
             504,
             "upstream_timeout",
-            "The response took longer than upstream.total_timeout. Ask for less, or raise that setting.",
+            "The response took longer than total_timeout in [upstream]. Request less, or raise the setting.",
         )
         entry.close(504, "timeout")
     if entry.first_byte is None:

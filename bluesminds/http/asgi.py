@@ -1,7 +1,8 @@
-"""ASGI types of the listener, and its one extension.
+"""ASGI types of the listener, and its extensions.
 
 `scope["extensions"]["disconnect"]` is a Disconnect. It reports a client disconnect synchronously, while the
-response is still being produced. `receive` returns `http.disconnect` as ASGI specifies.
+response is still being produced. `receive` returns `http.disconnect` as ASGI specifies. The scope of a valid
+WebSocket handshake has the extension "websocket" (http/server/websocket.py); its type is "http".
 """
 
 from collections.abc import Awaitable, Callable, MutableMapping

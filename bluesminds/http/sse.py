@@ -7,7 +7,7 @@ A blank line that ends with CR waits for the next byte, which may be the LF of t
 
 import re
 
-MAX_EVENT = 32 * 1024 * 1024  # bytes; image models send a whole picture in one event
+MAX_EVENT = 32 * 1024 * 1024  # bytes; image models send a complete image in one event
 
 # A line end followed by a blank line. A final CR is only matched once the next byte is known.
 _BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?=[^\n]))")

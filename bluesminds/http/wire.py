@@ -3,7 +3,7 @@
 `receive` always waits for the kernel first, so every read is a scheduling point and read loops are fair.
 `send` tries the kernel first and yields only when its buffer is full: most responses take one system call.
 Reading and writing have one deadline each (see deadlines.py). A wait that expires raises WireTimeout; the
-socket stays open and the other wait goes on, except that TLS cannot be used after an interrupted send.
+socket stays open and the other wait continues, except that TLS cannot be used after an interrupted send.
 Every other end of the connection raises WireClosed.
 """
 
@@ -61,7 +61,7 @@ class Wire(Protocol):
         """End both waits with WireTimeout now."""
 
     def shutdown_write(self) -> None:
-        """Half-close: nothing more is sent, receiving goes on. TLS cannot do it without waiting."""
+        """Half-close: nothing more is sent, receiving continues. TLS cannot do this without waiting."""
 
     def close(self) -> None:
         """Close at once, waking any waiter with WireClosed. Idempotent."""

@@ -191,7 +191,7 @@ def _failure(code: int) -> MailFailed | MailRefused:
 
 
 def _reason(exc: Exception) -> str:
-    """The reason as the system or the library words it, without an address."""
+    """The reason in the words of the system or the library, without an address."""
     if isinstance(exc, ssl.SSLCertVerificationError):
         return f"certificate verification failed: {exc.verify_message}"
     if isinstance(exc, OSError) and exc.strerror:

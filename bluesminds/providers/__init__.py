@@ -1,1 +1,1 @@
-"""Wire dialects: pure functions over bytes and values, one file each. They do no I/O and do not retry."""
+"""Kinds of model servers, as tables of values and pure functions. The demo server is in `demo`."""

@@ -15,10 +15,10 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import uuid7
-from bluesminds.common.errors import GatewayError, NotFound, Unavailable
+from bluesminds.common.errors import GatewayError, Unavailable
 from bluesminds.common.log import Log
 from bluesminds.gateway.operations import clean_path, suggested_path
-from bluesminds.http.asgi import ASGIApp, Receive, Scope, Send
+from bluesminds.http.asgi import ASGIApp
 from bluesminds.web.errors import INTERNAL, error_body, error_headers
 from bluesminds.web.guard import Guard
 from bluesminds.web.request_context import valid_request_id
@@ -35,8 +35,7 @@ _MESSAGES: Final = {
 
 
 def create_app(routes: Iterable[Route], guard: Guard, *, clock: Clock, log: Log) -> ASGIApp:
-    app = build_quart_app(routes, guard, clock=clock, log=log)
-    return _reject_websockets(cast(ASGIApp, app), clock, log)
+    return cast(ASGIApp, build_quart_app(routes, guard, clock=clock, log=log))
 
 
 def build_quart_app(routes: Iterable[Route], guard: Guard, *, clock: Clock, log: Log) -> QuartTrio:
@@ -53,31 +52,6 @@ def build_quart_app(routes: Iterable[Route], guard: Guard, *, clock: Clock, log:
     _add_headers(app, clock)
     _add_error_handlers(app, log)
     return app
-
-
-def _reject_websockets(app: ASGIApp, clock: Clock, log: Log) -> ASGIApp:
-    """There are no WebSocket routes: a handshake gets 404 instead of the 500 of Quart."""
-
-    async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "websocket":
-            await app(scope, receive, send)
-            return
-        given = [value for name, value in scope["headers"] if name == b"x-request-id"]
-        request_id = valid_request_id(given[0] if given else None) or uuid7(clock.now_ms())
-        rejection = NotFound("unknown_url", "There is no WebSocket at this path.")
-        log.info("websocket_rejected", request_id=request_id, path=scope["path"])
-        body = error_body(rejection, request_id)
-        headers = [
-            *error_headers(rejection),
-            (b"x-request-id", request_id.encode()),
-            (b"content-length", b"%d" % len(body)),
-            (b"connection", b"close"),
-        ]
-        start = {"type": "websocket.http.response.start", "headers": headers, "status": rejection.status}
-        await send(start)
-        await send({"type": "websocket.http.response.body", "body": body})
-
-    return dispatch
 
 
 def _add_headers(app: QuartTrio, clock: Clock) -> None:

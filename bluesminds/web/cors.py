@@ -16,7 +16,7 @@ Headers = list[tuple[bytes, bytes]]
 # Request headers of pages and of the SDKs for browsers, and response headers that scripts may read.
 _ALLOWED: Final = re.compile(
     rb"authorization|x-api-key|api-key|content-type|accept|user-agent|x-request-id|idempotency-key"
-    rb"|traceparent|tracestate|(?:openai|anthropic|x-stainless)-[a-z0-9-]+"
+    rb"|traceparent|tracestate|x-goog-api-key|x-goog-api-client|(?:openai|anthropic|x-stainless)-[a-z0-9-]+"
 ).fullmatch
 _EXPOSED: Final = re.compile(
     rb"(?:x-)?request-id|retry-after|retry-after-ms|x-should-retry|x-cost-usd"
@@ -29,7 +29,7 @@ VARY_ORIGIN: Final = (b"vary", b"origin")
 
 
 class Preflight(Struct, frozen=True):
-    """The question of a browser before it sends a request of a page. It never contains the API key."""
+    """A request of a browser before that of a page. It never contains the API key."""
 
     headers: tuple[bytes, ...]  # names, lower case
     private_network: bool
@@ -62,7 +62,7 @@ def preflight_headers(preflight: Preflight, origin: str, methods: Iterable[str])
 
 
 def response_headers(origin: str, headers: Headers) -> Headers:
-    """What lets pages of `origin` read a response with these headers."""
+    """The headers that allow pages of `origin` to read a response."""
     exposed = [name for name, _ in headers if _EXPOSED(name)]
     return [_allow(origin), (b"access-control-expose-headers", b", ".join(exposed))]
 

@@ -1,11 +1,11 @@
-"""The ASGI entry of the gateway: /v1 and /api/v1 go to the request pipeline, everything else to Quart.
+"""The ASGI entry of the gateway: /v1, /api/v1 and /v1beta go to the request pipeline, all else to Quart.
 
 The one place where a GatewayError of the data plane becomes a response. The listener's extension reports a
-client that has left, at no cost for the pipeline.
+client disconnect, at no cost for the pipeline.
 """
 
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from bluesminds.common.clock import Clock
 from bluesminds.common.errors import Forbidden, GatewayError
@@ -33,20 +33,35 @@ from bluesminds.web.cors import (
 )
 from bluesminds.web.errors import INTERNAL, error_body, error_headers, error_in_format
 from bluesminds.web.forwarded import ProxyHeaders
+from bluesminds.web.google_clients import google_send
 from bluesminds.web.request_context import is_anthropic_client, read_request_context
 from bluesminds.wire.base import Format
+from bluesminds.wire.gemini import GEMINI
 from bluesminds.wire.messages import MESSAGES
-from bluesminds.wire.models import write_anthropic_model, write_anthropic_models, write_model, write_models
+from bluesminds.wire.models import (
+    write_anthropic_model,
+    write_anthropic_models,
+    write_gemini_model,
+    write_gemini_models,
+    write_model,
+    write_models,
+)
 
 Headers = list[tuple[bytes, bytes]]
 
 _JSON = (b"content-type", b"application/json")
+FORMAT_OF_MODELS: Final = "chat"  # of the clients of OpenAI's API
+_MODEL_WRITERS: Final = {
+    FORMAT_OF_MODELS: (write_model, write_models),
+    "messages": (write_anthropic_model, write_anthropic_models),
+    "gemini": (write_gemini_model, write_gemini_models),
+}
 
 
 class ASGIResponseWriter:
-    """Writes a response over ASGI. `begun`: it has started, so an error can no longer be sent. `format`: of
-    the client's API where it is not OpenAI's, for errors. `readable_by`: the other origin whose pages may
-    read it.
+    """Writes a response over ASGI. `begun`: the response has started, so an error cannot be sent any more.
+    `format`: the error format of the client, unless it is OpenAI's. `readable_by`: the origin whose pages may
+    read the response.
     """
 
     def __init__(self, scope: Scope, send: Send, request_id: str, format_: Format | None) -> None:
@@ -88,9 +103,9 @@ class ASGIResponseWriter:
 
 
 class DataPlane:
-    """The application the listener serves. `control` is the rest of the site; `bodies` is what all request
-    bodies share, `origins` whose pages may use the gateway. With `proxies`, every part of the site sees the
-    client that they tell of.
+    """The application the listener serves. `control` serves all other paths. `bodies` is the memory limit of
+    all request bodies, and `origins` are those whose pages may use the gateway. `proxies` replaces the client
+    address by the forwarded one, for all paths.
     """
 
     def __init__(
@@ -124,7 +139,10 @@ class DataPlane:
             return
         operation = path.methods.get(scope["method"])
         endpoint = path.endpoint if operation is None else operation.name
-        context = read_request_context(scope, endpoint, self._clock)
+        google = path.api == "gemini"
+        context = read_request_context(scope, endpoint, self._clock, google=google)
+        if google:
+            send = google_send(scope, send)
         out = ASGIResponseWriter(scope, send, context.request_id, client_format(path, context))
         await self._respond(scope, path, context, receive, out)
 
@@ -198,13 +216,14 @@ class DataPlane:
     async def _send_models(
         self, path: DataPlanePath, context: RequestContext, out: ASGIResponseWriter
     ) -> None:
-        name = path.path.removeprefix("/v1/models").removeprefix("/")
+        write_one, write_all = _MODEL_WRITERS[FORMAT_OF_MODELS if out.format is None else out.format.name]
+        name = path.path.partition("/models")[2].removeprefix("/")
         if name:
             row, rates = await self._gateway.find_model(context, name)
-            answer = write_anthropic_model(row) if out.format is MESSAGES else write_model(row)
+            answer = write_one(row)
         else:
             rows, rates = await self._gateway.list_models(context)
-            answer = write_anthropic_models(rows) if out.format is MESSAGES else write_models(rows)
+            answer = write_all(rows)
         await out.send(200, [_JSON, *rates], answer)
 
     async def _send_error(self, exc: GatewayError, context: RequestContext, out: ASGIResponseWriter) -> None:
@@ -216,7 +235,7 @@ class DataPlane:
 
 
 def client_format(path: DataPlanePath, context: RequestContext) -> Format | None:
-    """The format of the client's API; None: OpenAI's. Some paths say nothing about the client."""
-    if path.api == "anthropic":
-        return MESSAGES
+    """The error format of the client; None: OpenAI's. Some paths do not show which API the client uses."""
+    if path.api != "openai":
+        return MESSAGES if path.api == "anthropic" else GEMINI
     return MESSAGES if context.endpoint in (MODELS, UNKNOWN) and is_anthropic_client(context) else None

@@ -8,6 +8,7 @@ from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import uuid7
 from bluesminds.common.values import RequestContext
 from bluesminds.http.asgi import Scope
+from bluesminds.web.google_clients import google_credential
 
 MAX_PATH = 200  # characters, for the log
 _VALID_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}").fullmatch
@@ -16,16 +17,24 @@ ANTHROPIC_PREFIX = b"anthropic-"  # features of Anthropic's API: an open list
 _WORKSPACE = b"anthropic-workspace-id"  # of the gateway's account there: not for clients to choose
 # Headers for the upstream server; all others are dropped.
 _FORWARDED = frozenset((b"traceparent", b"tracestate", b"idempotency-key", b"openai-beta"))
+# Headers that most requests have and that mean nothing here: skipped early.
+_OTHERS = frozenset((b"host", b"accept", b"user-agent", b"content-type", b"content-length", b"connection"))
 
 
-def read_request_context(scope: Scope, endpoint: str, clock: Clock) -> RequestContext:
-    """Does not raise for any input."""
+def read_request_context(
+    scope: Scope, endpoint: str, clock: Clock, *, google: bool = False
+) -> RequestContext:
+    """Does not raise for any input. `google`: the path is of Gemini's API, whose clients send their key as
+    Google's do.
+    """
     request_id: bytes | None = None
     origin: bytes | None = None
     found: dict[bytes, bytes] = {}
     forward: list[tuple[bytes, bytes]] = []
     for header in scope["headers"]:
         name = header[0]
+        if name in _OTHERS:
+            continue
         if name in _CREDENTIALS:
             found.setdefault(name, header[1])
         elif name == b"x-request-id":
@@ -38,6 +47,8 @@ def read_request_context(scope: Scope, endpoint: str, clock: Clock) -> RequestCo
     at_ms = clock.now_ms()
     own_id = uuid7(at_ms)
     header_name, credential = _credential(found)
+    if google and credential is None:
+        header_name, credential = google_credential(scope)
     client = scope["client"]
     return RequestContext(
         id=own_id,
@@ -56,7 +67,7 @@ def read_request_context(scope: Scope, endpoint: str, clock: Clock) -> RequestCo
 
 
 def is_anthropic_client(context: RequestContext) -> bool:
-    """Whether the client speaks Anthropic's API: its clients name a version on every request."""
+    """Whether the client uses Anthropic's API: its clients send a version with every request."""
     return any(name == b"anthropic-version" for name, _ in context.forward)
 
 

@@ -1,1 +1,1 @@
-"""Wire formats as pure functions: what requests, replies and streams say, and how they are written."""
+"""Wire formats as pure functions that read and write requests, replies and streams."""

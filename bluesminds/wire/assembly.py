@@ -1,6 +1,6 @@
-"""Both directions between an answer in one piece and the same answer as a stream of chunks.
+"""Converts between a JSON answer and the same answer as a stream of chunks.
 
-For servers that answer in the other form than was asked for.
+For servers that send the other form than the client requested.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,7 +13,7 @@ from bluesminds.http.sse import EventSplitter, event_data, write_event
 from bluesminds.wire.json_text import NOT_JSON, Fields, is_set, read_fields, read_value, write_fields
 
 _NULL = Raw(b"null")
-# Said once or repeated whole; every other text comes in parts.
+# Complete in every chunk; all other texts come in parts.
 _WHOLE = frozenset(
     ("role", "id", "type", "object", "name", "finish_reason", "stop_reason", "format", "call_id")
 )
@@ -23,9 +23,9 @@ _DONE = b"data: [DONE]\n\n"
 def events_of(
     body: bytes, object_: str, spread: Callable[[Fields], list[Fields]], *, wants_usage: bool
 ) -> bytes:
-    """The stream that says what the whole answer says. `spread` makes the chunks' choices of one choice.
+    """A JSON answer as a stream. `spread` makes the choices of the chunks from one choice.
 
-    Raises ValueError when the body has no choices, or is nested too deep.
+    Raises ValueError if the body has no choices, or is nested too deeply.
     """
     try:
         return _events_of(body, object_, spread, wants_usage)
@@ -68,13 +68,13 @@ def _objects(raw: Raw) -> list[Fields]:
 
 
 def _odd_items(raw: Raw) -> list[Raw]:
-    """Of an array that msgspec does not read; its values are encoded again."""
+    """The items of an array that msgspec cannot read; its values are encoded again."""
     values = read_value(raw)
     return [Raw(msgspec.json.encode(value)) for value in values] if isinstance(values, list) else []
 
 
 def spread_message(choice: Fields) -> list[Fields]:
-    """A chat answer's choice as one chunk with all of its message and one with its finish_reason."""
+    """A choice of a chat answer as two chunks: the message, and the finish_reason."""
     message = read_fields(bytes(choice.get("message", Raw(b"{}"))))
     message = {name: value for name, value in message.items() if bytes(value) != b"null" or name == "content"}
     if "tool_calls" in message:
@@ -107,8 +107,8 @@ def _finish_reason(choice: Fields) -> Raw:
 
 
 def reply_of(stream: bytes, object_: str, part: str) -> bytes:
-    """The whole answer that the chunks of a stream make up. `part`: "delta", which becomes the `message`, or
-    "text". Raises ValueError when there is no chunk with a choice, or one is nested too deep.
+    """A stream of chunks as a JSON answer. `part`: "delta", which becomes the `message`, or "text". Raises
+    ValueError if no chunk has a choice, or one is nested too deeply.
     """
     try:
         return _reply_of(stream, object_, part)
@@ -195,7 +195,7 @@ def _merged_lists(known: list[Any], value: list[Any]) -> list[Any]:
 
 
 def _closed(choice: dict[str, Any], part: str) -> dict[str, Any]:
-    """The choice as a whole answer has it."""
+    """The choice in the form of a JSON answer."""
     if part == "delta":
         message = {"role": "assistant", "content": None, **(choice.pop("delta", None) or {})}
         for call in message.get("tool_calls") or ():

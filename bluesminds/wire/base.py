@@ -19,7 +19,11 @@ from bluesminds.wire.json_text import Fields
 FormatName = Literal[
     "chat",
     "messages",
+    "responses",
     "count_tokens",
+    "input_tokens",
+    "gemini",
+    "gemini_count_tokens",
     "completions",
     "embeddings",
     "moderations",
@@ -35,38 +39,38 @@ FieldKind = Literal["text", "flag", "whole"]
 
 
 class RequestFacts(Struct, frozen=True, gc=False):
-    """What a request asks for, as far as the gateway acts on it."""
+    """The properties of a request that the gateway uses."""
 
     model: str
     stream: bool = False
-    wants_usage: bool = False  # the client itself asked for the usage chunk
-    max_output: int | None = None  # tokens of one choice, as the client bounds it
-    choices: int = 1  # answers asked for at once
-    text_bytes: int = 0  # of the request's values, without media in base64
-    media_tokens: int = 0  # expected of sound in the request
-    text_answer: bool = True  # its tokens can be estimated from its length
+    wants_usage: bool = False  # the client requested the usage chunk
+    max_output: int | None = None  # maximum tokens of one choice; None: no maximum
+    choices: int = 1  # number of answers requested
+    text_bytes: int = 0  # size of the request's values, without media in base64
+    media_tokens: int = 0  # estimated tokens of audio in the request
+    text_answer: bool = True  # the tokens of an answer can be estimated from its length
     characters: int | None = None  # of a text to be spoken
 
 
 class ReplyFacts(Struct, frozen=True, gc=False):
-    """What a whole reply or one event says about itself."""
+    """The properties of a complete reply, or of one event."""
 
     readable: bool = True  # it is a JSON object
-    choices: int = 0  # answers in it; embeddings, results and documents count as such
+    choices: int = 0  # number of answers, embeddings or results
     usage: Usage | None = None  # as the server reports it
-    implausible: bool = False  # it reports a usage that cannot be true
+    implausible: bool = False  # the reported usage is impossible
     delivered: int = 0  # bytes of generated text
-    pieces: int = 0  # choices with anything generated in them
+    pieces: int = 0  # number of choices with generated content
     units: int | None = None  # search units (rerank), as the server reports them
-    error: ErrorDetail | None = None  # the reply is an error in the place of an answer
+    error: ErrorDetail | None = None  # the reply is an error instead of an answer
 
 
 class Stage(Protocol):
-    """What a relay knows of any running reply."""
+    """The interface of a running stream for the relay."""
 
     @property
     def usage(self) -> Usage:
-        """To be charged as things stand: what the server reported, with estimates for the rest."""
+        """The usage to charge so far: as reported, with estimates for missing counts."""
 
     @property
     def output(self) -> int:
@@ -74,39 +78,39 @@ class Stage(Protocol):
 
     @property
     def implausible(self) -> bool:
-        """Whether a usage was reported that cannot be true."""
+        """Whether an impossible usage was reported."""
 
     @property
     def started(self) -> bool:
-        """Whether anything of an answer has come."""
+        """Whether the answer has started."""
 
     @property
     def finished(self) -> bool:
-        """Whether the answer has come to its end by its own protocol."""
+        """Whether the answer is complete according to its format."""
 
     @property
     def final(self) -> bool:
-        """Whether nothing more is to be read from the server."""
+        """Whether nothing more needs to be read from the server."""
 
     @property
     def error(self) -> ErrorDetail | None:
         """The error that the server put into the stream."""
 
     def feed(self, data: bytes) -> bytes:
-        """Bytes for the client now. Raises sse.EventTooLarge."""
+        """Process bytes of the server; the bytes for the client. Raises sse.EventTooLarge."""
 
     def finish(self) -> bytes:
-        """The server has ended: what is still to be sent."""
+        """Call it at the end of the server's stream; the last bytes for the client."""
 
     def stop(self) -> bytes:
-        """Events that end the client's stream at a cap, now."""
+        """End the stream early, at a limit; the last bytes for the client."""
 
 
 class StreamDecoder(Protocol):
-    """Reads the events of a server's stream, one after the other. It never raises."""
+    """Reads the events of a server's stream in order. It never raises."""
 
     def feed(self, name: bytes, data: bytes) -> Sequence[StreamEvent]:
-        """What an event's name and data say."""
+        """The neutral events of one event of the server."""
 
 
 class StreamEncoder(Protocol):
@@ -118,11 +122,13 @@ class StreamEncoder(Protocol):
 
 
 class Codec(Struct, frozen=True):
-    """A conversation's format to and from the neutral form. Every function is pure.
+    """Converts a format for conversations from and to the neutral form. Every function is pure.
 
     `decode_request(fields, created)` and `encode_request` raise InvalidRequest: "unsupported_by_server" for a
-    field that changes the meaning and has no counterpart. `decode_reply` and `encode_reply` raise ValueError
-    for a reply without an answer, or one that cannot be written. A decoder gets the request as well.
+    field that changes the meaning and has no equivalent. `decode_reply` and `encode_reply` raise ValueError
+    for a reply without an answer, or one that cannot be converted. `names`: what this format calls fields
+    that other formats refuse or leave out. `keep_alive` is sent while the server sends no data; some clients
+    fail on comments.
     """
 
     decode_request: Callable[[Fields, int], ConversationRequest]
@@ -131,6 +137,8 @@ class Codec(Struct, frozen=True):
     encode_reply: Callable[[ConversationReply, ConversationRequest], bytes]
     decoder: Callable[[ConversationRequest], StreamDecoder]
     encoder: Callable[[ConversationRequest], StreamEncoder]
+    names: Mapping[str, str] = {}
+    keep_alive: bytes = b": ping\n\n"
 
 
 class FormFields(Struct, frozen=True):
@@ -147,9 +155,9 @@ class FormFields(Struct, frozen=True):
 class Format(Struct, frozen=True):
     """One wire format. Every function is pure.
 
-    `read_request` and `prepare` raise InvalidRequest. `prepare(fields, model, force_usage)` gives the fields
-    for the server: with its name of the model, and asking for usage in a stream where the client did not.
-    `read_event` takes an event's name and its data.
+    `read_request` and `prepare` raise InvalidRequest. `prepare(fields, model, force_usage)` returns the
+    fields for the server, with the server's model name. With `force_usage` a stream requests its usage.
+    `read_event` gets an event's name and data.
     """
 
     name: FormatName
@@ -159,13 +167,14 @@ class Format(Struct, frozen=True):
     read_event: Callable[[bytes, bytes], ReplyFacts]
     write_error: Callable[[ErrorDetail, str], bytes]
     write_stream_error: Callable[[str, str], bytes]
-    is_error: Callable[[bytes], bool] = has_error_object  # in this format's shape, so that it can pass
-    # Formats with streams only: for servers that answer in the other form than was asked for. They raise
-    # ValueError for an answer without choices. The flag: whether the client asked for usage.
-    chunk_object: str = ""  # of a stream's events
+    is_error: Callable[[bytes], bool] = has_error_object  # whether an error body already has this format
+    # For formats with streams: conversions between JSON and events. They raise ValueError for an answer
+    # without choices. The flag: whether the client requested usage.
+    chunk_object: str = ""  # the `object` of a stream's chunks
     events_from_reply: Callable[[bytes, bool], bytes] | None = None
     reply_from_events: Callable[[bytes], bytes] | None = None
-    stage: Callable[[RequestFacts], Stage] | None = None  # of its streams; None: stages.Passthrough
+    stage: Callable[[RequestFacts], Stage] | None = None  # None: stages.Passthrough
     form: FormFields | None = None
-    is_media: bool = False  # a reply is what its content type says, whatever was asked for
-    codec: Codec | None = None  # conversations only
+    is_media: bool = False  # a reply has the form of its content type
+    estimate: Callable[[Fields], bytes] | None = None  # the response to a count request, without a server
+    codec: Codec | None = None  # only for conversations

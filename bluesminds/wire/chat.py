@@ -25,7 +25,7 @@ CHUNK_OBJECT = "chat.completion.chunk"
 
 
 class ChatFields(Struct):
-    """The fields that decide what a request may cost."""
+    """The fields that limit what a request may cost."""
 
     model: str
     messages: Raw
@@ -61,12 +61,12 @@ def _max_output(request: ChatFields) -> int | None:
 
 
 def events_from_reply(body: bytes, wants_usage: bool) -> bytes:
-    """The stream of a whole answer. Raises ValueError when it has no choices."""
+    """A JSON answer as a stream. Raises ValueError if it has no choices."""
     return assembly.events_of(body, CHUNK_OBJECT, assembly.spread_message, wants_usage=wants_usage)
 
 
 def reply_from_events(stream: bytes) -> bytes:
-    """The whole answer of a stream. Raises ValueError when it has no choices."""
+    """A stream as a JSON answer. Raises ValueError if it has no choices."""
     return assembly.reply_of(stream, "chat.completion", "delta")
 
 

@@ -1,10 +1,9 @@
 """Reads requests for chat completions into the neutral form of a conversation.
 
-Format: OpenAI API reference, chat completions. `reasoning_content` in earlier answers is DeepSeek's
-and vLLM's.
+Format: OpenAI API reference, chat completions. DeepSeek and vLLM use `reasoning_content` in earlier answers.
 """
 
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -31,9 +30,9 @@ from bluesminds.wire.requests import largest_bound
 
 _MEANINGFUL: Final = {
     "logit_bias": "the server's format has no such field.",
-    "logprobs": "the server reports no probabilities.",
-    "top_logprobs": "the server reports no probabilities.",
-    "audio": "the server generates no sound.",
+    "logprobs": "the server does not report probabilities.",
+    "top_logprobs": "the server does not report probabilities.",
+    "audio": "the server does not generate audio.",
     "functions": "use `tools`.",
     "function_call": "use `tool_choice`.",
     "web_search_options": "the server's format has no such tool.",
@@ -58,7 +57,7 @@ def decode_request(fields: Fields, created: int = 0) -> ConversationRequest:
         tools=tuple(_read_tool(tool) for tool in reader.items("tools")),
         tool_choice=_read_choice(reader),
         parallel=reader.flag("parallel_tool_calls"),
-        response_schema=_read_response_format(reader),
+        **_read_response_format(reader),
         max_output=largest_bound(
             ("max_tokens", reader.whole("max_tokens")),
             ("max_completion_tokens", reader.whole("max_completion_tokens")),
@@ -79,23 +78,23 @@ def decode_request(fields: Fields, created: int = 0) -> ConversationRequest:
 
 def _refuse(reader: FieldReader) -> None:
     if (reader.whole("n") or 1) > 1:
-        raise unsupported("n", "the server gives one answer to a request.")
+        raise unsupported("n", "the server generates one choice per request.")
     for field, reason in _MEANINGFUL.items():
         if is_set(raw := reader.raw(field)) and bytes(raw) not in (b"0", b'"auto"', b'"none"'):
             raise unsupported(field, reason)
     if any(modality != "text" for modality in reader.texts("modalities")):
-        raise unsupported("modalities", "the server answers with text only.")
+        raise unsupported("modalities", "the server only generates text.")
 
 
 def _drop_zeros(reader: FieldReader) -> None:
-    """Penalties of 0 are what a server without them does."""
+    """Penalties of 0 have no effect, so they need no translation."""
     for field in ("presence_penalty", "frequency_penalty"):
         if reader.number(field):
             reader.note(field)
 
 
 def _read_messages(reader: FieldReader) -> tuple[str, tuple[Turn, ...]]:
-    """The instructions that come first, and the turns."""
+    """The leading instructions, and the turns."""
     system: list[str] = []
     turns: list[Turn] = []
     for message in reader.items("messages"):
@@ -114,7 +113,7 @@ def _read_messages(reader: FieldReader) -> tuple[str, tuple[Turn, ...]]:
             result = tuple(part for part in _read_content(message) if isinstance(part, TextPart | MediaPart))
             turns.append(Turn("user", (ToolResultPart(message.needed("tool_call_id"), result),)))
         else:
-            raise unsupported("messages.role", f"there is no role `{role[:40]}`.")
+            raise unsupported("messages.role", f"the role `{role[:40]}` is unknown.")
         message.drop_rest()
     return "\n\n".join(system), join_turns(turns)
 
@@ -145,15 +144,15 @@ def _read_part(item: FieldReader) -> TextPart | MediaPart:
         if file.text("filename", FILE_NAME) != FILE_NAME:
             file.note("filename")
         file.drop_rest()
-        return _read_data_url("document", data, file.name("file_data"))
+        return read_data_url("document", data, file.name("file_data"))
     if kind == "input_audio" and (audio := item.inner("input_audio")) is not None:
         return MediaPart("audio", data=audio.needed("data"), media_type=f"audio/{audio.needed('format')}")
-    raise unsupported(item.name("type"), f"`{kind[:40]}` has no counterpart.")
+    raise unsupported(item.name("type"), f"the server's format has no content of type `{kind[:40]}`.")
 
 
 def _read_image(item: FieldReader) -> MediaPart:
     if item.is_text("image_url"):
-        return _read_data_url("image", item.text("image_url"), item.name("image_url"))
+        return read_data_url("image", item.text("image_url"), item.name("image_url"))
     image = item.inner("image_url")
     if image is None:
         raise InvalidRequest("invalid_value", "`image_url` is missing.", param=item.name("image_url"))
@@ -161,10 +160,11 @@ def _read_image(item: FieldReader) -> MediaPart:
     if (detail := image.text("detail")) and detail != "auto":
         image.note("detail")
     image.drop_rest()
-    return _read_data_url("image", url, image.name("url"))
+    return read_data_url("image", url, image.name("url"))
 
 
-def _read_data_url(kind: Literal["image", "document"], url: str, name: str) -> MediaPart:
+def read_data_url(kind: Literal["image", "document"], url: str, name: str) -> MediaPart:
+    """A picture at any address, or what is in a data URL. `name`: of the field."""
     if not url.startswith("data:"):
         if kind == "image":
             return MediaPart(kind, url=url)
@@ -185,20 +185,34 @@ def _read_answer(message: FieldReader) -> tuple[Part, ...]:
         parts.append(TextPart(refusal))
     for field in ("function_call", "audio"):
         if is_set(message.raw(field)):
-            raise unsupported(message.name(field), "it has no counterpart.")
+            raise unsupported(message.name(field), "the server's format has no such field.")
     for call in message.items("tool_calls"):
         function = call.inner("function")
         if function is None:
-            raise unsupported(call.name("type"), "only functions have a counterpart.")
-        parts.append(ToolCallPart(call.needed("id"), function.needed("name"), function.text("arguments")))
+            raise unsupported(call.name("type"), "the server only supports functions.")
+        parts.append(
+            ToolCallPart(
+                call.needed("id"),
+                function.needed("name"),
+                function.text("arguments"),
+                _read_signature(call),
+            )
+        )
     return tuple(parts)
+
+
+def _read_signature(call: FieldReader) -> str:
+    """Google's extension of chat completions."""
+    extra = call.inner("extra_content")
+    google = None if extra is None else extra.inner("google")
+    return "" if google is None else google.text("thought_signature")
 
 
 def _read_tool(tool: FieldReader) -> ToolDefinition:
     kind = tool.text("type", "function")
     function = tool.inner("function")
     if kind != "function" or function is None:
-        raise unsupported(tool.name("type"), "only functions have a counterpart.")
+        raise unsupported(tool.name("type"), "the server only supports functions.")
     read = ToolDefinition(
         name=function.needed("name"),
         description=function.text("description"),
@@ -226,13 +240,14 @@ def _read_choice(reader: FieldReader) -> ToolChoice | None:
     return ToolChoice("tool", function.needed("name"))
 
 
-def _read_response_format(reader: FieldReader) -> bytes:
-    """The schema; empty for plain text."""
+def _read_response_format(reader: FieldReader) -> dict[str, Any]:
     form = reader.inner("response_format")
     if form is None or (kind := form.needed("type")) == "text":
-        return b""
+        return {}
+    if kind == "json_object":
+        return {"response_json": True}
     inner = form.inner("json_schema")
     if kind != "json_schema" or inner is None or not (schema := inner.raw("schema")):
         raise unsupported("response_format", "send a `json_schema` with a `schema`.")
     inner.drop("description")
-    return bytes(schema)
+    return {"response_schema": bytes(schema), "response_strict": inner.flag("strict")}

@@ -1,7 +1,7 @@
 """Reads streams of chat completions into the neutral events of a stream.
 
 Format: OpenAI API reference, chat completions streaming. Every chunk of a tool call has the call's `index`;
-its id and name come with the first one.
+the first one also has its id and name.
 """
 
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ _MIXED_CALLS: Final = ErrorDetail(
 def stop_of(
     finish_reason: object, stop_reason: object, request: ConversationRequest, *, calls: bool
 ) -> tuple[StopReason, str]:
-    """Some servers say "stop" after tool calls. `stop_reason`: vLLM's, the stop sequence that was met."""
+    """Some servers send "stop" after tool calls. `stop_reason` (vLLM) is the stop sequence that was found."""
     stop = _REASONS.get(finish_reason, "end") if isinstance(finish_reason, str) else "end"
     if stop == "end" and calls:
         return "tool", ""
@@ -57,7 +57,7 @@ def stop_of(
 
 
 def call_id(reply_id: str, number: int) -> str:
-    """For servers that give their calls no id."""
+    """The id of a call for servers that send none."""
     return f"call_{reply_id}_{number}"
 
 
@@ -71,6 +71,13 @@ def read_text(content: object) -> str:
     return ""
 
 
+def read_signature(extra: object) -> str:
+    """Of a call, as Google's servers write it in its `extra_content`."""
+    google = extra.get("google") if isinstance(extra, dict) else None
+    signature = google.get("thought_signature") if isinstance(google, dict) else None
+    return signature if isinstance(signature, str) else ""
+
+
 class _StreamFunction(Struct, gc=False):
     name: str | None = None
     arguments: str | None = None
@@ -80,6 +87,7 @@ class _StreamCall(Struct, gc=False):
     index: int | None = None
     id: str | None = None
     function: _StreamFunction | None = None
+    extra_content: Any = None
 
 
 class _StreamDelta(Struct, gc=False):
@@ -110,7 +118,7 @@ _NOTHING: Final[tuple[StreamEvent, ...]] = ()
 
 
 def _read_chunk(data: bytes) -> _StreamChunk | None:
-    """A chunk whose fields have other types than OpenAI's; None when the data is no JSON object."""
+    """Read a chunk whose fields have other types than OpenAI's; None if the data is not a JSON object."""
     try:
         value = read_value(data)
     except NOT_JSON:
@@ -164,6 +172,7 @@ def _read_call(call: dict[str, Any]) -> _StreamCall:
         index=index if isinstance(index, int) else None,
         id=_text_or_none(call.get("id")),
         function=_StreamFunction(_text_or_none(function.get("name")), arguments),
+        extra_content=call.get("extra_content"),
     )
 
 
@@ -176,13 +185,14 @@ def _raw(value: object) -> Raw:
 
 
 class _Call:
-    """A tool call of a running stream. `pieces`: its arguments so far; the first `sent` of them are out."""
+    """A tool call of a running stream. `pieces`: its arguments so far, of which the first `sent` are sent."""
 
-    __slots__ = ("id", "name", "part", "pieces", "sent")
+    __slots__ = ("id", "name", "part", "pieces", "sent", "signature")
 
-    def __init__(self, id_: str, name: str) -> None:
+    def __init__(self, id_: str, name: str, signature: str) -> None:
         self.id = id_
         self.name = name
+        self.signature = signature
         self.part = -1  # its index among the parts, once it is opened
         self.pieces: list[str] = []
         self.sent = 0
@@ -244,7 +254,7 @@ class ChatDecoder:
             return [StreamFailed(error)]
         for choice in chunk.choices or ():
             if choice.index:
-                continue  # one answer was asked for
+                continue  # one answer was requested
             if not self._started:
                 self._started = True
                 self._id = chunk.id or ""
@@ -269,7 +279,7 @@ class ChatDecoder:
             self._write("text", delta.content, events)
         if delta.refusal:
             self._refused = True
-            self._write("text", delta.refusal, events)
+            self._write("refusal", delta.refusal, events)
         for number, call in enumerate(delta.tool_calls or ()):
             self._read_call(call, number, events)
 
@@ -292,7 +302,8 @@ class ChatDecoder:
         is_new = call is None
         if call is None:
             id_ = piece.id or call_id(self._id, len(self._calls))
-            call = self._calls[index] = _Call(id_, function.name or "")
+            signature = read_signature(piece.extra_content)
+            call = self._calls[index] = _Call(id_, function.name or "", signature)
             self._waiting.append(call)
         elif call not in self._waiting:
             if arguments.strip():
@@ -317,12 +328,12 @@ class ChatDecoder:
         return known if piece.id or not known else max(known - 1, number)
 
     def _send_call(self, call: _Call, events: list[StreamEvent]) -> None:
-        """All of it that is not out."""
+        """Send everything that is not sent yet."""
         if call.part < 0:
             if self._kind != "tool":
                 events += self._close_open()
             call.part = self._parts
-            self._open(PartOpened(call.part, "tool", call.id, call.name), events)
+            self._open(PartOpened(call.part, "tool", call.id, call.name, call.signature), events)
         events += [PartDelta(call.part, piece) for piece in call.pieces[call.sent :]]
         call.sent = len(call.pieces)
 
@@ -340,7 +351,7 @@ class ChatDecoder:
         return [PartClosed(self._index)]
 
     def _closed(self) -> list[StreamEvent]:
-        """The ends of whatever is open or waits."""
+        """Close the open part, and send and close all waiting calls."""
         events: list[StreamEvent] = []
         while self._waiting:
             self._close_call(events)

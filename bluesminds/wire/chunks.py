@@ -1,7 +1,7 @@
-"""What chat completions and legacy completions share: choices with text, whole or as a stream's chunks.
+"""Code shared by chat completions and legacy completions: JSON answers and stream chunks with choices.
 
-Format: OpenAI API reference, chat completions, completions and their streaming. Text is what is generated:
-content, reasoning, refusal, names and arguments of calls, transcripts of sound.
+Format: OpenAI API reference, chat completions, completions and their streaming. Text is everything that was
+generated: content, reasoning, refusals, names and arguments of calls, transcripts.
 """
 
 from typing import Any
@@ -45,7 +45,7 @@ class ToolCall(Struct, gc=False):
 
 
 class Delta(Struct, gc=False):
-    """A chunk's `delta` or an answer's `message`: what may hold generated text or media."""
+    """A chunk's `delta` or an answer's `message`: the fields that can contain generated text or media."""
 
     content: Any = None
     tool_calls: list[ToolCall] | None = None
@@ -80,7 +80,7 @@ decode_chunk = _chunk.decode  # strict: for the ordinary event
 
 
 def read_chunk(data: bytes) -> Chunk | None:
-    """None when the data is no JSON object. Fields of other types than OpenAI's read as absent."""
+    """None if the data is not a JSON object. Fields with other types than OpenAI's are read as missing."""
     try:
         return decode(_chunk, data)
     except msgspec.ValidationError:
@@ -151,7 +151,7 @@ def is_finished(choice: Choice) -> bool:
 
 
 def text_of(choice: Choice) -> int:
-    """Bytes of text generated in a choice; 0 when there are only media, -1 when there is nothing."""
+    """Bytes of generated text in a choice; 0 if it only has media, -1 if it has nothing."""
     delta = choice.delta or choice.message
     if delta is None:
         return _bytes(choice.text) or -1
@@ -175,7 +175,7 @@ def text_of(choice: Choice) -> int:
 
 
 def _bytes(value: object, depth: int = _DEEPEST_PART) -> int:
-    """Of a text, or of the texts in a list of parts."""
+    """Bytes of a text, or of the texts in a list of parts."""
     if type(value) is str:
         return len(value) if value.isascii() else len(value.encode())
     if isinstance(value, list) and depth:
@@ -197,7 +197,7 @@ def _call(function: CalledFunction | None) -> int:
 
 
 def measure(choices: list[Choice]) -> tuple[int, int]:
-    """Bytes of generated text, and the number of choices with anything generated."""
+    """Bytes of generated text, and the number of choices with generated content."""
     size = pieces = 0
     for choice in choices:
         found = text_of(choice)
@@ -208,8 +208,8 @@ def measure(choices: list[Choice]) -> tuple[int, int]:
 
 
 def usage_of(chunk: Chunk, data: bytes) -> tuple[Usage | None, bool]:
-    """The chunk's report, and whether it cannot be true. Some servers put it elsewhere: Moonshot into a
-    choice, Groq into `x_groq`, Cohere into `meta`, Gemini into `usageMetadata`.
+    """The usage of the chunk, and whether it is impossible. Some servers send it in another place: Moonshot
+    in a choice, Groq in `x_groq`, Cohere in `meta`, Gemini in `usageMetadata`.
     """
     raw: bytes | Raw = chunk.usage
     if not is_set(chunk.usage):
@@ -257,7 +257,9 @@ def read_reply(body: bytes) -> ReplyFacts:
 
 
 def read_event(name: bytes, data: bytes) -> ReplyFacts:
-    """One event of a stream of either format. An error beside choices is one: the answer ends there."""
+    """One event of a stream of either format. If it has an error and choices, it counts as an error: the
+    answer ends there.
+    """
     chunk = read_chunk(data)
     if chunk is None:
         return ReplyFacts(readable=False)
@@ -274,13 +276,14 @@ def read_event(name: bytes, data: bytes) -> ReplyFacts:
 
 
 def error_in(chunk: Chunk, name: bytes, data: bytes) -> ErrorDetail | None:
-    """The error of an event that is one: it has an `error`, or no choices and a sign that it is an error."""
+    """The error of an event: it has an `error`, or no choices and signs of an error."""
     if is_set(chunk.error):
         return find_error(data)
     if chunk.choices is not None or len(chunk.usage) or chunk.object in CHUNK_OBJECTS:
         return None
     found = find_error(data)
-    if found is None or name == b"error" or chunk.object == "error" or found.status is not None:
+    named = name in (b"error", b"response.failed")
+    if found is None or named or chunk.object == "error" or found.status is not None:
         return found
     return None
 

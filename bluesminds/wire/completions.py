@@ -25,7 +25,7 @@ OBJECT = "text_completion"
 
 
 class CompletionFields(Struct):
-    """The fields that decide what a request may cost."""
+    """The fields that limit what a request may cost."""
 
     model: str
     prompt: Raw = ABSENT
@@ -65,12 +65,12 @@ def _prompts(fields: Fields) -> int:
 
 
 def events_from_reply(body: bytes, wants_usage: bool) -> bytes:
-    """The stream of a whole answer. Raises ValueError when it has no choices."""
+    """A JSON answer as a stream. Raises ValueError if it has no choices."""
     return assembly.events_of(body, OBJECT, assembly.spread_text, wants_usage=wants_usage)
 
 
 def reply_from_events(stream: bytes) -> bytes:
-    """The whole answer of a stream. Raises ValueError when it has no choices."""
+    """A stream as a JSON answer. Raises ValueError if it has no choices."""
     return assembly.reply_of(stream, OBJECT, "text")
 
 

@@ -1,9 +1,9 @@
 """A conversation in a neutral form: codecs read requests, replies and streams into it and write them from it.
 
 It is built only when a request is translated from one format to another. JSON that passes through (schemas,
-arguments of calls) keeps its bytes. In the canonical form, which every codec reads into, neighbouring turns
-have different roles, no turn and no text is empty, a turn's tool results come first, and an assistant's
-neighbouring texts are one.
+arguments of calls) keeps its bytes. Codecs read into a canonical form: adjacent turns have different roles,
+turns and texts are not empty, tool results come first in a turn, and adjacent texts of the assistant are
+joined.
 """
 
 from collections.abc import Iterable
@@ -18,15 +18,18 @@ from bluesminds.wire.json_text import Fields
 
 Role = Literal["user", "assistant", "system"]
 StopReason = Literal["end", "length", "sequence", "tool", "filter", "pause"]
-PartKind = Literal["text", "thinking", "redacted", "tool"]
+PartKind = Literal["text", "refusal", "thinking", "redacted", "tool"]
 
 
 class TextPart(Struct, frozen=True):
+    """`refusal`: the model refuses, in an answer."""
+
     text: str
+    refusal: bool = False
 
 
 class MediaPart(Struct, frozen=True):
-    """A picture, document or sound: an address, or base64 with its media type."""
+    """An image, document or audio: a URL, or base64 data with its media type."""
 
     kind: Literal["image", "document", "audio"]
     url: str = ""
@@ -35,8 +38,8 @@ class MediaPart(Struct, frozen=True):
 
 
 class ThinkingPart(Struct, frozen=True):
-    """Reasoning. `signature`: the server's proof that it wrote the text. `redacted`: reasoning that only the
-    server can read, in place of a text.
+    """Reasoning. `signature`: the server's proof that it wrote the text. `redacted`: encrypted reasoning
+    instead of a text.
     """
 
     text: str = ""
@@ -45,11 +48,14 @@ class ThinkingPart(Struct, frozen=True):
 
 
 class ToolCallPart(Struct, frozen=True):
-    """`arguments`: JSON as it was generated, which a cut answer leaves incomplete."""
+    """`arguments`: JSON as it was generated; incomplete if the answer was cut. `signature`: as that of
+    reasoning; Gemini signs calls.
+    """
 
     id: str
     name: str
     arguments: str = "{}"
+    signature: str = ""
 
 
 class ToolResultPart(Struct, frozen=True):
@@ -67,7 +73,7 @@ class Turn(Struct, frozen=True):
 
 
 class ToolDefinition(Struct, frozen=True):
-    """`schema`: of the arguments, JSON; empty when the client gave none."""
+    """`schema`: the JSON schema of the arguments; empty if the client sent none."""
 
     name: str
     description: str = ""
@@ -76,15 +82,26 @@ class ToolDefinition(Struct, frozen=True):
 
 
 class ToolChoice(Struct, frozen=True):
-    """`name`: of the tool, in the mode "tool"."""
+    """`name`: the tool, in the mode "tool"."""
 
     mode: Literal["auto", "required", "none", "tool"]
     name: str = ""
 
 
+class ClientTool(Struct, frozen=True):
+    """How the client calls a tool that is no plain function for it. `name`: of the function here. `kind`:
+    "custom", whose input is a text; "search", which finds more tools; or a function in a namespace.
+    """
+
+    name: str
+    kind: Literal["function", "custom", "search"]
+    client_name: str
+    namespace: str = ""
+
+
 class Reasoning(Struct, frozen=True):
-    """How much the model may reason. `effort`: none, minimal, low, medium, high, xhigh or max. `mode`: of
-    Anthropic's thinking. `budget`: tokens.
+    """How much the model may reason. `effort`: none, minimal, low, medium, high, xhigh or max. `mode`: the
+    type of Anthropic's `thinking`. `budget`: tokens.
     """
 
     effort: str = ""
@@ -93,15 +110,20 @@ class Reasoning(Struct, frozen=True):
 
 
 class ConversationRequest(Struct, frozen=True):
-    """`dropped`: names of fields of the client that have no place here and do not change the meaning."""
+    """`dropped`: names of the client's fields that are left out and do not change the meaning. `echo`: the
+    fields of the request that a response in the client's format repeats.
+    """
 
     model: str
     turns: tuple[Turn, ...]
     system: str = ""
     tools: tuple[ToolDefinition, ...] = ()
+    client_tools: tuple[ClientTool, ...] = ()
     tool_choice: ToolChoice | None = None
     parallel: bool | None = None  # whether several tools may be called at once
     response_schema: bytes = b""  # JSON schema of the answer's text
+    response_strict: bool | None = None  # whether the schema must be followed exactly
+    response_json: bool = False  # the answer's text is a JSON object of any schema
     max_output: int | None = None  # tokens
     temperature: float | None = None
     top_p: float | None = None
@@ -111,18 +133,19 @@ class ConversationRequest(Struct, frozen=True):
     user: str = ""  # the client's name for its end user
     stream: bool = False
     wants_usage: bool = True  # a stream ends with its usage
-    shows_reasoning: bool = True  # the client takes reasoning in answers
-    created: int = 0  # seconds since the epoch, for formats whose answers say when
+    shows_reasoning: bool = True  # the client accepts reasoning in answers
+    created: int = 0  # seconds since the epoch, for formats with a creation time in answers
     dropped: tuple[str, ...] = ()
+    echo: bytes = b""
 
 
 class EncodingOptions(Struct, frozen=True):
-    """What the server takes that gets a translated request."""
+    """What the server of a translated request supports."""
 
-    model: str  # its name of the model
-    max_output: int | None = None  # the most tokens that the model writes, for formats that must have a bound
-    bound: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"  # chat: the field of the bound
-    usage: bool = True  # chat: a stream may be asked for its usage
+    model: str  # the server's name of the model
+    max_output: int | None = None  # maximum tokens, for formats that require a maximum
+    bound: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"  # chat: the field of the maximum
+    usage: bool = True  # chat: streams can report usage
     sampling: bool = True  # temperature, top_p, top_k
     reasoning: bool = True  # an effort or a budget
     reasoning_content: bool = False  # chat: reasoning in earlier answers
@@ -130,14 +153,14 @@ class EncodingOptions(Struct, frozen=True):
 
 
 class EncodedRequest(Struct, frozen=True):
-    """`dropped`: everything that the server does not get, the decoder's names included."""
+    """`dropped`: all fields that the server does not get, including those of the decoder."""
 
     fields: Fields
     dropped: tuple[str, ...]
 
 
 class ConversationReply(Struct, frozen=True):
-    """A whole answer. `dropped`: kinds of content that have no place here."""
+    """A complete answer. `dropped`: types of content that are left out."""
 
     id: str
     model: str
@@ -154,7 +177,7 @@ class StreamStarted(Struct, frozen=True, gc=False):
 
 
 class PartOpened(Struct, frozen=True, gc=False):
-    """`id` and `name`: of a tool call. `data`: of redacted reasoning."""
+    """`id` and `name` of a tool call; `data`: redacted reasoning, or the signature of a tool call."""
 
     index: int
     kind: PartKind
@@ -171,7 +194,7 @@ class PartDelta(Struct, frozen=True, gc=False):
 
 
 class PartClosed(Struct, frozen=True, gc=False):
-    """`signature`: of reasoning."""
+    """`signature` of reasoning."""
 
     index: int
     signature: str = ""
@@ -185,7 +208,7 @@ class StreamStopped(Struct, frozen=True, gc=False):
 
 
 class UsageReported(Struct, frozen=True, gc=False):
-    """All that the server has reported so far. None: a report that cannot be true."""
+    """The usage that the server has reported so far. None: an impossible report."""
 
     usage: Usage | None
 
@@ -211,7 +234,7 @@ StreamEvent = (
 
 
 def unsupported(param: str, reason: str) -> InvalidRequest:
-    """The refusal of a field that changes the meaning of a request and cannot be translated."""
+    """The error for a field that changes the meaning of a request and cannot be translated."""
     return InvalidRequest(
         "unsupported_by_server",
         f"`{param}` cannot be translated for the servers of this model: {reason}",
@@ -242,11 +265,16 @@ def join_turns(turns: Iterable[Turn]) -> tuple[Turn, ...]:
 
 
 def join_texts(parts: Iterable[Part]) -> tuple[Part, ...]:
-    """Neighbouring texts are one, as a server that cites sources cuts them anywhere; no text is empty."""
+    """Join adjacent texts and remove empty ones. Servers that cite sources split texts anywhere."""
     joined: list[Part] = []
     for part in parts:
-        if isinstance(part, TextPart) and joined and isinstance(last := joined[-1], TextPart):
-            joined[-1] = TextPart(last.text + part.text)
+        if (
+            isinstance(part, TextPart)
+            and joined
+            and isinstance(last := joined[-1], TextPart)
+            and part.refusal is last.refusal
+        ):
+            joined[-1] = TextPart(last.text + part.text, part.refusal)
         elif not (isinstance(part, TextPart) and not part.text):
             joined.append(part)
     return tuple(joined)
@@ -257,11 +285,12 @@ def _results_first(parts: list[Part]) -> tuple[Part, ...]:
 
 
 def events_of_reply(reply: ConversationReply) -> list[StreamEvent]:
-    """The stream that says what the reply says."""
+    """The reply as a stream of events."""
     events: list[StreamEvent] = [StreamStarted(reply.id, reply.model)]
     for index, part in enumerate(reply.parts):
         if isinstance(part, TextPart):
-            events += [PartOpened(index, "text"), PartDelta(index, part.text), PartClosed(index)]
+            kind: PartKind = "refusal" if part.refusal else "text"
+            events += [PartOpened(index, kind), PartDelta(index, part.text), PartClosed(index)]
         elif isinstance(part, ThinkingPart) and part.redacted:
             events += [PartOpened(index, "redacted", data=part.redacted), PartClosed(index)]
         elif isinstance(part, ThinkingPart):
@@ -272,7 +301,7 @@ def events_of_reply(reply: ConversationReply) -> list[StreamEvent]:
             ]
         elif isinstance(part, ToolCallPart):
             events += [
-                PartOpened(index, "tool", part.id, part.name),
+                PartOpened(index, "tool", part.id, part.name, part.signature),
                 PartDelta(index, part.arguments),
                 PartClosed(index),
             ]
@@ -288,15 +317,15 @@ class _PartInProgress:
 
     def part(self) -> Part:
         text, opened = "".join(self.texts), self.opened
-        if opened.kind == "text":
-            return TextPart(text)
+        if opened.kind in ("text", "refusal"):
+            return TextPart(text, opened.kind == "refusal")
         if opened.kind == "tool":
-            return ToolCallPart(opened.id, opened.name, text or "{}")
+            return ToolCallPart(opened.id, opened.name, text or "{}", opened.data)
         return ThinkingPart(text, self.signature, opened.data)
 
 
 def reply_of_events(events: Iterable[StreamEvent]) -> ConversationReply:
-    """The whole answer of a stream. Raises ValueError for one that does not come to its end."""
+    """The complete answer of a stream. Raises ValueError if the stream is incomplete."""
     parts: dict[int, _PartInProgress] = {}
     started, stopped, usage = StreamStarted("", ""), None, NO_USAGE
     for event in events:

@@ -1,4 +1,4 @@
-"""What formats without generated text share: their replies are lists, and only the input has tokens."""
+"""Code shared by formats without generated text: replies are lists, and only the input has tokens."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from bluesminds.wire.usage import ImplausibleUsage, read_usage
 
 
 class CountedFields(Struct):
-    """`model` is the only field that decides what a request may cost; the rest passes through."""
+    """`model` is the only field that the gateway reads; all others are forwarded."""
 
     model: str
 
@@ -22,13 +22,13 @@ _raws = msgspec.json.Decoder(list[Raw])
 
 
 def facts_of(fields: Fields, model: str) -> RequestFacts:
-    """An answer without tokens of its own."""
+    """The facts of a request whose answer has no tokens."""
     return RequestFacts(model=model, max_output=0, text_bytes=text_bytes(fields))
 
 
 def read_list_reply(body: bytes, *names: str) -> ReplyFacts:
-    """A reply whose items are under one of `names`. A report without an input is no report; the output of
-    these formats is 0.
+    """A reply with its items in one of the fields `names`. A usage without input is ignored; the output is
+    always 0.
     """
     try:
         fields = read_fields(body)
@@ -75,7 +75,7 @@ def list_length(raw: Raw | None) -> int:
 
 
 def _search_units(meta: Raw) -> int | None:
-    """Cohere's `meta.billed_units.search_units`; a whole number."""
+    """Cohere's `meta.billed_units.search_units`, an integer."""
     try:
         value: Any = read_value(meta)
     except NOT_JSON:
@@ -85,6 +85,22 @@ def _search_units(meta: Raw) -> int | None:
     if isinstance(units, bool) or not isinstance(units, int | float) or not 0 <= units <= 10**6:
         return None
     return int(units) if units == int(units) else None
+
+
+def read_count_reply(body: bytes) -> ReplyFacts:
+    """A count of tokens. Counting generates nothing and costs nothing."""
+    try:
+        value = read_value(body)
+    except NOT_JSON:
+        return ReplyFacts(readable=False)
+    count = value.get("input_tokens") if isinstance(value, dict) else None
+    answered = isinstance(count, int)
+    return ReplyFacts(
+        readable=isinstance(value, dict),
+        choices=int(answered),
+        usage=Usage(0, 0, source="upstream") if answered else None,
+        error=None if answered else find_error(body),
+    )
 
 
 def no_events(name: bytes, data: bytes) -> ReplyFacts:

@@ -1,8 +1,9 @@
-"""Any server's error, read into OpenAI's form; and the status that an error has of its own.
+"""Reads the errors of all servers into OpenAI's form, with the status that the error itself states.
 
 Shapes: {"error": {…}} (OpenAI, Anthropic, OpenRouter), {"error": "text"}, {"message"}, {"detail": text or
 list} (FastAPI), [{"error": {…}}] (Google), {"errors": […]}, {"object": "error", "message"} (vLLM),
-{"base_resp": {"status_code", "status_msg"}} (MiniMax), plain text, HTML, nothing.
+{"response": {"error": {…}}} (events of OpenAI's Responses API), {"base_resp": {"status_code", "status_msg"}}
+(MiniMax), plain text, HTML, nothing.
 """
 
 from typing import Any
@@ -13,7 +14,7 @@ from msgspec import Struct
 from bluesminds.http.sse import write_event
 from bluesminds.wire.json_text import NOT_JSON, decode, is_set, read_fields, read_value
 
-SHOWN = 500  # characters of an error without a message of its own
+SHOWN = 500  # characters of an error that has no message field
 _LIST_ITEMS = 10
 
 # Codes and types of many servers, without case, punctuation and a final "error" or "exception".
@@ -43,14 +44,14 @@ _STATUS_BY_NAME = {
     }.items()
     for name in names.split()
 }
-# Statuses that say nothing about the request itself: another server, or another time, may take it.
+# Statuses that do not blame the request: another server may accept it, or the same one later.
 _NOT_THE_REQUEST = frozenset((401, 402, 404, 408, 425, 429))
 _OVERLOADED = 529  # Anthropic's; unknown to clients
 
 
 class ErrorDetail(Struct, frozen=True, gc=False):
-    """OpenAI's error object. `status`: its own, from 400 to 599, whatever the HTTP status says; None when
-    nothing in it tells.
+    """OpenAI's error object. `status`: the status that the error itself states, from 400 to 599; None if it
+    states none.
     """
 
     message: str | None = None
@@ -60,25 +61,25 @@ class ErrorDetail(Struct, frozen=True, gc=False):
     status: int | None = None
 
     def blames_request(self) -> bool:
-        """Whether it says that the request was wrong, so that every server would refuse it."""
+        """Whether the request caused the error, so that every server would refuse it."""
         if self.status is None:
             return False
         return 400 <= self.status < 500 and self.status not in _NOT_THE_REQUEST
 
 
 def read_error(status: int, body: bytes) -> ErrorDetail:
-    """The body of an answer that is an error, in any shape; `status` is HTTP's."""
+    """The error in the body of an error response, in any form; `status` is the HTTP status."""
     try:
         found = _find(read_value(body))
     except NOT_JSON:
         return ErrorDetail(message=_of_text(status, body))
     if found is not None:
         return found
-    return ErrorDetail(message=f"The server answered {status}.")
+    return ErrorDetail(message=f"The server responded with {status}.")
 
 
 def find_error(data: bytes) -> ErrorDetail | None:
-    """The error in an answer that by its HTTP status is none; None when there is no sign of one."""
+    """The error in a response with a success status; None if it shows no sign of an error."""
     try:
         return _find(read_value(data))
     except NOT_JSON:
@@ -88,8 +89,8 @@ def find_error(data: bytes) -> ErrorDetail | None:
 def _of_text(status: int, body: bytes) -> str:
     text = " ".join(body[: 4 * SHOWN].decode(errors="replace").split())
     if not text or text.startswith(("<", "{", "[")) or "\x00" in text:
-        return f"The server answered {status} without a readable reason."
-    return f"The server answered {status}: {text[:SHOWN]}"
+        return f"The server responded with {status} and no message."
+    return f"The server responded with {status}: {text[:SHOWN]}"
 
 
 def _find(value: object) -> ErrorDetail | None:
@@ -99,6 +100,8 @@ def _find(value: object) -> ErrorDetail | None:
         return None
     if error := value.get("error"):
         return _detail(error, value)
+    if isinstance(response := value.get("response"), dict) and (error := response.get("error")):
+        return _detail(error, {})
     if errors := value.get("errors"):
         return _detail(errors[0] if isinstance(errors, list) else errors, value)
     if (base := value.get("base_resp")) and isinstance(base, dict) and base.get("status_code"):
@@ -112,7 +115,7 @@ def _find(value: object) -> ErrorDetail | None:
 
 
 def _detail(error: object, around: dict[str, Any]) -> ErrorDetail:
-    """`around`: the object that holds the error, where some servers put its code."""
+    """`around`: the object that contains the error; some servers put the code there."""
     if not isinstance(error, dict):
         error = {"message": error}
         error |= {name: around[name] for name in ("code", "type", "status") if name in around}
@@ -120,7 +123,7 @@ def _detail(error: object, around: dict[str, Any]) -> ErrorDetail:
     message, param = _message(inner)
     if message is None:
         message = msgspec.json.encode(error)[:SHOWN].decode(errors="replace")
-    code = error.get("code")
+    code = _reason(error) or error.get("code")
     kind = _word(error.get("type"))
     return ErrorDetail(
         message=message,
@@ -133,8 +136,15 @@ def _detail(error: object, around: dict[str, Any]) -> ErrorDetail:
     )
 
 
+def _reason(error: dict[str, Any]) -> str | None:
+    """The reason in google.rpc.ErrorInfo, which is more specific than the code."""
+    details = error.get("details")
+    infos = [one for one in details if isinstance(one, dict)] if isinstance(details, list) else []
+    return next((reason for one in infos if (reason := _word(one.get("reason")))), None)
+
+
 def _message(value: object) -> tuple[str | None, str | None]:
-    """The text, and the field it is about."""
+    """The message, and the field that it names."""
     if isinstance(value, str):
         return value, None
     if isinstance(value, list) and value and isinstance(value[0], dict):  # FastAPI's 422
@@ -158,7 +168,7 @@ def _word(value: object, none: tuple[str, ...] = ()) -> str | None:
 
 
 def _own_status(error: dict[str, Any], around: dict[str, Any], message: object) -> int | None:
-    """A code that is a number decides, then names: of the code, the type, the status, OpenRouter's kind."""
+    """A numeric code decides; then names: the code, the type, the status, and OpenRouter's error type."""
     metadata = error.get("metadata")
     kind = metadata.get("error_type") if isinstance(metadata, dict) else None
     said = (error.get("code"), error.get("status"), around.get("status"), error.get("status_code"))
@@ -188,7 +198,7 @@ _detail_text = msgspec.json.Decoder(str)
 
 
 def has_error_object(body: bytes) -> bool:
-    """Whether body is already {"error": {…"message": text…}}, so that it can pass unchanged."""
+    """Whether the body is {"error": {…"message": text…}}, so that it can be forwarded unchanged."""
     try:
         error = read_fields(body).get("error")
         return error is not None and bool(decode(_detail_text, read_fields(bytes(error))["message"]))
@@ -197,7 +207,7 @@ def has_error_object(body: bytes) -> bool:
 
 
 def is_error_event(data: bytes) -> bool:
-    """Whether the data has the one form that OpenAI's SDKs raise: a top-level `error` that is set."""
+    """Whether the data has a top-level `error` that is set: the only form for which OpenAI's SDKs raise."""
     try:
         return is_set(read_fields(data).get("error"))
     except NOT_JSON:
@@ -224,12 +234,12 @@ def _type_of(status: int | None) -> str:
 
 
 def write_stream_error(code: str, message: str) -> bytes:
-    """A failure in mid-stream, in the one form OpenAI's SDKs raise: a data event with a top-level error."""
+    """An error event within a stream: its data has a top-level `error`, for which OpenAI's SDKs raise."""
     return write_event(write_error(ErrorDetail(message=message, type="server_error", code=code)))
 
 
 def names_forced_usage(status: int, body: bytes) -> bool:
-    """Whether a refusal names the field that the gateway added to ask for usage: `stream_options`."""
+    """Whether an error names `stream_options`, which the gateway adds to request usage."""
     if not 400 <= status < 500 or status in _NOT_THE_REQUEST:
         return False
     return b"stream_options" in body or b"include_usage" in body

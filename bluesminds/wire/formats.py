@@ -7,10 +7,12 @@ from bluesminds.wire.base import Codec, Format, FormatName
 from bluesminds.wire.chat import CHAT
 from bluesminds.wire.completions import COMPLETIONS
 from bluesminds.wire.embeddings import EMBEDDINGS
+from bluesminds.wire.gemini import GEMINI, GEMINI_COUNT
 from bluesminds.wire.images import IMAGE_EDITS, IMAGE_VARIATIONS, IMAGES
 from bluesminds.wire.messages import COUNT_TOKENS, MESSAGES
 from bluesminds.wire.moderations import MODERATIONS
 from bluesminds.wire.rerank import RERANK
+from bluesminds.wire.responses import INPUT_TOKENS, RESPONSES
 from bluesminds.wire.speech import SPEECH
 from bluesminds.wire.transcription import AUDIO_TRANSLATION, TRANSCRIPTION
 
@@ -19,7 +21,11 @@ FORMATS: Final[Mapping[FormatName, Format]] = {
     for format_ in (
         CHAT,
         MESSAGES,
+        RESPONSES,
         COUNT_TOKENS,
+        INPUT_TOKENS,
+        GEMINI,
+        GEMINI_COUNT,
         COMPLETIONS,
         EMBEDDINGS,
         MODERATIONS,
@@ -35,7 +41,7 @@ FORMATS: Final[Mapping[FormatName, Format]] = {
 
 
 def codec_of(name: FormatName) -> Codec:
-    """Of a conversation's format. Raises LookupError for another one."""
+    """The codec of a format for conversations. Raises LookupError for other formats."""
     if (codec := FORMATS[name].codec) is None:
         raise LookupError(f"{name} is not a conversation")
     return codec

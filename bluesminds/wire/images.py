@@ -1,7 +1,7 @@
 """Images: POST /v1/images/generations, /v1/images/edits and /v1/images/variations.
 
 Format: OpenAI API reference, images. Models that are billed by tokens report their usage; for others the
-number of pictures is counted. Edits are forms, or JSON with references to pictures; variations are forms.
+number of images is counted. Edits are forms, or JSON with references to images; variations are forms.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from bluesminds.wire.usage import ImplausibleUsage
 
 
 class ImageFields(Struct):
-    """The fields that decide what a request may cost."""
+    """The fields that limit what a request may cost."""
 
     model: str
     prompt: Raw

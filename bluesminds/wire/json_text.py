@@ -1,8 +1,8 @@
-"""JSON as bytes: values that are only passed on keep their bytes and are not read strictly.
+"""JSON as bytes: values that are only forwarded keep their bytes and are not validated.
 
 msgspec reads everything that follows RFC 8259. Real clients and servers also send lone surrogates, NaN,
-Infinity, numbers beyond a double, a byte order mark and broken UTF-8. A second, slower reader takes those, in
-texts of up to MAX_ODD bytes.
+Infinity, numbers beyond a double, a byte order mark and broken UTF-8. A second, slower reader accepts these,
+in texts of up to MAX_ODD bytes.
 """
 
 import json
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 Fields = dict[str, Raw]  # a JSON object's top level; every value keeps its bytes
 
-# What decoding raises for bytes that are not the JSON wanted; invalid UTF-8 is not a DecodeError.
+# Errors of decoding bytes that are not the expected JSON; invalid UTF-8 is not a DecodeError.
 NOT_JSON = (msgspec.DecodeError, UnicodeError, RecursionError, ValueError)
 MAX_ODD = 4 * 1024 * 1024  # bytes; the slower reader takes up to 0.1 s for as much
 ABSENT: Final = Raw()  # msgspec does not take Raw in a union with None
@@ -26,14 +26,14 @@ _WHITESPACE = " \t\r\n"
 _object = msgspec.json.Decoder(Fields)
 _python = json.JSONDecoder()
 
-_SMALL_TEXT = 4096  # bytes; not worth a closer look
+_SMALL_TEXT = 4096  # bytes; smaller values are not examined
 _SMALL_MEDIA = 1024  # bytes; a longer run of base64 is no text
 _LONGEST_MEDIA_TYPE = 256  # bytes
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_=\\"
 
 
 def read_fields(text: bytes) -> Fields:
-    """The object's top level; of a repeated key the last value. Raises one of NOT_JSON."""
+    """The top-level fields of an object. Of a duplicate key the last value counts. Raises one of NOT_JSON."""
     try:
         return _object.decode(text)
     except NOT_JSON:
@@ -85,7 +85,7 @@ def _odd_text(data: bytes) -> bytes:
 
 
 def write_fields(fields: Fields) -> bytes:
-    """The object with every key once, and every value as it was."""
+    """The object with every key once and unchanged values."""
     try:
         return msgspec.json.encode(fields)
     except UnicodeError:  # a key has a lone surrogate
@@ -94,7 +94,7 @@ def write_fields(fields: Fields) -> bytes:
 
 
 def decode(decoder: msgspec.json.Decoder[T], data: bytes | Raw) -> T:
-    """What the decoder reads, also in odd JSON. Raises one of NOT_JSON."""
+    """Decode, also invalid JSON that real clients send. Raises one of NOT_JSON."""
     try:
         return decoder.decode(data)
     except NOT_JSON:
@@ -102,7 +102,7 @@ def decode(decoder: msgspec.json.Decoder[T], data: bytes | Raw) -> T:
 
 
 def _cleaned(data: bytes) -> bytes:
-    """The same value as JSON that every reader takes: for reading it, never for passing it on."""
+    """The same value as valid JSON. Only for reading, never for forwarding."""
     text = _odd_text(data).decode("utf-8", "replace")
     value = json.loads(text, parse_constant=lambda _: None, parse_float=_finite)
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
@@ -117,24 +117,32 @@ _anything = msgspec.json.Decoder()
 
 
 def read_value(data: bytes | Raw) -> object:
-    """Any JSON value; what no double can hold is None. Raises one of NOT_JSON."""
+    """Any JSON value; numbers beyond a double are None. Raises one of NOT_JSON."""
     return decode(_anything, data)
 
 
+def is_json(data: bytes) -> bool:
+    try:
+        read_value(data)
+    except NOT_JSON:
+        return False
+    return True
+
+
 def is_set(raw: Raw | None) -> bool:
-    """Whether a value is there and says something: it is not null, false, empty or {}."""
+    """Whether a value is present, and is not null, false, empty or {}."""
     return raw is not None and bytes(raw) not in (b"", b"null", b"false", b'""', b"{}", b"[]")
 
 
 def text_bytes(fields: Fields) -> int:
-    """Bytes of the values that may be text."""
+    """The size of the values that may be text."""
     size = sum(map(len, fields.values()))
     return size if size < _SMALL_TEXT else sum([text_size(bytes(value)) for value in fields.values()])
 
 
 def text_size(text: bytes) -> int:
-    """Bytes of JSON that may be text. Pictures and sound in base64 are not, and servers do not count them by
-    their length.
+    """The size of JSON that may be text. Images and audio in base64 are left out, because servers do not
+    count them by length.
     """
     if len(text) < _SMALL_TEXT:
         return len(text)

@@ -1,7 +1,7 @@
-"""Replies that bring pictures, sound or transcripts: as JSON, as events, or as bytes of another type.
+"""Replies with images, audio or transcripts, as JSON, as events, or as other bytes.
 
 Format: OpenAI API reference, images and audio, and their streaming. A stream's last event has the usage:
-`image_generation.completed`, `image_edit.completed` (one for each picture), `speech.audio.done`,
+`image_generation.completed`, `image_edit.completed` (one for each image), `speech.audio.done`,
 `transcript.text.done`.
 """
 
@@ -35,7 +35,7 @@ _event = msgspec.json.Decoder(_MediaEvent)
 
 
 def read_media_usage(raw: Raw) -> Usage | None:
-    """Tokens, or the duration of audio. None when there is no report. Raises ImplausibleUsage."""
+    """Tokens, or the duration of audio. None without a report. Raises ImplausibleUsage."""
     if not is_set(raw):
         return None
     if (usage := read_usage(raw)) is not None:
@@ -78,8 +78,8 @@ def read_media_event(name: bytes, data: bytes) -> ReplyFacts:
 
 
 class MediaEvents:
-    """The Stage of a stream of events. The event that ends an answer is held back: the client must not see
-    the end of an answer before its usage is recorded.
+    """The Stage of a stream of events. The event that ends an answer is held back, because the client must
+    not see the end of an answer before its usage is recorded.
     """
 
     def __init__(self, request: RequestFacts) -> None:
@@ -131,7 +131,7 @@ class MediaEvents:
         return b"".join([self._pass(event) for event in self._splitter.feed(data)])
 
     def finish(self) -> bytes:
-        """A last event that lacks only its blank line is completed; any other rest is dropped."""
+        """A last event that only lacks its blank line is completed; any other rest is dropped."""
         rest = self._splitter.finish()
         passed = b""
         if rest.strip() and read_media_event(b"", event_data(rest)).readable:
@@ -142,7 +142,7 @@ class MediaEvents:
         return passed + tail
 
     def stop(self) -> bytes:
-        """An answer of this kind has no event that says that it is cut."""
+        """These formats have no event for an answer that was cut."""
         self._splitter.finish()
         self._final = True
         tail, self._tail = self._tail, b""
@@ -190,8 +190,8 @@ class MediaEvents:
 
 
 class Opaque:
-    """The Stage of a reply that is neither JSON nor events: its bytes pass and are counted. `is_text`: their
-    number says how many tokens they have.
+    """The Stage of a reply that is neither JSON nor events: its bytes are forwarded and counted. `is_text`:
+    the tokens are estimated from the number of bytes.
     """
 
     def __init__(self, request: RequestFacts, *, is_text: bool) -> None:

@@ -1,7 +1,7 @@
 """Anthropic's Messages: POST /v1/messages and /v1/messages/count_tokens.
 
-Format: Anthropic API reference, messages, streaming and count tokens. Requests and answers pass with every
-field that they have, known or not.
+Format: Anthropic API reference, messages, streaming and count tokens. All fields of requests and answers are
+forwarded, including unknown ones.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from bluesminds.common.values import Usage
 from bluesminds.http.sse import EventSplitter
 from bluesminds.wire.base import Format, ReplyFacts, RequestFacts
 from bluesminds.wire.conversation import ConversationRequest, events_of_reply, reply_of_events
-from bluesminds.wire.counted import no_events
+from bluesminds.wire.counted import no_events, read_count_reply
 from bluesminds.wire.errors import find_error, read_error
 from bluesminds.wire.json_text import ABSENT, NOT_JSON, Fields, decode, read_value, text_bytes
 from bluesminds.wire.messages_codec import MESSAGES_CODEC
@@ -26,7 +26,7 @@ from bluesminds.wire.usage import ImplausibleUsage, estimate_input, read_usage
 
 
 class MessagesFields(Struct):
-    """The fields that decide what a request may cost."""
+    """The fields that limit what a request may cost."""
 
     model: str
     messages: Raw
@@ -104,7 +104,7 @@ def _usage_of(report: Raw) -> tuple[Usage | None, bool]:
 
 
 def read_event(name: bytes, data: bytes) -> ReplyFacts:
-    """One event. Its usage lacks what another event has reported."""
+    """One event. Its usage only has the counts of this event."""
     event = read_event_data(data)
     if event is None or name == b"error" or event.type == "error":
         return ReplyFacts(readable=event is not None, error=read_error(200, data) if event else None)
@@ -120,53 +120,36 @@ def read_event(name: bytes, data: bytes) -> ReplyFacts:
     )
 
 
-_NATIVE = ConversationRequest("", ())  # a client that takes all that a server says
+_NATIVE = ConversationRequest("", ())  # a client that accepts every type of content
 
 
 def events_from_reply(body: bytes, wants_usage: bool) -> bytes:
-    """The stream of a whole answer. Raises ValueError when it has no content, or content of unknown kinds."""
+    """A JSON answer as a stream. Raises ValueError if it has no content, or content of an unknown type."""
     reply = MESSAGES_CODEC.decode_reply(body, _NATIVE)
     if reply.dropped:
-        raise ValueError(f"content of the kind {reply.dropped[0]}")
+        raise ValueError(f"content of type {reply.dropped[0]}")
     encoder = MESSAGES_CODEC.encoder(_NATIVE)
     return b"".join([encoder.feed(event) for event in events_of_reply(reply)])
 
 
 def reply_from_events(stream: bytes) -> bytes:
-    """The whole answer of a stream. Raises ValueError when it does not come to its end, or has content of
-    unknown kinds.
-    """
+    """A stream as a JSON answer. Raises ValueError if it is incomplete, or has content of an unknown type."""
     decoder = MessagesDecoder(_NATIVE)
     splitter = EventSplitter()
     pieces = (*splitter.feed(stream), splitter.finish())
     events = [found for one in pieces for found in decoder.feed(*name_and_data(one))]
     if decoder.skipped:
-        raise ValueError(f"content of the kind {decoder.skipped[0]}")
+        raise ValueError(f"content of type {decoder.skipped[0]}")
     return MESSAGES_CODEC.encode_reply(reply_of_events(events), _NATIVE)
 
 
 def read_count_request(fields: Fields) -> RequestFacts:
-    """Counting generates nothing and costs nothing: no text is charged."""
+    """Counting is free, so no text is charged."""
     return RequestFacts(decode_fields(fields, _count_fields, unread=("messages",)).model, max_output=0)
 
 
-def read_count_reply(body: bytes) -> ReplyFacts:
-    try:
-        value = read_value(body)
-    except NOT_JSON:
-        return ReplyFacts(readable=False)
-    count = value.get("input_tokens") if isinstance(value, dict) else None
-    answered = isinstance(count, int)
-    return ReplyFacts(
-        readable=isinstance(value, dict),
-        choices=int(answered),
-        usage=Usage(0, 0, source="upstream") if answered else None,
-        error=None if answered else find_error(body),
-    )
-
-
 def estimate_count(fields: Fields) -> bytes:
-    """The answer to a request for a count, for servers that do not count."""
+    """The response to a count request, for servers without this endpoint."""
     return msgspec.json.encode({"input_tokens": estimate_input(text_bytes(fields))})
 
 
@@ -194,4 +177,5 @@ COUNT_TOKENS = structs.replace(
     reply_from_events=None,
     stage=None,
     codec=None,
+    estimate=estimate_count,
 )

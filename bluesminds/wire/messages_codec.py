@@ -1,7 +1,7 @@
-"""Anthropic's Messages and the neutral form: writes requests, reads and writes whole replies.
+"""The messages codec: writes requests, reads and writes JSON replies.
 
 Format: Anthropic API reference, messages; the fields follow the types of the anthropic Python SDK. Versions
-from 2026-10-21 take no sampling parameters.
+from 2026-10-21 accept no sampling parameters.
 """
 
 import re
@@ -37,9 +37,12 @@ from bluesminds.wire.messages_requests import MODES, PDF, decode_request
 from bluesminds.wire.messages_stream import MessagesDecoder, stop_of
 from bluesminds.wire.usage import ImplausibleUsage, read_usage
 
-DEFAULT_MAX_TOKENS: Final = 4096  # for clients that give no bound, where the model's own is not known
+DEFAULT_MAX_TOKENS: Final = 4096  # if neither the client nor the price sets a maximum
+_SMALLEST_BUDGET: Final = 1024  # tokens of reasoning; it must be less than max_tokens
 _EMPTY_SCHEMA: Final = b'{"type":"object","properties":{}}'
-_ID: Final = re.compile("[^a-zA-Z0-9_-]")  # what an id of a call must not have
+# Replaces a field of chat completions: messages only have JSON with a schema that names every property.
+_JSON_ONLY: Final = "Respond with one JSON object only, without Markdown."
+_ID: Final = re.compile("[^a-zA-Z0-9_-]")  # not allowed in the id of a call
 _CHOICES: Final = {mode: kind for kind, mode in MODES.items()}
 _json_object = msgspec.json.Decoder(dict[str, Any])
 
@@ -58,7 +61,7 @@ def encode_request(request: ConversationRequest, options: EncodingOptions) -> En
     ]
     _write_sampling(request, options, body, dropped)
     if any(not sequence.strip() for sequence in request.stop):
-        raise unsupported("stop", "a stop sequence must have more than white space.")
+        raise unsupported("stop", "a stop sequence must not be only white space.")
     if request.stop:
         body["stop_sequences"] = request.stop
     if request.user:
@@ -75,8 +78,8 @@ def encode_request(request: ConversationRequest, options: EncodingOptions) -> En
 def _place_system(
     request: ConversationRequest, options: EncodingOptions, dropped: list[str]
 ) -> tuple[list[str], list[Turn]]:
-    """The instructions, and the turns. Reasoning without a signature is another server's, which Anthropic's
-    refuse.
+    """The instructions, and the turns. Reasoning without a signature is left out: it is from another server,
+    and Anthropic's servers refuse it.
     """
     system = [request.system] if request.system else []
     turns = []
@@ -85,6 +88,8 @@ def _place_system(
             system += [part.text for part in turn.parts if isinstance(part, TextPart)]
             dropped.append("messages.role")
             continue
+        if any(isinstance(part, ToolCallPart) and part.signature for part in turn.parts):
+            dropped.append("messages.content.signature")
         parts = tuple(
             part
             for part in turn.parts
@@ -93,20 +98,23 @@ def _place_system(
         if len(parts) < len(turn.parts):
             dropped.append("messages.reasoning_content")
         turns.append(Turn(turn.role, parts))
+    if request.response_json:
+        system.append(_JSON_ONLY)
+        dropped.append("response_format")
     return system, turns
 
 
 def _write_sampling(
     request: ConversationRequest, options: EncodingOptions, body: dict[str, Any], dropped: list[str]
 ) -> None:
-    """New models refuse a temperature beside a top_p. A top_p of 1, as many clients send, has no effect."""
+    """New models refuse temperature together with top_p. Many clients send a top_p of 1; it has no effect."""
     for field in ("temperature", "top_p", "top_k"):
         value = getattr(request, field)
         if value is None or (field == "top_p" and value == 1 and request.temperature is not None):
             continue
         if not options.sampling:
             dropped.append(field)
-        elif field == "temperature" and value > 1:  # the highest there is
+        elif field == "temperature" and value > 1:  # the highest effort
             dropped.append(field)
             body[field] = 1.0
         else:
@@ -149,10 +157,15 @@ def _write_output(
         dropped.append("effort" if reasoning.effort else "thinking")
     elif reasoning is not None:
         mode = "disabled" if reasoning.effort == "none" else reasoning.mode
-        if mode:
+        budget = reasoning.budget
+        if budget is not None:
+            budget = min(max(budget, _SMALLEST_BUDGET), body["max_tokens"] - 1)
+        if budget is not None and budget < _SMALLEST_BUDGET:
+            dropped.append("thinking")  # max_tokens is too low for it
+        elif mode:
             body["thinking"] = {"type": mode}
-            if reasoning.budget is not None:
-                body["thinking"]["budget_tokens"] = reasoning.budget
+            if budget is not None:
+                body["thinking"]["budget_tokens"] = budget
         if reasoning.effort not in ("", "none"):
             config["effort"] = "low" if reasoning.effort == "minimal" else reasoning.effort
     if config:
@@ -193,7 +206,7 @@ def _id(call_id: str) -> str:
 
 
 def _read_arguments(arguments: str) -> Raw | None:
-    """The arguments as they are; None when they are not a JSON object."""
+    """The arguments unchanged; None if they are not a JSON object."""
     if not arguments.strip():
         return Raw(b"{}")
     try:
@@ -205,10 +218,10 @@ def _read_arguments(arguments: str) -> Raw | None:
 
 def _write_media(part: MediaPart) -> dict[str, Any]:
     if part.kind == "audio":
-        raise unsupported("messages.content.input_audio", "the server does not take sound.")
+        raise unsupported("messages.content.input_audio", "the server does not accept audio.")
     if part.kind == "document" and part.data and part.media_type != PDF:
         raise unsupported(
-            "messages.content.file.file_data", f"the server takes {PDF}, not `{part.media_type[:80]}`."
+            "messages.content.file.file_data", f"the server accepts {PDF}, not `{part.media_type[:80]}`."
         )
     source = (
         {"type": "url", "url": part.url}
@@ -275,8 +288,8 @@ def _read_reply_block(block: dict[str, Any]) -> Part | None:
 
 
 def encode_reply(reply: ConversationReply, request: ConversationRequest) -> bytes:
-    """A call whose arguments the bound on the answer has cut is left out: its input would be another one."""
-    content = [block for part in reply.parts if (block := _write_reply_block(part, reply, request))]
+    """A call whose arguments were cut by the maximum length is left out, because its input would be wrong."""
+    content = [block for part in reply.parts for block in _write_reply_blocks(part, reply, request)]
     return msgspec.json.encode(
         {
             "id": reply.id,
@@ -291,19 +304,23 @@ def encode_reply(reply: ConversationReply, request: ConversationRequest) -> byte
     )
 
 
-def _write_reply_block(
+def _write_reply_blocks(
     part: Part, reply: ConversationReply, request: ConversationRequest
-) -> dict[str, Any] | None:
+) -> list[dict[str, Any]]:
+    """The signature of a call is in a thinking block before it, as in streams."""
     if isinstance(part, ThinkingPart) and not request.shows_reasoning:
-        return None
-    if isinstance(part, ToolCallPart):
-        arguments = _read_arguments(part.arguments)
-        if arguments is None and reply.stop != "length":
-            raise ValueError("a tool call whose arguments are not a JSON object")
-        if arguments is None:
-            return None
-        return {"type": "tool_use", "id": part.id, "name": part.name, "input": arguments}
-    return _write_block(part)
+        return []
+    if not isinstance(part, ToolCallPart):
+        return [_write_block(part)]
+    arguments = _read_arguments(part.arguments)
+    if arguments is None and reply.stop != "length":
+        raise ValueError("a tool call whose arguments are not a JSON object")
+    if arguments is None:
+        return []
+    blocks = []
+    if part.signature and request.shows_reasoning:
+        blocks.append(_write_block(ThinkingPart(signature=part.signature)))
+    return [*blocks, {"type": "tool_use", "id": part.id, "name": part.name, "input": arguments}]
 
 
 MESSAGES_CODEC = Codec(

@@ -37,7 +37,7 @@ STOPS: Final[dict[StopReason, str]] = {
 
 
 def write_message_usage(usage: Usage) -> dict[str, Any]:
-    """In Anthropic's spelling: what the cache read and wrote is beside the input, not in it."""
+    """In Anthropic's format: tokens read from and written to a cache are not included in the input."""
     read, written = usage.cache_read or 0, usage.cache_write or 0
     report: dict[str, Any] = {
         "input_tokens": max((usage.input or 0) - read - written, 0),
@@ -54,16 +54,25 @@ def named_event(name: str, **fields: object) -> bytes:
     return write_event(msgspec.json.encode({"type": name, **fields}), name.encode())
 
 
-_DELTAS: Final = {"text": ("text_delta", "text"), "thinking": ("thinking_delta", "thinking")}
+_DELTAS: Final = {
+    "text": ("text_delta", "text"),
+    "refusal": ("text_delta", "text"),
+    "thinking": ("thinking_delta", "thinking"),
+}
 _BLOCKS: Final[dict[PartKind, dict[str, Any]]] = {
     "text": {"type": "text", "text": ""},
+    "refusal": {"type": "text", "text": ""},
     "thinking": {"type": "thinking", "thinking": "", "signature": ""},
 }
 
 
+_SIGNED: Final = -1  # the part of a thinking block that has the signature of a call
+
+
 class MessagesEncoder:
-    """Writes the events of a Messages stream. The usage is in the last but one event, which therefore waits
-    for the end.
+    """Writes the events of a Messages stream. The usage is in the second to last event, which is therefore
+    held back until the end. The format has no signatures of calls. They are in a thinking block before the
+    call, which clients send back.
     """
 
     def __init__(self, request: ConversationRequest) -> None:
@@ -104,6 +113,9 @@ class MessagesEncoder:
     def _open(self, part: PartOpened) -> bytes:
         if part.kind in ("thinking", "redacted") and not self._request.shows_reasoning:
             return b""
+        signed = b""
+        if part.kind == "tool" and part.data and self._request.shows_reasoning:
+            signed = self._open(PartOpened(_SIGNED, "thinking")) + self._close(_SIGNED, part.data)
         block = self._blocks[part.index] = self._count
         self._count += 1
         if part.kind == "tool":
@@ -120,7 +132,7 @@ class MessagesEncoder:
             head + b'{"type":"%b","%b":' % (delta.encode(), field.encode()),
             b"}}\n\n",
         )
-        return named_event("content_block_start", index=block, content_block=content)
+        return signed + named_event("content_block_start", index=block, content_block=content)
 
     def _close(self, part: int, signature: str = "") -> bytes:
         block = self._blocks.pop(part, None)
@@ -157,5 +169,5 @@ def write_end(stopped: StreamStopped, usage: Usage) -> bytes:
 
 
 def write_failure(error: ErrorDetail) -> bytes:
-    """The event of an error in mid-stream."""
+    """The error event within a stream."""
     return write_event(write_message_error(error), b"error")

@@ -1,4 +1,4 @@
-"""Errors in Anthropic's shape.
+"""Errors in Anthropic's format.
 
 Format: Anthropic API reference, errors: {"type": "error", "error": {"type", "message"}, "request_id"}. The
 stable code of an error is its `details.error_code`.
@@ -40,7 +40,7 @@ def write_message_error(detail: ErrorDetail, request_id: str = "") -> bytes:
 
 
 def is_message_error(body: bytes) -> bool:
-    """Whether it is an error in this shape, so that it can pass unchanged."""
+    """Whether the body is an error in this format, so that it can be forwarded unchanged."""
     try:
         return has_error_object(body) and bytes(read_fields(body).get("type", b"")) == b'"error"'
     except NOT_JSON:
@@ -57,5 +57,5 @@ def _type_of(detail: ErrorDetail) -> str:
 
 
 def write_stream_error(code: str, message: str) -> bytes:
-    """A failure in mid-stream, which ends the stream."""
+    """An error event that ends a stream."""
     return write_event(write_message_error(ErrorDetail(message=message, code=code)), b"error")

@@ -1,8 +1,8 @@
-"""A running Messages stream of a server that speaks the format: passed on byte for byte, and measured.
+"""A messages stream that needs no translation: it is forwarded byte for byte, and measured.
 
-message_stop is held back: the client must not see the end of an answer before its usage is recorded; nothing
-after it counts or passes. Pings, comments and events that are not known pass as they come. An event of the
-format that is not JSON, or that has no end, does not pass.
+message_stop is held back, because the client must not see the end of an answer before its usage is recorded;
+everything after it is ignored. Pings, comments and unknown events are forwarded unchanged. A known event that
+is not JSON, or that is incomplete, is removed.
 """
 
 from typing import Final
@@ -42,7 +42,7 @@ _NAMES: Final = frozenset(
 
 
 def text_of_delta(delta: EventDelta | EventBlock) -> str:
-    """What was generated."""
+    """The generated text."""
     if isinstance(delta, EventBlock):
         return (delta.name or "") + (delta.text or delta.thinking or "")
     return delta.text or delta.partial_json or delta.thinking or ""
@@ -99,8 +99,8 @@ class MessagesPassthrough:
         return b"".join([self._pass(event) for event in events])
 
     def finish(self) -> bytes:
-        """A last event that lacks only its blank line is completed; any other rest is dropped. An answer
-        that has come to its end without message_stop gets one.
+        """A last event that only lacks its blank line is completed; any other rest is dropped. If a complete
+        answer has no message_stop, it is added.
         """
         rest = self._splitter.finish()
         passed = b""
@@ -138,7 +138,7 @@ class MessagesPassthrough:
         return self._read(event, name, data, found)
 
     def _pass_odd(self, event: bytes, name: bytes, data: bytes) -> bytes:
-        """An event that is not of the form expected."""
+        """Forward or drop an event that has an unexpected form."""
         found = read_event_data(data)
         if found is not None or name == b"error":
             return self._read(event, name, data, found or MessageEvent())

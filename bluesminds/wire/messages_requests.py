@@ -32,7 +32,7 @@ PDF: Final = "application/pdf"
 _ATTRIBUTION: Final = "x-anthropic-billing-header:"  # the first system text of Claude Code; no instruction
 _MEANINGFUL: Final = {
     "mcp_servers": "the server cannot call MCP servers.",
-    "container": "the server has no containers.",
+    "container": "the server does not support containers.",
 }
 MODES: Final = {"auto": "auto", "any": "required", "none": "none", "tool": "tool"}
 _THINKING: Final = ("enabled", "adaptive", "between_tools", "disabled")
@@ -80,7 +80,7 @@ def _read_system(reader: FieldReader, dropped: list[str]) -> str:
     for block in reader.items("system"):
         kind, text = block.text("type", "text"), block.text("text")
         if kind != "text":
-            raise unsupported(block.name("type"), "instructions must be text.")
+            raise unsupported(block.name("type"), "system instructions must be text.")
         if text.startswith(_ATTRIBUTION):
             dropped.append(f"system.{_ATTRIBUTION[:-1]}")
         elif text:
@@ -128,22 +128,22 @@ def _read_block(block: FieldReader) -> tuple[Part, ...]:
             return (ThinkingPart(block.text("thinking"), block.text("signature")),)
         case "redacted_thinking":
             return (ThinkingPart(redacted=block.needed("data")),)
-    raise unsupported(block.name("type"), f"`{kind[:40]}` has no counterpart.")
+    raise unsupported(block.name("type"), f"the server's format has no content of type `{kind[:40]}`.")
 
 
 def _read_result(block: FieldReader) -> ToolResultPart:
     parts = []
     for part in _read_blocks(block):
         if not isinstance(part, TextPart | MediaPart):
-            raise unsupported(block.name("content"), "a result holds text, pictures and documents.")
+            raise unsupported(block.name("content"), "a tool result can contain text, images and documents.")
         parts.append(part)
     return ToolResultPart(block.needed("tool_use_id"), tuple(parts), bool(block.flag("is_error")))
 
 
 def _read_source(kind: str, block: FieldReader) -> tuple[TextPart | MediaPart, ...]:
-    """A picture, or a document: of text, it becomes text."""
+    """An image or a document. A document with text becomes a text."""
     if (citations := block.inner("citations")) is not None and citations.flag("enabled"):
-        raise unsupported(block.name("citations"), "the server cannot cite.")
+        raise unsupported(block.name("citations"), "the server does not support citations.")
     source = block.inner("source")
     media: Any = kind
     match source.needed("type") if source is not None else "":
@@ -159,14 +159,14 @@ def _read_source(kind: str, block: FieldReader) -> tuple[TextPart | MediaPart, .
             return tuple(part for part in inner if isinstance(part, TextPart | MediaPart))
         case other:
             raise unsupported(
-                block.name("source.type"), f"send the content itself instead of `{other[:40]}`."
+                block.name("source.type"), f"send the content instead of the source type `{other[:40]}`."
             )
 
 
 def _read_tool(tool: FieldReader) -> ToolDefinition:
     kind = tool.text("type", "custom")
     if kind != "custom":
-        raise unsupported("tools.type", f"the server has no tool `{kind[:40]}` of its own.")
+        raise unsupported("tools.type", f"the server has no built-in tool `{kind[:40]}`.")
     read = ToolDefinition(
         name=tool.needed("name"),
         description=tool.text("description"),
@@ -178,25 +178,25 @@ def _read_tool(tool: FieldReader) -> ToolDefinition:
 
 
 def _read_choice(reader: FieldReader) -> tuple[ToolChoice | None, bool | None]:
-    """The choice, and whether several calls may be made at once."""
+    """The tool choice, and whether parallel calls are allowed."""
     choice = reader.inner("tool_choice")
     if choice is None:
         return None, None
     mode: Any = MODES.get(kind := choice.needed("type"))
     if mode is None:
-        raise unsupported("tool_choice.type", f"there is no choice `{kind[:40]}`.")
+        raise unsupported("tool_choice.type", f"the type `{kind[:40]}` is unknown.")
     name = choice.needed("name") if mode == "tool" else ""
     alone = choice.flag("disable_parallel_tool_use")
     return ToolChoice(mode, name), None if alone is None else not alone
 
 
 def _read_thinking(reader: FieldReader) -> tuple[Reasoning | None, bool, bytes]:
-    """What the model may reason, whether the client sees it, and the schema of the answer."""
+    """The reasoning settings, whether the client gets the reasoning, and the schema of the answer."""
     mode: Any = ""
     budget, shown = None, False
     if (thinking := reader.inner("thinking")) is not None:
         if (mode := thinking.needed("type")) not in _THINKING:
-            raise unsupported("thinking.type", f"there is no mode `{mode[:40]}`.")
+            raise unsupported("thinking.type", f"the type `{mode[:40]}` is unknown.")
         budget = thinking.whole("budget_tokens")
         shown = mode != "disabled" and thinking.text("display") != "omitted"
     effort, schema = "", b""

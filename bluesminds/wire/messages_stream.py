@@ -1,7 +1,7 @@
 """Reads streams of Anthropic's Messages into the neutral events of a stream.
 
-Format: Anthropic API reference, streaming messages. An event's name is the `type` in its data. Usage comes
-with message_start and, cumulative, with message_delta, where a count that is missing or null is as it was.
+Format: Anthropic API reference, streaming messages. An event's name is the `type` in its data. Usage is in
+message_start and, cumulative, in message_delta; a missing or null count is unchanged.
 """
 
 from collections.abc import Sequence
@@ -57,7 +57,7 @@ class MessageUsage:
         self._counts: dict[str, Any] = {}
 
     def merge(self, report: Raw) -> Usage | None:
-        """All that was reported; None without counts. Raises ImplausibleUsage."""
+        """The merged report; None without counts. Raises ImplausibleUsage."""
         try:
             later = read_value(report)
         except NOT_JSON:
@@ -69,7 +69,7 @@ class MessageUsage:
 
 
 class EventDelta(Struct, gc=False):
-    """Of content_block_delta and message_delta."""
+    """The `delta` of content_block_delta and message_delta."""
 
     type: str | None = None
     text: str | None = None
@@ -81,7 +81,7 @@ class EventDelta(Struct, gc=False):
 
 
 class EventBlock(Struct, gc=False):
-    """Of content_block_start."""
+    """The `content_block` of content_block_start."""
 
     type: str | None = None
     id: str | None = None
@@ -94,7 +94,7 @@ class EventBlock(Struct, gc=False):
 
 
 class EventMessage(Struct, gc=False):
-    """Of message_start."""
+    """The `message` of message_start."""
 
     id: str | None = None
     model: str | None = None
@@ -117,7 +117,7 @@ decode_event = _event.decode  # strict: for the ordinary event
 
 
 def read_event_data(data: bytes) -> MessageEvent | None:
-    """None for anything else than an event."""
+    """None if it is not an event."""
     try:
         return decode(_event, data)
     except NOT_JSON:
@@ -125,14 +125,14 @@ def read_event_data(data: bytes) -> MessageEvent | None:
 
 
 class MessagesDecoder:
-    """Reads the events of a Messages stream. `skipped`: kinds of blocks that have no counterpart."""
+    """Reads the events of a Messages stream. `skipped`: types of blocks without an equivalent."""
 
     def __init__(self, request: ConversationRequest) -> None:
         self._request = request
         self.skipped: list[str] = []
-        self._parts: dict[int, int] = {}  # block -> part; blocks without a counterpart are not in it
+        self._parts: dict[int, int] = {}  # block -> part; blocks without an equivalent are left out
         self._kind: dict[int, PartKind] = {}
-        self._whole: dict[int, str] = {}  # the input of calls that came with their start
+        self._whole: dict[int, str] = {}  # the input that is in the start of a call
         self._signatures: dict[int, str] = {}
         self._count = 0
         self._usage = MessageUsage()

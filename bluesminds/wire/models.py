@@ -1,7 +1,7 @@
-"""Lists of models: reading a server's, writing OpenAI's and Anthropic's.
+"""Lists of models: reading a server's, writing OpenAI's, Anthropic's and Gemini's.
 
 Shapes: {"data": [{"id"}]} (OpenAI, LM Studio, OpenRouter), a bare list (Together), {"models": [{"name"} or
-text]} (Ollama, Gemini). One odd row does not spoil the list.
+text]} (Ollama, Gemini). Rows that cannot be read are skipped.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,24 +14,26 @@ from msgspec import Struct
 from bluesminds.wire.json_text import NOT_JSON, read_value
 
 _NEWEST = 2**53
-_LAST_TIME = 253_402_300_799  # the last second that a date with four digits for its year can say
+_LAST_TIME = 253_402_300_799  # the last second of the year 9999
 
 
 class ModelRow(Struct, frozen=True, gc=False):
-    """`created`: seconds since the epoch; 0: unknown. `owned_by`: "" when unknown."""
+    """`created`: seconds since the epoch, 0 if unknown. `owned_by`: "" if unknown."""
 
     id: str
     created: int = 0
     owned_by: str = ""
 
 
-def read_models(body: bytes) -> list[ModelRow]:
-    """Every row with an id, each id once; null is an empty list. Raises ValueError when there is no list."""
+def read_models(body: bytes, prefix: str = "") -> list[ModelRow]:
+    """Every row with an id, each id once and without `prefix`; null is an empty list. Raises ValueError if
+    there is no list.
+    """
     try:
         answer = read_value(body)
     except NOT_JSON as exc:
         raise ValueError("the server's list of models is not JSON") from exc
-    rows = [row for item in _items(answer) if (row := _read_row(item, answer)) is not None]
+    rows = [row for item in _items(answer) if (row := _read_row(item, answer, prefix)) is not None]
     return list({row.id: row for row in reversed(rows)}.values())[::-1]
 
 
@@ -44,10 +46,10 @@ def _items(answer: object) -> list[Any]:
                 return items
         if any(name in answer and answer[name] is None for name in ("data", "models")):
             return []
-    raise ValueError("the server's answer has no list of models")
+    raise ValueError("the server's response has no list of models")
 
 
-def _read_row(item: object, answer: object) -> ModelRow | None:
+def _read_row(item: object, answer: object, prefix: str) -> ModelRow | None:
     if isinstance(item, str):
         item = {"id": item}
     if not isinstance(item, dict):
@@ -56,14 +58,20 @@ def _read_row(item: object, answer: object) -> ModelRow | None:
     if name is None and isinstance(answer, dict) and "data" not in answer:
         name = item.get("name") or item.get("model") or item.get("key")
         name = name.removeprefix("models/") if isinstance(name, str) else None
-    if not isinstance(name, str) or not name:
+    if not isinstance(name, str) or not name or not _generates(item):
         return None
     created, owner = item.get("created"), item.get("owned_by")
     return ModelRow(
-        id=name,
+        id=name.removeprefix(prefix) or name,
         created=created if type(created) is int and 0 <= created < _NEWEST else 0,
         owned_by=owner if isinstance(owner, str) else "",
     )
+
+
+def _generates(item: dict[str, Any]) -> bool:
+    """Gemini's list has models for embeddings, pictures and films as well, each with its methods."""
+    methods = item.get("supportedGenerationMethods")
+    return not isinstance(methods, list) or "generateContent" in methods
 
 
 def write_models(rows: Iterable[ModelRow]) -> bytes:
@@ -93,6 +101,25 @@ def write_anthropic_model(row: ModelRow) -> bytes:
 def _as_anthropic(row: ModelRow) -> dict[str, object]:
     created = datetime.fromtimestamp(min(row.created, _LAST_TIME), UTC)
     return {"type": "model", "id": row.id, "display_name": row.id, "created_at": created}
+
+
+def write_gemini_models(rows: Iterable[ModelRow]) -> bytes:
+    """Gemini's list, in one page."""
+    return msgspec.json.encode({"models": [_as_gemini(row) for row in rows]})
+
+
+def write_gemini_model(row: ModelRow) -> bytes:
+    return msgspec.json.encode(_as_gemini(row))
+
+
+def _as_gemini(row: ModelRow) -> dict[str, object]:
+    return {
+        "name": f"models/{row.id}",
+        "baseModelId": row.id,
+        "version": "",
+        "displayName": row.id,
+        "supportedGenerationMethods": ["generateContent", "countTokens"],
+    }
 
 
 def _as_openai(row: ModelRow) -> dict[str, object]:

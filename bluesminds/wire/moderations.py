@@ -1,6 +1,6 @@
 """Moderations: POST /v1/moderations.
 
-Format: OpenAI API reference, moderations. OpenAI's replies have no usage; the model may be left out.
+Format: OpenAI API reference, moderations. OpenAI's replies have no usage, and the model is optional.
 """
 
 import msgspec

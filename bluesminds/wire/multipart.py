@@ -1,8 +1,8 @@
 """multipart/form-data, read piece by piece (RFC 7578, RFC 2046).
 
-A server that reads a form in another way than the gateway could see another model, or a part that the
-gateway has not seen. So whatever readers are known to take in different ways is refused: bare line ends
-around a boundary, text beside the boundary, a repeated header or parameter, folded headers, nested forms, and
+If a server read a form differently from the gateway, it could see another model, or a part that the gateway
+did not see. So everything that parsers are known to read differently is refused: bare line ends around a
+boundary, text next to the boundary, a repeated header or parameter, folded headers, nested forms, and
 encodings of a field's value.
 """
 
@@ -73,16 +73,16 @@ def write_content_type(boundary: bytes) -> bytes:
 
 
 def write_field(boundary: bytes, name: str, value: bytes, *, first: bool) -> bytes:
-    """A part of text, with the boundary before it. `first`: nothing comes before it in the form."""
+    """A text field, with the boundary before it. `first`: it is the first part of the form."""
     line_end = b"" if first else b"\r\n"
     head = b'Content-Disposition: form-data; name="%b"' % name.encode()
     return b"%b--%b\r\n%b\r\n\r\n%b" % (line_end, boundary, head, value)
 
 
 class MultipartScanner:
-    """Cuts a form into events, however its bytes arrive: PartHead, then bytes of the part's content, and at
-    last FormEnd. The raw bytes of all events are the form. It holds back at most one head, or as many bytes
-    as a boundary has.
+    """Splits a form into events, independent of how its bytes arrive: PartHead, the bytes of the part's
+    content, and finally FormEnd. The raw bytes of all events together are the form. At most one head, or the
+    length of a boundary, is held back.
     """
 
     __slots__ = ("_before", "_buffer", "_mark", "_parts", "_raw", "_state", "_tail")
@@ -98,11 +98,11 @@ class MultipartScanner:
 
     @property
     def ended(self) -> bool:
-        """Whether the closing boundary has come."""
+        """Whether the closing boundary has arrived."""
         return self._state == self._after_end
 
     def feed(self, data: bytes) -> list[FormEvent]:
-        """What the next bytes complete. Raises InvalidRequest."""
+        """The events that the next bytes complete. Raises InvalidRequest."""
         self._buffer = self._buffer + data if self._buffer else data
         events: list[FormEvent] = []
         while self._state(events):
@@ -110,7 +110,7 @@ class MultipartScanner:
         return events
 
     def finish(self) -> None:
-        """The request has ended. Raises InvalidRequest when the form has not."""
+        """Call it at the end of the request. Raises InvalidRequest if the form is incomplete."""
         if not self.ended:
             raise _invalid("The form ends before its closing boundary, so its upload is not complete.")
 
@@ -139,7 +139,7 @@ class MultipartScanner:
             self._state = self._after_end
             return True
         if after != b"\r\n":
-            raise _invalid("A line begins with the boundary and goes on with other text.")
+            raise _invalid("A line begins with the boundary, but contains other text after it.")
         self._parts += 1
         if self._parts > MAX_PARTS:
             raise _invalid(f"The form has more than {MAX_PARTS} parts.")
@@ -224,8 +224,8 @@ def _read_head(head: bytes) -> tuple[str, bool]:
 
 
 def _split_header(value: bytes) -> tuple[bytes, dict[bytes, bytes]]:
-    """The value before the first `;` in lower case, and the parameters by their names in lower case. Readers
-    differ in what a backslash before a quotation mark means.
+    """The value before the first `;` in lower case, and the parameters by their names in lower case. Parsers
+    treat a backslash before a quotation mark differently.
     """
     kind, semicolon, _ = value.partition(b";")
     parameters: dict[bytes, bytes] = {}

@@ -1,8 +1,7 @@
-"""Reading the fields of a request that decide what it may cost, and rewriting those that differ upstream.
+"""Reads the fields of a request that limit what it may cost, and replaces those that differ for the server.
 
-What only passes through is not read. What the gateway reads it reads strictly: a field with another type is
-refused, and so is a field whose name differs from one of them in the case of its letters alone, which servers
-written in Go take for it.
+Other fields are forwarded unread. The fields that the gateway reads are validated: a wrong type is refused.
+So is a name that only differs in upper case, because servers written in Go accept it as the same field.
 """
 
 from collections.abc import Iterable
@@ -30,12 +29,10 @@ class StreamOptions(Struct):
 
 
 def read_body(body: bytes) -> Fields:
-    """A request body's fields, each key once: the last, which servers must read as well. Raises
-    InvalidRequest.
-    """
+    """The fields of a request body. Of a duplicate key only the last value is kept. Raises InvalidRequest."""
     try:
         if not body.isascii():
-            body.decode()  # what is not read is not decoded, and must be text all the same
+            body.decode()  # unread fields are not decoded, but must be valid text
         return read_fields(body)
     except NOT_JSON as exc:
         raise _not_an_object(body) from exc
@@ -52,11 +49,11 @@ def _not_an_object(body: bytes) -> InvalidRequest:
 
 
 def decode_fields(fields: Fields, decoder: msgspec.json.Decoder[R], unread: Iterable[str] = ()) -> R:
-    """The fields that the decoder's type names. `unread`: those that only have to be there.
+    """Decode the fields of the decoder's type. `unread`: fields that must be present.
 
     Raises InvalidRequest with the field as `param`.
     """
-    names = decoder.type.__struct_fields__
+    names = decoder.type.__struct_encode_fields__
     _check_spelling(fields, names)
     read = {name: fields[name] for name in names if name in fields}
     for name in unread:
@@ -76,7 +73,9 @@ def decode_fields(fields: Fields, decoder: msgspec.json.Decoder[R], unread: Iter
 def _check_spelling(fields: Fields, names: tuple[str, ...]) -> None:
     for name in fields:
         if name not in names and (meant := name.casefold()) in names:
-            raise _invalid("Field with another spelling", meant)
+            raise InvalidRequest(
+                "invalid_value", f"Write the name of the field `{meant}` in lower case.", param=meant
+            )
 
 
 def _invalid(reason: str, param: str | None) -> InvalidRequest:
@@ -90,24 +89,24 @@ def _missing_field(reason: str) -> str | None:
 
 
 def largest_bound(*bounds: tuple[str, int | None]) -> int | None:
-    """The most tokens that fields of the same meaning allow, each with its name; None: no bound.
+    """The largest maximum of several fields with the same meaning, given with their names; None: no maximum.
 
-    Raises InvalidRequest for a bound of 0.
+    Raises InvalidRequest for a maximum of 0.
     """
     for name, bound in bounds:
         if bound == 0:
-            raise _invalid("Expected `int` >= 1, or -1 for no bound", name)
+            raise _invalid("Expected `int` >= 1, or -1 for no maximum", name)
     said = [bound for _, bound in bounds if bound is not None]
     return None if not said or UNBOUNDED in said else max(said)
 
 
 def with_model(fields: Fields, model: str) -> Fields:
-    """The fields with the server's name of the model."""
+    """The fields with the server's model name."""
     return fields | {"model": Raw(msgspec.json.encode(model))}
 
 
 def force_usage(fields: Fields) -> Fields:
-    """The fields with `stream_options.include_usage` set; other stream options survive."""
+    """The fields with `stream_options.include_usage` set; other stream options are kept."""
     options = fields.get("stream_options")
     if options is None or bytes(options) == b"null":
         return fields | {"stream_options": _FORCED}

@@ -1,8 +1,8 @@
 """Speech: POST /v1/audio/speech.
 
-Format: OpenAI API reference, audio. The reply is sound in the format that `response_format` names or, with
-`stream_format: "sse"`, events whose last one has the usage. Sound comes without a report, so the characters
-of the input are counted.
+Format: OpenAI API reference, audio. The reply is audio in the format of `response_format` or, with
+`stream_format: "sse"`, events, of which the last one has the usage. Audio has no usage report, so the
+characters of the input are counted.
 """
 
 from typing import Final
@@ -18,7 +18,7 @@ from bluesminds.wire.requests import decode_fields, prepare
 
 
 class SpeechFields(Struct):
-    """The fields that decide what a request may cost."""
+    """The fields that limit what a request may cost."""
 
     model: str
     input: str
@@ -40,7 +40,7 @@ def read_request(fields: Fields) -> RequestFacts:
 
 
 def read_reply(body: bytes) -> ReplyFacts:
-    """Some servers answer with JSON instead of sound."""
+    """Some servers respond with JSON instead of audio."""
     try:
         read_fields(body)
     except NOT_JSON:

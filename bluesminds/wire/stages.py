@@ -1,10 +1,10 @@
-"""A running stream of chat or legacy completions: passed on as it comes, and measured meanwhile.
+"""A stream of chat or legacy completions that needs no translation: it is forwarded, and measured.
 
-The stream's bytes are changed in these ways only. The usage chunk and the `usage` of other chunks are taken
-out when the client did not ask for usage. `data: [DONE]` is held back: the client must not see the end of an
-answer before its usage is recorded; nothing after it counts or passes. An event that is not JSON, or that has
-no end, does not pass. An error in another shape is written in OpenAI's. Comments and named events pass byte
-for byte.
+The bytes are only changed in these ways. If the client did not request usage, the usage chunk and the `usage`
+of other chunks are removed. `data: [DONE]` is held back, because the client must not see the end of an answer
+before its usage is recorded; everything after it is ignored. An event that is not JSON, or that is
+incomplete, is removed. An error in another format is converted to OpenAI's. Comments and named events are
+forwarded byte for byte.
 """
 
 import re
@@ -17,11 +17,13 @@ from bluesminds.http.sse import EventSplitter, event_data, with_data, write_even
 from bluesminds.wire import chunks
 from bluesminds.wire.base import Format, RequestFacts
 from bluesminds.wire.errors import ErrorDetail, is_error_event, read_error, write_error
-from bluesminds.wire.json_text import ABSENT, NOT_JSON, decode, read_value
+from bluesminds.wire.json_text import ABSENT, NOT_JSON, decode, is_json
 from bluesminds.wire.usage import estimate_output, merge_reports, settle_usage
 
 DONE = b"data: [DONE]\n\n"
-MAX_LEAD = 64 * 1024  # bytes of a stream held back until its first event is whole
+MAX_LEAD = 64 * 1024  # bytes of a stream that are held back until its first event is complete
+# Events that a server sends before it knows whether there will be an answer.
+_PROMISES = frozenset((b"ping", b"response.created", b"response.queued", b"response.in_progress"))
 
 _NULL_USAGE = (b',"usage":null', b', "usage": null', b', "usage":null')
 _NAME = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?|[\r\n])event:[ ]?([^\r\n]*)")
@@ -31,8 +33,8 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def looks_like_events(first: bytes) -> bool | None:
-    """Whether a body that begins so is an event stream, whatever its content type says; None: too short to
-    know.
+    """Whether a body with this beginning is an event stream, independent of its content type; None: too
+    short.
     """
     start = first.removeprefix(_BOM).lstrip(b"\r\n \t")
     if start.startswith(_FIRST_LINE):
@@ -47,8 +49,14 @@ def event_name(event: bytes) -> bytes:
     return b"" if found is None else found[1]
 
 
+def bare_json(event: bytes) -> bytes:
+    """The JSON of an event without its framing, as some servers send errors; b"" for other events."""
+    text = event.strip()
+    return text if text.startswith(b"{") else b""
+
+
 def name_and_data(event: bytes) -> tuple[bytes, bytes]:
-    """An event's name, b"" when it has none, and its data."""
+    """An event's name (b"" if it has none) and its data."""
     if event.startswith(b"event: ") and b"\r" not in event:
         end = event.find(b"\n")
         if event.startswith(b"data: ", end + 1) and event.find(b"\n", end + 7) == len(event) - 2:
@@ -67,10 +75,10 @@ class Passthrough:
         self._first = b""  # data of the first chunk
         self._reported: Usage | None = None
         self._delivered = 0  # bytes of generated text
-        self._pieces = 0  # choices in events with anything generated
+        self._pieces = 0  # number of choices with generated content
         self._pieces_at_report = 0
-        self._absurd = False  # a report had an impossible count
-        self._open: set[int] = set()  # choices that have begun and not finished
+        self._absurd = False  # a report was impossible
+        self._open: set[int] = set()  # open choices
         self._closed: set[int] = set()
         self._tail = b""
         self._error: ErrorDetail | None = None
@@ -110,7 +118,7 @@ class Passthrough:
         return self._error
 
     def _has_full_report(self) -> bool:
-        """A server that has said [DONE] must know; before that, text may have come after its report."""
+        """Whether the last report is complete. Before [DONE], text may follow a report."""
         return self._pieces == self._pieces_at_report or (self._ended and not self._absurd)
 
     def _settled(self) -> tuple[Usage, bool]:
@@ -135,7 +143,7 @@ class Passthrough:
         return b"".join([self._pass(event) for event in self._splitter.feed(data)])
 
     def finish(self) -> bytes:
-        """An event that lacks only its blank line is completed; any other rest is dropped."""
+        """A last event that only lacks its blank line is completed; any other rest is dropped."""
         rest = self._splitter.finish()
         passed = b""
         if rest == b"\r" or rest.endswith((b"\r\r", b"\n\r")):
@@ -147,7 +155,7 @@ class Passthrough:
         return passed + tail
 
     def stop(self) -> bytes:
-        """Finish reason "length" for every choice that is open, usage if the client asked, and [DONE]."""
+        """Finish reason "length" for every open choice, usage if the client requested it, and [DONE]."""
         usage = self.usage
         self._splitter.finish()
         self._final = True
@@ -181,7 +189,7 @@ class Passthrough:
     def _pass(self, event: bytes) -> bytes:
         if self._final:
             return b""
-        # One line of data, as servers write their events.
+        # Most servers write one line of data per event.
         if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and b"\r" not in event:
             return self._pass_data(event, event[6:-2], b"")
         data = event_data(event)
@@ -208,7 +216,7 @@ class Passthrough:
         return self._read(event, data, name, chunk)
 
     def _count(self, choices: list[chunks.Choice], data: bytes) -> bool:
-        """Whether one has finished."""
+        """Count the text of the choices. Whether one of them has finished."""
         finishes = False
         for choice in choices:
             size = chunks.text_of(choice)
@@ -235,7 +243,7 @@ class Passthrough:
         chunk = chunks.read_chunk(data)
         if chunk is not None:
             return self._read(event, data, name, chunk)
-        return event if name or _is_json(data) else b""
+        return event if name or is_json(data) else b""
 
     def _read(self, event: bytes, data: bytes, name: bytes, chunk: chunks.Chunk) -> bytes:
         choices = chunk.choices
@@ -278,7 +286,7 @@ def _cut_choice(object_: str, index: int) -> dict[str, object]:
 
 
 def write_usage(usage: Usage) -> dict[str, object]:
-    """In OpenAI's spelling."""
+    """In OpenAI's format."""
     written: dict[str, object] = {
         "prompt_tokens": usage.input or 0,
         "completion_tokens": usage.output or 0,
@@ -305,20 +313,12 @@ def _is_whole(data: bytes) -> bool:
     return data.startswith(b"[DONE]") or chunks.read_chunk(data) is not None
 
 
-def _is_json(data: bytes) -> bool:
-    try:
-        read_value(data)
-    except NOT_JSON:
-        return False
-    return True
-
-
 Verdict = Literal["answer", "error", "empty"]
 
 
 class StreamOpening:
-    """Reads a stream up to its first event that says anything. Comments and pings are not the answer: servers
-    send them while a request still waits, and may fail after them.
+    """Reads a stream up to its first event with content. Comments, pings and the first events of a response
+    do not count, because servers send them while a request is queued, and may fail after them.
     """
 
     def __init__(self) -> None:
@@ -328,12 +328,12 @@ class StreamOpening:
 
     @property
     def lead(self) -> bytes:
-        """All that was fed."""
+        """All bytes so far."""
         return bytes(self._lead)
 
     def feed(self, piece: bytes) -> Verdict | None:
-        """None: more is needed. "error": see `error`. "empty": the stream ends without an answer. Raises
-        sse.EventTooLarge.
+        """None: more bytes are needed. "error": see `error`. "empty": the stream ends without an answer.
+        Raises sse.EventTooLarge.
         """
         self._lead += piece
         for event in self._splitter.feed(piece):
@@ -353,7 +353,7 @@ class StreamOpening:
         if data.lstrip().startswith(b"[DONE]"):
             return "empty"
         name = event_name(event)
-        if name == b"ping":
+        if name in _PROMISES:
             return None
         chunk = chunks.read_chunk(data)
         if chunk is None:

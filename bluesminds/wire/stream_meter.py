@@ -6,7 +6,9 @@ from bluesminds.wire.usage import estimate_output, settle_usage
 
 
 class StreamMeter:
-    """`ended` below: the server has ended its stream by its protocol, so that its last report is complete."""
+    """`ended` in the methods: the server has ended its stream according to the format, so its last report is
+    complete.
+    """
 
     __slots__ = ("_absurd", "_delivered", "_pieces", "_pieces_at_report", "_reported", "_request")
 
@@ -19,12 +21,12 @@ class StreamMeter:
         self._absurd = False
 
     def count(self, text: str) -> None:
-        """A piece of generated text."""
+        """Count a piece of generated text."""
         self._delivered += len(text) if text.isascii() else len(text.encode())
         self._pieces += 1
 
     def report(self, usage: Usage | None) -> None:
-        """All that the server has reported; None: a report that cannot be true."""
+        """Replace the report of the server; None: an impossible one."""
         if usage is None:
             self._absurd = True
             return

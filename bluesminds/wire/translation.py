@@ -1,8 +1,8 @@
-"""A running stream that is translated: the server's format in, the client's out.
+"""A stream that is translated from the server's format to the client's.
 
-The server's events become neutral ones, and those become the client's. The end of the client's stream is held
-back: the client must not see the end of an answer before its usage is recorded. Comments and keep-alives of
-the server pass as comments.
+Each event of the server is converted to neutral events, and these to events of the client. The end of the
+client's stream is held back, because the client must not see the end of an answer before its usage is
+recorded. Comments and keep-alive events of the server are sent as the client's keep-alive.
 """
 
 from bluesminds.common.values import Usage
@@ -20,14 +20,12 @@ from bluesminds.wire.conversation import (
     UsageReported,
 )
 from bluesminds.wire.errors import ErrorDetail
-from bluesminds.wire.stages import name_and_data
+from bluesminds.wire.stages import bare_json, name_and_data
 from bluesminds.wire.stream_meter import StreamMeter
-
-_COMMENT = b": ping\n\n"
 
 
 class Translation:
-    """The Stage of a stream whose server speaks another format than the client."""
+    """The Stage of a stream in another format than the client's."""
 
     def __init__(
         self, server: Codec, client: Codec, conversation: ConversationRequest, request: RequestFacts
@@ -35,6 +33,7 @@ class Translation:
         self._conversation = conversation
         self._decoder = server.decoder(conversation)
         self._encoder = client.encoder(conversation)
+        self._keep_alive = client.keep_alive
         self._splitter = EventSplitter()
         self._meter = StreamMeter(request)
         self._started = False
@@ -79,8 +78,8 @@ class Translation:
         return b"".join([self._translate(event) for event in events])
 
     def finish(self) -> bytes:
-        """The rest of an event without its blank line is translated if it is whole. A stream that has come
-        to its end gets the client's end; one that was cut gets none.
+        """A last event that only lacks its blank line is translated. A complete answer gets the end of the
+        client's format; a cut one does not.
         """
         rest = self._splitter.finish()
         passed = self._translate(rest) if rest.strip() else b""
@@ -103,8 +102,8 @@ class Translation:
         if self._final or self._error is not None:
             return b""
         name, data = name_and_data(event)
-        if name == b"ping" or not data.strip():
-            return _COMMENT if event.strip() else b""
+        if name == b"ping" or not (data.strip() or (data := bare_json(event))):
+            return self._keep_alive if event.strip() else b""
         events = self._decoder.feed(name, data)
         if len(events) == 1:
             passed = self._encode(events[0])

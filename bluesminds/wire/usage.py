@@ -1,11 +1,10 @@
-"""Usage in all spellings, read into one form; and estimates for what a server does not say.
+"""Reads usage reports of all servers into one form, and estimates missing counts.
 
-Spellings: OpenAI chat (prompt_tokens, *_details) and Responses (input_tokens), Anthropic
+Formats: OpenAI chat (prompt_tokens, *_details) and Responses (input_tokens), Anthropic
 (cache_read_input_tokens, cache_creation_input_tokens, thinking_tokens), DeepSeek (prompt_cache_hit_tokens),
 Moonshot (cached_tokens), Cohere (billed_units, tokens), Jina and Voyage (total_tokens alone), Gemini
-(usageMetadata).
-A count is a whole number from 0 to MAX_TOKENS; some servers write it as 5.0. A main count that is anything
-else makes the whole report implausible; a detail that is, is merely unknown.
+(usageMetadata). A count is an integer from 0 to MAX_TOKENS; some servers write it as 5.0. Any other value of
+a main count makes the report implausible; any other value of a detail is ignored.
 """
 
 from collections.abc import Sequence
@@ -18,10 +17,10 @@ from bluesminds.common.values import Usage
 from bluesminds.wire.base import RequestFacts
 from bluesminds.wire.json_text import NOT_JSON, read_value
 
-MAX_TOKENS = 10**8  # a figure above this is a fault, not a count
+MAX_TOKENS = 10**8  # a value above this is an error
 BYTES_PER_TOKEN = 4  # the usual rule of thumb for English text
-# A report below 1 token in 40 bytes of delivered text is no report: real text has 2 to 6 bytes a token. The
-# first bytes are left out: proxies put in short texts of their own, which cost no tokens.
+# A report of less than 1 token per 40 bytes of delivered text is impossible: real text has 2 to 6 bytes per
+# token. The first bytes do not count, because proxies insert short texts that cost no tokens.
 MOST_BYTES_PER_TOKEN = 40
 FREE_BYTES = 1000
 
@@ -53,7 +52,7 @@ _OTHER_UNITS = (
 
 
 class ImplausibleUsage(ValueError):
-    """The report cannot be true."""
+    """The report is impossible."""
 
 
 _Count = Annotated[int, Meta(ge=1, le=MAX_TOKENS)]
@@ -81,7 +80,9 @@ _plain_report = msgspec.json.Decoder(_PlainReport)
 
 
 def _read_plain(raw: Raw | bytes) -> Usage | None:
-    """OpenAI's own report of text alone, whose parts add up: in a fifth of the time. None for any other."""
+    """A fast path for OpenAI's own reports of text (a fifth of the time). None for any other report, or if
+    its parts do not add up.
+    """
     try:
         report = _plain_report.decode(raw)
     except NOT_JSON:
@@ -96,10 +97,10 @@ def _read_plain(raw: Raw | bytes) -> Usage | None:
 
 
 def read_usage(raw: Raw | bytes, *, cache_beside: bool = False, total_is_input: bool = False) -> Usage | None:
-    """A server's report; None when it has no counts. Raises ImplausibleUsage.
+    """The usage in a server's report; None without counts. Raises ImplausibleUsage.
 
-    `cache_beside`: the format's input excludes what the cache read and wrote (Anthropic's).
-    `total_is_input`: a total alone is the input (embeddings, rerank).
+    `cache_beside`: the input excludes tokens read from and written to a cache (Anthropic). `total_is_input`:
+    a total without other counts is the input (embeddings, rerank).
     """
     if not cache_beside and (plain := _read_plain(raw)) is not None:
         return plain
@@ -163,7 +164,7 @@ def _with_total(
     reasoning: int,
     total_is_input: bool,
 ) -> tuple[int | None, int | None]:
-    """Both counts as the total says. It completes and raises counts, and never lowers one."""
+    """Correct both counts with the total. It adds missing counts and raises them, and never lowers one."""
     if not total:
         if output is not None and reasoning > output:  # it cannot be inside
             output += reasoning
@@ -181,7 +182,7 @@ def _with_total(
 
 
 def _main(report: dict[str, Any], names: tuple[str, ...]) -> int | None:
-    """The first that is more than 0. Raises ImplausibleUsage when one is no count."""
+    """The first count above 0. Raises ImplausibleUsage if a value is not a count."""
     found = None
     for name in names:
         if (value := report.get(name)) is not None:
@@ -197,7 +198,7 @@ def _main(report: dict[str, Any], names: tuple[str, ...]) -> int | None:
 def _detail(
     report: dict[str, Any], groups: tuple[str, ...], names: tuple[str, ...], outside: tuple[str, ...]
 ) -> int | None:
-    """The nested figure wins over one beside the main counts."""
+    """The nested value has priority over one next to the main counts."""
     for group in groups:
         if isinstance(details := report.get(group), dict) and (found := _first(details, names)) is not None:
             return found
@@ -218,7 +219,7 @@ def _count(value: object) -> int | None:
 
 
 def merge_reports(later: Usage, earlier: Usage | None) -> Usage:
-    """The later report. A count that it lacks, or that it has as 0, stays as it was."""
+    """The later report, with missing and zero counts taken from the earlier one."""
     if earlier is None:
         return later
     input_, output = later.input, later.output
@@ -249,8 +250,8 @@ def _expected_input(request: RequestFacts) -> int:
 
 
 def estimate_output(delivered: int, pieces: int, request: RequestFacts) -> int:
-    """Tokens of `delivered` bytes of text that came in `pieces` pieces: one token a piece at least, and no
-    more than the client allowed.
+    """The tokens of `delivered` bytes of text in `pieces` pieces: at least one token per piece, and at most
+    the maximum of the request.
     """
     tokens = max(-(-delivered // BYTES_PER_TOKEN), pieces)
     if request.max_output is None:
@@ -266,21 +267,24 @@ def settle_usage(
     pieces: int,
     complete: bool = True,
 ) -> tuple[Usage, bool]:
-    """The usage to charge, and whether the report was implausible. Whole answers and streams alike.
+    """The usage to charge, and whether the report was implausible. For JSON answers and streams.
 
-    A count that was not reported is estimated, and so is one that cannot be true: an input of 0; an output of
-    0 although anything was delivered, or of less than a token in MOST_BYTES_PER_TOKEN bytes of a long text.
-    Not `complete`: the answer went on after the report, so that the output is no less than was delivered.
-    Tokens are not estimated for an answer that is measured in another unit.
+    Missing and impossible counts are estimated. Impossible are: an input of 0; an output of 0 if text was
+    delivered; an output of less than one token per MOST_BYTES_PER_TOKEN bytes of a long text. If the report
+    is not `complete`, the answer continued after it, so the output is at least the estimate of the delivered
+    text. Tokens are not estimated for an answer that is measured in another unit.
     """
     if not request.text_answer:
         return _settle_media(reported, request), False
     if reported is not None and reported.input is None and reported.output is None:
         return reported, False
-    expected = estimate_output(delivered, pieces, request)
     if reported is None:
+        expected = estimate_output(delivered, pieces, request)
         return Usage(_expected_input(request), expected, source="estimated"), False
     input_, output = reported.input, reported.output
+    if input_ and output and complete and delivered <= FREE_BYTES:
+        return reported, False
+    expected = estimate_output(delivered, pieces, request)
     no_input = input_ == 0 and request.text_bytes > 0
     too_low = output is not None and (
         (output == 0 and pieces > 0) or output * MOST_BYTES_PER_TOKEN < delivered - FREE_BYTES
@@ -297,7 +301,7 @@ def settle_usage(
 
 
 def _settle_media(reported: Usage | None, request: RequestFacts) -> Usage:
-    """Of an answer that is sound or pictures: tokens of its output are unknown unless they are reported."""
+    """The usage of an answer with audio or images. Output tokens are unknown unless they are reported."""
     reported = reported or Usage()
     if reported.input is not None:
         return structs.replace(reported, characters=request.characters)

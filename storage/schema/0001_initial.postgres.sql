@@ -85,9 +85,12 @@ WHERE allowed_origins IS NOT NULL AND revoked_at IS NULL;
 CREATE TABLE servers (
     id TEXT NOT NULL PRIMARY KEY,
     name TEXT NOT NULL,
+    vendor TEXT NOT NULL, -- '' for one that only the URL shows
     dialect TEXT NOT NULL,
     url TEXT NOT NULL,
     sealed_api_key BYTEA, -- encrypted
+    api_version TEXT NOT NULL, -- '' for none
+    sealed_headers BYTEA, -- encrypted JSON object
     models TEXT NOT NULL, -- JSON list of names
     weight BIGINT NOT NULL,
     priority BIGINT NOT NULL,

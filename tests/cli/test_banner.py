@@ -91,7 +91,7 @@ def test_banner_shows_state_of_each_server(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_banner_found_vendor_key_without_response_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    vendor = server("openai", origin="environment")
+    vendor = server("openai", origin="environment", vendor="openai")
     servers = [(vendor, ServerStatus("down", None, "name not resolved"))]
     here = running([("127.0.0.1", 1)], [], FirstRun(key=KEY, bootstrap_token=None), servers=servers)
     banner.show(here, load(None, {}, {}))
@@ -99,6 +99,20 @@ def test_banner_found_vendor_key_without_response_is_named(capsys: pytest.Captur
     assert "Found OPENAI_API_KEY, but http://openai/v1 does not respond.\n" in text
     assert "The gateway retries every 60 s." in text
     assert "servers add" not in text
+
+
+def test_banner_names_the_variables_of_detected_servers(capsys: pytest.CaptureFixture[str]) -> None:
+    servers = [
+        (server("groq", origin="environment", vendor="groq"), ServerStatus("up", 2)),
+        (server("ollama", origin="environment", vendor="ollama"), ServerStatus("up", 1)),
+    ]
+    here = running([("127.0.0.1", 1)], ["m"], FirstRun(key=KEY, bootstrap_token=None), servers=servers)
+    banner.show(here, load(None, {}, {}))
+    lines = capsys.readouterr().err.splitlines()
+    at = next(at for at, line in enumerate(lines) if line.startswith("  servers"))
+    assert lines[at + 1] == (
+        "            found by GROQ_API_KEY, http://ollama/v1; [[servers]] in the configuration replaces them"
+    )
 
 
 def curl(text: str) -> list[str]:

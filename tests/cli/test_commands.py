@@ -8,18 +8,24 @@ import re
 import sqlite3
 import stat
 import subprocess
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 
 import click
 import httpx
 import pytest
+import trio
 from click.testing import CliRunner
 from cryptography.fernet import Fernet
 
 from bluesminds import __version__
 from bluesminds.cli import exits
 from bluesminds.cli.app import cli
+from bluesminds.common.clock import SystemClock
+from storage import open_store
+from storage.usage import insert_batch
+from tests.storage.samples import usage
 from tests.terminal import COMMAND, SECONDS, User
 
 
@@ -199,17 +205,15 @@ def test_servers_list_other_master_key_shows_problem(home: Path) -> None:
     listed = json.loads(user.run("servers", "list", "--json").stdout)["data"]
     problems = {row["name"]: row["last_error"] for row in listed}
     assert problems["open"] is None
-    assert problems["sealed"].startswith("its API key was encrypted with another master key")
+    assert problems["sealed"].startswith("its API key or headers were encrypted with another")
     tested = user.run("servers", "test", "sealed")
     assert tested.returncode == exits.UNAVAILABLE
-    assert "error: sealed: its API key was encrypted with another master key" in tested.stderr
+    assert "error: sealed: its API key or headers were encrypted with another" in tested.stderr
     with user.serving("serve", "--port", "0") as gateway:
         gateway.wait_for('"event":"server_locked"')
         ready = httpx.get(f"{gateway.url}/ready", trust_env=False).json()
-        assert (
-            ready["checks"]["servers"]
-            == "no usable server; 1 down: open; 1 with an API key that was encrypted with another master key"
-        )
+        problem = "no usable server; 1 down: open; 1 with secrets that another master key encrypted"
+        assert ready["checks"]["servers"] == problem
         assert user.run("servers", "remove", "sealed").returncode == 0
         assert gateway.stop() == 0
 
@@ -293,6 +297,18 @@ def test_servers_set_changes_only_given_options(home: Path) -> None:
     assert user.call("servers", "set", "other", "--weight", "1").returncode == exits.NOT_FOUND
 
 
-def test_usage_by_user_succeeds(home: Path) -> None:
-    done = User(home).prepare().call("usage", "show", "--by", "user")
-    assert (done.returncode, done.stdout.split("\t")[0]) == (0, "user")
+@pytest.mark.parametrize(("group", "name"), [("key", "laptop"), ("user", "Local operator")])
+def test_usage_by_key_or_user_shows_its_name(group: str, name: str, home: Path) -> None:
+    user = User(home).prepare()
+    key = json.loads(user.call("keys", "create", "laptop", "--json").stdout)
+    trio.run(_record_usage, user, key)
+    done = user.call("usage", "show", "--by", group)
+    header, cells = [line.split("\t") for line in done.stdout.splitlines()]
+    assert header[:3] == [group, "name", "requests"]
+    assert cells[:3] == [key["id"] if group == "key" else key["user_id"], name, "1"]
+
+
+async def _record_usage(user: User, key: Mapping[str, str]) -> None:
+    row = usage(1, at=SystemClock().now_ms(), key_id=key["id"], user_id=key["user_id"])
+    async with open_store(f"sqlite://{user.database}") as store:
+        await store.write(insert_batch, [row])

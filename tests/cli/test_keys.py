@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from bluesminds.cli import exits
+from bluesminds.common.values import SCOPES
 from tests.terminal import User
 
 NOWHERE = "01900000-0000-7000-8000-000000000000"
@@ -199,3 +200,8 @@ def test_keys_wrong_input_reports_error(home: Path, words: tuple[str, ...], code
     done = User(home).prepare().run("keys", *words)
     assert (done.returncode, done.stdout) == (code, "")
     assert done.stderr.startswith(f"error: {error}")
+
+
+def test_keys_create_help_lists_every_scope(home: Path) -> None:
+    text = " ".join(User(home).call("keys", "create", "--help").stdout.split())
+    assert f"Allowed endpoint: {', '.join(SCOPES)}." in text

@@ -253,7 +253,7 @@ def abort() -> None:
 
 
 @pytest.mark.parametrize("strike", [interrupt, abort])
-def test_an_interrupted_command_has_its_own_code(strike: Callable[[], None]) -> None:
+def test_interrupted_command_exits_with_its_own_code(strike: Callable[[], None]) -> None:
     @click.group(cls=Commands)
     def group() -> None:
         pass

@@ -129,7 +129,7 @@ def test_line_writer_closed_reader_is_ignored() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with LineWriter(writer) as write:
-        for _ in range(3):  # the thread goes on after an error
+        for _ in range(3):  # the thread continues after an error
             write(b"lost\n")
             wait_until(lambda: not write._lines)
     os.close(writer)

@@ -14,13 +14,15 @@ from click.testing import CliRunner, Result
 from bluesminds.cli import exits
 from bluesminds.cli.config import check, config_group, init
 from bluesminds.config import Settings, load
+from bluesminds.providers.vendors import VENDORS
 from tests.fakes import model_server
 
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith("BLUESMINDS")]:
+    keys = [vendor.key_variable for vendor in VENDORS.values()]
+    for name in [name for name in os.environ if name.startswith("BLUESMINDS") or name in keys]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
     return tmp_path
@@ -44,6 +46,14 @@ def test_check_valid_file_succeeds(here: Path) -> None:
 def test_check_without_file_succeeds(here: Path) -> None:
     if not Path("/etc/bluesminds/gateway.toml").exists():
         assert run(check).stdout.startswith("no configuration file, defaults: ok\n0 servers, ")
+
+
+def test_check_without_servers_prints_those_of_the_environment(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "gateway.toml").write_text("[server]\nport = 1\n")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-1")
+    assert "\n1 server from the environment (openai), 0 prices, " in run(check).stdout
 
 
 def test_check_many_problems_prints_each_with_fix(here: Path) -> None:

@@ -195,7 +195,7 @@ ONE_PROBLEM = [
         '[[servers]]\nname = "a"\n',
         'url in [[servers]] "a" is missing',
         2,
-        'add url = "http://127.0.0.1:4000/v1", or correct the name',
+        'add url = "http://127.0.0.1:4000/v1" or a vendor, or correct the name',
     ),
     (
         MAIN + 'api_key = {env="NOPE"}\n',
@@ -552,7 +552,7 @@ SCALARS = st.one_of(
     st.integers(),
     st.floats(),
     st.text(st.characters(exclude_categories=["Cs"])),
-    st.sampled_from(["main", "http://x", "~nobody/x", "\0", "{}", "demo"]),
+    st.sampled_from(["main", "http://x", "~unknown/x", "\0", "{}", "demo"]),
 )
 SETTINGS = [key for name in ("", "servers", *sections()) for key in fields_in(name)]
 KEYS = st.sampled_from([*SETTINGS, *sections(), "servers", "env", "file", "cred", "a\nb", "\x1b"])

@@ -9,7 +9,8 @@ import msgspec
 import trio
 
 from tests.fakes import raw_upstream
-from tests.fakes.model_server import JSON, Asked, ModelServer, streamed
+from tests.fakes.model_server import JSON, Asked, Cut, ModelServer, refusal, streamed
+from tests.fakes.orders import HELLO, Offer, Orders, orders_of
 from tests.fakes.raw_upstream import Peer
 
 USAGE = {
@@ -19,8 +20,9 @@ USAGE = {
     "output_tokens": 5,
     "service_tier": "standard",
 }
-HELLO = [{"type": "text", "text": "Hello world"}]
+ERROR_TYPES = {400: "invalid_request_error", 429: "rate_limit_error", 529: "overloaded_error"}
 COUNT = 42
+JSON_ONLY = "one JSON object"  # in the system prompt
 PING = b'event: ping\ndata: {"type": "ping"}\n\n'
 
 
@@ -37,7 +39,7 @@ def message(content: list[dict[str, Any]] | None = None, **more: Any) -> bytes:
         "type": "message",
         "role": "assistant",
         "model": "m",
-        "content": HELLO if content is None else content,
+        "content": [{"type": "text", "text": HELLO}] if content is None else content,
         "stop_reason": "end_turn",
         "stop_sequence": None,
         "usage": USAGE,
@@ -54,9 +56,9 @@ def error_event(type_: str, text: str) -> bytes:
     return b"event: error\ndata: " + error(type_, text) + b"\n\n"
 
 
-def start() -> bytes:
+def start(model: str = "m") -> bytes:
     usage = USAGE | {"output_tokens": 1}
-    head = {"id": "msg_1", "type": "message", "role": "assistant", "model": "m", "content": []}
+    head = {"id": "msg_1", "type": "message", "role": "assistant", "model": model, "content": []}
     return event("message_start", message=head | {"stop_reason": None, "stop_sequence": None, "usage": usage})
 
 
@@ -94,12 +96,50 @@ def end(reason: str = "end_turn") -> list[bytes]:
 
 async def correct(server: ModelServer, peer: Peer, asked: Asked) -> None:
     """What a good server answers to this request."""
+    orders = orders_of(asked.body.get("messages") or (), _offer(asked.body))
     if asked.received.line.startswith(b"POST /v1/messages/count_tokens"):
         await peer.answer(msgspec.json.encode({"input_tokens": COUNT}), JSON)
+    elif orders.refuse:
+        kind = ERROR_TYPES.get(orders.refuse, "api_error")
+        await refusal(orders.refuse, error(kind, f"this is {orders.refuse}"))(server, peer, asked)
     elif asked.body.get("stream"):
-        await streamed(start(), PING, *text_block(0, "Hello", " world"), *end())(server, peer, asked)
+        events = [start(asked.body["model"]), PING, *_ordered_blocks(orders)]
+        ended = [*events, *end("tool_use" if orders.calls else "end_turn")]
+        await streamed(*([*events[:4], Cut] if orders.cut else ended))(server, peer, asked)
     else:
-        await peer.answer(message(), JSON)
+        await peer.answer(_ordered_message(orders, asked.body["model"]), JSON)
+
+
+def _offer(body: dict[str, Any]) -> Offer:
+    choice = body.get("tool_choice") or {}
+    return Offer(
+        {tool["name"]: tool.get("input_schema") or {} for tool in body.get("tools") or ()},
+        required=choice.get("type") in ("any", "tool"),
+        chosen=choice.get("name"),
+        schema=((body.get("output_config") or {}).get("format") or {}).get("schema"),
+        any_json=JSON_ONLY in (body.get("system") or ""),
+    )
+
+
+def _ordered_message(orders: Orders, model: str) -> bytes:
+    if not orders.calls:
+        return message([{"type": "text", "text": orders.answer}], model=model)
+    uses = [
+        {"type": "tool_use", "id": f"toolu_{number}", "name": name, "input": given}
+        for number, (name, given) in enumerate(orders.calls)
+    ]
+    return message(uses, stop_reason="tool_use", model=model)
+
+
+def _ordered_blocks(orders: Orders) -> list[bytes]:
+    if not orders.calls:
+        return text_block(0, *orders.pieces)
+    texts = [(name, msgspec.json.encode(given).decode()) for name, given in orders.calls]
+    blocks = [
+        tool_block(number, f"toolu_{number}", name, text[: len(text) // 2], text[len(text) // 2 :])
+        for number, (name, text) in enumerate(texts)
+    ]
+    return [part for parts in blocks for part in parts]
 
 
 class AnthropicServer(ModelServer):

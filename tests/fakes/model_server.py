@@ -3,8 +3,8 @@
     models = await nursery.start(model_server.serve)
     models.plan(streamed(chunk("Hel"), chunk("lo"), DONE))
 
-Requests are answered by the plans in order, and with a correct response when no plan is left. `asked` has all
-received requests.
+Requests are answered by the plans in order, and with a correct response when no plan is left: it follows the
+orders in the prompt (`orders.py`). `asked` has all received requests.
 """
 
 from collections import deque
@@ -16,6 +16,7 @@ import msgspec
 import trio
 
 from tests.fakes import raw_upstream
+from tests.fakes.orders import HELLO, Offer, orders_of
 from tests.fakes.raw_upstream import Peer, Received, Upstream
 
 USAGE = {"prompt_tokens": 11, "completion_tokens": 2, "total_tokens": 13}
@@ -71,11 +72,16 @@ def chunk(
     return b"data: " + msgspec.json.encode(body | more) + b"\n\n"
 
 
-def completion(content: str = "Hello world", *, usage: Any = USAGE, **more: Any) -> bytes:
-    """A complete response. `usage=...` omits the usage."""
-    message = {"role": "assistant", "content": content, "refusal": None}
+def completion(
+    content: str = HELLO, *, usage: Any = USAGE, calls: Sequence[dict[str, Any]] = (), **more: Any
+) -> bytes:
+    """A complete response: text, or tool calls. `usage=...` omits the usage."""
+    message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+    if calls:
+        message |= {"content": None, "tool_calls": calls}
+    finish = "tool_calls" if calls else "stop"
     body: dict[str, Any] = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "m"}
-    body["choices"] = [{"index": 0, "message": message, "finish_reason": "stop", "logprobs": None}]
+    body["choices"] = [{"index": 0, "message": message, "finish_reason": finish, "logprobs": None}]
     if usage is not ...:
         body["usage"] = usage
     return msgspec.json.encode(body | more)
@@ -156,13 +162,64 @@ async def drop_twice(server: "ModelServer", peer: Peer, asked: Asked) -> None:
 
 async def correct(server: "ModelServer", peer: Peer, asked: Asked) -> None:
     """Answer as a correct server does."""
-    if not asked.body.get("stream"):
-        await peer.answer(completion(), JSON)
-        return
-    wants = (asked.body.get("stream_options") or {}).get("include_usage")
-    nothing = {"usage": None} if wants else {}
-    events = [chunk("Hello", **nothing), chunk(" world", **nothing), chunk(finish="stop", **nothing)]
-    await streamed(*events, *([chunk(usage=USAGE)] if wants else []), DONE)(server, peer, asked)
+    model = asked.body.get("model", "m")
+    orders = orders_of(asked.body.get("messages") or (), _offer(asked.body))
+    calls = [
+        {
+            "id": f"call_{number}",
+            "type": "function",
+            "function": {"name": name, "arguments": msgspec.json.encode(arguments).decode()},
+        }
+        for number, (name, arguments) in enumerate(orders.calls)
+    ]
+    if orders.refuse:
+        await refusal(orders.refuse)(server, peer, asked)
+    elif not asked.body.get("stream"):
+        await peer.answer(completion(orders.answer, calls=calls, model=model), JSON)
+    else:
+        wants = (asked.body.get("stream_options") or {}).get("include_usage")
+        nothing = {"model": model} | ({"usage": None} if wants else {})
+        parts = call_chunks(calls, **nothing) or text_chunks(orders.pieces, **nothing)
+        events = [*parts, chunk(finish="tool_calls" if calls else "stop", **nothing)]
+        ended = [*events, *([chunk(usage=USAGE, model=model)] if wants else []), DONE]
+        await streamed(*([parts[0], Cut] if orders.cut else ended))(server, peer, asked)
+
+
+def _offer(body: dict[str, Any]) -> Offer:
+    tools = [tool[tool["type"]] for tool in body.get("tools") or ()]
+    choice = body.get("tool_choice")
+    form = body.get("response_format") or {}
+    return Offer(
+        {tool["name"]: tool.get("parameters") or {} for tool in tools},
+        required=choice == "required" or isinstance(choice, dict),
+        chosen=choice["function"]["name"] if isinstance(choice, dict) else None,
+        schema=form["json_schema"]["schema"] if form.get("type") == "json_schema" else None,
+        any_json=form.get("type") == "json_object",
+    )
+
+
+def text_chunks(pieces: Sequence[str] = ("Hello", " world"), **more: Any) -> list[bytes]:
+    """The chunks of a text; the first has the role."""
+    deltas = [{"role": "assistant", "content": pieces[0]}, *({"content": piece} for piece in pieces[1:])]
+    return [_delta_chunk(delta, **more) for delta in deltas]
+
+
+def call_chunks(calls: Sequence[dict[str, Any]], **more: Any) -> list[bytes]:
+    """The chunks of tool calls; the arguments are divided in two."""
+    parts: list[dict[str, Any]] = []
+    for index, call in enumerate(calls):
+        function = call["function"]
+        text = function["arguments"]
+        half = len(text) // 2
+        parts.append({"index": index, **call, "function": function | {"arguments": ""}})
+        parts += [{"index": index, "function": {"arguments": piece}} for piece in (text[:half], text[half:])]
+    deltas: list[dict[str, Any]] = [{"tool_calls": [part]} for part in parts]
+    deltas[:1] = [{"role": "assistant", "content": None} | delta for delta in deltas[:1]]
+    return [_delta_chunk(delta, **more) for delta in deltas]
+
+
+def _delta_chunk(delta: dict[str, Any], **more: Any) -> bytes:
+    return chunk(choices=[{"index": 0, "delta": delta, "finish_reason": None}], **more)
 
 
 @dataclass(slots=True)

@@ -118,6 +118,11 @@ class Peer:
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._sock.close()
 
+    async def receive_some(self) -> bytes:
+        """What has arrived after a head; b"" when the client has closed."""
+        data, self._buffer = self._buffer, b""
+        return data or bytes(await self._stream.receive_some(65536))
+
     async def wait_closed(self) -> None:
         """Read and discard until the client closes the connection."""
         try:

@@ -87,7 +87,7 @@ class AccountingSetup:
         return [event for line in self.lines if (event := json.loads(line))["event"] == name]
 
 
-async def test_the_first_exit_counts_and_every_later_one_does_nothing(nursery: trio.Nursery) -> None:
+async def test_request_is_settled_by_its_first_exit_only(nursery: trio.Nursery) -> None:
     setup = AccountingSetup()
     nursery.start_soon(setup.recorder.run)
     entry = setup.open()
@@ -105,7 +105,7 @@ async def test_the_first_exit_counts_and_every_later_one_does_nothing(nursery: t
     setup.limiter.reserve(CALLER, Estimate(20, 0))
 
 
-async def test_a_log_that_fails_does_not_make_a_second_row(nursery: trio.Nursery) -> None:
+async def test_failing_log_makes_no_second_row(nursery: trio.Nursery) -> None:
     setup = AccountingSetup()
 
     def broken(line: bytes) -> None:
@@ -135,7 +135,7 @@ async def test_closing_asks_what_was_used_so_far(nursery: trio.Nursery) -> None:
     assert (event["outcome"], event["output_tokens"]) == ("client_gone", 2)
 
 
-async def test_what_is_settled_is_the_truth_and_is_learned_from(nursery: trio.Nursery) -> None:
+async def test_settled_usage_is_recorded_and_learned(nursery: trio.Nursery) -> None:
     setup = AccountingSetup()
     nursery.start_soon(setup.recorder.run)
     entry = setup.open()
@@ -153,7 +153,7 @@ class Broken:
         raise ValueError("canary-in-the-message")
 
 
-async def test_a_fault_of_ours_is_a_500_without_detail(nursery: trio.Nursery) -> None:
+async def test_bug_in_gateway_is_500_without_detail(nursery: trio.Nursery) -> None:
     setup = AccountingSetup()
     nursery.start_soon(setup.recorder.run)
     holder = KeyHolder(key_row(user()), None, None, None, None)

@@ -1,4 +1,4 @@
-"""Clients that leave and gateways that stop: no work for nobody, and everything is counted once."""
+"""Client disconnects and stops of the gateway: upstream requests end, and usage is counted once."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,7 +46,7 @@ async def until(stream: trio.SocketStream, words: bytes) -> None:
         ([chunk("one", usage=USAGE), chunk("two")], 2, "upstream"),
     ],
 )
-async def test_a_client_that_leaves_ends_the_work_for_it(
+async def test_client_disconnect_ends_upstream_request(
     patient: Gateway, models: ModelServer, steps: list[bytes], tokens: int, source: str
 ) -> None:
     gateway = patient  # which would keep the server at work for a minute
@@ -64,7 +64,7 @@ async def test_a_client_that_leaves_ends_the_work_for_it(
     assert len(await gateway.settled(2)) == 2
 
 
-async def test_a_client_that_leaves_before_the_first_byte(patient: Gateway, models: ModelServer) -> None:
+async def test_client_disconnect_before_first_byte_is_recorded(patient: Gateway, models: ModelServer) -> None:
     gateway = patient
     models.plan(hang)
     stream = await begin(gateway, ASK)
@@ -79,7 +79,7 @@ async def test_a_client_that_leaves_before_the_first_byte(patient: Gateway, mode
     assert gateway.events("connection_failed") == []
 
 
-async def test_who_always_leaves_before_the_answer_uses_up_his_limit(
+async def test_repeated_client_disconnects_use_up_limit(
     nursery: trio.Nursery, home: Path, models: ModelServer
 ) -> None:
     gateway = await gateways.start(nursery, home, servers=[entry("one", models.url)], clock=Wall())
@@ -123,7 +123,7 @@ async def test_many_that_leave_at_any_moment_leave_nothing_behind(
     assert await gateway.metric("bluesminds_usage_rows_committed_total") == len(rows)
 
 
-async def test_a_stop_lets_streams_finish(patient: Gateway, models: ModelServer) -> None:
+async def test_graceful_stop_lets_streams_finish(patient: Gateway, models: ModelServer) -> None:
     gateway = patient
     models.plan(*[streamed(chunk("one"), Pause(0.2), chunk("two"), DONE)] * 5)
     answers: list[bytes] = []
@@ -143,7 +143,7 @@ async def test_a_stop_lets_streams_finish(patient: Gateway, models: ModelServer)
         await gateway.chat()
 
 
-async def test_a_gateway_that_is_cancelled_still_counts(home: Path, models: ModelServer) -> None:
+async def test_cancelled_gateway_still_records_usage(home: Path, models: ModelServer) -> None:
     models.plan(*[streamed(chunk("one"), Stall)] * 3, hang)
     async with trio.open_nursery() as life:
         gateway = await gateways.start(life, home, servers=[entry("one", models.url)])
@@ -161,7 +161,7 @@ async def test_a_gateway_that_is_cancelled_still_counts(home: Path, models: Mode
     assert gateway.events("usage_row_unrecorded") == []
 
 
-async def test_a_stop_that_waits_too_long_cuts_and_still_counts(
+async def test_drain_timeout_cuts_streams_and_records_usage(
     patient_with_short_drain: Gateway, models: ModelServer
 ) -> None:
     gateway = patient_with_short_drain

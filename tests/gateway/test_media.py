@@ -182,7 +182,7 @@ async def test_error_about_speech_passes(gateway: Gateway, models: ModelServer) 
     assert (answer.status_code, answer.content) == (400, body)
 
 
-async def test_the_servers_key_is_taken_out_of_text(gateway: Gateway, models: ModelServer) -> None:
+async def test_key_of_server_is_removed_from_text(gateway: Gateway, models: ModelServer) -> None:
     models.plan(sound(b"key sk-upstream."))
     answer = await post(gateway, "/audio/speech", SPEAK)
     assert answer.content == b"key [redacted]."

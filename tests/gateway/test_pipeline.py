@@ -21,7 +21,7 @@ from tests.fakes.raw_upstream import Peer
 from tests.gateways import ASK, STREAM, Gateway
 
 
-async def test_a_plain_answer_passes_byte_for_byte(gateway: Gateway, models: ModelServer) -> None:
+async def test_json_response_passes_byte_for_byte(gateway: Gateway, models: ModelServer) -> None:
     body = completion(service_tier="x", invented={"deep": [1, 2.50, "é"]}).replace(b'"x"', b' "x" ')
     models.plan(whole(body))
     answer = await gateway.chat()
@@ -44,9 +44,7 @@ async def test_upstream_request_names_its_content_type(gateway: Gateway, models:
     assert models.asked[0].received.values(b"content-type") == [b"application/json"]
 
 
-async def test_the_server_sees_its_own_key_and_never_the_clients(
-    gateway: Gateway, models: ModelServer
-) -> None:
+async def test_server_gets_own_key_and_not_that_of_client(gateway: Gateway, models: ModelServer) -> None:
     headers = {
         "traceparent": "00-1-2-01",
         "cookie": "a=b",
@@ -75,7 +73,9 @@ async def test_two_keys_never_share_an_idempotency_key(gateway: Gateway, models:
     assert models.asked[0].header(b"traceparent") == b"00-1-2-01"
 
 
-async def test_the_row_is_written_before_the_answer_is_whole(gateway: Gateway, models: ModelServer) -> None:
+async def test_usage_row_is_written_before_response_is_complete(
+    gateway: Gateway, models: ModelServer
+) -> None:
     usage = {
         "prompt_tokens": 7,
         "completion_tokens": 5,
@@ -126,7 +126,7 @@ async def test_usage_that_cannot_be_true_is_estimated(
     assert bool(gateway.events("usage_implausible")) == (usage not in (..., None, {}))
 
 
-async def test_a_count_that_was_left_out_is_not_free(gateway: Gateway, models: ModelServer) -> None:
+async def test_missing_count_is_estimated(gateway: Gateway, models: ModelServer) -> None:
     usages = [{"completion_tokens": 2}, {"prompt_tokens": 11, "completion_tokens": None}]
     answers = [whole(completion("x" * 400, usage=usage)) for usage in usages]
     models.plan(*answers, streamed(chunk("word"), chunk("word"), chunk(usage=usages[1]), DONE))
@@ -142,7 +142,7 @@ async def test_a_count_that_was_left_out_is_not_free(gateway: Gateway, models: M
 @pytest.mark.parametrize(
     "wrong", [{"prompt_tokens_details": {"cached_tokens": "0"}}, {"prompt_tokens": 11.0}]
 )
-async def test_an_odd_detail_does_not_spoil_the_count(
+async def test_odd_usage_detail_is_ignored(
     gateway: Gateway, models: ModelServer, wrong: dict[str, object]
 ) -> None:
     models.plan(whole(completion(usage={"prompt_tokens": 11, "completion_tokens": 2} | wrong)))
@@ -159,16 +159,14 @@ async def test_pictures_are_not_estimated_as_text(gateway: Gateway, models: Mode
     assert gateway.rows()[0]["input_tokens"] < 100
 
 
-async def test_reported_zero_output_of_empty_answer_is_believed(
-    gateway: Gateway, models: ModelServer
-) -> None:
+async def test_reported_zero_output_of_empty_answer_is_trusted(gateway: Gateway, models: ModelServer) -> None:
     models.plan(whole(completion("", usage={"prompt_tokens": 5, "completion_tokens": 0})))
     await gateway.chat()
     (row,) = gateway.rows()
     assert (row["input_tokens"], row["output_tokens"], row["usage_source"]) == (5, 0, "upstream")
 
 
-async def test_a_reported_cost_does_not_disturb_the_count(gateway: Gateway, models: ModelServer) -> None:
+async def test_usage_with_reported_cost_is_read(gateway: Gateway, models: ModelServer) -> None:
     models.plan(
         whole(
             completion(usage={"prompt_tokens": 3, "completion_tokens": 4, "cost": 0.00014, "is_byok": False})
@@ -180,7 +178,7 @@ async def test_a_reported_cost_does_not_disturb_the_count(gateway: Gateway, mode
 
 
 @pytest.mark.parametrize("status", [400, 402, 409, 413, 422, 451])
-async def test_an_error_that_is_the_clients_own_passes_unchanged(
+async def test_client_error_of_server_passes_unchanged(
     gateway: Gateway, models: ModelServer, status: int
 ) -> None:
     body = error(
@@ -202,8 +200,8 @@ async def test_an_error_that_is_the_clients_own_passes_unchanged(
         (b'{"message":"too long"}', "too long"),
         (b'{"detail":"too long"}', "too long"),
         (b'{"detail":[{"loc":["body"],"msg":"too long"}]}', "too long"),
-        (b"<html>too long</html>", "without a readable reason"),
-        (b"", "without a readable reason"),
+        (b"<html>too long</html>", "The server responded with 400 and no message."),
+        (b"", "The server responded with 400 and no message."),
         (b'{"error":{"code":"x"}}', None),
         (b'{"error":{"message":"\xff"}}', ""),
         (b'{"\xff":1}', ""),
@@ -227,7 +225,23 @@ async def test_every_shape_of_error_becomes_openais(
         assert answer.content == body
 
 
-async def test_what_a_server_says_about_itself_stays_here(gateway: Gateway, models: ModelServer) -> None:
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"upstream connect error", "The server responded with 502: upstream connect error"),
+        (b"", "The server responded with 502 and no message."),
+        (b'{"error":{"message":"broken"}}', "The server responded with 502: broken"),
+    ],
+)
+async def test_error_of_server_names_its_status_once(
+    gateway: Gateway, models: ModelServer, body: bytes, message: str
+) -> None:
+    models.plan(*[refusal(502, body)] * 3)
+    answer = await gateway.chat()
+    assert (answer.status_code, answer.json()["error"]["message"]) == (502, message)
+
+
+async def test_response_headers_of_server_are_not_forwarded(gateway: Gateway, models: ModelServer) -> None:
     leaks = (
         b"x-litellm-call-id: 1",
         b"llm_provider-x-request-id: 2",
@@ -243,14 +257,14 @@ async def test_what_a_server_says_about_itself_stays_here(gateway: Gateway, mode
 
 
 @pytest.mark.parametrize("sent", ["a b", "x" * 65, "ünsane", "a/b", "a;b", "{}"])
-async def test_a_request_id_that_is_not_sane_is_replaced(gateway: Gateway, sent: str) -> None:
+async def test_unsafe_request_id_is_replaced(gateway: Gateway, sent: str) -> None:
     answer = await gateway.chat(headers={"x-request-id": sent.encode()})  # type: ignore[dict-item]
     assert len(answer.headers["x-request-id"]) == 36
     (row,) = gateway.rows()
     assert row["request_id"] == answer.headers["x-request-id"] == row["id"]
 
 
-async def test_the_answer_says_who_gave_it(gateway: Gateway) -> None:
+async def test_response_headers_name_server_and_attempts(gateway: Gateway) -> None:
     answer = await gateway.chat()
     assert answer.headers["x-bluesminds-server"] == "one"
     assert answer.headers["x-bluesminds-attempts"] == "1"
@@ -300,7 +314,7 @@ async def test_whole_answer_to_stream_request_becomes_events(gateway: Gateway, m
 
 
 @pytest.mark.parametrize("body", [ASK, STREAM], ids=["plain", "streamed"])
-async def test_json_answer_under_the_type_of_events_is_an_answer(
+async def test_response_json_under_the_type_of_events_is_an_answer(
     gateway: Gateway, models: ModelServer, body: dict[str, object]
 ) -> None:
     async def mislabelled(_: ModelServer, peer: Peer, asked: Asked) -> None:

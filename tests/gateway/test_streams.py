@@ -1,4 +1,4 @@
-"""Event streams: what passes, what is taken out, and how they end."""
+"""Event streams: what is forwarded, what is removed, and how they end."""
 
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from tests.fakes.model_server import (
     chunk,
     error,
     streamed,
+    text_chunks,
 )
 from tests.fakes.raw_upstream import Peer
 from tests.gateways import STREAM, Gateway, entry, eventually
@@ -39,7 +40,7 @@ def told(event: bytes) -> dict[str, str]:
     return dict(msgspec.json.decode(event.removeprefix(b"data: "))["error"])
 
 
-async def test_a_stream_passes_byte_for_byte(gateway: Gateway, models: ModelServer) -> None:
+async def test_plain_stream_passes_byte_for_byte(gateway: Gateway, models: ModelServer) -> None:
     sent = [COMMENT, chunk("Hel", invented=[1.50]), UNKNOWN, COMMENT, chunk("lo"), chunk(finish="stop"), DONE]
     models.plan(streamed(*sent, headers=[b"x-litellm-call-id: 1"]))
     answer = await gateway.chat(STREAM)
@@ -58,7 +59,7 @@ async def test_usage_is_asked_for_and_taken_out_again(gateway: Gateway, models: 
     assert asked.pop("stream_options") == {"include_usage": True}
     assert asked == msgspec.json.decode(body)
     assert b"1.50" in models.asked[0].received.body
-    assert answer.content == b"".join((chunk("Hello"), chunk(" world"), chunk(finish="stop"), DONE))
+    assert answer.content == b"".join((*text_chunks(), chunk(finish="stop"), DONE))
     (row,) = gateway.rows()
     assert (row["input_tokens"], row["output_tokens"], row["usage_source"]) == (11, 2, "upstream")
     assert (row["streamed"], row["outcome"]) == (1, "ok")
@@ -69,7 +70,7 @@ async def test_usage_the_client_asked_for_stays(gateway: Gateway, models: ModelS
     body = msgspec.json.encode(WANTS_USAGE)
     answer = await gateway.chat(body)
     assert models.asked[0].received.body == body
-    text = [chunk("Hello", usage=None), chunk(" world", usage=None), chunk(finish="stop", usage=None)]
+    text = [*text_chunks(usage=None), chunk(finish="stop", usage=None)]
     assert answer.content == b"".join((*text, chunk(usage=USAGE), DONE))
     assert gateway.rows()[0]["input_tokens"] == 11
 
@@ -101,9 +102,7 @@ async def test_usage_that_grows_with_the_stream_counts_once(gateway: Gateway, mo
     assert (row["input_tokens"], row["output_tokens"]) == (9, 3)
 
 
-async def test_a_first_chunk_without_choices_is_not_taken_for_usage(
-    gateway: Gateway, models: ModelServer
-) -> None:
+async def test_first_chunk_without_choices_is_kept(gateway: Gateway, models: ModelServer) -> None:
     filters = chunk(prompt_filter_results=[{"prompt_index": 0}])
     models.plan(streamed(filters, chunk("Hi"), chunk(usage=USAGE), DONE))
     assert (await gateway.chat(STREAM)).content == filters + chunk("Hi") + DONE
@@ -166,7 +165,7 @@ async def test_text_that_looks_like_the_protocol_stays_text(gateway: Gateway, mo
 
 
 @pytest.mark.parametrize("usage", [-1, 1e30, "x"])
-async def test_a_stream_without_true_usage_is_estimated(
+async def test_stream_without_usage_is_estimated(
     gateway: Gateway, models: ModelServer, usage: object
 ) -> None:
     steps = [
@@ -231,7 +230,7 @@ async def test_finished_stream_that_breaks_before_done_is_complete(
     assert (row["outcome"], row["usage_source"]) == ("ok", "estimated")
 
 
-async def test_the_row_is_there_when_the_end_mark_is(gateway: Gateway) -> None:
+async def test_usage_row_is_written_before_done(gateway: Gateway) -> None:
     async with (
         gateway.client() as client,
         client.stream("POST", "/v1/chat/completions", json=STREAM) as answer,
@@ -257,9 +256,7 @@ async def test_text_is_not_held_back(gateway: Gateway, models: ModelServer) -> N
         assert b"".join([piece async for piece in pieces]) == chunk("!") + DONE
 
 
-async def test_a_server_that_lingers_after_its_end_mark_delays_nobody(
-    patient: Gateway, models: ModelServer
-) -> None:
+async def test_server_open_after_done_does_not_delay_client(patient: Gateway, models: ModelServer) -> None:
     models.plan(
         streamed(chunk("Hi"), DONE, chunk("more"), Stall), streamed(chunk("Hi"), DONE, Pause(0.1), Cut)
     )
@@ -282,18 +279,16 @@ async def whole_stream(gateway: Gateway) -> None:
             assert [piece async for piece in pieces] == []
 
 
-async def test_the_end_mark_does_not_wait_for_a_server_that_stalls(
-    patient: Gateway, models: ModelServer
-) -> None:
+async def test_done_is_sent_while_server_stalls(patient: Gateway, models: ModelServer) -> None:
     models.plan(streamed(chunk("Hi"), Pause(0.05), DONE, Stall))
     await whole_stream(patient)
     await eventually(lambda: models.left == 1)
 
 
-async def test_a_connection_is_kept_whose_answer_ends_soon_after_its_end_mark(
+async def test_connection_that_ends_response_after_done_is_kept(
     patient: Gateway, models: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relay, "END_SECONDS", 60)  # longer than the client waits: nobody waits for that
+    monkeypatch.setattr(relay, "END_SECONDS", 60)  # longer than the client waits
     go_on = trio.Event()
     models.plan(streamed(chunk("Hi"), Pause(0.05), DONE, go_on))
 
@@ -310,7 +305,7 @@ async def test_a_connection_is_kept_whose_answer_ends_soon_after_its_end_mark(
 
 
 @pytest.mark.parametrize("end", [Cut, Fin, Stall])
-async def test_a_stream_that_breaks_off_ends_with_an_error(
+async def test_cut_stream_ends_with_error_event(
     impatient: Gateway, models: ModelServer, end: type[Cut] | type[Fin] | type[Stall]
 ) -> None:
     models.plan(streamed(chunk("one"), chunk("two"), b'data: {"half', Pause(0.05), end))
@@ -331,14 +326,14 @@ async def test_usage_known_before_the_break_is_kept(gateway: Gateway, models: Mo
     assert (row["outcome"], row["output_tokens"], row["usage_source"]) == ("cut", 2, "upstream")
 
 
-async def test_an_error_in_mid_stream_passes_and_is_recorded(gateway: Gateway, models: ModelServer) -> None:
+async def test_error_event_in_stream_passes_and_is_recorded(gateway: Gateway, models: ModelServer) -> None:
     broken = b"data: " + error("overloaded", code="server_is_overloaded") + b"\n\n"
     models.plan(streamed(chunk("one"), broken))
     assert (await gateway.chat(STREAM)).content == chunk("one") + broken
     assert gateway.rows()[0]["outcome"] == "upstream_error"
 
 
-async def test_a_picture_in_one_event_passes(gateway: Gateway, models: ModelServer) -> None:
+async def test_large_event_with_image_passes(gateway: Gateway, models: ModelServer) -> None:
     for lead in (b"", chunk("one")):
         picture = chunk("x" * 3_000_000)
         models.plan(streamed(lead, picture, DONE) if lead else streamed(picture, DONE))
@@ -346,7 +341,7 @@ async def test_a_picture_in_one_event_passes(gateway: Gateway, models: ModelServ
     assert [row["outcome"] for row in gateway.rows()] == ["ok", "ok"]
 
 
-async def test_the_case_of_the_content_type_does_not_matter(gateway: Gateway, models: ModelServer) -> None:
+async def test_content_type_in_capitals_is_recognized(gateway: Gateway, models: ModelServer) -> None:
     go_on = trio.Event()
 
     async def play(_: ModelServer, peer: Peer, asked: Asked) -> None:
@@ -367,16 +362,14 @@ async def test_the_case_of_the_content_type_does_not_matter(gateway: Gateway, mo
         assert b"".join([piece async for piece in pieces]) == DONE
 
 
-async def test_a_stream_whose_usage_cannot_be_true_is_told_to_the_log(
-    gateway: Gateway, models: ModelServer
-) -> None:
+async def test_implausible_usage_of_stream_is_logged(gateway: Gateway, models: ModelServer) -> None:
     models.plan(streamed(chunk("Hi"), chunk(usage={"prompt_tokens": -3, "completion_tokens": 1}), DONE))
     await gateway.chat(STREAM, headers={"x-request-id": "odd"})
     (event,) = gateway.events("usage_implausible")
     assert (event["request_id"], event["server"], event["model"]) == ("odd", "one", "m")
 
 
-async def test_an_endless_line_ends_the_stream(patient: Gateway, models: ModelServer) -> None:
+async def test_endless_line_ends_stream_with_error(patient: Gateway, models: ModelServer) -> None:
     models.plan(streamed(chunk("one"), b"data: ", *[b"x" * 1024 * 1024] * 32, Stall))
     *passed, last = events((await patient.chat(STREAM)).content)
     assert passed == [chunk("one")]
@@ -393,7 +386,7 @@ async def test_invalid_utf8_passes(gateway: Gateway, models: ModelServer) -> Non
     assert gateway.rows()[0]["input_tokens"] == 11
 
 
-async def test_the_total_time_is_bounded(nursery: trio.Nursery, home: Path, models: ModelServer) -> None:
+async def test_total_timeout_ends_request(nursery: trio.Nursery, home: Path, models: ModelServer) -> None:
     upstream = {"total_timeout": 4.0, "first_byte_timeout": 60.0, "chunk_timeout": 60.0}
     gateway = await gateways.start(nursery, home, servers=[entry("one", models.url)], upstream=upstream)
     models.plan(streamed(chunk("one"), Stall), streamed(Stall))

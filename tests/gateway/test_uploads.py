@@ -64,7 +64,7 @@ def large(size: int, *, model_first: bool = True) -> bytes:
 
 
 class Slow:
-    """An upstream that takes a request as it is told to. `taken` counts the bytes of bodies."""
+    """An upstream that reads a request as `play` does. `taken` counts the bytes of bodies."""
 
     def __init__(self, play: Callable[["Slow", Peer, int], Awaitable[None]]) -> None:
         self.play = play
@@ -268,7 +268,7 @@ async def test_chunked_upload_arrives_chunked(gateway: Gateway, models: ModelSer
 
 
 async def test_upload_waits_for_a_slow_server_and_is_not_held(nursery: trio.Nursery, home: Path) -> None:
-    """The client cannot send more than sockets and the gateway's share take, until the server goes on."""
+    """Until the server continues, the client can send only what sockets and the gateway hold."""
 
     async def play(server: Slow, peer: Peer, length: int) -> None:
         await server.take(peer, 1000)

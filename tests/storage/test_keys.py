@@ -81,7 +81,7 @@ async def test_key_pages_active_and_ended_are_separate(store: Store) -> None:
         assert await listed(store, user_id=owned, limit=2, after=active[1].id) == [active[2], ended[0]]
     assert await store.read(count_active_keys, owner.id, NOON) == 3
     assert await store.read(count_active_keys, owner.id, NOON + 1) == 2
-    assert await store.read(count_active_keys, "nobody", NOON) == 0
+    assert await store.read(count_active_keys, "unknown", NOON) == 0
 
 
 async def test_key_update_needs_its_owner_and_no_revocation(store: Store) -> None:

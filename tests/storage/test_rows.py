@@ -20,9 +20,12 @@ from tests.storage.samples import NOON, user, uuid7
 SERVER = ServerRow(
     id=uuid7(serial=1),
     name="alpha",
+    vendor="groq",
     dialect="openai",
     url="https://alpha.example/v1",
     sealed_api_key=b"\x00\xff",
+    api_version="2024-10-21",
+    sealed_headers=b"\x01\xfe",
     models=("small", "größe"),
     weight=1,
     priority=0,
@@ -39,7 +42,7 @@ async def test_user_inserted_is_read_back(store: Store) -> None:
     assert not await store.read(has_admin)
     assert await store.read(select_user, ada.id) == ada
     assert await store.read(select_user_by_email, "aDA@example.ORG") == ada
-    assert await store.read(select_user_by_email, "nobody@example.org") is None
+    assert await store.read(select_user_by_email, "unknown@example.org") is None
     assert await store.read(select_users) == [ada, anonymous, other]
     assert await store.read(select_users, ada.id, 1) == [anonymous]
 
@@ -64,7 +67,15 @@ async def test_user_email_in_other_case_is_a_conflict(store: Store) -> None:
 
 
 async def test_server_inserted_is_read_back(store: Store) -> None:
-    beta = replace(SERVER, id=uuid7(serial=2), name="beta", sealed_api_key=None, models=(), enabled=False)
+    beta = replace(
+        SERVER,
+        id=uuid7(serial=2),
+        name="beta",
+        sealed_api_key=None,
+        sealed_headers=None,
+        models=(),
+        enabled=False,
+    )
     for row in (beta, SERVER):
         await store.write(insert_server, row)
     assert await store.read(select_servers) == [SERVER, beta]

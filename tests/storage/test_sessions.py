@@ -80,7 +80,7 @@ async def test_session_inserted_is_read_with_its_user(users: Store) -> None:
     assert await users.read(select_session, bytes(32)) is None
     await users.write(update_user, replace(ADA, role="admin", disabled_at=NOON))
     assert await users.read(select_session, session(1).digest) == SessionHolder(session(1), "admin", NOON)
-    for wrong in (session(1), session(2, "nobody")):
+    for wrong in (session(1), session(2, "unknown")):
         with pytest.raises(IntegrityError):
             await users.write(insert_session, wrong)
 
@@ -153,7 +153,7 @@ async def test_token_wrong_purpose_or_expired_is_rejected(users: Store) -> None:
         assert not await users.write(use_token, digest, purpose, now)
     assert await users.read(select_token, token(1).digest, "reset_password", NOON + 999) == token(1)
     with pytest.raises(IntegrityError):
-        await users.write(insert_token, token(3, user_id="nobody"))
+        await users.write(insert_token, token(3, user_id="unknown"))
     await users.write(delete_tokens, BOB.id, "reset_password")
     await users.write(delete_tokens, ADA.id, "verify_email")
     assert await users.read(select_token, token(1).digest, "reset_password", NOON) is not None
@@ -180,7 +180,7 @@ async def test_invitations_open_are_listed_in_pages(users: Store) -> None:
     assert await page("") == [first, second]
     assert await page(second.id) == [third]
     assert await page("", "NEW@example.org") == [first, third]
-    assert await page("", "nobody@example.org") == []
+    assert await page("", "unknown@example.org") == []
     assert await users.read(select_invite, third.id, NOON) == third
     for ended in (used, late, token(7)):
         assert await users.read(select_invite, ended.id, NOON) is None

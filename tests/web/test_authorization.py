@@ -119,6 +119,11 @@ BY_KEY = """
 POST /v1/chat/completions
 POST /v1/messages
 POST /v1/messages/count_tokens
+POST /v1/responses
+POST /v1/responses/input_tokens
+POST /v1beta/models/{model}:generateContent
+POST /v1beta/models/{model}:streamGenerateContent
+POST /v1beta/models/{model}:countTokens
 POST /v1/completions
 POST /v1/embeddings
 POST /v1/moderations
@@ -132,6 +137,8 @@ POST /v1/audio/transcriptions
 POST /v1/audio/translations
 GET /v1/models
 GET /v1/models/{id}
+GET /v1beta/models
+GET /v1beta/models/{model}
 """
 ACCESS = {
     line: access

@@ -1,4 +1,4 @@
-"""The door: what is found where, and what a request that makes no sense is told."""
+"""Paths, methods and bodies of the data plane, and the errors for invalid requests."""
 
 import json
 import tracemalloc
@@ -34,7 +34,7 @@ def told(answer: httpx.Response) -> dict[str, Any]:
     return dict(body["error"])
 
 
-async def test_what_is_not_there(gateway: Gateway) -> None:
+async def test_unknown_path_or_method_is_refused(gateway: Gateway) -> None:
     for method, path, status, code, allow in (
         ("GET", "/v1/chat/completions", 405, "method_not_allowed", "POST"),
         ("DELETE", "/v1/chat/completions", 405, "method_not_allowed", "POST"),
@@ -81,8 +81,10 @@ async def test_extra_slashes_in_a_path_are_ignored(gateway: Gateway, path: str) 
 @pytest.mark.parametrize(
     ("path", "code", "said"),
     [
-        ("/v1/responses", "unsupported_endpoint", "The Responses API"),
-        ("/v1/responses/r-1/input_items", "unsupported_endpoint", "/v1/chat/completions"),
+        ("/v1/responses/r-1", "unsupported_endpoint", "Access to stored responses"),
+        ("/v1/responses/r-1/input_items", "unsupported_endpoint", "the whole conversation as `input`"),
+        ("/v1/conversations", "unsupported_endpoint", "the whole conversation as `input`"),
+        ("/v1/assistants", "unsupported_endpoint", "Use /v1/responses"),
         ("/v1/files", "unsupported_endpoint", "The Files API"),
         ("/v1/chat/completion", "unknown_url", "Did you mean /v1/chat/completions?"),
         ("/v1/v1/chat/completions", "unknown_url", "Did you mean /v1/chat/completions?"),
@@ -162,13 +164,13 @@ async def test_bodies_that_make_no_sense(gateway: Gateway, models: ModelServer) 
     assert gateway.rows() == []
 
 
-async def test_a_number_too_long_to_read_passes_unread(gateway: Gateway, models: ModelServer) -> None:
+async def test_overlong_number_passes_unread(gateway: Gateway, models: ModelServer) -> None:
     body = b'{"model":"m","messages":[],"seed":%b}' % (b"9" * 4000)
     assert (await gateway.chat(body)).status_code == 200
     assert models.asked[0].received.body == body
 
 
-async def test_a_body_in_pieces_is_one_body(gateway: Gateway, models: ModelServer) -> None:
+async def test_body_in_pieces_is_joined(gateway: Gateway, models: ModelServer) -> None:
     body = json.dumps(ASK, separators=(",", ":")).encode()
 
     async def pieces() -> Any:
@@ -180,7 +182,7 @@ async def test_a_body_in_pieces_is_one_body(gateway: Gateway, models: ModelServe
     assert models.asked[0].received.body == body
 
 
-async def test_a_compressed_body_is_refused(gateway: Gateway) -> None:
+async def test_compressed_body_is_refused(gateway: Gateway) -> None:
     answer = await gateway.chat(b"\x1f\x8b", headers={"content-encoding": "gzip"})
     assert answer.status_code == 415
 
@@ -211,7 +213,7 @@ async def test_headers_of_any_bytes_are_answered(gateway: Gateway, header: str) 
     assert b'"invalid_api_key"' in answer
 
 
-async def test_a_refusal_is_one_log_line_without_the_key(gateway: Gateway) -> None:
+async def test_refusal_is_logged_without_key(gateway: Gateway) -> None:
     await gateway.chat(key="bm_" + "x" * 36, headers={"x-request-id": "mine-7"})
     (event,) = gateway.events("request")
     assert (event["status"], event["code"], event["request_id"]) == (401, "invalid_api_key", "mine-7")
@@ -258,7 +260,7 @@ async def test_every_request_is_counted_and_logged(gateway: Gateway, models: Mod
             assert await gateway.metric("bluesminds_requests_total", **labels) >= 1, labels
 
 
-async def test_a_client_that_leaves_while_it_sends_is_counted(gateway: Gateway) -> None:
+async def test_client_disconnect_during_body_is_counted(gateway: Gateway) -> None:
     stream = await trio.open_tcp_stream("127.0.0.1", gateway.port)
     head = "POST /v1/chat/completions HTTP/1.1\r\nHost: t\r\nContent-Length: 9\r\nx-api-key: %s\r\n\r\n{"
     await stream.send_all((head % gateway.key).encode())
@@ -314,7 +316,7 @@ async def test_memory_error_while_body_is_read_is_503_with_retry_after() -> None
     assert caught.value.__context__ is None, "it would keep the pieces"
 
 
-async def test_a_body_is_not_kept_as_long_as_its_stream(gateway: Gateway, models: ModelServer) -> None:
+async def test_body_is_released_before_stream_ends(gateway: Gateway, models: ModelServer) -> None:
     body = json.dumps(STREAM | {"x": "y" * 20_000_000}).encode()
     go_on = trio.Event()
     models.plan(streamed(chunk("one"), go_on, DONE))

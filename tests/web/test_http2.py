@@ -10,7 +10,7 @@ import trio
 import trustme
 
 from tests import gateways
-from tests.fakes.model_server import DONE, ModelServer, Stall, chunk, streamed, whole
+from tests.fakes.model_server import DONE, ModelServer, Stall, chunk, streamed, text_chunks, whole
 from tests.forms import CONTENT_TYPE, field, file, form
 from tests.gateway.conftest import PATIENT
 from tests.gateways import ASK, STREAM, Gateway, entry, eventually
@@ -58,7 +58,7 @@ async def test_http2_responses_equal_those_of_http1(
         assert (answer.status_code, answer.headers["x-bluesminds-server"]) == (200, "one")
         assert models.asked[0].received.body == msgspec.json.encode(ASK)
         text = await client.post("/chat/completions", json=STREAM)
-        assert text.content == chunk("Hello") + chunk(" world") + chunk(finish="stop") + DONE
+        assert text.content == b"".join((*text_chunks(), chunk(finish="stop"), DONE))
         assert len(gateway.rows()) == 2
         for content, code in ((b"", "empty_body"), (b"{", "invalid_json")):
             refused = await client.post("/chat/completions", content=content)
@@ -72,7 +72,7 @@ async def test_http2_responses_equal_those_of_http1(
 async def test_http2_connection_closed_ends_the_upstream_request(
     gateway: Gateway, client: httpx.AsyncClient, models: ModelServer
 ) -> None:
-    # The client leaves its own generators to the garbage collector when it is closed in mid-stream.
+    # The client leaves its own generators to the garbage collector when it is closed within the stream.
     models.plan(streamed(chunk("one"), Stall))
     async with client:
         request = client.build_request("POST", "/chat/completions", json=STREAM)

@@ -70,11 +70,14 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
     "PATCH /api/admin/users/{user_id}/limits": (LIMITS, {"rpm": 5}),
     "POST /api/admin/invites": ({"email"}, {"email": "new@example.com"}),
     "POST /api/admin/servers": (
-        {"name", "url", "dialect", "api_key", "models", "weight", "priority"},
+        {
+            *("name", "vendor", "url", "dialect", "api_key", "api_version", "headers", "models"),
+            *("weight", "priority"),
+        },
         {"name": "new", "url": "http://127.0.0.1:9/v1"},
     ),
     "PATCH /api/admin/servers/{name}": (
-        {"url", "api_key", "models", "weight", "priority"},
+        {"url", "api_key", "api_version", "headers", "models", "weight", "priority"},
         {"weight": 2},
     ),
 }
@@ -116,7 +119,7 @@ async def test_write_routes_accept_the_listed_fields(callers: Callers) -> None:
     found = {}
     for path, methods in document["paths"].items():
         for method, one in methods.items():
-            if method in ("post", "put", "patch") and not path.startswith("/v1/"):
+            if method in ("post", "put", "patch") and not path.startswith(("/v1/", "/v1beta/")):
                 body = one.get("requestBody")
                 schema = body and components(document, body["content"]["application/json"]["schema"])
                 found[f"{method.upper()} {path}"] = schema

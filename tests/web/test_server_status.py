@@ -30,6 +30,8 @@ async def test_servers_list_has_state_models_and_error(home: Path, nursery: trio
     assert await gateway.metric("bluesminds_server_up", server="one") == 1
     assert "bluesminds_server_up" in (await gateway.get("/metrics")).text
     assert await gateway.metric("bluesminds_server_up", server="dead") == 0
+    ready = await gateway.get("/ready")
+    assert (ready.status_code, ready.json()["servers"]) == (200, {"up": 1, "down": 1})
 
 
 async def test_server_that_returns_is_logged_and_listed_as_up(home: Path, nursery: trio.Nursery) -> None:

@@ -1,4 +1,4 @@
-"""WebSocket handshakes: there are no WebSocket routes."""
+"""WebSocket handshakes on paths that have no WebSocket: they are answered like any other GET request."""
 
 from pathlib import Path
 
@@ -7,21 +7,28 @@ import trio
 
 from tests import gateways
 from tests.http.serving import Client
+from tests.http.sockets import HANDSHAKE
 
-HANDSHAKE = (
-    b"GET %b HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nX-Request-Id: req-1\r\n"
-    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        (b"/v1/nothing", 404, b"unknown_url"),
+        (b"/api/v1/chat/completions", 405, b"method_not_allowed"),
+        (b"/v1/models", 401, b"missing_api_key"),
+        (b"/api/admin/keys", 401, b"session_required"),
+        (b"/health", 200, b""),
+    ],
 )
-
-
-@pytest.mark.parametrize("path", [b"/", b"/v1/realtime", b"/api/v1/chat/completions", b"/api/admin/keys"])
-async def test_websocket_handshake_on_any_path_is_404(nursery: trio.Nursery, home: Path, path: bytes) -> None:
+async def test_websocket_handshake_on_other_path_gets_the_response_to_get(
+    nursery: trio.Nursery, home: Path, path: bytes, status: int, code: bytes
+) -> None:
     gateway = await gateways.start(nursery, home, servers=[])
     async with await trio.open_tcp_stream("127.0.0.1", gateway.port) as stream:
-        got = await Client(stream).ask(HANDSHAKE % path)
-    assert (got.status, got.complete, got.headers["content-type"]) == (404, True, "application/json")
-    assert b'"code":"unknown_url"' in got.body
-    assert got.headers["x-request-id"] == "req-1"
-    (line,) = gateway.events("websocket_rejected")
-    assert (line["path"], line["request_id"]) == (path.decode(), "req-1")
+        got = await Client(stream).ask(HANDSHAKE % (path, b"X-Request-Id: req-1\r\n"))
+        assert (got.status, got.complete, got.headers["connection"]) == (status, True, "close")
+        assert got.headers["content-type"] == "application/json"
+        assert code in got.body
+        assert got.headers["x-request-id"] == "req-1"
+        assert await stream.receive_some(1) == b""
     assert not [line for line in gateway.lines if b'"level":"error"' in line]

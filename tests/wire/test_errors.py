@@ -48,6 +48,10 @@ SHAPES: list[tuple[Any, tuple[Any, ...]]] = [
     ([{"error": {"code": 503, "status": "UNAVAILABLE", "message": "m"}}], ("m", None, None, 503, 503)),
     ({"error": {"status": "RESOURCE_EXHAUSTED", "message": "m"}}, ("m", None, None, None, 429)),
     (
+        {"error": {"code": 400, "message": "m", "details": [{"@type": "x"}, {"reason": "API_KEY_INVALID"}]}},
+        ("m", None, None, "API_KEY_INVALID", 400),
+    ),
+    (
         {"type": "error", "error": {"type": "overloaded_error", "message": "m"}},
         ("m", "overloaded_error", None, None, 503),
     ),
@@ -90,13 +94,13 @@ def test_error_in_any_shape_is_read(body: Any, expected: tuple[Any, ...]) -> Non
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"", "The server answered 502 without a readable reason."),
-        (b"<html><body>Bad gateway", "The server answered 502 without a readable reason."),
-        (b'{"error":', "The server answered 502 without a readable reason."),
-        (b"upstream connect error\n", "The server answered 502: upstream connect error"),
-        (b"{}", "The server answered 502."),
-        (b"null", "The server answered 502."),
-        (b"[" * 100_000, "The server answered 502 without a readable reason."),
+        (b"", "The server responded with 502 and no message."),
+        (b"<html><body>Bad gateway", "The server responded with 502 and no message."),
+        (b'{"error":', "The server responded with 502 and no message."),
+        (b"upstream connect error\n", "The server responded with 502: upstream connect error"),
+        (b"{}", "The server responded with 502."),
+        (b"null", "The server responded with 502."),
+        (b"[" * 100_000, "The server responded with 502 and no message."),
     ],
 )
 def test_answer_without_an_error_object_gets_a_sentence(body: bytes, message: str) -> None:

@@ -168,7 +168,7 @@ def test_error_inside_a_whole_answer_has_its_own_status(name: str, path: tuple[s
         ("fo-429-then-ok", ("upstreams", "fo1"), "slow", None),
     ],
 )
-def test_refusal_for_its_rate_keeps_its_words(
+def test_rate_limit_of_server_keeps_message(
     name: str, path: tuple[str, ...], message: str, code: Any
 ) -> None:
     error = read_error(429, b"".join(case_pieces(name, *path)))
@@ -225,7 +225,7 @@ def test_whole_answer_for_a_stream_becomes_events() -> None:
         assert [one["usage"] for one in events[:-1] if "usage" in one] == [answer["usage"]] * wants_usage
 
 
-def test_refusal_of_the_forced_field_is_told_from_others() -> None:
+def test_refusal_of_forced_field_is_recognized() -> None:
     body = b"".join(case_pieces("force-stream-options"))
     assert names_forced_usage(422, body)
     assert not names_forced_usage(500, body)

@@ -287,7 +287,7 @@ def test_report_before_the_end_is_no_less_than_what_came(wants_usage: bool) -> N
     assert passthrough.usage == Usage(50, 10, source="estimated"), "this may have been a cut"
 
 
-def test_server_that_has_said_done_is_believed() -> None:
+def test_report_of_server_that_sent_done_is_trusted() -> None:
     passthrough = stage()
     for one in (chunk("a", usage={"prompt_tokens": 9, "completion_tokens": 1}), chunk("word"), DONE):
         passthrough.feed(one)

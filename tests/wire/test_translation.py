@@ -256,7 +256,7 @@ def test_interleaved_calls_follow_one_another() -> None:
     assert events[-2][1]["delta"]["stop_reason"] == "tool_use", 'some servers say "stop" after calls'
 
 
-def test_calls_without_index_or_id_are_told_apart() -> None:
+def test_calls_without_index_or_id_are_distinguished() -> None:
     pieces = [
         delta_chunk(
             tool_calls=[
@@ -310,7 +310,7 @@ def test_finish_reason_becomes_a_stop_reason(reason: str, stop_reason: str) -> N
     assert events[-2][1]["delta"] == {"stop_reason": stop_reason, "stop_sequence": None}
 
 
-def test_stop_sequence_that_vllm_names_is_told() -> None:
+def test_stop_sequence_that_vllm_names_is_forwarded() -> None:
     end = chunk(choices=[{"index": 0, "delta": {}, "finish_reason": "stop", "stop_reason": "END"}])
     events = events_in(run_stage(to_messages(stop_sequences=["END"]), [chunk("x"), end, DONE]))
     assert events[-2][1]["delta"] == {"stop_reason": "stop_sequence", "stop_sequence": "END"}

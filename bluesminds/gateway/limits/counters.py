@@ -13,7 +13,7 @@ from storage.quotas import QuotaRow
 
 
 class Estimate(Struct, frozen=True, gc=False):
-    """The most a request is expected to use. `nano`: nano-USD; None if its model has no price."""
+    """The maximum that a request is expected to use. `nano`: nano-USD; None if its model has no price."""
 
     tokens: int
     nano: int | None

@@ -32,10 +32,12 @@ class ModelCatalog:
         self.servers = tuple(servers)
         self._servers_by_model: dict[str, list[Server]] = {}
         self._rows: dict[str, ModelRow] = {}
+        self.unlisted = 0  # servers without a known model
         for server in self.servers:
             if not (server.keyless if keyless else server.api_key is not None or not server.keyless):
                 continue
             rows = _configured_rows(server) or discovered.get(server.name, ())
+            self.unlisted += not rows
             for row in {row.id: row for row in rows}.values():
                 self._servers_by_model.setdefault(row.id, []).append(server)
                 self._rows.setdefault(row.id, row)

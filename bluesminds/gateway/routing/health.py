@@ -3,7 +3,7 @@
 Passive ejection: after `eject_after` failures in a row a server is ejected for `eject_seconds`, times the
 number of ejections in a row (at most ten). One success resets this. Probes are counted separately, because a
 server can pass probes and fail requests: after `eject_after` failed probes in a row a server is ejected until
-a probe succeeds. If no other server is left, an ejected one is still tried.
+a probe succeeds. If only ejected servers are left, they are still tried.
 """
 
 from dataclasses import dataclass

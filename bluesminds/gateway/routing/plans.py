@@ -1,13 +1,16 @@
-"""How a server answers an operation: in the client's own format, or in one that is translated."""
+"""The format in which a server gets a request: the client's format, or a translation."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 from msgspec import Struct
 
 from bluesminds.common.values import Server
 from bluesminds.gateway.operations import Operation
-from bluesminds.providers.dialects import DIALECTS, OutputBound, output_bound
+from bluesminds.providers.dialects import OutputBound
+from bluesminds.providers.profiles import ServerProfile, find_profile
+from bluesminds.providers.quirks import MAX_TOKENS, Adapt, UnsupportedField, use_max_tokens
 from bluesminds.wire.base import FormatName
 from bluesminds.wire.formats import FORMATS
 
@@ -17,34 +20,55 @@ _CONVERSATIONS: Final[Sequence[FormatName]] = tuple(
 
 
 class Plan(Struct, frozen=True, gc=False):
-    """`format` is what the server gets, and `path` where, relative to its URL. `bound`: the field of a
-    translated chat request that bounds the answer.
+    """`format` is the format of the request to the server, and `path` its path as in a ServerProfile.
+    `bound`: the field for the maximum length in a translated chat request. `adapt` changes the fields of a
+    request that is not translated. `unsupported`: fields that the server does not support.
     """
 
     format: FormatName
     path: str
     translated: bool = False
-    bound: OutputBound = "max_tokens"
+    bound: OutputBound = MAX_TOKENS
+    adapt: Adapt | None = None
+    asks_usage: bool = True
+    unsupported: tuple[UnsupportedField, ...] = ()
 
 
 class Target(Struct, frozen=True, gc=False):
-    """A server that can answer, and how."""
+    """A server that can serve a request, and its plan."""
 
     server: Server
     plan: Plan
 
 
 def make_plan(operation: Operation, server: Server) -> Plan | None:
-    """The operation's own format if the server takes it; else, for a conversation, the first format that it
-    takes and that can be translated. None: the server has nothing of the kind.
+    """Use the format of the operation if the server supports it. For a conversation, otherwise use the first
+    format that the server supports. None: the server cannot serve the operation.
     """
-    speaks = DIALECTS[server.dialect].speaks
-    path = speaks.get(operation.format)
-    if path is not None:
-        return Plan(operation.format, path)
-    if operation.format not in _CONVERSATIONS:
+    return _find_plan(operation.format, server.dialect, server.vendor, server.url, server.api_version)
+
+
+@lru_cache(maxsize=4096)
+def _find_plan(format_: FormatName, dialect: str, vendor: str, url: str, api_version: str) -> Plan | None:
+    profile = find_profile(dialect, vendor, url, api_version)
+    if format_ in profile.speaks:
+        return _plan(profile, format_, translated=False)
+    if format_ not in _CONVERSATIONS:
         return None
     for name in _CONVERSATIONS:
-        if (path := speaks.get(name)) is not None:
-            return Plan(name, path, translated=True, bound=output_bound(server.url))
+        if name in profile.speaks:
+            return _plan(profile, name, translated=True)
     return None
+
+
+def _plan(profile: ServerProfile, name: FormatName, *, translated: bool) -> Plan:
+    renames = name == "chat" and profile.output_bound == MAX_TOKENS and not translated
+    return Plan(
+        format=name,
+        path=profile.speaks[name],
+        translated=translated,
+        bound=profile.output_bound or MAX_TOKENS,
+        adapt=use_max_tokens if renames else None,
+        asks_usage=profile.asks_usage,
+        unsupported=profile.unsupported.get(name, ()),
+    )

@@ -21,9 +21,9 @@ def select_targets(
     usable: Callable[[str], bool],
     random: Callable[[], float],
 ) -> Sequence[Target]:
-    """The targets, best first. `random` returns [0, 1). Raises NotFound for an unknown model, and for one
-    whose servers do not have the endpoint. An operation that the gateway can answer itself may have no
-    target.
+    """The targets, best first. `random` returns [0, 1). Raises NotFound for an unknown model, and if no
+    server of the model has the endpoint. The result may be empty for an operation that the gateway can
+    estimate.
     """
     servers = catalog.servers_for(model)
     if not servers:
@@ -50,4 +50,8 @@ def _not_found_message(catalog: ModelCatalog, model: str) -> str:
         return (
             "No server is configured. Add one with `bluesminds servers add` or [[servers]] in gateway.toml."
         )
-    return f"No server offers the model `{model[:200]}`. GET /v1/models lists the available models."
+    message = f"No server offers the model `{model[:200]}`. GET /v1/models lists the available models."
+    if catalog.unlisted:
+        servers = "1 server" if catalog.unlisted == 1 else f"{catalog.unlisted} servers"
+        message += f" {servers} listed no models and may be down."
+    return message

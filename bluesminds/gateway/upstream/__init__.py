@@ -1,1 +1,1 @@
-"""Sending a request to servers, with failover."""
+"""Sends requests to servers, with failover and retries."""

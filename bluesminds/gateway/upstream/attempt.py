@@ -1,8 +1,9 @@
-"""The response of one server, read as far as it must be known before the client sees any of it.
+"""Reads the response of one server: all of it, or a stream up to its first event.
 
-A Reply is either whole, or a stream whose first event is an answer. Its form is what the client asked for,
-JSON or events, whatever the server's content type says. Replies of media formats are what their content type
-says: JSON, events, or bytes that pass. The key that was sent to the server is in none of it.
+A Reply is either complete, or a stream whose first event is part of an answer. It has the form that the
+client requested, JSON or events, independent of the server's content type. A reply of a media format has
+the form of its content type: JSON, events, or other bytes. The key that was sent to the server is removed
+from it.
 """
 
 import trio
@@ -27,10 +28,10 @@ from bluesminds.wire.media import Opaque
 from bluesminds.wire.stages import Passthrough, StreamOpening, looks_like_events
 from bluesminds.wire.translation import Translation
 
-MAX_ANSWER = 64 * 1024 * 1024  # bytes of a response in one piece
+MAX_ANSWER = 64 * 1024 * 1024  # bytes of a response that is not streamed
 MAX_ERROR = 1024 * 1024  # bytes of an error body; servers quote the request in it
 SHOWN = 500  # bytes shown of an error body that is too long
-# What OpenAI's SDKs read before they repeat a request.
+# OpenAI's SDKs read these before a retry.
 RETRY_HEADERS = frozenset((b"retry-after", b"retry-after-ms", b"x-should-retry"))
 _PASSED_HEADERS = RETRY_HEADERS | {b"openai-processing-ms", b"openai-version"}
 _EVENT_STREAM = b"text/event-stream"
@@ -42,9 +43,8 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class Reply(Struct, frozen=True):
-    """`body` is all of it or, with a `stage`, what a running stream has sent so far. `is_events`: the client
-    gets events. `error` is set when the response is an error, by its status or by its content; its text holds
-    no secret.
+    """`body` is the complete body or, with a `stage`, the bytes of the stream so far. `is_events`: the client
+    gets events. `error` is set if the status or the content is an error; its text contains no secret.
     """
 
     endpoint: UpstreamEndpoint
@@ -53,7 +53,7 @@ class Reply(Struct, frozen=True):
     body: bytes
     facts: ReplyFacts = ReplyFacts()
     error: ErrorDetail | None = None
-    translated: bool = False  # the body of an error is in another format than the client's
+    translated: bool = False  # the body of an error is not in the client's format
     stage: Stage | None = None
     response: Response | None = None
     is_events: bool = False
@@ -64,12 +64,14 @@ class Reply(Struct, frozen=True):
 
     @property
     def error_status(self) -> int:
-        """The status of the error: its own if it has one and HTTP's says success."""
+        """The status of the error. If the HTTP status is a success, it is the status in the error, otherwise
+        502.
+        """
         own = None if self.error is None else self.error.status
         return self.status if self.status >= 400 else own or 502
 
     def as_client_error(self, format_: Format, request_id: str) -> "Reply":
-        """The response for a client whose request was wrong, in its format's shape."""
+        """The error response for the client, in the client's format."""
         status = self.error_status
         headers = [header for header in self.headers if header[0] in RETRY_HEADERS]
         if self.status >= 400 and not self.translated and format_.is_error(self.body):
@@ -82,7 +84,7 @@ class Reply(Struct, frozen=True):
 
 
 class ReplyReader(Struct, frozen=True):
-    """Reads the response of one server to a call. `conversation`: the request, if it was translated."""
+    """Reads the response of one server to a call. `conversation` is the request if it was translated."""
 
     endpoint: UpstreamEndpoint
     call: Call
@@ -90,7 +92,7 @@ class ReplyReader(Struct, frozen=True):
     conversation: ConversationRequest | None
 
     async def read(self, response: Response, seconds: float) -> Reply:
-        """`seconds`: how long the first event of a stream may take. The caller closes the response. Raises
+        """`seconds`: the time limit for the first event of a stream. The caller closes the response. Raises
         UpstreamError.
         """
         if response.status >= 300:
@@ -107,16 +109,16 @@ class ReplyReader(Struct, frozen=True):
 
     @property
     def _format(self) -> Format:
-        """What the server writes."""
+        """The format of the server's response."""
         return FORMATS[self.plan.format]
 
     @property
     def _codecs(self) -> tuple[Codec, Codec]:
-        """The server's and the client's."""
+        """The codecs of the server and of the client."""
         return codec_of(self.plan.format), codec_of(self.call.operation.format)
 
     def _own_stage(self) -> Stage:
-        """Of a stream that stays in the server's format."""
+        """The stage of a stream that is not translated."""
         make = self._format.stage
         return Passthrough(self._format, self.call.facts) if make is None else make(self.call.facts)
 
@@ -141,10 +143,10 @@ class ReplyReader(Struct, frozen=True):
     async def _read_stream_in_time(self, response: Response, seconds: float) -> Reply:
         with trio.move_on_after(seconds):
             return await self._read_stream(response)
-        raise FirstByteTimeout("the first event did not come in time", phase="body", sent=True)
+        raise FirstByteTimeout("the first event did not arrive in time", phase="body", sent=True)
 
     async def _read_stream(self, response: Response) -> Reply:
-        """The client asked for events."""
+        """The client requested a stream."""
         opening = StreamOpening()
         is_events: bool | None = None
         body = b""
@@ -201,7 +203,7 @@ class ReplyReader(Struct, frozen=True):
         )
 
     async def _events_from_json(self, response: Response, first: bytes) -> Reply:
-        """The server ignored `stream`: the client gets its answer as events."""
+        """The server ignored `stream`: convert its answer to events."""
         body = first + await response.read(MAX_ANSWER)
         reply = self._read_json(response, body)
         write = self.call.format.events_from_reply
@@ -215,7 +217,7 @@ class ReplyReader(Struct, frozen=True):
         return structs.replace(reply, headers=headers, body=events, is_events=True)
 
     def _read_whole(self, response: Response, body: bytes) -> Reply:
-        """The client asked for JSON."""
+        """The client requested JSON."""
         join = self._format.reply_from_events
         if join is None or not _is_event_stream(response, body):
             return self._read_json(response, body)
@@ -228,11 +230,11 @@ class ReplyReader(Struct, frozen=True):
         if stage.error is not None:
             return self._error_reply(response, body, stage.error)
         if not stage.finished:
-            raise UpstreamCut("the stream ended before the answer did", phase="body", sent=True)
+            raise UpstreamCut("the stream ended before the answer was complete", phase="body", sent=True)
         try:
             whole = join(body)
         except ValueError as exc:
-            raise UpstreamProtocolError("the stream has no answer", phase="body", sent=True) from exc
+            raise UpstreamProtocolError("the stream contains no answer", phase="body", sent=True) from exc
         return self._read_json(response, whole)
 
     def _read_json(self, response: Response, body: bytes) -> Reply:
@@ -249,7 +251,7 @@ class ReplyReader(Struct, frozen=True):
         return Reply(endpoint=self.endpoint, status=response.status, headers=headers, body=body, facts=facts)
 
     def _translate(self, body: bytes, conversation: ConversationRequest) -> bytes:
-        """The answer in the client's format. Raises ValueError when it holds none."""
+        """The answer in the client's format. Raises ValueError if the body contains no answer."""
         server, client = self._codecs
         return client.encode_reply(server.decode_reply(body, conversation), conversation)
 
@@ -259,8 +261,8 @@ def _headers(response: Response, *content_type: tuple[bytes, bytes]) -> Headers:
 
 
 def _is_event_stream(response: Response, first: bytes) -> bool | None:
-    """By the first bytes of the body; None: too few to know. The content type decides for all that is
-    neither JSON nor begins like events.
+    """Decided by the first bytes of the body; None if there are too few. The content type only decides if the
+    body begins neither like JSON nor like events.
     """
     if first.startswith(b"{"):
         return False
@@ -280,13 +282,13 @@ def _media_type(response: Response) -> bytes:
 
 
 async def _read_error_body(response: Response) -> bytes:
-    """The body of an error; one that is too long is replaced by a message with its beginning."""
+    """The body of an error. A body above MAX_ERROR is replaced by a message with its beginning."""
     body = bytearray()
     while data := await response.receive():
         body += data
         if len(body) > MAX_ERROR:
             response.close()
             shown = bytes(body[:SHOWN]).decode(errors="replace")
-            reason = f"The server answered {response.status} with a reason too long to pass on: {shown}"
+            reason = f"The server responded with {response.status} and a very long message: {shown}"
             return json.encode({"message": reason})
     return bytes(body)

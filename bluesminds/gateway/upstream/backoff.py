@@ -1,4 +1,4 @@
-"""How long to wait before a server is tried again."""
+"""The pause before a server is tried again."""
 
 import random
 from collections.abc import Callable
@@ -17,7 +17,9 @@ class Backoff(Struct, frozen=True):
     longest: float = 4.0
 
     def pause(self, repetition: int, retry_after: float | None) -> float:
-        """Before the repetition of this number, from 0 on. A time that the server named is kept."""
+        """The pause before repetition number `repetition`, which starts at 0. The server's Retry-After has
+        priority.
+        """
         jittered = self.random() * min(self.longest, self.base * 2.0**repetition)
         return jittered if retry_after is None else retry_after + jittered * 0.1
 

@@ -1,11 +1,13 @@
-"""What sending to a server needs, computed once for each server."""
+"""Data for requests to a server, computed once per server."""
 
 from msgspec import Struct, json, structs
 
+from bluesminds.common.server_headers import holds_credential
 from bluesminds.common.values import Server
 from bluesminds.gateway.routing.plans import Plan
 from bluesminds.http.client.pool import UpstreamOrigin
-from bluesminds.providers.dialects import DIALECTS, Headers
+from bluesminds.providers.dialects import Headers, fill_path
+from bluesminds.providers.profiles import join_path, profile_of
 
 ANTHROPIC_PREFIX = b"anthropic-"
 SHORTEST_SECRET = 8  # characters; a shorter key could be part of ordinary words
@@ -28,25 +30,28 @@ class UpstreamEndpoint(Struct, frozen=True):
             server=server,
             origin=origin,
             base=base,
-            headers=DIALECTS[server.dialect].headers(server.api_key),
-            secrets=secret_encodings(server.api_key),
+            headers=profile_of(server).headers(server.api_key, server.headers),
+            secrets=server_secrets(server),
         )
 
     def with_key(self, api_key: str) -> "UpstreamEndpoint":
-        """The same endpoint for a client that brings its own key for the server."""
-        headers = DIALECTS[self.server.dialect].headers(api_key)
+        """The same endpoint for a client that brings its own key for the server. It does not use credentials
+        among the configured headers: those are the operator's.
+        """
+        own = tuple(header for header in self.server.headers if not holds_credential(header[0]))
+        headers = profile_of(self.server).headers(api_key, own)
         secrets = (*secret_encodings(api_key), *self.secrets)
         return structs.replace(self, headers=headers, secrets=secrets, own_key=True)
 
-    def target(self, path: str) -> bytes:
-        """The path to send. A version that the server's URL and `path` both name is written once."""
-        if path.startswith("/v1/") and self.base.endswith("/v1"):
-            path = path.removeprefix("/v1")
-        return (self.base + path).encode()
+    def target(self, path: str, model: str, *, stream: bool) -> bytes:
+        """The path to send."""
+        if "{" in path:
+            path = fill_path(path, model, stream=stream)
+        return join_path(self.base, path).encode()
 
     def headers_for(self, plan: Plan, forward: Headers) -> Headers:
-        """The server's headers and those of the client that it understands. A client of Anthropic's format
-        says which version and features it means; a translated request is the gateway's own.
+        """The server's headers, and the forwarded headers of the client. Headers of Anthropic's API (version
+        and features) are only forwarded with an untranslated request.
         """
         if not forward:
             return self.headers
@@ -61,6 +66,15 @@ class UpstreamEndpoint(Struct, frozen=True):
             if secret in data:
                 data = data.replace(secret, b"[redacted]")
         return data
+
+
+def server_secrets(server: Server) -> tuple[bytes, ...]:
+    """What must not reach a client: the server's key, and the credentials among its headers."""
+    secrets = [*secret_encodings(server.api_key)]
+    for name, value in server.headers:
+        if holds_credential(name):
+            secrets += secret_encodings(value.removeprefix("Bearer ").removeprefix("Basic "))
+    return tuple(dict.fromkeys(secrets))
 
 
 def secret_encodings(api_key: str | None) -> tuple[bytes, ...]:

@@ -1,8 +1,7 @@
-"""Decides what a failed attempt means: whether it counts against the server, what to try next, and which
-error the client gets.
+"""Classifies failed attempts: whether the server is at fault, whether to try again, and which error the
+client gets.
 
-A server is judged by what it does, never by what a client can make it do: a status from 400 to 499 does not
-count against it, except for a rejected key.
+Clients can cause statuses from 400 to 499, so these are no failure of the server, except for a rejected key.
 """
 
 from collections.abc import Mapping
@@ -25,7 +24,7 @@ from bluesminds.http.client.pool import (
 from bluesminds.providers.dialects import DIALECTS
 
 _TIMEOUTS = (ConnectTimeout, PoolTimeout, WriteTimeout, FirstByteTimeout, ChunkTimeout)
-_TRY_NEXT = frozenset((404, 408, 425, 429))  # another server may have the model, or the time
+_TRY_NEXT = frozenset((404, 408, 425, 429))  # another server may have the model, or may have capacity
 _REPEATABLE = frozenset((429, 500, 502, 503, 529))
 _PASSED_STATUS = frozenset((429, 503, 504))
 LONGEST_RETRY_AFTER = 5.0  # seconds; a server that asks for more is not tried again for this request
@@ -33,7 +32,7 @@ LONGEST_RETRY_AFTER = 5.0  # seconds; a server that asks for more is not tried a
 
 class AttemptFailure(Struct, frozen=True):
     """`reason` is a status or a kind of failure, for logs and metrics; `error` is for the client.
-    `repeatable`: the same server may be tried again, after `retry_after` seconds if it named a time.
+    `repeatable`: the same server may be tried again, after `retry_after` seconds if this is set.
     """
 
     reason: str
@@ -44,7 +43,7 @@ class AttemptFailure(Struct, frozen=True):
 
 
 def classify_error(exc: UpstreamError) -> AttemptFailure:
-    """A server that kept silent is not asked twice: it may still be working on the request."""
+    """After a timeout the same server is not tried again, because it may still be working on the request."""
     reason = type(exc).__name__
     if isinstance(exc, LocalResourceError):
         message = "The gateway has no free sockets. Try again in a few seconds."
@@ -63,7 +62,7 @@ def classify_error(exc: UpstreamError) -> AttemptFailure:
 
 
 def classify_reply(reply: Reply) -> AttemptFailure | None:
-    """None for an answer, and for an error that is the client's own and is passed on."""
+    """None for an answer, and for an error of the request, which is forwarded."""
     error = reply.error
     if error is None:
         if reply.facts.readable:
@@ -103,7 +102,7 @@ def _retry_after(headers: Mapping[bytes, bytes]) -> float | None:
 
 
 def _key_rejected() -> UpstreamFailed:
-    """The server's own text is left out: the client would think that its key is meant."""
+    """Without the server's text, because the client could think that its own key was rejected."""
     return UpstreamFailed(
         502,
         "upstream_credentials_refused",
@@ -122,5 +121,7 @@ def _client_error(reply: Reply) -> UpstreamFailed:
     if status == 404:
         return UpstreamFailed(404, "model_not_found", f"The server does not have the model: {message}")
     status = 503 if status == 529 else status if status in _PASSED_STATUS else 502
-    message = f"The server answered {reply.status}: {message}"
+    start = f"The server responded with {reply.status}"
+    if not message.startswith(start):  # a body without a message has this text already
+        message = f"{start}: {message}"
     return UpstreamFailed(status, "upstream_error", message, headers=retry)

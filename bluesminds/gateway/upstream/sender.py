@@ -1,10 +1,10 @@
-"""Sends a request to one server after the other until one answers.
+"""Sends a request to one server after the other until one responds.
 
-A server that cannot be reached, closes the connection, is overloaded or rejects the gateway's key is left for
-the next one, as long as the client has seen nothing: for a stream, until its first event has been read. When
-no other server is left, a failure that is safe to repeat is tried again after a pause. A client's own error
-(any other 4xx) is final. A response in one piece begins when it is finished, so only the total timeout
-bounds it: asking the next server would pay for it again.
+If a server cannot be reached, closes the connection, is overloaded or rejects the gateway's key, the next one
+is tried. This ends when the client has received a byte; for a stream, when the first event was read. If no
+other server is left and the failure is safe to repeat, a server is tried again after a pause. An error of the
+request (any other 4xx) is final. A response that is not streamed has no time limit except the total timeout,
+because the next server would charge for the request again.
 """
 
 import math
@@ -30,7 +30,7 @@ from bluesminds.wire.errors import ErrorDetail, names_forced_usage
 
 
 class _Try(Struct, frozen=True):
-    """A server to ask, not before `due`; `repetition` counts the earlier tries of it."""
+    """An attempt, not before `due`. `repetition`: the number of earlier attempts with this server."""
 
     target: Target
     due: float = -math.inf  # Trio's clock
@@ -38,7 +38,7 @@ class _Try(Struct, frozen=True):
 
 
 class Sender:
-    """`attempts`: tries for one request, over all servers."""
+    """`attempts`: maximum attempts for one request, over all servers."""
 
     def __init__(
         self,
@@ -65,10 +65,10 @@ class Sender:
     async def send(
         self, call: Call, body: CallBody, targets: Sequence[Target], begin: Callable[[str], None]
     ) -> Reply:
-        """The first Reply to pass on; the caller closes it. `begin` is called with the server's name before
+        """The first Reply to forward; the caller closes it. `begin` is called with the server's name before
         each attempt.
 
-        Raises UpstreamFailed when no server answered.
+        Raises UpstreamFailed if no server responded.
         """
         waiting = [_Try(target) for target in targets]
         tries = 0
@@ -92,7 +92,7 @@ class Sender:
                 raise _final_error(outcome, tries)
 
     def stream_ended(self, call: Call, reply: Reply, error: ErrorDetail | None, *, implausible: bool) -> None:
-        """A stream has come to its end. `error`: the error that the server sent in it."""
+        """A stream is complete, or ended with the `error` that the server sent in it."""
         server = reply.endpoint.server.name
         if implausible:
             self._warn_implausible_usage(call, server)
@@ -108,13 +108,13 @@ class Sender:
         self._record_shortfall(reply.endpoint.server.name, reason)
 
     def total_timeout(self, server: str) -> None:
-        """The total time was over before the server had answered."""
+        """The total timeout expired before the server responded."""
         self._record_shortfall(server, "total_timeout")
 
     async def _attempt(self, call: Call, target: Target, body: CallBody) -> Reply | AttemptFailure:
         endpoint = self._endpoint(target.server, call)
         server = target.server.name
-        force_usage = server not in self._refusing_usage
+        force_usage = target.plan.asks_usage and server not in self._refusing_usage
         try:
             reply = await self._exchange(call, endpoint, target, body, force_usage=force_usage)
             if force_usage and self._refuses_forced_usage(call, target, reply):
@@ -147,7 +147,7 @@ class Sender:
         response = await self._pool.request(
             b"POST",
             endpoint.origin,
-            endpoint.target(plan.path),
+            endpoint.target(plan.path, call.model, stream=call.facts.stream),
             (
                 *endpoint.headers_for(plan, context.forward),
                 *body.headers(call.model),
@@ -166,7 +166,7 @@ class Sender:
         return reply
 
     def _answered(self, call: Call, reply: Reply) -> Reply:
-        """A stream has yet to show how it ends: its health is recorded then."""
+        """For a stream, the health of the server is recorded when the stream ends."""
         server = reply.endpoint.server.name
         self._count(server, "answered")
         if reply.error is not None:
@@ -203,7 +203,7 @@ class Sender:
         self._metrics.attempts[server, outcome] += 1
 
     def _endpoint(self, server: Server, call: Call) -> UpstreamEndpoint:
-        """With the key that this request may use."""
+        """The endpoint, with the key for this request."""
         endpoint = self._endpoints.get(server.name)
         if endpoint is None or endpoint.server is not server:
             endpoint = self._endpoints[server.name] = UpstreamEndpoint.to(server)
@@ -222,6 +222,8 @@ def _upload_error(failure: AttemptFailure) -> UpstreamFailed:
 
 
 def _final_error(failure: AttemptFailure, tries: int) -> UpstreamFailed:
-    """SDKs should not repeat what the gateway has repeated already. After a 429 they wait longer than it."""
+    """SDKs should not retry if the gateway has retried already. The exception is 429, because SDKs wait
+    longer than the gateway.
+    """
     error = failure.error
     return error if tries == 1 or error.status == 429 else error.with_headers({"x-should-retry": "false"})

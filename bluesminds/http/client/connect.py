@@ -63,8 +63,10 @@ def _reason(error: BaseException) -> str:
     while isinstance(cause, BaseExceptionGroup):
         cause = cause.exceptions[0]
     found = cause if isinstance(cause, OSError) else error
-    if isinstance(found, socket.gaierror) or not isinstance(found, OSError) or found.errno is None:
+    if not isinstance(found, OSError) or found.errno is None:
         return str(found)
+    if isinstance(found, socket.gaierror):
+        return str(found.strerror).lower()
     return os.strerror(found.errno).lower()  # Trio adds the address to `strerror`
 
 

@@ -1,8 +1,8 @@
 """Sends one request on a connection and reads the head of its response.
 
-A small complete body is sent together with its head. A longer one is sent while the response is already
-being read, so that an early error response is delivered instead of a broken pipe: a final status of 300 or
-more ends the sending, any other lets the body finish first.
+A small complete body is sent together with its head. A longer one is sent while the response is already being
+read, so that an early error response is delivered instead of a broken pipe: a final status of 300 or more
+ends the sending; with any other status the body is sent completely.
 """
 
 import re

@@ -4,9 +4,10 @@ On a kept-alive connection a small request costs one send and one wait: no lock,
 cancelled call keeps both connection limits correct. A kept-alive connection that the upstream had closed is
 replaced once, if no byte of a response arrived, the body can be repeated, and the upstream cannot have
 processed the request: it was not sent completely, or the connection ended within _ROUND_TRIP_SECONDS (GET and
-HEAD: _SAFE_SECONDS). A slow, malformed or hostile upstream ends in an UpstreamError within the timeouts. Not
-supported: HTTP/2, upgrades, redirects, cookies, proxies. Only SSL_CERT_FILE and SSL_CERT_DIR, which OpenSSL
-reads, are taken from the environment.
+HEAD: _SAFE_SECONDS). A slow, malformed or hostile upstream ends in an UpstreamError within the timeouts. A
+WebSocket has a connection of its own, which counts until it ends. Not supported: HTTP/2, other upgrades,
+redirects, cookies, proxies. Only SSL_CERT_FILE and SSL_CERT_DIR, which OpenSSL reads, are taken from the
+environment.
 """
 
 import select
@@ -36,7 +37,9 @@ from bluesminds.http.client.exchange import RequestBody, Timeouts, declared_leng
 from bluesminds.http.client.origin import UpstreamOrigin, tls_context
 from bluesminds.http.client.response import Response, make_decoder
 from bluesminds.http.client.slots import OriginSlots, PoolSlots
+from bluesminds.http.client.websocket import ClientHandshake, HandshakeRejected, WebSocketRequest
 from bluesminds.http.deadlines import NEVER, TICK, Deadlines
+from bluesminds.http.websocket import WebSocket
 
 __all__ = [
     "AddressPolicy",
@@ -45,6 +48,7 @@ __all__ = [
     "ConnectFailed",
     "ConnectTimeout",
     "FirstByteTimeout",
+    "HandshakeRejected",
     "LocalResourceError",
     "Pool",
     "PoolTimeout",
@@ -54,6 +58,7 @@ __all__ = [
     "UpstreamError",
     "UpstreamOrigin",
     "UpstreamProtocolError",
+    "WebSocketRequest",
     "WriteTimeout",
     "tls_context",
 ]
@@ -143,6 +148,37 @@ class Pool:
             raise
         return Response(connection, origin_slots, self._slots, timeouts.between_chunks, decoder)
 
+    async def open_websocket(
+        self, origin: UpstreamOrigin, request: WebSocketRequest, *, timeouts: Timeouts
+    ) -> WebSocket | HandshakeRejected:
+        """Open a WebSocket on a new connection; the caller closes it. Raises UpstreamError, and ValueError
+        for an invalid request.
+        """
+        origin_slots = self._slots.for_origin(origin)
+        connection = await self._open_new(origin_slots, timeouts)
+
+        def end() -> None:
+            connection.close()
+            self._slots.release(origin_slots)
+
+        try:
+            handshake = ClientHandshake(connection.wire, origin.authority, request, timeouts)
+            outcome = await handshake.run()
+        except BaseException:
+            end()
+            raise
+        if isinstance(outcome, HandshakeRejected):
+            end()
+            return outcome
+        return WebSocket(
+            connection.wire,
+            outcome,
+            request.limits,
+            subprotocol=handshake.subprotocol,
+            hold=request.hold,
+            ended=end,
+        )
+
     def _take_idle(self, origin_slots: OriginSlots) -> UpstreamConnection | None:
         """A kept-alive connection without unexpected input, which could be read as a response."""
         while origin_slots.idle:
@@ -163,6 +199,23 @@ class Pool:
                 if connection.is_reusable():
                     return connection
                 connection.close()
+        try:
+            return await self._connect(origin_slots.origin, timeouts)
+        except BaseException:
+            self._slots.release(origin_slots)
+            raise
+
+    async def _open_new(self, origin_slots: OriginSlots, timeouts: Timeouts) -> UpstreamConnection:
+        """A new connection, in the place of a kept-alive one if the limits leave no other."""
+        if not self._running:
+            raise _closed("connect")
+        if not self._slots.reserve(origin_slots):
+            if origin_slots.idle:
+                kept: UpstreamConnection | None = origin_slots.idle.popleft()
+            else:
+                kept = await self._wait_for_slot(origin_slots, timeouts.pool)
+            if kept is not None:
+                kept.close()
         try:
             return await self._connect(origin_slots.origin, timeouts)
         except BaseException:

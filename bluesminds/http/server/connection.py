@@ -15,6 +15,7 @@ from bluesminds.http.server import rejections
 from bluesminds.http.server.exchange import HTTP1Exchange, ServerContext, send_rejection
 from bluesminds.http.server.rejections import Rejection
 from bluesminds.http.server.request_parser import ParsedRequest, RequestParser
+from bluesminds.http.server.websocket import WebSocketUpgrade, read_upgrade
 from bluesminds.http.wire import Wire, WireClosed, WireTimeout
 
 LINGER_SECONDS = 2.0
@@ -25,7 +26,7 @@ DRAIN_GRACE = 0.25  # seconds that an idle connection has for a request already 
 class ServerConnection:
     """One client connection: reads heads, runs the app, decides when to close. The caller closes the wire."""
 
-    __slots__ = ("_base", "_is_new", "exchange", "idle", "parser", "server", "wire")
+    __slots__ = ("_base", "_is_new", "_upgrade", "exchange", "idle", "parser", "server", "wire")
 
     def __init__(self, server: ServerContext, wire: Wire, base: Scope) -> None:
         """`base`: the part of the scope that all requests share (client, server, scheme)."""
@@ -33,27 +34,29 @@ class ServerConnection:
         self.wire = wire
         self.parser = RequestParser(server.limits)
         self.exchange: HTTP1Exchange | None = None
+        self._upgrade: WebSocketUpgrade | None = None
         self.idle = False
         self._is_new = True
         self._base = {"type": "http", "asgi": ASGI_VERSION, "root_path": "", **base}
 
-    async def run(self) -> ParsedRequest | None:
-        """Handle requests until the connection must close. Returns the request of a WebSocket handshake."""
+    async def run(self) -> None:
+        """Handle requests until the connection must close."""
         parser = self.parser
         with contextlib.suppress(WireClosed):
             while await self._read_head():
                 request = parser.ready.popleft()
-                if request.websocket:
-                    return request
                 if parser.rejection is not None and not request.complete:
                     await self._reject_and_close(parser.rejection)
                     break
                 if not await self._handle_request(request):
                     break
-        return None
 
     def close_when_idle(self) -> None:
-        """Draining has started: close after DRAIN_GRACE if idle, else after the request in progress."""
+        """Draining has started: close after DRAIN_GRACE if idle, else after the request in progress. A
+        WebSocket is closed by the app.
+        """
+        if self._upgrade is not None:
+            self._upgrade.draining.set()
         if self.idle:
             self.wire.read_deadline = min(self.wire.read_deadline, trio.current_time() + DRAIN_GRACE)
 
@@ -101,7 +104,17 @@ class ServerConnection:
         server = self.server
         server.stats.requests += 1
         base = self._base
-        exchange = self.exchange = HTTP1Exchange(server, self.wire, self.parser, request, base["client"])
+        exchange = HTTP1Exchange(server, self.wire, self.parser, request, base["client"])
+        extensions: dict[str, object] = {"disconnect": exchange.disconnect}
+        if request.websocket:
+            upgrade = read_upgrade(exchange, self.wire, request, self.parser.leftover)
+            if isinstance(upgrade, Rejection):
+                await self._reject_and_close(upgrade)
+                return False
+            self._upgrade = extensions["websocket"] = upgrade
+            if server.draining:
+                upgrade.draining.set()
+        self.exchange = exchange
         path, raw_path, query = request.target
         scope: Scope = {
             **base,
@@ -112,11 +125,11 @@ class ServerConnection:
             "query_string": query,
             "headers": request.headers,
             "state": server.state.copy(),
-            "extensions": {"disconnect": exchange.disconnect},
+            "extensions": extensions,
         }
         try:
             await server.app(scope, exchange.receive, exchange.send)
-            if not (exchange.response.done or exchange.disconnect.disconnected):
+            if not (exchange.response.done or exchange.upgraded or exchange.disconnect.disconnected):
                 raise RuntimeError("the app returned without completing its response")
         except Exception as error:
             self._report(error)
@@ -141,8 +154,12 @@ class ServerConnection:
 
     async def _finish_response(self, exchange: HTTP1Exchange) -> bool:
         """The app has returned: respond if it did not. Returns whether the connection stays open."""
-        response = exchange.response
-        clean = exchange.request.complete and not self.parser.ready and self.parser.rejection is None
+        response, parser = exchange.response, self.parser
+        clean = exchange.request.complete and not (parser.ready or parser.leftover or parser.rejection)
+        if exchange.upgraded:
+            if self._upgrade is not None:
+                self._upgrade.end()
+            return False
         if exchange.rejected:
             clean = False
         elif exchange.write_interrupted or exchange.disconnect.disconnected:

@@ -84,6 +84,7 @@ class HTTP1Exchange:
         "request",
         "response",
         "swept_once",
+        "upgraded",
         "write_interrupted",
     )
 
@@ -96,8 +97,10 @@ class HTTP1Exchange:
         self._wire = wire
         self._parser = parser
         self._client = client
-        self.response = ResponseFramer(request, not request.keep_alive or server.draining)
+        close = not request.keep_alive or request.websocket or server.draining
+        self.response = ResponseFramer(request, close)
         self.rejected = False
+        self.upgraded = False  # the connection speaks another protocol now
         self.swept_once = False  # the sweep checks an exchange from its second visit on
         self._start: Message | None = None
         self._response_done: trio.Event | None = None
@@ -142,11 +145,20 @@ class HTTP1Exchange:
             if not more and self._response_done is not None:
                 self._response_done.set()
         elif kind == "http.response.start":
-            if self._start is not None:
+            if self._start is not None or self.upgraded:
                 raise RuntimeError("http.response.start was sent twice")
             self._start = message
         else:
             raise RuntimeError(f"{kind} is not a message of an HTTP response")
+
+    async def switch_protocols(self, head: bytes) -> None:
+        """Send the head of a 101 response. The wire then belongs to the caller. Raises ClientDisconnected."""
+        if self.disconnect.disconnected:
+            raise ClientDisconnected("the client has disconnected")
+        if self._start is not None or self.upgraded:
+            raise RuntimeError("the response has started")
+        self.upgraded = True
+        await self._write(head)
 
     def _frame_start(self, body: bytes, more: bool) -> bytes:
         assert self._start is not None  # noqa: S101 send checked it

@@ -1,45 +1,34 @@
-"""HTTP/2 (over TLS) and WebSockets through Hypercorn's connection handler, with added limits.
+"""HTTP/2 (over TLS) through Hypercorn's connection handler, with added limits.
 
 Hypercorn's Trio handler lets an error of one connection end the process, waits without limit for a client or
-an app that does not read, buffers HTTP/2 without limit, fails on DATA for a stream it has answered, and
-leaves failed WebSocket handshakes open. Here requests have the limits, rejections and `disconnect` extension
-of HTTP/1.1. An error in a stream ends that stream; any other error ends its connection, as does a client that
-reads nothing for `write_timeout`. WebSockets over HTTP/2 are not supported.
+an app that does not read, buffers HTTP/2 without limit, and fails on DATA for a stream it has answered. Here
+requests have the limits, rejections and `disconnect` extension of HTTP/1.1. An error in a stream ends that
+stream; any other error ends its connection, as does a client that reads nothing for `write_timeout`.
+WebSockets over HTTP/2 are not supported.
 """
 
 from typing import Any
 
 import h2.exceptions
-import h11
 import trio
-import wsproto.utilities
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData
 from hypercorn.protocol import ProtocolWrapper
-from hypercorn.protocol.events import Event as StreamEvent
-from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 
 from bluesminds.http.asgi import Scope
 from bluesminds.http.server.exchange import ServerContext
-from bluesminds.http.server.hypercorn_apps import ResetStream, SendTimeout, StreamTasks
+from bluesminds.http.server.hypercorn_apps import SendTimeout, StreamTasks
 from bluesminds.http.server.hypercorn_http2 import HTTP2Protocol
-from bluesminds.http.server.request_parser import ParsedRequest
 from bluesminds.http.wire import Wire, WireClosed, WireTimeout
 
 MAX_REQUESTS = (
     1_000_000  # per HTTP/2 connection; never reached, because Hypercorn then ends streams in progress
 )
 
-_CLIENT_FAULTS = (
-    OSError,
-    SendTimeout,
-    h11.ProtocolError,
-    h2.exceptions.H2Error,
-    wsproto.utilities.ProtocolError,
-)
+_CLIENT_FAULTS = (OSError, SendTimeout, h2.exceptions.H2Error)
 
 
 class Hypercorn:
@@ -53,8 +42,7 @@ class Hypercorn:
         config.include_server_header = False
         config.keep_alive_timeout = server.limits.idle_timeout
         config.keep_alive_max_requests = MAX_REQUESTS
-        config.h11_max_incomplete_size = config.h2_max_header_list_size = server.limits.header_bytes
-        config.websocket_max_message_size = server.limits.body_bytes
+        config.h2_max_header_list_size = server.limits.header_bytes
 
     async def terminate(self) -> None:
         """Draining has started: idle connections close now, others after their last stream."""
@@ -62,18 +50,8 @@ class Hypercorn:
 
     async def http2(self, wire: Wire, base: Scope) -> None:
         """Serve one TLS connection that has negotiated h2, until its end."""
-        await self._serve(wire, base, "h2", b"")
-
-    async def websocket(self, wire: Wire, base: Scope, request: ParsedRequest, leftover: bytes) -> None:
-        """Serve one WebSocket until its end. `leftover`: the bytes read after its request."""
-        _, raw_path, query = request.target
-        lines = [b"GET %b%b HTTP/1.1\r\n" % (raw_path, b"?" + query if query else b"")]
-        lines += [b"%b: %b\r\n" % header for header in request.headers]
-        await self._serve(wire, base, "http/1.1", b"%b\r\n%b" % (b"".join(lines), leftover))
-
-    async def _serve(self, wire: Wire, base: Scope, alpn: str, prefix: bytes) -> None:
-        stream = _WireStream(wire, prefix, self._server)
-        handler = _Handler(self._server, self._config, self._context, stream, base, alpn)
+        stream = _WireStream(wire, self._server)
+        handler = _Handler(self._server, self._config, self._context, stream, base)
         try:
             await handler.run()
         except _CLIENT_FAULTS:
@@ -89,18 +67,14 @@ class Hypercorn:
 class _WireStream:
     """Adapts a wire to the Trio stream that Hypercorn expects."""
 
-    def __init__(self, wire: Wire, prefix: bytes, server: ServerContext) -> None:
+    def __init__(self, wire: Wire, server: ServerContext) -> None:
         self._wire = wire
-        self._prefix = prefix
         self._server = server
         self._closed = False
 
     async def receive_some(self, max_bytes: int) -> bytes:
         if self._closed:
             raise trio.ClosedResourceError
-        if self._prefix:
-            prefix, self._prefix = self._prefix, b""
-            return prefix
         try:
             return await self._wire.receive()
         except (WireClosed, WireTimeout):
@@ -133,12 +107,10 @@ class _Handler(TCPServer):
         context: WorkerContext,
         stream: _WireStream,
         base: Scope,
-        alpn: str,
     ) -> None:
         super().__init__(ASGIWrapper(server.app), config, context, server.state, stream)  # type: ignore[arg-type]
         self._server = server
         self._base = base
-        self._alpn = alpn
         self._write_interrupted = False
 
     async def run(self) -> None:
@@ -166,7 +138,7 @@ class _Handler(TCPServer):
             self.protocol_send,
         )
         protocol = ProtocolWrapper(*parts)
-        protocol.protocol = HTTP2Protocol(*parts) if self._alpn == "h2" else _WebSocketProtocol(*parts)
+        protocol.protocol = HTTP2Protocol(*parts)
         return protocol
 
     async def protocol_send(self, event: Event) -> None:
@@ -191,17 +163,3 @@ class _Handler(TCPServer):
         if isinstance(self.protocol.protocol, HTTP2Protocol):
             await self.protocol.protocol.write_out()
         await self.stream.aclose()
-
-
-class _WebSocketProtocol(H11Protocol):
-    """Closes the connection when Hypercorn has closed its WebSocket."""
-
-    async def handle(self, event: Event) -> None:
-        await super().handle(event)
-        if isinstance(event, RawData) and self.stream is not None and self.stream.closed:
-            await self.send(Closed())
-
-    async def stream_send(self, event: StreamEvent) -> None:
-        if isinstance(event, ResetStream):
-            raise SendTimeout
-        await super().stream_send(event)

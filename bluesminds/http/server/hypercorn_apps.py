@@ -1,6 +1,6 @@
 """The app tasks of a Hypercorn connection, and the exchanges between an app and Hypercorn.
 
-Hypercorn passes each HTTP/2 request or WebSocket to `StreamTasks.spawn_app`. Every wait of an app for its
+Hypercorn passes each HTTP/2 request to `StreamTasks.spawn_app`. Every wait of an app for its
 client has a limit, and an app never blocks the connection. An error in an exchange ends only its stream: a
 stalled request is answered or reset; an app's error is reported and its response is completed or reset.
 """
@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from types import MethodType
 from typing import Any, cast
 
-import h11
 import trio
 from h2.errors import ErrorCodes
 from hypercorn.config import Config
 from hypercorn.protocol.events import Event
 from hypercorn.protocol.http_stream import HTTPStream
-from hypercorn.protocol.ws_stream import WSStream
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.typing import Scope as HypercornScope
 
@@ -57,24 +55,20 @@ class StreamTasks(TaskGroup):
     def __init__(self, server: ServerContext) -> None:
         super().__init__()
         self._server = server
-        self._exchanges: set[_StreamExchange] = set()
+        self._exchanges: set[_HTTP2Exchange] = set()
 
     async def spawn_app(
         self, app: object, config: Config, scope: HypercornScope, send: SendEvent
     ) -> SendEvent:
         assert self._nursery is not None  # noqa: S101 the group is entered
         stream = cast(MethodType, send).__self__
-        exchange: _StreamExchange
-        if isinstance(stream, WSStream):
-            exchange = _WebSocketExchange(self._server, cast(Scope, scope), stream, config.max_app_queue_size)
-        elif isinstance(stream, HTTPStream) and scope["type"] == "http" and scope["http_version"] == "2":
-            exchange = _HTTP2Exchange(self._server, cast(Scope, scope), stream)
-        else:
-            raise SendTimeout  # no further HTTP/1.1 request may follow a WebSocket
+        if not isinstance(stream, HTTPStream):
+            raise SendTimeout  # CONNECT is refused before
+        exchange = _HTTP2Exchange(self._server, cast(Scope, scope), stream)
         self._nursery.start_soon(self._run, exchange)
         return exchange.put
 
-    async def _run(self, exchange: "_StreamExchange") -> None:
+    async def _run(self, exchange: "_HTTP2Exchange") -> None:
         self._exchanges.add(exchange)
         try:
             await exchange.run()
@@ -87,50 +81,16 @@ class StreamTasks(TaskGroup):
             exchange.end()
 
 
-class _StreamExchange:
-    """Base of both kinds. Hypercorn calls `put` and `end`, the app `receive` and `send`."""
+class _HTTP2Exchange:
+    """One HTTP/2 request. Hypercorn calls `put` and `end`, the app `receive` and `send`. The body is
+    buffered, bounded by the stream's flow control window.
+    """
 
-    def __init__(self, server: ServerContext, scope: Scope, stream: HTTPStream | WSStream) -> None:
+    def __init__(self, server: ServerContext, scope: Scope, stream: HTTPStream) -> None:
         self._server = server
         self._scope = scope
         self._stream = stream
         self._disconnect = scope["extensions"]["disconnect"] = Disconnect()
-
-    async def run(self) -> None:
-        raise NotImplementedError
-
-    async def put(self, event: Message) -> None:
-        raise NotImplementedError
-
-    def end(self) -> None:
-        raise NotImplementedError
-
-    def _report(self, error: Exception) -> None:
-        remaining = without_disconnects(error)
-        if remaining is not None:
-            self._server.on_error(remaining)
-
-    async def _send_in_time(self, message: Message) -> None:
-        with trio.move_on_after(self._server.limits.write_timeout) as scope:
-            try:
-                await self._stream.app_send(cast(Any, message))
-            except h11.LocalProtocolError:  # the client broke the handshake while the app responded
-                raise ClientDisconnected("the connection has failed") from None
-        if scope.cancelled_caught:
-            self._server.stats.refused["write_timeout"] += 1
-            await self._reset(ErrorCodes.CANCEL)
-            raise ClientDisconnected("the client does not read")
-
-    async def _reset(self, code: ErrorCodes) -> None:
-        self._disconnect.fire()
-        await self._stream.send(ResetStream(self._stream.stream_id, code))
-
-
-class _HTTP2Exchange(_StreamExchange):
-    """One HTTP/2 request. Its body is buffered, bounded by the stream's flow control window."""
-
-    def __init__(self, server: ServerContext, scope: Scope, stream: HTTPStream) -> None:
-        super().__init__(server, scope, stream)
         self._body = bytearray()
         self._body_complete = False  # the complete body has arrived
         self._delivered = False  # the app has read the complete body
@@ -238,46 +198,19 @@ class _HTTP2Exchange(_StreamExchange):
             await self.send({"type": "http.response.start", "status": rejection.status, "headers": headers})
             await self.send({"type": "http.response.body", "body": rejection.body(request_id)})
 
+    def _report(self, error: Exception) -> None:
+        remaining = without_disconnects(error)
+        if remaining is not None:
+            self._server.on_error(remaining)
 
-class _WebSocketExchange(_StreamExchange):
-    """One WebSocket; the connection carries nothing else.
+    async def _send_in_time(self, message: Message) -> None:
+        with trio.move_on_after(self._server.limits.write_timeout) as scope:
+            await self._stream.app_send(cast(Any, message))
+        if scope.cancelled_caught:
+            self._server.stats.refused["write_timeout"] += 1
+            await self._reset(ErrorCodes.CANCEL)
+            raise ClientDisconnected("the client does not read")
 
-    Hypercorn's events go to a bounded queue. Its disconnect event closes the queue instead: the queue may be
-    full, and the event may come from the app's own task, which would have to empty it.
-    """
-
-    def __init__(self, server: ServerContext, scope: Scope, stream: WSStream, queue_size: int) -> None:
-        super().__init__(server, scope, stream)
-        self._queue_send, self._queue_receive = trio.open_memory_channel[Message](queue_size)
-        self._disconnect_event: Message = {"type": "websocket.disconnect", "code": 1006}
-
-    async def run(self) -> None:
-        try:
-            await self._server.app(self._scope, self.receive, self._send_in_time)
-        except SendTimeout:
-            raise
-        except Exception as error:
-            self._report(error)
-        finally:
-            self._queue_receive.close()
-        await self._stream.app_send(None)
-
-    async def put(self, event: Message) -> None:
-        if event["type"] == "websocket.disconnect":
-            self._disconnect_event = event
-            self.end()
-            return
-        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            with trio.move_on_after(self._server.limits.body_timeout) as scope:
-                await self._queue_send.send(event)
-            if scope.cancelled_caught:
-                raise SendTimeout
-
-    def end(self) -> None:
-        self._queue_send.close()
-
-    async def receive(self) -> Message:
-        try:
-            return await self._queue_receive.receive()
-        except trio.EndOfChannel:
-            return self._disconnect_event
+    async def _reset(self, code: ErrorCodes) -> None:
+        self._disconnect.fire()
+        await self._stream.send(ResetStream(self._stream.stream_id, code))

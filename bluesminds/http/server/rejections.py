@@ -15,13 +15,15 @@ class Rejection:
     code: str
     message: str
     type: str = "invalid_request_error"
+    extra_headers: tuple[tuple[bytes, bytes], ...] = ()
 
     def body(self, request_id: str) -> bytes:
         error = {"message": self.message, "type": self.type, "param": None, "code": self.code}
         return json.dumps({"error": error | {"request_id": request_id}}).encode()
 
     def headers(self, request_id: str) -> list[tuple[bytes, bytes]]:
-        return [(b"content-type", b"application/json"), (b"x-request-id", request_id.encode())]
+        own = [(b"content-type", b"application/json"), (b"x-request-id", request_id.encode())]
+        return [*own, *self.extra_headers]
 
     def response(self, request_id: str) -> bytes:
         """The complete HTTP/1.1 response, after which the connection closes."""
@@ -68,6 +70,9 @@ BAD_PROXY_HEADER = Rejection(
     400,
     "bad_proxy_header",
     "The connection must begin with a PROXY protocol header (setting proxy_protocol).",
+)
+HTTPS_REQUIRED = Rejection(
+    400, "https_required", "This port only accepts HTTPS. Use a URL that begins with https://."
 )
 TOO_MANY_CONNECTIONS_PER_IP = Rejection(
     429, "connections_per_ip", "Too many connections are open from this address.", "rate_limit_error"

@@ -3,7 +3,7 @@
 Every request returned has unambiguous framing: one Host, one length or chunked, one reading of its target.
 Anything else ends the input with a Rejection, after the valid requests before it. Memory and CPU are bounded
 by ListenerLimits and the size of the input. `Upgrade` is ignored, as RFC 9110 allows, except for a WebSocket
-handshake, which is returned as the connection's last request.
+handshake, which is the connection's last request.
 """
 
 import re

@@ -38,6 +38,7 @@ class ResponseFramer:
         """The head and the first part. `date`: a full header line. RuntimeError for an invalid response."""
         lines = [_status_line(status)]
         declared: int | None = None
+        options = []
         for name, value in headers:
             lower = name.lower()
             if lower not in _HOP:
@@ -48,14 +49,19 @@ class ResponseFramer:
                 date = b"date: %b\r\n" % value
             elif lower == b"connection" and b"close" in value.lower():
                 self.close = True
+            elif lower == b"upgrade" and status == HTTPStatus.UPGRADE_REQUIRED:
+                lines.append(b"upgrade: %b\r\n" % value)
+                options.append(b"upgrade")
         lines.append(date)
         framing = self._frame_line(status, declared, len(body), more)
         if framing:
             lines.append(framing)
         if self.close:
-            lines.append(b"connection: close\r\n")
+            options.append(b"close")
         elif self._request.version == "1.0":
-            lines.append(b"connection: keep-alive\r\n")
+            options.append(b"keep-alive")
+        if options:
+            lines.append(b"connection: %b\r\n" % b", ".join(options))
         head = b"".join(lines)
         if not head.count(b"\r\n") == head.count(b"\n") == head.count(b"\r") == len(lines) or b"\0" in head:
             raise RuntimeError("a response header holds a line end or NUL")

@@ -1,7 +1,7 @@
 """The listener: accepts connections within limits, isolates their errors, and drains on shutdown.
 
-`serve` owns every task it starts. One connection is one task: HTTP/1.1 (connection.py), or Hypercorn for
-HTTP/2 and WebSockets (hypercorn.py). No error of an app, a parser or a client leaves its connection's task.
+`serve` owns every task it starts. One connection is one task: HTTP/1.1 and WebSockets (connection.py), or
+Hypercorn for HTTP/2 (hypercorn.py). No error of an app, a parser or a client leaves its connection's task.
 One sweep detects disconnected clients, so that requests pay nothing for it.
 """
 
@@ -251,8 +251,14 @@ class _Listener:
             finally:
                 self._counter.leave(source)
             return
+        await self._count_and_reject(client, peer, rejection, readable=self._tls is None)
+
+    async def _count_and_reject(
+        self, client: socket.socket, peer: Client, rejection: Rejection, *, readable: bool
+    ) -> None:
+        """`readable`: the client does not expect TLS."""
         request_id = self._server.count_rejection(rejection, peer)
-        if self._tls is None and self._rejecting < MAX_REJECTING:
+        if readable and self._rejecting < MAX_REJECTING:
             self._rejecting += 1
             await self._reject(client, rejection, request_id)
 
@@ -266,8 +272,14 @@ class _Listener:
         try:
             with trio.fail_after(self._server.limits.handshake_timeout):
                 await stream.do_handshake()
-        except (trio.BrokenResourceError, trio.TooSlowError):
+        except trio.TooSlowError:
             self._server.stats.refused["handshake"] += 1
+            return
+        except trio.BrokenResourceError as error:
+            if _is_plain_http(error):
+                await self._count_and_reject(client, peer, rejections.HTTPS_REQUIRED, readable=True)
+            else:
+                self._server.stats.refused["handshake"] += 1
             return
         wire = TLSWire(stream)
         try:
@@ -288,10 +300,7 @@ class _Listener:
         server.deadlines.add(wire)
         self._connections.add(connection)
         try:
-            websocket = await connection.run()
-            if websocket is not None:
-                server.stats.requests += 1
-                await self._hypercorn.websocket(wire, base, websocket, connection.parser.leftover)
+            await connection.run()
         finally:
             self._connections.discard(connection)
             server.deadlines.discard(wire)
@@ -319,7 +328,7 @@ class _Listener:
         watched: dict[int, ServerConnection] = {}
         for connection in self._connections:
             exchange = connection.exchange
-            if exchange is not None:
+            if exchange is not None and not exchange.upgraded:
                 if exchange.swept_once:
                     watched[connection.wire.fileno()] = connection
                 exchange.swept_once = True
@@ -355,3 +364,8 @@ def _scope_base(client: socket.socket, peer: Client, tls: bool) -> Scope:
         return {"scheme": scheme, "client": None, "server": (client.getsockname(), None)}
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return {"scheme": scheme, "client": peer, "server": tuple(client.getsockname()[:2])}
+
+
+def _is_plain_http(error: trio.BrokenResourceError) -> bool:
+    """Whether a TLS handshake failed because OpenSSL read an HTTP request line."""
+    return isinstance(error.__cause__, ssl.SSLError) and error.__cause__.reason == "HTTP_REQUEST"

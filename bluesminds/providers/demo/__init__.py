@@ -1,7 +1,8 @@
 """A built-in model server, so that every endpoint of the gateway can be tried without a vendor.
 
-It supports OpenAI's API for chat completions, completions, embeddings, moderations, images and audio, and
-the rerank API of Cohere and Jina. The same request always gets the same response. The model decides what the
+It supports OpenAI's API for chat completions, responses, completions, embeddings, moderations, images and
+audio, and the rerank API of Cohere and Jina. The same request always gets the same response. The model
+decides what the
 response is:
 
     demo/echo        the last message              demo/embedding    vectors, alike for similar texts

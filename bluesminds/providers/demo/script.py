@@ -83,7 +83,7 @@ def _field_of(path: str | None) -> str | None:
 
 
 def response(content: dict[str, Any]) -> Script:
-    """A JSON response in one piece."""
+    """A JSON response that is not streamed."""
     return Script(200, "application/json", (Step(TOKEN_SECONDS, msgspec.json.encode(content)),))
 
 

@@ -11,16 +11,21 @@ from bluesminds.providers.demo.audio import speech
 from bluesminds.providers.demo.chat import chat
 from bluesminds.providers.demo.completions import completions
 from bluesminds.providers.demo.forms import UploadedForm, receive_form
+from bluesminds.providers.demo.gemini import count_tokens, gemini_error, generate_content
 from bluesminds.providers.demo.images import edits, edits_of_form, generations, variations
 from bluesminds.providers.demo.moderations import moderations
+from bluesminds.providers.demo.responses import input_tokens, responses
 from bluesminds.providers.demo.script import CREATED, DemoError, Script, Step, error_response, read, response
 from bluesminds.providers.demo.transcripts import transcriptions, translations
 from bluesminds.providers.demo.vectors import embeddings, rerank
+from bluesminds.wire.models import ModelRow, write_gemini_model, write_gemini_models
 from bluesminds.wire.multipart import is_form
 
 SLOW_SECONDS = 3.0
 _ENDPOINTS = {
     "/chat/completions": chat,
+    "/responses": responses,
+    "/responses/input_tokens": input_tokens,
     "/completions": completions,
     "/embeddings": embeddings,
     "/moderations": moderations,
@@ -35,13 +40,15 @@ _FORM_ENDPOINTS = {
     "/audio/transcriptions": transcriptions,
     "/audio/translations": translations,
 }
-_TEXT = ("/chat/completions", "/completions")
+_GEMINI = "/v1beta"
+_CHAT = ("/chat/completions", "/responses", "/responses/input_tokens")
+_TEXT = (*_CHAT, "/completions")
 _ALL = tuple(dict.fromkeys((*_ENDPOINTS, *_FORM_ENDPOINTS)))
 MODELS = {  # the endpoints that each model serves
     "demo/echo": _TEXT,
     "demo/text": _TEXT,
-    "demo/reasoning": ("/chat/completions",),
-    "demo/refusal": ("/chat/completions",),
+    "demo/reasoning": _CHAT,
+    "demo/refusal": _CHAT,
     "demo/embedding": ("/embeddings",),
     "demo/moderation": ("/moderations",),
     "demo/rerank": ("/rerank",),
@@ -66,13 +73,41 @@ class _ModelField(Struct):
 
 
 def respond(method: str, path: str, body: bytes | UploadedForm) -> Script:
-    """What to respond. Paths begin with /v1."""
+    """What to respond. Paths begin with /v1 or, for Gemini's API, with /v1beta."""
+    google = path.startswith(_GEMINI)
+    write_error = gemini_error if google else error_response
     try:
+        if google:
+            return _respond_to_google(method, path.removeprefix(_GEMINI), _as_json(body))
         return _respond(method, path.removeprefix("/v1"), body)
     except DemoError as error:
-        return error_response(error)
+        return write_error(error)
     except RecursionError:
-        return error_response(DemoError("The body is nested too deeply."))
+        return write_error(DemoError("The body is nested too deeply."))
+
+
+def _respond_to_google(method: str, path: str, body: bytes) -> Script:
+    names = [name for name, paths in MODELS.items() if "/chat/completions" in paths]
+    name, _, call = path.removeprefix("/models/").rpartition(":")
+    if method == "GET" and path == "/models":
+        return _json(write_gemini_models([ModelRow(name) for name in names]))
+    if method == "GET" and path.startswith("/models/"):
+        name = path.removeprefix("/models/")
+        if name not in names:
+            raise _unknown_model(name)
+        return _json(write_gemini_model(ModelRow(name)))
+    if method != "POST" or not path.startswith("/models/"):
+        raise _unknown_endpoint(method, path)
+    if call == "countTokens":
+        return _play(name, "/chat/completions", lambda: count_tokens(name, body))
+    if call not in ("generateContent", "streamGenerateContent"):
+        raise _unknown_endpoint(method, path)
+    stream = call == "streamGenerateContent"
+    return _play(name, "/chat/completions", lambda: generate_content(name, body, stream=stream))
+
+
+def _json(content: bytes) -> Script:
+    return Script(200, "application/json", (Step(0.0, content),))
 
 
 def _respond(method: str, path: str, body: bytes | UploadedForm) -> Script:
@@ -84,8 +119,13 @@ def _respond(method: str, path: str, body: bytes | UploadedForm) -> Script:
             raise _unknown_model(name)
         return response(_model(name))
     if method != "POST" or path not in _ALL:
-        raise DemoError(f"The demo server has no endpoint {method} {path}.", status=404, code="not_found")
+        raise _unknown_endpoint(method, path)
     model = (body.read if isinstance(body, UploadedForm) else partial(read, body))(_ModelField).model
+    return _play(model, path, lambda: _answer(path, body))
+
+
+def _play(model: str, path: str, make: Callable[[], Script]) -> Script:
+    """The script that `make` writes for a model, with the faults of the model."""
     kind = model.removeprefix("demo/")
     if kind.isdecimal() and 400 <= int(kind) <= 599:
         raise DemoError(f"{model} always fails with status {kind}.", status=int(kind), code=f"demo_{kind}")
@@ -96,7 +136,7 @@ def _respond(method: str, path: str, body: bytes | UploadedForm) -> Script:
         raise DemoError(
             f"{model} does not serve {path}. Models for it: {others}.", "model", code="unsupported_model"
         )
-    script = _answer(path, body)
+    script = make()
     return _delayed(script) if kind == "slow" else _cut(script) if kind == "cut" else script
 
 
@@ -104,14 +144,24 @@ def _answer(path: str, body: bytes | UploadedForm) -> Script:
     if isinstance(body, UploadedForm):
         if (of_form := _FORM_ENDPOINTS.get(path)) is not None:
             return of_form(body)
-        raise DemoError("Send JSON, not a form.", status=415)
+        body = _as_json(body)
     if (of_json := _ENDPOINTS.get(path)) is not None:
         return of_json(body)
     raise DemoError("Send a form (multipart/form-data).", status=415)
 
 
+def _as_json(body: bytes | UploadedForm) -> bytes:
+    if isinstance(body, UploadedForm):
+        raise DemoError("Send JSON, not a form.", status=415)
+    return body
+
+
 def _model(name: str) -> dict[str, object]:
     return {"id": name, "object": "model", "created": CREATED, "owned_by": "demo"}
+
+
+def _unknown_endpoint(method: str, path: str) -> DemoError:
+    return DemoError(f"The demo server has no endpoint {method} {path}.", status=404, code="not_found")
 
 
 def _unknown_model(name: str) -> DemoError:

@@ -44,6 +44,7 @@ class ListenerMetrics(Collector):
 
 
 CheckReadiness = Callable[[], Awaitable[Mapping[str, str]]]
+CountServers = Callable[[], Mapping[str, int]]
 
 
 class ServiceIndex(Struct, frozen=True):
@@ -65,16 +66,20 @@ class HealthResponse(Struct, frozen=True):
 
 
 class Readiness(Struct, frozen=True):
-    """`checks` maps each check to "ok" or the reason why the gateway is not ready."""
+    """`checks` maps each check to "ok" or the reason why the gateway is not ready. `servers` is the number of
+    servers by state: "up", "down", "unknown" or "unusable".
+    """
 
     status: Literal["ok", "unavailable"]
     checks: dict[str, str]
+    servers: dict[str, int]
 
 
 class OpsHandlers(Struct, frozen=True):
-    """`readiness` returns "ok" or a reason for each check."""
+    """`readiness` returns "ok" or a reason for each check, and `servers` the number of servers by state."""
 
     readiness: CheckReadiness
+    servers: CountServers
     registry: CollectorRegistry
 
     async def index(self) -> ServiceIndex:
@@ -90,7 +95,8 @@ class OpsHandlers(Struct, frozen=True):
         checks = dict(await self.readiness())
         ready = all(result == "ok" for result in checks.values())
         return HandlerResponse(
-            Readiness("ok" if ready else "unavailable", checks), status=200 if ready else 503
+            Readiness("ok" if ready else "unavailable", checks, dict(self.servers())),
+            status=200 if ready else 503,
         )
 
     async def metrics(self) -> RawBody:

@@ -1,17 +1,20 @@
 """/api/admin/servers: the upstream servers of the configuration and of the database."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
 from bluesminds.accounts.servers import LOCKED, ServerChanges, Servers
 from bluesminds.common.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from bluesminds.common.server_headers import MAX_HEADERS, check_headers
 from bluesminds.common.values import Server
-from bluesminds.config.settings import Priority, ServerName, Weight
+from bluesminds.config.settings import Priority, ServerName, VendorName, Weight
 from bluesminds.gateway.probe import ProbeResult
 from bluesminds.gateway.routing.health import ServerStatus
 from bluesminds.http.client.pool import UpstreamOrigin
+from bluesminds.providers.profiles import find_profile, profile_of
+from bluesminds.providers.vendors import resolve
 from bluesminds.web.fields import Name, Secret
 from bluesminds.web.guard import Access, Principal
 from bluesminds.web.routes import Page, Route, route
@@ -22,21 +25,42 @@ ModelNames = Annotated[
 ]
 
 
+AddedDialect = Annotated[
+    Literal["openai", "azure", "litellm", "anthropic", "gemini"],
+    Meta(description='one of "openai", "azure", "litellm", "anthropic", "gemini"'),
+]
+Version = Annotated[
+    str, Meta(pattern=r"^[0-9A-Za-z.-]{0,40}\Z", description='a version of Azure\'s API, or ""')
+]
+ServerHeaders = Annotated[
+    dict[str, str], Meta(description="an object of header names and values", max_length=MAX_HEADERS)
+]
+
+
 class NewServer(Struct, forbid_unknown_fields=True):
+    """`url` and `dialect` follow from `vendor`; without a vendor, `url` is needed."""
+
     name: ServerName
-    url: str
-    dialect: Literal["openai", "litellm", "anthropic"] = "openai"
+    vendor: VendorName | None = None
+    url: str | None = None
+    dialect: AddedDialect | None = None
     api_key: Secret | None = None
+    api_version: Version = ""
+    headers: ServerHeaders = {}
     models: ModelNames = []
     weight: Weight = 1
     priority: Priority = 0
 
 
 class ServerPatch(Struct, forbid_unknown_fields=True):
-    """`api_key` null removes the key. An empty list of models means that the gateway discovers them."""
+    """`api_key` null removes the key. `headers` replaces all headers. An empty list of models means that the
+    gateway discovers them.
+    """
 
     url: str | UnsetType = UNSET
     api_key: Secret | UnsetType | None = UNSET
+    api_version: Version | UnsetType = UNSET
+    headers: ServerHeaders | UnsetType = UNSET
     models: ModelNames | UnsetType = UNSET
     weight: Weight | UnsetType = UNSET
     priority: Priority | UnsetType = UNSET
@@ -45,13 +69,16 @@ class ServerPatch(Struct, forbid_unknown_fields=True):
 class ServerView(Struct, frozen=True):
     """`state` is the result of the last health check; `unusable`: the API key cannot be decrypted.
     `models` are the configured ones; `model_count` includes discovered ones. `origin`: database, file,
-    environment or built-in.
+    environment or built-in. `vendor` is null if it is not known. `headers` has only the names.
     """
 
     name: str
+    vendor: str | None
     dialect: str
     url: str
     has_api_key: bool
+    api_version: str | None
+    headers: list[str]
     models: list[str]
     weight: int
     priority: int
@@ -104,12 +131,22 @@ class ServerHandlers(Struct, frozen=True):
         """Change a server of the database. Omitted fields stay the same."""
         if body.url is not UNSET:
             _check_url(body.url)
+        if body.headers is not UNSET:
+            _check_headers(body.headers)
+        if body.models is not UNSET and not body.models:
+            await self._check_discovery(name)
         fields = structs.asdict(body)
         if body.models is not UNSET:
             fields["models"] = tuple(body.models)
         changed = await self.servers.update(principal.actor, name, ServerChanges(**fields))
         await self.changed()
         return _view(changed, self.status(name))
+
+    async def _check_discovery(self, name: str) -> None:
+        """Raises InvalidRequest if the models of a server cannot be discovered."""
+        for server in await self.now():
+            if server.name == name:
+                _check_models(server.vendor, server.url, server.dialect, [])
 
     async def remove(self, principal: Principal, name: str) -> None:
         """Remove a server. Running requests are completed."""
@@ -151,18 +188,61 @@ def _check_url(url: str) -> None:
         raise InvalidRequest("invalid_url", f"{exc}.", param="url") from exc
 
 
+def _check_headers(headers: Mapping[str, str]) -> None:
+    """Raises InvalidRequest."""
+    try:
+        check_headers(headers)
+    except ValueError as exc:
+        raise InvalidRequest("invalid_value", f"headers: {exc}.", param="headers") from exc
+
+
+def _check_models(vendor: str, url: str, dialect: str, models: Sequence[str]) -> None:
+    """Raises InvalidRequest if the server does not list its models and none is named."""
+    if not models and not find_profile(dialect, vendor, url, "").lists_models:
+        raise InvalidRequest(
+            "models_required",
+            "This server does not list the models that can be used. Name them in `models`; on Azure these are"
+            " the names of the deployments.",
+            param="models",
+        )
+
+
 def _server(new: NewServer) -> Server:
-    _check_url(new.url)
-    fields = structs.asdict(new) | {"models": tuple(new.models), "origin": "table"}
-    return Server(**fields)
+    """Raises InvalidRequest."""
+    try:
+        url, dialect = resolve(new.vendor or "", new.url or "", new.dialect or "")
+    except ValueError as exc:
+        raise InvalidRequest("invalid_url", f"{exc}. Give its `url`.", param="url") from exc
+    if not url:
+        raise InvalidRequest("invalid_value", "Missing field `url`. Give a `url` or a `vendor`.", param="url")
+    _check_url(url)
+    _check_headers(new.headers)
+    _check_models(new.vendor or "", url, dialect, new.models)
+    return Server(
+        name=new.name,
+        dialect=dialect,
+        url=url,
+        api_key=new.api_key,
+        models=tuple(new.models),
+        weight=new.weight,
+        priority=new.priority,
+        origin="table",
+        vendor=new.vendor or "",
+        api_version=new.api_version,
+        headers=tuple(new.headers.items()),
+    )
 
 
 def _view(row: Server, status: ServerStatus) -> ServerView:
+    vendor = profile_of(row).vendor
     return ServerView(
         name=row.name,
+        vendor=None if vendor is None else vendor.name,
         dialect=row.dialect,
         url=row.url,
         has_api_key=row.api_key is not None,
+        api_version=row.api_version or None,
+        headers=[name for name, _ in row.headers],
         models=list(row.models),
         weight=row.weight,
         priority=row.priority,

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from bluesminds.gateway.operations import OPERATIONS, Operation, api_of
+from bluesminds.gateway.operations import GEMINI_MODELS, OPERATIONS, ApiName, Operation, api_of
 from bluesminds.web.docs.openapi import JSON, OpenAPIOperation
 from bluesminds.wire.base import FormatName
 from bluesminds.wire.requests import Choices, StreamOptions, Tokens
@@ -21,14 +21,14 @@ def _file(example: str) -> Meta:
 
 
 class MessageSchema(Struct):
-    """One message of a conversation. Other fields pass through."""
+    """One message of a conversation. Other fields are forwarded."""
 
     role: str
     content: Any = None
 
 
 class GenerationRequestSchema(Struct, kw_only=True):
-    """The fields that the gateway reads. All other fields are passed to the server unchanged."""
+    """The fields that the gateway reads. All other fields are forwarded unchanged."""
 
     model: str
     stream: bool | None = None
@@ -50,7 +50,7 @@ class CompletionRequestSchema(GenerationRequestSchema, kw_only=True):
 
 
 class MessagesRequestSchema(Struct, kw_only=True):
-    """Anthropic's format. The fields that the gateway reads; others are passed to servers of the format."""
+    """The fields that the gateway reads. All other fields are forwarded to servers with this format."""
 
     model: str
     max_tokens: Tokens
@@ -67,6 +67,51 @@ class CountTokensRequestSchema(Struct, kw_only=True):
         list[MessageSchema], Meta(min_length=1, examples=[[{"role": "user", "content": "Say hello."}]])
     ]
     system: Any = None
+
+
+class ResponsesRequestSchema(Struct, kw_only=True):
+    """The fields that the gateway reads. Others are passed to servers that have the Responses API."""
+
+    model: str
+    input: Annotated[Any, Meta(examples=["Say hello."])] = None
+    instructions: str | None = None
+    max_output_tokens: Tokens | None = None
+    stream: bool | None = None
+    background: Literal[False] | None = None
+
+
+class InputTokensRequestSchema(Struct, kw_only=True):
+    model: str
+    input: Annotated[Any, Meta(examples=["Say hello."])] = None
+    instructions: str | None = None
+
+
+class GeminiConfigSchema(Struct, kw_only=True, rename="camel"):
+    """Other fields pass through."""
+
+    max_output_tokens: Tokens | None = None
+    candidate_count: Choices | None = None
+
+
+class GeminiRequestSchema(Struct, kw_only=True, rename="camel"):
+    """Gemini's format, in camel case or in snake case. The fields that the gateway reads; others are passed
+    to servers of the format.
+    """
+
+    contents: Annotated[
+        list[dict[str, Any]], Meta(min_length=1, examples=[[{"parts": [{"text": "Say hello."}]}]])
+    ]
+    system_instruction: Any = None
+    generation_config: GeminiConfigSchema | None = None
+
+
+class GeminiCountRequestSchema(Struct, kw_only=True, rename="camel"):
+    """`contents`, or a whole request in `generateContentRequest`."""
+
+    contents: Annotated[
+        list[dict[str, Any]] | None, Meta(examples=[[{"parts": [{"text": "Say hello."}]}]])
+    ] = None
+    generate_content_request: dict[str, Any] | None = None
 
 
 class EmbeddingRequestSchema(Struct):
@@ -187,7 +232,9 @@ class CompletionSchema(Struct):
 
 
 class MessagesUsageSchema(Struct):
-    """Tokens, as the server counted them. `input_tokens` excludes what the cache read and wrote."""
+    """Tokens, as the server counted them. `input_tokens` excludes tokens that were read from or written to a
+    cache.
+    """
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -196,7 +243,7 @@ class MessagesUsageSchema(Struct):
 
 
 class AnthropicMessageSchema(Struct):
-    """The server's response: byte for byte, or translated from chat completions."""
+    """The server's response, byte for byte, or translated from chat completions."""
 
     id: str
     model: str
@@ -205,6 +252,32 @@ class AnthropicMessageSchema(Struct):
     usage: MessagesUsageSchema
     type: Literal["message"] = "message"
     role: Literal["assistant"] = "assistant"
+
+
+class ResponsesUsageSchema(Struct):
+    """Tokens, as the server counted them."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    total_tokens: int = 0
+
+
+class ResponseObjectSchema(Struct):
+    """The server's response: byte for byte, or translated."""
+
+    id: str
+    model: str
+    output: list[dict[str, Any]]
+    status: str
+    usage: ResponsesUsageSchema | None = None
+    object: Literal["response"] = "response"
+
+
+class InputTokensSchema(Struct):
+    """The header `x-bluesminds-estimated: true` marks an estimate."""
+
+    input_tokens: int
+    object: Literal["response.input_tokens"] = "response.input_tokens"
 
 
 class TokenCountSchema(Struct):
@@ -227,6 +300,60 @@ class AnthropicErrorResponse(Struct):
     error: AnthropicErrorSchema
     type: Literal["error"] = "error"
     request_id: str | UnsetType = UNSET
+
+
+class GeminiUsageSchema(Struct, rename="camel"):
+    """Tokens, as the server counted them. `candidatesTokenCount` excludes the thoughts."""
+
+    prompt_token_count: int = 0
+    candidates_token_count: int = 0
+    total_token_count: int = 0
+    thoughts_token_count: int | None = None
+    cached_content_token_count: int | None = None
+
+
+class GeminiResponseSchema(Struct, rename="camel"):
+    """The server's response: byte for byte, or translated from another format."""
+
+    candidates: list[dict[str, Any]] = []
+    usage_metadata: GeminiUsageSchema | None = None
+    model_version: str | None = None
+    response_id: str | None = None
+
+
+class GeminiTokenCountSchema(Struct, rename="camel"):
+    """The header `x-bluesminds-estimated: true` marks an estimate."""
+
+    total_tokens: int
+
+
+class GoogleErrorSchema(Struct):
+    code: int
+    message: str
+    status: str
+    details: list[dict[str, Any]] | UnsetType = UNSET
+
+
+class GoogleErrorResponse(Struct):
+    """The body of every error of Gemini's endpoints. The stable code of the gateway's errors is
+    `metadata.code` in the ErrorInfo among the details.
+    """
+
+    error: GoogleErrorSchema
+
+
+class GeminiModelSchema(Struct, frozen=True, rename="camel"):
+    """A model that can be called. `name` is `models/` and the name of the model."""
+
+    name: str
+    base_model_id: str
+    version: str
+    display_name: str
+    supported_generation_methods: list[str]
+
+
+class GeminiModelListSchema(Struct, frozen=True):
+    models: list[GeminiModelSchema]
 
 
 class EmbeddingsSchema(Struct):
@@ -269,7 +396,7 @@ class TranscriptSchema(Struct):
 
 
 class UpstreamErrorSchema(Struct):
-    """What went wrong. Errors of the gateway have every field; errors of a server pass as they came."""
+    """Errors of the gateway have every field. Errors of a server are forwarded unchanged."""
 
     message: str
     type: str | None = None
@@ -279,7 +406,7 @@ class UpstreamErrorSchema(Struct):
 
 
 class UpstreamErrorResponse(Struct):
-    """The body of every error, the gateway's or a server's."""
+    """The body of every error, of the gateway or of a server."""
 
     error: UpstreamErrorSchema
 
@@ -303,6 +430,10 @@ _BODIES: Final[Mapping[FormatName, tuple[type[Struct] | None, type[Struct] | Non
     "chat": (ChatRequestSchema, CompletionSchema),
     "messages": (MessagesRequestSchema, AnthropicMessageSchema),
     "count_tokens": (CountTokensRequestSchema, TokenCountSchema),
+    "responses": (ResponsesRequestSchema, ResponseObjectSchema),
+    "input_tokens": (InputTokensRequestSchema, InputTokensSchema),
+    "gemini": (GeminiRequestSchema, GeminiResponseSchema),
+    "gemini_count_tokens": (GeminiCountRequestSchema, GeminiTokenCountSchema),
     "completions": (CompletionRequestSchema, CompletionSchema),
     "embeddings": (EmbeddingRequestSchema, EmbeddingsSchema),
     "moderations": (ModerationRequestSchema, ResultsSchema),
@@ -336,6 +467,18 @@ _NAMED_STREAMS: Final = """
 With `"stream": true` the response is a stream of Anthropic's named events that ends with `message_stop`. If
 something fails after the first event, an event `error` ends the stream instead.
 """
+_NUMBERED_STREAMS: Final = """
+
+With `"stream": true` the response is a stream of OpenAI's named events that ends with `response.completed`,
+`response.incomplete` or `response.failed`. If something fails after the first event, an event `error` ends
+the stream instead.
+"""
+_GEMINI_STREAMS: Final = """
+
+With the query parameter `alt=sse` the response is a stream of server-sent events, otherwise a JSON array that
+grows. The last element has a `finishReason`. If something fails after the first element, an object with an
+`error` ends the stream instead.
+"""
 _IMAGE_STREAMS: Final = """
 
 With `"stream": true` the response is a stream of the server's events: partial images, if the request asks for
@@ -343,7 +486,7 @@ them, and the completed image with its usage. A server that does not stream resp
 """
 _SOUND: Final = """
 
-The response is sound in the format of `response_format`, passed on as it arrives. With
+The response is audio in the format of `response_format`, forwarded when it arrives. With
 `"stream_format": "sse"` the response is a stream of the server's events. If a response is cut, its connection
 closes before its end.
 """
@@ -362,12 +505,18 @@ _STREAM_TEXTS: Final[dict[FormatName, str]] = {
     "chat": _STREAMS,
     "completions": _STREAMS,
     "messages": _NAMED_STREAMS,
+    "responses": _NUMBERED_STREAMS,
     "images": _IMAGE_STREAMS,
     "image_edits": _IMAGE_STREAMS,
     "speech": _SOUND,
     "transcription": _TRANSCRIPT_STREAMS,
 }
 _TEXTS: Final[Mapping[FormatName, str]] = _STREAM_TEXTS | {"audio_translation": _TRANSCRIPTS}
+_ERRORS: Final[Mapping[ApiName, type[Struct]]] = {
+    "openai": UpstreamErrorResponse,
+    "anthropic": AnthropicErrorResponse,
+    "gemini": GoogleErrorResponse,
+}
 _MODELS: Final = "Models"
 
 
@@ -376,19 +525,23 @@ def _described(operation: Operation) -> OpenAPIOperation:
     media: dict[str, type[Struct] | None] = {} if response is None else {JSON: response}
     if (other := _OTHER_MEDIA.get(operation.format)) is not None:
         media[other] = None
-    if operation.format in _STREAM_TEXTS:
+    text = _TEXTS.get(operation.format, "")
+    if operation.path.endswith(":streamGenerateContent"):
+        text = _GEMINI_STREAMS
+    if operation.format in _STREAM_TEXTS or text == _GEMINI_STREAMS:
         media[EVENTS] = None
     return OpenAPIOperation(
         method=operation.method,
         path=operation.path,
         tag=_MODELS,
-        text=operation.summary + "." + _TEXTS.get(operation.format, ""),
+        text=f"{operation.summary}.{text}",
         access=None,
         statuses=(200,),
         media=media,
         body=request,
         form=_FORMS.get(operation.format),
-        error=AnthropicErrorResponse if api_of(operation.path) == "anthropic" else UpstreamErrorResponse,
+        path_params=[name for name in ("model",) if f"{{{name}}}" in operation.path],
+        error=_ERRORS[api_of(operation.path)],
     )
 
 
@@ -413,5 +566,26 @@ DATA_PLANE: Final = (
         statuses=(200,),
         media={JSON: ModelSchema},
         path_params=("id",),
+    ),
+    OpenAPIOperation(
+        method="GET",
+        path=GEMINI_MODELS,
+        tag=_MODELS,
+        text="List the models that the key may use, in Gemini's format.\n\nThe list has one page.",
+        access=None,
+        statuses=(200,),
+        media={JSON: GeminiModelListSchema},
+        error=GoogleErrorResponse,
+    ),
+    OpenAPIOperation(
+        method="GET",
+        path=f"{GEMINI_MODELS}/{{model}}",
+        tag=_MODELS,
+        text="Show one model, in Gemini's format.",
+        access=None,
+        statuses=(200,),
+        media={JSON: GeminiModelSchema},
+        path_params=("model",),
+        error=GoogleErrorResponse,
     ),
 )

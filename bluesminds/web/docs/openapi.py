@@ -58,9 +58,9 @@ _HEADERS: Final[Mapping[str, Schema]] = {
 
 
 class OpenAPIOperation(Struct, frozen=True, kw_only=True):
-    """`media` maps the content types of the response to their Structs, or None without a schema. `statuses`
-    are those of responses that are not errors. `body` is the Struct of a request in JSON, `form` that of a
-    form.
+    """`media` maps each content type of the response to a Struct, or to None if there is no schema.
+    `statuses` are those of responses that are not errors. `body` is the Struct of a request in JSON, `form`
+    the Struct of a form.
     """
 
     method: str

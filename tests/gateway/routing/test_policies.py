@@ -17,6 +17,7 @@ from bluesminds.gateway.operations import OPERATIONS, Operation
 from bluesminds.gateway.routing.catalog import ModelCatalog
 from bluesminds.gateway.routing.plans import Plan, Target
 from bluesminds.gateway.routing.policies import select_targets
+from bluesminds.wire.models import ModelRow
 
 BY_PATH = {operation.path: operation for operation in OPERATIONS}
 CHAT = BY_PATH["/v1/chat/completions"]
@@ -84,6 +85,16 @@ def test_unknown_model_is_not_found() -> None:
     assert len(caught.value.message) < 300
     with pytest.raises(NotFound, match="No server is configured"):
         select(ModelCatalog([], {}), "m")
+
+
+def test_unknown_model_beside_servers_without_models_names_their_number() -> None:
+    silent = [server("a"), server("b", models=()), server("c", models=())]
+    with pytest.raises(NotFound, match="2 servers listed no models and may be down"):
+        select(ModelCatalog(silent, {}), "x")
+    with pytest.raises(NotFound, match="1 server listed no models and may be down"):
+        select(ModelCatalog(silent, {"c": [ModelRow("m")]}), "x")
+    with pytest.raises(NotFound, match=r"available models\.$"):
+        select(ModelCatalog([server("a")], {}), "x")
 
 
 def test_model_whose_servers_lack_the_endpoint_is_unsupported() -> None:

@@ -1,4 +1,4 @@
-"""Another server is asked as long as the client has seen nothing, and never after that."""
+"""The next server is tried until the first byte is sent to the client, and never after that."""
 
 import gzip
 import socket
@@ -26,13 +26,14 @@ from tests.fakes.model_server import (
     hang,
     refusal,
     streamed,
+    text_chunks,
     whole,
 )
 from tests.fakes.raw_upstream import Peer
 from tests.gateways import ASK, IMPATIENT, STREAM, Gateway, entry
 
 WAITING = b": PROCESSING\n\n"
-TEXT = chunk("Hello") + chunk(" world") + chunk(finish="stop") + DONE
+TEXT = b"".join((*text_chunks(), chunk(finish="stop"), DONE))
 
 
 FAILURES: list[tuple[str, Plan]] = [
@@ -64,7 +65,7 @@ STREAM_FAILURES: list[tuple[str, Plan]] = [
 
 
 @pytest.mark.parametrize(("reason", "failure"), FAILURES, ids=range(len(FAILURES)))
-async def test_the_next_server_answers_instead(
+async def test_failed_attempt_moves_to_next_server(
     pair: Gateway, models: ModelServer, second: ModelServer, reason: str, failure: Plan
 ) -> None:
     models.plan(failure)
@@ -82,7 +83,7 @@ async def test_the_next_server_answers_instead(
 
 
 @pytest.mark.parametrize(("reason", "failure"), STREAM_FAILURES, ids=range(len(STREAM_FAILURES)))
-async def test_a_stream_moves_on_until_its_first_event(
+async def test_stream_without_first_event_moves_to_next_server(
     pair: Gateway, models: ModelServer, reason: str, failure: Plan
 ) -> None:
     models.plan(failure)
@@ -92,7 +93,7 @@ async def test_a_stream_moves_on_until_its_first_event(
     assert [row["server"] for row in pair.rows()] == ["second"]
 
 
-async def test_a_stream_that_has_begun_stays_where_it_is(
+async def test_stream_after_first_event_stays_on_server(
     pair: Gateway, models: ModelServer, second: ModelServer
 ) -> None:
     models.plan(streamed(chunk("one"), Pause(0.05), Cut))
@@ -104,7 +105,7 @@ async def test_a_stream_that_has_begun_stays_where_it_is(
 
 
 @pytest.mark.parametrize("status", [400, 403, 413, 422])
-async def test_the_clients_own_fault_is_not_repeated(
+async def test_client_error_is_not_tried_on_next_server(
     pair: Gateway, models: ModelServer, second: ModelServer, status: int
 ) -> None:
     models.plan(refusal(status))
@@ -112,7 +113,7 @@ async def test_the_clients_own_fault_is_not_repeated(
     assert second.asked == []
 
 
-async def test_a_server_that_refuses_connections_is_passed_over(
+async def test_server_that_refuses_connections_is_skipped(
     nursery: trio.Nursery, home: Path, models: ModelServer
 ) -> None:
     with socket.socket() as unused:
@@ -125,7 +126,7 @@ async def test_a_server_that_refuses_connections_is_passed_over(
     assert gateway.rows()[0]["attempts"] == 2
 
 
-async def test_the_number_of_attempts_is_bounded(
+async def test_attempts_setting_limits_servers_tried(
     nursery: trio.Nursery, home: Path, models: ModelServer
 ) -> None:
     servers = [entry(name, models.url) for name in ("a", "b", "c", "d")]
@@ -161,7 +162,7 @@ ENDINGS: list[tuple[Plan, int, str, str]] = [
 
 
 @pytest.mark.parametrize("body", [ASK, STREAM], ids=["plain", "streamed"])
-async def test_when_all_servers_fail_the_last_failure_is_told(
+async def test_last_failure_of_all_servers_is_returned(
     nursery: trio.Nursery, home: Path, models: ModelServer, body: dict[str, Any]
 ) -> None:
     servers = [entry("one", models.url, api_key="sk-upstream")]
@@ -182,7 +183,7 @@ async def test_when_all_servers_fail_the_last_failure_is_told(
     assert [row["status"] for row in rows] == [status for _, status, _, _ in ENDINGS]
 
 
-async def test_the_last_servers_wish_for_patience_is_told(gateway: Gateway, models: ModelServer) -> None:
+async def test_retry_after_of_last_server_is_forwarded(gateway: Gateway, models: ModelServer) -> None:
     for status in (429, 500, 503):
         models.plan(
             refusal(status, None, b"Retry-After: 7", b"Retry-After-Ms: 6500", b"x-should-retry: false")
@@ -192,7 +193,7 @@ async def test_the_last_servers_wish_for_patience_is_told(gateway: Gateway, mode
         assert answer.headers["x-should-retry"] == "false"
 
 
-async def test_with_every_server_left_out_one_is_still_asked(
+async def test_ejected_servers_are_tried_without_others(
     nursery: trio.Nursery, home: Path, models: ModelServer
 ) -> None:
     upstream = {"eject_after": 1, "eject_seconds": 60.0, "attempts": 1}

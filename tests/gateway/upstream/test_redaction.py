@@ -57,7 +57,7 @@ async def test_answers_are_redacted(keyed: Gateway, models: ModelServer, plan: P
             answer.json()
 
 
-async def test_a_redacted_error_still_says_what_is_wrong(keyed: Gateway, models: ModelServer) -> None:
+async def test_redacted_error_keeps_its_message(keyed: Gateway, models: ModelServer) -> None:
     models.plan(refusal(400, QUOTING))
     told = (await keyed.chat()).json()["error"]
     assert told["message"] == "Incorrect API key provided: [redacted]"

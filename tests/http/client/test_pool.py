@@ -318,6 +318,14 @@ class Nowhere(trio.abc.HostnameResolver):
         raise NotImplementedError
 
 
+async def test_connect_to_unknown_name_says_so_without_a_number(pool: Pool) -> None:
+    trio.socket.set_custom_hostname_resolver(Nowhere())
+    origin = UpstreamOrigin("http", "no-such-host.invalid", 80)
+    with pytest.raises(ConnectFailed) as caught:
+        await pool.request(b"GET", origin, b"/", [], timeouts=TIMEOUTS)
+    assert str(caught.value) == "cannot connect to no-such-host.invalid: name or service not known"
+
+
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "a" * 64 + ".invalid", "a..b"])
 async def test_connect_to_unknown_name_fails(pool: Pool, host: str) -> None:
     trio.socket.set_custom_hostname_resolver(Nowhere())

@@ -1,4 +1,4 @@
-"""The listener: limits, lifespan, addresses, Unix sockets, TLS, HTTP/2 and WebSockets."""
+"""The listener: limits, lifespan, addresses, Unix sockets, TLS and HTTP/2."""
 
 import contextlib
 import os
@@ -16,10 +16,8 @@ import pytest
 import trio
 import trio.testing
 import trustme
-import wsproto
-import wsproto.events
 
-from bluesminds.http.asgi import ClientDisconnected, Message, Receive, Scope, Send
+from bluesminds.http.asgi import ClientDisconnected, Receive, Scope, Send
 from bluesminds.http.server import serve as serve_module
 from bluesminds.http.server.rejections import URL_TOO_LONG, RateLimitedReporter
 from bluesminds.http.server.serve import (
@@ -44,7 +42,6 @@ from tests.http.serving import (
 )
 
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
-UPGRADE = b"GET / HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
 AUTHORITY = trustme.CA()
 
 
@@ -486,7 +483,7 @@ async def test_tls_failed_or_stalled_handshakes_are_closed(nursery: trio.Nursery
     streams = [await served.connect() for _ in range(50)]
     for index, stream in enumerate(streams):
         if index % 3 == 0:
-            await _send_quietly(stream, GET)
+            await _send_quietly(stream, b"\x00\x01\x02" * 10)
         elif index % 3 == 1:
             await _send_quietly(stream, b"\x16\x03\x01\x02\x00\x01")
             stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
@@ -496,6 +493,18 @@ async def test_tls_failed_or_stalled_handshakes_are_closed(nursery: trio.Nursery
         await stream.aclose()
     assert served.stats.refused["handshake"] == 50
     async with await connect_tls(served, attempts=100) as encrypted:
+        assert (await Client(encrypted).ask(GET)).status == 200
+    assert not served.errors
+
+
+async def test_tls_plain_http_request_is_answered(nursery: trio.Nursery) -> None:
+    served = await start(nursery, echo, tls=server_tls(), http2=True)
+    answer = await served.ask(GET)
+    assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+    assert b'"code": "https_required"' in answer
+    assert (served.stats.refused["https_required"], len(served.rejections)) == (1, 1)
+    await eventually(lambda: not served.stats.open)
+    async with await connect_tls(served) as encrypted:
         assert (await Client(encrypted).ask(GET)).status == 200
     assert not served.errors
 
@@ -734,101 +743,4 @@ async def test_http2_drain_finishes_streams(nursery: trio.Nursery) -> None:
         await served.ended.wait()
     await busy.stream.aclose()
     await idle.stream.aclose()
-    assert not served.errors
-
-
-# WebSockets
-
-
-async def parrot(scope: Scope, receive: Receive, send: Send) -> None:
-    assert scope["type"] == "websocket"
-    await receive()
-    if scope["path"] == "/no":
-        await send({"type": "websocket.close"})
-        return
-    await send({"type": "websocket.accept"})
-    if scope["path"] == "/fail":
-        raise ValueError("secret")
-    while True:
-        message: Message = await receive()
-        if message["type"] == "websocket.disconnect":
-            return
-        await send({"type": "websocket.send", "text": message["text"].upper()})
-
-
-async def converse(stream: trio.abc.Stream, path: str, words: list[str]) -> list[wsproto.events.Event]:
-    """Send each word and collect the events, until the server closes or all words are sent."""
-    connection = wsproto.WSConnection(wsproto.ConnectionType.CLIENT)
-    events: list[wsproto.events.Event] = []
-    await stream.send_all(connection.send(wsproto.events.Request(host="test", target=path)))
-    pending = list(words)
-    while True:
-        data = await stream.receive_some(65536)
-        connection.receive_data(bytes(data) or None)
-        for event in connection.events():
-            events.append(event)
-            if isinstance(event, (wsproto.events.CloseConnection, wsproto.events.RejectConnection)):
-                return events
-            if pending:
-                await stream.send_all(connection.send(wsproto.events.TextMessage(data=pending.pop(0))))
-            elif words:
-                await stream.send_all(connection.send(wsproto.events.CloseConnection(code=1000)))
-                words = []
-
-
-@pytest.mark.parametrize("tls", [False, True])
-async def test_websocket_messages_are_carried_both_ways(tls: bool, nursery: trio.Nursery) -> None:
-    served = await start(nursery, parrot, tls=server_tls() if tls else None)
-    stream = await connect_tls(served) if tls else await served.connect()
-    async with stream:
-        with trio.fail_after(60):
-            events = await converse(stream, "/talk?x=1", ["one", "two"])
-    assert [event.data for event in events if isinstance(event, wsproto.events.TextMessage)] == ["ONE", "TWO"]
-    await eventually(lambda: served.stats.open == 0)
-    assert not served.errors
-
-
-async def test_websocket_after_other_requests_is_served(nursery: trio.Nursery) -> None:
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await (parrot if scope["type"] == "websocket" else echo)(scope, receive, send)
-
-    served = await start(nursery, app)
-    async with await served.connect() as stream:
-        assert (await Client(stream).ask(GET)).status == 200
-        events = await converse(stream, "/", ["hello"])
-    assert any(isinstance(event, wsproto.events.TextMessage) and event.data == "HELLO" for event in events)
-
-
-async def test_websocket_rejected_or_failing_ends_alone(nursery: trio.Nursery) -> None:
-    served = await start(nursery, parrot)
-    async with await served.connect() as stream:
-        events = await converse(stream, "/no", [])
-        assert isinstance(events[-1], wsproto.events.RejectConnection)
-        assert events[-1].status_code == 403
-    async with await served.connect() as stream:
-        events = await converse(stream, "/fail", [])
-        assert isinstance(events[-1], wsproto.events.CloseConnection)
-        assert events[-1].code == 1011
-    assert [str(error) for error in served.errors] == ["secret"]
-    async with await served.connect() as stream:
-        await converse(stream, "/", ["still here"])
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [
-        UPGRADE + b"\r\n",
-        UPGRADE + b"Sec-WebSocket-Version: 9\r\n\r\n",
-        UPGRADE
-        + b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        + b"\xff" * 6,
-    ],
-    ids=["no key", "other version", "frames before the answer"],
-)
-async def test_websocket_malformed_ends_alone(bad: bytes, nursery: trio.Nursery) -> None:
-    served = await start(nursery, parrot)
-    with trio.fail_after(60):
-        await served.ask(bad)
-    async with await served.connect() as stream:
-        await converse(stream, "/", ["still here"])
     assert not served.errors

@@ -9,14 +9,13 @@ import pytest
 import trio
 
 from bluesminds.http.asgi import Receive, Scope, Send
-from tests.http.server.test_serve import connect_tls, parrot, server_tls
+from tests.http.server.test_serve import connect_tls, server_tls
 from tests.http.server.test_smuggling import CORPUS
+from tests.http.server.test_websocket import Parrot
 from tests.http.serving import Client, Served, answer, body_of, patient, start
+from tests.http.sockets import HANDSHAKE, frame
 
-WEBSOCKET = (
-    b"GET /ws HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-)
+WEBSOCKET = HANDSHAKE % (b"/ws", b"")
 HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 
 
@@ -63,6 +62,8 @@ SEEDS = [
     WEBSOCKET + b"\x81",
     WEBSOCKET + b"\x81\x85\x00\x00\x00\x00hello\x88\x80\x00\x00\x00\x00",
     WEBSOCKET + bytes(range(256)),
+    WEBSOCKET + frame(b"a", fin=False) + frame(b"", 9) + frame(b"b", 0) + frame(b"\x03\xe8", 8),
+    WEBSOCKET + frame(b"stop") + frame(b"x" * 3000) * 3,
     HTTP2_PREFACE,
     HTTP2_SEEDS[1],
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(40),
@@ -72,8 +73,8 @@ RESET = b"\1\0\0\0\0\0\0\0"
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    if scope["type"] == "websocket":
-        await parrot(scope, receive, send)
+    if scope["type"] == "http" and "websocket" in scope["extensions"]:
+        await Parrot()(scope, receive, send)
     elif scope["path"] == "/early":
         await answer(send, b"no", 401)
     elif scope["path"] == "/stream":

@@ -52,7 +52,7 @@ async def test_echo_returns_the_last_message(sdk: AsyncOpenAI) -> None:
     assert made.usage and (made.usage.prompt_tokens, made.usage.completion_tokens) == (6, 3)
 
 
-async def test_a_stream_has_role_tokens_finish_reason_and_usage(sdk: AsyncOpenAI) -> None:
+async def test_stream_has_role_tokens_finish_reason_and_usage(sdk: AsyncOpenAI) -> None:
     first, *tokens, last, usage = await chunks_of(sdk, stream_options=USAGE)
     assert first.choices[0].delta.role == "assistant"
     assert [chunk.choices[0].delta.content for chunk in tokens] == ["one", " two", " three"]
@@ -84,7 +84,7 @@ async def test_choices_are_as_many_as_asked_for(sdk: AsyncOpenAI) -> None:
 
 
 @pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
-async def test_a_token_limit_ends_the_text(sdk: AsyncOpenAI, field: str) -> None:
+async def test_token_limit_ends_text(sdk: AsyncOpenAI, field: str) -> None:
     made = await complete(sdk, "demo/text", **{field: 5})
     assert made.choices[0].finish_reason == "length"
     assert len((made.choices[0].message.content or "").split()) == 5
@@ -95,7 +95,7 @@ async def test_a_token_limit_ends_the_text(sdk: AsyncOpenAI, field: str) -> None
 @pytest.mark.parametrize(
     ("stop", "text"), [("two", "one "), (["x", " three", "two t"], "one "), ([], "one two three")]
 )
-async def test_a_stop_sequence_ends_the_text(sdk: AsyncOpenAI, stop: Any, text: str) -> None:
+async def test_stop_sequence_ends_text(sdk: AsyncOpenAI, stop: Any, text: str) -> None:
     made = await complete(sdk, stop=stop)
     assert (made.choices[0].message.content, made.choices[0].finish_reason) == (text, "stop")
 
@@ -142,7 +142,7 @@ async def test_reasoning_comes_before_the_text_and_is_counted(sdk: AsyncOpenAI) 
     assert (short.choices[0].message.content, short.choices[0].finish_reason) == ("", "length")
 
 
-async def test_a_refusal_is_in_its_own_field(sdk: AsyncOpenAI) -> None:
+async def test_refusal_is_in_own_field(sdk: AsyncOpenAI) -> None:
     message = (await complete(sdk, "demo/refusal", tools=TOOLS)).choices[0].message
     assert message.content is None and message.refusal
     chunks = await chunks_of(sdk, "demo/refusal")
@@ -200,7 +200,7 @@ async def test_tools_that_the_message_names_are_called(
     assert [name for name, _ in calls_of(made)] == names
 
 
-async def test_a_tool_that_is_not_defined_cannot_be_chosen(sdk: AsyncOpenAI) -> None:
+async def test_undefined_tool_choice_is_refused(sdk: AsyncOpenAI) -> None:
     choice: Any = {"type": "function", "function": {"name": "other"}}
     with pytest.raises(openai.BadRequestError, match="tool_choice requires a tool that is not in `tools`"):
         await complete(sdk, tools=TOOLS, tool_choice=choice)
@@ -225,7 +225,7 @@ async def test_streamed_tool_calls_are_the_same(sdk: AsyncOpenAI) -> None:
     assert whole.usage and whole.usage.completion_tokens > 0
 
 
-async def test_a_custom_tool_receives_text(sdk: AsyncOpenAI) -> None:
+async def test_custom_tool_receives_text(sdk: AsyncOpenAI) -> None:
     tools: Any = [{"type": "custom", "custom": {"name": "run", "description": "Runs a program."}}]
     (call,) = (await complete(sdk, tools=tools)).choices[0].message.tool_calls or ()
     assert call.type == "custom" and (call.custom.name, call.custom.input) == ("run", "demo run")
@@ -233,7 +233,7 @@ async def test_a_custom_tool_receives_text(sdk: AsyncOpenAI) -> None:
     assert chunks[-1].choices[0].finish_reason == "tool_calls"
 
 
-async def test_the_response_to_tool_results_uses_them(sdk: AsyncOpenAI) -> None:
+async def test_response_to_tool_results_contains_them(sdk: AsyncOpenAI) -> None:
     asked = [{"role": "user", "content": "Weather and time, please"}]
     message = (await complete(sdk, messages=asked, tools=TOOLS)).choices[0].message
     results = [
@@ -290,7 +290,7 @@ async def test_json_object_is_an_object(sdk: AsyncOpenAI) -> None:
     assert json.loads(made.choices[0].message.content or "") == {"answer": "one two three"}
 
 
-async def test_a_schema_that_cannot_be_met_is_refused(demo: Demo) -> None:
+async def test_unsatisfiable_schema_is_refused(demo: Demo) -> None:
     form = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"not": {}}}}
     response = await demo.post("/chat/completions", model="demo/echo", messages=USER, response_format=form)
     assert response.status_code == 400

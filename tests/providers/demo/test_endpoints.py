@@ -25,7 +25,7 @@ pytestmark = [
 # Completions
 
 
-async def test_a_completion_of_echo_is_the_prompt(sdk: AsyncOpenAI) -> None:
+async def test_completion_of_echo_is_prompt(sdk: AsyncOpenAI) -> None:
     made = await sdk.completions.create(model="demo/echo", prompt="one two")
     assert (made.choices[0].text, made.choices[0].finish_reason) == (" one two", "stop")
     assert made.usage and (made.usage.prompt_tokens, made.usage.completion_tokens) == (2, 2)
@@ -57,12 +57,12 @@ async def test_every_form_of_prompt_is_completed_n_times(sdk: AsyncOpenAI, promp
     assert texts == [choice.text for choice in made.choices]
 
 
-async def test_a_suffix_changes_and_costs(sdk: AsyncOpenAI) -> None:
+async def test_suffix_changes_text_and_usage(sdk: AsyncOpenAI) -> None:
     made = await sdk.completions.create(model="demo/text", prompt="one", suffix="two three")
     assert made.usage and made.usage.prompt_tokens == 3
 
 
-async def test_a_streamed_completion_ends_with_usage(sdk: AsyncOpenAI) -> None:
+async def test_streamed_completion_ends_with_usage(sdk: AsyncOpenAI) -> None:
     stream = await sdk.completions.create(
         model="demo/echo", prompt="one two", stream=True, stream_options={"include_usage": True}
     )
@@ -270,7 +270,7 @@ async def test_images_that_json_refers_to_are_edited(demo: Demo) -> None:
     assert (await demo.post("/images/edits", **body)).json()["usage"]["input_tokens"] == 51
 
 
-async def test_a_recording_is_transcribed(sdk: AsyncOpenAI) -> None:
+async def test_recording_is_transcribed(sdk: AsyncOpenAI) -> None:
     spoken = await sdk.audio.speech.create(model="demo/speech", voice="alloy", input="one two three")
     file = ("speech.wav", spoken.content, "audio/wav")
     made = await sdk.audio.transcriptions.create(model="demo/transcription", file=file)
@@ -289,7 +289,7 @@ async def test_a_recording_is_transcribed(sdk: AsyncOpenAI) -> None:
     assert translated.text == made.text + " It is in English."
 
 
-async def test_a_transcript_is_streamed(sdk: AsyncOpenAI) -> None:
+async def test_transcript_is_streamed(sdk: AsyncOpenAI) -> None:
     file = ("a.wav", b"x" * 48_000, "audio/wav")
     stream = await sdk.audio.transcriptions.create(model="demo/transcription", file=file, stream=True)
     parts = [part async for part in stream]
@@ -315,7 +315,7 @@ async def test_a_transcript_is_streamed(sdk: AsyncOpenAI) -> None:
         ),
     ],
 )
-async def test_a_transcript_is_text_or_subtitles(
+async def test_transcript_is_text_or_subtitles(
     sdk: AsyncOpenAI, form: Any, content_type: str, first: str
 ) -> None:
     raw = await sdk.audio.transcriptions.with_raw_response.create(
@@ -325,7 +325,7 @@ async def test_a_transcript_is_text_or_subtitles(
     assert raw.text.startswith(first)
 
 
-async def test_a_malformed_form_is_refused(demo: Demo) -> None:
+async def test_malformed_form_is_refused(demo: Demo) -> None:
     async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
         answer = await client.post(
             demo.url + "/audio/transcriptions",

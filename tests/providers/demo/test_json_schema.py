@@ -113,7 +113,7 @@ NODE = {
 
 
 @given(SCHEMAS, VARIATIONS)
-def test_an_instance_is_valid(schema: Any, variation: int) -> None:
+def test_instance_of_generated_schema_is_valid(schema: Any, variation: int) -> None:
     root = {"$defs": {"node": NODE}, "allOf": [schema]} if isinstance(schema, dict) else schema
     check(root, variation)
 
@@ -146,7 +146,7 @@ def test_an_instance_is_valid(schema: Any, variation: int) -> None:
         ),
     )
 )
-def test_a_schema_of_any_shape_has_an_instance_or_is_refused(schema: Any) -> None:
+def test_generated_schema_has_instance_or_is_refused(schema: Any) -> None:
     try:
         instance(schema, "demo")
     except (UnsupportedSchema, RecursionError):
@@ -194,7 +194,7 @@ def test_a_schema_of_any_shape_has_an_instance_or_is_refused(schema: Any) -> Non
         {"$defs": {"x": {"allOf": [{"minimum": 5}]}}, "$ref": "#/$defs/x", "type": "integer"},
     ],
 )
-def test_an_instance_of_each_keyword_is_valid(schema: Schema) -> None:
+def test_instance_of_each_keyword_is_valid(schema: Schema) -> None:
     for variation in range(3):
         check(schema, variation)
 
@@ -232,12 +232,12 @@ def test_an_instance_of_each_keyword_is_valid(schema: Schema) -> None:
         7,
     ],
 )
-def test_a_schema_without_an_instance_is_refused(schema: Any) -> None:
+def test_schema_without_instance_is_refused(schema: Any) -> None:
     with pytest.raises(UnsupportedSchema):
         instance(schema, "demo")
 
 
-def test_a_recursive_schema_has_a_small_instance() -> None:
+def test_recursive_schema_has_small_instance() -> None:
     many = {f"p{n}": {"anyOf": [{"$ref": "#"}, {"type": "null"}]} for n in range(8)}
     made = check({"type": "object", "properties": many, "required": list(many)})
     assert len(json.dumps(made)) < 100_000
@@ -276,7 +276,7 @@ def test_models_of_pydantic_have_instances() -> None:
         r"",
     ],
 )
-def test_a_text_matches_its_pattern(pattern: str) -> None:
+def test_generated_text_matches_pattern(pattern: str) -> None:
     for low in (0, 1, 12):
         text = matching_text(pattern, low)
         assert re.search(pattern.replace("(?<", "(?P<"), text), text
@@ -302,13 +302,13 @@ def test_a_text_matches_its_pattern(pattern: str) -> None:
         "[^\\D]",
     ],
 )
-def test_a_complicated_pattern_is_refused(pattern: str) -> None:
+def test_complicated_pattern_is_refused(pattern: str) -> None:
     with pytest.raises(UnsupportedSchema, match="too complicated"):
         matching_text(pattern, 0)
 
 
 @given(st.text(alphabet="ab[]()|*+?{}1,-^$\\dwsDx."), st.integers(0, 20))
-def test_a_pattern_of_any_shape_has_a_text_or_is_refused(pattern: str, low: int) -> None:
+def test_generated_pattern_has_text_or_is_refused(pattern: str, low: int) -> None:
     try:
         matching_text(pattern, low)
     except UnsupportedSchema:

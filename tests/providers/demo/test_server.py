@@ -19,6 +19,8 @@ from tests.providers.demo.conftest import Demo
 USER: Any = [{"role": "user", "content": "one two three"}]
 BODIES: dict[str, dict[str, object]] = {
     "/chat/completions": {"messages": USER},
+    "/responses": {"input": "one two"},
+    "/responses/input_tokens": {"input": "one two"},
     "/completions": {"prompt": "one two"},
     "/embeddings": {"input": "one two"},
     "/moderations": {"input": "one two"},
@@ -49,7 +51,7 @@ async def test_models_are_those_of_the_docstring(sdk: AsyncOpenAI) -> None:
 
 
 @pytest.mark.parametrize(("model", "path"), SERVED)
-def test_a_model_serves_its_endpoints(model: str, path: str) -> None:
+def test_demo_model_serves_its_endpoints(model: str, path: str) -> None:
     name = model.removeprefix("demo/")
     status = int(name) if name.isdecimal() else 200
     if path in BODIES:
@@ -61,12 +63,12 @@ def test_a_model_serves_its_endpoints(model: str, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/chat/completions", "/audio/transcriptions"])
-def test_a_body_of_the_other_kind_is_refused(path: str) -> None:
+def test_body_of_the_other_kind_is_refused(path: str) -> None:
     other: bytes | UploadedForm = b'{"model":"demo/slow"}' if path in FORMS else UploadedForm()
     assert respond("POST", f"/v1{path}", other).status == 415
 
 
-def test_a_form_with_a_wrong_field_is_refused() -> None:
+def test_form_with_a_wrong_field_is_refused() -> None:
     for fields, files, param in (
         ({"prompt": "a", "n": "x"}, {"image": [7]}, "n"),
         ({"prompt": "a", "n": "11"}, {"image": [7]}, "n"),
@@ -79,7 +81,7 @@ def test_a_form_with_a_wrong_field_is_refused() -> None:
 
 
 @pytest.mark.parametrize("status", [400, 404, 429, 500, 503, 599])
-async def test_a_failing_model_responds_with_its_status(sdk: AsyncOpenAI, status: int) -> None:
+async def test_failing_model_responds_with_its_status(sdk: AsyncOpenAI, status: int) -> None:
     with pytest.raises(openai.APIStatusError) as failed:
         await sdk.chat.completions.create(model=f"demo/{status}", messages=USER)
     assert failed.value.status_code == status
@@ -88,14 +90,14 @@ async def test_a_failing_model_responds_with_its_status(sdk: AsyncOpenAI, status
     assert failed.value.response.headers.get("retry-after") == ("1" if status == 429 else None)
 
 
-async def test_the_slow_model_waits_before_the_first_byte(sdk: AsyncOpenAI, demo: Demo) -> None:
+async def test_slow_model_waits_before_first_byte(sdk: AsyncOpenAI, demo: Demo) -> None:
     await sdk.chat.completions.create(model="demo/slow", messages=USER)
     assert demo.delays[0] == SLOW_SECONDS
     await sdk.embeddings.create(model="demo/slow", input="a")
     assert demo.delays.count(SLOW_SECONDS) == 2
 
 
-async def test_the_cut_model_breaks_the_connection(sdk: AsyncOpenAI, demo: Demo) -> None:
+async def test_cut_model_closes_connection(sdk: AsyncOpenAI, demo: Demo) -> None:
     with pytest.raises(openai.APIError):
         await sdk.chat.completions.create(model="demo/cut", messages=USER)
     stream = await sdk.chat.completions.create(model="demo/cut", messages=USER, stream=True)
@@ -153,7 +155,7 @@ async def test_the_cut_model_breaks_the_connection(sdk: AsyncOpenAI, demo: Demo)
         ("/rerank", {"query": "a", "documents": []}, "documents must be a list of length >= 1.", "documents"),
     ],
 )
-async def test_an_invalid_request_is_answered_with_the_reason(
+async def test_invalid_request_gets_reason(
     demo: Demo, path: str, body: dict[str, object], message: str, param: str
 ) -> None:
     (model, *_) = [name for name, paths in MODELS.items() if path in paths]
@@ -176,7 +178,7 @@ async def test_an_invalid_request_is_answered_with_the_reason(
         ("/videos", "demo/echo", 404, "not_found"),
     ],
 )
-async def test_a_model_that_is_not_there_is_an_error(
+async def test_unknown_demo_model_is_not_found(
     demo: Demo, path: str, model: str, status: int, code: str
 ) -> None:
     response = await demo.post(path, model=model)
@@ -189,12 +191,12 @@ def test_no_body_causes_an_exception(path: str, body: bytes) -> None:
 
 
 @pytest.mark.parametrize("text", [b"[" * 100_000, b'{"model":"demo/echo","messages":' + b"[" * 100_000])
-def test_a_deeply_nested_body_is_refused(text: bytes) -> None:
+def test_deeply_nested_body_is_refused(text: bytes) -> None:
     assert respond("POST", "/v1/chat/completions", text).status == 400
 
 
 @given(st.text(), st.sampled_from([one for one in SERVED if one[1] in BODIES]), st.booleans())
-def test_the_same_request_gets_the_same_response(text: str, served: tuple[str, str], stream: bool) -> None:
+def test_same_request_gets_same_response(text: str, served: tuple[str, str], stream: bool) -> None:
     model, path = served
     fields = {name: text or "a" for name, value in BODIES[path].items() if isinstance(value, str)}
     body = json.dumps(BODIES[path] | fields | {"model": model, "stream": stream}).encode()
