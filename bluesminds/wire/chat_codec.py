@@ -11,9 +11,9 @@ from msgspec import Raw
 
 from bluesminds.common.values import NO_USAGE
 from bluesminds.wire.base import Codec
-from bluesminds.wire.chat_encoder import STOPS, ChatEncoder
+from bluesminds.wire.chat_encoder import STOPS, ChatEncoder, write_signature
 from bluesminds.wire.chat_requests import FILE_NAME, decode_request
-from bluesminds.wire.chat_stream import ChatDecoder, call_id, read_text, stop_of
+from bluesminds.wire.chat_stream import ChatDecoder, call_id, read_signature, read_text, stop_of
 from bluesminds.wire.conversation import (
     ConversationReply,
     ConversationRequest,
@@ -183,7 +183,7 @@ def _write_assistant(
 
 def _write_call(call: ToolCallPart) -> dict[str, Any]:
     function = {"name": call.name, "arguments": call.arguments}
-    return {"id": call.id, "type": "function", "function": function}
+    return {"id": call.id, "type": "function", "function": function, **write_signature(call.signature)}
 
 
 def _write_system(
@@ -244,7 +244,8 @@ def _read_reply_call(call: dict[str, Any], reply_id: str, number: int) -> ToolCa
     if not isinstance(arguments, str):
         arguments = "{}" if arguments is None else msgspec.json.encode(arguments).decode()
     id_ = _text_or(call.get("id")) or call_id(reply_id, number)
-    return ToolCallPart(id_, _text_or(function.get("name")), arguments or "{}")
+    signature = read_signature(call.get("extra_content"))
+    return ToolCallPart(id_, _text_or(function.get("name")), arguments or "{}", signature)
 
 
 def encode_reply(reply: ConversationReply, request: ConversationRequest) -> bytes:

@@ -36,6 +36,11 @@ STOPS: Final[dict[StopReason, str]] = {
 }
 
 
+def write_signature(signature: str) -> dict[str, Any]:
+    """Of a call, as Google's servers write it for chat completions."""
+    return {"extra_content": {"google": {"thought_signature": signature}}} if signature else {}
+
+
 class ChatEncoder:
     """Writes the events of a chat stream."""
 
@@ -108,7 +113,7 @@ class ChatEncoder:
             self._empty.add(part.index)
             function = {"name": part.name, "arguments": ""}
             call = {"index": number, "id": part.id, "type": "function", "function": function}
-            return self._chunk(msgspec.json.encode({"tool_calls": [call]}))
+            return self._chunk(msgspec.json.encode({"tool_calls": [call | write_signature(part.data)]}))
         return b""
 
     def _close(self, index: int) -> bytes:

@@ -190,8 +190,22 @@ def _read_answer(message: FieldReader) -> tuple[Part, ...]:
         function = call.inner("function")
         if function is None:
             raise unsupported(call.name("type"), "the server only supports functions.")
-        parts.append(ToolCallPart(call.needed("id"), function.needed("name"), function.text("arguments")))
+        parts.append(
+            ToolCallPart(
+                call.needed("id"),
+                function.needed("name"),
+                function.text("arguments"),
+                _read_signature(call),
+            )
+        )
     return tuple(parts)
+
+
+def _read_signature(call: FieldReader) -> str:
+    """Google's extension of chat completions."""
+    extra = call.inner("extra_content")
+    google = None if extra is None else extra.inner("google")
+    return "" if google is None else google.text("thought_signature")
 
 
 def _read_tool(tool: FieldReader) -> ToolDefinition:

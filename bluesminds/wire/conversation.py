@@ -48,11 +48,14 @@ class ThinkingPart(Struct, frozen=True):
 
 
 class ToolCallPart(Struct, frozen=True):
-    """`arguments`: JSON as it was generated; incomplete if the answer was cut."""
+    """`arguments`: JSON as it was generated; incomplete if the answer was cut. `signature`: as that of
+    reasoning; Gemini signs calls.
+    """
 
     id: str
     name: str
     arguments: str = "{}"
+    signature: str = ""
 
 
 class ToolResultPart(Struct, frozen=True):
@@ -183,7 +186,7 @@ class StreamStarted(Struct, frozen=True, gc=False):
 
 
 class PartOpened(Struct, frozen=True, gc=False):
-    """`id` and `name` of a tool call; `data` of redacted reasoning."""
+    """`id` and `name` of a tool call; `data`: redacted reasoning, or the signature of a tool call."""
 
     index: int
     kind: PartKind
@@ -307,7 +310,7 @@ def events_of_reply(reply: ConversationReply) -> list[StreamEvent]:
             ]
         elif isinstance(part, ToolCallPart):
             events += [
-                PartOpened(index, "tool", part.id, part.name),
+                PartOpened(index, "tool", part.id, part.name, part.signature),
                 PartDelta(index, part.arguments),
                 PartClosed(index),
             ]
@@ -326,7 +329,7 @@ class _PartInProgress:
         if opened.kind in ("text", "refusal"):
             return TextPart(text, opened.kind == "refusal")
         if opened.kind == "tool":
-            return ToolCallPart(opened.id, opened.name, text or "{}")
+            return ToolCallPart(opened.id, opened.name, text or "{}", opened.data)
         return ThinkingPart(text, self.signature, opened.data)
 
 

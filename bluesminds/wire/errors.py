@@ -123,7 +123,7 @@ def _detail(error: object, around: dict[str, Any]) -> ErrorDetail:
     message, param = _message(inner)
     if message is None:
         message = msgspec.json.encode(error)[:SHOWN].decode(errors="replace")
-    code = error.get("code")
+    code = _reason(error) or error.get("code")
     kind = _word(error.get("type"))
     return ErrorDetail(
         message=message,
@@ -134,6 +134,13 @@ def _detail(error: object, around: dict[str, Any]) -> ErrorDetail:
         else None,
         status=_own_status(error, around, inner),
     )
+
+
+def _reason(error: dict[str, Any]) -> str | None:
+    """The reason in google.rpc.ErrorInfo, which is more specific than the code."""
+    details = error.get("details")
+    infos = [one for one in details if isinstance(one, dict)] if isinstance(details, list) else []
+    return next((reason for one in infos if (reason := _word(one.get("reason")))), None)
 
 
 def _message(value: object) -> tuple[str | None, str | None]:

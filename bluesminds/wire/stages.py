@@ -49,6 +49,12 @@ def event_name(event: bytes) -> bytes:
     return b"" if found is None else found[1]
 
 
+def bare_json(event: bytes) -> bytes:
+    """The JSON of an event without its framing, as some servers send errors; b"" for other events."""
+    text = event.strip()
+    return text if text.startswith(b"{") else b""
+
+
 def name_and_data(event: bytes) -> tuple[bytes, bytes]:
     """An event's name (b"" if it has none) and its data."""
     if event.startswith(b"event: ") and b"\r" not in event:

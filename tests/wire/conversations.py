@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hypothesis import strategies as st
+from msgspec import structs
 
 from bluesminds.common.values import Usage
 from bluesminds.http.sse import EventSplitter
@@ -27,6 +28,7 @@ from bluesminds.wire.conversation import (
     join_texts,
     join_turns,
 )
+from bluesminds.wire.gemini_codec import GEMINI_CODEC
 from bluesminds.wire.messages_codec import MESSAGES_CODEC
 from bluesminds.wire.requests import read_body
 from bluesminds.wire.responses_codec import RESPONSES_CODEC
@@ -130,8 +132,9 @@ def messages_requests(draw: st.DrawFn) -> ConversationRequest:
     efforts = st.sampled_from(["", "low", "medium", "high", "xhigh", "max"])
     mode, effort = draw(modes), draw(efforts)
     budget = draw(st.integers(1024, 9999)) if mode == "enabled" else None
+    bound = {} if budget is None else {"max_output": 10_000}
     return ConversationRequest(
-        **{name: draw(strategy) for name, strategy in _common.items()},  # type: ignore[arg-type]
+        **{name: draw(strategy) for name, strategy in _common.items()} | bound,  # type: ignore[arg-type]
         turns=draw(_turns(user, answers)),
         tools=some,
         tool_choice=choice,
@@ -165,7 +168,77 @@ def responses_requests(draw: st.DrawFn) -> ConversationRequest:
     )
 
 
+compact_objects = st.dictionaries(texts, texts | st.integers(), max_size=2).map(
+    lambda value: json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+)
+signatures = st.sampled_from(["c2ln", "AAAA", "+/8="])
+signed_calls = st.builds(ToolCallPart, names, names, compact_objects, signatures)
+
+
+@st.composite
+def gemini_answers(draw: st.DrawFn) -> list[Part]:
+    """Texts with and without signatures, signed thoughts and calls."""
+    parts: list[Part] = []
+    for part in draw(
+        st.lists(text_parts | signed_calls | st.builds(ThinkingPart, texts, signatures), max_size=5)
+    ):
+        parts.append(part)
+        if isinstance(part, TextPart) and draw(st.booleans()):
+            parts.append(ThinkingPart(signature=draw(signatures)))
+    return list(join_texts(parts))
+
+
+@st.composite
+def gemini_requests(draw: st.DrawFn) -> ConversationRequest:
+    """Without system turns. Every result needs a call with its name before it: there is one call in each
+    answer, and one result in the turn after it.
+    """
+    turns = [Turn("user", (draw(text_parts),))]
+    some = draw(st.lists(tools.map(lambda tool: structs.replace(tool, strict=None)), max_size=2))
+    media = images | documents
+    for number in range(draw(st.integers(0, 3))):
+        call = structs.replace(draw(signed_calls), id=f"call_{number}")
+        turns.append(Turn("assistant", (*draw(gemini_answers()), call)))
+        texts_ = st.lists(text_parts, max_size=1) if draw(st.booleans()) else st.just([])
+        inner = [*draw(texts_), *draw(st.lists(images.filter(lambda image: not image.url), max_size=1))]
+        is_error = draw(st.booleans())
+        inner = inner if inner and isinstance(inner[0], TextPart) else [TextPart("{}"), *inner]
+        result = ToolResultPart(f"call_{number}", tuple(inner), is_error)
+        turns.append(Turn("user", (result, *draw(st.lists(text_parts | media | sounds, max_size=2)))))
+    reasoning, shown = None, False
+    if draw(st.booleans()):
+        efforts = st.sampled_from(["minimal", "low", "medium", "high"])
+        reasoning = draw(
+            st.builds(Reasoning, efforts)
+            | st.builds(Reasoning, st.just(""), st.just("enabled"), st.integers(1, 9999))
+            | st.just(Reasoning(mode="adaptive"))
+        )
+        shown = draw(st.booleans())
+    common = {name: draw(strategy) for name, strategy in _common.items()} | {"user": "", "stream": False}
+    return ConversationRequest(
+        **common,  # type: ignore[arg-type]
+        turns=join_turns(turns),
+        tools=tuple(some),
+        tool_choice=draw(choices) if some and draw(st.booleans()) else None,
+        response_json=not common["response_schema"] and draw(st.booleans()),
+        reasoning=reasoning,
+        top_k=draw(st.none() | st.integers(1, 99)),
+        shows_reasoning=shown,
+    )
+
+
 counts = st.integers(1, 9999)
+
+
+@st.composite
+def gemini_replies(draw: st.DrawFn) -> ConversationReply:
+    parts = draw(gemini_answers())
+    if draw(st.booleans()):
+        parts.append(ThinkingPart(redacted=draw(signatures)))
+    called = any(isinstance(part, ToolCallPart) for part in parts)
+    stop = draw(st.sampled_from(["length", "filter", "tool" if called else "end"]))
+    usage = Usage(draw(counts) + 300, draw(counts) + 99, 200, None, 99, "upstream")
+    return ConversationReply("r1", "m", tuple(parts), stop, usage=usage)
 
 
 @st.composite
@@ -329,4 +402,9 @@ def check_responses_item(item: dict[str, Any], text: str) -> None:
     assert said == text or isinstance(said, dict)
 
 
-CODECS: dict[str, Codec] = {"chat": CHAT_CODEC, "messages": MESSAGES_CODEC, "responses": RESPONSES_CODEC}
+CODECS: dict[str, Codec] = {
+    "chat": CHAT_CODEC,
+    "messages": MESSAGES_CODEC,
+    "responses": RESPONSES_CODEC,
+    "gemini": GEMINI_CODEC,
+}

@@ -8,6 +8,7 @@ from bluesminds.common.errors import InvalidRequest
 from bluesminds.wire.base import Codec
 from bluesminds.wire.chat_codec import CHAT_CODEC
 from bluesminds.wire.conversation import EncodingOptions
+from bluesminds.wire.gemini_codec import GEMINI_CODEC
 from bluesminds.wire.messages_codec import MESSAGES_CODEC
 from bluesminds.wire.requests import read_body
 from bluesminds.wire.responses_codec import RESPONSES_CODEC
@@ -88,6 +89,41 @@ MESSAGES_CASES: list[tuple[dict[str, Any], str]] = [
     (
         says({"type": "tool_result", "tool_use_id": "a", "content": [{"type": "tool_reference"}]}),
         "messages.content.content.type",
+    ),
+]
+GEMINI: dict[str, Any] = {"model": "m", "contents": [{"parts": [{"text": "Hi"}]}]}
+
+
+def parts(*said: Any, role: str = "user") -> dict[str, Any]:
+    return {"contents": [{"role": role, "parts": list(said)}]}
+
+
+def config(**fields: Any) -> dict[str, Any]:
+    return {"generationConfig": fields}
+
+
+GEMINI_CASES: list[tuple[dict[str, Any], str]] = [
+    ({"cachedContent": "cachedContents/x"}, "cachedContent"),
+    ({"tools": [{"googleSearch": {}}]}, "tools.googleSearch"),
+    ({"tools": [{"code_execution": {}}]}, "tools.codeExecution"),
+    ({"systemInstruction": {"parts": [{"inlineData": {}}]}}, "systemInstruction.parts.text"),
+    (config(candidateCount=2), "generationConfig.candidateCount"),
+    (config(responseLogprobs=True), "generationConfig.responseLogprobs"),
+    (config(responseModalities=["TEXT", "IMAGE"]), "generationConfig.responseModalities"),
+    (config(speechConfig={"voiceConfig": {}}), "generationConfig.speechConfig"),
+    (config(responseMimeType="text/x.enum"), "generationConfig.responseMimeType"),
+    (parts({"executableCode": {"code": "1"}}, role="model"), "contents.parts.executableCode"),
+    (
+        parts({"inlineData": {"mimeType": "video/mp4", "data": "AAAA"}}),
+        "contents.parts.inlineData.mimeType",
+    ),
+    (
+        parts({"fileData": {"fileUri": "https://generativelanguage.googleapis.com/v1beta/files/x"}}),
+        "contents.parts.fileData.fileUri",
+    ),
+    (
+        parts({"fileData": {"fileUri": "gs://bucket/x", "mimeType": "image/png"}}),
+        "contents.parts.fileData.fileUri",
     ),
 ]
 
@@ -185,9 +221,50 @@ def test_stop_sequences_have_no_equivalent_in_responses(codec: Codec, field: str
     assert refused.value.code == "unsupported_by_server"
 
 
+@pytest.mark.parametrize(("fields", "param"), GEMINI_CASES)
+def test_gemini_field_without_a_counterpart_is_refused(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        translate(GEMINI_CODEC, CHAT_CODEC, GEMINI | fields)
+    assert (refused.value.code, refused.value.param) == ("unsupported_by_server", param)
+
+
 @pytest.mark.parametrize(
     ("codec", "fields", "param"),
     [
+        (GEMINI_CODEC, {"contents": "Hi"}, "contents"),
+        (GEMINI_CODEC, parts({"text": "x"}, role="system"), "contents.role"),
+        (GEMINI_CODEC, parts({"functionCall": {"args": {}}}), "contents.parts.functionCall.name"),
+        (
+            GEMINI_CODEC,
+            parts({"functionResponse": {"name": "f", "response": {}}}),
+            "contents.parts.functionResponse.name",
+        ),
+        (
+            GEMINI_CODEC,
+            parts({"inlineData": {"mimeType": "text/plain", "data": "%"}}),
+            "contents.parts.inlineData.data",
+        ),
+        (GEMINI_CODEC, {"generationConfig": {"topK": "x"}}, "generationConfig.topK"),
+        (
+            GEMINI_CODEC,
+            {"generationConfig": {"thinkingConfig": {"thinkingLevel": "always"}}},
+            "generationConfig.thinkingConfig.thinkingLevel",
+        ),
+        (
+            GEMINI_CODEC,
+            {"generationConfig": {"topK": 1, "top_k": 2}},
+            "generationConfig.topK",
+        ),
+        (
+            GEMINI_CODEC,
+            {"toolConfig": {"functionCallingConfig": {"mode": "SOMETIMES"}}},
+            "toolConfig.functionCallingConfig.mode",
+        ),
+        (
+            GEMINI_CODEC,
+            {"tools": [{"functionDeclarations": [{"name": "f", "parameters": {"type": 5}}]}]},
+            "tools.functionDeclarations.parameters",
+        ),
         (CHAT_CODEC, {"model": 5}, "model"),
         (CHAT_CODEC, {"model": None}, "model"),
         (CHAT_CODEC, {"messages": "Hi"}, "messages"),
@@ -230,7 +307,7 @@ def test_stop_sequences_have_no_equivalent_in_responses(codec: Codec, field: str
 )
 def test_field_of_a_wrong_type_is_refused_by_name(codec: Codec, fields: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        codec.decode_request(fields_of(MESSAGES | fields), 0)
+        codec.decode_request(fields_of(MESSAGES | GEMINI | fields), 0)
     assert (refused.value.status, refused.value.code, refused.value.param) == (400, "invalid_value", param)
 
 

@@ -5,7 +5,6 @@ checked.
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
 from typing import Final
 
 from msgspec import Struct
@@ -34,14 +33,11 @@ CheckIds = Callable[[FoundIds], Awaitable[None]]
 
 
 class ClientRequest(Struct, frozen=True):
-    """What the relay needs besides the head. `read` gives the whole body, `pieces` its parts as they arrive;
-    only one of them is used, once. `headers` have lower-case names.
-    """
+    """What the relay needs besides the context. `headers` have lower-case names."""
 
     headers: list[tuple[bytes, bytes]]
     query: bytes
-    read: Callable[[], Awaitable[Body]]
-    pieces: Callable[[], AsyncGenerator[bytes, None]]
+    body: Body
 
     def header(self, name: bytes) -> bytes:
         """The last value; b"" without one."""
@@ -73,7 +69,8 @@ async def read_relay_body(method: str, request: ClientRequest) -> RelayBody:
     content_type = request.header(b"content-type")
     if content_type.lower().startswith(b"multipart/"):
         return _form_body(request, content_type)
-    body = (await request.read()).data
+    await request.body.read()
+    body = request.body.data
     if not body:
         return RelayBody()
     media = content_type.partition(b";")[0].strip().lower()
@@ -91,9 +88,8 @@ async def read_relay_body(method: str, request: ClientRequest) -> RelayBody:
 
 
 def _form_body(request: ClientRequest, content_type: bytes) -> RelayBody:
+    request.body.check_coding()
     boundary = read_boundary(content_type)
-    if request.header(b"content-encoding") not in (b"", b"identity"):
-        raise InvalidRequest("unsupported_encoding", "Send the request body without compression.", status=415)
     headers = [(b"content-type", write_content_type(boundary))]
     headers += [header for header in request.headers if header[0] == b"content-length"]
     return RelayBody(headers, boundary=boundary)
@@ -107,23 +103,21 @@ async def form_pieces(
     """
     scanner = MultipartScanner(boundary)
     name, value, is_field = "", b"", False
-    async with aclosing(request.pieces()) as pieces:
-        async for piece in pieces:
-            for event in scanner.feed(piece):
-                if isinstance(event, PartHead | FormEnd):
-                    if is_field:
-                        await check(_ids_in(name, value))
-                    value = b""
-                    is_field = isinstance(event, PartHead) and not event.is_file
-                    name = event.name if isinstance(event, PartHead) else ""
-                    yield event.raw
-                    continue
+    while piece := await request.body.receive():
+        for event in scanner.feed(piece):
+            if isinstance(event, PartHead | FormEnd):
                 if is_field:
-                    value += event
-                    if len(value) > MAX_FIELD:
-                        message = f"A field of the form has more than {MAX_FIELD} bytes."
-                        raise InvalidRequest("invalid_multipart", message)
-                yield event
+                    await check(_ids_in(name, value))
+                value = b""
+                is_field = isinstance(event, PartHead) and not event.is_file
+                name = event.name if isinstance(event, PartHead) else ""
+                yield event.raw
+                continue
+            if is_field:
+                value += event
+                if len(value) > MAX_FIELD:
+                    raise InvalidRequest("invalid_multipart", f"A field has more than {MAX_FIELD} bytes.")
+            yield event
     scanner.finish()
 
 

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Raw
 
 from bluesminds.common.values import Caller
-from bluesminds.gateway.bodies import Body
+from bluesminds.gateway.bodies import HeldMemory
 from bluesminds.gateway.stored_responses.store import ResponseStore, StoredResponse, id_of
 from bluesminds.http.sse import EventSplitter, EventTooLarge
 from bluesminds.wire.conversation import StoredReply
@@ -30,7 +30,7 @@ class ResponseKeeper:
         reply: StoredReply,
         items: Sequence[Fields],
         used: Sequence[str],
-        memory: Body,
+        memory: HeldMemory,
     ) -> None:
         self._store = store
         self._caller = caller

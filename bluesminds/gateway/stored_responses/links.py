@@ -13,7 +13,7 @@ from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import uuid7
 from bluesminds.common.errors import InvalidRequest
 from bluesminds.common.values import Caller
-from bluesminds.gateway.bodies import Body, BodyMemory
+from bluesminds.gateway.bodies import Body, BodyMemory, HeldMemory
 from bluesminds.gateway.operations import Operation
 from bluesminds.gateway.passthrough.references import ids_in_json
 from bluesminds.gateway.routing.catalog import ServerRegistry
@@ -26,7 +26,7 @@ from bluesminds.wire.requests import read_body
 from bluesminds.wire.responses_items import input_items, referenced_ids, with_history, with_references
 
 _LINKED: Final = ("responses", "input_tokens")  # formats whose requests can continue others
-# The fields of chat completions and messages that name an object at a server. An escape may hide them.
+# What fields that name objects at servers contain. An escape may hide it.
 _MARKS: Final = (b"file_id", b"container", b"\\u")
 
 
@@ -59,8 +59,7 @@ class RequestLinks(Struct, frozen=True):
             return False
         if operation.format in _LINKED:
             return True
-        relays = self.registry.relays and operation.format in ("chat", "messages")
-        return relays and any(mark in body.data for mark in _MARKS)
+        return self.registry.relays and any(mark in body.data for mark in _MARKS)
 
     async def resolve(self, operation: Operation, caller: Caller, body: Body) -> LinkedRequest:
         """Raises InvalidRequest, NotFound and Unavailable."""
@@ -125,9 +124,8 @@ class RequestLinks(Struct, frozen=True):
         self, caller: Caller, stored: StoredReply, fields: Fields, used: tuple[str, ...]
     ) -> ResponseKeeper:
         """Raises Unavailable if there is no memory for the items."""
-        memory = Body(self.bodies)
         items = input_items(fields, self._item_id)
-        memory.acquire(len(fields.get("input", ABSENT)))
+        memory = HeldMemory(self.bodies, len(fields.get("input", ABSENT)))
         return ResponseKeeper(self.responses, caller, stored, items, used, memory)
 
     def _new_id(self) -> str:

@@ -34,6 +34,7 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 RESPONSES: Final = "responses"  # the kind of a response at a server
 ITEMS: Final = "items"  # the kind of an item of such a response
+REASONING: Final = "rs_"  # how the ids of reasoning begin
 MAX_STORED: Final = 4 * 1024 * 1024  # bytes of one stored response, with its input
 MAX_HISTORY: Final = 16 * 1024 * 1024  # bytes of the stored responses that one request continues
 DAY_MS: Final = 86_400_000
@@ -135,7 +136,9 @@ class ResponseStore:
         raise missing
 
     async def find_items(self, caller: Caller, ids: Sequence[str]) -> FoundItems:
-        """The items that a request refers to. Raises NotFound, InvalidRequest and Unavailable."""
+        """The items that a request refers to. Reasoning that is not stored is no error, because translations
+        leave out the reference. Raises NotFound, InvalidRequest and Unavailable.
+        """
         for one in ids:
             if not is_object_id(one):
                 raise _no_such_item(one)
@@ -151,7 +154,10 @@ class ResponseStore:
                     stored[item_id] = item
         servers: frozenset[str] | None = None
         for one_id in sorted(wanted - stored.keys()):
-            at = _servers_with([row for row in objects if row.id == one_id], caller, ITEMS)
+            known = [row for row in objects if row.id == one_id]
+            if not known and one_id.startswith(REASONING):
+                continue
+            at = _servers_with(known, caller, ITEMS)
             if not at:
                 raise _no_such_item(one_id)
             servers = at if servers is None else servers & at

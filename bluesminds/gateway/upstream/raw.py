@@ -77,7 +77,7 @@ class RawSender:
             response = await self._pool.request(
                 request.method.encode(),
                 endpoint.origin,
-                endpoint.target(request.path, ""),
+                endpoint.target(request.path, "", stream=False),
                 self._headers(endpoint, context, request),
                 request.body,
                 timeouts=self._timeouts,

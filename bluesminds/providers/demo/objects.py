@@ -20,9 +20,16 @@ from bluesminds.wire.responses_items import input_items, output_items, response_
 
 MAX_OBJECTS: Final = 100
 MAX_FILE: Final = 1024 * 1024  # bytes
+MAX_UPLOAD: Final = MAX_FILE + 16 * 1024  # bytes of a form with a file
 MAX_LINES: Final = 100  # requests of a batch
 
+_COLLECTIONS: Final = ("files", "batches", "responses")
 Respond = Callable[[str, str, bytes], Script]
+
+
+def has_objects(path: str) -> bool:
+    """Whether a path that begins with /v1 is that of files, batches or responses."""
+    return path.removeprefix("/v1/").partition("/")[0] in _COLLECTIONS
 
 
 class _NewBatch(Struct):

@@ -140,6 +140,9 @@ async def test_reference_to_a_stored_item_is_replaced_by_it(
         answer = await account.send("POST", "/v1/responses", json={"model": "m", "input": input_})
         assert code_of(answer) == (404, "item_not_found")
     assert len(models.asked) == asked
+    reasoning = {"type": "item_reference", "id": "rs_other"}
+    await respond(ada, [reasoning, {"role": "user", "content": "c"}])
+    assert turns(models) == [("user", "c")]
 
 
 async def test_stream_stored_is_read_back(gateway: Gateway, ada: Account, models: ModelServer) -> None:
