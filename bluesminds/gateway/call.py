@@ -257,7 +257,7 @@ def read_call(
     format_ = FORMATS[operation.format]
     if form is not None:
         facts = form.facts()
-        context = _with_scoped_idempotency(context, caller)
+        context = with_scoped_idempotency(context, caller)
         return Call(context, operation, format_, facts.model, facts, bool(caller.address)), form
     if not body.data:
         raise InvalidRequest("empty_body", "The request has no body. Send a JSON object with `model`.")
@@ -267,13 +267,13 @@ def read_call(
         fields = {**fields, **said, **operation.preset}
     facts = format_.read_request(fields)
     own_key = bool(caller.address)
-    context = _with_scoped_idempotency(context, caller)
+    context = with_scoped_idempotency(context, caller)
     observer, stored = (None, None) if linked is None else (linked.keeper, linked.stored)
     call = Call(context, operation, format_, facts.model, facts, own_key, observer)
     return call, JsonBody(format_, fields, body, stored)
 
 
-def _with_scoped_idempotency(context: RequestContext, caller: Caller) -> RequestContext:
+def with_scoped_idempotency(context: RequestContext, caller: Caller) -> RequestContext:
     """All callers share the gateway's account at the server. One must not get the response of another."""
     if not context.forward:
         return context

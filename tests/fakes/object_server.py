@@ -40,7 +40,7 @@ class Answer:
 @dataclass(slots=True)
 class ObjectServer:
     """`objects` are by collection and id, `contents` the bytes of files. `pages` counts listed pages, each of
-    at most `page` objects.
+    at most `page` objects. `deleted_cursors`: where lists go on after deleted objects.
     """
 
     name: str
@@ -50,6 +50,7 @@ class ObjectServer:
     answers: dict[str, Answer] = field(default_factory=dict)
     pages: int = 0
     page: int = 20
+    deleted_cursors: dict[str, int] = field(default_factory=dict)
     _serial: int = 0
 
     @property
@@ -169,7 +170,9 @@ class ObjectServer:
         self.pages += 1
         ids = list(self.objects[kind])
         if "after" in query:
-            ids = ids[ids.index(query["after"][0]) + 1 :]
+            after = query["after"][0]
+            start = self.deleted_cursors[after] if after in self.deleted_cursors else ids.index(after) + 1
+            ids = ids[start:]
         limit = min(int(query.get("limit", ["20"])[0]), self.page)
         data = [self.objects[kind][one] for one in ids[:limit]]
         shown = {"object": "list", "data": data, "has_more": len(ids) > limit, "total": len(ids)}

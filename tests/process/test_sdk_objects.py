@@ -80,7 +80,8 @@ async def test_sdk_of_another_account_finds_nothing(relaying_gateway: Gateway) -
 async def test_anthropic_sdk_lists_its_own_batches(
     nursery: trio.Nursery, home: Path, vendor: ObjectServer
 ) -> None:
-    row = {"id": "msgbatch_own", "type": "message_batch", "processing_status": "ended"}
+    url = "https://api.anthropic.com/v1/messages/batches/msgbatch_own/results"
+    row = {"id": "msgbatch_own", "type": "message_batch", "processing_status": "ended", "results_url": url}
     other = row | {"id": "msgbatch_other"}
     headers = (b"Content-Type: application/json",)
     vendor.answers["/v1/messages/batches"] = Answer(object_server.encode(row), headers=headers)
@@ -101,4 +102,17 @@ async def test_anthropic_sdk_lists_its_own_batches(
         assert made.id == "msgbatch_own"
         page = {"data": [other, row], "has_more": False, "first_id": "x", "last_id": "y"}
         vendor.answers["/v1/messages/batches"] = Answer(object_server.encode(page), headers=headers)
-        assert [one.id async for one in sdk.messages.batches.list()] == ["msgbatch_own"]
+        (listed,) = [one async for one in sdk.messages.batches.list()]
+        assert (listed.id, listed.results_url) == (
+            "msgbatch_own",
+            "/v1/messages/batches/msgbatch_own/results",
+        )
+        vendor.answers["/v1/messages/batches/msgbatch_own"] = Answer(
+            object_server.encode(row), headers=headers
+        )
+        result = {"custom_id": "a", "result": {"type": "expired"}}
+        vendor.answers["/v1/messages/batches/msgbatch_own/results"] = Answer(
+            object_server.encode(result) + b"\n", headers=(b"Content-Type: application/x-jsonl",)
+        )
+        results = await sdk.messages.batches.results(made.id)
+        assert [one.custom_id async for one in results] == ["a"]

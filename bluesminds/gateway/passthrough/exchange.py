@@ -7,13 +7,13 @@ from typing import Final
 
 from msgspec import Struct
 
-from bluesminds.common.errors import GatewayError, InvalidRequest, UpstreamFailed
+from bluesminds.common.errors import GatewayError, InvalidRequest
 from bluesminds.common.values import NO_USAGE, Caller, RequestContext, Server
 from bluesminds.gateway.accounting import UsageEntry
 from bluesminds.gateway.passthrough.bodies import JSON_TYPE, ClientRequest, RelayBody, form_pieces
 from bluesminds.gateway.passthrough.lists import MAX_PAGE, ListPage, Query, own_page, write_page
 from bluesminds.gateway.passthrough.paths import RelayPath
-from bluesminds.gateway.passthrough.references import FoundIds, kinds_in_answer, write_query
+from bluesminds.gateway.passthrough.references import FoundIds, kinds_in_answer, with_own_urls, write_query
 from bluesminds.gateway.relay import Headers, Relay, ResponseWriter
 from bluesminds.gateway.server_objects import ServerObjects
 from bluesminds.gateway.upstream.raw import RawReply, RawRequest, RawSender
@@ -105,7 +105,7 @@ class RelayExchange(Struct, frozen=True):
     async def _pass_on(
         self, relayed: RelayedRequest, reply: RawReply, entry: UsageEntry, out: ResponseWriter
     ) -> None:
-        if relayed.context.method == "DELETE" and not relayed.path.below and reply.status in (200, 204, 404):
+        if relayed.context.method == "DELETE" and not relayed.path.below and reply.status < 300:
             await self.objects.remove(relayed.caller, relayed.server.name, relayed.path.object_id)
         if reply.error is not None:
             outcome = "client_error" if reply.status < 500 else "upstream_error"
@@ -115,7 +115,7 @@ class RelayExchange(Struct, frozen=True):
         if relayed.has_new_ids and _is_json(reply):
             beginning, ended = await _read_beginning(reply)
             if ended:
-                body = reply.endpoint.redact(beginning)
+                body = with_own_urls(reply.endpoint.redact(beginning), relayed.path.collection)
                 await self._record_new(relayed, body)
                 await self._send_whole(reply, body, "ok", entry, out)
                 return
@@ -175,7 +175,12 @@ class RelayExchange(Struct, frozen=True):
                 return await self._fetch_page(relayed, query)
 
             cursor = "after_id" if relayed.anthropic else "after"
-            page = await own_page(relayed.query, cursor, fetch, own_among)
+            try:
+                page = await own_page(relayed.query, cursor, fetch, own_among)
+            except _RefusedList as exc:
+                await self._send_whole(exc.reply, exc.reply.error or b"", "client_error", entry, out)
+                return
+            page = page.with_items(lambda item: with_own_urls(item, relayed.path.collection))
         entry.finish(200, "ok", NO_USAGE)
         await entry.wait_durable()
         entry.begin_response()
@@ -186,13 +191,20 @@ class RelayExchange(Struct, frozen=True):
         reply = await self._send(relayed, query)
         try:
             if reply.error is not None:
-                message = f"The server answered {reply.status} to the request for its list."
-                raise UpstreamFailed(502, "upstream_error", message)
+                raise _RefusedList(reply)
             return reply.endpoint.redact(await reply.response.read(MAX_PAGE))
         except UpstreamError as exc:
             raise self.sender.failed(relayed.context, relayed.server, exc) from exc
         finally:
             reply.response.close()
+
+
+class _RefusedList(Exception):
+    """The server has answered the request for a list with an error."""
+
+    def __init__(self, reply: RawReply) -> None:
+        super().__init__()
+        self.reply = reply
 
 
 def _declared_length(reply: RawReply) -> int | None:

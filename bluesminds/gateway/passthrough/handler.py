@@ -12,6 +12,7 @@ from msgspec import Struct
 from bluesminds.common.errors import Forbidden, GatewayError, InvalidRequest, NotFound
 from bluesminds.common.values import Caller, RequestContext, Server
 from bluesminds.gateway.authenticate import KeyAuthenticator
+from bluesminds.gateway.call import with_scoped_idempotency
 from bluesminds.gateway.limits.headers import as_text
 from bluesminds.gateway.limits.reserve import RateLimiter
 from bluesminds.gateway.operations import PASSTHROUGH, method_not_allowed
@@ -104,7 +105,7 @@ class PassthroughHandler(Struct, frozen=True):
         found.check_mentions(server.name)
         base, fixed = relay_base(server)
         return RelayedRequest(
-            context=context,
+            context=with_scoped_idempotency(context, caller),
             caller=caller,
             path=path,
             target=base + path.text,

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Raw, Struct, structs
 
 from bluesminds.common.errors import NotFound, UpstreamFailed
 from bluesminds.wire.json_text import NOT_JSON, read_fields
@@ -30,6 +30,11 @@ class ListPage(Struct, frozen=True):
     items: Sequence[tuple[str, Raw]]
     has_more: bool
     is_openai: bool = True
+
+    def with_items(self, change: Callable[[bytes], bytes]) -> "ListPage":
+        """The page with `change` applied to every item."""
+        items = [(item_id, Raw(change(bytes(item)))) for item_id, item in self.items]
+        return structs.replace(self, items=items)
 
 
 _items = msgspec.json.Decoder(list[Raw])

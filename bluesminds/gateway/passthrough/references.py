@@ -10,12 +10,13 @@ from typing import Final
 from urllib.parse import parse_qsl, urlencode
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from bluesminds.common.errors import InvalidRequest
 from bluesminds.gateway.server_objects import ID
-from bluesminds.wire.json_text import NOT_JSON
+from bluesminds.wire.json_text import NOT_JSON, read_fields, write_fields
 
+BATCHES: Final = "messages/batches"
 MAX_IDS: Final = 10_000  # in one request
 MAX_PARAMETERS: Final = 100  # of a query
 # The fields that hold ids of objects, in OpenAI's and Anthropic's APIs.
@@ -27,7 +28,6 @@ REFERENCES: Final = frozenset(
         *("vector_store_ids", "video_id"),
     )
 )
-CURSORS: Final = frozenset(("after", "before", "after_id", "before_id"))  # query parameters with ids
 
 _CREATED: Final = {"output_file_id": "files", "error_file_id": "files", "thread_id": "threads"}
 _STRING: Final = re.compile(rb'"(?=([A-Za-z0-9_.:=~\\-]{4,6144})")')  # an id, or one with escapes
@@ -100,13 +100,10 @@ def write_query(pairs: Iterable[tuple[str, str]]) -> str:
 
 
 def ids_in_query(pairs: Iterable[tuple[str, str]]) -> FoundIds:
+    """A cursor, such as `after`, is a mention: the object that it names may be deleted."""
     found = NO_IDS
     for name, value in pairs:
-        found = found.with_ids(
-            FoundIds(references=frozenset((value,)))
-            if name in CURSORS and value
-            else ids_in_field(name, value)
-        )
+        found = found.with_ids(ids_in_field(name, value))
     return found
 
 
@@ -127,6 +124,23 @@ def kinds_in_answer(body: bytes, collection: str) -> dict[str, str]:
         found.append((file.get("id"), "files"))
     found.append((fields.get("id"), collection))
     return {one: kind for one, kind in found if isinstance(one, str) and _ID.fullmatch(one)}
+
+
+def with_own_urls(item: bytes, collection: str) -> bytes:
+    """The object without the address of the server in `results_url`, with which Anthropic's SDKs read the
+    results of a batch: they would send the gateway's key there.
+    """
+    if collection != BATCHES or b'"results_url"' not in item:
+        return item
+    try:
+        fields = read_fields(item)
+        if not isinstance(msgspec.json.decode(fields["results_url"]), str):
+            return item
+        object_id = msgspec.json.decode(fields["id"], type=str)
+    except (*NOT_JSON, KeyError):
+        return item
+    url = f"/v1/{BATCHES}/{object_id}/results"
+    return write_fields(fields | {"results_url": Raw(msgspec.json.encode(url))})
 
 
 def _text(value: bytes) -> str:

@@ -13,6 +13,7 @@ from msgspec import Struct
 from bluesminds.common.errors import Forbidden, GatewayError, InvalidRequest, NotFound
 from bluesminds.common.values import Caller, RequestContext, Server
 from bluesminds.gateway.authenticate import KeyAuthenticator
+from bluesminds.gateway.call import with_scoped_idempotency
 from bluesminds.gateway.limits.counters import Estimate
 from bluesminds.gateway.limits.headers import as_text
 from bluesminds.gateway.limits.reserve import RateLimiter
@@ -133,7 +134,7 @@ class StoredResponseHandler(Struct, frozen=True):
         path = RelayPath(RESPONSES, response_id, tuple(filter(None, below)))
         base, _, fixed = profile_of(server).speaks["responses"].partition("?")
         return RelayedRequest(
-            context=context,
+            context=with_scoped_idempotency(context, caller),
             caller=caller,
             path=path,
             target=base + path.text.removeprefix(f"/{RESPONSES}"),

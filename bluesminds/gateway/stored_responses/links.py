@@ -27,7 +27,7 @@ from bluesminds.wire.responses_items import input_items, referenced_ids, with_hi
 
 _LINKED: Final = ("responses", "input_tokens")  # formats whose requests can continue others
 # What fields that name objects at servers contain. An escape may hide it.
-_MARKS: Final = (b"file_id", b"container", b"\\u")
+_MARKS: Final = (b"file_id", b"container", b"vector_store", b"\\u")
 
 
 class LinkedRequest(Struct, frozen=True):

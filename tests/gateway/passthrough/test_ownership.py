@@ -273,6 +273,23 @@ async def test_list_reads_further_pages_until_the_clients_page_is_full(
     assert ([one["id"] for one in shown["data"]], shown["last_id"]) == (own[2:], own[3])
 
 
+async def test_list_goes_on_after_an_object_that_was_deleted(
+    gateway: Gateway, ada: Account, vendor: ObjectServer
+) -> None:
+    own = [await ada.upload() for _ in range(3)]
+    vendor.deleted_cursors[own[0]] = 0
+    await ada.send("DELETE", f"/v1/files/{own[0]}")
+    shown = (await ada.send("GET", f"/v1/files?after={own[0]}")).json()
+    assert [one["id"] for one in shown["data"]] == own[1:]
+
+
+async def test_error_of_a_list_is_passed_on(gateway: Gateway, ada: Account, vendor: ObjectServer) -> None:
+    await ada.upload()
+    body = b'{"error":{"message":"bad limit","type":"t","param":"limit","code":"c"}}'
+    vendor.answers["/v1/files"] = Answer(body, b"400 Bad Request")
+    assert code_of(await ada.send("GET", "/v1/files?limit=x")) == (400, "c")
+
+
 async def test_list_with_too_many_objects_of_others_is_an_error(
     gateway: Gateway, ada: Account, vendor: ObjectServer
 ) -> None:

@@ -56,6 +56,19 @@ async def test_relayed_request_has_the_servers_key_and_few_headers(
         assert refused not in head
 
 
+async def test_idempotency_keys_of_accounts_are_kept_apart(
+    gateway: Gateway, vendor: ObjectServer, ada: Account
+) -> None:
+    """They share the gateway's account at the server."""
+    bob = await new_account(gateway, "bob@example.com")
+    sent = []
+    for account in (ada, ada, bob):
+        await account.create("vector_stores", {}, headers={"idempotency-key": "one"})
+        sent += vendor.requests[-1].values(b"idempotency-key")
+    assert sent[0] == sent[1] != sent[2]
+    assert b"one" not in sent
+
+
 async def test_relayed_request_has_a_usage_row_and_a_log_line(
     gateway: Gateway, ada: Account, storage: dict[str, Any]
 ) -> None:
