@@ -122,9 +122,10 @@ _HOSTED: Final = (
         "https://openrouter.ai/docs/api/reference/overview",
         "https://openrouter.ai/api/v1",
         "OPENROUTER_API_KEY",
-        speaks=paths("chat", "completions", "embeddings", "rerank", "messages", "speech"),
+        speaks=paths("chat", "completions", "embeddings", "rerank", "messages", "responses", "speech"),
         streamed_usage="always",
         cost="usage.cost",
+        unsupported={"responses": unsupported("OpenRouter", "previous_response_id")},
     ),
     Vendor(
         "portkey",
@@ -132,7 +133,9 @@ _HOSTED: Final = (
         "https://portkey.ai/docs/api-reference/inference-api/headers",
         "https://api.portkey.ai/v1",
         "PORTKEY_API_KEY",
-        speaks=paths("chat", "completions", "embeddings", "moderations", "messages", "images", "speech"),
+        speaks=paths(
+            "chat", "completions", "embeddings", "moderations", "messages", "responses", "images", "speech"
+        ),
         hosts=("aigw.portkey.ai",),
         key_header="x-portkey-api-key",
     ),
@@ -161,8 +164,11 @@ _HOSTED: Final = (
         "https://console.groq.com/docs/openai",
         "https://api.groq.com/openai/v1",
         "GROQ_API_KEY",
-        speaks=paths("chat", "speech"),
-        unsupported={"chat": unsupported("Groq", "logprobs", "top_logprobs", "logit_bias", n=(b"1",))},
+        speaks=paths("chat", "responses", "speech"),
+        unsupported={
+            "chat": unsupported("Groq", "logprobs", "top_logprobs", "logit_bias", n=(b"1",)),
+            "responses": unsupported("Groq", "previous_response_id"),
+        },
     ),
     Vendor(
         "together",
@@ -180,7 +186,7 @@ _HOSTED: Final = (
         "https://docs.fireworks.ai/tools-sdks/openai-compatibility",
         "https://api.fireworks.ai/inference/v1",
         "FIREWORKS_API_KEY",
-        speaks=paths("chat", "completions", "embeddings", "rerank", "messages"),
+        speaks=paths("chat", "completions", "embeddings", "rerank", "messages", "responses"),
         hosts=(".api.fireworks.ai",),
         streamed_usage="always",
     ),
@@ -208,7 +214,7 @@ _HOSTED: Final = (
         "https://docs.x.ai/docs/api-reference",
         "https://api.x.ai/v1",
         "XAI_API_KEY",
-        speaks=paths("chat", "completions", "images"),
+        speaks=paths("chat", "completions", "responses", "images"),
         hosts=(".api.x.ai",),
     ),
     Vendor(
@@ -313,11 +319,12 @@ _LOCAL: Final = (
         "Ollama",
         "https://docs.ollama.com/api/openai-compatibility",
         "http://127.0.0.1:11434/v1",
-        speaks=paths("chat", "completions", "embeddings", "messages"),
+        speaks=paths("chat", "completions", "embeddings", "messages", "responses"),
         alive_path="//api/version",
         output_bound="max_tokens",
         unsupported={
             "chat": unsupported("Ollama", "logit_bias", n=(b"1",), tool_choice=(b'"auto"',)),
+            "responses": unsupported("Ollama", "previous_response_id"),
             "messages": unsupported("Ollama", tool_choice=(b'{"type":"auto"}',)),
         },
     ),
@@ -326,7 +333,7 @@ _LOCAL: Final = (
         "vLLM",
         "https://docs.vllm.ai/en/latest/serving/openai_compatible_server/",
         "http://127.0.0.1:8000/v1",
-        speaks=paths("chat", "completions", "embeddings", "rerank", "messages"),
+        speaks=paths("chat", "completions", "embeddings", "rerank", "messages", "responses"),
         alive_path="//health",
     ),
     Vendor(
@@ -342,7 +349,7 @@ _LOCAL: Final = (
         "llama.cpp",
         "https://github.com/ggml-org/llama.cpp/tree/master/tools/server",
         "http://127.0.0.1:8080/v1",
-        speaks=paths("chat", "completions", "embeddings", "rerank", "messages"),
+        speaks=paths("chat", "completions", "embeddings", "rerank", "messages", "responses"),
         alive_path="//health",
     ),
     Vendor(
@@ -350,7 +357,7 @@ _LOCAL: Final = (
         "LM Studio",
         "https://lmstudio.ai/docs/developer/openai-compat",
         "http://127.0.0.1:1234/v1",
-        speaks=paths("chat", "completions", "embeddings", "messages"),
+        speaks=paths("chat", "completions", "embeddings", "messages", "responses"),
     ),
     Vendor(
         "tgi",
