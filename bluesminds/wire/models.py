@@ -122,13 +122,15 @@ def write_gemini_model(row: ModelRow) -> bytes:
 
 
 def _as_gemini(row: ModelRow) -> dict[str, object]:
-    return {
+    model: dict[str, object] = {
         "name": f"models/{row.id}",
         "baseModelId": row.id,
         "version": "",
         "displayName": row.id,
         "supportedGenerationMethods": ["generateContent", "countTokens"],
     }
+    limits = {"inputTokenLimit": row.details.context_length, "outputTokenLimit": row.details.max_output}
+    return model | {name: limit for name, limit in limits.items() if limit is not None}
 
 
 def _as_openai(row: ModelRow) -> dict[str, object]:
