@@ -29,6 +29,7 @@ from bluesminds.gateway.recorder import Recorder
 from bluesminds.gateway.relay import Relay
 from bluesminds.gateway.routing.catalog import ServerRegistry
 from bluesminds.gateway.routing.health import ServerHealthRegistry, ServerStatus
+from bluesminds.gateway.spool import SpoolSpace
 from bluesminds.gateway.supervision import MAX_BACKOFF, HealthChecker, IdleSweeper, TaskSupervisor, Watchdog
 from bluesminds.gateway.upstream.backoff import Backoff
 from bluesminds.gateway.upstream.sender import Sender
@@ -138,7 +139,7 @@ def build_data_plane(
         accounting=_build_accounting(services, runtime),
         total_timeout=settings.upstream.total_timeout,
     )
-    bodies, stats = BodyMemory(settings.server.max_buffered_bytes), ListenerStats()
+    bodies, stats = _build_body_memory(services), ListenerStats()
     _add_gauges(runtime, authentication.limiter, bodies)
     runtime.metrics.labelled_gauge(
         "bluesminds_server_up", "1 if the last probe of the server succeeded.", "server", routing.servers_up
@@ -212,11 +213,18 @@ def _build_accounting(services: Services, runtime: Runtime) -> UsageAccounting:
     )
 
 
+def _build_body_memory(services: Services) -> BodyMemory:
+    server = services.settings.server
+    disk = SpoolSpace(services.state.path, server.max_spooled_bytes)
+    return BodyMemory(server.max_buffered_bytes, largest=server.max_body_bytes, disk=disk)
+
+
 def _add_gauges(runtime: Runtime, limiter: RateLimiter, bodies: BodyMemory) -> None:
     gauge, recorder = runtime.metrics.gauge, runtime.recorder
     gauge("bluesminds_requests_running", "Requests in progress.", lambda: limiter.running)
     gauge("bluesminds_usage_rows_held", "Usage rows reserved or not committed yet.", lambda: recorder.held)
     gauge("bluesminds_body_bytes_held", "Bytes of request bodies in memory.", lambda: bodies.held)
+    gauge("bluesminds_upload_bytes_held", "Bytes of uploads in files.", lambda: bodies.disk.held)
 
 
 def _build_control(

@@ -92,7 +92,11 @@ _HOSTED: Final = (
             "embeddings",
             "moderations",
             "images",
+            "image_edits",
+            "image_variations",
             "speech",
+            "transcription",
+            "audio_translation",
         ),
         hosts=(".api.openai.com",),
         output_bound="max_completion_tokens",  # its reasoning models refuse max_tokens
@@ -134,7 +138,17 @@ _HOSTED: Final = (
         "https://api.portkey.ai/v1",
         "PORTKEY_API_KEY",
         speaks=paths(
-            "chat", "completions", "embeddings", "moderations", "messages", "responses", "images", "speech"
+            *(
+                "chat",
+                "completions",
+                "embeddings",
+                "moderations",
+                "messages",
+                "responses",
+                "images",
+                "image_edits",
+            ),
+            *("image_variations", "speech", "transcription", "audio_translation"),
         ),
         hosts=("aigw.portkey.ai",),
         key_header="x-portkey-api-key",
@@ -164,7 +178,7 @@ _HOSTED: Final = (
         "https://console.groq.com/docs/openai",
         "https://api.groq.com/openai/v1",
         "GROQ_API_KEY",
-        speaks=paths("chat", "responses", "speech"),
+        speaks=paths("chat", "responses", "speech", "transcription", "audio_translation"),
         unsupported={
             "chat": unsupported("Groq", "logprobs", "top_logprobs", "logit_bias", n=(b"1",)),
             "responses": unsupported("Groq", "previous_response_id"),
@@ -176,7 +190,10 @@ _HOSTED: Final = (
         "https://docs.together.ai/docs/openai-api-compatibility",
         "https://api.together.ai/v1",
         "TOGETHER_API_KEY",
-        speaks=paths("chat", "completions", "embeddings", "rerank", "images", "speech"),
+        speaks=paths(
+            *("chat", "completions", "embeddings", "rerank", "images", "speech"),
+            *("transcription", "audio_translation"),
+        ),
         hosts=("api.together.xyz",),
         output_bound="max_tokens",
     ),
@@ -196,7 +213,7 @@ _HOSTED: Final = (
         "https://docs.mistral.ai/api",
         "https://api.mistral.ai/v1",
         "MISTRAL_API_KEY",
-        speaks=paths("chat", "embeddings", "moderations"),
+        speaks=paths("chat", "embeddings", "moderations", "transcription"),
         output_bound="max_tokens",  # it refuses the other field
     ),
     Vendor(
@@ -319,7 +336,7 @@ _LOCAL: Final = (
         "Ollama",
         "https://docs.ollama.com/api/openai-compatibility",
         "http://127.0.0.1:11434/v1",
-        speaks=paths("chat", "completions", "embeddings", "messages", "responses"),
+        speaks=paths("chat", "completions", "embeddings", "messages", "responses", "transcription"),
         alive_path="//api/version",
         output_bound="max_tokens",
         unsupported={
@@ -333,7 +350,10 @@ _LOCAL: Final = (
         "vLLM",
         "https://docs.vllm.ai/en/latest/serving/openai_compatible_server/",
         "http://127.0.0.1:8000/v1",
-        speaks=paths("chat", "completions", "embeddings", "rerank", "messages", "responses"),
+        speaks=paths(
+            *("chat", "completions", "embeddings", "rerank", "messages", "responses"),
+            *("transcription", "audio_translation"),
+        ),
         alive_path="//health",
     ),
     Vendor(

@@ -4,16 +4,14 @@ The one place where a GatewayError of the data plane becomes a response. The lis
 client disconnect, at no cost for the pipeline.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
-from io import BytesIO
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NoReturn
 
 from bluesminds.common.clock import Clock
-from bluesminds.common.errors import Forbidden, GatewayError, InvalidRequest
+from bluesminds.common.errors import Forbidden, GatewayError
 from bluesminds.common.log import Log
 from bluesminds.common.values import RequestContext
-from bluesminds.gateway.bodies import Body, BodyMemory, body_memory_exhausted
+from bluesminds.gateway.bodies import BodyMemory
 from bluesminds.gateway.browser_origins import BrowserOrigins
 from bluesminds.gateway.operations import (
     MODELS,
@@ -25,6 +23,7 @@ from bluesminds.gateway.operations import (
 )
 from bluesminds.gateway.pipeline import Gateway
 from bluesminds.http.asgi import ASGIApp, Disconnect, Receive, ResponseAborted, Scope, Send
+from bluesminds.web.asgi_body import ASGIBody
 from bluesminds.web.cors import (
     VARY_ORIGIN,
     Preflight,
@@ -159,7 +158,7 @@ class DataPlane:
         receive: Receive,
         out: ASGIResponseWriter,
     ) -> None:
-        body = Body(self._bodies)
+        body = ASGIBody(self._bodies, scope, receive)
         try:
             if context.method == "OPTIONS" and (preflight := read_preflight(scope)) is not None:
                 await self._send_preflight(preflight, path, context, out)
@@ -169,7 +168,7 @@ class DataPlane:
             if context.endpoint == MODELS:
                 await self._send_models(path, context, scope["query_string"], out)
             else:
-                await self._dispatch(path, context, lambda: read_body(scope, receive, body), out)
+                await self._dispatch(path, context, body, out)
         except GatewayError as exc:
             await self._send_error(exc, context, out)
         except OSError:
@@ -187,7 +186,7 @@ class DataPlane:
         self,
         path: DataPlanePath,
         context: RequestContext,
-        body: Callable[[], Awaitable[Body]],
+        body: ASGIBody,
         out: ASGIResponseWriter,
     ) -> None:
         try:
@@ -251,35 +250,3 @@ def client_format(path: DataPlanePath, context: RequestContext, *, google: bool)
     if path.api == "anthropic":
         return MESSAGES
     return MESSAGES if context.endpoint in _SHARED and is_anthropic_client(context) else None
-
-
-async def read_body(scope: Scope, receive: Receive, body: Body) -> Body:
-    """Read the request body into `body`. Raises InvalidRequest if it is compressed, Unavailable if the memory
-    limit is reached, and ConnectionResetError if the client disconnects.
-    """
-    for name, coding in scope["headers"]:
-        if name == b"content-encoding" and coding != b"identity":
-            raise InvalidRequest(
-                "unsupported_encoding", "Send the request body without compression.", status=415
-            )
-    data: bytes | None = None
-    with suppress(MemoryError):
-        data = await _collect(receive, body)
-    if data is None:  # raised outside of a handler: a handled MemoryError refers to what has been read
-        raise body_memory_exhausted()
-    body.data = data
-    return body
-
-
-async def _collect(receive: Receive, body: Body) -> bytes:
-    buffer = BytesIO()
-    while (message := await receive())["type"] != "http.disconnect":
-        piece: bytes = message.get("body", b"")
-        body.acquire(len(piece))
-        more = message.get("more_body", False)
-        if not more and not buffer.tell():
-            return piece
-        buffer.write(piece)
-        if not more:
-            return buffer.getvalue()  # without a copy
-    raise ConnectionResetError

@@ -188,6 +188,8 @@ def _write_assistant(
                 content = [{"type": "output_text", "text": part.text}]
                 items.append({"type": "message", "role": "assistant", "content": content})
             case ToolCallPart():
+                if part.signature:
+                    dropped.append("messages.content.signature")
                 items.append(
                     {
                         "type": "function_call",
@@ -287,6 +289,8 @@ def encode_reply(reply: ConversationReply, request: ConversationRequest) -> byte
                 item.texts.append(part.text)
                 close_item(item, part.signature)
             case ToolCallPart():
+                if part.signature:
+                    close_item(writer.open(PartOpened(0, "thinking")), part.signature)
                 item = writer.open(PartOpened(0, "tool", part.id, part.name))
                 item.texts.append(part.arguments)
     status = status_of(reply.stop, refused=refused)

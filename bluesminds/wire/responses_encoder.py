@@ -40,6 +40,7 @@ from bluesminds.wire.responses_output import (
 from bluesminds.wire.responses_requests import REDACTED, SIGNATURE
 from bluesminds.wire.responses_tools import client_tools_by_name
 
+_SIGNED: Final = -1  # the part of reasoning with the signature of a call
 _ILLEGAL: Final = re.compile(r"[^A-Za-z0-9_-]")  # what an id must not have
 
 
@@ -156,6 +157,14 @@ class ResponsesEncoder:
         )
 
     def _open_part(self, part: PartOpened) -> bytes:
+        """The format has no signatures of calls: they are in reasoning before the call."""
+        if part.kind == "tool" and part.data:
+            signed = self._open_item(PartOpened(_SIGNED, "thinking"))
+            signed += self._end_part(PartClosed(_SIGNED, part.data))
+            return signed + self._open_item(part)
+        return self._open_item(part)
+
+    def _open_item(self, part: PartOpened) -> bytes:
         ended = [one for one in self._open.values() if one.ended]
         kind = part.kind
         if kind in ("text", "refusal") and ended and _continues(ended[-1].item, refusal=kind == "refusal"):
