@@ -30,7 +30,11 @@ Scope = Literal[
     "moderations",
     "rerank",
     "images.generations",
+    "images.edits",
+    "images.variations",
     "audio.speech",
+    "audio.transcriptions",
+    "audio.translations",
     "models",
 ]
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)

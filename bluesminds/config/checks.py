@@ -78,6 +78,12 @@ def _check_listener(settings: Settings) -> Iterator[Finding]:
     elif server.http2:
         about = (("server", "http2"), _CERT, _KEY)
         yield Finding(about, "http2 in [server] needs TLS", "set tls_cert and tls_key, or remove http2")
+    if server.max_spooled_bytes < server.max_upload_bytes:
+        yield Finding(
+            (("server", "max_spooled_bytes"), ("server", "max_upload_bytes")),
+            "max_spooled_bytes in [server] is less than max_upload_bytes",
+            "a single upload may need as much; raise max_spooled_bytes",
+        )
     yield from _check_proxies(server)
     yield from _check_origins(server)
 

@@ -1,7 +1,7 @@
 """A decoded request to a model, and the body to send to a server."""
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Final, Protocol
 
 from msgspec import Raw, Struct, json, structs
 
@@ -9,6 +9,7 @@ from bluesminds.common.crypto import scoped
 from bluesminds.common.errors import InvalidRequest
 from bluesminds.common.values import Caller, RequestContext
 from bluesminds.gateway.bodies import Body
+from bluesminds.gateway.forms import Headers, MultipartBody
 from bluesminds.gateway.operations import Operation, OperationMatch
 from bluesminds.gateway.routing.plans import Plan, Target
 from bluesminds.providers.quirks import ADAPTED, Adapt, check_supported
@@ -16,9 +17,11 @@ from bluesminds.wire.base import Format, RequestFacts
 from bluesminds.wire.conversation import ConversationRequest, EncodingOptions, unique
 from bluesminds.wire.formats import FORMATS, codec_of
 from bluesminds.wire.json_text import Fields, read_fields, write_fields
+from bluesminds.wire.multipart import is_form
 from bluesminds.wire.requests import read_body
 
 STREAM_OPTIONS = "stream_options"
+_JSON: Final[Headers] = ((b"content-type", b"application/json"),)
 
 
 class Call(Struct, frozen=True, gc=False):
@@ -54,13 +57,17 @@ class CallBody(Protocol):
         Raises InvalidRequest if there is no such target. Call it before the first `content`.
         """
 
-    def content(self, plan: Plan, model: str, *, force_usage: bool) -> bytes:
+    @property
+    def repeatable(self) -> bool:
+        """Whether `content` can be called again. A form that does not fit into memory can be sent once."""
+
+    def headers(self, model: str) -> Headers:
+        """Content-Type, and the Content-Length of a body in pieces if it is known."""
+
+    def content(self, plan: Plan, model: str, *, force_usage: bool) -> bytes | AsyncIterator[bytes]:
         """The body for a server with this plan and model name. `force_usage`: request the usage of a stream
         even if the client did not.
         """
-
-    def estimate(self) -> bytes:
-        """The response to a count request that no server supports."""
 
     def release(self) -> None:
         """Free the memory of the body. `content` cannot be called afterwards."""
@@ -72,6 +79,7 @@ class JsonBody:
     that the latest translation left out. `release` frees the bodies.
     """
 
+    repeatable = True
     __slots__ = (
         "_adapted",
         "_body",
@@ -145,7 +153,11 @@ class JsonBody:
             self._rendered_for = (model, force_usage, plan.adapt)
         return self._body.data
 
+    def headers(self, model: str) -> Headers:
+        return _JSON
+
     def estimate(self) -> bytes:
+        """The response to a count request that no server supports."""
         estimate = self._format.estimate
         return b"" if estimate is None else estimate(self._fields)
 
@@ -180,9 +192,8 @@ class JsonBody:
 
     def _in_client_words(self, refusal: InvalidRequest) -> InvalidRequest:
         """A server's format may have refused a field by its own name."""
-        name = refusal.param or ""
-        mine = codec_of(self._format.name).names.get(name)
-        if mine is None:
+        name, codec = refusal.param or "", self._format.codec
+        if codec is None or (mine := codec.names.get(name)) is None:
             return refusal
         return InvalidRequest(refusal.code, refusal.message.replace(f"`{name}`", f"`{mine}`"), param=mine)
 
@@ -196,14 +207,37 @@ class JsonBody:
         return fields if self._stream_options is None else fields | {STREAM_OPTIONS: self._stream_options}
 
 
+async def receive_body(operation: Operation, body: Body) -> MultipartBody | None:
+    """Read the body of an operation that takes forms: of a form, which is returned, what must be known before
+    it is sent; JSON whole.
+
+    Raises InvalidRequest, Unavailable, and ConnectionResetError when the client leaves.
+    """
+    form = FORMATS[operation.format].form
+    if form is None or (operation.body != "form" and not is_form(body.content_type)):
+        await body.read()
+        return None
+    multipart = MultipartBody(body, form)
+    await multipart.read_ahead()
+    return multipart
+
+
 def read_call(
-    context: RequestContext, match: OperationMatch, caller: Caller, body: Body
+    context: RequestContext,
+    match: OperationMatch,
+    caller: Caller,
+    body: Body,
+    form: MultipartBody | None = None,
 ) -> tuple[Call, CallBody]:
     """Raises InvalidRequest with the field that is wrong as `param`."""
     operation = match.operation
+    format_ = FORMATS[operation.format]
+    if form is not None:
+        facts = form.facts()
+        context = _with_scoped_idempotency(context, caller)
+        return Call(context, operation, format_, facts.model, facts, bool(caller.address)), form
     if not body.data:
         raise InvalidRequest("empty_body", "The request has no body. Send a JSON object with `model`.")
-    format_ = FORMATS[operation.format]
     fields = read_body(body.data)
     if match.params or operation.preset:
         said = {name: Raw(json.encode(text)) for name, text in match.params.items()}

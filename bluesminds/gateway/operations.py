@@ -17,6 +17,7 @@ from bluesminds.common.values import Scope
 from bluesminds.wire.base import FormatName
 
 ApiName = Literal["openai", "anthropic", "gemini"]
+BodyKind = Literal["json", "form", "json_or_form"]  # a form is multipart/form-data
 HandlerName = Literal["model"]  # what serves an operation; "model": the request pipeline
 NO_FIELDS: Final[Mapping[str, Raw]] = MappingProxyType({})
 
@@ -33,6 +34,7 @@ class Operation(Struct, frozen=True):
     path: str
     format: FormatName
     summary: str
+    body: BodyKind = "json"
     handler: HandlerName = "model"
     preset: Mapping[str, Raw] = NO_FIELDS
     estimated: bool = False
@@ -119,7 +121,32 @@ OPERATIONS: Final = (
         "images",
         "Create images (another path of /v1/images/generations)",
     ),
+    Operation("images.edits", "POST", "/v1/images/edits", "image_edits", "Edit images", body="json_or_form"),
+    Operation(
+        "images.variations",
+        "POST",
+        "/v1/images/variations",
+        "image_variations",
+        "Create variations of an image",
+        body="form",
+    ),
     Operation("audio.speech", "POST", "/v1/audio/speech", "speech", "Create speech from text"),
+    Operation(
+        "audio.transcriptions",
+        "POST",
+        "/v1/audio/transcriptions",
+        "transcription",
+        "Transcribe speech",
+        body="form",
+    ),
+    Operation(
+        "audio.translations",
+        "POST",
+        "/v1/audio/translations",
+        "audio_translation",
+        "Translate speech into English text",
+        body="form",
+    ),
 )
 MODELS: Final = "models"  # GET /models and /models/{id}
 GEMINI_MODELS: Final = "/v1beta/models"
@@ -165,8 +192,6 @@ _MISSING: Final = {
     "/responses": ("Access to stored responses", "Send the whole conversation as `input`."),
     "/conversations": ("The Conversations API", "Send the whole conversation as `input` of /v1/responses."),
     "/messages/batches": ("The Message Batches API", ""),
-    "/images": ("The Images API", ""),
-    "/audio": ("The Audio API", ""),
     "/files": ("The Files API", ""),
     "/batches": ("The Batches API", ""),
     "/realtime": ("The Realtime API", ""),

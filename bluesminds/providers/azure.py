@@ -18,7 +18,10 @@ _PATHS: Final[Mapping[FormatName, str]] = {
     "completions": "/completions",
     "embeddings": "/embeddings",
     "images": "/images/generations",
+    "image_edits": "/images/edits",
     "speech": "/audio/speech",
+    "transcription": "/audio/transcriptions",
+    "audio_translation": "/audio/translations",
 }
 _RESPONSES: Final = "/responses"  # not below a deployment: the body has its name
 _FIRST_RESPONSES: Final = "2025-03-01-preview"  # version of the older URLs

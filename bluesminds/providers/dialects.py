@@ -26,7 +26,11 @@ OPENAI_PATHS: Final[Paths] = MappingProxyType(
         "moderations": "/moderations",
         "rerank": "/rerank",
         "images": "/images/generations",
+        "image_edits": "/images/edits",
+        "image_variations": "/images/variations",
         "speech": "/audio/speech",
+        "transcription": "/audio/transcriptions",
+        "audio_translation": "/audio/translations",
     }
 )
 MESSAGES_PATHS: Final[Paths] = MappingProxyType(

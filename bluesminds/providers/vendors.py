@@ -92,7 +92,11 @@ _HOSTED: Final = (
             "embeddings",
             "moderations",
             "images",
+            "image_edits",
+            "image_variations",
             "speech",
+            "transcription",
+            "audio_translation",
         ),
         hosts=(".api.openai.com",),
         output_bound="max_completion_tokens",  # its reasoning models refuse max_tokens
@@ -132,7 +136,10 @@ _HOSTED: Final = (
         "https://portkey.ai/docs/api-reference/inference-api/headers",
         "https://api.portkey.ai/v1",
         "PORTKEY_API_KEY",
-        speaks=paths("chat", "completions", "embeddings", "moderations", "messages", "images", "speech"),
+        speaks=paths(
+            *("chat", "completions", "embeddings", "moderations", "messages", "images", "image_edits"),
+            *("image_variations", "speech", "transcription", "audio_translation"),
+        ),
         hosts=("aigw.portkey.ai",),
         key_header="x-portkey-api-key",
     ),
@@ -161,7 +168,7 @@ _HOSTED: Final = (
         "https://console.groq.com/docs/openai",
         "https://api.groq.com/openai/v1",
         "GROQ_API_KEY",
-        speaks=paths("chat", "speech"),
+        speaks=paths("chat", "speech", "transcription", "audio_translation"),
         unsupported={"chat": unsupported("Groq", "logprobs", "top_logprobs", "logit_bias", n=(b"1",))},
     ),
     Vendor(
@@ -170,7 +177,10 @@ _HOSTED: Final = (
         "https://docs.together.ai/docs/openai-api-compatibility",
         "https://api.together.ai/v1",
         "TOGETHER_API_KEY",
-        speaks=paths("chat", "completions", "embeddings", "rerank", "images", "speech"),
+        speaks=paths(
+            *("chat", "completions", "embeddings", "rerank", "images", "speech"),
+            *("transcription", "audio_translation"),
+        ),
         hosts=("api.together.xyz",),
         output_bound="max_tokens",
     ),
@@ -190,7 +200,7 @@ _HOSTED: Final = (
         "https://docs.mistral.ai/api",
         "https://api.mistral.ai/v1",
         "MISTRAL_API_KEY",
-        speaks=paths("chat", "embeddings", "moderations"),
+        speaks=paths("chat", "embeddings", "moderations", "transcription"),
         output_bound="max_tokens",  # it refuses the other field
     ),
     Vendor(
@@ -313,7 +323,7 @@ _LOCAL: Final = (
         "Ollama",
         "https://docs.ollama.com/api/openai-compatibility",
         "http://127.0.0.1:11434/v1",
-        speaks=paths("chat", "completions", "embeddings", "messages"),
+        speaks=paths("chat", "completions", "embeddings", "messages", "transcription"),
         alive_path="//api/version",
         output_bound="max_tokens",
         unsupported={
@@ -326,7 +336,10 @@ _LOCAL: Final = (
         "vLLM",
         "https://docs.vllm.ai/en/latest/serving/openai_compatible_server/",
         "http://127.0.0.1:8000/v1",
-        speaks=paths("chat", "completions", "embeddings", "rerank", "messages"),
+        speaks=paths(
+            *("chat", "completions", "embeddings", "rerank", "messages"),
+            *("transcription", "audio_translation"),
+        ),
         alive_path="//health",
     ),
     Vendor(

@@ -29,8 +29,13 @@ FormatName = Literal[
     "moderations",
     "rerank",
     "images",
+    "image_edits",
+    "image_variations",
     "speech",
+    "transcription",
+    "audio_translation",
 ]
+FieldKind = Literal["text", "flag", "whole"]
 
 
 class RequestFacts(Struct, frozen=True, gc=False):
@@ -42,6 +47,7 @@ class RequestFacts(Struct, frozen=True, gc=False):
     max_output: int | None = None  # maximum tokens of one choice; None: no maximum
     choices: int = 1  # number of answers requested
     text_bytes: int = 0  # size of the request's values, without media in base64
+    media_tokens: int = 0  # estimated tokens of audio in the request
     text_answer: bool = True  # the tokens of an answer can be estimated from its length
     characters: int | None = None  # of a text to be spoken
 
@@ -135,6 +141,17 @@ class Codec(Struct, frozen=True):
     keep_alive: bytes = b": ping\n\n"
 
 
+class FormFields(Struct, frozen=True):
+    """How a format's forms (multipart/form-data) are read. `kinds` has the fields that are read; `read` gets
+    them as JSON and raises InvalidRequest. `bytes_per_token`: how large a file is for each token that it
+    probably has; 0: that is not known.
+    """
+
+    kinds: Mapping[str, FieldKind]
+    read: Callable[[Fields], RequestFacts]
+    bytes_per_token: int = 0
+
+
 class Format(Struct, frozen=True):
     """One wire format. Every function is pure.
 
@@ -157,6 +174,7 @@ class Format(Struct, frozen=True):
     events_from_reply: Callable[[bytes, bool], bytes] | None = None
     reply_from_events: Callable[[bytes], bytes] | None = None
     stage: Callable[[RequestFacts], Stage] | None = None  # None: stages.Passthrough
+    form: FormFields | None = None
     is_media: bool = False  # a reply has the form of its content type
     estimate: Callable[[Fields], bytes] | None = None  # the response to a count request, without a server
     codec: Codec | None = None  # only for conversations

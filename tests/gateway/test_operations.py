@@ -19,6 +19,7 @@ from bluesminds.providers.dialects import (
 from bluesminds.web.docs.model_endpoints import DATA_PLANE
 from bluesminds.wire.formats import FORMATS
 from tests.fakes.model_server import ModelServer, completion, whole
+from tests.forms import CONTENT_TYPE, field, file, form
 from tests.gateways import Gateway
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,10 +31,16 @@ EMPTY = {
     "embeddings": "input",
     "moderations": "input",
     "images": "prompt",
+    "image_edits": "prompt",
     "speech": "input",
 }
 PATHS = {**OPENAI_PATHS, **MESSAGES_PATHS, **RESPONSES_PATHS}
-SDK_CALLS = {"images.generations": "images.generate(", "responses.input_tokens": "input_tokens.count("}
+SDK_CALLS = {
+    "images.generations": "images.generate(",
+    "images.edits": "images.edit(",
+    "images.variations": "images.create_variation(",
+    "responses.input_tokens": "input_tokens.count(",
+}
 
 
 SDK_METHODS = {"streamGenerateContent": "generateContentStream"}
@@ -88,6 +95,10 @@ def request_of(operation: Operation) -> dict[str, Any]:
 
 async def post(gateway: Gateway, operation: Operation, key: str) -> httpx.Response:
     async with gateway.client(key) as client:
+        if operation.body == "form":
+            body = form(field("model", "m"), field("prompt", "a"), file(b"x" * 5000))
+            headers = {"content-type": CONTENT_TYPE.decode()}
+            return await client.post(operation.path, content=body, headers=headers)
         return await client.post(operation.path.replace("{model}", "m"), json=request_of(operation))
 
 

@@ -31,6 +31,9 @@ PUBLIC = """
 GET /
 GET /health
 GET /ready
+GET /models
+GET /models/providers
+GET /ranking/models
 GET /metrics
 GET /openapi.json
 GET /docs
@@ -130,7 +133,11 @@ POST /v1/moderations
 POST /v1/rerank
 POST /v1/images/generations
 POST /v1/images/generate
+POST /v1/images/edits
+POST /v1/images/variations
 POST /v1/audio/speech
+POST /v1/audio/transcriptions
+POST /v1/audio/translations
 GET /v1/models
 GET /v1/models/{id}
 GET /v1beta/models

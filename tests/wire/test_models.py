@@ -80,6 +80,7 @@ def test_models_are_written_in_openais_form() -> None:
 def test_list_in_anthropics_shape_is_one_page() -> None:
     rows = [ModelRow("a", created=1_700_000_000, owned_by="x"), ModelRow("b", created=2**53 - 1)]
     one = {"type": "model", "id": "a", "display_name": "a", "created_at": "2023-11-14T22:13:20Z"}
+    one |= {"lifecycle": "active", "max_input_tokens": None, "max_tokens": None}
     other = one | {"id": "b", "display_name": "b", "created_at": "9999-12-31T23:59:59Z"}
     page = {"data": [one, other], "has_more": False, "first_id": "a", "last_id": "b"}
     assert json.loads(write_anthropic_models(rows)) == page

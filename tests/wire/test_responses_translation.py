@@ -15,8 +15,10 @@ from bluesminds.wire.chat_codec import CHAT_CODEC
 from bluesminds.wire.conversation import (
     EncodingOptions,
     StreamEvent,
+    TextPart,
     ThinkingPart,
     ToolCallPart,
+    Turn,
     reply_of_events,
 )
 from bluesminds.wire.messages_codec import MESSAGES_CODEC
@@ -264,6 +266,24 @@ def test_encrypted_reasoning_of_another_server_is_left_out() -> None:
     request = responses_conversation(input=items)
     assert request.turns[0].parts == (ThinkingPart("Hm."),)
     assert "input.encrypted_content" in request.dropped
+
+
+def test_reference_to_reasoning_is_left_out() -> None:
+    items = [{"type": "item_reference", "id": "rs_1"}, {"role": "user", "content": "Hi"}]
+    request = responses_conversation(input=items)
+    assert len(request.turns) == 1 and request.dropped == ("input.item_reference",)
+
+
+def test_message_of_an_agent_is_a_text_of_the_user() -> None:
+    content = [
+        {"type": "input_text", "text": "One."},
+        {"type": "encrypted_content", "encrypted_content": "Two."},
+        {"type": "encrypted_content", "encrypted_content": "gAAAAABo"},
+    ]
+    message = {"type": "agent_message", "author": "/root", "recipient": "/root/a", "content": content}
+    request = responses_conversation(input=[message])
+    assert request.turns == (Turn("user", (TextPart("Message from /root to /root/a:\nOne.\nTwo."),)),)
+    assert request.dropped == ("input.content.encrypted_content",)
 
 
 def test_system_messages_are_placed_as_in_chat() -> None:

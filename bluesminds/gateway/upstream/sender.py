@@ -21,7 +21,7 @@ from bluesminds.gateway.call import Call, CallBody
 from bluesminds.gateway.metrics import Metrics
 from bluesminds.gateway.routing.health import ServerHealthRegistry
 from bluesminds.gateway.routing.plans import Target
-from bluesminds.gateway.upstream.attempt import JSON_TYPE, Reply, ReplyReader
+from bluesminds.gateway.upstream.attempt import Reply, ReplyReader
 from bluesminds.gateway.upstream.backoff import Backoff
 from bluesminds.gateway.upstream.endpoint import UpstreamEndpoint
 from bluesminds.gateway.upstream.failures import AttemptFailure, classify_error, classify_reply
@@ -83,6 +83,8 @@ class Sender:
             if isinstance(outcome, Reply):
                 return outcome
             self._record_failure(call, turn.target.server, outcome)
+            if not body.repeatable:
+                raise _upload_error(outcome)
             if outcome.repeatable:
                 pause = self._backoff.pause(turn.repetition, outcome.retry_after)
                 waiting.append(_Try(turn.target, trio.current_time() + pause, turn.repetition + 1))
@@ -131,7 +133,11 @@ class Sender:
     @staticmethod
     def _refuses_forced_usage(call: Call, target: Target, reply: Reply) -> bool:
         """The gateway adds stream_options to streams that did not ask for usage; some servers reject it."""
-        added = call.facts.stream and (target.plan.translated or not call.facts.wants_usage)
+        added = (
+            call.facts.stream
+            and not call.format.is_media
+            and (target.plan.translated or not call.facts.wants_usage)
+        )
         return added and reply.error is not None and names_forced_usage(reply.error_status, reply.body)
 
     async def _exchange(
@@ -142,7 +148,11 @@ class Sender:
             b"POST",
             endpoint.origin,
             endpoint.target(plan.path, call.model, stream=call.facts.stream),
-            (*endpoint.headers_for(plan, context.forward), JSON_TYPE, (b"x-request-id", context.id.encode())),
+            (
+                *endpoint.headers_for(plan, context.forward),
+                *body.headers(call.model),
+                (b"x-request-id", context.id.encode()),
+            ),
             body.content(plan, call.model, force_usage=force_usage),
             timeouts=self._timeouts if call.facts.stream else self._json_timeouts,
         )
@@ -203,6 +213,12 @@ class Sender:
 
 def _due(turn: _Try) -> float:
     return turn.due
+
+
+def _upload_error(failure: AttemptFailure) -> UpstreamFailed:
+    error = failure.error
+    message = f"{error.message} The upload had begun, so it went to no other server."
+    return UpstreamFailed(error.status, error.code, message, headers=error.headers)
 
 
 def _final_error(failure: AttemptFailure, tries: int) -> UpstreamFailed:

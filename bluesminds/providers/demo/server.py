@@ -1,6 +1,7 @@
 """The endpoints and models of the demo server, and the ASGI application that plays scripts."""
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import msgspec
 from msgspec import Struct
@@ -9,13 +10,16 @@ from bluesminds.http.asgi import ASGIApp, Receive, Scope, Send
 from bluesminds.providers.demo.audio import speech
 from bluesminds.providers.demo.chat import chat
 from bluesminds.providers.demo.completions import completions
+from bluesminds.providers.demo.forms import UploadedForm, receive_form
 from bluesminds.providers.demo.gemini import count_tokens, gemini_error, generate_content
-from bluesminds.providers.demo.images import generations
+from bluesminds.providers.demo.images import edits, edits_of_form, generations, variations
 from bluesminds.providers.demo.moderations import moderations
 from bluesminds.providers.demo.responses import input_tokens, responses
 from bluesminds.providers.demo.script import CREATED, DemoError, Script, Step, error_response, read, response
+from bluesminds.providers.demo.transcripts import transcriptions, translations
 from bluesminds.providers.demo.vectors import embeddings, rerank
 from bluesminds.wire.models import ModelRow, write_gemini_model, write_gemini_models
+from bluesminds.wire.multipart import is_form
 
 SLOW_SECONDS = 3.0
 _ENDPOINTS = {
@@ -27,12 +31,19 @@ _ENDPOINTS = {
     "/moderations": moderations,
     "/rerank": rerank,
     "/images/generations": generations,
+    "/images/edits": edits,
     "/audio/speech": speech,
+}
+_FORM_ENDPOINTS = {
+    "/images/edits": edits_of_form,
+    "/images/variations": variations,
+    "/audio/transcriptions": transcriptions,
+    "/audio/translations": translations,
 }
 _GEMINI = "/v1beta"
 _CHAT = ("/chat/completions", "/responses", "/responses/input_tokens")
 _TEXT = (*_CHAT, "/completions")
-_ALL = tuple(_ENDPOINTS)
+_ALL = tuple(dict.fromkeys((*_ENDPOINTS, *_FORM_ENDPOINTS)))
 MODELS = {  # the endpoints that each model serves
     "demo/echo": _TEXT,
     "demo/text": _TEXT,
@@ -41,8 +52,9 @@ MODELS = {  # the endpoints that each model serves
     "demo/embedding": ("/embeddings",),
     "demo/moderation": ("/moderations",),
     "demo/rerank": ("/rerank",),
-    "demo/image": ("/images/generations",),
+    "demo/image": ("/images/generations", "/images/edits", "/images/variations"),
     "demo/speech": ("/audio/speech",),
+    "demo/transcription": ("/audio/transcriptions", "/audio/translations"),
     "demo/slow": _ALL,
     "demo/cut": _ALL,
     "demo/400": _ALL,
@@ -60,13 +72,13 @@ class _ModelField(Struct):
     model: str = ""
 
 
-def respond(method: str, path: str, body: bytes) -> Script:
+def respond(method: str, path: str, body: bytes | UploadedForm) -> Script:
     """What to respond. Paths begin with /v1 or, for Gemini's API, with /v1beta."""
     google = path.startswith(_GEMINI)
     write_error = gemini_error if google else error_response
     try:
         if google:
-            return _respond_to_google(method, path.removeprefix(_GEMINI), body)
+            return _respond_to_google(method, path.removeprefix(_GEMINI), _as_json(body))
         return _respond(method, path.removeprefix("/v1"), body)
     except DemoError as error:
         return write_error(error)
@@ -98,7 +110,7 @@ def _json(content: bytes) -> Script:
     return Script(200, "application/json", (Step(0.0, content),))
 
 
-def _respond(method: str, path: str, body: bytes) -> Script:
+def _respond(method: str, path: str, body: bytes | UploadedForm) -> Script:
     if method == "GET" and path == "/models":
         return response({"object": "list", "data": [_model(name) for name in MODELS]})
     if method == "GET" and path.startswith("/models/"):
@@ -106,10 +118,10 @@ def _respond(method: str, path: str, body: bytes) -> Script:
         if name not in MODELS:
             raise _unknown_model(name)
         return response(_model(name))
-    endpoint = _ENDPOINTS.get(path) if method == "POST" else None
-    if endpoint is None:
+    if method != "POST" or path not in _ALL:
         raise _unknown_endpoint(method, path)
-    return _play(read(body, _ModelField).model, path, lambda: endpoint(body))
+    model = (body.read if isinstance(body, UploadedForm) else partial(read, body))(_ModelField).model
+    return _play(model, path, lambda: _answer(path, body))
 
 
 def _play(model: str, path: str, make: Callable[[], Script]) -> Script:
@@ -126,6 +138,22 @@ def _play(model: str, path: str, make: Callable[[], Script]) -> Script:
         )
     script = make()
     return _delayed(script) if kind == "slow" else _cut(script) if kind == "cut" else script
+
+
+def _answer(path: str, body: bytes | UploadedForm) -> Script:
+    if isinstance(body, UploadedForm):
+        if (of_form := _FORM_ENDPOINTS.get(path)) is not None:
+            return of_form(body)
+        body = _as_json(body)
+    if (of_json := _ENDPOINTS.get(path)) is not None:
+        return of_json(body)
+    raise DemoError("Send a form (multipart/form-data).", status=415)
+
+
+def _as_json(body: bytes | UploadedForm) -> bytes:
+    if isinstance(body, UploadedForm):
+        raise DemoError("Send JSON, not a form.", status=415)
+    return body
 
 
 def _model(name: str) -> dict[str, object]:
@@ -161,7 +189,7 @@ def demo_app(sleep: Callable[[float], Awaitable[object]]) -> ASGIApp:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        script = respond(scope["method"], scope["path"], await _read_body(receive))
+        script = await _script(scope, receive)
         headers = [(b"content-type", script.content_type.encode()), *script.headers]
         await send({"type": "http.response.start", "status": script.status, "headers": headers})
         for step in script.steps:
@@ -172,6 +200,16 @@ def demo_app(sleep: Callable[[float], Awaitable[object]]) -> ASGIApp:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     return app
+
+
+async def _script(scope: Scope, receive: Receive) -> Script:
+    content_type = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
+    if not is_form(content_type):
+        return respond(scope["method"], scope["path"], await _read_body(receive))
+    try:
+        return respond(scope["method"], scope["path"], await receive_form(content_type, receive))
+    except DemoError as error:
+        return error_response(error)
 
 
 async def _read_body(receive: Receive) -> bytes:

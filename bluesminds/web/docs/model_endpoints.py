@@ -5,15 +5,21 @@ format.
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
+import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from bluesminds.gateway.operations import GEMINI_MODELS, OPERATIONS, ApiName, Operation, api_of
 from bluesminds.web.docs.openapi import JSON, OpenAPIOperation
 from bluesminds.wire.base import FormatName
+from bluesminds.wire.models import ModelRow, write_model
 from bluesminds.wire.requests import Choices, StreamOptions, Tokens
 
 EVENTS: Final = "text/event-stream"
-SOUND: Final = "audio/*"
+
+
+def _file(example: str) -> Meta:
+    """The contents of a file, in a form."""
+    return Meta(examples=[example], extra_json_schema={"contentMediaType": "application/octet-stream"})
 
 
 class MessageSchema(Struct):
@@ -143,6 +149,61 @@ class ImageRequestSchema(Struct, kw_only=True):
     response_format: Literal["url", "b64_json"] | None = None
     stream: bool | None = None
     partial_images: int | None = None
+
+
+class ImageEditRequestSchema(Struct, kw_only=True):
+    """The fields that the gateway reads, and the most common others. All fields are passed to the server."""
+
+    model: Annotated[str, Meta(examples=["demo/image"])]
+    prompt: Annotated[str, Meta(examples=["Add a moon"])]
+    images: Annotated[list[dict[str, Any]], Meta(examples=[[{"image_url": "https://example.com/a.png"}]])]
+    n: Choices | None = None
+    size: str | None = None
+    stream: bool | None = None
+
+
+class ImageEditFormSchema(Struct, kw_only=True):
+    """All fields are passed to the server. Several images are several parts named `image[]`."""
+
+    model: Annotated[str, Meta(examples=["demo/image"])]
+    image: Annotated[str, _file("@lighthouse.png")]
+    prompt: Annotated[str, Meta(examples=["Add a moon"])]
+    mask: Annotated[str | None, _file("@mask.png")] = None
+    n: Choices | None = None
+    size: str | None = None
+    stream: bool | None = None
+
+
+class ImageVariationFormSchema(Struct, kw_only=True):
+    """All fields are passed to the server."""
+
+    model: Annotated[str, Meta(examples=["demo/image"])]
+    image: Annotated[str, _file("@lighthouse.png")]
+    n: Choices | None = None
+    size: str | None = None
+    response_format: Literal["url", "b64_json"] | None = None
+
+
+class TranscriptionFormSchema(Struct, kw_only=True):
+    """All fields are passed to the server."""
+
+    model: Annotated[str, Meta(examples=["demo/transcription"])]
+    file: Annotated[str, _file("@speech.wav")]
+    language: str | None = None
+    prompt: str | None = None
+    response_format: Literal["json", "text", "srt", "verbose_json", "vtt", "diarized_json"] | None = None
+    temperature: float | None = None
+    stream: bool | None = None
+
+
+class AudioTranslationFormSchema(Struct, kw_only=True):
+    """All fields are passed to the server."""
+
+    model: Annotated[str, Meta(examples=["demo/transcription"])]
+    file: Annotated[str, _file("@speech.wav")]
+    prompt: str | None = None
+    response_format: Literal["json", "text", "srt", "verbose_json", "vtt"] | None = None
+    temperature: float | None = None
 
 
 class SpeechRequestSchema(Struct, kw_only=True):
@@ -328,6 +389,14 @@ class ImagesSchema(Struct):
     usage: ImageUsageSchema | None = None
 
 
+class TranscriptSchema(Struct):
+    """The server's response, byte for byte. `usage` is in tokens or in seconds."""
+
+    text: str
+    duration: float | None = None
+    usage: dict[str, Any] | None = None
+
+
 class UpstreamErrorSchema(Struct):
     """Errors of the gateway have every field. Errors of a server are forwarded unchanged."""
 
@@ -344,13 +413,37 @@ class UpstreamErrorResponse(Struct):
     error: UpstreamErrorSchema
 
 
-class ModelSchema(Struct, frozen=True):
-    """A model that can be called. `created` is in seconds since the epoch, 0 if it is not known."""
+class ModalitiesSchema(Struct, frozen=True):
+    input_modalities: list[str] | UnsetType = UNSET
+    output_modalities: list[str] | UnsetType = UNSET
+
+
+class TokenPricesSchema(Struct, frozen=True):
+    """USD per token, as decimal text."""
+
+    prompt: Annotated[str, Meta(examples=["0.00000125"])]
+    completion: str
+    input_cache_read: str
+
+
+class ModelSchema(Struct, frozen=True, kw_only=True):
+    """A model that can be called. `created` is in seconds since the epoch, 0 if it is not known. Lengths are
+    in tokens. `pricing` is what the gateway charges. The optional fields are there if they are known.
+    """
 
     id: str
     created: int
     owned_by: str
+    context_length: int | UnsetType = UNSET
+    max_output_tokens: int | UnsetType = UNSET
+    architecture: ModalitiesSchema | UnsetType = UNSET
+    pricing: TokenPricesSchema | UnsetType = UNSET
     object: Literal["model"] = "model"
+
+
+def model_schema(row: ModelRow) -> ModelSchema:
+    """The same JSON as in the list of models of a key."""
+    return msgspec.json.decode(write_model(row), type=ModelSchema)
 
 
 class ModelListSchema(Struct, frozen=True):
@@ -358,8 +451,8 @@ class ModelListSchema(Struct, frozen=True):
     object: Literal["list"] = "list"
 
 
-# The Structs of request and response; None: the response is not JSON.
-_BODIES: Final[Mapping[FormatName, tuple[type[Struct], type[Struct] | None]]] = {
+# The Structs of request and response; None: it is not JSON.
+_BODIES: Final[Mapping[FormatName, tuple[type[Struct] | None, type[Struct] | None]]] = {
     "chat": (ChatRequestSchema, CompletionSchema),
     "messages": (MessagesRequestSchema, AnthropicMessageSchema),
     "count_tokens": (CountTokensRequestSchema, TokenCountSchema),
@@ -372,7 +465,23 @@ _BODIES: Final[Mapping[FormatName, tuple[type[Struct], type[Struct] | None]]] = 
     "moderations": (ModerationRequestSchema, ResultsSchema),
     "rerank": (RerankRequestSchema, ResultsSchema),
     "images": (ImageRequestSchema, ImagesSchema),
+    "image_edits": (ImageEditRequestSchema, ImagesSchema),
+    "image_variations": (None, ImagesSchema),
     "speech": (SpeechRequestSchema, None),
+    "transcription": (None, TranscriptSchema),
+    "audio_translation": (None, TranscriptSchema),
+}
+_FORMS: Final[Mapping[FormatName, type[Struct]]] = {
+    "image_edits": ImageEditFormSchema,
+    "image_variations": ImageVariationFormSchema,
+    "transcription": TranscriptionFormSchema,
+    "audio_translation": AudioTranslationFormSchema,
+}
+# Content types of responses besides JSON and events.
+_OTHER_MEDIA: Final[Mapping[FormatName, str]] = {
+    "speech": "audio/*",
+    "transcription": "text/*",
+    "audio_translation": "text/*",
 }
 _STREAMS: Final = """
 
@@ -407,14 +516,28 @@ The response is audio in the format of `response_format`, forwarded when it arri
 `"stream_format": "sse"` the response is a stream of the server's events. If a response is cut, its connection
 closes before its end.
 """
-_STREAM_TEXTS: Final[Mapping[FormatName, str]] = {
+_TRANSCRIPTS: Final = """
+
+The response is JSON, or text and subtitles as `response_format` says. If the field `model` comes before the
+file, the gateway passes the file on while it arrives.
+"""
+_TRANSCRIPT_STREAMS: Final = (
+    _TRANSCRIPTS
+    + """
+With `"stream": true` the response is a stream of the server's events.
+"""
+)
+_STREAM_TEXTS: Final[dict[FormatName, str]] = {
     "chat": _STREAMS,
     "completions": _STREAMS,
     "messages": _NAMED_STREAMS,
     "responses": _NUMBERED_STREAMS,
     "images": _IMAGE_STREAMS,
+    "image_edits": _IMAGE_STREAMS,
     "speech": _SOUND,
+    "transcription": _TRANSCRIPT_STREAMS,
 }
+_TEXTS: Final[Mapping[FormatName, str]] = _STREAM_TEXTS | {"audio_translation": _TRANSCRIPTS}
 _ERRORS: Final[Mapping[ApiName, type[Struct]]] = {
     "openai": UpstreamErrorResponse,
     "anthropic": AnthropicErrorResponse,
@@ -425,18 +548,24 @@ _MODELS: Final = "Models"
 
 def _described(operation: Operation) -> OpenAPIOperation:
     request, response = _BODIES[operation.format]
-    streams = _STREAM_TEXTS.get(operation.format)
+    media: dict[str, type[Struct] | None] = {} if response is None else {JSON: response}
+    if (other := _OTHER_MEDIA.get(operation.format)) is not None:
+        media[other] = None
+    text = _TEXTS.get(operation.format, "")
     if operation.path.endswith(":streamGenerateContent"):
-        streams = _GEMINI_STREAMS
+        text = _GEMINI_STREAMS
+    if operation.format in _STREAM_TEXTS or text == _GEMINI_STREAMS:
+        media[EVENTS] = None
     return OpenAPIOperation(
         method=operation.method,
         path=operation.path,
         tag=_MODELS,
-        text=operation.summary + "." + (streams or ""),
+        text=f"{operation.summary}.{text}",
         access=None,
         statuses=(200,),
-        media={SOUND if response is None else JSON: response} | ({EVENTS: None} if streams else {}),
+        media=media,
         body=request,
+        form=_FORMS.get(operation.format),
         path_params=[name for name in ("model",) if f"{{{name}}}" in operation.path],
         error=_ERRORS[api_of(operation.path)],
     )
@@ -449,7 +578,8 @@ DATA_PLANE: Final = (
         path="/v1/models",
         tag=_MODELS,
         text="List the models that the key may use.\n\n"
-        "A request with the header `anthropic-version` gets Anthropic's format.",
+        "A request with the header `anthropic-version` gets Anthropic's format, with the query parameters "
+        "`limit`, `before_id` and `after_id`.",
         access=None,
         statuses=(200,),
         media={JSON: ModelListSchema},
