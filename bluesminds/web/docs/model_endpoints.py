@@ -352,6 +352,8 @@ class GeminiModelSchema(Struct, frozen=True, rename="camel"):
     version: str
     display_name: str
     supported_generation_methods: list[str]
+    input_token_limit: int | UnsetType = UNSET
+    output_token_limit: int | UnsetType = UNSET
 
 
 class GeminiModelListSchema(Struct, frozen=True):
