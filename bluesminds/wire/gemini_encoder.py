@@ -137,7 +137,7 @@ class GeminiEncoder:
         if part.kind == "tool":
             self._calls[part.index] = part, []
             return b""
-        if part.kind != "text" and not self._request.shows_reasoning:
+        if part.kind in ("thinking", "redacted") and not self._request.shows_reasoning:
             return b""
         if part.kind == "redacted":
             return self._event([write_thought("", "", part.data)])

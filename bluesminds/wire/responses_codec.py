@@ -188,6 +188,8 @@ def _write_assistant(
                 content = [{"type": "output_text", "text": part.text}]
                 items.append({"type": "message", "role": "assistant", "content": content})
             case ToolCallPart():
+                if part.signature:
+                    dropped.append("messages.content.signature")
                 items.append(
                     {
                         "type": "function_call",
@@ -287,7 +289,9 @@ def encode_reply(reply: ConversationReply, request: ConversationRequest) -> byte
                 item.texts.append(part.text)
                 close_item(item, part.signature)
             case ToolCallPart():
-                item = writer.open(PartOpened(0, "tool", part.id, part.name))
+                opened = PartOpened(0, "tool", part.id, part.name, part.signature)
+                writer.sign(opened)
+                item = writer.open(opened)
                 item.texts.append(part.arguments)
     status = status_of(reply.stop, refused=refused)
     output = [item.write("completed") for item in writer.items]
