@@ -188,7 +188,11 @@ class Relay(Struct, frozen=True):
             entry.close(reply.status, "cut")
             out.abort()
         stage.finish()
-        self.sender.stream_ended(call, reply, None, implausible=False)
+        if not stage.finished:
+            self.sender.stream_failed(reply, "UpstreamCut")
+            entry.close(reply.status, "cut")
+            out.abort()
+        self.sender.stream_ended(call, reply, None, implausible=stage.implausible)
         entry.close(reply.status, "ok")
         try:
             await entry.wait_durable()
