@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Final, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from msgspec import Struct, structs
 
@@ -67,6 +67,15 @@ def join_path(base: str, path: str) -> str:
     if path.startswith("/v1/") and base.endswith("/v1"):
         path = path.removeprefix("/v1")
     return base + path
+
+
+def relay_base(server: Server) -> tuple[str, list[tuple[str, str]]]:
+    """The path before that of a request that is relayed, and the query parameters that each one needs."""
+    profile = profile_of(server)
+    if profile.dialect.locate is None:
+        return profile.dialect.relay_prefix, []
+    path, _, query = profile.models_path.partition("?")
+    return path.removesuffix("/models"), parse_qsl(query)
 
 
 def profile_of(server: Server) -> ServerProfile:

@@ -127,10 +127,12 @@ def _as_gemini(row: ModelRow) -> dict[str, object]:
         "baseModelId": row.id,
         "version": "",
         "displayName": row.id,
-        "supportedGenerationMethods": ["generateContent", "countTokens"],
     }
-    limits = {"inputTokenLimit": row.details.context_length, "outputTokenLimit": row.details.max_output}
-    return model | {name: limit for name, limit in limits.items() if limit is not None}
+    if row.details.context_length is not None:
+        model["inputTokenLimit"] = row.details.context_length
+    if row.details.max_output is not None:
+        model["outputTokenLimit"] = row.details.max_output
+    return model | {"supportedGenerationMethods": ["generateContent", "countTokens"]}
 
 
 def _as_openai(row: ModelRow) -> dict[str, object]:

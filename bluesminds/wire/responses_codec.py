@@ -289,9 +289,9 @@ def encode_reply(reply: ConversationReply, request: ConversationRequest) -> byte
                 item.texts.append(part.text)
                 close_item(item, part.signature)
             case ToolCallPart():
-                if part.signature:
-                    close_item(writer.open(PartOpened(0, "thinking")), part.signature)
-                item = writer.open(PartOpened(0, "tool", part.id, part.name))
+                opened = PartOpened(0, "tool", part.id, part.name, part.signature)
+                writer.sign(opened)
+                item = writer.open(opened)
                 item.texts.append(part.arguments)
     status = status_of(reply.stop, refused=refused)
     output = [item.write("completed") for item in writer.items]

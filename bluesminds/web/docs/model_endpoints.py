@@ -282,6 +282,37 @@ class InputTokensSchema(Struct):
     object: Literal["response.input_tokens"] = "response.input_tokens"
 
 
+class DeletedResponseSchema(Struct):
+    id: str
+    deleted: Literal[True] = True
+    object: Literal["response.deleted"] = "response.deleted"
+
+
+class InputItemsQuery(Struct):
+    """`order`: asc or desc, the default."""
+
+    limit: Annotated[int, Meta(ge=1, le=100)] = 20
+    order: Literal["asc", "desc"] = "desc"
+    after: str | None = None
+
+
+class StoredResponseQuery(Struct):
+    """With `stream` the response is sent as events, after the one with the number `starting_after`."""
+
+    stream: bool | None = None
+    starting_after: int | None = None
+
+
+class InputItemListSchema(Struct):
+    """`first_id` and `last_id` are null for an empty page."""
+
+    data: list[dict[str, Any]]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+    object: Literal["list"] = "list"
+
+
 class TokenCountSchema(Struct):
     """The header `x-bluesminds-estimated: true` marks an estimate."""
 
@@ -352,6 +383,8 @@ class GeminiModelSchema(Struct, frozen=True, rename="camel"):
     version: str
     display_name: str
     supported_generation_methods: list[str]
+    input_token_limit: int | UnsetType = UNSET
+    output_token_limit: int | UnsetType = UNSET
 
 
 class GeminiModelListSchema(Struct, frozen=True):
@@ -546,7 +579,35 @@ _ERRORS: Final[Mapping[ApiName, type[Struct]]] = {
 _MODELS: Final = "Models"
 
 
+_STORED: Final[Mapping[tuple[str, str], tuple[type[Struct], type[Struct] | None]]] = {
+    ("GET", ""): (ResponseObjectSchema, StoredResponseQuery),
+    ("DELETE", ""): (DeletedResponseSchema, None),
+    ("GET", "/input_items"): (InputItemListSchema, InputItemsQuery),
+    ("POST", "/cancel"): (ResponseObjectSchema, None),
+}
+
+
+def _described_stored(operation: Operation) -> OpenAPIOperation:
+    below = operation.path.removeprefix("/v1/responses/{id}")
+    response, query = _STORED[operation.method, below]
+    events = {EVENTS: None} if query is StoredResponseQuery else {}
+    return OpenAPIOperation(
+        method=operation.method,
+        path=operation.path,
+        tag=_MODELS,
+        text=operation.summary + ".",
+        access=None,
+        statuses=(200,),
+        media={JSON: response, **events},
+        query=query,
+        path_params=("id",),
+        error=UpstreamErrorResponse,
+    )
+
+
 def _described(operation: Operation) -> OpenAPIOperation:
+    if operation.handler == "stored_response":
+        return _described_stored(operation)
     request, response = _BODIES[operation.format]
     media: dict[str, type[Struct] | None] = {} if response is None else {JSON: response}
     if (other := _OTHER_MEDIA.get(operation.format)) is not None:
