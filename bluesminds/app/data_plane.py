@@ -9,7 +9,13 @@ from prometheus_client import CollectorRegistry
 from bluesminds.app.malloc import HeapTrimmer
 from bluesminds.app.readiness import ReadinessCheck
 from bluesminds.app.services import Services
-from bluesminds.app.settings_map import cors_origins, keyless_limits, model_prices, upstream_timeouts
+from bluesminds.app.settings_map import (
+    cors_origins,
+    keyless_limits,
+    model_prices,
+    socket_settings,
+    upstream_timeouts,
+)
 from bluesminds.common.networks import Networks
 from bluesminds.common.values import Server
 from bluesminds.gateway.accounting import UsageAccounting
@@ -27,6 +33,7 @@ from bluesminds.gateway.recorder import Recorder
 from bluesminds.gateway.relay import Relay
 from bluesminds.gateway.routing.catalog import ServerRegistry
 from bluesminds.gateway.routing.health import ServerHealthRegistry, ServerStatus
+from bluesminds.gateway.sockets.realtime import RealtimeSessions
 from bluesminds.gateway.supervision import MAX_BACKOFF, HealthChecker, IdleSweeper, TaskSupervisor, Watchdog
 from bluesminds.gateway.upstream.backoff import Backoff
 from bluesminds.gateway.upstream.sender import Sender
@@ -133,7 +140,9 @@ def build_data_plane(
         total_timeout=settings.upstream.total_timeout,
     )
     bodies, stats = BodyMemory(settings.server.max_buffered_bytes), ListenerStats()
-    _add_gauges(runtime, authentication.limiter, bodies)
+    origins = _build_origins(services, authentication.keys)
+    sessions = RealtimeSessions(gateway, bodies, origins, socket_settings(settings), services.clock)
+    _add_gauges(runtime, authentication.limiter, bodies, sessions)
     runtime.metrics.labelled_gauge(
         "bluesminds_server_up", "1 if the last probe of the server succeeded.", "server", routing.servers_up
     )
@@ -149,7 +158,7 @@ def build_data_plane(
         watchdog=Watchdog(runtime.recorder, limit=MAX_BACKOFF + 2 * settings.storage.settle_timeout),
         stats=stats,
         control=control,
-        edge=_build_edge(services, gateway, control, bodies),
+        edge=_build_edge(services, gateway, sessions, control, bodies, origins),
     )
 
 
@@ -205,11 +214,14 @@ def _build_accounting(services: Services, runtime: Runtime) -> UsageAccounting:
     )
 
 
-def _add_gauges(runtime: Runtime, limiter: RateLimiter, bodies: BodyMemory) -> None:
+def _add_gauges(
+    runtime: Runtime, limiter: RateLimiter, bodies: BodyMemory, sessions: RealtimeSessions
+) -> None:
     gauge, recorder = runtime.metrics.gauge, runtime.recorder
     gauge("bluesminds_requests_running", "Requests in progress.", lambda: limiter.running)
     gauge("bluesminds_usage_rows_held", "Usage rows reserved or not committed yet.", lambda: recorder.held)
     gauge("bluesminds_body_bytes_held", "Bytes of request bodies in memory.", lambda: bodies.held)
+    gauge("bluesminds_sessions_open", "Realtime sessions that are open.", lambda: sessions.open)
 
 
 def _build_control(
@@ -261,13 +273,21 @@ def _build_origins(services: Services, keys: KeyAuthenticator) -> BrowserOrigins
     )
 
 
-def _build_edge(services: Services, gateway: Gateway, control: ASGIApp, bodies: BodyMemory) -> DataPlane:
+def _build_edge(
+    services: Services,
+    gateway: Gateway,
+    sessions: RealtimeSessions,
+    control: ASGIApp,
+    bodies: BodyMemory,
+    origins: BrowserOrigins,
+) -> DataPlane:
     trusted = Networks.read(services.settings.server.trusted_proxies)
     return DataPlane(
         gateway,
+        sessions,
         control,
         bodies=bodies,
-        origins=_build_origins(services, gateway.keys),
+        origins=origins,
         clock=services.clock,
         log=services.log,
         proxies=ProxyHeaders(trusted) if trusted else None,

@@ -25,6 +25,7 @@ Scope = Literal[
     "embeddings",
     "moderations",
     "rerank",
+    "realtime",
     "models",
 ]
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)

@@ -17,7 +17,8 @@ from bluesminds.common.values import Scope
 from bluesminds.wire.base import FormatName
 
 ApiName = Literal["openai", "anthropic"]
-HandlerName = Literal["model"]  # what serves an operation; "model": the request pipeline
+# What serves an operation. "model": the request pipeline; "realtime": sessions on a WebSocket.
+HandlerName = Literal["model", "realtime"]
 NO_FIELDS: Final[Mapping[str, Raw]] = MappingProxyType({})
 
 
@@ -78,6 +79,7 @@ OPERATIONS: Final = (
     Operation("embeddings", "POST", "/v1/embeddings", "embeddings", "Create embeddings"),
     Operation("moderations", "POST", "/v1/moderations", "moderations", "Classify text"),
     Operation("rerank", "POST", "/v1/rerank", "rerank", "Rank documents by relevance to a query"),
+    Operation("realtime", "GET", "/v1/realtime", "realtime", "Open a Realtime session", handler="realtime"),
 )
 MODELS: Final = "models"  # GET /models and /models/{id}
 UNKNOWN: Final = "unknown"  # the endpoint label of requests that match no operation
@@ -123,7 +125,7 @@ _MISSING: Final = {
     "/audio": ("The Audio API", ""),
     "/files": ("The Files API", ""),
     "/batches": ("The Batches API", ""),
-    "/realtime": ("The Realtime API", ""),
+    "/realtime": ("Apart from the WebSocket /v1/realtime, the Realtime API", ""),
     "/assistants": ("The Assistants API", _USE_CHAT),
     "/threads": ("The Assistants API", _USE_CHAT),
     "/vector_stores": ("The Vector Stores API", ""),

@@ -21,7 +21,7 @@ from bluesminds.gateway.authorize import check_model
 from bluesminds.gateway.bodies import Body
 from bluesminds.gateway.call import Call, CallBody, read_call
 from bluesminds.gateway.limits.reserve import RateLimiter
-from bluesminds.gateway.operations import OperationMatch
+from bluesminds.gateway.operations import Operation, OperationMatch
 from bluesminds.gateway.relay import (
     Headers,
     Relay,
@@ -74,13 +74,7 @@ class Gateway(Struct, frozen=True):
                 self.keys.authorize_use(caller, context)
             call, body = read_call(context, match, caller, raw)
             check_model(caller, call.model)
-            targets = select_targets(
-                self._catalog(caller),
-                match.operation,
-                call.model,
-                usable=self.health.is_usable,
-                random=_RANDOM.random,
-            )
+            targets = self.select_targets(match.operation, caller, call.model)
             targets = body.choose(
                 targets,
                 at_ms=context.at_ms,
@@ -88,7 +82,7 @@ class Gateway(Struct, frozen=True):
             )
             entry = self._admit(caller, call)
         except BaseException as exc:
-            self._record_rejection(context, caller, call, exc)
+            self.record_rejection(context, caller, call, exc)
             if isinstance(exc, GatewayError) and caller is not None:
                 raise exc.with_headers(_as_text(self.limiter.headers(caller))) from None
             raise
@@ -102,6 +96,16 @@ class Gateway(Struct, frozen=True):
             raise
         finally:
             entry.close(CLIENT_GONE, "client_gone" if out.gone else "interrupted")
+
+    def select_targets(self, operation: Operation, caller: Caller, model: str) -> Sequence[Target]:
+        """The servers to try, best first. Raises NotFound."""
+        return select_targets(
+            self._catalog(caller),
+            operation,
+            model,
+            usable=self.health.is_usable,
+            random=_RANDOM.random,
+        )
 
     async def list_models(self, context: RequestContext) -> tuple[list[ModelRow], Headers]:
         """GET /v1/models: the models that the key may use, by name, and the rate headers."""
@@ -126,7 +130,7 @@ class Gateway(Struct, frozen=True):
 
     def reject(self, context: RequestContext, error: GatewayError) -> None:
         """Record a request that matches no operation."""
-        self._record_rejection(context, None, None, error)
+        self.record_rejection(context, None, None, error)
 
     def _admit(self, caller: Caller, call: Call) -> UsageEntry:
         recorder = self.accounting.recorder
@@ -135,7 +139,7 @@ class Gateway(Struct, frozen=True):
         recorder.reserve()
         return self.accounting.open(caller, call, reservation)
 
-    def _record_rejection(
+    def record_rejection(
         self, context: RequestContext, caller: Caller | None, call: Call | None, exc: BaseException
     ) -> None:
         """Count a request that ends before it is admitted."""
@@ -164,7 +168,7 @@ class Gateway(Struct, frozen=True):
             self.keys.authorize_use(caller, context)
             found = find(self._catalog(caller), caller)
         except BaseException as exc:
-            self._record_rejection(context, caller, None, exc)
+            self.record_rejection(context, caller, None, exc)
             if isinstance(exc, GatewayError) and caller is not None:
                 raise exc.with_headers(_as_text(self.limiter.headers(caller))) from None
             raise

@@ -23,6 +23,7 @@ OPENAI_PATHS: Final[Mapping[FormatName, str]] = MappingProxyType(
         "embeddings": "/embeddings",
         "moderations": "/moderations",
         "rerank": "/rerank",
+        "realtime": "/realtime",
     }
 )
 MESSAGES_PATHS: Final[Mapping[FormatName, str]] = MappingProxyType(

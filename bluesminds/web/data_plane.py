@@ -23,7 +23,10 @@ from bluesminds.gateway.operations import (
     method_not_allowed,
 )
 from bluesminds.gateway.pipeline import Gateway
+from bluesminds.gateway.sockets.realtime import RealtimeSessions, SocketOpening
 from bluesminds.http.asgi import ASGIApp, Disconnect, Receive, Scope, Send
+from bluesminds.http.server.websocket import WebSocketUpgrade
+from bluesminds.http.websocket import WebSocket, WebSocketLimits
 from bluesminds.web.cors import (
     VARY_ORIGIN,
     Preflight,
@@ -66,6 +69,17 @@ class ASGIResponseWriter:
     def on_gone(self, callback: Callable[[], object]) -> None:
         self._disconnect.add_callback(callback)
 
+    async def accept(
+        self,
+        upgrade: WebSocketUpgrade,
+        subprotocol: str | None,
+        headers: Headers,
+        limits: WebSocketLimits,
+        body: Body,
+    ) -> WebSocket:
+        self.begun = True
+        return await upgrade.accept(subprotocol, [*headers, *self._ids], limits, body.acquire)
+
     async def send(self, status: int, headers: Headers, body: bytes) -> None:
         await self.start(status, [*headers, (b"content-length", b"%d" % len(body))])
         await self.end(body)
@@ -87,12 +101,13 @@ class ASGIResponseWriter:
 class DataPlane:
     """The application the listener serves. `control` is the rest of the site; `bodies` is what all request
     bodies share, `origins` whose pages may use the gateway. With `proxies`, every part of the site sees the
-    client that they tell of.
+    client that they tell of. `sessions` serves WebSockets.
     """
 
     def __init__(
         self,
         gateway: Gateway,
+        sessions: RealtimeSessions,
         control: ASGIApp,
         *,
         bodies: BodyMemory,
@@ -102,6 +117,7 @@ class DataPlane:
         proxies: ProxyHeaders | None = None,
     ) -> None:
         self._gateway = gateway
+        self._sessions = sessions
         self._control = control
         self._bodies = bodies
         self._origins = origins
@@ -140,7 +156,7 @@ class DataPlane:
                 return
             if context.origin is not None and await self._origins.allows_reading(context):
                 out.readable_by = context.origin
-            await self._dispatch(path, context, lambda: read_body(scope, receive, body), out)
+            await self._dispatch(path, scope, context, lambda: read_body(scope, receive, body), out)
         except GatewayError as exc:
             await self._send_error(exc, context, out)
         except OSError:
@@ -157,6 +173,7 @@ class DataPlane:
     async def _dispatch(
         self,
         path: DataPlanePath,
+        scope: Scope,
         context: RequestContext,
         body: Callable[[], Awaitable[Body]],
         out: ASGIResponseWriter,
@@ -171,6 +188,8 @@ class DataPlane:
             raise
         if context.endpoint == MODELS:
             await self._send_models(path, context, out)
+        elif match.operation.handler == "realtime":
+            await self._sessions.handle(match, context, read_opening(scope, context), out)
         else:
             await self._gateway.handle(match, context, body, out)
 
@@ -217,6 +236,13 @@ def client_format(path: DataPlanePath, context: RequestContext) -> Format | None
     if path.api == "anthropic":
         return MESSAGES
     return MESSAGES if context.endpoint in (MODELS, UNKNOWN) and is_anthropic_client(context) else None
+
+
+def read_opening(scope: Scope, context: RequestContext) -> SocketOpening:
+    hosts = [value.decode("latin-1").lower() for name, value in scope["headers"] if name == b"host"]
+    origin = (context.origin or "").lower().partition("://")[2]
+    query = scope["query_string"].decode("latin-1")
+    return SocketOpening(query, scope["extensions"].get("websocket"), same_origin=[origin] == hosts)
 
 
 async def read_body(scope: Scope, receive: Receive, body: Body) -> Body:

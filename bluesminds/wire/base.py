@@ -16,7 +16,10 @@ from bluesminds.wire.conversation import (
 from bluesminds.wire.errors import ErrorDetail, has_error_object
 from bluesminds.wire.json_text import Fields
 
-FormatName = Literal["chat", "messages", "count_tokens", "completions", "embeddings", "moderations", "rerank"]
+# "realtime" has no requests and replies, but events: see sockets.py.
+FormatName = Literal[
+    "chat", "messages", "count_tokens", "completions", "embeddings", "moderations", "rerank", "realtime"
+]
 
 
 class RequestFacts(Struct, frozen=True, gc=False):

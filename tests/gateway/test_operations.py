@@ -23,20 +23,37 @@ def by_name(operation: Operation) -> str:
     return operation.name
 
 
+# OpenAPI cannot describe a WebSocket, and it has events instead of requests and replies.
+REQUESTS = [operation for operation in OPERATIONS if operation.handler == "model"]
+SOCKETS = [operation for operation in OPERATIONS if operation.handler == "realtime"]
+
+
+@pytest.mark.parametrize("operation", REQUESTS, ids=by_name)
+def test_operation_has_a_format_and_an_openapi_entry(operation: Operation) -> None:
+    assert operation.format in FORMATS and FORMATS[operation.format].name == operation.format
+    assert operation.path in [one.path for one in DATA_PLANE]
+
+
+@pytest.mark.parametrize("operation", SOCKETS, ids=by_name)
+def test_operation_of_a_websocket_is_in_the_guide(operation: Operation) -> None:
+    assert f"`GET {operation.path}`" in (ROOT / "docs" / "api.md").read_text()
+    assert operation.path not in [one.path for one in DATA_PLANE]
+
+
 @pytest.mark.parametrize("operation", OPERATIONS, ids=by_name)
 def test_operation_is_in_every_table(operation: Operation) -> None:
     assert operation.name in SCOPES
-    assert operation.format in FORMATS and FORMATS[operation.format].name == operation.format
     assert "/v1" + {**OPENAI_PATHS, **MESSAGES_PATHS}[operation.format] == operation.path
     assert any(operation.format in dialect.speaks for dialect in DIALECTS.values())
-    assert operation.path in [one.path for one in DATA_PLANE]
     golden = json.loads((ROOT / "tests" / "wire" / "golden" / f"{operation.format}.json").read_text())
     assert golden
     tests = ROOT / "tests" / "process"
-    sdk = "".join([(tests / f"test_{name}.py").read_text() for name in ("sdk", "sdk_messages")])
+    modules = ("sdk", "sdk_messages", "sdk_realtime")
+    sdk = "".join([(tests / f"test_{name}.py").read_text() for name in modules])
     method = operation.name.rpartition(".")[2]
     assert (
         f"{operation.name}.create(" in sdk
+        or f"{operation.name}.connect(" in sdk
         or f".{method}(" in sdk
         or f'"{operation.path.removeprefix("/v1")}"' in sdk
     )
@@ -66,7 +83,7 @@ def code_of(answer: httpx.Response) -> str:
     return str(error["code"] if "code" in error else error["details"]["error_code"])
 
 
-@pytest.mark.parametrize("operation", OPERATIONS, ids=by_name)
+@pytest.mark.parametrize("operation", REQUESTS, ids=by_name)
 async def test_operation_needs_its_scope(gateway: Gateway, models: ModelServer, operation: Operation) -> None:
     others = [scope for scope in SCOPES if scope != operation.name]
     _, key = await gateway.new_key(scopes=others)

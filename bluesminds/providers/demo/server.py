@@ -1,15 +1,28 @@
 """The endpoints and models of the demo server, and the ASGI application that plays scripts."""
 
 from collections.abc import Awaitable, Callable
+from urllib.parse import parse_qsl
 
 import msgspec
 from msgspec import Struct
 
 from bluesminds.http.asgi import ASGIApp, Receive, Scope, Send
+from bluesminds.http.server.websocket import WebSocketUpgrade
+from bluesminds.http.websocket import WebSocketClosed, WebSocketLimits, WebSocketViolation
 from bluesminds.providers.demo.chat import chat
 from bluesminds.providers.demo.completions import completions
 from bluesminds.providers.demo.moderations import moderations
-from bluesminds.providers.demo.script import CREATED, DemoError, Script, Step, error_response, read, response
+from bluesminds.providers.demo.realtime import DemoSession
+from bluesminds.providers.demo.script import (
+    CREATED,
+    TOKEN_SECONDS,
+    DemoError,
+    Script,
+    Step,
+    error_response,
+    read,
+    response,
+)
 from bluesminds.providers.demo.vectors import embeddings, rerank
 
 SLOW_SECONDS = 3.0
@@ -22,6 +35,8 @@ _ENDPOINTS = {
 }
 _TEXT = ("/chat/completions", "/completions")
 _ALL = tuple(_ENDPOINTS)
+_REALTIME = "/realtime"
+_SOCKET = WebSocketLimits()
 MODELS = {  # the endpoints that each model serves
     "demo/echo": _TEXT,
     "demo/text": _TEXT,
@@ -30,6 +45,7 @@ MODELS = {  # the endpoints that each model serves
     "demo/embedding": ("/embeddings",),
     "demo/moderation": ("/moderations",),
     "demo/rerank": ("/rerank",),
+    "demo/realtime": (_REALTIME,),
     "demo/slow": _ALL,
     "demo/cut": _ALL,
     "demo/400": _ALL,
@@ -70,6 +86,14 @@ def _respond(method: str, path: str, body: bytes) -> Script:
         raise DemoError(f"The demo server has no endpoint {method} {path}.", status=404, code="not_found")
     model = read(body, _ModelField).model
     kind = model.removeprefix("demo/")
+    _check_model(model, path)
+    script = endpoint(body)
+    return _delayed(script) if kind == "slow" else _cut(script) if kind == "cut" else script
+
+
+def _check_model(model: str, path: str) -> None:
+    """Raises DemoError for a model that fails, is unknown, or does not serve this endpoint."""
+    kind = model.removeprefix("demo/")
     if kind.isdecimal() and 400 <= int(kind) <= 599:
         raise DemoError(f"{model} always fails with status {kind}.", status=int(kind), code=f"demo_{kind}")
     if model and model not in MODELS:
@@ -79,8 +103,6 @@ def _respond(method: str, path: str, body: bytes) -> Script:
         raise DemoError(
             f"{model} does not serve {path}. Models for it: {others}.", "model", code="unsupported_model"
         )
-    script = endpoint(body)
-    return _delayed(script) if kind == "slow" else _cut(script) if kind == "cut" else script
 
 
 def _model(name: str) -> dict[str, object]:
@@ -112,7 +134,18 @@ def demo_app(sleep: Callable[[float], Awaitable[object]]) -> ASGIApp:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        script = respond(scope["method"], scope["path"], await _read_body(receive))
+        upgrade = scope["extensions"].get("websocket")
+        if upgrade is not None and scope["path"] == f"/v1{_REALTIME}":
+            model = dict(parse_qsl(scope["query_string"].decode())).get("model", "")
+            try:
+                _check_model(model or "none", _REALTIME)
+            except DemoError as error:
+                script = error_response(error)
+            else:
+                await _talk(upgrade, model, sleep)
+                return
+        else:
+            script = respond(scope["method"], scope["path"], await _read_body(receive))
         headers = [(b"content-type", script.content_type.encode()), *script.headers]
         await send({"type": "http.response.start", "status": script.status, "headers": headers})
         for step in script.steps:
@@ -123,6 +156,29 @@ def demo_app(sleep: Callable[[float], Awaitable[object]]) -> ASGIApp:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     return app
+
+
+async def _talk(upgrade: WebSocketUpgrade, model: str, sleep: Callable[[float], Awaitable[object]]) -> None:
+    """One Realtime session, until the client closes it."""
+    offered = next(iter(upgrade.subprotocols), None)
+    socket = await upgrade.accept(offered, (), _SOCKET, _keep)
+    session = DemoSession(model)
+    events = session.open()
+    try:
+        while True:
+            for event in events:
+                await sleep(TOKEN_SECONDS if event["type"].endswith(".delta") else 0.0)
+                await socket.send(msgspec.json.encode(event).decode())
+            message = await socket.receive()
+            events = session.handle(message if isinstance(message, str) else "")
+    except WebSocketViolation as exc:
+        await socket.close(exc.code, exc.reason)
+    except WebSocketClosed as exc:
+        await socket.close(exc.code)
+
+
+def _keep(size: int) -> None:
+    """The memory of messages is not counted here."""
 
 
 async def _read_body(receive: Receive) -> bytes:

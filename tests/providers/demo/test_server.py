@@ -22,7 +22,7 @@ BODIES: dict[str, dict[str, object]] = {
     "/moderations": {"input": "one two"},
     "/rerank": {"query": "one", "documents": ["two"]},
 }
-SERVED = [(model, path) for model, paths in MODELS.items() for path in paths]
+SERVED = [(model, path) for model, paths in MODELS.items() for path in paths if path in BODIES]
 
 
 async def test_models_are_those_of_the_docstring(sdk: AsyncOpenAI) -> None:
