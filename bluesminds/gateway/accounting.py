@@ -49,6 +49,14 @@ class UsageEntry:
         """The tokens of this request count as reserved until it is settled."""
         return self._reservation.headers
 
+    @property
+    def reservation(self) -> Reservation:
+        return self._reservation
+
+    def reserve_again(self, reservation: Reservation) -> None:
+        """Take another reservation in the place of one that has been given back."""
+        self._reservation = reservation
+
     def begin_attempt(self, server: str) -> None:
         self.attempts = (*self.attempts, server)
 

@@ -34,6 +34,9 @@ EMPTY = {
     "image_edits": "prompt",
     "speech": "input",
 }
+# OpenAPI cannot describe a WebSocket, and it has events instead of requests and replies.
+REQUESTS = [operation for operation in OPERATIONS if operation.handler != "realtime"]
+SOCKETS = [operation for operation in OPERATIONS if operation.handler == "realtime"]
 MODEL_OPERATIONS = [operation for operation in OPERATIONS if operation.handler == "model"]
 PATHS = {**OPENAI_PATHS, **MESSAGES_PATHS, **RESPONSES_PATHS}
 SDK_CALLS = {
@@ -59,14 +62,24 @@ def paths_of(operation: Operation) -> list[str]:
     return ["/v1" + PATHS[operation.format]]
 
 
+@pytest.mark.parametrize("operation", REQUESTS, ids=by_name)
+def test_operation_has_a_format_and_an_openapi_entry(operation: Operation) -> None:
+    assert operation.format in FORMATS and FORMATS[operation.format].name == operation.format
+    assert operation.path in [one.path for one in DATA_PLANE]
+
+
+@pytest.mark.parametrize("operation", SOCKETS, ids=by_name)
+def test_operation_of_a_websocket_is_in_the_guide(operation: Operation) -> None:
+    assert f"`GET {operation.path}`" in (ROOT / "docs" / "api.md").read_text()
+    assert operation.path not in [one.path for one in DATA_PLANE]
+
+
 @pytest.mark.parametrize("operation", OPERATIONS, ids=by_name)
 def test_operation_is_in_every_table(operation: Operation) -> None:
     assert operation.name in SCOPES
-    assert operation.format in FORMATS and FORMATS[operation.format].name == operation.format
     named = {one.path for one in OPERATIONS if one.name == operation.name}
     assert named & set(paths_of(operation))
     assert any(operation.format in dialect.speaks for dialect in DIALECTS.values())
-    assert operation.path in [one.path for one in DATA_PLANE]
     golden = json.loads((ROOT / "tests" / "wire" / "golden" / f"{operation.format}.json").read_text())
     assert golden
     tests = ROOT / "tests" / "process"
@@ -76,8 +89,9 @@ def test_operation_is_in_every_table(operation: Operation) -> None:
     call = SDK_CALLS.get(operation.name, f"{operation.name}.create(")
     method = SDK_METHODS.get(method, method)
     assert (
-        operation.handler != "model"
+        operation.handler == "stored_response"
         or call in sdk
+        or f"{operation.name}.connect(" in sdk
         or f".{method}(" in sdk
         or f'"{operation.path.removeprefix("/v1")}"' in sdk
     )

@@ -633,7 +633,8 @@ def _described(operation: Operation) -> OpenAPIOperation:
 
 
 DATA_PLANE: Final = (
-    *map(_described, OPERATIONS),
+    # OpenAPI cannot describe a WebSocket; docs/api.md does.
+    *(_described(operation) for operation in OPERATIONS if operation.handler != "realtime"),
     OpenAPIOperation(
         method="GET",
         path="/v1/models",
