@@ -271,6 +271,7 @@ async def test_list_reads_further_pages_until_the_clients_page_is_full(
     assert (shown["last_id"], shown["has_more"]) == (own[1], True)
     shown = (await ada.send("GET", f"/v1/files?limit=2&after={own[1]}")).json()
     assert ([one["id"] for one in shown["data"]], shown["last_id"]) == (own[2:], own[3])
+    assert (await ada.send("GET", f"/v1/files?limit={'9' * 5000}")).status_code == 200
 
 
 async def test_list_with_too_many_objects_of_others_is_an_error(
