@@ -12,9 +12,10 @@ from bluesminds.gateway.bodies import Body
 from bluesminds.gateway.forms import Headers, MultipartBody
 from bluesminds.gateway.operations import Operation, OperationMatch
 from bluesminds.gateway.routing.plans import Plan, Target
+from bluesminds.gateway.stored_responses.links import LinkedRequest
 from bluesminds.providers.quirks import ADAPTED, Adapt, check_supported
 from bluesminds.wire.base import Format, RequestFacts
-from bluesminds.wire.conversation import ConversationRequest, EncodingOptions, unique
+from bluesminds.wire.conversation import ConversationRequest, EncodingOptions, StoredReply, unique
 from bluesminds.wire.formats import FORMATS, codec_of
 from bluesminds.wire.json_text import Fields, read_fields, write_fields
 from bluesminds.wire.multipart import is_form
@@ -22,6 +23,19 @@ from bluesminds.wire.requests import read_body
 
 STREAM_OPTIONS = "stream_options"
 _JSON: Final[Headers] = ((b"content-type", b"application/json"),)
+
+
+class ReplyObserver(Protocol):
+    """Sees what the client of one request gets."""
+
+    def feed(self, data: bytes) -> None:
+        """The next bytes of a stream."""
+
+    async def finish(self, server: str, *, translated: bool, body: bytes | None = None) -> None:
+        """The response is complete: `body`, or the stream."""
+
+    def release(self) -> None:
+        """The request has ended."""
 
 
 class Call(Struct, frozen=True, gc=False):
@@ -35,6 +49,7 @@ class Call(Struct, frozen=True, gc=False):
     model: str  # as the client names it
     facts: RequestFacts
     own_key: bool = False
+    observer: ReplyObserver | None = None
 
 
 class CallBody(Protocol):
@@ -88,6 +103,7 @@ class JsonBody:
         "_format",
         "_max_output",
         "_rendered_for",
+        "_stored",
         "_stream_options",
         "_translated",
         "_translated_for",
@@ -95,8 +111,11 @@ class JsonBody:
         "dropped",
     )
 
-    def __init__(self, format_: Format, fields: Fields, body: Body) -> None:
+    def __init__(
+        self, format_: Format, fields: Fields, body: Body, stored: StoredReply | None = None
+    ) -> None:
         self._format = format_
+        self._stored = stored
         self._fields = fields  # views into the client's bytes, until the first rendering
         options = fields.get(STREAM_OPTIONS)
         self._stream_options = None if options is None else options.copy()
@@ -129,7 +148,7 @@ class JsonBody:
                 else:
                     check_supported(self._fields, plan.unsupported)
             except InvalidRequest as exc:
-                refusals[plan] = self._in_client_words(exc)
+                refusals[plan] = self._in_client_words(exc) if plan.translated else exc
         chosen = [target for target in targets if target.plan not in refusals]
         if not chosen:
             raise refusals[targets[0].plan]
@@ -169,7 +188,12 @@ class JsonBody:
     def _try_translation(self, plan: Plan, created: int) -> None:
         """Read the conversation and write it for the first server. Raises InvalidRequest."""
         if self.conversation is None:
-            self.conversation = codec_of(self._format.name).decode_request(self._fields, created)
+            conversation = codec_of(self._format.name).decode_request(self._fields, created)
+            if not (conversation.turns or conversation.system):
+                raise InvalidRequest("invalid_value", "`messages` is empty.", param="messages")
+            if self._stored is not None:
+                conversation = structs.replace(conversation, stored=self._stored)
+            self.conversation = conversation
         self._translate(plan, self.conversation, self.conversation.model, force_usage=True)
 
     def _translate(
@@ -192,9 +216,8 @@ class JsonBody:
 
     def _in_client_words(self, refusal: InvalidRequest) -> InvalidRequest:
         """A server's format may have refused a field by its own name."""
-        name = refusal.param or ""
-        mine = codec_of(self._format.name).names.get(name)
-        if mine is None:
+        name, codec = refusal.param or "", self._format.codec
+        if codec is None or (mine := codec.names.get(name)) is None:
             return refusal
         return InvalidRequest(refusal.code, refusal.message.replace(f"`{name}`", f"`{mine}`"), param=mine)
 
@@ -229,6 +252,7 @@ def read_call(
     caller: Caller,
     body: Body,
     form: MultipartBody | None = None,
+    linked: LinkedRequest | None = None,
 ) -> tuple[Call, CallBody]:
     """Raises InvalidRequest with the field that is wrong as `param`."""
     operation = match.operation
@@ -239,15 +263,16 @@ def read_call(
         return Call(context, operation, format_, facts.model, facts, bool(caller.address)), form
     if not body.data:
         raise InvalidRequest("empty_body", "The request has no body. Send a JSON object with `model`.")
-    fields = read_body(body.data)
+    fields = read_body(body.data) if linked is None else linked.fields
     if match.params or operation.preset:
         said = {name: Raw(json.encode(text)) for name, text in match.params.items()}
         fields = {**fields, **said, **operation.preset}
     facts = format_.read_request(fields)
     own_key = bool(caller.address)
     context = _with_scoped_idempotency(context, caller)
-    call = Call(context, operation, format_, facts.model, facts, own_key)
-    return call, JsonBody(format_, fields, body)
+    observer, stored = (None, None) if linked is None else (linked.keeper, linked.stored)
+    call = Call(context, operation, format_, facts.model, facts, own_key, observer)
+    return call, JsonBody(format_, fields, body, stored)
 
 
 def _with_scoped_idempotency(context: RequestContext, caller: Caller) -> RequestContext:

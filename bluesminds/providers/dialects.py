@@ -69,10 +69,12 @@ class Dialect:
 
     name: str
     speaks: Paths = field(default_factory=lambda: OPENAI_PATHS, hash=False)
+    version: str = "/v1"  # the usual end of the server's URL
     models_path: str = "/models"
     lists_models: bool = True  # else `models_path` is only good for a probe
     alive_path: str | None = None  # a cheaper probe than the list of models
     extra_headers: Headers = ()
+    relay_prefix: str = ""  # of paths that are relayed
     key_header: str = "authorization"
     takes_tokens: bool = False  # a token of Microsoft Entra ID is sent as a bearer token
     key_refusals: frozenset[str] = frozenset()  # error types that mean a rejected key, whatever the status
@@ -101,6 +103,7 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
             # LiteLLM has the endpoints of Messages below /v1 only, whatever the server's URL.
             speaks={**_NATIVE_PATHS, **{name: f"/v1{path}" for name, path in MESSAGES_PATHS.items()}},
             alive_path="//health/liveliness",
+            relay_prefix="/v1",
             extra_headers=((b"x-litellm-num-retries", b"0"),),
             # LiteLLM without a database answers a wrong master key with 400 and the second type.
             key_refusals=frozenset(
@@ -120,6 +123,7 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
         Dialect(
             "gemini",
             speaks=GEMINI_PATHS,
+            version="/v1beta",
             models_path="/models?pageSize=1000",
             key_header="x-goog-api-key",
             key_refusals=frozenset(

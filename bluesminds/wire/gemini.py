@@ -14,7 +14,7 @@ from bluesminds.wire.base import Format, ReplyFacts, RequestFacts
 from bluesminds.wire.conversation import ConversationRequest, StreamFinished, reply_of_events
 from bluesminds.wire.counted import no_events
 from bluesminds.wire.errors import find_error
-from bluesminds.wire.gemini_codec import GEMINI_CODEC
+from bluesminds.wire.gemini_codec import GEMINI_CODEC, write_reply
 from bluesminds.wire.gemini_errors import is_gemini_error, write_gemini_error, write_stream_error
 from bluesminds.wire.gemini_fields import camel_fields
 from bluesminds.wire.gemini_passthrough import GeminiPassthrough
@@ -161,7 +161,7 @@ def reply_from_events(stream: bytes) -> bytes:
     events = [found for one in pieces for found in decoder.feed(*name_and_data(one))]
     if decoder.skipped:
         raise ValueError(f"content of the kind {decoder.skipped[0]}")
-    return GEMINI_CODEC.encode_reply(reply_of_events([*events, StreamFinished()]), _NATIVE)
+    return write_reply(reply_of_events([*events, StreamFinished()]), _NATIVE, str)
 
 
 def read_count_request(fields: Fields) -> RequestFacts:

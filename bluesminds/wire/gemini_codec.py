@@ -6,6 +6,7 @@ images in the results of functions. They refuse earlier function calls without a
 """
 
 import re
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -39,10 +40,12 @@ from bluesminds.wire.gemini_encoder import (
     read_arguments,
     write_call,
     write_gemini_usage,
+    write_redacted,
     write_response,
     write_thought,
 )
 from bluesminds.wire.gemini_requests import PDF, decode_request, guess_media_type
+from bluesminds.wire.gemini_signatures import seal
 from bluesminds.wire.gemini_stream import GeminiDecoder
 from bluesminds.wire.json_text import NOT_JSON, read_fields
 
@@ -128,13 +131,13 @@ class _ContentWriter:
                 if part.redacted or not part.signature:
                     self._dropped.append("messages.reasoning_content")
                 elif part.text:
-                    written.append(write_thought(part.text, part.signature, ""))
+                    written.append(write_thought(part.text, part.signature))
                 elif isinstance(follows, ToolCallPart) and not follows.signature:
                     carried = part.signature
                 elif written and "thoughtSignature" not in written[-1]:
                     written[-1]["thoughtSignature"] = part.signature
                 else:
-                    written.append(write_thought("", part.signature, ""))
+                    written.append(write_thought("", part.signature))
         self._sign(written)
         return written
 
@@ -273,18 +276,27 @@ def decode_reply(body: bytes, request: ConversationRequest) -> ConversationReply
 
 
 def encode_reply(reply: ConversationReply, request: ConversationRequest) -> bytes:
-    """A call whose arguments were cut by the maximum length is left out, because they would be wrong."""
+    """For a client of a translated server."""
+    return write_reply(reply, request, seal)
+
+
+def write_reply(reply: ConversationReply, request: ConversationRequest, sign: Callable[[str], str]) -> bytes:
+    """`sign` gives the client's form of a signature. A call whose arguments were cut by the maximum length is
+    left out, because they would be wrong.
+    """
     parts = []
     finish = STOPS[reply.stop]
     for part in reply.parts:
         if isinstance(part, TextPart):
             parts.append({"text": part.text})
+        elif isinstance(part, ThinkingPart) and part.redacted and request.shows_reasoning:
+            parts.append(write_redacted(part.redacted))
         elif isinstance(part, ThinkingPart) and request.shows_reasoning:
-            parts.append(write_thought(part.text, part.signature, part.redacted))
+            parts.append(write_thought(part.text, sign(part.signature)))
         elif isinstance(part, ToolCallPart):
             arguments = read_arguments(part.arguments)
             if arguments is not None:
-                parts.append(write_call(part.id, part.name, arguments, part.signature))
+                parts.append(write_call(part.id, part.name, arguments, sign(part.signature)))
             elif reply.stop != "length":
                 finish = MALFORMED
     head = {
@@ -295,6 +307,25 @@ def encode_reply(reply: ConversationReply, request: ConversationRequest) -> byte
     return msgspec.json.encode(write_response(parts, finish, head))
 
 
+_NAMES: Final = {
+    "messages": "contents",
+    "effort": "generationConfig.thinkingConfig.thinkingLevel",
+    "thinking": "generationConfig.thinkingConfig",
+    "temperature": "generationConfig.temperature",
+    "top_p": "generationConfig.topP",
+    "top_k": "generationConfig.topK",
+    "stop": "generationConfig.stopSequences",
+    "response_format": "generationConfig.responseMimeType",
+    "messages.reasoning_content": "contents.parts.thought",
+    "messages.content.thinking": "contents.parts.thought",
+    "messages.content.signature": "contents.parts.thoughtSignature",
+    "messages.content.is_error": "contents.parts.functionResponse.response.error",
+    "messages.content.input_audio": "contents.parts.inlineData",
+    "messages.content.file.file_data": "contents.parts.inlineData",
+    "messages.content.source.url": "contents.parts.fileData",
+    "messages.tool_calls.function.arguments": "contents.parts.functionCall.args",
+}
+
 GEMINI_CODEC = Codec(
     decode_request=decode_request,
     encode_request=encode_request,
@@ -303,4 +334,5 @@ GEMINI_CODEC = Codec(
     decoder=GeminiDecoder,
     encoder=GeminiEncoder,
     keep_alive=b"",
+    names=_NAMES,
 )

@@ -25,6 +25,7 @@ from bluesminds.wire.conversation import (
     UsageReported,
 )
 from bluesminds.wire.gemini_errors import write_gemini_failure
+from bluesminds.wire.gemini_signatures import REDACTED, seal
 from bluesminds.wire.json_text import NOT_JSON
 
 STOPS: Final[dict[StopReason, str]] = {
@@ -72,12 +73,15 @@ def write_call(id_: str, name: str, arguments: Raw, signature: str) -> dict[str,
     return part | {"thoughtSignature": signature} if signature else part
 
 
-def write_thought(text: str, signature: str, redacted: str) -> dict[str, Any]:
+def write_thought(text: str, signature: str) -> dict[str, Any]:
     """The part of reasoning. A signature without a text belongs to the part before it."""
-    if redacted:
-        return {"text": "", "thought": True, "thoughtSignature": redacted}
     part: dict[str, Any] = {"text": text, "thought": True} if text else {"text": ""}
     return part | {"thoughtSignature": signature} if signature else part
+
+
+def write_redacted(data: str) -> dict[str, Any]:
+    """The part of redacted reasoning, for a client."""
+    return {"text": "", "thought": True, "thoughtSignature": seal(data, REDACTED)}
 
 
 def write_response(parts: list[Any], finish: str, head: dict[str, Any]) -> dict[str, Any]:
@@ -137,10 +141,10 @@ class GeminiEncoder:
         if part.kind == "tool":
             self._calls[part.index] = part, []
             return b""
-        if part.kind != "text" and not self._request.shows_reasoning:
+        if part.kind in ("thinking", "redacted") and not self._request.shows_reasoning:
             return b""
         if part.kind == "redacted":
-            return self._event([write_thought("", "", part.data)])
+            return self._event([write_redacted(part.data)])
         rest = msgspec.json.encode(self._head)[1:]
         end = b'}],"role":"model"},"index":0}],' + rest + b"\n\n"
         if part.kind == "thinking":
@@ -157,14 +161,15 @@ class GeminiEncoder:
         self._silent.discard(index)
         if not shown or not signature:
             return b""
-        return self._event([write_thought("", signature, "") if silent else write_thought("", "", signature)])
+        part = write_thought("", seal(signature))
+        return self._event([part if silent else part | {"thought": True}])
 
     def _write_call(self, opened: PartOpened, pieces: list[str]) -> bytes:
         arguments = read_arguments("".join(pieces))
         if arguments is None:
             self._malformed = True
             return b""
-        return self._event([write_call(opened.id, opened.name, arguments, opened.data)])
+        return self._event([write_call(opened.id, opened.name, arguments, seal(opened.data))])
 
     def _event(self, parts: list[Any], finish: str = "", **more: object) -> bytes:
         return write_event(msgspec.json.encode(write_response(parts, finish, more | self._head)))

@@ -29,6 +29,7 @@ from bluesminds.wire.conversation import (
 )
 from bluesminds.wire.gemini_fields import GeminiReader, standard_base64
 from bluesminds.wire.gemini_schema import write_json_schema
+from bluesminds.wire.gemini_signatures import unseal
 from bluesminds.wire.json_text import NOT_JSON, Fields, is_set, read_fields
 from bluesminds.wire.requests import largest_bound
 
@@ -162,7 +163,10 @@ def _read_contents(reader: GeminiReader) -> tuple[Turn, ...]:
 
 def _read_part(part: GeminiReader, parts: list[Part], calls: _Calls) -> None:
     """Append the content of a part."""
-    signature = standard_base64(part.text("thoughtSignature"))
+    sealed = part.text("thoughtSignature")
+    signature, redacted = unseal(sealed)
+    if sealed and not (signature or redacted):
+        part.note("thoughtSignature")
     if (call := part.inner("functionCall")) is not None:
         name = call.needed("name")
         arguments = bytes(call.raw("args")).decode() or "{}"
@@ -178,7 +182,7 @@ def _read_part(part: GeminiReader, parts: list[Part], calls: _Calls) -> None:
         parts.append(_read_file(file))
         file.drop("displayName")
     elif bool(part.flag("thought")):
-        _read_thought(part.text("text"), signature, parts)
+        _read_thought(ThinkingPart(part.text("text"), signature, redacted), parts)
     else:
         for kind in ("executableCode", "codeExecutionResult", "toolCall", "toolResponse"):
             if part.raw(kind):
@@ -189,15 +193,15 @@ def _read_part(part: GeminiReader, parts: list[Part], calls: _Calls) -> None:
             parts.append(ThinkingPart(signature=signature))
 
 
-def _read_thought(text: str, signature: str, parts: list[Part]) -> None:
-    """A signature without a text belongs to the thought before it, otherwise it is redacted reasoning."""
+def _read_thought(thought: ThinkingPart, parts: list[Part]) -> None:
+    """A signature without a text belongs to the thought before it, as streams send it."""
     last = parts[-1] if parts else None
-    if text:
-        parts.append(ThinkingPart(text, signature))
-    elif signature and isinstance(last, ThinkingPart) and last.text and not last.signature:
-        parts[-1] = ThinkingPart(last.text, signature)
-    elif signature:
-        parts.append(ThinkingPart(redacted=signature))
+    if thought.text or thought.redacted:
+        parts.append(thought)
+    elif thought.signature and isinstance(last, ThinkingPart) and last.text and not last.signature:
+        parts[-1] = ThinkingPart(last.text, thought.signature)
+    elif thought.signature:
+        parts.append(thought)
 
 
 def _read_blob(blob: GeminiReader) -> TextPart | MediaPart:
@@ -325,7 +329,9 @@ def _read_thinking(config: GeminiReader) -> tuple[Reasoning | None, bool]:
     if level not in _UNSPECIFIED:
         if level not in _LEVELS:
             raise InvalidRequest(
-                "invalid_value", f"There is no level `{level[:40]}`.", param=thinking.name("thinkingLevel")
+                "invalid_value",
+                f"`{level[:40]}` is not a thinking level.",
+                param=thinking.name("thinkingLevel"),
             )
         return Reasoning(level), shown
     if budget is None:

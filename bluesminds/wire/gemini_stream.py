@@ -223,10 +223,6 @@ class GeminiDecoder:
             events += self._close()
         elif part.is_media():
             self.skipped += [field for field in MEDIA_FIELDS if getattr(part, field)]
-        elif part.thought and signature and not part.text and self._kind != "thinking":
-            events += self._close()
-            self._open("redacted", events, data=signature)
-            events += self._close()
         else:
             self._read_text("thinking" if part.thought else "text", part.text or "", signature, events)
 
@@ -237,7 +233,7 @@ class GeminiDecoder:
                 self._open(kind, events)
             events.append(PartDelta(self._index, text))
         if signature:
-            if kind == "text":
+            if self._kind != "thinking":
                 events += self._close()
                 self._open("thinking", events)
             events += self._close(signature)

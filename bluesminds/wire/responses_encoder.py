@@ -51,6 +51,14 @@ class OutputWriter:
         self._tools = client_tools_by_name(request)
         self.items: list[OutputItem] = []
 
+    def sign(self, call: PartOpened) -> OutputItem | None:
+        """An item of reasoning with the signature of a call, which has no place for it; None without one."""
+        if call.kind != "tool" or not call.data:
+            return None
+        item = ReasoningOutput(self._id, len(self.items), SIGNATURE + call.data)
+        self.items.append(item)
+        return item
+
     def open(self, part: PartOpened) -> OutputItem:
         index = len(self.items)
         if part.kind == "tool":
@@ -166,6 +174,9 @@ class ResponsesEncoder:
             self._open[part.index] = last
             return closed
         closed = self._close(ended, "completed")
+        if (signature := self._writer.sign(part)) is not None:
+            self._status[signature.index] = "completed"
+            closed += self._write_all((*signature.opened(), *signature.closed("completed")))
         item = self._writer.open(part)
         self._open[part.index] = _Open(item, part.index)
         return closed + self._write_all(item.opened())

@@ -44,6 +44,7 @@ _MEANINGFUL: Final = {
 }
 _LOGPROBS: Final = "message.output_text.logprobs"
 _AGENT: Final = "client_metadata"  # a field of the Codex CLI
+_REASONING: Final = "rs_"  # begins the ids of reasoning, which other servers can do without
 _SYSTEM: Final = ("system", "developer")
 # What a hosted tool has done is also in the answer that followed.
 _FINISHED: Final = (
@@ -54,6 +55,7 @@ _FINISHED: Final = (
     "mcp_list_tools",
     "mcp_call",
 )
+_ENCRYPTED: Final = "gAAAA"  # how text begins that OpenAI's servers have encrypted (Fernet)
 _UNSAID: Final = (  # fields of items that say nothing to a model
     "id",
     "status",
@@ -146,6 +148,7 @@ class _InputReader:
         self._turns: list[Turn] = []
         self._readers: dict[str, Callable[[FieldReader], None]] = {
             "message": self._read_message,
+            "agent_message": self._read_agent_message,
             "reasoning": self._read_reasoning,
             "function_call": self._read_call,
             "custom_tool_call": self._read_call,
@@ -172,7 +175,12 @@ class _InputReader:
             self._dropped.append(f"input.{kind}")
             item.ignore()
         elif kind == "item_reference":
-            raise unsupported("input.type", "send the item itself, not its id.")
+            if not item.needed("id").startswith(_REASONING):
+                raise unsupported(
+                    "input.type",
+                    "send the item itself, not its id. Some clients send ids unless `store` is false.",
+                )
+            self._dropped.append("input.item_reference")
         elif (read := self._readers.get(kind)) is None:
             raise unsupported("input.type", f"`{kind[:40]}` has no equivalent.")
         else:
@@ -190,6 +198,18 @@ class _InputReader:
             self._turns.append(Turn(role, _read_content(item, "content")))  # type: ignore[arg-type]
         else:
             raise unsupported("input.role", f"there is no role `{role[:40]}`.")
+
+    def _read_agent_message(self, item: FieldReader) -> None:
+        """What one agent of the client writes to another. Only OpenAI's servers encrypt it."""
+        head = f"Message from {item.text('author')} to {item.text('recipient')}:"
+        texts = [head]
+        for part in item.items("content"):
+            text = part.text("text") or part.text("encrypted_content")
+            if text.startswith(_ENCRYPTED):
+                part.note("encrypted_content")
+            else:
+                texts.append(text)
+        self._turns.append(Turn("user", (TextPart("\n".join(texts)),)))
 
     def _answer(self, part: Part) -> None:
         self._turns.append(Turn("assistant", (part,)))

@@ -245,6 +245,22 @@ async def test_field_that_cannot_be_translated_is_refused(gateway: Gateway, mode
 # Clients of other formats on a Gemini server
 
 
+@pytest.mark.parametrize(
+    "path, body, field",
+    [
+        (PLAIN, {"contents": [{"parts": []}]}, "contents"),
+        ("/v1/responses", {"model": "m", "input": []}, "input"),
+        ("/v1/messages", {"model": "m", "max_tokens": 9, "messages": []}, "messages"),
+    ],
+)
+async def test_empty_conversation_is_refused_in_the_words_of_the_client(
+    gateway: Gateway, models: ModelServer, path: str, body: dict[str, Any], field: str
+) -> None:
+    answer = await post(gateway, path, body)
+    assert (answer.status_code, models.asked) == (400, [])
+    assert f"`{field}` is empty." in answer.text
+
+
 async def test_chat_client_gets_a_whole_answer_of_a_gemini_server(
     native: Gateway, google: ModelServer
 ) -> None:
@@ -320,8 +336,32 @@ async def test_googles_places_of_a_key_mean_nothing_elsewhere(gateway: Gateway, 
     async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client:
         query = f"?key={gateway.key}" if place == "query" else ""
         headers = {} if place == "query" else {place: gateway.key}
-        for path in ("/v1/models", "/api/auth/me"):
-            assert (await client.get(path + query, headers=headers)).status_code == 401
+        for path in ("/v1/chat/completions", "/v1/messages", "/v1beta1/models"):
+            answer = await client.post(path + query, json=CHAT | {"max_tokens": 9}, headers=headers)
+            assert answer.status_code in (401, 404)
+        assert (await client.get(f"/api/auth/me{query}", headers=headers)).status_code == 401
+        listed = await client.get(f"/v1/models{query}", headers=headers)
+        assert listed.status_code == (401 if place == "query" else 200)
+
+
+async def test_paths_of_googles_sdks_under_v1_are_geminis(gateway: Gateway) -> None:
+    """Recent SDKs use v1. Only the header shows that the list of models is for them."""
+    headers = {"x-goog-api-key": gateway.key}
+    async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client:
+        answer = await client.post("/v1/models/m:generateContent", json=ASK, headers=headers)
+        assert answer.json()["candidates"][0]["finishReason"] == "STOP"
+        answer = await client.post("/v1/models/m:streamGenerateContent?alt=sse", json=ASK, headers=headers)
+        assert answer.headers["content-type"] == "text/event-stream"
+        answer = await client.post(f"/v1/models/m:countTokens?key={gateway.key}", json=ASK)
+        assert answer.json()["totalTokens"] > 0
+        assert (await client.get("/v1/models", headers=headers)).json()["models"][0]["name"] == "models/m"
+        assert (await client.get("/v1/models/m", headers=headers)).json()["name"] == "models/m"
+        missing = await client.get("/v1/cachedContents", headers=headers)
+        assert missing.json()["error"]["status"] == "NOT_FOUND"
+    assert (await gateway.get("/v1/models")).json()["object"] == "list"
+    async with gateway.client() as client:
+        refused = await client.post("/v1/models/m:embedContent", json=ASK)
+    assert "embedContent is not supported" in refused.json()["error"]["message"]
 
 
 async def test_wrong_and_missing_keys_are_refused_in_googles_shape(gateway: Gateway) -> None:
@@ -332,6 +372,7 @@ async def test_wrong_and_missing_keys_are_refused_in_googles_shape(gateway: Gate
             assert (answer.status_code, failure["code"], failure["status"]) == (401, 401, "UNAUTHENTICATED")
             assert failure["details"][0]["metadata"]["code"] == code
         assert "x-goog-api-key" in (await client.post(PLAIN, headers={"x-goog-api-key": "x"})).text
+        assert "in the query parameter `key`" in (await client.post(f"{PLAIN}?key=x")).text
 
 
 async def test_models_are_listed_in_geminis_shape(gateway: Gateway) -> None:

@@ -34,9 +34,15 @@ def node_project() -> None:
         pytest.skip("the Node SDKs are not installed: run `make test-process`, which needs npm")
 
 
-async def run(gateway: Gateway) -> dict[str, Any]:
-    """The results of the SDK's cases, by name."""
-    environ = {"PATH": os.environ["PATH"], "BASE_URL": gateway.url, "API_KEY": gateway.key, "MODEL": "m"}
+async def run(gateway: Gateway, version: str) -> dict[str, Any]:
+    """The results of the SDK's cases, by name. `version`: of the API; recent SDKs use v1."""
+    environ = {
+        "PATH": os.environ["PATH"],
+        "BASE_URL": gateway.url,
+        "API_KEY": gateway.key,
+        "API_VERSION": version,
+        "MODEL": "m",
+    }
     with trio.fail_after(SECONDS):
         done = await trio.run_process(
             ["node", "gemini.mjs"],
@@ -72,8 +78,9 @@ def check(results: dict[str, Any], total: int) -> None:
     assert errors["brokenStream"]["name"] in ("ApiError", "Error")
 
 
+@pytest.mark.parametrize("version", ["v1beta", "v1"])
 async def test_google_node_cases_on_a_native_server_have_the_right_results(
-    nursery: trio.Nursery, home: Path
+    nursery: trio.Nursery, home: Path, version: str
 ) -> None:
     google: ModelServer = await nursery.start(gemini_server.serve)
     call = {"functionCall": {"name": "weather", "args": CITY}, "thoughtSignature": "c2ln"}
@@ -98,7 +105,7 @@ async def test_google_node_cases_on_a_native_server_have_the_right_results(
     )
     servers = [entry("google", google.url, dialect="gemini", api_key="upstream-google-key")]
     gateway = await gateways.start(nursery, home, servers=servers, upstream={"attempts": 1})
-    check(await run(gateway), 112)
+    check(await run(gateway, version), 112)
     for asked in (google.asked[3], google.asked[5]):
         parts = [part for turn in asked.body["contents"] for part in turn["parts"]]
         assert call in parts, "the SDK sends the signature back"
@@ -131,7 +138,7 @@ async def test_google_node_cases_on_a_chat_server_have_the_right_results(
     )
     servers = [entry("one", models.url)]
     gateway = await gateways.start(nursery, home, servers=servers, upstream={"attempts": 1})
-    check(await run(gateway), 13)
+    check(await run(gateway, "v1beta"), 13)
     result = models.asked[3].body["messages"][-1]
     assert (result["tool_call_id"], result["content"]) == ("c1", "rain in Oslo")
     assert models.asked[6].body["messages"][0]["content"][1]["type"] == "image_url"
@@ -165,4 +172,4 @@ async def test_google_node_cases_on_a_messages_server_have_the_right_results(
     )
     servers = [entry("claude", claude.url, dialect="anthropic", api_key="sk-ant-upstream")]
     gateway = await gateways.start(nursery, home, servers=servers, upstream={"attempts": 1})
-    check(await run(gateway), 132)
+    check(await run(gateway, "v1"), 132)

@@ -11,14 +11,17 @@ from msgspec import Raw
 
 from bluesminds.common.errors import InvalidRequest
 from bluesminds.common.values import Usage
+from bluesminds.wire.base import Codec
 from bluesminds.wire.chat_codec import CHAT_CODEC
-from bluesminds.wire.conversation import EncodingOptions, ToolDefinition
+from bluesminds.wire.conversation import EncodingOptions, ToolCallPart, ToolDefinition
 from bluesminds.wire.errors import ErrorDetail
 from bluesminds.wire.gemini import GEMINI, GEMINI_COUNT, estimate_count
 from bluesminds.wire.gemini_codec import GEMINI_CODEC
 from bluesminds.wire.gemini_passthrough import GeminiPassthrough
 from bluesminds.wire.gemini_schema import write_json_schema
+from bluesminds.wire.gemini_signatures import REDACTED, seal, unseal
 from bluesminds.wire.messages_codec import MESSAGES_CODEC
+from bluesminds.wire.responses_codec import RESPONSES_CODEC
 from bluesminds.wire.translation import Translation
 from tests.wire.conversations import (
     chat_conversation,
@@ -30,7 +33,7 @@ from tests.wire.conversations import (
     messages_conversation,
     run_stage,
 )
-from tests.wire.replies import DONE
+from tests.wire.replies import DONE, chunk, delta_chunk
 from tests.wire.test_translation import CHAT_STREAM, MESSAGES_STREAM, state
 
 HEAD = {"modelVersion": "gemini-3-flash", "responseId": "r_1"}
@@ -389,6 +392,14 @@ def test_stream_for_gemini_has_no_comments_and_one_end() -> None:
     ], "thoughts are for clients that ask for them"
 
 
+def test_refusal_of_a_chat_server_is_shown_to_gemini_clients() -> None:
+    stage = Translation(CHAT_CODEC, GEMINI_CODEC, to_gemini(), facts())
+    delta = {"choices": [{"index": 0, "delta": {"refusal": "I can't."}, "finish_reason": "stop"}]}
+    events = events_in(run_stage(stage, [b"data: %b\n\n" % json.dumps(delta).encode(), DONE]))
+    assert events[0][1]["candidates"][0]["content"]["parts"] == [{"text": "I can't."}]
+    assert events[-1][1]["candidates"][0]["finishReason"] == "SAFETY"
+
+
 @pytest.mark.parametrize("length", range(12))
 def test_stop_ends_a_stream_for_gemini_cleanly(length: int) -> None:
     stage = Translation(CHAT_CODEC, GEMINI_CODEC, to_gemini(), facts())
@@ -452,6 +463,63 @@ def test_broken_answer_of_gemini_is_no_answer() -> None:
     body = {"candidates": [{"finishReason": "MALFORMED_FUNCTION_CALL"}]}
     with pytest.raises(ValueError, match="failed"):
         GEMINI_CODEC.decode_reply(json.dumps(body).encode(), chat_conversation())
+
+
+@pytest.mark.parametrize("alphabet", ["+/", "-_"])
+@pytest.mark.parametrize("signature", ["c2ln+/8=", "gAAAA-_x==", "\u00e9"])
+def test_signature_of_another_server_comes_back_in_any_alphabet(signature: str, alphabet: str) -> None:
+    sealed = seal(signature).translate(str.maketrans("+/", alphabet)).rstrip("=")
+    assert unseal(sealed) == (signature, "")
+    assert unseal(seal(signature, REDACTED)) == ("", signature)
+    assert seal("") == "" and unseal("") == ("", "")
+
+
+@pytest.mark.parametrize("own", ["c2ln", "CiQB4/abc", "%", "skip_thought_signature_validator"])
+def test_signature_of_google_is_left_out_for_other_servers(own: str) -> None:
+    part = {"functionCall": {"name": "f", "args": {}}, "thoughtSignature": own}
+    contents = [{"parts": [{"text": "x"}]}, {"role": "model", "parts": [part]}]
+    request = GEMINI_CODEC.decode_request(fields_of({"model": "m", "contents": contents}), 0)
+    assert request.turns[1].parts == (ToolCallPart("call_0", "f", "{}"),)
+    assert request.dropped == ("contents.parts.thoughtSignature",)
+
+
+def test_signed_call_of_gemini_reaches_every_client_and_comes_back() -> None:
+    """In the tool call, in a thinking block or in a reasoning item before it."""
+    call = {"functionCall": {"name": "weather", "args": {"city": "Oslo"}}, "thoughtSignature": "c2ln"}
+    body = json.dumps({"candidates": [{"content": {"parts": [call]}, "finishReason": "STOP"}]}).encode()
+    asked: list[tuple[Codec, dict[str, Any]]] = [
+        (CHAT_CODEC, {"messages": [{"role": "user", "content": "x"}]}),
+        (
+            MESSAGES_CODEC,
+            {
+                "messages": [{"role": "user", "content": "x"}],
+                "max_tokens": 9,
+                "thinking": {"type": "adaptive"},
+            },
+        ),
+        (RESPONSES_CODEC, {"input": [{"role": "user", "content": "x"}]}),
+    ]
+    for codec, fields in asked:
+        request = codec.decode_request(fields_of({"model": "m"} | fields), 0)
+        reply = json.loads(codec.encode_reply(GEMINI_CODEC.decode_reply(body, request), request))
+        stage = Translation(GEMINI_CODEC, codec, request, facts())
+        events = events_in(run_stage(stage, [b"data: " + body + b"\n\n"]))
+        if codec is RESPONSES_CODEC:
+            assert events[-1][1]["response"]["output"] == reply["output"]
+            again = fields | {"input": [*fields["input"], *reply["output"]]}
+        elif codec is MESSAGES_CODEC:
+            again = fields | {
+                "messages": [*fields["messages"], {"role": "assistant", "content": reply["content"]}]
+            }
+        else:
+            again = fields | {"messages": [*fields["messages"], reply["choices"][0]["message"]]}
+        sent = GEMINI_CODEC.encode_request(
+            codec.decode_request(fields_of({"model": "m"} | again), 0),
+            EncodingOptions(model="gemini-3-flash"),
+        )
+        (part,) = json_of(sent.fields)["contents"][1]["parts"]
+        assert part["thoughtSignature"] == "c2ln"
+        assert part["functionCall"]["args"] == {"city": "Oslo"}
 
 
 @pytest.mark.parametrize(
@@ -553,3 +621,11 @@ def test_options_leave_out_what_a_gemini_server_does_not_take() -> None:
     less = EncodingOptions(model="m", sampling=False, reasoning=False)
     encoded = GEMINI_CODEC.encode_request(chat_conversation(**fields), less)
     assert set(encoded.fields) == {"contents"} and encoded.dropped == ("temperature", "effort")
+
+
+def test_refusal_is_shown_to_clients_that_do_not_ask_for_thoughts() -> None:
+    refused = delta_chunk(refusal="I cannot.")
+    stage = Translation(CHAT_CODEC, GEMINI_CODEC, to_gemini(), facts())
+    events = events_in(run_stage(stage, [refused, chunk(finish="stop"), DONE]))
+    texts = [part["text"] for _, data in events for part in data["candidates"][0]["content"]["parts"]]
+    assert "".join(texts) == "I cannot."

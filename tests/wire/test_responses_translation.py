@@ -15,10 +15,13 @@ from bluesminds.wire.chat_codec import CHAT_CODEC
 from bluesminds.wire.conversation import (
     EncodingOptions,
     StreamEvent,
+    TextPart,
     ThinkingPart,
     ToolCallPart,
+    Turn,
     reply_of_events,
 )
+from bluesminds.wire.gemini_codec import GEMINI_CODEC
 from bluesminds.wire.messages_codec import MESSAGES_CODEC
 from bluesminds.wire.responses_codec import RESPONSES_CODEC
 from bluesminds.wire.responses_tools import function_name, read_custom_input, write_custom_arguments
@@ -250,6 +253,23 @@ def test_signature_returns_to_its_server() -> None:
     assert messages[0]["content"][0] == {"type": "thinking", "thinking": "Hm.", "signature": "c2ln"}
 
 
+def test_signature_of_a_call_returns_to_its_server() -> None:
+    call_part = {"functionCall": {"name": "f", "args": {"x": 1}}, "thoughtSignature": "c2ln"}
+    candidate = {"content": {"parts": [call_part], "role": "model"}, "finishReason": "STOP", "index": 0}
+    chunk_ = {"candidates": [candidate], "responseId": "r1", "modelVersion": "m"}
+    stage = to_responses(GEMINI_CODEC, stream=True)
+    written = run_stage(stage, [event(chunk_)])
+    check_responses_order(named_events(written))
+    reply = GEMINI_CODEC.decode_reply(json.dumps(chunk_).encode(), responses_conversation())
+    body = json.loads(RESPONSES_CODEC.encode_reply(reply, responses_conversation()))
+    for output in (output_of(written), body["output"]):
+        assert [item["type"] for item in output] == ["reasoning", "function_call"]
+        result = {"type": "function_call_output", "call_id": output[1]["call_id"], "output": "2"}
+        again = responses_conversation(input=[{"role": "user", "content": "Hi"}, *output, result])
+        contents = json_of(GEMINI_CODEC.encode_request(again, EncodingOptions(model="m")).fields)["contents"]
+        assert contents[1]["parts"][0]["thoughtSignature"] == "c2ln"
+
+
 def _events(codec: Codec, stream: list[bytes]) -> list[StreamEvent]:
     decoder = codec.decoder(responses_conversation())
     return [found for one in stream for found in decoder.feed(*name_and_data(one))]
@@ -264,6 +284,24 @@ def test_encrypted_reasoning_of_another_server_is_left_out() -> None:
     request = responses_conversation(input=items)
     assert request.turns[0].parts == (ThinkingPart("Hm."),)
     assert "input.encrypted_content" in request.dropped
+
+
+def test_reference_to_reasoning_is_left_out() -> None:
+    items = [{"type": "item_reference", "id": "rs_1"}, {"role": "user", "content": "Hi"}]
+    request = responses_conversation(input=items)
+    assert len(request.turns) == 1 and request.dropped == ("input.item_reference",)
+
+
+def test_message_of_an_agent_is_a_text_of_the_user() -> None:
+    content = [
+        {"type": "input_text", "text": "One."},
+        {"type": "encrypted_content", "encrypted_content": "Two."},
+        {"type": "encrypted_content", "encrypted_content": "gAAAAABo"},
+    ]
+    message = {"type": "agent_message", "author": "/root", "recipient": "/root/a", "content": content}
+    request = responses_conversation(input=[message])
+    assert request.turns == (Turn("user", (TextPart("Message from /root to /root/a:\nOne.\nTwo."),)),)
+    assert request.dropped == ("input.content.encrypted_content",)
 
 
 def test_system_messages_are_placed_as_in_chat() -> None:

@@ -54,7 +54,7 @@ class Reply(Struct, frozen=True):
     body: bytes
     facts: ReplyFacts = ReplyFacts()
     error: ErrorDetail | None = None
-    translated: bool = False  # the body of an error is not in the client's format
+    translated: bool = False  # from another format than the client's, in which the body of an error still is
     stage: Stage | None = None
     response: Response | None = None
     is_events: bool = False
@@ -97,7 +97,7 @@ class ReplyReader(Struct, frozen=True):
         UpstreamError.
         """
         if response.status >= 300:
-            body = self.endpoint.redact(await _read_error_body(response))
+            body = self.endpoint.redact(await read_error_body(response))
             return self._error_reply(response, body, read_error(response.status, body))
         if self._format.is_media:
             return await self._read_media(response, seconds)
@@ -173,6 +173,7 @@ class ReplyReader(Struct, frozen=True):
             status=response.status,
             headers=_headers(response, EVENTS_TYPE),
             body=body,
+            translated=self.plan.translated,
             stage=self._client_stage(),
             response=response,
             is_events=True,
@@ -265,7 +266,14 @@ class ReplyReader(Struct, frozen=True):
             except ValueError:
                 facts = ReplyFacts(readable=False)
         headers = _headers(response, JSON_TYPE)
-        return Reply(endpoint=self.endpoint, status=response.status, headers=headers, body=body, facts=facts)
+        return Reply(
+            endpoint=self.endpoint,
+            status=response.status,
+            headers=headers,
+            body=body,
+            facts=facts,
+            translated=self.plan.translated,
+        )
 
     def _translate(self, body: bytes, conversation: ConversationRequest) -> bytes:
         """The answer in the client's format. Raises ValueError if the body contains no answer."""
@@ -298,7 +306,7 @@ def _media_type(response: Response) -> bytes:
     return (response.header(b"content-type") or b"").partition(b";")[0].strip().lower()
 
 
-async def _read_error_body(response: Response) -> bytes:
+async def read_error_body(response: Response) -> bytes:
     """The body of an error. A body above MAX_ERROR is replaced by a message with its beginning."""
     body = bytearray()
     while data := await response.receive():

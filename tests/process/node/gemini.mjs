@@ -2,9 +2,10 @@
 // BASE_URL is the URL of the gateway without a path.
 import { FunctionCallingConfigMode, GoogleGenAI, Type } from '@google/genai';
 
-const { BASE_URL, API_KEY, MODEL } = process.env;
-const client = new GoogleGenAI({ apiKey: API_KEY, httpOptions: { baseUrl: BASE_URL } });
-const stranger = new GoogleGenAI({ apiKey: 'wrong', httpOptions: { baseUrl: BASE_URL } });
+const { BASE_URL, API_KEY, API_VERSION, MODEL } = process.env;
+const httpOptions = { baseUrl: BASE_URL, apiVersion: API_VERSION };
+const client = new GoogleGenAI({ apiKey: API_KEY, httpOptions });
+const stranger = new GoogleGenAI({ apiKey: 'wrong', httpOptions });
 
 const weather = {
   name: 'weather',
