@@ -21,8 +21,8 @@ from bluesminds.wire.stages import name_and_data
 from bluesminds.wire.usage import ImplausibleUsage, estimate_output, merge_reports, read_usage, settle_usage
 
 MAX_SECONDS: Final = 10**7  # a longer recording is a fault, not a duration
-PICTURES: Final = frozenset(("image_generation.completed", "image_edit.completed"))
-_FINAL: Final = PICTURES | {"speech.audio.done", "transcript.text.done"}
+COMPLETED_IMAGES: Final = frozenset(("image_generation.completed", "image_edit.completed"))
+_FINAL: Final = COMPLETED_IMAGES | {"speech.audio.done", "transcript.text.done"}
 _DELTA: Final = "transcript.text.delta"
 
 
@@ -74,7 +74,7 @@ def read_media_event(name: bytes, data: bytes) -> ReplyFacts:
         usage = read_media_usage(event.usage)
     except ImplausibleUsage:
         implausible = True
-    if kind in PICTURES:
+    if kind in COMPLETED_IMAGES:
         usage = structs.replace(usage or Usage(), images=1)
     return ReplyFacts(choices=1, usage=usage, implausible=implausible)
 
