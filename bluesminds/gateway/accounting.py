@@ -117,7 +117,8 @@ class UsageEntry:
             server=self.attempts[-1] if self.attempts else "",
             status=status,
             outcome=outcome,
-            streamed=self._call.facts.stream,
+            # The field `stream` of a form may have come after its file, too late for the facts.
+            streamed=self._call.facts.stream or (self._stage is not None and not self.passes_bytes),
             attempts=len(self.attempts),
             input_tokens=usage.input,
             output_tokens=usage.output,

@@ -181,7 +181,7 @@ class ReplyReader(Struct, frozen=True):
         )
 
     async def _read_media(self, response: Response, seconds: float) -> Reply:
-        """Events, JSON, or anything else that passes as it is."""
+        """Events, JSON, or other bytes, which are forwarded unchanged."""
         if _has_event_type(response):
             return await self._read_stream_in_time(response, seconds)
         kind = _media_type(response)
@@ -206,7 +206,7 @@ class ReplyReader(Struct, frozen=True):
         )
 
     async def _read_media_json(self, response: Response, first: bytes) -> Reply:
-        """JSON with pictures can be long: what is longer than MAX_HELD_JSON passes while it arrives."""
+        """JSON with images can be long. A longer body than MAX_HELD_JSON is forwarded while it arrives."""
         body = bytearray(first)
         while len(body) <= MAX_HELD_JSON:
             if not (piece := await response.receive()):

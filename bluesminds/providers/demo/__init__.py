@@ -7,7 +7,7 @@ The model decides what the response is:
     demo/echo        the last message              demo/embedding    vectors, alike for similar texts
     demo/text        48 words of prose             demo/moderation   flags a few plain words
     demo/reasoning   prose after reasoning         demo/rerank       sorts documents by relevance
-    demo/refusal     a refusal                     demo/image        striped pictures (PNG)
+    demo/refusal     a refusal                     demo/image        striped images (PNG)
     demo/speech      a tone for each word (WAV)    demo/transcription  the size of a recording
     demo/realtime    sessions that repeat the last message
 
