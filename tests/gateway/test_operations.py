@@ -39,6 +39,7 @@ REQUESTS = [operation for operation in OPERATIONS if operation.handler != "realt
 SOCKETS = [operation for operation in OPERATIONS if operation.handler == "realtime"]
 MODEL_OPERATIONS = [operation for operation in OPERATIONS if operation.handler == "model"]
 PATHS = {**OPENAI_PATHS, **MESSAGES_PATHS, **RESPONSES_PATHS}
+MESSAGES = [{"role": "user", "content": "a"}]
 SDK_CALLS = {
     "images.generations": "images.generate(",
     "images.edits": "images.edit(",
@@ -103,11 +104,11 @@ def test_scope_is_an_operation_models_or_passthrough() -> None:
 
 def request_of(operation: Operation) -> dict[str, Any]:
     if operation.format == "chat":
-        return {"model": "m", "messages": []}
+        return {"model": "m", "messages": MESSAGES}
     if operation.format in GEMINI_PATHS:
         return {"contents": [{"parts": [{"text": "a"}]}]}
     if operation.format in MESSAGES_PATHS:
-        return {"model": "m", "messages": [], "max_tokens": 9}
+        return {"model": "m", "messages": MESSAGES, "max_tokens": 9}
     if operation.format == "rerank":
         return {"model": "m", "query": "a", "documents": ["b"]}
     return {"model": "m", EMPTY[operation.format]: "a"}

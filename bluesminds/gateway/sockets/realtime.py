@@ -12,7 +12,7 @@ import trio
 from msgspec import Struct
 
 from bluesminds.common.clock import Clock
-from bluesminds.common.errors import Forbidden, GatewayError, InvalidRequest
+from bluesminds.common.errors import Forbidden, GatewayError, InvalidRequest, NotFound
 from bluesminds.common.values import Caller, RequestContext
 from bluesminds.gateway.accounting import CLIENT_GONE, UsageEntry
 from bluesminds.gateway.authorize import check_model
@@ -286,11 +286,11 @@ def upgrade_required() -> GatewayError:
 
 
 def read_model(query: str) -> str:
-    """Raises InvalidRequest."""
+    """Raises InvalidRequest, and NotFound for a call."""
     fields = _query_fields(query)
     models = [value for name, value in fields if name == "model"]
     if any(name == "call_id" for name, _ in fields):
-        raise InvalidRequest("unsupported_endpoint", "Calls (`call_id`) are not supported.", param="call_id")
+        raise NotFound("unsupported_endpoint", "Calls (`call_id`) are not supported.", param="call_id")
     if len(models) != 1 or not models[0]:
         raise InvalidRequest("invalid_value", "Send one `model` in the query of the URL.", param="model")
     return models[0]

@@ -115,7 +115,7 @@ async def test_session_subprotocol_is_the_choice_of_the_server(
         ("/v1/realtime?model=m&model=m", 400, "invalid_value"),
         ("/v1/realtime?model=%ff", 400, "invalid_value"),
         ("/v1/realtime?" + "&".join(f"a{n}=1" for n in range(30)), 400, "invalid_value"),
-        ("/v1/realtime?model=m&call_id=rtc_1", 400, "unsupported_endpoint"),
+        ("/v1/realtime?model=m&call_id=rtc_1", 404, "unsupported_endpoint"),
         ("/v1/realtime?model=other", 404, "model_not_found"),
         ("/v1/realtime/calls?model=m", 404, "unsupported_endpoint"),
         ("/v1/chat/completions?model=m", 405, "method_not_allowed"),
