@@ -76,9 +76,9 @@ def add(
 ) -> None:
     """Add a server to the database.
 
-    With --vendor, NAME is the vendor's by default, and the API key comes from the vendor's environment
-    variable or from a prompt. Otherwise it is read from standard input. It is no option, because other users
-    can see command lines.
+    With --vendor, NAME defaults to the name of the vendor, and the API key is read from the vendor's
+    environment variable or a prompt. With --api-key-stdin, it is read from standard input. There is no option
+    for the key itself, because other users can see command lines.
     """
     row = _vendor(vendor)
     if name is None and row is None:

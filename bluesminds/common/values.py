@@ -35,6 +35,7 @@ Scope = Literal[
     "audio.speech",
     "audio.transcriptions",
     "audio.translations",
+    "realtime",
     "models",
     "passthrough",
 ]
@@ -50,7 +51,7 @@ class RequestContext(Struct, frozen=True, gc=False):
     path: str  # as sent, without the query, at most 200 characters
     endpoint: str  # "chat.completions"
     credential: str | None  # as sent; never logged
-    credential_header: str | None  # the name of its header
+    credential_header: str | None  # the name of its header; None if it was in the query
     origin: str | None  # the Origin header of a browser
     client: str  # IP address, or "local" on a Unix socket
     forward: tuple[tuple[bytes, bytes], ...]  # client headers for the server

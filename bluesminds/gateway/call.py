@@ -189,6 +189,8 @@ class JsonBody:
         """Read the conversation and write it for the first server. Raises InvalidRequest."""
         if self.conversation is None:
             conversation = codec_of(self._format.name).decode_request(self._fields, created)
+            if not (conversation.turns or conversation.system):
+                raise InvalidRequest("invalid_value", "`messages` is empty.", param="messages")
             if self._stored is not None:
                 conversation = structs.replace(conversation, stored=self._stored)
             self.conversation = conversation

@@ -37,6 +37,11 @@ class Estimator:
         input_ = int(facts.text_bytes * self._ratios.get(facts.model, INITIAL_RATIO)) + 1 + facts.media_tokens
         return Estimate(input_ + output, None if price is None else price.max_cost(input_, output))
 
+    def estimate_tokens(self, model: str, input_: int, output: int) -> Estimate:
+        """For a request whose tokens are known or bounded."""
+        price = self.prices.get(model)
+        return Estimate(input_ + output, None if price is None else price.max_cost(input_, output))
+
     def max_output(self, model: str) -> int:
         """Tokens of one choice, if the client sets no limit."""
         price = self.prices.get(model)

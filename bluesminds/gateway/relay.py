@@ -125,7 +125,7 @@ class Relay(Struct, frozen=True):
             facts.usage, call.facts, delivered=facts.delivered, pieces=facts.pieces
         )
         if implausible or facts.implausible:
-            self.sender.warn_implausible_usage(call, reply)
+            self.sender.warn_implausible_usage(call, reply.endpoint.server.name)
         entry.finish(reply.status, "ok", usage)
 
     async def _relay_stream(
@@ -188,7 +188,11 @@ class Relay(Struct, frozen=True):
             entry.close(reply.status, "cut")
             out.abort()
         stage.finish()
-        self.sender.stream_ended(call, reply, None, implausible=False)
+        if not stage.finished:
+            self.sender.stream_failed(reply, "UpstreamCut")
+            entry.close(reply.status, "cut")
+            out.abort()
+        self.sender.stream_ended(call, reply, None, implausible=stage.implausible)
         entry.close(reply.status, "ok")
         try:
             await entry.wait_durable()

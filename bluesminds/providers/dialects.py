@@ -31,6 +31,7 @@ OPENAI_PATHS: Final[Paths] = MappingProxyType(
         "speech": "/audio/speech",
         "transcription": "/audio/transcriptions",
         "audio_translation": "/audio/translations",
+        "realtime": "/realtime",
     }
 )
 MESSAGES_PATHS: Final[Paths] = MappingProxyType(
@@ -69,6 +70,7 @@ class Dialect:
 
     name: str
     speaks: Paths = field(default_factory=lambda: OPENAI_PATHS, hash=False)
+    version: str = "/v1"  # the usual end of the server's URL
     models_path: str = "/models"
     lists_models: bool = True  # else `models_path` is only good for a probe
     alive_path: str | None = None  # a cheaper probe than the list of models
@@ -122,6 +124,7 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
         Dialect(
             "gemini",
             speaks=GEMINI_PATHS,
+            version="/v1beta",
             models_path="/models?pageSize=1000",
             key_header="x-goog-api-key",
             key_refusals=frozenset(

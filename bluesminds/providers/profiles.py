@@ -1,4 +1,4 @@
-"""How to talk to one server: its dialect, as its vendor and its URL change it."""
+"""The profile of a server: its dialect, changed by what is known about its vendor and its URL."""
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -59,7 +59,7 @@ class ServerProfile(Struct, frozen=True):
 
 
 def join_path(base: str, path: str) -> str:
-    """The path on the host, of a profile's path and the path of the server's URL. A version that both name is
+    """The path on the host: the path of the server's URL, then the profile's. A version that is in both is
     written once.
     """
     if path.startswith("//"):
@@ -104,7 +104,7 @@ def find_profile(dialect_name: str, vendor_name: str, url: str, api_version: str
 
 
 def _of_vendor(profile: ServerProfile, vendor: Vendor) -> ServerProfile:
-    """Where the vendor's API is belongs to its dialect; what it does with fields belongs to their format."""
+    """Apply a vendor's differences. Its paths only apply in its own dialect."""
     profile = structs.replace(
         profile,
         output_bound=vendor.output_bound,

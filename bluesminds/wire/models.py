@@ -122,13 +122,17 @@ def write_gemini_model(row: ModelRow) -> bytes:
 
 
 def _as_gemini(row: ModelRow) -> dict[str, object]:
-    return {
+    model: dict[str, object] = {
         "name": f"models/{row.id}",
         "baseModelId": row.id,
         "version": "",
         "displayName": row.id,
-        "supportedGenerationMethods": ["generateContent", "countTokens"],
     }
+    if row.details.context_length is not None:
+        model["inputTokenLimit"] = row.details.context_length
+    if row.details.max_output is not None:
+        model["outputTokenLimit"] = row.details.max_output
+    return model | {"supportedGenerationMethods": ["generateContent", "countTokens"]}
 
 
 def _as_openai(row: ModelRow) -> dict[str, object]:

@@ -40,7 +40,6 @@ from bluesminds.wire.responses_output import (
 from bluesminds.wire.responses_requests import REDACTED, SIGNATURE
 from bluesminds.wire.responses_tools import client_tools_by_name
 
-_SIGNED: Final = -1  # the part of reasoning with the signature of a call
 _ILLEGAL: Final = re.compile(r"[^A-Za-z0-9_-]")  # what an id must not have
 
 
@@ -51,6 +50,14 @@ class OutputWriter:
         self._id = _ILLEGAL.sub("_", id_.removeprefix("resp_"))[:64]
         self._tools = client_tools_by_name(request)
         self.items: list[OutputItem] = []
+
+    def sign(self, call: PartOpened) -> OutputItem | None:
+        """An item of reasoning with the signature of a call, which has no place for it; None without one."""
+        if call.kind != "tool" or not call.data:
+            return None
+        item = ReasoningOutput(self._id, len(self.items), SIGNATURE + call.data)
+        self.items.append(item)
+        return item
 
     def open(self, part: PartOpened) -> OutputItem:
         index = len(self.items)
@@ -157,14 +164,6 @@ class ResponsesEncoder:
         )
 
     def _open_part(self, part: PartOpened) -> bytes:
-        """The format has no signatures of calls: they are in reasoning before the call."""
-        if part.kind == "tool" and part.data:
-            signed = self._open_item(PartOpened(_SIGNED, "thinking"))
-            signed += self._end_part(PartClosed(_SIGNED, part.data))
-            return signed + self._open_item(part)
-        return self._open_item(part)
-
-    def _open_item(self, part: PartOpened) -> bytes:
         ended = [one for one in self._open.values() if one.ended]
         kind = part.kind
         if kind in ("text", "refusal") and ended and _continues(ended[-1].item, refusal=kind == "refusal"):
@@ -175,6 +174,9 @@ class ResponsesEncoder:
             self._open[part.index] = last
             return closed
         closed = self._close(ended, "completed")
+        if (signature := self._writer.sign(part)) is not None:
+            self._status[signature.index] = "completed"
+            closed += self._write_all((*signature.opened(), *signature.closed("completed")))
         item = self._writer.open(part)
         self._open[part.index] = _Open(item, part.index)
         return closed + self._write_all(item.opened())

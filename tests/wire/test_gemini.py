@@ -33,7 +33,7 @@ from tests.wire.conversations import (
     messages_conversation,
     run_stage,
 )
-from tests.wire.replies import DONE
+from tests.wire.replies import DONE, chunk, delta_chunk
 from tests.wire.test_translation import CHAT_STREAM, MESSAGES_STREAM, state
 
 HEAD = {"modelVersion": "gemini-3-flash", "responseId": "r_1"}
@@ -621,3 +621,11 @@ def test_options_leave_out_what_a_gemini_server_does_not_take() -> None:
     less = EncodingOptions(model="m", sampling=False, reasoning=False)
     encoded = GEMINI_CODEC.encode_request(chat_conversation(**fields), less)
     assert set(encoded.fields) == {"contents"} and encoded.dropped == ("temperature", "effort")
+
+
+def test_refusal_is_shown_to_clients_that_do_not_ask_for_thoughts() -> None:
+    refused = delta_chunk(refusal="I cannot.")
+    stage = Translation(CHAT_CODEC, GEMINI_CODEC, to_gemini(), facts())
+    events = events_in(run_stage(stage, [refused, chunk(finish="stop"), DONE]))
+    texts = [part["text"] for _, data in events for part in data["candidates"][0]["content"]["parts"]]
+    assert "".join(texts) == "I cannot."

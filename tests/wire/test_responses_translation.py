@@ -21,6 +21,7 @@ from bluesminds.wire.conversation import (
     Turn,
     reply_of_events,
 )
+from bluesminds.wire.gemini_codec import GEMINI_CODEC
 from bluesminds.wire.messages_codec import MESSAGES_CODEC
 from bluesminds.wire.responses_codec import RESPONSES_CODEC
 from bluesminds.wire.responses_tools import function_name, read_custom_input, write_custom_arguments
@@ -250,6 +251,23 @@ def test_signature_returns_to_its_server() -> None:
     assert again.turns[0].parts[0] == ThinkingPart("Hm.", "c2ln")
     messages = json_of(MESSAGES_CODEC.encode_request(again, EncodingOptions(model="m")).fields)["messages"]
     assert messages[0]["content"][0] == {"type": "thinking", "thinking": "Hm.", "signature": "c2ln"}
+
+
+def test_signature_of_a_call_returns_to_its_server() -> None:
+    call_part = {"functionCall": {"name": "f", "args": {"x": 1}}, "thoughtSignature": "c2ln"}
+    candidate = {"content": {"parts": [call_part], "role": "model"}, "finishReason": "STOP", "index": 0}
+    chunk_ = {"candidates": [candidate], "responseId": "r1", "modelVersion": "m"}
+    stage = to_responses(GEMINI_CODEC, stream=True)
+    written = run_stage(stage, [event(chunk_)])
+    check_responses_order(named_events(written))
+    reply = GEMINI_CODEC.decode_reply(json.dumps(chunk_).encode(), responses_conversation())
+    body = json.loads(RESPONSES_CODEC.encode_reply(reply, responses_conversation()))
+    for output in (output_of(written), body["output"]):
+        assert [item["type"] for item in output] == ["reasoning", "function_call"]
+        result = {"type": "function_call_output", "call_id": output[1]["call_id"], "output": "2"}
+        again = responses_conversation(input=[{"role": "user", "content": "Hi"}, *output, result])
+        contents = json_of(GEMINI_CODEC.encode_request(again, EncodingOptions(model="m")).fields)["contents"]
+        assert contents[1]["parts"][0]["thoughtSignature"] == "c2ln"
 
 
 def _events(codec: Codec, stream: list[bytes]) -> list[StreamEvent]:

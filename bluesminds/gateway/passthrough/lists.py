@@ -77,7 +77,8 @@ async def own_page(
     names the object after which a page begins. Raises NotFound, and UpstreamFailed if the objects are not
     found within MAX_PAGES.
     """
-    limit = next((int(value) for name, value in query if name == "limit" and value.isdecimal()), None)
+    limits = (value for name, value in query if name == "limit" and value.isdecimal())
+    limit = next((int(value) for value in limits if len(value) <= 9), None)
     collected: list[tuple[str, Raw]] = []
     page = ListPage((), has_more=True)
     for _ in range(MAX_PAGES):

@@ -163,7 +163,7 @@ def _page(items: Sequence[Fields], query: dict[str, str]) -> _Page:
     limit = query.get("limit", str(USUAL_ITEMS))
     if order not in ("asc", "desc"):
         raise InvalidRequest("invalid_value", "`order` must be asc or desc.", param="order")
-    if not (limit.isdecimal() and 1 <= int(limit[:9]) <= MAX_ITEMS):
+    if not (limit.isdecimal() and len(limit) <= 9 and 1 <= int(limit) <= MAX_ITEMS):
         message = f"`limit` must be a number from 1 to {MAX_ITEMS}."
         raise InvalidRequest("invalid_value", message, param="limit")
     ordered = list(items) if order == "asc" else list(items)[::-1]
@@ -185,12 +185,12 @@ def _page(items: Sequence[Fields], query: dict[str, str]) -> _Page:
 
 def _events(found: StoredResponse, query: dict[str, str]) -> bytes:
     """The stream of the response, after the event with the number `starting_after`. Raises InvalidRequest."""
-    after = query.get("starting_after", "-1")
-    if not after.removeprefix("-").isdecimal():
+    after = query.get("starting_after")
+    if after is not None and not after.isdecimal():
         message = "`starting_after` must be the number of an event."
         raise InvalidRequest("invalid_value", message, param="starting_after")
     try:
         events = EventSplitter().feed(events_from_reply(bytes(found.response), wants_usage=True))
     except ValueError as exc:
         raise InvalidRequest("invalid_request", "This response cannot be streamed again.") from exc
-    return b"".join(events[int(after[:9]) + 1 :])
+    return b"".join(events if after is None else events[int(after[:9]) + 1 :])

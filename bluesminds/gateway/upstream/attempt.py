@@ -15,6 +15,7 @@ from bluesminds.gateway.upstream.endpoint import UpstreamEndpoint
 from bluesminds.http.client.pool import (
     BodyTooLarge,
     FirstByteTimeout,
+    HandshakeRejected,
     Response,
     UpstreamCut,
     UpstreamProtocolError,
@@ -24,11 +25,12 @@ from bluesminds.wire.base import Codec, Format, ReplyFacts, Stage
 from bluesminds.wire.conversation import ConversationRequest
 from bluesminds.wire.errors import ErrorDetail, read_error
 from bluesminds.wire.formats import FORMATS, codec_of
-from bluesminds.wire.media import Opaque
+from bluesminds.wire.media import Opaque, PassingJson
 from bluesminds.wire.stages import Passthrough, StreamOpening, looks_like_events
 from bluesminds.wire.translation import Translation
 
 MAX_ANSWER = 64 * 1024 * 1024  # bytes of a response that is not streamed
+MAX_HELD_JSON = 1024 * 1024  # bytes of JSON with media that is read before it is passed on
 MAX_ERROR = 1024 * 1024  # bytes of an error body; servers quote the request in it
 SHOWN = 500  # bytes shown of an error body that is too long
 # OpenAI's SDKs read these before a retry.
@@ -179,7 +181,7 @@ class ReplyReader(Struct, frozen=True):
         )
 
     async def _read_media(self, response: Response, seconds: float) -> Reply:
-        """Events, JSON, or anything else that passes as it is."""
+        """Events, JSON, or other bytes, which are forwarded unchanged."""
         if _has_event_type(response):
             return await self._read_stream_in_time(response, seconds)
         kind = _media_type(response)
@@ -187,7 +189,7 @@ class ReplyReader(Struct, frozen=True):
         if not kind:
             first = await response.receive()
         if kind.endswith(b"json") or first.lstrip(_SPACE).startswith((b"{", b"[")):
-            return self._read_json(response, first + await response.read(MAX_ANSWER))
+            return await self._read_media_json(response, first)
         if kind == b"text/html":  # a page of a proxy, or of a server with another path
             raise UpstreamProtocolError("the response is a web page", phase="head", sent=True)
         first = first or await response.receive()
@@ -200,6 +202,22 @@ class ReplyReader(Struct, frozen=True):
             headers=_headers(response, (b"content-type", content_type)),
             body=first,
             stage=Opaque(self.call.facts, is_text=kind.startswith(b"text/")),
+            response=response,
+        )
+
+    async def _read_media_json(self, response: Response, first: bytes) -> Reply:
+        """JSON with images can be long. A longer body than MAX_HELD_JSON is forwarded while it arrives."""
+        body = bytearray(first)
+        while len(body) <= MAX_HELD_JSON:
+            if not (piece := await response.receive()):
+                return self._read_json(response, bytes(body))
+            body += piece
+        return Reply(
+            endpoint=self.endpoint,
+            status=response.status,
+            headers=_headers(response, JSON_TYPE),
+            body=bytes(body),
+            stage=PassingJson(self.call.facts, self._format.read_reply),
             response=response,
         )
 
@@ -262,6 +280,14 @@ class ReplyReader(Struct, frozen=True):
         """The answer in the client's format. Raises ValueError if the body contains no answer."""
         server, client = self._codecs
         return client.encode_reply(server.decode_reply(body, conversation), conversation)
+
+
+def handshake_reply(endpoint: UpstreamEndpoint, rejected: HandshakeRejected) -> Reply:
+    """The response that a server has sent instead of opening a WebSocket."""
+    body = endpoint.redact(rejected.body)
+    headers = [header for header in rejected.headers if header[0] in _PASSED_HEADERS]
+    error = read_error(rejected.status, body) if rejected.status >= 300 else None
+    return Reply(endpoint, rejected.status, [*headers, JSON_TYPE], body, error=error)
 
 
 def _headers(response: Response, *content_type: tuple[bytes, bytes]) -> Headers:

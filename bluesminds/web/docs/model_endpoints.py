@@ -72,7 +72,7 @@ class CountTokensRequestSchema(Struct, kw_only=True):
 
 
 class ResponsesRequestSchema(Struct, kw_only=True):
-    """The fields that the gateway reads. Others are passed to servers that have the Responses API."""
+    """The fields that the gateway reads. All other fields are forwarded to servers with this format."""
 
     model: str
     input: Annotated[Any, Meta(examples=["Say hello."])] = None
@@ -89,15 +89,15 @@ class InputTokensRequestSchema(Struct, kw_only=True):
 
 
 class GeminiConfigSchema(Struct, kw_only=True, rename="camel"):
-    """Other fields pass through."""
+    """Other fields are forwarded."""
 
     max_output_tokens: Tokens | None = None
     candidate_count: Choices | None = None
 
 
 class GeminiRequestSchema(Struct, kw_only=True, rename="camel"):
-    """Gemini's format, in camel case or in snake case. The fields that the gateway reads; others are passed
-    to servers of the format.
+    """The fields that the gateway reads, in camel case or in snake case. All other fields are forwarded to
+    servers with this format.
     """
 
     contents: Annotated[
@@ -138,7 +138,7 @@ class RerankRequestSchema(Struct):
 
 
 class ImageRequestSchema(Struct, kw_only=True):
-    """The fields that the gateway reads, and the most common others. All fields are passed to the server."""
+    """The fields that the gateway reads, and the most common others. All fields are forwarded."""
 
     model: Annotated[str, Meta(examples=["demo/image"])]
     prompt: Annotated[str, Meta(examples=["A lighthouse at night"])]
@@ -152,7 +152,7 @@ class ImageRequestSchema(Struct, kw_only=True):
 
 
 class ImageEditRequestSchema(Struct, kw_only=True):
-    """The fields that the gateway reads, and the most common others. All fields are passed to the server."""
+    """The fields that the gateway reads, and the most common others. All fields are forwarded."""
 
     model: Annotated[str, Meta(examples=["demo/image"])]
     prompt: Annotated[str, Meta(examples=["Add a moon"])]
@@ -163,7 +163,7 @@ class ImageEditRequestSchema(Struct, kw_only=True):
 
 
 class ImageEditFormSchema(Struct, kw_only=True):
-    """All fields are passed to the server. Several images are several parts named `image[]`."""
+    """All fields are forwarded. Several images are several parts named `image[]`."""
 
     model: Annotated[str, Meta(examples=["demo/image"])]
     image: Annotated[str, _file("@lighthouse.png")]
@@ -175,7 +175,7 @@ class ImageEditFormSchema(Struct, kw_only=True):
 
 
 class ImageVariationFormSchema(Struct, kw_only=True):
-    """All fields are passed to the server."""
+    """All fields are forwarded."""
 
     model: Annotated[str, Meta(examples=["demo/image"])]
     image: Annotated[str, _file("@lighthouse.png")]
@@ -185,7 +185,7 @@ class ImageVariationFormSchema(Struct, kw_only=True):
 
 
 class TranscriptionFormSchema(Struct, kw_only=True):
-    """All fields are passed to the server."""
+    """All fields are forwarded."""
 
     model: Annotated[str, Meta(examples=["demo/transcription"])]
     file: Annotated[str, _file("@speech.wav")]
@@ -197,7 +197,7 @@ class TranscriptionFormSchema(Struct, kw_only=True):
 
 
 class AudioTranslationFormSchema(Struct, kw_only=True):
-    """All fields are passed to the server."""
+    """All fields are forwarded."""
 
     model: Annotated[str, Meta(examples=["demo/transcription"])]
     file: Annotated[str, _file("@speech.wav")]
@@ -207,7 +207,7 @@ class AudioTranslationFormSchema(Struct, kw_only=True):
 
 
 class SpeechRequestSchema(Struct, kw_only=True):
-    """The fields that the gateway reads, and the most common others. All fields are passed to the server."""
+    """The fields that the gateway reads, and the most common others. All fields are forwarded."""
 
     model: Annotated[str, Meta(examples=["demo/speech"])]
     input: Annotated[str, Meta(examples=["Hello!"])]
@@ -245,7 +245,7 @@ class MessagesUsageSchema(Struct):
 
 
 class AnthropicMessageSchema(Struct):
-    """The server's response, byte for byte, or translated from chat completions."""
+    """The server's response: byte for byte, or translated."""
 
     id: str
     model: str
@@ -383,6 +383,8 @@ class GeminiModelSchema(Struct, frozen=True, rename="camel"):
     version: str
     display_name: str
     supported_generation_methods: list[str]
+    input_token_limit: int | UnsetType = UNSET
+    output_token_limit: int | UnsetType = UNSET
 
 
 class GeminiModelListSchema(Struct, frozen=True):
@@ -532,25 +534,25 @@ the stream instead.
 """
 _GEMINI_STREAMS: Final = """
 
-With the query parameter `alt=sse` the response is a stream of server-sent events, otherwise a JSON array that
-grows. The last element has a `finishReason`. If something fails after the first element, an object with an
-`error` ends the stream instead.
+With the query parameter `alt=sse` the response is a stream of server-sent events. Otherwise it is a JSON
+array that arrives element by element. The last element has a `finishReason`. If something fails after the
+first element, an object with an `error` ends the stream instead.
 """
 _IMAGE_STREAMS: Final = """
 
 With `"stream": true` the response is a stream of the server's events: partial images, if the request asks for
 them, and the completed image with its usage. A server that does not stream responds with JSON.
 """
-_SOUND: Final = """
+_AUDIO: Final = """
 
 The response is audio in the format of `response_format`, forwarded when it arrives. With
-`"stream_format": "sse"` the response is a stream of the server's events. If a response is cut, its connection
-closes before its end.
+`"stream_format": "sse"` the response is a stream of the server's events. If the server ends the response
+early, the gateway closes the connection before the end of the response.
 """
 _TRANSCRIPTS: Final = """
 
 The response is JSON, or text and subtitles as `response_format` says. If the field `model` comes before the
-file, the gateway passes the file on while it arrives.
+file, the gateway forwards the file while it arrives.
 """
 _TRANSCRIPT_STREAMS: Final = (
     _TRANSCRIPTS
@@ -565,7 +567,7 @@ _STREAM_TEXTS: Final[dict[FormatName, str]] = {
     "responses": _NUMBERED_STREAMS,
     "images": _IMAGE_STREAMS,
     "image_edits": _IMAGE_STREAMS,
-    "speech": _SOUND,
+    "speech": _AUDIO,
     "transcription": _TRANSCRIPT_STREAMS,
 }
 _TEXTS: Final[Mapping[FormatName, str]] = _STREAM_TEXTS | {"audio_translation": _TRANSCRIPTS}
@@ -631,7 +633,8 @@ def _described(operation: Operation) -> OpenAPIOperation:
 
 
 DATA_PLANE: Final = (
-    *map(_described, OPERATIONS),
+    # OpenAPI cannot describe a WebSocket; docs/api.md does.
+    *(_described(operation) for operation in OPERATIONS if operation.handler != "realtime"),
     OpenAPIOperation(
         method="GET",
         path="/v1/models",

@@ -1,12 +1,14 @@
 """An object belongs to the account that created it. To others it does not exist, however they name it."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
+from bluesminds.gateway.passthrough.lists import own_page
 from tests import gateways
 from tests.fakes import object_server
 from tests.fakes.object_server import Answer, ObjectServer
@@ -288,6 +290,17 @@ async def test_error_of_a_list_is_passed_on(gateway: Gateway, ada: Account, vend
     body = b'{"error":{"message":"bad limit","type":"t","param":"limit","code":"c"}}'
     vendor.answers["/v1/files"] = Answer(body, b"400 Bad Request")
     assert code_of(await ada.send("GET", "/v1/files?limit=x")) == (400, "c")
+
+
+async def test_limit_of_very_many_digits_is_left_to_the_server() -> None:
+    async def fetch(query: Sequence[tuple[str, str]]) -> bytes:
+        return b'{"data": [{"id": "file_1"}], "has_more": false}'
+
+    async def own_among(ids: Sequence[str]) -> frozenset[str]:
+        return frozenset(ids)
+
+    page = await own_page([("limit", "9" * 5000)], "after", fetch, own_among)
+    assert [one for one, _ in page.items] == ["file_1"]
 
 
 async def test_list_with_too_many_objects_of_others_is_an_error(

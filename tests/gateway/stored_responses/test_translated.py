@@ -247,10 +247,13 @@ async def test_input_items_are_paged(gateway: Gateway, ada: Account) -> None:
     assert await page(f"limit=2&after={ids[1]}") == (["2", "1"], True)
     assert await page(f"limit=2&after={ids[3]}") == (["0"], False)
     assert await page("order=asc&limit=100") == (["0", "1", "2", "3", "4"], False)
-    for query in ("limit=0", "limit=101", "limit=x", "order=up", "after=msg_x"):
+    long = f"limit={'0' * 5000}1"
+    for query in ("limit=0", "limit=101", "limit=x", long, "order=up", "after=msg_x"):
         answer = await show(ada, made["id"], f"/input_items?{query}")
         assert code_of(answer) == (400, "invalid_value"), query
-    assert code_of(await show(ada, made["id"], "?stream=true&starting_after=x")) == (400, "invalid_value")
+    for number in ("x", "-2"):
+        query = f"?stream=true&starting_after={number}"
+        assert code_of(await show(ada, made["id"], query)) == (400, "invalid_value")
 
 
 async def test_key_needs_the_scope_of_responses(gateway: Gateway, ada: Account) -> None:
