@@ -29,7 +29,6 @@ def read_request_context(
     """Does not raise for any input. `google`: the path is of Gemini's API, whose clients send their key as
     Google's do.
     """
-    upgrade: WebSocketUpgrade | None = scope["extensions"].get("websocket")
     request_id: bytes | None = None
     origin: bytes | None = None
     found: dict[bytes, bytes] = {}
@@ -52,8 +51,8 @@ def read_request_context(
     header_name, credential = _credential(found)
     if google and credential is None:
         header_name, credential = google_credential(scope)
-    if credential is None and upgrade is not None:
-        header_name, credential = _subprotocol_credential(upgrade)
+    if credential is None:
+        header_name, credential = _subprotocol_credential(scope)
     client = scope["client"]
     return RequestContext(
         id=own_id,
@@ -81,8 +80,11 @@ def valid_request_id(given: bytes | None) -> str | None:
     return given.decode() if given and _VALID_ID(given) else None
 
 
-def _subprotocol_credential(upgrade: WebSocketUpgrade) -> tuple[str | None, str | None]:
+def _subprotocol_credential(scope: Scope) -> tuple[str | None, str | None]:
     """Of a browser, which cannot set headers of a WebSocket."""
+    upgrade: WebSocketUpgrade | None = scope.get("extensions", {}).get("websocket")
+    if upgrade is None:
+        return None, None
     for name in upgrade.subprotocols:
         if name.startswith(KEY_SUBPROTOCOL):
             return "sec-websocket-protocol", name.removeprefix(KEY_SUBPROTOCOL)

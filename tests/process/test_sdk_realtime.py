@@ -9,7 +9,7 @@ import pytest
 import trio
 from openai import OpenAI
 from openai.resources.realtime.realtime import RealtimeConnection
-from websockets.exceptions import ConnectionClosedError, ConnectionClosedOK, InvalidStatus
+from websockets.exceptions import ConnectionClosed, ConnectionClosedError, InvalidStatus
 
 from tests import gateways
 from tests.gateways import Gateway, eventually
@@ -146,7 +146,7 @@ async def test_sdk_realtime_session_ends_when_the_gateway_stops(gateway: Gateway
         with client_of(gateway) as client, client.realtime.connect(model="demo/realtime") as connection:
             connection.recv()
             connected.set()
-            with pytest.raises(ConnectionClosedOK) as raised:
+            with pytest.raises(ConnectionClosed) as raised:
                 connection.recv()
             assert raised.value.rcvd is not None
             codes.append(raised.value.rcvd.code)

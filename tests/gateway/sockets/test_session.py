@@ -405,7 +405,7 @@ async def test_session_of_a_key_changed_elsewhere_is_closed_after_the_cache_time
 ) -> None:
     gateway = await start(nursery, home, realtime, keys={"cache_seconds": 0})
     async with opened(gateway) as client:
-        gateway.alter("UPDATE api_keys SET revoked_at = 1")
+        await gateway.alter("UPDATE api_keys SET revoked_at = 1")
         (event,), closed = await client.hear_closed()
     assert (event["error"]["code"], closed.code) == ("api_key_revoked", 1008)
 
@@ -440,7 +440,7 @@ async def test_session_goes_on_while_its_key_cannot_be_checked(
 ) -> None:
     gateway = await start(nursery, home, realtime, keys={"cache_seconds": 0})
     async with opened(gateway) as client:
-        gateway.alter("UPDATE api_keys SET limits = '{\"unknown\": 1}'")
+        await gateway.alter("UPDATE api_keys SET limits = '{\"unknown\": 1}'")
         async with session(gateway) as other:
             assert (other.status, other.error["code"]) == (503, "limits_unreadable")
         for _ in range(20):
