@@ -53,8 +53,9 @@ class UsageEntry:
     def reservation(self) -> Reservation:
         return self._reservation
 
-    def reserve_again(self, reservation: Reservation) -> None:
-        """Take another reservation in the place of one that has been given back."""
+    def begin_again(self, call: Call, reservation: Reservation) -> None:
+        """What was admitted before begins now, with another reservation in the place of the first."""
+        self._call = call
         self._reservation = reservation
 
     def begin_attempt(self, server: str) -> None:

@@ -204,11 +204,15 @@ def write_error(error: GatewayError, event_id: str, about: str | None) -> str:
     return msgspec.json.encode(_ErrorEvent(event_id, content)).decode()
 
 
+def expired(message: str) -> GatewayError:
+    return InvalidRequest("session_expired", message)
+
+
 REALTIME: Final = SocketFormat(
     name="realtime",
     read_client=read_client,
     name_of=name_of,
     read_server=read_server,
     write_error=write_error,
-    expired="session_expired",
+    expired=expired,
 )

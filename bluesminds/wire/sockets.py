@@ -62,7 +62,7 @@ OTHER: Final = ServerEvent()
 class SocketFormat(Struct, frozen=True):
     """The events of one API. `read_client` raises InvalidRequest. `name_of`: what the client calls an event,
     also one that cannot be read. `write_error(error, id, about)`: an event with this id about an event of the
-    client. `expired`: the code of the error when a session has been open for as long as it may.
+    client. `expired`: the error of a session that has been open for as long as it may, with a message.
     """
 
     name: FormatName
@@ -70,7 +70,7 @@ class SocketFormat(Struct, frozen=True):
     name_of: Callable[[str], str | None]
     read_server: Callable[[str], ServerEvent]
     write_error: Callable[[GatewayError, str, str | None], str]
-    expired: str
+    expired: Callable[[str], GatewayError]
 
 
 def read_event(text: str) -> Fields:

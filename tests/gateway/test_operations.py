@@ -140,7 +140,7 @@ async def test_operation_needs_its_scope(gateway: Gateway, models: ModelServer, 
     _, key = await gateway.new_key(scopes=[operation.name], limits={"rpm": 1})
     models.plan(whole(completion()))
     answer = await post(gateway, operation, key)
-    assert answer.status_code == 200
+    assert answer.status_code == 200, answer.text
     is_translated = operation.format in ("messages", "responses", "gemini")
     path = "/v1/chat/completions" if is_translated else operation.path
     path = path.replace("generate", "generations") if path.endswith("/generate") else path

@@ -197,7 +197,8 @@ class SessionMeter:
         if self._first is not None and enforce:
             entry, self._first = self._first, None
             try:
-                entry.reserve_again(self.limits.replace(entry.reservation, estimate, model))
+                reservation = self.limits.replace(entry.reservation, estimate, model)
+                entry.begin_again(self._call_now(self._call.context.id, model), reservation)
             except GatewayError as exc:
                 entry.finish(exc.status, "cut", NO_USAGE)
                 raise
@@ -211,11 +212,13 @@ class SessionMeter:
             recorder.check_capacity(strict=self._accounting.strict)
         reservation = self.limits.reserve(estimate, model, enforce=enforce)
         recorder.reserve()
-        at_ms = self._clock.now_ms()
-        context = structs.replace(
-            self._call.context, id=uuid7(at_ms), at_ms=at_ms, started=trio.current_time()
-        )
-        call = structs.replace(self._call, context=context, model=model)
+        call = self._call_now(uuid7(self._clock.now_ms()), model)
         entry = self._accounting.open(self.limits.caller, call, reservation)
         entry.begin_attempt(self._server)
         return entry
+
+    def _call_now(self, row_id: str, model: str) -> Call:
+        context = structs.replace(
+            self._call.context, id=row_id, at_ms=self._clock.now_ms(), started=trio.current_time()
+        )
+        return structs.replace(self._call, context=context, model=model)

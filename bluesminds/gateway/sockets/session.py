@@ -312,8 +312,7 @@ class SocketSession:
         timeout = self._settings.session_timeout
         await trio.sleep(timeout)
         message = f"The session has been open for {timeout:g} seconds, the longest time. Open a new one."
-        error = InvalidRequest(self._format.expired, message)
-        self._fail(error, CloseCode.GOING_AWAY, 504, "timeout")
+        self._fail(self._format.expired(message), CloseCode.GOING_AWAY, 504, "timeout")
 
 
 def _shutting_down() -> SessionEnd:
