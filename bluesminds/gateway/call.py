@@ -11,13 +11,14 @@ from bluesminds.common.values import Caller, RequestContext
 from bluesminds.gateway.bodies import Body
 from bluesminds.gateway.operations import Operation, OperationMatch
 from bluesminds.gateway.routing.plans import Plan, Target
-from bluesminds.providers.quirks import ADAPTED, Adapt, check_supported
+from bluesminds.providers.quirks import ADAPTED, OTHER_BOUND, Adapt, check_supported
 from bluesminds.wire.base import Format, RequestFacts
 from bluesminds.wire.conversation import ConversationRequest, EncodingOptions
 from bluesminds.wire.formats import FORMATS, codec_of
 from bluesminds.wire.json_text import Fields, read_fields, write_fields
 from bluesminds.wire.messages import estimate_count
 from bluesminds.wire.requests import read_body
+from bluesminds.wire.support import Support
 
 STREAM_OPTIONS = "stream_options"
 
@@ -55,10 +56,8 @@ class CallBody(Protocol):
         Raises InvalidRequest if there is no such target. Call it before the first `content`.
         """
 
-    def content(self, plan: Plan, model: str, *, force_usage: bool) -> bytes:
-        """The body for a server with this plan and model name. `force_usage`: request the usage of a stream
-        even if the client did not.
-        """
+    def content(self, plan: Plan, model: str, support: Support) -> bytes:
+        """The body for a server with this plan, model name and support for optional fields."""
 
     def estimate(self) -> bytes:
         """The response to a count request that no server supports."""
@@ -94,11 +93,11 @@ class JsonBody:
         options = fields.get(STREAM_OPTIONS)
         self._stream_options = None if options is None else options.copy()
         self._body = body
-        self._rendered_for: tuple[str, bool, Adapt | None] | None = None
+        self._rendered_for: tuple[str, bool, Adapt | None] | None = None  # model, usage, adaptation
         self._adapted: Fields | None = None  # the client's fields that an adaptation may have changed
         self._max_output = 0
         self._translated = b""
-        self._translated_for: tuple[Plan, str, bool] | None = None
+        self._translated_for: tuple[Plan, str, Support] | None = None
         self._dropped: tuple[str, ...] = ()
         self.conversation: ConversationRequest | None = None
         self.dropped: tuple[str, ...] = ()
@@ -131,19 +130,19 @@ class JsonBody:
             self._body.data = b""
         return chosen
 
-    def content(self, plan: Plan, model: str, *, force_usage: bool) -> bytes:
+    def content(self, plan: Plan, model: str, support: Support) -> bytes:
         """Servers with equal bodies share the bytes."""
         if plan.translated and self.conversation is not None:
-            return self._translate(plan, self.conversation, model, force_usage=force_usage)
+            return self._translate(plan, self.conversation, model, support)
         self.dropped = ()
-        if self._rendered_for != (model, force_usage, plan.adapt):
+        if self._rendered_for != (model, support.usage, plan.adapt):
             fields = self._client_fields()
             if plan.adapt is not None:
                 self._adapted = {name: fields[name].copy() for name in ADAPTED if name in fields}
                 fields = plan.adapt(fields)
-            self._body.data = write_fields(self._format.prepare(fields, model, force_usage))
+            self._body.data = write_fields(self._format.prepare(fields, model, support.usage))
             self._fields = {}
-            self._rendered_for = (model, force_usage, plan.adapt)
+            self._rendered_for = (model, support.usage, plan.adapt)
         return self._body.data
 
     def estimate(self) -> bytes:
@@ -158,23 +157,28 @@ class JsonBody:
         """Read the conversation and write it for the first server. Raises InvalidRequest."""
         if self.conversation is None:
             self.conversation = codec_of(self._format.name).decode_request(self._fields, created)
-        self._translate(plan, self.conversation, self.conversation.model, force_usage=True)
+        self._translate(plan, self.conversation, self.conversation.model, Support())
 
     def _translate(
-        self, plan: Plan, conversation: ConversationRequest, model: str, *, force_usage: bool
+        self, plan: Plan, conversation: ConversationRequest, model: str, support: Support
     ) -> bytes:
         """Raises InvalidRequest for a field without an equivalent in the server's format."""
-        if self._translated_for == (plan, model, force_usage):
+        if self._translated_for == (plan, model, support):
             self.dropped = self._dropped
             return self._translated
         options = EncodingOptions(
-            model=model, max_output=self._max_output, bound=plan.bound, usage=force_usage
+            model=model,
+            max_output=self._max_output,
+            bound=OTHER_BOUND[plan.bound] if support.other_bound else plan.bound,
+            usage=support.usage,
+            sampling=support.sampling,
+            reasoning=support.reasoning,
         )
         encoded = codec_of(plan.format).encode_request(conversation, options)
         check_supported(encoded.fields, plan.unsupported)
         self._translated = write_fields(encoded.fields)
         self.dropped = self._dropped = encoded.dropped
-        self._translated_for = (plan, model, force_usage)
+        self._translated_for = (plan, model, support)
         return self._translated
 
     def _client_fields(self) -> Fields:
