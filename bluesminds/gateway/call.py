@@ -11,7 +11,7 @@ from bluesminds.common.values import Caller, RequestContext
 from bluesminds.gateway.bodies import Body
 from bluesminds.gateway.operations import Operation, OperationMatch
 from bluesminds.gateway.routing.plans import Plan, Target
-from bluesminds.providers.quirks import ADAPTED, OTHER_BOUND, Adapt, check_supported
+from bluesminds.providers.quirks import ADAPTED, MAX_TOKENS, OTHER_BOUND, Adapt, check_supported
 from bluesminds.wire.base import Format, RequestFacts
 from bluesminds.wire.conversation import ConversationRequest, EncodingOptions
 from bluesminds.wire.formats import FORMATS, codec_of
@@ -36,6 +36,16 @@ class Call(Struct, frozen=True, gc=False):
     own_key: bool = False
 
 
+class TokenForecast(Struct, frozen=True, gc=False):
+    """What a translation needs to know, in tokens. `input` is an estimate. `default_output`: for servers that
+    require a maximum, if the client sets none. `max_output`: what the model supports; None if it is unknown.
+    """
+
+    input: int
+    default_output: int
+    max_output: int | None = None
+
+
 class CallBody(Protocol):
     """The body of a request, rendered for a server. `conversation` is the source of translations; `dropped`
     has the fields that the latest translation left out.
@@ -48,10 +58,10 @@ class CallBody(Protocol):
     def dropped(self) -> tuple[str, ...]: ...
 
     def choose(
-        self, targets: Sequence[Target], *, at_ms: int, max_output: Callable[[], int]
+        self, targets: Sequence[Target], *, at_ms: int, forecast: Callable[[], TokenForecast]
     ) -> Sequence[Target]:
-        """The targets that can serve the request. `at_ms`: arrival time; `max_output` returns the maximum
-        tokens for servers that require a maximum, if the client sets none.
+        """The targets that can serve the request. `at_ms`: arrival time. `forecast` is only called for a
+        translation.
 
         Raises InvalidRequest if there is no such target. Call it before the first `content`.
         """
@@ -75,10 +85,10 @@ class JsonBody:
     __slots__ = (
         "_adapted",
         "_body",
+        "_default_output",
         "_dropped",
         "_fields",
         "_format",
-        "_max_output",
         "_rendered_for",
         "_stream_options",
         "_translated",
@@ -95,7 +105,7 @@ class JsonBody:
         self._body = body
         self._rendered_for: tuple[str, bool, Adapt | None] | None = None  # model, usage, adaptation
         self._adapted: Fields | None = None  # the client's fields that an adaptation may have changed
-        self._max_output = 0
+        self._default_output = 0
         self._translated = b""
         self._translated_for: tuple[Plan, str, Support] | None = None
         self._dropped: tuple[str, ...] = ()
@@ -103,21 +113,21 @@ class JsonBody:
         self.dropped: tuple[str, ...] = ()
 
     def choose(
-        self, targets: Sequence[Target], *, at_ms: int, max_output: Callable[[], int]
+        self, targets: Sequence[Target], *, at_ms: int, forecast: Callable[[], TokenForecast]
     ) -> Sequence[Target]:
         """The targets that support the request's fields, and its format or a translation of it."""
         for target in targets:
             if target.plan.translated or target.plan.unsupported:
-                return self._choose(targets, at_ms=at_ms, max_output=max_output())
+                return self._choose(targets, at_ms // 1000, forecast())
         return targets
 
-    def _choose(self, targets: Sequence[Target], *, at_ms: int, max_output: int) -> Sequence[Target]:
-        self._max_output = max_output
+    def _choose(self, targets: Sequence[Target], created: int, forecast: TokenForecast) -> Sequence[Target]:
+        self._default_output = forecast.default_output
         refusals: dict[Plan, InvalidRequest] = {}
         for plan in dict.fromkeys(target.plan for target in reversed(targets)):
             try:
                 if plan.translated:
-                    self._try_translation(plan, at_ms // 1000)
+                    self._try_translation(plan, created, forecast)
                 else:
                     check_supported(self._fields, plan.unsupported)
             except InvalidRequest as exc:
@@ -153,10 +163,11 @@ class JsonBody:
         self._translated = b""
         self._body.release()
 
-    def _try_translation(self, plan: Plan, created: int) -> None:
+    def _try_translation(self, plan: Plan, created: int, forecast: TokenForecast) -> None:
         """Read the conversation and write it for the first server. Raises InvalidRequest."""
         if self.conversation is None:
-            self.conversation = codec_of(self._format.name).decode_request(self._fields, created)
+            conversation = codec_of(self._format.name).decode_request(self._fields, created)
+            self.conversation = _with_forecast(conversation, forecast)
         self._translate(plan, self.conversation, self.conversation.model, Support())
 
     def _translate(
@@ -168,7 +179,7 @@ class JsonBody:
             return self._translated
         options = EncodingOptions(
             model=model,
-            max_output=self._max_output,
+            max_output=self._default_output,
             bound=OTHER_BOUND[plan.bound] if support.other_bound else plan.bound,
             usage=support.usage,
             sampling=support.sampling,
@@ -189,6 +200,15 @@ class JsonBody:
             fields = {name: raw for name, raw in fields.items() if name not in ADAPTED} | self._adapted
         fields.pop(STREAM_OPTIONS, None)
         return fields if self._stream_options is None else fields | {STREAM_OPTIONS: self._stream_options}
+
+
+def _with_forecast(request: ConversationRequest, forecast: TokenForecast) -> ConversationRequest:
+    """A maximum above the model's is lowered: servers refuse it, and coding agents always send the same."""
+    request = structs.replace(request, expected_input=forecast.input)
+    if forecast.max_output is None or (request.max_output or 0) <= forecast.max_output:
+        return request
+    dropped = (*request.dropped, MAX_TOKENS)
+    return structs.replace(request, max_output=forecast.max_output, dropped=dropped)
 
 
 def read_call(

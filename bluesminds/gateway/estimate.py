@@ -9,8 +9,9 @@ from collections.abc import Mapping
 
 from bluesminds.common.money import Price
 from bluesminds.common.values import Usage
-from bluesminds.gateway.call import Call
+from bluesminds.gateway.call import Call, TokenForecast
 from bluesminds.gateway.limits.counters import Estimate
+from bluesminds.wire.base import RequestFacts
 
 INITIAL_RATIO = 1 / 4  # tokens per byte: the usual rule of thumb for English text
 MIN_RATIO, MAX_RATIO = 1 / 16, 1 / 2  # bounds the effect of images, which count as tokens but not as bytes
@@ -32,14 +33,24 @@ class Estimator:
         price = self.prices.get(facts.model)
         output = facts.max_output
         if output is None:
-            output = self.max_output(facts.model)
+            output = self._default_output(price)
         output *= facts.choices
-        input_ = int(facts.text_bytes * self._ratios.get(facts.model, INITIAL_RATIO)) + 1
+        input_ = self._input(facts)
         return Estimate(input_ + output, None if price is None else price.max_cost(input_, output))
 
-    def max_output(self, model: str) -> int:
+    def forecast(self, call: Call) -> TokenForecast:
+        price = self.prices.get(call.facts.model)
+        return TokenForecast(
+            input=self._input(call.facts),
+            default_output=self._default_output(price),
+            max_output=None if price is None else price.max_output,
+        )
+
+    def _input(self, facts: RequestFacts) -> int:
+        return int(facts.text_bytes * self._ratios.get(facts.model, INITIAL_RATIO)) + 1
+
+    def _default_output(self, price: Price | None) -> int:
         """Tokens of one choice, if the client sets no limit."""
-        price = self.prices.get(model)
         return (price and price.max_output) or self._default_completion
 
     def cost(self, model: str, usage: Usage) -> int | None:

@@ -84,7 +84,7 @@ class Gateway(Struct, frozen=True):
             targets = body.choose(
                 targets,
                 at_ms=context.at_ms,
-                max_output=partial(self.accounting.estimator.max_output, call.model),
+                forecast=partial(self.accounting.estimator.forecast, call),
             )
             entry = self._admit(caller, call)
         except BaseException as exc:

@@ -93,7 +93,9 @@ class Reasoning(Struct, frozen=True):
 
 
 class ConversationRequest(Struct, frozen=True):
-    """`dropped`: names of the client's fields that are left out and do not change the meaning."""
+    """`dropped`: names of the client's fields that are left out and do not change the meaning.
+    `expected_input`: the gateway's estimate of the input, in tokens.
+    """
 
     model: str
     turns: tuple[Turn, ...]
@@ -115,6 +117,7 @@ class ConversationRequest(Struct, frozen=True):
     shows_reasoning: bool = True  # the client accepts reasoning in answers
     created: int = 0  # seconds since the epoch, for formats with a creation time in answers
     dropped: tuple[str, ...] = ()
+    expected_input: int = 0
 
 
 class EncodingOptions(Struct, frozen=True):
