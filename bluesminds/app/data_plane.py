@@ -7,6 +7,7 @@ import trio
 from msgspec import Struct
 from prometheus_client import CollectorRegistry
 
+from bluesminds.accounts.ranking import ModelRanking
 from bluesminds.app.malloc import HeapTrimmer
 from bluesminds.app.readiness import ReadinessCheck
 from bluesminds.app.services import Services
@@ -28,13 +29,14 @@ from bluesminds.gateway.recorder import Recorder
 from bluesminds.gateway.relay import Relay
 from bluesminds.gateway.routing.catalog import ServerRegistry
 from bluesminds.gateway.routing.health import ServerHealthRegistry, ServerStatus
+from bluesminds.gateway.spool import SpoolSpace
 from bluesminds.gateway.supervision import MAX_BACKOFF, HealthChecker, IdleSweeper, TaskSupervisor, Watchdog
 from bluesminds.gateway.upstream.backoff import Backoff
 from bluesminds.gateway.upstream.sender import Sender
 from bluesminds.http.asgi import ASGIApp
 from bluesminds.http.server.limits import ListenerStats
 from bluesminds.web import app
-from bluesminds.web.api import GatewayControls, api_routes, build_guard, ops
+from bluesminds.web.api import GatewayControls, api_routes, build_guard, ops, public_models
 from bluesminds.web.data_plane import DataPlane
 from bluesminds.web.docs.reference import Reference
 from bluesminds.web.forwarded import ProxyHeaders
@@ -137,7 +139,7 @@ def build_data_plane(
         accounting=_build_accounting(services, runtime),
         total_timeout=settings.upstream.total_timeout,
     )
-    bodies, stats = BodyMemory(settings.server.max_buffered_bytes), ListenerStats()
+    bodies, stats = _build_body_memory(services), ListenerStats()
     _add_gauges(runtime, authentication.limiter, bodies)
     runtime.metrics.labelled_gauge(
         "bluesminds_server_up", "1 if the last probe of the server succeeded.", "server", routing.servers_up
@@ -186,7 +188,8 @@ def _build_authentication(services: Services, lease: Lease) -> Authentication:
 def _build_routing(services: Services, configured: list[Server]) -> Routing:
     upstream = services.settings.upstream
     health = ServerHealthRegistry(eject_after=upstream.eject_after, eject_seconds=upstream.eject_seconds)
-    registry = ServerRegistry(configured, services.accounts.servers.load, health)
+    prices = model_prices(services.settings)
+    registry = ServerRegistry(configured, services.accounts.servers.load, health, prices)
     checker = HealthChecker(
         services.pool,
         registry,
@@ -210,11 +213,18 @@ def _build_accounting(services: Services, runtime: Runtime) -> UsageAccounting:
     )
 
 
+def _build_body_memory(services: Services) -> BodyMemory:
+    server = services.settings.server
+    disk = SpoolSpace(services.state.path, server.max_spooled_bytes)
+    return BodyMemory(server.max_buffered_bytes, largest=server.max_body_bytes, disk=disk)
+
+
 def _add_gauges(runtime: Runtime, limiter: RateLimiter, bodies: BodyMemory) -> None:
     gauge, recorder = runtime.metrics.gauge, runtime.recorder
     gauge("bluesminds_requests_running", "Requests in progress.", lambda: limiter.running)
     gauge("bluesminds_usage_rows_held", "Usage rows reserved or not committed yet.", lambda: recorder.held)
     gauge("bluesminds_body_bytes_held", "Bytes of request bodies in memory.", lambda: bodies.held)
+    gauge("bluesminds_upload_bytes_held", "Bytes of uploads in files.", lambda: bodies.disk.held)
 
 
 def _build_control(
@@ -247,6 +257,7 @@ def _build_control(
     )
     routes = [
         *ops.routes(ops.OpsHandlers(readiness.check, routing.states, registry)),
+        *public_models.routes(_build_public_models(services, routing)),
         *api_routes(services.accounts, controls),
     ]
     public_url = services.settings.server.public_url
@@ -254,6 +265,15 @@ def _build_control(
     mounted = [*routes, *reference.routes, *account_pages.routes()]
     guard = build_guard(services.accounts, public_url=public_url)
     return app.create_app(mounted, guard, clock=services.clock, log=services.log)
+
+
+def _build_public_models(services: Services, routing: Routing) -> public_models.PublicModels:
+    return public_models.PublicModels(
+        lambda: routing.registry.catalog,
+        ModelRanking(services.accounts.usage),
+        services.accounts.throttle,
+        allowed=services.settings.server.public_models,
+    )
 
 
 def _build_origins(services: Services, keys: KeyAuthenticator) -> BrowserOrigins:

@@ -40,7 +40,7 @@ def serve(config: Path | None, host: str | None, port: int | None) -> None:
     """Run the gateway.
 
     Without a configuration file it listens on 127.0.0.1:3000, stores its data in your state directory, and
-    uses OPENAI_API_KEY, ANTHROPIC_API_KEY, OPENROUTER_API_KEY and a local Ollama if they are present.
+    uses the API keys of known vendors in the environment, such as OPENAI_API_KEY, and a local Ollama.
     """
     loaded = load_settings(config, {"server.host": host, "server.port": port})
     _run(loaded)

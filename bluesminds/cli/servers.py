@@ -29,7 +29,7 @@ def servers_group() -> None:
 @click.option("--url", help="Base URL, e.g. https://api.openai.com/v1.")
 @click.option(
     "--dialect",
-    type=click.Choice(["openai", "azure", "litellm", "anthropic"]),
+    type=click.Choice(["openai", "azure", "litellm", "anthropic", "gemini"]),
     help="API dialect of the server. Default: that of the vendor, or openai.",
 )
 @click.option(

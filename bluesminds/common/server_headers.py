@@ -6,9 +6,8 @@ from typing import Final
 
 _NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 _VALUE: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?")
-_CREDENTIAL: Final = re.compile(
-    r"authori[sz]ation|cookie|(?:^|[-_])(?:key|token|secret|password)", re.IGNORECASE
-)
+# Portkey's headers all have "key" in their names.
+_CREDENTIAL: Final = re.compile(r"auth|cookie|credential|password|secret|token|(?<!port)key", re.IGNORECASE)
 # The gateway or the connection decides about these.
 _RESERVED: Final = frozenset(
     (

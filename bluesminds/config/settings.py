@@ -90,7 +90,7 @@ PRIVATE_NETWORKS = (
     *("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"),
     *("::1/128", "fc00::/7"),
 )
-Dialect = Literal["openai", "azure", "litellm", "anthropic", "demo"]
+Dialect = Literal["openai", "azure", "litellm", "anthropic", "gemini", "demo"]
 ApiVersion = Annotated[
     str,
     Meta(
@@ -121,6 +121,7 @@ VendorName = Literal[
     "cerebras",
     "perplexity",
     "cohere",
+    "gemini",
     "gemini-openai",
     "github",
     "nvidia",
@@ -154,7 +155,9 @@ class ListenSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_header_lines: Count = 128
     max_url_bytes: Size = 8_192
     max_body_bytes: Size = 33_554_432
+    max_upload_bytes: Size = 268_435_456
     max_buffered_bytes: Size = 536_870_912
+    max_spooled_bytes: Size = 1_073_741_824
     max_body_chunks: Count = 65_536
     header_timeout: Seconds = 10.0
     body_timeout: Seconds = 60.0
@@ -163,6 +166,7 @@ class ListenSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     handshake_timeout: Seconds = 10.0
     drain_timeout: Seconds = 30.0
     expose_server: bool = True
+    public_models: bool = False
 
 
 class StorageSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,7 +1,7 @@
 """A decoded request to a model, and the body to send to a server."""
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Final, Protocol
 
 from msgspec import Raw, Struct, json, structs
 
@@ -9,18 +9,20 @@ from bluesminds.common.crypto import scoped
 from bluesminds.common.errors import InvalidRequest
 from bluesminds.common.values import Caller, RequestContext
 from bluesminds.gateway.bodies import Body
+from bluesminds.gateway.forms import Headers, MultipartBody
 from bluesminds.gateway.operations import Operation, OperationMatch
 from bluesminds.gateway.routing.plans import Plan, Target
 from bluesminds.providers.quirks import ADAPTED, MAX_TOKENS, OTHER_BOUND, Adapt, check_supported
 from bluesminds.wire.base import Format, RequestFacts
-from bluesminds.wire.conversation import ConversationRequest, EncodingOptions
+from bluesminds.wire.conversation import ConversationRequest, EncodingOptions, TokenForecast, unique
 from bluesminds.wire.formats import FORMATS, codec_of
 from bluesminds.wire.json_text import Fields, read_fields, write_fields
-from bluesminds.wire.messages import estimate_count
+from bluesminds.wire.multipart import is_form
 from bluesminds.wire.requests import read_body
 from bluesminds.wire.support import Support
 
 STREAM_OPTIONS = "stream_options"
+_JSON: Final[Headers] = ((b"content-type", b"application/json"),)
 
 
 class Call(Struct, frozen=True, gc=False):
@@ -34,16 +36,6 @@ class Call(Struct, frozen=True, gc=False):
     model: str  # as the client names it
     facts: RequestFacts
     own_key: bool = False
-
-
-class TokenForecast(Struct, frozen=True, gc=False):
-    """What a translation needs to know, in tokens. `input` is an estimate. `default_output`: for servers that
-    require a maximum, if the client sets none. `max_output`: what the model supports; None if it is unknown.
-    """
-
-    input: int
-    default_output: int
-    max_output: int | None = None
 
 
 class CallBody(Protocol):
@@ -66,11 +58,15 @@ class CallBody(Protocol):
         Raises InvalidRequest if there is no such target. Call it before the first `content`.
         """
 
-    def content(self, plan: Plan, model: str, support: Support) -> bytes:
-        """The body for a server with this plan, model name and support for optional fields."""
+    @property
+    def repeatable(self) -> bool:
+        """Whether `content` can be called again. A form that does not fit into memory can be sent once."""
 
-    def estimate(self) -> bytes:
-        """The response to a count request that no server supports."""
+    def headers(self, model: str) -> Headers:
+        """Content-Type, and the Content-Length of a body in pieces if it is known."""
+
+    def content(self, plan: Plan, model: str, support: Support) -> bytes | AsyncIterator[bytes]:
+        """The body for a server with this plan, model name and support for optional fields."""
 
     def release(self) -> None:
         """Free the memory of the body. `content` cannot be called afterwards."""
@@ -82,6 +78,7 @@ class JsonBody:
     that the latest translation left out. `release` frees the bodies.
     """
 
+    repeatable = True
     __slots__ = (
         "_adapted",
         "_body",
@@ -131,7 +128,7 @@ class JsonBody:
                 else:
                     check_supported(self._fields, plan.unsupported)
             except InvalidRequest as exc:
-                refusals[plan] = exc
+                refusals[plan] = self._in_client_words(exc) if plan.translated else exc
         chosen = [target for target in targets if target.plan not in refusals]
         if not chosen:
             raise refusals[targets[0].plan]
@@ -155,8 +152,13 @@ class JsonBody:
             self._rendered_for = (model, support.usage, plan.adapt)
         return self._body.data
 
+    def headers(self, model: str) -> Headers:
+        return _JSON
+
     def estimate(self) -> bytes:
-        return estimate_count(self._fields)
+        """The response to a count request that no server supports."""
+        estimate = self._format.estimate
+        return b"" if estimate is None else estimate(self._fields)
 
     def release(self) -> None:
         self._fields = {}
@@ -188,9 +190,17 @@ class JsonBody:
         encoded = codec_of(plan.format).encode_request(conversation, options)
         check_supported(encoded.fields, plan.unsupported)
         self._translated = write_fields(encoded.fields)
-        self.dropped = self._dropped = encoded.dropped
+        names = codec_of(self._format.name).names
+        self.dropped = self._dropped = unique(names.get(name, name) for name in encoded.dropped)
         self._translated_for = (plan, model, support)
         return self._translated
+
+    def _in_client_words(self, refusal: InvalidRequest) -> InvalidRequest:
+        """A server's format may have refused a field by its own name."""
+        name, codec = refusal.param or "", self._format.codec
+        if codec is None or (mine := codec.names.get(name)) is None:
+            return refusal
+        return InvalidRequest(refusal.code, refusal.message.replace(f"`{name}`", f"`{mine}`"), param=mine)
 
     def _client_fields(self) -> Fields:
         if self._rendered_for is None:
@@ -211,14 +221,37 @@ def _with_forecast(request: ConversationRequest, forecast: TokenForecast) -> Con
     return structs.replace(request, max_output=forecast.max_output, dropped=dropped)
 
 
+async def receive_body(operation: Operation, body: Body) -> MultipartBody | None:
+    """Read the body of an operation that takes forms: of a form, which is returned, what must be known before
+    it is sent; JSON whole.
+
+    Raises InvalidRequest, Unavailable, and ConnectionResetError when the client leaves.
+    """
+    form = FORMATS[operation.format].form
+    if form is None or (operation.body != "form" and not is_form(body.content_type)):
+        await body.read()
+        return None
+    multipart = MultipartBody(body, form)
+    await multipart.read_ahead()
+    return multipart
+
+
 def read_call(
-    context: RequestContext, match: OperationMatch, caller: Caller, body: Body
+    context: RequestContext,
+    match: OperationMatch,
+    caller: Caller,
+    body: Body,
+    form: MultipartBody | None = None,
 ) -> tuple[Call, CallBody]:
     """Raises InvalidRequest with the field that is wrong as `param`."""
     operation = match.operation
+    format_ = FORMATS[operation.format]
+    if form is not None:
+        facts = form.facts()
+        context = _with_scoped_idempotency(context, caller)
+        return Call(context, operation, format_, facts.model, facts, bool(caller.address)), form
     if not body.data:
         raise InvalidRequest("empty_body", "The request has no body. Send a JSON object with `model`.")
-    format_ = FORMATS[operation.format]
     fields = read_body(body.data)
     if match.params or operation.preset:
         said = {name: Raw(json.encode(text)) for name, text in match.params.items()}

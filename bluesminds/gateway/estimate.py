@@ -9,9 +9,10 @@ from collections.abc import Mapping
 
 from bluesminds.common.money import Price
 from bluesminds.common.values import Usage
-from bluesminds.gateway.call import Call, TokenForecast
+from bluesminds.gateway.call import Call
 from bluesminds.gateway.limits.counters import Estimate
 from bluesminds.wire.base import RequestFacts
+from bluesminds.wire.conversation import TokenForecast
 
 INITIAL_RATIO = 1 / 4  # tokens per byte: the usual rule of thumb for English text
 MIN_RATIO, MAX_RATIO = 1 / 16, 1 / 2  # bounds the effect of images, which count as tokens but not as bytes
@@ -47,7 +48,7 @@ class Estimator:
         )
 
     def _input(self, facts: RequestFacts) -> int:
-        return int(facts.text_bytes * self._ratios.get(facts.model, INITIAL_RATIO)) + 1
+        return int(facts.text_bytes * self._ratios.get(facts.model, INITIAL_RATIO)) + 1 + facts.media_tokens
 
     def _default_output(self, price: Price | None) -> int:
         """Tokens of one choice, if the client sets no limit."""

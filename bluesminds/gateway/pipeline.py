@@ -6,7 +6,7 @@ its usage row is durable.
 """
 
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, TypeVar
 
@@ -19,7 +19,7 @@ from bluesminds.gateway.accounting import CLIENT_GONE, UsageAccounting, UsageEnt
 from bluesminds.gateway.authenticate import KeyAuthenticator
 from bluesminds.gateway.authorize import check_model
 from bluesminds.gateway.bodies import Body
-from bluesminds.gateway.call import Call, CallBody, read_call
+from bluesminds.gateway.call import Call, CallBody, JsonBody, read_call, receive_body
 from bluesminds.gateway.limits.reserve import RateLimiter
 from bluesminds.gateway.operations import OperationMatch
 from bluesminds.gateway.relay import (
@@ -57,7 +57,7 @@ class Gateway(Struct, frozen=True):
         self,
         match: OperationMatch,
         context: RequestContext,
-        read_body: Callable[[], Awaitable[Body]],
+        source: Body,
         out: ResponseWriter,
     ) -> None:
         """Serve an operation that calls a model. Raises GatewayError only while nothing has been written."""
@@ -68,11 +68,15 @@ class Gateway(Struct, frozen=True):
             self.keys.authorize_use(caller, context)
             if caller.address:
                 self.limiter.check_exhausted(caller)  # before megabytes of an unknown client are read
-            raw = await read_body()
+            form = None
+            if match.operation.body == "json":
+                await source.read()
+            else:
+                form = await receive_body(match.operation, source)
             if self.keys.changes != changes:  # a key may be revoked while its body is being read
                 caller = await self.keys.authenticate(context)
                 self.keys.authorize_use(caller, context)
-            call, body = read_call(context, match, caller, raw)
+            call, body = read_call(context, match, caller, source, form)
             check_model(caller, call.model)
             targets = select_targets(
                 self._catalog(caller),
@@ -103,10 +107,10 @@ class Gateway(Struct, frozen=True):
         finally:
             entry.close(CLIENT_GONE, "client_gone" if out.gone else "interrupted")
 
-    async def list_models(self, context: RequestContext) -> tuple[list[ModelRow], Headers]:
+    async def list_models(self, context: RequestContext) -> tuple[Sequence[ModelRow], Headers]:
         """GET /v1/models: the models that the key may use, by name, and the rate headers."""
 
-        def find(catalog: ModelCatalog, caller: Caller) -> list[ModelRow]:
+        def find(catalog: ModelCatalog, caller: Caller) -> Sequence[ModelRow]:
             rows, allowed = catalog.models(), caller.models
             return rows if allowed is None else [row for row in rows if row.id in allowed]
 
@@ -180,7 +184,7 @@ class Gateway(Struct, frozen=True):
         answered = False
         with trio.CancelScope(deadline=call.context.started + self.total_timeout) as scope:
             out.on_gone(scope.cancel)
-            if not targets:
+            if not targets and isinstance(body, JsonBody):
                 await self.relay.send_estimate(body, entry, out)
                 return
             reply = await self.sender.send(call, body, targets, entry.begin_attempt)

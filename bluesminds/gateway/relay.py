@@ -11,11 +11,11 @@ from typing import NoReturn, Protocol
 import trio
 from msgspec import Struct, structs
 
-from bluesminds.common.errors import GatewayError, Unavailable, UpstreamFailed
+from bluesminds.common.errors import GatewayError, InvalidRequest, Unavailable, UpstreamFailed
 from bluesminds.common.money import write_usd
 from bluesminds.common.values import NO_USAGE, Usage
 from bluesminds.gateway.accounting import UsageEntry
-from bluesminds.gateway.call import Call, CallBody
+from bluesminds.gateway.call import Call, CallBody, JsonBody
 from bluesminds.gateway.recorder import usage_unrecorded_error
 from bluesminds.gateway.upstream.attempt import JSON_TYPE, Reply
 from bluesminds.gateway.upstream.sender import Sender
@@ -85,7 +85,7 @@ class Relay(Struct, frozen=True):
             (b"x-bluesminds-attempts", b"%d" % len(entry.attempts)),
         ]
 
-    async def send_estimate(self, body: CallBody, entry: UsageEntry, out: ResponseWriter) -> None:
+    async def send_estimate(self, body: JsonBody, entry: UsageEntry, out: ResponseWriter) -> None:
         """The gateway's own response to a count request."""
         answer = body.estimate()
         body.release()
@@ -227,7 +227,7 @@ async def _drain_after_done(response: Response) -> None:
 
 async def settle_failure(entry: UsageEntry, error: GatewayError) -> GatewayError:
     """Settle a request without a response from a server. Returns the error for the client."""
-    entry.close(error.status, "upstream_error")
+    entry.close(error.status, "client_error" if isinstance(error, InvalidRequest) else "upstream_error")
     if isinstance(error, Unavailable):
         return error
     try:

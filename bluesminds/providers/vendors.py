@@ -84,7 +84,20 @@ _HOSTED: Final = (
         "https://developers.openai.com/api/reference/overview",
         "https://api.openai.com/v1",
         "OPENAI_API_KEY",
-        speaks=paths("chat", "completions", "embeddings", "moderations"),
+        speaks=paths(
+            "chat",
+            "responses",
+            "input_tokens",
+            "completions",
+            "embeddings",
+            "moderations",
+            "images",
+            "image_edits",
+            "image_variations",
+            "speech",
+            "transcription",
+            "audio_translation",
+        ),
         hosts=(".api.openai.com",),
         output_bound="max_completion_tokens",  # its reasoning models refuse max_tokens
     ),
@@ -113,7 +126,7 @@ _HOSTED: Final = (
         "https://openrouter.ai/docs/api/reference/overview",
         "https://openrouter.ai/api/v1",
         "OPENROUTER_API_KEY",
-        speaks=paths("chat", "completions", "embeddings", "rerank", "messages"),
+        speaks=paths("chat", "completions", "embeddings", "rerank", "messages", "speech"),
         streamed_usage="always",
         cost="usage.cost",
     ),
@@ -123,7 +136,10 @@ _HOSTED: Final = (
         "https://portkey.ai/docs/api-reference/inference-api/headers",
         "https://api.portkey.ai/v1",
         "PORTKEY_API_KEY",
-        speaks=paths("chat", "completions", "embeddings", "moderations", "messages"),
+        speaks=paths(
+            *("chat", "completions", "embeddings", "moderations", "messages", "images", "image_edits"),
+            *("image_variations", "speech", "transcription", "audio_translation"),
+        ),
         hosts=("aigw.portkey.ai",),
         key_header="x-portkey-api-key",
     ),
@@ -152,7 +168,7 @@ _HOSTED: Final = (
         "https://console.groq.com/docs/openai",
         "https://api.groq.com/openai/v1",
         "GROQ_API_KEY",
-        speaks=paths("chat"),
+        speaks=paths("chat", "speech", "transcription", "audio_translation"),
         unsupported={"chat": unsupported("Groq", "logprobs", "top_logprobs", "logit_bias", n=(b"1",))},
     ),
     Vendor(
@@ -161,7 +177,10 @@ _HOSTED: Final = (
         "https://docs.together.ai/docs/openai-api-compatibility",
         "https://api.together.ai/v1",
         "TOGETHER_API_KEY",
-        speaks=paths("chat", "completions", "embeddings", "rerank"),
+        speaks=paths(
+            *("chat", "completions", "embeddings", "rerank", "images", "speech"),
+            *("transcription", "audio_translation"),
+        ),
         hosts=("api.together.xyz",),
         output_bound="max_tokens",
     ),
@@ -181,7 +200,7 @@ _HOSTED: Final = (
         "https://docs.mistral.ai/api",
         "https://api.mistral.ai/v1",
         "MISTRAL_API_KEY",
-        speaks=paths("chat", "embeddings", "moderations"),
+        speaks=paths("chat", "embeddings", "moderations", "transcription"),
         output_bound="max_tokens",  # it refuses the other field
     ),
     Vendor(
@@ -199,7 +218,7 @@ _HOSTED: Final = (
         "https://docs.x.ai/docs/api-reference",
         "https://api.x.ai/v1",
         "XAI_API_KEY",
-        speaks=paths("chat", "completions"),
+        speaks=paths("chat", "completions", "images"),
         hosts=(".api.x.ai",),
     ),
     Vendor(
@@ -251,13 +270,23 @@ _HOSTED: Final = (
         },
     ),
     Vendor(
+        "gemini",
+        "Gemini",
+        "https://ai.google.dev/api/generate-content",
+        "https://generativelanguage.googleapis.com/v1beta",
+        "GEMINI_API_KEY",
+        "gemini",
+        streamed_usage="always",
+    ),
+    Vendor(
         "gemini-openai",
         "Gemini, OpenAI's format",
         "https://ai.google.dev/gemini-api/docs/openai",
         "https://generativelanguage.googleapis.com/v1beta/openai",
         "GEMINI_API_KEY",
-        speaks=paths("chat", "embeddings"),
+        speaks=paths("chat", "embeddings", "images"),
         model_prefix="models/",
+        detected=False,  # the row before has the same models
     ),
     Vendor(
         "github",
@@ -294,7 +323,7 @@ _LOCAL: Final = (
         "Ollama",
         "https://docs.ollama.com/api/openai-compatibility",
         "http://127.0.0.1:11434/v1",
-        speaks=paths("chat", "completions", "embeddings", "messages"),
+        speaks=paths("chat", "completions", "embeddings", "messages", "transcription"),
         alive_path="//api/version",
         output_bound="max_tokens",
         unsupported={
@@ -307,7 +336,10 @@ _LOCAL: Final = (
         "vLLM",
         "https://docs.vllm.ai/en/latest/serving/openai_compatible_server/",
         "http://127.0.0.1:8000/v1",
-        speaks=paths("chat", "completions", "embeddings", "rerank", "messages"),
+        speaks=paths(
+            *("chat", "completions", "embeddings", "rerank", "messages"),
+            *("transcription", "audio_translation"),
+        ),
         alive_path="//health",
     ),
     Vendor(

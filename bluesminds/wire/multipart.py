@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from bluesminds.common.errors import InvalidRequest
 
+FORM: Final = b"multipart/form-data"
 MAX_PARTS: Final = 1000
 MAX_HEAD: Final = 8 * 1024  # bytes of one part's headers
 MAX_TAIL: Final = 1024  # bytes of white space after the form
@@ -47,10 +48,14 @@ class FormEnd(Struct, frozen=True, gc=False):
 FormEvent = PartHead | bytes | FormEnd
 
 
+def is_form(content_type: bytes) -> bool:
+    return content_type.partition(b";")[0].strip().lower() == FORM
+
+
 def read_boundary(content_type: bytes) -> bytes:
     """The boundary in a request's Content-Type. Raises InvalidRequest."""
     kind, parameters = _split_header(content_type)
-    if kind != b"multipart/form-data":
+    if kind != FORM:
         raise InvalidRequest(
             "unsupported_content_type", "Send this request as multipart/form-data.", status=415
         )
@@ -64,7 +69,7 @@ def read_boundary(content_type: bytes) -> bytes:
 
 def write_content_type(boundary: bytes) -> bytes:
     written = boundary if _HEADER_NAME.fullmatch(boundary) else b'"%b"' % boundary
-    return b"multipart/form-data; boundary=" + written
+    return FORM + b"; boundary=" + written
 
 
 def write_field(boundary: bytes, name: str, value: bytes, *, first: bool) -> bytes:

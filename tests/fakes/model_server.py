@@ -226,7 +226,7 @@ def _delta_chunk(delta: dict[str, Any], **more: Any) -> bytes:
 class ModelServer:
     """`left` counts clients that disconnected during a plan. `list_status` is the status of the list
     of models. `default` answers when no plan is left. `dropped` are the ids of requests whose repetitions
-    are reset.
+    are reset. `rows` replace the rows of the list of models.
     """
 
     models: tuple[str, ...]
@@ -236,6 +236,7 @@ class ModelServer:
     list_status: bytes = b"200 OK"
     dropped: set[bytes] = field(default_factory=set)
     default: Plan = correct
+    rows: list[dict[str, Any]] = field(default_factory=list)
     _plans: deque[Plan] = field(default_factory=deque)
 
     @property
@@ -247,6 +248,7 @@ class ModelServer:
 
     def list_models(self) -> bytes:
         rows = [{"id": name, "object": "model", "created": 7, "owned_by": "tests"} for name in self.models]
+        rows = self.rows or rows
         return msgspec.json.encode({"object": "list", "data": rows})
 
     async def play(self, peer: Peer) -> None:

@@ -14,7 +14,6 @@ from bluesminds.common.money import Price
 from bluesminds.common.values import NO_LIMITS, Caller, LimitSet, Usage
 from bluesminds.gateway.accounting import UsageAccounting, UsageEntry
 from bluesminds.gateway.authenticate import KeyAuthenticator
-from bluesminds.gateway.bodies import BodyMemory
 from bluesminds.gateway.browser_origins import BrowserOrigins
 from bluesminds.gateway.estimate import Estimator
 from bluesminds.gateway.limits.counters import Estimate
@@ -38,6 +37,7 @@ from tests.gateway.routing.test_policies import server
 from tests.gateway.test_authenticate import KEY, PEPPER
 from tests.gateway.test_estimate import call
 from tests.gateway.test_recorder import FakeStore
+from tests.gateways import body_memory
 from tests.storage.samples import key as key_row
 from tests.storage.samples import user
 
@@ -205,7 +205,7 @@ async def test_bug_in_gateway_is_500_without_detail(nursery: trio.Nursery) -> No
         gateway,
         cast(Any, None),
         origins=BrowserOrigins((), gateway.keys, no_origins, cache_seconds=1),
-        bodies=BodyMemory(1000),
+        bodies=body_memory(1000),
         clock=SystemClock(),
         log=setup.log,
     )

@@ -5,9 +5,11 @@ import stat
 from contextlib import closing
 from pathlib import Path
 
+import httpx
 import trio
 
 from tests import gateways
+from tests.fakes import gemini_server
 from tests.fakes.model_server import (
     DONE,
     Cut,
@@ -29,10 +31,44 @@ FILE_KEY = "sk-canary-file-4713"
 TABLE_KEY = "sk-canary-table-4714"
 PASSWORD = "canary-password-4715"
 JUNK_KEY = "sk-canary-junk-4716"
+LONG = "/v1beta/models/" + "x" * 9000
 
 
 def modes(folder: Path) -> set[int]:
     return {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
+
+
+async def test_keys_of_googles_clients_appear_in_no_output(nursery: trio.Nursery, home: Path) -> None:
+    google: ModelServer = await nursery.start(gemini_server.serve)
+    servers = [entry("google", google.url, dialect="gemini", api_key=FILE_KEY)]
+    gateway = await gateways.start(
+        nursery, home, servers=servers, log={"level": "debug"}, upstream={"eject_after": 100}
+    )
+    ask = {"contents": [{"parts": [{"text": PROMPT}]}]}
+    quoting = gemini_server.error(
+        400, "INVALID_ARGUMENT", f"API key {FILE_KEY} not valid.", "API_KEY_INVALID"
+    )
+    outputs: list[str] = []
+    async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client:
+        for key in (gateway.key, JUNK_KEY, gateway.key[:-1] + "!"):
+            google.plan(refusal(400, quoting), refusal(500, quoting), refusal(418, quoting))
+            for method in ("generateContent", "streamGenerateContent", "countTokens", "embedContent"):
+                for headers, query in (({"x-goog-api-key": key}, ""), ({}, f"?key={key}")):
+                    path = f"/v1beta/models/m:{method}{query}"
+                    answer = await client.post(path, json=ask, headers=headers)
+                    outputs.append(answer.text + str(answer.headers))
+            for path in ("/v1beta/models", "/v1beta/unknown", "/v1/models", "/unknown", LONG):
+                answer = await client.get(f"{path}?key={key}")
+                outputs.append(answer.text)
+    outputs.append((await gateway.get("/metrics")).text)
+    await gateway.stop()
+    with closing(sqlite3.connect(gateway.database)) as database:
+        dump = "\n".join(database.iterdump())
+    places = {"answers": "\n".join(outputs), "log": gateway.log, "database": dump}
+    secrets = (PROMPT, FILE_KEY, JUNK_KEY, gateway.key, gateway.key[:-1])
+    found = [(place, secret) for place, text in places.items() for secret in secrets if secret in text]
+    assert found == []
+    assert "Traceback" not in gateway.log
 
 
 async def test_secrets_request_path_appear_in_no_output(

@@ -31,6 +31,9 @@ PUBLIC = """
 GET /
 GET /health
 GET /ready
+GET /models
+GET /models/providers
+GET /ranking/models
 GET /metrics
 GET /openapi.json
 GET /docs
@@ -119,15 +122,26 @@ BY_KEY = """
 POST /v1/chat/completions
 POST /v1/messages
 POST /v1/messages/count_tokens
+POST /v1/responses
+POST /v1/responses/input_tokens
+POST /v1beta/models/{model}:generateContent
+POST /v1beta/models/{model}:streamGenerateContent
+POST /v1beta/models/{model}:countTokens
 POST /v1/completions
 POST /v1/embeddings
 POST /v1/moderations
 POST /v1/rerank
 POST /v1/images/generations
 POST /v1/images/generate
+POST /v1/images/edits
+POST /v1/images/variations
 POST /v1/audio/speech
+POST /v1/audio/transcriptions
+POST /v1/audio/translations
 GET /v1/models
 GET /v1/models/{id}
+GET /v1beta/models
+GET /v1beta/models/{model}
 """
 ACCESS = {
     line: access

@@ -4,10 +4,17 @@ A catalog is immutable and replaced as a whole, so a request sees one consistent
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Final
 
+from msgspec import structs
+
+from bluesminds.common.money import Price
 from bluesminds.common.values import Server
 from bluesminds.gateway.routing.health import ServerHealthRegistry
 from bluesminds.wire.models import ModelRow
+
+NO_PRICES: Final[Mapping[str, Price]] = MappingProxyType({})
 
 
 def merge_servers(configured: Sequence[Server], stored: Sequence[Server]) -> list[Server]:
@@ -27,6 +34,7 @@ class ModelCatalog:
         servers: Iterable[Server],
         discovered: Mapping[str, Sequence[ModelRow]],
         *,
+        prices: Mapping[str, Price] = NO_PRICES,
         keyless: bool = False,
     ) -> None:
         self.servers = tuple(servers)
@@ -40,17 +48,37 @@ class ModelCatalog:
             self.unlisted += not rows
             for row in {row.id: row for row in rows}.values():
                 self._servers_by_model.setdefault(row.id, []).append(server)
-                self._rows.setdefault(row.id, row)
+                self._rows[row.id] = _merge_rows(self._rows.get(row.id), row)
+        self._sorted = [_with_price(self._rows[name], prices.get(name)) for name in sorted(self._rows)]
+        self._rows = {row.id: row for row in self._sorted}
 
     def servers_for(self, model: str) -> Sequence[Server]:
         return self._servers_by_model.get(model, ())
 
-    def models(self) -> list[ModelRow]:
+    def models(self) -> Sequence[ModelRow]:
         """All models, sorted by name."""
-        return [self._rows[name] for name in sorted(self._rows)]
+        return self._sorted
 
     def model(self, name: str) -> ModelRow | None:
         return self._rows.get(name)
+
+
+def _merge_rows(first: ModelRow | None, other: ModelRow) -> ModelRow:
+    """The row of the first server, with what it lacks from another one."""
+    if first is None:
+        return other
+    details = first.details.completed(other.details)
+    return first if details is first.details else structs.replace(first, details=details)
+
+
+def _with_price(row: ModelRow, price: Price | None) -> ModelRow:
+    """The row with the gateway's price, and with the maximum output that the operator states with it."""
+    if price is None:
+        return row
+    if price.max_output is None:
+        return structs.replace(row, price=price)
+    details = structs.replace(row.details, max_output=price.max_output)
+    return structs.replace(row, price=price, details=details)
 
 
 def _configured_rows(server: Server) -> list[ModelRow]:
@@ -58,20 +86,23 @@ def _configured_rows(server: Server) -> list[ModelRow]:
 
 
 class ServerRegistry:
-    """The current servers: `configured` ones and those that `load` reads from the database."""
+    """The current servers: `configured` ones and those that `load` reads from the database. `prices` by
+    model.
+    """
 
     def __init__(
         self,
         configured: Sequence[Server],
         load: Callable[[], Awaitable[Sequence[Server]]],
         health: ServerHealthRegistry,
+        prices: Mapping[str, Price] = NO_PRICES,
     ) -> None:
         self._configured = tuple(configured)
+        self._prices = prices
         self._load = load
         self._health = health
         self._discovered: dict[str, list[ModelRow]] = {}
-        self.catalog = ModelCatalog(self._configured, {})
-        self.keyless = ModelCatalog(self._configured, {}, keyless=True)
+        self._build_catalogs(self._configured)
 
     async def reload(self) -> None:
         """Read the stored servers again. Raises what `load` raises."""
@@ -94,5 +125,8 @@ class ServerRegistry:
         names = {server.name for server in servers}
         self._discovered = {name: rows for name, rows in self._discovered.items() if name in names}
         self._health.keep_only(names)
-        self.catalog = ModelCatalog(servers, self._discovered)
-        self.keyless = ModelCatalog(servers, self._discovered, keyless=True)
+        self._build_catalogs(servers)
+
+    def _build_catalogs(self, servers: Sequence[Server]) -> None:
+        self.catalog = ModelCatalog(servers, self._discovered, prices=self._prices)
+        self.keyless = ModelCatalog(servers, self._discovered, prices=self._prices, keyless=True)

@@ -21,7 +21,7 @@ from bluesminds.gateway.call import Call, CallBody
 from bluesminds.gateway.metrics import Metrics
 from bluesminds.gateway.routing.health import ServerHealthRegistry
 from bluesminds.gateway.routing.plans import Target
-from bluesminds.gateway.upstream.attempt import JSON_TYPE, Reply, ReplyReader
+from bluesminds.gateway.upstream.attempt import Reply, ReplyReader
 from bluesminds.gateway.upstream.backoff import Backoff
 from bluesminds.gateway.upstream.endpoint import UpstreamEndpoint
 from bluesminds.gateway.upstream.failures import AttemptFailure, classify_error, classify_reply
@@ -88,6 +88,8 @@ class Sender:
             if isinstance(outcome, Reply):
                 return outcome
             self._record_failure(call, turn.target.server, outcome)
+            if not body.repeatable:
+                raise _upload_error(outcome)
             if outcome.repeatable:
                 pause = self._backoff.pause(turn.repetition, outcome.retry_after)
                 waiting.append(_Try(turn.target, trio.current_time() + pause, turn.repetition + 1))
@@ -141,8 +143,12 @@ class Sender:
         response = await self._pool.request(
             b"POST",
             endpoint.origin,
-            endpoint.target(plan.path, call.model),
-            (*endpoint.headers_for(plan, context.forward), JSON_TYPE, (b"x-request-id", context.id.encode())),
+            endpoint.target(plan.path, call.model, stream=call.facts.stream),
+            (
+                *endpoint.headers_for(plan, context.forward),
+                *body.headers(call.model),
+                (b"x-request-id", context.id.encode()),
+            ),
             body.content(plan, call.model, support),
             timeouts=self._timeouts if call.facts.stream else self._json_timeouts,
         )
@@ -223,7 +229,8 @@ def _find_refusal(
     not ask for usage, or a field of a translation.
     """
     plan, facts = target.plan, call.facts
-    added = support.usage and facts.stream and (plan.translated or not facts.wants_usage)
+    streamed = facts.stream and not call.format.is_media
+    added = support.usage and streamed and (plan.translated or not facts.wants_usage)
     if added and names_forced_usage(reply.error_status, reply.body):
         return Refusal(structs.replace(support, usage=False))
     if not plan.translated or not blames_field(reply.error_status):
@@ -232,6 +239,12 @@ def _find_refusal(
         return None
     bound = plan.bound if plan.format == "chat" else ""
     return find_refusal(support, body.conversation, reply.error, bound=bound)
+
+
+def _upload_error(failure: AttemptFailure) -> UpstreamFailed:
+    error = failure.error
+    message = f"{error.message} The upload had begun, so it went to no other server."
+    return UpstreamFailed(error.status, error.code, message, headers=error.headers)
 
 
 def _final_error(failure: AttemptFailure, tries: int) -> UpstreamFailed:

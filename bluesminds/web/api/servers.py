@@ -26,8 +26,8 @@ ModelNames = Annotated[
 
 
 AddedDialect = Annotated[
-    Literal["openai", "azure", "litellm", "anthropic"],
-    Meta(description='one of "openai", "azure", "litellm", "anthropic"'),
+    Literal["openai", "azure", "litellm", "anthropic", "gemini"],
+    Meta(description='one of "openai", "azure", "litellm", "anthropic", "gemini"'),
 ]
 Version = Annotated[
     str, Meta(pattern=r"^[0-9A-Za-z.-]{0,40}\Z", description='a version of Azure\'s API, or ""')

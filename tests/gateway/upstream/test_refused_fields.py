@@ -7,7 +7,7 @@ import httpx
 import trio
 
 from tests import gateways
-from tests.fakes import anthropic_server
+from tests.fakes import anthropic_server, gemini_server
 from tests.fakes.anthropic_server import error as claude_error
 from tests.fakes.model_server import Asked, ModelServer, error, refusal
 from tests.gateways import ASK, Gateway, entry
@@ -35,10 +35,10 @@ def fields(asked: list[Asked], name: str) -> list[Any]:
 async def test_refused_effort_is_left_out_and_not_sent_again(gateway: Gateway, models: ModelServer) -> None:
     models.plan(NO_EFFORT)
     first = await ask(gateway, EFFORT)
-    assert (first.status_code, first.headers["x-bluesminds-dropped"]) == (200, "effort")
+    assert (first.status_code, first.headers["x-bluesminds-dropped"]) == (200, "output_config.effort")
     assert first.headers["x-bluesminds-attempts"] == "1"
     second = await ask(gateway, EFFORT | {"stream": True})
-    assert (second.status_code, second.headers["x-bluesminds-dropped"]) == (200, "effort")
+    assert (second.status_code, second.headers["x-bluesminds-dropped"]) == (200, "output_config.effort")
     assert fields(models.asked, "reasoning_effort") == ["high", None, None]
     assert [row["outcome"] for row in await gateway.settled(2)] == ["ok", "ok"]
     assert gateway.events("attempt_failed") == []
@@ -58,7 +58,7 @@ async def test_fields_that_are_refused_one_by_one_are_all_left_out(
     models.plan(NO_EFFORT, NO_TEMPERATURE, NO_MAX_TOKENS)
     body = EFFORT | {"temperature": 0.2, "top_p": 0.9}
     answer = await ask(gateway, body)
-    assert answer.headers["x-bluesminds-dropped"] == "temperature,top_p,effort"
+    assert answer.headers["x-bluesminds-dropped"] == "temperature,top_p,output_config.effort"
     assert len(models.asked) == 4
     await ask(gateway, body)
     for asked in models.asked[-2:]:
@@ -118,6 +118,35 @@ async def test_server_of_messages_that_refuses_fields_gets_chat_requests_without
         refusal(400, claude_error("invalid_request_error", "adaptive thinking is not supported")),
     )
     answer = await gateway.chat(ASK | {"reasoning_effort": "low", "temperature": 0.5})
-    assert (answer.status_code, answer.headers["x-bluesminds-dropped"]) == (200, "temperature,effort")
+    assert (answer.status_code, answer.headers["x-bluesminds-dropped"]) == (
+        200,
+        "temperature,reasoning_effort",
+    )
     assert fields(claude.asked, "temperature") == [0.5, None, None]
     assert fields(claude.asked, "output_config") == [{"effort": "low"}] * 2 + [None]
+
+
+async def test_dropped_effort_has_the_name_of_the_clients_format(
+    gateway: Gateway, models: ModelServer
+) -> None:
+    models.plan(NO_EFFORT)
+    asked = {"model": "m", "input": "Say hello.", "reasoning": {"effort": "low"}}
+    answer = await ask(gateway, asked, "/v1/responses")
+    assert (answer.status_code, answer.headers["x-bluesminds-dropped"]) == (200, "reasoning.effort")
+
+
+async def test_server_of_gemini_without_reasoning_gets_no_thinking_config(
+    nursery: trio.Nursery, home: Path
+) -> None:
+    google: ModelServer = await nursery.start(gemini_server.serve)
+    gateway = await gateways.start(nursery, home, servers=[entry("g", google.url, dialect="gemini")])
+    google.plan(
+        refusal(400, gemini_server.error(400, "INVALID_ARGUMENT", "Thinking level is not supported."))
+    )
+    answer = await gateway.chat(ASK | {"reasoning_effort": "low", "temperature": 0.5})
+    assert (answer.status_code, answer.headers["x-bluesminds-dropped"]) == (200, "reasoning_effort")
+    configs = fields(google.asked, "generationConfig")
+    assert [("thinkingConfig" in config, config["temperature"]) for config in configs] == [
+        (True, 0.5),
+        (False, 0.5),
+    ]
