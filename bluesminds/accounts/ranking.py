@@ -14,7 +14,7 @@ MAX_RANKED: Final = 100
 
 
 class RankedModel(Struct, frozen=True):
-    """`share`: of the tokens of all ranked models, from 0 to 1, with four digits."""
+    """`share`: of the tokens of all ranked models, from 0 to 1, rounded to four digits."""
 
     model: str
     rank: int
@@ -31,7 +31,7 @@ class ModelRanking:
         self._until = -1.0  # Trio's clock
 
     async def rank(self, offered: Collection[str]) -> Sequence[RankedModel]:
-        """The offered models that were used, by tokens. Others may have private names."""
+        """The most used of the `offered` models. Other names are left out, because they may be private."""
         async with self._lock:
             if trio.current_time() >= self._until:
                 rows = await self._reports.totals(days=RANKED_DAYS, group="model")

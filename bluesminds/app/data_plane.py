@@ -23,15 +23,23 @@ from bluesminds.gateway.limits.lease import Lease
 from bluesminds.gateway.limits.reserve import RateLimiter
 from bluesminds.gateway.limits.window import WINDOW_SECONDS
 from bluesminds.gateway.metrics import Metrics
+from bluesminds.gateway.passthrough.exchange import RelayExchange
+from bluesminds.gateway.passthrough.handler import PassthroughHandler
+from bluesminds.gateway.passthrough.runner import RelayRunner
 from bluesminds.gateway.pipeline import Gateway
 from bluesminds.gateway.probe import probe
 from bluesminds.gateway.recorder import Recorder
 from bluesminds.gateway.relay import Relay
 from bluesminds.gateway.routing.catalog import ServerRegistry
 from bluesminds.gateway.routing.health import ServerHealthRegistry, ServerStatus
+from bluesminds.gateway.server_objects import ServerObjects
 from bluesminds.gateway.spool import SpoolSpace
+from bluesminds.gateway.stored_responses.handler import StoredResponseHandler
+from bluesminds.gateway.stored_responses.links import RequestLinks
+from bluesminds.gateway.stored_responses.store import ResponseStore
 from bluesminds.gateway.supervision import MAX_BACKOFF, HealthChecker, IdleSweeper, TaskSupervisor, Watchdog
 from bluesminds.gateway.upstream.backoff import Backoff
+from bluesminds.gateway.upstream.raw import RawSender
 from bluesminds.gateway.upstream.sender import Sender
 from bluesminds.http.asgi import ASGIApp
 from bluesminds.http.server.limits import ListenerStats
@@ -129,6 +137,11 @@ def build_data_plane(
         metrics=runtime.metrics,
         log=services.log,
     )
+    objects = ServerObjects(
+        services.store, clock=services.clock, log=services.log, timeout=settings.storage.settle_timeout
+    )
+    responses = _build_responses(services, objects)
+    bodies, stats = _build_body_memory(services), ListenerStats()
     gateway = Gateway(
         keys=authentication.keys,
         registry=routing.registry,
@@ -137,9 +150,9 @@ def build_data_plane(
         sender=sender,
         relay=Relay(sender, expose_server=settings.server.expose_server),
         accounting=_build_accounting(services, runtime),
+        links=RequestLinks(responses, objects, routing.registry, bodies, services.clock),
         total_timeout=settings.upstream.total_timeout,
     )
-    bodies, stats = _build_body_memory(services), ListenerStats()
     _add_gauges(runtime, authentication.limiter, bodies)
     runtime.metrics.labelled_gauge(
         "bluesminds_server_up", "1 if the last probe of the server succeeded.", "server", routing.servers_up
@@ -156,7 +169,7 @@ def build_data_plane(
         watchdog=Watchdog(runtime.recorder, limit=MAX_BACKOFF + 2 * settings.storage.settle_timeout),
         stats=stats,
         control=control,
-        edge=_build_edge(services, gateway, control, bodies),
+        edge=_build_edge(services, gateway, control, bodies, _build_relay(services, gateway, runtime)),
     )
 
 
@@ -286,10 +299,42 @@ def _build_origins(services: Services, keys: KeyAuthenticator) -> BrowserOrigins
     )
 
 
-def _build_edge(services: Services, gateway: Gateway, control: ASGIApp, bodies: BodyMemory) -> DataPlane:
+def _build_responses(services: Services, objects: ServerObjects) -> ResponseStore:
+    settings = services.settings
+    return ResponseStore(
+        services.store,
+        objects,
+        services.vault,
+        clock=services.clock,
+        log=services.log,
+        retention_days=settings.responses.retention_days,
+        timeout=settings.storage.settle_timeout,
+    )
+
+
+def _build_relay(services: Services, gateway: Gateway, runtime: Runtime) -> RelayRunner:
+    sender = RawSender(
+        services.pool,
+        gateway.health,
+        timeouts=upstream_timeouts(services.settings),
+        metrics=runtime.metrics,
+        log=services.log,
+    )
+    exchange = RelayExchange(sender, gateway.links.objects, gateway.relay)
+    return RelayRunner(gateway.limiter, exchange, gateway.accounting, gateway.total_timeout)
+
+
+def _build_edge(
+    services: Services, gateway: Gateway, control: ASGIApp, bodies: BodyMemory, runner: RelayRunner
+) -> DataPlane:
+    keys, registry, limiter = gateway.keys, gateway.registry, gateway.limiter
+    passthrough = PassthroughHandler(keys, registry, gateway.health, limiter, gateway.links.objects, runner)
+    stored = StoredResponseHandler(keys, registry, limiter, gateway.links.responses, runner)
     trusted = Networks.read(services.settings.server.trusted_proxies)
     return DataPlane(
         gateway,
+        passthrough,
+        stored,
         control,
         bodies=bodies,
         origins=_build_origins(services, gateway.keys),

@@ -105,6 +105,8 @@ def configured_server(row: ServerSettings, *, demo_url: str, keyless: bool) -> S
         vendor=row.vendor or "",
         api_version=row.api_version or "",
         headers=tuple((name, value.reveal()) for name, value in (row.headers or {}).items()),
+        passthrough=row.passthrough,
+        passthrough_paths=row.passthrough_paths,
     )
 
 

@@ -58,7 +58,7 @@ def demo(config: Path | None, host: str | None, port: int | None) -> None:
     loaded = _with_demo_dir(load_settings(config, {"server.host": host, "server.port": port}))
     settings = loaded.settings
     if not any(server.dialect == "demo" for server in settings.servers):
-        demo_server = ServerSettings(name="demo", dialect="demo")
+        demo_server = ServerSettings(name="demo", dialect="demo", passthrough=True)
         settings = msgspec.structs.replace(settings, servers=(*settings.servers, demo_server))
     _run(dataclasses.replace(loaded, settings=settings), guest_key=True)
 

@@ -29,7 +29,7 @@ def check_headers(headers: Mapping[str, str]) -> None:
         if name.lower() in _RESERVED:
             raise ValueError(f"the gateway sets the header {name} itself")
         if names.count(name.lower()) > 1:
-            raise ValueError(f"the header {name} is there twice")
+            raise ValueError(f"the header {name} is set twice")
         if not _VALUE.fullmatch(value):
             raise ValueError(f"the value of the header {name} must be printable ASCII text")
 

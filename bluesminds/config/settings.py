@@ -36,6 +36,7 @@ Port = Annotated[int, Meta(ge=0, le=65535, description="a port number from 0 to 
 Count = Annotated[int, Meta(ge=1, le=2**31, description="a whole number, 1 or more")]
 CountOrZero = Annotated[int, Meta(ge=0, le=2**31, description="a whole number, 0 or more")]
 Size = Annotated[int, Meta(ge=256, le=2**40, description="a number of bytes, 256 or more")]
+Days = Annotated[int, Meta(ge=0, le=3650, description="a whole number from 0 to 3650")]
 Attempts = Annotated[int, Meta(ge=1, le=20, description="a whole number from 1 to 20")]
 Priority = Annotated[int, Meta(ge=-1000, le=1000, description="a whole number from -1000 to 1000")]
 Weight = Annotated[int, Meta(ge=1, le=10_000, description="a whole number from 1 to 10000")]
@@ -49,6 +50,10 @@ ServerName = Annotated[
 ]
 ModelNames = Annotated[
     tuple[Text, ...], Meta(description="a list of model names", examples=[["gpt-5", "gpt-5-mini"]])
+]
+RelayPaths = Annotated[
+    tuple[Annotated[str, Meta(pattern=r"^[a-z0-9_-]+(/[a-z0-9_-]+)*\Z")], ...],
+    Meta(description="a list of paths below /v1", examples=[["ocr", "fim/completions"]]),
 ]
 Emails = Annotated[
     tuple[Text, ...], Meta(description="a list of e-mail addresses", examples=[["ada@example.com"]])
@@ -239,6 +244,13 @@ class LimitSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     default_max_tokens: Tokens = 512
 
 
+class ResponseSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[responses]: stored responses. `retention_days` 0: the gateway stores nothing."""
+
+    retention_days: Days = 30
+    account_bytes: Size = 1_073_741_824
+
+
 class KeylessSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[keyless]: clients that send their own upstream keys. Limits are per address; 0 is no limit."""
 
@@ -350,6 +362,8 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     weight: Weight = 1
     priority: Priority = 0
     keyless: bool = False
+    passthrough: bool = False
+    passthrough_paths: RelayPaths = ()
     enabled: bool = True
 
 
@@ -365,6 +379,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     accounts: AccountSettings = AccountSettings()
     mail: MailSettings = MailSettings()
     limits: LimitSettings = LimitSettings()
+    responses: ResponseSettings = ResponseSettings()
     keyless: KeylessSettings = KeylessSettings()
     tiers: Tiers = Tiers()
     log: LogSettings = LogSettings()

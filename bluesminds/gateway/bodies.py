@@ -92,6 +92,24 @@ class Body(ABC):
             self._spool.close()
 
 
+class HeldMemory:
+    """Memory that outlives the body of a request. `release` may be called more than once."""
+
+    __slots__ = ("_held", "_memory")
+
+    def __init__(self, memory: BodyMemory, size: int) -> None:
+        """Raises Unavailable if the limit is reached."""
+        if memory.held + size > memory.limit:
+            raise body_memory_exhausted()
+        memory.add(size)
+        self._memory = memory
+        self._held = size
+
+    def release(self) -> None:
+        self._memory.held -= self._held
+        self._held = 0
+
+
 def body_memory_exhausted() -> Unavailable:
     return Unavailable(
         "body_memory_exhausted", "The gateway holds too many request bodies. Try again in a few seconds."

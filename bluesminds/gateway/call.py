@@ -12,9 +12,16 @@ from bluesminds.gateway.bodies import Body
 from bluesminds.gateway.forms import Headers, MultipartBody
 from bluesminds.gateway.operations import Operation, OperationMatch
 from bluesminds.gateway.routing.plans import Plan, Target
+from bluesminds.gateway.stored_responses.links import LinkedRequest
 from bluesminds.providers.quirks import ADAPTED, MAX_TOKENS, OTHER_BOUND, Adapt, check_supported
 from bluesminds.wire.base import Format, RequestFacts
-from bluesminds.wire.conversation import ConversationRequest, EncodingOptions, TokenForecast, unique
+from bluesminds.wire.conversation import (
+    ConversationRequest,
+    EncodingOptions,
+    StoredReply,
+    TokenForecast,
+    unique,
+)
 from bluesminds.wire.formats import FORMATS, codec_of
 from bluesminds.wire.json_text import Fields, read_fields, write_fields
 from bluesminds.wire.multipart import is_form
@@ -23,6 +30,19 @@ from bluesminds.wire.support import Support
 
 STREAM_OPTIONS = "stream_options"
 _JSON: Final[Headers] = ((b"content-type", b"application/json"),)
+
+
+class ReplyObserver(Protocol):
+    """Sees what the client of one request gets."""
+
+    def feed(self, data: bytes) -> None:
+        """The next bytes of a stream."""
+
+    async def finish(self, server: str, *, translated: bool, body: bytes | None = None) -> None:
+        """The response is complete: `body`, or the stream."""
+
+    def release(self) -> None:
+        """The request has ended."""
 
 
 class Call(Struct, frozen=True, gc=False):
@@ -36,6 +56,7 @@ class Call(Struct, frozen=True, gc=False):
     model: str  # as the client names it
     facts: RequestFacts
     own_key: bool = False
+    observer: ReplyObserver | None = None
 
 
 class CallBody(Protocol):
@@ -87,6 +108,7 @@ class JsonBody:
         "_fields",
         "_format",
         "_rendered_for",
+        "_stored",
         "_stream_options",
         "_translated",
         "_translated_for",
@@ -94,8 +116,11 @@ class JsonBody:
         "dropped",
     )
 
-    def __init__(self, format_: Format, fields: Fields, body: Body) -> None:
+    def __init__(
+        self, format_: Format, fields: Fields, body: Body, stored: StoredReply | None = None
+    ) -> None:
         self._format = format_
+        self._stored = stored
         self._fields = fields  # views into the client's bytes, until the first rendering
         options = fields.get(STREAM_OPTIONS)
         self._stream_options = None if options is None else options.copy()
@@ -169,6 +194,10 @@ class JsonBody:
         """Read the conversation and write it for the first server. Raises InvalidRequest."""
         if self.conversation is None:
             conversation = codec_of(self._format.name).decode_request(self._fields, created)
+            if not (conversation.turns or conversation.system):
+                raise InvalidRequest("invalid_value", "`messages` is empty.", param="messages")
+            if self._stored is not None:
+                conversation = structs.replace(conversation, stored=self._stored)
             self.conversation = _with_forecast(conversation, forecast)
         self._translate(plan, self.conversation, self.conversation.model, Support())
 
@@ -242,6 +271,7 @@ def read_call(
     caller: Caller,
     body: Body,
     form: MultipartBody | None = None,
+    linked: LinkedRequest | None = None,
 ) -> tuple[Call, CallBody]:
     """Raises InvalidRequest with the field that is wrong as `param`."""
     operation = match.operation
@@ -252,15 +282,16 @@ def read_call(
         return Call(context, operation, format_, facts.model, facts, bool(caller.address)), form
     if not body.data:
         raise InvalidRequest("empty_body", "The request has no body. Send a JSON object with `model`.")
-    fields = read_body(body.data)
+    fields = read_body(body.data) if linked is None else linked.fields
     if match.params or operation.preset:
         said = {name: Raw(json.encode(text)) for name, text in match.params.items()}
         fields = {**fields, **said, **operation.preset}
     facts = format_.read_request(fields)
     own_key = bool(caller.address)
     context = _with_scoped_idempotency(context, caller)
-    call = Call(context, operation, format_, facts.model, facts, own_key)
-    return call, JsonBody(format_, fields, body)
+    observer, stored = (None, None) if linked is None else (linked.keeper, linked.stored)
+    call = Call(context, operation, format_, facts.model, facts, own_key, observer)
+    return call, JsonBody(format_, fields, body, stored)
 
 
 def _with_scoped_idempotency(context: RequestContext, caller: Caller) -> RequestContext:

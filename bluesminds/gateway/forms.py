@@ -1,7 +1,7 @@
-"""A form (multipart/form-data) on its way to a server: read ahead until its model is known, then passed on at
-the server's pace.
+"""Forwards a form (multipart/form-data): reads ahead until the model is known, then forwards at the server's
+speed.
 
-What was read ahead is kept: up to 1 MiB in memory, the rest in a temporary file. A form is passed on byte for
+What was read ahead is kept: up to 1 MiB in memory, the rest in a temporary file. A form is forwarded byte for
 byte, except for the field `model`, which gets the server's name of the model.
 """
 
@@ -49,10 +49,10 @@ class MultipartBody:
         self._part: PartHead | None = None  # the one that is being read
         self._part_size = 0
         self._text_bytes = 0  # of all fields that are no files
-        self._model_at = -1  # where the field goes, in what is kept
+        self._model_at = -1  # the position of the field in the spool
         self._model_size = 0  # bytes of the client's field
         self._complete = False
-        self._passed_on = False  # bytes that were not kept have been sent
+        self._passed_on = False  # bytes that are not kept were forwarded
 
     @property
     def repeatable(self) -> bool:
@@ -80,7 +80,7 @@ class MultipartBody:
     def choose(
         self, targets: Sequence[Target], *, at_ms: int, forecast: Callable[[], TokenForecast]
     ) -> Sequence[Target]:
-        """All: forms are not translated."""
+        """All targets: forms are not translated."""
         return targets
 
     def headers(self, model: str) -> Headers:
@@ -101,8 +101,8 @@ class MultipartBody:
         self._body.release()
 
     async def piece(self, start: int, *, before_model: bool) -> bytes:
-        """The next bytes from `start` on, counted without the model's field; b"" where it goes, and at the
-        end.
+        """The next bytes from `start` on; b"" at the place of the model's field, and at the end. `start`
+        does not count the bytes of this field.
         """
         spool = self._spool
         if kept := await spool.read(start, self._model_at if before_model else spool.size):
@@ -119,7 +119,7 @@ class MultipartBody:
         return inside and self._model_at >= 0 and self._spool.size >= MEMORY_BYTES
 
     def _take(self, data: bytes) -> bytes:
-        """What of the next bytes is passed on; b"" as data is the end of the request. Raises
+        """Scan the next bytes; b"" is the end of the request. Returns the bytes to forward. Raises
         InvalidRequest.
         """
         if not data:
@@ -142,7 +142,7 @@ class MultipartBody:
         return b"".join(passed)
 
     def _is_model(self, part: PartHead) -> bool:
-        """A part begins. Whether it is the model's. Raises InvalidRequest."""
+        """Start a part. Returns whether it is the field `model`. Raises InvalidRequest."""
         self._part, self._part_size = part, 0
         name = part.name
         check_name(self._form, name)
@@ -156,7 +156,7 @@ class MultipartBody:
         return name == MODEL
 
     def _take_content(self, content: bytes) -> bool:
-        """Bytes of the part. Whether they are passed on as they are."""
+        """Read content of the part. Returns whether it is forwarded unchanged."""
         part = self._part
         if part is None:  # white space after the form
             return True

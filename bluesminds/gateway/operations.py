@@ -18,7 +18,8 @@ from bluesminds.wire.base import FormatName
 
 ApiName = Literal["openai", "anthropic", "gemini"]
 BodyKind = Literal["json", "form", "json_or_form"]  # a form is multipart/form-data
-HandlerName = Literal["model"]  # what serves an operation; "model": the request pipeline
+# What serves an operation. "model": the request pipeline.
+HandlerName = Literal["model", "stored_response", "passthrough"]
 NO_FIELDS: Final[Mapping[str, Raw]] = MappingProxyType({})
 
 
@@ -65,6 +66,10 @@ class OperationMatch(Struct, frozen=True, gc=False):
     params: Mapping[str, str]
 
 
+def _stored(method: str, path: str, summary: str) -> Operation:
+    return Operation("responses", method, path, "responses", summary, handler="stored_response")
+
+
 OPERATIONS: Final = (
     Operation("chat.completions", "POST", "/v1/chat/completions", "chat", "Create a chat completion"),
     Operation("messages", "POST", "/v1/messages", "messages", "Create a message"),
@@ -85,6 +90,10 @@ OPERATIONS: Final = (
         "Count the tokens of a response's input",
         estimated=True,
     ),
+    _stored("GET", "/v1/responses/{id}", "Show a stored response"),
+    _stored("DELETE", "/v1/responses/{id}", "Delete a stored response"),
+    _stored("GET", "/v1/responses/{id}/input_items", "List the input items of a stored response"),
+    _stored("POST", "/v1/responses/{id}/cancel", "Cancel a response in the background"),
     Operation(
         "gemini.generate_content",
         "POST",
@@ -148,6 +157,10 @@ OPERATIONS: Final = (
         body="form",
     ),
 )
+# Requests that match no operation and are relayed to a server that allows it.
+PASSTHROUGH: Final = Operation(
+    "passthrough", "*", "/v1/{path}", "chat", "Relay a request to a server", handler="passthrough"
+)
 MODELS: Final = "models"  # GET /models and /models/{id}
 GEMINI_MODELS: Final = "/v1beta/models"
 UNKNOWN: Final = "unknown"  # the endpoint label of requests that match no operation
@@ -188,18 +201,26 @@ _PATHS: Final = (*(path for path in _BY_PATH if "{" not in path), "/v1/models")
 
 # Endpoints of OpenAI and Anthropic that this gateway does not have, and what SDKs can use instead.
 _USE_RESPONSES: Final = "Use /v1/responses or /v1/chat/completions."
+_RELAY: Final = "Set passthrough = true on a server to relay it."
 _MISSING: Final = {
-    "/responses": ("Access to stored responses", "Send the whole conversation as `input`."),
-    "/conversations": ("The Conversations API", "Send the whole conversation as `input` of /v1/responses."),
-    "/messages/batches": ("The Message Batches API", ""),
-    "/files": ("The Files API", ""),
-    "/batches": ("The Batches API", ""),
+    "/responses": ("This part of the Responses API", ""),
+    "/messages/batches": ("The Message Batches API", _RELAY),
+    "/files": ("The Files API", _RELAY),
+    "/batches": ("The Batches API", _RELAY),
     "/realtime": ("The Realtime API", ""),
-    "/assistants": ("The Assistants API", _USE_RESPONSES),
-    "/threads": ("The Assistants API", _USE_RESPONSES),
-    "/vector_stores": ("The Vector Stores API", ""),
-    "/fine_tuning": ("The Fine-tuning API", ""),
-    "/uploads": ("The Uploads API", ""),
+    "/assistants": ("The Assistants API", f"{_USE_RESPONSES} {_RELAY}"),
+    "/threads": ("The Assistants API", f"{_USE_RESPONSES} {_RELAY}"),
+    "/vector_stores": ("The Vector Stores API", _RELAY),
+    "/fine_tuning": ("The Fine-tuning API", _RELAY),
+    "/uploads": ("The Uploads API", _RELAY),
+    "/containers": ("The Containers API", _RELAY),
+    "/conversations": (
+        "The Conversations API",
+        f"Send the whole conversation as `input` of /v1/responses. {_RELAY}",
+    ),
+    "/evals": ("The Evals API", _RELAY),
+    "/skills": ("The Skills API", _RELAY),
+    "/videos": ("The Videos API", _RELAY),
 }
 
 

@@ -20,6 +20,7 @@ from bluesminds.gateway.authenticate import KeyAuthenticator
 from bluesminds.gateway.authorize import check_model
 from bluesminds.gateway.bodies import Body
 from bluesminds.gateway.call import Call, CallBody, JsonBody, read_call, receive_body
+from bluesminds.gateway.limits.headers import as_text
 from bluesminds.gateway.limits.reserve import RateLimiter
 from bluesminds.gateway.operations import OperationMatch
 from bluesminds.gateway.relay import (
@@ -33,6 +34,7 @@ from bluesminds.gateway.routing.catalog import ModelCatalog, ServerRegistry
 from bluesminds.gateway.routing.health import ServerHealthRegistry
 from bluesminds.gateway.routing.plans import Target
 from bluesminds.gateway.routing.policies import select_targets
+from bluesminds.gateway.stored_responses.links import RequestLinks
 from bluesminds.gateway.upstream.sender import Sender
 from bluesminds.wire.models import ModelRow
 
@@ -51,6 +53,7 @@ class Gateway(Struct, frozen=True):
     sender: Sender
     relay: Relay
     accounting: UsageAccounting
+    links: RequestLinks
     total_timeout: float
 
     async def handle(
@@ -61,7 +64,7 @@ class Gateway(Struct, frozen=True):
         out: ResponseWriter,
     ) -> None:
         """Serve an operation that calls a model. Raises GatewayError only while nothing has been written."""
-        caller = call = None
+        caller = call = linked = None
         try:
             changes = self.keys.changes
             caller = await self.keys.authenticate(context)
@@ -76,7 +79,9 @@ class Gateway(Struct, frozen=True):
             if self.keys.changes != changes:  # a key may be revoked while its body is being read
                 caller = await self.keys.authenticate(context)
                 self.keys.authorize_use(caller, context)
-            call, body = read_call(context, match, caller, source, form)
+            if source.data and self.links.concerns(match.operation, caller, source):
+                linked = await self.links.resolve(match.operation, caller, source)
+            call, body = read_call(context, match, caller, source, form, linked)
             check_model(caller, call.model)
             targets = select_targets(
                 self._catalog(caller),
@@ -84,6 +89,7 @@ class Gateway(Struct, frozen=True):
                 call.model,
                 usable=self.health.is_usable,
                 random=_RANDOM.random,
+                only=None if linked is None else linked.servers,
             )
             targets = body.choose(
                 targets,
@@ -92,20 +98,24 @@ class Gateway(Struct, frozen=True):
             )
             entry = self._admit(caller, call)
         except BaseException as exc:
-            self._record_rejection(context, caller, call, exc)
+            self.accounting.record_failure(context, caller, exc, model="" if call is None else call.model)
+            if linked is not None:
+                linked.release()
             if isinstance(exc, GatewayError) and caller is not None:
-                raise exc.with_headers(_as_text(self.limiter.headers(caller))) from None
+                raise exc.with_headers(as_text(self.limiter.headers(caller))) from None
             raise
         try:
             await self._exchange(call, body, targets, entry, out)
         except GatewayError as exc:
             error = await settle_failure(entry, exc)
-            raise error.with_headers(_as_text(self.relay.headers(entry))) from None
+            raise error.with_headers(as_text(self.relay.headers(entry))) from None
         except Exception:
             entry.close(*((CLIENT_GONE, "client_gone") if out.gone else (500, "internal")))
             raise
         finally:
             entry.close(CLIENT_GONE, "client_gone" if out.gone else "interrupted")
+            if linked is not None:
+                linked.release()
 
     async def list_models(self, context: RequestContext) -> tuple[Sequence[ModelRow], Headers]:
         """GET /v1/models: the models that the key may use, by name, and the rate headers."""
@@ -130,7 +140,7 @@ class Gateway(Struct, frozen=True):
 
     def reject(self, context: RequestContext, error: GatewayError) -> None:
         """Record a request that matches no operation."""
-        self._record_rejection(context, None, None, error)
+        self.accounting.record_failure(context, None, error)
 
     def _admit(self, caller: Caller, call: Call) -> UsageEntry:
         recorder = self.accounting.recorder
@@ -138,26 +148,6 @@ class Gateway(Struct, frozen=True):
         reservation = self.limiter.reserve(caller, self.accounting.estimator.estimate(call), call.model)
         recorder.reserve()
         return self.accounting.open(caller, call, reservation)
-
-    def _record_rejection(
-        self, context: RequestContext, caller: Caller | None, call: Call | None, exc: BaseException
-    ) -> None:
-        """Count a request that ends before admission."""
-        if isinstance(exc, GatewayError):
-            status, code = exc.status, exc.code
-        elif isinstance(exc, OSError):
-            status, code = CLIENT_GONE, "client_gone"
-        elif isinstance(exc, Exception):
-            status, code = 500, "internal_error"
-        else:
-            status, code = CLIENT_GONE, "interrupted"
-        self.accounting.record_rejection(
-            context,
-            status,
-            code=code,
-            key_id="" if caller is None else caller.key_id,
-            model="" if call is None else call.model,
-        )
 
     async def _look_up(
         self, context: RequestContext, find: Callable[[ModelCatalog, Caller], T]
@@ -168,9 +158,9 @@ class Gateway(Struct, frozen=True):
             self.keys.authorize_use(caller, context)
             found = find(self._catalog(caller), caller)
         except BaseException as exc:
-            self._record_rejection(context, caller, None, exc)
+            self.accounting.record_failure(context, caller, exc)
             if isinstance(exc, GatewayError) and caller is not None:
-                raise exc.with_headers(_as_text(self.limiter.headers(caller))) from None
+                raise exc.with_headers(as_text(self.limiter.headers(caller))) from None
             raise
         self.accounting.record_rejection(context, 200, key_id=caller.key_id)
         return found, self.limiter.headers(caller)
@@ -197,7 +187,3 @@ class Gateway(Struct, frozen=True):
             if not answered and entry.attempts:
                 self.sender.total_timeout(entry.attempts[-1])
             await handle_total_timeout(call, entry, out)
-
-
-def _as_text(headers: Headers) -> dict[str, str]:
-    return {name.decode(): value.decode() for name, value in headers}

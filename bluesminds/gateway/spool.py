@@ -1,5 +1,5 @@
-"""Bytes kept in order for sending them, perhaps several times: the first of them in memory, and the rest in a
-temporary file without a name, which the system removes when it is closed.
+"""Keeps bytes so that they can be sent several times: the first in memory, the rest in a temporary file. The
+file has no name, so the system removes it when it is closed.
 """
 
 import os

@@ -32,7 +32,7 @@ _TOKEN: Final = re.compile(r"eyJ[\w-]*\.[\w-]+\.[\w-]*\Z", re.ASCII)
 
 def locate(base: str, api_version: str) -> tuple[Mapping[FormatName, str], str]:
     """The paths of the wire formats, and of the list of base models, for a server whose URL has the path
-    `base`. They start with "//": at the host. A path before /openai, that of a proxy, stays.
+    `base`. They start with "//": at the host. A path before /openai (of a proxy) is kept.
     """
     root = "/" + _ROOT.sub("", base) + "/openai"
     query = f"?api-version={api_version}" if api_version else ""

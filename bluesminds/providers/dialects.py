@@ -74,6 +74,7 @@ class Dialect:
     lists_models: bool = True  # else `models_path` is only good for a probe
     alive_path: str | None = None  # a cheaper probe than the list of models
     extra_headers: Headers = ()
+    relay_prefix: str = ""  # of paths that are relayed
     key_header: str = "authorization"
     takes_tokens: bool = False  # a token of Microsoft Entra ID is sent as a bearer token
     key_refusals: frozenset[str] = frozenset()  # error types that mean a rejected key, whatever the status
@@ -102,6 +103,7 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
             # LiteLLM has the endpoints of Messages below /v1 only, whatever the server's URL.
             speaks={**_NATIVE_PATHS, **{name: f"/v1{path}" for name, path in MESSAGES_PATHS.items()}},
             alive_path="//health/liveliness",
+            relay_prefix="/v1",
             extra_headers=((b"x-litellm-num-retries", b"0"),),
             # LiteLLM without a database answers a wrong master key with 400 and the second type.
             key_refusals=frozenset(

@@ -15,13 +15,19 @@ from bluesminds.gateway.bodies import BodyMemory
 from bluesminds.gateway.browser_origins import BrowserOrigins
 from bluesminds.gateway.operations import (
     MODELS,
+    PASSTHROUGH,
     UNKNOWN,
     DataPlanePath,
+    OperationMatch,
     find_operation,
     find_path,
     method_not_allowed,
 )
+from bluesminds.gateway.passthrough.bodies import ClientRequest
+from bluesminds.gateway.passthrough.handler import PassthroughHandler
+from bluesminds.gateway.passthrough.paths import RelayPath
 from bluesminds.gateway.pipeline import Gateway
+from bluesminds.gateway.stored_responses.handler import StoredResponseHandler
 from bluesminds.http.asgi import ASGIApp, Disconnect, Receive, ResponseAborted, Scope, Send
 from bluesminds.web.asgi_body import ASGIBody
 from bluesminds.web.cors import (
@@ -52,7 +58,11 @@ from bluesminds.wire.models import (
 Headers = list[tuple[bytes, bytes]]
 
 _JSON = (b"content-type", b"application/json")
-_SHARED: Final = (MODELS, UNKNOWN)  # endpoints whose paths do not show which API the client uses
+_SHARED: Final = (
+    MODELS,
+    UNKNOWN,
+    PASSTHROUGH.name,
+)  # endpoints whose paths do not show which API the client uses
 FORMAT_OF_MODELS: Final = "chat"  # of the clients of OpenAI's API
 _ModelWriters = tuple[Callable[[ModelRow], bytes], Callable[[Sequence[ModelRow]], bytes]]  # one, all
 _MODEL_WRITERS: Final[Mapping[str, _ModelWriters]] = {
@@ -107,14 +117,17 @@ class ASGIResponseWriter:
 
 
 class DataPlane:
-    """The application the listener serves. `control` serves all other paths. `bodies` is the memory limit of
-    all request bodies, and `origins` are those whose pages may use the gateway. `proxies` replaces the client
-    address by the forwarded one, for all paths.
+    """The application the listener serves. `passthrough` relays requests that match no operation, `stored`
+    serves stored responses, and `control` all paths that are not of the data plane. `bodies` is the memory
+    limit of all request bodies, and `origins` are those whose pages may use the gateway. `proxies` replaces
+    the client address by the forwarded one, for all paths.
     """
 
     def __init__(
         self,
         gateway: Gateway,
+        passthrough: PassthroughHandler,
+        stored: StoredResponseHandler,
         control: ASGIApp,
         *,
         bodies: BodyMemory,
@@ -124,6 +137,8 @@ class DataPlane:
         proxies: ProxyHeaders | None = None,
     ) -> None:
         self._gateway = gateway
+        self._passthrough = passthrough
+        self._stored = stored
         self._control = control
         self._bodies = bodies
         self._origins = origins
@@ -143,17 +158,21 @@ class DataPlane:
             return
         operation = path.methods.get(scope["method"])
         endpoint = path.endpoint if operation is None else operation.name
+        relayed = self._passthrough.find(path.path) if endpoint is UNKNOWN else None
+        if relayed is not None:
+            endpoint = PASSTHROUGH.name
         google = path.api == "gemini" or (endpoint in _SHARED and is_google_client(scope))
         context = read_request_context(scope, endpoint, self._clock, google=google)
         if google:
             send = google_send(scope, send)
         out = ASGIResponseWriter(scope, send, context.request_id, client_format(path, context, google=google))
-        await self._respond(scope, path, context, receive, out)
+        await self._respond(scope, path, relayed, context, receive, out)
 
     async def _respond(
         self,
         scope: Scope,
         path: DataPlanePath,
+        relayed: RelayPath | None,
         context: RequestContext,
         receive: Receive,
         out: ASGIResponseWriter,
@@ -165,8 +184,15 @@ class DataPlane:
                 return
             if context.origin is not None and await self._origins.allows_reading(context):
                 out.readable_by = context.origin
+            operation = path.methods.get(context.method)
             if context.endpoint == MODELS:
                 await self._send_models(path, context, scope["query_string"], out)
+            elif relayed is not None:
+                request = ClientRequest(scope["headers"], scope["query_string"], body)
+                await self._passthrough.handle(relayed, context, request, out.format, out)
+            elif operation is not None and operation.handler == "stored_response":
+                request = ClientRequest(scope["headers"], scope["query_string"], body)
+                await self._stored.handle(OperationMatch(operation, path.params), context, request, out)
             else:
                 await self._dispatch(path, context, body, out)
         except GatewayError as exc:

@@ -23,12 +23,11 @@ def is_google_client(scope: Scope) -> bool:
 
 
 def google_credential(scope: Scope) -> tuple[str | None, str | None]:
-    """The name of the header or parameter with the API key, and the key."""
+    """The name of the header with the API key, and the key. The name is None if the key is in the query."""
     for name, value in scope["headers"]:
         if name == _KEY_HEADER:
             return name.decode(), value.strip().decode("latin-1")
-    key = _query(scope).get("key")
-    return (None, None) if key is None else ("key", key)
+    return None, _query(scope).get("key")
 
 
 def _query(scope: Scope) -> dict[str, str]:

@@ -109,10 +109,18 @@ class Reasoning(Struct, frozen=True):
     budget: int | None = None
 
 
+class StoredReply(Struct, frozen=True):
+    """The gateway stores the answer: `id` is its id, `previous_id` that of the answer that it continues."""
+
+    id: str
+    previous_id: str | None = None
+
+
 class ConversationRequest(Struct, frozen=True):
     """`dropped`: names of the client's fields that are left out and do not change the meaning. `echo`: the
-    fields of the request that a response in the client's format repeats. `expected_input`: the gateway's
-    estimate of the input, in tokens.
+    fields of the request that a response in the client's format repeats. `stored`: for formats whose answers
+    can be read again; None if the answer is not stored. `expected_input`: the gateway's estimate of the
+    input, in tokens.
     """
 
     model: str
@@ -138,6 +146,7 @@ class ConversationRequest(Struct, frozen=True):
     created: int = 0  # seconds since the epoch, for formats with a creation time in answers
     dropped: tuple[str, ...] = ()
     echo: bytes = b""
+    stored: StoredReply | None = None
     expected_input: int = 0
 
 

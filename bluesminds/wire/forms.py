@@ -1,4 +1,4 @@
-"""The fields of a form that decide what a request may cost, read into the same form as those of JSON."""
+"""Reads the fields of a form that decide what a request may cost, into the same values as those of JSON."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -16,7 +16,11 @@ _FALSE: Final = frozenset(("false", "0", "off", "no", ""))
 def check_name(form: FormFields, name: str) -> None:
     """Raises InvalidRequest for a name that some servers take for one of those that are read."""
     if name not in form.kinds and (meant := name.strip().casefold().partition("[")[0]) in form.kinds:
-        raise InvalidRequest("invalid_value", f"Write the field as `{meant}`.", param=meant)
+        raise InvalidRequest(
+            "invalid_value",
+            f"Some servers read `{name[:40]}` as `{meant}`. Name the field `{meant}`.",
+            param=meant,
+        )
 
 
 def read_form(form: FormFields, values: Mapping[str, bytes]) -> RequestFacts:

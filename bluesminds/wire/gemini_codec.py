@@ -308,6 +308,7 @@ def write_reply(reply: ConversationReply, request: ConversationRequest, sign: Ca
 
 
 _NAMES: Final = {
+    "messages": "contents",
     "effort": "generationConfig.thinkingConfig.thinkingLevel",
     "thinking": "generationConfig.thinkingConfig",
     "temperature": "generationConfig.temperature",

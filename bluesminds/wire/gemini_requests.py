@@ -329,7 +329,9 @@ def _read_thinking(config: GeminiReader) -> tuple[Reasoning | None, bool]:
     if level not in _UNSPECIFIED:
         if level not in _LEVELS:
             raise InvalidRequest(
-                "invalid_value", f"There is no level `{level[:40]}`.", param=thinking.name("thinkingLevel")
+                "invalid_value",
+                f"`{level[:40]}` is not a thinking level.",
+                param=thinking.name("thinkingLevel"),
             )
         return Reasoning(level), shown
     if budget is None:

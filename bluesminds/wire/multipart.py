@@ -63,7 +63,7 @@ def read_boundary(content_type: bytes) -> bytes:
     if boundary is None:
         raise _invalid("The Content-Type has no boundary. Let the HTTP library set this header.")
     if not _BOUNDARY.fullmatch(boundary):
-        raise _invalid("The boundary in the Content-Type must have 1 to 70 of the allowed characters.")
+        raise _invalid("The boundary in the Content-Type must have 1 to 70 characters that RFC 2046 allows.")
     return boundary
 
 
@@ -139,7 +139,7 @@ class MultipartScanner:
             self._state = self._after_end
             return True
         if after != b"\r\n":
-            raise _invalid("A line begins with the boundary, but contains other text after it.")
+            raise _invalid("A line with a boundary contains other text after it.")
         self._parts += 1
         if self._parts > MAX_PARTS:
             raise _invalid(f"The form has more than {MAX_PARTS} parts.")
@@ -171,7 +171,7 @@ class MultipartScanner:
                     events.append(buffer[: at - 2])
                 return self._delimiter(events, at - 2, at)
             if before.endswith((b"\r", b"\n")):
-                raise _invalid("A line that does not begin with CRLF begins with the boundary.")
+                raise _invalid("The line end before a boundary must be CRLF.")
             at = buffer.find(mark, at + 1)
         passed = len(buffer) - len(mark) - 1
         if passed > 0:
@@ -239,7 +239,7 @@ def _split_header(value: bytes) -> tuple[bytes, dict[bytes, bytes]]:
             raise _invalid("A header has a parameter twice.")
         text = plain if quoted is None else quoted
         if text.endswith(b"\\") or (name == b"name" and b"\\" in text):
-            raise _invalid("A header has a backslash at a place where servers read it differently.")
+            raise _invalid("A parameter of a header has a backslash, which servers interpret differently.")
         parameters[name] = text
         at = len(value) if not value[found.end() :].strip(b" \t;") else found.end()
     return kind.strip(b" \t").lower(), parameters

@@ -1,5 +1,5 @@
-"""The stream that says what a whole response says, for servers that answer in the other form than was asked
-for. Every item, known or not, keeps all its fields.
+"""Converts a whole response to a stream, for servers that ignore `stream`. Every item keeps all its fields,
+also unknown ones.
 """
 
 from collections.abc import Iterator

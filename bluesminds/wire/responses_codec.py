@@ -39,6 +39,7 @@ from bluesminds.wire.responses_stream import (
     ResponsesDecoder,
     arguments_of,
     failure_in,
+    parts_in,
     read_body,
     stop_in,
     text_in,
@@ -258,8 +259,8 @@ def _read_item(item: dict[str, Any]) -> list[Part] | None:
     """None for an item without an equivalent."""
     match item.get("type"):
         case "message":
-            content = [part for part in item.get("content") or () if isinstance(part, dict)]
-            texts = [(text_in(part, "text"), text_in(part, "refusal")) for part in content]
+            content = parts_in(item, "content")
+            texts = [(text_in(part, "text"), text_in(part, "refusal")) for part in content if part]
             return [TextPart(text or refusal, bool(refusal and not text)) for text, refusal in texts]
         case "function_call":
             id_ = text_in(item, "call_id") or text_in(item, "id")
@@ -301,6 +302,7 @@ def encode_reply(reply: ConversationReply, request: ConversationRequest) -> byte
 
 
 _NAMES: Final = {
+    "messages": "input",
     "effort": "reasoning.effort",
     "max_tokens": "max_output_tokens",
     "response_format": "text.format",

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from bluesminds.common.values import NO_USAGE, Usage
-from bluesminds.wire.conversation import ConversationRequest, StopReason
+from bluesminds.wire.conversation import ConversationRequest, StopReason, StoredReply
 from bluesminds.wire.errors import ErrorDetail
 from bluesminds.wire.json_text import ABSENT, NOT_JSON, Fields, is_set, read_fields, write_fields
 
@@ -27,7 +27,6 @@ _DEFAULTS: Final[dict[str, Raw]] = {
     "metadata": Raw(b"{}"),
     "parallel_tool_calls": Raw(b"true"),
     "presence_penalty": Raw(b"0"),
-    "previous_response_id": _NULL,
     "prompt_cache_key": _NULL,
     "reasoning": Raw(b"{}"),
     "safety_identifier": _NULL,
@@ -49,9 +48,7 @@ _tools = msgspec.json.Decoder(list[Fields])
 
 
 def write_echo(fields: Fields) -> bytes:
-    """The members of an answer that repeat its request, without braces. `store` is false: what is stored is
-    not decided here.
-    """
+    """The members of an answer that repeat its request, without braces."""
     echo = {
         name: value if bytes(value := fields.get(name, ABSENT)) not in (b"", b"null") else default
         for name, default in _DEFAULTS.items()
@@ -61,7 +58,7 @@ def write_echo(fields: Fields) -> bytes:
     echo["reasoning"] = _completed(echo["reasoning"], _REASONING)
     echo["text"] = _complete_text(echo["text"])
     echo["tools"] = _complete_tools(echo["tools"])
-    return write_fields(echo | {"store": Raw(b"false")})[1:-1]
+    return write_fields(echo)[1:-1]
 
 
 def _completed(raw: Raw, defaults: Fields) -> Raw:
@@ -128,17 +125,22 @@ def status_of(stop: StopReason, *, refused: bool = False) -> ResponseStatus:
 
 
 class ResponseHead(Struct, frozen=True):
-    """What all Response objects of one answer have in common. `echo`: see `write_echo`."""
+    """What all Response objects of one answer have in common. `echo`: see `write_echo`. `stored`: see
+    ConversationRequest.
+    """
 
     id: str
     model: str
     created: int
     echo: bytes
+    stored: StoredReply | None = None
 
     @classmethod
     def of(cls, id_: str, model: str, request: ConversationRequest) -> "ResponseHead":
         echo = request.echo or DEFAULT_ECHO
-        return cls(response_id(id_), model or request.model, request.created, echo)
+        stored = request.stored
+        id_ = response_id(id_) if stored is None else stored.id
+        return cls(id_, model or request.model, request.created, echo, stored)
 
     def write(
         self,
@@ -161,6 +163,8 @@ class ResponseHead(Struct, frozen=True):
             "model": self.model,
             "output": output,
             "usage": write_responses_usage(usage),
+            "previous_response_id": self.stored.previous_id if self.stored else None,
+            "store": self.stored is not None,
         }
         return Raw(b"%b,%b}" % (msgspec.json.encode(head)[:-1], self.echo))
 

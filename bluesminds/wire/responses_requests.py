@@ -177,7 +177,8 @@ class _InputReader:
         elif kind == "item_reference":
             if not item.needed("id").startswith(_REASONING):
                 raise unsupported(
-                    "input.type", "send the item itself, not its id. Some clients do so with `store` false."
+                    "input.type",
+                    "send the item itself, not its id. Some clients send ids unless `store` is false.",
                 )
             self._dropped.append("input.item_reference")
         elif (read := self._readers.get(kind)) is None:

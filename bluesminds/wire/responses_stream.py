@@ -114,9 +114,17 @@ def text_in(item: dict[str, Any], name: str) -> str:
     return value if isinstance(value, str) else ""
 
 
+def parts_in(item: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """The elements of a list, {} for one that is not an object; empty for a value that is not a list."""
+    parts = item.get(name)
+    if not isinstance(parts, list):
+        return []
+    return [part if isinstance(part, dict) else {} for part in parts]
+
+
 def texts_in(item: dict[str, Any], *names: str) -> list[str]:
     """The texts and refusals in the parts of an item."""
-    parts = [part for name in names for part in item.get(name) or () if isinstance(part, dict)]
+    parts = [part for name in names for part in parts_in(item, name)]
     return [text for part in parts if (text := text_in(part, "text") or text_in(part, "refusal"))]
 
 
@@ -285,8 +293,8 @@ class ResponsesDecoder:
             events.append(PartDelta(part.index, arguments))
 
     def _finish_message(self, event: ResponsesEvent, item: dict[str, Any], events: list[StreamEvent]) -> None:
-        for content, part in enumerate(item.get("content") or ()):
-            if isinstance(part, dict) and (event.output_index, content) not in self._seen:
+        for content, part in enumerate(parts_in(item, "content")):
+            if (event.output_index, content) not in self._seen:
                 kind: PartKind = "refusal" if text_in(part, "refusal") else "text"
                 if text := text_in(part, "text") or text_in(part, "refusal"):
                     self._write(kind, event, text, events, content)

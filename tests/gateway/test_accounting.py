@@ -19,11 +19,14 @@ from bluesminds.gateway.estimate import Estimator
 from bluesminds.gateway.limits.counters import Estimate
 from bluesminds.gateway.limits.reserve import RateLimiter
 from bluesminds.gateway.metrics import Metrics
+from bluesminds.gateway.passthrough.handler import PassthroughHandler
 from bluesminds.gateway.pipeline import Gateway
 from bluesminds.gateway.recorder import Recorder
 from bluesminds.gateway.relay import Relay
 from bluesminds.gateway.routing.catalog import ModelCatalog
 from bluesminds.gateway.routing.health import ServerHealthRegistry
+from bluesminds.gateway.stored_responses.handler import StoredResponseHandler
+from bluesminds.gateway.stored_responses.links import RequestLinks
 from bluesminds.gateway.upstream.sender import Sender
 from bluesminds.http.asgi import Disconnect, Message
 from bluesminds.web.data_plane import DataPlane
@@ -163,6 +166,10 @@ async def test_bug_in_gateway_is_500_without_detail(nursery: trio.Nursery) -> No
         setup.limiter.open_account(f"user:{holder.key.user_id}", None)
         return holder
 
+    class NoLinks:
+        def concerns(self, *_: object) -> bool:
+            return False
+
     class OneServer:
         catalog = ModelCatalog([server("one")], {})
         keyless = ModelCatalog([], {})
@@ -183,6 +190,7 @@ async def test_bug_in_gateway_is_500_without_detail(nursery: trio.Nursery) -> No
         sender=cast(Sender, Broken()),
         relay=Relay(cast(Sender, Broken()), expose_server=True),
         accounting=setup.accounting,
+        links=cast(RequestLinks, NoLinks()),
         total_timeout=5,
     )
     sent: list[Message] = []
@@ -203,6 +211,8 @@ async def test_bug_in_gateway_is_500_without_detail(nursery: trio.Nursery) -> No
     }
     edge = DataPlane(
         gateway,
+        cast(PassthroughHandler, None),
+        cast(StoredResponseHandler, None),
         cast(Any, None),
         origins=BrowserOrigins((), gateway.keys, no_origins, cache_seconds=1),
         bodies=body_memory(1000),

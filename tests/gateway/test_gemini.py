@@ -245,6 +245,22 @@ async def test_field_that_cannot_be_translated_is_refused(gateway: Gateway, mode
 # Clients of other formats on a Gemini server
 
 
+@pytest.mark.parametrize(
+    "path, body, field",
+    [
+        (PLAIN, {"contents": [{"parts": []}]}, "contents"),
+        ("/v1/responses", {"model": "m", "input": []}, "input"),
+        ("/v1/messages", {"model": "m", "max_tokens": 9, "messages": []}, "messages"),
+    ],
+)
+async def test_empty_conversation_is_refused_in_the_words_of_the_client(
+    gateway: Gateway, models: ModelServer, path: str, body: dict[str, Any], field: str
+) -> None:
+    answer = await post(gateway, path, body)
+    assert (answer.status_code, models.asked) == (400, [])
+    assert f"`{field}` is empty." in answer.text
+
+
 async def test_chat_client_gets_a_whole_answer_of_a_gemini_server(
     native: Gateway, google: ModelServer
 ) -> None:
@@ -356,6 +372,7 @@ async def test_wrong_and_missing_keys_are_refused_in_googles_shape(gateway: Gate
             assert (answer.status_code, failure["code"], failure["status"]) == (401, 401, "UNAUTHENTICATED")
             assert failure["details"][0]["metadata"]["code"] == code
         assert "x-goog-api-key" in (await client.post(PLAIN, headers={"x-goog-api-key": "x"})).text
+        assert "in the query parameter `key`" in (await client.post(f"{PLAIN}?key=x")).text
 
 
 async def test_models_are_listed_in_geminis_shape(gateway: Gateway) -> None:

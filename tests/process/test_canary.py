@@ -31,6 +31,7 @@ FILE_KEY = "sk-canary-file-4713"
 TABLE_KEY = "sk-canary-table-4714"
 PASSWORD = "canary-password-4715"
 JUNK_KEY = "sk-canary-junk-4716"
+HEADER = "canary-header-4717"
 LONG = "/v1beta/models/" + "x" * 9000
 
 
@@ -77,7 +78,7 @@ async def test_secrets_request_path_appear_in_no_output(
     gateway = await gateways.start(
         nursery,
         home,
-        servers=[entry("file", models.url, api_key=FILE_KEY)],
+        servers=[entry("file", models.url, api_key=FILE_KEY, headers={"X-Team-Token": HEADER})],
         log={"level": "debug"},
         upstream={"eject_after": 100},
     )
@@ -87,6 +88,7 @@ async def test_secrets_request_path_appear_in_no_output(
     key_id, key = await gateway.new_key(limits={"rpm": 40})
     async with gateway.operator() as client:
         server = {"name": "table", "url": models.url, "api_key": TABLE_KEY, "models": ["t"]}
+        server["headers"] = {"X-Team-Token": HEADER}
         outputs.append((await client.post("/api/admin/servers", json=server)).text)
         outputs.append((await client.post("/api/admin/servers", json=server)).text)
         user = {"email": "a@example.com", "password": PASSWORD}
@@ -94,7 +96,7 @@ async def test_secrets_request_path_appear_in_no_output(
         outputs.append((await client.post("/api/admin/users", json=user | {"unknown": PASSWORD})).text)
     for stream in (False, True):
         for model, its_key in (("m", FILE_KEY), ("t", TABLE_KEY)):
-            quoting = error(f"Incorrect API key provided: {its_key}")
+            quoting = error(f"Incorrect API key provided: {its_key} {HEADER}")
             models.plan(streamed(chunk(ANSWER), DONE) if stream else whole(completion(ANSWER)))
             models.plan(refusal(401, quoting), refusal(403, quoting), drop_twice, refusal(500, quoting))
             models.plan(streamed(chunk("x"), Pause(0.05), Cut) if stream else refusal(400, quoting))
@@ -127,7 +129,10 @@ async def test_secrets_request_path_appear_in_no_output(
         "database": dump,
         "state": files.decode("latin-1"),
     }
-    secrets = (PROMPT, ANSWER, FILE_KEY, TABLE_KEY, PASSWORD, JUNK_KEY, gateway.key, key, token)
+    secrets = (
+        *(PROMPT, ANSWER, FILE_KEY, TABLE_KEY, PASSWORD, JUNK_KEY, HEADER),
+        *(gateway.key, key, token),
+    )
     found = [(place, secret) for place, text in places.items() for secret in secrets if secret in text]
     assert found == []
     assert "Traceback" not in gateway.log

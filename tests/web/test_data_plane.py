@@ -81,8 +81,7 @@ async def test_extra_slashes_in_a_path_are_ignored(gateway: Gateway, path: str) 
 @pytest.mark.parametrize(
     ("path", "code", "said"),
     [
-        ("/v1/responses/r-1", "unsupported_endpoint", "Access to stored responses"),
-        ("/v1/responses/r-1/input_items", "unsupported_endpoint", "the whole conversation as `input`"),
+        ("/v1/responses/r-1/other", "unsupported_endpoint", "This part of the Responses API"),
         ("/v1/conversations", "unsupported_endpoint", "the whole conversation as `input`"),
         ("/v1/assistants", "unsupported_endpoint", "Use /v1/responses"),
         ("/v1/files", "unsupported_endpoint", "The Files API"),

@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 
 from bluesminds.common.money import Price
 from bluesminds.wire.model_details import NO_DETAILS, ModelDetails, read_details
-from bluesminds.wire.models import ModelRow, read_models, write_anthropic_model, write_model
+from bluesminds.wire.models import (
+    ModelRow,
+    read_models,
+    write_anthropic_model,
+    write_gemini_model,
+    write_model,
+)
 from tests.wire.test_stages import json_values
 
 OPENROUTER = {
@@ -98,6 +104,12 @@ def test_models_are_written_with_what_is_known() -> None:
         "architecture": architecture,
         "pricing": pricing,
     }
+
+
+def test_gemini_model_has_limits_if_they_are_known() -> None:
+    known = json.loads(write_gemini_model(ModelRow("a", details=ModelDetails(9, 3))))
+    assert (known["inputTokenLimit"], known["outputTokenLimit"]) == (9, 3)
+    assert "inputTokenLimit" not in json.loads(write_gemini_model(ModelRow("a")))
 
 
 def test_free_model_has_a_price_of_zero() -> None:

@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 
 from bluesminds.common.errors import InvalidRequest
 from bluesminds.common.values import Usage
+from bluesminds.wire.conversation import ConversationRequest
 from bluesminds.wire.errors import ErrorDetail
 from bluesminds.wire.responses import INPUT_TOKENS, RESPONSES, estimate_input_tokens
+from bluesminds.wire.responses_codec import RESPONSES_CODEC
 from bluesminds.wire.responses_passthrough import ResponsesPassthrough
+from bluesminds.wire.responses_stream import ResponsesDecoder
 from bluesminds.wire.stages import StreamOpening
 from tests.wire.conversations import check_responses_order, events_in, facts, fields_of, named, run_stage
 from tests.wire.test_translation import state
@@ -416,3 +419,16 @@ def test_reply_with_a_count_is_read() -> None:
     assert not INPUT_TOKENS.read_reply(b"x").readable
     failed = INPUT_TOKENS.read_reply(b'{"error":{"code":"model_not_found","message":"x"}}')
     assert failed.error is not None and failed.error.status == 404
+
+
+@pytest.mark.parametrize(
+    "item", [{"type": "message", "content": 5}, {"type": "reasoning", "summary": 7, "content": {"a": "b"}}]
+)
+def test_item_with_malformed_parts_has_no_text(item: dict[str, Any]) -> None:
+    body = json.dumps(RESPONSE | {"output": [item]}).encode()
+    assert RESPONSES.read_reply(body).delivered == 0
+    request = ConversationRequest("m", ())
+    assert RESPONSES_CODEC.decode_reply(body, request).parts == ()
+    done = json.dumps({"type": "response.output_item.done", "output_index": 0, "item": item}).encode()
+    assert ResponsesDecoder(request).feed(b"", done) == []
+    assert ResponsesPassthrough(facts()).feed(b"data: %b\n\n" % done)

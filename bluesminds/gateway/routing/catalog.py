@@ -128,5 +128,6 @@ class ServerRegistry:
         self._build_catalogs(servers)
 
     def _build_catalogs(self, servers: Sequence[Server]) -> None:
+        self.relays = any(server.passthrough or server.passthrough_paths for server in servers)
         self.catalog = ModelCatalog(servers, self._discovered, prices=self._prices)
         self.keyless = ModelCatalog(servers, self._discovered, prices=self._prices, keyless=True)

@@ -20,14 +20,23 @@ def select_targets(
     *,
     usable: Callable[[str], bool],
     random: Callable[[], float],
+    only: frozenset[str] | None = None,
 ) -> Sequence[Target]:
-    """The targets, best first. `random` returns [0, 1). Raises NotFound for an unknown model, and if no
-    server of the model has the endpoint. The result may be empty for an operation that the gateway can
-    estimate.
+    """The targets, best first. `random` returns [0, 1). `only`: the names of the servers that have what the
+    request refers to. Raises NotFound for an unknown model, and if no server of the model has the endpoint or
+    is in `only`. The result may be empty for an operation that the gateway can estimate.
     """
     servers = catalog.servers_for(model)
     if not servers:
         raise NotFound("model_not_found", _not_found_message(catalog, model), param="model")
+    if only is not None:
+        servers = [server for server in servers if server.name in only]
+        if not servers:
+            message = (
+                "The server with the earlier response or object that the request refers to does not offer the"
+                f" model `{model[:200]}`, or is not configured any more."
+            )
+            raise NotFound("object_server_missing", message, param="model")
     targets = [
         Target(server, plan) for server in servers if (plan := make_plan(operation, server)) is not None
     ]

@@ -18,7 +18,8 @@ These models serve every endpoint:
     demo/NNN         responds with HTTP status NNN (400 to 599), for example demo/429 with Retry-After
 
 Tools are called and JSON is written according to their JSON Schema. `respond` is pure: it turns a request
-into a Script. The ASGI application of `demo_app` plays the script.
+into a Script. The ASGI application of `demo_app` plays the script. It also keeps files, batches and
+responses, in memory.
 """
 
 from bluesminds.providers.demo.server import MODELS, SLOW_SECONDS, CutOff, demo_app, respond

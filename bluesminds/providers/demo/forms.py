@@ -1,4 +1,4 @@
-"""Forms (multipart/form-data): fields are kept, and of files only the size."""
+"""Reads forms (multipart/form-data): the values of fields, and the sizes of files."""
 
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -29,7 +29,7 @@ class UploadedForm(Struct):
             raise invalid(str(exc)) from exc
 
     def sizes(self, *names: str) -> list[int]:
-        """Of the files with one of these names. Raises DemoError when there are none."""
+        """The sizes of the files with one of these names. Raises DemoError when there are none."""
         found = [size for name in names for size in self.files.get(name, [])]
         if not found:
             raise DemoError(f"{names[0]} must be a file.", names[0])

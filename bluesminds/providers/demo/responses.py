@@ -1,6 +1,4 @@
-"""POST /responses and /responses/input_tokens: what chat completions say, in the format of the Responses API.
-Nothing is stored.
-"""
+"""POST /responses and /responses/input_tokens: what chat completions say, in the Responses API's format."""
 
 import msgspec
 
@@ -9,15 +7,22 @@ from bluesminds.providers.demo.chat import chat
 from bluesminds.providers.demo.script import CREATED, DemoError, Script, Step, read, response
 from bluesminds.wire.base import RequestFacts
 from bluesminds.wire.chat_codec import CHAT_CODEC
-from bluesminds.wire.conversation import ConversationRequest, EncodingOptions
+from bluesminds.wire.conversation import ConversationRequest, EncodingOptions, StoredReply
 from bluesminds.wire.json_text import Fields, write_fields
 from bluesminds.wire.responses_codec import RESPONSES_CODEC
 from bluesminds.wire.translation import Translation
 
 
+class _Marked(msgspec.Struct):
+    """`demo_stored` is not a client's: DemoObjects adds it to requests whose response it keeps."""
+
+    demo_stored: StoredReply | None = None
+
+
 def responses(body: bytes) -> Script:
     """Raises DemoError."""
-    conversation = _conversation(body)
+    stored = read(body, _Marked).demo_stored
+    conversation = msgspec.structs.replace(_conversation(body), stored=stored)
     script = _answer(conversation)
     if conversation.stream:
         return _stream(script, conversation)

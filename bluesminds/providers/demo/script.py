@@ -84,7 +84,11 @@ def _field_of(path: str | None) -> str | None:
 
 def response(content: dict[str, Any]) -> Script:
     """A JSON response that is not streamed."""
-    return Script(200, "application/json", (Step(TOKEN_SECONDS, msgspec.json.encode(content)),))
+    return json_response(msgspec.json.encode(content))
+
+
+def json_response(body: bytes) -> Script:
+    return Script(200, "application/json", (Step(TOKEN_SECONDS, body),))
 
 
 def stream(chunks: Iterable[dict[str, Any]]) -> Script:

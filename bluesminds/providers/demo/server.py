@@ -14,6 +14,7 @@ from bluesminds.providers.demo.forms import UploadedForm, receive_form
 from bluesminds.providers.demo.gemini import count_tokens, gemini_error, generate_content
 from bluesminds.providers.demo.images import edits, edits_of_form, generations, variations
 from bluesminds.providers.demo.moderations import moderations
+from bluesminds.providers.demo.objects import MAX_UPLOAD, DemoObjects, has_objects
 from bluesminds.providers.demo.responses import input_tokens, responses
 from bluesminds.providers.demo.script import CREATED, DemoError, Script, Step, error_response, read, response
 from bluesminds.providers.demo.transcripts import transcriptions, translations
@@ -185,11 +186,12 @@ def _cut(script: Script) -> Script:
 
 def demo_app(sleep: Callable[[float], Awaitable[object]]) -> ASGIApp:
     """The ASGI application. It raises CutOff to break its connection."""
+    objects = DemoObjects(respond)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        script = await _script(scope, receive)
+        script = await _script(objects, scope, receive)
         headers = [(b"content-type", script.content_type.encode()), *script.headers]
         await send({"type": "http.response.start", "status": script.status, "headers": headers})
         for step in script.steps:
@@ -202,20 +204,27 @@ def demo_app(sleep: Callable[[float], Awaitable[object]]) -> ASGIApp:
     return app
 
 
-async def _script(scope: Scope, receive: Receive) -> Script:
+async def _script(objects: DemoObjects, scope: Scope, receive: Receive) -> Script:
     content_type = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
-    if not is_form(content_type):
-        return respond(scope["method"], scope["path"], await _read_body(receive))
     try:
+        if has_objects(scope["path"]):
+            body = await _read_body(receive, MAX_UPLOAD if is_form(content_type) else None)
+            found = objects.respond(scope["method"], scope["path"], content_type, body)
+            return respond(scope["method"], scope["path"], body) if found is None else found
+        if not is_form(content_type):
+            return respond(scope["method"], scope["path"], await _read_body(receive))
         return respond(scope["method"], scope["path"], await receive_form(content_type, receive))
     except DemoError as error:
         return error_response(error)
 
 
-async def _read_body(receive: Receive) -> bytes:
+async def _read_body(receive: Receive, limit: int | None = None) -> bytes:
+    """Raises DemoError for more than `limit` bytes."""
     body = bytearray()
     while True:
         message = await receive()
         body += message.get("body", b"")
+        if limit is not None and len(body) > limit:
+            raise DemoError("The file is too large for the demo server.", "file", status=413)
         if not message.get("more_body", False):
             return bytes(body)

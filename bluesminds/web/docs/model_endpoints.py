@@ -72,7 +72,7 @@ class CountTokensRequestSchema(Struct, kw_only=True):
 
 
 class ResponsesRequestSchema(Struct, kw_only=True):
-    """The fields that the gateway reads. Others are passed to servers that have the Responses API."""
+    """The fields that the gateway reads. All other fields are forwarded to servers with this format."""
 
     model: str
     input: Annotated[Any, Meta(examples=["Say hello."])] = None
@@ -89,15 +89,15 @@ class InputTokensRequestSchema(Struct, kw_only=True):
 
 
 class GeminiConfigSchema(Struct, kw_only=True, rename="camel"):
-    """Other fields pass through."""
+    """Other fields are forwarded."""
 
     max_output_tokens: Tokens | None = None
     candidate_count: Choices | None = None
 
 
 class GeminiRequestSchema(Struct, kw_only=True, rename="camel"):
-    """Gemini's format, in camel case or in snake case. The fields that the gateway reads; others are passed
-    to servers of the format.
+    """The fields that the gateway reads, in camel case or in snake case. All other fields are forwarded to
+    servers with this format.
     """
 
     contents: Annotated[
@@ -138,7 +138,7 @@ class RerankRequestSchema(Struct):
 
 
 class ImageRequestSchema(Struct, kw_only=True):
-    """The fields that the gateway reads, and the most common others. All fields are passed to the server."""
+    """The fields that the gateway reads, and the most common others. All fields are forwarded."""
 
     model: Annotated[str, Meta(examples=["demo/image"])]
     prompt: Annotated[str, Meta(examples=["A lighthouse at night"])]
@@ -152,7 +152,7 @@ class ImageRequestSchema(Struct, kw_only=True):
 
 
 class ImageEditRequestSchema(Struct, kw_only=True):
-    """The fields that the gateway reads, and the most common others. All fields are passed to the server."""
+    """The fields that the gateway reads, and the most common others. All fields are forwarded."""
 
     model: Annotated[str, Meta(examples=["demo/image"])]
     prompt: Annotated[str, Meta(examples=["Add a moon"])]
@@ -163,7 +163,7 @@ class ImageEditRequestSchema(Struct, kw_only=True):
 
 
 class ImageEditFormSchema(Struct, kw_only=True):
-    """All fields are passed to the server. Several images are several parts named `image[]`."""
+    """All fields are forwarded. Several images are several parts named `image[]`."""
 
     model: Annotated[str, Meta(examples=["demo/image"])]
     image: Annotated[str, _file("@lighthouse.png")]
@@ -175,7 +175,7 @@ class ImageEditFormSchema(Struct, kw_only=True):
 
 
 class ImageVariationFormSchema(Struct, kw_only=True):
-    """All fields are passed to the server."""
+    """All fields are forwarded."""
 
     model: Annotated[str, Meta(examples=["demo/image"])]
     image: Annotated[str, _file("@lighthouse.png")]
@@ -185,7 +185,7 @@ class ImageVariationFormSchema(Struct, kw_only=True):
 
 
 class TranscriptionFormSchema(Struct, kw_only=True):
-    """All fields are passed to the server."""
+    """All fields are forwarded."""
 
     model: Annotated[str, Meta(examples=["demo/transcription"])]
     file: Annotated[str, _file("@speech.wav")]
@@ -197,7 +197,7 @@ class TranscriptionFormSchema(Struct, kw_only=True):
 
 
 class AudioTranslationFormSchema(Struct, kw_only=True):
-    """All fields are passed to the server."""
+    """All fields are forwarded."""
 
     model: Annotated[str, Meta(examples=["demo/transcription"])]
     file: Annotated[str, _file("@speech.wav")]
@@ -207,7 +207,7 @@ class AudioTranslationFormSchema(Struct, kw_only=True):
 
 
 class SpeechRequestSchema(Struct, kw_only=True):
-    """The fields that the gateway reads, and the most common others. All fields are passed to the server."""
+    """The fields that the gateway reads, and the most common others. All fields are forwarded."""
 
     model: Annotated[str, Meta(examples=["demo/speech"])]
     input: Annotated[str, Meta(examples=["Hello!"])]
@@ -245,7 +245,7 @@ class MessagesUsageSchema(Struct):
 
 
 class AnthropicMessageSchema(Struct):
-    """The server's response, byte for byte, or translated from chat completions."""
+    """The server's response: byte for byte, or translated."""
 
     id: str
     model: str
@@ -280,6 +280,37 @@ class InputTokensSchema(Struct):
 
     input_tokens: int
     object: Literal["response.input_tokens"] = "response.input_tokens"
+
+
+class DeletedResponseSchema(Struct):
+    id: str
+    deleted: Literal[True] = True
+    object: Literal["response.deleted"] = "response.deleted"
+
+
+class InputItemsQuery(Struct):
+    """`order`: asc or desc, the default."""
+
+    limit: Annotated[int, Meta(ge=1, le=100)] = 20
+    order: Literal["asc", "desc"] = "desc"
+    after: str | None = None
+
+
+class StoredResponseQuery(Struct):
+    """With `stream` the response is sent as events, after the one with the number `starting_after`."""
+
+    stream: bool | None = None
+    starting_after: int | None = None
+
+
+class InputItemListSchema(Struct):
+    """`first_id` and `last_id` are null for an empty page."""
+
+    data: list[dict[str, Any]]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+    object: Literal["list"] = "list"
 
 
 class TokenCountSchema(Struct):
@@ -503,9 +534,9 @@ the stream instead.
 """
 _GEMINI_STREAMS: Final = """
 
-With the query parameter `alt=sse` the response is a stream of server-sent events, otherwise a JSON array that
-grows. The last element has a `finishReason`. If something fails after the first element, an object with an
-`error` ends the stream instead.
+With the query parameter `alt=sse` the response is a stream of server-sent events. Otherwise it is a JSON
+array that arrives element by element. The last element has a `finishReason`. If something fails after the
+first element, an object with an `error` ends the stream instead.
 """
 _IMAGE_STREAMS: Final = """
 
@@ -515,13 +546,13 @@ them, and the completed image with its usage. A server that does not stream resp
 _SOUND: Final = """
 
 The response is audio in the format of `response_format`, forwarded when it arrives. With
-`"stream_format": "sse"` the response is a stream of the server's events. If a response is cut, its connection
-closes before its end.
+`"stream_format": "sse"` the response is a stream of the server's events. If the server ends the response
+early, the gateway closes the connection before the end of the response.
 """
 _TRANSCRIPTS: Final = """
 
 The response is JSON, or text and subtitles as `response_format` says. If the field `model` comes before the
-file, the gateway passes the file on while it arrives.
+file, the gateway forwards the file while it arrives.
 """
 _TRANSCRIPT_STREAMS: Final = (
     _TRANSCRIPTS
@@ -548,7 +579,35 @@ _ERRORS: Final[Mapping[ApiName, type[Struct]]] = {
 _MODELS: Final = "Models"
 
 
+_STORED: Final[Mapping[tuple[str, str], tuple[type[Struct], type[Struct] | None]]] = {
+    ("GET", ""): (ResponseObjectSchema, StoredResponseQuery),
+    ("DELETE", ""): (DeletedResponseSchema, None),
+    ("GET", "/input_items"): (InputItemListSchema, InputItemsQuery),
+    ("POST", "/cancel"): (ResponseObjectSchema, None),
+}
+
+
+def _described_stored(operation: Operation) -> OpenAPIOperation:
+    below = operation.path.removeprefix("/v1/responses/{id}")
+    response, query = _STORED[operation.method, below]
+    events = {EVENTS: None} if query is StoredResponseQuery else {}
+    return OpenAPIOperation(
+        method=operation.method,
+        path=operation.path,
+        tag=_MODELS,
+        text=operation.summary + ".",
+        access=None,
+        statuses=(200,),
+        media={JSON: response, **events},
+        query=query,
+        path_params=("id",),
+        error=UpstreamErrorResponse,
+    )
+
+
 def _described(operation: Operation) -> OpenAPIOperation:
+    if operation.handler == "stored_response":
+        return _described_stored(operation)
     request, response = _BODIES[operation.format]
     media: dict[str, type[Struct] | None] = {} if response is None else {JSON: response}
     if (other := _OTHER_MEDIA.get(operation.format)) is not None:
