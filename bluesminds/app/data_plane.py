@@ -11,7 +11,13 @@ from bluesminds.accounts.ranking import ModelRanking
 from bluesminds.app.malloc import HeapTrimmer
 from bluesminds.app.readiness import ReadinessCheck
 from bluesminds.app.services import Services
-from bluesminds.app.settings_map import cors_origins, keyless_limits, model_prices, upstream_timeouts
+from bluesminds.app.settings_map import (
+    cors_origins,
+    keyless_limits,
+    model_prices,
+    socket_settings,
+    upstream_timeouts,
+)
 from bluesminds.common.networks import Networks
 from bluesminds.common.values import Server
 from bluesminds.gateway.accounting import UsageAccounting
@@ -33,6 +39,7 @@ from bluesminds.gateway.relay import Relay
 from bluesminds.gateway.routing.catalog import ServerRegistry
 from bluesminds.gateway.routing.health import ServerHealthRegistry, ServerStatus
 from bluesminds.gateway.server_objects import ServerObjects
+from bluesminds.gateway.sockets.realtime import RealtimeSessions
 from bluesminds.gateway.spool import SpoolSpace
 from bluesminds.gateway.stored_responses.handler import StoredResponseHandler
 from bluesminds.gateway.stored_responses.links import RequestLinks
@@ -153,7 +160,9 @@ def build_data_plane(
         links=RequestLinks(responses, objects, routing.registry, bodies, services.clock),
         total_timeout=settings.upstream.total_timeout,
     )
-    _add_gauges(runtime, authentication.limiter, bodies)
+    origins = _build_origins(services, authentication.keys)
+    sessions = RealtimeSessions(gateway, bodies, origins, socket_settings(settings), services.clock)
+    _add_gauges(runtime, authentication.limiter, bodies, sessions)
     runtime.metrics.labelled_gauge(
         "bluesminds_server_up", "1 if the last probe of the server succeeded.", "server", routing.servers_up
     )
@@ -169,7 +178,9 @@ def build_data_plane(
         watchdog=Watchdog(runtime.recorder, limit=MAX_BACKOFF + 2 * settings.storage.settle_timeout),
         stats=stats,
         control=control,
-        edge=_build_edge(services, gateway, control, bodies, _build_relay(services, gateway, runtime)),
+        edge=_build_edge(
+            services, gateway, sessions, control, bodies, origins, _build_relay(services, gateway, runtime)
+        ),
     )
 
 
@@ -232,12 +243,15 @@ def _build_body_memory(services: Services) -> BodyMemory:
     return BodyMemory(server.max_buffered_bytes, largest=server.max_body_bytes, disk=disk)
 
 
-def _add_gauges(runtime: Runtime, limiter: RateLimiter, bodies: BodyMemory) -> None:
+def _add_gauges(
+    runtime: Runtime, limiter: RateLimiter, bodies: BodyMemory, sessions: RealtimeSessions
+) -> None:
     gauge, recorder = runtime.metrics.gauge, runtime.recorder
     gauge("bluesminds_requests_running", "Requests in progress.", lambda: limiter.running)
     gauge("bluesminds_usage_rows_held", "Usage rows reserved or not committed yet.", lambda: recorder.held)
     gauge("bluesminds_body_bytes_held", "Bytes of request bodies in memory.", lambda: bodies.held)
     gauge("bluesminds_upload_bytes_held", "Bytes of uploads in files.", lambda: bodies.disk.held)
+    gauge("bluesminds_sessions_open", "Realtime sessions that are open.", lambda: sessions.open)
 
 
 def _build_control(
@@ -325,7 +339,13 @@ def _build_relay(services: Services, gateway: Gateway, runtime: Runtime) -> Rela
 
 
 def _build_edge(
-    services: Services, gateway: Gateway, control: ASGIApp, bodies: BodyMemory, runner: RelayRunner
+    services: Services,
+    gateway: Gateway,
+    sessions: RealtimeSessions,
+    control: ASGIApp,
+    bodies: BodyMemory,
+    origins: BrowserOrigins,
+    runner: RelayRunner,
 ) -> DataPlane:
     keys, registry, limiter = gateway.keys, gateway.registry, gateway.limiter
     passthrough = PassthroughHandler(keys, registry, gateway.health, limiter, gateway.links.objects, runner)
@@ -335,9 +355,10 @@ def _build_edge(
         gateway,
         passthrough,
         stored,
+        sessions,
         control,
         bodies=bodies,
-        origins=_build_origins(services, gateway.keys),
+        origins=origins,
         clock=services.clock,
         log=services.log,
         proxies=ProxyHeaders(trusted) if trusted else None,

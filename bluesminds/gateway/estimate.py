@@ -39,6 +39,11 @@ class Estimator:
         input_ = self._input(facts)
         return Estimate(input_ + output, None if price is None else price.max_cost(input_, output))
 
+    def estimate_tokens(self, model: str, input_: int, output: int) -> Estimate:
+        """For a request whose tokens are known or bounded."""
+        price = self.prices.get(model)
+        return Estimate(input_ + output, None if price is None else price.max_cost(input_, output))
+
     def forecast(self, call: Call) -> TokenForecast:
         price = self.prices.get(call.facts.model)
         return TokenForecast(
@@ -47,11 +52,14 @@ class Estimator:
             max_output=None if price is None else price.max_output,
         )
 
+    def max_output(self, model: str) -> int:
+        """Tokens of one choice, if the client sets no limit."""
+        return self._default_output(self.prices.get(model))
+
     def _input(self, facts: RequestFacts) -> int:
         return int(facts.text_bytes * self._ratios.get(facts.model, INITIAL_RATIO)) + 1 + facts.media_tokens
 
     def _default_output(self, price: Price | None) -> int:
-        """Tokens of one choice, if the client sets no limit."""
         return (price and price.max_output) or self._default_completion
 
     def cost(self, model: str, usage: Usage) -> int | None:

@@ -22,7 +22,7 @@ from bluesminds.gateway.bodies import Body
 from bluesminds.gateway.call import Call, CallBody, JsonBody, read_call, receive_body
 from bluesminds.gateway.limits.headers import as_text
 from bluesminds.gateway.limits.reserve import RateLimiter
-from bluesminds.gateway.operations import OperationMatch
+from bluesminds.gateway.operations import Operation, OperationMatch
 from bluesminds.gateway.relay import (
     Headers,
     Relay,
@@ -83,14 +83,8 @@ class Gateway(Struct, frozen=True):
                 linked = await self.links.resolve(match.operation, caller, source)
             call, body = read_call(context, match, caller, source, form, linked)
             check_model(caller, call.model)
-            targets = select_targets(
-                self._catalog(caller),
-                match.operation,
-                call.model,
-                usable=self.health.is_usable,
-                random=_RANDOM.random,
-                only=None if linked is None else linked.servers,
-            )
+            only = None if linked is None else linked.servers
+            targets = self.select_targets(match.operation, caller, call.model, only)
             targets = body.choose(
                 targets,
                 at_ms=context.at_ms,
@@ -116,6 +110,19 @@ class Gateway(Struct, frozen=True):
             entry.close(CLIENT_GONE, "client_gone" if out.gone else "interrupted")
             if linked is not None:
                 linked.release()
+
+    def select_targets(
+        self, operation: Operation, caller: Caller, model: str, only: frozenset[str] | None = None
+    ) -> Sequence[Target]:
+        """The servers to try, best first; `only` names those that are possible. Raises NotFound."""
+        return select_targets(
+            self._catalog(caller),
+            operation,
+            model,
+            usable=self.health.is_usable,
+            random=_RANDOM.random,
+            only=only,
+        )
 
     async def list_models(self, context: RequestContext) -> tuple[Sequence[ModelRow], Headers]:
         """GET /v1/models: the models that the key may use, by name, and the rate headers."""

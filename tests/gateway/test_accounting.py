@@ -25,6 +25,7 @@ from bluesminds.gateway.recorder import Recorder
 from bluesminds.gateway.relay import Relay
 from bluesminds.gateway.routing.catalog import ModelCatalog
 from bluesminds.gateway.routing.health import ServerHealthRegistry
+from bluesminds.gateway.sockets.realtime import RealtimeSessions
 from bluesminds.gateway.stored_responses.handler import StoredResponseHandler
 from bluesminds.gateway.stored_responses.links import RequestLinks
 from bluesminds.gateway.upstream.sender import Sender
@@ -213,6 +214,7 @@ async def test_bug_in_gateway_is_500_without_detail(nursery: trio.Nursery) -> No
         gateway,
         cast(PassthroughHandler, None),
         cast(StoredResponseHandler, None),
+        cast(RealtimeSessions, None),
         cast(Any, None),
         origins=BrowserOrigins((), gateway.keys, no_origins, cache_seconds=1),
         bodies=body_memory(1000),

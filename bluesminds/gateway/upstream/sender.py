@@ -8,8 +8,9 @@ because the next server would charge for the request again.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import trio
 from msgspec import Struct, structs
@@ -21,17 +22,32 @@ from bluesminds.gateway.call import Call, CallBody
 from bluesminds.gateway.metrics import Metrics
 from bluesminds.gateway.routing.health import ServerHealthRegistry
 from bluesminds.gateway.routing.plans import Target
-from bluesminds.gateway.upstream.attempt import Reply, ReplyReader
+from bluesminds.gateway.upstream.attempt import Reply, ReplyReader, handshake_reply
 from bluesminds.gateway.upstream.backoff import Backoff
 from bluesminds.gateway.upstream.endpoint import UpstreamEndpoint
-from bluesminds.gateway.upstream.failures import AttemptFailure, classify_error, classify_reply
-from bluesminds.http.client.pool import Pool, Timeouts, UpstreamError
+from bluesminds.gateway.upstream.failures import (
+    AttemptFailure,
+    classify_error,
+    classify_handshake,
+    classify_reply,
+)
+from bluesminds.http.client.pool import HandshakeRejected, Pool, Timeouts, UpstreamError, WebSocketRequest
+from bluesminds.http.websocket import WebSocket
 from bluesminds.wire.errors import ErrorDetail
 from bluesminds.wire.support import Refusal, Support, blames_field, find_refusal, names_forced_usage
 
 MAX_LEARNED = 1000  # pairs of a server and a model
 _FULL = Support()
 _WITHOUT_USAGE = Support(usage=False)
+
+T = TypeVar("T")
+
+
+class UpstreamSocket(Struct, frozen=True):
+    """A WebSocket to a server."""
+
+    endpoint: UpstreamEndpoint
+    socket: WebSocket
 
 
 class _Try(Struct, frozen=True):
@@ -75,6 +91,35 @@ class Sender:
 
         Raises UpstreamFailed if no server responded.
         """
+        return await self._try_targets(
+            call, targets, begin, lambda target: self._attempt(call, target, body), body
+        )
+
+    async def connect(
+        self,
+        call: Call,
+        targets: Sequence[Target],
+        begin: Callable[[str], None],
+        request: Callable[[bytes], WebSocketRequest],
+        seconds: float,
+    ) -> UpstreamSocket | Reply:
+        """Open a WebSocket to the first server that does. A Reply is an error that is the client's own.
+        `request`: the handshake for a path; the headers of the server are added. `seconds`: how long a server
+        may take for it. Raises UpstreamFailed as `send` does.
+        """
+        timeouts = replace(self._timeouts, first_byte=seconds)
+        return await self._try_targets(
+            call, targets, begin, lambda target: self._shake_hands(call, target, request, timeouts)
+        )
+
+    async def _try_targets(
+        self,
+        call: Call,
+        targets: Sequence[Target],
+        begin: Callable[[str], None],
+        attempt: Callable[[Target], Awaitable[T | AttemptFailure]],
+        body: CallBody | None = None,
+    ) -> T:
         waiting = [_Try(target) for target in targets]
         tries = 0
         while True:
@@ -84,11 +129,11 @@ class Sender:
             if turn.repetition:
                 await trio.sleep_until(turn.due)
             begin(turn.target.server.name)
-            outcome = await self._attempt(call, turn.target, body)
-            if isinstance(outcome, Reply):
+            outcome = await attempt(turn.target)
+            if not isinstance(outcome, AttemptFailure):
                 return outcome
             self._record_failure(call, turn.target.server, outcome)
-            if not body.repeatable:
+            if body is not None and not body.repeatable:
                 raise _upload_error(outcome)
             if outcome.repeatable:
                 pause = self._backoff.pause(turn.repetition, outcome.retry_after)
@@ -100,7 +145,7 @@ class Sender:
         """A stream is complete, or ended with the `error` that the server sent in it."""
         server = reply.endpoint.server.name
         if implausible:
-            self._warn_implausible_usage(call, server)
+            self.warn_implausible_usage(call, server)
         if error is None:
             self._health.record_success(server)
             return
@@ -111,6 +156,14 @@ class Sender:
     def stream_failed(self, reply: Reply, reason: str) -> None:
         """A stream has ended before its answer was complete."""
         self._record_shortfall(reply.endpoint.server.name, reason)
+
+    def socket_ended(self, upstream: UpstreamSocket, failure: str | None) -> None:
+        """A session with a server has ended, by its `failure` or not."""
+        server = upstream.endpoint.server.name
+        if failure is None:
+            self._health.record_success(server)
+        else:
+            self._record_shortfall(server, failure)
 
     def total_timeout(self, server: str) -> None:
         """The total timeout expired before the server responded."""
@@ -135,6 +188,31 @@ class Sender:
             return self._answered(call, reply)
         reply.close()
         return failure
+
+    async def _shake_hands(
+        self,
+        call: Call,
+        target: Target,
+        request: Callable[[bytes], WebSocketRequest],
+        timeouts: Timeouts,
+    ) -> UpstreamSocket | Reply | AttemptFailure:
+        endpoint, context, plan = self._endpoint(target.server, call), call.context, target.plan
+        asked = request(endpoint.target(plan.path, call.model, stream=True))
+        headers = (*endpoint.headers_for(plan, context.forward), (b"x-request-id", context.id.encode()))
+        asked = structs.replace(asked, headers=headers)
+        try:
+            outcome = await self._pool.open_websocket(endpoint.origin, asked, timeouts=timeouts)
+        except UpstreamError as exc:
+            return classify_error(exc)
+        server = target.server.name
+        if not isinstance(outcome, HandshakeRejected):
+            self._count(server, "answered")
+            return UpstreamSocket(endpoint, outcome)
+        reply = handshake_reply(endpoint, outcome)
+        if (failure := classify_handshake(reply)) is not None:
+            return failure
+        self._count(server, "answered")
+        return reply.as_client_error(call.format, context.request_id)
 
     async def _exchange(
         self, call: Call, endpoint: UpstreamEndpoint, target: Target, body: CallBody, support: Support
@@ -187,10 +265,7 @@ class Sender:
         self._count(server, reason)
         self._health.record_failure(server, reason)
 
-    def warn_implausible_usage(self, call: Call, reply: Reply) -> None:
-        self._warn_implausible_usage(call, reply.endpoint.server.name)
-
-    def _warn_implausible_usage(self, call: Call, server: str) -> None:
+    def warn_implausible_usage(self, call: Call, server: str) -> None:
         self._log.warning(
             "usage_implausible", request_id=call.context.request_id, server=server, model=call.model
         )
