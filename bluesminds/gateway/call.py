@@ -250,17 +250,18 @@ def _with_forecast(request: ConversationRequest, forecast: TokenForecast) -> Con
     return structs.replace(request, max_output=forecast.max_output, dropped=dropped)
 
 
-async def receive_body(operation: Operation, body: Body) -> MultipartBody | None:
+async def receive_body(match: OperationMatch, body: Body) -> MultipartBody | None:
     """Read the body of an operation that takes forms: of a form, which is returned, what must be known before
     it is sent; JSON whole.
 
     Raises InvalidRequest, Unavailable, and ConnectionResetError when the client leaves.
     """
+    operation = match.operation
     form = FORMATS[operation.format].form
     if form is None or (operation.body != "form" and not is_form(body.content_type)):
         await body.read()
         return None
-    multipart = MultipartBody(body, form)
+    multipart = MultipartBody(body, form, match.params)
     await multipart.read_ahead()
     return multipart
 

@@ -5,7 +5,9 @@ What was read ahead is kept: up to 1 MiB in memory, the rest in a temporary file
 byte, except for the field `model`, which gets the server's name of the model.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Final
 
 from msgspec import structs
 
@@ -27,21 +29,23 @@ from bluesminds.wire.support import Support
 
 Headers = tuple[tuple[bytes, bytes], ...]
 MODEL = "model"
+NO_FIELDS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class MultipartBody:
     """A CallBody of a form. `read_ahead` comes first. Fields that come after a large file are checked, but
-    `facts` does not have them.
+    `facts` does not have them. `implied`: fields that the path says; they replace those of the form.
     """
 
     conversation: ConversationRequest | None = None
     dropped: tuple[str, ...] = ()
 
-    def __init__(self, body: Body, form: FormFields) -> None:
+    def __init__(self, body: Body, form: FormFields, implied: Mapping[str, str] = NO_FIELDS) -> None:
         """Raises InvalidRequest for a Content-Type without a boundary, and for a compressed body."""
         body.check_coding()
         self._body = body
         self._form = form
+        self._implied = {name: value.encode() for name, value in implied.items()}
         self._boundary = read_boundary(body.content_type)
         self._scanner = MultipartScanner(self._boundary)
         self._spool = body.open_spool()
@@ -67,10 +71,12 @@ class MultipartBody:
         while not (self._complete or self._can_flow()):
             if kept := self._take(await self._body.receive()):
                 await self._spool.append(kept)
+        if self._model_at < 0 and MODEL in self._implied:
+            self._model_at = 0
 
     def facts(self) -> RequestFacts:
         """Raises InvalidRequest with the field that is wrong as `param`."""
-        facts = read_form(self._form, self._values)
+        facts = read_form(self._form, self._values | self._implied)
         size = self._body.length or self._spool.size
         per_token = self._form.bytes_per_token
         return structs.replace(
@@ -177,7 +183,8 @@ class MultipartBody:
         self._part = None
 
     def _model_field(self, model: str) -> bytes:
-        return write_field(self._boundary, MODEL, model.encode(), first=self._model_at == 0)
+        field = write_field(self._boundary, MODEL, model.encode(), first=self._model_at == 0)
+        return field if self._model_size else field + b"\r\n"  # the form has no such field
 
 
 class _FormStream:

@@ -75,7 +75,7 @@ class Gateway(Struct, frozen=True):
             if match.operation.body == "json":
                 await source.read()
             else:
-                form = await receive_body(match.operation, source)
+                form = await receive_body(match, source)
             if self.keys.changes != changes:  # a key may be revoked while its body is being read
                 caller = await self.keys.authenticate(context)
                 self.keys.authorize_use(caller, context)
