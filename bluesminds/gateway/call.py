@@ -13,13 +13,20 @@ from bluesminds.gateway.forms import Headers, MultipartBody
 from bluesminds.gateway.operations import Operation, OperationMatch
 from bluesminds.gateway.routing.plans import Plan, Target
 from bluesminds.gateway.stored_responses.links import LinkedRequest
-from bluesminds.providers.quirks import ADAPTED, Adapt, check_supported
+from bluesminds.providers.quirks import ADAPTED, MAX_TOKENS, OTHER_BOUND, Adapt, check_supported
 from bluesminds.wire.base import Format, RequestFacts
-from bluesminds.wire.conversation import ConversationRequest, EncodingOptions, StoredReply, unique
+from bluesminds.wire.conversation import (
+    ConversationRequest,
+    EncodingOptions,
+    StoredReply,
+    TokenForecast,
+    unique,
+)
 from bluesminds.wire.formats import FORMATS, codec_of
 from bluesminds.wire.json_text import Fields, read_fields, write_fields
 from bluesminds.wire.multipart import is_form
 from bluesminds.wire.requests import read_body
+from bluesminds.wire.support import Support
 
 STREAM_OPTIONS = "stream_options"
 _JSON: Final[Headers] = ((b"content-type", b"application/json"),)
@@ -64,10 +71,10 @@ class CallBody(Protocol):
     def dropped(self) -> tuple[str, ...]: ...
 
     def choose(
-        self, targets: Sequence[Target], *, at_ms: int, max_output: Callable[[], int]
+        self, targets: Sequence[Target], *, at_ms: int, forecast: Callable[[], TokenForecast]
     ) -> Sequence[Target]:
-        """The targets that can serve the request. `at_ms`: arrival time; `max_output` returns the maximum
-        tokens for servers that require a maximum, if the client sets none.
+        """The targets that can serve the request. `at_ms`: arrival time. `forecast` is only called for a
+        translation.
 
         Raises InvalidRequest if there is no such target. Call it before the first `content`.
         """
@@ -79,10 +86,8 @@ class CallBody(Protocol):
     def headers(self, model: str) -> Headers:
         """Content-Type, and the Content-Length of a body in pieces if it is known."""
 
-    def content(self, plan: Plan, model: str, *, force_usage: bool) -> bytes | AsyncIterator[bytes]:
-        """The body for a server with this plan and model name. `force_usage`: request the usage of a stream
-        even if the client did not.
-        """
+    def content(self, plan: Plan, model: str, support: Support) -> bytes | AsyncIterator[bytes]:
+        """The body for a server with this plan, model name and support for optional fields."""
 
     def release(self) -> None:
         """Free the memory of the body. `content` cannot be called afterwards."""
@@ -98,10 +103,10 @@ class JsonBody:
     __slots__ = (
         "_adapted",
         "_body",
+        "_default_output",
         "_dropped",
         "_fields",
         "_format",
-        "_max_output",
         "_rendered_for",
         "_stored",
         "_stream_options",
@@ -120,31 +125,31 @@ class JsonBody:
         options = fields.get(STREAM_OPTIONS)
         self._stream_options = None if options is None else options.copy()
         self._body = body
-        self._rendered_for: tuple[str, bool, Adapt | None] | None = None
+        self._rendered_for: tuple[str, bool, Adapt | None] | None = None  # model, usage, adaptation
         self._adapted: Fields | None = None  # the client's fields that an adaptation may have changed
-        self._max_output = 0
+        self._default_output = 0
         self._translated = b""
-        self._translated_for: tuple[Plan, str, bool] | None = None
+        self._translated_for: tuple[Plan, str, Support] | None = None
         self._dropped: tuple[str, ...] = ()
         self.conversation: ConversationRequest | None = None
         self.dropped: tuple[str, ...] = ()
 
     def choose(
-        self, targets: Sequence[Target], *, at_ms: int, max_output: Callable[[], int]
+        self, targets: Sequence[Target], *, at_ms: int, forecast: Callable[[], TokenForecast]
     ) -> Sequence[Target]:
         """The targets that support the request's fields, and its format or a translation of it."""
         for target in targets:
             if target.plan.translated or target.plan.unsupported:
-                return self._choose(targets, at_ms=at_ms, max_output=max_output())
+                return self._choose(targets, at_ms // 1000, forecast())
         return targets
 
-    def _choose(self, targets: Sequence[Target], *, at_ms: int, max_output: int) -> Sequence[Target]:
-        self._max_output = max_output
+    def _choose(self, targets: Sequence[Target], created: int, forecast: TokenForecast) -> Sequence[Target]:
+        self._default_output = forecast.default_output
         refusals: dict[Plan, InvalidRequest] = {}
         for plan in dict.fromkeys(target.plan for target in reversed(targets)):
             try:
                 if plan.translated:
-                    self._try_translation(plan, at_ms // 1000)
+                    self._try_translation(plan, created, forecast)
                 else:
                     check_supported(self._fields, plan.unsupported)
             except InvalidRequest as exc:
@@ -157,19 +162,19 @@ class JsonBody:
             self._body.data = b""
         return chosen
 
-    def content(self, plan: Plan, model: str, *, force_usage: bool) -> bytes:
+    def content(self, plan: Plan, model: str, support: Support) -> bytes:
         """Servers with equal bodies share the bytes."""
         if plan.translated and self.conversation is not None:
-            return self._translate(plan, self.conversation, model, force_usage=force_usage)
+            return self._translate(plan, self.conversation, model, support)
         self.dropped = ()
-        if self._rendered_for != (model, force_usage, plan.adapt):
+        if self._rendered_for != (model, support.usage, plan.adapt):
             fields = self._client_fields()
             if plan.adapt is not None:
                 self._adapted = {name: fields[name].copy() for name in ADAPTED if name in fields}
                 fields = plan.adapt(fields)
-            self._body.data = write_fields(self._format.prepare(fields, model, force_usage))
+            self._body.data = write_fields(self._format.prepare(fields, model, support.usage))
             self._fields = {}
-            self._rendered_for = (model, force_usage, plan.adapt)
+            self._rendered_for = (model, support.usage, plan.adapt)
         return self._body.data
 
     def headers(self, model: str) -> Headers:
@@ -185,7 +190,7 @@ class JsonBody:
         self._translated = b""
         self._body.release()
 
-    def _try_translation(self, plan: Plan, created: int) -> None:
+    def _try_translation(self, plan: Plan, created: int, forecast: TokenForecast) -> None:
         """Read the conversation and write it for the first server. Raises InvalidRequest."""
         if self.conversation is None:
             conversation = codec_of(self._format.name).decode_request(self._fields, created)
@@ -193,25 +198,30 @@ class JsonBody:
                 raise InvalidRequest("invalid_value", "`messages` is empty.", param="messages")
             if self._stored is not None:
                 conversation = structs.replace(conversation, stored=self._stored)
-            self.conversation = conversation
-        self._translate(plan, self.conversation, self.conversation.model, force_usage=True)
+            self.conversation = _with_forecast(conversation, forecast)
+        self._translate(plan, self.conversation, self.conversation.model, Support())
 
     def _translate(
-        self, plan: Plan, conversation: ConversationRequest, model: str, *, force_usage: bool
+        self, plan: Plan, conversation: ConversationRequest, model: str, support: Support
     ) -> bytes:
         """Raises InvalidRequest for a field without an equivalent in the server's format."""
-        if self._translated_for == (plan, model, force_usage):
+        if self._translated_for == (plan, model, support):
             self.dropped = self._dropped
             return self._translated
         options = EncodingOptions(
-            model=model, max_output=self._max_output, bound=plan.bound, usage=force_usage
+            model=model,
+            max_output=self._default_output,
+            bound=OTHER_BOUND[plan.bound] if support.other_bound else plan.bound,
+            usage=support.usage,
+            sampling=support.sampling,
+            reasoning=support.reasoning,
         )
         encoded = codec_of(plan.format).encode_request(conversation, options)
         check_supported(encoded.fields, plan.unsupported)
         self._translated = write_fields(encoded.fields)
         names = codec_of(self._format.name).names
         self.dropped = self._dropped = unique(names.get(name, name) for name in encoded.dropped)
-        self._translated_for = (plan, model, force_usage)
+        self._translated_for = (plan, model, support)
         return self._translated
 
     def _in_client_words(self, refusal: InvalidRequest) -> InvalidRequest:
@@ -231,17 +241,27 @@ class JsonBody:
         return fields if self._stream_options is None else fields | {STREAM_OPTIONS: self._stream_options}
 
 
-async def receive_body(operation: Operation, body: Body) -> MultipartBody | None:
+def _with_forecast(request: ConversationRequest, forecast: TokenForecast) -> ConversationRequest:
+    """A maximum above the model's is lowered: servers refuse it, and coding agents always send the same."""
+    request = structs.replace(request, expected_input=forecast.input)
+    if forecast.max_output is None or (request.max_output or 0) <= forecast.max_output:
+        return request
+    dropped = (*request.dropped, MAX_TOKENS)
+    return structs.replace(request, max_output=forecast.max_output, dropped=dropped)
+
+
+async def receive_body(match: OperationMatch, body: Body) -> MultipartBody | None:
     """Read the body of an operation that takes forms: of a form, which is returned, what must be known before
     it is sent; JSON whole.
 
     Raises InvalidRequest, Unavailable, and ConnectionResetError when the client leaves.
     """
+    operation = match.operation
     form = FORMATS[operation.format].form
     if form is None or (operation.body != "form" and not is_form(body.content_type)):
         await body.read()
         return None
-    multipart = MultipartBody(body, form)
+    multipart = MultipartBody(body, form, match.params)
     await multipart.read_ahead()
     return multipart
 

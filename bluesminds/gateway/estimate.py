@@ -11,6 +11,8 @@ from bluesminds.common.money import Price
 from bluesminds.common.values import Usage
 from bluesminds.gateway.call import Call
 from bluesminds.gateway.limits.counters import Estimate
+from bluesminds.wire.base import RequestFacts
+from bluesminds.wire.conversation import TokenForecast
 
 INITIAL_RATIO = 1 / 4  # tokens per byte: the usual rule of thumb for English text
 MIN_RATIO, MAX_RATIO = 1 / 16, 1 / 2  # bounds the effect of images, which count as tokens but not as bytes
@@ -32,9 +34,9 @@ class Estimator:
         price = self.prices.get(facts.model)
         output = facts.max_output
         if output is None:
-            output = self.max_output(facts.model)
+            output = self._default_output(price)
         output *= facts.choices
-        input_ = int(facts.text_bytes * self._ratios.get(facts.model, INITIAL_RATIO)) + 1 + facts.media_tokens
+        input_ = self._input(facts)
         return Estimate(input_ + output, None if price is None else price.max_cost(input_, output))
 
     def estimate_tokens(self, model: str, input_: int, output: int) -> Estimate:
@@ -42,9 +44,22 @@ class Estimator:
         price = self.prices.get(model)
         return Estimate(input_ + output, None if price is None else price.max_cost(input_, output))
 
+    def forecast(self, call: Call) -> TokenForecast:
+        price = self.prices.get(call.facts.model)
+        return TokenForecast(
+            input=self._input(call.facts),
+            default_output=self._default_output(price),
+            max_output=None if price is None else price.max_output,
+        )
+
     def max_output(self, model: str) -> int:
         """Tokens of one choice, if the client sets no limit."""
-        price = self.prices.get(model)
+        return self._default_output(self.prices.get(model))
+
+    def _input(self, facts: RequestFacts) -> int:
+        return int(facts.text_bytes * self._ratios.get(facts.model, INITIAL_RATIO)) + 1 + facts.media_tokens
+
+    def _default_output(self, price: Price | None) -> int:
         return (price and price.max_output) or self._default_completion
 
     def cost(self, model: str, usage: Usage) -> int | None:

@@ -5,7 +5,9 @@ What was read ahead is kept: up to 1 MiB in memory, the rest in a temporary file
 byte, except for the field `model`, which gets the server's name of the model.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Final
 
 from msgspec import structs
 
@@ -14,7 +16,7 @@ from bluesminds.gateway.bodies import Body
 from bluesminds.gateway.routing.plans import Plan, Target
 from bluesminds.gateway.spool import MEMORY_BYTES
 from bluesminds.wire.base import FormFields, RequestFacts
-from bluesminds.wire.conversation import ConversationRequest
+from bluesminds.wire.conversation import ConversationRequest, TokenForecast
 from bluesminds.wire.forms import MAX_FIELD, check_name, read_form
 from bluesminds.wire.multipart import (
     MultipartScanner,
@@ -23,24 +25,27 @@ from bluesminds.wire.multipart import (
     write_content_type,
     write_field,
 )
+from bluesminds.wire.support import Support
 
 Headers = tuple[tuple[bytes, bytes], ...]
 MODEL = "model"
+NO_FIELDS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class MultipartBody:
     """A CallBody of a form. `read_ahead` comes first. Fields that come after a large file are checked, but
-    `facts` does not have them.
+    `facts` does not have them. `implied`: fields that the path says; they replace those of the form.
     """
 
     conversation: ConversationRequest | None = None
     dropped: tuple[str, ...] = ()
 
-    def __init__(self, body: Body, form: FormFields) -> None:
+    def __init__(self, body: Body, form: FormFields, implied: Mapping[str, str] = NO_FIELDS) -> None:
         """Raises InvalidRequest for a Content-Type without a boundary, and for a compressed body."""
         body.check_coding()
         self._body = body
         self._form = form
+        self._implied = {name: value.encode() for name, value in implied.items()}
         self._boundary = read_boundary(body.content_type)
         self._scanner = MultipartScanner(self._boundary)
         self._spool = body.open_spool()
@@ -66,10 +71,12 @@ class MultipartBody:
         while not (self._complete or self._can_flow()):
             if kept := self._take(await self._body.receive()):
                 await self._spool.append(kept)
+        if self._model_at < 0 and MODEL in self._implied:
+            self._model_at = 0
 
     def facts(self) -> RequestFacts:
         """Raises InvalidRequest with the field that is wrong as `param`."""
-        facts = read_form(self._form, self._values)
+        facts = read_form(self._form, self._values | self._implied)
         size = self._body.length or self._spool.size
         per_token = self._form.bytes_per_token
         return structs.replace(
@@ -77,7 +84,7 @@ class MultipartBody:
         )
 
     def choose(
-        self, targets: Sequence[Target], *, at_ms: int, max_output: Callable[[], int]
+        self, targets: Sequence[Target], *, at_ms: int, forecast: Callable[[], TokenForecast]
     ) -> Sequence[Target]:
         """All targets: forms are not translated."""
         return targets
@@ -90,7 +97,7 @@ class MultipartBody:
         length += len(self._model_field(model)) - self._model_size
         return (content_type, (b"content-length", b"%d" % length))
 
-    def content(self, plan: Plan, model: str, *, force_usage: bool) -> bytes | AsyncIterator[bytes]:
+    def content(self, plan: Plan, model: str, support: Support) -> bytes | AsyncIterator[bytes]:
         field, spool, at = self._model_field(model), self._spool, self._model_at
         if self._complete and spool.in_memory:
             return spool.contents(0, at) + field + spool.contents(at, spool.size)
@@ -176,7 +183,8 @@ class MultipartBody:
         self._part = None
 
     def _model_field(self, model: str) -> bytes:
-        return write_field(self._boundary, MODEL, model.encode(), first=self._model_at == 0)
+        field = write_field(self._boundary, MODEL, model.encode(), first=self._model_at == 0)
+        return field if self._model_size else field + b"\r\n"  # the form has no such field
 
 
 class _FormStream:

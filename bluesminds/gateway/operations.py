@@ -14,6 +14,7 @@ from msgspec import Raw, Struct
 
 from bluesminds.common.errors import GatewayError, NotFound
 from bluesminds.common.values import Scope
+from bluesminds.gateway.path_aliases import resolve_alias
 from bluesminds.wire.base import FormatName
 
 ApiName = Literal["openai", "anthropic", "gemini"]
@@ -231,16 +232,15 @@ def clean_path(path: str) -> str:
 
 
 def find_path(path: str) -> DataPlanePath | None:
-    """The meaning of a path that a client sent; None if it is not a path of the data plane. /api/v1 is an
-    alias of /v1, and the methods of Google's API under /v1 are aliases of those under /v1beta.
+    """The meaning of a path that a client sent; None if it is not a path of the data plane. Aliases mean the
+    path of the table. The methods of Google's API under /v1 are aliases of those under /v1beta.
     """
     known = _KNOWN.get(path)
     return _find_path(clean_path(path)) if known is None else known
 
 
 def _find_path(path: str) -> DataPlanePath | None:
-    if path.startswith("/api/"):
-        path = path[4:]
+    path, implied = resolve_alias(path, _PATHS)
     if not any(path == prefix or path.startswith(prefix + "/") for prefix in PREFIXES):
         return None
     if path.startswith("/v1/models/") and _GEMINI_METHOD.search(path) is not None:
@@ -249,7 +249,7 @@ def _find_path(path: str) -> DataPlanePath | None:
     if _is_models_path(path, api):
         return DataPlanePath(path, _NO_METHODS, _NO_PARAMS, MODELS, api)
     if (methods := _BY_PATH.get(path)) is not None:
-        return DataPlanePath(path, methods, _NO_PARAMS, _label(methods), api)
+        return DataPlanePath(path, methods, implied, _label(methods), api)
     for pattern, methods in _PATTERNS:
         if (found := pattern.fullmatch(path)) is not None:
             return DataPlanePath(path, methods, found.groupdict(), _label(methods), api)

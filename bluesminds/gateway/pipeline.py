@@ -75,7 +75,7 @@ class Gateway(Struct, frozen=True):
             if match.operation.body == "json":
                 await source.read()
             else:
-                form = await receive_body(match.operation, source)
+                form = await receive_body(match, source)
             if self.keys.changes != changes:  # a key may be revoked while its body is being read
                 caller = await self.keys.authenticate(context)
                 self.keys.authorize_use(caller, context)
@@ -88,7 +88,7 @@ class Gateway(Struct, frozen=True):
             targets = body.choose(
                 targets,
                 at_ms=context.at_ms,
-                max_output=partial(self.accounting.estimator.max_output, call.model),
+                forecast=partial(self.accounting.estimator.forecast, call),
             )
             entry = self._admit(caller, call)
         except BaseException as exc:

@@ -1,16 +1,21 @@
 """Differences between kinds of servers, as pure functions over the fields of a request."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import msgspec
 from msgspec import Struct
 
 from bluesminds.common.errors import InvalidRequest
+from bluesminds.providers.dialects import OutputBound
 from bluesminds.wire.json_text import NOT_JSON, Fields, is_set, read_value
 
 MAX_TOKENS: Final = "max_tokens"
 MAX_COMPLETION_TOKENS: Final = "max_completion_tokens"
+OTHER_BOUND: Final[Mapping[OutputBound, OutputBound]] = {
+    MAX_TOKENS: MAX_COMPLETION_TOKENS,
+    MAX_COMPLETION_TOKENS: MAX_TOKENS,
+}
 ADAPTED: Final = (MAX_TOKENS, MAX_COMPLETION_TOKENS)  # the fields that an adaptation may change
 
 Adapt = Callable[[Fields], Fields]

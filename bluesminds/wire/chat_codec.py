@@ -278,6 +278,8 @@ def encode_reply(reply: ConversationReply, request: ConversationRequest) -> byte
     )
 
 
+_NAMES: Final = {"effort": "reasoning_effort"}
+
 CHAT_CODEC = Codec(
     decode_request=decode_request,
     encode_request=encode_request,
@@ -285,4 +287,5 @@ CHAT_CODEC = Codec(
     encode_reply=encode_reply,
     decoder=ChatDecoder,
     encoder=ChatEncoder,
+    names=_NAMES,
 )

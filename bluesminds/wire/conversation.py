@@ -119,7 +119,8 @@ class StoredReply(Struct, frozen=True):
 class ConversationRequest(Struct, frozen=True):
     """`dropped`: names of the client's fields that are left out and do not change the meaning. `echo`: the
     fields of the request that a response in the client's format repeats. `stored`: for formats whose answers
-    can be read again; None if the answer is not stored.
+    can be read again; None if the answer is not stored. `expected_input`: the gateway's estimate of the
+    input, in tokens.
     """
 
     model: str
@@ -146,6 +147,7 @@ class ConversationRequest(Struct, frozen=True):
     dropped: tuple[str, ...] = ()
     echo: bytes = b""
     stored: StoredReply | None = None
+    expected_input: int = 0
 
 
 class EncodingOptions(Struct, frozen=True):
@@ -159,6 +161,16 @@ class EncodingOptions(Struct, frozen=True):
     reasoning: bool = True  # an effort or a budget
     reasoning_content: bool = False  # chat: reasoning in earlier answers
     system_turns: bool = False  # messages: the role "system" inside the conversation
+
+
+class TokenForecast(Struct, frozen=True, gc=False):
+    """What a translation needs to know, in tokens. `input` is an estimate. `default_output`: for servers that
+    require a maximum, if the client sets none. `max_output`: what the model supports; None if it is unknown.
+    """
+
+    input: int
+    default_output: int
+    max_output: int | None = None
 
 
 class EncodedRequest(Struct, frozen=True):

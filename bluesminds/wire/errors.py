@@ -45,7 +45,7 @@ _STATUS_BY_NAME = {
     for name in names.split()
 }
 # Statuses that do not blame the request: another server may accept it, or the same one later.
-_NOT_THE_REQUEST = frozenset((401, 402, 404, 408, 425, 429))
+NOT_THE_REQUEST = frozenset((401, 402, 404, 408, 425, 429))
 _OVERLOADED = 529  # Anthropic's; unknown to clients
 
 
@@ -64,7 +64,7 @@ class ErrorDetail(Struct, frozen=True, gc=False):
         """Whether the request caused the error, so that every server would refuse it."""
         if self.status is None:
             return False
-        return 400 <= self.status < 500 and self.status not in _NOT_THE_REQUEST
+        return 400 <= self.status < 500 and self.status not in NOT_THE_REQUEST
 
 
 def read_error(status: int, body: bytes) -> ErrorDetail:
@@ -236,10 +236,3 @@ def _type_of(status: int | None) -> str:
 def write_stream_error(code: str, message: str) -> bytes:
     """An error event within a stream: its data has a top-level `error`, for which OpenAI's SDKs raise."""
     return write_event(write_error(ErrorDetail(message=message, type="server_error", code=code)))
-
-
-def names_forced_usage(status: int, body: bytes) -> bool:
-    """Whether an error names `stream_options`, which the gateway adds to request usage."""
-    if not 400 <= status < 500 or status in _NOT_THE_REQUEST:
-        return False
-    return b"stream_options" in body or b"include_usage" in body

@@ -315,6 +315,7 @@ _NAMES: Final = {
     "top_p": "generationConfig.topP",
     "top_k": "generationConfig.topK",
     "stop": "generationConfig.stopSequences",
+    "max_tokens": "generationConfig.maxOutputTokens",
     "response_format": "generationConfig.responseMimeType",
     "messages.reasoning_content": "contents.parts.thought",
     "messages.content.thinking": "contents.parts.thought",

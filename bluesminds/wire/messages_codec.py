@@ -323,6 +323,8 @@ def _write_reply_blocks(
     return [*blocks, {"type": "tool_use", "id": part.id, "name": part.name, "input": arguments}]
 
 
+_NAMES: Final = {"effort": "output_config.effort"}
+
 MESSAGES_CODEC = Codec(
     decode_request=decode_request,
     encode_request=encode_request,
@@ -330,4 +332,5 @@ MESSAGES_CODEC = Codec(
     encode_reply=encode_reply,
     decoder=MessagesDecoder,
     encoder=MessagesEncoder,
+    names=_NAMES,
 )

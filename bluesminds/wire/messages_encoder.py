@@ -6,8 +6,9 @@ Format: Anthropic API reference, streaming messages. An event's name is the `typ
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import replace
 
-from bluesminds.common.values import NO_USAGE, Usage
+from bluesminds.common.values import Usage
 from bluesminds.http.sse import write_event
 from bluesminds.wire.conversation import (
     ConversationRequest,
@@ -70,9 +71,10 @@ _SIGNED: Final = -1  # the part of a thinking block that has the signature of a 
 
 
 class MessagesEncoder:
-    """Writes the events of a Messages stream. The usage is in the second to last event, which is therefore
-    held back until the end. The format has no signatures of calls. They are in a thinking block before the
-    call, which clients send back.
+    """Writes the events of a Messages stream. The first event has the expected input, because the server's
+    report is not known yet. The report is in the second to last event, which is therefore held back until the
+    end. The format has no signatures of calls. They are in a thinking block before the call, which clients
+    send back.
     """
 
     def __init__(self, request: ConversationRequest) -> None:
@@ -81,7 +83,7 @@ class MessagesEncoder:
         self._blocks: dict[int, int] = {}  # part -> block; hidden parts are not in it
         self._count = 0
         self._stopped = StreamStopped("end")
-        self._usage = NO_USAGE
+        self._usage = Usage(input=request.expected_input)
 
     def feed(self, event: StreamEvent) -> bytes:
         if type(event) is PartDelta:
@@ -99,8 +101,8 @@ class MessagesEncoder:
             case StreamStopped():
                 self._stopped = event
                 return b"".join([self._close(part) for part in list(self._blocks)])
-            case UsageReported():
-                self._usage = event.usage or self._usage
+            case UsageReported(usage) if usage is not None:
+                self._usage = replace(usage, input=self._usage.input) if usage.input is None else usage
             case StreamFailed():
                 return write_failure(event.error)
             case StreamFinished():
@@ -108,7 +110,7 @@ class MessagesEncoder:
         return b""
 
     def _begin(self, started: StreamStarted) -> bytes:
-        return write_start(started.id, started.model)
+        return write_start(started.id, started.model, self._usage)
 
     def _open(self, part: PartOpened) -> bytes:
         if part.kind in ("thinking", "redacted") and not self._request.shows_reasoning:
@@ -146,8 +148,8 @@ class MessagesEncoder:
         return signed + named_event("content_block_stop", index=block)
 
 
-def write_start(id_: str, model: str) -> bytes:
-    """message_start, before any usage is known."""
+def write_start(id_: str, model: str, usage: Usage) -> bytes:
+    """message_start."""
     message: dict[str, Any] = {
         "id": id_,
         "type": "message",
@@ -156,7 +158,7 @@ def write_start(id_: str, model: str) -> bytes:
         "content": [],
         "stop_reason": None,
         "stop_sequence": None,
-        "usage": write_message_usage(NO_USAGE),
+        "usage": write_message_usage(usage),
     }
     return named_event("message_start", message=message)
 

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from bluesminds.common.values import Usage
+from bluesminds.common.values import NO_USAGE, Usage
 from bluesminds.http.sse import EventSplitter, event_data
 from bluesminds.wire.base import RequestFacts
 from bluesminds.wire.conversation import StreamStopped
@@ -118,7 +118,7 @@ class MessagesPassthrough:
         self._final, self._tail = True, b""
         if self._stopped:
             return _STOP
-        started = b"" if self._started else write_start("", self._model)
+        started = b"" if self._started else write_start("", self._model, NO_USAGE)
         closed = [named_event("content_block_stop", index=index) for index in sorted(self._open)]
         self._open.clear()
         return b"".join([started, *closed, write_end(StreamStopped("length"), usage)])

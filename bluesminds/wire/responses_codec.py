@@ -304,6 +304,7 @@ def encode_reply(reply: ConversationReply, request: ConversationRequest) -> byte
 _NAMES: Final = {
     "messages": "input",
     "effort": "reasoning.effort",
+    "max_tokens": "max_output_tokens",
     "response_format": "text.format",
     "messages.role": "input.role",
     "messages.reasoning_content": "input.summary",

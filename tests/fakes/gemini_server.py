@@ -3,13 +3,15 @@
 It is a ModelServer, so its plans are those of model_server: `whole`, `refusal`, `streamed` and the others.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 import trio
 
 from tests.fakes import raw_upstream
-from tests.fakes.model_server import JSON, Asked, ModelServer, streamed
+from tests.fakes.model_server import JSON, Asked, Cut, ModelServer, refusal, streamed
+from tests.fakes.orders import Offer, Orders, orders_of
 from tests.fakes.raw_upstream import Peer
 
 HEAD = {"modelVersion": "gemini-3-flash", "responseId": "r_1"}
@@ -22,6 +24,7 @@ USAGE = {
     "promptTokensDetails": [{"modality": "TEXT", "tokenCount": 107}],
 }
 COUNT = 42
+ERROR_NAMES = {400: "INVALID_ARGUMENT", 429: "RESOURCE_EXHAUSTED", 503: "UNAVAILABLE"}
 
 
 def candidate(*parts: Any, finish: str = "", **more: Any) -> dict[str, Any]:
@@ -59,12 +62,59 @@ def error(status: int, name: str, text: str = "broken", reason: str = "") -> byt
 async def correct(server: ModelServer, peer: Peer, asked: Asked) -> None:
     """What a good server answers to this request."""
     line = asked.received.line
+    orders = orders_of(list(_messages(asked.body)), _offer(asked.body))
     if b":countTokens " in line:
         await peer.answer(msgspec.json.encode({"totalTokens": COUNT}), JSON)
+    elif orders.refuse:
+        name = ERROR_NAMES.get(orders.refuse, "INTERNAL")
+        await refusal(orders.refuse, error(orders.refuse, name, f"this is {orders.refuse}"))(
+            server, peer, asked
+        )
     elif b":streamGenerateContent?alt=sse " in line:
-        await streamed(event({"text": "Hello"}), event({"text": " world"}), end())(server, peer, asked)
+        events = [event(part) for part in _parts(orders, orders.pieces)]
+        await streamed(*([events[0], Cut] if orders.cut else [*events, end()]))(server, peer, asked)
     else:
-        await peer.answer(content(), JSON)
+        await peer.answer(content(*_parts(orders, [orders.answer])), JSON)
+
+
+def _parts(orders: Orders, texts: list[str]) -> list[dict[str, Any]]:
+    calls = [{"functionCall": {"name": name, "args": given}} for name, given in orders.calls]
+    return calls or [{"text": text} for text in texts]
+
+
+def _messages(body: dict[str, Any]) -> Iterable[dict[str, Any]]:
+    """The contents, as chat messages."""
+    for turn in body.get("contents") or ():
+        parts = turn.get("parts") or ()
+        if turn.get("role") == "model":
+            yield {"role": "assistant", "content": None}
+            continue
+        for part in parts:
+            if "functionResponse" in part:
+                result = part["functionResponse"]["response"]
+                only = next(iter(result.values())) if len(result) == 1 else result
+                text = only if isinstance(only, str) else msgspec.json.encode(only).decode()
+                yield {"role": "tool", "content": text}
+        texts = [{"type": "text", "text": part["text"]} for part in parts if "text" in part]
+        yield {"role": "user", "content": texts}
+
+
+def _offer(body: dict[str, Any]) -> Offer:
+    config = body.get("generationConfig") or {}
+    calling = (body.get("toolConfig") or {}).get("functionCallingConfig") or {}
+    names = calling.get("allowedFunctionNames") or [None]
+    schema = config.get("responseJsonSchema")
+    return Offer(
+        {
+            tool["name"]: tool.get("parametersJsonSchema") or {}
+            for tools in body.get("tools") or ()
+            for tool in tools.get("functionDeclarations") or ()
+        },
+        required=calling.get("mode") == "ANY",
+        chosen=names[0] if len(names) == 1 else None,
+        schema=schema,
+        any_json=config.get("responseMimeType") == "application/json" and schema is None,
+    )
 
 
 class GeminiServer(ModelServer):

@@ -15,6 +15,7 @@ from bluesminds.gateway.routing.plans import Plan
 from bluesminds.gateway.spool import MEMORY_BYTES, PIECE_BYTES, WRITE_BYTES, Spool, SpoolSpace
 from bluesminds.wire.base import FormFields
 from bluesminds.wire.images import IMAGE_EDITS
+from bluesminds.wire.support import Support
 from bluesminds.wire.transcription import TRANSCRIPTION
 from tests.forms import BOUNDARY, CONTENT_TYPE, END, field, file, form
 from tests.gateways import body_memory
@@ -70,7 +71,7 @@ def forms() -> FormFields:
 async def sent(multipart: MultipartBody, model: str = "server/model") -> bytes:
     """The bytes for a server, which must be as many as the head says."""
     headers = dict(multipart.headers(model))
-    content = multipart.content(PLAN, model, force_usage=False)
+    content = multipart.content(PLAN, model, Support())
     body = content if isinstance(content, bytes) else b"".join([piece async for piece in content])
     assert headers[b"content-type"] == CONTENT_TYPE
     assert int(headers.get(b"content-length", len(body))) == len(body)
@@ -116,7 +117,7 @@ async def test_small_form_is_whole_and_has_the_servers_model(parts: tuple[bytes,
     multipart = await read(body)
     assert multipart.facts().model == "alias"
     for model in ("server/model", "m", "alias"):
-        assert isinstance(multipart.content(PLAN, model, force_usage=True), bytes)
+        assert isinstance(multipart.content(PLAN, model, Support()), bytes)
         assert await sent(multipart, model) == form(*parts).replace(b"{}", model.encode())
     assert multipart.repeatable and multipart.dropped == () and multipart.conversation is None
     body.release()
@@ -190,7 +191,7 @@ async def test_form_is_repeatable_until_more_is_read(home: Path) -> None:
     body = Arriving(body_memory(10**7, home), cut(whole))
     multipart = await read(body)
     for _ in range(2):
-        content = multipart.content(PLAN, "m", force_usage=False)
+        content = multipart.content(PLAN, "m", Support())
         assert not isinstance(content, bytes)
         pieces = [await anext(content) for _ in range(3)]
         assert b"".join(pieces) == whole.replace(b"alias", b"m")[: len(b"".join(pieces))]

@@ -91,7 +91,8 @@ async def test_extra_slashes_in_a_path_are_ignored(gateway: Gateway, path: str) 
         ("/v1/xyz", "unknown_url", "GET /docs lists the endpoints"),
         ("/v1", "unknown_url", "no such endpoint under /v1"),
         ("/chat/completions", "unknown_url", "Did you mean /v1/chat/completions?"),
-        ("/openai/deployments/gpt-5/chat/completions", "unknown_url", "Did you mean /v1/chat/completions?"),
+        ("/openai/deployments/gpt-5/chat/completion", "unknown_url", "Did you mean /v1/chat/completions?"),
+        ("/v1/openai/chat/completions", "unknown_url", "Did you mean /v1/chat/completions?"),
         ("/xyz", "unknown_url", "The OpenAI-compatible API is under /v1"),
     ],
 )

@@ -11,7 +11,6 @@ from bluesminds.wire.errors import (
     ErrorDetail,
     find_error,
     has_error_object,
-    names_forced_usage,
     read_error,
     write_error,
     write_stream_error,
@@ -165,19 +164,3 @@ def test_error_is_written_in_openais_form() -> None:
 )
 def test_only_openais_form_passes_unchanged(body: bytes, passes: bool) -> None:
     assert has_error_object(body) == passes
-
-
-@pytest.mark.parametrize(
-    ("status", "body", "names"),
-    [
-        (400, b'{"error":{"message":"Unknown parameter: stream_options"}}', True),
-        (422, b'{"detail":[{"loc":["body","stream_options"],"msg":"extra"}]}', True),
-        (400, b'{"error":{"message":"include_usage is not supported"}}', True),
-        (400, b'{"error":{"message":"messages is missing"}}', False),
-        (401, b'{"error":{"message":"stream_options"}}', False),
-        (429, b'{"error":{"message":"stream_options"}}', False),
-        (500, b'{"error":{"message":"stream_options"}}', False),
-    ],
-)
-def test_refusal_that_names_the_forced_field_is_found(status: int, body: bytes, names: bool) -> None:
-    assert names_forced_usage(status, body) == names

@@ -7,10 +7,11 @@ import pytest
 
 from bluesminds.common.values import Usage
 from bluesminds.wire.chat import CHAT
-from bluesminds.wire.errors import names_forced_usage, read_error
+from bluesminds.wire.errors import read_error
 from bluesminds.wire.models import read_models
 from bluesminds.wire.requests import read_body
 from bluesminds.wire.stages import Passthrough, StreamOpening, looks_like_events
+from bluesminds.wire.support import names_forced_usage
 from bluesminds.wire.usage import settle_usage
 from tests.wire.replies import CASES, case, case_pieces, case_request, data_of, run
 

@@ -33,7 +33,12 @@ from bluesminds.gateway.upstream.failures import (
 )
 from bluesminds.http.client.pool import HandshakeRejected, Pool, Timeouts, UpstreamError, WebSocketRequest
 from bluesminds.http.websocket import WebSocket
-from bluesminds.wire.errors import ErrorDetail, names_forced_usage
+from bluesminds.wire.errors import ErrorDetail
+from bluesminds.wire.support import Refusal, Support, blames_field, find_refusal, names_forced_usage
+
+MAX_LEARNED = 1000  # pairs of a server and a model
+_FULL = Support()
+_WITHOUT_USAGE = Support(usage=False)
 
 T = TypeVar("T")
 
@@ -76,7 +81,7 @@ class Sender:
         self._metrics = metrics
         self._log = log
         self._endpoints: dict[str, UpstreamEndpoint] = {}
-        self._refusing_usage: set[str] = set()  # servers that do not take stream_options
+        self._learned: dict[tuple[str, str], Support] = {}  # by server and model, where fields were refused
 
     async def send(
         self, call: Call, body: CallBody, targets: Sequence[Target], begin: Callable[[str], None]
@@ -166,15 +171,16 @@ class Sender:
 
     async def _attempt(self, call: Call, target: Target, body: CallBody) -> Reply | AttemptFailure:
         endpoint = self._endpoint(target.server, call)
-        server = target.server.name
-        force_usage = target.plan.asks_usage and server not in self._refusing_usage
+        support = learned = self._support(target, call.model)
+        lasting = True
         try:
-            reply = await self._exchange(call, endpoint, target, body, force_usage=force_usage)
-            if force_usage and self._refuses_forced_usage(call, target, reply):
+            reply = await self._exchange(call, endpoint, target, body, support)
+            while reply.error is not None and (refusal := _find_refusal(call, target, body, reply, support)):
                 reply.close()
-                reply = await self._exchange(call, endpoint, target, body, force_usage=False)
-                if reply.error is None:
-                    self._refusing_usage.add(server)
+                support, lasting = refusal.support, lasting and refusal.lasting
+                reply = await self._exchange(call, endpoint, target, body, support)
+            if support is not learned and lasting and reply.error is None:
+                self._learn(target.server, call.model, support)
         except UpstreamError as exc:
             return classify_error(exc)
         failure = classify_reply(reply)
@@ -208,18 +214,8 @@ class Sender:
         self._count(server, "answered")
         return reply.as_client_error(call.format, context.request_id)
 
-    @staticmethod
-    def _refuses_forced_usage(call: Call, target: Target, reply: Reply) -> bool:
-        """The gateway adds stream_options to streams that did not ask for usage; some servers reject it."""
-        added = (
-            call.facts.stream
-            and not call.format.is_media
-            and (target.plan.translated or not call.facts.wants_usage)
-        )
-        return added and reply.error is not None and names_forced_usage(reply.error_status, reply.body)
-
     async def _exchange(
-        self, call: Call, endpoint: UpstreamEndpoint, target: Target, body: CallBody, *, force_usage: bool
+        self, call: Call, endpoint: UpstreamEndpoint, target: Target, body: CallBody, support: Support
     ) -> Reply:
         context, plan = call.context, target.plan
         response = await self._pool.request(
@@ -231,7 +227,7 @@ class Sender:
                 *body.headers(call.model),
                 (b"x-request-id", context.id.encode()),
             ),
-            body.content(plan, call.model, force_usage=force_usage),
+            body.content(plan, call.model, support),
             timeouts=self._timeouts if call.facts.stream else self._json_timeouts,
         )
         reply = None
@@ -277,17 +273,47 @@ class Sender:
     def _count(self, server: str, outcome: str) -> None:
         self._metrics.attempts[server, outcome] += 1
 
+    def _support(self, target: Target, model: str) -> Support:
+        if self._learned and (known := self._learned.get((target.server.name, model))) is not None:
+            return known
+        return _FULL if target.plan.asks_usage else _WITHOUT_USAGE
+
+    def _learn(self, server: Server, model: str, support: Support) -> None:
+        """Every request would fail once more otherwise."""
+        if len(self._learned) >= MAX_LEARNED:
+            del self._learned[next(iter(self._learned))]
+        self._learned[server.name, model] = support
+
     def _endpoint(self, server: Server, call: Call) -> UpstreamEndpoint:
         """The endpoint, with the key for this request."""
         endpoint = self._endpoints.get(server.name)
         if endpoint is None or endpoint.server is not server:
             endpoint = self._endpoints[server.name] = UpstreamEndpoint.to(server)
-            self._refusing_usage.discard(server.name)
+            self._learned = {pair: known for pair, known in self._learned.items() if pair[0] != server.name}
         return endpoint.with_key(call.context.credential or "") if call.own_key else endpoint
 
 
 def _due(turn: _Try) -> float:
     return turn.due
+
+
+def _find_refusal(
+    call: Call, target: Target, body: CallBody, reply: Reply, support: Support
+) -> Refusal | None:
+    """The optional field that the error is about: stream_options, which the gateway adds to streams that did
+    not ask for usage, or a field of a translation.
+    """
+    plan, facts = target.plan, call.facts
+    streamed = facts.stream and not call.format.is_media
+    added = support.usage and streamed and (plan.translated or not facts.wants_usage)
+    if added and names_forced_usage(reply.error_status, reply.body):
+        return Refusal(structs.replace(support, usage=False))
+    if not plan.translated or not blames_field(reply.error_status):
+        return None
+    if reply.error is None or body.conversation is None:
+        return None
+    bound = plan.bound if plan.format == "chat" else ""
+    return find_refusal(support, body.conversation, reply.error, bound=bound)
 
 
 def _upload_error(failure: AttemptFailure) -> UpstreamFailed:
