@@ -1,7 +1,9 @@
 """Builds the gateway from the services: authentication, routing, accounting and the ASGI application."""
 
+import random
 from collections import Counter
 from functools import partial
+from typing import Final
 
 import trio
 from msgspec import Struct
@@ -13,6 +15,7 @@ from bluesminds.app.services import Services
 from bluesminds.app.settings_map import cors_origins, keyless_limits, model_prices, upstream_timeouts
 from bluesminds.common.networks import Networks
 from bluesminds.common.values import Server
+from bluesminds.config import configured_routes
 from bluesminds.gateway.accounting import UsageAccounting
 from bluesminds.gateway.authenticate import KeyAuthenticator
 from bluesminds.gateway.bodies import BodyMemory
@@ -28,6 +31,9 @@ from bluesminds.gateway.recorder import Recorder
 from bluesminds.gateway.relay import Relay
 from bluesminds.gateway.routing.catalog import ServerRegistry
 from bluesminds.gateway.routing.health import ServerHealthRegistry, ServerStatus
+from bluesminds.gateway.routing.load import LoadRegistry
+from bluesminds.gateway.routing.policies import Balancer
+from bluesminds.gateway.routing.rotation import RotationRegistry
 from bluesminds.gateway.supervision import MAX_BACKOFF, HealthChecker, IdleSweeper, TaskSupervisor, Watchdog
 from bluesminds.gateway.upstream.backoff import Backoff
 from bluesminds.gateway.upstream.sender import Sender
@@ -42,6 +48,8 @@ from bluesminds.web.pages import account_pages
 from storage.keys import select_allowed_origins
 from storage.quotas import select_recent
 
+# Its own generator: a seed that is set elsewhere must not choose the servers.
+_RANDOM: Final = random.Random()  # noqa: S311
 MAX_RESTORED_SECONDS = 3600.0  # longer requests are not restored: the start must not read a day of usage rows
 
 
@@ -62,6 +70,7 @@ class Authentication(Struct, frozen=True):
 class Routing(Struct, frozen=True):
     registry: ServerRegistry
     health: ServerHealthRegistry
+    balancer: Balancer
     health_checker: HealthChecker
 
     def example_model(self) -> str | None:
@@ -121,6 +130,7 @@ def build_data_plane(
     sender = Sender(
         services.pool,
         routing.health,
+        routing.balancer.load,
         timeouts=upstream_timeouts(settings),
         attempts=settings.upstream.attempts,
         backoff=backoff,
@@ -130,7 +140,7 @@ def build_data_plane(
     gateway = Gateway(
         keys=authentication.keys,
         registry=routing.registry,
-        health=routing.health,
+        balancer=routing.balancer,
         limiter=authentication.limiter,
         sender=sender,
         relay=Relay(sender, expose_server=settings.server.expose_server),
@@ -186,7 +196,15 @@ def _build_authentication(services: Services, lease: Lease) -> Authentication:
 def _build_routing(services: Services, configured: list[Server]) -> Routing:
     upstream = services.settings.upstream
     health = ServerHealthRegistry(eject_after=upstream.eject_after, eject_seconds=upstream.eject_seconds)
-    registry = ServerRegistry(configured, services.accounts.servers.load, health)
+    load, rotations = LoadRegistry(), RotationRegistry()
+    registry = ServerRegistry(
+        configured,
+        services.accounts.servers.load,
+        health,
+        load,
+        rotations,
+        configured_routes(services.settings),
+    )
     checker = HealthChecker(
         services.pool,
         registry,
@@ -195,7 +213,8 @@ def _build_routing(services: Services, configured: list[Server]) -> Routing:
         timeout=upstream.probe_timeout,
         log=services.log,
     )
-    return Routing(registry, health, checker)
+    balancer = Balancer(health.is_usable, load, rotations, _RANDOM.random)
+    return Routing(registry, health, balancer, checker)
 
 
 def _build_accounting(services: Services, runtime: Runtime) -> UsageAccounting:

@@ -1,6 +1,6 @@
 """A decoded request to a model, and the body to send to a server."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Raw, Struct, json, structs
@@ -17,6 +17,7 @@ from bluesminds.wire.conversation import ConversationRequest, EncodingOptions
 from bluesminds.wire.formats import FORMATS, codec_of
 from bluesminds.wire.json_text import Fields, read_fields, write_fields
 from bluesminds.wire.messages import estimate_count
+from bluesminds.wire.prompt_prefix import prompt_prefix
 from bluesminds.wire.requests import read_body
 
 STREAM_OPTIONS = "stream_options"
@@ -46,11 +47,16 @@ class CallBody(Protocol):
     @property
     def dropped(self) -> tuple[str, ...]: ...
 
+    def prompt_prefix(self) -> bytes:
+        """The beginning of the prompt, which stays the same when a conversation continues. Call it before
+        `choose`.
+        """
+
     def choose(
-        self, targets: Sequence[Target], *, at_ms: int, max_output: Callable[[], int]
+        self, targets: Sequence[Target], *, at_ms: int, max_output: Callable[[str], int]
     ) -> Sequence[Target]:
         """The targets that can serve the request. `at_ms`: arrival time; `max_output` returns the maximum
-        tokens for servers that require a maximum, if the client sets none.
+        tokens for servers that require a maximum, if the client sets none, by the `priced_as` of a target.
 
         Raises InvalidRequest if there is no such target. Call it before the first `content`.
         """
@@ -80,6 +86,7 @@ class JsonBody:
         "_fields",
         "_format",
         "_max_output",
+        "_max_outputs",
         "_rendered_for",
         "_stream_options",
         "_translated",
@@ -97,23 +104,28 @@ class JsonBody:
         self._rendered_for: tuple[str, bool, Adapt | None] | None = None
         self._adapted: Fields | None = None  # the client's fields that an adaptation may have changed
         self._max_output = 0
+        self._max_outputs: Mapping[str, int] = {}  # by the server's model name, if it is not the client's
         self._translated = b""
         self._translated_for: tuple[Plan, str, bool] | None = None
         self._dropped: tuple[str, ...] = ()
         self.conversation: ConversationRequest | None = None
         self.dropped: tuple[str, ...] = ()
 
+    def prompt_prefix(self) -> bytes:
+        return prompt_prefix(self._fields)
+
     def choose(
-        self, targets: Sequence[Target], *, at_ms: int, max_output: Callable[[], int]
+        self, targets: Sequence[Target], *, at_ms: int, max_output: Callable[[str], int]
     ) -> Sequence[Target]:
         """The targets that support the request's fields, and its format or a translation of it."""
         for target in targets:
             if target.plan.translated or target.plan.unsupported:
-                return self._choose(targets, at_ms=at_ms, max_output=max_output())
+                self._max_output = max_output("")
+                self._max_outputs = {one.model: max_output(one.priced_as) for one in targets if one.model}
+                return self._choose(targets, at_ms=at_ms)
         return targets
 
-    def _choose(self, targets: Sequence[Target], *, at_ms: int, max_output: int) -> Sequence[Target]:
-        self._max_output = max_output
+    def _choose(self, targets: Sequence[Target], *, at_ms: int) -> Sequence[Target]:
         refusals: dict[Plan, InvalidRequest] = {}
         for plan in dict.fromkeys(target.plan for target in reversed(targets)):
             try:
@@ -167,9 +179,8 @@ class JsonBody:
         if self._translated_for == (plan, model, force_usage):
             self.dropped = self._dropped
             return self._translated
-        options = EncodingOptions(
-            model=model, max_output=self._max_output, bound=plan.bound, usage=force_usage
-        )
+        max_output = self._max_outputs.get(model, self._max_output)
+        options = EncodingOptions(model=model, max_output=max_output, bound=plan.bound, usage=force_usage)
         encoded = codec_of(plan.format).encode_request(conversation, options)
         check_supported(encoded.fields, plan.unsupported)
         self._translated = write_fields(encoded.fields)

@@ -5,12 +5,13 @@ report. Completion tokens are the client's limit, else the model's, times the nu
 None, never 0, for a model without a price.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from bluesminds.common.money import Price
 from bluesminds.common.values import Usage
 from bluesminds.gateway.call import Call
 from bluesminds.gateway.limits.counters import Estimate
+from bluesminds.gateway.routing.plans import Target
 
 INITIAL_RATIO = 1 / 4  # tokens per byte: the usual rule of thumb for English text
 MIN_RATIO, MAX_RATIO = 1 / 16, 1 / 2  # bounds the effect of images, which count as tokens but not as bytes
@@ -26,20 +27,31 @@ class Estimator:
         self._default_completion = default_completion
         self._ratios: dict[str, float] = {}
 
-    def estimate(self, call: Call) -> Estimate:
-        """The maximum that the request is expected to use."""
+    def estimate(self, call: Call, priced_as: str = "") -> Estimate:
+        """The maximum that the request is expected to use. `priced_as`: the name of the price, if it is not
+        the client's name of the model.
+        """
         facts = call.facts
-        price = self.prices.get(facts.model)
+        price = self.prices.get(priced_as or facts.model)
         output = facts.max_output
         if output is None:
-            output = self.max_output(facts.model)
+            output = self.max_output(facts.model, priced_as)
         output *= facts.choices
         input_ = int(facts.text_bytes * self._ratios.get(facts.model, INITIAL_RATIO)) + 1
         return Estimate(input_ + output, None if price is None else price.max_cost(input_, output))
 
-    def max_output(self, model: str) -> int:
+    def dearest(self, call: Call, targets: Iterable[Target]) -> Estimate:
+        """The maximum over all targets. Without a cost if one of them has no price."""
+        names = {target.priced_as for target in targets} or {""}
+        estimates = [self.estimate(call, name) for name in names]
+        costs = [one.nano for one in estimates if one.nano is not None]
+        return Estimate(
+            max(one.tokens for one in estimates), max(costs) if len(costs) == len(estimates) else None
+        )
+
+    def max_output(self, model: str, priced_as: str = "") -> int:
         """Tokens of one choice, if the client sets no limit."""
-        price = self.prices.get(model)
+        price = self.prices.get(priced_as or model)
         return (price and price.max_output) or self._default_completion
 
     def cost(self, model: str, usage: Usage) -> int | None:

@@ -5,21 +5,22 @@ admitted request is settled exactly once, also if it is cancelled. The last byte
 its usage row is durable.
 """
 
-import random
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import trio
 from msgspec import Struct
 
-from bluesminds.common.errors import GatewayError, NotFound
+from bluesminds.common.errors import Forbidden, GatewayError, NotFound, RateLimited
+from bluesminds.common.routes import ModelRoute
 from bluesminds.common.values import Caller, RequestContext
 from bluesminds.gateway.accounting import CLIENT_GONE, UsageAccounting, UsageEntry
 from bluesminds.gateway.authenticate import KeyAuthenticator
 from bluesminds.gateway.authorize import check_model
 from bluesminds.gateway.bodies import Body
 from bluesminds.gateway.call import Call, CallBody, read_call
+from bluesminds.gateway.limits.counters import Estimate
 from bluesminds.gateway.limits.reserve import RateLimiter
 from bluesminds.gateway.operations import OperationMatch
 from bluesminds.gateway.relay import (
@@ -29,16 +30,16 @@ from bluesminds.gateway.relay import (
     handle_total_timeout,
     settle_failure,
 )
+from bluesminds.gateway.routing.affinity import prompt_key
 from bluesminds.gateway.routing.catalog import ModelCatalog, ServerRegistry
-from bluesminds.gateway.routing.health import ServerHealthRegistry
 from bluesminds.gateway.routing.plans import Target
-from bluesminds.gateway.routing.policies import select_targets
+from bluesminds.gateway.routing.policies import Balancer, RoutedRequest, select_targets
+from bluesminds.gateway.routing.routed import RoutedTargets
+from bluesminds.gateway.routing.selection import select_candidates
 from bluesminds.gateway.upstream.sender import Sender
 from bluesminds.wire.models import ModelRow
 
 T = TypeVar("T")
-# Its own generator: a seed that is set elsewhere must not choose the servers.
-_RANDOM: Final = random.Random()  # noqa: S311
 
 
 class Gateway(Struct, frozen=True):
@@ -46,7 +47,7 @@ class Gateway(Struct, frozen=True):
 
     keys: KeyAuthenticator
     registry: ServerRegistry
-    health: ServerHealthRegistry
+    balancer: Balancer
     limiter: RateLimiter
     sender: Sender
     relay: Relay
@@ -74,26 +75,32 @@ class Gateway(Struct, frozen=True):
                 self.keys.authorize_use(caller, context)
             call, body = read_call(context, match, caller, raw)
             check_model(caller, call.model)
-            targets = select_targets(
-                self._catalog(caller),
-                match.operation,
-                call.model,
-                usable=self.health.is_usable,
-                random=_RANDOM.random,
-            )
-            targets = body.choose(
-                targets,
-                at_ms=context.at_ms,
-                max_output=partial(self.accounting.estimator.max_output, call.model),
-            )
-            entry = self._admit(caller, call)
+            catalog = self._catalog(caller)
+            route = None if catalog.routes is None else catalog.routes.match(call.model)
+            if route is None:
+                routed = None
+                targets = select_targets(
+                    catalog,
+                    match.operation,
+                    call.model,
+                    usable=self.balancer.usable,
+                    random=self.balancer.random,
+                )
+                targets = self._choose(call, body, targets)
+                entry = self._admit(caller, call, self.accounting.estimator.estimate(call))
+            else:
+                routed = self._select_routed(catalog, route, caller, call, body)
+                entry = self._admit_routed(caller, call, routed)
+                if catalog.model(call.model) is None:
+                    entry.label = route.model
+                targets = routed.first()
         except BaseException as exc:
             self._record_rejection(context, caller, call, exc)
             if isinstance(exc, GatewayError) and caller is not None:
                 raise exc.with_headers(_as_text(self.limiter.headers(caller))) from None
             raise
         try:
-            await self._exchange(call, body, targets, entry, out)
+            await self._exchange(call, body, targets, routed, entry, out)
         except GatewayError as exc:
             error = await settle_failure(entry, exc)
             raise error.with_headers(_as_text(self.relay.headers(entry))) from None
@@ -128,12 +135,49 @@ class Gateway(Struct, frozen=True):
         """Record a request that matches no operation."""
         self._record_rejection(context, None, None, error)
 
-    def _admit(self, caller: Caller, call: Call) -> UsageEntry:
+    def _select_routed(
+        self, catalog: ModelCatalog, route: ModelRoute, caller: Caller, call: Call, body: CallBody
+    ) -> RoutedTargets:
+        """Raises NotFound and InvalidRequest if no target can serve the request."""
+        estimator = self.accounting.estimator
+        selection = select_candidates(
+            catalog,
+            route,
+            call.operation,
+            call.model,
+            may_use=lambda model: caller.models is None or model in caller.models,
+            prices=estimator.prices,
+        )
+        uses_prompt = any(group.route and group.route.policy == "affinity" for group in selection.groups)
+        request = RoutedRequest(
+            call.model,
+            stream=call.facts.stream,
+            price=lambda name: estimator.estimate(call, name).nano,
+            prompt_key=prompt_key(caller.user_id, body.prompt_prefix()) if uses_prompt else b"",
+        )
+        if selection.groups:
+            selection = selection.keep(self._choose(call, body, selection.targets()))
+        return RoutedTargets(route, selection, self.balancer, request)
+
+    def _choose(self, call: Call, body: CallBody, targets: Sequence[Target]) -> Sequence[Target]:
+        max_output = partial(self.accounting.estimator.max_output, call.model)
+        return body.choose(targets, at_ms=call.context.at_ms, max_output=max_output)
+
+    def _admit(self, caller: Caller, call: Call, estimate: Estimate) -> UsageEntry:
         recorder = self.accounting.recorder
         recorder.check_capacity(strict=self.accounting.strict)
-        reservation = self.limiter.reserve(caller, self.accounting.estimator.estimate(call), call.model)
+        reservation = self.limiter.reserve(caller, estimate, call.model)
         recorder.reserve()
         return self.accounting.open(caller, call, reservation)
+
+    def _admit_routed(self, caller: Caller, call: Call, routed: RoutedTargets) -> UsageEntry:
+        """Reserve for the dearest target. Fallback models that the limits do not allow are given up."""
+        while True:
+            try:
+                return self._admit(caller, call, self.accounting.estimator.dearest(call, routed.targets()))
+            except (RateLimited, Forbidden):
+                if not routed.drop_last_model():
+                    raise
 
     def _record_rejection(
         self, context: RequestContext, caller: Caller | None, call: Call | None, exc: BaseException
@@ -175,7 +219,13 @@ class Gateway(Struct, frozen=True):
         return self.registry.keyless if caller.address else self.registry.catalog
 
     async def _exchange(
-        self, call: Call, body: CallBody, targets: Sequence[Target], entry: UsageEntry, out: ResponseWriter
+        self,
+        call: Call,
+        body: CallBody,
+        targets: Sequence[Target],
+        routed: RoutedTargets | None,
+        entry: UsageEntry,
+        out: ResponseWriter,
     ) -> None:
         answered = False
         with trio.CancelScope(deadline=call.context.started + self.total_timeout) as scope:
@@ -183,7 +233,7 @@ class Gateway(Struct, frozen=True):
             if not targets:
                 await self.relay.send_estimate(body, entry, out)
                 return
-            reply = await self.sender.send(call, body, targets, entry.begin_attempt)
+            reply = await self.sender.send(call, body, targets, entry.begin_attempt, routed)
             answered = True
             try:
                 await self.relay.pass_on(call, body, reply, entry, out)

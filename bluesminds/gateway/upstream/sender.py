@@ -5,6 +5,9 @@ is tried. This ends when the client has received a byte; for a stream, when the 
 other server is left and the failure is safe to repeat, a server is tried again after a pause. An error of the
 request (any other 4xx) is final. A response that is not streamed has no time limit except the total timeout,
 because the next server would charge for the request again.
+
+The fallback models of a route come before a second attempt, but the only server of a model is tried once more
+before them. They also come after a refusal that depends on the model, if the route says so.
 """
 
 import math
@@ -12,21 +15,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import trio
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from bluesminds.common.errors import UpstreamFailed
 from bluesminds.common.log import Log
+from bluesminds.common.routes import FallbackReason
 from bluesminds.common.values import Server
 from bluesminds.gateway.call import Call, CallBody
 from bluesminds.gateway.metrics import Metrics
 from bluesminds.gateway.routing.health import ServerHealthRegistry
+from bluesminds.gateway.routing.load import LoadRegistry
 from bluesminds.gateway.routing.plans import Target
+from bluesminds.gateway.routing.routed import RoutedTargets
 from bluesminds.gateway.upstream.attempt import JSON_TYPE, Reply, ReplyReader
 from bluesminds.gateway.upstream.backoff import Backoff
 from bluesminds.gateway.upstream.endpoint import UpstreamEndpoint
 from bluesminds.gateway.upstream.failures import AttemptFailure, classify_error, classify_reply
 from bluesminds.http.client.pool import Pool, Timeouts, UpstreamError
-from bluesminds.wire.errors import ErrorDetail, names_forced_usage
+from bluesminds.wire.errors import ErrorDetail, names_forced_usage, refusal_kind
 
 
 class _Try(Struct, frozen=True):
@@ -44,6 +50,7 @@ class Sender:
         self,
         pool: Pool,
         health: ServerHealthRegistry,
+        load: LoadRegistry,
         *,
         timeouts: Timeouts,
         attempts: int,
@@ -53,6 +60,7 @@ class Sender:
     ) -> None:
         self._pool = pool
         self._health = health
+        self._load = load
         self._timeouts = timeouts
         self._json_timeouts = replace(timeouts, first_byte=math.inf, between_chunks=math.inf)
         self._attempts = attempts
@@ -63,10 +71,15 @@ class Sender:
         self._refusing_usage: set[str] = set()  # servers that do not take stream_options
 
     async def send(
-        self, call: Call, body: CallBody, targets: Sequence[Target], begin: Callable[[str], None]
+        self,
+        call: Call,
+        body: CallBody,
+        targets: Sequence[Target],
+        begin: Callable[[Target], None],
+        routed: RoutedTargets | None = None,
     ) -> Reply:
-        """The first Reply to forward; the caller closes it. `begin` is called with the server's name before
-        each attempt.
+        """The first Reply to forward; the caller closes it. `begin` is called before each attempt. `routed`
+        has the targets of fallback models.
 
         Raises UpstreamFailed if no server responded.
         """
@@ -78,16 +91,56 @@ class Sender:
             waiting.remove(turn)
             if turn.repetition:
                 await trio.sleep_until(turn.due)
-            begin(turn.target.server.name)
-            outcome = await self._attempt(call, turn.target, body)
+            begin(turn.target)
+            attempt = self._measured_attempt if self._load.enabled else self._attempt
+            outcome = await attempt(call, turn.target, body)
             if isinstance(outcome, Reply):
-                return outcome
-            self._record_failure(call, turn.target.server, outcome)
+                if outcome.error is None or routed is None or tries >= self._attempts:
+                    return outcome
+                if not (more := self._take_after_refusal(call, turn.target, outcome, routed)):
+                    return outcome
+                waiting = [_Try(target) for target in more]
+                continue
+            self._record_failure(call, turn.target, outcome)
+            again = None
             if outcome.repeatable:
                 pause = self._backoff.pause(turn.repetition, outcome.retry_after)
-                waiting.append(_Try(turn.target, trio.current_time() + pause, turn.repetition + 1))
+                again = _Try(turn.target, trio.current_time() + pause, turn.repetition + 1)
+            if routed is not None and tries < self._attempts and all(one.repetition for one in waiting):
+                is_only = not waiting and again is not None and again.repetition == 1
+                if not (is_only and outcome.kind == "error" and tries + 1 < self._attempts):
+                    more = self._take(call, turn.target, outcome.kind, routed)
+                    waiting += [_Try(target) for target in more]
+            if again is not None:
+                waiting.append(again)
             if not waiting or tries >= self._attempts:
                 raise _final_error(outcome, tries)
+
+    def _take_after_refusal(
+        self, call: Call, target: Target, reply: Reply, routed: RoutedTargets
+    ) -> Sequence[Target]:
+        """The targets of the next model after a refusal that depends on the model. The other servers of this
+        model would refuse too.
+        """
+        kind = None if reply.error is None else refusal_kind(reply.error)
+        more = () if kind is None else self._take(call, target, kind, routed)
+        if more:
+            reply.close()
+        return more
+
+    def _take(
+        self, call: Call, failed: Target, reason: FallbackReason, routed: RoutedTargets
+    ) -> Sequence[Target]:
+        more = routed.take(reason)
+        if more:
+            self._log.warning(
+                "model_replaced",
+                request_id=call.context.request_id,
+                model=failed.serves or call.model,
+                replacement=more[0].serves or call.model,
+                reason=reason,
+            )
+        return more
 
     def stream_ended(self, call: Call, reply: Reply, error: ErrorDetail | None, *, implausible: bool) -> None:
         """A stream is complete, or ended with the `error` that the server sent in it."""
@@ -108,6 +161,23 @@ class Sender:
     def total_timeout(self, server: str) -> None:
         """The total timeout expired before the server responded."""
         self._record_shortfall(server, "total_timeout")
+
+    async def _measured_attempt(self, call: Call, target: Target, body: CallBody) -> Reply | AttemptFailure:
+        """An attempt that is counted as load of the server, until the Reply is closed."""
+        model = target.model or call.model
+        running = self._load.begin(target.server.name, model, stream=call.facts.stream)
+        outcome = None
+        try:
+            outcome = await self._attempt(call, target, body)
+            if isinstance(outcome, AttemptFailure):
+                running.failed()
+            elif outcome.error is None:
+                running.answered()
+                return structs.replace(outcome, running=running)
+            return outcome
+        finally:
+            if not isinstance(outcome, Reply) or outcome.error is not None:
+                running.end()
 
     async def _attempt(self, call: Call, target: Target, body: CallBody) -> Reply | AttemptFailure:
         endpoint = self._endpoint(target.server, call)
@@ -138,12 +208,13 @@ class Sender:
         self, call: Call, endpoint: UpstreamEndpoint, target: Target, body: CallBody, *, force_usage: bool
     ) -> Reply:
         context, plan = call.context, target.plan
+        model = target.model or call.model
         response = await self._pool.request(
             b"POST",
             endpoint.origin,
-            endpoint.target(plan.path, call.model),
+            endpoint.target(plan.path, model),
             (*endpoint.headers_for(plan, context.forward), JSON_TYPE, (b"x-request-id", context.id.encode())),
-            body.content(plan, call.model, force_usage=force_usage),
+            body.content(plan, model, force_usage=force_usage),
             timeouts=self._timeouts if call.facts.stream else self._json_timeouts,
         )
         reply = None
@@ -165,15 +236,16 @@ class Sender:
             self._health.record_success(server)
         return reply
 
-    def _record_failure(self, call: Call, server: Server, failure: AttemptFailure) -> None:
-        self._count(server.name, failure.reason)
+    def _record_failure(self, call: Call, target: Target, failure: AttemptFailure) -> None:
+        server = target.server.name
+        self._count(server, failure.reason)
         if failure.blames_server:
-            self._health.record_failure(server.name, failure.reason)
+            self._health.record_failure(server, failure.reason)
         self._log.warning(
             "attempt_failed",
             request_id=call.context.request_id,
-            server=server.name,
-            model=call.model,
+            server=server,
+            model=target.model or call.model,
             reason=failure.reason,
         )
 
