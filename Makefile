@@ -12,9 +12,17 @@ LITELLM_VENV ?= .venv-litellm
 LITELLM      := $(LITELLM_VENV)/.installed
 export LITELLM_VENV
 
+# So have LangChain's standard tests.
+LANGCHAIN_VENV ?= .venv-langchain
+LANGCHAIN      := $(LANGCHAIN_VENV)/.installed
+export LANGCHAIN_VENV
+
 # The Node SDKs that tests use as clients. Without npm these tests are skipped.
 NODE_CLIENTS := tests/process/node
 NODE_MODULES := $(NODE_CLIENTS)/node_modules/.package-lock.json
+
+# Command-line agents take a gigabyte, so only test-agents installs them.
+AGENTS := tests/process/agents/node_modules/.package-lock.json
 
 # The executable is built on the newest Python at hand.
 NEWEST := $(firstword $(wildcard $(HOME)/.pyenv/versions/3.13*/bin/python) $(shell command -v python3.13) $(PYTHON))
@@ -22,7 +30,7 @@ BUILD_VENV ?= .venv-build
 BUILD      := $(BUILD_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-process test-load lint types bench binary selftest lock clean
+.PHONY: help setup run test test-process test-load test-agents lint types bench binary selftest lock clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-12s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,8 +59,15 @@ $(STAMP): packaging/locks/dev.lock | $(SERVES)
 $(LITELLM): packaging/locks/litellm.lock
 	$(call install,$(LITELLM_VENV),$(PYTHON),$<)
 
+$(LANGCHAIN): packaging/locks/langchain.lock
+	$(call install,$(LANGCHAIN_VENV),$(PYTHON),$<)
+
 $(NODE_MODULES): $(NODE_CLIENTS)/package-lock.json
 	@if npm ci --silent --prefix $(NODE_CLIENTS); then touch $@; else echo "npm cannot install the Node SDKs: their tests are skipped."; fi
+
+$(AGENTS): tests/process/agents/package-lock.json
+	npm ci --silent --prefix tests/process/agents
+	touch $@
 
 $(BUILD): packaging/locks/dev.lock
 	$(call install,$(BUILD_VENV),$(NEWEST),$<)
@@ -66,11 +81,14 @@ MAY_BE_EMPTY = $(if $(ARGS),test $$? -eq 5,false)
 test: $(STAMP) ## Run the fast tests (ARGS="-k name" to choose)
 	$(BIN)/python -m pytest -m "not process and not load" -n $(WORKERS) --dist worksteal $(ARGS)
 
-test-process: $(STAMP) $(LITELLM) $(NODE_MODULES) ## Test processes, SDKs, LiteLLM, Chromium and kill -9; rerun failures once
+test-process: $(STAMP) $(LITELLM) $(LANGCHAIN) $(NODE_MODULES) ## Test processes, SDKs, LiteLLM, Chromium and kill -9; rerun failures once
 	$(BIN)/python -m pytest -m process -n $(WORKERS) --dist worksteal --reruns 1 $(ARGS) || $(MAY_BE_EMPTY)
 
 test-load: $(STAMP) ## Print delays, CPU time and memory under load; no figure is a failure
 	$(BIN)/python -m pytest -m load -s $(ARGS) || $(MAY_BE_EMPTY)
+
+test-agents: $(STAMP) $(AGENTS) ## Test command-line agents; npm installs about a gigabyte
+	$(BIN)/python -m pytest $(ARGS) tests/process/test_agents.py
 
 lint: $(STAMP) ## Check style
 	$(BIN)/ruff check .
@@ -94,8 +112,10 @@ lock: ## Pin the versions of all dependencies again (needs uv and npm)
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml -o packaging/locks/run.lock
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml --group dev --group build --group bench -c packaging/locks/run.lock -o packaging/locks/dev.lock
 	uv pip compile -q --python-version 3.11 --generate-hashes --no-header --no-annotate --group litellm -o packaging/locks/litellm.lock
+	uv pip compile -q --python-version 3.11 --generate-hashes --no-header --no-annotate --group langchain -o packaging/locks/langchain.lock
 	npm install --prefix $(NODE_CLIENTS) --package-lock-only
+	npm install --prefix tests/process/agents --package-lock-only
 
 clean: ## Remove all generated files
-	rm -rf $(VENV) $(LITELLM_VENV) $(BUILD_VENV) $(NODE_CLIENTS)/node_modules .venv313 build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LITELLM_VENV) $(LANGCHAIN_VENV) $(BUILD_VENV) $(NODE_CLIENTS)/node_modules tests/process/agents/node_modules .venv313 build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -200,7 +200,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     print(
-        f"{_machine()}\nCPU us: per request, per content event in s50 and s200; +p50, +p99: added latency\n"
+        f"{_machine()}\n"
+        "CPU us: per request, per content event in s50, s200 and t50; +p50, +p99: added latency\n"
     )
     print(report.table(results))
     print("", *report.targets(results), sep="\n")

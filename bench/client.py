@@ -23,6 +23,7 @@ RECEIVE_BYTES = 262_144
 DRAIN_SECONDS = 30.0
 RSS_SECONDS = 0.1  # between two looks at the subject's memory
 _CONTENT = b'"content":"'
+_NO_CONTENT = b'"content":""'
 _MOMENT_DIGITS = 19
 
 
@@ -196,13 +197,13 @@ class Connection:
 
     def _event(self, event: bytes, now: int) -> None:
         at = event.find(_CONTENT)
-        if at >= 0:
+        if at >= 0 and not event.startswith(_NO_CONTENT, at):
             at += len(_CONTENT)
             self._load.latencies_ns.append(now - int(event[at : at + _MOMENT_DIGITS]))
             self._events += 1
         elif event == b"data: [DONE]":
             self._done = True
-        else:
+        elif not self._load.scenario.translated:
             raise WrongAnswerError(f"an unexpected event: {event[:200]!r}")
 
     def on_message_complete(self) -> None:

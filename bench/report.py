@@ -83,6 +83,7 @@ TARGETS = (
     (("c32",), "nginx", 20.0),
     (("s50", "s200"), "nginx", 4.0),
 )
+TARGET_TRANSLATION = 3.0  # CPU time of a translated event as a multiple of one that passes through
 TARGET_RSS_MB = 120.0  # in every scenario
 
 
@@ -95,6 +96,11 @@ def targets(results: Results) -> Iterable[str]:
                 ratio = rows["gateway"].cpu_us / rows[other].cpu_us
                 goal = f"{scenario} CPU at most {most:.3g} x {other}"
                 yield f"target {goal}: {_verdict(ratio <= most)} ({ratio:.3g})"
+    passed, translated = results.get("s50", {}).get("gateway"), results.get("t50", {}).get("gateway")
+    if passed is not None and translated is not None and passed.cpu_us:
+        ratio = translated.cpu_us / passed.cpu_us
+        goal = f"t50 CPU at most {TARGET_TRANSLATION:.3g} x s50"
+        yield f"target {goal}: {_verdict(ratio <= TARGET_TRANSLATION)} ({ratio:.3g})"
     memory = [rows["gateway"].rss_mb for rows in results.values() if "gateway" in rows]
     if memory:
         goal = f"RSS below {TARGET_RSS_MB:.0f} MB"

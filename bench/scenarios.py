@@ -4,7 +4,9 @@ import json
 from dataclasses import dataclass
 
 MODEL = "bench"
+MESSAGES_MODEL = "bench-messages"  # the gateway's server of this model speaks Anthropic's format
 PATH = "/v1/chat/completions"
+MESSAGES_PATH = "/v1/messages"
 STREAM_EVENTS = 64  # content events in one streamed answer
 STREAM_TICK = 0.010  # seconds between two events of one stream
 _SENTENCE = (
@@ -20,11 +22,12 @@ class Scenario:
     connections: int
     prompt_bytes: int
     stream: bool
+    translated: bool = False  # by the gateway; the other subjects forward an equal stream
 
     def request(self, port: int, key: str) -> bytes:
         """The whole HTTP/1.1 request, as every connection sends it again and again."""
         call: dict[str, object] = {
-            "model": MODEL,
+            "model": MESSAGES_MODEL if self.translated else MODEL,
             "messages": [{"role": "user", "content": _prompt(self.prompt_bytes)}],
         }
         if self.stream:
@@ -55,5 +58,6 @@ SCENARIOS = {
         Scenario("prompt64k", 32, 64 * 1024, stream=False),
         Scenario("s50", 50, 140, stream=True),
         Scenario("s200", 200, 140, stream=True),
+        Scenario("t50", 50, 140, stream=True, translated=True),
     )
 }

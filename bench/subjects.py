@@ -17,7 +17,7 @@ import httpx
 
 from bench import processes
 from bench.processes import BenchError
-from bench.scenarios import MODEL
+from bench.scenarios import MESSAGES_MODEL, MODEL
 
 READY_SECONDS = 20.0
 
@@ -140,6 +140,17 @@ name = "mock"
 dialect = "openai"
 url = "http://127.0.0.1:{upstream_port}/v1"
 models = ["{model}"]
+
+[[prices]]
+model = "{messages_model}"
+input_usd = "0.01"
+output_usd = "0.02"
+
+[[servers]]
+name = "messages"
+dialect = "anthropic"
+url = "http://127.0.0.1:{upstream_port}/v1"
+models = ["{messages_model}"]
 """
 
 
@@ -157,6 +168,7 @@ def gateway(upstream_port: int, directory: Path) -> Iterator[Subject]:
             port=port,
             upstream_port=upstream_port,
             model=MODEL,
+            messages_model=MESSAGES_MODEL,
             limits="\n".join(f"{name} = {json.dumps(figure)}" for name, figure in _LIMITS.items()),
         )
     )

@@ -3,7 +3,7 @@
 Run as `python -m bench.upstream`; it prints its port and serves until it is ended. A plain call is answered
 at once with PLAIN_ANSWER. A streamed call gets STREAM_EVENTS events, STREAM_TICK apart, each carrying the
 moment it was written (`time.monotonic_ns`) as its content, then the usage event if it was asked for, then
-`[DONE]`.
+`[DONE]`. At MESSAGES_PATH a streamed call gets the same as a stream of Anthropic's Messages API.
 Streams that are due in the same millisecond are written in one go with the same bytes.
 """
 
@@ -16,7 +16,7 @@ import time
 
 import httptools
 
-from bench.scenarios import MODEL, PATH, STREAM_EVENTS, STREAM_TICK
+from bench.scenarios import MESSAGES_MODEL, MESSAGES_PATH, MODEL, PATH, STREAM_EVENTS, STREAM_TICK
 
 SLOTS = 10  # a stream belongs to one of these; each is written once a tick
 SLOT_SECONDS = STREAM_TICK / SLOTS
@@ -78,6 +78,41 @@ USAGE_EVENT = _chunk(_event([], usage=_USAGE))
 STREAM_END = _chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
 
 
+def _named(value: dict[str, object]) -> bytes:
+    """An event of Anthropic's format, which has its type as its name."""
+    return f"event: {value['type']}\ndata: ".encode() + _json(value) + b"\n\n"
+
+
+def _start() -> bytes:
+    usage = {"input_tokens": 32, "output_tokens": 1}
+    message = {"id": "msg_bench", "type": "message", "role": "assistant", "model": MESSAGES_MODEL}
+    message |= {"content": [], "stop_reason": None, "stop_sequence": None, "usage": usage}
+    block = {"type": "text", "text": ""}
+    return _named({"type": "message_start", "message": message}) + _named(
+        {"type": "content_block_start", "index": 0, "content_block": block}
+    )
+
+
+def _stop() -> bytes:
+    delta = {"stop_reason": "end_turn", "stop_sequence": None}
+    usage = {"output_tokens": STREAM_EVENTS}
+    return (
+        _named({"type": "content_block_stop", "index": 0})
+        + _named({"type": "message_delta", "delta": delta, "usage": usage})
+        + _named({"type": "message_stop"})
+    )
+
+
+MESSAGES_START = _chunk(_start())
+MESSAGES_END = _chunk(_stop()) + b"0\r\n\r\n"
+
+
+def text_chunk(moment_ns: int) -> bytes:
+    """One event of Anthropic's format with the moment as its text, in its chunked frame."""
+    delta = {"type": "text_delta", "text": f"{moment_ns:019d}"}
+    return _chunk(_named({"type": "content_block_delta", "index": 0, "delta": delta}))
+
+
 def content_chunk(moment_ns: int, finish: str | None) -> bytes:
     """One content event in its chunked frame; the content is the moment, 19 digits."""
     choice = {"index": 0, "delta": {"content": f"{moment_ns:019d}"}, "finish_reason": finish}
@@ -87,12 +122,22 @@ def content_chunk(moment_ns: int, finish: str | None) -> bytes:
 class Connection:
     """One subject connection; also the callbacks of its parser."""
 
-    __slots__ = ("_body", "_parser", "_target", "_upstream", "include_usage", "remaining", "sock")
+    __slots__ = (
+        "_body",
+        "_messages",
+        "_parser",
+        "_target",
+        "_upstream",
+        "include_usage",
+        "remaining",
+        "sock",
+    )
 
     def __init__(self, upstream: "Upstream", sock: socket.socket) -> None:
         self.sock = sock
         self.remaining = 0  # content events the stream in progress still owes
         self.include_usage = False
+        self._messages = False  # the stream in progress has Anthropic's format
         self._upstream = upstream
         self._parser = httptools.HttpRequestParser(self)
         self._target = b""
@@ -118,7 +163,8 @@ class Connection:
         target, body = self._target, b"".join(self._body)
         self._target = b""
         self._body.clear()
-        if target == PATH.encode():
+        if target in (PATH.encode(), MESSAGES_PATH.encode()):
+            self._messages = target == MESSAGES_PATH.encode()
             self._complete(body)
         else:
             self.sock.send(MODELS_ANSWER if target == b"/v1/models" else NOT_FOUND)
@@ -129,13 +175,15 @@ class Connection:
             return
         self.include_usage = _INCLUDE_USAGE.search(body) is not None
         self.remaining = STREAM_EVENTS
-        self.sock.send(STREAM_HEAD)
+        self.sock.send(STREAM_HEAD + (MESSAGES_START if self._messages else b""))
         self._upstream.stream(self)
 
-    def write_event(self, middle: bytes, last: bytes) -> None:
+    def write_event(self, middle: bytes, last: bytes, text: bytes) -> None:
         """Send the next event. A whole answer fits any socket buffer: a send that blocks is a fault."""
         self.remaining -= 1
-        if self.remaining:
+        if self._messages:
+            self.sock.send(text if self.remaining else text + MESSAGES_END)
+        elif self.remaining:
             self.sock.send(middle)
         else:
             self.sock.send(last + (USAGE_EVENT if self.include_usage else b"") + STREAM_END)
@@ -187,11 +235,11 @@ class Upstream:
 
     def _write(self, streams: list[Connection]) -> list[Connection]:
         moment = time.monotonic_ns()
-        middle, last = content_chunk(moment, None), content_chunk(moment, "stop")
+        middle, last, text = content_chunk(moment, None), content_chunk(moment, "stop"), text_chunk(moment)
         for connection in streams:
             if connection.remaining:
                 try:
-                    connection.write_event(middle, last)
+                    connection.write_event(middle, last, text)
                 except ConnectionError:
                     connection.remaining = 0
         return [connection for connection in streams if connection.remaining]

@@ -22,6 +22,8 @@ class ServerRow:
     models: tuple[str, ...]
     weight: int
     priority: int
+    passthrough: bool
+    passthrough_paths: tuple[str, ...]
     enabled: bool
     created_at: int
     updated_at: int
@@ -33,10 +35,10 @@ async def insert_server(connection: Connection, server: ServerRow) -> None:
         """
         INSERT INTO servers (
             id, name, vendor, dialect, url, sealed_api_key, api_version, sealed_headers, models, weight,
-            priority, enabled, created_at, updated_at
+            priority, passthrough, passthrough_paths, enabled, created_at, updated_at
         ) VALUES (
             :id, :name, :vendor, :dialect, :url, :sealed_api_key, :api_version, :sealed_headers, :models,
-            :weight, :priority, :enabled, :created_at, :updated_at
+            :weight, :priority, :passthrough, :passthrough_paths, :enabled, :created_at, :updated_at
         )
         """,
         id=server.id,
@@ -50,6 +52,8 @@ async def insert_server(connection: Connection, server: ServerRow) -> None:
         models=json.dumps(server.models),
         weight=server.weight,
         priority=server.priority,
+        passthrough=int(server.passthrough),
+        passthrough_paths=json.dumps(server.passthrough_paths),
         enabled=int(server.enabled),
         created_at=server.created_at,
         updated_at=server.updated_at,
@@ -62,7 +66,7 @@ async def select_servers(connection: Connection) -> Sequence[ServerRow]:
         """
         SELECT
             id, name, vendor, dialect, url, sealed_api_key, api_version, sealed_headers, models, weight,
-            priority, enabled, created_at, updated_at
+            priority, passthrough, passthrough_paths, enabled, created_at, updated_at
         FROM servers ORDER BY name
         """
     )
@@ -74,7 +78,7 @@ async def select_server(connection: Connection, name: str) -> ServerRow | None:
         """
         SELECT
             id, name, vendor, dialect, url, sealed_api_key, api_version, sealed_headers, models, weight,
-            priority, enabled, created_at, updated_at
+            priority, passthrough, passthrough_paths, enabled, created_at, updated_at
         FROM servers WHERE name = :name
         """,
         name=name,
@@ -89,7 +93,8 @@ async def update_server(connection: Connection, server: ServerRow) -> bool:
         UPDATE servers SET
             name = :name, vendor = :vendor, dialect = :dialect, url = :url, sealed_api_key = :sealed_api_key,
             api_version = :api_version, sealed_headers = :sealed_headers, models = :models, weight = :weight,
-            priority = :priority, enabled = :enabled, updated_at = :updated_at
+            priority = :priority, passthrough = :passthrough, passthrough_paths = :passthrough_paths,
+            enabled = :enabled, updated_at = :updated_at
         WHERE id = :id
         """,
         id=server.id,
@@ -103,6 +108,8 @@ async def update_server(connection: Connection, server: ServerRow) -> bool:
         models=json.dumps(server.models),
         weight=server.weight,
         priority=server.priority,
+        passthrough=int(server.passthrough),
+        passthrough_paths=json.dumps(server.passthrough_paths),
         enabled=int(server.enabled),
         updated_at=server.updated_at,
     )
@@ -115,11 +122,15 @@ async def delete_server(connection: Connection, name: str) -> bool:
 
 
 _MODELS = ServerRow.__slots__.index("models")
+_PASSTHROUGH = ServerRow.__slots__.index("passthrough")
+_PASSTHROUGH_PATHS = ServerRow.__slots__.index("passthrough_paths")
 _ENABLED = ServerRow.__slots__.index("enabled")
 
 
 def _server_row(row: Row) -> ServerRow:
     values = list(row)
     values[_MODELS] = tuple(json.loads(values[_MODELS]))
+    values[_PASSTHROUGH] = bool(values[_PASSTHROUGH])
+    values[_PASSTHROUGH_PATHS] = tuple(json.loads(values[_PASSTHROUGH_PATHS]))
     values[_ENABLED] = bool(values[_ENABLED])
     return ServerRow(*values)

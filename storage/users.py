@@ -139,8 +139,13 @@ async def delete_unconfirmed_users(connection: Connection, before: int) -> int:
 
 
 async def delete_user(connection: Connection, user_id: str) -> None:
-    """Delete a user with the sessions, tokens and API keys of the user. Usage rows are kept."""
+    """Delete a user with the sessions, tokens, API keys and stored responses of the user.
+
+    Usage rows are kept. Objects at servers stay there, and belong to no account.
+    """
     for statement in (
+        "DELETE FROM stored_responses WHERE user_id = :user_id",
+        "UPDATE server_objects SET user_id = NULL WHERE user_id = :user_id",
         "DELETE FROM sessions WHERE user_id = :user_id",
         "DELETE FROM one_time_tokens WHERE user_id = :user_id",
         "DELETE FROM api_keys WHERE user_id = :user_id",

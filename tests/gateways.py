@@ -24,6 +24,8 @@ from bluesminds.app.services import Services
 from bluesminds.common.clock import Clock, SystemClock
 from bluesminds.common.log import Log
 from bluesminds.config import Settings, load
+from bluesminds.gateway.bodies import BodyMemory
+from bluesminds.gateway.spool import SpoolSpace
 from bluesminds.gateway.upstream.backoff import Backoff
 
 ASK = {"model": "m", "messages": [{"role": "user", "content": "Say hello."}]}
@@ -179,6 +181,11 @@ class Gateway:
         self.shutdown.set()
         with trio.fail_after(60):
             await self.ended.wait()
+
+
+def body_memory(limit: int, directory: Path = Path()) -> BodyMemory:
+    """Room for request bodies, on disk as much as in memory."""
+    return BodyMemory(limit, largest=limit, disk=SpoolSpace(directory, limit))
 
 
 async def eventually(check: Callable[[], bool | Awaitable[bool]], seconds: float = 60) -> None:

@@ -1,4 +1,6 @@
-"""Deletes expired sessions, expired single-use tokens, and accounts whose address was never confirmed."""
+"""Deletes expired sessions, single-use tokens and stored responses, and accounts whose address was never
+confirmed.
+"""
 
 from typing import Final
 
@@ -9,18 +11,24 @@ from bluesminds.accounts.sessions import Sessions
 from bluesminds.common.clock import Clock
 from storage.audit import insert_audit, lock_audit_head
 from storage.base import Connection, StorageBroken, StorageUnavailable, Store
+from storage.responses import delete_expired_responses, delete_responses_above, select_accounts_above
+from storage.server_objects import delete_expired_objects
 from storage.sessions import delete_ended_sessions
 from storage.single_use_tokens import delete_ended_tokens
 from storage.users import delete_unconfirmed_users
 
 INTERVAL: Final = 600.0  # seconds
+BATCH: Final = 100  # responses deleted in one transaction: other writes wait meanwhile
 UNCONFIRMED_MS: Final = 86_400_000  # how long an unconfirmed account can request another link
 
 
 class ExpiredDataCleanup:
-    def __init__(self, store: Store, sessions: Sessions, *, clock: Clock) -> None:
+    """`account_bytes`: the maximum size of the stored responses of an account."""
+
+    def __init__(self, store: Store, sessions: Sessions, *, account_bytes: int, clock: Clock) -> None:
         self._store = store
         self._sessions = sessions
+        self._account_bytes = account_bytes
         self._clock = clock
 
     async def run(self) -> None:
@@ -38,6 +46,11 @@ class ExpiredDataCleanup:
         await self._store.write(delete_ended_sessions, now, self._sessions.idle_since(now))
         await self._store.write(delete_ended_tokens, now)
         await self._store.write(self._remove_unconfirmed, now - UNCONFIRMED_MS)
+        while await self._store.write(delete_expired_responses, now, BATCH) == BATCH:
+            pass
+        await self._store.write(delete_expired_objects, now)
+        for user_id in await self._store.read(select_accounts_above, self._account_bytes):
+            await self._store.write(delete_responses_above, user_id, self._account_bytes)
 
     async def _remove_unconfirmed(self, connection: Connection, before: int) -> None:
         await lock_audit_head(connection)

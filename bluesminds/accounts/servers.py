@@ -43,6 +43,8 @@ class ServerChanges(Struct, frozen=True):
     models: tuple[str, ...] | UnsetType = UNSET
     weight: int | UnsetType = UNSET
     priority: int | UnsetType = UNSET
+    passthrough: bool | UnsetType = UNSET
+    passthrough_paths: tuple[str, ...] | UnsetType = UNSET
 
 
 class Servers:
@@ -70,6 +72,8 @@ class Servers:
             models=server.models,
             weight=server.weight,
             priority=server.priority,
+            passthrough=server.passthrough,
+            passthrough_paths=server.passthrough_paths,
             enabled=True,
             created_at=now,
             updated_at=now,
@@ -138,6 +142,8 @@ def _server(row: ServerRow, api_key: str | None, headers: Mapping[str, str]) -> 
         vendor=row.vendor,
         api_version=row.api_version,
         headers=tuple(headers.items()),
+        passthrough=row.passthrough,
+        passthrough_paths=row.passthrough_paths,
     )
 
 
@@ -153,6 +159,8 @@ def _audit_fields(row: ServerRow) -> dict[str, object]:
         "models": row.models,
         "weight": row.weight,
         "priority": row.priority,
+        "passthrough": row.passthrough,
+        "passthrough_paths": row.passthrough_paths,
     }
 
 

@@ -52,6 +52,7 @@ class Throttle:
         self._forms = LeakyBucket(20, 30.0)
         self._mails = LeakyBucket(3, 1200.0)
         self._changes = LeakyBucket(300, 3.0)
+        self._lists = LeakyBucket(60, 1.0)
         self._known: dict[str, None] = {}  # pairs with a successful login, the latest last
 
     def count_login_attempt(self, account: str, address: str) -> None:
@@ -81,6 +82,14 @@ class Throttle:
             message = "Too many changes. Wait for the time in the Retry-After header."
             raise RateLimited("too_many_changes", message, retry_after=wait)
         self._changes.add(user_id)
+
+    def check_public_list(self, address: str) -> None:
+        """Count a request for a public list. Raises RateLimited."""
+        block = block_of(address)
+        if wait := self._lists.wait(block):
+            message = "Too many requests. Wait for the time in the Retry-After header."
+            raise RateLimited("too_many_requests", message, retry_after=wait)
+        self._lists.add(block)
 
     def allow_mail(self, purpose: Purpose, email: str) -> bool:
         """Count a mail that a public form asks for, per mailbox and purpose: requests for one purpose must

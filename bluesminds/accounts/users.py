@@ -145,8 +145,8 @@ class Users:
         return updated
 
     async def delete(self, actor: Actor, user_id: str) -> None:
-        """Delete an account with its sessions and API keys; usage and the audit log are kept. In force when
-        this returns. Raises NotFound, Conflict for the last administrator and the local operator.
+        """Delete an account with its sessions, API keys and responses; usage and audit log are kept. In force
+        when this returns. Raises NotFound, Conflict for the last administrator and the local operator.
         """
         if not is_uuid(user_id):
             raise no_such_user()

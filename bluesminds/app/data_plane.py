@@ -9,6 +9,7 @@ import trio
 from msgspec import Struct
 from prometheus_client import CollectorRegistry
 
+from bluesminds.accounts.ranking import ModelRanking
 from bluesminds.app.malloc import HeapTrimmer
 from bluesminds.app.readiness import ReadinessCheck
 from bluesminds.app.services import Services
@@ -25,6 +26,9 @@ from bluesminds.gateway.limits.lease import Lease
 from bluesminds.gateway.limits.reserve import RateLimiter
 from bluesminds.gateway.limits.window import WINDOW_SECONDS
 from bluesminds.gateway.metrics import Metrics
+from bluesminds.gateway.passthrough.exchange import RelayExchange
+from bluesminds.gateway.passthrough.handler import PassthroughHandler
+from bluesminds.gateway.passthrough.runner import RelayRunner
 from bluesminds.gateway.pipeline import Gateway
 from bluesminds.gateway.probe import probe
 from bluesminds.gateway.recorder import Recorder
@@ -34,13 +38,19 @@ from bluesminds.gateway.routing.health import ServerHealthRegistry, ServerStatus
 from bluesminds.gateway.routing.load import LoadRegistry
 from bluesminds.gateway.routing.policies import Balancer
 from bluesminds.gateway.routing.rotation import RotationRegistry
+from bluesminds.gateway.server_objects import ServerObjects
+from bluesminds.gateway.spool import SpoolSpace
+from bluesminds.gateway.stored_responses.handler import StoredResponseHandler
+from bluesminds.gateway.stored_responses.links import RequestLinks
+from bluesminds.gateway.stored_responses.store import ResponseStore
 from bluesminds.gateway.supervision import MAX_BACKOFF, HealthChecker, IdleSweeper, TaskSupervisor, Watchdog
 from bluesminds.gateway.upstream.backoff import Backoff
+from bluesminds.gateway.upstream.raw import RawSender
 from bluesminds.gateway.upstream.sender import Sender
 from bluesminds.http.asgi import ASGIApp
 from bluesminds.http.server.limits import ListenerStats
 from bluesminds.web import app
-from bluesminds.web.api import GatewayControls, api_routes, build_guard, ops
+from bluesminds.web.api import GatewayControls, api_routes, build_guard, ops, public_models
 from bluesminds.web.data_plane import DataPlane
 from bluesminds.web.docs.reference import Reference
 from bluesminds.web.forwarded import ProxyHeaders
@@ -137,6 +147,11 @@ def build_data_plane(
         metrics=runtime.metrics,
         log=services.log,
     )
+    objects = ServerObjects(
+        services.store, clock=services.clock, log=services.log, timeout=settings.storage.settle_timeout
+    )
+    responses = _build_responses(services, objects)
+    bodies, stats = _build_body_memory(services), ListenerStats()
     gateway = Gateway(
         keys=authentication.keys,
         registry=routing.registry,
@@ -145,9 +160,9 @@ def build_data_plane(
         sender=sender,
         relay=Relay(sender, expose_server=settings.server.expose_server),
         accounting=_build_accounting(services, runtime),
+        links=RequestLinks(responses, objects, routing.registry, bodies, services.clock),
         total_timeout=settings.upstream.total_timeout,
     )
-    bodies, stats = BodyMemory(settings.server.max_buffered_bytes), ListenerStats()
     _add_gauges(runtime, authentication.limiter, bodies)
     runtime.metrics.labelled_gauge(
         "bluesminds_server_up", "1 if the last probe of the server succeeded.", "server", routing.servers_up
@@ -164,7 +179,7 @@ def build_data_plane(
         watchdog=Watchdog(runtime.recorder, limit=MAX_BACKOFF + 2 * settings.storage.settle_timeout),
         stats=stats,
         control=control,
-        edge=_build_edge(services, gateway, control, bodies),
+        edge=_build_edge(services, gateway, routing, control, bodies, runtime),
     )
 
 
@@ -203,7 +218,8 @@ def _build_routing(services: Services, configured: list[Server]) -> Routing:
         health,
         load,
         rotations,
-        configured_routes(services.settings),
+        routes=configured_routes(services.settings),
+        prices=model_prices(services.settings),
     )
     checker = HealthChecker(
         services.pool,
@@ -229,11 +245,18 @@ def _build_accounting(services: Services, runtime: Runtime) -> UsageAccounting:
     )
 
 
+def _build_body_memory(services: Services) -> BodyMemory:
+    server = services.settings.server
+    disk = SpoolSpace(services.state.path, server.max_spooled_bytes)
+    return BodyMemory(server.max_buffered_bytes, largest=server.max_body_bytes, disk=disk)
+
+
 def _add_gauges(runtime: Runtime, limiter: RateLimiter, bodies: BodyMemory) -> None:
     gauge, recorder = runtime.metrics.gauge, runtime.recorder
     gauge("bluesminds_requests_running", "Requests in progress.", lambda: limiter.running)
     gauge("bluesminds_usage_rows_held", "Usage rows reserved or not committed yet.", lambda: recorder.held)
     gauge("bluesminds_body_bytes_held", "Bytes of request bodies in memory.", lambda: bodies.held)
+    gauge("bluesminds_upload_bytes_held", "Bytes of uploads in files.", lambda: bodies.disk.held)
 
 
 def _build_control(
@@ -266,6 +289,7 @@ def _build_control(
     )
     routes = [
         *ops.routes(ops.OpsHandlers(readiness.check, routing.states, registry)),
+        *public_models.routes(_build_public_models(services, routing)),
         *api_routes(services.accounts, controls),
     ]
     public_url = services.settings.server.public_url
@@ -273,6 +297,15 @@ def _build_control(
     mounted = [*routes, *reference.routes, *account_pages.routes()]
     guard = build_guard(services.accounts, public_url=public_url)
     return app.create_app(mounted, guard, clock=services.clock, log=services.log)
+
+
+def _build_public_models(services: Services, routing: Routing) -> public_models.PublicModels:
+    return public_models.PublicModels(
+        lambda: routing.registry.catalog,
+        ModelRanking(services.accounts.usage),
+        services.accounts.throttle,
+        allowed=services.settings.server.public_models,
+    )
 
 
 def _build_origins(services: Services, keys: KeyAuthenticator) -> BrowserOrigins:
@@ -285,10 +318,50 @@ def _build_origins(services: Services, keys: KeyAuthenticator) -> BrowserOrigins
     )
 
 
-def _build_edge(services: Services, gateway: Gateway, control: ASGIApp, bodies: BodyMemory) -> DataPlane:
+def _build_responses(services: Services, objects: ServerObjects) -> ResponseStore:
+    settings = services.settings
+    return ResponseStore(
+        services.store,
+        objects,
+        services.vault,
+        clock=services.clock,
+        log=services.log,
+        retention_days=settings.responses.retention_days,
+        timeout=settings.storage.settle_timeout,
+    )
+
+
+def _build_relay(
+    services: Services, gateway: Gateway, health: ServerHealthRegistry, runtime: Runtime
+) -> RelayRunner:
+    sender = RawSender(
+        services.pool,
+        health,
+        timeouts=upstream_timeouts(services.settings),
+        metrics=runtime.metrics,
+        log=services.log,
+    )
+    exchange = RelayExchange(sender, gateway.links.objects, gateway.relay)
+    return RelayRunner(gateway.limiter, exchange, gateway.accounting, gateway.total_timeout)
+
+
+def _build_edge(
+    services: Services,
+    gateway: Gateway,
+    routing: Routing,
+    control: ASGIApp,
+    bodies: BodyMemory,
+    runtime: Runtime,
+) -> DataPlane:
+    keys, registry, limiter = gateway.keys, gateway.registry, gateway.limiter
+    runner = _build_relay(services, gateway, routing.health, runtime)
+    passthrough = PassthroughHandler(keys, registry, routing.health, limiter, gateway.links.objects, runner)
+    stored = StoredResponseHandler(keys, registry, limiter, gateway.links.responses, runner)
     trusted = Networks.read(services.settings.server.trusted_proxies)
     return DataPlane(
         gateway,
+        passthrough,
+        stored,
         control,
         bodies=bodies,
         origins=_build_origins(services, gateway.keys),

@@ -149,7 +149,12 @@ def _mailer(settings: Settings, state: StateDir, clock: Clock, log: Log) -> Mail
 
 def _build_services(resources: Resources, password_hasher: PasswordHasher) -> Services:
     accounts = _build_accounts(resources, password_hasher)
-    cleanup = ExpiredDataCleanup(resources.store, accounts.sessions, clock=resources.clock)
+    cleanup = ExpiredDataCleanup(
+        resources.store,
+        accounts.sessions,
+        account_bytes=resources.settings.responses.account_bytes,
+        clock=resources.clock,
+    )
     return Services(**structs.asdict(resources), accounts=accounts, cleanup=cleanup)
 
 

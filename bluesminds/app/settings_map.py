@@ -36,6 +36,7 @@ def listener_limits(server: ListenSettings) -> ListenerLimits:
         header_lines=server.max_header_lines,
         url_bytes=server.max_url_bytes,
         body_bytes=server.max_body_bytes,
+        form_bytes=server.max_upload_bytes,
         body_chunks=server.max_body_chunks,
         header_timeout=server.header_timeout,
         body_timeout=server.body_timeout,
@@ -104,6 +105,8 @@ def configured_server(row: ServerSettings, *, demo_url: str, keyless: bool) -> S
         vendor=row.vendor or "",
         api_version=row.api_version or "",
         headers=tuple((name, value.reveal()) for name, value in (row.headers or {}).items()),
+        passthrough=row.passthrough,
+        passthrough_paths=row.passthrough_paths,
     )
 
 

@@ -40,7 +40,7 @@ class Commands(click.Group):
 @click.version_option(__version__, message="bluesminds %(version)s", help="Print the version.")
 @click.group(cls=Commands, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
-    """A self-hosted AI gateway: keys, limits, routing and usage for any OpenAI SDK.
+    """A self-hosted AI gateway: keys, limits, routing and usage for the SDKs of OpenAI, Anthropic and Google.
 
     Start with `bluesminds demo`, or `bluesminds serve` with OPENAI_API_KEY set.
     """

@@ -40,7 +40,7 @@ def serve(config: Path | None, host: str | None, port: int | None) -> None:
     """Run the gateway.
 
     Without a configuration file it listens on 127.0.0.1:3000, stores its data in your state directory, and
-    uses OPENAI_API_KEY, ANTHROPIC_API_KEY, OPENROUTER_API_KEY and a local Ollama if they are present.
+    uses the API keys of known vendors in the environment, such as OPENAI_API_KEY, and a local Ollama.
     """
     loaded = load_settings(config, {"server.host": host, "server.port": port})
     _run(loaded)
@@ -58,7 +58,7 @@ def demo(config: Path | None, host: str | None, port: int | None) -> None:
     loaded = _with_demo_dir(load_settings(config, {"server.host": host, "server.port": port}))
     settings = loaded.settings
     if not any(server.dialect == "demo" for server in settings.servers):
-        demo_server = ServerSettings(name="demo", dialect="demo")
+        demo_server = ServerSettings(name="demo", dialect="demo", passthrough=True)
         settings = msgspec.structs.replace(settings, servers=(*settings.servers, demo_server))
     _run(dataclasses.replace(loaded, settings=settings), guest_key=True)
 

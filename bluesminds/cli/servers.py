@@ -29,7 +29,7 @@ def servers_group() -> None:
 @click.option("--url", help="Base URL, e.g. https://api.openai.com/v1.")
 @click.option(
     "--dialect",
-    type=click.Choice(["openai", "azure", "litellm", "anthropic"]),
+    type=click.Choice(["openai", "azure", "litellm", "anthropic", "gemini"]),
     help="API dialect of the server. Default: that of the vendor, or openai.",
 )
 @click.option(
@@ -56,6 +56,10 @@ def servers_group() -> None:
     show_default=True,
     help="Servers with a lower number are used first.",
 )
+@click.option("--passthrough", is_flag=True, help="Relay requests for files, batches and similar objects.")
+@click.option(
+    "--passthrough-path", "paths", multiple=True, help="A further path below /v1 to relay. Repeatable."
+)
 @click.option("--api-key-stdin", is_flag=True, help="Read the API key of the server from standard input.")
 @config_option
 @json_option
@@ -63,17 +67,18 @@ def add(
     name: str | None,
     vendor: str | None,
     models: tuple[str, ...],
+    paths: tuple[str, ...],
     headers: tuple[str, ...],
     api_key_stdin: bool,
     config: Path | None,
     as_json: bool,
-    **given: str | int | None,
+    **given: str | int | bool | None,
 ) -> None:
     """Add a server to the database.
 
-    With --vendor, NAME is the vendor's by default, and the API key comes from the vendor's environment
-    variable or from a prompt. Otherwise it is read from standard input. It is no option, because other users
-    can see command lines.
+    With --vendor, NAME defaults to the name of the vendor, and the API key is read from the vendor's
+    environment variable or a prompt. With --api-key-stdin, it is read from standard input. There is no option
+    for the key itself, because other users can see command lines.
     """
     row = _vendor(vendor)
     if name is None and row is None:
@@ -81,6 +86,7 @@ def add(
     name = name or (row.name if row else "")
     body: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     body |= {"name": name, "models": list(models), "headers": _parse_headers(headers)}
+    body["passthrough_paths"] = list(paths)
     if row is not None:
         body["vendor"] = row.name
     elif "url" not in body:
@@ -155,12 +161,24 @@ def _parse_headers(headers: tuple[str, ...]) -> dict[str, str]:
 @click.option(
     "--priority", type=click.IntRange(-1000, 1000), help="Servers with a lower number are used first."
 )
+@click.option(
+    "--passthrough/--no-passthrough",
+    default=None,
+    help="Relay requests for files, batches and similar objects.",
+)
+@click.option(
+    "--passthrough-path",
+    "paths",
+    multiple=True,
+    help="A further path below /v1 to relay. Repeatable. `none` removes all.",
+)
 @click.option("--api-key-stdin", is_flag=True, help="Read a new API key from standard input.")
 @config_option
 @json_option
 def set_(
     name: str,
     models: tuple[str, ...],
+    paths: tuple[str, ...],
     headers: tuple[str, ...],
     api_key_stdin: bool,
     config: Path | None,
@@ -171,6 +189,8 @@ def set_(
     body: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if models:
         body["models"] = [] if models == ("any",) else list(models)
+    if paths:
+        body["passthrough_paths"] = [] if paths == ("none",) else list(paths)
     if headers:
         body["headers"] = {} if headers == ("none",) else _parse_headers(headers)
     if api_key_stdin:
@@ -199,7 +219,7 @@ def list_(config: Path | None, as_json: bool) -> None:
     """List all servers, including those of the configuration."""
     columns = (
         *("name", "state", "model_count", "vendor", "dialect", "url", "has_api_key", "models", "weight"),
-        *("priority", "origin", "last_error"),
+        *("priority", "passthrough", "passthrough_paths", "origin", "last_error"),
     )
     show(call(config, "GET", "/servers"), as_json=as_json, columns=columns)
 

@@ -16,8 +16,8 @@ def vendors(as_json: bool) -> None:
 
     Add one with `bluesminds servers add --vendor NAME`. A server of another vendor needs a URL.
 
-    The usage of a stream comes always, or only when it is asked for. --json shows more: paths, headers, and
-    the fields that a vendor does not support.
+    streamed_usage: whether a vendor always reports the usage of a stream, or only if it is asked. --json also
+    prints paths, headers, and the fields that a vendor does not support.
     """
     rows = [_row(vendor) for vendor in VENDORS.values()]
     columns = (

@@ -94,7 +94,8 @@ def is_uuid(text: str) -> bool:
 
 
 class Vault:
-    """Encrypts upstream API keys for the database with Fernet (AES-128-CBC and HMAC-SHA256).
+    """Encrypts API keys of servers and stored responses for the database, with Fernet (AES-128-CBC and
+    HMAC-SHA256).
 
     The first master key encrypts; every one decrypts. To rotate, put a new key first.
     """
@@ -103,12 +104,19 @@ class Vault:
         self._fernet = MultiFernet([Fernet(key) for key in master_keys])
 
     def seal(self, secret: str) -> bytes:
-        return self._fernet.encrypt(secret.encode())
+        return self.seal_bytes(secret.encode())
+
+    def seal_bytes(self, data: bytes) -> bytes:
+        return self._fernet.encrypt(data)
 
     def open(self, sealed: bytes) -> str:
         """Raises ValueError when no master key decrypts it."""
+        return self.open_bytes(sealed).decode()
+
+    def open_bytes(self, sealed: bytes) -> bytes:
+        """Raises ValueError when no master key decrypts it."""
         try:
-            return self._fernet.decrypt(sealed).decode()
+            return self._fernet.decrypt(sealed)
         except InvalidToken as exc:
             raise ValueError(
                 "this secret was encrypted with another master key; restore that key or set the secret again"

@@ -27,6 +27,12 @@ def write_usd(nano: int) -> str:
     return f"{sign}{whole}.{fraction:09}".rstrip("0") if fraction else f"{sign}{whole}"
 
 
+def write_token_price(nano: int) -> str:
+    """The exact price of one token in USD, from a price in nano-USD per million tokens."""
+    whole, fraction = divmod(nano, NANO * _TOKENS_PRICED)
+    return f"{whole}.{fraction:015}".rstrip("0").rstrip(".")
+
+
 class Price(Struct, frozen=True, gc=False):
     """The price of a model, in nano-USD per million tokens. `max_output`: the maximum number of
     completion tokens.

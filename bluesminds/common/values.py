@@ -16,18 +16,27 @@ from bluesminds.common.errors import Unavailable
 from bluesminds.common.networks import Networks
 
 UsageSource = Literal["upstream", "estimated", "none"]
-# What a key may be limited to: the operations of the data plane, and listing models.
+# What a key may be limited to: the operations of the data plane, listing models, and relayed requests.
 Scope = Literal[
     "chat.completions",
     "messages",
     "messages.count_tokens",
+    "responses",
+    "responses.input_tokens",
+    "gemini.generate_content",
+    "gemini.count_tokens",
     "completions",
     "embeddings",
     "moderations",
     "rerank",
     "images.generations",
+    "images.edits",
+    "images.variations",
     "audio.speech",
+    "audio.transcriptions",
+    "audio.translations",
     "models",
+    "passthrough",
 ]
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 
@@ -41,7 +50,7 @@ class RequestContext(Struct, frozen=True, gc=False):
     path: str  # as sent, without the query, at most 200 characters
     endpoint: str  # "chat.completions"
     credential: str | None  # as sent; never logged
-    credential_header: str | None  # the name of its header
+    credential_header: str | None  # the name of its header; None if it was in the query
     origin: str | None  # the Origin header of a browser
     client: str  # IP address, or "local" on a Unix socket
     forward: tuple[tuple[bytes, bytes], ...]  # client headers for the server
@@ -141,7 +150,8 @@ class Caller(Struct, frozen=True, gc=False):
 
 class Server(Struct, frozen=True):
     """One upstream server. Empty `models`: those that its model list names. `vendor`: a row of the vendors;
-    "": the URL shows it. `headers` are sent with every request; their values may be secrets.
+    "": the URL shows it. `headers` are sent with every request; their values may be secrets. `passthrough`:
+    requests that match no operation are relayed to it; `passthrough_paths`: further ones, below /v1.
     """
 
     name: str
@@ -156,6 +166,8 @@ class Server(Struct, frozen=True):
     vendor: str = ""
     api_version: str = ""  # of Azure's older URLs
     headers: tuple[tuple[str, str], ...] = ()
+    passthrough: bool = False
+    passthrough_paths: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"Server({self.name!r}, {self.dialect!r})"

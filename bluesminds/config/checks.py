@@ -69,6 +69,12 @@ def _check_listener(settings: Settings) -> Iterator[Finding]:
     elif server.http2:
         about = (("server", "http2"), _CERT, _KEY)
         yield Finding(about, "http2 in [server] needs TLS", "set tls_cert and tls_key, or remove http2")
+    if server.max_spooled_bytes < server.max_upload_bytes:
+        yield Finding(
+            (("server", "max_spooled_bytes"), ("server", "max_upload_bytes")),
+            "max_spooled_bytes in [server] is less than max_upload_bytes",
+            "a single upload may need as much; raise max_spooled_bytes",
+        )
     yield from _check_proxies(server)
     yield from _check_origins(server)
 
@@ -298,13 +304,14 @@ def _check_base_url(source: Source, name: str, server: ServerSettings) -> Iterat
         message = f"{name} ends in {endpoint[0]}, but the gateway adds the endpoint itself"
         yield Finding((source,), message, f"remove {endpoint[0]} from it", warning=True)
     elif (
-        server.dialect in (None, "openai", "anthropic")
+        server.dialect in (None, "openai", "anthropic", "gemini")
         and not server.vendor
         and re.fullmatch(r"https?://[^/]+", url)
         and not _WITHOUT_PATH.fullmatch(url)
     ):
-        message = f"{name} has no path, but most servers have their API under /v1"
-        yield Finding((source,), message, "add /v1 if the server needs it", warning=True)
+        usual = "/v1beta" if server.dialect == "gemini" else "/v1"
+        message = f"{name} has no path, but most servers have their API under {usual}"
+        yield Finding((source,), message, f"add {usual} if the server needs it", warning=True)
 
 
 def _check_url(source: Source, name: str, url: str) -> Iterator[Finding]:

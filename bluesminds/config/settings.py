@@ -37,6 +37,7 @@ Port = Annotated[int, Meta(ge=0, le=65535, description="a port number from 0 to 
 Count = Annotated[int, Meta(ge=1, le=2**31, description="a whole number, 1 or more")]
 CountOrZero = Annotated[int, Meta(ge=0, le=2**31, description="a whole number, 0 or more")]
 Size = Annotated[int, Meta(ge=256, le=2**40, description="a number of bytes, 256 or more")]
+Days = Annotated[int, Meta(ge=0, le=3650, description="a whole number from 0 to 3650")]
 Attempts = Annotated[int, Meta(ge=1, le=20, description="a whole number from 1 to 20")]
 Priority = Annotated[int, Meta(ge=-1000, le=1000, description="a whole number from -1000 to 1000")]
 Weight = Annotated[int, Meta(ge=1, le=10_000, description="a whole number from 1 to 10000")]
@@ -50,6 +51,10 @@ ServerName = Annotated[
 ]
 ModelNames = Annotated[
     tuple[Text, ...], Meta(description="a list of model names", examples=[["gpt-5", "gpt-5-mini"]])
+]
+RelayPaths = Annotated[
+    tuple[Annotated[str, Meta(pattern=r"^[a-z0-9_-]+(/[a-z0-9_-]+)*\Z")], ...],
+    Meta(description="a list of paths below /v1", examples=[["ocr", "fim/completions"]]),
 ]
 Emails = Annotated[
     tuple[Text, ...], Meta(description="a list of e-mail addresses", examples=[["ada@example.com"]])
@@ -91,7 +96,7 @@ PRIVATE_NETWORKS = (
     *("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"),
     *("::1/128", "fc00::/7"),
 )
-Dialect = Literal["openai", "azure", "litellm", "anthropic", "demo"]
+Dialect = Literal["openai", "azure", "litellm", "anthropic", "gemini", "demo"]
 ApiVersion = Annotated[
     str,
     Meta(
@@ -122,6 +127,7 @@ VendorName = Literal[
     "cerebras",
     "perplexity",
     "cohere",
+    "gemini",
     "gemini-openai",
     "github",
     "nvidia",
@@ -155,7 +161,9 @@ class ListenSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_header_lines: Count = 128
     max_url_bytes: Size = 8_192
     max_body_bytes: Size = 33_554_432
+    max_upload_bytes: Size = 268_435_456
     max_buffered_bytes: Size = 536_870_912
+    max_spooled_bytes: Size = 1_073_741_824
     max_body_chunks: Count = 65_536
     header_timeout: Seconds = 10.0
     body_timeout: Seconds = 60.0
@@ -164,6 +172,7 @@ class ListenSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     handshake_timeout: Seconds = 10.0
     drain_timeout: Seconds = 30.0
     expose_server: bool = True
+    public_models: bool = False
 
 
 class StorageSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -234,6 +243,13 @@ class LimitSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     time_zone: TimeZone = "UTC"
     default_max_tokens: Tokens = 512
+
+
+class ResponseSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[responses]: stored responses. `retention_days` 0: the gateway stores nothing."""
+
+    retention_days: Days = 30
+    account_bytes: Size = 1_073_741_824
 
 
 class KeylessSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -411,6 +427,8 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     weight: Weight = 1
     priority: Priority = 0
     keyless: bool = False
+    passthrough: bool = False
+    passthrough_paths: RelayPaths = ()
     enabled: bool = True
 
 
@@ -428,6 +446,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     accounts: AccountSettings = AccountSettings()
     mail: MailSettings = MailSettings()
     limits: LimitSettings = LimitSettings()
+    responses: ResponseSettings = ResponseSettings()
     keyless: KeylessSettings = KeylessSettings()
     tiers: Tiers = Tiers()
     log: LogSettings = LogSettings()

@@ -9,6 +9,7 @@ has settled, with the usage known or estimated so far.
 import trio
 from msgspec import Struct
 
+from bluesminds.common.errors import GatewayError
 from bluesminds.common.log import Log
 from bluesminds.common.values import NO_USAGE, Caller, RequestContext, Usage
 from bluesminds.gateway.call import Call
@@ -52,8 +53,11 @@ class UsageEntry:
         """The tokens of this request count as reserved until it is settled."""
         return self._reservation.headers
 
-    def begin_attempt(self, target: Target) -> None:
-        self.attempts = (*self.attempts, target.server.name)
+    def begin_attempt(self, server: str) -> None:
+        self.attempts = (*self.attempts, server)
+
+    def try_target(self, target: Target) -> None:
+        self.begin_attempt(target.server.name)
         self.target = target
 
     @property
@@ -204,6 +208,21 @@ class UsageAccounting(Struct, frozen=True):
                 client=context.client,
                 duration_ms=_milliseconds(trio.current_time() - context.started),
             )
+
+    def record_failure(
+        self, context: RequestContext, caller: Caller | None, exc: BaseException, *, model: str = ""
+    ) -> None:
+        """A request that ends with an exception before it is admitted."""
+        if isinstance(exc, GatewayError):
+            status, code = exc.status, exc.code
+        elif isinstance(exc, OSError):
+            status, code = CLIENT_GONE, "client_gone"
+        elif isinstance(exc, Exception):
+            status, code = 500, "internal_error"
+        else:
+            status, code = CLIENT_GONE, "interrupted"
+        key_id = "" if caller is None else caller.key_id
+        self.record_rejection(context, status, code=code, key_id=key_id, model=model)
 
     async def wait_durable(self, batch: Batch, row_id: str) -> None:
         if self.strict:

@@ -181,4 +181,6 @@ def _invalid_key_message(context: RequestContext) -> str:
     key = context.credential or ""
     if len(key) > 12 and key[-4:].isascii() and key[-4:].isalnum():
         return f"Invalid API key (ends in {key[-4:]})."
-    return f"Invalid API key in the `{context.credential_header}` header."
+    header = context.credential_header
+    place = "query parameter `key`" if header is None else f"`{header}` header"
+    return f"Invalid API key in the {place}."

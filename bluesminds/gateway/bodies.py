@@ -1,19 +1,26 @@
-"""The memory that request bodies use, with one limit for all of them.
+"""Request bodies: what they take of memory and disk, with one limit for all of them.
 
 A body is held from its first byte until a server has responded. Only its size counts; a copy that parsing
 needs does not.
 """
 
+from abc import ABC, abstractmethod
+
 from bluesminds.common.errors import Unavailable
+from bluesminds.gateway.spool import Spool, SpoolSpace
 
 
 class BodyMemory:
-    """At most `limit` bytes for all bodies together."""
+    """At most `limit` bytes for all bodies together, and `largest` for one that is read whole. `disk` is for
+    forms whose files come before their other fields.
+    """
 
-    __slots__ = ("_peak", "held", "limit")
+    __slots__ = ("_peak", "disk", "held", "largest", "limit")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, *, largest: int, disk: SpoolSpace) -> None:
         self.limit = limit
+        self.largest = largest
+        self.disk = disk
         self.held = 0
         self._peak = 0
 
@@ -27,27 +34,80 @@ class BodyMemory:
         return peak
 
 
-class Body:
-    """The body of one request. `release` may be called more than once."""
+class Body(ABC):
+    """The body of one request, which is still to be read: whole into `data`, or in pieces. `release` frees
+    what it holds, and may be called more than once.
+    """
 
-    __slots__ = ("_held", "_memory", "data")
+    __slots__ = ("_held", "_spool", "data", "memory")
 
     def __init__(self, memory: BodyMemory) -> None:
-        self._memory = memory
+        self.memory = memory
         self._held = 0
+        self._spool: Spool | None = None
         self.data = b""
+
+    @property
+    @abstractmethod
+    def content_type(self) -> bytes:
+        """The value of the header; b"" when there is none."""
+
+    @property
+    @abstractmethod
+    def length(self) -> int | None:
+        """Bytes; None if they come in chunks."""
+
+    @abstractmethod
+    def check_coding(self) -> None:
+        """Raises InvalidRequest when the body is compressed."""
+
+    @abstractmethod
+    async def read(self) -> None:
+        """Read all of it into `data`. Raises InvalidRequest when it is compressed or too large, Unavailable
+        when there is no room for it, and ConnectionResetError when the client leaves first.
+        """
+
+    @abstractmethod
+    async def receive(self) -> bytes:
+        """The next bytes; b"" at the end. Raises ConnectionResetError when the client leaves first."""
 
     def acquire(self, size: int) -> None:
         """Reserve memory for the next bytes. Raises Unavailable if the limit is reached."""
-        if self._memory.held + size > self._memory.limit:
+        memory = self.memory
+        if memory.held + size > memory.limit:
             raise body_memory_exhausted()
-        self._memory.add(size)
+        memory.add(size)
         self._held += size
+
+    def open_spool(self) -> Spool:
+        """Room for a part of the body. It is closed by `release`."""
+        self._spool = Spool(self.memory.disk, self.acquire)
+        return self._spool
+
+    def release(self) -> None:
+        self.memory.held -= self._held
+        self._held = 0
+        self.data = b""
+        if self._spool is not None:
+            self._spool.close()
+
+
+class HeldMemory:
+    """Memory that outlives the body of a request. `release` may be called more than once."""
+
+    __slots__ = ("_held", "_memory")
+
+    def __init__(self, memory: BodyMemory, size: int) -> None:
+        """Raises Unavailable if the limit is reached."""
+        if memory.held + size > memory.limit:
+            raise body_memory_exhausted()
+        memory.add(size)
+        self._memory = memory
+        self._held = size
 
     def release(self) -> None:
         self._memory.held -= self._held
         self._held = 0
-        self.data = b""
 
 
 def body_memory_exhausted() -> Unavailable:

@@ -1,7 +1,7 @@
 """A decoded request to a model, and the body to send to a server."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Final, Protocol
 
 from msgspec import Raw, Struct, json, structs
 
@@ -9,18 +9,34 @@ from bluesminds.common.crypto import scoped
 from bluesminds.common.errors import InvalidRequest
 from bluesminds.common.values import Caller, RequestContext
 from bluesminds.gateway.bodies import Body
+from bluesminds.gateway.forms import Headers, MultipartBody
 from bluesminds.gateway.operations import Operation, OperationMatch
 from bluesminds.gateway.routing.plans import Plan, Target
+from bluesminds.gateway.stored_responses.links import LinkedRequest
 from bluesminds.providers.quirks import ADAPTED, Adapt, check_supported
 from bluesminds.wire.base import Format, RequestFacts
-from bluesminds.wire.conversation import ConversationRequest, EncodingOptions
+from bluesminds.wire.conversation import ConversationRequest, EncodingOptions, StoredReply, unique
 from bluesminds.wire.formats import FORMATS, codec_of
 from bluesminds.wire.json_text import Fields, read_fields, write_fields
-from bluesminds.wire.messages import estimate_count
+from bluesminds.wire.multipart import is_form
 from bluesminds.wire.prompt_prefix import prompt_prefix
 from bluesminds.wire.requests import read_body
 
 STREAM_OPTIONS = "stream_options"
+_JSON: Final[Headers] = ((b"content-type", b"application/json"),)
+
+
+class ReplyObserver(Protocol):
+    """Sees what the client of one request gets."""
+
+    def feed(self, data: bytes) -> None:
+        """The next bytes of a stream."""
+
+    async def finish(self, server: str, *, translated: bool, body: bytes | None = None) -> None:
+        """The response is complete: `body`, or the stream."""
+
+    def release(self) -> None:
+        """The request has ended."""
 
 
 class Call(Struct, frozen=True, gc=False):
@@ -34,6 +50,7 @@ class Call(Struct, frozen=True, gc=False):
     model: str  # as the client names it
     facts: RequestFacts
     own_key: bool = False
+    observer: ReplyObserver | None = None
 
 
 class CallBody(Protocol):
@@ -61,13 +78,17 @@ class CallBody(Protocol):
         Raises InvalidRequest if there is no such target. Call it before the first `content`.
         """
 
-    def content(self, plan: Plan, model: str, *, force_usage: bool) -> bytes:
+    @property
+    def repeatable(self) -> bool:
+        """Whether `content` can be called again. A form that does not fit into memory can be sent once."""
+
+    def headers(self, model: str) -> Headers:
+        """Content-Type, and the Content-Length of a body in pieces if it is known."""
+
+    def content(self, plan: Plan, model: str, *, force_usage: bool) -> bytes | AsyncIterator[bytes]:
         """The body for a server with this plan and model name. `force_usage`: request the usage of a stream
         even if the client did not.
         """
-
-    def estimate(self) -> bytes:
-        """The response to a count request that no server supports."""
 
     def release(self) -> None:
         """Free the memory of the body. `content` cannot be called afterwards."""
@@ -79,6 +100,7 @@ class JsonBody:
     that the latest translation left out. `release` frees the bodies.
     """
 
+    repeatable = True
     __slots__ = (
         "_adapted",
         "_body",
@@ -88,6 +110,7 @@ class JsonBody:
         "_max_output",
         "_max_outputs",
         "_rendered_for",
+        "_stored",
         "_stream_options",
         "_translated",
         "_translated_for",
@@ -95,8 +118,11 @@ class JsonBody:
         "dropped",
     )
 
-    def __init__(self, format_: Format, fields: Fields, body: Body) -> None:
+    def __init__(
+        self, format_: Format, fields: Fields, body: Body, stored: StoredReply | None = None
+    ) -> None:
         self._format = format_
+        self._stored = stored
         self._fields = fields  # views into the client's bytes, until the first rendering
         options = fields.get(STREAM_OPTIONS)
         self._stream_options = None if options is None else options.copy()
@@ -134,7 +160,7 @@ class JsonBody:
                 else:
                     check_supported(self._fields, plan.unsupported)
             except InvalidRequest as exc:
-                refusals[plan] = exc
+                refusals[plan] = self._in_client_words(exc) if plan.translated else exc
         chosen = [target for target in targets if target.plan not in refusals]
         if not chosen:
             raise refusals[targets[0].plan]
@@ -158,8 +184,13 @@ class JsonBody:
             self._rendered_for = (model, force_usage, plan.adapt)
         return self._body.data
 
+    def headers(self, model: str) -> Headers:
+        return _JSON
+
     def estimate(self) -> bytes:
-        return estimate_count(self._fields)
+        """The response to a count request that no server supports."""
+        estimate = self._format.estimate
+        return b"" if estimate is None else estimate(self._fields)
 
     def release(self) -> None:
         self._fields = {}
@@ -169,7 +200,12 @@ class JsonBody:
     def _try_translation(self, plan: Plan, created: int) -> None:
         """Read the conversation and write it for the first server. Raises InvalidRequest."""
         if self.conversation is None:
-            self.conversation = codec_of(self._format.name).decode_request(self._fields, created)
+            conversation = codec_of(self._format.name).decode_request(self._fields, created)
+            if not (conversation.turns or conversation.system):
+                raise InvalidRequest("invalid_value", "`messages` is empty.", param="messages")
+            if self._stored is not None:
+                conversation = structs.replace(conversation, stored=self._stored)
+            self.conversation = conversation
         self._translate(plan, self.conversation, self.conversation.model, force_usage=True)
 
     def _translate(
@@ -184,9 +220,17 @@ class JsonBody:
         encoded = codec_of(plan.format).encode_request(conversation, options)
         check_supported(encoded.fields, plan.unsupported)
         self._translated = write_fields(encoded.fields)
-        self.dropped = self._dropped = encoded.dropped
+        names = codec_of(self._format.name).names
+        self.dropped = self._dropped = unique(names.get(name, name) for name in encoded.dropped)
         self._translated_for = (plan, model, force_usage)
         return self._translated
+
+    def _in_client_words(self, refusal: InvalidRequest) -> InvalidRequest:
+        """A server's format may have refused a field by its own name."""
+        name, codec = refusal.param or "", self._format.codec
+        if codec is None or (mine := codec.names.get(name)) is None:
+            return refusal
+        return InvalidRequest(refusal.code, refusal.message.replace(f"`{name}`", f"`{mine}`"), param=mine)
 
     def _client_fields(self) -> Fields:
         if self._rendered_for is None:
@@ -198,23 +242,48 @@ class JsonBody:
         return fields if self._stream_options is None else fields | {STREAM_OPTIONS: self._stream_options}
 
 
+async def receive_body(operation: Operation, body: Body) -> MultipartBody | None:
+    """Read the body of an operation that takes forms: of a form, which is returned, what must be known before
+    it is sent; JSON whole.
+
+    Raises InvalidRequest, Unavailable, and ConnectionResetError when the client leaves.
+    """
+    form = FORMATS[operation.format].form
+    if form is None or (operation.body != "form" and not is_form(body.content_type)):
+        await body.read()
+        return None
+    multipart = MultipartBody(body, form)
+    await multipart.read_ahead()
+    return multipart
+
+
 def read_call(
-    context: RequestContext, match: OperationMatch, caller: Caller, body: Body
+    context: RequestContext,
+    match: OperationMatch,
+    caller: Caller,
+    body: Body,
+    form: MultipartBody | None = None,
+    linked: LinkedRequest | None = None,
 ) -> tuple[Call, CallBody]:
     """Raises InvalidRequest with the field that is wrong as `param`."""
     operation = match.operation
+    format_ = FORMATS[operation.format]
+    if form is not None:
+        facts = form.facts()
+        context = _with_scoped_idempotency(context, caller)
+        return Call(context, operation, format_, facts.model, facts, bool(caller.address)), form
     if not body.data:
         raise InvalidRequest("empty_body", "The request has no body. Send a JSON object with `model`.")
-    format_ = FORMATS[operation.format]
-    fields = read_body(body.data)
+    fields = read_body(body.data) if linked is None else linked.fields
     if match.params or operation.preset:
         said = {name: Raw(json.encode(text)) for name, text in match.params.items()}
         fields = {**fields, **said, **operation.preset}
     facts = format_.read_request(fields)
     own_key = bool(caller.address)
     context = _with_scoped_idempotency(context, caller)
-    call = Call(context, operation, format_, facts.model, facts, own_key)
-    return call, JsonBody(format_, fields, body)
+    observer, stored = (None, None) if linked is None else (linked.keeper, linked.stored)
+    call = Call(context, operation, format_, facts.model, facts, own_key, observer)
+    return call, JsonBody(format_, fields, body, stored)
 
 
 def _with_scoped_idempotency(context: RequestContext, caller: Caller) -> RequestContext:

@@ -37,7 +37,7 @@ class Estimator:
         if output is None:
             output = self.max_output(facts.model, priced_as)
         output *= facts.choices
-        input_ = int(facts.text_bytes * self._ratios.get(facts.model, INITIAL_RATIO)) + 1
+        input_ = int(facts.text_bytes * self._ratios.get(facts.model, INITIAL_RATIO)) + 1 + facts.media_tokens
         return Estimate(input_ + output, None if price is None else price.max_cost(input_, output))
 
     def dearest(self, call: Call, targets: Iterable[Target]) -> Estimate:

@@ -16,8 +16,10 @@ from bluesminds.common.errors import GatewayError, NotFound
 from bluesminds.common.values import Scope
 from bluesminds.wire.base import FormatName
 
-ApiName = Literal["openai", "anthropic"]
-HandlerName = Literal["model"]  # what serves an operation; "model": the request pipeline
+ApiName = Literal["openai", "anthropic", "gemini"]
+BodyKind = Literal["json", "form", "json_or_form"]  # a form is multipart/form-data
+# What serves an operation. "model": the request pipeline.
+HandlerName = Literal["model", "stored_response", "passthrough"]
 NO_FIELDS: Final[Mapping[str, Raw]] = MappingProxyType({})
 
 
@@ -33,6 +35,7 @@ class Operation(Struct, frozen=True):
     path: str
     format: FormatName
     summary: str
+    body: BodyKind = "json"
     handler: HandlerName = "model"
     preset: Mapping[str, Raw] = NO_FIELDS
     estimated: bool = False
@@ -63,6 +66,10 @@ class OperationMatch(Struct, frozen=True, gc=False):
     params: Mapping[str, str]
 
 
+def _stored(method: str, path: str, summary: str) -> Operation:
+    return Operation("responses", method, path, "responses", summary, handler="stored_response")
+
+
 OPERATIONS: Final = (
     Operation("chat.completions", "POST", "/v1/chat/completions", "chat", "Create a chat completion"),
     Operation("messages", "POST", "/v1/messages", "messages", "Create a message"),
@@ -72,6 +79,43 @@ OPERATIONS: Final = (
         "/v1/messages/count_tokens",
         "count_tokens",
         "Count the tokens of a message",
+        estimated=True,
+    ),
+    Operation("responses", "POST", "/v1/responses", "responses", "Create a response"),
+    Operation(
+        "responses.input_tokens",
+        "POST",
+        "/v1/responses/input_tokens",
+        "input_tokens",
+        "Count the tokens of a response's input",
+        estimated=True,
+    ),
+    _stored("GET", "/v1/responses/{id}", "Show a stored response"),
+    _stored("DELETE", "/v1/responses/{id}", "Delete a stored response"),
+    _stored("GET", "/v1/responses/{id}/input_items", "List the input items of a stored response"),
+    _stored("POST", "/v1/responses/{id}/cancel", "Cancel a response in the background"),
+    Operation(
+        "gemini.generate_content",
+        "POST",
+        "/v1beta/models/{model}:generateContent",
+        "gemini",
+        "Generate content",
+        preset={"stream": Raw(b"false")},
+    ),
+    Operation(
+        "gemini.generate_content",
+        "POST",
+        "/v1beta/models/{model}:streamGenerateContent",
+        "gemini",
+        "Generate content as a stream",
+        preset={"stream": Raw(b"true")},
+    ),
+    Operation(
+        "gemini.count_tokens",
+        "POST",
+        "/v1beta/models/{model}:countTokens",
+        "gemini_count_tokens",
+        "Count the tokens of content",
         estimated=True,
     ),
     Operation("completions", "POST", "/v1/completions", "completions", "Create a text completion"),
@@ -86,13 +130,48 @@ OPERATIONS: Final = (
         "images",
         "Create images (another path of /v1/images/generations)",
     ),
+    Operation("images.edits", "POST", "/v1/images/edits", "image_edits", "Edit images", body="json_or_form"),
+    Operation(
+        "images.variations",
+        "POST",
+        "/v1/images/variations",
+        "image_variations",
+        "Create variations of an image",
+        body="form",
+    ),
     Operation("audio.speech", "POST", "/v1/audio/speech", "speech", "Create speech from text"),
+    Operation(
+        "audio.transcriptions",
+        "POST",
+        "/v1/audio/transcriptions",
+        "transcription",
+        "Transcribe speech",
+        body="form",
+    ),
+    Operation(
+        "audio.translations",
+        "POST",
+        "/v1/audio/translations",
+        "audio_translation",
+        "Translate speech into English text",
+        body="form",
+    ),
+)
+# Requests that match no operation and are relayed to a server that allows it.
+PASSTHROUGH: Final = Operation(
+    "passthrough", "*", "/v1/{path}", "chat", "Relay a request to a server", handler="passthrough"
 )
 MODELS: Final = "models"  # GET /models and /models/{id}
+GEMINI_MODELS: Final = "/v1beta/models"
 UNKNOWN: Final = "unknown"  # the endpoint label of requests that match no operation
 
-PREFIXES: Final = ("/v1",)
+PREFIXES: Final = ("/v1", "/v1beta")
 
+# The methods of Google's API, including unsupported ones. Names of models may also have colons.
+_GEMINI_METHOD: Final = re.compile(
+    ":((?:stream|batch)?[gG]enerateContent|countTokens|(?:batchE|asyncBatchE|e)mbedContents?"
+    "|predict(?:LongRunning)?|generateAnswer)$"
+)
 _SLASHES: Final = re.compile("//+")
 _VARIABLE: Final = re.compile(r"\{(\w+)\}")
 
@@ -121,23 +200,27 @@ _PATTERNS: Final = [(_pattern(path), methods) for path, methods in _BY_PATH.item
 _PATHS: Final = (*(path for path in _BY_PATH if "{" not in path), "/v1/models")
 
 # Endpoints of OpenAI and Anthropic that this gateway does not have, and what SDKs can use instead.
-_USE_CHAT: Final = (
-    "Use /v1/chat/completions: `openai.chat(...)` in @ai-sdk/openai, "
-    '`set_default_openai_api("chat_completions")` in the Agents SDK, `use_responses_api=False` in LangChain.'
-)
+_USE_RESPONSES: Final = "Use /v1/responses or /v1/chat/completions."
+_RELAY: Final = "Set passthrough = true on a server to relay it."
 _MISSING: Final = {
-    "/responses": ("The Responses API", _USE_CHAT),
-    "/messages/batches": ("The Message Batches API", ""),
-    "/images": ("The Images API", ""),
-    "/audio": ("The Audio API", ""),
-    "/files": ("The Files API", ""),
-    "/batches": ("The Batches API", ""),
+    "/responses": ("This part of the Responses API", ""),
+    "/messages/batches": ("The Message Batches API", _RELAY),
+    "/files": ("The Files API", _RELAY),
+    "/batches": ("The Batches API", _RELAY),
     "/realtime": ("The Realtime API", ""),
-    "/assistants": ("The Assistants API", _USE_CHAT),
-    "/threads": ("The Assistants API", _USE_CHAT),
-    "/vector_stores": ("The Vector Stores API", ""),
-    "/fine_tuning": ("The Fine-tuning API", ""),
-    "/uploads": ("The Uploads API", ""),
+    "/assistants": ("The Assistants API", f"{_USE_RESPONSES} {_RELAY}"),
+    "/threads": ("The Assistants API", f"{_USE_RESPONSES} {_RELAY}"),
+    "/vector_stores": ("The Vector Stores API", _RELAY),
+    "/fine_tuning": ("The Fine-tuning API", _RELAY),
+    "/uploads": ("The Uploads API", _RELAY),
+    "/containers": ("The Containers API", _RELAY),
+    "/conversations": (
+        "The Conversations API",
+        f"Send the whole conversation as `input` of /v1/responses. {_RELAY}",
+    ),
+    "/evals": ("The Evals API", _RELAY),
+    "/skills": ("The Skills API", _RELAY),
+    "/videos": ("The Videos API", _RELAY),
 }
 
 
@@ -148,7 +231,7 @@ def clean_path(path: str) -> str:
 
 def find_path(path: str) -> DataPlanePath | None:
     """The meaning of a path that a client sent; None if it is not a path of the data plane. /api/v1 is an
-    alias of /v1.
+    alias of /v1, and the methods of Google's API under /v1 are aliases of those under /v1beta.
     """
     known = _KNOWN.get(path)
     return _find_path(clean_path(path)) if known is None else known
@@ -159,9 +242,11 @@ def _find_path(path: str) -> DataPlanePath | None:
         path = path[4:]
     if not any(path == prefix or path.startswith(prefix + "/") for prefix in PREFIXES):
         return None
-    if path == "/v1/models" or path.startswith("/v1/models/"):
-        return DataPlanePath(path, _NO_METHODS, _NO_PARAMS, MODELS, "openai")
+    if path.startswith("/v1/models/") and _GEMINI_METHOD.search(path) is not None:
+        path = GEMINI_MODELS + path.removeprefix("/v1/models")
     api = api_of(path)
+    if _is_models_path(path, api):
+        return DataPlanePath(path, _NO_METHODS, _NO_PARAMS, MODELS, api)
     if (methods := _BY_PATH.get(path)) is not None:
         return DataPlanePath(path, methods, _NO_PARAMS, _label(methods), api)
     for pattern, methods in _PATTERNS:
@@ -171,8 +256,19 @@ def _find_path(path: str) -> DataPlanePath | None:
 
 
 def api_of(path: str) -> ApiName:
-    """The API that a path below /v1 belongs to."""
+    """The API that a path of the data plane belongs to."""
+    if path.startswith("/v1beta"):
+        return "gemini"
     return "anthropic" if path == "/v1/messages" or path.startswith("/v1/messages/") else "openai"
+
+
+def _is_models_path(path: str, api: ApiName) -> bool:
+    """Whether it lists the models or names one. Gemini's methods follow the name, which may have colons."""
+    if api != "gemini":
+        return path == "/v1/models" or path.startswith("/v1/models/")
+    if path == GEMINI_MODELS:
+        return True
+    return path.startswith(f"{GEMINI_MODELS}/") and _GEMINI_METHOD.search(path) is None
 
 
 def _label(methods: Mapping[str, Operation]) -> str:
@@ -196,11 +292,17 @@ def method_not_allowed(method: str, allowed: str) -> GatewayError:
 
 
 def _unknown_path(path: str) -> GatewayError:
+    if (found := _GEMINI_METHOD.search(path)) is not None and path.startswith(GEMINI_MODELS):
+        return NotFound(
+            "unsupported_endpoint",
+            f"Gemini's method {found[1]} is not supported. A model has the methods generateContent,"
+            " streamGenerateContent and countTokens. Use /v1/embeddings for embeddings.",
+        )
     for start, (name, advice) in _MISSING.items():
         if path == f"/v1{start}" or path.startswith(f"/v1{start}/"):
             message = f"{name} (/v1{start}) is not supported. {advice}".rstrip()
             return NotFound("unsupported_endpoint", message)
-    message = "There is no such endpoint under /v1."
+    message = f"There is no such endpoint under {'/v1beta' if api_of(path) == 'gemini' else '/v1'}."
     if meant := suggested_path(path.removeprefix("/v1")):
         message = f"{message} Did you mean {meant}?"
     return NotFound("unknown_url", f"{message} GET /docs lists the endpoints.")

@@ -5,7 +5,7 @@ admitted request is settled exactly once, also if it is cancelled. The last byte
 its usage row is durable.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -19,8 +19,9 @@ from bluesminds.gateway.accounting import CLIENT_GONE, UsageAccounting, UsageEnt
 from bluesminds.gateway.authenticate import KeyAuthenticator
 from bluesminds.gateway.authorize import check_model
 from bluesminds.gateway.bodies import Body
-from bluesminds.gateway.call import Call, CallBody, read_call
+from bluesminds.gateway.call import Call, CallBody, JsonBody, read_call, receive_body
 from bluesminds.gateway.limits.counters import Estimate
+from bluesminds.gateway.limits.headers import as_text
 from bluesminds.gateway.limits.reserve import RateLimiter
 from bluesminds.gateway.operations import OperationMatch
 from bluesminds.gateway.relay import (
@@ -36,6 +37,7 @@ from bluesminds.gateway.routing.plans import Target
 from bluesminds.gateway.routing.policies import Balancer, RoutedRequest, select_targets
 from bluesminds.gateway.routing.routed import RoutedTargets
 from bluesminds.gateway.routing.selection import select_candidates
+from bluesminds.gateway.stored_responses.links import RequestLinks
 from bluesminds.gateway.upstream.sender import Sender
 from bluesminds.wire.models import ModelRow
 
@@ -52,31 +54,39 @@ class Gateway(Struct, frozen=True):
     sender: Sender
     relay: Relay
     accounting: UsageAccounting
+    links: RequestLinks
     total_timeout: float
 
     async def handle(
         self,
         match: OperationMatch,
         context: RequestContext,
-        read_body: Callable[[], Awaitable[Body]],
+        source: Body,
         out: ResponseWriter,
     ) -> None:
         """Serve an operation that calls a model. Raises GatewayError only while nothing has been written."""
-        caller = call = None
+        caller = call = linked = None
         try:
             changes = self.keys.changes
             caller = await self.keys.authenticate(context)
             self.keys.authorize_use(caller, context)
             if caller.address:
                 self.limiter.check_exhausted(caller)  # before megabytes of an unknown client are read
-            raw = await read_body()
+            form = None
+            if match.operation.body == "json":
+                await source.read()
+            else:
+                form = await receive_body(match.operation, source)
             if self.keys.changes != changes:  # a key may be revoked while its body is being read
                 caller = await self.keys.authenticate(context)
                 self.keys.authorize_use(caller, context)
-            call, body = read_call(context, match, caller, raw)
+            if source.data and self.links.concerns(match.operation, caller, source):
+                linked = await self.links.resolve(match.operation, caller, source)
+            call, body = read_call(context, match, caller, source, form, linked)
             check_model(caller, call.model)
             catalog = self._catalog(caller)
             route = None if catalog.routes is None else catalog.routes.match(call.model)
+            only = None if linked is None else linked.servers
             if route is None:
                 routed = None
                 targets = select_targets(
@@ -85,35 +95,40 @@ class Gateway(Struct, frozen=True):
                     call.model,
                     usable=self.balancer.usable,
                     random=self.balancer.random,
+                    only=only,
                 )
                 targets = self._choose(call, body, targets)
                 entry = self._admit(caller, call, self.accounting.estimator.estimate(call))
             else:
-                routed = self._select_routed(catalog, route, caller, call, body)
+                routed = self._select_routed(catalog, route, caller, call, body, only)
                 entry = self._admit_routed(caller, call, routed)
                 if catalog.model(call.model) is None:
                     entry.label = route.model
                 targets = routed.first()
         except BaseException as exc:
-            self._record_rejection(context, caller, call, exc)
+            self.accounting.record_failure(context, caller, exc, model="" if call is None else call.model)
+            if linked is not None:
+                linked.release()
             if isinstance(exc, GatewayError) and caller is not None:
-                raise exc.with_headers(_as_text(self.limiter.headers(caller))) from None
+                raise exc.with_headers(as_text(self.limiter.headers(caller))) from None
             raise
         try:
             await self._exchange(call, body, targets, routed, entry, out)
         except GatewayError as exc:
             error = await settle_failure(entry, exc)
-            raise error.with_headers(_as_text(self.relay.headers(entry))) from None
+            raise error.with_headers(as_text(self.relay.headers(entry))) from None
         except Exception:
             entry.close(*((CLIENT_GONE, "client_gone") if out.gone else (500, "internal")))
             raise
         finally:
             entry.close(CLIENT_GONE, "client_gone" if out.gone else "interrupted")
+            if linked is not None:
+                linked.release()
 
-    async def list_models(self, context: RequestContext) -> tuple[list[ModelRow], Headers]:
+    async def list_models(self, context: RequestContext) -> tuple[Sequence[ModelRow], Headers]:
         """GET /v1/models: the models that the key may use, by name, and the rate headers."""
 
-        def find(catalog: ModelCatalog, caller: Caller) -> list[ModelRow]:
+        def find(catalog: ModelCatalog, caller: Caller) -> Sequence[ModelRow]:
             rows, allowed = catalog.models(), caller.models
             return rows if allowed is None else [row for row in rows if row.id in allowed]
 
@@ -133,10 +148,16 @@ class Gateway(Struct, frozen=True):
 
     def reject(self, context: RequestContext, error: GatewayError) -> None:
         """Record a request that matches no operation."""
-        self._record_rejection(context, None, None, error)
+        self.accounting.record_failure(context, None, error)
 
     def _select_routed(
-        self, catalog: ModelCatalog, route: ModelRoute, caller: Caller, call: Call, body: CallBody
+        self,
+        catalog: ModelCatalog,
+        route: ModelRoute,
+        caller: Caller,
+        call: Call,
+        body: CallBody,
+        only: frozenset[str] | None,
     ) -> RoutedTargets:
         """Raises NotFound and InvalidRequest if no target can serve the request."""
         estimator = self.accounting.estimator
@@ -147,6 +168,7 @@ class Gateway(Struct, frozen=True):
             call.model,
             may_use=lambda model: caller.models is None or model in caller.models,
             prices=estimator.prices,
+            only=only,
         )
         uses_prompt = any(group.route and group.route.policy == "affinity" for group in selection.groups)
         request = RoutedRequest(
@@ -179,26 +201,6 @@ class Gateway(Struct, frozen=True):
                 if not routed.drop_last_model():
                     raise
 
-    def _record_rejection(
-        self, context: RequestContext, caller: Caller | None, call: Call | None, exc: BaseException
-    ) -> None:
-        """Count a request that ends before admission."""
-        if isinstance(exc, GatewayError):
-            status, code = exc.status, exc.code
-        elif isinstance(exc, OSError):
-            status, code = CLIENT_GONE, "client_gone"
-        elif isinstance(exc, Exception):
-            status, code = 500, "internal_error"
-        else:
-            status, code = CLIENT_GONE, "interrupted"
-        self.accounting.record_rejection(
-            context,
-            status,
-            code=code,
-            key_id="" if caller is None else caller.key_id,
-            model="" if call is None else call.model,
-        )
-
     async def _look_up(
         self, context: RequestContext, find: Callable[[ModelCatalog, Caller], T]
     ) -> tuple[T, Headers]:
@@ -208,9 +210,9 @@ class Gateway(Struct, frozen=True):
             self.keys.authorize_use(caller, context)
             found = find(self._catalog(caller), caller)
         except BaseException as exc:
-            self._record_rejection(context, caller, None, exc)
+            self.accounting.record_failure(context, caller, exc)
             if isinstance(exc, GatewayError) and caller is not None:
-                raise exc.with_headers(_as_text(self.limiter.headers(caller))) from None
+                raise exc.with_headers(as_text(self.limiter.headers(caller))) from None
             raise
         self.accounting.record_rejection(context, 200, key_id=caller.key_id)
         return found, self.limiter.headers(caller)
@@ -230,10 +232,10 @@ class Gateway(Struct, frozen=True):
         answered = False
         with trio.CancelScope(deadline=call.context.started + self.total_timeout) as scope:
             out.on_gone(scope.cancel)
-            if not targets:
+            if not targets and isinstance(body, JsonBody):
                 await self.relay.send_estimate(body, entry, out)
                 return
-            reply = await self.sender.send(call, body, targets, entry.begin_attempt, routed)
+            reply = await self.sender.send(call, body, targets, entry.try_target, routed)
             answered = True
             try:
                 await self.relay.pass_on(call, body, reply, entry, out)
@@ -243,7 +245,3 @@ class Gateway(Struct, frozen=True):
             if not answered and entry.attempts:
                 self.sender.total_timeout(entry.attempts[-1])
             await handle_total_timeout(call, entry, out)
-
-
-def _as_text(headers: Headers) -> dict[str, str]:
-    return {name.decode(): value.decode() for name, value in headers}

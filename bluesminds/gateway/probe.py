@@ -71,6 +71,8 @@ async def _fetch_models(
             return None  # the server responds; it needs a client's key
         raise ValueError(f"{response.status}: the server rejected the api_key")
     if response.status >= (400 if list_models else 500):
-        hint = " (does the url end in /v1?)" if response.status == 404 and not base.endswith("/v1") else ""
+        version = profile.dialect.version
+        is_other = response.status == 404 and not base.endswith(version)
+        hint = f" (does the url end in {version}?)" if is_other else ""
         raise ValueError(f"{response.status}: {read_error(response.status, body).message}{hint}")
     return read_models(body, prefix=profile.model_prefix) if list_models else None

@@ -11,11 +11,11 @@ from typing import NoReturn, Protocol
 import trio
 from msgspec import Struct, structs
 
-from bluesminds.common.errors import GatewayError, Unavailable, UpstreamFailed
+from bluesminds.common.errors import GatewayError, InvalidRequest, Unavailable, UpstreamFailed
 from bluesminds.common.money import write_usd
 from bluesminds.common.values import NO_USAGE, Usage
 from bluesminds.gateway.accounting import UsageEntry
-from bluesminds.gateway.call import Call, CallBody
+from bluesminds.gateway.call import Call, CallBody, JsonBody
 from bluesminds.gateway.recorder import usage_unrecorded_error
 from bluesminds.gateway.upstream.attempt import JSON_TYPE, Reply
 from bluesminds.gateway.upstream.sender import Sender
@@ -85,7 +85,7 @@ class Relay(Struct, frozen=True):
             headers.append((b"x-bluesminds-attempts", b"%d" % len(entry.attempts)))
         return headers
 
-    async def send_estimate(self, body: CallBody, entry: UsageEntry, out: ResponseWriter) -> None:
+    async def send_estimate(self, body: JsonBody, entry: UsageEntry, out: ResponseWriter) -> None:
         """The gateway's own response to a count request."""
         answer = body.estimate()
         body.release()
@@ -97,6 +97,9 @@ class Relay(Struct, frozen=True):
 
     async def _relay_json(self, call: Call, reply: Reply, entry: UsageEntry, out: ResponseWriter) -> None:
         self._settle_whole(call, reply, entry)
+        if call.observer is not None and reply.error is None:
+            server = reply.endpoint.server.name
+            await call.observer.finish(server, translated=reply.translated, body=reply.body)
         await entry.wait_durable()
         entry.begin_response()
         headers = reply.headers + self.headers(entry)
@@ -107,6 +110,7 @@ class Relay(Struct, frozen=True):
     async def _relay_events(self, call: Call, reply: Reply, entry: UsageEntry, out: ResponseWriter) -> None:
         """A JSON answer that was converted to events."""
         self._settle_whole(call, reply, entry)
+        await _observe_end(call, reply, reply.body)
         await entry.wait_durable()
         entry.begin_response()
         await out.start(reply.status, reply.headers + self.headers(entry) + STREAM_HEADERS)
@@ -133,17 +137,20 @@ class Relay(Struct, frozen=True):
         entry: UsageEntry,
         out: ResponseWriter,
     ) -> None:
-        redact = reply.endpoint.redact
+        redact, observer = reply.endpoint.redact, call.observer
         entry.begin_response(stage)
         await out.start(reply.status, reply.headers + self.headers(entry) + STREAM_HEADERS)
         data = reply.body
         try:
             while data:
                 if passed := redact(stage.feed(data)):
+                    if observer is not None:
+                        observer.feed(passed)
                     await out.write(passed)
                 data = b"" if stage.final else await _receive(response, stage)
             last = redact(stage.finish())
             last += self._end_stream(call, reply, stage, entry)
+            await _observe_end(call, reply, last)
         except UpstreamError as exc:
             last = self._cut(call, reply, entry, type(exc).__name__)
         except EventTooLarge:
@@ -181,7 +188,11 @@ class Relay(Struct, frozen=True):
             entry.close(reply.status, "cut")
             out.abort()
         stage.finish()
-        self.sender.stream_ended(call, reply, None, implausible=False)
+        if not stage.finished:
+            self.sender.stream_failed(reply, "UpstreamCut")
+            entry.close(reply.status, "cut")
+            out.abort()
+        self.sender.stream_ended(call, reply, None, implausible=stage.implausible)
         entry.close(reply.status, "ok")
         try:
             await entry.wait_durable()
@@ -203,6 +214,13 @@ class Relay(Struct, frozen=True):
         return call.format.write_stream_error(
             "upstream_cut", "The server ended the stream before the answer was complete. Try again."
         )
+
+
+async def _observe_end(call: Call, reply: Reply, last: bytes) -> None:
+    """`last`: the end of the stream."""
+    if call.observer is not None:
+        call.observer.feed(last)
+        await call.observer.finish(reply.endpoint.server.name, translated=reply.translated)
 
 
 async def _receive(response: Response, stage: Stage) -> bytes:
@@ -227,7 +245,7 @@ async def _drain_after_done(response: Response) -> None:
 
 async def settle_failure(entry: UsageEntry, error: GatewayError) -> GatewayError:
     """Settle a request without a response from a server. Returns the error for the client."""
-    entry.close(error.status, "upstream_error")
+    entry.close(error.status, "client_error" if isinstance(error, InvalidRequest) else "upstream_error")
     if isinstance(error, Unavailable):
         return error
     try:

@@ -17,7 +17,14 @@ _PATHS: Final[Mapping[FormatName, str]] = {
     "chat": "/chat/completions",
     "completions": "/completions",
     "embeddings": "/embeddings",
+    "images": "/images/generations",
+    "image_edits": "/images/edits",
+    "speech": "/audio/speech",
+    "transcription": "/audio/transcriptions",
+    "audio_translation": "/audio/translations",
 }
+_RESPONSES: Final = "/responses"  # not below a deployment: the body has its name
+_FIRST_RESPONSES: Final = "2025-03-01-preview"  # version of the older URLs
 _ROOT: Final = re.compile(r"/openai(?:/v1|/deployments(?:/[^/]+)?)?\Z")
 _UNVERSIONED: Final = ("", "preview", "latest")  # versions that the URLs of version 1 accept
 _TOKEN: Final = re.compile(r"eyJ[\w-]*\.[\w-]+\.[\w-]*\Z", re.ASCII)
@@ -25,14 +32,17 @@ _TOKEN: Final = re.compile(r"eyJ[\w-]*\.[\w-]+\.[\w-]*\Z", re.ASCII)
 
 def locate(base: str, api_version: str) -> tuple[Mapping[FormatName, str], str]:
     """The paths of the wire formats, and of the list of base models, for a server whose URL has the path
-    `base`. They start with "//": at the host. A path before /openai, that of a proxy, stays.
+    `base`. They start with "//": at the host. A path before /openai (of a proxy) is kept.
     """
     root = "/" + _ROOT.sub("", base) + "/openai"
     query = f"?api-version={api_version}" if api_version else ""
     if base.endswith("/openai/v1") or api_version in _UNVERSIONED:
         paths = {name: f"{root}/v1{path}{query}" for name, path in _PATHS.items()}
+        paths["responses"] = f"{root}/v1{_RESPONSES}{query}"
         return paths, f"{root}/v1/models{query}"
     paths = {name: f"{root}/deployments/{{model}}{path}{query}" for name, path in _PATHS.items()}
+    if api_version >= _FIRST_RESPONSES:
+        paths["responses"] = f"{root}{_RESPONSES}{query}"
     return paths, f"{root}/models{query}"
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, Literal, cast
+from urllib.parse import quote
 
 from bluesminds.providers import azure
 from bluesminds.wire.base import FormatName
@@ -11,7 +12,7 @@ from bluesminds.wire.errors import ErrorDetail
 
 Headers = tuple[tuple[bytes, bytes], ...]
 # The path of each wire format: relative to the URL of the server, or to its host if it begins with "//".
-# "{model}" stands for the name of the model.
+# `fill_path` replaces "{model}" by the name of the model, and "{method}" by the method of Gemini's API.
 Paths = Mapping[FormatName, str]
 OutputBound = Literal["max_tokens", "max_completion_tokens"]
 _KEY_REFUSALS = frozenset(("authentication_error", "invalid_api_key", "invalid_authentication", "auth_error"))
@@ -25,36 +26,59 @@ OPENAI_PATHS: Final[Paths] = MappingProxyType(
         "moderations": "/moderations",
         "rerank": "/rerank",
         "images": "/images/generations",
+        "image_edits": "/images/edits",
+        "image_variations": "/images/variations",
         "speech": "/audio/speech",
+        "transcription": "/audio/transcriptions",
+        "audio_translation": "/audio/translations",
     }
 )
 MESSAGES_PATHS: Final[Paths] = MappingProxyType(
     {"messages": "/messages", "count_tokens": "/messages/count_tokens"}
 )
+RESPONSES_PATHS: Final[Paths] = MappingProxyType(
+    {"responses": "/responses", "input_tokens": "/responses/input_tokens"}
+)
+_NATIVE_PATHS: Final[Paths] = MappingProxyType({**OPENAI_PATHS, **RESPONSES_PATHS})
+GEMINI_PATHS: Final[Paths] = MappingProxyType(
+    {"gemini": "/models/{model}:{method}", "gemini_count_tokens": "/models/{model}:countTokens"}
+)
 
 
 def paths(*formats: FormatName, **elsewhere: str) -> Paths:
     """The usual paths of some formats, and the paths of formats that are `elsewhere`."""
-    usual = {**OPENAI_PATHS, **MESSAGES_PATHS}
+    usual = {**OPENAI_PATHS, **MESSAGES_PATHS, **RESPONSES_PATHS, **GEMINI_PATHS}
     found = {name: usual[name] for name in formats} | cast("dict[FormatName, str]", elsewhere)
     return MappingProxyType(found)
+
+
+def fill_path(path: str, model: str, *, stream: bool) -> str:
+    """The path of a format for a model. Without `alt=sse`, streams of Gemini are JSON arrays."""
+    if path.startswith("/models/"):
+        model = model.removeprefix("models/")
+    method = "streamGenerateContent?alt=sse" if stream else "generateContent"
+    return path.replace("{model}", quote(model, safe="")).replace("{method}", method)
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
     """One kind of server. `speaks` maps each supported wire format to its path. `locate` gives the paths of
     formats and of the list of models if they depend on the path of the server's URL and on its API version.
+    `names_key`: a status of 403 means a rejected key if the message mentions an API key.
     """
 
     name: str
     speaks: Paths = field(default_factory=lambda: OPENAI_PATHS, hash=False)
+    version: str = "/v1"  # the usual end of the server's URL
     models_path: str = "/models"
     lists_models: bool = True  # else `models_path` is only good for a probe
     alive_path: str | None = None  # a cheaper probe than the list of models
     extra_headers: Headers = ()
+    relay_prefix: str = ""  # of paths that are relayed
     key_header: str = "authorization"
     takes_tokens: bool = False  # a token of Microsoft Entra ID is sent as a bearer token
     key_refusals: frozenset[str] = frozenset()  # error types that mean a rejected key, whatever the status
+    names_key: bool = False
     locate: Callable[[str, str], tuple[Paths, str]] | None = None
 
     def refuses_key(self, status: int, error: ErrorDetail) -> bool:
@@ -64,8 +88,9 @@ class Dialect:
         names = {error.type, error.code}
         if status == 403:
             # 403 can also mean that the request itself is not allowed, with any key.
-            return bool(names & (_KEY_REFUSALS | self.key_refusals))
-        return status >= 400 and error.type in self.key_refusals
+            named = self.names_key and "api key" in (error.message or "").lower()
+            return named or bool(names & (_KEY_REFUSALS | self.key_refusals))
+        return status >= 400 and bool(names & self.key_refusals)
 
 
 DIALECTS: Final[Mapping[str, Dialect]] = {
@@ -76,8 +101,9 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
         Dialect(
             "litellm",
             # LiteLLM has the endpoints of Messages below /v1 only, whatever the server's URL.
-            speaks={**OPENAI_PATHS, **{name: f"/v1{path}" for name, path in MESSAGES_PATHS.items()}},
+            speaks={**_NATIVE_PATHS, **{name: f"/v1{path}" for name, path in MESSAGES_PATHS.items()}},
             alive_path="//health/liveliness",
+            relay_prefix="/v1",
             extra_headers=((b"x-litellm-num-retries", b"0"),),
             # LiteLLM without a database answers a wrong master key with 400 and the second type.
             key_refusals=frozenset(
@@ -93,6 +119,27 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
             extra_headers=((b"anthropic-version", b"2023-06-01"),),
             key_header="x-api-key",
         ),
+        # Google responds to a wrong key with 400, and to a blocked key with 403.
+        Dialect(
+            "gemini",
+            speaks=GEMINI_PATHS,
+            version="/v1beta",
+            models_path="/models?pageSize=1000",
+            key_header="x-goog-api-key",
+            key_refusals=frozenset(
+                (
+                    "API_KEY_INVALID",
+                    "API_KEY_SERVICE_BLOCKED",
+                    "API_KEY_IP_ADDRESS_BLOCKED",
+                    "API_KEY_HTTP_REFERRER_BLOCKED",
+                    "SERVICE_DISABLED",
+                    "CONSUMER_INVALID",
+                    "CONSUMER_SUSPENDED",
+                    "BILLING_DISABLED",
+                )
+            ),
+            names_key=True,
+        ),
         # Its list of models has all that Azure sells. Deployments, which requests must name, are not in it.
         Dialect(
             "azure",
@@ -102,6 +149,9 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
             takes_tokens=True,
             locate=azure.locate,
         ),
-        Dialect("demo"),
+        Dialect(
+            "demo",
+            speaks={**_NATIVE_PATHS, **{name: f"//v1beta{path}" for name, path in GEMINI_PATHS.items()}},
+        ),
     )
 }

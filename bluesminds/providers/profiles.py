@@ -1,10 +1,10 @@
-"""How to talk to one server: its dialect, as its vendor and its URL change it."""
+"""The profile of a server: its dialect, changed by what is known about its vendor and its URL."""
 
 from collections.abc import Mapping
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Final, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from msgspec import Struct, structs
 
@@ -59,7 +59,7 @@ class ServerProfile(Struct, frozen=True):
 
 
 def join_path(base: str, path: str) -> str:
-    """The path on the host, of a profile's path and the path of the server's URL. A version that both name is
+    """The path on the host: the path of the server's URL, then the profile's. A version that is in both is
     written once.
     """
     if path.startswith("//"):
@@ -67,6 +67,15 @@ def join_path(base: str, path: str) -> str:
     if path.startswith("/v1/") and base.endswith("/v1"):
         path = path.removeprefix("/v1")
     return base + path
+
+
+def relay_base(server: Server) -> tuple[str, list[tuple[str, str]]]:
+    """The path before that of a request that is relayed, and the query parameters that each one needs."""
+    profile = profile_of(server)
+    if profile.dialect.locate is None:
+        return profile.dialect.relay_prefix, []
+    path, _, query = profile.models_path.partition("?")
+    return path.removesuffix("/models"), parse_qsl(query)
 
 
 def profile_of(server: Server) -> ServerProfile:
@@ -95,7 +104,7 @@ def find_profile(dialect_name: str, vendor_name: str, url: str, api_version: str
 
 
 def _of_vendor(profile: ServerProfile, vendor: Vendor) -> ServerProfile:
-    """Where the vendor's API is belongs to its dialect; what it does with fields belongs to their format."""
+    """Apply a vendor's differences. Its paths only apply in its own dialect."""
     profile = structs.replace(
         profile,
         output_bound=vendor.output_bound,

@@ -1,4 +1,4 @@
-"""What single kinds of servers do differently: pure functions over the fields of a request."""
+"""Differences between kinds of servers, as pure functions over the fields of a request."""
 
 from collections.abc import Callable, Iterable
 from typing import Final

@@ -1,30 +1,35 @@
-"""The ASGI entry of the gateway: /v1 and /api/v1 go to the request pipeline, everything else to Quart.
+"""The ASGI entry of the gateway: /v1, /api/v1 and /v1beta go to the request pipeline, all else to Quart.
 
 The one place where a GatewayError of the data plane becomes a response. The listener's extension reports a
 client disconnect, at no cost for the pipeline.
 """
 
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
-from io import BytesIO
-from typing import NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NoReturn
 
 from bluesminds.common.clock import Clock
-from bluesminds.common.errors import Forbidden, GatewayError, InvalidRequest
+from bluesminds.common.errors import Forbidden, GatewayError
 from bluesminds.common.log import Log
 from bluesminds.common.values import RequestContext
-from bluesminds.gateway.bodies import Body, BodyMemory, body_memory_exhausted
+from bluesminds.gateway.bodies import BodyMemory
 from bluesminds.gateway.browser_origins import BrowserOrigins
 from bluesminds.gateway.operations import (
     MODELS,
+    PASSTHROUGH,
     UNKNOWN,
     DataPlanePath,
+    OperationMatch,
     find_operation,
     find_path,
     method_not_allowed,
 )
+from bluesminds.gateway.passthrough.bodies import ClientRequest
+from bluesminds.gateway.passthrough.handler import PassthroughHandler
+from bluesminds.gateway.passthrough.paths import RelayPath
 from bluesminds.gateway.pipeline import Gateway
+from bluesminds.gateway.stored_responses.handler import StoredResponseHandler
 from bluesminds.http.asgi import ASGIApp, Disconnect, Receive, ResponseAborted, Scope, Send
+from bluesminds.web.asgi_body import ASGIBody
 from bluesminds.web.cors import (
     VARY_ORIGIN,
     Preflight,
@@ -34,14 +39,37 @@ from bluesminds.web.cors import (
 )
 from bluesminds.web.errors import INTERNAL, error_body, error_headers, error_in_format
 from bluesminds.web.forwarded import ProxyHeaders
+from bluesminds.web.google_clients import google_send, is_google_client
+from bluesminds.web.model_pages import select_page
 from bluesminds.web.request_context import is_anthropic_client, read_request_context
 from bluesminds.wire.base import Format
+from bluesminds.wire.gemini import GEMINI
 from bluesminds.wire.messages import MESSAGES
-from bluesminds.wire.models import write_anthropic_model, write_anthropic_models, write_model, write_models
+from bluesminds.wire.models import (
+    ModelRow,
+    write_anthropic_model,
+    write_anthropic_models,
+    write_gemini_model,
+    write_gemini_models,
+    write_model,
+    write_models,
+)
 
 Headers = list[tuple[bytes, bytes]]
 
 _JSON = (b"content-type", b"application/json")
+_SHARED: Final = (
+    MODELS,
+    UNKNOWN,
+    PASSTHROUGH.name,
+)  # endpoints whose paths do not show which API the client uses
+FORMAT_OF_MODELS: Final = "chat"  # of the clients of OpenAI's API
+_ModelWriters = tuple[Callable[[ModelRow], bytes], Callable[[Sequence[ModelRow]], bytes]]  # one, all
+_MODEL_WRITERS: Final[Mapping[str, _ModelWriters]] = {
+    FORMAT_OF_MODELS: (write_model, write_models),
+    "messages": (write_anthropic_model, write_anthropic_models),
+    "gemini": (write_gemini_model, write_gemini_models),
+}
 
 
 class ASGIResponseWriter:
@@ -89,14 +117,17 @@ class ASGIResponseWriter:
 
 
 class DataPlane:
-    """The application the listener serves. `control` serves all other paths. `bodies` is the memory limit of
-    all request bodies, and `origins` are those whose pages may use the gateway. `proxies` replaces the client
-    address by the forwarded one, for all paths.
+    """The application the listener serves. `passthrough` relays requests that match no operation, `stored`
+    serves stored responses, and `control` all paths that are not of the data plane. `bodies` is the memory
+    limit of all request bodies, and `origins` are those whose pages may use the gateway. `proxies` replaces
+    the client address by the forwarded one, for all paths.
     """
 
     def __init__(
         self,
         gateway: Gateway,
+        passthrough: PassthroughHandler,
+        stored: StoredResponseHandler,
         control: ASGIApp,
         *,
         bodies: BodyMemory,
@@ -106,6 +137,8 @@ class DataPlane:
         proxies: ProxyHeaders | None = None,
     ) -> None:
         self._gateway = gateway
+        self._passthrough = passthrough
+        self._stored = stored
         self._control = control
         self._bodies = bodies
         self._origins = origins
@@ -125,26 +158,43 @@ class DataPlane:
             return
         operation = path.methods.get(scope["method"])
         endpoint = path.endpoint if operation is None else operation.name
-        context = read_request_context(scope, endpoint, self._clock)
-        out = ASGIResponseWriter(scope, send, context.request_id, client_format(path, context))
-        await self._respond(scope, path, context, receive, out)
+        relayed = self._passthrough.find(path.path) if endpoint is UNKNOWN else None
+        if relayed is not None:
+            endpoint = PASSTHROUGH.name
+        google = path.api == "gemini" or (endpoint in _SHARED and is_google_client(scope))
+        context = read_request_context(scope, endpoint, self._clock, google=google)
+        if google:
+            send = google_send(scope, send)
+        out = ASGIResponseWriter(scope, send, context.request_id, client_format(path, context, google=google))
+        await self._respond(scope, path, relayed, context, receive, out)
 
     async def _respond(
         self,
         scope: Scope,
         path: DataPlanePath,
+        relayed: RelayPath | None,
         context: RequestContext,
         receive: Receive,
         out: ASGIResponseWriter,
     ) -> None:
-        body = Body(self._bodies)
+        body = ASGIBody(self._bodies, scope, receive)
         try:
             if context.method == "OPTIONS" and (preflight := read_preflight(scope)) is not None:
                 await self._send_preflight(preflight, path, context, out)
                 return
             if context.origin is not None and await self._origins.allows_reading(context):
                 out.readable_by = context.origin
-            await self._dispatch(path, context, lambda: read_body(scope, receive, body), out)
+            operation = path.methods.get(context.method)
+            if context.endpoint == MODELS:
+                await self._send_models(path, context, scope["query_string"], out)
+            elif relayed is not None:
+                request = ClientRequest(scope["headers"], scope["query_string"], body)
+                await self._passthrough.handle(relayed, context, request, out.format, out)
+            elif operation is not None and operation.handler == "stored_response":
+                request = ClientRequest(scope["headers"], scope["query_string"], body)
+                await self._stored.handle(OperationMatch(operation, path.params), context, request, out)
+            else:
+                await self._dispatch(path, context, body, out)
         except GatewayError as exc:
             await self._send_error(exc, context, out)
         except OSError:
@@ -162,21 +212,15 @@ class DataPlane:
         self,
         path: DataPlanePath,
         context: RequestContext,
-        body: Callable[[], Awaitable[Body]],
+        body: ASGIBody,
         out: ASGIResponseWriter,
     ) -> None:
         try:
-            if context.endpoint != MODELS:
-                match = find_operation(context.method, path)
-            elif context.method not in ("GET", "HEAD"):
-                raise method_not_allowed(context.method, "GET")
+            match = find_operation(context.method, path)
         except GatewayError as exc:
             self._gateway.reject(context, exc)
             raise
-        if context.endpoint == MODELS:
-            await self._send_models(path, context, out)
-        else:
-            await self._gateway.handle(match, context, body, out)
+        await self._gateway.handle(match, context, body, out)
 
     async def _send_preflight(
         self, preflight: Preflight, path: DataPlanePath, context: RequestContext, out: ASGIResponseWriter
@@ -197,15 +241,24 @@ class DataPlane:
         await out.end()
 
     async def _send_models(
-        self, path: DataPlanePath, context: RequestContext, out: ASGIResponseWriter
+        self, path: DataPlanePath, context: RequestContext, query: bytes, out: ASGIResponseWriter
     ) -> None:
-        name = path.path.removeprefix("/v1/models").removeprefix("/")
+        if context.method not in ("GET", "HEAD"):
+            error = method_not_allowed(context.method, "GET")
+            self._gateway.reject(context, error)
+            raise error
+        write_one, write_all = _MODEL_WRITERS[FORMAT_OF_MODELS if out.format is None else out.format.name]
+        name = path.path.partition("/models")[2].removeprefix("/")
         if name:
             row, rates = await self._gateway.find_model(context, name)
-            answer = write_anthropic_model(row) if out.format is MESSAGES else write_model(row)
+            answer = write_one(row)
         else:
             rows, rates = await self._gateway.list_models(context)
-            answer = write_anthropic_models(rows) if out.format is MESSAGES else write_models(rows)
+            if out.format is MESSAGES:
+                page = select_page(rows, query)
+                answer = write_anthropic_models(page.rows, has_more=page.has_more)
+            else:
+                answer = write_all(rows)
         await out.send(200, [_JSON, *rates], answer)
 
     async def _send_error(self, exc: GatewayError, context: RequestContext, out: ASGIResponseWriter) -> None:
@@ -216,40 +269,10 @@ class DataPlane:
         await out.send(exc.status, error_headers(exc), body)
 
 
-def client_format(path: DataPlanePath, context: RequestContext) -> Format | None:
+def client_format(path: DataPlanePath, context: RequestContext, *, google: bool) -> Format | None:
     """The error format of the client; None: OpenAI's. Some paths do not show which API the client uses."""
+    if google:
+        return GEMINI
     if path.api == "anthropic":
         return MESSAGES
-    return MESSAGES if context.endpoint in (MODELS, UNKNOWN) and is_anthropic_client(context) else None
-
-
-async def read_body(scope: Scope, receive: Receive, body: Body) -> Body:
-    """Read the request body into `body`. Raises InvalidRequest if it is compressed, Unavailable if the memory
-    limit is reached, and ConnectionResetError if the client disconnects.
-    """
-    for name, coding in scope["headers"]:
-        if name == b"content-encoding" and coding != b"identity":
-            raise InvalidRequest(
-                "unsupported_encoding", "Send the request body without compression.", status=415
-            )
-    data: bytes | None = None
-    with suppress(MemoryError):
-        data = await _collect(receive, body)
-    if data is None:  # raised outside of a handler: a handled MemoryError refers to what has been read
-        raise body_memory_exhausted()
-    body.data = data
-    return body
-
-
-async def _collect(receive: Receive, body: Body) -> bytes:
-    buffer = BytesIO()
-    while (message := await receive())["type"] != "http.disconnect":
-        piece: bytes = message.get("body", b"")
-        body.acquire(len(piece))
-        more = message.get("more_body", False)
-        if not more and not buffer.tell():
-            return piece
-        buffer.write(piece)
-        if not more:
-            return buffer.getvalue()  # without a copy
-    raise ConnectionResetError
+    return MESSAGES if context.endpoint in _SHARED and is_anthropic_client(context) else None

@@ -8,6 +8,7 @@ from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import uuid7
 from bluesminds.common.values import RequestContext
 from bluesminds.http.asgi import Scope
+from bluesminds.web.google_clients import google_credential
 
 MAX_PATH = 200  # characters, for the log
 _VALID_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}").fullmatch
@@ -20,8 +21,12 @@ _FORWARDED = frozenset((b"traceparent", b"tracestate", b"idempotency-key", b"ope
 _OTHERS = frozenset((b"host", b"accept", b"user-agent", b"content-type", b"content-length", b"connection"))
 
 
-def read_request_context(scope: Scope, endpoint: str, clock: Clock) -> RequestContext:
-    """Does not raise for any input."""
+def read_request_context(
+    scope: Scope, endpoint: str, clock: Clock, *, google: bool = False
+) -> RequestContext:
+    """Does not raise for any input. `google`: the path is of Gemini's API, whose clients send their key as
+    Google's do.
+    """
     request_id: bytes | None = None
     origin: bytes | None = None
     found: dict[bytes, bytes] = {}
@@ -42,6 +47,8 @@ def read_request_context(scope: Scope, endpoint: str, clock: Clock) -> RequestCo
     at_ms = clock.now_ms()
     own_id = uuid7(at_ms)
     header_name, credential = _credential(found)
+    if google and credential is None:
+        header_name, credential = google_credential(scope)
     client = scope["client"]
     return RequestContext(
         id=own_id,

@@ -1,6 +1,6 @@
 """The types all wire formats share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
 from msgspec import Struct
@@ -19,14 +19,23 @@ from bluesminds.wire.json_text import Fields
 FormatName = Literal[
     "chat",
     "messages",
+    "responses",
     "count_tokens",
+    "input_tokens",
+    "gemini",
+    "gemini_count_tokens",
     "completions",
     "embeddings",
     "moderations",
     "rerank",
     "images",
+    "image_edits",
+    "image_variations",
     "speech",
+    "transcription",
+    "audio_translation",
 ]
+FieldKind = Literal["text", "flag", "whole"]
 
 
 class RequestFacts(Struct, frozen=True, gc=False):
@@ -38,6 +47,7 @@ class RequestFacts(Struct, frozen=True, gc=False):
     max_output: int | None = None  # maximum tokens of one choice; None: no maximum
     choices: int = 1  # number of answers requested
     text_bytes: int = 0  # size of the request's values, without media in base64
+    media_tokens: int = 0  # estimated tokens of audio in the request
     text_answer: bool = True  # the tokens of an answer can be estimated from its length
     characters: int | None = None  # of a text to be spoken
 
@@ -116,7 +126,9 @@ class Codec(Struct, frozen=True):
 
     `decode_request(fields, created)` and `encode_request` raise InvalidRequest: "unsupported_by_server" for a
     field that changes the meaning and has no equivalent. `decode_reply` and `encode_reply` raise ValueError
-    for a reply without an answer, or one that cannot be converted.
+    for a reply without an answer, or one that cannot be converted. `names`: what this format calls fields
+    that other formats refuse or leave out. `keep_alive` is sent while the server sends no data; some clients
+    fail on comments.
     """
 
     decode_request: Callable[[Fields, int], ConversationRequest]
@@ -125,6 +137,19 @@ class Codec(Struct, frozen=True):
     encode_reply: Callable[[ConversationReply, ConversationRequest], bytes]
     decoder: Callable[[ConversationRequest], StreamDecoder]
     encoder: Callable[[ConversationRequest], StreamEncoder]
+    names: Mapping[str, str] = {}
+    keep_alive: bytes = b": ping\n\n"
+
+
+class FormFields(Struct, frozen=True):
+    """How a format's forms (multipart/form-data) are read. `kinds` has the fields that are read; `read` gets
+    them as JSON and raises InvalidRequest. `bytes_per_token`: how large a file is for each token that it
+    probably has; 0: that is not known.
+    """
+
+    kinds: Mapping[str, FieldKind]
+    read: Callable[[Fields], RequestFacts]
+    bytes_per_token: int = 0
 
 
 class Format(Struct, frozen=True):
@@ -149,5 +174,7 @@ class Format(Struct, frozen=True):
     events_from_reply: Callable[[bytes, bool], bytes] | None = None
     reply_from_events: Callable[[bytes], bytes] | None = None
     stage: Callable[[RequestFacts], Stage] | None = None  # None: stages.Passthrough
+    form: FormFields | None = None
     is_media: bool = False  # a reply has the form of its content type
+    estimate: Callable[[Fields], bytes] | None = None  # the response to a count request, without a server
     codec: Codec | None = None  # only for conversations

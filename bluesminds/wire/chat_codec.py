@@ -11,9 +11,9 @@ from msgspec import Raw
 
 from bluesminds.common.values import NO_USAGE
 from bluesminds.wire.base import Codec
-from bluesminds.wire.chat_encoder import STOPS, ChatEncoder
+from bluesminds.wire.chat_encoder import STOPS, ChatEncoder, write_signature
 from bluesminds.wire.chat_requests import FILE_NAME, decode_request
-from bluesminds.wire.chat_stream import ChatDecoder, call_id, read_text, stop_of
+from bluesminds.wire.chat_stream import ChatDecoder, call_id, read_signature, read_text, stop_of
 from bluesminds.wire.conversation import (
     ConversationReply,
     ConversationRequest,
@@ -36,7 +36,7 @@ from bluesminds.wire.json_text import NOT_JSON, read_value
 from bluesminds.wire.stages import write_usage
 from bluesminds.wire.usage import ImplausibleUsage, read_usage
 
-_LONGEST_USER: Final = 64  # characters; OpenAI refuses a longer one
+LONGEST_USER: Final = 64  # characters; OpenAI refuses a longer one
 # Tokens: a smaller budget is a low effort, and a larger one a high effort.
 _SMALL_BUDGET: Final = 4096
 _LARGE_BUDGET: Final = 16384
@@ -62,18 +62,20 @@ def encode_request(request: ConversationRequest, options: EncodingOptions) -> En
         dropped.append("top_k")
     if request.stop:
         body["stop"] = request.stop
-    if len(request.user) > _LONGEST_USER:
+    if len(request.user) > LONGEST_USER:
         dropped.append("user")
     elif request.user:
         body["user"] = request.user
     _write_tools(request, body)
     if request.response_schema:
-        schema = {"name": "response", "schema": Raw(request.response_schema)}
+        schema: dict[str, Any] = {"name": "response", "schema": Raw(request.response_schema)}
+        if request.response_strict is not None:
+            schema["strict"] = request.response_strict
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
     elif request.response_json:
         body["response_format"] = {"type": "json_object"}
     if (reasoning := request.reasoning) is not None:
-        if options.reasoning and (effort := _effort(reasoning)):
+        if options.reasoning and (effort := effort_of(reasoning)):
             body["reasoning_effort"] = effort
         else:
             dropped.append("effort" if reasoning.effort else "thinking")
@@ -86,7 +88,8 @@ def encode_request(request: ConversationRequest, options: EncodingOptions) -> En
     )
 
 
-def _effort(reasoning: Reasoning) -> str:
+def effort_of(reasoning: Reasoning) -> str:
+    """In OpenAI's words; a budget of tokens has the effort that is next to it."""
     if reasoning.effort or (budget := reasoning.budget) is None:
         return reasoning.effort
     return "low" if budget < _SMALL_BUDGET else "medium" if budget < _LARGE_BUDGET else "high"
@@ -180,7 +183,7 @@ def _write_assistant(
 
 def _write_call(call: ToolCallPart) -> dict[str, Any]:
     function = {"name": call.name, "arguments": call.arguments}
-    return {"id": call.id, "type": "function", "function": function}
+    return {"id": call.id, "type": "function", "function": function, **write_signature(call.signature)}
 
 
 def _write_system(
@@ -206,8 +209,10 @@ def decode_reply(body: bytes, request: ConversationRequest) -> ConversationReply
     if thought := read_text(message.get("reasoning_content") or message.get("reasoning")):
         parts.append(ThinkingPart(thought))
     refusal = read_text(message.get("refusal"))
-    if text := read_text(message.get("content")) or refusal:
+    if text := read_text(message.get("content")):
         parts.append(TextPart(text))
+    elif refusal:
+        parts.append(TextPart(refusal, refusal=True))
     id_ = _text_or(value.get("id"))
     calls = [call for call in message.get("tool_calls") or () if isinstance(call, dict)]
     parts += [_read_reply_call(call, id_, number) for number, call in enumerate(calls)]
@@ -239,16 +244,19 @@ def _read_reply_call(call: dict[str, Any], reply_id: str, number: int) -> ToolCa
     if not isinstance(arguments, str):
         arguments = "{}" if arguments is None else msgspec.json.encode(arguments).decode()
     id_ = _text_or(call.get("id")) or call_id(reply_id, number)
-    return ToolCallPart(id_, _text_or(function.get("name")), arguments or "{}")
+    signature = read_signature(call.get("extra_content"))
+    return ToolCallPart(id_, _text_or(function.get("name")), arguments or "{}", signature)
 
 
 def encode_reply(reply: ConversationReply, request: ConversationRequest) -> bytes:
     calls = [part for part in reply.parts if isinstance(part, ToolCallPart)]
-    text = text_of_parts(reply.parts)
+    texts = [part for part in reply.parts if isinstance(part, TextPart)]
+    text = "".join([part.text for part in texts if not part.refusal])
+    refusal = "".join([part.text for part in texts if part.refusal])
     message: dict[str, Any] = {
         "role": "assistant",
-        "content": text or (None if calls else ""),
-        "refusal": None,
+        "content": text or (None if calls or refusal else ""),
+        "refusal": refusal or None,
     }
     if request.shows_reasoning and (
         thought := "".join([part.text for part in reply.parts if isinstance(part, ThinkingPart)])
@@ -256,7 +264,8 @@ def encode_reply(reply: ConversationReply, request: ConversationRequest) -> byte
         message["reasoning_content"] = thought
     if calls:
         message["tool_calls"] = [_write_call(call) for call in calls]
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": STOPS[reply.stop]}
+    finish = "stop" if refusal and reply.stop == "filter" else STOPS[reply.stop]
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish}
     return msgspec.json.encode(
         {
             "id": reply.id,

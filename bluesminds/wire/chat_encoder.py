@@ -36,6 +36,11 @@ STOPS: Final[dict[StopReason, str]] = {
 }
 
 
+def write_signature(signature: str) -> dict[str, Any]:
+    """Of a call, as Google's servers write it for chat completions."""
+    return {"extra_content": {"google": {"thought_signature": signature}}} if signature else {}
+
+
 class ChatEncoder:
     """Writes the events of a chat stream."""
 
@@ -47,6 +52,7 @@ class ChatEncoder:
         self._start = b""  # of every chunk, up to its delta
         self._around: dict[int, tuple[bytes, bytes]] = {}  # part -> what surrounds the text of its deltas
         self._calls = 0
+        self._refused = False
         self._empty: set[int] = set()  # calls without arguments so far
         self._usage: Usage | None = None
 
@@ -67,7 +73,8 @@ class ChatEncoder:
                 return self._begin(event)
             case StreamStopped():
                 closed = b"".join([self._close(index) for index in list(self._around)])
-                return closed + self._chunk(b"{}", b'"%b"' % STOPS[event.stop].encode())
+                finish = "stop" if self._refused and event.stop == "filter" else STOPS[event.stop]
+                return closed + self._chunk(b"{}", b'"%b"' % finish.encode())
             case UsageReported():
                 self._usage = event.usage or self._usage
             case StreamFailed():
@@ -94,6 +101,9 @@ class ChatEncoder:
         end = self._rest % b"null"
         if part.kind == "text":
             self._around[part.index] = self._start + b'{"content":', b"}" + end
+        elif part.kind == "refusal":
+            self._refused = True
+            self._around[part.index] = self._start + b'{"refusal":', b"}" + end
         elif part.kind == "thinking" and self._request.shows_reasoning:
             self._around[part.index] = self._start + b'{"reasoning_content":', b"}" + end
         elif part.kind == "tool":
@@ -103,7 +113,7 @@ class ChatEncoder:
             self._empty.add(part.index)
             function = {"name": part.name, "arguments": ""}
             call = {"index": number, "id": part.id, "type": "function", "function": function}
-            return self._chunk(msgspec.json.encode({"tool_calls": [call]}))
+            return self._chunk(msgspec.json.encode({"tool_calls": [call | write_signature(part.data)]}))
         return b""
 
     def _close(self, index: int) -> bytes:

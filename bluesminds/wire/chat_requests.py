@@ -3,7 +3,7 @@
 Format: OpenAI API reference, chat completions. DeepSeek and vLLM use `reasoning_content` in earlier answers.
 """
 
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -48,7 +48,6 @@ def decode_request(fields: Fields, created: int = 0) -> ConversationRequest:
     _refuse(reader)
     system, turns = _read_messages(reader)
     effort = reader.text("reasoning_effort")
-    schema, response_json = _read_response_format(reader)
     user = reader.text("user") or reader.text("safety_identifier")
     options = reader.inner("stream_options")
     request = ConversationRequest(
@@ -58,8 +57,7 @@ def decode_request(fields: Fields, created: int = 0) -> ConversationRequest:
         tools=tuple(_read_tool(tool) for tool in reader.items("tools")),
         tool_choice=_read_choice(reader),
         parallel=reader.flag("parallel_tool_calls"),
-        response_schema=schema,
-        response_json=response_json,
+        **_read_response_format(reader),
         max_output=largest_bound(
             ("max_tokens", reader.whole("max_tokens")),
             ("max_completion_tokens", reader.whole("max_completion_tokens")),
@@ -146,7 +144,7 @@ def _read_part(item: FieldReader) -> TextPart | MediaPart:
         if file.text("filename", FILE_NAME) != FILE_NAME:
             file.note("filename")
         file.drop_rest()
-        return _read_data_url("document", data, file.name("file_data"))
+        return read_data_url("document", data, file.name("file_data"))
     if kind == "input_audio" and (audio := item.inner("input_audio")) is not None:
         return MediaPart("audio", data=audio.needed("data"), media_type=f"audio/{audio.needed('format')}")
     raise unsupported(item.name("type"), f"the server's format has no content of type `{kind[:40]}`.")
@@ -154,7 +152,7 @@ def _read_part(item: FieldReader) -> TextPart | MediaPart:
 
 def _read_image(item: FieldReader) -> MediaPart:
     if item.is_text("image_url"):
-        return _read_data_url("image", item.text("image_url"), item.name("image_url"))
+        return read_data_url("image", item.text("image_url"), item.name("image_url"))
     image = item.inner("image_url")
     if image is None:
         raise InvalidRequest("invalid_value", "`image_url` is missing.", param=item.name("image_url"))
@@ -162,10 +160,11 @@ def _read_image(item: FieldReader) -> MediaPart:
     if (detail := image.text("detail")) and detail != "auto":
         image.note("detail")
     image.drop_rest()
-    return _read_data_url("image", url, image.name("url"))
+    return read_data_url("image", url, image.name("url"))
 
 
-def _read_data_url(kind: Literal["image", "document"], url: str, name: str) -> MediaPart:
+def read_data_url(kind: Literal["image", "document"], url: str, name: str) -> MediaPart:
+    """A picture at any address, or what is in a data URL. `name`: of the field."""
     if not url.startswith("data:"):
         if kind == "image":
             return MediaPart(kind, url=url)
@@ -191,8 +190,22 @@ def _read_answer(message: FieldReader) -> tuple[Part, ...]:
         function = call.inner("function")
         if function is None:
             raise unsupported(call.name("type"), "the server only supports functions.")
-        parts.append(ToolCallPart(call.needed("id"), function.needed("name"), function.text("arguments")))
+        parts.append(
+            ToolCallPart(
+                call.needed("id"),
+                function.needed("name"),
+                function.text("arguments"),
+                _read_signature(call),
+            )
+        )
     return tuple(parts)
+
+
+def _read_signature(call: FieldReader) -> str:
+    """Google's extension of chat completions."""
+    extra = call.inner("extra_content")
+    google = None if extra is None else extra.inner("google")
+    return "" if google is None else google.text("thought_signature")
 
 
 def _read_tool(tool: FieldReader) -> ToolDefinition:
@@ -227,15 +240,14 @@ def _read_choice(reader: FieldReader) -> ToolChoice | None:
     return ToolChoice("tool", function.needed("name"))
 
 
-def _read_response_format(reader: FieldReader) -> tuple[bytes, bool]:
-    """The schema, or that the answer is any JSON object; neither for plain text."""
+def _read_response_format(reader: FieldReader) -> dict[str, Any]:
     form = reader.inner("response_format")
     if form is None or (kind := form.needed("type")) == "text":
-        return b"", False
+        return {}
     if kind == "json_object":
-        return b"", True
+        return {"response_json": True}
     inner = form.inner("json_schema")
     if kind != "json_schema" or inner is None or not (schema := inner.raw("schema")):
         raise unsupported("response_format", "send a `json_schema` with a `schema`.")
     inner.drop("description")
-    return bytes(schema), False
+    return {"response_schema": bytes(schema), "response_strict": inner.flag("strict")}

@@ -71,6 +71,13 @@ def read_text(content: object) -> str:
     return ""
 
 
+def read_signature(extra: object) -> str:
+    """Of a call, as Google's servers write it in its `extra_content`."""
+    google = extra.get("google") if isinstance(extra, dict) else None
+    signature = google.get("thought_signature") if isinstance(google, dict) else None
+    return signature if isinstance(signature, str) else ""
+
+
 class _StreamFunction(Struct, gc=False):
     name: str | None = None
     arguments: str | None = None
@@ -80,6 +87,7 @@ class _StreamCall(Struct, gc=False):
     index: int | None = None
     id: str | None = None
     function: _StreamFunction | None = None
+    extra_content: Any = None
 
 
 class _StreamDelta(Struct, gc=False):
@@ -164,6 +172,7 @@ def _read_call(call: dict[str, Any]) -> _StreamCall:
         index=index if isinstance(index, int) else None,
         id=_text_or_none(call.get("id")),
         function=_StreamFunction(_text_or_none(function.get("name")), arguments),
+        extra_content=call.get("extra_content"),
     )
 
 
@@ -178,11 +187,12 @@ def _raw(value: object) -> Raw:
 class _Call:
     """A tool call of a running stream. `pieces`: its arguments so far, of which the first `sent` are sent."""
 
-    __slots__ = ("id", "name", "part", "pieces", "sent")
+    __slots__ = ("id", "name", "part", "pieces", "sent", "signature")
 
-    def __init__(self, id_: str, name: str) -> None:
+    def __init__(self, id_: str, name: str, signature: str) -> None:
         self.id = id_
         self.name = name
+        self.signature = signature
         self.part = -1  # its index among the parts, once it is opened
         self.pieces: list[str] = []
         self.sent = 0
@@ -269,7 +279,7 @@ class ChatDecoder:
             self._write("text", delta.content, events)
         if delta.refusal:
             self._refused = True
-            self._write("text", delta.refusal, events)
+            self._write("refusal", delta.refusal, events)
         for number, call in enumerate(delta.tool_calls or ()):
             self._read_call(call, number, events)
 
@@ -292,7 +302,8 @@ class ChatDecoder:
         is_new = call is None
         if call is None:
             id_ = piece.id or call_id(self._id, len(self._calls))
-            call = self._calls[index] = _Call(id_, function.name or "")
+            signature = read_signature(piece.extra_content)
+            call = self._calls[index] = _Call(id_, function.name or "", signature)
             self._waiting.append(call)
         elif call not in self._waiting:
             if arguments.strip():
@@ -322,7 +333,7 @@ class ChatDecoder:
             if self._kind != "tool":
                 events += self._close_open()
             call.part = self._parts
-            self._open(PartOpened(call.part, "tool", call.id, call.name), events)
+            self._open(PartOpened(call.part, "tool", call.id, call.name, call.signature), events)
         events += [PartDelta(call.part, piece) for piece in call.pieces[call.sent :]]
         call.sent = len(call.pieces)
 

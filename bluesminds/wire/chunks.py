@@ -282,7 +282,8 @@ def error_in(chunk: Chunk, name: bytes, data: bytes) -> ErrorDetail | None:
     if chunk.choices is not None or len(chunk.usage) or chunk.object in CHUNK_OBJECTS:
         return None
     found = find_error(data)
-    if found is None or name == b"error" or chunk.object == "error" or found.status is not None:
+    named = name in (b"error", b"response.failed")
+    if found is None or named or chunk.object == "error" or found.status is not None:
         return found
     return None
 

@@ -18,11 +18,14 @@ from bluesminds.wire.json_text import Fields
 
 Role = Literal["user", "assistant", "system"]
 StopReason = Literal["end", "length", "sequence", "tool", "filter", "pause"]
-PartKind = Literal["text", "thinking", "redacted", "tool"]
+PartKind = Literal["text", "refusal", "thinking", "redacted", "tool"]
 
 
 class TextPart(Struct, frozen=True):
+    """`refusal`: the model refuses, in an answer."""
+
     text: str
+    refusal: bool = False
 
 
 class MediaPart(Struct, frozen=True):
@@ -45,11 +48,14 @@ class ThinkingPart(Struct, frozen=True):
 
 
 class ToolCallPart(Struct, frozen=True):
-    """`arguments`: JSON as it was generated; incomplete if the answer was cut."""
+    """`arguments`: JSON as it was generated; incomplete if the answer was cut. `signature`: as that of
+    reasoning; Gemini signs calls.
+    """
 
     id: str
     name: str
     arguments: str = "{}"
+    signature: str = ""
 
 
 class ToolResultPart(Struct, frozen=True):
@@ -82,6 +88,17 @@ class ToolChoice(Struct, frozen=True):
     name: str = ""
 
 
+class ClientTool(Struct, frozen=True):
+    """How the client calls a tool that is no plain function for it. `name`: of the function here. `kind`:
+    "custom", whose input is a text; "search", which finds more tools; or a function in a namespace.
+    """
+
+    name: str
+    kind: Literal["function", "custom", "search"]
+    client_name: str
+    namespace: str = ""
+
+
 class Reasoning(Struct, frozen=True):
     """How much the model may reason. `effort`: none, minimal, low, medium, high, xhigh or max. `mode`: the
     type of Anthropic's `thinking`. `budget`: tokens.
@@ -92,16 +109,28 @@ class Reasoning(Struct, frozen=True):
     budget: int | None = None
 
 
+class StoredReply(Struct, frozen=True):
+    """The gateway stores the answer: `id` is its id, `previous_id` that of the answer that it continues."""
+
+    id: str
+    previous_id: str | None = None
+
+
 class ConversationRequest(Struct, frozen=True):
-    """`dropped`: names of the client's fields that are left out and do not change the meaning."""
+    """`dropped`: names of the client's fields that are left out and do not change the meaning. `echo`: the
+    fields of the request that a response in the client's format repeats. `stored`: for formats whose answers
+    can be read again; None if the answer is not stored.
+    """
 
     model: str
     turns: tuple[Turn, ...]
     system: str = ""
     tools: tuple[ToolDefinition, ...] = ()
+    client_tools: tuple[ClientTool, ...] = ()
     tool_choice: ToolChoice | None = None
     parallel: bool | None = None  # whether several tools may be called at once
     response_schema: bytes = b""  # JSON schema of the answer's text
+    response_strict: bool | None = None  # whether the schema must be followed exactly
     response_json: bool = False  # the answer's text is a JSON object of any schema
     max_output: int | None = None  # tokens
     temperature: float | None = None
@@ -115,6 +144,8 @@ class ConversationRequest(Struct, frozen=True):
     shows_reasoning: bool = True  # the client accepts reasoning in answers
     created: int = 0  # seconds since the epoch, for formats with a creation time in answers
     dropped: tuple[str, ...] = ()
+    echo: bytes = b""
+    stored: StoredReply | None = None
 
 
 class EncodingOptions(Struct, frozen=True):
@@ -155,7 +186,7 @@ class StreamStarted(Struct, frozen=True, gc=False):
 
 
 class PartOpened(Struct, frozen=True, gc=False):
-    """`id` and `name` of a tool call; `data` of redacted reasoning."""
+    """`id` and `name` of a tool call; `data`: redacted reasoning, or the signature of a tool call."""
 
     index: int
     kind: PartKind
@@ -246,8 +277,13 @@ def join_texts(parts: Iterable[Part]) -> tuple[Part, ...]:
     """Join adjacent texts and remove empty ones. Servers that cite sources split texts anywhere."""
     joined: list[Part] = []
     for part in parts:
-        if isinstance(part, TextPart) and joined and isinstance(last := joined[-1], TextPart):
-            joined[-1] = TextPart(last.text + part.text)
+        if (
+            isinstance(part, TextPart)
+            and joined
+            and isinstance(last := joined[-1], TextPart)
+            and part.refusal is last.refusal
+        ):
+            joined[-1] = TextPart(last.text + part.text, part.refusal)
         elif not (isinstance(part, TextPart) and not part.text):
             joined.append(part)
     return tuple(joined)
@@ -262,7 +298,8 @@ def events_of_reply(reply: ConversationReply) -> list[StreamEvent]:
     events: list[StreamEvent] = [StreamStarted(reply.id, reply.model)]
     for index, part in enumerate(reply.parts):
         if isinstance(part, TextPart):
-            events += [PartOpened(index, "text"), PartDelta(index, part.text), PartClosed(index)]
+            kind: PartKind = "refusal" if part.refusal else "text"
+            events += [PartOpened(index, kind), PartDelta(index, part.text), PartClosed(index)]
         elif isinstance(part, ThinkingPart) and part.redacted:
             events += [PartOpened(index, "redacted", data=part.redacted), PartClosed(index)]
         elif isinstance(part, ThinkingPart):
@@ -273,7 +310,7 @@ def events_of_reply(reply: ConversationReply) -> list[StreamEvent]:
             ]
         elif isinstance(part, ToolCallPart):
             events += [
-                PartOpened(index, "tool", part.id, part.name),
+                PartOpened(index, "tool", part.id, part.name, part.signature),
                 PartDelta(index, part.arguments),
                 PartClosed(index),
             ]
@@ -289,10 +326,10 @@ class _PartInProgress:
 
     def part(self) -> Part:
         text, opened = "".join(self.texts), self.opened
-        if opened.kind == "text":
-            return TextPart(text)
+        if opened.kind in ("text", "refusal"):
+            return TextPart(text, opened.kind == "refusal")
         if opened.kind == "tool":
-            return ToolCallPart(opened.id, opened.name, text or "{}")
+            return ToolCallPart(opened.id, opened.name, text or "{}", opened.data)
         return ThinkingPart(text, self.signature, opened.data)
 
 

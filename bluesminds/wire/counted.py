@@ -87,6 +87,22 @@ def _search_units(meta: Raw) -> int | None:
     return int(units) if units == int(units) else None
 
 
+def read_count_reply(body: bytes) -> ReplyFacts:
+    """A count of tokens. Counting generates nothing and costs nothing."""
+    try:
+        value = read_value(body)
+    except NOT_JSON:
+        return ReplyFacts(readable=False)
+    count = value.get("input_tokens") if isinstance(value, dict) else None
+    answered = isinstance(count, int)
+    return ReplyFacts(
+        readable=isinstance(value, dict),
+        choices=int(answered),
+        usage=Usage(0, 0, source="upstream") if answered else None,
+        error=None if answered else find_error(body),
+    )
+
+
 def no_events(name: bytes, data: bytes) -> ReplyFacts:
     """These formats have no streams."""
     return ReplyFacts(readable=False)

@@ -2,7 +2,8 @@
 
 Shapes: {"error": {…}} (OpenAI, Anthropic, OpenRouter), {"error": "text"}, {"message"}, {"detail": text or
 list} (FastAPI), [{"error": {…}}] (Google), {"errors": […]}, {"object": "error", "message"} (vLLM),
-{"base_resp": {"status_code", "status_msg"}} (MiniMax), plain text, HTML, nothing.
+{"response": {"error": {…}}} (events of OpenAI's Responses API), {"base_resp": {"status_code", "status_msg"}}
+(MiniMax), plain text, HTML, nothing.
 """
 
 from typing import Any, Literal
@@ -120,6 +121,8 @@ def _find(value: object) -> ErrorDetail | None:
         return None
     if error := value.get("error"):
         return _detail(error, value)
+    if isinstance(response := value.get("response"), dict) and (error := response.get("error")):
+        return _detail(error, {})
     if errors := value.get("errors"):
         return _detail(errors[0] if isinstance(errors, list) else errors, value)
     if (base := value.get("base_resp")) and isinstance(base, dict) and base.get("status_code"):
@@ -141,7 +144,7 @@ def _detail(error: object, around: dict[str, Any]) -> ErrorDetail:
     message, param = _message(inner)
     if message is None:
         message = msgspec.json.encode(error)[:SHOWN].decode(errors="replace")
-    code = error.get("code")
+    code = _reason(error) or error.get("code")
     kind = _word(error.get("type"))
     return ErrorDetail(
         message=message,
@@ -152,6 +155,13 @@ def _detail(error: object, around: dict[str, Any]) -> ErrorDetail:
         else None,
         status=_own_status(error, around, inner),
     )
+
+
+def _reason(error: dict[str, Any]) -> str | None:
+    """The reason in google.rpc.ErrorInfo, which is more specific than the code."""
+    details = error.get("details")
+    infos = [one for one in details if isinstance(one, dict)] if isinstance(details, list) else []
+    return next((reason for one in infos if (reason := _word(one.get("reason")))), None)
 
 
 def _message(value: object) -> tuple[str | None, str | None]:

@@ -1,6 +1,6 @@
 """Reads the nested JSON of a request level by level, and lists the fields that were not read."""
 
-from typing import Final, TypeVar
+from typing import Final, Self, TypeVar
 
 import msgspec
 from msgspec import Raw
@@ -67,22 +67,42 @@ class FieldReader:
         texts: list[str] = decode_as(_texts, raw, self.name(field)) if raw else []
         return tuple(texts)
 
-    def inner(self, field: str) -> "FieldReader | None":
+    def inner(self, field: str) -> Self | None:
         """The object in a field."""
         raw = self.raw(field)
         name = self.name(field)
-        return FieldReader(decode_as(_object, raw, name), name, self._dropped) if raw else None
+        return type(self)(decode_as(_object, raw, name), name, self._dropped) if raw else None
 
-    def items(self, field: str) -> "list[FieldReader]":
+    def items(self, field: str) -> list[Self]:
         """The objects in a list."""
         raw = self.raw(field)
         name = self.name(field)
         if not raw:
             return []
-        return [FieldReader(one, name, self._dropped) for one in decode_as(_objects, raw, name)]
+        return [type(self)(one, name, self._dropped) for one in decode_as(_objects, raw, name)]
+
+    def objects(self, field: str) -> list[Self]:
+        """The objects in a list, or one object."""
+        if bytes(self._rest.get(field, ABSENT)).lstrip().startswith(b"{"):
+            one = self.inner(field)
+            return [] if one is None else [one]
+        return self.items(field)
+
+    def first_unread(self) -> str | None:
+        """The name of a field that was not read and is not null."""
+        return next((name for name, raw in self._rest.items() if bytes(raw) not in _NULL), None)
 
     def is_text(self, field: str) -> bool:
         return bytes(self._rest.get(field, ABSENT)).lstrip().startswith(b'"')
+
+    def has(self, field: str) -> bool:
+        """Whether a field is there and is not null."""
+        return bytes(self._rest.get(field, ABSENT)) not in _NULL
+
+    def ignore(self, *fields: str) -> None:
+        """Fields that say nothing, and are not listed as dropped; without names, all that were not read."""
+        for field in fields or tuple(self._rest):
+            self._rest.pop(field, None)
 
     def note(self, field: str) -> None:
         """List a field as dropped."""

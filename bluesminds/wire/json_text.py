@@ -121,6 +121,14 @@ def read_value(data: bytes | Raw) -> object:
     return decode(_anything, data)
 
 
+def is_json(data: bytes) -> bool:
+    try:
+        read_value(data)
+    except NOT_JSON:
+        return False
+    return True
+
+
 def is_set(raw: Raw | None) -> bool:
     """Whether a value is present, and is not null, false, empty or {}."""
     return raw is not None and bytes(raw) not in (b"", b"null", b"false", b'""', b"{}", b"[]")

@@ -5,6 +5,7 @@ Format: OpenAI API reference, images and audio, and their streaming. A stream's 
 `transcript.text.done`.
 """
 
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -14,6 +15,7 @@ from bluesminds.common.values import Usage
 from bluesminds.http.sse import EventSplitter, event_data, write_event
 from bluesminds.wire.base import ReplyFacts, RequestFacts
 from bluesminds.wire.errors import ErrorDetail, find_error, is_error_event, read_error, write_error
+from bluesminds.wire.json_digest import JsonDigest
 from bluesminds.wire.json_text import ABSENT, NOT_JSON, decode, is_set, read_value
 from bluesminds.wire.stages import name_and_data
 from bluesminds.wire.usage import ImplausibleUsage, estimate_output, merge_reports, read_usage, settle_usage
@@ -189,6 +191,9 @@ class MediaEvents:
             self._reported = structs.replace(self._reported, images=self._completed)
 
 
+_DIGESTED: Final = ("usage", "duration", "text")
+
+
 class Opaque:
     """The Stage of a reply that is neither JSON nor events: its bytes are forwarded and counted. `is_text`:
     the tokens are estimated from the number of bytes.
@@ -240,3 +245,35 @@ class Opaque:
     def stop(self) -> bytes:
         self._ended = True
         return b""
+
+
+class PassingJson(Opaque):
+    """The Stage of JSON that is too long to be held. `read_reply` is that of its format."""
+
+    def __init__(self, request: RequestFacts, read_reply: Callable[[bytes], ReplyFacts]) -> None:
+        super().__init__(request, is_text=False)
+        self._read_reply = read_reply
+        self._digest = JsonDigest(*_DIGESTED)
+
+    @property
+    def usage(self) -> Usage:
+        return self._settled()[0]
+
+    @property
+    def implausible(self) -> bool:
+        return self._settled()[1]
+
+    @property
+    def finished(self) -> bool:
+        return super().finished and self._digest.is_complete
+
+    def feed(self, data: bytes) -> bytes:
+        self._digest.feed(data)
+        return super().feed(data)
+
+    def _settled(self) -> tuple[Usage, bool]:
+        facts = self._read_reply(self._digest.write())
+        usage, implausible = settle_usage(
+            facts.usage, self._request, delivered=facts.delivered, pieces=facts.pieces
+        )
+        return usage, implausible or facts.implausible

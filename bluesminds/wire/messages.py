@@ -13,7 +13,7 @@ from bluesminds.common.values import Usage
 from bluesminds.http.sse import EventSplitter
 from bluesminds.wire.base import Format, ReplyFacts, RequestFacts
 from bluesminds.wire.conversation import ConversationRequest, events_of_reply, reply_of_events
-from bluesminds.wire.counted import no_events
+from bluesminds.wire.counted import no_events, read_count_reply
 from bluesminds.wire.errors import find_error, read_error
 from bluesminds.wire.json_text import ABSENT, NOT_JSON, Fields, decode, read_value, text_bytes
 from bluesminds.wire.messages_codec import MESSAGES_CODEC
@@ -148,21 +148,6 @@ def read_count_request(fields: Fields) -> RequestFacts:
     return RequestFacts(decode_fields(fields, _count_fields, unread=("messages",)).model, max_output=0)
 
 
-def read_count_reply(body: bytes) -> ReplyFacts:
-    try:
-        value = read_value(body)
-    except NOT_JSON:
-        return ReplyFacts(readable=False)
-    count = value.get("input_tokens") if isinstance(value, dict) else None
-    answered = isinstance(count, int)
-    return ReplyFacts(
-        readable=isinstance(value, dict),
-        choices=int(answered),
-        usage=Usage(0, 0, source="upstream") if answered else None,
-        error=None if answered else find_error(body),
-    )
-
-
 def estimate_count(fields: Fields) -> bytes:
     """The response to a count request, for servers without this endpoint."""
     return msgspec.json.encode({"input_tokens": estimate_input(text_bytes(fields))})
@@ -192,4 +177,5 @@ COUNT_TOKENS = structs.replace(
     reply_from_events=None,
     stage=None,
     codec=None,
+    estimate=estimate_count,
 )

@@ -38,6 +38,7 @@ from bluesminds.wire.messages_stream import MessagesDecoder, stop_of
 from bluesminds.wire.usage import ImplausibleUsage, read_usage
 
 DEFAULT_MAX_TOKENS: Final = 4096  # if neither the client nor the price sets a maximum
+_SMALLEST_BUDGET: Final = 1024  # tokens of reasoning; it must be less than max_tokens
 _EMPTY_SCHEMA: Final = b'{"type":"object","properties":{}}'
 # Replaces a field of chat completions: messages only have JSON with a schema that names every property.
 _JSON_ONLY: Final = "Respond with one JSON object only, without Markdown."
@@ -87,6 +88,8 @@ def _place_system(
             system += [part.text for part in turn.parts if isinstance(part, TextPart)]
             dropped.append("messages.role")
             continue
+        if any(isinstance(part, ToolCallPart) and part.signature for part in turn.parts):
+            dropped.append("messages.content.signature")
         parts = tuple(
             part
             for part in turn.parts
@@ -154,10 +157,15 @@ def _write_output(
         dropped.append("effort" if reasoning.effort else "thinking")
     elif reasoning is not None:
         mode = "disabled" if reasoning.effort == "none" else reasoning.mode
-        if mode:
+        budget = reasoning.budget
+        if budget is not None:
+            budget = min(max(budget, _SMALLEST_BUDGET), body["max_tokens"] - 1)
+        if budget is not None and budget < _SMALLEST_BUDGET:
+            dropped.append("thinking")  # max_tokens is too low for it
+        elif mode:
             body["thinking"] = {"type": mode}
-            if reasoning.budget is not None:
-                body["thinking"]["budget_tokens"] = reasoning.budget
+            if budget is not None:
+                body["thinking"]["budget_tokens"] = budget
         if reasoning.effort not in ("", "none"):
             config["effort"] = "low" if reasoning.effort == "minimal" else reasoning.effort
     if config:
@@ -281,7 +289,7 @@ def _read_reply_block(block: dict[str, Any]) -> Part | None:
 
 def encode_reply(reply: ConversationReply, request: ConversationRequest) -> bytes:
     """A call whose arguments were cut by the maximum length is left out, because its input would be wrong."""
-    content = [block for part in reply.parts if (block := _write_reply_block(part, reply, request))]
+    content = [block for part in reply.parts for block in _write_reply_blocks(part, reply, request)]
     return msgspec.json.encode(
         {
             "id": reply.id,
@@ -296,19 +304,23 @@ def encode_reply(reply: ConversationReply, request: ConversationRequest) -> byte
     )
 
 
-def _write_reply_block(
+def _write_reply_blocks(
     part: Part, reply: ConversationReply, request: ConversationRequest
-) -> dict[str, Any] | None:
+) -> list[dict[str, Any]]:
+    """The signature of a call is in a thinking block before it, as in streams."""
     if isinstance(part, ThinkingPart) and not request.shows_reasoning:
-        return None
-    if isinstance(part, ToolCallPart):
-        arguments = _read_arguments(part.arguments)
-        if arguments is None and reply.stop != "length":
-            raise ValueError("a tool call whose arguments are not a JSON object")
-        if arguments is None:
-            return None
-        return {"type": "tool_use", "id": part.id, "name": part.name, "input": arguments}
-    return _write_block(part)
+        return []
+    if not isinstance(part, ToolCallPart):
+        return [_write_block(part)]
+    arguments = _read_arguments(part.arguments)
+    if arguments is None and reply.stop != "length":
+        raise ValueError("a tool call whose arguments are not a JSON object")
+    if arguments is None:
+        return []
+    blocks = []
+    if part.signature and request.shows_reasoning:
+        blocks.append(_write_block(ThinkingPart(signature=part.signature)))
+    return [*blocks, {"type": "tool_use", "id": part.id, "name": part.name, "input": arguments}]
 
 
 MESSAGES_CODEC = Codec(

@@ -54,16 +54,25 @@ def named_event(name: str, **fields: object) -> bytes:
     return write_event(msgspec.json.encode({"type": name, **fields}), name.encode())
 
 
-_DELTAS: Final = {"text": ("text_delta", "text"), "thinking": ("thinking_delta", "thinking")}
+_DELTAS: Final = {
+    "text": ("text_delta", "text"),
+    "refusal": ("text_delta", "text"),
+    "thinking": ("thinking_delta", "thinking"),
+}
 _BLOCKS: Final[dict[PartKind, dict[str, Any]]] = {
     "text": {"type": "text", "text": ""},
+    "refusal": {"type": "text", "text": ""},
     "thinking": {"type": "thinking", "thinking": "", "signature": ""},
 }
 
 
+_SIGNED: Final = -1  # the part of a thinking block that has the signature of a call
+
+
 class MessagesEncoder:
     """Writes the events of a Messages stream. The usage is in the second to last event, which is therefore
-    held back until the end.
+    held back until the end. The format has no signatures of calls. They are in a thinking block before the
+    call, which clients send back.
     """
 
     def __init__(self, request: ConversationRequest) -> None:
@@ -104,6 +113,9 @@ class MessagesEncoder:
     def _open(self, part: PartOpened) -> bytes:
         if part.kind in ("thinking", "redacted") and not self._request.shows_reasoning:
             return b""
+        signed = b""
+        if part.kind == "tool" and part.data and self._request.shows_reasoning:
+            signed = self._open(PartOpened(_SIGNED, "thinking")) + self._close(_SIGNED, part.data)
         block = self._blocks[part.index] = self._count
         self._count += 1
         if part.kind == "tool":
@@ -120,7 +132,7 @@ class MessagesEncoder:
             head + b'{"type":"%b","%b":' % (delta.encode(), field.encode()),
             b"}}\n\n",
         )
-        return named_event("content_block_start", index=block, content_block=content)
+        return signed + named_event("content_block_start", index=block, content_block=content)
 
     def _close(self, part: int, signature: str = "") -> bytes:
         block = self._blocks.pop(part, None)

@@ -1,4 +1,4 @@
-"""Lists of models: reading a server's, writing OpenAI's and Anthropic's.
+"""Lists of models: reading a server's, writing OpenAI's, Anthropic's and Gemini's.
 
 Shapes: {"data": [{"id"}]} (OpenAI, LM Studio, OpenRouter), a bare list (Together), {"models": [{"name"} or
 text]} (Ollama, Gemini). Rows that cannot be read are skipped.
@@ -11,18 +11,24 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from bluesminds.common.money import Price, write_token_price
 from bluesminds.wire.json_text import NOT_JSON, read_value
+from bluesminds.wire.model_details import NO_DETAILS, ModelDetails, read_details
 
 _NEWEST = 2**53
 _LAST_TIME = 253_402_300_799  # the last second of the year 9999
 
 
 class ModelRow(Struct, frozen=True, gc=False):
-    """`created`: seconds since the epoch, 0 if unknown. `owned_by`: "" if unknown."""
+    """`created`: seconds since the epoch, 0 if unknown. `owned_by`: "" if unknown. `price`: what the gateway
+    charges, None if it has no price.
+    """
 
     id: str
     created: int = 0
     owned_by: str = ""
+    details: ModelDetails = NO_DETAILS
+    price: Price | None = None
 
 
 def read_models(body: bytes, prefix: str = "") -> list[ModelRow]:
@@ -58,14 +64,21 @@ def _read_row(item: object, answer: object, prefix: str) -> ModelRow | None:
     if name is None and isinstance(answer, dict) and "data" not in answer:
         name = item.get("name") or item.get("model") or item.get("key")
         name = name.removeprefix("models/") if isinstance(name, str) else None
-    if not isinstance(name, str) or not name:
+    if not isinstance(name, str) or not name or not _generates(item):
         return None
     created, owner = item.get("created"), item.get("owned_by")
     return ModelRow(
         id=name.removeprefix(prefix) or name,
         created=created if type(created) is int and 0 <= created < _NEWEST else 0,
         owned_by=owner if isinstance(owner, str) else "",
+        details=read_details(item),
     )
+
+
+def _generates(item: dict[str, Any]) -> bool:
+    """Gemini's list has models for embeddings, pictures and films as well, each with its methods."""
+    methods = item.get("supportedGenerationMethods")
+    return not isinstance(methods, list) or "generateContent" in methods
 
 
 def write_models(rows: Iterable[ModelRow]) -> bytes:
@@ -77,11 +90,11 @@ def write_model(row: ModelRow) -> bytes:
     return msgspec.json.encode(_as_openai(row))
 
 
-def write_anthropic_models(rows: Sequence[ModelRow]) -> bytes:
-    """Anthropic's list, in one page."""
+def write_anthropic_models(rows: Sequence[ModelRow], *, has_more: bool = False) -> bytes:
+    """A page of Anthropic's list. `has_more`: other rows follow, or precede it if it was read backwards."""
     page = {
         "data": [_as_anthropic(row) for row in rows],
-        "has_more": False,
+        "has_more": has_more,
         "first_id": rows[0].id if rows else None,
         "last_id": rows[-1].id if rows else None,
     }
@@ -94,8 +107,60 @@ def write_anthropic_model(row: ModelRow) -> bytes:
 
 def _as_anthropic(row: ModelRow) -> dict[str, object]:
     created = datetime.fromtimestamp(min(row.created, _LAST_TIME), UTC)
-    return {"type": "model", "id": row.id, "display_name": row.id, "created_at": created}
+    model: dict[str, object] = {"type": "model", "id": row.id, "display_name": row.id, "created_at": created}
+    model |= {"lifecycle": "active", "max_input_tokens": row.details.context_length}
+    return model | {"max_tokens": row.details.max_output} | _more(row)
+
+
+def write_gemini_models(rows: Iterable[ModelRow]) -> bytes:
+    """Gemini's list, in one page."""
+    return msgspec.json.encode({"models": [_as_gemini(row) for row in rows]})
+
+
+def write_gemini_model(row: ModelRow) -> bytes:
+    return msgspec.json.encode(_as_gemini(row))
+
+
+def _as_gemini(row: ModelRow) -> dict[str, object]:
+    model: dict[str, object] = {
+        "name": f"models/{row.id}",
+        "baseModelId": row.id,
+        "version": "",
+        "displayName": row.id,
+    }
+    if row.details.context_length is not None:
+        model["inputTokenLimit"] = row.details.context_length
+    if row.details.max_output is not None:
+        model["outputTokenLimit"] = row.details.max_output
+    return model | {"supportedGenerationMethods": ["generateContent", "countTokens"]}
 
 
 def _as_openai(row: ModelRow) -> dict[str, object]:
-    return {"id": row.id, "object": "model", "created": row.created, "owned_by": row.owned_by}
+    model: dict[str, object] = {"id": row.id, "object": "model", "created": row.created}
+    model["owned_by"] = row.owned_by
+    if row.details.context_length is not None:
+        model["context_length"] = row.details.context_length
+    if row.details.max_output is not None:
+        model["max_output_tokens"] = row.details.max_output
+    return model | _more(row)
+
+
+def _more(row: ModelRow) -> dict[str, object]:
+    """Fields in the form of OpenRouter's list: modalities, and prices in USD per token. Unknown ones are
+    left out.
+    """
+    details, price = row.details, row.price
+    more: dict[str, object] = {}
+    modalities = {
+        "input_modalities": details.input_modalities,
+        "output_modalities": details.output_modalities,
+    }
+    if known := {name: value for name, value in modalities.items() if value}:
+        more["architecture"] = known
+    if price is not None:
+        more["pricing"] = {
+            "prompt": write_token_price(price.input),
+            "completion": write_token_price(price.output),
+            "input_cache_read": write_token_price(price.cached_input),
+        }
+    return more

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from bluesminds.common.errors import InvalidRequest
 
+FORM: Final = b"multipart/form-data"
 MAX_PARTS: Final = 1000
 MAX_HEAD: Final = 8 * 1024  # bytes of one part's headers
 MAX_TAIL: Final = 1024  # bytes of white space after the form
@@ -47,10 +48,14 @@ class FormEnd(Struct, frozen=True, gc=False):
 FormEvent = PartHead | bytes | FormEnd
 
 
+def is_form(content_type: bytes) -> bool:
+    return content_type.partition(b";")[0].strip().lower() == FORM
+
+
 def read_boundary(content_type: bytes) -> bytes:
     """The boundary in a request's Content-Type. Raises InvalidRequest."""
     kind, parameters = _split_header(content_type)
-    if kind != b"multipart/form-data":
+    if kind != FORM:
         raise InvalidRequest(
             "unsupported_content_type", "Send this request as multipart/form-data.", status=415
         )
@@ -58,13 +63,13 @@ def read_boundary(content_type: bytes) -> bytes:
     if boundary is None:
         raise _invalid("The Content-Type has no boundary. Let the HTTP library set this header.")
     if not _BOUNDARY.fullmatch(boundary):
-        raise _invalid("The boundary in the Content-Type must have 1 to 70 of the allowed characters.")
+        raise _invalid("The boundary in the Content-Type must have 1 to 70 characters that RFC 2046 allows.")
     return boundary
 
 
 def write_content_type(boundary: bytes) -> bytes:
     written = boundary if _HEADER_NAME.fullmatch(boundary) else b'"%b"' % boundary
-    return b"multipart/form-data; boundary=" + written
+    return FORM + b"; boundary=" + written
 
 
 def write_field(boundary: bytes, name: str, value: bytes, *, first: bool) -> bytes:
@@ -134,7 +139,7 @@ class MultipartScanner:
             self._state = self._after_end
             return True
         if after != b"\r\n":
-            raise _invalid("A line begins with the boundary, but contains other text after it.")
+            raise _invalid("A line with a boundary contains other text after it.")
         self._parts += 1
         if self._parts > MAX_PARTS:
             raise _invalid(f"The form has more than {MAX_PARTS} parts.")
@@ -166,7 +171,7 @@ class MultipartScanner:
                     events.append(buffer[: at - 2])
                 return self._delimiter(events, at - 2, at)
             if before.endswith((b"\r", b"\n")):
-                raise _invalid("A line that does not begin with CRLF begins with the boundary.")
+                raise _invalid("The line end before a boundary must be CRLF.")
             at = buffer.find(mark, at + 1)
         passed = len(buffer) - len(mark) - 1
         if passed > 0:
@@ -234,7 +239,7 @@ def _split_header(value: bytes) -> tuple[bytes, dict[bytes, bytes]]:
             raise _invalid("A header has a parameter twice.")
         text = plain if quoted is None else quoted
         if text.endswith(b"\\") or (name == b"name" and b"\\" in text):
-            raise _invalid("A header has a backslash at a place where servers read it differently.")
+            raise _invalid("A parameter of a header has a backslash, which servers interpret differently.")
         parameters[name] = text
         at = len(value) if not value[found.end() :].strip(b" \t;") else found.end()
     return kind.strip(b" \t").lower(), parameters

@@ -53,7 +53,7 @@ def decode_fields(fields: Fields, decoder: msgspec.json.Decoder[R], unread: Iter
 
     Raises InvalidRequest with the field as `param`.
     """
-    names = decoder.type.__struct_fields__
+    names = decoder.type.__struct_encode_fields__
     _check_spelling(fields, names)
     read = {name: fields[name] for name in names if name in fields}
     for name in unread:

@@ -17,11 +17,13 @@ from bluesminds.http.sse import EventSplitter, event_data, with_data, write_even
 from bluesminds.wire import chunks
 from bluesminds.wire.base import Format, RequestFacts
 from bluesminds.wire.errors import ErrorDetail, is_error_event, read_error, write_error
-from bluesminds.wire.json_text import ABSENT, NOT_JSON, decode, read_value
+from bluesminds.wire.json_text import ABSENT, NOT_JSON, decode, is_json
 from bluesminds.wire.usage import estimate_output, merge_reports, settle_usage
 
 DONE = b"data: [DONE]\n\n"
 MAX_LEAD = 64 * 1024  # bytes of a stream that are held back until its first event is complete
+# Events that a server sends before it knows whether there will be an answer.
+_PROMISES = frozenset((b"ping", b"response.created", b"response.queued", b"response.in_progress"))
 
 _NULL_USAGE = (b',"usage":null', b', "usage": null', b', "usage":null')
 _NAME = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?|[\r\n])event:[ ]?([^\r\n]*)")
@@ -45,6 +47,12 @@ def looks_like_events(first: bytes) -> bool | None:
 def event_name(event: bytes) -> bytes:
     found = _NAME.search(event) if b"event:" in event else None
     return b"" if found is None else found[1]
+
+
+def bare_json(event: bytes) -> bytes:
+    """The JSON of an event without its framing, as some servers send errors; b"" for other events."""
+    text = event.strip()
+    return text if text.startswith(b"{") else b""
 
 
 def name_and_data(event: bytes) -> tuple[bytes, bytes]:
@@ -235,7 +243,7 @@ class Passthrough:
         chunk = chunks.read_chunk(data)
         if chunk is not None:
             return self._read(event, data, name, chunk)
-        return event if name or _is_json(data) else b""
+        return event if name or is_json(data) else b""
 
     def _read(self, event: bytes, data: bytes, name: bytes, chunk: chunks.Chunk) -> bytes:
         choices = chunk.choices
@@ -305,20 +313,12 @@ def _is_whole(data: bytes) -> bool:
     return data.startswith(b"[DONE]") or chunks.read_chunk(data) is not None
 
 
-def _is_json(data: bytes) -> bool:
-    try:
-        read_value(data)
-    except NOT_JSON:
-        return False
-    return True
-
-
 Verdict = Literal["answer", "error", "empty"]
 
 
 class StreamOpening:
-    """Reads a stream up to its first event with content. Comments and pings do not count, because servers
-    send them while a request is queued, and may fail after them.
+    """Reads a stream up to its first event with content. Comments, pings and the first events of a response
+    do not count, because servers send them while a request is queued, and may fail after them.
     """
 
     def __init__(self) -> None:
@@ -353,7 +353,7 @@ class StreamOpening:
         if data.lstrip().startswith(b"[DONE]"):
             return "empty"
         name = event_name(event)
-        if name == b"ping":
+        if name in _PROMISES:
             return None
         chunk = chunks.read_chunk(data)
         if chunk is None:

@@ -2,7 +2,7 @@
 
 Each event of the server is converted to neutral events, and these to events of the client. The end of the
 client's stream is held back, because the client must not see the end of an answer before its usage is
-recorded. Comments and keep-alive events of the server are sent as comments.
+recorded. Comments and keep-alive events of the server are sent as the client's keep-alive.
 """
 
 from bluesminds.common.values import Usage
@@ -20,10 +20,8 @@ from bluesminds.wire.conversation import (
     UsageReported,
 )
 from bluesminds.wire.errors import ErrorDetail
-from bluesminds.wire.stages import name_and_data
+from bluesminds.wire.stages import bare_json, name_and_data
 from bluesminds.wire.stream_meter import StreamMeter
-
-_COMMENT = b": ping\n\n"
 
 
 class Translation:
@@ -35,6 +33,7 @@ class Translation:
         self._conversation = conversation
         self._decoder = server.decoder(conversation)
         self._encoder = client.encoder(conversation)
+        self._keep_alive = client.keep_alive
         self._splitter = EventSplitter()
         self._meter = StreamMeter(request)
         self._started = False
@@ -103,8 +102,8 @@ class Translation:
         if self._final or self._error is not None:
             return b""
         name, data = name_and_data(event)
-        if name == b"ping" or not data.strip():
-            return _COMMENT if event.strip() else b""
+        if name == b"ping" or not (data.strip() or (data := bare_json(event))):
+            return self._keep_alive if event.strip() else b""
         events = self._decoder.feed(name, data)
         if len(events) == 1:
             passed = self._encode(events[0])

@@ -245,6 +245,10 @@ def estimate_input(text_bytes: int) -> int:
     return -(-text_bytes // BYTES_PER_TOKEN)
 
 
+def _expected_input(request: RequestFacts) -> int:
+    return estimate_input(request.text_bytes) + request.media_tokens
+
+
 def estimate_output(delivered: int, pieces: int, request: RequestFacts) -> int:
     """The tokens of `delivered` bytes of text in `pieces` pieces: at least one token per piece, and at most
     the maximum of the request.
@@ -276,7 +280,7 @@ def settle_usage(
         return reported, False
     if reported is None:
         expected = estimate_output(delivered, pieces, request)
-        return Usage(estimate_input(request.text_bytes), expected, source="estimated"), False
+        return Usage(_expected_input(request), expected, source="estimated"), False
     input_, output = reported.input, reported.output
     if input_ and output and complete and delivered <= FREE_BYTES:
         return reported, False
@@ -289,7 +293,7 @@ def settle_usage(
         output = max(output or 0, expected, reported.reasoning or 0)
     if input_ is None or no_input:
         cached = (reported.cache_read or 0) + (reported.cache_write or 0)
-        input_ = max(estimate_input(request.text_bytes), cached)
+        input_ = max(_expected_input(request), cached)
     if (input_, output) == (reported.input, reported.output):
         return reported, False
     settled = structs.replace(reported, input=input_, output=output, source="estimated")
@@ -303,7 +307,7 @@ def _settle_media(reported: Usage | None, request: RequestFacts) -> Usage:
         return structs.replace(reported, characters=request.characters)
     return structs.replace(
         reported,
-        input=estimate_input(request.text_bytes),
+        input=_expected_input(request),
         source="estimated",
         characters=request.characters,
     )

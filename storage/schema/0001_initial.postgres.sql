@@ -94,12 +94,55 @@ CREATE TABLE servers (
     models TEXT NOT NULL, -- JSON list of names
     weight BIGINT NOT NULL,
     priority BIGINT NOT NULL,
+    passthrough BIGINT NOT NULL CHECK (passthrough IN (0, 1)),
+    passthrough_paths TEXT NOT NULL, -- JSON list of paths
     enabled BIGINT NOT NULL CHECK (enabled IN (0, 1)),
     created_at BIGINT NOT NULL,
     updated_at BIGINT NOT NULL
 );
 
 CREATE UNIQUE INDEX servers_name ON servers (name);
+
+-- Stored responses, and objects at servers
+
+-- Responses that the gateway keeps itself. A response continues the one in previous_id, if any.
+CREATE TABLE stored_responses (
+    id TEXT NOT NULL PRIMARY KEY,
+    user_id TEXT NOT NULL REFERENCES users (id),
+    key_id TEXT NOT NULL,
+    previous_id TEXT,
+    sealed BYTEA NOT NULL, -- input and response, encrypted
+    size BIGINT NOT NULL, -- bytes before encryption
+    created_at BIGINT NOT NULL,
+    expires_at BIGINT NOT NULL
+);
+
+CREATE INDEX stored_responses_user ON stored_responses (user_id, created_at, size);
+CREATE INDEX stored_responses_end ON stored_responses (expires_at);
+
+-- The items in a stored response, which later requests may refer to. Clients choose some of the IDs.
+CREATE TABLE stored_items (
+    id TEXT NOT NULL,
+    response_id TEXT NOT NULL REFERENCES stored_responses (id) ON DELETE CASCADE,
+    PRIMARY KEY (id, response_id)
+);
+
+CREATE INDEX stored_items_response ON stored_items (response_id);
+
+-- Objects that requests created at a server: responses, files, batches and others. They belong to an account.
+CREATE TABLE server_objects (
+    id TEXT NOT NULL, -- as the server wrote it
+    server TEXT NOT NULL, -- name of the server
+    kind TEXT NOT NULL, -- collection that the object is in
+    user_id TEXT REFERENCES users (id), -- NULL: the account was deleted
+    key_id TEXT NOT NULL,
+    created_at BIGINT NOT NULL,
+    expires_at BIGINT, -- NULL: when it is deleted
+    PRIMARY KEY (id, server)
+);
+
+CREATE INDEX server_objects_user ON server_objects (user_id, server, kind);
+CREATE INDEX server_objects_end ON server_objects (expires_at) WHERE expires_at IS NOT NULL;
 
 -- Usage
 

@@ -4,7 +4,9 @@ import trio
 from trio.testing import MockClock
 
 from bluesminds.app.malloc import TRIM_BYTES, TRIM_SECONDS, HeapTrimmer, fix_malloc_thresholds, trim_heap
-from bluesminds.gateway.bodies import Body, BodyMemory
+from bluesminds.http.asgi import Message
+from bluesminds.web.asgi_body import ASGIBody
+from tests.gateways import body_memory
 
 
 class TrimCounter:
@@ -15,15 +17,19 @@ class TrimCounter:
         self.count += 1
 
 
+async def never() -> Message:
+    return await trio.sleep_forever()
+
+
 async def test_heap_is_trimmed_after_large_bodies_only(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     trims = TrimCounter()
-    memory = BodyMemory(2 * TRIM_BYTES)
+    memory = body_memory(2 * TRIM_BYTES)
     nursery.start_soon(HeapTrimmer(memory, trims.add).run)
     began = trio.current_time()
     for size, counts in ((TRIM_BYTES - 1, 0), (TRIM_BYTES, 1), (0, 1)):
-        body = Body(memory)
+        body = ASGIBody(memory, {}, never)
         body.acquire(size)
         body.release()
         began += TRIM_SECONDS
@@ -36,8 +42,8 @@ async def test_heap_is_trimmed_again_while_large_bodies_are_held(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
     trims = TrimCounter()
-    memory = BodyMemory(2 * TRIM_BYTES)
-    body = Body(memory)
+    memory = body_memory(2 * TRIM_BYTES)
+    body = ASGIBody(memory, {}, never)
     body.acquire(TRIM_BYTES)
     nursery.start_soon(HeapTrimmer(memory, trims.add).run)
     await trio.sleep(2 * TRIM_SECONDS + 1)

@@ -22,7 +22,7 @@ def test_vendors_lists_every_vendor() -> None:
     shown = CliRunner().invoke(cli, ["vendors"])
     names = [line.partition("\t")[0] for line in shown.output.splitlines()]
     assert names == ["name", *VENDORS]
-    assert "groq\tGroq\topenai\thttps://api.groq.com/openai/v1\tGROQ_API_KEY\tchat\t" in shown.output
+    assert "groq\tGroq\topenai\thttps://api.groq.com/openai/v1\tGROQ_API_KEY\tchat," in shown.output
 
 
 def test_vendors_json_has_paths_and_fields() -> None:

@@ -81,6 +81,12 @@ def test_vault_sealed_secret_opens(secret: str) -> None:
     assert vault.seal(secret) != sealed
 
 
+@given(st.binary())
+def test_vault_sealed_bytes_open(data: bytes) -> None:
+    sealed = Vault([MASTER]).seal_bytes(data)
+    assert Vault([MASTER]).open_bytes(sealed) == data
+
+
 MASTER = new_master_key()
 
 

@@ -262,6 +262,14 @@ def test_load_url_that_is_no_base_url_warns(write: Write, url: str, warning: str
     assert [one.message for one in found] == ([f'url in [[servers]] "a" {warning}'] if warning else [])
 
 
+def test_load_url_of_gemini_without_its_version_warns(write: Write) -> None:
+    server = (
+        '[[servers]]\nname = "a"\ndialect = "gemini"\nurl = "https://generativelanguage.googleapis.com"\n'
+    )
+    (warning,) = load(write(server), {}, {}).warnings
+    assert warning.message.endswith("most servers have their API under /v1beta")
+
+
 def test_load_money_as_number_is_exact(write: Write) -> None:
     text = '[[prices]]\nmodel = "m"\ninput_usd = 0.000001\noutput_usd = 10\n[tiers.pro]\nusd_per_day = 12.5\n'
     settings = load(write(text), {}, {}).settings

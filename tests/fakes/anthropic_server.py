@@ -10,7 +10,7 @@ import trio
 
 from tests.fakes import raw_upstream
 from tests.fakes.model_server import JSON, Asked, Cut, ModelServer, refusal, streamed
-from tests.fakes.orders import HELLO, Orders, orders_of
+from tests.fakes.orders import HELLO, Offer, Orders, orders_of
 from tests.fakes.raw_upstream import Peer
 
 USAGE = {
@@ -22,6 +22,7 @@ USAGE = {
 }
 ERROR_TYPES = {400: "invalid_request_error", 429: "rate_limit_error", 529: "overloaded_error"}
 COUNT = 42
+JSON_ONLY = "one JSON object"  # in the system prompt
 PING = b'event: ping\ndata: {"type": "ping"}\n\n'
 
 
@@ -55,9 +56,9 @@ def error_event(type_: str, text: str) -> bytes:
     return b"event: error\ndata: " + error(type_, text) + b"\n\n"
 
 
-def start() -> bytes:
+def start(model: str = "m") -> bytes:
     usage = USAGE | {"output_tokens": 1}
-    head = {"id": "msg_1", "type": "message", "role": "assistant", "model": "m", "content": []}
+    head = {"id": "msg_1", "type": "message", "role": "assistant", "model": model, "content": []}
     return event("message_start", message=head | {"stop_reason": None, "stop_sequence": None, "usage": usage})
 
 
@@ -95,29 +96,39 @@ def end(reason: str = "end_turn") -> list[bytes]:
 
 async def correct(server: ModelServer, peer: Peer, asked: Asked) -> None:
     """What a good server answers to this request."""
-    tools = [tool["name"] for tool in asked.body.get("tools") or ()]
-    orders = orders_of(asked.body.get("messages") or (), tools)
+    orders = orders_of(asked.body.get("messages") or (), _offer(asked.body))
     if asked.received.line.startswith(b"POST /v1/messages/count_tokens"):
         await peer.answer(msgspec.json.encode({"input_tokens": COUNT}), JSON)
     elif orders.refuse:
         kind = ERROR_TYPES.get(orders.refuse, "api_error")
         await refusal(orders.refuse, error(kind, f"this is {orders.refuse}"))(server, peer, asked)
     elif asked.body.get("stream"):
-        events = [start(), PING, *_ordered_blocks(orders)]
+        events = [start(asked.body["model"]), PING, *_ordered_blocks(orders)]
         ended = [*events, *end("tool_use" if orders.calls else "end_turn")]
         await streamed(*([*events[:4], Cut] if orders.cut else ended))(server, peer, asked)
     else:
-        await peer.answer(_ordered_message(orders), JSON)
+        await peer.answer(_ordered_message(orders, asked.body["model"]), JSON)
 
 
-def _ordered_message(orders: Orders) -> bytes:
+def _offer(body: dict[str, Any]) -> Offer:
+    choice = body.get("tool_choice") or {}
+    return Offer(
+        {tool["name"]: tool.get("input_schema") or {} for tool in body.get("tools") or ()},
+        required=choice.get("type") in ("any", "tool"),
+        chosen=choice.get("name"),
+        schema=((body.get("output_config") or {}).get("format") or {}).get("schema"),
+        any_json=JSON_ONLY in (body.get("system") or ""),
+    )
+
+
+def _ordered_message(orders: Orders, model: str) -> bytes:
     if not orders.calls:
-        return message([{"type": "text", "text": orders.answer}])
+        return message([{"type": "text", "text": orders.answer}], model=model)
     uses = [
         {"type": "tool_use", "id": f"toolu_{number}", "name": name, "input": given}
         for number, (name, given) in enumerate(orders.calls)
     ]
-    return message(uses, stop_reason="tool_use")
+    return message(uses, stop_reason="tool_use", model=model)
 
 
 def _ordered_blocks(orders: Orders) -> list[bytes]:

@@ -16,7 +16,7 @@ import msgspec
 import trio
 
 from tests.fakes import raw_upstream
-from tests.fakes.orders import HELLO, orders_of
+from tests.fakes.orders import HELLO, Offer, orders_of
 from tests.fakes.raw_upstream import Peer, Received, Upstream
 
 USAGE = {"prompt_tokens": 11, "completion_tokens": 2, "total_tokens": 13}
@@ -162,8 +162,8 @@ async def drop_twice(server: "ModelServer", peer: Peer, asked: Asked) -> None:
 
 async def correct(server: "ModelServer", peer: Peer, asked: Asked) -> None:
     """Answer as a correct server does."""
-    tools = [tool[tool["type"]]["name"] for tool in asked.body.get("tools") or ()]
-    orders = orders_of(asked.body.get("messages") or (), tools)
+    model = asked.body.get("model", "m")
+    orders = orders_of(asked.body.get("messages") or (), _offer(asked.body))
     calls = [
         {
             "id": f"call_{number}",
@@ -175,14 +175,27 @@ async def correct(server: "ModelServer", peer: Peer, asked: Asked) -> None:
     if orders.refuse:
         await refusal(orders.refuse)(server, peer, asked)
     elif not asked.body.get("stream"):
-        await peer.answer(completion(orders.answer, calls=calls), JSON)
+        await peer.answer(completion(orders.answer, calls=calls, model=model), JSON)
     else:
         wants = (asked.body.get("stream_options") or {}).get("include_usage")
-        nothing = {"usage": None} if wants else {}
+        nothing = {"model": model} | ({"usage": None} if wants else {})
         parts = call_chunks(calls, **nothing) or text_chunks(orders.pieces, **nothing)
         events = [*parts, chunk(finish="tool_calls" if calls else "stop", **nothing)]
-        ended = [*events, *([chunk(usage=USAGE)] if wants else []), DONE]
+        ended = [*events, *([chunk(usage=USAGE, model=model)] if wants else []), DONE]
         await streamed(*([parts[0], Cut] if orders.cut else ended))(server, peer, asked)
+
+
+def _offer(body: dict[str, Any]) -> Offer:
+    tools = [tool[tool["type"]] for tool in body.get("tools") or ()]
+    choice = body.get("tool_choice")
+    form = body.get("response_format") or {}
+    return Offer(
+        {tool["name"]: tool.get("parameters") or {} for tool in tools},
+        required=choice == "required" or isinstance(choice, dict),
+        chosen=choice["function"]["name"] if isinstance(choice, dict) else None,
+        schema=form["json_schema"]["schema"] if form.get("type") == "json_schema" else None,
+        any_json=form.get("type") == "json_object",
+    )
 
 
 def text_chunks(pieces: Sequence[str] = ("Hello", " world"), **more: Any) -> list[bytes]:
@@ -213,7 +226,7 @@ def _delta_chunk(delta: dict[str, Any], **more: Any) -> bytes:
 class ModelServer:
     """`left` counts clients that disconnected during a plan. `list_status` is the status of the list
     of models. `default` answers when no plan is left. `dropped` are the ids of requests whose repetitions
-    are reset.
+    are reset. `rows` replace the rows of the list of models.
     """
 
     models: tuple[str, ...]
@@ -223,6 +236,7 @@ class ModelServer:
     list_status: bytes = b"200 OK"
     dropped: set[bytes] = field(default_factory=set)
     default: Plan = correct
+    rows: list[dict[str, Any]] = field(default_factory=list)
     _plans: deque[Plan] = field(default_factory=deque)
 
     @property
@@ -234,6 +248,7 @@ class ModelServer:
 
     def list_models(self) -> bytes:
         rows = [{"id": name, "object": "model", "created": 7, "owned_by": "tests"} for name in self.models]
+        rows = self.rows or rows
         return msgspec.json.encode({"object": "list", "data": rows})
 
     async def play(self, peer: Peer) -> None:

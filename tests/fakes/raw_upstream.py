@@ -81,6 +81,10 @@ class Peer:
         self._upstream.requests.append(received)
         return received
 
+    async def take(self, count: int) -> bytes:
+        """The next bytes, after the head, as they are sent. Raises EOFError when fewer come."""
+        return await self._exactly(count)
+
     async def send(self, data: bytes) -> None:
         await self._stream.send_all(data)
 

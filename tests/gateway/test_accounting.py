@@ -15,12 +15,12 @@ from bluesminds.common.money import Price
 from bluesminds.common.values import NO_LIMITS, Caller, LimitSet, Usage
 from bluesminds.gateway.accounting import UsageAccounting, UsageEntry
 from bluesminds.gateway.authenticate import KeyAuthenticator
-from bluesminds.gateway.bodies import BodyMemory
 from bluesminds.gateway.browser_origins import BrowserOrigins
 from bluesminds.gateway.estimate import Estimator
 from bluesminds.gateway.limits.counters import Estimate
 from bluesminds.gateway.limits.reserve import RateLimiter
 from bluesminds.gateway.metrics import Metrics
+from bluesminds.gateway.passthrough.handler import PassthroughHandler
 from bluesminds.gateway.pipeline import Gateway
 from bluesminds.gateway.recorder import Recorder
 from bluesminds.gateway.relay import Relay
@@ -29,6 +29,8 @@ from bluesminds.gateway.routing.load import LoadRegistry
 from bluesminds.gateway.routing.plans import Plan, Target
 from bluesminds.gateway.routing.policies import Balancer
 from bluesminds.gateway.routing.rotation import RotationRegistry
+from bluesminds.gateway.stored_responses.handler import StoredResponseHandler
+from bluesminds.gateway.stored_responses.links import RequestLinks
 from bluesminds.gateway.upstream.sender import Sender
 from bluesminds.http.asgi import Disconnect, Message
 from bluesminds.web.data_plane import DataPlane
@@ -42,6 +44,7 @@ from tests.gateway.routing.test_policies import server
 from tests.gateway.test_authenticate import KEY, PEPPER
 from tests.gateway.test_estimate import call
 from tests.gateway.test_recorder import FakeStore
+from tests.gateways import body_memory
 from tests.storage.samples import key as key_row
 from tests.storage.samples import user
 
@@ -95,7 +98,7 @@ async def test_request_is_settled_by_its_first_exit_only(nursery: trio.Nursery) 
     setup = AccountingSetup()
     nursery.start_soon(setup.recorder.run)
     entry = setup.open()
-    entry.begin_attempt(Target(server("one"), Plan("chat", "/chat/completions")))
+    entry.try_target(Target(server("one"), Plan("chat", "/chat/completions")))
     assert setup.limiter.running == 1
     entry.finish(200, "ok", Usage(input=3, output=4, source="upstream"))
     assert setup.limiter.running == 0
@@ -167,6 +170,10 @@ async def test_bug_in_gateway_is_500_without_detail(nursery: trio.Nursery) -> No
         setup.limiter.open_account(f"user:{holder.key.user_id}", None)
         return holder
 
+    class NoLinks:
+        def concerns(self, *_: object) -> bool:
+            return False
+
     class OneServer:
         catalog = ModelCatalog([server("one")], {})
         keyless = ModelCatalog([], {})
@@ -187,6 +194,7 @@ async def test_bug_in_gateway_is_500_without_detail(nursery: trio.Nursery) -> No
         sender=cast(Sender, Broken()),
         relay=Relay(cast(Sender, Broken()), expose_server=True),
         accounting=setup.accounting,
+        links=cast(RequestLinks, NoLinks()),
         total_timeout=5,
     )
     sent: list[Message] = []
@@ -207,9 +215,11 @@ async def test_bug_in_gateway_is_500_without_detail(nursery: trio.Nursery) -> No
     }
     edge = DataPlane(
         gateway,
+        cast(PassthroughHandler, None),
+        cast(StoredResponseHandler, None),
         cast(Any, None),
         origins=BrowserOrigins((), gateway.keys, no_origins, cache_seconds=1),
-        bodies=BodyMemory(1000),
+        bodies=body_memory(1000),
         clock=SystemClock(),
         log=setup.log,
     )

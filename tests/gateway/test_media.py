@@ -258,3 +258,56 @@ async def test_upstream_is_asked_for_any_content_type(gateway: Gateway, models: 
     models.plan(sound(b"sound"))
     await post(gateway, "/audio/speech", SPEAK)
     assert models.asked[0].header(b"accept") == b"application/json, text/event-stream, */*"
+
+
+def long_images(*, usage: bool = True, count: int = 3) -> bytes:
+    data = [{"b64_json": "aaaa" * 250_000, "revised_prompt": 'a "moon", {}'}] * count
+    return json.dumps({"created": 1, "data": data} | ({"usage": TOKENS} if usage else {})).encode()
+
+
+def pieces_of(body: bytes) -> list[bytes]:
+    return [body[start : start + 50_001] for start in range(0, len(body), 50_001)]
+
+
+JSON_TYPE = b"Content-Type: application/json; charset=utf-8"
+
+
+async def test_long_json_passes_while_it_arrives(gateway: Gateway, models: ModelServer) -> None:
+    body, go_on = long_images(), trio.Event()
+    pieces = pieces_of(body)
+    models.plan(streamed(*pieces[:30], go_on, *pieces[30:], content_type=JSON_TYPE))
+    async with (
+        gateway.client() as client,
+        client.stream("POST", "/v1/images/generations", json=DRAW) as answer,
+    ):
+        assert answer.headers["content-type"] == "application/json"
+        assert "x-cost-usd" not in answer.headers
+        received = b""
+        arriving = answer.aiter_raw()
+        while len(received) < 30 * 50_001:
+            received += await anext(arriving)
+        go_on.set()
+        async for piece in arriving:
+            received += piece
+    assert received == body
+    (row,) = gateway.rows()
+    assert units(row) == (10, 300, 3, None, "upstream", None)
+
+
+async def test_long_json_without_usage_is_counted(gateway: Gateway, models: ModelServer) -> None:
+    models.plan(whole(long_images(usage=False)))
+    assert (await post(gateway, "/images/generations", DRAW)).status_code == 200
+    (row,) = gateway.rows()
+    assert units(row) == (5, None, 3, None, "estimated", None)
+
+
+@pytest.mark.parametrize("end", [Cut, Fin, None])
+async def test_long_json_that_is_cut_closes_the_connection(
+    gateway: Gateway, models: ModelServer, end: Any
+) -> None:
+    steps = pieces_of(long_images())[:-1]
+    models.plan(streamed(*steps, *([end] if end else []), content_type=JSON_TYPE))
+    with pytest.raises(httpx.RemoteProtocolError):
+        await post(gateway, "/images/generations", DRAW)
+    (row,) = await gateway.settled(1)
+    assert (row["outcome"], row["status"]) == ("cut", 200)

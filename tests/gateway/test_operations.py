@@ -9,51 +9,89 @@ import pytest
 
 from bluesminds.common.values import SCOPES
 from bluesminds.gateway.operations import OPERATIONS, Operation
-from bluesminds.providers.dialects import DIALECTS, MESSAGES_PATHS, OPENAI_PATHS
+from bluesminds.providers.dialects import (
+    DIALECTS,
+    GEMINI_PATHS,
+    MESSAGES_PATHS,
+    OPENAI_PATHS,
+    RESPONSES_PATHS,
+)
 from bluesminds.web.docs.model_endpoints import DATA_PLANE
 from bluesminds.wire.formats import FORMATS
 from tests.fakes.model_server import ModelServer, completion, whole
+from tests.forms import CONTENT_TYPE, field, file, form
 from tests.gateways import Gateway
 
 ROOT = Path(__file__).resolve().parents[2]
 EMPTY = {
     "chat": "messages",
+    "responses": "input",
+    "input_tokens": "input",
     "completions": "prompt",
     "embeddings": "input",
     "moderations": "input",
     "images": "prompt",
+    "image_edits": "prompt",
     "speech": "input",
 }
-SDK_CALLS = {"images.generations": "images.generate("}
+MODEL_OPERATIONS = [operation for operation in OPERATIONS if operation.handler == "model"]
+PATHS = {**OPENAI_PATHS, **MESSAGES_PATHS, **RESPONSES_PATHS}
+SDK_CALLS = {
+    "images.generations": "images.generate(",
+    "images.edits": "images.edit(",
+    "images.variations": "images.create_variation(",
+    "responses.input_tokens": "input_tokens.count(",
+}
+
+
+SDK_METHODS = {"streamGenerateContent": "generateContentStream"}
 
 
 def by_name(operation: Operation) -> str:
-    return operation.name
+    return operation.path.removeprefix("/v1")
+
+
+def paths_of(operation: Operation) -> list[str]:
+    """The paths of servers that support the operation's format, as the gateway's own are written."""
+    if (path := GEMINI_PATHS.get(operation.format)) is not None:
+        methods = ("generateContent", "streamGenerateContent")
+        return ["/v1beta" + path.replace("{method}", method) for method in methods]
+    return ["/v1" + PATHS[operation.format]]
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=by_name)
 def test_operation_is_in_every_table(operation: Operation) -> None:
     assert operation.name in SCOPES
     assert operation.format in FORMATS and FORMATS[operation.format].name == operation.format
-    path = {**OPENAI_PATHS, **MESSAGES_PATHS}[operation.format]
-    assert f"/v1{path}" in [one.path for one in OPERATIONS if one.name == operation.name]
+    named = {one.path for one in OPERATIONS if one.name == operation.name}
+    assert named & set(paths_of(operation))
     assert any(operation.format in dialect.speaks for dialect in DIALECTS.values())
     assert operation.path in [one.path for one in DATA_PLANE]
     golden = json.loads((ROOT / "tests" / "wire" / "golden" / f"{operation.format}.json").read_text())
     assert golden
-    sdk = "".join([path.read_text() for path in (ROOT / "tests" / "process").glob("test_sdk*.py")])
-    method = operation.name.rpartition(".")[2]
+    tests = ROOT / "tests" / "process"
+    files = [*tests.glob("test_sdk*.py"), tests / "node" / "gemini.mjs"]
+    sdk = "".join([path.read_text() for path in files])
+    method = operation.path.rpartition(":")[2] if "{" in operation.path else operation.name.rpartition(".")[2]
     call = SDK_CALLS.get(operation.name, f"{operation.name}.create(")
-    assert call in sdk or f".{method}(" in sdk or f'"{operation.path.removeprefix("/v1")}"' in sdk
+    method = SDK_METHODS.get(method, method)
+    assert (
+        operation.handler != "model"
+        or call in sdk
+        or f".{method}(" in sdk
+        or f'"{operation.path.removeprefix("/v1")}"' in sdk
+    )
 
 
-def test_scope_is_an_operation_or_models() -> None:
-    assert {operation.name for operation in OPERATIONS} | {"models"} == set(SCOPES)
+def test_scope_is_an_operation_models_or_passthrough() -> None:
+    assert {operation.name for operation in OPERATIONS} | {"models", "passthrough"} == set(SCOPES)
 
 
 def request_of(operation: Operation) -> dict[str, Any]:
     if operation.format == "chat":
         return {"model": "m", "messages": []}
+    if operation.format in GEMINI_PATHS:
+        return {"contents": [{"parts": [{"text": "a"}]}]}
     if operation.format in MESSAGES_PATHS:
         return {"model": "m", "messages": [], "max_tokens": 9}
     if operation.format == "rerank":
@@ -63,15 +101,22 @@ def request_of(operation: Operation) -> dict[str, Any]:
 
 async def post(gateway: Gateway, operation: Operation, key: str) -> httpx.Response:
     async with gateway.client(key) as client:
-        return await client.post(operation.path, json=request_of(operation))
+        if operation.body == "form":
+            body = form(field("model", "m"), field("prompt", "a"), file(b"x" * 5000))
+            headers = {"content-type": CONTENT_TYPE.decode()}
+            return await client.post(operation.path, content=body, headers=headers)
+        return await client.post(operation.path.replace("{model}", "m"), json=request_of(operation))
 
 
 def code_of(answer: httpx.Response) -> str:
     error = answer.json()["error"]
-    return str(error["code"] if "code" in error else error["details"]["error_code"])
+    details = error.get("details", {})
+    if isinstance(details, list):
+        return str(details[0]["metadata"]["code"])
+    return str(error["code"] if "code" in error else details["error_code"])
 
 
-@pytest.mark.parametrize("operation", OPERATIONS, ids=by_name)
+@pytest.mark.parametrize("operation", MODEL_OPERATIONS, ids=by_name)
 async def test_operation_needs_its_scope(gateway: Gateway, models: ModelServer, operation: Operation) -> None:
     others = [scope for scope in SCOPES if scope != operation.name]
     _, key = await gateway.new_key(scopes=others)
@@ -81,7 +126,8 @@ async def test_operation_needs_its_scope(gateway: Gateway, models: ModelServer, 
     models.plan(whole(completion()))
     answer = await post(gateway, operation, key)
     assert answer.status_code == 200
-    path = "/v1/chat/completions" if operation.format == "messages" else operation.path
+    is_translated = operation.format in ("messages", "responses", "gemini")
+    path = "/v1/chat/completions" if is_translated else operation.path
     path = path.replace("generate", "generations") if path.endswith("/generate") else path
     asked = [] if operation.estimated else [f"POST {path} HTTP/1.1".encode()]
     assert [one.received.line for one in models.asked] == asked

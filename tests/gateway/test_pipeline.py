@@ -314,7 +314,7 @@ async def test_whole_answer_to_stream_request_becomes_events(gateway: Gateway, m
 
 
 @pytest.mark.parametrize("body", [ASK, STREAM], ids=["plain", "streamed"])
-async def test_json_answer_under_the_type_of_events_is_an_answer(
+async def test_response_json_under_the_type_of_events_is_an_answer(
     gateway: Gateway, models: ModelServer, body: dict[str, object]
 ) -> None:
     async def mislabelled(_: ModelServer, peer: Peer, asked: Asked) -> None:

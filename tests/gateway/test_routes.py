@@ -369,3 +369,16 @@ async def test_route_without_available_server_is_not_found(start: Start) -> None
     refused = await gateway.chat()
     assert (refused.status_code, refused.json()["error"]["code"]) == (404, "model_not_found")
     assert (await gateway.chat(ASK | {"model": "listed"})).status_code == 200
+
+
+async def test_fallback_without_longer_context_is_skipped(
+    nursery: trio.Nursery, home: Path, models: ModelServer, second: ModelServer
+) -> None:
+    servers = [entry("one", models.url, models=[]), entry("two", second.url, models=[])]
+    lengths = {"m": 1000, "small": 1000, "large": 2000}
+    models.rows = [{"id": name, "context_length": length} for name, length in lengths.items()]
+    routes = [{"model": "m", "fallback": ["small", "large"]}]
+    gateway = await gateways.start(nursery, home, servers=servers, routes=routes)
+    models.plan(refusal(400, TOO_LONG))
+    assert (await gateway.chat()).headers["x-bluesminds-model"] == "large"
+    assert asked_models(models) == ["m", "large"]

@@ -128,3 +128,17 @@ async def test_messages_reach_litellm_natively(nursery: trio.Nursery, home: Path
     (row,) = gateway.rows()
     assert row["usage_source"] == "upstream"
     assert row["output_tokens"] == body["usage"]["output_tokens"]
+
+
+async def test_responses_reach_litellm_natively(nursery: trio.Nursery, home: Path, litellm: LiteLLM) -> None:
+    """Not streamed: LiteLLM cannot stream its `mock_response` in this format."""
+    gateway = await start(nursery, home, litellm)
+    async with gateway.client() as client:
+        answer = await client.post("/v1/responses", json={"model": "mocked", "input": "Say hello."})
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    said = [part["text"] for item in body["output"] if item["type"] == "message" for part in item["content"]]
+    assert said == ["Four words from here."]
+    (row,) = gateway.rows()
+    assert (row["endpoint"], row["usage_source"]) == ("responses", "upstream")
+    assert row["output_tokens"] == body["usage"]["output_tokens"]

@@ -136,8 +136,23 @@ async def test_openai_node_other_endpoints_are_answered_by_the_demo_server(
         "completion": " Say hello.",
         "completionStream": " Say hello.",
         "moderation": True,
+        "image": "\x89PNG",
+        "imageStream": ["image_generation.partial_image", "image_generation.completed"],
+        "speech": "RIFF",
         "severalChoices": ["Hi", "Hi"],
         "reasoning": True,
+    }
+
+
+async def test_ai_sdk_other_endpoints_are_answered_by_the_demo_server(
+    nursery: trio.Nursery, home: Path
+) -> None:
+    gateway = await gateways.start(nursery, home, servers=[{"name": "demo", "dialect": "demo"}])
+    results = await Site(gateway, ModelServer(())).run("ai_sdk.mjs", "endpoints")
+    assert results == {
+        "embeddings": {"sizes": [256, 256], "usage": True},
+        "image": "image/png",
+        "speech": True,
     }
 
 

@@ -292,10 +292,10 @@ async def test_sdk_raw_rerank_request_returns_results(
 
 
 async def test_sdk_missing_endpoint_error_names_the_alternative(sdk: AsyncOpenAI) -> None:
-    with pytest.raises(openai.NotFoundError, match="Responses API") as caught:
-        await sdk.responses.create(model="m", input="Say hello.")
+    with pytest.raises(openai.NotFoundError, match="Assistants API") as caught:
+        await sdk.post("/assistants", body={"model": "m"}, cast_to=httpx.Response)
     assert caught.value.code == "unsupported_endpoint"
-    assert "/v1/chat/completions" in str(caught.value)
+    assert "/v1/responses" in str(caught.value)
 
 
 def charged(gateway: Gateway) -> tuple[Any, ...]:

@@ -9,14 +9,21 @@ import pytest
 from bluesminds.common.values import Server
 from bluesminds.config.settings import Dialect, VendorName
 from bluesminds.http.client.origin import UpstreamOrigin
-from bluesminds.providers.dialects import DIALECTS, MESSAGES_PATHS, OPENAI_PATHS, paths
+from bluesminds.providers.dialects import (
+    DIALECTS,
+    GEMINI_PATHS,
+    MESSAGES_PATHS,
+    OPENAI_PATHS,
+    RESPONSES_PATHS,
+    paths,
+)
 from bluesminds.providers.profiles import ServerProfile, find_profile, profile_of
 from bluesminds.providers.vendors import VENDORS, Vendor, from_environment, local_ollama, resolve, vendor_of
 from bluesminds.wire.formats import FORMATS
 
 ROWS = [pytest.param(vendor, id=name) for name, vendor in VENDORS.items()]
 WITHOUT_URL = {"azure"}
-WITHOUT_DETECTION = {"azure", "github", "perplexity"}
+WITHOUT_DETECTION = {"azure", "gemini-openai", "github", "perplexity"}
 
 
 def server(url: str, dialect: str = "openai", **more: Any) -> Server:
@@ -51,9 +58,9 @@ def test_vendor_row_is_complete(vendor: Vendor) -> None:
 def test_vendor_paths_are_those_of_formats(vendor: Vendor) -> None:
     speaks = profile(vendor.url, vendor.dialect, vendor.name).speaks
     assert speaks and speaks.keys() <= FORMATS.keys()
-    assert {"chat", "messages"} & speaks.keys(), "it can hold a conversation"
+    assert {"chat", "messages", "gemini"} & speaks.keys(), "it can hold a conversation"
     for path in (*speaks.values(), vendor.models_path or "/models", vendor.alive_path or "//health"):
-        assert re.fullmatch(r"//?\w[\w/.{}-]*(\?[\w=&-]+)?", path)
+        assert re.fullmatch(r"//?\w[\w/.{}:-]*(\?[\w=&-]+)?", path)
     assert all(fields for fields in vendor.unsupported.values())
     assert vendor.unsupported.keys() <= speaks.keys()
 
@@ -69,7 +76,7 @@ def test_paths_unknown_name_is_an_error() -> None:
     assert paths("chat", rerank="//v2/rerank") == {"chat": "/chat/completions", "rerank": "//v2/rerank"}
     with pytest.raises(KeyError):
         paths("chatt")  # type: ignore[arg-type]
-    assert {*OPENAI_PATHS, *MESSAGES_PATHS} == FORMATS.keys()
+    assert {*OPENAI_PATHS, *MESSAGES_PATHS, *RESPONSES_PATHS, *GEMINI_PATHS} == FORMATS.keys()
 
 
 # URLs
@@ -123,7 +130,7 @@ def test_resolve_given_url_and_dialect_win() -> None:
 
 def test_profile_vendor_row_replaces_what_the_dialect_says() -> None:
     groq = profile("https://api.groq.com/openai/v1")
-    assert groq.vendor is VENDORS["groq"] and set(groq.speaks) == {"chat"}
+    assert groq.vendor is VENDORS["groq"] and "embeddings" not in groq.speaks
     assert profile("http://x/v1").speaks == OPENAI_PATHS
     cohere = profile("http://proxy/v1", vendor="cohere")
     assert cohere.speaks["rerank"] == "//v2/rerank" and cohere.models_path == "//v1/models?page_size=1000"
@@ -141,13 +148,13 @@ def test_profile_other_dialect_keeps_the_quirks_of_fields_alone() -> None:
 @pytest.mark.parametrize("name", DIALECTS)
 def test_headers_carry_the_key_as_the_dialect_wants(name: str) -> None:
     headers = dict(profile("http://x/v1", name).headers("sk-x"))
-    own = {"anthropic": b"x-api-key", "azure": b"api-key"}.get(name)
+    own = {"anthropic": b"x-api-key", "azure": b"api-key", "gemini": b"x-goog-api-key"}.get(name)
     if own:
         assert headers[own] == b"sk-x" and b"authorization" not in headers
     else:
         assert headers[b"authorization"] == b"Bearer sk-x"
     assert headers[b"user-agent"].startswith(b"bluesminds/")
-    assert not {b"authorization", b"x-api-key", b"api-key"} & set(
+    assert not {b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key"} & set(
         dict(profile("http://x/v1", name).headers(None))
     )
 
@@ -197,6 +204,34 @@ def test_azure_paths_follow_from_url_and_version(url: str, version: str, chat: s
     assert not found.lists_models
 
 
+@pytest.mark.parametrize(
+    ("version", "path"),
+    [
+        ("", "//openai/v1/responses"),
+        ("preview", "//openai/v1/responses?api-version=preview"),
+        ("2025-04-01-preview", "//openai/responses?api-version=2025-04-01-preview"),
+        ("2024-10-21", None),
+    ],
+)
+def test_azure_responses_depend_on_the_version(version: str, path: str | None) -> None:
+    found = profile("https://a.openai.azure.com", "azure", version=version)
+    assert found.speaks.get("responses") == path
+
+
+@pytest.mark.parametrize(
+    ("url", "speaks"),
+    [
+        ("https://api.openai.com/v1", True),
+        ("https://us.api.openai.com/v1", True),
+        ("https://openai.example.com/v1", False),
+        ("http://127.0.0.1:8000/v1", False),
+    ],
+)
+def test_responses_are_native_at_openai_only(url: str, speaks: bool) -> None:
+    assert ("responses" in profile(url, "openai").speaks) is speaks
+    assert ("input_tokens" in profile(url, "openai").speaks) is speaks
+
+
 def test_azure_token_is_sent_as_bearer_token() -> None:
     azure = profile("https://a.openai.azure.com", "azure")
     token = "eyJ0eXAiOiJKV1QifQ.eyJhdWQiOiJ4In0.c2ln"
@@ -212,7 +247,9 @@ def test_environment_key_of_a_vendor_makes_a_server() -> None:
     assert from_environment({"OPENAI_API_KEY": "sk-x\n"})[0].api_key == "sk-x"
     detected = []
     for vendor in VENDORS.values():
-        for found in from_environment({vendor.key_variable: "sk-x"} if vendor.key_variable else {}):
+        if not vendor.is_detected:  # its variable may be that of another vendor as well
+            continue
+        for found in from_environment({vendor.key_variable: "sk-x"}):
             assert (found.name, found.url, found.dialect) == (vendor.name, vendor.url, vendor.dialect)
             assert (found.origin, found.api_key) == ("environment", "sk-x")
             assert "sk-x" not in repr(found)

@@ -29,6 +29,8 @@ SERVER = ServerRow(
     models=("small", "größe"),
     weight=1,
     priority=0,
+    passthrough=True,
+    passthrough_paths=("ocr",),
     enabled=True,
     created_at=NOON,
     updated_at=NOON,
@@ -72,8 +74,9 @@ async def test_server_inserted_is_read_back(store: Store) -> None:
         id=uuid7(serial=2),
         name="beta",
         sealed_api_key=None,
-        sealed_headers=None,
         models=(),
+        passthrough=False,
+        sealed_headers=None,
         enabled=False,
     )
     for row in (beta, SERVER):

@@ -20,5 +20,5 @@ async def callers(
     request: pytest.FixtureRequest, nursery: trio.Nursery, home: Path, models: ModelServer
 ) -> Callers:
     storage = {} if request.param == "sqlite" else {"url": request.getfixturevalue("postgres_url")}
-    servers = [entry("one", models.url, api_key="sk-upstream")]
+    servers = [entry("one", models.url, api_key="sk-upstream", passthrough=True)]
     return await create_callers(await gateways.start(nursery, home, servers=servers, storage=storage))

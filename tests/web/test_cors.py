@@ -76,6 +76,7 @@ def test_request_is_preflight_with_origin_and_method_only(
         *((name, True) for name in ("authorization", "x-api-key", "api-key", "content-type")),
         *((name, True) for name in ("x-request-id", "idempotency-key", "traceparent", "user-agent")),
         *((name, True) for name in ("openai-beta", "anthropic-version", "x-stainless-retry-count")),
+        *((name, True) for name in ("x-goog-api-key", "x-goog-api-client")),
         *((name, False) for name in ("", "cookie", "x-forwarded-for", "x-csrf-token", "openai-", "openai-ä")),
         *((name, False) for name in ("xopenai-beta", "authorization\r\nx", "authorization x", "*")),
     ],

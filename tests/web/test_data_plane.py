@@ -10,11 +10,10 @@ import pytest
 import trio
 
 from bluesminds.common.errors import Unavailable
-from bluesminds.gateway.bodies import Body, BodyMemory
-from bluesminds.web.data_plane import read_body
+from bluesminds.web.asgi_body import ASGIBody
 from tests import gateways
 from tests.fakes.model_server import DONE, ModelServer, chunk, streamed
-from tests.gateways import ASK, STREAM, Gateway, entry, eventually
+from tests.gateways import ASK, STREAM, Gateway, body_memory, entry, eventually
 
 CHAT = "/v1/chat/completions"
 
@@ -82,17 +81,16 @@ async def test_extra_slashes_in_a_path_are_ignored(gateway: Gateway, path: str) 
 @pytest.mark.parametrize(
     ("path", "code", "said"),
     [
-        ("/v1/responses", "unsupported_endpoint", "The Responses API"),
-        ("/v1/responses/r-1/input_items", "unsupported_endpoint", "/v1/chat/completions"),
+        ("/v1/responses/r-1/other", "unsupported_endpoint", "This part of the Responses API"),
+        ("/v1/conversations", "unsupported_endpoint", "the whole conversation as `input`"),
+        ("/v1/assistants", "unsupported_endpoint", "Use /v1/responses"),
         ("/v1/files", "unsupported_endpoint", "The Files API"),
-        ("/v1/audio/voices", "unsupported_endpoint", "The Audio API"),
         ("/v1/chat/completion", "unknown_url", "Did you mean /v1/chat/completions?"),
         ("/v1/v1/chat/completions", "unknown_url", "Did you mean /v1/chat/completions?"),
         ("/v1/embedding", "unknown_url", "Did you mean /v1/embeddings?"),
         ("/v1/xyz", "unknown_url", "GET /docs lists the endpoints"),
         ("/v1", "unknown_url", "no such endpoint under /v1"),
         ("/chat/completions", "unknown_url", "Did you mean /v1/chat/completions?"),
-        ("/models", "unknown_url", "Did you mean /v1/models?"),
         ("/openai/deployments/gpt-5/chat/completions", "unknown_url", "Did you mean /v1/chat/completions?"),
         ("/xyz", "unknown_url", "The OpenAI-compatible API is under /v1"),
     ],
@@ -310,7 +308,7 @@ async def test_memory_error_while_body_is_read_is_503_with_retry_after() -> None
         return {"type": "http.request", "body": piece, "more_body": True}
 
     with pytest.raises(Unavailable) as caught:
-        await read_body({"headers": []}, receive, Body(BodyMemory(1000)))
+        await ASGIBody(body_memory(1000), {"headers": []}, receive).read()
     assert (caught.value.status, caught.value.code) == (503, "body_memory_exhausted")
     assert caught.value.headers["retry-after"] == "1"
     assert caught.value.__context__ is None, "it would keep the pieces"

@@ -10,7 +10,8 @@ import trio
 import trustme
 
 from tests import gateways
-from tests.fakes.model_server import DONE, ModelServer, Stall, chunk, streamed, text_chunks
+from tests.fakes.model_server import DONE, ModelServer, Stall, chunk, streamed, text_chunks, whole
+from tests.forms import CONTENT_TYPE, field, file, form
 from tests.gateway.conftest import PATIENT
 from tests.gateways import ASK, STREAM, Gateway, entry, eventually
 
@@ -80,3 +81,17 @@ async def test_http2_connection_closed_ends_the_upstream_request(
     await eventually(lambda: models.left == 1)
     (row,) = await gateway.settled(1)
     assert (row["outcome"], row["status"], row["output_tokens"]) == ("client_gone", 499, 1)
+
+
+@pytest.mark.parametrize("model_first", [True, False])
+async def test_http2_upload_arrives_whole(
+    gateway: Gateway, client: httpx.AsyncClient, models: ModelServer, model_first: bool
+) -> None:
+    parts = [field("model", "m"), file(bytes(range(256)) * 12_000)]
+    body = form(*(parts if model_first else reversed(parts)))
+    models.plan(whole(b'{"text":"Hello."}'))
+    async with client:
+        headers = {"content-type": CONTENT_TYPE.decode()}
+        answer = await client.post("/audio/transcriptions", content=body, headers=headers)
+    assert (answer.http_version, answer.json()) == ("HTTP/2", {"text": "Hello."})
+    assert models.asked[0].received.body == body

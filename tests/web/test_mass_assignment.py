@@ -72,12 +72,15 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
     "POST /api/admin/servers": (
         {
             *("name", "vendor", "url", "dialect", "api_key", "api_version", "headers", "models"),
-            *("weight", "priority"),
+            *("weight", "priority", "passthrough", "passthrough_paths"),
         },
         {"name": "new", "url": "http://127.0.0.1:9/v1"},
     ),
     "PATCH /api/admin/servers/{name}": (
-        {"url", "api_key", "api_version", "headers", "models", "weight", "priority"},
+        {
+            *("url", "api_key", "api_version", "headers", "models", "weight", "priority", "passthrough"),
+            "passthrough_paths",
+        },
         {"weight": 2},
     ),
 }
@@ -119,7 +122,7 @@ async def test_write_routes_accept_the_listed_fields(callers: Callers) -> None:
     found = {}
     for path, methods in document["paths"].items():
         for method, one in methods.items():
-            if method in ("post", "put", "patch") and not path.startswith("/v1/"):
+            if method in ("post", "put", "patch") and not path.startswith(("/v1/", "/v1beta/")):
                 body = one.get("requestBody")
                 schema = body and components(document, body["content"]["application/json"]["schema"])
                 found[f"{method.upper()} {path}"] = schema

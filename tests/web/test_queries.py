@@ -18,7 +18,7 @@ async def test_lists_paged_are_those_in_the_documentation(gateway: Gateway) -> N
     known = {
         path: {one["name"] for one in methods["get"].get("parameters", ())}
         for path, methods in paths.items()
-        if "get" in methods
+        if "get" in methods and not path.startswith("/v1/")
     }
     paged = {path for path, names in known.items() if "limit" in names}
     assert paged == {path for path, names in known.items() if "after" in names}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hypothesis import strategies as st
+from msgspec import structs
 
 from bluesminds.common.values import Usage
 from bluesminds.http.sse import EventSplitter
@@ -27,8 +28,10 @@ from bluesminds.wire.conversation import (
     join_texts,
     join_turns,
 )
+from bluesminds.wire.gemini_codec import GEMINI_CODEC
 from bluesminds.wire.messages_codec import MESSAGES_CODEC
 from bluesminds.wire.requests import read_body
+from bluesminds.wire.responses_codec import RESPONSES_CODEC
 from bluesminds.wire.stages import name_and_data
 from bluesminds.wire.translation import Translation
 
@@ -129,8 +132,9 @@ def messages_requests(draw: st.DrawFn) -> ConversationRequest:
     efforts = st.sampled_from(["", "low", "medium", "high", "xhigh", "max"])
     mode, effort = draw(modes), draw(efforts)
     budget = draw(st.integers(1024, 9999)) if mode == "enabled" else None
+    bound = {} if budget is None else {"max_output": 10_000}
     return ConversationRequest(
-        **{name: draw(strategy) for name, strategy in _common.items()},  # type: ignore[arg-type]
+        **{name: draw(strategy) for name, strategy in _common.items()} | bound,  # type: ignore[arg-type]
         turns=draw(_turns(user, answers)),
         tools=some,
         tool_choice=choice,
@@ -141,7 +145,100 @@ def messages_requests(draw: st.DrawFn) -> ConversationRequest:
     )
 
 
+@st.composite
+def responses_requests(draw: st.DrawFn) -> ConversationRequest:
+    thoughts = st.builds(ThinkingPart, texts) | st.builds(ThinkingPart, texts, names)
+    answers = st.lists(text_parts | calls | thoughts, max_size=5).map(lambda parts: list(join_texts(parts)))
+    media = images | documents | st.builds(MediaPart, st.just("document"), url=urls)
+    user = text_parts | media | sounds | _results(text_parts | media, st.just(False))
+    functions = st.builds(ToolDefinition, names, st.just("") | texts, schemas, st.booleans())
+    some = tuple(draw(st.lists(functions, max_size=2, unique_by=lambda tool: tool.name)))
+    efforts = st.sampled_from(["none", "minimal", "low", "medium", "high", "xhigh", "max"])
+    fields = {name: draw(strategy) for name, strategy in _common.items() if name != "stop"}
+    has_schema = bool(fields["response_schema"])
+    return ConversationRequest(
+        **fields,  # type: ignore[arg-type]
+        turns=draw(_turns(user, answers)),
+        tools=some,
+        tool_choice=draw(choices) if some and draw(st.booleans()) else None,
+        parallel=draw(optional_flags) if some else None,
+        reasoning=draw(st.none() | st.builds(Reasoning, efforts)),
+        response_strict=draw(optional_flags) if has_schema else None,
+        response_json=draw(st.booleans()) and not has_schema,
+    )
+
+
+compact_objects = st.dictionaries(texts, texts | st.integers(), max_size=2).map(
+    lambda value: json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+)
+signatures = st.sampled_from(["c2ln", "AAAA", "+/8="])
+signed_calls = st.builds(ToolCallPart, names, names, compact_objects, signatures)
+
+
+@st.composite
+def gemini_answers(draw: st.DrawFn) -> list[Part]:
+    """Texts with and without signatures, signed thoughts and calls."""
+    parts: list[Part] = []
+    for part in draw(
+        st.lists(text_parts | signed_calls | st.builds(ThinkingPart, texts, signatures), max_size=5)
+    ):
+        parts.append(part)
+        if isinstance(part, TextPart) and draw(st.booleans()):
+            parts.append(ThinkingPart(signature=draw(signatures)))
+    return list(join_texts(parts))
+
+
+@st.composite
+def gemini_requests(draw: st.DrawFn) -> ConversationRequest:
+    """Without system turns. Every result needs a call with its name before it: there is one call in each
+    answer, and one result in the turn after it.
+    """
+    turns = [Turn("user", (draw(text_parts),))]
+    some = draw(st.lists(tools.map(lambda tool: structs.replace(tool, strict=None)), max_size=2))
+    media = images | documents
+    for number in range(draw(st.integers(0, 3))):
+        call = structs.replace(draw(signed_calls), id=f"call_{number}")
+        turns.append(Turn("assistant", (*draw(gemini_answers()), call)))
+        texts_ = st.lists(text_parts, max_size=1) if draw(st.booleans()) else st.just([])
+        inner = [*draw(texts_), *draw(st.lists(images.filter(lambda image: not image.url), max_size=1))]
+        is_error = draw(st.booleans())
+        inner = inner if inner and isinstance(inner[0], TextPart) else [TextPart("{}"), *inner]
+        result = ToolResultPart(f"call_{number}", tuple(inner), is_error)
+        turns.append(Turn("user", (result, *draw(st.lists(text_parts | media | sounds, max_size=2)))))
+    reasoning, shown = None, False
+    if draw(st.booleans()):
+        efforts = st.sampled_from(["minimal", "low", "medium", "high"])
+        reasoning = draw(
+            st.builds(Reasoning, efforts)
+            | st.builds(Reasoning, st.just(""), st.just("enabled"), st.integers(1, 9999))
+            | st.just(Reasoning(mode="adaptive"))
+        )
+        shown = draw(st.booleans())
+    common = {name: draw(strategy) for name, strategy in _common.items()} | {"user": "", "stream": False}
+    return ConversationRequest(
+        **common,  # type: ignore[arg-type]
+        turns=join_turns(turns),
+        tools=tuple(some),
+        tool_choice=draw(choices) if some and draw(st.booleans()) else None,
+        response_json=not common["response_schema"] and draw(st.booleans()),
+        reasoning=reasoning,
+        top_k=draw(st.none() | st.integers(1, 99)),
+        shows_reasoning=shown,
+    )
+
+
 counts = st.integers(1, 9999)
+
+
+@st.composite
+def gemini_replies(draw: st.DrawFn) -> ConversationReply:
+    parts = draw(gemini_answers())
+    if draw(st.booleans()):
+        parts.append(ThinkingPart(redacted=draw(signatures)))
+    called = any(isinstance(part, ToolCallPart) for part in parts)
+    stop = draw(st.sampled_from(["length", "filter", "tool" if called else "end"]))
+    usage = Usage(draw(counts) + 300, draw(counts) + 99, 200, None, 99, "upstream")
+    return ConversationReply("r1", "m", tuple(parts), stop, usage=usage)
 
 
 @st.composite
@@ -170,6 +267,19 @@ def messages_replies(draw: st.DrawFn) -> ConversationReply:
     return ConversationReply("r1", "m", parts, stop, sequence, usage)  # type: ignore[arg-type]
 
 
+@st.composite
+def responses_replies(draw: st.DrawFn) -> ConversationReply:
+    thoughts = st.builds(ThinkingPart, texts, texts) | st.builds(ThinkingPart, texts)
+    parts = join_texts(draw(st.lists(text_parts | thoughts | calls, max_size=5)))
+    stops = ["length", "filter", "tool" if any(isinstance(one, ToolCallPart) for one in parts) else "end"]
+    stop = draw(st.sampled_from(stops))
+    if stop == "filter" and draw(st.booleans()):
+        refusal = TextPart(draw(texts), refusal=True)
+        parts = (*(one for one in parts if isinstance(one, ThinkingPart)), refusal)
+    usage = Usage(draw(counts) + 300, draw(counts) + 99, 200, 100, 99, "upstream")
+    return ConversationReply("resp_r1", "m", parts, stop, usage=usage)  # type: ignore[arg-type]
+
+
 def chat_conversation(**fields: Any) -> ConversationRequest:
     return CHAT_CODEC.decode_request(fields_of({"model": "alias", "messages": []} | fields), 7)
 
@@ -178,6 +288,10 @@ def messages_conversation(**fields: Any) -> ConversationRequest:
     return MESSAGES_CODEC.decode_request(
         fields_of({"model": "alias", "max_tokens": 100, "messages": []} | fields), 7
     )
+
+
+def responses_conversation(**fields: Any) -> ConversationRequest:
+    return RESPONSES_CODEC.decode_request(fields_of({"model": "alias", "input": "Hi"} | fields), 7)
 
 
 def fields_of(body: Any) -> Any:
@@ -203,6 +317,11 @@ def to_chat(**fields: Any) -> Translation:
     return Translation(MESSAGES_CODEC, CHAT_CODEC, chat_conversation(**options | fields), facts())
 
 
+def to_responses(server: Codec = CHAT_CODEC, **fields: Any) -> Translation:
+    """A server's stream for a client of the Responses API."""
+    return Translation(server, RESPONSES_CODEC, responses_conversation(**fields), facts())
+
+
 def run_stage(stage: Stage, pieces: Sequence[bytes]) -> bytes:
     return b"".join([stage.feed(piece) for piece in pieces]) + stage.finish()
 
@@ -222,7 +341,7 @@ def events_in(stream: bytes) -> list[tuple[str, Any]]:
 
 
 def named(kind: str, **fields: Any) -> bytes:
-    """One event of a Messages stream."""
+    """One event of a Messages or Responses stream."""
     return f"event: {kind}\ndata: {json.dumps({'type': kind} | fields)}\n\n".encode()
 
 
@@ -245,4 +364,47 @@ def check_messages_order(events: Sequence[tuple[str, Any]]) -> None:
     assert not opened
 
 
-CODECS: dict[str, Codec] = {"chat": CHAT_CODEC, "messages": MESSAGES_CODEC}
+def check_responses_order(events: Sequence[tuple[str, Any]]) -> None:
+    """The grammar of a complete Responses stream, and that its last event says the same as the others."""
+    assert [data["sequence_number"] for _, data in events] == list(range(len(events)))
+    assert all(data["type"] == name for name, data in events)
+    kinds = [name for name, _ in events]
+    assert kinds[:2] == ["response.created", "response.in_progress"]
+    assert kinds[-1] in ("response.completed", "response.incomplete")
+    added: list[str] = []
+    texts: dict[str, str] = {}
+    output: list[Any] = []
+    for name, data in events[2:-1]:
+        if name == "response.output_item.added":
+            assert data["output_index"] == len(added)
+            added.append(data["item"]["id"])
+            texts[added[-1]] = ""
+        elif name == "response.output_item.done":
+            assert data["item"]["id"] == added[data["output_index"]]
+            output.append(data["item"])
+            check_responses_item(data["item"], texts[data["item"]["id"]])
+        else:
+            assert data["item_id"] == added[data["output_index"]]
+            texts[data["item_id"]] += data.get("delta", "")
+    response = events[-1][1]["response"]
+    assert response["output"] == output and len(set(added)) == len(added) == len(output)
+    assert f"response.{response['status']}" == kinds[-1]
+
+
+def check_responses_item(item: dict[str, Any], text: str) -> None:
+    """The item has the text of its deltas."""
+    if item["type"] == "message":
+        said = "".join([part.get("text", part.get("refusal")) for part in item["content"]])
+    elif item["type"] == "reasoning":
+        said = "".join([part["text"] for part in item["summary"]])
+    else:
+        said = item.get("input", item.get("arguments", ""))
+    assert said == text or isinstance(said, dict)
+
+
+CODECS: dict[str, Codec] = {
+    "chat": CHAT_CODEC,
+    "messages": MESSAGES_CODEC,
+    "responses": RESPONSES_CODEC,
+    "gemini": GEMINI_CODEC,
+}

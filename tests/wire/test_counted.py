@@ -133,6 +133,8 @@ def test_format_reads_its_golden_request_and_reply(name: FormatName) -> None:
         None
         if golden["usage"] is None
         else Usage(
-            **dict(zip(COUNTS, golden["usage"], strict=True)), source="upstream", **golden.get("units", {})
+            **dict(zip(COUNTS, golden["usage"], strict=True)),
+            source=golden.get("source", "upstream"),
+            **golden.get("units", {}),
         )
     )

@@ -49,6 +49,10 @@ SHAPES: list[tuple[Any, tuple[Any, ...]]] = [
     ([{"error": {"code": 503, "status": "UNAVAILABLE", "message": "m"}}], ("m", None, None, 503, 503)),
     ({"error": {"status": "RESOURCE_EXHAUSTED", "message": "m"}}, ("m", None, None, None, 429)),
     (
+        {"error": {"code": 400, "message": "m", "details": [{"@type": "x"}, {"reason": "API_KEY_INVALID"}]}},
+        ("m", None, None, "API_KEY_INVALID", 400),
+    ),
+    (
         {"type": "error", "error": {"type": "overloaded_error", "message": "m"}},
         ("m", "overloaded_error", None, None, 503),
     ),

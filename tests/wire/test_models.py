@@ -12,6 +12,7 @@ from bluesminds.wire.models import (
     read_models,
     write_anthropic_model,
     write_anthropic_models,
+    write_gemini_models,
     write_model,
     write_models,
 )
@@ -80,9 +81,25 @@ def test_models_are_written_in_openais_form() -> None:
 def test_list_in_anthropics_shape_is_one_page() -> None:
     rows = [ModelRow("a", created=1_700_000_000, owned_by="x"), ModelRow("b", created=2**53 - 1)]
     one = {"type": "model", "id": "a", "display_name": "a", "created_at": "2023-11-14T22:13:20Z"}
+    one |= {"lifecycle": "active", "max_input_tokens": None, "max_tokens": None}
     other = one | {"id": "b", "display_name": "b", "created_at": "9999-12-31T23:59:59Z"}
     page = {"data": [one, other], "has_more": False, "first_id": "a", "last_id": "b"}
     assert json.loads(write_anthropic_models(rows)) == page
     assert json.loads(write_anthropic_model(rows[0])) == one
     empty = {"data": [], "has_more": False, "first_id": None, "last_id": None}
     assert json.loads(write_anthropic_models([])) == empty
+
+
+def test_gemini_model_has_its_limits_if_known() -> None:
+    listed = read_models(
+        b'{"models":[{"name":"models/a","inputTokenLimit":1048576,"outputTokenLimit":99},{"name":"models/b"}]}'
+    )
+    models = json.loads(write_gemini_models(listed))["models"]
+    limits = [(model.get("inputTokenLimit"), model.get("outputTokenLimit")) for model in models]
+    assert limits == [(1_048_576, 99), (None, None)]
+
+
+@pytest.mark.parametrize(("methods", "listed"), [(["generateContent"], True), (["embedContent"], False)])
+def test_model_of_gemini_is_listed_if_it_generates_content(methods: list[str], listed: bool) -> None:
+    row = {"name": "models/a", "supportedGenerationMethods": methods}
+    assert bool(read_models(json.dumps({"models": [row]}).encode())) is listed

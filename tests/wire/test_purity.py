@@ -12,7 +12,19 @@ ALLOWED = (
     "bluesminds.http.sse",
     "bluesminds.wire",
 )
-PURE = {"ast", "collections", "datetime", "json", "math", "msgspec", "re", "typing"}
+PURE = {
+    "ast",
+    "base64",
+    "binascii",
+    "collections",
+    "datetime",
+    "hashlib",
+    "json",
+    "math",
+    "msgspec",
+    "re",
+    "typing",
+}
 
 
 def test_wire_imports_values_and_formats_only() -> None:

@@ -8,13 +8,16 @@ from bluesminds.common.errors import InvalidRequest
 from bluesminds.wire.base import Codec
 from bluesminds.wire.chat_codec import CHAT_CODEC
 from bluesminds.wire.conversation import EncodingOptions
+from bluesminds.wire.gemini_codec import GEMINI_CODEC
 from bluesminds.wire.messages_codec import MESSAGES_CODEC
 from bluesminds.wire.requests import read_body
+from bluesminds.wire.responses_codec import RESPONSES_CODEC
 from tests.wire.conversations import fields_of, json_of
 
 OPTIONS = EncodingOptions(model="m")
 CHAT: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 MESSAGES: dict[str, Any] = CHAT | {"max_tokens": 9}
+RESPONSES: dict[str, Any] = {"model": "m", "input": "Hi"}
 
 
 def says(*content: Any, role: str = "user", **more: Any) -> dict[str, Any]:
@@ -88,6 +91,97 @@ MESSAGES_CASES: list[tuple[dict[str, Any], str]] = [
         "messages.content.content.type",
     ),
 ]
+GEMINI: dict[str, Any] = {"model": "m", "contents": [{"parts": [{"text": "Hi"}]}]}
+
+
+def parts(*said: Any, role: str = "user") -> dict[str, Any]:
+    return {"contents": [{"role": role, "parts": list(said)}]}
+
+
+def config(**fields: Any) -> dict[str, Any]:
+    return {"generationConfig": fields}
+
+
+GEMINI_CASES: list[tuple[dict[str, Any], str]] = [
+    ({"cachedContent": "cachedContents/x"}, "cachedContent"),
+    ({"tools": [{"googleSearch": {}}]}, "tools.googleSearch"),
+    ({"tools": [{"code_execution": {}}]}, "tools.codeExecution"),
+    ({"systemInstruction": {"parts": [{"inlineData": {}}]}}, "systemInstruction.parts.text"),
+    (config(candidateCount=2), "generationConfig.candidateCount"),
+    (config(responseLogprobs=True), "generationConfig.responseLogprobs"),
+    (config(responseModalities=["TEXT", "IMAGE"]), "generationConfig.responseModalities"),
+    (config(speechConfig={"voiceConfig": {}}), "generationConfig.speechConfig"),
+    (config(responseMimeType="text/x.enum"), "generationConfig.responseMimeType"),
+    (parts({"executableCode": {"code": "1"}}, role="model"), "contents.parts.executableCode"),
+    (
+        parts({"inlineData": {"mimeType": "video/mp4", "data": "AAAA"}}),
+        "contents.parts.inlineData.mimeType",
+    ),
+    (
+        parts({"fileData": {"fileUri": "https://generativelanguage.googleapis.com/v1beta/files/x"}}),
+        "contents.parts.fileData.fileUri",
+    ),
+    (
+        parts({"fileData": {"fileUri": "gs://bucket/x", "mimeType": "image/png"}}),
+        "contents.parts.fileData.fileUri",
+    ),
+]
+
+
+def item(kind: str, **fields: Any) -> dict[str, Any]:
+    return {"input": [{"type": kind} | fields]}
+
+
+def holds(kind: str, **fields: Any) -> dict[str, Any]:
+    return {"input": [{"role": "user", "content": [{"type": kind} | fields]}]}
+
+
+RESPONSES_CASES: list[tuple[dict[str, Any], str]] = [
+    ({"previous_response_id": "resp_1"}, "previous_response_id"),
+    ({"conversation": "conv_1"}, "conversation"),
+    ({"prompt": {"id": "pmpt_1"}}, "prompt"),
+    ({"background": True}, "background"),
+    ({"moderation": {"model": "x"}}, "moderation"),
+    ({"top_logprobs": 3}, "top_logprobs"),
+    ({"include": ["message.output_text.logprobs"]}, "include"),
+    ({"text": {"format": {"type": "grammar"}}}, "text.format"),
+    ({"text": {"format": {"type": "json_schema", "name": "n"}}}, "text.format"),
+    *[
+        ({"tools": [{"type": kind}]}, "tools.type")
+        for kind in (
+            "web_search",
+            "web_search_preview_2025_03_11",
+            "file_search",
+            "code_interpreter",
+            "computer_use_preview",
+            "mcp",
+            "image_generation",
+            "local_shell",
+            "shell",
+            "apply_patch",
+        )
+    ],
+    ({"tools": [{"type": "file_search"}], "client_metadata": {"a": "b"}}, "tools.type"),
+    (
+        {"tools": [{"type": "namespace", "name": "n", "tools": [{"type": "namespace", "name": "m"}]}]},
+        "tools.type",
+    ),
+    ({"tool_choice": {"type": "web_search_preview"}}, "tool_choice"),
+    ({"tool_choice": "required"}, "tool_choice"),
+    (
+        {"tools": [{"type": "web_search"}], "client_metadata": {"a": "b"}, "tool_choice": "required"},
+        "tool_choice",
+    ),
+    (item("item_reference", id="msg_1"), "input.type"),
+    ({"input": [{"id": "msg_1"}]}, "input.type"),
+    (item("compaction", encrypted_content="x"), "input.type"),
+    (item("computer_call", id="x"), "input.type"),
+    (item("mcp_approval_response", approval_request_id="x"), "input.type"),
+    ({"input": [{"role": "critic", "content": "x"}]}, "input.role"),
+    (holds("input_image", file_id="file-1"), "input.content.file_id"),
+    (holds("input_file", file_id="file-1"), "input.content.file_id"),
+    (holds("input_video", video_url="x"), "input.content.type"),
+]
 
 
 @pytest.mark.parametrize(("fields", "param"), CHAT_CASES)
@@ -109,9 +203,68 @@ def test_messages_field_without_a_counterpart_is_refused(fields: dict[str, Any],
     assert (refused.value.code, refused.value.param) == ("unsupported_by_server", param)
 
 
+@pytest.mark.parametrize("server", [CHAT_CODEC, MESSAGES_CODEC])
+@pytest.mark.parametrize(("fields", "param"), RESPONSES_CASES)
+def test_responses_field_without_a_counterpart_is_refused(
+    server: Codec, fields: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        translate(RESPONSES_CODEC, server, RESPONSES | fields)
+    assert (refused.value.code, refused.value.param) == ("unsupported_by_server", param)
+    assert param in refused.value.message
+
+
+@pytest.mark.parametrize(("codec", "field"), [(CHAT_CODEC, "stop"), (MESSAGES_CODEC, "stop_sequences")])
+def test_stop_sequences_have_no_equivalent_in_responses(codec: Codec, field: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        translate(codec, RESPONSES_CODEC, MESSAGES | {field: ["END"]})
+    assert refused.value.code == "unsupported_by_server"
+
+
+@pytest.mark.parametrize(("fields", "param"), GEMINI_CASES)
+def test_gemini_field_without_a_counterpart_is_refused(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        translate(GEMINI_CODEC, CHAT_CODEC, GEMINI | fields)
+    assert (refused.value.code, refused.value.param) == ("unsupported_by_server", param)
+
+
 @pytest.mark.parametrize(
     ("codec", "fields", "param"),
     [
+        (GEMINI_CODEC, {"contents": "Hi"}, "contents"),
+        (GEMINI_CODEC, parts({"text": "x"}, role="system"), "contents.role"),
+        (GEMINI_CODEC, parts({"functionCall": {"args": {}}}), "contents.parts.functionCall.name"),
+        (
+            GEMINI_CODEC,
+            parts({"functionResponse": {"name": "f", "response": {}}}),
+            "contents.parts.functionResponse.name",
+        ),
+        (
+            GEMINI_CODEC,
+            parts({"inlineData": {"mimeType": "text/plain", "data": "%"}}),
+            "contents.parts.inlineData.data",
+        ),
+        (GEMINI_CODEC, {"generationConfig": {"topK": "x"}}, "generationConfig.topK"),
+        (
+            GEMINI_CODEC,
+            {"generationConfig": {"thinkingConfig": {"thinkingLevel": "always"}}},
+            "generationConfig.thinkingConfig.thinkingLevel",
+        ),
+        (
+            GEMINI_CODEC,
+            {"generationConfig": {"topK": 1, "top_k": 2}},
+            "generationConfig.topK",
+        ),
+        (
+            GEMINI_CODEC,
+            {"toolConfig": {"functionCallingConfig": {"mode": "SOMETIMES"}}},
+            "toolConfig.functionCallingConfig.mode",
+        ),
+        (
+            GEMINI_CODEC,
+            {"tools": [{"functionDeclarations": [{"name": "f", "parameters": {"type": 5}}]}]},
+            "tools.functionDeclarations.parameters",
+        ),
         (CHAT_CODEC, {"model": 5}, "model"),
         (CHAT_CODEC, {"model": None}, "model"),
         (CHAT_CODEC, {"messages": "Hi"}, "messages"),
@@ -136,11 +289,25 @@ def test_messages_field_without_a_counterpart_is_refused(fields: dict[str, Any],
         (MESSAGES_CODEC, says({"type": "tool_use", "name": "f"}), "messages.content.id"),
         (MESSAGES_CODEC, {"system": 5}, "system"),
         (MESSAGES_CODEC, {"tools": [{"input_schema": {}}]}, "tools.name"),
+        (RESPONSES_CODEC, {"model": None}, "model"),
+        (RESPONSES_CODEC, {"input": 5}, "input"),
+        (RESPONSES_CODEC, {"input": [1]}, "input"),
+        (RESPONSES_CODEC, {"input": [{"role": "user", "content": 5}]}, "input.content"),
+        (RESPONSES_CODEC, item("function_call_output", output="x"), "input.call_id"),
+        (RESPONSES_CODEC, item("function_call_output", call_id="a", output={}), "input.output"),
+        (RESPONSES_CODEC, holds("input_image"), "input.content.image_url"),
+        (RESPONSES_CODEC, holds("input_file", file_data="AAAA"), "input.content.file_data"),
+        (RESPONSES_CODEC, {"tools": {"name": "f"}}, "tools"),
+        (RESPONSES_CODEC, {"tools": [{"type": "function"}]}, "tools.name"),
+        (RESPONSES_CODEC, {"tool_choice": "sometimes"}, "tool_choice"),
+        (RESPONSES_CODEC, {"temperature": "hot"}, "temperature"),
+        (RESPONSES_CODEC, {"max_output_tokens": 0}, "max_output_tokens"),
+        (RESPONSES_CODEC, {"reasoning": "high"}, "reasoning"),
     ],
 )
 def test_field_of_a_wrong_type_is_refused_by_name(codec: Codec, fields: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        codec.decode_request(fields_of(MESSAGES | fields), 0)
+        codec.decode_request(fields_of(MESSAGES | GEMINI | fields), 0)
     assert (refused.value.status, refused.value.code, refused.value.param) == (400, "invalid_value", param)
 
 

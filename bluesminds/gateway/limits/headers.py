@@ -12,6 +12,11 @@ Remaining = tuple[int, int, SlidingWindow]  # what is left, the limit, the windo
 RemainingRates = tuple[Remaining | None, Remaining | None]  # of requests and tokens; None: not limited
 
 
+def as_text(headers: Headers) -> dict[str, str]:
+    """Headers for an error."""
+    return {name.decode(): value.decode() for name, value in headers}
+
+
 def remaining_rates(accounts: LimitedAccounts, now: float) -> RemainingRates:
     requests: Remaining | None = None
     tokens: Remaining | None = None

@@ -4,13 +4,20 @@ A catalog is immutable and replaced as a whole, so a request sees one consistent
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Final
 
+from msgspec import structs
+
+from bluesminds.common.money import Price
 from bluesminds.common.routes import ModelRoute, RouteTable
 from bluesminds.common.values import Server
 from bluesminds.gateway.routing.health import ServerHealthRegistry
 from bluesminds.gateway.routing.load import LoadRegistry
 from bluesminds.gateway.routing.rotation import RotationRegistry
 from bluesminds.wire.models import ModelRow
+
+NO_PRICES: Final[Mapping[str, Price]] = MappingProxyType({})
 
 
 def merge_servers(configured: Sequence[Server], stored: Sequence[Server]) -> list[Server]:
@@ -33,6 +40,7 @@ class ModelCatalog:
         discovered: Mapping[str, Sequence[ModelRow]],
         routes: Sequence[ModelRoute] = (),
         *,
+        prices: Mapping[str, Price] = NO_PRICES,
         keyless: bool = False,
     ) -> None:
         self.servers = tuple(servers)
@@ -52,14 +60,26 @@ class ModelCatalog:
                 self._listing.add(server.name)
             for row in {row.id: row for row in rows}.values():
                 self._servers_by_model.setdefault(row.id, []).append(server)
-                self._rows.setdefault(row.id, row)
+                self._rows[row.id] = _merge_rows(self._rows.get(row.id), row)
+        priced = {name: _with_price(row, prices.get(name)) for name, row in self._rows.items()}
         for route in self.routes.exact_routes() if self.routes else ():
-            if not route.targets or any(one.server in self._servers_by_name for one in route.targets):
-                self._add_route(route)
+            if self._is_served(route):
+                priced[route.model] = self._route_row(route, prices)
+        self._sorted = [priced[name] for name in sorted(priced)]
+        self._rows = priced
 
-    def _add_route(self, route: ModelRoute) -> None:
-        if route.targets or any(name in self._rows for name in route.fallback):
-            self._rows.setdefault(route.model, ModelRow(id=route.model, owned_by="bluesminds"))
+    def _is_served(self, route: ModelRoute) -> bool:
+        if route.targets:
+            return any(one.server in self._servers_by_name for one in route.targets)
+        return route.model in self._rows or any(name in self._rows for name in route.fallback)
+
+    def _route_row(self, route: ModelRoute, prices: Mapping[str, Price]) -> ModelRow:
+        """The details of the first target, and the price if all targets have the same one."""
+        named = [one.model or route.model for one in route.targets] or [route.model]
+        first = self._rows.get(named[0]) or ModelRow(id=route.model)
+        row = structs.replace(first, id=route.model, owned_by=first.owned_by or "bluesminds")
+        found = {name if name in prices else route.model for name in named}
+        return _with_price(row, prices.get(found.pop()) if len(found) == 1 else None)
 
     def server(self, name: str) -> Server | None:
         """A server that can be used."""
@@ -72,12 +92,30 @@ class ModelCatalog:
     def servers_for(self, model: str) -> Sequence[Server]:
         return self._servers_by_model.get(model, ())
 
-    def models(self) -> list[ModelRow]:
+    def models(self) -> Sequence[ModelRow]:
         """All models, and the names of routes, sorted by name."""
-        return [self._rows[name] for name in sorted(self._rows)]
+        return self._sorted
 
     def model(self, name: str) -> ModelRow | None:
         return self._rows.get(name)
+
+
+def _merge_rows(first: ModelRow | None, other: ModelRow) -> ModelRow:
+    """The row of the first server, with what it lacks from another one."""
+    if first is None:
+        return other
+    details = first.details.completed(other.details)
+    return first if details is first.details else structs.replace(first, details=details)
+
+
+def _with_price(row: ModelRow, price: Price | None) -> ModelRow:
+    """The row with the gateway's price, and with the maximum output that the operator states with it."""
+    if price is None:
+        return row
+    if price.max_output is None:
+        return structs.replace(row, price=price)
+    details = structs.replace(row.details, max_output=price.max_output)
+    return structs.replace(row, price=price, details=details)
 
 
 def _configured_rows(server: Server) -> list[ModelRow]:
@@ -85,7 +123,9 @@ def _configured_rows(server: Server) -> list[ModelRow]:
 
 
 class ServerRegistry:
-    """The current servers: `configured` ones and those that `load_servers` reads from the database."""
+    """The current servers: `configured` ones and those that `load_servers` reads from the database. `prices`
+    by model.
+    """
 
     def __init__(
         self,
@@ -94,16 +134,19 @@ class ServerRegistry:
         health: ServerHealthRegistry,
         load: LoadRegistry,
         rotations: RotationRegistry,
+        *,
         routes: Sequence[ModelRoute] = (),
+        prices: Mapping[str, Price] = NO_PRICES,
     ) -> None:
         self._configured = tuple(configured)
+        self._prices = prices
         self._load_servers = load_servers
         self._health = health
         self._load = load
         self._rotations = rotations
         self._routes = tuple(routes)
         self._discovered: dict[str, list[ModelRow]] = {}
-        self._replace(self._configured)
+        self._build_catalogs(self._configured)
 
     async def reload(self) -> None:
         """Read the stored servers again. Raises what `load_servers` raises."""
@@ -127,7 +170,11 @@ class ServerRegistry:
         self._discovered = {name: rows for name, rows in self._discovered.items() if name in names}
         self._health.keep_only(names)
         self._load.keep_only(names)
+        self._build_catalogs(servers)
+
+    def _build_catalogs(self, servers: Sequence[Server]) -> None:
         self._load.enabled = bool(self._routes)
         self._rotations.keep_only({route.model for route in self._routes})
-        self.catalog = ModelCatalog(servers, self._discovered, self._routes)
-        self.keyless = ModelCatalog(servers, self._discovered, keyless=True)
+        self.relays = any(server.passthrough or server.passthrough_paths for server in servers)
+        self.catalog = ModelCatalog(servers, self._discovered, self._routes, prices=self._prices)
+        self.keyless = ModelCatalog(servers, self._discovered, prices=self._prices, keyless=True)

@@ -17,7 +17,7 @@ from bluesminds.gateway.routing.catalog import ModelCatalog
 from bluesminds.gateway.routing.load import LoadRegistry
 from bluesminds.gateway.routing.plans import Target, make_plan
 from bluesminds.gateway.routing.rotation import RotationRegistry
-from bluesminds.gateway.routing.selection import Candidate, ModelCandidates
+from bluesminds.gateway.routing.selection import Candidate, ModelCandidates, object_server_missing
 
 
 def select_targets(
@@ -27,16 +27,21 @@ def select_targets(
     *,
     usable: Callable[[str], bool],
     random: Callable[[], float],
+    only: frozenset[str] | None = None,
 ) -> Sequence[Target]:
     """The targets of a model without a route, best first: lower priority numbers first, then by weight.
-    `random` returns [0, 1).
+    `random` returns [0, 1). `only`: the names of the servers that have what the request refers to.
 
-    Raises NotFound for an unknown model, and if no server of the model has the endpoint. The result may be
-    empty for an operation that the gateway can estimate.
+    Raises NotFound for an unknown model, and if no server of the model has the endpoint or is in `only`. The
+    result may be empty for an operation that the gateway can estimate.
     """
     servers = catalog.servers_for(model)
     if not servers:
         raise NotFound("model_not_found", _not_found_message(catalog, model), param="model")
+    if only is not None:
+        servers = [server for server in servers if server.name in only]
+        if not servers:
+            raise object_server_missing(model)
     targets = [
         Target(server, plan) for server in servers if (plan := make_plan(operation, server)) is not None
     ]

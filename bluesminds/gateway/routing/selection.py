@@ -6,11 +6,10 @@ The functions are pure. `policies.py` orders the targets.
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from bluesminds.common.errors import NotFound
 from bluesminds.common.routes import ModelRoute, RouteTarget
-from bluesminds.common.values import Server
 from bluesminds.gateway.operations import Operation
 from bluesminds.gateway.routing.catalog import ModelCatalog
 from bluesminds.gateway.routing.plans import Target, make_plan
@@ -19,6 +18,7 @@ DropReason = Literal[
     "model_not_allowed",  # the API key may not use this fallback model
     "unknown_model",  # no server offers this fallback model
     "unknown_server",  # the server does not exist, or is not enabled
+    "other_server",  # what the request refers to is at another server
     "no_endpoint",  # the server does not have the endpoint, also not by translation
     "not_listed",  # the server does not list the model, and another target does
     "duplicate",  # an earlier model has the same target
@@ -44,11 +44,14 @@ class Candidate(Struct, frozen=True, gc=False):
 
 
 class ModelCandidates(Struct, frozen=True):
-    """The targets of one model, in no particular order. `route` is None for a model without a route."""
+    """The targets of one model, in no particular order. `route` is None for a model without a route.
+    `context`: tokens that the model takes; None if unknown.
+    """
 
     model: str
     route: ModelRoute | None
     candidates: tuple[Candidate, ...]
+    context: int | None = None
 
 
 class Selection(Struct, frozen=True):
@@ -72,8 +75,8 @@ class Selection(Struct, frozen=True):
             if id(one.target) not in kept
         ]
         groups = [
-            ModelCandidates(
-                group.model, group.route, tuple(one for one in group.candidates if id(one.target) in kept)
+            structs.replace(
+                group, candidates=tuple(one for one in group.candidates if id(one.target) in kept)
             )
             for group in self.groups
         ]
@@ -97,39 +100,91 @@ def select_candidates(
     *,
     may_use: Callable[[str], bool],
     prices: Container[str],
+    only: frozenset[str] | None = None,
 ) -> Selection:
-    """`route` is the route of `model`. `may_use`: whether the key may use a fallback model.
+    """`route` is the route of `model`. `may_use`: whether the key may use a fallback model. `only`: the names
+    of the servers that have what the request refers to.
 
     Raises NotFound if no target is left. The result may be empty for an operation that the gateway can
     estimate.
     """
+    search = _Search(catalog, operation, model, prices, only)
+    for name, its_route in _chain(catalog, model, route):
+        if name == model or may_use(name):
+            search.add_model(name, its_route)
+        else:
+            search.dropped.append(Dropped(name, "", "model_not_allowed"))
+    reasons = {one.reason for one in search.dropped}
+    if not search.groups and not (operation.estimated and "no_endpoint" in reasons):
+        raise _no_target(route, operation, model, reasons)
+    return Selection(tuple(search.groups), tuple(search.dropped))
+
+
+class _Search(Struct):
+    """The targets that have been found for a request. `requested`: the client's name of the model."""
+
+    catalog: ModelCatalog
+    operation: Operation
+    requested: str
+    prices: Container[str]
+    only: frozenset[str] | None
     groups: list[ModelCandidates] = []
     dropped: list[Dropped] = []
-    taken: set[tuple[str, str]] = set()
-    for name, its_route in _chain(catalog, model, route):
-        if name != model and not may_use(name):
-            dropped.append(Dropped(name, "", "model_not_allowed"))
-            continue
-        found: list[tuple[Candidate, bool]] = []
-        for spec in _specs(catalog, name, its_route):
-            candidate = _candidate(catalog, operation, spec, name, model, prices)
-            if isinstance(candidate, str):
-                dropped.append(Dropped(name, spec.server, candidate))
-            elif (key := (spec.server, candidate.target.model or model)) in taken:
-                dropped.append(Dropped(name, spec.server, "duplicate"))
+    taken: set[tuple[str, str]] = set()  # server, and the name of the model that it gets
+
+    def add_model(self, name: str, route: ModelRoute | None) -> None:
+        """`route` is the route of the model."""
+        listed: list[Candidate] = []
+        unlisted: list[Candidate] = []
+        specs = route.targets if route is not None else ()
+        for spec in specs or [RouteTarget(server.name) for server in self.catalog.servers_for(name)]:
+            found = self._candidate(spec, name)
+            if isinstance(found, str):
+                self.dropped.append(Dropped(name, spec.server, found))
             else:
-                taken.add(key)
-                found.append((candidate, bool(spec.model) or catalog.may_offer(spec.server, name)))
-        if not found and not (its_route and its_route.targets):
-            dropped.append(Dropped(name, "", "unknown_model"))
-        listed = [candidate for candidate, is_listed in found if is_listed]
+                known = bool(spec.model) or self.catalog.may_offer(spec.server, name)
+                (listed if known else unlisted).append(found)
         if listed:
-            dropped += [Dropped(name, one.name[0], "not_listed") for one, is_listed in found if not is_listed]
-        if candidates := listed or [candidate for candidate, _ in found]:
-            groups.append(ModelCandidates(name, its_route, tuple(candidates)))
-    if not groups and not (operation.estimated and any(one.reason == "no_endpoint" for one in dropped)):
-        raise _no_target(route, operation, model, dropped)
-    return Selection(tuple(groups), tuple(dropped))
+            self.dropped += [Dropped(name, one.name[0], "not_listed") for one in unlisted]
+        elif not unlisted and not specs:
+            self.dropped.append(Dropped(name, "", "unknown_model"))
+        if candidates := tuple(listed or unlisted):
+            self.groups.append(
+                ModelCandidates(name, route, candidates, _context(self.catalog, name, candidates))
+            )
+
+    def _candidate(self, spec: RouteTarget, name: str) -> Candidate | DropReason:
+        server = self.catalog.server(spec.server)
+        if server is None:
+            return "unknown_server"
+        if self.only is not None and spec.server not in self.only:
+            return "other_server"
+        plan = make_plan(self.operation, server)
+        if plan is None:
+            return "no_endpoint"
+        sent = spec.model or name
+        if (spec.server, sent) in self.taken:
+            return "duplicate"
+        self.taken.add((spec.server, sent))
+        serves = "" if name == self.requested else name
+        target = Target(
+            server,
+            plan,
+            model="" if sent == self.requested else sent,
+            serves=serves,
+            priced_as=spec.model if spec.model in self.prices else serves,
+        )
+        return Candidate(
+            target,
+            name=(spec.server, spec.model),
+            weight=server.weight if spec.weight is None else spec.weight,
+            priority=server.priority if spec.priority is None else spec.priority,
+        )
+
+
+def _context(catalog: ModelCatalog, model: str, candidates: Iterable[Candidate]) -> int | None:
+    rows = [catalog.model(one.name[1] or model) for one in candidates]
+    return max((row.details.context_length or 0 for row in rows if row is not None), default=0) or None
 
 
 def _chain(catalog: ModelCatalog, model: str, route: ModelRoute) -> Iterator[tuple[str, ModelRoute | None]]:
@@ -146,48 +201,13 @@ def _chain(catalog: ModelCatalog, model: str, route: ModelRoute) -> Iterator[tup
         waiting += [(one, catalog.routes.match(one)) for one in reversed(new)]
 
 
-def _specs(catalog: ModelCatalog, model: str, route: ModelRoute | None) -> Iterable[RouteTarget]:
-    if route is not None and route.targets:
-        return route.targets
-    return [RouteTarget(server.name) for server in catalog.servers_for(model)]
-
-
-def _candidate(
-    catalog: ModelCatalog,
-    operation: Operation,
-    spec: RouteTarget,
-    name: str,
-    requested: str,
-    prices: Container[str],
-) -> Candidate | DropReason:
-    server = catalog.server(spec.server)
-    if server is None:
-        return "unknown_server"
-    plan = make_plan(operation, server)
-    if plan is None:
-        return "no_endpoint"
-    sent = spec.model or name
-    serves = "" if name == requested else name
-    target = Target(
-        server,
-        plan,
-        model="" if sent == requested else sent,
-        serves=serves,
-        priced_as=spec.model if spec.model in prices else serves,
-    )
-    return Candidate(target, (spec.server, spec.model), *_weight_and_priority(spec, server))
-
-
-def _weight_and_priority(spec: RouteTarget, server: Server) -> tuple[int, int]:
-    return (
-        server.weight if spec.weight is None else spec.weight,
-        server.priority if spec.priority is None else spec.priority,
-    )
-
-
-def _no_target(route: ModelRoute, operation: Operation, model: str, dropped: Sequence[Dropped]) -> NotFound:
+def _no_target(
+    route: ModelRoute, operation: Operation, model: str, reasons: Container[DropReason]
+) -> NotFound:
     shown = model[:200]
-    if any(one.reason == "no_endpoint" for one in dropped):
+    if "other_server" in reasons:
+        return object_server_missing(model)
+    if "no_endpoint" in reasons:
         message = f"No server of the route of the model `{shown}` has the endpoint {operation.path}."
         return NotFound("unsupported_endpoint", message, param="model")
     if route.targets:
@@ -195,3 +215,11 @@ def _no_target(route: ModelRoute, operation: Operation, model: str, dropped: Seq
     else:
         message = f"No server offers the model `{shown}`. GET /v1/models lists the available models."
     return NotFound("model_not_found", message, param="model")
+
+
+def object_server_missing(model: str) -> NotFound:
+    message = (
+        "The server with the earlier response or object that the request refers to does not offer the model"
+        f" `{model[:200]}`, or is not configured any more."
+    )
+    return NotFound("object_server_missing", message, param="model")

@@ -25,11 +25,12 @@ from bluesminds.wire.base import Codec, Format, ReplyFacts, Stage
 from bluesminds.wire.conversation import ConversationRequest
 from bluesminds.wire.errors import ErrorDetail, read_error
 from bluesminds.wire.formats import FORMATS, codec_of
-from bluesminds.wire.media import Opaque
+from bluesminds.wire.media import Opaque, PassingJson
 from bluesminds.wire.stages import Passthrough, StreamOpening, looks_like_events
 from bluesminds.wire.translation import Translation
 
 MAX_ANSWER = 64 * 1024 * 1024  # bytes of a response that is not streamed
+MAX_HELD_JSON = 1024 * 1024  # bytes of JSON with media that is read before it is passed on
 MAX_ERROR = 1024 * 1024  # bytes of an error body; servers quote the request in it
 SHOWN = 500  # bytes shown of an error body that is too long
 # OpenAI's SDKs read these before a retry.
@@ -55,7 +56,7 @@ class Reply(Struct, frozen=True):
     body: bytes
     facts: ReplyFacts = ReplyFacts()
     error: ErrorDetail | None = None
-    translated: bool = False  # the body of an error is not in the client's format
+    translated: bool = False  # from another format than the client's, in which the body of an error still is
     stage: Stage | None = None
     response: Response | None = None
     is_events: bool = False
@@ -101,7 +102,7 @@ class ReplyReader(Struct, frozen=True):
         UpstreamError.
         """
         if response.status >= 300:
-            body = self.endpoint.redact(await _read_error_body(response))
+            body = self.endpoint.redact(await read_error_body(response))
             return self._error_reply(response, body, read_error(response.status, body))
         if self._format.is_media:
             return await self._read_media(response, seconds)
@@ -177,6 +178,7 @@ class ReplyReader(Struct, frozen=True):
             status=response.status,
             headers=_headers(response, EVENTS_TYPE),
             body=body,
+            translated=self.plan.translated,
             stage=self._client_stage(),
             response=response,
             is_events=True,
@@ -191,7 +193,7 @@ class ReplyReader(Struct, frozen=True):
         if not kind:
             first = await response.receive()
         if kind.endswith(b"json") or first.lstrip(_SPACE).startswith((b"{", b"[")):
-            return self._read_json(response, first + await response.read(MAX_ANSWER))
+            return await self._read_media_json(response, first)
         if kind == b"text/html":  # a page of a proxy, or of a server with another path
             raise UpstreamProtocolError("the response is a web page", phase="head", sent=True)
         first = first or await response.receive()
@@ -204,6 +206,22 @@ class ReplyReader(Struct, frozen=True):
             headers=_headers(response, (b"content-type", content_type)),
             body=first,
             stage=Opaque(self.call.facts, is_text=kind.startswith(b"text/")),
+            response=response,
+        )
+
+    async def _read_media_json(self, response: Response, first: bytes) -> Reply:
+        """JSON with pictures can be long: what is longer than MAX_HELD_JSON passes while it arrives."""
+        body = bytearray(first)
+        while len(body) <= MAX_HELD_JSON:
+            if not (piece := await response.receive()):
+                return self._read_json(response, bytes(body))
+            body += piece
+        return Reply(
+            endpoint=self.endpoint,
+            status=response.status,
+            headers=_headers(response, JSON_TYPE),
+            body=bytes(body),
+            stage=PassingJson(self.call.facts, self._format.read_reply),
             response=response,
         )
 
@@ -253,7 +271,14 @@ class ReplyReader(Struct, frozen=True):
             except ValueError:
                 facts = ReplyFacts(readable=False)
         headers = _headers(response, JSON_TYPE)
-        return Reply(endpoint=self.endpoint, status=response.status, headers=headers, body=body, facts=facts)
+        return Reply(
+            endpoint=self.endpoint,
+            status=response.status,
+            headers=headers,
+            body=body,
+            facts=facts,
+            translated=self.plan.translated,
+        )
 
     def _translate(self, body: bytes, conversation: ConversationRequest) -> bytes:
         """The answer in the client's format. Raises ValueError if the body contains no answer."""
@@ -286,7 +311,7 @@ def _media_type(response: Response) -> bytes:
     return (response.header(b"content-type") or b"").partition(b";")[0].strip().lower()
 
 
-async def _read_error_body(response: Response) -> bytes:
+async def read_error_body(response: Response) -> bytes:
     """The body of an error. A body above MAX_ERROR is replaced by a message with its beginning."""
     body = bytearray()
     while data := await response.receive():

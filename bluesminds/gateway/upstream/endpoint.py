@@ -1,14 +1,12 @@
 """Data for requests to a server, computed once per server."""
 
-from urllib.parse import quote
-
 from msgspec import Struct, json, structs
 
 from bluesminds.common.server_headers import holds_credential
 from bluesminds.common.values import Server
 from bluesminds.gateway.routing.plans import Plan
 from bluesminds.http.client.pool import UpstreamOrigin
-from bluesminds.providers.dialects import Headers
+from bluesminds.providers.dialects import Headers, fill_path
 from bluesminds.providers.profiles import join_path, profile_of
 
 ANTHROPIC_PREFIX = b"anthropic-"
@@ -45,10 +43,10 @@ class UpstreamEndpoint(Struct, frozen=True):
         secrets = (*secret_encodings(api_key), *self.secrets)
         return structs.replace(self, headers=headers, secrets=secrets, own_key=True)
 
-    def target(self, path: str, model: str) -> bytes:
+    def target(self, path: str, model: str, *, stream: bool) -> bytes:
         """The path to send."""
         if "{" in path:
-            path = path.replace("{model}", quote(model, safe=""))
+            path = fill_path(path, model, stream=stream)
         return join_path(self.base, path).encode()
 
     def headers_for(self, plan: Plan, forward: Headers) -> Headers:

@@ -80,7 +80,7 @@ def classify_reply(reply: Reply) -> AttemptFailure | None:
     if not in_success and DIALECTS[endpoint.server.dialect].refuses_key(reply.status, error):
         if endpoint.own_key and reply.status < 500:
             return None
-        return AttemptFailure(str(reply.status), blames_server=True, error=_key_rejected())
+        return AttemptFailure(str(reply.status), blames_server=True, error=key_rejected())
     status = reply.error_status
     # A redirect means a wrong URL: following it would send the key to another place.
     is_client_error = 400 <= status < 500 and status not in _TRY_NEXT and not 300 <= reply.status < 400
@@ -108,7 +108,7 @@ def _retry_after(headers: Mapping[bytes, bytes]) -> float | None:
     return None
 
 
-def _key_rejected() -> UpstreamFailed:
+def key_rejected() -> UpstreamFailed:
     """Without the server's text, because the client could think that its own key was rejected."""
     return UpstreamFailed(
         502,

@@ -27,7 +27,7 @@ from bluesminds.gateway.routing.health import ServerHealthRegistry
 from bluesminds.gateway.routing.load import LoadRegistry
 from bluesminds.gateway.routing.plans import Target
 from bluesminds.gateway.routing.routed import RoutedTargets
-from bluesminds.gateway.upstream.attempt import JSON_TYPE, Reply, ReplyReader
+from bluesminds.gateway.upstream.attempt import Reply, ReplyReader
 from bluesminds.gateway.upstream.backoff import Backoff
 from bluesminds.gateway.upstream.endpoint import UpstreamEndpoint
 from bluesminds.gateway.upstream.failures import AttemptFailure, classify_error, classify_reply
@@ -97,11 +97,13 @@ class Sender:
             if isinstance(outcome, Reply):
                 if outcome.error is None or routed is None or tries >= self._attempts:
                     return outcome
-                if not (more := self._take_after_refusal(call, turn.target, outcome, routed)):
+                if not (more := self._take_after_refusal(call, turn.target, outcome, body, routed)):
                     return outcome
                 waiting = [_Try(target) for target in more]
                 continue
             self._record_failure(call, turn.target, outcome)
+            if not body.repeatable:
+                raise _upload_error(outcome)
             again = None
             if outcome.repeatable:
                 pause = self._backoff.pause(turn.repetition, outcome.retry_after)
@@ -117,12 +119,12 @@ class Sender:
                 raise _final_error(outcome, tries)
 
     def _take_after_refusal(
-        self, call: Call, target: Target, reply: Reply, routed: RoutedTargets
+        self, call: Call, target: Target, reply: Reply, body: CallBody, routed: RoutedTargets
     ) -> Sequence[Target]:
         """The targets of the next model after a refusal that depends on the model. The other servers of this
         model would refuse too.
         """
-        kind = None if reply.error is None else refusal_kind(reply.error)
+        kind = refusal_kind(reply.error) if reply.error is not None and body.repeatable else None
         more = () if kind is None else self._take(call, target, kind, routed)
         if more:
             reply.close()
@@ -201,7 +203,11 @@ class Sender:
     @staticmethod
     def _refuses_forced_usage(call: Call, target: Target, reply: Reply) -> bool:
         """The gateway adds stream_options to streams that did not ask for usage; some servers reject it."""
-        added = call.facts.stream and (target.plan.translated or not call.facts.wants_usage)
+        added = (
+            call.facts.stream
+            and not call.format.is_media
+            and (target.plan.translated or not call.facts.wants_usage)
+        )
         return added and reply.error is not None and names_forced_usage(reply.error_status, reply.body)
 
     async def _exchange(
@@ -212,8 +218,12 @@ class Sender:
         response = await self._pool.request(
             b"POST",
             endpoint.origin,
-            endpoint.target(plan.path, model),
-            (*endpoint.headers_for(plan, context.forward), JSON_TYPE, (b"x-request-id", context.id.encode())),
+            endpoint.target(plan.path, model, stream=call.facts.stream),
+            (
+                *endpoint.headers_for(plan, context.forward),
+                *body.headers(model),
+                (b"x-request-id", context.id.encode()),
+            ),
             body.content(plan, model, force_usage=force_usage),
             timeouts=self._timeouts if call.facts.stream else self._json_timeouts,
         )
@@ -275,6 +285,12 @@ class Sender:
 
 def _due(turn: _Try) -> float:
     return turn.due
+
+
+def _upload_error(failure: AttemptFailure) -> UpstreamFailed:
+    error = failure.error
+    message = f"{error.message} The upload had begun, so it went to no other server."
+    return UpstreamFailed(error.status, error.code, message, headers=error.headers)
 
 
 def _final_error(failure: AttemptFailure, tries: int) -> UpstreamFailed:

@@ -153,7 +153,9 @@ class _HTTP2Exchange:
         self._body.clear()
         self._delivered = self._body_complete
         self._received += len(body)
-        if self._received > self._server.limits.body_bytes:
+        limits = self._server.limits
+        too_large = self._received > limits.body_bytes
+        if too_large and self._received > limits.largest_body(self._scope["headers"]):
             await self._reject(rejections.BODY_TOO_LARGE)
             if not self._stream.closed:
                 await self._reset(ErrorCodes.CANCEL)

@@ -1,7 +1,10 @@
 """Limits of a listener, and its counters."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+
+_FORM = b"multipart/form-data"
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +19,8 @@ class ListenerLimits:
     header_lines: int = 128
     url_bytes: int = 8_192
     body_bytes: int = 32 * 1024 * 1024
+    form_bytes: int = 256 * 1024 * 1024
+    """Of a body that is multipart/form-data. Apps read it in pieces."""
     body_chunks: int = 65_536
     """Chunks of one chunked body; each costs CPU whatever its size."""
     header_timeout: float = 10.0
@@ -29,6 +34,13 @@ class ListenerLimits:
     drain_timeout: float = 30.0
     """From the shutdown signal to the cancellation of the remaining requests."""
     handshake_timeout: float = 10.0
+
+    def largest_body(self, headers: Iterable[tuple[bytes, bytes]]) -> int:
+        """Of a request with these headers; names are in lower case."""
+        for name, value in headers:
+            if name == b"content-type" and value[: len(_FORM)].lower() == _FORM:
+                return max(self.form_bytes, self.body_bytes)
+        return self.body_bytes
 
 
 @dataclass(slots=True)

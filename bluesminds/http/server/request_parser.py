@@ -292,11 +292,15 @@ class RequestParser:
         elif self._length is not None:
             request.length = int(self._length)
             if request.length > self._limits.body_bytes:
-                self._reject(rejections.BODY_TOO_LARGE)
+                self._check_body_size(request, request.length)
         if self._expect is not None and version == "1.1":
             if self._expect != b"100-continue":
                 self._reject(rejections.UNKNOWN_EXPECTATION)
             request.expects_continue = True
+
+    def _check_body_size(self, request: ParsedRequest, size: int) -> None:
+        if size > self._limits.largest_body(request.headers):
+            self._reject(rejections.BODY_TOO_LARGE)
 
     def _check_request_line(self, request: ParsedRequest) -> None:
         """llhttp accepts several spaces between the parts, and RTSP/ and ICE/ as the protocol."""
@@ -348,7 +352,7 @@ class RequestParser:
             return
         request.received += len(data)
         if request.received > self._limits.body_bytes:
-            self._reject(rejections.BODY_TOO_LARGE)
+            self._check_body_size(request, request.received)
         request.pieces.append(data)
 
     def on_message_complete(self) -> None:

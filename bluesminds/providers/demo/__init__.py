@@ -1,14 +1,15 @@
 """A built-in model server, so that every endpoint of the gateway can be tried without a vendor.
 
-It supports OpenAI's API for chat completions, completions, embeddings, moderations, images and speech, and
-the rerank API of Cohere and Jina. The same request always gets the same response. The model decides what the
+It supports OpenAI's API for chat completions, responses, completions, embeddings, moderations, images and
+audio, and the rerank API of Cohere and Jina. The same request always gets the same response. The model
+decides what the
 response is:
 
     demo/echo        the last message              demo/embedding    vectors, alike for similar texts
     demo/text        48 words of prose             demo/moderation   flags a few plain words
     demo/reasoning   prose after reasoning         demo/rerank       sorts documents by relevance
     demo/refusal     a refusal                     demo/image        striped pictures (PNG)
-                                                   demo/speech       a tone for each word (WAV)
+    demo/speech      a tone for each word (WAV)    demo/transcription  the size of a recording
 
 These models serve every endpoint:
 
@@ -17,7 +18,8 @@ These models serve every endpoint:
     demo/NNN         responds with HTTP status NNN (400 to 599), for example demo/429 with Retry-After
 
 Tools are called and JSON is written according to their JSON Schema. `respond` is pure: it turns a request
-into a Script. The ASGI application of `demo_app` plays the script.
+into a Script. The ASGI application of `demo_app` plays the script. It also keeps files, batches and
+responses, in memory.
 """
 
 from bluesminds.providers.demo.server import MODELS, SLOW_SECONDS, CutOff, demo_app, respond

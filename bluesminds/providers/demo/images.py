@@ -1,4 +1,4 @@
-"""POST /images/generations: pictures of stripes whose colours follow from the prompt, as PNG."""
+"""POST /images: pictures of stripes whose colours follow from the request, as PNG."""
 
 import hashlib
 import re
@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+from bluesminds.providers.demo.forms import UploadedForm
 from bluesminds.providers.demo.script import CREATED, DemoError, Script, events, read, response
 from bluesminds.providers.demo.text import tokens_of
 
@@ -19,6 +20,7 @@ _LARGEST = 2048  # pixels of a side
 _DEFAULT_SIZE = "256x256"
 _TOKENS_OF_PICTURE = 272
 _TOKENS_OF_PARTIAL = 100
+_TOKENS_OF_SOURCE = 50
 _SIZE = re.compile(r"([1-9][0-9]{0,3})x([1-9][0-9]{0,3})")
 
 
@@ -39,19 +41,51 @@ class _GenerationRequest(PictureOptions, kw_only=True):
     prompt: str
 
 
+class _ImageReference(Struct):
+    image_url: str = ""
+    file_id: str = ""
+
+
+class _EditRequest(PictureOptions, kw_only=True):
+    prompt: str
+    images: Annotated[list[_ImageReference], Meta(min_length=1, max_length=16)]
+
+
 def generations(body: bytes) -> Script:
     """Raises DemoError."""
     return pictures(read(body, _GenerationRequest), "image_generation", source_tokens=0)
 
 
-def pictures(request: PictureOptions, kind: str, *, source_tokens: int) -> Script:
-    """`kind`: what the events are called. `source_tokens`: of the pictures in the request."""
+def edits(body: bytes) -> Script:
+    """Of pictures that JSON refers to. Raises DemoError."""
+    request = read(body, _EditRequest)
+    return pictures(request, "image_edit", source_tokens=_TOKENS_OF_SOURCE * len(request.images))
+
+
+def edits_of_form(form: UploadedForm) -> Script:
+    """Raises DemoError."""
+    request = form.read(_GenerationRequest)
+    sizes = form.sizes("image", "image[]")
+    return pictures(request, "image_edit", source_tokens=_TOKENS_OF_SOURCE * len(sizes), seed=str(sizes))
+
+
+def variations(form: UploadedForm) -> Script:
+    """Raises DemoError."""
+    request = form.read(PictureOptions)
+    sizes = form.sizes("image")
+    return pictures(request, "image_edit", source_tokens=_TOKENS_OF_SOURCE, seed=str(sizes))
+
+
+def pictures(request: PictureOptions, kind: str, *, source_tokens: int, seed: str = "") -> Script:
+    """`kind`: what the events are called. `source_tokens`: of the pictures in the request. `seed`: what the
+    colours follow from besides the prompt.
+    """
     width, height = _size_of(request.size)
     count = request.n or 1
     partials = request.partial_images or 0
     usage = _usage(len(tokens_of(request.prompt)), source_tokens, count, partials if request.stream else 0)
     head = {"output_format": "png", "quality": "low", "background": "opaque", "size": f"{width}x{height}"}
-    seeds = [f"{request.prompt}\n{number}" for number in range(count)]
+    seeds = [f"{request.prompt}\n{seed}\n{number}" for number in range(count)]
     if request.stream:
         return events(_events(kind, head, seeds, partials, usage))
     data = [_row(png(seed, width, height), request.response_format) for seed in seeds]

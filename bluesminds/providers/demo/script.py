@@ -57,12 +57,12 @@ def read(body: bytes, kind: type[_RequestT]) -> _RequestT:
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as exc:
-        raise _invalid(str(exc)) from exc
+        raise invalid(str(exc)) from exc
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise DemoError("The body must be a JSON object.") from exc
 
 
-def _invalid(message: str) -> DemoError:
+def invalid(message: str) -> DemoError:
     """The sentence for an error of msgspec."""
     if found := _MISSING.fullmatch(message):
         path = ".".join(filter(None, (found[2], found[1])))
@@ -84,7 +84,11 @@ def _field_of(path: str | None) -> str | None:
 
 def response(content: dict[str, Any]) -> Script:
     """A JSON response that is not streamed."""
-    return Script(200, "application/json", (Step(TOKEN_SECONDS, msgspec.json.encode(content)),))
+    return json_response(msgspec.json.encode(content))
+
+
+def json_response(body: bytes) -> Script:
+    return Script(200, "application/json", (Step(TOKEN_SECONDS, body),))
 
 
 def stream(chunks: Iterable[dict[str, Any]]) -> Script:

@@ -1,6 +1,7 @@
 """The endpoints and models of the demo server, and the ASGI application that plays scripts."""
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import msgspec
 from msgspec import Struct
@@ -9,33 +10,52 @@ from bluesminds.http.asgi import ASGIApp, Receive, Scope, Send
 from bluesminds.providers.demo.audio import speech
 from bluesminds.providers.demo.chat import chat
 from bluesminds.providers.demo.completions import completions
-from bluesminds.providers.demo.images import generations
+from bluesminds.providers.demo.forms import UploadedForm, receive_form
+from bluesminds.providers.demo.gemini import count_tokens, gemini_error, generate_content
+from bluesminds.providers.demo.images import edits, edits_of_form, generations, variations
 from bluesminds.providers.demo.moderations import moderations
+from bluesminds.providers.demo.objects import MAX_UPLOAD, DemoObjects, has_objects
+from bluesminds.providers.demo.responses import input_tokens, responses
 from bluesminds.providers.demo.script import CREATED, DemoError, Script, Step, error_response, read, response
+from bluesminds.providers.demo.transcripts import transcriptions, translations
 from bluesminds.providers.demo.vectors import embeddings, rerank
+from bluesminds.wire.models import ModelRow, write_gemini_model, write_gemini_models
+from bluesminds.wire.multipart import is_form
 
 SLOW_SECONDS = 3.0
 _ENDPOINTS = {
     "/chat/completions": chat,
+    "/responses": responses,
+    "/responses/input_tokens": input_tokens,
     "/completions": completions,
     "/embeddings": embeddings,
     "/moderations": moderations,
     "/rerank": rerank,
     "/images/generations": generations,
+    "/images/edits": edits,
     "/audio/speech": speech,
 }
-_TEXT = ("/chat/completions", "/completions")
-_ALL = tuple(_ENDPOINTS)
+_FORM_ENDPOINTS = {
+    "/images/edits": edits_of_form,
+    "/images/variations": variations,
+    "/audio/transcriptions": transcriptions,
+    "/audio/translations": translations,
+}
+_GEMINI = "/v1beta"
+_CHAT = ("/chat/completions", "/responses", "/responses/input_tokens")
+_TEXT = (*_CHAT, "/completions")
+_ALL = tuple(dict.fromkeys((*_ENDPOINTS, *_FORM_ENDPOINTS)))
 MODELS = {  # the endpoints that each model serves
     "demo/echo": _TEXT,
     "demo/text": _TEXT,
-    "demo/reasoning": ("/chat/completions",),
-    "demo/refusal": ("/chat/completions",),
+    "demo/reasoning": _CHAT,
+    "demo/refusal": _CHAT,
     "demo/embedding": ("/embeddings",),
     "demo/moderation": ("/moderations",),
     "demo/rerank": ("/rerank",),
-    "demo/image": ("/images/generations",),
+    "demo/image": ("/images/generations", "/images/edits", "/images/variations"),
     "demo/speech": ("/audio/speech",),
+    "demo/transcription": ("/audio/transcriptions", "/audio/translations"),
     "demo/slow": _ALL,
     "demo/cut": _ALL,
     "demo/400": _ALL,
@@ -53,17 +73,45 @@ class _ModelField(Struct):
     model: str = ""
 
 
-def respond(method: str, path: str, body: bytes) -> Script:
-    """What to respond. Paths begin with /v1."""
+def respond(method: str, path: str, body: bytes | UploadedForm) -> Script:
+    """What to respond. Paths begin with /v1 or, for Gemini's API, with /v1beta."""
+    google = path.startswith(_GEMINI)
+    write_error = gemini_error if google else error_response
     try:
+        if google:
+            return _respond_to_google(method, path.removeprefix(_GEMINI), _as_json(body))
         return _respond(method, path.removeprefix("/v1"), body)
     except DemoError as error:
-        return error_response(error)
+        return write_error(error)
     except RecursionError:
-        return error_response(DemoError("The body is nested too deeply."))
+        return write_error(DemoError("The body is nested too deeply."))
 
 
-def _respond(method: str, path: str, body: bytes) -> Script:
+def _respond_to_google(method: str, path: str, body: bytes) -> Script:
+    names = [name for name, paths in MODELS.items() if "/chat/completions" in paths]
+    name, _, call = path.removeprefix("/models/").rpartition(":")
+    if method == "GET" and path == "/models":
+        return _json(write_gemini_models([ModelRow(name) for name in names]))
+    if method == "GET" and path.startswith("/models/"):
+        name = path.removeprefix("/models/")
+        if name not in names:
+            raise _unknown_model(name)
+        return _json(write_gemini_model(ModelRow(name)))
+    if method != "POST" or not path.startswith("/models/"):
+        raise _unknown_endpoint(method, path)
+    if call == "countTokens":
+        return _play(name, "/chat/completions", lambda: count_tokens(name, body))
+    if call not in ("generateContent", "streamGenerateContent"):
+        raise _unknown_endpoint(method, path)
+    stream = call == "streamGenerateContent"
+    return _play(name, "/chat/completions", lambda: generate_content(name, body, stream=stream))
+
+
+def _json(content: bytes) -> Script:
+    return Script(200, "application/json", (Step(0.0, content),))
+
+
+def _respond(method: str, path: str, body: bytes | UploadedForm) -> Script:
     if method == "GET" and path == "/models":
         return response({"object": "list", "data": [_model(name) for name in MODELS]})
     if method == "GET" and path.startswith("/models/"):
@@ -71,10 +119,14 @@ def _respond(method: str, path: str, body: bytes) -> Script:
         if name not in MODELS:
             raise _unknown_model(name)
         return response(_model(name))
-    endpoint = _ENDPOINTS.get(path) if method == "POST" else None
-    if endpoint is None:
-        raise DemoError(f"The demo server has no endpoint {method} {path}.", status=404, code="not_found")
-    model = read(body, _ModelField).model
+    if method != "POST" or path not in _ALL:
+        raise _unknown_endpoint(method, path)
+    model = (body.read if isinstance(body, UploadedForm) else partial(read, body))(_ModelField).model
+    return _play(model, path, lambda: _answer(path, body))
+
+
+def _play(model: str, path: str, make: Callable[[], Script]) -> Script:
+    """The script that `make` writes for a model, with the faults of the model."""
     kind = model.removeprefix("demo/")
     if kind.isdecimal() and 400 <= int(kind) <= 599:
         raise DemoError(f"{model} always fails with status {kind}.", status=int(kind), code=f"demo_{kind}")
@@ -85,12 +137,32 @@ def _respond(method: str, path: str, body: bytes) -> Script:
         raise DemoError(
             f"{model} does not serve {path}. Models for it: {others}.", "model", code="unsupported_model"
         )
-    script = endpoint(body)
+    script = make()
     return _delayed(script) if kind == "slow" else _cut(script) if kind == "cut" else script
+
+
+def _answer(path: str, body: bytes | UploadedForm) -> Script:
+    if isinstance(body, UploadedForm):
+        if (of_form := _FORM_ENDPOINTS.get(path)) is not None:
+            return of_form(body)
+        body = _as_json(body)
+    if (of_json := _ENDPOINTS.get(path)) is not None:
+        return of_json(body)
+    raise DemoError("Send a form (multipart/form-data).", status=415)
+
+
+def _as_json(body: bytes | UploadedForm) -> bytes:
+    if isinstance(body, UploadedForm):
+        raise DemoError("Send JSON, not a form.", status=415)
+    return body
 
 
 def _model(name: str) -> dict[str, object]:
     return {"id": name, "object": "model", "created": CREATED, "owned_by": "demo"}
+
+
+def _unknown_endpoint(method: str, path: str) -> DemoError:
+    return DemoError(f"The demo server has no endpoint {method} {path}.", status=404, code="not_found")
 
 
 def _unknown_model(name: str) -> DemoError:
@@ -114,11 +186,12 @@ def _cut(script: Script) -> Script:
 
 def demo_app(sleep: Callable[[float], Awaitable[object]]) -> ASGIApp:
     """The ASGI application. It raises CutOff to break its connection."""
+    objects = DemoObjects(respond)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        script = respond(scope["method"], scope["path"], await _read_body(receive))
+        script = await _script(objects, scope, receive)
         headers = [(b"content-type", script.content_type.encode()), *script.headers]
         await send({"type": "http.response.start", "status": script.status, "headers": headers})
         for step in script.steps:
@@ -131,10 +204,27 @@ def demo_app(sleep: Callable[[float], Awaitable[object]]) -> ASGIApp:
     return app
 
 
-async def _read_body(receive: Receive) -> bytes:
+async def _script(objects: DemoObjects, scope: Scope, receive: Receive) -> Script:
+    content_type = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
+    try:
+        if has_objects(scope["path"]):
+            body = await _read_body(receive, MAX_UPLOAD if is_form(content_type) else None)
+            found = objects.respond(scope["method"], scope["path"], content_type, body)
+            return respond(scope["method"], scope["path"], body) if found is None else found
+        if not is_form(content_type):
+            return respond(scope["method"], scope["path"], await _read_body(receive))
+        return respond(scope["method"], scope["path"], await receive_form(content_type, receive))
+    except DemoError as error:
+        return error_response(error)
+
+
+async def _read_body(receive: Receive, limit: int | None = None) -> bytes:
+    """Raises DemoError for more than `limit` bytes."""
     body = bytearray()
     while True:
         message = await receive()
         body += message.get("body", b"")
+        if limit is not None and len(body) > limit:
+            raise DemoError("The file is too large for the demo server.", "file", status=413)
         if not message.get("more_body", False):
             return bytes(body)

@@ -9,7 +9,7 @@ from bluesminds.accounts.servers import LOCKED, ServerChanges, Servers
 from bluesminds.common.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from bluesminds.common.server_headers import MAX_HEADERS, check_headers
 from bluesminds.common.values import Server
-from bluesminds.config.settings import Priority, ServerName, VendorName, Weight
+from bluesminds.config.settings import Priority, RelayPaths, ServerName, VendorName, Weight
 from bluesminds.gateway.probe import ProbeResult
 from bluesminds.gateway.routing.health import ServerStatus
 from bluesminds.http.client.pool import UpstreamOrigin
@@ -26,8 +26,8 @@ ModelNames = Annotated[
 
 
 AddedDialect = Annotated[
-    Literal["openai", "azure", "litellm", "anthropic"],
-    Meta(description='one of "openai", "azure", "litellm", "anthropic"'),
+    Literal["openai", "azure", "litellm", "anthropic", "gemini"],
+    Meta(description='one of "openai", "azure", "litellm", "anthropic", "gemini"'),
 ]
 Version = Annotated[
     str, Meta(pattern=r"^[0-9A-Za-z.-]{0,40}\Z", description='a version of Azure\'s API, or ""')
@@ -50,6 +50,8 @@ class NewServer(Struct, forbid_unknown_fields=True):
     models: ModelNames = []
     weight: Weight = 1
     priority: Priority = 0
+    passthrough: bool = False
+    passthrough_paths: RelayPaths = ()
 
 
 class ServerPatch(Struct, forbid_unknown_fields=True):
@@ -64,6 +66,8 @@ class ServerPatch(Struct, forbid_unknown_fields=True):
     models: ModelNames | UnsetType = UNSET
     weight: Weight | UnsetType = UNSET
     priority: Priority | UnsetType = UNSET
+    passthrough: bool | UnsetType = UNSET
+    passthrough_paths: RelayPaths | UnsetType = UNSET
 
 
 class ServerView(Struct, frozen=True):
@@ -82,6 +86,8 @@ class ServerView(Struct, frozen=True):
     models: list[str]
     weight: int
     priority: int
+    passthrough: bool
+    passthrough_paths: list[str]
     origin: str
     state: Literal["up", "down", "unknown", "unusable"]
     model_count: int | None
@@ -246,6 +252,8 @@ def _view(row: Server, status: ServerStatus) -> ServerView:
         models=list(row.models),
         weight=row.weight,
         priority=row.priority,
+        passthrough=row.passthrough,
+        passthrough_paths=list(row.passthrough_paths),
         origin="built-in" if row.dialect == "demo" else "database" if row.origin == "table" else row.origin,
         state=status.state,
         model_count=status.model_count,

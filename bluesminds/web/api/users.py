@@ -87,7 +87,8 @@ class UserHandlers(Struct, frozen=True):
     async def delete(self, principal: Principal, user_id: str) -> None:
         """Delete a user.
 
-        API keys and sessions of the user stop working at once. Usage and audit log are kept.
+        API keys and sessions of the user stop working at once. Stored responses are deleted. Usage and
+        audit log are kept.
         """
         await self.users.delete(principal.actor, user_id)
 

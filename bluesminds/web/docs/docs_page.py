@@ -7,12 +7,14 @@ by its hash. It supports keyboards, screen readers, small screens, and light and
 import hashlib
 import json
 import re
+import shlex
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any, Final
 
 from bluesminds.web.assets import asset
+from bluesminds.web.docs.openapi import FORM
 
 Schema = Mapping[str, Any]
 
@@ -157,7 +159,11 @@ def _operation(document: Schema, method: str, path: str, one: Schema) -> str:
         parts += ["<h4>Parameters</h4>", _fields(rows)]
     body = one.get("requestBody")
     if body is not None:
-        parts.append(f"<h4>Body</h4><p>{_kind(body['content']['application/json']['schema'])}</p>")
+        kinds = [
+            f"{_kind(content['schema'])} (<code>{escape(media)}</code>)"
+            for media, content in body["content"].items()
+        ]
+        parts.append(f"<h4>Body</h4><p>{' or '.join(kinds)}</p>")
     parts.append(f"<h4>Response</h4>{''.join(_responses(one['responses']))}")
     parts.append(
         f'<h4>Example</h4><pre tabindex="0">{escape(_curl(document, method, path, one))}</pre></article>'
@@ -238,9 +244,12 @@ def _curl(document: Schema, method: str, path: str, one: Schema) -> str:
         lines.append(f'-H "Authorization: Bearer ${_VARIABLES[next(iter(one["security"][0]))]}"')
     body = one.get("requestBody")
     if body is not None:
-        schema = body["content"]["application/json"]["schema"]
-        example = json.dumps(_example(document["components"]["schemas"], schema))
-        lines += ["-H 'Content-Type: application/json'", f"-d '{example}'"]
+        media, content = next(iter(body["content"].items()))
+        example = _example(document["components"]["schemas"], content["schema"])
+        if media == FORM:
+            lines += [f"-F {name}={shlex.quote(str(value))}" for name, value in example.items()]
+        else:
+            lines += ["-H 'Content-Type: application/json'", f"-d '{json.dumps(example)}'"]
     return " \\\n  ".join(lines)
 
 

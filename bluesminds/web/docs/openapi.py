@@ -16,6 +16,7 @@ from bluesminds.web.guard import COOKIE, CSRF_HEADER, PLAIN_COOKIE, Access
 from bluesminds.web.routes import RawBody, Route
 
 JSON: Final = "application/json"
+FORM: Final = "multipart/form-data"
 Schema = dict[str, Any]
 
 _SCHEMES: Final[Mapping[str, Schema]] = {
@@ -58,7 +59,8 @@ _HEADERS: Final[Mapping[str, Schema]] = {
 
 class OpenAPIOperation(Struct, frozen=True, kw_only=True):
     """`media` maps each content type of the response to a Struct, or to None if there is no schema.
-    `statuses` are those of responses that are not errors.
+    `statuses` are those of responses that are not errors. `body` is the Struct of a request in JSON, `form`
+    the Struct of a form.
     """
 
     method: str
@@ -69,6 +71,7 @@ class OpenAPIOperation(Struct, frozen=True, kw_only=True):
     statuses: Sequence[int]
     media: Mapping[str, Any]
     body: Any = None
+    form: Any = None
     query: type[Struct] | None = None
     path_params: Sequence[str] = ()
     error: type[Struct] = ErrorResponse
@@ -137,7 +140,7 @@ def openapi_document(operations: Iterable[OpenAPIOperation], *, version: str, ur
 def _types(operations: Iterable[OpenAPIOperation]) -> list[Any]:
     found: dict[Any, None] = {}
     for one in operations:
-        for kind in (one.error, one.body, one.query, *one.media.values()):
+        for kind in (one.error, one.body, one.form, one.query, *one.media.values()):
             if kind is not None:
                 found[kind] = None
     return list(found)
@@ -161,8 +164,10 @@ def _operation(
         parameters += _query_parameters(components[_name(schemas[one.query])])
     if parameters:
         result["parameters"] = parameters
-    if one.body is not None:
-        result["requestBody"] = {"required": True, "content": {JSON: {"schema": schemas[one.body]}}}
+    bodies = [(media, kind) for media, kind in ((FORM, one.form), (JSON, one.body)) if kind is not None]
+    if bodies:
+        content = {media: {"schema": schemas[kind]} for media, kind in bodies}
+        result["requestBody"] = {"required": True, "content": content}
     return result
 
 

@@ -9,6 +9,7 @@ from bluesminds import __version__
 from bluesminds.web.docs.docs_page import POLICY, docs_page
 from bluesminds.web.docs.model_endpoints import DATA_PLANE, ChatRequestSchema, CompletionRequestSchema
 from bluesminds.web.docs.openapi import JSON, openapi_document, operation_of
+from bluesminds.web.docs.relayed_endpoints import RELAYED
 from bluesminds.web.guard import Access
 from bluesminds.web.routes import HandlerResponse, RawBody, Route, route
 
@@ -29,7 +30,7 @@ class Reference:
             route("GET", "/openapi.json", Access.PUBLIC, self.openapi, tag=tag, media=JSON),
             route("GET", "/docs", Access.PUBLIC, self.docs, tag=tag, media="text/html"),
         ]
-        operations = [*DATA_PLANE, *map(operation_of, [*others, *self.routes])]
+        operations = [*DATA_PLANE, *RELAYED, *map(operation_of, [*others, *self.routes])]
         self._document = openapi_document(operations, version=__version__, url=url)
         self._example_model = example_model
 

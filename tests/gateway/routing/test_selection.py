@@ -14,6 +14,7 @@ from bluesminds.gateway.operations import Operation
 from bluesminds.gateway.routing.catalog import ModelCatalog
 from bluesminds.gateway.routing.plans import Target
 from bluesminds.gateway.routing.selection import Dropped, Selection, select_candidates
+from bluesminds.wire.model_details import ModelDetails
 from bluesminds.wire.models import ModelRow
 from tests.gateway.routing.test_policies import BY_PATH, CHAT, server
 
@@ -212,3 +213,30 @@ def test_no_target_is_selected_twice_and_none_is_lost(
     assert len(chosen) == len(set(chosen))
     sent = {(name, own or model) for model in {"m", *fallback} - {"unknown"} for name, own in targets}
     assert set(chosen) == {key for key in sent if key[0] != "x"}
+
+
+def test_only_servers_that_have_the_referenced_object_are_targets() -> None:
+    route = ModelRoute("m", to("a", "b"), fallback=("n",))
+    catalog = ModelCatalog(ANY, {}, [route, ModelRoute("n", to("b", "c"))])
+
+    def selected(*only: str) -> Selection:
+        return select_candidates(
+            catalog, route, CHAT, "m", may_use=lambda model: True, prices=(), only=frozenset(only)
+        )
+
+    assert names(selected("b")) == [("m", ["b"]), ("n", ["b"])]
+    assert selected("b").dropped == (Dropped("m", "a", "other_server"), Dropped("n", "c", "other_server"))
+    with pytest.raises(NotFound) as caught:
+        selected("gone")
+    assert caught.value.code == "object_server_missing"
+
+
+def test_context_of_a_model_is_the_largest_of_its_targets() -> None:
+    found = {
+        "a": [ModelRow("m", details=ModelDetails(1000))],
+        "b": [ModelRow("m-long", details=ModelDetails(4000))],
+    }
+    targets = (RouteTarget("a"), RouteTarget("b", "m-long"))
+    routes = [ModelRoute("m", targets, fallback=("n",)), ModelRoute("n", to("c"))]
+    selection = select(ANY, routes, "m", discovered=found)
+    assert [group.context for group in selection.groups] == [4000, None]

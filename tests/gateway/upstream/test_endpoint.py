@@ -5,6 +5,7 @@ import pytest
 from bluesminds.common.values import Server
 from bluesminds.gateway.routing.plans import Plan
 from bluesminds.gateway.upstream.endpoint import UpstreamEndpoint
+from bluesminds.providers.dialects import GEMINI_PATHS
 
 NATIVE = Plan("messages", "/messages")
 TRANSLATED = Plan("messages", "/messages", translated=True)
@@ -31,7 +32,21 @@ def endpoint(url: str, dialect: str) -> UpstreamEndpoint:
     ],
 )
 def test_target_names_the_version_once(url: str, path: str, target: bytes) -> None:
-    assert endpoint(url, "litellm").target(path, "m") == target
+    assert endpoint(url, "litellm").target(path, "m", stream=False) == target
+
+
+@pytest.mark.parametrize(
+    ("model", "stream", "target"),
+    [
+        ("gemini-3-flash", False, b"/v1beta/models/gemini-3-flash:generateContent"),
+        ("models/gemini-3-flash", True, b"/v1beta/models/gemini-3-flash:streamGenerateContent?alt=sse"),
+        ("../a?b#c", False, b"/v1beta/models/..%2Fa%3Fb%23c:generateContent"),
+        ("{x}", False, b"/v1beta/models/%7Bx%7D:generateContent"),
+    ],
+)
+def test_target_of_gemini_names_the_model_and_the_method(model: str, stream: bool, target: bytes) -> None:
+    path = GEMINI_PATHS["gemini"]
+    assert endpoint("http://x/v1beta", "gemini").target(path, model, stream=stream) == target
 
 
 def test_native_server_gets_the_clients_version() -> None:

@@ -1,10 +1,13 @@
 """The request parser: the split of the input changes nothing, and nothing raises."""
 
 import itertools
+from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bluesminds.http.server import rejections
 from bluesminds.http.server.limits import ListenerLimits
 from bluesminds.http.server.request_parser import RequestParser
 from tests.http.server.test_smuggling import CORPUS
@@ -91,3 +94,27 @@ def test_parser_valid_requests_are_returned_whole(bodies: list[tuple[bytes, bool
     parser.feed(stream)
     assert [b"".join(request.pieces) for request in parser.ready] == [body for body, _ in bodies]
     assert parser.rejection is None
+
+
+@pytest.mark.parametrize(
+    ("content_type", "limit"),
+    [
+        (b"", 5000),
+        (b"Content-Type: application/json\r\n", 5000),
+        (b"content-type: Multipart/Form-Data; boundary=a\r\n", 8000),
+    ],
+)
+@pytest.mark.parametrize("chunked", [False, True])
+def test_parser_largest_body_depends_on_the_content_type(
+    content_type: bytes, limit: int, chunked: bool
+) -> None:
+    limits = replace(LIMITS, form_bytes=8000)
+    for size, accepted in ((limit, True), (limit + 1, False)):
+        body = b"x" * size
+        framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % size
+        content = b"%x\r\n%b\r\n0\r\n\r\n" % (size, body) if chunked else body
+        parser = RequestParser(limits)
+        parser.feed(b"POST / HTTP/1.1\r\nHost: a\r\n%b%b\r\n\r\n" % (content_type, framing))
+        parser.feed(content)
+        assert (parser.rejection is None) is accepted
+        assert accepted or parser.rejection is rejections.BODY_TOO_LARGE

@@ -668,6 +668,11 @@ async def test_http2_limits_errors_and_resets_end_streams(nursery: trio.Nursery)
         if scope["path"] == "/large":
             assert await body_of(receive) is None
             return
+        if scope["path"] == "/form":
+            assert await body_of(receive) == bytes(30_000)
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b""})
+            return
         disconnect = scope["extensions"]["disconnect"]
         disconnect.add_callback(gone.set)
         await body_of(receive)
@@ -688,6 +693,12 @@ async def test_http2_limits_errors_and_resets_end_streams(nursery: trio.Nursery)
         client.h2.send_data(number, bytes(15_000))
         await client.flush()
         assert (await client.finish(number))[0] == 413
+        form = {"content-type": "multipart/form-data; boundary=a"}
+        number = await client.request("/form", method="POST", end=False, headers=form)
+        client.h2.send_data(number, bytes(15_000))
+        client.h2.send_data(number, bytes(15_000), end_stream=True)
+        await client.flush()
+        assert (await client.finish(number))[0] == 200
         number = await client.request("/stream")
         await client.wait(lambda: bool(client.answers[number][1]))
         client.h2.reset_stream(number)

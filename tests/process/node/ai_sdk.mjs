@@ -1,8 +1,17 @@
-// The AI SDK `ai`, with the provider that the first argument names.
+// The AI SDK `ai`, with the provider that the first argument names; with "endpoints", all that is not text.
 import { createAnthropic } from '@ai-sdk/anthropic';
 import { createOpenAI } from '@ai-sdk/openai';
 import { createOpenAICompatible } from '@ai-sdk/openai-compatible';
-import { Output, embedMany, generateText, stepCountIs, streamText, tool } from 'ai';
+import {
+  Output,
+  embedMany,
+  experimental_generateImage as generateImage,
+  experimental_generateSpeech as generateSpeech,
+  generateText,
+  stepCountIs,
+  streamText,
+  tool,
+} from 'ai';
 import { z } from 'zod';
 import { API_KEY, BASE_URL, LIMITED_KEY, MODEL, WEATHER, collected, report } from './report.mjs';
 
@@ -33,7 +42,25 @@ async function streamed(prompt, more) {
   return result;
 }
 
-await report({
+const endpointCases = {
+  async embeddings() {
+    const { embeddings, usage } = await embedMany({
+      model: createOpenAICompatible({ name: 'gateway', baseURL, apiKey: API_KEY }).textEmbeddingModel('demo/embedding'),
+      values: ['one', 'two'],
+    });
+    return { sizes: embeddings.map((vector) => vector.length), usage: usage.tokens > 0 };
+  },
+  async image() {
+    const model = createOpenAI({ baseURL, apiKey: API_KEY }).image('demo/image');
+    return (await generateImage({ model, prompt: 'Stripes', size: '64x64' })).image.mediaType;
+  },
+  async speech() {
+    const model = createOpenAI({ baseURL, apiKey: API_KEY }).speech('demo/speech');
+    return (await generateSpeech({ model, text: 'Say hello.', outputFormat: 'wav' })).audio.uint8Array.length > 44;
+  },
+};
+
+const textCases = {
   async plain() {
     const { text, finishReason, usage } = await generateText(asked('Hi', { system: 'Be brief.' }));
     return { text, finishReason, usage: usage.inputTokens > 0 && usage.outputTokens > 0 };
@@ -69,4 +96,6 @@ await report({
     await generateText({ ...asked('Hi'), model });
     return generateText({ ...asked('Hi'), model });
   },
-});
+};
+
+await report(process.argv[2] === 'endpoints' ? endpointCases : textCases);

@@ -66,6 +66,8 @@ const chatCases = {
   },
 };
 
+const start = (bytes) => bytes.subarray(0, 4).toString('latin1');
+
 const endpointCases = {
   async embeddings() {
     const { data, usage } = await client.embeddings.create({ model: 'demo/embedding', input: ['one', 'two'], dimensions: 8 });
@@ -82,6 +84,18 @@ const endpointCases = {
   async moderation() {
     const { results } = await client.moderations.create({ model: 'demo/moderation', input: 'I will kill you.' });
     return results[0].flagged;
+  },
+  async image() {
+    const { data } = await client.images.generate({ model: 'demo/image', prompt: 'Stripes', size: '64x64' });
+    return start(Buffer.from(data[0].b64_json, 'base64'));
+  },
+  async imageStream() {
+    const stream = await client.images.generate({ model: 'demo/image', prompt: 'Stripes', size: '64x64', stream: true, partial_images: 1 });
+    return (await collected(stream)).map((event) => event.type);
+  },
+  async speech() {
+    const answer = await client.audio.speech.create({ model: 'demo/speech', voice: 'alloy', input: 'Say hello.', response_format: 'wav' });
+    return start(Buffer.from(await answer.arrayBuffer()));
   },
   async severalChoices() {
     const { choices } = await client.chat.completions.create({ ...asked('Hi', { n: 2 }), model: 'demo/echo' });

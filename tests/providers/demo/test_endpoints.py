@@ -9,13 +9,17 @@ from base64 import b64decode
 from io import BytesIO
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from openai import AsyncOpenAI
 
 from tests.providers.demo.conftest import Demo
 
-pytestmark = pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning"),  # endpoints that OpenAI will end
+]
 
 
 # Completions
@@ -242,3 +246,90 @@ async def test_speech_in_another_format_is_refused(sdk: AsyncOpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as refused:
         await sdk.audio.speech.create(model="demo/speech", voice="a", input="a", response_format="mp3")
     assert refused.value.param == "response_format"
+
+
+# Forms
+
+
+async def test_images_are_edited_and_varied(sdk: AsyncOpenAI) -> None:
+    picture = ("a.png", b"x" * 100, "image/png")
+    edited = await sdk.images.edit(model="demo/image", image=[picture, picture], prompt="a moon", size="8x8")
+    assert edited.data and edited.usage and edited.usage.input_tokens_details.image_tokens == 100
+    made = await sdk.images.generate(model="demo/image", prompt="a moon", size="8x8")
+    assert made.data and made.data[0].b64_json != edited.data[0].b64_json
+    varied = await sdk.images.create_variation(model="demo/image", image=picture, n=2)
+    assert varied.data and len(varied.data) == 2
+    stream = await sdk.images.edit(
+        model="demo/image", image=picture, prompt="a", stream=True, partial_images=1
+    )
+    assert [part.type async for part in stream] == ["image_edit.partial_image", "image_edit.completed"]
+
+
+async def test_images_that_json_refers_to_are_edited(demo: Demo) -> None:
+    body = {"model": "demo/image", "prompt": "a", "images": [{"file_id": "file-1"}]}
+    assert (await demo.post("/images/edits", **body)).json()["usage"]["input_tokens"] == 51
+
+
+async def test_recording_is_transcribed(sdk: AsyncOpenAI) -> None:
+    spoken = await sdk.audio.speech.create(model="demo/speech", voice="alloy", input="one two three")
+    file = ("speech.wav", spoken.content, "audio/wav")
+    made = await sdk.audio.transcriptions.create(model="demo/transcription", file=file)
+    assert made.text == "This recording has 11564 bytes, which are 0.241 seconds of sound."
+    assert made.usage and made.usage.type == "tokens" and made.usage.input_tokens == 2
+    verbose = await sdk.audio.transcriptions.create(
+        model="demo/transcription", file=file, response_format="verbose_json"
+    )
+    assert verbose.duration == 0.241 and verbose.segments
+    assert " ".join(one.text for one in verbose.segments) == made.text
+    spoken_by = await sdk.audio.transcriptions.create(
+        model="demo/transcription", file=file, response_format="diarized_json"
+    )
+    assert spoken_by.segments[0].speaker == "A"
+    translated = await sdk.audio.translations.create(model="demo/transcription", file=file)
+    assert translated.text == made.text + " It is in English."
+
+
+async def test_transcript_is_streamed(sdk: AsyncOpenAI) -> None:
+    file = ("a.wav", b"x" * 48_000, "audio/wav")
+    stream = await sdk.audio.transcriptions.create(model="demo/transcription", file=file, stream=True)
+    parts = [part async for part in stream]
+    text = "".join([part.delta for part in parts if part.type == "transcript.text.delta"])
+    last = parts[-1]
+    assert last.type == "transcript.text.done" and last.text == text and "1 seconds" in text
+    assert last.usage and last.usage.input_tokens == 10
+
+
+@pytest.mark.parametrize(
+    ("form", "content_type", "first"),
+    [
+        ("text", "text/plain; charset=utf-8", "This recording"),
+        (
+            "srt",
+            "text/plain; charset=utf-8",
+            "1\n00:00:00,000 --> 00:00:00,333\nThis recording has 48000\n\n2\n",
+        ),
+        (
+            "vtt",
+            "text/vtt; charset=utf-8",
+            "WEBVTT\n\n00:00:00.000 --> 00:00:00.333\nThis recording has 48000\n",
+        ),
+    ],
+)
+async def test_transcript_is_text_or_subtitles(
+    sdk: AsyncOpenAI, form: Any, content_type: str, first: str
+) -> None:
+    raw = await sdk.audio.transcriptions.with_raw_response.create(
+        model="demo/transcription", file=("a.wav", b"x" * 48_000), response_format=form
+    )
+    assert raw.headers["content-type"] == content_type
+    assert raw.text.startswith(first)
+
+
+async def test_malformed_form_is_refused(demo: Demo) -> None:
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as client:
+        answer = await client.post(
+            demo.url + "/audio/transcriptions",
+            content=b"--a\r\n",
+            headers={"content-type": "multipart/form-data; boundary=a"},
+        )
+    assert answer.status_code == 400 and "closing boundary" in answer.json()["error"]["message"]

@@ -4,6 +4,7 @@ import json
 import re
 from typing import Any
 
+import msgspec
 import openai
 import pytest
 from hypothesis import given
@@ -12,17 +13,27 @@ from openai import AsyncOpenAI
 
 from bluesminds.providers import demo as package
 from bluesminds.providers.demo import MODELS, SLOW_SECONDS, CutOff, respond
+from bluesminds.providers.demo.forms import UploadedForm
 from tests.providers.demo.conftest import Demo
 
 USER: Any = [{"role": "user", "content": "one two three"}]
 BODIES: dict[str, dict[str, object]] = {
     "/chat/completions": {"messages": USER},
+    "/responses": {"input": "one two"},
+    "/responses/input_tokens": {"input": "one two"},
     "/completions": {"prompt": "one two"},
     "/embeddings": {"input": "one two"},
     "/moderations": {"input": "one two"},
     "/rerank": {"query": "one", "documents": ["two"]},
     "/images/generations": {"prompt": "one two"},
+    "/images/edits": {"prompt": "one two", "images": [{"image_url": "https://x/y.png"}]},
     "/audio/speech": {"input": "one two", "voice": "alloy"},
+}
+FORMS = {
+    "/images/edits": UploadedForm({"prompt": "one two"}, {"image[]": [7, 8]}),
+    "/images/variations": UploadedForm({}, {"image": [7]}),
+    "/audio/transcriptions": UploadedForm({}, {"file": [7]}),
+    "/audio/translations": UploadedForm({}, {"file": [7]}),
 }
 SERVED = [(model, path) for model, paths in MODELS.items() for path in paths]
 
@@ -41,9 +52,32 @@ async def test_models_are_those_of_the_docstring(sdk: AsyncOpenAI) -> None:
 
 @pytest.mark.parametrize(("model", "path"), SERVED)
 def test_demo_model_serves_its_endpoints(model: str, path: str) -> None:
-    script = respond("POST", f"/v1{path}", json.dumps({"model": model, **BODIES[path]}).encode())
     name = model.removeprefix("demo/")
-    assert script.status == (int(name) if name.isdecimal() else 200)
+    status = int(name) if name.isdecimal() else 200
+    if path in BODIES:
+        script = respond("POST", f"/v1{path}", json.dumps({"model": model, **BODIES[path]}).encode())
+        assert script.status == status
+    if path in FORMS:
+        form = msgspec.structs.replace(FORMS[path], fields=FORMS[path].fields | {"model": model})
+        assert respond("POST", f"/v1{path}", form).status == status
+
+
+@pytest.mark.parametrize("path", ["/chat/completions", "/audio/transcriptions"])
+def test_body_of_the_other_kind_is_refused(path: str) -> None:
+    other: bytes | UploadedForm = b'{"model":"demo/slow"}' if path in FORMS else UploadedForm()
+    assert respond("POST", f"/v1{path}", other).status == 415
+
+
+def test_form_with_a_wrong_field_is_refused() -> None:
+    for fields, files, param in (
+        ({"prompt": "a", "n": "x"}, {"image": [7]}, "n"),
+        ({"prompt": "a", "n": "11"}, {"image": [7]}, "n"),
+        ({"image": "a", "prompt": "a"}, {}, "image"),
+        ({}, {"image": [7]}, "prompt"),
+    ):
+        script = respond("POST", "/v1/images/edits", UploadedForm(fields, files))
+        error = json.loads(script.steps[0].data or b"")["error"]
+        assert (script.status, error["param"]) == (400, param)
 
 
 @pytest.mark.parametrize("status", [400, 404, 429, 500, 503, 599])
@@ -161,7 +195,7 @@ def test_deeply_nested_body_is_refused(text: bytes) -> None:
     assert respond("POST", "/v1/chat/completions", text).status == 400
 
 
-@given(st.text(), st.sampled_from(SERVED), st.booleans())
+@given(st.text(), st.sampled_from([one for one in SERVED if one[1] in BODIES]), st.booleans())
 def test_same_request_gets_same_response(text: str, served: tuple[str, str], stream: bool) -> None:
     model, path = served
     fields = {name: text or "a" for name, value in BODIES[path].items() if isinstance(value, str)}

@@ -215,13 +215,25 @@ async def test_docs_page_examples_match_the_schemas(gateway: Gateway) -> None:
         for tag in document["tags"]
         for methods in document["paths"].values()
         for one in methods.values()
-        if one["tags"][0] == tag["name"] and "requestBody" in one
+        if one["tags"][0] == tag["name"]
+        and next(iter(one.get("requestBody", {}).get("content", ())), "") == "application/json"
     ]
     assert len(bodies) == len(schemas) > 5
     for body, schema in zip(bodies, schemas, strict=True):
         name = schema["$ref"].rpartition("/")[2]
         known = document["components"]["schemas"][name]
         assert set(known.get("required", ())) <= body.keys() <= known["properties"].keys(), name
+
+
+async def test_docs_page_example_of_a_form_names_its_fields_and_file(gateway: Gateway) -> None:
+    text = (await fetch(gateway, "/docs")).text
+    form = text.partition('id="post_v1_audio_transcriptions"')[2].partition("</pre>")[0]
+    assert "-F model=demo/transcription" in form and "-F file=@speech.wav" in form
+    document = await served(gateway)
+    content = document["paths"]["/v1/images/edits"]["post"]["requestBody"]["content"]
+    assert list(content) == ["multipart/form-data", "application/json"]
+    image = document["components"]["schemas"]["ImageEditFormSchema"]["properties"]["image"]
+    assert image["contentMediaType"] == "application/octet-stream"
 
 
 async def test_docs_page_examples_use_the_public_url(gateway: Gateway) -> None:

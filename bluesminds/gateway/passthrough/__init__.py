@@ -1,0 +1,1 @@
+"""Relays requests for objects at servers: files, batches, vector stores and others."""

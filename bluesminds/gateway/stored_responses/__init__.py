@@ -1,0 +1,1 @@
+"""Responses that can be read again and continued. The gateway stores them, or the server that made them."""
