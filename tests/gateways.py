@@ -148,10 +148,16 @@ class Gateway:
             database.row_factory = sqlite3.Row
             return [dict(row) for row in database.execute("SELECT * FROM usage ORDER BY at, id")]
 
-    def alter(self, statement: str) -> None:
-        """Change the database without the gateway."""
-        with closing(sqlite3.connect(self.database, timeout=60, isolation_level=None)) as database:
-            database.execute(statement)
+    async def alter(self, statement: str) -> None:
+        """Change the database without the gateway. In a thread: the gateway must be able to end a transaction
+        that it has begun.
+        """
+
+        def execute() -> None:
+            with closing(sqlite3.connect(self.database, timeout=60, isolation_level=None)) as database:
+                database.execute(statement)
+
+        await trio.to_thread.run_sync(execute)
 
     async def settled(self, count: int) -> list[dict[str, Any]]:
         """Wait for `count` usage rows; all rows."""

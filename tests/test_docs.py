@@ -24,6 +24,7 @@ from bluesminds.cli.app import cli
 from bluesminds.config import ServerSettings, Settings, load
 from bluesminds.providers.profiles import find_profile
 from bluesminds.providers.vendors import VENDORS, Vendor
+from bluesminds.wire.realtime import REALTIME
 from tests import gateways
 from tests.terminal import SECONDS, User, demo_user
 
@@ -264,6 +265,7 @@ def error_codes() -> dict[str, set[int]]:
     control = (ROOT / "bluesminds" / "web" / "app.py").read_text()
     for status_text, name in re.findall(r'(\d{3}): "(\w+)"', control):
         codes[name].add(int(status_text))
+    codes[REALTIME.expired] = set()
     codes[re.findall(r'status, "(\w+)"', " ".join(control.split()))[0]].add(400)
     return codes
 

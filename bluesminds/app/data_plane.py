@@ -13,7 +13,13 @@ from bluesminds.accounts.ranking import ModelRanking
 from bluesminds.app.malloc import HeapTrimmer
 from bluesminds.app.readiness import ReadinessCheck
 from bluesminds.app.services import Services
-from bluesminds.app.settings_map import cors_origins, keyless_limits, model_prices, upstream_timeouts
+from bluesminds.app.settings_map import (
+    cors_origins,
+    keyless_limits,
+    model_prices,
+    socket_settings,
+    upstream_timeouts,
+)
 from bluesminds.common.networks import Networks
 from bluesminds.common.values import Server
 from bluesminds.config import configured_routes
@@ -39,6 +45,7 @@ from bluesminds.gateway.routing.load import LoadRegistry
 from bluesminds.gateway.routing.policies import Balancer
 from bluesminds.gateway.routing.rotation import RotationRegistry
 from bluesminds.gateway.server_objects import ServerObjects
+from bluesminds.gateway.sockets.realtime import RealtimeSessions
 from bluesminds.gateway.spool import SpoolSpace
 from bluesminds.gateway.stored_responses.handler import StoredResponseHandler
 from bluesminds.gateway.stored_responses.links import RequestLinks
@@ -163,7 +170,9 @@ def build_data_plane(
         links=RequestLinks(responses, objects, routing.registry, bodies, services.clock),
         total_timeout=settings.upstream.total_timeout,
     )
-    _add_gauges(runtime, authentication.limiter, bodies)
+    origins = _build_origins(services, authentication.keys)
+    sessions = RealtimeSessions(gateway, bodies, origins, socket_settings(settings), services.clock)
+    _add_gauges(runtime, authentication.limiter, bodies, sessions)
     runtime.metrics.labelled_gauge(
         "bluesminds_server_up", "1 if the last probe of the server succeeded.", "server", routing.servers_up
     )
@@ -179,7 +188,7 @@ def build_data_plane(
         watchdog=Watchdog(runtime.recorder, limit=MAX_BACKOFF + 2 * settings.storage.settle_timeout),
         stats=stats,
         control=control,
-        edge=_build_edge(services, gateway, routing, control, bodies, runtime),
+        edge=_build_edge(services, gateway, routing, sessions, control, bodies, origins, runtime),
     )
 
 
@@ -251,12 +260,15 @@ def _build_body_memory(services: Services) -> BodyMemory:
     return BodyMemory(server.max_buffered_bytes, largest=server.max_body_bytes, disk=disk)
 
 
-def _add_gauges(runtime: Runtime, limiter: RateLimiter, bodies: BodyMemory) -> None:
+def _add_gauges(
+    runtime: Runtime, limiter: RateLimiter, bodies: BodyMemory, sessions: RealtimeSessions
+) -> None:
     gauge, recorder = runtime.metrics.gauge, runtime.recorder
     gauge("bluesminds_requests_running", "Requests in progress.", lambda: limiter.running)
     gauge("bluesminds_usage_rows_held", "Usage rows reserved or not committed yet.", lambda: recorder.held)
     gauge("bluesminds_body_bytes_held", "Bytes of request bodies in memory.", lambda: bodies.held)
     gauge("bluesminds_upload_bytes_held", "Bytes of uploads in files.", lambda: bodies.disk.held)
+    gauge("bluesminds_sessions_open", "Realtime sessions that are open.", lambda: sessions.open)
 
 
 def _build_control(
@@ -349,8 +361,10 @@ def _build_edge(
     services: Services,
     gateway: Gateway,
     routing: Routing,
+    sessions: RealtimeSessions,
     control: ASGIApp,
     bodies: BodyMemory,
+    origins: BrowserOrigins,
     runtime: Runtime,
 ) -> DataPlane:
     keys, registry, limiter = gateway.keys, gateway.registry, gateway.limiter
@@ -362,9 +376,10 @@ def _build_edge(
         gateway,
         passthrough,
         stored,
+        sessions,
         control,
         bodies=bodies,
-        origins=_build_origins(services, gateway.keys),
+        origins=origins,
         clock=services.clock,
         log=services.log,
         proxies=ProxyHeaders(trusted) if trusted else None,

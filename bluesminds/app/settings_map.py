@@ -1,7 +1,7 @@
 """Translates settings into the values that the services, the gateway and the listener are built from."""
 
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from msgspec import structs
 
@@ -11,10 +11,15 @@ from bluesminds.common.values import LimitSet, Server
 from bluesminds.config import ConfigError, ListenSettings, Secret, ServerSettings, Settings
 from bluesminds.config.settings import MailSettings
 from bluesminds.gateway.browser_origins import ANY_ORIGIN
+from bluesminds.gateway.sockets.realtime import SocketSettings
+from bluesminds.gateway.sockets.session import SessionSettings
 from bluesminds.http.client.pool import Timeouts
 from bluesminds.http.server.serve import ListenerLimits
+from bluesminds.http.websocket import WebSocketLimits
 from bluesminds.notify.mail import MailFailed, SmtpAccount
 from bluesminds.providers.vendors import resolve
+
+MAX_DRAIN_SHARE: Final = 0.8  # of the drain; the rest is for closing sessions
 
 
 def upstream_timeouts(settings: Settings) -> Timeouts:
@@ -26,6 +31,22 @@ def upstream_timeouts(settings: Settings) -> Timeouts:
         first_byte=upstream.first_byte_timeout,
         between_chunks=upstream.chunk_timeout,
     )
+
+
+def socket_settings(settings: Settings) -> SocketSettings:
+    websocket = settings.websocket
+    session = SessionSettings(
+        idle_timeout=websocket.idle_timeout,
+        session_timeout=websocket.session_timeout,
+        drain_grace=min(websocket.drain_grace, MAX_DRAIN_SHARE * settings.server.drain_timeout),
+    )
+    client = WebSocketLimits(
+        message_bytes=websocket.max_message_bytes,
+        ping_seconds=websocket.ping_interval,
+        write_seconds=settings.server.write_timeout,
+    )
+    upstream = structs.replace(client, write_seconds=settings.upstream.write_timeout)
+    return SocketSettings(session, client, upstream, websocket.handshake_timeout)
 
 
 def listener_limits(server: ListenSettings) -> ListenerLimits:

@@ -35,6 +35,7 @@ Scope = Literal[
     "audio.speech",
     "audio.transcriptions",
     "audio.translations",
+    "realtime",
     "models",
     "passthrough",
 ]

@@ -42,6 +42,7 @@ def check(settings: Settings) -> Iterator[Finding]:
     """All findings. Every setting has the right type already."""
     yield from _check_listener(settings)
     yield from _check_networks(settings.upstream)
+    yield from _check_websocket(settings)
     yield from _check_database(settings)
     yield from _check_pepper(settings)
     yield from _check_authorities(("upstream", "ca_file"), settings.upstream.ca_file)
@@ -97,6 +98,23 @@ def _check_networks(upstream: UpstreamSettings) -> Iterator[Finding]:
         message = f"allowed_networks in [upstream]: {exc}"
         fix = 'write it like allowed_networks = ["127.0.0.0/8", "10.0.0.0/8"]'
         yield Finding((("upstream", "allowed_networks"),), message, fix)
+
+
+def _check_websocket(settings: Settings) -> Iterator[Finding]:
+    websocket = settings.websocket
+    if websocket.max_message_bytes > settings.server.max_buffered_bytes:
+        yield Finding(
+            (("websocket", "max_message_bytes"), ("server", "max_buffered_bytes")),
+            "max_message_bytes in [websocket] is larger than max_buffered_bytes in [server]",
+            "lower it, because no message of that size can be held",
+        )
+    if websocket.idle_timeout >= websocket.session_timeout:
+        yield Finding(
+            (("websocket", "idle_timeout"), ("websocket", "session_timeout")),
+            "idle_timeout in [websocket] has no effect, because it is not shorter than session_timeout",
+            "lower it, or raise session_timeout",
+            warning=True,
+        )
 
 
 def _check_proxies(server: ListenSettings) -> Iterator[Finding]:

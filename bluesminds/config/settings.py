@@ -204,6 +204,17 @@ class UpstreamSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     eject_seconds: Seconds = 30.0
 
 
+class WebSocketSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[websocket]: Realtime sessions."""
+
+    handshake_timeout: Seconds = 10.0
+    idle_timeout: Seconds = 300.0
+    session_timeout: Seconds = 3_600.0
+    ping_interval: Seconds = 20.0
+    drain_grace: SecondsOrZero = 10.0
+    max_message_bytes: Size = 16_777_216
+
+
 class KeySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[keys]: storage and caching of API keys."""
 
@@ -442,6 +453,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     server: ListenSettings = ListenSettings()
     storage: StorageSettings = StorageSettings()
     upstream: UpstreamSettings = UpstreamSettings()
+    websocket: WebSocketSettings = WebSocketSettings()
     keys: KeySettings = KeySettings()
     accounts: AccountSettings = AccountSettings()
     mail: MailSettings = MailSettings()

@@ -53,6 +53,14 @@ class UsageEntry:
         """The tokens of this request count as reserved until it is settled."""
         return self._reservation.headers
 
+    @property
+    def reservation(self) -> Reservation:
+        return self._reservation
+
+    def reserve_again(self, reservation: Reservation) -> None:
+        """Take another reservation in the place of one that has been given back."""
+        self._reservation = reservation
+
     def begin_attempt(self, server: str) -> None:
         self.attempts = (*self.attempts, server)
 
@@ -123,7 +131,8 @@ class UsageEntry:
             server=self.attempts[-1] if self.attempts else "",
             status=status,
             outcome=outcome,
-            streamed=self._call.facts.stream,
+            # The field `stream` of a form may have come after its file, too late for the facts.
+            streamed=self._call.facts.stream or (self._stage is not None and not self.passes_bytes),
             attempts=len(self.attempts),
             input_tokens=usage.input,
             output_tokens=usage.output,

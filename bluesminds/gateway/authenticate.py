@@ -6,6 +6,7 @@ lookup that was running when `forget` was called is not cached. Concurrent reque
 share one lookup. Strings without a valid checksum are rejected before they are hashed.
 """
 
+import math
 from collections.abc import Awaitable, Callable, Mapping
 
 import trio
@@ -64,10 +65,24 @@ class KeyAuthenticator:
         self._pending: dict[bytes, _PendingLookup] = {}
         self.changes = 0
         self.last_used: dict[str, int] = {}
+        self._changed = trio.Event()
+
+    def cached_until(self, context: RequestContext) -> float:
+        """When the store is asked for this key again, on Trio's clock. It must have been authenticated."""
+        if self._keyless is not None and keyless_caller(context, self._keyless) is not None:
+            return math.inf
+        cached = self._callers.get(self._digest(context))
+        return 0.0 if cached is None else cached[0]
+
+    async def wait_changed(self) -> None:
+        """Wait for the next call of `forget`."""
+        await self._changed.wait()
 
     def forget(self, *digests: bytes) -> None:
         """Drop these digests, or all of them, from the cache and from running lookups."""
         self.changes += 1
+        self._changed.set()
+        self._changed = trio.Event()
         if not digests:
             self._callers.clear()
             self._pending.clear()

@@ -34,16 +34,40 @@ class BodyMemory:
         return peak
 
 
-class Body(ABC):
+class HeldMemory:
+    """What one request or session holds of the memory. `release` may be called more than once."""
+
+    __slots__ = ("_held", "memory")
+
+    def __init__(self, memory: BodyMemory, size: int = 0) -> None:
+        """Raises Unavailable if the limit is reached."""
+        self.memory = memory
+        self._held = 0
+        if size:
+            self.acquire(size)
+
+    def acquire(self, size: int) -> None:
+        """Reserve memory for the next bytes. Raises Unavailable if the limit is reached."""
+        memory = self.memory
+        if memory.held + size > memory.limit:
+            raise body_memory_exhausted()
+        memory.add(size)
+        self._held += size
+
+    def release(self) -> None:
+        self.memory.held -= self._held
+        self._held = 0
+
+
+class Body(HeldMemory, ABC):
     """The body of one request, which is still to be read: whole into `data`, or in pieces. `release` frees
     what it holds, and may be called more than once.
     """
 
-    __slots__ = ("_held", "_spool", "data", "memory")
+    __slots__ = ("_spool", "data")
 
     def __init__(self, memory: BodyMemory) -> None:
-        self.memory = memory
-        self._held = 0
+        super().__init__(memory)
         self._spool: Spool | None = None
         self.data = b""
 
@@ -71,43 +95,16 @@ class Body(ABC):
     async def receive(self) -> bytes:
         """The next bytes; b"" at the end. Raises ConnectionResetError when the client leaves first."""
 
-    def acquire(self, size: int) -> None:
-        """Reserve memory for the next bytes. Raises Unavailable if the limit is reached."""
-        memory = self.memory
-        if memory.held + size > memory.limit:
-            raise body_memory_exhausted()
-        memory.add(size)
-        self._held += size
-
     def open_spool(self) -> Spool:
         """Room for a part of the body. It is closed by `release`."""
         self._spool = Spool(self.memory.disk, self.acquire)
         return self._spool
 
     def release(self) -> None:
-        self.memory.held -= self._held
-        self._held = 0
+        super().release()
         self.data = b""
         if self._spool is not None:
             self._spool.close()
-
-
-class HeldMemory:
-    """Memory that outlives the body of a request. `release` may be called more than once."""
-
-    __slots__ = ("_held", "_memory")
-
-    def __init__(self, memory: BodyMemory, size: int) -> None:
-        """Raises Unavailable if the limit is reached."""
-        if memory.held + size > memory.limit:
-            raise body_memory_exhausted()
-        memory.add(size)
-        self._memory = memory
-        self._held = size
-
-    def release(self) -> None:
-        self._memory.held -= self._held
-        self._held = 0
 
 
 def body_memory_exhausted() -> Unavailable:

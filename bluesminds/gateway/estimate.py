@@ -49,6 +49,11 @@ class Estimator:
             max(one.tokens for one in estimates), max(costs) if len(costs) == len(estimates) else None
         )
 
+    def estimate_tokens(self, model: str, input_: int, output: int) -> Estimate:
+        """For a request whose tokens are known or bounded."""
+        price = self.prices.get(model)
+        return Estimate(input_ + output, None if price is None else price.max_cost(input_, output))
+
     def max_output(self, model: str, priced_as: str = "") -> int:
         """Tokens of one choice, if the client sets no limit."""
         price = self.prices.get(priced_as or model)

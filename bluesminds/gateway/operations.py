@@ -18,8 +18,8 @@ from bluesminds.wire.base import FormatName
 
 ApiName = Literal["openai", "anthropic", "gemini"]
 BodyKind = Literal["json", "form", "json_or_form"]  # a form is multipart/form-data
-# What serves an operation. "model": the request pipeline.
-HandlerName = Literal["model", "stored_response", "passthrough"]
+# What serves an operation. "model": the request pipeline; "realtime": sessions on a WebSocket.
+HandlerName = Literal["model", "realtime", "stored_response", "passthrough"]
 NO_FIELDS: Final[Mapping[str, Raw]] = MappingProxyType({})
 
 
@@ -156,6 +156,7 @@ OPERATIONS: Final = (
         "Translate speech into English text",
         body="form",
     ),
+    Operation("realtime", "GET", "/v1/realtime", "realtime", "Open a Realtime session", handler="realtime"),
 )
 # Requests that match no operation and are relayed to a server that allows it.
 PASSTHROUGH: Final = Operation(
@@ -207,7 +208,7 @@ _MISSING: Final = {
     "/messages/batches": ("The Message Batches API", _RELAY),
     "/files": ("The Files API", _RELAY),
     "/batches": ("The Batches API", _RELAY),
-    "/realtime": ("The Realtime API", ""),
+    "/realtime": ("Apart from the WebSocket /v1/realtime, the Realtime API", ""),
     "/assistants": ("The Assistants API", f"{_USE_RESPONSES} {_RELAY}"),
     "/threads": ("The Assistants API", f"{_USE_RESPONSES} {_RELAY}"),
     "/vector_stores": ("The Vector Stores API", _RELAY),

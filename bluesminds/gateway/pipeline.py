@@ -10,7 +10,7 @@ from functools import partial
 from typing import TypeVar
 
 import trio
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from bluesminds.common.errors import Forbidden, GatewayError, NotFound, RateLimited
 from bluesminds.common.routes import ModelRoute
@@ -23,7 +23,7 @@ from bluesminds.gateway.call import Call, CallBody, JsonBody, read_call, receive
 from bluesminds.gateway.limits.counters import Estimate
 from bluesminds.gateway.limits.headers import as_text
 from bluesminds.gateway.limits.reserve import RateLimiter
-from bluesminds.gateway.operations import OperationMatch
+from bluesminds.gateway.operations import Operation, OperationMatch
 from bluesminds.gateway.relay import (
     Headers,
     Relay,
@@ -89,14 +89,7 @@ class Gateway(Struct, frozen=True):
             only = None if linked is None else linked.servers
             if route is None:
                 routed = None
-                targets = select_targets(
-                    catalog,
-                    match.operation,
-                    call.model,
-                    usable=self.balancer.usable,
-                    random=self.balancer.random,
-                    only=only,
-                )
+                targets = self._select(catalog, match.operation, call.model, only)
                 targets = self._choose(call, body, targets)
                 entry = self._admit(caller, call, self.accounting.estimator.estimate(call))
             else:
@@ -124,6 +117,46 @@ class Gateway(Struct, frozen=True):
             entry.close(CLIENT_GONE, "client_gone" if out.gone else "interrupted")
             if linked is not None:
                 linked.release()
+
+    def select_for_session(self, operation: Operation, caller: Caller, model: str) -> Sequence[Target]:
+        """The servers to try for a session, best first. A session stays with its model, so that it has no
+        fallback models. Raises NotFound.
+        """
+        catalog = self._catalog(caller)
+        route = None if catalog.routes is None else catalog.routes.match(model)
+        if route is None:
+            return self._select(catalog, operation, model)
+        selection = select_candidates(
+            catalog,
+            structs.replace(route, fallback=()),
+            operation,
+            model,
+            may_use=lambda _: False,
+            prices=self.accounting.estimator.prices,
+        )
+        request = RoutedRequest(model, stream=True, price=self._token_price)
+        return RoutedTargets(route, selection, self.balancer, request).first()
+
+    def _select(
+        self,
+        catalog: ModelCatalog,
+        operation: Operation,
+        model: str,
+        only: frozenset[str] | None = None,
+    ) -> Sequence[Target]:
+        """The targets of a model without a route."""
+        return select_targets(
+            catalog,
+            operation,
+            model,
+            usable=self.balancer.usable,
+            random=self.balancer.random,
+            only=only,
+        )
+
+    def _token_price(self, name: str) -> int | None:
+        """Of a million tokens in each direction, for a session whose length is not known."""
+        return self.accounting.estimator.estimate_tokens(name, 10**6, 10**6).nano
 
     async def list_models(self, context: RequestContext) -> tuple[Sequence[ModelRow], Headers]:
         """GET /v1/models: the models that the key may use, by name, and the rate headers."""

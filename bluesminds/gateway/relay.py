@@ -125,7 +125,7 @@ class Relay(Struct, frozen=True):
             facts.usage, call.facts, delivered=facts.delivered, pieces=facts.pieces
         )
         if implausible or facts.implausible:
-            self.sender.warn_implausible_usage(call, reply)
+            self.sender.warn_implausible_usage(call, reply.endpoint.server.name)
         entry.finish(reply.status, "ok", usage)
 
     async def _relay_stream(

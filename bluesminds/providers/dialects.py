@@ -31,6 +31,7 @@ OPENAI_PATHS: Final[Paths] = MappingProxyType(
         "speech": "/audio/speech",
         "transcription": "/audio/transcriptions",
         "audio_translation": "/audio/translations",
+        "realtime": "/realtime",
     }
 )
 MESSAGES_PATHS: Final[Paths] = MappingProxyType(

@@ -97,6 +97,7 @@ _HOSTED: Final = (
             "speech",
             "transcription",
             "audio_translation",
+            "realtime",
         ),
         hosts=(".api.openai.com",),
         output_bound="max_completion_tokens",  # its reasoning models refuse max_tokens

@@ -11,7 +11,7 @@ from bluesminds.common.clock import Clock
 from bluesminds.common.errors import Forbidden, GatewayError
 from bluesminds.common.log import Log
 from bluesminds.common.values import RequestContext
-from bluesminds.gateway.bodies import BodyMemory
+from bluesminds.gateway.bodies import BodyMemory, HeldMemory
 from bluesminds.gateway.browser_origins import BrowserOrigins
 from bluesminds.gateway.operations import (
     MODELS,
@@ -27,8 +27,11 @@ from bluesminds.gateway.passthrough.bodies import ClientRequest
 from bluesminds.gateway.passthrough.handler import PassthroughHandler
 from bluesminds.gateway.passthrough.paths import RelayPath
 from bluesminds.gateway.pipeline import Gateway
+from bluesminds.gateway.sockets.realtime import RealtimeSessions, SocketOpening
 from bluesminds.gateway.stored_responses.handler import StoredResponseHandler
 from bluesminds.http.asgi import ASGIApp, Disconnect, Receive, ResponseAborted, Scope, Send
+from bluesminds.http.server.websocket import WebSocketUpgrade
+from bluesminds.http.websocket import WebSocket, WebSocketLimits
 from bluesminds.web.asgi_body import ASGIBody
 from bluesminds.web.cors import (
     VARY_ORIGIN,
@@ -95,6 +98,17 @@ class ASGIResponseWriter:
     def on_gone(self, callback: Callable[[], object]) -> None:
         self._disconnect.add_callback(callback)
 
+    async def accept(
+        self,
+        upgrade: WebSocketUpgrade,
+        subprotocol: str | None,
+        headers: Headers,
+        limits: WebSocketLimits,
+        memory: HeldMemory,
+    ) -> WebSocket:
+        self.begun = True
+        return await upgrade.accept(subprotocol, [*headers, *self._ids], limits, memory.acquire)
+
     async def send(self, status: int, headers: Headers, body: bytes) -> None:
         await self.start(status, [*headers, (b"content-length", b"%d" % len(body))])
         await self.end(body)
@@ -118,9 +132,9 @@ class ASGIResponseWriter:
 
 class DataPlane:
     """The application the listener serves. `passthrough` relays requests that match no operation, `stored`
-    serves stored responses, and `control` all paths that are not of the data plane. `bodies` is the memory
-    limit of all request bodies, and `origins` are those whose pages may use the gateway. `proxies` replaces
-    the client address by the forwarded one, for all paths.
+    serves stored responses, `sessions` serves WebSockets, and `control` all paths that are not of the data
+    plane. `bodies` is the memory limit of all request bodies, and `origins` are those whose pages may use the
+    gateway. `proxies` replaces the client address by the forwarded one, for all paths.
     """
 
     def __init__(
@@ -128,6 +142,7 @@ class DataPlane:
         gateway: Gateway,
         passthrough: PassthroughHandler,
         stored: StoredResponseHandler,
+        sessions: RealtimeSessions,
         control: ASGIApp,
         *,
         bodies: BodyMemory,
@@ -139,6 +154,7 @@ class DataPlane:
         self._gateway = gateway
         self._passthrough = passthrough
         self._stored = stored
+        self._sessions = sessions
         self._control = control
         self._bodies = bodies
         self._origins = origins
@@ -194,7 +210,7 @@ class DataPlane:
                 request = ClientRequest(scope["headers"], scope["query_string"], body)
                 await self._stored.handle(OperationMatch(operation, path.params), context, request, out)
             else:
-                await self._dispatch(path, context, body, out)
+                await self._dispatch(path, scope, context, body, out)
         except GatewayError as exc:
             await self._send_error(exc, context, out)
         except OSError:
@@ -211,6 +227,7 @@ class DataPlane:
     async def _dispatch(
         self,
         path: DataPlanePath,
+        scope: Scope,
         context: RequestContext,
         body: ASGIBody,
         out: ASGIResponseWriter,
@@ -220,7 +237,10 @@ class DataPlane:
         except GatewayError as exc:
             self._gateway.reject(context, exc)
             raise
-        await self._gateway.handle(match, context, body, out)
+        if match.operation.handler == "realtime":
+            await self._sessions.handle(match, context, read_opening(scope, context), out)
+        else:
+            await self._gateway.handle(match, context, body, out)
 
     async def _send_preflight(
         self, preflight: Preflight, path: DataPlanePath, context: RequestContext, out: ASGIResponseWriter
@@ -276,3 +296,10 @@ def client_format(path: DataPlanePath, context: RequestContext, *, google: bool)
     if path.api == "anthropic":
         return MESSAGES
     return MESSAGES if context.endpoint in _SHARED and is_anthropic_client(context) else None
+
+
+def read_opening(scope: Scope, context: RequestContext) -> SocketOpening:
+    hosts = [value.decode("latin-1").lower() for name, value in scope["headers"] if name == b"host"]
+    origin = (context.origin or "").lower().partition("://")[2]
+    query = scope["query_string"].decode("latin-1")
+    return SocketOpening(query, scope["extensions"].get("websocket"), same_origin=[origin] == hosts)

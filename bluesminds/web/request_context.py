@@ -7,7 +7,9 @@ import trio
 from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import uuid7
 from bluesminds.common.values import RequestContext
+from bluesminds.gateway.sockets.realtime import KEY_SUBPROTOCOL
 from bluesminds.http.asgi import Scope
+from bluesminds.http.server.websocket import WebSocketUpgrade
 from bluesminds.web.google_clients import google_credential
 
 MAX_PATH = 200  # characters, for the log
@@ -49,6 +51,8 @@ def read_request_context(
     header_name, credential = _credential(found)
     if google and credential is None:
         header_name, credential = google_credential(scope)
+    if credential is None:
+        header_name, credential = _subprotocol_credential(scope)
     client = scope["client"]
     return RequestContext(
         id=own_id,
@@ -74,6 +78,17 @@ def is_anthropic_client(context: RequestContext) -> bool:
 def valid_request_id(given: bytes | None) -> str | None:
     """The client's request id if it is safe to log, else None."""
     return given.decode() if given and _VALID_ID(given) else None
+
+
+def _subprotocol_credential(scope: Scope) -> tuple[str | None, str | None]:
+    """Of a browser, which cannot set headers of a WebSocket."""
+    upgrade: WebSocketUpgrade | None = scope.get("extensions", {}).get("websocket")
+    if upgrade is None:
+        return None, None
+    for name in upgrade.subprotocols:
+        if name.startswith(KEY_SUBPROTOCOL):
+            return "sec-websocket-protocol", name.removeprefix(KEY_SUBPROTOCOL)
+    return None, None
 
 
 def _credential(found: dict[bytes, bytes]) -> tuple[str | None, str | None]:

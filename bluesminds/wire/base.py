@@ -16,6 +16,7 @@ from bluesminds.wire.conversation import (
 from bluesminds.wire.errors import ErrorDetail, has_error_object
 from bluesminds.wire.json_text import Fields
 
+# "realtime" has no requests and replies, but events: see sockets.py.
 FormatName = Literal[
     "chat",
     "messages",
@@ -34,6 +35,7 @@ FormatName = Literal[
     "speech",
     "transcription",
     "audio_translation",
+    "realtime",
 ]
 FieldKind = Literal["text", "flag", "whole"]
 

@@ -330,7 +330,7 @@ def _read_thinking(config: GeminiReader) -> tuple[Reasoning | None, bool]:
         if level not in _LEVELS:
             raise InvalidRequest(
                 "invalid_value",
-                f"`{level[:40]}` is not a thinking level.",
+                f"`{level[:40]}` is not a level.",
                 param=thinking.name("thinkingLevel"),
             )
         return Reasoning(level), shown

@@ -64,21 +64,21 @@ def read_reply(body: bytes) -> ReplyFacts:
         fields = read_fields(body)
     except NOT_JSON:
         return ReplyFacts(readable=False)
-    pictures = list_length(fields.get("data"))
+    count = list_length(fields.get("data"))
     usage, implausible = None, False
     try:
         usage = read_media_usage(fields.get("usage", ABSENT))
     except ImplausibleUsage:
         implausible = True
     return ReplyFacts(
-        choices=pictures,
-        usage=structs.replace(usage or Usage(), images=pictures),
+        choices=count,
+        usage=structs.replace(usage or Usage(), images=count),
         implausible=implausible,
-        error=None if pictures else find_error(body),
+        error=None if count else find_error(body),
     )
 
 
-def _pictures(
+def _image_format(
     name: FormatName, read: Callable[[Fields], RequestFacts], form: FormFields | None = None
 ) -> Format:
     return Format(
@@ -96,6 +96,6 @@ def _pictures(
 
 
 _FORM: Final = FormFields({"model": "text", "n": "whole", "stream": "flag"}, read_form_request)
-IMAGES: Final = _pictures("images", read_request)
-IMAGE_EDITS: Final = _pictures("image_edits", read_request, _FORM)
-IMAGE_VARIATIONS: Final = _pictures("image_variations", read_form_request, _FORM)
+IMAGES: Final = _image_format("images", read_request)
+IMAGE_EDITS: Final = _image_format("image_edits", read_request, _FORM)
+IMAGE_VARIATIONS: Final = _image_format("image_variations", read_form_request, _FORM)

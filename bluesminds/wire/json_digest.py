@@ -5,9 +5,14 @@ number of items in its lists.
 import re
 from typing import Final
 
-MAX_VALUE: Final = 256 * 1024  # bytes of a value that is kept
+MAX_VALUE: Final = 256 * 1024  # bytes of a value that is kept, and items of a list that are counted
 MAX_KEY: Final = 256  # bytes of a key
-_MARK: Final = re.compile(rb'["{}\[\],:]')
+# A string, whose group is empty if its end is missing; or a mark.
+_TOKEN: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*("?)|[{}\[\],:]', re.DOTALL)
+_QUOTE, _COLON, _COMMA = b'":,'
+_OPEN: Final = frozenset(b"{[")
+_LIST: Final = b"["[0]
+_OBJECT: Final = b"{"[0]
 _SPACE: Final = b" \t\r\n"
 _BOM: Final = b"\xef\xbb\xbf"
 
@@ -23,13 +28,13 @@ class JsonDigest:
         self._depth = 0
         self._in_string = False
         self._escaping = False  # the last byte of a string so far is a backslash that is not escaped itself
-        self._token = bytearray()  # the key, or the value that is being read
+        self._token = bytearray()  # of the key, or of the value, as far as it is kept
         self._key = b""
         self._in_value = False
         self._keeps = True
-        self._items = 0  # of the list at depth 2
-        self._item_open = False
         self._is_list = False
+        self._items = 0
+        self._in_item = False
         self._found: dict[bytes, bytes] = {}
         self._closed = False
         self._broken = False
@@ -40,107 +45,98 @@ class JsonDigest:
         return self._closed and not self._broken
 
     def feed(self, data: bytes) -> None:
-        at = 0
-        while at < len(data) and not self._broken:
-            at = self._skip_string(data, at) if self._in_string else self._step(data, at)
+        noted = at = self._end_string(data) if self._in_string else 0
+        if self._in_string or self._broken:
+            return
+        for found in _TOKEN.finditer(data, at):
+            start, end = found.span()
+            mark = data[start]
+            if self._depth == 2 and (mark == _QUOTE or mark in _OPEN or data[at:start].strip(_SPACE)):
+                self._in_item = True
+            at = end
+            if mark == _QUOTE:
+                if not found[1]:
+                    self._in_string, self._escaping = True, end < len(data)
+            elif self._depth < 2 or (self._depth == 2 and mark not in _OPEN):
+                if (noted := self._step(mark, data, noted, start)) < 0:
+                    return
+            elif mark in _OPEN:
+                self._depth += 1
+            elif mark not in (_COLON, _COMMA):
+                self._depth -= 1
+        if self._depth == 2 and data[at:].strip(_SPACE):
+            self._in_item = True
+        self._note(data[noted:])
 
     def write(self) -> bytes:
         """The short object."""
         return b"{" + b",".join(b"%b:%b" % pair for pair in self._found.items()) + b"}"
 
-    def _skip_string(self, data: bytes, at: int) -> int:
-        """To the end of a string that has begun."""
-        end = data.find(b'"', at)
-        stop = len(data) if end < 0 else end
-        run = stop - at - len(data[at:stop].rstrip(b"\\"))
-        if run == stop - at and self._escaping:
-            run += 1
-        self._escaping = run % 2 == 1
-        if end < 0:
-            self._note(data[at:])
-            return len(data)
-        self._in_string = self._escaping
-        self._escaping = False
-        self._note(data[at : end + 1])
-        return end + 1
+    def _end_string(self, data: bytes) -> int:
+        """The end of a string that an earlier piece began. The bytes before it are noted."""
+        at = 1 if self._escaping else 0
+        while (end := data.find(b'"', at)) >= 0:
+            run = end - at - len(data[at:end].rstrip(b"\\"))
+            if run % 2 == 0:
+                self._in_string = self._escaping = False
+                self._note(data[: end + 1])
+                return end + 1
+            at = end + 1
+        if data:
+            run = len(data) - at - len(data[at:].rstrip(b"\\"))
+            self._escaping = run % 2 == 1
+        self._note(data)
+        return len(data)
 
-    def _step(self, data: bytes, at: int) -> int:
-        """Over the bytes before the next mark outside of strings, and over the mark."""
-        found = _MARK.search(data, at)
-        if found is None:
-            self._note(data[at:])
-            return len(data)
-        end = found.start()
-        if end > at:
-            self._note(data[at:end])
-        mark = found[0]
-        if self._closed or (self._depth == 0 and mark != b"{"):
-            self._broken = True
-        elif mark == b'"':
-            self._in_string = True
-            self._note(mark)
-        elif mark in b"{[":
-            self._open(mark)
-        elif mark in b"}]":
-            self._close(mark)
-        elif self._depth == 1:
-            self._separate(mark)
-        else:
-            if mark == b"," and self._depth == 2:
-                self._items += 1
-                self._item_open = False
-            self._note(mark, counts=False)
-        return end + 1
-
-    def _open(self, mark: bytes) -> None:
-        if self._depth == 1:
-            self._is_list = mark == b"["
-        if self._depth:
-            self._note(mark)
-        self._depth += 1
+    def _step(self, mark: int, data: bytes, noted: int, start: int) -> int:
+        """A mark of the object itself, or of a list or an object in it. Returns the offset of the bytes that
+        are not noted yet; -1 if this is no object.
+        """
         if self._depth == 2:
-            self._items, self._item_open = 0, False
-
-    def _close(self, mark: bytes) -> None:
-        self._depth -= 1
+            if mark == _COMMA:
+                self._items += 1
+                self._in_item = False
+            elif mark != _COLON:
+                self._items += self._in_item
+                self._depth = 1
+            return noted
+        self._note(data[noted:start])
+        if self._closed or (self._depth == 0 and mark != _OBJECT):
+            self._broken = True
+            return -1
         if self._depth == 0:
-            self._end_value()
-            self._closed = True
-            return
-        if self._depth == 1 and self._item_open:
-            self._items += 1
-        self._note(mark, counts=False)
-
-    def _separate(self, mark: bytes) -> None:
-        """A colon or a comma between the values of the object."""
-        if mark == b",":
-            self._end_value()
-        elif not self._in_value:
-            self._key = bytes(self._token).strip()
+            self._depth = 1
+        elif mark in _OPEN:
+            self._is_list = mark == _LIST
+            self._depth, self._items, self._in_item = 2, 0, False
+            return start
+        elif mark == _COLON:
+            self._key, self._in_value, self._is_list = bytes(self._token).strip(_SPACE), True, False
             self._token.clear()
-            self._in_value, self._is_list = True, False
             self._keeps = self._key in self._names
+        else:
+            self._end_value()
+            self._closed = mark != _COMMA
+            self._depth = 1 if mark == _COMMA else 0
+        return start + 1
 
     def _end_value(self) -> None:
-        if self._in_value:
-            if self._keeps:
-                self._found[self._key] = bytes(self._token).strip()
-            elif self._is_list:
-                self._found[self._key] = b"[%b]" % b",".join([b"0"] * min(self._items, MAX_VALUE))
+        if self._in_value and self._keeps:
+            self._found[self._key] = bytes(self._token).strip(_SPACE)
+        elif self._in_value and self._is_list:
+            self._found[self._key] = b"[%b]" % b",".join([b"0"] * min(self._items, MAX_VALUE))
         self._token.clear()
         self._in_value = False
 
-    def _note(self, piece: bytes, *, counts: bool = True) -> None:
-        """Bytes of a key or a value."""
-        if counts and self._depth >= 2 and not self._item_open and piece.strip(_SPACE):
-            self._item_open = True
-        if self._closed or self._depth == 0:
+    def _note(self, piece: bytes) -> None:
+        """Bytes of a key or a value, or outside of the object."""
+        if self._depth == 0:
             self._broken = self._broken or bool(piece.strip(_SPACE + _BOM))
         elif not self._in_value:
             self._token += piece[: MAX_KEY + 1 - len(self._token)]
         elif self._keeps:
-            if len(self._token) + len(piece) > MAX_VALUE:
-                self._keeps = False
-                self._token.clear()
-            else:
+            self._keeps = len(self._token) + len(piece) <= MAX_VALUE
+            if self._keeps:
                 self._token += piece
+            else:
+                self._token.clear()

@@ -2,17 +2,19 @@
 
 Format: OpenAI API reference, images and audio, and their streaming. A stream's last event has the usage:
 `image_generation.completed`, `image_edit.completed` (one for each image), `speech.audio.done`,
-`transcript.text.done`.
+`transcript.text.done`. Mistral's has the type `transcription.done`. vLLM sends chunks like those of chat, and
+[DONE] at the end.
 """
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 from msgspec import Raw, Struct, structs
 
 from bluesminds.common.values import Usage
 from bluesminds.http.sse import EventSplitter, event_data, write_event
+from bluesminds.wire import chunks
 from bluesminds.wire.base import ReplyFacts, RequestFacts
 from bluesminds.wire.errors import ErrorDetail, find_error, is_error_event, read_error, write_error
 from bluesminds.wire.json_digest import JsonDigest
@@ -21,14 +23,18 @@ from bluesminds.wire.stages import name_and_data
 from bluesminds.wire.usage import ImplausibleUsage, estimate_output, merge_reports, read_usage, settle_usage
 
 MAX_SECONDS: Final = 10**7  # a longer recording is a fault, not a duration
-PICTURES: Final = frozenset(("image_generation.completed", "image_edit.completed"))
-_FINAL: Final = PICTURES | {"speech.audio.done", "transcript.text.done"}
-_DELTA: Final = "transcript.text.delta"
+COMPLETED_IMAGES: Final = frozenset(("image_generation.completed", "image_edit.completed"))
+_FINAL: Final = COMPLETED_IMAGES | {"speech.audio.done", "transcript.text.done", "transcription.done"}
+_DELTAS: Final = frozenset(("transcript.text.delta", "transcription.text.delta"))
+# Types of streams that are incomplete without an event of _FINAL.
+_KNOWN: Final = ("image_generation.", "image_edit.", "speech.audio.", "transcript.text.", "transcription.")
 
 
 class _MediaEvent(Struct, gc=False):
     type: Any = None
     delta: Any = None
+    text: Any = None
+    choices: Raw = ABSENT
     usage: Raw = ABSENT
     error: Raw = ABSENT
 
@@ -37,17 +43,31 @@ _event = msgspec.json.Decoder(_MediaEvent)
 
 
 def read_media_usage(raw: Raw) -> Usage | None:
-    """Tokens, or the duration of audio. None without a report. Raises ImplausibleUsage."""
+    """Tokens, or the duration of audio, or both. None without a report. Raises ImplausibleUsage."""
     if not is_set(raw):
         return None
-    if (usage := read_usage(raw)) is not None:
-        return usage
+    usage = read_usage(raw)
     try:
         report = read_value(raw)
     except NOT_JSON:
         raise ImplausibleUsage from None
-    seconds = report.get("seconds") if isinstance(report, dict) else None
-    return None if seconds is None else duration_usage(seconds)
+    if not isinstance(report, dict):
+        return usage
+    if (seconds := report.get("prompt_audio_seconds")) is not None:
+        return structs.replace(_mistral_tokens(report, usage), audio_ms=duration_usage(seconds).audio_ms)
+    seconds = report.get("seconds")
+    return usage if usage is not None or seconds is None else duration_usage(seconds)
+
+
+def _mistral_tokens(report: dict[str, Any], usage: Usage | None) -> Usage:
+    """Mistral counts the tokens of audio in the total only."""
+    counts = [report.get(name) for name in ("prompt_tokens", "completion_tokens", "total_tokens")]
+    if usage is None or any(type(count) is not int for count in counts):
+        return usage or Usage(source="upstream")
+    prompt, completion, total = cast("list[int]", counts)
+    if total <= prompt + completion:
+        return usage
+    return Usage(total - completion, completion, source="upstream", audio_input=total - completion - prompt)
 
 
 def duration_usage(seconds: object) -> Usage:
@@ -59,22 +79,34 @@ def duration_usage(seconds: object) -> Usage:
 
 def read_media_event(name: bytes, data: bytes) -> ReplyFacts:
     """`choices` is 1 in an event that ends an answer."""
+    return _read_event(name, data)[0]
+
+
+def _read_event(name: bytes, data: bytes) -> tuple[ReplyFacts, str]:
+    """The facts of an event, and its type."""
     try:
         event = decode(_event, data)
     except NOT_JSON:
-        return ReplyFacts(readable=False)
+        return ReplyFacts(readable=False), ""
     kind = event.type if isinstance(event.type, str) else ""
+    return _facts(event, kind, name, data), kind
+
+
+def _facts(event: _MediaEvent, kind: str, name: bytes, data: bytes) -> ReplyFacts:
     if is_set(event.error) or name == b"error" or kind == "error":
         return ReplyFacts(error=find_error(data) or read_error(200, data))
+    if bytes(event.choices) not in (b"", b"null"):
+        return structs.replace(chunks.read_event(name, data), choices=0)
     if kind not in _FINAL:
-        text = event.delta if kind == _DELTA and isinstance(event.delta, str) else ""
-        return ReplyFacts(delivered=len(text.encode()), pieces=1 if text else 0)
+        text = (event.delta or event.text) if kind in _DELTAS else ""
+        size = len(text.encode()) if isinstance(text, str) else 0
+        return ReplyFacts(delivered=size, pieces=1 if size else 0)
     usage, implausible = None, False
     try:
         usage = read_media_usage(event.usage)
     except ImplausibleUsage:
         implausible = True
-    if kind in PICTURES:
+    if kind in COMPLETED_IMAGES:
         usage = structs.replace(usage or Usage(), images=1)
     return ReplyFacts(choices=1, usage=usage, implausible=implausible)
 
@@ -93,6 +125,7 @@ class MediaEvents:
         self._completed = 0  # answers
         self._absurd = False  # a report had an impossible count
         self._started = False
+        self._is_known = False  # an event of the last type must come
         self._ended = False  # by the server
         self._final = False
         self._error: ErrorDetail | None = None
@@ -118,8 +151,9 @@ class MediaEvents:
 
     @property
     def finished(self) -> bool:
-        enough = 1 if self._ended else self._request.choices
-        return self._final or self._completed >= enough
+        if self._ended:
+            return self._final or self._completed > 0 or (self._started and not self._is_known)
+        return self._final or self._completed >= self._request.choices
 
     @property
     def final(self) -> bool:
@@ -165,7 +199,7 @@ class MediaEvents:
         if not data.strip():
             # An empty data line would stop OpenAI's SDKs: they read every event's data as JSON.
             return passed if b"data" in event else passed + event
-        facts = read_media_event(name, data)
+        facts, kind = _read_event(name, data)
         if not facts.readable:
             return passed
         self._started = True
@@ -174,7 +208,9 @@ class MediaEvents:
             return passed + (event if is_error_event(data) else write_event(write_error(facts.error)))
         self._delivered += facts.delivered
         self._pieces += facts.pieces
+        self._is_known = self._is_known or kind.startswith(_KNOWN)
         if not facts.choices:
+            self._report(facts)
             return passed + event
         self._completed += 1
         self._tail = event

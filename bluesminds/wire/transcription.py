@@ -1,4 +1,4 @@
-"""Transcripts of sound: POST /v1/audio/transcriptions and /v1/audio/translations.
+"""Transcripts of audio: POST /v1/audio/transcriptions and /v1/audio/translations.
 
 Format: OpenAI API reference, audio. Usage is in tokens or in seconds; `verbose_json` and `diarized_json` name
 the duration of the recording. Subtitles and plain text come without a report.
@@ -17,7 +17,7 @@ from bluesminds.wire.media import MediaEvents, duration_usage, read_media_event,
 from bluesminds.wire.requests import decode_fields, prepare
 from bluesminds.wire.usage import ImplausibleUsage
 
-# A second of compressed sound has about 16 kB, and about 16 tokens.
+# A second of compressed audio has about 16 kB and 16 tokens.
 BYTES_PER_TOKEN: Final = 1000
 
 

@@ -328,5 +328,5 @@ async def test_key_works_from_creation_until_revocation(
         assert (await client.delete(f"/api/admin/keys/{key_id}")).status_code == 404
     assert len(models.asked) == 1
     key_id, key = await gateway.new_key()
-    gateway.alter(f"UPDATE api_keys SET expires_at = 1 WHERE id = '{key_id}'")  # noqa: S608
+    await gateway.alter(f"UPDATE api_keys SET expires_at = 1 WHERE id = '{key_id}'")  # noqa: S608
     assert (await gateway.chat(key=key)).json()["error"]["code"] == "api_key_expired"

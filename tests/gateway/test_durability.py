@@ -79,7 +79,7 @@ async def test_missing_usage_table_fails_requests_and_keeps_rows(
 ) -> None:
     gateway = await patient_store(nursery, home, models)
     assert (await gateway.chat()).status_code == 200
-    gateway.alter("ALTER TABLE usage RENAME TO away")
+    await gateway.alter("ALTER TABLE usage RENAME TO away")
     first = await gateway.chat()
     assert (first.status_code, first.json()["error"]["code"]) == (503, "storage_unavailable")
     assert first.headers["x-should-retry"] == "false"
@@ -89,7 +89,7 @@ async def test_missing_usage_table_fails_requests_and_keeps_rows(
     assert "x-should-retry" not in second.headers
     assert len(models.asked) == 2
     assert (await gateway.get("/ready")).json()["checks"]["store"] == "failing"
-    gateway.alter("ALTER TABLE away RENAME TO usage")
+    await gateway.alter("ALTER TABLE away RENAME TO usage")
     await eventually(gateway.is_ready)
     assert [row["outcome"] for row in await gateway.settled(2)] == ["ok", "ok"]
     assert gateway.events("usage_row_rejected") == []

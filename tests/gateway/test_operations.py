@@ -34,8 +34,12 @@ EMPTY = {
     "image_edits": "prompt",
     "speech": "input",
 }
+# OpenAPI cannot describe a WebSocket, and it has events instead of requests and replies.
+REQUESTS = [operation for operation in OPERATIONS if operation.handler != "realtime"]
+SOCKETS = [operation for operation in OPERATIONS if operation.handler == "realtime"]
 MODEL_OPERATIONS = [operation for operation in OPERATIONS if operation.handler == "model"]
 PATHS = {**OPENAI_PATHS, **MESSAGES_PATHS, **RESPONSES_PATHS}
+MESSAGES = [{"role": "user", "content": "a"}]
 SDK_CALLS = {
     "images.generations": "images.generate(",
     "images.edits": "images.edit(",
@@ -59,14 +63,24 @@ def paths_of(operation: Operation) -> list[str]:
     return ["/v1" + PATHS[operation.format]]
 
 
+@pytest.mark.parametrize("operation", REQUESTS, ids=by_name)
+def test_operation_has_a_format_and_an_openapi_entry(operation: Operation) -> None:
+    assert operation.format in FORMATS and FORMATS[operation.format].name == operation.format
+    assert operation.path in [one.path for one in DATA_PLANE]
+
+
+@pytest.mark.parametrize("operation", SOCKETS, ids=by_name)
+def test_operation_of_a_websocket_is_in_the_guide(operation: Operation) -> None:
+    assert f"`GET {operation.path}`" in (ROOT / "docs" / "api.md").read_text()
+    assert operation.path not in [one.path for one in DATA_PLANE]
+
+
 @pytest.mark.parametrize("operation", OPERATIONS, ids=by_name)
 def test_operation_is_in_every_table(operation: Operation) -> None:
     assert operation.name in SCOPES
-    assert operation.format in FORMATS and FORMATS[operation.format].name == operation.format
     named = {one.path for one in OPERATIONS if one.name == operation.name}
     assert named & set(paths_of(operation))
     assert any(operation.format in dialect.speaks for dialect in DIALECTS.values())
-    assert operation.path in [one.path for one in DATA_PLANE]
     golden = json.loads((ROOT / "tests" / "wire" / "golden" / f"{operation.format}.json").read_text())
     assert golden
     tests = ROOT / "tests" / "process"
@@ -76,8 +90,9 @@ def test_operation_is_in_every_table(operation: Operation) -> None:
     call = SDK_CALLS.get(operation.name, f"{operation.name}.create(")
     method = SDK_METHODS.get(method, method)
     assert (
-        operation.handler != "model"
+        operation.handler == "stored_response"
         or call in sdk
+        or f"{operation.name}.connect(" in sdk
         or f".{method}(" in sdk
         or f'"{operation.path.removeprefix("/v1")}"' in sdk
     )
@@ -89,11 +104,11 @@ def test_scope_is_an_operation_models_or_passthrough() -> None:
 
 def request_of(operation: Operation) -> dict[str, Any]:
     if operation.format == "chat":
-        return {"model": "m", "messages": []}
+        return {"model": "m", "messages": MESSAGES}
     if operation.format in GEMINI_PATHS:
         return {"contents": [{"parts": [{"text": "a"}]}]}
     if operation.format in MESSAGES_PATHS:
-        return {"model": "m", "messages": [], "max_tokens": 9}
+        return {"model": "m", "messages": MESSAGES, "max_tokens": 9}
     if operation.format == "rerank":
         return {"model": "m", "query": "a", "documents": ["b"]}
     return {"model": "m", EMPTY[operation.format]: "a"}

@@ -253,6 +253,16 @@ async def test_large_upload_arrives_whole(nursery: trio.Nursery, home: Path, mod
     assert await held(gateway) == await gateway.metric("bluesminds_upload_bytes_held") == 0
 
 
+async def test_stream_that_is_asked_for_after_a_large_file_is_recorded(
+    gateway: Gateway, models: ModelServer
+) -> None:
+    done = b'data: {"type":"transcript.text.done","text":"Hello."}\n\n'
+    models.plan(streamed(done))
+    answer = await upload(gateway, form(field("model", "m"), file(b"x" * 2 * MIB), field("stream", "true")))
+    assert (answer.content, answer.headers["content-type"]) == (done, "text/event-stream")
+    assert gateway.rows()[0]["streamed"] == 1
+
+
 async def test_chunked_upload_arrives_chunked(gateway: Gateway, models: ModelServer) -> None:
     body = large(3 * MIB)
 

@@ -9,7 +9,7 @@ assert await client.receive() == "text"
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import trio
 import wsproto
@@ -67,7 +67,7 @@ class SocketClient:
         *,
         headers: Iterable[tuple[str, str]] = (),
         subprotocols: Iterable[str] = (),
-    ) -> "SocketClient":
+    ) -> Self:
         """Send a handshake and read the response."""
         client = cls(stream, wsproto.WSConnection(wsproto.ConnectionType.CLIENT))
         fields = [(name.encode(), value.encode()) for name, value in headers]

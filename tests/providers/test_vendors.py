@@ -20,6 +20,7 @@ from bluesminds.providers.dialects import (
 from bluesminds.providers.profiles import ServerProfile, find_profile, profile_of
 from bluesminds.providers.vendors import VENDORS, Vendor, from_environment, local_ollama, resolve, vendor_of
 from bluesminds.wire.formats import FORMATS
+from bluesminds.wire.realtime import REALTIME
 
 ROWS = [pytest.param(vendor, id=name) for name, vendor in VENDORS.items()]
 WITHOUT_URL = {"azure"}
@@ -57,7 +58,7 @@ def test_vendor_row_is_complete(vendor: Vendor) -> None:
 @pytest.mark.parametrize("vendor", ROWS)
 def test_vendor_paths_are_those_of_formats(vendor: Vendor) -> None:
     speaks = profile(vendor.url, vendor.dialect, vendor.name).speaks
-    assert speaks and speaks.keys() <= FORMATS.keys()
+    assert speaks and speaks.keys() <= FORMATS.keys() | {REALTIME.name}
     assert {"chat", "messages", "gemini"} & speaks.keys(), "it can hold a conversation"
     for path in (*speaks.values(), vendor.models_path or "/models", vendor.alive_path or "//health"):
         assert re.fullmatch(r"//?\w[\w/.{}:-]*(\?[\w=&-]+)?", path)
@@ -76,7 +77,8 @@ def test_paths_unknown_name_is_an_error() -> None:
     assert paths("chat", rerank="//v2/rerank") == {"chat": "/chat/completions", "rerank": "//v2/rerank"}
     with pytest.raises(KeyError):
         paths("chatt")  # type: ignore[arg-type]
-    assert {*OPENAI_PATHS, *MESSAGES_PATHS, *RESPONSES_PATHS, *GEMINI_PATHS} == FORMATS.keys()
+    known = {*OPENAI_PATHS, *MESSAGES_PATHS, *RESPONSES_PATHS, *GEMINI_PATHS}
+    assert known == FORMATS.keys() | {REALTIME.name}
 
 
 # URLs

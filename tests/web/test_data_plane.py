@@ -276,7 +276,13 @@ async def is_held(gateway: Gateway, size: int) -> bool:
 
 async def test_all_bodies_share_one_budget(nursery: trio.Nursery, home: Path, models: ModelServer) -> None:
     servers = [entry("one", models.url)]
-    gateway = await gateways.start(nursery, home, servers=servers, server={"max_buffered_bytes": 100_000})
+    gateway = await gateways.start(
+        nursery,
+        home,
+        servers=servers,
+        server={"max_buffered_bytes": 100_000},
+        websocket={"max_message_bytes": 100_000},
+    )
     head = (
         f"POST /v1/chat/completions HTTP/1.1\r\nHost: t\r\nContent-Length: 60000\r\n"
         f"x-api-key: {gateway.key}\r\n\r\n"

@@ -68,6 +68,19 @@ def test_media_usage_is_read(report: Any, usage: Usage | None) -> None:
     assert read_media_usage(raw(report)) == usage
 
 
+@pytest.mark.parametrize(
+    ("counts", "usage"),
+    [
+        ((4, 635, 3264), Usage(2629, 635, source="upstream", audio_input=2625, audio_ms=203_000)),
+        ((150, 42, 192), Usage(150, 42, source="upstream", audio_ms=203_000)),
+        ((None, None, None), Usage(source="upstream", audio_ms=203_000)),
+    ],
+)
+def test_usage_of_mistral_has_the_tokens_of_audio_in_the_total(counts: Any, usage: Usage) -> None:
+    report = dict(zip(("prompt_tokens", "completion_tokens", "total_tokens"), counts, strict=True))
+    assert read_media_usage(raw(report | {"prompt_audio_seconds": 203})) == usage
+
+
 @pytest.mark.parametrize("seconds", [-1, "7", True, 2 * MAX_SECONDS])
 def test_duration_that_cannot_be_true_is_implausible(seconds: Any) -> None:
     with pytest.raises(ImplausibleUsage):
@@ -197,6 +210,44 @@ def test_transcript_with_a_duration_has_no_tokens() -> None:
     usage = {"type": "duration", "seconds": 1.5}
     run(stage, event({"type": "transcript.text.done", "text": "a", "usage": usage}))
     assert stage.usage == Usage(audio_ms=1500, source="upstream")
+
+
+def test_transcript_of_mistral_is_counted() -> None:
+    stage = MediaEvents(RequestFacts(model="m"))
+    usage = {"prompt_tokens": 8, "completion_tokens": 4, "total_tokens": 52, "prompt_audio_seconds": 3}
+    events = [
+        event({"type": "transcription.language", "audio_language": "en"}),
+        event({"type": "transcription.text.delta", "text": "Hello."}),
+        event({"type": "transcription.done", "text": "Hello.", "usage": usage}),
+    ]
+    assert run(stage, *events) == b"".join(events)
+    assert stage.finished
+    assert stage.usage == Usage(48, 4, source="upstream", audio_input=40, audio_ms=3000)
+
+
+@pytest.mark.parametrize("end", [b"", DONE])
+def test_transcript_in_chunks_is_counted(end: bytes) -> None:
+    stage = MediaEvents(RequestFacts(model="m", text_bytes=40))
+    head = {"id": "trsc-1", "object": "transcription.chunk", "created": 1, "model": "m"}
+    deltas = [
+        b"data: %b\n\n" % json.dumps(head | {"choices": [{"delta": {"content": text}}]}).encode()
+        for text in ("Hello", " there.")
+    ]
+    assert run(stage, *deltas, end) == b"".join([*deltas, end])
+    assert stage.finished and stage.final
+    assert stage.usage == Usage(10, 3, source="estimated")
+    usage = {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14}
+    stage = MediaEvents(RequestFacts(model="m", text_bytes=40))
+    last = b"data: %b\n\n" % json.dumps(head | {"choices": [], "usage": usage}).encode()
+    assert run(stage, *deltas, last, end) == b"".join([*deltas, last, end])
+    assert stage.usage == Usage(9, 5, source="upstream")
+
+
+def test_stream_of_unknown_events_is_finished_by_its_end() -> None:
+    stage = MediaEvents(RequestFacts(model="m"))
+    sent = event({"type": "progress", "percent": 5})
+    assert run(stage, sent) == sent and stage.finished
+    assert not MediaEvents(RequestFacts(model="m")).finished
 
 
 def test_speech_events_report_their_usage() -> None:

@@ -5,6 +5,8 @@ from, so that settling it later corrects those, whatever the date is by then. Pe
 wall clock does, the later period stays current, so that no quota is granted twice.
 """
 
+from typing import Final
+
 from msgspec import Struct
 
 from bluesminds.common.values import LimitSet
@@ -95,27 +97,40 @@ class UsageCounters:
             or (limits.usd_total and total.nano + total.held_nano + nano > limits.usd_total)
         )
 
-    def hold(self, estimate: Estimate, now: float) -> "Hold":
-        return Hold(self, estimate.tokens, estimate.nano or 0, now)
+    def hold(self, estimate: Estimate, now: float, share: "Share") -> "Hold":
+        return Hold(self, estimate.tokens, estimate.nano or 0, now, share)
 
 
 LimitedAccounts = tuple[tuple[UsageCounters, LimitSet], ...]
 
 
+class Share(Struct, frozen=True, gc=False):
+    """What a hold counts as: requests of the last minute, and requests that run at once."""
+
+    requests: int = 1
+    running: int = 1
+
+
+WHOLE_REQUEST: Final = Share()
+
+
 class Hold:
     """What one running request has reserved in one set of counters."""
 
-    __slots__ = ("_bucket", "_counters", "_day", "_month", "_nano", "_tokens")
+    __slots__ = ("_bucket", "_counters", "_day", "_month", "_nano", "_running", "_tokens")
 
-    def __init__(self, counters: UsageCounters, tokens: int, nano: int, now: float) -> None:
+    def __init__(
+        self, counters: UsageCounters, tokens: int, nano: int, now: float, share: Share = WHOLE_REQUEST
+    ) -> None:
         self._counters = counters
+        self._running = share.running
         self._tokens = tokens
         self._nano = nano
         self._day = counters.day
         self._month = counters.month
         self._bucket: WindowBucket = counters.tokens.add(now, tokens)
-        counters.requests.add(now, 1)
-        counters.running += 1
+        counters.requests.add(now, share.requests)
+        counters.running += share.running
         day, month, total = self._day, self._month, counters.total
         day.held_tokens += tokens
         month.held_tokens += tokens
@@ -128,7 +143,7 @@ class Hold:
     def settle(self, tokens: int, nano: int, now: float) -> None:
         """Replace the reserved amounts by the used ones; tokens beyond the reservation count from now."""
         counters = self._counters
-        counters.running -= 1
+        counters.running -= self._running
         counters.last_used = now
         if tokens < self._tokens:
             counters.tokens.give_back(self._bucket, self._tokens - tokens)

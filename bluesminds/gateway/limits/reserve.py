@@ -15,7 +15,15 @@ import trio
 from bluesminds.common.clock import Calendar, Clock
 from bluesminds.common.errors import GatewayError, Unavailable
 from bluesminds.common.values import NO_LIMITS, Caller, InUse
-from bluesminds.gateway.limits.counters import Estimate, Hold, LimitedAccounts, MinuteWindow, UsageCounters
+from bluesminds.gateway.limits.counters import (
+    WHOLE_REQUEST,
+    Estimate,
+    Hold,
+    LimitedAccounts,
+    MinuteWindow,
+    Share,
+    UsageCounters,
+)
 from bluesminds.gateway.limits.errors import PeriodEnds, limit_error
 from bluesminds.gateway.limits.headers import Headers, RemainingRates, rate_headers, remaining_rates
 from bluesminds.gateway.limits.keyless import AddressLimits
@@ -34,7 +42,7 @@ _NO_USE = Estimate(0, 0)
 class Reservation:
     """The reserved usage of one running request, settled once. Its usage counts in `day` and `month`."""
 
-    __slots__ = ("_holds", "_limiter", "_rates", "_returned", "_tokens", "day", "month")
+    __slots__ = ("_holds", "_limiter", "_rates", "_returned", "_running", "_tokens", "day", "month")
 
     def __init__(
         self,
@@ -43,8 +51,10 @@ class Reservation:
         holds: Sequence[Hold],
         counters: UsageCounters,
         rates: RemainingRates,
+        running: int,
     ) -> None:
         self._limiter = limiter
+        self._running = running
         self._tokens = tokens
         self._holds = holds
         self._rates = rates
@@ -62,7 +72,7 @@ class Reservation:
         if not self._holds:
             return
         holds, self._holds = self._holds, ()
-        self._limiter.running -= 1
+        self._limiter.running -= self._running
         now = self._limiter.monotonic()
         for hold in holds:
             hold.settle(tokens, nano, now)
@@ -132,8 +142,17 @@ class RateLimiter:
             account.last_used = now
         return True
 
-    def reserve(self, caller: Caller, estimate: Estimate, model: str = "") -> Reservation:
-        """Reserve the estimated usage, or change nothing and raise.
+    def reserve(
+        self,
+        caller: Caller,
+        estimate: Estimate,
+        model: str = "",
+        *,
+        share: Share = WHOLE_REQUEST,
+        enforce: bool = True,
+    ) -> Reservation:
+        """Reserve the estimated usage, or change nothing and raise. `share`: what it counts as. Without
+        `enforce` the limits need not allow it.
 
         Raises RateLimited, Forbidden (a budget, and a model without a price) or Unavailable.
         """
@@ -143,10 +162,14 @@ class RateLimiter:
             accounts = ((self._addresses.open(caller.address, now), caller.key_limits),)
         else:
             accounts = self._key_accounts(caller)
-        self._check_limits(caller, accounts, estimate, model, now)
-        holds = [counters.hold(estimate, now) for counters, _ in accounts]
-        self.running += 1
-        return Reservation(self, estimate.tokens, holds, accounts[-1][0], remaining_rates(accounts, now))
+        if enforce:
+            self._check_limits(caller, accounts, estimate, model, now)
+        else:
+            self._roll_over(accounts)
+        holds = [counters.hold(estimate, now, share) for counters, _ in accounts]
+        self.running += share.running
+        rates = remaining_rates(accounts, now)
+        return Reservation(self, estimate.tokens, holds, accounts[-1][0], rates, share.running)
 
     def check_exhausted(self, caller: Caller) -> None:
         """Raises as `reserve` does if not even the smallest request would be allowed now."""
@@ -193,16 +216,21 @@ class RateLimiter:
     ) -> None:
         """Roll the counters over to the current date and check every limit."""
         if not accounts or (not self._has_lease() and _is_limited(caller)):
-            raise Unavailable("limits_unavailable", "Limits cannot be checked. Try again in a few seconds.")
+            raise _limits_unavailable()
+        self._roll_over(accounts)
+        for counters, limits in accounts:
+            if not counters.allows(limits, estimate, now):
+                raise self._limit_error(caller, accounts, estimate, model, now)
+
+    def _roll_over(self, accounts: LimitedAccounts) -> None:
+        if not accounts:
+            raise _limits_unavailable()
         last = accounts[-1][0]
         date = self._calendar.date(self._clock.now_ms())
         last.roll_over(date.day, date.month)
         day, month = last.day.name, last.month.name
         for counters, _ in accounts:
             counters.roll_over(day, month)
-        for counters, limits in accounts:
-            if not counters.allows(limits, estimate, now):
-                raise self._limit_error(caller, accounts, estimate, model, now)
 
     def _find_accounts(self, caller: Caller, now: float) -> LimitedAccounts:
         """For reading only: an unknown address has empty counters, which are not kept."""
@@ -231,6 +259,10 @@ class RateLimiter:
         owners = _ADDRESS if caller.address else _KEY_AND_USER
         named = ((owner, *account) for owner, account in zip(owners, accounts, strict=True))
         return limit_error(named, estimate, model, now, ends)
+
+
+def _limits_unavailable() -> Unavailable:
+    return Unavailable("limits_unavailable", "Limits cannot be checked. Try again in a few seconds.")
 
 
 def _is_limited(caller: Caller) -> bool:

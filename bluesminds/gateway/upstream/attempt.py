@@ -16,6 +16,7 @@ from bluesminds.gateway.upstream.endpoint import UpstreamEndpoint
 from bluesminds.http.client.pool import (
     BodyTooLarge,
     FirstByteTimeout,
+    HandshakeRejected,
     Response,
     UpstreamCut,
     UpstreamProtocolError,
@@ -185,7 +186,7 @@ class ReplyReader(Struct, frozen=True):
         )
 
     async def _read_media(self, response: Response, seconds: float) -> Reply:
-        """Events, JSON, or anything else that passes as it is."""
+        """Events, JSON, or other bytes, which are forwarded unchanged."""
         if _has_event_type(response):
             return await self._read_stream_in_time(response, seconds)
         kind = _media_type(response)
@@ -210,7 +211,7 @@ class ReplyReader(Struct, frozen=True):
         )
 
     async def _read_media_json(self, response: Response, first: bytes) -> Reply:
-        """JSON with pictures can be long: what is longer than MAX_HELD_JSON passes while it arrives."""
+        """JSON with images can be long. A longer body than MAX_HELD_JSON is forwarded while it arrives."""
         body = bytearray(first)
         while len(body) <= MAX_HELD_JSON:
             if not (piece := await response.receive()):
@@ -284,6 +285,14 @@ class ReplyReader(Struct, frozen=True):
         """The answer in the client's format. Raises ValueError if the body contains no answer."""
         server, client = self._codecs
         return client.encode_reply(server.decode_reply(body, conversation), conversation)
+
+
+def handshake_reply(endpoint: UpstreamEndpoint, rejected: HandshakeRejected) -> Reply:
+    """The response that a server has sent instead of opening a WebSocket."""
+    body = endpoint.redact(rejected.body)
+    headers = [header for header in rejected.headers if header[0] in _PASSED_HEADERS]
+    error = read_error(rejected.status, body) if rejected.status >= 300 else None
+    return Reply(endpoint, rejected.status, [*headers, JSON_TYPE], body, error=error)
 
 
 def _headers(response: Response, *content_type: tuple[bytes, bytes]) -> Headers:

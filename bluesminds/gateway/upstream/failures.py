@@ -29,6 +29,7 @@ _TRY_NEXT = frozenset((404, 408, 425, 429))  # another server may have the model
 _REPEATABLE = frozenset((429, 500, 502, 503, 529))
 _PASSED_STATUS = frozenset((429, 503, 504))
 _KINDS: Mapping[int, FallbackReason] = {402: "limit", 429: "limit", 408: "timeout", 504: "timeout"}
+_NO_WEBSOCKET = frozenset((404, 405, 426, 501))
 LONGEST_RETRY_AFTER = 5.0  # seconds; a server that asks for more is not tried again for this request
 
 
@@ -97,6 +98,19 @@ def classify_reply(reply: Reply) -> AttemptFailure | None:
         retry_after=retry_after,
         kind=_KINDS.get(status, "error"),
     )
+
+
+def classify_handshake(reply: Reply) -> AttemptFailure | None:
+    """Of a response to the handshake of a WebSocket; None for an error that is the client's own."""
+    if reply.error is None:
+        invalid = UpstreamFailed(502, "upstream_invalid", "The server did not open a WebSocket.")
+        return AttemptFailure("NoWebSocket", blames_server=True, error=invalid)
+    if reply.status in _NO_WEBSOCKET and reply.error.code != "model_not_found":
+        reason = (reply.error.message or "no reason given")[:500]
+        message = f"The server has no WebSocket at this path: it answered {reply.status}: {reason}"
+        unsupported = UpstreamFailed(404, "unsupported_endpoint", message)
+        return AttemptFailure(str(reply.status), blames_server=False, error=unsupported)
+    return classify_reply(reply)
 
 
 def _retry_after(headers: Mapping[bytes, bytes]) -> float | None:

@@ -11,8 +11,9 @@ before them. They also come after a refusal that depends on the model, if the ro
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import trio
 from msgspec import Struct, structs
@@ -27,12 +28,27 @@ from bluesminds.gateway.routing.health import ServerHealthRegistry
 from bluesminds.gateway.routing.load import LoadRegistry
 from bluesminds.gateway.routing.plans import Target
 from bluesminds.gateway.routing.routed import RoutedTargets
-from bluesminds.gateway.upstream.attempt import Reply, ReplyReader
+from bluesminds.gateway.upstream.attempt import Reply, ReplyReader, handshake_reply
 from bluesminds.gateway.upstream.backoff import Backoff
 from bluesminds.gateway.upstream.endpoint import UpstreamEndpoint
-from bluesminds.gateway.upstream.failures import AttemptFailure, classify_error, classify_reply
-from bluesminds.http.client.pool import Pool, Timeouts, UpstreamError
+from bluesminds.gateway.upstream.failures import (
+    AttemptFailure,
+    classify_error,
+    classify_handshake,
+    classify_reply,
+)
+from bluesminds.http.client.pool import HandshakeRejected, Pool, Timeouts, UpstreamError, WebSocketRequest
+from bluesminds.http.websocket import WebSocket
 from bluesminds.wire.errors import ErrorDetail, names_forced_usage, refusal_kind
+
+T = TypeVar("T")
+
+
+class UpstreamSocket(Struct, frozen=True):
+    """A WebSocket to a server."""
+
+    endpoint: UpstreamEndpoint
+    socket: WebSocket
 
 
 class _Try(Struct, frozen=True):
@@ -83,6 +99,37 @@ class Sender:
 
         Raises UpstreamFailed if no server responded.
         """
+        attempt = self._measured_attempt if self._load.enabled else self._attempt
+        return await self._try_targets(
+            call, targets, begin, lambda target: attempt(call, target, body), body, routed
+        )
+
+    async def connect(
+        self,
+        call: Call,
+        targets: Sequence[Target],
+        begin: Callable[[Target], None],
+        request: Callable[[bytes, str], WebSocketRequest],
+        seconds: float,
+    ) -> UpstreamSocket | Reply:
+        """Open a WebSocket to the first server that does. A Reply is an error that is the client's own.
+        `request`: the handshake for a path and the server's name of the model; the headers of the server are
+        added. `seconds`: how long a server may take for it. Raises UpstreamFailed as `send` does.
+        """
+        timeouts = replace(self._timeouts, first_byte=seconds)
+        return await self._try_targets(
+            call, targets, begin, lambda target: self._shake_hands(call, target, request, timeouts)
+        )
+
+    async def _try_targets(
+        self,
+        call: Call,
+        targets: Sequence[Target],
+        begin: Callable[[Target], None],
+        attempt: Callable[[Target], Awaitable[T | AttemptFailure]],
+        body: CallBody | None = None,
+        routed: RoutedTargets | None = None,
+    ) -> T:
         waiting = [_Try(target) for target in targets]
         tries = 0
         while True:
@@ -92,17 +139,16 @@ class Sender:
             if turn.repetition:
                 await trio.sleep_until(turn.due)
             begin(turn.target)
-            attempt = self._measured_attempt if self._load.enabled else self._attempt
-            outcome = await attempt(call, turn.target, body)
-            if isinstance(outcome, Reply):
-                if outcome.error is None or routed is None or tries >= self._attempts:
+            outcome = await attempt(turn.target)
+            if not isinstance(outcome, AttemptFailure):
+                if routed is None or tries >= self._attempts:
                     return outcome
                 if not (more := self._take_after_refusal(call, turn.target, outcome, body, routed)):
                     return outcome
                 waiting = [_Try(target) for target in more]
                 continue
             self._record_failure(call, turn.target, outcome)
-            if not body.repeatable:
+            if body is not None and not body.repeatable:
                 raise _upload_error(outcome)
             again = None
             if outcome.repeatable:
@@ -119,15 +165,17 @@ class Sender:
                 raise _final_error(outcome, tries)
 
     def _take_after_refusal(
-        self, call: Call, target: Target, reply: Reply, body: CallBody, routed: RoutedTargets
+        self, call: Call, target: Target, outcome: object, body: CallBody | None, routed: RoutedTargets
     ) -> Sequence[Target]:
         """The targets of the next model after a refusal that depends on the model. The other servers of this
         model would refuse too.
         """
-        kind = refusal_kind(reply.error) if reply.error is not None and body.repeatable else None
+        if not isinstance(outcome, Reply) or outcome.error is None or body is None or not body.repeatable:
+            return ()
+        kind = refusal_kind(outcome.error)
         more = () if kind is None else self._take(call, target, kind, routed)
         if more:
-            reply.close()
+            outcome.close()
         return more
 
     def _take(
@@ -148,7 +196,7 @@ class Sender:
         """A stream is complete, or ended with the `error` that the server sent in it."""
         server = reply.endpoint.server.name
         if implausible:
-            self._warn_implausible_usage(call, server)
+            self.warn_implausible_usage(call, server)
         if error is None:
             self._health.record_success(server)
             return
@@ -159,6 +207,14 @@ class Sender:
     def stream_failed(self, reply: Reply, reason: str) -> None:
         """A stream has ended before its answer was complete."""
         self._record_shortfall(reply.endpoint.server.name, reason)
+
+    def socket_ended(self, upstream: UpstreamSocket, failure: str | None) -> None:
+        """A session with a server has ended, by its `failure` or not."""
+        server = upstream.endpoint.server.name
+        if failure is None:
+            self._health.record_success(server)
+        else:
+            self._record_shortfall(server, failure)
 
     def total_timeout(self, server: str) -> None:
         """The total timeout expired before the server responded."""
@@ -199,6 +255,32 @@ class Sender:
             return self._answered(call, reply)
         reply.close()
         return failure
+
+    async def _shake_hands(
+        self,
+        call: Call,
+        target: Target,
+        request: Callable[[bytes, str], WebSocketRequest],
+        timeouts: Timeouts,
+    ) -> UpstreamSocket | Reply | AttemptFailure:
+        endpoint, context, plan = self._endpoint(target.server, call), call.context, target.plan
+        model = target.model or call.model
+        asked = request(endpoint.target(plan.path, model, stream=True), model)
+        headers = (*endpoint.headers_for(plan, context.forward), (b"x-request-id", context.id.encode()))
+        asked = structs.replace(asked, headers=headers)
+        try:
+            outcome = await self._pool.open_websocket(endpoint.origin, asked, timeouts=timeouts)
+        except UpstreamError as exc:
+            return classify_error(exc)
+        server = target.server.name
+        if not isinstance(outcome, HandshakeRejected):
+            self._count(server, "answered")
+            return UpstreamSocket(endpoint, outcome)
+        reply = handshake_reply(endpoint, outcome)
+        if (failure := classify_handshake(reply)) is not None:
+            return failure
+        self._count(server, "answered")
+        return reply.as_client_error(call.format, context.request_id)
 
     @staticmethod
     def _refuses_forced_usage(call: Call, target: Target, reply: Reply) -> bool:
@@ -263,10 +345,7 @@ class Sender:
         self._count(server, reason)
         self._health.record_failure(server, reason)
 
-    def warn_implausible_usage(self, call: Call, reply: Reply) -> None:
-        self._warn_implausible_usage(call, reply.endpoint.server.name)
-
-    def _warn_implausible_usage(self, call: Call, server: str) -> None:
+    def warn_implausible_usage(self, call: Call, server: str) -> None:
         self._log.warning(
             "usage_implausible", request_id=call.context.request_id, server=server, model=call.model
         )

@@ -25,6 +25,7 @@ from bluesminds.http.server.authority import is_valid_authority
 from bluesminds.http.server.exchange import BODY_BYTES_PER_SECOND, SEND_SLICE, ServerContext
 from bluesminds.http.server.rejections import Rejection
 
+_HTTP1_HEADERS = frozenset((b"connection", b"upgrade"))
 SendEvent = Callable[[Any], Awaitable[None]]
 
 
@@ -181,6 +182,9 @@ class _HTTP2Exchange:
         if self._disconnect.disconnected:
             raise ClientDisconnected("the client has disconnected")
         self._started = True
+        if message["type"] == "http.response.start":
+            fields = [field for field in message["headers"] if field[0] not in _HTTP1_HEADERS]
+            message = {**message, "headers": fields}
         body = message.get("body", b"")
         if len(body) <= SEND_SLICE:
             await self._send_in_time(message)

@@ -1,15 +1,15 @@
 """A built-in model server, so that every endpoint of the gateway can be tried without a vendor.
 
-It supports OpenAI's API for chat completions, responses, completions, embeddings, moderations, images and
-audio, and the rerank API of Cohere and Jina. The same request always gets the same response. The model
-decides what the
-response is:
+It supports OpenAI's API for chat completions, responses, completions, embeddings, moderations, images, audio
+and Realtime sessions, and the rerank API of Cohere and Jina. The same request always gets the same response.
+The model decides what the response is:
 
     demo/echo        the last message              demo/embedding    vectors, alike for similar texts
     demo/text        48 words of prose             demo/moderation   flags a few plain words
     demo/reasoning   prose after reasoning         demo/rerank       sorts documents by relevance
-    demo/refusal     a refusal                     demo/image        striped pictures (PNG)
+    demo/refusal     a refusal                     demo/image        striped images (PNG)
     demo/speech      a tone for each word (WAV)    demo/transcription  the size of a recording
+    demo/realtime    sessions that repeat the last message
 
 These models serve every endpoint:
 

@@ -1,4 +1,4 @@
-"""POST /images: pictures of stripes whose colours follow from the request, as PNG."""
+"""POST /images: striped images whose colours follow from the request, as PNG."""
 
 import hashlib
 import re
@@ -18,13 +18,13 @@ from bluesminds.providers.demo.text import tokens_of
 _STRIPES = 16
 _LARGEST = 2048  # pixels of a side
 _DEFAULT_SIZE = "256x256"
-_TOKENS_OF_PICTURE = 272
-_TOKENS_OF_PARTIAL = 100
-_TOKENS_OF_SOURCE = 50
+_TOKENS_PER_IMAGE = 272
+_TOKENS_PER_PARTIAL = 100
+_TOKENS_PER_SOURCE = 50
 _SIZE = re.compile(r"([1-9][0-9]{0,3})x([1-9][0-9]{0,3})")
 
 
-class PictureOptions(Struct):
+class ImageOptions(Struct):
     """What every endpoint of images takes."""
 
     model: str = "demo/image"
@@ -37,7 +37,7 @@ class PictureOptions(Struct):
     partial_images: Annotated[int, Meta(ge=0, le=3)] | None = None
 
 
-class _GenerationRequest(PictureOptions, kw_only=True):
+class _GenerationRequest(ImageOptions, kw_only=True):
     prompt: str
 
 
@@ -46,38 +46,38 @@ class _ImageReference(Struct):
     file_id: str = ""
 
 
-class _EditRequest(PictureOptions, kw_only=True):
+class _EditRequest(ImageOptions, kw_only=True):
     prompt: str
     images: Annotated[list[_ImageReference], Meta(min_length=1, max_length=16)]
 
 
 def generations(body: bytes) -> Script:
     """Raises DemoError."""
-    return pictures(read(body, _GenerationRequest), "image_generation", source_tokens=0)
+    return make_images(read(body, _GenerationRequest), "image_generation", source_tokens=0)
 
 
 def edits(body: bytes) -> Script:
-    """Of pictures that JSON refers to. Raises DemoError."""
+    """Of images that JSON refers to. Raises DemoError."""
     request = read(body, _EditRequest)
-    return pictures(request, "image_edit", source_tokens=_TOKENS_OF_SOURCE * len(request.images))
+    return make_images(request, "image_edit", source_tokens=_TOKENS_PER_SOURCE * len(request.images))
 
 
 def edits_of_form(form: UploadedForm) -> Script:
     """Raises DemoError."""
     request = form.read(_GenerationRequest)
     sizes = form.sizes("image", "image[]")
-    return pictures(request, "image_edit", source_tokens=_TOKENS_OF_SOURCE * len(sizes), seed=str(sizes))
+    return make_images(request, "image_edit", source_tokens=_TOKENS_PER_SOURCE * len(sizes), seed=str(sizes))
 
 
 def variations(form: UploadedForm) -> Script:
     """Raises DemoError."""
-    request = form.read(PictureOptions)
+    request = form.read(ImageOptions)
     sizes = form.sizes("image")
-    return pictures(request, "image_edit", source_tokens=_TOKENS_OF_SOURCE, seed=str(sizes))
+    return make_images(request, "image_edit", source_tokens=_TOKENS_PER_SOURCE, seed=str(sizes))
 
 
-def pictures(request: PictureOptions, kind: str, *, source_tokens: int, seed: str = "") -> Script:
-    """`kind`: what the events are called. `source_tokens`: of the pictures in the request. `seed`: what the
+def make_images(request: ImageOptions, kind: str, *, source_tokens: int, seed: str = "") -> Script:
+    """`kind`: what the events are called. `source_tokens`: of the images in the request. `seed`: what the
     colours follow from besides the prompt.
     """
     width, height = _size_of(request.size)
@@ -106,13 +106,13 @@ def _events(
         yield {"type": f"{kind}.completed"} | head | {"b64_json": whole, "usage": usage}
 
 
-def _row(picture: bytes, form: str | None) -> dict[str, str]:
-    encoded = b64encode(picture).decode()
+def _row(image: bytes, form: str | None) -> dict[str, str]:
+    encoded = b64encode(image).decode()
     return {"url": f"data:image/png;base64,{encoded}"} if form == "url" else {"b64_json": encoded}
 
 
 def _usage(text: int, source: int, count: int, partials: int) -> dict[str, Any]:
-    output = count * (_TOKENS_OF_PICTURE + partials * _TOKENS_OF_PARTIAL)
+    output = count * (_TOKENS_PER_IMAGE + partials * _TOKENS_PER_PARTIAL)
     return {
         "input_tokens": text + source,
         "output_tokens": output,

@@ -2,11 +2,14 @@
 
 from collections.abc import Awaitable, Callable
 from functools import partial
+from urllib.parse import parse_qsl
 
 import msgspec
 from msgspec import Struct
 
 from bluesminds.http.asgi import ASGIApp, Receive, Scope, Send
+from bluesminds.http.server.websocket import WebSocketUpgrade
+from bluesminds.http.websocket import WebSocketClosed, WebSocketLimits, WebSocketViolation
 from bluesminds.providers.demo.audio import speech
 from bluesminds.providers.demo.chat import chat
 from bluesminds.providers.demo.completions import completions
@@ -15,8 +18,18 @@ from bluesminds.providers.demo.gemini import count_tokens, gemini_error, generat
 from bluesminds.providers.demo.images import edits, edits_of_form, generations, variations
 from bluesminds.providers.demo.moderations import moderations
 from bluesminds.providers.demo.objects import MAX_UPLOAD, DemoObjects, has_objects
+from bluesminds.providers.demo.realtime import DemoSession
 from bluesminds.providers.demo.responses import input_tokens, responses
-from bluesminds.providers.demo.script import CREATED, DemoError, Script, Step, error_response, read, response
+from bluesminds.providers.demo.script import (
+    CREATED,
+    TOKEN_SECONDS,
+    DemoError,
+    Script,
+    Step,
+    error_response,
+    read,
+    response,
+)
 from bluesminds.providers.demo.transcripts import transcriptions, translations
 from bluesminds.providers.demo.vectors import embeddings, rerank
 from bluesminds.wire.models import ModelRow, write_gemini_model, write_gemini_models
@@ -45,6 +58,8 @@ _GEMINI = "/v1beta"
 _CHAT = ("/chat/completions", "/responses", "/responses/input_tokens")
 _TEXT = (*_CHAT, "/completions")
 _ALL = tuple(dict.fromkeys((*_ENDPOINTS, *_FORM_ENDPOINTS)))
+_REALTIME = "/realtime"
+_SOCKET = WebSocketLimits()
 MODELS = {  # the endpoints that each model serves
     "demo/echo": _TEXT,
     "demo/text": _TEXT,
@@ -56,6 +71,7 @@ MODELS = {  # the endpoints that each model serves
     "demo/image": ("/images/generations", "/images/edits", "/images/variations"),
     "demo/speech": ("/audio/speech",),
     "demo/transcription": ("/audio/transcriptions", "/audio/translations"),
+    "demo/realtime": (_REALTIME,),
     "demo/slow": _ALL,
     "demo/cut": _ALL,
     "demo/400": _ALL,
@@ -127,6 +143,14 @@ def _respond(method: str, path: str, body: bytes | UploadedForm) -> Script:
 
 def _play(model: str, path: str, make: Callable[[], Script]) -> Script:
     """The script that `make` writes for a model, with the faults of the model."""
+    _check_model(model, path)
+    kind = model.removeprefix("demo/")
+    script = make()
+    return _delayed(script) if kind == "slow" else _cut(script) if kind == "cut" else script
+
+
+def _check_model(model: str, path: str) -> None:
+    """Raises DemoError for a model that fails, is unknown, or does not serve this endpoint."""
     kind = model.removeprefix("demo/")
     if kind.isdecimal() and 400 <= int(kind) <= 599:
         raise DemoError(f"{model} always fails with status {kind}.", status=int(kind), code=f"demo_{kind}")
@@ -137,8 +161,6 @@ def _play(model: str, path: str, make: Callable[[], Script]) -> Script:
         raise DemoError(
             f"{model} does not serve {path}. Models for it: {others}.", "model", code="unsupported_model"
         )
-    script = make()
-    return _delayed(script) if kind == "slow" else _cut(script) if kind == "cut" else script
 
 
 def _answer(path: str, body: bytes | UploadedForm) -> Script:
@@ -191,7 +213,18 @@ def demo_app(sleep: Callable[[float], Awaitable[object]]) -> ASGIApp:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        script = await _script(objects, scope, receive)
+        upgrade = scope["extensions"].get("websocket")
+        if upgrade is not None and scope["path"] == f"/v1{_REALTIME}":
+            model = dict(parse_qsl(scope["query_string"].decode())).get("model", "")
+            try:
+                _check_model(model or "none", _REALTIME)
+            except DemoError as error:
+                script = error_response(error)
+            else:
+                await _talk(upgrade, model, sleep)
+                return
+        else:
+            script = await _script(objects, scope, receive)
         headers = [(b"content-type", script.content_type.encode()), *script.headers]
         await send({"type": "http.response.start", "status": script.status, "headers": headers})
         for step in script.steps:
@@ -202,6 +235,29 @@ def demo_app(sleep: Callable[[float], Awaitable[object]]) -> ASGIApp:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     return app
+
+
+async def _talk(upgrade: WebSocketUpgrade, model: str, sleep: Callable[[float], Awaitable[object]]) -> None:
+    """One Realtime session, until the client closes it."""
+    offered = next(iter(upgrade.subprotocols), None)
+    socket = await upgrade.accept(offered, (), _SOCKET, _keep)
+    session = DemoSession(model)
+    events = session.open()
+    try:
+        while True:
+            for event in events:
+                await sleep(TOKEN_SECONDS if event["type"].endswith(".delta") else 0.0)
+                await socket.send(msgspec.json.encode(event).decode())
+            message = await socket.receive()
+            events = session.handle(message if isinstance(message, str) else "")
+    except WebSocketViolation as exc:
+        await socket.close(exc.code, exc.reason)
+    except WebSocketClosed as exc:
+        await socket.close(exc.code)
+
+
+def _keep(size: int) -> None:
+    """The memory of messages is not counted here."""
 
 
 async def _script(objects: DemoObjects, scope: Scope, receive: Receive) -> Script:

@@ -8,7 +8,7 @@ from bluesminds.providers.demo.forms import UploadedForm
 from bluesminds.providers.demo.script import TOKEN_SECONDS, Script, Step, events, response
 from bluesminds.providers.demo.text import tokens_of
 
-_BYTES_PER_SECOND = 48_000  # of sound as the demo server speaks it
+_BYTES_PER_SECOND = 48_000  # of audio of the demo server
 _TOKENS_PER_SECOND = 10
 _WORDS_PER_SEGMENT = 4
 
@@ -33,7 +33,7 @@ def _transcript(form: UploadedForm, task: str) -> Script:
     request = form.read(_TranscriptionRequest)
     size = form.sizes("file")[0]
     seconds = round(size / _BYTES_PER_SECOND, 3)
-    text = f"This recording has {size} bytes, which are {seconds:g} seconds of sound."
+    text = f"This recording has {size} bytes, which are {seconds:g} seconds of audio."
     if task == "translate":
         text += " It is in English."
     words = tokens_of(text)

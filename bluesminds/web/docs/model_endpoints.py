@@ -543,7 +543,7 @@ _IMAGE_STREAMS: Final = """
 With `"stream": true` the response is a stream of the server's events: partial images, if the request asks for
 them, and the completed image with its usage. A server that does not stream responds with JSON.
 """
-_SOUND: Final = """
+_AUDIO: Final = """
 
 The response is audio in the format of `response_format`, forwarded when it arrives. With
 `"stream_format": "sse"` the response is a stream of the server's events. If the server ends the response
@@ -567,7 +567,7 @@ _STREAM_TEXTS: Final[dict[FormatName, str]] = {
     "responses": _NUMBERED_STREAMS,
     "images": _IMAGE_STREAMS,
     "image_edits": _IMAGE_STREAMS,
-    "speech": _SOUND,
+    "speech": _AUDIO,
     "transcription": _TRANSCRIPT_STREAMS,
 }
 _TEXTS: Final[Mapping[FormatName, str]] = _STREAM_TEXTS | {"audio_translation": _TRANSCRIPTS}
@@ -633,7 +633,8 @@ def _described(operation: Operation) -> OpenAPIOperation:
 
 
 DATA_PLANE: Final = (
-    *map(_described, OPERATIONS),
+    # OpenAPI cannot describe a WebSocket; docs/api.md does.
+    *(_described(operation) for operation in OPERATIONS if operation.handler != "realtime"),
     OpenAPIOperation(
         method="GET",
         path="/v1/models",

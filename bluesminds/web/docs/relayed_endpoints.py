@@ -31,7 +31,7 @@ class ServerObjectListSchema(Struct):
 
 
 class BatchRequestSchema(Struct):
-    """All fields are passed to the server."""
+    """All fields are forwarded."""
 
     input_file_id: str
     endpoint: str
@@ -39,7 +39,7 @@ class BatchRequestSchema(Struct):
 
 
 class VectorStoreRequestSchema(Struct):
-    """All fields are passed to the server."""
+    """All fields are forwarded."""
 
     name: str | None = None
     file_ids: list[str] = []

@@ -19,7 +19,7 @@ from bluesminds.common.errors import Unavailable
 from bluesminds.common.networks import block_of
 from bluesminds.common.values import LimitSet
 from bluesminds.config import ConfigError, load
-from bluesminds.gateway.limits.counters import Estimate, UsageCounters
+from bluesminds.gateway.limits.counters import WHOLE_REQUEST, Estimate, UsageCounters
 from bluesminds.gateway.limits.keyless import AddressLimits, keyless_caller
 from tests import gateways
 from tests.fakes.model_server import DONE, ModelServer, chunk, completion, error, refusal, streamed, whole
@@ -273,10 +273,10 @@ def test_full_address_table_keeps_counted_addresses(mock_clock: MockClock) -> No
     addresses = AddressLimits(max_addresses=3)
     limits, small = LimitSet(rpm=1), Estimate(10, 0)
     first, busy, daily = (addresses.open(name, 0.0) for name in ("first", "busy", "daily"))
-    first.hold(small, 0.0).settle(0, 0, 0.0)
-    running = busy.hold(small, 0.0)
+    first.hold(small, 0.0, WHOLE_REQUEST).settle(0, 0, 0.0)
+    running = busy.hold(small, 0.0, WHOLE_REQUEST)
     daily.roll_over("2027-01-31", "2027-01")
-    daily.hold(small, 0.0).settle(10, 0, 0.0)
+    daily.hold(small, 0.0, WHOLE_REQUEST).settle(10, 0, 0.0)
     for number in range(100):
         with pytest.raises(Unavailable) as caught:
             addresses.open(f"flood {number}", 1.0)

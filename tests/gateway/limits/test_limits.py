@@ -255,7 +255,7 @@ async def test_start_restores_requests_of_at_most_one_hour(
     assert (await gateway.chat(key=key)).status_code == 200
     await gateway.stop()
     longer = minutes * 60_000
-    gateway.alter(f"UPDATE usage SET at = at - {longer}, duration_ms = duration_ms + {longer}")  # noqa: S608
+    await gateway.alter(f"UPDATE usage SET at = at - {longer}, duration_ms = duration_ms + {longer}")  # noqa: S608
     gateway = await gateways.start(nursery, home, servers=servers, clock=wall, upstream=day, key=gateway.key)
     assert (await gateway.chat(key=key)).status_code == status
 
@@ -358,7 +358,7 @@ async def test_unreadable_limits_reject_requests_until_fixed(gateway: Gateway) -
         of_key, of_user = f"/api/admin/keys/{key_id}/limits", f"/api/admin/users/{user}/limits"
 
         async def assert_unreadable(statement: str, *paths: str) -> None:
-            gateway.alter(statement)
+            await gateway.alter(statement)
             gateway.services.key_changes.notify()  # the gateway did not make this change itself
             for answer in [await gateway.chat(key=key), *[await client.get(path) for path in paths]]:
                 assert (answer.status_code, answer.json()["error"]["code"]) == (503, "limits_unreadable")
@@ -366,7 +366,7 @@ async def test_unreadable_limits_reject_requests_until_fixed(gateway: Gateway) -
 
         for text in DAMAGED:
             await assert_unreadable(DAMAGE.format("api_keys", text), of_key)
-        gateway.alter("UPDATE api_keys SET limits = NULL")
+        await gateway.alter("UPDATE api_keys SET limits = NULL")
         for text in DAMAGED:
             await assert_unreadable(DAMAGE.format("users", text), of_key, of_user)
         fixed = (await client.patch(of_user, json={"rpm": 7})).json()

@@ -402,7 +402,11 @@ async def test_history_counts_as_memory_of_bodies(
     nursery: trio.Nursery, home: Path, models: ModelServer
 ) -> None:
     gateway = await gateways.start(
-        nursery, home, servers=[entry("chat", models.url)], server={"max_buffered_bytes": 1_500_000}
+        nursery,
+        home,
+        servers=[entry("chat", models.url)],
+        server={"max_buffered_bytes": 1_500_000},
+        websocket={"max_message_bytes": 1_500_000},
     )
     made = await respond(own(gateway), "x" * 700_000)
     body = {"model": "m", "input": "x" * 700_000, "previous_response_id": made["id"]}

@@ -274,7 +274,7 @@ async def test_recording_is_transcribed(sdk: AsyncOpenAI) -> None:
     spoken = await sdk.audio.speech.create(model="demo/speech", voice="alloy", input="one two three")
     file = ("speech.wav", spoken.content, "audio/wav")
     made = await sdk.audio.transcriptions.create(model="demo/transcription", file=file)
-    assert made.text == "This recording has 11564 bytes, which are 0.241 seconds of sound."
+    assert made.text == "This recording has 11564 bytes, which are 0.241 seconds of audio."
     assert made.usage and made.usage.type == "tokens" and made.usage.input_tokens == 2
     verbose = await sdk.audio.transcriptions.create(
         model="demo/transcription", file=file, response_format="verbose_json"

@@ -35,7 +35,7 @@ FORMS = {
     "/audio/transcriptions": UploadedForm({}, {"file": [7]}),
     "/audio/translations": UploadedForm({}, {"file": [7]}),
 }
-SERVED = [(model, path) for model, paths in MODELS.items() for path in paths]
+SERVED = [(model, path) for model, paths in MODELS.items() for path in paths if path in BODIES]
 
 
 async def test_models_are_those_of_the_docstring(sdk: AsyncOpenAI) -> None:

@@ -61,7 +61,7 @@ async def test_audit_api_lists_filters_and_verifies(gateway: Gateway) -> None:
         assert (await client.get("/api/admin/audit/verify", params=noted)).json() == result
         empty = {"noted": "0:"}  # what an empty log tells
         assert (await client.get("/api/admin/audit/verify", params=empty)).json() == result
-        gateway.alter(f"DELETE FROM audit WHERE seq = {added['seq']}")  # noqa: S608
+        await gateway.alter(f"DELETE FROM audit WHERE seq = {added['seq']}")  # noqa: S608
         broken = (await client.get("/api/admin/audit/verify", params=noted)).json()
         assert (broken["ok"], broken["damage"], broken["rows"]) == (False, "removed", added["seq"] - 1)
         assert f"entry {added['seq']} is missing" in broken["message"]

@@ -445,7 +445,9 @@ async def test_session_last_use_is_stored_at_most_once_a_minute(nursery: trio.Nu
         assert await ada.is_signed_in() and rows(site.gateway, last_use) == [(began,)]
         clock.now += 1
         assert await ada.is_signed_in() and rows(site.gateway, last_use) == [(clock.now,)]
-        site.gateway.alter("CREATE TRIGGER t BEFORE UPDATE ON sessions BEGIN SELECT RAISE(ABORT, 'no'); END")
+        await site.gateway.alter(
+            "CREATE TRIGGER t BEFORE UPDATE ON sessions BEGIN SELECT RAISE(ABORT, 'no'); END"
+        )
         clock.now += 60_000
         assert await ada.is_signed_in(), "the database cannot be written, but it can be read"
 
@@ -733,7 +735,7 @@ async def test_login_with_outdated_hash_replaces_it(sqlite_site: Deployment) -> 
     user_id = await sqlite_site.create_user(ADA)
     old = PasswordHasher(time_cost=1, memory_cost=1024, parallelism=2)
     update = f"UPDATE users SET password_hash = '{old.hash(PASSWORD)}' WHERE id = '{user_id}'"  # noqa: S608
-    sqlite_site.gateway.alter(update)
+    await sqlite_site.gateway.alter(update)
     stored = "SELECT password_hash FROM users WHERE email IS NOT NULL"
     async with sqlite_site.browser() as ada:
         assert code_of(await ada.login(ADA, NEW)) == "invalid_credentials"
