@@ -95,8 +95,7 @@ class Gateway(Struct, frozen=True):
             else:
                 routed = self._select_routed(catalog, route, caller, call, body, only)
                 entry = self._admit_routed(caller, call, routed)
-                if catalog.model(call.model) is None:
-                    entry.label = route.model
+                entry.label = catalog.label(call.model)
                 targets = routed.first()
         except BaseException as exc:
             self.accounting.record_failure(context, caller, exc, model="" if call is None else call.model)

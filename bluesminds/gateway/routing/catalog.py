@@ -89,6 +89,13 @@ class ModelCatalog:
         """False if the models of the server are known, and this one is not among them."""
         return server not in self._listing or any(one.name == server for one in self.servers_for(model))
 
+    def label(self, model: str) -> str:
+        """The model in metrics. Names that clients invent below a prefix have that of its route."""
+        if self.routes is None or model in self._rows:
+            return model
+        route = self.routes.match(model)
+        return model if route is None else route.model
+
     def servers_for(self, model: str) -> Sequence[Server]:
         return self._servers_by_model.get(model, ())
 

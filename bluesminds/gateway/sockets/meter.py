@@ -60,6 +60,7 @@ class SessionMeter:
         self._call = call
         self._first: UsageEntry | None = first
         self._target = first.target
+        self._label = first.label
         self._clock = clock
         self._implausible = implausible
         self._asked: deque[RunningResponse] = deque()
@@ -218,7 +219,9 @@ class SessionMeter:
         )
         call = structs.replace(self._call, context=context, model=model)
         entry = self._accounting.open(self.limits.caller, call, reservation)
+        own = model == self._call.model
+        if own:
+            entry.label = self._label
         if (target := self._target) is not None:
-            named = model == self._call.model
-            entry.try_target(target if named else structs.replace(target, model="", priced_as=""))
+            entry.try_target(target if own else structs.replace(target, model="", priced_as=""))
         return entry

@@ -168,7 +168,9 @@ class RealtimeSessions:
             limits.close()
             raise
         accounting.recorder.reserve()
-        return _Admitted(call, targets, limits, accounting.open(caller, call, reservation))
+        entry = accounting.open(caller, call, reservation)
+        entry.label = self._gateway.registry.catalog.label(call.model)
+        return _Admitted(call, targets, limits, entry)
 
     async def _serve(
         self,

@@ -348,9 +348,12 @@ async def test_session_follows_the_route_of_its_model_and_costs_what_the_target_
     gateway = await start(nursery, home, realtime, second, routes=routes, prices=prices)
     async with opened(gateway, "/v1/realtime?model=voice-1") as client:
         assert client.headers["x-bluesminds-server"] == "server-1"
-        await client.say(CREATE)
-        await client.hear_until("response.done")
+        for _ in range(2):
+            await client.say(CREATE)
+            await client.hear_until("response.done")
     assert second.handshakes[0].line == b"GET /v1/realtime?model=voice-eu HTTP/1.1"
     assert realtime.handshakes == []
-    (row,) = await gateway.settled(1)
-    assert (row["model"], row["server"], row["cost_nano"]) == ("voice-1", "server-1", 1_200_000)
+    rows = await gateway.settled(2)
+    assert [(row["model"], row["server"]) for row in rows] == [("voice-1", "server-1")] * 2
+    assert [row["cost_nano"] for row in rows] == [1_200_000] * 2
+    assert await gateway.metric("bluesminds_tokens_total", kind="output", model="voice*") == 20
