@@ -69,7 +69,8 @@ def ids_in_json(data: bytes) -> FoundIds:
         for found in _VALUE.finditer(field)
         if (text := _text(found[0]))
     }
-    mentions = {text for found in set(_STRING.findall(data)) if (text := _text(b'"%b"' % found))}
+    decoded = {_text(b'"%b"' % found) for found in set(_STRING.findall(data))}
+    mentions = {text for text in decoded if _ID.fullmatch(text)}  # PostgreSQL refuses a NUL in a text
     if len(references) + len(mentions) > MAX_IDS:
         raise InvalidRequest("too_many_ids", f"The body has more than {MAX_IDS} values that could be ids.")
     return FoundIds(frozenset(references), frozenset(mentions))
