@@ -65,13 +65,8 @@ class UsageEntry:
         self.attempts = (*self.attempts, server)
 
     def try_target(self, target: Target) -> None:
-        self.begin_attempt(target.server.name)
+        self.attempts = (*self.attempts, target.server.name)
         self.target = target
-
-    @property
-    def fallback_model(self) -> str:
-        """The model that answered, if it is not the requested one; else ""."""
-        return "" if self.target is None else self.target.serves
 
     def begin_response(self, stage: Stage | None = None) -> None:
         """The first bytes are about to be sent to the client. `stage` measures a stream."""

@@ -78,7 +78,7 @@ class Relay(Struct, frozen=True):
     def headers(self, entry: UsageEntry) -> Headers:
         """The headers of every response to an admitted request, besides the request id."""
         headers = [*entry.rate_headers]
-        if model := entry.fallback_model:
+        if entry.target is not None and (model := entry.target.serves):
             headers.append((b"x-bluesminds-model", model.encode("ascii", "replace")))
         if self.expose_server and entry.attempts:
             headers.append((b"x-bluesminds-server", entry.attempts[-1].encode()))
