@@ -126,7 +126,8 @@ def test_settings_that_are_mentioned_exist(path: Path) -> None:
     for block in blocks(path, "toml"):
         for section, value in tomllib.loads(block).items():
             assert section in known
-            assert set(value) <= known if isinstance(value, dict) else True
+            if isinstance(value, dict) and section != "routes_short":  # its keys are names of models
+                assert set(value) <= known
 
 
 def test_settings_named_by_errors_and_operation_exist() -> None:

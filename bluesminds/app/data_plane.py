@@ -1,7 +1,9 @@
 """Builds the gateway from the services: authentication, routing, accounting and the ASGI application."""
 
+import random
 from collections import Counter
 from functools import partial
+from typing import Final
 
 import trio
 from msgspec import Struct
@@ -20,6 +22,7 @@ from bluesminds.app.settings_map import (
 )
 from bluesminds.common.networks import Networks
 from bluesminds.common.values import Server
+from bluesminds.config import configured_routes
 from bluesminds.gateway.accounting import UsageAccounting
 from bluesminds.gateway.authenticate import KeyAuthenticator
 from bluesminds.gateway.bodies import BodyMemory
@@ -38,6 +41,9 @@ from bluesminds.gateway.recorder import Recorder
 from bluesminds.gateway.relay import Relay
 from bluesminds.gateway.routing.catalog import ServerRegistry
 from bluesminds.gateway.routing.health import ServerHealthRegistry, ServerStatus
+from bluesminds.gateway.routing.load import LoadRegistry
+from bluesminds.gateway.routing.policies import Balancer
+from bluesminds.gateway.routing.rotation import RotationRegistry
 from bluesminds.gateway.server_objects import ServerObjects
 from bluesminds.gateway.sockets.realtime import RealtimeSessions
 from bluesminds.gateway.spool import SpoolSpace
@@ -59,6 +65,8 @@ from bluesminds.web.pages import account_pages
 from storage.keys import select_allowed_origins
 from storage.quotas import select_recent
 
+# Its own generator: a seed that is set elsewhere must not choose the servers.
+_RANDOM: Final = random.Random()  # noqa: S311
 MAX_RESTORED_SECONDS = 3600.0  # longer requests are not restored: the start must not read a day of usage rows
 
 
@@ -79,6 +87,7 @@ class Authentication(Struct, frozen=True):
 class Routing(Struct, frozen=True):
     registry: ServerRegistry
     health: ServerHealthRegistry
+    balancer: Balancer
     health_checker: HealthChecker
 
     def example_model(self) -> str | None:
@@ -138,6 +147,7 @@ def build_data_plane(
     sender = Sender(
         services.pool,
         routing.health,
+        routing.balancer.load,
         timeouts=upstream_timeouts(settings),
         attempts=settings.upstream.attempts,
         backoff=backoff,
@@ -152,7 +162,7 @@ def build_data_plane(
     gateway = Gateway(
         keys=authentication.keys,
         registry=routing.registry,
-        health=routing.health,
+        balancer=routing.balancer,
         limiter=authentication.limiter,
         sender=sender,
         relay=Relay(sender, expose_server=settings.server.expose_server),
@@ -178,9 +188,7 @@ def build_data_plane(
         watchdog=Watchdog(runtime.recorder, limit=MAX_BACKOFF + 2 * settings.storage.settle_timeout),
         stats=stats,
         control=control,
-        edge=_build_edge(
-            services, gateway, sessions, control, bodies, origins, _build_relay(services, gateway, runtime)
-        ),
+        edge=_build_edge(services, gateway, routing, sessions, control, bodies, origins, runtime),
     )
 
 
@@ -212,8 +220,16 @@ def _build_authentication(services: Services, lease: Lease) -> Authentication:
 def _build_routing(services: Services, configured: list[Server]) -> Routing:
     upstream = services.settings.upstream
     health = ServerHealthRegistry(eject_after=upstream.eject_after, eject_seconds=upstream.eject_seconds)
-    prices = model_prices(services.settings)
-    registry = ServerRegistry(configured, services.accounts.servers.load, health, prices)
+    load, rotations = LoadRegistry(), RotationRegistry()
+    registry = ServerRegistry(
+        configured,
+        services.accounts.servers.load,
+        health,
+        load,
+        rotations,
+        routes=configured_routes(services.settings),
+        prices=model_prices(services.settings),
+    )
     checker = HealthChecker(
         services.pool,
         registry,
@@ -222,7 +238,8 @@ def _build_routing(services: Services, configured: list[Server]) -> Routing:
         timeout=upstream.probe_timeout,
         log=services.log,
     )
-    return Routing(registry, health, checker)
+    balancer = Balancer(health.is_usable, load, rotations, _RANDOM.random)
+    return Routing(registry, health, balancer, checker)
 
 
 def _build_accounting(services: Services, runtime: Runtime) -> UsageAccounting:
@@ -326,10 +343,12 @@ def _build_responses(services: Services, objects: ServerObjects) -> ResponseStor
     )
 
 
-def _build_relay(services: Services, gateway: Gateway, runtime: Runtime) -> RelayRunner:
+def _build_relay(
+    services: Services, gateway: Gateway, health: ServerHealthRegistry, runtime: Runtime
+) -> RelayRunner:
     sender = RawSender(
         services.pool,
-        gateway.health,
+        health,
         timeouts=upstream_timeouts(services.settings),
         metrics=runtime.metrics,
         log=services.log,
@@ -341,14 +360,16 @@ def _build_relay(services: Services, gateway: Gateway, runtime: Runtime) -> Rela
 def _build_edge(
     services: Services,
     gateway: Gateway,
+    routing: Routing,
     sessions: RealtimeSessions,
     control: ASGIApp,
     bodies: BodyMemory,
     origins: BrowserOrigins,
-    runner: RelayRunner,
+    runtime: Runtime,
 ) -> DataPlane:
     keys, registry, limiter = gateway.keys, gateway.registry, gateway.limiter
-    passthrough = PassthroughHandler(keys, registry, gateway.health, limiter, gateway.links.objects, runner)
+    runner = _build_relay(services, gateway, routing.health, runtime)
+    passthrough = PassthroughHandler(keys, registry, routing.health, limiter, gateway.links.objects, runner)
     stored = StoredResponseHandler(keys, registry, limiter, gateway.links.responses, runner)
     trusted = Networks.read(services.settings.server.trusted_proxies)
     return DataPlane(

@@ -107,8 +107,10 @@ def _summary(settings: Settings) -> str:
     path = sqlite_path(settings.database_url.reveal())
     database = "PostgreSQL" if path is None else f"SQLite in {path}"
     host = f"[{settings.server.host}]" if ":" in settings.server.host else settings.server.host
-    prices = exits.counted(len(settings.prices), "price")
-    return f"{servers}, {prices}, {database}, listens on {host}:{settings.server.port}"
+    routes = len(settings.routes) + len(settings.routes_short)
+    parts = [servers, *([exits.counted(routes, "route")] if routes else [])]
+    parts += [exits.counted(len(settings.prices), "price"), database]
+    return f"{', '.join(parts)}, listens on {host}:{settings.server.port}"
 
 
 @click.command()
@@ -169,7 +171,9 @@ def _plain(value: object) -> object:
         case tuple():
             return [_plain(one) for one in value]
         case msgspec.Struct():
-            return {name: one for name, one in msgspec.structs.asdict(value).items() if one is not None}
+            return {
+                name: _plain(one) for name, one in msgspec.structs.asdict(value).items() if one is not None
+            }
     return value
 
 

@@ -13,11 +13,13 @@ from typing import Final
 
 import platformdirs
 
-from bluesminds.config.build import SettingsBuilder, Source
-from bluesminds.config.checks import Finding, check
+from bluesminds.config.build import SettingsBuilder
+from bluesminds.config.checks import check
 from bluesminds.config.environ import add_credentials, add_environment
 from bluesminds.config.fields import toml_value
 from bluesminds.config.file_permissions import exposed_secrets
+from bluesminds.config.findings import Finding, Source
+from bluesminds.config.routes import configured_routes
 from bluesminds.config.settings import (
     AccountSettings,
     KeySettings,
@@ -57,6 +59,7 @@ __all__ = [
     "Settings",
     "StorageSettings",
     "UpstreamSettings",
+    "configured_routes",
     "find_file",
     "load",
     "toml_value",
@@ -101,7 +104,7 @@ def load(
     warnings = [*exposed_secrets(pending, document), *pending.warnings]
     for finding in check(settings):
         if build.failed.isdisjoint(finding.about):
-            problem = Problem(_location(finding, build.origins), finding.message, finding.help)
+            problem = Problem(_location(finding, build), finding.message, finding.help)
             (warnings if finding.warning else pending.problems).append(problem)
     if pending.problems:
         raise ConfigError(sorted(pending.problems, key=lambda problem: _line(problem, path)))
@@ -130,9 +133,9 @@ def _default_state_dir(environ: Mapping[str, str]) -> RawValue:
     return RawValue(platformdirs.user_state_dir("bluesminds", appauthor=False), DEFAULT)
 
 
-def _location(finding: Finding, origins: Mapping[Source, SettingOrigin]) -> str:
+def _location(finding: Finding, build: SettingsBuilder) -> str:
     """The location of a finding: the first setting it is about that has a value from a source."""
-    given = (origins[source] for source in finding.about if origins.get(source, DEFAULT) != DEFAULT)
+    given = (origin for source in finding.about if (origin := build.origin(source)) != DEFAULT)
     first = next(given, None)
     return first.location if first else ""
 

@@ -7,7 +7,7 @@ built with problems.
 import contextlib
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Final, Literal, cast, get_args, get_origin
@@ -28,11 +28,12 @@ from bluesminds.config.fields import (
     sections,
     toml_value,
 )
+from bluesminds.config.findings import Source
 from bluesminds.config.settings import Settings
 from bluesminds.config.sources import PendingServer, PendingSettings, RawValue, Table, label, reference_of
+from bluesminds.config.toml_locations import KeyPath
 from bluesminds.config.values import DEFAULT, ConfigError, DeferredSecret, Problem, Secret, SettingOrigin
 
-Source = tuple[str | int, ...]
 _SECRET_BYTES: Final = 65_536
 # How other tools refer to a variable: ${NAME}, $NAME, os.environ/NAME, env:NAME, {{ ... }}.
 _FOREIGN: Final = re.compile(
@@ -52,6 +53,7 @@ class SettingsBuilder:
     environ: Mapping[str, str]
     defer_secrets: bool = False
     origins: dict[Source, SettingOrigin] = dataclasses.field(default_factory=dict)
+    locators: dict[Source, Callable[[KeyPath], SettingOrigin]] = dataclasses.field(default_factory=dict)
     failed: set[Source] = dataclasses.field(default_factory=set)
 
     def settings(self) -> Settings:
@@ -65,6 +67,14 @@ class SettingsBuilder:
             table[last] = self._values(name, (name,), label(name), self.pending.plain[name])
         tree[SERVERS] = [self._server(index, server) for index, server in enumerate(self.pending.servers)]
         return msgspec.convert(tree, Settings)
+
+    def origin(self, source: Source) -> SettingOrigin:
+        """Of a setting, or of a part of the value of a setting at the top level."""
+        if source in self.origins:
+            return self.origins[source]
+        whole = source[:1]
+        locate = self.locators.get(whole)
+        return self.origins.get(whole, DEFAULT) if locate is None else locate(source[1:])
 
     def _server(self, index: int, server: PendingServer) -> dict[str, object]:
         title = f"{label(SERVERS)} {display(server.name)}" if server.name else label(SERVERS)
@@ -85,6 +95,8 @@ class SettingsBuilder:
             given = table.get(key)
             self.origins[source] = _final_origin(given) if given else DEFAULT
             if given:
+                if given.locate is not None:
+                    self.locators[source] = given.locate
                 name = f"{key} in {title}" if title else key
                 try:
                     values[key] = self._value(field, given, name)
@@ -153,7 +165,7 @@ def _remedy(field: FieldSpec, given: RawValue) -> str:
     choices = get_args(field.type) if get_origin(field.type) is Literal else ()
     if isinstance(given.value, str) and (close := nearest(given.value, choices)):
         return f'did you mean "{close}"?'
-    if isinstance(given.value, dict) and not (field.secret or field.secret_map):
+    if isinstance(given.value, dict) and not (field.secret or field.is_table):
         return "only secrets accept a reference; any setting can be set by an environment variable"
     example = field.example
     if isinstance(given.value, str) and not field.secret:

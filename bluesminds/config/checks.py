@@ -7,7 +7,6 @@ only follow from another error. No finding contains an address or a secret.
 import re
 import ssl
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -18,6 +17,8 @@ from bluesminds.common.networks import Networks
 from bluesminds.common.origins import read_origin
 from bluesminds.common.server_headers import check_headers
 from bluesminds.config.fields import SERVERS, display
+from bluesminds.config.findings import Finding, Source
+from bluesminds.config.routes import check_routes
 from bluesminds.config.settings import (
     VENDORS_WITHOUT_MODEL_LIST,
     VENDORS_WITHOUT_URL,
@@ -28,7 +29,6 @@ from bluesminds.config.settings import (
 )
 from bluesminds.config.values import DeferredSecret, Secret
 
-Source = tuple[str | int, ...]
 _PEPPER_LENGTH: Final = 16
 _ENDPOINT: Final = re.compile(r"/(?:chat/)?(?:completions|models|embeddings|responses|messages)\Z")
 # Vendors whose URLs have no path.
@@ -36,16 +36,6 @@ _WITHOUT_PATH: Final = re.compile(r"https://(?:[\w.-]+\.azure\.com|api\.deepseek
 _CERT: Final[Source] = ("server", "tls_cert")
 _KEY: Final[Source] = ("server", "tls_key")
 _PROXIES: Final[Source] = ("server", "trusted_proxies")
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """A problem with the settings at `about`; the first is the one to fix."""
-
-    about: tuple[Source, ...]
-    message: str
-    help: str
-    warning: bool = False
 
 
 def check(settings: Settings) -> Iterator[Finding]:
@@ -61,6 +51,7 @@ def check(settings: Settings) -> Iterator[Finding]:
     yield from _check_mail(settings)
     yield from _check_limits(settings)
     yield from _check_keyless(settings)
+    yield from check_routes(settings)
     yield from _check_names(settings.servers)
     for index, server in enumerate(settings.servers):
         yield from _check_server((SERVERS, index), server)

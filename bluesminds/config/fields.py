@@ -62,6 +62,11 @@ class FieldSpec:
     @property
     def secret_map(self) -> bool:
         """Whether the value is a table of secrets by name."""
+        return self.is_table and get_args(self.base_type)[1] is Secret
+
+    @property
+    def is_table(self) -> bool:
+        """Whether the value is a table with names of its own."""
         return get_origin(self.base_type) is dict
 
     @property
@@ -91,11 +96,16 @@ def fields_of(struct: type[msgspec.Struct]) -> Mapping[str, FieldSpec]:
     for info in msgspec.structs.fields(struct):
         kind = _without_none(info.type)
         if struct is not Settings or not (_is_struct(kind) or info.name == SERVERS):
-            default = None if info.required else info.default
+            default = None if info.required else _default(info)
             found[info.name] = FieldSpec(
                 info.name, kind, _describe(kind), default, _example(kind, default), info.required
             )
     return found
+
+
+def _default(info: msgspec.structs.FieldInfo) -> object:
+    made = info.default_factory
+    return info.default if made is msgspec.NODEFAULT else made()
 
 
 @cache
@@ -134,6 +144,8 @@ def convert(field: FieldSpec, value: object, base: Path) -> object:
                 return msgspec.convert(_as_amount(value), field.type)
             if (item := field.item) is not None and isinstance(value, list):
                 return tuple(_convert_item(field, item, one, at) for at, one in enumerate(value))
+            if field.is_table and isinstance(value, dict):
+                return dict(_convert_entry(field, key, one) for key, one in value.items())
             return msgspec.convert(value, field.type)
         if isinstance(value, str | Path) and str(value):
             return resolve(value, base)
@@ -169,6 +181,20 @@ def _convert_item(field: FieldSpec, item: type[msgspec.Struct], value: object, a
     return msgspec.convert(known, item)
 
 
+def _convert_entry(field: FieldSpec, key: str, value: object) -> tuple[str, object]:
+    """One value of a table of lists; text is a list of one. Raises UnsuitableError, which names the key."""
+    name_type, value_type = get_args(field.base_type)
+    given = [value] if isinstance(value, str) else value
+    for part, kind in ((key, name_type), (given, value_type)):
+        try:
+            msgspec.convert(part, kind)
+        except msgspec.ValidationError:
+            remedy = f"write it like {_toml_key(key)} = {toml_value(_example(value_type, None))}"
+            message = f"must be {_describe(kind)}" + ("" if part is key else f", not {display(value)}")
+            raise UnsuitableError(message, remedy, f"{display(key)} in [{field.name}]", (key,)) from None
+    return key, msgspec.convert(given, value_type)
+
+
 def _as_amount(value: object) -> object:
     """A number as the text of an amount; anything else unchanged."""
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
@@ -190,7 +216,7 @@ def parse(field: FieldSpec, text: str, base: Path) -> object:
     """Parse text: lists are JSON or comma-separated. Raises UnsuitableError."""
     if field.is_list:
         return convert(field, _parse_list(text), base)
-    if field.secret_map:
+    if field.is_table:
         return convert(field, parse_table(text), base)
     if field.type is Path:
         return convert(field, text, base)

@@ -8,6 +8,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
+from bluesminds.common.routes import FALLBACK_ON, FallbackReason, Policy
 from bluesminds.config.values import Secret
 
 DAY: Final = 86_400.0
@@ -349,6 +350,70 @@ Prices = Annotated[
 ]
 
 
+RouteModel = Annotated[
+    str,
+    Meta(
+        pattern=r"^(?:[^\x00-\x1f\x7f*]{1,256}\*?|\*)\Z",
+        description='a model name, or the start of names followed by "*"',
+        examples=["gpt-5*"],
+    ),
+]
+
+
+class TargetSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A target of a route. Without `model`, the server gets the client's name of the model."""
+
+    server: ServerName
+    model: Text | None = None
+    weight: Weight | None = None
+    priority: Priority | None = None
+
+
+RouteTargets = Annotated[
+    tuple[ServerName | TargetSettings, ...],
+    Meta(
+        description="a list of server names, or of tables with server, model, weight and priority",
+        examples=[[{"server": "main", "weight": 3}, {"server": "other", "model": "gpt-5-eu"}]],
+    ),
+]
+FallbackReasons = Annotated[
+    tuple[FallbackReason, ...],
+    Meta(
+        description='a list of "error", "limit", "timeout", "context_length" and "content_filter"',
+        examples=[["error", "limit"]],
+    ),
+]
+
+
+class RouteSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[[routes]]: the targets of a model. Without `targets`: every server that offers the model."""
+
+    model: RouteModel
+    targets: RouteTargets | None = None
+    policy: Policy = "priority"
+    fallback: ModelNames = ()
+    fallback_on: FallbackReasons = FALLBACK_ON
+
+
+Routes = Annotated[
+    tuple[RouteSettings, ...],
+    Meta(
+        description="tables with model, targets, policy, fallback, fallback_on",
+        examples=[[{"model": "gpt-5*", "targets": ["main", "other"]}]],
+    ),
+]
+ServerNames = Annotated[
+    tuple[ServerName, ...], Meta(description="the name of a server, or a list of names", examples=["main"])
+]
+ShortRoutes = Annotated[
+    dict[RouteModel, ServerNames],
+    Meta(
+        description="a table of model names, each with a server or a list of servers",
+        examples=[{"llama*": "local", "gpt-4": ["openai", "azure"]}],
+    ),
+]
+
+
 class LogSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[log]: messages on standard error."""
 
@@ -383,6 +448,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     state_dir: Path
     prices: Prices = ()
+    routes: Routes = ()
+    routes_short: ShortRoutes = {}
     server: ListenSettings = ListenSettings()
     storage: StorageSettings = StorageSettings()
     upstream: UpstreamSettings = UpstreamSettings()

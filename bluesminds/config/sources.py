@@ -202,12 +202,14 @@ def _subtables(name: str) -> list[str]:
 def _suggest(section: str, key: str) -> str:
     """The fix for an unknown key: a similar name, its right section, or the list of known names."""
     known = [*fields_in(section), *(() if section else (*sections(), SERVERS))]
-    if close := nearest(key, known):
-        return f'did you mean "{close}"?'
     names = reversed((*sections(), SERVERS))  # of several, the first
     elsewhere = {known: label(name) for name in names for known in fields_in(name)}
-    if close := nearest(key, elsewhere, likeness=0.75):
-        return f'did you mean "{close}" in {elsewhere[close]}?'
+    here = nearest(key, known)
+    there = None if here and nearest(key, (here,), likeness=0.75) else nearest(key, elsewhere, likeness=0.75)
+    if there:
+        return f'did you mean "{there}" in {elsewhere[there]}?'
+    if here:
+        return f'did you mean "{here}"?'
     return f"known names: {', '.join(known)}"
 
 

@@ -18,6 +18,7 @@ from bluesminds.gateway.limits.headers import Headers
 from bluesminds.gateway.limits.reserve import Reservation
 from bluesminds.gateway.metrics import Metrics
 from bluesminds.gateway.recorder import Batch, Recorder
+from bluesminds.gateway.routing.plans import Target
 from bluesminds.wire.base import Stage
 from bluesminds.wire.media import Opaque
 from bluesminds.wire.usage import settle_usage
@@ -27,8 +28,9 @@ CLIENT_GONE = 499  # nginx's status for a client that disconnected before the re
 
 
 class UsageEntry:
-    """One admitted request. `attempts`: the servers tried, in order; the last one answered. `cost` is known
-    once it is settled: nano-USD, None when the model has no price.
+    """One admitted request. `attempts`: the servers tried, in order; the last one answered, as `target`.
+    `cost` is known once it is settled: nano-USD, None when the model has no price. `label` is the model in
+    metrics, which must not contain names that clients invent.
     """
 
     def __init__(
@@ -41,6 +43,8 @@ class UsageEntry:
         self._batch: Batch | None = None
         self._stage: Stage | None = None
         self.attempts: tuple[str, ...] = ()
+        self.target: Target | None = None
+        self.label = call.model
         self.first_byte: float | None = None  # Trio's clock
         self.cost: int | None = None
 
@@ -61,6 +65,10 @@ class UsageEntry:
     def begin_attempt(self, server: str) -> None:
         self.attempts = (*self.attempts, server)
 
+    def try_target(self, target: Target) -> None:
+        self.attempts = (*self.attempts, target.server.name)
+        self.target = target
+
     def begin_response(self, stage: Stage | None = None) -> None:
         """The first bytes are about to be sent to the client. `stage` measures a stream."""
         self.first_byte = trio.current_time()
@@ -71,12 +79,13 @@ class UsageEntry:
         if self._batch is not None:
             return
         estimator = self._accounting.estimator
-        self.cost = estimator.cost(self._call.model, usage)
+        model, target = self._call.model, self.target
+        self.cost = estimator.cost((target and target.priced_as) or model, usage)
         self._reservation.settle((usage.input or 0) + (usage.output or 0), self.cost or 0)
-        estimator.learn(self._call.model, self._call.facts.text_bytes, usage)
+        estimator.learn((target and target.serves) or model, self._call.facts.text_bytes, usage)
         row = self._row(status, outcome, usage)
         self._batch = self._accounting.recorder.record(row)
-        self._accounting.observe(row, self._call.context)
+        self._accounting.observe(row, self._call.context, self.label)
 
     def close(self, status: int, outcome: str) -> None:
         """Settle with the usage so far, unless the request is settled already."""
@@ -162,17 +171,17 @@ class UsageAccounting(Struct, frozen=True):
         """The recorder must have reserved a row."""
         return UsageEntry(self, caller, call, reservation)
 
-    def observe(self, row: UsageRow, context: RequestContext) -> None:
-        """Count and log a settled request."""
+    def observe(self, row: UsageRow, context: RequestContext, label: str) -> None:
+        """Count and log a settled request. `label` is the model in metrics."""
         metrics = self.metrics
-        metrics.requests[row.endpoint, row.model, row.server, str(row.status)] += 1
+        metrics.requests[row.endpoint, label, row.server, str(row.status)] += 1
         metrics.seconds[row.endpoint].observe(row.duration_ms / 1000)
         if row.first_byte_ms is not None:
             metrics.first_byte[row.endpoint].observe(row.first_byte_ms / 1000)
         if row.input_tokens:
-            metrics.tokens[row.model, "input"] += row.input_tokens
+            metrics.tokens[label, "input"] += row.input_tokens
         if row.output_tokens:
-            metrics.tokens[row.model, "output"] += row.output_tokens
+            metrics.tokens[label, "output"] += row.output_tokens
         if self.log_requests:
             self._log_row(row, context)
 

@@ -1,6 +1,6 @@
 """A decoded request to a model, and the body to send to a server."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 from msgspec import Raw, Struct, json, structs
@@ -25,10 +25,12 @@ from bluesminds.wire.conversation import (
 from bluesminds.wire.formats import FORMATS, codec_of
 from bluesminds.wire.json_text import Fields, read_fields, write_fields
 from bluesminds.wire.multipart import is_form
+from bluesminds.wire.prompt_prefix import prompt_prefix
 from bluesminds.wire.requests import read_body
 from bluesminds.wire.support import Support
 
 STREAM_OPTIONS = "stream_options"
+NO_FORECAST: Final = TokenForecast(0, 0)
 _JSON: Final[Headers] = ((b"content-type", b"application/json"),)
 
 
@@ -70,11 +72,16 @@ class CallBody(Protocol):
     @property
     def dropped(self) -> tuple[str, ...]: ...
 
+    def prompt_prefix(self) -> bytes:
+        """The beginning of the prompt, which stays the same when a conversation continues. Call it before
+        `choose`.
+        """
+
     def choose(
-        self, targets: Sequence[Target], *, at_ms: int, forecast: Callable[[], TokenForecast]
+        self, targets: Sequence[Target], *, at_ms: int, forecast: Callable[[str], TokenForecast]
     ) -> Sequence[Target]:
-        """The targets that can serve the request. `at_ms`: arrival time. `forecast` is only called for a
-        translation.
+        """The targets that can serve the request. `at_ms`: arrival time. `forecast` takes the `priced_as` of
+        a target and is only called for a translation.
 
         Raises InvalidRequest if there is no such target. Call it before the first `content`.
         """
@@ -103,9 +110,10 @@ class JsonBody:
     __slots__ = (
         "_adapted",
         "_body",
-        "_default_output",
         "_dropped",
         "_fields",
+        "_forecast",
+        "_forecasts",
         "_format",
         "_rendered_for",
         "_stored",
@@ -127,29 +135,34 @@ class JsonBody:
         self._body = body
         self._rendered_for: tuple[str, bool, Adapt | None] | None = None  # model, usage, adaptation
         self._adapted: Fields | None = None  # the client's fields that an adaptation may have changed
-        self._default_output = 0
+        self._forecast = NO_FORECAST
+        self._forecasts: Mapping[str, TokenForecast] = {}  # by the server's model name, if not the client's
         self._translated = b""
         self._translated_for: tuple[Plan, str, Support] | None = None
         self._dropped: tuple[str, ...] = ()
         self.conversation: ConversationRequest | None = None
         self.dropped: tuple[str, ...] = ()
 
+    def prompt_prefix(self) -> bytes:
+        return prompt_prefix(self._fields)
+
     def choose(
-        self, targets: Sequence[Target], *, at_ms: int, forecast: Callable[[], TokenForecast]
+        self, targets: Sequence[Target], *, at_ms: int, forecast: Callable[[str], TokenForecast]
     ) -> Sequence[Target]:
         """The targets that support the request's fields, and its format or a translation of it."""
         for target in targets:
             if target.plan.translated or target.plan.unsupported:
-                return self._choose(targets, at_ms // 1000, forecast())
+                self._forecast = forecast("")
+                self._forecasts = {one.model: forecast(one.priced_as) for one in targets if one.model}
+                return self._choose(targets, at_ms // 1000)
         return targets
 
-    def _choose(self, targets: Sequence[Target], created: int, forecast: TokenForecast) -> Sequence[Target]:
-        self._default_output = forecast.default_output
+    def _choose(self, targets: Sequence[Target], created: int) -> Sequence[Target]:
         refusals: dict[Plan, InvalidRequest] = {}
         for plan in dict.fromkeys(target.plan for target in reversed(targets)):
             try:
                 if plan.translated:
-                    self._try_translation(plan, created, forecast)
+                    self._try_translation(plan, created)
                 else:
                     check_supported(self._fields, plan.unsupported)
             except InvalidRequest as exc:
@@ -190,7 +203,7 @@ class JsonBody:
         self._translated = b""
         self._body.release()
 
-    def _try_translation(self, plan: Plan, created: int, forecast: TokenForecast) -> None:
+    def _try_translation(self, plan: Plan, created: int) -> None:
         """Read the conversation and write it for the first server. Raises InvalidRequest."""
         if self.conversation is None:
             conversation = codec_of(self._format.name).decode_request(self._fields, created)
@@ -198,7 +211,7 @@ class JsonBody:
                 raise InvalidRequest("invalid_value", "`messages` is empty.", param="messages")
             if self._stored is not None:
                 conversation = structs.replace(conversation, stored=self._stored)
-            self.conversation = _with_forecast(conversation, forecast)
+            self.conversation = structs.replace(conversation, expected_input=self._forecast.input)
         self._translate(plan, self.conversation, self.conversation.model, Support())
 
     def _translate(
@@ -208,15 +221,16 @@ class JsonBody:
         if self._translated_for == (plan, model, support):
             self.dropped = self._dropped
             return self._translated
+        forecast = self._forecasts.get(model, self._forecast)
         options = EncodingOptions(
             model=model,
-            max_output=self._default_output,
+            max_output=forecast.default_output,
             bound=OTHER_BOUND[plan.bound] if support.other_bound else plan.bound,
             usage=support.usage,
             sampling=support.sampling,
             reasoning=support.reasoning,
         )
-        encoded = codec_of(plan.format).encode_request(conversation, options)
+        encoded = codec_of(plan.format).encode_request(_bounded(conversation, forecast), options)
         check_supported(encoded.fields, plan.unsupported)
         self._translated = write_fields(encoded.fields)
         names = codec_of(self._format.name).names
@@ -241,9 +255,8 @@ class JsonBody:
         return fields if self._stream_options is None else fields | {STREAM_OPTIONS: self._stream_options}
 
 
-def _with_forecast(request: ConversationRequest, forecast: TokenForecast) -> ConversationRequest:
+def _bounded(request: ConversationRequest, forecast: TokenForecast) -> ConversationRequest:
     """A maximum above the model's is lowered: servers refuse it, and coding agents always send the same."""
-    request = structs.replace(request, expected_input=forecast.input)
     if forecast.max_output is None or (request.max_output or 0) <= forecast.max_output:
         return request
     dropped = (*request.dropped, MAX_TOKENS)

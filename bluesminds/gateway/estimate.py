@@ -5,12 +5,13 @@ report. Completion tokens are the client's limit, else the model's, times the nu
 None, never 0, for a model without a price.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from bluesminds.common.money import Price
 from bluesminds.common.values import Usage
 from bluesminds.gateway.call import Call
 from bluesminds.gateway.limits.counters import Estimate
+from bluesminds.gateway.routing.plans import Target
 from bluesminds.wire.base import RequestFacts
 from bluesminds.wire.conversation import TokenForecast
 
@@ -28,10 +29,12 @@ class Estimator:
         self._default_completion = default_completion
         self._ratios: dict[str, float] = {}
 
-    def estimate(self, call: Call) -> Estimate:
-        """The maximum that the request is expected to use."""
+    def estimate(self, call: Call, priced_as: str = "") -> Estimate:
+        """The maximum that the request is expected to use. `priced_as`: the name of the price, if it is not
+        the client's name of the model.
+        """
         facts = call.facts
-        price = self.prices.get(facts.model)
+        price = self.prices.get(priced_as or facts.model)
         output = facts.max_output
         if output is None:
             output = self._default_output(price)
@@ -39,13 +42,22 @@ class Estimator:
         input_ = self._input(facts)
         return Estimate(input_ + output, None if price is None else price.max_cost(input_, output))
 
+    def dearest(self, call: Call, targets: Iterable[Target]) -> Estimate:
+        """The maximum over all targets. Without a cost if one of them has no price."""
+        names = {target.priced_as for target in targets} or {""}
+        estimates = [self.estimate(call, name) for name in names]
+        costs = [one.nano for one in estimates if one.nano is not None]
+        return Estimate(
+            max(one.tokens for one in estimates), max(costs) if len(costs) == len(estimates) else None
+        )
+
     def estimate_tokens(self, model: str, input_: int, output: int) -> Estimate:
         """For a request whose tokens are known or bounded."""
         price = self.prices.get(model)
         return Estimate(input_ + output, None if price is None else price.max_cost(input_, output))
 
-    def forecast(self, call: Call) -> TokenForecast:
-        price = self.prices.get(call.facts.model)
+    def forecast(self, call: Call, priced_as: str = "") -> TokenForecast:
+        price = self.prices.get(priced_as or call.facts.model)
         return TokenForecast(
             input=self._input(call.facts),
             default_output=self._default_output(price),

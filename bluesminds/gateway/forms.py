@@ -83,8 +83,11 @@ class MultipartBody:
             facts, text_bytes=self._text_bytes, media_tokens=size // per_token if per_token else 0
         )
 
+    def prompt_prefix(self) -> bytes:
+        return b""
+
     def choose(
-        self, targets: Sequence[Target], *, at_ms: int, forecast: Callable[[], TokenForecast]
+        self, targets: Sequence[Target], *, at_ms: int, forecast: Callable[[str], TokenForecast]
     ) -> Sequence[Target]:
         """All targets: forms are not translated."""
         return targets

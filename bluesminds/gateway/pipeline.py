@@ -5,21 +5,22 @@ admitted request is settled exactly once, also if it is cancelled. The last byte
 its usage row is durable.
 """
 
-import random
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import trio
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from bluesminds.common.errors import GatewayError, NotFound
+from bluesminds.common.errors import Forbidden, GatewayError, NotFound, RateLimited
+from bluesminds.common.routes import ModelRoute
 from bluesminds.common.values import Caller, RequestContext
 from bluesminds.gateway.accounting import CLIENT_GONE, UsageAccounting, UsageEntry
 from bluesminds.gateway.authenticate import KeyAuthenticator
 from bluesminds.gateway.authorize import check_model
 from bluesminds.gateway.bodies import Body
 from bluesminds.gateway.call import Call, CallBody, JsonBody, read_call, receive_body
+from bluesminds.gateway.limits.counters import Estimate
 from bluesminds.gateway.limits.headers import as_text
 from bluesminds.gateway.limits.reserve import RateLimiter
 from bluesminds.gateway.operations import Operation, OperationMatch
@@ -30,17 +31,17 @@ from bluesminds.gateway.relay import (
     handle_total_timeout,
     settle_failure,
 )
+from bluesminds.gateway.routing.affinity import prompt_key
 from bluesminds.gateway.routing.catalog import ModelCatalog, ServerRegistry
-from bluesminds.gateway.routing.health import ServerHealthRegistry
 from bluesminds.gateway.routing.plans import Target
-from bluesminds.gateway.routing.policies import select_targets
+from bluesminds.gateway.routing.policies import Balancer, RoutedRequest, select_targets
+from bluesminds.gateway.routing.routed import RoutedTargets
+from bluesminds.gateway.routing.selection import select_candidates
 from bluesminds.gateway.stored_responses.links import RequestLinks
 from bluesminds.gateway.upstream.sender import Sender
 from bluesminds.wire.models import ModelRow
 
 T = TypeVar("T")
-# Its own generator: a seed that is set elsewhere must not choose the servers.
-_RANDOM: Final = random.Random()  # noqa: S311
 
 
 class Gateway(Struct, frozen=True):
@@ -48,7 +49,7 @@ class Gateway(Struct, frozen=True):
 
     keys: KeyAuthenticator
     registry: ServerRegistry
-    health: ServerHealthRegistry
+    balancer: Balancer
     limiter: RateLimiter
     sender: Sender
     relay: Relay
@@ -83,14 +84,19 @@ class Gateway(Struct, frozen=True):
                 linked = await self.links.resolve(match.operation, caller, source)
             call, body = read_call(context, match, caller, source, form, linked)
             check_model(caller, call.model)
+            catalog = self._catalog(caller)
+            route = None if catalog.routes is None else catalog.routes.match(call.model)
             only = None if linked is None else linked.servers
-            targets = self.select_targets(match.operation, caller, call.model, only)
-            targets = body.choose(
-                targets,
-                at_ms=context.at_ms,
-                forecast=partial(self.accounting.estimator.forecast, call),
-            )
-            entry = self._admit(caller, call)
+            if route is None:
+                routed = None
+                targets = self._select(catalog, match.operation, call.model, only)
+                targets = self._choose(call, body, targets)
+                entry = self._admit(caller, call, self.accounting.estimator.estimate(call))
+            else:
+                routed = self._select_routed(catalog, route, caller, call, body, only)
+                entry = self._admit_routed(caller, call, routed)
+                entry.label = catalog.label(call.model)
+                targets = routed.first()
         except BaseException as exc:
             self.accounting.record_failure(context, caller, exc, model="" if call is None else call.model)
             if linked is not None:
@@ -99,7 +105,7 @@ class Gateway(Struct, frozen=True):
                 raise exc.with_headers(as_text(self.limiter.headers(caller))) from None
             raise
         try:
-            await self._exchange(call, body, targets, entry, out)
+            await self._exchange(call, body, targets, routed, entry, out)
         except GatewayError as exc:
             error = await settle_failure(entry, exc)
             raise error.with_headers(as_text(self.relay.headers(entry))) from None
@@ -111,18 +117,45 @@ class Gateway(Struct, frozen=True):
             if linked is not None:
                 linked.release()
 
-    def select_targets(
-        self, operation: Operation, caller: Caller, model: str, only: frozenset[str] | None = None
-    ) -> Sequence[Target]:
-        """The servers to try, best first; `only` names those that are possible. Raises NotFound."""
-        return select_targets(
-            self._catalog(caller),
+    def select_for_session(self, operation: Operation, caller: Caller, model: str) -> Sequence[Target]:
+        """The servers to try for a session, best first. A session stays with its model, so that it has no
+        fallback models. Raises NotFound.
+        """
+        catalog = self._catalog(caller)
+        route = None if catalog.routes is None else catalog.routes.match(model)
+        if route is None:
+            return self._select(catalog, operation, model)
+        selection = select_candidates(
+            catalog,
+            structs.replace(route, fallback=()),
             operation,
             model,
-            usable=self.health.is_usable,
-            random=_RANDOM.random,
+            may_use=lambda _: False,
+            prices=self.accounting.estimator.prices,
+        )
+        request = RoutedRequest(model, stream=True, price=self._token_price)
+        return RoutedTargets(route, selection, self.balancer, request).first()
+
+    def _select(
+        self,
+        catalog: ModelCatalog,
+        operation: Operation,
+        model: str,
+        only: frozenset[str] | None = None,
+    ) -> Sequence[Target]:
+        """The targets of a model without a route."""
+        return select_targets(
+            catalog,
+            operation,
+            model,
+            usable=self.balancer.usable,
+            random=self.balancer.random,
             only=only,
         )
+
+    def _token_price(self, name: str) -> int | None:
+        """Of a million tokens in each direction, for a session whose length is not known."""
+        return self.accounting.estimator.estimate_tokens(name, 10**6, 10**6).nano
 
     async def list_models(self, context: RequestContext) -> tuple[Sequence[ModelRow], Headers]:
         """GET /v1/models: the models that the key may use, by name, and the rate headers."""
@@ -149,12 +182,56 @@ class Gateway(Struct, frozen=True):
         """Record a request that matches no operation."""
         self.accounting.record_failure(context, None, error)
 
-    def _admit(self, caller: Caller, call: Call) -> UsageEntry:
+    def _select_routed(
+        self,
+        catalog: ModelCatalog,
+        route: ModelRoute,
+        caller: Caller,
+        call: Call,
+        body: CallBody,
+        only: frozenset[str] | None,
+    ) -> RoutedTargets:
+        """Raises NotFound and InvalidRequest if no target can serve the request."""
+        estimator = self.accounting.estimator
+        selection = select_candidates(
+            catalog,
+            route,
+            call.operation,
+            call.model,
+            may_use=lambda model: caller.models is None or model in caller.models,
+            prices=estimator.prices,
+            only=only,
+        )
+        uses_prompt = any(group.route and group.route.policy == "affinity" for group in selection.groups)
+        request = RoutedRequest(
+            call.model,
+            stream=call.facts.stream,
+            price=lambda name: estimator.estimate(call, name).nano,
+            prompt_key=prompt_key(caller.user_id, body.prompt_prefix()) if uses_prompt else b"",
+        )
+        if selection.groups:
+            selection = selection.keep(self._choose(call, body, selection.targets()))
+        return RoutedTargets(route, selection, self.balancer, request)
+
+    def _choose(self, call: Call, body: CallBody, targets: Sequence[Target]) -> Sequence[Target]:
+        forecast = partial(self.accounting.estimator.forecast, call)
+        return body.choose(targets, at_ms=call.context.at_ms, forecast=forecast)
+
+    def _admit(self, caller: Caller, call: Call, estimate: Estimate) -> UsageEntry:
         recorder = self.accounting.recorder
         recorder.check_capacity(strict=self.accounting.strict)
-        reservation = self.limiter.reserve(caller, self.accounting.estimator.estimate(call), call.model)
+        reservation = self.limiter.reserve(caller, estimate, call.model)
         recorder.reserve()
         return self.accounting.open(caller, call, reservation)
+
+    def _admit_routed(self, caller: Caller, call: Call, routed: RoutedTargets) -> UsageEntry:
+        """Reserve for the dearest target. Fallback models that the limits do not allow are given up."""
+        while True:
+            try:
+                return self._admit(caller, call, self.accounting.estimator.dearest(call, routed.targets()))
+            except (RateLimited, Forbidden):
+                if not routed.drop_last_model():
+                    raise
 
     async def _look_up(
         self, context: RequestContext, find: Callable[[ModelCatalog, Caller], T]
@@ -176,7 +253,13 @@ class Gateway(Struct, frozen=True):
         return self.registry.keyless if caller.address else self.registry.catalog
 
     async def _exchange(
-        self, call: Call, body: CallBody, targets: Sequence[Target], entry: UsageEntry, out: ResponseWriter
+        self,
+        call: Call,
+        body: CallBody,
+        targets: Sequence[Target],
+        routed: RoutedTargets | None,
+        entry: UsageEntry,
+        out: ResponseWriter,
     ) -> None:
         answered = False
         with trio.CancelScope(deadline=call.context.started + self.total_timeout) as scope:
@@ -184,7 +267,7 @@ class Gateway(Struct, frozen=True):
             if not targets and isinstance(body, JsonBody):
                 await self.relay.send_estimate(body, entry, out)
                 return
-            reply = await self.sender.send(call, body, targets, entry.begin_attempt)
+            reply = await self.sender.send(call, body, targets, entry.try_target, routed)
             answered = True
             try:
                 await self.relay.pass_on(call, body, reply, entry, out)

@@ -77,13 +77,13 @@ class Relay(Struct, frozen=True):
 
     def headers(self, entry: UsageEntry) -> Headers:
         """The headers of every response to an admitted request, besides the request id."""
-        if not self.expose_server or not entry.attempts:
-            return entry.rate_headers
-        return [
-            *entry.rate_headers,
-            (b"x-bluesminds-server", entry.attempts[-1].encode()),
-            (b"x-bluesminds-attempts", b"%d" % len(entry.attempts)),
-        ]
+        headers = [*entry.rate_headers]
+        if entry.target is not None and (model := entry.target.serves):
+            headers.append((b"x-bluesminds-model", model.encode("ascii", "replace")))
+        if self.expose_server and entry.attempts:
+            headers.append((b"x-bluesminds-server", entry.attempts[-1].encode()))
+            headers.append((b"x-bluesminds-attempts", b"%d" % len(entry.attempts)))
+        return headers
 
     async def send_estimate(self, body: JsonBody, entry: UsageEntry, out: ResponseWriter) -> None:
         """The gateway's own response to a count request."""

@@ -6,7 +6,7 @@ list} (FastAPI), [{"error": {…}}] (Google), {"errors": […]}, {"object": "err
 (MiniMax), plain text, HTML, nothing.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
@@ -47,6 +47,16 @@ _STATUS_BY_NAME = {
 # Statuses that do not blame the request: another server may accept it, or the same one later.
 NOT_THE_REQUEST = frozenset((401, 402, 404, 408, 425, 429))
 _OVERLOADED = 529  # Anthropic's; unknown to clients
+# Why a model refuses a request that another model may accept. Names are as in _STATUS_BY_NAME.
+_CONTEXT_NAMES = frozenset(
+    ("contextlengthexceeded", "contextwindowexceeded", "exceedcontextsize", "tokenlimitexceeded")
+)
+_FILTER_NAMES = frozenset(("contentfilter", "contentpolicyviolation", "moderationblocked", "refusal"))
+_CONTEXT_TEXTS = (
+    *("context length", "context window", "context size", "prompt is too long", "prompt too long"),
+    *("input is too long", "input token count", "exceeds the maximum number of tokens", "too many tokens"),
+)
+_FILTER_TEXTS = ("content management policy", "content filter", "content policy", "safety system")
 
 
 class ErrorDetail(Struct, frozen=True, gc=False):
@@ -65,6 +75,17 @@ class ErrorDetail(Struct, frozen=True, gc=False):
         if self.status is None:
             return False
         return 400 <= self.status < 500 and self.status not in NOT_THE_REQUEST
+
+
+def refusal_kind(error: ErrorDetail) -> Literal["context_length", "content_filter"] | None:
+    """Why a model refuses the request, if another model may accept it. Many servers only say it in words."""
+    names = {_plain(name) for name in (error.code, error.type) if isinstance(name, str)}
+    text = (error.message or "").casefold()
+    if names & _CONTEXT_NAMES or any(said in text for said in _CONTEXT_TEXTS):
+        return "context_length"
+    if names & _FILTER_NAMES or any(said in text for said in _FILTER_TEXTS):
+        return "content_filter"
+    return None
 
 
 def read_error(status: int, body: bytes) -> ErrorDetail:

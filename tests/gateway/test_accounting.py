@@ -1,6 +1,7 @@
 """A request is settled once, whichever exit comes first; an internal error is a 500."""
 
 import json
+import random
 from datetime import UTC
 from typing import Any, cast
 
@@ -24,7 +25,10 @@ from bluesminds.gateway.pipeline import Gateway
 from bluesminds.gateway.recorder import Recorder
 from bluesminds.gateway.relay import Relay
 from bluesminds.gateway.routing.catalog import ModelCatalog
-from bluesminds.gateway.routing.health import ServerHealthRegistry
+from bluesminds.gateway.routing.load import LoadRegistry
+from bluesminds.gateway.routing.plans import Plan, Target
+from bluesminds.gateway.routing.policies import Balancer
+from bluesminds.gateway.routing.rotation import RotationRegistry
 from bluesminds.gateway.sockets.realtime import RealtimeSessions
 from bluesminds.gateway.stored_responses.handler import StoredResponseHandler
 from bluesminds.gateway.stored_responses.links import RequestLinks
@@ -95,7 +99,7 @@ async def test_request_is_settled_by_its_first_exit_only(nursery: trio.Nursery) 
     setup = AccountingSetup()
     nursery.start_soon(setup.recorder.run)
     entry = setup.open()
-    entry.begin_attempt("one")
+    entry.try_target(Target(server("one"), Plan("chat", "/chat/completions")))
     assert setup.limiter.running == 1
     entry.finish(200, "ok", Usage(input=3, output=4, source="upstream"))
     assert setup.limiter.running == 0
@@ -186,7 +190,7 @@ async def test_bug_in_gateway_is_500_without_detail(nursery: trio.Nursery) -> No
     gateway = Gateway(
         keys=keys,
         registry=OneServer(),
-        health=ServerHealthRegistry(eject_after=1, eject_seconds=1),
+        balancer=Balancer(lambda name: True, LoadRegistry(), RotationRegistry(), random.random),
         limiter=setup.limiter,
         sender=cast(Sender, Broken()),
         relay=Relay(cast(Sender, Broken()), expose_server=True),

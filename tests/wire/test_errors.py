@@ -12,6 +12,7 @@ from bluesminds.wire.errors import (
     find_error,
     has_error_object,
     read_error,
+    refusal_kind,
     write_error,
     write_stream_error,
 )
@@ -164,3 +165,37 @@ def test_error_is_written_in_openais_form() -> None:
 )
 def test_only_openais_form_passes_unchanged(body: bytes, passes: bool) -> None:
     assert has_error_object(body) == passes
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        ({"error": {"code": "context_length_exceeded", "message": "no"}}, "context_length"),
+        ({"error": {"message": "This model's maximum context length is 4096 tokens."}}, "context_length"),
+        (
+            {"error": {"type": "invalid_request_error", "message": "prompt is too long: 210 tokens > 200"}},
+            "context_length",
+        ),
+        ({"error": {"type": "exceed_context_size_error", "message": "too large"}}, "context_length"),
+        (
+            {
+                "error": {
+                    "code": 400,
+                    "message": "input token count 9 exceeds the maximum number of tokens",
+                }
+            },
+            "context_length",
+        ),
+        ({"error": {"code": "content_filter", "message": "no"}}, "content_filter"),
+        ({"error": {"code": "content_policy_violation", "message": "no"}}, "content_filter"),
+        (
+            {"error": {"message": "Your request was rejected as a result of our safety system."}},
+            "content_filter",
+        ),
+        ({"error": {"code": "invalid_value", "message": "max_tokens is too large: 9. At most 8."}}, None),
+        ({"error": {"message": "temperature: must be at most 2"}}, None),
+        ({}, None),
+    ],
+)
+def test_refusal_that_depends_on_the_model_is_found(body: Any, kind: str | None) -> None:
+    assert refusal_kind(read_error(400, json.dumps(body).encode())) == kind

@@ -10,8 +10,11 @@ from typing import Final
 from msgspec import structs
 
 from bluesminds.common.money import Price
+from bluesminds.common.routes import ModelRoute, RouteTable
 from bluesminds.common.values import Server
 from bluesminds.gateway.routing.health import ServerHealthRegistry
+from bluesminds.gateway.routing.load import LoadRegistry
+from bluesminds.gateway.routing.rotation import RotationRegistry
 from bluesminds.wire.models import ModelRow
 
 NO_PRICES: Final[Mapping[str, Price]] = MappingProxyType({})
@@ -27,36 +30,77 @@ class ModelCatalog:
     """Servers by model. `discovered` holds, by server name, the models of servers without configured ones.
 
     With `keyless` it has only servers that accept a client's own key, else those the gateway can call itself.
+    `routes` is None if there is none. Routes do not apply with `keyless`: they could send a client's key to
+    a server that it is not for.
     """
 
     def __init__(
         self,
         servers: Iterable[Server],
         discovered: Mapping[str, Sequence[ModelRow]],
+        routes: Sequence[ModelRoute] = (),
         *,
         prices: Mapping[str, Price] = NO_PRICES,
         keyless: bool = False,
     ) -> None:
         self.servers = tuple(servers)
+        self.routes = RouteTable(routes) if routes and not keyless else None
+        self._servers_by_name: dict[str, Server] = {}
+        self._listing: set[str] = set()  # servers whose models are known
         self._servers_by_model: dict[str, list[Server]] = {}
         self._rows: dict[str, ModelRow] = {}
         self.unlisted = 0  # servers without a known model
         for server in self.servers:
             if not (server.keyless if keyless else server.api_key is not None or not server.keyless):
                 continue
+            self._servers_by_name[server.name] = server
             rows = _configured_rows(server) or discovered.get(server.name, ())
             self.unlisted += not rows
+            if rows:
+                self._listing.add(server.name)
             for row in {row.id: row for row in rows}.values():
                 self._servers_by_model.setdefault(row.id, []).append(server)
                 self._rows[row.id] = _merge_rows(self._rows.get(row.id), row)
-        self._sorted = [_with_price(self._rows[name], prices.get(name)) for name in sorted(self._rows)]
-        self._rows = {row.id: row for row in self._sorted}
+        priced = {name: _with_price(row, prices.get(name)) for name, row in self._rows.items()}
+        for route in self.routes.exact_routes() if self.routes else ():
+            if self._is_served(route):
+                priced[route.model] = self._route_row(route, prices)
+        self._sorted = [priced[name] for name in sorted(priced)]
+        self._rows = priced
+
+    def _is_served(self, route: ModelRoute) -> bool:
+        if route.targets:
+            return any(one.server in self._servers_by_name for one in route.targets)
+        return route.model in self._rows or any(name in self._rows for name in route.fallback)
+
+    def _route_row(self, route: ModelRoute, prices: Mapping[str, Price]) -> ModelRow:
+        """The details of the first target, and the price if all targets have the same one."""
+        named = [one.model or route.model for one in route.targets] or [route.model]
+        first = self._rows.get(named[0]) or ModelRow(id=route.model)
+        row = structs.replace(first, id=route.model, owned_by=first.owned_by or "bluesminds")
+        found = {name if name in prices else route.model for name in named}
+        return _with_price(row, prices.get(found.pop()) if len(found) == 1 else None)
+
+    def server(self, name: str) -> Server | None:
+        """A server that can be used."""
+        return self._servers_by_name.get(name)
+
+    def may_offer(self, server: str, model: str) -> bool:
+        """False if the models of the server are known, and this one is not among them."""
+        return server not in self._listing or any(one.name == server for one in self.servers_for(model))
+
+    def label(self, model: str) -> str:
+        """The model in metrics. Names that clients invent below a prefix have that of its route."""
+        if self.routes is None or model in self._rows:
+            return model
+        route = self.routes.match(model)
+        return model if route is None else route.model
 
     def servers_for(self, model: str) -> Sequence[Server]:
         return self._servers_by_model.get(model, ())
 
     def models(self) -> Sequence[ModelRow]:
-        """All models, sorted by name."""
+        """All models, and the names of routes, sorted by name."""
         return self._sorted
 
     def model(self, name: str) -> ModelRow | None:
@@ -86,27 +130,34 @@ def _configured_rows(server: Server) -> list[ModelRow]:
 
 
 class ServerRegistry:
-    """The current servers: `configured` ones and those that `load` reads from the database. `prices` by
-    model.
+    """The current servers: `configured` ones and those that `load_servers` reads from the database. `prices`
+    by model.
     """
 
     def __init__(
         self,
         configured: Sequence[Server],
-        load: Callable[[], Awaitable[Sequence[Server]]],
+        load_servers: Callable[[], Awaitable[Sequence[Server]]],
         health: ServerHealthRegistry,
+        load: LoadRegistry,
+        rotations: RotationRegistry,
+        *,
+        routes: Sequence[ModelRoute] = (),
         prices: Mapping[str, Price] = NO_PRICES,
     ) -> None:
         self._configured = tuple(configured)
         self._prices = prices
-        self._load = load
+        self._load_servers = load_servers
         self._health = health
+        self._load = load
+        self._rotations = rotations
+        self._routes = tuple(routes)
         self._discovered: dict[str, list[ModelRow]] = {}
         self._build_catalogs(self._configured)
 
     async def reload(self) -> None:
-        """Read the stored servers again. Raises what `load` raises."""
-        self._replace(merge_servers(self._configured, await self._load()))
+        """Read the stored servers again. Raises what `load_servers` raises."""
+        self._replace(merge_servers(self._configured, await self._load_servers()))
 
     def set_discovered(self, server: str, models: list[ModelRow]) -> None:
         """Store the models that a probe found."""
@@ -125,9 +176,12 @@ class ServerRegistry:
         names = {server.name for server in servers}
         self._discovered = {name: rows for name, rows in self._discovered.items() if name in names}
         self._health.keep_only(names)
+        self._load.keep_only(names)
         self._build_catalogs(servers)
 
     def _build_catalogs(self, servers: Sequence[Server]) -> None:
+        self._load.enabled = bool(self._routes)
+        self._rotations.keep_only({route.model for route in self._routes})
         self.relays = any(server.passthrough or server.passthrough_paths for server in servers)
-        self.catalog = ModelCatalog(servers, self._discovered, prices=self._prices)
+        self.catalog = ModelCatalog(servers, self._discovered, self._routes, prices=self._prices)
         self.keyless = ModelCatalog(servers, self._discovered, prices=self._prices, keyless=True)

@@ -1,16 +1,23 @@
-"""Selects the servers for an operation on a model, in the order in which to try them. Pure functions.
+"""The order in which the targets of a model are tried. Usable servers come before ejected ones.
 
-Usable servers come before ejected ones, lower priority numbers first. Servers of equal priority are shuffled
-by weight: one of weight 2 comes first twice as often as one of weight 1 (Efraimidis and Spirakis, "Weighted
-random sampling with a reservoir", 2006: sort by random^(1/weight)).
+Targets of equal rank are shuffled by weight: one of weight 2 comes first twice as often as one of weight 1
+(Efraimidis and Spirakis, "Weighted random sampling with a reservoir", 2006: sort by random^(1/weight)).
 """
 
+import math
 from collections.abc import Callable, Sequence
 
+from msgspec import Struct
+
 from bluesminds.common.errors import NotFound
+from bluesminds.common.routes import Policy
 from bluesminds.gateway.operations import Operation
+from bluesminds.gateway.routing.affinity import load_bound, rendezvous_score
 from bluesminds.gateway.routing.catalog import ModelCatalog
+from bluesminds.gateway.routing.load import LoadRegistry
 from bluesminds.gateway.routing.plans import Target, make_plan
+from bluesminds.gateway.routing.rotation import RotationRegistry
+from bluesminds.gateway.routing.selection import Candidate, ModelCandidates, object_server_missing
 
 
 def select_targets(
@@ -22,9 +29,11 @@ def select_targets(
     random: Callable[[], float],
     only: frozenset[str] | None = None,
 ) -> Sequence[Target]:
-    """The targets, best first. `random` returns [0, 1). `only`: the names of the servers that have what the
-    request refers to. Raises NotFound for an unknown model, and if no server of the model has the endpoint or
-    is in `only`. The result may be empty for an operation that the gateway can estimate.
+    """The targets of a model without a route, best first: lower priority numbers first, then by weight.
+    `random` returns [0, 1). `only`: the names of the servers that have what the request refers to.
+
+    Raises NotFound for an unknown model, and if no server of the model has the endpoint or is in `only`. The
+    result may be empty for an operation that the gateway can estimate.
     """
     servers = catalog.servers_for(model)
     if not servers:
@@ -32,11 +41,7 @@ def select_targets(
     if only is not None:
         servers = [server for server in servers if server.name in only]
         if not servers:
-            message = (
-                "The server with the earlier response or object that the request refers to does not offer the"
-                f" model `{model[:200]}`, or is not configured any more."
-            )
-            raise NotFound("object_server_missing", message, param="model")
+            raise object_server_missing(model)
     targets = [
         Target(server, plan) for server in servers if (plan := make_plan(operation, server)) is not None
     ]
@@ -52,6 +57,117 @@ def select_targets(
             )
         )
     return targets
+
+
+class RoutedRequest(Struct, frozen=True):
+    """What the policies use of a request. `model`: the client's name. `prompt_key`: of `affinity.prompt_key`.
+    `price` is of a name of a price, in nano-USD; None if it is unknown.
+    """
+
+    model: str
+    stream: bool
+    price: Callable[[str], int | None]
+    prompt_key: bytes = b""
+
+
+class Balancer(Struct, frozen=True):
+    """The state that the policies read: health, load and the rotations of routes. `random` returns [0, 1)."""
+
+    usable: Callable[[str], bool]
+    load: LoadRegistry
+    rotations: RotationRegistry
+    random: Callable[[], float]
+
+    def order(self, group: ModelCandidates, request: RoutedRequest, *, commit: bool = True) -> list[Target]:
+        """Every target once, best first. With `commit`, the first one uses its turn in the rotation."""
+        candidates = list(group.candidates)
+        if len(candidates) > 1:
+            candidates = self._shuffled(candidates)
+            usable: list[Candidate] = []
+            ejected: list[Candidate] = []
+            for one in candidates:
+                (usable if self.usable(one.target.server.name) else ejected).append(one)
+            policy: Policy = "priority" if group.route is None else group.route.policy
+            first = self._by_policy(policy, group, usable, request, commit=commit) if usable else []
+            candidates = first + sorted(ejected, key=_priority)
+        return [one.target for one in candidates]
+
+    def _shuffled(self, candidates: list[Candidate]) -> list[Candidate]:
+        random = self.random
+        return sorted(candidates, key=lambda one: -(random() ** (1 / one.weight)))
+
+    def _by_policy(
+        self,
+        policy: Policy,
+        group: ModelCandidates,
+        shuffled: list[Candidate],
+        request: RoutedRequest,
+        *,
+        commit: bool,
+    ) -> list[Candidate]:
+        match policy:
+            case "priority":
+                ranked = sorted(shuffled, key=_priority)
+                best = [one for one in ranked if one.priority == ranked[0].priority]
+                return self._rotated(group, best, commit=commit) + ranked[len(best) :]
+            case "weighted":
+                return self._rotated(group, shuffled, commit=commit)
+            case "least_latency":
+                return self._faster_of_two(shuffled, request)
+            case "least_busy":
+                load = self.load
+                return sorted(shuffled, key=lambda one: load.in_flight(one.target.server.name) / one.weight)
+            case "cheapest":
+                return sorted(shuffled, key=lambda one: _price(one, request))
+            case "affinity":
+                return self._by_prompt(shuffled, request)
+
+    def _rotated(self, group: ModelCandidates, shuffled: list[Candidate], *, commit: bool) -> list[Candidate]:
+        """The one whose turn it is comes first. The others keep their random order, so that the requests of a
+        failing server are shared by weight.
+        """
+        if group.route is None or len(shuffled) == 1:
+            return shuffled
+        weights = {one.name: one.weight for one in sorted(shuffled, key=_name)}
+        turn = self.rotations.of(group.route.model).next(weights, commit=commit)
+        return sorted(shuffled, key=lambda one: one.name != turn)
+
+    def _faster_of_two(self, shuffled: list[Candidate], request: RoutedRequest) -> list[Candidate]:
+        """Mitzenmacher, "The power of two choices in randomized load balancing", 2001."""
+
+        def seconds(one: Candidate) -> float:
+            target = one.target
+            return self.load.expected_seconds(
+                target.server.name, target.model or request.model, stream=request.stream
+            )
+
+        return [*sorted(shuffled[:2], key=seconds), *shuffled[2:]]
+
+    def _by_prompt(self, shuffled: list[Candidate], request: RoutedRequest) -> list[Candidate]:
+        """The order of the prompt's hash; targets above their share of the load come last."""
+        if not request.prompt_key:
+            return shuffled
+        ranked = sorted(
+            shuffled,
+            key=lambda one: rendezvous_score(request.prompt_key, "\0".join(one.name), one.weight),
+            reverse=True,
+        )
+        running = {one.name: self.load.in_flight(one.target.server.name) for one in ranked}
+        total, weights = sum(running.values()), sum(one.weight for one in ranked)
+        return sorted(ranked, key=lambda one: running[one.name] >= load_bound(total, one.weight, weights))
+
+
+def _priority(one: Candidate) -> int:
+    return one.priority
+
+
+def _name(one: Candidate) -> tuple[str, str]:
+    return one.name
+
+
+def _price(one: Candidate, request: RoutedRequest) -> float:
+    price = request.price(one.target.priced_as or request.model)
+    return math.inf if price is None else price
 
 
 def _not_found_message(catalog: ModelCatalog, model: str) -> str:

@@ -59,7 +59,8 @@ class SessionMeter:
         self._accounting = accounting
         self._call = call
         self._first: UsageEntry | None = first
-        self._server = first.attempts[-1] if first.attempts else ""
+        self._target = first.target
+        self._label = first.label
         self._clock = clock
         self._implausible = implausible
         self._asked: deque[RunningResponse] = deque()
@@ -192,8 +193,9 @@ class SessionMeter:
         bound = self._max_output if max_output is None else max_output or None
         input_ = self._context + self._added
         model, estimator = self._call.model, self._accounting.estimator
-        output = estimator.max_output(model) if bound is None else bound
-        estimate = estimator.estimate_tokens(model, input_ + 1, output)
+        priced_as = (self._target and self._target.priced_as) or model
+        output = estimator.max_output(priced_as) if bound is None else bound
+        estimate = estimator.estimate_tokens(priced_as, input_ + 1, output)
         if self._first is not None and enforce:
             entry, self._first = self._first, None
             try:
@@ -214,7 +216,11 @@ class SessionMeter:
         recorder.reserve()
         call = self._call_now(uuid7(self._clock.now_ms()), model)
         entry = self._accounting.open(self.limits.caller, call, reservation)
-        entry.begin_attempt(self._server)
+        own = model == self._call.model
+        if own:
+            entry.label = self._label
+        if (target := self._target) is not None:
+            entry.try_target(target if own else structs.replace(target, model="", priced_as=""))
         return entry
 
     def _call_now(self, row_id: str, model: str) -> Call:

@@ -137,7 +137,7 @@ class RealtimeSessions:
             check_model(caller, model)
             facts = RequestFacts(model, stream=True)
             call = Call(context, match.operation, CHAT, model, facts, bool(caller.address))
-            targets = gateway.select_targets(match.operation, caller, model)
+            targets = gateway.select_for_session(match.operation, caller, model)
             return self._reserve(caller, call, targets)
         except BaseException as exc:
             gateway.accounting.record_failure(context, caller, exc, model="" if call is None else call.model)
@@ -162,14 +162,15 @@ class RealtimeSessions:
         accounting.recorder.check_capacity(strict=accounting.strict)
         limits = SessionLimits(self._gateway.limiter, caller)
         try:
-            estimator = accounting.estimator
-            estimate = estimator.estimate_tokens(call.model, 1, estimator.max_output(call.model))
+            estimate = accounting.estimator.dearest(call, targets)
             reservation = limits.reserve(estimate, call.model)
         except BaseException:
             limits.close()
             raise
         accounting.recorder.reserve()
-        return _Admitted(call, targets, limits, accounting.open(caller, call, reservation))
+        entry = accounting.open(caller, call, reservation)
+        entry.label = self._gateway.registry.catalog.label(call.model)
+        return _Admitted(call, targets, limits, entry)
 
     async def _serve(
         self,
@@ -197,17 +198,16 @@ class RealtimeSessions:
     ) -> UpstreamSocket | None:
         """None if the client has left, or has got the error of a server."""
         call, entry, sender = admitted.call, admitted.entry, self._gateway.sender
-        query = _upstream_query(opening.query, call.model)
         offered = () if opening.upgrade is None else _public_subprotocols(opening.upgrade.subprotocols)
 
-        def request(path: bytes) -> WebSocketRequest:
-            target = b"%b?%b" % (path, query.encode())
+        def request(path: bytes, model: str) -> WebSocketRequest:
+            target = b"%b?%b" % (path, _upstream_query(opening.query, model).encode())
             return WebSocketRequest(target, (), offered, self._settings.upstream, memory.acquire)
 
         with trio.CancelScope() as scope:
             out.on_gone(scope.cancel)
             outcome = await sender.connect(
-                call, admitted.targets, entry.begin_attempt, request, self._settings.handshake_timeout
+                call, admitted.targets, entry.try_target, request, self._settings.handshake_timeout
             )
             if isinstance(outcome, UpstreamSocket):
                 return outcome

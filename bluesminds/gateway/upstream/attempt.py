@@ -10,6 +10,7 @@ import trio
 from msgspec import Struct, json, structs
 
 from bluesminds.gateway.call import Call
+from bluesminds.gateway.routing.load import RunningAttempt
 from bluesminds.gateway.routing.plans import Plan
 from bluesminds.gateway.upstream.endpoint import UpstreamEndpoint
 from bluesminds.http.client.pool import (
@@ -47,6 +48,7 @@ Headers = list[tuple[bytes, bytes]]
 class Reply(Struct, frozen=True):
     """`body` is the complete body or, with a `stage`, the bytes of the stream so far. `is_events`: the client
     gets events. `error` is set if the status or the content is an error; its text contains no secret.
+    `running` measures the load of the server.
     """
 
     endpoint: UpstreamEndpoint
@@ -59,10 +61,13 @@ class Reply(Struct, frozen=True):
     stage: Stage | None = None
     response: Response | None = None
     is_events: bool = False
+    running: RunningAttempt | None = None
 
     def close(self) -> None:
         if self.response is not None:
             self.response.close()
+        if self.running is not None:
+            self.running.end()
 
     @property
     def error_status(self) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from bluesminds.common.errors import UpstreamFailed, retry_headers
+from bluesminds.common.routes import FallbackReason
 from bluesminds.gateway.upstream.attempt import RETRY_HEADERS, Reply
 from bluesminds.http.client.pool import (
     BodyTooLarge,
@@ -27,13 +28,15 @@ _TIMEOUTS = (ConnectTimeout, PoolTimeout, WriteTimeout, FirstByteTimeout, ChunkT
 _TRY_NEXT = frozenset((404, 408, 425, 429))  # another server may have the model, or may have capacity
 _REPEATABLE = frozenset((429, 500, 502, 503, 529))
 _PASSED_STATUS = frozenset((429, 503, 504))
+_KINDS: Mapping[int, FallbackReason] = {402: "limit", 429: "limit", 408: "timeout", 504: "timeout"}
 _NO_WEBSOCKET = frozenset((404, 405, 426, 501))
 LONGEST_RETRY_AFTER = 5.0  # seconds; a server that asks for more is not tried again for this request
 
 
 class AttemptFailure(Struct, frozen=True):
     """`reason` is a status or a kind of failure, for logs and metrics; `error` is for the client.
-    `repeatable`: the same server may be tried again, after `retry_after` seconds if this is set.
+    `repeatable`: the same server may be tried again, after `retry_after` seconds if this is set. `kind`: the
+    reason for a fallback.
     """
 
     reason: str
@@ -41,6 +44,7 @@ class AttemptFailure(Struct, frozen=True):
     error: UpstreamFailed
     repeatable: bool = False
     retry_after: float | None = None
+    kind: FallbackReason = "error"
 
 
 def classify_error(exc: UpstreamError) -> AttemptFailure:
@@ -52,7 +56,9 @@ def classify_error(exc: UpstreamError) -> AttemptFailure:
         return AttemptFailure(reason, blames_server=False, error=error)
     if isinstance(exc, _TIMEOUTS):
         error = UpstreamFailed(504, "upstream_timeout", "The server did not respond in time. Try again.")
-        return AttemptFailure(reason, blames_server=True, error=error, repeatable=not exc.sent)
+        return AttemptFailure(
+            reason, blames_server=True, error=error, repeatable=not exc.sent, kind="timeout"
+        )
     if isinstance(exc, BodyTooLarge | UpstreamProtocolError):
         error = UpstreamFailed(502, "upstream_invalid", "The server's response was malformed or too large.")
         return AttemptFailure(reason, blames_server=True, error=error)
@@ -90,6 +96,7 @@ def classify_reply(reply: Reply) -> AttemptFailure | None:
         error=_client_error(reply),
         repeatable=retryable and (retry_after or 0) <= LONGEST_RETRY_AFTER,
         retry_after=retry_after,
+        kind=_KINDS.get(status, "error"),
     )
 
 

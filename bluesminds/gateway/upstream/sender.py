@@ -5,6 +5,9 @@ is tried. This ends when the client has received a byte; for a stream, when the 
 other server is left and the failure is safe to repeat, a server is tried again after a pause. An error of the
 request (any other 4xx) is final. A response that is not streamed has no time limit except the total timeout,
 because the next server would charge for the request again.
+
+The fallback models of a route come before a second attempt, but the only server of a model is tried once more
+before them. They also come after a refusal that depends on the model, if the route says so.
 """
 
 import math
@@ -17,11 +20,14 @@ from msgspec import Struct, structs
 
 from bluesminds.common.errors import UpstreamFailed
 from bluesminds.common.log import Log
+from bluesminds.common.routes import FallbackReason
 from bluesminds.common.values import Server
 from bluesminds.gateway.call import Call, CallBody
 from bluesminds.gateway.metrics import Metrics
 from bluesminds.gateway.routing.health import ServerHealthRegistry
+from bluesminds.gateway.routing.load import LoadRegistry
 from bluesminds.gateway.routing.plans import Target
+from bluesminds.gateway.routing.routed import RoutedTargets
 from bluesminds.gateway.upstream.attempt import Reply, ReplyReader, handshake_reply
 from bluesminds.gateway.upstream.backoff import Backoff
 from bluesminds.gateway.upstream.endpoint import UpstreamEndpoint
@@ -33,7 +39,7 @@ from bluesminds.gateway.upstream.failures import (
 )
 from bluesminds.http.client.pool import HandshakeRejected, Pool, Timeouts, UpstreamError, WebSocketRequest
 from bluesminds.http.websocket import WebSocket
-from bluesminds.wire.errors import ErrorDetail
+from bluesminds.wire.errors import ErrorDetail, refusal_kind
 from bluesminds.wire.support import Refusal, Support, blames_field, find_refusal, names_forced_usage
 
 MAX_LEARNED = 1000  # pairs of a server and a model
@@ -65,6 +71,7 @@ class Sender:
         self,
         pool: Pool,
         health: ServerHealthRegistry,
+        load: LoadRegistry,
         *,
         timeouts: Timeouts,
         attempts: int,
@@ -74,6 +81,7 @@ class Sender:
     ) -> None:
         self._pool = pool
         self._health = health
+        self._load = load
         self._timeouts = timeouts
         self._json_timeouts = replace(timeouts, first_byte=math.inf, between_chunks=math.inf)
         self._attempts = attempts
@@ -84,28 +92,34 @@ class Sender:
         self._learned: dict[tuple[str, str], Support] = {}  # by server and model, where fields were refused
 
     async def send(
-        self, call: Call, body: CallBody, targets: Sequence[Target], begin: Callable[[str], None]
+        self,
+        call: Call,
+        body: CallBody,
+        targets: Sequence[Target],
+        begin: Callable[[Target], None],
+        routed: RoutedTargets | None = None,
     ) -> Reply:
-        """The first Reply to forward; the caller closes it. `begin` is called with the server's name before
-        each attempt.
+        """The first Reply to forward; the caller closes it. `begin` is called before each attempt. `routed`
+        has the targets of fallback models.
 
         Raises UpstreamFailed if no server responded.
         """
+        attempt = self._measured_attempt if self._load.enabled else self._attempt
         return await self._try_targets(
-            call, targets, begin, lambda target: self._attempt(call, target, body), body
+            call, targets, begin, lambda target: attempt(call, target, body), body, routed
         )
 
     async def connect(
         self,
         call: Call,
         targets: Sequence[Target],
-        begin: Callable[[str], None],
-        request: Callable[[bytes], WebSocketRequest],
+        begin: Callable[[Target], None],
+        request: Callable[[bytes, str], WebSocketRequest],
         seconds: float,
     ) -> UpstreamSocket | Reply:
         """Open a WebSocket to the first server that does. A Reply is an error that is the client's own.
-        `request`: the handshake for a path; the headers of the server are added. `seconds`: how long a server
-        may take for it. Raises UpstreamFailed as `send` does.
+        `request`: the handshake for a path and the server's name of the model; the headers of the server are
+        added. `seconds`: how long a server may take for it. Raises UpstreamFailed as `send` does.
         """
         timeouts = replace(self._timeouts, first_byte=seconds)
         return await self._try_targets(
@@ -116,9 +130,10 @@ class Sender:
         self,
         call: Call,
         targets: Sequence[Target],
-        begin: Callable[[str], None],
+        begin: Callable[[Target], None],
         attempt: Callable[[Target], Awaitable[T | AttemptFailure]],
         body: CallBody | None = None,
+        routed: RoutedTargets | None = None,
     ) -> T:
         waiting = [_Try(target) for target in targets]
         tries = 0
@@ -128,18 +143,59 @@ class Sender:
             waiting.remove(turn)
             if turn.repetition:
                 await trio.sleep_until(turn.due)
-            begin(turn.target.server.name)
+            begin(turn.target)
             outcome = await attempt(turn.target)
             if not isinstance(outcome, AttemptFailure):
-                return outcome
-            self._record_failure(call, turn.target.server, outcome)
+                if routed is None or tries >= self._attempts:
+                    return outcome
+                if not (more := self._take_after_refusal(call, turn.target, outcome, body, routed)):
+                    return outcome
+                waiting = [_Try(target) for target in more]
+                continue
+            self._record_failure(call, turn.target, outcome)
             if body is not None and not body.repeatable:
                 raise _upload_error(outcome)
+            again = None
             if outcome.repeatable:
                 pause = self._backoff.pause(turn.repetition, outcome.retry_after)
-                waiting.append(_Try(turn.target, trio.current_time() + pause, turn.repetition + 1))
+                again = _Try(turn.target, trio.current_time() + pause, turn.repetition + 1)
+            if routed is not None and tries < self._attempts and all(one.repetition for one in waiting):
+                is_only = not waiting and again is not None and again.repetition == 1
+                if not (is_only and outcome.kind == "error" and tries + 1 < self._attempts):
+                    more = self._take(call, turn.target, outcome.kind, routed)
+                    waiting += [_Try(target) for target in more]
+            if again is not None:
+                waiting.append(again)
             if not waiting or tries >= self._attempts:
                 raise _final_error(outcome, tries)
+
+    def _take_after_refusal(
+        self, call: Call, target: Target, outcome: object, body: CallBody | None, routed: RoutedTargets
+    ) -> Sequence[Target]:
+        """The targets of the next model after a refusal that depends on the model. The other servers of this
+        model would refuse too.
+        """
+        if not isinstance(outcome, Reply) or outcome.error is None or body is None or not body.repeatable:
+            return ()
+        kind = refusal_kind(outcome.error)
+        more = () if kind is None else self._take(call, target, kind, routed)
+        if more:
+            outcome.close()
+        return more
+
+    def _take(
+        self, call: Call, failed: Target, reason: FallbackReason, routed: RoutedTargets
+    ) -> Sequence[Target]:
+        more = routed.take(reason)
+        if more:
+            self._log.warning(
+                "model_replaced",
+                request_id=call.context.request_id,
+                model=failed.serves or call.model,
+                replacement=more[0].serves or call.model,
+                reason=reason,
+            )
+        return more
 
     def stream_ended(self, call: Call, reply: Reply, error: ErrorDetail | None, *, implausible: bool) -> None:
         """A stream is complete, or ended with the `error` that the server sent in it."""
@@ -169,9 +225,27 @@ class Sender:
         """The total timeout expired before the server responded."""
         self._record_shortfall(server, "total_timeout")
 
+    async def _measured_attempt(self, call: Call, target: Target, body: CallBody) -> Reply | AttemptFailure:
+        """An attempt that is counted as load of the server, until the Reply is closed."""
+        model = target.model or call.model
+        running = self._load.begin(target.server.name, model, stream=call.facts.stream)
+        outcome = None
+        try:
+            outcome = await self._attempt(call, target, body)
+            if isinstance(outcome, AttemptFailure):
+                running.failed()
+            elif outcome.error is None:
+                running.answered()
+                return structs.replace(outcome, running=running)
+            return outcome
+        finally:
+            if not isinstance(outcome, Reply) or outcome.error is not None:
+                running.end()
+
     async def _attempt(self, call: Call, target: Target, body: CallBody) -> Reply | AttemptFailure:
         endpoint = self._endpoint(target.server, call)
-        support = learned = self._support(target, call.model)
+        model = target.model or call.model
+        support = learned = self._support(target, model)
         lasting = True
         try:
             reply = await self._exchange(call, endpoint, target, body, support)
@@ -180,7 +254,7 @@ class Sender:
                 support, lasting = refusal.support, lasting and refusal.lasting
                 reply = await self._exchange(call, endpoint, target, body, support)
             if support is not learned and lasting and reply.error is None:
-                self._learn(target.server, call.model, support)
+                self._learn(target.server, model, support)
         except UpstreamError as exc:
             return classify_error(exc)
         failure = classify_reply(reply)
@@ -193,11 +267,12 @@ class Sender:
         self,
         call: Call,
         target: Target,
-        request: Callable[[bytes], WebSocketRequest],
+        request: Callable[[bytes, str], WebSocketRequest],
         timeouts: Timeouts,
     ) -> UpstreamSocket | Reply | AttemptFailure:
         endpoint, context, plan = self._endpoint(target.server, call), call.context, target.plan
-        asked = request(endpoint.target(plan.path, call.model, stream=True))
+        model = target.model or call.model
+        asked = request(endpoint.target(plan.path, model, stream=True), model)
         headers = (*endpoint.headers_for(plan, context.forward), (b"x-request-id", context.id.encode()))
         asked = structs.replace(asked, headers=headers)
         try:
@@ -218,16 +293,17 @@ class Sender:
         self, call: Call, endpoint: UpstreamEndpoint, target: Target, body: CallBody, support: Support
     ) -> Reply:
         context, plan = call.context, target.plan
+        model = target.model or call.model
         response = await self._pool.request(
             b"POST",
             endpoint.origin,
-            endpoint.target(plan.path, call.model, stream=call.facts.stream),
+            endpoint.target(plan.path, model, stream=call.facts.stream),
             (
                 *endpoint.headers_for(plan, context.forward),
-                *body.headers(call.model),
+                *body.headers(model),
                 (b"x-request-id", context.id.encode()),
             ),
-            body.content(plan, call.model, support),
+            body.content(plan, model, support),
             timeouts=self._timeouts if call.facts.stream else self._json_timeouts,
         )
         reply = None
@@ -249,15 +325,16 @@ class Sender:
             self._health.record_success(server)
         return reply
 
-    def _record_failure(self, call: Call, server: Server, failure: AttemptFailure) -> None:
-        self._count(server.name, failure.reason)
+    def _record_failure(self, call: Call, target: Target, failure: AttemptFailure) -> None:
+        server = target.server.name
+        self._count(server, failure.reason)
         if failure.blames_server:
-            self._health.record_failure(server.name, failure.reason)
+            self._health.record_failure(server, failure.reason)
         self._log.warning(
             "attempt_failed",
             request_id=call.context.request_id,
-            server=server.name,
-            model=call.model,
+            server=server,
+            model=target.model or call.model,
             reason=failure.reason,
         )
 

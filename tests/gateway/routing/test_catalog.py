@@ -4,7 +4,10 @@ from pathlib import Path
 
 import trio
 
+from bluesminds.common.money import Price
+from bluesminds.common.routes import ModelRoute, RouteTarget
 from bluesminds.gateway.routing.catalog import ModelCatalog
+from bluesminds.wire.model_details import ModelDetails
 from bluesminds.wire.models import ModelRow
 from tests import gateways
 from tests.fakes import model_server
@@ -60,3 +63,27 @@ async def test_added_and_removed_servers_apply_at_once(nursery: trio.Nursery, ho
         assert (await client.delete("/api/admin/servers/first")).status_code == 404
         assert (await client.post("/api/admin/servers/none/test")).status_code == 404
     assert (await gateway.chat(body)).json()["error"]["code"] == "model_not_found"
+
+
+def test_row_of_a_route_has_details_of_its_target_and_the_price_of_all() -> None:
+    found = {"asked": [ModelRow("big", 5, "them", ModelDetails(9000))]}
+    prices = {"big": price(1), "other": price(2), "mixed": price(3)}
+    routes = [
+        ModelRoute("alias", (RouteTarget("asked", "big"),)),
+        ModelRoute("mixed", (RouteTarget("asked", "big"), RouteTarget("asked", "other"))),
+        ModelRoute("plain", (RouteTarget("asked"),)),
+        ModelRoute("prefix*", (RouteTarget("asked"),)),
+        ModelRoute("gone", (RouteTarget("missing"),)),
+        ModelRoute("by-fallback", fallback=("big",)),
+        ModelRoute("unserved", fallback=("missing",)),
+    ]
+    catalog = ModelCatalog([server("asked", models=())], found, routes, prices=prices)
+    assert [row.id for row in catalog.models()] == ["alias", "big", "by-fallback", "mixed", "plain"]
+    assert catalog.model("alias") == ModelRow("alias", 5, "them", ModelDetails(9000), price(1))
+    assert catalog.model("mixed") == ModelRow("mixed", 5, "them", ModelDetails(9000))
+    assert catalog.model("plain") == ModelRow("plain", 0, "bluesminds")
+    assert ModelCatalog([server("asked")], {}, routes, keyless=True).models() == []
+
+
+def price(input_: int) -> Price:
+    return Price(input=input_, cached_input=input_, output=input_)

@@ -331,3 +331,29 @@ async def test_session_on_a_server_of_another_kind_is_refused(nursery: trio.Nurs
     async with session(gateway) as client:
         assert (client.status, client.error["code"]) == (404, "unsupported_endpoint")
         assert "/v1/realtime" in client.error["message"]
+
+
+# Routes
+
+
+async def test_session_follows_the_route_of_its_model_and_costs_what_the_target_does(
+    nursery: trio.Nursery, home: Path, realtime: SocketUpstream, second: SocketUpstream
+) -> None:
+    targets = [
+        {"server": "server-1", "model": "voice-eu", "priority": 0},
+        {"server": "server-0", "priority": 1},
+    ]
+    prices = [{"model": "voice-eu", "input_usd": 10, "output_usd": 100}]
+    routes = [{"model": "voice*", "targets": targets, "fallback": ["m"]}]
+    gateway = await start(nursery, home, realtime, second, routes=routes, prices=prices)
+    async with opened(gateway, "/v1/realtime?model=voice-1") as client:
+        assert client.headers["x-bluesminds-server"] == "server-1"
+        for _ in range(2):
+            await client.say(CREATE)
+            await client.hear_until("response.done")
+    assert second.handshakes[0].line == b"GET /v1/realtime?model=voice-eu HTTP/1.1"
+    assert realtime.handshakes == []
+    rows = await gateway.settled(2)
+    assert [(row["model"], row["server"]) for row in rows] == [("voice-1", "server-1")] * 2
+    assert [row["cost_nano"] for row in rows] == [1_200_000] * 2
+    assert await gateway.metric("bluesminds_tokens_total", kind="output", model="voice*") == 20

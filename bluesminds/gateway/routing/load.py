@@ -1,0 +1,125 @@
+"""How busy and how fast servers are, as measured by requests.
+
+The time to the first token is a peak-EWMA: a slower answer counts in full at once, a faster one gradually,
+and without answers the figure decays (Twitter's Finagle, load balancer "peak EWMA"). For an answer that is
+not streamed it is the time until it is complete, so both kinds have their own figure.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+import trio
+
+K = TypeVar("K")
+
+DECAY_SECONDS: Final = 10.0
+FAILURE_SECONDS: Final = 5.0  # a failure counts like so slow an answer: failing fast must attract no requests
+MAX_FIGURES: Final = 10_000  # clients choose the model names of a prefix route
+
+Served = tuple[str, str, bool]  # server, its name of the model, whether the answer is streamed
+
+
+class _PeakEWMA:
+    __slots__ = ("at", "seconds")
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.at = 0.0
+
+    def observe(self, seconds: float, now: float) -> None:
+        if seconds > self.decayed(now):
+            self.seconds = seconds
+        else:
+            kept = math.exp((self.at - now) / DECAY_SECONDS)
+            self.seconds = self.seconds * kept + seconds * (1.0 - kept)
+        self.at = now
+
+    def decayed(self, now: float) -> float:
+        return self.seconds * math.exp((self.at - now) / DECAY_SECONDS)
+
+
+class RunningAttempt:
+    """One request at a server, from its start to the end of its answer."""
+
+    __slots__ = ("_load", "_served", "_started")
+
+    def __init__(self, load: "LoadRegistry", served: Served, started: float) -> None:
+        self._load: LoadRegistry | None = load
+        self._served = served
+        self._started = started
+
+    def answered(self) -> None:
+        """The first token, or the complete answer, is there."""
+        if self._load is not None:
+            self._load.observe(self._served, self._load.monotonic() - self._started)
+
+    def failed(self) -> None:
+        if self._load is not None:
+            elapsed = self._load.monotonic() - self._started
+            self._load.observe(self._served, max(elapsed, FAILURE_SECONDS))
+
+    def end(self) -> None:
+        """Later calls do nothing."""
+        if self._load is not None:
+            self._load.release(self._served)
+            self._load = None
+
+
+class LoadRegistry:
+    """`enabled`: whether requests are measured; they need not be if no route exists. `monotonic` is Trio's
+    clock in seconds.
+    """
+
+    def __init__(self, monotonic: Callable[[], float] = trio.current_time) -> None:
+        self.enabled = False
+        self.monotonic = monotonic
+        self._by_server: Counter[str] = Counter()
+        self._running: Counter[Served] = Counter()
+        self._latencies: dict[Served, _PeakEWMA] = {}
+
+    def begin(self, server: str, model: str, *, stream: bool) -> RunningAttempt:
+        served = (server, model, stream)
+        self._by_server[server] += 1
+        self._running[served] += 1
+        return RunningAttempt(self, served, self.monotonic())
+
+    def release(self, served: Served) -> None:
+        """End one of the running requests."""
+        _decrement(self._by_server, served[0])
+        _decrement(self._running, served)
+
+    def observe(self, served: Served, seconds: float) -> None:
+        latency = self._latencies.get(served)
+        if latency is None:
+            if len(self._latencies) >= MAX_FIGURES:
+                del self._latencies[next(iter(self._latencies))]
+            latency = self._latencies[served] = _PeakEWMA()
+        latency.observe(seconds, self.monotonic())
+
+    def in_flight(self, server: str) -> int:
+        """The number of requests that the server is working on."""
+        return self._by_server[server]
+
+    def expected_seconds(self, server: str, model: str, *, stream: bool) -> float:
+        """The time to the first token, times the requests in flight and this one. Without a figure it is 0
+        for the first request, and endless for others until the first has its answer.
+        """
+        served = (server, model, stream)
+        latency, running = self._latencies.get(served), self._running[served]
+        if latency is None:
+            return math.inf if running else 0.0
+        return latency.decayed(self.monotonic()) * (running + 1)
+
+    def keep_only(self, servers: set[str]) -> None:
+        """Drop the figures of servers that no longer exist."""
+        self._latencies = {
+            served: latency for served, latency in self._latencies.items() if served[0] in servers
+        }
+
+
+def _decrement(counter: Counter[K], key: K) -> None:
+    counter[key] -= 1
+    if not counter[key]:
+        del counter[key]

@@ -1,0 +1,58 @@
+"""The targets of one request whose model has a route: model after model."""
+
+from collections.abc import Iterable, Sequence
+
+from bluesminds.common.routes import FallbackReason, ModelRoute
+from bluesminds.gateway.routing.plans import Target
+from bluesminds.gateway.routing.policies import Balancer, RoutedRequest
+from bluesminds.gateway.routing.selection import ModelCandidates, Selection
+
+
+class RoutedTargets:
+    """Gives the targets of the first model, and those of the next one after a failure for which the route
+    allows it. Targets are ordered when they are needed, so that a rotation counts only what is used.
+    """
+
+    __slots__ = ("_balancer", "_context", "_groups", "_reasons", "_request")
+
+    def __init__(
+        self, route: ModelRoute, selection: Selection, balancer: Balancer, request: RoutedRequest
+    ) -> None:
+        if "error" in route.fallback_on:
+            selection = selection.prefer_usable(balancer.usable)
+        self._groups = list(selection.groups)
+        self._reasons = route.fallback_on
+        self._balancer = balancer
+        self._request = request
+        self._context: int | None = None  # of the model whose targets were given last
+
+    def targets(self) -> Iterable[Target]:
+        """The targets that are left, in no particular order."""
+        return [one.target for group in self._groups for one in group.candidates]
+
+    def first(self) -> Sequence[Target]:
+        """The targets of the first model, best first. Empty if there is none at all."""
+        if not self._groups:
+            return ()
+        group = self._groups.pop(0)
+        self._context = group.context
+        return self._balancer.order(group, self._request)
+
+    def take(self, reason: FallbackReason) -> Sequence[Target]:
+        """The targets of the next model, after a failure for `reason`. Empty if there is none."""
+        if reason not in self._reasons:
+            return ()
+        if reason == "context_length":
+            self._groups = [group for group in self._groups if self._is_larger(group)]
+        return self.first()
+
+    def _is_larger(self, group: ModelCandidates) -> bool:
+        """Whether the model may take a longer request than the last one."""
+        return group.context is None or self._context is None or group.context > self._context
+
+    def drop_last_model(self) -> bool:
+        """Give up the last fallback model. False if there is none."""
+        if len(self._groups) < 2:
+            return False
+        self._groups.pop()
+        return True

@@ -1,0 +1,225 @@
+"""Finds the targets for an operation on a model: those of the model, then those of its fallback models.
+
+The functions are pure. `policies.py` orders the targets.
+"""
+
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from typing import Literal
+
+from msgspec import Struct, structs
+
+from bluesminds.common.errors import NotFound
+from bluesminds.common.routes import ModelRoute, RouteTarget
+from bluesminds.gateway.operations import Operation
+from bluesminds.gateway.routing.catalog import ModelCatalog
+from bluesminds.gateway.routing.plans import Target, make_plan
+
+DropReason = Literal[
+    "model_not_allowed",  # the API key may not use this fallback model
+    "unknown_model",  # no server offers this fallback model
+    "unknown_server",  # the server does not exist, or is not enabled
+    "other_server",  # what the request refers to is at another server
+    "no_endpoint",  # the server does not have the endpoint, also not by translation
+    "not_listed",  # the server does not list the model, and another target does
+    "duplicate",  # an earlier model has the same target
+    "unsupported",  # the server does not support a field of the request
+]
+
+
+class Dropped(Struct, frozen=True):
+    """A target that is left out. `server` is "" if the whole model is."""
+
+    model: str
+    server: str
+    reason: DropReason
+
+
+class Candidate(Struct, frozen=True, gc=False):
+    """A target with what the policies need. `name` identifies it in its route."""
+
+    target: Target
+    name: tuple[str, str]
+    weight: int
+    priority: int
+
+
+class ModelCandidates(Struct, frozen=True):
+    """The targets of one model, in no particular order. `route` is None for a model without a route.
+    `context`: tokens that the model takes; None if unknown.
+    """
+
+    model: str
+    route: ModelRoute | None
+    candidates: tuple[Candidate, ...]
+    context: int | None = None
+
+
+class Selection(Struct, frozen=True):
+    """`groups` has the requested model and its fallback models, in order, as far as they have targets."""
+
+    groups: tuple[ModelCandidates, ...]
+    dropped: tuple[Dropped, ...] = ()
+
+    def targets(self) -> list[Target]:
+        return [one.target for group in self.groups for one in group.candidates]
+
+    def keep(self, targets: Sequence[Target]) -> "Selection":
+        """The selection without the targets that do not support the request."""
+        kept = {id(target) for target in targets}
+        if len(kept) == sum(len(group.candidates) for group in self.groups):
+            return self
+        dropped = [
+            Dropped(group.model, one.target.server.name, "unsupported")
+            for group in self.groups
+            for one in group.candidates
+            if id(one.target) not in kept
+        ]
+        groups = [
+            structs.replace(
+                group, candidates=tuple(one for one in group.candidates if id(one.target) in kept)
+            )
+            for group in self.groups
+        ]
+        return Selection(tuple(group for group in groups if group.candidates), (*self.dropped, *dropped))
+
+    def prefer_usable(self, usable: Callable[[str], bool]) -> "Selection":
+        """Models whose servers are all ejected come last."""
+        if len(self.groups) == 1:
+            return self
+        groups = sorted(
+            self.groups, key=lambda group: not any(usable(one.target.server.name) for one in group.candidates)
+        )
+        return Selection(tuple(groups), self.dropped)
+
+
+def select_candidates(
+    catalog: ModelCatalog,
+    route: ModelRoute,
+    operation: Operation,
+    model: str,
+    *,
+    may_use: Callable[[str], bool],
+    prices: Container[str],
+    only: frozenset[str] | None = None,
+) -> Selection:
+    """`route` is the route of `model`. `may_use`: whether the key may use a fallback model. `only`: the names
+    of the servers that have what the request refers to.
+
+    Raises NotFound if no target is left. The result may be empty for an operation that the gateway can
+    estimate.
+    """
+    search = _Search(catalog, operation, model, prices, only)
+    for name, its_route in _chain(catalog, model, route):
+        if name == model or may_use(name):
+            search.add_model(name, its_route)
+        else:
+            search.dropped.append(Dropped(name, "", "model_not_allowed"))
+    reasons = {one.reason for one in search.dropped}
+    if not search.groups and not (operation.estimated and "no_endpoint" in reasons):
+        raise _no_target(route, operation, model, reasons)
+    return Selection(tuple(search.groups), tuple(search.dropped))
+
+
+class _Search(Struct):
+    """The targets that have been found for a request. `requested`: the client's name of the model."""
+
+    catalog: ModelCatalog
+    operation: Operation
+    requested: str
+    prices: Container[str]
+    only: frozenset[str] | None
+    groups: list[ModelCandidates] = []
+    dropped: list[Dropped] = []
+    taken: set[tuple[str, str]] = set()  # server, and the name of the model that it gets
+
+    def add_model(self, name: str, route: ModelRoute | None) -> None:
+        """`route` is the route of the model."""
+        listed: list[Candidate] = []
+        unlisted: list[Candidate] = []
+        specs = route.targets if route is not None else ()
+        for spec in specs or [RouteTarget(server.name) for server in self.catalog.servers_for(name)]:
+            found = self._candidate(spec, name)
+            if isinstance(found, str):
+                self.dropped.append(Dropped(name, spec.server, found))
+            else:
+                known = bool(spec.model) or self.catalog.may_offer(spec.server, name)
+                (listed if known else unlisted).append(found)
+        if listed:
+            self.dropped += [Dropped(name, one.name[0], "not_listed") for one in unlisted]
+        elif not unlisted and not specs:
+            self.dropped.append(Dropped(name, "", "unknown_model"))
+        if candidates := tuple(listed or unlisted):
+            self.groups.append(
+                ModelCandidates(name, route, candidates, _context(self.catalog, name, candidates))
+            )
+
+    def _candidate(self, spec: RouteTarget, name: str) -> Candidate | DropReason:
+        server = self.catalog.server(spec.server)
+        if server is None:
+            return "unknown_server"
+        if self.only is not None and spec.server not in self.only:
+            return "other_server"
+        plan = make_plan(self.operation, server)
+        if plan is None:
+            return "no_endpoint"
+        sent = spec.model or name
+        if (spec.server, sent) in self.taken:
+            return "duplicate"
+        self.taken.add((spec.server, sent))
+        serves = "" if name == self.requested else name
+        target = Target(
+            server,
+            plan,
+            model="" if sent == self.requested else sent,
+            serves=serves,
+            priced_as=spec.model if spec.model in self.prices else serves,
+        )
+        return Candidate(
+            target,
+            name=(spec.server, spec.model),
+            weight=server.weight if spec.weight is None else spec.weight,
+            priority=server.priority if spec.priority is None else spec.priority,
+        )
+
+
+def _context(catalog: ModelCatalog, model: str, candidates: Iterable[Candidate]) -> int | None:
+    rows = [catalog.model(one.name[1] or model) for one in candidates]
+    return max((row.details.context_length or 0 for row in rows if row is not None), default=0) or None
+
+
+def _chain(catalog: ModelCatalog, model: str, route: ModelRoute) -> Iterator[tuple[str, ModelRoute | None]]:
+    """The model and its fallback models, each once. The fallback models of a model follow it directly."""
+    seen = {model}
+    waiting: list[tuple[str, ModelRoute | None]] = [(model, route)]
+    while waiting:
+        name, its_route = waiting.pop()
+        yield name, its_route
+        if its_route is None or catalog.routes is None:
+            continue
+        new = [one for one in its_route.fallback if one not in seen]
+        seen.update(new)
+        waiting += [(one, catalog.routes.match(one)) for one in reversed(new)]
+
+
+def _no_target(
+    route: ModelRoute, operation: Operation, model: str, reasons: Container[DropReason]
+) -> NotFound:
+    shown = model[:200]
+    if "other_server" in reasons:
+        return object_server_missing(model)
+    if "no_endpoint" in reasons:
+        message = f"No server of the route of the model `{shown}` has the endpoint {operation.path}."
+        return NotFound("unsupported_endpoint", message, param="model")
+    if route.targets:
+        message = f"The route of the model `{shown}` has no server that is available. Contact the operator."
+    else:
+        message = f"No server offers the model `{shown}`. GET /v1/models lists the available models."
+    return NotFound("model_not_found", message, param="model")
+
+
+def object_server_missing(model: str) -> NotFound:
+    message = (
+        "The server with the earlier response or object that the request refers to does not offer the model"
+        f" `{model[:200]}`, or is not configured any more."
+    )
+    return NotFound("object_server_missing", message, param="model")
