@@ -1,5 +1,6 @@
 // The AI SDK `ai`, with the provider that the first argument names; with "endpoints", all that is not text.
 import { createAnthropic } from '@ai-sdk/anthropic';
+import { createGoogleGenerativeAI } from '@ai-sdk/google';
 import { createOpenAI } from '@ai-sdk/openai';
 import { createOpenAICompatible } from '@ai-sdk/openai-compatible';
 import {
@@ -19,10 +20,12 @@ globalThis.AI_SDK_LOG_WARNINGS = false; // they are written to the standard outp
 
 const baseURL = `${BASE_URL}/v1`;
 const PROVIDERS = {
+  openai: (apiKey) => createOpenAI({ baseURL, apiKey }),
   'openai-chat': (apiKey) => createOpenAI({ baseURL, apiKey }).chat,
   'openai-compatible': (apiKey) =>
     createOpenAICompatible({ name: 'gateway', baseURL, apiKey, includeUsage: true, supportsStructuredOutputs: true }),
   anthropic: (apiKey) => createAnthropic({ baseURL, apiKey }),
+  google: (apiKey) => createGoogleGenerativeAI({ baseURL: `${BASE_URL}/v1beta`, apiKey }),
 };
 const provider = PROVIDERS[process.argv[2]];
 const City = z.object({ city: z.string() });
@@ -90,7 +93,9 @@ const textCases = {
   badRequest: () => generateText(asked('refuse 400')),
   tooManyRequests: () => generateText(asked('refuse 429')),
   serverError: () => streamed('refuse 500'),
-  brokenStream: () => streamed('cut'),
+  async brokenStream() {
+    return { finishReason: await (await streamed('cut')).finishReason };
+  },
   async limit() {
     const model = provider(LIMITED_KEY)(MODEL);
     await generateText({ ...asked('Hi'), model });

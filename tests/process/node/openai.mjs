@@ -1,6 +1,7 @@
-// The SDK `openai`. The argument is a set of cases: chat, endpoints or abort.
-import OpenAI from 'openai';
-import { zodResponseFormat } from 'openai/helpers/zod';
+// The SDK `openai`. The argument is a set of cases. Realtime needs a gateway with TLS: the SDK has no other WebSockets.
+import OpenAI, { toFile } from 'openai';
+import { zodResponseFormat, zodTextFormat } from 'openai/helpers/zod';
+import { OpenAIRealtimeWS } from 'openai/realtime/ws';
 import { z } from 'zod';
 import { API_KEY, BASE_URL, LIMITED_KEY, MODEL, WEATHER, collected, report } from './report.mjs';
 
@@ -66,6 +67,70 @@ const chatCases = {
   },
 };
 
+const respond = (input, more = {}) => client.responses.create({ model: MODEL, input, store: false, ...more });
+const { name, description } = WEATHER;
+const weather = { type: 'function', name, description, strict: true, parameters: { ...tool.function.parameters, additionalProperties: false } };
+
+// Run the calls of a response and send their results, with all earlier items.
+async function afterCalls(first, send) {
+  const calls = first.output.filter((item) => item.type === 'function_call');
+  const results = calls.map(({ call_id, arguments: given }) => ({
+    type: 'function_call_output', call_id, output: WEATHER.answer(JSON.parse(given)),
+  }));
+  const { output_text } = await send([{ role: 'user', content: WEATHER.prompt }, ...first.output, ...results]);
+  return output_text;
+}
+
+const responsesCases = {
+  async plain() {
+    const { data, request_id } = await respond('Hi', { instructions: 'Be brief.' }).withResponse();
+    return { text: data.output_text, status: data.status, usage: data.usage.total_tokens, id: Boolean(request_id) };
+  },
+  async stream() {
+    const events = await collected(await respond('Hi', { stream: true }));
+    const deltas = events.filter((event) => event.type === 'response.output_text.delta');
+    return { text: deltas.map((event) => event.delta).join(''), last: events.at(-1).type, usage: events.at(-1).response.usage.total_tokens };
+  },
+  async streamHelper() {
+    const stream = client.responses.stream({ model: MODEL, input: WEATHER.prompt, store: false, tools: [weather] });
+    return (await stream.finalResponse()).output.map((item) => item.arguments);
+  },
+  async tools() {
+    const send = (input) => respond(input, { tools: [weather] });
+    return afterCalls(await send(WEATHER.prompt), send);
+  },
+  async structured() {
+    const asked = { model: MODEL, input: 'answer {"city": "Oslo"}', store: false };
+    return (await client.responses.parse({ ...asked, text: { format: zodTextFormat(City, 'city') } })).output_parsed;
+  },
+  async countTokens() {
+    return (await client.responses.inputTokens.count({ model: MODEL, input: 'Hi' })).input_tokens > 0;
+  },
+  unknownModel: () => respond('Hi', { model: 'other' }),
+  wrongKey: () => client.withOptions({ apiKey: 'bm_wrong' }).responses.create({ model: MODEL, input: 'Hi' }),
+  badRequest: () => respond('refuse 400'),
+  tooManyRequests: () => respond('refuse 429'),
+  serverError: () => respond('refuse 500', { stream: true }),
+  brokenStream: async () => collected(await respond('cut', { stream: true })),
+  async limit() {
+    const limited = client.withOptions({ apiKey: LIMITED_KEY });
+    await limited.responses.create({ model: MODEL, input: 'Hi' });
+    return limited.responses.create({ model: MODEL, input: 'Hi' });
+  },
+};
+
+const storedCases = {
+  async stored() {
+    const first = await respond('Hi', { store: true });
+    const second = await respond('Hi again', { store: true, previous_response_id: first.id });
+    const found = await client.responses.retrieve(second.id);
+    const items = await collected(client.responses.inputItems.list(second.id));
+    await client.responses.delete(first.id);
+    const gone = await client.responses.retrieve(first.id).catch((error) => error.status);
+    return { text: found.output_text, items: items.length, gone };
+  },
+};
+
 const start = (bytes) => bytes.subarray(0, 4).toString('latin1');
 
 const endpointCases = {
@@ -97,6 +162,20 @@ const endpointCases = {
     const answer = await client.audio.speech.create({ model: 'demo/speech', voice: 'alloy', input: 'Say hello.', response_format: 'wav' });
     return start(Buffer.from(await answer.arrayBuffer()));
   },
+  async imageEdit() {
+    const { data: [made] } = await client.images.generate({ model: 'demo/image', prompt: 'Stripes', size: '64x64' });
+    const image = await toFile(Buffer.from(made.b64_json, 'base64'), 'a.png', { type: 'image/png' });
+    const { data } = await client.images.edit({ model: 'demo/image', image: [image, image], prompt: 'Dots', size: '64x64' });
+    return start(Buffer.from(data[0].b64_json, 'base64'));
+  },
+  async transcription() {
+    const spoken = await client.audio.speech.create({ model: 'demo/speech', voice: 'alloy', input: 'Say hello.', response_format: 'wav' });
+    const file = await toFile(Buffer.from(await spoken.arrayBuffer()), 'a.wav');
+    const { text } = await client.audio.transcriptions.create({ model: 'demo/transcription', file });
+    const events = await collected(await client.audio.transcriptions.create({ model: 'demo/transcription', file, stream: true }));
+    const { text: translated } = await client.audio.translations.create({ model: 'demo/transcription', file });
+    return [text.length > 0, events.at(-1).type, events.at(-1).text === text, translated.length > 0];
+  },
   async severalChoices() {
     const { choices } = await client.chat.completions.create({ ...asked('Hi', { n: 2 }), model: 'demo/echo' });
     return choices.map((choice) => choice.message.content);
@@ -104,6 +183,25 @@ const endpointCases = {
   async reasoning() {
     const { choices } = await client.chat.completions.create({ ...asked('Hi'), model: 'demo/reasoning' });
     return Boolean(choices[0].message.reasoning_content);
+  },
+};
+
+const realtimeCases = {
+  async realtime() {
+    const socket = await OpenAIRealtimeWS.create(client, { model: 'demo/realtime' });
+    const types = [];
+    return new Promise((resolve, reject) => {
+      socket.on('error', reject);
+      socket.on('event', (event) => types.push(event.type));
+      socket.on('session.created', () => {
+        socket.send({ type: 'conversation.item.create', item: { type: 'message', role: 'user', content: [{ type: 'input_text', text: 'Hi' }] } });
+        socket.send({ type: 'response.create', response: { output_modalities: ['text'] } });
+      });
+      socket.on('response.done', (event) => {
+        socket.close();
+        resolve({ first: types[0], status: event.response.status, text: event.response.output[0].content[0].text });
+      });
+    });
   },
 };
 
@@ -117,4 +215,12 @@ const abortCases = {
   },
 };
 
-await report({ chat: chatCases, endpoints: endpointCases, abort: abortCases }[process.argv[2]]);
+const SETS = {
+  chat: chatCases,
+  responses: responsesCases,
+  stored: storedCases,
+  endpoints: endpointCases,
+  realtime: realtimeCases,
+  abort: abortCases,
+};
+await report(SETS[process.argv[2]]);
