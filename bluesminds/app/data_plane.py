@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -32,6 +33,7 @@ from bluesminds.gateway.limits.lease import Lease
 from bluesminds.gateway.limits.reserve import RateLimiter
 from bluesminds.gateway.limits.window import WINDOW_SECONDS
 from bluesminds.gateway.metrics import Metrics
+from bluesminds.gateway.operations import HandlerName
 from bluesminds.gateway.passthrough.exchange import RelayExchange
 from bluesminds.gateway.passthrough.handler import PassthroughHandler
 from bluesminds.gateway.passthrough.runner import RelayRunner
@@ -45,7 +47,9 @@ from bluesminds.gateway.routing.load import LoadRegistry
 from bluesminds.gateway.routing.policies import Balancer
 from bluesminds.gateway.routing.rotation import RotationRegistry
 from bluesminds.gateway.server_objects import ServerObjects
+from bluesminds.gateway.sockets.opening import SocketHandler
 from bluesminds.gateway.sockets.realtime import RealtimeSessions
+from bluesminds.gateway.sockets.responses import ResponseSessions
 from bluesminds.gateway.spool import SpoolSpace
 from bluesminds.gateway.stored_responses.handler import StoredResponseHandler
 from bluesminds.gateway.stored_responses.links import RequestLinks
@@ -171,8 +175,13 @@ def build_data_plane(
         total_timeout=settings.upstream.total_timeout,
     )
     origins = _build_origins(services, authentication.keys)
-    sessions = RealtimeSessions(gateway, bodies, origins, socket_settings(settings), services.clock)
-    _add_gauges(runtime, authentication.limiter, bodies, sessions)
+    sockets: dict[HandlerName, SocketHandler] = {
+        "realtime": RealtimeSessions(gateway, bodies, origins, socket_settings(settings), services.clock),
+        "response_socket": ResponseSessions(
+            gateway, bodies, origins, socket_settings(settings), services.clock
+        ),
+    }
+    _add_gauges(runtime, authentication.limiter, bodies, list(sockets.values()))
     runtime.metrics.labelled_gauge(
         "bluesminds_server_up", "1 if the last probe of the server succeeded.", "server", routing.servers_up
     )
@@ -188,7 +197,7 @@ def build_data_plane(
         watchdog=Watchdog(runtime.recorder, limit=MAX_BACKOFF + 2 * settings.storage.settle_timeout),
         stats=stats,
         control=control,
-        edge=_build_edge(services, gateway, routing, sessions, control, bodies, origins, runtime),
+        edge=_build_edge(services, gateway, routing, sockets, control, bodies, origins, runtime),
     )
 
 
@@ -261,14 +270,14 @@ def _build_body_memory(services: Services) -> BodyMemory:
 
 
 def _add_gauges(
-    runtime: Runtime, limiter: RateLimiter, bodies: BodyMemory, sessions: RealtimeSessions
+    runtime: Runtime, limiter: RateLimiter, bodies: BodyMemory, sockets: Sequence[SocketHandler]
 ) -> None:
     gauge, recorder = runtime.metrics.gauge, runtime.recorder
     gauge("bluesminds_requests_running", "Requests in progress.", lambda: limiter.running)
     gauge("bluesminds_usage_rows_held", "Usage rows reserved or not committed yet.", lambda: recorder.held)
     gauge("bluesminds_body_bytes_held", "Bytes of request bodies in memory.", lambda: bodies.held)
     gauge("bluesminds_upload_bytes_held", "Bytes of uploads in files.", lambda: bodies.disk.held)
-    gauge("bluesminds_sessions_open", "Realtime sessions that are open.", lambda: sessions.open)
+    gauge("bluesminds_sessions_open", "WebSockets of clients.", lambda: sum(one.open for one in sockets))
 
 
 def _build_control(
@@ -361,7 +370,7 @@ def _build_edge(
     services: Services,
     gateway: Gateway,
     routing: Routing,
-    sessions: RealtimeSessions,
+    sockets: Mapping[HandlerName, SocketHandler],
     control: ASGIApp,
     bodies: BodyMemory,
     origins: BrowserOrigins,
@@ -376,7 +385,7 @@ def _build_edge(
         gateway,
         passthrough,
         stored,
-        sessions,
+        sockets,
         control,
         bodies=bodies,
         origins=origins,

@@ -11,8 +11,7 @@ from bluesminds.common.values import LimitSet, Server
 from bluesminds.config import ConfigError, ListenSettings, Secret, ServerSettings, Settings
 from bluesminds.config.settings import MailSettings
 from bluesminds.gateway.browser_origins import ANY_ORIGIN
-from bluesminds.gateway.sockets.realtime import SocketSettings
-from bluesminds.gateway.sockets.session import SessionSettings
+from bluesminds.gateway.sockets.opening import SessionSettings, SocketSettings
 from bluesminds.http.client.pool import Timeouts
 from bluesminds.http.server.serve import ListenerLimits
 from bluesminds.http.websocket import WebSocketLimits

@@ -205,7 +205,7 @@ class UpstreamSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class WebSocketSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[websocket]: Realtime sessions."""
+    """[websocket]: Realtime sessions, and sessions for responses."""
 
     handshake_timeout: Seconds = 10.0
     idle_timeout: Seconds = 300.0

@@ -19,8 +19,9 @@ from bluesminds.wire.base import FormatName
 
 ApiName = Literal["openai", "anthropic", "gemini"]
 BodyKind = Literal["json", "form", "json_or_form"]  # a form is multipart/form-data
-# What serves an operation. "model": the request pipeline; "realtime": sessions on a WebSocket.
-HandlerName = Literal["model", "realtime", "stored_response", "passthrough"]
+# What serves an operation. "model": the request pipeline; "realtime" and "response_socket": sessions on a
+# WebSocket.
+HandlerName = Literal["model", "realtime", "response_socket", "stored_response", "passthrough"]
 NO_FIELDS: Final[Mapping[str, Raw]] = MappingProxyType({})
 
 
@@ -83,6 +84,7 @@ OPERATIONS: Final = (
         estimated=True,
     ),
     Operation("responses", "POST", "/v1/responses", "responses", "Create a response"),
+    Operation("responses", "GET", "/v1/responses", "responses", "Open a session", handler="response_socket"),
     Operation(
         "responses.input_tokens",
         "POST",
@@ -91,6 +93,7 @@ OPERATIONS: Final = (
         "Count the tokens of a response's input",
         estimated=True,
     ),
+    Operation("responses", "POST", "/v1/responses/compact", "compact", "Compact a conversation"),
     _stored("GET", "/v1/responses/{id}", "Show a stored response"),
     _stored("DELETE", "/v1/responses/{id}", "Delete a stored response"),
     _stored("GET", "/v1/responses/{id}/input_items", "List the input items of a stored response"),

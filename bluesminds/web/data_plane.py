@@ -18,6 +18,7 @@ from bluesminds.gateway.operations import (
     PASSTHROUGH,
     UNKNOWN,
     DataPlanePath,
+    HandlerName,
     OperationMatch,
     find_operation,
     find_path,
@@ -27,7 +28,7 @@ from bluesminds.gateway.passthrough.bodies import ClientRequest
 from bluesminds.gateway.passthrough.handler import PassthroughHandler
 from bluesminds.gateway.passthrough.paths import RelayPath
 from bluesminds.gateway.pipeline import Gateway
-from bluesminds.gateway.sockets.realtime import RealtimeSessions, SocketOpening
+from bluesminds.gateway.sockets.opening import SocketHandler, SocketOpening
 from bluesminds.gateway.stored_responses.handler import StoredResponseHandler
 from bluesminds.http.asgi import ASGIApp, Disconnect, Receive, ResponseAborted, Scope, Send
 from bluesminds.http.server.websocket import WebSocketUpgrade
@@ -132,7 +133,7 @@ class ASGIResponseWriter:
 
 class DataPlane:
     """The application the listener serves. `passthrough` relays requests that match no operation, `stored`
-    serves stored responses, `sessions` serves WebSockets, and `control` all paths that are not of the data
+    serves stored responses, `sockets` serve WebSockets, and `control` all paths that are not of the data
     plane. `bodies` is the memory limit of all request bodies, and `origins` are those whose pages may use the
     gateway. `proxies` replaces the client address by the forwarded one, for all paths.
     """
@@ -142,7 +143,7 @@ class DataPlane:
         gateway: Gateway,
         passthrough: PassthroughHandler,
         stored: StoredResponseHandler,
-        sessions: RealtimeSessions,
+        sockets: Mapping[HandlerName, SocketHandler],
         control: ASGIApp,
         *,
         bodies: BodyMemory,
@@ -154,7 +155,7 @@ class DataPlane:
         self._gateway = gateway
         self._passthrough = passthrough
         self._stored = stored
-        self._sessions = sessions
+        self._sockets = sockets
         self._control = control
         self._bodies = bodies
         self._origins = origins
@@ -237,8 +238,8 @@ class DataPlane:
         except GatewayError as exc:
             self._gateway.reject(context, exc)
             raise
-        if match.operation.handler == "realtime":
-            await self._sessions.handle(match, context, read_opening(scope, context), out)
+        if (sessions := self._sockets.get(match.operation.handler)) is not None:
+            await sessions.handle(match, context, read_opening(scope, context), out)
         else:
             await self._gateway.handle(match, context, body, out)
 

@@ -25,6 +25,7 @@ _PREFIXES: Final = {
     "custom_tool_call": "ctc",
     "custom_tool_call_output": "ctco",
 }
+_RESULTS: Final = ("function_call_output", "custom_tool_call_output")
 _PREVIOUS: Final = "previous_response_id"
 
 _text = msgspec.json.Decoder(str)
@@ -35,7 +36,7 @@ def input_items(fields: Fields, new_id: Callable[[str], str]) -> list[Fields]:
     """The items of a request's `input`, each with its type and an id. `new_id` makes the id of an item that
     has none; it gets the prefix, such as "msg". Raises InvalidRequest.
     """
-    return [_with_id(item, new_id) for item in _new_items(fields)]
+    return [_with_id(item, new_id) for item in new_items(fields)]
 
 
 def with_history(fields: Fields, items: Sequence[Fields]) -> Fields:
@@ -43,12 +44,24 @@ def with_history(fields: Fields, items: Sequence[Fields]) -> Fields:
     Raises InvalidRequest.
     """
     rest = {name: value for name, value in fields.items() if name != _PREVIOUS}
-    return rest | {"input": _array([*items, *_new_items(fields)])}
+    return rest | {"input": _array([*items, *new_items(fields)])}
+
+
+def unmatched_result(items: Sequence[Fields]) -> str | None:
+    """The id of a call that has a result in `items`, but is not before it. None if there is none."""
+    calls: set[str] = set()
+    for item in items:
+        kind, call_id = _text_in(item, "type"), _text_in(item, "call_id")
+        if kind in _RESULTS and call_id not in calls:
+            return call_id
+        if kind.endswith("_call"):
+            calls.add(call_id)
+    return None
 
 
 def referenced_ids(fields: Fields) -> list[str]:
     """The ids of stored items that the request's `input` refers to. Raises InvalidRequest."""
-    return [_text_in(item, "id") for item in _new_items(fields) if _is_reference(item)]
+    return [_text_in(item, "id") for item in new_items(fields) if _is_reference(item)]
 
 
 def with_references(fields: Fields, found: Mapping[str, Fields]) -> Fields:
@@ -56,7 +69,7 @@ def with_references(fields: Fields, found: Mapping[str, Fields]) -> Fields:
     id that is not in `found`.
     """
     items = []
-    for item in _new_items(fields):
+    for item in new_items(fields):
         if _is_reference(item):
             id_ = _text_in(item, "id")
             if id_ not in found:
@@ -76,6 +89,23 @@ def output_items(response: bytes) -> list[Fields]:
     return items
 
 
+def replayed_items(response: bytes) -> list[Fields]:
+    """The output of a response that is not stored, as input of the next request. Raises ValueError.
+
+    A server that does not store a response knows none of its ids. Reasoning is known by its id alone, unless
+    it is encrypted in the item.
+    """
+    items = output_items(response)
+    kept = [item for item in items if not _is_unknown_reasoning(item)]
+    if len(kept) == len(items):
+        return items
+    return [{name: value for name, value in item.items() if name != "id"} for item in kept]
+
+
+def _is_unknown_reasoning(item: Fields) -> bool:
+    return _text_in(item, "type") == "reasoning" and not _text_in(item, "encrypted_content")
+
+
 def response_of_stream(stream: bytes) -> bytes:
     """The response that a stream, or its last events, ends with. If its output is empty, it is that of the
     items that were done in the stream. Raises ValueError for a stream without an end.
@@ -92,8 +122,8 @@ def response_of_stream(stream: bytes) -> bytes:
     raise ValueError("a stream without an end")
 
 
-def _new_items(fields: Fields) -> list[Fields]:
-    """The items of `input`; a text is a message of the user."""
+def new_items(fields: Fields) -> list[Fields]:
+    """The items of `input`; a text is a message of the user. Raises InvalidRequest."""
     raw = fields.get("input", ABSENT)
     if bytes(raw) in (b"", b"null"):
         return []
