@@ -69,7 +69,7 @@ class UpstreamEndpoint(Struct, frozen=True):
 
 
 class StreamRedactor:
-    """Masks secrets in bytes that arrive in pieces. The length stays the same, because the client may know it.
+    """Masks secrets in bytes that arrive in pieces. The length stays the same: the client may know it.
     Bytes that may begin a secret are held back.
     """
 
