@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
@@ -15,14 +16,15 @@ from bluesminds.app.readiness import ReadinessCheck
 from bluesminds.app.services import Services
 from bluesminds.app.settings_map import (
     cors_origins,
+    file_routes,
     keyless_limits,
     model_prices,
     socket_settings,
     upstream_timeouts,
 )
 from bluesminds.common.networks import Networks
+from bluesminds.common.routes import ModelRoute
 from bluesminds.common.values import Server
-from bluesminds.config import configured_routes
 from bluesminds.gateway.accounting import UsageAccounting
 from bluesminds.gateway.authenticate import KeyAuthenticator
 from bluesminds.gateway.bodies import BodyMemory
@@ -40,7 +42,7 @@ from bluesminds.gateway.probe import probe
 from bluesminds.gateway.recorder import Recorder
 from bluesminds.gateway.relay import Relay
 from bluesminds.gateway.response_cache import CacheResult, ResponseCache
-from bluesminds.gateway.routing.catalog import ServerRegistry
+from bluesminds.gateway.routing.catalog import ModelCatalog, ServerRegistry
 from bluesminds.gateway.routing.health import ServerHealthRegistry, ServerStatus
 from bluesminds.gateway.routing.load import LoadRegistry
 from bluesminds.gateway.routing.policies import Balancer
@@ -99,6 +101,12 @@ class Routing(Struct, frozen=True):
     async def list_servers(self) -> list[Server]:
         return list(self.registry.catalog.servers)
 
+    async def list_routes(self) -> Sequence[ModelRoute]:
+        return self.registry.routes
+
+    async def current_catalog(self) -> ModelCatalog:
+        return self.registry.catalog
+
     def statuses(self) -> list[tuple[Server, ServerStatus]]:
         return [(server, self.health_checker.status(server.name)) for server in self.registry.catalog.servers]
 
@@ -144,7 +152,7 @@ def build_data_plane(
     """`configured` are the servers that are not in the database."""
     settings = services.settings
     authentication = _build_authentication(services, runtime.lease)
-    routing = _build_routing(services, configured)
+    routing = build_routing(services, configured)
     sender = Sender(
         services.pool,
         routing.health,
@@ -219,7 +227,8 @@ def _build_authentication(services: Services, lease: Lease) -> Authentication:
     return Authentication(limiter, keys)
 
 
-def _build_routing(services: Services, configured: list[Server]) -> Routing:
+def build_routing(services: Services, configured: list[Server]) -> Routing:
+    """`configured` are the servers that are not in the database."""
     upstream = services.settings.upstream
     health = ServerHealthRegistry(eject_after=upstream.eject_after, eject_seconds=upstream.eject_seconds)
     load, rotations = LoadRegistry(), RotationRegistry()
@@ -229,7 +238,8 @@ def _build_routing(services: Services, configured: list[Server]) -> Routing:
         health,
         load,
         rotations,
-        routes=configured_routes(services.settings),
+        routes=file_routes(services.settings),
+        load_routes=services.accounts.routes.load,
         prices=model_prices(services.settings),
     )
     checker = HealthChecker(
@@ -319,6 +329,9 @@ def _build_control(
             probe, services.pool, seconds=services.settings.upstream.probe_timeout, list_models=True
         ),
         usage_now=authentication.limiter.in_use,
+        list_routes=routing.list_routes,
+        routes_changed=routing.registry.reload,
+        catalog=routing.current_catalog,
     )
     routes = [
         *ops.routes(ops.OpsHandlers(readiness.check, routing.states, registry)),
