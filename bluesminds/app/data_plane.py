@@ -268,8 +268,6 @@ def _build_accounting(services: Services, runtime: Runtime) -> UsageAccounting:
 
 def _build_cache(services: Services, metrics: Metrics) -> ResponseCache | None:
     settings = services.settings.cache
-    if not settings.enabled:
-        return None
 
     def count(result: CacheResult) -> None:
         metrics.cache[(result,)] += 1
@@ -282,7 +280,7 @@ def _build_cache(services: Services, metrics: Metrics) -> ResponseCache | None:
         count=count,
     )
     metrics.gauge("bluesminds_cache_bytes", "Bytes of cached responses.", lambda: cache.held)
-    return cache
+    return cache if settings.enabled else None
 
 
 def _build_body_memory(services: Services) -> BodyMemory:
