@@ -29,7 +29,7 @@ class RouteTarget(Struct, frozen=True):
 class ModelRoute(Struct, frozen=True):
     """`model` is a name, or the start of names followed by "*". Without `targets`, every server that offers
     the model is one. `fallback`: the models that replace it, each by its own route, if its targets fail for a
-    reason in `fallback_on`.
+    reason in `fallback_on`. `first_token_timeout` and `chunk_timeout` in seconds; None: those of [upstream].
     """
 
     model: str
@@ -37,6 +37,8 @@ class ModelRoute(Struct, frozen=True):
     policy: Policy = "priority"
     fallback: tuple[str, ...] = ()
     fallback_on: tuple[FallbackReason, ...] = FALLBACK_ON
+    first_token_timeout: float | None = None
+    chunk_timeout: float | None = None
     origin: str = "file"  # or "table" (the database)
 
 

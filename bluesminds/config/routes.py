@@ -28,6 +28,8 @@ def _route(row: RouteSettings) -> ModelRoute:
         policy=row.policy,
         fallback=row.fallback,
         fallback_on=row.fallback_on,
+        first_token_timeout=row.first_token_timeout,
+        chunk_timeout=row.chunk_timeout,
     )
 
 
