@@ -42,6 +42,7 @@ from bluesminds.gateway.pipeline import Gateway
 from bluesminds.gateway.probe import probe
 from bluesminds.gateway.recorder import Recorder
 from bluesminds.gateway.relay import Relay
+from bluesminds.gateway.response_cache import CacheResult, ResponseCache
 from bluesminds.gateway.routing.catalog import ModelCatalog, ServerRegistry
 from bluesminds.gateway.routing.explain import Explanation, RouteQuestion, explain
 from bluesminds.gateway.routing.health import ServerHealthRegistry, ServerStatus
@@ -183,6 +184,7 @@ def build_data_plane(
         accounting=_build_accounting(services, runtime),
         links=RequestLinks(responses, objects, routing.registry, bodies, services.clock),
         total_timeout=settings.upstream.total_timeout,
+        cache=_build_cache(services, runtime.metrics),
     )
     origins = _build_origins(services, authentication.keys)
     sessions = RealtimeSessions(gateway, bodies, origins, socket_settings(settings), services.clock)
@@ -268,6 +270,23 @@ def _build_accounting(services: Services, runtime: Runtime) -> UsageAccounting:
         strict=settings.storage.durability == "strict",
         log_requests=settings.log.requests,
     )
+
+
+def _build_cache(services: Services, metrics: Metrics) -> ResponseCache | None:
+    settings = services.settings.cache
+
+    def count(result: CacheResult) -> None:
+        metrics.cache[(result,)] += 1
+
+    cache = ResponseCache(
+        seconds=settings.ttl,
+        max_bytes=settings.max_bytes,
+        max_response_bytes=settings.max_response_bytes,
+        scope=settings.share,
+        count=count,
+    )
+    metrics.gauge("bluesminds_cache_bytes", "Bytes of cached responses.", lambda: cache.held)
+    return cache if settings.enabled else None
 
 
 def _build_body_memory(services: Services) -> BodyMemory:
