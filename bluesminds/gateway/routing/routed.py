@@ -13,7 +13,7 @@ class RoutedTargets:
     allows it. Targets are ordered when they are needed, so that a rotation counts only what is used.
     """
 
-    __slots__ = ("_balancer", "_context", "_groups", "_reasons", "_request", "route")
+    __slots__ = ("_balancer", "_context", "_groups", "_reasons", "_request", "options")
 
     def __init__(
         self, route: ModelRoute, selection: Selection, balancer: Balancer, request: RoutedRequest
@@ -21,7 +21,7 @@ class RoutedTargets:
         if "error" in route.fallback_on:
             selection = selection.prefer_usable(balancer.usable)
         self._groups = list(selection.groups)
-        self.route = route
+        self.options = route.options
         self._reasons = route.fallback_on
         self._balancer = balancer
         self._request = request
@@ -30,6 +30,10 @@ class RoutedTargets:
     def targets(self) -> Iterable[Target]:
         """The targets that are left, in no particular order."""
         return [one.target for group in self._groups for one in group.candidates]
+
+    def preview(self) -> Sequence[tuple[ModelCandidates, Sequence[Target]]]:
+        """The models that are left with their targets, best first. It uses no turn of a rotation."""
+        return [(group, self._balancer.order(group, self._request, commit=False)) for group in self._groups]
 
     def first(self) -> Sequence[Target]:
         """The targets of the first model, best first. Empty if there is none at all."""

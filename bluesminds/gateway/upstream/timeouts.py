@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from msgspec import Struct
 
-from bluesminds.common.routes import ModelRoute
+from bluesminds.common.routes import DEFAULT_OPTIONS, RouteOptions
 from bluesminds.http.client.pool import Timeouts
 
 _Overrides = tuple[float | None, float | None]
@@ -34,12 +34,12 @@ class TimeoutTable:
         self._default = StreamTimeouts(replace(timeouts, first_byte=min(first_token, last)), timeouts)
         self._of_routes: dict[_Overrides, StreamTimeouts] = {}
 
-    def for_stream(self, route: ModelRoute | None, *, is_last: bool) -> Timeouts:
-        found = self._default if route is None else self._of_route(route)
+    def for_stream(self, options: RouteOptions, *, is_last: bool) -> Timeouts:
+        found = self._default if options is DEFAULT_OPTIONS else self._of_route(options)
         return found.last if is_last else found.next_left
 
-    def _of_route(self, route: ModelRoute) -> StreamTimeouts:
-        key = (route.first_token_timeout, route.chunk_timeout)
+    def _of_route(self, options: RouteOptions) -> StreamTimeouts:
+        key = (options.first_token_timeout, options.chunk_timeout)
         if key == (None, None):
             return self._default
         if (found := self._of_routes.get(key)) is None:
