@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -22,6 +22,7 @@ from bluesminds.app.settings_map import (
     socket_settings,
     upstream_timeouts,
 )
+from bluesminds.common.money import Price
 from bluesminds.common.networks import Networks
 from bluesminds.common.routes import ModelRoute
 from bluesminds.common.values import Server
@@ -43,6 +44,7 @@ from bluesminds.gateway.recorder import Recorder
 from bluesminds.gateway.relay import Relay
 from bluesminds.gateway.response_cache import CacheResult, ResponseCache
 from bluesminds.gateway.routing.catalog import ModelCatalog, ServerRegistry
+from bluesminds.gateway.routing.explain import Explanation, RouteQuestion, explain
 from bluesminds.gateway.routing.health import ServerHealthRegistry, ServerStatus
 from bluesminds.gateway.routing.load import LoadRegistry
 from bluesminds.gateway.routing.policies import Balancer
@@ -57,6 +59,7 @@ from bluesminds.gateway.supervision import MAX_BACKOFF, HealthChecker, IdleSweep
 from bluesminds.gateway.upstream.backoff import Backoff
 from bluesminds.gateway.upstream.raw import RawSender
 from bluesminds.gateway.upstream.sender import Sender
+from bluesminds.gateway.upstream.timeouts import TimeoutTable
 from bluesminds.http.asgi import ASGIApp
 from bluesminds.http.server.limits import ListenerStats
 from bluesminds.web import app
@@ -92,6 +95,7 @@ class Routing(Struct, frozen=True):
     health: ServerHealthRegistry
     balancer: Balancer
     health_checker: HealthChecker
+    prices: Mapping[str, Price]
 
     def example_model(self) -> str | None:
         """A model for the example in the API reference."""
@@ -103,6 +107,9 @@ class Routing(Struct, frozen=True):
 
     async def list_routes(self) -> Sequence[ModelRoute]:
         return self.registry.routes
+
+    async def explain(self, question: RouteQuestion) -> Explanation:
+        return explain(self.registry.catalog, self.balancer, self.prices, question)
 
     async def current_catalog(self) -> ModelCatalog:
         return self.registry.catalog
@@ -157,7 +164,7 @@ def build_data_plane(
         services.pool,
         routing.health,
         routing.balancer.load,
-        timeouts=upstream_timeouts(settings),
+        timeouts=TimeoutTable(upstream_timeouts(settings), settings.upstream.first_token_timeout),
         attempts=settings.upstream.attempts,
         backoff=backoff,
         metrics=runtime.metrics,
@@ -231,7 +238,7 @@ def build_routing(services: Services, configured: list[Server]) -> Routing:
     """`configured` are the servers that are not in the database."""
     upstream = services.settings.upstream
     health = ServerHealthRegistry(eject_after=upstream.eject_after, eject_seconds=upstream.eject_seconds)
-    load, rotations = LoadRegistry(), RotationRegistry()
+    load, rotations, prices = LoadRegistry(), RotationRegistry(), model_prices(services.settings)
     registry = ServerRegistry(
         configured,
         services.accounts.servers.load,
@@ -240,7 +247,7 @@ def build_routing(services: Services, configured: list[Server]) -> Routing:
         rotations,
         routes=file_routes(services.settings),
         load_routes=services.accounts.routes.load,
-        prices=model_prices(services.settings),
+        prices=prices,
     )
     checker = HealthChecker(
         services.pool,
@@ -251,7 +258,7 @@ def build_routing(services: Services, configured: list[Server]) -> Routing:
         log=services.log,
     )
     balancer = Balancer(health.is_usable, load, rotations, _RANDOM.random)
-    return Routing(registry, health, balancer, checker)
+    return Routing(registry, health, balancer, checker, prices)
 
 
 def _build_accounting(services: Services, runtime: Runtime) -> UsageAccounting:
@@ -330,6 +337,7 @@ def _build_control(
         list_routes=routing.list_routes,
         routes_changed=routing.registry.reload,
         catalog=routing.current_catalog,
+        explain=routing.explain,
     )
     routes = [
         *ops.routes(ops.OpsHandlers(readiness.check, routing.states, registry)),

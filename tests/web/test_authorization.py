@@ -96,6 +96,7 @@ POST /api/admin/routes
 PATCH /api/admin/routes/{route_id}
 DELETE /api/admin/routes/{route_id}
 GET /api/admin/models
+GET /api/admin/explain
 GET /api/admin/usage
 GET /api/admin/keys
 POST /api/admin/keys
