@@ -11,6 +11,7 @@ from bluesminds.accounts.keys import Keys
 from bluesminds.accounts.limits import AccountLimits
 from bluesminds.accounts.local_sign_in import LocalSignIn
 from bluesminds.accounts.login import Login
+from bluesminds.accounts.model_routes import StoredRoutes
 from bluesminds.accounts.password_reset import PasswordReset
 from bluesminds.accounts.servers import Servers
 from bluesminds.accounts.sessions import Sessions
@@ -39,5 +40,6 @@ class AccountServices(Struct, frozen=True):
     key_reports: KeyReports
     limits: AccountLimits
     servers: Servers
+    routes: StoredRoutes
     usage: UsageReports
     audit: AuditLog

@@ -15,6 +15,7 @@ from bluesminds.app.routing import Routing
 from bluesminds.app.services import Services
 from bluesminds.app.settings_map import (
     cors_origins,
+    file_routes,
     keyless_limits,
     model_prices,
     socket_settings,
@@ -22,7 +23,6 @@ from bluesminds.app.settings_map import (
 )
 from bluesminds.common.networks import Networks
 from bluesminds.common.values import Server
-from bluesminds.config import configured_routes
 from bluesminds.gateway.accounting import UsageAccounting
 from bluesminds.gateway.authenticate import KeyAuthenticator
 from bluesminds.gateway.bodies import BodyMemory
@@ -39,6 +39,7 @@ from bluesminds.gateway.pipeline import Gateway
 from bluesminds.gateway.probe import probe
 from bluesminds.gateway.recorder import Recorder
 from bluesminds.gateway.relay import Relay
+from bluesminds.gateway.response_cache import CacheResult, ResponseCache
 from bluesminds.gateway.routing.catalog import ServerRegistry
 from bluesminds.gateway.routing.health import ServerHealthRegistry
 from bluesminds.gateway.routing.load import LoadRegistry
@@ -103,7 +104,7 @@ def build_data_plane(
     """`configured` are the servers that are not in the database."""
     settings = services.settings
     authentication = _build_authentication(services, runtime.lease)
-    routing = _build_routing(services, configured)
+    routing = build_routing(services, configured)
     sender = Sender(
         services.pool,
         routing.health,
@@ -129,6 +130,7 @@ def build_data_plane(
         accounting=_build_accounting(services, runtime),
         links=RequestLinks(responses, objects, routing.registry, bodies, services.clock),
         total_timeout=settings.upstream.total_timeout,
+        cache=_build_cache(services, runtime.metrics),
     )
     origins = _build_origins(services, authentication.keys)
     sessions = RealtimeSessions(gateway, bodies, origins, socket_settings(settings), services.clock)
@@ -177,18 +179,20 @@ def _build_authentication(services: Services, lease: Lease) -> Authentication:
     return Authentication(limiter, keys)
 
 
-def _build_routing(services: Services, configured: list[Server]) -> Routing:
+def build_routing(services: Services, configured: list[Server]) -> Routing:
+    """`configured` are the servers that are not in the database."""
     upstream = services.settings.upstream
     health = ServerHealthRegistry(eject_after=upstream.eject_after, eject_seconds=upstream.eject_seconds)
-    load, rotations = LoadRegistry(), RotationRegistry()
+    load, rotations, prices = LoadRegistry(), RotationRegistry(), model_prices(services.settings)
     registry = ServerRegistry(
         configured,
         services.accounts.servers.load,
         health,
         load,
         rotations,
-        routes=configured_routes(services.settings),
-        prices=model_prices(services.settings),
+        routes=file_routes(services.settings),
+        load_routes=services.accounts.routes.load,
+        prices=prices,
     )
     checker = HealthChecker(
         services.pool,
@@ -199,7 +203,7 @@ def _build_routing(services: Services, configured: list[Server]) -> Routing:
         log=services.log,
     )
     balancer = Balancer(health.is_usable, load, rotations, _RANDOM.random)
-    return Routing(registry, health, balancer, checker)
+    return Routing(registry, health, balancer, checker, prices)
 
 
 def _build_accounting(services: Services, runtime: Runtime) -> UsageAccounting:
@@ -212,6 +216,23 @@ def _build_accounting(services: Services, runtime: Runtime) -> UsageAccounting:
         strict=settings.storage.durability == "strict",
         log_requests=settings.log.requests,
     )
+
+
+def _build_cache(services: Services, metrics: Metrics) -> ResponseCache | None:
+    settings = services.settings.cache
+
+    def count(result: CacheResult) -> None:
+        metrics.cache[(result,)] += 1
+
+    cache = ResponseCache(
+        seconds=settings.ttl,
+        max_bytes=settings.max_bytes,
+        max_response_bytes=settings.max_response_bytes,
+        scope=settings.share,
+        count=count,
+    )
+    metrics.gauge("bluesminds_cache_bytes", "Bytes of cached responses.", lambda: cache.held)
+    return cache if settings.enabled else None
 
 
 def _build_body_memory(services: Services) -> BodyMemory:
@@ -258,6 +279,10 @@ def _build_control(
             probe, services.pool, seconds=services.settings.upstream.probe_timeout, list_models=True
         ),
         usage_now=authentication.limiter.in_use,
+        list_routes=routing.list_routes,
+        routes_changed=routing.registry.reload,
+        catalog=routing.current_catalog,
+        explain=routing.explain,
     )
     routes = [
         *ops.routes(ops.OpsHandlers(readiness.check, routing.states, registry)),

@@ -1,12 +1,16 @@
 """The servers, their health, and the choice between them, as one part."""
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import trio
 from msgspec import Struct
 
+from bluesminds.common.money import Price
+from bluesminds.common.routes import ModelRoute
 from bluesminds.common.values import Server
-from bluesminds.gateway.routing.catalog import ServerRegistry
+from bluesminds.gateway.routing.catalog import ModelCatalog, ServerRegistry
+from bluesminds.gateway.routing.explain import Explanation, RouteQuestion, explain
 from bluesminds.gateway.routing.health import ServerHealthRegistry, ServerStatus
 from bluesminds.gateway.routing.policies import Balancer
 from bluesminds.gateway.supervision import HealthChecker
@@ -17,6 +21,7 @@ class Routing(Struct, frozen=True):
     health: ServerHealthRegistry
     balancer: Balancer
     health_checker: HealthChecker
+    prices: Mapping[str, Price]
 
     def example_model(self) -> str | None:
         """A model for the example in the API reference."""
@@ -25,6 +30,15 @@ class Routing(Struct, frozen=True):
 
     async def list_servers(self) -> list[Server]:
         return list(self.registry.catalog.servers)
+
+    async def list_routes(self) -> Sequence[ModelRoute]:
+        return self.registry.routes
+
+    async def explain(self, question: RouteQuestion) -> Explanation:
+        return explain(self.registry.catalog, self.balancer, self.prices, question)
+
+    async def current_catalog(self) -> ModelCatalog:
+        return self.registry.catalog
 
     def statuses(self) -> list[tuple[Server, ServerStatus]]:
         return [(server, self.health_checker.status(server.name)) for server in self.registry.catalog.servers]

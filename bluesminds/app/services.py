@@ -22,6 +22,7 @@ from bluesminds.accounts.keys import Changed, Keys
 from bluesminds.accounts.limits import AccountLimits
 from bluesminds.accounts.local_sign_in import LocalSignIn
 from bluesminds.accounts.login import Login
+from bluesminds.accounts.model_routes import StoredRoutes
 from bluesminds.accounts.password_reset import PasswordReset
 from bluesminds.accounts.servers import Servers
 from bluesminds.accounts.services import AccountServices
@@ -226,6 +227,7 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         local_sign_in=LocalSignIn(store, clock=clock, sessions=sessions),
         limits=_build_limits(resources),
         servers=Servers(store, vault=resources.vault, clock=clock, log=resources.log),
+        routes=StoredRoutes(store, clock=clock),
         usage=UsageReports(store, clock=clock),
         audit=AuditLog(store),
     )
