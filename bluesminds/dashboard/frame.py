@@ -141,6 +141,6 @@ def _account(principal: Principal) -> PageAccount:
 
 
 def link(path: str, **query: str | None) -> str:
-    """A path of the dashboard with a query; parameters that are None or empty are left out."""
+    """A path of the dashboard with a query; empty parameters are left out."""
     given = "&".join(f"{name}={quote(value, safe='')}" for name, value in query.items() if value)
     return f"{HOME}{path}?{given}" if given else f"{HOME}{path}"
