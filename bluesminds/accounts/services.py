@@ -9,6 +9,7 @@ from bluesminds.accounts.invitations import Invitations
 from bluesminds.accounts.keys import Keys
 from bluesminds.accounts.limits import AccountLimits
 from bluesminds.accounts.login import Login
+from bluesminds.accounts.model_routes import StoredRoutes
 from bluesminds.accounts.password_reset import PasswordReset
 from bluesminds.accounts.servers import Servers
 from bluesminds.accounts.sessions import Sessions
@@ -35,5 +36,6 @@ class AccountServices(Struct, frozen=True):
     keys: Keys
     limits: AccountLimits
     servers: Servers
+    routes: StoredRoutes
     usage: UsageReports
     audit: AuditLog

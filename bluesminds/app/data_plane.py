@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -15,14 +16,16 @@ from bluesminds.app.readiness import ReadinessCheck
 from bluesminds.app.services import Services
 from bluesminds.app.settings_map import (
     cors_origins,
+    file_routes,
     keyless_limits,
     model_prices,
     socket_settings,
     upstream_timeouts,
 )
+from bluesminds.common.money import Price
 from bluesminds.common.networks import Networks
+from bluesminds.common.routes import ModelRoute
 from bluesminds.common.values import Server
-from bluesminds.config import configured_routes
 from bluesminds.gateway.accounting import UsageAccounting
 from bluesminds.gateway.authenticate import KeyAuthenticator
 from bluesminds.gateway.bodies import BodyMemory
@@ -39,7 +42,9 @@ from bluesminds.gateway.pipeline import Gateway
 from bluesminds.gateway.probe import probe
 from bluesminds.gateway.recorder import Recorder
 from bluesminds.gateway.relay import Relay
-from bluesminds.gateway.routing.catalog import ServerRegistry
+from bluesminds.gateway.response_cache import CacheResult, ResponseCache
+from bluesminds.gateway.routing.catalog import ModelCatalog, ServerRegistry
+from bluesminds.gateway.routing.explain import Explanation, RouteQuestion, explain
 from bluesminds.gateway.routing.health import ServerHealthRegistry, ServerStatus
 from bluesminds.gateway.routing.load import LoadRegistry
 from bluesminds.gateway.routing.policies import Balancer
@@ -54,6 +59,7 @@ from bluesminds.gateway.supervision import MAX_BACKOFF, HealthChecker, IdleSweep
 from bluesminds.gateway.upstream.backoff import Backoff
 from bluesminds.gateway.upstream.raw import RawSender
 from bluesminds.gateway.upstream.sender import Sender
+from bluesminds.gateway.upstream.timeouts import TimeoutTable
 from bluesminds.http.asgi import ASGIApp
 from bluesminds.http.server.limits import ListenerStats
 from bluesminds.web import app
@@ -89,6 +95,7 @@ class Routing(Struct, frozen=True):
     health: ServerHealthRegistry
     balancer: Balancer
     health_checker: HealthChecker
+    prices: Mapping[str, Price]
 
     def example_model(self) -> str | None:
         """A model for the example in the API reference."""
@@ -97,6 +104,15 @@ class Routing(Struct, frozen=True):
 
     async def list_servers(self) -> list[Server]:
         return list(self.registry.catalog.servers)
+
+    async def list_routes(self) -> Sequence[ModelRoute]:
+        return self.registry.routes
+
+    async def explain(self, question: RouteQuestion) -> Explanation:
+        return explain(self.registry.catalog, self.balancer, self.prices, question)
+
+    async def current_catalog(self) -> ModelCatalog:
+        return self.registry.catalog
 
     def statuses(self) -> list[tuple[Server, ServerStatus]]:
         return [(server, self.health_checker.status(server.name)) for server in self.registry.catalog.servers]
@@ -143,12 +159,12 @@ def build_data_plane(
     """`configured` are the servers that are not in the database."""
     settings = services.settings
     authentication = _build_authentication(services, runtime.lease)
-    routing = _build_routing(services, configured)
+    routing = build_routing(services, configured)
     sender = Sender(
         services.pool,
         routing.health,
         routing.balancer.load,
-        timeouts=upstream_timeouts(settings),
+        timeouts=TimeoutTable(upstream_timeouts(settings), settings.upstream.first_token_timeout),
         attempts=settings.upstream.attempts,
         backoff=backoff,
         metrics=runtime.metrics,
@@ -169,6 +185,7 @@ def build_data_plane(
         accounting=_build_accounting(services, runtime),
         links=RequestLinks(responses, objects, routing.registry, bodies, services.clock),
         total_timeout=settings.upstream.total_timeout,
+        cache=_build_cache(services, runtime.metrics),
     )
     origins = _build_origins(services, authentication.keys)
     sessions = RealtimeSessions(gateway, bodies, origins, socket_settings(settings), services.clock)
@@ -217,18 +234,20 @@ def _build_authentication(services: Services, lease: Lease) -> Authentication:
     return Authentication(limiter, keys)
 
 
-def _build_routing(services: Services, configured: list[Server]) -> Routing:
+def build_routing(services: Services, configured: list[Server]) -> Routing:
+    """`configured` are the servers that are not in the database."""
     upstream = services.settings.upstream
     health = ServerHealthRegistry(eject_after=upstream.eject_after, eject_seconds=upstream.eject_seconds)
-    load, rotations = LoadRegistry(), RotationRegistry()
+    load, rotations, prices = LoadRegistry(), RotationRegistry(), model_prices(services.settings)
     registry = ServerRegistry(
         configured,
         services.accounts.servers.load,
         health,
         load,
         rotations,
-        routes=configured_routes(services.settings),
-        prices=model_prices(services.settings),
+        routes=file_routes(services.settings),
+        load_routes=services.accounts.routes.load,
+        prices=prices,
     )
     checker = HealthChecker(
         services.pool,
@@ -239,7 +258,7 @@ def _build_routing(services: Services, configured: list[Server]) -> Routing:
         log=services.log,
     )
     balancer = Balancer(health.is_usable, load, rotations, _RANDOM.random)
-    return Routing(registry, health, balancer, checker)
+    return Routing(registry, health, balancer, checker, prices)
 
 
 def _build_accounting(services: Services, runtime: Runtime) -> UsageAccounting:
@@ -252,6 +271,23 @@ def _build_accounting(services: Services, runtime: Runtime) -> UsageAccounting:
         strict=settings.storage.durability == "strict",
         log_requests=settings.log.requests,
     )
+
+
+def _build_cache(services: Services, metrics: Metrics) -> ResponseCache | None:
+    settings = services.settings.cache
+
+    def count(result: CacheResult) -> None:
+        metrics.cache[(result,)] += 1
+
+    cache = ResponseCache(
+        seconds=settings.ttl,
+        max_bytes=settings.max_bytes,
+        max_response_bytes=settings.max_response_bytes,
+        scope=settings.share,
+        count=count,
+    )
+    metrics.gauge("bluesminds_cache_bytes", "Bytes of cached responses.", lambda: cache.held)
+    return cache if settings.enabled else None
 
 
 def _build_body_memory(services: Services) -> BodyMemory:
@@ -298,6 +334,10 @@ def _build_control(
             probe, services.pool, seconds=services.settings.upstream.probe_timeout, list_models=True
         ),
         usage_now=authentication.limiter.in_use,
+        list_routes=routing.list_routes,
+        routes_changed=routing.registry.reload,
+        catalog=routing.current_catalog,
+        explain=routing.explain,
     )
     routes = [
         *ops.routes(ops.OpsHandlers(readiness.check, routing.states, registry)),

@@ -91,7 +91,9 @@ class KeyAuthenticator:
             self._pending.pop(digest, None)
 
     async def authenticate(self, context: RequestContext) -> Caller:
-        """Raises Unauthenticated, or Unavailable if the store fails. `authorize_use` must follow."""
+        """Raises Unauthenticated, or Unavailable if the store fails. `authorize_use` must follow. A cached
+        key must be current at the context's `started`.
+        """
         if self._keyless is not None and (caller := keyless_caller(context, self._keyless)) is not None:
             return caller
         digest = self._digest(context)

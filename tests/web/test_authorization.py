@@ -91,6 +91,12 @@ POST /api/admin/servers
 PATCH /api/admin/servers/{name}
 DELETE /api/admin/servers/{name}
 POST /api/admin/servers/{name}/test
+GET /api/admin/routes
+POST /api/admin/routes
+PATCH /api/admin/routes/{route_id}
+DELETE /api/admin/routes/{route_id}
+GET /api/admin/models
+GET /api/admin/explain
 GET /api/admin/usage
 GET /api/admin/keys
 POST /api/admin/keys
