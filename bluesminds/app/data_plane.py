@@ -55,6 +55,7 @@ from bluesminds.gateway.supervision import MAX_BACKOFF, HealthChecker, IdleSweep
 from bluesminds.gateway.upstream.backoff import Backoff
 from bluesminds.gateway.upstream.raw import RawSender
 from bluesminds.gateway.upstream.sender import Sender
+from bluesminds.gateway.upstream.timeouts import TimeoutTable
 from bluesminds.http.asgi import ASGIApp
 from bluesminds.http.server.limits import ListenerStats
 from bluesminds.web import app
@@ -109,7 +110,7 @@ def build_data_plane(
         services.pool,
         routing.health,
         routing.balancer.load,
-        timeouts=upstream_timeouts(settings),
+        timeouts=TimeoutTable(upstream_timeouts(settings), settings.upstream.first_token_timeout),
         attempts=settings.upstream.attempts,
         backoff=backoff,
         metrics=runtime.metrics,
