@@ -1,21 +1,22 @@
 """Builds the gateway from the services: authentication, routing, accounting and the ASGI application."""
 
 import random
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final
 
-import trio
 from msgspec import Struct
 from prometheus_client import CollectorRegistry
 
 from bluesminds.accounts.ranking import ModelRanking
+from bluesminds.app.dashboard import build_dashboard
 from bluesminds.app.malloc import HeapTrimmer
 from bluesminds.app.readiness import ReadinessCheck
+from bluesminds.app.routing import Routing
 from bluesminds.app.services import Services
 from bluesminds.app.settings_map import (
     cors_origins,
+    file_routes,
     keyless_limits,
     model_prices,
     socket_settings,
@@ -23,7 +24,6 @@ from bluesminds.app.settings_map import (
 )
 from bluesminds.common.networks import Networks
 from bluesminds.common.values import Server
-from bluesminds.config import configured_routes
 from bluesminds.gateway.accounting import UsageAccounting
 from bluesminds.gateway.authenticate import KeyAuthenticator
 from bluesminds.gateway.bodies import BodyMemory
@@ -41,8 +41,9 @@ from bluesminds.gateway.pipeline import Gateway
 from bluesminds.gateway.probe import probe
 from bluesminds.gateway.recorder import Recorder
 from bluesminds.gateway.relay import Relay
+from bluesminds.gateway.response_cache import CacheResult, ResponseCache
 from bluesminds.gateway.routing.catalog import ServerRegistry
-from bluesminds.gateway.routing.health import ServerHealthRegistry, ServerStatus
+from bluesminds.gateway.routing.health import ServerHealthRegistry
 from bluesminds.gateway.routing.load import LoadRegistry
 from bluesminds.gateway.routing.policies import Balancer
 from bluesminds.gateway.routing.rotation import RotationRegistry
@@ -58,6 +59,7 @@ from bluesminds.gateway.supervision import MAX_BACKOFF, HealthChecker, IdleSweep
 from bluesminds.gateway.upstream.backoff import Backoff
 from bluesminds.gateway.upstream.raw import RawSender
 from bluesminds.gateway.upstream.sender import Sender
+from bluesminds.gateway.upstream.timeouts import TimeoutTable
 from bluesminds.http.asgi import ASGIApp
 from bluesminds.http.server.limits import ListenerStats
 from bluesminds.web import app
@@ -66,7 +68,8 @@ from bluesminds.web.data_plane import DataPlane
 from bluesminds.web.docs.reference import Reference
 from bluesminds.web.forwarded import ProxyHeaders
 from bluesminds.web.pages import account_pages
-from storage.keys import select_allowed_origins
+from bluesminds.web.playground import Playground
+from storage.keys import select_allowed_origins, select_key_digest
 from storage.quotas import select_recent
 
 # Its own generator: a seed that is set elsewhere must not choose the servers.
@@ -88,46 +91,6 @@ class Authentication(Struct, frozen=True):
     keys: KeyAuthenticator
 
 
-class Routing(Struct, frozen=True):
-    registry: ServerRegistry
-    health: ServerHealthRegistry
-    balancer: Balancer
-    health_checker: HealthChecker
-
-    def example_model(self) -> str | None:
-        """A model for the example in the API reference."""
-        models = [row.id for row in self.registry.catalog.models()]
-        return "demo/echo" if "demo/echo" in models else next(iter(models), None)
-
-    async def list_servers(self) -> list[Server]:
-        return list(self.registry.catalog.servers)
-
-    def statuses(self) -> list[tuple[Server, ServerStatus]]:
-        return [(server, self.health_checker.status(server.name)) for server in self.registry.catalog.servers]
-
-    def servers_up(self) -> dict[str, float]:
-        """1.0 or 0.0 for each server that has been probed."""
-        return {
-            server.name: float(status.state == "up")
-            for server, status in self.statuses()
-            if status.state != "unknown"
-        }
-
-    def states(self) -> Counter[str]:
-        """The number of servers by state."""
-        return Counter(status.state for _, status in self.statuses())
-
-    async def servers_changed(self) -> None:
-        await self.registry.reload()
-        await self.health_checker.probe_all()
-
-    async def discover_models(self, seconds: float) -> None:
-        """Load the servers and ask each for its models, for at most `seconds`."""
-        await self.registry.reload()
-        with trio.move_on_after(seconds):
-            await self.health_checker.probe_all()
-
-
 class DataPlaneParts(Struct, frozen=True):
     """`edge` is the application for the public listener, `control` the one for the operator's socket."""
 
@@ -147,12 +110,12 @@ def build_data_plane(
     """`configured` are the servers that are not in the database."""
     settings = services.settings
     authentication = _build_authentication(services, runtime.lease)
-    routing = _build_routing(services, configured)
+    routing = build_routing(services, configured)
     sender = Sender(
         services.pool,
         routing.health,
         routing.balancer.load,
-        timeouts=upstream_timeouts(settings),
+        timeouts=TimeoutTable(upstream_timeouts(settings), settings.upstream.first_token_timeout),
         attempts=settings.upstream.attempts,
         backoff=backoff,
         metrics=runtime.metrics,
@@ -173,6 +136,7 @@ def build_data_plane(
         accounting=_build_accounting(services, runtime),
         links=RequestLinks(responses, objects, routing.registry, bodies, services.clock),
         total_timeout=settings.upstream.total_timeout,
+        cache=_build_cache(services, runtime.metrics),
     )
     origins = _build_origins(services, authentication.keys)
     sockets: dict[HandlerName, SocketHandler] = {
@@ -226,18 +190,20 @@ def _build_authentication(services: Services, lease: Lease) -> Authentication:
     return Authentication(limiter, keys)
 
 
-def _build_routing(services: Services, configured: list[Server]) -> Routing:
+def build_routing(services: Services, configured: list[Server]) -> Routing:
+    """`configured` are the servers that are not in the database."""
     upstream = services.settings.upstream
     health = ServerHealthRegistry(eject_after=upstream.eject_after, eject_seconds=upstream.eject_seconds)
-    load, rotations = LoadRegistry(), RotationRegistry()
+    load, rotations, prices = LoadRegistry(), RotationRegistry(), model_prices(services.settings)
     registry = ServerRegistry(
         configured,
         services.accounts.servers.load,
         health,
         load,
         rotations,
-        routes=configured_routes(services.settings),
-        prices=model_prices(services.settings),
+        routes=file_routes(services.settings),
+        load_routes=services.accounts.routes.load,
+        prices=prices,
     )
     checker = HealthChecker(
         services.pool,
@@ -248,7 +214,7 @@ def _build_routing(services: Services, configured: list[Server]) -> Routing:
         log=services.log,
     )
     balancer = Balancer(health.is_usable, load, rotations, _RANDOM.random)
-    return Routing(registry, health, balancer, checker)
+    return Routing(registry, health, balancer, checker, prices)
 
 
 def _build_accounting(services: Services, runtime: Runtime) -> UsageAccounting:
@@ -261,6 +227,23 @@ def _build_accounting(services: Services, runtime: Runtime) -> UsageAccounting:
         strict=settings.storage.durability == "strict",
         log_requests=settings.log.requests,
     )
+
+
+def _build_cache(services: Services, metrics: Metrics) -> ResponseCache | None:
+    settings = services.settings.cache
+
+    def count(result: CacheResult) -> None:
+        metrics.cache[(result,)] += 1
+
+    cache = ResponseCache(
+        seconds=settings.ttl,
+        max_bytes=settings.max_bytes,
+        max_response_bytes=settings.max_response_bytes,
+        scope=settings.share,
+        count=count,
+    )
+    metrics.gauge("bluesminds_cache_bytes", "Bytes of cached responses.", lambda: cache.held)
+    return cache if settings.enabled else None
 
 
 def _build_body_memory(services: Services) -> BodyMemory:
@@ -307,6 +290,10 @@ def _build_control(
             probe, services.pool, seconds=services.settings.upstream.probe_timeout, list_models=True
         ),
         usage_now=authentication.limiter.in_use,
+        list_routes=routing.list_routes,
+        routes_changed=routing.registry.reload,
+        catalog=routing.current_catalog,
+        explain=routing.explain,
     )
     routes = [
         *ops.routes(ops.OpsHandlers(readiness.check, routing.states, registry)),
@@ -315,9 +302,26 @@ def _build_control(
     ]
     public_url = services.settings.server.public_url
     reference = Reference(routes, url=public_url or "/", example_model=routing.example_model)
-    mounted = [*routes, *reference.routes, *account_pages.routes()]
+    forms = account_pages.routes(
+        dashboard=services.settings.dashboard.enabled,
+        open_signup=services.settings.accounts.signup == "open",
+    )
+    mounted = [*routes, *reference.routes, *forms]
+    dashboard = build_dashboard(services, routing, authentication.limiter.in_use)
+    if dashboard is not None:
+        mounted += dashboard.routes
     guard = build_guard(services.accounts, public_url=public_url)
-    return app.create_app(mounted, guard, clock=services.clock, log=services.log)
+    pages = None if dashboard is None else dashboard.pages
+    return app.create_app(mounted, guard, clock=services.clock, log=services.log, pages=pages)
+
+
+def _build_playground(services: Services) -> Playground:
+    async def find_digest(user_id: str, key_id: str) -> bytes | None:
+        return await services.store.read(select_key_digest, user_id, key_id)
+
+    return Playground(
+        build_guard(services.accounts, public_url=services.settings.server.public_url), find_digest
+    )
 
 
 def _build_public_models(services: Services, routing: Routing) -> public_models.PublicModels:
@@ -387,6 +391,7 @@ def _build_edge(
         stored,
         sockets,
         control,
+        _build_playground(services),
         bodies=bodies,
         origins=origins,
         clock=services.clock,

@@ -7,8 +7,16 @@ from msgspec import structs
 
 from bluesminds.common.money import Price, read_usd
 from bluesminds.common.origins import read_origin
+from bluesminds.common.routes import ModelRoute
 from bluesminds.common.values import LimitSet, Server
-from bluesminds.config import ConfigError, ListenSettings, Secret, ServerSettings, Settings
+from bluesminds.config import (
+    ConfigError,
+    ListenSettings,
+    Secret,
+    ServerSettings,
+    Settings,
+    configured_routes,
+)
 from bluesminds.config.settings import MailSettings
 from bluesminds.gateway.browser_origins import ANY_ORIGIN
 from bluesminds.gateway.sockets.opening import SessionSettings, SocketSettings
@@ -107,6 +115,14 @@ def model_prices(settings: Settings) -> dict[str, Price]:
         )
         for row in settings.prices
     }
+
+
+def file_routes(settings: Settings) -> list[ModelRoute]:
+    """The routes of the configuration. Their ids are valid until the configuration changes."""
+    return [
+        structs.replace(route, id=f"file-{number}")
+        for number, route in enumerate(configured_routes(settings), 1)
+    ]
 
 
 def configured_server(row: ServerSettings, *, demo_url: str, keyless: bool) -> Server:

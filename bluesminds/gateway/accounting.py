@@ -29,8 +29,8 @@ CLIENT_GONE = 499  # nginx's status for a client that disconnected before the re
 
 class UsageEntry:
     """One admitted request. `attempts`: the servers tried, in order; the last one answered, as `target`.
-    `cost` is known once it is settled: nano-USD, None when the model has no price. `label` is the model in
-    metrics, which must not contain names that clients invent.
+    `cost` and `outcome` are known once it is settled. Cost: nano-USD, None when the model has no price.
+    `label` is the model in metrics, which must not contain names that clients invent.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class UsageEntry:
         self.label = call.model
         self.first_byte: float | None = None  # Trio's clock
         self.cost: int | None = None
+        self.outcome = ""
 
     @property
     def rate_headers(self) -> Headers:
@@ -78,6 +79,7 @@ class UsageEntry:
         """Settle. Outcomes: ok, client_error, upstream_error, cut, timeout, client_gone, internal."""
         if self._batch is not None:
             return
+        self.outcome = outcome
         estimator = self._accounting.estimator
         model, target = self._call.model, self.target
         self.cost = estimator.cost((target and target.priced_as) or model, usage)
@@ -99,6 +101,11 @@ class UsageEntry:
         else:
             usage = NO_USAGE
         self.finish(status, outcome, usage)
+
+    @property
+    def next_number(self) -> int:
+        """The number of the next event of the stream, if its events are numbered."""
+        return 0 if self._stage is None else self._stage.next_number
 
     @property
     def passes_bytes(self) -> bool:

@@ -76,6 +76,8 @@ class Estimator:
 
     def cost(self, model: str, usage: Usage) -> int | None:
         """nano-USD; None when the model has no price, or none for the units of this usage."""
+        if usage.source == "cache":
+            return 0
         price = self.prices.get(model)
         if price is None or (usage.output is None and usage.source != "none"):
             return None

@@ -18,6 +18,7 @@ from bluesminds.gateway.accounting import UsageEntry
 from bluesminds.gateway.call import Call, CallBody, JsonBody
 from bluesminds.gateway.recorder import usage_unrecorded_error
 from bluesminds.gateway.upstream.attempt import JSON_TYPE, Reply
+from bluesminds.gateway.upstream.endpoint import StreamRedactor
 from bluesminds.gateway.upstream.sender import Sender
 from bluesminds.http.client.pool import Response, UpstreamError
 from bluesminds.http.sse import MAX_EVENT, EventTooLarge
@@ -156,11 +157,11 @@ class Relay(Struct, frozen=True):
         except EventTooLarge:
             entry.close(reply.status, "cut")
             message = f"The server sent an event of more than {MAX_EVENT >> 20} MiB, which is too large."
-            last = call.format.write_stream_error("upstream_invalid", message)
+            last = call.format.write_stream_error("upstream_invalid", message, entry.next_number)
         try:
             await entry.wait_durable()
         except GatewayError as exc:
-            last = call.format.write_stream_error(exc.code, exc.message)
+            last = call.format.write_stream_error(exc.code, exc.message, entry.next_number)
         await out.end(last)
         if stage.final:
             await _drain_after_done(response)
@@ -175,13 +176,14 @@ class Relay(Struct, frozen=True):
         out: ResponseWriter,
     ) -> None:
         """The client sees the end of the response after the usage row is durable."""
-        redact = reply.endpoint.redact
+        redactor = StreamRedactor(reply.endpoint.secrets)
         entry.begin_response(stage)
         await out.start(reply.status, reply.headers + self.headers(entry) + STREAM_HEADERS)
         data = reply.body
         try:
             while data:
-                await out.write(redact(stage.feed(data)))
+                if passed := redactor.feed(stage.feed(data)):
+                    await out.write(passed)
                 data = await response.receive()
         except UpstreamError as exc:
             self.sender.stream_failed(reply, type(exc).__name__)
@@ -198,7 +200,7 @@ class Relay(Struct, frozen=True):
             await entry.wait_durable()
         except GatewayError:
             out.abort()
-        await out.end()
+        await out.end(redactor.finish())
 
     def _end_stream(self, call: Call, reply: Reply, stage: Stage, entry: UsageEntry) -> bytes:
         """The server has ended its response. Returns the last bytes for the client."""
@@ -211,9 +213,8 @@ class Relay(Struct, frozen=True):
     def _cut(self, call: Call, reply: Reply, entry: UsageEntry, reason: str) -> bytes:
         self.sender.stream_failed(reply, reason)
         entry.close(reply.status, "cut")
-        return call.format.write_stream_error(
-            "upstream_cut", "The server ended the stream before the answer was complete. Try again."
-        )
+        message = "The server ended the stream before the answer was complete. Try again."
+        return call.format.write_stream_error("upstream_cut", message, entry.next_number)
 
 
 async def _observe_end(call: Call, reply: Reply, last: bytes) -> None:
@@ -273,4 +274,4 @@ async def handle_total_timeout(call: Call, entry: UsageEntry, out: ResponseWrite
             await entry.wait_durable()
     if entry.passes_bytes:
         out.abort()
-    await out.end(call.format.write_stream_error(failure.code, failure.message))
+    await out.end(call.format.write_stream_error(failure.code, failure.message, entry.next_number))

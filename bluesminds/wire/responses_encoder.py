@@ -13,6 +13,8 @@ import msgspec
 from bluesminds.common.values import NO_USAGE
 from bluesminds.http.sse import write_event
 from bluesminds.wire.conversation import (
+    REDACTED,
+    SIGNATURE,
     ConversationRequest,
     PartClosed,
     PartDelta,
@@ -37,7 +39,6 @@ from bluesminds.wire.responses_output import (
     call_output,
     text_output,
 )
-from bluesminds.wire.responses_requests import REDACTED, SIGNATURE
 from bluesminds.wire.responses_tools import client_tools_by_name
 
 _ILLEGAL: Final = re.compile(r"[^A-Za-z0-9_-]")  # what an id must not have
@@ -107,6 +108,10 @@ class ResponsesEncoder:
         self._status: dict[int, ItemStatus] = {}  # of items that have ended
         self._stopped = StreamStopped("end")
         self._usage = NO_USAGE
+
+    @property
+    def next_number(self) -> int:
+        return self._number
 
     def feed(self, event: StreamEvent) -> bytes:
         if type(event) is PartDelta:

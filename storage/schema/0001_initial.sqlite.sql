@@ -103,6 +103,20 @@ CREATE TABLE servers (
 
 CREATE UNIQUE INDEX servers_name ON servers (name);
 
+-- The servers that get the requests for a model
+CREATE TABLE routes (
+    id TEXT NOT NULL PRIMARY KEY,
+    model TEXT NOT NULL, -- a name, or the start of names and *
+    targets TEXT NOT NULL, -- JSON list of objects
+    policy TEXT NOT NULL,
+    fallback TEXT NOT NULL, -- JSON list of names
+    fallback_on TEXT NOT NULL, -- JSON list of reasons
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL
+) STRICT;
+
+CREATE UNIQUE INDEX routes_model ON routes (model);
+
 -- Stored responses, and objects at servers
 
 -- Responses that the gateway keeps itself. A response continues the one in previous_id, if any.
@@ -143,6 +157,29 @@ CREATE TABLE server_objects (
 
 CREATE INDEX server_objects_user ON server_objects (user_id, server, kind);
 CREATE INDEX server_objects_end ON server_objects (expires_at) WHERE expires_at IS NOT NULL;
+
+-- Chats of the playground
+
+CREATE TABLE chats (
+    id TEXT NOT NULL PRIMARY KEY,
+    user_id TEXT NOT NULL REFERENCES users (id),
+    sealed BLOB NOT NULL, -- title, model and parameters, encrypted
+    messages INTEGER NOT NULL, -- number of messages
+    size INTEGER NOT NULL, -- bytes of the messages before encryption
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX chats_user ON chats (user_id, updated_at, id);
+
+CREATE TABLE chat_messages (
+    chat_id TEXT NOT NULL REFERENCES chats (id) ON DELETE CASCADE,
+    position INTEGER NOT NULL, -- from 0
+    sealed BLOB NOT NULL, -- the message, encrypted
+    size INTEGER NOT NULL, -- bytes before encryption
+    created_at INTEGER NOT NULL,
+    PRIMARY KEY (chat_id, position)
+) STRICT;
 
 -- Usage
 

@@ -130,8 +130,8 @@ def _configured_rows(server: Server) -> list[ModelRow]:
 
 
 class ServerRegistry:
-    """The current servers: `configured` ones and those that `load_servers` reads from the database. `prices`
-    by model.
+    """The current servers and routes: those of the configuration, and those that `load_servers` and
+    `load_routes` read from the database. Routes of the configuration come first. `prices` by model.
     """
 
     def __init__(
@@ -142,7 +142,8 @@ class ServerRegistry:
         load: LoadRegistry,
         rotations: RotationRegistry,
         *,
-        routes: Sequence[ModelRoute] = (),
+        routes: Sequence[ModelRoute],
+        load_routes: Callable[[], Awaitable[Sequence[ModelRoute]]],
         prices: Mapping[str, Price] = NO_PRICES,
     ) -> None:
         self._configured = tuple(configured)
@@ -151,12 +152,15 @@ class ServerRegistry:
         self._health = health
         self._load = load
         self._rotations = rotations
-        self._routes = tuple(routes)
+        self._configured_routes = tuple(routes)
+        self._load_routes = load_routes
+        self.routes: Sequence[ModelRoute] = self._configured_routes
         self._discovered: dict[str, list[ModelRow]] = {}
         self._build_catalogs(self._configured)
 
     async def reload(self) -> None:
-        """Read the stored servers again. Raises what `load_servers` raises."""
+        """Read the stored servers and routes again. Raises StorageError."""
+        self.routes = (*self._configured_routes, *await self._load_routes())
         self._replace(merge_servers(self._configured, await self._load_servers()))
 
     def set_discovered(self, server: str, models: list[ModelRow]) -> None:
@@ -180,8 +184,8 @@ class ServerRegistry:
         self._build_catalogs(servers)
 
     def _build_catalogs(self, servers: Sequence[Server]) -> None:
-        self._load.enabled = bool(self._routes)
-        self._rotations.keep_only({route.model for route in self._routes})
+        self._load.enabled = bool(self.routes)
+        self._rotations.keep_only({route.model for route in self.routes})
         self.relays = any(server.passthrough or server.passthrough_paths for server in servers)
-        self.catalog = ModelCatalog(servers, self._discovered, self._routes, prices=self._prices)
+        self.catalog = ModelCatalog(servers, self._discovered, self.routes, prices=self._prices)
         self.keyless = ModelCatalog(servers, self._discovered, prices=self._prices, keyless=True)

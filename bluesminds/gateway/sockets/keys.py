@@ -24,7 +24,7 @@ async def wait_until_refused(
         until = keys.cached_until(context)
         with trio.move_on_at(max(until, trio.current_time() + SHORTEST_RECHECK)):
             await keys.wait_changed()
-        now = structs.replace(context, at_ms=clock.now_ms())
+        now = structs.replace(context, at_ms=clock.now_ms(), started=trio.current_time())
         try:
             caller = await keys.authenticate(now)
             check_client(caller, now)

@@ -1,14 +1,32 @@
 """The control plane's HTTP API, one module per subject, and its complete route list."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from msgspec import Struct
 
 from bluesminds.accounts.services import AccountServices
+from bluesminds.common.routes import ModelRoute
 from bluesminds.common.values import InUse, Server
 from bluesminds.gateway.probe import ProbeResult
+from bluesminds.gateway.routing.catalog import ModelCatalog
+from bluesminds.gateway.routing.explain import Explanation, RouteQuestion
 from bluesminds.gateway.routing.health import ServerStatus
-from bluesminds.web.api import audit, auth, invites, keys, limits, servers, sessions, setup, usage, users
+from bluesminds.web.api import (
+    audit,
+    auth,
+    chats,
+    explain,
+    invites,
+    keys,
+    limits,
+    model_routes,
+    models,
+    servers,
+    sessions,
+    setup,
+    usage,
+    users,
+)
 from bluesminds.web.guard import Guard
 from bluesminds.web.routes import Route
 
@@ -27,6 +45,14 @@ class GatewayControls(Struct, frozen=True):
     test_server: Callable[[Server], Awaitable[ProbeResult]]
     usage_now: Callable[[str], InUse]
     """What a limited account, "key:ID" or "user:ID", uses at this moment."""
+    list_routes: Callable[[], Awaitable[Sequence[ModelRoute]]]
+    """All routes: those of the configuration and those of the database."""
+    routes_changed: Callable[[], Awaitable[None]]
+    """Called after a change of the routes in the database."""
+    catalog: Callable[[], Awaitable[ModelCatalog]]
+    """The current servers by model."""
+    explain: Callable[[RouteQuestion], Awaitable[Explanation]]
+    """What would be done with a request now."""
 
 
 def api_routes(accounts: AccountServices, controls: GatewayControls) -> list[Route]:
@@ -46,8 +72,20 @@ def api_routes(accounts: AccountServices, controls: GatewayControls) -> list[Rou
                 controls.server_status,
             )
         ),
+        *model_routes.routes(
+            model_routes.RouteHandlers(
+                accounts.routes,
+                controls.list_routes,
+                controls.routes_changed,
+                controls.list_servers,
+                lambda: accounts.servers.locked,
+            )
+        ),
+        *explain.routes(explain.ExplainHandlers(accounts.keys, controls.explain)),
+        *models.routes(models.ModelHandlers(controls.catalog)),
         *usage.routes(usage.UsageHandlers(accounts.usage)),
         *limits.routes(limits.LimitHandlers(accounts.limits, controls.usage_now)),
+        *chats.routes(chats.ChatHandlers(accounts.chats)),
         *audit.routes(audit.AuditHandlers(accounts.audit)),
     ]
 

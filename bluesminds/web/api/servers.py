@@ -8,6 +8,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, structs
 from bluesminds.accounts.servers import LOCKED, ServerChanges, Servers
 from bluesminds.common.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from bluesminds.common.server_headers import MAX_HEADERS, check_headers
+from bluesminds.common.server_urls import endpoint_in
 from bluesminds.common.values import Server
 from bluesminds.config.settings import Priority, RelayPaths, ServerName, VendorName, Weight
 from bluesminds.gateway.probe import ProbeResult
@@ -135,6 +136,7 @@ class ServerHandlers(Struct, frozen=True):
 
     async def change(self, principal: Principal, name: str, body: ServerPatch) -> ServerView:
         """Change a server of the database. Omitted fields stay the same."""
+        await self._check_stored(name)
         if body.url is not UNSET:
             _check_url(body.url)
         if body.headers is not UNSET:
@@ -148,6 +150,15 @@ class ServerHandlers(Struct, frozen=True):
         await self.changed()
         return _view(changed, self.status(name))
 
+    async def _check_stored(self, name: str) -> None:
+        """Raises Conflict for a server that is not in the database."""
+        for server in await self.now():
+            if server.name == name and server.origin != "table":
+                message = (
+                    f"The server {name} is in the configuration. Change it there, and restart the gateway."
+                )
+                raise Conflict("read_only", message)
+
     async def _check_discovery(self, name: str) -> None:
         """Raises InvalidRequest if the models of a server cannot be discovered."""
         for server in await self.now():
@@ -156,6 +167,7 @@ class ServerHandlers(Struct, frozen=True):
 
     async def remove(self, principal: Principal, name: str) -> None:
         """Remove a server. Running requests are completed."""
+        await self._check_stored(name)
         await self.servers.remove(principal.actor, name)
         await self.changed()
 
@@ -192,6 +204,9 @@ def _check_url(url: str) -> None:
         UpstreamOrigin.parse(url)
     except ValueError as exc:
         raise InvalidRequest("invalid_url", f"{exc}.", param="url") from exc
+    if endpoint := endpoint_in(url):
+        message = f"The URL ends in {endpoint}, but the gateway adds the endpoint itself. Remove {endpoint}."
+        raise InvalidRequest("invalid_url", message, param="url")
 
 
 def _check_headers(headers: Mapping[str, str]) -> None:
@@ -236,6 +251,8 @@ def _server(new: NewServer) -> Server:
         vendor=new.vendor or "",
         api_version=new.api_version,
         headers=tuple(new.headers.items()),
+        passthrough=new.passthrough,
+        passthrough_paths=new.passthrough_paths,
     )
 
 

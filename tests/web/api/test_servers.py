@@ -10,7 +10,7 @@ import trio
 from tests import gateways
 from tests.fakes import model_server
 from tests.fakes.model_server import ModelServer
-from tests.gateways import Gateway
+from tests.gateways import Gateway, entry
 
 PATH = "/api/admin/servers"
 
@@ -68,6 +68,8 @@ async def test_vendor_is_recognised_by_the_url(gateway: Gateway) -> None:
         ({"url": "http://x", "headers": {"a b": "y"}}, "invalid_value", "headers", "name of a header"),
         ({"url": "http://x", "headers": {"a": "y\r\nb: c"}}, "invalid_value", "headers", "printable ASCII"),
         ({"url": "http://x", "headers": {"A": "1", "a": "2"}}, "invalid_value", "headers", "twice"),
+        ({"url": "http://x/v1/chat/completions"}, "invalid_url", "url", "Remove /chat/completions."),
+        ({"url": "http://x/v1/responses/"}, "invalid_url", "url", "ends in /responses,"),
         ({"url": "http://x", "api_version": "a&b"}, "invalid_value", "api_version", "version of Azure"),
     ],
 )
@@ -93,10 +95,30 @@ async def test_headers_are_stored_encrypted_and_sent(gateway: Gateway, models: M
         assert changed["headers"] == ["X-New"]
         audit = (await client.get("/api/admin/audit")).text
         listed = (await client.get(PATH)).text
-    assert "provider-secret" not in audit + listed + gateway.log and '"headers_secret":"[masked]"' in audit
+    assert "provider-secret" not in audit + listed + gateway.log and '"headers":"[masked]"' in audit
     assert (await gateway.chat()).status_code == 200
     assert models.asked[1].header(b"authorization") is None
     assert models.asked[1].header(b"x-new") == b"1"
+
+
+async def test_added_server_relays_the_paths_that_were_given(gateway: Gateway, models: ModelServer) -> None:
+    _, added = await add(gateway, url=models.url, passthrough=True, passthrough_paths=["ocr"])
+    assert (added["passthrough"], added["passthrough_paths"]) == (True, ["ocr"])
+    async with gateway.operator() as client:
+        (listed,) = (await client.get(PATH)).json()["data"]
+    assert (listed["passthrough"], listed["passthrough_paths"]) == (True, ["ocr"])
+
+
+async def test_change_to_the_same_values_is_not_audited(gateway: Gateway, models: ModelServer) -> None:
+    await add(gateway, url=models.url, weight=7)
+    async with gateway.operator() as client:
+        before = (await client.get("/api/admin/audit")).json()
+        same = await client.patch(f"{PATH}/one", json={"weight": 7, "url": models.url})
+        assert (same.status_code, same.json()["weight"]) == (200, 7)
+        assert (await client.patch(f"{PATH}/one", json={})).status_code == 200
+        assert (await client.get("/api/admin/audit")).json() == before
+        await client.patch(f"{PATH}/one", json={"weight": 8})
+        assert len((await client.get("/api/admin/audit")).json()["data"]) == len(before["data"]) + 1
 
 
 async def test_change_of_version_and_models_is_checked(gateway: Gateway, models: ModelServer) -> None:
@@ -111,6 +133,27 @@ async def test_change_of_version_and_models_is_checked(gateway: Gateway, models:
         assert (await client.patch(f"{PATH}/none", json={"models": []})).status_code == 404
     assert (await gateway.chat()).status_code == 200
     assert models.asked[0].received.line == b"POST /openai/v1/chat/completions HTTP/1.1"
+
+
+async def test_server_with_passthrough_keeps_it_when_added(gateway: Gateway) -> None:
+    _, added = await add(gateway, url="http://127.0.0.1:9/v1", passthrough=True, passthrough_paths=["ocr"])
+    assert (added["passthrough"], added["passthrough_paths"]) == (True, ["ocr"])
+    async with gateway.operator() as client:
+        (listed,) = (await client.get(PATH)).json()["data"]
+    assert (listed["passthrough"], listed["passthrough_paths"]) == (True, ["ocr"])
+
+
+async def test_server_of_the_file_is_read_only(
+    nursery: trio.Nursery, home: Path, models: ModelServer
+) -> None:
+    gateway = await gateways.start(nursery, home, servers=[entry("one", models.url)])
+    async with gateway.operator() as client:
+        for answer in (
+            await client.patch(f"{PATH}/one", json={"weight": 2}),
+            await client.delete(f"{PATH}/one"),
+        ):
+            assert (answer.status_code, answer.json()["error"]["code"]) == (409, "read_only")
+            assert "in the configuration" in answer.json()["error"]["message"]
 
 
 async def test_discovery_without_a_list_of_models_says_what_to_do(nursery: trio.Nursery, home: Path) -> None:
