@@ -29,7 +29,6 @@ from bluesminds.gateway.routing.load import LoadRegistry
 from bluesminds.gateway.routing.plans import Plan, Target
 from bluesminds.gateway.routing.policies import Balancer
 from bluesminds.gateway.routing.rotation import RotationRegistry
-from bluesminds.gateway.sockets.realtime import RealtimeSessions
 from bluesminds.gateway.stored_responses.handler import StoredResponseHandler
 from bluesminds.gateway.stored_responses.links import RequestLinks
 from bluesminds.gateway.upstream.sender import Sender
@@ -218,7 +217,8 @@ async def test_bug_in_gateway_is_500_without_detail(nursery: trio.Nursery) -> No
         gateway,
         cast(PassthroughHandler, None),
         cast(StoredResponseHandler, None),
-        cast(RealtimeSessions, None),
+        {},
+        cast(Any, None),
         cast(Any, None),
         origins=BrowserOrigins((), gateway.keys, no_origins, cache_seconds=1),
         bodies=body_memory(1000),

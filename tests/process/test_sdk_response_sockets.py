@@ -61,7 +61,7 @@ async def test_sdk_responses_on_a_websocket_continue_each_other(gateway: Gateway
     first, second, wrong, refused = await in_thread(talk)
     assert (first.output_text, second.output_text) == ("Hello world", "Hello world")
     assert (first.status, second.previous_response_id) == ("completed", first.id)
-    assert (wrong.status, wrong.error.code) == (404, "previous_response_not_found")
+    assert (wrong.status, wrong.error.code) == (400, "previous_response_not_found")
     assert (refused.type, refused.status) == ("error", 400)
     assert [row["endpoint"] for row in await gateway.settled(3)] == ["responses"] * 3
 

@@ -157,7 +157,7 @@ async def test_response_socket_of_another_connection_does_not_know_the_response(
         response = await completed(client, create())
     async with opened(gateway) as client:
         again = create(previous_response_id=response["id"])
-        assert await refused(client, again) == (404, "previous_response_not_found")
+        assert await refused(client, again) == (400, "previous_response_not_found")
         await completed(client, create())
 
 
@@ -185,7 +185,7 @@ async def test_response_socket_forgets_a_response_after_a_failure(
         status, code = await refused(client, create(text, previous_response_id=first["id"]))
         assert (status, code if error[1] else None) == error
         again = create(previous_response_id=first["id"])
-        assert await refused(client, again) == (404, "previous_response_not_found")
+        assert await refused(client, again) == (400, "previous_response_not_found")
 
 
 async def test_response_socket_answers_a_tool_call_by_its_id(gateway: Gateway, models: ModelServer) -> None:
