@@ -216,6 +216,7 @@ def _build_accounting(services: Services, runtime: Runtime) -> UsageAccounting:
         log=services.log,
         strict=settings.storage.durability == "strict",
         log_requests=settings.log.requests,
+        receipts=settings.receipts.retention_days > 0,
     )
 
 
@@ -288,7 +289,7 @@ def _build_control(
     routes = [
         *ops.routes(ops.OpsHandlers(readiness.check, routing.states, registry)),
         *public_models.routes(_build_public_models(services, routing)),
-        *api_routes(services.accounts, controls),
+        *api_routes(services.accounts, controls, expose_server=services.settings.server.expose_server),
     ]
     public_url = services.settings.server.public_url
     reference = Reference(routes, url=public_url or "/", example_model=routing.example_model)

@@ -20,6 +20,7 @@ from bluesminds.web.api import (
     limits,
     model_routes,
     models,
+    requests,
     servers,
     sessions,
     setup,
@@ -54,7 +55,10 @@ class GatewayControls(Struct, frozen=True):
     """What would be done with a request now."""
 
 
-def api_routes(accounts: AccountServices, controls: GatewayControls) -> list[Route]:
+def api_routes(
+    accounts: AccountServices, controls: GatewayControls, *, expose_server: bool = True
+) -> list[Route]:
+    """`expose_server`: users see the names of servers."""
     return [
         *setup.routes(setup.SetupHandlers(accounts.users, accounts.passwords, accounts.throttle)),
         *keys.routes(accounts.keys, accounts.users),
@@ -82,6 +86,7 @@ def api_routes(accounts: AccountServices, controls: GatewayControls) -> list[Rou
         ),
         *explain.routes(explain.ExplainHandlers(accounts.keys, controls.explain)),
         *models.routes(models.ModelHandlers(controls.catalog)),
+        *requests.routes(requests.RequestHandlers(accounts.usage, expose_server)),
         *usage.routes(usage.UsageHandlers(accounts.usage)),
         *limits.routes(limits.LimitHandlers(accounts.limits, controls.usage_now)),
         *audit.routes(audit.AuditHandlers(accounts.audit)),
