@@ -64,7 +64,8 @@ from bluesminds.web.data_plane import DataPlane
 from bluesminds.web.docs.reference import Reference
 from bluesminds.web.forwarded import ProxyHeaders
 from bluesminds.web.pages import account_pages
-from storage.keys import select_allowed_origins
+from bluesminds.web.playground import Playground
+from storage.keys import select_allowed_origins, select_key_digest
 from storage.quotas import select_recent
 
 # Its own generator: a seed that is set elsewhere must not choose the servers.
@@ -306,6 +307,15 @@ def _build_control(
     return app.create_app(mounted, guard, clock=services.clock, log=services.log, pages=pages)
 
 
+def _build_playground(services: Services) -> Playground:
+    async def find_digest(user_id: str, key_id: str) -> bytes | None:
+        return await services.store.read(select_key_digest, user_id, key_id)
+
+    return Playground(
+        build_guard(services.accounts, public_url=services.settings.server.public_url), find_digest
+    )
+
+
 def _build_public_models(services: Services, routing: Routing) -> public_models.PublicModels:
     return public_models.PublicModels(
         lambda: routing.registry.catalog,
@@ -373,6 +383,7 @@ def _build_edge(
         stored,
         sessions,
         control,
+        _build_playground(services),
         bodies=bodies,
         origins=origins,
         clock=services.clock,

@@ -14,6 +14,7 @@ from bluesminds.gateway.routing.health import ServerStatus
 from bluesminds.web.api import (
     audit,
     auth,
+    chats,
     explain,
     invites,
     keys,
@@ -89,6 +90,7 @@ def api_routes(
         *requests.routes(requests.RequestHandlers(accounts.usage, expose_server)),
         *usage.routes(usage.UsageHandlers(accounts.usage)),
         *limits.routes(limits.LimitHandlers(accounts.limits, controls.usage_now)),
+        *chats.routes(chats.ChatHandlers(accounts.chats)),
         *audit.routes(audit.AuditHandlers(accounts.audit)),
     ]
 
