@@ -1,18 +1,18 @@
 """Builds the gateway from the services: authentication, routing, accounting and the ASGI application."""
 
 import random
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-import trio
 from msgspec import Struct
 from prometheus_client import CollectorRegistry
 
 from bluesminds.accounts.ranking import ModelRanking
+from bluesminds.app.dashboard import build_dashboard
 from bluesminds.app.malloc import HeapTrimmer
 from bluesminds.app.readiness import ReadinessCheck
+from bluesminds.app.routing import Routing
 from bluesminds.app.services import Services
 from bluesminds.app.settings_map import (
     cors_origins,
@@ -22,9 +22,7 @@ from bluesminds.app.settings_map import (
     socket_settings,
     upstream_timeouts,
 )
-from bluesminds.common.money import Price
 from bluesminds.common.networks import Networks
-from bluesminds.common.routes import ModelRoute
 from bluesminds.common.values import Server
 from bluesminds.gateway.accounting import UsageAccounting
 from bluesminds.gateway.authenticate import KeyAuthenticator
@@ -43,9 +41,8 @@ from bluesminds.gateway.probe import probe
 from bluesminds.gateway.recorder import Recorder
 from bluesminds.gateway.relay import Relay
 from bluesminds.gateway.response_cache import CacheResult, ResponseCache
-from bluesminds.gateway.routing.catalog import ModelCatalog, ServerRegistry
-from bluesminds.gateway.routing.explain import Explanation, RouteQuestion, explain
-from bluesminds.gateway.routing.health import ServerHealthRegistry, ServerStatus
+from bluesminds.gateway.routing.catalog import ServerRegistry
+from bluesminds.gateway.routing.health import ServerHealthRegistry
 from bluesminds.gateway.routing.load import LoadRegistry
 from bluesminds.gateway.routing.policies import Balancer
 from bluesminds.gateway.routing.rotation import RotationRegistry
@@ -69,7 +66,8 @@ from bluesminds.web.data_plane import DataPlane
 from bluesminds.web.docs.reference import Reference
 from bluesminds.web.forwarded import ProxyHeaders
 from bluesminds.web.pages import account_pages
-from storage.keys import select_allowed_origins
+from bluesminds.web.playground import Playground
+from storage.keys import select_allowed_origins, select_key_digest
 from storage.quotas import select_recent
 
 # Its own generator: a seed that is set elsewhere must not choose the servers.
@@ -89,56 +87,6 @@ class Runtime(Struct, frozen=True):
 class Authentication(Struct, frozen=True):
     limiter: RateLimiter
     keys: KeyAuthenticator
-
-
-class Routing(Struct, frozen=True):
-    registry: ServerRegistry
-    health: ServerHealthRegistry
-    balancer: Balancer
-    health_checker: HealthChecker
-    prices: Mapping[str, Price]
-
-    def example_model(self) -> str | None:
-        """A model for the example in the API reference."""
-        models = [row.id for row in self.registry.catalog.models()]
-        return "demo/echo" if "demo/echo" in models else next(iter(models), None)
-
-    async def list_servers(self) -> list[Server]:
-        return list(self.registry.catalog.servers)
-
-    async def list_routes(self) -> Sequence[ModelRoute]:
-        return self.registry.routes
-
-    async def explain(self, question: RouteQuestion) -> Explanation:
-        return explain(self.registry.catalog, self.balancer, self.prices, question)
-
-    async def current_catalog(self) -> ModelCatalog:
-        return self.registry.catalog
-
-    def statuses(self) -> list[tuple[Server, ServerStatus]]:
-        return [(server, self.health_checker.status(server.name)) for server in self.registry.catalog.servers]
-
-    def servers_up(self) -> dict[str, float]:
-        """1.0 or 0.0 for each server that has been probed."""
-        return {
-            server.name: float(status.state == "up")
-            for server, status in self.statuses()
-            if status.state != "unknown"
-        }
-
-    def states(self) -> Counter[str]:
-        """The number of servers by state."""
-        return Counter(status.state for _, status in self.statuses())
-
-    async def servers_changed(self) -> None:
-        await self.registry.reload()
-        await self.health_checker.probe_all()
-
-    async def discover_models(self, seconds: float) -> None:
-        """Load the servers and ask each for its models, for at most `seconds`."""
-        await self.registry.reload()
-        with trio.move_on_after(seconds):
-            await self.health_checker.probe_all()
 
 
 class DataPlaneParts(Struct, frozen=True):
@@ -273,6 +221,7 @@ def _build_accounting(services: Services, runtime: Runtime) -> UsageAccounting:
         log=services.log,
         strict=settings.storage.durability == "strict",
         log_requests=settings.log.requests,
+        receipts=settings.receipts.retention_days > 0,
     )
 
 
@@ -345,13 +294,30 @@ def _build_control(
     routes = [
         *ops.routes(ops.OpsHandlers(readiness.check, routing.states, registry)),
         *public_models.routes(_build_public_models(services, routing)),
-        *api_routes(services.accounts, controls),
+        *api_routes(services.accounts, controls, expose_server=services.settings.server.expose_server),
     ]
     public_url = services.settings.server.public_url
     reference = Reference(routes, url=public_url or "/", example_model=routing.example_model)
-    mounted = [*routes, *reference.routes, *account_pages.routes()]
+    forms = account_pages.routes(
+        dashboard=services.settings.dashboard.enabled,
+        open_signup=services.settings.accounts.signup == "open",
+    )
+    mounted = [*routes, *reference.routes, *forms]
+    dashboard = build_dashboard(services, routing, authentication.limiter.in_use)
+    if dashboard is not None:
+        mounted += dashboard.routes
     guard = build_guard(services.accounts, public_url=public_url)
-    return app.create_app(mounted, guard, clock=services.clock, log=services.log)
+    pages = None if dashboard is None else dashboard.pages
+    return app.create_app(mounted, guard, clock=services.clock, log=services.log, pages=pages)
+
+
+def _build_playground(services: Services) -> Playground:
+    async def find_digest(user_id: str, key_id: str) -> bytes | None:
+        return await services.store.read(select_key_digest, user_id, key_id)
+
+    return Playground(
+        build_guard(services.accounts, public_url=services.settings.server.public_url), find_digest
+    )
 
 
 def _build_public_models(services: Services, routing: Routing) -> public_models.PublicModels:
@@ -423,6 +389,7 @@ def _build_edge(
         realtime,
         sessions,
         control,
+        _build_playground(services),
         bodies=bodies,
         origins=origins,
         clock=services.clock,

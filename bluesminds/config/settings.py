@@ -237,6 +237,12 @@ class AccountSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     invite_lifetime: Duration = 7 * DAY
 
 
+class DashboardSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[dashboard]: the web pages."""
+
+    enabled: bool = True
+
+
 class MailSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[mail]: the SMTP server. Without `host` messages are written to files."""
 
@@ -262,6 +268,12 @@ class ResponseSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     retention_days: Days = 30
     account_bytes: Size = 1_073_741_824
+
+
+class ReceiptSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[receipts]: how each request was routed."""
+
+    retention_days: Days = 30
 
 
 class CacheSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -469,9 +481,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     websocket: WebSocketSettings = WebSocketSettings()
     keys: KeySettings = KeySettings()
     accounts: AccountSettings = AccountSettings()
+    dashboard: DashboardSettings = DashboardSettings()
     mail: MailSettings = MailSettings()
     limits: LimitSettings = LimitSettings()
     responses: ResponseSettings = ResponseSettings()
+    receipts: ReceiptSettings = ReceiptSettings()
     cache: CacheSettings = CacheSettings()
     keyless: KeylessSettings = KeylessSettings()
     tiers: Tiers = Tiers()

@@ -14,12 +14,14 @@ from bluesminds.gateway.routing.health import ServerStatus
 from bluesminds.web.api import (
     audit,
     auth,
+    chats,
     explain,
     invites,
     keys,
     limits,
     model_routes,
     models,
+    requests,
     servers,
     sessions,
     setup,
@@ -54,7 +56,10 @@ class GatewayControls(Struct, frozen=True):
     """What would be done with a request now."""
 
 
-def api_routes(accounts: AccountServices, controls: GatewayControls) -> list[Route]:
+def api_routes(
+    accounts: AccountServices, controls: GatewayControls, *, expose_server: bool = True
+) -> list[Route]:
+    """`expose_server`: users see the names of servers."""
     return [
         *setup.routes(setup.SetupHandlers(accounts.users, accounts.passwords, accounts.throttle)),
         *keys.routes(accounts.keys, accounts.users),
@@ -82,8 +87,10 @@ def api_routes(accounts: AccountServices, controls: GatewayControls) -> list[Rou
         ),
         *explain.routes(explain.ExplainHandlers(accounts.keys, controls.explain)),
         *models.routes(models.ModelHandlers(controls.catalog)),
+        *requests.routes(requests.RequestHandlers(accounts.usage, expose_server)),
         *usage.routes(usage.UsageHandlers(accounts.usage)),
         *limits.routes(limits.LimitHandlers(accounts.limits, controls.usage_now)),
+        *chats.routes(chats.ChatHandlers(accounts.chats)),
         *audit.routes(audit.AuditHandlers(accounts.audit)),
     ]
 
