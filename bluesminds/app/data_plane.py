@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -22,6 +22,7 @@ from bluesminds.app.settings_map import (
     socket_settings,
     upstream_timeouts,
 )
+from bluesminds.common.log import Log
 from bluesminds.common.money import Price
 from bluesminds.common.networks import Networks
 from bluesminds.common.routes import ModelRoute
@@ -45,7 +46,8 @@ from bluesminds.gateway.relay import Relay
 from bluesminds.gateway.response_cache import CacheResult, ResponseCache
 from bluesminds.gateway.routing.catalog import ModelCatalog, ServerRegistry
 from bluesminds.gateway.routing.explain import Explanation, RouteQuestion, explain
-from bluesminds.gateway.routing.health import ServerHealthRegistry, ServerStatus
+from bluesminds.gateway.routing.fleet import FleetHealth, summarize
+from bluesminds.gateway.routing.health import HealthChange, ServerHealthRegistry, ServerStatus
 from bluesminds.gateway.routing.load import LoadRegistry
 from bluesminds.gateway.routing.policies import Balancer
 from bluesminds.gateway.routing.rotation import RotationRegistry
@@ -61,6 +63,7 @@ from bluesminds.gateway.upstream.raw import RawSender
 from bluesminds.gateway.upstream.sender import Sender
 from bluesminds.gateway.upstream.timeouts import TimeoutTable
 from bluesminds.http.asgi import ASGIApp
+from bluesminds.http.client.pool import Pool, UpstreamOrigin
 from bluesminds.http.server.limits import ListenerStats
 from bluesminds.web import app
 from bluesminds.web.api import GatewayControls, api_routes, build_guard, ops, public_models
@@ -96,6 +99,8 @@ class Routing(Struct, frozen=True):
     balancer: Balancer
     health_checker: HealthChecker
     prices: Mapping[str, Price]
+    running: Callable[[Server], int]
+    capacity: int
 
     def example_model(self) -> str | None:
         """A model for the example in the API reference."""
@@ -126,8 +131,24 @@ class Routing(Struct, frozen=True):
         }
 
     def states(self) -> Counter[str]:
-        """The number of servers by state."""
-        return Counter(status.state for _, status in self.statuses())
+        """The number of servers by state. `ejected` counts those that are ejected for a model."""
+        states: Counter[str] = Counter(status.state for _, status in self.statuses())
+        if ejected := self.ejected_models():
+            states["ejected"] = len(ejected)
+        return states
+
+    def ejected_models(self) -> dict[str, int]:
+        """The number of models for which each server is ejected."""
+        return dict(Counter(server for server, _ in self.health.ejected()))
+
+    def fleet_health(self) -> FleetHealth:
+        return summarize(
+            self.registry.catalog,
+            self.health,
+            status=self.health_checker.status,
+            running=self.running,
+            capacity=self.capacity,
+        )
 
     async def servers_changed(self) -> None:
         await self.registry.reload()
@@ -193,6 +214,12 @@ def build_data_plane(
     runtime.metrics.labelled_gauge(
         "bluesminds_server_up", "1 if the last probe of the server succeeded.", "server", routing.servers_up
     )
+    runtime.metrics.labelled_gauge(
+        "bluesminds_server_ejected",
+        "Models for which the server is ejected, because its requests failed.",
+        "server",
+        routing.ejected_models,
+    )
     control = _build_control(services, runtime, authentication, routing, stats)
     services.key_changes.subscribe(authentication.keys.forget)
     return DataPlaneParts(
@@ -237,7 +264,11 @@ def _build_authentication(services: Services, lease: Lease) -> Authentication:
 def build_routing(services: Services, configured: list[Server]) -> Routing:
     """`configured` are the servers that are not in the database."""
     upstream = services.settings.upstream
-    health = ServerHealthRegistry(eject_after=upstream.eject_after, eject_seconds=upstream.eject_seconds)
+    health = ServerHealthRegistry(
+        eject_after=upstream.eject_after,
+        eject_seconds=upstream.eject_seconds,
+        on_change=partial(_log_health, services.log),
+    )
     load, rotations, prices = LoadRegistry(), RotationRegistry(), model_prices(services.settings)
     registry = ServerRegistry(
         configured,
@@ -257,8 +288,28 @@ def build_routing(services: Services, configured: list[Server]) -> Routing:
         timeout=upstream.probe_timeout,
         log=services.log,
     )
-    balancer = Balancer(health.is_usable, load, rotations, _RANDOM.random)
-    return Routing(registry, health, balancer, checker, prices)
+    balancer = Balancer(health, load, rotations, _RANDOM.random)
+    running = partial(_running, services.pool)
+    return Routing(registry, health, balancer, checker, prices, running, upstream.max_connections_per_server)
+
+
+def _running(pool: Pool, server: Server) -> int:
+    return pool.in_use(UpstreamOrigin.parse(server.url, trusted=server.origin != "table")[0])
+
+
+def _log_health(log: Log, change: HealthChange) -> None:
+    if change.state == "open":
+        log.warning(
+            "server_ejected",
+            server=change.server,
+            model=change.model,
+            reason=change.reason,
+            seconds=change.seconds,
+        )
+    elif change.state == "half_open":
+        log.info("server_tried", server=change.server, model=change.model)
+    else:
+        log.info("server_recovered", server=change.server, model=change.model)
 
 
 def _build_accounting(services: Services, runtime: Runtime) -> UsageAccounting:
@@ -338,6 +389,8 @@ def _build_control(
         routes_changed=routing.registry.reload,
         catalog=routing.current_catalog,
         explain=routing.explain,
+        fleet_health=routing.fleet_health,
+        probe_now=routing.health_checker.probe_all,
     )
     routes = [
         *ops.routes(ops.OpsHandlers(readiness.check, routing.states, registry)),

@@ -10,11 +10,13 @@ from bluesminds.common.values import InUse, Server
 from bluesminds.gateway.probe import ProbeResult
 from bluesminds.gateway.routing.catalog import ModelCatalog
 from bluesminds.gateway.routing.explain import Explanation, RouteQuestion
+from bluesminds.gateway.routing.fleet import FleetHealth
 from bluesminds.gateway.routing.health import ServerStatus
 from bluesminds.web.api import (
     audit,
     auth,
     explain,
+    health,
     invites,
     keys,
     limits,
@@ -52,6 +54,10 @@ class GatewayControls(Struct, frozen=True):
     """The current servers by model."""
     explain: Callable[[RouteQuestion], Awaitable[Explanation]]
     """What would be done with a request now."""
+    fleet_health: Callable[[], FleetHealth]
+    """The health of all servers."""
+    probe_now: Callable[[], Awaitable[None]]
+    """Check all servers."""
 
 
 def api_routes(accounts: AccountServices, controls: GatewayControls) -> list[Route]:
@@ -81,6 +87,7 @@ def api_routes(accounts: AccountServices, controls: GatewayControls) -> list[Rou
             )
         ),
         *explain.routes(explain.ExplainHandlers(accounts.keys, controls.explain)),
+        *health.routes(health.FleetHealthHandlers(controls.fleet_health, controls.probe_now)),
         *models.routes(models.ModelHandlers(controls.catalog)),
         *usage.routes(usage.UsageHandlers(accounts.usage)),
         *limits.routes(limits.LimitHandlers(accounts.limits, controls.usage_now)),
