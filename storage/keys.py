@@ -197,6 +197,12 @@ SELECT_ALL = "SELECT" + _COLUMNS + "FROM api_keys WHERE id > :after" + _PAGE
 SELECT_OF_USER = "SELECT" + _COLUMNS + "FROM api_keys WHERE user_id = :user_id AND id > :after" + _PAGE
 
 
+async def select_key_names(connection: Connection, user_id: str) -> dict[str, str]:
+    """The names of a user's keys by id, also of revoked ones."""
+    rows = await connection.all("SELECT id, name FROM api_keys WHERE user_id = :user_id", user_id=user_id)
+    return {row[0]: row[1] for row in rows}
+
+
 async def count_active_keys(connection: Connection, user_id: str, now: int) -> int:
     """The number of a user's keys that are neither revoked nor expired."""
     row = await connection.one(COUNT_ACTIVE, user_id=user_id, now=now)

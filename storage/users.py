@@ -155,6 +155,8 @@ async def delete_user(connection: Connection, user_id: str) -> None:
 
 
 async def has_admin(connection: Connection) -> bool:
-    """Whether an enabled administrator exists."""
-    found = await connection.value("SELECT 1 FROM users WHERE role = 'admin' AND disabled_at IS NULL LIMIT 1")
+    """Whether an enabled administrator exists who has an address to sign in with."""
+    found = await connection.value(
+        "SELECT 1 FROM users WHERE role = 'admin' AND disabled_at IS NULL AND email IS NOT NULL LIMIT 1"
+    )
     return found is not None

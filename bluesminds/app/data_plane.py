@@ -1,18 +1,17 @@
 """Builds the gateway from the services: authentication, routing, accounting and the ASGI application."""
 
 import random
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
-import trio
 from msgspec import Struct
 from prometheus_client import CollectorRegistry
 
 from bluesminds.accounts.ranking import ModelRanking
+from bluesminds.app.dashboard import build_dashboard
 from bluesminds.app.malloc import HeapTrimmer
 from bluesminds.app.readiness import ReadinessCheck
+from bluesminds.app.routing import Routing, log_health
 from bluesminds.app.services import Services
 from bluesminds.app.settings_map import (
     cors_origins,
@@ -22,10 +21,7 @@ from bluesminds.app.settings_map import (
     socket_settings,
     upstream_timeouts,
 )
-from bluesminds.common.log import Log
-from bluesminds.common.money import Price
 from bluesminds.common.networks import Networks
-from bluesminds.common.routes import ModelRoute
 from bluesminds.common.values import Server
 from bluesminds.gateway.accounting import UsageAccounting
 from bluesminds.gateway.authenticate import KeyAuthenticator
@@ -44,10 +40,8 @@ from bluesminds.gateway.probe import probe
 from bluesminds.gateway.recorder import Recorder
 from bluesminds.gateway.relay import Relay
 from bluesminds.gateway.response_cache import CacheResult, ResponseCache
-from bluesminds.gateway.routing.catalog import ModelCatalog, ServerRegistry
-from bluesminds.gateway.routing.explain import Explanation, RouteQuestion, explain
-from bluesminds.gateway.routing.fleet import FleetHealth, summarize
-from bluesminds.gateway.routing.health import HealthChange, ServerHealthRegistry, ServerStatus
+from bluesminds.gateway.routing.catalog import ServerRegistry
+from bluesminds.gateway.routing.health import ServerHealthRegistry
 from bluesminds.gateway.routing.load import LoadRegistry
 from bluesminds.gateway.routing.policies import Balancer
 from bluesminds.gateway.routing.rotation import RotationRegistry
@@ -63,7 +57,6 @@ from bluesminds.gateway.upstream.raw import RawSender
 from bluesminds.gateway.upstream.sender import Sender
 from bluesminds.gateway.upstream.timeouts import TimeoutTable
 from bluesminds.http.asgi import ASGIApp
-from bluesminds.http.client.pool import Pool, UpstreamOrigin
 from bluesminds.http.server.limits import ListenerStats
 from bluesminds.web import app
 from bluesminds.web.api import GatewayControls, api_routes, build_guard, ops, public_models
@@ -91,74 +84,6 @@ class Runtime(Struct, frozen=True):
 class Authentication(Struct, frozen=True):
     limiter: RateLimiter
     keys: KeyAuthenticator
-
-
-class Routing(Struct, frozen=True):
-    registry: ServerRegistry
-    health: ServerHealthRegistry
-    balancer: Balancer
-    health_checker: HealthChecker
-    prices: Mapping[str, Price]
-    running: Callable[[Server], int]
-    capacity: int
-
-    def example_model(self) -> str | None:
-        """A model for the example in the API reference."""
-        models = [row.id for row in self.registry.catalog.models()]
-        return "demo/echo" if "demo/echo" in models else next(iter(models), None)
-
-    async def list_servers(self) -> list[Server]:
-        return list(self.registry.catalog.servers)
-
-    async def list_routes(self) -> Sequence[ModelRoute]:
-        return self.registry.routes
-
-    async def explain(self, question: RouteQuestion) -> Explanation:
-        return explain(self.registry.catalog, self.balancer, self.prices, question)
-
-    async def current_catalog(self) -> ModelCatalog:
-        return self.registry.catalog
-
-    def statuses(self) -> list[tuple[Server, ServerStatus]]:
-        return [(server, self.health_checker.status(server.name)) for server in self.registry.catalog.servers]
-
-    def servers_up(self) -> dict[str, float]:
-        """1.0 or 0.0 for each server that has been probed."""
-        return {
-            server.name: float(status.state == "up")
-            for server, status in self.statuses()
-            if status.state != "unknown"
-        }
-
-    def states(self) -> Counter[str]:
-        """The number of servers by state. `ejected` counts those that are ejected for a model."""
-        states: Counter[str] = Counter(status.state for _, status in self.statuses())
-        if ejected := self.ejected_models():
-            states["ejected"] = len(ejected)
-        return states
-
-    def ejected_models(self) -> dict[str, int]:
-        """The number of models for which each server is ejected."""
-        return dict(Counter(server for server, _ in self.health.ejected()))
-
-    def fleet_health(self) -> FleetHealth:
-        return summarize(
-            self.registry.catalog,
-            self.health,
-            status=self.health_checker.status,
-            running=self.running,
-            capacity=self.capacity,
-        )
-
-    async def servers_changed(self) -> None:
-        await self.registry.reload()
-        await self.health_checker.probe_all()
-
-    async def discover_models(self, seconds: float) -> None:
-        """Load the servers and ask each for its models, for at most `seconds`."""
-        await self.registry.reload()
-        with trio.move_on_after(seconds):
-            await self.health_checker.probe_all()
 
 
 class DataPlaneParts(Struct, frozen=True):
@@ -267,7 +192,7 @@ def build_routing(services: Services, configured: list[Server]) -> Routing:
     health = ServerHealthRegistry(
         eject_after=upstream.eject_after,
         eject_seconds=upstream.eject_seconds,
-        on_change=partial(_log_health, services.log),
+        on_change=partial(log_health, services.log),
     )
     load, rotations, prices = LoadRegistry(), RotationRegistry(), model_prices(services.settings)
     registry = ServerRegistry(
@@ -289,27 +214,9 @@ def build_routing(services: Services, configured: list[Server]) -> Routing:
         log=services.log,
     )
     balancer = Balancer(health, load, rotations, _RANDOM.random)
-    running = partial(_running, services.pool)
-    return Routing(registry, health, balancer, checker, prices, running, upstream.max_connections_per_server)
-
-
-def _running(pool: Pool, server: Server) -> int:
-    return pool.in_use(UpstreamOrigin.parse(server.url, trusted=server.origin != "table")[0])
-
-
-def _log_health(log: Log, change: HealthChange) -> None:
-    if change.state == "open":
-        log.warning(
-            "server_ejected",
-            server=change.server,
-            model=change.model,
-            reason=change.reason,
-            seconds=change.seconds,
-        )
-    elif change.state == "half_open":
-        log.info("server_tried", server=change.server, model=change.model)
-    else:
-        log.info("server_recovered", server=change.server, model=change.model)
+    return Routing(
+        registry, health, balancer, checker, prices, services.pool, upstream.max_connections_per_server
+    )
 
 
 def _build_accounting(services: Services, runtime: Runtime) -> UsageAccounting:
@@ -399,9 +306,17 @@ def _build_control(
     ]
     public_url = services.settings.server.public_url
     reference = Reference(routes, url=public_url or "/", example_model=routing.example_model)
-    mounted = [*routes, *reference.routes, *account_pages.routes()]
+    forms = account_pages.routes(
+        dashboard=services.settings.dashboard.enabled,
+        open_signup=services.settings.accounts.signup == "open",
+    )
+    mounted = [*routes, *reference.routes, *forms]
+    dashboard = build_dashboard(services, routing, authentication.limiter.in_use)
+    if dashboard is not None:
+        mounted += dashboard.routes
     guard = build_guard(services.accounts, public_url=public_url)
-    return app.create_app(mounted, guard, clock=services.clock, log=services.log)
+    pages = None if dashboard is None else dashboard.pages
+    return app.create_app(mounted, guard, clock=services.clock, log=services.log, pages=pages)
 
 
 def _build_public_models(services: Services, routing: Routing) -> public_models.PublicModels:

@@ -237,6 +237,12 @@ class AccountSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     invite_lifetime: Duration = 7 * DAY
 
 
+class DashboardSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[dashboard]: the web pages."""
+
+    enabled: bool = True
+
+
 class MailSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[mail]: the SMTP server. Without `host` messages are written to files."""
 
@@ -469,6 +475,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     websocket: WebSocketSettings = WebSocketSettings()
     keys: KeySettings = KeySettings()
     accounts: AccountSettings = AccountSettings()
+    dashboard: DashboardSettings = DashboardSettings()
     mail: MailSettings = MailSettings()
     limits: LimitSettings = LimitSettings()
     responses: ResponseSettings = ResponseSettings()

@@ -80,6 +80,8 @@ def name_and_data(event: bytes) -> tuple[bytes, bytes]:
 class Passthrough:
     """The Stage of a stream that needs no translation."""
 
+    next_number = 0  # its events are not numbered
+
     def __init__(self, format_: Format, request: RequestFacts) -> None:
         self._request = request
         self._object = format_.chunk_object

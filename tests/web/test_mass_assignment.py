@@ -40,6 +40,7 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
         {"email", "password", "bearer"},
         {"email": "user@example.com", "password": PASSWORD},
     ),
+    "POST /api/auth/local": ({"token"}, {"token": "t" * 43}),
     "PATCH /api/auth/me": ({"full_name"}, {"full_name": "New Name"}),
     "POST /api/auth/password": (
         {"password", "new_password", "bearer"},
