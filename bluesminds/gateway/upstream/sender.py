@@ -49,6 +49,8 @@ _FULL = Support()
 _WITHOUT_USAGE = Support(usage=False)
 
 T = TypeVar("T")
+BeginAttempt = Callable[[Target], Callable[[str], None]]
+"""Called before each attempt. What it returns is called with the reason if the attempt fails."""
 
 
 class UpstreamSocket(Struct, frozen=True):
@@ -98,10 +100,10 @@ class Sender:
         call: Call,
         body: CallBody,
         targets: Sequence[Target],
-        begin: Callable[[Target], None],
+        begin: BeginAttempt,
         routed: RoutedTargets | None = None,
     ) -> Reply:
-        """The first Reply to forward; the caller closes it. `begin` is called before each attempt. `routed`
+        """The first Reply to forward; the caller closes it. `routed`
         has the targets of fallback models.
 
         Raises UpstreamFailed if no server responded.
@@ -120,7 +122,7 @@ class Sender:
         self,
         call: Call,
         targets: Sequence[Target],
-        begin: Callable[[Target], None],
+        begin: BeginAttempt,
         request: Callable[[bytes, str], WebSocketRequest],
         seconds: float,
     ) -> UpstreamSocket | Reply:
@@ -137,7 +139,7 @@ class Sender:
         self,
         call: Call,
         targets: Sequence[Target],
-        begin: Callable[[Target], None],
+        begin: BeginAttempt,
         attempt: Callable[[Target, bool], Awaitable[T | AttemptFailure]],
         body: CallBody | None = None,
         routed: RoutedTargets | None = None,
@@ -152,7 +154,7 @@ class Sender:
             waiting.remove(turn)
             if turn.repetition:
                 await trio.sleep_until(turn.due)
-            begin(turn.target)
+            fail = begin(turn.target)
             is_last = not waiting or tries >= self._attempts or waiting[0].repetition > 0
             if is_last and routed is not None and tries < self._attempts:
                 is_last = not routed.has_more("timeout")
@@ -162,8 +164,10 @@ class Sender:
                     return outcome
                 if not (more := self._take_after_refusal(call, turn.target, outcome, body, routed)):
                     return outcome
+                fail("refused")
                 waiting = [_Try(target) for target in more]
                 continue
+            fail(outcome.reason)
             self._record_failure(call, turn.target, outcome)
             if body is not None and not body.repeatable:
                 raise _final_error(_upload_error(outcome.error), tries)

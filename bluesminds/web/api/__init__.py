@@ -15,6 +15,7 @@ from bluesminds.gateway.routing.health import ServerStatus
 from bluesminds.web.api import (
     audit,
     auth,
+    chats,
     explain,
     health,
     invites,
@@ -22,6 +23,7 @@ from bluesminds.web.api import (
     limits,
     model_routes,
     models,
+    requests,
     servers,
     sessions,
     setup,
@@ -60,7 +62,10 @@ class GatewayControls(Struct, frozen=True):
     """Check all servers."""
 
 
-def api_routes(accounts: AccountServices, controls: GatewayControls) -> list[Route]:
+def api_routes(
+    accounts: AccountServices, controls: GatewayControls, *, expose_server: bool = True
+) -> list[Route]:
+    """`expose_server`: users see the names of servers."""
     return [
         *setup.routes(setup.SetupHandlers(accounts.users, accounts.passwords, accounts.throttle)),
         *keys.routes(accounts.keys, accounts.users),
@@ -89,8 +94,10 @@ def api_routes(accounts: AccountServices, controls: GatewayControls) -> list[Rou
         *explain.routes(explain.ExplainHandlers(accounts.keys, controls.explain)),
         *health.routes(health.FleetHealthHandlers(controls.fleet_health, controls.probe_now)),
         *models.routes(models.ModelHandlers(controls.catalog)),
+        *requests.routes(requests.RequestHandlers(accounts.usage, expose_server)),
         *usage.routes(usage.UsageHandlers(accounts.usage)),
         *limits.routes(limits.LimitHandlers(accounts.limits, controls.usage_now)),
+        *chats.routes(chats.ChatHandlers(accounts.chats)),
         *audit.routes(audit.AuditHandlers(accounts.audit)),
     ]
 
