@@ -12,7 +12,7 @@ from bluesminds.accounts.ranking import ModelRanking
 from bluesminds.app.dashboard import build_dashboard
 from bluesminds.app.malloc import HeapTrimmer
 from bluesminds.app.readiness import ReadinessCheck
-from bluesminds.app.routing import Routing
+from bluesminds.app.routing import Routing, log_health
 from bluesminds.app.services import Services
 from bluesminds.app.settings_map import (
     cors_origins,
@@ -144,6 +144,12 @@ def build_data_plane(
     runtime.metrics.labelled_gauge(
         "bluesminds_server_up", "1 if the last probe of the server succeeded.", "server", routing.servers_up
     )
+    runtime.metrics.labelled_gauge(
+        "bluesminds_server_ejected",
+        "Models for which the server is ejected, because its requests failed.",
+        "server",
+        routing.ejected_models,
+    )
     control = _build_control(services, runtime, authentication, routing, stats)
     services.key_changes.subscribe(authentication.keys.forget)
     return DataPlaneParts(
@@ -188,7 +194,11 @@ def _build_authentication(services: Services, lease: Lease) -> Authentication:
 def build_routing(services: Services, configured: list[Server]) -> Routing:
     """`configured` are the servers that are not in the database."""
     upstream = services.settings.upstream
-    health = ServerHealthRegistry(eject_after=upstream.eject_after, eject_seconds=upstream.eject_seconds)
+    health = ServerHealthRegistry(
+        eject_after=upstream.eject_after,
+        eject_seconds=upstream.eject_seconds,
+        on_change=partial(log_health, services.log),
+    )
     load, rotations, prices = LoadRegistry(), RotationRegistry(), model_prices(services.settings)
     registry = ServerRegistry(
         configured,
@@ -208,8 +218,10 @@ def build_routing(services: Services, configured: list[Server]) -> Routing:
         timeout=upstream.probe_timeout,
         log=services.log,
     )
-    balancer = Balancer(health.is_usable, load, rotations, _RANDOM.random)
-    return Routing(registry, health, balancer, checker, prices)
+    balancer = Balancer(health, load, rotations, _RANDOM.random)
+    return Routing(
+        registry, health, balancer, checker, prices, services.pool, upstream.max_connections_per_server
+    )
 
 
 def _build_accounting(services: Services, runtime: Runtime) -> UsageAccounting:
@@ -290,6 +302,8 @@ def _build_control(
         routes_changed=routing.registry.reload,
         catalog=routing.current_catalog,
         explain=routing.explain,
+        fleet_health=routing.fleet_health,
+        probe_now=routing.health_checker.probe_all,
     )
     routes = [
         *ops.routes(ops.OpsHandlers(readiness.check, routing.states, registry)),
