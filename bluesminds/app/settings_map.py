@@ -19,7 +19,8 @@ from bluesminds.config import (
 )
 from bluesminds.config.settings import MailSettings
 from bluesminds.gateway.browser_origins import ANY_ORIGIN
-from bluesminds.gateway.sockets.opening import SessionSettings, SocketSettings
+from bluesminds.gateway.sockets.realtime import SocketSettings
+from bluesminds.gateway.sockets.session import SessionSettings
 from bluesminds.http.client.pool import Timeouts
 from bluesminds.http.server.serve import ListenerLimits
 from bluesminds.http.websocket import WebSocketLimits

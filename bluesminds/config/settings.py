@@ -206,7 +206,7 @@ class UpstreamSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class WebSocketSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[websocket]: Realtime sessions, and sessions for responses."""
+    """[websocket]: Realtime sessions."""
 
     handshake_timeout: Seconds = 10.0
     idle_timeout: Seconds = 300.0
@@ -268,6 +268,12 @@ class ResponseSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     retention_days: Days = 30
     account_bytes: Size = 1_073_741_824
+
+
+class ReceiptSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[receipts]: how each request was routed."""
+
+    retention_days: Days = 30
 
 
 class CacheSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -479,6 +485,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     mail: MailSettings = MailSettings()
     limits: LimitSettings = LimitSettings()
     responses: ResponseSettings = ResponseSettings()
+    receipts: ReceiptSettings = ReceiptSettings()
     cache: CacheSettings = CacheSettings()
     keyless: KeylessSettings = KeylessSettings()
     tiers: Tiers = Tiers()

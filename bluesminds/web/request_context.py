@@ -7,7 +7,7 @@ import trio
 from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import uuid7
 from bluesminds.common.values import RequestContext
-from bluesminds.gateway.sockets.opening import KEY_SUBPROTOCOL
+from bluesminds.gateway.sockets.realtime import KEY_SUBPROTOCOL
 from bluesminds.http.asgi import Scope
 from bluesminds.http.server.websocket import WebSocketUpgrade
 from bluesminds.web.google_clients import google_credential

@@ -89,23 +89,6 @@ def output_items(response: bytes) -> list[Fields]:
     return items
 
 
-def replayed_items(response: bytes) -> list[Fields]:
-    """The output of a response that is not stored, as input of the next request. Raises ValueError.
-
-    A server that does not store a response knows none of its ids. Reasoning is known by its id alone, unless
-    it is encrypted in the item.
-    """
-    items = output_items(response)
-    kept = [item for item in items if not _is_unknown_reasoning(item)]
-    if len(kept) == len(items):
-        return items
-    return [{name: value for name, value in item.items() if name != "id"} for item in kept]
-
-
-def _is_unknown_reasoning(item: Fields) -> bool:
-    return _text_in(item, "type") == "reasoning" and not _text_in(item, "encrypted_content")
-
-
 def response_of_stream(stream: bytes) -> bytes:
     """The response that a stream, or its last events, ends with. If its output is empty, it is that of the
     items that were done in the stream. Raises ValueError for a stream without an end.

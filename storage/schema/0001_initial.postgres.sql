@@ -220,6 +220,13 @@ CREATE TABLE usage (
 
 CREATE INDEX usage_user_key ON usage (user_id, key_id, at);
 
+-- How a request was routed. The ids are those of the usage rows, and UUIDv7, so that they are in the order of time.
+CREATE TABLE receipts (
+    id TEXT NOT NULL PRIMARY KEY,
+    at BIGINT NOT NULL, -- of the usage row
+    receipt TEXT NOT NULL -- JSON object
+);
+
 -- Sums of usage by hour and by day (UTC). Statistics read only these tables.
 CREATE TABLE usage_hourly (
     bucket_start BIGINT NOT NULL,

@@ -221,6 +221,13 @@ CREATE TABLE usage (
 
 CREATE INDEX usage_user_key ON usage (user_id, key_id, at);
 
+-- How a request was routed. The ids are those of the usage rows, and UUIDv7, so that they are in the order of time.
+CREATE TABLE receipts (
+    id TEXT NOT NULL PRIMARY KEY,
+    at INTEGER NOT NULL, -- of the usage row
+    receipt TEXT NOT NULL -- JSON object
+) STRICT, WITHOUT ROWID;
+
 -- Sums of usage by hour and by day (UTC). Statistics read only these tables.
 CREATE TABLE usage_hourly (
     bucket_start INTEGER NOT NULL,

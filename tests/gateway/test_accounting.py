@@ -25,10 +25,12 @@ from bluesminds.gateway.pipeline import Gateway
 from bluesminds.gateway.recorder import Recorder
 from bluesminds.gateway.relay import Relay
 from bluesminds.gateway.routing.catalog import ModelCatalog
+from bluesminds.gateway.routing.health import ServerHealthRegistry
 from bluesminds.gateway.routing.load import LoadRegistry
 from bluesminds.gateway.routing.plans import Plan, Target
 from bluesminds.gateway.routing.policies import Balancer
 from bluesminds.gateway.routing.rotation import RotationRegistry
+from bluesminds.gateway.sockets.realtime import RealtimeSessions
 from bluesminds.gateway.stored_responses.handler import StoredResponseHandler
 from bluesminds.gateway.stored_responses.links import RequestLinks
 from bluesminds.gateway.upstream.sender import Sender
@@ -189,7 +191,12 @@ async def test_bug_in_gateway_is_500_without_detail(nursery: trio.Nursery) -> No
     gateway = Gateway(
         keys=keys,
         registry=OneServer(),
-        balancer=Balancer(lambda name: True, LoadRegistry(), RotationRegistry(), random.random),
+        balancer=Balancer(
+            ServerHealthRegistry(eject_after=5, eject_seconds=30),
+            LoadRegistry(),
+            RotationRegistry(),
+            random.random,
+        ),
         limiter=setup.limiter,
         sender=cast(Sender, Broken()),
         relay=Relay(cast(Sender, Broken()), expose_server=True),
@@ -217,8 +224,7 @@ async def test_bug_in_gateway_is_500_without_detail(nursery: trio.Nursery) -> No
         gateway,
         cast(PassthroughHandler, None),
         cast(StoredResponseHandler, None),
-        {},
-        cast(Any, None),
+        cast(RealtimeSessions, None),
         cast(Any, None),
         origins=BrowserOrigins((), gateway.keys, no_origins, cache_seconds=1),
         bodies=body_memory(1000),

@@ -76,6 +76,7 @@ GET /api/auth/sessions
 DELETE /api/auth/sessions
 DELETE /api/auth/sessions/{session_id}
 GET /api/auth/limits
+GET /api/requests/{request_id}
 GET /api/keys/{key_id}/limits
 GET /user/api-keys/{key_id}/limits
 GET /api/keys
@@ -118,7 +119,10 @@ POST /api/admin/routes
 PATCH /api/admin/routes/{route_id}
 DELETE /api/admin/routes/{route_id}
 GET /api/admin/models
+GET /api/admin/health
+POST /api/admin/health
 GET /api/admin/explain
+GET /api/admin/requests/{request_id}
 GET /api/admin/usage
 GET /api/admin/keys
 POST /api/admin/keys

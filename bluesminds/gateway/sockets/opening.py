@@ -1,7 +1,8 @@
-"""What all WebSockets of clients need, whatever their messages are."""
+"""How a client opens a WebSocket. Everything that can refuse it happens before it is accepted, so that a
+client gets an ordinary error response.
+"""
 
-from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Protocol
 
 from msgspec import Struct
 
@@ -9,22 +10,9 @@ from bluesminds.common.errors import Forbidden, GatewayError
 from bluesminds.common.values import RequestContext
 from bluesminds.gateway.bodies import HeldMemory
 from bluesminds.gateway.browser_origins import BrowserOrigins
-from bluesminds.gateway.operations import OperationMatch
 from bluesminds.gateway.relay import Headers, ResponseWriter
 from bluesminds.http.server.websocket import WebSocketUpgrade
 from bluesminds.http.websocket import WebSocket, WebSocketLimits
-
-KEY_SUBPROTOCOL: Final = "openai-insecure-api-key."  # of browsers, which cannot set headers
-_REASON_BYTES: Final = 120  # of a close frame
-_PRIVATE_SUBPROTOCOLS: Final = (KEY_SUBPROTOCOL, "openai-organization.", "openai-project.")
-
-
-class SessionSettings(Struct, frozen=True):
-    """Times are seconds. `drain_grace`: how long running responses may go on when the gateway shuts down."""
-
-    idle_timeout: float
-    session_timeout: float
-    drain_grace: float
 
 
 class SocketOpening(Struct, frozen=True):
@@ -49,26 +37,6 @@ class SocketWriter(ResponseWriter, Protocol):
         """Accept the WebSocket. `memory` is for its messages. Raises ClientDisconnected."""
 
 
-class SocketSettings(Struct, frozen=True):
-    """`handshake_timeout`: seconds for a server to open a WebSocket."""
-
-    session: SessionSettings
-    client: WebSocketLimits
-    upstream: WebSocketLimits
-    handshake_timeout: float
-
-
-class SocketHandler(Protocol):
-    """Serves the sessions of one endpoint. `open` is the number of open sessions."""
-
-    open: int
-
-    async def handle(
-        self, match: OperationMatch, context: RequestContext, opening: SocketOpening, out: SocketWriter
-    ) -> None:
-        """Serve a session until its end. Raises GatewayError only before its WebSocket is accepted."""
-
-
 async def check_origin(origins: BrowserOrigins, context: RequestContext, opening: SocketOpening) -> None:
     """Browsers do not apply CORS to WebSockets, so the gateway does. Raises Forbidden."""
     if context.origin is None or opening.same_origin:
@@ -85,22 +53,6 @@ def upgrade_required() -> GatewayError:
     return GatewayError(
         426,
         "upgrade_required",
-        "This endpoint is a WebSocket. Connect to it with wss:// or ws://, over HTTP/1.1.",
+        "GET of this path opens a WebSocket. Connect to it with wss:// or ws://, over HTTP/1.1.",
         headers={"upgrade": "websocket"},
     )
-
-
-def public_subprotocols(offered: Sequence[str]) -> tuple[str, ...]:
-    """Those that the server may see."""
-    return tuple(name for name in offered if not name.startswith(_PRIVATE_SUBPROTOCOLS))
-
-
-def chosen_subprotocol(offered: Sequence[str], by_server: str | None) -> str | None:
-    """The server's choice. A browser that offers some must get one, also from a server that has none."""
-    public = public_subprotocols(offered)
-    return by_server or (public[0] if public else None)
-
-
-def shortened(reason: str) -> str:
-    """The reason for a close frame."""
-    return reason.encode()[:_REASON_BYTES].decode(errors="ignore")

@@ -26,28 +26,31 @@ from bluesminds.gateway.pipeline import Gateway
 from bluesminds.gateway.relay import settle_failure
 from bluesminds.gateway.routing.plans import Target
 from bluesminds.gateway.sockets.meter import SessionMeter
-from bluesminds.gateway.sockets.opening import (
-    SocketOpening,
-    SocketSettings,
-    SocketWriter,
-    check_origin,
-    chosen_subprotocol,
-    public_subprotocols,
-    upgrade_required,
-)
-from bluesminds.gateway.sockets.session import SessionEnd, SocketSession
+from bluesminds.gateway.sockets.opening import SocketOpening, SocketWriter, check_origin, upgrade_required
+from bluesminds.gateway.sockets.session import SessionEnd, SessionSettings, SocketSession
 from bluesminds.gateway.upstream.attempt import Reply
 from bluesminds.gateway.upstream.sender import UpstreamSocket
 from bluesminds.http.client.pool import WebSocketRequest
 from bluesminds.http.server.websocket import WebSocketUpgrade
-from bluesminds.http.websocket import WebSocket
+from bluesminds.http.websocket import WebSocket, WebSocketLimits
 from bluesminds.wire.base import RequestFacts
 from bluesminds.wire.chat import CHAT
 from bluesminds.wire.realtime import REALTIME
 
+KEY_SUBPROTOCOL: Final = "openai-insecure-api-key."  # of browsers, which cannot set headers
+_PRIVATE_SUBPROTOCOLS: Final = (KEY_SUBPROTOCOL, "openai-organization.", "openai-project.")
 _MAX_QUERY_FIELDS: Final = 20
 _FORWARDED_QUERY: Final = ("intent",)  # others could choose another model
 _TRANSCRIPTION: Final = "transcription"
+
+
+class SocketSettings(Struct, frozen=True):
+    """`handshake_timeout`: seconds for a server to open a WebSocket."""
+
+    session: SessionSettings
+    client: WebSocketLimits
+    upstream: WebSocketLimits
+    handshake_timeout: float
 
 
 class _Admitted(Struct, frozen=True):
@@ -163,7 +166,7 @@ class RealtimeSessions:
     ) -> UpstreamSocket | None:
         """None if the client has left, or has got the error of a server."""
         call, entry, sender = admitted.call, admitted.entry, self._gateway.sender
-        offered = () if opening.upgrade is None else public_subprotocols(opening.upgrade.subprotocols)
+        offered = () if opening.upgrade is None else _public_subprotocols(opening.upgrade.subprotocols)
 
         def request(path: bytes, model: str) -> WebSocketRequest:
             target = b"%b?%b" % (path, _upstream_query(opening.query, model).encode())
@@ -265,3 +268,14 @@ def _upstream_query(query: str, model: str) -> str:
     if ("intent", _TRANSCRIPTION) not in fields:
         fields.insert(0, ("model", model))
     return urlencode(fields)
+
+
+def _public_subprotocols(offered: Sequence[str]) -> tuple[str, ...]:
+    """Those that the server may see."""
+    return tuple(name for name in offered if not name.startswith(_PRIVATE_SUBPROTOCOLS))
+
+
+def chosen_subprotocol(offered: Sequence[str], by_server: str | None) -> str | None:
+    """The server's choice. A browser that offers some must get one, also from a server that has none."""
+    public = _public_subprotocols(offered)
+    return by_server or (public[0] if public else None)

@@ -1,89 +1,58 @@
-"""GET /v1/responses: a WebSocket on which a client creates responses, one after the other.
+"""GET /v1/responses: the Responses API on a WebSocket.
 
-Every response is a request to the pipeline like any other, so that it works with all servers, also with those
-that have no WebSocket, and has its own usage row.
+Every `response.create` is handled like a POST by the request pipeline. So it has the same checks, limits,
+failover, translation, stored responses and usage record, for all servers. Responses run one after the other.
 """
 
-from contextlib import suppress
-from typing import Final
+from collections.abc import Callable
+from typing import Final, NoReturn
 
 import trio
-from msgspec import Raw, Struct, structs
+from msgspec import structs
 
 from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import uuid7
-from bluesminds.common.errors import GatewayError, InvalidRequest, RateLimited, Unavailable
-from bluesminds.common.values import Caller, RequestContext
+from bluesminds.common.errors import GatewayError, InvalidRequest, Unauthenticated, Unavailable
+from bluesminds.common.values import RequestContext
 from bluesminds.gateway.bodies import Body, BodyMemory, HeldMemory
 from bluesminds.gateway.browser_origins import BrowserOrigins
 from bluesminds.gateway.limits.headers import as_text
-from bluesminds.gateway.operations import OPERATIONS, OperationMatch
+from bluesminds.gateway.operations import CREATE_RESPONSE, OperationMatch
 from bluesminds.gateway.pipeline import Gateway
-from bluesminds.gateway.sockets.keys import wait_until_refused
-from bluesminds.gateway.sockets.message_writer import MessageWriter
-from bluesminds.gateway.sockets.opening import (
-    SessionSettings,
-    SocketOpening,
-    SocketSettings,
-    SocketWriter,
-    check_origin,
-    chosen_subprotocol,
-    shortened,
-    upgrade_required,
-)
-from bluesminds.gateway.sockets.response_chain import PREVIOUS, ResponseChain, text_in, unstored_id
-from bluesminds.http.asgi import ClientDisconnected
-from bluesminds.http.server.websocket import WebSocketUpgrade
+from bluesminds.gateway.relay import Headers
+from bluesminds.gateway.sockets.opening import SocketOpening, SocketWriter, check_origin, upgrade_required
+from bluesminds.gateway.sockets.realtime import SocketSettings, chosen_subprotocol
+from bluesminds.gateway.sockets.session import SessionSettings
+from bluesminds.gateway.stored_responses.store import MAX_HISTORY
+from bluesminds.http.asgi import ClientDisconnected, Disconnect, ResponseAborted
+from bluesminds.http.sse import EventSplitter
 from bluesminds.http.websocket import CloseCode, WebSocket, WebSocketClosed, WebSocketViolation
 from bluesminds.wire.field_reading import FieldReader
-from bluesminds.wire.json_text import ABSENT, Fields, write_fields
+from bluesminds.wire.json_text import ABSENT, Fields, read_fields, write_fields
+from bluesminds.wire.responses import events_from_reply
+from bluesminds.wire.responses_items import new_items, response_of_stream, unmatched_result, with_history
 from bluesminds.wire.responses_objects import ResponseHead, write_echo
-from bluesminds.wire.responses_socket import (
-    ResponseCreation,
-    lane_of,
-    read_creation,
-    write_failure,
+from bluesminds.wire.responses_sockets import (
+    CreateEvent,
+    error_message_of,
+    has_response,
+    is_error,
+    message_of,
+    read_create,
+    repeatable_items,
+    text_of,
+    write_error_message,
     write_warm_up,
 )
 
-MAX_WAITING: Final = 8  # messages of a session, besides the one whose response is running
-OPENED: Final = 101
-LAST_SECONDS: Final = 1.0  # for an error before the WebSocket is closed
-_CREATE: Final = next(one for one in OPERATIONS if (one.method, one.path) == ("POST", "/v1/responses"))
-_OF_ONE_REQUEST: Final = (b"idempotency-key", b"openai-beta")  # headers that say nothing of a session
+SWITCHED: Final = 101
+_MATCH: Final = OperationMatch(CREATE_RESPONSE, {})
+_OF_THE_HANDSHAKE: Final = (b"idempotency-key", b"openai-beta")  # headers that are not for each response
+_SHUTTING_DOWN: Final = "The gateway is shutting down."
 
 
-class MessageBody(Body):
-    """The body of a request that came in a message."""
-
-    __slots__ = ()
-
-    def __init__(self, memory: BodyMemory, data: bytes) -> None:
-        """Raises Unavailable if there is no memory for it."""
-        super().__init__(memory)
-        self.acquire(len(data))
-        self.data = data
-
-    @property
-    def content_type(self) -> bytes:
-        return b"application/json"
-
-    @property
-    def length(self) -> int:
-        return len(self.data)
-
-    def check_coding(self) -> None:
-        """It has none."""
-
-    async def read(self) -> None:
-        """It has been read."""
-
-    async def receive(self) -> bytes:
-        return b""
-
-
-class ResponseSessions:
-    """A SocketHandler."""
+class ResponsesSessions:
+    """`open` is the number of open WebSockets."""
 
     def __init__(
         self,
@@ -100,290 +69,338 @@ class ResponseSessions:
         self._clock = clock
         self.open = 0
 
-    async def handle(
-        self, match: OperationMatch, context: RequestContext, opening: SocketOpening, out: SocketWriter
-    ) -> None:
-        """Serve a session until its end. Raises GatewayError only before its WebSocket is accepted."""
-        caller, upgrade = await self._admit(context, opening)
-        received, kept = HeldMemory(self._bodies), HeldMemory(self._bodies)
-        subprotocol = chosen_subprotocol(upgrade.subprotocols, None)
-        self.open += 1
+    async def handle(self, context: RequestContext, opening: SocketOpening, out: SocketWriter) -> None:
+        """Serve a WebSocket until its end. Raises GatewayError only before it is accepted."""
+        upgrade, accounting = opening.upgrade, self._gateway.accounting
+        caller = None
         try:
-            client = await out.accept(upgrade, subprotocol, [], self._settings.client, received)
-            self._gateway.accounting.record_rejection(context, OPENED, key_id=caller.key_id)
-            session = ResponseSession(
-                self._gateway, client, context, received, ResponseChain(kept), upgrade.draining,
-                settings=self._settings.session, clock=self._clock,
-            )  # fmt: skip
-            self._log_end(context, await session.run())
-        finally:
-            self.open -= 1
-            received.release()
-            kept.release()
-
-    async def _admit(
-        self, context: RequestContext, opening: SocketOpening
-    ) -> tuple[Caller, WebSocketUpgrade]:
-        gateway, caller = self._gateway, None
-        try:
-            if opening.upgrade is None:
+            if upgrade is None:
                 raise upgrade_required()
-            caller = await gateway.keys.authenticate(context)
-            gateway.keys.authorize_use(caller, context)
+            caller = await self._gateway.keys.authenticate(context)
+            self._gateway.keys.authorize_use(caller, context)
             await check_origin(self._origins, context, opening)
         except BaseException as exc:
-            gateway.accounting.record_failure(context, caller, exc)
+            accounting.record_failure(context, caller, exc)
             if isinstance(exc, GatewayError) and caller is not None:
-                raise exc.with_headers(as_text(gateway.limiter.headers(caller))) from None
+                raise exc.with_headers(as_text(self._gateway.limiter.headers(caller))) from None
             raise
-        return caller, opening.upgrade
-
-    def _log_end(self, context: RequestContext, end: "ResponseSessionEnd") -> None:
-        accounting = self._gateway.accounting
-        if accounting.log_requests:
-            accounting.log.info(
-                "session_closed",
-                request_id=context.request_id,
-                code=int(end.code),
-                error=None if end.error is None else end.error.code,
-                duration_ms=round((trio.current_time() - context.started) * 1000),
+        accounting.record_rejection(context, SWITCHED, key_id=caller.key_id)
+        memory = HeldMemory(self._bodies)
+        try:
+            subprotocol = chosen_subprotocol(upgrade.subprotocols, None)
+            client = await out.accept(upgrade, subprotocol, [], self._settings.client, memory)
+            session = ResponsesSession(
+                self._gateway,
+                client,
+                context,
+                memory=memory,
+                draining=upgrade.draining,
+                settings=self._settings.session,
+                clock=self._clock,
             )
+            self.open += 1
+            try:
+                await session.run()
+            finally:
+                self.open -= 1
+        finally:
+            memory.release()
 
 
-class ResponseSessionEnd(Struct, frozen=True):
-    """Why a session ends. The WebSocket is closed with `code` and `reason`, after a message with `error`."""
-
-    code: int
-    reason: str = ""
-    error: GatewayError | None = None
-
-
-class ResponseSession:
-    """`received` is the memory of the message that is being received. `draining` is set when the gateway
-    shuts down.
-    """
+class ResponsesSession:
+    """`memory` is that of the message that arrives. `draining` is set when the gateway shuts down."""
 
     def __init__(
         self,
         gateway: Gateway,
         client: WebSocket,
         context: RequestContext,
-        received: HeldMemory,
-        chain: ResponseChain,
-        draining: trio.Event,
         *,
+        memory: HeldMemory,
+        draining: trio.Event,
         settings: SessionSettings,
         clock: Clock,
     ) -> None:
+        forward = tuple(header for header in context.forward if header[0] not in _OF_THE_HANDSHAKE)
+        self._context = structs.replace(context, forward=forward)
         self._gateway = gateway
         self._client = client
-        forward = tuple(one for one in context.forward if one[0] not in _OF_ONE_REQUEST)
-        self._context = structs.replace(context, method="POST", forward=forward)
-        self._received = received
-        self._chain = chain
+        self._memory = memory
         self._draining = draining
         self._settings = settings
         self._clock = clock
-        self._last_message = trio.current_time()
-        self._refusal: GatewayError | None = None  # why no more responses are created
-        self._writer: MessageWriter | None = None  # of the running response
-        self._waiting, self._next = trio.open_memory_channel[MessageBody](MAX_WAITING)
-        self._responses_ended = trio.lowlevel.ParkingLot()
-        self._end: ResponseSessionEnd | None = None
-        self._scope = trio.CancelScope()
+        self._latest = LatestResponse(memory.memory)
+        self._waiting = trio.CancelScope()
+        self._disconnect = Disconnect()  # of the running response
+        self._end: tuple[int, str] | None = None  # the close code, and the reason
 
-    async def run(self) -> ResponseSessionEnd:
-        """Returns why the session has ended."""
+    async def run(self) -> None:
+        """If it is cancelled, the WebSocket is closed without waiting."""
+        send, receive = trio.open_memory_channel[MessageBody](0)
         try:
-            with self._scope:
-                async with trio.open_nursery() as nursery:
-                    for task in (
-                        self._receive,
-                        self._answer,
-                        self._watch_key,
-                        self._watch_drain,
-                        self._watch_idle,
-                        self._watch_age,
-                    ):
-                        nursery.start_soon(task)
-            end = self._end or _shutting_down()
-            if end.error is not None:
-                with trio.move_on_after(LAST_SECONDS):
-                    await self._tell(end.error, ABSENT)
-            await self._client.close(end.code, shortened(end.reason))
-        except Exception:
-            self._client.abort(CloseCode.INTERNAL_ERROR, "The gateway failed.")
-            raise
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._receive, send)
+                nursery.start_soon(self._watch_drain)
+                await self._serve(receive)
+                nursery.cancel_scope.cancel()
+            await self._client.close(*(self._end or (CloseCode.GOING_AWAY, _SHUTTING_DOWN)))
         except BaseException:
-            self._client.abort(CloseCode.GOING_AWAY, _shutting_down().reason)
+            self._client.abort(CloseCode.GOING_AWAY, _SHUTTING_DOWN)
             raise
         finally:
-            while self._next.statistics().current_buffer_used:
-                self._next.receive_nowait().release()
-        return end
+            self._latest.forget()
 
-    def _stop(self, end: ResponseSessionEnd) -> None:
+    def _stop(self, code: int, reason: str = "") -> None:
+        """End the session after the running response, or at once if the client has left."""
         if self._end is None:
-            self._end = end
-            self._scope.cancel()
+            self._end = code, reason
+        self._waiting.cancel()
 
-    def _fail(self, error: GatewayError, code: int) -> None:
-        self._stop(ResponseSessionEnd(code, error.message, error))
+    def _lose(self, code: int, reason: str = "") -> None:
+        self._stop(code, reason)
+        self._disconnect.fire()
 
-    async def _tell(self, error: GatewayError, lane: Raw) -> None:
-        """Send an error. A client that has left is detected by its own task."""
-        with suppress(WebSocketClosed):
-            await self._client.send(write_failure(error, lane))
-
-    # Messages
-
-    async def _receive(self) -> None:
+    async def _receive(self, messages: trio.MemorySendChannel["MessageBody"]) -> None:
+        """A message is read while the response before it is running, so that the end of the connection is
+        noticed. The next one is not.
+        """
         while True:
             try:
                 message = await self._client.receive()
             except WebSocketClosed as exc:
-                self._client_left(exc.code)
+                self._lose(exc.code)
                 return
             except WebSocketViolation as exc:
-                self._stop(ResponseSessionEnd(exc.code, exc.reason))
+                self._lose(exc.code, exc.reason)
                 return
             except Unavailable as exc:
-                self._fail(exc, CloseCode.TRY_AGAIN_LATER)
+                self._lose(CloseCode.TRY_AGAIN_LATER, exc.message)
                 return
-            self._last_message = trio.current_time()
             if isinstance(message, bytes):
-                error = InvalidRequest("invalid_json", "Send text messages, not binary ones.")
-                self._fail(error, CloseCode.UNSUPPORTED_DATA)
+                self._lose(CloseCode.UNSUPPORTED_DATA, "Send events as text messages.")
                 return
-            await self._enqueue(message.encode(errors="replace"))
-
-    async def _enqueue(self, message: bytes) -> None:
-        self._received.release()  # the body takes its place, without a pause between
-        try:
-            body = MessageBody(self._received.memory, message)
-        except Unavailable as exc:
-            await self._tell(exc, lane_of(message))
-            return
-        try:
-            self._waiting.send_nowait(body)
-        except trio.WouldBlock:
-            body.release()
-            text = f"A session may have {MAX_WAITING} messages waiting. Wait for a response to end."
-            await self._tell(RateLimited("too_many_responses", text, retry_after=None), lane_of(message))
-
-    def _client_left(self, code: int) -> None:
-        """What is running ends by itself, as the response to a client that has disconnected."""
-        if self._writer is None:
-            self._stop(ResponseSessionEnd(code))
-        else:
-            self._refusal = Unavailable("shutting_down", "The client has closed the WebSocket.")
-            self._writer.client_left()
-
-    # Responses
-
-    async def _answer(self) -> None:
-        async for body in self._next:
+            self._memory.release()
+            body = MessageBody(self._memory.memory, message)
             try:
-                await self._respond(body)
-            finally:
+                await messages.send(body)
+            except BaseException:
                 body.release()
-            self._last_message = trio.current_time()
-            if not self._next.statistics().current_buffer_used:
-                self._responses_ended.unpark_all()
-
-    @property
-    def _busy(self) -> bool:
-        return self._writer is not None or bool(self._next.statistics().current_buffer_used)
-
-    async def _respond(self, body: MessageBody) -> None:
-        lane, continued = lane_of(body.data), False
-        try:
-            if self._refusal is not None:
-                raise self._refusal
-            creation = read_creation(body.data)
-            request = creation.request
-            previous = text_in(request, PREVIOUS)
-            if continued := self._chain.has(previous):
-                request = self._chain.expand(request)
-            if not creation.generates:
-                await self._warm_up(creation, request)
-                return
-            response = await self._generate(body, request, previous, lane)
-        except GatewayError as exc:
-            await self._tell(exc, lane)
-            response = None
-        if response is None:
-            if continued:
-                self._chain.forget()
-        elif id_ := unstored_id(request, response):
-            self._chain.remember(id_, request, response)
-
-    async def _generate(self, body: MessageBody, request: Fields, previous: str, lane: Raw) -> bytes | None:
-        """The whole response; None if it has failed. Raises GatewayError."""
-        data = write_fields(request)
-        body.acquire(max(0, len(data) - len(body.data)))
-        body.data = data
-        now = self._clock.now_ms()
-        context = structs.replace(self._context, id=uuid7(now), at_ms=now, started=trio.current_time())
-        self._writer = writer = MessageWriter(self._client, previous_id=previous, lane=lane)
-        try:
-            await self._gateway.handle(OperationMatch(_CREATE, {}), context, body, writer)
-        except ClientDisconnected:
-            if not writer.gone:
                 raise
-        finally:
-            self._writer = None
-        if writer.gone:
-            self._stop(ResponseSessionEnd(CloseCode.ABNORMAL))
-        return writer.response()
-
-    async def _warm_up(self, creation: ResponseCreation, request: Fields) -> None:
-        """Only remember the input, for the response that continues it. Raises InvalidRequest."""
-        now = self._clock.now_ms()
-        id_ = f"resp_{uuid7(now).replace('-', '')}"
-        model = FieldReader(request, "", []).needed("model")
-        head = ResponseHead(id_, model, now // 1000, write_echo(request))
-        self._chain.remember(id_, request, None)
-        with suppress(WebSocketClosed):
-            for message in write_warm_up(creation, head):
-                await self._client.send(message)
-
-    # What ends a session from outside
-
-    async def _watch_key(self) -> None:
-        refusal = await wait_until_refused(self._gateway.keys, self._context, self._clock, lambda _: None)
-        self._fail(refusal, CloseCode.POLICY_VIOLATION)
 
     async def _watch_drain(self) -> None:
         await self._draining.wait()
-        self._refusal = Unavailable("shutting_down", "The gateway is shutting down. Open a new session.")
-        with trio.move_on_after(self._settings.drain_grace):
-            await self._wait_idle()
-        self._stop(_shutting_down())
+        self._stop(CloseCode.GOING_AWAY, _SHUTTING_DOWN)
 
-    async def _watch_age(self) -> None:
-        """A running response may end: the total timeout applies to it."""
-        timeout = self._settings.session_timeout
-        await trio.sleep(timeout)
-        message = f"The session has been open for {timeout:g} seconds, the longest time. Open a new one."
-        self._refusal = InvalidRequest("session_expired", message)
-        await self._wait_idle()
-        self._fail(self._refusal, CloseCode.GOING_AWAY)
+    async def _serve(self, messages: trio.MemoryReceiveChannel["MessageBody"]) -> None:
+        expires = trio.current_time() + self._settings.session_timeout
+        while self._end is None:
+            body = None
+            idle = trio.current_time() + self._settings.idle_timeout
+            with trio.CancelScope(deadline=min(idle, expires)) as self._waiting:
+                body = await messages.receive()
+            if body is not None:
+                await self._respond(body)
+                continue
+            if trio.current_time() >= expires:
+                await self._expire()
+            self._stop(CloseCode.NORMAL, f"No message was sent for {self._settings.idle_timeout:g} seconds.")
 
-    async def _watch_idle(self) -> None:
-        timeout = self._settings.idle_timeout
-        while True:
-            await self._wait_idle()
-            until = self._last_message + timeout
-            if until <= trio.current_time():
-                break
-            await trio.sleep_until(until)
-        self._stop(ResponseSessionEnd(CloseCode.NORMAL, f"No message was sent for {timeout:g} seconds."))
+    async def _expire(self) -> None:
+        seconds = self._settings.session_timeout
+        message = f"The WebSocket has been open for {seconds:g} seconds, the longest time. Open a new one."
+        await self._send(write_error_message(InvalidRequest("websocket_connection_limit_reached", message)))
+        self._stop(CloseCode.GOING_AWAY, message[:120])
 
-    async def _wait_idle(self) -> None:
-        while self._busy:
-            await self._responses_ended.park()
+    async def _respond(self, body: "MessageBody") -> None:
+        create = CreateEvent({})
+        previous, continues_latest = "", False
+        try:
+            create = read_create(body.text)
+            previous = text_of(create.fields, "previous_response_id")
+            continues_latest = self._latest.is_response(previous)
+            fields = self._latest.expand(create.fields, body) if continues_latest else create.fields
+            if not create.generates:
+                await self._warm_up(create, fields)
+                return
+            body.data = write_fields(fields)
+            body.text = ""
+            writer = EventWriter(self._client, self._disconnect, create.suffix, previous)
+            await self._gateway.handle(_MATCH, self._context_now(), body, writer)
+            self._latest.remember(fields, writer.last)
+        except GatewayError as exc:
+            if continues_latest:
+                self._latest.forget()
+            await self._send(write_error_message(exc, create.suffix))
+            if isinstance(exc, Unauthenticated):
+                self._stop(CloseCode.POLICY_VIOLATION, exc.message[:120])
+        except ClientDisconnected:
+            self._stop(CloseCode.ABNORMAL)
+        finally:
+            body.release()
+            if not self._disconnect.disconnected:
+                self._disconnect = Disconnect()
+
+    async def _warm_up(self, create: CreateEvent, fields: Fields) -> None:
+        """Remember the input without an answer. Raises InvalidRequest."""
+        now = self._clock.now_ms()
+        id_ = f"resp_{uuid7(now).replace('-', '')}"
+        model = FieldReader(fields, "", []).needed("model")
+        self._latest.remember_input(id_, fields)
+        head = ResponseHead(id_, model, now // 1000, write_echo(fields))
+        for message in write_warm_up(head, create.suffix):
+            await self._send(message)
+
+    def _context_now(self) -> RequestContext:
+        now = self._clock.now_ms()
+        return structs.replace(self._context, id=uuid7(now), at_ms=now, started=trio.current_time())
+
+    async def _send(self, message: str) -> None:
+        try:
+            await self._client.send(message)
+        except WebSocketClosed as exc:
+            self._stop(exc.code)
 
 
-def _shutting_down() -> ResponseSessionEnd:
-    return ResponseSessionEnd(CloseCode.GOING_AWAY, "The gateway is shutting down.")
+class MessageBody(Body):
+    """A message as the body of a request. `text` is the message, until `data` is set."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, memory: BodyMemory, text: str) -> None:
+        super().__init__(memory)
+        self.acquire(len(text) if text.isascii() else len(text.encode()))
+        self.text = text
+
+    @property
+    def content_type(self) -> bytes:
+        return b"application/json"
+
+    @property
+    def length(self) -> int:
+        return len(self.data)
+
+    def check_coding(self) -> None:
+        """A message is never compressed."""
+
+    async def read(self) -> None:
+        """`data` is set already."""
+
+    async def receive(self) -> bytes:
+        return b""
+
+
+class LatestResponse:
+    """The latest response of a connection, if neither the gateway nor a server has stored it. It can be
+    continued, but only on this connection.
+    """
+
+    def __init__(self, memory: BodyMemory) -> None:
+        self._memory = HeldMemory(memory)
+        self._id = ""
+        self._items: list[Fields] = []
+        self._size = 0
+
+    def is_response(self, response_id: str) -> bool:
+        """Whether this is the id of the latest response."""
+        return bool(response_id) and response_id == self._id
+
+    def expand(self, fields: Fields, body: Body) -> Fields:
+        """The request with the items of the latest response. Raises InvalidRequest and Unavailable."""
+        call_id = unmatched_result([*self._items, *new_items(fields)])
+        if call_id is not None:
+            message = f"No tool call found for the result with call_id {call_id[:80]}."
+            raise InvalidRequest("invalid_value", message, param="input")
+        body.acquire(self._size)
+        return with_history(fields, self._items)
+
+    def remember(self, request: Fields, last: bytes) -> None:
+        """`last`: the event that has ended the response; b"" if it has failed."""
+        self.forget()
+        if not last or bytes(request.get("store", ABSENT)) != b"false":
+            return
+        try:
+            response = response_of_stream(last)
+            items = [*new_items(request), *repeatable_items(response)]
+            size = len(request.get("input", ABSENT)) + len(response)
+            self._keep(text_of(read_fields(response), "id"), items, size)
+        except (ValueError, Unavailable):
+            return
+
+    def remember_input(self, response_id: str, request: Fields) -> None:
+        """A response without output. Raises InvalidRequest and Unavailable."""
+        self.forget()
+        self._keep(response_id, new_items(request), len(request.get("input", ABSENT)))
+
+    def _keep(self, response_id: str, items: list[Fields], size: int) -> None:
+        if size <= MAX_HISTORY:
+            self._memory.acquire(size)
+            self._id, self._items, self._size = response_id, items, size
+
+    def forget(self) -> None:
+        self._id, self._items, self._size = "", [], 0
+        self._memory.release()
+
+
+class EventWriter:
+    """A ResponseWriter that sends the events of one response as messages. An error is the last one: the
+    client then sends its next request. `previous_id`: of the response that the client continues; "" if there
+    is none. `last`: the event with the complete response; b"" if it has failed.
+    """
+
+    def __init__(self, client: WebSocket, disconnect: Disconnect, suffix: bytes, previous_id: str) -> None:
+        self._client = client
+        self._disconnect = disconnect
+        self._suffix = suffix
+        self._previous_id = previous_id
+        self._splitter = EventSplitter()
+        self._failed = False
+        self.last = b""
+
+    @property
+    def gone(self) -> bool:
+        return self._disconnect.disconnected
+
+    def on_gone(self, callback: Callable[[], object]) -> None:
+        self._disconnect.add_callback(callback)
+
+    async def send(self, status: int, headers: Headers, body: bytes) -> None:
+        """An error, or the answer of a server that ignores `stream`."""
+        if status >= 400:
+            await self._send(error_message_of(status, body, self._suffix))
+            return
+        try:
+            events = events_from_reply(body, True)
+        except ValueError:
+            await self._send(error_message_of(502, b"", self._suffix))
+        else:
+            await self.end(events)
+
+    async def start(self, status: int, headers: Headers) -> None:
+        """A message has no head."""
+
+    async def write(self, data: bytes) -> None:
+        for event in self._splitter.feed(data):
+            await self._pass(event)
+
+    async def end(self, data: bytes = b"") -> None:
+        await self.write(data)
+        await self._pass(self._splitter.finish())
+
+    def abort(self) -> NoReturn:
+        raise ResponseAborted("the response is cut")
+
+    async def _pass(self, event: bytes) -> None:
+        if self._failed:
+            return
+        if message := message_of(event, self._suffix, self._previous_id):
+            self._failed = is_error(event)
+            if has_response(event):
+                self.last = event
+            await self._send(message)
+
+    async def _send(self, message: str) -> None:
+        try:
+            await self._client.send(message)
+        except WebSocketClosed as exc:
+            self._disconnect.fire()
+            raise ClientDisconnected("the client has left") from exc

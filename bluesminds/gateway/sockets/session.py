@@ -12,22 +12,30 @@ from msgspec import Struct, structs
 from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import uuid7
 from bluesminds.common.errors import GatewayError, InvalidRequest, RateLimited, Unavailable, UpstreamFailed
-from bluesminds.common.values import Caller, RequestContext
+from bluesminds.common.values import RequestContext
 from bluesminds.gateway.accounting import CLIENT_GONE
 from bluesminds.gateway.authenticate import KeyAuthenticator
-from bluesminds.gateway.authorize import check_model
+from bluesminds.gateway.authorize import check_client, check_model
 from bluesminds.gateway.bodies import HeldMemory
-from bluesminds.gateway.sockets.keys import wait_until_refused
 from bluesminds.gateway.sockets.meter import SessionMeter
-from bluesminds.gateway.sockets.opening import SessionSettings, shortened
 from bluesminds.gateway.upstream.sender import UpstreamSocket
 from bluesminds.http.websocket import CloseCode, WebSocket, WebSocketClosed, WebSocketViolation
 from bluesminds.wire.sockets import SocketFormat
 
 LAST_SECONDS = 1.0  # how long the reason for a broken connection may take to arrive on its other direction
+SHORTEST_RECHECK = 0.5  # seconds
+_REASON_BYTES = 120  # of a close frame
 _FAILING_CODES = frozenset(
     (CloseCode.ABNORMAL, CloseCode.INTERNAL_ERROR, CloseCode.SERVICE_RESTART, CloseCode.TRY_AGAIN_LATER)
 )
+
+
+class SessionSettings(Struct, frozen=True):
+    """Times are seconds. `drain_grace`: how long running responses may go on when the gateway shuts down."""
+
+    idle_timeout: float
+    session_timeout: float
+    drain_grace: float
 
 
 class SessionEnd(Struct, frozen=True):
@@ -124,7 +132,7 @@ class SocketSession:
         if end.error is not None:
             with trio.move_on_after(LAST_SECONDS):
                 await self._tell(end.error, None)
-        reason = shortened(self._redact(end.reason))
+        reason = _shortened(self._redact(end.reason))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._client.close, end.code, reason)
             nursery.start_soon(self._upstream.socket.close, end.server_code)
@@ -266,12 +274,23 @@ class SocketSession:
 
     async def _watch_key(self) -> None:
         """End the session when its key is revoked, expires, or may no longer use the model."""
-        refusal = await wait_until_refused(self._keys, self._context, self._clock, self._check_caller)
-        self._fail(refusal, CloseCode.POLICY_VIOLATION, refusal.status, "cut")
-
-    def _check_caller(self, caller: Caller) -> None:
-        check_model(caller, self._model)
-        self._meter.limits.caller = caller
+        while True:
+            until = self._keys.cached_until(self._context)
+            with trio.move_on_at(max(until, trio.current_time() + SHORTEST_RECHECK)):
+                await self._keys.wait_changed()
+            now_ms, now = self._clock.now_ms(), trio.current_time()
+            context = structs.replace(self._context, at_ms=now_ms, started=now)
+            try:
+                caller = await self._keys.authenticate(context)
+                check_client(caller, context)
+                check_model(caller, self._model)
+            except Unavailable:
+                continue
+            except GatewayError as exc:
+                self._fail(exc, CloseCode.POLICY_VIOLATION, exc.status, "cut")
+                return
+            else:
+                self._meter.limits.caller = caller
 
     async def _watch_drain(self) -> None:
         await self._draining.wait()
@@ -305,3 +324,7 @@ def _shutting_down() -> SessionEnd:
         "interrupted",
         server_code=CloseCode.GOING_AWAY,
     )
+
+
+def _shortened(reason: str) -> str:
+    return reason.encode()[:_REASON_BYTES].decode(errors="ignore")

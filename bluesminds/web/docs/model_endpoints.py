@@ -652,10 +652,9 @@ def _described(operation: Operation) -> OpenAPIOperation:
     )
 
 
-_SOCKETS: Final = ("realtime", "response_socket")
 DATA_PLANE: Final = (
     # OpenAPI cannot describe a WebSocket; docs/api.md does.
-    *(_described(operation) for operation in OPERATIONS if operation.handler not in _SOCKETS),
+    *(_described(operation) for operation in OPERATIONS if not operation.is_socket),
     OpenAPIOperation(
         method="GET",
         path="/v1/models",

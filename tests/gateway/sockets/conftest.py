@@ -113,12 +113,3 @@ def response(status: int, body: str = "{}", *headers: str) -> bytes:
     """The bytes of an ordinary response."""
     lines = [f"HTTP/1.1 {status} Reply", f"Content-Length: {len(body)}", *headers]
     return "\r\n".join([*lines, "", body]).encode()
-
-
-async def does_not_listen(gateway: Gateway) -> bool:
-    try:
-        stream = await trio.open_tcp_stream("127.0.0.1", gateway.port)
-    except OSError:
-        return True
-    await stream.aclose()
-    return False

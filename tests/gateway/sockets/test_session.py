@@ -11,7 +11,7 @@ from tests.fakes import socket_upstream
 from tests.fakes.realtime_server import created, delta, done
 from tests.fakes.socket_upstream import ServerSocket, SocketUpstream
 from tests.gateway.limits.test_limits import Wall
-from tests.gateway.sockets.conftest import CREATE, KEY, does_not_listen, opened, session, start
+from tests.gateway.sockets.conftest import CREATE, KEY, opened, session, start
 from tests.gateways import Gateway, eventually
 from tests.http.sockets import Closed, frame
 from tests.storage.locks import exclusive
@@ -482,7 +482,7 @@ async def test_session_with_a_response_ends_after_it_when_the_gateway_stops(
         await client.say(CREATE)
         await client.hear_until("response.created")
         gateway.shutdown.set()
-        await eventually(lambda: does_not_listen(gateway))
+        await eventually(lambda: _does_not_listen(gateway))
         await trio.testing.wait_all_tasks_blocked(0.01)
         await client.say(CREATE | {"event_id": "late"})
         refused = (await client.hear())["error"]
@@ -494,6 +494,15 @@ async def test_session_with_a_response_ends_after_it_when_the_gateway_stops(
         await gateway.ended.wait()
     (row,) = gateway.rows()
     assert (row["outcome"], row["input_tokens"], row["output_tokens"]) == ("ok", 20, 10)
+
+
+async def _does_not_listen(gateway: Gateway) -> bool:
+    try:
+        stream = await trio.open_tcp_stream("127.0.0.1", gateway.port)
+    except OSError:
+        return True
+    await stream.aclose()
+    return False
 
 
 async def test_session_with_an_endless_response_is_closed_after_the_grace(
