@@ -28,7 +28,11 @@ def _route(row: RouteSettings) -> ModelRoute:
         policy=row.policy,
         fallback=row.fallback,
         fallback_on=row.fallback_on,
-        options=RouteOptions(first_token_timeout=row.first_token_timeout, chunk_timeout=row.chunk_timeout),
+        options=RouteOptions(
+            first_token_timeout=row.first_token_timeout,
+            chunk_timeout=row.chunk_timeout,
+            repeat_accepted=row.repeat_accepted,
+        ),
     )
 
 
