@@ -40,9 +40,20 @@ _TITLES: Final = {
 # Address, icon and text of the menu.
 USER_PAGES: Final = (
     (HOME, "overview", "Overview"),
+    (f"{HOME}/requests", "requests", "Requests"),
+    (f"{HOME}/usage", "usage", "Usage"),
     (f"{HOME}/keys", "keys", "API keys"),
+    (f"{HOME}/settings", "settings", "Settings"),
 )
-ADMIN_PAGES: Final[tuple[tuple[str, str, str], ...]] = ()
+ADMIN_PAGES: Final = (
+    (f"{HOME}/admin/servers", "servers", "Servers"),
+    (f"{HOME}/admin/routes", "routes", "Routes"),
+    (f"{HOME}/admin/models", "models", "Models and prices"),
+    (f"{HOME}/admin/users", "users", "Users"),
+    (f"{HOME}/admin/tiers", "plans", "Tiers"),
+    (f"{HOME}/admin/audit", "audit", "Audit log"),
+    (f"{HOME}/admin/system", "system", "System"),
+)
 
 
 class PageAccount(Struct, frozen=True):

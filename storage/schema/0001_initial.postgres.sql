@@ -196,6 +196,7 @@ CREATE TABLE usage (
 );
 
 CREATE INDEX usage_user_key ON usage (user_id, key_id, at);
+CREATE INDEX usage_user ON usage (user_id, at, id);
 
 -- Sums of usage by hour and by day (UTC). Statistics read only these tables.
 CREATE TABLE usage_hourly (
