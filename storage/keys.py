@@ -127,6 +127,16 @@ def _json(names: NamePatterns) -> str | None:
     return None if names is None else json.dumps(names)
 
 
+async def select_key_digest(connection: Connection, user_id: str, key_id: str) -> bytes | None:
+    """The current digest of a key of the account that is not revoked."""
+    digest = await connection.value(
+        "SELECT digest FROM api_keys WHERE id = :id AND user_id = :user_id AND revoked_at IS NULL",
+        id=key_id,
+        user_id=user_id,
+    )
+    return digest if isinstance(digest, bytes) else None
+
+
 async def select_key_by_digest(connection: Connection, digest: bytes) -> KeyHolder | None:
     """The key with this current or previous digest, also if it is expired or revoked."""
     row = await connection.one(SELECT_HOLDER, digest=digest)

@@ -3,6 +3,7 @@
 from msgspec import Struct
 
 from bluesminds.accounts.audit import AuditLog
+from bluesminds.accounts.chats import Chats
 from bluesminds.accounts.email_change import EmailChange
 from bluesminds.accounts.email_verification import EmailVerification
 from bluesminds.accounts.invitations import Invitations
@@ -43,3 +44,4 @@ class AccountServices(Struct, frozen=True):
     routes: StoredRoutes
     usage: UsageReports
     audit: AuditLog
+    chats: Chats

@@ -1,4 +1,4 @@
-"""Usage reports: totals, and figures over time, from the roll-ups."""
+"""Usage reports: totals, and figures over time, from the roll-ups; single requests with their receipts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -6,9 +6,22 @@ from dataclasses import replace
 from msgspec import Struct
 
 from bluesminds.common.clock import Clock
+from bluesminds.common.crypto import is_uuid, uuid7_time
+from bluesminds.common.errors import NotFound
 from storage.base import Connection, Store
 from storage.keys import select_key_names
-from storage.usage import DAY, LATEST, Grouping, StatsQuery, StatsRow, UsageRow, select_page, select_stats
+from storage.receipts import select_receipt
+from storage.usage import (
+    DAY,
+    LATEST,
+    Grouping,
+    StatsQuery,
+    StatsRow,
+    UsageRow,
+    select_page,
+    select_stats,
+    select_usage,
+)
 from storage.usage_search import FoundRequests, RequestSearch, search_requests
 from storage.usage_series import SeriesQuery, SeriesRow, select_series
 
@@ -59,6 +72,16 @@ class UsageReports:
         """Requests that match, newest first, and the names of the user's keys by id."""
         return await self._store.read(_search, search, limit)
 
+    async def request(self, request_id: str, user_id: str | None) -> tuple[UsageRow, str | None]:
+        """The usage row of a request and its receipt, if it has one. `user_id`: only a request of this user.
+        Raises NotFound.
+        """
+        found = await self._store.read(_select_request, request_id) if is_uuid(request_id) else None
+        if found is None or (user_id is not None and found[0].user_id != user_id):
+            message = "There is no request with this id. Use the `id` of a usage record."
+            raise NotFound("request_not_found", message)
+        return found
+
 
 async def _select_each(connection: Connection, queries: Sequence[SeriesQuery]) -> dict[str, list[SeriesRow]]:
     return {query.user_id or "": list(await select_series(connection, query)) for query in queries}
@@ -82,3 +105,10 @@ async def _select_figures(connection: Connection, query: SeriesQuery, latest: in
         latest=newest,
         key_names={} if query.user_id is None else await select_key_names(connection, query.user_id),
     )
+
+
+async def _select_request(connection: Connection, request_id: str) -> tuple[UsageRow, str | None] | None:
+    receipt = await select_receipt(connection, request_id)
+    at = uuid7_time(request_id) if receipt is None else receipt.at
+    row = await select_usage(connection, at, request_id)
+    return None if row is None else (row, None if receipt is None else receipt.receipt)

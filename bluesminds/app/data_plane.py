@@ -11,7 +11,7 @@ from bluesminds.accounts.ranking import ModelRanking
 from bluesminds.app.dashboard import SystemState, build_dashboard
 from bluesminds.app.malloc import HeapTrimmer
 from bluesminds.app.readiness import ReadinessCheck
-from bluesminds.app.routing import Routing
+from bluesminds.app.routing import Routing, log_health
 from bluesminds.app.services import Services
 from bluesminds.app.settings_map import (
     cors_origins,
@@ -64,7 +64,8 @@ from bluesminds.web.data_plane import DataPlane
 from bluesminds.web.docs.reference import Reference
 from bluesminds.web.forwarded import ProxyHeaders
 from bluesminds.web.pages import account_pages
-from storage.keys import select_allowed_origins
+from bluesminds.web.playground import Playground
+from storage.keys import select_allowed_origins, select_key_digest
 from storage.quotas import select_recent
 
 # Its own generator: a seed that is set elsewhere must not choose the servers.
@@ -139,6 +140,12 @@ def build_data_plane(
     runtime.metrics.labelled_gauge(
         "bluesminds_server_up", "1 if the last probe of the server succeeded.", "server", routing.servers_up
     )
+    runtime.metrics.labelled_gauge(
+        "bluesminds_server_ejected",
+        "Models for which the server is ejected, because its requests failed.",
+        "server",
+        routing.ejected_models,
+    )
     control = _build_control(services, runtime, authentication, routing, stats)
     services.key_changes.subscribe(authentication.keys.forget)
     return DataPlaneParts(
@@ -183,7 +190,11 @@ def _build_authentication(services: Services, lease: Lease) -> Authentication:
 def build_routing(services: Services, configured: list[Server]) -> Routing:
     """`configured` are the servers that are not in the database."""
     upstream = services.settings.upstream
-    health = ServerHealthRegistry(eject_after=upstream.eject_after, eject_seconds=upstream.eject_seconds)
+    health = ServerHealthRegistry(
+        eject_after=upstream.eject_after,
+        eject_seconds=upstream.eject_seconds,
+        on_change=partial(log_health, services.log),
+    )
     load, rotations, prices = LoadRegistry(), RotationRegistry(), model_prices(services.settings)
     registry = ServerRegistry(
         configured,
@@ -203,8 +214,10 @@ def build_routing(services: Services, configured: list[Server]) -> Routing:
         timeout=upstream.probe_timeout,
         log=services.log,
     )
-    balancer = Balancer(health.is_usable, load, rotations, _RANDOM.random)
-    return Routing(registry, health, balancer, checker, prices)
+    balancer = Balancer(health, load, rotations, _RANDOM.random)
+    return Routing(
+        registry, health, balancer, checker, prices, services.pool, upstream.max_connections_per_server
+    )
 
 
 def _build_accounting(services: Services, runtime: Runtime) -> UsageAccounting:
@@ -216,6 +229,7 @@ def _build_accounting(services: Services, runtime: Runtime) -> UsageAccounting:
         log=services.log,
         strict=settings.storage.durability == "strict",
         log_requests=settings.log.requests,
+        receipts=settings.receipts.retention_days > 0,
     )
 
 
@@ -284,11 +298,13 @@ def _build_control(
         routes_changed=routing.registry.reload,
         catalog=routing.current_catalog,
         explain=routing.explain,
+        fleet_health=routing.fleet_health,
+        probe_now=routing.health_checker.probe_all,
     )
     routes = [
         *ops.routes(ops.OpsHandlers(readiness.check, routing.states, registry)),
         *public_models.routes(_build_public_models(services, routing)),
-        *api_routes(services.accounts, controls),
+        *api_routes(services.accounts, controls, expose_server=services.settings.server.expose_server),
     ]
     public_url = services.settings.server.public_url
     reference = Reference(routes, url=public_url or "/", example_model=routing.example_model)
@@ -312,6 +328,15 @@ def _build_control(
     guard = build_guard(services.accounts, public_url=public_url)
     pages = None if dashboard is None else dashboard.pages
     return app.create_app(mounted, guard, clock=services.clock, log=services.log, pages=pages)
+
+
+def _build_playground(services: Services) -> Playground:
+    async def find_digest(user_id: str, key_id: str) -> bytes | None:
+        return await services.store.read(select_key_digest, user_id, key_id)
+
+    return Playground(
+        build_guard(services.accounts, public_url=services.settings.server.public_url), find_digest
+    )
 
 
 def _build_public_models(services: Services, routing: Routing) -> public_models.PublicModels:
@@ -381,6 +406,7 @@ def _build_edge(
         stored,
         sessions,
         control,
+        _build_playground(services),
         bodies=bodies,
         origins=origins,
         clock=services.clock,

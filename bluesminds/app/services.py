@@ -13,6 +13,7 @@ from argon2 import PasswordHasher
 from msgspec import Struct, structs
 
 from bluesminds.accounts.audit import AuditLog
+from bluesminds.accounts.chats import Chats
 from bluesminds.accounts.cleanup import ExpiredDataCleanup
 from bluesminds.accounts.email_change import EmailChange
 from bluesminds.accounts.email_verification import EmailVerification
@@ -156,6 +157,7 @@ def _build_services(resources: Resources, password_hasher: PasswordHasher) -> Se
         resources.store,
         accounts.sessions,
         account_bytes=resources.settings.responses.account_bytes,
+        receipt_days=resources.settings.receipts.retention_days,
         clock=resources.clock,
     )
     return Services(**structs.asdict(resources), accounts=accounts, cleanup=cleanup)
@@ -230,6 +232,7 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         routes=StoredRoutes(store, clock=clock),
         usage=UsageReports(store, clock=clock),
         audit=AuditLog(store),
+        chats=Chats(store, vault=resources.vault, clock=clock),
     )
 
 

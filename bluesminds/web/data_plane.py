@@ -7,7 +7,7 @@ client disconnect, at no cost for the pipeline.
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, NoReturn
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from bluesminds.common.clock import Clock
 from bluesminds.common.errors import Forbidden, GatewayError
@@ -47,6 +47,7 @@ from bluesminds.web.errors import INTERNAL, error_body, error_headers, error_in_
 from bluesminds.web.forwarded import ProxyHeaders
 from bluesminds.web.google_clients import google_send, is_google_client
 from bluesminds.web.model_pages import select_page
+from bluesminds.web.playground import CHAT_PATH, PLAYGROUND_PATH, Playground
 from bluesminds.web.request_context import is_anthropic_client, read_request_context
 from bluesminds.wire.base import Format
 from bluesminds.wire.gemini import GEMINI
@@ -162,9 +163,10 @@ _Handler = Callable[[ArrivedRequest], Awaitable[None]]
 
 class DataPlane:
     """The application the listener serves. `passthrough` relays requests that match no operation, `stored`
-    serves stored responses, `sessions` serves WebSockets, and `control` all paths that are not of the data
-    plane. `bodies` is the memory limit of all request bodies, and `origins` are those whose pages may use the
-    gateway. `proxies` replaces the client address by the forwarded one, for all paths.
+    serves stored responses, `sessions` serves WebSockets, `playground` admits signed-in users, and `control`
+    serves all paths that are not of the data plane. `bodies` is the memory limit of all request bodies, and
+    `origins` are those whose pages may use the gateway. `proxies` replaces the client address by the
+    forwarded one, for all paths.
     """
 
     def __init__(
@@ -174,6 +176,7 @@ class DataPlane:
         stored: StoredResponseHandler,
         sessions: RealtimeSessions,
         control: ASGIApp,
+        playground: Playground,
         *,
         bodies: BodyMemory,
         origins: BrowserOrigins,
@@ -186,6 +189,7 @@ class DataPlane:
         self._stored = stored
         self._sessions = sessions
         self._control = control
+        self._playground = playground
         self._bodies = bodies
         self._origins = origins
         self._clock = clock
@@ -205,6 +209,8 @@ class DataPlane:
             await self._control(scope, receive, send)
             return
         path = find_path(scope["path"])
+        if path is None and scope["path"] == PLAYGROUND_PATH:
+            path = find_path(CHAT_PATH)
         if path is None:
             await self._control(scope, receive, send)
             return
@@ -224,6 +230,9 @@ class DataPlane:
     async def _respond(self, request: ArrivedRequest) -> None:
         context, out = request.context, request.out
         try:
+            if request.scope["path"] == PLAYGROUND_PATH:
+                context = await self._playground.admit(request.scope, context)
+                request = structs.replace(request, context=context)
             if context.method == "OPTIONS" and (preflight := read_preflight(request.scope)) is not None:
                 await self._send_preflight(preflight, request)
                 return

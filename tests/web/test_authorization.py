@@ -91,6 +91,7 @@ GET /api/auth/sessions
 DELETE /api/auth/sessions
 DELETE /api/auth/sessions/{session_id}
 GET /api/auth/limits
+GET /api/requests/{request_id}
 GET /api/keys/{key_id}/limits
 GET /user/api-keys/{key_id}/limits
 GET /api/keys
@@ -110,6 +111,15 @@ DELETE /user/api-keys/{key_id}
 POST /user/api-keys/{key_id}/rotate
 DELETE /user/api-keys/{key_id}/previous
 GET /user/api-keys/{key_id}/usage
+GET /api/chats
+POST /api/chats
+DELETE /api/chats
+GET /api/chats/export
+GET /api/chats/{chat_id}
+PATCH /api/chats/{chat_id}
+DELETE /api/chats/{chat_id}
+POST /api/chats/{chat_id}/messages
+DELETE /api/chats/{chat_id}/messages/{position}
 """
 ADMINISTRATORS = """
 GET /api/admin/audit
@@ -124,7 +134,10 @@ POST /api/admin/routes
 PATCH /api/admin/routes/{route_id}
 DELETE /api/admin/routes/{route_id}
 GET /api/admin/models
+GET /api/admin/health
+POST /api/admin/health
 GET /api/admin/explain
+GET /api/admin/requests/{request_id}
 GET /api/admin/usage
 GET /api/admin/keys
 POST /api/admin/keys
@@ -486,6 +499,8 @@ BODIES: dict[str, dict[str, Any]] = {
     "PATCH /api/keys/{key_id}": {"name": "stolen"},
     "PATCH /user/api-keys/{key_id}": {"name": "stolen"},
     "PUT /user/api-keys/{key_id}": {"name": "stolen"},
+    "PATCH /api/chats/{chat_id}": {"title": "stolen"},
+    "POST /api/chats/{chat_id}/messages": {"messages": [{"role": "user", "text": "stolen"}]},
 }
 
 
@@ -498,15 +513,17 @@ async def test_resource_of_another_user_is_not_found(thief: str, callers: Caller
         for name in owned:
             method, _, path = name.partition(" ")
             token, _, session_id = await callers.session("user")
-            path_values = {"key_id": await new_key(callers), "session_id": session_id}
+            own = {"authorization": f"Bearer {token}"}
+            path_values = {"key_id": await new_key(callers), "session_id": session_id, "position": "0"}
+            path_values["chat_id"] = await new_chat(client, own)
             url = path.format_map(path_values)
             body = {"json": BODIES.get(name, {})} if method in ("POST", "PUT", "PATCH") else {}
             stolen = {"authorization": f"Bearer {(await callers.session(thief))[0]}"}
-            own = {"authorization": f"Bearer {token}"}
             before = await client.get("/api/keys", headers=own, params={"limit": 100})
             refused = await client.request(method, url, headers=stolen, **body)  # type: ignore[arg-type]
             assert refused.status_code == 404, name
-            assert refused.json()["error"]["code"] in ("key_not_found", "session_not_found"), name
+            code = refused.json()["error"]["code"]
+            assert code in ("key_not_found", "session_not_found", "chat_not_found"), name
             after = await client.get("/api/keys", headers=own, params={"limit": 100})
             assert (after.status_code, after.text) == (200, before.text), name
             allowed = await client.request(method, url, headers=own, **body)  # type: ignore[arg-type]
@@ -517,6 +534,13 @@ async def new_key(callers: Callers) -> str:
     async with callers.gateway.operator() as operator:
         body = {"name": "mine", "user_id": callers.users["user"]}
         return str((await operator.post("/api/admin/keys", json=body)).json()["id"])
+
+
+async def new_chat(client: httpx.AsyncClient, headers: dict[str, str]) -> str:
+    chat = str((await client.post("/api/chats", headers=headers, json={})).json()["id"])
+    body = {"messages": [{"role": "user", "text": "mine"}]}
+    assert (await client.post(f"/api/chats/{chat}/messages", headers=headers, json=body)).status_code == 201
+    return chat
 
 
 async def test_lists_contain_only_own_resources(callers: Callers) -> None:
