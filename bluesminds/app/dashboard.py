@@ -14,6 +14,7 @@ from bluesminds.web.api import GatewayControls
 from bluesminds.web.api.explain import ExplainHandlers
 from bluesminds.web.api.model_routes import RouteHandlers
 from bluesminds.web.api.models import ModelHandlers
+from bluesminds.web.api.requests import RequestHandlers
 from bluesminds.web.api.servers import ServerHandlers
 from bluesminds.web.app import BrowserPages
 from bluesminds.web.routes import Route
@@ -44,6 +45,7 @@ def build_dashboard(
         assets,
         public_url=services.settings.server.public_url,
         servers_down=lambda: routing.states()["down"],
+        expose_servers=services.settings.server.expose_server,
         clock=services.clock,
     )
     routes = [
@@ -69,7 +71,13 @@ def _user_pages(services: Services, frame: Frame, routing: Routing, controls: Ga
                 example_model=routing.example_model,
             )
         ),
-        *requests.routes(requests.RequestsPage(frame, accounts.usage)),
+        *requests.routes(
+            requests.RequestsPage(
+                frame,
+                accounts.usage,
+                RequestHandlers(accounts.usage, services.settings.server.expose_server),
+            )
+        ),
         *usage.routes(usage.UsagePages(frame, accounts.usage, services.clock)),
         *settings.routes(settings.SettingsPage(frame, accounts.users, accounts.sessions)),
         *keys.routes(

@@ -70,13 +70,20 @@ class PageAccount(Struct, frozen=True):
 
 class Frame:
     """`public_url` is the URL of the gateway for clients, None for that of the request. `servers_down` is the
-    number of servers that are down now.
+    number of servers that are down now. `expose_servers`: users see the names of servers.
     """
 
     def __init__(
-        self, assets: PageAssets, *, public_url: str | None, servers_down: Callable[[], int], clock: Clock
+        self,
+        assets: PageAssets,
+        *,
+        public_url: str | None,
+        servers_down: Callable[[], int],
+        expose_servers: bool,
+        clock: Clock,
     ) -> None:
         self._public_url = public_url
+        self._expose_servers = expose_servers
         self._servers_down = servers_down
         self._clock = clock
         self._templates = jinja2.Environment(
@@ -102,6 +109,9 @@ class Frame:
         """The base URL for SDKs."""
         return f"{(self._public_url or browser.origin).rstrip('/')}/v1"
 
+    def shows_servers(self, principal: Principal) -> bool:
+        return self._expose_servers or principal.role == "admin"
+
     def page(
         self,
         template: str,
@@ -119,6 +129,7 @@ class Frame:
             account=account,
             servers_down=self._servers_down() if account.is_admin else 0,
             base_url=self.base_url(browser),
+            shows_servers=self.shows_servers(principal),
             times=words.Times(browser.zone, self._clock.now_ms()),
             **values,
         )

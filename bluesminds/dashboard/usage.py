@@ -11,7 +11,7 @@ from bluesminds.accounts.usage import UsageFigures, UsageReports
 from bluesminds.common.clock import Clock, format_time
 from bluesminds.common.money import write_usd
 from bluesminds.dashboard.frame import HOME, HTML, Frame, link
-from bluesminds.dashboard.overview import OwnGroup
+from bluesminds.dashboard.overview import OwnGroup, group_names, require_group
 from bluesminds.dashboard.series import (
     RANGES,
     Measure,
@@ -71,7 +71,8 @@ class UsagePages(Struct, frozen=True):
                     for name in ("spend", "requests", "tokens")
                 ],
                 "groupings": [
-                    (name, f"By {name}", _at("/usage", query, by=name)) for name in ("model", "key", "server")
+                    (name, f"By {name}", _at("/usage", query, by=name))
+                    for name in group_names(self.frame, principal)
                 ],
             },
         )
@@ -104,6 +105,7 @@ class UsagePages(Struct, frozen=True):
         )
 
     async def _figures(self, principal: Principal, query: UsagePageQuery) -> tuple[TimeSlots, UsageFigures]:
+        require_group(self.frame, principal, query.by)
         slots = TimeSlots.until_now(query.range, self.clock.now_ms())
         search = slots.query(
             query.by, principal.user_id, key_id=query.key, model=query.model, server=query.server

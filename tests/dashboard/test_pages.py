@@ -50,7 +50,12 @@ def routes_of(site: DashboardSite) -> list[Route]:
 
 def address(site: DashboardSite, route: Route) -> str:
     """The address of a page that the user may see."""
-    values = {"key_id": site.key_id, "user_id": site.callers.users["user"], "name": "one"}
+    values = {
+        "key_id": site.key_id,
+        "user_id": site.callers.users["user"],
+        "name": "one",
+        "request_id": site.request_id,
+    }
     return route.path.format_map(values)
 
 
@@ -84,7 +89,8 @@ async def test_page_of_a_user_is_shown_to_all_roles(both_engines: DashboardSite,
     for name in ("user", "admin"):
         async with both_engines.visitor(name) as client:
             for path in pages_of(both_engines, Access.SESSION):
-                if name == "admin" and both_engines.key_id in path:
+                is_missing = both_engines.request_id in path and not rows
+                if is_missing or (name == "admin" and both_engines.key_id in path):
                     continue
                 check_page(await client.get(path))
     assert both_engines.gateway.events("control_failed") == []
@@ -226,7 +232,7 @@ async def test_keys_page_with_many_keys_has_a_next_page(site: DashboardSite) -> 
 
 
 def times_in(text: str) -> list[str]:
-    return re.findall(r'<tr><td class="left"><time datetime="([^"]+)"', text)
+    return re.findall(r'<tr><td class="left"><a[^>]*><time datetime="([^"]+)"', text)
 
 
 async def test_requests_page_shows_each_request_once(both_engines: DashboardSite) -> None:
@@ -405,3 +411,39 @@ async def test_dashboard_that_is_turned_off_is_not_served(nursery: trio.Nursery,
             assert (await client.get(path)).status_code == 404
         assert (await client.get("/")).json()["name"] == "BluesMinds"
         assert (await client.get("/account/verify")).status_code == 200
+
+
+async def test_receipt_page_says_where_the_request_was_sent(
+    nursery: trio.Nursery, home: Path, models: ModelServer
+) -> None:
+    servers = [entry("one", models.url), entry("gone", "http://127.0.0.1:9/v1", priority=-1)]
+    prices = [{"model": "m", "input_usd": "1.25", "output_usd": "10"}]
+    gateway = await gateways.start(nursery, home, servers=servers, prices=prices)
+    site = DashboardSite(await create_callers(gateway, ("user", "other", "admin")))
+    await gateway.chat(key=site.callers.keys["good"])
+    (row,) = await gateway.settled(1)
+    async with site.visitor("user") as client:
+        text = (await client.get(f"/dashboard/requests/{row['id']}")).text
+    assert "<b>one</b> answered" in text
+    assert "What it cost" in text and "$1.25" in text
+    async with site.visitor("other") as client:
+        assert (await client.get(f"/dashboard/requests/{row['id']}")).status_code == 404
+    async with site.visitor("admin") as client:
+        assert site.callers.users["user"] in (await client.get(f"/dashboard/requests/{row['id']}")).text
+
+
+async def test_servers_that_are_not_exposed_are_hidden_from_users(
+    nursery: trio.Nursery, home: Path, models: ModelServer
+) -> None:
+    servers = [entry("secret-server", models.url)]
+    gateway = await gateways.start(nursery, home, servers=servers, server={"expose_server": False})
+    site = DashboardSite(await create_callers(gateway, ("user", "admin")))
+    await gateway.chat(key=site.callers.keys["good"])
+    (row,) = await gateway.settled(1)
+    async with site.visitor("user") as client:
+        for path in ("", "/requests", f"/requests/{row['id']}", "/usage"):
+            assert "secret-server" not in (await client.get(f"/dashboard{path}")).text
+        for path in ("/dashboard?by=server", "/dashboard/usage?by=server", "/dashboard/usage.csv?by=server"):
+            assert (await client.get(path)).status_code == 400
+    async with site.visitor("admin") as client:
+        assert "secret-server" in (await client.get(f"/dashboard/requests/{row['id']}")).text

@@ -63,6 +63,7 @@ PAGES_OF_USERS = """
 GET /dashboard
 GET /dashboard/keys
 GET /dashboard/requests
+GET /dashboard/requests/{request_id}
 GET /dashboard/usage
 GET /dashboard/usage.csv
 GET /dashboard/settings

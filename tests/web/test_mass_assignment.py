@@ -95,6 +95,7 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
 }
 WITHOUT_BODY = {
     "POST /api/auth/logout",
+    "POST /api/admin/health",
     "POST /api/admin/servers/{name}/test",
     "POST /api/admin/users/{user_id}/reset-password",
 }

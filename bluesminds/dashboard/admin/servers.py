@@ -9,6 +9,7 @@ from bluesminds.accounts.usage import UsageReports
 from bluesminds.common.clock import Clock
 from bluesminds.common.errors import NotFound
 from bluesminds.dashboard.frame import HOME, HTML, Frame
+from bluesminds.dashboard.requests import DROP_REASONS
 from bluesminds.dashboard.series import TimeSlots, UsageTotal, chart_of, groups_of
 from bluesminds.providers.vendors import VENDORS
 from bluesminds.web.api.explain import ExplainHandlers, ExplainQuery, ExplanationView
@@ -21,16 +22,6 @@ from bluesminds.web.routes import HandlerResponse, RawBody, Route, route
 from storage.usage_series import SeriesRow
 
 _TAG: Final = "Pages"
-_DROPPED: Final = {
-    "model_not_allowed": "the key may not use this model",
-    "unknown_model": "no server offers this model",
-    "unknown_server": "the server does not exist, or is not enabled",
-    "other_server": "the request refers to something at another server",
-    "no_endpoint": "the server does not have the endpoint",
-    "not_listed": "the server does not list the model, and another one does",
-    "duplicate": "an earlier model has the same server",
-    "unsupported": "the server does not support a field of the request",
-}
 
 
 class ExplainPageQuery(Struct, frozen=True, forbid_unknown_fields=True):
@@ -122,7 +113,7 @@ class ServersPages(Struct, frozen=True):
             routes=(await self.routes.list()).data,
             model=query.model,
             explanation=explanation,
-            reasons=_DROPPED,
+            reasons=DROP_REASONS,
         )
 
     async def _last_day(self, slots: TimeSlots) -> Mapping[str, Sequence[SeriesRow]]:
