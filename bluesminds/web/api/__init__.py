@@ -85,7 +85,7 @@ def api_routes(
                 lambda: accounts.servers.locked,
             )
         ),
-        *explain.routes(explain.ExplainHandlers(accounts.keys, controls.explain)),
+        *explain.routes(explain.ExplainHandlers(accounts.keys, accounts.users, controls.explain)),
         *models.routes(models.ModelHandlers(controls.catalog)),
         *requests.routes(requests.RequestHandlers(accounts.usage, expose_server)),
         *usage.routes(usage.UsageHandlers(accounts.usage)),
