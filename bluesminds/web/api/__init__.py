@@ -10,12 +10,14 @@ from bluesminds.common.values import InUse, Server
 from bluesminds.gateway.probe import ProbeResult
 from bluesminds.gateway.routing.catalog import ModelCatalog
 from bluesminds.gateway.routing.explain import Explanation, RouteQuestion
+from bluesminds.gateway.routing.fleet import FleetHealth
 from bluesminds.gateway.routing.health import ServerStatus
 from bluesminds.web.api import (
     audit,
     auth,
     chats,
     explain,
+    health,
     invites,
     keys,
     limits,
@@ -54,6 +56,10 @@ class GatewayControls(Struct, frozen=True):
     """The current servers by model."""
     explain: Callable[[RouteQuestion], Awaitable[Explanation]]
     """What would be done with a request now."""
+    fleet_health: Callable[[], FleetHealth]
+    """The health of all servers."""
+    probe_now: Callable[[], Awaitable[None]]
+    """Check all servers."""
 
 
 def api_routes(
@@ -86,6 +92,7 @@ def api_routes(
             )
         ),
         *explain.routes(explain.ExplainHandlers(accounts.keys, accounts.users, controls.explain)),
+        *health.routes(health.FleetHealthHandlers(controls.fleet_health, controls.probe_now)),
         *models.routes(models.ModelHandlers(controls.catalog)),
         *requests.routes(requests.RequestHandlers(accounts.usage, expose_server)),
         *usage.routes(usage.UsageHandlers(accounts.usage)),
