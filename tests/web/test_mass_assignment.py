@@ -26,7 +26,10 @@ KEY = {
         "metadata",
     ),
 }
-ROUTE = {"model", "targets", "policy", "fallback", "fallback_on"}
+ROUTE = {
+    *("model", "targets", "policy", "fallback", "fallback_on", "when"),
+    *("first_token_timeout", "chunk_timeout"),
+}
 # What each write may say, and a body that it takes, written down a second time.
 WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
     "POST /api/setup": (
@@ -76,14 +79,14 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
     "POST /api/admin/servers": (
         {
             *("name", "vendor", "url", "dialect", "api_key", "api_version", "headers", "models"),
-            *("weight", "priority", "passthrough", "passthrough_paths"),
+            *("weight", "priority", "passthrough", "passthrough_paths", "region", "tags"),
         },
         {"name": "new", "url": "http://127.0.0.1:9/v1"},
     ),
     "PATCH /api/admin/servers/{name}": (
         {
             *("url", "api_key", "api_version", "headers", "models", "weight", "priority", "passthrough"),
-            "passthrough_paths",
+            *("passthrough_paths", "region", "tags"),
         },
         {"weight": 2},
     ),
