@@ -119,7 +119,7 @@ def _admin_pages(
                     controls.list_servers,
                     lambda: accounts.servers.locked,
                 ),
-                explain=ExplainHandlers(accounts.keys, controls.explain),
+                explain=ExplainHandlers(accounts.keys, accounts.users, controls.explain),
                 usage=accounts.usage,
                 clock=services.clock,
             )
