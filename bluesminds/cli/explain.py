@@ -37,7 +37,7 @@ _REASONS: Final = {
 def explain(config: Path | None, as_json: bool, **given: str | None) -> None:
     """Show which servers a request would get now, and why.
 
-    The request itself is unknown: its size and its fields can leave out more servers.
+    The size and the fields of a real request can exclude more servers.
     """
     query = urlencode({name: value for name, value in given.items() if value is not None})
     found = call(config, "GET", f"/explain?{query}")
