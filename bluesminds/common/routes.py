@@ -81,7 +81,7 @@ DEFAULT_OPTIONS: Final = RouteOptions()
 
 
 class ModelRoute(Struct, frozen=True):
-    """`model` is a name, or the start of names followed by "*". Without `targets`, every server that offers
+    """`model` is a name, or a prefix followed by "*". Without `targets`, every server that offers
     the model is one. `fallback`: the models that replace it, each by its own route, if its targets fail for a
     reason in `fallback_on`. `when`: None for a route without conditions. `id` is "" if nothing refers to the
     route.

@@ -389,7 +389,7 @@ RouteModel = Annotated[
     str,
     Meta(
         pattern=r"^(?:[^\x00-\x1f\x7f*]{1,256}\*?|\*)\Z",
-        description='a model name, or the start of names followed by "*"',
+        description='a model name, or a prefix followed by "*"',
         examples=["gpt-5*"],
     ),
 ]
