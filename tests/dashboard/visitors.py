@@ -57,7 +57,9 @@ class DashboardSite:
         """Store a chat of the user."""
         messages = [{"role": role, "text": text} for role in ("user", "assistant")]
         async with self.visitor("user") as client:
-            created = await client.post("/api/chats", json={"title": text[:100], "model": "m"})
+            created = await client.post(
+                "/api/chats", json={"title": " ".join(text.split())[:100], "model": "m"}
+            )
             self.chat_id = created.json()["id"]
             answer = await client.post(f"/api/chats/{self.chat_id}/messages", json={"messages": messages})
         assert answer.status_code == 201, answer.text
