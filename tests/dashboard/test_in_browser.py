@@ -62,7 +62,7 @@ async def test_pages_have_no_accessibility_violation(
                 found = await site.look(
                     chromium, name, check(visited, size), color_scheme=scheme, bypass_csp=True
                 )
-                assert found == [], (name, scheme, size)
+                assert found == [], (found, name, scheme, size)
 
 
 async def test_dialogs_and_open_table_have_no_accessibility_violation(
