@@ -68,10 +68,13 @@ class RouteCondition(Struct, frozen=True, omit_defaults=True):
 
 
 class RouteOptions(Struct, frozen=True):
-    """How requests of a route are sent. Times are in seconds. None: the setting of [upstream]."""
+    """How requests of a route are sent. Times are in seconds. None: the setting of [upstream].
+    `repeat_accepted`: whether a request is sent again that a server may have accepted and may bill.
+    """
 
     first_token_timeout: float | None = None
     chunk_timeout: float | None = None
+    repeat_accepted: bool = True
 
 
 DEFAULT_OPTIONS: Final = RouteOptions()

@@ -451,6 +451,7 @@ class RouteSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     fallback_on: FallbackReasons = FALLBACK_ON
     first_token_timeout: Annotated[Seconds, Meta(examples=[15.0])] | None = None
     chunk_timeout: Annotated[Seconds, Meta(examples=[30.0])] | None = None
+    repeat_accepted: bool = True
 
 
 Routes = Annotated[
