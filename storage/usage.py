@@ -25,8 +25,8 @@ class UsageRow:
     """One request that was answered.
 
     `at`, `first_byte_ms`, `duration_ms` and `audio_ms` (of the audio that was read) are milliseconds.
-    `cost_nano` is nano-USD, None if the model has no price. `day` and `month` name the periods of the limits
-    that the request counts in.
+    `cost_nano` is nano-USD, None if the model has no price; `price_version` is then "". `day` and `month`
+    name the periods of the limits that the request counts in.
     """
 
     id: str
@@ -57,6 +57,7 @@ class UsageRow:
     first_byte_ms: int | None
     duration_ms: int
     cost_nano: int | None
+    price_version: str
     day: str
     month: str
 
@@ -122,7 +123,7 @@ _COLUMNS = """
     input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens,
     audio_input_tokens, audio_output_tokens, image_input_tokens, image_output_tokens,
     images, audio_ms, characters, usage_source,
-    first_byte_ms, duration_ms, cost_nano, day, month
+    first_byte_ms, duration_ms, cost_nano, price_version, day, month
 """
 _INSERT = "INSERT INTO usage (" + _COLUMNS + ")"
 
@@ -133,7 +134,8 @@ INSERT_SQLITE = (
         :id, :at, :request_id, :key_id, :user_id, :endpoint, :model, :server, :status, :outcome, :streamed,
         :attempts, :input_tokens, :output_tokens, :cache_read_tokens, :cache_write_tokens, :reasoning_tokens,
         :audio_input_tokens, :audio_output_tokens, :image_input_tokens, :image_output_tokens,
-        :images, :audio_ms, :characters, :usage_source, :first_byte_ms, :duration_ms, :cost_nano, :day, :month
+        :images, :audio_ms, :characters, :usage_source, :first_byte_ms, :duration_ms, :cost_nano,
+        :price_version, :day, :month
     )
     ON CONFLICT DO NOTHING
     """
@@ -185,7 +187,7 @@ INSERT_POSTGRES = (
             :audio_input_tokens::bigint[], :audio_output_tokens::bigint[], :image_input_tokens::bigint[],
             :image_output_tokens::bigint[], :images::bigint[], :audio_ms::bigint[], :characters::bigint[],
             :usage_source::text[], :first_byte_ms::bigint[], :duration_ms::bigint[], :cost_nano::bigint[],
-            :day::text[], :month::text[]
+            :price_version::text[], :day::text[], :month::text[]
         )
         ON CONFLICT DO NOTHING
         RETURNING *

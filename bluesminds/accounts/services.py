@@ -10,6 +10,7 @@ from bluesminds.accounts.keys import Keys
 from bluesminds.accounts.limits import AccountLimits
 from bluesminds.accounts.login import Login
 from bluesminds.accounts.password_reset import PasswordReset
+from bluesminds.accounts.prices import Prices
 from bluesminds.accounts.servers import Servers
 from bluesminds.accounts.sessions import Sessions
 from bluesminds.accounts.signup import SignUp
@@ -35,5 +36,6 @@ class AccountServices(Struct, frozen=True):
     keys: Keys
     limits: AccountLimits
     servers: Servers
+    prices: Prices
     usage: UsageReports
     audit: AuditLog

@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
@@ -11,16 +12,21 @@ from prometheus_client import CollectorRegistry
 
 from bluesminds.accounts.ranking import ModelRanking
 from bluesminds.app.malloc import HeapTrimmer
+from bluesminds.app.prices import bundled_prices, load_price_book
 from bluesminds.app.readiness import ReadinessCheck
 from bluesminds.app.services import Services
 from bluesminds.app.settings_map import (
+    configured_prices,
     cors_origins,
     keyless_limits,
-    model_prices,
     socket_settings,
+    tier_markups,
     upstream_timeouts,
 )
+from bluesminds.common.clock import Clock
+from bluesminds.common.money import Price
 from bluesminds.common.networks import Networks
+from bluesminds.common.prices import combine
 from bluesminds.common.values import Server
 from bluesminds.config import configured_routes
 from bluesminds.gateway.accounting import UsageAccounting
@@ -36,6 +42,7 @@ from bluesminds.gateway.passthrough.exchange import RelayExchange
 from bluesminds.gateway.passthrough.handler import PassthroughHandler
 from bluesminds.gateway.passthrough.runner import RelayRunner
 from bluesminds.gateway.pipeline import Gateway
+from bluesminds.gateway.prices.book import PriceBook, PriceRegistry
 from bluesminds.gateway.probe import probe
 from bluesminds.gateway.recorder import Recorder
 from bluesminds.gateway.relay import Relay
@@ -89,6 +96,8 @@ class Routing(Struct, frozen=True):
     health: ServerHealthRegistry
     balancer: Balancer
     health_checker: HealthChecker
+    prices: PriceRegistry
+    load_prices: Callable[[], Awaitable[PriceBook]]
 
     def example_model(self) -> str | None:
         """A model for the example in the API reference."""
@@ -117,8 +126,16 @@ class Routing(Struct, frozen=True):
         await self.registry.reload()
         await self.health_checker.probe_all()
 
+    async def price_book(self) -> PriceBook:
+        return self.prices.book
+
+    async def prices_changed(self) -> None:
+        self.prices.book = await self.load_prices()
+        self.registry.prices_changed()
+
     async def discover_models(self, seconds: float) -> None:
-        """Load the servers and ask each for its models, for at most `seconds`."""
+        """Load the prices and the servers, and ask each server for its models, for at most `seconds`."""
+        await self.prices_changed()
         await self.registry.reload()
         with trio.move_on_after(seconds):
             await self.health_checker.probe_all()
@@ -143,7 +160,8 @@ def build_data_plane(
     """`configured` are the servers that are not in the database."""
     settings = services.settings
     authentication = _build_authentication(services, runtime.lease)
-    routing = _build_routing(services, configured)
+    prices = PriceRegistry(PriceBook(combine(configured_prices(settings)), bundled_prices()))
+    routing = _build_routing(services, configured, prices)
     sender = Sender(
         services.pool,
         routing.health,
@@ -166,9 +184,10 @@ def build_data_plane(
         limiter=authentication.limiter,
         sender=sender,
         relay=Relay(sender, expose_server=settings.server.expose_server),
-        accounting=_build_accounting(services, runtime),
+        accounting=_build_accounting(services, runtime, prices),
         links=RequestLinks(responses, objects, routing.registry, bodies, services.clock),
         total_timeout=settings.upstream.total_timeout,
+        refuse_unpriced=settings.limits.unpriced == "refuse",
     )
     origins = _build_origins(services, authentication.keys)
     sessions = RealtimeSessions(gateway, bodies, origins, socket_settings(settings), services.clock)
@@ -213,11 +232,12 @@ def _build_authentication(services: Services, lease: Lease) -> Authentication:
         tiers=services.accounts.limits.tiers,
         is_open=limiter.is_open,
         keyless=keyless_limits(services.settings),
+        markups=tier_markups(services.settings),
     )
     return Authentication(limiter, keys)
 
 
-def _build_routing(services: Services, configured: list[Server]) -> Routing:
+def _build_routing(services: Services, configured: list[Server], prices: PriceRegistry) -> Routing:
     upstream = services.settings.upstream
     health = ServerHealthRegistry(eject_after=upstream.eject_after, eject_seconds=upstream.eject_seconds)
     load, rotations = LoadRegistry(), RotationRegistry()
@@ -228,7 +248,7 @@ def _build_routing(services: Services, configured: list[Server]) -> Routing:
         load,
         rotations,
         routes=configured_routes(services.settings),
-        prices=model_prices(services.settings),
+        find_price=partial(_find_price, prices, services.clock),
     )
     checker = HealthChecker(
         services.pool,
@@ -239,14 +259,20 @@ def _build_routing(services: Services, configured: list[Server]) -> Routing:
         log=services.log,
     )
     balancer = Balancer(health.is_usable, load, rotations, _RANDOM.random)
-    return Routing(registry, health, balancer, checker)
+    return Routing(registry, health, balancer, checker, prices, partial(load_price_book, services))
 
 
-def _build_accounting(services: Services, runtime: Runtime) -> UsageAccounting:
+def _find_price(
+    prices: PriceRegistry, clock: Clock, server: Server | None, model: str, served: str
+) -> Price | None:
+    return prices.book.find(server, model, clock.now_ms(), served)
+
+
+def _build_accounting(services: Services, runtime: Runtime, prices: PriceRegistry) -> UsageAccounting:
     settings = services.settings
     return UsageAccounting(
         recorder=runtime.recorder,
-        estimator=Estimator(model_prices(settings), default_completion=settings.limits.default_max_tokens),
+        estimator=Estimator(prices, default_completion=settings.limits.default_max_tokens),
         metrics=runtime.metrics,
         log=services.log,
         strict=settings.storage.durability == "strict",
@@ -297,12 +323,14 @@ def _build_control(
         test_server=partial(
             probe, services.pool, seconds=services.settings.upstream.probe_timeout, list_models=True
         ),
+        price_book=routing.price_book,
+        prices_changed=routing.prices_changed,
         usage_now=authentication.limiter.in_use,
     )
     routes = [
         *ops.routes(ops.OpsHandlers(readiness.check, routing.states, registry)),
         *public_models.routes(_build_public_models(services, routing)),
-        *api_routes(services.accounts, controls),
+        *api_routes(services.accounts, controls, services.clock),
     ]
     public_url = services.settings.server.public_url
     reference = Reference(routes, url=public_url or "/", example_model=routing.example_model)

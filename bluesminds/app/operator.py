@@ -15,6 +15,7 @@ import httpx
 import trio
 from msgspec import structs
 
+from bluesminds.app.prices import load_price_book
 from bluesminds.app.secrets import MASTER_KEY
 from bluesminds.app.services import Services, database_url, open_services
 from bluesminds.app.settings_map import configured_server
@@ -123,10 +124,12 @@ def _build_control(services: Services) -> ASGIApp:
         test_server=partial(
             probe, services.pool, seconds=services.settings.upstream.probe_timeout, list_models=True
         ),
+        price_book=partial(load_price_book, services),
+        prices_changed=_noop,
         usage_now=_no_usage,
     )
     guard = build_guard(services.accounts, public_url=services.settings.server.public_url)
-    routes = api_routes(services.accounts, controls)
+    routes = api_routes(services.accounts, controls, services.clock)
     return create_app(routes, guard, clock=services.clock, log=services.log)
 
 

@@ -21,6 +21,7 @@ from bluesminds.accounts.keys import Changed, Keys
 from bluesminds.accounts.limits import AccountLimits
 from bluesminds.accounts.login import Login
 from bluesminds.accounts.password_reset import PasswordReset
+from bluesminds.accounts.prices import Prices
 from bluesminds.accounts.servers import Servers
 from bluesminds.accounts.services import AccountServices
 from bluesminds.accounts.sessions import Sessions
@@ -222,6 +223,7 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         keys=Keys(store, pepper=resources.pepper, clock=clock, changed=resources.key_changes.notify),
         limits=_build_limits(resources),
         servers=Servers(store, vault=resources.vault, clock=clock, log=resources.log),
+        prices=Prices(store, clock=clock),
         usage=UsageReports(store, clock=clock),
         audit=AuditLog(store),
     )

@@ -8,6 +8,7 @@ from bluesminds.cli.audit import audit_group
 from bluesminds.cli.config import check, config_group, init
 from bluesminds.cli.keys import keys_group
 from bluesminds.cli.limits import limits_group
+from bluesminds.cli.prices import prices_group
 from bluesminds.cli.serve import demo, serve
 from bluesminds.cli.servers import servers_group
 from bluesminds.cli.usage import usage_group
@@ -55,6 +56,7 @@ for command in (
     keys_group,
     servers_group,
     vendors,
+    prices_group,
     users_group,
     limits_group,
     usage_group,

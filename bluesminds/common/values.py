@@ -147,6 +147,7 @@ class Caller(Struct, frozen=True, gc=False):
     networks: Networks | None = None  # None: any client address
     origins: frozenset[str] | None = None  # None: any Origin header, or no such header
     address: str = ""  # of a keyless caller; else empty
+    markup: int = 0  # on prices, in hundredths of a percent
 
 
 class Server(Struct, frozen=True):
@@ -193,6 +194,7 @@ class Usage(Struct, frozen=True, gc=False):
     images: int | None = None  # generated images
     audio_ms: int | None = None  # milliseconds of audio that was read
     characters: int | None = None  # of a text that was spoken
+    tier: str = ""  # the service tier that the response names, if that can matter for its price
 
 
 NO_USAGE = Usage()

@@ -47,6 +47,7 @@ class UsageEntry:
         self.label = call.model
         self.first_byte: float | None = None  # Trio's clock
         self.cost: int | None = None
+        self._price_version = ""
 
     @property
     def rate_headers(self) -> Headers:
@@ -80,12 +81,21 @@ class UsageEntry:
             return
         estimator = self._accounting.estimator
         model, target = self._call.model, self.target
-        self.cost = estimator.cost((target and target.priced_as) or model, usage)
+        price = estimator.price(target, model, self._call.context.at_ms)
+        if price is not None:
+            self.cost = price.cost(usage, self._call.markup)
+            self._price_version = price.version
         self._reservation.settle((usage.input or 0) + (usage.output or 0), self.cost or 0)
         estimator.learn((target and target.serves) or model, self._call.facts.text_bytes, usage)
         row = self._row(status, outcome, usage)
         self._batch = self._accounting.recorder.record(row)
         self._accounting.observe(row, self._call.context, self.label)
+
+    def cost_of(self, usage: Usage) -> int | None:
+        """What this usage costs, in nano-USD; None if that is unknown."""
+        call = self._call
+        price = self._accounting.estimator.price(self.target, call.model, call.context.at_ms)
+        return None if price is None else price.cost(usage, call.markup)
 
     def close(self, status: int, outcome: str) -> None:
         """Settle with the usage so far, unless the request is settled already."""
@@ -148,6 +158,7 @@ class UsageEntry:
             else _milliseconds(self.first_byte - context.started),
             duration_ms=_milliseconds(trio.current_time() - context.started),
             cost_nano=self.cost,
+            price_version=self._price_version,
             day=self._reservation.day,
             month=self._reservation.month,
         )
@@ -182,6 +193,8 @@ class UsageAccounting(Struct, frozen=True):
             metrics.tokens[label, "input"] += row.input_tokens
         if row.output_tokens:
             metrics.tokens[label, "output"] += row.output_tokens
+        if row.cost_nano is None and row.usage_source != "none":
+            metrics.unpriced[label] += 1
         if self.log_requests:
             self._log_row(row, context)
 

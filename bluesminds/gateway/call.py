@@ -49,7 +49,7 @@ class ReplyObserver(Protocol):
 
 class Call(Struct, frozen=True, gc=False):
     """One request to a model. `own_key`: the credential is a key of the server, and is sent to it instead of
-    the gateway's key.
+    the gateway's key. `markup` on prices is in hundredths of a percent.
     """
 
     context: RequestContext
@@ -58,6 +58,7 @@ class Call(Struct, frozen=True, gc=False):
     model: str  # as the client names it
     facts: RequestFacts
     own_key: bool = False
+    markup: int = 0
     observer: ReplyObserver | None = None
 
 
@@ -78,10 +79,10 @@ class CallBody(Protocol):
         """
 
     def choose(
-        self, targets: Sequence[Target], *, at_ms: int, forecast: Callable[[str], TokenForecast]
+        self, targets: Sequence[Target], *, at_ms: int, forecast: Callable[[Target], TokenForecast]
     ) -> Sequence[Target]:
-        """The targets that can serve the request. `at_ms`: arrival time. `forecast` takes the `priced_as` of
-        a target and is only called for a translation.
+        """The targets that can serve the request. `at_ms`: arrival time. `forecast` is only
+        called for a translation.
 
         Raises InvalidRequest if there is no such target. Call it before the first `content`.
         """
@@ -147,13 +148,13 @@ class JsonBody:
         return prompt_prefix(self._fields)
 
     def choose(
-        self, targets: Sequence[Target], *, at_ms: int, forecast: Callable[[str], TokenForecast]
+        self, targets: Sequence[Target], *, at_ms: int, forecast: Callable[[Target], TokenForecast]
     ) -> Sequence[Target]:
         """The targets that support the request's fields, and its format or a translation of it."""
         for target in targets:
             if target.plan.translated or target.plan.unsupported:
-                self._forecast = forecast("")
-                self._forecasts = {one.model: forecast(one.priced_as) for one in targets if one.model}
+                self._forecast = forecast(target)
+                self._forecasts = {one.model: forecast(one) for one in targets if one.model}
                 return self._choose(targets, at_ms // 1000)
         return targets
 
@@ -293,7 +294,9 @@ def read_call(
     if form is not None:
         facts = form.facts()
         context = with_scoped_idempotency(context, caller)
-        return Call(context, operation, format_, facts.model, facts, bool(caller.address)), form
+        return Call(
+            context, operation, format_, facts.model, facts, bool(caller.address), caller.markup
+        ), form
     if not body.data:
         raise InvalidRequest("empty_body", "The request has no body. Send a JSON object with `model`.")
     fields = read_body(body.data) if linked is None else linked.fields
@@ -304,7 +307,7 @@ def read_call(
     own_key = bool(caller.address)
     context = with_scoped_idempotency(context, caller)
     observer, stored = (None, None) if linked is None else (linked.keeper, linked.stored)
-    call = Call(context, operation, format_, facts.model, facts, own_key, observer)
+    call = Call(context, operation, format_, facts.model, facts, own_key, caller.markup, observer)
     return call, JsonBody(format_, fields, body, stored)
 
 

@@ -87,7 +87,7 @@ class MultipartBody:
         return b""
 
     def choose(
-        self, targets: Sequence[Target], *, at_ms: int, forecast: Callable[[str], TokenForecast]
+        self, targets: Sequence[Target], *, at_ms: int, forecast: Callable[[Target], TokenForecast]
     ) -> Sequence[Target]:
         """All targets: forms are not translated."""
         return targets

@@ -20,7 +20,7 @@ from bluesminds.gateway.authenticate import KeyAuthenticator
 from bluesminds.gateway.authorize import check_model
 from bluesminds.gateway.bodies import Body
 from bluesminds.gateway.call import Call, CallBody, JsonBody, read_call, receive_body
-from bluesminds.gateway.limits.counters import Estimate
+from bluesminds.gateway.limits.errors import no_price_error
 from bluesminds.gateway.limits.headers import as_text
 from bluesminds.gateway.limits.reserve import RateLimiter
 from bluesminds.gateway.operations import Operation, OperationMatch
@@ -45,7 +45,9 @@ T = TypeVar("T")
 
 
 class Gateway(Struct, frozen=True):
-    """`total_timeout`: seconds for one request, from its head to the last byte of its response."""
+    """`total_timeout`: seconds for one request, from its head to the last byte of its response.
+    `refuse_unpriced`: models without a price cannot be used.
+    """
 
     keys: KeyAuthenticator
     registry: ServerRegistry
@@ -56,6 +58,7 @@ class Gateway(Struct, frozen=True):
     accounting: UsageAccounting
     links: RequestLinks
     total_timeout: float
+    refuse_unpriced: bool = False
 
     async def handle(
         self,
@@ -91,7 +94,7 @@ class Gateway(Struct, frozen=True):
                 routed = None
                 targets = self._select(catalog, match.operation, call.model, only)
                 targets = self._choose(call, body, targets)
-                entry = self._admit(caller, call, self.accounting.estimator.estimate(call))
+                entry = self._admit(caller, call, targets)
             else:
                 routed = self._select_routed(catalog, route, caller, call, body, only)
                 entry = self._admit_routed(caller, call, routed)
@@ -117,7 +120,9 @@ class Gateway(Struct, frozen=True):
             if linked is not None:
                 linked.release()
 
-    def select_for_session(self, operation: Operation, caller: Caller, model: str) -> Sequence[Target]:
+    def select_for_session(
+        self, operation: Operation, caller: Caller, model: str, at_ms: int
+    ) -> Sequence[Target]:
         """The servers to try for a session, best first. A session stays with its model, so that it has no
         fallback models. Raises NotFound.
         """
@@ -131,9 +136,8 @@ class Gateway(Struct, frozen=True):
             operation,
             model,
             may_use=lambda _: False,
-            prices=self.accounting.estimator.prices,
         )
-        request = RoutedRequest(model, stream=True, price=self._token_price)
+        request = RoutedRequest(model, stream=True, price=partial(self._token_price, model, at_ms))
         return RoutedTargets(route, selection, self.balancer, request).first()
 
     def _select(
@@ -153,9 +157,10 @@ class Gateway(Struct, frozen=True):
             only=only,
         )
 
-    def _token_price(self, name: str) -> int | None:
+    def _token_price(self, model: str, at_ms: int, target: Target) -> int | None:
         """Of a million tokens in each direction, for a session whose length is not known."""
-        return self.accounting.estimator.estimate_tokens(name, 10**6, 10**6).nano
+        price = self.accounting.estimator.price(target, model, at_ms)
+        return None if price is None else price.max_cost(10**6, 10**6)
 
     async def list_models(self, context: RequestContext) -> tuple[Sequence[ModelRow], Headers]:
         """GET /v1/models: the models that the key may use, by name, and the rate headers."""
@@ -199,14 +204,13 @@ class Gateway(Struct, frozen=True):
             call.operation,
             call.model,
             may_use=lambda model: caller.models is None or model in caller.models,
-            prices=estimator.prices,
             only=only,
         )
         uses_prompt = any(group.route and group.route.policy == "affinity" for group in selection.groups)
         request = RoutedRequest(
             call.model,
             stream=call.facts.stream,
-            price=lambda name: estimator.estimate(call, name).nano,
+            price=lambda target: estimator.estimate(call, target).nano,
             prompt_key=prompt_key(caller.user_id, body.prompt_prefix()) if uses_prompt else b"",
         )
         if selection.groups:
@@ -217,18 +221,23 @@ class Gateway(Struct, frozen=True):
         forecast = partial(self.accounting.estimator.forecast, call)
         return body.choose(targets, at_ms=call.context.at_ms, forecast=forecast)
 
-    def _admit(self, caller: Caller, call: Call, estimate: Estimate) -> UsageEntry:
+    def _admit(self, caller: Caller, call: Call, targets: Sequence[Target]) -> UsageEntry:
+        """Reserve for the dearest target. Raises what `RateLimiter.reserve` raises."""
         recorder = self.accounting.recorder
         recorder.check_capacity(strict=self.accounting.strict)
+        estimate = self.accounting.estimator.dearest(call, targets)
+        free = bool(caller.address) or call.operation.estimated
+        if estimate.nano is None and self.refuse_unpriced and not free:
+            raise no_price_error(call.model)
         reservation = self.limiter.reserve(caller, estimate, call.model)
         recorder.reserve()
         return self.accounting.open(caller, call, reservation)
 
     def _admit_routed(self, caller: Caller, call: Call, routed: RoutedTargets) -> UsageEntry:
-        """Reserve for the dearest target. Fallback models that the limits do not allow are given up."""
+        """Fallback models that the limits do not allow are given up."""
         while True:
             try:
-                return self._admit(caller, call, self.accounting.estimator.dearest(call, routed.targets()))
+                return self._admit(caller, call, routed.targets())
             except (RateLimited, Forbidden):
                 if not routed.drop_last_model():
                     raise

@@ -22,6 +22,7 @@ from bluesminds.gateway.upstream.sender import Sender
 from bluesminds.http.client.pool import Response, UpstreamError
 from bluesminds.http.sse import MAX_EVENT, EventTooLarge
 from bluesminds.wire.base import Stage
+from bluesminds.wire.cost import with_cost, with_stream_cost
 from bluesminds.wire.stages import DONE
 from bluesminds.wire.usage import settle_usage
 
@@ -105,7 +106,8 @@ class Relay(Struct, frozen=True):
         headers = reply.headers + self.headers(entry)
         if entry.cost is not None:
             headers.append((b"x-cost-usd", write_usd(entry.cost).encode()))
-        await out.send(reply.status, headers, reply.body)
+        body = with_cost(reply.body, entry.cost) if call.facts.wants_cost else reply.body
+        await out.send(reply.status, headers, body)
 
     async def _relay_events(self, call: Call, reply: Reply, entry: UsageEntry, out: ResponseWriter) -> None:
         """A JSON answer that was converted to events."""
@@ -114,7 +116,8 @@ class Relay(Struct, frozen=True):
         await entry.wait_durable()
         entry.begin_response()
         await out.start(reply.status, reply.headers + self.headers(entry) + STREAM_HEADERS)
-        await out.end(reply.body)
+        body = with_stream_cost(reply.body, entry.cost) if call.facts.wants_cost else reply.body
+        await out.end(body)
 
     def _settle_whole(self, call: Call, reply: Reply, entry: UsageEntry) -> None:
         if reply.error is not None:
@@ -144,11 +147,15 @@ class Relay(Struct, frozen=True):
         try:
             while data:
                 if passed := redact(stage.feed(data)):
+                    if call.facts.wants_cost:
+                        passed = with_stream_cost(passed, entry.cost_of(stage.usage))
                     if observer is not None:
                         observer.feed(passed)
                     await out.write(passed)
                 data = b"" if stage.final else await _receive(response, stage)
             last = redact(stage.finish())
+            if call.facts.wants_cost:
+                last = with_stream_cost(last, entry.cost_of(stage.usage))
             last += self._end_stream(call, reply, stage, entry)
             await _observe_end(call, reply, last)
         except UpstreamError as exc:

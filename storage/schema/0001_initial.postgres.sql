@@ -176,6 +176,7 @@ CREATE TABLE usage (
     first_byte_ms BIGINT,
     duration_ms BIGINT NOT NULL,
     cost_nano BIGINT, -- NULL: the model has no price
+    price_version TEXT NOT NULL, -- of the price that the cost follows from; '' without a price
     day TEXT NOT NULL, -- such as 2026-02-28, in the time zone of the limits
     month TEXT NOT NULL, -- such as 2026-02
     PRIMARY KEY (at, id)
@@ -251,6 +252,19 @@ CREATE TABLE quota_counters (
     month_nano BIGINT NOT NULL,
     total_tokens BIGINT NOT NULL,
     total_nano BIGINT NOT NULL
+);
+
+-- Prices that the operator has set. Lines with the same server, model and date are one price.
+CREATE TABLE prices (
+    server TEXT NOT NULL, -- '' is every server
+    model TEXT NOT NULL,
+    since BIGINT NOT NULL, -- from when it counts
+    service_tier TEXT NOT NULL, -- '' is the standard one
+    from_tokens BIGINT NOT NULL, -- it counts from this many input tokens on
+    rates TEXT NOT NULL, -- JSON object: nano-USD for a million units
+    max_output BIGINT,
+    updated_at BIGINT NOT NULL,
+    PRIMARY KEY (model, server, since, service_tier, from_tokens)
 );
 
 -- Named leases. The holder of "limits" is the only instance that grants requests; it renews the lease.

@@ -177,6 +177,7 @@ CREATE TABLE usage (
     first_byte_ms INTEGER,
     duration_ms INTEGER NOT NULL,
     cost_nano INTEGER, -- NULL: the model has no price
+    price_version TEXT NOT NULL, -- of the price that the cost follows from; '' without a price
     day TEXT NOT NULL, -- such as 2026-02-28, in the time zone of the limits
     month TEXT NOT NULL, -- such as 2026-02
     PRIMARY KEY (at, id)
@@ -346,6 +347,19 @@ BEGIN
         total_tokens = total_tokens + excluded.total_tokens,
         total_nano = total_nano + excluded.total_nano;
 END;
+
+-- Prices that the operator has set. Lines with the same server, model and date are one price.
+CREATE TABLE prices (
+    server TEXT NOT NULL, -- '' is every server
+    model TEXT NOT NULL,
+    since INTEGER NOT NULL, -- from when it counts
+    service_tier TEXT NOT NULL, -- '' is the standard one
+    from_tokens INTEGER NOT NULL, -- it counts from this many input tokens on
+    rates TEXT NOT NULL, -- JSON object: nano-USD for a million units
+    max_output INTEGER,
+    updated_at INTEGER NOT NULL,
+    PRIMARY KEY (model, server, since, service_tier, from_tokens)
+) STRICT, WITHOUT ROWID;
 
 -- Named leases. The holder of "limits" is the only instance that grants requests; it renews the lease.
 CREATE TABLE leases (

@@ -114,6 +114,7 @@ def usage(
         first_byte_ms=None,
         duration_ms=duration_ms,
         cost_nano=cost_nano,
+        price_version="operator:small@#1",
         day=day,
         month=day[:7],
     )

@@ -91,6 +91,9 @@ POST /api/admin/servers
 PATCH /api/admin/servers/{name}
 DELETE /api/admin/servers/{name}
 POST /api/admin/servers/{name}/test
+GET /api/admin/prices
+PUT /api/admin/prices
+DELETE /api/admin/prices
 GET /api/admin/usage
 GET /api/admin/keys
 POST /api/admin/keys

@@ -37,6 +37,14 @@ class PeriodEnds(Struct, frozen=True):
         return f"Resets {self.calendar.describe(end, self.now_ms)}."
 
 
+def no_price_error(model: str) -> Forbidden:
+    """For an operator who refuses models without a price."""
+    message = (
+        f"The model `{model[:200]}` has no price, so that it cannot be used. Ask the operator to add one."
+    )
+    return Forbidden("model_not_priced", message)
+
+
 class _Reason(Struct, frozen=True):
     code: str
     message: str

@@ -99,7 +99,6 @@ def select_candidates(
     model: str,
     *,
     may_use: Callable[[str], bool],
-    prices: Container[str],
     only: frozenset[str] | None = None,
 ) -> Selection:
     """`route` is the route of `model`. `may_use`: whether the key may use a fallback model. `only`: the names
@@ -108,7 +107,7 @@ def select_candidates(
     Raises NotFound if no target is left. The result may be empty for an operation that the gateway can
     estimate.
     """
-    search = _Search(catalog, operation, model, prices, only)
+    search = _Search(catalog, operation, model, only)
     for name, its_route in _chain(catalog, model, route):
         if name == model or may_use(name):
             search.add_model(name, its_route)
@@ -126,7 +125,6 @@ class _Search(Struct):
     catalog: ModelCatalog
     operation: Operation
     requested: str
-    prices: Container[str]
     only: frozenset[str] | None
     groups: list[ModelCandidates] = []
     dropped: list[Dropped] = []
@@ -172,7 +170,6 @@ class _Search(Struct):
             plan,
             model="" if sent == self.requested else sent,
             serves=serves,
-            priced_as=spec.model if spec.model in self.prices else serves,
         )
         return Candidate(
             target,

@@ -19,6 +19,7 @@ from bluesminds.gateway.authorize import check_model
 from bluesminds.gateway.bodies import BodyMemory, HeldMemory
 from bluesminds.gateway.browser_origins import BrowserOrigins
 from bluesminds.gateway.call import Call
+from bluesminds.gateway.limits.errors import no_price_error
 from bluesminds.gateway.limits.headers import as_text
 from bluesminds.gateway.limits.session import SessionLimits
 from bluesminds.gateway.operations import OperationMatch
@@ -136,8 +137,8 @@ class RealtimeSessions:
             model = read_model(opening.query)
             check_model(caller, model)
             facts = RequestFacts(model, stream=True)
-            call = Call(context, match.operation, CHAT, model, facts, bool(caller.address))
-            targets = gateway.select_for_session(match.operation, caller, model)
+            call = Call(context, match.operation, CHAT, model, facts, bool(caller.address), caller.markup)
+            targets = gateway.select_for_session(match.operation, caller, model, context.at_ms)
             return self._reserve(caller, call, targets)
         except BaseException as exc:
             gateway.accounting.record_failure(context, caller, exc, model="" if call is None else call.model)
@@ -163,6 +164,8 @@ class RealtimeSessions:
         limits = SessionLimits(self._gateway.limiter, caller)
         try:
             estimate = accounting.estimator.dearest(call, targets)
+            if estimate.nano is None and self._gateway.refuse_unpriced:
+                raise no_price_error(call.model)
             reservation = limits.reserve(estimate, call.model)
         except BaseException:
             limits.close()

@@ -5,10 +5,24 @@ from collections.abc import Awaitable, Callable
 from msgspec import Struct
 
 from bluesminds.accounts.services import AccountServices
+from bluesminds.common.clock import Clock
 from bluesminds.common.values import InUse, Server
+from bluesminds.gateway.prices.book import PriceBook
 from bluesminds.gateway.probe import ProbeResult
 from bluesminds.gateway.routing.health import ServerStatus
-from bluesminds.web.api import audit, auth, invites, keys, limits, servers, sessions, setup, usage, users
+from bluesminds.web.api import (
+    audit,
+    auth,
+    invites,
+    keys,
+    limits,
+    prices,
+    servers,
+    sessions,
+    setup,
+    usage,
+    users,
+)
 from bluesminds.web.guard import Guard
 from bluesminds.web.routes import Route
 
@@ -25,11 +39,15 @@ class GatewayControls(Struct, frozen=True):
     servers_changed: Callable[[], Awaitable[None]]
     """Called after a change of the servers in the database."""
     test_server: Callable[[Server], Awaitable[ProbeResult]]
+    price_book: Callable[[], Awaitable[PriceBook]]
+    """The prices in use."""
+    prices_changed: Callable[[], Awaitable[None]]
+    """Called after a change of the prices in the database."""
     usage_now: Callable[[str], InUse]
     """What a limited account, "key:ID" or "user:ID", uses at this moment."""
 
 
-def api_routes(accounts: AccountServices, controls: GatewayControls) -> list[Route]:
+def api_routes(accounts: AccountServices, controls: GatewayControls, clock: Clock) -> list[Route]:
     return [
         *setup.routes(setup.SetupHandlers(accounts.users, accounts.passwords, accounts.throttle)),
         *keys.routes(accounts.keys, accounts.users),
@@ -44,6 +62,11 @@ def api_routes(accounts: AccountServices, controls: GatewayControls) -> list[Rou
                 controls.servers_changed,
                 controls.test_server,
                 controls.server_status,
+            )
+        ),
+        *prices.routes(
+            prices.PriceHandlers(
+                accounts.prices, controls.price_book, controls.prices_changed, controls.list_servers, clock
             )
         ),
         *usage.routes(usage.UsageHandlers(accounts.usage)),
