@@ -53,7 +53,7 @@ class UsageRow:
     images: int | None
     audio_ms: int | None
     characters: int | None
-    usage_source: Literal["upstream", "estimated", "none"]
+    usage_source: Literal["upstream", "estimated", "cache", "none"]
     first_byte_ms: int | None
     duration_ms: int
     cost_nano: int | None

@@ -9,6 +9,7 @@ from bluesminds.accounts.invitations import Invitations
 from bluesminds.accounts.keys import Keys
 from bluesminds.accounts.limits import AccountLimits
 from bluesminds.accounts.login import Login
+from bluesminds.accounts.model_routes import StoredRoutes
 from bluesminds.accounts.password_reset import PasswordReset
 from bluesminds.accounts.prices import Prices
 from bluesminds.accounts.servers import Servers
@@ -37,5 +38,6 @@ class AccountServices(Struct, frozen=True):
     limits: AccountLimits
     servers: Servers
     prices: Prices
+    routes: StoredRoutes
     usage: UsageReports
     audit: AuditLog

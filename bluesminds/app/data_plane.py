@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -18,6 +18,7 @@ from bluesminds.app.services import Services
 from bluesminds.app.settings_map import (
     configured_prices,
     cors_origins,
+    file_routes,
     keyless_limits,
     socket_settings,
     tier_markups,
@@ -27,8 +28,8 @@ from bluesminds.common.clock import Clock
 from bluesminds.common.money import Price
 from bluesminds.common.networks import Networks
 from bluesminds.common.prices import combine
+from bluesminds.common.routes import ModelRoute
 from bluesminds.common.values import Server
-from bluesminds.config import configured_routes
 from bluesminds.gateway.accounting import UsageAccounting
 from bluesminds.gateway.authenticate import KeyAuthenticator
 from bluesminds.gateway.bodies import BodyMemory
@@ -46,7 +47,9 @@ from bluesminds.gateway.prices.book import PriceBook, PriceRegistry
 from bluesminds.gateway.probe import probe
 from bluesminds.gateway.recorder import Recorder
 from bluesminds.gateway.relay import Relay
-from bluesminds.gateway.routing.catalog import ServerRegistry
+from bluesminds.gateway.response_cache import CacheResult, ResponseCache
+from bluesminds.gateway.routing.catalog import ModelCatalog, ServerRegistry
+from bluesminds.gateway.routing.explain import Explanation, RouteQuestion, explain
 from bluesminds.gateway.routing.health import ServerHealthRegistry, ServerStatus
 from bluesminds.gateway.routing.load import LoadRegistry
 from bluesminds.gateway.routing.policies import Balancer
@@ -98,6 +101,7 @@ class Routing(Struct, frozen=True):
     health_checker: HealthChecker
     prices: PriceRegistry
     load_prices: Callable[[], Awaitable[PriceBook]]
+    clock: Clock
 
     def example_model(self) -> str | None:
         """A model for the example in the API reference."""
@@ -106,6 +110,16 @@ class Routing(Struct, frozen=True):
 
     async def list_servers(self) -> list[Server]:
         return list(self.registry.catalog.servers)
+
+    async def list_routes(self) -> Sequence[ModelRoute]:
+        return self.registry.routes
+
+    async def explain(self, question: RouteQuestion) -> Explanation:
+        find_price = partial(_find_price, self.prices, self.clock)
+        return explain(self.registry.catalog, self.balancer, find_price, question)
+
+    async def current_catalog(self) -> ModelCatalog:
+        return self.registry.catalog
 
     def statuses(self) -> list[tuple[Server, ServerStatus]]:
         return [(server, self.health_checker.status(server.name)) for server in self.registry.catalog.servers]
@@ -160,8 +174,7 @@ def build_data_plane(
     """`configured` are the servers that are not in the database."""
     settings = services.settings
     authentication = _build_authentication(services, runtime.lease)
-    prices = PriceRegistry(PriceBook(combine(configured_prices(settings)), bundled_prices()))
-    routing = _build_routing(services, configured, prices)
+    routing = build_routing(services, configured)
     sender = Sender(
         services.pool,
         routing.health,
@@ -184,10 +197,11 @@ def build_data_plane(
         limiter=authentication.limiter,
         sender=sender,
         relay=Relay(sender, expose_server=settings.server.expose_server),
-        accounting=_build_accounting(services, runtime, prices),
+        accounting=_build_accounting(services, runtime, routing.prices),
         links=RequestLinks(responses, objects, routing.registry, bodies, services.clock),
         total_timeout=settings.upstream.total_timeout,
         refuse_unpriced=settings.limits.unpriced == "refuse",
+        cache=_build_cache(services, runtime.metrics),
     )
     origins = _build_origins(services, authentication.keys)
     sessions = RealtimeSessions(gateway, bodies, origins, socket_settings(settings), services.clock)
@@ -237,18 +251,21 @@ def _build_authentication(services: Services, lease: Lease) -> Authentication:
     return Authentication(limiter, keys)
 
 
-def _build_routing(services: Services, configured: list[Server], prices: PriceRegistry) -> Routing:
+def build_routing(services: Services, configured: list[Server]) -> Routing:
+    """`configured` are the servers that are not in the database."""
     upstream = services.settings.upstream
     health = ServerHealthRegistry(eject_after=upstream.eject_after, eject_seconds=upstream.eject_seconds)
     load, rotations = LoadRegistry(), RotationRegistry()
+    prices = PriceRegistry(PriceBook(combine(configured_prices(services.settings)), bundled_prices()))
     registry = ServerRegistry(
         configured,
         services.accounts.servers.load,
         health,
         load,
         rotations,
-        routes=configured_routes(services.settings),
         find_price=partial(_find_price, prices, services.clock),
+        routes=file_routes(services.settings),
+        load_routes=services.accounts.routes.load,
     )
     checker = HealthChecker(
         services.pool,
@@ -259,7 +276,8 @@ def _build_routing(services: Services, configured: list[Server], prices: PriceRe
         log=services.log,
     )
     balancer = Balancer(health.is_usable, load, rotations, _RANDOM.random)
-    return Routing(registry, health, balancer, checker, prices, partial(load_price_book, services))
+    load_prices = partial(load_price_book, services)
+    return Routing(registry, health, balancer, checker, prices, load_prices, services.clock)
 
 
 def _find_price(
@@ -278,6 +296,23 @@ def _build_accounting(services: Services, runtime: Runtime, prices: PriceRegistr
         strict=settings.storage.durability == "strict",
         log_requests=settings.log.requests,
     )
+
+
+def _build_cache(services: Services, metrics: Metrics) -> ResponseCache | None:
+    settings = services.settings.cache
+
+    def count(result: CacheResult) -> None:
+        metrics.cache[(result,)] += 1
+
+    cache = ResponseCache(
+        seconds=settings.ttl,
+        max_bytes=settings.max_bytes,
+        max_response_bytes=settings.max_response_bytes,
+        scope=settings.share,
+        count=count,
+    )
+    metrics.gauge("bluesminds_cache_bytes", "Bytes of cached responses.", lambda: cache.held)
+    return cache if settings.enabled else None
 
 
 def _build_body_memory(services: Services) -> BodyMemory:
@@ -326,6 +361,10 @@ def _build_control(
         price_book=routing.price_book,
         prices_changed=routing.prices_changed,
         usage_now=authentication.limiter.in_use,
+        list_routes=routing.list_routes,
+        routes_changed=routing.registry.reload,
+        catalog=routing.current_catalog,
+        explain=routing.explain,
     )
     routes = [
         *ops.routes(ops.OpsHandlers(readiness.check, routing.states, registry)),

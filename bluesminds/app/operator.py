@@ -5,8 +5,9 @@ Both ways are the same API, so a command has one code path. The process that hol
 is the only one that writes. A command never creates a database: a wrong state directory is an error.
 """
 
+import os
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -15,21 +16,25 @@ import httpx
 import trio
 from msgspec import structs
 
+from bluesminds.app.data_plane import Routing, build_routing
 from bluesminds.app.prices import load_price_book
 from bluesminds.app.secrets import MASTER_KEY
 from bluesminds.app.services import Services, database_url, open_services
-from bluesminds.app.settings_map import configured_server
+from bluesminds.app.settings_map import configured_server, file_routes
 from bluesminds.app.state_dir import ForeignState, StateBusy, StateDir
 from bluesminds.common.clock import Clock
 from bluesminds.common.log import Log
+from bluesminds.common.routes import ModelRoute
 from bluesminds.common.values import InUse, Server
 from bluesminds.config import ConfigError, Secret, Settings
 from bluesminds.gateway.probe import probe
-from bluesminds.gateway.routing.catalog import merge_servers
+from bluesminds.gateway.routing.catalog import ModelCatalog, merge_servers
+from bluesminds.gateway.routing.explain import Explanation, RouteQuestion
 from bluesminds.gateway.routing.health import UNKNOWN, ServerStatus
 from bluesminds.http.asgi import ASGIApp
 from bluesminds.http.client.pool import Pool
 from bluesminds.http.client.transport import PoolTransport
+from bluesminds.providers.vendors import from_environment
 from bluesminds.web.api import GatewayControls, api_routes, build_guard
 from bluesminds.web.app import create_app
 from bluesminds.web.guard import mark_operator
@@ -39,6 +44,7 @@ BASE_URL = "http://local"
 TIMEOUT = 30.0  # seconds; a server test takes up to upstream.probe_timeout
 LOCK_TIMEOUT = 5.0  # seconds; how long to wait for a state directory that another process holds
 POLL = 0.05  # seconds
+MODEL_LIST_SECONDS = 10.0  # how long a command waits for the servers' model lists
 
 
 class NoDatabase(Exception):
@@ -127,6 +133,10 @@ def _build_control(services: Services) -> ASGIApp:
         price_book=partial(load_price_book, services),
         prices_changed=_noop,
         usage_now=_no_usage,
+        list_routes=partial(_list_routes, services),
+        routes_changed=_noop,
+        catalog=partial(_load_catalog, services),
+        explain=partial(_explain, services),
     )
     guard = build_guard(services.accounts, public_url=services.settings.server.public_url)
     routes = api_routes(services.accounts, controls, services.clock)
@@ -135,6 +145,10 @@ def _build_control(services: Services) -> ASGIApp:
 
 async def _list_servers(services: Services, problems: dict[str, str]) -> list[Server]:
     """All servers. `problems` gets the reason for each one whose API key cannot be read."""
+    return merge_servers(_configured(services, problems), await services.accounts.servers.load())
+
+
+def _configured(services: Services, problems: dict[str, str]) -> list[Server]:
     keyless = services.settings.keyless.enabled
     configured = []
     for row in services.settings.servers:
@@ -146,7 +160,30 @@ async def _list_servers(services: Services, problems: dict[str, str]) -> list[Se
                 unread = structs.replace(row, api_key=Secret(""), headers=None)
                 server = configured_server(unread, demo_url="", keyless=keyless)
             configured.append(server)
-    return merge_servers(configured, await services.accounts.servers.load())
+    return configured
+
+
+async def _list_routes(services: Services) -> Sequence[ModelRoute]:
+    return (*file_routes(services.settings), *await services.accounts.routes.load())
+
+
+async def _load_catalog(services: Services) -> ModelCatalog:
+    return (await _load_routing(services)).registry.catalog
+
+
+async def _explain(services: Services, question: RouteQuestion) -> Explanation:
+    return await (await _load_routing(services)).explain(question)
+
+
+async def _load_routing(services: Services) -> Routing:
+    """Asks the servers for their models. The demo server only runs inside a gateway."""
+    problems: dict[str, str] = {}
+    configured = [one for one in _configured(services, problems) if one.url and one.name not in problems]
+    if not services.settings.servers:
+        configured = from_environment(os.environ)
+    routing = build_routing(services, configured)
+    await routing.discover_models(MODEL_LIST_SECONDS)
+    return routing
 
 
 def _server_status(problems: dict[str, str], name: str) -> ServerStatus:

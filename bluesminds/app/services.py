@@ -20,6 +20,7 @@ from bluesminds.accounts.invitations import Invitations
 from bluesminds.accounts.keys import Changed, Keys
 from bluesminds.accounts.limits import AccountLimits
 from bluesminds.accounts.login import Login
+from bluesminds.accounts.model_routes import StoredRoutes
 from bluesminds.accounts.password_reset import PasswordReset
 from bluesminds.accounts.prices import Prices
 from bluesminds.accounts.servers import Servers
@@ -224,6 +225,7 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         limits=_build_limits(resources),
         servers=Servers(store, vault=resources.vault, clock=clock, log=resources.log),
         prices=Prices(store, clock=clock),
+        routes=StoredRoutes(store, clock=clock),
         usage=UsageReports(store, clock=clock),
         audit=AuditLog(store),
     )

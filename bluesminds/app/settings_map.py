@@ -8,8 +8,16 @@ from msgspec import structs
 from bluesminds.common.money import read_usd
 from bluesminds.common.origins import read_origin
 from bluesminds.common.prices import PriceLine, rates_from, read_day
+from bluesminds.common.routes import ModelRoute
 from bluesminds.common.values import LimitSet, Server
-from bluesminds.config import ConfigError, ListenSettings, Secret, ServerSettings, Settings
+from bluesminds.config import (
+    ConfigError,
+    ListenSettings,
+    Secret,
+    ServerSettings,
+    Settings,
+    configured_routes,
+)
 from bluesminds.config.settings import MailSettings
 from bluesminds.gateway.browser_origins import ANY_ORIGIN
 from bluesminds.gateway.sockets.realtime import SocketSettings
@@ -117,6 +125,14 @@ def configured_prices(settings: Settings) -> list[PriceLine]:
             max_output=row.max_output_tokens,
         )
         for row in settings.prices
+    ]
+
+
+def file_routes(settings: Settings) -> list[ModelRoute]:
+    """The routes of the configuration. Their ids are valid until the configuration changes."""
+    return [
+        structs.replace(route, id=f"file-{number}")
+        for number, route in enumerate(configured_routes(settings), 1)
     ]
 
 

@@ -30,6 +30,8 @@ _CODES = {
 _REMEDIES = {
     "key_not_found": "bluesminds keys list",
     "server_not_found": "bluesminds servers list",
+    "route_exists": "list the routes: bluesminds routes list",
+    "route_not_found": "bluesminds routes list",
     "server_exists": "choose another name; list the used ones: bluesminds servers list",
     "email_taken": "bluesminds users list",
     "invite_not_found": "bluesminds users invites",

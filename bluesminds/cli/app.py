@@ -6,9 +6,12 @@ from bluesminds import __version__
 from bluesminds.cli import exits
 from bluesminds.cli.audit import audit_group
 from bluesminds.cli.config import check, config_group, init
+from bluesminds.cli.explain import explain
 from bluesminds.cli.keys import keys_group
 from bluesminds.cli.limits import limits_group
+from bluesminds.cli.models import models
 from bluesminds.cli.prices import prices_group
+from bluesminds.cli.routes import routes_group
 from bluesminds.cli.serve import demo, serve
 from bluesminds.cli.servers import servers_group
 from bluesminds.cli.usage import usage_group
@@ -55,6 +58,9 @@ for command in (
     config_group,
     keys_group,
     servers_group,
+    routes_group,
+    models,
+    explain,
     vendors,
     prices_group,
     users_group,

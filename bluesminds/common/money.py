@@ -109,7 +109,7 @@ class Price(Struct, frozen=True, gc=False):
         steps = self.tiers.get(usage.tier, self.steps) if usage.tier else self.steps
         rates = steps[0][1] if len(steps) == 1 else _rates_at(steps, usage.input or 0)
         items: list[CostItem] = []
-        if usage.source == "none":
+        if usage.source in _FREE:
             return items
         others = _other_items(rates, usage)
         if usage.output is None and rates.output is not None and not others:
@@ -124,6 +124,7 @@ class Price(Struct, frozen=True, gc=False):
         return items if items or not _used(usage) else None
 
 
+_FREE: Final = ("none", "cache")  # a response from the gateway's own cache costs nothing
 # Of a main count, the parts with rates of their own: field of the usage, unit.
 _INPUTS: Final = (
     ("cache_read", "cached_input"),

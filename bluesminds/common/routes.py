@@ -29,7 +29,7 @@ class RouteTarget(Struct, frozen=True):
 class ModelRoute(Struct, frozen=True):
     """`model` is a name, or the start of names followed by "*". Without `targets`, every server that offers
     the model is one. `fallback`: the models that replace it, each by its own route, if its targets fail for a
-    reason in `fallback_on`.
+    reason in `fallback_on`. `id` is "" if nothing refers to the route.
     """
 
     model: str
@@ -38,6 +38,7 @@ class ModelRoute(Struct, frozen=True):
     fallback: tuple[str, ...] = ()
     fallback_on: tuple[FallbackReason, ...] = FALLBACK_ON
     origin: str = "file"  # or "table" (the database)
+    id: str = ""
 
 
 class RouteTable:

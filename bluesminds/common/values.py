@@ -15,7 +15,7 @@ from msgspec import Meta, Struct, structs
 from bluesminds.common.errors import Unavailable
 from bluesminds.common.networks import Networks
 
-UsageSource = Literal["upstream", "estimated", "none"]
+UsageSource = Literal["upstream", "estimated", "cache", "none"]
 # What a key may be limited to: the operations of the data plane, listing models, and relayed requests.
 Scope = Literal[
     "chat.completions",
@@ -57,6 +57,7 @@ class RequestContext(Struct, frozen=True, gc=False):
     forward: tuple[tuple[bytes, bytes], ...]  # client headers for the server
     at_ms: int  # wall time
     started: float  # Trio's clock, seconds
+    cache_control: str = ""  # the client's directives for the response cache
 
 
 class LimitSet(Struct, frozen=True, gc=False):
@@ -178,7 +179,7 @@ class Server(Struct, frozen=True):
 class Usage(Struct, frozen=True, gc=False):
     """The usage of one request in a normalised form: `input` includes cache reads and writes, `output`
     includes reasoning, and both include tokens of audio and images. None: not reported. `source`: "upstream";
-    "estimated" when one or both main counts are; or "none".
+    "estimated" when one or both main counts are; "cache" for a cached response; or "none".
     """
 
     input: int | None = None

@@ -275,6 +275,16 @@ class ResponseSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     account_bytes: Size = 1_073_741_824
 
 
+class CacheSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[cache]: responses that identical requests share."""
+
+    enabled: bool = False
+    share: Literal["key", "account", "all"] = "account"
+    ttl: Duration = 300.0
+    max_bytes: Size = 67_108_864
+    max_response_bytes: Size = 1_048_576
+
+
 class KeylessSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[keyless]: clients that send their own upstream keys. Limits are per address; 0 is no limit."""
 
@@ -488,6 +498,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     mail: MailSettings = MailSettings()
     limits: LimitSettings = LimitSettings()
     responses: ResponseSettings = ResponseSettings()
+    cache: CacheSettings = CacheSettings()
     keyless: KeylessSettings = KeylessSettings()
     tiers: Tiers = Tiers()
     log: LogSettings = LogSettings()

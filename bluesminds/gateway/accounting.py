@@ -29,8 +29,8 @@ CLIENT_GONE = 499  # nginx's status for a client that disconnected before the re
 
 class UsageEntry:
     """One admitted request. `attempts`: the servers tried, in order; the last one answered, as `target`.
-    `cost` is known once it is settled: nano-USD, None when the model has no price. `label` is the model in
-    metrics, which must not contain names that clients invent.
+    `cost` and `outcome` are known once it is settled. Cost: nano-USD, None when the model has no price.
+    `label` is the model in metrics, which must not contain names that clients invent.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class UsageEntry:
         self.first_byte: float | None = None  # Trio's clock
         self.cost: int | None = None
         self._price_version = ""
+        self.outcome = ""
 
     @property
     def rate_headers(self) -> Headers:
@@ -79,10 +80,13 @@ class UsageEntry:
         """Settle. Outcomes: ok, client_error, upstream_error, cut, timeout, client_gone, internal."""
         if self._batch is not None:
             return
+        self.outcome = outcome
         estimator = self._accounting.estimator
         model, target = self._call.model, self.target
         price = estimator.price(target, model, self._call.context.at_ms)
-        if price is not None:
+        if usage.source == "cache":
+            self.cost = 0
+        elif price is not None:
             self.cost = price.cost(usage, self._call.markup)
             self._price_version = price.version
         self._reservation.settle((usage.input or 0) + (usage.output or 0), self.cost or 0)
@@ -193,7 +197,7 @@ class UsageAccounting(Struct, frozen=True):
             metrics.tokens[label, "input"] += row.input_tokens
         if row.output_tokens:
             metrics.tokens[label, "output"] += row.output_tokens
-        if row.cost_nano is None and row.usage_source != "none":
+        if row.cost_nano is None and row.usage_source in ("upstream", "estimated"):
             metrics.unpriced[label] += 1
         if self.log_requests:
             self._log_row(row, context)

@@ -54,7 +54,7 @@ class KeyAuthenticator:
         clock: Clock,
         cache_seconds: float,
         tiers: Mapping[str, LimitSet],
-        is_open: Callable[[Caller], bool],
+        is_open: Callable[[Caller, float], bool],
         keyless: LimitSet | None = None,
         markups: Mapping[str, int] = NO_MARKUPS,
     ) -> None:
@@ -96,12 +96,16 @@ class KeyAuthenticator:
             self._pending.pop(digest, None)
 
     async def authenticate(self, context: RequestContext) -> Caller:
-        """Raises Unauthenticated, or Unavailable if the store fails. `authorize_use` must follow."""
+        """Raises Unauthenticated, or Unavailable if the store fails. `authorize_use` must follow. A cached
+        key must be current at the context's `started`.
+        """
         if self._keyless is not None and (caller := keyless_caller(context, self._keyless)) is not None:
             return caller
         digest = self._digest(context)
         cached = self._callers.get(digest)
-        if cached is None or cached[0] <= trio.current_time() or not self._is_current(cached[1]):
+        if cached is None or cached[0] <= context.started or not self._is_current(cached[1], context.started):
+            if not is_well_formed(context.credential or ""):
+                raise Unauthenticated("invalid_api_key", _invalid_key_message(context))
             found = await self._load(digest, context)
         else:
             found = cached[1]
@@ -120,8 +124,8 @@ class KeyAuthenticator:
         if caller.key_id:
             self.last_used[caller.key_id] = context.at_ms
 
-    def _is_current(self, found: Caller | Unauthenticated) -> bool:
-        return isinstance(found, Unauthenticated) or self._is_open(found)
+    def _is_current(self, found: Caller | Unauthenticated, now: float) -> bool:
+        return isinstance(found, Unauthenticated) or self._is_open(found, now)
 
     def _digest(self, context: RequestContext) -> bytes:
         key = context.credential
@@ -129,8 +133,6 @@ class KeyAuthenticator:
             raise Unauthenticated(
                 "missing_api_key", "Missing API key. Send it as `Authorization: Bearer bm_…`."
             )
-        if not is_well_formed(key):
-            raise Unauthenticated("invalid_api_key", _invalid_key_message(context))
         return key_digest(self._pepper, key)
 
     async def _load(self, digest: bytes, context: RequestContext) -> Caller | Unauthenticated:

@@ -147,6 +147,10 @@ class JsonBody:
     def prompt_prefix(self) -> bytes:
         return prompt_prefix(self._fields)
 
+    def fields(self) -> Fields:
+        """The fields of the request, before the first rendering."""
+        return self._fields
+
     def choose(
         self, targets: Sequence[Target], *, at_ms: int, forecast: Callable[[Target], TokenForecast]
     ) -> Sequence[Target]:

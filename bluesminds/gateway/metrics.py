@@ -43,6 +43,7 @@ class Metrics(Collector):
         self.requests: defaultdict[tuple[str, str, str, str], int] = defaultdict(int)
         self.tokens: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.attempts: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self.cache: defaultdict[tuple[str], int] = defaultdict(int)
         self.seconds: defaultdict[str, _Histogram] = defaultdict(_Histogram)
         self.first_byte: defaultdict[str, _Histogram] = defaultdict(_Histogram)
         self.unpriced: defaultdict[str, int] = defaultdict(int)
@@ -82,6 +83,9 @@ class Metrics(Collector):
             "Attempts sent to servers.",
             ("server", "outcome"),
             self.attempts,
+        )
+        yield _counter(
+            "bluesminds_cache_requests", "Requests, by the result of the cache.", ("result",), self.cache
         )
         yield _histogram(
             "bluesminds_request_seconds",

@@ -31,6 +31,7 @@ from bluesminds.gateway.relay import (
     handle_total_timeout,
     settle_failure,
 )
+from bluesminds.gateway.response_cache import CacheLookup, ResponseCache, send_cached
 from bluesminds.gateway.routing.affinity import prompt_key
 from bluesminds.gateway.routing.catalog import ModelCatalog, ServerRegistry
 from bluesminds.gateway.routing.plans import Target
@@ -46,7 +47,7 @@ T = TypeVar("T")
 
 class Gateway(Struct, frozen=True):
     """`total_timeout`: seconds for one request, from its head to the last byte of its response.
-    `refuse_unpriced`: models without a price cannot be used.
+    `refuse_unpriced`: models without a price cannot be used. `cache` is None if responses are not cached.
     """
 
     keys: KeyAuthenticator
@@ -59,6 +60,7 @@ class Gateway(Struct, frozen=True):
     links: RequestLinks
     total_timeout: float
     refuse_unpriced: bool = False
+    cache: ResponseCache | None = None
 
     async def handle(
         self,
@@ -68,7 +70,7 @@ class Gateway(Struct, frozen=True):
         out: ResponseWriter,
     ) -> None:
         """Serve an operation that calls a model. Raises GatewayError only while nothing has been written."""
-        caller = call = linked = None
+        caller = call = linked = lookup = None
         try:
             changes = self.keys.changes
             caller = await self.keys.authenticate(context)
@@ -87,6 +89,9 @@ class Gateway(Struct, frozen=True):
                 linked = await self.links.resolve(match.operation, caller, source)
             call, body = read_call(context, match, caller, source, form, linked)
             check_model(caller, call.model)
+            if self.cache is not None:
+                alone = linked is None or (linked.servers is None and linked.stored is None)
+                lookup = self.cache.look_up(caller, call, body, linked=not alone)
             catalog = self._catalog(caller)
             route = None if catalog.routes is None else catalog.routes.match(call.model)
             only = None if linked is None else linked.servers
@@ -108,7 +113,10 @@ class Gateway(Struct, frozen=True):
                 raise exc.with_headers(as_text(self.limiter.headers(caller))) from None
             raise
         try:
-            await self._exchange(call, body, targets, routed, entry, out)
+            if lookup is None:
+                await self._exchange(call, body, targets, routed, entry, out)
+            else:
+                await self._exchange_cached(lookup, call, body, targets, routed, entry, out)
         except GatewayError as exc:
             error = await settle_failure(entry, exc)
             raise error.with_headers(as_text(self.relay.headers(entry))) from None
@@ -260,6 +268,29 @@ class Gateway(Struct, frozen=True):
 
     def _catalog(self, caller: Caller) -> ModelCatalog:
         return self.registry.keyless if caller.address else self.registry.catalog
+
+    async def _exchange_cached(
+        self,
+        lookup: CacheLookup,
+        call: Call,
+        body: CallBody,
+        targets: Sequence[Target],
+        routed: RoutedTargets | None,
+        entry: UsageEntry,
+        out: ResponseWriter,
+    ) -> None:
+        found = None
+        try:
+            with trio.CancelScope(deadline=call.context.started + self.total_timeout) as scope:
+                out.on_gone(scope.cancel)
+                found = await lookup.find()
+                if found is not None:
+                    body.release()
+                    await send_cached(found, entry, self.relay.headers(entry), out)
+            if found is None and not out.gone:
+                await self._exchange(call, body, targets, routed, entry, lookup.record(out))
+        finally:
+            lookup.close(complete=found is None and entry.outcome == "ok")
 
     async def _exchange(
         self,

@@ -18,6 +18,7 @@ from bluesminds.gateway.accounting import UsageEntry
 from bluesminds.gateway.call import Call, CallBody, JsonBody
 from bluesminds.gateway.recorder import usage_unrecorded_error
 from bluesminds.gateway.upstream.attempt import JSON_TYPE, Reply
+from bluesminds.gateway.upstream.endpoint import StreamRedactor
 from bluesminds.gateway.upstream.sender import Sender
 from bluesminds.http.client.pool import Response, UpstreamError
 from bluesminds.http.sse import MAX_EVENT, EventTooLarge
@@ -182,13 +183,14 @@ class Relay(Struct, frozen=True):
         out: ResponseWriter,
     ) -> None:
         """The client sees the end of the response after the usage row is durable."""
-        redact = reply.endpoint.redact
+        redactor = StreamRedactor(reply.endpoint.secrets)
         entry.begin_response(stage)
         await out.start(reply.status, reply.headers + self.headers(entry) + STREAM_HEADERS)
         data = reply.body
         try:
             while data:
-                await out.write(redact(stage.feed(data)))
+                if passed := redactor.feed(stage.feed(data)):
+                    await out.write(passed)
                 data = await response.receive()
         except UpstreamError as exc:
             self.sender.stream_failed(reply, type(exc).__name__)
@@ -205,7 +207,7 @@ class Relay(Struct, frozen=True):
             await entry.wait_durable()
         except GatewayError:
             out.abort()
-        await out.end()
+        await out.end(redactor.finish())
 
     def _end_stream(self, call: Call, reply: Reply, stage: Stage, entry: UsageEntry) -> bytes:
         """The server has ended its response. Returns the last bytes for the client."""

@@ -277,8 +277,7 @@ class WebSocket:
         self._write_interrupted = True
         try:
             for start in range(0, len(view), SEND_SLICE):
-                deadline = trio.current_time() + self._limits.write_seconds
-                await self._wire.send(view[start : start + SEND_SLICE], deadline)
+                await self._wire.send(view[start : start + SEND_SLICE], self._limits.write_seconds)
         except WireClosed:
             raise WebSocketClosed(CloseCode.ABNORMAL, "the connection was lost") from None
         except WireTimeout:

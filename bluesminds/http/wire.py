@@ -1,4 +1,4 @@
-"""One connected byte stream, plain or TLS, with absolute deadlines and no hidden checkpoints.
+"""One connected byte stream, plain or TLS, with deadlines and no hidden checkpoints.
 
 `receive` always waits for the kernel first, so every read is a scheduling point and read loops are fair.
 `send` tries the kernel first and yields only when its buffer is full: most responses take one system call.
@@ -43,8 +43,8 @@ class Wire(Protocol):
     async def receive(self, deadline: float = NEVER) -> bytes:
         """The next bytes, at most RECEIVE_BYTES; b"" when the peer has finished sending."""
 
-    async def send(self, data: bytes | bytearray | memoryview, deadline: float = NEVER) -> None:
-        """Pass all of data to the kernel."""
+    async def send(self, data: bytes | bytearray | memoryview, seconds: float = NEVER) -> None:
+        """Pass all of data to the kernel within `seconds`."""
 
     def send_now(self, data: bytes) -> None:
         """Send without waiting; what the kernel does not accept is dropped."""
@@ -96,7 +96,7 @@ class SocketWire:
         finally:
             self.read_deadline = NEVER
 
-    async def send(self, data: bytes | bytearray | memoryview, deadline: float = NEVER) -> None:
+    async def send(self, data: bytes | bytearray | memoryview, seconds: float = NEVER) -> None:
         try:
             sent = self._sock.send(data)
         except (BlockingIOError, InterruptedError):
@@ -104,7 +104,7 @@ class SocketWire:
         except (OSError, ValueError) as exc:
             raise WireClosed from exc
         if sent < len(data):
-            await self._send_rest(memoryview(data)[sent:], deadline)
+            await self._send_rest(memoryview(data)[sent:], trio.current_time() + seconds)
 
     async def _send_rest(self, rest: memoryview, deadline: float) -> None:
         sock = self._sock
@@ -179,8 +179,8 @@ class TLSWire:
         finally:
             self.read_deadline = NEVER
 
-    async def send(self, data: bytes | bytearray | memoryview, deadline: float = NEVER) -> None:
-        self.write_deadline = deadline
+    async def send(self, data: bytes | bytearray | memoryview, seconds: float = NEVER) -> None:
+        self.write_deadline = trio.current_time() + seconds
         try:
             await self._stream.send_all(data)
         except trio.ClosedResourceError as exc:

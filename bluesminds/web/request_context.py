@@ -31,6 +31,7 @@ def read_request_context(
     """
     request_id: bytes | None = None
     origin: bytes | None = None
+    cache_control = b""
     found: dict[bytes, bytes] = {}
     forward: list[tuple[bytes, bytes]] = []
     for header in scope["headers"]:
@@ -46,6 +47,8 @@ def read_request_context(
         elif name == b"origin":
             # Browsers send one; joined, two headers match no allowed origin.
             origin = header[1] if origin is None else origin + b"," + header[1]
+        elif name == b"cache-control":
+            cache_control = header[1]
     at_ms = clock.now_ms()
     own_id = uuid7(at_ms)
     header_name, credential = _credential(found)
@@ -67,6 +70,7 @@ def read_request_context(
         forward=tuple(forward),
         at_ms=at_ms,
         started=trio.current_time(),
+        cache_control=cache_control.decode("latin-1"),
     )
 
 

@@ -7,7 +7,7 @@ joined.
 """
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Final, Literal
 
 from msgspec import Struct
 
@@ -19,6 +19,9 @@ from bluesminds.wire.json_text import Fields
 Role = Literal["user", "assistant", "system"]
 StopReason = Literal["end", "length", "sequence", "tool", "filter", "pause"]
 PartKind = Literal["text", "refusal", "thinking", "redacted", "tool"]
+# Formats with one place for encrypted reasoning say with these what it is.
+SIGNATURE: Final = "signature:"
+REDACTED: Final = "redacted:"
 
 
 class TextPart(Struct, frozen=True):

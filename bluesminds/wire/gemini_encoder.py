@@ -12,6 +12,7 @@ from msgspec import Raw
 from bluesminds.common.values import NO_USAGE, Usage
 from bluesminds.http.sse import write_event
 from bluesminds.wire.conversation import (
+    REDACTED,
     ConversationRequest,
     PartClosed,
     PartDelta,
@@ -25,7 +26,7 @@ from bluesminds.wire.conversation import (
     UsageReported,
 )
 from bluesminds.wire.gemini_errors import write_gemini_failure
-from bluesminds.wire.gemini_signatures import REDACTED, seal
+from bluesminds.wire.gemini_signatures import seal
 from bluesminds.wire.json_text import NOT_JSON
 
 STOPS: Final[dict[StopReason, str]] = {

@@ -6,12 +6,9 @@ change the alphabet. Signatures without the mark are Google's, and other servers
 
 import base64
 import binascii
-from typing import Final
 
+from bluesminds.wire.conversation import REDACTED, SIGNATURE
 from bluesminds.wire.gemini_fields import standard_base64
-
-SIGNATURE: Final = "signature:"
-REDACTED: Final = "redacted:"
 
 
 def seal(signature: str, mark: str = SIGNATURE) -> str:

@@ -13,6 +13,8 @@ import msgspec
 from bluesminds.common.values import NO_USAGE
 from bluesminds.http.sse import write_event
 from bluesminds.wire.conversation import (
+    REDACTED,
+    SIGNATURE,
     ConversationRequest,
     PartClosed,
     PartDelta,
@@ -37,7 +39,6 @@ from bluesminds.wire.responses_output import (
     call_output,
     text_output,
 )
-from bluesminds.wire.responses_requests import REDACTED, SIGNATURE
 from bluesminds.wire.responses_tools import client_tools_by_name
 
 _ILLEGAL: Final = re.compile(r"[^A-Za-z0-9_-]")  # what an id must not have

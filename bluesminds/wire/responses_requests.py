@@ -12,6 +12,8 @@ from msgspec import Raw
 
 from bluesminds.wire.chat_requests import FILE_NAME, read_data_url
 from bluesminds.wire.conversation import (
+    REDACTED,
+    SIGNATURE,
     ConversationRequest,
     MediaPart,
     Part,
@@ -33,8 +35,6 @@ from bluesminds.wire.responses_tools import SEARCH, ToolReader, function_name, w
 
 # Before what another server's format calls a signature, or redacted reasoning. OpenAI's own encrypted
 # reasoning has neither, and only OpenAI's servers can read it.
-SIGNATURE: Final = "signature:"
-REDACTED: Final = "redacted:"
 _MEANINGFUL: Final = {
     "previous_response_id": "send the whole conversation as `input`.",
     "conversation": "send the whole conversation as `input`.",

@@ -103,6 +103,20 @@ CREATE TABLE servers (
 
 CREATE UNIQUE INDEX servers_name ON servers (name);
 
+-- The servers that get the requests for a model
+CREATE TABLE routes (
+    id TEXT NOT NULL PRIMARY KEY,
+    model TEXT NOT NULL, -- a name, or the start of names and *
+    targets TEXT NOT NULL, -- JSON list of objects
+    policy TEXT NOT NULL,
+    fallback TEXT NOT NULL, -- JSON list of names
+    fallback_on TEXT NOT NULL, -- JSON list of reasons
+    created_at BIGINT NOT NULL,
+    updated_at BIGINT NOT NULL
+);
+
+CREATE UNIQUE INDEX routes_model ON routes (model);
+
 -- Stored responses, and objects at servers
 
 -- Responses that the gateway keeps itself. A response continues the one in previous_id, if any.

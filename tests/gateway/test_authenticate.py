@@ -34,11 +34,12 @@ def context(
     client: str = "127.0.0.1",
     origin: str | None = None,
     endpoint: str = "chat.completions",
+    started: float = 0.0,
 ) -> RequestContext:
     return RequestContext(
         id="i", request_id="r", method="POST", path="/v1/x",
         endpoint=endpoint, credential=credential, client=client, origin=origin,
-        credential_header="authorization", forward=(), at_ms=at_ms, started=0.0,
+        credential_header="authorization", forward=(), at_ms=at_ms, started=started,
     )  # fmt: skip
 
 
@@ -78,7 +79,7 @@ def authenticator(table: Table, *, cache_seconds: float = 5.0) -> KeyAuthenticat
         clock=SystemClock(),
         cache_seconds=cache_seconds,
         tiers={"free": LimitSet(rpm=7, concurrency=3)},
-        is_open=lambda caller: True,
+        is_open=lambda caller, now: True,
     )
 
 
@@ -99,7 +100,7 @@ async def test_key_is_looked_up_again_after_cache_seconds(mock_clock: MockClock)
     assert (caller.key_id, caller.user_id) == (table.row.id, table.row.user_id)  # type: ignore[union-attr]
     assert (caller.key_limits, caller.user_limits) == (LimitSet(rpm=60), LimitSet())
     mock_clock.jump(5.01)
-    await keys.authenticate(context())
+    await keys.authenticate(context(started=5.01))
     assert table.queries == 2
     keys.authorize_use(caller, context())
     assert keys.last_used == {caller.key_id: NOW}

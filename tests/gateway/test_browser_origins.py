@@ -34,7 +34,7 @@ async def no_key(digest: bytes) -> KeyHolder | None:
 
 def authenticator() -> KeyAuthenticator:
     return KeyAuthenticator(
-        no_key, pepper=b"pepper", clock=SystemClock(), cache_seconds=5.0, tiers={}, is_open=lambda _: True
+        no_key, pepper=b"pepper", clock=SystemClock(), cache_seconds=5.0, tiers={}, is_open=lambda *_: True
     )
 
 

@@ -254,17 +254,39 @@ async def test_refusal_that_every_model_repeats_is_passed_on(
     assert (len(models.asked), len(second.asked)) == (1, 1)
 
 
-async def test_attempts_bound_all_models_together(
+async def test_twice_the_attempts_bound_all_models_together(
     start: Start, models: ModelServer, second: ModelServer
 ) -> None:
     names = [f"other-{n}" for n in range(5)]
     gateway = await start(
-        route("m", "one", fallback=names), *(route(name, "two") for name in names), upstream={"attempts": 4}
+        route("m", "one", fallback=names), *(route(name, "two") for name in names), upstream={"attempts": 2}
     )
     models.default = second.default = refusal(500)
     answer = await gateway.chat()
     assert (answer.status_code, answer.headers["x-bluesminds-attempts"]) == (502, "4")
     assert asked_models(models) + asked_models(second) == ["m", "m", "other-0", "other-1"]
+
+
+async def test_model_with_as_many_servers_as_attempts_reaches_its_fallback(
+    start: Start, models: ModelServer, second: ModelServer
+) -> None:
+    targets = [{"server": "one", "model": name} for name in ("a", "b", "c", "d")]
+    gateway = await start(route("m", *targets, fallback=["other"]), route("other", "two"))
+    models.default = refusal(500)
+    answer = await gateway.chat()
+    assert (answer.status_code, answer.headers["x-bluesminds-model"]) == (200, "other")
+    assert (len(set(asked_models(models))), asked_models(second)) == (3, ["other"])
+
+
+async def test_one_attempt_for_each_model_leads_to_the_fallback(
+    start: Start, models: ModelServer, second: ModelServer
+) -> None:
+    gateway = await start(
+        route("m", "one", fallback=["other"]), route("other", "two"), upstream={"attempts": 1}
+    )
+    models.default = refusal(500)
+    assert (await gateway.chat()).headers["x-bluesminds-model"] == "other"
+    assert len(models.asked) == 1
 
 
 async def test_model_whose_servers_are_ejected_gives_way_to_its_fallback(

@@ -388,6 +388,17 @@ async def test_server_that_cannot_be_reached_is_left_before_the_upload_flows(
     assert models.asked[0].received.body == body
 
 
+async def test_upload_that_fails_at_a_second_server_is_not_repeated_by_sdks(
+    nursery: trio.Nursery, home: Path, models: ModelServer
+) -> None:
+    servers = [entry("gone", "http://127.0.0.1:1/v1", priority=0), entry("two", models.url, priority=1)]
+    gateway = await gateways.start(nursery, home, servers=servers)
+    models.plan(refusal(500))
+    answer = await upload(gateway, large(3 * MIB))
+    assert (code_of(answer), len(models.asked)) == ((502, "upstream_error"), 1)
+    assert (answer.headers["x-bluesminds-attempts"], answer.headers["x-should-retry"]) == ("2", "false")
+
+
 async def test_failure_after_the_upload_flowed_is_final(
     pair: Gateway, models: ModelServer, second: ModelServer
 ) -> None:

@@ -265,7 +265,7 @@ async def test_ai_sdk_cases_have_the_right_results(site: Site, provider: str) ->
     else:
         assert broken["error"]["message"] == CUT
     done = {"text": "Hello world", "finishReason": "stop", "usage": True}
-    cities = ['{"name":"weather","content":"rain in %s"}' % city for city in ("Oslo", "Rome")]
+    cities = [f'{{"name":"weather","content":"rain in {city}"}}' for city in ("Oslo", "Rome")]
     result = RESULT if provider != "google" else f"The tool returned {', '.join(cities)}"
     assert results == {
         "plain": done,

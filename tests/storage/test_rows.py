@@ -1,10 +1,18 @@
-"""The tables of users, servers and settings."""
+"""The tables of users, servers, routes and settings."""
 
 from dataclasses import replace
 
 import pytest
 
 from storage import IntegrityError, Store
+from storage.routes import (
+    RouteRow,
+    delete_route,
+    insert_route,
+    select_route,
+    select_routes,
+    update_route,
+)
 from storage.servers import (
     ServerRow,
     delete_server,
@@ -101,3 +109,41 @@ async def test_setting_put_twice_is_replaced(store: Store) -> None:
     assert await store.read(select_setting, "token") == "three"
     assert await store.write(delete_setting, "token")
     assert not await store.write(delete_setting, "token")
+
+
+ROUTE = RouteRow(
+    id=uuid7(serial=1),
+    model="gpt-5*",
+    targets='[{"server": "größe"}]',
+    policy="weighted",
+    fallback=("small", "größe"),
+    fallback_on=("error",),
+    created_at=NOON,
+    updated_at=NOON,
+)
+
+
+async def test_route_inserted_is_read_back(store: Store) -> None:
+    other = replace(ROUTE, id=uuid7(serial=2), model="a", fallback=(), fallback_on=())
+    for row in (ROUTE, other):
+        await store.write(insert_route, row)
+    assert await store.read(select_routes) == [ROUTE, other]
+    assert await store.read(select_route, other.id) == other
+    assert await store.read(select_route, uuid7(serial=3)) is None
+    changed = replace(ROUTE, model="b", targets="[]", policy="cheapest", updated_at=NOON + 1)
+    assert await store.write(update_route, changed)
+    assert await store.read(select_route, ROUTE.id) == changed
+    assert await store.write(delete_route, other.id)
+    assert not await store.write(delete_route, other.id)
+    assert not await store.write(update_route, other)
+    assert await store.read(select_routes) == [changed]
+
+
+async def test_route_second_one_for_a_model_is_a_conflict(store: Store) -> None:
+    await store.write(insert_route, ROUTE)
+    other = replace(ROUTE, id=uuid7(serial=2), model="a")
+    with pytest.raises(IntegrityError):
+        await store.write(insert_route, replace(ROUTE, id=uuid7(serial=2)))
+    await store.write(insert_route, other)
+    with pytest.raises(IntegrityError):
+        await store.write(update_route, replace(other, model=ROUTE.model))

@@ -94,6 +94,12 @@ POST /api/admin/servers/{name}/test
 GET /api/admin/prices
 PUT /api/admin/prices
 DELETE /api/admin/prices
+GET /api/admin/routes
+POST /api/admin/routes
+PATCH /api/admin/routes/{route_id}
+DELETE /api/admin/routes/{route_id}
+GET /api/admin/models
+GET /api/admin/explain
 GET /api/admin/usage
 GET /api/admin/keys
 POST /api/admin/keys

@@ -25,6 +25,7 @@ KEY = {
         "metadata",
     ),
 }
+ROUTE = {"model", "targets", "policy", "fallback", "fallback_on"}
 # What each write may say, and a body that it takes, written down a second time.
 WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
     "POST /api/setup": (
@@ -83,6 +84,8 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
         },
         {"weight": 2},
     ),
+    "POST /api/admin/routes": (ROUTE, {"model": "new", "targets": ["one"]}),
+    "PATCH /api/admin/routes/{route_id}": (ROUTE, {"policy": "weighted"}),
 }
 WITHOUT_BODY = {
     "POST /api/auth/logout",
@@ -142,6 +145,7 @@ async def test_write_routes_reject_column_names(callers: Callers) -> None:
     columns = {column for names in tables(gateway).values() for column in names} | {*GUESSES, *LIMITS}
     assert {"role", "password_hash", "digest", "user_id", "disabled_at", "sealed_api_key"} <= columns
     path_values = {"key_id": callers.key_ids["good"], "user_id": callers.users["other"], "name": "x"}
+    path_values["route_id"] = "x"
     bearers = {
         role: {"authorization": f"Bearer {(await callers.session(role))[0]}"} for role in ("user", "admin")
     }

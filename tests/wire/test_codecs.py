@@ -12,6 +12,7 @@ from bluesminds.http.sse import EventSplitter
 from bluesminds.wire.base import Codec
 from bluesminds.wire.chat_codec import CHAT_CODEC
 from bluesminds.wire.conversation import (
+    REDACTED,
     ConversationReply,
     ConversationRequest,
     EncodingOptions,
@@ -23,7 +24,7 @@ from bluesminds.wire.conversation import (
     reply_of_events,
 )
 from bluesminds.wire.gemini_codec import GEMINI_CODEC
-from bluesminds.wire.gemini_signatures import REDACTED, seal
+from bluesminds.wire.gemini_signatures import seal
 from bluesminds.wire.json_text import write_fields
 from bluesminds.wire.messages_codec import MESSAGES_CODEC
 from bluesminds.wire.requests import read_body

@@ -13,13 +13,13 @@ from bluesminds.common.errors import InvalidRequest
 from bluesminds.common.values import Usage
 from bluesminds.wire.base import Codec
 from bluesminds.wire.chat_codec import CHAT_CODEC
-from bluesminds.wire.conversation import EncodingOptions, ToolCallPart, ToolDefinition
+from bluesminds.wire.conversation import REDACTED, EncodingOptions, ToolCallPart, ToolDefinition
 from bluesminds.wire.errors import ErrorDetail
 from bluesminds.wire.gemini import GEMINI, GEMINI_COUNT, estimate_count
 from bluesminds.wire.gemini_codec import GEMINI_CODEC
 from bluesminds.wire.gemini_passthrough import GeminiPassthrough
 from bluesminds.wire.gemini_schema import write_json_schema
-from bluesminds.wire.gemini_signatures import REDACTED, seal, unseal
+from bluesminds.wire.gemini_signatures import seal, unseal
 from bluesminds.wire.messages_codec import MESSAGES_CODEC
 from bluesminds.wire.responses_codec import RESPONSES_CODEC
 from bluesminds.wire.translation import Translation

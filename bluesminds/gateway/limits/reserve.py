@@ -132,9 +132,8 @@ class RateLimiter:
         self.open_account(USER + holder.key.user_id, user)
         return holder
 
-    def is_open(self, caller: Caller) -> bool:
-        """Whether the caller's accounts are open. They then stay open for IDLE_SECONDS."""
-        now = self.monotonic()
+    def is_open(self, caller: Caller, now: float) -> bool:
+        """Whether the caller's accounts are open. They then stay open for IDLE_SECONDS from `now`."""
         for subject in (KEY + caller.key_id, USER + caller.user_id):
             account = self._accounts.get(subject)
             if account is None:

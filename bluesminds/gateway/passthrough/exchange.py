@@ -16,12 +16,13 @@ from bluesminds.gateway.passthrough.paths import RelayPath
 from bluesminds.gateway.passthrough.references import FoundIds, kinds_in_answer, with_own_urls, write_query
 from bluesminds.gateway.relay import Headers, Relay, ResponseWriter
 from bluesminds.gateway.server_objects import ServerObjects
+from bluesminds.gateway.upstream.endpoint import StreamRedactor
 from bluesminds.gateway.upstream.raw import RawReply, RawRequest, RawSender
 from bluesminds.http.asgi import ResponseAborted
 from bluesminds.http.client.pool import UpstreamError
 from bluesminds.wire.base import Format
 
-MAX_ANSWER: Final = 1024 * 1024  # bytes of a JSON answer in which ids are looked for
+MAX_SEARCHED: Final = 1024 * 1024  # bytes of a JSON answer in which ids are looked for
 
 
 class RelayedRequest(Struct, frozen=True):
@@ -137,22 +138,24 @@ class RelayExchange(Struct, frozen=True):
         end of the framing.
         """
         missing = _declared_length(reply)
+        redactor = StreamRedactor(reply.endpoint.secrets)
         piece = beginning or await reply.response.receive()
         entry.begin_response()
         await out.start(reply.status, reply.headers + self.relay.headers(entry))
         last = b""
         while piece:
+            passed = redactor.feed(piece)
             if missing is not None and (missing := missing - len(piece)) <= 0:
-                last = piece
-            else:
-                await out.write(piece)
+                last = passed
+            elif passed:
+                await out.write(passed)
             piece = await reply.response.receive()
         entry.finish(reply.status, "ok", NO_USAGE)
         try:
             await entry.wait_durable()
         except GatewayError as exc:
             raise ResponseAborted(exc.message) from exc
-        await out.end(last)
+        await out.end(last + redactor.finish())
 
     async def _record_new(self, relayed: RelayedRequest, body: bytes) -> None:
         """Record the objects that the answer names as the account's. An id that the client has named is not
@@ -219,10 +222,10 @@ def _is_json(reply: RawReply) -> bool:
 
 
 async def _read_beginning(reply: RawReply) -> tuple[bytes, bool]:
-    """Up to MAX_ANSWER bytes of the answer, and whether that is all of it."""
+    """Up to MAX_SEARCHED bytes of the answer, and whether that is all of it."""
     parts: list[bytes] = []
     size = 0
-    while size <= MAX_ANSWER:
+    while size <= MAX_SEARCHED:
         piece = await reply.response.receive()
         if not piece:
             return b"".join(parts), True

@@ -143,7 +143,9 @@ def _configured_rows(server: Server) -> list[ModelRow]:
 
 
 class ServerRegistry:
-    """The current servers: `configured` ones and those that `load_servers` reads from the database."""
+    """The current servers and routes: those of the configuration, and those that `load_servers` and
+    `load_routes` read from the database. Routes of the configuration come first.
+    """
 
     def __init__(
         self,
@@ -153,7 +155,8 @@ class ServerRegistry:
         load: LoadRegistry,
         rotations: RotationRegistry,
         *,
-        routes: Sequence[ModelRoute] = (),
+        routes: Sequence[ModelRoute],
+        load_routes: Callable[[], Awaitable[Sequence[ModelRoute]]],
         find_price: PriceFinder = find_no_price,
     ) -> None:
         self._configured = tuple(configured)
@@ -162,12 +165,15 @@ class ServerRegistry:
         self._health = health
         self._load = load
         self._rotations = rotations
-        self._routes = tuple(routes)
+        self._configured_routes = tuple(routes)
+        self._load_routes = load_routes
+        self.routes: Sequence[ModelRoute] = self._configured_routes
         self._discovered: dict[str, list[ModelRow]] = {}
         self._build_catalogs(self._configured)
 
     async def reload(self) -> None:
-        """Read the stored servers again. Raises what `load_servers` raises."""
+        """Read the stored servers and routes again. Raises StorageError."""
+        self.routes = (*self._configured_routes, *await self._load_routes())
         self._replace(merge_servers(self._configured, await self._load_servers()))
 
     def prices_changed(self) -> None:
@@ -195,8 +201,8 @@ class ServerRegistry:
         self._build_catalogs(servers)
 
     def _build_catalogs(self, servers: Sequence[Server]) -> None:
-        self._load.enabled = bool(self._routes)
-        self._rotations.keep_only({route.model for route in self._routes})
+        self._load.enabled = bool(self.routes)
+        self._rotations.keep_only({route.model for route in self.routes})
         self.relays = any(server.passthrough or server.passthrough_paths for server in servers)
-        self.catalog = ModelCatalog(servers, self._discovered, self._routes, find_price=self._find_price)
+        self.catalog = ModelCatalog(servers, self._discovered, self.routes, find_price=self._find_price)
         self.keyless = ModelCatalog(servers, self._discovered, find_price=self._find_price, keyless=True)

@@ -30,6 +30,10 @@ class RoutedTargets:
         """The targets that are left, in no particular order."""
         return [one.target for group in self._groups for one in group.candidates]
 
+    def preview(self) -> Sequence[tuple[ModelCandidates, Sequence[Target]]]:
+        """The models that are left with their targets, best first. It uses no turn of a rotation."""
+        return [(group, self._balancer.order(group, self._request, commit=False)) for group in self._groups]
+
     def first(self) -> Sequence[Target]:
         """The targets of the first model, best first. Empty if there is none at all."""
         if not self._groups:

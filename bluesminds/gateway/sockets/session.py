@@ -278,7 +278,8 @@ class SocketSession:
             until = self._keys.cached_until(self._context)
             with trio.move_on_at(max(until, trio.current_time() + SHORTEST_RECHECK)):
                 await self._keys.wait_changed()
-            context = structs.replace(self._context, at_ms=self._clock.now_ms())
+            now_ms, now = self._clock.now_ms(), trio.current_time()
+            context = structs.replace(self._context, at_ms=now_ms, started=now)
             try:
                 caller = await self._keys.authenticate(context)
                 check_client(caller, context)

@@ -61,11 +61,45 @@ class UpstreamEndpoint(Struct, frozen=True):
         return (*(one for one in self.headers if one[0] not in sent), *forward)
 
     def redact(self, data: bytes) -> bytes:
-        """The data without the server's key."""
+        """Complete data without the server's key."""
         for secret in self.secrets:
             if secret in data:
                 data = data.replace(secret, b"[redacted]")
         return data
+
+
+class StreamRedactor:
+    """Masks secrets in bytes that arrive in pieces. The length stays the same: the client may know it.
+    Bytes that may begin a secret are held back.
+    """
+
+    __slots__ = ("_held", "_secrets")
+
+    def __init__(self, secrets: tuple[bytes, ...]) -> None:
+        self._secrets = secrets
+        self._held = b""
+
+    def feed(self, piece: bytes) -> bytes:
+        data = self._held + piece
+        for secret in self._secrets:
+            if secret in data:
+                data = data.replace(secret, b"*" * len(secret))
+        end = len(data) - max((_begun(data, secret) for secret in self._secrets), default=0)
+        self._held = data[end:]
+        return data[:end]
+
+    def finish(self) -> bytes:
+        """The bytes that were held back."""
+        held, self._held = self._held, b""
+        return held
+
+
+def _begun(data: bytes, secret: bytes) -> int:
+    """The number of bytes at the end of the data with which the secret begins."""
+    at = data.find(secret[:1], max(0, len(data) - len(secret) + 1))
+    while at >= 0 and not secret.startswith(data[at:]):
+        at = data.find(secret[:1], at + 1)
+    return 0 if at < 0 else len(data) - at
 
 
 def server_secrets(server: Server) -> tuple[bytes, ...]:

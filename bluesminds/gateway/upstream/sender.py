@@ -6,8 +6,8 @@ other server is left and the failure is safe to repeat, a server is tried again 
 request (any other 4xx) is final. A response that is not streamed has no time limit except the total timeout,
 because the next server would charge for the request again.
 
-The fallback models of a route come before a second attempt, but the only server of a model is tried once more
-before them. They also come after a refusal that depends on the model, if the route says so.
+The fallback models of a route come before a second attempt, but the only server of the first model is tried
+once more before them. They also come after a refusal that depends on the model, if the route says so.
 """
 
 import math
@@ -43,6 +43,7 @@ from bluesminds.wire.errors import ErrorDetail, refusal_kind
 from bluesminds.wire.support import Refusal, Support, blames_field, find_refusal, names_forced_usage
 
 MAX_LEARNED = 1000  # pairs of a server and a model
+ALL_MODELS = 2  # attempts for a model and its fallback models together, as a multiple of those for one model
 _FULL = Support()
 _WITHOUT_USAGE = Support(usage=False)
 
@@ -65,7 +66,7 @@ class _Try(Struct, frozen=True):
 
 
 class Sender:
-    """`attempts`: maximum attempts for one request, over all servers."""
+    """`attempts`: maximum attempts of one request for each model, over all its servers."""
 
     def __init__(
         self,
@@ -136,6 +137,8 @@ class Sender:
         routed: RoutedTargets | None = None,
     ) -> T:
         waiting = [_Try(target) for target in targets]
+        failed: dict[str, int] = {}  # attempts by model
+        most = self._attempts if routed is None else ALL_MODELS * self._attempts
         tries = 0
         while True:
             tries += 1
@@ -146,7 +149,7 @@ class Sender:
             begin(turn.target)
             outcome = await attempt(turn.target)
             if not isinstance(outcome, AttemptFailure):
-                if routed is None or tries >= self._attempts:
+                if routed is None or tries >= most:
                     return outcome
                 if not (more := self._take_after_refusal(call, turn.target, outcome, body, routed)):
                     return outcome
@@ -154,20 +157,24 @@ class Sender:
                 continue
             self._record_failure(call, turn.target, outcome)
             if body is not None and not body.repeatable:
-                raise _upload_error(outcome)
+                raise _final_error(_upload_error(outcome.error), tries)
+            model = turn.target.serves
+            failed[model] = failed.get(model, 0) + 1
             again = None
-            if outcome.repeatable:
+            if failed[model] >= self._attempts:
+                waiting = [one for one in waiting if one.target.serves != model]
+            elif outcome.repeatable:
                 pause = self._backoff.pause(turn.repetition, outcome.retry_after)
                 again = _Try(turn.target, trio.current_time() + pause, turn.repetition + 1)
-            if routed is not None and tries < self._attempts and all(one.repetition for one in waiting):
-                is_only = not waiting and again is not None and again.repetition == 1
-                if not (is_only and outcome.kind == "error" and tries + 1 < self._attempts):
+            if routed is not None and tries < most and all(one.repetition for one in waiting):
+                is_only = not (model or waiting) and again is not None and again.repetition == 1
+                if not (is_only and outcome.kind == "error"):
                     more = self._take(call, turn.target, outcome.kind, routed)
                     waiting += [_Try(target) for target in more]
             if again is not None:
                 waiting.append(again)
-            if not waiting or tries >= self._attempts:
-                raise _final_error(outcome, tries)
+            if not waiting or tries >= most:
+                raise _final_error(outcome.error, tries)
 
     def _take_after_refusal(
         self, call: Call, target: Target, outcome: object, body: CallBody | None, routed: RoutedTargets
@@ -393,15 +400,13 @@ def _find_refusal(
     return find_refusal(support, body.conversation, reply.error, bound=bound)
 
 
-def _upload_error(failure: AttemptFailure) -> UpstreamFailed:
-    error = failure.error
+def _upload_error(error: UpstreamFailed) -> UpstreamFailed:
     message = f"{error.message} The upload had begun, so it went to no other server."
     return UpstreamFailed(error.status, error.code, message, headers=error.headers)
 
 
-def _final_error(failure: AttemptFailure, tries: int) -> UpstreamFailed:
+def _final_error(error: UpstreamFailed, tries: int) -> UpstreamFailed:
     """SDKs should not retry if the gateway has retried already. The exception is 429, because SDKs wait
     longer than the gateway.
     """
-    error = failure.error
     return error if tries == 1 or error.status == 429 else error.with_headers({"x-should-retry": "false"})

@@ -104,7 +104,7 @@ async def send_request(
     connection.start_request(now, head_only=method == b"HEAD")
     try:
         if isinstance(body, bytes) and len(body) <= SINGLE_SEND_BYTES:
-            await _send_at_once(connection, head + body, now + timeouts.write)
+            await _send_at_once(connection, head + body, timeouts.write)
             connection.sent_at = trio.current_time()
             connection.head_deadline = connection.sent_at + timeouts.first_byte
             await connection.read_head()
@@ -118,9 +118,9 @@ async def send_request(
         raise UpstreamCut("the connection was lost before a response", phase="head", sent=True) from exc
 
 
-async def _send_at_once(connection: UpstreamConnection, data: bytes, deadline: float) -> None:
+async def _send_at_once(connection: UpstreamConnection, data: bytes, seconds: float) -> None:
     try:
-        await connection.wire.send(data, deadline)
+        await connection.wire.send(data, seconds)
     except WireTimeout:
         raise _write_timeout() from None
     except WireClosed:

@@ -87,7 +87,7 @@ class ClientHandshake:
         except (LocalProtocolError, h11.ProtocolError):
             raise ValueError("a header of the handshake is malformed") from None
         try:
-            await self._wire.send(head, trio.current_time() + self._timeouts.write)
+            await self._wire.send(head, self._timeouts.write)
         except WireTimeout:
             raise WriteTimeout(
                 "the upstream stopped accepting the request", phase="write", sent=True

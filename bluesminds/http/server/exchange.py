@@ -174,11 +174,11 @@ class HTTP1Exchange:
         wire, timeout = self._wire, self._server.limits.write_timeout
         try:
             if len(data) <= SEND_SLICE:
-                await wire.send(data, trio.current_time() + timeout)
+                await wire.send(data, timeout)
             else:
                 view = memoryview(data)
                 for start in range(0, len(data), SEND_SLICE):
-                    await wire.send(view[start : start + SEND_SLICE], trio.current_time() + timeout)
+                    await wire.send(view[start : start + SEND_SLICE], timeout)
         except WireClosed:
             self.client_disconnected()
             raise ClientDisconnected("the client has disconnected") from None
@@ -255,4 +255,4 @@ async def send_rejection(server: ServerContext, wire: Wire, rejection: Rejection
     """Send a rejection if the client reads it within REJECTION_SECONDS; count and report it."""
     request_id = server.count_rejection(rejection, client)
     with contextlib.suppress(WireClosed, WireTimeout):
-        await wire.send(rejection.response(request_id), trio.current_time() + REJECTION_SECONDS)
+        await wire.send(rejection.response(request_id), REJECTION_SECONDS)

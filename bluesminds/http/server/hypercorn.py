@@ -82,7 +82,7 @@ class _WireStream:
 
     async def send_all(self, data: bytes) -> None:
         try:
-            await self._wire.send(data, trio.current_time() + self._server.limits.write_timeout)
+            await self._wire.send(data, self._server.limits.write_timeout)
         except WireClosed:
             raise trio.BrokenResourceError from None
         except WireTimeout:

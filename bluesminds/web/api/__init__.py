@@ -1,21 +1,27 @@
 """The control plane's HTTP API, one module per subject, and its complete route list."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from msgspec import Struct
 
 from bluesminds.accounts.services import AccountServices
 from bluesminds.common.clock import Clock
+from bluesminds.common.routes import ModelRoute
 from bluesminds.common.values import InUse, Server
 from bluesminds.gateway.prices.book import PriceBook
 from bluesminds.gateway.probe import ProbeResult
+from bluesminds.gateway.routing.catalog import ModelCatalog
+from bluesminds.gateway.routing.explain import Explanation, RouteQuestion
 from bluesminds.gateway.routing.health import ServerStatus
 from bluesminds.web.api import (
     audit,
     auth,
+    explain,
     invites,
     keys,
     limits,
+    model_routes,
+    models,
     prices,
     servers,
     sessions,
@@ -45,6 +51,14 @@ class GatewayControls(Struct, frozen=True):
     """Called after a change of the prices in the database."""
     usage_now: Callable[[str], InUse]
     """What a limited account, "key:ID" or "user:ID", uses at this moment."""
+    list_routes: Callable[[], Awaitable[Sequence[ModelRoute]]]
+    """All routes: those of the configuration and those of the database."""
+    routes_changed: Callable[[], Awaitable[None]]
+    """Called after a change of the routes in the database."""
+    catalog: Callable[[], Awaitable[ModelCatalog]]
+    """The current servers by model."""
+    explain: Callable[[RouteQuestion], Awaitable[Explanation]]
+    """What would be done with a request now."""
 
 
 def api_routes(accounts: AccountServices, controls: GatewayControls, clock: Clock) -> list[Route]:
@@ -69,6 +83,17 @@ def api_routes(accounts: AccountServices, controls: GatewayControls, clock: Cloc
                 accounts.prices, controls.price_book, controls.prices_changed, controls.list_servers, clock
             )
         ),
+        *model_routes.routes(
+            model_routes.RouteHandlers(
+                accounts.routes,
+                controls.list_routes,
+                controls.routes_changed,
+                controls.list_servers,
+                lambda: accounts.servers.locked,
+            )
+        ),
+        *explain.routes(explain.ExplainHandlers(accounts.keys, controls.explain)),
+        *models.routes(models.ModelHandlers(controls.catalog)),
         *usage.routes(usage.UsageHandlers(accounts.usage)),
         *limits.routes(limits.LimitHandlers(accounts.limits, controls.usage_now)),
         *audit.routes(audit.AuditHandlers(accounts.audit)),

@@ -135,6 +135,7 @@ class ServerHandlers(Struct, frozen=True):
 
     async def change(self, principal: Principal, name: str, body: ServerPatch) -> ServerView:
         """Change a server of the database. Omitted fields stay the same."""
+        await self._check_stored(name)
         if body.url is not UNSET:
             _check_url(body.url)
         if body.headers is not UNSET:
@@ -148,6 +149,15 @@ class ServerHandlers(Struct, frozen=True):
         await self.changed()
         return _view(changed, self.status(name))
 
+    async def _check_stored(self, name: str) -> None:
+        """Raises Conflict for a server that is not in the database."""
+        for server in await self.now():
+            if server.name == name and server.origin != "table":
+                message = (
+                    f"The server {name} is in the configuration. Change it there, and restart the gateway."
+                )
+                raise Conflict("read_only", message)
+
     async def _check_discovery(self, name: str) -> None:
         """Raises InvalidRequest if the models of a server cannot be discovered."""
         for server in await self.now():
@@ -156,6 +166,7 @@ class ServerHandlers(Struct, frozen=True):
 
     async def remove(self, principal: Principal, name: str) -> None:
         """Remove a server. Running requests are completed."""
+        await self._check_stored(name)
         await self.servers.remove(principal.actor, name)
         await self.changed()
 
@@ -236,6 +247,8 @@ def _server(new: NewServer) -> Server:
         vendor=new.vendor or "",
         api_version=new.api_version,
         headers=tuple(new.headers.items()),
+        passthrough=new.passthrough,
+        passthrough_paths=new.passthrough_paths,
     )
 
 

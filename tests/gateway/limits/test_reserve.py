@@ -473,14 +473,14 @@ async def test_sweep_closes_only_idle_accounts(mock_clock: MockClock) -> None:
     limiter.reserve(idle, SMALL).settle()
     mock_clock.jump(IDLE_SECONDS - 1)
     limiter.sweep()
-    assert limiter.is_open(idle)
+    assert limiter.is_open(idle, limiter.monotonic())
     mock_clock.jump(2)
     limiter.sweep()
-    assert limiter.is_open(idle)  # the lookup keeps it open
+    assert limiter.is_open(idle, limiter.monotonic())  # the lookup keeps it open
     mock_clock.jump(IDLE_SECONDS + 1)
     limiter.sweep()
-    assert not limiter.is_open(idle)
-    assert limiter.is_open(busy)
+    assert not limiter.is_open(idle, limiter.monotonic())
+    assert limiter.is_open(busy, limiter.monotonic())
     with pytest.raises(Unavailable, match="Limits"):
         limiter.reserve(idle, SMALL)
     running.settle(10, 10)

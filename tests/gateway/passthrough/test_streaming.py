@@ -151,6 +151,25 @@ async def test_download_that_the_server_cuts_is_not_complete_for_the_client(
     assert gateway.events("connection_failed") == []
 
 
+@pytest.mark.parametrize("framing", [b"Content-Length: 19", b"Transfer-Encoding: chunked"])
+async def test_download_does_not_contain_the_key_of_the_server(
+    nursery: trio.Nursery, home: Path, framing: bytes
+) -> None:
+    async def script(peer: Peer) -> None:
+        await own_file(peer)
+        await request_of(peer)
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n%b\r\n\r\n" % framing)
+        for piece in (b"key sk-ups", b"tream end"):
+            await (peer.chunk if b"chunked" in framing else peer.send)(piece)
+        if b"chunked" in framing:
+            await peer.send(b"0\r\n\r\n")
+
+    account, _ = await begin(nursery, home, script)
+    await account.send("POST", "/v1/evals", json={})
+    answer = await account.send("GET", "/v1/evals/file-1/content")
+    assert answer.content == b"key *********** end"
+
+
 async def test_client_that_leaves_ends_the_upload(nursery: trio.Nursery, home: Path) -> None:
     left = trio.Event()
 

@@ -62,7 +62,7 @@ async def test_added_and_removed_servers_apply_at_once(nursery: trio.Nursery, ho
         assert "sk-table" not in str(listed)
         assert (await client.delete("/api/admin/servers/second")).status_code == 204
         assert (await client.delete("/api/admin/servers/second")).status_code == 404
-        assert (await client.delete("/api/admin/servers/first")).status_code == 404
+        assert (await client.delete("/api/admin/servers/first")).status_code == 409
         assert (await client.post("/api/admin/servers/none/test")).status_code == 404
     assert (await gateway.chat(body)).json()["error"]["code"] == "model_not_found"
 

@@ -4,7 +4,7 @@ import pytest
 
 from bluesminds.common.values import Server
 from bluesminds.gateway.routing.plans import Plan
-from bluesminds.gateway.upstream.endpoint import UpstreamEndpoint
+from bluesminds.gateway.upstream.endpoint import StreamRedactor, UpstreamEndpoint
 from bluesminds.providers.dialects import GEMINI_PATHS
 
 NATIVE = Plan("messages", "/messages")
@@ -66,3 +66,19 @@ def test_translated_request_has_the_gateways_version() -> None:
 def test_chat_server_gets_no_header_of_anthropics() -> None:
     sent = endpoint("http://x/v1", "openai").headers_for(CHAT, FORWARD)
     assert not [name for name, _ in sent if name.startswith(b"anthropic-")]
+
+
+@pytest.mark.parametrize("size", range(1, 14))
+def test_secret_in_pieces_is_masked_and_the_rest_stays(size: int) -> None:
+    data = b"ss-sk-secret,sk-sk-secretsk-secret sk-secre"
+    redactor = StreamRedactor((b"sk-secret", b"sk-other"))
+    pieces = [redactor.feed(data[at : at + size]) for at in range(0, len(data), size)]
+    masked = b"".join([*pieces, redactor.finish()])
+    assert masked == b"ss-*********,sk-****************** sk-secre"
+
+
+def test_bytes_without_a_beginning_of_a_secret_pass_at_once() -> None:
+    redactor = StreamRedactor((b"sk-secret",))
+    assert redactor.feed(b"sk-s, and more") == b"sk-s, and more"
+    assert redactor.feed(b"and sk-") == b"and "
+    assert StreamRedactor(()).feed(b"anything") == b"anything"

@@ -80,3 +80,14 @@ async def test_streams_are_redacted(keyed: Gateway, models: ModelServer, plan: P
     answer = await keyed.chat(STREAM)
     assert KEY not in answer.text
     assert "[redacted]" in answer.text
+
+
+async def test_bytes_of_speech_are_redacted_across_pieces(keyed: Gateway, models: ModelServer) -> None:
+    key = KEY.encode()
+    models.plan(
+        streamed(b"RIFF", key[:9], key[9:], b"end " + key[:5], content_type=b"Content-Type: audio/wav")
+    )
+    speak = {"model": "m", "input": "Hi", "voice": "alloy"}
+    async with keyed.client() as client:
+        answer = await client.post("/v1/audio/speech", json=speak)
+    assert answer.content == b"RIFF" + b"*" * len(key) + b"end " + key[:5]

@@ -10,7 +10,7 @@ import trio
 from tests import gateways
 from tests.fakes import model_server
 from tests.fakes.model_server import ModelServer
-from tests.gateways import Gateway
+from tests.gateways import Gateway, entry
 
 PATH = "/api/admin/servers"
 
@@ -111,6 +111,27 @@ async def test_change_of_version_and_models_is_checked(gateway: Gateway, models:
         assert (await client.patch(f"{PATH}/none", json={"models": []})).status_code == 404
     assert (await gateway.chat()).status_code == 200
     assert models.asked[0].received.line == b"POST /openai/v1/chat/completions HTTP/1.1"
+
+
+async def test_server_with_passthrough_keeps_it_when_added(gateway: Gateway) -> None:
+    _, added = await add(gateway, url="http://127.0.0.1:9/v1", passthrough=True, passthrough_paths=["ocr"])
+    assert (added["passthrough"], added["passthrough_paths"]) == (True, ["ocr"])
+    async with gateway.operator() as client:
+        (listed,) = (await client.get(PATH)).json()["data"]
+    assert (listed["passthrough"], listed["passthrough_paths"]) == (True, ["ocr"])
+
+
+async def test_server_of_the_file_is_read_only(
+    nursery: trio.Nursery, home: Path, models: ModelServer
+) -> None:
+    gateway = await gateways.start(nursery, home, servers=[entry("one", models.url)])
+    async with gateway.operator() as client:
+        for answer in (
+            await client.patch(f"{PATH}/one", json={"weight": 2}),
+            await client.delete(f"{PATH}/one"),
+        ):
+            assert (answer.status_code, answer.json()["error"]["code"]) == (409, "read_only")
+            assert "in the configuration" in answer.json()["error"]["message"]
 
 
 async def test_discovery_without_a_list_of_models_says_what_to_do(nursery: trio.Nursery, home: Path) -> None:

@@ -1,0 +1,163 @@
+"""routes list, add, set, remove."""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeVar, get_args
+
+import click
+
+from bluesminds.cli import exits
+from bluesminds.cli.api_client import call, echo_json, json_option, show
+from bluesminds.cli.options import config_option
+from bluesminds.common.routes import FallbackReason, Policy
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+_TARGET_KEYS: Final = ("model", "weight", "priority")
+_ID: Final = re.compile(r"[0-9a-z-]{1,64}")
+
+
+@click.group("routes")
+def routes_group() -> None:
+    """Manage routes: the servers that get the requests for a model."""
+
+
+def _route_options(command: Command) -> Command:
+    for option in (
+        click.option(
+            "--fallback-on",
+            multiple=True,
+            type=click.Choice(get_args(FallbackReason)),
+            help="A failure for which a fallback model is used. Repeatable.",
+        ),
+        click.option(
+            "--fallback",
+            multiple=True,
+            help="A model that replaces this one if all targets fail. Repeatable. `none`: no model.",
+        ),
+        click.option("--policy", type=click.Choice(get_args(Policy)), help="The order of the targets."),
+        click.option(
+            "--target",
+            "targets",
+            multiple=True,
+            help="SERVER or SERVER,model=NAME,weight=N,priority=N. Repeatable. `any`: every server that"
+            " offers the model.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@routes_group.command()
+@click.argument("model")
+@_route_options
+@config_option
+@json_option
+def add(model: str, config: Path | None, as_json: bool, **given: Any) -> None:  # noqa: ANN401
+    """Add a route to the database.
+
+    MODEL is a name, or the start of names followed by *.
+    """
+    added = call(config, "POST", "/routes", {"model": model} | _body(given))
+    if as_json:
+        echo_json(added)
+    else:
+        click.echo(f"added the route for {exits.printable(model)}: {added['id']}")
+
+
+@routes_group.command("set")
+@click.argument("route")
+@click.option("--model", help="Another model, or the start of names followed by *.")
+@_route_options
+@config_option
+@json_option
+def set_(route: str, model: str | None, config: Path | None, as_json: bool, **given: Any) -> None:  # noqa: ANN401
+    """Change a route of the database. Only the given options change.
+
+    ROUTE is its id, or its model.
+    """
+    body = _body(given) | ({} if model is None else {"model": model})
+    if not body:
+        raise exits.Failure("no option was given", exits.USAGE, "bluesminds routes set --help")
+    changed = call(config, "PATCH", f"/routes/{_find(config, route)}", body)
+    if as_json:
+        echo_json(changed)
+    else:
+        click.echo(f"changed the route for {exits.printable(changed['model'])}")
+
+
+@routes_group.command("list")
+@config_option
+@json_option
+def list_(config: Path | None, as_json: bool) -> None:
+    """List all routes, including those of the configuration."""
+    found = call(config, "GET", "/routes")
+    if not as_json:
+        for row in found["data"]:
+            row["targets"] = None if row["targets"] is None else " ".join(map(_shown, row["targets"]))
+            row["fallback"] = row["fallback"] or None
+    columns = ("model", "targets", "policy", "fallback", "fallback_on", "origin", "id")
+    show(found, as_json=as_json, columns=columns)
+
+
+@routes_group.command()
+@click.argument("route")
+@config_option
+@json_option
+def remove(route: str, config: Path | None, as_json: bool) -> None:
+    """Remove a route from the database.
+
+    ROUTE is its id, or its model.
+    """
+    route_id = _find(config, route)
+    call(config, "DELETE", f"/routes/{route_id}")
+    if as_json:
+        echo_json({"id": route_id, "removed": True})
+    else:
+        click.echo(f"removed {exits.printable(route)}")
+
+
+def _find(config: Path | None, route: str) -> str:
+    """The id of a route. Raises exits.Failure."""
+    rows = call(config, "GET", "/routes")["data"]
+    found = [row["id"] for row in rows if route in (row["id"], row["model"])]
+    if not found and not _ID.fullmatch(route):
+        raise exits.Failure(f"there is no route for {route!r}", exits.NOT_FOUND, "bluesminds routes list")
+    if len(found) > 1:
+        message = f"{exits.counted(len(found), 'route')} are for {route!r}"
+        raise exits.Failure(message, exits.USAGE, "give the id of one: bluesminds routes list")
+    return str(found[0]) if found else route
+
+
+def _body(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of the API. Raises exits.Failure."""
+    body: dict[str, Any] = {}
+    if targets := given["targets"]:
+        body["targets"] = None if targets == ("any",) else [_target(one) for one in targets]
+    if given["policy"] is not None:
+        body["policy"] = given["policy"]
+    if given["fallback"]:
+        body["fallback"] = [] if given["fallback"] == ("none",) else list(given["fallback"])
+    if given["fallback_on"]:
+        body["fallback_on"] = list(given["fallback_on"])
+    return body
+
+
+def _target(text: str) -> dict[str, Any]:
+    """Raises exits.Failure."""
+    server, *parts = text.split(",")
+    target: dict[str, Any] = {"server": server}
+    for part in parts:
+        key, _, value = part.partition("=")
+        number = key != "model" and re.fullmatch(r"-?[0-9]{1,9}", value)
+        if key not in _TARGET_KEYS or not (number or (key == "model" and value)):
+            remedy = "write it like --target openai or --target azure,model=gpt-5-eu,weight=3"
+            raise exits.Failure(f"--target {text!r} is not a target", exits.USAGE, remedy)
+        target[key] = int(value) if number else value
+    return target
+
+
+def _shown(target: Mapping[str, Any]) -> str:
+    """A target as --target takes it."""
+    parts = [f"{key}={target[key]}" for key in _TARGET_KEYS if target[key] is not None]
+    return ",".join([target["server"], *parts])

@@ -1,0 +1,205 @@
+"""/api/admin/routes: the routes of the configuration and of the database."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Annotated
+
+from msgspec import UNSET, Meta, Struct, UnsetType, structs
+
+from bluesminds.accounts.model_routes import RouteChanges, StoredRoutes, route_exists
+from bluesminds.common.errors import Conflict, InvalidRequest, NotFound
+from bluesminds.common.routes import (
+    FALLBACK_ON,
+    WILDCARD,
+    FallbackReason,
+    ModelRoute,
+    Policy,
+    RouteTarget,
+    find_cycle,
+)
+from bluesminds.common.values import Server
+from bluesminds.config.settings import FallbackReasons, RouteModel, ServerName, TargetSettings
+from bluesminds.providers.vendors import VENDORS
+from bluesminds.web.fields import Name
+from bluesminds.web.guard import Access, Principal
+from bluesminds.web.routes import Page, Route, route
+
+Targets = Annotated[
+    list[ServerName | TargetSettings],
+    Meta(
+        description="a list of server names, or of objects with server, model, weight and priority, or null"
+        " for every server that offers the model",
+        max_length=100,
+    ),
+]
+FallbackModels = Annotated[list[Name], Meta(description="a list of names of models", max_length=20)]
+
+
+class NewRoute(Struct, forbid_unknown_fields=True):
+    """The fields are those of [[routes]]. `targets` null: every server that offers the model."""
+
+    model: RouteModel
+    targets: Targets | None = None
+    policy: Policy = "priority"
+    fallback: FallbackModels = []
+    fallback_on: FallbackReasons = FALLBACK_ON
+
+
+class RoutePatch(Struct, forbid_unknown_fields=True):
+    """Omitted fields stay the same."""
+
+    model: RouteModel | UnsetType = UNSET
+    targets: Targets | UnsetType | None = UNSET
+    policy: Policy | UnsetType = UNSET
+    fallback: FallbackModels | UnsetType = UNSET
+    fallback_on: FallbackReasons | UnsetType = UNSET
+
+
+class TargetView(Struct, frozen=True):
+    """`model` null: the server gets the client's name. `weight` and `priority` null: those of the server."""
+
+    server: str
+    model: str | None
+    weight: int | None
+    priority: int | None
+
+
+class RouteView(Struct, frozen=True):
+    """`targets` null: every server that offers the model. `origin`: file or database. Routes of the file can
+    only be changed in the file.
+    """
+
+    id: str
+    model: str
+    targets: list[TargetView] | None
+    policy: Policy
+    fallback: Sequence[str]
+    fallback_on: Sequence[FallbackReason]
+    origin: str
+
+
+class RouteHandlers(Struct, frozen=True):
+    """`now` lists all routes in use, `list_servers` all servers, and `locked` those whose secrets cannot be
+    decrypted. `changed` is called after each change.
+    """
+
+    stored: StoredRoutes
+    now: Callable[[], Awaitable[Sequence[ModelRoute]]]
+    changed: Callable[[], Awaitable[None]]
+    list_servers: Callable[[], Awaitable[Sequence[Server]]]
+    locked: Callable[[], Sequence[Server]]
+
+    async def list(self) -> Page[RouteView]:
+        """List all routes. For equal models, the first one applies."""
+        return Page([_view(one) for one in await self.now()])
+
+    async def add(self, principal: Principal, body: NewRoute) -> RouteView:
+        """Add a route. It applies to new requests immediately."""
+        new = ModelRoute(
+            model=body.model,
+            targets=_targets(body.targets),
+            policy=body.policy,
+            fallback=tuple(body.fallback),
+            fallback_on=body.fallback_on,
+        )
+        await self._check(new, await self.now())
+        added = await self.stored.add(principal.actor, new)
+        await self.changed()
+        return _view(added)
+
+    async def change(self, principal: Principal, route_id: str, body: RoutePatch) -> RouteView:
+        """Change a route of the database. Omitted fields stay the same."""
+        routes = await self.now()
+        before = _stored(routes, route_id)
+        given = structs.asdict(body)
+        if body.targets is not UNSET:
+            given["targets"] = _targets(body.targets)
+        if body.fallback is not UNSET:
+            given["fallback"] = tuple(body.fallback)
+        changes = RouteChanges(**given)
+        after = structs.replace(before, **changes.given())
+        await self._check(after, [one for one in routes if one.id != route_id])
+        changed = await self.stored.update(principal.actor, route_id, changes)
+        await self.changed()
+        return _view(changed)
+
+    async def remove(self, principal: Principal, route_id: str) -> None:
+        """Remove a route. Running requests are completed."""
+        _stored(await self.now(), route_id)
+        await self.stored.remove(principal.actor, route_id)
+        await self.changed()
+
+    async def _check(self, new: ModelRoute, others: Sequence[ModelRoute]) -> None:
+        """Raises InvalidRequest, and Conflict for a model that has a route in the configuration."""
+        servers = [*await self.list_servers(), *self.locked()]
+        known = {one.name for one in servers}
+        if not any(one.origin == "file" for one in servers):
+            known |= VENDORS.keys()  # servers that the environment of the gateway defines
+        if unknown := next((one.server for one in new.targets if one.server not in known), None):
+            raise _invalid("targets", f"there is no server named {unknown}. Add the server first")
+        pairs = [(one.server, one.model) for one in new.targets]
+        if len(set(pairs)) < len(pairs):
+            raise _invalid("targets", "a server is there twice. Give each a model of its own, or remove one")
+        if any(WILDCARD in name for name in new.fallback) or len(set(new.fallback)) < len(new.fallback):
+            raise _invalid("fallback", "name each model once, without *")
+        if not new.targets and not new.fallback and new.policy == "priority":
+            raise _invalid("targets", "this route changes nothing. Give targets, a policy or a fallback")
+        for other in others:
+            if other.model == new.model and other.origin == "file":
+                raise Conflict(
+                    "read_only", f"The configuration has a route for `{new.model}`. Change it there."
+                )
+            if other.model == new.model:
+                raise route_exists(new.model)
+        if (found := find_cycle([*others, new])) is not None:
+            raise _invalid("fallback", f"it leads back to itself: {' -> '.join(found[1])}")
+
+
+def routes(handlers: RouteHandlers) -> list[Route]:
+    tag = "Routes"
+    return [
+        route("GET", "/api/admin/routes", Access.ADMIN, handlers.list, tag=tag),
+        route("POST", "/api/admin/routes", Access.ADMIN, handlers.add, tag=tag, status=201),
+        route("PATCH", "/api/admin/routes/{route_id}", Access.ADMIN, handlers.change, tag=tag),
+        route("DELETE", "/api/admin/routes/{route_id}", Access.ADMIN, handlers.remove, tag=tag),
+    ]
+
+
+def _targets(given: list[str | TargetSettings] | None) -> tuple[RouteTarget, ...]:
+    """Raises InvalidRequest."""
+    if given == []:
+        raise _invalid("targets", "name at least one server, or send null for every server with the model")
+    return tuple(
+        RouteTarget(one)
+        if isinstance(one, str)
+        else RouteTarget(one.server, one.model or "", one.weight, one.priority)
+        for one in given or ()
+    )
+
+
+def _stored(routes: Sequence[ModelRoute], route_id: str) -> ModelRoute:
+    """The route of the database. Raises NotFound, and Conflict for a route of the configuration."""
+    for one in routes:
+        if one.id == route_id:
+            if one.origin == "file":
+                message = "This route is in the configuration. Change it there, and restart the gateway."
+                raise Conflict("read_only", message)
+            return one
+    message = "There is no route with this id. GET /api/admin/routes lists all routes."
+    raise NotFound("route_not_found", message)
+
+
+def _invalid(param: str, problem: str) -> InvalidRequest:
+    return InvalidRequest("invalid_value", f"{param}: {problem}.", param=param)
+
+
+def _view(row: ModelRoute) -> RouteView:
+    return RouteView(
+        id=row.id,
+        model=row.model,
+        targets=[TargetView(one.server, one.model or None, one.weight, one.priority) for one in row.targets]
+        or None,
+        policy=row.policy,
+        fallback=row.fallback,
+        fallback_on=row.fallback_on,
+        origin="database" if row.origin == "table" else row.origin,
+    )
