@@ -13,6 +13,7 @@ from operator import attrgetter
 from typing import Literal, LiteralString
 
 from storage.base import Connection, Row
+from storage.ledger import REVENUE, LedgerRow, post, wallet_account
 
 HOUR = 3_600_000  # milliseconds
 DAY = 24 * HOUR
@@ -25,8 +26,9 @@ class UsageRow:
     """One request that was answered.
 
     `at`, `first_byte_ms`, `duration_ms` and `audio_ms` (of the audio that was read) are milliseconds.
-    `cost_nano` is nano-USD, None if the model has no price; `price_version` is then "". `day` and `month`
-    name the periods of the limits that the request counts in.
+    `cost_nano` is nano-USD, None if the model has no price; `price_version` is then "".
+    `charged_nano` was paid with prepaid credit, None if the account has none. `day` and `month` name the
+    periods of the limits that the request counts in.
     """
 
     id: str
@@ -58,6 +60,7 @@ class UsageRow:
     duration_ms: int
     cost_nano: int | None
     price_version: str
+    charged_nano: int | None
     day: str
     month: str
 
@@ -108,9 +111,14 @@ class StatsQuery:
 
 
 async def insert_batch(connection: Connection, rows: Sequence[UsageRow]) -> None:
-    """Insert the rows and add them to the sums. This commits and ends the unit."""
+    """Insert the rows, add them to the sums, and charge those that are paid with prepaid credit. This commits
+    and ends the unit.
+    """
     if not rows:
         return
+    charges = [_charge(row) for row in rows if row.charged_nano]
+    if charges:
+        await post(connection, charges)
     if connection.engine == "sqlite":
         await connection.many(INSERT_SQLITE, rows, final=True)
     else:
@@ -118,12 +126,26 @@ async def insert_batch(connection: Connection, rows: Sequence[UsageRow]) -> None
         await connection.execute(INSERT_POSTGRES, final=True, **columns)
 
 
+def _charge(row: UsageRow) -> LedgerRow:
+    return LedgerRow(
+        id=f"charge:{row.id}",
+        at=row.at,
+        kind="charge",
+        debit=wallet_account(row.user_id),
+        credit=REVENUE,
+        amount_nano=row.charged_nano or 0,
+        user_id=row.user_id,
+        reference=row.id,
+        detail="{}",
+    )
+
+
 _COLUMNS = """
     id, at, request_id, key_id, user_id, endpoint, model, server, status, outcome, streamed, attempts,
     input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens,
     audio_input_tokens, audio_output_tokens, image_input_tokens, image_output_tokens,
     images, audio_ms, characters, usage_source,
-    first_byte_ms, duration_ms, cost_nano, price_version, day, month
+    first_byte_ms, duration_ms, cost_nano, price_version, charged_nano, day, month
 """
 _INSERT = "INSERT INTO usage (" + _COLUMNS + ")"
 
@@ -135,7 +157,7 @@ INSERT_SQLITE = (
         :attempts, :input_tokens, :output_tokens, :cache_read_tokens, :cache_write_tokens, :reasoning_tokens,
         :audio_input_tokens, :audio_output_tokens, :image_input_tokens, :image_output_tokens,
         :images, :audio_ms, :characters, :usage_source, :first_byte_ms, :duration_ms, :cost_nano,
-        :price_version, :day, :month
+        :price_version, :charged_nano, :day, :month
     )
     ON CONFLICT DO NOTHING
     """
@@ -187,7 +209,7 @@ INSERT_POSTGRES = (
             :audio_input_tokens::bigint[], :audio_output_tokens::bigint[], :image_input_tokens::bigint[],
             :image_output_tokens::bigint[], :images::bigint[], :audio_ms::bigint[], :characters::bigint[],
             :usage_source::text[], :first_byte_ms::bigint[], :duration_ms::bigint[], :cost_nano::bigint[],
-            :price_version::text[], :day::text[], :month::text[]
+            :price_version::text[], :charged_nano::bigint[], :day::text[], :month::text[]
         )
         ON CONFLICT DO NOTHING
         RETURNING *

@@ -7,6 +7,7 @@ from bluesminds.accounts.email_change import EmailChange
 from bluesminds.accounts.email_verification import EmailVerification
 from bluesminds.accounts.invitations import Invitations
 from bluesminds.accounts.keys import Keys
+from bluesminds.accounts.ledger import Ledger
 from bluesminds.accounts.limits import AccountLimits
 from bluesminds.accounts.login import Login
 from bluesminds.accounts.model_routes import StoredRoutes
@@ -38,6 +39,7 @@ class AccountServices(Struct, frozen=True):
     limits: AccountLimits
     servers: Servers
     prices: Prices
+    ledger: Ledger
     routes: StoredRoutes
     usage: UsageReports
     audit: AuditLog

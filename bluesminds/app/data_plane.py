@@ -211,6 +211,7 @@ def build_data_plane(
     )
     control = _build_control(services, runtime, authentication, routing, stats)
     services.key_changes.subscribe(authentication.keys.forget)
+    services.accounts.ledger.subscribe(authentication.limiter.credit_changed)
     return DataPlaneParts(
         authentication=authentication,
         routing=routing,

@@ -18,6 +18,7 @@ from bluesminds.accounts.email_change import EmailChange
 from bluesminds.accounts.email_verification import EmailVerification
 from bluesminds.accounts.invitations import Invitations
 from bluesminds.accounts.keys import Changed, Keys
+from bluesminds.accounts.ledger import Ledger
 from bluesminds.accounts.limits import AccountLimits
 from bluesminds.accounts.login import Login
 from bluesminds.accounts.model_routes import StoredRoutes
@@ -225,6 +226,7 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         limits=_build_limits(resources),
         servers=Servers(store, vault=resources.vault, clock=clock, log=resources.log),
         prices=Prices(store, clock=clock),
+        ledger=Ledger(store, clock=clock),
         routes=StoredRoutes(store, clock=clock),
         usage=UsageReports(store, clock=clock),
         audit=AuditLog(store),

@@ -8,6 +8,7 @@ from bluesminds.cli.audit import audit_group
 from bluesminds.cli.config import check, config_group, init
 from bluesminds.cli.explain import explain
 from bluesminds.cli.keys import keys_group
+from bluesminds.cli.ledger import ledger_group
 from bluesminds.cli.limits import limits_group
 from bluesminds.cli.models import models
 from bluesminds.cli.prices import prices_group
@@ -65,6 +66,7 @@ for command in (
     prices_group,
     users_group,
     limits_group,
+    ledger_group,
     usage_group,
     audit_group,
     version,

@@ -163,6 +163,7 @@ class UsageEntry:
             duration_ms=_milliseconds(trio.current_time() - context.started),
             cost_nano=self.cost,
             price_version=self._price_version,
+            charged_nano=self._reservation.charged,
             day=self._reservation.day,
             month=self._reservation.month,
         )

@@ -12,7 +12,7 @@ from typing import TypeVar
 import trio
 from msgspec import Struct, structs
 
-from bluesminds.common.errors import Forbidden, GatewayError, NotFound, RateLimited
+from bluesminds.common.errors import Forbidden, GatewayError, InsufficientCredit, NotFound, RateLimited
 from bluesminds.common.routes import ModelRoute
 from bluesminds.common.values import Caller, RequestContext
 from bluesminds.gateway.accounting import CLIENT_GONE, UsageAccounting, UsageEntry
@@ -246,7 +246,7 @@ class Gateway(Struct, frozen=True):
         while True:
             try:
                 return self._admit(caller, call, routed.targets())
-            except (RateLimited, Forbidden):
+            except (RateLimited, Forbidden, InsufficientCredit):
                 if not routed.drop_last_model():
                     raise
 

@@ -34,6 +34,32 @@ class PeriodCounter:
         self.held_nano = 0
 
 
+class Credit:
+    """Prepaid credit of one account, in nano-USD. `held`: reserved by running requests. `revision`: as in
+    WalletRow.
+    """
+
+    __slots__ = ("balance", "held", "revision")
+
+    def __init__(self, balance: int, revision: int = 0) -> None:
+        self.balance = balance
+        self.held = 0
+        self.revision = revision
+
+    @property
+    def available(self) -> int:
+        return self.balance - self.held
+
+    def charge(self, held: int, nano: int) -> int:
+        """Release `held` and pay a cost. Returns what was paid: what other requests have reserved is not
+        touched, and the balance does not become negative.
+        """
+        self.held -= held
+        paid = max(0, min(nano, self.available))
+        self.balance -= paid
+        return paid
+
+
 class MinuteWindow:
     """Requests and tokens of the last 60 s."""
 
@@ -49,7 +75,7 @@ class UsageCounters:
     on Trio's clock.
     """
 
-    __slots__ = ("day", "last_used", "month", "requests", "running", "tokens", "total")
+    __slots__ = ("credit", "day", "last_used", "month", "requests", "running", "tokens", "total")
 
     def __init__(self, stored: QuotaRow | None, now: float, minute: MinuteWindow | None = None) -> None:
         minute = minute or MinuteWindow()
@@ -57,6 +83,7 @@ class UsageCounters:
         self.tokens = minute.tokens
         self.running = 0
         self.last_used = now
+        self.credit: Credit | None = None  # None: the account is only measured
         if stored is None:
             self.day, self.month, self.total = PeriodCounter(""), PeriodCounter(""), PeriodCounter("")
         else:
@@ -85,10 +112,11 @@ class UsageCounters:
             limits.tokens_per_month and month.tokens + month.held_tokens + tokens > limits.tokens_per_month
         ):
             return False
-        if not (limits.usd_per_day or limits.usd_per_month or limits.usd_total):
+        credit = self.credit
+        if not (limits.usd_per_day or limits.usd_per_month or limits.usd_total or credit is not None):
             return True
         nano = estimate.nano
-        if nano is None:
+        if nano is None or (credit is not None and nano > credit.available):
             return False
         total = self.total
         return not (
@@ -117,7 +145,7 @@ WHOLE_REQUEST: Final = Share()
 class Hold:
     """What one running request has reserved in one set of counters."""
 
-    __slots__ = ("_bucket", "_counters", "_day", "_month", "_nano", "_running", "_tokens")
+    __slots__ = ("_bucket", "_counters", "_credit", "_day", "_month", "_nano", "_running", "_tokens")
 
     def __init__(
         self, counters: UsageCounters, tokens: int, nano: int, now: float, share: Share = WHOLE_REQUEST
@@ -135,13 +163,18 @@ class Hold:
         day.held_tokens += tokens
         month.held_tokens += tokens
         total.held_tokens += tokens
+        self._credit = counters.credit
         if nano:
+            if self._credit is not None:
+                self._credit.held += nano
             day.held_nano += nano
             month.held_nano += nano
             total.held_nano += nano
 
-    def settle(self, tokens: int, nano: int, now: float) -> None:
-        """Replace the reserved amounts by the used ones; tokens beyond the reservation count from now."""
+    def settle(self, tokens: int, nano: int, now: float) -> int | None:
+        """Replace the reserved amounts by the used ones; tokens beyond the reservation count from now.
+        Returns what was paid with prepaid credit, None without any.
+        """
         counters = self._counters
         counters.running -= self._running
         counters.last_used = now
@@ -154,3 +187,4 @@ class Hold:
             period.held_nano -= self._nano
             period.tokens += tokens
             period.nano += nano
+        return None if self._credit is None else self._credit.charge(self._nano, nano)
