@@ -14,6 +14,7 @@ from typing import Literal, LiteralString
 
 from storage.base import Connection, Row
 from storage.ledger import REVENUE, LedgerRow, post, wallet_account
+from storage.receipts import ReceiptRow
 
 HOUR = 3_600_000  # milliseconds
 DAY = 24 * HOUR
@@ -110,9 +111,11 @@ class StatsQuery:
     key_id: str | None = None
 
 
-async def insert_batch(connection: Connection, rows: Sequence[UsageRow]) -> None:
-    """Insert the rows, add them to the sums, and charge those that are paid with prepaid credit. This commits
-    and ends the unit.
+async def insert_batch(
+    connection: Connection, rows: Sequence[UsageRow], receipts: Sequence[ReceiptRow] = ()
+) -> None:
+    """Insert the rows with their receipts, add the rows to the sums, and charge those that are paid with
+    prepaid credit. This commits and ends the unit.
     """
     if not rows:
         return
@@ -120,10 +123,21 @@ async def insert_batch(connection: Connection, rows: Sequence[UsageRow]) -> None
     if charges:
         await post(connection, charges)
     if connection.engine == "sqlite":
-        await connection.many(INSERT_SQLITE, rows, final=True)
+        await connection.many(INSERT_SQLITE, rows, also=(INSERT_RECEIPTS, receipts), final=True)
     else:
         columns = {name: [getattr(row, name) for row in rows] for name in UsageRow.__slots__}
-        await connection.execute(INSERT_POSTGRES, final=True, **columns)
+        explained = {
+            "receipt_ids": [one.id for one in receipts],
+            "receipt_ats": [one.at for one in receipts],
+            "receipts": [one.receipt for one in receipts],
+        }
+        await connection.execute(INSERT_POSTGRES, final=True, **columns, **explained)
+
+
+async def select_usage(connection: Connection, at: int, request: str) -> UsageRow | None:
+    """The row of one request, which arrived at `at`."""
+    row = await connection.one(SELECT_ONE, at=at, id=request)
+    return None if row is None else _usage_row(row)
 
 
 def _charge(row: UsageRow) -> LedgerRow:
@@ -161,6 +175,10 @@ INSERT_SQLITE = (
     )
     ON CONFLICT DO NOTHING
     """
+)
+
+INSERT_RECEIPTS: LiteralString = (
+    "INSERT INTO receipts (id, at, receipt) VALUES (:id, :at, :receipt) ON CONFLICT DO NOTHING"
 )
 
 # Rows of the sums are locked in the order of their keys, so that two instances cannot deadlock.
@@ -213,6 +231,11 @@ INSERT_POSTGRES = (
         )
         ON CONFLICT DO NOTHING
         RETURNING *
+    ), explained AS (
+        INSERT INTO receipts SELECT * FROM unnest(
+            :receipt_ids::text[], :receipt_ats::bigint[], :receipts::text[]
+        )
+        ON CONFLICT DO NOTHING
     ), hourly AS (
         INSERT INTO usage_hourly AS total SELECT at - at % 3600000,"""
     + _SUM_ROWS
@@ -303,6 +326,7 @@ def _usage_row(row: Row) -> UsageRow:
 
 
 _BELOW = " (at, id) < (:at, :id) ORDER BY at DESC, id DESC LIMIT :limit"
+SELECT_ONE = "SELECT" + _COLUMNS + "FROM usage WHERE at = :at AND id = :id"
 SELECT_ALL = "SELECT" + _COLUMNS + "FROM usage WHERE" + _BELOW
 SELECT_OF_KEY = "SELECT" + _COLUMNS + "FROM usage WHERE user_id = :user_id AND key_id = :key_id AND" + _BELOW
 SELECT_KEYS_OF_USER = "SELECT DISTINCT key_id FROM usage_daily WHERE user_id = :user_id"

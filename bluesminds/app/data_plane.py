@@ -1,19 +1,18 @@
 """Builds the gateway from the services: authentication, routing, accounting and the ASGI application."""
 
 import random
-from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final
 
-import trio
 from msgspec import Struct
 from prometheus_client import CollectorRegistry
 
 from bluesminds.accounts.ranking import ModelRanking
+from bluesminds.app.dashboard import build_dashboard
 from bluesminds.app.malloc import HeapTrimmer
 from bluesminds.app.prices import bundled_prices, load_price_book
 from bluesminds.app.readiness import ReadinessCheck
+from bluesminds.app.routing import Routing
 from bluesminds.app.services import Services
 from bluesminds.app.settings_map import (
     configured_prices,
@@ -24,11 +23,8 @@ from bluesminds.app.settings_map import (
     tier_markups,
     upstream_timeouts,
 )
-from bluesminds.common.clock import Clock
-from bluesminds.common.money import Price
 from bluesminds.common.networks import Networks
 from bluesminds.common.prices import combine
-from bluesminds.common.routes import ModelRoute
 from bluesminds.common.values import Server
 from bluesminds.gateway.accounting import UsageAccounting
 from bluesminds.gateway.authenticate import KeyAuthenticator
@@ -48,9 +44,8 @@ from bluesminds.gateway.probe import probe
 from bluesminds.gateway.recorder import Recorder
 from bluesminds.gateway.relay import Relay
 from bluesminds.gateway.response_cache import CacheResult, ResponseCache
-from bluesminds.gateway.routing.catalog import ModelCatalog, ServerRegistry
-from bluesminds.gateway.routing.explain import Explanation, RouteQuestion, explain
-from bluesminds.gateway.routing.health import ServerHealthRegistry, ServerStatus
+from bluesminds.gateway.routing.catalog import ServerRegistry
+from bluesminds.gateway.routing.health import ServerHealthRegistry
 from bluesminds.gateway.routing.load import LoadRegistry
 from bluesminds.gateway.routing.policies import Balancer
 from bluesminds.gateway.routing.rotation import RotationRegistry
@@ -64,6 +59,7 @@ from bluesminds.gateway.supervision import MAX_BACKOFF, HealthChecker, IdleSweep
 from bluesminds.gateway.upstream.backoff import Backoff
 from bluesminds.gateway.upstream.raw import RawSender
 from bluesminds.gateway.upstream.sender import Sender
+from bluesminds.gateway.upstream.timeouts import TimeoutTable
 from bluesminds.http.asgi import ASGIApp
 from bluesminds.http.server.limits import ListenerStats
 from bluesminds.web import app
@@ -72,7 +68,8 @@ from bluesminds.web.data_plane import DataPlane
 from bluesminds.web.docs.reference import Reference
 from bluesminds.web.forwarded import ProxyHeaders
 from bluesminds.web.pages import account_pages
-from storage.keys import select_allowed_origins
+from bluesminds.web.playground import Playground
+from storage.keys import select_allowed_origins, select_key_digest
 from storage.quotas import select_recent
 
 # Its own generator: a seed that is set elsewhere must not choose the servers.
@@ -92,67 +89,6 @@ class Runtime(Struct, frozen=True):
 class Authentication(Struct, frozen=True):
     limiter: RateLimiter
     keys: KeyAuthenticator
-
-
-class Routing(Struct, frozen=True):
-    registry: ServerRegistry
-    health: ServerHealthRegistry
-    balancer: Balancer
-    health_checker: HealthChecker
-    prices: PriceRegistry
-    load_prices: Callable[[], Awaitable[PriceBook]]
-    clock: Clock
-
-    def example_model(self) -> str | None:
-        """A model for the example in the API reference."""
-        models = [row.id for row in self.registry.catalog.models()]
-        return "demo/echo" if "demo/echo" in models else next(iter(models), None)
-
-    async def list_servers(self) -> list[Server]:
-        return list(self.registry.catalog.servers)
-
-    async def list_routes(self) -> Sequence[ModelRoute]:
-        return self.registry.routes
-
-    async def explain(self, question: RouteQuestion) -> Explanation:
-        find_price = partial(_find_price, self.prices, self.clock)
-        return explain(self.registry.catalog, self.balancer, find_price, question)
-
-    async def current_catalog(self) -> ModelCatalog:
-        return self.registry.catalog
-
-    def statuses(self) -> list[tuple[Server, ServerStatus]]:
-        return [(server, self.health_checker.status(server.name)) for server in self.registry.catalog.servers]
-
-    def servers_up(self) -> dict[str, float]:
-        """1.0 or 0.0 for each server that has been probed."""
-        return {
-            server.name: float(status.state == "up")
-            for server, status in self.statuses()
-            if status.state != "unknown"
-        }
-
-    def states(self) -> Counter[str]:
-        """The number of servers by state."""
-        return Counter(status.state for _, status in self.statuses())
-
-    async def servers_changed(self) -> None:
-        await self.registry.reload()
-        await self.health_checker.probe_all()
-
-    async def price_book(self) -> PriceBook:
-        return self.prices.book
-
-    async def prices_changed(self) -> None:
-        self.prices.book = await self.load_prices()
-        self.registry.prices_changed()
-
-    async def discover_models(self, seconds: float) -> None:
-        """Load the prices and the servers, and ask each server for its models, for at most `seconds`."""
-        await self.prices_changed()
-        await self.registry.reload()
-        with trio.move_on_after(seconds):
-            await self.health_checker.probe_all()
 
 
 class DataPlaneParts(Struct, frozen=True):
@@ -179,7 +115,7 @@ def build_data_plane(
         services.pool,
         routing.health,
         routing.balancer.load,
-        timeouts=upstream_timeouts(settings),
+        timeouts=TimeoutTable(upstream_timeouts(settings), settings.upstream.first_token_timeout),
         attempts=settings.upstream.attempts,
         backoff=backoff,
         metrics=runtime.metrics,
@@ -264,7 +200,7 @@ def build_routing(services: Services, configured: list[Server]) -> Routing:
         health,
         load,
         rotations,
-        find_price=partial(_find_price, prices, services.clock),
+        find_price=partial(prices.find_now, services.clock),
         routes=file_routes(services.settings),
         load_routes=services.accounts.routes.load,
     )
@@ -281,12 +217,6 @@ def build_routing(services: Services, configured: list[Server]) -> Routing:
     return Routing(registry, health, balancer, checker, prices, load_prices, services.clock)
 
 
-def _find_price(
-    prices: PriceRegistry, clock: Clock, server: Server | None, model: str, served: str
-) -> Price | None:
-    return prices.book.find(server, model, clock.now_ms(), served)
-
-
 def _build_accounting(services: Services, runtime: Runtime, prices: PriceRegistry) -> UsageAccounting:
     settings = services.settings
     return UsageAccounting(
@@ -296,6 +226,7 @@ def _build_accounting(services: Services, runtime: Runtime, prices: PriceRegistr
         log=services.log,
         strict=settings.storage.durability == "strict",
         log_requests=settings.log.requests,
+        receipts=settings.receipts.retention_days > 0,
     )
 
 
@@ -370,13 +301,35 @@ def _build_control(
     routes = [
         *ops.routes(ops.OpsHandlers(readiness.check, routing.states, registry)),
         *public_models.routes(_build_public_models(services, routing)),
-        *api_routes(services.accounts, controls, services.clock),
+        *api_routes(
+            services.accounts,
+            controls,
+            services.clock,
+            expose_server=services.settings.server.expose_server,
+        ),
     ]
     public_url = services.settings.server.public_url
     reference = Reference(routes, url=public_url or "/", example_model=routing.example_model)
-    mounted = [*routes, *reference.routes, *account_pages.routes()]
+    forms = account_pages.routes(
+        dashboard=services.settings.dashboard.enabled,
+        open_signup=services.settings.accounts.signup == "open",
+    )
+    mounted = [*routes, *reference.routes, *forms]
+    dashboard = build_dashboard(services, routing, authentication.limiter.in_use)
+    if dashboard is not None:
+        mounted += dashboard.routes
     guard = build_guard(services.accounts, public_url=public_url)
-    return app.create_app(mounted, guard, clock=services.clock, log=services.log)
+    pages = None if dashboard is None else dashboard.pages
+    return app.create_app(mounted, guard, clock=services.clock, log=services.log, pages=pages)
+
+
+def _build_playground(services: Services) -> Playground:
+    async def find_digest(user_id: str, key_id: str) -> bytes | None:
+        return await services.store.read(select_key_digest, user_id, key_id)
+
+    return Playground(
+        build_guard(services.accounts, public_url=services.settings.server.public_url), find_digest
+    )
 
 
 def _build_public_models(services: Services, routing: Routing) -> public_models.PublicModels:
@@ -446,6 +399,7 @@ def _build_edge(
         stored,
         sessions,
         control,
+        _build_playground(services),
         bodies=bodies,
         origins=origins,
         clock=services.clock,

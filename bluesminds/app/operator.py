@@ -16,8 +16,9 @@ import httpx
 import trio
 from msgspec import structs
 
-from bluesminds.app.data_plane import Routing, build_routing
+from bluesminds.app.data_plane import build_routing
 from bluesminds.app.prices import load_price_book
+from bluesminds.app.routing import Routing
 from bluesminds.app.secrets import MASTER_KEY
 from bluesminds.app.services import Services, database_url, open_services
 from bluesminds.app.settings_map import configured_server, file_routes

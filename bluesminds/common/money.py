@@ -1,7 +1,7 @@
 """Money as integers of nano-USD (10**-9 USD). In settings and the API it is a decimal string of USD."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, Literal
 
@@ -93,9 +93,7 @@ class Price(Struct, frozen=True, gc=False):
     def cost(self, usage: Usage, markup: int = 0) -> int | None:
         """Nano-USD with a markup in hundredths of a percent; None if the price has no rate for this usage."""
         items = self.items(usage)
-        if items is None:
-            return None
-        return _rounded(sum([one.quantity * one.rate * _SCALES.get(one.unit, 1000) for one in items]), markup)
+        return None if items is None else total(items, markup)
 
     def max_cost(self, prompt: int, completion: int, markup: int = 0) -> int:
         """The maximum for tokens in nano-USD: as if each of them had the highest rate."""
@@ -140,6 +138,11 @@ _OUTPUTS: Final = (
 # Amounts are summed in thousandths, because audio is counted in milliseconds.
 _SCALES: Final = {"second": 1}
 _DIVISOR: Final = 1000 * _UNITS_PRICED
+
+
+def total(items: Sequence[CostItem], markup: int = 0) -> int:
+    """The sum in nano-USD."""
+    return _rounded(sum([one.quantity * one.rate * _SCALES.get(one.unit, 1000) for one in items]), markup)
 
 
 def _split(

@@ -6,22 +6,27 @@ cancellation cannot split it; a second call does nothing. `close`, in a `finally
 has settled, with the usage known or estimated so far.
 """
 
+from collections.abc import Callable, Sequence
+
 import trio
 from msgspec import Struct
 
 from bluesminds.common.errors import GatewayError
 from bluesminds.common.log import Log
+from bluesminds.common.money import CostItem, total
 from bluesminds.common.values import NO_USAGE, Caller, RequestContext, Usage
 from bluesminds.gateway.call import Call
 from bluesminds.gateway.estimate import Estimator
 from bluesminds.gateway.limits.headers import Headers
 from bluesminds.gateway.limits.reserve import Reservation
 from bluesminds.gateway.metrics import Metrics
+from bluesminds.gateway.receipts import RequestTrail, write_receipt
 from bluesminds.gateway.recorder import Batch, Recorder
 from bluesminds.gateway.routing.plans import Target
 from bluesminds.wire.base import Stage
 from bluesminds.wire.media import Opaque
 from bluesminds.wire.usage import settle_usage
+from storage.receipts import ReceiptRow
 from storage.usage import UsageRow
 
 CLIENT_GONE = 499  # nginx's status for a client that disconnected before the response; only for records
@@ -45,6 +50,7 @@ class UsageEntry:
         self.attempts: tuple[str, ...] = ()
         self.target: Target | None = None
         self.label = call.model
+        self.trail = RequestTrail() if accounting.receipts else None
         self.first_byte: float | None = None  # Trio's clock
         self.cost: int | None = None
         self._price_version = ""
@@ -67,9 +73,14 @@ class UsageEntry:
     def begin_attempt(self, server: str) -> None:
         self.attempts = (*self.attempts, server)
 
-    def try_target(self, target: Target) -> None:
+    def try_target(self, target: Target) -> Callable[[str], None]:
+        """An attempt begins. The result is called with the reason if it fails."""
         self.attempts = (*self.attempts, target.server.name)
         self.target = target
+        if self.trail is None:
+            return _ignore
+        self.trail.begin(target)
+        return self.trail.fail
 
     def begin_response(self, stage: Stage | None = None) -> None:
         """The first bytes are about to be sent to the client. `stage` measures a stream."""
@@ -84,15 +95,18 @@ class UsageEntry:
         estimator = self._accounting.estimator
         model, target = self._call.model, self.target
         price = estimator.price(target, model, self._call.context.at_ms)
-        if usage.source == "cache":
-            self.cost = 0
-        elif price is not None:
-            self.cost = price.cost(usage, self._call.markup)
+        items: Sequence[CostItem] | None = ()
+        if price is not None:
+            items = price.items(usage)
             self._price_version = price.version
+        elif usage.source != "cache":
+            items = None
+        self.cost = None if items is None else total(items, self._call.markup)
+        receipt = None if self.trail is None else self._receipt(self.trail, usage, items or ())
         self._reservation.settle((usage.input or 0) + (usage.output or 0), self.cost or 0)
         estimator.learn((target and target.serves) or model, self._call.facts.text_bytes, usage)
         row = self._row(status, outcome, usage)
-        self._batch = self._accounting.recorder.record(row)
+        self._batch = self._accounting.recorder.record(row, receipt)
         self._accounting.observe(row, self._call.context, self.label)
 
     def cost_of(self, usage: Usage) -> int | None:
@@ -115,6 +129,11 @@ class UsageEntry:
         self.finish(status, outcome, usage)
 
     @property
+    def next_number(self) -> int:
+        """The number of the next event of the stream, if its events are numbered."""
+        return 0 if self._stage is None else self._stage.next_number
+
+    @property
     def passes_bytes(self) -> bool:
         """Whether the response is neither JSON nor events, so that an error cannot be written into it."""
         return isinstance(self._stage, Opaque)
@@ -127,6 +146,20 @@ class UsageEntry:
         """Wait for the row as the configured durability demands. Raises Unavailable."""
         if self._batch is not None:
             await self._accounting.wait_durable(self._batch, self._call.context.id)
+
+    def _receipt(self, trail: RequestTrail, usage: Usage, items: Sequence[CostItem]) -> ReceiptRow:
+        """Call it before the reservation is settled."""
+        context, model = self._call.context, self._call.model
+        used = (usage.input or 0) + (usage.output or 0)
+        found = trail.receipt(
+            model,
+            context.started,
+            reserved=self._reservation.reserved,
+            limits=self._reservation.uses(self._caller, used, self.cost or 0),
+            price_version=self._price_version,
+            cost=tuple(items),
+        )
+        return ReceiptRow(context.id, context.at_ms, write_receipt(found))
 
     def _row(self, status: int, outcome: str, usage: Usage) -> UsageRow:
         context = self._call.context
@@ -169,6 +202,10 @@ class UsageEntry:
         )
 
 
+def _ignore(reason: str) -> None:
+    """Attempts are not recorded."""
+
+
 def _milliseconds(seconds: float) -> int:
     return round(seconds * 1000)
 
@@ -182,6 +219,7 @@ class UsageAccounting(Struct, frozen=True):
     log: Log
     strict: bool
     log_requests: bool
+    receipts: bool = False
 
     def open(self, caller: Caller, call: Call, reservation: Reservation) -> UsageEntry:
         """The recorder must have reserved a row."""

@@ -105,6 +105,9 @@ class Gateway(Struct, frozen=True):
                 entry = self._admit_routed(caller, call, routed)
                 entry.label = catalog.label(call.model)
                 targets = routed.first()
+            if entry.trail is not None:
+                selection = None if routed is None else routed.selection
+                entry.trail.decide(catalog, match.operation, targets, selection, body, only)
         except BaseException as exc:
             self.accounting.record_failure(context, caller, exc, model="" if call is None else call.model)
             if linked is not None:

@@ -158,6 +158,29 @@ CREATE TABLE server_objects (
 CREATE INDEX server_objects_user ON server_objects (user_id, server, kind);
 CREATE INDEX server_objects_end ON server_objects (expires_at) WHERE expires_at IS NOT NULL;
 
+-- Chats of the playground
+
+CREATE TABLE chats (
+    id TEXT NOT NULL PRIMARY KEY,
+    user_id TEXT NOT NULL REFERENCES users (id),
+    sealed BYTEA NOT NULL, -- title, model and parameters, encrypted
+    messages BIGINT NOT NULL, -- number of messages
+    size BIGINT NOT NULL, -- bytes of the messages before encryption
+    created_at BIGINT NOT NULL,
+    updated_at BIGINT NOT NULL
+);
+
+CREATE INDEX chats_user ON chats (user_id, updated_at, id);
+
+CREATE TABLE chat_messages (
+    chat_id TEXT NOT NULL REFERENCES chats (id) ON DELETE CASCADE,
+    position BIGINT NOT NULL, -- from 0
+    sealed BYTEA NOT NULL, -- the message, encrypted
+    size BIGINT NOT NULL, -- bytes before encryption
+    created_at BIGINT NOT NULL,
+    PRIMARY KEY (chat_id, position)
+);
+
 -- Usage
 
 -- One row for each request; rows are never changed. There are no foreign keys, because rows outlive keys and users.
@@ -198,6 +221,13 @@ CREATE TABLE usage (
 );
 
 CREATE INDEX usage_user_key ON usage (user_id, key_id, at);
+
+-- How a request was routed. The ids are those of the usage rows, and UUIDv7, so that they are in the order of time.
+CREATE TABLE receipts (
+    id TEXT NOT NULL PRIMARY KEY,
+    at BIGINT NOT NULL, -- of the usage row
+    receipt TEXT NOT NULL -- JSON object
+);
 
 -- Sums of usage by hour and by day (UTC). Statistics read only these tables.
 CREATE TABLE usage_hourly (

@@ -8,6 +8,7 @@ one that has begun counts.
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from bluesminds.common.clock import Clock
 from bluesminds.common.money import Price
 from bluesminds.common.prices import OperatorPrice
 from bluesminds.common.values import Server
@@ -86,3 +87,7 @@ class PriceRegistry:
 
     def __init__(self, book: PriceBook) -> None:
         self.book = book
+
+    def find_now(self, clock: Clock, server: Server | None, model: str, served: str) -> Price | None:
+        """As PriceBook.find, for requests that arrive now."""
+        return self.book.find(server, model, clock.now_ms(), served)

@@ -13,14 +13,16 @@ class RoutedTargets:
     allows it. Targets are ordered when they are needed, so that a rotation counts only what is used.
     """
 
-    __slots__ = ("_balancer", "_context", "_groups", "_reasons", "_request")
+    __slots__ = ("_balancer", "_context", "_groups", "_reasons", "_request", "options", "selection")
 
     def __init__(
         self, route: ModelRoute, selection: Selection, balancer: Balancer, request: RoutedRequest
     ) -> None:
         if "error" in route.fallback_on:
             selection = selection.prefer_usable(balancer.usable)
+        self.selection = selection
         self._groups = list(selection.groups)
+        self.options = route.options
         self._reasons = route.fallback_on
         self._balancer = balancer
         self._request = request
@@ -41,6 +43,10 @@ class RoutedTargets:
         group = self._groups.pop(0)
         self._context = group.context
         return self._balancer.order(group, self._request)
+
+    def has_more(self, reason: FallbackReason) -> bool:
+        """Whether `take` has targets."""
+        return bool(self._groups) and reason in self._reasons
 
     def take(self, reason: FallbackReason) -> Sequence[Target]:
         """The targets of the next model, after a failure for `reason`. Empty if there is none."""

@@ -16,6 +16,7 @@ from bluesminds.gateway.routing.health import ServerStatus
 from bluesminds.web.api import (
     audit,
     auth,
+    chats,
     explain,
     invites,
     keys,
@@ -24,6 +25,7 @@ from bluesminds.web.api import (
     model_routes,
     models,
     prices,
+    requests,
     servers,
     sessions,
     setup,
@@ -62,7 +64,10 @@ class GatewayControls(Struct, frozen=True):
     """What would be done with a request now."""
 
 
-def api_routes(accounts: AccountServices, controls: GatewayControls, clock: Clock) -> list[Route]:
+def api_routes(
+    accounts: AccountServices, controls: GatewayControls, clock: Clock, *, expose_server: bool = True
+) -> list[Route]:
+    """`expose_server`: users see the names of servers."""
     return [
         *setup.routes(setup.SetupHandlers(accounts.users, accounts.passwords, accounts.throttle)),
         *keys.routes(accounts.keys, accounts.users),
@@ -96,8 +101,10 @@ def api_routes(accounts: AccountServices, controls: GatewayControls, clock: Cloc
         *explain.routes(explain.ExplainHandlers(accounts.keys, controls.explain)),
         *models.routes(models.ModelHandlers(controls.catalog)),
         *ledger.routes(ledger.LedgerHandlers(accounts.ledger)),
+        *requests.routes(requests.RequestHandlers(accounts.usage, expose_server)),
         *usage.routes(usage.UsageHandlers(accounts.usage)),
         *limits.routes(limits.LimitHandlers(accounts.limits, controls.usage_now)),
+        *chats.routes(chats.ChatHandlers(accounts.chats)),
         *audit.routes(audit.AuditHandlers(accounts.audit)),
     ]
 
