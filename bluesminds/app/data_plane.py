@@ -12,7 +12,7 @@ from bluesminds.app.dashboard import build_dashboard
 from bluesminds.app.malloc import HeapTrimmer
 from bluesminds.app.prices import bundled_prices, load_price_book
 from bluesminds.app.readiness import ReadinessCheck
-from bluesminds.app.routing import Routing
+from bluesminds.app.routing import Routing, log_health
 from bluesminds.app.services import Services
 from bluesminds.app.settings_map import (
     configured_prices,
@@ -145,6 +145,12 @@ def build_data_plane(
     runtime.metrics.labelled_gauge(
         "bluesminds_server_up", "1 if the last probe of the server succeeded.", "server", routing.servers_up
     )
+    runtime.metrics.labelled_gauge(
+        "bluesminds_server_ejected",
+        "Models for which the server is ejected, because its requests failed.",
+        "server",
+        routing.ejected_models,
+    )
     control = _build_control(services, runtime, authentication, routing, stats)
     services.key_changes.subscribe(authentication.keys.forget)
     services.accounts.ledger.subscribe(authentication.limiter.credit_changed)
@@ -191,9 +197,13 @@ def _build_authentication(services: Services, lease: Lease) -> Authentication:
 def build_routing(services: Services, configured: list[Server]) -> Routing:
     """`configured` are the servers that are not in the database."""
     upstream = services.settings.upstream
-    health = ServerHealthRegistry(eject_after=upstream.eject_after, eject_seconds=upstream.eject_seconds)
     load, rotations = LoadRegistry(), RotationRegistry()
     prices = PriceRegistry(PriceBook(combine(configured_prices(services.settings)), bundled_prices()))
+    health = ServerHealthRegistry(
+        eject_after=upstream.eject_after,
+        eject_seconds=upstream.eject_seconds,
+        on_change=partial(log_health, services.log),
+    )
     registry = ServerRegistry(
         configured,
         services.accounts.servers.load,
@@ -212,9 +222,18 @@ def build_routing(services: Services, configured: list[Server]) -> Routing:
         timeout=upstream.probe_timeout,
         log=services.log,
     )
-    balancer = Balancer(health.is_usable, load, rotations, _RANDOM.random)
-    load_prices = partial(load_price_book, services)
-    return Routing(registry, health, balancer, checker, prices, load_prices, services.clock)
+    balancer = Balancer(health, load, rotations, _RANDOM.random)
+    return Routing(
+        registry,
+        health,
+        balancer,
+        checker,
+        prices,
+        partial(load_price_book, services),
+        services.clock,
+        services.pool,
+        upstream.max_connections_per_server,
+    )
 
 
 def _build_accounting(services: Services, runtime: Runtime, prices: PriceRegistry) -> UsageAccounting:
@@ -297,6 +316,8 @@ def _build_control(
         routes_changed=routing.registry.reload,
         catalog=routing.current_catalog,
         explain=routing.explain,
+        fleet_health=routing.fleet_health,
+        probe_now=routing.health_checker.probe_all,
     )
     routes = [
         *ops.routes(ops.OpsHandlers(readiness.check, routing.states, registry)),

@@ -163,7 +163,7 @@ class Gateway(Struct, frozen=True):
             catalog,
             operation,
             model,
-            usable=self.balancer.usable,
+            health=self.balancer.health,
             random=self.balancer.random,
             only=only,
         )
@@ -317,6 +317,6 @@ class Gateway(Struct, frozen=True):
             finally:
                 reply.close()
         if scope.cancelled_caught and not out.gone:
-            if not answered and entry.attempts:
-                self.sender.total_timeout(entry.attempts[-1])
+            if not answered and entry.target is not None:
+                self.sender.total_timeout(call, entry.target)
             await handle_total_timeout(call, entry, out)

@@ -128,6 +128,8 @@ POST /api/admin/routes
 PATCH /api/admin/routes/{route_id}
 DELETE /api/admin/routes/{route_id}
 GET /api/admin/models
+GET /api/admin/health
+POST /api/admin/health
 GET /api/admin/explain
 GET /api/admin/requests/{request_id}
 GET /api/admin/usage

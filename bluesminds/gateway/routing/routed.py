@@ -19,7 +19,9 @@ class RoutedTargets:
         self, route: ModelRoute, selection: Selection, balancer: Balancer, request: RoutedRequest
     ) -> None:
         if "error" in route.fallback_on:
-            selection = selection.prefer_usable(balancer.usable)
+            selection = selection.prefer_usable(
+                lambda target: balancer.health.is_usable(target.server.name, target.model or request.model)
+            )
         self.selection = selection
         self._groups = list(selection.groups)
         self.options = route.options

@@ -12,12 +12,14 @@ from bluesminds.gateway.prices.book import PriceBook
 from bluesminds.gateway.probe import ProbeResult
 from bluesminds.gateway.routing.catalog import ModelCatalog
 from bluesminds.gateway.routing.explain import Explanation, RouteQuestion
+from bluesminds.gateway.routing.fleet import FleetHealth
 from bluesminds.gateway.routing.health import ServerStatus
 from bluesminds.web.api import (
     audit,
     auth,
     chats,
     explain,
+    health,
     invites,
     keys,
     ledger,
@@ -62,6 +64,10 @@ class GatewayControls(Struct, frozen=True):
     """The current servers by model."""
     explain: Callable[[RouteQuestion], Awaitable[Explanation]]
     """What would be done with a request now."""
+    fleet_health: Callable[[], FleetHealth]
+    """The health of all servers."""
+    probe_now: Callable[[], Awaitable[None]]
+    """Check all servers."""
 
 
 def api_routes(
@@ -99,6 +105,7 @@ def api_routes(
             )
         ),
         *explain.routes(explain.ExplainHandlers(accounts.keys, controls.explain)),
+        *health.routes(health.FleetHealthHandlers(controls.fleet_health, controls.probe_now)),
         *models.routes(models.ModelHandlers(controls.catalog)),
         *ledger.routes(ledger.LedgerHandlers(accounts.ledger)),
         *requests.routes(requests.RequestHandlers(accounts.usage, expose_server)),

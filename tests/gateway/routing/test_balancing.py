@@ -17,7 +17,7 @@ from bluesminds.gateway.routing.plans import Target
 from bluesminds.gateway.routing.policies import Balancer, RoutedRequest
 from bluesminds.gateway.routing.rotation import RotationRegistry, WeightedRotation
 from bluesminds.gateway.routing.selection import ModelCandidates
-from tests.gateway.routing.test_policies import server
+from tests.gateway.routing.test_policies import health_of, server
 from tests.gateway.routing.test_selection import select
 
 POLICIES: tuple[Policy, ...] = (
@@ -56,7 +56,7 @@ class Fleet:
         self.clock = SetClock()
         self.load = LoadRegistry(self.clock)
         self.balancer = Balancer(
-            lambda name: name not in ejected,
+            health_of(ejected),
             self.load,
             RotationRegistry(),
             random.Random(seed).random,  # noqa: S311
