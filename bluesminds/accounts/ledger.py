@@ -81,7 +81,7 @@ class Ledger:
     def __init__(self, store: Store, *, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self._lock = trio.Lock()  # changes are told in the order of their revisions
+        self._lock = trio.Lock()  # subscribers get changes in the order of their revisions
         self._subscribers: list[CreditChanged] = []
 
     def subscribe(self, callback: CreditChanged) -> None:
