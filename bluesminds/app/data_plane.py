@@ -1,6 +1,7 @@
 """Builds the gateway from the services: authentication, routing, accounting and the ASGI application."""
 
 import random
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -51,6 +52,7 @@ from bluesminds.gateway.routing.policies import Balancer
 from bluesminds.gateway.routing.rotation import RotationRegistry
 from bluesminds.gateway.server_objects import ServerObjects
 from bluesminds.gateway.sockets.realtime import RealtimeSessions
+from bluesminds.gateway.sockets.responses import ResponsesSessions
 from bluesminds.gateway.spool import SpoolSpace
 from bluesminds.gateway.stored_responses.handler import StoredResponseHandler
 from bluesminds.gateway.stored_responses.links import RequestLinks
@@ -140,8 +142,10 @@ def build_data_plane(
         cache=_build_cache(services, runtime.metrics),
     )
     origins = _build_origins(services, authentication.keys)
-    sessions = RealtimeSessions(gateway, bodies, origins, socket_settings(settings), services.clock)
-    _add_gauges(runtime, authentication.limiter, bodies, sessions)
+    sockets = socket_settings(settings)
+    realtime = RealtimeSessions(gateway, bodies, origins, sockets, services.clock)
+    sessions = ResponsesSessions(gateway, bodies, origins, sockets, services.clock)
+    _add_gauges(runtime, authentication.limiter, bodies, lambda: realtime.open + sessions.open)
     runtime.metrics.labelled_gauge(
         "bluesminds_server_up", "1 if the last probe of the server succeeded.", "server", routing.servers_up
     )
@@ -164,7 +168,7 @@ def build_data_plane(
         watchdog=Watchdog(runtime.recorder, limit=MAX_BACKOFF + 2 * settings.storage.settle_timeout),
         stats=stats,
         control=control,
-        edge=_build_edge(services, gateway, routing, sessions, control, bodies, origins, runtime),
+        edge=_build_edge(services, gateway, routing, realtime, sessions, control, bodies, origins, runtime),
     )
 
 
@@ -273,14 +277,14 @@ def _build_body_memory(services: Services) -> BodyMemory:
 
 
 def _add_gauges(
-    runtime: Runtime, limiter: RateLimiter, bodies: BodyMemory, sessions: RealtimeSessions
+    runtime: Runtime, limiter: RateLimiter, bodies: BodyMemory, sessions: Callable[[], int]
 ) -> None:
     gauge, recorder = runtime.metrics.gauge, runtime.recorder
     gauge("bluesminds_requests_running", "Requests in progress.", lambda: limiter.running)
     gauge("bluesminds_usage_rows_held", "Usage rows reserved or not committed yet.", lambda: recorder.held)
     gauge("bluesminds_body_bytes_held", "Bytes of request bodies in memory.", lambda: bodies.held)
     gauge("bluesminds_upload_bytes_held", "Bytes of uploads in files.", lambda: bodies.disk.held)
-    gauge("bluesminds_sessions_open", "Realtime sessions that are open.", lambda: sessions.open)
+    gauge("bluesminds_sessions_open", "WebSockets of clients that are open.", sessions)
 
 
 def _build_control(
@@ -403,7 +407,8 @@ def _build_edge(
     services: Services,
     gateway: Gateway,
     routing: Routing,
-    sessions: RealtimeSessions,
+    realtime: RealtimeSessions,
+    sessions: ResponsesSessions,
     control: ASGIApp,
     bodies: BodyMemory,
     origins: BrowserOrigins,
@@ -418,6 +423,7 @@ def _build_edge(
         gateway,
         passthrough,
         stored,
+        realtime,
         sessions,
         control,
         _build_playground(services),
