@@ -79,8 +79,8 @@ class InsufficientCredit(GatewayError):
 
     kind = "insufficient_quota"
 
-    def __init__(self, message: str) -> None:
-        super().__init__(402, "insufficient_credit", message, headers={"x-should-retry": "false"})
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(402, code, message, headers={"x-should-retry": "false"})
 
 
 class RateLimited(GatewayError):

@@ -227,6 +227,7 @@ async def test_bug_in_gateway_is_500_without_detail(nursery: trio.Nursery) -> No
         cast(RealtimeSessions, None),
         cast(Any, None),
         cast(Any, None),
+        cast(Any, None),
         origins=BrowserOrigins((), gateway.keys, no_origins, cache_seconds=1),
         bodies=body_memory(1000),
         clock=SystemClock(),

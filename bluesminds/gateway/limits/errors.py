@@ -51,7 +51,8 @@ def _insufficient_credit(credit: Credit, nano: int) -> InsufficientCredit:
         advice = "Running requests reserve the rest. Try again when one has finished."
     else:
         advice = "Add credit, send less text, or send a smaller `max_tokens`."
-    return InsufficientCredit(f"The credit of the account does not cover this request {figures}. {advice}")
+    message = f"The credit of the account does not cover this request {figures}. {advice}"
+    return InsufficientCredit("insufficient_credit", message)
 
 
 class _Reason(Struct, frozen=True):
