@@ -184,7 +184,7 @@ INSERT_RECEIPTS: LiteralString = (
 # Rows of the sums are locked in the order of their keys, so that two instances cannot deadlock.
 _SUM_ROWS: LiteralString = """
         key_id, user_id, model, server,
-        count(*), count(*) FILTER (WHERE outcome NOT IN ('ok', 'client_gone')),
+        count(*), count(*) FILTER (WHERE outcome NOT IN ('ok', 'client_gone', 'stopped')),
         coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0),
         coalesce(sum(cache_read_tokens), 0), coalesce(sum(cache_write_tokens), 0),
         coalesce(sum(reasoning_tokens), 0),

@@ -17,6 +17,7 @@ from bluesminds.common.money import CostItem, total
 from bluesminds.common.values import NO_USAGE, Caller, RequestContext, Usage
 from bluesminds.gateway.call import Call
 from bluesminds.gateway.estimate import Estimator
+from bluesminds.gateway.limits.budget import StreamBudget
 from bluesminds.gateway.limits.headers import Headers
 from bluesminds.gateway.limits.reserve import Reservation
 from bluesminds.gateway.metrics import Metrics
@@ -29,6 +30,7 @@ from bluesminds.wire.usage import settle_usage
 from storage.receipts import ReceiptRow
 from storage.usage import UsageRow
 
+STOPPED = "stopped"  # outcome: a stream that ended because no more money could be reserved
 CLIENT_GONE = 499  # nginx's status for a client that disconnected before the response; only for records
 
 
@@ -55,6 +57,12 @@ class UsageEntry:
         self.cost: int | None = None
         self._price_version = ""
         self.outcome = ""
+        self.budget: StreamBudget | None = None  # of a stream whose cost is limited
+        self.lowered_output: int | None = None  # tokens; what the money covered
+
+    @property
+    def call(self) -> Call:
+        return self._call
 
     @property
     def rate_headers(self) -> Headers:
@@ -88,7 +96,9 @@ class UsageEntry:
         self._stage = stage
 
     def finish(self, status: int, outcome: str, usage: Usage) -> None:
-        """Settle. Outcomes: ok, client_error, upstream_error, cut, timeout, client_gone, internal."""
+        """Settle. Outcomes: ok, stopped (at a budget), client_error, upstream_error, cut, timeout,
+        client_gone, internal.
+        """
         if self._batch is not None:
             return
         self.outcome = outcome
@@ -102,8 +112,13 @@ class UsageEntry:
         elif usage.source != "cache":
             items = None
         self.cost = None if items is None else total(items, self._call.markup)
+        if outcome == STOPPED and self.cost is not None:
+            # Its last piece was not sent, and its usage is the gateway's estimate.
+            self.cost = min(self.cost, self._reservation.reserved[1])
         receipt = None if self.trail is None else self._receipt(self.trail, usage, items or ())
         self._reservation.settle((usage.input or 0) + (usage.output or 0), self.cost or 0)
+        if usage.source == "upstream" and usage.output and self._reservation.has_budget:
+            estimator.outputs.learn(self._caller.key_id, model, usage.output)
         estimator.learn((target and target.serves) or model, self._call.facts.text_bytes, usage)
         row = self._row(status, outcome, usage)
         self._batch = self._accounting.recorder.record(row, receipt)

@@ -15,8 +15,15 @@ from bluesminds.gateway.forms import Headers, MultipartBody
 from bluesminds.gateway.operations import Operation, OperationMatch
 from bluesminds.gateway.routing.plans import Plan, Target
 from bluesminds.gateway.stored_responses.links import LinkedRequest
-from bluesminds.providers.quirks import ADAPTED, MAX_TOKENS, OTHER_BOUND, Adapt, check_supported
-from bluesminds.wire.base import Format, RequestFacts
+from bluesminds.providers.quirks import (
+    ADAPTED,
+    MAX_COMPLETION_TOKENS,
+    MAX_TOKENS,
+    OTHER_BOUND,
+    Adapt,
+    check_supported,
+)
+from bluesminds.wire.base import Format, FormatName, RequestFacts
 from bluesminds.wire.conversation import (
     ConversationRequest,
     EncodingOptions,
@@ -33,6 +40,13 @@ from bluesminds.wire.support import Support
 
 STREAM_OPTIONS = "stream_options"
 NO_FORECAST: Final = TokenForecast(0, 0)
+# The field that limits the length of an answer, by format.
+_BOUNDS: Final[Mapping[FormatName, str]] = {
+    "chat": MAX_COMPLETION_TOKENS,
+    "completions": MAX_TOKENS,
+    "messages": MAX_TOKENS,
+    "responses": "max_output_tokens",
+}
 _JSON: Final[Headers] = ((b"content-type", b"application/json"),)
 
 
@@ -61,6 +75,7 @@ class Call(Struct, frozen=True, gc=False):
     facts: RequestFacts
     own_key: bool = False
     markup: int = 0
+    key_id: str = ""
     observer: ReplyObserver | None = None
 
 
@@ -92,6 +107,11 @@ class CallBody(Protocol):
     @property
     def repeatable(self) -> bool:
         """Whether `content` can be called again. A form that does not fit into memory can be sent once."""
+
+    def bound(self, tokens: int) -> bool:
+        """Limit the length of each answer. False if the format has no such field, and nothing is changed.
+        Call it after `choose` and before the first `content`.
+        """
 
     def headers(self, model: str) -> Headers:
         """Content-Type, and the Content-Length of a body in pieces if it is known."""
@@ -196,6 +216,18 @@ class JsonBody:
             self._fields = {}
             self._rendered_for = (model, support.usage, plan.adapt)
         return self._body.data
+
+    def bound(self, tokens: int) -> bool:
+        name = _BOUNDS.get(self._format.name)
+        if name is None:
+            return False
+        if self._fields:
+            others = {key: raw for key, raw in self._fields.items() if key not in ADAPTED}
+            self._fields = others | {name: Raw(b"%d" % tokens)}
+        if self.conversation is not None:
+            self.conversation = structs.replace(self.conversation, max_output=tokens)
+            self._translated_for = None
+        return True
 
     def headers(self, model: str) -> Headers:
         return _JSON
@@ -310,7 +342,14 @@ def read_call(
         facts = form.facts()
         context = with_scoped_idempotency(context, caller)
         return Call(
-            context, operation, format_, facts.model, facts, bool(caller.address), caller.markup
+            context,
+            operation,
+            format_,
+            facts.model,
+            facts,
+            bool(caller.address),
+            caller.markup,
+            caller.key_id,
         ), form
     if not body.data:
         raise InvalidRequest("empty_body", "The request has no body. Send a JSON object with `model`.")
@@ -322,7 +361,9 @@ def read_call(
     own_key = bool(caller.address)
     context = with_scoped_idempotency(context, caller)
     observer, stored = (None, None) if linked is None else (linked.keeper, linked.stored)
-    call = Call(context, operation, format_, facts.model, facts, own_key, caller.markup, observer)
+    call = Call(
+        context, operation, format_, facts.model, facts, own_key, caller.markup, caller.key_id, observer
+    )
     return call, JsonBody(format_, fields, body, stored)
 
 

@@ -7,9 +7,12 @@ None, never 0, for a model without a price.
 
 from collections.abc import Sequence
 
+from msgspec import structs
+
 from bluesminds.common.money import Price
 from bluesminds.common.values import Usage
 from bluesminds.gateway.call import Call
+from bluesminds.gateway.limits.budget import OutputForecast
 from bluesminds.gateway.limits.counters import Estimate
 from bluesminds.gateway.prices.book import PriceRegistry
 from bluesminds.gateway.routing.plans import Target
@@ -29,6 +32,7 @@ class Estimator:
         self.prices = prices
         self._default_completion = default_completion
         self._ratios: dict[str, float] = {}
+        self.outputs = OutputForecast()
 
     def price(self, target: Target | None, model: str, at_ms: int) -> Price | None:
         """The price at a target of what the client calls `model`."""
@@ -49,9 +53,22 @@ class Estimator:
             output = self._default_output(price)
         output *= facts.choices
         input_ = self._input(facts)
-        return Estimate(
-            input_ + output, None if price is None else price.max_cost(input_, output, call.markup)
-        )
+        if price is None:
+            return Estimate(input_ + output, None, input_)
+        held = self._held_output(call, price, output)
+        return Estimate(input_ + output, price.max_cost(input_, held, call.markup), input_, held, price)
+
+    def _held_output(self, call: Call, price: Price, output: int) -> int:
+        """The output tokens to reserve money for: for a stream, what recent responses suggest, because its
+        reservation can grow; otherwise the maximum.
+        """
+        facts = call.facts
+        if facts.max_output is None and price.max_output is not None:
+            output = price.max_output * facts.choices
+        if facts.stream:
+            expected = self.outputs.expect(call.key_id, call.model) or self._default_completion
+            return min(output, expected)
+        return output
 
     def dearest(self, call: Call, targets: Sequence[Target]) -> Estimate:
         """The maximum over all targets. Without a cost if one of them has no price."""
@@ -60,10 +77,10 @@ class Estimator:
         prices = [self.price(target, call.model, call.context.at_ms) for target in targets]
         distinct = {None if price is None else price.version: price for price in prices}
         estimates = [self._estimate(call, price) for price in distinct.values()]
-        costs = [one.nano for one in estimates if one.nano is not None]
-        return Estimate(
-            max(one.tokens for one in estimates), max(costs) if len(costs) == len(estimates) else None
-        )
+        if any(one.nano is None for one in estimates):
+            return Estimate(max(one.tokens for one in estimates), None, estimates[0].input)
+        dearest = max(estimates, key=lambda one: one.nano or 0)
+        return structs.replace(dearest, tokens=max(one.tokens for one in estimates))
 
     def estimate_tokens(self, price: Price | None, input_: int, output: int, markup: int = 0) -> Estimate:
         return Estimate(input_ + output, None if price is None else price.max_cost(input_, output, markup))

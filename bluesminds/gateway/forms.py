@@ -92,6 +92,10 @@ class MultipartBody:
         """All targets: forms are not translated."""
         return targets
 
+    def bound(self, tokens: int) -> bool:
+        """Forms have no such field."""
+        return False
+
     def headers(self, model: str) -> Headers:
         content_type = (b"content-type", write_content_type(self._boundary))
         length = self._spool.size + self._model_size if self._complete else self._body.length

@@ -20,9 +20,11 @@ from bluesminds.gateway.authenticate import KeyAuthenticator
 from bluesminds.gateway.authorize import check_model
 from bluesminds.gateway.bodies import Body
 from bluesminds.gateway.call import Call, CallBody, JsonBody, read_call, receive_body
+from bluesminds.gateway.limits.budget import LEAST_OUTPUT, StreamBudget, affordable_output
+from bluesminds.gateway.limits.counters import Estimate
 from bluesminds.gateway.limits.errors import no_price_error
 from bluesminds.gateway.limits.headers import as_text
-from bluesminds.gateway.limits.reserve import RateLimiter
+from bluesminds.gateway.limits.reserve import RateLimiter, Reservation
 from bluesminds.gateway.operations import Operation, OperationMatch
 from bluesminds.gateway.relay import (
     Headers,
@@ -99,10 +101,12 @@ class Gateway(Struct, frozen=True):
                 routed = None
                 targets = self._select(catalog, match.operation, call.model, only)
                 targets = self._choose(call, body, targets)
-                entry = self._admit(caller, call, targets)
+                entry = self._admit(caller, call, body, targets)
+                call = entry.call
             else:
                 routed = self._select_routed(catalog, route, caller, call, body, only)
-                entry = self._admit_routed(caller, call, routed)
+                entry = self._admit_routed(caller, call, body, routed)
+                call = entry.call
                 entry.label = catalog.label(call.model)
                 targets = routed.first()
             if entry.trail is not None:
@@ -232,7 +236,9 @@ class Gateway(Struct, frozen=True):
         forecast = partial(self.accounting.estimator.forecast, call)
         return body.choose(targets, at_ms=call.context.at_ms, forecast=forecast)
 
-    def _admit(self, caller: Caller, call: Call, targets: Sequence[Target]) -> UsageEntry:
+    def _admit(
+        self, caller: Caller, call: Call, body: CallBody, targets: Sequence[Target], *, lower: bool = True
+    ) -> UsageEntry:
         """Reserve for the dearest target. Raises what `RateLimiter.reserve` raises."""
         recorder = self.accounting.recorder
         recorder.check_capacity(strict=self.accounting.strict)
@@ -240,15 +246,46 @@ class Gateway(Struct, frozen=True):
         free = bool(caller.address) or call.operation.estimated
         if estimate.nano is None and self.refuse_unpriced and not free:
             raise no_price_error(call.model)
-        reservation = self.limiter.reserve(caller, estimate, call.model)
-        recorder.reserve()
-        return self.accounting.open(caller, call, reservation)
+        try:
+            reservation = self.limiter.reserve(caller, estimate, call.model)
+        except (RateLimited, InsufficientCredit):
+            lowered = self._lower_output(caller, call, estimate) if lower else None
+            if lowered is None or not body.bound(lowered):
+                raise
+            call = structs.replace(call, facts=structs.replace(call.facts, max_output=lowered))
+            estimate = self.accounting.estimator.dearest(call, targets)
+            reservation = self.limiter.reserve(caller, estimate, call.model)
+            entry = self._open(caller, call, reservation, estimate)
+            entry.lowered_output = lowered
+            return entry
+        return self._open(caller, call, reservation, estimate)
 
-    def _admit_routed(self, caller: Caller, call: Call, routed: RoutedTargets) -> UsageEntry:
-        """Fallback models that the limits do not allow are given up."""
+    def _open(self, caller: Caller, call: Call, reservation: Reservation, estimate: Estimate) -> UsageEntry:
+        self.accounting.recorder.reserve()
+        entry = self.accounting.open(caller, call, reservation)
+        if reservation.has_budget and call.facts.stream and estimate.price is not None:
+            entry.budget = StreamBudget(
+                reservation, estimate.price, estimate.input, estimate.output, call.markup
+            )
+        return entry
+
+    def _lower_output(self, caller: Caller, call: Call, estimate: Estimate) -> int | None:
+        """The output tokens of one answer that the money covers; None if it is not the money that lacks, or
+        if it covers less than LEAST_OUTPUT.
+        """
+        left = self.limiter.money_left(caller)
+        if left is None or estimate.price is None or (estimate.nano or 0) <= left:
+            return None
+        tokens = affordable_output(estimate.price, estimate.input, left, call.markup)
+        tokens //= call.facts.choices
+        return tokens if tokens >= LEAST_OUTPUT else None
+
+    def _admit_routed(self, caller: Caller, call: Call, body: CallBody, routed: RoutedTargets) -> UsageEntry:
+        """Fallback models that the limits do not allow are given up, before the length is lowered."""
         while True:
+            only = len({target.serves for target in routed.targets()}) < 2
             try:
-                return self._admit(caller, call, routed.targets())
+                return self._admit(caller, call, body, routed.targets(), lower=only)
             except (RateLimited, Forbidden, InsufficientCredit):
                 if not routed.drop_last_model():
                     raise

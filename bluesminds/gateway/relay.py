@@ -14,7 +14,7 @@ from msgspec import Struct, structs
 from bluesminds.common.errors import GatewayError, InvalidRequest, Unavailable, UpstreamFailed
 from bluesminds.common.money import write_usd
 from bluesminds.common.values import NO_USAGE, Usage
-from bluesminds.gateway.accounting import UsageEntry
+from bluesminds.gateway.accounting import STOPPED, UsageEntry
 from bluesminds.gateway.call import Call, CallBody, JsonBody
 from bluesminds.gateway.recorder import usage_unrecorded_error
 from bluesminds.gateway.upstream.attempt import JSON_TYPE, Reply
@@ -82,6 +82,8 @@ class Relay(Struct, frozen=True):
         headers = [*entry.rate_headers]
         if entry.target is not None and (model := entry.target.serves):
             headers.append((b"x-bluesminds-model", model.encode("ascii", "replace")))
+        if entry.lowered_output is not None:
+            headers.append((b"x-bluesminds-max-output", b"%d" % entry.lowered_output))
         if self.expose_server and entry.attempts:
             headers.append((b"x-bluesminds-server", entry.attempts[-1].encode()))
             headers.append((b"x-bluesminds-attempts", b"%d" % len(entry.attempts)))
@@ -144,10 +146,14 @@ class Relay(Struct, frozen=True):
         redact, observer = reply.endpoint.redact, call.observer
         entry.begin_response(stage)
         await out.start(reply.status, reply.headers + self.headers(entry) + STREAM_HEADERS)
-        data = reply.body
+        data, budget = reply.body, entry.budget
         try:
             while data:
-                if passed := redact(stage.feed(data)):
+                passed = redact(stage.feed(data))
+                if budget is not None and not stage.finished and not budget.allows(stage.output):
+                    await self._stop(call, reply, stage, entry, out)
+                    return
+                if passed:
                     if call.facts.wants_cost:
                         passed = with_stream_cost(passed, entry.cost_of(stage.usage))
                     if observer is not None:
@@ -172,6 +178,21 @@ class Relay(Struct, frozen=True):
         await out.end(last)
         if stage.final:
             await _drain_after_done(response)
+
+    async def _stop(
+        self, call: Call, reply: Reply, stage: Stage, entry: UsageEntry, out: ResponseWriter
+    ) -> None:
+        """End a stream whose cost reaches the budget, in the way of its format for the maximum length."""
+        entry.close(reply.status, STOPPED)
+        last = reply.endpoint.redact(stage.stop())
+        if call.facts.wants_cost:
+            last = with_stream_cost(last, entry.cost)
+        await _observe_end(call, reply, last)
+        try:
+            await entry.wait_durable()
+        except GatewayError as exc:
+            last = call.format.write_stream_error(exc.code, exc.message, entry.next_number)
+        await out.end(last)
 
     async def _relay_bytes(
         self,

@@ -307,7 +307,7 @@ BEGIN
     INSERT INTO usage_hourly
     VALUES (
         new.at - new.at % 3600000, new.key_id, new.user_id, new.model, new.server,
-        1, new.outcome NOT IN ('ok', 'client_gone'),
+        1, new.outcome NOT IN ('ok', 'client_gone', 'stopped'),
         coalesce(new.input_tokens, 0), coalesce(new.output_tokens, 0),
         coalesce(new.cache_read_tokens, 0), coalesce(new.cache_write_tokens, 0),
         coalesce(new.reasoning_tokens, 0),
@@ -339,7 +339,7 @@ BEGIN
     INSERT INTO usage_daily
     VALUES (
         new.at - new.at % 86400000, new.key_id, new.user_id, new.model, new.server,
-        1, new.outcome NOT IN ('ok', 'client_gone'),
+        1, new.outcome NOT IN ('ok', 'client_gone', 'stopped'),
         coalesce(new.input_tokens, 0), coalesce(new.output_tokens, 0),
         coalesce(new.cache_read_tokens, 0), coalesce(new.cache_write_tokens, 0),
         coalesce(new.reasoning_tokens, 0),

@@ -9,16 +9,22 @@ from typing import Final
 
 from msgspec import Struct
 
+from bluesminds.common.money import Price
 from bluesminds.common.values import LimitSet
 from bluesminds.gateway.limits.window import SlidingWindow, WindowBucket
 from storage.quotas import QuotaRow
 
 
 class Estimate(Struct, frozen=True, gc=False):
-    """The maximum that a request is expected to use. `nano`: nano-USD; None if its model has no price."""
+    """What is reserved for a request. `tokens`: the maximum that it is expected to use. `nano`: nano-USD for
+    `input` and `output` tokens at the `price`; None if its model has no price.
+    """
 
     tokens: int
     nano: int | None
+    input: int = 0
+    output: int = 0
+    price: Price | None = None
 
 
 class PeriodCounter:
@@ -125,6 +131,23 @@ class UsageCounters:
             or (limits.usd_total and total.nano + total.held_nano + nano > limits.usd_total)
         )
 
+    def money_left(self, limits: LimitSet) -> int | None:
+        """What no request has used or reserved, in nano-USD; None without a budget and credit. Call
+        `roll_over` first.
+        """
+        left = [
+            limit - period.nano - period.held_nano
+            for limit, period in (
+                (limits.usd_per_day, self.day),
+                (limits.usd_per_month, self.month),
+                (limits.usd_total, self.total),
+            )
+            if limit
+        ]
+        if self.credit is not None:
+            left.append(self.credit.available)
+        return min(left) if left else None
+
     def hold(self, estimate: Estimate, now: float, share: "Share") -> "Hold":
         return Hold(self, estimate.tokens, estimate.nano or 0, now, share)
 
@@ -201,6 +224,26 @@ class Hold:
     @property
     def reserved_nano(self) -> int:
         return self._nano
+
+    def may_extend(self, limits: LimitSet, nano: int) -> bool:
+        """Whether the limits allow that `nano` more is reserved."""
+        if self._credit is not None and nano > self._credit.available:
+            return False
+        return not any(
+            limit and period.nano + period.held_nano + nano > limit
+            for limit, period in (
+                (limits.usd_per_day, self._day),
+                (limits.usd_per_month, self._month),
+                (limits.usd_total, self._counters.total),
+            )
+        )
+
+    def extend(self, nano: int) -> None:
+        self._nano += nano
+        if self._credit is not None:
+            self._credit.held += nano
+        for period in (self._day, self._month, self._counters.total):
+            period.held_nano += nano
 
     def settle(self, tokens: int, nano: int, now: float) -> int | None:
         """Replace the reserved amounts by the used ones; tokens beyond the reservation count from now.

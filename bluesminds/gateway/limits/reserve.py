@@ -44,12 +44,13 @@ _NO_USE = Estimate(0, 0)
 
 class Reservation:
     """The reserved usage of one running request, settled once. Its usage counts in `day` and `month`.
-    `charged`: nano-USD that the settlement took from prepaid credit; None: the account has none.
+    `has_budget`: money is limited on one of the levels. `charged`: nano-USD that the settlement took from
+    prepaid credit; None: the account has none.
     """
 
     __slots__ = (
-        *("_holds", "_limiter", "_rates", "_returned", "_running", "_tokens"),
-        *("charged", "day", "month"),
+        *("_holds", "_limiter", "_limits", "_rates", "_returned", "_running", "_tokens"),
+        *("charged", "has_budget", "day", "month"),
     )
 
     def __init__(
@@ -57,10 +58,15 @@ class Reservation:
         limiter: "RateLimiter",
         tokens: int,
         holds: Sequence[Hold],
-        counters: UsageCounters,
+        accounts: LimitedAccounts,
         rates: RemainingRates,
         running: int,
     ) -> None:
+        counters = accounts[-1][0]
+        self._limits = [limits for _, limits in accounts]
+        self.has_budget = counters.credit is not None or any(
+            limits.usd_total or limits.usd_per_month or limits.usd_per_day for limits in self._limits
+        )
         self._limiter = limiter
         self._running = running
         self._tokens = tokens
@@ -95,6 +101,15 @@ class Reservation:
             if limits is not NO_LIMITS and (uses := hold.uses(limits, tokens, nano, now)):
                 found[name] = uses
         return found
+
+    def extend(self, nano: int) -> bool:
+        """Reserve `nano` in total, on every level or on none. False if a level does not allow it."""
+        pairs = list(zip(self._holds, self._limits, strict=True))
+        if not pairs or not all(hold.may_extend(limits, nano - hold.reserved_nano) for hold, limits in pairs):
+            return False
+        for hold, _ in pairs:
+            hold.extend(nano - hold.reserved_nano)
+        return True
 
     def settle(self, tokens: int = 0, nano: int = 0) -> None:
         """Replace the reservation by the actual usage. Later calls do nothing."""
@@ -211,7 +226,13 @@ class RateLimiter:
         holds = [counters.hold(estimate, now, share) for counters, _ in accounts]
         self.running += share.running
         rates = remaining_rates(accounts, now)
-        return Reservation(self, estimate.tokens, holds, accounts[-1][0], rates, share.running)
+        return Reservation(self, estimate.tokens, holds, accounts, rates, share.running)
+
+    def money_left(self, caller: Caller) -> int | None:
+        """The nano-USD that are left on every level; None without a budget and credit."""
+        accounts = self._find_accounts(caller, self.monotonic())
+        left = [found for one, limits in accounts if (found := one.money_left(limits)) is not None]
+        return min(left) if left else None
 
     def check_exhausted(self, caller: Caller) -> None:
         """Raises as `reserve` does if not even the smallest request would be allowed now."""

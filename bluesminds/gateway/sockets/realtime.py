@@ -116,7 +116,8 @@ class RealtimeSessions:
             model = read_model(opening.query)
             check_model(caller, model)
             facts = RequestFacts(model, stream=True)
-            call = Call(context, match.operation, CHAT, model, facts, bool(caller.address), caller.markup)
+            own_key = bool(caller.address)
+            call = Call(context, match.operation, CHAT, model, facts, own_key, caller.markup, caller.key_id)
             targets = gateway.select_for_session(match.operation, caller, model, context.at_ms)
             return self._reserve(caller, call, targets)
         except BaseException as exc:
