@@ -10,7 +10,7 @@ from msgspec import Struct
 from bluesminds.common.clock import Clock
 from bluesminds.common.log import Log
 from bluesminds.common.routes import ModelRoute
-from bluesminds.common.values import Server
+from bluesminds.common.values import Requirement, Server
 from bluesminds.gateway.prices.book import PriceBook, PriceRegistry
 from bluesminds.gateway.routing.catalog import ModelCatalog, ServerRegistry
 from bluesminds.gateway.routing.explain import Explanation, RouteQuestion, explain
@@ -46,8 +46,11 @@ class Routing(Struct, frozen=True):
         return self.registry.routes
 
     async def explain(self, question: RouteQuestion) -> Explanation:
+        traits, catalog = question.traits, self.registry.catalog
+        if traits.regions or traits.tags:
+            catalog = self.registry.restricted(Requirement(traits.regions, traits.tags))
         find_price = partial(self.prices.find_now, self.clock)
-        return explain(self.registry.catalog, self.balancer, find_price, question)
+        return explain(catalog, self.balancer, find_price, question)
 
     async def current_catalog(self) -> ModelCatalog:
         return self.registry.catalog

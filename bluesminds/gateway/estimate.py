@@ -93,6 +93,9 @@ class Estimator:
             max_output=_stated_maximum(price),
         )
 
+    def input_tokens(self, call: Call) -> int:
+        return self._input(call.facts)
+
     def max_output(self, price: Price | None) -> int:
         """Tokens of one choice, if the client sets no limit."""
         return self._default_output(price)

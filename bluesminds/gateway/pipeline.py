@@ -13,8 +13,8 @@ import trio
 from msgspec import Struct, structs
 
 from bluesminds.common.errors import Forbidden, GatewayError, InsufficientCredit, NotFound, RateLimited
-from bluesminds.common.routes import ModelRoute
-from bluesminds.common.values import Caller, RequestContext
+from bluesminds.common.routes import NO_TRAITS, ModelRoute, RouteTraits
+from bluesminds.common.values import Caller, RequestContext, join_requirements
 from bluesminds.gateway.accounting import CLIENT_GONE, UsageAccounting, UsageEntry
 from bluesminds.gateway.authenticate import KeyAuthenticator
 from bluesminds.gateway.authorize import check_model
@@ -39,7 +39,7 @@ from bluesminds.gateway.routing.catalog import ModelCatalog, ServerRegistry
 from bluesminds.gateway.routing.plans import Target
 from bluesminds.gateway.routing.policies import Balancer, RoutedRequest, select_targets
 from bluesminds.gateway.routing.routed import RoutedTargets
-from bluesminds.gateway.routing.selection import select_candidates
+from bluesminds.gateway.routing.selection import caller_traits, select_candidates
 from bluesminds.gateway.stored_responses.links import RequestLinks
 from bluesminds.gateway.upstream.sender import Sender
 from bluesminds.wire.models import ModelRow
@@ -94,8 +94,12 @@ class Gateway(Struct, frozen=True):
             if self.cache is not None:
                 alone = linked is None or (linked.servers is None and linked.stored is None)
                 lookup = self.cache.look_up(caller, call, body, linked=not alone)
-            catalog = self._catalog(caller)
-            route = None if catalog.routes is None else catalog.routes.match(call.model)
+            catalog = self._catalog(caller, context)
+            route, traits = None, NO_TRAITS
+            if catalog.routes is not None:
+                if catalog.routes.conditional:
+                    traits = self._traits(caller, call, body)
+                route = catalog.routes.match(call.model, traits)
             only = None if linked is None else linked.servers
             if route is None:
                 routed = None
@@ -104,7 +108,7 @@ class Gateway(Struct, frozen=True):
                 entry = self._admit(caller, call, body, targets)
                 call = entry.call
             else:
-                routed = self._select_routed(catalog, route, caller, call, body, only)
+                routed = self._select_routed(catalog, route, traits, caller, call, body, only)
                 entry = self._admit_routed(caller, call, body, routed)
                 call = entry.call
                 entry.label = catalog.label(call.model)
@@ -136,13 +140,14 @@ class Gateway(Struct, frozen=True):
                 linked.release()
 
     def select_for_session(
-        self, operation: Operation, caller: Caller, model: str, at_ms: int
+        self, operation: Operation, caller: Caller, context: RequestContext, model: str
     ) -> Sequence[Target]:
         """The servers to try for a session, best first. A session stays with its model, so that it has no
         fallback models. Raises NotFound.
         """
-        catalog = self._catalog(caller)
-        route = None if catalog.routes is None else catalog.routes.match(model)
+        catalog = self._catalog(caller, context)
+        traits = caller_traits(caller, context)
+        route = None if catalog.routes is None else catalog.routes.match(model, traits)
         if route is None:
             return self._select(catalog, operation, model)
         selection = select_candidates(
@@ -152,7 +157,7 @@ class Gateway(Struct, frozen=True):
             model,
             may_use=lambda _: False,
         )
-        request = RoutedRequest(model, stream=True, price=partial(self._token_price, model, at_ms))
+        request = RoutedRequest(model, stream=True, price=partial(self._token_price, model, context.at_ms))
         return RoutedTargets(route, selection, self.balancer, request).first()
 
     def _select(
@@ -206,6 +211,7 @@ class Gateway(Struct, frozen=True):
         self,
         catalog: ModelCatalog,
         route: ModelRoute,
+        traits: RouteTraits,
         caller: Caller,
         call: Call,
         body: CallBody,
@@ -220,6 +226,7 @@ class Gateway(Struct, frozen=True):
             call.model,
             may_use=lambda model: caller.models is None or model in caller.models,
             only=only,
+            traits=traits,
         )
         uses_prompt = any(group.route and group.route.policy == "affinity" for group in selection.groups)
         request = RoutedRequest(
@@ -297,7 +304,7 @@ class Gateway(Struct, frozen=True):
         try:
             caller = await self.keys.authenticate(context)
             self.keys.authorize_use(caller, context)
-            found = find(self._catalog(caller), caller)
+            found = find(self._catalog(caller, context), caller)
         except BaseException as exc:
             self.accounting.record_failure(context, caller, exc)
             if isinstance(exc, GatewayError) and caller is not None:
@@ -306,8 +313,19 @@ class Gateway(Struct, frozen=True):
         self.accounting.record_rejection(context, 200, key_id=caller.key_id)
         return found, self.limiter.headers(caller)
 
-    def _catalog(self, caller: Caller) -> ModelCatalog:
+    def _catalog(self, caller: Caller, context: RequestContext) -> ModelCatalog:
+        if caller.required is not None or context.required is not None:
+            required = join_requirements((caller.required, context.required))
+            if required is not None:
+                return self.registry.restricted(required, keyless=bool(caller.address))
         return self.registry.keyless if caller.address else self.registry.catalog
+
+    def _traits(self, caller: Caller, call: Call, body: CallBody) -> RouteTraits:
+        return structs.replace(
+            caller_traits(caller, call.context),
+            needs=body.needs(),
+            prompt_tokens=self.accounting.estimator.input_tokens(call),
+        )
 
     async def _exchange_cached(
         self,

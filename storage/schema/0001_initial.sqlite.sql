@@ -96,6 +96,8 @@ CREATE TABLE servers (
     priority INTEGER NOT NULL,
     passthrough INTEGER NOT NULL CHECK (passthrough IN (0, 1)),
     passthrough_paths TEXT NOT NULL, -- JSON list of paths
+    region TEXT NOT NULL, -- '' for none
+    tags TEXT NOT NULL, -- JSON list of names
     enabled INTEGER NOT NULL CHECK (enabled IN (0, 1)),
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL
@@ -107,15 +109,13 @@ CREATE UNIQUE INDEX servers_name ON servers (name);
 CREATE TABLE routes (
     id TEXT NOT NULL PRIMARY KEY,
     model TEXT NOT NULL, -- a name, or the start of names and *
-    targets TEXT NOT NULL, -- JSON list of objects
-    policy TEXT NOT NULL,
-    fallback TEXT NOT NULL, -- JSON list of names
-    fallback_on TEXT NOT NULL, -- JSON list of reasons
+    conditions TEXT NOT NULL, -- JSON object, '' for none
+    definition TEXT NOT NULL, -- JSON object
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL
 ) STRICT;
 
-CREATE UNIQUE INDEX routes_model ON routes (model);
+CREATE UNIQUE INDEX routes_model ON routes (model, conditions);
 
 -- Stored responses, and objects at servers
 
@@ -222,6 +222,7 @@ CREATE TABLE usage (
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX usage_user_key ON usage (user_id, key_id, at);
+CREATE INDEX usage_user ON usage (user_id, at, id);
 
 -- How a request was routed. The ids are those of the usage rows, and UUIDv7, so that they are in the order of time.
 CREATE TABLE receipts (

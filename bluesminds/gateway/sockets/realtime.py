@@ -118,7 +118,7 @@ class RealtimeSessions:
             facts = RequestFacts(model, stream=True)
             own_key = bool(caller.address)
             call = Call(context, match.operation, CHAT, model, facts, own_key, caller.markup, caller.key_id)
-            targets = gateway.select_for_session(match.operation, caller, model, context.at_ms)
+            targets = gateway.select_for_session(match.operation, caller, context, model)
             return self._reserve(caller, call, targets)
         except BaseException as exc:
             gateway.accounting.record_failure(context, caller, exc, model="" if call is None else call.model)

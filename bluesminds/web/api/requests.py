@@ -51,7 +51,7 @@ class LimitUseView(Struct, frozen=True):
     after: int | str
 
 
-class CostLine(Struct, frozen=True):
+class ReceiptCost(Struct, frozen=True):
     """`rate_usd`: for a million of the `unit`. `fallback`: the unit has no rate, so that of input or output
     tokens is used. The unit "second" has milliseconds as its `quantity`.
     """
@@ -80,7 +80,7 @@ class ReceiptView(Struct, frozen=True):
     reserved_usd: str
     limits: dict[str, dict[str, LimitUseView]]
     price_version: str | None
-    cost: list[CostLine]
+    cost: list[ReceiptCost]
     shortened: bool
 
 
@@ -177,7 +177,7 @@ def _receipt_view(found: Receipt, model: str, *, servers: bool) -> ReceiptView:
         reserved_usd=write_usd(found.reserved_nano),
         limits={owner: _limits_view(uses) for owner, uses in found.limits.items()},
         price_version=found.price_version or None,
-        cost=[CostLine(one.unit, one.quantity, write_usd(one.rate), one.fallback) for one in found.cost],
+        cost=[ReceiptCost(one.unit, one.quantity, write_usd(one.rate), one.fallback) for one in found.cost],
         shortened=found.shortened,
     )
 
