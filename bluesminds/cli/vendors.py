@@ -16,7 +16,7 @@ def vendors(as_json: bool) -> None:
 
     Add one with `bluesminds servers add --vendor NAME`. A server of another vendor needs a URL.
 
-    streamed_usage: whether a vendor always reports the usage of a stream, or only if it is asked. --json also
+    streamed_usage: whether a vendor reports the usage of every stream, or only on request. --json also
     prints paths, headers, and the fields that a vendor does not support.
     """
     rows = [_row(vendor) for vendor in VENDORS.values()]
