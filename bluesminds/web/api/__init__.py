@@ -7,11 +7,11 @@ from msgspec import Struct
 from bluesminds.accounts.services import AccountServices
 from bluesminds.common.routes import ModelRoute
 from bluesminds.common.values import InUse, Server
-from bluesminds.gateway.probe import ProbeResult
 from bluesminds.gateway.routing.catalog import ModelCatalog
 from bluesminds.gateway.routing.explain import Explanation, RouteQuestion
 from bluesminds.gateway.routing.fleet import FleetHealth
 from bluesminds.gateway.routing.health import ServerStatus
+from bluesminds.gateway.server_test import ServerTest
 from bluesminds.web.api import (
     audit,
     auth,
@@ -45,7 +45,8 @@ class GatewayControls(Struct, frozen=True):
     """The status of the server with this name."""
     servers_changed: Callable[[], Awaitable[None]]
     """Called after a change of the servers in the database."""
-    test_server: Callable[[Server], Awaitable[ProbeResult]]
+    test_server: Callable[[Server, str | None], Awaitable[ServerTest]]
+    """Tests a server with a model, or with one of its own."""
     usage_now: Callable[[str], InUse]
     """What a limited account, "key:ID" or "user:ID", uses at this moment."""
     list_routes: Callable[[], Awaitable[Sequence[ModelRoute]]]
