@@ -5,11 +5,8 @@ counted once, in the log and in all sums. Key, user, model or server are "" wher
 count is None if it is not known.
 """
 
-import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
-from operator import attrgetter
 from typing import Literal, LiteralString
 
 from storage.base import Connection, Row
@@ -128,17 +125,17 @@ async def insert_batch(
 async def select_usage(connection: Connection, at: int, request: str) -> UsageRow | None:
     """The row of one request, which arrived at `at`."""
     row = await connection.one(SELECT_ONE, at=at, id=request)
-    return None if row is None else _usage_row(row)
+    return None if row is None else usage_row(row)
 
 
-_COLUMNS = """
+USAGE_COLUMNS = """
     id, at, request_id, key_id, user_id, endpoint, model, server, status, outcome, streamed, attempts,
     input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens,
     audio_input_tokens, audio_output_tokens, image_input_tokens, image_output_tokens,
     images, audio_ms, characters, usage_source,
     first_byte_ms, duration_ms, cost_nano, day, month
 """
-_INSERT = "INSERT INTO usage (" + _COLUMNS + ")"
+_INSERT = "INSERT INTO usage (" + USAGE_COLUMNS + ")"
 
 # A trigger adds the rows to the sums.
 INSERT_SQLITE = (
@@ -274,13 +271,11 @@ async def select_page(
     if user_id is None:
         if key_id is not None:
             raise ValueError("the rows of a key need the key's user_id")
-        return [_usage_row(row) for row in await connection.all(SELECT_ALL, at=at, id=id_, limit=limit)]
+        return [usage_row(row) for row in await connection.all(SELECT_ALL, at=at, id=id_, limit=limit)]
     if key_id is not None:
         return await _select_key_page(connection, before, limit, user_id, key_id)
-    # The index orders the rows of each key by time, so the pages of all keys are merged.
-    keys = await connection.all(SELECT_KEYS_OF_USER, user_id=user_id)
-    pages = [await _select_key_page(connection, before, limit, user_id, key) for (key,) in keys]
-    return list(islice(heapq.merge(*pages, key=attrgetter("at", "id"), reverse=True), limit))
+    rows = await connection.all(SELECT_OF_USER, at=at, id=id_, limit=limit, user_id=user_id)
+    return [usage_row(row) for row in rows]
 
 
 async def _select_key_page(
@@ -289,23 +284,25 @@ async def _select_key_page(
     rows = await connection.all(
         SELECT_OF_KEY, at=before[0], id=before[1], limit=limit, user_id=user_id, key_id=key_id
     )
-    return [_usage_row(row) for row in rows]
+    return [usage_row(row) for row in rows]
 
 
 _STREAMED = UsageRow.__slots__.index("streamed")
 
 
-def _usage_row(row: Row) -> UsageRow:
+def usage_row(row: Row) -> UsageRow:
     values = list(row)
     values[_STREAMED] = bool(values[_STREAMED])
     return UsageRow(*values)
 
 
 _BELOW = " (at, id) < (:at, :id) ORDER BY at DESC, id DESC LIMIT :limit"
-SELECT_ONE = "SELECT" + _COLUMNS + "FROM usage WHERE at = :at AND id = :id"
-SELECT_ALL = "SELECT" + _COLUMNS + "FROM usage WHERE" + _BELOW
-SELECT_OF_KEY = "SELECT" + _COLUMNS + "FROM usage WHERE user_id = :user_id AND key_id = :key_id AND" + _BELOW
-SELECT_KEYS_OF_USER = "SELECT DISTINCT key_id FROM usage_daily WHERE user_id = :user_id"
+SELECT_ONE = "SELECT" + USAGE_COLUMNS + "FROM usage WHERE at = :at AND id = :id"
+SELECT_ALL = "SELECT" + USAGE_COLUMNS + "FROM usage WHERE" + _BELOW
+SELECT_OF_KEY = (
+    "SELECT" + USAGE_COLUMNS + "FROM usage WHERE user_id = :user_id AND key_id = :key_id AND" + _BELOW
+)
+SELECT_OF_USER = "SELECT" + USAGE_COLUMNS + "FROM usage WHERE user_id = :user_id AND" + _BELOW
 
 
 async def select_stats(connection: Connection, query: StatsQuery) -> list[StatsRow]:

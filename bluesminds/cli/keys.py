@@ -86,7 +86,7 @@ def keys_group() -> None:
 def create(name: str, user: str | None, config: Path | None, as_json: bool, **rules: Rule) -> None:
     """Create an API key. It is printed once and cannot be shown again.
 
-    NAME is a label and need not be unique. Without limits of its own, a key has those of its account.
+    NAME is a label and need not be unique. The limits of its account apply as well.
     """
     body = {"name": name, **_rules(rules)}
     if user is not None:
@@ -164,7 +164,7 @@ def rotate(key_id: str, overlap: int, config: Path | None, as_json: bool) -> Non
 @config_option
 @json_option
 def end_previous(key_id: str, config: Path | None, as_json: bool) -> None:
-    """Revoke the previous secret now."""
+    """Revoke the secret that the last rotation replaced."""
     call(config, "DELETE", f"{key_path(key_id)}/previous")
     if as_json:
         echo_json({"id": key_id, "previous_until": None})

@@ -390,7 +390,7 @@ RouteModel = Annotated[
     str,
     Meta(
         pattern=r"^(?:[^\x00-\x1f\x7f*]{1,256}\*?|\*)\Z",
-        description='a model name, or the start of names followed by "*"',
+        description='a model name, or a prefix followed by "*"',
         examples=["gpt-5*"],
     ),
 ]
@@ -452,6 +452,7 @@ class RouteSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     fallback_on: FallbackReasons = FALLBACK_ON
     first_token_timeout: Annotated[Seconds, Meta(examples=[15.0])] | None = None
     chunk_timeout: Annotated[Seconds, Meta(examples=[30.0])] | None = None
+    repeat_accepted: bool = True
 
 
 Routes = Annotated[

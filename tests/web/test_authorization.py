@@ -62,14 +62,30 @@ GET /dashboard/assets/{digest}/{name}
 PAGES_OF_USERS = """
 GET /dashboard
 GET /dashboard/keys
+GET /dashboard/requests
+GET /dashboard/requests/{request_id}
+GET /dashboard/usage
+GET /dashboard/usage.csv
+GET /dashboard/settings
 GET /dashboard/keys/{key_id}
 """
 PAGES_OF_ADMINISTRATORS = """
+GET /dashboard/admin/servers
+GET /dashboard/admin/servers/{name}
+GET /dashboard/admin/models
+GET /dashboard/admin/routes
+GET /dashboard/admin/users
+GET /dashboard/admin/users/{user_id}
+GET /dashboard/admin/audit
+GET /dashboard/admin/tiers
+GET /dashboard/admin/system
 """
 SIGNED_IN = """
 POST /api/auth/logout
 GET /api/auth/me
 PATCH /api/auth/me
+GET /api/auth/me/export
+POST /api/auth/me/delete
 POST /api/auth/password
 POST /api/auth/email
 GET /api/auth/sessions

@@ -46,6 +46,7 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
     ),
     "POST /api/auth/local": ({"token"}, {"token": "t" * 43}),
     "PATCH /api/auth/me": ({"full_name"}, {"full_name": "New Name"}),
+    "POST /api/auth/me/delete": ({"password"}, {"password": "wrong"}),
     "POST /api/auth/password": (
         {"password", "new_password", "bearer"},
         {"password": PASSWORD, "new_password": PASSWORD + "!"},
@@ -97,6 +98,7 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
 }
 WITHOUT_BODY = {
     "POST /api/auth/logout",
+    "POST /api/admin/health",
     "POST /api/admin/servers/{name}/test",
     "POST /api/admin/users/{user_id}/reset-password",
 }

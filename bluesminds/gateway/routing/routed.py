@@ -13,7 +13,7 @@ class RoutedTargets:
     allows it. Targets are ordered when they are needed, so that a rotation counts only what is used.
     """
 
-    __slots__ = ("_balancer", "_context", "_groups", "_reasons", "_request", "options", "selection")
+    __slots__ = ("_balancer", "_context", "_groups", "_reasons", "_request", "name", "options", "selection")
 
     def __init__(
         self, route: ModelRoute, selection: Selection, balancer: Balancer, request: RoutedRequest
@@ -24,6 +24,7 @@ class RoutedTargets:
             )
         self.selection = selection
         self._groups = list(selection.groups)
+        self.name = route.model
         self.options = route.options
         self._reasons = route.fallback_on
         self._balancer = balancer

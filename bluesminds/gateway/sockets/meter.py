@@ -142,7 +142,8 @@ class SessionMeter:
     def _ended(self, event: ServerEvent) -> UsageEntry | None:
         if event.response in self._ended_ids:
             return None
-        self._ended_ids.append(event.response)
+        if event.response:  # some servers do not name their responses
+            self._ended_ids.append(event.response)
         running = self._running.pop(event.response, None)
         if running is None:  # some servers do not say when a response begins
             running = self._asked.popleft() if self._asked else self._reserve(None, None, enforce=False)
