@@ -230,13 +230,14 @@ LIMITED = ("RateLimited", "_Reason", "_Quota")
 CODE_AT = dict.fromkeys(("GatewayError", "UpstreamFailed", "Rejection"), 1) | dict.fromkeys(
     (
         *("InvalidRequest", "Unauthenticated", "Forbidden", "NotFound", *LIMITED),
-        *("Conflict", "Unavailable", "write_stream_error"),
+        *("Conflict", "InsufficientCredit", "Unavailable", "write_stream_error"),
     ),
     0,
 )
 STATUS = dict.fromkeys(LIMITED, 429) | {
     "InvalidRequest": 400,
     "Unauthenticated": 401,
+    "InsufficientCredit": 402,
     "Forbidden": 403,
     "NotFound": 404,
     "Conflict": 409,
