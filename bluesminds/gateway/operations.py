@@ -105,7 +105,7 @@ OPERATIONS: Final = (
         "Count the tokens of a response's input",
         estimated=True,
     ),
-    Operation("responses", "POST", "/v1/responses/compact", "compact", "Compact a conversation"),
+    Operation("responses.compact", "POST", "/v1/responses/compact", "compact", "Compact a conversation"),
     _stored("GET", "/v1/responses/{id}", "Show a stored response"),
     _stored("DELETE", "/v1/responses/{id}", "Delete a stored response"),
     _stored("GET", "/v1/responses/{id}/input_items", "List the input items of a stored response"),
@@ -210,6 +210,8 @@ def _pattern(path: str) -> re.Pattern[str]:
     return re.compile("".join(parts))
 
 
+# What a server can do is stored by format, and shown to users with the names that scopes have.
+SCOPES_BY_FORMAT: Final[Mapping[FormatName, Scope]] = {one.format: one.name for one in OPERATIONS}
 _GEMINI_METHODS: Final = ", ".join(one.path.rpartition(":")[2] for one in OPERATIONS if "}:" in one.path)
 _NO_PARAMS: Final[Mapping[str, str]] = {}
 _NO_METHODS: Final[Mapping[str, Operation]] = {}

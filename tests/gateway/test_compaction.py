@@ -51,7 +51,10 @@ async def test_compacted_conversation_is_continued(nursery: trio.Nursery, home: 
     assert all(text in asked for text in ("Answer in Dutch.", "Hello world", "Go on."))
     assert "compaction" not in asked and "My name is Ada." not in asked
     rows = await gateway.settled(2)
-    assert [(row["endpoint"], row["status"]) for row in rows] == [("responses", 200)] * 2
+    assert [(row["endpoint"], row["status"]) for row in rows] == [
+        ("responses.compact", 200),
+        ("responses", 200),
+    ]
 
 
 async def test_compacted_conversation_is_continued_by_a_server_with_responses(

@@ -48,6 +48,7 @@ SDK_CALLS = {
     "images.edits": "images.edit(",
     "images.variations": "images.create_variation(",
     "responses.input_tokens": "input_tokens.count(",
+    "responses.compact": "responses.compact(",
 }
 
 

@@ -62,6 +62,8 @@ GET /dashboard/assets/{digest}/{name}
 PAGES_OF_USERS = """
 GET /dashboard
 GET /dashboard/keys
+GET /dashboard/playground
+GET /dashboard/playground/{chat_id}
 GET /dashboard/requests
 GET /dashboard/requests/{request_id}
 GET /dashboard/usage
@@ -103,6 +105,8 @@ DELETE /api/keys/{key_id}
 POST /api/keys/{key_id}/rotate
 DELETE /api/keys/{key_id}/previous
 GET /api/keys/{key_id}/usage
+GET /user/balance
+GET /api/billing/ledger
 GET /user/api-keys
 POST /user/api-keys
 GET /user/api-keys/{key_id}
@@ -130,6 +134,13 @@ POST /api/admin/servers
 PATCH /api/admin/servers/{name}
 DELETE /api/admin/servers/{name}
 POST /api/admin/servers/{name}/test
+GET /api/admin/prices
+GET /api/admin/users/{user_id}/balance
+GET /api/admin/users/{user_id}/ledger
+POST /api/admin/users/{user_id}/credit
+GET /api/admin/ledger/verify
+PUT /api/admin/prices
+DELETE /api/admin/prices
 GET /api/admin/routes
 POST /api/admin/routes
 PATCH /api/admin/routes/{route_id}
@@ -171,6 +182,7 @@ POST /v1/chat/completions
 POST /v1/messages
 POST /v1/messages/count_tokens
 POST /v1/responses
+POST /v1/responses/compact
 POST /v1/responses/input_tokens
 GET /v1/responses/{id}
 DELETE /v1/responses/{id}
