@@ -36,6 +36,12 @@ class UsageReports:
         since = (now // DAY - days + 1) * DAY
         return await self._store.read(select_stats, StatsQuery(since=since, until=now + 1, group_by=group))
 
+    async def of_key(
+        self, user_id: str, key_id: str, *, before: tuple[int, str], limit: int
+    ) -> Sequence[UsageRow]:
+        """The requests of a key below the position `before`, newest first."""
+        return await self._store.read(select_page, before, limit, user_id, key_id)
+
     async def figures(self, query: SeriesQuery, *, latest: int = 0) -> UsageFigures:
         """`latest` is the number of newest requests to include, which only a query of one user can have."""
         return await self._store.read(_select_figures, query, latest)

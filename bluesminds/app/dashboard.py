@@ -7,7 +7,7 @@ from msgspec import Struct
 from bluesminds.app.routing import Routing
 from bluesminds.app.services import Services
 from bluesminds.common.values import InUse
-from bluesminds.dashboard import keys, overview
+from bluesminds.dashboard import keys, overview, playground
 from bluesminds.dashboard.assets import PageAssets
 from bluesminds.dashboard.frame import HOME, Frame
 from bluesminds.web.app import BrowserPages
@@ -46,6 +46,15 @@ def build_dashboard(
                 clock=services.clock,
                 usage_now=usage_now,
                 example_model=routing.example_model,
+            )
+        ),
+        *playground.routes(
+            playground.PlaygroundPages(
+                frame=frame,
+                chats=accounts.chats,
+                keys=accounts.keys,
+                clock=services.clock,
+                models=lambda: routing.registry.catalog.models(),
             )
         ),
         *keys.routes(

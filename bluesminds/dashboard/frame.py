@@ -40,6 +40,7 @@ _TITLES: Final = {
 # Address, icon and text of the menu.
 USER_PAGES: Final = (
     (HOME, "overview", "Overview"),
+    (f"{HOME}/playground", "playground", "Playground"),
     (f"{HOME}/keys", "keys", "API keys"),
 )
 ADMIN_PAGES: Final[tuple[tuple[str, str, str], ...]] = ()

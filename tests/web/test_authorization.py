@@ -63,6 +63,8 @@ PAGES_OF_USERS = """
 GET /dashboard
 GET /dashboard/keys
 GET /dashboard/keys/{key_id}
+GET /dashboard/playground
+GET /dashboard/playground/{chat_id}
 """
 PAGES_OF_ADMINISTRATORS = """
 """
@@ -86,6 +88,7 @@ DELETE /api/keys/{key_id}
 POST /api/keys/{key_id}/rotate
 DELETE /api/keys/{key_id}/previous
 GET /api/keys/{key_id}/usage
+GET /api/keys/{key_id}/requests
 GET /user/api-keys
 POST /user/api-keys
 GET /user/api-keys/{key_id}

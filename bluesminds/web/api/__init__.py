@@ -21,6 +21,7 @@ from bluesminds.web.api import (
     limits,
     model_routes,
     models,
+    requests,
     servers,
     sessions,
     setup,
@@ -85,6 +86,7 @@ def api_routes(accounts: AccountServices, controls: GatewayControls) -> list[Rou
         *models.routes(models.ModelHandlers(controls.catalog)),
         *usage.routes(usage.UsageHandlers(accounts.usage)),
         *limits.routes(limits.LimitHandlers(accounts.limits, controls.usage_now)),
+        *requests.routes(requests.RequestHandlers(accounts.keys, accounts.usage)),
         *chats.routes(chats.ChatHandlers(accounts.chats)),
         *audit.routes(audit.AuditHandlers(accounts.audit)),
     ]
