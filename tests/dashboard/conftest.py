@@ -9,7 +9,6 @@ import trio
 from tests import browser, gateways
 from tests.browser import Chromium
 from tests.dashboard.visitors import DashboardSite
-from tests.deployment import create_callers
 from tests.fakes.model_server import ModelServer
 from tests.gateway.conftest import models
 from tests.gateways import entry
@@ -30,11 +29,11 @@ async def both_engines(
 ) -> DashboardSite:
     storage = {} if request.param == "sqlite" else {"url": request.getfixturevalue("postgres_url")}
     gateway = await gateways.start(nursery, home, servers=[entry("one", models.url)], storage=storage)
-    return DashboardSite(await create_callers(gateway, ("user", "other", "admin")))
+    return await DashboardSite.create(gateway)
 
 
 @pytest.fixture
 async def site(nursery: trio.Nursery, home: Path, models: ModelServer) -> DashboardSite:
     servers = [entry("one", models.url)]
     gateway = await gateways.start(nursery, home, servers=servers, accounts={"signup": "open"})
-    return DashboardSite(await create_callers(gateway, ("user", "other", "admin")))
+    return await DashboardSite.create(gateway)

@@ -14,11 +14,12 @@ from typing import Any, TypeVar
 import httpx
 from playwright.sync_api import Page
 
+from bluesminds.accounts.chats import ChatFacts, ChatMessage
 from bluesminds.common.crypto import uuid7
 from bluesminds.web.guard import PLAIN_COOKIE
 from storage.usage import UsageRow, insert_batch
 from tests.browser import Chromium
-from tests.deployment import Callers, anonymous_client
+from tests.deployment import Callers, anonymous_client, create_callers
 from tests.gateways import Gateway
 from tests.storage.samples import usage
 
@@ -28,7 +29,19 @@ HTML = {"accept": "text/html,application/xhtml+xml"}
 
 @dataclass
 class DashboardSite:
+    """`chat_id` is a stored chat of the user."""
+
     callers: Callers
+    chat_id: str
+
+    @classmethod
+    async def create(cls, gateway: Gateway) -> "DashboardSite":
+        callers = await create_callers(gateway, ("user", "other", "admin"))
+        site = cls(callers, "")
+        site.chat_id = await site.add_chat(
+            "user", "Harbour", ("What is a *harbour*?", "A place for **ships**.")
+        )
+        return site
 
     @property
     def gateway(self) -> Gateway:
@@ -64,6 +77,32 @@ class DashboardSite:
         ]
         await self.gateway.services.store.write(insert_batch, rows)
         return rows
+
+    async def add_chat(self, name: str, title: str, *talked: tuple[str, str]) -> str:
+        """Store a chat of questions and answers. The id of the chat."""
+        chats, user = self.gateway.services.accounts.chats, self.callers.users[name]
+        chat = await chats.create(user, ChatFacts(title, "m"))
+        messages = [
+            message
+            for question, answer in talked
+            for message in (
+                ChatMessage("user", question),
+                ChatMessage(
+                    "assistant",
+                    answer,
+                    model="m",
+                    request_id="r-1",
+                    input_tokens=1234,
+                    output_tokens=5,
+                    cost_usd="0.0012",
+                    first_byte_ms=37,
+                    duration_ms=2200,
+                ),
+            )
+        ]
+        if messages:
+            await chats.add(user, chat.id, messages)
+        return chat.id
 
     async def look(
         self, chromium: Chromium, name: str | None, look: Callable[[Page], T], **context: Any

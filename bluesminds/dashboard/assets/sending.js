@@ -6,6 +6,7 @@ import { chat, find, follow, key, messages, model, parameters, prompt } from "./
 import { draft, renamed, save, sends, settings, show, temporary } from "./playground.js";
 
 const said = find("#said");
+const KEPT = "model text stopped request_id input_tokens output_tokens cost_usd first_byte_ms duration_ms".split(" ");
 let cut = null; // from which position on the stored chat is replaced
 let stored = chat.facts;
 
@@ -144,8 +145,8 @@ async function finish(turn, names) {
 
 async function store(turn) {
   const now = { model: model.value, parameters: parameters() };
-  const answers = turn.answers.filter((one) => !one.failed);
-  const kept = ["model", "text", "stopped", "request_id", "input_tokens", "output_tokens", "cost_usd", "first_byte_ms", "duration_ms"];
+  const known = (one) => Object.fromEntries(KEPT.map((name) => [name, one[name] ?? null]));
+  const answers = turn.answers.filter((one) => !one.failed).map((one) => ({ role: "assistant", ...known(one) }));
   try {
     if (!chat.id) opened(await ask("POST", "/api/chats", { title: title(turn.text), ...now }));
     else if (JSON.stringify(now) !== stored) await ask("PATCH", `/api/chats/${chat.id}`, now);
@@ -153,15 +154,13 @@ async function store(turn) {
     if (cut !== null) await ask("DELETE", `/api/chats/${chat.id}/messages/${cut}`);
     cut = null;
     const posted = await ask("POST", `/api/chats/${chat.id}/messages`, {
-      messages: [
-        { role: "user", text: turn.text, images: turn.images },
-        ...answers.map((one) => ({ role: "assistant", ...Object.fromEntries(kept.map((name) => [name, one[name] ?? null])) })),
-      ],
+      messages: [{ role: "user", text: turn.text, images: turn.images }, ...answers],
     });
     turn.position = posted.data[0].position;
     save();
   } catch (error) {
-    turn.node.append(Object.assign(element("p", `This part of the chat is not stored. ${error.message}`), { className: "wrong" }));
+    const wrong = element("p", `This part of the chat is not stored. ${error.message}`);
+    turn.node.append(Object.assign(wrong, { className: "wrong" }));
   }
 }
 
@@ -170,8 +169,10 @@ const title = (text) => [...text.replace(/[\p{C}\p{Z}\s]+/gu, " ").trim()].slice
 // A chat that is stored now: its address, its entry in the list, and the menu.
 function opened({ id, title: name }) {
   chat.id = id;
+  const typed = sessionStorage.getItem(draft());
   sessionStorage.removeItem(draft());
   history.replaceState(null, "", `/dashboard/playground/${id}`);
+  sessionStorage.setItem(draft(), typed ?? "");
   for (const one of document.querySelectorAll("[data-of-chat]")) {
     one.hidden = false;
     if (one.dataset.send) one.dataset.send += id;
@@ -191,8 +192,10 @@ export function edit(turn) {
   const field = Object.assign(element("textarea", turn.text), { rows: 3 });
   field.setAttribute("aria-label", "Edit the message");
   const cancel = Object.assign(element("button", "Cancel"), { type: "button" });
-  const form = Object.assign(element("form", field, element("div", cancel, Object.assign(element("button", "Send"), { className: "main" }))), { className: "edit" });
-  form.lastElementChild.className = "ends";
+  const ends = Object.assign(element("div", cancel, Object.assign(element("button", "Send"), { className: "main" })), {
+    className: "ends",
+  });
+  const form = Object.assign(element("form", field, ends), { className: "edit" });
   const close = () => {
     form.replaceWith(body);
     find("[data-do=edit]", turn.node).focus();
