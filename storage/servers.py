@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from storage.base import Connection, Row
 
@@ -24,7 +25,9 @@ class ServerRow:
     priority: int
     passthrough: bool
     passthrough_paths: tuple[str, ...]
-    enabled: bool
+    region: str
+    tags: tuple[str, ...]
+    mode: Literal["active", "draining", "off"]
     created_at: int
     updated_at: int
 
@@ -35,10 +38,11 @@ async def insert_server(connection: Connection, server: ServerRow) -> None:
         """
         INSERT INTO servers (
             id, name, vendor, dialect, url, sealed_api_key, api_version, sealed_headers, models, weight,
-            priority, passthrough, passthrough_paths, enabled, created_at, updated_at
+            priority, passthrough, passthrough_paths, region, tags, mode, created_at, updated_at
         ) VALUES (
             :id, :name, :vendor, :dialect, :url, :sealed_api_key, :api_version, :sealed_headers, :models,
-            :weight, :priority, :passthrough, :passthrough_paths, :enabled, :created_at, :updated_at
+            :weight, :priority, :passthrough, :passthrough_paths, :region, :tags, :mode, :created_at,
+            :updated_at
         )
         """,
         id=server.id,
@@ -54,7 +58,9 @@ async def insert_server(connection: Connection, server: ServerRow) -> None:
         priority=server.priority,
         passthrough=int(server.passthrough),
         passthrough_paths=json.dumps(server.passthrough_paths),
-        enabled=int(server.enabled),
+        region=server.region,
+        tags=json.dumps(server.tags),
+        mode=server.mode,
         created_at=server.created_at,
         updated_at=server.updated_at,
     )
@@ -66,7 +72,7 @@ async def select_servers(connection: Connection) -> Sequence[ServerRow]:
         """
         SELECT
             id, name, vendor, dialect, url, sealed_api_key, api_version, sealed_headers, models, weight,
-            priority, passthrough, passthrough_paths, enabled, created_at, updated_at
+            priority, passthrough, passthrough_paths, region, tags, mode, created_at, updated_at
         FROM servers ORDER BY name
         """
     )
@@ -78,7 +84,7 @@ async def select_server(connection: Connection, name: str) -> ServerRow | None:
         """
         SELECT
             id, name, vendor, dialect, url, sealed_api_key, api_version, sealed_headers, models, weight,
-            priority, passthrough, passthrough_paths, enabled, created_at, updated_at
+            priority, passthrough, passthrough_paths, region, tags, mode, created_at, updated_at
         FROM servers WHERE name = :name
         """,
         name=name,
@@ -94,7 +100,8 @@ async def update_server(connection: Connection, server: ServerRow) -> bool:
             name = :name, vendor = :vendor, dialect = :dialect, url = :url, sealed_api_key = :sealed_api_key,
             api_version = :api_version, sealed_headers = :sealed_headers, models = :models, weight = :weight,
             priority = :priority, passthrough = :passthrough, passthrough_paths = :passthrough_paths,
-            enabled = :enabled, updated_at = :updated_at
+            region = :region, tags = :tags,
+            mode = :mode, updated_at = :updated_at
         WHERE id = :id
         """,
         id=server.id,
@@ -110,7 +117,9 @@ async def update_server(connection: Connection, server: ServerRow) -> bool:
         priority=server.priority,
         passthrough=int(server.passthrough),
         passthrough_paths=json.dumps(server.passthrough_paths),
-        enabled=int(server.enabled),
+        region=server.region,
+        tags=json.dumps(server.tags),
+        mode=server.mode,
         updated_at=server.updated_at,
     )
     return changed == 1
@@ -124,7 +133,7 @@ async def delete_server(connection: Connection, name: str) -> bool:
 _MODELS = ServerRow.__slots__.index("models")
 _PASSTHROUGH = ServerRow.__slots__.index("passthrough")
 _PASSTHROUGH_PATHS = ServerRow.__slots__.index("passthrough_paths")
-_ENABLED = ServerRow.__slots__.index("enabled")
+_TAGS = ServerRow.__slots__.index("tags")
 
 
 def _server_row(row: Row) -> ServerRow:
@@ -132,5 +141,5 @@ def _server_row(row: Row) -> ServerRow:
     values[_MODELS] = tuple(json.loads(values[_MODELS]))
     values[_PASSTHROUGH] = bool(values[_PASSTHROUGH])
     values[_PASSTHROUGH_PATHS] = tuple(json.loads(values[_PASSTHROUGH_PATHS]))
-    values[_ENABLED] = bool(values[_ENABLED])
+    values[_TAGS] = tuple(json.loads(values[_TAGS]))
     return ServerRow(*values)

@@ -5,14 +5,13 @@ counted once, in the log and in all sums. Key, user, model or server are "" wher
 count is None if it is not known.
 """
 
-import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
-from operator import attrgetter
 from typing import Literal, LiteralString
 
 from storage.base import Connection, Row
+from storage.ledger import REVENUE, LedgerRow, post, wallet_account
+from storage.receipts import ReceiptRow
 
 HOUR = 3_600_000  # milliseconds
 DAY = 24 * HOUR
@@ -25,8 +24,9 @@ class UsageRow:
     """One request that was answered.
 
     `at`, `first_byte_ms`, `duration_ms` and `audio_ms` (of the audio that was read) are milliseconds.
-    `cost_nano` is nano-USD, None if the model has no price. `day` and `month` name the periods of the limits
-    that the request counts in.
+    `cost_nano` is nano-USD, None if the model has no price; `price_version` is then "".
+    `charged_nano` was paid with prepaid credit, None if the account has none. `day` and `month` name the
+    periods of the limits that the request counts in.
     """
 
     id: str
@@ -57,6 +57,8 @@ class UsageRow:
     first_byte_ms: int | None
     duration_ms: int
     cost_nano: int | None
+    price_version: str
+    charged_nano: int | None
     day: str
     month: str
 
@@ -106,25 +108,57 @@ class StatsQuery:
     key_id: str | None = None
 
 
-async def insert_batch(connection: Connection, rows: Sequence[UsageRow]) -> None:
-    """Insert the rows and add them to the sums. This commits and ends the unit."""
+async def insert_batch(
+    connection: Connection, rows: Sequence[UsageRow], receipts: Sequence[ReceiptRow] = ()
+) -> None:
+    """Insert the rows with their receipts, add the rows to the sums, and charge those that are paid with
+    prepaid credit. This commits and ends the unit.
+    """
     if not rows:
         return
+    charges = [_charge(row) for row in rows if row.charged_nano]
+    if charges:
+        await post(connection, charges)
     if connection.engine == "sqlite":
-        await connection.many(INSERT_SQLITE, rows, final=True)
+        await connection.many(INSERT_SQLITE, rows, also=(INSERT_RECEIPTS, receipts), final=True)
     else:
         columns = {name: [getattr(row, name) for row in rows] for name in UsageRow.__slots__}
-        await connection.execute(INSERT_POSTGRES, final=True, **columns)
+        explained = {
+            "receipt_ids": [one.id for one in receipts],
+            "receipt_ats": [one.at for one in receipts],
+            "receipts": [one.receipt for one in receipts],
+        }
+        await connection.execute(INSERT_POSTGRES, final=True, **columns, **explained)
 
 
-_COLUMNS = """
+async def select_usage(connection: Connection, at: int, request: str) -> UsageRow | None:
+    """The row of one request, which arrived at `at`."""
+    row = await connection.one(SELECT_ONE, at=at, id=request)
+    return None if row is None else usage_row(row)
+
+
+def _charge(row: UsageRow) -> LedgerRow:
+    return LedgerRow(
+        id=f"charge:{row.id}",
+        at=row.at,
+        kind="charge",
+        debit=wallet_account(row.user_id),
+        credit=REVENUE,
+        amount_nano=row.charged_nano or 0,
+        user_id=row.user_id,
+        reference=row.id,
+        detail="{}",
+    )
+
+
+USAGE_COLUMNS = """
     id, at, request_id, key_id, user_id, endpoint, model, server, status, outcome, streamed, attempts,
     input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens,
     audio_input_tokens, audio_output_tokens, image_input_tokens, image_output_tokens,
     images, audio_ms, characters, usage_source,
-    first_byte_ms, duration_ms, cost_nano, day, month
+    first_byte_ms, duration_ms, cost_nano, price_version, charged_nano, day, month
 """
-_INSERT = "INSERT INTO usage (" + _COLUMNS + ")"
+_INSERT = "INSERT INTO usage (" + USAGE_COLUMNS + ")"
 
 # A trigger adds the rows to the sums.
 INSERT_SQLITE = (
@@ -133,16 +167,21 @@ INSERT_SQLITE = (
         :id, :at, :request_id, :key_id, :user_id, :endpoint, :model, :server, :status, :outcome, :streamed,
         :attempts, :input_tokens, :output_tokens, :cache_read_tokens, :cache_write_tokens, :reasoning_tokens,
         :audio_input_tokens, :audio_output_tokens, :image_input_tokens, :image_output_tokens,
-        :images, :audio_ms, :characters, :usage_source, :first_byte_ms, :duration_ms, :cost_nano, :day, :month
+        :images, :audio_ms, :characters, :usage_source, :first_byte_ms, :duration_ms, :cost_nano,
+        :price_version, :charged_nano, :day, :month
     )
     ON CONFLICT DO NOTHING
     """
 )
 
+INSERT_RECEIPTS: LiteralString = (
+    "INSERT INTO receipts (id, at, receipt) VALUES (:id, :at, :receipt) ON CONFLICT DO NOTHING"
+)
+
 # Rows of the sums are locked in the order of their keys, so that two instances cannot deadlock.
 _SUM_ROWS: LiteralString = """
         key_id, user_id, model, server,
-        count(*), count(*) FILTER (WHERE outcome NOT IN ('ok', 'client_gone')),
+        count(*), count(*) FILTER (WHERE outcome NOT IN ('ok', 'client_gone', 'stopped')),
         coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0),
         coalesce(sum(cache_read_tokens), 0), coalesce(sum(cache_write_tokens), 0),
         coalesce(sum(reasoning_tokens), 0),
@@ -185,10 +224,15 @@ INSERT_POSTGRES = (
             :audio_input_tokens::bigint[], :audio_output_tokens::bigint[], :image_input_tokens::bigint[],
             :image_output_tokens::bigint[], :images::bigint[], :audio_ms::bigint[], :characters::bigint[],
             :usage_source::text[], :first_byte_ms::bigint[], :duration_ms::bigint[], :cost_nano::bigint[],
-            :day::text[], :month::text[]
+            :price_version::text[], :charged_nano::bigint[], :day::text[], :month::text[]
         )
         ON CONFLICT DO NOTHING
         RETURNING *
+    ), explained AS (
+        INSERT INTO receipts SELECT * FROM unnest(
+            :receipt_ids::text[], :receipt_ats::bigint[], :receipts::text[]
+        )
+        ON CONFLICT DO NOTHING
     ), hourly AS (
         INSERT INTO usage_hourly AS total SELECT at - at % 3600000,"""
     + _SUM_ROWS
@@ -251,13 +295,11 @@ async def select_page(
     if user_id is None:
         if key_id is not None:
             raise ValueError("the rows of a key need the key's user_id")
-        return [_usage_row(row) for row in await connection.all(SELECT_ALL, at=at, id=id_, limit=limit)]
+        return [usage_row(row) for row in await connection.all(SELECT_ALL, at=at, id=id_, limit=limit)]
     if key_id is not None:
         return await _select_key_page(connection, before, limit, user_id, key_id)
-    # The index orders the rows of each key by time, so the pages of all keys are merged.
-    keys = await connection.all(SELECT_KEYS_OF_USER, user_id=user_id)
-    pages = [await _select_key_page(connection, before, limit, user_id, key) for (key,) in keys]
-    return list(islice(heapq.merge(*pages, key=attrgetter("at", "id"), reverse=True), limit))
+    rows = await connection.all(SELECT_OF_USER, at=at, id=id_, limit=limit, user_id=user_id)
+    return [usage_row(row) for row in rows]
 
 
 async def _select_key_page(
@@ -266,22 +308,25 @@ async def _select_key_page(
     rows = await connection.all(
         SELECT_OF_KEY, at=before[0], id=before[1], limit=limit, user_id=user_id, key_id=key_id
     )
-    return [_usage_row(row) for row in rows]
+    return [usage_row(row) for row in rows]
 
 
 _STREAMED = UsageRow.__slots__.index("streamed")
 
 
-def _usage_row(row: Row) -> UsageRow:
+def usage_row(row: Row) -> UsageRow:
     values = list(row)
     values[_STREAMED] = bool(values[_STREAMED])
     return UsageRow(*values)
 
 
 _BELOW = " (at, id) < (:at, :id) ORDER BY at DESC, id DESC LIMIT :limit"
-SELECT_ALL = "SELECT" + _COLUMNS + "FROM usage WHERE" + _BELOW
-SELECT_OF_KEY = "SELECT" + _COLUMNS + "FROM usage WHERE user_id = :user_id AND key_id = :key_id AND" + _BELOW
-SELECT_KEYS_OF_USER = "SELECT DISTINCT key_id FROM usage_daily WHERE user_id = :user_id"
+SELECT_ONE = "SELECT" + USAGE_COLUMNS + "FROM usage WHERE at = :at AND id = :id"
+SELECT_ALL = "SELECT" + USAGE_COLUMNS + "FROM usage WHERE" + _BELOW
+SELECT_OF_KEY = (
+    "SELECT" + USAGE_COLUMNS + "FROM usage WHERE user_id = :user_id AND key_id = :key_id AND" + _BELOW
+)
+SELECT_OF_USER = "SELECT" + USAGE_COLUMNS + "FROM usage WHERE user_id = :user_id AND" + _BELOW
 
 
 async def select_stats(connection: Connection, query: StatsQuery) -> list[StatsRow]:

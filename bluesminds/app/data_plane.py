@@ -1,6 +1,7 @@
 """Builds the gateway from the services: authentication, routing, accounting and the ASGI application."""
 
 import random
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -8,20 +9,23 @@ from msgspec import Struct
 from prometheus_client import CollectorRegistry
 
 from bluesminds.accounts.ranking import ModelRanking
-from bluesminds.app.dashboard import build_dashboard
+from bluesminds.app.dashboard import SystemState, build_dashboard
 from bluesminds.app.malloc import HeapTrimmer
+from bluesminds.app.prices import bundled_prices, load_price_book
 from bluesminds.app.readiness import ReadinessCheck
-from bluesminds.app.routing import Routing
+from bluesminds.app.routing import Routing, log_health
 from bluesminds.app.services import Services
 from bluesminds.app.settings_map import (
+    configured_prices,
     cors_origins,
     file_routes,
     keyless_limits,
-    model_prices,
     socket_settings,
+    tier_markups,
     upstream_timeouts,
 )
 from bluesminds.common.networks import Networks
+from bluesminds.common.prices import combine
 from bluesminds.common.values import Server
 from bluesminds.gateway.accounting import UsageAccounting
 from bluesminds.gateway.authenticate import KeyAuthenticator
@@ -36,7 +40,7 @@ from bluesminds.gateway.passthrough.exchange import RelayExchange
 from bluesminds.gateway.passthrough.handler import PassthroughHandler
 from bluesminds.gateway.passthrough.runner import RelayRunner
 from bluesminds.gateway.pipeline import Gateway
-from bluesminds.gateway.probe import probe
+from bluesminds.gateway.prices.book import PriceBook, PriceRegistry
 from bluesminds.gateway.recorder import Recorder
 from bluesminds.gateway.relay import Relay
 from bluesminds.gateway.response_cache import CacheResult, ResponseCache
@@ -46,7 +50,9 @@ from bluesminds.gateway.routing.load import LoadRegistry
 from bluesminds.gateway.routing.policies import Balancer
 from bluesminds.gateway.routing.rotation import RotationRegistry
 from bluesminds.gateway.server_objects import ServerObjects
+from bluesminds.gateway.server_test import test_server
 from bluesminds.gateway.sockets.realtime import RealtimeSessions
+from bluesminds.gateway.sockets.responses import ResponsesSessions
 from bluesminds.gateway.spool import SpoolSpace
 from bluesminds.gateway.stored_responses.handler import StoredResponseHandler
 from bluesminds.gateway.stored_responses.links import RequestLinks
@@ -129,19 +135,29 @@ def build_data_plane(
         limiter=authentication.limiter,
         sender=sender,
         relay=Relay(sender, expose_server=settings.server.expose_server),
-        accounting=_build_accounting(services, runtime),
+        accounting=_build_accounting(services, runtime, routing.prices),
         links=RequestLinks(responses, objects, routing.registry, bodies, services.clock),
         total_timeout=settings.upstream.total_timeout,
+        refuse_unpriced=settings.limits.unpriced == "refuse",
         cache=_build_cache(services, runtime.metrics),
     )
     origins = _build_origins(services, authentication.keys)
-    sessions = RealtimeSessions(gateway, bodies, origins, socket_settings(settings), services.clock)
-    _add_gauges(runtime, authentication.limiter, bodies, sessions)
+    sockets = socket_settings(settings)
+    realtime = RealtimeSessions(gateway, bodies, origins, sockets, services.clock)
+    sessions = ResponsesSessions(gateway, bodies, origins, sockets, services.clock)
+    _add_gauges(runtime, authentication.limiter, bodies, lambda: realtime.open + sessions.open)
     runtime.metrics.labelled_gauge(
         "bluesminds_server_up", "1 if the last probe of the server succeeded.", "server", routing.servers_up
     )
+    runtime.metrics.labelled_gauge(
+        "bluesminds_server_ejected",
+        "Models for which the server is ejected, because its requests failed.",
+        "server",
+        routing.ejected_models,
+    )
     control = _build_control(services, runtime, authentication, routing, stats)
     services.key_changes.subscribe(authentication.keys.forget)
+    services.accounts.ledger.subscribe(authentication.limiter.credit_changed)
     return DataPlaneParts(
         authentication=authentication,
         routing=routing,
@@ -152,7 +168,7 @@ def build_data_plane(
         watchdog=Watchdog(runtime.recorder, limit=MAX_BACKOFF + 2 * settings.storage.settle_timeout),
         stats=stats,
         control=control,
-        edge=_build_edge(services, gateway, routing, sessions, control, bodies, origins, runtime),
+        edge=_build_edge(services, gateway, routing, realtime, sessions, control, bodies, origins, runtime),
     )
 
 
@@ -177,6 +193,7 @@ def _build_authentication(services: Services, lease: Lease) -> Authentication:
         tiers=services.accounts.limits.tiers,
         is_open=limiter.is_open,
         keyless=keyless_limits(services.settings),
+        markups=tier_markups(services.settings),
     )
     return Authentication(limiter, keys)
 
@@ -184,17 +201,22 @@ def _build_authentication(services: Services, lease: Lease) -> Authentication:
 def build_routing(services: Services, configured: list[Server]) -> Routing:
     """`configured` are the servers that are not in the database."""
     upstream = services.settings.upstream
-    health = ServerHealthRegistry(eject_after=upstream.eject_after, eject_seconds=upstream.eject_seconds)
-    load, rotations, prices = LoadRegistry(), RotationRegistry(), model_prices(services.settings)
+    load, rotations = LoadRegistry(), RotationRegistry()
+    prices = PriceRegistry(PriceBook(combine(configured_prices(services.settings)), bundled_prices()))
+    health = ServerHealthRegistry(
+        eject_after=upstream.eject_after,
+        eject_seconds=upstream.eject_seconds,
+        on_change=partial(log_health, services.log),
+    )
     registry = ServerRegistry(
         configured,
         services.accounts.servers.load,
         health,
         load,
         rotations,
+        find_price=partial(prices.find_now, services.clock),
         routes=file_routes(services.settings),
         load_routes=services.accounts.routes.load,
-        prices=prices,
     )
     checker = HealthChecker(
         services.pool,
@@ -204,19 +226,30 @@ def build_routing(services: Services, configured: list[Server]) -> Routing:
         timeout=upstream.probe_timeout,
         log=services.log,
     )
-    balancer = Balancer(health.is_usable, load, rotations, _RANDOM.random)
-    return Routing(registry, health, balancer, checker, prices)
+    balancer = Balancer(health, load, rotations, _RANDOM.random)
+    return Routing(
+        registry,
+        health,
+        balancer,
+        checker,
+        prices,
+        partial(load_price_book, services),
+        services.clock,
+        services.pool,
+        upstream.max_connections_per_server,
+    )
 
 
-def _build_accounting(services: Services, runtime: Runtime) -> UsageAccounting:
+def _build_accounting(services: Services, runtime: Runtime, prices: PriceRegistry) -> UsageAccounting:
     settings = services.settings
     return UsageAccounting(
         recorder=runtime.recorder,
-        estimator=Estimator(model_prices(settings), default_completion=settings.limits.default_max_tokens),
+        estimator=Estimator(prices, default_completion=settings.limits.default_max_tokens),
         metrics=runtime.metrics,
         log=services.log,
         strict=settings.storage.durability == "strict",
         log_requests=settings.log.requests,
+        receipts=settings.receipts.retention_days > 0,
     )
 
 
@@ -244,14 +277,14 @@ def _build_body_memory(services: Services) -> BodyMemory:
 
 
 def _add_gauges(
-    runtime: Runtime, limiter: RateLimiter, bodies: BodyMemory, sessions: RealtimeSessions
+    runtime: Runtime, limiter: RateLimiter, bodies: BodyMemory, sessions: Callable[[], int]
 ) -> None:
     gauge, recorder = runtime.metrics.gauge, runtime.recorder
     gauge("bluesminds_requests_running", "Requests in progress.", lambda: limiter.running)
     gauge("bluesminds_usage_rows_held", "Usage rows reserved or not committed yet.", lambda: recorder.held)
     gauge("bluesminds_body_bytes_held", "Bytes of request bodies in memory.", lambda: bodies.held)
     gauge("bluesminds_upload_bytes_held", "Bytes of uploads in files.", lambda: bodies.disk.held)
-    gauge("bluesminds_sessions_open", "Realtime sessions that are open.", lambda: sessions.open)
+    gauge("bluesminds_sessions_open", "WebSockets of clients that are open.", sessions)
 
 
 def _build_control(
@@ -278,18 +311,27 @@ def _build_control(
         server_status=routing.health_checker.status,
         servers_changed=routing.servers_changed,
         test_server=partial(
-            probe, services.pool, seconds=services.settings.upstream.probe_timeout, list_models=True
+            test_server, services.pool, services.clock, seconds=services.settings.upstream.probe_timeout
         ),
+        price_book=routing.price_book,
+        prices_changed=routing.prices_changed,
         usage_now=authentication.limiter.in_use,
         list_routes=routing.list_routes,
         routes_changed=routing.registry.reload,
         catalog=routing.current_catalog,
         explain=routing.explain,
+        fleet_health=routing.fleet_health,
+        probe_now=routing.health_checker.probe_all,
     )
     routes = [
         *ops.routes(ops.OpsHandlers(readiness.check, routing.states, registry)),
         *public_models.routes(_build_public_models(services, routing)),
-        *api_routes(services.accounts, controls),
+        *api_routes(
+            services.accounts,
+            controls,
+            services.clock,
+            expose_server=services.settings.server.expose_server,
+        ),
     ]
     public_url = services.settings.server.public_url
     reference = Reference(routes, url=public_url or "/", example_model=routing.example_model)
@@ -298,7 +340,16 @@ def _build_control(
         open_signup=services.settings.accounts.signup == "open",
     )
     mounted = [*routes, *reference.routes, *forms]
-    dashboard = build_dashboard(services, routing, authentication.limiter.in_use)
+    recorder, limiter = runtime.recorder, authentication.limiter
+    state = SystemState(
+        readiness.check,
+        lambda: {
+            "Requests in progress": limiter.running,
+            "Usage rows in the queue": recorder.held,
+            "Connections": stats.open,
+        },
+    )
+    dashboard = build_dashboard(services, routing, controls, state)
     if dashboard is not None:
         mounted += dashboard.routes
     guard = build_guard(services.accounts, public_url=public_url)
@@ -365,7 +416,8 @@ def _build_edge(
     services: Services,
     gateway: Gateway,
     routing: Routing,
-    sessions: RealtimeSessions,
+    realtime: RealtimeSessions,
+    sessions: ResponsesSessions,
     control: ASGIApp,
     bodies: BodyMemory,
     origins: BrowserOrigins,
@@ -380,6 +432,7 @@ def _build_edge(
         gateway,
         passthrough,
         stored,
+        realtime,
         sessions,
         control,
         _build_playground(services),

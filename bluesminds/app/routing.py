@@ -1,27 +1,38 @@
 """The servers, their health, and the choice between them, as one part."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 import trio
 from msgspec import Struct
 
-from bluesminds.common.money import Price
+from bluesminds.common.clock import Clock
+from bluesminds.common.log import Log
 from bluesminds.common.routes import ModelRoute
-from bluesminds.common.values import Server
+from bluesminds.common.values import Requirement, Server
+from bluesminds.gateway.prices.book import PriceBook, PriceRegistry
 from bluesminds.gateway.routing.catalog import ModelCatalog, ServerRegistry
 from bluesminds.gateway.routing.explain import Explanation, RouteQuestion, explain
-from bluesminds.gateway.routing.health import ServerHealthRegistry, ServerStatus
+from bluesminds.gateway.routing.fleet import FleetHealth, summarize
+from bluesminds.gateway.routing.health import HealthChange, ServerHealthRegistry, ServerStatus
 from bluesminds.gateway.routing.policies import Balancer
 from bluesminds.gateway.supervision import HealthChecker
+from bluesminds.http.client.pool import Pool, UpstreamOrigin
 
 
 class Routing(Struct, frozen=True):
+    """`capacity`: connections that one server may have."""
+
     registry: ServerRegistry
     health: ServerHealthRegistry
     balancer: Balancer
     health_checker: HealthChecker
-    prices: Mapping[str, Price]
+    prices: PriceRegistry
+    load_prices: Callable[[], Awaitable[PriceBook]]
+    clock: Clock
+    pool: Pool
+    capacity: int
 
     def example_model(self) -> str | None:
         """A model for the example in the API reference."""
@@ -35,7 +46,11 @@ class Routing(Struct, frozen=True):
         return self.registry.routes
 
     async def explain(self, question: RouteQuestion) -> Explanation:
-        return explain(self.registry.catalog, self.balancer, self.prices, question)
+        traits, catalog = question.traits, self.registry.catalog
+        if traits.regions or traits.tags:
+            catalog = self.registry.restricted(Requirement(traits.regions, traits.tags))
+        find_price = partial(self.prices.find_now, self.clock)
+        return explain(catalog, self.balancer, find_price, question)
 
     async def current_catalog(self) -> ModelCatalog:
         return self.registry.catalog
@@ -52,15 +67,58 @@ class Routing(Struct, frozen=True):
         }
 
     def states(self) -> Counter[str]:
-        """The number of servers by state."""
-        return Counter(status.state for _, status in self.statuses())
+        """The number of servers by state. `ejected` counts those that are ejected for a model."""
+        states: Counter[str] = Counter(status.state for _, status in self.statuses())
+        if ejected := self.ejected_models():
+            states["ejected"] = len(ejected)
+        return states
+
+    def ejected_models(self) -> dict[str, int]:
+        """The number of models for which each server is ejected."""
+        return dict(Counter(server for server, _ in self.health.ejected()))
+
+    def fleet_health(self) -> FleetHealth:
+        return summarize(
+            self.registry.catalog,
+            self.health,
+            status=self.health_checker.status,
+            running=self._running,
+            capacity=self.capacity,
+        )
+
+    def _running(self, server: Server) -> int:
+        return self.pool.in_use(UpstreamOrigin.parse(server.url, trusted=server.origin != "table")[0])
 
     async def servers_changed(self) -> None:
         await self.registry.reload()
         await self.health_checker.probe_all()
 
+    async def price_book(self) -> PriceBook:
+        return self.prices.book
+
+    async def prices_changed(self) -> None:
+        self.prices.book = await self.load_prices()
+        self.registry.prices_changed()
+
     async def discover_models(self, seconds: float) -> None:
-        """Load the servers and ask each for its models, for at most `seconds`."""
+        """Load the prices and the servers, and ask each server for its models, for at most `seconds`."""
+        await self.prices_changed()
         await self.registry.reload()
         with trio.move_on_after(seconds):
             await self.health_checker.probe_all()
+
+
+def log_health(log: Log, change: HealthChange) -> None:
+    match change.state:
+        case "open":
+            log.warning(
+                "server_ejected",
+                server=change.server,
+                model=change.model,
+                reason=change.reason,
+                seconds=change.seconds,
+            )
+        case "half_open":
+            log.info("server_tried", server=change.server, model=change.model)
+        case "closed":
+            log.info("server_recovered", server=change.server, model=change.model)

@@ -1,18 +1,21 @@
 """The playground: chats with models, and the list of the stored ones."""
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import groupby
 from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
-from bluesminds.accounts.chats import Chat, ChatMessage, ChatParameters, Chats, PostedMessage
+from bluesminds.accounts.chats import Chat, ChatFacts, ChatMessage, Chats, PostedMessage
 from bluesminds.accounts.keys import Keys
 from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import UUID
+from bluesminds.common.errors import NotFound
 from bluesminds.dashboard import words
 from bluesminds.dashboard.frame import HOME, HTML, Frame, link
+from bluesminds.gateway.routing.catalog import ModelCatalog
 from bluesminds.web.browser_request import BrowserRequest
 from bluesminds.web.guard import Access, Principal
 from bluesminds.web.routes import HandlerResponse, RawBody, Route, route
@@ -22,15 +25,19 @@ from storage.keys import KeyRow
 LISTED: Final = 50  # chats
 MAX_KEYS: Final = 100  # to choose from
 NO_TITLE: Final = "Untitled chat"
+_OTHER_TASKS: Final = re.compile("embed|moderation|rerank|speech|tts|whisper|transcri|image|realtime")
 _SCOPE: Final = "chat.completions"
 _DAY_MS: Final = 86_400_000
 
 
 class PlaygroundQuery(Struct, frozen=True, forbid_unknown_fields=True):
-    """`search` and `after` are those of the list of chats. A `temporary` chat is not stored."""
+    """`search` and `after` are those of the list of chats. `model` is chosen in a new chat. A
+    `temporary` chat is not stored.
+    """
 
     search: Annotated[str, Meta(max_length=200, description="text of at most 200 characters")] = ""
     after: Annotated[str, Meta(pattern=rf"^({UUID})?\Z", description="the id of a chat")] = ""
+    model: Annotated[str, Meta(max_length=200, description="the name of a model")] = ""
     temporary: Annotated[Literal["", "1"], Meta(description="1 or empty")] = ""
 
 
@@ -55,7 +62,7 @@ class AnswerOnPage(Struct, frozen=True):
     request_id: str
 
 
-class Turn(Struct, frozen=True):
+class ChatTurn(Struct, frozen=True):
     """A message of the user and the answers to it. `position` is that of the message, `images` a number."""
 
     position: int
@@ -65,13 +72,11 @@ class Turn(Struct, frozen=True):
 
 
 class PlaygroundPages(Struct, frozen=True):
-    """`models` returns the available ones."""
-
     frame: Frame
     chats: Chats
     keys: Keys
     clock: Clock
-    models: Callable[[], Sequence[ModelRow]]
+    catalog: Callable[[], Awaitable[ModelCatalog]]
 
     async def new(
         self, principal: Principal, browser: BrowserRequest, query: PlaygroundQuery
@@ -94,11 +99,10 @@ class PlaygroundPages(Struct, frozen=True):
         chat: Chat | None,
         messages: Sequence[PostedMessage],
     ) -> HandlerResponse[RawBody]:
-        newest = await self.chats.list(principal.user_id, None, 1) if chat is None else [chat]
-        facts = newest[0].facts if newest else None
-        keys = await self.keys.list(principal.user_id, active=True, limit=MAX_KEYS)
-        models = [row for row in self.models() if "text" in (row.details.output_modalities or ("text",))]
         listed, more = await self._list(principal.user_id, query)
+        facts = chat.facts if chat is not None else await self._newest(principal.user_id)
+        keys = await self.keys.list(principal.user_id, active=True, limit=MAX_KEYS)
+        models = _for_chats((await self.catalog()).models())
         is_temporary = chat is None and query.temporary == "1"
         return self.frame.page(
             "playground.html",
@@ -115,17 +119,28 @@ class PlaygroundPages(Struct, frozen=True):
             is_temporary=is_temporary,
             keys=[_key(row) for row in keys if row.scopes is None or _SCOPE in row.scopes],
             models=[row.id for row in models],
-            model=_default_model(models, facts.model if facts else ""),
-            parameters=facts.parameters if facts else ChatParameters(),
+            model=_default_model(models, query.model or facts.model),
+            parameters=facts.parameters,
         )
+
+    async def _newest(self, user_id: str) -> ChatFacts:
+        """Those of the chat that changed last."""
+        try:
+            newest = await self.chats.list(user_id, None, 1)
+        except NotFound:  # encrypted with a master key that is missing
+            newest = ()
+        return newest[0].facts if newest else ChatFacts()
 
     async def _list(self, user_id: str, query: PlaygroundQuery) -> tuple[Sequence[Chat], str]:
         """Chats, and the id after which there are more."""
         after = query.after or None
-        if query.search:
-            found = await self.chats.search(user_id, query.search, after, LISTED)
-            return found.chats, found.next_after or ""
-        rows = await self.chats.list(user_id, after, LISTED + 1)
+        try:
+            if query.search:
+                found = await self.chats.search(user_id, query.search, after, LISTED)
+                return found.chats, found.next_after or ""
+            rows = await self.chats.list(user_id, after, LISTED + 1)
+        except NotFound:
+            return (), ""
         return rows[:LISTED], rows[LISTED - 1].id if len(rows) > LISTED else ""
 
     def _days(
@@ -159,22 +174,31 @@ def _key(row: KeyRow) -> PlaygroundKey:
     return PlaygroundKey(row.id, row.name, models)
 
 
+def _for_chats(rows: Sequence[ModelRow]) -> list[ModelRow]:
+    """Models that write text; those for another task by their name are last."""
+    found = [row for row in rows if "text" in (row.details.output_modalities or ("text",))]
+    return sorted(found, key=lambda row: _OTHER_TASKS.search(row.id) is not None)
+
+
 def _default_model(models: Sequence[ModelRow], wanted: str) -> str:
     """The wanted one if it is available, else the cheapest one."""
     names = [row.id for row in models]
     if wanted in names or not names:
         return wanted
-    priced = [(row.price.output, row.id) for row in models if row.price is not None]
-    return min(priced)[1] if priced else "demo/text" if "demo/text" in names else names[0]
+    if "demo/text" in names:
+        return "demo/text"
+    rates = [(row.price.rates.output, row.id) for row in models if row.price is not None]
+    priced = [(rate, name) for rate, name in rates if rate and not _OTHER_TASKS.search(name)]
+    return min(priced)[1] if priced else names[0]
 
 
-def _turns(messages: Sequence[PostedMessage]) -> list[Turn]:
+def _turns(messages: Sequence[PostedMessage]) -> list[ChatTurn]:
     """The messages by turn. Answers before the first message of the user are left out."""
-    turns: list[Turn] = []
+    turns: list[ChatTurn] = []
     for posted in messages:
         message = posted.message
         if message.role == "user":
-            turns.append(Turn(posted.position, message.text, len(message.images), []))
+            turns.append(ChatTurn(posted.position, message.text, len(message.images), []))
         elif turns:
             answer = AnswerOnPage(
                 message.model or "Model", message.text, _facts(message), message.request_id or ""

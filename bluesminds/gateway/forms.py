@@ -12,6 +12,7 @@ from typing import Final
 from msgspec import structs
 
 from bluesminds.common.errors import InvalidRequest
+from bluesminds.common.routes import Need
 from bluesminds.gateway.bodies import Body
 from bluesminds.gateway.routing.plans import Plan, Target
 from bluesminds.gateway.spool import MEMORY_BYTES
@@ -86,11 +87,18 @@ class MultipartBody:
     def prompt_prefix(self) -> bytes:
         return b""
 
+    def needs(self) -> frozenset[Need]:
+        return frozenset()
+
     def choose(
-        self, targets: Sequence[Target], *, at_ms: int, forecast: Callable[[str], TokenForecast]
+        self, targets: Sequence[Target], *, at_ms: int, forecast: Callable[[Target], TokenForecast]
     ) -> Sequence[Target]:
         """All targets: forms are not translated."""
         return targets
+
+    def bound(self, tokens: int) -> bool:
+        """Forms have no such field."""
+        return False
 
     def headers(self, model: str) -> Headers:
         content_type = (b"content-type", write_content_type(self._boundary))

@@ -9,6 +9,7 @@ import trio
 from tests import browser, gateways
 from tests.browser import Chromium
 from tests.dashboard.visitors import DashboardSite
+from tests.deployment import create_callers
 from tests.fakes.model_server import ModelServer
 from tests.gateway.conftest import models
 from tests.gateways import entry
@@ -28,12 +29,14 @@ async def both_engines(
     request: pytest.FixtureRequest, nursery: trio.Nursery, home: Path, models: ModelServer
 ) -> DashboardSite:
     storage = {} if request.param == "sqlite" else {"url": request.getfixturevalue("postgres_url")}
-    gateway = await gateways.start(nursery, home, servers=[entry("one", models.url)], storage=storage)
-    return await DashboardSite.create(gateway)
+    servers = [entry("one", models.url)]
+    accounts = {"signup": "open"}
+    gateway = await gateways.start(nursery, home, servers=servers, storage=storage, accounts=accounts)
+    return DashboardSite(await create_callers(gateway, ("user", "other", "admin")))
 
 
 @pytest.fixture
 async def site(nursery: trio.Nursery, home: Path, models: ModelServer) -> DashboardSite:
     servers = [entry("one", models.url)]
     gateway = await gateways.start(nursery, home, servers=servers, accounts={"signup": "open"})
-    return await DashboardSite.create(gateway)
+    return DashboardSite(await create_callers(gateway, ("user", "other", "admin")))

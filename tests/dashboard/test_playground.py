@@ -11,14 +11,22 @@ from tests.dashboard.visitors import DashboardSite
 HOSTILE = '"><img src=x onerror="window.pwned=1">{{7*7}}'
 
 
+@pytest.fixture
+async def site(site: DashboardSite) -> DashboardSite:
+    """With the chat "Harbour" of the user."""
+    talked = ("What is a *harbour*?", "A place for **ships**.")
+    site.chat_id = await site.add_talk("user", "Harbour", talked)
+    return site
+
+
 def entries(text: str) -> list[str]:
     """The titles in the list of chats."""
     return re.findall(r'<li><a href="/dashboard/playground/[^>]*>([^<]*)</a>', text)
 
 
 async def test_chats_are_listed_by_day_newest_first(site: DashboardSite) -> None:
-    await site.add_chat("user", "Second")
-    await site.add_chat("user", "")
+    await site.add_talk("user", "Second")
+    await site.add_talk("user", "")
     async with site.visitor("user") as ada:
         text = (await ada.get("/dashboard/playground")).text
     assert entries(text) == ["Untitled chat", "Second", "Harbour"]
@@ -29,7 +37,7 @@ async def test_chats_are_listed_by_day_newest_first(site: DashboardSite) -> None
 
 async def test_chats_beyond_the_first_page_are_linked(site: DashboardSite) -> None:
     for number in range(50):
-        await site.add_chat("user", f"Chat {number}")
+        await site.add_talk("user", f"Chat {number}")
     async with site.visitor("user") as ada:
         text = (await ada.get("/dashboard/playground")).text
         assert len(entries(text)) == 50
@@ -40,8 +48,8 @@ async def test_chats_beyond_the_first_page_are_linked(site: DashboardSite) -> No
 
 
 async def test_search_finds_titles_and_messages(site: DashboardSite) -> None:
-    await site.add_chat("user", "Another", ("Where?", "In the SHIPyard."))
-    await site.add_chat("user", "No match", ("a", "b"))
+    await site.add_talk("user", "Another", ("Where?", "In the SHIPyard."))
+    await site.add_talk("user", "No match", ("a", "b"))
     async with site.visitor("user") as ada:
         text = (await ada.get("/dashboard/playground?search=ship")).text
         assert entries(text) == ["Another", "Harbour"]
@@ -126,28 +134,8 @@ async def test_temporary_chat_says_that_nothing_is_stored(site: DashboardSite) -
 
 
 async def test_hostile_chat_is_escaped(site: DashboardSite) -> None:
-    chat_id = await site.add_chat("user", HOSTILE, (HOSTILE, HOSTILE))
+    chat_id = await site.add_talk("user", HOSTILE, (HOSTILE, HOSTILE))
     async with site.visitor("user") as ada:
         text = (await ada.get(f"/dashboard/playground/{chat_id}")).text
     assert "<img" not in text
     assert "49" not in re.findall(r"<h1>(.*?)</h1>", text)[0]
-
-
-async def test_request_of_a_key_is_found_by_its_id(site: DashboardSite) -> None:
-    path = f"/api/keys/{site.key_id}/requests"
-    answer = await site.gateway.chat(key=site.callers.keys["good"])
-    request_id = answer.headers["x-request-id"]
-    await site.gateway.settled(1)
-    await site.add_usage("user", 3, request_id="mine", cost_nano=1_500_000)
-    async with site.visitor("user") as ada:
-        (found,) = (await ada.get(path, params={"request_id": request_id})).json()["data"]
-        assert (found["request_id"], found["model"], found["status"]) == (request_id, "m", 200)
-        assert found["input_tokens"] == 11
-        listed = (await ada.get(path, params={"limit": "2"})).json()["data"]
-        assert len(listed) == 2
-        assert (listed[0]["request_id"], listed[0]["cost_usd"]) == ("mine", "0.0015")
-        assert len((await ada.get(path, params={"request_id": "mine"})).json()["data"]) == 3
-        assert (await ada.get(path, params={"request_id": "unknown"})).json()["data"] == []
-        assert (await ada.get(path, params={"request_id": "a b"})).status_code == 400
-    async with site.visitor("other") as eve:
-        assert (await eve.get(path)).json()["error"]["code"] == "key_not_found"

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,6 +37,14 @@ still code
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
+
+
+@pytest.fixture
+async def site(site: DashboardSite) -> DashboardSite:
+    """With the chat "Harbour" of the user."""
+    talked = ("What is a *harbour*?", "A place for **ships**.")
+    site.chat_id = await site.add_talk("user", "Harbour", talked)
+    return site
 
 
 def answers(*texts: str) -> Plan:
@@ -120,6 +129,25 @@ async def test_chat_by_keyboard_is_answered_stored_and_continued(
         [system, ("user", "One <b>question</b>")],
         [system, ("user", "One <b>question</b>"), ("assistant", kept[1]["text"]), ("user", "and more")],
     ]
+
+
+async def test_answer_leads_to_its_receipt(
+    site: DashboardSite, chromium: Chromium, models: ModelServer
+) -> None:
+    models.plan(answers("Answer."))
+
+    def look(page: Page) -> None:
+        page.goto(f"{site.gateway.url}/dashboard/playground?model=m")
+        send(page, "Question")
+        wait_until_stored(page)
+        for _ in range(2):
+            expect(page.get_by_role("link", name="Receipt")).to_be_visible()
+            page.reload()
+        page.get_by_role("link", name="Receipt").press("Enter")
+        expect(page.get_by_role("heading", level=1)).to_contain_text("m")
+        expect(page).to_have_url(re.compile("/dashboard/requests/"))
+
+    await site.look(chromium, "user", look)
 
 
 async def test_answer_is_stopped_with_escape_and_keeps_what_came(

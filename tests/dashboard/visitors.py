@@ -19,7 +19,7 @@ from bluesminds.common.crypto import uuid7
 from bluesminds.web.guard import PLAIN_COOKIE
 from storage.usage import UsageRow, insert_batch
 from tests.browser import Chromium
-from tests.deployment import Callers, anonymous_client, create_callers
+from tests.deployment import Callers, anonymous_client
 from tests.gateways import Gateway
 from tests.storage.samples import usage
 
@@ -29,19 +29,11 @@ HTML = {"accept": "text/html,application/xhtml+xml"}
 
 @dataclass
 class DashboardSite:
-    """`chat_id` is a stored chat of the user."""
+    """`request_id` is the id of the first request that `add_usage` stored."""
 
     callers: Callers
-    chat_id: str
-
-    @classmethod
-    async def create(cls, gateway: Gateway) -> "DashboardSite":
-        callers = await create_callers(gateway, ("user", "other", "admin"))
-        site = cls(callers, "")
-        site.chat_id = await site.add_chat(
-            "user", "Harbour", ("What is a *harbour*?", "A place for **ships**.")
-        )
-        return site
+    request_id: str = "00000000-0000-7000-8000-000000000000"
+    chat_id: str = "00000000-0000-7000-8000-000000000001"
 
     @property
     def gateway(self) -> Gateway:
@@ -62,6 +54,36 @@ class DashboardSite:
                 client.headers["x-csrf-token"] = csrf
             yield client
 
+    async def add_chat(self, text: str = "hello") -> None:
+        """Store a chat of the user."""
+        messages = [{"role": role, "text": text} for role in ("user", "assistant")]
+        async with self.visitor("user") as client:
+            created = await client.post(
+                "/api/chats", json={"title": " ".join(text.split())[:100], "model": "m"}
+            )
+            self.chat_id = created.json()["id"]
+            answer = await client.post(f"/api/chats/{self.chat_id}/messages", json={"messages": messages})
+        assert answer.status_code == 201, answer.text
+
+    async def add_talk(self, name: str, title: str, *talked: tuple[str, str]) -> str:
+        """Store a chat of questions and answers. The id of the chat."""
+        chats, user = self.gateway.services.accounts.chats, self.callers.users[name]
+        chat = await chats.create(user, ChatFacts(title, "m"))
+        for question, answer in talked:
+            answered = ChatMessage(
+                "assistant",
+                answer,
+                model="m",
+                request_id="r-1",
+                input_tokens=1234,
+                output_tokens=5,
+                cost_usd="0.0012",
+                first_byte_ms=37,
+                duration_ms=2200,
+            )
+            await chats.add(user, chat.id, [ChatMessage("user", question), answered])
+        return chat.id
+
     async def add_usage(self, name: str, count: int, **fields: Any) -> list[UsageRow]:
         """Store `count` requests of this user, the last one now, and one in each second before."""
         now = self.gateway.services.clock.now_ms()
@@ -76,33 +98,9 @@ class DashboardSite:
             for serial in range(count)
         ]
         await self.gateway.services.store.write(insert_batch, rows)
+        if rows and name == "user" and int(self.request_id[:8], 16) == 0:
+            self.request_id = rows[0].id
         return rows
-
-    async def add_chat(self, name: str, title: str, *talked: tuple[str, str]) -> str:
-        """Store a chat of questions and answers. The id of the chat."""
-        chats, user = self.gateway.services.accounts.chats, self.callers.users[name]
-        chat = await chats.create(user, ChatFacts(title, "m"))
-        messages = [
-            message
-            for question, answer in talked
-            for message in (
-                ChatMessage("user", question),
-                ChatMessage(
-                    "assistant",
-                    answer,
-                    model="m",
-                    request_id="r-1",
-                    input_tokens=1234,
-                    output_tokens=5,
-                    cost_usd="0.0012",
-                    first_byte_ms=37,
-                    duration_ms=2200,
-                ),
-            )
-        ]
-        if messages:
-            await chats.add(user, chat.id, messages)
-        return chat.id
 
     async def look(
         self, chromium: Chromium, name: str | None, look: Callable[[Page], T], **context: Any

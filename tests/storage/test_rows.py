@@ -39,7 +39,9 @@ SERVER = ServerRow(
     priority=0,
     passthrough=True,
     passthrough_paths=("ocr",),
-    enabled=True,
+    region="eu",
+    tags=("zdr", "größe"),
+    mode="active",
     created_at=NOON,
     updated_at=NOON,
 )
@@ -85,7 +87,7 @@ async def test_server_inserted_is_read_back(store: Store) -> None:
         models=(),
         passthrough=False,
         sealed_headers=None,
-        enabled=False,
+        mode="off",
     )
     for row in (beta, SERVER):
         await store.write(insert_server, row)
@@ -94,11 +96,11 @@ async def test_server_inserted_is_read_back(store: Store) -> None:
     assert await store.read(select_server, "gone") is None
     with pytest.raises(IntegrityError):
         await store.write(update_server, replace(beta, name="alpha"))
-    assert await store.write(update_server, replace(beta, enabled=True, updated_at=NOON + 1))
+    assert await store.write(update_server, replace(beta, mode="draining", updated_at=NOON + 1))
     assert await store.write(delete_server, "alpha")
     assert not await store.write(delete_server, "alpha")
     assert not await store.write(update_server, SERVER)
-    assert await store.read(select_servers) == [replace(beta, enabled=True, updated_at=NOON + 1)]
+    assert await store.read(select_servers) == [replace(beta, mode="draining", updated_at=NOON + 1)]
 
 
 async def test_setting_put_twice_is_replaced(store: Store) -> None:
@@ -114,23 +116,21 @@ async def test_setting_put_twice_is_replaced(store: Store) -> None:
 ROUTE = RouteRow(
     id=uuid7(serial=1),
     model="gpt-5*",
-    targets='[{"server": "größe"}]',
-    policy="weighted",
-    fallback=("small", "größe"),
-    fallback_on=("error",),
+    conditions='{"tier":["pro"]}',
+    definition='{"targets": [{"server": "größe"}]}',
     created_at=NOON,
     updated_at=NOON,
 )
 
 
 async def test_route_inserted_is_read_back(store: Store) -> None:
-    other = replace(ROUTE, id=uuid7(serial=2), model="a", fallback=(), fallback_on=())
+    other = replace(ROUTE, id=uuid7(serial=2), conditions="")
     for row in (ROUTE, other):
         await store.write(insert_route, row)
     assert await store.read(select_routes) == [ROUTE, other]
     assert await store.read(select_route, other.id) == other
     assert await store.read(select_route, uuid7(serial=3)) is None
-    changed = replace(ROUTE, model="b", targets="[]", policy="cheapest", updated_at=NOON + 1)
+    changed = replace(ROUTE, model="b", definition="{}", updated_at=NOON + 1)
     assert await store.write(update_route, changed)
     assert await store.read(select_route, ROUTE.id) == changed
     assert await store.write(delete_route, other.id)
@@ -139,7 +139,7 @@ async def test_route_inserted_is_read_back(store: Store) -> None:
     assert await store.read(select_routes) == [changed]
 
 
-async def test_route_second_one_for_a_model_is_a_conflict(store: Store) -> None:
+async def test_route_second_one_with_equal_conditions_is_a_conflict(store: Store) -> None:
     await store.write(insert_route, ROUTE)
     other = replace(ROUTE, id=uuid7(serial=2), model="a")
     with pytest.raises(IntegrityError):

@@ -62,22 +62,39 @@ GET /dashboard/assets/{digest}/{name}
 PAGES_OF_USERS = """
 GET /dashboard
 GET /dashboard/keys
-GET /dashboard/keys/{key_id}
 GET /dashboard/playground
 GET /dashboard/playground/{chat_id}
+GET /dashboard/requests
+GET /dashboard/requests/{request_id}
+GET /dashboard/usage
+GET /dashboard/usage.csv
+GET /dashboard/settings
+GET /dashboard/keys/{key_id}
 """
 PAGES_OF_ADMINISTRATORS = """
+GET /dashboard/admin/servers
+GET /dashboard/admin/servers/{name}
+GET /dashboard/admin/models
+GET /dashboard/admin/routes
+GET /dashboard/admin/users
+GET /dashboard/admin/users/{user_id}
+GET /dashboard/admin/audit
+GET /dashboard/admin/tiers
+GET /dashboard/admin/system
 """
 SIGNED_IN = """
 POST /api/auth/logout
 GET /api/auth/me
 PATCH /api/auth/me
+GET /api/auth/me/export
+POST /api/auth/me/delete
 POST /api/auth/password
 POST /api/auth/email
 GET /api/auth/sessions
 DELETE /api/auth/sessions
 DELETE /api/auth/sessions/{session_id}
 GET /api/auth/limits
+GET /api/requests/{request_id}
 GET /api/keys/{key_id}/limits
 GET /user/api-keys/{key_id}/limits
 GET /api/keys
@@ -88,7 +105,8 @@ DELETE /api/keys/{key_id}
 POST /api/keys/{key_id}/rotate
 DELETE /api/keys/{key_id}/previous
 GET /api/keys/{key_id}/usage
-GET /api/keys/{key_id}/requests
+GET /user/balance
+GET /api/billing/ledger
 GET /user/api-keys
 POST /user/api-keys
 GET /user/api-keys/{key_id}
@@ -116,12 +134,22 @@ POST /api/admin/servers
 PATCH /api/admin/servers/{name}
 DELETE /api/admin/servers/{name}
 POST /api/admin/servers/{name}/test
+GET /api/admin/prices
+GET /api/admin/users/{user_id}/balance
+GET /api/admin/users/{user_id}/ledger
+POST /api/admin/users/{user_id}/credit
+GET /api/admin/ledger/verify
+PUT /api/admin/prices
+DELETE /api/admin/prices
 GET /api/admin/routes
 POST /api/admin/routes
 PATCH /api/admin/routes/{route_id}
 DELETE /api/admin/routes/{route_id}
 GET /api/admin/models
+GET /api/admin/health
+POST /api/admin/health
 GET /api/admin/explain
+GET /api/admin/requests/{request_id}
 GET /api/admin/usage
 GET /api/admin/keys
 POST /api/admin/keys

@@ -43,12 +43,14 @@ export function request(turn, name) {
 }
 
 // The usage record of a request; it can be missing for a moment after a request was stopped.
-async function record(owner, id) {
+async function record(id) {
   for (let tries = 0; id && tries < 8; tries++) {
     if (tries) await new Promise((done) => setTimeout(done, 100 * 2 ** tries));
-    const found = await ask("GET", `/api/keys/${owner}/requests?request_id=${id}`).catch(() => null);
-    if (!found || found.data.length) return found?.data[0];
+    const found = await ask("GET", `/api/requests/${id}`).catch((error) => error);
+    if (!(found instanceof Error)) return found;
+    if (found.code !== "request_not_found") return null;
   }
+  return null;
 }
 
 async function answer(turn, name, signal) {
@@ -56,7 +58,6 @@ async function answer(turn, name, signal) {
   const body = find(".body", node);
   const one = { model: name, text: "", stopped: false };
   const out = writer(body, (text) => (said.textContent = text));
-  const owner = key.value;
   turn.answers.push(one);
   node.setAttribute("aria-busy", "true");
   find("h2", node).textContent = name;
@@ -68,7 +69,7 @@ async function answer(turn, name, signal) {
       headers: {
         "content-type": "application/json",
         "x-csrf-token": find("meta[name=csrf]").content,
-        "x-bluesminds-key": owner,
+        "x-bluesminds-key": key.value,
       },
       body: JSON.stringify(request(turn, name)),
       signal,
@@ -95,13 +96,13 @@ async function answer(turn, name, signal) {
     const notice = Object.assign(element("div", element("p", one.failed), again), { className: "notice" });
     notice.setAttribute("role", "alert");
     body.append(notice);
-  } else Object.assign(one, await record(owner, one.request_id), { model: name });
+  } else Object.assign(one, await record(one.request_id), { model: name });
   node.removeAttribute("aria-busy");
   find("span.facts", node).textContent = facts(one);
   find("[data-request]", node).dataset.copy = one.request_id ?? "";
   find("[data-request]", node).hidden = !one.request_id;
   const receipt = find("[data-receipt]", node);
-  if (receipt && one.request_id) Object.assign(receipt, { hidden: false, href: `/dashboard/requests?q=${one.request_id}` });
+  if (one.request_id) Object.assign(receipt, { hidden: false, href: `/dashboard/requests/${one.request_id}` });
   follow();
 }
 

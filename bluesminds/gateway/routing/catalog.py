@@ -4,20 +4,25 @@ A catalog is immutable and replaced as a whole, so a request sees one consistent
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Final
 
 from msgspec import structs
 
 from bluesminds.common.money import Price
 from bluesminds.common.routes import ModelRoute, RouteTable
-from bluesminds.common.values import Server
+from bluesminds.common.values import Requirement, Server
 from bluesminds.gateway.routing.health import ServerHealthRegistry
 from bluesminds.gateway.routing.load import LoadRegistry
 from bluesminds.gateway.routing.rotation import RotationRegistry
 from bluesminds.wire.models import ModelRow
 
-NO_PRICES: Final[Mapping[str, Price]] = MappingProxyType({})
+MAX_RESTRICTED: Final = 64  # catalogs
+PriceFinder = Callable[[Server | None, str, str], Price | None]
+"""Finds a price by the server, its name for the model, and the client's name if that differs."""
+
+
+def find_no_price(server: Server | None, model: str, served: str) -> Price | None:
+    return None
 
 
 def merge_servers(configured: Sequence[Server], stored: Sequence[Server]) -> list[Server]:
@@ -30,6 +35,7 @@ class ModelCatalog:
     """Servers by model. `discovered` holds, by server name, the models of servers without configured ones.
 
     With `keyless` it has only servers that accept a client's own key, else those the gateway can call itself.
+    With `required`, it has only servers that meet the requirement; `excluded` has the names of the others.
     `routes` is None if there is none. Routes do not apply with `keyless`: they could send a client's key to
     a server that it is not for.
     """
@@ -40,14 +46,18 @@ class ModelCatalog:
         discovered: Mapping[str, Sequence[ModelRow]],
         routes: Sequence[ModelRoute] = (),
         *,
-        prices: Mapping[str, Price] = NO_PRICES,
+        find_price: PriceFinder = find_no_price,
         keyless: bool = False,
+        required: Requirement | None = None,
     ) -> None:
-        self.servers = tuple(servers)
+        everything = tuple(servers)
+        self.servers = everything if required is None else tuple(filter(required.allows, everything))
+        self.excluded = frozenset(one.name for one in everything) - {one.name for one in self.servers}
         self.routes = RouteTable(routes) if routes and not keyless else None
         self._servers_by_name: dict[str, Server] = {}
         self._listing: set[str] = set()  # servers whose models are known
         self._servers_by_model: dict[str, list[Server]] = {}
+        self._all_by_model: dict[str, list[Server]] = {}  # with those that are draining
         self._rows: dict[str, ModelRow] = {}
         self.unlisted = 0  # servers without a known model
         for server in self.servers:
@@ -59,12 +69,18 @@ class ModelCatalog:
             if rows:
                 self._listing.add(server.name)
             for row in {row.id: row for row in rows}.values():
+                self._all_by_model.setdefault(row.id, []).append(server)
+                if server.mode == "draining":
+                    continue
                 self._servers_by_model.setdefault(row.id, []).append(server)
                 self._rows[row.id] = _merge_rows(self._rows.get(row.id), row)
-        priced = {name: _with_price(row, prices.get(name)) for name, row in self._rows.items()}
+        priced = {
+            name: _with_price(row, find_price(self._servers_by_model[name][0], name, ""))
+            for name, row in self._rows.items()
+        }
         for route in self.routes.exact_routes() if self.routes else ():
             if self._is_served(route):
-                priced[route.model] = self._route_row(route, prices)
+                priced[route.model] = self._route_row(route, find_price)
         self._sorted = [priced[name] for name in sorted(priced)]
         self._rows = priced
 
@@ -73,13 +89,20 @@ class ModelCatalog:
             return any(one.server in self._servers_by_name for one in route.targets)
         return route.model in self._rows or any(name in self._rows for name in route.fallback)
 
-    def _route_row(self, route: ModelRoute, prices: Mapping[str, Price]) -> ModelRow:
+    def _route_row(self, route: ModelRoute, find_price: PriceFinder) -> ModelRow:
         """The details of the first target, and the price if all targets have the same one."""
         named = [one.model or route.model for one in route.targets] or [route.model]
         first = self._rows.get(named[0]) or ModelRow(id=route.model)
         row = structs.replace(first, id=route.model, owned_by=first.owned_by or "bluesminds")
-        found = {name if name in prices else route.model for name in named}
-        return _with_price(row, prices.get(found.pop()) if len(found) == 1 else None)
+        served = self.servers_for(route.model)
+        places = [(self.server(one.server), one.model or route.model) for one in route.targets]
+        places = places or [(served[0] if served else None, route.model)]
+        found = {
+            "" if price is None else price.version: price
+            for server, name in places
+            for price in (find_price(server, name, "" if name == route.model else route.model),)
+        }
+        return _with_price(row, found.popitem()[1] if len(found) == 1 else None)
 
     def server(self, name: str) -> Server | None:
         """A server that can be used."""
@@ -87,17 +110,20 @@ class ModelCatalog:
 
     def may_offer(self, server: str, model: str) -> bool:
         """False if the models of the server are known, and this one is not among them."""
-        return server not in self._listing or any(one.name == server for one in self.servers_for(model))
+        return server not in self._listing or any(
+            one.name == server for one in self.servers_for(model, draining=True)
+        )
 
     def label(self, model: str) -> str:
         """The model in metrics. Names that clients invent below a prefix have that of its route."""
         if self.routes is None or model in self._rows:
             return model
-        route = self.routes.match(model)
+        route = next(self.routes.matches(model), None)
         return model if route is None else route.model
 
-    def servers_for(self, model: str) -> Sequence[Server]:
-        return self._servers_by_model.get(model, ())
+    def servers_for(self, model: str, *, draining: bool = False) -> Sequence[Server]:
+        """`draining`: with the servers that get no new requests."""
+        return (self._all_by_model if draining else self._servers_by_model).get(model, ())
 
     def models(self) -> Sequence[ModelRow]:
         """All models, and the names of routes, sorted by name."""
@@ -119,7 +145,7 @@ def _with_price(row: ModelRow, price: Price | None) -> ModelRow:
     """The row with the gateway's price, and with the maximum output that the operator states with it."""
     if price is None:
         return row
-    if price.max_output is None:
+    if price.max_output is None or price.source == "bundled":
         return structs.replace(row, price=price)
     details = structs.replace(row.details, max_output=price.max_output)
     return structs.replace(row, price=price, details=details)
@@ -131,7 +157,7 @@ def _configured_rows(server: Server) -> list[ModelRow]:
 
 class ServerRegistry:
     """The current servers and routes: those of the configuration, and those that `load_servers` and
-    `load_routes` read from the database. Routes of the configuration come first. `prices` by model.
+    `load_routes` read from the database. Routes of the configuration come first.
     """
 
     def __init__(
@@ -144,10 +170,10 @@ class ServerRegistry:
         *,
         routes: Sequence[ModelRoute],
         load_routes: Callable[[], Awaitable[Sequence[ModelRoute]]],
-        prices: Mapping[str, Price] = NO_PRICES,
+        find_price: PriceFinder = find_no_price,
     ) -> None:
         self._configured = tuple(configured)
-        self._prices = prices
+        self._find_price = find_price
         self._load_servers = load_servers
         self._health = health
         self._load = load
@@ -163,6 +189,10 @@ class ServerRegistry:
         self.routes = (*self._configured_routes, *await self._load_routes())
         self._replace(merge_servers(self._configured, await self._load_servers()))
 
+    def prices_changed(self) -> None:
+        """Show the new prices in the lists of models."""
+        self._build_catalogs(self.catalog.servers)
+
     def set_discovered(self, server: str, models: list[ModelRow]) -> None:
         """Store the models that a probe found."""
         if self._discovered.get(server) != models:
@@ -171,10 +201,28 @@ class ServerRegistry:
 
     def has_usable(self) -> bool:
         """Whether at least one server offers a model and is not ejected."""
+        health = self._health
         return any(
-            self._health.is_usable(server.name) and (server.models or self._discovered.get(server.name))
+            health.is_usable(server.name, model)
             for server in self.catalog.servers
+            for model in server.models or [row.id for row in self._discovered.get(server.name, ())]
         )
+
+    def restricted(self, required: Requirement, *, keyless: bool = False) -> ModelCatalog:
+        """Only the servers that meet the requirement."""
+        found = self._restricted.get((required, keyless))
+        if found is None:
+            if len(self._restricted) >= MAX_RESTRICTED:  # clients choose what they require
+                self._restricted.pop(next(iter(self._restricted)))
+            found = self._restricted[required, keyless] = ModelCatalog(
+                self.catalog.servers,
+                self._discovered,
+                self.routes,
+                find_price=self._find_price,
+                keyless=keyless,
+                required=required,
+            )
+        return found
 
     def _replace(self, servers: Sequence[Server]) -> None:
         names = {server.name for server in servers}
@@ -185,7 +233,8 @@ class ServerRegistry:
 
     def _build_catalogs(self, servers: Sequence[Server]) -> None:
         self._load.enabled = bool(self.routes)
-        self._rotations.keep_only({route.model for route in self.routes})
+        self._rotations.keep_only({route.key for route in self.routes})
+        self._restricted: dict[tuple[Requirement, bool], ModelCatalog] = {}
         self.relays = any(server.passthrough or server.passthrough_paths for server in servers)
-        self.catalog = ModelCatalog(servers, self._discovered, self.routes, prices=self._prices)
-        self.keyless = ModelCatalog(servers, self._discovered, prices=self._prices, keyless=True)
+        self.catalog = ModelCatalog(servers, self._discovered, self.routes, find_price=self._find_price)
+        self.keyless = ModelCatalog(servers, self._discovered, find_price=self._find_price, keyless=True)

@@ -4,18 +4,16 @@ What depends on the request is left out: its size, its fields and the beginning 
 compares the prices of a million tokens in each direction.
 """
 
-from collections.abc import Mapping
 from typing import Final
 
 from msgspec import Struct
 
 from bluesminds.common.errors import GatewayError
-from bluesminds.common.money import Price
-from bluesminds.common.routes import ModelRoute
+from bluesminds.common.routes import NO_TRAITS, ModelRoute, RouteTraits
 from bluesminds.common.values import Caller
 from bluesminds.gateway.authorize import check_model, check_scope
 from bluesminds.gateway.operations import Operation
-from bluesminds.gateway.routing.catalog import ModelCatalog
+from bluesminds.gateway.routing.catalog import ModelCatalog, PriceFinder
 from bluesminds.gateway.routing.plans import Target
 from bluesminds.gateway.routing.policies import Balancer, RoutedRequest, select_targets
 from bluesminds.gateway.routing.routed import RoutedTargets
@@ -25,11 +23,12 @@ MILLION: Final = 10**6  # tokens
 
 
 class RouteQuestion(Struct, frozen=True):
-    """`caller` is None for a key without restrictions."""
+    """`caller` is None for a key without restrictions. `traits`: for the conditions of routes."""
 
     operation: Operation
     model: str
     caller: Caller | None = None
+    traits: RouteTraits = NO_TRAITS
 
 
 class ExplainedModel(Struct, frozen=True):
@@ -53,7 +52,7 @@ class Explanation(Struct, frozen=True):
 
 
 def explain(
-    catalog: ModelCatalog, balancer: Balancer, prices: Mapping[str, Price], question: RouteQuestion
+    catalog: ModelCatalog, balancer: Balancer, find_price: PriceFinder, question: RouteQuestion
 ) -> Explanation:
     if question.caller is not None:
         try:
@@ -61,13 +60,17 @@ def explain(
             check_model(question.caller, question.model)
         except GatewayError as exc:
             return Explanation(None, error=exc)
-    route = None if catalog.routes is None else catalog.routes.match(question.model)
+    route = None if catalog.routes is None else catalog.routes.match(question.model, question.traits)
     if route is None:
         found = _explain_unrouted(catalog, balancer, question)
     else:
-        found = _explain_route(catalog, balancer, prices, question, route)
-    names = {target.server.name for model in found.models for target in model.targets}
-    ejected = frozenset(name for name in names if not balancer.usable(name))
+        found = _explain_route(catalog, balancer, find_price, question, route)
+    ejected = frozenset(
+        target.server.name
+        for model in found.models
+        for target in model.targets
+        if not balancer.health.is_usable(target.server.name, target.model or question.model)
+    )
     return Explanation(route, found.models, found.dropped, ejected, found.error)
 
 
@@ -75,7 +78,7 @@ def _explain_unrouted(catalog: ModelCatalog, balancer: Balancer, question: Route
     model, operation = question.model, question.operation
     offering = [server.name for server in catalog.servers_for(model)]
     try:
-        targets = select_targets(catalog, operation, model, usable=balancer.usable, random=balancer.random)
+        targets = select_targets(catalog, operation, model, health=balancer.health, random=balancer.random)
     except GatewayError as exc:
         return Explanation(
             None, (), tuple(Dropped(model, name, "no_endpoint") for name in offering), error=exc
@@ -88,7 +91,7 @@ def _explain_unrouted(catalog: ModelCatalog, balancer: Balancer, question: Route
 def _explain_route(
     catalog: ModelCatalog,
     balancer: Balancer,
-    prices: Mapping[str, Price],
+    find_price: PriceFinder,
     question: RouteQuestion,
     route: ModelRoute,
 ) -> Explanation:
@@ -100,15 +103,18 @@ def _explain_route(
         question.operation,
         model,
         may_use=lambda name: allowed is None or name in allowed,
-        prices=prices,
+        traits=question.traits,
     )
     try:
         check_candidates(selection, route, question.operation, model)
     except GatewayError as exc:
         return Explanation(route, (), selection.dropped, error=exc)
 
-    def price(name: str) -> int | None:
-        return None if (found := prices.get(name)) is None else found.max_cost(MILLION, MILLION)
+    def price(target: Target) -> int | None:
+        served = target.serves or model
+        sent = target.model or model
+        found = find_price(target.server, sent, "" if sent == served else served)
+        return None if found is None else found.max_cost(MILLION, MILLION)
 
     request = RoutedRequest(model, stream=True, price=price)
     preview = RoutedTargets(route, selection, balancer, request).preview()

@@ -7,17 +7,23 @@ Targets of equal rank are shuffled by weight: one of weight 2 comes first twice 
 import math
 from collections.abc import Callable, Sequence
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from bluesminds.common.errors import NotFound
 from bluesminds.common.routes import Policy
 from bluesminds.gateway.operations import Operation
 from bluesminds.gateway.routing.affinity import load_bound, rendezvous_score
 from bluesminds.gateway.routing.catalog import ModelCatalog
+from bluesminds.gateway.routing.health import HealthView
 from bluesminds.gateway.routing.load import LoadRegistry
 from bluesminds.gateway.routing.plans import Target, make_plan
 from bluesminds.gateway.routing.rotation import RotationRegistry
-from bluesminds.gateway.routing.selection import Candidate, ModelCandidates, object_server_missing
+from bluesminds.gateway.routing.selection import (
+    Candidate,
+    ModelCandidates,
+    object_server_missing,
+    requirement_not_met,
+)
 
 
 def select_targets(
@@ -25,7 +31,7 @@ def select_targets(
     operation: Operation,
     model: str,
     *,
-    usable: Callable[[str], bool],
+    health: HealthView,
     random: Callable[[], float],
     only: frozenset[str] | None = None,
 ) -> Sequence[Target]:
@@ -35,9 +41,9 @@ def select_targets(
     Raises NotFound for an unknown model, and if no server of the model has the endpoint or is in `only`. The
     result may be empty for an operation that the gateway can estimate.
     """
-    servers = catalog.servers_for(model)
+    servers = catalog.servers_for(model, draining=only is not None)
     if not servers:
-        raise NotFound("model_not_found", _not_found_message(catalog, model), param="model")
+        raise _not_found(catalog, model)
     if only is not None:
         servers = [server for server in servers if server.name in only]
         if not servers:
@@ -49,31 +55,32 @@ def select_targets(
         message = f"No server that offers the model `{model[:200]}` has the endpoint {operation.path}."
         raise NotFound("unsupported_endpoint", message, param="model")
     if len(targets) > 1:
-        targets.sort(
-            key=lambda target: (
-                not usable(target.server.name),
-                target.server.priority,
-                -(random() ** (1 / target.server.weight)),
-            )
-        )
+        left_out = health.left_out([(one.server.name, model) for one in targets])
+
+        def rank(target: Target) -> tuple[bool, int, float]:
+            server = target.server
+            weight = server.weight / 2 if health.is_slow_start(server.name, model) else server.weight
+            return (server.name, model) in left_out, server.priority, -(random() ** (1 / weight))
+
+        targets.sort(key=rank)
     return targets
 
 
 class RoutedRequest(Struct, frozen=True):
     """What the policies use of a request. `model`: the client's name. `prompt_key`: of `affinity.prompt_key`.
-    `price` is of a name of a price, in nano-USD; None if it is unknown.
+    `price` is what a target would charge, in nano-USD; None if that is unknown.
     """
 
     model: str
     stream: bool
-    price: Callable[[str], int | None]
+    price: Callable[[Target], int | None]
     prompt_key: bytes = b""
 
 
 class Balancer(Struct, frozen=True):
     """The state that the policies read: health, load and the rotations of routes. `random` returns [0, 1)."""
 
-    usable: Callable[[str], bool]
+    health: HealthView
     load: LoadRegistry
     rotations: RotationRegistry
     random: Callable[[], float]
@@ -82,15 +89,24 @@ class Balancer(Struct, frozen=True):
         """Every target once, best first. With `commit`, the first one uses its turn in the rotation."""
         candidates = list(group.candidates)
         if len(candidates) > 1:
+            left_out: frozenset[tuple[str, str]] = frozenset()
+            if not self.health.flawless:
+                candidates = [self._with_slow_start(one, request.model) for one in candidates]
+                left_out = self.health.left_out([_served(one.target, request.model) for one in candidates])
             candidates = self._shuffled(candidates)
             usable: list[Candidate] = []
             ejected: list[Candidate] = []
             for one in candidates:
-                (usable if self.usable(one.target.server.name) else ejected).append(one)
+                (ejected if _served(one.target, request.model) in left_out else usable).append(one)
             policy: Policy = "priority" if group.route is None else group.route.policy
             first = self._by_policy(policy, group, usable, request, commit=commit) if usable else []
             candidates = first + sorted(ejected, key=_priority)
         return [one.target for one in candidates]
+
+    def _with_slow_start(self, one: Candidate, model: str) -> Candidate:
+        """Half of the weight of the others, if the server has recovered a moment ago."""
+        slow = self.health.is_slow_start(*_served(one.target, model))
+        return one if slow else structs.replace(one, weight=2 * one.weight)
 
     def _shuffled(self, candidates: list[Candidate]) -> list[Candidate]:
         random = self.random
@@ -129,7 +145,7 @@ class Balancer(Struct, frozen=True):
         if group.route is None or len(shuffled) == 1:
             return shuffled
         weights = {one.name: one.weight for one in sorted(shuffled, key=_name)}
-        turn = self.rotations.of(group.route.model).next(weights, commit=commit)
+        turn = self.rotations.of(group.route.key).next(weights, commit=commit)
         return sorted(shuffled, key=lambda one: one.name != turn)
 
     def _faster_of_two(self, shuffled: list[Candidate], request: RoutedRequest) -> list[Candidate]:
@@ -157,6 +173,11 @@ class Balancer(Struct, frozen=True):
         return sorted(ranked, key=lambda one: running[one.name] >= load_bound(total, one.weight, weights))
 
 
+def _served(target: Target, model: str) -> tuple[str, str]:
+    """The server, and its name of the model. `model`: the client's name."""
+    return target.server.name, target.model or model
+
+
 def _priority(one: Candidate) -> int:
     return one.priority
 
@@ -166,17 +187,20 @@ def _name(one: Candidate) -> tuple[str, str]:
 
 
 def _price(one: Candidate, request: RoutedRequest) -> float:
-    price = request.price(one.target.priced_as or request.model)
+    price = request.price(one.target)
     return math.inf if price is None else price
 
 
-def _not_found_message(catalog: ModelCatalog, model: str) -> str:
+def _not_found(catalog: ModelCatalog, model: str) -> NotFound:
+    if catalog.excluded:
+        return requirement_not_met(model)
     if not catalog.servers:
-        return (
+        message = (
             "No server is configured. Add one with `bluesminds servers add` or [[servers]] in gateway.toml."
         )
+        return NotFound("model_not_found", message, param="model")
     message = f"No server offers the model `{model[:200]}`. GET /v1/models lists the available models."
     if catalog.unlisted:
         servers = "1 server" if catalog.unlisted == 1 else f"{catalog.unlisted} servers"
         message += f" {servers} listed no models and may be down."
-    return message
+    return NotFound("model_not_found", message, param="model")

@@ -1,5 +1,7 @@
 """Sends a request to one server after the other until one responds.
 
+Every attempt after the first one needs a token of the retry budget (`retry_budget.py`).
+
 If a server cannot be reached, closes the connection, is overloaded or rejects the gateway's key, the next one
 is tried. This ends when the client has received a byte; for a stream, when the first event was read. If no
 other server is left and the failure is safe to repeat, a server is tried again after a pause. An error of the
@@ -18,7 +20,7 @@ from typing import TypeVar
 import trio
 from msgspec import Struct, structs
 
-from bluesminds.common.errors import UpstreamFailed
+from bluesminds.common.errors import UpstreamFailed, retry_headers
 from bluesminds.common.log import Log
 from bluesminds.common.routes import DEFAULT_OPTIONS, FallbackReason
 from bluesminds.common.values import Server
@@ -37,6 +39,7 @@ from bluesminds.gateway.upstream.failures import (
     classify_handshake,
     classify_reply,
 )
+from bluesminds.gateway.upstream.retry_budget import RetryBudget
 from bluesminds.gateway.upstream.timeouts import TimeoutTable
 from bluesminds.http.client.pool import HandshakeRejected, Pool, Timeouts, UpstreamError, WebSocketRequest
 from bluesminds.http.websocket import WebSocket
@@ -45,10 +48,13 @@ from bluesminds.wire.support import Refusal, Support, blames_field, find_refusal
 
 MAX_LEARNED = 1000  # pairs of a server and a model
 ALL_MODELS = 2  # attempts for a model and its fallback models together, as a multiple of those for one model
+_UNAVAILABLE = frozenset((502, 503, 504))
 _FULL = Support()
 _WITHOUT_USAGE = Support(usage=False)
 
 T = TypeVar("T")
+BeginAttempt = Callable[[Target], Callable[[str], None]]
+"""Called before each attempt. What it returns is called with the reason if the attempt fails."""
 
 
 class UpstreamSocket(Struct, frozen=True):
@@ -56,6 +62,7 @@ class UpstreamSocket(Struct, frozen=True):
 
     endpoint: UpstreamEndpoint
     socket: WebSocket
+    model: str  # the server's name
 
 
 class _Try(Struct, frozen=True):
@@ -89,6 +96,7 @@ class Sender:
         self._backoff = backoff
         self._metrics = metrics
         self._log = log
+        self._budget = RetryBudget()
         self._endpoints: dict[str, UpstreamEndpoint] = {}
         self._learned: dict[tuple[str, str], Support] = {}  # by server and model, where fields were refused
 
@@ -97,10 +105,10 @@ class Sender:
         call: Call,
         body: CallBody,
         targets: Sequence[Target],
-        begin: Callable[[Target], None],
+        begin: BeginAttempt,
         routed: RoutedTargets | None = None,
     ) -> Reply:
-        """The first Reply to forward; the caller closes it. `begin` is called before each attempt. `routed`
+        """The first Reply to forward; the caller closes it. `routed`
         has the targets of fallback models.
 
         Raises UpstreamFailed if no server responded.
@@ -119,7 +127,7 @@ class Sender:
         self,
         call: Call,
         targets: Sequence[Target],
-        begin: Callable[[Target], None],
+        begin: BeginAttempt,
         request: Callable[[bytes, str], WebSocketRequest],
         seconds: float,
     ) -> UpstreamSocket | Reply:
@@ -136,11 +144,13 @@ class Sender:
         self,
         call: Call,
         targets: Sequence[Target],
-        begin: Callable[[Target], None],
+        begin: BeginAttempt,
         attempt: Callable[[Target, bool], Awaitable[T | AttemptFailure]],
         body: CallBody | None = None,
         routed: RoutedTargets | None = None,
     ) -> T:
+        budget = call.model if routed is None else routed.name
+        self._budget.add_request(budget)
         waiting = [_Try(target) for target in targets]
         failed: dict[str, int] = {}  # attempts by model
         most = self._attempts if routed is None else ALL_MODELS * self._attempts
@@ -151,9 +161,10 @@ class Sender:
             waiting.remove(turn)
             if turn.repetition:
                 await trio.sleep_until(turn.due)
-            begin(turn.target)
-            is_last = not waiting or tries >= self._attempts or waiting[0].repetition > 0
-            if is_last and routed is not None and tries < self._attempts:
+            fail = begin(turn.target)
+            is_last = not waiting or waiting[0].repetition > 0
+            is_last = is_last or failed.get(turn.target.serves, 0) + 1 >= self._attempts
+            if is_last and routed is not None and tries < most:
                 is_last = not routed.has_more("timeout")
             outcome = await attempt(turn.target, is_last)
             if not isinstance(outcome, AttemptFailure):
@@ -161,8 +172,10 @@ class Sender:
                     return outcome
                 if not (more := self._take_after_refusal(call, turn.target, outcome, body, routed)):
                     return outcome
+                fail("refused")
                 waiting = [_Try(target) for target in more]
                 continue
+            fail(outcome.reason)
             self._record_failure(call, turn.target, outcome)
             if body is not None and not body.repeatable:
                 raise _final_error(_upload_error(outcome.error), tries)
@@ -171,7 +184,7 @@ class Sender:
             again = None
             if failed[model] >= self._attempts:
                 waiting = [one for one in waiting if one.target.serves != model]
-            elif outcome.repeatable:
+            elif outcome.repeatable and not self._seconds_until_trial(call, turn.target):
                 pause = self._backoff.pause(turn.repetition, outcome.retry_after)
                 again = _Try(turn.target, trio.current_time() + pause, turn.repetition + 1)
             if routed is not None and tries < most and all(one.repetition for one in waiting):
@@ -181,8 +194,20 @@ class Sender:
                     waiting += [_Try(target) for target in more]
             if again is not None:
                 waiting.append(again)
-            if not waiting or tries >= most:
-                raise _final_error(outcome.error, tries)
+            repeats = not outcome.accepted or routed is None or routed.options.repeat_accepted
+            if not (waiting and tries < most and repeats and self._budget.take(budget)):
+                raise _final_error(self._with_retry_after(call, turn.target, outcome.error), tries)
+
+    def _seconds_until_trial(self, call: Call, target: Target) -> float:
+        """0 for a server that is not ejected."""
+        return self._health.seconds_until_trial(target.server.name, target.model or call.model)
+
+    def _with_retry_after(self, call: Call, target: Target, error: UpstreamFailed) -> UpstreamFailed:
+        """If the server is ejected, the client should wait until it is tried again."""
+        if error.status not in _UNAVAILABLE or "retry-after" in error.headers:
+            return error
+        seconds = self._seconds_until_trial(call, target)
+        return error.with_headers(retry_headers(seconds)) if seconds > 0 else error
 
     def _take_after_refusal(
         self, call: Call, target: Target, outcome: object, body: CallBody | None, routed: RoutedTargets
@@ -214,31 +239,31 @@ class Sender:
 
     def stream_ended(self, call: Call, reply: Reply, error: ErrorDetail | None, *, implausible: bool) -> None:
         """A stream is complete, or ended with the `error` that the server sent in it."""
-        server = reply.endpoint.server.name
+        server, model = reply.endpoint.server.name, reply.model
         if implausible:
             self.warn_implausible_usage(call, server)
         if error is None:
-            self._health.record_success(server)
+            self._health.record_success(server, model)
             return
         self._count(server, "error_in_stream")
         if not error.blames_request():
-            self._health.record_failure(server, "error_in_stream")
+            self._health.record_failure(server, model, "error_in_stream")
 
     def stream_failed(self, reply: Reply, reason: str) -> None:
         """A stream has ended before its answer was complete."""
-        self._record_shortfall(reply.endpoint.server.name, reason)
+        self._record_shortfall(reply.endpoint.server.name, reply.model, reason)
 
     def socket_ended(self, upstream: UpstreamSocket, failure: str | None) -> None:
         """A session with a server has ended, by its `failure` or not."""
         server = upstream.endpoint.server.name
         if failure is None:
-            self._health.record_success(server)
+            self._health.record_success(server, upstream.model)
         else:
-            self._record_shortfall(server, failure)
+            self._record_shortfall(server, upstream.model, failure)
 
-    def total_timeout(self, server: str) -> None:
+    def total_timeout(self, call: Call, target: Target) -> None:
         """The total timeout expired before the server responded."""
-        self._record_shortfall(server, "total_timeout")
+        self._record_shortfall(target.server.name, target.model or call.model, "total_timeout")
 
     async def _measured_attempt(
         self, call: Call, target: Target, body: CallBody, timeouts: Timeouts
@@ -266,6 +291,7 @@ class Sender:
         model = target.model or call.model
         support = learned = self._support(target, model)
         lasting = True
+        self._health.begin(target.server.name, model)
         try:
             reply = await self._exchange(call, endpoint, target, body, support, timeouts)
             while reply.error is not None and (refusal := _find_refusal(call, target, body, reply, support)):
@@ -301,7 +327,7 @@ class Sender:
         server = target.server.name
         if not isinstance(outcome, HandshakeRejected):
             self._count(server, "answered")
-            return UpstreamSocket(endpoint, outcome)
+            return UpstreamSocket(endpoint, outcome, model)
         reply = handshake_reply(endpoint, outcome)
         if (failure := classify_handshake(reply)) is not None:
             return failure
@@ -334,7 +360,7 @@ class Sender:
         )
         reply = None
         try:
-            reader = ReplyReader(endpoint, call, plan, body.conversation)
+            reader = ReplyReader(endpoint, call, plan, body.conversation, model)
             reply = await reader.read(response, deadline)
         finally:
             if reply is None or reply.response is None:
@@ -346,16 +372,21 @@ class Sender:
         server = reply.endpoint.server.name
         self._count(server, "answered")
         if reply.error is not None:
+            self._health.release(server, reply.model)
             return reply.as_client_error(call.format, call.context.request_id)
         if reply.stage is None:
-            self._health.record_success(server)
+            self._health.record_success(server, reply.model)
         return reply
 
     def _record_failure(self, call: Call, target: Target, failure: AttemptFailure) -> None:
         server = target.server.name
         self._count(server, failure.reason)
+        if failure.retry_after and failure.kind == "limit":
+            self._health.rest(server, target.model or call.model, failure.retry_after)
         if failure.blames_server:
-            self._health.record_failure(server, failure.reason)
+            self._health.record_failure(server, target.model or call.model, failure.reason)
+        else:
+            self._health.release(server, target.model or call.model)
         self._log.warning(
             "attempt_failed",
             request_id=call.context.request_id,
@@ -364,9 +395,9 @@ class Sender:
             reason=failure.reason,
         )
 
-    def _record_shortfall(self, server: str, reason: str) -> None:
+    def _record_shortfall(self, server: str, model: str, reason: str) -> None:
         self._count(server, reason)
-        self._health.record_failure(server, reason)
+        self._health.record_failure(server, model, reason)
 
     def warn_implausible_usage(self, call: Call, server: str) -> None:
         self._log.warning(

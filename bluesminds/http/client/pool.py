@@ -19,6 +19,7 @@ import trio
 from bluesminds.http.client.address_policy import AddressPolicy
 from bluesminds.http.client.connect import open_wire
 from bluesminds.http.client.connection import UpstreamConnection
+from bluesminds.http.client.diagnosis import ConnectStep, diagnose
 from bluesminds.http.client.errors import (
     BodyTooLarge,
     ChunkTimeout,
@@ -46,6 +47,7 @@ __all__ = [
     "BodyTooLarge",
     "ChunkTimeout",
     "ConnectFailed",
+    "ConnectStep",
     "ConnectTimeout",
     "FirstByteTimeout",
     "HandshakeRejected",
@@ -148,6 +150,10 @@ class Pool:
             raise
         return Response(connection, origin_slots, self._slots, timeouts.between_chunks, decoder)
 
+    async def diagnose(self, origin: UpstreamOrigin) -> list[ConnectStep]:
+        """The steps of a new connection, which is closed again. The caller sets the deadline."""
+        return await diagnose(origin, self._tls, self._policy)
+
     async def open_websocket(
         self, origin: UpstreamOrigin, request: WebSocketRequest, *, timeouts: Timeouts
     ) -> WebSocket | HandshakeRejected:
@@ -178,6 +184,11 @@ class Pool:
             hold=request.hold,
             ended=end,
         )
+
+    def in_use(self, origin: UpstreamOrigin) -> int:
+        """Connections of an origin that have a request or are being opened."""
+        slots = self._slots.by_origin.get(origin)
+        return 0 if slots is None else slots.open - len(slots.idle)
 
     def _take_idle(self, origin_slots: OriginSlots) -> UpstreamConnection | None:
         """A kept-alive connection without unexpected input, which could be read as a response."""

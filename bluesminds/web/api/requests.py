@@ -1,86 +1,193 @@
-"""/api/keys/{key_id}/requests: the usage records of single requests."""
+"""/api/requests/{id}: one request with its receipt."""
 
-from typing import Annotated, Final
+from collections.abc import Mapping, Sequence
 
-from msgspec import Meta, Struct
+import msgspec
+from msgspec import Struct
 
-from bluesminds.accounts.keys import Keys
 from bluesminds.accounts.usage import UsageReports
 from bluesminds.common.clock import format_time
-from bluesminds.common.crypto import is_uuid
 from bluesminds.common.money import write_usd
+from bluesminds.gateway.receipts import Receipt, ReceiptAttempt
 from bluesminds.web.guard import Access, Principal
-from bluesminds.web.routes import MAX_PAGE, Page, Route, route
-from storage.usage import LATEST, UsageRow
-
-_SEARCHED: Final = 500  # rows that are read to find a request
-_CLOCK_SKEW: Final = 5_000  # milliseconds between the id of a request and its record
+from bluesminds.web.routes import Route, route
+from storage.usage import UsageRow
 
 
-class KeyRequestsQuery(Struct, frozen=True, forbid_unknown_fields=True):
-    request_id: Annotated[
-        str, Meta(pattern=r"^([A-Za-z0-9._-]{1,64})?\Z", description="the id of a request")
-    ] = ""
-    limit: Annotated[int, Meta(ge=1, le=MAX_PAGE, description=f"a whole number from 1 to {MAX_PAGE}")] = 20
+class CandidateView(Struct, frozen=True):
+    """`model`: the name that the server gets."""
+
+    server: str | None
+    model: str
+
+
+class DroppedCandidate(Struct, frozen=True):
+    """A target that was left out. `server` is null if the whole model was, or if users do not see servers."""
+
+    model: str
+    server: str | None
+    reason: str
+
+
+class AttemptView(Struct, frozen=True):
+    """Times are milliseconds: `at_ms` after the start of the request, `ms` until the attempt failed or the
+    request ended. `reason`: a status or a kind of failure, null if the server answered.
+    """
+
+    server: str | None
+    model: str
+    at_ms: int
+    ms: int
+    reason: str | None
+
+
+class LimitUseView(Struct, frozen=True):
+    """Of the `limit`, `before` was used without the request, and `after` with it. Limits in USD are decimal
+    strings.
+    """
+
+    limit: int | str
+    before: int | str
+    after: int | str
+
+
+class ReceiptCost(Struct, frozen=True):
+    """`rate_usd`: for a million of the `unit`. `fallback`: the unit has no rate, so that of input or output
+    tokens is used. The unit "second" has milliseconds as its `quantity`.
+    """
+
+    unit: str
+    quantity: int
+    rate_usd: str
+    fallback: bool
+
+
+class ReceiptView(Struct, frozen=True):
+    """`route`: the model of the route, null without one. `candidates`: the targets that could serve the
+    request, those of the first model in the order in which they were to be tried. `translated_to`: the format
+    that the server got, null if it is the client's. `limits` by owner and name. `price_version` is null
+    without a price. `cost`: the lines of the cost, before a markup. `shortened`: the lists are not complete.
+    """
+
+    route: str | None
+    policy: str
+    candidates: list[CandidateView]
+    dropped: list[DroppedCandidate]
+    attempts: list[AttemptView]
+    translated_to: str | None
+    dropped_fields: Sequence[str]
+    reserved_tokens: int
+    reserved_usd: str
+    limits: dict[str, dict[str, LimitUseView]]
+    price_version: str | None
+    cost: list[ReceiptCost]
+    shortened: bool
 
 
 class RequestView(Struct, frozen=True):
-    """`cost_usd` is null if the model has no price. `outcome` is "ok" if the response was complete."""
+    """One request. `server` answered. `first_byte_ms` and `duration_ms` are milliseconds. `cost_usd` is null
+    if the model has no price. `receipt` is null if there is none any more.
+    """
 
+    id: str
     request_id: str
     at: str
+    key_id: str
+    user_id: str
     endpoint: str
     model: str
+    server: str | None
     status: int
     outcome: str
     streamed: bool
     input_tokens: int | None
     output_tokens: int | None
-    cost_usd: str | None
+    cache_read_tokens: int | None
     first_byte_ms: int | None
     duration_ms: int
+    cost_usd: str | None
+    receipt: ReceiptView | None
 
 
 class RequestHandlers(Struct, frozen=True):
-    keys: Keys
-    usage: UsageReports
+    """`expose_server`: users see the names of servers."""
 
-    async def list(self, principal: Principal, query: KeyRequestsQuery, key_id: str) -> Page[RequestView]:
-        """List the latest requests of one of your keys, newest first. With `request_id`, only this request;
-        the list is empty while it runs.
+    usage: UsageReports
+    expose_server: bool
+
+    async def show(self, principal: Principal, request_id: str) -> RequestView:
+        """Show one request: its usage, and the receipt that says how it was routed.
+
+        Users see their own requests, administrators all.
         """
-        key = await self.keys.get(principal.user_id, key_id)
-        if not query.request_id:
-            rows = await self.usage.of_key(principal.user_id, key.id, before=LATEST, limit=query.limit)
-            return Page([_view(row) for row in rows])
-        before = _after_id(query.request_id)
-        found = await self.usage.of_key(principal.user_id, key.id, before=before, limit=_SEARCHED)
-        return Page([_view(row) for row in found if row.request_id == query.request_id])
+        is_admin = principal.role == "admin"
+        row, receipt = await self.usage.request(request_id, None if is_admin else principal.user_id)
+        return _view(row, receipt, servers=is_admin or self.expose_server)
+
+    async def show_any(self, request_id: str) -> RequestView:
+        """Show one request of any user: its usage, and the receipt that says how it was routed."""
+        return _view(*await self.usage.request(request_id, None), servers=True)
 
 
 def routes(handlers: RequestHandlers) -> list[Route]:
-    return [route("GET", "/api/keys/{key_id}/requests", Access.SESSION, handlers.list, tag="Keys")]
+    tag = "Usage"
+    return [
+        route("GET", "/api/requests/{request_id}", Access.SESSION, handlers.show, tag=tag),
+        route("GET", "/api/admin/requests/{request_id}", Access.ADMIN, handlers.show_any, tag=tag),
+    ]
 
 
-def _after_id(request_id: str) -> tuple[int, str]:
-    """A position after the record of the request. The ids that the gateway makes contain their time."""
-    if not is_uuid(request_id):
-        return LATEST
-    return int(request_id.replace("-", "")[:12], 16) + _CLOCK_SKEW, ""
-
-
-def _view(row: UsageRow) -> RequestView:
+def _view(row: UsageRow, receipt: str | None, *, servers: bool) -> RequestView:
+    found = None if receipt is None else msgspec.json.decode(receipt, type=Receipt)
     return RequestView(
+        id=row.id,
         request_id=row.request_id,
         at=format_time(row.at),
+        key_id=row.key_id,
+        user_id=row.user_id,
         endpoint=row.endpoint,
         model=row.model,
+        server=(row.server or None) if servers else None,
         status=row.status,
         outcome=row.outcome,
         streamed=row.streamed,
         input_tokens=row.input_tokens,
         output_tokens=row.output_tokens,
-        cost_usd=None if row.cost_nano is None else write_usd(row.cost_nano),
+        cache_read_tokens=row.cache_read_tokens,
         first_byte_ms=row.first_byte_ms,
         duration_ms=row.duration_ms,
+        cost_usd=None if row.cost_nano is None else write_usd(row.cost_nano),
+        receipt=None if found is None else _receipt_view(found, row.model, servers=servers),
     )
+
+
+def _receipt_view(found: Receipt, model: str, *, servers: bool) -> ReceiptView:
+    def name(server: str) -> str | None:
+        return (server or None) if servers else None
+
+    return ReceiptView(
+        route=found.route or None,
+        policy=found.policy,
+        candidates=[CandidateView(name(one.server), one.model or model) for one in found.candidates],
+        dropped=[DroppedCandidate(one.model, name(one.server), one.reason) for one in found.dropped],
+        attempts=[_attempt_view(one, name(one.server), model) for one in found.attempts],
+        translated_to=found.translated_to or None,
+        dropped_fields=found.dropped_fields,
+        reserved_tokens=found.reserved_tokens,
+        reserved_usd=write_usd(found.reserved_nano),
+        limits={owner: _limits_view(uses) for owner, uses in found.limits.items()},
+        price_version=found.price_version or None,
+        cost=[ReceiptCost(one.unit, one.quantity, write_usd(one.rate), one.fallback) for one in found.cost],
+        shortened=found.shortened,
+    )
+
+
+def _attempt_view(one: ReceiptAttempt, server: str | None, model: str) -> AttemptView:
+    return AttemptView(server, one.model or model, one.at_ms, one.ms, one.reason or None)
+
+
+def _limits_view(uses: Mapping[str, tuple[int, int, int]]) -> dict[str, LimitUseView]:
+    return {
+        name: LimitUseView(*(write_usd(value) if name.startswith("usd_") else value for value in use))
+        for name, use in uses.items()
+    }
