@@ -5,14 +5,12 @@ counted once, in the log and in all sums. Key, user, model or server are "" wher
 count is None if it is not known.
 """
 
-import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
-from operator import attrgetter
 from typing import Literal, LiteralString
 
 from storage.base import Connection, Row
+from storage.latency import LOWS
 
 HOUR = 3_600_000  # milliseconds
 DAY = 24 * HOUR
@@ -61,51 +59,6 @@ class UsageRow:
     month: str
 
 
-@dataclass(frozen=True, slots=True)
-class StatsRow:
-    """Sums over one group. `label` is the start of the hour or day in milliseconds, otherwise a name or an
-    ID.
-
-    `unpriced` counts requests that used a model without a price; `cost_nano` does not include them.
-    """
-
-    label: str
-    requests: int
-    errors: int
-    input_tokens: int
-    output_tokens: int
-    cache_read_tokens: int
-    cache_write_tokens: int
-    reasoning_tokens: int
-    audio_input_tokens: int
-    audio_output_tokens: int
-    image_input_tokens: int
-    image_output_tokens: int
-    images: int
-    audio_ms: int
-    characters: int
-    duration_ms: int
-    cost_nano: int
-    unpriced: int
-
-
-Grouping = Literal["hour", "day", "model", "key", "user", "server"]
-
-
-@dataclass(frozen=True, slots=True)
-class StatsQuery:
-    """Sums the buckets that start in [since, until), in milliseconds.
-
-    Buckets are hours (UTC) when grouping by hour or over less than two days, otherwise days (UTC).
-    """
-
-    since: int
-    until: int
-    group_by: Grouping
-    user_id: str | None = None
-    key_id: str | None = None
-
-
 async def insert_batch(connection: Connection, rows: Sequence[UsageRow]) -> None:
     """Insert the rows and add them to the sums. This commits and ends the unit."""
     if not rows:
@@ -114,17 +67,17 @@ async def insert_batch(connection: Connection, rows: Sequence[UsageRow]) -> None
         await connection.many(INSERT_SQLITE, rows, final=True)
     else:
         columns = {name: [getattr(row, name) for row in rows] for name in UsageRow.__slots__}
-        await connection.execute(INSERT_POSTGRES, final=True, **columns)
+        await connection.execute(INSERT_POSTGRES, final=True, lows=LOWS, **columns)
 
 
-_COLUMNS = """
+USAGE_COLUMNS = """
     id, at, request_id, key_id, user_id, endpoint, model, server, status, outcome, streamed, attempts,
     input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens,
     audio_input_tokens, audio_output_tokens, image_input_tokens, image_output_tokens,
     images, audio_ms, characters, usage_source,
     first_byte_ms, duration_ms, cost_nano, day, month
 """
-_INSERT = "INSERT INTO usage (" + _COLUMNS + ")"
+_INSERT = "INSERT INTO usage (" + USAGE_COLUMNS + ")"
 
 # A trigger adds the rows to the sums.
 INSERT_SQLITE = (
@@ -139,9 +92,7 @@ INSERT_SQLITE = (
     """
 )
 
-# Rows of the sums are locked in the order of their keys, so that two instances cannot deadlock.
 _SUM_ROWS: LiteralString = """
-        key_id, user_id, model, server,
         count(*), count(*) FILTER (WHERE outcome NOT IN ('ok', 'client_gone')),
         coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0),
         coalesce(sum(cache_read_tokens), 0), coalesce(sum(cache_write_tokens), 0),
@@ -152,9 +103,11 @@ _SUM_ROWS: LiteralString = """
         sum(duration_ms), coalesce(sum(cost_nano), 0),
         count(*) FILTER (WHERE cost_nano IS NULL AND
             coalesce(input_tokens, 0) + coalesce(output_tokens, 0)
-            + coalesce(images, 0) + coalesce(audio_ms, 0) + coalesce(characters, 0) > 0)
-    FROM logged GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5
-    ON CONFLICT (bucket_start, key_id, user_id, model, server) DO UPDATE SET
+            + coalesce(images, 0) + coalesce(audio_ms, 0) + coalesce(characters, 0) > 0),
+        count_values(array_agg(duration_low)), count_values(array_agg(first_byte_low))
+    FROM timed
+"""
+_ADD_SUMS: LiteralString = """ DO UPDATE SET
         requests = total.requests + excluded.requests,
         errors = total.errors + excluded.errors,
         input_tokens = total.input_tokens + excluded.input_tokens,
@@ -171,8 +124,24 @@ _SUM_ROWS: LiteralString = """
         characters = total.characters + excluded.characters,
         duration_ms = total.duration_ms + excluded.duration_ms,
         cost_nano = total.cost_nano + excluded.cost_nano,
-        unpriced = total.unpriced + excluded.unpriced
+        unpriced = total.unpriced + excluded.unpriced,
+        durations = add_counts(total.durations, excluded.durations),
+        first_bytes = add_counts(total.first_bytes, excluded.first_bytes)
 """
+# Rows of the sums are locked in the order of their keys, so that two instances cannot deadlock.
+_KEY_ROWS: LiteralString = (
+    " key_id, user_id, model, server,"
+    + _SUM_ROWS
+    + "GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5"
+    + " ON CONFLICT (bucket_start, key_id, user_id, model, server)"
+    + _ADD_SUMS
+)
+_SITE_ROWS: LiteralString = (
+    " model, server,"
+    + _SUM_ROWS
+    + "GROUP BY 1, 2, 3 ORDER BY 1, 2, 3 ON CONFLICT (bucket_start, model, server)"
+    + _ADD_SUMS
+)
 
 INSERT_POSTGRES = (
     "WITH logged AS ("  # noqa: S608 - literals
@@ -189,9 +158,18 @@ INSERT_POSTGRES = (
         )
         ON CONFLICT DO NOTHING
         RETURNING *
+    ), timed AS (
+        SELECT
+            *, (:lows::bigint[])[width_bucket(duration_ms, :lows)] AS duration_low,
+            (:lows)[width_bucket(first_byte_ms, :lows)] AS first_byte_low
+        FROM logged
     ), hourly AS (
         INSERT INTO usage_hourly AS total SELECT at - at % 3600000,"""
-    + _SUM_ROWS
+    + _KEY_ROWS
+    + """
+    ), site AS (
+        INSERT INTO usage_site AS total SELECT at - at % 86400000,"""
+    + _SITE_ROWS
     + """
     ), counted AS (
         SELECT
@@ -231,7 +209,7 @@ INSERT_POSTGRES = (
             total_nano = total.total_nano + excluded.total_nano
     )
     INSERT INTO usage_daily AS total SELECT at - at % 86400000,"""
-    + _SUM_ROWS
+    + _KEY_ROWS
 )
 
 
@@ -251,80 +229,26 @@ async def select_page(
     if user_id is None:
         if key_id is not None:
             raise ValueError("the rows of a key need the key's user_id")
-        return [_usage_row(row) for row in await connection.all(SELECT_ALL, at=at, id=id_, limit=limit)]
+        return [usage_row(row) for row in await connection.all(SELECT_ALL, at=at, id=id_, limit=limit)]
     if key_id is not None:
-        return await _select_key_page(connection, before, limit, user_id, key_id)
-    # The index orders the rows of each key by time, so the pages of all keys are merged.
-    keys = await connection.all(SELECT_KEYS_OF_USER, user_id=user_id)
-    pages = [await _select_key_page(connection, before, limit, user_id, key) for (key,) in keys]
-    return list(islice(heapq.merge(*pages, key=attrgetter("at", "id"), reverse=True), limit))
-
-
-async def _select_key_page(
-    connection: Connection, before: tuple[int, str], limit: int, user_id: str, key_id: str
-) -> list[UsageRow]:
-    rows = await connection.all(
-        SELECT_OF_KEY, at=before[0], id=before[1], limit=limit, user_id=user_id, key_id=key_id
-    )
-    return [_usage_row(row) for row in rows]
+        rows = await connection.all(SELECT_OF_KEY, at=at, id=id_, limit=limit, user_id=user_id, key_id=key_id)
+    else:
+        rows = await connection.all(SELECT_OF_USER, at=at, id=id_, limit=limit, user_id=user_id)
+    return [usage_row(row) for row in rows]
 
 
 _STREAMED = UsageRow.__slots__.index("streamed")
 
 
-def _usage_row(row: Row) -> UsageRow:
+def usage_row(row: Row) -> UsageRow:
     values = list(row)
     values[_STREAMED] = bool(values[_STREAMED])
     return UsageRow(*values)
 
 
 _BELOW = " (at, id) < (:at, :id) ORDER BY at DESC, id DESC LIMIT :limit"
-SELECT_ALL = "SELECT" + _COLUMNS + "FROM usage WHERE" + _BELOW
-SELECT_OF_KEY = "SELECT" + _COLUMNS + "FROM usage WHERE user_id = :user_id AND key_id = :key_id AND" + _BELOW
-SELECT_KEYS_OF_USER = "SELECT DISTINCT key_id FROM usage_daily WHERE user_id = :user_id"
-
-
-async def select_stats(connection: Connection, query: StatsQuery) -> list[StatsRow]:
-    """Sums per group, ordered by label. Does not read the log."""
-    hours = query.group_by == "hour" or query.until - query.since < 2 * DAY
-    user: dict[str, object] = {}
-    if query.user_id is None:
-        statement = SUM_HOURS if hours else SUM_DAYS
-    else:
-        statement = SUM_HOURS_OF_USER if hours else SUM_DAYS_OF_USER
-        user = {"user_id": query.user_id}
-    rows = await connection.all(
-        statement, since=query.since, until=query.until, group_by=query.group_by, key_id=query.key_id, **user
-    )
-    return [StatsRow(*row) for row in rows]
-
-
-_SUMS = """
-    SELECT
-        CASE CAST(:group_by AS TEXT)
-            WHEN 'hour' THEN CAST(bucket_start - bucket_start % 3600000 AS TEXT)
-            WHEN 'day' THEN CAST(bucket_start - bucket_start % 86400000 AS TEXT)
-            WHEN 'model' THEN model WHEN 'key' THEN key_id WHEN 'user' THEN user_id ELSE server
-        END AS label,
-        CAST(SUM(requests) AS BIGINT), CAST(SUM(errors) AS BIGINT),
-        CAST(SUM(input_tokens) AS BIGINT), CAST(SUM(output_tokens) AS BIGINT),
-        CAST(SUM(cache_read_tokens) AS BIGINT), CAST(SUM(cache_write_tokens) AS BIGINT),
-        CAST(SUM(reasoning_tokens) AS BIGINT),
-        CAST(SUM(audio_input_tokens) AS BIGINT), CAST(SUM(audio_output_tokens) AS BIGINT),
-        CAST(SUM(image_input_tokens) AS BIGINT), CAST(SUM(image_output_tokens) AS BIGINT),
-        CAST(SUM(images) AS BIGINT), CAST(SUM(audio_ms) AS BIGINT), CAST(SUM(characters) AS BIGINT),
-        CAST(SUM(duration_ms) AS BIGINT),
-        CAST(SUM(cost_nano) AS BIGINT), CAST(SUM(unpriced) AS BIGINT)
-"""
-_WITHIN = """
-    WHERE bucket_start >= :since AND bucket_start < :until
-        AND (CAST(:key_id AS TEXT) IS NULL OR key_id = :key_id)
-"""
-# A separate statement: with `:user_id IS NULL OR user_id = :user_id` SQLite does not use the index.
-_OF_USER = " AND user_id = :user_id"
-_GROUPED = " GROUP BY 1 ORDER BY 1"
-
-SUM_HOURS = _SUMS + "FROM usage_hourly" + _WITHIN + _GROUPED
-SUM_DAYS = _SUMS + "FROM usage_daily" + _WITHIN + _GROUPED
-SUM_HOURS_OF_USER = _SUMS + "FROM usage_hourly" + _WITHIN + _OF_USER + _GROUPED
-SUM_DAYS_OF_USER = _SUMS + "FROM usage_daily" + _WITHIN + _OF_USER + _GROUPED
+SELECT_ALL = "SELECT" + USAGE_COLUMNS + "FROM usage WHERE" + _BELOW
+SELECT_OF_USER = "SELECT" + USAGE_COLUMNS + "FROM usage WHERE user_id = :user_id AND" + _BELOW
+SELECT_OF_KEY = (
+    "SELECT" + USAGE_COLUMNS + "FROM usage WHERE user_id = :user_id AND key_id = :key_id AND" + _BELOW
+)

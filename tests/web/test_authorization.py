@@ -73,6 +73,11 @@ DELETE /api/keys/{key_id}
 POST /api/keys/{key_id}/rotate
 DELETE /api/keys/{key_id}/previous
 GET /api/keys/{key_id}/usage
+GET /api/usage/stats
+GET /api/usage/logs
+GET /api/usage/export
+GET /api/costs
+GET /api/costs/{key_id}
 GET /user/api-keys
 POST /user/api-keys
 GET /user/api-keys/{key_id}
@@ -96,7 +101,11 @@ POST /api/admin/routes
 PATCH /api/admin/routes/{route_id}
 DELETE /api/admin/routes/{route_id}
 GET /api/admin/models
-GET /api/admin/usage
+GET /api/admin/usage/stats
+GET /api/admin/usage/logs
+GET /api/admin/usage/export
+GET /api/admin/costs
+GET /api/admin/costs/{key_id}
 GET /api/admin/keys
 POST /api/admin/keys
 GET /api/admin/keys/{key_id}
