@@ -75,14 +75,17 @@ $(BUILD): packaging/locks/dev.lock
 run: $(SERVES) ## Run the gateway with the demo server on 127.0.0.1:3000
 	$(BIN)/python -m bluesminds demo $(ARGS)
 
+# Tests create thousands of small databases. They take half the time in memory, if there is room.
+IN_MEMORY := $(shell test -w /dev/shm && test $$(df --output=avail --block-size=1M /dev/shm | tail -1) -ge 4096 && echo TMPDIR=/dev/shm)
+
 # pytest exits with 5 when ARGS select no test.
 MAY_BE_EMPTY = $(if $(ARGS),test $$? -eq 5,false)
 
 test: $(STAMP) ## Run the fast tests (ARGS="-k name" to choose)
-	$(BIN)/python -m pytest -m "not process and not load" -n $(WORKERS) --dist worksteal $(ARGS)
+	$(IN_MEMORY) $(BIN)/python -m pytest -m "not process and not load" -n $(WORKERS) --dist worksteal $(ARGS)
 
 test-process: $(STAMP) $(LITELLM) $(LANGCHAIN) $(NODE_MODULES) ## Test processes, SDKs, LiteLLM, Chromium and kill -9; rerun failures once
-	$(BIN)/python -m pytest -m process -n $(WORKERS) --dist worksteal --reruns 1 $(ARGS) || $(MAY_BE_EMPTY)
+	$(IN_MEMORY) $(BIN)/python -m pytest -m process -n $(WORKERS) --dist worksteal --reruns 1 $(ARGS) || $(MAY_BE_EMPTY)
 
 test-load: $(STAMP) ## Print delays, CPU time and memory under load; no figure is a failure
 	$(BIN)/python -m pytest -m load -s $(ARGS) || $(MAY_BE_EMPTY)

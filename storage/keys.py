@@ -127,6 +127,16 @@ def _json(names: NamePatterns) -> str | None:
     return None if names is None else json.dumps(names)
 
 
+async def select_key_digest(connection: Connection, user_id: str, key_id: str) -> bytes | None:
+    """The current digest of a key of the account that is not revoked."""
+    digest = await connection.value(
+        "SELECT digest FROM api_keys WHERE id = :id AND user_id = :user_id AND revoked_at IS NULL",
+        id=key_id,
+        user_id=user_id,
+    )
+    return digest if isinstance(digest, bytes) else None
+
+
 async def select_key_by_digest(connection: Connection, digest: bytes) -> KeyHolder | None:
     """The key with this current or previous digest, also if it is expired or revoked."""
     row = await connection.one(SELECT_HOLDER, digest=digest)
@@ -195,6 +205,12 @@ _PAGE = (
 )
 SELECT_ALL = "SELECT" + _COLUMNS + "FROM api_keys WHERE id > :after" + _PAGE
 SELECT_OF_USER = "SELECT" + _COLUMNS + "FROM api_keys WHERE user_id = :user_id AND id > :after" + _PAGE
+
+
+async def select_key_names(connection: Connection, user_id: str) -> dict[str, str]:
+    """The names of a user's keys by id, also of revoked ones."""
+    rows = await connection.all("SELECT id, name FROM api_keys WHERE user_id = :user_id", user_id=user_id)
+    return {row[0]: row[1] for row in rows}
 
 
 async def count_active_keys(connection: Connection, user_id: str, now: int) -> int:

@@ -28,6 +28,8 @@ class SessionHolder:
     session: SessionRow
     role: Role
     user_disabled_at: int | None
+    full_name: str
+    email: str | None
 
 
 async def insert_session(connection: Connection, session: SessionRow) -> None:
@@ -50,13 +52,13 @@ async def select_session(connection: Connection, digest: bytes) -> SessionHolder
         """
         SELECT
             digest, sessions.id, user_id, sessions.created_at, expires_at, last_seen_at, address, user_agent,
-            role, disabled_at
+            role, disabled_at, full_name, email
         FROM sessions JOIN users ON users.id = sessions.user_id
         WHERE digest = :digest
         """,
         digest=digest,
     )
-    return None if row is None else SessionHolder(SessionRow(*row[:8]), row[8], row[9])
+    return None if row is None else SessionHolder(SessionRow(*row[:8]), *row[8:])
 
 
 async def select_sessions(connection: Connection, user_id: str) -> Sequence[SessionRow]:

@@ -139,12 +139,13 @@ async def delete_unconfirmed_users(connection: Connection, before: int) -> int:
 
 
 async def delete_user(connection: Connection, user_id: str) -> None:
-    """Delete a user with the sessions, tokens, API keys and stored responses of the user.
+    """Delete a user with the sessions, tokens, API keys, stored responses and chats of the user.
 
     Usage rows are kept. Objects at servers stay there, and belong to no account.
     """
     for statement in (
         "DELETE FROM stored_responses WHERE user_id = :user_id",
+        "DELETE FROM chats WHERE user_id = :user_id",
         "UPDATE server_objects SET user_id = NULL WHERE user_id = :user_id",
         "DELETE FROM sessions WHERE user_id = :user_id",
         "DELETE FROM one_time_tokens WHERE user_id = :user_id",
@@ -155,6 +156,8 @@ async def delete_user(connection: Connection, user_id: str) -> None:
 
 
 async def has_admin(connection: Connection) -> bool:
-    """Whether an enabled administrator exists."""
-    found = await connection.value("SELECT 1 FROM users WHERE role = 'admin' AND disabled_at IS NULL LIMIT 1")
+    """Whether an enabled administrator exists who has an address to sign in with."""
+    found = await connection.value(
+        "SELECT 1 FROM users WHERE role = 'admin' AND disabled_at IS NULL AND email IS NOT NULL LIMIT 1"
+    )
     return found is not None

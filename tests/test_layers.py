@@ -1,7 +1,8 @@
 """The layers of the code: modules import only lower layers, without cycles. Only storage uses asyncio."""
 
 import ast
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -44,9 +45,10 @@ Import = tuple[str, ast.stmt, bool]  # the module it names, the statement, wheth
 KNOWN = dict(modules())
 
 
-def imports(module: str) -> list[Import]:
+@cache  # parsing the code takes seconds
+def imports(module: str) -> tuple[Import, ...]:
     path = KNOWN[module]
-    return list(imports_in(path.read_text(), module if path.stem == "__init__" else package_of(module)))
+    return tuple(imports_in(path.read_text(), module if path.stem == "__init__" else package_of(module)))
 
 
 def imports_in(source: str, package: str) -> Iterator[Import]:
@@ -220,7 +222,7 @@ def test_check_arrows_import_of_higher_layer_fails(module: str, source: str) -> 
     ["from bluesminds.gateway.pipeline import x", "from . import pipeline", "from .pipeline import x"],
 )
 def test_check_cycles_cycle_fails(source: str) -> None:
-    found = {module: imports(module) for module in KNOWN}
+    found: dict[str, Sequence[Import]] = {module: imports(module) for module in KNOWN}
     (below, *_) = [
         name for name, *_ in found["bluesminds.gateway.pipeline"] if within(name, "bluesminds.gateway")
     ]

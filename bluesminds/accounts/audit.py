@@ -22,7 +22,7 @@ from storage.chain import START, ChainCheck, ChainPosition
 
 MASK: Final = "[masked]"
 ROWS_PER_CHECK: Final = 200  # about two milliseconds of hashing
-_SECRET: Final = frozenset(("key", "password", "secret", "token", "digest"))
+_SECRET: Final = frozenset(("key", "password", "secret", "token", "digest", "headers"))
 _ENDINGS: Final = tuple(f"_{word}" for word in (*_SECRET, "hash"))
 _MOMENTS: Final = ("_at", "_until")
 _LIMITS: Final = frozenset(LimitSet.__struct_fields__)

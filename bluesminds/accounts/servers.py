@@ -155,7 +155,7 @@ def _audit_fields(row: ServerRow) -> dict[str, object]:
         "url": row.url,
         "api_key": row.sealed_api_key,
         "api_version": row.api_version,
-        "headers_secret": row.sealed_headers,
+        "headers": row.sealed_headers,
         "models": row.models,
         "weight": row.weight,
         "priority": row.priority,
@@ -176,6 +176,8 @@ async def _update(
     before = await select_server(connection, name)
     if before is None:
         raise NotFound("server_not_found", f"There is no server named {name} in the database.")
+    if replace(before, **changes) == before:
+        return before
     after = replace(before, **changes, updated_at=clock.now_ms())
     audit = entry(
         clock, actor, "server.update", name, before=_audit_fields(before), after=_audit_fields(after)

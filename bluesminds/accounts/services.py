@@ -3,11 +3,14 @@
 from msgspec import Struct
 
 from bluesminds.accounts.audit import AuditLog
+from bluesminds.accounts.chats import Chats
 from bluesminds.accounts.email_change import EmailChange
 from bluesminds.accounts.email_verification import EmailVerification
 from bluesminds.accounts.invitations import Invitations
+from bluesminds.accounts.key_reports import KeyReports
 from bluesminds.accounts.keys import Keys
 from bluesminds.accounts.limits import AccountLimits
+from bluesminds.accounts.local_sign_in import LocalSignIn
 from bluesminds.accounts.login import Login
 from bluesminds.accounts.model_routes import StoredRoutes
 from bluesminds.accounts.password_reset import PasswordReset
@@ -28,14 +31,17 @@ class AccountServices(Struct, frozen=True):
     sessions: Sessions
     throttle: Throttle
     login: Login
+    local_sign_in: LocalSignIn
     signup: SignUp
     email_verification: EmailVerification
     email_change: EmailChange
     password_reset: PasswordReset
     invitations: Invitations
     keys: Keys
+    key_reports: KeyReports
     limits: AccountLimits
     servers: Servers
     routes: StoredRoutes
     usage: UsageReports
     audit: AuditLog
+    chats: Chats

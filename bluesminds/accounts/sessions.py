@@ -43,6 +43,8 @@ class ActiveSession(Struct, frozen=True):
     role: Role
     session_id: str
     csrf: str
+    full_name: str
+    email: str | None
 
 
 class NewSession(Struct, frozen=True):
@@ -83,7 +85,8 @@ class Sessions:
         if now - row.last_seen_at >= TOUCH_INTERVAL_MS:
             with suppress(StorageError):  # a database that cannot be written can still be read
                 await self._store.write(touch_session, row.digest, now, address)
-        return ActiveSession(row.user_id, found.role, row.id, self._csrf(row.digest))
+        csrf = self._csrf(row.digest)
+        return ActiveSession(row.user_id, found.role, row.id, csrf, found.full_name, found.email)
 
     def new(self, user_id: str, *, address: str, user_agent: str) -> NewSession:
         """A session that is valid when `insert` has stored it."""

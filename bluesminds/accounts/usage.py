@@ -1,7 +1,7 @@
-"""Usage reports: statistics and costs from the sums, and pages of the log."""
+"""Usage reports: statistics, figures over time and costs from the sums, and pages of the log."""
 
 import calendar
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
@@ -11,9 +11,10 @@ from msgspec import Struct
 from bluesminds.common.clock import Clock
 from bluesminds.common.errors import NotFound
 from storage.base import Connection, Store
-from storage.keys import select_key
-from storage.usage import DAY, UsageRow
+from storage.keys import select_key, select_key_names
+from storage.usage import DAY, LATEST, UsageRow, select_page
 from storage.usage_log import LogPage, LogQuery, select_log
+from storage.usage_series import SeriesQuery, SeriesRow, select_series
 from storage.usage_stats import (
     Grouping,
     LatencyRow,
@@ -52,6 +53,17 @@ class CostReport(Struct, frozen=True):
     by_key: Sequence[StatsRow]
     by_model: Sequence[StatsRow]
     by_day: Sequence[StatsRow]
+
+
+class UsageFigures(Struct, frozen=True):
+    """Figures over time, read in one snapshot. `before` has no groups and covers as much time before.
+    `latest` are the newest requests. `key_names` are by id.
+    """
+
+    rows: Sequence[SeriesRow]
+    before: Sequence[SeriesRow]
+    latest: Sequence[UsageRow]
+    key_names: Mapping[str, str]
 
 
 class UsageReports:
@@ -94,6 +106,23 @@ class UsageReports:
         not have.
         """
         return await self._store.read(_select_costs, self._clock.now_ms(), owner, key_id)
+
+    async def figures(self, query: SeriesQuery, *, latest: int = 0) -> UsageFigures:
+        """`latest` is the number of newest requests to include, which only a query of one user can have."""
+        return await self._store.read(_select_figures, query, latest)
+
+
+async def _select_figures(connection: Connection, query: SeriesQuery, latest: int) -> UsageFigures:
+    before = replace(query, since=2 * query.since - query.until, until=query.since, group="none")
+    newest: Sequence[UsageRow] = ()
+    if latest:
+        newest = await select_page(connection, LATEST, latest, query.user_id, query.key_id or None)
+    return UsageFigures(
+        rows=await select_series(connection, query),
+        before=await select_series(connection, before),
+        latest=newest,
+        key_names={} if query.user_id is None else await select_key_names(connection, query.user_id),
+    )
 
 
 async def _select_stats(connection: Connection, query: StatsQuery) -> UsageStats:

@@ -1,18 +1,17 @@
 """Builds the gateway from the services: authentication, routing, accounting and the ASGI application."""
 
 import random
-from collections import Counter
-from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-import trio
 from msgspec import Struct
 from prometheus_client import CollectorRegistry
 
 from bluesminds.accounts.ranking import ModelRanking
+from bluesminds.app.dashboard import build_dashboard
 from bluesminds.app.malloc import HeapTrimmer
 from bluesminds.app.readiness import ReadinessCheck
+from bluesminds.app.routing import Routing
 from bluesminds.app.services import Services
 from bluesminds.app.settings_map import (
     cors_origins,
@@ -23,7 +22,6 @@ from bluesminds.app.settings_map import (
     upstream_timeouts,
 )
 from bluesminds.common.networks import Networks
-from bluesminds.common.routes import ModelRoute
 from bluesminds.common.values import Server
 from bluesminds.gateway.accounting import UsageAccounting
 from bluesminds.gateway.authenticate import KeyAuthenticator
@@ -42,8 +40,8 @@ from bluesminds.gateway.probe import probe
 from bluesminds.gateway.recorder import Recorder
 from bluesminds.gateway.relay import Relay
 from bluesminds.gateway.response_cache import CacheResult, ResponseCache
-from bluesminds.gateway.routing.catalog import ModelCatalog, ServerRegistry
-from bluesminds.gateway.routing.health import ServerHealthRegistry, ServerStatus
+from bluesminds.gateway.routing.catalog import ServerRegistry
+from bluesminds.gateway.routing.health import ServerHealthRegistry
 from bluesminds.gateway.routing.load import LoadRegistry
 from bluesminds.gateway.routing.policies import Balancer
 from bluesminds.gateway.routing.rotation import RotationRegistry
@@ -57,6 +55,7 @@ from bluesminds.gateway.supervision import MAX_BACKOFF, HealthChecker, IdleSweep
 from bluesminds.gateway.upstream.backoff import Backoff
 from bluesminds.gateway.upstream.raw import RawSender
 from bluesminds.gateway.upstream.sender import Sender
+from bluesminds.gateway.upstream.timeouts import TimeoutTable
 from bluesminds.http.asgi import ASGIApp
 from bluesminds.http.server.limits import ListenerStats
 from bluesminds.web import app
@@ -65,7 +64,8 @@ from bluesminds.web.data_plane import DataPlane
 from bluesminds.web.docs.reference import Reference
 from bluesminds.web.forwarded import ProxyHeaders
 from bluesminds.web.pages import account_pages
-from storage.keys import select_allowed_origins
+from bluesminds.web.playground import Playground
+from storage.keys import select_allowed_origins, select_key_digest
 from storage.quotas import select_recent
 
 # Its own generator: a seed that is set elsewhere must not choose the servers.
@@ -85,52 +85,6 @@ class Runtime(Struct, frozen=True):
 class Authentication(Struct, frozen=True):
     limiter: RateLimiter
     keys: KeyAuthenticator
-
-
-class Routing(Struct, frozen=True):
-    registry: ServerRegistry
-    health: ServerHealthRegistry
-    balancer: Balancer
-    health_checker: HealthChecker
-
-    def example_model(self) -> str | None:
-        """A model for the example in the API reference."""
-        models = [row.id for row in self.registry.catalog.models()]
-        return "demo/echo" if "demo/echo" in models else next(iter(models), None)
-
-    async def list_servers(self) -> list[Server]:
-        return list(self.registry.catalog.servers)
-
-    async def list_routes(self) -> Sequence[ModelRoute]:
-        return self.registry.routes
-
-    async def current_catalog(self) -> ModelCatalog:
-        return self.registry.catalog
-
-    def statuses(self) -> list[tuple[Server, ServerStatus]]:
-        return [(server, self.health_checker.status(server.name)) for server in self.registry.catalog.servers]
-
-    def servers_up(self) -> dict[str, float]:
-        """1.0 or 0.0 for each server that has been probed."""
-        return {
-            server.name: float(status.state == "up")
-            for server, status in self.statuses()
-            if status.state != "unknown"
-        }
-
-    def states(self) -> Counter[str]:
-        """The number of servers by state."""
-        return Counter(status.state for _, status in self.statuses())
-
-    async def servers_changed(self) -> None:
-        await self.registry.reload()
-        await self.health_checker.probe_all()
-
-    async def discover_models(self, seconds: float) -> None:
-        """Load the servers and ask each for its models, for at most `seconds`."""
-        await self.registry.reload()
-        with trio.move_on_after(seconds):
-            await self.health_checker.probe_all()
 
 
 class DataPlaneParts(Struct, frozen=True):
@@ -157,7 +111,7 @@ def build_data_plane(
         services.pool,
         routing.health,
         routing.balancer.load,
-        timeouts=upstream_timeouts(settings),
+        timeouts=TimeoutTable(upstream_timeouts(settings), settings.upstream.first_token_timeout),
         attempts=settings.upstream.attempts,
         backoff=backoff,
         metrics=runtime.metrics,
@@ -231,7 +185,7 @@ def build_routing(services: Services, configured: list[Server]) -> Routing:
     """`configured` are the servers that are not in the database."""
     upstream = services.settings.upstream
     health = ServerHealthRegistry(eject_after=upstream.eject_after, eject_seconds=upstream.eject_seconds)
-    load, rotations = LoadRegistry(), RotationRegistry()
+    load, rotations, prices = LoadRegistry(), RotationRegistry(), model_prices(services.settings)
     registry = ServerRegistry(
         configured,
         services.accounts.servers.load,
@@ -240,7 +194,7 @@ def build_routing(services: Services, configured: list[Server]) -> Routing:
         rotations,
         routes=file_routes(services.settings),
         load_routes=services.accounts.routes.load,
-        prices=model_prices(services.settings),
+        prices=prices,
     )
     checker = HealthChecker(
         services.pool,
@@ -251,7 +205,7 @@ def build_routing(services: Services, configured: list[Server]) -> Routing:
         log=services.log,
     )
     balancer = Balancer(health.is_usable, load, rotations, _RANDOM.random)
-    return Routing(registry, health, balancer, checker)
+    return Routing(registry, health, balancer, checker, prices)
 
 
 def _build_accounting(services: Services, runtime: Runtime) -> UsageAccounting:
@@ -330,6 +284,7 @@ def _build_control(
         list_routes=routing.list_routes,
         routes_changed=routing.registry.reload,
         catalog=routing.current_catalog,
+        explain=routing.explain,
     )
     routes = [
         *ops.routes(ops.OpsHandlers(readiness.check, routing.states, registry)),
@@ -338,9 +293,26 @@ def _build_control(
     ]
     public_url = services.settings.server.public_url
     reference = Reference(routes, url=public_url or "/", example_model=routing.example_model)
-    mounted = [*routes, *reference.routes, *account_pages.routes()]
+    forms = account_pages.routes(
+        dashboard=services.settings.dashboard.enabled,
+        open_signup=services.settings.accounts.signup == "open",
+    )
+    mounted = [*routes, *reference.routes, *forms]
+    dashboard = build_dashboard(services, routing, authentication.limiter.in_use)
+    if dashboard is not None:
+        mounted += dashboard.routes
     guard = build_guard(services.accounts, public_url=public_url)
-    return app.create_app(mounted, guard, clock=services.clock, log=services.log)
+    pages = None if dashboard is None else dashboard.pages
+    return app.create_app(mounted, guard, clock=services.clock, log=services.log, pages=pages)
+
+
+def _build_playground(services: Services) -> Playground:
+    async def find_digest(user_id: str, key_id: str) -> bytes | None:
+        return await services.store.read(select_key_digest, user_id, key_id)
+
+    return Playground(
+        build_guard(services.accounts, public_url=services.settings.server.public_url), find_digest
+    )
 
 
 def _build_public_models(services: Services, routing: Routing) -> public_models.PublicModels:
@@ -410,6 +382,7 @@ def _build_edge(
         stored,
         sessions,
         control,
+        _build_playground(services),
         bodies=bodies,
         origins=origins,
         clock=services.clock,

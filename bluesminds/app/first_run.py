@@ -22,12 +22,13 @@ class StartRefused(Exception):
 
 class FirstRun(Struct, frozen=True):
     """The secrets this start has created, to be shown once; None if it created none. `is_guest`: the key is
-    valid for a day.
+    valid for a day. `sign_in_token` signs the local operator in once, in a browser.
     """
 
     key: str | None
     bootstrap_token: str | None
     is_guest: bool = False
+    sign_in_token: str | None = None
 
 
 async def bootstrap(services: Services, *, guest_key: bool) -> FirstRun:
@@ -43,7 +44,10 @@ async def bootstrap(services: Services, *, guest_key: bool) -> FirstRun:
         tomorrow = services.clock.now_ms() + DAY_MS
         key = await accounts.keys.guest(OPERATOR, user_id=user_id, expires_at=tomorrow)
     token = await accounts.users.new_bootstrap_token(OPERATOR)
-    return FirstRun(key=key, bootstrap_token=token, is_guest=guest_key)
+    sign_in = None
+    if guest_key and services.settings.dashboard.enabled:
+        sign_in = await accounts.local_sign_in.new_token(OPERATOR, user_id)
+    return FirstRun(key=key, bootstrap_token=token, is_guest=guest_key, sign_in_token=sign_in)
 
 
 async def refuse_public_without_admin(sockets: list[socket.socket], services: Services) -> None:

@@ -17,6 +17,7 @@ import trio
 from msgspec import structs
 
 from bluesminds.app.data_plane import build_routing
+from bluesminds.app.routing import Routing
 from bluesminds.app.secrets import MASTER_KEY
 from bluesminds.app.services import Services, database_url, open_services
 from bluesminds.app.settings_map import configured_server, file_routes
@@ -28,6 +29,7 @@ from bluesminds.common.values import InUse, Server
 from bluesminds.config import ConfigError, Secret, Settings
 from bluesminds.gateway.probe import probe
 from bluesminds.gateway.routing.catalog import ModelCatalog, merge_servers
+from bluesminds.gateway.routing.explain import Explanation, RouteQuestion
 from bluesminds.gateway.routing.health import UNKNOWN, ServerStatus
 from bluesminds.http.asgi import ASGIApp
 from bluesminds.http.client.pool import Pool
@@ -132,6 +134,7 @@ def _build_control(services: Services) -> ASGIApp:
         list_routes=partial(_list_routes, services),
         routes_changed=_noop,
         catalog=partial(_load_catalog, services),
+        explain=partial(_explain, services),
     )
     guard = build_guard(services.accounts, public_url=services.settings.server.public_url)
     routes = api_routes(services.accounts, controls)
@@ -163,6 +166,14 @@ async def _list_routes(services: Services) -> Sequence[ModelRoute]:
 
 
 async def _load_catalog(services: Services) -> ModelCatalog:
+    return (await _load_routing(services)).registry.catalog
+
+
+async def _explain(services: Services, question: RouteQuestion) -> Explanation:
+    return await (await _load_routing(services)).explain(question)
+
+
+async def _load_routing(services: Services) -> Routing:
     """Asks the servers for their models. The demo server only runs inside a gateway."""
     problems: dict[str, str] = {}
     configured = [one for one in _configured(services, problems) if one.url and one.name not in problems]
@@ -170,7 +181,7 @@ async def _load_catalog(services: Services) -> ModelCatalog:
         configured = from_environment(os.environ)
     routing = build_routing(services, configured)
     await routing.discover_models(MODEL_LIST_SECONDS)
-    return routing.registry.catalog
+    return routing
 
 
 def _server_status(problems: dict[str, str], name: str) -> ServerStatus:

@@ -13,12 +13,15 @@ from argon2 import PasswordHasher
 from msgspec import Struct, structs
 
 from bluesminds.accounts.audit import AuditLog
+from bluesminds.accounts.chats import Chats
 from bluesminds.accounts.cleanup import ExpiredDataCleanup
 from bluesminds.accounts.email_change import EmailChange
 from bluesminds.accounts.email_verification import EmailVerification
 from bluesminds.accounts.invitations import Invitations
+from bluesminds.accounts.key_reports import KeyReports
 from bluesminds.accounts.keys import Changed, Keys
 from bluesminds.accounts.limits import AccountLimits
+from bluesminds.accounts.local_sign_in import LocalSignIn
 from bluesminds.accounts.login import Login
 from bluesminds.accounts.model_routes import StoredRoutes
 from bluesminds.accounts.password_reset import PasswordReset
@@ -221,11 +224,14 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
             store, clock=clock, mail_queue=mail_queue, templates=templates, settings=settings
         ),
         keys=Keys(store, pepper=resources.pepper, clock=clock, changed=resources.key_changes.notify),
+        key_reports=KeyReports(store, clock=clock, calendar=resources.calendar),
+        local_sign_in=LocalSignIn(store, clock=clock, sessions=sessions),
         limits=_build_limits(resources),
         servers=Servers(store, vault=resources.vault, clock=clock, log=resources.log),
         routes=StoredRoutes(store, clock=clock),
         usage=UsageReports(store, clock=clock),
         audit=AuditLog(store),
+        chats=Chats(store, vault=resources.vault, clock=clock),
     )
 
 

@@ -6,6 +6,7 @@ from bluesminds import __version__
 from bluesminds.cli import exits
 from bluesminds.cli.audit import audit_group
 from bluesminds.cli.config import check, config_group, init
+from bluesminds.cli.explain import explain
 from bluesminds.cli.keys import keys_group
 from bluesminds.cli.limits import limits_group
 from bluesminds.cli.models import models
@@ -58,6 +59,7 @@ for command in (
     servers_group,
     routes_group,
     models,
+    explain,
     vendors,
     users_group,
     limits_group,

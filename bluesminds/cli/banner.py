@@ -58,6 +58,7 @@ def show(running: Running, loaded: Loaded, *, journal: bool = False, secrets_in_
         "",
         *_missing_models(running, loaded),
         *_example_request(running, loaded, target, format_secret),
+        *_dashboard_lines(running, loaded, target, format_secret),
         *_setup_lines(running.first_run.bootstrap_token, loaded, target, format_secret),
         *([] if journal else ["", "Press Ctrl-C to stop."]),
     ]
@@ -140,15 +141,35 @@ def _example_request(running: Running, loaded: Loaded, target: str, format_secre
     ]
 
 
+def _dashboard_lines(running: Running, loaded: Loaded, target: str, format_secret: Show) -> list[str]:
+    """The address of the dashboard; for the demo with a token, which signs in once."""
+    if not loaded.settings.dashboard.enabled or target.startswith("--"):
+        return []
+    token = running.first_run.sign_in_token
+    if token is None:
+        return ["", f"Dashboard: {target}/dashboard"]
+    link = format_secret("sign-in-link", f"{target}/account/enter#token={token}")
+    if link.is_in_file:
+        return ["", f"Dashboard (a link that signs you in once is {link.text}): {target}/dashboard"]
+    return ["", "Dashboard (this link signs you in once):", f"  {link.text}"]
+
+
 def _setup_lines(token: str | None, loaded: Loaded, target: str, format_secret: Show) -> list[str]:
     if token is None:
         return []
     secret = format_secret("bootstrap-token", token)
+    in_browser = [
+        "Or open this link (it is valid until the next start):",
+        f"  {target}/account/setup#token={token}",
+    ]
+    if secret.is_in_file or target.startswith("--") or not loaded.settings.dashboard.enabled:
+        in_browser = []
     where = f" {secret.text}. It is" if secret.is_in_file else ""
     return [
         "",
         "No administrator yet, so the gateway accepts connections from this machine only. Create one:",
         f"  {command('users create --role admin --email you@example.com', loaded)}",
+        *in_browser,
         f"Or create one over HTTP (the token is{where} valid until the next start):",
         f"  printf '{_CLAIM}' \"{secret.word}\" \\",
         f'    | curl {target}/api/setup -H "Content-Type: application/json" -d @-',

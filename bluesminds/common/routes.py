@@ -26,6 +26,16 @@ class RouteTarget(Struct, frozen=True):
     priority: int | None = None
 
 
+class RouteOptions(Struct, frozen=True):
+    """How requests of a route are sent. Times are in seconds. None: the setting of [upstream]."""
+
+    first_token_timeout: float | None = None
+    chunk_timeout: float | None = None
+
+
+DEFAULT_OPTIONS: Final = RouteOptions()
+
+
 class ModelRoute(Struct, frozen=True):
     """`model` is a name, or the start of names followed by "*". Without `targets`, every server that offers
     the model is one. `fallback`: the models that replace it, each by its own route, if its targets fail for a
@@ -37,6 +47,7 @@ class ModelRoute(Struct, frozen=True):
     policy: Policy = "priority"
     fallback: tuple[str, ...] = ()
     fallback_on: tuple[FallbackReason, ...] = FALLBACK_ON
+    options: RouteOptions = DEFAULT_OPTIONS
     origin: str = "file"  # or "table" (the database)
     id: str = ""
 

@@ -57,6 +57,7 @@ class RequestContext(Struct, frozen=True, gc=False):
     forward: tuple[tuple[bytes, bytes], ...]  # client headers for the server
     at_ms: int  # wall time
     started: float  # Trio's clock, seconds
+    key_digest: bytes | None = None  # of the key that a signed-in user chose, instead of a credential
     cache_control: str = ""  # the client's directives for the response cache
 
 

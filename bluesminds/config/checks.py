@@ -16,6 +16,7 @@ from bluesminds.common.emails import read_email
 from bluesminds.common.networks import Networks
 from bluesminds.common.origins import read_origin
 from bluesminds.common.server_headers import check_headers
+from bluesminds.common.server_urls import endpoint_in
 from bluesminds.config.fields import SERVERS, display
 from bluesminds.config.findings import Finding, Source
 from bluesminds.config.routes import check_routes
@@ -30,7 +31,6 @@ from bluesminds.config.settings import (
 from bluesminds.config.values import DeferredSecret, Secret
 
 _PEPPER_LENGTH: Final = 16
-_ENDPOINT: Final = re.compile(r"/(?:chat/)?(?:completions|models|embeddings|responses|messages)\Z")
 # Vendors whose URLs have no path.
 _WITHOUT_PATH: Final = re.compile(r"https://(?:[\w.-]+\.azure\.com|api\.deepseek\.com|api\.perplexity\.ai)")
 _CERT: Final[Source] = ("server", "tls_cert")
@@ -318,9 +318,9 @@ def _check_headers(source: Source, title: str, server: ServerSettings) -> Iterat
 def _check_base_url(source: Source, name: str, server: ServerSettings) -> Iterator[Finding]:
     """Warnings about URLs that are valid but probably not the base URL of an API."""
     url = (server.url or "").rstrip("/")
-    if endpoint := _ENDPOINT.search(url):
-        message = f"{name} ends in {endpoint[0]}, but the gateway adds the endpoint itself"
-        yield Finding((source,), message, f"remove {endpoint[0]} from it", warning=True)
+    if endpoint := endpoint_in(url):
+        message = f"{name} ends in {endpoint}, but the gateway adds the endpoint itself"
+        yield Finding((source,), message, f"remove {endpoint} from it", warning=True)
     elif (
         server.dialect in (None, "openai", "anthropic", "gemini")
         and not server.vendor

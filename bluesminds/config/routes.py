@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Final
 
-from bluesminds.common.routes import WILDCARD, ModelRoute, RouteTarget, find_cycle
+from bluesminds.common.routes import WILDCARD, ModelRoute, RouteOptions, RouteTarget, find_cycle
 from bluesminds.config.fields import display, nearest
 from bluesminds.config.findings import Finding, Source
 from bluesminds.config.settings import RouteSettings, Settings, TargetSettings
@@ -28,6 +28,7 @@ def _route(row: RouteSettings) -> ModelRoute:
         policy=row.policy,
         fallback=row.fallback,
         fallback_on=row.fallback_on,
+        options=RouteOptions(first_token_timeout=row.first_token_timeout, chunk_timeout=row.chunk_timeout),
     )
 
 

@@ -190,6 +190,7 @@ class UpstreamSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     connect_timeout: Seconds = 5.0
     pool_timeout: Seconds = 5.0
     write_timeout: Seconds = 30.0
+    first_token_timeout: Seconds = 30.0
     first_byte_timeout: Seconds = 120.0
     chunk_timeout: Seconds = 60.0
     total_timeout: Seconds = 600.0
@@ -234,6 +235,12 @@ class AccountSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     verify_lifetime: Duration = DAY
     reset_lifetime: Duration = 3_600.0
     invite_lifetime: Duration = 7 * DAY
+
+
+class DashboardSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[dashboard]: the web pages."""
+
+    enabled: bool = True
 
 
 class MailSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -403,12 +410,14 @@ class RouteSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     policy: Policy = "priority"
     fallback: ModelNames = ()
     fallback_on: FallbackReasons = FALLBACK_ON
+    first_token_timeout: Annotated[Seconds, Meta(examples=[15.0])] | None = None
+    chunk_timeout: Annotated[Seconds, Meta(examples=[30.0])] | None = None
 
 
 Routes = Annotated[
     tuple[RouteSettings, ...],
     Meta(
-        description="tables with model, targets, policy, fallback, fallback_on",
+        description="tables with model, targets, policy, fallback and more keys: see docs/configure.md",
         examples=[[{"model": "gpt-5*", "targets": ["main", "other"]}]],
     ),
 ]
@@ -466,6 +475,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     websocket: WebSocketSettings = WebSocketSettings()
     keys: KeySettings = KeySettings()
     accounts: AccountSettings = AccountSettings()
+    dashboard: DashboardSettings = DashboardSettings()
     mail: MailSettings = MailSettings()
     limits: LimitSettings = LimitSettings()
     responses: ResponseSettings = ResponseSettings()

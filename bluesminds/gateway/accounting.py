@@ -103,6 +103,11 @@ class UsageEntry:
         self.finish(status, outcome, usage)
 
     @property
+    def next_number(self) -> int:
+        """The number of the next event of the stream, if its events are numbered."""
+        return 0 if self._stage is None else self._stage.next_number
+
+    @property
     def passes_bytes(self) -> bool:
         """Whether the response is neither JSON nor events, so that an error cannot be written into it."""
         return isinstance(self._stage, Opaque)

@@ -99,7 +99,7 @@ class KeyAuthenticator:
         digest = self._digest(context)
         cached = self._callers.get(digest)
         if cached is None or cached[0] <= context.started or not self._is_current(cached[1], context.started):
-            if not is_well_formed(context.credential or ""):
+            if context.key_digest is None and not is_well_formed(context.credential or ""):
                 raise Unauthenticated("invalid_api_key", _invalid_key_message(context))
             found = await self._load(digest, context)
         else:
@@ -123,6 +123,8 @@ class KeyAuthenticator:
         return isinstance(found, Unauthenticated) or self._is_open(found, now)
 
     def _digest(self, context: RequestContext) -> bytes:
+        if context.key_digest is not None:
+            return context.key_digest
         key = context.credential
         if not key:
             raise Unauthenticated(

@@ -26,8 +26,13 @@ def check_client(caller: Caller, context: RequestContext) -> None:
             "origin_not_allowed",
             "This API key requires an Origin header that is in its allowed_origins.",
         )
-    if caller.scopes is not None and context.endpoint not in caller.scopes:
-        raise Forbidden("scope_not_allowed", f"This API key does not have the scope `{context.endpoint}`.")
+    check_scope(caller, context.endpoint)
+
+
+def check_scope(caller: Caller, endpoint: str) -> None:
+    """Raises Forbidden unless the key allows this endpoint."""
+    if caller.scopes is not None and endpoint not in caller.scopes:
+        raise Forbidden("scope_not_allowed", f"This API key does not have the scope `{endpoint}`.")
 
 
 def check_model(caller: Caller, model: str) -> None:

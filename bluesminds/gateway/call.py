@@ -1,8 +1,10 @@
 """A decoded request to a model, and the body to send to a server."""
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
 from typing import Final, Protocol
 
+import trio
 from msgspec import Raw, Struct, json, structs
 
 from bluesminds.common.crypto import scoped
@@ -215,7 +217,11 @@ class JsonBody:
                 raise InvalidRequest("invalid_value", "`messages` is empty.", param="messages")
             if self._stored is not None:
                 conversation = structs.replace(conversation, stored=self._stored)
-            self.conversation = structs.replace(conversation, expected_input=self._forecast.input)
+            self.conversation = structs.replace(
+                conversation,
+                expected_input=self._forecast.input,
+                now=partial(_seconds_since, created, trio.current_time()),
+            )
         self._translate(plan, self.conversation, self.conversation.model, Support())
 
     def _translate(
@@ -257,6 +263,11 @@ class JsonBody:
             fields = {name: raw for name, raw in fields.items() if name not in ADAPTED} | self._adapted
         fields.pop(STREAM_OPTIONS, None)
         return fields if self._stream_options is None else fields | {STREAM_OPTIONS: self._stream_options}
+
+
+def _seconds_since(created: int, began: float) -> int:
+    """The seconds since the epoch. `began`: when they were `created`, on Trio's clock."""
+    return created + int(trio.current_time() - began)
 
 
 def _bounded(request: ConversationRequest, forecast: TokenForecast) -> ConversationRequest:

@@ -195,6 +195,7 @@ def _pattern(path: str) -> re.Pattern[str]:
     return re.compile("".join(parts))
 
 
+_GEMINI_METHODS: Final = ", ".join(one.path.rpartition(":")[2] for one in OPERATIONS if "}:" in one.path)
 _NO_PARAMS: Final[Mapping[str, str]] = {}
 _NO_METHODS: Final[Mapping[str, Operation]] = {}
 _BY_PATH: Final = _by_path()
@@ -294,11 +295,7 @@ def method_not_allowed(method: str, allowed: str) -> GatewayError:
 
 def _unknown_path(path: str) -> GatewayError:
     if (found := _GEMINI_METHOD.search(path)) is not None and path.startswith(GEMINI_MODELS):
-        return NotFound(
-            "unsupported_endpoint",
-            f"Gemini's method {found[1]} is not supported. A model has the methods generateContent,"
-            " streamGenerateContent and countTokens. Use /v1/embeddings for embeddings.",
-        )
+        return _unknown_gemini_method(found[1])
     for start, (name, advice) in _MISSING.items():
         if path == f"/v1{start}" or path.startswith(f"/v1{start}/"):
             message = f"{name} (/v1{start}) is not supported. {advice}".rstrip()
@@ -307,6 +304,23 @@ def _unknown_path(path: str) -> GatewayError:
     if meant := suggested_path(path.removeprefix("/v1")):
         message = f"{message} Did you mean {meant}?"
     return NotFound("unknown_url", f"{message} GET /docs lists the endpoints.")
+
+
+def models_method_error(method: str, path: DataPlanePath) -> GatewayError:
+    """The error for a method that the list of models and its models do not have. POST to a model of Gemini
+    calls one of its methods.
+    """
+    _, colon, name = path.path.rpartition("/")[2].rpartition(":")
+    if path.api == "gemini" and method == "POST" and colon:
+        return _unknown_gemini_method(name[:50])
+    return method_not_allowed(method, "GET")
+
+
+def _unknown_gemini_method(name: str) -> NotFound:
+    return NotFound(
+        "unsupported_endpoint",
+        f"Gemini's method {name} is not supported. A model has the methods {_GEMINI_METHODS}.",
+    )
 
 
 def suggested_path(path: str) -> str:

@@ -157,11 +157,11 @@ class Relay(Struct, frozen=True):
         except EventTooLarge:
             entry.close(reply.status, "cut")
             message = f"The server sent an event of more than {MAX_EVENT >> 20} MiB, which is too large."
-            last = call.format.write_stream_error("upstream_invalid", message)
+            last = call.format.write_stream_error("upstream_invalid", message, entry.next_number)
         try:
             await entry.wait_durable()
         except GatewayError as exc:
-            last = call.format.write_stream_error(exc.code, exc.message)
+            last = call.format.write_stream_error(exc.code, exc.message, entry.next_number)
         await out.end(last)
         if stage.final:
             await _drain_after_done(response)
@@ -213,9 +213,8 @@ class Relay(Struct, frozen=True):
     def _cut(self, call: Call, reply: Reply, entry: UsageEntry, reason: str) -> bytes:
         self.sender.stream_failed(reply, reason)
         entry.close(reply.status, "cut")
-        return call.format.write_stream_error(
-            "upstream_cut", "The server ended the stream before the answer was complete. Try again."
-        )
+        message = "The server ended the stream before the answer was complete. Try again."
+        return call.format.write_stream_error("upstream_cut", message, entry.next_number)
 
 
 async def _observe_end(call: Call, reply: Reply, last: bytes) -> None:
@@ -275,4 +274,4 @@ async def handle_total_timeout(call: Call, entry: UsageEntry, out: ResponseWrite
             await entry.wait_durable()
     if entry.passes_bytes:
         out.abort()
-    await out.end(call.format.write_stream_error(failure.code, failure.message))
+    await out.end(call.format.write_stream_error(failure.code, failure.message, entry.next_number))

@@ -24,6 +24,7 @@ from storage.server_objects import (
     select_objects,
 )
 
+IDS_PER_READ: Final = 10_000  # about 30 milliseconds
 ID: Final = r"[A-Za-z0-9_.:=~-]{1,1024}"  # what servers write
 _ID: Final = re.compile(ID)
 
@@ -168,8 +169,12 @@ class ServerObjects:
             self._log.warning("object_not_forgotten", server=server, reason=type(exc).__name__)
 
     async def _select(self, ids: Sequence[str]) -> Sequence[ServerObjectRow]:
+        rows: list[ServerObjectRow] = []
         try:
-            return await self._store.read(select_objects, ids, self._clock.now_ms())
+            for at in range(0, len(ids), IDS_PER_READ):
+                part = ids[at : at + IDS_PER_READ]
+                rows += await self._store.read(select_objects, part, self._clock.now_ms())
+            return rows
         except StorageError as exc:
             raise _unavailable() from exc
 

@@ -6,9 +6,11 @@ is logged and returned as 500 without details.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final, cast
 
+import trio
+from msgspec import Struct
 from quart import Response, abort, g, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
@@ -19,10 +21,11 @@ from bluesminds.common.errors import GatewayError, Unavailable
 from bluesminds.common.log import Log
 from bluesminds.gateway.operations import clean_path, suggested_path
 from bluesminds.http.asgi import ASGIApp
+from bluesminds.web.browser_request import BrowserRequest, read_browser_request
 from bluesminds.web.errors import INTERNAL, error_body, error_headers
-from bluesminds.web.guard import Guard
+from bluesminds.web.guard import Guard, Principal
 from bluesminds.web.request_context import valid_request_id
-from bluesminds.web.routes import Route, mount
+from bluesminds.web.routes import HandlerResponse, RawBody, Route, mount
 from storage.base import StorageBroken, StorageUnavailable
 
 MAX_BODY = 1024 * 1024  # bytes
@@ -34,11 +37,27 @@ _MESSAGES: Final = {
 }
 
 
-def create_app(routes: Iterable[Route], guard: Guard, *, clock: Clock, log: Log) -> ASGIApp:
-    return cast(ASGIApp, build_quart_app(routes, guard, clock=clock, log=log))
+ErrorPage = Callable[[BrowserRequest, Principal | None, GatewayError, str], HandlerResponse[RawBody]]
 
 
-def build_quart_app(routes: Iterable[Route], guard: Guard, *, clock: Clock, log: Log) -> QuartTrio:
+class BrowserPages(Struct, frozen=True):
+    """Browsers that ask for / are redirected to `home`. Below it, they get errors as pages: `error_page`
+    makes one for a request, its caller if known, the error and the request id.
+    """
+
+    home: str
+    error_page: ErrorPage
+
+
+def create_app(
+    routes: Iterable[Route], guard: Guard, *, clock: Clock, log: Log, pages: BrowserPages | None = None
+) -> ASGIApp:
+    return cast(ASGIApp, build_quart_app(routes, guard, clock=clock, log=log, pages=pages))
+
+
+def build_quart_app(
+    routes: Iterable[Route], guard: Guard, *, clock: Clock, log: Log, pages: BrowserPages | None = None
+) -> QuartTrio:
     app = QuartTrio("bluesminds", static_folder=None)
     app.config.update(
         RESPONSE_TIMEOUT=None,
@@ -50,7 +69,9 @@ def build_quart_app(routes: Iterable[Route], guard: Guard, *, clock: Clock, log:
     app.url_map.merge_slashes = False  # they are merged by a redirect with an HTML body
     mount(app, routes, guard)
     _add_headers(app, clock)
-    _add_error_handlers(app, log)
+    if pages is not None:
+        _add_pages(app, pages)
+    _add_error_handlers(app, log, pages)
     return app
 
 
@@ -72,6 +93,25 @@ def _add_headers(app: QuartTrio, clock: Clock) -> None:
         return response
 
 
+def _add_pages(app: QuartTrio, pages: BrowserPages) -> None:
+    @app.before_request
+    async def redirect_to_home() -> Response | None:
+        g.started = trio.current_time()
+        is_root = request.path == "/" and read_browser_request(request).wants_html
+        if request.method == "GET" and (is_root or request.path == f"{pages.home}/"):
+            return Response(b"", 303, headers={"location": pages.home, "vary": "Accept"})
+        return None
+
+    @app.after_request
+    async def add_page_headers(response: Response) -> Response:
+        if request.path == "/":
+            response.headers["vary"] = "Accept"
+        if request.path.startswith(pages.home) and "started" in g:
+            milliseconds = (trio.current_time() - g.started) * 1000
+            response.headers["server-timing"] = f"page;dur={milliseconds:.1f}"
+        return response
+
+
 def _not_found_message(path: str) -> str:
     """Names the endpoint that was probably meant: most such requests come from a base URL without /v1."""
     if meant := suggested_path(clean_path(path)):
@@ -79,8 +119,15 @@ def _not_found_message(path: str) -> str:
     return "Not found. The OpenAI-compatible API is under /v1."
 
 
-def _add_error_handlers(app: QuartTrio, log: Log) -> None:
+def _add_error_handlers(app: QuartTrio, log: Log, pages: BrowserPages | None) -> None:
     def error_response(exc: GatewayError) -> Response:
+        if pages is not None and request.method == "GET" and request.path.startswith(pages.home):
+            browser = read_browser_request(request)
+            if browser.wants_html:
+                page = pages.error_page(browser, g.get("principal"), exc, g.request_id)
+                return Response(
+                    page.body.content, page.status, dict(page.headers), content_type=page.body.content_type
+                )
         response = Response(error_body(exc, g.request_id), status=exc.status)
         for name, value in error_headers(exc):
             response.headers[name.decode()] = value.decode()

@@ -4,8 +4,10 @@ The one place where a GatewayError of the data plane becomes a response. The lis
 client disconnect, at no cost for the pipeline.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, NoReturn
+
+from msgspec import Struct, structs
 
 from bluesminds.common.clock import Clock
 from bluesminds.common.errors import Forbidden, GatewayError
@@ -18,10 +20,11 @@ from bluesminds.gateway.operations import (
     PASSTHROUGH,
     UNKNOWN,
     DataPlanePath,
+    HandlerName,
     OperationMatch,
     find_operation,
     find_path,
-    method_not_allowed,
+    models_method_error,
 )
 from bluesminds.gateway.passthrough.bodies import ClientRequest
 from bluesminds.gateway.passthrough.handler import PassthroughHandler
@@ -44,6 +47,7 @@ from bluesminds.web.errors import INTERNAL, error_body, error_headers, error_in_
 from bluesminds.web.forwarded import ProxyHeaders
 from bluesminds.web.google_clients import google_send, is_google_client
 from bluesminds.web.model_pages import select_page
+from bluesminds.web.playground import CHAT_PATH, PLAYGROUND_PATH, Playground
 from bluesminds.web.request_context import is_anthropic_client, read_request_context
 from bluesminds.wire.base import Format
 from bluesminds.wire.gemini import GEMINI
@@ -130,11 +134,39 @@ class ASGIResponseWriter:
         raise ResponseAborted("the response is cut")
 
 
+class ArrivedRequest(Struct, frozen=True, gc=False):
+    """A request of the data plane. `relayed` is set if it is relayed to a server."""
+
+    scope: Scope
+    path: DataPlanePath
+    relayed: RelayPath | None
+    context: RequestContext
+    body: ASGIBody
+    out: ASGIResponseWriter
+
+    @property
+    def match(self) -> OperationMatch:
+        """Raises GatewayError if the path does not have the method."""
+        return find_operation(self.context.method, self.path)
+
+    @property
+    def methods(self) -> Sequence[str]:
+        """The methods of the path."""
+        return self.path.allowed_methods() if self.relayed is None else self.relayed.methods
+
+    def as_client_request(self) -> ClientRequest:
+        return ClientRequest(self.scope["headers"], self.scope["query_string"], self.body)
+
+
+_Handler = Callable[[ArrivedRequest], Awaitable[None]]
+
+
 class DataPlane:
     """The application the listener serves. `passthrough` relays requests that match no operation, `stored`
-    serves stored responses, `sessions` serves WebSockets, and `control` all paths that are not of the data
-    plane. `bodies` is the memory limit of all request bodies, and `origins` are those whose pages may use the
-    gateway. `proxies` replaces the client address by the forwarded one, for all paths.
+    serves stored responses, `sessions` serves WebSockets, `playground` admits signed-in users, and `control`
+    serves all paths that are not of the data plane. `bodies` is the memory limit of all request bodies, and
+    `origins` are those whose pages may use the gateway. `proxies` replaces the client address by the
+    forwarded one, for all paths.
     """
 
     def __init__(
@@ -144,6 +176,7 @@ class DataPlane:
         stored: StoredResponseHandler,
         sessions: RealtimeSessions,
         control: ASGIApp,
+        playground: Playground,
         *,
         bodies: BodyMemory,
         origins: BrowserOrigins,
@@ -156,11 +189,18 @@ class DataPlane:
         self._stored = stored
         self._sessions = sessions
         self._control = control
+        self._playground = playground
         self._bodies = bodies
         self._origins = origins
         self._clock = clock
         self._log = log
         self._proxies = proxies
+        self._handlers: Mapping[HandlerName, _Handler] = {
+            "model": self._call_model,
+            "realtime": self._open_session,
+            "stored_response": self._serve_stored,
+            "passthrough": self._relay,
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._proxies is not None and scope["type"] != "lifespan":
@@ -169,6 +209,8 @@ class DataPlane:
             await self._control(scope, receive, send)
             return
         path = find_path(scope["path"])
+        if path is None and scope["path"] == PLAYGROUND_PATH:
+            path = find_path(CHAT_PATH)
         if path is None:
             await self._control(scope, receive, send)
             return
@@ -182,35 +224,21 @@ class DataPlane:
         if google:
             send = google_send(scope, send)
         out = ASGIResponseWriter(scope, send, context.request_id, client_format(path, context, google=google))
-        await self._respond(scope, path, relayed, context, receive, out)
-
-    async def _respond(
-        self,
-        scope: Scope,
-        path: DataPlanePath,
-        relayed: RelayPath | None,
-        context: RequestContext,
-        receive: Receive,
-        out: ASGIResponseWriter,
-    ) -> None:
         body = ASGIBody(self._bodies, scope, receive)
+        await self._respond(ArrivedRequest(scope, path, relayed, context, body, out))
+
+    async def _respond(self, request: ArrivedRequest) -> None:
+        context, out = request.context, request.out
         try:
-            if context.method == "OPTIONS" and (preflight := read_preflight(scope)) is not None:
-                await self._send_preflight(preflight, path, context, out)
+            if request.scope["path"] == PLAYGROUND_PATH:
+                context = await self._playground.admit(request.scope, context)
+                request = structs.replace(request, context=context)
+            if context.method == "OPTIONS" and (preflight := read_preflight(request.scope)) is not None:
+                await self._send_preflight(preflight, request)
                 return
             if context.origin is not None and await self._origins.allows_reading(context):
                 out.readable_by = context.origin
-            operation = path.methods.get(context.method)
-            if context.endpoint == MODELS:
-                await self._send_models(path, context, scope["query_string"], out)
-            elif relayed is not None:
-                request = ClientRequest(scope["headers"], scope["query_string"], body)
-                await self._passthrough.handle(relayed, context, request, out.format, out)
-            elif operation is not None and operation.handler == "stored_response":
-                request = ClientRequest(scope["headers"], scope["query_string"], body)
-                await self._stored.handle(OperationMatch(operation, path.params), context, request, out)
-            else:
-                await self._dispatch(path, scope, context, body, out)
+            await self._handler_of(request)(request)
         except GatewayError as exc:
             await self._send_error(exc, context, out)
         except OSError:
@@ -222,29 +250,38 @@ class DataPlane:
                 raise
             await self._send_error(INTERNAL, context, out)
         finally:
-            body.release()
+            request.body.release()
 
-    async def _dispatch(
-        self,
-        path: DataPlanePath,
-        scope: Scope,
-        context: RequestContext,
-        body: ASGIBody,
-        out: ASGIResponseWriter,
-    ) -> None:
+    def _handler_of(self, request: ArrivedRequest) -> _Handler:
+        """Raises GatewayError if the path does not exist or does not have the method."""
+        if request.context.endpoint == MODELS:
+            return self._send_models
+        if request.relayed is not None:
+            return self._handlers["passthrough"]
         try:
-            match = find_operation(context.method, path)
+            return self._handlers[find_operation(request.context.method, request.path).operation.handler]
         except GatewayError as exc:
-            self._gateway.reject(context, exc)
+            self._gateway.reject(request.context, exc)
             raise
-        if match.operation.handler == "realtime":
-            await self._sessions.handle(match, context, read_opening(scope, context), out)
-        else:
-            await self._gateway.handle(match, context, body, out)
 
-    async def _send_preflight(
-        self, preflight: Preflight, path: DataPlanePath, context: RequestContext, out: ASGIResponseWriter
-    ) -> None:
+    async def _call_model(self, request: ArrivedRequest) -> None:
+        await self._gateway.handle(request.match, request.context, request.body, request.out)
+
+    async def _open_session(self, request: ArrivedRequest) -> None:
+        opening = read_opening(request.scope, request.context)
+        await self._sessions.handle(request.match, request.context, opening, request.out)
+
+    async def _serve_stored(self, request: ArrivedRequest) -> None:
+        await self._stored.handle(request.match, request.context, request.as_client_request(), request.out)
+
+    async def _relay(self, request: ArrivedRequest) -> None:
+        if request.relayed is not None:
+            await self._passthrough.handle(
+                request.relayed, request.context, request.as_client_request(), request.out.format, request.out
+            )
+
+    async def _send_preflight(self, preflight: Preflight, request: ArrivedRequest) -> None:
+        context, out = request.context, request.out
         origin = context.origin or ""
         try:
             if not await self._origins.allows_preflight(origin):
@@ -257,14 +294,13 @@ class DataPlane:
             self._gateway.reject(context, exc)
             raise
         self._gateway.accounting.record_rejection(context, 204)
-        await out.start(204, preflight_headers(preflight, origin, path.allowed_methods()))
+        await out.start(204, preflight_headers(preflight, origin, request.methods))
         await out.end()
 
-    async def _send_models(
-        self, path: DataPlanePath, context: RequestContext, query: bytes, out: ASGIResponseWriter
-    ) -> None:
+    async def _send_models(self, request: ArrivedRequest) -> None:
+        path, context, out = request.path, request.context, request.out
         if context.method not in ("GET", "HEAD"):
-            error = method_not_allowed(context.method, "GET")
+            error = models_method_error(context.method, path)
             self._gateway.reject(context, error)
             raise error
         write_one, write_all = _MODEL_WRITERS[FORMAT_OF_MODELS if out.format is None else out.format.name]
@@ -275,7 +311,7 @@ class DataPlane:
         else:
             rows, rates = await self._gateway.list_models(context)
             if out.format is MESSAGES:
-                page = select_page(rows, query)
+                page = select_page(rows, request.scope["query_string"])
                 answer = write_anthropic_models(page.rows, has_more=page.has_more)
             else:
                 answer = write_all(rows)

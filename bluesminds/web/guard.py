@@ -42,8 +42,8 @@ class Access(Enum):
 
 
 class Principal(Struct, frozen=True):
-    """The caller. Only sessions have a user, an id and a CSRF token. `cookie` is the name of the session
-    cookie for this request.
+    """The caller. Only sessions have a user, an id, a name and a CSRF token. `cookie` is the name of the
+    session cookie for this request.
     """
 
     kind: Literal["anonymous", "session", "operator"]
@@ -54,6 +54,8 @@ class Principal(Struct, frozen=True):
     csrf: str = ""
     user_agent: str = ""
     cookie: str = COOKIE
+    full_name: str = ""
+    email: str | None = None
 
     @property
     def actor(self) -> Actor:
@@ -112,6 +114,8 @@ class Guard:
             csrf=found.csrf,
             user_agent=_user_agent(request),
             cookie=cookie,
+            full_name=found.full_name,
+            email=found.email,
         )
 
     def _anonymous(self, request: Request) -> Principal:

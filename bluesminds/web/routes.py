@@ -6,9 +6,10 @@ define the rest.
     async def create(self, principal: Principal, body: NewKey) -> CreatedKey:
         \"\"\"Create a key. The docstring is used in the API reference, the first sentence as summary.\"\"\"
 
-The parameters of a handler are optional: `principal`, `body`, `query` (Structs that forbid unknown fields)
-and every {name} of its path. It returns a Struct, None for no content, or a HandlerResponse to set a status
-or headers. Routes are only added by `mount`, so every route checks its access.
+The parameters of a handler are optional: `principal`, `body`, `query` (Structs that forbid unknown fields),
+`browser` (a BrowserRequest) and every {name} of its path. It returns a Struct, None for no content, or a
+HandlerResponse to set a status or headers. Routes are only added by `mount`, so every route checks its
+access.
 """
 
 import inspect
@@ -18,9 +19,10 @@ from typing import Annotated, Any, Final, Generic, Literal, TypeVar, get_args, g
 
 import msgspec
 from msgspec import Meta, Struct
-from quart import Quart, Response, abort, request
+from quart import Quart, Response, abort, g, request
 
 from bluesminds.common.crypto import UUID
+from bluesminds.web.browser_request import read_browser_request
 from bluesminds.web.guard import Access, Guard
 from bluesminds.web.parsing import read_body, read_query
 
@@ -30,7 +32,7 @@ Row = TypeVar("Row")
 
 MAX_PAGE: Final = 100  # rows
 _PATH_PARAM: Final = re.compile(r"\{(\w+)\}")
-_PARAMETERS: Final = frozenset(("principal", "body", "query"))
+_PARAMETERS: Final = frozenset(("principal", "body", "query", "browser"))
 
 
 class HandlerResponse(Struct, Generic[T], frozen=True):
@@ -102,6 +104,7 @@ class Route(Struct, frozen=True, kw_only=True):
     body: type[Struct] | None
     query: type[Struct] | None
     takes_principal: bool
+    takes_browser: bool
     other_statuses: tuple[int, ...] = ()
     media: str = ""
 
@@ -143,6 +146,7 @@ def route(
         body=hints.get("body"),
         query=hints.get("query"),
         takes_principal="principal" in hints,
+        takes_browser="browser" in hints,
         other_statuses=other_statuses,
         media=media,
     )
@@ -156,12 +160,14 @@ def mount(app: Quart, routes: Iterable[Route], guard: Guard) -> None:
 
 def _view(route: Route, guard: Guard) -> Callable[..., Awaitable[Response]]:
     async def view(**path_params: str) -> Response:
-        principal = await guard.authorize(route.access, request)
+        principal = g.principal = await guard.authorize(route.access, request)
         if any("\0" in value for value in path_params.values()):
             abort(404)  # PostgreSQL rejects NUL in text
         arguments: dict[str, object] = dict(path_params)
         if route.takes_principal:
             arguments["principal"] = principal
+        if route.takes_browser:
+            arguments["browser"] = read_browser_request(request)
         if route.query is not None:
             arguments["query"] = read_query(route.query, request)
         elif route.method != "GET" or route.access is not Access.PUBLIC:  # links to pages may have a query

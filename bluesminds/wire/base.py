@@ -98,6 +98,10 @@ class Stage(Protocol):
     def error(self) -> ErrorDetail | None:
         """The error that the server put into the stream."""
 
+    @property
+    def next_number(self) -> int:
+        """The number of the client's next event, if its events are numbered."""
+
     def feed(self, data: bytes) -> bytes:
         """Process bytes of the server; the bytes for the client. Raises sse.EventTooLarge."""
 
@@ -119,6 +123,10 @@ class StreamEncoder(Protocol):
     """Writes a client's stream. The events come in the order of `conversation`: StreamStarted first, and
     StreamFinished last.
     """
+
+    @property
+    def next_number(self) -> int:
+        """The number of the next event, if the events are numbered."""
 
     def feed(self, event: StreamEvent) -> bytes: ...
 
@@ -159,7 +167,8 @@ class Format(Struct, frozen=True):
 
     `read_request` and `prepare` raise InvalidRequest. `prepare(fields, model, force_usage)` returns the
     fields for the server, with the server's model name. With `force_usage` a stream requests its usage.
-    `read_event` gets an event's name and data.
+    `read_event` gets an event's name and data. `write_stream_error(code, message, number)`: `number` is the
+    place of the event in a stream whose events are numbered.
     """
 
     name: FormatName
@@ -168,7 +177,7 @@ class Format(Struct, frozen=True):
     read_reply: Callable[[bytes], ReplyFacts]
     read_event: Callable[[bytes, bytes], ReplyFacts]
     write_error: Callable[[ErrorDetail, str], bytes]
-    write_stream_error: Callable[[str, str], bytes]
+    write_stream_error: Callable[[str, str, int], bytes]
     is_error: Callable[[bytes], bool] = has_error_object  # whether an error body already has this format
     # For formats with streams: conversions between JSON and events. They raise ValueError for an answer
     # without choices. The flag: whether the client requested usage.

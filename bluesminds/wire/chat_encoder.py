@@ -44,6 +44,8 @@ def write_signature(signature: str) -> dict[str, Any]:
 class ChatEncoder:
     """Writes the events of a chat stream."""
 
+    next_number = 0  # the events are not numbered
+
     def __init__(self, request: ConversationRequest) -> None:
         self._request = request
         usage = b',"usage":null' if request.wants_usage else b""

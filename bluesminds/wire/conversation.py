@@ -6,7 +6,7 @@ turns and texts are not empty, tool results come first in a turn, and adjacent t
 joined.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final, Literal
 
 from msgspec import Struct
@@ -123,7 +123,7 @@ class ConversationRequest(Struct, frozen=True):
     """`dropped`: names of the client's fields that are left out and do not change the meaning. `echo`: the
     fields of the request that a response in the client's format repeats. `stored`: for formats whose answers
     can be read again; None if the answer is not stored. `expected_input`: the gateway's estimate of the
-    input, in tokens.
+    input, in tokens. `now`: seconds since the epoch, for formats whose answers say when they were completed.
     """
 
     model: str
@@ -151,6 +151,7 @@ class ConversationRequest(Struct, frozen=True):
     echo: bytes = b""
     stored: StoredReply | None = None
     expected_input: int = 0
+    now: Callable[[], int] | None = None
 
 
 class EncodingOptions(Struct, frozen=True):

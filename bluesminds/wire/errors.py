@@ -254,6 +254,6 @@ def _type_of(status: int | None) -> str:
     return "invalid_request_error" if status is not None and status < 500 else "server_error"
 
 
-def write_stream_error(code: str, message: str) -> bytes:
+def write_stream_error(code: str, message: str, _number: int = 0) -> bytes:
     """An error event within a stream: its data has a top-level `error`, for which OpenAI's SDKs raise."""
     return write_event(write_error(ErrorDetail(message=message, type="server_error", code=code)))

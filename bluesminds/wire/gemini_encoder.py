@@ -96,6 +96,8 @@ def write_response(parts: list[Any], finish: str, head: dict[str, Any]) -> dict[
 class GeminiEncoder:
     """Writes the events of a Gemini stream."""
 
+    next_number = 0  # the events are not numbered
+
     def __init__(self, request: ConversationRequest) -> None:
         self._request = request
         self._head: dict[str, Any] = {}

@@ -74,7 +74,7 @@ def write_gemini_failure(error: ErrorDetail) -> bytes:
     return write_gemini_error(error) + b"\n"
 
 
-def write_stream_error(code: str, message: str) -> bytes:
+def write_stream_error(code: str, message: str, _number: int = 0) -> bytes:
     """An error of the gateway that ends a stream."""
     status = _STREAM_STATUSES.get(code, 500)
     return write_gemini_failure(ErrorDetail(message=message, code=code, status=status))

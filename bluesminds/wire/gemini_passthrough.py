@@ -10,9 +10,8 @@ from typing import Any
 import msgspec
 
 from bluesminds.common.values import Usage
-from bluesminds.http.sse import EventSplitter, event_data, write_event
+from bluesminds.http.sse import event_data, write_event
 from bluesminds.wire.base import RequestFacts
-from bluesminds.wire.errors import ErrorDetail
 from bluesminds.wire.gemini_encoder import write_gemini_usage, write_response
 from bluesminds.wire.gemini_stream import (
     GeminiChunk,
@@ -23,38 +22,21 @@ from bluesminds.wire.gemini_stream import (
 )
 from bluesminds.wire.json_text import NOT_JSON, read_value
 from bluesminds.wire.stages import bare_json
-from bluesminds.wire.stream_meter import StreamMeter
+from bluesminds.wire.stream_meter import MeteredStage
 from bluesminds.wire.usage import merge_reports
 
 
-class GeminiPassthrough:
+class GeminiPassthrough(MeteredStage):
     """The Stage of a Gemini stream without translation."""
 
     def __init__(self, request: RequestFacts) -> None:
+        super().__init__(request)
         self._model = request.model
-        self._splitter = EventSplitter()
-        self._meter = StreamMeter(request)
         self._reported: Usage | None = None
         self._head: dict[str, Any] = {}
         self._open: set[int] = set()  # candidates that have begun and not finished
         self._closed: set[int] = set()
         self._blocked = False
-        self._final = False
-        self._ended = False  # by the server, so that its last report is complete
-        self._error: ErrorDetail | None = None
-        self._tail = b""
-
-    @property
-    def usage(self) -> Usage:
-        return self._meter.usage(self._ended)
-
-    @property
-    def implausible(self) -> bool:
-        return self._meter.implausible(self._ended)
-
-    @property
-    def output(self) -> int:
-        return self._meter.output(self._ended)
 
     @property
     def started(self) -> bool:
@@ -63,20 +45,6 @@ class GeminiPassthrough:
     @property
     def finished(self) -> bool:
         return self._final or self._blocked or bool(self._closed and not self._open)
-
-    @property
-    def final(self) -> bool:
-        return self._final
-
-    @property
-    def error(self) -> ErrorDetail | None:
-        return self._error
-
-    def feed(self, data: bytes) -> bytes:
-        events = self._splitter.feed(data)
-        if len(events) == 1:
-            return self._pass(events[0])
-        return b"".join([self._pass(event) for event in events])
 
     def finish(self) -> bytes:
         """A last event that lacks only its blank line is completed; any other rest is dropped."""

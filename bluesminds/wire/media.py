@@ -116,6 +116,8 @@ class MediaEvents:
     not see the end of an answer before its usage is recorded.
     """
 
+    next_number = 0  # its events are not numbered
+
     def __init__(self, request: RequestFacts) -> None:
         self._request = request
         self._splitter = EventSplitter()
@@ -234,6 +236,8 @@ class Opaque:
     """The Stage of a reply that is neither JSON nor events: its bytes are forwarded and counted. `is_text`:
     the tokens are estimated from the number of bytes.
     """
+
+    next_number = 0  # its events are not numbered
 
     def __init__(self, request: RequestFacts, *, is_text: bool) -> None:
         self._request = request

@@ -77,6 +77,8 @@ class MessagesEncoder:
     send back.
     """
 
+    next_number = 0  # the events are not numbered
+
     def __init__(self, request: ConversationRequest) -> None:
         self._request = request
         self._around: dict[int, tuple[bytes, bytes]] = {}  # part -> what surrounds the text of its deltas

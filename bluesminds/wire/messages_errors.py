@@ -56,6 +56,6 @@ def _type_of(detail: ErrorDetail) -> str:
     return _TYPES.get(status) or ("invalid_request_error" if status < 500 else "api_error")
 
 
-def write_stream_error(code: str, message: str) -> bytes:
+def write_stream_error(code: str, message: str, _number: int = 0) -> bytes:
     """An error event that ends a stream."""
     return write_event(write_message_error(ErrorDetail(message=message, code=code)), b"error")

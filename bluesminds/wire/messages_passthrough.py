@@ -9,11 +9,11 @@ from typing import Final
 
 import msgspec
 
-from bluesminds.common.values import NO_USAGE, Usage
-from bluesminds.http.sse import EventSplitter, event_data
+from bluesminds.common.values import NO_USAGE
+from bluesminds.http.sse import event_data
 from bluesminds.wire.base import RequestFacts
 from bluesminds.wire.conversation import StreamStopped
-from bluesminds.wire.errors import ErrorDetail, read_error
+from bluesminds.wire.errors import read_error
 from bluesminds.wire.json_text import NOT_JSON
 from bluesminds.wire.messages_encoder import named_event, write_end, write_start
 from bluesminds.wire.messages_stream import (
@@ -25,7 +25,7 @@ from bluesminds.wire.messages_stream import (
     read_event_data,
 )
 from bluesminds.wire.stages import name_and_data
-from bluesminds.wire.stream_meter import StreamMeter
+from bluesminds.wire.stream_meter import MeteredStage
 from bluesminds.wire.usage import ImplausibleUsage
 
 _STOP: Final = named_event("message_stop")
@@ -48,55 +48,14 @@ def text_of_delta(delta: EventDelta | EventBlock) -> str:
     return delta.text or delta.partial_json or delta.thinking or ""
 
 
-class MessagesPassthrough:
+class MessagesPassthrough(MeteredStage):
     """The Stage of a Messages stream that needs no translation."""
 
     def __init__(self, request: RequestFacts) -> None:
+        super().__init__(request)
         self._model = request.model
-        self._splitter = EventSplitter()
-        self._meter = StreamMeter(request)
         self._reports = MessageUsage()
-        self._started = False
         self._open: set[int] = set()  # blocks
-        self._stopped = False  # a stop reason has come
-        self._final = False
-        self._ended = False  # by the server, so that its last report is complete
-        self._error: ErrorDetail | None = None
-        self._tail = b""
-
-    @property
-    def usage(self) -> Usage:
-        return self._meter.usage(self._ended)
-
-    @property
-    def implausible(self) -> bool:
-        return self._meter.implausible(self._ended)
-
-    @property
-    def output(self) -> int:
-        return self._meter.output(self._ended)
-
-    @property
-    def started(self) -> bool:
-        return self._started
-
-    @property
-    def finished(self) -> bool:
-        return self._stopped or self._final
-
-    @property
-    def final(self) -> bool:
-        return self._final
-
-    @property
-    def error(self) -> ErrorDetail | None:
-        return self._error
-
-    def feed(self, data: bytes) -> bytes:
-        events = self._splitter.feed(data)
-        if len(events) == 1:
-            return self._pass(events[0])
-        return b"".join([self._pass(event) for event in events])
 
     def finish(self) -> bytes:
         """A last event that only lacks its blank line is completed; any other rest is dropped. If a complete

@@ -109,6 +109,10 @@ class ResponsesEncoder:
         self._stopped = StreamStopped("end")
         self._usage = NO_USAGE
 
+    @property
+    def next_number(self) -> int:
+        return self._number
+
     def feed(self, event: StreamEvent) -> bytes:
         if type(event) is PartDelta:
             return self._delta(event)

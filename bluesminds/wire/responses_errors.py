@@ -24,6 +24,6 @@ def write_error_event(error: ErrorDetail, number: int) -> bytes:
     return write_event(msgspec.json.encode(event), b"error")
 
 
-def write_stream_error(code: str, message: str) -> bytes:
-    """A failure that ends the stream. Its place in the stream is not known here."""
-    return write_error_event(ErrorDetail(message=message, type="server_error", code=code), 0)
+def write_stream_error(code: str, message: str, number: int = 0) -> bytes:
+    """A failure that ends the stream."""
+    return write_error_event(ErrorDetail(message=message, type="server_error", code=code), number)

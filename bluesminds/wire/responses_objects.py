@@ -4,7 +4,7 @@ Format: OpenAI API reference, the response object; the specification of Open Res
 must have, null or not.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
@@ -125,8 +125,8 @@ def status_of(stop: StopReason, *, refused: bool = False) -> ResponseStatus:
 
 
 class ResponseHead(Struct, frozen=True):
-    """What all Response objects of one answer have in common. `echo`: see `write_echo`. `stored`: see
-    ConversationRequest.
+    """What all Response objects of one answer have in common. `echo`: see `write_echo`. `stored` and `now`:
+    see ConversationRequest.
     """
 
     id: str
@@ -134,13 +134,14 @@ class ResponseHead(Struct, frozen=True):
     created: int
     echo: bytes
     stored: StoredReply | None = None
+    now: Callable[[], int] | None = None
 
     @classmethod
     def of(cls, id_: str, model: str, request: ConversationRequest) -> "ResponseHead":
         echo = request.echo or DEFAULT_ECHO
         stored = request.stored
         id_ = response_id(id_) if stored is None else stored.id
-        return cls(id_, model or request.model, request.created, echo, stored)
+        return cls(id_, model or request.model, request.created, echo, stored, request.now)
 
     def write(
         self,
@@ -151,12 +152,13 @@ class ResponseHead(Struct, frozen=True):
         stop: StopReason = "end",
         error: ErrorDetail | None = None,
     ) -> Raw:
-        """The object. When an answer was completed is not known here."""
+        """The object."""
+        completed_at = self.now() if status == "completed" and self.now is not None else None
         head = {
             "id": self.id,
             "object": "response",
             "created_at": self.created,
-            "completed_at": None,
+            "completed_at": completed_at,
             "status": status,
             "error": None if error is None else write_response_error(error),
             "incomplete_details": {"reason": _INCOMPLETE[stop]} if status == "incomplete" else None,

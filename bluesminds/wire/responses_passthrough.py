@@ -11,10 +11,10 @@ import msgspec
 from msgspec import Raw
 
 from bluesminds.common.values import Usage
-from bluesminds.http.sse import EventSplitter, event_data, write_event
+from bluesminds.http.sse import event_data, write_event
 from bluesminds.wire.base import RequestFacts
 from bluesminds.wire.conversation import ConversationRequest
-from bluesminds.wire.errors import ErrorDetail, read_error
+from bluesminds.wire.errors import read_error
 from bluesminds.wire.json_text import NOT_JSON, Fields, is_json, read_fields, write_fields
 from bluesminds.wire.responses_items import TERMINAL
 from bluesminds.wire.responses_objects import ResponseHead, write_responses_usage
@@ -39,7 +39,7 @@ from bluesminds.wire.responses_stream import (
     usage_in,
 )
 from bluesminds.wire.stages import name_and_data
-from bluesminds.wire.stream_meter import StreamMeter
+from bluesminds.wire.stream_meter import MeteredStage
 
 _MINE: Final = b"response."
 _AUDIO: Final = "response.audio.delta"  # sound, in base64
@@ -61,56 +61,20 @@ class _Progress:
         self.texts: list[str] = []
 
 
-class ResponsesPassthrough:
+class ResponsesPassthrough(MeteredStage):
     """The Stage of a Responses stream that needs no translation."""
 
     def __init__(self, request: RequestFacts) -> None:
+        super().__init__(request)
         self._request = request
-        self._splitter = EventSplitter()
-        self._meter = StreamMeter(request)
         self._response = b""  # the object, as the first event has it
         self._open: dict[int, _Progress] = {}
         self._items: dict[int, bytes] = {}  # that are whole
         self._number = -1  # of the latest event
-        self._started = False
-        self._final = False
-        self._ended = False  # by the server, so that its report is complete
-        self._error: ErrorDetail | None = None
-        self._tail = b""
 
     @property
-    def usage(self) -> Usage:
-        return self._meter.usage(self._ended)
-
-    @property
-    def implausible(self) -> bool:
-        return self._meter.implausible(self._ended)
-
-    @property
-    def output(self) -> int:
-        return self._meter.output(self._ended)
-
-    @property
-    def started(self) -> bool:
-        return self._started
-
-    @property
-    def finished(self) -> bool:
-        return self._final
-
-    @property
-    def final(self) -> bool:
-        return self._final
-
-    @property
-    def error(self) -> ErrorDetail | None:
-        return self._error
-
-    def feed(self, data: bytes) -> bytes:
-        events = self._splitter.feed(data)
-        if len(events) == 1:
-            return self._pass(events[0])
-        return b"".join([self._pass(event) for event in events])
+    def next_number(self) -> int:
+        return self._number + 1
 
     def finish(self) -> bytes:
         """A last event that lacks only its blank line is completed; any other rest is dropped."""

@@ -3,12 +3,12 @@
 The bytes are only changed in these ways. If the client did not request usage, the usage chunk and the `usage`
 of other chunks are removed. `data: [DONE]` is held back, because the client must not see the end of an answer
 before its usage is recorded; everything after it is ignored. An event that is not JSON, or that is
-incomplete, is removed. An error in another format is converted to OpenAI's. Comments and named events are
-forwarded byte for byte.
+incomplete, is removed; MAX_INVALID in a row end the stream with an error. An error in another format is
+converted to OpenAI's. Comments and named events are forwarded byte for byte.
 """
 
 import re
-from typing import Literal
+from typing import Any, Final, Literal
 
 from msgspec import Struct, json
 
@@ -22,8 +22,21 @@ from bluesminds.wire.usage import estimate_output, merge_reports, settle_usage
 
 DONE = b"data: [DONE]\n\n"
 MAX_LEAD = 64 * 1024  # bytes of a stream that are held back until its first event is complete
-# Events that a server sends before it knows whether there will be an answer.
-_PROMISES = frozenset((b"ping", b"response.created", b"response.queued", b"response.in_progress"))
+MAX_INVALID = 2  # events in a row that are not JSON; one is left out
+# Events that a server sends before it knows whether there will be an answer. They have no content.
+_PROMISES = frozenset(
+    (
+        "ping",
+        "message_start",
+        "content_block_start",
+        "response.created",
+        "response.queued",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.content_part.added",
+        "response.reasoning_summary_part.added",
+    )
+)
 
 _NULL_USAGE = (b',"usage":null', b', "usage": null', b', "usage":null')
 _NAME = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?|[\r\n])event:[ ]?([^\r\n]*)")
@@ -67,12 +80,16 @@ def name_and_data(event: bytes) -> tuple[bytes, bytes]:
 class Passthrough:
     """The Stage of a stream that needs no translation."""
 
+    next_number = 0  # its events are not numbered
+
     def __init__(self, format_: Format, request: RequestFacts) -> None:
         self._request = request
         self._object = format_.chunk_object
         self._shows_usage = request.wants_usage
         self._splitter = EventSplitter()
         self._first = b""  # data of the first chunk
+        self._invalid = 0  # events in a row that were not JSON
+        self._pieces_at_invalid = -1
         self._reported: Usage | None = None
         self._delivered = 0  # bytes of generated text
         self._pieces = 0  # number of choices with generated content
@@ -243,7 +260,17 @@ class Passthrough:
         chunk = chunks.read_chunk(data)
         if chunk is not None:
             return self._read(event, data, name, chunk)
-        return event if name or is_json(data) else b""
+        return event if name or is_json(data) else self._drop_invalid()
+
+    def _drop_invalid(self) -> bytes:
+        """Leave out an event that is not JSON. After several in a row, the stream ends with an error."""
+        in_a_row = self._pieces == self._pieces_at_invalid
+        self._invalid = self._invalid + 1 if in_a_row else 1
+        self._pieces_at_invalid = self._pieces
+        if self._invalid < MAX_INVALID or self.finished:
+            return b""
+        self._error, self._final = INVALID_EVENTS, True
+        return write_event(write_error(INVALID_EVENTS))
 
     def _read(self, event: bytes, data: bytes, name: bytes, chunk: chunks.Chunk) -> bytes:
         choices = chunk.choices
@@ -270,6 +297,10 @@ class Passthrough:
             self._pieces_at_report = self._pieces
 
 
+class _EventKind(Struct):
+    type: Any = None
+
+
 class _Head(Struct):
     id: str = "chatcmpl-0"
     created: int = 0
@@ -277,6 +308,7 @@ class _Head(Struct):
 
 
 _head = json.Decoder(_Head)
+_kind = json.Decoder(_EventKind)
 
 
 def _cut_choice(object_: str, index: int) -> dict[str, object]:
@@ -313,12 +345,16 @@ def _is_whole(data: bytes) -> bool:
     return data.startswith(b"[DONE]") or chunks.read_chunk(data) is not None
 
 
+INVALID_EVENTS: Final = ErrorDetail(
+    message="The server sent events that are not JSON.", type="server_error", code="upstream_invalid"
+)
 Verdict = Literal["answer", "error", "empty"]
 
 
 class StreamOpening:
-    """Reads a stream up to its first event with content. Comments, pings and the first events of a response
-    do not count, because servers send them while a request is queued, and may fail after them.
+    """Reads a stream up to its first event with content: text, reasoning, a call, or the end of the answer.
+    Comments, pings and the first events of a response do not count, because servers send them while a request
+    is queued, and may fail after them.
     """
 
     def __init__(self) -> None:
@@ -353,12 +389,21 @@ class StreamOpening:
         if data.lstrip().startswith(b"[DONE]"):
             return "empty"
         name = event_name(event)
-        if name in _PROMISES:
-            return None
         chunk = chunks.read_chunk(data)
         if chunk is None:
             if name == b"error":
                 self.error = read_error(200, data)
             return None if self.error is None else "error"
         self.error = chunks.error_in(chunk, name, data)
-        return "answer" if self.error is None else "error"
+        if self.error is not None:
+            return "error"
+        return "answer" if _has_content(chunk, name, data) else None
+
+
+def _has_content(chunk: chunks.Chunk, name: bytes, data: bytes) -> bool:
+    if chunk.choices is not None:
+        return any(chunks.is_finished(one) or chunks.text_of(one) >= 0 for one in chunk.choices)
+    if chunk.object in chunks.CHUNK_OBJECTS:
+        return False
+    kind = decode(_kind, data).type if b'"type"' in data else None
+    return (kind if isinstance(kind, str) else name.decode(errors="replace")) not in _PROMISES

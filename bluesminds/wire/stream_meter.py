@@ -1,7 +1,11 @@
 """Counts what a running stream has delivered and what its server has reported."""
 
+from abc import ABC, abstractmethod
+
 from bluesminds.common.values import Usage
+from bluesminds.http.sse import EventSplitter
 from bluesminds.wire.base import RequestFacts
+from bluesminds.wire.errors import ErrorDetail
 from bluesminds.wire.usage import estimate_output, settle_usage
 
 
@@ -57,3 +61,59 @@ class StreamMeter:
             pieces=self._pieces,
             complete=self._is_complete(ended),
         )
+
+
+class MeteredStage(ABC):
+    """What the Stages of conversations have in common: their state, which `_pass` updates event by event."""
+
+    def __init__(self, request: RequestFacts) -> None:
+        self._splitter = EventSplitter()
+        self._meter = StreamMeter(request)
+        self._started = False
+        self._stopped = False  # a stop reason has come
+        self._final = False
+        self._ended = False  # by the server, so that its last report is complete
+        self._error: ErrorDetail | None = None
+        self._tail = b""
+
+    @property
+    def usage(self) -> Usage:
+        return self._meter.usage(self._ended)
+
+    @property
+    def implausible(self) -> bool:
+        return self._meter.implausible(self._ended)
+
+    @property
+    def output(self) -> int:
+        return self._meter.output(self._ended)
+
+    @property
+    def started(self) -> bool:
+        return self._started
+
+    @property
+    def finished(self) -> bool:
+        return self._stopped or self._final
+
+    @property
+    def final(self) -> bool:
+        return self._final
+
+    @property
+    def error(self) -> ErrorDetail | None:
+        return self._error
+
+    @property
+    def next_number(self) -> int:
+        return 0
+
+    def feed(self, data: bytes) -> bytes:
+        events = self._splitter.feed(data)
+        if len(events) == 1:
+            return self._pass(events[0])
+        return b"".join([self._pass(event) for event in events])
+
+    @abstractmethod
+    def _pass(self, event: bytes) -> bytes:
+        """The bytes for the client after one event of the server."""

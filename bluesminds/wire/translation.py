@@ -5,8 +5,6 @@ client's stream is held back, because the client must not see the end of an answ
 recorded. Comments and keep-alive events of the server are sent as the client's keep-alive.
 """
 
-from bluesminds.common.values import Usage
-from bluesminds.http.sse import EventSplitter
 from bluesminds.wire.base import Codec, RequestFacts
 from bluesminds.wire.conversation import (
     ConversationRequest,
@@ -19,70 +17,32 @@ from bluesminds.wire.conversation import (
     StreamStopped,
     UsageReported,
 )
-from bluesminds.wire.errors import ErrorDetail
 from bluesminds.wire.stages import bare_json, name_and_data
-from bluesminds.wire.stream_meter import StreamMeter
+from bluesminds.wire.stream_meter import MeteredStage
 
 
-class Translation:
+class Translation(MeteredStage):
     """The Stage of a stream in another format than the client's."""
 
     def __init__(
         self, server: Codec, client: Codec, conversation: ConversationRequest, request: RequestFacts
     ) -> None:
+        super().__init__(request)
         self._conversation = conversation
         self._decoder = server.decoder(conversation)
         self._encoder = client.encoder(conversation)
         self._keep_alive = client.keep_alive
-        self._splitter = EventSplitter()
-        self._meter = StreamMeter(request)
-        self._started = False
-        self._stopped = False
-        self._final = False
-        self._ended = False  # by the server, so that its last report is complete
-        self._error: ErrorDetail | None = None
-        self._tail = b""
 
     @property
-    def usage(self) -> Usage:
-        return self._meter.usage(self._ended)
-
-    @property
-    def implausible(self) -> bool:
-        return self._meter.implausible(self._ended)
-
-    @property
-    def output(self) -> int:
-        return self._meter.output(self._ended)
-
-    @property
-    def started(self) -> bool:
-        return self._started
-
-    @property
-    def finished(self) -> bool:
-        return self._stopped or self._final
-
-    @property
-    def final(self) -> bool:
-        return self._final
-
-    @property
-    def error(self) -> ErrorDetail | None:
-        return self._error
-
-    def feed(self, data: bytes) -> bytes:
-        events = self._splitter.feed(data)
-        if len(events) == 1:
-            return self._translate(events[0])
-        return b"".join([self._translate(event) for event in events])
+    def next_number(self) -> int:
+        return self._encoder.next_number
 
     def finish(self) -> bytes:
         """A last event that only lacks its blank line is translated. A complete answer gets the end of the
         client's format; a cut one does not.
         """
         rest = self._splitter.finish()
-        passed = self._translate(rest) if rest.strip() else b""
+        passed = self._pass(rest) if rest.strip() else b""
         if self._stopped and self._error is None and not self._final:
             passed += self._encode(StreamFinished())
         tail, self._tail = self._tail, b""
@@ -98,7 +58,7 @@ class Translation:
         tail, self._tail = self._tail, b""
         return started + stopped + tail
 
-    def _translate(self, event: bytes) -> bytes:
+    def _pass(self, event: bytes) -> bytes:
         if self._final or self._error is not None:
             return b""
         name, data = name_and_data(event)

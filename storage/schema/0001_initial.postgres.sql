@@ -158,6 +158,29 @@ CREATE TABLE server_objects (
 CREATE INDEX server_objects_user ON server_objects (user_id, server, kind);
 CREATE INDEX server_objects_end ON server_objects (expires_at) WHERE expires_at IS NOT NULL;
 
+-- Chats of the playground
+
+CREATE TABLE chats (
+    id TEXT NOT NULL PRIMARY KEY,
+    user_id TEXT NOT NULL REFERENCES users (id),
+    sealed BYTEA NOT NULL, -- title, model and parameters, encrypted
+    messages BIGINT NOT NULL, -- number of messages
+    size BIGINT NOT NULL, -- bytes of the messages before encryption
+    created_at BIGINT NOT NULL,
+    updated_at BIGINT NOT NULL
+);
+
+CREATE INDEX chats_user ON chats (user_id, updated_at, id);
+
+CREATE TABLE chat_messages (
+    chat_id TEXT NOT NULL REFERENCES chats (id) ON DELETE CASCADE,
+    position BIGINT NOT NULL, -- from 0
+    sealed BYTEA NOT NULL, -- the message, encrypted
+    size BIGINT NOT NULL, -- bytes before encryption
+    created_at BIGINT NOT NULL,
+    PRIMARY KEY (chat_id, position)
+);
+
 -- Usage
 
 -- One row for each request; rows are never changed. There are no foreign keys, because rows outlive keys and users.

@@ -158,6 +158,29 @@ CREATE TABLE server_objects (
 CREATE INDEX server_objects_user ON server_objects (user_id, server, kind);
 CREATE INDEX server_objects_end ON server_objects (expires_at) WHERE expires_at IS NOT NULL;
 
+-- Chats of the playground
+
+CREATE TABLE chats (
+    id TEXT NOT NULL PRIMARY KEY,
+    user_id TEXT NOT NULL REFERENCES users (id),
+    sealed BLOB NOT NULL, -- title, model and parameters, encrypted
+    messages INTEGER NOT NULL, -- number of messages
+    size INTEGER NOT NULL, -- bytes of the messages before encryption
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX chats_user ON chats (user_id, updated_at, id);
+
+CREATE TABLE chat_messages (
+    chat_id TEXT NOT NULL REFERENCES chats (id) ON DELETE CASCADE,
+    position INTEGER NOT NULL, -- from 0
+    sealed BLOB NOT NULL, -- the message, encrypted
+    size INTEGER NOT NULL, -- bytes before encryption
+    created_at INTEGER NOT NULL,
+    PRIMARY KEY (chat_id, position)
+) STRICT;
+
 -- Usage
 
 -- One row for each request; rows are never changed. There are no foreign keys, because rows outlive keys and users.

@@ -72,3 +72,20 @@ def test_models_without_a_gateway_lists_those_of_the_configuration(user: User) -
         ["alias", "-", "alias"],
         ["m", "one", "-"],
     ]
+
+
+def test_explain_shows_the_order_and_the_reasons(user: User) -> None:
+    done = user.call("explain", "--model", "alias")
+    assert done.stdout.splitlines() == ["alias (route alias, policy priority)", "  1. one, as m"], done.stderr
+    done = user.call("explain", "--model", "alias", "--endpoint", "messages")
+    assert done.stdout.splitlines()[1] == "  1. one, as m, translated to chat"
+    user.call(
+        "routes", "add", "other", "--target", "one,model=m", "--fallback", "alias", "--fallback", "gone"
+    )
+    assert user.call("explain", "--model", "other").stdout.splitlines()[2:] == [
+        "not used: one for alias: an earlier model has the same target",
+        "not used: gone: no server offers this model",
+    ]
+    refused = user.call("explain", "--model", "gone")
+    assert refused.stdout.startswith("the client gets 404 model_not_found: No server offers")
+    assert json.loads(user.call("explain", "--model", "gone", "--json").stdout)["models"] == []

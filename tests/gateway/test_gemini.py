@@ -405,6 +405,7 @@ async def test_models_of_a_gemini_server_are_discovered(
         ("POST", "/v1beta/models/m:predict", 404, "unsupported_endpoint"),
         ("GET", "/v1beta/models/m:generateContent", 405, "method_not_allowed"),
         ("POST", "/v1beta/models/m", 405, "method_not_allowed"),
+        ("POST", "/v1beta/models/m:unknownMethod", 404, "unsupported_endpoint"),
         ("GET", "/v1beta/cachedContents", 404, "unknown_url"),
         ("POST", "/v1beta/openai/chat/completions", 404, "unknown_url"),
         ("POST", "/v1beta/models/other:generateContent", 404, "model_not_found"),
@@ -419,6 +420,8 @@ async def test_unknown_path_is_refused_in_googles_shape(
     failure = answer.json()["error"]
     assert (answer.status_code, failure["code"]) == (status, status)
     assert failure["details"][0]["metadata"]["code"] == code
+    if code == "unsupported_endpoint":
+        assert "generateContent, streamGenerateContent, countTokens" in failure["message"]
     if "openai" in path:
         assert "/v1/chat/completions" in failure["message"]
 

@@ -63,11 +63,13 @@ async def test_sdk_response_is_read_continued_and_deleted(gateway: Gateway, mode
             sdk.responses.retrieve(second.id),
             sdk.responses.delete(second.id),
             sdk.responses.cancel(second.id),
-            sdk.responses.create(model=model, input="three", previous_response_id=second.id),
         ):
             with pytest.raises(openai.NotFoundError) as missing:
                 await request
-            assert missing.value.code in ("response_not_found", "previous_response_not_found")
+            assert missing.value.code == "response_not_found"
+        with pytest.raises(openai.BadRequestError) as refused:
+            await sdk.responses.create(model=model, input="three", previous_response_id=second.id)
+        assert refused.value.code == "previous_response_not_found"
 
 
 async def test_sdk_input_items_are_listed(gateway: Gateway) -> None:

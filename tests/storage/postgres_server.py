@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import fasteners
 import psutil
@@ -54,6 +55,12 @@ class PostgresServer:
         self._server.psql(f"CREATE DATABASE {name};")
         return str(self._server.get_uri(database=name))
 
+    def drop_database(self, url: str) -> None:
+        """Free the space of a database, which may still have connections."""
+        name = urlsplit(url).path[1:]
+        with contextlib.suppress(subprocess.CalledProcessError):  # the test may have stopped the server
+            self._server.psql(f"DROP DATABASE {name} WITH (FORCE);")
+
     def psql(self, command: str) -> str:
         return str(self._server.psql(command))
 
@@ -82,6 +89,8 @@ class PostgresServer:
             os.kill(process.pid, number)
 
     def close(self) -> None:
+        self.kill()  # an orderly stop writes every database of the session to disk
+        self._server.cleanup_mode = None  # nothing is left to stop
         self._server.cleanup()
         atexit.unregister(self._server._cleanup)
         self._home.cleanup()

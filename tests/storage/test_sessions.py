@@ -76,10 +76,13 @@ async def ids(store: Store, owner: str = ADA.id) -> Sequence[int]:
 
 async def test_session_inserted_is_read_with_its_user(users: Store) -> None:
     await users.write(insert_session, session(1))
-    assert await users.read(select_session, session(1).digest) == SessionHolder(session(1), "user", None)
+    holder = SessionHolder(session(1), "user", None, ADA.full_name, ADA.email)
+    assert await users.read(select_session, session(1).digest) == holder
     assert await users.read(select_session, bytes(32)) is None
     await users.write(update_user, replace(ADA, role="admin", disabled_at=NOON))
-    assert await users.read(select_session, session(1).digest) == SessionHolder(session(1), "admin", NOON)
+    assert await users.read(select_session, session(1).digest) == replace(
+        holder, role="admin", user_disabled_at=NOON
+    )
     for wrong in (session(1), session(2, "unknown")):
         with pytest.raises(IntegrityError):
             await users.write(insert_session, wrong)

@@ -18,7 +18,6 @@ from bluesminds.http.asgi import ASGIApp
 from bluesminds.web import app as web_app
 from bluesminds.web.api import build_guard
 from bluesminds.web.guard import PLAIN_COOKIE, Access, Guard
-from bluesminds.web.pages import account_pages
 from bluesminds.web.routes import Route, route
 from tests import gateways
 from tests.deployment import KEYS, Callers, anonymous_client
@@ -40,6 +39,7 @@ GET /docs
 POST /api/setup
 POST /api/auth/signup
 POST /api/auth/login
+POST /api/auth/local
 POST /api/auth/password/forgot
 POST /api/auth/password/reset
 POST /api/auth/email/verify
@@ -50,8 +50,21 @@ PAGES = """
 GET /account/verify
 GET /account/reset
 GET /account/signup
+GET /account/login
+GET /account/forgot
+GET /account/setup
+GET /account/enter
 GET /account/style.css
+GET /account/icon.svg
 GET /account/script.js
+GET /dashboard/assets/{digest}/{name}
+"""
+PAGES_OF_USERS = """
+GET /dashboard
+GET /dashboard/keys
+GET /dashboard/keys/{key_id}
+"""
+PAGES_OF_ADMINISTRATORS = """
 """
 SIGNED_IN = """
 POST /api/auth/logout
@@ -87,6 +100,15 @@ DELETE /user/api-keys/{key_id}
 POST /user/api-keys/{key_id}/rotate
 DELETE /user/api-keys/{key_id}/previous
 GET /user/api-keys/{key_id}/usage
+GET /api/chats
+POST /api/chats
+DELETE /api/chats
+GET /api/chats/export
+GET /api/chats/{chat_id}
+PATCH /api/chats/{chat_id}
+DELETE /api/chats/{chat_id}
+POST /api/chats/{chat_id}/messages
+DELETE /api/chats/{chat_id}/messages/{position}
 """
 ADMINISTRATORS = """
 GET /api/admin/audit
@@ -106,6 +128,7 @@ GET /api/admin/usage/logs
 GET /api/admin/usage/export
 GET /api/admin/costs
 GET /api/admin/costs/{key_id}
+GET /api/admin/explain
 GET /api/admin/keys
 POST /api/admin/keys
 GET /api/admin/keys/{key_id}
@@ -178,8 +201,8 @@ ACCESS = {
     line: access
     for access, lines in (
         ("public", PUBLIC + PAGES),
-        ("signed in", SIGNED_IN),
-        ("administrators", ADMINISTRATORS),
+        ("signed in", SIGNED_IN + PAGES_OF_USERS),
+        ("administrators", ADMINISTRATORS + PAGES_OF_ADMINISTRATORS),
         ("by key", BY_KEY),
     )
     for line in lines.split("\n")
@@ -332,8 +355,7 @@ def rejection_of(answer: httpx.Response) -> Refusal:
 async def test_routes_of_the_reference_are_in_the_tables(gateway: Gateway) -> None:
     document = (await gateway.get("/openapi.json")).json()
     found = {f"{m.upper()} {path}" for path, methods in document["paths"].items() for m in methods}
-    shown = {one.name for one in account_pages.routes()}
-    assert shown == set(PAGES.split("\n")) - {""}
+    shown = {*PAGES.split("\n"), *PAGES_OF_USERS.split("\n"), *PAGES_OF_ADMINISTRATORS.split("\n")} - {""}
     assert found | shown == ACCESS.keys()
     assert not found & shown
 
@@ -467,6 +489,8 @@ BODIES: dict[str, dict[str, Any]] = {
     "PATCH /api/keys/{key_id}": {"name": "stolen"},
     "PATCH /user/api-keys/{key_id}": {"name": "stolen"},
     "PUT /user/api-keys/{key_id}": {"name": "stolen"},
+    "PATCH /api/chats/{chat_id}": {"title": "stolen"},
+    "POST /api/chats/{chat_id}/messages": {"messages": [{"role": "user", "text": "stolen"}]},
 }
 
 
@@ -479,15 +503,17 @@ async def test_resource_of_another_user_is_not_found(thief: str, callers: Caller
         for name in owned:
             method, _, path = name.partition(" ")
             token, _, session_id = await callers.session("user")
-            path_values = {"key_id": await new_key(callers), "session_id": session_id}
+            own = {"authorization": f"Bearer {token}"}
+            path_values = {"key_id": await new_key(callers), "session_id": session_id, "position": "0"}
+            path_values["chat_id"] = await new_chat(client, own)
             url = path.format_map(path_values)
             body = {"json": BODIES.get(name, {})} if method in ("POST", "PUT", "PATCH") else {}
             stolen = {"authorization": f"Bearer {(await callers.session(thief))[0]}"}
-            own = {"authorization": f"Bearer {token}"}
             before = await client.get("/api/keys", headers=own, params={"limit": 100})
             refused = await client.request(method, url, headers=stolen, **body)  # type: ignore[arg-type]
             assert refused.status_code == 404, name
-            assert refused.json()["error"]["code"] in ("key_not_found", "session_not_found"), name
+            code = refused.json()["error"]["code"]
+            assert code in ("key_not_found", "session_not_found", "chat_not_found"), name
             after = await client.get("/api/keys", headers=own, params={"limit": 100})
             assert (after.status_code, after.text) == (200, before.text), name
             allowed = await client.request(method, url, headers=own, **body)  # type: ignore[arg-type]
@@ -498,6 +524,13 @@ async def new_key(callers: Callers) -> str:
     async with callers.gateway.operator() as operator:
         body = {"name": "mine", "user_id": callers.users["user"]}
         return str((await operator.post("/api/admin/keys", json=body)).json()["id"])
+
+
+async def new_chat(client: httpx.AsyncClient, headers: dict[str, str]) -> str:
+    chat = str((await client.post("/api/chats", headers=headers, json={})).json()["id"])
+    body = {"messages": [{"role": "user", "text": "mine"}]}
+    assert (await client.post(f"/api/chats/{chat}/messages", headers=headers, json=body)).status_code == 201
+    return chat
 
 
 async def test_lists_contain_only_own_resources(callers: Callers) -> None:

@@ -242,3 +242,17 @@ async def test_stream_is_readable_for_the_origin_of_the_key(gateway: Gateway, mo
     response = await gateway.chat(STREAM, key=key, headers={"origin": APP})
     assert response.headers["content-type"].startswith("text/event-stream")
     assert response.headers[ALLOW_ORIGIN] == APP
+
+
+async def test_preflight_of_a_relayed_path_allows_its_methods(
+    nursery: trio.Nursery, home: Path, models: ModelServer
+) -> None:
+    servers = [gateways.entry("one", models.url, passthrough=True)]
+    gateway = await gateways.start(nursery, home, servers=servers, server={"cors_origins": [APP]})
+    for path, methods in (
+        ("/v1/files", "GET, POST"),
+        ("/v1/files/file-1", "GET, HEAD, POST, PUT, PATCH, DELETE"),
+        ("/v1/none", "GET, HEAD, POST, DELETE"),
+    ):
+        response = await preflight(gateway, path)
+        assert response.headers["access-control-allow-methods"] == methods

@@ -1,6 +1,7 @@
 """No input sets more than it is meant to: every write, with the name of every column of every table."""
 
 import sqlite3
+from collections import defaultdict
 from contextlib import closing
 from typing import Any
 
@@ -40,6 +41,7 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
         {"email", "password", "bearer"},
         {"email": "user@example.com", "password": PASSWORD},
     ),
+    "POST /api/auth/local": ({"token"}, {"token": "t" * 43}),
     "PATCH /api/auth/me": ({"full_name"}, {"full_name": "New Name"}),
     "POST /api/auth/password": (
         {"password", "new_password", "bearer"},
@@ -84,6 +86,9 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
         },
         {"weight": 2},
     ),
+    "POST /api/chats": ({"title", "model", "parameters"}, {"title": "new"}),
+    "PATCH /api/chats/{chat_id}": ({"title", "model", "parameters"}, {"title": "new"}),
+    "POST /api/chats/{chat_id}/messages": ({"messages"}, {"messages": [{"role": "user", "text": "new"}]}),
     "POST /api/admin/routes": (ROUTE, {"model": "new", "targets": ["one"]}),
     "PATCH /api/admin/routes/{route_id}": (ROUTE, {"policy": "weighted"}),
 }
@@ -144,8 +149,8 @@ async def test_write_routes_reject_column_names(callers: Callers) -> None:
     gateway = callers.gateway
     columns = {column for names in tables(gateway).values() for column in names} | {*GUESSES, *LIMITS}
     assert {"role", "password_hash", "digest", "user_id", "disabled_at", "sealed_api_key"} <= columns
-    path_values = {"key_id": callers.key_ids["good"], "user_id": callers.users["other"], "name": "x"}
-    path_values["route_id"] = "x"
+    path_values: dict[str, str] = defaultdict(lambda: "x")
+    path_values |= {"key_id": callers.key_ids["good"], "user_id": callers.users["other"]}
     bearers = {
         role: {"authorization": f"Bearer {(await callers.session(role))[0]}"} for role in ("user", "admin")
     }

@@ -13,6 +13,7 @@ ALLOWED = (
     "bluesminds.wire",
 )
 PURE = {
+    "abc",
     "ast",
     "base64",
     "binascii",

@@ -394,7 +394,8 @@ def test_error_has_openais_shape() -> None:
 def test_first_events_of_a_response_are_not_the_answer() -> None:
     opening = StreamOpening()
     assert opening.feed(RESPONSES_STREAM[0] + named("response.queued") + RESPONSES_STREAM[1]) is None
-    assert opening.feed(RESPONSES_STREAM[2]) == "answer"
+    assert opening.feed(RESPONSES_STREAM[2] + RESPONSES_STREAM[3]) is None, "an item without text"
+    assert opening.feed(RESPONSES_STREAM[4]) == "answer"
 
 
 @pytest.mark.parametrize("code", ["rate_limit_exceeded", "some_new_code"])

@@ -48,14 +48,15 @@ def streams(draw: st.DrawFn) -> tuple[bytes, bytes, bytes]:
             one = draw(announced)
             kept = one[: one.rindex(b',"usage":null')] + b"}\n\n"
         elif kind == "broken":
-            one, kept = draw(broken), b""
+            kept = chunk("between")  # two of them in a row would end the stream
+            one = kept + draw(broken)
         else:
             report = {"prompt_tokens": draw(counts), "completion_tokens": draw(counts)}
             text = draw(texts) if kind == "text and usage" else None
             one = chunk(text, usage=report)
             kept = b"" if text is None else chunk(text)
         sent.append(one)
-        asked.append(b"" if kind == "broken" else one)
+        asked.append(kept if kind == "broken" else one)
         unasked.append(kept)
     end = DONE if draw(st.booleans()) else b""
     return b"".join([*sent, end]), b"".join([*asked, end]), b"".join([*unasked, end])
@@ -186,6 +187,15 @@ def test_event_that_is_not_json_is_skipped(bad: bytes, wants_usage: bool) -> Non
     passthrough = stage(wants_usage=wants_usage)
     assert run(passthrough, [chunk("a") + bad + chunk("b"), bad, DONE]) == chunk("a") + chunk("b") + DONE
     assert passthrough.output == 2
+
+
+def test_events_in_a_row_that_are_not_json_end_the_stream() -> None:
+    passthrough = stage()
+    bad = b"data: {\n\n"
+    result = run(passthrough, [chunk("a"), bad, bad, chunk("b"), DONE])
+    assert result.startswith(chunk("a") + b'data: {"error":')
+    assert passthrough.final
+    assert passthrough.error is not None and passthrough.error.code == "upstream_invalid"
 
 
 @pytest.mark.parametrize(
@@ -506,6 +516,41 @@ def test_opening_waits_for_an_event_that_says_something() -> None:
     assert opening.feed(chunk("a")[20:]) == "answer"
     assert opening.lead == lead + chunk("a")
     assert opening.error is None
+
+
+@pytest.mark.parametrize(
+    "empty",
+    [
+        chunk(""),
+        chunk(usage={"prompt_tokens": 3}),
+        b'data: {"choices":[],"prompt_filter_results":[{"prompt_index":0}]}\n\n',
+        b'event: message_start\ndata: {"type":"message_start","message":{"content":[]}}\n\n',
+        b'data: {"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}\n\n',
+        b'event: response.output_item.added\ndata: {"type":"response.output_item.added","item":{}}\n\n',
+    ],
+)
+def test_opening_waits_for_content(empty: bytes) -> None:
+    opening = StreamOpening()
+    assert opening.feed(empty) is None
+    assert opening.finish() == "empty"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        chunk("a"),
+        chunk(finish="stop"),
+        b'data: {"choices":[{"index":0,"delta":{"reasoning_content":"x"}}]}\n\n',
+        b'data: {"choices":[{"index":0,"delta":{"tool_calls":[{"function":{"name":"f"}}]}}]}\n\n',
+        b'data: {"choices":[{"index":0,"text":"x"}]}\n\n',
+        b'data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"x"}}\n\n',
+        b'data: {"type":"response.output_text.delta","delta":"x"}\n\n',
+        b'data: {"candidates":[{"content":{"parts":[{"text":"x"}]}}]}\n\n',
+        b'data: {"type":"image_generation.partial_image","b64_json":"x"}\n\n',
+    ],
+)
+def test_opening_ends_at_the_first_content(content: bytes) -> None:
+    assert StreamOpening().feed(content) == "answer"
 
 
 def test_opening_of_a_large_lead_is_taken_for_an_answer() -> None:

@@ -19,7 +19,6 @@ from bluesminds.gateway.operations import PASSTHROUGH, method_not_allowed
 from bluesminds.gateway.passthrough.bodies import ClientRequest, read_relay_body
 from bluesminds.gateway.passthrough.exchange import RelayedRequest
 from bluesminds.gateway.passthrough.paths import (
-    METHODS,
     RelayPath,
     check_segments,
     collections_of,
@@ -161,10 +160,8 @@ class PassthroughHandler(Struct, frozen=True):
 
 
 def _check_method(path: RelayPath, method: str) -> None:
-    """A collection itself can only be listed and added to."""
-    allowed = METHODS if path.object_id else ("GET", "POST")
-    if method not in allowed:
-        raise method_not_allowed(method, ", ".join(allowed))
+    if method not in path.methods:
+        raise method_not_allowed(method, ", ".join(path.methods))
 
 
 def _check_key(caller: Caller, method: str) -> None:

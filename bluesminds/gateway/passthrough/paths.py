@@ -44,6 +44,11 @@ class RelayPath(Struct, frozen=True):
     below: tuple[str, ...]
 
     @property
+    def methods(self) -> tuple[str, ...]:
+        """A collection itself can only be listed and added to."""
+        return METHODS if self.object_id else ("GET", "POST")
+
+    @property
     def text(self) -> str:
         """The path below /v1. Its segments need no encoding."""
         return "/".join(("", *filter(None, (self.collection, self.object_id)), *self.below))

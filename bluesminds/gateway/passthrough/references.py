@@ -17,7 +17,7 @@ from bluesminds.gateway.server_objects import ID
 from bluesminds.wire.json_text import NOT_JSON, read_fields, write_fields
 
 BATCHES: Final = "messages/batches"
-MAX_IDS: Final = 10_000  # in one request
+MAX_IDS: Final = 100_000  # in one request; more than one that fits the context of a model
 MAX_PARAMETERS: Final = 100  # of a query
 # The fields that hold ids of objects, in OpenAI's and Anthropic's APIs.
 REFERENCES: Final = frozenset(
@@ -69,10 +69,14 @@ def ids_in_json(data: bytes) -> FoundIds:
         for found in _VALUE.finditer(field)
         if (text := _text(found[0]))
     }
-    decoded = {_text(b'"%b"' % found) for found in set(_STRING.findall(data))}
+    strings: set[bytes] = set()
+    for found in _STRING.finditer(data):
+        strings.add(found[1])
+        if len(references) + len(strings) > MAX_IDS:
+            message = f"The body has more than {MAX_IDS} values that could be ids."
+            raise InvalidRequest("too_many_ids", message)
+    decoded = {_text(b'"%b"' % text) for text in strings}
     mentions = {text for text in decoded if _ID.fullmatch(text)}  # PostgreSQL refuses a NUL in a text
-    if len(references) + len(mentions) > MAX_IDS:
-        raise InvalidRequest("too_many_ids", f"The body has more than {MAX_IDS} values that could be ids.")
     return FoundIds(frozenset(references), frozenset(mentions))
 
 

@@ -13,7 +13,7 @@ class RoutedTargets:
     allows it. Targets are ordered when they are needed, so that a rotation counts only what is used.
     """
 
-    __slots__ = ("_balancer", "_context", "_groups", "_reasons", "_request")
+    __slots__ = ("_balancer", "_context", "_groups", "_reasons", "_request", "options")
 
     def __init__(
         self, route: ModelRoute, selection: Selection, balancer: Balancer, request: RoutedRequest
@@ -21,6 +21,7 @@ class RoutedTargets:
         if "error" in route.fallback_on:
             selection = selection.prefer_usable(balancer.usable)
         self._groups = list(selection.groups)
+        self.options = route.options
         self._reasons = route.fallback_on
         self._balancer = balancer
         self._request = request
@@ -30,6 +31,10 @@ class RoutedTargets:
         """The targets that are left, in no particular order."""
         return [one.target for group in self._groups for one in group.candidates]
 
+    def preview(self) -> Sequence[tuple[ModelCandidates, Sequence[Target]]]:
+        """The models that are left with their targets, best first. It uses no turn of a rotation."""
+        return [(group, self._balancer.order(group, self._request, commit=False)) for group in self._groups]
+
     def first(self) -> Sequence[Target]:
         """The targets of the first model, best first. Empty if there is none at all."""
         if not self._groups:
@@ -37,6 +42,10 @@ class RoutedTargets:
         group = self._groups.pop(0)
         self._context = group.context
         return self._balancer.order(group, self._request)
+
+    def has_more(self, reason: FallbackReason) -> bool:
+        """Whether `take` has targets."""
+        return bool(self._groups) and reason in self._reasons
 
     def take(self, reason: FallbackReason) -> Sequence[Target]:
         """The targets of the next model, after a failure for `reason`. Empty if there is none."""

@@ -108,16 +108,36 @@ def select_candidates(
     Raises NotFound if no target is left. The result may be empty for an operation that the gateway can
     estimate.
     """
+    selection = find_candidates(catalog, route, operation, model, may_use=may_use, prices=prices, only=only)
+    check_candidates(selection, route, operation, model)
+    return selection
+
+
+def find_candidates(
+    catalog: ModelCatalog,
+    route: ModelRoute,
+    operation: Operation,
+    model: str,
+    *,
+    may_use: Callable[[str], bool],
+    prices: Container[str],
+    only: frozenset[str] | None = None,
+) -> Selection:
+    """As `select_candidates`, but the result may be empty."""
     search = _Search(catalog, operation, model, prices, only)
     for name, its_route in _chain(catalog, model, route):
         if name == model or may_use(name):
             search.add_model(name, its_route)
         else:
             search.dropped.append(Dropped(name, "", "model_not_allowed"))
-    reasons = {one.reason for one in search.dropped}
-    if not search.groups and not (operation.estimated and "no_endpoint" in reasons):
-        raise _no_target(route, operation, model, reasons)
     return Selection(tuple(search.groups), tuple(search.dropped))
+
+
+def check_candidates(selection: Selection, route: ModelRoute, operation: Operation, model: str) -> None:
+    """Raises NotFound if no target is left that the operation needs."""
+    reasons = {one.reason for one in selection.dropped}
+    if not selection.groups and not (operation.estimated and "no_endpoint" in reasons):
+        raise _no_target(route, operation, model, reasons)
 
 
 class _Search(Struct):

@@ -113,10 +113,8 @@ class ResponseStore:
         raise missing
 
     async def history(self, caller: Caller, response_id: str) -> History:
-        """What a request with this `previous_response_id` continues. Raises NotFound, InvalidRequest and
-        Unavailable.
-        """
-        missing = NotFound(
+        """What a request with this `previous_response_id` continues. Raises InvalidRequest, Unavailable."""
+        missing = InvalidRequest(
             "previous_response_not_found",
             f"Previous response with id '{response_id[:200]}' not found.",
             param="previous_response_id",

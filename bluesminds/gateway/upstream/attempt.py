@@ -98,17 +98,17 @@ class ReplyReader(Struct, frozen=True):
     plan: Plan
     conversation: ConversationRequest | None
 
-    async def read(self, response: Response, seconds: float) -> Reply:
-        """`seconds`: the time limit for the first event of a stream. The caller closes the response. Raises
-        UpstreamError.
+    async def read(self, response: Response, deadline: float) -> Reply:
+        """`deadline` on Trio's clock, for the first content of a stream. The caller closes the response.
+        Raises UpstreamError.
         """
         if response.status >= 300:
             body = self.endpoint.redact(await read_error_body(response))
             return self._error_reply(response, body, read_error(response.status, body))
         if self._format.is_media:
-            return await self._read_media(response, seconds)
+            return await self._read_media(response, deadline)
         if self.call.facts.stream:
-            return await self._read_stream_in_time(response, seconds)
+            return await self._read_stream_in_time(response, deadline)
         body = await response.read(MAX_ANSWER)
         if body.startswith(b"{"):
             return self._read_json(response, body)
@@ -147,10 +147,10 @@ class ReplyReader(Struct, frozen=True):
             translated=self.plan.translated,
         )
 
-    async def _read_stream_in_time(self, response: Response, seconds: float) -> Reply:
-        with trio.move_on_after(seconds):
+    async def _read_stream_in_time(self, response: Response, deadline: float) -> Reply:
+        with trio.move_on_at(deadline):
             return await self._read_stream(response)
-        raise FirstByteTimeout("the first event did not arrive in time", phase="body", sent=True)
+        raise FirstByteTimeout("the first content did not arrive in time", phase="body", sent=True)
 
     async def _read_stream(self, response: Response) -> Reply:
         """The client requested a stream."""
@@ -185,10 +185,10 @@ class ReplyReader(Struct, frozen=True):
             is_events=True,
         )
 
-    async def _read_media(self, response: Response, seconds: float) -> Reply:
+    async def _read_media(self, response: Response, deadline: float) -> Reply:
         """Events, JSON, or other bytes, which are forwarded unchanged."""
         if _has_event_type(response):
-            return await self._read_stream_in_time(response, seconds)
+            return await self._read_stream_in_time(response, deadline)
         kind = _media_type(response)
         first = b""
         if not kind:

@@ -20,7 +20,7 @@ from msgspec import Struct, structs
 
 from bluesminds.common.errors import UpstreamFailed
 from bluesminds.common.log import Log
-from bluesminds.common.routes import FallbackReason
+from bluesminds.common.routes import DEFAULT_OPTIONS, FallbackReason
 from bluesminds.common.values import Server
 from bluesminds.gateway.call import Call, CallBody
 from bluesminds.gateway.metrics import Metrics
@@ -37,6 +37,7 @@ from bluesminds.gateway.upstream.failures import (
     classify_handshake,
     classify_reply,
 )
+from bluesminds.gateway.upstream.timeouts import TimeoutTable
 from bluesminds.http.client.pool import HandshakeRejected, Pool, Timeouts, UpstreamError, WebSocketRequest
 from bluesminds.http.websocket import WebSocket
 from bluesminds.wire.errors import ErrorDetail, refusal_kind
@@ -74,7 +75,7 @@ class Sender:
         health: ServerHealthRegistry,
         load: LoadRegistry,
         *,
-        timeouts: Timeouts,
+        timeouts: TimeoutTable,
         attempts: int,
         backoff: Backoff,
         metrics: Metrics,
@@ -84,7 +85,6 @@ class Sender:
         self._health = health
         self._load = load
         self._timeouts = timeouts
-        self._json_timeouts = replace(timeouts, first_byte=math.inf, between_chunks=math.inf)
         self._attempts = attempts
         self._backoff = backoff
         self._metrics = metrics
@@ -106,9 +106,14 @@ class Sender:
         Raises UpstreamFailed if no server responded.
         """
         attempt = self._measured_attempt if self._load.enabled else self._attempt
-        return await self._try_targets(
-            call, targets, begin, lambda target: attempt(call, target, body), body, routed
-        )
+        table, stream = self._timeouts, call.facts.stream
+        options = DEFAULT_OPTIONS if routed is None else routed.options
+
+        def run(target: Target, is_last: bool) -> Awaitable[Reply | AttemptFailure]:
+            timeouts = table.for_stream(options, is_last=is_last) if stream else table.json
+            return attempt(call, target, body, timeouts)
+
+        return await self._try_targets(call, targets, begin, run, body, routed)
 
     async def connect(
         self,
@@ -122,9 +127,9 @@ class Sender:
         `request`: the handshake for a path and the server's name of the model; the headers of the server are
         added. `seconds`: how long a server may take for it. Raises UpstreamFailed as `send` does.
         """
-        timeouts = replace(self._timeouts, first_byte=seconds)
+        timeouts = replace(self._timeouts.timeouts, first_byte=seconds)
         return await self._try_targets(
-            call, targets, begin, lambda target: self._shake_hands(call, target, request, timeouts)
+            call, targets, begin, lambda target, _: self._shake_hands(call, target, request, timeouts)
         )
 
     async def _try_targets(
@@ -132,7 +137,7 @@ class Sender:
         call: Call,
         targets: Sequence[Target],
         begin: Callable[[Target], None],
-        attempt: Callable[[Target], Awaitable[T | AttemptFailure]],
+        attempt: Callable[[Target, bool], Awaitable[T | AttemptFailure]],
         body: CallBody | None = None,
         routed: RoutedTargets | None = None,
     ) -> T:
@@ -147,7 +152,10 @@ class Sender:
             if turn.repetition:
                 await trio.sleep_until(turn.due)
             begin(turn.target)
-            outcome = await attempt(turn.target)
+            is_last = not waiting or tries >= self._attempts or waiting[0].repetition > 0
+            if is_last and routed is not None and tries < self._attempts:
+                is_last = not routed.has_more("timeout")
+            outcome = await attempt(turn.target, is_last)
             if not isinstance(outcome, AttemptFailure):
                 if routed is None or tries >= most:
                     return outcome
@@ -232,13 +240,15 @@ class Sender:
         """The total timeout expired before the server responded."""
         self._record_shortfall(server, "total_timeout")
 
-    async def _measured_attempt(self, call: Call, target: Target, body: CallBody) -> Reply | AttemptFailure:
+    async def _measured_attempt(
+        self, call: Call, target: Target, body: CallBody, timeouts: Timeouts
+    ) -> Reply | AttemptFailure:
         """An attempt that is counted as load of the server, until the Reply is closed."""
         model = target.model or call.model
         running = self._load.begin(target.server.name, model, stream=call.facts.stream)
         outcome = None
         try:
-            outcome = await self._attempt(call, target, body)
+            outcome = await self._attempt(call, target, body, timeouts)
             if isinstance(outcome, AttemptFailure):
                 running.failed()
             elif outcome.error is None:
@@ -249,17 +259,19 @@ class Sender:
             if not isinstance(outcome, Reply) or outcome.error is not None:
                 running.end()
 
-    async def _attempt(self, call: Call, target: Target, body: CallBody) -> Reply | AttemptFailure:
+    async def _attempt(
+        self, call: Call, target: Target, body: CallBody, timeouts: Timeouts
+    ) -> Reply | AttemptFailure:
         endpoint = self._endpoint(target.server, call)
         model = target.model or call.model
         support = learned = self._support(target, model)
         lasting = True
         try:
-            reply = await self._exchange(call, endpoint, target, body, support)
+            reply = await self._exchange(call, endpoint, target, body, support, timeouts)
             while reply.error is not None and (refusal := _find_refusal(call, target, body, reply, support)):
                 reply.close()
                 support, lasting = refusal.support, lasting and refusal.lasting
-                reply = await self._exchange(call, endpoint, target, body, support)
+                reply = await self._exchange(call, endpoint, target, body, support, timeouts)
             if support is not learned and lasting and reply.error is None:
                 self._learn(target.server, model, support)
         except UpstreamError as exc:
@@ -297,9 +309,16 @@ class Sender:
         return reply.as_client_error(call.format, context.request_id)
 
     async def _exchange(
-        self, call: Call, endpoint: UpstreamEndpoint, target: Target, body: CallBody, support: Support
+        self,
+        call: Call,
+        endpoint: UpstreamEndpoint,
+        target: Target,
+        body: CallBody,
+        support: Support,
+        timeouts: Timeouts,
     ) -> Reply:
         context, plan = call.context, target.plan
+        deadline = trio.current_time() + timeouts.first_byte
         model = target.model or call.model
         response = await self._pool.request(
             b"POST",
@@ -311,12 +330,12 @@ class Sender:
                 (b"x-request-id", context.id.encode()),
             ),
             body.content(plan, model, support),
-            timeouts=self._timeouts if call.facts.stream else self._json_timeouts,
+            timeouts=timeouts,
         )
         reply = None
         try:
             reader = ReplyReader(endpoint, call, plan, body.conversation)
-            reply = await reader.read(response, self._timeouts.first_byte)
+            reply = await reader.read(response, deadline)
         finally:
             if reply is None or reply.response is None:
                 response.close()

@@ -9,10 +9,13 @@ from bluesminds.common.routes import ModelRoute
 from bluesminds.common.values import InUse, Server
 from bluesminds.gateway.probe import ProbeResult
 from bluesminds.gateway.routing.catalog import ModelCatalog
+from bluesminds.gateway.routing.explain import Explanation, RouteQuestion
 from bluesminds.gateway.routing.health import ServerStatus
 from bluesminds.web.api import (
     audit,
     auth,
+    chats,
+    explain,
     invites,
     keys,
     limits,
@@ -48,6 +51,8 @@ class GatewayControls(Struct, frozen=True):
     """Called after a change of the routes in the database."""
     catalog: Callable[[], Awaitable[ModelCatalog]]
     """The current servers by model."""
+    explain: Callable[[RouteQuestion], Awaitable[Explanation]]
+    """What would be done with a request now."""
 
 
 def api_routes(accounts: AccountServices, controls: GatewayControls) -> list[Route]:
@@ -76,9 +81,11 @@ def api_routes(accounts: AccountServices, controls: GatewayControls) -> list[Rou
                 lambda: accounts.servers.locked,
             )
         ),
+        *explain.routes(explain.ExplainHandlers(accounts.keys, controls.explain)),
         *models.routes(models.ModelHandlers(controls.catalog)),
         *usage.routes(usage.UsageHandlers(accounts.usage)),
         *limits.routes(limits.LimitHandlers(accounts.limits, controls.usage_now)),
+        *chats.routes(chats.ChatHandlers(accounts.chats)),
         *audit.routes(audit.AuditHandlers(accounts.audit)),
     ]
 

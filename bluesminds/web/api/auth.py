@@ -60,6 +60,10 @@ class TokenRequest(Struct, forbid_unknown_fields=True):
     password: Password
 
 
+class SignInLink(Struct, forbid_unknown_fields=True):
+    token: Token
+
+
 class AcceptedResponse(Struct, frozen=True):
     message: str
     status: Literal["accepted"] = "accepted"
@@ -112,6 +116,14 @@ class AuthHandlers(Struct, frozen=True):
             instead_of=request.cookies.get(principal.cookie, ""),
         )
         return _login_response(principal, user, session, bearer=body.bearer)
+
+    async def login_locally(self, principal: Principal, body: SignInLink) -> HandlerResponse[LoginResponse]:
+        """Sign in with the token of the link that the demo prints at its start. It works once."""
+        self.accounts.throttle.check_public_form(principal.address)
+        user, session = await self.accounts.local_sign_in.sign_in(
+            principal.actor, body.token, user_agent=principal.user_agent
+        )
+        return _login_response(principal, user, session, bearer=False)
 
     async def logout(self, principal: Principal) -> HandlerResponse[None]:
         """Sign out: end the current session."""
@@ -174,6 +186,7 @@ def routes(handlers: AuthHandlers) -> list[Route]:
     return [
         route("POST", "/api/auth/signup", public, handlers.sign_up, tag=tag, status=202),
         route("POST", "/api/auth/login", public, handlers.login, tag=tag),
+        route("POST", "/api/auth/local", public, handlers.login_locally, tag=tag),
         route("POST", "/api/auth/logout", session, handlers.logout, tag=tag),
         route("GET", "/api/auth/me", session, handlers.me, tag=tag),
         route("PATCH", "/api/auth/me", session, handlers.change_me, tag=tag),

@@ -8,6 +8,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, structs
 from bluesminds.accounts.servers import LOCKED, ServerChanges, Servers
 from bluesminds.common.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from bluesminds.common.server_headers import MAX_HEADERS, check_headers
+from bluesminds.common.server_urls import endpoint_in
 from bluesminds.common.values import Server
 from bluesminds.config.settings import Priority, RelayPaths, ServerName, VendorName, Weight
 from bluesminds.gateway.probe import ProbeResult
@@ -203,6 +204,9 @@ def _check_url(url: str) -> None:
         UpstreamOrigin.parse(url)
     except ValueError as exc:
         raise InvalidRequest("invalid_url", f"{exc}.", param="url") from exc
+    if endpoint := endpoint_in(url):
+        message = f"The URL ends in {endpoint}, but the gateway adds the endpoint itself. Remove {endpoint}."
+        raise InvalidRequest("invalid_url", message, param="url")
 
 
 def _check_headers(headers: Mapping[str, str]) -> None:

@@ -1,4 +1,4 @@
-// The pages that mailed links open. The token is in the URL fragment, which browsers do not send. It is removed
+// The pages around signing in. The token of a link is in the URL fragment, which browsers do not send. It is removed
 // from the address bar and sent to the gateway in the body of the form's request only.
 
 const form = document.querySelector("form");
@@ -7,38 +7,48 @@ const done = document.getElementById("done");
 const missing = document.getElementById("missing");
 const problem = document.getElementById("problem");
 const show = document.getElementById("show");
-const { to, tokenName } = form.dataset;
+const { to, tokenName, opens } = form.dataset;
 const titleOfForm = document.title;
 let token = "";
 
 function start() {
-  const given = new URLSearchParams(location.hash.slice(1)).get(tokenName);
-  history.replaceState(null, "", location.pathname + location.search);
-  if (given) {
+  const given = tokenName && new URLSearchParams(location.hash.slice(1)).get(tokenName);
+  if (tokenName) history.replaceState(null, "", location.pathname + location.search);
+  if (given || !tokenName) {
     token = given;
     form.reset();
     hidePassword();
     document.title = titleOfForm;
     problem.hidden = done.hidden = true;
     ask.hidden = form.hidden = false;
+    if ("sendsItself" in form.dataset) form.requestSubmit();
   }
-  missing.hidden = Boolean(token);
+  missing.hidden = Boolean(token) || !tokenName;
 }
 
 function hidePassword() {
+  if (!show) return;
   show.checked = false;
   form.elements.password.type = "password";
 }
 
 async function send() {
   // With the page's no-referrer policy some browsers send "Origin: null", which the gateway rejects.
+  const body = Object.fromEntries(new FormData(form));
+  if (tokenName) body[tokenName] = token;
   const response = await fetch(to, {
     method: "POST",
     headers: { "content-type": "application/json" },
-    body: JSON.stringify({ [tokenName]: token, ...Object.fromEntries(new FormData(form)) }),
+    body: JSON.stringify(body),
     referrerPolicy: "same-origin",
   });
   return response.ok ? "" : (await response.json()).error.message;
+}
+
+// The page of the dashboard that led here, or its start. No other address.
+function nextPage() {
+  const next = new URLSearchParams(location.search).get("next") ?? "";
+  return /^\/dashboard(?:[/?]|$)/.test(next) && !next.includes("\\") ? `..${next}` : opens;
 }
 
 function showDone() {
@@ -65,10 +75,11 @@ form.addEventListener("submit", async (event) => {
   const message = await send().catch(() => "The gateway did not respond. Try again later.");
   form.ariaBusy = "false";
   if (message) showError(message);
+  else if (opens) location.replace(nextPage());
   else showDone();
 });
-show.addEventListener("change", () => {
+show?.addEventListener("change", () => {
   form.elements.password.type = show.checked ? "text" : "password";
 });
-addEventListener("hashchange", start); // another link was opened in this tab
+if (tokenName) addEventListener("hashchange", start); // another link was opened in this tab
 start();

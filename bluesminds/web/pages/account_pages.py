@@ -1,8 +1,8 @@
-"""The pages that mailed links open: confirm an address, set a new password, accept an invitation.
+"""Pages around signing in: those that mailed links open, and with the dashboard those that lead to it.
 
 They are forms for routes of the API and show its error messages. The content security policy only allows
-resources of the gateway. The form is sent by a script and hidden without it, because the token is in the URL
-fragment, which browsers do not send.
+resources of the gateway. The form is sent by a script and hidden without it, because the token of a link is
+in the URL fragment, which browsers do not send.
 """
 
 from html import escape
@@ -16,8 +16,8 @@ from bluesminds.web.guard import Access
 from bluesminds.web.routes import Handler, HandlerResponse, RawBody, Route, route
 
 POLICY: Final = (
-    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; form-action 'none';"
-    " base-uri 'none'; frame-ancestors 'none'"
+    "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self';"
+    " form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
 )
 _HEADERS: Final = (
     ("content-security-policy", POLICY),
@@ -39,8 +39,10 @@ class FormField(Struct, frozen=True):
 
 
 class Form(Struct, frozen=True, kw_only=True):
-    """`token` is the name of the token in the link and in the API. `to` is the path of the API. The last
-    field is the password, because the checkbox that shows it comes after it.
+    """`token` is the name of the token in the link and in the API, "" for a page that needs no link. `to` is
+    the path of the API. If there is a password, it is the last field, because the checkbox that shows it
+    comes after it. With `opens_dashboard` the page leads to the dashboard, or to the page of it in its
+    query, and has no end of its own. `sends_itself`: the script sends the form when the page opens.
     """
 
     path: str
@@ -49,9 +51,11 @@ class Form(Struct, frozen=True, kw_only=True):
     fields: tuple[FormField, ...]
     button: str
     to: str
-    token: str
-    done: str
-    next: str
+    token: str = ""
+    done: str = ""
+    next: str = ""
+    opens_dashboard: bool = False
+    sends_itself: bool = False
 
 
 def _new_password(label: str) -> FormField:
@@ -113,53 +117,151 @@ FORMS: Final = (
 )
 
 
-def routes() -> list[Route]:
+LOGIN: Final = "/account/login"
+DASHBOARD_FORMS: Final = (
+    Form(
+        path=LOGIN,
+        title="Sign in",
+        intro="",
+        fields=(
+            FormField("email", "E-mail address", "username", kind="email", max_length=254),
+            FormField("password", "Password", "current-password", kind="password", max_length=1024),
+        ),
+        button="Sign in",
+        to="/api/auth/login",
+        opens_dashboard=True,
+    ),
+    Form(
+        path="/account/forgot",
+        title="Forgotten password",
+        intro="Enter the e-mail address of your account. A link to set a new password is sent to it.",
+        fields=(FormField("email", "E-mail address", "username", kind="email", max_length=254),),
+        button="Send the link",
+        to="/api/auth/password/forgot",
+        done="Check your mail",
+        next="If the address has an account, a link was sent to it.",
+    ),
+    Form(
+        path="/account/setup",
+        title="Create the first administrator",
+        intro="You sign in with this address and password from now on.",
+        fields=(
+            FormField("email", "E-mail address", "username", kind="email", max_length=254),
+            _new_password("Password"),
+        ),
+        button="Create the administrator",
+        to="/api/setup",
+        token="token",  # noqa: S106 - the name of a field
+        done="The administrator is ready",
+        next="You can sign in now.",
+    ),
+    Form(
+        path="/account/enter",
+        title="Open the dashboard",
+        intro="This link signs you in once.",
+        fields=(),
+        button="Sign in",
+        to="/api/auth/local",
+        token="token",  # noqa: S106 - the name of a field
+        opens_dashboard=True,
+        sends_itself=True,
+    ),
+)
+JOIN: Final = Form(
+    path="/account/join",
+    title="Create an account",
+    intro="A link to confirm the address is sent to it.",
+    fields=(
+        FormField("email", "E-mail address", "username", kind="email", max_length=254),
+        FormField("full_name", "Full name (optional)", "name", required=False),
+        _new_password("Password"),
+    ),
+    button="Create the account",
+    to="/api/auth/signup",
+    done="Check your mail",
+    next="Open the link in the mail to confirm your address. Then you can sign in.",
+)
+
+
+def routes(*, dashboard: bool, open_signup: bool) -> list[Route]:
+    """With `dashboard` also the pages that lead to it."""
     style = asset("base.css") + asset("account.css")
+    forms = [*FORMS, *(DASHBOARD_FORMS if dashboard else ()), *((JOIN,) if dashboard and open_signup else ())]
+    pages = ((form.path, account_page(form, dashboard=dashboard, open_signup=open_signup)) for form in forms)
     return [
-        *(_route(form.path, account_page(form), "text/html; charset=utf-8") for form in FORMS),
+        *(_route(path, page, "text/html; charset=utf-8") for path, page in pages),
         _route("/account/style.css", style, "text/css; charset=utf-8"),
+        _route("/account/icon.svg", asset("icon.svg"), "image/svg+xml"),
         _route("/account/script.js", asset("account.js"), "text/javascript; charset=utf-8"),
     ]
 
 
-def account_page(form: Form) -> str:
+def account_page(form: Form, *, dashboard: bool, open_signup: bool) -> str:
     title = escape(form.title)
+    has_password = any(field.kind == "password" for field in form.fields)
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title} - BluesMinds</title>
+<link rel="icon" href="icon.svg" type="image/svg+xml">
 <link rel="stylesheet" href="style.css">
 <script type="module" src="script.js"></script>
 </head>
 <body>
 <main>
-<p class="name">BluesMinds</p>
+<p class="name"><svg viewBox="0 0 24 24" aria-hidden="true"><rect width="24" height="24" rx="6"/>\
+<path d="M7 14.5v-5M12 17V7M17 13v-2"/></svg>BluesMinds</p>
 <div id="ask">
 <h1>{title}</h1>
 <noscript>
-<p class="problem">This page needs JavaScript. Enable it and open the link in the mail again.</p>
+<p class="problem">This page needs JavaScript. Enable it and {_again(form)}.</p>
 </noscript>
-<p class="problem" id="missing" role="alert" hidden>This link is incomplete. Open the link in the mail again,
+<p class="problem" id="missing" role="alert" hidden>This link is incomplete. Open it again,
 or copy all of it.</p>
-<form data-to="..{form.to}" data-token-name="{form.token}" method="post" hidden>
-<p>{escape(form.intro)}</p>
+<form data-to="..{form.to}"{_behaviour(form)} method="post" hidden>
+{f"<p>{escape(form.intro)}</p>" if form.intro else ""}
 <p class="problem" id="problem" role="alert" tabindex="-1" hidden></p>
 {"".join(map(_field, form.fields))}
-<label class="choice"><input type="checkbox" id="show"> Show the password</label>
+{_SHOW if has_password else ""}
 <button>{escape(form.button)}</button>
 </form>
+{_links(form, open_signup=open_signup) if dashboard else ""}
 </div>
 <div id="done" tabindex="-1" hidden>
 <h1>{escape(form.done)}</h1>
 <p>{escape(form.next)}</p>
-<p>The <a href="../docs">API reference</a> describes how programs sign in and create API keys.</p>
+{_AFTER_DASHBOARD if dashboard else _AFTER}
 </div>
 </main>
 </body>
 </html>
 """
+
+
+_SHOW: Final = '<label class="choice"><input type="checkbox" id="show"> Show the password</label>'
+_AFTER_DASHBOARD: Final = '<p><a class="button" href="login">Sign in</a></p>'
+_AFTER: Final = (
+    '<p>The <a href="../docs">API reference</a> describes how programs sign in and create API keys.</p>'
+)
+
+
+def _again(form: Form) -> str:
+    return "open the link again" if form.token else "load the page again"
+
+
+def _behaviour(form: Form) -> str:
+    token = f' data-token-name="{form.token}"' if form.token else ""
+    opens = ' data-opens="../dashboard"' if form.opens_dashboard else ""
+    return token + opens + (" data-sends-itself" if form.sends_itself else "")
+
+
+def _links(form: Form, *, open_signup: bool) -> str:
+    if form.path != LOGIN:
+        return "" if form.sends_itself else '<p class="links"><a href="login">Sign in</a></p>'
+    join = '<a href="join">Create an account</a>' if open_signup else ""
+    return f'<p class="links"><a href="forgot">Forgotten your password?</a>{join}</p>'
 
 
 def _field(field: FormField) -> str:

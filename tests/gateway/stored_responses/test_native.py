@@ -214,3 +214,11 @@ async def test_key_of_the_server_itself_is_not_concerned(
     assert code_of(await show(client, second["id"])) == (403, "scope_not_allowed")
     with gateway.reading() as database:
         assert database.execute("SELECT count(*) FROM server_objects").fetchone() == (0,)
+
+
+async def test_id_among_many_texts_is_checked(native: Gateway, ada: Account, bob: Account) -> None:
+    file_id = await ada.upload()
+    texts = [f"text-{number}" for number in range(20_000)]
+    body = {"model": "m", "input": "x", "metadata": {"many": [*texts, file_id]}}
+    assert code_of(await bob.send("POST", "/v1/responses", json=body)) == (404, "object_not_found")
+    assert (await ada.send("POST", "/v1/responses", json=body)).status_code == 200

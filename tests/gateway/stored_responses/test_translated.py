@@ -1,6 +1,7 @@
 """Responses that the gateway translates and stores itself."""
 
 import json
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from tests.gateway.passthrough.conftest import Account, alter, code_of, refuse_i
 from tests.gateways import Gateway, entry
 
 MISSING = (404, "response_not_found")
-UNKNOWN = (404, "previous_response_not_found")
+UNKNOWN = (400, "previous_response_not_found")
 CANARY = "canary-of-a-stored-response"
 
 
@@ -55,6 +56,25 @@ async def test_response_stored_is_read_back(gateway: Gateway, ada: Account) -> N
     expected = {"object": "list", "first_id": item["id"], "last_id": item["id"], "has_more": False}
     assert {name: value for name, value in items.items() if name != "data"} == expected
     assert (await respond(ada))["id"] != made["id"]
+
+
+async def test_response_says_when_it_was_completed(gateway: Gateway, ada: Account) -> None:
+    made = await respond(ada)
+    assert made["created_at"] <= made["completed_at"] <= time.time()
+    answer = await ada.send("POST", "/v1/responses", json={"model": "m", "input": "x", "stream": True})
+    first, *_, last = events_in(answer)
+    assert first["response"]["completed_at"] is None
+    assert last["response"]["created_at"] <= last["response"]["completed_at"] <= time.time()
+
+
+async def test_error_event_of_a_cut_stream_has_the_next_number(
+    gateway: Gateway, ada: Account, models: ModelServer
+) -> None:
+    models.plan(streamed(chunk("one"), chunk("two"), Cut))
+    answer = await ada.send("POST", "/v1/responses", json={"model": "m", "input": "x", "stream": True})
+    events = events_in(answer)
+    assert (events[-1]["type"], events[-1]["code"]) == ("error", "upstream_cut")
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
 
 
 async def test_response_deleted_is_gone(gateway: Gateway, ada: Account) -> None:

@@ -68,6 +68,8 @@ async def test_vendor_is_recognised_by_the_url(gateway: Gateway) -> None:
         ({"url": "http://x", "headers": {"a b": "y"}}, "invalid_value", "headers", "name of a header"),
         ({"url": "http://x", "headers": {"a": "y\r\nb: c"}}, "invalid_value", "headers", "printable ASCII"),
         ({"url": "http://x", "headers": {"A": "1", "a": "2"}}, "invalid_value", "headers", "twice"),
+        ({"url": "http://x/v1/chat/completions"}, "invalid_url", "url", "Remove /chat/completions."),
+        ({"url": "http://x/v1/responses/"}, "invalid_url", "url", "ends in /responses,"),
         ({"url": "http://x", "api_version": "a&b"}, "invalid_value", "api_version", "version of Azure"),
     ],
 )
@@ -93,10 +95,30 @@ async def test_headers_are_stored_encrypted_and_sent(gateway: Gateway, models: M
         assert changed["headers"] == ["X-New"]
         audit = (await client.get("/api/admin/audit")).text
         listed = (await client.get(PATH)).text
-    assert "provider-secret" not in audit + listed + gateway.log and '"headers_secret":"[masked]"' in audit
+    assert "provider-secret" not in audit + listed + gateway.log and '"headers":"[masked]"' in audit
     assert (await gateway.chat()).status_code == 200
     assert models.asked[1].header(b"authorization") is None
     assert models.asked[1].header(b"x-new") == b"1"
+
+
+async def test_added_server_relays_the_paths_that_were_given(gateway: Gateway, models: ModelServer) -> None:
+    _, added = await add(gateway, url=models.url, passthrough=True, passthrough_paths=["ocr"])
+    assert (added["passthrough"], added["passthrough_paths"]) == (True, ["ocr"])
+    async with gateway.operator() as client:
+        (listed,) = (await client.get(PATH)).json()["data"]
+    assert (listed["passthrough"], listed["passthrough_paths"]) == (True, ["ocr"])
+
+
+async def test_change_to_the_same_values_is_not_audited(gateway: Gateway, models: ModelServer) -> None:
+    await add(gateway, url=models.url, weight=7)
+    async with gateway.operator() as client:
+        before = (await client.get("/api/admin/audit")).json()
+        same = await client.patch(f"{PATH}/one", json={"weight": 7, "url": models.url})
+        assert (same.status_code, same.json()["weight"]) == (200, 7)
+        assert (await client.patch(f"{PATH}/one", json={})).status_code == 200
+        assert (await client.get("/api/admin/audit")).json() == before
+        await client.patch(f"{PATH}/one", json={"weight": 8})
+        assert len((await client.get("/api/admin/audit")).json()["data"]) == len(before["data"]) + 1
 
 
 async def test_change_of_version_and_models_is_checked(gateway: Gateway, models: ModelServer) -> None:

@@ -301,7 +301,7 @@ async def test_page_headers_block_other_sources(site: Gateway) -> None:
             assert answer.status_code == 200
             assert answer.headers["content-type"] == kind
             assert answer.headers["content-security-policy"] == (
-                "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self';"
+                "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self';"
                 " form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
             )
             assert answer.headers["referrer-policy"] == "no-referrer"

@@ -1,0 +1,66 @@
+"""The servers, their health, and the choice between them, as one part."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import trio
+from msgspec import Struct
+
+from bluesminds.common.money import Price
+from bluesminds.common.routes import ModelRoute
+from bluesminds.common.values import Server
+from bluesminds.gateway.routing.catalog import ModelCatalog, ServerRegistry
+from bluesminds.gateway.routing.explain import Explanation, RouteQuestion, explain
+from bluesminds.gateway.routing.health import ServerHealthRegistry, ServerStatus
+from bluesminds.gateway.routing.policies import Balancer
+from bluesminds.gateway.supervision import HealthChecker
+
+
+class Routing(Struct, frozen=True):
+    registry: ServerRegistry
+    health: ServerHealthRegistry
+    balancer: Balancer
+    health_checker: HealthChecker
+    prices: Mapping[str, Price]
+
+    def example_model(self) -> str | None:
+        """A model for the example in the API reference."""
+        models = [row.id for row in self.registry.catalog.models()]
+        return "demo/echo" if "demo/echo" in models else next(iter(models), None)
+
+    async def list_servers(self) -> list[Server]:
+        return list(self.registry.catalog.servers)
+
+    async def list_routes(self) -> Sequence[ModelRoute]:
+        return self.registry.routes
+
+    async def explain(self, question: RouteQuestion) -> Explanation:
+        return explain(self.registry.catalog, self.balancer, self.prices, question)
+
+    async def current_catalog(self) -> ModelCatalog:
+        return self.registry.catalog
+
+    def statuses(self) -> list[tuple[Server, ServerStatus]]:
+        return [(server, self.health_checker.status(server.name)) for server in self.registry.catalog.servers]
+
+    def servers_up(self) -> dict[str, float]:
+        """1.0 or 0.0 for each server that has been probed."""
+        return {
+            server.name: float(status.state == "up")
+            for server, status in self.statuses()
+            if status.state != "unknown"
+        }
+
+    def states(self) -> Counter[str]:
+        """The number of servers by state."""
+        return Counter(status.state for _, status in self.statuses())
+
+    async def servers_changed(self) -> None:
+        await self.registry.reload()
+        await self.health_checker.probe_all()
+
+    async def discover_models(self, seconds: float) -> None:
+        """Load the servers and ask each for its models, for at most `seconds`."""
+        await self.registry.reload()
+        with trio.move_on_after(seconds):
+            await self.health_checker.probe_all()

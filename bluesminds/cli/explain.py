@@ -1,0 +1,67 @@
+"""explain."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, get_args
+from urllib.parse import urlencode
+
+import click
+
+from bluesminds.cli import exits
+from bluesminds.cli.api_client import call, echo_json, json_option
+from bluesminds.cli.options import config_option
+from bluesminds.common.values import Scope
+
+_REASONS: Final = {
+    "model_not_allowed": "the API key may not use this model",
+    "unknown_model": "no server offers this model",
+    "unknown_server": "there is no such server, or it is not enabled",
+    "no_endpoint": "the server does not have this endpoint",
+    "not_listed": "the server does not list this model, and another target does",
+    "duplicate": "an earlier model has the same target",
+}
+
+
+@click.command("explain")
+@click.option("--model", required=True, help="The model, as a client names it.")
+@click.option("--key", help="The id of an API key whose restrictions apply.")
+@click.option(
+    "--endpoint",
+    type=click.Choice(get_args(Scope)),
+    default="chat.completions",
+    show_default=True,
+    help="The endpoint of the request.",
+)
+@config_option
+@json_option
+def explain(config: Path | None, as_json: bool, **given: str | None) -> None:
+    """Show which servers a request would get now, and why.
+
+    The request itself is unknown: its size and its fields can leave out more servers.
+    """
+    query = urlencode({name: value for name, value in given.items() if value is not None})
+    found = call(config, "GET", f"/explain?{query}")
+    if as_json:
+        echo_json(found)
+        return
+    for line in _lines(found):
+        click.echo(exits.printable(line))
+
+
+def _lines(found: Mapping[str, Any]) -> Iterator[str]:
+    number = 0
+    for at, model in enumerate(found["models"]):
+        route = "no route" if model["route"] is None else f"route {model['route']}"
+        after = f"fallback after {', '.join(found['fallback_on'])}: " if at else ""
+        yield f"{after}{model['model']} ({route}, policy {model['policy']})"
+        for target in model["targets"]:
+            number += 1
+            notes = [f"as {target['model']}"] if target["model"] != found["model"] else []
+            notes += [f"translated to {target['format']}"] if target["translated"] else []
+            notes += ["unhealthy"] if target["ejected"] else []
+            yield f"  {number}. {', '.join([target['server'], *notes])}"
+    for one in found["dropped"]:
+        name = one["model"] if one["server"] is None else f"{one['server']} for {one['model']}"
+        yield f"not used: {name}: {_REASONS.get(one['reason'], one['reason'])}"
+    if (error := found["error"]) is not None:
+        yield f"the client gets {error['status']} {error['code']}: {error['message']}"

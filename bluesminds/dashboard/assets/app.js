@@ -1,0 +1,182 @@
+// What every page has: forms and buttons that call the JSON API, copying, dialogs, appearance and shortcuts.
+
+export function toast(sentence) {
+  const line = document.createElement("p");
+  line.className = "toast";
+  line.textContent = sentence;
+  document.querySelector(".toasts").append(line);
+  setTimeout(() => line.remove(), 6000);
+}
+
+// Calls the JSON API. Throws the error of the response, with its message, code and param.
+export async function ask(method, path, body) {
+  const headers = { "x-csrf-token": document.querySelector("meta[name=csrf]").content };
+  if (body !== undefined) headers["content-type"] = "application/json";
+  let response;
+  try {
+    response = await fetch(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
+  } catch {
+    throw new Error("The gateway did not respond. Try again later.");
+  }
+  if (response.status === 204) return null;
+  const answer = await response.json();
+  if (response.status === 401 && answer.error?.code === "invalid_session") location.reload();
+  if (!response.ok) throw Object.assign(new Error(answer.error.message), answer.error);
+  return answer;
+}
+
+const KINDS = {
+  text: (text) => text,
+  int: (text) => (/^\d+$/.test(text) ? Number(text) : text),
+  usd: (text) => text.replace(/^\$/, ""),
+  list: (text) => text.split(/[,\n]/).map((one) => one.trim()).filter(Boolean),
+  time: (text) => `${text}T00:00:00Z`,
+  json: (text) => JSON.parse(text),
+};
+
+// The fields of a form as the body of a request: limits.rpm becomes {limits: {rpm}}. An empty field is null if it
+// has a kind, and is left out with data-optional.
+export function values(form) {
+  const body = {};
+  for (const field of form.elements) {
+    if (!field.name || (field.type === "radio" && !field.checked)) continue;
+    const text = field.type === "password" ? field.value : field.value.trim();
+    if (text === "" && "optional" in field.dataset) continue;
+    const kind = field.dataset.kind;
+    const parts = field.name.split(".");
+    const last = parts.pop();
+    const place = parts.reduce((object, name) => (object[name] ??= {}), body);
+    if (field.type === "checkbox") place[last] = field.checked;
+    else place[last] = kind ? (text === "" ? null : KINDS[kind](text)) : text;
+  }
+  return body;
+}
+
+// Shows an error at its field, or above the buttons.
+export function showError(form, error) {
+  const field = error.param && (form.elements[error.param] ?? form.elements[`limits.${error.param}`]);
+  const wrong = document.createElement("p");
+  wrong.className = "wrong";
+  wrong.textContent = error.message;
+  if (field?.closest) {
+    wrong.id = `${field.id}-wrong`;
+    field.closest("details")?.setAttribute("open", "");
+    field.after(wrong);
+    field.setAttribute("aria-invalid", "true");
+    field.setAttribute("aria-describedby", wrong.id);
+    return field.focus();
+  }
+  wrong.setAttribute("role", "alert");
+  (form.querySelector(".ends") ?? form.lastElementChild).before(wrong);
+}
+
+export function clearErrors(form) {
+  form.querySelectorAll(".wrong").forEach((one) => one.remove());
+  form.querySelectorAll("[aria-invalid]").forEach((one) => one.removeAttribute("aria-invalid"));
+}
+
+// A toast for the page that is loaded next.
+export function leave(address, sentence) {
+  if (sentence) sessionStorage.setItem("toast", sentence);
+  if (address) location.assign(address);
+  else location.reload();
+}
+
+async function send(element, body) {
+  const [method, path] = element.dataset.send.split(" ");
+  element.setAttribute("aria-busy", "true");
+  try {
+    const answer = await ask(method, path, body);
+    element.dispatchEvent(new CustomEvent("sent", { bubbles: true, detail: answer }));
+    if ("then" in element.dataset) leave(element.dataset.then, element.dataset.says);
+    return true;
+  } catch (error) {
+    if (element.matches("form")) showError(element, error);
+    else toast(error.message);
+    return false;
+  } finally {
+    element.removeAttribute("aria-busy");
+  }
+}
+
+document.addEventListener("submit", (event) => {
+  const form = event.target;
+  if (!form.dataset.send) return;
+  event.preventDefault();
+  if (form.getAttribute("aria-busy")) return;
+  clearErrors(form);
+  let body;
+  try {
+    body = values(form);
+  } catch {
+    return showError(form, new Error("A field is not valid JSON."));
+  }
+  send(form, "bare" in form.dataset ? undefined : body);
+});
+
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-copy], [data-opens], [data-closes], button[data-send]");
+  if (!button) return;
+  if (button.dataset.copy !== undefined) copy(button.dataset.copy);
+  if (button.dataset.opens) document.getElementById(button.dataset.opens).showModal();
+  if ("closes" in button.dataset) button.closest("dialog").close();
+  if (button.dataset.send) send(button, button.dataset.body && JSON.parse(button.dataset.body));
+});
+
+async function copy(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    toast("Copied.");
+  } catch {
+    toast("The browser does not allow copying. Select the text and copy it.");
+  }
+}
+
+export function keep(name, value) {
+  document.cookie = `${name}=${value}; path=/; max-age=31536000; samesite=lax`;
+}
+
+for (const choice of document.querySelectorAll(".theme input")) {
+  choice.addEventListener("change", () => {
+    keep("theme", choice.value);
+    if (choice.value) document.documentElement.dataset.theme = choice.value;
+    else delete document.documentElement.dataset.theme;
+    for (const other of document.querySelectorAll(".theme input")) other.checked = other.value === choice.value;
+  });
+}
+
+const said = sessionStorage.getItem("toast");
+if (said) {
+  sessionStorage.removeItem("toast");
+  toast(said);
+}
+
+// j and k move along the rows of a list.
+let at = -1;
+function move(step) {
+  const rows = [...document.querySelectorAll(".rows tbody tr")].filter((row) => row.querySelector("a"));
+  rows[at]?.classList.remove("at");
+  at = Math.min(Math.max(at + step, 0), rows.length - 1);
+  rows[at]?.classList.add("at");
+  rows[at]?.querySelector("a").focus();
+}
+
+const PLACES = { o: "", p: "/playground", r: "/requests", u: "/usage", k: "/keys" };
+let going = false;
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea, dialog")) return;
+  const place = PLACES[event.key];
+  if (going && place !== undefined) {
+    going = false;
+    return location.assign(`/dashboard${place}`);
+  }
+  going = event.key === "g";
+  if (event.key === "?") document.getElementById("shortcuts")?.showModal();
+  if (event.key === "j" || event.key === "k") move(event.key === "j" ? 1 : -1);
+  if (/^[1-4]$/.test(event.key)) document.querySelectorAll("[aria-label=Time] a")[event.key - 1]?.click();
+  if (event.key === "/") {
+    const search = document.querySelector("[data-search]");
+    if (search) event.preventDefault();
+    search?.focus();
+  }
+});

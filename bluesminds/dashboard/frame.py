@@ -1,0 +1,146 @@
+"""Renders pages: a template with what every page shows, and the headers of every page."""
+
+from collections.abc import Callable
+from typing import Any, Final
+from urllib.parse import quote
+
+import jinja2
+from msgspec import Struct
+
+from bluesminds.common.clock import Clock
+from bluesminds.common.errors import GatewayError
+from bluesminds.dashboard import charts, words
+from bluesminds.dashboard.assets import PageAssets
+from bluesminds.web.browser_request import BrowserRequest
+from bluesminds.web.guard import Principal
+from bluesminds.web.routes import HandlerResponse, RawBody
+
+HOME: Final = "/dashboard"
+LOGIN: Final = "/account/login"
+HTML: Final = "text/html; charset=utf-8"
+POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
+    " form-action 'self'; base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script';"
+    " trusted-types 'none'"
+)
+_HEADERS: Final = (
+    ("content-security-policy", POLICY),
+    ("cross-origin-opener-policy", "same-origin"),
+    ("referrer-policy", "same-origin"),
+)
+_TITLES: Final = {
+    400: "This address is not right",
+    403: "This page is for administrators",
+    404: "Not found",
+    429: "Too many requests",
+    503: "The database is busy",
+}
+
+
+# Address, icon and text of the menu.
+USER_PAGES: Final = (
+    (HOME, "overview", "Overview"),
+    (f"{HOME}/keys", "keys", "API keys"),
+)
+ADMIN_PAGES: Final[tuple[tuple[str, str, str], ...]] = ()
+
+
+class PageAccount(Struct, frozen=True):
+    """The reader, as the menu shows it. `label` is never empty."""
+
+    label: str
+    email: str
+    is_admin: bool
+
+    @property
+    def initial(self) -> str:
+        return self.label[0].upper()
+
+
+class Frame:
+    """`public_url` is the URL of the gateway for clients, None for that of the request. `servers_down` is the
+    number of servers that are down now.
+    """
+
+    def __init__(
+        self, assets: PageAssets, *, public_url: str | None, servers_down: Callable[[], int], clock: Clock
+    ) -> None:
+        self._public_url = public_url
+        self._servers_down = servers_down
+        self._clock = clock
+        self._templates = jinja2.Environment(
+            loader=jinja2.PackageLoader("bluesminds.dashboard"),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._templates.filters.update(words.FILTERS)
+        self._templates.globals.update(
+            assets=assets.path,
+            user_pages=USER_PAGES,
+            admin_pages=ADMIN_PAGES,
+            sparkline=charts.sparkline,
+            percent=words.percent,
+            share=words.share,
+            change=words.change,
+            link=link,
+        )
+
+    def base_url(self, browser: BrowserRequest) -> str:
+        """The base URL for SDKs."""
+        return f"{(self._public_url or browser.origin).rstrip('/')}/v1"
+
+    def page(
+        self,
+        template: str,
+        browser: BrowserRequest,
+        principal: Principal,
+        *,
+        status: int | None = None,
+        **values: Any,  # noqa: ANN401 - what the template shows
+    ) -> HandlerResponse[RawBody]:
+        account = _account(principal)
+        html = self._templates.get_template(template).render(
+            path=browser.path,
+            theme=browser.theme,
+            csrf=principal.csrf,
+            account=account,
+            servers_down=self._servers_down() if account.is_admin else 0,
+            base_url=self.base_url(browser),
+            times=words.Times(browser.zone, self._clock.now_ms()),
+            **values,
+        )
+        return HandlerResponse(RawBody(html.encode(), HTML), status, _HEADERS)
+
+    def error(
+        self, browser: BrowserRequest, principal: Principal | None, exc: GatewayError, request_id: str
+    ) -> HandlerResponse[RawBody]:
+        """The error as a page. Without a session it leads to the login page, and from there back."""
+        if exc.status == 401:
+            next_ = quote(browser.path + (f"?{browser.query}" if browser.query else ""), safe="/")
+            return HandlerResponse(RawBody(b"", HTML), 303, (("location", f"{LOGIN}?next={next_}"),))
+        title = _TITLES.get(exc.status, "This did not work")
+        known = principal is not None and principal.kind != "anonymous"
+        found = self.page(
+            "error.html" if known else "error_alone.html",
+            browser,
+            principal or Principal(kind="anonymous", address=""),
+            status=exc.status,
+            title=title,
+            message=exc.message,
+            request_id=request_id,
+        )
+        kept = tuple((name, value) for name, value in exc.headers.items() if name in ("retry-after", "allow"))
+        return HandlerResponse(found.body, found.status, (*found.headers, *kept))
+
+
+def _account(principal: Principal) -> PageAccount:
+    label = "Local operator" if principal.kind == "operator" else principal.full_name or principal.email
+    return PageAccount(label or "You", principal.email or "", principal.role == "admin")
+
+
+def link(path: str, **query: str | None) -> str:
+    """A path of the dashboard with a query; empty parameters are left out."""
+    given = "&".join(f"{name}={quote(value, safe='')}" for name, value in query.items() if value)
+    return f"{HOME}{path}?{given}" if given else f"{HOME}{path}"

@@ -1,0 +1,116 @@
+"""What would be done with a request now: the functions of a request, without a request.
+
+What depends on the request is left out: its size, its fields and the beginning of its prompt. `cheapest`
+compares the prices of a million tokens in each direction.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from msgspec import Struct
+
+from bluesminds.common.errors import GatewayError
+from bluesminds.common.money import Price
+from bluesminds.common.routes import ModelRoute
+from bluesminds.common.values import Caller
+from bluesminds.gateway.authorize import check_model, check_scope
+from bluesminds.gateway.operations import Operation
+from bluesminds.gateway.routing.catalog import ModelCatalog
+from bluesminds.gateway.routing.plans import Target
+from bluesminds.gateway.routing.policies import Balancer, RoutedRequest, select_targets
+from bluesminds.gateway.routing.routed import RoutedTargets
+from bluesminds.gateway.routing.selection import Dropped, check_candidates, find_candidates
+
+MILLION: Final = 10**6  # tokens
+
+
+class RouteQuestion(Struct, frozen=True):
+    """`caller` is None for a key without restrictions."""
+
+    operation: Operation
+    model: str
+    caller: Caller | None = None
+
+
+class ExplainedModel(Struct, frozen=True):
+    """`targets`: best first. `route` is None for a model without a route."""
+
+    model: str
+    route: ModelRoute | None
+    targets: tuple[Target, ...]
+
+
+class Explanation(Struct, frozen=True):
+    """`models`: the requested model and its fallback models, in order. `ejected`: the servers among them that
+    are unhealthy. `error`: what the request would get; None if it would be sent.
+    """
+
+    route: ModelRoute | None
+    models: tuple[ExplainedModel, ...] = ()
+    dropped: tuple[Dropped, ...] = ()
+    ejected: frozenset[str] = frozenset()
+    error: GatewayError | None = None
+
+
+def explain(
+    catalog: ModelCatalog, balancer: Balancer, prices: Mapping[str, Price], question: RouteQuestion
+) -> Explanation:
+    if question.caller is not None:
+        try:
+            check_scope(question.caller, question.operation.name)
+            check_model(question.caller, question.model)
+        except GatewayError as exc:
+            return Explanation(None, error=exc)
+    route = None if catalog.routes is None else catalog.routes.match(question.model)
+    if route is None:
+        found = _explain_unrouted(catalog, balancer, question)
+    else:
+        found = _explain_route(catalog, balancer, prices, question, route)
+    names = {target.server.name for model in found.models for target in model.targets}
+    ejected = frozenset(name for name in names if not balancer.usable(name))
+    return Explanation(route, found.models, found.dropped, ejected, found.error)
+
+
+def _explain_unrouted(catalog: ModelCatalog, balancer: Balancer, question: RouteQuestion) -> Explanation:
+    model, operation = question.model, question.operation
+    offering = [server.name for server in catalog.servers_for(model)]
+    try:
+        targets = select_targets(catalog, operation, model, usable=balancer.usable, random=balancer.random)
+    except GatewayError as exc:
+        return Explanation(
+            None, (), tuple(Dropped(model, name, "no_endpoint") for name in offering), error=exc
+        )
+    left = {target.server.name for target in targets}
+    dropped = tuple(Dropped(model, name, "no_endpoint") for name in offering if name not in left)
+    return Explanation(None, (ExplainedModel(model, None, tuple(targets)),), dropped)
+
+
+def _explain_route(
+    catalog: ModelCatalog,
+    balancer: Balancer,
+    prices: Mapping[str, Price],
+    question: RouteQuestion,
+    route: ModelRoute,
+) -> Explanation:
+    model = question.model
+    allowed = None if question.caller is None else question.caller.models
+    selection = find_candidates(
+        catalog,
+        route,
+        question.operation,
+        model,
+        may_use=lambda name: allowed is None or name in allowed,
+        prices=prices,
+    )
+    try:
+        check_candidates(selection, route, question.operation, model)
+    except GatewayError as exc:
+        return Explanation(route, (), selection.dropped, error=exc)
+
+    def price(name: str) -> int | None:
+        return None if (found := prices.get(name)) is None else found.max_cost(MILLION, MILLION)
+
+    request = RoutedRequest(model, stream=True, price=price)
+    preview = RoutedTargets(route, selection, balancer, request).preview()
+    models = tuple(ExplainedModel(group.model, group.route, tuple(targets)) for group, targets in preview)
+    return Explanation(route, models, selection.dropped)

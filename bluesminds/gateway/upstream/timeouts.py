@@ -1,0 +1,61 @@
+"""The timeouts of one attempt.
+
+A stream whose first content is late should move to the next server soon, but the last server that is left
+should get more time. So there are two limits: `first_token_timeout` while another target is left, and
+`first_byte_timeout` for the last one. A response that is not streamed has neither, because the next server
+would charge for the request again.
+"""
+
+import math
+from dataclasses import replace
+
+from msgspec import Struct
+
+from bluesminds.common.routes import DEFAULT_OPTIONS, RouteOptions
+from bluesminds.http.client.pool import Timeouts
+
+_Overrides = tuple[float | None, float | None]
+
+
+class StreamTimeouts(Struct, frozen=True):
+    """`first_byte` of each is the time until the first content. `next_left`: while another target is left."""
+
+    next_left: Timeouts
+    last: Timeouts
+
+
+class TimeoutTable:
+    """`first_token`: seconds until the first content of a stream while another target is left."""
+
+    def __init__(self, timeouts: Timeouts, first_token: float) -> None:
+        self.timeouts = timeouts
+        self.json = replace(timeouts, first_byte=math.inf, between_chunks=math.inf)
+        last = timeouts.first_byte
+        self._default = StreamTimeouts(replace(timeouts, first_byte=min(first_token, last)), timeouts)
+        self._of_routes: dict[_Overrides, StreamTimeouts] = {}
+
+    def for_stream(self, options: RouteOptions, *, is_last: bool) -> Timeouts:
+        found = self._default if options is DEFAULT_OPTIONS else self._of_route(options)
+        return found.last if is_last else found.next_left
+
+    def _of_route(self, options: RouteOptions) -> StreamTimeouts:
+        key = (options.first_token_timeout, options.chunk_timeout)
+        if key == (None, None):
+            return self._default
+        if (found := self._of_routes.get(key)) is None:
+            found = self._of_routes[key] = self._build(*key)
+        return found
+
+    def _build(self, first_token: float | None, between_chunks: float | None) -> StreamTimeouts:
+        default = self._default
+        last = default.last.first_byte
+        if first_token is None:
+            first_token = default.next_left.first_byte
+        else:
+            last = max(last, first_token)
+        if between_chunks is None:
+            between_chunks = default.last.between_chunks
+        return StreamTimeouts(
+            replace(default.last, first_byte=first_token, between_chunks=between_chunks),
+            replace(default.last, first_byte=last, between_chunks=between_chunks),
+        )

@@ -1,0 +1,310 @@
+"""Pages in Chromium: work with the keyboard, accessibility, hostile names, and pages without scripts."""
+
+from collections.abc import Callable
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page, expect
+
+from bluesminds.accounts.audit import OPERATOR
+from bluesminds.web.guard import Access
+from tests.browser import Chromium
+from tests.dashboard.test_pages import pages_of
+from tests.dashboard.visitors import DashboardSite
+from tests.deployment import PASSWORD
+
+WIDE = {"width": 1440, "height": 900}
+PHONE = {"width": 390, "height": 844}
+HOSTILE = '"><img src=x onerror="window.pwned=1">{{7*7}}javascript:alert(1)'
+
+
+def violations(page: Page) -> list[str]:
+    found = Axe().run(page).response["violations"]
+    return [f"{one['id']}: {[node['html'] for node in one['nodes']]}" for one in found]
+
+
+def press(page: Page, *keys: str) -> None:
+    for key in keys:
+        page.keyboard.press(key)
+
+
+@pytest.mark.parametrize("rows", [0, 40])
+async def test_pages_have_no_accessibility_violation(
+    site: DashboardSite, chromium: Chromium, rows: int
+) -> None:
+    await site.add_usage("user", rows, model="a-model-with-a-very-long-name/" * 4)
+    await site.add_usage("user", rows // 20, status=502, outcome="upstream_error")
+    paths = {"user": pages_of(site, Access.SESSION), "admin": pages_of(site, Access.ADMIN)}
+
+    def check(paths: list[str], size: dict[str, int]) -> Callable[[Page], list[str]]:
+        def look(page: Page) -> list[str]:
+            page.set_viewport_size(size)  # type: ignore[arg-type]
+            found = []
+            for path in paths:
+                page.goto(site.gateway.url + path)
+                found += [f"{path}: {one}" for one in violations(page)]
+                if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
+                    found.append(f"{path}: wider than the screen")
+            return found
+
+        return look
+
+    for name, visited in paths.items():
+        for scheme in ("light", "dark"):
+            for size in (WIDE, PHONE):
+                # axe adds a script, which the policy of the pages does not allow
+                found = await site.look(
+                    chromium, name, check(visited, size), color_scheme=scheme, bypass_csp=True
+                )
+                assert found == [], (name, scheme, size)
+
+
+async def test_dialogs_and_open_table_have_no_accessibility_violation(
+    site: DashboardSite, chromium: Chromium
+) -> None:
+    await site.add_usage("user", 5)
+
+    def look(page: Page) -> None:
+        page.goto(f"{site.gateway.url}/dashboard")
+        page.get_by_text("Show as a table").click()
+        press(page, "?")
+        expect(page.get_by_role("dialog")).to_be_visible()
+        assert violations(page) == []
+        page.goto(f"{site.gateway.url}/dashboard/keys?new=1")
+        page.get_by_text("More limits and restrictions").click()
+        assert violations(page) == []
+        page.goto(f"{site.gateway.url}/dashboard/keys/{site.key_id}")
+        page.get_by_role("button", name="Revoke").click()
+        assert violations(page) == []
+
+    await site.look(chromium, "user", look, bypass_csp=True)
+
+
+async def test_login_by_keyboard_opens_the_page_that_was_asked_for(
+    site: DashboardSite, chromium: Chromium
+) -> None:
+    def look(page: Page) -> None:
+        page.goto(f"{site.gateway.url}/dashboard/keys")
+        expect(page).to_have_title("Sign in - BluesMinds")
+        press(page, "Tab")
+        page.keyboard.type("user@example.com")
+        press(page, "Tab")
+        page.keyboard.type("wrong password")
+        press(page, "Enter")
+        expect(page.get_by_role("alert")).to_be_focused()
+        page.get_by_label("Password", exact=True).fill(PASSWORD)
+        press(page, "Enter")
+        expect(page).to_have_url(f"{site.gateway.url}/dashboard/keys")
+        expect(page.get_by_role("heading", level=1)).to_have_text("API keys")
+        page.get_by_role("button", name="user@example.com").press("Enter")
+        page.get_by_role("button", name="Sign out").press("Enter")
+        expect(page).to_have_title("Sign in - BluesMinds")
+        page.goto(f"{site.gateway.url}/dashboard")
+        expect(page).to_have_title("Sign in - BluesMinds")
+
+    await site.look(chromium, None, look)
+
+
+@pytest.mark.parametrize("target", ["https://evil.example/", "//evil.example", "/\\evil.example", "/docs"])
+async def test_login_ignores_another_address_to_go_to(
+    site: DashboardSite, chromium: Chromium, target: str
+) -> None:
+    def look(page: Page) -> None:
+        page.goto(f"{site.gateway.url}/account/login?next={target}")
+        page.get_by_label("E-mail address").fill("user@example.com")
+        page.get_by_label("Password", exact=True).fill(PASSWORD)
+        press(page, "Enter")
+        expect(page).to_have_url(f"{site.gateway.url}/dashboard")
+
+    await site.look(chromium, None, look)
+
+
+async def test_key_made_by_keyboard_works_once_shown(site: DashboardSite, chromium: Chromium) -> None:
+    def make(page: Page) -> str:
+        page.goto(f"{site.gateway.url}/dashboard")
+        press(page, "g", "k")
+        expect(page.get_by_role("heading", level=1)).to_have_text("API keys")
+        page.get_by_role("button", name="New key").press("Enter")
+        page.keyboard.type("laptop")
+        press(page, "Tab", "Tab")
+        page.keyboard.type("much")
+        press(page, "Enter")
+        wrong = page.get_by_label("Budget per month, USD")
+        expect(wrong).to_be_focused()
+        expect(wrong).to_have_attribute("aria-invalid", "true")
+        wrong.fill("5")
+        press(page, "Enter")
+        expect(page.get_by_role("heading", name="Your new key")).to_be_focused()
+        secret = page.locator(".secret code").inner_text()
+        assert secret in page.locator("pre").inner_text()
+        page.get_by_role("button", name="Python").press("Enter")
+        assert "from openai import OpenAI" in page.locator("pre").inner_text()
+        page.get_by_role("button", name="Done").press("Enter")
+        expect(page.get_by_role("alert")).to_contain_text("You have not copied it")
+        page.get_by_role("button", name="Done").press("Enter")
+        expect(page.get_by_role("link", name="laptop")).to_be_visible()
+        assert secret not in page.content()
+        return secret
+
+    secret = await site.look(chromium, "user", make)
+    assert (await site.gateway.chat(key=secret)).status_code in (200, 403)
+    assert secret not in site.gateway.log
+
+
+async def test_key_is_rotated_changed_and_revoked_by_keyboard(
+    site: DashboardSite, chromium: Chromium
+) -> None:
+    old = site.callers.keys["good"]
+    address = f"{site.gateway.url}/dashboard/keys/{site.key_id}"
+
+    def rotate(page: Page) -> str:
+        page.goto(address)
+        page.get_by_label("Name", exact=True).fill("renamed")
+        page.get_by_role("button", name="Save").press("Enter")
+        expect(page.get_by_text("The key is changed.")).to_be_visible()
+        expect(page.get_by_role("heading", level=1)).to_contain_text("renamed")
+        page.get_by_role("button", name="Rotate").press("Enter")
+        page.get_by_label("The old secret is accepted for").select_option("0")
+        page.get_by_role("dialog").get_by_role("button", name="Rotate").press("Enter")
+        expect(page.get_by_role("heading", name="The new secret")).to_be_focused()
+        return page.locator(".secret code").inner_text()
+
+    new = await site.look(chromium, "user", rotate)
+    assert (await site.gateway.chat(key=new)).status_code == 200
+    assert (await site.gateway.chat(key=old)).status_code == 401
+
+    def revoke(page: Page) -> None:
+        page.goto(address)
+        page.get_by_role("button", name="Revoke").press("Enter")
+        expect(page.get_by_role("button", name="Cancel")).to_be_focused()
+        press(page, "Escape")
+        expect(page.get_by_role("button", name="Revoke")).to_be_focused()
+        press(page, "Enter", "Tab", "Enter")
+        expect(page).to_have_url(f"{site.gateway.url}/dashboard/keys")
+        expect(page.get_by_text("The key is revoked.")).to_be_visible()
+
+    await site.look(chromium, "user", revoke)
+    assert (await site.gateway.chat(key=new)).status_code == 401
+
+
+async def test_overview_shows_the_first_request_when_it_arrives(
+    site: DashboardSite, chromium: Chromium
+) -> None:
+    def wait(page: Page) -> None:
+        page.goto(f"{site.gateway.url}/dashboard")
+        expect(page.get_by_text("Waiting for your first request")).to_be_visible()
+        answer = page.request.post(
+            f"{site.gateway.url}/v1/chat/completions",
+            headers={"authorization": f"Bearer {site.callers.keys['good']}"},
+            data={"model": "m", "messages": [{"role": "user", "content": "hello"}]},
+        )
+        assert answer.ok
+        expect(page.get_by_text("Waiting for your first request")).to_be_hidden()
+        expect(page.get_by_role("cell", name="m", exact=True).first).to_be_visible()
+
+    await site.look(chromium, "user", wait)
+
+
+async def test_chart_is_read_with_the_arrow_keys(site: DashboardSite, chromium: Chromium) -> None:
+    await site.add_usage("user", 3, cost_nano=1_000_000_000, model="m")
+
+    def read(page: Page) -> None:
+        page.goto(f"{site.gateway.url}/dashboard?range=7d")
+        plot = page.get_by_role("slider")
+        plot.focus()
+        press(page, "Home", "End")
+        expect(plot).to_have_attribute("aria-valuenow", "7")
+        text = plot.get_attribute("aria-valuetext") or ""
+        assert "$" in text and "m $" in text
+        expect(page.locator(".tip")).to_be_visible()
+
+    await site.look(chromium, "user", read)
+
+
+async def test_hostile_names_are_shown_as_text(site: DashboardSite, chromium: Chromium) -> None:
+    key_id, _ = await site.gateway.new_key(user_id=site.callers.users["user"])
+    async with site.visitor("user") as client:
+        await client.patch(f"/api/keys/{key_id}", json={"name": HOSTILE})
+        await client.patch("/api/auth/me", json={"full_name": HOSTILE})
+    fields = {"model": HOSTILE, "server": HOSTILE, "request_id": HOSTILE, "key_id": key_id}
+    await site.add_usage("user", 2, **fields)
+    paths = [*pages_of(site, Access.SESSION), f"/dashboard/keys/{key_id}", "/dashboard?by=key"]
+
+    def look(page: Page) -> None:
+        for path in paths:
+            page.goto(site.gateway.url + path)
+            assert page.evaluate("window.pwned") is None, path
+            assert page.locator("img").count() == 0, path
+            assert "49javascript" not in page.content(), path
+        expect(page.get_by_text(HOSTILE).first).to_be_attached()
+        page.locator(".plot").focus()
+        press(page, "End")
+        assert page.evaluate("window.pwned") is None
+
+    await site.look(chromium, "user", look)
+
+
+async def test_pages_without_scripts_can_be_read(site: DashboardSite, chromium: Chromium) -> None:
+    await site.add_usage("user", 3, model="m", cost_nano=1_000_000_000)
+
+    def look(page: Page) -> None:
+        page.goto(f"{site.gateway.url}/dashboard")
+        expect(page.locator("noscript p")).to_be_visible()
+        expect(page.locator(".marks path").first).to_be_visible()
+        page.get_by_role("link", name="API keys").click()
+        expect(page.get_by_role("link", name="good")).to_be_visible()
+
+    await site.look(chromium, "user", look, java_script_enabled=False)
+
+
+async def test_page_loads_at_most_five_files(site: DashboardSite, chromium: Chromium) -> None:
+    await site.add_usage("user", 40, model="m")
+    paths = pages_of(site, Access.SESSION)
+
+    def look(page: Page) -> None:
+        for path in paths:
+            loaded: list[int] = []
+            page.context.clear_cookies(name="none")
+            page.on("response", lambda one, loaded=loaded: loaded.append(len(one.body())))
+            page.goto(site.gateway.url + path, wait_until="load")
+            assert len(loaded) <= 6, path
+            assert sum(loaded) <= 100_000, path
+
+    await site.look(chromium, "user", look)
+
+
+async def test_local_link_signs_in_once(site: DashboardSite, chromium: Chromium) -> None:
+    services = site.gateway.services
+    user_id, _ = await services.accounts.users.local_user(OPERATOR)
+    token = await services.accounts.local_sign_in.new_token(OPERATOR, user_id)
+    link = f"{site.gateway.url}/account/enter#token={token}"
+
+    def enter(page: Page) -> None:
+        page.goto(link)
+        expect(page).to_have_url(f"{site.gateway.url}/dashboard")
+        expect(page.get_by_role("button", name="Local operator")).to_be_visible()
+
+    def again(page: Page) -> None:
+        page.goto(link)
+        expect(page.get_by_role("alert")).to_contain_text("already used")
+
+    await site.look(chromium, None, enter)
+    await site.look(chromium, None, again)
+    assert token not in site.gateway.log
+
+
+async def test_account_is_requested_on_the_page(site: DashboardSite, chromium: Chromium) -> None:
+    def join(page: Page) -> None:
+        page.goto(f"{site.gateway.url}/account/login")
+        page.get_by_role("link", name="Create an account").press("Enter")
+        page.get_by_label("E-mail address").fill("new@example.com")
+        page.get_by_label("Password", exact=True).fill(PASSWORD)
+        press(page, "Enter")
+        expect(page.get_by_role("heading", level=1)).to_have_text("Check your mail")
+        page.get_by_role("link", name="Sign in").press("Enter")
+        page.get_by_role("link", name="Forgotten your password?").press("Enter")
+        page.get_by_label("E-mail address").fill("user@example.com")
+        press(page, "Enter")
+        expect(page.get_by_role("heading", level=1)).to_have_text("Check your mail")
+
+    await site.look(chromium, None, join)

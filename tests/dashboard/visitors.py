@@ -1,0 +1,81 @@
+"""Browsers of users, and the usage that they see.
+
+async with site.visitor("user") as ada:
+    text = (await ada.get("/dashboard")).text
+await site.add_usage("user", 3, model="m")
+await site.look(chromium, "user", look)
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import httpx
+from playwright.sync_api import Page
+
+from bluesminds.common.crypto import uuid7
+from bluesminds.web.guard import PLAIN_COOKIE
+from storage.usage import UsageRow, insert_batch
+from tests.browser import Chromium
+from tests.deployment import Callers, anonymous_client
+from tests.gateways import Gateway
+from tests.storage.samples import usage
+
+T = TypeVar("T")
+HTML = {"accept": "text/html,application/xhtml+xml"}
+
+
+@dataclass
+class DashboardSite:
+    callers: Callers
+
+    @property
+    def gateway(self) -> Gateway:
+        return self.callers.gateway
+
+    @property
+    def key_id(self) -> str:
+        """The key of the user."""
+        return self.callers.key_ids["good"]
+
+    @asynccontextmanager
+    async def visitor(self, name: str | None, **headers: str) -> AsyncIterator[httpx.AsyncClient]:
+        """A client that asks for pages, with a session of this user or without one."""
+        async with anonymous_client(self.gateway, **HTML, **headers) as client:
+            if name is not None:
+                token, csrf, _ = await self.callers.session(name)
+                client.cookies.set(PLAIN_COOKIE, token)
+                client.headers["x-csrf-token"] = csrf
+            yield client
+
+    async def add_usage(self, name: str, count: int, **fields: Any) -> list[UsageRow]:
+        """Store `count` requests of this user, the last one now, and one in each second before."""
+        now = self.gateway.services.clock.now_ms()
+        defaults = {
+            "user_id": self.callers.users[name],
+            "key_id": self.key_id if name == "user" else "",
+            "server": "one",
+            "outcome": "ok",
+        }
+        rows = [
+            replace(usage(serial), at=now - serial * 1000, id=uuid7(now), **(defaults | fields))
+            for serial in range(count)
+        ]
+        await self.gateway.services.store.write(insert_batch, rows)
+        return rows
+
+    async def look(
+        self, chromium: Chromium, name: str | None, look: Callable[[Page], T], **context: Any
+    ) -> T:
+        """What `look` returns, in a browser with a session of this user."""
+        cookies: list[Any] = []
+        if name is not None:
+            token, _, _ = await self.callers.session(name)
+            cookies = [{"name": PLAIN_COOKIE, "value": token, "url": self.gateway.url}]
+
+        def signed_in(page: Page) -> T:
+            page.context.add_cookies(cookies)
+            return look(page)
+
+        return await chromium.visit(self.gateway.url, signed_in, **context)
