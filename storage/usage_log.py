@@ -16,9 +16,9 @@ Position: TypeAlias = tuple[int, str]
 
 @dataclass(frozen=True, slots=True)
 class LogQuery:
-    """At most `limit` rows below the position `before`, with times in [since, before). A filter that is None
-    does not apply. `statuses` is the first and the last status. `failed` selects requests that ended with an
-    error.
+    """At most `limit` rows below the position `before`, with times in [since, before). None for a filter
+    means that it does not apply. `statuses` is the first and the last status. `failed` selects requests that
+    ended with an error.
     """
 
     limit: int
@@ -100,7 +100,9 @@ def _conditions(query: LogQuery) -> LiteralString:
 
 
 def log_statement(query: LogQuery) -> LiteralString:
-    """The inner query reads rows in the order of an index, the outer one filters them."""
+    """The inner query reads rows in the order of an index, the outer one filters them and keeps the order.
+    Sorted again, it would read all rows before it returns the first.
+    """
     return (
         "SELECT"  # noqa: S608 - literals
         + USAGE_COLUMNS
@@ -108,7 +110,7 @@ def log_statement(query: LogQuery) -> LiteralString:
         + _within(query)
         + " LIMIT :scan) AS scanned WHERE 1 = 1"
         + _conditions(query)
-        + " ORDER BY at DESC, id DESC LIMIT :limit"
+        + " LIMIT :limit"
     )
 
 

@@ -94,7 +94,13 @@ def usage_group() -> None:
 )
 @click.option("--tag", help="The field in the metadata of keys that --by tag uses.")
 @_filters
-@click.option("--format", "format_", type=click.Choice(["table", "csv", "json"]), default="table")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["table", "csv", "json"]),
+    default="table",
+    help="Form of the output.",
+)
 @config_option
 @json_option
 def show_(
@@ -105,7 +111,10 @@ def show_(
     as_json: bool,
     **filters: str | None,
 ) -> None:
-    """Show usage totals of the last days, today included, or from --since until --until."""
+    """Show usage totals of the last days.
+
+    Today is included. With --since and --until, another time is chosen.
+    """
     query = _given(filters) | {"days": str(days), "group": ",".join(groups)}
     found = call(config, "GET", f"/usage/stats?{urlencode(query)}")
     if as_json or format_ == "json":
@@ -143,7 +152,7 @@ def show_(
 @config_option
 @json_option
 def logs(config: Path | None, as_json: bool, limit: int, **filters: str | bool | None) -> None:
-    """Show the newest requests that match the filters."""
+    """Show the newest requests."""
     query, rows = _given(filters), list[dict[str, Any]]()
     after: str | None = ""
     while after is not None and len(rows) < limit:
@@ -156,10 +165,12 @@ def logs(config: Path | None, as_json: bool, limit: int, **filters: str | bool |
 
 @usage_group.command("export")
 @_log_filters
-@click.option("--format", "format_", type=click.Choice(["csv", "jsonl"]), default="csv", show_default=True)
+@click.option(
+    "--format", "format_", type=click.Choice(["csv", "jsonl"]), default="csv", help="Form of the output."
+)
 @config_option
 def export(config: Path | None, format_: str, **filters: str | bool | None) -> None:
-    """Write all requests that match the filters to the standard output."""
+    """Write all requests as CSV or JSON lines."""
     download(config, f"/usage/export?{urlencode(_given(filters) | {'format': format_})}")
 
 
@@ -168,7 +179,10 @@ def export(config: Path | None, format_: str, **filters: str | bool | None) -> N
 @config_option
 @json_option
 def costs(config: Path | None, as_json: bool, key: str | None) -> None:
-    """Show the costs of the current month by key, and a forecast for the whole month."""
+    """Show the costs of this month by key.
+
+    The forecast is for the whole month.
+    """
     found = call(config, "GET", "/costs" if key is None else f"/costs/{quote(key, safe='')}")
     if as_json:
         echo_json(found)

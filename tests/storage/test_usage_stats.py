@@ -117,9 +117,9 @@ async def test_usage_statistics_by_tag_use_the_metadata_of_keys(store: Store) ->
 
 @pytest.mark.parametrize("groups", [("hour", "key"), ("day",), ("server",), ("user", "day"), ()])
 async def test_usage_percentiles_merge_the_histograms(store: Store, groups: tuple[Grouping, ...]) -> None:
-    times = [100] * 50 + [1000] * 45 + [30_000] * 5
+    times = [100] * 60 + [1000] * 37 + [30_000] * 3
     rows = [
-        usage(n, at=NOON + n % 2, duration_ms=time, first_byte_ms=time // 10 if n % 2 else None)
+        usage(n, at=NOON + n % 2, duration_ms=time, first_byte_ms=time // 10 if n else None)
         for n, time in enumerate(times)
     ]
     for start in range(0, 100, 10):
