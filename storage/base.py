@@ -52,6 +52,10 @@ class MigrationChanged(StorageError):
     """A migration that was applied to this database differs from the one in this version."""
 
 
+Repeated = tuple[LiteralString, Sequence[object]]
+"""A statement that runs once for each row."""
+
+
 class Connection(Protocol):
     """One transaction, from the unit's first statement to its end.
 
@@ -69,8 +73,17 @@ class Connection(Protocol):
     async def execute(self, sql: LiteralString, *, final: bool = False, **params: object) -> int:
         """Run one statement. Returns the number of changed rows."""
 
-    async def many(self, sql: LiteralString, rows: Sequence[object], *, final: bool = False) -> None:
-        """Run the statement once for each row. The parameters are attributes of the row."""
+    async def many(
+        self,
+        sql: LiteralString,
+        rows: Sequence[object],
+        *,
+        also: "Repeated | None" = None,
+        final: bool = False,
+    ) -> None:
+        """Run the statement once for each row. The parameters are attributes of the row. `also`: another
+        statement with its rows, which runs first.
+        """
 
     async def one(self, sql: LiteralString, **params: object) -> Row | None:
         """The first row of a query, or None."""

@@ -20,6 +20,7 @@ from storage.base import (
     Connection,
     Engine,
     IntegrityError,
+    Repeated,
     Row,
     StorageBroken,
     StorageError,
@@ -202,7 +203,16 @@ class PostgresTransaction:
         number = _LAST_NUMBER.search(status)
         return int(number[1]) if number else 0
 
-    async def many(self, sql: LiteralString, rows: Sequence[object], *, final: bool = False) -> None:
+    async def many(
+        self,
+        sql: LiteralString,
+        rows: Sequence[object],
+        *,
+        also: Repeated | None = None,
+        final: bool = False,
+    ) -> None:
+        if also is not None:
+            await self.many(*also)
         statement = translate(sql, "$")
         alone = final and not self._started
         await self._step(self._raw.executemany, statement.sql, statement.bind_rows(rows), begin=not alone)

@@ -17,7 +17,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal, LiteralString, TypeVar, Unpack, cast
 
-from storage.base import Connection, Engine, Row, StorageError, StorageUnavailable, Ts
+from storage.base import Connection, Engine, Repeated, Row, StorageError, StorageUnavailable, Ts
 from storage.migrate import load
 from storage.placeholders import translate
 from storage.sqlite_schema import migrate
@@ -25,6 +25,7 @@ from storage.sqlite_thread import (
     SqliteThread,
     do_nothing,
     execute,
+    execute_all,
     execute_many,
     fetch_all,
     fetch_one,
@@ -165,9 +166,22 @@ class SqliteTransaction:
         statement = translate(sql, "?")
         return await self._step(execute, statement.sql, statement.bind(params), final=final)
 
-    async def many(self, sql: LiteralString, rows: Sequence[object], *, final: bool = False) -> None:
+    async def many(
+        self,
+        sql: LiteralString,
+        rows: Sequence[object],
+        *,
+        also: Repeated | None = None,
+        final: bool = False,
+    ) -> None:
         statement = translate(sql, "?")
-        await self._step(execute_many, statement.sql, statement.bind_rows(rows), final=final)
+        bound = statement.bind_rows(rows)
+        if also is None or not also[1]:
+            await self._step(execute_many, statement.sql, bound, final=final)
+            return
+        first = translate(also[0], "?")
+        both = ((first.sql, first.bind_rows(also[1])), (statement.sql, bound))
+        await self._step(execute_all, "", both, final=final)
 
     async def one(self, sql: LiteralString, **params: object) -> Row | None:
         statement = translate(sql, "?")

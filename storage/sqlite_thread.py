@@ -153,6 +153,13 @@ def execute_many(raw: sqlite3.Connection, sql: str, rows: Sequence[Sequence[Any]
     raw.executemany(sql, rows)
 
 
+def execute_all(
+    raw: sqlite3.Connection, sql: str, statements: Sequence[tuple[str, Sequence[Sequence[Any]]]]
+) -> None:
+    for statement, rows in statements:
+        raw.executemany(statement, rows)
+
+
 def fetch_one(raw: sqlite3.Connection, sql: str, values: Sequence[Any]) -> Row | None:
     cursor = raw.execute(sql, values)
     row: Row | None = cursor.fetchone()

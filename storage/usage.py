@@ -11,6 +11,7 @@ from typing import Literal, LiteralString
 
 from storage.base import Connection, Row
 from storage.latency import LOWS
+from storage.receipts import ReceiptRow
 
 HOUR = 3_600_000  # milliseconds
 DAY = 24 * HOUR
@@ -59,15 +60,28 @@ class UsageRow:
     month: str
 
 
-async def insert_batch(connection: Connection, rows: Sequence[UsageRow]) -> None:
-    """Insert the rows and add them to the sums. This commits and ends the unit."""
+async def insert_batch(
+    connection: Connection, rows: Sequence[UsageRow], receipts: Sequence[ReceiptRow] = ()
+) -> None:
+    """Insert the rows with their receipts, and add the rows to the sums. This commits and ends the unit."""
     if not rows:
         return
     if connection.engine == "sqlite":
-        await connection.many(INSERT_SQLITE, rows, final=True)
+        await connection.many(INSERT_SQLITE, rows, also=(INSERT_RECEIPTS, receipts), final=True)
     else:
         columns = {name: [getattr(row, name) for row in rows] for name in UsageRow.__slots__}
-        await connection.execute(INSERT_POSTGRES, final=True, lows=LOWS, **columns)
+        explained = {
+            "receipt_ids": [one.id for one in receipts],
+            "receipt_ats": [one.at for one in receipts],
+            "receipts": [one.receipt for one in receipts],
+        }
+        await connection.execute(INSERT_POSTGRES, final=True, lows=LOWS, **columns, **explained)
+
+
+async def select_usage(connection: Connection, at: int, request: str) -> UsageRow | None:
+    """The row of one request, which arrived at `at`."""
+    row = await connection.one(SELECT_ONE, at=at, id=request)
+    return None if row is None else usage_row(row)
 
 
 USAGE_COLUMNS = """
@@ -90,6 +104,10 @@ INSERT_SQLITE = (
     )
     ON CONFLICT DO NOTHING
     """
+)
+
+INSERT_RECEIPTS: LiteralString = (
+    "INSERT INTO receipts (id, at, receipt) VALUES (:id, :at, :receipt) ON CONFLICT DO NOTHING"
 )
 
 _SUM_ROWS: LiteralString = """
@@ -158,6 +176,11 @@ INSERT_POSTGRES = (
         )
         ON CONFLICT DO NOTHING
         RETURNING *
+    ), explained AS (
+        INSERT INTO receipts SELECT * FROM unnest(
+            :receipt_ids::text[], :receipt_ats::bigint[], :receipts::text[]
+        )
+        ON CONFLICT DO NOTHING
     ), timed AS (
         SELECT
             *, (:lows::bigint[])[width_bucket(duration_ms, :lows)] AS duration_low,
@@ -247,6 +270,7 @@ def usage_row(row: Row) -> UsageRow:
 
 
 _BELOW = " (at, id) < (:at, :id) ORDER BY at DESC, id DESC LIMIT :limit"
+SELECT_ONE = "SELECT" + USAGE_COLUMNS + "FROM usage WHERE at = :at AND id = :id"
 SELECT_ALL = "SELECT" + USAGE_COLUMNS + "FROM usage WHERE" + _BELOW
 SELECT_OF_USER = "SELECT" + USAGE_COLUMNS + "FROM usage WHERE user_id = :user_id AND" + _BELOW
 SELECT_OF_KEY = (

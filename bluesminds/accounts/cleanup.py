@@ -1,5 +1,5 @@
-"""Deletes expired sessions, single-use tokens and stored responses, and accounts whose address was never
-confirmed.
+"""Deletes expired sessions, single-use tokens, stored responses and receipts, and accounts whose address was
+never confirmed.
 """
 
 from typing import Final
@@ -9,8 +9,10 @@ import trio
 from bluesminds.accounts.audit import OPERATOR, entry
 from bluesminds.accounts.sessions import Sessions
 from bluesminds.common.clock import Clock
+from bluesminds.common.crypto import first_uuid7
 from storage.audit import insert_audit, lock_audit_head
 from storage.base import Connection, StorageBroken, StorageUnavailable, Store
+from storage.receipts import delete_receipts
 from storage.responses import delete_expired_responses, delete_responses_above, select_accounts_above
 from storage.server_objects import delete_expired_objects
 from storage.sessions import delete_ended_sessions
@@ -19,16 +21,23 @@ from storage.users import delete_unconfirmed_users
 
 INTERVAL: Final = 600.0  # seconds
 BATCH: Final = 100  # responses deleted in one transaction: other writes wait meanwhile
-UNCONFIRMED_MS: Final = 86_400_000  # how long an unconfirmed account can request another link
+RECEIPT_BATCH: Final = 1000  # receipts deleted in one transaction
+DAY_MS: Final = 86_400_000
+UNCONFIRMED_MS: Final = DAY_MS  # how long an unconfirmed account can request another link
 
 
 class ExpiredDataCleanup:
-    """`account_bytes`: the maximum size of the stored responses of an account."""
+    """`account_bytes`: the maximum size of the stored responses of an account. `receipt_days`: how long
+    receipts are kept.
+    """
 
-    def __init__(self, store: Store, sessions: Sessions, *, account_bytes: int, clock: Clock) -> None:
+    def __init__(
+        self, store: Store, sessions: Sessions, *, account_bytes: int, receipt_days: int, clock: Clock
+    ) -> None:
         self._store = store
         self._sessions = sessions
         self._account_bytes = account_bytes
+        self._receipt_days = receipt_days
         self._clock = clock
 
     async def run(self) -> None:
@@ -49,6 +58,9 @@ class ExpiredDataCleanup:
         while await self._store.write(delete_expired_responses, now, BATCH) == BATCH:
             pass
         await self._store.write(delete_expired_objects, now)
+        oldest = first_uuid7(now - self._receipt_days * DAY_MS)
+        while await self._store.write(delete_receipts, oldest, RECEIPT_BATCH) == RECEIPT_BATCH:
+            pass
         for user_id in await self._store.read(select_accounts_above, self._account_bytes):
             await self._store.write(delete_responses_above, user_id, self._account_bytes)
 

@@ -1,4 +1,4 @@
-"""Usage reports: statistics, figures over time and costs from the sums, and pages of the log."""
+"""Usage reports: statistics, figures over time and costs from the sums; log and requests with receipts."""
 
 import calendar
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -9,10 +9,12 @@ from typing import Final
 from msgspec import Struct
 
 from bluesminds.common.clock import Clock
+from bluesminds.common.crypto import is_uuid, uuid7_time
 from bluesminds.common.errors import NotFound
 from storage.base import Connection, Store
 from storage.keys import select_key, select_key_names
-from storage.usage import DAY, LATEST, UsageRow, select_page
+from storage.receipts import select_receipt
+from storage.usage import DAY, LATEST, UsageRow, select_page, select_usage
 from storage.usage_log import LogPage, LogQuery, select_log
 from storage.usage_series import SeriesQuery, SeriesRow, select_series
 from storage.usage_stats import (
@@ -111,6 +113,16 @@ class UsageReports:
         """`latest` is the number of newest requests to include, which only a query of one user can have."""
         return await self._store.read(_select_figures, query, latest)
 
+    async def request(self, request_id: str, user_id: str | None) -> tuple[UsageRow, str | None]:
+        """The usage row of a request and its receipt, if it has one. `user_id`: only a request of this user.
+        Raises NotFound.
+        """
+        found = await self._store.read(_select_request, request_id) if is_uuid(request_id) else None
+        if found is None or (user_id is not None and found[0].user_id != user_id):
+            message = "There is no request with this id. Use the `id` of a usage record."
+            raise NotFound("request_not_found", message)
+        return found
+
 
 async def _select_figures(connection: Connection, query: SeriesQuery, latest: int) -> UsageFigures:
     before = replace(query, since=2 * query.since - query.until, until=query.since, group="none")
@@ -123,6 +135,13 @@ async def _select_figures(connection: Connection, query: SeriesQuery, latest: in
         latest=newest,
         key_names={} if query.user_id is None else await select_key_names(connection, query.user_id),
     )
+
+
+async def _select_request(connection: Connection, request_id: str) -> tuple[UsageRow, str | None] | None:
+    receipt = await select_receipt(connection, request_id)
+    at = uuid7_time(request_id) if receipt is None else receipt.at
+    row = await select_usage(connection, at, request_id)
+    return None if row is None else (row, None if receipt is None else receipt.receipt)
 
 
 async def _select_stats(connection: Connection, query: StatsQuery) -> UsageStats:

@@ -1,6 +1,7 @@
 """Builds the gateway from the services: authentication, routing, accounting and the ASGI application."""
 
 import random
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -11,7 +12,7 @@ from bluesminds.accounts.ranking import ModelRanking
 from bluesminds.app.dashboard import build_dashboard
 from bluesminds.app.malloc import HeapTrimmer
 from bluesminds.app.readiness import ReadinessCheck
-from bluesminds.app.routing import Routing
+from bluesminds.app.routing import Routing, log_health
 from bluesminds.app.services import Services
 from bluesminds.app.settings_map import (
     cors_origins,
@@ -47,6 +48,7 @@ from bluesminds.gateway.routing.policies import Balancer
 from bluesminds.gateway.routing.rotation import RotationRegistry
 from bluesminds.gateway.server_objects import ServerObjects
 from bluesminds.gateway.sockets.realtime import RealtimeSessions
+from bluesminds.gateway.sockets.responses import ResponsesSessions
 from bluesminds.gateway.spool import SpoolSpace
 from bluesminds.gateway.stored_responses.handler import StoredResponseHandler
 from bluesminds.gateway.stored_responses.links import RequestLinks
@@ -135,10 +137,18 @@ def build_data_plane(
         cache=_build_cache(services, runtime.metrics),
     )
     origins = _build_origins(services, authentication.keys)
-    sessions = RealtimeSessions(gateway, bodies, origins, socket_settings(settings), services.clock)
-    _add_gauges(runtime, authentication.limiter, bodies, sessions)
+    sockets = socket_settings(settings)
+    realtime = RealtimeSessions(gateway, bodies, origins, sockets, services.clock)
+    sessions = ResponsesSessions(gateway, bodies, origins, sockets, services.clock)
+    _add_gauges(runtime, authentication.limiter, bodies, lambda: realtime.open + sessions.open)
     runtime.metrics.labelled_gauge(
         "bluesminds_server_up", "1 if the last probe of the server succeeded.", "server", routing.servers_up
+    )
+    runtime.metrics.labelled_gauge(
+        "bluesminds_server_ejected",
+        "Models for which the server is ejected, because its requests failed.",
+        "server",
+        routing.ejected_models,
     )
     control = _build_control(services, runtime, authentication, routing, stats)
     services.key_changes.subscribe(authentication.keys.forget)
@@ -152,7 +162,7 @@ def build_data_plane(
         watchdog=Watchdog(runtime.recorder, limit=MAX_BACKOFF + 2 * settings.storage.settle_timeout),
         stats=stats,
         control=control,
-        edge=_build_edge(services, gateway, routing, sessions, control, bodies, origins, runtime),
+        edge=_build_edge(services, gateway, routing, realtime, sessions, control, bodies, origins, runtime),
     )
 
 
@@ -184,7 +194,11 @@ def _build_authentication(services: Services, lease: Lease) -> Authentication:
 def build_routing(services: Services, configured: list[Server]) -> Routing:
     """`configured` are the servers that are not in the database."""
     upstream = services.settings.upstream
-    health = ServerHealthRegistry(eject_after=upstream.eject_after, eject_seconds=upstream.eject_seconds)
+    health = ServerHealthRegistry(
+        eject_after=upstream.eject_after,
+        eject_seconds=upstream.eject_seconds,
+        on_change=partial(log_health, services.log),
+    )
     load, rotations, prices = LoadRegistry(), RotationRegistry(), model_prices(services.settings)
     registry = ServerRegistry(
         configured,
@@ -204,8 +218,10 @@ def build_routing(services: Services, configured: list[Server]) -> Routing:
         timeout=upstream.probe_timeout,
         log=services.log,
     )
-    balancer = Balancer(health.is_usable, load, rotations, _RANDOM.random)
-    return Routing(registry, health, balancer, checker, prices)
+    balancer = Balancer(health, load, rotations, _RANDOM.random)
+    return Routing(
+        registry, health, balancer, checker, prices, services.pool, upstream.max_connections_per_server
+    )
 
 
 def _build_accounting(services: Services, runtime: Runtime) -> UsageAccounting:
@@ -217,6 +233,7 @@ def _build_accounting(services: Services, runtime: Runtime) -> UsageAccounting:
         log=services.log,
         strict=settings.storage.durability == "strict",
         log_requests=settings.log.requests,
+        receipts=settings.receipts.retention_days > 0,
     )
 
 
@@ -244,14 +261,14 @@ def _build_body_memory(services: Services) -> BodyMemory:
 
 
 def _add_gauges(
-    runtime: Runtime, limiter: RateLimiter, bodies: BodyMemory, sessions: RealtimeSessions
+    runtime: Runtime, limiter: RateLimiter, bodies: BodyMemory, sessions: Callable[[], int]
 ) -> None:
     gauge, recorder = runtime.metrics.gauge, runtime.recorder
     gauge("bluesminds_requests_running", "Requests in progress.", lambda: limiter.running)
     gauge("bluesminds_usage_rows_held", "Usage rows reserved or not committed yet.", lambda: recorder.held)
     gauge("bluesminds_body_bytes_held", "Bytes of request bodies in memory.", lambda: bodies.held)
     gauge("bluesminds_upload_bytes_held", "Bytes of uploads in files.", lambda: bodies.disk.held)
-    gauge("bluesminds_sessions_open", "Realtime sessions that are open.", lambda: sessions.open)
+    gauge("bluesminds_sessions_open", "WebSockets of clients that are open.", sessions)
 
 
 def _build_control(
@@ -285,11 +302,13 @@ def _build_control(
         routes_changed=routing.registry.reload,
         catalog=routing.current_catalog,
         explain=routing.explain,
+        fleet_health=routing.fleet_health,
+        probe_now=routing.health_checker.probe_all,
     )
     routes = [
         *ops.routes(ops.OpsHandlers(readiness.check, routing.states, registry)),
         *public_models.routes(_build_public_models(services, routing)),
-        *api_routes(services.accounts, controls),
+        *api_routes(services.accounts, controls, expose_server=services.settings.server.expose_server),
     ]
     public_url = services.settings.server.public_url
     reference = Reference(routes, url=public_url or "/", example_model=routing.example_model)
@@ -365,7 +384,8 @@ def _build_edge(
     services: Services,
     gateway: Gateway,
     routing: Routing,
-    sessions: RealtimeSessions,
+    realtime: RealtimeSessions,
+    sessions: ResponsesSessions,
     control: ASGIApp,
     bodies: BodyMemory,
     origins: BrowserOrigins,
@@ -380,6 +400,7 @@ def _build_edge(
         gateway,
         passthrough,
         stored,
+        realtime,
         sessions,
         control,
         _build_playground(services),

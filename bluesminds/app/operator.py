@@ -30,6 +30,7 @@ from bluesminds.config import ConfigError, Secret, Settings
 from bluesminds.gateway.probe import probe
 from bluesminds.gateway.routing.catalog import ModelCatalog, merge_servers
 from bluesminds.gateway.routing.explain import Explanation, RouteQuestion
+from bluesminds.gateway.routing.fleet import FleetHealth
 from bluesminds.gateway.routing.health import UNKNOWN, ServerStatus
 from bluesminds.http.asgi import ASGIApp
 from bluesminds.http.client.pool import Pool
@@ -135,6 +136,8 @@ def _build_control(services: Services) -> ASGIApp:
         routes_changed=_noop,
         catalog=partial(_load_catalog, services),
         explain=partial(_explain, services),
+        fleet_health=FleetHealth,
+        probe_now=_noop,
     )
     guard = build_guard(services.accounts, public_url=services.settings.server.public_url)
     routes = api_routes(services.accounts, controls)

@@ -6,22 +6,29 @@ from collections.abc import Mapping, Sequence
 import trio
 from msgspec import Struct
 
+from bluesminds.common.log import Log
 from bluesminds.common.money import Price
 from bluesminds.common.routes import ModelRoute
 from bluesminds.common.values import Server
 from bluesminds.gateway.routing.catalog import ModelCatalog, ServerRegistry
 from bluesminds.gateway.routing.explain import Explanation, RouteQuestion, explain
-from bluesminds.gateway.routing.health import ServerHealthRegistry, ServerStatus
+from bluesminds.gateway.routing.fleet import FleetHealth, summarize
+from bluesminds.gateway.routing.health import HealthChange, ServerHealthRegistry, ServerStatus
 from bluesminds.gateway.routing.policies import Balancer
 from bluesminds.gateway.supervision import HealthChecker
+from bluesminds.http.client.pool import Pool, UpstreamOrigin
 
 
 class Routing(Struct, frozen=True):
+    """`capacity`: connections that one server may have."""
+
     registry: ServerRegistry
     health: ServerHealthRegistry
     balancer: Balancer
     health_checker: HealthChecker
     prices: Mapping[str, Price]
+    pool: Pool
+    capacity: int
 
     def example_model(self) -> str | None:
         """A model for the example in the API reference."""
@@ -52,8 +59,27 @@ class Routing(Struct, frozen=True):
         }
 
     def states(self) -> Counter[str]:
-        """The number of servers by state."""
-        return Counter(status.state for _, status in self.statuses())
+        """The number of servers by state. `ejected` counts those that are ejected for a model."""
+        states: Counter[str] = Counter(status.state for _, status in self.statuses())
+        if ejected := self.ejected_models():
+            states["ejected"] = len(ejected)
+        return states
+
+    def ejected_models(self) -> dict[str, int]:
+        """The number of models for which each server is ejected."""
+        return dict(Counter(server for server, _ in self.health.ejected()))
+
+    def fleet_health(self) -> FleetHealth:
+        return summarize(
+            self.registry.catalog,
+            self.health,
+            status=self.health_checker.status,
+            running=self._running,
+            capacity=self.capacity,
+        )
+
+    def _running(self, server: Server) -> int:
+        return self.pool.in_use(UpstreamOrigin.parse(server.url, trusted=server.origin != "table")[0])
 
     async def servers_changed(self) -> None:
         await self.registry.reload()
@@ -64,3 +90,19 @@ class Routing(Struct, frozen=True):
         await self.registry.reload()
         with trio.move_on_after(seconds):
             await self.health_checker.probe_all()
+
+
+def log_health(log: Log, change: HealthChange) -> None:
+    match change.state:
+        case "open":
+            log.warning(
+                "server_ejected",
+                server=change.server,
+                model=change.model,
+                reason=change.reason,
+                seconds=change.seconds,
+            )
+        case "half_open":
+            log.info("server_tried", server=change.server, model=change.model)
+        case "closed":
+            log.info("server_recovered", server=change.server, model=change.model)

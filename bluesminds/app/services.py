@@ -157,6 +157,7 @@ def _build_services(resources: Resources, password_hasher: PasswordHasher) -> Se
         resources.store,
         accounts.sessions,
         account_bytes=resources.settings.responses.account_bytes,
+        receipt_days=resources.settings.receipts.retention_days,
         clock=resources.clock,
     )
     return Services(**structs.asdict(resources), accounts=accounts, cleanup=cleanup)

@@ -88,6 +88,17 @@ def uuid7(now_ms: int) -> str:
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
+def first_uuid7(at_ms: int) -> str:
+    """A text that every UUIDv7 of this time or later is above, and every earlier one below."""
+    text = f"{at_ms & 0xFFFFFFFFFFFF:012x}"
+    return f"{text[:8]}-{text[8:]}"
+
+
+def uuid7_time(text: str) -> int:
+    """The time of a UUIDv7, in milliseconds since the epoch."""
+    return int(text[:8] + text[9:13], 16)
+
+
 def is_uuid(text: str) -> bool:
     """Whether `text` has the form that uuid7 writes, which every id has."""
     return re.fullmatch(UUID, text) is not None

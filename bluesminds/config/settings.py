@@ -270,6 +270,12 @@ class ResponseSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     account_bytes: Size = 1_073_741_824
 
 
+class ReceiptSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[receipts]: how each request was routed."""
+
+    retention_days: Days = 30
+
+
 class CacheSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[cache]: responses that identical requests share."""
 
@@ -479,6 +485,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     mail: MailSettings = MailSettings()
     limits: LimitSettings = LimitSettings()
     responses: ResponseSettings = ResponseSettings()
+    receipts: ReceiptSettings = ReceiptSettings()
     cache: CacheSettings = CacheSettings()
     keyless: KeylessSettings = KeylessSettings()
     tiers: Tiers = Tiers()

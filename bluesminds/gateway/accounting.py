@@ -6,6 +6,8 @@ cancellation cannot split it; a second call does nothing. `close`, in a `finally
 has settled, with the usage known or estimated so far.
 """
 
+from collections.abc import Callable
+
 import trio
 from msgspec import Struct
 
@@ -17,11 +19,13 @@ from bluesminds.gateway.estimate import Estimator
 from bluesminds.gateway.limits.headers import Headers
 from bluesminds.gateway.limits.reserve import Reservation
 from bluesminds.gateway.metrics import Metrics
+from bluesminds.gateway.receipts import RequestTrail, write_receipt
 from bluesminds.gateway.recorder import Batch, Recorder
 from bluesminds.gateway.routing.plans import Target
 from bluesminds.wire.base import Stage
 from bluesminds.wire.media import Opaque
 from bluesminds.wire.usage import settle_usage
+from storage.receipts import ReceiptRow
 from storage.usage import UsageRow
 
 CLIENT_GONE = 499  # nginx's status for a client that disconnected before the response; only for records
@@ -45,6 +49,7 @@ class UsageEntry:
         self.attempts: tuple[str, ...] = ()
         self.target: Target | None = None
         self.label = call.model
+        self.trail = RequestTrail() if accounting.receipts else None
         self.first_byte: float | None = None  # Trio's clock
         self.cost: int | None = None
         self.outcome = ""
@@ -66,9 +71,14 @@ class UsageEntry:
     def begin_attempt(self, server: str) -> None:
         self.attempts = (*self.attempts, server)
 
-    def try_target(self, target: Target) -> None:
+    def try_target(self, target: Target) -> Callable[[str], None]:
+        """An attempt begins. The result is called with the reason if it fails."""
         self.attempts = (*self.attempts, target.server.name)
         self.target = target
+        if self.trail is None:
+            return _ignore
+        self.trail.begin(target)
+        return self.trail.fail
 
     def begin_response(self, stage: Stage | None = None) -> None:
         """The first bytes are about to be sent to the client. `stage` measures a stream."""
@@ -83,10 +93,11 @@ class UsageEntry:
         estimator = self._accounting.estimator
         model, target = self._call.model, self.target
         self.cost = estimator.cost((target and target.priced_as) or model, usage)
+        receipt = None if self.trail is None else self._receipt(self.trail, usage)
         self._reservation.settle((usage.input or 0) + (usage.output or 0), self.cost or 0)
         estimator.learn((target and target.serves) or model, self._call.facts.text_bytes, usage)
         row = self._row(status, outcome, usage)
-        self._batch = self._accounting.recorder.record(row)
+        self._batch = self._accounting.recorder.record(row, receipt)
         self._accounting.observe(row, self._call.context, self.label)
 
     def close(self, status: int, outcome: str) -> None:
@@ -120,6 +131,21 @@ class UsageEntry:
         """Wait for the row as the configured durability demands. Raises Unavailable."""
         if self._batch is not None:
             await self._accounting.wait_durable(self._batch, self._call.context.id)
+
+    def _receipt(self, trail: RequestTrail, usage: Usage) -> ReceiptRow:
+        """Call it before the reservation is settled."""
+        context, model, target = self._call.context, self._call.model, self.target
+        priced_as = (target and target.priced_as) or model
+        used = (usage.input or 0) + (usage.output or 0)
+        found = trail.receipt(
+            model,
+            context.started,
+            reserved=self._reservation.reserved,
+            limits=self._reservation.uses(self._caller, used, self.cost or 0),
+            priced_as=priced_as,
+            price=self._accounting.estimator.prices.get(priced_as),
+        )
+        return ReceiptRow(context.id, context.at_ms, write_receipt(found))
 
     def _row(self, status: int, outcome: str, usage: Usage) -> UsageRow:
         context = self._call.context
@@ -160,6 +186,10 @@ class UsageEntry:
         )
 
 
+def _ignore(reason: str) -> None:
+    """Attempts are not recorded."""
+
+
 def _milliseconds(seconds: float) -> int:
     return round(seconds * 1000)
 
@@ -173,6 +203,7 @@ class UsageAccounting(Struct, frozen=True):
     log: Log
     strict: bool
     log_requests: bool
+    receipts: bool = False
 
     def open(self, caller: Caller, call: Call, reservation: Reservation) -> UsageEntry:
         """The recorder must have reserved a row."""

@@ -19,8 +19,8 @@ from bluesminds.wire.base import FormatName
 
 ApiName = Literal["openai", "anthropic", "gemini"]
 BodyKind = Literal["json", "form", "json_or_form"]  # a form is multipart/form-data
-# What serves an operation. "model": the request pipeline; "realtime": sessions on a WebSocket.
-HandlerName = Literal["model", "realtime", "stored_response", "passthrough"]
+# What serves an operation. "model": the request pipeline; "realtime", "responses_socket": WebSockets.
+HandlerName = Literal["model", "realtime", "responses_socket", "stored_response", "passthrough"]
 NO_FIELDS: Final[Mapping[str, Raw]] = MappingProxyType({})
 
 
@@ -40,6 +40,11 @@ class Operation(Struct, frozen=True):
     handler: HandlerName = "model"
     preset: Mapping[str, Raw] = NO_FIELDS
     estimated: bool = False
+
+    @property
+    def is_socket(self) -> bool:
+        """Whether it opens a WebSocket."""
+        return self.handler in ("realtime", "responses_socket")
 
 
 class DataPlanePath(Struct, frozen=True, gc=False):
@@ -71,6 +76,7 @@ def _stored(method: str, path: str, summary: str) -> Operation:
     return Operation("responses", method, path, "responses", summary, handler="stored_response")
 
 
+CREATE_RESPONSE: Final = Operation("responses", "POST", "/v1/responses", "responses", "Create a response")
 OPERATIONS: Final = (
     Operation("chat.completions", "POST", "/v1/chat/completions", "chat", "Create a chat completion"),
     Operation("messages", "POST", "/v1/messages", "messages", "Create a message"),
@@ -82,7 +88,15 @@ OPERATIONS: Final = (
         "Count the tokens of a message",
         estimated=True,
     ),
-    Operation("responses", "POST", "/v1/responses", "responses", "Create a response"),
+    CREATE_RESPONSE,
+    Operation(
+        "responses",
+        "GET",
+        "/v1/responses",
+        "responses",
+        "Open a WebSocket for responses",
+        handler="responses_socket",
+    ),
     Operation(
         "responses.input_tokens",
         "POST",

@@ -104,6 +104,9 @@ class Gateway(Struct, frozen=True):
                 entry = self._admit_routed(caller, call, routed)
                 entry.label = catalog.label(call.model)
                 targets = routed.first()
+            if entry.trail is not None:
+                selection = None if routed is None else routed.selection
+                entry.trail.decide(catalog, match.operation, targets, selection, body, only)
         except BaseException as exc:
             self.accounting.record_failure(context, caller, exc, model="" if call is None else call.model)
             if linked is not None:
@@ -158,7 +161,7 @@ class Gateway(Struct, frozen=True):
             catalog,
             operation,
             model,
-            usable=self.balancer.usable,
+            health=self.balancer.health,
             random=self.balancer.random,
             only=only,
         )
@@ -307,6 +310,6 @@ class Gateway(Struct, frozen=True):
             finally:
                 reply.close()
         if scope.cancelled_caught and not out.gone:
-            if not answered and entry.attempts:
-                self.sender.total_timeout(entry.attempts[-1])
+            if not answered and entry.target is not None:
+                self.sender.total_timeout(call, entry.target)
             await handle_total_timeout(call, entry, out)

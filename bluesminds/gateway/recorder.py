@@ -19,6 +19,7 @@ from bluesminds.common.errors import Unavailable
 from bluesminds.common.log import Log
 from bluesminds.gateway.metrics import Metrics
 from storage.base import BadValue, IntegrityError, StorageError, Store
+from storage.receipts import ReceiptRow
 from storage.usage import UsageRow, insert_batch
 
 MAX_BATCH = 500  # rows in one commit
@@ -26,11 +27,12 @@ RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0)  # back-off; the last one repeats
 
 
 class Batch(Struct):
-    """Rows of one commit. `finished` is set with the result in `durable`. `since`: when the first row was
-    recorded, on Trio's clock. `rejected`: ids of dropped rows.
+    """Rows of one commit, and the receipts that belong to them. `finished` is set with the result in
+    `durable`. `since`: when the first row was recorded, on Trio's clock. `rejected`: ids of dropped rows.
     """
 
     rows: list[UsageRow]
+    receipts: list[ReceiptRow]
     finished: trio.Event
     since: float
     durable: bool = False
@@ -90,12 +92,16 @@ class Recorder:
         """Reserve room for one row after `check_capacity`. Exactly one `record` must follow."""
         self._held += 1
 
-    def record(self, row: UsageRow) -> Batch:
+    def record(self, row: UsageRow, receipt: ReceiptRow | None = None) -> Batch:
         """Queue a row for which room was reserved. Returns the batch that it is committed with."""
         if not self._waiting or len(self._waiting[-1].rows) >= MAX_BATCH:
-            self._waiting.append(Batch(rows=[], finished=trio.Event(), since=trio.current_time()))
+            self._waiting.append(
+                Batch(rows=[], receipts=[], finished=trio.Event(), since=trio.current_time())
+            )
         batch = self._waiting[-1]
         batch.rows.append(row)
+        if receipt is not None:
+            batch.receipts.append(receipt)
         self._wake.set()
         return batch
 
@@ -159,7 +165,7 @@ class Recorder:
         self.attempts += 1
         try:
             with trio.fail_after(self._timeout):
-                await self._store.write(insert_batch, rows)
+                await self._store.write(insert_batch, rows, _receipts_of(batch, rows))
         except (BadValue, IntegrityError) as exc:
             return await self._bisect_rejected(batch, rows, exc)
         except Exception as exc:
@@ -182,6 +188,7 @@ class Recorder:
             self._log.exception("usage_row_rejected", exc, row=to_builtins(row))
             self._metrics.rows_rejected += 1
             batch.rows = [other for other in batch.rows if other.id != row.id]
+            batch.receipts = [one for one in batch.receipts if one.id != row.id]
             batch.rejected |= {row.id}
             self._held -= 1
             return True
@@ -193,8 +200,16 @@ class Recorder:
         for waiting in (batch, *self._waiting):
             waiting.finish(durable=False)
         self._waiting = deque(
-            Batch(rows=waiting.rows, finished=trio.Event(), since=waiting.since) for waiting in self._waiting
+            Batch(waiting.rows, waiting.receipts, finished=trio.Event(), since=waiting.since)
+            for waiting in self._waiting
         )
+
+
+def _receipts_of(batch: Batch, rows: Sequence[UsageRow]) -> Sequence[ReceiptRow]:
+    if len(rows) == len(batch.rows) or not batch.receipts:
+        return batch.receipts
+    ids = {row.id for row in rows}
+    return [one for one in batch.receipts if one.id in ids]
 
 
 def usage_unrecorded_error() -> Unavailable:

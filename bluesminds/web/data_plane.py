@@ -30,7 +30,9 @@ from bluesminds.gateway.passthrough.bodies import ClientRequest
 from bluesminds.gateway.passthrough.handler import PassthroughHandler
 from bluesminds.gateway.passthrough.paths import RelayPath
 from bluesminds.gateway.pipeline import Gateway
-from bluesminds.gateway.sockets.realtime import RealtimeSessions, SocketOpening
+from bluesminds.gateway.sockets.opening import SocketOpening
+from bluesminds.gateway.sockets.realtime import RealtimeSessions
+from bluesminds.gateway.sockets.responses import ResponsesSessions
 from bluesminds.gateway.stored_responses.handler import StoredResponseHandler
 from bluesminds.http.asgi import ASGIApp, Disconnect, Receive, ResponseAborted, Scope, Send
 from bluesminds.http.server.websocket import WebSocketUpgrade
@@ -163,10 +165,10 @@ _Handler = Callable[[ArrivedRequest], Awaitable[None]]
 
 class DataPlane:
     """The application the listener serves. `passthrough` relays requests that match no operation, `stored`
-    serves stored responses, `sessions` serves WebSockets, `playground` admits signed-in users, and `control`
-    serves all paths that are not of the data plane. `bodies` is the memory limit of all request bodies, and
-    `origins` are those whose pages may use the gateway. `proxies` replaces the client address by the
-    forwarded one, for all paths.
+    serves stored responses, `realtime` and `responses` serve WebSockets, `playground` admits signed-in users,
+    and `control` serves all paths that are not of the data plane. `bodies` is the memory limit of all request
+    bodies, and `origins` are those whose pages may use the gateway. `proxies` replaces the client address by
+    the forwarded one, for all paths.
     """
 
     def __init__(
@@ -174,7 +176,8 @@ class DataPlane:
         gateway: Gateway,
         passthrough: PassthroughHandler,
         stored: StoredResponseHandler,
-        sessions: RealtimeSessions,
+        realtime: RealtimeSessions,
+        responses: ResponsesSessions,
         control: ASGIApp,
         playground: Playground,
         *,
@@ -187,7 +190,8 @@ class DataPlane:
         self._gateway = gateway
         self._passthrough = passthrough
         self._stored = stored
-        self._sessions = sessions
+        self._realtime = realtime
+        self._responses = responses
         self._control = control
         self._playground = playground
         self._bodies = bodies
@@ -197,7 +201,8 @@ class DataPlane:
         self._proxies = proxies
         self._handlers: Mapping[HandlerName, _Handler] = {
             "model": self._call_model,
-            "realtime": self._open_session,
+            "realtime": self._open_realtime,
+            "responses_socket": self._open_responses,
             "stored_response": self._serve_stored,
             "passthrough": self._relay,
         }
@@ -267,9 +272,13 @@ class DataPlane:
     async def _call_model(self, request: ArrivedRequest) -> None:
         await self._gateway.handle(request.match, request.context, request.body, request.out)
 
-    async def _open_session(self, request: ArrivedRequest) -> None:
+    async def _open_realtime(self, request: ArrivedRequest) -> None:
         opening = read_opening(request.scope, request.context)
-        await self._sessions.handle(request.match, request.context, opening, request.out)
+        await self._realtime.handle(request.match, request.context, opening, request.out)
+
+    async def _open_responses(self, request: ArrivedRequest) -> None:
+        opening = read_opening(request.scope, request.context)
+        await self._responses.handle(request.context, opening, request.out)
 
     async def _serve_stored(self, request: ArrivedRequest) -> None:
         await self._stored.handle(request.match, request.context, request.as_client_request(), request.out)

@@ -35,7 +35,7 @@ def input_items(fields: Fields, new_id: Callable[[str], str]) -> list[Fields]:
     """The items of a request's `input`, each with its type and an id. `new_id` makes the id of an item that
     has none; it gets the prefix, such as "msg". Raises InvalidRequest.
     """
-    return [_with_id(item, new_id) for item in _new_items(fields)]
+    return [_with_id(item, new_id) for item in new_items(fields)]
 
 
 def with_history(fields: Fields, items: Sequence[Fields]) -> Fields:
@@ -43,12 +43,12 @@ def with_history(fields: Fields, items: Sequence[Fields]) -> Fields:
     Raises InvalidRequest.
     """
     rest = {name: value for name, value in fields.items() if name != _PREVIOUS}
-    return rest | {"input": _array([*items, *_new_items(fields)])}
+    return rest | {"input": _array([*items, *new_items(fields)])}
 
 
 def referenced_ids(fields: Fields) -> list[str]:
     """The ids of stored items that the request's `input` refers to. Raises InvalidRequest."""
-    return [_text_in(item, "id") for item in _new_items(fields) if _is_reference(item)]
+    return [_text_in(item, "id") for item in new_items(fields) if _is_reference(item)]
 
 
 def with_references(fields: Fields, found: Mapping[str, Fields]) -> Fields:
@@ -56,7 +56,7 @@ def with_references(fields: Fields, found: Mapping[str, Fields]) -> Fields:
     id that is not in `found`.
     """
     items = []
-    for item in _new_items(fields):
+    for item in new_items(fields):
         if _is_reference(item):
             id_ = _text_in(item, "id")
             if id_ not in found:
@@ -92,8 +92,8 @@ def response_of_stream(stream: bytes) -> bytes:
     raise ValueError("a stream without an end")
 
 
-def _new_items(fields: Fields) -> list[Fields]:
-    """The items of `input`; a text is a message of the user."""
+def new_items(fields: Fields) -> list[Fields]:
+    """The items of `input`; a text is a message of the user. Raises InvalidRequest."""
     raw = fields.get("input", ABSENT)
     if bytes(raw) in (b"", b"null"):
         return []

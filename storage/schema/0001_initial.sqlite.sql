@@ -225,7 +225,15 @@ CREATE INDEX usage_errors ON usage (at, id) WHERE outcome NOT IN ('ok', 'client_
 -- The id of most requests is made by the gateway and is the id of the row.
 CREATE INDEX usage_request ON usage (request_id) WHERE request_id <> id;
 
--- Sums of usage by hour and by day (UTC), for each key, and by day for all users together. Statistics read only these tables.
+-- How a request was routed. The ids are those of the usage rows, and UUIDv7, so that they are in the order of time.
+CREATE TABLE receipts (
+    id TEXT NOT NULL PRIMARY KEY,
+    at INTEGER NOT NULL, -- of the usage row
+    receipt TEXT NOT NULL -- JSON object
+) STRICT, WITHOUT ROWID;
+
+-- Sums of usage by hour and by day (UTC), for each key, and by day for all users together.
+-- Statistics read only these tables.
 -- The bounds of the histograms are in storage/latency.py.
 CREATE TABLE usage_hourly (
     bucket_start INTEGER NOT NULL,

@@ -25,6 +25,7 @@ from bluesminds.gateway.pipeline import Gateway
 from bluesminds.gateway.recorder import Recorder
 from bluesminds.gateway.relay import Relay
 from bluesminds.gateway.routing.catalog import ModelCatalog
+from bluesminds.gateway.routing.health import ServerHealthRegistry
 from bluesminds.gateway.routing.load import LoadRegistry
 from bluesminds.gateway.routing.plans import Plan, Target
 from bluesminds.gateway.routing.policies import Balancer
@@ -190,7 +191,12 @@ async def test_bug_in_gateway_is_500_without_detail(nursery: trio.Nursery) -> No
     gateway = Gateway(
         keys=keys,
         registry=OneServer(),
-        balancer=Balancer(lambda name: True, LoadRegistry(), RotationRegistry(), random.random),
+        balancer=Balancer(
+            ServerHealthRegistry(eject_after=5, eject_seconds=30),
+            LoadRegistry(),
+            RotationRegistry(),
+            random.random,
+        ),
         limiter=setup.limiter,
         sender=cast(Sender, Broken()),
         relay=Relay(cast(Sender, Broken()), expose_server=True),

@@ -269,3 +269,17 @@ async def test_s16_answer_of_the_fallback_names_its_model_and_has_usage(setup: S
     assert (answer.headers["x-bluesminds-model"], answer.usage) == ("backup", USAGE)
     (row,) = setup.gateway.rows()
     assert (row["server"], row["attempts"], row["output_tokens"]) == ("two", 3, USAGE["completion_tokens"])
+
+
+async def test_s15_recovered_server_is_used_again_within_30_seconds(
+    start: Start, mock_clock: MockClock
+) -> None:
+    setup = await start(mock_clock)
+    setup.primary.default = refusal(503)
+    for second in range(0, 80, 4):
+        if second == 60:
+            setup.primary.default = streamed(*ANSWER)
+        answer = await setup.ask()
+        assert answer.complete
+        setup.clock.jump(4)
+    assert "x-bluesminds-model" not in answer.headers, "the last answer is from the primary model"

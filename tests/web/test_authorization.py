@@ -76,6 +76,7 @@ GET /api/auth/sessions
 DELETE /api/auth/sessions
 DELETE /api/auth/sessions/{session_id}
 GET /api/auth/limits
+GET /api/requests/{request_id}
 GET /api/keys/{key_id}/limits
 GET /user/api-keys/{key_id}/limits
 GET /api/keys
@@ -129,6 +130,9 @@ GET /api/admin/usage/export
 GET /api/admin/costs
 GET /api/admin/costs/{key_id}
 GET /api/admin/explain
+GET /api/admin/health
+POST /api/admin/health
+GET /api/admin/requests/{request_id}
 GET /api/admin/keys
 POST /api/admin/keys
 GET /api/admin/keys/{key_id}

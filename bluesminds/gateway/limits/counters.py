@@ -101,6 +101,7 @@ class UsageCounters:
         return Hold(self, estimate.tokens, estimate.nano or 0, now, share)
 
 
+LimitUse = tuple[int, int, int]  # the limit, what was used before a request, and with it
 LimitedAccounts = tuple[tuple[UsageCounters, LimitSet], ...]
 
 
@@ -139,6 +140,36 @@ class Hold:
             day.held_nano += nano
             month.held_nano += nano
             total.held_nano += nano
+
+    def uses(self, limits: LimitSet, tokens: int, nano: int, now: float) -> dict[str, LimitUse]:
+        """The use of each limit by its name, if the request used so much. Call it before `settle`. What other
+        requests have reserved does not count, except in the last minute.
+        """
+        counters, day, month, total = self._counters, self._day, self._month, self._counters.total
+        found: dict[str, LimitUse] = {}
+        if limits.rpm:
+            used = counters.requests.used(now)
+            found["rpm"] = (limits.rpm, used - 1, used)
+        if limits.tpm:
+            used = counters.tokens.used(now) - self._tokens
+            found["tpm"] = (limits.tpm, used, used + tokens)
+        if limits.concurrency:
+            found["concurrency"] = (limits.concurrency, counters.running - 1, counters.running)
+        if limits.tokens_per_day:
+            found["tokens_per_day"] = (limits.tokens_per_day, day.tokens, day.tokens + tokens)
+        if limits.tokens_per_month:
+            found["tokens_per_month"] = (limits.tokens_per_month, month.tokens, month.tokens + tokens)
+        if limits.usd_per_day:
+            found["usd_per_day"] = (limits.usd_per_day, day.nano, day.nano + nano)
+        if limits.usd_per_month:
+            found["usd_per_month"] = (limits.usd_per_month, month.nano, month.nano + nano)
+        if limits.usd_total:
+            found["usd_total"] = (limits.usd_total, total.nano, total.nano + nano)
+        return found
+
+    @property
+    def reserved_nano(self) -> int:
+        return self._nano
 
     def settle(self, tokens: int, nano: int, now: float) -> None:
         """Replace the reserved amounts by the used ones; tokens beyond the reservation count from now."""

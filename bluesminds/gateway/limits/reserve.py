@@ -14,12 +14,13 @@ import trio
 
 from bluesminds.common.clock import Calendar, Clock
 from bluesminds.common.errors import GatewayError, Unavailable
-from bluesminds.common.values import NO_LIMITS, Caller, InUse
+from bluesminds.common.values import NO_LIMITS, Caller, InUse, LimitSet
 from bluesminds.gateway.limits.counters import (
     WHOLE_REQUEST,
     Estimate,
     Hold,
     LimitedAccounts,
+    LimitUse,
     MinuteWindow,
     Share,
     UsageCounters,
@@ -66,6 +67,26 @@ class Reservation:
     def headers(self) -> Headers:
         """The rate headers of the response."""
         return rate_headers(self._rates, self._limiter.monotonic(), self._returned)
+
+    @property
+    def reserved(self) -> tuple[int, int]:
+        """Tokens and nano-USD. No money is reserved any more once it is settled."""
+        return self._tokens, max((hold.reserved_nano for hold in self._holds), default=0)
+
+    def uses(self, caller: Caller, tokens: int, nano: int) -> dict[str, dict[str, LimitUse]]:
+        """The use of each limit of the caller, by "key" and "account" or by "address". Call it before
+        `settle`.
+        """
+        now = self._limiter.monotonic()
+        if caller.address:
+            owners: tuple[tuple[str, LimitSet], ...] = (("address", caller.key_limits),)
+        else:
+            owners = (("key", caller.key_limits), ("account", caller.user_limits))
+        found = {}
+        for (name, limits), hold in zip(owners, self._holds, strict=False):
+            if limits is not NO_LIMITS and (uses := hold.uses(limits, tokens, nano, now)):
+                found[name] = uses
+        return found
 
     def settle(self, tokens: int = 0, nano: int = 0) -> None:
         """Replace the reservation by the actual usage. Later calls do nothing."""

@@ -156,7 +156,7 @@ class PassthroughHandler(Struct, frozen=True):
 
     def _rank(self, server: Server) -> tuple[bool, int, str]:
         """Without chance, so that the objects of an account are at one server."""
-        return not self.health.is_usable(server.name), server.priority, server.name
+        return not self.health.is_usable(server.name, ""), server.priority, server.name
 
 
 def _check_method(path: RelayPath, method: str) -> None:

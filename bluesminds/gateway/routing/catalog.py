@@ -171,9 +171,11 @@ class ServerRegistry:
 
     def has_usable(self) -> bool:
         """Whether at least one server offers a model and is not ejected."""
+        health = self._health
         return any(
-            self._health.is_usable(server.name) and (server.models or self._discovered.get(server.name))
+            health.is_usable(server.name, model)
             for server in self.catalog.servers
+            for model in server.models or [row.id for row in self._discovered.get(server.name, ())]
         )
 
     def _replace(self, servers: Sequence[Server]) -> None:

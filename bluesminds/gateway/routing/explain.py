@@ -66,8 +66,12 @@ def explain(
         found = _explain_unrouted(catalog, balancer, question)
     else:
         found = _explain_route(catalog, balancer, prices, question, route)
-    names = {target.server.name for model in found.models for target in model.targets}
-    ejected = frozenset(name for name in names if not balancer.usable(name))
+    ejected = frozenset(
+        target.server.name
+        for model in found.models
+        for target in model.targets
+        if not balancer.health.is_usable(target.server.name, target.model or question.model)
+    )
     return Explanation(route, found.models, found.dropped, ejected, found.error)
 
 
@@ -75,7 +79,7 @@ def _explain_unrouted(catalog: ModelCatalog, balancer: Balancer, question: Route
     model, operation = question.model, question.operation
     offering = [server.name for server in catalog.servers_for(model)]
     try:
-        targets = select_targets(catalog, operation, model, usable=balancer.usable, random=balancer.random)
+        targets = select_targets(catalog, operation, model, health=balancer.health, random=balancer.random)
     except GatewayError as exc:
         return Explanation(
             None, (), tuple(Dropped(model, name, "no_endpoint") for name in offering), error=exc

@@ -7,13 +7,14 @@ Targets of equal rank are shuffled by weight: one of weight 2 comes first twice 
 import math
 from collections.abc import Callable, Sequence
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from bluesminds.common.errors import NotFound
 from bluesminds.common.routes import Policy
 from bluesminds.gateway.operations import Operation
 from bluesminds.gateway.routing.affinity import load_bound, rendezvous_score
 from bluesminds.gateway.routing.catalog import ModelCatalog
+from bluesminds.gateway.routing.health import HealthView
 from bluesminds.gateway.routing.load import LoadRegistry
 from bluesminds.gateway.routing.plans import Target, make_plan
 from bluesminds.gateway.routing.rotation import RotationRegistry
@@ -25,7 +26,7 @@ def select_targets(
     operation: Operation,
     model: str,
     *,
-    usable: Callable[[str], bool],
+    health: HealthView,
     random: Callable[[], float],
     only: frozenset[str] | None = None,
 ) -> Sequence[Target]:
@@ -49,13 +50,14 @@ def select_targets(
         message = f"No server that offers the model `{model[:200]}` has the endpoint {operation.path}."
         raise NotFound("unsupported_endpoint", message, param="model")
     if len(targets) > 1:
-        targets.sort(
-            key=lambda target: (
-                not usable(target.server.name),
-                target.server.priority,
-                -(random() ** (1 / target.server.weight)),
-            )
-        )
+        left_out = health.left_out([(one.server.name, model) for one in targets])
+
+        def rank(target: Target) -> tuple[bool, int, float]:
+            server = target.server
+            weight = server.weight / 2 if health.is_slow_start(server.name, model) else server.weight
+            return (server.name, model) in left_out, server.priority, -(random() ** (1 / weight))
+
+        targets.sort(key=rank)
     return targets
 
 
@@ -73,7 +75,7 @@ class RoutedRequest(Struct, frozen=True):
 class Balancer(Struct, frozen=True):
     """The state that the policies read: health, load and the rotations of routes. `random` returns [0, 1)."""
 
-    usable: Callable[[str], bool]
+    health: HealthView
     load: LoadRegistry
     rotations: RotationRegistry
     random: Callable[[], float]
@@ -82,15 +84,24 @@ class Balancer(Struct, frozen=True):
         """Every target once, best first. With `commit`, the first one uses its turn in the rotation."""
         candidates = list(group.candidates)
         if len(candidates) > 1:
+            left_out: frozenset[tuple[str, str]] = frozenset()
+            if not self.health.flawless:
+                candidates = [self._with_slow_start(one, request.model) for one in candidates]
+                left_out = self.health.left_out([_served(one.target, request.model) for one in candidates])
             candidates = self._shuffled(candidates)
             usable: list[Candidate] = []
             ejected: list[Candidate] = []
             for one in candidates:
-                (usable if self.usable(one.target.server.name) else ejected).append(one)
+                (ejected if _served(one.target, request.model) in left_out else usable).append(one)
             policy: Policy = "priority" if group.route is None else group.route.policy
             first = self._by_policy(policy, group, usable, request, commit=commit) if usable else []
             candidates = first + sorted(ejected, key=_priority)
         return [one.target for one in candidates]
+
+    def _with_slow_start(self, one: Candidate, model: str) -> Candidate:
+        """Half of the weight of the others, if the server has recovered a moment ago."""
+        slow = self.health.is_slow_start(*_served(one.target, model))
+        return one if slow else structs.replace(one, weight=2 * one.weight)
 
     def _shuffled(self, candidates: list[Candidate]) -> list[Candidate]:
         random = self.random
@@ -155,6 +166,11 @@ class Balancer(Struct, frozen=True):
         running = {one.name: self.load.in_flight(one.target.server.name) for one in ranked}
         total, weights = sum(running.values()), sum(one.weight for one in ranked)
         return sorted(ranked, key=lambda one: running[one.name] >= load_bound(total, one.weight, weights))
+
+
+def _served(target: Target, model: str) -> tuple[str, str]:
+    """The server, and its name of the model. `model`: the client's name."""
+    return target.server.name, target.model or model
 
 
 def _priority(one: Candidate) -> int:

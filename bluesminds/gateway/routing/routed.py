@@ -13,13 +13,16 @@ class RoutedTargets:
     allows it. Targets are ordered when they are needed, so that a rotation counts only what is used.
     """
 
-    __slots__ = ("_balancer", "_context", "_groups", "_reasons", "_request", "options")
+    __slots__ = ("_balancer", "_context", "_groups", "_reasons", "_request", "options", "selection")
 
     def __init__(
         self, route: ModelRoute, selection: Selection, balancer: Balancer, request: RoutedRequest
     ) -> None:
         if "error" in route.fallback_on:
-            selection = selection.prefer_usable(balancer.usable)
+            selection = selection.prefer_usable(
+                lambda target: balancer.health.is_usable(target.server.name, target.model or request.model)
+            )
+        self.selection = selection
         self._groups = list(selection.groups)
         self.options = route.options
         self._reasons = route.fallback_on

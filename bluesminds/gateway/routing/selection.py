@@ -82,12 +82,12 @@ class Selection(Struct, frozen=True):
         ]
         return Selection(tuple(group for group in groups if group.candidates), (*self.dropped, *dropped))
 
-    def prefer_usable(self, usable: Callable[[str], bool]) -> "Selection":
+    def prefer_usable(self, usable: Callable[[Target], bool]) -> "Selection":
         """Models whose servers are all ejected come last."""
         if len(self.groups) == 1:
             return self
         groups = sorted(
-            self.groups, key=lambda group: not any(usable(one.target.server.name) for one in group.candidates)
+            self.groups, key=lambda group: not any(usable(one.target) for one in group.candidates)
         )
         return Selection(tuple(groups), self.dropped)
 

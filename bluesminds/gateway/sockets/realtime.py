@@ -5,14 +5,14 @@ ordinary error response: the key, its limits, the model, and the handshake with 
 """
 
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final
 from urllib.parse import parse_qsl, urlencode
 
 import trio
 from msgspec import Struct
 
 from bluesminds.common.clock import Clock
-from bluesminds.common.errors import Forbidden, GatewayError, InvalidRequest, NotFound
+from bluesminds.common.errors import GatewayError, InvalidRequest, NotFound
 from bluesminds.common.values import Caller, RequestContext
 from bluesminds.gateway.accounting import CLIENT_GONE, UsageEntry
 from bluesminds.gateway.authorize import check_model
@@ -23,9 +23,10 @@ from bluesminds.gateway.limits.headers import as_text
 from bluesminds.gateway.limits.session import SessionLimits
 from bluesminds.gateway.operations import OperationMatch
 from bluesminds.gateway.pipeline import Gateway
-from bluesminds.gateway.relay import Headers, ResponseWriter, settle_failure
+from bluesminds.gateway.relay import settle_failure
 from bluesminds.gateway.routing.plans import Target
 from bluesminds.gateway.sockets.meter import SessionMeter
+from bluesminds.gateway.sockets.opening import SocketOpening, SocketWriter, check_origin, upgrade_required
 from bluesminds.gateway.sockets.session import SessionEnd, SessionSettings, SocketSession
 from bluesminds.gateway.upstream.attempt import Reply
 from bluesminds.gateway.upstream.sender import UpstreamSocket
@@ -41,28 +42,6 @@ _PRIVATE_SUBPROTOCOLS: Final = (KEY_SUBPROTOCOL, "openai-organization.", "openai
 _MAX_QUERY_FIELDS: Final = 20
 _FORWARDED_QUERY: Final = ("intent",)  # others could choose another model
 _TRANSCRIPTION: Final = "transcription"
-
-
-class SocketOpening(Struct, frozen=True):
-    """How a client asks for a WebSocket. `upgrade` is None for a request that is no handshake. `same_origin`:
-    it comes from a page of the gateway itself.
-    """
-
-    query: str
-    upgrade: WebSocketUpgrade | None
-    same_origin: bool
-
-
-class SocketWriter(ResponseWriter, Protocol):
-    async def accept(
-        self,
-        upgrade: WebSocketUpgrade,
-        subprotocol: str | None,
-        headers: Headers,
-        limits: WebSocketLimits,
-        memory: HeldMemory,
-    ) -> WebSocket:
-        """Accept the WebSocket. `memory` is for its messages. Raises ClientDisconnected."""
 
 
 class SocketSettings(Struct, frozen=True):
@@ -132,7 +111,7 @@ class RealtimeSessions:
                 raise upgrade_required()
             caller = await gateway.keys.authenticate(context)
             gateway.keys.authorize_use(caller, context)
-            await self._check_origin(context, opening)
+            await check_origin(self._origins, context, opening)
             model = read_model(opening.query)
             check_model(caller, model)
             facts = RequestFacts(model, stream=True)
@@ -144,17 +123,6 @@ class RealtimeSessions:
             if isinstance(exc, GatewayError) and caller is not None:
                 raise exc.with_headers(as_text(gateway.limiter.headers(caller))) from None
             raise
-
-    async def _check_origin(self, context: RequestContext, opening: SocketOpening) -> None:
-        """Browsers do not apply CORS to WebSockets, so the gateway does."""
-        if context.origin is None or opening.same_origin:
-            return
-        if not await self._origins.allows_reading(context):
-            raise Forbidden(
-                "origin_not_allowed",
-                "Pages of this origin may not use the gateway. Add the origin to allowed_origins of the API"
-                " key, or to cors_origins in the configuration.",
-            )
 
     def _reserve(self, caller: Caller, call: Call, targets: Sequence[Target]) -> _Admitted:
         """Reserve the session and its first response."""
@@ -186,7 +154,7 @@ class RealtimeSessions:
             return
         try:
             entry = admitted.entry
-            chosen = _chosen_subprotocol(upgrade.subprotocols, upstream.socket.subprotocol)
+            chosen = chosen_subprotocol(upgrade.subprotocols, upstream.socket.subprotocol)
             headers = self._gateway.relay.headers(entry)
             client = await out.accept(upgrade, chosen, headers, self._settings.client, client_memory)
             await self._run(admitted, client, upstream, upgrade, client_memory, server_memory)
@@ -276,15 +244,6 @@ class RealtimeSessions:
             )
 
 
-def upgrade_required() -> GatewayError:
-    return GatewayError(
-        426,
-        "upgrade_required",
-        "This endpoint is a WebSocket. Connect to it with wss:// or ws://, over HTTP/1.1.",
-        headers={"upgrade": "websocket"},
-    )
-
-
 def read_model(query: str) -> str:
     """Raises InvalidRequest, and NotFound for a call."""
     fields = _query_fields(query)
@@ -316,7 +275,7 @@ def _public_subprotocols(offered: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in offered if not name.startswith(_PRIVATE_SUBPROTOCOLS))
 
 
-def _chosen_subprotocol(offered: Sequence[str], by_server: str | None) -> str | None:
+def chosen_subprotocol(offered: Sequence[str], by_server: str | None) -> str | None:
     """The server's choice. A browser that offers some must get one, also from a server that has none."""
     public = _public_subprotocols(offered)
     return by_server or (public[0] if public else None)

@@ -48,7 +48,7 @@ Headers = list[tuple[bytes, bytes]]
 class Reply(Struct, frozen=True):
     """`body` is the complete body or, with a `stage`, the bytes of the stream so far. `is_events`: the client
     gets events. `error` is set if the status or the content is an error; its text contains no secret.
-    `running` measures the load of the server.
+    `running` measures the load of the server. `model` is the server's name of it.
     """
 
     endpoint: UpstreamEndpoint
@@ -62,6 +62,7 @@ class Reply(Struct, frozen=True):
     response: Response | None = None
     is_events: bool = False
     running: RunningAttempt | None = None
+    model: str = ""
 
     def close(self) -> None:
         if self.response is not None:
@@ -91,12 +92,15 @@ class Reply(Struct, frozen=True):
 
 
 class ReplyReader(Struct, frozen=True):
-    """Reads the response of one server to a call. `conversation` is the request if it was translated."""
+    """Reads the response of one server to a call. `conversation` is the request if it was translated, `model`
+    the server's name of the model.
+    """
 
     endpoint: UpstreamEndpoint
     call: Call
     plan: Plan
     conversation: ConversationRequest | None
+    model: str
 
     async def read(self, response: Response, deadline: float) -> Reply:
         """`deadline` on Trio's clock, for the first content of a stream. The caller closes the response.
@@ -140,6 +144,7 @@ class ReplyReader(Struct, frozen=True):
             error = structs.replace(error, message=message)
         return Reply(
             endpoint=self.endpoint,
+            model=self.model,
             status=response.status,
             headers=_headers(response, JSON_TYPE),
             body=body,
@@ -176,6 +181,7 @@ class ReplyReader(Struct, frozen=True):
             raise UpstreamCut("the stream ended without an answer", phase="body", sent=True)
         return Reply(
             endpoint=self.endpoint,
+            model=self.model,
             status=response.status,
             headers=_headers(response, EVENTS_TYPE),
             body=body,
@@ -203,6 +209,7 @@ class ReplyReader(Struct, frozen=True):
         content_type = response.header(b"content-type") or b"application/octet-stream"
         return Reply(
             endpoint=self.endpoint,
+            model=self.model,
             status=response.status,
             headers=_headers(response, (b"content-type", content_type)),
             body=first,
@@ -219,6 +226,7 @@ class ReplyReader(Struct, frozen=True):
             body += piece
         return Reply(
             endpoint=self.endpoint,
+            model=self.model,
             status=response.status,
             headers=_headers(response, JSON_TYPE),
             body=bytes(body),
@@ -274,6 +282,7 @@ class ReplyReader(Struct, frozen=True):
         headers = _headers(response, JSON_TYPE)
         return Reply(
             endpoint=self.endpoint,
+            model=self.model,
             status=response.status,
             headers=headers,
             body=body,

@@ -84,7 +84,7 @@ class RawSender:
             )
             if response.status < 300:
                 self._metrics.attempts[server.name, "answered"] += 1
-                self._health.record_success(server.name)
+                self._health.record_success(server.name, "")
                 return RawReply(endpoint, response, _passed(response))
             return await self._error_reply(context, endpoint, response, client_format)
         except UpstreamError as exc:
@@ -130,7 +130,7 @@ class RawSender:
             raise self._failed(context, server, failure)
         self._metrics.attempts[server.name, str(response.status)] += 1
         if response.status >= 500:
-            self._health.record_failure(server.name, str(response.status))
+            self._health.record_failure(server.name, "", str(response.status))
             error = structs.replace(error, code=error.code or "upstream_error")
         reply = Reply(endpoint, response.status, _passed(response), body, error=error)
         shaped = reply.as_client_error(client_format, context.request_id)
@@ -139,7 +139,7 @@ class RawSender:
     def _failed(self, context: RequestContext, server: Server, failure: AttemptFailure) -> UpstreamFailed:
         self._metrics.attempts[server.name, failure.reason] += 1
         if failure.blames_server:
-            self._health.record_failure(server.name, failure.reason)
+            self._health.record_failure(server.name, "", failure.reason)
         self._log.warning(
             "attempt_failed",
             request_id=context.request_id,

@@ -49,6 +49,8 @@ _FULL = Support()
 _WITHOUT_USAGE = Support(usage=False)
 
 T = TypeVar("T")
+BeginAttempt = Callable[[Target], Callable[[str], None]]
+"""Called before each attempt. What it returns is called with the reason if the attempt fails."""
 
 
 class UpstreamSocket(Struct, frozen=True):
@@ -56,6 +58,7 @@ class UpstreamSocket(Struct, frozen=True):
 
     endpoint: UpstreamEndpoint
     socket: WebSocket
+    model: str  # the server's name
 
 
 class _Try(Struct, frozen=True):
@@ -97,10 +100,10 @@ class Sender:
         call: Call,
         body: CallBody,
         targets: Sequence[Target],
-        begin: Callable[[Target], None],
+        begin: BeginAttempt,
         routed: RoutedTargets | None = None,
     ) -> Reply:
-        """The first Reply to forward; the caller closes it. `begin` is called before each attempt. `routed`
+        """The first Reply to forward; the caller closes it. `routed`
         has the targets of fallback models.
 
         Raises UpstreamFailed if no server responded.
@@ -119,7 +122,7 @@ class Sender:
         self,
         call: Call,
         targets: Sequence[Target],
-        begin: Callable[[Target], None],
+        begin: BeginAttempt,
         request: Callable[[bytes, str], WebSocketRequest],
         seconds: float,
     ) -> UpstreamSocket | Reply:
@@ -136,7 +139,7 @@ class Sender:
         self,
         call: Call,
         targets: Sequence[Target],
-        begin: Callable[[Target], None],
+        begin: BeginAttempt,
         attempt: Callable[[Target, bool], Awaitable[T | AttemptFailure]],
         body: CallBody | None = None,
         routed: RoutedTargets | None = None,
@@ -151,7 +154,7 @@ class Sender:
             waiting.remove(turn)
             if turn.repetition:
                 await trio.sleep_until(turn.due)
-            begin(turn.target)
+            fail = begin(turn.target)
             is_last = not waiting or tries >= self._attempts or waiting[0].repetition > 0
             if is_last and routed is not None and tries < self._attempts:
                 is_last = not routed.has_more("timeout")
@@ -161,8 +164,10 @@ class Sender:
                     return outcome
                 if not (more := self._take_after_refusal(call, turn.target, outcome, body, routed)):
                     return outcome
+                fail("refused")
                 waiting = [_Try(target) for target in more]
                 continue
+            fail(outcome.reason)
             self._record_failure(call, turn.target, outcome)
             if body is not None and not body.repeatable:
                 raise _final_error(_upload_error(outcome.error), tries)
@@ -214,31 +219,31 @@ class Sender:
 
     def stream_ended(self, call: Call, reply: Reply, error: ErrorDetail | None, *, implausible: bool) -> None:
         """A stream is complete, or ended with the `error` that the server sent in it."""
-        server = reply.endpoint.server.name
+        server, model = reply.endpoint.server.name, reply.model
         if implausible:
             self.warn_implausible_usage(call, server)
         if error is None:
-            self._health.record_success(server)
+            self._health.record_success(server, model)
             return
         self._count(server, "error_in_stream")
         if not error.blames_request():
-            self._health.record_failure(server, "error_in_stream")
+            self._health.record_failure(server, model, "error_in_stream")
 
     def stream_failed(self, reply: Reply, reason: str) -> None:
         """A stream has ended before its answer was complete."""
-        self._record_shortfall(reply.endpoint.server.name, reason)
+        self._record_shortfall(reply.endpoint.server.name, reply.model, reason)
 
     def socket_ended(self, upstream: UpstreamSocket, failure: str | None) -> None:
         """A session with a server has ended, by its `failure` or not."""
         server = upstream.endpoint.server.name
         if failure is None:
-            self._health.record_success(server)
+            self._health.record_success(server, upstream.model)
         else:
-            self._record_shortfall(server, failure)
+            self._record_shortfall(server, upstream.model, failure)
 
-    def total_timeout(self, server: str) -> None:
+    def total_timeout(self, call: Call, target: Target) -> None:
         """The total timeout expired before the server responded."""
-        self._record_shortfall(server, "total_timeout")
+        self._record_shortfall(target.server.name, target.model or call.model, "total_timeout")
 
     async def _measured_attempt(
         self, call: Call, target: Target, body: CallBody, timeouts: Timeouts
@@ -266,6 +271,7 @@ class Sender:
         model = target.model or call.model
         support = learned = self._support(target, model)
         lasting = True
+        self._health.begin(target.server.name, model)
         try:
             reply = await self._exchange(call, endpoint, target, body, support, timeouts)
             while reply.error is not None and (refusal := _find_refusal(call, target, body, reply, support)):
@@ -301,7 +307,7 @@ class Sender:
         server = target.server.name
         if not isinstance(outcome, HandshakeRejected):
             self._count(server, "answered")
-            return UpstreamSocket(endpoint, outcome)
+            return UpstreamSocket(endpoint, outcome, model)
         reply = handshake_reply(endpoint, outcome)
         if (failure := classify_handshake(reply)) is not None:
             return failure
@@ -334,7 +340,7 @@ class Sender:
         )
         reply = None
         try:
-            reader = ReplyReader(endpoint, call, plan, body.conversation)
+            reader = ReplyReader(endpoint, call, plan, body.conversation, model)
             reply = await reader.read(response, deadline)
         finally:
             if reply is None or reply.response is None:
@@ -346,16 +352,19 @@ class Sender:
         server = reply.endpoint.server.name
         self._count(server, "answered")
         if reply.error is not None:
+            self._health.release(server, reply.model)
             return reply.as_client_error(call.format, call.context.request_id)
         if reply.stage is None:
-            self._health.record_success(server)
+            self._health.record_success(server, reply.model)
         return reply
 
     def _record_failure(self, call: Call, target: Target, failure: AttemptFailure) -> None:
         server = target.server.name
         self._count(server, failure.reason)
         if failure.blames_server:
-            self._health.record_failure(server, failure.reason)
+            self._health.record_failure(server, target.model or call.model, failure.reason)
+        else:
+            self._health.release(server, target.model or call.model)
         self._log.warning(
             "attempt_failed",
             request_id=call.context.request_id,
@@ -364,9 +373,9 @@ class Sender:
             reason=failure.reason,
         )
 
-    def _record_shortfall(self, server: str, reason: str) -> None:
+    def _record_shortfall(self, server: str, model: str, reason: str) -> None:
         self._count(server, reason)
-        self._health.record_failure(server, reason)
+        self._health.record_failure(server, model, reason)
 
     def warn_implausible_usage(self, call: Call, server: str) -> None:
         self._log.warning(

@@ -179,6 +179,11 @@ class Pool:
             ended=end,
         )
 
+    def in_use(self, origin: UpstreamOrigin) -> int:
+        """Connections of an origin that have a request or are being opened."""
+        slots = self._slots.by_origin.get(origin)
+        return 0 if slots is None else slots.open - len(slots.idle)
+
     def _take_idle(self, origin_slots: OriginSlots) -> UpstreamConnection | None:
         """A kept-alive connection without unexpected input, which could be read as a response."""
         while origin_slots.idle:

@@ -10,17 +10,20 @@ from bluesminds.common.values import InUse, Server
 from bluesminds.gateway.probe import ProbeResult
 from bluesminds.gateway.routing.catalog import ModelCatalog
 from bluesminds.gateway.routing.explain import Explanation, RouteQuestion
+from bluesminds.gateway.routing.fleet import FleetHealth
 from bluesminds.gateway.routing.health import ServerStatus
 from bluesminds.web.api import (
     audit,
     auth,
     chats,
     explain,
+    health,
     invites,
     keys,
     limits,
     model_routes,
     models,
+    requests,
     servers,
     sessions,
     setup,
@@ -53,9 +56,16 @@ class GatewayControls(Struct, frozen=True):
     """The current servers by model."""
     explain: Callable[[RouteQuestion], Awaitable[Explanation]]
     """What would be done with a request now."""
+    fleet_health: Callable[[], FleetHealth]
+    """The health of all servers."""
+    probe_now: Callable[[], Awaitable[None]]
+    """Check all servers."""
 
 
-def api_routes(accounts: AccountServices, controls: GatewayControls) -> list[Route]:
+def api_routes(
+    accounts: AccountServices, controls: GatewayControls, *, expose_server: bool = True
+) -> list[Route]:
+    """`expose_server`: users see the names of servers."""
     return [
         *setup.routes(setup.SetupHandlers(accounts.users, accounts.passwords, accounts.throttle)),
         *keys.routes(accounts.keys, accounts.users),
@@ -82,7 +92,9 @@ def api_routes(accounts: AccountServices, controls: GatewayControls) -> list[Rou
             )
         ),
         *explain.routes(explain.ExplainHandlers(accounts.keys, controls.explain)),
+        *health.routes(health.FleetHealthHandlers(controls.fleet_health, controls.probe_now)),
         *models.routes(models.ModelHandlers(controls.catalog)),
+        *requests.routes(requests.RequestHandlers(accounts.usage, expose_server)),
         *usage.routes(usage.UsageHandlers(accounts.usage)),
         *limits.routes(limits.LimitHandlers(accounts.limits, controls.usage_now)),
         *chats.routes(chats.ChatHandlers(accounts.chats)),

@@ -67,7 +67,7 @@ class HealthResponse(Struct, frozen=True):
 
 class Readiness(Struct, frozen=True):
     """`checks` maps each check to "ok" or the reason why the gateway is not ready. `servers` is the number of
-    servers by state: "up", "down", "unknown" or "unusable".
+    servers by state: "up", "down", "unknown" or "unusable", and of those that are "ejected" for a model.
     """
 
     status: Literal["ok", "unavailable"]

@@ -634,7 +634,7 @@ def _described(operation: Operation) -> OpenAPIOperation:
 
 DATA_PLANE: Final = (
     # OpenAPI cannot describe a WebSocket; docs/api.md does.
-    *(_described(operation) for operation in OPERATIONS if operation.handler != "realtime"),
+    *(_described(operation) for operation in OPERATIONS if not operation.is_socket),
     OpenAPIOperation(
         method="GET",
         path="/v1/models",

@@ -16,7 +16,7 @@ from bluesminds.gateway.routing.load import FAILURE_SECONDS, MAX_FIGURES, LoadRe
 from bluesminds.gateway.routing.policies import Balancer, RoutedRequest
 from bluesminds.gateway.routing.rotation import RotationRegistry, WeightedRotation
 from bluesminds.gateway.routing.selection import ModelCandidates
-from tests.gateway.routing.test_policies import server
+from tests.gateway.routing.test_policies import health_of, server
 from tests.gateway.routing.test_selection import select
 
 POLICIES: tuple[Policy, ...] = (
@@ -55,7 +55,7 @@ class Fleet:
         self.clock = SetClock()
         self.load = LoadRegistry(self.clock)
         self.balancer = Balancer(
-            lambda name: name not in ejected,
+            health_of(ejected),
             self.load,
             RotationRegistry(),
             random.Random(seed).random,  # noqa: S311

@@ -1,73 +1,204 @@
-"""Ejection of servers by failed requests and probes."""
+"""Circuits per server and model: ejection, trials, slow start, and the bound on what is left out."""
 
-from trio.testing import MockClock
+import pytest
 
-from bluesminds.gateway.routing.health import MAX_EJECTION_FACTOR, ServerHealthRegistry
+from bluesminds.gateway.routing.health import (
+    MAX_CIRCUITS,
+    MAX_EJECTION_FACTOR,
+    MIN_REQUESTS,
+    SLOW_START_SECONDS,
+    TRIAL_SECONDS,
+    TRIALS,
+    WINDOW_SECONDS,
+    HealthChange,
+    ServerHealthRegistry,
+)
 
 
-async def test_server_is_ejected_after_consecutive_failures(mock_clock: MockClock) -> None:
-    health = ServerHealthRegistry(eject_after=3, eject_seconds=10)
+class Health:
+    """A registry with a clock that the test moves. `changes`: the reported states."""
+
+    def __init__(self, *, eject_after: int = 5, eject_seconds: float = 30) -> None:
+        self.now = 1000.0
+        self.changes: list[HealthChange] = []
+        self.registry = ServerHealthRegistry(
+            eject_after=eject_after,
+            eject_seconds=eject_seconds,
+            on_change=self.changes.append,
+            monotonic=lambda: self.now,
+        )
+
+    def fail(self, count: int = 1, server: str = "a", model: str = "m") -> None:
+        for _ in range(count):
+            self.registry.record_failure(server, model, "500")
+
+    def succeed(self, count: int = 1, server: str = "a", model: str = "m") -> None:
+        for _ in range(count):
+            self.registry.begin(server, model)
+            self.registry.record_success(server, model)
+
+    def usable(self, server: str = "a", model: str = "m") -> bool:
+        return self.registry.is_usable(server, model)
+
+    def state(self) -> str:
+        rows = self.registry.circuits()
+        return rows[0].state if rows else "flawless"
+
+
+@pytest.fixture
+def health() -> Health:
+    return Health()
+
+
+def test_consecutive_failures_eject_the_server_for_the_model(health: Health) -> None:
     for _ in range(4):
-        health.record_failure("a", "500")
-        health.record_failure("a", "500")
-        assert health.is_usable("a")
-        health.record_success("a")
-    for _ in range(3):
-        health.record_failure("a", "UpstreamCut")
-    assert not health.is_usable("a")
-    assert health.get("a").last_error == "UpstreamCut"
-    assert health.is_usable("b")
-    mock_clock.jump(9.75)
-    assert not health.is_usable("a")
-    mock_clock.jump(0.25)
-    assert health.is_usable("a")
+        health.fail(4)
+        assert health.usable()
+        health.succeed()
+    health.fail(5)
+    assert not health.usable()
+    assert health.usable(model="other") and health.usable("b")
+    assert health.changes == [HealthChange("a", "m", "open", "500", 30)]
 
 
-async def test_consecutive_ejections_last_longer_up_to_limit(mock_clock: MockClock) -> None:
-    health = ServerHealthRegistry(eject_after=1, eject_seconds=10)
-    for factor in [*range(1, MAX_EJECTION_FACTOR + 1), MAX_EJECTION_FACTOR, MAX_EJECTION_FACTOR]:
-        health.record_failure("a", "500")
-        mock_clock.jump(10 * factor - 0.25)
-        assert not health.is_usable("a")
-        mock_clock.jump(0.25)
-        assert health.is_usable("a")
-    health.record_success("a")
-    health.record_failure("a", "500")
-    mock_clock.jump(10)
-    assert health.is_usable("a")
+def test_share_of_failures_ejects_the_server(health: Health) -> None:
+    for _ in range(MIN_REQUESTS // 2 - 1):
+        health.fail()
+        health.succeed()
+    health.fail(2)
+    assert not health.usable(), "11 of 20 requests failed"
+    other = Health()
+    for _ in range(100):
+        other.fail()
+        other.succeed()
+    assert other.usable(), "half is not over half"
 
 
-async def test_success_ends_ejection() -> None:
-    health = ServerHealthRegistry(eject_after=1, eject_seconds=10)
-    health.record_failure("a", "500")
-    health.record_success("a")
-    assert health.is_usable("a")
+def test_failures_before_the_window_do_not_count(health: Health) -> None:
+    for _ in range(MIN_REQUESTS // 4):
+        health.fail(2)
+        health.succeed()
+    health.now += WINDOW_SECONDS + 1
+    health.fail(2)
+    assert health.usable()
 
 
-async def test_probes_and_requests_are_counted_separately(mock_clock: MockClock) -> None:
-    health = ServerHealthRegistry(eject_after=2, eject_seconds=10)
-    health.record_failure("a", "500")
-    health.record_probe("a", alive=False)
-    assert health.is_usable("a")
-    health.record_probe("a", alive=False)
-    assert not health.is_usable("a")
-    mock_clock.jump(1000)
-    assert not health.is_usable("a")
-    health.record_probe("a", alive=True)
-    assert health.is_usable("a")
-    health.record_failure("a", "500")
-    health.record_probe("a", alive=True)
-    assert not health.is_usable("a")
+def test_ejection_lasts_longer_with_the_outage_up_to_the_limit(health: Health) -> None:
+    health.fail(5)
+    lasted = []
+    for _ in range(40):
+        lasted.append(health.changes[-1].seconds)
+        health.now += lasted[-1] - 0.5
+        assert not health.usable()
+        health.now += 0.5
+        assert health.usable()
+        health.registry.begin("a", "m")
+        health.fail()
+    assert lasted[:4] == [30, 30, 60, 90]
+    assert lasted == sorted(lasted)
+    assert lasted[-1] == 30 * MAX_EJECTION_FACTOR == 600
+
+
+def test_one_trial_at_a_time_is_sent_to_a_half_open_server(health: Health) -> None:
+    health.fail(5)
+    health.now += 30
+    assert health.usable()
+    health.registry.begin("a", "m")
+    assert not health.usable()
+    health.registry.release("a", "m")
+    assert health.usable()
+    health.registry.begin("a", "m")
+    health.now += TRIAL_SECONDS
+    assert health.usable(), "a trial whose end is not reported blocks no longer"
+
+
+def test_three_successes_close_the_circuit_and_a_slow_start_follows(health: Health) -> None:
+    health.fail(5)
+    health.now += 30
+    health.succeed(TRIALS - 1)
+    assert health.state() == "half_open"
+    health.succeed()
+    assert health.state() == "slow_start"
+    assert health.registry.is_slow_start("a", "m") and health.usable()
+    health.now += SLOW_START_SECONDS
+    assert not health.registry.is_slow_start("a", "m")
+    health.succeed()
+    assert health.registry.flawless
+    assert [one.state for one in health.changes] == ["open", "half_open", "closed"]
+
+
+def test_failed_trial_ejects_again(health: Health) -> None:
+    health.fail(5)
+    health.now += 30
+    health.succeed(TRIALS - 1)
+    health.fail()
+    assert not health.usable()
+    health.now += 30
+    health.succeed(TRIALS)
+    assert health.state() == "slow_start"
+    health.fail(4)
+    assert health.usable()
+
+
+def test_success_of_an_ejected_server_makes_it_half_open(health: Health) -> None:
+    health.fail(5)
+    health.succeed()
+    assert health.usable()
+    assert health.state() == "half_open"
+
+
+def test_late_failures_of_an_ejected_server_do_not_extend_the_ejection(health: Health) -> None:
+    health.fail(5)
+    health.now += 29
+    health.fail(3)
+    health.now += 1
+    assert health.usable()
+
+
+def test_at_most_half_of_the_targets_are_left_out(health: Health) -> None:
+    targets = [(name, "m") for name in "abcd"]
+    for name in "dcb":
+        health.now += 1
+        health.fail(5, name)
+    assert health.registry.left_out(targets) == {("d", "m"), ("c", "m")}, "those that were ejected first"
+    assert health.registry.left_out(targets[1:]) == {("d", "m")}
+    assert health.registry.left_out([("a", "m"), ("b", "m")]) == {("b", "m")}
+    assert health.registry.left_out([("b", "m")]) == {("b", "m")}, "the only one comes last anyway"
+
+
+def test_probes_and_requests_are_counted_separately() -> None:
+    health = Health(eject_after=2, eject_seconds=10)
+    registry = health.registry
+    health.fail()
+    registry.record_probe("a", alive=False)
+    assert health.usable()
+    registry.record_probe("a", alive=False)
+    assert not health.usable() and not health.usable(model="other")
+    health.now += 1000
+    assert not health.usable()
+    registry.record_probe("a", alive=True)
+    assert health.usable()
+    health.fail()
+    registry.record_probe("a", alive=True)
+    assert not health.usable()
     for _ in range(2):
-        health.record_probe("b", alive=False)
-    health.record_success("b")
-    assert health.is_usable("b")
+        registry.record_probe("b", alive=False)
+    health.succeed(server="b")
+    assert health.usable("b")
 
 
-async def test_keep_only_drops_other_servers() -> None:
-    health = ServerHealthRegistry(eject_after=1, eject_seconds=10)
-    health.record_failure("a", "500")
-    health.record_failure("b", "500")
-    health.keep_only({"b"})
-    assert health.is_usable("a")
-    assert not health.is_usable("b")
+def test_keep_only_drops_other_servers() -> None:
+    health = Health(eject_after=1)
+    for name in ("a", "b"):
+        health.fail(server=name)
+        health.registry.record_probe(name, alive=False)
+    health.registry.keep_only({"b"})
+    assert health.usable("a")
+    assert not health.usable("b")
+
+
+def test_number_of_circuits_is_bounded() -> None:
+    health = Health(eject_after=1)
+    for number in range(MAX_CIRCUITS + 10):
+        health.fail(model=f"m{number}")
+    assert len(health.registry.circuits()) == MAX_CIRCUITS

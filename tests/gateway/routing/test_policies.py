@@ -15,6 +15,7 @@ from bluesminds.common.errors import NotFound
 from bluesminds.common.values import Server
 from bluesminds.gateway.operations import OPERATIONS, Operation
 from bluesminds.gateway.routing.catalog import ModelCatalog
+from bluesminds.gateway.routing.health import ServerHealthRegistry
 from bluesminds.gateway.routing.plans import Plan, Target
 from bluesminds.gateway.routing.policies import select_targets
 from bluesminds.wire.models import ModelRow
@@ -30,12 +31,20 @@ def server(name: str, *, weight: int = 1, priority: int = 0, models: tuple[str, 
     )  # fmt: skip
 
 
+def health_of(ejected: tuple[str, ...] = ()) -> ServerHealthRegistry:
+    """The servers are ejected for the model "m"."""
+    health = ServerHealthRegistry(eject_after=1, eject_seconds=3600, monotonic=lambda: 0.0)
+    for name in ejected:
+        health.record_failure(name, "m", "500")
+    return health
+
+
 def order(servers: list[Server], *, ejected: tuple[str, ...] = (), seed: int = 1) -> list[str]:
     targets = select_targets(
         ModelCatalog(servers, {}),
         CHAT,
         "m",
-        usable=lambda name: name not in ejected,
+        health=health_of(ejected),
         random=random.Random(seed).random,  # noqa: S311
     )
     return [target.server.name for target in targets]
@@ -50,7 +59,7 @@ def test_targets_are_sorted_by_priority() -> None:
 def test_ejected_servers_come_last() -> None:
     servers = [server("a", priority=0), server("b", priority=1), server("c", priority=2)]
     assert order(servers, ejected=("a",)) == ["b", "c", "a"]
-    assert order(servers, ejected=("a", "b", "c")) == ["a", "b", "c"]
+    assert order(servers, ejected=("a", "b", "c")) == ["b", "c", "a"], "at most half are left out"
     assert order([server("only")], ejected=("only",)) == ["only"]
 
 
@@ -70,9 +79,7 @@ def test_targets_contain_every_server_once(servers: list[tuple[int, int]], sourc
     servers = [
         server(str(n), weight=weight, priority=priority) for n, (weight, priority) in enumerate(servers)
     ]
-    targets = select_targets(
-        ModelCatalog(servers, {}), CHAT, "m", usable=lambda name: True, random=source.random
-    )
+    targets = select_targets(ModelCatalog(servers, {}), CHAT, "m", health=health_of(), random=source.random)
     assert sorted(target.server.name for target in targets) == sorted(one.name for one in servers)
     priorities = [target.server.priority for target in targets]
     assert priorities == sorted(priorities)
@@ -147,4 +154,4 @@ def test_count_of_tokens_needs_no_server_of_its_format() -> None:
 
 
 def select(catalog: ModelCatalog, model: str, operation: Operation | None = None) -> Sequence[Target]:
-    return select_targets(catalog, operation or CHAT, model, usable=lambda name: True, random=random.random)
+    return select_targets(catalog, operation or CHAT, model, health=health_of(), random=random.random)

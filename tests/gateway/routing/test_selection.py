@@ -182,8 +182,10 @@ def test_models_whose_servers_are_all_ejected_come_last() -> None:
         ModelRoute("o", to("c")),
     ]
     selection = select(ANY, routes, "m")
-    assert [model for model, _ in names(selection.prefer_usable(lambda name: name != "a"))] == ["n", "o", "m"]
-    assert names(selection.prefer_usable(lambda name: False)) == names(selection)
+    assert [
+        model for model, _ in names(selection.prefer_usable(lambda target: target.server.name != "a"))
+    ] == ["n", "o", "m"]
+    assert names(selection.prefer_usable(lambda target: False)) == names(selection)
 
 
 @given(

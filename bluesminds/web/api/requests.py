@@ -1,0 +1,193 @@
+"""/api/requests/{id}: one request with its receipt."""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+from msgspec import Struct
+
+from bluesminds.accounts.usage import UsageReports
+from bluesminds.common.clock import format_time
+from bluesminds.common.money import Price, write_usd
+from bluesminds.gateway.receipts import Receipt, ReceiptAttempt
+from bluesminds.web.guard import Access, Principal
+from bluesminds.web.routes import Route, route
+from storage.usage import UsageRow
+
+
+class CandidateView(Struct, frozen=True):
+    """`model`: the name that the server gets."""
+
+    server: str | None
+    model: str
+
+
+class DroppedCandidate(Struct, frozen=True):
+    """A target that was left out. `server` is null if the whole model was, or if users do not see servers."""
+
+    model: str
+    server: str | None
+    reason: str
+
+
+class AttemptView(Struct, frozen=True):
+    """Times are milliseconds: `at_ms` after the start of the request, `ms` until the attempt failed or the
+    request ended. `reason`: a status or a kind of failure, null if the server answered.
+    """
+
+    server: str | None
+    model: str
+    at_ms: int
+    ms: int
+    reason: str | None
+
+
+class LimitUseView(Struct, frozen=True):
+    """Of the `limit`, `before` was used without the request, and `after` with it. Limits in USD are decimal
+    strings.
+    """
+
+    limit: int | str
+    before: int | str
+    after: int | str
+
+
+class PriceView(Struct, frozen=True):
+    """USD per million tokens. `model`: the name of the price."""
+
+    model: str
+    input_usd: str
+    cached_input_usd: str
+    output_usd: str
+
+
+class ReceiptView(Struct, frozen=True):
+    """`route`: the model of the route, null without one. `candidates`: the targets that could serve the
+    request, those of the first model in the order in which they were to be tried. `translated_to`: the format
+    that the server got, null if it is the client's. `limits` by owner and name. `price` is null without one.
+    `shortened`: the lists are not complete.
+    """
+
+    route: str | None
+    policy: str
+    candidates: list[CandidateView]
+    dropped: list[DroppedCandidate]
+    attempts: list[AttemptView]
+    translated_to: str | None
+    dropped_fields: Sequence[str]
+    reserved_tokens: int
+    reserved_usd: str
+    limits: dict[str, dict[str, LimitUseView]]
+    price: PriceView | None
+    shortened: bool
+
+
+class RequestView(Struct, frozen=True):
+    """One request. `server` answered. `first_byte_ms` and `duration_ms` are milliseconds. `cost_usd` is null
+    if the model has no price. `receipt` is null if there is none any more.
+    """
+
+    id: str
+    request_id: str
+    at: str
+    key_id: str
+    user_id: str
+    endpoint: str
+    model: str
+    server: str | None
+    status: int
+    outcome: str
+    streamed: bool
+    input_tokens: int | None
+    output_tokens: int | None
+    cache_read_tokens: int | None
+    first_byte_ms: int | None
+    duration_ms: int
+    cost_usd: str | None
+    receipt: ReceiptView | None
+
+
+class RequestHandlers(Struct, frozen=True):
+    """`expose_server`: users see the names of servers."""
+
+    usage: UsageReports
+    expose_server: bool
+
+    async def show(self, principal: Principal, request_id: str) -> RequestView:
+        """Show one request: its usage, and the receipt that says how it was routed.
+
+        Users see their own requests, administrators all.
+        """
+        is_admin = principal.role == "admin"
+        row, receipt = await self.usage.request(request_id, None if is_admin else principal.user_id)
+        return _view(row, receipt, servers=is_admin or self.expose_server)
+
+    async def show_any(self, request_id: str) -> RequestView:
+        """Show one request of any user: its usage, and the receipt that says how it was routed."""
+        return _view(*await self.usage.request(request_id, None), servers=True)
+
+
+def routes(handlers: RequestHandlers) -> list[Route]:
+    tag = "Usage"
+    return [
+        route("GET", "/api/requests/{request_id}", Access.SESSION, handlers.show, tag=tag),
+        route("GET", "/api/admin/requests/{request_id}", Access.ADMIN, handlers.show_any, tag=tag),
+    ]
+
+
+def _view(row: UsageRow, receipt: str | None, *, servers: bool) -> RequestView:
+    found = None if receipt is None else msgspec.json.decode(receipt, type=Receipt)
+    return RequestView(
+        id=row.id,
+        request_id=row.request_id,
+        at=format_time(row.at),
+        key_id=row.key_id,
+        user_id=row.user_id,
+        endpoint=row.endpoint,
+        model=row.model,
+        server=(row.server or None) if servers else None,
+        status=row.status,
+        outcome=row.outcome,
+        streamed=row.streamed,
+        input_tokens=row.input_tokens,
+        output_tokens=row.output_tokens,
+        cache_read_tokens=row.cache_read_tokens,
+        first_byte_ms=row.first_byte_ms,
+        duration_ms=row.duration_ms,
+        cost_usd=None if row.cost_nano is None else write_usd(row.cost_nano),
+        receipt=None if found is None else _receipt_view(found, row.model, servers=servers),
+    )
+
+
+def _receipt_view(found: Receipt, model: str, *, servers: bool) -> ReceiptView:
+    def name(server: str) -> str | None:
+        return (server or None) if servers else None
+
+    return ReceiptView(
+        route=found.route or None,
+        policy=found.policy,
+        candidates=[CandidateView(name(one.server), one.model or model) for one in found.candidates],
+        dropped=[DroppedCandidate(one.model, name(one.server), one.reason) for one in found.dropped],
+        attempts=[_attempt_view(one, name(one.server), model) for one in found.attempts],
+        translated_to=found.translated_to or None,
+        dropped_fields=found.dropped_fields,
+        reserved_tokens=found.reserved_tokens,
+        reserved_usd=write_usd(found.reserved_nano),
+        limits={owner: _limits_view(uses) for owner, uses in found.limits.items()},
+        price=None if found.price is None else _price_view(found.priced_as, found.price),
+        shortened=found.shortened,
+    )
+
+
+def _attempt_view(one: ReceiptAttempt, server: str | None, model: str) -> AttemptView:
+    return AttemptView(server, one.model or model, one.at_ms, one.ms, one.reason or None)
+
+
+def _limits_view(uses: Mapping[str, tuple[int, int, int]]) -> dict[str, LimitUseView]:
+    return {
+        name: LimitUseView(*(write_usd(value) if name.startswith("usd_") else value for value in use))
+        for name, use in uses.items()
+    }
+
+
+def _price_view(model: str, price: Price) -> PriceView:
+    return PriceView(model, write_usd(price.input), write_usd(price.cached_input), write_usd(price.output))

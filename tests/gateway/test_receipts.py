@@ -1,0 +1,176 @@
+"""Receipts: what a request did, in few bytes, for those who may see it."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+import trio
+
+from bluesminds.gateway.receipts import MAX_BYTES, Receipt, ReceiptAttempt, ReceiptTarget, write_receipt
+from bluesminds.gateway.routing.selection import Dropped
+from storage.receipts import select_receipt
+from tests import gateways
+from tests.deployment import Callers, anonymous_client, code_of, create_callers
+from tests.fakes import anthropic_server
+from tests.fakes.model_server import ModelServer, error, refusal
+from tests.gateways import ASK, STREAM, Gateway, entry, eventually
+
+Start = Callable[..., Awaitable[Gateway]]
+PRICES = [{"model": "m", "input_usd": "1", "output_usd": "2", "max_output_tokens": 100}]
+
+
+@pytest.fixture
+def start(nursery: trio.Nursery, home: Path, models: ModelServer, second: ModelServer) -> Start:
+    async def start(**sections: Any) -> Gateway:
+        servers = [entry("one", models.url), entry("two", second.url, priority=1)]
+        servers.append(entry("gone", second.url, enabled=False))
+        return await gateways.start(nursery, home, servers=servers, **sections)
+
+    return start
+
+
+async def receipt_of(gateway: Gateway, answer: httpx.Response) -> Any:
+    path = f"/api/admin/requests/{answer.headers['x-request-id']}"
+    found: dict[str, Any] = {}
+
+    async def is_there() -> bool:
+        async with gateway.operator() as client:
+            shown = await client.get(path)
+        if shown.status_code == 200:
+            found.update(shown.json())
+        return shown.status_code == 200
+
+    await eventually(is_there)
+    return found
+
+
+async def test_receipt_shows_attempts_limits_and_price(start: Start, models: ModelServer) -> None:
+    gateway = await start(prices=PRICES)
+    key_id, key = await gateway.new_key(rpm=10, limits={"tokens_per_day": 5000, "usd_total": "1"})
+    models.plan(refusal(503))
+    answer = await gateway.chat(ASK, key=key)
+    assert answer.status_code == 200
+    shown = await receipt_of(gateway, answer)
+    assert (shown["model"], shown["server"], shown["status"], shown["key_id"]) == ("m", "two", 200, key_id)
+    receipt = shown["receipt"]
+    assert (receipt["route"], receipt["policy"]) == (None, "priority")
+    assert receipt["candidates"] == [{"server": "one", "model": "m"}, {"server": "two", "model": "m"}]
+    failed, answered = receipt["attempts"]
+    assert (failed["server"], failed["reason"]) == ("one", "503")
+    assert (answered["server"], answered["reason"]) == ("two", None)
+    assert 0 <= failed["at_ms"] <= answered["at_ms"]
+    used = shown["input_tokens"] + shown["output_tokens"]
+    assert receipt["reserved_tokens"] >= used
+    assert receipt["limits"]["key"]["rpm"] == {"limit": 10, "before": 0, "after": 1}
+    assert receipt["limits"]["key"]["tokens_per_day"] == {"limit": 5000, "before": 0, "after": used}
+    assert receipt["limits"]["key"]["usd_total"] == {"limit": "1", "before": "0", "after": shown["cost_usd"]}
+    assert receipt["price"] == {"model": "m", "input_usd": "1", "cached_input_usd": "1", "output_usd": "2"}
+    again = (await receipt_of(gateway, await gateway.chat(ASK, key=key)))["receipt"]
+    assert again["limits"]["key"]["rpm"] == {"limit": 10, "before": 1, "after": 2}
+    assert again["limits"]["key"]["tokens_per_day"]["before"] == used
+
+
+async def test_receipt_of_a_route_shows_its_fallback_and_what_was_dropped(
+    start: Start, models: ModelServer
+) -> None:
+    route = {"model": "fast", "targets": [{"server": "one", "model": "m"}, "gone"], "fallback": ["m", "no"]}
+    routes = [route | {"policy": "least_busy"}]
+    gateway = await start(routes=routes)
+    models.plan(refusal(503), refusal(503))
+    answer = await gateway.chat(STREAM | {"model": "fast"})
+    assert answer.status_code == 200
+    receipt = (await receipt_of(gateway, answer))["receipt"]
+    assert (receipt["route"], receipt["policy"]) == ("fast", "least_busy")
+    assert receipt["candidates"] == [{"server": "one", "model": "m"}, {"server": "two", "model": "m"}]
+    assert {(one["server"], one["model"], one["reason"]) for one in receipt["dropped"]} == {
+        ("gone", "fast", "unknown_server"),
+        ("one", "m", "duplicate"),
+        (None, "no", "unknown_model"),
+    }
+    assert [one["server"] for one in receipt["attempts"]][-1] == "two"
+
+
+async def test_receipt_of_a_translated_request_shows_format_and_dropped_fields(
+    nursery: trio.Nursery, home: Path
+) -> None:
+    anthropic: ModelServer = await nursery.start(anthropic_server.serve)
+    servers = [entry("one", anthropic.url, dialect="anthropic")]
+    gateway = await gateways.start(nursery, home, servers=servers)
+    answer = await gateway.chat(ASK | {"user": "ada", "seed": 7})
+    assert answer.status_code == 200
+    receipt = (await receipt_of(gateway, answer))["receipt"]
+    assert receipt["translated_to"] == "messages"
+    assert receipt["dropped_fields"] == answer.headers["x-bluesminds-dropped"].split(",")
+    assert receipt["price"] is None
+
+
+async def test_receipt_of_a_failed_request_has_its_attempts(start: Start, models: ModelServer) -> None:
+    gateway = await start(upstream={"attempts": 1})
+    models.plan(refusal(500, error("a text of the server")))
+    answer = await gateway.chat(ASK)
+    assert answer.status_code >= 500
+    shown = await receipt_of(gateway, answer)
+    assert [one["reason"] for one in shown["receipt"]["attempts"]] == ["500"]
+    assert "a text of the server" not in str(shown)
+
+
+async def test_users_see_only_their_own_requests(
+    nursery: trio.Nursery, home: Path, models: ModelServer
+) -> None:
+    server = entry("one", models.url)
+    gateway = await gateways.start(nursery, home, servers=[server], server={"expose_server": False})
+    callers: Callers = await create_callers(gateway)
+    answer = await gateway.chat(ASK, key=callers.keys["good"])
+    assert answer.status_code == 200
+    shown = await receipt_of(gateway, answer)
+    assert shown["receipt"]["attempts"][0]["server"] == "one"
+    path = f"/api/requests/{shown['id']}"
+    seen = {}
+    async with anonymous_client(gateway) as client:
+        for role in ("user", "other", "admin"):
+            bearer = {"authorization": f"Bearer {(await callers.session(role))[0]}"}
+            seen[role] = await client.get(path, headers=bearer)
+            unknown = await client.get("/api/requests/x", headers=bearer)
+            assert code_of(unknown) == "request_not_found"
+    assert [code_of(seen[role]) for role in ("user", "other", "admin")] == ["200", "request_not_found", "200"]
+    assert seen["admin"].json() == shown
+    assert '"one"' not in seen["user"].text and models.url not in seen["admin"].text
+    assert seen["user"].json()["receipt"]["attempts"][0]["server"] is None
+
+
+async def test_receipts_are_not_written_when_they_are_disabled(start: Start) -> None:
+    gateway = await start(receipts={"retention_days": 0})
+    shown = await receipt_of(gateway, await gateway.chat(ASK))
+    assert shown["receipt"] is None and shown["status"] == 200
+
+
+async def test_old_receipts_are_deleted(start: Start) -> None:
+    gateway = await start()
+    shown = await receipt_of(gateway, await gateway.chat(ASK))
+    await gateway.services.cleanup.run_once()
+    assert await gateway.services.store.read(select_receipt, shown["id"]) is not None
+    old = "00000000-0001-7000-8000-000000000000"
+    await gateway.alter("INSERT INTO receipts VALUES ('00000000-0001-7000-8000-000000000000', 1, '{}')")
+    await gateway.services.cleanup.run_once()
+    assert await gateway.services.store.read(select_receipt, old) is None
+    assert await gateway.services.store.read(select_receipt, shown["id"]) is not None
+
+
+@pytest.mark.parametrize("entries", [1, 5, 20, 200])
+@pytest.mark.parametrize("name", ["m", "x" * 256, "\N{GRINNING FACE}" * 256])
+def test_receipt_never_exceeds_its_size(entries: int, name: str) -> None:
+    receipt = Receipt(
+        route=name,
+        candidates=tuple(ReceiptTarget("s" * 64, name) for _ in range(entries)),
+        dropped=tuple(Dropped(name, "s" * 64, "not_listed") for _ in range(entries)),
+        attempts=tuple(ReceiptAttempt("s" * 64, 1, 2, name, "FirstByteTimeout") for _ in range(20)),
+        dropped_fields=tuple(name for _ in range(entries)),
+        priced_as=name,
+    )
+    text = write_receipt(receipt)
+    assert len(text.encode()) <= MAX_BYTES
+    read = msgspec.json.decode(text, type=Receipt)
+    assert read == receipt or read.shortened
