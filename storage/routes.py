@@ -1,39 +1,36 @@
-"""Routes of models. The caller defines the JSON of `targets`."""
+"""Routes of models. The caller defines the JSON of `conditions` and `definition`."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from storage.base import Connection, Row
+from storage.base import Connection
 
 
 @dataclass(frozen=True, slots=True)
 class RouteRow:
-    """One route. `targets` is JSON as text. No two routes have the same `model`."""
+    """One route. `conditions` ("" for none) and `definition` are JSON as text. No two routes have the same
+    `model` and `conditions`.
+    """
 
     id: str
     model: str
-    targets: str
-    policy: str
-    fallback: tuple[str, ...]
-    fallback_on: tuple[str, ...]
+    conditions: str
+    definition: str
     created_at: int
     updated_at: int
 
 
 async def insert_route(connection: Connection, route: RouteRow) -> None:
-    """Raises IntegrityError if the model has a route."""
+    """Raises IntegrityError if there is a route with the same model and conditions."""
     await connection.execute(
         """
-        INSERT INTO routes (id, model, targets, policy, fallback, fallback_on, created_at, updated_at)
-        VALUES (:id, :model, :targets, :policy, :fallback, :fallback_on, :created_at, :updated_at)
+        INSERT INTO routes (id, model, conditions, definition, created_at, updated_at)
+        VALUES (:id, :model, :conditions, :definition, :created_at, :updated_at)
         """,
         id=route.id,
         model=route.model,
-        targets=route.targets,
-        policy=route.policy,
-        fallback=json.dumps(route.fallback),
-        fallback_on=json.dumps(route.fallback_on),
+        conditions=route.conditions,
+        definition=route.definition,
         created_at=route.created_at,
         updated_at=route.updated_at,
     )
@@ -42,23 +39,17 @@ async def insert_route(connection: Connection, route: RouteRow) -> None:
 async def select_routes(connection: Connection) -> Sequence[RouteRow]:
     """All routes, in the order of their creation."""
     rows = await connection.all(
-        """
-        SELECT id, model, targets, policy, fallback, fallback_on, created_at, updated_at
-        FROM routes ORDER BY id
-        """
+        "SELECT id, model, conditions, definition, created_at, updated_at FROM routes ORDER BY id"
     )
-    return [_route_row(row) for row in rows]
+    return [RouteRow(*row) for row in rows]
 
 
 async def select_route(connection: Connection, route_id: str) -> RouteRow | None:
     row = await connection.one(
-        """
-        SELECT id, model, targets, policy, fallback, fallback_on, created_at, updated_at
-        FROM routes WHERE id = :id
-        """,
+        "SELECT id, model, conditions, definition, created_at, updated_at FROM routes WHERE id = :id",
         id=route_id,
     )
-    return None if row is None else _route_row(row)
+    return None if row is None else RouteRow(*row)
 
 
 async def update_route(connection: Connection, route: RouteRow) -> bool:
@@ -66,16 +57,13 @@ async def update_route(connection: Connection, route: RouteRow) -> bool:
     changed = await connection.execute(
         """
         UPDATE routes SET
-            model = :model, targets = :targets, policy = :policy, fallback = :fallback,
-            fallback_on = :fallback_on, updated_at = :updated_at
+            model = :model, conditions = :conditions, definition = :definition, updated_at = :updated_at
         WHERE id = :id
         """,
         id=route.id,
         model=route.model,
-        targets=route.targets,
-        policy=route.policy,
-        fallback=json.dumps(route.fallback),
-        fallback_on=json.dumps(route.fallback_on),
+        conditions=route.conditions,
+        definition=route.definition,
         updated_at=route.updated_at,
     )
     return changed == 1
@@ -84,14 +72,3 @@ async def update_route(connection: Connection, route: RouteRow) -> bool:
 async def delete_route(connection: Connection, route_id: str) -> bool:
     """False: there is no such route."""
     return await connection.execute("DELETE FROM routes WHERE id = :id", id=route_id) == 1
-
-
-_FALLBACK = RouteRow.__slots__.index("fallback")
-_FALLBACK_ON = RouteRow.__slots__.index("fallback_on")
-
-
-def _route_row(row: Row) -> RouteRow:
-    values = list(row)
-    values[_FALLBACK] = tuple(json.loads(values[_FALLBACK]))
-    values[_FALLBACK_ON] = tuple(json.loads(values[_FALLBACK_ON]))
-    return RouteRow(*values)

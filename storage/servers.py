@@ -24,6 +24,8 @@ class ServerRow:
     priority: int
     passthrough: bool
     passthrough_paths: tuple[str, ...]
+    region: str
+    tags: tuple[str, ...]
     enabled: bool
     created_at: int
     updated_at: int
@@ -35,10 +37,11 @@ async def insert_server(connection: Connection, server: ServerRow) -> None:
         """
         INSERT INTO servers (
             id, name, vendor, dialect, url, sealed_api_key, api_version, sealed_headers, models, weight,
-            priority, passthrough, passthrough_paths, enabled, created_at, updated_at
+            priority, passthrough, passthrough_paths, region, tags, enabled, created_at, updated_at
         ) VALUES (
             :id, :name, :vendor, :dialect, :url, :sealed_api_key, :api_version, :sealed_headers, :models,
-            :weight, :priority, :passthrough, :passthrough_paths, :enabled, :created_at, :updated_at
+            :weight, :priority, :passthrough, :passthrough_paths, :region, :tags, :enabled, :created_at,
+            :updated_at
         )
         """,
         id=server.id,
@@ -54,6 +57,8 @@ async def insert_server(connection: Connection, server: ServerRow) -> None:
         priority=server.priority,
         passthrough=int(server.passthrough),
         passthrough_paths=json.dumps(server.passthrough_paths),
+        region=server.region,
+        tags=json.dumps(server.tags),
         enabled=int(server.enabled),
         created_at=server.created_at,
         updated_at=server.updated_at,
@@ -66,7 +71,7 @@ async def select_servers(connection: Connection) -> Sequence[ServerRow]:
         """
         SELECT
             id, name, vendor, dialect, url, sealed_api_key, api_version, sealed_headers, models, weight,
-            priority, passthrough, passthrough_paths, enabled, created_at, updated_at
+            priority, passthrough, passthrough_paths, region, tags, enabled, created_at, updated_at
         FROM servers ORDER BY name
         """
     )
@@ -78,7 +83,7 @@ async def select_server(connection: Connection, name: str) -> ServerRow | None:
         """
         SELECT
             id, name, vendor, dialect, url, sealed_api_key, api_version, sealed_headers, models, weight,
-            priority, passthrough, passthrough_paths, enabled, created_at, updated_at
+            priority, passthrough, passthrough_paths, region, tags, enabled, created_at, updated_at
         FROM servers WHERE name = :name
         """,
         name=name,
@@ -94,6 +99,7 @@ async def update_server(connection: Connection, server: ServerRow) -> bool:
             name = :name, vendor = :vendor, dialect = :dialect, url = :url, sealed_api_key = :sealed_api_key,
             api_version = :api_version, sealed_headers = :sealed_headers, models = :models, weight = :weight,
             priority = :priority, passthrough = :passthrough, passthrough_paths = :passthrough_paths,
+            region = :region, tags = :tags,
             enabled = :enabled, updated_at = :updated_at
         WHERE id = :id
         """,
@@ -110,6 +116,8 @@ async def update_server(connection: Connection, server: ServerRow) -> bool:
         priority=server.priority,
         passthrough=int(server.passthrough),
         passthrough_paths=json.dumps(server.passthrough_paths),
+        region=server.region,
+        tags=json.dumps(server.tags),
         enabled=int(server.enabled),
         updated_at=server.updated_at,
     )
@@ -124,6 +132,7 @@ async def delete_server(connection: Connection, name: str) -> bool:
 _MODELS = ServerRow.__slots__.index("models")
 _PASSTHROUGH = ServerRow.__slots__.index("passthrough")
 _PASSTHROUGH_PATHS = ServerRow.__slots__.index("passthrough_paths")
+_TAGS = ServerRow.__slots__.index("tags")
 _ENABLED = ServerRow.__slots__.index("enabled")
 
 
@@ -132,5 +141,6 @@ def _server_row(row: Row) -> ServerRow:
     values[_MODELS] = tuple(json.loads(values[_MODELS]))
     values[_PASSTHROUGH] = bool(values[_PASSTHROUGH])
     values[_PASSTHROUGH_PATHS] = tuple(json.loads(values[_PASSTHROUGH_PATHS]))
+    values[_TAGS] = tuple(json.loads(values[_TAGS]))
     values[_ENABLED] = bool(values[_ENABLED])
     return ServerRow(*values)

@@ -50,7 +50,8 @@ class Chromium:
             page.on("console", lambda message: complaints.extend(_complaint(message)))
             page.on("request", lambda one: complaints.extend([] if one.url.startswith(site) else [one.url]))
             found = look(page)
-        assert [complaint for complaint in complaints if expected not in complaint] == []
+        unexpected = [complaint for complaint in complaints if expected not in complaint]
+        assert unexpected == [], unexpected
         return found
 
 

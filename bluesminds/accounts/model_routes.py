@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType, json, structs
 
@@ -10,7 +10,14 @@ from bluesminds.accounts.audit import Actor, entry
 from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import uuid7
 from bluesminds.common.errors import Conflict, NotFound
-from bluesminds.common.routes import FallbackReason, ModelRoute, Policy, RouteTarget
+from bluesminds.common.routes import (
+    FallbackReason,
+    ModelRoute,
+    Policy,
+    RouteCondition,
+    RouteOptions,
+    RouteTarget,
+)
 from storage.audit import AuditRow, insert_audit, lock_audit_head
 from storage.base import Connection, IntegrityError, Store
 from storage.routes import RouteRow, delete_route, insert_route, select_route, select_routes, update_route
@@ -24,6 +31,8 @@ class RouteChanges(Struct, frozen=True):
     policy: Policy | UnsetType = UNSET
     fallback: tuple[str, ...] | UnsetType = UNSET
     fallback_on: tuple[FallbackReason, ...] | UnsetType = UNSET
+    when: RouteCondition | UnsetType | None = UNSET
+    options: RouteOptions | UnsetType = UNSET
 
     def given(self) -> dict[str, Any]:
         return {name: value for name in self.__struct_fields__ if (value := getattr(self, name)) is not UNSET}
@@ -43,7 +52,7 @@ class StoredRoutes:
         try:
             await self._store.write(_insert, row, audit)
         except IntegrityError as exc:
-            raise route_exists(route.model) from exc
+            raise route_exists() from exc
         return route
 
     async def update(self, actor: Actor, route_id: str, changes: RouteChanges) -> ModelRoute:
@@ -51,7 +60,7 @@ class StoredRoutes:
         try:
             return await self._store.write(_update, self._clock, actor, route_id, changes)
         except IntegrityError as exc:
-            raise route_exists(str(changes.model)) from exc
+            raise route_exists() from exc
 
     async def remove(self, actor: Actor, route_id: str) -> None:
         """Raises NotFound."""
@@ -62,43 +71,31 @@ class StoredRoutes:
         return [_route(row) for row in await self._store.read(select_routes)]
 
 
-def route_exists(model: str) -> Conflict:
-    return Conflict("route_exists", f"There is already a route for the model `{model}`. Change that route.")
+def route_exists() -> Conflict:
+    return Conflict(
+        "route_exists", "There is already a route with this model and these conditions. Change that route."
+    )
 
 
 def _row(route: ModelRoute, now: int) -> RouteRow:
+    stored = structs.replace(route, id="", origin="table")
     return RouteRow(
         id=route.id,
         model=route.model,
-        targets=json.encode(route.targets).decode(),
-        policy=route.policy,
-        fallback=route.fallback,
-        fallback_on=route.fallback_on,
+        conditions="" if route.when is None else json.encode(route.when).decode(),
+        definition=json.encode(stored).decode(),
         created_at=now,
         updated_at=now,
     )
 
 
 def _route(row: RouteRow) -> ModelRoute:
-    return ModelRoute(
-        model=row.model,
-        targets=json.decode(row.targets, type=tuple[RouteTarget, ...]),
-        policy=cast("Policy", row.policy),
-        fallback=row.fallback,
-        fallback_on=cast("tuple[FallbackReason, ...]", row.fallback_on),
-        origin="table",
-        id=row.id,
-    )
+    return structs.replace(json.decode(row.definition, type=ModelRoute), id=row.id)
 
 
 def _audit_fields(row: RouteRow) -> dict[str, object]:
-    return {
-        "model": row.model,
-        "targets": json.decode(row.targets),
-        "policy": row.policy,
-        "fallback": row.fallback,
-        "fallback_on": row.fallback_on,
-    }
+    fields: dict[str, object] = json.decode(row.definition)
+    return {name: value for name, value in fields.items() if name not in ("id", "origin")}
 
 
 async def _insert(connection: Connection, row: RouteRow, audit: AuditRow) -> None:

@@ -45,6 +45,8 @@ class ServerChanges(Struct, frozen=True):
     priority: int | UnsetType = UNSET
     passthrough: bool | UnsetType = UNSET
     passthrough_paths: tuple[str, ...] | UnsetType = UNSET
+    region: str | UnsetType = UNSET
+    tags: tuple[str, ...] | UnsetType = UNSET
 
 
 class Servers:
@@ -74,6 +76,8 @@ class Servers:
             priority=server.priority,
             passthrough=server.passthrough,
             passthrough_paths=server.passthrough_paths,
+            region=server.region,
+            tags=server.tags,
             enabled=True,
             created_at=now,
             updated_at=now,
@@ -144,6 +148,8 @@ def _server(row: ServerRow, api_key: str | None, headers: Mapping[str, str]) -> 
         headers=tuple(headers.items()),
         passthrough=row.passthrough,
         passthrough_paths=row.passthrough_paths,
+        region=row.region,
+        tags=row.tags,
     )
 
 
@@ -161,6 +167,8 @@ def _audit_fields(row: ServerRow) -> dict[str, object]:
         "priority": row.priority,
         "passthrough": row.passthrough,
         "passthrough_paths": row.passthrough_paths,
+        "region": row.region,
+        "tags": row.tags,
     }
 
 

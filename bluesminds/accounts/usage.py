@@ -16,6 +16,7 @@ from storage.keys import select_key, select_key_names
 from storage.receipts import select_receipt
 from storage.usage import DAY, LATEST, UsageRow, select_page, select_usage
 from storage.usage_log import LogPage, LogQuery, select_log
+from storage.usage_search import FoundRequests, RequestSearch, search_requests
 from storage.usage_series import SeriesQuery, SeriesRow, select_series
 from storage.usage_stats import (
     Grouping,
@@ -109,9 +110,26 @@ class UsageReports:
         """
         return await self._store.read(_select_costs, self._clock.now_ms(), owner, key_id)
 
+    async def totals_of_user(self, user_id: str, *, days: int) -> list[StatsRow]:
+        """One row per day with requests of the last `days` calendar days in UTC, including today."""
+        since, until = self.last_days(days)
+        query = StatsQuery(since, until, ("day",), user_id=user_id)
+        return await self._store.read(select_stats, query)
+
+    async def of_users(self, user_ids: Sequence[str]) -> dict[str, list[SeriesRow]]:
+        """The days of the last 30 with requests, by user."""
+        now = self._clock.now_ms()
+        since = (now // DAY - 29) * DAY
+        queries = [SeriesQuery(since, now + 1, "day", "none", user_id) for user_id in user_ids]
+        return await self._store.read(_select_each, queries)
+
     async def figures(self, query: SeriesQuery, *, latest: int = 0) -> UsageFigures:
         """`latest` is the number of newest requests to include, which only a query of one user can have."""
         return await self._store.read(_select_figures, query, latest)
+
+    async def requests(self, search: RequestSearch, *, limit: int) -> tuple[FoundRequests, Mapping[str, str]]:
+        """Requests that match, newest first, and the names of the user's keys by id."""
+        return await self._store.read(_search, search, limit)
 
     async def request(self, request_id: str, user_id: str | None) -> tuple[UsageRow, str | None]:
         """The usage row of a request and its receipt, if it has one. `user_id`: only a request of this user.
@@ -122,6 +140,17 @@ class UsageReports:
             message = "There is no request with this id. Use the `id` of a usage record."
             raise NotFound("request_not_found", message)
         return found
+
+
+async def _select_each(connection: Connection, queries: Sequence[SeriesQuery]) -> dict[str, list[SeriesRow]]:
+    return {query.user_id or "": list(await select_series(connection, query)) for query in queries}
+
+
+async def _search(
+    connection: Connection, search: RequestSearch, limit: int
+) -> tuple[FoundRequests, Mapping[str, str]]:
+    names = await select_key_names(connection, search.user_id) if search.user_id else {}
+    return await search_requests(connection, search, limit), names
 
 
 async def _select_figures(connection: Connection, query: SeriesQuery, latest: int) -> UsageFigures:

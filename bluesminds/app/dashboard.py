@@ -1,15 +1,21 @@
 """Builds the dashboard from the services and the running gateway."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from msgspec import Struct
 
 from bluesminds.app.routing import Routing
 from bluesminds.app.services import Services
-from bluesminds.common.values import InUse
-from bluesminds.dashboard import keys, overview
+from bluesminds.dashboard import keys, overview, requests, settings, usage
+from bluesminds.dashboard.admin import servers, system, users
 from bluesminds.dashboard.assets import PageAssets
 from bluesminds.dashboard.frame import HOME, Frame
+from bluesminds.web.api import GatewayControls
+from bluesminds.web.api.explain import ExplainHandlers
+from bluesminds.web.api.model_routes import RouteHandlers
+from bluesminds.web.api.models import ModelHandlers
+from bluesminds.web.api.requests import RequestHandlers
+from bluesminds.web.api.servers import ServerHandlers
 from bluesminds.web.app import BrowserPages
 from bluesminds.web.routes import Route
 
@@ -21,21 +27,38 @@ class Dashboard(Struct, frozen=True):
     pages: BrowserPages
 
 
+class SystemState(Struct, frozen=True):
+    """`checks` are those of /ready, `gauges` figures of the running gateway by name."""
+
+    checks: Callable[[], Awaitable[Mapping[str, str]]]
+    gauges: Callable[[], Mapping[str, int]]
+
+
 def build_dashboard(
-    services: Services, routing: Routing, usage_now: Callable[[str], InUse]
+    services: Services, routing: Routing, controls: GatewayControls, state: SystemState
 ) -> Dashboard | None:
-    """None if the settings turn it off. `usage_now` is what "key:ID" or "user:ID" uses at this moment."""
+    """None if the settings turn it off."""
     if not services.settings.dashboard.enabled:
         return None
-    assets, accounts = PageAssets(), services.accounts
+    assets = PageAssets()
     frame = Frame(
         assets,
         public_url=services.settings.server.public_url,
         servers_down=lambda: routing.states()["down"],
+        expose_servers=services.settings.server.expose_server,
         clock=services.clock,
     )
     routes = [
         *assets.routes(),
+        *_user_pages(services, frame, routing, controls),
+        *_admin_pages(services, frame, controls, state),
+    ]
+    return Dashboard(routes, BrowserPages(HOME, frame.error))
+
+
+def _user_pages(services: Services, frame: Frame, routing: Routing, controls: GatewayControls) -> list[Route]:
+    accounts = services.accounts
+    return [
         *overview.routes(
             overview.OverviewPage(
                 frame=frame,
@@ -44,10 +67,19 @@ def build_dashboard(
                 limits=accounts.limits,
                 calendar=services.calendar,
                 clock=services.clock,
-                usage_now=usage_now,
+                usage_now=controls.usage_now,
                 example_model=routing.example_model,
             )
         ),
+        *requests.routes(
+            requests.RequestsPage(
+                frame,
+                accounts.usage,
+                RequestHandlers(accounts.usage, services.settings.server.expose_server),
+            )
+        ),
+        *usage.routes(usage.UsagePages(frame, accounts.usage, services.clock)),
+        *settings.routes(settings.SettingsPage(frame, accounts.users, accounts.sessions)),
         *keys.routes(
             keys.KeysPages(
                 frame=frame,
@@ -57,9 +89,66 @@ def build_dashboard(
                 usage=accounts.usage,
                 calendar=services.calendar,
                 clock=services.clock,
-                usage_now=usage_now,
+                usage_now=controls.usage_now,
                 example_model=routing.example_model,
             )
         ),
     ]
-    return Dashboard(routes, BrowserPages(HOME, frame.error))
+
+
+def _admin_pages(
+    services: Services, frame: Frame, controls: GatewayControls, state: SystemState
+) -> list[Route]:
+    accounts = services.accounts
+    return [
+        *servers.routes(
+            servers.ServersPages(
+                frame=frame,
+                servers=ServerHandlers(
+                    accounts.servers,
+                    controls.list_servers,
+                    controls.servers_changed,
+                    controls.test_server,
+                    controls.server_status,
+                ),
+                models=ModelHandlers(controls.catalog),
+                routes=RouteHandlers(
+                    accounts.routes,
+                    controls.list_routes,
+                    controls.routes_changed,
+                    controls.list_servers,
+                    lambda: accounts.servers.locked,
+                ),
+                explain=ExplainHandlers(accounts.keys, accounts.users, controls.explain),
+                usage=accounts.usage,
+                clock=services.clock,
+            )
+        ),
+        *users.routes(
+            users.UsersPages(
+                frame=frame,
+                users=accounts.users,
+                invitations=accounts.invitations,
+                sessions=accounts.sessions,
+                keys=accounts.key_reports,
+                limits=accounts.limits,
+                usage=accounts.usage,
+                clock=services.clock,
+                usage_now=controls.usage_now,
+            )
+        ),
+        *system.routes(
+            system.SystemPages(
+                frame=frame,
+                audit=accounts.audit,
+                limits=accounts.limits,
+                usage=accounts.usage,
+                settings=services.settings,
+                engine=services.store.engine,
+                clock=services.clock,
+                started_ms=services.clock.now_ms(),
+                checks=state.checks,
+                gauges=state.gauges,
+            )
+        ),
+    ]

@@ -9,7 +9,7 @@ from msgspec import Struct
 from prometheus_client import CollectorRegistry
 
 from bluesminds.accounts.ranking import ModelRanking
-from bluesminds.app.dashboard import build_dashboard
+from bluesminds.app.dashboard import SystemState, build_dashboard
 from bluesminds.app.malloc import HeapTrimmer
 from bluesminds.app.readiness import ReadinessCheck
 from bluesminds.app.routing import Routing, log_health
@@ -317,7 +317,16 @@ def _build_control(
         open_signup=services.settings.accounts.signup == "open",
     )
     mounted = [*routes, *reference.routes, *forms]
-    dashboard = build_dashboard(services, routing, authentication.limiter.in_use)
+    recorder, limiter = runtime.recorder, authentication.limiter
+    state = SystemState(
+        readiness.check,
+        lambda: {
+            "Requests in progress": limiter.running,
+            "Usage rows in the queue": recorder.held,
+            "Connections": stats.open,
+        },
+    )
+    dashboard = build_dashboard(services, routing, controls, state)
     if dashboard is not None:
         mounted += dashboard.routes
     guard = build_guard(services.accounts, public_url=public_url)

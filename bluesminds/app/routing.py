@@ -9,7 +9,7 @@ from msgspec import Struct
 from bluesminds.common.log import Log
 from bluesminds.common.money import Price
 from bluesminds.common.routes import ModelRoute
-from bluesminds.common.values import Server
+from bluesminds.common.values import Requirement, Server
 from bluesminds.gateway.routing.catalog import ModelCatalog, ServerRegistry
 from bluesminds.gateway.routing.explain import Explanation, RouteQuestion, explain
 from bluesminds.gateway.routing.fleet import FleetHealth, summarize
@@ -42,7 +42,10 @@ class Routing(Struct, frozen=True):
         return self.registry.routes
 
     async def explain(self, question: RouteQuestion) -> Explanation:
-        return explain(self.registry.catalog, self.balancer, self.prices, question)
+        traits, catalog = question.traits, self.registry.catalog
+        if traits.regions or traits.tags:
+            catalog = self.registry.restricted(Requirement(traits.regions, traits.tags))
+        return explain(catalog, self.balancer, self.prices, question)
 
     async def current_catalog(self) -> ModelCatalog:
         return self.registry.catalog

@@ -144,6 +144,8 @@ def configured_server(row: ServerSettings, *, demo_url: str, keyless: bool) -> S
         headers=tuple((name, value.reveal()) for name, value in (row.headers or {}).items()),
         passthrough=row.passthrough,
         passthrough_paths=row.passthrough_paths,
+        region=row.region or "",
+        tags=row.tags,
     )
 
 

@@ -10,12 +10,14 @@ import click
 from bluesminds.cli import exits
 from bluesminds.cli.api_client import call, echo_json, json_option
 from bluesminds.cli.options import config_option
+from bluesminds.common.routes import Need
 from bluesminds.common.values import Scope
 
 _REASONS: Final = {
     "model_not_allowed": "the API key may not use this model",
     "unknown_model": "no server offers this model",
     "unknown_server": "there is no such server, or it is not enabled",
+    "requirement": "the server does not have the required region or tags",
     "no_endpoint": "the server does not have this endpoint",
     "not_listed": "the server does not list this model, and another target does",
     "duplicate": "an earlier model has the same target",
@@ -32,14 +34,30 @@ _REASONS: Final = {
     show_default=True,
     help="The endpoint of the request.",
 )
+@click.option("--region", help="The region that the request requires of servers.")
+@click.option("--tag", "tags", multiple=True, help="A tag that the request requires of servers. Repeatable.")
+@click.option(
+    "--needs",
+    multiple=True,
+    type=click.Choice(get_args(Need)),
+    help="What the request needs, for the conditions of routes. Repeatable.",
+)
+@click.option("--prompt-tokens", type=int, help="The tokens of the prompt, for the conditions of routes.")
 @config_option
 @json_option
-def explain(config: Path | None, as_json: bool, **given: str | None) -> None:
+def explain(
+    config: Path | None,
+    as_json: bool,
+    tags: tuple[str, ...],
+    needs: tuple[str, ...],
+    **given: str | int | None,
+) -> None:
     """Show which servers a request would get now, and why.
 
     The request itself is unknown: its size and its fields can leave out more servers.
     """
-    query = urlencode({name: value for name, value in given.items() if value is not None})
+    fields: dict[str, str | int | None] = {**given, "tags": ",".join(tags), "needs": ",".join(needs)}
+    query = urlencode({name: value for name, value in fields.items() if value not in (None, "")})
     found = call(config, "GET", f"/explain?{query}")
     if as_json:
         echo_json(found)

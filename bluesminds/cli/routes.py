@@ -14,6 +14,7 @@ from bluesminds.common.routes import FallbackReason, Policy
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _TARGET_KEYS: Final = ("model", "weight", "priority")
+_LISTS: Final = ("tier", "key_tag", "region", "tag", "needs")
 _ID: Final = re.compile(r"[0-9a-z-]{1,64}")
 
 
@@ -24,6 +25,15 @@ def routes_group() -> None:
 
 def _route_options(command: Command) -> Command:
     for option in (
+        click.option(
+            "--when",
+            "conditions",
+            multiple=True,
+            help="tier, key_tag, region, tag or needs=NAME,NAME, or prompt_tokens_over=N. Repeatable: all"
+            " must hold. `none` removes all.",
+        ),
+        click.option("--first-token-timeout", type=float, help="Seconds until the first content."),
+        click.option("--chunk-timeout", type=float, help="Seconds between two parts of a stream."),
         click.option(
             "--fallback-on",
             multiple=True,
@@ -96,7 +106,8 @@ def list_(config: Path | None, as_json: bool) -> None:
         for row in found["data"]:
             row["targets"] = None if row["targets"] is None else " ".join(map(_shown, row["targets"]))
             row["fallback"] = row["fallback"] or None
-    columns = ("model", "targets", "policy", "fallback", "fallback_on", "origin", "id")
+            row["when"] = None if row["when"] is None else _shown_conditions(row["when"])
+    columns = ("model", "when", "targets", "policy", "fallback", "fallback_on", "origin", "id")
     show(found, as_json=as_json, columns=columns)
 
 
@@ -134,13 +145,31 @@ def _body(given: Mapping[str, Any]) -> dict[str, Any]:
     body: dict[str, Any] = {}
     if targets := given["targets"]:
         body["targets"] = None if targets == ("any",) else [_target(one) for one in targets]
-    if given["policy"] is not None:
-        body["policy"] = given["policy"]
+    if conditions := given["conditions"]:
+        body["when"] = None if conditions == ("none",) else _conditions(conditions)
+    for name in ("policy", "first_token_timeout", "chunk_timeout"):
+        if given[name] is not None:
+            body[name] = given[name]
     if given["fallback"]:
         body["fallback"] = [] if given["fallback"] == ("none",) else list(given["fallback"])
     if given["fallback_on"]:
         body["fallback_on"] = list(given["fallback_on"])
     return body
+
+
+def _conditions(texts: tuple[str, ...]) -> dict[str, Any]:
+    """Raises exits.Failure."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, _, value = text.partition("=")
+        if key == "prompt_tokens_over" and value.isascii() and value.isdecimal():
+            found[key] = int(value)
+        elif key in _LISTS and value:
+            found[key] = value.split(",")
+        else:
+            remedy = "write it like --when tier=pro,enterprise or --when prompt_tokens_over=200000"
+            raise exits.Failure(f"--when {text!r} is not a condition", exits.USAGE, remedy)
+    return found
 
 
 def _target(text: str) -> dict[str, Any]:
@@ -161,3 +190,11 @@ def _shown(target: Mapping[str, Any]) -> str:
     """A target as --target takes it."""
     parts = [f"{key}={target[key]}" for key in _TARGET_KEYS if target[key] is not None]
     return ",".join([target["server"], *parts])
+
+
+def _shown_conditions(when: Mapping[str, Any]) -> str:
+    """Conditions as --when takes them."""
+    parts = [f"{key}={','.join(when[key])}" for key in _LISTS if when[key]]
+    if (over := when["prompt_tokens_over"]) is not None:
+        parts.append(f"prompt_tokens_over={over}")
+    return " ".join(parts)

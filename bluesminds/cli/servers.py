@@ -60,6 +60,8 @@ def servers_group() -> None:
 @click.option(
     "--passthrough-path", "paths", multiple=True, help="A further path below /v1 to relay. Repeatable."
 )
+@click.option("--region", help="Region of the server, for requests that require one.")
+@click.option("--tag", "tags", multiple=True, help="A tag of the server, such as zdr. Repeatable.")
 @click.option("--api-key-stdin", is_flag=True, help="Read the API key of the server from standard input.")
 @config_option
 @json_option
@@ -68,6 +70,7 @@ def add(
     vendor: str | None,
     models: tuple[str, ...],
     paths: tuple[str, ...],
+    tags: tuple[str, ...],
     headers: tuple[str, ...],
     api_key_stdin: bool,
     config: Path | None,
@@ -86,7 +89,7 @@ def add(
     name = name or (row.name if row else "")
     body: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     body |= {"name": name, "models": list(models), "headers": _parse_headers(headers)}
-    body["passthrough_paths"] = list(paths)
+    body |= {"passthrough_paths": list(paths), "tags": list(tags)}
     if row is not None:
         body["vendor"] = row.name
     elif "url" not in body:
@@ -172,6 +175,10 @@ def _parse_headers(headers: tuple[str, ...]) -> dict[str, str]:
     multiple=True,
     help="A further path below /v1 to relay. Repeatable. `none` removes all.",
 )
+@click.option("--region", help="Region of the server, for requests that require one. `none`: no region.")
+@click.option(
+    "--tag", "tags", multiple=True, help="A tag of the server, such as zdr. Repeatable. `none` removes all."
+)
 @click.option("--api-key-stdin", is_flag=True, help="Read a new API key from standard input.")
 @config_option
 @json_option
@@ -179,6 +186,7 @@ def set_(
     name: str,
     models: tuple[str, ...],
     paths: tuple[str, ...],
+    tags: tuple[str, ...],
     headers: tuple[str, ...],
     api_key_stdin: bool,
     config: Path | None,
@@ -191,6 +199,10 @@ def set_(
         body["models"] = [] if models == ("any",) else list(models)
     if paths:
         body["passthrough_paths"] = [] if paths == ("none",) else list(paths)
+    if tags:
+        body["tags"] = [] if tags == ("none",) else list(tags)
+    if body.get("region") == "none":
+        body["region"] = None
     if headers:
         body["headers"] = {} if headers == ("none",) else _parse_headers(headers)
     if api_key_stdin:
@@ -219,7 +231,7 @@ def list_(config: Path | None, as_json: bool) -> None:
     """List all servers, including those of the configuration."""
     columns = (
         *("name", "state", "model_count", "vendor", "dialect", "url", "has_api_key", "models", "weight"),
-        *("priority", "passthrough", "passthrough_paths", "origin", "last_error"),
+        *("priority", "region", "tags", "passthrough", "passthrough_paths", "origin", "last_error"),
     )
     show(call(config, "GET", "/servers"), as_json=as_json, columns=columns)
 

@@ -1,6 +1,7 @@
 """Routes: which servers get the requests for a model, in which order, and which models replace it.
 
-The most specific route applies: a name before every prefix, and a longer prefix before a shorter one.
+The most specific route whose conditions hold applies: a name before every prefix, a longer prefix before a
+shorter one, and of equal ones a route with conditions before one without.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +13,7 @@ from msgspec import Struct
 WILDCARD: Final = "*"
 Policy = Literal["priority", "weighted", "least_latency", "least_busy", "cheapest", "affinity"]
 FallbackReason = Literal["error", "limit", "timeout", "context_length", "content_filter"]
+Need = Literal["tools", "images", "audio"]
 FALLBACK_ON: Final[tuple[FallbackReason, ...]] = ("error", "limit", "timeout", "context_length")
 
 
@@ -24,6 +26,45 @@ class RouteTarget(Struct, frozen=True):
     model: str = ""
     weight: int | None = None
     priority: int | None = None
+
+
+class RouteTraits(Struct, frozen=True, gc=False):
+    """What conditions see of a request. `key_tags`: of the API key. `regions` and `tags`: what the request
+    requires of servers. `prompt_tokens` is an estimate.
+    """
+
+    tier: str = ""
+    key_tags: frozenset[str] = frozenset()
+    regions: frozenset[str] = frozenset()
+    tags: frozenset[str] = frozenset()
+    needs: frozenset[Need] = frozenset()
+    prompt_tokens: int = 0
+
+
+NO_TRAITS: Final = RouteTraits()
+
+
+class RouteCondition(Struct, frozen=True, omit_defaults=True):
+    """All parts must hold; an empty one always does. `needs` must all be needed, of the others one must
+    match.
+    """
+
+    tier: tuple[str, ...] = ()
+    key_tag: tuple[str, ...] = ()
+    region: tuple[str, ...] = ()
+    tag: tuple[str, ...] = ()
+    needs: tuple[Need, ...] = ()
+    prompt_tokens_over: int | None = None
+
+    def holds(self, traits: RouteTraits) -> bool:
+        return (
+            (not self.tier or traits.tier in self.tier)
+            and (not self.key_tag or not traits.key_tags.isdisjoint(self.key_tag))
+            and (not self.region or not traits.regions.isdisjoint(self.region))
+            and (not self.tag or not traits.tags.isdisjoint(self.tag))
+            and traits.needs.issuperset(self.needs)
+            and (self.prompt_tokens_over is None or traits.prompt_tokens > self.prompt_tokens_over)
+        )
 
 
 class RouteOptions(Struct, frozen=True):
@@ -39,7 +80,8 @@ DEFAULT_OPTIONS: Final = RouteOptions()
 class ModelRoute(Struct, frozen=True):
     """`model` is a name, or the start of names followed by "*". Without `targets`, every server that offers
     the model is one. `fallback`: the models that replace it, each by its own route, if its targets fail for a
-    reason in `fallback_on`. `id` is "" if nothing refers to the route.
+    reason in `fallback_on`. `when`: None for a route without conditions. `id` is "" if nothing refers to the
+    route.
     """
 
     model: str
@@ -48,35 +90,57 @@ class ModelRoute(Struct, frozen=True):
     fallback: tuple[str, ...] = ()
     fallback_on: tuple[FallbackReason, ...] = FALLBACK_ON
     options: RouteOptions = DEFAULT_OPTIONS
+    when: RouteCondition | None = None
     origin: str = "file"  # or "table" (the database)
     id: str = ""
 
+    @property
+    def key(self) -> "RouteKey":
+        """No two routes that apply have the same."""
+        return self.model, self.when
+
+
+RouteKey = tuple[str, RouteCondition | None]
+
 
 class RouteTable:
-    """Routes by model name. Of several with the same `model`, the first one applies."""
+    """Routes by model name. Of several with the same `model` and conditions, the first one applies.
+    `conditional`: whether a route has conditions.
+    """
 
     def __init__(self, routes: Iterable[ModelRoute]) -> None:
         self.routes = tuple(routes)
-        self._exact: dict[str, ModelRoute] = {}
-        self._prefixes: dict[str, ModelRoute] = {}
-        for route in self.routes:
+        self.conditional = any(route.when is not None for route in self.routes)
+        self._exact: dict[str, list[ModelRoute]] = {}
+        self._prefixes: dict[str, list[ModelRoute]] = {}
+        for route in sorted(self.routes, key=lambda route: route.when is None):
             by_model = self._prefixes if route.model.endswith(WILDCARD) else self._exact
-            by_model.setdefault(route.model.removesuffix(WILDCARD), route)
+            by_model.setdefault(route.model.removesuffix(WILDCARD), []).append(route)
         self._lengths = sorted({len(prefix) for prefix in self._prefixes}, reverse=True)
 
-    def match(self, model: str) -> ModelRoute | None:
-        return next(self.matches(model), None)
+    def match(self, model: str, traits: RouteTraits = NO_TRAITS) -> ModelRoute | None:
+        for route in self.matches(model):
+            if route.when is None or route.when.holds(traits):
+                return route
+        return None
 
     def matches(self, model: str) -> Iterator[ModelRoute]:
-        """The routes of a model, the most specific one first."""
-        if (route := self._exact.get(model)) is not None:
-            yield route
+        """The routes of a model, the most specific one first, whether their conditions hold or not."""
+        yield from self._exact.get(model, ())
         for length in self._lengths:
-            if length <= len(model) and (route := self._prefixes.get(model[:length])) is not None:
-                yield route
+            if length <= len(model):
+                yield from self._prefixes.get(model[:length], ())
+
+    def possible(self, model: str) -> Iterator[ModelRoute]:
+        """The routes of a model that can apply: up to the first one without conditions."""
+        for route in self.matches(model):
+            yield route
+            if route.when is None:
+                return
 
     def exact_routes(self) -> Iterable[ModelRoute]:
-        return self._exact.values()
+        """One route for each name."""
+        return [routes[-1] for routes in self._exact.values()]
 
 
 def find_cycle(routes: Sequence[ModelRoute]) -> tuple[ModelRoute, tuple[str, ...]] | None:
@@ -86,11 +150,12 @@ def find_cycle(routes: Sequence[ModelRoute]) -> tuple[ModelRoute, tuple[str, ...
     table = RouteTable(routes)
     names = [route.model for route in table.exact_routes()]
     names += [name for route in routes for name in route.fallback]
-    graph = {name: route.fallback if (route := table.match(name)) else () for name in names}
+    graph = {name: [one for route in table.possible(name) for one in route.fallback] for name in names}
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as exc:
         cycle = tuple(reversed(exc.args[1]))
-        route = table.match(cycle[0])
-        return None if route is None else (route, cycle)
+        for route in table.possible(cycle[0]):
+            if cycle[1] in route.fallback:
+                return route, cycle
     return None

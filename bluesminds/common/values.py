@@ -6,7 +6,7 @@ Reservation is in gateway/limits/reserve.py, Reply in gateway/upstream/attempt.p
 an earlier one. They are msgspec Structs because one is created per request and costs a fifth of a dataclass.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Final, Literal, get_args
 
 import msgspec
@@ -42,6 +42,36 @@ Scope = Literal[
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 
 
+class Requirement(Struct, frozen=True, gc=False):
+    """What a request requires of servers: their region, and all `tags`. No server is in two regions."""
+
+    regions: frozenset[str]
+    tags: frozenset[str]
+
+    def allows(self, server: "Server") -> bool:
+        return self.tags.issubset(server.tags) and self.regions.issubset((server.region,))
+
+
+def read_requirement(region: str, tags: str) -> Requirement | None:
+    """A name, and names separated by commas. None if nothing is required."""
+    regions, named = split_names(region), split_names(tags)
+    return Requirement(regions, named) if regions or named else None
+
+
+def split_names(text: str) -> frozenset[str]:
+    """Names separated by commas, in lower case."""
+    return frozenset(name for part in text.split(",") if (name := part.strip().lower()))
+
+
+def join_requirements(required: Iterable[Requirement | None]) -> Requirement | None:
+    """All of them together."""
+    found = [one for one in required if one is not None]
+    if len(found) < 2:
+        return found[0] if found else None
+    regions = frozenset[str]().union(*(one.regions for one in found))
+    return Requirement(regions, frozenset[str]().union(*(one.tags for one in found)))
+
+
 class RequestContext(Struct, frozen=True, gc=False):
     """The head of a request."""
 
@@ -59,6 +89,7 @@ class RequestContext(Struct, frozen=True, gc=False):
     started: float  # Trio's clock, seconds
     key_digest: bytes | None = None  # of the key that a signed-in user chose, instead of a credential
     cache_control: str = ""  # the client's directives for the response cache
+    required: Requirement | None = None  # by the client's headers
 
 
 class LimitSet(Struct, frozen=True, gc=False):
@@ -148,6 +179,9 @@ class Caller(Struct, frozen=True, gc=False):
     models: NamePatterns | None = None  # None: all
     networks: Networks | None = None  # None: any client address
     origins: frozenset[str] | None = None  # None: any Origin header, or no such header
+    tier: str = ""
+    tags: frozenset[str] = frozenset()  # of the key
+    required: Requirement | None = None
     address: str = ""  # of a keyless caller; else empty
 
 
@@ -171,6 +205,8 @@ class Server(Struct, frozen=True):
     headers: tuple[tuple[str, str], ...] = ()
     passthrough: bool = False
     passthrough_paths: tuple[str, ...] = ()
+    region: str = ""
+    tags: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"Server({self.name!r}, {self.dialect!r})"

@@ -3,10 +3,20 @@
 from collections.abc import Iterator
 from typing import Final
 
-from bluesminds.common.routes import WILDCARD, ModelRoute, RouteOptions, RouteTarget, find_cycle
+from msgspec import structs
+
+from bluesminds.common.routes import (
+    WILDCARD,
+    ModelRoute,
+    RouteCondition,
+    RouteKey,
+    RouteOptions,
+    RouteTarget,
+    find_cycle,
+)
 from bluesminds.config.fields import display, nearest
 from bluesminds.config.findings import Finding, Source
-from bluesminds.config.settings import RouteSettings, Settings, TargetSettings
+from bluesminds.config.settings import ConditionSettings, RouteSettings, Settings, TargetSettings
 
 ROUTES: Final = "routes"
 SHORT: Final = "routes_short"
@@ -28,8 +38,15 @@ def _route(row: RouteSettings) -> ModelRoute:
         policy=row.policy,
         fallback=row.fallback,
         fallback_on=row.fallback_on,
+        when=read_condition(row.when),
         options=RouteOptions(first_token_timeout=row.first_token_timeout, chunk_timeout=row.chunk_timeout),
     )
+
+
+def read_condition(given: ConditionSettings | None) -> RouteCondition | None:
+    """None for a condition that always holds."""
+    found = None if given is None else RouteCondition(**structs.asdict(given))
+    return None if found == RouteCondition() else found
 
 
 def _target(given: str | TargetSettings) -> RouteTarget:
@@ -44,11 +61,13 @@ def check_routes(settings: Settings) -> Iterator[Finding]:
     sources: list[Source] = [(ROUTES, index) for index in range(len(settings.routes))]
     sources += [(SHORT, model) for model in settings.routes_short]
     servers = {server.name for server in settings.servers}
-    first: dict[str, Source] = {}
+    first: dict[RouteKey, Source] = {}
     for source, route in zip(sources, routes, strict=True):
-        earlier = first.setdefault(route.model, source)
+        earlier = first.setdefault(route.key, source)
         if earlier is not source:
-            message = f"the model {display(route.model)} has more than one route"
+            message = f"the model {display(route.model)} has more than one route" + (
+                " with the same conditions" if route.when is not None else ""
+            )
             yield Finding((source, earlier), message, "keep one of them")
         yield from _check_targets(source, route, servers)
         yield from _check_fallback(source, route)

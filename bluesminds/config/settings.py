@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
-from bluesminds.common.routes import FALLBACK_ON, FallbackReason, Policy
+from bluesminds.common.routes import FALLBACK_ON, FallbackReason, Need, Policy
 from bluesminds.config.values import Secret
 
 DAY: Final = 86_400.0
@@ -51,6 +51,18 @@ ServerName = Annotated[
 ]
 ModelNames = Annotated[
     tuple[Text, ...], Meta(description="a list of model names", examples=[["gpt-5", "gpt-5-mini"]])
+]
+Region = Annotated[
+    str,
+    Meta(
+        pattern=r"^[a-z0-9][a-z0-9_-]{0,31}\Z",
+        description='1 to 32 of a-z, 0-9, "-" and "_"',
+        examples=["eu"],
+    ),
+]
+Tags = Annotated[
+    tuple[Region, ...],
+    Meta(description='a list of names of a-z, 0-9, "-" and "_"', examples=[["zdr"]], max_length=20),
 ]
 RelayPaths = Annotated[
     tuple[Annotated[str, Meta(pattern=r"^[a-z0-9_-]+(/[a-z0-9_-]+)*\Z")], ...],
@@ -416,10 +428,31 @@ FallbackReasons = Annotated[
 ]
 
 
+class ConditionSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`when` of a route: all of it must hold."""
+
+    tier: tuple[Tier, ...] = ()
+    key_tag: Tags = ()
+    region: Tags = ()
+    tag: Tags = ()
+    needs: tuple[Need, ...] = ()
+    prompt_tokens_over: Annotated[int, Meta(ge=0, le=10**9)] | None = None
+
+
+RouteConditions = Annotated[
+    ConditionSettings,
+    Meta(
+        description="a table with tier, key_tag, region, tag and needs (lists), and prompt_tokens_over",
+        examples=[{"tier": ["pro"], "needs": ["tools"]}],
+    ),
+]
+
+
 class RouteSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[[routes]]: the targets of a model. Without `targets`: every server that offers the model."""
 
     model: RouteModel
+    when: RouteConditions | None = None
     targets: RouteTargets | None = None
     policy: Policy = "priority"
     fallback: ModelNames = ()
@@ -473,6 +506,8 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     keyless: bool = False
     passthrough: bool = False
     passthrough_paths: RelayPaths = ()
+    region: Region | None = None
+    tags: Tags = ()
     enabled: bool = True
 
 

@@ -40,9 +40,20 @@ _TITLES: Final = {
 # Address, icon and text of the menu.
 USER_PAGES: Final = (
     (HOME, "overview", "Overview"),
+    (f"{HOME}/requests", "requests", "Requests"),
+    (f"{HOME}/usage", "usage", "Usage"),
     (f"{HOME}/keys", "keys", "API keys"),
+    (f"{HOME}/settings", "settings", "Settings"),
 )
-ADMIN_PAGES: Final[tuple[tuple[str, str, str], ...]] = ()
+ADMIN_PAGES: Final = (
+    (f"{HOME}/admin/servers", "servers", "Servers"),
+    (f"{HOME}/admin/routes", "routes", "Routes"),
+    (f"{HOME}/admin/models", "models", "Models and prices"),
+    (f"{HOME}/admin/users", "users", "Users"),
+    (f"{HOME}/admin/tiers", "plans", "Tiers"),
+    (f"{HOME}/admin/audit", "audit", "Audit log"),
+    (f"{HOME}/admin/system", "system", "System"),
+)
 
 
 class PageAccount(Struct, frozen=True):
@@ -59,13 +70,20 @@ class PageAccount(Struct, frozen=True):
 
 class Frame:
     """`public_url` is the URL of the gateway for clients, None for that of the request. `servers_down` is the
-    number of servers that are down now.
+    number of servers that are down now. `expose_servers`: users see the names of servers.
     """
 
     def __init__(
-        self, assets: PageAssets, *, public_url: str | None, servers_down: Callable[[], int], clock: Clock
+        self,
+        assets: PageAssets,
+        *,
+        public_url: str | None,
+        servers_down: Callable[[], int],
+        expose_servers: bool,
+        clock: Clock,
     ) -> None:
         self._public_url = public_url
+        self._expose_servers = expose_servers
         self._servers_down = servers_down
         self._clock = clock
         self._templates = jinja2.Environment(
@@ -91,6 +109,9 @@ class Frame:
         """The base URL for SDKs."""
         return f"{(self._public_url or browser.origin).rstrip('/')}/v1"
 
+    def shows_servers(self, principal: Principal) -> bool:
+        return self._expose_servers or principal.role == "admin"
+
     def page(
         self,
         template: str,
@@ -108,6 +129,7 @@ class Frame:
             account=account,
             servers_down=self._servers_down() if account.is_admin else 0,
             base_url=self.base_url(browser),
+            shows_servers=self.shows_servers(principal),
             times=words.Times(browser.zone, self._clock.now_ms()),
             **values,
         )

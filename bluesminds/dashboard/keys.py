@@ -105,7 +105,7 @@ class KeysPages(Struct, frozen=True):
             is_first_page=not query.after,
             show=query.show,
             opens=query.new == "1",
-            limit_fields=[(name, label, _kind(name)) for name, label in LIMIT_FIELDS],
+            limit_fields=[(name, label, limit_kind(name)) for name, label in LIMIT_FIELDS],
             month=words.month_name(self.calendar.date(now).month),
             model=self.example_model() or "MODEL",
         )
@@ -153,20 +153,20 @@ class KeysPages(Struct, frozen=True):
                 KeyLimitField(
                     name=name,
                     label=label,
-                    value=_written(own, name),
+                    value=written_limit(own, name),
                     hint=effective,
-                    kind=_kind(name),
+                    kind=limit_kind(name),
                     used=f"{write(found.used)} used" if found.limit and found.used else "",
                 )
             )
         return fields
 
 
-def _kind(name: str) -> str:
+def limit_kind(name: str) -> str:
     return "usd" if name.startswith("usd") else "int"
 
 
-def _written(limits: LimitSet, name: str) -> str:
+def written_limit(limits: LimitSet, name: str) -> str:
     value: int = getattr(limits, name)
     if not value:
         return ""

@@ -1,7 +1,7 @@
 """The overview: what an account spends, whether it works, and how much is left."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
@@ -10,6 +10,7 @@ from bluesminds.accounts.keys import Keys
 from bluesminds.accounts.limits import AccountLimits, LimitsReport
 from bluesminds.accounts.usage import UsageReports
 from bluesminds.common.clock import Calendar, Clock
+from bluesminds.common.errors import InvalidRequest
 from bluesminds.common.values import InUse
 from bluesminds.dashboard import words
 from bluesminds.dashboard.frame import HOME, HTML, Frame, link
@@ -64,6 +65,7 @@ class OverviewPage(Struct, frozen=True):
         self, principal: Principal, browser: BrowserRequest, query: OverviewQuery
     ) -> HandlerResponse[RawBody]:
         """The overview."""
+        require_group(self.frame, principal, query.by)
         slots = TimeSlots.until_now(query.range, self.clock.now_ms())
         found = await self.usage.figures(slots.query(query.by, principal.user_id), latest=6)
         report = await self.limits.of_user(principal.user_id, self.usage_now)
@@ -96,7 +98,7 @@ class OverviewPage(Struct, frozen=True):
             example=_example(self.frame.base_url(browser), self.example_model()),
             budget=budget,
             notices=_notices(budget, total, slots.title),
-            tabs_of=_choices(query),
+            tabs_of=_choices(query, group_names(self.frame, principal)),
         )
 
     def _budget(self, report: LimitsReport) -> BudgetTile | None:
@@ -125,6 +127,17 @@ class OverviewPage(Struct, frozen=True):
         return None
 
 
+def group_names(frame: Frame, principal: Principal) -> Sequence[OwnGroup]:
+    """The groups that this caller may see."""
+    return ("model", "key", "server") if frame.shows_servers(principal) else ("model", "key")
+
+
+def require_group(frame: Frame, principal: Principal, group: OwnGroup) -> None:
+    """Raises InvalidRequest for servers if the caller may not see their names."""
+    if group not in group_names(frame, principal):
+        raise InvalidRequest("invalid_value", "by must be model or key.", param="by")
+
+
 def _notices(budget: BudgetTile | None, total: UsageTotal, title: str) -> list[str]:
     found = []
     if budget is not None and budget.part * 10 >= budget.whole * 8:
@@ -135,7 +148,7 @@ def _notices(budget: BudgetTile | None, total: UsageTotal, title: str) -> list[s
     return found
 
 
-def _choices(query: OverviewQuery) -> dict[str, list[tuple[str, str, str]]]:
+def _choices(query: OverviewQuery, groups: Sequence[OwnGroup]) -> dict[str, list[tuple[str, str, str]]]:
     """The tabs: value, text and address."""
 
     def at(**changed: str) -> str:
@@ -144,7 +157,7 @@ def _choices(query: OverviewQuery) -> dict[str, list[tuple[str, str, str]]]:
     return {
         "ranges": [(name, name, at(range=name)) for name in RANGES],
         "measures": [(name, name.capitalize(), at(show=name)) for name in ("spend", "requests", "tokens")],
-        "groupings": [(name, f"By {name}", at(by=name)) for name in ("model", "key", "server")],
+        "groupings": [(name, f"By {name}", at(by=name)) for name in groups],
     }
 
 

@@ -141,6 +141,24 @@ def _zone_or_utc(name: str) -> tuple[tzinfo, str]:
         return UTC, "UTC"
 
 
+_BROWSERS: Final = (("Edg/", "Edge"), ("Firefox/", "Firefox"), ("Chrom", "Chrome"), ("Safari/", "Safari"))
+_SYSTEMS: Final = (
+    ("Windows", "Windows"),
+    ("Android", "Android"),
+    ("iPhone", "iOS"),
+    ("iPad", "iOS"),
+    ("Mac OS X", "macOS"),
+    ("Linux", "Linux"),
+)
+
+
+def browser_name(user_agent: str) -> str:
+    """Such as "Firefox on Linux", or the text itself if it is of another program."""
+    browser = next((name for part, name in _BROWSERS if part in user_agent), "")
+    system = next((name for part, name in _SYSTEMS if part in user_agent), "")
+    return f"{browser} on {system}" if browser and system else user_agent or "unknown"
+
+
 def utc_day(ms: int) -> str:
     """28 Nov: the label of a day of the roll-ups, which are in UTC."""
     at = datetime.fromtimestamp(ms // 1000, UTC)
@@ -162,4 +180,5 @@ FILTERS: Final[dict[str, Callable[..., str | int]]] = {
     "usd": usd,
     "exact_usd": exact_usd,
     "span": span,
+    "browser_name": browser_name,
 }

@@ -14,7 +14,15 @@ import trio
 from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import is_well_formed, key_digest
 from bluesminds.common.errors import Unauthenticated, Unavailable
-from bluesminds.common.values import Caller, LimitSet, RequestContext, account_limits, read_limits
+from bluesminds.common.values import (
+    Caller,
+    LimitSet,
+    RequestContext,
+    account_limits,
+    read_limits,
+    read_requirement,
+    split_names,
+)
 from bluesminds.gateway.authorize import check_client, name_patterns, optional_networks, optional_set
 from bluesminds.gateway.limits.keyless import keyless_caller
 from storage.base import StorageBroken, StorageUnavailable
@@ -183,6 +191,11 @@ class KeyAuthenticator:
             models=name_patterns(key.allowed_models),
             networks=optional_networks(key.allowed_ips),
             origins=optional_set(key.allowed_origins),
+            tier=owner.tier or "",
+            tags=split_names(key.metadata.get("tags", "")),
+            required=read_requirement(
+                key.metadata.get("require_region", ""), key.metadata.get("require_tags", "")
+            ),
         )
 
 

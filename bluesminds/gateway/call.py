@@ -9,6 +9,7 @@ from msgspec import Raw, Struct, json, structs
 
 from bluesminds.common.crypto import scoped
 from bluesminds.common.errors import InvalidRequest
+from bluesminds.common.routes import Need
 from bluesminds.common.values import Caller, RequestContext
 from bluesminds.gateway.bodies import Body
 from bluesminds.gateway.forms import Headers, MultipartBody
@@ -27,6 +28,7 @@ from bluesminds.wire.conversation import (
 from bluesminds.wire.formats import FORMATS, codec_of
 from bluesminds.wire.json_text import Fields, read_fields, write_fields
 from bluesminds.wire.multipart import is_form
+from bluesminds.wire.needs import request_needs
 from bluesminds.wire.prompt_prefix import prompt_prefix
 from bluesminds.wire.requests import read_body
 from bluesminds.wire.support import Support
@@ -78,6 +80,9 @@ class CallBody(Protocol):
         """The beginning of the prompt, which stays the same when a conversation continues. Call it before
         `choose`.
         """
+
+    def needs(self) -> frozenset[Need]:
+        """What the request needs of a model. Call it before `choose`."""
 
     def choose(
         self, targets: Sequence[Target], *, at_ms: int, forecast: Callable[[str], TokenForecast]
@@ -147,6 +152,9 @@ class JsonBody:
 
     def prompt_prefix(self) -> bytes:
         return prompt_prefix(self._fields)
+
+    def needs(self) -> frozenset[Need]:
+        return request_needs(self._fields)
 
     def fields(self) -> Fields:
         """The fields of the request, before the first rendering."""

@@ -12,6 +12,7 @@ from typing import Final
 from msgspec import structs
 
 from bluesminds.common.errors import InvalidRequest
+from bluesminds.common.routes import Need
 from bluesminds.gateway.bodies import Body
 from bluesminds.gateway.routing.plans import Plan, Target
 from bluesminds.gateway.spool import MEMORY_BYTES
@@ -85,6 +86,9 @@ class MultipartBody:
 
     def prompt_prefix(self) -> bytes:
         return b""
+
+    def needs(self) -> frozenset[Need]:
+        return frozenset()
 
     def choose(
         self, targets: Sequence[Target], *, at_ms: int, forecast: Callable[[str], TokenForecast]

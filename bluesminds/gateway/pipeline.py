@@ -13,8 +13,8 @@ import trio
 from msgspec import Struct, structs
 
 from bluesminds.common.errors import Forbidden, GatewayError, NotFound, RateLimited
-from bluesminds.common.routes import ModelRoute
-from bluesminds.common.values import Caller, RequestContext
+from bluesminds.common.routes import NO_TRAITS, ModelRoute, RouteTraits
+from bluesminds.common.values import Caller, RequestContext, join_requirements
 from bluesminds.gateway.accounting import CLIENT_GONE, UsageAccounting, UsageEntry
 from bluesminds.gateway.authenticate import KeyAuthenticator
 from bluesminds.gateway.authorize import check_model
@@ -37,7 +37,7 @@ from bluesminds.gateway.routing.catalog import ModelCatalog, ServerRegistry
 from bluesminds.gateway.routing.plans import Target
 from bluesminds.gateway.routing.policies import Balancer, RoutedRequest, select_targets
 from bluesminds.gateway.routing.routed import RoutedTargets
-from bluesminds.gateway.routing.selection import select_candidates
+from bluesminds.gateway.routing.selection import caller_traits, select_candidates
 from bluesminds.gateway.stored_responses.links import RequestLinks
 from bluesminds.gateway.upstream.sender import Sender
 from bluesminds.wire.models import ModelRow
@@ -91,8 +91,12 @@ class Gateway(Struct, frozen=True):
             if self.cache is not None:
                 alone = linked is None or (linked.servers is None and linked.stored is None)
                 lookup = self.cache.look_up(caller, call, body, linked=not alone)
-            catalog = self._catalog(caller)
-            route = None if catalog.routes is None else catalog.routes.match(call.model)
+            catalog = self._catalog(caller, context)
+            route, traits = None, NO_TRAITS
+            if catalog.routes is not None:
+                if catalog.routes.conditional:
+                    traits = self._traits(caller, call, body)
+                route = catalog.routes.match(call.model, traits)
             only = None if linked is None else linked.servers
             if route is None:
                 routed = None
@@ -100,7 +104,7 @@ class Gateway(Struct, frozen=True):
                 targets = self._choose(call, body, targets)
                 entry = self._admit(caller, call, self.accounting.estimator.estimate(call))
             else:
-                routed = self._select_routed(catalog, route, caller, call, body, only)
+                routed = self._select_routed(catalog, route, traits, caller, call, body, only)
                 entry = self._admit_routed(caller, call, routed)
                 entry.label = catalog.label(call.model)
                 targets = routed.first()
@@ -130,12 +134,15 @@ class Gateway(Struct, frozen=True):
             if linked is not None:
                 linked.release()
 
-    def select_for_session(self, operation: Operation, caller: Caller, model: str) -> Sequence[Target]:
+    def select_for_session(
+        self, operation: Operation, caller: Caller, context: RequestContext, model: str
+    ) -> Sequence[Target]:
         """The servers to try for a session, best first. A session stays with its model, so that it has no
         fallback models. Raises NotFound.
         """
-        catalog = self._catalog(caller)
-        route = None if catalog.routes is None else catalog.routes.match(model)
+        catalog = self._catalog(caller, context)
+        traits = caller_traits(caller, context)
+        route = None if catalog.routes is None else catalog.routes.match(model, traits)
         if route is None:
             return self._select(catalog, operation, model)
         selection = select_candidates(
@@ -199,6 +206,7 @@ class Gateway(Struct, frozen=True):
         self,
         catalog: ModelCatalog,
         route: ModelRoute,
+        traits: RouteTraits,
         caller: Caller,
         call: Call,
         body: CallBody,
@@ -214,6 +222,7 @@ class Gateway(Struct, frozen=True):
             may_use=lambda model: caller.models is None or model in caller.models,
             prices=estimator.prices,
             only=only,
+            traits=traits,
         )
         uses_prompt = any(group.route and group.route.policy == "affinity" for group in selection.groups)
         request = RoutedRequest(
@@ -253,7 +262,7 @@ class Gateway(Struct, frozen=True):
         try:
             caller = await self.keys.authenticate(context)
             self.keys.authorize_use(caller, context)
-            found = find(self._catalog(caller), caller)
+            found = find(self._catalog(caller, context), caller)
         except BaseException as exc:
             self.accounting.record_failure(context, caller, exc)
             if isinstance(exc, GatewayError) and caller is not None:
@@ -262,8 +271,19 @@ class Gateway(Struct, frozen=True):
         self.accounting.record_rejection(context, 200, key_id=caller.key_id)
         return found, self.limiter.headers(caller)
 
-    def _catalog(self, caller: Caller) -> ModelCatalog:
+    def _catalog(self, caller: Caller, context: RequestContext) -> ModelCatalog:
+        if caller.required is not None or context.required is not None:
+            required = join_requirements((caller.required, context.required))
+            if required is not None:
+                return self.registry.restricted(required, keyless=bool(caller.address))
         return self.registry.keyless if caller.address else self.registry.catalog
+
+    def _traits(self, caller: Caller, call: Call, body: CallBody) -> RouteTraits:
+        return structs.replace(
+            caller_traits(caller, call.context),
+            needs=body.needs(),
+            prompt_tokens=self.accounting.estimator.forecast(call).input,
+        )
 
     async def _exchange_cached(
         self,

@@ -16,7 +16,8 @@ Headers = list[tuple[bytes, bytes]]
 # Request headers of pages and of the SDKs for browsers, and response headers that scripts may read.
 _ALLOWED: Final = re.compile(
     rb"authorization|x-api-key|api-key|content-type|accept|user-agent|x-request-id|idempotency-key"
-    rb"|traceparent|tracestate|x-bluesminds-server|x-goog-api-key|x-goog-api-client|(?:openai|anthropic|x-stainless)-[a-z0-9-]+"
+    rb"|traceparent|tracestate|x-bluesminds-(?:server|region|tags)|x-goog-api-key|x-goog-api-client"
+    rb"|(?:openai|anthropic|x-stainless)-[a-z0-9-]+"
 ).fullmatch
 _EXPOSED: Final = re.compile(
     rb"(?:x-)?request-id|retry-after|retry-after-ms|x-should-retry|x-cost-usd"

@@ -1,12 +1,13 @@
 """Builds the RequestContext of an ASGI scope: credential, request id and headers to forward."""
 
 import re
+from collections.abc import Mapping
 
 import trio
 
 from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import uuid7
-from bluesminds.common.values import RequestContext
+from bluesminds.common.values import RequestContext, Requirement, read_requirement
 from bluesminds.gateway.sockets.realtime import KEY_SUBPROTOCOL
 from bluesminds.http.asgi import Scope
 from bluesminds.http.server.websocket import WebSocketUpgrade
@@ -19,6 +20,8 @@ ANTHROPIC_PREFIX = b"anthropic-"  # features of Anthropic's API: an open list
 _WORKSPACE = b"anthropic-workspace-id"  # of the gateway's account there: not for clients to choose
 # Headers for the upstream server; all others are dropped.
 _FORWARDED = frozenset((b"traceparent", b"tracestate", b"idempotency-key", b"openai-beta"))
+# The region and the tags that the server must have.
+_REQUIREMENTS = (b"x-bluesminds-region", b"x-bluesminds-tags")
 # Headers that most requests have and that mean nothing here: skipped early.
 _OTHERS = frozenset((b"host", b"accept", b"user-agent", b"content-type", b"content-length", b"connection"))
 
@@ -32,6 +35,7 @@ def read_request_context(
     request_id: bytes | None = None
     origin: bytes | None = None
     cache_control = b""
+    required: dict[bytes, bytes] = {}
     found: dict[bytes, bytes] = {}
     forward: list[tuple[bytes, bytes]] = []
     for header in scope["headers"]:
@@ -49,6 +53,8 @@ def read_request_context(
             origin = header[1] if origin is None else origin + b"," + header[1]
         elif name == b"cache-control":
             cache_control = header[1]
+        elif name in _REQUIREMENTS:
+            required[name] = header[1] if name not in required else required[name] + b"," + header[1]
     at_ms = clock.now_ms()
     own_id = uuid7(at_ms)
     header_name, credential = _credential(found)
@@ -71,7 +77,13 @@ def read_request_context(
         at_ms=at_ms,
         started=trio.current_time(),
         cache_control=cache_control.decode("latin-1"),
+        required=_read_required(required) if required else None,
     )
+
+
+def _read_required(headers: Mapping[bytes, bytes]) -> Requirement | None:
+    region, tags = (headers.get(name, b"").decode("latin-1") for name in _REQUIREMENTS)
+    return read_requirement(region, tags)
 
 
 def is_anthropic_client(context: RequestContext) -> bool:

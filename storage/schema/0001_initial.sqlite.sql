@@ -96,6 +96,8 @@ CREATE TABLE servers (
     priority INTEGER NOT NULL,
     passthrough INTEGER NOT NULL CHECK (passthrough IN (0, 1)),
     passthrough_paths TEXT NOT NULL, -- JSON list of paths
+    region TEXT NOT NULL, -- '' for none
+    tags TEXT NOT NULL, -- JSON list of names
     enabled INTEGER NOT NULL CHECK (enabled IN (0, 1)),
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL
@@ -107,15 +109,13 @@ CREATE UNIQUE INDEX servers_name ON servers (name);
 CREATE TABLE routes (
     id TEXT NOT NULL PRIMARY KEY,
     model TEXT NOT NULL, -- a name, or the start of names and *
-    targets TEXT NOT NULL, -- JSON list of objects
-    policy TEXT NOT NULL,
-    fallback TEXT NOT NULL, -- JSON list of names
-    fallback_on TEXT NOT NULL, -- JSON list of reasons
+    conditions TEXT NOT NULL, -- JSON object, '' for none
+    definition TEXT NOT NULL, -- JSON object
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL
 ) STRICT;
 
-CREATE UNIQUE INDEX routes_model ON routes (model);
+CREATE UNIQUE INDEX routes_model ON routes (model, conditions);
 
 -- Stored responses, and objects at servers
 
@@ -219,7 +219,8 @@ CREATE TABLE usage (
     PRIMARY KEY (at, id)
 ) STRICT, WITHOUT ROWID;
 
--- Pages of the log are read newest first: of all users, of a user, or of the errors.
+-- Pages of the log are read newest first: of all users, of a user, of a key, or of the errors.
+CREATE INDEX usage_user_key ON usage (user_id, key_id, at);
 CREATE INDEX usage_user ON usage (user_id, at, id);
 CREATE INDEX usage_errors ON usage (at, id) WHERE outcome NOT IN ('ok', 'client_gone');
 -- The id of most requests is made by the gateway and is the id of the row.

@@ -20,6 +20,9 @@ targets = [{server = "one", model = "m"}]
 """
 
 
+CONDITIONS = "tier=pro,enterprise needs=tools prompt_tokens_over=5"
+
+
 @pytest.fixture
 def user(home: Path) -> User:
     (home / "gateway.toml").write_text(CONFIG)
@@ -28,15 +31,34 @@ def user(home: Path) -> User:
 
 def test_route_added_set_and_removed_by_its_model(user: User) -> None:
     words = ("--target", "one,model=m,weight=3,priority=-1", "--policy", "weighted", "--fallback", "m")
-    added = user.call("routes", "add", "gpt-5*", *words, "--fallback-on", "limit")
+    when = [word for one in CONDITIONS.split() for word in ("--when", one)]
+    added = user.call("routes", "add", "gpt-5*", *words, *when, "--fallback-on", "limit")
     assert added.returncode == 0, added.stderr
     assert added.stdout.startswith("added the route for gpt-5*: ")
     route_id = added.stdout.split()[-1]
     lines = [line.split("\t") for line in user.call("routes", "list").stdout.splitlines()]
     assert lines == [
-        ["model", "targets", "policy", "fallback", "fallback_on", "origin", "id"],
-        ["alias", "one,model=m", "priority", "-", "error,limit,timeout,context_length", "file", "file-1"],
-        ["gpt-5*", "one,model=m,weight=3,priority=-1", "weighted", "m", "limit", "database", route_id],
+        ["model", "when", "targets", "policy", "fallback", "fallback_on", "origin", "id"],
+        [
+            "alias",
+            "-",
+            "one,model=m",
+            "priority",
+            "-",
+            "error,limit,timeout,context_length",
+            "file",
+            "file-1",
+        ],
+        [
+            "gpt-5*",
+            CONDITIONS,
+            "one,model=m,weight=3,priority=-1",
+            "weighted",
+            "m",
+            "limit",
+            "database",
+            route_id,
+        ],
     ]
     changed = user.call("routes", "set", "gpt-5*", "--target", "any", "--fallback", "none", "--json")
     assert json.loads(changed.stdout)["targets"] is None
@@ -50,6 +72,8 @@ def test_route_added_set_and_removed_by_its_model(user: User) -> None:
     [
         (("add", "x", "--target", "one,weight=x"), exits.USAGE, "is not a target"),
         (("add", "x", "--target", "one,region=eu"), exits.USAGE, "is not a target"),
+        (("add", "x", "--when", "size=3"), exits.USAGE, "is not a condition"),
+        (("add", "x", "--when", "prompt_tokens_over=x"), exits.USAGE, "is not a condition"),
         (("add", "x", "--target", "two"), exits.USAGE, "no server named two"),
         (("set", "alias"), exits.USAGE, "no option was given"),
         (("set", "alias", "--policy", "weighted"), exits.CONFLICT, "in the configuration"),

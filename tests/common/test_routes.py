@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bluesminds.common.routes import ModelRoute, RouteTable, find_cycle
+from bluesminds.common.routes import ModelRoute, RouteCondition, RouteTable, RouteTraits, find_cycle
 
 PATTERNS = ("gpt-5", "gpt-5*", "gpt-5-mini*", "gpt*", "*")
 
@@ -37,6 +37,50 @@ def test_model_without_route_matches_none() -> None:
 def test_first_of_equal_routes_applies() -> None:
     first, second = ModelRoute("a*", fallback=("x",)), ModelRoute("a*", fallback=("y",))
     assert RouteTable([first, second]).match("ab") is first
+
+
+PRO = RouteCondition(tier=("pro",), needs=("tools",))
+
+
+@pytest.mark.parametrize(
+    ("condition", "traits", "holds"),
+    [
+        (RouteCondition(), RouteTraits(), True),
+        (RouteCondition(tier=("pro", "free")), RouteTraits(tier="free"), True),
+        (RouteCondition(tier=("pro",)), RouteTraits(tier="free"), False),
+        (RouteCondition(key_tag=("a", "b")), RouteTraits(key_tags=frozenset("bc")), True),
+        (RouteCondition(key_tag=("a",)), RouteTraits(), False),
+        (RouteCondition(region=("eu",)), RouteTraits(regions=frozenset(("eu",))), True),
+        (RouteCondition(region=("eu",)), RouteTraits(), False),
+        (RouteCondition(tag=("zdr",)), RouteTraits(tags=frozenset(("zdr", "x"))), True),
+        (RouteCondition(needs=("tools", "images")), RouteTraits(needs=frozenset(("tools",))), False),
+        (RouteCondition(prompt_tokens_over=10), RouteTraits(prompt_tokens=10), False),
+        (RouteCondition(prompt_tokens_over=10), RouteTraits(prompt_tokens=11), True),
+        (PRO, RouteTraits(tier="pro"), False),
+        (PRO, RouteTraits(tier="pro", needs=frozenset(("tools", "audio"))), True),
+    ],
+)
+def test_condition_holds_if_all_its_parts_do(
+    condition: RouteCondition, traits: RouteTraits, holds: bool
+) -> None:
+    assert condition.holds(traits) is holds
+
+
+def test_route_with_conditions_comes_before_one_without() -> None:
+    plain, pro, prefix = ModelRoute("a"), ModelRoute("a", when=PRO), ModelRoute("a*")
+    traits = RouteTraits(tier="pro", needs=frozenset(("tools",)))
+    table = RouteTable([plain, prefix, pro])
+    assert table.conditional and table.match("a", traits) is pro and table.match("a") is plain
+    assert RouteTable([prefix, pro]).match("a") is prefix
+    assert RouteTable([pro]).match("a") is None
+    assert not RouteTable([plain, prefix]).conditional
+
+
+def test_cycle_over_a_route_with_conditions_is_found() -> None:
+    routes = [ModelRoute("a", when=PRO, fallback=("b",)), ModelRoute("a"), ModelRoute("b", fallback=("a",))]
+    found = find_cycle(routes)
+    assert found is not None and set(found[1]) == {"a", "b"}
+    assert find_cycle([ModelRoute("a", when=PRO), *routes[1:]]) is None
 
 
 @given(st.lists(st.text("ab", max_size=4), max_size=8), st.text("ab", max_size=6))

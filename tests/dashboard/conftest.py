@@ -29,7 +29,9 @@ async def both_engines(
     request: pytest.FixtureRequest, nursery: trio.Nursery, home: Path, models: ModelServer
 ) -> DashboardSite:
     storage = {} if request.param == "sqlite" else {"url": request.getfixturevalue("postgres_url")}
-    gateway = await gateways.start(nursery, home, servers=[entry("one", models.url)], storage=storage)
+    servers = [entry("one", models.url)]
+    accounts = {"signup": "open"}
+    gateway = await gateways.start(nursery, home, servers=servers, storage=storage, accounts=accounts)
     return DashboardSite(await create_callers(gateway, ("user", "other", "admin")))
 
 

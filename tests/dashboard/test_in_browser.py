@@ -12,6 +12,7 @@ from tests.browser import Chromium
 from tests.dashboard.test_pages import pages_of
 from tests.dashboard.visitors import DashboardSite
 from tests.deployment import PASSWORD
+from tests.fakes.model_server import ModelServer
 
 WIDE = {"width": 1440, "height": 900}
 PHONE = {"width": 390, "height": 844}
@@ -271,6 +272,99 @@ async def test_page_loads_at_most_five_files(site: DashboardSite, chromium: Chro
             assert sum(loaded) <= 100_000, path
 
     await site.look(chromium, "user", look)
+
+
+async def test_settings_are_changed_by_keyboard(site: DashboardSite, chromium: Chromium) -> None:
+    await site.callers.session("user")
+
+    def change(page: Page) -> None:
+        page.goto(f"{site.gateway.url}/dashboard/settings")
+        page.get_by_label("Name", exact=True).fill("Ada Lovelace")
+        press(page, "Enter")
+        expect(page.get_by_role("button", name="Ada Lovelace")).to_be_visible()
+        page.get_by_role("main").get_by_label("Dark").check()
+        assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+        page.get_by_label("Time zone").select_option("Asia/Tokyo")
+        expect(page.get_by_text("The time zone is changed.")).to_be_visible()
+        expect(page.get_by_label("Time zone")).to_have_value("Asia/Tokyo")
+        page.get_by_role("button", name="End all others").press("Enter")
+        expect(page.get_by_role("button", name="End all others")).to_be_hidden()
+        page.get_by_label("Current password").fill("wrong password")
+        page.get_by_label("New password").fill("another long password")
+        press(page, "Enter")
+        expect(page.get_by_role("alert")).to_contain_text("Wrong")
+        page.get_by_label("Current password").fill(PASSWORD)
+        press(page, "Enter")
+        expect(page.get_by_text("Your password is changed.")).to_be_visible()
+
+    await site.look(chromium, "user", change)
+
+
+async def test_requests_are_searched_by_keyboard(site: DashboardSite, chromium: Chromium) -> None:
+    await site.add_usage("user", 5, model="common")
+    await site.add_usage("user", 1, status=502, outcome="upstream_error", model="rare")
+
+    def search(page: Page) -> None:
+        page.goto(f"{site.gateway.url}/dashboard")
+        press(page, "g", "r")
+        expect(page.get_by_role("heading", level=1)).to_have_text("Requests")
+        press(page, "/")
+        page.keyboard.type("status:5xx")
+        press(page, "Enter")
+        expect(page.get_by_role("row")).to_have_count(2)
+        press(page, "j")
+        expect(page.get_by_role("row").nth(1).get_by_role("link").first).to_be_focused()
+
+    await site.look(chromium, "user", search)
+
+
+async def test_server_is_added_tested_and_removed_by_keyboard(
+    site: DashboardSite, chromium: Chromium, models: ModelServer
+) -> None:
+    def work(page: Page) -> None:
+        page.goto(f"{site.gateway.url}/dashboard/admin/servers")
+        page.get_by_role("button", name="Add a server").press("Enter")
+        page.keyboard.type("second")
+        page.get_by_label("URL").fill("no url")
+        press(page, "Enter")
+        expect(page.get_by_label("URL")).to_be_focused()
+        expect(page.get_by_label("URL")).to_have_attribute("aria-invalid", "true")
+        page.get_by_label("URL").fill(models.url)
+        press(page, "Enter")
+        expect(page.get_by_text("The server is added.")).to_be_visible()
+        page.get_by_role("button", name="Test second").press("Enter")
+        expect(page.get_by_text("second answered in")).to_be_visible()
+        page.get_by_role("link", name="second").press("Enter")
+        page.get_by_label("Weight").fill("7")
+        press(page, "Enter")
+        expect(page.get_by_text("The server is changed.")).to_be_visible()
+        expect(page.get_by_label("Weight")).to_have_value("7")
+        page.get_by_role("button", name="Remove").press("Enter")
+        expect(page.get_by_role("button", name="Cancel")).to_be_focused()
+        press(page, "Tab", "Enter")
+        expect(page.get_by_text("The server is removed.")).to_be_visible()
+        expect(page.get_by_role("link", name="second")).to_be_hidden()
+
+    await site.look(chromium, "admin", work)
+
+
+async def test_user_is_limited_and_disabled_by_keyboard(site: DashboardSite, chromium: Chromium) -> None:
+    def work(page: Page) -> None:
+        page.goto(f"{site.gateway.url}/dashboard/admin/users")
+        page.get_by_role("link", name="user@example.com").press("Enter")
+        page.get_by_label("Requests per minute").fill("3")
+        press(page, "Enter")
+        expect(page.get_by_text("The limits are changed.")).to_be_visible()
+        expect(page.get_by_label("Requests per minute")).to_have_value("3")
+        page.get_by_role("button", name="Disable").press("Enter")
+        press(page, "Tab", "Enter")
+        expect(page.get_by_text("The user is disabled.")).to_be_visible()
+        page.goto(f"{site.gateway.url}/dashboard/admin/audit")
+        page.get_by_role("button", name="Verify").press("Enter")
+        expect(page.get_by_text("The log is complete")).to_be_visible()
+
+    await site.look(chromium, "admin", work)
+    assert (await site.gateway.chat(key=site.callers.keys["good"])).status_code == 401
 
 
 async def test_local_link_signs_in_once(site: DashboardSite, chromium: Chromium) -> None:

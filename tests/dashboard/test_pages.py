@@ -3,19 +3,25 @@
 The list of pages comes from the routes, so that a new page is tested as well.
 """
 
+import csv
+import io
 import re
+from pathlib import Path
 from typing import Any, cast
 
 import httpx
 import pytest
+import trio
 
 from bluesminds.app.dashboard import build_dashboard
-from bluesminds.common.values import InUse
 from bluesminds.dashboard.frame import POLICY
 from bluesminds.web.guard import Access
 from bluesminds.web.routes import Route
-from tests.dashboard.visitors import DashboardSite
-from tests.deployment import anonymous_client
+from tests import gateways
+from tests.dashboard.visitors import HTML, DashboardSite
+from tests.deployment import PASSWORD, anonymous_client, create_callers
+from tests.fakes.model_server import ModelServer
+from tests.gateways import entry
 
 HEADERS = {
     "content-security-policy": POLICY,
@@ -37,14 +43,19 @@ class _NoParts:
 
 
 def routes_of(site: DashboardSite) -> list[Route]:
-    built = build_dashboard(site.gateway.services, cast("Any", _NoParts()), lambda _: InUse())
+    built = build_dashboard(site.gateway.services, *(cast("Any", _NoParts()) for _ in range(3)))
     assert built is not None
     return built.routes
 
 
 def address(site: DashboardSite, route: Route) -> str:
     """The address of a page that the user may see."""
-    values = {"key_id": site.key_id, "user_id": site.callers.users["user"], "name": "one"}
+    values = {
+        "key_id": site.key_id,
+        "user_id": site.callers.users["user"],
+        "name": "one",
+        "request_id": site.request_id,
+    }
     return route.path.format_map(values)
 
 
@@ -52,7 +63,7 @@ def pages_of(site: DashboardSite, access: Access) -> list[str]:
     found = [
         address(site, route) for route in routes_of(site) if route.access is access and "html" in route.media
     ]
-    assert found or access is Access.ADMIN
+    assert found
     return found
 
 
@@ -78,7 +89,8 @@ async def test_page_of_a_user_is_shown_to_all_roles(both_engines: DashboardSite,
     for name in ("user", "admin"):
         async with both_engines.visitor(name) as client:
             for path in pages_of(both_engines, Access.SESSION):
-                if name == "admin" and both_engines.key_id in path:
+                is_missing = both_engines.request_id in path and not rows
+                if is_missing or (name == "admin" and both_engines.key_id in path):
                     continue
                 check_page(await client.get(path))
     assert both_engines.gateway.events("control_failed") == []
@@ -217,3 +229,221 @@ async def test_keys_page_with_many_keys_has_a_next_page(site: DashboardSite) -> 
         (more,) = re.findall(r'rel="next" href="([^"]+)"', text)
         text = (await client.get(more.replace("&amp;", "&"))).text
         assert text.count('<th scope="row"') == 1
+
+
+def times_in(text: str) -> list[str]:
+    return re.findall(r'<tr><td class="left"><a[^>]*><time datetime="([^"]+)"', text)
+
+
+async def test_requests_page_shows_each_request_once(both_engines: DashboardSite) -> None:
+    await both_engines.add_usage("user", 120)
+    await both_engines.add_usage("other", 3)
+    seen: list[str] = []
+    path = "/dashboard/requests"
+    async with both_engines.visitor("user") as client:
+        while path:
+            text = (await client.get(path)).text
+            seen += times_in(text)
+            path = "".join(re.findall(r'rel="next" href="([^"]+)"', text)).replace("&amp;", "&")
+    assert len(seen) == len(set(seen)) == 120
+    assert seen == sorted(seen, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("query", "count"),
+    [
+        ("status=failed", 2),
+        ("status=ok", 4),
+        ("status=5xx", 2),
+        ("q=status:502", 2),
+        ("q=status:9", 0),
+        ("q=model:rare", 1),
+        ("model=rare", 1),
+        ("server=two", 1),
+        ("q=request-0+status:200", 1),
+        ("key=nope", 0),
+    ],
+)
+async def test_requests_page_with_a_filter_shows_what_matches(
+    both_engines: DashboardSite, query: str, count: int
+) -> None:
+    await both_engines.add_usage("user", 3, model="common")
+    await both_engines.add_usage("user", 1, model="rare", server="two", request_id="r-1")
+    await both_engines.add_usage("user", 2, status=502, outcome="upstream_error", request_id="r-2")
+    async with both_engines.visitor("user") as client:
+        text = (await client.get(f"/dashboard/requests?{query}")).text
+    assert len(times_in(text)) == count
+    assert ("Nothing matches" in text) == (count == 0)
+
+
+async def test_request_is_found_by_its_id(site: DashboardSite) -> None:
+    answer = await site.gateway.chat(key=site.callers.keys["good"])
+    await site.gateway.settled(1)
+    async with site.visitor("user") as client:
+        text = (await client.get(f"/dashboard/requests?q={answer.headers['x-request-id']}")).text
+    assert len(times_in(text)) == 1
+
+
+async def test_usage_csv_has_a_line_for_each_day_and_group(both_engines: DashboardSite) -> None:
+    await both_engines.add_usage("user", 2, model="=cmd()", cost_nano=1_500_000_000)
+    async with both_engines.visitor("user") as client:
+        answer = await client.get("/dashboard/usage.csv?range=90d")
+    assert answer.headers["content-type"] == "text/csv; charset=utf-8"
+    head, *lines = list(csv.DictReader(io.StringIO(answer.text)))
+    assert lines == [] or len(lines) == 1, "the rows may be of two days"
+    assert head["model"] == "'=cmd()", "a spreadsheet must not run it"
+    assert head["cost_usd"] in ("3", "1.5")
+
+
+async def test_usage_page_with_a_filter_sums_only_its_rows(site: DashboardSite) -> None:
+    await site.add_usage("user", 2, model="a", cost_nano=1_000_000_000)
+    await site.add_usage("user", 1, model="b", cost_nano=5_000_000_000)
+    async with site.visitor("user") as client:
+        text = (await client.get("/dashboard/usage?range=24h&by=key&model=a")).text
+    assert "$2.00" in text and "$5.00" not in text
+    assert "Model: a" in text
+
+
+async def test_export_of_the_account_has_no_secret(site: DashboardSite) -> None:
+    await site.add_usage("user", 1)
+    async with site.visitor("user") as client:
+        found = (await client.get("/api/auth/me/export")).json()
+    assert found["user"]["email"] == "user@example.com"
+    assert site.key_id in [key["id"] for key in found["keys"]]
+    assert sum(day["requests"] for day in found["usage"]) == 1
+    assert len(found["sessions"]) == 1
+    assert "digest" not in str(found) and site.callers.keys["good"] not in str(found)
+
+
+async def test_account_deleted_by_its_user_is_gone(site: DashboardSite) -> None:
+    async with site.visitor("user") as client:
+        wrong = await client.post("/api/auth/me/delete", json={"password": "wrong password"})
+        assert wrong.json()["error"]["code"] == "invalid_credentials"
+        answer = await client.post("/api/auth/me/delete", json={"password": PASSWORD})
+        assert answer.status_code == 204
+        assert "Max-Age=0" in answer.headers["set-cookie"]
+    assert (await site.gateway.chat(key=site.callers.keys["good"])).status_code == 401
+    async with site.visitor("admin") as client:
+        answer = await client.post("/api/auth/me/delete", json={"password": PASSWORD})
+    assert answer.json()["error"]["code"] == "last_admin"
+
+
+async def test_servers_page_says_which_server_is_down(
+    nursery: trio.Nursery, home: Path, models: ModelServer
+) -> None:
+    servers = [entry("one", models.url), entry("gone", "http://127.0.0.1:9/v1", models=["x"])]
+    gateway = await gateways.start(nursery, home, servers=servers)
+    site = DashboardSite(await create_callers(gateway, ("user", "admin")))
+    await site.add_usage("user", 3, server="one")
+    async with site.visitor("admin") as client:
+        text = (await client.get("/dashboard/admin/servers")).text
+        assert re.search(r"<b>gone</b> is down: [^<]*127.0.0.1", text)
+        assert '<span class="note">1 down</span>' in text
+        assert re.findall(r'servers/(\w+)">\1</a>', text) == ["gone", "one"], "what is down comes first"
+        text = (await client.get("/dashboard/admin/servers/one")).text
+        assert '<p class="figure">3</p>' in text
+        assert (await client.get("/dashboard/admin/servers/none")).status_code == 404
+    async with site.visitor("user") as client:
+        assert "1 down" not in (await client.get("/dashboard")).text
+
+
+async def test_routes_page_explains_what_would_happen(site: DashboardSite) -> None:
+    async with site.visitor("admin") as client:
+        text = (await client.get("/dashboard/admin/routes?model=m")).text
+        assert "First <b>one</b> with the model m" in text
+        text = (await client.get("/dashboard/admin/routes?model=no-such-model")).text
+        assert "The client would get status 404" in text
+
+
+async def test_models_page_lists_models_without_a_price_first(site: DashboardSite) -> None:
+    async with site.visitor("admin") as client:
+        text = (await client.get("/dashboard/admin/models")).text
+    assert "1 model has no price" in text
+
+
+async def test_users_page_finds_an_address_and_shows_invitations(both_engines: DashboardSite) -> None:
+    await both_engines.add_usage("user", 2, cost_nano=1_000_000_000)
+    async with both_engines.visitor("admin") as client:
+        await client.post("/api/admin/invites", json={"email": "new@example.com"})
+        text = (await client.get("/dashboard/admin/users")).text
+        assert "new@example.com" in text and "$2.00" in text
+        text = (await client.get("/dashboard/admin/users?q=user@example.com")).text
+        assert "user@example.com" in text and "other@example.com" not in text
+        assert "Nothing matches" in (await client.get("/dashboard/admin/users?q=none@example.com")).text
+        user_id = both_engines.callers.users["user"]
+        limits = {"usd_per_month": "7.5"}
+        await client.patch(f"/api/admin/users/{user_id}/limits", json=limits)
+        text = (await client.get(f"/dashboard/admin/users/{user_id}")).text
+        assert 'name="usd_per_month" value="7.5"' in text and "good" in text
+
+
+async def test_audit_page_shows_changes_and_filters(both_engines: DashboardSite) -> None:
+    async with both_engines.visitor("admin") as client:
+        user_id = both_engines.callers.users["user"]
+        await client.patch(f"/api/admin/users/{user_id}", json={"full_name": "Ada <b>"})
+        text = (await client.get("/dashboard/admin/audit?action=user.update")).text
+        assert text.count("<tr><td") == 1
+        assert "<dt>full_name</dt><dd> → Ada &lt;b&gt;</dd>" in text
+        assert "Nothing matches" in (await client.get("/dashboard/admin/audit?action=x")).text
+        for _ in range(51):
+            await client.post("/api/keys", json={"name": "more"})
+        text = (await client.get("/dashboard/admin/audit?action=key.create")).text
+        (more,) = re.findall(r'rel="next" href="([^"]+)"', text)
+        text = (await client.get(more.replace("&amp;", "&"))).text
+        assert text.count("<tr><td") >= 1
+
+
+async def test_system_page_masks_secrets(nursery: trio.Nursery, home: Path) -> None:
+    pepper = "a pepper of the tests"
+    gateway = await gateways.start(nursery, home, servers=[], keys={"pepper": pepper})
+    site = DashboardSite(await create_callers(gateway, ("user", "admin")))
+    async with site.visitor("admin") as client:
+        text = (await client.get("/dashboard/admin/system")).text
+    assert "pepper" in text and pepper not in text
+    assert "no usable server" in text
+    assert "SQLite" in text
+
+
+async def test_dashboard_that_is_turned_off_is_not_served(nursery: trio.Nursery, home: Path) -> None:
+    gateway = await gateways.start(nursery, home, servers=[], dashboard={"enabled": False})
+    async with anonymous_client(gateway, **HTML) as client:
+        for path in ("/dashboard", "/dashboard/keys", "/account/login", "/account/enter"):
+            assert (await client.get(path)).status_code == 404
+        assert (await client.get("/")).json()["name"] == "BluesMinds"
+        assert (await client.get("/account/verify")).status_code == 200
+
+
+async def test_receipt_page_says_where_the_request_was_sent(
+    nursery: trio.Nursery, home: Path, models: ModelServer
+) -> None:
+    servers = [entry("one", models.url), entry("gone", "http://127.0.0.1:9/v1", priority=-1)]
+    prices = [{"model": "m", "input_usd": "1.25", "output_usd": "10"}]
+    gateway = await gateways.start(nursery, home, servers=servers, prices=prices)
+    site = DashboardSite(await create_callers(gateway, ("user", "other", "admin")))
+    await gateway.chat(key=site.callers.keys["good"])
+    (row,) = await gateway.settled(1)
+    async with site.visitor("user") as client:
+        text = (await client.get(f"/dashboard/requests/{row['id']}")).text
+    assert "<b>one</b> answered" in text
+    assert "What it cost" in text and "$1.25" in text
+    async with site.visitor("other") as client:
+        assert (await client.get(f"/dashboard/requests/{row['id']}")).status_code == 404
+    async with site.visitor("admin") as client:
+        assert site.callers.users["user"] in (await client.get(f"/dashboard/requests/{row['id']}")).text
+
+
+async def test_servers_that_are_not_exposed_are_hidden_from_users(
+    nursery: trio.Nursery, home: Path, models: ModelServer
+) -> None:
+    servers = [entry("secret-server", models.url)]
+    gateway = await gateways.start(nursery, home, servers=servers, server={"expose_server": False})
+    site = DashboardSite(await create_callers(gateway, ("user", "admin")))
+    await gateway.chat(key=site.callers.keys["good"])
+    (row,) = await gateway.settled(1)
+    async with site.visitor("user") as client:
+        for path in ("", "/requests", f"/requests/{row['id']}", "/usage"):
+            assert "secret-server" not in (await client.get(f"/dashboard{path}")).text
+        for path in ("/dashboard?by=server", "/dashboard/usage?by=server", "/dashboard/usage.csv?by=server"):
+            assert (await client.get(path)).status_code == 400
+    async with site.visitor("admin") as client:
+        assert "secret-server" in (await client.get(f"/dashboard/requests/{row['id']}")).text

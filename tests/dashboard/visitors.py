@@ -28,7 +28,10 @@ HTML = {"accept": "text/html,application/xhtml+xml"}
 
 @dataclass
 class DashboardSite:
+    """`request_id` is the id of the first request that `add_usage` stored."""
+
     callers: Callers
+    request_id: str = "00000000-0000-7000-8000-000000000000"
 
     @property
     def gateway(self) -> Gateway:
@@ -63,6 +66,8 @@ class DashboardSite:
             for serial in range(count)
         ]
         await self.gateway.services.store.write(insert_batch, rows)
+        if rows and name == "user" and int(self.request_id[:8], 16) == 0:
+            self.request_id = rows[0].id
         return rows
 
     async def look(

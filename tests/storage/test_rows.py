@@ -39,6 +39,8 @@ SERVER = ServerRow(
     priority=0,
     passthrough=True,
     passthrough_paths=("ocr",),
+    region="eu",
+    tags=("zdr", "größe"),
     enabled=True,
     created_at=NOON,
     updated_at=NOON,
@@ -114,23 +116,21 @@ async def test_setting_put_twice_is_replaced(store: Store) -> None:
 ROUTE = RouteRow(
     id=uuid7(serial=1),
     model="gpt-5*",
-    targets='[{"server": "größe"}]',
-    policy="weighted",
-    fallback=("small", "größe"),
-    fallback_on=("error",),
+    conditions='{"tier":["pro"]}',
+    definition='{"targets": [{"server": "größe"}]}',
     created_at=NOON,
     updated_at=NOON,
 )
 
 
 async def test_route_inserted_is_read_back(store: Store) -> None:
-    other = replace(ROUTE, id=uuid7(serial=2), model="a", fallback=(), fallback_on=())
+    other = replace(ROUTE, id=uuid7(serial=2), conditions="")
     for row in (ROUTE, other):
         await store.write(insert_route, row)
     assert await store.read(select_routes) == [ROUTE, other]
     assert await store.read(select_route, other.id) == other
     assert await store.read(select_route, uuid7(serial=3)) is None
-    changed = replace(ROUTE, model="b", targets="[]", policy="cheapest", updated_at=NOON + 1)
+    changed = replace(ROUTE, model="b", definition="{}", updated_at=NOON + 1)
     assert await store.write(update_route, changed)
     assert await store.read(select_route, ROUTE.id) == changed
     assert await store.write(delete_route, other.id)
@@ -139,7 +139,7 @@ async def test_route_inserted_is_read_back(store: Store) -> None:
     assert await store.read(select_routes) == [changed]
 
 
-async def test_route_second_one_for_a_model_is_a_conflict(store: Store) -> None:
+async def test_route_second_one_with_equal_conditions_is_a_conflict(store: Store) -> None:
     await store.write(insert_route, ROUTE)
     other = replace(ROUTE, id=uuid7(serial=2), model="a")
     with pytest.raises(IntegrityError):

@@ -4,6 +4,7 @@ The tables repeat the intended access. A route that is in none of them fails the
 """
 
 import ast
+import itertools
 import re
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -19,11 +20,14 @@ from bluesminds.web import app as web_app
 from bluesminds.web.api import build_guard
 from bluesminds.web.guard import PLAIN_COOKIE, Access, Guard
 from bluesminds.web.routes import Route, route
+from storage.usage import insert_batch
 from tests import gateways
 from tests.deployment import KEYS, Callers, anonymous_client
 from tests.gateways import Gateway
+from tests.storage.samples import usage
 
 ROOT = Path(__file__).resolve().parents[2]
+SERIALS = itertools.count()
 UNKNOWN_ID = "00000000-0000-7000-8000-000000000000"
 
 PUBLIC = """
@@ -62,14 +66,30 @@ GET /dashboard/assets/{digest}/{name}
 PAGES_OF_USERS = """
 GET /dashboard
 GET /dashboard/keys
+GET /dashboard/requests
+GET /dashboard/requests/{request_id}
+GET /dashboard/usage
+GET /dashboard/usage.csv
+GET /dashboard/settings
 GET /dashboard/keys/{key_id}
 """
 PAGES_OF_ADMINISTRATORS = """
+GET /dashboard/admin/servers
+GET /dashboard/admin/servers/{name}
+GET /dashboard/admin/models
+GET /dashboard/admin/routes
+GET /dashboard/admin/users
+GET /dashboard/admin/users/{user_id}
+GET /dashboard/admin/audit
+GET /dashboard/admin/tiers
+GET /dashboard/admin/system
 """
 SIGNED_IN = """
 POST /api/auth/logout
 GET /api/auth/me
 PATCH /api/auth/me
+GET /api/auth/me/export
+POST /api/auth/me/delete
 POST /api/auth/password
 POST /api/auth/email
 GET /api/auth/sessions
@@ -498,6 +518,9 @@ BODIES: dict[str, dict[str, Any]] = {
 }
 
 
+NOT_FOUND = ("key_not_found", "session_not_found", "chat_not_found", "request_not_found")
+
+
 @pytest.mark.parametrize("thief", ["other", "admin"])
 async def test_resource_of_another_user_is_not_found(thief: str, callers: Callers) -> None:
     """Also for an administrator, on the routes for own resources."""
@@ -510,6 +533,7 @@ async def test_resource_of_another_user_is_not_found(thief: str, callers: Caller
             own = {"authorization": f"Bearer {token}"}
             path_values = {"key_id": await new_key(callers), "session_id": session_id, "position": "0"}
             path_values["chat_id"] = await new_chat(client, own)
+            path_values["request_id"] = await new_request(callers)
             url = path.format_map(path_values)
             body = {"json": BODIES.get(name, {})} if method in ("POST", "PUT", "PATCH") else {}
             stolen = {"authorization": f"Bearer {(await callers.session(thief))[0]}"}
@@ -517,7 +541,7 @@ async def test_resource_of_another_user_is_not_found(thief: str, callers: Caller
             refused = await client.request(method, url, headers=stolen, **body)  # type: ignore[arg-type]
             assert refused.status_code == 404, name
             code = refused.json()["error"]["code"]
-            assert code in ("key_not_found", "session_not_found", "chat_not_found"), name
+            assert code in NOT_FOUND, name
             after = await client.get("/api/keys", headers=own, params={"limit": 100})
             assert (after.status_code, after.text) == (200, before.text), name
             allowed = await client.request(method, url, headers=own, **body)  # type: ignore[arg-type]
@@ -528,6 +552,12 @@ async def new_key(callers: Callers) -> str:
     async with callers.gateway.operator() as operator:
         body = {"name": "mine", "user_id": callers.users["user"]}
         return str((await operator.post("/api/admin/keys", json=body)).json()["id"])
+
+
+async def new_request(callers: Callers) -> str:
+    row = usage(next(SERIALS), user_id=callers.users["user"])
+    await callers.gateway.services.store.write(insert_batch, [row])
+    return row.id
 
 
 async def new_chat(client: httpx.AsyncClient, headers: dict[str, str]) -> str:

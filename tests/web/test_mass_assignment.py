@@ -26,7 +26,10 @@ KEY = {
         "metadata",
     ),
 }
-ROUTE = {"model", "targets", "policy", "fallback", "fallback_on"}
+ROUTE = {
+    *("model", "targets", "policy", "fallback", "fallback_on", "when"),
+    *("first_token_timeout", "chunk_timeout"),
+}
 # What each write may say, and a body that it takes, written down a second time.
 WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
     "POST /api/setup": (
@@ -43,6 +46,7 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
     ),
     "POST /api/auth/local": ({"token"}, {"token": "t" * 43}),
     "PATCH /api/auth/me": ({"full_name"}, {"full_name": "New Name"}),
+    "POST /api/auth/me/delete": ({"password"}, {"password": "wrong"}),
     "POST /api/auth/password": (
         {"password", "new_password", "bearer"},
         {"password": PASSWORD, "new_password": PASSWORD + "!"},
@@ -75,14 +79,14 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
     "POST /api/admin/servers": (
         {
             *("name", "vendor", "url", "dialect", "api_key", "api_version", "headers", "models"),
-            *("weight", "priority", "passthrough", "passthrough_paths"),
+            *("weight", "priority", "passthrough", "passthrough_paths", "region", "tags"),
         },
         {"name": "new", "url": "http://127.0.0.1:9/v1"},
     ),
     "PATCH /api/admin/servers/{name}": (
         {
             *("url", "api_key", "api_version", "headers", "models", "weight", "priority", "passthrough"),
-            "passthrough_paths",
+            *("passthrough_paths", "region", "tags"),
         },
         {"weight": 2},
     ),
@@ -94,6 +98,7 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
 }
 WITHOUT_BODY = {
     "POST /api/auth/logout",
+    "POST /api/admin/health",
     "POST /api/admin/servers/{name}/test",
     "POST /api/admin/users/{user_id}/reset-password",
 }

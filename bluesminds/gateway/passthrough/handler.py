@@ -10,7 +10,7 @@ from typing import Final
 from msgspec import Struct
 
 from bluesminds.common.errors import Forbidden, GatewayError, InvalidRequest, NotFound
-from bluesminds.common.values import Caller, RequestContext, Server
+from bluesminds.common.values import Caller, RequestContext, Requirement, Server, join_requirements
 from bluesminds.gateway.authenticate import KeyAuthenticator
 from bluesminds.gateway.call import with_scoped_idempotency
 from bluesminds.gateway.limits.headers import as_text
@@ -97,7 +97,8 @@ class PassthroughHandler(Struct, frozen=True):
         ids = body.ids.with_ids(ids_in_query(query))
         references = ids.references.union(filter(None, (path.object_id,)))
         found = await self.objects.find(caller, references, ids.mentions.union(path.below))
-        candidates = self._candidates(path, request, found, anthropic=client_format is not None)
+        required = join_requirements((caller.required, context.required))
+        candidates = self._candidates(path, request, found, required, anthropic=client_format is not None)
         server = candidates[0]
         if context.method == "GET" and not path.object_id:
             server = await self._server_of_list(caller, path, candidates)
@@ -118,7 +119,13 @@ class PassthroughHandler(Struct, frozen=True):
         )
 
     def _candidates(
-        self, path: RelayPath, request: ClientRequest, found: FoundObjects, *, anthropic: bool
+        self,
+        path: RelayPath,
+        request: ClientRequest,
+        found: FoundObjects,
+        required: Requirement | None,
+        *,
+        anthropic: bool,
     ) -> Sequence[Server]:
         """The servers that can serve the request, best first: those with its objects, else the one that the
         client names, else by health and priority. Raises InvalidRequest and NotFound.
@@ -128,6 +135,7 @@ class PassthroughHandler(Struct, frozen=True):
             for server in self.registry.catalog.servers
             if path.collection in collections_of(server)
             and (server.api_key is not None or not server.keyless)
+            and (required is None or required.allows(server))
         ]
         if named := request.header(SERVER_HEADER).decode("latin-1"):
             allowed = [server for server in allowed if server.name == named]

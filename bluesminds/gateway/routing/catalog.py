@@ -11,12 +11,13 @@ from msgspec import structs
 
 from bluesminds.common.money import Price
 from bluesminds.common.routes import ModelRoute, RouteTable
-from bluesminds.common.values import Server
+from bluesminds.common.values import Requirement, Server
 from bluesminds.gateway.routing.health import ServerHealthRegistry
 from bluesminds.gateway.routing.load import LoadRegistry
 from bluesminds.gateway.routing.rotation import RotationRegistry
 from bluesminds.wire.models import ModelRow
 
+MAX_RESTRICTED: Final = 64  # catalogs
 NO_PRICES: Final[Mapping[str, Price]] = MappingProxyType({})
 
 
@@ -30,6 +31,7 @@ class ModelCatalog:
     """Servers by model. `discovered` holds, by server name, the models of servers without configured ones.
 
     With `keyless` it has only servers that accept a client's own key, else those the gateway can call itself.
+    With `required`, it has only servers that meet the requirement; `excluded` has the names of the others.
     `routes` is None if there is none. Routes do not apply with `keyless`: they could send a client's key to
     a server that it is not for.
     """
@@ -42,8 +44,11 @@ class ModelCatalog:
         *,
         prices: Mapping[str, Price] = NO_PRICES,
         keyless: bool = False,
+        required: Requirement | None = None,
     ) -> None:
-        self.servers = tuple(servers)
+        everything = tuple(servers)
+        self.servers = everything if required is None else tuple(filter(required.allows, everything))
+        self.excluded = frozenset(one.name for one in everything) - {one.name for one in self.servers}
         self.routes = RouteTable(routes) if routes and not keyless else None
         self._servers_by_name: dict[str, Server] = {}
         self._listing: set[str] = set()  # servers whose models are known
@@ -93,7 +98,7 @@ class ModelCatalog:
         """The model in metrics. Names that clients invent below a prefix have that of its route."""
         if self.routes is None or model in self._rows:
             return model
-        route = self.routes.match(model)
+        route = next(self.routes.matches(model), None)
         return model if route is None else route.model
 
     def servers_for(self, model: str) -> Sequence[Server]:
@@ -178,6 +183,22 @@ class ServerRegistry:
             for model in server.models or [row.id for row in self._discovered.get(server.name, ())]
         )
 
+    def restricted(self, required: Requirement, *, keyless: bool = False) -> ModelCatalog:
+        """Only the servers that meet the requirement."""
+        found = self._restricted.get((required, keyless))
+        if found is None:
+            if len(self._restricted) >= MAX_RESTRICTED:  # clients choose what they require
+                self._restricted.pop(next(iter(self._restricted)))
+            found = self._restricted[required, keyless] = ModelCatalog(
+                self.catalog.servers,
+                self._discovered,
+                self.routes,
+                prices=self._prices,
+                keyless=keyless,
+                required=required,
+            )
+        return found
+
     def _replace(self, servers: Sequence[Server]) -> None:
         names = {server.name for server in servers}
         self._discovered = {name: rows for name, rows in self._discovered.items() if name in names}
@@ -187,7 +208,8 @@ class ServerRegistry:
 
     def _build_catalogs(self, servers: Sequence[Server]) -> None:
         self._load.enabled = bool(self.routes)
-        self._rotations.keep_only({route.model for route in self.routes})
+        self._rotations.keep_only({route.key for route in self.routes})
+        self._restricted: dict[tuple[Requirement, bool], ModelCatalog] = {}
         self.relays = any(server.passthrough or server.passthrough_paths for server in servers)
         self.catalog = ModelCatalog(servers, self._discovered, self.routes, prices=self._prices)
         self.keyless = ModelCatalog(servers, self._discovered, prices=self._prices, keyless=True)

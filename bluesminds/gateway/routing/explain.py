@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from bluesminds.common.errors import GatewayError
 from bluesminds.common.money import Price
-from bluesminds.common.routes import ModelRoute
+from bluesminds.common.routes import NO_TRAITS, ModelRoute, RouteTraits
 from bluesminds.common.values import Caller
 from bluesminds.gateway.authorize import check_model, check_scope
 from bluesminds.gateway.operations import Operation
@@ -25,11 +25,12 @@ MILLION: Final = 10**6  # tokens
 
 
 class RouteQuestion(Struct, frozen=True):
-    """`caller` is None for a key without restrictions."""
+    """`caller` is None for a key without restrictions. `traits`: for the conditions of routes."""
 
     operation: Operation
     model: str
     caller: Caller | None = None
+    traits: RouteTraits = NO_TRAITS
 
 
 class ExplainedModel(Struct, frozen=True):
@@ -61,7 +62,7 @@ def explain(
             check_model(question.caller, question.model)
         except GatewayError as exc:
             return Explanation(None, error=exc)
-    route = None if catalog.routes is None else catalog.routes.match(question.model)
+    route = None if catalog.routes is None else catalog.routes.match(question.model, question.traits)
     if route is None:
         found = _explain_unrouted(catalog, balancer, question)
     else:
@@ -105,6 +106,7 @@ def _explain_route(
         model,
         may_use=lambda name: allowed is None or name in allowed,
         prices=prices,
+        traits=question.traits,
     )
     try:
         check_candidates(selection, route, question.operation, model)

@@ -18,7 +18,12 @@ from bluesminds.gateway.routing.health import HealthView
 from bluesminds.gateway.routing.load import LoadRegistry
 from bluesminds.gateway.routing.plans import Target, make_plan
 from bluesminds.gateway.routing.rotation import RotationRegistry
-from bluesminds.gateway.routing.selection import Candidate, ModelCandidates, object_server_missing
+from bluesminds.gateway.routing.selection import (
+    Candidate,
+    ModelCandidates,
+    object_server_missing,
+    requirement_not_met,
+)
 
 
 def select_targets(
@@ -38,7 +43,7 @@ def select_targets(
     """
     servers = catalog.servers_for(model)
     if not servers:
-        raise NotFound("model_not_found", _not_found_message(catalog, model), param="model")
+        raise _not_found(catalog, model)
     if only is not None:
         servers = [server for server in servers if server.name in only]
         if not servers:
@@ -140,7 +145,7 @@ class Balancer(Struct, frozen=True):
         if group.route is None or len(shuffled) == 1:
             return shuffled
         weights = {one.name: one.weight for one in sorted(shuffled, key=_name)}
-        turn = self.rotations.of(group.route.model).next(weights, commit=commit)
+        turn = self.rotations.of(group.route.key).next(weights, commit=commit)
         return sorted(shuffled, key=lambda one: one.name != turn)
 
     def _faster_of_two(self, shuffled: list[Candidate], request: RoutedRequest) -> list[Candidate]:
@@ -186,13 +191,16 @@ def _price(one: Candidate, request: RoutedRequest) -> float:
     return math.inf if price is None else price
 
 
-def _not_found_message(catalog: ModelCatalog, model: str) -> str:
+def _not_found(catalog: ModelCatalog, model: str) -> NotFound:
+    if catalog.excluded:
+        return requirement_not_met(model)
     if not catalog.servers:
-        return (
+        message = (
             "No server is configured. Add one with `bluesminds servers add` or [[servers]] in gateway.toml."
         )
+        return NotFound("model_not_found", message, param="model")
     message = f"No server offers the model `{model[:200]}`. GET /v1/models lists the available models."
     if catalog.unlisted:
         servers = "1 server" if catalog.unlisted == 1 else f"{catalog.unlisted} servers"
         message += f" {servers} listed no models and may be down."
-    return message
+    return NotFound("model_not_found", message, param="model")

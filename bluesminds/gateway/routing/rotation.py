@@ -7,6 +7,8 @@ evenly.
 from collections.abc import Hashable, Mapping
 from typing import Generic, TypeVar
 
+from bluesminds.common.routes import RouteKey
+
 K = TypeVar("K", bound=Hashable)
 TargetName = tuple[str, str]  # server, and its name of the model if the route has one
 
@@ -33,15 +35,15 @@ class RotationRegistry:
     """The rotations of all routes, by route."""
 
     def __init__(self) -> None:
-        self._rotations: dict[str, WeightedRotation[TargetName]] = {}
+        self._rotations: dict[RouteKey, WeightedRotation[TargetName]] = {}
 
-    def of(self, route: str) -> WeightedRotation[TargetName]:
+    def of(self, route: RouteKey) -> WeightedRotation[TargetName]:
         rotation = self._rotations.get(route)
         if rotation is None:
             rotation = self._rotations[route] = WeightedRotation()
         return rotation
 
-    def keep_only(self, routes: set[str]) -> None:
+    def keep_only(self, routes: set[RouteKey]) -> None:
         """Drop the rotations of routes that no longer exist."""
         for route in self._rotations.keys() - routes:
             del self._rotations[route]

@@ -9,7 +9,8 @@ from typing import Literal
 from msgspec import Struct, structs
 
 from bluesminds.common.errors import NotFound
-from bluesminds.common.routes import ModelRoute, RouteTarget
+from bluesminds.common.routes import NO_TRAITS, ModelRoute, RouteTarget, RouteTraits
+from bluesminds.common.values import Caller, RequestContext, join_requirements
 from bluesminds.gateway.operations import Operation
 from bluesminds.gateway.routing.catalog import ModelCatalog
 from bluesminds.gateway.routing.plans import Target, make_plan
@@ -18,6 +19,7 @@ DropReason = Literal[
     "model_not_allowed",  # the API key may not use this fallback model
     "unknown_model",  # no server offers this fallback model
     "unknown_server",  # the server does not exist, or is not enabled
+    "requirement",  # the server does not have the region or the tags that the request requires
     "other_server",  # what the request refers to is at another server
     "no_endpoint",  # the server does not have the endpoint, also not by translation
     "not_listed",  # the server does not list the model, and another target does
@@ -101,14 +103,17 @@ def select_candidates(
     may_use: Callable[[str], bool],
     prices: Container[str],
     only: frozenset[str] | None = None,
+    traits: RouteTraits = NO_TRAITS,
 ) -> Selection:
     """`route` is the route of `model`. `may_use`: whether the key may use a fallback model. `only`: the names
-    of the servers that have what the request refers to.
+    of the servers that have what the request refers to. `traits`: for the routes of fallback models.
 
     Raises NotFound if no target is left. The result may be empty for an operation that the gateway can
     estimate.
     """
-    selection = find_candidates(catalog, route, operation, model, may_use=may_use, prices=prices, only=only)
+    selection = find_candidates(
+        catalog, route, operation, model, may_use=may_use, prices=prices, only=only, traits=traits
+    )
     check_candidates(selection, route, operation, model)
     return selection
 
@@ -122,10 +127,11 @@ def find_candidates(
     may_use: Callable[[str], bool],
     prices: Container[str],
     only: frozenset[str] | None = None,
+    traits: RouteTraits = NO_TRAITS,
 ) -> Selection:
     """As `select_candidates`, but the result may be empty."""
     search = _Search(catalog, operation, model, prices, only)
-    for name, its_route in _chain(catalog, model, route):
+    for name, its_route in _chain(catalog, model, route, traits):
         if name == model or may_use(name):
             search.add_model(name, its_route)
         else:
@@ -138,6 +144,17 @@ def check_candidates(selection: Selection, route: ModelRoute, operation: Operati
     reasons = {one.reason for one in selection.dropped}
     if not selection.groups and not (operation.estimated and "no_endpoint" in reasons):
         raise _no_target(route, operation, model, reasons)
+
+
+def caller_traits(caller: Caller, context: RequestContext | None = None) -> RouteTraits:
+    """What is known before the body is read."""
+    required = join_requirements((caller.required, None if context is None else context.required))
+    return RouteTraits(
+        tier=caller.tier,
+        key_tags=caller.tags,
+        regions=frozenset() if required is None else required.regions,
+        tags=frozenset() if required is None else required.tags,
+    )
 
 
 class _Search(Struct):
@@ -167,7 +184,8 @@ class _Search(Struct):
         if listed:
             self.dropped += [Dropped(name, one.name[0], "not_listed") for one in unlisted]
         elif not unlisted and not specs:
-            self.dropped.append(Dropped(name, "", "unknown_model"))
+            reason: DropReason = "requirement" if self.catalog.excluded else "unknown_model"
+            self.dropped.append(Dropped(name, "", reason))
         if candidates := tuple(listed or unlisted):
             self.groups.append(
                 ModelCandidates(name, route, candidates, _context(self.catalog, name, candidates))
@@ -176,7 +194,7 @@ class _Search(Struct):
     def _candidate(self, spec: RouteTarget, name: str) -> Candidate | DropReason:
         server = self.catalog.server(spec.server)
         if server is None:
-            return "unknown_server"
+            return "requirement" if spec.server in self.catalog.excluded else "unknown_server"
         if self.only is not None and spec.server not in self.only:
             return "other_server"
         plan = make_plan(self.operation, server)
@@ -207,7 +225,9 @@ def _context(catalog: ModelCatalog, model: str, candidates: Iterable[Candidate])
     return max((row.details.context_length or 0 for row in rows if row is not None), default=0) or None
 
 
-def _chain(catalog: ModelCatalog, model: str, route: ModelRoute) -> Iterator[tuple[str, ModelRoute | None]]:
+def _chain(
+    catalog: ModelCatalog, model: str, route: ModelRoute, traits: RouteTraits
+) -> Iterator[tuple[str, ModelRoute | None]]:
     """The model and its fallback models, each once. The fallback models of a model follow it directly."""
     seen = {model}
     waiting: list[tuple[str, ModelRoute | None]] = [(model, route)]
@@ -218,7 +238,7 @@ def _chain(catalog: ModelCatalog, model: str, route: ModelRoute) -> Iterator[tup
             continue
         new = [one for one in its_route.fallback if one not in seen]
         seen.update(new)
-        waiting += [(one, catalog.routes.match(one)) for one in reversed(new)]
+        waiting += [(one, catalog.routes.match(one, traits)) for one in reversed(new)]
 
 
 def _no_target(
@@ -227,6 +247,8 @@ def _no_target(
     shown = model[:200]
     if "other_server" in reasons:
         return object_server_missing(model)
+    if "requirement" in reasons:
+        return requirement_not_met(model)
     if "no_endpoint" in reasons:
         message = f"No server of the route of the model `{shown}` has the endpoint {operation.path}."
         return NotFound("unsupported_endpoint", message, param="model")
@@ -235,6 +257,11 @@ def _no_target(
     else:
         message = f"No server offers the model `{shown}`. GET /v1/models lists the available models."
     return NotFound("model_not_found", message, param="model")
+
+
+def requirement_not_met(model: str) -> NotFound:
+    message = f"No server with the required region and tags offers the model `{model[:200]}`."
+    return NotFound("requirement_not_met", message, param="model")
 
 
 def object_server_missing(model: str) -> NotFound:

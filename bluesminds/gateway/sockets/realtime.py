@@ -116,7 +116,7 @@ class RealtimeSessions:
             check_model(caller, model)
             facts = RequestFacts(model, stream=True)
             call = Call(context, match.operation, CHAT, model, facts, bool(caller.address))
-            targets = gateway.select_for_session(match.operation, caller, model)
+            targets = gateway.select_for_session(match.operation, caller, context, model)
             return self._reserve(caller, call, targets)
         except BaseException as exc:
             gateway.accounting.record_failure(context, caller, exc, model="" if call is None else call.model)

@@ -91,7 +91,7 @@ def api_routes(
                 lambda: accounts.servers.locked,
             )
         ),
-        *explain.routes(explain.ExplainHandlers(accounts.keys, controls.explain)),
+        *explain.routes(explain.ExplainHandlers(accounts.keys, accounts.users, controls.explain)),
         *health.routes(health.FleetHealthHandlers(controls.fleet_health, controls.probe_now)),
         *models.routes(models.ModelHandlers(controls.catalog)),
         *requests.routes(requests.RequestHandlers(accounts.usage, expose_server)),

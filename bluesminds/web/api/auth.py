@@ -4,20 +4,25 @@ A browser gets its session in a cookie that scripts cannot read. A program reque
 cookie. Responses of public forms do not reveal whether an address has an account.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct, structs
 from quart import request
 
 from bluesminds.accounts.services import AccountServices
 from bluesminds.accounts.sessions import NewSession
+from bluesminds.accounts.usage import MAX_DAYS
 from bluesminds.common.clock import format_time
+from bluesminds.web.api.key_schemas import KeyDate, KeyView, key_date
+from bluesminds.web.api.key_schemas import view as key_view
+from bluesminds.web.api.sessions import SessionView, session_view
 from bluesminds.web.api.users import UserView, view
 from bluesminds.web.fields import Email, FullName, Password, Token
 from bluesminds.web.guard import COOKIE, Access, Principal
 from bluesminds.web.routes import HandlerResponse, Route, route
 from storage.users import UserRow
 
+MAX_EXPORTED_KEYS: Final = 10_000
 Bearer = Annotated[bool, Meta(description="true to get the session as a token instead of a cookie")]
 
 
@@ -64,6 +69,10 @@ class SignInLink(Struct, forbid_unknown_fields=True):
     token: Token
 
 
+class PasswordRequest(Struct, forbid_unknown_fields=True):
+    password: Password
+
+
 class AcceptedResponse(Struct, frozen=True):
     message: str
     status: Literal["accepted"] = "accepted"
@@ -84,6 +93,15 @@ class CurrentUser(UserView, frozen=True):
 
     session_id: str
     csrf_token: str
+
+
+class AccountExport(Struct, frozen=True):
+    """What is stored about an account, without the single requests. `usage` has each day with requests."""
+
+    user: UserView
+    keys: list[KeyView]
+    sessions: list[SessionView]
+    usage: list[KeyDate]
 
 
 class AuthHandlers(Struct, frozen=True):
@@ -139,6 +157,25 @@ class AuthHandlers(Struct, frozen=True):
         user = await self.accounts.users.rename(principal.actor, principal.user_id, body.full_name)
         return _current_user(principal, user)
 
+    async def delete_me(self, principal: Principal, body: PasswordRequest) -> HandlerResponse[None]:
+        """Delete your account with its keys and sessions. Usage and audit log are kept."""
+        await self.accounts.login.reauthenticate(principal.actor, principal.user_id, body.password)
+        await self.accounts.users.delete(principal.actor, principal.user_id)
+        return HandlerResponse(None, headers=(("set-cookie", _cookie(principal, "", 0)),))
+
+    async def export_me(self, principal: Principal) -> AccountExport:
+        """Export your account: profile, keys without secrets, sessions, and usage by day."""
+        user = await self.accounts.users.get(principal.user_id)
+        keys = await self.accounts.keys.list(user.id, limit=MAX_EXPORTED_KEYS)
+        days = await self.accounts.usage.totals_of_user(user.id, days=MAX_DAYS)
+        sessions = await self.accounts.sessions.list(user.id)
+        return AccountExport(
+            user=view(user),
+            keys=[key_view(row) for row in keys],
+            sessions=[session_view(row, principal) for row in sessions],
+            usage=[key_date(row) for row in days],
+        )
+
     async def change_password(
         self, principal: Principal, body: PasswordChangeRequest
     ) -> HandlerResponse[LoginResponse]:
@@ -190,6 +227,8 @@ def routes(handlers: AuthHandlers) -> list[Route]:
         route("POST", "/api/auth/logout", session, handlers.logout, tag=tag),
         route("GET", "/api/auth/me", session, handlers.me, tag=tag),
         route("PATCH", "/api/auth/me", session, handlers.change_me, tag=tag),
+        route("GET", "/api/auth/me/export", session, handlers.export_me, tag=tag),
+        route("POST", "/api/auth/me/delete", session, handlers.delete_me, tag=tag),
         route("POST", "/api/auth/password", session, handlers.change_password, tag=tag),
         route("POST", "/api/auth/password/forgot", public, handlers.forgot_password, tag=tag, status=202),
         route("POST", "/api/auth/password/reset", public, handlers.reset_password, tag=tag),

@@ -1,25 +1,44 @@
 """/api/admin/explain: which servers would get a request now, and why."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Annotated, Final
+from typing import Annotated, Final, get_args
 
 from msgspec import Meta, Struct
 
 from bluesminds.accounts.keys import Keys
+from bluesminds.accounts.users import Users
 from bluesminds.common.errors import GatewayError, InvalidRequest
-from bluesminds.common.routes import FallbackReason, Policy
-from bluesminds.common.values import NO_LIMITS, Caller, Scope
+from bluesminds.common.routes import FallbackReason, Need, Policy, RouteTraits
+from bluesminds.common.values import (
+    NO_LIMITS,
+    Caller,
+    Scope,
+    join_requirements,
+    read_requirement,
+    split_names,
+)
+from bluesminds.config.settings import Region
 from bluesminds.gateway.authorize import name_patterns, optional_set
 from bluesminds.gateway.operations import OPERATIONS, Operation
 from bluesminds.gateway.routing.explain import ExplainedModel, Explanation, RouteQuestion
 from bluesminds.gateway.routing.selection import DropReason
 from bluesminds.web.guard import Access
 from bluesminds.web.routes import Route, route
-from storage.keys import KeyRow
 
 _BY_NAME: Final[Mapping[str, Operation]] = {one.name: one for one in reversed(OPERATIONS)}
 ModelText = Annotated[
     str, Meta(min_length=1, max_length=256, description="the name of a model, as a client sends it")
+]
+TagText = Annotated[
+    str,
+    Meta(pattern=r"^[a-z0-9_,-]{0,200}\Z", description="names of a-z, 0-9, - and _, separated by commas"),
+]
+NeedText = Annotated[
+    str,
+    Meta(
+        pattern=r"^((tools|images|audio)(,(tools|images|audio))*)?\Z",
+        description="tools, images and audio, separated by commas",
+    ),
 ]
 KeyId = Annotated[str, Meta(max_length=64, description="the id of an API key")]
 
@@ -28,6 +47,10 @@ class ExplainQuery(Struct, frozen=True, forbid_unknown_fields=True):
     model: ModelText
     key: KeyId | None = None
     endpoint: Scope = "chat.completions"
+    region: Region | None = None
+    tags: TagText = ""
+    needs: NeedText = ""
+    prompt_tokens: Annotated[int, Meta(ge=0, le=10**9, description="a whole number, 0 or more")] = 0
 
 
 class ExplainedTargetView(Struct, frozen=True):
@@ -81,35 +104,58 @@ class ExplanationView(Struct, frozen=True):
 
 class ExplainHandlers(Struct, frozen=True):
     keys: Keys
+    users: Users
     explain: Callable[[RouteQuestion], Awaitable[Explanation]]
 
     async def show(self, query: ExplainQuery) -> ExplanationView:
         """Show which servers a request would be sent to now, in which order, and why others are left out.
 
-        `key`: the restrictions of this API key apply. The request itself is unknown: its size and its fields
-        can leave out more servers.
+        `key`: the restrictions of this API key apply. `region` and `tags`: what the request requires of
+        servers. `needs` and `prompt_tokens`: for the conditions of routes. The request itself is unknown: its
+        fields can leave out more servers.
         """
         operation = _BY_NAME.get(query.endpoint)
         if operation is None:
             message = f"endpoint: requests of {query.endpoint} have no model."
             raise InvalidRequest("invalid_value", message, param="endpoint")
-        caller = None if query.key is None else _caller(await self.keys.get(None, query.key))
-        return _view(query, await self.explain(RouteQuestion(operation, query.model, caller)))
+        caller = None if query.key is None else await self._caller(query.key)
+        question = RouteQuestion(operation, query.model, caller, _traits(query, caller))
+        return _view(query, await self.explain(question))
+
+    async def _caller(self, key_id: str) -> Caller:
+        """Raises NotFound."""
+        key = await self.keys.get(None, key_id)
+        user = await self.users.get(key.user_id)
+        return Caller(
+            key_id=key.id,
+            user_id=key.user_id,
+            key_limits=NO_LIMITS,
+            user_limits=NO_LIMITS,
+            expires_at=None,
+            scopes=optional_set(key.scopes),
+            models=name_patterns(key.allowed_models),
+            tier=user.tier or "",
+            tags=split_names(key.metadata.get("tags", "")),
+            required=read_requirement(
+                key.metadata.get("require_region", ""), key.metadata.get("require_tags", "")
+            ),
+        )
 
 
 def routes(handlers: ExplainHandlers) -> list[Route]:
     return [route("GET", "/api/admin/explain", Access.ADMIN, handlers.show, tag="Routes")]
 
 
-def _caller(key: KeyRow) -> Caller:
-    return Caller(
-        key_id=key.id,
-        user_id=key.user_id,
-        key_limits=NO_LIMITS,
-        user_limits=NO_LIMITS,
-        expires_at=None,
-        scopes=optional_set(key.scopes),
-        models=name_patterns(key.allowed_models),
+def _traits(query: ExplainQuery, caller: Caller | None) -> RouteTraits:
+    asked = read_requirement(query.region or "", query.tags)
+    required = join_requirements((asked, None if caller is None else caller.required))
+    return RouteTraits(
+        tier="" if caller is None else caller.tier,
+        key_tags=frozenset() if caller is None else caller.tags,
+        regions=frozenset() if required is None else required.regions,
+        tags=frozenset() if required is None else required.tags,
+        needs=frozenset(need for need in get_args(Need) if need in query.needs.split(",")),
+        prompt_tokens=query.prompt_tokens,
     )
 
 

@@ -15,6 +15,7 @@ from bluesminds.common.values import NO_LIMITS, SCOPES, Scope
 from bluesminds.web.fields import LimitsInput, LimitsView, Name
 from bluesminds.web.routes import Paging
 from storage.keys import KeyRow
+from storage.usage_stats import StatsRow
 
 MAX_LIST: Final = 100
 MAX_OVERLAP: Final = 604_800  # seconds
@@ -265,19 +266,21 @@ _SUMS: Final = (
 )
 
 
+def key_date(row: StatsRow) -> KeyDate:
+    """The sums of a day."""
+    return KeyDate(
+        day=format_time(int(row.label))[:10],
+        cost_usd=write_usd(row.cost_nano),
+        **{name: getattr(row, name) for name in _SUMS},
+    )
+
+
 def usage_view(found: KeyUsage) -> KeyUsageView:
     rows = found.days
     return KeyUsageView(
         id=found.key.id,
         last_used_at=format_time(found.key.last_used_at),
         cost_usd=write_usd(sum(row.cost_nano for row in rows)),
-        days=[
-            KeyDate(
-                day=format_time(int(row.label))[:10],
-                cost_usd=write_usd(row.cost_nano),
-                **{name: getattr(row, name) for name in _SUMS},
-            )
-            for row in rows
-        ],
+        days=[key_date(row) for row in rows],
         **{name: sum(getattr(row, name) for row in rows) for name in _SUMS},
     )

@@ -1,23 +1,34 @@
 """/api/admin/routes: the routes of the configuration and of the database."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Annotated
+from typing import Annotated, Final
 
 from msgspec import UNSET, Meta, Struct, UnsetType, structs
 
 from bluesminds.accounts.model_routes import RouteChanges, StoredRoutes, route_exists
 from bluesminds.common.errors import Conflict, InvalidRequest, NotFound
 from bluesminds.common.routes import (
+    DEFAULT_OPTIONS,
     FALLBACK_ON,
     WILDCARD,
     FallbackReason,
     ModelRoute,
+    Need,
     Policy,
+    RouteOptions,
     RouteTarget,
     find_cycle,
 )
 from bluesminds.common.values import Server
-from bluesminds.config.settings import FallbackReasons, RouteModel, ServerName, TargetSettings
+from bluesminds.config.routes import read_condition
+from bluesminds.config.settings import (
+    FallbackReasons,
+    RouteConditions,
+    RouteModel,
+    Seconds,
+    ServerName,
+    TargetSettings,
+)
 from bluesminds.providers.vendors import VENDORS
 from bluesminds.web.fields import Name
 from bluesminds.web.guard import Access, Principal
@@ -31,6 +42,7 @@ Targets = Annotated[
         max_length=100,
     ),
 ]
+_OPTIONS: Final = RouteOptions.__struct_fields__
 FallbackModels = Annotated[list[Name], Meta(description="a list of names of models", max_length=20)]
 
 
@@ -42,16 +54,22 @@ class NewRoute(Struct, forbid_unknown_fields=True):
     policy: Policy = "priority"
     fallback: FallbackModels = []
     fallback_on: FallbackReasons = FALLBACK_ON
+    when: RouteConditions | None = None
+    first_token_timeout: Seconds | None = None
+    chunk_timeout: Seconds | None = None
 
 
 class RoutePatch(Struct, forbid_unknown_fields=True):
-    """Omitted fields stay the same."""
+    """Omitted fields stay the same. Null removes the conditions or a timeout."""
 
     model: RouteModel | UnsetType = UNSET
     targets: Targets | UnsetType | None = UNSET
     policy: Policy | UnsetType = UNSET
     fallback: FallbackModels | UnsetType = UNSET
     fallback_on: FallbackReasons | UnsetType = UNSET
+    when: RouteConditions | UnsetType | None = UNSET
+    first_token_timeout: Seconds | UnsetType | None = UNSET
+    chunk_timeout: Seconds | UnsetType | None = UNSET
 
 
 class TargetView(Struct, frozen=True):
@@ -63,9 +81,20 @@ class TargetView(Struct, frozen=True):
     priority: int | None
 
 
+class ConditionView(Struct, frozen=True):
+    """All parts must hold; an empty list always does."""
+
+    tier: Sequence[str]
+    key_tag: Sequence[str]
+    region: Sequence[str]
+    tag: Sequence[str]
+    needs: Sequence[Need]
+    prompt_tokens_over: int | None
+
+
 class RouteView(Struct, frozen=True):
-    """`targets` null: every server that offers the model. `origin`: file or database. Routes of the file can
-    only be changed in the file.
+    """`targets` null: every server that offers the model. `when` null: no conditions. Timeouts null: those of
+    [upstream]. `origin`: file or database. Routes of the file can only be changed in the file.
     """
 
     id: str
@@ -74,6 +103,9 @@ class RouteView(Struct, frozen=True):
     policy: Policy
     fallback: Sequence[str]
     fallback_on: Sequence[FallbackReason]
+    when: ConditionView | None
+    first_token_timeout: float | None
+    chunk_timeout: float | None
     origin: str
 
 
@@ -100,6 +132,8 @@ class RouteHandlers(Struct, frozen=True):
             policy=body.policy,
             fallback=tuple(body.fallback),
             fallback_on=body.fallback_on,
+            when=read_condition(body.when),
+            options=RouteOptions(**{name: getattr(body, name) for name in _OPTIONS}),
         )
         await self._check(new, await self.now())
         added = await self.stored.add(principal.actor, new)
@@ -115,6 +149,11 @@ class RouteHandlers(Struct, frozen=True):
             given["targets"] = _targets(body.targets)
         if body.fallback is not UNSET:
             given["fallback"] = tuple(body.fallback)
+        if body.when is not UNSET:
+            given["when"] = read_condition(body.when)
+        options = {name: value for name in _OPTIONS if (value := given.pop(name)) is not UNSET}
+        if options:
+            given["options"] = structs.replace(before.options, **options)
         changes = RouteChanges(**given)
         after = structs.replace(before, **changes.given())
         await self._check(after, [one for one in routes if one.id != route_id])
@@ -141,15 +180,15 @@ class RouteHandlers(Struct, frozen=True):
             raise _invalid("targets", "a server is there twice. Give each a model of its own, or remove one")
         if any(WILDCARD in name for name in new.fallback) or len(set(new.fallback)) < len(new.fallback):
             raise _invalid("fallback", "name each model once, without *")
-        if not new.targets and not new.fallback and new.policy == "priority":
+        if not (new.targets or new.fallback or new.options != DEFAULT_OPTIONS or new.policy != "priority"):
             raise _invalid("targets", "this route changes nothing. Give targets, a policy or a fallback")
         for other in others:
-            if other.model == new.model and other.origin == "file":
+            if other.key == new.key and other.origin == "file":
                 raise Conflict(
                     "read_only", f"The configuration has a route for `{new.model}`. Change it there."
                 )
-            if other.model == new.model:
-                raise route_exists(new.model)
+            if other.key == new.key:
+                raise route_exists()
         if (found := find_cycle([*others, new])) is not None:
             raise _invalid("fallback", f"it leads back to itself: {' -> '.join(found[1])}")
 
@@ -201,5 +240,8 @@ def _view(row: ModelRoute) -> RouteView:
         policy=row.policy,
         fallback=row.fallback,
         fallback_on=row.fallback_on,
+        when=None if row.when is None else ConditionView(**structs.asdict(row.when)),
+        first_token_timeout=row.options.first_token_timeout,
+        chunk_timeout=row.options.chunk_timeout,
         origin="database" if row.origin == "table" else row.origin,
     )

@@ -10,7 +10,7 @@ from bluesminds.common.errors import Conflict, InvalidRequest, NotFound, Unavail
 from bluesminds.common.server_headers import MAX_HEADERS, check_headers
 from bluesminds.common.server_urls import endpoint_in
 from bluesminds.common.values import Server
-from bluesminds.config.settings import Priority, RelayPaths, ServerName, VendorName, Weight
+from bluesminds.config.settings import Priority, Region, RelayPaths, ServerName, Tags, VendorName, Weight
 from bluesminds.gateway.probe import ProbeResult
 from bluesminds.gateway.routing.health import ServerStatus
 from bluesminds.http.client.pool import UpstreamOrigin
@@ -53,6 +53,8 @@ class NewServer(Struct, forbid_unknown_fields=True):
     priority: Priority = 0
     passthrough: bool = False
     passthrough_paths: RelayPaths = ()
+    region: Region | None = None
+    tags: Tags = ()
 
 
 class ServerPatch(Struct, forbid_unknown_fields=True):
@@ -69,6 +71,8 @@ class ServerPatch(Struct, forbid_unknown_fields=True):
     priority: Priority | UnsetType = UNSET
     passthrough: bool | UnsetType = UNSET
     passthrough_paths: RelayPaths | UnsetType = UNSET
+    region: Region | UnsetType | None = UNSET
+    tags: Tags | UnsetType = UNSET
 
 
 class ServerView(Struct, frozen=True):
@@ -89,6 +93,8 @@ class ServerView(Struct, frozen=True):
     priority: int
     passthrough: bool
     passthrough_paths: list[str]
+    region: str | None
+    tags: list[str]
     origin: str
     state: Literal["up", "down", "unknown", "unusable"]
     model_count: int | None
@@ -146,6 +152,8 @@ class ServerHandlers(Struct, frozen=True):
         fields = structs.asdict(body)
         if body.models is not UNSET:
             fields["models"] = tuple(body.models)
+        if body.region is not UNSET:
+            fields["region"] = body.region or ""
         changed = await self.servers.update(principal.actor, name, ServerChanges(**fields))
         await self.changed()
         return _view(changed, self.status(name))
@@ -253,6 +261,8 @@ def _server(new: NewServer) -> Server:
         headers=tuple(new.headers.items()),
         passthrough=new.passthrough,
         passthrough_paths=new.passthrough_paths,
+        region=new.region or "",
+        tags=new.tags,
     )
 
 
@@ -271,6 +281,8 @@ def _view(row: Server, status: ServerStatus) -> ServerView:
         priority=row.priority,
         passthrough=row.passthrough,
         passthrough_paths=list(row.passthrough_paths),
+        region=row.region or None,
+        tags=list(row.tags),
         origin="built-in" if row.dialect == "demo" else "database" if row.origin == "table" else row.origin,
         state=status.state,
         model_count=status.model_count,

@@ -51,7 +51,7 @@ class SessionHandlers(Struct, frozen=True):
         await self.sessions.revoke_all(principal.actor, (await self.users.get(user_id)).id)
 
     async def _list(self, principal: Principal, user_id: str) -> Page[SessionView]:
-        return Page([_view(row, principal) for row in await self.sessions.list(user_id)])
+        return Page([session_view(row, principal) for row in await self.sessions.list(user_id)])
 
 
 def routes(handlers: SessionHandlers) -> list[Route]:
@@ -66,7 +66,7 @@ def routes(handlers: SessionHandlers) -> list[Route]:
     ]
 
 
-def _view(row: SessionRow, principal: Principal) -> SessionView:
+def session_view(row: SessionRow, principal: Principal) -> SessionView:
     return SessionView(
         id=row.id,
         created_at=format_time(row.created_at),

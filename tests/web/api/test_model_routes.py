@@ -8,6 +8,8 @@ import httpx
 import pytest
 import trio
 
+from bluesminds.config.settings import RouteSettings
+from bluesminds.web.api.model_routes import NewRoute, RoutePatch, RouteView
 from tests import gateways
 from tests.deployment import code_of
 from tests.fakes import model_server
@@ -58,6 +60,9 @@ async def test_route_added_changed_and_removed_applies_at_once(gateway: Gateway,
         "policy": "priority",
         "fallback": ["m"],
         "fallback_on": ["error", "limit", "timeout", "context_length"],
+        "when": None,
+        "first_token_timeout": None,
+        "chunk_timeout": None,
         "origin": "database",
     }
     assert (await ask(gateway, "alias")).status_code == 200
@@ -177,3 +182,29 @@ async def test_models_show_servers_prices_and_routes(gateway: Gateway) -> None:
     assert (rows["big"]["servers"], rows["big"]["routes"]) == (["two"], ["b*"])
     assert (rows["from-file"]["servers"], rows["from-file"]["routes"]) == ([], ["from-file"])
     assert json.dumps(rows).count("api_key") == 0
+
+
+async def test_route_with_conditions_and_timeouts_is_stored_and_changed(gateway: Gateway) -> None:
+    plain = {"model": "a", "targets": ["one"]}
+    assert (await send(gateway, "POST", PATH, plain)).status_code == 201
+    when = {"tier": ["pro"], "needs": ["tools"], "prompt_tokens_over": 1000}
+    added = await send(gateway, "POST", PATH, plain | {"when": when, "first_token_timeout": 2.5})
+    assert added.status_code == 201
+    empty = {"key_tag": [], "region": [], "tag": []}
+    assert (added.json()["when"], added.json()["first_token_timeout"]) == (empty | when, 2.5)
+    assert code_of(await send(gateway, "POST", PATH, plain | {"when": when})) == "route_exists"
+    path = f"{PATH}/{added.json()['id']}"
+    assert code_of(await send(gateway, "PATCH", path, {"when": {}})) == "route_exists"
+    changes = {"when": {"region": ["eu"]}, "first_token_timeout": None, "chunk_timeout": 3}
+    changed = (await send(gateway, "PATCH", path, changes)).json()
+    assert (changed["when"]["region"], changed["when"]["tier"]) == (["eu"], [])
+    assert (changed["first_token_timeout"], changed["chunk_timeout"]) == (None, 3)
+    assert (await send(gateway, "GET", PATH)).json()["data"][-1] == changed
+    refused = await send(gateway, "POST", PATH, plain | {"when": {"tier": ["gold"]}})
+    assert "tier" in refused.json()["error"]["message"]
+
+
+def test_routes_of_the_api_have_the_keys_of_the_file() -> None:
+    keys = set(RouteSettings.__struct_fields__)
+    assert set(NewRoute.__struct_fields__) == set(RoutePatch.__struct_fields__) == keys
+    assert set(RouteView.__struct_fields__) == keys | {"id", "origin"}

@@ -135,14 +135,6 @@ async def test_change_of_version_and_models_is_checked(gateway: Gateway, models:
     assert models.asked[0].received.line == b"POST /openai/v1/chat/completions HTTP/1.1"
 
 
-async def test_server_with_passthrough_keeps_it_when_added(gateway: Gateway) -> None:
-    _, added = await add(gateway, url="http://127.0.0.1:9/v1", passthrough=True, passthrough_paths=["ocr"])
-    assert (added["passthrough"], added["passthrough_paths"]) == (True, ["ocr"])
-    async with gateway.operator() as client:
-        (listed,) = (await client.get(PATH)).json()["data"]
-    assert (listed["passthrough"], listed["passthrough_paths"]) == (True, ["ocr"])
-
-
 async def test_server_of_the_file_is_read_only(
     nursery: trio.Nursery, home: Path, models: ModelServer
 ) -> None:

@@ -1,0 +1,133 @@
+"""Servers: their health and use, one server, and the models and routes that they serve."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Final
+
+from msgspec import Meta, Struct
+
+from bluesminds.accounts.usage import UsageReports
+from bluesminds.common.clock import Clock
+from bluesminds.common.errors import NotFound
+from bluesminds.dashboard.frame import HOME, HTML, Frame
+from bluesminds.dashboard.requests import DROP_REASONS
+from bluesminds.dashboard.series import TimeSlots, UsageTotal, chart_of, groups_of
+from bluesminds.providers.vendors import VENDORS
+from bluesminds.web.api.explain import ExplainHandlers, ExplainQuery, ExplanationView
+from bluesminds.web.api.model_routes import RouteHandlers
+from bluesminds.web.api.models import ModelHandlers
+from bluesminds.web.api.servers import ServerHandlers, ServerView
+from bluesminds.web.browser_request import BrowserRequest
+from bluesminds.web.guard import Access, Principal
+from bluesminds.web.routes import HandlerResponse, RawBody, Route, route
+from storage.usage_series import SeriesRow
+
+_TAG: Final = "Pages"
+
+
+class ExplainPageQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    model: Annotated[str, Meta(max_length=200, description="at most 200 characters")] = ""
+
+
+class ServerLine(Struct, frozen=True):
+    """A server with its requests of the last 24 hours; `hours` are the requests of each hour."""
+
+    server: ServerView
+    total: UsageTotal
+    hours: Sequence[int]
+
+
+class ServersPages(Struct, frozen=True):
+    frame: Frame
+    servers: ServerHandlers
+    models: ModelHandlers
+    routes: RouteHandlers
+    explain: ExplainHandlers
+    usage: UsageReports
+    clock: Clock
+
+    async def list(self, principal: Principal, browser: BrowserRequest) -> HandlerResponse[RawBody]:
+        """All servers."""
+        views = (await self.servers.list()).data
+        slots = TimeSlots.until_now("24h", self.clock.now_ms())
+        by_server = await self._last_day(slots)
+        lines = [
+            ServerLine(
+                view,
+                UsageTotal.of(by_server.get(view.name, [])),
+                slots.values(by_server.get(view.name, []), lambda row: row.requests),
+            )
+            for view in views
+        ]
+        return self.frame.page(
+            "servers.html",
+            browser,
+            principal,
+            lines=sorted(lines, key=lambda line: (line.server.state != "down", line.server.name)),
+            down=[view for view in views if view.state in ("down", "unusable")],
+            vendors=sorted((vendor.name, vendor.title) for vendor in VENDORS.values()),
+        )
+
+    async def one(self, principal: Principal, browser: BrowserRequest, name: str) -> HandlerResponse[RawBody]:
+        """One server."""
+        view = next((view for view in (await self.servers.list()).data if view.name == name), None)
+        if view is None:
+            raise NotFound("server_not_found", f"There is no server named {name}.")
+        slots = TimeSlots.until_now("24h", self.clock.now_ms())
+        found = await self.usage.figures(slots.query("model", None, server=name))
+        groups = groups_of(found.rows, "requests", {})
+        models = [row for row in (await self.models.list()).data if name in row.servers]
+        return self.frame.page(
+            "server.html",
+            browser,
+            principal,
+            server=view,
+            slots=slots,
+            total=UsageTotal.of(found.rows),
+            chart=chart_of(slots, found.rows, groups, "requests") if found.rows else None,
+            models=models,
+            only_here=[row.id for row in models if row.servers == [name]],
+        )
+
+    async def show_models(self, principal: Principal, browser: BrowserRequest) -> HandlerResponse[RawBody]:
+        """Models with their servers and prices; those without a price come first."""
+        rows = (await self.models.list()).data
+        return self.frame.page(
+            "models.html",
+            browser,
+            principal,
+            models=sorted(rows, key=lambda row: (row.input_usd is not None, row.id)),
+            unpriced=sum(row.input_usd is None for row in rows),
+        )
+
+    async def show_routes(
+        self, principal: Principal, browser: BrowserRequest, query: ExplainPageQuery
+    ) -> HandlerResponse[RawBody]:
+        """Routes, and what would be done with a request."""
+        explanation: ExplanationView | None = None
+        if query.model:
+            explanation = await self.explain.show(ExplainQuery(model=query.model))
+        return self.frame.page(
+            "routes.html",
+            browser,
+            principal,
+            routes=(await self.routes.list()).data,
+            model=query.model,
+            explanation=explanation,
+            reasons=DROP_REASONS,
+        )
+
+    async def _last_day(self, slots: TimeSlots) -> Mapping[str, Sequence[SeriesRow]]:
+        by_server: dict[str, list[SeriesRow]] = {}
+        for row in (await self.usage.figures(slots.query("server", None))).rows:
+            by_server.setdefault(row.label, []).append(row)
+        return by_server
+
+
+def routes(pages: ServersPages) -> list[Route]:
+    admin = f"{HOME}/admin"
+    return [
+        route("GET", f"{admin}/servers", Access.ADMIN, pages.list, tag=_TAG, media=HTML),
+        route("GET", f"{admin}/servers/{{name}}", Access.ADMIN, pages.one, tag=_TAG, media=HTML),
+        route("GET", f"{admin}/models", Access.ADMIN, pages.show_models, tag=_TAG, media=HTML),
+        route("GET", f"{admin}/routes", Access.ADMIN, pages.show_routes, tag=_TAG, media=HTML),
+    ]

@@ -1,0 +1,171 @@
+"""The audit log, the tiers, and the state and settings of the gateway."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import Meta, Struct, structs
+
+from bluesminds import __version__
+from bluesminds.accounts.audit import AuditLog
+from bluesminds.accounts.limits import AccountLimits
+from bluesminds.accounts.usage import UsageReports
+from bluesminds.common.clock import Clock
+from bluesminds.common.values import LimitSet
+from bluesminds.config import Settings
+from bluesminds.dashboard import words
+from bluesminds.dashboard.frame import HOME, HTML, Frame, link
+from bluesminds.dashboard.keys import LIMIT_FIELDS
+from bluesminds.dashboard.series import TimeSlots, UsageTotal
+from bluesminds.web.browser_request import BrowserRequest
+from bluesminds.web.guard import Access, Principal
+from bluesminds.web.routes import HandlerResponse, RawBody, Route, route
+from storage.audit import AuditQuery, ChainedAuditRow
+
+ROWS: Final = 50
+_NEWEST: Final = 2**62
+_HIDDEN: Final = frozenset(("servers", "prices", "routes", "routes_short", "tiers"))  # have own pages
+
+FilterText = Annotated[str, Meta(max_length=200, description="at most 200 characters")]
+
+
+class AuditPageQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    actor: FilterText = ""
+    action: FilterText = ""
+    subject: FilterText = ""
+    after: Annotated[str, Meta(pattern=r"^[0-9]{0,18}\Z", description="the number of an entry")] = ""
+
+
+class AuditChange(Struct, frozen=True):
+    """One field of a change, written out."""
+
+    name: str
+    before: str
+    after: str
+
+
+class AuditLine(Struct, frozen=True):
+    entry: ChainedAuditRow
+    changes: list[AuditChange]
+
+
+class SystemPages(Struct, frozen=True):
+    """`checks` are those of /ready. `gauges` are figures of the running gateway by name."""
+
+    frame: Frame
+    audit: AuditLog
+    limits: AccountLimits
+    usage: UsageReports
+    settings: Settings
+    engine: str
+    clock: Clock
+    started_ms: int
+    checks: Callable[[], Awaitable[Mapping[str, str]]]
+    gauges: Callable[[], Mapping[str, int]]
+
+    async def show_audit(
+        self, principal: Principal, browser: BrowserRequest, query: AuditPageQuery
+    ) -> HandlerResponse[RawBody]:
+        """The audit log, newest first."""
+        before = int(query.after) if query.after else _NEWEST
+        search = AuditQuery(
+            before, ROWS + 1, query.actor or None, query.action or None, query.subject or None
+        )
+        rows = await self.audit.page(search)
+        filters = {"actor": query.actor, "action": query.action, "subject": query.subject}
+        more = ""
+        if len(rows) > ROWS:
+            more = link("/admin/audit", **filters, after=str(rows[ROWS - 1].position.seq))
+        return self.frame.page(
+            "audit.html",
+            browser,
+            principal,
+            lines=[AuditLine(row, _changes(row.row.detail)) for row in rows[:ROWS]],
+            query=query,
+            is_filtered=any(filters.values()),
+            more=more,
+            first=link("/admin/audit", **filters),
+        )
+
+    async def show_tiers(self, principal: Principal, browser: BrowserRequest) -> HandlerResponse[RawBody]:
+        """The tiers with their limits."""
+        return self.frame.page(
+            "tiers.html",
+            browser,
+            principal,
+            limit_names=[label for _, label in LIMIT_FIELDS],
+            tiers=[(name, _limits(limits)) for name, limits in self.limits.tiers.items()],
+            default=self.settings.accounts.default_tier,
+        )
+
+    async def show_system(self, principal: Principal, browser: BrowserRequest) -> HandlerResponse[RawBody]:
+        """The state and the settings of the gateway."""
+        now = self.clock.now_ms()
+        slots = TimeSlots.until_now("24h", now)
+        found = await self.usage.figures(slots.query("none", None))
+        return self.frame.page(
+            "system.html",
+            browser,
+            principal,
+            version=__version__,
+            engine={"sqlite": "SQLite", "postgres": "PostgreSQL"}[self.engine],
+            uptime=words.long_span((now - self.started_ms) / 1000),
+            checks=await self.checks(),
+            gauges=self.gauges(),
+            total=UsageTotal.of(found.rows),
+            sections=_sections(self.settings),
+        )
+
+
+def _changes(detail: str) -> list[AuditChange]:
+    found: dict[str, dict[str, Any]] = msgspec.json.decode(detail)
+    before, after = found.get("before", {}), found.get("after", {})
+    return [
+        AuditChange(name, _written(before.get(name)), _written(after.get(name)))
+        for name in sorted({*before, *after})
+        if before.get(name) != after.get(name)
+    ]
+
+
+def _written(value: object) -> str:
+    if value is None:
+        return words.NO_VALUE
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def _limits(limits: LimitSet) -> list[str]:
+    values = structs.asdict(limits)
+    return [
+        (words.usd if name.startswith("usd") else words.count)(values[name]) if values[name] else "no limit"
+        for name, _ in LIMIT_FIELDS
+    ]
+
+
+def _sections(settings: Settings) -> list[tuple[str, list[tuple[str, str]]]]:
+    """The sections with their settings. Secrets are masked by their type."""
+    sections = []
+    for name in settings.__struct_fields__:
+        value = getattr(settings, name)
+        if isinstance(value, Struct) and name not in _HIDDEN:
+            sections.append((name, [(one, _setting(getattr(value, one))) for one in value.__struct_fields__]))
+    return sections
+
+
+def _setting(value: object) -> str:
+    match value:
+        case None:
+            return "not set"
+        case bool():
+            return "true" if value else "false"
+        case tuple() | list():
+            return ", ".join(map(str, value)) or "none"
+    return str(value)
+
+
+def routes(pages: SystemPages) -> list[Route]:
+    admin = f"{HOME}/admin"
+    return [
+        route("GET", f"{admin}/audit", Access.ADMIN, pages.show_audit, tag="Pages", media=HTML),
+        route("GET", f"{admin}/tiers", Access.ADMIN, pages.show_tiers, tag="Pages", media=HTML),
+        route("GET", f"{admin}/system", Access.ADMIN, pages.show_system, tag="Pages", media=HTML),
+    ]

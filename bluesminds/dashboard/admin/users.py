@@ -1,0 +1,125 @@
+"""Users and invitations, and one user with limits, keys and usage."""
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Final
+
+from msgspec import Meta, Struct
+
+from bluesminds.accounts.invitations import Invitations
+from bluesminds.accounts.key_reports import KeyReports
+from bluesminds.accounts.limits import AccountLimits
+from bluesminds.accounts.sessions import Sessions
+from bluesminds.accounts.usage import UsageReports
+from bluesminds.accounts.users import Users
+from bluesminds.common.clock import Clock
+from bluesminds.common.crypto import UUID
+from bluesminds.common.emails import read_email
+from bluesminds.common.values import InUse, read_limits
+from bluesminds.dashboard import words
+from bluesminds.dashboard.frame import HOME, HTML, Frame, link
+from bluesminds.dashboard.keys import LIMIT_FIELDS, KeyLimitField, limit_kind, written_limit
+from bluesminds.dashboard.series import RANGES, TimeRange, TimeSlots, UsageTotal, chart_of, groups_of
+from bluesminds.web.browser_request import BrowserRequest
+from bluesminds.web.guard import Access, Principal
+from bluesminds.web.routes import HandlerResponse, RawBody, Route, route
+from storage.users import UserRow
+
+ROWS: Final = 50
+
+
+class UsersQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    """`q` is a complete e-mail address."""
+
+    q: Annotated[str, Meta(max_length=254, description="an e-mail address")] = ""
+    after: Annotated[str, Meta(pattern=rf"^({UUID})?\Z", description="the id of a user")] = ""
+
+
+class UserPageQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    range: TimeRange = "30d"
+
+
+class UserLine(Struct, frozen=True):
+    """A user with the use of the last 30 days."""
+
+    user: UserRow
+    total: UsageTotal
+
+
+class UsersPages(Struct, frozen=True):
+    frame: Frame
+    users: Users
+    invitations: Invitations
+    sessions: Sessions
+    keys: KeyReports
+    limits: AccountLimits
+    usage: UsageReports
+    clock: Clock
+    usage_now: Callable[[str], InUse]
+
+    async def list(
+        self, principal: Principal, browser: BrowserRequest, query: UsersQuery
+    ) -> HandlerResponse[RawBody]:
+        """Users and open invitations."""
+        email = (read_email(query.q) or "") if query.q else None
+        found = await self.users.list(email=email, after=query.after, limit=ROWS + 1)
+        use = await self.usage.of_users([user.id for user in found[:ROWS]])
+        return self.frame.page(
+            "users.html",
+            browser,
+            principal,
+            lines=[UserLine(user, UsageTotal.of(use.get(user.id, []))) for user in found[:ROWS]],
+            query=query,
+            more=link("/admin/users", after=found[ROWS - 1].id) if len(found) > ROWS else "",
+            invites=await self.invitations.list(email=None, after="", limit=ROWS) if not query.q else [],
+            tiers=list(self.limits.tiers),
+        )
+
+    async def one(
+        self, principal: Principal, browser: BrowserRequest, query: UserPageQuery, user_id: str
+    ) -> HandlerResponse[RawBody]:
+        """One user."""
+        user = await self.users.get(user_id)
+        slots = TimeSlots.until_now(query.range, self.clock.now_ms())
+        found = await self.usage.figures(slots.query("model", user.id), latest=6)
+        groups = groups_of(found.rows, "spend", {})
+        return self.frame.page(
+            "user.html",
+            browser,
+            principal,
+            user=user,
+            is_self=user.id == principal.user_id,
+            tiers=list(self.limits.tiers),
+            fields=await self._limit_fields(user),
+            keys=await self.keys.list(user.id, limit=ROWS),
+            sessions=await self.sessions.list(user.id),
+            slots=slots,
+            total=UsageTotal.of(found.rows),
+            latest=found.latest,
+            chart=chart_of(slots, found.rows, groups, "spend") if found.rows else None,
+            ranges=[(name, name, link(f"/admin/users/{user.id}", range=name)) for name in RANGES],
+        )
+
+    async def _limit_fields(self, user: UserRow) -> Sequence[KeyLimitField]:
+        own, report = read_limits(user.limits), await self.limits.of_user(user.id, self.usage_now)
+        fields = []
+        for name, label in LIMIT_FIELDS:
+            found, write = report.limits[name], words.usd if name.startswith("usd") else words.count
+            fields.append(
+                KeyLimitField(
+                    name=name,
+                    label=label,
+                    value=written_limit(own, name),
+                    hint=f"{write(found.limit)}, of the tier" if found.limit else "no limit",
+                    kind=limit_kind(name),
+                    used=f"{write(found.used)} used" if found.used else "",
+                )
+            )
+        return fields
+
+
+def routes(pages: UsersPages) -> list[Route]:
+    path = f"{HOME}/admin/users"
+    return [
+        route("GET", path, Access.ADMIN, pages.list, tag="Pages", media=HTML),
+        route("GET", f"{path}/{{user_id}}", Access.ADMIN, pages.one, tag="Pages", media=HTML),
+    ]

@@ -1,0 +1,166 @@
+"""The requests of an account: search, filters and pages."""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Final
+
+from msgspec import Meta, Struct
+
+from bluesminds.accounts.usage import UsageReports
+from bluesminds.common.crypto import is_uuid
+from bluesminds.common.money import read_usd
+from bluesminds.dashboard.frame import HOME, HTML, Frame, link
+from bluesminds.dashboard.keys import LIMIT_FIELDS
+from bluesminds.web.api.requests import PriceView, RequestHandlers
+from bluesminds.web.browser_request import BrowserRequest
+from bluesminds.web.guard import Access, Principal
+from bluesminds.web.routes import HandlerResponse, RawBody, Route, route
+from storage.usage import LATEST, UsageRow
+from storage.usage_search import RequestSearch
+
+ROWS: Final = 50
+DROP_REASONS: Final = {
+    "model_not_allowed": "the key may not use this model",
+    "unknown_model": "no server offers this model",
+    "unknown_server": "the server does not exist, or is not enabled",
+    "other_server": "the request refers to something at another server",
+    "no_endpoint": "the server does not have the endpoint",
+    "not_listed": "the server does not list the model, and another one does",
+    "duplicate": "an earlier model has the same server",
+    "unsupported": "the server does not support a field of the request",
+}
+_CLOCK_SKEW: Final = 5_000  # milliseconds between the id of a request and its row
+_TERM: Final = re.compile(r"(model|status|key|server):(\S*)")
+_STATUS: Final = re.compile(r"ok|failed|[1-5](?:\d\d|xx)?")
+_POSITION: Final = r"^(\d{1,18}-[0-9a-f-]{36})?\Z"
+
+FilterText = Annotated[str, Meta(max_length=300, description="text of at most 300 characters")]
+
+
+class RequestsQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    """`q` is a request id, with filters such as status:429 in it. `key` is the id of a key."""
+
+    q: FilterText = ""
+    status: FilterText = ""
+    model: FilterText = ""
+    key: FilterText = ""
+    server: FilterText = ""
+    after: Annotated[str, Meta(pattern=_POSITION, description="a position from a link of this page")] = ""
+
+
+class RequestsPage(Struct, frozen=True):
+    frame: Frame
+    usage: UsageReports
+    receipts: RequestHandlers
+
+    async def one(
+        self, principal: Principal, browser: BrowserRequest, request_id: str
+    ) -> HandlerResponse[RawBody]:
+        """One request with its receipt: where it was sent, and what it cost."""
+        row, _ = await self.usage.request(
+            request_id, None if principal.role == "admin" else principal.user_id
+        )
+        view = await self.receipts.show(principal, request_id)
+        receipt = view.receipt
+        return self.frame.page(
+            "receipt.html",
+            browser,
+            principal,
+            row=row,
+            view=view,
+            receipt=receipt,
+            costs=[] if receipt is None or receipt.price is None else _costs(row, receipt.price),
+            reasons=DROP_REASONS,
+            limit_names=dict(LIMIT_FIELDS),
+        )
+
+    async def show(
+        self, principal: Principal, browser: BrowserRequest, query: RequestsQuery
+    ) -> HandlerResponse[RawBody]:
+        """The requests of an account."""
+        wanted = _with_terms(query)
+        found, names = await self.usage.requests(await self._search(principal, wanted), limit=ROWS)
+        filters = {"status": wanted.status, "model": wanted.model, "key": wanted.key, "server": wanted.server}
+        more = found.more
+        return self.frame.page(
+            "requests.html",
+            browser,
+            principal,
+            rows=found.rows,
+            names=names,
+            keys=sorted(names.items(), key=lambda one: one[1].lower()),
+            query=wanted,
+            is_filtered=bool(wanted.q or any(filters.values())),
+            is_first_page=not query.after,
+            is_cut_short=more is not None and len(found.rows) < ROWS,
+            looked_back_to=more[0] if more else None,
+            first=link("/requests", q=wanted.q, **filters),
+            more=link("/requests", q=wanted.q, **filters, after=f"{more[0]}-{more[1]}") if more else "",
+        )
+
+    async def _search(self, principal: Principal, query: RequestsQuery) -> RequestSearch:
+        at, _, id_ = query.after.partition("-")
+        before = (int(at), id_) if id_ else LATEST
+        if is_uuid(query.q) and not id_:
+            # The gateway's own request ids contain the time of the request.
+            before = min(before, ((int(query.q.replace("-", "")[:12], 16)) + _CLOCK_SKEW, ""))
+        return RequestSearch(
+            user_id=principal.user_id,
+            before=before,
+            status=query.status.removesuffix("xx"),
+            model=query.model,
+            key_id=query.key,
+            server=query.server,
+            request_id=query.q,
+        )
+
+
+class CostLine(Struct, frozen=True):
+    """Tokens at a price in nano-USD per million tokens."""
+
+    name: str
+    tokens: int
+    price: int
+
+    @property
+    def amount(self) -> str:
+        """USD with all digits."""
+        return exact_token_cost(self.tokens * self.price)
+
+
+def _costs(row: UsageRow, price: PriceView) -> list[CostLine]:
+    cached = min(row.cache_read_tokens or 0, row.input_tokens or 0)
+    lines = (
+        CostLine("Input", (row.input_tokens or 0) - cached, read_usd(price.input_usd)),
+        CostLine("Input from the cache", cached, read_usd(price.cached_input_usd)),
+        CostLine("Output", row.output_tokens or 0, read_usd(price.output_usd)),
+    )
+    return [line for line in lines if line.tokens]
+
+
+def exact_token_cost(parts: int) -> str:
+    """USD of nano-USD times a million, with all digits."""
+    whole, fraction = divmod(parts, 10**15)
+    return f"${whole}.{f'{fraction:015}'.rstrip('0').ljust(2, '0')}"
+
+
+def _with_terms(query: RequestsQuery) -> RequestsQuery:
+    """The query with the filters that are written in `q`. A status that cannot exist matches nothing."""
+    terms: Mapping[str, str] = dict(_TERM.findall(query.q))
+    status = terms.get("status", query.status)
+    return RequestsQuery(
+        q=" ".join(_TERM.sub("", query.q).split()),
+        status=status if not status or _STATUS.fullmatch(status) else "0",
+        model=terms.get("model", query.model),
+        key=terms.get("key", query.key),
+        server=terms.get("server", query.server),
+        after=query.after,
+    )
+
+
+def routes(page: RequestsPage) -> list[Route]:
+    path = f"{HOME}/requests"
+    return [
+        route("GET", path, Access.SESSION, page.show, tag="Pages", media=HTML),
+        route("GET", f"{path}/{{request_id}}", Access.SESSION, page.one, tag="Pages", media=HTML),
+    ]
