@@ -122,6 +122,7 @@ def _start_tasks(
         ("health_checker", data_plane.routing.health_checker.run),
         ("idle_sweeper", data_plane.idle_sweeper.run),
         ("heap_trimmer", data_plane.heap_trimmer.run),
+        ("traffic", data_plane.traffic.run),
         ("lease", runtime.lease.run),
         ("mail_queue", services.mail_queue.run),
         ("cleanup", services.cleanup.run),

@@ -220,6 +220,8 @@ class UsageAccounting(Struct, frozen=True):
             metrics.tokens[label, "input"] += row.input_tokens
         if row.output_tokens:
             metrics.tokens[label, "output"] += row.output_tokens
+        if row.outcome != "ok":
+            metrics.errors[(row.outcome,)] += 1
         if self.log_requests:
             self._log_row(row, context)
 
@@ -237,6 +239,8 @@ class UsageAccounting(Struct, frozen=True):
         `model` is the client's text, so it is no label.
         """
         self.metrics.requests[context.endpoint, "", "", str(status)] += 1
+        if code is not None:
+            self.metrics.errors[(code,)] += 1
         if self.log_requests:
             self.log.info(
                 "request",

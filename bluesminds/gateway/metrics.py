@@ -9,9 +9,16 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+)
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+
+from bluesminds import __version__
 
 # Seconds: responses take from milliseconds (errors) to many minutes (reasoning).
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -43,6 +50,7 @@ class Metrics(Collector):
         self.requests: defaultdict[tuple[str, str, str, str], int] = defaultdict(int)
         self.tokens: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.attempts: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self.errors: defaultdict[tuple[str], int] = defaultdict(int)
         self.cache: defaultdict[tuple[str], int] = defaultdict(int)
         self.seconds: defaultdict[str, _Histogram] = defaultdict(_Histogram)
         self.first_byte: defaultdict[str, _Histogram] = defaultdict(_Histogram)
@@ -64,6 +72,7 @@ class Metrics(Collector):
         self._labelled[name] = (help_text, label, read)
 
     def collect(self) -> Iterable[Metric]:
+        yield InfoMetricFamily("bluesminds_build", "The version.", value={"version": __version__})
         yield _counter(
             "bluesminds_requests",
             "Finished requests.",
@@ -76,6 +85,12 @@ class Metrics(Collector):
             "Attempts sent to servers.",
             ("server", "outcome"),
             self.attempts,
+        )
+        yield _counter(
+            "bluesminds_errors",
+            "Requests that ended with an error, by its code or outcome.",
+            ("code",),
+            self.errors,
         )
         yield _counter(
             "bluesminds_cache_requests", "Requests, by the result of the cache.", ("result",), self.cache

@@ -33,6 +33,7 @@ UNKNOWN_ID = "00000000-0000-7000-8000-000000000000"
 PUBLIC = """
 GET /
 GET /health
+GET /ping
 GET /ready
 GET /models
 GET /models/providers
@@ -132,6 +133,7 @@ POST /api/chats/{chat_id}/messages
 DELETE /api/chats/{chat_id}/messages/{position}
 """
 ADMINISTRATORS = """
+GET /admin/monitor
 GET /api/admin/audit
 GET /api/admin/audit/verify
 GET /api/admin/servers
