@@ -153,6 +153,9 @@ def build_data_plane(
         routing.ejected_models,
     )
     traffic = TrafficMonitor(runtime.metrics)
+    runtime.metrics.gauge(
+        "bluesminds_mails_waiting", "Mails in the queue.", lambda: services.mail_queue.length
+    )
     control = _build_control(services, runtime, authentication, routing, stats, traffic)
     services.key_changes.subscribe(authentication.keys.forget)
     return DataPlaneParts(

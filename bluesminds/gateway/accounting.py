@@ -220,6 +220,9 @@ class UsageAccounting(Struct, frozen=True):
             metrics.tokens[label, "input"] += row.input_tokens
         if row.output_tokens:
             metrics.tokens[label, "output"] += row.output_tokens
+            if row.streamed and row.first_byte_ms is not None and row.duration_ms > row.first_byte_ms:
+                seconds = (row.duration_ms - row.first_byte_ms) / 1000
+                metrics.token_rate[row.endpoint].observe(row.output_tokens / seconds)
         if row.outcome != "ok":
             metrics.errors[(row.outcome,)] += 1
         if self.log_requests:

@@ -24,20 +24,25 @@ from bluesminds import __version__
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
 
-class _Histogram:
-    __slots__ = ("counts", "total")
+# Tokens per second: from reasoning models on a CPU to small models on fast accelerators.
+RATE_BUCKETS = (1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 75.0, 100.0, 150.0, 250.0, 500.0, 1000.0, 2500.0)
 
-    def __init__(self) -> None:
-        self.counts = [0] * (len(BUCKETS) + 1)
+
+class _Histogram:
+    __slots__ = ("_bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...] = BUCKETS) -> None:
+        self._bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
-    def observe(self, seconds: float) -> None:
-        self.counts[bisect_left(BUCKETS, seconds)] += 1
-        self.total += seconds
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self._bounds, value)] += 1
+        self.total += value
 
     def cumulative(self) -> list[tuple[str, float]]:
         running, rows = 0, []
-        for bound, count in zip((*map(str, BUCKETS), "+Inf"), self.counts, strict=True):
+        for bound, count in zip((*map(str, self._bounds), "+Inf"), self.counts, strict=True):
             running += count
             rows.append((bound, float(running)))
         return rows
@@ -54,6 +59,7 @@ class Metrics(Collector):
         self.cache: defaultdict[tuple[str], int] = defaultdict(int)
         self.seconds: defaultdict[str, _Histogram] = defaultdict(_Histogram)
         self.first_byte: defaultdict[str, _Histogram] = defaultdict(_Histogram)
+        self.token_rate: defaultdict[str, _Histogram] = defaultdict(lambda: _Histogram(RATE_BUCKETS))
         self.rows_committed = 0
         self.commits = 0
         self.commit_failures = 0
@@ -104,6 +110,11 @@ class Metrics(Collector):
             "bluesminds_first_byte_seconds",
             "From request head to first streamed byte.",
             self.first_byte,
+        )
+        yield _histogram(
+            "bluesminds_output_tokens_per_second",
+            "Output tokens of a stream by the seconds from its first byte to its end.",
+            self.token_rate,
         )
         for name, value, help_text in (
             ("bluesminds_usage_rows_committed", self.rows_committed, "Usage rows committed."),
