@@ -272,4 +272,5 @@ async def test_usage_queries_use_an_index(sqlite_url: str) -> None:
     async with open_store(sqlite_url) as store:
         steps = await store.read(plans)
     assert all(step.startswith("SEARCH") for step in steps), steps
-    assert ["usage_user (" in step for step in steps] == [False, True, True, False]
+    assert ["usage_user (" in step for step in steps] == [False, True, False, False]
+    assert ["usage_user_key (" in step for step in steps] == [False, False, True, False]
