@@ -125,7 +125,7 @@ def _within(query: LogQuery) -> LiteralString:
     if query.user_id is not None:
         conditions += " AND user_id = :user_id"
     if query.failed:
-        conditions += " AND outcome NOT IN ('ok', 'client_gone')"
+        conditions += " AND outcome NOT IN ('ok', 'client_gone', 'stopped')"
     return conditions + " ORDER BY at DESC, id DESC"
 
 
@@ -135,7 +135,7 @@ def request_statement(query: LogQuery, condition: LiteralString) -> LiteralStrin
     if query.user_id is not None:
         conditions += " AND user_id || '' = :user_id"
     if query.failed:
-        conditions += " AND outcome NOT IN ('ok', 'client_gone')"
+        conditions += " AND outcome NOT IN ('ok', 'client_gone', 'stopped')"
     return "SELECT" + USAGE_COLUMNS + "FROM usage WHERE" + condition + conditions + _conditions(query)
 
 

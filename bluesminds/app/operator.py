@@ -17,6 +17,7 @@ import trio
 from msgspec import structs
 
 from bluesminds.app.data_plane import build_routing
+from bluesminds.app.prices import load_price_book
 from bluesminds.app.routing import Routing
 from bluesminds.app.secrets import MASTER_KEY
 from bluesminds.app.services import Services, database_url, open_services
@@ -131,6 +132,8 @@ def _build_control(services: Services) -> ASGIApp:
         test_server=partial(
             probe, services.pool, seconds=services.settings.upstream.probe_timeout, list_models=True
         ),
+        price_book=partial(load_price_book, services),
+        prices_changed=_noop,
         usage_now=_no_usage,
         list_routes=partial(_list_routes, services),
         routes_changed=_noop,
@@ -140,7 +143,7 @@ def _build_control(services: Services) -> ASGIApp:
         probe_now=_noop,
     )
     guard = build_guard(services.accounts, public_url=services.settings.server.public_url)
-    routes = api_routes(services.accounts, controls)
+    routes = api_routes(services.accounts, controls, services.clock)
     return create_app(routes, guard, clock=services.clock, log=services.log)
 
 

@@ -20,8 +20,8 @@ def audit_group() -> None:
 @click.option("--actor", help='Only changes by this user id, or by "operator".')
 @click.option("--action", help="Only this action, such as key.create.")
 @click.option("--subject", help="Only changes of the object with this id or name.")
-@click.option("--since", help="Not before this time, such as 2026-02-28T12:00:00Z.")
-@click.option("--until", help="Before this time.")
+@click.option("--since", help="Only changes at or after this time, such as 2026-02-28T12:00:00Z.")
+@click.option("--until", help="Only changes before this time.")
 @click.option(
     "--limit", type=click.IntRange(1, 100), default=20, show_default=True, help="Maximum number of entries."
 )
@@ -47,7 +47,7 @@ def list_(config: Path | None, as_json: bool, **filters: str | int | None) -> No
 @click.option(
     "--noted",
     metavar="SEQ:HASH",
-    help="Also check that this entry is still in the log. An earlier run printed it as the end.",
+    help="Also check that the log still has this entry, which an earlier run printed as the end.",
 )
 @config_option
 @json_option

@@ -54,7 +54,7 @@ def explain(
 ) -> None:
     """Show which servers a request would get now, and why.
 
-    The request itself is unknown: its size and its fields can leave out more servers.
+    The size and the fields of a real request can exclude more servers.
     """
     fields: dict[str, str | int | None] = {**given, "tags": ",".join(tags), "needs": ",".join(needs)}
     query = urlencode({name: value for name, value in fields.items() if value not in (None, "")})

@@ -66,7 +66,7 @@ def _route_options(command: Command) -> Command:
 def add(model: str, config: Path | None, as_json: bool, **given: Any) -> None:  # noqa: ANN401
     """Add a route to the database.
 
-    MODEL is a name, or the start of names followed by *.
+    MODEL is a model name, or a prefix followed by *.
     """
     added = call(config, "POST", "/routes", {"model": model} | _body(given))
     if as_json:
@@ -77,7 +77,7 @@ def add(model: str, config: Path | None, as_json: bool, **given: Any) -> None:  
 
 @routes_group.command("set")
 @click.argument("route")
-@click.option("--model", help="Another model, or the start of names followed by *.")
+@click.option("--model", help="New model name, or a prefix followed by *.")
 @_route_options
 @config_option
 @json_option

@@ -36,7 +36,7 @@ def servers_group() -> None:
     "--model",
     "models",
     multiple=True,
-    help="A model of the server. Repeatable. Default: the gateway asks the server.",
+    help="A model of the server. Repeatable. Default: read from the server.",
 )
 @click.option("--api-version", help="API version for Azure's URLs with /openai/deployments/.")
 @click.option(
@@ -58,7 +58,7 @@ def servers_group() -> None:
 )
 @click.option("--passthrough", is_flag=True, help="Relay requests for files, batches and similar objects.")
 @click.option(
-    "--passthrough-path", "paths", multiple=True, help="A further path below /v1 to relay. Repeatable."
+    "--passthrough-path", "paths", multiple=True, help="Another path under /v1 to relay. Repeatable."
 )
 @click.option("--region", help="Region of the server, for requests that require one.")
 @click.option("--tag", "tags", multiple=True, help="A tag of the server, such as zdr. Repeatable.")
@@ -151,7 +151,7 @@ def _parse_headers(headers: tuple[str, ...]) -> dict[str, str]:
     "--model",
     "models",
     multiple=True,
-    help="A model of the server. Repeatable. `any`: the gateway asks the server.",
+    help="A model of the server. Repeatable. `any`: read from the server.",
 )
 @click.option("--api-version", help="API version for Azure's URLs with /openai/deployments/.")
 @click.option(
@@ -173,7 +173,7 @@ def _parse_headers(headers: tuple[str, ...]) -> dict[str, str]:
     "--passthrough-path",
     "paths",
     multiple=True,
-    help="A further path below /v1 to relay. Repeatable. `none` removes all.",
+    help="Another path under /v1 to relay. Repeatable. `none` removes all.",
 )
 @click.option("--region", help="Region of the server, for requests that require one. `none`: no region.")
 @click.option(

@@ -68,17 +68,20 @@ class RouteCondition(Struct, frozen=True, omit_defaults=True):
 
 
 class RouteOptions(Struct, frozen=True):
-    """How requests of a route are sent. Times are in seconds. None: the setting of [upstream]."""
+    """How requests of a route are sent. Times are in seconds. None: the setting of [upstream].
+    `repeat_accepted`: whether a request is sent again that a server may have accepted and may bill.
+    """
 
     first_token_timeout: float | None = None
     chunk_timeout: float | None = None
+    repeat_accepted: bool = True
 
 
 DEFAULT_OPTIONS: Final = RouteOptions()
 
 
 class ModelRoute(Struct, frozen=True):
-    """`model` is a name, or the start of names followed by "*". Without `targets`, every server that offers
+    """`model` is a name, or a prefix followed by "*". Without `targets`, every server that offers
     the model is one. `fallback`: the models that replace it, each by its own route, if its targets fail for a
     reason in `fallback_on`. `when`: None for a route without conditions. `id` is "" if nothing refers to the
     route.

@@ -183,6 +183,7 @@ class Caller(Struct, frozen=True, gc=False):
     tags: frozenset[str] = frozenset()  # of the key
     required: Requirement | None = None
     address: str = ""  # of a keyless caller; else empty
+    markup: int = 0  # on prices, in hundredths of a percent
 
 
 class Server(Struct, frozen=True):
@@ -231,6 +232,7 @@ class Usage(Struct, frozen=True, gc=False):
     images: int | None = None  # generated images
     audio_ms: int | None = None  # milliseconds of audio that was read
     characters: int | None = None  # of a text that was spoken
+    tier: str = ""  # the service tier that the response names, if that can matter for its price
 
 
 NO_USAGE = Usage()

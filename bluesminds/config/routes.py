@@ -39,7 +39,11 @@ def _route(row: RouteSettings) -> ModelRoute:
         fallback=row.fallback,
         fallback_on=row.fallback_on,
         when=read_condition(row.when),
-        options=RouteOptions(first_token_timeout=row.first_token_timeout, chunk_timeout=row.chunk_timeout),
+        options=RouteOptions(
+            first_token_timeout=row.first_token_timeout,
+            chunk_timeout=row.chunk_timeout,
+            repeat_accepted=row.repeat_accepted,
+        ),
     )
 
 

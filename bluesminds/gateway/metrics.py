@@ -60,6 +60,7 @@ class Metrics(Collector):
         self.seconds: defaultdict[str, _Histogram] = defaultdict(_Histogram)
         self.first_byte: defaultdict[str, _Histogram] = defaultdict(_Histogram)
         self.token_rate: defaultdict[str, _Histogram] = defaultdict(lambda: _Histogram(RATE_BUCKETS))
+        self.unpriced: defaultdict[str, int] = defaultdict(int)
         self.rows_committed = 0
         self.commits = 0
         self.commit_failures = 0
@@ -86,6 +87,12 @@ class Metrics(Collector):
             self.requests,
         )
         yield _counter("bluesminds_tokens", "Tokens of settled requests.", ("model", "kind"), self.tokens)
+        yield _counter(
+            "bluesminds_unpriced_requests",
+            "Requests that used a model without a price.",
+            ("model",),
+            {(model,): count for model, count in self.unpriced.items()},
+        )
         yield _counter(
             "bluesminds_upstream_attempts",
             "Attempts sent to servers.",

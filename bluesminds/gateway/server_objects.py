@@ -166,7 +166,7 @@ class ServerObjects:
             with trio.move_on_after(self._timeout, shield=True):
                 await self._store.write(delete_object, object_id, server, caller.user_id)
         except StorageError as exc:
-            self._log.warning("object_not_forgotten", server=server, reason=type(exc).__name__)
+            self._log.warning("object_row_not_deleted", server=server, reason=type(exc).__name__)
 
     async def _select(self, ids: Sequence[str]) -> Sequence[ServerObjectRow]:
         rows: list[ServerObjectRow] = []

@@ -154,7 +154,7 @@ ONE_PROBLEM = [
     ),
     (
         '[[routes]]\nmodel = "a*b"\ntargets = ["main"]\n',
-        'model in [[routes]] "a*b" must be a model name, or the start of names followed by "*", not "a*b"',
+        'model in [[routes]] "a*b" must be a model name, or a prefix followed by "*", not "a*b"',
         2,
         'write it like model = "gpt-5*"',
     ),
@@ -196,7 +196,7 @@ ONE_PROBLEM = [
     ),
     (
         '[routes_short]\n"a*b" = "main"\n',
-        '"a*b" in [routes_short] must be a model name, or the start of names followed by "*"',
+        '"a*b" in [routes_short] must be a model name, or a prefix followed by "*"',
         2,
         "write it like ",
     ),

@@ -86,6 +86,7 @@ def usage(
     duration_ms: int = 700,
     first_byte_ms: int | None = None,
     cost_nano: int | None = 5,
+    charged_nano: int | None = None,
     day: str = "2027-01-15",
 ) -> UsageRow:
     return UsageRow(
@@ -117,6 +118,8 @@ def usage(
         first_byte_ms=first_byte_ms,
         duration_ms=duration_ms,
         cost_nano=cost_nano,
+        price_version="operator:small@#1",
+        charged_nano=charged_nano,
         day=day,
         month=day[:7],
     )

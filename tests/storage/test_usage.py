@@ -33,7 +33,7 @@ ROWS = st.builds(
     key_id=st.sampled_from(["", "key-1", "key-2"]),
     user_id=st.sampled_from(["user-1", "user-2"]),
     model=st.sampled_from(["small", "lärge", ""]),
-    outcome=st.sampled_from(["ok", "client_gone", "upstream_error", "cut"]),
+    outcome=st.sampled_from(["ok", "client_gone", "stopped", "upstream_error", "cut"]),
     input_tokens=st.none() | st.integers(0, 10**12),
     output_tokens=st.none() | st.just(0) | st.just(20),
     images=st.none() | st.integers(0, 10),
@@ -90,7 +90,7 @@ def summed_for_site(rows: list[UsageRow]) -> list[Any]:
         (
             *group,
             len(mine),
-            sum(row.outcome not in ("ok", "client_gone") for row in mine),
+            sum(row.outcome not in ("ok", "client_gone", "stopped") for row in mine),
             sum(row.cost_nano or 0 for row in mine),
             Counter(low_of(row.duration_ms) for row in mine),
         )
@@ -106,7 +106,7 @@ def summed(rows: list[UsageRow], bucket: int) -> list[Any]:
         total = sums.setdefault(group, [0] * 17)
         addends = (
             1,
-            row.outcome not in ("ok", "client_gone"),
+            row.outcome not in ("ok", "client_gone", "stopped"),
             row.input_tokens or 0,
             row.output_tokens or 0,
             row.cache_read_tokens or 0,

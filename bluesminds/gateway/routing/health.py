@@ -25,6 +25,7 @@ MIN_REQUESTS: Final = 20  # in the window, before the share of failures counts
 TRIALS: Final = 3  # successes in a row that close a half-open circuit
 TRIAL_SECONDS: Final = 30.0  # how long a trial request keeps others away if its end is not reported
 SLOW_START_SECONDS: Final = 30.0
+LONGEST_REST: Final = 60.0  # seconds; a rate limit that a server names
 MAX_CIRCUITS: Final = 10_000  # clients choose the model names of a prefix route
 
 CircuitState = Literal["closed", "open", "half_open", "slow_start"]
@@ -145,10 +146,11 @@ class ServerHealthRegistry:
         self._now = monotonic
         self._circuits: dict[Served, _Circuit] = {}
         self._probe_failures: dict[str, int] = {}  # in a row; servers whose last probe succeeded are missing
+        self._resting: dict[Served, float] = {}  # until when
 
     @property
     def flawless(self) -> bool:
-        return not (self._circuits or self._probe_failures)
+        return not (self._circuits or self._probe_failures or self._resting)
 
     def is_up(self, server: str) -> bool:
         """Whether the server passes probes."""
@@ -157,13 +159,31 @@ class ServerHealthRegistry:
     def is_usable(self, server: str, model: str) -> bool:
         if self.flawless:
             return True
-        if not self.is_up(server):
+        if not self.is_up(server) or self._rests(server, model):
             return False
         circuit = self._circuits.get((server, model))
         if circuit is None or circuit.opened is None:
             return True
         now = self._now()
         return circuit.until <= now and circuit.trial_until <= now
+
+    def _rests(self, server: str, model: str) -> bool:
+        if (until := self._resting.get((server, model))) is None:
+            return False
+        if until > self._now():
+            return True
+        del self._resting[server, model]
+        return False
+
+    def rest(self, server: str, model: str, seconds: float) -> None:
+        """The server is rate limited and has named a time. It is left out so long, and no failure counts."""
+        if len(self._resting) < MAX_CIRCUITS:
+            self._resting[server, model] = self._now() + min(seconds, LONGEST_REST)
+
+    def seconds_until_trial(self, server: str, model: str) -> float:
+        """Until an ejected server is tried again; 0 for a server that is not ejected."""
+        circuit = self._circuits.get((server, model))
+        return 0.0 if circuit is None or circuit.opened is None else max(0.0, circuit.until - self._now())
 
     def is_slow_start(self, server: str, model: str) -> bool:
         circuit = self._circuits.get((server, model))
@@ -252,6 +272,7 @@ class ServerHealthRegistry:
     def keep_only(self, servers: set[str]) -> None:
         """Drop servers that are no longer configured."""
         self._circuits = {served: one for served, one in self._circuits.items() if served[0] in servers}
+        self._resting = {served: until for served, until in self._resting.items() if served[0] in servers}
         self._probe_failures = {
             name: count for name, count in self._probe_failures.items() if name in servers
         }

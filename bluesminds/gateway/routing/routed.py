@@ -1,6 +1,6 @@
 """The targets of one request whose model has a route: model after model."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from bluesminds.common.routes import FallbackReason, ModelRoute
 from bluesminds.gateway.routing.plans import Target
@@ -13,7 +13,7 @@ class RoutedTargets:
     allows it. Targets are ordered when they are needed, so that a rotation counts only what is used.
     """
 
-    __slots__ = ("_balancer", "_context", "_groups", "_reasons", "_request", "options", "selection")
+    __slots__ = ("_balancer", "_context", "_groups", "_reasons", "_request", "name", "options", "selection")
 
     def __init__(
         self, route: ModelRoute, selection: Selection, balancer: Balancer, request: RoutedRequest
@@ -24,13 +24,14 @@ class RoutedTargets:
             )
         self.selection = selection
         self._groups = list(selection.groups)
+        self.name = route.model
         self.options = route.options
         self._reasons = route.fallback_on
         self._balancer = balancer
         self._request = request
         self._context: int | None = None  # of the model whose targets were given last
 
-    def targets(self) -> Iterable[Target]:
+    def targets(self) -> Sequence[Target]:
         """The targets that are left, in no particular order."""
         return [one.target for group in self._groups for one in group.candidates]
 

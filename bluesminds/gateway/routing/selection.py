@@ -101,7 +101,6 @@ def select_candidates(
     model: str,
     *,
     may_use: Callable[[str], bool],
-    prices: Container[str],
     only: frozenset[str] | None = None,
     traits: RouteTraits = NO_TRAITS,
 ) -> Selection:
@@ -111,9 +110,7 @@ def select_candidates(
     Raises NotFound if no target is left. The result may be empty for an operation that the gateway can
     estimate.
     """
-    selection = find_candidates(
-        catalog, route, operation, model, may_use=may_use, prices=prices, only=only, traits=traits
-    )
+    selection = find_candidates(catalog, route, operation, model, may_use=may_use, only=only, traits=traits)
     check_candidates(selection, route, operation, model)
     return selection
 
@@ -125,12 +122,11 @@ def find_candidates(
     model: str,
     *,
     may_use: Callable[[str], bool],
-    prices: Container[str],
     only: frozenset[str] | None = None,
     traits: RouteTraits = NO_TRAITS,
 ) -> Selection:
     """As `select_candidates`, but the result may be empty."""
-    search = _Search(catalog, operation, model, prices, only)
+    search = _Search(catalog, operation, model, only)
     for name, its_route in _chain(catalog, model, route, traits):
         if name == model or may_use(name):
             search.add_model(name, its_route)
@@ -163,7 +159,6 @@ class _Search(Struct):
     catalog: ModelCatalog
     operation: Operation
     requested: str
-    prices: Container[str]
     only: frozenset[str] | None
     groups: list[ModelCandidates] = []
     dropped: list[Dropped] = []
@@ -210,7 +205,6 @@ class _Search(Struct):
             plan,
             model="" if sent == self.requested else sent,
             serves=serves,
-            priced_as=spec.model if spec.model in self.prices else serves,
         )
         return Candidate(
             target,

@@ -142,7 +142,8 @@ class SessionMeter:
     def _ended(self, event: ServerEvent) -> UsageEntry | None:
         if event.response in self._ended_ids:
             return None
-        self._ended_ids.append(event.response)
+        if event.response:  # some servers do not name their responses
+            self._ended_ids.append(event.response)
         running = self._running.pop(event.response, None)
         if running is None:  # some servers do not say when a response begins
             running = self._asked.popleft() if self._asked else self._reserve(None, None, enforce=False)
@@ -193,9 +194,9 @@ class SessionMeter:
         bound = self._max_output if max_output is None else max_output or None
         input_ = self._context + self._added
         model, estimator = self._call.model, self._accounting.estimator
-        priced_as = (self._target and self._target.priced_as) or model
-        output = estimator.max_output(priced_as) if bound is None else bound
-        estimate = estimator.estimate_tokens(priced_as, input_ + 1, output)
+        price = estimator.price(self._target, model, self._clock.now_ms())
+        output = estimator.max_output(price) if bound is None else bound
+        estimate = estimator.estimate_tokens(price, input_ + 1, output, self._call.markup)
         if self._first is not None and enforce:
             entry, self._first = self._first, None
             try:
@@ -220,7 +221,7 @@ class SessionMeter:
         if own:
             entry.label = self._label
         if (target := self._target) is not None:
-            entry.try_target(target if own else structs.replace(target, model="", priced_as=""))
+            entry.try_target(target if own else structs.replace(target, model=""))
         return entry
 
     def _call_now(self, row_id: str, model: str) -> Call:

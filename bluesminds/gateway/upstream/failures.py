@@ -36,7 +36,7 @@ LONGEST_RETRY_AFTER = 5.0  # seconds; a server that asks for more is not tried a
 class AttemptFailure(Struct, frozen=True):
     """`reason` is a status or a kind of failure, for logs and metrics; `error` is for the client.
     `repeatable`: the same server may be tried again, after `retry_after` seconds if this is set. `kind`: the
-    reason for a fallback.
+    reason for a fallback. `accepted`: the server may have accepted the request, and may bill it.
     """
 
     reason: str
@@ -45,6 +45,7 @@ class AttemptFailure(Struct, frozen=True):
     repeatable: bool = False
     retry_after: float | None = None
     kind: FallbackReason = "error"
+    accepted: bool = False
 
 
 def classify_error(exc: UpstreamError) -> AttemptFailure:
@@ -57,7 +58,12 @@ def classify_error(exc: UpstreamError) -> AttemptFailure:
     if isinstance(exc, _TIMEOUTS):
         error = UpstreamFailed(504, "upstream_timeout", "The server did not respond in time. Try again.")
         return AttemptFailure(
-            reason, blames_server=True, error=error, repeatable=not exc.sent, kind="timeout"
+            reason,
+            blames_server=True,
+            error=error,
+            repeatable=not exc.sent,
+            kind="timeout",
+            accepted=exc.sent,
         )
     if isinstance(exc, BodyTooLarge | UpstreamProtocolError):
         error = UpstreamFailed(502, "upstream_invalid", "The server's response was malformed or too large.")
@@ -65,7 +71,7 @@ def classify_error(exc: UpstreamError) -> AttemptFailure:
     error = UpstreamFailed(
         502, "upstream_unreachable", "The server could not be reached or closed the connection. Try again."
     )
-    return AttemptFailure(reason, blames_server=True, error=error, repeatable=True)
+    return AttemptFailure(reason, blames_server=True, error=error, repeatable=True, accepted=exc.sent)
 
 
 def classify_reply(reply: Reply) -> AttemptFailure | None:

@@ -1,5 +1,7 @@
 """Sends a request to one server after the other until one responds.
 
+Every attempt after the first one needs a token of the retry budget (`retry_budget.py`).
+
 If a server cannot be reached, closes the connection, is overloaded or rejects the gateway's key, the next one
 is tried. This ends when the client has received a byte; for a stream, when the first event was read. If no
 other server is left and the failure is safe to repeat, a server is tried again after a pause. An error of the
@@ -18,7 +20,7 @@ from typing import TypeVar
 import trio
 from msgspec import Struct, structs
 
-from bluesminds.common.errors import UpstreamFailed
+from bluesminds.common.errors import UpstreamFailed, retry_headers
 from bluesminds.common.log import Log
 from bluesminds.common.routes import DEFAULT_OPTIONS, FallbackReason
 from bluesminds.common.values import Server
@@ -37,6 +39,7 @@ from bluesminds.gateway.upstream.failures import (
     classify_handshake,
     classify_reply,
 )
+from bluesminds.gateway.upstream.retry_budget import RetryBudget
 from bluesminds.gateway.upstream.timeouts import TimeoutTable
 from bluesminds.http.client.pool import HandshakeRejected, Pool, Timeouts, UpstreamError, WebSocketRequest
 from bluesminds.http.websocket import WebSocket
@@ -45,6 +48,7 @@ from bluesminds.wire.support import Refusal, Support, blames_field, find_refusal
 
 MAX_LEARNED = 1000  # pairs of a server and a model
 ALL_MODELS = 2  # attempts for a model and its fallback models together, as a multiple of those for one model
+_UNAVAILABLE = frozenset((502, 503, 504))
 _FULL = Support()
 _WITHOUT_USAGE = Support(usage=False)
 
@@ -92,6 +96,7 @@ class Sender:
         self._backoff = backoff
         self._metrics = metrics
         self._log = log
+        self._budget = RetryBudget()
         self._endpoints: dict[str, UpstreamEndpoint] = {}
         self._learned: dict[tuple[str, str], Support] = {}  # by server and model, where fields were refused
 
@@ -144,6 +149,8 @@ class Sender:
         body: CallBody | None = None,
         routed: RoutedTargets | None = None,
     ) -> T:
+        budget = call.model if routed is None else routed.name
+        self._budget.add_request(budget)
         waiting = [_Try(target) for target in targets]
         failed: dict[str, int] = {}  # attempts by model
         most = self._attempts if routed is None else ALL_MODELS * self._attempts
@@ -155,8 +162,9 @@ class Sender:
             if turn.repetition:
                 await trio.sleep_until(turn.due)
             fail = begin(turn.target)
-            is_last = not waiting or tries >= self._attempts or waiting[0].repetition > 0
-            if is_last and routed is not None and tries < self._attempts:
+            is_last = not waiting or waiting[0].repetition > 0
+            is_last = is_last or failed.get(turn.target.serves, 0) + 1 >= self._attempts
+            if is_last and routed is not None and tries < most:
                 is_last = not routed.has_more("timeout")
             outcome = await attempt(turn.target, is_last)
             if not isinstance(outcome, AttemptFailure):
@@ -176,7 +184,7 @@ class Sender:
             again = None
             if failed[model] >= self._attempts:
                 waiting = [one for one in waiting if one.target.serves != model]
-            elif outcome.repeatable:
+            elif outcome.repeatable and not self._seconds_until_trial(call, turn.target):
                 pause = self._backoff.pause(turn.repetition, outcome.retry_after)
                 again = _Try(turn.target, trio.current_time() + pause, turn.repetition + 1)
             if routed is not None and tries < most and all(one.repetition for one in waiting):
@@ -186,8 +194,20 @@ class Sender:
                     waiting += [_Try(target) for target in more]
             if again is not None:
                 waiting.append(again)
-            if not waiting or tries >= most:
-                raise _final_error(outcome.error, tries)
+            repeats = not outcome.accepted or routed is None or routed.options.repeat_accepted
+            if not (waiting and tries < most and repeats and self._budget.take(budget)):
+                raise _final_error(self._with_retry_after(call, turn.target, outcome.error), tries)
+
+    def _seconds_until_trial(self, call: Call, target: Target) -> float:
+        """0 for a server that is not ejected."""
+        return self._health.seconds_until_trial(target.server.name, target.model or call.model)
+
+    def _with_retry_after(self, call: Call, target: Target, error: UpstreamFailed) -> UpstreamFailed:
+        """If the server is ejected, the client should wait until it is tried again."""
+        if error.status not in _UNAVAILABLE or "retry-after" in error.headers:
+            return error
+        seconds = self._seconds_until_trial(call, target)
+        return error.with_headers(retry_headers(seconds)) if seconds > 0 else error
 
     def _take_after_refusal(
         self, call: Call, target: Target, outcome: object, body: CallBody | None, routed: RoutedTargets
@@ -361,6 +381,8 @@ class Sender:
     def _record_failure(self, call: Call, target: Target, failure: AttemptFailure) -> None:
         server = target.server.name
         self._count(server, failure.reason)
+        if failure.retry_after and failure.kind == "limit":
+            self._health.rest(server, target.model or call.model, failure.retry_after)
         if failure.blames_server:
             self._health.record_failure(server, target.model or call.model, failure.reason)
         else:

@@ -114,7 +114,9 @@ class UsageStatsView(Struct, frozen=True, tag_field="object", tag="list"):
     data: list[UsageTotals]
 
 
-Outcome = Literal["ok", "client_error", "upstream_error", "cut", "timeout", "client_gone", "internal"]
+Outcome = Literal[
+    "ok", "stopped", "client_error", "upstream_error", "cut", "timeout", "client_gone", "internal"
+]
 
 
 class LogFilter(Struct, frozen=True, forbid_unknown_fields=True):

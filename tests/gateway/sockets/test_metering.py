@@ -128,6 +128,13 @@ async def test_session_response_that_is_reported_twice_counts_once(gateway: Gate
     assert [counts(row)[0] for row in gateway.rows()] == [20, 20, 20]
 
 
+async def test_session_responses_without_ids_are_counted_one_by_one(gateway: Gateway) -> None:
+    async with opened(gateway) as client:
+        await make(client, created(""), delta(""), done(""), created(""), done("", {"input_tokens": 7}))
+    rows = await gateway.settled(2)
+    assert [(row["outcome"], row["input_tokens"]) for row in rows] == [("ok", 20), ("ok", 7)]
+
+
 async def test_session_response_that_the_server_does_not_announce_is_counted(gateway: Gateway) -> None:
     async with opened(gateway) as client:
         await make(client, done("r1"))

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import trio
+from trio.testing import MockClock
 
-from bluesminds.gateway.routing import health
 from tests import gateways
 from tests.fakes.model_server import (
     DONE,
@@ -44,34 +44,23 @@ async def asked_last(gateway: Gateway) -> str:
     return str((await gateway.chat()).headers["x-bluesminds-server"])
 
 
-class Ahead:
-    """Trio's clock as the test sets it forward."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def current_time(self) -> float:
-        return trio.current_time() + self.seconds
-
-
 async def test_failing_server_is_ejected_and_returns(
     nursery: trio.Nursery,
     home: Path,
     models: ModelServer,
     second: ModelServer,
-    monkeypatch: pytest.MonkeyPatch,
+    mock_clock: MockClock,
 ) -> None:
-    clock = Ahead()
-    monkeypatch.setattr(health, "trio", clock)
+    mock_clock.rate = 1.0
     servers = [entry("first", models.url, priority=0), entry("second", second.url, priority=1)]
     upstream = {"eject_after": 2, "eject_seconds": 3600.0}
     gateway = await gateways.start(nursery, home, servers=servers, upstream=upstream)
     models.plan(refusal(500), refusal(500))
     assert [await asked_last(gateway) for _ in range(4)] == ["second"] * 4
-    clock.seconds = 1800
+    mock_clock.jump(1800)
     assert await asked_last(gateway) == "second"
     assert len(models.asked) == 2
-    clock.seconds = 3601
+    mock_clock.jump(1801)
     assert await asked_last(gateway) == "first"
 
 

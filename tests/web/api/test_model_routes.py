@@ -108,7 +108,7 @@ async def test_route_of_the_file_is_read_only(gateway: Gateway) -> None:
 @pytest.mark.parametrize(
     ("body", "param", "text"),
     [
-        ({"model": "a*b", "targets": ["one"]}, "model", "start of names"),
+        ({"model": "a*b", "targets": ["one"]}, "model", "a prefix"),
         ({"model": "a", "targets": []}, "targets", "at least one server"),
         ({"model": "a", "targets": ["three"]}, "targets", "no server named three"),
         ({"model": "a", "targets": ["one", {"server": "one"}]}, "targets", "twice"),
