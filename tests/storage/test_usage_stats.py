@@ -124,13 +124,19 @@ async def test_usage_percentiles_merge_the_histograms(store: Store, groups: tupl
     ]
     for start in range(0, 100, 10):
         await store.write(insert_batch, rows[start : start + 10])
-    query = StatsQuery(NOON - 12 * HOUR, NOON + 3 * DAY, groups)
+    of_site = groups in (("day",), ("server",), ())
+    query = StatsQuery(NOON - 12 * HOUR, NOON + 3 * DAY, groups, user_id=None if of_site else "user-1")
     (labels,) = [row.labels for row in await store.read(select_stats, query)]
     found = (await store.read(select_latency, query))[labels]
     for measured, exact in zip(found.durations, (100, 1000, 30_000), strict=True):
         assert measured == pytest.approx(exact, rel=0.1)
     for measured, exact in zip(found.first_bytes, (10, 100, 3_000), strict=True):
         assert measured == pytest.approx(exact, rel=0.1)
+
+
+async def test_usage_percentiles_of_all_keys_are_not_read(store: Store) -> None:
+    await store.write(insert_batch, [usage(1)])
+    assert await store.read(select_latency, StatsQuery(0, NOON + DAY, ("key",))) == {}
 
 
 def test_percentile_of_no_requests_is_none() -> None:
@@ -161,6 +167,6 @@ async def test_usage_statistics_of_a_user_use_an_index(sqlite_url: str) -> None:
 
     async with open_store(sqlite_url) as store:
         for days in (1, 90):
-            query = StatsQuery(0, days * DAY, ("model",), user_id="u")
+            query = StatsQuery(1, days * DAY, ("model",), user_id="u")
             found = await store.read(partial(plan, query=query, engine="sqlite"))
-            assert found.count("_user (user_id=? AND bucket_start>?") == 3, found
+            assert found.count("_user (user_id=? AND bucket_start>?") == 2, found
