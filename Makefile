@@ -30,7 +30,7 @@ BUILD_VENV ?= .venv-build
 BUILD      := $(BUILD_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-process test-load test-agents lint types bench prices binary selftest lock clean
+.PHONY: help setup run test test-process test-load test-agents lint types screenshots bench prices binary selftest lock clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-12s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -99,6 +99,9 @@ lint: $(STAMP) ## Check style
 
 types: $(STAMP) ## Check types
 	$(BIN)/mypy
+
+screenshots: $(STAMP) ## Take the pictures of the dashboard in docs/pictures (needs Chromium)
+	$(BIN)/python -m tests.dashboard.screenshots
 
 bench: $(STAMP) ## Measure against a FastAPI proxy and nginx
 	$(BIN)/python -m bench $(ARGS)
