@@ -271,10 +271,10 @@ def list_(config: Path | None, as_json: bool) -> None:
 @config_option
 @json_option
 def test(name: str, model: str | None, config: Path | None, as_json: bool) -> None:
-    """Test a server: name, connection, TLS, models, and a small completion.
+    """Test a server step by step.
 
-    The completion has at most 16 tokens; the vendor may charge for it. The exit code is 0 if the server
-    works.
+    The steps are name, connection, TLS, models, and a small completion. The completion has at most 16
+    tokens; the vendor may charge for it. The exit code is 0 if the server works.
     """
     query = "" if model is None else f"?{urlencode({'model': model})}"
     found = call(config, "POST", f"/servers/{_checked(name)}/test{query}")
