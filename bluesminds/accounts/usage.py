@@ -14,7 +14,7 @@ from bluesminds.common.errors import NotFound
 from storage.base import Connection, Store
 from storage.keys import select_key, select_key_names
 from storage.receipts import select_receipt
-from storage.usage import DAY, LATEST, UsageRow, select_page, select_usage
+from storage.usage import DAY, UsageRow, select_usage
 from storage.usage_log import LogPage, LogQuery, select_log
 from storage.usage_search import FoundRequests, RequestSearch, search_requests
 from storage.usage_series import SeriesQuery, SeriesRow, select_series
@@ -157,7 +157,8 @@ async def _select_figures(connection: Connection, query: SeriesQuery, latest: in
     before = replace(query, since=2 * query.since - query.until, until=query.since, group="none")
     newest: Sequence[UsageRow] = ()
     if latest:
-        newest = await select_page(connection, LATEST, latest, query.user_id, query.key_id or None)
+        search = RequestSearch(query.user_id or "", key_id=query.key_id)
+        newest = (await search_requests(connection, search, latest)).rows
     return UsageFigures(
         rows=await select_series(connection, query),
         before=await select_series(connection, before),

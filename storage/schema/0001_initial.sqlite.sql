@@ -221,8 +221,7 @@ CREATE TABLE usage (
     PRIMARY KEY (at, id)
 ) STRICT, WITHOUT ROWID;
 
--- Pages of the log are read newest first: of all users, of a user, of a key, or of the errors.
-CREATE INDEX usage_user_key ON usage (user_id, key_id, at);
+-- Pages of the log are read newest first: of all users, of a user, or of the errors.
 CREATE INDEX usage_user ON usage (user_id, at, id);
 CREATE INDEX usage_errors ON usage (at, id) WHERE outcome NOT IN ('ok', 'client_gone', 'stopped');
 -- The id of most requests is made by the gateway and is the id of the row.

@@ -17,7 +17,6 @@ from storage.usage import (
     HOUR,
     LATEST,
     SELECT_ALL,
-    SELECT_OF_KEY,
     SELECT_OF_USER,
     UsageRow,
     insert_batch,
@@ -212,24 +211,17 @@ async def test_usage_pages_contain_each_row_once(store: Store) -> None:
         for serial in range(60)
     ]
     await store.write(insert_batch, rows)
-    for user_id, key_id in [(None, None), ("user-0", None), ("user-1", "key-3"), ("user-9", None)]:
+    for user_id in (None, "user-0", "user-9"):
         wanted = [
-            row
-            for row in sorted(rows, key=astuple_key, reverse=True)
-            if user_id in (None, row.user_id) and key_id in (None, row.key_id)
+            row for row in sorted(rows, key=astuple_key, reverse=True) if user_id in (None, row.user_id)
         ]
         seen: list[UsageRow] = []
         before = LATEST
-        while page := await store.read(select_page, before, 7, user_id, key_id):
+        while page := await store.read(select_page, before, 7, user_id):
             assert len(page) <= 7
             seen += page
             before = astuple_key(page[-1])
         assert seen == wanted
-
-
-async def test_usage_page_of_key_needs_its_owner(store: Store) -> None:
-    with pytest.raises(ValueError, match="user_id"):
-        await store.read(select_page, LATEST, 10, None, "key-1")
 
 
 async def test_usage_of_keys_since_a_time_is_summed(store: Store) -> None:
@@ -264,7 +256,6 @@ async def test_usage_queries_use_an_index(sqlite_url: str) -> None:
         found = [
             await connection.all("EXPLAIN QUERY PLAN " + SELECT_ALL, **page),
             await connection.all("EXPLAIN QUERY PLAN " + SELECT_OF_USER, user_id="", **page),
-            await connection.all("EXPLAIN QUERY PLAN " + SELECT_OF_KEY, user_id="", key_id="", **page),
             await connection.all("EXPLAIN QUERY PLAN" + SELECT_RECENT, since=0, until=1, ended=0),
         ]
         return [row[3] for plan in found for row in plan if "usage" in row[3]]
@@ -272,5 +263,4 @@ async def test_usage_queries_use_an_index(sqlite_url: str) -> None:
     async with open_store(sqlite_url) as store:
         steps = await store.read(plans)
     assert all(step.startswith("SEARCH") for step in steps), steps
-    assert ["usage_user (" in step for step in steps] == [False, True, False, False]
-    assert ["usage_user_key (" in step for step in steps] == [False, False, True, False]
+    assert ["usage_user (" in step for step in steps] == [False, True, False]
