@@ -36,6 +36,7 @@ from bluesminds.gateway.limits.lease import Lease
 from bluesminds.gateway.limits.reserve import RateLimiter
 from bluesminds.gateway.limits.window import WINDOW_SECONDS
 from bluesminds.gateway.metrics import Metrics
+from bluesminds.gateway.open_requests import OpenRequests
 from bluesminds.gateway.passthrough.exchange import RelayExchange
 from bluesminds.gateway.passthrough.handler import PassthroughHandler
 from bluesminds.gateway.passthrough.runner import RelayRunner
@@ -99,6 +100,7 @@ class DataPlaneParts(Struct, frozen=True):
     authentication: Authentication
     routing: Routing
     idle_sweeper: IdleSweeper
+    open_requests: OpenRequests
     heap_trimmer: HeapTrimmer
     watchdog: Watchdog
     stats: ListenerStats
@@ -164,6 +166,7 @@ def build_data_plane(
         idle_sweeper=IdleSweeper(
             services.store, authentication.keys, authentication.limiter, runtime.recorder
         ),
+        open_requests=OpenRequests(services.store, gateway.accounting.running),
         heap_trimmer=HeapTrimmer(bodies),
         watchdog=Watchdog(runtime.recorder, limit=MAX_BACKOFF + 2 * settings.storage.settle_timeout),
         stats=stats,

@@ -25,6 +25,7 @@ Scope = Literal[
     "messages.count_tokens",
     "responses",
     "responses.input_tokens",
+    "responses.compact",
     "gemini.generate_content",
     "gemini.count_tokens",
     "completions",

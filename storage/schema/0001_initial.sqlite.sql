@@ -434,6 +434,13 @@ CREATE TABLE wallets (
     revision INTEGER NOT NULL -- number of entries that are not charges
 ) STRICT;
 
+-- What requests that run for more than a second have used so far. At startup they are settled with it.
+CREATE TABLE open_requests (
+    id TEXT NOT NULL PRIMARY KEY, -- of the usage row
+    at INTEGER NOT NULL,
+    usage TEXT NOT NULL -- JSON object: the usage row
+) STRICT, WITHOUT ROWID;
+
 -- Named leases. The holder of "limits" is the only instance that grants requests; it renews the lease.
 CREATE TABLE leases (
     name TEXT NOT NULL PRIMARY KEY,

@@ -182,6 +182,7 @@ POST /v1/chat/completions
 POST /v1/messages
 POST /v1/messages/count_tokens
 POST /v1/responses
+POST /v1/responses/compact
 POST /v1/responses/input_tokens
 GET /v1/responses/{id}
 DELETE /v1/responses/{id}
