@@ -280,34 +280,14 @@ INSERT_POSTGRES = (
 
 
 async def select_page(
-    connection: Connection,
-    before: tuple[int, str],
-    limit: int,
-    user_id: str | None = None,
-    key_id: str | None = None,
+    connection: Connection, before: tuple[int, str], limit: int, user_id: str | None = None
 ) -> list[UsageRow]:
-    """Rows below the position `(at, id)`, newest first: all, those of a user, or those of one of the user's
-    keys.
-
-    Raises ValueError for a key without its user.
-    """
+    """Rows below the position `(at, id)`, newest first: all, or those of a user."""
     at, id_ = before
     if user_id is None:
-        if key_id is not None:
-            raise ValueError("the rows of a key need the key's user_id")
-        return [usage_row(row) for row in await connection.all(SELECT_ALL, at=at, id=id_, limit=limit)]
-    if key_id is not None:
-        return await _select_key_page(connection, before, limit, user_id, key_id)
-    rows = await connection.all(SELECT_OF_USER, at=at, id=id_, limit=limit, user_id=user_id)
-    return [usage_row(row) for row in rows]
-
-
-async def _select_key_page(
-    connection: Connection, before: tuple[int, str], limit: int, user_id: str, key_id: str
-) -> list[UsageRow]:
-    rows = await connection.all(
-        SELECT_OF_KEY, at=before[0], id=before[1], limit=limit, user_id=user_id, key_id=key_id
-    )
+        rows = await connection.all(SELECT_ALL, at=at, id=id_, limit=limit)
+    else:
+        rows = await connection.all(SELECT_OF_USER, at=at, id=id_, limit=limit, user_id=user_id)
     return [usage_row(row) for row in rows]
 
 
@@ -323,9 +303,6 @@ def usage_row(row: Row) -> UsageRow:
 _BELOW = " (at, id) < (:at, :id) ORDER BY at DESC, id DESC LIMIT :limit"
 SELECT_ONE = "SELECT" + USAGE_COLUMNS + "FROM usage WHERE at = :at AND id = :id"
 SELECT_ALL = "SELECT" + USAGE_COLUMNS + "FROM usage WHERE" + _BELOW
-SELECT_OF_KEY = (
-    "SELECT" + USAGE_COLUMNS + "FROM usage WHERE user_id = :user_id AND key_id = :key_id AND" + _BELOW
-)
 SELECT_OF_USER = "SELECT" + USAGE_COLUMNS + "FROM usage WHERE user_id = :user_id AND" + _BELOW
 
 

@@ -13,12 +13,10 @@ from storage.keys import select_key_names
 from storage.receipts import select_receipt
 from storage.usage import (
     DAY,
-    LATEST,
     Grouping,
     StatsQuery,
     StatsRow,
     UsageRow,
-    select_page,
     select_stats,
     select_usage,
 )
@@ -98,7 +96,8 @@ async def _select_figures(connection: Connection, query: SeriesQuery, latest: in
     before = replace(query, since=2 * query.since - query.until, until=query.since, group="none")
     newest: Sequence[UsageRow] = ()
     if latest:
-        newest = await select_page(connection, LATEST, latest, query.user_id, query.key_id or None)
+        search = RequestSearch(query.user_id or "", key_id=query.key_id)
+        newest = (await search_requests(connection, search, latest)).rows
     return UsageFigures(
         rows=await select_series(connection, query),
         before=await select_series(connection, before),

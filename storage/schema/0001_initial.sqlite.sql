@@ -223,7 +223,6 @@ CREATE TABLE usage (
     PRIMARY KEY (at, id)
 ) STRICT, WITHOUT ROWID;
 
-CREATE INDEX usage_user_key ON usage (user_id, key_id, at);
 CREATE INDEX usage_user ON usage (user_id, at, id);
 
 -- How a request was routed. The ids are those of the usage rows, and UUIDv7, so that they are in the order of time.

@@ -166,24 +166,17 @@ async def test_usage_pages_contain_each_row_once(store: Store) -> None:
         for serial in range(60)
     ]
     await store.write(insert_batch, rows)
-    for user_id, key_id in [(None, None), ("user-0", None), ("user-1", "key-3"), ("user-9", None)]:
+    for user_id in (None, "user-0", "user-9"):
         wanted = [
-            row
-            for row in sorted(rows, key=astuple_key, reverse=True)
-            if user_id in (None, row.user_id) and key_id in (None, row.key_id)
+            row for row in sorted(rows, key=astuple_key, reverse=True) if user_id in (None, row.user_id)
         ]
         seen: list[UsageRow] = []
         before = LATEST
-        while page := await store.read(select_page, before, 7, user_id, key_id):
+        while page := await store.read(select_page, before, 7, user_id):
             assert len(page) <= 7
             seen += page
             before = astuple_key(page[-1])
         assert seen == wanted
-
-
-async def test_usage_page_of_key_needs_its_owner(store: Store) -> None:
-    with pytest.raises(ValueError, match="user_id"):
-        await store.read(select_page, LATEST, 10, None, "key-1")
 
 
 def stats(label: object, requests: int, errors: int = 0) -> StatsRow:
@@ -277,16 +270,15 @@ async def test_usage_queries_use_an_index(sqlite_url: str) -> None:
             at=1,
             id="",
         )
-        of_key = await connection.all(
-            "EXPLAIN QUERY PLAN SELECT model FROM usage WHERE user_id = :user AND key_id = :key"
+        of_user = await connection.all(
+            "EXPLAIN QUERY PLAN SELECT model FROM usage WHERE user_id = :user"
             " AND (at, id) < (:at, :id) ORDER BY at DESC, id DESC LIMIT 10",
             user="",
-            key="",
             at=1,
             id="",
         )
         recent = await connection.all("EXPLAIN QUERY PLAN" + SELECT_RECENT, since=0, until=1, ended=0)
-        return [row[3] for row in (*from_log, *of_key, *recent) if "usage" in row[3]]
+        return [row[3] for row in (*from_log, *of_user, *recent) if "usage" in row[3]]
 
     async def sums(connection: Connection, *, of_user: bool) -> list[str]:
         statements = (SUM_HOURS_OF_USER, SUM_DAYS_OF_USER) if of_user else (SUM_HOURS, SUM_DAYS)
