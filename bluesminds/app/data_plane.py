@@ -41,7 +41,6 @@ from bluesminds.gateway.passthrough.handler import PassthroughHandler
 from bluesminds.gateway.passthrough.runner import RelayRunner
 from bluesminds.gateway.pipeline import Gateway
 from bluesminds.gateway.prices.book import PriceBook, PriceRegistry
-from bluesminds.gateway.probe import probe
 from bluesminds.gateway.recorder import Recorder
 from bluesminds.gateway.relay import Relay
 from bluesminds.gateway.response_cache import CacheResult, ResponseCache
@@ -51,6 +50,7 @@ from bluesminds.gateway.routing.load import LoadRegistry
 from bluesminds.gateway.routing.policies import Balancer
 from bluesminds.gateway.routing.rotation import RotationRegistry
 from bluesminds.gateway.server_objects import ServerObjects
+from bluesminds.gateway.server_test import test_server
 from bluesminds.gateway.sockets.realtime import RealtimeSessions
 from bluesminds.gateway.sockets.responses import ResponsesSessions
 from bluesminds.gateway.spool import SpoolSpace
@@ -311,7 +311,7 @@ def _build_control(
         server_status=routing.health_checker.status,
         servers_changed=routing.servers_changed,
         test_server=partial(
-            probe, services.pool, seconds=services.settings.upstream.probe_timeout, list_models=True
+            test_server, services.pool, services.clock, seconds=services.settings.upstream.probe_timeout
         ),
         price_book=routing.price_book,
         prices_changed=routing.prices_changed,

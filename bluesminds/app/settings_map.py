@@ -156,6 +156,7 @@ def configured_server(row: ServerSettings, *, demo_url: str, keyless: bool) -> S
         passthrough_paths=row.passthrough_paths,
         region=row.region or "",
         tags=row.tags,
+        mode=row.mode,
     )
 
 

@@ -15,6 +15,8 @@ from msgspec import Meta, Struct, structs
 from bluesminds.common.errors import Unavailable
 from bluesminds.common.networks import Networks
 
+# A draining server gets no new requests, except those that refer to something stored there.
+ServerMode = Literal["active", "draining", "off"]
 UsageSource = Literal["upstream", "estimated", "cache", "none"]
 # What a key may be limited to: the operations of the data plane, listing models, and relayed requests.
 Scope = Literal[
@@ -208,6 +210,7 @@ class Server(Struct, frozen=True):
     passthrough_paths: tuple[str, ...] = ()
     region: str = ""
     tags: tuple[str, ...] = ()
+    mode: ServerMode = "active"
 
     def __repr__(self) -> str:
         return f"Server({self.name!r}, {self.dialect!r})"

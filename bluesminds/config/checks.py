@@ -270,7 +270,7 @@ def _is_day(text: str) -> bool:
 
 
 def _check_keyless(settings: Settings) -> Iterator[Finding]:
-    marked = any(server.keyless and server.enabled for server in settings.servers)
+    marked = any(server.keyless and server.mode != "off" for server in settings.servers)
     if settings.keyless.enabled and not marked:
         yield Finding(
             (("keyless", "enabled"),),

@@ -9,6 +9,7 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta, Struct
 
 from bluesminds.common.routes import FALLBACK_ON, FallbackReason, Need, Policy
+from bluesminds.common.values import ServerMode
 from bluesminds.config.values import Secret
 
 DAY: Final = 86_400.0
@@ -530,7 +531,7 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     passthrough_paths: RelayPaths = ()
     region: Region | None = None
     tags: Tags = ()
-    enabled: bool = True
+    mode: ServerMode = "active"
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

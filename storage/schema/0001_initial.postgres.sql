@@ -98,7 +98,7 @@ CREATE TABLE servers (
     passthrough_paths TEXT NOT NULL, -- JSON list of paths
     region TEXT NOT NULL, -- '' for none
     tags TEXT NOT NULL, -- JSON list of names
-    enabled BIGINT NOT NULL CHECK (enabled IN (0, 1)),
+    mode TEXT NOT NULL CHECK (mode IN ('active', 'draining', 'off')),
     created_at BIGINT NOT NULL,
     updated_at BIGINT NOT NULL
 );

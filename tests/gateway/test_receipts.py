@@ -26,7 +26,7 @@ PRICES = [{"model": "m", "input_usd": "1", "output_usd": "2", "max_output_tokens
 def start(nursery: trio.Nursery, home: Path, models: ModelServer, second: ModelServer) -> Start:
     async def start(**sections: Any) -> Gateway:
         servers = [entry("one", models.url), entry("two", second.url, priority=1)]
-        servers.append(entry("gone", second.url, enabled=False))
+        servers.append(entry("gone", second.url, mode="off"))
         return await gateways.start(nursery, home, servers=servers, **sections)
 
     return start

@@ -57,6 +57,7 @@ class ModelCatalog:
         self._servers_by_name: dict[str, Server] = {}
         self._listing: set[str] = set()  # servers whose models are known
         self._servers_by_model: dict[str, list[Server]] = {}
+        self._all_by_model: dict[str, list[Server]] = {}  # with those that are draining
         self._rows: dict[str, ModelRow] = {}
         self.unlisted = 0  # servers without a known model
         for server in self.servers:
@@ -68,6 +69,9 @@ class ModelCatalog:
             if rows:
                 self._listing.add(server.name)
             for row in {row.id: row for row in rows}.values():
+                self._all_by_model.setdefault(row.id, []).append(server)
+                if server.mode == "draining":
+                    continue
                 self._servers_by_model.setdefault(row.id, []).append(server)
                 self._rows[row.id] = _merge_rows(self._rows.get(row.id), row)
         priced = {
@@ -106,7 +110,9 @@ class ModelCatalog:
 
     def may_offer(self, server: str, model: str) -> bool:
         """False if the models of the server are known, and this one is not among them."""
-        return server not in self._listing or any(one.name == server for one in self.servers_for(model))
+        return server not in self._listing or any(
+            one.name == server for one in self.servers_for(model, draining=True)
+        )
 
     def label(self, model: str) -> str:
         """The model in metrics. Names that clients invent below a prefix have that of its route."""
@@ -115,8 +121,9 @@ class ModelCatalog:
         route = next(self.routes.matches(model), None)
         return model if route is None else route.model
 
-    def servers_for(self, model: str) -> Sequence[Server]:
-        return self._servers_by_model.get(model, ())
+    def servers_for(self, model: str, *, draining: bool = False) -> Sequence[Server]:
+        """`draining`: with the servers that get no new requests."""
+        return (self._all_by_model if draining else self._servers_by_model).get(model, ())
 
     def models(self) -> Sequence[ModelRow]:
         """All models, and the names of routes, sorted by name."""

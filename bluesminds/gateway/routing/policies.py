@@ -41,7 +41,7 @@ def select_targets(
     Raises NotFound for an unknown model, and if no server of the model has the endpoint or is in `only`. The
     result may be empty for an operation that the gateway can estimate.
     """
-    servers = catalog.servers_for(model)
+    servers = catalog.servers_for(model, draining=only is not None)
     if not servers:
         raise _not_found(catalog, model)
     if only is not None:

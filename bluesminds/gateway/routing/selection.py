@@ -18,7 +18,8 @@ from bluesminds.gateway.routing.plans import Target, make_plan
 DropReason = Literal[
     "model_not_allowed",  # the API key may not use this fallback model
     "unknown_model",  # no server offers this fallback model
-    "unknown_server",  # the server does not exist, or is not enabled
+    "unknown_server",  # the server does not exist, or is off
+    "draining",  # the server gets no new requests
     "requirement",  # the server does not have the region or the tags that the request requires
     "other_server",  # what the request refers to is at another server
     "no_endpoint",  # the server does not have the endpoint, also not by translation
@@ -169,7 +170,10 @@ class _Search(Struct):
         listed: list[Candidate] = []
         unlisted: list[Candidate] = []
         specs = route.targets if route is not None else ()
-        for spec in specs or [RouteTarget(server.name) for server in self.catalog.servers_for(name)]:
+        for spec in specs or [
+            RouteTarget(server.name)
+            for server in self.catalog.servers_for(name, draining=self.only is not None)
+        ]:
             found = self._candidate(spec, name)
             if isinstance(found, str):
                 self.dropped.append(Dropped(name, spec.server, found))
@@ -190,6 +194,8 @@ class _Search(Struct):
         server = self.catalog.server(spec.server)
         if server is None:
             return "requirement" if spec.server in self.catalog.excluded else "unknown_server"
+        if self.only is None and server.mode == "draining":
+            return "draining"
         if self.only is not None and spec.server not in self.only:
             return "other_server"
         plan = make_plan(self.operation, server)

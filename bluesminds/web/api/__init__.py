@@ -9,11 +9,11 @@ from bluesminds.common.clock import Clock
 from bluesminds.common.routes import ModelRoute
 from bluesminds.common.values import InUse, Server
 from bluesminds.gateway.prices.book import PriceBook
-from bluesminds.gateway.probe import ProbeResult
 from bluesminds.gateway.routing.catalog import ModelCatalog
 from bluesminds.gateway.routing.explain import Explanation, RouteQuestion
 from bluesminds.gateway.routing.fleet import FleetHealth
 from bluesminds.gateway.routing.health import ServerStatus
+from bluesminds.gateway.server_test import ServerTest
 from bluesminds.web.api import (
     audit,
     auth,
@@ -49,7 +49,8 @@ class GatewayControls(Struct, frozen=True):
     """The status of the server with this name."""
     servers_changed: Callable[[], Awaitable[None]]
     """Called after a change of the servers in the database."""
-    test_server: Callable[[Server], Awaitable[ProbeResult]]
+    test_server: Callable[[Server, str | None], Awaitable[ServerTest]]
+    """Tests a server with a model, or with one of its own."""
     price_book: Callable[[], Awaitable[PriceBook]]
     """The prices in use."""
     prices_changed: Callable[[], Awaitable[None]]
