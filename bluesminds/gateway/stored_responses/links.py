@@ -26,7 +26,7 @@ from bluesminds.wire.json_text import ABSENT, NOT_JSON, Fields
 from bluesminds.wire.requests import read_body
 from bluesminds.wire.responses_items import input_items, referenced_ids, with_history, with_references
 
-_LINKED: Final = ("responses", "input_tokens")  # formats whose requests can continue others
+_LINKED: Final = ("responses", "input_tokens", "compact")  # formats whose requests can continue others
 # What fields that name objects at servers contain. An escape may hide it.
 _MARKS: Final = (b"file_id", b"container", b"vector_store", b"\\u")
 

@@ -88,6 +88,15 @@ class InputTokensRequestSchema(Struct, kw_only=True):
     instructions: str | None = None
 
 
+class CompactRequestSchema(Struct, kw_only=True):
+    """All other fields are forwarded to servers with this endpoint."""
+
+    model: str
+    input: Annotated[Any, Meta(examples=["Say hello."])] = None
+    instructions: str | None = None
+    previous_response_id: str | None = None
+
+
 class GeminiConfigSchema(Struct, kw_only=True, rename="camel"):
     """Other fields are forwarded."""
 
@@ -280,6 +289,16 @@ class InputTokensSchema(Struct):
 
     input_tokens: int
     object: Literal["response.input_tokens"] = "response.input_tokens"
+
+
+class CompactedResponseSchema(Struct):
+    """`output` takes the place of the conversation in later requests."""
+
+    id: str
+    created_at: int
+    output: list[dict[str, Any]]
+    usage: ResponsesUsageSchema
+    object: Literal["response.compaction"] = "response.compaction"
 
 
 class DeletedResponseSchema(Struct):
@@ -491,6 +510,7 @@ _BODIES: Final[Mapping[FormatName, tuple[type[Struct] | None, type[Struct] | Non
     "count_tokens": (CountTokensRequestSchema, TokenCountSchema),
     "responses": (ResponsesRequestSchema, ResponseObjectSchema),
     "input_tokens": (InputTokensRequestSchema, InputTokensSchema),
+    "compact": (CompactRequestSchema, CompactedResponseSchema),
     "gemini": (GeminiRequestSchema, GeminiResponseSchema),
     "gemini_count_tokens": (GeminiCountRequestSchema, GeminiTokenCountSchema),
     "completions": (CompletionRequestSchema, CompletionSchema),

@@ -147,7 +147,7 @@ async def test_response_that_is_not_stored_is_continued_on_its_connection(
         ("[]", "invalid_json", None),
         ('{"type":"response.steer"}', "invalid_value", "type"),
         ('{"type":"response.create","input":"x"}', "invalid_value", "model"),
-        ('{"type":"response.create","model":"m","input":"x","generate":false}', "invalid_value", "generate"),
+        ('{"type":"response.create","input":"x","generate":false}', "invalid_value", "model"),
         ('{"type":"response.create","model":"none","input":"x"}', "model_not_found", "model"),
     ],
 )
