@@ -540,6 +540,8 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     region: Region | None = None
     tags: Tags = ()
     mode: ServerMode = "active"
+    max_concurrency: CountOrZero = 0
+    rpm: CountOrZero = 0
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

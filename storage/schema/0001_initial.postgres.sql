@@ -99,6 +99,8 @@ CREATE TABLE servers (
     region TEXT NOT NULL, -- '' for none
     tags TEXT NOT NULL, -- JSON list of names
     mode TEXT NOT NULL CHECK (mode IN ('active', 'draining', 'off')),
+    max_concurrency BIGINT NOT NULL, -- 0 for no cap
+    rpm BIGINT NOT NULL, -- 0 for no cap
     created_at BIGINT NOT NULL,
     updated_at BIGINT NOT NULL
 );

@@ -99,6 +99,8 @@ CREATE TABLE servers (
     region TEXT NOT NULL, -- '' for none
     tags TEXT NOT NULL, -- JSON list of names
     mode TEXT NOT NULL CHECK (mode IN ('active', 'draining', 'off')),
+    max_concurrency INTEGER NOT NULL, -- 0 for no cap
+    rpm INTEGER NOT NULL, -- 0 for no cap
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL
 ) STRICT;
