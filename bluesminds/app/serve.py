@@ -125,6 +125,7 @@ def _start_tasks(
         ("idle_sweeper", data_plane.idle_sweeper.run),
         ("open_requests", data_plane.open_requests.run),
         ("heap_trimmer", data_plane.heap_trimmer.run),
+        ("traffic", data_plane.traffic.run),
         ("lease", runtime.lease.run),
         ("mail_queue", services.mail_queue.run),
         ("cleanup", services.cleanup.run),

@@ -276,6 +276,11 @@ class UsageAccounting(Struct, frozen=True):
             metrics.tokens[label, "input"] += row.input_tokens
         if row.output_tokens:
             metrics.tokens[label, "output"] += row.output_tokens
+            if row.streamed and row.first_byte_ms is not None and row.duration_ms > row.first_byte_ms:
+                seconds = (row.duration_ms - row.first_byte_ms) / 1000
+                metrics.token_rate[row.endpoint].observe(row.output_tokens / seconds)
+        if row.outcome not in ("ok", "stopped"):
+            metrics.errors[(row.outcome,)] += 1
         if row.cost_nano is None and row.usage_source in ("upstream", "estimated"):
             metrics.unpriced[label] += 1
         if self.log_requests:
@@ -295,6 +300,8 @@ class UsageAccounting(Struct, frozen=True):
         `model` is the client's text, so it is no label.
         """
         self.metrics.requests[context.endpoint, "", "", str(status)] += 1
+        if code is not None:
+            self.metrics.errors[(code,)] += 1
         if self.log_requests:
             self.log.info(
                 "request",
