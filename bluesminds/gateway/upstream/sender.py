@@ -427,6 +427,8 @@ class Sender:
         if endpoint is None or endpoint.server is not server:
             endpoint = self._endpoints[server.name] = UpstreamEndpoint.to(server)
             self._learned = {pair: known for pair, known in self._learned.items() if pair[0] != server.name}
+        if call.stand_ins:
+            return structs.replace(endpoint, stand_ins=call.stand_ins)
         return endpoint.with_key(call.context.credential or "") if call.own_key else endpoint
 
 
