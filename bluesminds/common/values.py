@@ -212,6 +212,8 @@ class Server(Struct, frozen=True):
     region: str = ""
     tags: tuple[str, ...] = ()
     mode: ServerMode = "active"
+    max_concurrency: int = 0  # requests at once; 0: no cap
+    rpm: int = 0  # requests in any 60 s; 0: no cap
 
     def __repr__(self) -> str:
         return f"Server({self.name!r}, {self.dialect!r})"

@@ -12,7 +12,7 @@ from bluesminds.gateway.operations import GEMINI_MODELS, OPERATIONS, ApiName, Op
 from bluesminds.web.docs.openapi import JSON, OpenAPIOperation
 from bluesminds.wire.base import FormatName
 from bluesminds.wire.models import ModelRow, write_model
-from bluesminds.wire.requests import Choices, StreamOptions, Tokens
+from bluesminds.wire.requests import Choices, StreamOptions, Tokens, UsageOptions
 
 EVENTS: Final = "text/event-stream"
 
@@ -35,6 +35,7 @@ class GenerationRequestSchema(Struct, kw_only=True):
     model: str
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    usage: UsageOptions | None = None
     max_tokens: Tokens | None = None
     n: Choices | None = None
     best_of: Choices | None = None
