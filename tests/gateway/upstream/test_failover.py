@@ -166,7 +166,8 @@ async def test_last_failure_of_all_servers_is_returned(
     nursery: trio.Nursery, home: Path, models: ModelServer, body: dict[str, Any]
 ) -> None:
     servers = [entry("one", models.url, api_key="sk-upstream")]
-    impatient = await gateways.start(nursery, home, servers=servers, upstream=IMPATIENT | {"attempts": 1})
+    upstream = IMPATIENT | {"attempts": 1, "eject_after": len(ENDINGS) + 1}
+    impatient = await gateways.start(nursery, home, servers=servers, upstream=upstream)
     for plan, status, code, words in ENDINGS:
         models.plan(plan)
         answer = await impatient.chat(body)
