@@ -24,7 +24,7 @@ from bluesminds.gateway.recorder import Batch, Recorder
 from bluesminds.gateway.routing.plans import Target
 from bluesminds.wire.base import Stage
 from bluesminds.wire.media import Opaque
-from bluesminds.wire.usage import settle_usage
+from bluesminds.wire.usage import add_usage, settle_usage
 from storage.receipts import ReceiptRow
 from storage.usage import UsageRow
 
@@ -46,6 +46,7 @@ class UsageEntry:
         self._reservation = reservation
         self._batch: Batch | None = None
         self._stage: Stage | None = None
+        self._earlier: list[tuple[Target | None, Usage]] = []  # attempts whose stream went on elsewhere
         self.attempts: tuple[str, ...] = ()
         self.target: Target | None = None
         self.label = call.model
@@ -85,6 +86,18 @@ class UsageEntry:
         self.first_byte = trio.current_time()
         self._stage = stage
 
+    def fail_attempt(self, reason: str) -> None:
+        """The stream of the last attempt has failed."""
+        if self.trail is not None:
+            self.trail.fail(reason)
+
+    def replace_stage(self, stage: Stage, failed: Target | None, usage: Usage) -> None:
+        """The stream goes on at another server. `failed` is the target that has failed, and `usage` what it
+        has used.
+        """
+        self._stage = stage
+        self._earlier.append((failed, usage))
+
     def finish(self, status: int, outcome: str, usage: Usage) -> None:
         """Settle. Outcomes: ok, client_error, upstream_error, cut, timeout, client_gone, internal."""
         if self._batch is not None:
@@ -93,12 +106,22 @@ class UsageEntry:
         estimator = self._accounting.estimator
         model, target = self._call.model, self.target
         self.cost = estimator.cost((target and target.priced_as) or model, usage)
+        last, usage = usage, self._add_earlier(usage) if self._earlier else usage
         receipt = None if self.trail is None else self._receipt(self.trail, usage)
         self._reservation.settle((usage.input or 0) + (usage.output or 0), self.cost or 0)
-        estimator.learn((target and target.serves) or model, self._call.facts.text_bytes, usage)
+        estimator.learn((target and target.serves) or model, self._call.facts.text_bytes, last)
         row = self._row(status, outcome, usage)
         self._batch = self._accounting.recorder.record(row, receipt)
         self._accounting.observe(row, self._call.context, self.label)
+
+    def _add_earlier(self, usage: Usage) -> Usage:
+        """The usage of all attempts; adds their cost, each at the price of its own target."""
+        estimator = self._accounting.estimator
+        for target, used in self._earlier:
+            cost = estimator.cost((target and target.priced_as) or self._call.model, used)
+            self.cost = None if self.cost is None or cost is None else self.cost + cost
+            usage = add_usage(usage, used)
+        return usage
 
     def close(self, status: int, outcome: str) -> None:
         """Settle with the usage so far, unless the request is settled already."""
