@@ -30,7 +30,7 @@ BUILD_VENV ?= .venv-build
 BUILD      := $(BUILD_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-process test-load test-agents lint types bench binary selftest lock clean
+.PHONY: help setup run test test-process test-load test-agents lint types bench prices binary selftest lock clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-12s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -103,6 +103,11 @@ types: $(STAMP) ## Check types
 bench: $(STAMP) ## Measure against a FastAPI proxy and nginx
 	$(BIN)/python -m bench $(ARGS)
 
+prices: $(STAMP) ## Build the table of prices again and show what has changed
+	rm -rf build/prices
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes --requirement packaging/locks/prices.lock --dest build/prices
+	$(BIN)/python packaging/prices.py build/prices/*.whl
+
 binary: ## Build dist/bluesminds and the tarball
 	@command -v objdump >/dev/null || { echo "error: objdump is missing: install binutils (apt install binutils)" >&2; exit 1; }
 	@$(MAKE) --no-print-directory $(BUILD)
@@ -116,6 +121,7 @@ lock: ## Pin the versions of all dependencies again (needs uv and npm)
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml --group dev --group build --group bench -c packaging/locks/run.lock -o packaging/locks/dev.lock
 	uv pip compile -q --python-version 3.11 --generate-hashes --no-header --no-annotate --group litellm -o packaging/locks/litellm.lock
 	uv pip compile -q --python-version 3.11 --generate-hashes --no-header --no-annotate --group langchain -o packaging/locks/langchain.lock
+	uv pip compile -q --no-deps --python-version 3.11 --generate-hashes --no-header --no-annotate --group prices -c packaging/locks/litellm.lock -o packaging/locks/prices.lock
 	npm install --prefix $(NODE_CLIENTS) --package-lock-only
 	npm install --prefix tests/process/agents --package-lock-only
 

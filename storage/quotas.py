@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from storage.base import Connection
 from storage.keys import KeyHolder, select_key_by_digest
+from storage.ledger import WalletRow, select_wallet
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +59,16 @@ async def select_quotas(connection: Connection, subjects: Sequence[str]) -> dict
 
 async def select_holder_with_quotas(
     connection: Connection, digest: bytes
-) -> tuple[KeyHolder, QuotaRow | None, QuotaRow | None] | None:
-    """The key with this digest, its counters and those of its user; None if there is no such key."""
+) -> tuple[KeyHolder, QuotaRow | None, QuotaRow | None, WalletRow | None] | None:
+    """The key with this digest, its counters, those of its user, and the user's wallet; None if there is no
+    such key.
+    """
     holder = await select_key_by_digest(connection, digest)
     if holder is None:
         return None
     key = await select_quota(connection, f"key:{holder.key.id}")
-    return holder, key, await select_quota(connection, f"user:{holder.key.user_id}")
+    user = await select_quota(connection, f"user:{holder.key.user_id}")
+    return holder, key, user, await select_wallet(connection, holder.key.user_id)
 
 
 async def select_recent(connection: Connection, now: int, *, within: int, longest: int) -> list[RecentUse]:

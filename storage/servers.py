@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from storage.base import Connection, Row
 
@@ -26,7 +27,7 @@ class ServerRow:
     passthrough_paths: tuple[str, ...]
     region: str
     tags: tuple[str, ...]
-    enabled: bool
+    mode: Literal["active", "draining", "off"]
     created_at: int
     updated_at: int
 
@@ -37,10 +38,10 @@ async def insert_server(connection: Connection, server: ServerRow) -> None:
         """
         INSERT INTO servers (
             id, name, vendor, dialect, url, sealed_api_key, api_version, sealed_headers, models, weight,
-            priority, passthrough, passthrough_paths, region, tags, enabled, created_at, updated_at
+            priority, passthrough, passthrough_paths, region, tags, mode, created_at, updated_at
         ) VALUES (
             :id, :name, :vendor, :dialect, :url, :sealed_api_key, :api_version, :sealed_headers, :models,
-            :weight, :priority, :passthrough, :passthrough_paths, :region, :tags, :enabled, :created_at,
+            :weight, :priority, :passthrough, :passthrough_paths, :region, :tags, :mode, :created_at,
             :updated_at
         )
         """,
@@ -59,7 +60,7 @@ async def insert_server(connection: Connection, server: ServerRow) -> None:
         passthrough_paths=json.dumps(server.passthrough_paths),
         region=server.region,
         tags=json.dumps(server.tags),
-        enabled=int(server.enabled),
+        mode=server.mode,
         created_at=server.created_at,
         updated_at=server.updated_at,
     )
@@ -71,7 +72,7 @@ async def select_servers(connection: Connection) -> Sequence[ServerRow]:
         """
         SELECT
             id, name, vendor, dialect, url, sealed_api_key, api_version, sealed_headers, models, weight,
-            priority, passthrough, passthrough_paths, region, tags, enabled, created_at, updated_at
+            priority, passthrough, passthrough_paths, region, tags, mode, created_at, updated_at
         FROM servers ORDER BY name
         """
     )
@@ -83,7 +84,7 @@ async def select_server(connection: Connection, name: str) -> ServerRow | None:
         """
         SELECT
             id, name, vendor, dialect, url, sealed_api_key, api_version, sealed_headers, models, weight,
-            priority, passthrough, passthrough_paths, region, tags, enabled, created_at, updated_at
+            priority, passthrough, passthrough_paths, region, tags, mode, created_at, updated_at
         FROM servers WHERE name = :name
         """,
         name=name,
@@ -100,7 +101,7 @@ async def update_server(connection: Connection, server: ServerRow) -> bool:
             api_version = :api_version, sealed_headers = :sealed_headers, models = :models, weight = :weight,
             priority = :priority, passthrough = :passthrough, passthrough_paths = :passthrough_paths,
             region = :region, tags = :tags,
-            enabled = :enabled, updated_at = :updated_at
+            mode = :mode, updated_at = :updated_at
         WHERE id = :id
         """,
         id=server.id,
@@ -118,7 +119,7 @@ async def update_server(connection: Connection, server: ServerRow) -> bool:
         passthrough_paths=json.dumps(server.passthrough_paths),
         region=server.region,
         tags=json.dumps(server.tags),
-        enabled=int(server.enabled),
+        mode=server.mode,
         updated_at=server.updated_at,
     )
     return changed == 1
@@ -133,7 +134,6 @@ _MODELS = ServerRow.__slots__.index("models")
 _PASSTHROUGH = ServerRow.__slots__.index("passthrough")
 _PASSTHROUGH_PATHS = ServerRow.__slots__.index("passthrough_paths")
 _TAGS = ServerRow.__slots__.index("tags")
-_ENABLED = ServerRow.__slots__.index("enabled")
 
 
 def _server_row(row: Row) -> ServerRow:
@@ -142,5 +142,4 @@ def _server_row(row: Row) -> ServerRow:
     values[_PASSTHROUGH] = bool(values[_PASSTHROUGH])
     values[_PASSTHROUGH_PATHS] = tuple(json.loads(values[_PASSTHROUGH_PATHS]))
     values[_TAGS] = tuple(json.loads(values[_TAGS]))
-    values[_ENABLED] = bool(values[_ENABLED])
     return ServerRow(*values)

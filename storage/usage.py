@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, LiteralString
 
 from storage.base import Connection, Row
+from storage.ledger import REVENUE, LedgerRow, post, wallet_account
 from storage.receipts import ReceiptRow
 
 HOUR = 3_600_000  # milliseconds
@@ -23,8 +24,9 @@ class UsageRow:
     """One request that was answered.
 
     `at`, `first_byte_ms`, `duration_ms` and `audio_ms` (of the audio that was read) are milliseconds.
-    `cost_nano` is nano-USD, None if the model has no price. `day` and `month` name the periods of the limits
-    that the request counts in.
+    `cost_nano` is nano-USD, None if the model has no price; `price_version` is then "".
+    `charged_nano` was paid with prepaid credit, None if the account has none. `day` and `month` name the
+    periods of the limits that the request counts in.
     """
 
     id: str
@@ -55,6 +57,8 @@ class UsageRow:
     first_byte_ms: int | None
     duration_ms: int
     cost_nano: int | None
+    price_version: str
+    charged_nano: int | None
     day: str
     month: str
 
@@ -107,9 +111,14 @@ class StatsQuery:
 async def insert_batch(
     connection: Connection, rows: Sequence[UsageRow], receipts: Sequence[ReceiptRow] = ()
 ) -> None:
-    """Insert the rows with their receipts, and add the rows to the sums. This commits and ends the unit."""
+    """Insert the rows with their receipts, add the rows to the sums, and charge those that are paid with
+    prepaid credit. This commits and ends the unit.
+    """
     if not rows:
         return
+    charges = [_charge(row) for row in rows if row.charged_nano]
+    if charges:
+        await post(connection, charges)
     if connection.engine == "sqlite":
         await connection.many(INSERT_SQLITE, rows, also=(INSERT_RECEIPTS, receipts), final=True)
     else:
@@ -128,12 +137,26 @@ async def select_usage(connection: Connection, at: int, request: str) -> UsageRo
     return None if row is None else usage_row(row)
 
 
+def _charge(row: UsageRow) -> LedgerRow:
+    return LedgerRow(
+        id=f"charge:{row.id}",
+        at=row.at,
+        kind="charge",
+        debit=wallet_account(row.user_id),
+        credit=REVENUE,
+        amount_nano=row.charged_nano or 0,
+        user_id=row.user_id,
+        reference=row.id,
+        detail="{}",
+    )
+
+
 USAGE_COLUMNS = """
     id, at, request_id, key_id, user_id, endpoint, model, server, status, outcome, streamed, attempts,
     input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens,
     audio_input_tokens, audio_output_tokens, image_input_tokens, image_output_tokens,
     images, audio_ms, characters, usage_source,
-    first_byte_ms, duration_ms, cost_nano, day, month
+    first_byte_ms, duration_ms, cost_nano, price_version, charged_nano, day, month
 """
 _INSERT = "INSERT INTO usage (" + USAGE_COLUMNS + ")"
 
@@ -144,7 +167,8 @@ INSERT_SQLITE = (
         :id, :at, :request_id, :key_id, :user_id, :endpoint, :model, :server, :status, :outcome, :streamed,
         :attempts, :input_tokens, :output_tokens, :cache_read_tokens, :cache_write_tokens, :reasoning_tokens,
         :audio_input_tokens, :audio_output_tokens, :image_input_tokens, :image_output_tokens,
-        :images, :audio_ms, :characters, :usage_source, :first_byte_ms, :duration_ms, :cost_nano, :day, :month
+        :images, :audio_ms, :characters, :usage_source, :first_byte_ms, :duration_ms, :cost_nano,
+        :price_version, :charged_nano, :day, :month
     )
     ON CONFLICT DO NOTHING
     """
@@ -157,7 +181,7 @@ INSERT_RECEIPTS: LiteralString = (
 # Rows of the sums are locked in the order of their keys, so that two instances cannot deadlock.
 _SUM_ROWS: LiteralString = """
         key_id, user_id, model, server,
-        count(*), count(*) FILTER (WHERE outcome NOT IN ('ok', 'client_gone')),
+        count(*), count(*) FILTER (WHERE outcome NOT IN ('ok', 'client_gone', 'stopped')),
         coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0),
         coalesce(sum(cache_read_tokens), 0), coalesce(sum(cache_write_tokens), 0),
         coalesce(sum(reasoning_tokens), 0),
@@ -200,7 +224,7 @@ INSERT_POSTGRES = (
             :audio_input_tokens::bigint[], :audio_output_tokens::bigint[], :image_input_tokens::bigint[],
             :image_output_tokens::bigint[], :images::bigint[], :audio_ms::bigint[], :characters::bigint[],
             :usage_source::text[], :first_byte_ms::bigint[], :duration_ms::bigint[], :cost_nano::bigint[],
-            :day::text[], :month::text[]
+            :price_version::text[], :charged_nano::bigint[], :day::text[], :month::text[]
         )
         ON CONFLICT DO NOTHING
         RETURNING *

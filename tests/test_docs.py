@@ -22,6 +22,7 @@ import trio
 from bluesminds import __version__
 from bluesminds.cli.app import cli
 from bluesminds.config import ServerSettings, Settings, load
+from bluesminds.gateway.operations import SCOPES_BY_FORMAT
 from bluesminds.providers.profiles import find_profile
 from bluesminds.providers.vendors import VENDORS, Vendor
 from tests import gateways
@@ -229,13 +230,14 @@ LIMITED = ("RateLimited", "_Reason", "_Quota")
 CODE_AT = dict.fromkeys(("GatewayError", "UpstreamFailed", "Rejection"), 1) | dict.fromkeys(
     (
         *("InvalidRequest", "Unauthenticated", "Forbidden", "NotFound", *LIMITED),
-        *("Conflict", "Unavailable", "write_stream_error"),
+        *("Conflict", "InsufficientCredit", "Unavailable", "write_stream_error"),
     ),
     0,
 )
 STATUS = dict.fromkeys(LIMITED, 429) | {
     "InvalidRequest": 400,
     "Unauthenticated": 401,
+    "InsufficientCredit": 402,
     "Forbidden": 403,
     "NotFound": 404,
     "Conflict": 409,
@@ -286,7 +288,7 @@ def test_list_of_error_codes_is_complete() -> None:
 def row_of(vendor: Vendor) -> str:
     speaks = find_profile(vendor.dialect, vendor.name, vendor.url, "").speaks
     unsupported = [
-        f"{name}: {', '.join(f'`{one.name}`' for one in fields)}"
+        f"{SCOPES_BY_FORMAT[name]}: {', '.join(f'`{one.name}`' for one in fields)}"
         for name, fields in vendor.unsupported.items()
     ]
     cells = (
@@ -294,7 +296,7 @@ def row_of(vendor: Vendor) -> str:
         vendor.title,
         f"`{vendor.url}`" if vendor.url else "your own",
         f"`{vendor.key_variable}`" if vendor.key_variable else "none",
-        ", ".join(speaks),
+        ", ".join(SCOPES_BY_FORMAT[name] for name in speaks),
         "; ".join(unsupported) or "none",
     )
     return f"| {' | '.join(cells)} |"

@@ -15,7 +15,7 @@ from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import Vault, uuid7
 from bluesminds.common.errors import Conflict, NotFound
 from bluesminds.common.log import Log
-from bluesminds.common.values import Server
+from bluesminds.common.values import Server, ServerMode
 from storage.audit import AuditRow, insert_audit, lock_audit_head
 from storage.base import Connection, IntegrityError, Store
 from storage.servers import (
@@ -47,10 +47,13 @@ class ServerChanges(Struct, frozen=True):
     passthrough_paths: tuple[str, ...] | UnsetType = UNSET
     region: str | UnsetType = UNSET
     tags: tuple[str, ...] | UnsetType = UNSET
+    mode: ServerMode | UnsetType = UNSET
 
 
 class Servers:
-    """`locked` holds the enabled servers of the last load whose secrets cannot be decrypted."""
+    """Of the last load, `locked` has the servers whose secrets cannot be decrypted, `off` those that are
+    off.
+    """
 
     def __init__(self, store: Store, *, vault: Vault, clock: Clock, log: Log) -> None:
         self._store = store
@@ -58,6 +61,7 @@ class Servers:
         self._clock = clock
         self._log = log
         self.locked: tuple[Server, ...] = ()
+        self.off: tuple[Server, ...] = ()
 
     async def add(self, actor: Actor, server: Server) -> None:
         """Raises Conflict."""
@@ -78,7 +82,7 @@ class Servers:
             passthrough_paths=server.passthrough_paths,
             region=server.region,
             tags=server.tags,
-            enabled=True,
+            mode=server.mode,
             created_at=now,
             updated_at=now,
         )
@@ -107,17 +111,18 @@ class Servers:
         await self._store.write(_delete, self._clock, actor, name)
 
     async def load(self) -> Sequence[Server]:
-        """The enabled servers whose secrets can be decrypted. Updates `locked`."""
+        """The servers that are not off and whose secrets can be decrypted. Updates `locked` and `off`."""
         usable: list[Server] = []
         locked: list[Server] = []
+        off: list[Server] = []
         for row in await self._store.read(select_servers):
-            if row.enabled:
-                try:
-                    usable.append(self._open(row))
-                except ValueError:
-                    locked.append(_server(row, None, {}))
+            try:
+                (off if row.mode == "off" else usable).append(self._open(row))
+            except ValueError:
+                locked.append(_server(row, None, {}))
         known = {server.name for server in self.locked}
         self.locked = tuple(locked)
+        self.off = tuple(off)
         for server in locked:
             if server.name not in known:
                 self._log.warning("server_locked", server=server.name, reason=LOCKED)
@@ -150,6 +155,7 @@ def _server(row: ServerRow, api_key: str | None, headers: Mapping[str, str]) -> 
         passthrough_paths=row.passthrough_paths,
         region=row.region,
         tags=row.tags,
+        mode=row.mode,
     )
 
 
@@ -169,6 +175,7 @@ def _audit_fields(row: ServerRow) -> dict[str, object]:
         "passthrough_paths": row.passthrough_paths,
         "region": row.region,
         "tags": row.tags,
+        "mode": row.mode,
     }
 
 

@@ -9,11 +9,13 @@ from bluesminds.accounts.email_verification import EmailVerification
 from bluesminds.accounts.invitations import Invitations
 from bluesminds.accounts.key_reports import KeyReports
 from bluesminds.accounts.keys import Keys
+from bluesminds.accounts.ledger import Ledger
 from bluesminds.accounts.limits import AccountLimits
 from bluesminds.accounts.local_sign_in import LocalSignIn
 from bluesminds.accounts.login import Login
 from bluesminds.accounts.model_routes import StoredRoutes
 from bluesminds.accounts.password_reset import PasswordReset
+from bluesminds.accounts.prices import Prices
 from bluesminds.accounts.servers import Servers
 from bluesminds.accounts.sessions import Sessions
 from bluesminds.accounts.signup import SignUp
@@ -41,6 +43,8 @@ class AccountServices(Struct, frozen=True):
     key_reports: KeyReports
     limits: AccountLimits
     servers: Servers
+    prices: Prices
+    ledger: Ledger
     routes: StoredRoutes
     usage: UsageReports
     audit: AuditLog

@@ -11,18 +11,21 @@ from prometheus_client import CollectorRegistry
 from bluesminds.accounts.ranking import ModelRanking
 from bluesminds.app.dashboard import SystemState, build_dashboard
 from bluesminds.app.malloc import HeapTrimmer
+from bluesminds.app.prices import bundled_prices, load_price_book
 from bluesminds.app.readiness import ReadinessCheck
 from bluesminds.app.routing import Routing, log_health
 from bluesminds.app.services import Services
 from bluesminds.app.settings_map import (
+    configured_prices,
     cors_origins,
     file_routes,
     keyless_limits,
-    model_prices,
     socket_settings,
+    tier_markups,
     upstream_timeouts,
 )
 from bluesminds.common.networks import Networks
+from bluesminds.common.prices import combine
 from bluesminds.common.values import Server
 from bluesminds.gateway.accounting import UsageAccounting
 from bluesminds.gateway.authenticate import KeyAuthenticator
@@ -37,7 +40,7 @@ from bluesminds.gateway.passthrough.exchange import RelayExchange
 from bluesminds.gateway.passthrough.handler import PassthroughHandler
 from bluesminds.gateway.passthrough.runner import RelayRunner
 from bluesminds.gateway.pipeline import Gateway
-from bluesminds.gateway.probe import probe
+from bluesminds.gateway.prices.book import PriceBook, PriceRegistry
 from bluesminds.gateway.recorder import Recorder
 from bluesminds.gateway.relay import Relay
 from bluesminds.gateway.response_cache import CacheResult, ResponseCache
@@ -47,6 +50,7 @@ from bluesminds.gateway.routing.load import LoadRegistry
 from bluesminds.gateway.routing.policies import Balancer
 from bluesminds.gateway.routing.rotation import RotationRegistry
 from bluesminds.gateway.server_objects import ServerObjects
+from bluesminds.gateway.server_test import test_server
 from bluesminds.gateway.sockets.realtime import RealtimeSessions
 from bluesminds.gateway.sockets.responses import ResponsesSessions
 from bluesminds.gateway.spool import SpoolSpace
@@ -131,9 +135,10 @@ def build_data_plane(
         limiter=authentication.limiter,
         sender=sender,
         relay=Relay(sender, expose_server=settings.server.expose_server),
-        accounting=_build_accounting(services, runtime),
+        accounting=_build_accounting(services, runtime, routing.prices),
         links=RequestLinks(responses, objects, routing.registry, bodies, services.clock),
         total_timeout=settings.upstream.total_timeout,
+        refuse_unpriced=settings.limits.unpriced == "refuse",
         cache=_build_cache(services, runtime.metrics),
     )
     origins = _build_origins(services, authentication.keys)
@@ -152,6 +157,7 @@ def build_data_plane(
     )
     control = _build_control(services, runtime, authentication, routing, stats)
     services.key_changes.subscribe(authentication.keys.forget)
+    services.accounts.ledger.subscribe(authentication.limiter.credit_changed)
     return DataPlaneParts(
         authentication=authentication,
         routing=routing,
@@ -187,6 +193,7 @@ def _build_authentication(services: Services, lease: Lease) -> Authentication:
         tiers=services.accounts.limits.tiers,
         is_open=limiter.is_open,
         keyless=keyless_limits(services.settings),
+        markups=tier_markups(services.settings),
     )
     return Authentication(limiter, keys)
 
@@ -194,21 +201,22 @@ def _build_authentication(services: Services, lease: Lease) -> Authentication:
 def build_routing(services: Services, configured: list[Server]) -> Routing:
     """`configured` are the servers that are not in the database."""
     upstream = services.settings.upstream
+    load, rotations = LoadRegistry(), RotationRegistry()
+    prices = PriceRegistry(PriceBook(combine(configured_prices(services.settings)), bundled_prices()))
     health = ServerHealthRegistry(
         eject_after=upstream.eject_after,
         eject_seconds=upstream.eject_seconds,
         on_change=partial(log_health, services.log),
     )
-    load, rotations, prices = LoadRegistry(), RotationRegistry(), model_prices(services.settings)
     registry = ServerRegistry(
         configured,
         services.accounts.servers.load,
         health,
         load,
         rotations,
+        find_price=partial(prices.find_now, services.clock),
         routes=file_routes(services.settings),
         load_routes=services.accounts.routes.load,
-        prices=prices,
     )
     checker = HealthChecker(
         services.pool,
@@ -220,15 +228,23 @@ def build_routing(services: Services, configured: list[Server]) -> Routing:
     )
     balancer = Balancer(health, load, rotations, _RANDOM.random)
     return Routing(
-        registry, health, balancer, checker, prices, services.pool, upstream.max_connections_per_server
+        registry,
+        health,
+        balancer,
+        checker,
+        prices,
+        partial(load_price_book, services),
+        services.clock,
+        services.pool,
+        upstream.max_connections_per_server,
     )
 
 
-def _build_accounting(services: Services, runtime: Runtime) -> UsageAccounting:
+def _build_accounting(services: Services, runtime: Runtime, prices: PriceRegistry) -> UsageAccounting:
     settings = services.settings
     return UsageAccounting(
         recorder=runtime.recorder,
-        estimator=Estimator(model_prices(settings), default_completion=settings.limits.default_max_tokens),
+        estimator=Estimator(prices, default_completion=settings.limits.default_max_tokens),
         metrics=runtime.metrics,
         log=services.log,
         strict=settings.storage.durability == "strict",
@@ -295,8 +311,10 @@ def _build_control(
         server_status=routing.health_checker.status,
         servers_changed=routing.servers_changed,
         test_server=partial(
-            probe, services.pool, seconds=services.settings.upstream.probe_timeout, list_models=True
+            test_server, services.pool, services.clock, seconds=services.settings.upstream.probe_timeout
         ),
+        price_book=routing.price_book,
+        prices_changed=routing.prices_changed,
         usage_now=authentication.limiter.in_use,
         list_routes=routing.list_routes,
         routes_changed=routing.registry.reload,
@@ -308,7 +326,12 @@ def _build_control(
     routes = [
         *ops.routes(ops.OpsHandlers(readiness.check, routing.states, registry)),
         *public_models.routes(_build_public_models(services, routing)),
-        *api_routes(services.accounts, controls, expose_server=services.settings.server.expose_server),
+        *api_routes(
+            services.accounts,
+            controls,
+            services.clock,
+            expose_server=services.settings.server.expose_server,
+        ),
     ]
     public_url = services.settings.server.public_url
     reference = Reference(routes, url=public_url or "/", example_model=routing.example_model)

@@ -20,8 +20,8 @@ OLLAMA_SECONDS = 1.0  # how long the start waits for a local Ollama
 
 
 async def configured_servers(services: Services, environ: Mapping[str, str], demo_url: str) -> list[Server]:
-    """The enabled [[servers]] entries. Without any entry: the servers whose API keys are in `environ`, and a
-    local Ollama if it answers.
+    """The [[servers]] entries that are not off. Without any entry: the servers whose API keys are in
+    `environ`, and a local Ollama if it answers.
     """
     settings = services.settings
     if settings.servers:
@@ -29,7 +29,7 @@ async def configured_servers(services: Services, environ: Mapping[str, str], dem
         return [
             configured_server(row, demo_url=demo_url, keyless=keyless)
             for row in settings.servers
-            if row.enabled
+            if row.mode != "off"
         ]
     servers = from_environment(environ)
     ollama = local_ollama(environ)
@@ -39,10 +39,10 @@ async def configured_servers(services: Services, environ: Mapping[str, str], dem
 
 
 def start_demo(settings: Settings, background: trio.Nursery, log: Log) -> str:
-    """Start the built-in demo server in `background` if an enabled [[servers]] entry uses it. Its base URL,
-    or "". Raises CannotListen.
+    """Start the built-in demo server in `background` if a [[servers]] entry that is not off uses it. Its base
+    URL, or "". Raises CannotListen.
     """
-    if not any(row.dialect == "demo" and row.enabled for row in settings.servers):
+    if not any(row.dialect == "demo" and row.mode != "off" for row in settings.servers):
         return ""
 
     def report(exc: BaseException) -> None:

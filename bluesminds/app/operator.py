@@ -17,6 +17,7 @@ import trio
 from msgspec import structs
 
 from bluesminds.app.data_plane import build_routing
+from bluesminds.app.prices import load_price_book
 from bluesminds.app.routing import Routing
 from bluesminds.app.secrets import MASTER_KEY
 from bluesminds.app.services import Services, database_url, open_services
@@ -27,11 +28,11 @@ from bluesminds.common.log import Log
 from bluesminds.common.routes import ModelRoute
 from bluesminds.common.values import InUse, Server
 from bluesminds.config import ConfigError, Secret, Settings
-from bluesminds.gateway.probe import probe
 from bluesminds.gateway.routing.catalog import ModelCatalog, merge_servers
 from bluesminds.gateway.routing.explain import Explanation, RouteQuestion
 from bluesminds.gateway.routing.fleet import FleetHealth
 from bluesminds.gateway.routing.health import UNKNOWN, ServerStatus
+from bluesminds.gateway.server_test import test_server
 from bluesminds.http.asgi import ASGIApp
 from bluesminds.http.client.pool import Pool
 from bluesminds.http.client.transport import PoolTransport
@@ -129,8 +130,10 @@ def _build_control(services: Services) -> ASGIApp:
         server_status=partial(_server_status, problems),
         servers_changed=_noop,
         test_server=partial(
-            probe, services.pool, seconds=services.settings.upstream.probe_timeout, list_models=True
+            test_server, services.pool, services.clock, seconds=services.settings.upstream.probe_timeout
         ),
+        price_book=partial(load_price_book, services),
+        prices_changed=_noop,
         usage_now=_no_usage,
         list_routes=partial(_list_routes, services),
         routes_changed=_noop,
@@ -140,7 +143,7 @@ def _build_control(services: Services) -> ASGIApp:
         probe_now=_noop,
     )
     guard = build_guard(services.accounts, public_url=services.settings.server.public_url)
-    routes = api_routes(services.accounts, controls)
+    routes = api_routes(services.accounts, controls, services.clock)
     return create_app(routes, guard, clock=services.clock, log=services.log)
 
 
@@ -153,7 +156,7 @@ def _configured(services: Services, problems: dict[str, str]) -> list[Server]:
     keyless = services.settings.keyless.enabled
     configured = []
     for row in services.settings.servers:
-        if row.enabled:
+        if row.mode != "off":
             try:
                 server = configured_server(row, demo_url="", keyless=keyless)
             except ConfigError as exc:

@@ -130,7 +130,7 @@ async def connectivity_checks(loaded: Loaded) -> list[Problem]:
         await nursery.start(pool.run)
         async with trio.open_nursery() as checks:
             for row in settings.servers:
-                if row.enabled and row.dialect != "demo":
+                if row.mode != "off" and row.dialect != "demo":
                     checks.start_soon(check, pool, row)
         nursery.cancel_scope.cancel()
     return found

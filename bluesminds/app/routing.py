@@ -1,15 +1,17 @@
 """The servers, their health, and the choice between them, as one part."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 import trio
 from msgspec import Struct
 
+from bluesminds.common.clock import Clock
 from bluesminds.common.log import Log
-from bluesminds.common.money import Price
 from bluesminds.common.routes import ModelRoute
 from bluesminds.common.values import Requirement, Server
+from bluesminds.gateway.prices.book import PriceBook, PriceRegistry
 from bluesminds.gateway.routing.catalog import ModelCatalog, ServerRegistry
 from bluesminds.gateway.routing.explain import Explanation, RouteQuestion, explain
 from bluesminds.gateway.routing.fleet import FleetHealth, summarize
@@ -26,7 +28,9 @@ class Routing(Struct, frozen=True):
     health: ServerHealthRegistry
     balancer: Balancer
     health_checker: HealthChecker
-    prices: Mapping[str, Price]
+    prices: PriceRegistry
+    load_prices: Callable[[], Awaitable[PriceBook]]
+    clock: Clock
     pool: Pool
     capacity: int
 
@@ -45,7 +49,8 @@ class Routing(Struct, frozen=True):
         traits, catalog = question.traits, self.registry.catalog
         if traits.regions or traits.tags:
             catalog = self.registry.restricted(Requirement(traits.regions, traits.tags))
-        return explain(catalog, self.balancer, self.prices, question)
+        find_price = partial(self.prices.find_now, self.clock)
+        return explain(catalog, self.balancer, find_price, question)
 
     async def current_catalog(self) -> ModelCatalog:
         return self.registry.catalog
@@ -88,8 +93,16 @@ class Routing(Struct, frozen=True):
         await self.registry.reload()
         await self.health_checker.probe_all()
 
+    async def price_book(self) -> PriceBook:
+        return self.prices.book
+
+    async def prices_changed(self) -> None:
+        self.prices.book = await self.load_prices()
+        self.registry.prices_changed()
+
     async def discover_models(self, seconds: float) -> None:
-        """Load the servers and ask each for its models, for at most `seconds`."""
+        """Load the prices and the servers, and ask each server for its models, for at most `seconds`."""
+        await self.prices_changed()
         await self.registry.reload()
         with trio.move_on_after(seconds):
             await self.health_checker.probe_all()

@@ -125,6 +125,7 @@ def _start_tasks(
         ("lease", runtime.lease.run),
         ("mail_queue", services.mail_queue.run),
         ("cleanup", services.cleanup.run),
+        ("ledger", services.accounts.ledger.run),
     ):
         background.start_soon(runtime.tasks.run, name, run)
 

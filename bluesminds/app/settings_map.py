@@ -5,8 +5,9 @@ from typing import Any, Final
 
 from msgspec import structs
 
-from bluesminds.common.money import Price, read_usd
+from bluesminds.common.money import read_usd
 from bluesminds.common.origins import read_origin
+from bluesminds.common.prices import PriceLine, rates_from, read_day
 from bluesminds.common.routes import ModelRoute
 from bluesminds.common.values import LimitSet, Server
 from bluesminds.config import (
@@ -86,8 +87,14 @@ def tier_limits(settings: Settings) -> dict[str, LimitSet]:
     return {name: _limit_set(structs.asdict(table)) for name, table in tables.items()}
 
 
+def tier_markups(settings: Settings) -> dict[str, int]:
+    """The markup of each tier on prices, in hundredths of a percent."""
+    return {name: table.markup_percent * 100 for name, table in structs.asdict(settings.tiers).items()}
+
+
 def _limit_set(fields: dict[str, Any]) -> LimitSet:
     """`fields` are the settings of a tier; amounts in USD are text."""
+    del fields["markup_percent"]
     money = {name: read_usd(text) for name, text in fields.items() if name.startswith("usd_")}
     return LimitSet(**fields | money)
 
@@ -105,17 +112,20 @@ def keyless_limits(settings: Settings) -> LimitSet | None:
     )
 
 
-def model_prices(settings: Settings) -> dict[str, Price]:
-    """The price of each model, by its name."""
-    return {
-        row.model: Price(
-            input=read_usd(row.input_usd),
-            cached_input=read_usd(row.cached_input_usd or row.input_usd),
-            output=read_usd(row.output_usd),
+def configured_prices(settings: Settings) -> list[PriceLine]:
+    """The [[prices]] entries."""
+    return [
+        PriceLine(
+            model=row.model,
+            rates=rates_from(structs.asdict(row)),
+            server=row.server or "",
+            since=read_day(row.since) if row.since else 0,
+            service_tier=row.service_tier or "",
+            from_tokens=row.from_tokens or 0,
             max_output=row.max_output_tokens,
         )
         for row in settings.prices
-    }
+    ]
 
 
 def file_routes(settings: Settings) -> list[ModelRoute]:
@@ -146,6 +156,7 @@ def configured_server(row: ServerSettings, *, demo_url: str, keyless: bool) -> S
         passthrough_paths=row.passthrough_paths,
         region=row.region or "",
         tags=row.tags,
+        mode=row.mode,
     )
 
 

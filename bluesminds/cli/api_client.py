@@ -35,6 +35,7 @@ _REMEDIES = {
     "server_exists": "choose another name; list the used ones: bluesminds servers list",
     "email_taken": "bluesminds users list",
     "invite_not_found": "bluesminds users invites",
+    "price_not_found": "bluesminds prices list",
     "session_not_found": "bluesminds users sessions USER",
     "user_not_found": "bluesminds users list",
     "signup_closed": "set signup in [accounts] and restart, or: bluesminds users create --email ADDRESS",

@@ -8,8 +8,10 @@ from bluesminds.cli.audit import audit_group
 from bluesminds.cli.config import check, config_group, init
 from bluesminds.cli.explain import explain
 from bluesminds.cli.keys import keys_group
+from bluesminds.cli.ledger import ledger_group
 from bluesminds.cli.limits import limits_group
 from bluesminds.cli.models import models
+from bluesminds.cli.prices import prices_group
 from bluesminds.cli.routes import routes_group
 from bluesminds.cli.serve import demo, serve
 from bluesminds.cli.servers import servers_group
@@ -61,8 +63,10 @@ for command in (
     models,
     explain,
     vendors,
+    prices_group,
     users_group,
     limits_group,
+    ledger_group,
     usage_group,
     audit_group,
     version,

@@ -16,7 +16,8 @@ from bluesminds.common.values import Scope
 _REASONS: Final = {
     "model_not_allowed": "the API key may not use this model",
     "unknown_model": "no server offers this model",
-    "unknown_server": "there is no such server, or it is not enabled",
+    "unknown_server": "there is no such server, or it is off",
+    "draining": "the server is draining",
     "requirement": "the server does not have the required region or tags",
     "no_endpoint": "the server does not have this endpoint",
     "not_listed": "the server does not list this model, and another target does",

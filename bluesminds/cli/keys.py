@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from bluesminds.cli import exits
-from bluesminds.cli.api_client import call, call_paged, echo_json, json_option, operator_settings, show
+from bluesminds.cli.api_client import call, call_paged, echo_json, json_option, show
 from bluesminds.cli.options import (
     COUNTS,
     SUMS,
@@ -16,7 +16,6 @@ from bluesminds.cli.options import (
     config_option,
     limit_options,
     limit_values,
-    warn_of_budget_without_prices,
 )
 from bluesminds.cli.users import find_user, user_names
 from bluesminds.common.clock import SystemClock, format_time
@@ -92,7 +91,6 @@ def create(name: str, user: str | None, config: Path | None, as_json: bool, **ru
     if user is not None:
         body["user_id"] = find_user(config, user)["id"]
     _print_secret(call(config, "POST", "/keys", body), as_json=as_json)
-    warn_of_budget_without_prices(body.get("limits", {}), operator_settings(config).settings)
 
 
 @keys_group.command("list")
@@ -140,7 +138,6 @@ def set_(key_id: str, name: str | None, config: Path | None, as_json: bool, **ru
     if not body:
         raise exits.Failure("no option was given", exits.USAGE, "bluesminds keys set --help")
     _show(call(config, "PATCH", key_path(key_id), body), as_json=as_json)
-    warn_of_budget_without_prices(body.get("limits", {}), operator_settings(config).settings)
 
 
 @keys_group.command()

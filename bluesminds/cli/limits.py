@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from bluesminds.cli import exits
-from bluesminds.cli.api_client import call, echo_json, json_option, operator_settings, show
+from bluesminds.cli.api_client import call, echo_json, json_option, show
 from bluesminds.cli.keys import key_path
 from bluesminds.cli.options import (
     COUNTS,
@@ -14,7 +14,6 @@ from bluesminds.cli.options import (
     config_option,
     limit_options,
     limit_values,
-    warn_of_budget_without_prices,
 )
 from bluesminds.cli.users import find_user
 
@@ -59,7 +58,6 @@ def set_(user: str, config: Path | None, as_json: bool, **given: str | None) -> 
         raise exits.Failure("no option was given", exits.USAGE, "bluesminds limits set --help")
     path = f"/users/{find_user(config, user)['id']}/limits"
     _show(call(config, "PATCH", path, body), as_json=as_json)
-    warn_of_budget_without_prices(body, operator_settings(config).settings)
 
 
 @limits_group.command()

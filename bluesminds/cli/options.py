@@ -10,7 +10,7 @@ import click
 
 from bluesminds.cli import exits
 from bluesminds.common.durations import read_duration
-from bluesminds.config import ConfigError, Loaded, Settings, find_file, load
+from bluesminds.config import ConfigError, Loaded, find_file, load
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -68,13 +68,6 @@ def _limit_value(name: str, text: str) -> int | str | None:
         message = f"{flag} must be a whole number of 1 or more, or `{_AS_TIER}`"
         raise exits.Failure(message, exits.USAGE, _NO_LIMIT)
     return int(text)
-
-
-def warn_of_budget_without_prices(limits: Mapping[str, int | str | None], settings: Settings) -> None:
-    """Print a warning: a budget excludes models without a price."""
-    if any(limits.get(name) for name in SUMS) and not settings.prices:
-        message = "no model has a price, so keys and accounts with a limit in USD cannot use any model"
-        exits.print_diagnostics([("warning", message, "add [[prices]] to the configuration and restart")])
 
 
 class DurationType(click.ParamType[int]):

@@ -4,7 +4,8 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
+from urllib.parse import urlencode
 
 import click
 
@@ -12,9 +13,16 @@ from bluesminds.cli import exits
 from bluesminds.cli.api_client import call, echo_json, json_option, show
 from bluesminds.cli.options import config_option
 from bluesminds.common.server_headers import holds_credential
+from bluesminds.common.values import ServerMode
 from bluesminds.config.fields import nearest
 from bluesminds.providers.vendors import VENDORS, Vendor
 
+_TEST_REMEDIES: Final = {
+    "dns": "check the host in its url",
+    "connect": "check its url, and that it runs and can be reached from here",
+    "tls": "check its certificate, or set ca_file in [upstream]",
+    "completion": "try another model with --model, or check what the api_key may do",
+}
 _NAME: Final = re.compile(r"[a-z0-9_-][a-z0-9_.-]{0,63}")
 
 
@@ -62,6 +70,11 @@ def servers_group() -> None:
 )
 @click.option("--region", help="Region of the server, for requests that require one.")
 @click.option("--tag", "tags", multiple=True, help="A tag of the server, such as zdr. Repeatable.")
+@click.option(
+    "--mode",
+    type=click.Choice(get_args(ServerMode)),
+    help="draining: no new requests; off: not used and not checked.",
+)
 @click.option("--api-key-stdin", is_flag=True, help="Read the API key of the server from standard input.")
 @config_option
 @json_option
@@ -179,6 +192,11 @@ def _parse_headers(headers: tuple[str, ...]) -> dict[str, str]:
 @click.option(
     "--tag", "tags", multiple=True, help="A tag of the server, such as zdr. Repeatable. `none` removes all."
 )
+@click.option(
+    "--mode",
+    type=click.Choice(get_args(ServerMode)),
+    help="draining: no new requests; off: not used and not checked.",
+)
 @click.option("--api-key-stdin", is_flag=True, help="Read a new API key from standard input.")
 @config_option
 @json_option
@@ -230,7 +248,18 @@ def _read_key() -> str:
 def list_(config: Path | None, as_json: bool) -> None:
     """List all servers, including those of the configuration."""
     columns = (
-        *("name", "state", "model_count", "vendor", "dialect", "url", "has_api_key", "models", "weight"),
+        *(
+            "name",
+            "mode",
+            "state",
+            "model_count",
+            "vendor",
+            "dialect",
+            "url",
+            "has_api_key",
+            "models",
+            "weight",
+        ),
         *("priority", "region", "tags", "passthrough", "passthrough_paths", "origin", "last_error"),
     )
     show(call(config, "GET", "/servers"), as_json=as_json, columns=columns)
@@ -238,22 +267,31 @@ def list_(config: Path | None, as_json: bool) -> None:
 
 @servers_group.command()
 @click.argument("name")
+@click.option("--model", help="The model for the completion. Default: one of the server's models.")
 @config_option
 @json_option
-def test(name: str, config: Path | None, as_json: bool) -> None:
-    """Test a server by listing its models.
+def test(name: str, model: str | None, config: Path | None, as_json: bool) -> None:
+    """Test a server: name, connection, TLS, models, and a small completion.
 
-    This costs nothing. The exit code is 0 if the server works.
+    The completion has at most 16 tokens; the vendor may charge for it. The exit code is 0 if the server
+    works.
     """
-    found = call(config, "POST", f"/servers/{_checked(name)}/test")
+    query = "" if model is None else f"?{urlencode({'model': model})}"
+    found = call(config, "POST", f"/servers/{_checked(name)}/test{query}")
     if as_json:
         echo_json(found)
-    elif found["ok"]:
-        models = found["models"]
-        count = "" if models is None else f" {exits.counted(len(models), 'model')},"
-        click.echo(f"{name}: ok,{count} {found['latency_ms']} ms")
+    else:
+        for step in found["steps"]:
+            if step["ok"]:
+                click.echo(
+                    exits.printable(f"{step['name']}: ok, {step['ms']} ms: {step['message']}".rstrip(": "))
+                )
     if not found["ok"]:
-        raise exits.Failure(f"{name}: {found['problem']}", exits.UNAVAILABLE, "check its url and api_key")
+        failed = next((step["name"] for step in found["steps"] if not step["ok"]), "")
+        remedy = _TEST_REMEDIES.get(failed, "check its url and api_key")
+        raise exits.Failure(f"{name}: {found['problem']}", exits.UNAVAILABLE, remedy)
+    if not as_json:
+        click.echo(f"{name}: ok, {found['latency_ms']} ms")
 
 
 @servers_group.command()

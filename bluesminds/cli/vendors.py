@@ -5,6 +5,7 @@ from typing import Any
 import click
 
 from bluesminds.cli.api_client import json_option, show
+from bluesminds.gateway.operations import SCOPES_BY_FORMAT
 from bluesminds.providers.profiles import find_profile, join_path
 from bluesminds.providers.vendors import VENDORS, Vendor
 
@@ -45,13 +46,18 @@ def _row(vendor: Vendor) -> dict[str, Any]:
         "key_variable": vendor.key_variable or None,
         "key_header": profile.key_header,
         "headers": {name.decode(): value.decode() for name, value in profile.extra_headers},
-        "endpoints": {name: join_path(vendor.path, path) for name, path in profile.speaks.items()},
+        "endpoints": {
+            SCOPES_BY_FORMAT[name]: join_path(vendor.path, path) for name, path in profile.speaks.items()
+        },
         "models": join_path(vendor.path, profile.models_path) if profile.lists_models else None,
         "health": join_path(vendor.path, profile.alive_path or profile.models_path),
         "output_bound": vendor.output_bound,
         "streamed_usage": vendor.streamed_usage,
         "cost": vendor.cost or None,
-        "unsupported": {name: [one.name for one in fields] for name, fields in vendor.unsupported.items()},
+        "unsupported": {
+            SCOPES_BY_FORMAT[name]: [one.name for one in fields]
+            for name, fields in vendor.unsupported.items()
+        },
         "detected": vendor.is_detected,
         "documentation": vendor.documentation,
     }

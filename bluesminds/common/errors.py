@@ -74,6 +74,15 @@ class Conflict(GatewayError):
         super().__init__(409, code, message)
 
 
+class InsufficientCredit(GatewayError):
+    """402: the prepaid credit does not cover the request."""
+
+    kind = "insufficient_quota"
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(402, code, message, headers={"x-should-retry": "false"})
+
+
 class RateLimited(GatewayError):
     """429: a limit is reached. `retry_after`: seconds until the same request fits; None if it never does.
 

@@ -1,15 +1,19 @@
 """Money as integers of nano-USD (10**-9 USD). In settings and the API it is a decimal string of USD."""
 
 import re
-from typing import Final
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Final, Literal
 
 from msgspec import Struct
+
+from bluesminds.common.values import Usage
 
 NANO: Final = 10**9
 MAX_USD: Final = 10**9  # the maximum of any amount or price
 USD_PATTERN: Final = r"^[0-9]{1,9}(\.[0-9]{1,9})?\Z"
 _AMOUNT: Final = re.compile(USD_PATTERN)
-_TOKENS_PRICED: Final = 1_000_000  # prices are per million tokens
+_UNITS_PRICED: Final = 1_000_000  # rates are for a million units
 
 
 def read_usd(text: str) -> int:
@@ -27,28 +31,174 @@ def write_usd(nano: int) -> str:
     return f"{sign}{whole}.{fraction:09}".rstrip("0") if fraction else f"{sign}{whole}"
 
 
-def write_token_price(nano: int) -> str:
-    """The exact price of one token in USD, from a price in nano-USD per million tokens."""
-    whole, fraction = divmod(nano, NANO * _TOKENS_PRICED)
+def write_unit_price(nano: int) -> str:
+    """The exact price of one unit in USD, from a rate in nano-USD for a million units."""
+    whole, fraction = divmod(nano, NANO * _UNITS_PRICED)
     return f"{whole}.{fraction:015}".rstrip("0").rstrip(".")
 
 
-class Price(Struct, frozen=True, gc=False):
-    """The price of a model, in nano-USD per million tokens. `max_output`: the maximum number of
-    completion tokens.
+class Rates(Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
+    """Nano-USD for a million units: tokens, generated images, seconds of audio that is read, characters of
+    text that is spoken, requests. None: not sold by this unit. A kind of tokens without a rate has that of
+    `input` or `output`.
     """
 
-    input: int
-    cached_input: int
-    output: int
+    input: int | None = None
+    cached_input: int | None = None
+    cache_write: int | None = None
+    output: int | None = None
+    reasoning: int | None = None
+    audio_input: int | None = None
+    audio_output: int | None = None
+    image_input: int | None = None
+    image_output: int | None = None
+    image: int | None = None
+    second: int | None = None
+    character: int | None = None
+    request: int | None = None
+
+
+Steps = tuple[tuple[int, Rates], ...]  # from this many input tokens on, ascending; the first one is 0
+PriceSource = Literal["server", "operator", "bundled"]
+
+
+class CostItem(Struct, frozen=True, gc=False):
+    """One line of a cost. `unit` is a field of Rates, or "second" with a quantity of milliseconds. `rate` is
+    nano-USD for a million units. `fallback`: the unit has no rate of its own.
+    """
+
+    unit: str
+    quantity: int
+    rate: int
+    fallback: bool = False
+
+
+class Price(Struct, frozen=True, gc=False):
+    """The price of a model. `version` identifies it in usage records. `tiers`: the rates of service tiers, by
+    the name in the response; a tier without an entry has those of `steps`. `max_output`: the maximum number
+    of output tokens.
+    """
+
+    version: str
+    steps: Steps
+    source: PriceSource = "operator"
+    tiers: Mapping[str, Steps] = MappingProxyType({})
     max_output: int | None = None
 
-    def cost(self, prompt: int, cached: int, completion: int) -> int:
-        """Nano-USD, rounded up; `cached` is the part of `prompt` that costs `cached_input`."""
-        cached = min(cached, prompt)
-        parts = (prompt - cached) * self.input + cached * self.cached_input + completion * self.output
-        return -(-parts // _TOKENS_PRICED)
+    @property
+    def rates(self) -> Rates:
+        """Those of a short request in the standard tier."""
+        return self.steps[0][1]
 
-    def max_cost(self, prompt: int, completion: int) -> int:
-        """The maximum cost, in nano-USD: as if all prompt tokens had the higher input price."""
-        return -(-(prompt * max(self.input, self.cached_input) + completion * self.output) // _TOKENS_PRICED)
+    def cost(self, usage: Usage, markup: int = 0) -> int | None:
+        """Nano-USD with a markup in hundredths of a percent; None if the price has no rate for this usage."""
+        items = self.items(usage)
+        return None if items is None else total(items, markup)
+
+    def max_cost(self, prompt: int, completion: int, markup: int = 0) -> int:
+        """The maximum for tokens in nano-USD: as if each of them had the highest rate."""
+        rates = _rates_at(self.steps, prompt)
+        amount = prompt * _highest(rates.input, rates.cached_input, rates.cache_write)
+        amount += completion * _highest(rates.output, rates.reasoning)
+        return _rounded((amount + (rates.request or 0)) * 1000, markup)
+
+    def items(self, usage: Usage) -> list[CostItem] | None:
+        """The lines of the cost; None if the price has no rate for this usage."""
+        steps = self.tiers.get(usage.tier, self.steps) if usage.tier else self.steps
+        rates = steps[0][1] if len(steps) == 1 else _rates_at(steps, usage.input or 0)
+        items: list[CostItem] = []
+        if usage.source in _FREE:
+            return items
+        others = _other_items(rates, usage)
+        if usage.output is None and rates.output is not None and not others:
+            return None
+        if usage.input and rates.input is not None:
+            _split(items, usage.input, rates, rates.input, _INPUTS, "input", usage)
+        if usage.output and rates.output is not None:
+            _split(items, usage.output, rates, rates.output, _OUTPUTS, "output", usage)
+        items += others
+        if rates.request is not None:
+            items.append(CostItem("request", 1, rates.request))
+        return items if items or not _used(usage) else None
+
+
+_FREE: Final = ("none", "cache")  # a response from the gateway's own cache costs nothing
+# Of a main count, the parts with rates of their own: field of the usage, unit.
+_INPUTS: Final = (
+    ("cache_read", "cached_input"),
+    ("cache_write", "cache_write"),
+    ("audio_input", "audio_input"),
+    ("image_input", "image_input"),
+)
+_OUTPUTS: Final = (
+    ("audio_output", "audio_output"),
+    ("image_output", "image_output"),
+    ("reasoning", "reasoning"),
+)
+# Amounts are summed in thousandths, because audio is counted in milliseconds.
+_SCALES: Final = {"second": 1}
+_DIVISOR: Final = 1000 * _UNITS_PRICED
+
+
+def total(items: Sequence[CostItem], markup: int = 0) -> int:
+    """The sum in nano-USD."""
+    return _rounded(sum([one.quantity * one.rate * _SCALES.get(one.unit, 1000) for one in items]), markup)
+
+
+def _split(
+    items: list[CostItem],
+    count: int,
+    rates: Rates,
+    rate: int,
+    parts: tuple[tuple[str, str], ...],
+    unit: str,
+    usage: Usage,
+) -> None:
+    """Add the parts of a main count, and the rest. Parts cannot be more than the count."""
+    rest = count
+    for field, name in parts:
+        part = getattr(usage, field)
+        if part:
+            part = min(part, rest)
+            rest -= part
+            own = getattr(rates, name)
+            if part:
+                items.append(CostItem(name, part, rate if own is None else own, own is None))
+    if rest:
+        items.append(CostItem(unit, rest, rate))
+
+
+def _other_items(rates: Rates, usage: Usage) -> list[CostItem]:
+    items = []
+    if usage.images and rates.image is not None:
+        items.append(CostItem("image", usage.images, rates.image))
+    if usage.audio_ms and rates.second is not None:
+        items.append(CostItem("second", usage.audio_ms, rates.second))
+    if usage.characters and rates.character is not None:
+        items.append(CostItem("character", usage.characters, rates.character))
+    return items
+
+
+def _used(usage: Usage) -> bool:
+    return bool(usage.input or usage.output or usage.images or usage.audio_ms or usage.characters)
+
+
+def _rates_at(steps: Steps, tokens: int) -> Rates:
+    rates = steps[0][1]
+    for start, more in steps:
+        if tokens >= start:
+            rates = more
+    return rates
+
+
+def _highest(*rates: int | None) -> int:
+    return max([rate or 0 for rate in rates])
+
+
+def _rounded(amount: int, markup: int) -> int:
+    """The only place that rounds money: up, to a whole nano-USD. `amount` is in thousandths of what a million
+    units cost.
+    """
+    if markup:
+        return -(-amount * (10_000 + markup) // (_DIVISOR * 10_000))
+    return -(-amount // _DIVISOR)

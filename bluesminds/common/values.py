@@ -15,6 +15,8 @@ from msgspec import Meta, Struct, structs
 from bluesminds.common.errors import Unavailable
 from bluesminds.common.networks import Networks
 
+# A draining server gets no new requests, except those that refer to something stored there.
+ServerMode = Literal["active", "draining", "off"]
 UsageSource = Literal["upstream", "estimated", "cache", "none"]
 # What a key may be limited to: the operations of the data plane, listing models, and relayed requests.
 Scope = Literal[
@@ -183,6 +185,7 @@ class Caller(Struct, frozen=True, gc=False):
     tags: frozenset[str] = frozenset()  # of the key
     required: Requirement | None = None
     address: str = ""  # of a keyless caller; else empty
+    markup: int = 0  # on prices, in hundredths of a percent
 
 
 class Server(Struct, frozen=True):
@@ -207,6 +210,7 @@ class Server(Struct, frozen=True):
     passthrough_paths: tuple[str, ...] = ()
     region: str = ""
     tags: tuple[str, ...] = ()
+    mode: ServerMode = "active"
 
     def __repr__(self) -> str:
         return f"Server({self.name!r}, {self.dialect!r})"
@@ -231,6 +235,7 @@ class Usage(Struct, frozen=True, gc=False):
     images: int | None = None  # generated images
     audio_ms: int | None = None  # milliseconds of audio that was read
     characters: int | None = None  # of a text that was spoken
+    tier: str = ""  # the service tier that the response names, if that can matter for its price
 
 
 NO_USAGE = Usage()

@@ -6,6 +6,7 @@ only follow from another error. No finding contains an address or a secret.
 
 import re
 import ssl
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
@@ -15,6 +16,7 @@ from bluesminds.common.clock import zone_named
 from bluesminds.common.emails import read_email
 from bluesminds.common.networks import Networks
 from bluesminds.common.origins import read_origin
+from bluesminds.common.prices import RATE_FIELDS, read_day
 from bluesminds.common.server_headers import check_headers
 from bluesminds.common.server_urls import endpoint_in
 from bluesminds.config.fields import SERVERS, display
@@ -235,15 +237,40 @@ def _check_limits(settings: Settings) -> Iterator[Finding]:
             "time_zone in [limits] is not a known time zone",
             'use an IANA name such as "Europe/Berlin" or "UTC"',
         )
-    models = [row.model for row in settings.prices]
-    for model in sorted({model for model in models if models.count(model) > 1}):
+    keys = Counter(
+        (row.model, row.server, row.since, row.service_tier, row.from_tokens) for row in settings.prices
+    )
+    for model in sorted({key[0] for key, count in keys.items() if count > 1}):
         yield Finding(
-            (("prices",),), f"{display(model)} has more than one price", "keep one [[prices]] table per model"
+            (("prices",),),
+            f"{display(model)} has more than one price",
+            "keep one [[prices]] table for a model, server, since, service_tier and from_tokens",
         )
+    for index, row in enumerate(settings.prices):
+        if row.since is not None and not _is_day(row.since):
+            yield Finding(
+                (("prices", index, "since"),),
+                f"since in [[prices]] {display(row.model)} is not a day",
+                "write it like 2026-02-28",
+            )
+        if not any(getattr(row, name) is not None for name in RATE_FIELDS):
+            yield Finding(
+                (("prices", index),),
+                f"[[prices]] {display(row.model)} has no rate",
+                'add a line like input_usd = "1.25"',
+            )
+
+
+def _is_day(text: str) -> bool:
+    try:
+        read_day(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_keyless(settings: Settings) -> Iterator[Finding]:
-    marked = any(server.keyless and server.enabled for server in settings.servers)
+    marked = any(server.keyless and server.mode != "off" for server in settings.servers)
     if settings.keyless.enabled and not marked:
         yield Finding(
             (("keyless", "enabled"),),

@@ -9,6 +9,7 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta, Struct
 
 from bluesminds.common.routes import FALLBACK_ON, FallbackReason, Need, Policy, Recovery
+from bluesminds.common.values import ServerMode
 from bluesminds.config.values import Secret
 
 DAY: Final = 86_400.0
@@ -74,6 +75,17 @@ Emails = Annotated[
 Email = Annotated[str, Meta(min_length=1, description="an e-mail address", examples=["gateway@example.com"])]
 TimeZone = Annotated[Text, Meta(description="the name of a time zone", examples=["Europe/Berlin"])]
 Tokens = Annotated[int, Meta(ge=1, le=10_000_000, description="a whole number from 1 to 10000000")]
+Percent = Annotated[int, Meta(ge=0, le=1000, description="a whole number from 0 to 1000")]
+Day = Annotated[
+    str,
+    Meta(pattern=r"^20\d\d-\d\d-\d\d\Z", description="a day like 2026-02-28", examples=["2026-02-28"]),
+]
+TierOfService = Annotated[
+    str,
+    Meta(
+        pattern=r"^[a-z][a-z0-9_-]{0,31}\Z", description="the name of a service tier", examples=["priority"]
+    ),
+]
 MONEY: Final = "money"
 Usd = Annotated[
     str,
@@ -273,6 +285,7 @@ class LimitSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     time_zone: TimeZone = "UTC"
     default_max_tokens: Tokens = 512
+    unpriced: Literal["allow", "refuse"] = "allow"
 
 
 class ResponseSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -319,6 +332,7 @@ class TierSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     usd_per_day: Budget = "0"
     usd_per_month: Budget = "0"
     usd_total: Budget = "0"
+    markup_percent: Percent = 0
 
 
 class FreeTier(TierSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -367,19 +381,35 @@ class Tiers(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class PriceSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[[prices]]: USD per million tokens. Without `cached_input_usd` cached input costs `input_usd`."""
+    """[[prices]]: USD for a million tokens or characters, an image, a second of audio, or a request. A kind
+    of tokens without a rate costs `input_usd` or `output_usd`.
+    """
 
     model: Text
-    input_usd: Usd
-    output_usd: Usd
+    server: ServerName | None = None
+    since: Day | None = None
+    service_tier: TierOfService | None = None
+    from_tokens: Tokens | None = None
+    input_usd: Usd | None = None
     cached_input_usd: Usd | None = None
+    cache_write_usd: Usd | None = None
+    output_usd: Usd | None = None
+    reasoning_usd: Usd | None = None
+    audio_input_usd: Usd | None = None
+    audio_output_usd: Usd | None = None
+    image_input_usd: Usd | None = None
+    image_output_usd: Usd | None = None
+    image_usd: Usd | None = None
+    second_usd: Usd | None = None
+    character_usd: Usd | None = None
+    request_usd: Usd | None = None
     max_output_tokens: Tokens | None = None
 
 
 Prices = Annotated[
     tuple[PriceSettings, ...],
     Meta(
-        description="tables with model, input_usd, output_usd, cached_input_usd, max_output_tokens",
+        description="tables with model and rates such as input_usd and output_usd",
         examples=[[{"model": "gpt-5", "input_usd": "1.25", "output_usd": "10"}]],
     ),
 ]
@@ -502,7 +532,7 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     passthrough_paths: RelayPaths = ()
     region: Region | None = None
     tags: Tags = ()
-    enabled: bool = True
+    mode: ServerMode = "active"
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

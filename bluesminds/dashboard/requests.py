@@ -1,7 +1,7 @@
 """The requests of an account: search, filters and pages."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Final
 
 from msgspec import Meta, Struct
@@ -11,11 +11,11 @@ from bluesminds.common.crypto import is_uuid
 from bluesminds.common.money import read_usd
 from bluesminds.dashboard.frame import HOME, HTML, Frame, link
 from bluesminds.dashboard.keys import LIMIT_FIELDS
-from bluesminds.web.api.requests import PriceView, RequestHandlers
+from bluesminds.web.api.requests import ReceiptCost, RequestHandlers
 from bluesminds.web.browser_request import BrowserRequest
 from bluesminds.web.guard import Access, Principal
 from bluesminds.web.routes import HandlerResponse, RawBody, Route, route
-from storage.usage import LATEST, UsageRow
+from storage.usage import LATEST
 from storage.usage_search import RequestSearch
 
 ROWS: Final = 50
@@ -69,7 +69,7 @@ class RequestsPage(Struct, frozen=True):
             row=row,
             view=view,
             receipt=receipt,
-            costs=[] if receipt is None or receipt.price is None else _costs(row, receipt.price),
+            costs=[] if receipt is None else _costs(receipt.cost),
             reasons=DROP_REASONS,
             limit_names=dict(LIMIT_FIELDS),
         )
@@ -116,32 +116,47 @@ class RequestsPage(Struct, frozen=True):
 
 
 class CostLine(Struct, frozen=True):
-    """Tokens at a price in nano-USD per million tokens."""
+    """A quantity at a rate in nano-USD for a million units. `parts`: units in one of the quantity."""
 
     name: str
     tokens: int
     price: int
+    parts: int = 1
 
     @property
     def amount(self) -> str:
         """USD with all digits."""
-        return exact_token_cost(self.tokens * self.price)
+        return exact_cost(self.tokens * self.price * (1000 // self.parts))
 
 
-def _costs(row: UsageRow, price: PriceView) -> list[CostLine]:
-    cached = min(row.cache_read_tokens or 0, row.input_tokens or 0)
-    lines = (
-        CostLine("Input", (row.input_tokens or 0) - cached, read_usd(price.input_usd)),
-        CostLine("Input from the cache", cached, read_usd(price.cached_input_usd)),
-        CostLine("Output", row.output_tokens or 0, read_usd(price.output_usd)),
-    )
-    return [line for line in lines if line.tokens]
+_UNITS: Final[Mapping[str, str]] = {
+    "input": "Input",
+    "cached_input": "Input from the cache",
+    "cache_write": "Input to the cache",
+    "output": "Output",
+    "reasoning": "Reasoning",
+    "audio_input": "Audio input",
+    "audio_output": "Audio output",
+    "image_input": "Image input",
+    "image_output": "Image output",
+    "image": "Images",
+    "second": "Audio, in milliseconds",
+    "character": "Characters",
+    "request": "Requests",
+}
 
 
-def exact_token_cost(parts: int) -> str:
-    """USD of nano-USD times a million, with all digits."""
-    whole, fraction = divmod(parts, 10**15)
-    return f"${whole}.{f'{fraction:015}'.rstrip('0').ljust(2, '0')}"
+def _costs(lines: Sequence[ReceiptCost]) -> list[CostLine]:
+    return [
+        CostLine(_UNITS[one.unit], one.quantity, read_usd(one.rate_usd), 1000 if one.unit == "second" else 1)
+        for one in lines
+    ]
+
+
+def exact_cost(parts: int) -> str:
+    """USD of thousandths of what a million units cost in nano-USD, with all digits."""
+    whole, fraction = divmod(parts, 10**18)
+    return f"${whole}.{f'{fraction:018}'.rstrip('0').ljust(2, '0')}"
 
 
 def _with_terms(query: RequestsQuery) -> RequestsQuery:

@@ -6,16 +6,18 @@ cancellation cannot split it; a second call does nothing. `close`, in a `finally
 has settled, with the usage known or estimated so far.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import trio
 from msgspec import Struct
 
 from bluesminds.common.errors import GatewayError
 from bluesminds.common.log import Log
+from bluesminds.common.money import CostItem, total
 from bluesminds.common.values import NO_USAGE, Caller, RequestContext, Usage
 from bluesminds.gateway.call import Call
 from bluesminds.gateway.estimate import Estimator
+from bluesminds.gateway.limits.budget import StreamBudget
 from bluesminds.gateway.limits.headers import Headers
 from bluesminds.gateway.limits.reserve import Reservation
 from bluesminds.gateway.metrics import Metrics
@@ -28,6 +30,7 @@ from bluesminds.wire.usage import add_usage, settle_usage
 from storage.receipts import ReceiptRow
 from storage.usage import UsageRow
 
+STOPPED = "stopped"  # outcome: a stream that ended because no more money could be reserved
 CLIENT_GONE = 499  # nginx's status for a client that disconnected before the response; only for records
 
 
@@ -53,7 +56,14 @@ class UsageEntry:
         self.trail = RequestTrail() if accounting.receipts else None
         self.first_byte: float | None = None  # Trio's clock
         self.cost: int | None = None
+        self._price_version = ""
         self.outcome = ""
+        self.budget: StreamBudget | None = None  # of a stream whose cost is limited
+        self.lowered_output: int | None = None  # tokens; what the money covered
+
+    @property
+    def call(self) -> Call:
+        return self._call
 
     @property
     def rate_headers(self) -> Headers:
@@ -99,29 +109,52 @@ class UsageEntry:
         self._earlier.append((failed, usage))
 
     def finish(self, status: int, outcome: str, usage: Usage) -> None:
-        """Settle. Outcomes: ok, client_error, upstream_error, cut, timeout, client_gone, internal."""
+        """Settle. Outcomes: ok, stopped (at a budget), client_error, upstream_error, cut, timeout,
+        client_gone, internal.
+        """
         if self._batch is not None:
             return
         self.outcome = outcome
         estimator = self._accounting.estimator
         model, target = self._call.model, self.target
-        self.cost = estimator.cost((target and target.priced_as) or model, usage)
-        last, usage = usage, self._add_earlier(usage) if self._earlier else usage
-        receipt = None if self.trail is None else self._receipt(self.trail, usage)
+        price = estimator.price(target, model, self._call.context.at_ms)
+        items: Sequence[CostItem] | None = ()
+        if price is not None:
+            items = price.items(usage)
+            self._price_version = price.version
+        elif usage.source != "cache":
+            items = None
+        last = usage
+        for failed, used in self._earlier:
+            items = self._add_items(items, failed, used)
+            usage = add_usage(usage, used)
+        self.cost = None if items is None else total(items, self._call.markup)
+        if outcome == STOPPED and self.cost is not None:
+            # Its last piece was not sent, and its usage is the gateway's estimate.
+            self.cost = min(self.cost, self._reservation.reserved[1])
+        receipt = None if self.trail is None else self._receipt(self.trail, usage, items or ())
         self._reservation.settle((usage.input or 0) + (usage.output or 0), self.cost or 0)
+        if last.source == "upstream" and last.output and self._reservation.has_budget:
+            estimator.outputs.learn(self._caller.key_id, model, last.output)
         estimator.learn((target and target.serves) or model, self._call.facts.text_bytes, last)
         row = self._row(status, outcome, usage)
         self._batch = self._accounting.recorder.record(row, receipt)
         self._accounting.observe(row, self._call.context, self.label)
 
-    def _add_earlier(self, usage: Usage) -> Usage:
-        """The usage of all attempts; adds their cost, each at the price of its own target."""
-        estimator = self._accounting.estimator
-        for target, used in self._earlier:
-            cost = estimator.cost((target and target.priced_as) or self._call.model, used)
-            self.cost = None if self.cost is None or cost is None else self.cost + cost
-            usage = add_usage(usage, used)
-        return usage
+    def _add_items(
+        self, items: Sequence[CostItem] | None, failed: Target | None, usage: Usage
+    ) -> Sequence[CostItem] | None:
+        """With the cost of an earlier attempt, at the price of its own target."""
+        call = self._call
+        price = self._accounting.estimator.price(failed, call.model, call.context.at_ms)
+        more = None if price is None else price.items(usage)
+        return None if items is None or more is None else (*items, *more)
+
+    def cost_of(self, usage: Usage) -> int | None:
+        """What this usage costs, in nano-USD; None if that is unknown."""
+        call = self._call
+        price = self._accounting.estimator.price(self.target, call.model, call.context.at_ms)
+        return None if price is None else price.cost(usage, call.markup)
 
     def close(self, status: int, outcome: str) -> None:
         """Settle with the usage so far, unless the request is settled already."""
@@ -155,18 +188,17 @@ class UsageEntry:
         if self._batch is not None:
             await self._accounting.wait_durable(self._batch, self._call.context.id)
 
-    def _receipt(self, trail: RequestTrail, usage: Usage) -> ReceiptRow:
+    def _receipt(self, trail: RequestTrail, usage: Usage, items: Sequence[CostItem]) -> ReceiptRow:
         """Call it before the reservation is settled."""
-        context, model, target = self._call.context, self._call.model, self.target
-        priced_as = (target and target.priced_as) or model
+        context, model = self._call.context, self._call.model
         used = (usage.input or 0) + (usage.output or 0)
         found = trail.receipt(
             model,
             context.started,
             reserved=self._reservation.reserved,
             limits=self._reservation.uses(self._caller, used, self.cost or 0),
-            priced_as=priced_as,
-            price=self._accounting.estimator.prices.get(priced_as),
+            price_version=self._price_version,
+            cost=tuple(items),
         )
         return ReceiptRow(context.id, context.at_ms, write_receipt(found))
 
@@ -204,6 +236,8 @@ class UsageEntry:
             else _milliseconds(self.first_byte - context.started),
             duration_ms=_milliseconds(trio.current_time() - context.started),
             cost_nano=self.cost,
+            price_version=self._price_version,
+            charged_nano=self._reservation.charged,
             day=self._reservation.day,
             month=self._reservation.month,
         )
@@ -243,6 +277,8 @@ class UsageAccounting(Struct, frozen=True):
             metrics.tokens[label, "input"] += row.input_tokens
         if row.output_tokens:
             metrics.tokens[label, "output"] += row.output_tokens
+        if row.cost_nano is None and row.usage_source in ("upstream", "estimated"):
+            metrics.unpriced[label] += 1
         if self.log_requests:
             self._log_row(row, context)
 

@@ -8,6 +8,8 @@ share one lookup. Strings without a valid checksum are rejected before they are 
 
 import math
 from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
+from typing import Final
 
 import trio
 
@@ -29,6 +31,7 @@ from storage.base import StorageBroken, StorageUnavailable
 from storage.keys import KeyHolder
 
 MAX_CACHED = 50_000  # digests, known and unknown
+NO_MARKUPS: Final[Mapping[str, int]] = MappingProxyType({})
 
 Lookup = Callable[[bytes], Awaitable[KeyHolder | None]]
 
@@ -46,7 +49,7 @@ class _PendingLookup:
 class KeyAuthenticator:
     """Callers by key digest. `look_up` queries the store and opens the caller's usage counters; `is_open`
     says whether they are still open. `tiers` are limits by tier name. `keyless`: the limits of callers
-    without an API key; None rejects them.
+    without an API key; None rejects them. `markups` on prices, in hundredths of a percent, are by tier name.
 
     `changes` counts calls of `forget`. `last_used` collects wall times in ms by key id until they are stored.
     """
@@ -61,6 +64,7 @@ class KeyAuthenticator:
         tiers: Mapping[str, LimitSet],
         is_open: Callable[[Caller, float], bool],
         keyless: LimitSet | None = None,
+        markups: Mapping[str, int] = NO_MARKUPS,
     ) -> None:
         self._look_up = look_up
         self._pepper = pepper
@@ -69,6 +73,7 @@ class KeyAuthenticator:
         self._tiers = tiers
         self._is_open = is_open
         self._keyless = keyless
+        self._markups = markups
         self._callers: dict[bytes, tuple[float, Caller | Unauthenticated]] = {}
         self._pending: dict[bytes, _PendingLookup] = {}
         self.changes = 0
@@ -191,6 +196,7 @@ class KeyAuthenticator:
             models=name_patterns(key.allowed_models),
             networks=optional_networks(key.allowed_ips),
             origins=optional_set(key.allowed_origins),
+            markup=self._markups.get(owner.tier or "", 0),
             tier=owner.tier or "",
             tags=split_names(key.metadata.get("tags", "")),
             required=read_requirement(

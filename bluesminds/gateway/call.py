@@ -16,8 +16,15 @@ from bluesminds.gateway.forms import Headers, MultipartBody
 from bluesminds.gateway.operations import Operation, OperationMatch
 from bluesminds.gateway.routing.plans import Plan, Target
 from bluesminds.gateway.stored_responses.links import LinkedRequest
-from bluesminds.providers.quirks import ADAPTED, MAX_TOKENS, OTHER_BOUND, Adapt, check_supported
-from bluesminds.wire.base import Format, RequestFacts
+from bluesminds.providers.quirks import (
+    ADAPTED,
+    MAX_COMPLETION_TOKENS,
+    MAX_TOKENS,
+    OTHER_BOUND,
+    Adapt,
+    check_supported,
+)
+from bluesminds.wire.base import Format, FormatName, RequestFacts
 from bluesminds.wire.conversation import (
     ConversationRequest,
     EncodingOptions,
@@ -35,6 +42,13 @@ from bluesminds.wire.support import Support
 
 STREAM_OPTIONS = "stream_options"
 NO_FORECAST: Final = TokenForecast(0, 0)
+# The field that limits the length of an answer, by format.
+_BOUNDS: Final[Mapping[FormatName, str]] = {
+    "chat": MAX_COMPLETION_TOKENS,
+    "completions": MAX_TOKENS,
+    "messages": MAX_TOKENS,
+    "responses": "max_output_tokens",
+}
 _JSON: Final[Headers] = ((b"content-type", b"application/json"),)
 
 
@@ -53,7 +67,7 @@ class ReplyObserver(Protocol):
 
 class Call(Struct, frozen=True, gc=False):
     """One request to a model. `own_key`: the credential is a key of the server, and is sent to it instead of
-    the gateway's key.
+    the gateway's key. `markup` on prices is in hundredths of a percent.
     """
 
     context: RequestContext
@@ -62,6 +76,8 @@ class Call(Struct, frozen=True, gc=False):
     model: str  # as the client names it
     facts: RequestFacts
     own_key: bool = False
+    markup: int = 0
+    key_id: str = ""
     observer: ReplyObserver | None = None
 
 
@@ -85,10 +101,10 @@ class CallBody(Protocol):
         """What the request needs of a model. Call it before `choose`."""
 
     def choose(
-        self, targets: Sequence[Target], *, at_ms: int, forecast: Callable[[str], TokenForecast]
+        self, targets: Sequence[Target], *, at_ms: int, forecast: Callable[[Target], TokenForecast]
     ) -> Sequence[Target]:
-        """The targets that can serve the request. `at_ms`: arrival time. `forecast` takes the `priced_as` of
-        a target and is only called for a translation.
+        """The targets that can serve the request. `at_ms`: arrival time. `forecast` is only
+        called for a translation.
 
         Raises InvalidRequest if there is no such target. Call it before the first `content`.
         """
@@ -96,6 +112,11 @@ class CallBody(Protocol):
     @property
     def repeatable(self) -> bool:
         """Whether `content` can be called again. A form that does not fit into memory can be sent once."""
+
+    def bound(self, tokens: int) -> bool:
+        """Limit the length of each answer. False if the format has no such field, and nothing is changed.
+        Call it after `choose` and before the first `content`.
+        """
 
     def headers(self, model: str) -> Headers:
         """Content-Type, and the Content-Length of a body in pieces if it is known."""
@@ -161,13 +182,13 @@ class JsonBody:
         return self._fields
 
     def choose(
-        self, targets: Sequence[Target], *, at_ms: int, forecast: Callable[[str], TokenForecast]
+        self, targets: Sequence[Target], *, at_ms: int, forecast: Callable[[Target], TokenForecast]
     ) -> Sequence[Target]:
         """The targets that support the request's fields, and its format or a translation of it."""
         for target in targets:
             if target.plan.translated or target.plan.unsupported:
-                self._forecast = forecast("")
-                self._forecasts = {one.model: forecast(one.priced_as) for one in targets if one.model}
+                self._forecast = forecast(target)
+                self._forecasts = {one.model: forecast(one) for one in targets if one.model}
                 return self._choose(targets, at_ms // 1000)
         return targets
 
@@ -203,6 +224,18 @@ class JsonBody:
             self._fields = {}
             self._rendered_for = (model, support.usage, plan.adapt)
         return self._body.data
+
+    def bound(self, tokens: int) -> bool:
+        name = _BOUNDS.get(self._format.name)
+        if name is None:
+            return False
+        if self._fields:
+            others = {key: raw for key, raw in self._fields.items() if key not in ADAPTED}
+            self._fields = others | {name: Raw(b"%d" % tokens)}
+        if self.conversation is not None:
+            self.conversation = structs.replace(self.conversation, max_output=tokens)
+            self._translated_for = None
+        return True
 
     def headers(self, model: str) -> Headers:
         return _JSON
@@ -322,7 +355,16 @@ def read_call(
     if form is not None:
         facts = form.facts()
         context = with_scoped_idempotency(context, caller)
-        return Call(context, operation, format_, facts.model, facts, bool(caller.address)), form
+        return Call(
+            context,
+            operation,
+            format_,
+            facts.model,
+            facts,
+            bool(caller.address),
+            caller.markup,
+            caller.key_id,
+        ), form
     if not body.data:
         raise InvalidRequest("empty_body", "The request has no body. Send a JSON object with `model`.")
     fields = read_body(body.data) if linked is None else linked.fields
@@ -333,7 +375,9 @@ def read_call(
     own_key = bool(caller.address)
     context = with_scoped_idempotency(context, caller)
     observer, stored = (None, None) if linked is None else (linked.keeper, linked.stored)
-    call = Call(context, operation, format_, facts.model, facts, own_key, observer)
+    call = Call(
+        context, operation, format_, facts.model, facts, own_key, caller.markup, caller.key_id, observer
+    )
     return call, JsonBody(format_, fields, body, stored)
 
 

@@ -5,12 +5,16 @@ report. Completion tokens are the client's limit, else the model's, times the nu
 None, never 0, for a model without a price.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Sequence
+
+from msgspec import structs
 
 from bluesminds.common.money import Price
 from bluesminds.common.values import Usage
 from bluesminds.gateway.call import Call
+from bluesminds.gateway.limits.budget import OutputForecast
 from bluesminds.gateway.limits.counters import Estimate
+from bluesminds.gateway.prices.book import PriceRegistry
 from bluesminds.gateway.routing.plans import Target
 from bluesminds.wire.base import RequestFacts
 from bluesminds.wire.conversation import TokenForecast
@@ -24,64 +28,83 @@ MAX_MODELS = 1000
 class Estimator:
     """`default_completion`: tokens of one choice if neither the request nor the price limits them."""
 
-    def __init__(self, prices: Mapping[str, Price], *, default_completion: int) -> None:
+    def __init__(self, prices: PriceRegistry, *, default_completion: int) -> None:
         self.prices = prices
         self._default_completion = default_completion
         self._ratios: dict[str, float] = {}
+        self.outputs = OutputForecast()
 
-    def estimate(self, call: Call, priced_as: str = "") -> Estimate:
-        """The maximum that the request is expected to use. `priced_as`: the name of the price, if it is not
-        the client's name of the model.
-        """
+    def price(self, target: Target | None, model: str, at_ms: int) -> Price | None:
+        """The price at a target of what the client calls `model`."""
+        if target is None:
+            return self.prices.book.find(None, model, at_ms)
+        served = target.serves or model
+        sent = target.model or model
+        return self.prices.book.find(target.server, sent, at_ms, "" if sent == served else served)
+
+    def estimate(self, call: Call, target: Target | None = None) -> Estimate:
+        """The maximum that the request is expected to use at a target."""
+        return self._estimate(call, self.price(target, call.model, call.context.at_ms))
+
+    def _estimate(self, call: Call, price: Price | None) -> Estimate:
         facts = call.facts
-        price = self.prices.get(priced_as or facts.model)
         output = facts.max_output
         if output is None:
             output = self._default_output(price)
         output *= facts.choices
         input_ = self._input(facts)
-        return Estimate(input_ + output, None if price is None else price.max_cost(input_, output))
+        if price is None:
+            return Estimate(input_ + output, None, input_)
+        held = self._held_output(call, price, output)
+        return Estimate(input_ + output, price.max_cost(input_, held, call.markup), input_, held, price)
 
-    def dearest(self, call: Call, targets: Iterable[Target]) -> Estimate:
+    def _held_output(self, call: Call, price: Price, output: int) -> int:
+        """The output tokens to reserve money for: for a stream, what recent responses suggest, because its
+        reservation can grow; otherwise the maximum.
+        """
+        facts = call.facts
+        if facts.max_output is None and price.max_output is not None:
+            output = price.max_output * facts.choices
+        if facts.stream:
+            expected = self.outputs.expect(call.key_id, call.model) or self._default_completion
+            return min(output, expected)
+        return output
+
+    def dearest(self, call: Call, targets: Sequence[Target]) -> Estimate:
         """The maximum over all targets. Without a cost if one of them has no price."""
-        names = {target.priced_as for target in targets} or {""}
-        estimates = [self.estimate(call, name) for name in names]
-        costs = [one.nano for one in estimates if one.nano is not None]
-        return Estimate(
-            max(one.tokens for one in estimates), max(costs) if len(costs) == len(estimates) else None
-        )
+        if len(targets) < 2:
+            return self.estimate(call, targets[0] if targets else None)
+        prices = [self.price(target, call.model, call.context.at_ms) for target in targets]
+        distinct = {None if price is None else price.version: price for price in prices}
+        estimates = [self._estimate(call, price) for price in distinct.values()]
+        if any(one.nano is None for one in estimates):
+            return Estimate(max(one.tokens for one in estimates), None, estimates[0].input)
+        dearest = max(estimates, key=lambda one: one.nano or 0)
+        return structs.replace(dearest, tokens=max(one.tokens for one in estimates))
 
-    def estimate_tokens(self, model: str, input_: int, output: int) -> Estimate:
-        """For a request whose tokens are known or bounded."""
-        price = self.prices.get(model)
-        return Estimate(input_ + output, None if price is None else price.max_cost(input_, output))
+    def estimate_tokens(self, price: Price | None, input_: int, output: int, markup: int = 0) -> Estimate:
+        return Estimate(input_ + output, None if price is None else price.max_cost(input_, output, markup))
 
-    def forecast(self, call: Call, priced_as: str = "") -> TokenForecast:
-        price = self.prices.get(priced_as or call.facts.model)
+    def forecast(self, call: Call, target: Target) -> TokenForecast:
+        price = self.price(target, call.model, call.context.at_ms)
         return TokenForecast(
             input=self._input(call.facts),
             default_output=self._default_output(price),
-            max_output=None if price is None else price.max_output,
+            max_output=_stated_maximum(price),
         )
 
-    def max_output(self, model: str) -> int:
+    def input_tokens(self, call: Call) -> int:
+        return self._input(call.facts)
+
+    def max_output(self, price: Price | None) -> int:
         """Tokens of one choice, if the client sets no limit."""
-        return self._default_output(self.prices.get(model))
+        return self._default_output(price)
 
     def _input(self, facts: RequestFacts) -> int:
         return int(facts.text_bytes * self._ratios.get(facts.model, INITIAL_RATIO)) + 1 + facts.media_tokens
 
     def _default_output(self, price: Price | None) -> int:
-        return (price and price.max_output) or self._default_completion
-
-    def cost(self, model: str, usage: Usage) -> int | None:
-        """nano-USD; None when the model has no price, or none for the units of this usage."""
-        if usage.source == "cache":
-            return 0
-        price = self.prices.get(model)
-        if price is None or (usage.output is None and usage.source != "none"):
-            return None
-        return price.cost(usage.input or 0, usage.cache_read or 0, usage.output or 0)
+        return _stated_maximum(price) or self._default_completion
 
     def learn(self, model: str, size: int, usage: Usage) -> None:
         """Update the ratio with what a server reported for a prompt of `size` bytes."""
@@ -94,3 +117,10 @@ class Estimator:
                 del self._ratios[next(iter(self._ratios))]
             ratio = INITIAL_RATIO
         self._ratios[model] = ratio + (observed - ratio) * LEARNING_RATE
+
+
+def _stated_maximum(price: Price | None) -> int | None:
+    """What the operator states. The maximum of a bundled price is what the model could write, not what
+    requests are expected to use.
+    """
+    return None if price is None or price.source == "bundled" else price.max_output

@@ -91,10 +91,14 @@ class MultipartBody:
         return frozenset()
 
     def choose(
-        self, targets: Sequence[Target], *, at_ms: int, forecast: Callable[[str], TokenForecast]
+        self, targets: Sequence[Target], *, at_ms: int, forecast: Callable[[Target], TokenForecast]
     ) -> Sequence[Target]:
         """All targets: forms are not translated."""
         return targets
+
+    def bound(self, tokens: int) -> bool:
+        """Forms have no such field."""
+        return False
 
     def headers(self, model: str) -> Headers:
         content_type = (b"content-type", write_content_type(self._boundary))

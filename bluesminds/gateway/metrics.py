@@ -46,6 +46,7 @@ class Metrics(Collector):
         self.cache: defaultdict[tuple[str], int] = defaultdict(int)
         self.seconds: defaultdict[str, _Histogram] = defaultdict(_Histogram)
         self.first_byte: defaultdict[str, _Histogram] = defaultdict(_Histogram)
+        self.unpriced: defaultdict[str, int] = defaultdict(int)
         self.rows_committed = 0
         self.commits = 0
         self.commit_failures = 0
@@ -71,6 +72,12 @@ class Metrics(Collector):
             self.requests,
         )
         yield _counter("bluesminds_tokens", "Tokens of settled requests.", ("model", "kind"), self.tokens)
+        yield _counter(
+            "bluesminds_unpriced_requests",
+            "Requests that used a model without a price.",
+            ("model",),
+            {(model,): count for model, count in self.unpriced.items()},
+        )
         yield _counter(
             "bluesminds_upstream_attempts",
             "Attempts sent to servers.",

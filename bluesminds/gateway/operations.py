@@ -209,6 +209,8 @@ def _pattern(path: str) -> re.Pattern[str]:
     return re.compile("".join(parts))
 
 
+# What a server can do is stored by format, and shown to users with the names that scopes have.
+SCOPES_BY_FORMAT: Final[Mapping[FormatName, Scope]] = {one.format: one.name for one in OPERATIONS}
 _GEMINI_METHODS: Final = ", ".join(one.path.rpartition(":")[2] for one in OPERATIONS if "}:" in one.path)
 _NO_PARAMS: Final[Mapping[str, str]] = {}
 _NO_METHODS: Final[Mapping[str, Operation]] = {}

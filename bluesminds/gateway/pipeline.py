@@ -12,7 +12,7 @@ from typing import TypeVar
 import trio
 from msgspec import Struct, structs
 
-from bluesminds.common.errors import Forbidden, GatewayError, NotFound, RateLimited
+from bluesminds.common.errors import Forbidden, GatewayError, InsufficientCredit, NotFound, RateLimited
 from bluesminds.common.routes import NO_TRAITS, ModelRoute, RouteTraits
 from bluesminds.common.values import Caller, RequestContext, join_requirements
 from bluesminds.gateway.accounting import CLIENT_GONE, UsageAccounting, UsageEntry
@@ -20,9 +20,11 @@ from bluesminds.gateway.authenticate import KeyAuthenticator
 from bluesminds.gateway.authorize import check_model
 from bluesminds.gateway.bodies import Body
 from bluesminds.gateway.call import Call, CallBody, JsonBody, read_call, receive_body
+from bluesminds.gateway.limits.budget import LEAST_OUTPUT, StreamBudget, affordable_output
 from bluesminds.gateway.limits.counters import Estimate
+from bluesminds.gateway.limits.errors import no_price_error
 from bluesminds.gateway.limits.headers import as_text
-from bluesminds.gateway.limits.reserve import RateLimiter
+from bluesminds.gateway.limits.reserve import RateLimiter, Reservation
 from bluesminds.gateway.operations import Operation, OperationMatch
 from bluesminds.gateway.recovery import StreamRecovery, may_recover
 from bluesminds.gateway.relay import (
@@ -47,8 +49,8 @@ T = TypeVar("T")
 
 
 class Gateway(Struct, frozen=True):
-    """`total_timeout`: seconds for one request, from its head to the last byte of its response. `cache` is
-    None if responses are not cached.
+    """`total_timeout`: seconds for one request, from its head to the last byte of its response.
+    `refuse_unpriced`: models without a price cannot be used. `cache` is None if responses are not cached.
     """
 
     keys: KeyAuthenticator
@@ -60,6 +62,7 @@ class Gateway(Struct, frozen=True):
     accounting: UsageAccounting
     links: RequestLinks
     total_timeout: float
+    refuse_unpriced: bool = False
     cache: ResponseCache | None = None
 
     async def handle(
@@ -103,10 +106,12 @@ class Gateway(Struct, frozen=True):
                 routed = None
                 targets = self._select(catalog, match.operation, call.model, only)
                 targets = self._choose(call, body, targets)
-                entry = self._admit(caller, call, self.accounting.estimator.estimate(call))
+                entry = self._admit(caller, call, body, targets)
+                call = entry.call
             else:
                 routed = self._select_routed(catalog, route, traits, caller, call, body, only)
-                entry = self._admit_routed(caller, call, routed)
+                entry = self._admit_routed(caller, call, body, routed)
+                call = entry.call
                 entry.label = catalog.label(call.model)
                 targets = routed.first()
             if entry.trail is not None:
@@ -152,9 +157,8 @@ class Gateway(Struct, frozen=True):
             operation,
             model,
             may_use=lambda _: False,
-            prices=self.accounting.estimator.prices,
         )
-        request = RoutedRequest(model, stream=True, price=self._token_price)
+        request = RoutedRequest(model, stream=True, price=partial(self._token_price, model, context.at_ms))
         return RoutedTargets(route, selection, self.balancer, request).first()
 
     def _select(
@@ -174,9 +178,10 @@ class Gateway(Struct, frozen=True):
             only=only,
         )
 
-    def _token_price(self, name: str) -> int | None:
+    def _token_price(self, model: str, at_ms: int, target: Target) -> int | None:
         """Of a million tokens in each direction, for a session whose length is not known."""
-        return self.accounting.estimator.estimate_tokens(name, 10**6, 10**6).nano
+        price = self.accounting.estimator.price(target, model, at_ms)
+        return None if price is None else price.max_cost(10**6, 10**6)
 
     async def list_models(self, context: RequestContext) -> tuple[Sequence[ModelRow], Headers]:
         """GET /v1/models: the models that the key may use, by name, and the rate headers."""
@@ -221,7 +226,6 @@ class Gateway(Struct, frozen=True):
             call.operation,
             call.model,
             may_use=lambda model: caller.models is None or model in caller.models,
-            prices=estimator.prices,
             only=only,
             traits=traits,
         )
@@ -229,7 +233,7 @@ class Gateway(Struct, frozen=True):
         request = RoutedRequest(
             call.model,
             stream=call.facts.stream,
-            price=lambda name: estimator.estimate(call, name).nano,
+            price=lambda target: estimator.estimate(call, target).nano,
             prompt_key=prompt_key(caller.user_id, body.prompt_prefix()) if uses_prompt else b"",
         )
         if selection.groups:
@@ -240,19 +244,57 @@ class Gateway(Struct, frozen=True):
         forecast = partial(self.accounting.estimator.forecast, call)
         return body.choose(targets, at_ms=call.context.at_ms, forecast=forecast)
 
-    def _admit(self, caller: Caller, call: Call, estimate: Estimate) -> UsageEntry:
+    def _admit(
+        self, caller: Caller, call: Call, body: CallBody, targets: Sequence[Target], *, lower: bool = True
+    ) -> UsageEntry:
+        """Reserve for the dearest target. Raises what `RateLimiter.reserve` raises."""
         recorder = self.accounting.recorder
         recorder.check_capacity(strict=self.accounting.strict)
-        reservation = self.limiter.reserve(caller, estimate, call.model)
-        recorder.reserve()
-        return self.accounting.open(caller, call, reservation)
+        estimate = self.accounting.estimator.dearest(call, targets)
+        free = bool(caller.address) or call.operation.estimated
+        if estimate.nano is None and self.refuse_unpriced and not free:
+            raise no_price_error(call.model)
+        try:
+            reservation = self.limiter.reserve(caller, estimate, call.model)
+        except (RateLimited, InsufficientCredit):
+            lowered = self._lower_output(caller, call, estimate) if lower else None
+            if lowered is None or not body.bound(lowered):
+                raise
+            call = structs.replace(call, facts=structs.replace(call.facts, max_output=lowered))
+            estimate = self.accounting.estimator.dearest(call, targets)
+            reservation = self.limiter.reserve(caller, estimate, call.model)
+            entry = self._open(caller, call, reservation, estimate)
+            entry.lowered_output = lowered
+            return entry
+        return self._open(caller, call, reservation, estimate)
 
-    def _admit_routed(self, caller: Caller, call: Call, routed: RoutedTargets) -> UsageEntry:
-        """Reserve for the dearest target. Fallback models that the limits do not allow are given up."""
+    def _open(self, caller: Caller, call: Call, reservation: Reservation, estimate: Estimate) -> UsageEntry:
+        self.accounting.recorder.reserve()
+        entry = self.accounting.open(caller, call, reservation)
+        if reservation.has_budget and call.facts.stream and estimate.price is not None:
+            entry.budget = StreamBudget(
+                reservation, estimate.price, estimate.input, estimate.output, call.markup
+            )
+        return entry
+
+    def _lower_output(self, caller: Caller, call: Call, estimate: Estimate) -> int | None:
+        """The output tokens of one answer that the money covers; None if it is not the money that lacks, or
+        if it covers less than LEAST_OUTPUT.
+        """
+        left = self.limiter.money_left(caller)
+        if left is None or estimate.price is None or (estimate.nano or 0) <= left:
+            return None
+        tokens = affordable_output(estimate.price, estimate.input, left, call.markup)
+        tokens //= call.facts.choices
+        return tokens if tokens >= LEAST_OUTPUT else None
+
+    def _admit_routed(self, caller: Caller, call: Call, body: CallBody, routed: RoutedTargets) -> UsageEntry:
+        """Fallback models that the limits do not allow are given up, before the length is lowered."""
         while True:
+            only = len({target.serves for target in routed.targets()}) < 2
             try:
-                return self._admit(caller, call, self.accounting.estimator.dearest(call, routed.targets()))
-            except (RateLimited, Forbidden):
+                return self._admit(caller, call, body, routed.targets(), lower=only)
+            except (RateLimited, Forbidden, InsufficientCredit):
                 if not routed.drop_last_model():
                     raise
 
@@ -283,7 +325,7 @@ class Gateway(Struct, frozen=True):
         return structs.replace(
             caller_traits(caller, call.context),
             needs=body.needs(),
-            prompt_tokens=self.accounting.estimator.forecast(call).input,
+            prompt_tokens=self.accounting.estimator.input_tokens(call),
         )
 
     async def _exchange_cached(
@@ -327,7 +369,7 @@ class Gateway(Struct, frozen=True):
             reply = await self.sender.send(call, body, targets, entry.try_target, routed)
             answered = True
             recovery = None
-            if routed is not None and isinstance(body, JsonBody) and may_recover(call, routed):
+            if routed is not None and isinstance(body, JsonBody) and may_recover(call, routed, entry):
                 recovery = StreamRecovery(self.sender, call, body, routed, entry, self.accounting.log)
             try:
                 await self.relay.pass_on(call, body, reply, entry, out, recovery)

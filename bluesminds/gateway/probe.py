@@ -9,6 +9,7 @@ from bluesminds.providers.profiles import join_path, profile_of
 from bluesminds.wire.errors import read_error
 from bluesminds.wire.models import ModelRow, read_models
 
+NO_MODEL_LIST = "it does not list its models: name them with `models`"
 MAX_LIST = 16 * 1024 * 1024  # bytes; the list of OpenRouter has about one MiB
 
 
@@ -53,7 +54,7 @@ async def _fetch_models(
     profile = profile_of(server)
     if list_models and not profile.lists_models:
         if not server.models:
-            raise ValueError("it does not list its models: name them with `models`")
+            raise ValueError(NO_MODEL_LIST)
         list_models = False
     origin, base = UpstreamOrigin.parse(server.url, trusted=server.origin != "table")
     path = profile.models_path if list_models else profile.alive_path or profile.models_path

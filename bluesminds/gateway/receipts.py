@@ -11,7 +11,7 @@ import msgspec
 import trio
 from msgspec import Struct, structs
 
-from bluesminds.common.money import Price
+from bluesminds.common.money import CostItem
 from bluesminds.gateway.call import CallBody
 from bluesminds.gateway.limits.counters import LimitUse
 from bluesminds.gateway.operations import Operation
@@ -47,7 +47,8 @@ class Receipt(Struct, frozen=True, gc=False, omit_defaults=True):
     """`route`: the model of the route, "" without one. `candidates`: the targets that could serve the
     request, those of the first model in the order in which they were to be tried. `translated_to`: the format
     of the request to the server, if it is not the client's. `dropped_fields`: what the translation left out.
-    `limits` by their owner: "key" and "account", or "address". `shortened`: lists are not complete.
+    `limits` by their owner: "key" and "account", or "address". `cost`: the lines of the
+    cost, before a markup. `shortened`: lists are not complete.
     """
 
     route: str = ""
@@ -60,8 +61,8 @@ class Receipt(Struct, frozen=True, gc=False, omit_defaults=True):
     reserved_tokens: int = 0
     reserved_nano: int = 0
     limits: Mapping[str, Mapping[str, LimitUse]] = {}
-    priced_as: str = ""
-    price: Price | None = None
+    price_version: str = ""
+    cost: tuple[CostItem, ...] = ()
     shortened: bool = False
 
 
@@ -125,8 +126,8 @@ class RequestTrail:
         *,
         reserved: tuple[int, int],
         limits: Mapping[str, Mapping[str, LimitUse]],
-        priced_as: str,
-        price: Price | None,
+        price_version: str,
+        cost: tuple[CostItem, ...],
     ) -> Receipt:
         """`model`: the client's name. `started`: Trio's clock. `reserved`: tokens and nano-USD."""
         decision = self._decision
@@ -142,8 +143,8 @@ class RequestTrail:
             () if decision is None else decision.body.dropped,
             *reserved,
             limits,
-            priced_as,
-            price,
+            price_version,
+            cost,
         )
 
     def _timed(self, started: float, now: float) -> tuple[ReceiptAttempt, ...]:
@@ -200,5 +201,5 @@ def _shortened(receipt: Receipt, entries: int) -> Receipt:
         dropped=tuple(Dropped(cut(one.model), one.server, one.reason) for one in receipt.dropped[:entries]),
         attempts=tuple(structs.replace(one, model=cut(one.model)) for one in receipt.attempts[: entries + 2]),
         dropped_fields=tuple(cut(one) for one in receipt.dropped_fields[:entries]),
-        priced_as=cut(receipt.priced_as),
+        price_version=cut(receipt.price_version),
     )

@@ -100,13 +100,15 @@ class StreamRecovery:
         ]
 
 
-def may_recover(call: Call, routed: RoutedTargets) -> bool:
-    """Whether the stream of a request can go on at another server."""
+def may_recover(call: Call, routed: RoutedTargets, entry: UsageEntry) -> bool:
+    """Whether the stream of a request can go on at another server. A budget has room for one answer."""
     return (
         routed.options.recovery == "restart"
         and call.facts.stream
         and call.facts.choices == 1
         and call.operation.format in FORMATS
         and call.observer is None
+        and entry.budget is None
+        and not call.facts.wants_cost
         and len(routed.selection.targets()) > 1
     )

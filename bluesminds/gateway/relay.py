@@ -14,7 +14,7 @@ from msgspec import Struct, structs
 from bluesminds.common.errors import GatewayError, InvalidRequest, Unavailable, UpstreamFailed
 from bluesminds.common.money import write_usd
 from bluesminds.common.values import NO_USAGE, Usage
-from bluesminds.gateway.accounting import UsageEntry
+from bluesminds.gateway.accounting import STOPPED, UsageEntry
 from bluesminds.gateway.call import Call, CallBody, JsonBody
 from bluesminds.gateway.recorder import usage_unrecorded_error
 from bluesminds.gateway.recovery import StreamRecovery
@@ -24,6 +24,7 @@ from bluesminds.gateway.upstream.sender import Sender
 from bluesminds.http.client.pool import Response, UpstreamError
 from bluesminds.http.sse import MAX_EVENT, EventTooLarge
 from bluesminds.wire.base import Stage
+from bluesminds.wire.cost import with_cost, with_stream_cost
 from bluesminds.wire.resumption import ResumedStream, without_last
 from bluesminds.wire.stages import DONE
 from bluesminds.wire.usage import settle_usage
@@ -97,6 +98,8 @@ class Relay(Struct, frozen=True):
         headers = [*entry.rate_headers]
         if entry.target is not None and (model := entry.target.serves):
             headers.append((b"x-bluesminds-model", model.encode("ascii", "replace")))
+        if entry.lowered_output is not None:
+            headers.append((b"x-bluesminds-max-output", b"%d" % entry.lowered_output))
         if self.expose_server and entry.attempts:
             headers.append((b"x-bluesminds-server", entry.attempts[-1].encode()))
             headers.append((b"x-bluesminds-attempts", b"%d" % len(entry.attempts)))
@@ -122,7 +125,8 @@ class Relay(Struct, frozen=True):
         headers = reply.headers + self.headers(entry)
         if entry.cost is not None:
             headers.append((b"x-cost-usd", write_usd(entry.cost).encode()))
-        await out.send(reply.status, headers, reply.body)
+        body = with_cost(reply.body, entry.cost) if call.facts.wants_cost else reply.body
+        await out.send(reply.status, headers, body)
 
     async def _relay_events(self, call: Call, reply: Reply, entry: UsageEntry, out: ResponseWriter) -> None:
         """A JSON answer that was converted to events."""
@@ -131,7 +135,8 @@ class Relay(Struct, frozen=True):
         await entry.wait_durable()
         entry.begin_response()
         await out.start(reply.status, reply.headers + self.headers(entry) + STREAM_HEADERS)
-        await out.end(reply.body)
+        body = with_stream_cost(reply.body, entry.cost) if call.facts.wants_cost else reply.body
+        await out.end(body)
 
     def _settle_whole(self, call: Call, reply: Reply, entry: UsageEntry) -> None:
         if reply.error is not None:
@@ -157,15 +162,23 @@ class Relay(Struct, frozen=True):
         redact, observer = reply.endpoint.redact, call.observer
         entry.begin_response(stage)
         await out.start(reply.status, reply.headers + self.headers(entry) + STREAM_HEADERS)
-        data = reply.body
+        data, budget = reply.body, entry.budget
         try:
             while data:
-                if passed := redact(stage.feed(data)):
+                passed = redact(stage.feed(data))
+                if budget is not None and not stage.finished and not budget.allows(stage.output):
+                    await self._stop(call, reply, stage, entry, out)
+                    return
+                if passed:
+                    if call.facts.wants_cost:
+                        passed = with_stream_cost(passed, entry.cost_of(stage.usage))
                     if observer is not None:
                         observer.feed(passed)
                     await out.write(passed)
                 data = b"" if stage.final else await _receive(response, stage)
             last = redact(stage.finish())
+            if call.facts.wants_cost:
+                last = with_stream_cost(last, entry.cost_of(stage.usage))
             last += self._end_stream(call, reply, stage, entry)
             await _observe_end(call, reply, last)
         except UpstreamError as exc:
@@ -221,6 +234,21 @@ class Relay(Struct, frozen=True):
         finally:
             if next_reply is not None:
                 next_reply.close()
+
+    async def _stop(
+        self, call: Call, reply: Reply, stage: Stage, entry: UsageEntry, out: ResponseWriter
+    ) -> None:
+        """End a stream whose cost reaches the budget, in the way of its format for the maximum length."""
+        entry.close(reply.status, STOPPED)
+        last = reply.endpoint.redact(stage.stop())
+        if call.facts.wants_cost:
+            last = with_stream_cost(last, entry.cost)
+        await _observe_end(call, reply, last)
+        try:
+            await entry.wait_durable()
+        except GatewayError as exc:
+            last = call.format.write_stream_error(exc.code, exc.message, entry.next_number)
+        await out.end(last)
 
     async def _relay_bytes(
         self,

@@ -46,6 +46,7 @@ class RequestFacts(Struct, frozen=True, gc=False):
     model: str
     stream: bool = False
     wants_usage: bool = False  # the client requested the usage chunk
+    wants_cost: bool = False  # the client requested the cost in the usage
     max_output: int | None = None  # maximum tokens of one choice; None: no maximum
     choices: int = 1  # number of answers requested
     text_bytes: int = 0  # size of the request's values, without media in base64

@@ -16,6 +16,7 @@ from bluesminds.wire.requests import (
     Choices,
     StreamOptions,
     Tokens,
+    UsageOptions,
     decode_fields,
     largest_bound,
     prepare_stream,
@@ -31,6 +32,7 @@ class ChatFields(Struct):
     messages: Raw
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    usage: UsageOptions | None = None
     max_tokens: Tokens | None = None
     max_completion_tokens: Tokens | None = None
     n: Choices | None = None
@@ -43,10 +45,12 @@ _fields = msgspec.json.Decoder(ChatFields)
 def read_request(fields: Fields) -> RequestFacts:
     request = decode_fields(fields, _fields, unread=("messages",))
     options = request.stream_options
+    wants_cost = request.usage is not None and bool(request.usage.include)
     return RequestFacts(
         model=request.model,
         stream=bool(request.stream),
-        wants_usage=options is not None and bool(options.include_usage),
+        wants_usage=wants_cost or (options is not None and bool(options.include_usage)),
+        wants_cost=wants_cost,
         max_output=_max_output(request),
         choices=max(request.n or 1, request.best_of or 1),
         text_bytes=text_bytes(fields),

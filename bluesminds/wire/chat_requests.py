@@ -49,6 +49,7 @@ def decode_request(fields: Fields, created: int = 0) -> ConversationRequest:
     system, turns = _read_messages(reader)
     effort = reader.text("reasoning_effort")
     user = reader.text("user") or reader.text("safety_identifier")
+    reader.ignore("usage")  # for the gateway
     options = reader.inner("stream_options")
     request = ConversationRequest(
         model=reader.needed("model"),

@@ -22,7 +22,7 @@ from bluesminds.wire.json_text import (
     read_value,
     write_fields,
 )
-from bluesminds.wire.usage import ImplausibleUsage, read_usage
+from bluesminds.wire.usage import ImplausibleUsage, read_usage, with_tier
 
 _NOT_FINISHED = (None, "", "null")  # some servers write a finish_reason of "" in every chunk
 CHUNK_OBJECTS = ("chat.completion.chunk", "text_completion")
@@ -73,6 +73,7 @@ class Chunk(Struct, gc=False):
     usage: Raw = ABSENT
     error: Raw = ABSENT
     object: Any = None
+    service_tier: Any = None
 
 
 _chunk = msgspec.json.Decoder(Chunk)
@@ -104,6 +105,7 @@ def _read_loosely(value: object, fields: Fields) -> Chunk | None:
         usage=fields.get("usage", ABSENT),
         error=fields.get("error", ABSENT),
         object=value.get("object"),
+        service_tier=value.get("service_tier"),
     )
 
 
@@ -222,9 +224,10 @@ def usage_of(chunk: Chunk, data: bytes) -> tuple[Usage | None, bool]:
         if not raw:
             return None, False
     try:
-        return read_usage(raw), False
+        usage = read_usage(raw)
     except ImplausibleUsage:
         return None, True
+    return (usage if chunk.service_tier is None else with_tier(usage, chunk.service_tier)), False
 
 
 def _usage_elsewhere(data: bytes) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from bluesminds.common.money import Price, write_token_price
+from bluesminds.common.money import Price, write_unit_price
 from bluesminds.wire.json_text import NOT_JSON, read_value
 from bluesminds.wire.model_details import NO_DETAILS, ModelDetails, read_details
 
@@ -158,9 +158,13 @@ def _more(row: ModelRow) -> dict[str, object]:
     if known := {name: value for name, value in modalities.items() if value}:
         more["architecture"] = known
     if price is not None:
-        more["pricing"] = {
-            "prompt": write_token_price(price.input),
-            "completion": write_token_price(price.output),
-            "input_cache_read": write_token_price(price.cached_input),
+        rates = price.rates
+        pricing = {
+            "prompt": rates.input,
+            "completion": rates.output,
+            "input_cache_read": rates.input if rates.cached_input is None else rates.cached_input,
+            "input_cache_write": rates.cache_write,
+            "request": rates.request,
         }
+        more["pricing"] = {name: write_unit_price(rate) for name, rate in pricing.items() if rate is not None}
     return more

@@ -28,6 +28,12 @@ class StreamOptions(Struct):
     include_usage: bool | None = None
 
 
+class UsageOptions(Struct):
+    """OpenRouter's `usage`."""
+
+    include: bool | None = None
+
+
 def read_body(body: bytes) -> Fields:
     """The fields of a request body. Of a duplicate key only the last value is kept. Raises InvalidRequest."""
     try:
@@ -120,8 +126,9 @@ def prepare(fields: Fields, model: str, force: bool) -> Fields:
 
 
 def prepare_stream(fields: Fields, model: str, force: bool) -> Fields:
-    """For formats with streams."""
+    """For formats with streams. `usage` is for the gateway; OpenRouter sends its usage in any case."""
     fields = with_model(fields, model)
+    fields.pop("usage", None)
     if force and bytes(fields.get("stream", b"")) == b"true":
         return force_usage(fields)
     return fields

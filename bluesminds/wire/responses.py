@@ -67,7 +67,7 @@ def read_reply(body: bytes) -> ReplyFacts:
     found = read_body(body)
     if found is None:
         return ReplyFacts(readable=_is_object(body), error=find_error(body))
-    usage, implausible = usage_in(found.usage)
+    usage, implausible = usage_in(found)
     sizes = [len(text.encode()) for item in found.output or () if (text := text_of_item(item))]
     return ReplyFacts(
         choices=int(found.output is not None),
@@ -89,7 +89,7 @@ def read_event(name: bytes, data: bytes) -> ReplyFacts:
     if event is None or name == b"error" or event.type == "error":
         return ReplyFacts(readable=event is not None, error=read_error(200, data) if event else None)
     body = read_body(event.response) if len(event.response) else None
-    usage, implausible = (None, False) if body is None else usage_in(body.usage)
+    usage, implausible = (None, False) if body is None else usage_in(body)
     is_whole = event.type == "response.output_item.done"
     text = text_of_item(read_item(event.item)) if is_whole else event.delta or ""
     return ReplyFacts(

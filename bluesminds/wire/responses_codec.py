@@ -244,7 +244,7 @@ def decode_reply(body: bytes, request: ConversationRequest) -> ConversationReply
             parts += read
     calls = any(isinstance(part, ToolCallPart) for part in parts)
     refused = any(isinstance(part, TextPart) and part.refusal for part in parts)
-    usage, _ = usage_in(found.usage)
+    usage, _ = usage_in(found)
     return ConversationReply(
         id=found.id or "",
         model=found.model or request.model,

@@ -176,7 +176,7 @@ class ResponsesPassthrough(MeteredStage):
         self._started = self._final = self._ended = True
         self._tail = event
         body = read_body(found.response) or ResponseBody()
-        usage, absurd = usage_in(body.usage)
+        usage, absurd = usage_in(body)
         if usage is not None or absurd:
             self._meter.report(usage)
         if kind == "response.failed":

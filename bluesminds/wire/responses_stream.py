@@ -27,7 +27,7 @@ from bluesminds.wire.conversation import (
 )
 from bluesminds.wire.errors import ErrorDetail, find_error, read_error
 from bluesminds.wire.json_text import ABSENT, NOT_JSON, decode
-from bluesminds.wire.usage import ImplausibleUsage, read_usage
+from bluesminds.wire.usage import ImplausibleUsage, read_usage, with_tier
 
 _BETWEEN: Final = "\n\n"  # parts of a summary
 _NOTHING: Final[tuple[StreamEvent, ...]] = ()
@@ -55,6 +55,7 @@ class ResponseBody(Struct, gc=False):
     incomplete_details: IncompleteDetails | None = None
     usage: Raw = ABSENT
     error: Raw = ABSENT
+    service_tier: Any = None
 
 
 class ResponsesEvent(Struct, gc=False):
@@ -99,12 +100,12 @@ def read_item(raw: bytes | Raw) -> dict[str, Any]:
         return {}
 
 
-def usage_in(report: Raw) -> tuple[Usage | None, bool]:
+def usage_in(body: ResponseBody) -> tuple[Usage | None, bool]:
     """What a response reports, and whether it is impossible."""
-    if bytes(report) in (b"", b"null"):
+    if bytes(body.usage) in (b"", b"null"):
         return None, False
     try:
-        return read_usage(report), False
+        return with_tier(read_usage(body.usage), body.service_tier), False
     except ImplausibleUsage:
         return None, True
 
@@ -312,7 +313,7 @@ class ResponsesDecoder:
     def _end(self, event: ResponsesEvent) -> Sequence[StreamEvent]:
         body = read_body(event.response) or ResponseBody(status=(event.type or "").rpartition(".")[2])
         events: list[StreamEvent] = self._start(body)
-        usage, absurd = usage_in(body.usage)
+        usage, absurd = usage_in(body)
         reported: list[StreamEvent] = [UsageReported(usage)] if usage is not None or absurd else []
         if event.type == "response.failed":
             body.status = "failed"

@@ -23,6 +23,8 @@ BYTES_PER_TOKEN = 4  # the usual rule of thumb for English text
 # token. The first bytes do not count, because proxies insert short texts that cost no tokens.
 MOST_BYTES_PER_TOKEN = 40
 FREE_BYTES = 1000
+MAX_TIER = 32  # characters of the name of a service tier
+_STANDARD_TIERS = frozenset(("", "default", "standard", "auto"))
 
 _INPUT = ("prompt_tokens", "input_tokens", "promptTokenCount")
 _OUTPUT = ("completion_tokens", "output_tokens", "candidatesTokenCount")
@@ -96,6 +98,13 @@ def _read_plain(raw: Raw | bytes) -> Usage | None:
     return Usage(input_, output, cached, None, reasoning, "upstream")
 
 
+def with_tier(usage: Usage | None, tier: object) -> Usage | None:
+    """The usage with the service tier that the response names, unless that is the standard one."""
+    if usage is None or not isinstance(tier, str) or tier in _STANDARD_TIERS or len(tier) > MAX_TIER:
+        return usage
+    return structs.replace(usage, tier=tier)
+
+
 def read_usage(raw: Raw | bytes, *, cache_beside: bool = False, total_is_input: bool = False) -> Usage | None:
     """The usage in a server's report; None without counts. Raises ImplausibleUsage.
 
@@ -138,6 +147,8 @@ def _normalise(report: dict[str, Any], *, cache_beside: bool, total_is_input: bo
     if output is not None and reasoning is not None:
         reasoning = min(reasoning, output)
     usage = Usage(input_, output, cache_read, cache_write, reasoning, "upstream")
+    if (tier := report.get("service_tier")) is not None:  # Anthropic
+        usage = with_tier(usage, tier) or usage
     inputs = [_detail(report, _INPUT_DETAILS, (name,), ()) for name in _MEDIA_DETAILS]
     outputs = [_detail(report, _OUTPUT_DETAILS, (name,), ()) for name in _MEDIA_DETAILS]
     return _with_media(usage, inputs, outputs) if any(inputs) or any(outputs) else usage
@@ -220,7 +231,7 @@ def _count(value: object) -> int | None:
 
 def add_usage(one: Usage, other: Usage) -> Usage:
     """The usage of two attempts together. It is estimated if one of them is."""
-    counts = {
+    counts: dict[str, Any] = {
         name: None if mine is None and theirs is None else (mine or 0) + (theirs or 0)
         for name in Usage.__struct_fields__
         if name != "source"
@@ -245,7 +256,8 @@ def merge_reports(later: Usage, earlier: Usage | None) -> Usage:
         output = earlier.output
         reasoning = _larger(reasoning, earlier.reasoning)
     units = {name: _larger(getattr(later, name), getattr(earlier, name)) for name in _OTHER_UNITS}
-    return Usage(input_, output, cache_read, cache_write, reasoning, later.source, **units)
+    tier = later.tier or earlier.tier
+    return Usage(input_, output, cache_read, cache_write, reasoning, later.source, **units, tier=tier)
 
 
 def _larger(one: int | None, other: int | None) -> int | None:

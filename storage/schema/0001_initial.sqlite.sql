@@ -98,7 +98,7 @@ CREATE TABLE servers (
     passthrough_paths TEXT NOT NULL, -- JSON list of paths
     region TEXT NOT NULL, -- '' for none
     tags TEXT NOT NULL, -- JSON list of names
-    enabled INTEGER NOT NULL CHECK (enabled IN (0, 1)),
+    mode TEXT NOT NULL CHECK (mode IN ('active', 'draining', 'off')),
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL
 ) STRICT;
@@ -214,6 +214,8 @@ CREATE TABLE usage (
     first_byte_ms INTEGER,
     duration_ms INTEGER NOT NULL,
     cost_nano INTEGER, -- NULL: the model has no price
+    price_version TEXT NOT NULL, -- of the price that the cost follows from; '' without a price
+    charged_nano INTEGER, -- paid with prepaid credit; NULL: the account has none
     day TEXT NOT NULL, -- such as 2026-02-28, in the time zone of the limits
     month TEXT NOT NULL, -- such as 2026-02
     PRIMARY KEY (at, id)
@@ -306,7 +308,7 @@ BEGIN
     INSERT INTO usage_hourly
     VALUES (
         new.at - new.at % 3600000, new.key_id, new.user_id, new.model, new.server,
-        1, new.outcome NOT IN ('ok', 'client_gone'),
+        1, new.outcome NOT IN ('ok', 'client_gone', 'stopped'),
         coalesce(new.input_tokens, 0), coalesce(new.output_tokens, 0),
         coalesce(new.cache_read_tokens, 0), coalesce(new.cache_write_tokens, 0),
         coalesce(new.reasoning_tokens, 0),
@@ -338,7 +340,7 @@ BEGIN
     INSERT INTO usage_daily
     VALUES (
         new.at - new.at % 86400000, new.key_id, new.user_id, new.model, new.server,
-        1, new.outcome NOT IN ('ok', 'client_gone'),
+        1, new.outcome NOT IN ('ok', 'client_gone', 'stopped'),
         coalesce(new.input_tokens, 0), coalesce(new.output_tokens, 0),
         coalesce(new.cache_read_tokens, 0), coalesce(new.cache_write_tokens, 0),
         coalesce(new.reasoning_tokens, 0),
@@ -392,6 +394,44 @@ BEGIN
         total_nano = total_nano + excluded.total_nano;
 END;
 
+-- Prices that the operator has set. Lines with the same server, model and date are one price.
+CREATE TABLE prices (
+    server TEXT NOT NULL, -- '' is every server
+    model TEXT NOT NULL,
+    since INTEGER NOT NULL, -- from when it counts
+    service_tier TEXT NOT NULL, -- '' is the standard one
+    from_tokens INTEGER NOT NULL, -- it counts from this many input tokens on
+    rates TEXT NOT NULL, -- JSON object: nano-USD for a million units
+    max_output INTEGER,
+    updated_at INTEGER NOT NULL,
+    PRIMARY KEY (model, server, since, service_tier, from_tokens)
+) STRICT, WITHOUT ROWID;
+
+-- Prepaid credit. Entries are only appended: each is a link of the hash chain "ledger" (storage/chain.py).
+CREATE TABLE ledger (
+    seq INTEGER NOT NULL PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE, -- idempotency key, such as charge:USAGE_ID
+    at INTEGER NOT NULL,
+    kind TEXT NOT NULL, -- topup, grant, charge, refund, adjustment or expiry
+    debit TEXT NOT NULL, -- accounts: wallet:USER_ID, revenue, grants, payments:manual, expired, adjustments
+    credit TEXT NOT NULL,
+    amount_nano INTEGER NOT NULL CHECK (amount_nano > 0),
+    user_id TEXT NOT NULL,
+    reference TEXT NOT NULL,
+    detail TEXT NOT NULL, -- JSON object
+    hash TEXT NOT NULL -- HMAC-SHA256 in hexadecimal
+) STRICT;
+
+CREATE INDEX ledger_user ON ledger (user_id, seq);
+
+-- The balance of each user with prepaid credit: the sum of the entries.
+CREATE TABLE wallets (
+    user_id TEXT NOT NULL PRIMARY KEY,
+    balance_nano INTEGER NOT NULL,
+    grants TEXT NOT NULL, -- JSON array: id, what is left, end
+    revision INTEGER NOT NULL -- number of entries that are not charges
+) STRICT;
+
 -- Named leases. The holder of "limits" is the only instance that grants requests; it renews the lease.
 CREATE TABLE leases (
     name TEXT NOT NULL PRIMARY KEY,
@@ -433,7 +473,7 @@ CREATE TABLE chain_heads (
     hash TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 
-INSERT INTO chain_heads (chain, seq, hash) VALUES ('audit', 0, '');
+INSERT INTO chain_heads (chain, seq, hash) VALUES ('audit', 0, ''), ('ledger', 0, '');
 
 -- Values that the product stores for itself
 

@@ -127,18 +127,6 @@ def test_keys_create_expires_duration_counts_from_now(home: Path) -> None:
     assert timedelta(days=6) < expires - created <= timedelta(days=7)
 
 
-def test_keys_create_budget_without_prices_warns(home: Path) -> None:
-    user = User(home).prepare()
-    done = user.call("keys", "create", "ci", "--usd-per-day", "5")
-    assert done.returncode == 0
-    assert (
-        "warning: no model has a price, so keys and accounts with a limit in USD cannot use any model"
-        in done.stderr
-    )
-    (home / "gateway.toml").write_text('[[prices]]\nmodel = "m"\ninput_usd = 1\noutput_usd = 1\n')
-    assert "warning" not in user.call("keys", "create", "ci", "--usd-per-day", "5").stderr
-
-
 def test_keys_rotate_wrong_overlap_is_refused(home: Path) -> None:
     for text, error in (("soon", "a duration is written like 30s"), ("8d", "it must be at most 7d")):
         done = User(home).call("keys", "rotate", NOWHERE, "--overlap", text)

@@ -22,18 +22,20 @@ def test_vendors_lists_every_vendor() -> None:
     shown = CliRunner().invoke(cli, ["vendors"])
     names = [line.partition("\t")[0] for line in shown.output.splitlines()]
     assert names == ["name", *VENDORS]
-    assert "groq\tGroq\topenai\thttps://api.groq.com/openai/v1\tGROQ_API_KEY\tchat," in shown.output
+    assert (
+        "groq\tGroq\topenai\thttps://api.groq.com/openai/v1\tGROQ_API_KEY\tchat.completions," in shown.output
+    )
 
 
 def test_vendors_json_has_paths_and_fields() -> None:
     listed = json.loads(CliRunner().invoke(cli, ["vendors", "--json"]).output)["data"]
     found = {row["name"]: row for row in listed}
     assert found["cohere"]["endpoints"] == {
-        "chat": "/compatibility/v1/chat/completions",
+        "chat.completions": "/compatibility/v1/chat/completions",
         "embeddings": "/compatibility/v1/embeddings",
         "rerank": "/v2/rerank",
     }
-    assert found["groq"]["unsupported"]["chat"] == ["logprobs", "top_logprobs", "logit_bias", "n"]
+    assert found["groq"]["unsupported"]["chat.completions"] == ["logprobs", "top_logprobs", "logit_bias", "n"]
     assert found["litellm"]["endpoints"]["messages"] == "/v1/messages"
     assert found["litellm"]["health"] == "/health/liveliness"
     assert found["azure"]["url"] is None and found["azure"]["models"] is None

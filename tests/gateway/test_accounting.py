@@ -11,7 +11,6 @@ import trio
 
 from bluesminds.common.clock import Calendar, SystemClock
 from bluesminds.common.log import Log
-from bluesminds.common.money import Price
 from bluesminds.common.values import NO_LIMITS, Caller, LimitSet, Usage
 from bluesminds.gateway.accounting import UsageAccounting, UsageEntry
 from bluesminds.gateway.authenticate import KeyAuthenticator
@@ -47,6 +46,7 @@ from tests.gateway.test_authenticate import KEY, PEPPER
 from tests.gateway.test_estimate import call
 from tests.gateway.test_recorder import FakeStore
 from tests.gateways import body_memory
+from tests.prices import registry, token_price
 from tests.storage.samples import key as key_row
 from tests.storage.samples import user
 
@@ -57,7 +57,7 @@ CALLER = Caller(
     user_limits=NO_LIMITS,
     expires_at=None,
 )
-PRICE = Price(input=2_000_000, cached_input=1_000_000, output=8_000_000, max_output=100)
+PRICE = token_price(2_000_000, 8_000_000, 1_000_000, max_output=100)
 
 
 async def no_origins() -> frozenset[str]:
@@ -78,7 +78,7 @@ class AccountingSetup:
         self.limiter = RateLimiter(SystemClock(), Calendar(UTC), lambda: True)
         for subject in ("key:k", "user:u"):
             self.limiter.open_account(subject, None)
-        self.estimator = Estimator({"m": PRICE}, default_completion=10)
+        self.estimator = Estimator(registry({"m": PRICE}), default_completion=10)
         self.accounting = UsageAccounting(
             recorder=self.recorder,
             estimator=self.estimator,
@@ -225,6 +225,8 @@ async def test_bug_in_gateway_is_500_without_detail(nursery: trio.Nursery) -> No
         cast(PassthroughHandler, None),
         cast(StoredResponseHandler, None),
         cast(RealtimeSessions, None),
+        cast(Any, None),
+        cast(Any, None),
         cast(Any, None),
         origins=BrowserOrigins((), gateway.keys, no_origins, cache_seconds=1),
         bodies=body_memory(1000),

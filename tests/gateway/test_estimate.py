@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bluesminds.common.money import Price, read_usd, write_usd
+from bluesminds.common.money import read_usd, write_usd
 from bluesminds.common.values import Usage
 from bluesminds.gateway.call import Call
 from bluesminds.gateway.estimate import INITIAL_RATIO, MAX_MODELS, MAX_RATIO, Estimator
@@ -15,8 +15,9 @@ from bluesminds.wire.base import RequestFacts
 from bluesminds.wire.formats import FORMATS
 from tests.gateway.test_authenticate import context
 from tests.gateways import ASK, Gateway
+from tests.prices import registry, token_price
 
-PRICE = Price(input=1_250_000_000, cached_input=125_000_000, output=10_000_000_000)
+PRICE = token_price(1_250_000_000, 10_000_000_000, 125_000_000)
 
 
 CHAT = next(one for one in OPERATIONS if one.name == "chat.completions")
@@ -32,8 +33,8 @@ def reported(prompt: int) -> Usage:
 
 
 def test_estimate_is_prompt_bytes_plus_maximum_completion() -> None:
-    capped = Price(input=0, cached_input=0, output=1_000_000, max_output=30)
-    estimator = Estimator({"priced": PRICE, "capped": capped}, default_completion=512)
+    capped = token_price(0, 1_000_000, max_output=30)
+    estimator = Estimator(registry({"priced": PRICE, "capped": capped}), default_completion=512)
     assert estimator.estimate(call()).tokens == 101 + 512
     assert estimator.estimate(call(most=7, choices=3)).tokens == 101 + 21
     assert estimator.estimate(call("capped", choices=2, size=0)).tokens == 1 + 60
@@ -43,7 +44,7 @@ def test_estimate_is_prompt_bytes_plus_maximum_completion() -> None:
 
 
 def test_learned_ratio_follows_reports_within_bounds() -> None:
-    estimator = Estimator({}, default_completion=1)
+    estimator = Estimator(registry({}), default_completion=1)
     for _ in range(200):
         estimator.learn("dense", 1000, reported(400))
         estimator.learn("pictures", 10, reported(100_000))
@@ -63,7 +64,7 @@ def test_learned_ratio_follows_reports_within_bounds() -> None:
 
 
 def test_estimator_remembers_limited_number_of_models() -> None:
-    estimator = Estimator({}, default_completion=1)
+    estimator = Estimator(registry({}), default_completion=1)
     for number in range(MAX_MODELS + 5):
         estimator.learn(f"m{number}", 100, reported(50))
     assert len(estimator._ratios) == MAX_MODELS
@@ -77,11 +78,13 @@ rates = st.integers(0, 10**14)
 def test_cost_is_rounded_up_once(
     prompt: int, cached: int, completion: int, prices: tuple[int, int, int]
 ) -> None:
-    price = Price(*prices)
+    price = token_price(prices[0], prices[2], prices[1])
     fresh, known = prompt - min(cached, prompt), min(cached, prompt)
     exact = Fraction(fresh * prices[0] + known * prices[1] + completion * prices[2], 10**6)
-    assert 0 <= price.cost(prompt, cached, completion) - exact < 1
-    assert price.cost(prompt, cached, completion) <= price.max_cost(prompt, completion)
+    cost = price.cost(Usage(prompt, completion, cached, source="upstream"))
+    assert cost is not None
+    assert 0 <= cost - exact < 1
+    assert cost <= price.max_cost(prompt, completion)
 
 
 @given(st.integers(0, 10**18 - 1))

@@ -26,7 +26,7 @@ PRICES = [{"model": "m", "input_usd": "1", "output_usd": "2", "max_output_tokens
 def start(nursery: trio.Nursery, home: Path, models: ModelServer, second: ModelServer) -> Start:
     async def start(**sections: Any) -> Gateway:
         servers = [entry("one", models.url), entry("two", second.url, priority=1)]
-        servers.append(entry("gone", second.url, enabled=False))
+        servers.append(entry("gone", second.url, mode="off"))
         return await gateways.start(nursery, home, servers=servers, **sections)
 
     return start
@@ -67,7 +67,8 @@ async def test_receipt_shows_attempts_limits_and_price(start: Start, models: Mod
     assert receipt["limits"]["key"]["rpm"] == {"limit": 10, "before": 0, "after": 1}
     assert receipt["limits"]["key"]["tokens_per_day"] == {"limit": 5000, "before": 0, "after": used}
     assert receipt["limits"]["key"]["usd_total"] == {"limit": "1", "before": "0", "after": shown["cost_usd"]}
-    assert receipt["price"] == {"model": "m", "input_usd": "1", "cached_input_usd": "1", "output_usd": "2"}
+    assert receipt["price_version"].startswith("operator:m@")
+    assert [(one["unit"], one["rate_usd"]) for one in receipt["cost"]] == [("input", "1"), ("output", "2")]
     again = (await receipt_of(gateway, await gateway.chat(ASK, key=key)))["receipt"]
     assert again["limits"]["key"]["rpm"] == {"limit": 10, "before": 1, "after": 2}
     assert again["limits"]["key"]["tokens_per_day"]["before"] == used
@@ -104,7 +105,7 @@ async def test_receipt_of_a_translated_request_shows_format_and_dropped_fields(
     receipt = (await receipt_of(gateway, answer))["receipt"]
     assert receipt["translated_to"] == "messages"
     assert receipt["dropped_fields"] == answer.headers["x-bluesminds-dropped"].split(",")
-    assert receipt["price"] is None
+    assert (receipt["price_version"], receipt["cost"]) == (None, [])
 
 
 async def test_receipt_of_a_failed_request_has_its_attempts(start: Start, models: ModelServer) -> None:
@@ -168,7 +169,7 @@ def test_receipt_never_exceeds_its_size(entries: int, name: str) -> None:
         dropped=tuple(Dropped(name, "s" * 64, "not_listed") for _ in range(entries)),
         attempts=tuple(ReceiptAttempt("s" * 64, 1, 2, name, "FirstByteTimeout") for _ in range(20)),
         dropped_fields=tuple(name for _ in range(entries)),
-        priced_as=name,
+        price_version=name,
     )
     text = write_receipt(receipt)
     assert len(text.encode()) <= MAX_BYTES

@@ -83,6 +83,7 @@ def usage(
     characters: int | None = None,
     duration_ms: int = 700,
     cost_nano: int | None = 5,
+    charged_nano: int | None = None,
     day: str = "2027-01-15",
 ) -> UsageRow:
     return UsageRow(
@@ -114,6 +115,8 @@ def usage(
         first_byte_ms=None,
         duration_ms=duration_ms,
         cost_nano=cost_nano,
+        price_version="operator:small@#1",
+        charged_nano=charged_nano,
         day=day,
         month=day[:7],
     )

@@ -41,7 +41,7 @@ SERVER = ServerRow(
     passthrough_paths=("ocr",),
     region="eu",
     tags=("zdr", "größe"),
-    enabled=True,
+    mode="active",
     created_at=NOON,
     updated_at=NOON,
 )
@@ -87,7 +87,7 @@ async def test_server_inserted_is_read_back(store: Store) -> None:
         models=(),
         passthrough=False,
         sealed_headers=None,
-        enabled=False,
+        mode="off",
     )
     for row in (beta, SERVER):
         await store.write(insert_server, row)
@@ -96,11 +96,11 @@ async def test_server_inserted_is_read_back(store: Store) -> None:
     assert await store.read(select_server, "gone") is None
     with pytest.raises(IntegrityError):
         await store.write(update_server, replace(beta, name="alpha"))
-    assert await store.write(update_server, replace(beta, enabled=True, updated_at=NOON + 1))
+    assert await store.write(update_server, replace(beta, mode="draining", updated_at=NOON + 1))
     assert await store.write(delete_server, "alpha")
     assert not await store.write(delete_server, "alpha")
     assert not await store.write(update_server, SERVER)
-    assert await store.read(select_servers) == [replace(beta, enabled=True, updated_at=NOON + 1)]
+    assert await store.read(select_servers) == [replace(beta, mode="draining", updated_at=NOON + 1)]
 
 
 async def test_setting_put_twice_is_replaced(store: Store) -> None:

@@ -103,6 +103,8 @@ DELETE /api/keys/{key_id}
 POST /api/keys/{key_id}/rotate
 DELETE /api/keys/{key_id}/previous
 GET /api/keys/{key_id}/usage
+GET /user/balance
+GET /api/billing/ledger
 GET /user/api-keys
 POST /user/api-keys
 GET /user/api-keys/{key_id}
@@ -130,6 +132,13 @@ POST /api/admin/servers
 PATCH /api/admin/servers/{name}
 DELETE /api/admin/servers/{name}
 POST /api/admin/servers/{name}/test
+GET /api/admin/prices
+GET /api/admin/users/{user_id}/balance
+GET /api/admin/users/{user_id}/ledger
+POST /api/admin/users/{user_id}/credit
+GET /api/admin/ledger/verify
+PUT /api/admin/prices
+DELETE /api/admin/prices
 GET /api/admin/routes
 POST /api/admin/routes
 PATCH /api/admin/routes/{route_id}

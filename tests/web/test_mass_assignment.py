@@ -79,14 +79,14 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
     "POST /api/admin/servers": (
         {
             *("name", "vendor", "url", "dialect", "api_key", "api_version", "headers", "models"),
-            *("weight", "priority", "passthrough", "passthrough_paths", "region", "tags"),
+            *("weight", "priority", "passthrough", "passthrough_paths", "region", "tags", "mode"),
         },
         {"name": "new", "url": "http://127.0.0.1:9/v1"},
     ),
     "PATCH /api/admin/servers/{name}": (
         {
             *("url", "api_key", "api_version", "headers", "models", "weight", "priority", "passthrough"),
-            *("passthrough_paths", "region", "tags"),
+            *("passthrough_paths", "region", "tags", "mode"),
         },
         {"weight": 2},
     ),

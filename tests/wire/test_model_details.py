@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bluesminds.common.money import Price
 from bluesminds.wire.model_details import NO_DETAILS, ModelDetails, read_details
 from bluesminds.wire.models import (
     ModelRow,
@@ -16,6 +15,7 @@ from bluesminds.wire.models import (
     write_gemini_model,
     write_model,
 )
+from tests.prices import token_price
 from tests.wire.test_stages import json_values
 
 OPENROUTER = {
@@ -71,7 +71,7 @@ def test_details_any_row_is_readable(value: Any) -> None:
 
 @given(st.integers(0, 10**18))
 def test_token_price_is_exact(nano: int) -> None:
-    price = Price(nano, 0, nano)
+    price = token_price(nano, nano, 0)
     text = json.loads(write_model(ModelRow("a", price=price)))["pricing"]["prompt"]
     whole, _, fraction = text.partition(".")
     assert int(whole) * 10**15 + int(fraction.ljust(15, "0") or 0) == nano and "e" not in text
@@ -79,7 +79,7 @@ def test_token_price_is_exact(nano: int) -> None:
 
 def test_models_are_written_with_what_is_known() -> None:
     details = read_details(OPENROUTER)
-    price = Price(1_250_000_000, 125_000_000, 10_000_000_000)
+    price = token_price(1_250_000_000, 10_000_000_000, 125_000_000)
     row = ModelRow("a", 5, "x", details, price)
     architecture = {"input_modalities": ["text", "image"], "output_modalities": ["text"]}
     pricing = {"prompt": "0.00000125", "completion": "0.00001", "input_cache_read": "0.000000125"}
@@ -113,5 +113,5 @@ def test_gemini_model_has_limits_if_they_are_known() -> None:
 
 
 def test_free_model_has_a_price_of_zero() -> None:
-    assert json.loads(write_model(ModelRow("a", price=Price(0, 0, 0))))["pricing"]["prompt"] == "0"
+    assert json.loads(write_model(ModelRow("a", price=token_price(0, 0))))["pricing"]["prompt"] == "0"
     assert "pricing" not in json.loads(write_model(ModelRow("a")))

@@ -9,16 +9,22 @@ from typing import Final
 
 from msgspec import Struct
 
+from bluesminds.common.money import Price
 from bluesminds.common.values import LimitSet
 from bluesminds.gateway.limits.window import SlidingWindow, WindowBucket
 from storage.quotas import QuotaRow
 
 
 class Estimate(Struct, frozen=True, gc=False):
-    """The maximum that a request is expected to use. `nano`: nano-USD; None if its model has no price."""
+    """What is reserved for a request. `tokens`: the maximum that it is expected to use. `nano`: nano-USD for
+    `input` and `output` tokens at the `price`; None if its model has no price.
+    """
 
     tokens: int
     nano: int | None
+    input: int = 0
+    output: int = 0
+    price: Price | None = None
 
 
 class PeriodCounter:
@@ -32,6 +38,32 @@ class PeriodCounter:
         self.nano = nano
         self.held_tokens = 0
         self.held_nano = 0
+
+
+class Credit:
+    """Prepaid credit of one account, in nano-USD. `held`: reserved by running requests. `revision`: as in
+    WalletRow.
+    """
+
+    __slots__ = ("balance", "held", "revision")
+
+    def __init__(self, balance: int, revision: int = 0) -> None:
+        self.balance = balance
+        self.held = 0
+        self.revision = revision
+
+    @property
+    def available(self) -> int:
+        return self.balance - self.held
+
+    def charge(self, held: int, nano: int) -> int:
+        """Release `held` and pay a cost. Returns what was paid: what other requests have reserved is not
+        touched, and the balance does not become negative.
+        """
+        self.held -= held
+        paid = max(0, min(nano, self.available))
+        self.balance -= paid
+        return paid
 
 
 class MinuteWindow:
@@ -49,7 +81,7 @@ class UsageCounters:
     on Trio's clock.
     """
 
-    __slots__ = ("day", "last_used", "month", "requests", "running", "tokens", "total")
+    __slots__ = ("credit", "day", "last_used", "month", "requests", "running", "tokens", "total")
 
     def __init__(self, stored: QuotaRow | None, now: float, minute: MinuteWindow | None = None) -> None:
         minute = minute or MinuteWindow()
@@ -57,6 +89,7 @@ class UsageCounters:
         self.tokens = minute.tokens
         self.running = 0
         self.last_used = now
+        self.credit: Credit | None = None  # None: the account is only measured
         if stored is None:
             self.day, self.month, self.total = PeriodCounter(""), PeriodCounter(""), PeriodCounter("")
         else:
@@ -85,10 +118,11 @@ class UsageCounters:
             limits.tokens_per_month and month.tokens + month.held_tokens + tokens > limits.tokens_per_month
         ):
             return False
-        if not (limits.usd_per_day or limits.usd_per_month or limits.usd_total):
+        credit = self.credit
+        if not (limits.usd_per_day or limits.usd_per_month or limits.usd_total or credit is not None):
             return True
         nano = estimate.nano
-        if nano is None:
+        if nano is None or (credit is not None and nano > credit.available):
             return False
         total = self.total
         return not (
@@ -96,6 +130,23 @@ class UsageCounters:
             or (limits.usd_per_month and month.nano + month.held_nano + nano > limits.usd_per_month)
             or (limits.usd_total and total.nano + total.held_nano + nano > limits.usd_total)
         )
+
+    def money_left(self, limits: LimitSet) -> int | None:
+        """What no request has used or reserved, in nano-USD; None without a budget and credit. Call
+        `roll_over` first.
+        """
+        left = [
+            limit - period.nano - period.held_nano
+            for limit, period in (
+                (limits.usd_per_day, self.day),
+                (limits.usd_per_month, self.month),
+                (limits.usd_total, self.total),
+            )
+            if limit
+        ]
+        if self.credit is not None:
+            left.append(self.credit.available)
+        return min(left) if left else None
 
     def hold(self, estimate: Estimate, now: float, share: "Share") -> "Hold":
         return Hold(self, estimate.tokens, estimate.nano or 0, now, share)
@@ -118,7 +169,7 @@ WHOLE_REQUEST: Final = Share()
 class Hold:
     """What one running request has reserved in one set of counters."""
 
-    __slots__ = ("_bucket", "_counters", "_day", "_month", "_nano", "_running", "_tokens")
+    __slots__ = ("_bucket", "_counters", "_credit", "_day", "_month", "_nano", "_running", "_tokens")
 
     def __init__(
         self, counters: UsageCounters, tokens: int, nano: int, now: float, share: Share = WHOLE_REQUEST
@@ -136,7 +187,10 @@ class Hold:
         day.held_tokens += tokens
         month.held_tokens += tokens
         total.held_tokens += tokens
+        self._credit = counters.credit
         if nano:
+            if self._credit is not None:
+                self._credit.held += nano
             day.held_nano += nano
             month.held_nano += nano
             total.held_nano += nano
@@ -171,8 +225,30 @@ class Hold:
     def reserved_nano(self) -> int:
         return self._nano
 
-    def settle(self, tokens: int, nano: int, now: float) -> None:
-        """Replace the reserved amounts by the used ones; tokens beyond the reservation count from now."""
+    def may_extend(self, limits: LimitSet, nano: int) -> bool:
+        """Whether the limits allow that `nano` more is reserved."""
+        if self._credit is not None and nano > self._credit.available:
+            return False
+        return not any(
+            limit and period.nano + period.held_nano + nano > limit
+            for limit, period in (
+                (limits.usd_per_day, self._day),
+                (limits.usd_per_month, self._month),
+                (limits.usd_total, self._counters.total),
+            )
+        )
+
+    def extend(self, nano: int) -> None:
+        self._nano += nano
+        if self._credit is not None:
+            self._credit.held += nano
+        for period in (self._day, self._month, self._counters.total):
+            period.held_nano += nano
+
+    def settle(self, tokens: int, nano: int, now: float) -> int | None:
+        """Replace the reserved amounts by the used ones; tokens beyond the reservation count from now.
+        Returns what was paid with prepaid credit, None without any.
+        """
         counters = self._counters
         counters.running -= self._running
         counters.last_used = now
@@ -185,3 +261,4 @@ class Hold:
             period.held_nano -= self._nano
             period.tokens += tokens
             period.nano += nano
+        return None if self._credit is None else self._credit.charge(self._nano, nano)

@@ -10,10 +10,10 @@ from typing import Final
 from msgspec import Struct
 
 from bluesminds.common.clock import Calendar
-from bluesminds.common.errors import Forbidden, GatewayError, RateLimited
+from bluesminds.common.errors import Forbidden, GatewayError, InsufficientCredit, RateLimited
 from bluesminds.common.money import write_usd
 from bluesminds.common.values import LimitSet
-from bluesminds.gateway.limits.counters import Estimate, UsageCounters
+from bluesminds.gateway.limits.counters import Credit, Estimate, UsageCounters
 
 CONCURRENCY_WAIT: Final = 1.0  # seconds; the end of a running request is not known
 _FOREVER: Final = float("inf")
@@ -37,6 +37,24 @@ class PeriodEnds(Struct, frozen=True):
         return f"Resets {self.calendar.describe(end, self.now_ms)}."
 
 
+def no_price_error(model: str) -> Forbidden:
+    """For an operator who refuses models without a price."""
+    message = (
+        f"The model `{model[:200]}` has no price, so that it cannot be used. Ask the operator to add one."
+    )
+    return Forbidden("model_not_priced", message)
+
+
+def _insufficient_credit(credit: Credit, nano: int) -> InsufficientCredit:
+    figures = f"({write_usd(max(0, credit.available))} USD left, {write_usd(nano)} USD needed)"
+    if credit.balance >= nano:
+        advice = "Running requests reserve the rest. Try again when one has finished."
+    else:
+        advice = "Add credit, send less text, or send a smaller `max_tokens`."
+    message = f"The credit of the account does not cover this request {figures}. {advice}"
+    return InsufficientCredit("insufficient_credit", message)
+
+
 class _Reason(Struct, frozen=True):
     code: str
     message: str
@@ -53,15 +71,20 @@ def limit_error(
 ) -> GatewayError:
     """`accounts` are names ("this API key"), counters after `roll_over`, and limits; one of them is exceeded.
 
-    Returns Forbidden for a budget and a model without a price, else RateLimited without rate headers.
+    Returns Forbidden for a budget and a model without a price, InsufficientCredit, or RateLimited without
+    rate headers.
     """
     reasons: list[_Reason] = []
     for owner, counters, limits in accounts:
-        if estimate.nano is None and (limits.usd_per_day or limits.usd_per_month or limits.usd_total):
+        budget = limits.usd_per_day or limits.usd_per_month or limits.usd_total
+        credit = counters.credit
+        if estimate.nano is None and (budget or credit is not None):
             return Forbidden(
                 "model_not_priced",
-                f"{_capitalized(owner)} has a budget, but no price is configured for `{model[:200]}`.",
+                f"{_capitalized(owner)} has a budget or prepaid credit, but `{model[:200]}` has no price.",
             )
+        if credit is not None and (estimate.nano or 0) > credit.available:
+            return _insufficient_credit(credit, estimate.nano or 0)
         reasons += _size_reasons(owner, limits, estimate)
         reasons += _rate_reasons(owner, counters, limits, estimate, now)
         reasons += _quota_reasons(owner, counters, limits, estimate, ends)

@@ -17,6 +17,7 @@ from bluesminds.common.errors import GatewayError, Unavailable
 from bluesminds.common.values import NO_LIMITS, Caller, InUse, LimitSet
 from bluesminds.gateway.limits.counters import (
     WHOLE_REQUEST,
+    Credit,
     Estimate,
     Hold,
     LimitedAccounts,
@@ -30,6 +31,7 @@ from bluesminds.gateway.limits.headers import Headers, RemainingRates, rate_head
 from bluesminds.gateway.limits.keyless import AddressLimits
 from storage.base import Store
 from storage.keys import KeyHolder
+from storage.ledger import WalletRow
 from storage.quotas import QuotaRow, RecentUse, select_holder_with_quotas
 
 IDLE_SECONDS = 3600.0  # how long unused counters stay open
@@ -41,25 +43,37 @@ _NO_USE = Estimate(0, 0)
 
 
 class Reservation:
-    """The reserved usage of one running request, settled once. Its usage counts in `day` and `month`."""
+    """The reserved usage of one running request, settled once. Its usage counts in `day` and `month`.
+    `has_budget`: money is limited on one of the levels. `charged`: nano-USD that the settlement took from
+    prepaid credit; None: the account has none.
+    """
 
-    __slots__ = ("_holds", "_limiter", "_rates", "_returned", "_running", "_tokens", "day", "month")
+    __slots__ = (
+        *("_holds", "_limiter", "_limits", "_rates", "_returned", "_running", "_tokens"),
+        *("charged", "has_budget", "day", "month"),
+    )
 
     def __init__(
         self,
         limiter: "RateLimiter",
         tokens: int,
         holds: Sequence[Hold],
-        counters: UsageCounters,
+        accounts: LimitedAccounts,
         rates: RemainingRates,
         running: int,
     ) -> None:
+        counters = accounts[-1][0]
+        self._limits = [limits for _, limits in accounts]
+        self.has_budget = counters.credit is not None or any(
+            limits.usd_total or limits.usd_per_month or limits.usd_per_day for limits in self._limits
+        )
         self._limiter = limiter
         self._running = running
         self._tokens = tokens
         self._holds = holds
         self._rates = rates
         self._returned = 0
+        self.charged: int | None = None
         self.day = counters.day.name
         self.month = counters.month.name
 
@@ -88,6 +102,15 @@ class Reservation:
                 found[name] = uses
         return found
 
+    def extend(self, nano: int) -> bool:
+        """Reserve `nano` in total, on every level or on none. False if a level does not allow it."""
+        pairs = list(zip(self._holds, self._limits, strict=True))
+        if not pairs or not all(hold.may_extend(limits, nano - hold.reserved_nano) for hold, limits in pairs):
+            return False
+        for hold, _ in pairs:
+            hold.extend(nano - hold.reserved_nano)
+        return True
+
     def settle(self, tokens: int = 0, nano: int = 0) -> None:
         """Replace the reservation by the actual usage. Later calls do nothing."""
         if not self._holds:
@@ -96,7 +119,7 @@ class Reservation:
         self._limiter.running -= self._running
         now = self._limiter.monotonic()
         for hold in holds:
-            hold.settle(tokens, nano, now)
+            self.charged = hold.settle(tokens, nano, now)  # the last one is that of the account
         self._returned = self._tokens - tokens
 
 
@@ -137,20 +160,34 @@ class RateLimiter:
                 minute.requests.add(at, use.requests)
                 minute.tokens.add(at, use.tokens)
 
-    def open_account(self, subject: str, stored: QuotaRow | None) -> None:
+    def open_account(self, subject: str, stored: QuotaRow | None, wallet: WalletRow | None = None) -> None:
         """Start from the stored usage, unless the account is open: memory is ahead of the store."""
         if subject not in self._accounts:
             minute = self._minutes.pop(subject, None)
-            self._accounts[subject] = UsageCounters(stored, self.monotonic(), minute)
+            account = self._accounts[subject] = UsageCounters(stored, self.monotonic(), minute)
+            if wallet is not None:
+                account.credit = Credit(wallet.balance_nano, wallet.revision)
+
+    def credit_changed(self, user_id: str, nano: int, revision: int) -> None:
+        """The store has a new entry of a user that is not a charge. `revision`: of the wallet, afterwards."""
+        account = self._accounts.get(USER + user_id)
+        if account is None:
+            return
+        credit = account.credit
+        if credit is None:
+            credit = account.credit = Credit(0)
+        if revision > credit.revision:
+            credit.balance += nano
+            credit.revision = revision
 
     async def look_up_key(self, store: Store, digest: bytes) -> KeyHolder | None:
         """Find the API key with this digest and open its accounts. Raises StorageError."""
         found = await store.read(select_holder_with_quotas, digest)
         if found is None:
             return None
-        holder, key, user = found
+        holder, key, user, wallet = found
         self.open_account(KEY + holder.key.id, key)
-        self.open_account(USER + holder.key.user_id, user)
+        self.open_account(USER + holder.key.user_id, user, wallet)
         return holder
 
     def is_open(self, caller: Caller, now: float) -> bool:
@@ -189,7 +226,13 @@ class RateLimiter:
         holds = [counters.hold(estimate, now, share) for counters, _ in accounts]
         self.running += share.running
         rates = remaining_rates(accounts, now)
-        return Reservation(self, estimate.tokens, holds, accounts[-1][0], rates, share.running)
+        return Reservation(self, estimate.tokens, holds, accounts, rates, share.running)
+
+    def money_left(self, caller: Caller) -> int | None:
+        """The nano-USD that are left on every level; None without a budget and credit."""
+        accounts = self._find_accounts(caller, self.monotonic())
+        left = [found for one, limits in accounts if (found := one.money_left(limits)) is not None]
+        return min(left) if left else None
 
     def check_exhausted(self, caller: Caller) -> None:
         """Raises as `reserve` does if not even the smallest request would be allowed now."""
@@ -235,7 +278,7 @@ class RateLimiter:
         self, caller: Caller, accounts: LimitedAccounts, estimate: Estimate, model: str, now: float
     ) -> None:
         """Roll the counters over to the current date and check every limit."""
-        if not accounts or (not self._has_lease() and _is_limited(caller)):
+        if not accounts or (not self._has_lease() and _is_limited(caller, accounts)):
             raise _limits_unavailable()
         self._roll_over(accounts)
         for counters, limits in accounts:
@@ -285,5 +328,7 @@ def _limits_unavailable() -> Unavailable:
     return Unavailable("limits_unavailable", "Limits cannot be checked. Try again in a few seconds.")
 
 
-def _is_limited(caller: Caller) -> bool:
-    return caller.key_limits != NO_LIMITS or caller.user_limits != NO_LIMITS
+def _is_limited(caller: Caller, accounts: LimitedAccounts) -> bool:
+    if caller.key_limits != NO_LIMITS or caller.user_limits != NO_LIMITS:
+        return True
+    return any(counters.credit is not None for counters, _ in accounts)

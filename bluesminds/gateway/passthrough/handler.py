@@ -143,6 +143,7 @@ class PassthroughHandler(Struct, frozen=True):
                 message = "The server in x-bluesminds-server does not exist or does not relay this path."
                 raise InvalidRequest("unknown_server", message)
         if found.servers is None:
+            allowed = [server for server in allowed if server.mode != "draining"]
             wanted = "messages" if anthropic or path.collection.startswith("messages/") else "chat"
             fitting = [server for server in allowed if wanted in profile_of(server).speaks]
             candidates = sorted(fitting or allowed, key=self._rank)

@@ -4,7 +4,6 @@ A catalog is immutable and replaced as a whole, so a request sees one consistent
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Final
 
 from msgspec import structs
@@ -18,7 +17,12 @@ from bluesminds.gateway.routing.rotation import RotationRegistry
 from bluesminds.wire.models import ModelRow
 
 MAX_RESTRICTED: Final = 64  # catalogs
-NO_PRICES: Final[Mapping[str, Price]] = MappingProxyType({})
+PriceFinder = Callable[[Server | None, str, str], Price | None]
+"""Finds a price by the server, its name for the model, and the client's name if that differs."""
+
+
+def find_no_price(server: Server | None, model: str, served: str) -> Price | None:
+    return None
 
 
 def merge_servers(configured: Sequence[Server], stored: Sequence[Server]) -> list[Server]:
@@ -42,7 +46,7 @@ class ModelCatalog:
         discovered: Mapping[str, Sequence[ModelRow]],
         routes: Sequence[ModelRoute] = (),
         *,
-        prices: Mapping[str, Price] = NO_PRICES,
+        find_price: PriceFinder = find_no_price,
         keyless: bool = False,
         required: Requirement | None = None,
     ) -> None:
@@ -53,6 +57,7 @@ class ModelCatalog:
         self._servers_by_name: dict[str, Server] = {}
         self._listing: set[str] = set()  # servers whose models are known
         self._servers_by_model: dict[str, list[Server]] = {}
+        self._all_by_model: dict[str, list[Server]] = {}  # with those that are draining
         self._rows: dict[str, ModelRow] = {}
         self.unlisted = 0  # servers without a known model
         for server in self.servers:
@@ -64,12 +69,18 @@ class ModelCatalog:
             if rows:
                 self._listing.add(server.name)
             for row in {row.id: row for row in rows}.values():
+                self._all_by_model.setdefault(row.id, []).append(server)
+                if server.mode == "draining":
+                    continue
                 self._servers_by_model.setdefault(row.id, []).append(server)
                 self._rows[row.id] = _merge_rows(self._rows.get(row.id), row)
-        priced = {name: _with_price(row, prices.get(name)) for name, row in self._rows.items()}
+        priced = {
+            name: _with_price(row, find_price(self._servers_by_model[name][0], name, ""))
+            for name, row in self._rows.items()
+        }
         for route in self.routes.exact_routes() if self.routes else ():
             if self._is_served(route):
-                priced[route.model] = self._route_row(route, prices)
+                priced[route.model] = self._route_row(route, find_price)
         self._sorted = [priced[name] for name in sorted(priced)]
         self._rows = priced
 
@@ -78,13 +89,20 @@ class ModelCatalog:
             return any(one.server in self._servers_by_name for one in route.targets)
         return route.model in self._rows or any(name in self._rows for name in route.fallback)
 
-    def _route_row(self, route: ModelRoute, prices: Mapping[str, Price]) -> ModelRow:
+    def _route_row(self, route: ModelRoute, find_price: PriceFinder) -> ModelRow:
         """The details of the first target, and the price if all targets have the same one."""
         named = [one.model or route.model for one in route.targets] or [route.model]
         first = self._rows.get(named[0]) or ModelRow(id=route.model)
         row = structs.replace(first, id=route.model, owned_by=first.owned_by or "bluesminds")
-        found = {name if name in prices else route.model for name in named}
-        return _with_price(row, prices.get(found.pop()) if len(found) == 1 else None)
+        served = self.servers_for(route.model)
+        places = [(self.server(one.server), one.model or route.model) for one in route.targets]
+        places = places or [(served[0] if served else None, route.model)]
+        found = {
+            "" if price is None else price.version: price
+            for server, name in places
+            for price in (find_price(server, name, "" if name == route.model else route.model),)
+        }
+        return _with_price(row, found.popitem()[1] if len(found) == 1 else None)
 
     def server(self, name: str) -> Server | None:
         """A server that can be used."""
@@ -92,7 +110,9 @@ class ModelCatalog:
 
     def may_offer(self, server: str, model: str) -> bool:
         """False if the models of the server are known, and this one is not among them."""
-        return server not in self._listing or any(one.name == server for one in self.servers_for(model))
+        return server not in self._listing or any(
+            one.name == server for one in self.servers_for(model, draining=True)
+        )
 
     def label(self, model: str) -> str:
         """The model in metrics. Names that clients invent below a prefix have that of its route."""
@@ -101,8 +121,9 @@ class ModelCatalog:
         route = next(self.routes.matches(model), None)
         return model if route is None else route.model
 
-    def servers_for(self, model: str) -> Sequence[Server]:
-        return self._servers_by_model.get(model, ())
+    def servers_for(self, model: str, *, draining: bool = False) -> Sequence[Server]:
+        """`draining`: with the servers that get no new requests."""
+        return (self._all_by_model if draining else self._servers_by_model).get(model, ())
 
     def models(self) -> Sequence[ModelRow]:
         """All models, and the names of routes, sorted by name."""
@@ -124,7 +145,7 @@ def _with_price(row: ModelRow, price: Price | None) -> ModelRow:
     """The row with the gateway's price, and with the maximum output that the operator states with it."""
     if price is None:
         return row
-    if price.max_output is None:
+    if price.max_output is None or price.source == "bundled":
         return structs.replace(row, price=price)
     details = structs.replace(row.details, max_output=price.max_output)
     return structs.replace(row, price=price, details=details)
@@ -136,7 +157,7 @@ def _configured_rows(server: Server) -> list[ModelRow]:
 
 class ServerRegistry:
     """The current servers and routes: those of the configuration, and those that `load_servers` and
-    `load_routes` read from the database. Routes of the configuration come first. `prices` by model.
+    `load_routes` read from the database. Routes of the configuration come first.
     """
 
     def __init__(
@@ -149,10 +170,10 @@ class ServerRegistry:
         *,
         routes: Sequence[ModelRoute],
         load_routes: Callable[[], Awaitable[Sequence[ModelRoute]]],
-        prices: Mapping[str, Price] = NO_PRICES,
+        find_price: PriceFinder = find_no_price,
     ) -> None:
         self._configured = tuple(configured)
-        self._prices = prices
+        self._find_price = find_price
         self._load_servers = load_servers
         self._health = health
         self._load = load
@@ -167,6 +188,10 @@ class ServerRegistry:
         """Read the stored servers and routes again. Raises StorageError."""
         self.routes = (*self._configured_routes, *await self._load_routes())
         self._replace(merge_servers(self._configured, await self._load_servers()))
+
+    def prices_changed(self) -> None:
+        """Show the new prices in the lists of models."""
+        self._build_catalogs(self.catalog.servers)
 
     def set_discovered(self, server: str, models: list[ModelRow]) -> None:
         """Store the models that a probe found."""
@@ -193,7 +218,7 @@ class ServerRegistry:
                 self.catalog.servers,
                 self._discovered,
                 self.routes,
-                prices=self._prices,
+                find_price=self._find_price,
                 keyless=keyless,
                 required=required,
             )
@@ -211,5 +236,5 @@ class ServerRegistry:
         self._rotations.keep_only({route.key for route in self.routes})
         self._restricted: dict[tuple[Requirement, bool], ModelCatalog] = {}
         self.relays = any(server.passthrough or server.passthrough_paths for server in servers)
-        self.catalog = ModelCatalog(servers, self._discovered, self.routes, prices=self._prices)
-        self.keyless = ModelCatalog(servers, self._discovered, prices=self._prices, keyless=True)
+        self.catalog = ModelCatalog(servers, self._discovered, self.routes, find_price=self._find_price)
+        self.keyless = ModelCatalog(servers, self._discovered, find_price=self._find_price, keyless=True)

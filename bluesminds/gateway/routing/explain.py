@@ -4,18 +4,16 @@ What depends on the request is left out: its size, its fields and the beginning 
 compares the prices of a million tokens in each direction.
 """
 
-from collections.abc import Mapping
 from typing import Final
 
 from msgspec import Struct
 
 from bluesminds.common.errors import GatewayError
-from bluesminds.common.money import Price
 from bluesminds.common.routes import NO_TRAITS, ModelRoute, RouteTraits
 from bluesminds.common.values import Caller
 from bluesminds.gateway.authorize import check_model, check_scope
 from bluesminds.gateway.operations import Operation
-from bluesminds.gateway.routing.catalog import ModelCatalog
+from bluesminds.gateway.routing.catalog import ModelCatalog, PriceFinder
 from bluesminds.gateway.routing.plans import Target
 from bluesminds.gateway.routing.policies import Balancer, RoutedRequest, select_targets
 from bluesminds.gateway.routing.routed import RoutedTargets
@@ -54,7 +52,7 @@ class Explanation(Struct, frozen=True):
 
 
 def explain(
-    catalog: ModelCatalog, balancer: Balancer, prices: Mapping[str, Price], question: RouteQuestion
+    catalog: ModelCatalog, balancer: Balancer, find_price: PriceFinder, question: RouteQuestion
 ) -> Explanation:
     if question.caller is not None:
         try:
@@ -66,7 +64,7 @@ def explain(
     if route is None:
         found = _explain_unrouted(catalog, balancer, question)
     else:
-        found = _explain_route(catalog, balancer, prices, question, route)
+        found = _explain_route(catalog, balancer, find_price, question, route)
     ejected = frozenset(
         target.server.name
         for model in found.models
@@ -93,7 +91,7 @@ def _explain_unrouted(catalog: ModelCatalog, balancer: Balancer, question: Route
 def _explain_route(
     catalog: ModelCatalog,
     balancer: Balancer,
-    prices: Mapping[str, Price],
+    find_price: PriceFinder,
     question: RouteQuestion,
     route: ModelRoute,
 ) -> Explanation:
@@ -105,7 +103,6 @@ def _explain_route(
         question.operation,
         model,
         may_use=lambda name: allowed is None or name in allowed,
-        prices=prices,
         traits=question.traits,
     )
     try:
@@ -113,8 +110,11 @@ def _explain_route(
     except GatewayError as exc:
         return Explanation(route, (), selection.dropped, error=exc)
 
-    def price(name: str) -> int | None:
-        return None if (found := prices.get(name)) is None else found.max_cost(MILLION, MILLION)
+    def price(target: Target) -> int | None:
+        served = target.serves or model
+        sent = target.model or model
+        found = find_price(target.server, sent, "" if sent == served else served)
+        return None if found is None else found.max_cost(MILLION, MILLION)
 
     request = RoutedRequest(model, stream=True, price=price)
     preview = RoutedTargets(route, selection, balancer, request).preview()

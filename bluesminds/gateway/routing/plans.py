@@ -36,15 +36,13 @@ class Plan(Struct, frozen=True, gc=False):
 
 class Target(Struct, frozen=True, gc=False):
     """A server that can serve a request, and its plan. Names are "" if they are the client's: `model` is the
-    name that the server gets, `serves` the fallback model that it serves, and `priced_as` the name of the
-    price.
+    name that the server gets, and `serves` the fallback model that it serves.
     """
 
     server: Server
     plan: Plan
     model: str = ""
     serves: str = ""
-    priced_as: str = ""
 
 
 def make_plan(operation: Operation, server: Server) -> Plan | None:

@@ -41,7 +41,7 @@ def select_targets(
     Raises NotFound for an unknown model, and if no server of the model has the endpoint or is in `only`. The
     result may be empty for an operation that the gateway can estimate.
     """
-    servers = catalog.servers_for(model)
+    servers = catalog.servers_for(model, draining=only is not None)
     if not servers:
         raise _not_found(catalog, model)
     if only is not None:
@@ -68,12 +68,12 @@ def select_targets(
 
 class RoutedRequest(Struct, frozen=True):
     """What the policies use of a request. `model`: the client's name. `prompt_key`: of `affinity.prompt_key`.
-    `price` is of a name of a price, in nano-USD; None if it is unknown.
+    `price` is what a target would charge, in nano-USD; None if that is unknown.
     """
 
     model: str
     stream: bool
-    price: Callable[[str], int | None]
+    price: Callable[[Target], int | None]
     prompt_key: bytes = b""
 
 
@@ -187,7 +187,7 @@ def _name(one: Candidate) -> tuple[str, str]:
 
 
 def _price(one: Candidate, request: RoutedRequest) -> float:
-    price = request.price(one.target.priced_as or request.model)
+    price = request.price(one.target)
     return math.inf if price is None else price
 
 

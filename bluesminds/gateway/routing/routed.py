@@ -1,6 +1,6 @@
 """The targets of one request whose model has a route: model after model."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from bluesminds.common.routes import FallbackReason, ModelRoute
 from bluesminds.gateway.routing.plans import Target
@@ -31,7 +31,7 @@ class RoutedTargets:
         self._request = request
         self._context: int | None = None  # of the model whose targets were given last
 
-    def targets(self) -> Iterable[Target]:
+    def targets(self) -> Sequence[Target]:
         """The targets that are left, in no particular order."""
         return [one.target for group in self._groups for one in group.candidates]
 

@@ -18,7 +18,8 @@ from bluesminds.gateway.routing.plans import Target, make_plan
 DropReason = Literal[
     "model_not_allowed",  # the API key may not use this fallback model
     "unknown_model",  # no server offers this fallback model
-    "unknown_server",  # the server does not exist, or is not enabled
+    "unknown_server",  # the server does not exist, or is off
+    "draining",  # the server gets no new requests
     "requirement",  # the server does not have the region or the tags that the request requires
     "other_server",  # what the request refers to is at another server
     "no_endpoint",  # the server does not have the endpoint, also not by translation
@@ -101,7 +102,6 @@ def select_candidates(
     model: str,
     *,
     may_use: Callable[[str], bool],
-    prices: Container[str],
     only: frozenset[str] | None = None,
     traits: RouteTraits = NO_TRAITS,
 ) -> Selection:
@@ -111,9 +111,7 @@ def select_candidates(
     Raises NotFound if no target is left. The result may be empty for an operation that the gateway can
     estimate.
     """
-    selection = find_candidates(
-        catalog, route, operation, model, may_use=may_use, prices=prices, only=only, traits=traits
-    )
+    selection = find_candidates(catalog, route, operation, model, may_use=may_use, only=only, traits=traits)
     check_candidates(selection, route, operation, model)
     return selection
 
@@ -125,12 +123,11 @@ def find_candidates(
     model: str,
     *,
     may_use: Callable[[str], bool],
-    prices: Container[str],
     only: frozenset[str] | None = None,
     traits: RouteTraits = NO_TRAITS,
 ) -> Selection:
     """As `select_candidates`, but the result may be empty."""
-    search = _Search(catalog, operation, model, prices, only)
+    search = _Search(catalog, operation, model, only)
     for name, its_route in _chain(catalog, model, route, traits):
         if name == model or may_use(name):
             search.add_model(name, its_route)
@@ -163,7 +160,6 @@ class _Search(Struct):
     catalog: ModelCatalog
     operation: Operation
     requested: str
-    prices: Container[str]
     only: frozenset[str] | None
     groups: list[ModelCandidates] = []
     dropped: list[Dropped] = []
@@ -174,7 +170,10 @@ class _Search(Struct):
         listed: list[Candidate] = []
         unlisted: list[Candidate] = []
         specs = route.targets if route is not None else ()
-        for spec in specs or [RouteTarget(server.name) for server in self.catalog.servers_for(name)]:
+        for spec in specs or [
+            RouteTarget(server.name)
+            for server in self.catalog.servers_for(name, draining=self.only is not None)
+        ]:
             found = self._candidate(spec, name)
             if isinstance(found, str):
                 self.dropped.append(Dropped(name, spec.server, found))
@@ -195,6 +194,8 @@ class _Search(Struct):
         server = self.catalog.server(spec.server)
         if server is None:
             return "requirement" if spec.server in self.catalog.excluded else "unknown_server"
+        if self.only is None and server.mode == "draining":
+            return "draining"
         if self.only is not None and spec.server not in self.only:
             return "other_server"
         plan = make_plan(self.operation, server)
@@ -210,7 +211,6 @@ class _Search(Struct):
             plan,
             model="" if sent == self.requested else sent,
             serves=serves,
-            priced_as=spec.model if spec.model in self.prices else serves,
         )
         return Candidate(
             target,

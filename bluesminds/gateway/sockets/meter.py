@@ -194,9 +194,9 @@ class SessionMeter:
         bound = self._max_output if max_output is None else max_output or None
         input_ = self._context + self._added
         model, estimator = self._call.model, self._accounting.estimator
-        priced_as = (self._target and self._target.priced_as) or model
-        output = estimator.max_output(priced_as) if bound is None else bound
-        estimate = estimator.estimate_tokens(priced_as, input_ + 1, output)
+        price = estimator.price(self._target, model, self._clock.now_ms())
+        output = estimator.max_output(price) if bound is None else bound
+        estimate = estimator.estimate_tokens(price, input_ + 1, output, self._call.markup)
         if self._first is not None and enforce:
             entry, self._first = self._first, None
             try:
@@ -221,7 +221,7 @@ class SessionMeter:
         if own:
             entry.label = self._label
         if (target := self._target) is not None:
-            entry.try_target(target if own else structs.replace(target, model="", priced_as=""))
+            entry.try_target(target if own else structs.replace(target, model=""))
         return entry
 
     def _call_now(self, row_id: str, model: str) -> Call:

@@ -19,6 +19,7 @@ from bluesminds.gateway.authorize import check_model
 from bluesminds.gateway.bodies import BodyMemory, HeldMemory
 from bluesminds.gateway.browser_origins import BrowserOrigins
 from bluesminds.gateway.call import Call
+from bluesminds.gateway.limits.errors import no_price_error
 from bluesminds.gateway.limits.headers import as_text
 from bluesminds.gateway.limits.session import SessionLimits
 from bluesminds.gateway.operations import OperationMatch
@@ -115,7 +116,8 @@ class RealtimeSessions:
             model = read_model(opening.query)
             check_model(caller, model)
             facts = RequestFacts(model, stream=True)
-            call = Call(context, match.operation, CHAT, model, facts, bool(caller.address))
+            own_key = bool(caller.address)
+            call = Call(context, match.operation, CHAT, model, facts, own_key, caller.markup, caller.key_id)
             targets = gateway.select_for_session(match.operation, caller, context, model)
             return self._reserve(caller, call, targets)
         except BaseException as exc:
@@ -131,6 +133,8 @@ class RealtimeSessions:
         limits = SessionLimits(self._gateway.limiter, caller)
         try:
             estimate = accounting.estimator.dearest(call, targets)
+            if estimate.nano is None and self._gateway.refuse_unpriced:
+                raise no_price_error(call.model)
             reservation = limits.reserve(estimate, call.model)
         except BaseException:
             limits.close()

@@ -162,8 +162,9 @@ class Sender:
             if turn.repetition:
                 await trio.sleep_until(turn.due)
             fail = begin(turn.target)
-            is_last = not waiting or tries >= self._attempts or waiting[0].repetition > 0
-            if is_last and routed is not None and tries < self._attempts:
+            is_last = not waiting or waiting[0].repetition > 0
+            is_last = is_last or failed.get(turn.target.serves, 0) + 1 >= self._attempts
+            if is_last and routed is not None and tries < most:
                 is_last = not routed.has_more("timeout")
             outcome = await attempt(turn.target, is_last)
             if not isinstance(outcome, AttemptFailure):

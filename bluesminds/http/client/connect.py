@@ -8,7 +8,7 @@ import ssl
 import trio
 
 from bluesminds.http.client.address_policy import AddressPolicy
-from bluesminds.http.client.errors import ConnectFailed, LocalResourceError
+from bluesminds.http.client.errors import ConnectFailed, LocalResourceError, UpstreamError
 from bluesminds.http.client.origin import UpstreamOrigin
 from bluesminds.http.wire import SocketWire, TLSWire, Wire
 
@@ -22,20 +22,29 @@ async def open_wire(origin: UpstreamOrigin, tls: ssl.SSLContext, policy: Address
             if not (origin.trusted or policy.permits_unix()):
                 raise _address_refused()
             return SocketWire(_plain_socket(await trio.open_unix_socket(origin.host)))
-        stream = await (_open_tcp(origin) if origin.trusted else _open_permitted(origin, policy))
-    except (OSError, ValueError) as exc:  # ValueError: a name that IDNA or the resolver rejects
-        if _is_local(exc):
-            message = "cannot open a connection: this machine has no free descriptors or memory"
-            raise LocalResourceError(message, phase="connect", sent=False) from exc
-        message = f"cannot connect to {origin.host}: {_reason(exc)}"
-        raise ConnectFailed(message, phase="connect", sent=False) from exc
+    except OSError as exc:
+        raise _connect_error(origin, exc) from exc
+    stream = await open_tcp(origin, policy)
     if origin.scheme == "http":
         return SocketWire(_plain_socket(stream))
-    return await _start_tls(stream, origin.host, tls)
+    return await start_tls(stream, origin.host, tls)
 
 
-async def _open_tcp(origin: UpstreamOrigin) -> trio.SocketStream:
-    return await trio.open_tcp_stream(origin.host, origin.port)
+async def open_tcp(origin: UpstreamOrigin, policy: AddressPolicy) -> trio.SocketStream:
+    """Connect to one of the addresses. Raises ConnectFailed and LocalResourceError."""
+    try:
+        if origin.trusted:
+            return await trio.open_tcp_stream(origin.host, origin.port)
+        return await _open_permitted(origin, policy)
+    except (OSError, ValueError) as exc:  # ValueError: a name that IDNA or the resolver rejects
+        raise _connect_error(origin, exc) from exc
+
+
+def _connect_error(origin: UpstreamOrigin, exc: Exception) -> UpstreamError:
+    if _is_local(exc):
+        message = "cannot open a connection: this machine has no free descriptors or memory"
+        return LocalResourceError(message, phase="connect", sent=False)
+    return ConnectFailed(f"cannot connect to {origin.host}: {_reason(exc)}", phase="connect", sent=False)
 
 
 async def _open_permitted(origin: UpstreamOrigin, policy: AddressPolicy) -> trio.SocketStream:
@@ -43,7 +52,7 @@ async def _open_permitted(origin: UpstreamOrigin, policy: AddressPolicy) -> trio
     found = await trio.socket.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
     if not all(policy.permits_text(str(sockaddr[0])) for *_, sockaddr in found):
         raise _address_refused()
-    stream = await _open_tcp(origin)
+    stream = await trio.open_tcp_stream(origin.host, origin.port)
     if not policy.permits_text(str(stream.socket.getpeername()[0])):  # the name may now resolve differently
         stream.socket.close()
         raise _address_refused()
@@ -90,7 +99,8 @@ def _is_out_of_descriptors() -> bool:
     return False
 
 
-async def _start_tls(stream: trio.SocketStream, host: str, tls: ssl.SSLContext) -> TLSWire:
+async def start_tls(stream: trio.SocketStream, host: str, tls: ssl.SSLContext) -> TLSWire:
+    """Raises ConnectFailed, and closes the stream then."""
     secured = trio.SSLStream(stream, tls, server_hostname=host, https_compatible=True)
     try:
         await secured.do_handshake()

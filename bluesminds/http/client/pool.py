@@ -19,6 +19,7 @@ import trio
 from bluesminds.http.client.address_policy import AddressPolicy
 from bluesminds.http.client.connect import open_wire
 from bluesminds.http.client.connection import UpstreamConnection
+from bluesminds.http.client.diagnosis import ConnectStep, diagnose
 from bluesminds.http.client.errors import (
     BodyTooLarge,
     ChunkTimeout,
@@ -46,6 +47,7 @@ __all__ = [
     "BodyTooLarge",
     "ChunkTimeout",
     "ConnectFailed",
+    "ConnectStep",
     "ConnectTimeout",
     "FirstByteTimeout",
     "HandshakeRejected",
@@ -147,6 +149,10 @@ class Pool:
             self._slots.release(origin_slots)
             raise
         return Response(connection, origin_slots, self._slots, timeouts.between_chunks, decoder)
+
+    async def diagnose(self, origin: UpstreamOrigin) -> list[ConnectStep]:
+        """The steps of a new connection, which is closed again. The caller sets the deadline."""
+        return await diagnose(origin, self._tls, self._policy)
 
     async def open_websocket(
         self, origin: UpstreamOrigin, request: WebSocketRequest, *, timeouts: Timeouts

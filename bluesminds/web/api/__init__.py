@@ -5,13 +5,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from msgspec import Struct
 
 from bluesminds.accounts.services import AccountServices
+from bluesminds.common.clock import Clock
 from bluesminds.common.routes import ModelRoute
 from bluesminds.common.values import InUse, Server
-from bluesminds.gateway.probe import ProbeResult
+from bluesminds.gateway.prices.book import PriceBook
 from bluesminds.gateway.routing.catalog import ModelCatalog
 from bluesminds.gateway.routing.explain import Explanation, RouteQuestion
 from bluesminds.gateway.routing.fleet import FleetHealth
 from bluesminds.gateway.routing.health import ServerStatus
+from bluesminds.gateway.server_test import ServerTest
 from bluesminds.web.api import (
     audit,
     auth,
@@ -20,9 +22,11 @@ from bluesminds.web.api import (
     health,
     invites,
     keys,
+    ledger,
     limits,
     model_routes,
     models,
+    prices,
     requests,
     servers,
     sessions,
@@ -45,7 +49,12 @@ class GatewayControls(Struct, frozen=True):
     """The status of the server with this name."""
     servers_changed: Callable[[], Awaitable[None]]
     """Called after a change of the servers in the database."""
-    test_server: Callable[[Server], Awaitable[ProbeResult]]
+    test_server: Callable[[Server, str | None], Awaitable[ServerTest]]
+    """Tests a server with a model, or with one of its own."""
+    price_book: Callable[[], Awaitable[PriceBook]]
+    """The prices in use."""
+    prices_changed: Callable[[], Awaitable[None]]
+    """Called after a change of the prices in the database."""
     usage_now: Callable[[str], InUse]
     """What a limited account, "key:ID" or "user:ID", uses at this moment."""
     list_routes: Callable[[], Awaitable[Sequence[ModelRoute]]]
@@ -63,7 +72,7 @@ class GatewayControls(Struct, frozen=True):
 
 
 def api_routes(
-    accounts: AccountServices, controls: GatewayControls, *, expose_server: bool = True
+    accounts: AccountServices, controls: GatewayControls, clock: Clock, *, expose_server: bool = True
 ) -> list[Route]:
     """`expose_server`: users see the names of servers."""
     return [
@@ -82,6 +91,11 @@ def api_routes(
                 controls.server_status,
             )
         ),
+        *prices.routes(
+            prices.PriceHandlers(
+                accounts.prices, controls.price_book, controls.prices_changed, controls.list_servers, clock
+            )
+        ),
         *model_routes.routes(
             model_routes.RouteHandlers(
                 accounts.routes,
@@ -94,6 +108,7 @@ def api_routes(
         *explain.routes(explain.ExplainHandlers(accounts.keys, accounts.users, controls.explain)),
         *health.routes(health.FleetHealthHandlers(controls.fleet_health, controls.probe_now)),
         *models.routes(models.ModelHandlers(controls.catalog)),
+        *ledger.routes(ledger.LedgerHandlers(accounts.ledger)),
         *requests.routes(requests.RequestHandlers(accounts.usage, expose_server)),
         *usage.routes(usage.UsageHandlers(accounts.usage)),
         *limits.routes(limits.LimitHandlers(accounts.limits, controls.usage_now)),

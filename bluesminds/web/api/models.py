@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 
 from msgspec import Struct
 
-from bluesminds.common.money import write_usd
+from bluesminds.common.money import Rates, write_usd
 from bluesminds.gateway.routing.catalog import ModelCatalog
 from bluesminds.web.guard import Access
 from bluesminds.web.routes import Page, Route, route
@@ -41,14 +41,18 @@ def routes(handlers: ModelHandlers) -> list[Route]:
 
 
 def _view(catalog: ModelCatalog, row: ModelRow) -> ModelView:
-    price = row.price
+    rates = Rates() if row.price is None else row.price.rates
     return ModelView(
         id=row.id,
         servers=[server.name for server in catalog.servers_for(row.id)],
         routes=[] if catalog.routes is None else [one.model for one in catalog.routes.matches(row.id)],
-        input_usd=None if price is None else write_usd(price.input),
-        cached_input_usd=None if price is None else write_usd(price.cached_input),
-        output_usd=None if price is None else write_usd(price.output),
+        input_usd=_usd(rates.input),
+        cached_input_usd=_usd(rates.input if rates.cached_input is None else rates.cached_input),
+        output_usd=_usd(rates.output),
         context_length=row.details.context_length,
         max_output_tokens=row.details.max_output,
     )
+
+
+def _usd(rate: int | None) -> str | None:
+    return None if rate is None else write_usd(rate)

@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from bluesminds.accounts.usage import UsageReports
 from bluesminds.common.clock import format_time
-from bluesminds.common.money import Price, write_usd
+from bluesminds.common.money import write_usd
 from bluesminds.gateway.receipts import Receipt, ReceiptAttempt
 from bluesminds.web.guard import Access, Principal
 from bluesminds.web.routes import Route, route
@@ -51,20 +51,22 @@ class LimitUseView(Struct, frozen=True):
     after: int | str
 
 
-class PriceView(Struct, frozen=True):
-    """USD per million tokens. `model`: the name of the price."""
+class ReceiptCost(Struct, frozen=True):
+    """`rate_usd`: for a million of the `unit`. `fallback`: the unit has no rate, so that of input or output
+    tokens is used. The unit "second" has milliseconds as its `quantity`.
+    """
 
-    model: str
-    input_usd: str
-    cached_input_usd: str
-    output_usd: str
+    unit: str
+    quantity: int
+    rate_usd: str
+    fallback: bool
 
 
 class ReceiptView(Struct, frozen=True):
     """`route`: the model of the route, null without one. `candidates`: the targets that could serve the
     request, those of the first model in the order in which they were to be tried. `translated_to`: the format
-    that the server got, null if it is the client's. `limits` by owner and name. `price` is null without one.
-    `shortened`: the lists are not complete.
+    that the server got, null if it is the client's. `limits` by owner and name. `price_version` is null
+    without a price. `cost`: the lines of the cost, before a markup. `shortened`: the lists are not complete.
     """
 
     route: str | None
@@ -77,7 +79,8 @@ class ReceiptView(Struct, frozen=True):
     reserved_tokens: int
     reserved_usd: str
     limits: dict[str, dict[str, LimitUseView]]
-    price: PriceView | None
+    price_version: str | None
+    cost: list[ReceiptCost]
     shortened: bool
 
 
@@ -173,7 +176,8 @@ def _receipt_view(found: Receipt, model: str, *, servers: bool) -> ReceiptView:
         reserved_tokens=found.reserved_tokens,
         reserved_usd=write_usd(found.reserved_nano),
         limits={owner: _limits_view(uses) for owner, uses in found.limits.items()},
-        price=None if found.price is None else _price_view(found.priced_as, found.price),
+        price_version=found.price_version or None,
+        cost=[ReceiptCost(one.unit, one.quantity, write_usd(one.rate), one.fallback) for one in found.cost],
         shortened=found.shortened,
     )
 
@@ -187,7 +191,3 @@ def _limits_view(uses: Mapping[str, tuple[int, int, int]]) -> dict[str, LimitUse
         name: LimitUseView(*(write_usd(value) if name.startswith("usd_") else value for value in use))
         for name, use in uses.items()
     }
-
-
-def _price_view(model: str, price: Price) -> PriceView:
-    return PriceView(model, write_usd(price.input), write_usd(price.cached_input), write_usd(price.output))

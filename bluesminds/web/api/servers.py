@@ -9,10 +9,10 @@ from bluesminds.accounts.servers import LOCKED, ServerChanges, Servers
 from bluesminds.common.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from bluesminds.common.server_headers import MAX_HEADERS, check_headers
 from bluesminds.common.server_urls import endpoint_in
-from bluesminds.common.values import Server
+from bluesminds.common.values import Server, ServerMode
 from bluesminds.config.settings import Priority, Region, RelayPaths, ServerName, Tags, VendorName, Weight
-from bluesminds.gateway.probe import ProbeResult
 from bluesminds.gateway.routing.health import ServerStatus
+from bluesminds.gateway.server_test import ServerTest, StepName
 from bluesminds.http.client.pool import UpstreamOrigin
 from bluesminds.providers.profiles import find_profile, profile_of
 from bluesminds.providers.vendors import resolve
@@ -55,6 +55,7 @@ class NewServer(Struct, forbid_unknown_fields=True):
     passthrough_paths: RelayPaths = ()
     region: Region | None = None
     tags: Tags = ()
+    mode: ServerMode = "active"
 
 
 class ServerPatch(Struct, forbid_unknown_fields=True):
@@ -73,12 +74,14 @@ class ServerPatch(Struct, forbid_unknown_fields=True):
     passthrough_paths: RelayPaths | UnsetType = UNSET
     region: Region | UnsetType | None = UNSET
     tags: Tags | UnsetType = UNSET
+    mode: ServerMode | UnsetType = UNSET
 
 
 class ServerView(Struct, frozen=True):
-    """`state` is the result of the last health check; `unusable`: the API key cannot be decrypted.
-    `models` are the configured ones; `model_count` includes discovered ones. `origin`: database, file,
-    environment or built-in. `vendor` is null if it is not known. `headers` has only the names.
+    """`state` is the result of the last health check; `unusable`: the API key cannot be decrypted. A server
+    whose `mode` is off is not checked. `models` are the configured ones; `model_count` includes discovered
+    ones. `origin`: database, file, environment or built-in. `vendor` is null if it is not known. `headers`
+    has only the names.
     """
 
     name: str
@@ -95,29 +98,50 @@ class ServerView(Struct, frozen=True):
     passthrough_paths: list[str]
     region: str | None
     tags: list[str]
+    mode: ServerMode
     origin: str
     state: Literal["up", "down", "unknown", "unusable"]
     model_count: int | None
     last_error: str | None
 
 
+class ServerTestQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    """`model`: for the completion. Without it, one of the server's models is used."""
+
+    model: Annotated[str, Meta(max_length=256, description="the server's name of a model")] | None = None
+
+
+class TestStepView(Struct, frozen=True):
+    """`message` says what was found, or what is wrong. `ms`: milliseconds."""
+
+    name: StepName
+    ok: bool
+    ms: int
+    message: str
+
+
 class ServerTestResult(Struct, frozen=True):
-    """The result of a request for the model list of a server."""
+    """The steps up to the first one that failed. `problem`: its message; null if the server works. `models`
+    are null if they were not listed. `latency_ms` is the sum of all steps.
+    """
 
     server: str
     ok: bool
     problem: str | None
     models: list[str] | None
     latency_ms: int
+    steps: list[TestStepView]
 
 
 class ServerHandlers(Struct, frozen=True):
-    """`now` lists all servers in use. `changed` is called after each change. `probe` tests one server."""
+    """`now` lists all servers in use. `changed` is called after each change. `run_test` tests one server,
+    with a model or one of its own.
+    """
 
     servers: Servers
     now: Callable[[], Awaitable[list[Server]]]
     changed: Callable[[], Awaitable[None]]
-    probe: Callable[[Server], Awaitable[ProbeResult]]
+    run_test: Callable[[Server, str | None], Awaitable[ServerTest]]
     status: Callable[[str], ServerStatus]
 
     async def list(self) -> Page[ServerView]:
@@ -129,6 +153,7 @@ class ServerHandlers(Struct, frozen=True):
             for row in self.servers.locked
             if row.name not in taken
         ]
+        rows += [_view(row, self.status(row.name)) for row in self.servers.off if row.name not in taken]
         return Page(rows)
 
     async def add(self, principal: Principal, body: NewServer) -> ServerView:
@@ -179,19 +204,22 @@ class ServerHandlers(Struct, frozen=True):
         await self.servers.remove(principal.actor, name)
         await self.changed()
 
-    async def test(self, name: str) -> ServerTestResult:
-        """Test a server: request its model list."""
-        for server in await self.now():
+    async def test(self, name: str, query: ServerTestQuery) -> ServerTestResult:
+        """Test a server: name, connection, TLS, model list, and a completion of at most 16 tokens.
+
+        The vendor may charge for the completion.
+        """
+        for server in (*await self.now(), *self.servers.off):
             if server.name == name:
                 if not server.url:
                     raise Unavailable(
                         "server_not_running", "The demo server only runs inside a running gateway."
                     )
                 if (status := self.status(name)).state == "unusable":
-                    return _test_result(ProbeResult(name, status.last_error, models=None, seconds=0.0))
-                return _test_result(await self.probe(server))
+                    return _failed_test(name, status.last_error or "")
+                return _test_result(await self.run_test(server, query.model))
         if any(server.name == name for server in self.servers.locked):
-            return _test_result(ProbeResult(server=name, error=LOCKED, models=None, seconds=0.0))
+            return _failed_test(name, LOCKED)
         raise NotFound("server_not_found", f"There is no server named {name}.")
 
 
@@ -263,6 +291,7 @@ def _server(new: NewServer) -> Server:
         passthrough_paths=new.passthrough_paths,
         region=new.region or "",
         tags=new.tags,
+        mode=new.mode,
     )
 
 
@@ -283,6 +312,7 @@ def _view(row: Server, status: ServerStatus) -> ServerView:
         passthrough_paths=list(row.passthrough_paths),
         region=row.region or None,
         tags=list(row.tags),
+        mode=row.mode,
         origin="built-in" if row.dialect == "demo" else "database" if row.origin == "table" else row.origin,
         state=status.state,
         model_count=status.model_count,
@@ -290,11 +320,20 @@ def _view(row: Server, status: ServerStatus) -> ServerView:
     )
 
 
-def _test_result(result: ProbeResult) -> ServerTestResult:
+def _failed_test(server: str, problem: str) -> ServerTestResult:
+    return ServerTestResult(server, ok=False, problem=problem, models=None, latency_ms=0, steps=[])
+
+
+def _test_result(result: ServerTest) -> ServerTestResult:
+    problem = next((step.message for step in result.steps if not step.ok), None)
+    steps = [
+        TestStepView(step.name, step.ok, round(step.seconds * 1000), step.message) for step in result.steps
+    ]
     return ServerTestResult(
         server=result.server,
-        ok=result.error is None,
-        problem=result.error,
+        ok=problem is None,
+        problem=problem,
         models=None if result.models is None else [row.id for row in result.models],
-        latency_ms=round(result.seconds * 1000),
+        latency_ms=sum(step.ms for step in steps),
+        steps=steps,
     )

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from bluesminds.common.routes import ModelRoute, Policy, RouteTarget
 from bluesminds.gateway.routing.affinity import load_bound, prompt_key
 from bluesminds.gateway.routing.load import FAILURE_SECONDS, MAX_FIGURES, LoadRegistry
+from bluesminds.gateway.routing.plans import Target
 from bluesminds.gateway.routing.policies import Balancer, RoutedRequest
 from bluesminds.gateway.routing.rotation import RotationRegistry, WeightedRotation
 from bluesminds.gateway.routing.selection import ModelCandidates
@@ -65,7 +66,7 @@ class Fleet:
         self,
         *,
         prompt_key: bytes = b"",
-        price: Callable[[str], int | None] = lambda name: None,
+        price: Callable[[Target], int | None] = lambda target: None,
         commit: bool = True,
     ) -> list[str]:
         request = RoutedRequest("m", stream=True, price=price, prompt_key=prompt_key)
@@ -179,12 +180,10 @@ def test_cheapest_price_comes_first_and_unknown_price_last() -> None:
     specs = tuple(RouteTarget(name, f"{name}-model") for name in "abc")
     servers = [server(name, models=()) for name in "abc"]
     fleet = Fleet("cheapest", {"a": 1})
-    fleet.group = select(
-        servers, [ModelRoute("m", specs, "cheapest")], "m", prices=["a-model", "c-model"]
-    ).groups[0]
+    fleet.group = select(servers, [ModelRoute("m", specs, "cheapest")], "m").groups[0]
     prices = {"a-model": 30, "c-model": 20}
     for _ in range(20):
-        assert fleet.order(price=prices.get) == ["c", "a", "b"]
+        assert fleet.order(price=lambda target: prices.get(target.model)) == ["c", "a", "b"]
 
 
 def test_least_latency_prefers_the_faster_of_two() -> None:

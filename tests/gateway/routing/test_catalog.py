@@ -6,6 +6,7 @@ import trio
 
 from bluesminds.common.money import Price
 from bluesminds.common.routes import ModelRoute, RouteTarget
+from bluesminds.common.values import Server
 from bluesminds.gateway.routing.catalog import ModelCatalog
 from bluesminds.wire.model_details import ModelDetails
 from bluesminds.wire.models import ModelRow
@@ -14,6 +15,7 @@ from tests.fakes import model_server
 from tests.fakes.model_server import ModelServer
 from tests.gateway.routing.test_policies import server
 from tests.gateways import entry
+from tests.prices import token_price
 
 
 def test_duplicate_model_is_listed_once() -> None:
@@ -68,6 +70,10 @@ async def test_added_and_removed_servers_apply_at_once(nursery: trio.Nursery, ho
 def test_row_of_a_route_has_details_of_its_target_and_the_price_of_all() -> None:
     found = {"asked": [ModelRow("big", 5, "them", ModelDetails(9000))]}
     prices = {"big": price(1), "other": price(2), "mixed": price(3)}
+
+    def find_price(server: Server | None, model: str, served: str) -> Price | None:
+        return prices.get(model) or prices.get(served)
+
     routes = [
         ModelRoute("alias", (RouteTarget("asked", "big"),)),
         ModelRoute("mixed", (RouteTarget("asked", "big"), RouteTarget("asked", "other"))),
@@ -77,7 +83,7 @@ def test_row_of_a_route_has_details_of_its_target_and_the_price_of_all() -> None
         ModelRoute("by-fallback", fallback=("big",)),
         ModelRoute("unserved", fallback=("missing",)),
     ]
-    catalog = ModelCatalog([server("asked", models=())], found, routes, prices=prices)
+    catalog = ModelCatalog([server("asked", models=())], found, routes, find_price=find_price)
     assert [row.id for row in catalog.models()] == ["alias", "big", "by-fallback", "mixed", "plain"]
     assert catalog.model("alias") == ModelRow("alias", 5, "them", ModelDetails(9000), price(1))
     assert catalog.model("mixed") == ModelRow("mixed", 5, "them", ModelDetails(9000))
@@ -86,4 +92,4 @@ def test_row_of_a_route_has_details_of_its_target_and_the_price_of_all() -> None
 
 
 def price(input_: int) -> Price:
-    return Price(input=input_, cached_input=input_, output=input_)
+    return token_price(input_, input_)

@@ -28,14 +28,13 @@ def select(
     *,
     operation: Operation = CHAT,
     may_use: Callable[[str], bool] = lambda model: True,
-    prices: Sequence[str] = (),
     discovered: dict[str, list[ModelRow]] | None = None,
 ) -> Selection:
     catalog = ModelCatalog(servers, discovered or {}, routes)
     assert catalog.routes is not None
     route = catalog.routes.match(model)
     assert route is not None
-    return select_candidates(catalog, route, operation, model, may_use=may_use, prices=prices)
+    return select_candidates(catalog, route, operation, model, may_use=may_use)
 
 
 def names(selection: Selection) -> list[tuple[str, list[str]]]:
@@ -53,10 +52,10 @@ def test_targets_are_those_of_the_route_in_its_words() -> None:
     route = ModelRoute(
         "fast", (RouteTarget("b", "gpt-5-eu", weight=7), RouteTarget("a", "gpt-5", priority=3))
     )
-    selection = select(ANY, [route], "fast", prices=["gpt-5"])
+    selection = select(ANY, [route], "fast")
     first, second = selection.groups[0].candidates
     assert first.target == Target(ANY[1], first.target.plan, model="gpt-5-eu")
-    assert second.target == Target(ANY[0], first.target.plan, model="gpt-5", priced_as="gpt-5")
+    assert second.target == Target(ANY[0], first.target.plan, model="gpt-5")
     assert [(one.weight, one.priority) for one in (first, second)] == [(7, 0), (1, 3)]
     assert selection.dropped == ()
 
@@ -114,15 +113,15 @@ def test_fallback_models_follow_by_their_own_routes() -> None:
         ModelRoute("p", to("c")),
     ]
     servers = [*ANY, server("d", models=("listed",))]
-    selection = select(servers, routes, "m", prices=["n", "p"])
+    selection = select(servers, routes, "m")
     assert names(selection) == [("m", ["a"]), ("n", ["b"]), ("p", ["c"]), ("listed", ["d"]), ("o", ["c"])]
-    shown = [(one.model, one.serves, one.priced_as) for one in selection.targets()]
+    shown = [(one.model, one.serves) for one in selection.targets()]
     assert shown == [
-        ("", "", ""),
-        ("n-eu", "n", "n"),
-        ("p", "p", "p"),
-        ("listed", "listed", "listed"),
-        ("o", "o", "o"),
+        ("", ""),
+        ("n-eu", "n"),
+        ("p", "p"),
+        ("listed", "listed"),
+        ("o", "o"),
     ]
 
 
@@ -222,9 +221,7 @@ def test_only_servers_that_have_the_referenced_object_are_targets() -> None:
     catalog = ModelCatalog(ANY, {}, [route, ModelRoute("n", to("b", "c"))])
 
     def selected(*only: str) -> Selection:
-        return select_candidates(
-            catalog, route, CHAT, "m", may_use=lambda model: True, prices=(), only=frozenset(only)
-        )
+        return select_candidates(catalog, route, CHAT, "m", may_use=lambda model: True, only=frozenset(only))
 
     assert names(selected("b")) == [("m", ["b"]), ("n", ["b"])]
     assert selected("b").dropped == (Dropped("m", "a", "other_server"), Dropped("n", "c", "other_server"))

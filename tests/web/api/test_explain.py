@@ -30,7 +30,7 @@ async def gateway(nursery: trio.Nursery, home: Path) -> Gateway:
         entry("one", models.url, priority=2),
         entry("two", models.url, priority=1),
         entry("three", models.url, dialect="anthropic", models=["claude"]),
-        entry("gone", models.url, enabled=False),
+        entry("gone", models.url, mode="off"),
     ]
     return await gateways.start(nursery, home, servers=servers, routes=ROUTES)
 

@@ -1,0 +1,233 @@
+"""Prepaid credit: top-ups, grants, refunds and adjustments by administrators, and proof of the ledger.
+
+Every entry has an idempotency key: posting it again changes nothing. Charges are posted with the usage rows,
+see storage.usage.
+"""
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Literal
+
+import trio
+from msgspec import Struct, json
+
+from bluesminds.accounts.audit import Actor, entry
+from bluesminds.common.clock import Clock
+from bluesminds.common.crypto import uuid7
+from bluesminds.common.errors import Conflict, NotFound
+from bluesminds.common.money import write_usd
+from storage.audit import AuditRow, insert_audit
+from storage.base import Connection, StorageBroken, StorageUnavailable, Store
+from storage.chain import START, ChainCheck, ChainPosition
+from storage.ledger import (
+    REVENUE,
+    ChainedLedgerRow,
+    LedgerRow,
+    WalletRow,
+    check_ledger,
+    lock_ledger_head,
+    moved,
+    post,
+    select_charge_without_usage,
+    select_entries,
+    select_entry,
+    select_uncharged,
+    select_wallet,
+    select_wallets_after,
+    wallet_account,
+)
+from storage.users import select_user
+
+ROWS_PER_CHECK: Final = 200
+WALLETS_PER_CHECK: Final = 500
+ENTRY_SECONDS: Final = 60.0  # between two searches for grants that have ended
+CreditKind = Literal["topup", "grant", "refund", "adjustment"]
+_SOURCES: Final[Mapping[CreditKind, str]] = {
+    "topup": "payments:manual",
+    "grant": "grants",
+    "refund": REVENUE,
+    "adjustment": "adjustments",
+}
+
+CreditChanged = Callable[[str, int, int], object]
+"""Called with a user, a change in nano-USD, and the revision of the wallet."""
+
+
+class CreditEntry(Struct, frozen=True):
+    """What an administrator posts. `nano` is negative for an adjustment that takes credit away. `ends_at`: of
+    a grant, milliseconds. `key`: the idempotency key; "" creates one.
+    """
+
+    kind: CreditKind
+    nano: int
+    ends_at: int | None = None
+    reference: str = ""
+    key: str = ""
+
+
+class LedgerProof(Struct, frozen=True):
+    """`sums`: nano-USD by account, all wallets together. `problem`: the first thing that is wrong; None: the
+    ledger is proven.
+    """
+
+    entries: int
+    head: ChainPosition
+    wallets: int
+    sums: Mapping[str, int]
+    problem: str | None
+
+
+class Ledger:
+    def __init__(self, store: Store, *, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._lock = trio.Lock()  # subscribers get changes in the order of their revisions
+        self._subscribers: list[CreditChanged] = []
+
+    def subscribe(self, callback: CreditChanged) -> None:
+        self._subscribers.append(callback)
+
+    async def balance(self, user_id: str) -> WalletRow | None:
+        """None: the user has no prepaid credit."""
+        return await self._store.read(select_wallet, user_id)
+
+    async def entries(self, user_id: str, before: int, limit: int) -> Sequence[ChainedLedgerRow]:
+        return await self._store.read(select_entries, user_id, before, limit)
+
+    async def post(self, actor: Actor, user_id: str, given: CreditEntry) -> LedgerRow:
+        """Post an entry, unless one with this key exists. Raises NotFound for an unknown user, and Conflict
+        if the key belongs to another entry.
+        """
+        now = self._clock.now_ms()
+        wallet, source = wallet_account(user_id), _SOURCES[given.kind]
+        debit, credit = (source, wallet) if given.nano > 0 else (wallet, source)
+        detail = {} if given.ends_at is None else {"ends_at": given.ends_at}
+        row = LedgerRow(
+            id=f"{given.kind}:{given.key or uuid7(now)}",
+            at=now,
+            kind=given.kind,
+            debit=debit,
+            credit=credit,
+            amount_nano=abs(given.nano),
+            user_id=user_id,
+            reference=given.reference,
+            detail=json.encode(detail).decode(),
+        )
+        after = {"entry": row.id, "amount": write_usd(given.nano), "reference": given.reference} | detail
+        audit = entry(self._clock, actor, f"credit.{given.kind}", user_id, after=after)
+        async with self._lock:
+            posted, stored = await self._store.write(_post, row, given.ends_at, audit)
+            if posted is not None:
+                self._notify(user_id, given.nano, posted.revision)
+        if (stored.user_id, stored.amount_nano, stored.debit) != (user_id, row.amount_nano, debit):
+            raise Conflict("entry_exists", f"The key `{given.key[:100]}` belongs to another entry.")
+        return stored
+
+    async def expire(self) -> int:
+        """Post the expiry of grants that have ended. Returns their number."""
+        count, last = 0, ""
+        while wallets := await self._store.read(select_wallets_after, last, WALLETS_PER_CHECK):
+            last = wallets[-1].user_id
+            for wallet in wallets:
+                count += await self._expire(wallet)
+        return count
+
+    async def _expire(self, wallet: WalletRow) -> int:
+        now = self._clock.now_ms()
+        count = 0
+        for grant in wallet.grants:
+            if grant.ends_at is not None and grant.ends_at <= now:
+                async with self._lock:
+                    posted, nano = await self._store.write(_expire, wallet.user_id, grant.id, now)
+                    if posted is not None:
+                        self._notify(wallet.user_id, -nano, posted.revision)
+                        count += 1
+        return count
+
+    async def run(self) -> None:
+        """Post expiries until cancelled. After a storage error it tries again in the next round."""
+        while True:
+            with contextlib.suppress(StorageUnavailable, StorageBroken):
+                await self.expire()
+            await trio.sleep(ENTRY_SECONDS)
+
+    async def verify(self, expected: ChainPosition | None = None) -> LedgerProof:
+        """Check the chain, that every wallet is the sum of its entries, and that charges and usage rows
+        agree. `expected`: the head in an earlier proof.
+        """
+        return await self._store.read(_verify, expected)
+
+    def _notify(self, user_id: str, nano: int, revision: int) -> None:
+        for callback in self._subscribers:
+            callback(user_id, nano, revision)
+
+
+async def _post(
+    connection: Connection, row: LedgerRow, ends_at: int | None, audit: AuditRow
+) -> tuple[WalletRow | None, LedgerRow]:
+    """The wallet if the entry is new, and the entry that is stored."""
+    await lock_ledger_head(connection)
+    if (stored := await select_entry(connection, row.id)) is not None:
+        return None, stored
+    if await select_user(connection, row.user_id) is None:
+        raise NotFound("user_not_found", "There is no user with this id.")
+    wallets = await post(connection, [row], ends_at=ends_at)
+    await insert_audit(connection, audit)
+    return wallets[row.user_id], row
+
+
+async def _expire(
+    connection: Connection, user_id: str, grant_id: str, now: int
+) -> tuple[WalletRow | None, int]:
+    await lock_ledger_head(connection)
+    wallet = await select_wallet(connection, user_id)
+    grant = next((one for one in wallet.grants if one.id == grant_id), None) if wallet else None
+    if grant is None:
+        return None, 0
+    row = LedgerRow(
+        id=f"expiry:{grant_id}",
+        at=now,
+        kind="expiry",
+        debit=wallet_account(user_id),
+        credit="expired",
+        amount_nano=grant.left_nano,
+        user_id=user_id,
+        reference=grant_id,
+        detail="{}",
+    )
+    return (await post(connection, [row])).get(user_id), grant.left_nano
+
+
+async def _verify(connection: Connection, expected: ChainPosition | None) -> LedgerProof:
+    check = ChainCheck(START, None, done=False)
+    sums: dict[str, int] = {}
+    wallets: dict[str, WalletRow] = {}
+    while not check.done:
+        check, rows = await check_ledger(connection, check.at, expected, ROWS_PER_CHECK)
+        for row in rows:
+            sums[row.debit] = sums.get(row.debit, 0) - row.amount_nano
+            sums[row.credit] = sums.get(row.credit, 0) + row.amount_nano
+            before = wallets.get(row.user_id) or WalletRow(row.user_id, 0, (), 0)
+            ends_at = json.decode(row.detail, type=dict[str, int]).get("ends_at")
+            wallets[row.user_id] = moved(before, row, ends_at)
+    problem = None if check.damage is None else f"entry {check.at.seq + 1} is wrong: {check.damage}"
+    problem = problem or await _compare(connection, wallets)
+    if problem is None and (row_id := await select_uncharged(connection)) is not None:
+        problem = f"the usage record {row_id} has no charge of its amount"
+    if problem is None and (entry_id := await select_charge_without_usage(connection)) is not None:
+        problem = f"the entry {entry_id} has no usage record of its amount"
+    totals = {name: sum_ for name, sum_ in sums.items() if not name.startswith("wallet:")}
+    totals["wallets"] = sum(wallet.balance_nano for wallet in wallets.values())
+    return LedgerProof(check.at.seq, check.at, len(wallets), totals, problem)
+
+
+async def _compare(connection: Connection, expected: Mapping[str, WalletRow]) -> str | None:
+    """Compare the stored wallets with those that follow from the entries."""
+    seen, last = 0, ""
+    while wallets := await select_wallets_after(connection, last, WALLETS_PER_CHECK):
+        last = wallets[-1].user_id
+        seen += len(wallets)
+        for wallet in wallets:
+            if expected.get(wallet.user_id) != wallet:
+                return f"the wallet of the user {wallet.user_id} is not the sum of its entries"
+    return None if seen == len(expected) else "a wallet is missing"

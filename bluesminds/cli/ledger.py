@@ -1,0 +1,103 @@
+"""ledger topup, grant, refund, adjust, show, list, verify."""
+
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import click
+
+from bluesminds.cli import exits
+from bluesminds.cli.api_client import call, call_paged, echo_json, json_option, show
+from bluesminds.cli.options import config_option
+from bluesminds.cli.users import find_user
+
+_MEANINGS: Final = {
+    "topup": "Add credit that the user has paid for.",
+    "grant": "Give credit to a user. It is used before other credit.",
+    "refund": "Give back what a user was charged.",
+    "adjustment": "Correct the credit of a user. AMOUNT may be negative; write it after `--`.",
+}
+
+
+@click.group("ledger")
+def ledger_group() -> None:
+    """Manage prepaid credit. Users with an entry pay for requests; others are only measured."""
+
+
+def _post_command(kind: str) -> click.Command:
+    def post(user: str, amount: str, config: Path | None, as_json: bool, **given: str | None) -> None:
+        body: dict[str, Any] = {name: value for name, value in given.items() if value}
+        user_id = find_user(config, user)["id"]
+        posted = call(
+            config, "POST", f"/users/{user_id}/credit", {"kind": kind, "amount_usd": amount, **body}
+        )
+        if as_json:
+            echo_json(posted)
+        else:
+            click.echo(f"posted {posted['id']}: {posted['amount_usd']} USD")
+
+    command = click.Command(
+        "adjust" if kind == "adjustment" else kind,
+        callback=post,
+        help=_MEANINGS[kind],
+        params=[
+            click.Argument(["user"]),
+            click.Argument(["amount"]),
+            click.Option(["--reference"], help="What the entry is about, such as the number of an invoice."),
+            click.Option(["--key"], help="A key that makes a repetition of the command harmless."),
+        ],
+    )
+    if kind == "grant":
+        ends = "When what is left of it ends, such as 2026-12-31T00:00:00Z."
+        command.params.append(click.Option(["--ends-at"], help=ends))
+    return json_option(config_option(command))
+
+
+for _kind in _MEANINGS:
+    ledger_group.add_command(_post_command(_kind))
+
+
+@ledger_group.command("show")
+@click.argument("user")
+@config_option
+@json_option
+def show_(user: str, config: Path | None, as_json: bool) -> None:
+    """Show the prepaid credit of USER."""
+    found = call(config, "GET", f"/users/{find_user(config, user)['id']}/balance")
+    if as_json:
+        echo_json(found)
+    elif not found["prepaid"]:
+        click.echo(f"{exits.printable(user)} has no prepaid credit")
+    else:
+        click.echo(f"{found['balance_usd']} USD")
+
+
+@ledger_group.command("list")
+@click.argument("user")
+@config_option
+@json_option
+def list_(user: str, config: Path | None, as_json: bool) -> None:
+    """List the entries of USER, newest first."""
+    found = call_paged(config, f"/users/{find_user(config, user)['id']}/ledger")
+    show(found, as_json=as_json, columns=("at", "kind", "amount_usd", "id", "reference"))
+
+
+@ledger_group.command()
+@click.option("--noted", metavar="SEQ:HASH", help="Also check that this earlier end is still there.")
+@config_option
+@json_option
+def verify(noted: str | None, config: Path | None, as_json: bool) -> None:
+    """Prove the ledger. The exit code is 1 if something is wrong.
+
+    This checks the hash chain, that each balance is the sum of its entries, and that charges and usage
+    records agree.
+    """
+    found = call(config, "GET", f"/ledger/verify?{urlencode({'noted': noted}) if noted else ''}")
+    if as_json:
+        echo_json(found)
+    else:
+        click.echo(f"{found['entries']} entries, {found['wallets']} wallets; end: {found['end']}")
+        for account, amount in found["sums"].items():
+            click.echo(f"{account}\t{amount}")
+    if not found["ok"]:
+        raise exits.Failure(f"the ledger is wrong: {found['message']}", remedy="compare it with your backups")

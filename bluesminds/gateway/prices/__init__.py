@@ -1,0 +1,1 @@
+"""Prices of models: the operator's, and those that come with the gateway."""

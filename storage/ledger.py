@@ -1,0 +1,264 @@
+"""The ledger of prepaid credit, and the wallets whose sum it proves.
+
+An entry moves an amount from one account (debit) to another (credit), so that the sum of all accounts is
+zero. Entries are only appended and form the hash chain "ledger". An entry whose id exists already changes
+nothing. A user with a wallet pays for requests; others are only measured.
+
+A unit that posts entries locks the head of the chain before anything else, before that of the audit log as
+well.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass
+from typing import Final, Literal
+
+from storage.base import Connection, Row
+from storage.chain import START, ChainCheck, ChainPosition, check_rows, lock_head, next_position
+
+CHAIN: Final = "ledger"
+REVENUE: Final = "revenue"
+EntryKind = Literal["topup", "grant", "charge", "refund", "adjustment", "expiry"]
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerRow:
+    """One entry. `id` is its idempotency key, such as charge:USAGE_ID. `amount_nano` is above 0. `detail` is
+    a JSON object as text.
+    """
+
+    id: str
+    at: int
+    kind: EntryKind
+    debit: str
+    credit: str
+    amount_nano: int
+    user_id: str
+    reference: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChainedLedgerRow:
+    position: ChainPosition
+    row: LedgerRow
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Money that was given and is left. `ends_at`: milliseconds; None: it does not end."""
+
+    id: str
+    left_nano: int
+    ends_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class WalletRow:
+    """`balance_nano` includes what is left of `grants`, which are used first, the one that ends first before
+    others. `revision` counts the entries that are not charges.
+    """
+
+    user_id: str
+    balance_nano: int
+    grants: tuple[Grant, ...]
+    revision: int
+
+
+def wallet_account(user_id: str) -> str:
+    return f"wallet:{user_id}"
+
+
+async def lock_ledger_head(connection: Connection) -> ChainPosition | None:
+    return await lock_head(connection, CHAIN)
+
+
+async def select_wallet(connection: Connection, user_id: str) -> WalletRow | None:
+    """None: the user has no prepaid credit."""
+    row = await connection.one(
+        "SELECT user_id, balance_nano, grants, revision FROM wallets WHERE user_id = :user_id",
+        user_id=user_id,
+    )
+    if row is None:
+        return None
+    return _wallet(row)
+
+
+def _wallet(row: Row) -> WalletRow:
+    return WalletRow(row[0], row[1], tuple(Grant(*one) for one in json.loads(row[2])), row[3])
+
+
+async def post(
+    connection: Connection, rows: Sequence[LedgerRow], *, ends_at: int | None = None
+) -> dict[str, WalletRow]:
+    """Append entries and move the balances. Entries that exist are left out. `ends_at`: of grants among the
+    rows. Returns the wallets that were moved, by user.
+    """
+    head = await lock_ledger_head(connection)
+    newest = await connection.one("SELECT seq, hash FROM ledger ORDER BY seq DESC LIMIT 1")
+    last = START if newest is None else ChainPosition(*newest)
+    wallets: dict[str, WalletRow] = {}
+    for row in rows:
+        if await connection.one("SELECT seq FROM ledger WHERE id = :id", id=row.id) is not None:
+            continue
+        position = await next_position(connection, CHAIN, head, last, astuple(row))
+        await _insert(connection, position, row)
+        head = last = position
+        before = wallets.get(row.user_id) or await select_wallet(connection, row.user_id)
+        wallets[row.user_id] = moved(before or WalletRow(row.user_id, 0, (), 0), row, ends_at)
+    for wallet in wallets.values():
+        await _store(connection, wallet)
+    return wallets
+
+
+def moved(wallet: WalletRow, row: LedgerRow, ends_at: int | None = None) -> WalletRow:
+    """The wallet after an entry."""
+    account = wallet_account(wallet.user_id)
+    change = row.amount_nano * ((row.credit == account) - (row.debit == account))
+    grants = wallet.grants
+    if row.kind == "grant":
+        grants = tuple(
+            sorted(
+                (*grants, Grant(row.id, row.amount_nano, ends_at)),
+                key=lambda one: (one.ends_at is None, one.ends_at or 0, one.id),
+            )
+        )
+    elif row.kind == "expiry":
+        grants = tuple(one for one in grants if one.id != row.reference)
+    elif change < 0:
+        grants = _used(grants, -change)
+    revision = wallet.revision + (row.kind != "charge")
+    return WalletRow(wallet.user_id, wallet.balance_nano + change, grants, revision)
+
+
+def _used(grants: Iterable[Grant], nano: int) -> tuple[Grant, ...]:
+    left = []
+    for one in grants:
+        part = min(one.left_nano, nano)
+        nano -= part
+        if part < one.left_nano:
+            left.append(Grant(one.id, one.left_nano - part, one.ends_at))
+    return tuple(left)
+
+
+async def _insert(connection: Connection, position: ChainPosition, row: LedgerRow) -> None:
+    await connection.execute(
+        """
+        INSERT INTO ledger (
+            seq, id, at, kind, debit, credit, amount_nano, user_id, reference, detail, hash
+        ) VALUES (
+            :seq, :id, :at, :kind, :debit, :credit, :amount_nano, :user_id, :reference, :detail, :hash
+        )
+        """,
+        seq=position.seq,
+        id=row.id,
+        at=row.at,
+        kind=row.kind,
+        debit=row.debit,
+        credit=row.credit,
+        amount_nano=row.amount_nano,
+        user_id=row.user_id,
+        reference=row.reference,
+        detail=row.detail,
+        hash=position.hash,
+    )
+
+
+async def _store(connection: Connection, wallet: WalletRow) -> None:
+    await connection.execute(
+        """
+        INSERT INTO wallets (user_id, balance_nano, grants, revision)
+        VALUES (:user_id, :balance_nano, :grants, :revision)
+        ON CONFLICT (user_id) DO UPDATE SET
+            balance_nano = excluded.balance_nano, grants = excluded.grants, revision = excluded.revision
+        """,
+        user_id=wallet.user_id,
+        balance_nano=wallet.balance_nano,
+        grants=json.dumps([astuple(one) for one in wallet.grants]),
+        revision=wallet.revision,
+    )
+
+
+async def select_wallets_after(connection: Connection, user_id: str, limit: int) -> Sequence[WalletRow]:
+    """Wallets in the order of their users, those after `user_id`."""
+    rows = await connection.all(
+        """
+        SELECT user_id, balance_nano, grants, revision FROM wallets
+        WHERE user_id > :user_id ORDER BY user_id LIMIT :limit
+        """,
+        user_id=user_id,
+        limit=limit,
+    )
+    return [
+        WalletRow(row[0], row[1], tuple(Grant(*one) for one in json.loads(row[2])), row[3]) for row in rows
+    ]
+
+
+async def select_entries(
+    connection: Connection, user_id: str, before: int, limit: int
+) -> Sequence[ChainedLedgerRow]:
+    """The entries of a user with a number below `before`, newest first."""
+    rows = await connection.all(
+        """
+        SELECT seq, hash, id, at, kind, debit, credit, amount_nano, user_id, reference, detail
+        FROM ledger WHERE user_id = :user_id AND seq < :before ORDER BY seq DESC LIMIT :limit
+        """,
+        user_id=user_id,
+        before=before,
+        limit=limit,
+    )
+    return [ChainedLedgerRow(ChainPosition(*row[:2]), LedgerRow(*row[2:])) for row in rows]
+
+
+async def select_entry(connection: Connection, id_: str) -> LedgerRow | None:
+    row = await connection.one(
+        """
+        SELECT id, at, kind, debit, credit, amount_nano, user_id, reference, detail
+        FROM ledger WHERE id = :id
+        """,
+        id=id_,
+    )
+    return None if row is None else LedgerRow(*row)
+
+
+async def check_ledger(
+    connection: Connection, at: ChainPosition, expected: ChainPosition | None, limit: int
+) -> tuple[ChainCheck, Sequence[LedgerRow]]:
+    """Check at most `limit` entries after `at`. See storage.chain.check_rows. Also returns the entries."""
+    rows = await connection.all(
+        """
+        SELECT seq, hash, id, at, kind, debit, credit, amount_nano, user_id, reference, detail
+        FROM ledger WHERE seq > :after ORDER BY seq LIMIT :limit
+        """,
+        after=at.seq,
+        limit=limit,
+    )
+    links = [(ChainPosition(*row[:2]), tuple(row[2:])) for row in rows]
+    check = await check_rows(connection, CHAIN, at, links, expected=expected, last=len(rows) < limit)
+    return check, [LedgerRow(*fields) for _, fields in links]
+
+
+async def select_uncharged(connection: Connection) -> str | None:
+    """A usage row that says that it was charged, without its entry, or with one of another amount."""
+    found = await connection.value(
+        """
+        SELECT usage.id FROM usage LEFT JOIN ledger ON ledger.id = 'charge:' || usage.id
+        WHERE usage.charged_nano > 0
+            AND (ledger.id IS NULL OR ledger.amount_nano <> usage.charged_nano
+                OR ledger.user_id <> usage.user_id)
+        LIMIT 1
+        """
+    )
+    return None if found is None else str(found)
+
+
+async def select_charge_without_usage(connection: Connection) -> str | None:
+    """A charge without its usage row."""
+    found = await connection.value(
+        """
+        SELECT ledger.id FROM ledger LEFT JOIN usage ON usage.at = ledger.at AND usage.id = ledger.reference
+        WHERE ledger.kind = 'charge' AND coalesce(usage.charged_nano, 0) <> ledger.amount_nano
+        LIMIT 1
+        """
+    )
+    return None if found is None else str(found)
