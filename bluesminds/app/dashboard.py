@@ -6,11 +6,12 @@ from msgspec import Struct
 
 from bluesminds.app.routing import Routing
 from bluesminds.app.services import Services
-from bluesminds.dashboard import keys, overview, requests, settings, usage
+from bluesminds.dashboard import keys, overview, playground, requests, settings, usage
 from bluesminds.dashboard.admin import servers, system, users
 from bluesminds.dashboard.assets import PageAssets
 from bluesminds.dashboard.frame import HOME, Frame
 from bluesminds.web.api import GatewayControls
+from bluesminds.web.api.chats import ChatHandlers
 from bluesminds.web.api.explain import ExplainHandlers
 from bluesminds.web.api.model_routes import RouteHandlers
 from bluesminds.web.api.models import ModelHandlers
@@ -70,6 +71,9 @@ def _user_pages(services: Services, frame: Frame, routing: Routing, controls: Ga
                 usage_now=controls.usage_now,
                 example_model=routing.example_model,
             )
+        ),
+        *playground.routes(
+            playground.PlaygroundPages(frame, accounts.keys, ChatHandlers(accounts.chats), controls.catalog)
         ),
         *requests.routes(
             requests.RequestsPage(

@@ -40,6 +40,7 @@ _TITLES: Final = {
 # Address, icon and text of the menu.
 USER_PAGES: Final = (
     (HOME, "overview", "Overview"),
+    (f"{HOME}/playground", "playground", "Playground"),
     (f"{HOME}/requests", "requests", "Requests"),
     (f"{HOME}/usage", "usage", "Usage"),
     (f"{HOME}/keys", "keys", "API keys"),

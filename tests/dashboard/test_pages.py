@@ -55,6 +55,7 @@ def address(site: DashboardSite, route: Route) -> str:
         "user_id": site.callers.users["user"],
         "name": "one",
         "request_id": site.request_id,
+        "chat_id": site.chat_id,
     }
     return route.path.format_map(values)
 
@@ -86,11 +87,13 @@ async def test_every_route_is_read_only(site: DashboardSite) -> None:
 @pytest.mark.parametrize("rows", [0, 1, 60])
 async def test_page_of_a_user_is_shown_to_all_roles(both_engines: DashboardSite, rows: int) -> None:
     await both_engines.add_usage("user", rows)
+    await both_engines.add_chat()
     for name in ("user", "admin"):
         async with both_engines.visitor(name) as client:
             for path in pages_of(both_engines, Access.SESSION):
                 is_missing = both_engines.request_id in path and not rows
-                if is_missing or (name == "admin" and both_engines.key_id in path):
+                is_of_user = both_engines.key_id in path or both_engines.chat_id in path
+                if is_missing or (name == "admin" and is_of_user):
                     continue
                 check_page(await client.get(path))
     assert both_engines.gateway.events("control_failed") == []

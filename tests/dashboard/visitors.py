@@ -32,6 +32,7 @@ class DashboardSite:
 
     callers: Callers
     request_id: str = "00000000-0000-7000-8000-000000000000"
+    chat_id: str = "00000000-0000-7000-8000-000000000001"
 
     @property
     def gateway(self) -> Gateway:
@@ -51,6 +52,17 @@ class DashboardSite:
                 client.cookies.set(PLAIN_COOKIE, token)
                 client.headers["x-csrf-token"] = csrf
             yield client
+
+    async def add_chat(self, text: str = "hello") -> None:
+        """Store a chat of the user."""
+        messages = [{"role": role, "text": text} for role in ("user", "assistant")]
+        async with self.visitor("user") as client:
+            created = await client.post(
+                "/api/chats", json={"title": " ".join(text.split())[:100], "model": "m"}
+            )
+            self.chat_id = created.json()["id"]
+            answer = await client.post(f"/api/chats/{self.chat_id}/messages", json={"messages": messages})
+        assert answer.status_code == 201, answer.text
 
     async def add_usage(self, name: str, count: int, **fields: Any) -> list[UsageRow]:
         """Store `count` requests of this user, the last one now, and one in each second before."""

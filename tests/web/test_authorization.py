@@ -62,6 +62,8 @@ GET /dashboard/assets/{digest}/{name}
 PAGES_OF_USERS = """
 GET /dashboard
 GET /dashboard/keys
+GET /dashboard/playground
+GET /dashboard/playground/{chat_id}
 GET /dashboard/requests
 GET /dashboard/requests/{request_id}
 GET /dashboard/usage

@@ -37,7 +37,7 @@ def test_draining_server_only_gets_requests_that_refer_to_it() -> None:
         (None, ["b"], [Dropped("r", "a", "draining")]),
         (frozenset("a"), ["a"], [Dropped("r", "b", "other_server")]),
     ):
-        found = select_candidates(catalog, route, CHAT, "r", may_use=lambda _: True, prices=(), only=only)
+        found = select_candidates(catalog, route, CHAT, "r", may_use=lambda _: True, only=only)
         assert [one.target.server.name for one in found.groups[0].candidates] == used
         assert list(found.dropped) == dropped
 
