@@ -30,7 +30,7 @@ BUILD_VENV ?= .venv-build
 BUILD      := $(BUILD_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-process test-load test-agents lint types bench prices binary selftest lock clean
+.PHONY: help setup run test test-process test-load test-agents lint types screenshots bench prices binary selftest lock clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-12s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -100,6 +100,9 @@ lint: $(STAMP) ## Check style
 types: $(STAMP) ## Check types
 	$(BIN)/mypy
 
+screenshots: $(STAMP) ## Take the pictures of the dashboard in docs/pictures (needs Chromium)
+	$(BIN)/python -m tests.dashboard.screenshots
+
 bench: $(STAMP) ## Measure against a FastAPI proxy and nginx
 	$(BIN)/python -m bench $(ARGS)
 
@@ -107,6 +110,9 @@ prices: $(STAMP) ## Build the table of prices again and show what has changed
 	rm -rf build/prices
 	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes --requirement packaging/locks/prices.lock --dest build/prices
 	$(BIN)/python packaging/prices.py build/prices/*.whl
+
+bench-usage: $(STAMP) ## Fill the usage tables with 10 million rows, and time the usage API
+	$(BIN)/python -m bench.usage $(ARGS)
 
 binary: ## Build dist/bluesminds and the tarball
 	@command -v objdump >/dev/null || { echo "error: objdump is missing: install binutils (apt install binutils)" >&2; exit 1; }

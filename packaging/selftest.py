@@ -84,6 +84,8 @@ def _answers(subcommand: str, servers: str) -> None:
         with _serving((*ONEFILE, subcommand), settings, environ) as port:
             created = _run((*ONEFILE, "keys", "create", "selftest", "--json", "-c", str(settings)), environ)
             _complete(port, json.loads(created)["key"])
+            if subcommand == "demo":
+                _opens_dashboard(port, settings.with_name("serve.log"))
         left = [entry.name for entry in unpacked.iterdir()]
         if left:
             raise SelfTestError(f"left behind in the temporary directory: {left}")
@@ -103,6 +105,34 @@ def _complete(port: int, key: str) -> None:
         if text != plain.choices[0].message.content:
             raise SelfTestError(f"streamed {text!r}, plain {plain.choices[0].message.content!r}")
     print(f"answered, plain and streamed: {text!r}")
+
+
+def _opens_dashboard(port: int, log: Path) -> None:
+    """Sign in with the link of the start, and get the overview and its files."""
+    if _get(port, "/account/login")[0] != 200:
+        raise SelfTestError("the page to sign in is not served")
+    link = re.search(r"/account/enter#token=(\S+)", log.read_text())
+    if link is None:
+        raise SelfTestError(f"no link to the dashboard\n{log.read_text()}")
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=READY_SECONDS)
+    with contextlib.closing(connection):
+        body = json.dumps({"token": link[1]})
+        connection.request("POST", "/api/auth/local", body, {"content-type": "application/json"})
+        cookie = (connection.getresponse().headers["set-cookie"] or "").partition(";")[0]
+    status, page = _get(port, "/dashboard", cookie)
+    files = re.findall(r'"(/dashboard/assets/[^"]+)"', page)
+    missing = [path for path in files if _get(port, path)[0] != 200]
+    if status != 200 or "<h1>Overview</h1>" not in page or not files or missing:
+        raise SelfTestError(f"the dashboard does not work: {status}, missing {missing}\n{page}")
+    print(f"opened the dashboard with {len(files)} files")
+
+
+def _get(port: int, path: str, cookie: str = "") -> tuple[int, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=READY_SECONDS)
+    with contextlib.closing(connection):
+        connection.request("GET", path, headers={"cookie": cookie, "accept": "text/html"})
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
 
 
 def _starts_fast() -> None:

@@ -28,6 +28,8 @@ class ServerRow:
     region: str
     tags: tuple[str, ...]
     mode: Literal["active", "draining", "off"]
+    max_concurrency: int
+    rpm: int
     created_at: int
     updated_at: int
 
@@ -38,11 +40,12 @@ async def insert_server(connection: Connection, server: ServerRow) -> None:
         """
         INSERT INTO servers (
             id, name, vendor, dialect, url, sealed_api_key, api_version, sealed_headers, models, weight,
-            priority, passthrough, passthrough_paths, region, tags, mode, created_at, updated_at
+            priority, passthrough, passthrough_paths, region, tags, mode,
+            max_concurrency, rpm, created_at, updated_at
         ) VALUES (
             :id, :name, :vendor, :dialect, :url, :sealed_api_key, :api_version, :sealed_headers, :models,
-            :weight, :priority, :passthrough, :passthrough_paths, :region, :tags, :mode, :created_at,
-            :updated_at
+            :weight, :priority, :passthrough, :passthrough_paths, :region, :tags, :mode,
+            :max_concurrency, :rpm, :created_at, :updated_at
         )
         """,
         id=server.id,
@@ -61,6 +64,8 @@ async def insert_server(connection: Connection, server: ServerRow) -> None:
         region=server.region,
         tags=json.dumps(server.tags),
         mode=server.mode,
+        max_concurrency=server.max_concurrency,
+        rpm=server.rpm,
         created_at=server.created_at,
         updated_at=server.updated_at,
     )
@@ -72,7 +77,8 @@ async def select_servers(connection: Connection) -> Sequence[ServerRow]:
         """
         SELECT
             id, name, vendor, dialect, url, sealed_api_key, api_version, sealed_headers, models, weight,
-            priority, passthrough, passthrough_paths, region, tags, mode, created_at, updated_at
+            priority, passthrough, passthrough_paths, region, tags, mode,
+            max_concurrency, rpm, created_at, updated_at
         FROM servers ORDER BY name
         """
     )
@@ -84,7 +90,8 @@ async def select_server(connection: Connection, name: str) -> ServerRow | None:
         """
         SELECT
             id, name, vendor, dialect, url, sealed_api_key, api_version, sealed_headers, models, weight,
-            priority, passthrough, passthrough_paths, region, tags, mode, created_at, updated_at
+            priority, passthrough, passthrough_paths, region, tags, mode,
+            max_concurrency, rpm, created_at, updated_at
         FROM servers WHERE name = :name
         """,
         name=name,
@@ -101,7 +108,7 @@ async def update_server(connection: Connection, server: ServerRow) -> bool:
             api_version = :api_version, sealed_headers = :sealed_headers, models = :models, weight = :weight,
             priority = :priority, passthrough = :passthrough, passthrough_paths = :passthrough_paths,
             region = :region, tags = :tags,
-            mode = :mode, updated_at = :updated_at
+            mode = :mode, max_concurrency = :max_concurrency, rpm = :rpm, updated_at = :updated_at
         WHERE id = :id
         """,
         id=server.id,
@@ -120,6 +127,8 @@ async def update_server(connection: Connection, server: ServerRow) -> bool:
         region=server.region,
         tags=json.dumps(server.tags),
         mode=server.mode,
+        max_concurrency=server.max_concurrency,
+        rpm=server.rpm,
         updated_at=server.updated_at,
     )
     return changed == 1

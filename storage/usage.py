@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, LiteralString
 
 from storage.base import Connection, Row
+from storage.latency import LOWS
 from storage.ledger import REVENUE, LedgerRow, post, wallet_account
 from storage.receipts import ReceiptRow
 
@@ -63,51 +64,6 @@ class UsageRow:
     month: str
 
 
-@dataclass(frozen=True, slots=True)
-class StatsRow:
-    """Sums over one group. `label` is the start of the hour or day in milliseconds, otherwise a name or an
-    ID.
-
-    `unpriced` counts requests that used a model without a price; `cost_nano` does not include them.
-    """
-
-    label: str
-    requests: int
-    errors: int
-    input_tokens: int
-    output_tokens: int
-    cache_read_tokens: int
-    cache_write_tokens: int
-    reasoning_tokens: int
-    audio_input_tokens: int
-    audio_output_tokens: int
-    image_input_tokens: int
-    image_output_tokens: int
-    images: int
-    audio_ms: int
-    characters: int
-    duration_ms: int
-    cost_nano: int
-    unpriced: int
-
-
-Grouping = Literal["hour", "day", "model", "key", "user", "server"]
-
-
-@dataclass(frozen=True, slots=True)
-class StatsQuery:
-    """Sums the buckets that start in [since, until), in milliseconds.
-
-    Buckets are hours (UTC) when grouping by hour or over less than two days, otherwise days (UTC).
-    """
-
-    since: int
-    until: int
-    group_by: Grouping
-    user_id: str | None = None
-    key_id: str | None = None
-
-
 async def insert_batch(
     connection: Connection, rows: Sequence[UsageRow], receipts: Sequence[ReceiptRow] = ()
 ) -> None:
@@ -128,7 +84,7 @@ async def insert_batch(
             "receipt_ats": [one.at for one in receipts],
             "receipts": [one.receipt for one in receipts],
         }
-        await connection.execute(INSERT_POSTGRES, final=True, **columns, **explained)
+        await connection.execute(INSERT_POSTGRES, final=True, lows=LOWS, **columns, **explained)
 
 
 async def select_usage(connection: Connection, at: int, request: str) -> UsageRow | None:
@@ -178,9 +134,7 @@ INSERT_RECEIPTS: LiteralString = (
     "INSERT INTO receipts (id, at, receipt) VALUES (:id, :at, :receipt) ON CONFLICT DO NOTHING"
 )
 
-# Rows of the sums are locked in the order of their keys, so that two instances cannot deadlock.
 _SUM_ROWS: LiteralString = """
-        key_id, user_id, model, server,
         count(*), count(*) FILTER (WHERE outcome NOT IN ('ok', 'client_gone', 'stopped')),
         coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0),
         coalesce(sum(cache_read_tokens), 0), coalesce(sum(cache_write_tokens), 0),
@@ -191,9 +145,11 @@ _SUM_ROWS: LiteralString = """
         sum(duration_ms), coalesce(sum(cost_nano), 0),
         count(*) FILTER (WHERE cost_nano IS NULL AND
             coalesce(input_tokens, 0) + coalesce(output_tokens, 0)
-            + coalesce(images, 0) + coalesce(audio_ms, 0) + coalesce(characters, 0) > 0)
-    FROM logged GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5
-    ON CONFLICT (bucket_start, key_id, user_id, model, server) DO UPDATE SET
+            + coalesce(images, 0) + coalesce(audio_ms, 0) + coalesce(characters, 0) > 0),
+        count_values(array_agg(duration_low)), count_values(array_agg(first_byte_low))
+    FROM timed
+"""
+_ADD_SUMS: LiteralString = """ DO UPDATE SET
         requests = total.requests + excluded.requests,
         errors = total.errors + excluded.errors,
         input_tokens = total.input_tokens + excluded.input_tokens,
@@ -210,8 +166,24 @@ _SUM_ROWS: LiteralString = """
         characters = total.characters + excluded.characters,
         duration_ms = total.duration_ms + excluded.duration_ms,
         cost_nano = total.cost_nano + excluded.cost_nano,
-        unpriced = total.unpriced + excluded.unpriced
+        unpriced = total.unpriced + excluded.unpriced,
+        durations = add_counts(total.durations, excluded.durations),
+        first_bytes = add_counts(total.first_bytes, excluded.first_bytes)
 """
+# Rows of the sums are locked in the order of their keys, so that two instances cannot deadlock.
+_KEY_ROWS: LiteralString = (
+    " key_id, user_id, model, server,"
+    + _SUM_ROWS
+    + "GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5"
+    + " ON CONFLICT (bucket_start, key_id, user_id, model, server)"
+    + _ADD_SUMS
+)
+_SITE_ROWS: LiteralString = (
+    " model, server,"
+    + _SUM_ROWS
+    + "GROUP BY 1, 2, 3 ORDER BY 1, 2, 3 ON CONFLICT (bucket_start, model, server)"
+    + _ADD_SUMS
+)
 
 INSERT_POSTGRES = (
     "WITH logged AS ("  # noqa: S608 - literals
@@ -233,9 +205,18 @@ INSERT_POSTGRES = (
             :receipt_ids::text[], :receipt_ats::bigint[], :receipts::text[]
         )
         ON CONFLICT DO NOTHING
+    ), timed AS (
+        SELECT
+            *, (:lows::bigint[])[width_bucket(duration_ms, :lows)] AS duration_low,
+            (:lows)[width_bucket(first_byte_ms, :lows)] AS first_byte_low
+        FROM logged
     ), hourly AS (
         INSERT INTO usage_hourly AS total SELECT at - at % 3600000,"""
-    + _SUM_ROWS
+    + _KEY_ROWS
+    + """
+    ), site AS (
+        INSERT INTO usage_site AS total SELECT at - at % 86400000,"""
+    + _SITE_ROWS
     + """
     ), counted AS (
         SELECT
@@ -275,39 +256,19 @@ INSERT_POSTGRES = (
             total_nano = total.total_nano + excluded.total_nano
     )
     INSERT INTO usage_daily AS total SELECT at - at % 86400000,"""
-    + _SUM_ROWS
+    + _KEY_ROWS
 )
 
 
 async def select_page(
-    connection: Connection,
-    before: tuple[int, str],
-    limit: int,
-    user_id: str | None = None,
-    key_id: str | None = None,
+    connection: Connection, before: tuple[int, str], limit: int, user_id: str | None = None
 ) -> list[UsageRow]:
-    """Rows below the position `(at, id)`, newest first: all, those of a user, or those of one of the user's
-    keys.
-
-    Raises ValueError for a key without its user.
-    """
+    """Rows below the position `(at, id)`, newest first: all, or those of a user."""
     at, id_ = before
     if user_id is None:
-        if key_id is not None:
-            raise ValueError("the rows of a key need the key's user_id")
-        return [usage_row(row) for row in await connection.all(SELECT_ALL, at=at, id=id_, limit=limit)]
-    if key_id is not None:
-        return await _select_key_page(connection, before, limit, user_id, key_id)
-    rows = await connection.all(SELECT_OF_USER, at=at, id=id_, limit=limit, user_id=user_id)
-    return [usage_row(row) for row in rows]
-
-
-async def _select_key_page(
-    connection: Connection, before: tuple[int, str], limit: int, user_id: str, key_id: str
-) -> list[UsageRow]:
-    rows = await connection.all(
-        SELECT_OF_KEY, at=before[0], id=before[1], limit=limit, user_id=user_id, key_id=key_id
-    )
+        rows = await connection.all(SELECT_ALL, at=at, id=id_, limit=limit)
+    else:
+        rows = await connection.all(SELECT_OF_USER, at=at, id=id_, limit=limit, user_id=user_id)
     return [usage_row(row) for row in rows]
 
 
@@ -323,53 +284,4 @@ def usage_row(row: Row) -> UsageRow:
 _BELOW = " (at, id) < (:at, :id) ORDER BY at DESC, id DESC LIMIT :limit"
 SELECT_ONE = "SELECT" + USAGE_COLUMNS + "FROM usage WHERE at = :at AND id = :id"
 SELECT_ALL = "SELECT" + USAGE_COLUMNS + "FROM usage WHERE" + _BELOW
-SELECT_OF_KEY = (
-    "SELECT" + USAGE_COLUMNS + "FROM usage WHERE user_id = :user_id AND key_id = :key_id AND" + _BELOW
-)
 SELECT_OF_USER = "SELECT" + USAGE_COLUMNS + "FROM usage WHERE user_id = :user_id AND" + _BELOW
-
-
-async def select_stats(connection: Connection, query: StatsQuery) -> list[StatsRow]:
-    """Sums per group, ordered by label. Does not read the log."""
-    hours = query.group_by == "hour" or query.until - query.since < 2 * DAY
-    user: dict[str, object] = {}
-    if query.user_id is None:
-        statement = SUM_HOURS if hours else SUM_DAYS
-    else:
-        statement = SUM_HOURS_OF_USER if hours else SUM_DAYS_OF_USER
-        user = {"user_id": query.user_id}
-    rows = await connection.all(
-        statement, since=query.since, until=query.until, group_by=query.group_by, key_id=query.key_id, **user
-    )
-    return [StatsRow(*row) for row in rows]
-
-
-_SUMS = """
-    SELECT
-        CASE CAST(:group_by AS TEXT)
-            WHEN 'hour' THEN CAST(bucket_start - bucket_start % 3600000 AS TEXT)
-            WHEN 'day' THEN CAST(bucket_start - bucket_start % 86400000 AS TEXT)
-            WHEN 'model' THEN model WHEN 'key' THEN key_id WHEN 'user' THEN user_id ELSE server
-        END AS label,
-        CAST(SUM(requests) AS BIGINT), CAST(SUM(errors) AS BIGINT),
-        CAST(SUM(input_tokens) AS BIGINT), CAST(SUM(output_tokens) AS BIGINT),
-        CAST(SUM(cache_read_tokens) AS BIGINT), CAST(SUM(cache_write_tokens) AS BIGINT),
-        CAST(SUM(reasoning_tokens) AS BIGINT),
-        CAST(SUM(audio_input_tokens) AS BIGINT), CAST(SUM(audio_output_tokens) AS BIGINT),
-        CAST(SUM(image_input_tokens) AS BIGINT), CAST(SUM(image_output_tokens) AS BIGINT),
-        CAST(SUM(images) AS BIGINT), CAST(SUM(audio_ms) AS BIGINT), CAST(SUM(characters) AS BIGINT),
-        CAST(SUM(duration_ms) AS BIGINT),
-        CAST(SUM(cost_nano) AS BIGINT), CAST(SUM(unpriced) AS BIGINT)
-"""
-_WITHIN = """
-    WHERE bucket_start >= :since AND bucket_start < :until
-        AND (CAST(:key_id AS TEXT) IS NULL OR key_id = :key_id)
-"""
-# A separate statement: with `:user_id IS NULL OR user_id = :user_id` SQLite does not use the index.
-_OF_USER = " AND user_id = :user_id"
-_GROUPED = " GROUP BY 1 ORDER BY 1"
-
-SUM_HOURS = _SUMS + "FROM usage_hourly" + _WITHIN + _GROUPED
-SUM_DAYS = _SUMS + "FROM usage_daily" + _WITHIN + _GROUPED
-SUM_HOURS_OF_USER = _SUMS + "FROM usage_hourly" + _WITHIN + _OF_USER + _GROUPED
-SUM_DAYS_OF_USER = _SUMS + "FROM usage_daily" + _WITHIN + _OF_USER + _GROUPED

@@ -62,8 +62,8 @@ _OF_USER = "FROM usage WHERE user_id = :user_id AND" + _BELOW
 _OF_ALL = "FROM usage WHERE" + _BELOW
 _MATCH = """
     WHERE (CAST(:status AS TEXT) = ''
-            OR (:status = 'ok' AND outcome IN ('ok', 'client_gone'))
-            OR (:status = 'failed' AND outcome NOT IN ('ok', 'client_gone'))
+            OR (:status = 'ok' AND outcome IN ('ok', 'client_gone', 'stopped'))
+            OR (:status = 'failed' AND outcome NOT IN ('ok', 'client_gone', 'stopped'))
             OR CAST(status AS TEXT) = :status OR substr(CAST(status AS TEXT), 1, 1) = :status)
         AND (CAST(:model AS TEXT) = '' OR model = :model)
         AND (CAST(:key_id AS TEXT) = '' OR key_id = :key_id)

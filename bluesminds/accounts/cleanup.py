@@ -1,10 +1,11 @@
-"""Deletes expired sessions, single-use tokens, stored responses and receipts, and accounts whose address was
-never confirmed.
+"""Deletes expired sessions, single-use tokens, stored responses, receipts and usage, and accounts whose
+address was never confirmed.
 """
 
 from typing import Final
 
 import trio
+from msgspec import Struct
 
 from bluesminds.accounts.audit import OPERATOR, entry
 from bluesminds.accounts.sessions import Sessions
@@ -17,13 +18,23 @@ from storage.responses import delete_expired_responses, delete_responses_above, 
 from storage.server_objects import delete_expired_objects
 from storage.sessions import delete_ended_sessions
 from storage.single_use_tokens import delete_ended_tokens
+from storage.usage_retention import delete_site_days, delete_usage, delete_usage_days, delete_usage_hours
 from storage.users import delete_unconfirmed_users
 
 INTERVAL: Final = 600.0  # seconds
 BATCH: Final = 100  # responses deleted in one transaction: other writes wait meanwhile
 RECEIPT_BATCH: Final = 1000  # receipts deleted in one transaction
+USAGE_BATCH: Final = 1000  # rows of usage deleted in one transaction
 DAY_MS: Final = 86_400_000
 UNCONFIRMED_MS: Final = DAY_MS  # how long an unconfirmed account can request another link
+
+
+class UsageRetention(Struct, frozen=True):
+    """Days for which rows of the usage log, sums of hours and sums of days are kept; 0 keeps them."""
+
+    log: int = 0
+    hours: int = 0
+    days: int = 0
 
 
 class ExpiredDataCleanup:
@@ -32,12 +43,20 @@ class ExpiredDataCleanup:
     """
 
     def __init__(
-        self, store: Store, sessions: Sessions, *, account_bytes: int, receipt_days: int, clock: Clock
+        self,
+        store: Store,
+        sessions: Sessions,
+        *,
+        account_bytes: int,
+        receipt_days: int,
+        usage: UsageRetention,
+        clock: Clock,
     ) -> None:
         self._store = store
         self._sessions = sessions
         self._account_bytes = account_bytes
         self._receipt_days = receipt_days
+        self._usage = usage
         self._clock = clock
 
     async def run(self) -> None:
@@ -61,8 +80,22 @@ class ExpiredDataCleanup:
         oldest = first_uuid7(now - self._receipt_days * DAY_MS)
         while await self._store.write(delete_receipts, oldest, RECEIPT_BATCH) == RECEIPT_BATCH:
             pass
+        await self._remove_usage(now)
         for user_id in await self._store.read(select_accounts_above, self._account_bytes):
             await self._store.write(delete_responses_above, user_id, self._account_bytes)
+
+    async def _remove_usage(self, now: int) -> None:
+        kept = self._usage
+        for days, delete in (
+            (kept.log, delete_usage),
+            (kept.hours, delete_usage_hours),
+            (kept.days, delete_usage_days),
+        ):
+            before = now - days * DAY_MS
+            while days and await self._store.write(delete, before, USAGE_BATCH) == USAGE_BATCH:
+                pass
+        if kept.days:
+            await self._store.write(delete_site_days, now - kept.days * DAY_MS)
 
     async def _remove_unconfirmed(self, connection: Connection, before: int) -> None:
         await lock_audit_head(connection)

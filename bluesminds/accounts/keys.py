@@ -33,7 +33,8 @@ from storage.keys import (
     update_key,
 )
 from storage.settings import put_setting, select_setting
-from storage.usage import DAY, StatsQuery, StatsRow, select_stats
+from storage.usage import DAY
+from storage.usage_stats import StatsQuery, StatsRow, select_stats
 
 GUEST: Final = "guest_key_id"
 MAX_ACTIVE: Final = 1000  # keys of one user
@@ -170,7 +171,7 @@ class Keys:
         query = StatsQuery(
             since=(now // DAY - days + 1) * DAY,
             until=now + 1,
-            group_by="day",
+            groups=("day",),
             user_id=row.user_id,
             key_id=row.id,
         )

@@ -48,6 +48,8 @@ class ServerChanges(Struct, frozen=True):
     region: str | UnsetType = UNSET
     tags: tuple[str, ...] | UnsetType = UNSET
     mode: ServerMode | UnsetType = UNSET
+    max_concurrency: int | UnsetType = UNSET
+    rpm: int | UnsetType = UNSET
 
 
 class Servers:
@@ -83,6 +85,8 @@ class Servers:
             region=server.region,
             tags=server.tags,
             mode=server.mode,
+            max_concurrency=server.max_concurrency,
+            rpm=server.rpm,
             created_at=now,
             updated_at=now,
         )
@@ -156,6 +160,8 @@ def _server(row: ServerRow, api_key: str | None, headers: Mapping[str, str]) -> 
         region=row.region,
         tags=row.tags,
         mode=row.mode,
+        max_concurrency=row.max_concurrency,
+        rpm=row.rpm,
     )
 
 
@@ -176,6 +182,8 @@ def _audit_fields(row: ServerRow) -> dict[str, object]:
         "region": row.region,
         "tags": row.tags,
         "mode": row.mode,
+        "max_concurrency": row.max_concurrency,
+        "server_rpm": row.rpm,
     }
 
 

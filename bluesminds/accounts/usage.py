@@ -1,7 +1,10 @@
-"""Usage reports: totals, and figures over time, from the roll-ups; single requests with their receipts."""
+"""Usage reports: statistics, figures over time and costs from the sums; log and requests with receipts."""
 
-from collections.abc import Mapping, Sequence
+import calendar
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Final
 
 from msgspec import Struct
 
@@ -9,23 +12,50 @@ from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import is_uuid, uuid7_time
 from bluesminds.common.errors import NotFound
 from storage.base import Connection, Store
-from storage.keys import select_key_names
+from storage.keys import select_key, select_key_names
 from storage.receipts import select_receipt
-from storage.usage import (
-    DAY,
-    LATEST,
-    Grouping,
-    StatsQuery,
-    StatsRow,
-    UsageRow,
-    select_page,
-    select_stats,
-    select_usage,
-)
+from storage.usage import DAY, UsageRow, select_usage
+from storage.usage_log import LogPage, LogQuery, select_log
 from storage.usage_search import FoundRequests, RequestSearch, search_requests
 from storage.usage_series import SeriesQuery, SeriesRow, select_series
+from storage.usage_stats import (
+    Grouping,
+    LatencyRow,
+    StatsQuery,
+    StatsRow,
+    select_latency,
+    select_stats,
+)
 
 MAX_DAYS = 366
+EXPORT_PAGE: Final = 1000  # rows
+FORECAST_DAYS: Final = 7
+"""The days whose average is expected for the rest of the month."""
+
+
+class UsageStats(Struct, frozen=True):
+    """Sums and percentiles of the buckets that start in [since, until), in milliseconds. Both are read in one
+    snapshot.
+    """
+
+    since: int
+    until: int
+    rows: Sequence[StatsRow]
+    latency: dict[tuple[str, ...], LatencyRow]
+
+
+class CostReport(Struct, frozen=True):
+    """The costs of the current month (UTC) in nano-USD. `forecast`: what the whole month will cost if each
+    remaining day costs the average of the last days; None without costs.
+    """
+
+    month: str
+    total: int
+    unpriced: int
+    forecast: int | None
+    by_key: Sequence[StatsRow]
+    by_model: Sequence[StatsRow]
+    by_day: Sequence[StatsRow]
 
 
 class UsageFigures(Struct, frozen=True):
@@ -46,15 +76,44 @@ class UsageReports:
 
     async def totals(self, *, days: int, group: Grouping) -> list[StatsRow]:
         """One row per group over the last `days` calendar days in UTC, including today."""
+        since, until = self.last_days(days)
+        return await self._store.read(select_stats, StatsQuery(since, until, (group,)))
+
+    def last_days(self, days: int) -> tuple[int, int]:
+        """The last calendar days in UTC, including today, as [since, until) in milliseconds."""
         now = self._clock.now_ms()
-        since = (now // DAY - days + 1) * DAY
-        return await self._store.read(select_stats, StatsQuery(since=since, until=now + 1, group_by=group))
+        return (now // DAY - days + 1) * DAY, now + 1
+
+    async def stats(self, query: StatsQuery) -> UsageStats:
+        """`since` is moved to the start of its bucket."""
+        query = replace(query, since=query.since - query.since % query.bucket)
+        return await self._store.read(_select_stats, query)
+
+    async def page(self, query: LogQuery) -> LogPage:
+        return await self._store.read(select_log, query)
+
+    async def log(self, query: LogQuery) -> AsyncIterator[Sequence[UsageRow]]:
+        """All rows of a query in pages, whatever its limit. Each page is read when the one before is
+        consumed.
+        """
+        query = replace(query, limit=EXPORT_PAGE)
+        while True:
+            page = await self.page(query)
+            yield page.rows
+            if page.next is None:
+                return
+            query = replace(query, before=page.next)
+
+    async def costs(self, owner: str | None, key_id: str | None = None) -> CostReport:
+        """The costs of a user, or of all users, or of one key. Raises NotFound for a key that `owner` does
+        not have.
+        """
+        return await self._store.read(_select_costs, self._clock.now_ms(), owner, key_id)
 
     async def totals_of_user(self, user_id: str, *, days: int) -> list[StatsRow]:
         """One row per day with requests of the last `days` calendar days in UTC, including today."""
-        now = self._clock.now_ms()
-        since = (now // DAY - days + 1) * DAY
-        query = StatsQuery(since=since, until=now + 1, group_by="day", user_id=user_id)
+        since, until = self.last_days(days)
+        query = StatsQuery(since, until, ("day",), user_id=user_id)
         return await self._store.read(select_stats, query)
 
     async def of_users(self, user_ids: Sequence[str]) -> dict[str, list[SeriesRow]]:
@@ -98,7 +157,8 @@ async def _select_figures(connection: Connection, query: SeriesQuery, latest: in
     before = replace(query, since=2 * query.since - query.until, until=query.since, group="none")
     newest: Sequence[UsageRow] = ()
     if latest:
-        newest = await select_page(connection, LATEST, latest, query.user_id, query.key_id or None)
+        search = RequestSearch(query.user_id or "", key_id=query.key_id)
+        newest = (await search_requests(connection, search, latest)).rows
     return UsageFigures(
         rows=await select_series(connection, query),
         before=await select_series(connection, before),
@@ -112,3 +172,57 @@ async def _select_request(connection: Connection, request_id: str) -> tuple[Usag
     at = uuid7_time(request_id) if receipt is None else receipt.at
     row = await select_usage(connection, at, request_id)
     return None if row is None else (row, None if receipt is None else receipt.receipt)
+
+
+async def _select_stats(connection: Connection, query: StatsQuery) -> UsageStats:
+    return UsageStats(
+        since=query.since,
+        until=query.until,
+        rows=await select_stats(connection, query),
+        latency=await select_latency(connection, query),
+    )
+
+
+async def _select_costs(
+    connection: Connection, now: int, owner: str | None, key_id: str | None
+) -> CostReport:
+    if key_id is not None:
+        key = await select_key(connection, key_id, owner)
+        if key is None:
+            raise NotFound("key_not_found", "There is no key with this id.")
+        owner = key.user_id
+    today = now - now % DAY
+    date = datetime.fromtimestamp(now / 1000, UTC)
+    start = today - (date.day - 1) * DAY
+    month = StatsQuery(start, now + 1, user_id=owner, key_id=key_id)
+    recent = replace(month, since=today - FORECAST_DAYS * DAY, until=today, groups=("day",))
+    by_day = await select_stats(connection, replace(month, groups=("day",)))
+    total = sum(row.cost_nano for row in by_day)
+    days_left = calendar.monthrange(date.year, date.month)[1] - date.day
+    before = await select_stats(connection, recent)
+    return CostReport(
+        month=f"{date:%Y-%m}",
+        total=total,
+        unpriced=sum(row.unpriced for row in by_day),
+        forecast=_forecast(total, by_day, before, today, now, days_left),
+        by_key=await select_stats(connection, replace(month, groups=("key",))),
+        by_model=await select_stats(connection, replace(month, groups=("model",))),
+        by_day=by_day,
+    )
+
+
+def _forecast(
+    total: int, by_day: Sequence[StatsRow], before: Sequence[StatsRow], today: int, now: int, days_left: int
+) -> int | None:
+    """The average is over the days since the first of the recent ones with requests. Without one, it is the
+    pace of today.
+    """
+    if before:
+        days = (today - int(before[0].label)) // DAY
+        average = sum(row.cost_nano for row in before) / days
+    elif by_day:
+        average = sum(row.cost_nano for row in by_day) * DAY / max(now - today, 1)
+    else:
+        return None
+    spent_today = sum(row.cost_nano for row in by_day if int(row.label) == today)
+    return round(total - spent_today + max(average, spent_today) + average * days_left)

@@ -11,7 +11,6 @@ from bluesminds.dashboard.admin import servers, system, users
 from bluesminds.dashboard.assets import PageAssets
 from bluesminds.dashboard.frame import HOME, Frame
 from bluesminds.web.api import GatewayControls
-from bluesminds.web.api.chats import ChatHandlers
 from bluesminds.web.api.explain import ExplainHandlers
 from bluesminds.web.api.model_routes import RouteHandlers
 from bluesminds.web.api.models import ModelHandlers
@@ -73,7 +72,13 @@ def _user_pages(services: Services, frame: Frame, routing: Routing, controls: Ga
             )
         ),
         *playground.routes(
-            playground.PlaygroundPages(frame, accounts.keys, ChatHandlers(accounts.chats), controls.catalog)
+            playground.PlaygroundPages(
+                frame=frame,
+                chats=accounts.chats,
+                keys=accounts.keys,
+                clock=services.clock,
+                catalog=controls.catalog,
+            )
         ),
         *requests.routes(
             requests.RequestsPage(

@@ -36,6 +36,7 @@ from bluesminds.gateway.limits.lease import Lease
 from bluesminds.gateway.limits.reserve import RateLimiter
 from bluesminds.gateway.limits.window import WINDOW_SECONDS
 from bluesminds.gateway.metrics import Metrics
+from bluesminds.gateway.open_requests import OpenRequests
 from bluesminds.gateway.passthrough.exchange import RelayExchange
 from bluesminds.gateway.passthrough.handler import PassthroughHandler
 from bluesminds.gateway.passthrough.runner import RelayRunner
@@ -58,6 +59,7 @@ from bluesminds.gateway.stored_responses.handler import StoredResponseHandler
 from bluesminds.gateway.stored_responses.links import RequestLinks
 from bluesminds.gateway.stored_responses.store import ResponseStore
 from bluesminds.gateway.supervision import MAX_BACKOFF, HealthChecker, IdleSweeper, TaskSupervisor, Watchdog
+from bluesminds.gateway.traffic import TrafficMonitor
 from bluesminds.gateway.upstream.backoff import Backoff
 from bluesminds.gateway.upstream.raw import RawSender
 from bluesminds.gateway.upstream.sender import Sender
@@ -65,7 +67,7 @@ from bluesminds.gateway.upstream.timeouts import TimeoutTable
 from bluesminds.http.asgi import ASGIApp
 from bluesminds.http.server.limits import ListenerStats
 from bluesminds.web import app
-from bluesminds.web.api import GatewayControls, api_routes, build_guard, ops, public_models
+from bluesminds.web.api import GatewayControls, api_routes, build_guard, monitor, ops, public_models
 from bluesminds.web.data_plane import DataPlane
 from bluesminds.web.docs.reference import Reference
 from bluesminds.web.forwarded import ProxyHeaders
@@ -99,8 +101,10 @@ class DataPlaneParts(Struct, frozen=True):
     authentication: Authentication
     routing: Routing
     idle_sweeper: IdleSweeper
+    open_requests: OpenRequests
     heap_trimmer: HeapTrimmer
     watchdog: Watchdog
+    traffic: TrafficMonitor
     stats: ListenerStats
     control: ASGIApp
     edge: ASGIApp
@@ -155,7 +159,11 @@ def build_data_plane(
         "server",
         routing.ejected_models,
     )
-    control = _build_control(services, runtime, authentication, routing, stats)
+    traffic = TrafficMonitor(runtime.metrics)
+    runtime.metrics.gauge(
+        "bluesminds_mails_waiting", "Mails in the queue.", lambda: services.mail_queue.length
+    )
+    control = _build_control(services, runtime, authentication, routing, stats, traffic)
     services.key_changes.subscribe(authentication.keys.forget)
     services.accounts.ledger.subscribe(authentication.limiter.credit_changed)
     return DataPlaneParts(
@@ -164,8 +172,10 @@ def build_data_plane(
         idle_sweeper=IdleSweeper(
             services.store, authentication.keys, authentication.limiter, runtime.recorder
         ),
+        open_requests=OpenRequests(services.store, gateway.accounting.running),
         heap_trimmer=HeapTrimmer(bodies),
         watchdog=Watchdog(runtime.recorder, limit=MAX_BACKOFF + 2 * settings.storage.settle_timeout),
+        traffic=traffic,
         stats=stats,
         control=control,
         edge=_build_edge(services, gateway, routing, realtime, sessions, control, bodies, origins, runtime),
@@ -293,6 +303,7 @@ def _build_control(
     authentication: Authentication,
     routing: Routing,
     stats: ListenerStats,
+    traffic: TrafficMonitor,
 ) -> ASGIApp:
     """The control plane: the HTTP API, its reference, the pages and the endpoints for monitoring."""
     registry = CollectorRegistry()
@@ -325,6 +336,7 @@ def _build_control(
     )
     routes = [
         *ops.routes(ops.OpsHandlers(readiness.check, routing.states, registry)),
+        *monitor.routes(_build_monitor(services, runtime, authentication, routing, traffic)),
         *public_models.routes(_build_public_models(services, routing)),
         *api_routes(
             services.accounts,
@@ -355,6 +367,23 @@ def _build_control(
     guard = build_guard(services.accounts, public_url=public_url)
     pages = None if dashboard is None else dashboard.pages
     return app.create_app(mounted, guard, clock=services.clock, log=services.log, pages=pages)
+
+
+def _build_monitor(
+    services: Services,
+    runtime: Runtime,
+    authentication: Authentication,
+    routing: Routing,
+    traffic: TrafficMonitor,
+) -> monitor.MonitorHandlers:
+    return monitor.MonitorHandlers(
+        traffic=traffic,
+        throttle=services.accounts.throttle,
+        running=lambda: authentication.limiter.running,
+        queues=lambda: {"usage_rows": runtime.recorder.held, "mails": services.mail_queue.length},
+        servers=routing.states,
+        tasks=runtime.tasks.down,
+    )
 
 
 def _build_playground(services: Services) -> Playground:

@@ -93,7 +93,7 @@ def _client(transport: httpx.AsyncBaseTransport) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=transport, base_url=BASE_URL, trust_env=False, timeout=TIMEOUT)
 
 
-def _require_database(settings: Settings) -> None:
+def require_database(settings: Settings) -> None:
     """Raises NoDatabase, BadDatabaseURL."""
     path = sqlite_path(database_url(settings))
     # A PostgreSQL database that a gateway has used belongs to the secrets in its state directory.
@@ -116,7 +116,7 @@ async def _in_process_client(
     settings: Settings, *, clock: Clock, log: Log
 ) -> AsyncIterator[httpx.AsyncClient]:
     StateDir(settings.state_dir).check()
-    _require_database(settings)
+    require_database(settings)
     async with open_services(settings, clock=clock, log=log) as services:
         transport = httpx.ASGITransport(mark_operator(_build_control(services)))
         async with _client(transport) as client:

@@ -2,7 +2,8 @@
 upstream API keys.
 
 The database stores a fingerprint of both at their first use. A start therefore detects a secret that is
-missing, empty or different, and never replaces it with a new one, which would invalidate every key.
+missing, empty or different, and never replaces it with a new one, which would invalidate every key. While the
+master key is being replaced, its file has two lines: the new key and the old one.
 """
 
 import hmac
@@ -12,7 +13,7 @@ from bluesminds.app.state_dir import BadState, StateDir
 from bluesminds.common.crypto import Vault, chain_key, fingerprint, new_master_key, new_pepper
 from bluesminds.config import Secret
 from storage.base import Connection, Store
-from storage.settings import insert_setting, select_setting
+from storage.settings import insert_setting, put_setting, select_setting
 
 PEPPER, MASTER_KEY = "pepper", "master.key"
 _MAKE: Mapping[str, Callable[[], bytes]] = {PEPPER: new_pepper, MASTER_KEY: new_master_key}
@@ -30,20 +31,32 @@ async def load_secrets(store: Store, state: StateDir, pepper: Secret | None) -> 
         name: _read_or_create(state, name, known) for name in _MAKE if name not in configured
     }
     try:
-        vault = Vault([secrets[MASTER_KEY]])
+        vault = Vault(secrets[MASTER_KEY].split())
     except ValueError as exc:
         path = state.path / MASTER_KEY
         raise BadState(
             f"{path} is damaged: it contains no valid key", f"restore {path} from your backup"
         ) from exc
-    found = {name: fingerprint(secret) for name, secret in secrets.items()}
+    found = {name: [fingerprint(one) for one in secret.split()] for name, secret in secrets.items()}
+    found[PEPPER] = [fingerprint(secrets[PEPPER])]
     if known.keys() != found.keys():
-        known = await store.write(_store_fingerprints, found)
-    for name, value in found.items():
-        if not hmac.compare_digest(known[name], value):
+        first = {name: values[0] for name, values in found.items()}
+        known = await store.write(_store_fingerprints, first)
+    for name, values in found.items():
+        if not any(hmac.compare_digest(known[name], value) for value in values):
             raise _mismatch(state, name, configured=name in configured)
     store.chain_key = chain_key(secrets[PEPPER])
     return secrets[PEPPER], vault
+
+
+def read_master_keys(state: StateDir) -> list[bytes]:
+    """The key, or the new one and the old one while it is being replaced."""
+    return (state.secret(MASTER_KEY) or b"").split()
+
+
+async def store_fingerprint(connection: Connection, name: str, value: str) -> None:
+    """Replace the stored fingerprint of a secret."""
+    await put_setting(connection, _setting(name), value)
 
 
 def _read_or_create(state: StateDir, name: str, known: Mapping[str, str]) -> bytes:

@@ -33,6 +33,7 @@ from bluesminds.gateway.routing.health import ServerStatus
 from bluesminds.gateway.supervision import TaskSupervisor
 from bluesminds.gateway.upstream.backoff import BACKOFF, Backoff
 from bluesminds.identity.password import PASSWORD_HASHER
+from storage.open_requests import settle_open_requests
 
 FLUSH_SECONDS = 10.0  # how long the shutdown waits for the last usage rows
 LEASE_RELEASE_SECONDS = 2.0  # how long the shutdown waits for the release of the lease
@@ -90,6 +91,7 @@ async def serve(
                 configured = await configured_servers(services, environ, demo_url)
                 runtime = Runtime(metrics, recorder, tasks, lease)
                 data_plane = build_data_plane(services, configured, runtime, backoff)
+                await _settle_crashed(services)
                 await restore_limits(services, data_plane.authentication.limiter)
                 await data_plane.routing.discover_models(MODEL_DISCOVERY_SECONDS)
                 _start_tasks(background, services, data_plane, runtime)
@@ -121,13 +123,21 @@ def _start_tasks(
     for name, run in (
         ("health_checker", data_plane.routing.health_checker.run),
         ("idle_sweeper", data_plane.idle_sweeper.run),
+        ("open_requests", data_plane.open_requests.run),
         ("heap_trimmer", data_plane.heap_trimmer.run),
+        ("traffic", data_plane.traffic.run),
         ("lease", runtime.lease.run),
         ("mail_queue", services.mail_queue.run),
         ("cleanup", services.cleanup.run),
         ("ledger", services.accounts.ledger.run),
     ):
         background.start_soon(runtime.tasks.run, name, run)
+
+
+async def _settle_crashed(services: Services) -> None:
+    """Settle what the previous process was doing when it crashed. Raises StorageError."""
+    if count := await services.store.write(settle_open_requests):
+        services.log.warning("requests_settled_after_crash", requests=count)
 
 
 @asynccontextmanager

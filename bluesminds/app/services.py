@@ -14,7 +14,7 @@ from msgspec import Struct, structs
 
 from bluesminds.accounts.audit import AuditLog
 from bluesminds.accounts.chats import Chats
-from bluesminds.accounts.cleanup import ExpiredDataCleanup
+from bluesminds.accounts.cleanup import ExpiredDataCleanup, UsageRetention
 from bluesminds.accounts.email_change import EmailChange
 from bluesminds.accounts.email_verification import EmailVerification
 from bluesminds.accounts.invitations import Invitations
@@ -160,9 +160,15 @@ def _build_services(resources: Resources, password_hasher: PasswordHasher) -> Se
         accounts.sessions,
         account_bytes=resources.settings.responses.account_bytes,
         receipt_days=resources.settings.receipts.retention_days,
+        usage=_usage_retention(resources.settings),
         clock=resources.clock,
     )
     return Services(**structs.asdict(resources), accounts=accounts, cleanup=cleanup)
+
+
+def _usage_retention(settings: Settings) -> UsageRetention:
+    usage = settings.usage
+    return UsageRetention(usage.log_days, usage.hour_days, usage.day_days)
 
 
 def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> AccountServices:

@@ -157,6 +157,8 @@ def configured_server(row: ServerSettings, *, demo_url: str, keyless: bool) -> S
         region=row.region or "",
         tags=row.tags,
         mode=row.mode,
+        max_concurrency=row.max_concurrency,
+        rpm=row.rpm,
     )
 
 

@@ -79,6 +79,12 @@ def call_paged(config: Path | None, path: str, filters: Mapping[str, str] | None
     return page | {"data": rows}
 
 
+def download(config: Path | None, path: str) -> None:
+    """Write a response to the standard output as it arrives. `path` must be quoted. Raises exits.Failure."""
+    loaded = operator_settings(config)
+    run(loaded, _download, loaded.settings, path)
+
+
 def operator_settings(config: Path | None) -> Loaded:
     """The settings, loaded once per command. Secrets are deferred: a running gateway has its own."""
     meta = click.get_current_context().meta
@@ -91,6 +97,20 @@ async def _send(settings: Settings, method: str, path: str, body: Mapping[str, A
     clock = SystemClock()
     async with operator_client(settings, clock=clock, log=Log(clock, level="warning", json=False)) as client:
         return await client.request(method, f"/api/admin{path}", json=body)
+
+
+async def _download(settings: Settings, path: str) -> None:
+    clock = SystemClock()
+    log = Log(clock, level="warning", json=False)
+    async with (
+        operator_client(settings, clock=clock, log=log) as client,
+        client.stream("GET", f"/api/admin{path}") as response,
+    ):
+        if not response.is_success:
+            await response.aread()
+            _decode(response)
+        async for chunk in response.aiter_bytes():
+            sys.stdout.buffer.write(chunk)
 
 
 def _decode(response: httpx.Response) -> Any:  # noqa: ANN401

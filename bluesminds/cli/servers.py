@@ -75,6 +75,8 @@ def servers_group() -> None:
     type=click.Choice(get_args(ServerMode)),
     help="draining: no new requests; off: not used and not checked.",
 )
+@click.option("--max-concurrency", type=click.IntRange(0), help="Requests at once. 0: no cap.")
+@click.option("--rpm", type=click.IntRange(0), help="Requests in any 60 seconds. 0: no cap.")
 @click.option("--api-key-stdin", is_flag=True, help="Read the API key of the server from standard input.")
 @config_option
 @json_option
@@ -197,6 +199,8 @@ def _parse_headers(headers: tuple[str, ...]) -> dict[str, str]:
     type=click.Choice(get_args(ServerMode)),
     help="draining: no new requests; off: not used and not checked.",
 )
+@click.option("--max-concurrency", type=click.IntRange(0), help="Requests at once. 0: no cap.")
+@click.option("--rpm", type=click.IntRange(0), help="Requests in any 60 seconds. 0: no cap.")
 @click.option("--api-key-stdin", is_flag=True, help="Read a new API key from standard input.")
 @config_option
 @json_option
@@ -260,7 +264,17 @@ def list_(config: Path | None, as_json: bool) -> None:
             "models",
             "weight",
         ),
-        *("priority", "region", "tags", "passthrough", "passthrough_paths", "origin", "last_error"),
+        *(
+            "priority",
+            "max_concurrency",
+            "rpm",
+            "region",
+            "tags",
+            "passthrough",
+            "passthrough_paths",
+            "origin",
+            "last_error",
+        ),
     )
     show(call(config, "GET", "/servers"), as_json=as_json, columns=columns)
 
@@ -271,10 +285,10 @@ def list_(config: Path | None, as_json: bool) -> None:
 @config_option
 @json_option
 def test(name: str, model: str | None, config: Path | None, as_json: bool) -> None:
-    """Test a server: name, connection, TLS, models, and a small completion.
+    """Test a server step by step.
 
-    The completion has at most 16 tokens; the vendor may charge for it. The exit code is 0 if the server
-    works.
+    The steps are name, connection, TLS, models, and a small completion. The completion has at most 16
+    tokens; the vendor may charge for it. The exit code is 0 if the server works.
     """
     query = "" if model is None else f"?{urlencode({'model': model})}"
     found = call(config, "POST", f"/servers/{_checked(name)}/test{query}")

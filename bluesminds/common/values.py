@@ -25,6 +25,7 @@ Scope = Literal[
     "messages.count_tokens",
     "responses",
     "responses.input_tokens",
+    "responses.compact",
     "gemini.generate_content",
     "gemini.count_tokens",
     "completions",
@@ -211,6 +212,8 @@ class Server(Struct, frozen=True):
     region: str = ""
     tags: tuple[str, ...] = ()
     mode: ServerMode = "active"
+    max_concurrency: int = 0  # requests at once; 0: no cap
+    rpm: int = 0  # requests in any 60 s; 0: no cap
 
     def __repr__(self) -> str:
         return f"Server({self.name!r}, {self.dialect!r})"

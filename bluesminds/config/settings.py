@@ -301,6 +301,14 @@ class ReceiptSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     retention_days: Days = 30
 
 
+class UsageSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[usage]: how long usage is kept, in days. 0: forever."""
+
+    log_days: Days = 0
+    hour_days: Days = 40
+    day_days: Days = 0
+
+
 class CacheSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[cache]: responses that identical requests share."""
 
@@ -533,6 +541,8 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     region: Region | None = None
     tags: Tags = ()
     mode: ServerMode = "active"
+    max_concurrency: CountOrZero = 0
+    rpm: CountOrZero = 0
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -553,6 +563,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     limits: LimitSettings = LimitSettings()
     responses: ResponseSettings = ResponseSettings()
     receipts: ReceiptSettings = ReceiptSettings()
+    usage: UsageSettings = UsageSettings()
     cache: CacheSettings = CacheSettings()
     keyless: KeylessSettings = KeylessSettings()
     tiers: Tiers = Tiers()

@@ -7,6 +7,7 @@ has settled, with the usage known or estimated so far.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import trio
 from msgspec import Struct
@@ -46,6 +47,7 @@ class UsageEntry:
         self._accounting = accounting
         self._caller = caller
         self._call = call
+        self.id = call.context.id
         self._reservation = reservation
         self._batch: Batch | None = None
         self._stage: Stage | None = None
@@ -108,6 +110,23 @@ class UsageEntry:
         self._stage = stage
         self._earlier.append((failed, usage))
 
+    @property
+    def started(self) -> float:
+        """Trio's clock."""
+        return self._call.context.started
+
+    def so_far(self) -> UsageRow:
+        """The usage row if the request ended now, because the process crashes."""
+        usage = self._usage_so_far(sent=bool(self.attempts))
+        price = self._accounting.estimator.price(self.target, self._call.model, self._call.context.at_ms)
+        cost = None if price is None else price.cost(usage, self._call.markup)
+        return replace(
+            self._row(500, "crashed", usage),
+            cost_nano=cost,
+            price_version="" if price is None else price.version,
+            charged_nano=self._reservation.chargeable(cost or 0),
+        )
+
     def finish(self, status: int, outcome: str, usage: Usage) -> None:
         """Settle. Outcomes: ok, stopped (at a budget), client_error, upstream_error, cut, timeout,
         client_gone, internal.
@@ -115,6 +134,7 @@ class UsageEntry:
         if self._batch is not None:
             return
         self.outcome = outcome
+        self._accounting.running.pop(self.id, None)
         estimator = self._accounting.estimator
         model, target = self._call.model, self.target
         price = estimator.price(target, model, self._call.context.at_ms)
@@ -160,14 +180,17 @@ class UsageEntry:
         """Settle with the usage so far, unless the request is settled already."""
         if self._batch is not None:
             return
+        # A client that always disconnects early would otherwise use nothing.
+        sent = outcome == "client_gone" and bool(self.attempts)
+        self.finish(status, outcome, self._usage_so_far(sent=sent))
+
+    def _usage_so_far(self, *, sent: bool) -> Usage:
+        """`sent`: a server has got the request and may charge for it."""
         if self._stage is not None:
-            usage = self._stage.usage
-        elif outcome == "client_gone" and self.attempts:
-            # Otherwise a client that always disconnects early would use nothing.
-            usage, _ = settle_usage(None, self._call.facts, delivered=0, pieces=0)
-        else:
-            usage = NO_USAGE
-        self.finish(status, outcome, usage)
+            return self._stage.usage
+        if sent:
+            return settle_usage(None, self._call.facts, delivered=0, pieces=0)[0]
+        return NO_USAGE
 
     @property
     def next_number(self) -> int:
@@ -252,7 +275,7 @@ def _milliseconds(seconds: float) -> int:
 
 
 class UsageAccounting(Struct, frozen=True):
-    """Takes settled requests: recorder, metrics and log."""
+    """Takes settled requests: recorder, metrics and log. `running`: requests that are not settled, by id."""
 
     recorder: Recorder
     estimator: Estimator
@@ -261,10 +284,12 @@ class UsageAccounting(Struct, frozen=True):
     strict: bool
     log_requests: bool
     receipts: bool = False
+    running: dict[str, UsageEntry] = {}
 
     def open(self, caller: Caller, call: Call, reservation: Reservation) -> UsageEntry:
         """The recorder must have reserved a row."""
-        return UsageEntry(self, caller, call, reservation)
+        entry = self.running[call.context.id] = UsageEntry(self, caller, call, reservation)
+        return entry
 
     def observe(self, row: UsageRow, context: RequestContext, label: str) -> None:
         """Count and log a settled request. `label` is the model in metrics."""
@@ -277,6 +302,11 @@ class UsageAccounting(Struct, frozen=True):
             metrics.tokens[label, "input"] += row.input_tokens
         if row.output_tokens:
             metrics.tokens[label, "output"] += row.output_tokens
+            if row.streamed and row.first_byte_ms is not None and row.duration_ms > row.first_byte_ms:
+                seconds = (row.duration_ms - row.first_byte_ms) / 1000
+                metrics.token_rate[row.endpoint].observe(row.output_tokens / seconds)
+        if row.outcome not in ("ok", "stopped"):
+            metrics.errors[(row.outcome,)] += 1
         if row.cost_nano is None and row.usage_source in ("upstream", "estimated"):
             metrics.unpriced[label] += 1
         if self.log_requests:
@@ -296,6 +326,8 @@ class UsageAccounting(Struct, frozen=True):
         `model` is the client's text, so it is no label.
         """
         self.metrics.requests[context.endpoint, "", "", str(status)] += 1
+        if code is not None:
+            self.metrics.errors[(code,)] += 1
         if self.log_requests:
             self.log.info(
                 "request",

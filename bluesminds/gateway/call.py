@@ -15,6 +15,7 @@ from bluesminds.gateway.bodies import Body
 from bluesminds.gateway.forms import Headers, MultipartBody
 from bluesminds.gateway.operations import Operation, OperationMatch
 from bluesminds.gateway.routing.plans import Plan, Target
+from bluesminds.gateway.stand_ins import StandIns
 from bluesminds.gateway.stored_responses.links import LinkedRequest
 from bluesminds.providers.quirks import (
     ADAPTED,
@@ -67,7 +68,8 @@ class ReplyObserver(Protocol):
 
 class Call(Struct, frozen=True, gc=False):
     """One request to a model. `own_key`: the credential is a key of the server, and is sent to it instead of
-    the gateway's key. `markup` on prices is in hundredths of a percent.
+    the gateway's key. `markup` on prices is in hundredths of a percent. `stand_ins`: see
+    stand_ins.py.
     """
 
     context: RequestContext
@@ -79,6 +81,7 @@ class Call(Struct, frozen=True, gc=False):
     markup: int = 0
     key_id: str = ""
     observer: ReplyObserver | None = None
+    stand_ins: StandIns = ()
 
 
 class CallBody(Protocol):
@@ -376,7 +379,16 @@ def read_call(
     context = with_scoped_idempotency(context, caller)
     observer, stored = (None, None) if linked is None else (linked.keeper, linked.stored)
     call = Call(
-        context, operation, format_, facts.model, facts, own_key, caller.markup, caller.key_id, observer
+        context,
+        operation,
+        format_,
+        facts.model,
+        facts,
+        own_key,
+        caller.markup,
+        caller.key_id,
+        observer,
+        () if linked is None else linked.stand_ins,
     )
     return call, JsonBody(format_, fields, body, stored)
 

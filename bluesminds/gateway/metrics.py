@@ -9,28 +9,40 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+)
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+
+from bluesminds import __version__
 
 # Seconds: responses take from milliseconds (errors) to many minutes (reasoning).
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
 
-class _Histogram:
-    __slots__ = ("counts", "total")
+# Tokens per second: from reasoning models on a CPU to small models on fast accelerators.
+RATE_BUCKETS = (1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 75.0, 100.0, 150.0, 250.0, 500.0, 1000.0, 2500.0)
 
-    def __init__(self) -> None:
-        self.counts = [0] * (len(BUCKETS) + 1)
+
+class _Histogram:
+    __slots__ = ("_bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...] = BUCKETS) -> None:
+        self._bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
-    def observe(self, seconds: float) -> None:
-        self.counts[bisect_left(BUCKETS, seconds)] += 1
-        self.total += seconds
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self._bounds, value)] += 1
+        self.total += value
 
     def cumulative(self) -> list[tuple[str, float]]:
         running, rows = 0, []
-        for bound, count in zip((*map(str, BUCKETS), "+Inf"), self.counts, strict=True):
+        for bound, count in zip((*map(str, self._bounds), "+Inf"), self.counts, strict=True):
             running += count
             rows.append((bound, float(running)))
         return rows
@@ -43,9 +55,11 @@ class Metrics(Collector):
         self.requests: defaultdict[tuple[str, str, str, str], int] = defaultdict(int)
         self.tokens: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.attempts: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self.errors: defaultdict[tuple[str], int] = defaultdict(int)
         self.cache: defaultdict[tuple[str], int] = defaultdict(int)
         self.seconds: defaultdict[str, _Histogram] = defaultdict(_Histogram)
         self.first_byte: defaultdict[str, _Histogram] = defaultdict(_Histogram)
+        self.token_rate: defaultdict[str, _Histogram] = defaultdict(lambda: _Histogram(RATE_BUCKETS))
         self.unpriced: defaultdict[str, int] = defaultdict(int)
         self.rows_committed = 0
         self.commits = 0
@@ -65,6 +79,7 @@ class Metrics(Collector):
         self._labelled[name] = (help_text, label, read)
 
     def collect(self) -> Iterable[Metric]:
+        yield InfoMetricFamily("bluesminds_build", "The version.", value={"version": __version__})
         yield _counter(
             "bluesminds_requests",
             "Finished requests.",
@@ -85,6 +100,12 @@ class Metrics(Collector):
             self.attempts,
         )
         yield _counter(
+            "bluesminds_errors",
+            "Requests that ended with an error, by its code or outcome.",
+            ("code",),
+            self.errors,
+        )
+        yield _counter(
             "bluesminds_cache_requests", "Requests, by the result of the cache.", ("result",), self.cache
         )
         yield _histogram(
@@ -96,6 +117,11 @@ class Metrics(Collector):
             "bluesminds_first_byte_seconds",
             "From request head to first streamed byte.",
             self.first_byte,
+        )
+        yield _histogram(
+            "bluesminds_output_tokens_per_second",
+            "Output tokens of a stream by the seconds from its first byte to its end.",
+            self.token_rate,
         )
         for name, value, help_text in (
             ("bluesminds_usage_rows_committed", self.rows_committed, "Usage rows committed."),

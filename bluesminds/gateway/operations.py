@@ -105,6 +105,7 @@ OPERATIONS: Final = (
         "Count the tokens of a response's input",
         estimated=True,
     ),
+    Operation("responses.compact", "POST", "/v1/responses/compact", "compact", "Compact a conversation"),
     _stored("GET", "/v1/responses/{id}", "Show a stored response"),
     _stored("DELETE", "/v1/responses/{id}", "Delete a stored response"),
     _stored("GET", "/v1/responses/{id}/input_items", "List the input items of a stored response"),

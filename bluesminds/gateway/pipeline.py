@@ -175,6 +175,7 @@ class Gateway(Struct, frozen=True):
             model,
             health=self.balancer.health,
             random=self.balancer.random,
+            load=self.balancer.load if self.balancer.load.capped else None,
             only=only,
         )
 

@@ -47,6 +47,15 @@ class FoundObjects(Struct, frozen=True):
             raise no_such_object(min(ids))
 
 
+class KnownObjects(Struct, frozen=True):
+    """`servers`: those at which the account has all of its objects that the request refers to; None if it
+    refers to none. `foreign`: ids of other accounts' objects.
+    """
+
+    servers: frozenset[str] | None
+    foreign: frozenset[str]
+
+
 class ServerObjects:
     """`timeout`: seconds for one write."""
 
@@ -92,10 +101,9 @@ class ServerObjects:
 
     async def find_known(
         self, caller: Caller, references: Iterable[str], mentions: Iterable[str]
-    ) -> frozenset[str] | None:
-        """The servers with the account's objects among the references of a request to a model; None if there
-        are none. Ids of objects that were not created through the gateway are no error. Raises NotFound for
-        an object of another account, InvalidRequest and Unavailable.
+    ) -> "KnownObjects":
+        """What is known of the ids in a request to a model. Ids of objects that were not created through the
+        gateway are no error. Raises InvalidRequest and Unavailable.
         """
         referred = {one for one in references if is_object_id(one)}
         rows = await self._select(sorted(referred.union(mentions)))
@@ -106,16 +114,15 @@ class ServerObjects:
                 at.add(row.server)
         servers: set[str] | None = None
         for object_id, at in own.items():
-            if not at:
-                raise no_such_object(object_id)
-            if object_id in referred:
+            if at and object_id in referred:
                 servers = at if servers is None else servers & at
         if servers is not None and not servers:
             raise InvalidRequest(
                 "different_servers",
                 "The request refers to objects at different servers. Use those of one server.",
             )
-        return None if servers is None else frozenset(servers)
+        foreign = frozenset(object_id for object_id, at in own.items() if not at)
+        return KnownObjects(None if servers is None else frozenset(servers), foreign)
 
     async def own_among(self, caller: Caller, server: str, ids: Sequence[str]) -> frozenset[str]:
         """Those of the ids at a server that are the account's. Raises Unavailable."""

@@ -30,6 +30,11 @@ class MailQueue:
         self._queued: deque[_QueuedMail] = deque()
         self._enqueued = trio.Event()
 
+    @property
+    def length(self) -> int:
+        """Mails that wait."""
+        return len(self._queued)
+
     def enqueue(self, mail: Mail) -> None:
         """Never blocks or raises. A message that does not fit is dropped and logged."""
         if len(self._queued) >= MAX_QUEUED:

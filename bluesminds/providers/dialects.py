@@ -40,6 +40,7 @@ MESSAGES_PATHS: Final[Paths] = MappingProxyType(
 RESPONSES_PATHS: Final[Paths] = MappingProxyType(
     {"responses": "/responses", "input_tokens": "/responses/input_tokens"}
 )
+COMPACT_PATHS: Final[Paths] = MappingProxyType({"compact": "/responses/compact"})  # few servers have it
 _NATIVE_PATHS: Final[Paths] = MappingProxyType({**OPENAI_PATHS, **RESPONSES_PATHS})
 GEMINI_PATHS: Final[Paths] = MappingProxyType(
     {"gemini": "/models/{model}:{method}", "gemini_count_tokens": "/models/{model}:countTokens"}
@@ -48,7 +49,7 @@ GEMINI_PATHS: Final[Paths] = MappingProxyType(
 
 def paths(*formats: FormatName, **elsewhere: str) -> Paths:
     """The usual paths of some formats, and the paths of formats that are `elsewhere`."""
-    usual = {**OPENAI_PATHS, **MESSAGES_PATHS, **RESPONSES_PATHS, **GEMINI_PATHS}
+    usual = {**OPENAI_PATHS, **MESSAGES_PATHS, **RESPONSES_PATHS, **COMPACT_PATHS, **GEMINI_PATHS}
     found = {name: usual[name] for name in formats} | cast("dict[FormatName, str]", elsewhere)
     return MappingProxyType(found)
 

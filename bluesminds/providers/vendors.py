@@ -88,6 +88,7 @@ _HOSTED: Final = (
             "chat",
             "responses",
             "input_tokens",
+            "compact",
             "completions",
             "embeddings",
             "moderations",

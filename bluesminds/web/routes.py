@@ -14,7 +14,7 @@ access.
 
 import inspect
 import re
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Annotated, Any, Final, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -50,6 +50,15 @@ class RawBody(Struct, frozen=True):
     content_type: str
 
 
+class StreamBody(Struct, frozen=True):
+    """A response body that is not JSON and is sent while it is produced. An error after the first chunk ends
+    the connection.
+    """
+
+    chunks: AsyncIterator[bytes]
+    content_type: str
+
+
 class Page(Struct, Generic[T], frozen=True, tag_field="object", tag="list"):
     """A list, or a page of one. If `next_cursor` is set, send it as `after` to get the next page."""
 
@@ -80,7 +89,8 @@ class _NoQuery(Struct, forbid_unknown_fields=True):
 
 class Route(Struct, frozen=True, kw_only=True):
     """`response` is the type of the body, None for no content. `other_statuses` have the same body. `media`
-    is the content type of a RawBody. `tag` groups routes in the reference. `text` is the handler's docstring.
+    is the content type of a RawBody or StreamBody. `tag` groups routes in the reference. `text` is the
+    handler's docstring.
     """
 
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
@@ -176,6 +186,8 @@ def _build_response(route: Route, result: object) -> Response:
     status, body = found.status or route.status, found.body
     if isinstance(body, RawBody):
         response = Response(body.content, status, content_type=body.content_type)
+    elif isinstance(body, StreamBody):
+        response = Response(body.chunks, status, content_type=body.content_type)
     elif body is None:
         response = Response(b"", status)
         del response.headers["content-type"]

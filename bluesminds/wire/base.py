@@ -23,6 +23,7 @@ FormatName = Literal[
     "responses",
     "count_tokens",
     "input_tokens",
+    "compact",
     "gemini",
     "gemini_count_tokens",
     "completions",

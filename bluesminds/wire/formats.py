@@ -5,6 +5,7 @@ from typing import Final
 
 from bluesminds.wire.base import Codec, Format, FormatName
 from bluesminds.wire.chat import CHAT
+from bluesminds.wire.compaction import COMPACT
 from bluesminds.wire.completions import COMPLETIONS
 from bluesminds.wire.embeddings import EMBEDDINGS
 from bluesminds.wire.gemini import GEMINI, GEMINI_COUNT
@@ -24,6 +25,7 @@ FORMATS: Final[Mapping[FormatName, Format]] = {
         RESPONSES,
         COUNT_TOKENS,
         INPUT_TOKENS,
+        COMPACT,
         GEMINI,
         GEMINI_COUNT,
         COMPLETIONS,

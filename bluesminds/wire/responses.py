@@ -9,10 +9,11 @@ from msgspec import Struct, structs
 
 from bluesminds.common.errors import InvalidRequest
 from bluesminds.wire.base import Format, ReplyFacts, RequestFacts
+from bluesminds.wire.compaction_items import with_messages
 from bluesminds.wire.counted import no_events, read_count_reply
 from bluesminds.wire.errors import find_error, read_error, write_error
 from bluesminds.wire.json_text import Fields, is_json, read_value, text_bytes
-from bluesminds.wire.requests import Tokens, decode_fields, largest_bound, prepare
+from bluesminds.wire.requests import Tokens, decode_fields, largest_bound, with_model
 from bluesminds.wire.responses_assembly import events_of_response
 from bluesminds.wire.responses_codec import RESPONSES_CODEC
 from bluesminds.wire.responses_errors import write_stream_error
@@ -61,6 +62,11 @@ def read_request(fields: Fields) -> RequestFacts:
         max_output=largest_bound(("max_output_tokens", request.max_output_tokens)),
         text_bytes=text_bytes(fields),
     )
+
+
+def prepare(fields: Fields, model: str, force: bool) -> Fields:
+    """The server cannot read the gateway's own items."""
+    return with_messages(with_model(fields, model))
 
 
 def read_reply(body: bytes) -> ReplyFacts:

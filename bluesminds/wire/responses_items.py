@@ -25,6 +25,7 @@ _PREFIXES: Final = {
     "custom_tool_call": "ctc",
     "custom_tool_call_output": "ctco",
 }
+_RESULTS: Final = ("function_call_output", "custom_tool_call_output")
 _PREVIOUS: Final = "previous_response_id"
 
 _text = msgspec.json.Decoder(str)
@@ -44,6 +45,18 @@ def with_history(fields: Fields, items: Sequence[Fields]) -> Fields:
     """
     rest = {name: value for name, value in fields.items() if name != _PREVIOUS}
     return rest | {"input": _array([*items, *new_items(fields)])}
+
+
+def unmatched_result(items: Sequence[Fields]) -> str | None:
+    """The id of a call that has a result in `items`, but is not before it. None if there is none."""
+    calls: set[str] = set()
+    for item in items:
+        kind, call_id = _text_in(item, "type"), _text_in(item, "call_id")
+        if kind in _RESULTS and call_id not in calls:
+            return call_id
+        if kind.endswith("_call"):
+            calls.add(call_id)
+    return None
 
 
 def referenced_ids(fields: Fields) -> list[str]:

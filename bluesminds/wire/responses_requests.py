@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Raw
 
 from bluesminds.wire.chat_requests import FILE_NAME, read_data_url
+from bluesminds.wire.compaction_items import COMPACTION, read_compacted
 from bluesminds.wire.conversation import (
     REDACTED,
     SIGNATURE,
@@ -157,6 +158,7 @@ class _InputReader:
             "custom_tool_call_output": self._read_output,
             "tool_search_output": self._read_found_tools,
             "additional_tools": self._read_tools,
+            **dict.fromkeys(COMPACTION, self._read_compaction),
         }
 
     def read(self, reader: FieldReader) -> tuple[str, tuple[Turn, ...]]:
@@ -228,6 +230,18 @@ class _InputReader:
                 item.note("encrypted_content")
             if text:
                 self._answer(ThinkingPart(text))
+
+    def _read_compaction(self, item: FieldReader) -> None:
+        """The gateway's own item: only the server that encrypted another one can read it."""
+        found = read_compacted(item.needed("encrypted_content"))
+        if found is None:
+            reason = "only the server that compacted the conversation can read it."
+            raise unsupported("input.encrypted_content", reason)
+        if found.system and self._turns:
+            self._turns.append(Turn("system", (TextPart(found.system),)))
+        elif found.system:
+            self._system.append(found.system)
+        self._turns.append(Turn("user", (TextPart(found.text),)))
 
     def _read_call(self, item: FieldReader) -> None:
         id_ = item.text("call_id") or item.needed("id")

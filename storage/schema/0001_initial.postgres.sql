@@ -99,6 +99,8 @@ CREATE TABLE servers (
     region TEXT NOT NULL, -- '' for none
     tags TEXT NOT NULL, -- JSON list of names
     mode TEXT NOT NULL CHECK (mode IN ('active', 'draining', 'off')),
+    max_concurrency BIGINT NOT NULL, -- 0 for no cap
+    rpm BIGINT NOT NULL, -- 0 for no cap
     created_at BIGINT NOT NULL,
     updated_at BIGINT NOT NULL
 );
@@ -220,8 +222,11 @@ CREATE TABLE usage (
     PRIMARY KEY (at, id)
 );
 
-CREATE INDEX usage_user_key ON usage (user_id, key_id, at);
+-- Pages of the log are read newest first: of all users, of a user, or of the errors.
 CREATE INDEX usage_user ON usage (user_id, at, id);
+CREATE INDEX usage_errors ON usage (at, id) WHERE outcome NOT IN ('ok', 'client_gone', 'stopped');
+-- The id of most requests is made by the gateway and is the id of the row.
+CREATE INDEX usage_request ON usage (request_id) WHERE request_id <> id;
 
 -- How a request was routed. The ids are those of the usage rows, and UUIDv7, so that they are in the order of time.
 CREATE TABLE receipts (
@@ -230,7 +235,9 @@ CREATE TABLE receipts (
     receipt TEXT NOT NULL -- JSON object
 );
 
--- Sums of usage by hour and by day (UTC). Statistics read only these tables.
+-- Sums of usage by hour and by day (UTC), for each key, and by day for all users together.
+-- Statistics read only these tables.
+-- The bounds of the histograms are in storage/latency.py.
 CREATE TABLE usage_hourly (
     bucket_start BIGINT NOT NULL,
     key_id TEXT NOT NULL,
@@ -254,6 +261,8 @@ CREATE TABLE usage_hourly (
     duration_ms BIGINT NOT NULL,
     cost_nano BIGINT NOT NULL, -- without the unpriced requests
     unpriced BIGINT NOT NULL, -- requests that used a model without a price
+    durations JSONB NOT NULL, -- JSON object: number of requests by lower bound of their duration
+    first_bytes JSONB NOT NULL, -- the same for the time until the first byte
     PRIMARY KEY (bucket_start, key_id, user_id, model, server)
 );
 
@@ -282,10 +291,54 @@ CREATE TABLE usage_daily (
     duration_ms BIGINT NOT NULL,
     cost_nano BIGINT NOT NULL, -- without the unpriced requests
     unpriced BIGINT NOT NULL, -- requests that used a model without a price
+    durations JSONB NOT NULL, -- JSON object: number of requests by lower bound of their duration
+    first_bytes JSONB NOT NULL, -- the same for the time until the first byte
     PRIMARY KEY (bucket_start, key_id, user_id, model, server)
 );
 
 CREATE INDEX usage_daily_user ON usage_daily (user_id, bucket_start, key_id);
+
+CREATE TABLE usage_site (
+    bucket_start BIGINT NOT NULL,
+    model TEXT NOT NULL,
+    server TEXT NOT NULL,
+    requests BIGINT NOT NULL,
+    errors BIGINT NOT NULL,
+    input_tokens BIGINT NOT NULL,
+    output_tokens BIGINT NOT NULL,
+    cache_read_tokens BIGINT NOT NULL,
+    cache_write_tokens BIGINT NOT NULL,
+    reasoning_tokens BIGINT NOT NULL,
+    audio_input_tokens BIGINT NOT NULL,
+    audio_output_tokens BIGINT NOT NULL,
+    image_input_tokens BIGINT NOT NULL,
+    image_output_tokens BIGINT NOT NULL,
+    images BIGINT NOT NULL,
+    audio_ms BIGINT NOT NULL,
+    characters BIGINT NOT NULL,
+    duration_ms BIGINT NOT NULL,
+    cost_nano BIGINT NOT NULL, -- without the unpriced requests
+    unpriced BIGINT NOT NULL, -- requests that used a model without a price
+    durations JSONB NOT NULL, -- JSON object: number of requests by lower bound of their duration
+    first_bytes JSONB NOT NULL, -- the same for the time until the first byte
+    PRIMARY KEY (bucket_start, model, server)
+);
+
+-- A histogram of bounds, without those that are NULL.
+CREATE FUNCTION count_values(BIGINT []) RETURNS JSONB LANGUAGE sql IMMUTABLE AS $$
+    SELECT coalesce(jsonb_object_agg(low, n), '{}') FROM (
+        SELECT low, count(*) AS n FROM unnest($1) AS low WHERE low IS NOT NULL GROUP BY low
+    ) AS counts
+$$;
+
+-- The sums of two histograms.
+CREATE FUNCTION add_counts(JSONB, JSONB) RETURNS JSONB LANGUAGE sql IMMUTABLE AS $$
+    SELECT coalesce(jsonb_object_agg(key, n), '{}') FROM (
+        SELECT key, sum(value::bigint) AS n
+        FROM (SELECT * FROM jsonb_each_text($1) UNION ALL SELECT * FROM jsonb_each_text($2)) AS counts
+        GROUP BY key
+    ) AS sums
+$$;
 
 -- Amounts that count towards limits: in the latest day, in the latest month, and in total.
 CREATE TABLE quota_counters (
@@ -336,6 +389,13 @@ CREATE TABLE wallets (
     balance_nano BIGINT NOT NULL,
     grants TEXT NOT NULL, -- JSON array: id, what is left, end
     revision BIGINT NOT NULL -- number of entries that are not charges
+);
+
+-- What requests that run for more than a second have used so far. At startup they are settled with it.
+CREATE TABLE open_requests (
+    id TEXT NOT NULL PRIMARY KEY, -- of the usage row
+    at BIGINT NOT NULL,
+    usage TEXT NOT NULL -- JSON object: the usage row
 );
 
 -- Named leases. The holder of "limits" is the only instance that grants requests; it renews the lease.

@@ -99,6 +99,8 @@ CREATE TABLE servers (
     region TEXT NOT NULL, -- '' for none
     tags TEXT NOT NULL, -- JSON list of names
     mode TEXT NOT NULL CHECK (mode IN ('active', 'draining', 'off')),
+    max_concurrency INTEGER NOT NULL, -- 0 for no cap
+    rpm INTEGER NOT NULL, -- 0 for no cap
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL
 ) STRICT;
@@ -221,8 +223,11 @@ CREATE TABLE usage (
     PRIMARY KEY (at, id)
 ) STRICT, WITHOUT ROWID;
 
-CREATE INDEX usage_user_key ON usage (user_id, key_id, at);
+-- Pages of the log are read newest first: of all users, of a user, or of the errors.
 CREATE INDEX usage_user ON usage (user_id, at, id);
+CREATE INDEX usage_errors ON usage (at, id) WHERE outcome NOT IN ('ok', 'client_gone', 'stopped');
+-- The id of most requests is made by the gateway and is the id of the row.
+CREATE INDEX usage_request ON usage (request_id) WHERE request_id <> id;
 
 -- How a request was routed. The ids are those of the usage rows, and UUIDv7, so that they are in the order of time.
 CREATE TABLE receipts (
@@ -231,7 +236,9 @@ CREATE TABLE receipts (
     receipt TEXT NOT NULL -- JSON object
 ) STRICT, WITHOUT ROWID;
 
--- Sums of usage by hour and by day (UTC). Statistics read only these tables.
+-- Sums of usage by hour and by day (UTC), for each key, and by day for all users together.
+-- Statistics read only these tables.
+-- The bounds of the histograms are in storage/latency.py.
 CREATE TABLE usage_hourly (
     bucket_start INTEGER NOT NULL,
     key_id TEXT NOT NULL,
@@ -255,6 +262,8 @@ CREATE TABLE usage_hourly (
     duration_ms INTEGER NOT NULL,
     cost_nano INTEGER NOT NULL, -- without the unpriced requests
     unpriced INTEGER NOT NULL, -- requests that used a model without a price
+    durations TEXT NOT NULL, -- JSON object: number of requests by lower bound of their duration
+    first_bytes TEXT NOT NULL, -- the same for the time until the first byte
     PRIMARY KEY (bucket_start, key_id, user_id, model, server)
 ) STRICT, WITHOUT ROWID;
 
@@ -283,10 +292,38 @@ CREATE TABLE usage_daily (
     duration_ms INTEGER NOT NULL,
     cost_nano INTEGER NOT NULL, -- without the unpriced requests
     unpriced INTEGER NOT NULL, -- requests that used a model without a price
+    durations TEXT NOT NULL, -- JSON object: number of requests by lower bound of their duration
+    first_bytes TEXT NOT NULL, -- the same for the time until the first byte
     PRIMARY KEY (bucket_start, key_id, user_id, model, server)
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX usage_daily_user ON usage_daily (user_id, bucket_start, key_id);
+
+CREATE TABLE usage_site (
+    bucket_start INTEGER NOT NULL,
+    model TEXT NOT NULL,
+    server TEXT NOT NULL,
+    requests INTEGER NOT NULL,
+    errors INTEGER NOT NULL,
+    input_tokens INTEGER NOT NULL,
+    output_tokens INTEGER NOT NULL,
+    cache_read_tokens INTEGER NOT NULL,
+    cache_write_tokens INTEGER NOT NULL,
+    reasoning_tokens INTEGER NOT NULL,
+    audio_input_tokens INTEGER NOT NULL,
+    audio_output_tokens INTEGER NOT NULL,
+    image_input_tokens INTEGER NOT NULL,
+    image_output_tokens INTEGER NOT NULL,
+    images INTEGER NOT NULL,
+    audio_ms INTEGER NOT NULL,
+    characters INTEGER NOT NULL,
+    duration_ms INTEGER NOT NULL,
+    cost_nano INTEGER NOT NULL, -- without the unpriced requests
+    unpriced INTEGER NOT NULL, -- requests that used a model without a price
+    durations TEXT NOT NULL, -- JSON object: number of requests by lower bound of their duration
+    first_bytes TEXT NOT NULL, -- the same for the time until the first byte
+    PRIMARY KEY (bucket_start, model, server)
+) STRICT, WITHOUT ROWID;
 
 -- Amounts that count towards limits: in the latest day, in the latest month, and in total.
 CREATE TABLE quota_counters (
@@ -300,6 +337,20 @@ CREATE TABLE quota_counters (
     total_tokens INTEGER NOT NULL,
     total_nano INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+-- Lower bounds of the histograms, in milliseconds, for the trigger below.
+CREATE TABLE latency_bounds (
+    low INTEGER NOT NULL PRIMARY KEY
+) STRICT;
+
+INSERT INTO latency_bounds (low) VALUES
+    (0), (1), (2), (3), (4), (5), (6), (7), (8), (10), (11), (13), (16), (19), (23), (27), (32), (38), (45),
+    (54), (64), (76), (91), (108), (128), (152), (181), (215), (256), (304), (362), (431), (512), (609), (724),
+    (861), (1024), (1218), (1448), (1722), (2048), (2435), (2896), (3444), (4096), (4871), (5793), (6889),
+    (8192), (9742), (11585), (13777), (16384), (19484), (23170), (27554), (32768), (38968), (46341), (55109),
+    (65536), (77936), (92682), (110218), (131072), (155872), (185364), (220436), (262144), (311744), (370728),
+    (440872), (524288), (623487), (741455), (881744), (1048576), (1246974), (1482910), (1763488), (2097152),
+    (2493948), (2965821), (3526975), (4194304);
 
 -- Adds each usage row to the sums. In a trigger, a row that is inserted twice is counted once: the second INSERT
 -- changes nothing and fires nothing. (For PostgreSQL, storage/usage.py does the same in one statement.)
@@ -317,7 +368,10 @@ BEGIN
         coalesce(new.images, 0), coalesce(new.audio_ms, 0), coalesce(new.characters, 0),
         new.duration_ms, coalesce(new.cost_nano, 0),
         new.cost_nano IS NULL AND coalesce(new.input_tokens, 0) + coalesce(new.output_tokens, 0)
-            + coalesce(new.images, 0) + coalesce(new.audio_ms, 0) + coalesce(new.characters, 0) > 0
+            + coalesce(new.images, 0) + coalesce(new.audio_ms, 0) + coalesce(new.characters, 0) > 0,
+        '{"' || (SELECT max(low) FROM latency_bounds WHERE low <= new.duration_ms) || '":1}',
+        CASE WHEN new.first_byte_ms IS NULL THEN '{}'
+            ELSE '{"' || (SELECT max(low) FROM latency_bounds WHERE low <= new.first_byte_ms) || '":1}' END
     )
     ON CONFLICT DO UPDATE SET
         requests = requests + 1,
@@ -336,7 +390,15 @@ BEGIN
         characters = characters + excluded.characters,
         duration_ms = duration_ms + excluded.duration_ms,
         cost_nano = cost_nano + excluded.cost_nano,
-        unpriced = unpriced + excluded.unpriced;
+        unpriced = unpriced + excluded.unpriced,
+        durations = json_set(
+            durations, '$.' || substr(excluded.durations, 2, instr(excluded.durations, ':') - 2),
+            coalesce(durations -> ('$.' || substr(excluded.durations, 2, instr(excluded.durations, ':') - 2)), 0) + 1
+        ),
+        first_bytes = CASE WHEN new.first_byte_ms IS NULL THEN first_bytes ELSE json_set(
+            first_bytes, '$.' || substr(excluded.first_bytes, 2, instr(excluded.first_bytes, ':') - 2),
+            coalesce(first_bytes -> ('$.' || substr(excluded.first_bytes, 2, instr(excluded.first_bytes, ':') - 2)), 0) + 1
+        ) END;
     INSERT INTO usage_daily
     VALUES (
         new.at - new.at % 86400000, new.key_id, new.user_id, new.model, new.server,
@@ -349,7 +411,10 @@ BEGIN
         coalesce(new.images, 0), coalesce(new.audio_ms, 0), coalesce(new.characters, 0),
         new.duration_ms, coalesce(new.cost_nano, 0),
         new.cost_nano IS NULL AND coalesce(new.input_tokens, 0) + coalesce(new.output_tokens, 0)
-            + coalesce(new.images, 0) + coalesce(new.audio_ms, 0) + coalesce(new.characters, 0) > 0
+            + coalesce(new.images, 0) + coalesce(new.audio_ms, 0) + coalesce(new.characters, 0) > 0,
+        '{"' || (SELECT max(low) FROM latency_bounds WHERE low <= new.duration_ms) || '":1}',
+        CASE WHEN new.first_byte_ms IS NULL THEN '{}'
+            ELSE '{"' || (SELECT max(low) FROM latency_bounds WHERE low <= new.first_byte_ms) || '":1}' END
     )
     ON CONFLICT DO UPDATE SET
         requests = requests + 1,
@@ -368,7 +433,58 @@ BEGIN
         characters = characters + excluded.characters,
         duration_ms = duration_ms + excluded.duration_ms,
         cost_nano = cost_nano + excluded.cost_nano,
-        unpriced = unpriced + excluded.unpriced;
+        unpriced = unpriced + excluded.unpriced,
+        durations = json_set(
+            durations, '$.' || substr(excluded.durations, 2, instr(excluded.durations, ':') - 2),
+            coalesce(durations -> ('$.' || substr(excluded.durations, 2, instr(excluded.durations, ':') - 2)), 0) + 1
+        ),
+        first_bytes = CASE WHEN new.first_byte_ms IS NULL THEN first_bytes ELSE json_set(
+            first_bytes, '$.' || substr(excluded.first_bytes, 2, instr(excluded.first_bytes, ':') - 2),
+            coalesce(first_bytes -> ('$.' || substr(excluded.first_bytes, 2, instr(excluded.first_bytes, ':') - 2)), 0) + 1
+        ) END;
+    INSERT INTO usage_site
+    VALUES (
+        new.at - new.at % 86400000, new.model, new.server,
+        1, new.outcome NOT IN ('ok', 'client_gone', 'stopped'),
+        coalesce(new.input_tokens, 0), coalesce(new.output_tokens, 0),
+        coalesce(new.cache_read_tokens, 0), coalesce(new.cache_write_tokens, 0),
+        coalesce(new.reasoning_tokens, 0),
+        coalesce(new.audio_input_tokens, 0), coalesce(new.audio_output_tokens, 0),
+        coalesce(new.image_input_tokens, 0), coalesce(new.image_output_tokens, 0),
+        coalesce(new.images, 0), coalesce(new.audio_ms, 0), coalesce(new.characters, 0),
+        new.duration_ms, coalesce(new.cost_nano, 0),
+        new.cost_nano IS NULL AND coalesce(new.input_tokens, 0) + coalesce(new.output_tokens, 0)
+            + coalesce(new.images, 0) + coalesce(new.audio_ms, 0) + coalesce(new.characters, 0) > 0,
+        '{"' || (SELECT max(low) FROM latency_bounds WHERE low <= new.duration_ms) || '":1}',
+        CASE WHEN new.first_byte_ms IS NULL THEN '{}'
+            ELSE '{"' || (SELECT max(low) FROM latency_bounds WHERE low <= new.first_byte_ms) || '":1}' END
+    )
+    ON CONFLICT DO UPDATE SET
+        requests = requests + 1,
+        errors = errors + excluded.errors,
+        input_tokens = input_tokens + excluded.input_tokens,
+        output_tokens = output_tokens + excluded.output_tokens,
+        cache_read_tokens = cache_read_tokens + excluded.cache_read_tokens,
+        cache_write_tokens = cache_write_tokens + excluded.cache_write_tokens,
+        reasoning_tokens = reasoning_tokens + excluded.reasoning_tokens,
+        audio_input_tokens = audio_input_tokens + excluded.audio_input_tokens,
+        audio_output_tokens = audio_output_tokens + excluded.audio_output_tokens,
+        image_input_tokens = image_input_tokens + excluded.image_input_tokens,
+        image_output_tokens = image_output_tokens + excluded.image_output_tokens,
+        images = images + excluded.images,
+        audio_ms = audio_ms + excluded.audio_ms,
+        characters = characters + excluded.characters,
+        duration_ms = duration_ms + excluded.duration_ms,
+        cost_nano = cost_nano + excluded.cost_nano,
+        unpriced = unpriced + excluded.unpriced,
+        durations = json_set(
+            durations, '$.' || substr(excluded.durations, 2, instr(excluded.durations, ':') - 2),
+            coalesce(durations -> ('$.' || substr(excluded.durations, 2, instr(excluded.durations, ':') - 2)), 0) + 1
+        ),
+        first_bytes = CASE WHEN new.first_byte_ms IS NULL THEN first_bytes ELSE json_set(
+            first_bytes, '$.' || substr(excluded.first_bytes, 2, instr(excluded.first_bytes, ':') - 2),
+            coalesce(first_bytes -> ('$.' || substr(excluded.first_bytes, 2, instr(excluded.first_bytes, ':') - 2)), 0) + 1
+        ) END;
     -- A newer day or month replaces the counters of the one before; an older one is not counted.
     INSERT INTO quota_counters
     SELECT
@@ -431,6 +547,13 @@ CREATE TABLE wallets (
     grants TEXT NOT NULL, -- JSON array: id, what is left, end
     revision INTEGER NOT NULL -- number of entries that are not charges
 ) STRICT;
+
+-- What requests that run for more than a second have used so far. At startup they are settled with it.
+CREATE TABLE open_requests (
+    id TEXT NOT NULL PRIMARY KEY, -- of the usage row
+    at INTEGER NOT NULL,
+    usage TEXT NOT NULL -- JSON object: the usage row
+) STRICT, WITHOUT ROWID;
 
 -- Named leases. The holder of "limits" is the only instance that grants requests; it renews the lease.
 CREATE TABLE leases (

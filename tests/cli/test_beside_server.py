@@ -33,6 +33,8 @@ def test_commands_with_running_gateway_take_effect_there(home: Path) -> None:
             "requests": 2,
             "errors": 0,
             "average_ms": 0,
+            "duration_ms": {"p50": None, "p95": None, "p99": None},
+            "first_byte_ms": {"p50": None, "p95": None, "p99": None},
             "input_tokens": 12,
             "output_tokens": 6,
             "cache_read_tokens": 0,

@@ -66,7 +66,9 @@ def test_options_never_take_a_secret() -> None:
             assert isinstance(command, click.Group)
             command = command.commands[name]
         for parameter in command.params:
-            if parameter.name and re.search("password|secret|token(?!s_per_)|api_key|pepper", parameter.name):
+            if parameter.name and re.search(
+                "password|secret|token(?!s_per_|_timeout|s$)|api_key|pepper", parameter.name
+            ):
                 assert isinstance(parameter, click.Option) and parameter.is_flag, f"{path} {parameter.name}"
 
 
@@ -306,6 +308,27 @@ def test_usage_by_key_or_user_shows_its_name(group: str, name: str, home: Path) 
     header, cells = [line.split("\t") for line in done.stdout.splitlines()]
     assert header[:3] == [group, "name", "requests"]
     assert cells[:3] == [key["id"] if group == "key" else key["user_id"], name, "1"]
+
+
+def test_usage_commands_print_tables_csv_and_json(home: Path) -> None:
+    user = User(home).prepare()
+    key = json.loads(user.call("keys", "create", "laptop", "--json").stdout)
+    trio.run(_record_usage, user, key)
+    table = user.call("usage", "show", "--by", "day", "--by", "model", "--format", "csv", "--key", key["id"])
+    header, cells = [line.split(",") for line in table.stdout.splitlines()]
+    assert header[:3] == ["day", "model", "requests"] and cells[1:3] == ["small", "1"]
+    shown = json.loads(user.call("usage", "show", "--format", "json", "--by", "hour").stdout)
+    assert [one["requests"] for one in shown["data"]] == [1]
+    found = user.call("usage", "logs", "--json", "--status", "2xx", "--since", "2020-01-01")
+    (row,) = json.loads(found.stdout)["data"]
+    assert (row["request_id"], row["key"]) == ("request-1", key["id"])
+    assert user.call("usage", "logs", "--failed").stdout.count("\n") == 1
+    exported = user.call("usage", "export", "--format", "jsonl", "--request-id", "request-1")
+    assert json.loads(exported.stdout) == row
+    assert user.call("usage", "export", "--status", "x").returncode == exits.USAGE
+    costs = user.call("usage", "costs").stdout.splitlines()
+    assert costs[0].split("\t") == ["month", "cost_usd", "unpriced", "forecast_usd"]
+    assert costs[3].split("\t")[:2] == [key["id"], "1"]
 
 
 async def _record_usage(user: User, key: Mapping[str, str]) -> None:

@@ -63,12 +63,6 @@ ONE_PROBLEM = [
         'write it like input_usd = "12.5"',
     ),
     (
-        '[[prices]]\nmodel = "m"\ninput_usd = 1\n',
-        'output_usd in [[prices]] "m" is missing',
-        1,
-        'add a line like output_usd = "12.5"',
-    ),
-    (
         '[[prices]]\nmodel = "m"\ninput_usd = 1\noutput_us = 1\n',
         '"output_us" in [[prices]] "m" is not a known key',
         4,

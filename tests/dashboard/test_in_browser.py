@@ -1,21 +1,17 @@
 """Pages in Chromium: work with the keyboard, accessibility, hostile names, and pages without scripts."""
 
-import re
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-import trio
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from bluesminds.accounts.audit import OPERATOR
 from bluesminds.web.guard import Access
-from tests import gateways
 from tests.browser import Chromium
 from tests.dashboard.test_pages import pages_of
 from tests.dashboard.visitors import DashboardSite
-from tests.deployment import PASSWORD, create_callers
+from tests.deployment import PASSWORD
 from tests.fakes.model_server import ModelServer
 
 WIDE = {"width": 1440, "height": 900}
@@ -371,62 +367,6 @@ async def test_user_is_limited_and_disabled_by_keyboard(site: DashboardSite, chr
 
     await site.look(chromium, "admin", work)
     assert (await site.gateway.chat(key=site.callers.keys["good"])).status_code == 401
-
-
-async def test_chat_in_the_playground_is_streamed_stored_and_edited(
-    nursery: trio.Nursery, home: Path, chromium: Chromium
-) -> None:
-    servers = [{"name": "demo", "dialect": "demo"}]
-    gateway = await gateways.start(nursery, home, servers=servers)
-    site = DashboardSite(await create_callers(gateway, ("user", "admin")))
-
-    def talk(page: Page) -> None:
-        page.goto(f"{gateway.url}/dashboard/playground")
-        page.get_by_label("Model").fill("demo/echo")
-        page.get_by_label("Message", exact=True).fill("first **bold** text")
-        press(page, "Enter")
-        answer = page.locator(".message.assistant")
-        expect(answer.get_by_role("link", name="receipt")).to_be_visible()
-        expect(answer.locator("strong")).to_have_text("bold")
-        expect(page.locator("#said")).to_contain_text("first bold text")
-        expect(page).to_have_url(re.compile("/dashboard/playground/[0-9a-f-]+$"))
-        page.reload()
-        expect(page.locator(".message")).to_have_count(2)
-        expect(page.locator(".message.assistant strong")).to_have_text("bold")
-        page.get_by_role("button", name="Edit").press("Enter")
-        expect(page.get_by_label("Message", exact=True)).to_have_value("first **bold** text")
-        page.get_by_label("Message", exact=True).fill("second")
-        press(page, "Enter")
-        expect(page.locator(".message.assistant .body")).to_have_text("second")
-        expect(page.get_by_role("link", name="receipt")).to_be_visible()
-        page.get_by_label("Model").fill("demo/500")
-        page.get_by_label("Message", exact=True).fill("this fails")
-        press(page, "Enter")
-        expect(page.get_by_role("alert")).to_contain_text("500")
-        page.reload()
-        expect(page.locator(".message")).to_have_count(2)
-        page.get_by_role("link", name="receipt").click()
-        expect(page.get_by_role("heading", level=1)).to_contain_text("demo/echo")
-
-    await site.look(chromium, "user", talk)
-    rows = await gateway.settled(3)
-    assert {row["key_id"] for row in rows} == {site.key_id}
-
-
-async def test_temporary_chat_is_not_stored(nursery: trio.Nursery, home: Path, chromium: Chromium) -> None:
-    gateway = await gateways.start(nursery, home, servers=[{"name": "demo", "dialect": "demo"}])
-    site = DashboardSite(await create_callers(gateway, ("user", "admin")))
-
-    def talk(page: Page) -> None:
-        page.goto(f"{gateway.url}/dashboard/playground?model=demo/echo")
-        page.get_by_label("Temporary chat").check()
-        page.get_by_label("Message", exact=True).fill("secret")
-        press(page, "Enter")
-        expect(page.get_by_role("link", name="receipt")).to_be_visible()
-
-    await site.look(chromium, "user", talk)
-    async with site.visitor("user") as client:
-        assert (await client.get("/api/chats")).json()["data"] == []
 
 
 async def test_local_link_signs_in_once(site: DashboardSite, chromium: Chromium) -> None:

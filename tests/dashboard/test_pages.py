@@ -256,7 +256,7 @@ async def test_requests_page_shows_each_request_once(both_engines: DashboardSite
     ("query", "count"),
     [
         ("status=failed", 2),
-        ("status=ok", 4),
+        ("status=ok", 5),
         ("status=5xx", 2),
         ("q=status:502", 2),
         ("q=status:9", 0),
@@ -273,6 +273,7 @@ async def test_requests_page_with_a_filter_shows_what_matches(
     await both_engines.add_usage("user", 3, model="common")
     await both_engines.add_usage("user", 1, model="rare", server="two", request_id="r-1")
     await both_engines.add_usage("user", 2, status=502, outcome="upstream_error", request_id="r-2")
+    await both_engines.add_usage("user", 1, outcome="stopped", model="stopped", request_id="r-3")
     async with both_engines.visitor("user") as client:
         text = (await client.get(f"/dashboard/requests?{query}")).text
     assert len(times_in(text)) == count

@@ -36,14 +36,30 @@ def test_script_is_small_and_says_what_it_is_for(path: Path) -> None:
     assert not re.search(r"\b(?:var|class)\s", path.read_text())
 
 
+def loaded_with(*names: str) -> set[str]:
+    """The scripts that a browser loads with these ones. Those of import() are loaded when they are needed."""
+    found = set(names)
+    for name in names:
+        found |= loaded_with(*re.findall(r"^import [^;]*\"\./([\w-]+\.js)\"", script(name), re.MULTILINE))
+    return found
+
+
+def script(name: str) -> str:
+    return (ROOT / "assets" / name).read_text()
+
+
 def test_scripts_of_one_page_are_within_the_budget() -> None:
-    shared = (ROOT / "assets" / "app.js").stat().st_size
     for template in TEMPLATES:
         own = re.findall(r"assets }}/([\w-]+\.js)", template.read_text())
-        for name in tuple(own):
-            own += re.findall(r'from "\./([\w-]+\.js)"', (ROOT / "assets" / name).read_text())
-        size = shared + sum((ROOT / "assets" / name).stat().st_size for name in set(own) - {"app.js"})
+        size = sum(len(script(name).encode()) for name in loaded_with("app.js", *own))
         assert size <= MAX_SCRIPT, template.name
+
+
+def test_scripts_loaded_later_are_within_the_budget() -> None:
+    """Of each page, together."""
+    for path in SCRIPTS:
+        later = re.findall(r"import\(\"\./([\w-]+\.js)\"\)", path.read_text())
+        assert sum(len(script(name).encode()) for name in later) <= MAX_SCRIPT, path.name
 
 
 def token(name: str) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import httpx
 from playwright.sync_api import Page
 
+from bluesminds.accounts.chats import ChatFacts, ChatMessage
 from bluesminds.common.crypto import uuid7
 from bluesminds.web.guard import PLAIN_COOKIE
 from storage.usage import UsageRow, insert_batch
@@ -63,6 +64,25 @@ class DashboardSite:
             self.chat_id = created.json()["id"]
             answer = await client.post(f"/api/chats/{self.chat_id}/messages", json={"messages": messages})
         assert answer.status_code == 201, answer.text
+
+    async def add_talk(self, name: str, title: str, *talked: tuple[str, str]) -> str:
+        """Store a chat of questions and answers. The id of the chat."""
+        chats, user = self.gateway.services.accounts.chats, self.callers.users[name]
+        chat = await chats.create(user, ChatFacts(title, "m"))
+        for question, answer in talked:
+            answered = ChatMessage(
+                "assistant",
+                answer,
+                model="m",
+                request_id="r-1",
+                input_tokens=1234,
+                output_tokens=5,
+                cost_usd="0.0012",
+                first_byte_ms=37,
+                duration_ms=2200,
+            )
+            await chats.add(user, chat.id, [ChatMessage("user", question), answered])
+        return chat.id
 
     async def add_usage(self, name: str, count: int, **fields: Any) -> list[UsageRow]:
         """Store `count` requests of this user, the last one now, and one in each second before."""

@@ -6,6 +6,7 @@ It keeps the objects of all its clients together, as a vendor does with those of
 complete at once. `requests` has all requests; `answers` replaces the answer of a path.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from email.parser import BytesParser
 from email.policy import HTTP
@@ -47,7 +48,7 @@ class ObjectServer:
     upstream: Upstream = field(default_factory=lambda: Upstream(0))
     objects: dict[str, Objects] = field(default_factory=lambda: {kind: {} for kind in PREFIXES})
     contents: dict[str, bytes] = field(default_factory=dict)
-    answers: dict[str, Answer] = field(default_factory=dict)
+    answers: dict[str, Callable[[Received], Answer] | Answer] = field(default_factory=dict)
     pages: int = 0
     page: int = 20
     deleted_cursors: dict[str, int] = field(default_factory=dict)
@@ -73,12 +74,18 @@ class ObjectServer:
         self.objects[kind][made] = {"id": made, "object": kind.removesuffix("s"), "created_at": 1} | fields
         return made
 
+    def _planned(self, path: str, received: Received) -> Answer | None:
+        planned = self.answers.get(path)
+        return planned(received) if callable(planned) else planned
+
     async def play(self, peer: Peer) -> None:
         while True:
             received = await peer.request()
             method, target, _ = received.line.decode().split(" ")
             parts = urlsplit(target)
-            answer = self.answers.get(parts.path) or self._answer(method, parts.path, parts.query, received)
+            answer = self._planned(parts.path, received) or self._answer(
+                method, parts.path, parts.query, received
+            )
             await peer.answer(answer.body, *answer.headers, status=answer.status)
 
     def _answer(self, method: str, path: str, query: str, received: Received) -> Answer:

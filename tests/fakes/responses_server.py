@@ -26,7 +26,10 @@ COUNT = 42
 _TEXTS = ("input_text", "output_text", "text")
 
 
-def response(model: str, output: list[dict[str, Any]], status: str = "completed") -> dict[str, Any]:
+def response(
+    model: str, output: list[dict[str, Any]], status: str = "completed", *, text: Any = None
+) -> dict[str, Any]:
+    """`text`: the format that the request asks for."""
     return {
         "id": "resp_1",
         "object": "response",
@@ -47,7 +50,7 @@ def response(model: str, output: list[dict[str, Any]], status: str = "completed"
         "service_tier": "default",
         "store": False,
         "temperature": 1.0,
-        "text": {"format": {"type": "text"}},
+        "text": text or {"format": {"type": "text"}},
         "tool_choice": "auto",
         "tools": [],
         "top_logprobs": 0,
@@ -71,10 +74,10 @@ async def correct(server: ModelServer, peer: Peer, asked: Asked) -> None:
     elif orders.refuse:
         await refusal(orders.refuse)(server, peer, asked)
     elif body.get("stream"):
-        events = list(_events(orders, model))
+        events = list(_events(orders, model, body.get("text")))
         await streamed(*([*events[:5], Cut] if orders.cut else events))(server, peer, asked)
     else:
-        await peer.answer(msgspec.json.encode(response(model, _output(orders))), JSON)
+        await peer.answer(msgspec.json.encode(response(model, _output(orders), text=body.get("text"))), JSON)
 
 
 def _messages(given: Any) -> Iterable[dict[str, Any]]:
@@ -133,7 +136,7 @@ def _output(orders: Orders) -> list[dict[str, Any]]:
     ]
 
 
-def _events(orders: Orders, model: str) -> Iterable[bytes]:
+def _events(orders: Orders, model: str, text: Any) -> Iterable[bytes]:
     output = _output(orders)
     numbers = count()
 
@@ -141,7 +144,7 @@ def _events(orders: Orders, model: str) -> Iterable[bytes]:
         data = {"type": f"response.{kind}", "sequence_number": next(numbers)} | fields
         return f"event: response.{kind}\ndata: ".encode() + msgspec.json.encode(data) + b"\n\n"
 
-    begun = response(model, [], "in_progress")
+    begun = response(model, [], "in_progress", text=text)
     yield event("created", response=begun)
     yield event("in_progress", response=begun)
     for index, item in enumerate(output):
@@ -157,12 +160,12 @@ def _events(orders: Orders, model: str) -> Iterable[bytes]:
             yield event("output_text.done", **at, text=part["text"], logprobs=[])
             yield event("content_part.done", **at, part=part)
         else:
-            text = item["arguments"]
-            for piece in (text[: len(text) // 2], text[len(text) // 2 :]):
+            given = item["arguments"]
+            for piece in (given[: len(given) // 2], given[len(given) // 2 :]):
                 yield event("function_call_arguments.delta", **at, delta=piece)
-            yield event("function_call_arguments.done", **at, name=item["name"], arguments=text)
+            yield event("function_call_arguments.done", **at, name=item["name"], arguments=given)
         yield event("output_item.done", output_index=index, item=item)
-    yield event("completed", response=response(model, output))
+    yield event("completed", response=response(model, output, text=text))
 
 
 async def serve(*models: str, task_status: trio.TaskStatus[ModelServer]) -> None:

@@ -214,7 +214,7 @@ async def test_restart_on_each_engine_keeps_keys_and_usage(
     key_id, key = await gateway.new_key(limits={"rpm": 1})
     assert [(await gateway.chat(key=key)).status_code for _ in range(2)] == [200, 429]
     async with gateway.operator() as client:
-        (total,) = (await client.get("/api/admin/usage", params={"group": "key", "days": "1"})).json()[
+        (total,) = (await client.get("/api/admin/usage/stats", params={"group": "key", "days": "1"})).json()[
             "data"
         ][1:]
         assert (total["key"], total["requests"], total["input_tokens"]) == (key_id, 1, 11)
@@ -225,7 +225,7 @@ async def test_restart_on_each_engine_keeps_keys_and_usage(
     assert again.running.first_run.key is None
     assert (await again.chat()).status_code == 200
     async with again.operator() as client:
-        (total,) = (await client.get("/api/admin/usage")).json()["data"]
+        (total,) = (await client.get("/api/admin/usage/stats")).json()["data"]
     assert (total["model"], total["requests"], total["errors"], total["output_tokens"]) == (
         "m",
         22,

@@ -10,12 +10,14 @@ import pytest
 from bluesminds.common.values import SCOPES
 from bluesminds.gateway.operations import OPERATIONS, Operation
 from bluesminds.providers.dialects import (
+    COMPACT_PATHS,
     DIALECTS,
     GEMINI_PATHS,
     MESSAGES_PATHS,
     OPENAI_PATHS,
     RESPONSES_PATHS,
 )
+from bluesminds.providers.vendors import VENDORS
 from bluesminds.web.docs.model_endpoints import DATA_PLANE
 from bluesminds.wire.formats import FORMATS
 from tests.fakes.model_server import ModelServer, completion, whole
@@ -24,6 +26,7 @@ from tests.gateways import Gateway
 
 ROOT = Path(__file__).resolve().parents[2]
 EMPTY = {
+    "compact": "input",
     "chat": "messages",
     "responses": "input",
     "input_tokens": "input",
@@ -38,13 +41,14 @@ EMPTY = {
 REQUESTS = [operation for operation in OPERATIONS if not operation.is_socket]
 SOCKETS = [operation for operation in OPERATIONS if operation.is_socket]
 MODEL_OPERATIONS = [operation for operation in OPERATIONS if operation.handler == "model"]
-PATHS = {**OPENAI_PATHS, **MESSAGES_PATHS, **RESPONSES_PATHS}
+PATHS = {**OPENAI_PATHS, **MESSAGES_PATHS, **RESPONSES_PATHS, **COMPACT_PATHS}
 MESSAGES = [{"role": "user", "content": "a"}]
 SDK_CALLS = {
     "images.generations": "images.generate(",
     "images.edits": "images.edit(",
     "images.variations": "images.create_variation(",
     "responses.input_tokens": "input_tokens.count(",
+    "responses.compact": "responses.compact(",
 }
 
 
@@ -80,7 +84,9 @@ def test_operation_is_in_every_table(operation: Operation) -> None:
     assert operation.name in SCOPES
     named = {one.path for one in OPERATIONS if one.name == operation.name}
     assert named & set(paths_of(operation))
-    assert any(operation.format in dialect.speaks for dialect in DIALECTS.values())
+    speaks = [dialect.speaks for dialect in DIALECTS.values()]
+    speaks += [vendor.speaks for vendor in VENDORS.values() if vendor.speaks is not None]
+    assert any(operation.format in one for one in speaks)
     golden = json.loads((ROOT / "tests" / "wire" / "golden" / f"{operation.format}.json").read_text())
     assert golden
     tests = ROOT / "tests" / "process"
@@ -141,7 +147,7 @@ async def test_operation_needs_its_scope(gateway: Gateway, models: ModelServer, 
     models.plan(whole(completion()))
     answer = await post(gateway, operation, key)
     assert answer.status_code == 200, answer.text
-    is_translated = operation.format in ("messages", "responses", "gemini")
+    is_translated = operation.format in ("messages", "responses", "compact", "gemini")
     path = "/v1/chat/completions" if is_translated else operation.path
     path = path.replace("generate", "generations") if path.endswith("/generate") else path
     asked = [] if operation.estimated else [f"POST {path} HTTP/1.1".encode()]

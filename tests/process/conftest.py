@@ -39,6 +39,11 @@ model_list:
       model: openai/limited
       api_key: sk-nowhere
       mock_response: litellm.RateLimitError
+  - model_name: vectors
+    litellm_params:
+      model: openai/text-embedding-3-small
+      api_key: sk-nowhere
+      mock_response: [0.25, -0.5]
 general_settings:
   master_key: {MASTER_KEY}
 litellm_settings:

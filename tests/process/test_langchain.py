@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from tests import gateways
-from tests.fakes import anthropic_server, model_server
+from tests.fakes import anthropic_server, model_server, responses_server
 from tests.fakes.model_server import ModelServer
 from tests.gateways import Gateway, entry
 
@@ -59,10 +59,22 @@ async def test_langchain_chat_models_pass_the_standard_tests(
     dialect = "openai" if format_name == "chat" else "anthropic"
     server = entry("one", models.url, dialect=dialect, models=["m", "other"])
     gateway = await gateways.start(nursery, home, servers=[server])
-    assert await passed(python, gateway, "m", "TestChatOpenAI", "TestChatAnthropic") > 80
+    classes = ("TestChatOpenAI", "TestChatOpenAIResponses", "TestChatAnthropic")
+    assert await passed(python, gateway, "m", *classes) > 120
     paths = {asked.received.line for asked in models.asked}
     wanted = b"POST /v1/chat/completions HTTP/1.1" if format_name == "chat" else b"POST /v1/messages HTTP/1.1"
     assert paths == {wanted}
+
+
+async def test_langchain_responses_pass_the_standard_tests(
+    nursery: trio.Nursery, home: Path, python: Path
+) -> None:
+    """The server has the Responses API; the test above translates from it."""
+    models: ModelServer = await nursery.start(responses_server.serve)
+    server = entry("one", models.url, dialect="litellm", models=["m", "other"])
+    gateway = await gateways.start(nursery, home, servers=[server])
+    assert await passed(python, gateway, "m", "TestChatOpenAIResponses") > 40
+    assert {asked.received.line for asked in models.asked} == {b"POST /v1/responses HTTP/1.1"}
 
 
 async def test_langchain_embeddings_pass_the_standard_tests(

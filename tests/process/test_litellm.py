@@ -142,3 +142,31 @@ async def test_responses_reach_litellm_natively(nursery: trio.Nursery, home: Pat
     (row,) = gateway.rows()
     assert (row["endpoint"], row["usage_source"]) == ("responses", "upstream")
     assert row["output_tokens"] == body["usage"]["output_tokens"]
+
+
+async def test_streamed_message_from_litellm_is_complete(
+    nursery: trio.Nursery, home: Path, litellm: LiteLLM
+) -> None:
+    gateway = await start(nursery, home, litellm)
+    async with gateway.client() as client:
+        answer = await client.post("/v1/messages", json=ASK | {"max_tokens": 64, "stream": True})
+    assert answer.status_code == 200, answer.text
+    lines = [line.removeprefix("data: ") for line in answer.text.splitlines() if line.startswith("data: ")]
+    events = [msgspec.json.decode(line) for line in lines]
+    deltas = [event["delta"]["text"] for event in events if event["type"] == "content_block_delta"]
+    assert "".join(deltas) == "Four words from here."
+    assert (events[0]["type"], events[-1]["type"]) == ("message_start", "message_stop")
+    (row,) = gateway.rows()
+    assert (row["endpoint"], row["outcome"]) == ("messages", "ok")
+
+
+async def test_embeddings_from_litellm_are_forwarded(
+    nursery: trio.Nursery, home: Path, litellm: LiteLLM
+) -> None:
+    gateway = await start(nursery, home, litellm)
+    async with gateway.client() as client:
+        answer = await client.post("/v1/embeddings", json={"model": "vectors", "input": "Say hello."})
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["data"][0]["embedding"] == [0.25, -0.5]
+    (row,) = gateway.rows()
+    assert (row["endpoint"], row["outcome"]) == ("embeddings", "ok")

@@ -10,6 +10,7 @@ from bluesminds.common.values import Server
 from bluesminds.config.settings import Dialect, VendorName
 from bluesminds.http.client.origin import UpstreamOrigin
 from bluesminds.providers.dialects import (
+    COMPACT_PATHS,
     DIALECTS,
     GEMINI_PATHS,
     MESSAGES_PATHS,
@@ -77,7 +78,7 @@ def test_paths_unknown_name_is_an_error() -> None:
     assert paths("chat", rerank="//v2/rerank") == {"chat": "/chat/completions", "rerank": "//v2/rerank"}
     with pytest.raises(KeyError):
         paths("chatt")  # type: ignore[arg-type]
-    known = {*OPENAI_PATHS, *MESSAGES_PATHS, *RESPONSES_PATHS, *GEMINI_PATHS}
+    known = {*OPENAI_PATHS, *MESSAGES_PATHS, *RESPONSES_PATHS, *COMPACT_PATHS, *GEMINI_PATHS}
     assert known == FORMATS.keys() | {REALTIME.name}
 
 

@@ -199,6 +199,7 @@ async def test_schema_both_engines_have_the_same_columns(store: Store, postgres_
         rows = await connection.all(
             "SELECT tables.name, columns.name FROM sqlite_schema AS tables"
             " JOIN pragma_table_info(tables.name) AS columns WHERE tables.type = 'table'"
+            " AND tables.name <> 'latency_bounds'"  # for the trigger
         )
         return sorted(map(tuple, rows))
 

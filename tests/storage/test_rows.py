@@ -42,6 +42,8 @@ SERVER = ServerRow(
     region="eu",
     tags=("zdr", "größe"),
     mode="active",
+    max_concurrency=4,
+    rpm=100,
     created_at=NOON,
     updated_at=NOON,
 )

@@ -1,3 +1,5 @@
+import json
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -8,21 +10,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from storage import Connection, StorageError, Store, open_store
+from storage.latency import LOWS
 from storage.quotas import SELECT_RECENT, QuotaRow, RecentUse, select_quota, select_recent
 from storage.usage import (
     DAY,
     HOUR,
     LATEST,
-    SUM_DAYS,
-    SUM_DAYS_OF_USER,
-    SUM_HOURS,
-    SUM_HOURS_OF_USER,
-    StatsQuery,
-    StatsRow,
+    SELECT_ALL,
+    SELECT_OF_USER,
     UsageRow,
     insert_batch,
     select_page,
-    select_stats,
 )
 from tests.storage.samples import NOON, usage
 
@@ -34,13 +32,14 @@ ROWS = st.builds(
     key_id=st.sampled_from(["", "key-1", "key-2"]),
     user_id=st.sampled_from(["user-1", "user-2"]),
     model=st.sampled_from(["small", "lärge", ""]),
-    outcome=st.sampled_from(["ok", "client_gone", "upstream_error", "cut"]),
+    outcome=st.sampled_from(["ok", "client_gone", "stopped", "upstream_error", "cut"]),
     input_tokens=st.none() | st.integers(0, 10**12),
     output_tokens=st.none() | st.just(0) | st.just(20),
     images=st.none() | st.integers(0, 10),
     audio_ms=st.none() | st.integers(0, 10**12),
     characters=st.none() | st.integers(0, 10**12),
-    duration_ms=st.integers(0, 10**9),
+    duration_ms=st.sampled_from([0, 1, 100, 107, 108, 2**22, 10**9]),
+    first_byte_ms=st.none() | st.sampled_from([0, 4, 7]),
     cost_nano=st.none() | st.integers(0, 10**12),
     day=st.sampled_from(["2026-12-31", "2027-01-14", "2027-01-15"]),
 )
@@ -51,6 +50,7 @@ async def clear(connection: Connection) -> None:
     await connection.execute("DELETE FROM usage")
     await connection.execute("DELETE FROM usage_hourly")
     await connection.execute("DELETE FROM usage_daily")
+    await connection.execute("DELETE FROM usage_site")
     await connection.execute("DELETE FROM quota_counters")
 
 
@@ -59,10 +59,42 @@ async def totals(connection: Connection, bucket: int) -> list[Any]:
         "SELECT bucket_start, key_id, user_id, model, server, requests, errors, input_tokens,"
         " output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens, audio_input_tokens,"
         " audio_output_tokens, image_input_tokens, image_output_tokens, images, audio_ms, characters,"
-        " duration_ms, cost_nano, unpriced FROM {} ORDER BY 1, 2, 3, 4, 5"
+        " duration_ms, cost_nano, unpriced, durations, first_bytes FROM {} ORDER BY 1, 2, 3, 4, 5"
     )
     name = "usage_hourly" if bucket == HOUR else "usage_daily"
-    return [tuple(row) for row in await connection.all(table.format(name))]
+    rows = [tuple(row) for row in await connection.all(table.format(name))]
+    return [(*row[:-2], *map(histogram, row[-2:])) for row in rows]
+
+
+async def site_totals(connection: Connection) -> list[Any]:
+    rows = await connection.all(
+        "SELECT bucket_start, model, server, requests, errors, cost_nano, durations FROM usage_site"
+    )
+    return [(*row[:-1], histogram(row[-1])) for row in rows]
+
+
+def histogram(text: str) -> dict[int, int]:
+    return {int(low): count for low, count in json.loads(text).items()}
+
+
+def low_of(time: int) -> int:
+    return max(low for low in LOWS if low <= time)
+
+
+def summed_for_site(rows: list[UsageRow]) -> list[Any]:
+    found: dict[tuple[Any, ...], list[UsageRow]] = {}
+    for row in rows:
+        found.setdefault((row.at // DAY * DAY, row.model, row.server), []).append(row)
+    return [
+        (
+            *group,
+            len(mine),
+            sum(row.outcome not in ("ok", "client_gone", "stopped") for row in mine),
+            sum(row.cost_nano or 0 for row in mine),
+            Counter(low_of(row.duration_ms) for row in mine),
+        )
+        for group, mine in sorted(found.items())
+    ]
 
 
 def summed(rows: list[UsageRow], bucket: int) -> list[Any]:
@@ -73,7 +105,7 @@ def summed(rows: list[UsageRow], bucket: int) -> list[Any]:
         total = sums.setdefault(group, [0] * 17)
         addends = (
             1,
-            row.outcome not in ("ok", "client_gone"),
+            row.outcome not in ("ok", "client_gone", "stopped"),
             row.input_tokens or 0,
             row.output_tokens or 0,
             row.cache_read_tokens or 0,
@@ -93,7 +125,17 @@ def summed(rows: list[UsageRow], bucket: int) -> list[Any]:
         )
         for position, addend in enumerate(addends):
             total[position] += addend
-    return sorted((*group, *total) for group, total in sums.items())
+    return [(*group, *total, *histograms(rows, bucket, group)) for group, total in sums.items()]
+
+
+def histograms(rows: list[UsageRow], bucket: int, group: tuple[object, ...]) -> list[Counter[int]]:
+    mine = [
+        row
+        for row in rows
+        if (row.at // bucket * bucket, row.key_id, row.user_id, row.model, row.server) == group
+    ]
+    first = Counter(low_of(row.first_byte_ms) for row in mine if row.first_byte_ms is not None)
+    return [Counter(low_of(row.duration_ms) for row in mine), first]
 
 
 def counted(rows: list[UsageRow], subject: str) -> QuotaRow | None:
@@ -133,7 +175,10 @@ def test_usage_repeated_batches_are_summed_once(
             rows = await store.read(log)
             assert {(row.at, row.id): row for row in rows} == first
             for bucket in (HOUR, DAY):
-                assert sorted(await store.read(totals, bucket)) == summed(rows, bucket)
+                found = sorted(await store.read(totals, bucket), key=lambda row: row[:5])
+                assert found == sorted(summed(rows, bucket), key=lambda row: row[:5])
+            of_site = sorted(await store.read(site_totals), key=lambda row: row[:3])
+            assert of_site == summed_for_site(rows)
             assert await store.read(select_quota, "key:") is None
             for subject in ("key:key-1", "key:key-2", "user:user-1", "user:user-2"):
                 assert await store.read(select_quota, subject) == counted(rows, subject)
@@ -166,81 +211,17 @@ async def test_usage_pages_contain_each_row_once(store: Store) -> None:
         for serial in range(60)
     ]
     await store.write(insert_batch, rows)
-    for user_id, key_id in [(None, None), ("user-0", None), ("user-1", "key-3"), ("user-9", None)]:
+    for user_id in (None, "user-0", "user-9"):
         wanted = [
-            row
-            for row in sorted(rows, key=astuple_key, reverse=True)
-            if user_id in (None, row.user_id) and key_id in (None, row.key_id)
+            row for row in sorted(rows, key=astuple_key, reverse=True) if user_id in (None, row.user_id)
         ]
         seen: list[UsageRow] = []
         before = LATEST
-        while page := await store.read(select_page, before, 7, user_id, key_id):
+        while page := await store.read(select_page, before, 7, user_id):
             assert len(page) <= 7
             seen += page
             before = astuple_key(page[-1])
         assert seen == wanted
-
-
-async def test_usage_page_of_key_needs_its_owner(store: Store) -> None:
-    with pytest.raises(ValueError, match="user_id"):
-        await store.read(select_page, LATEST, 10, None, "key-1")
-
-
-def stats(label: object, requests: int, errors: int = 0) -> StatsRow:
-    return StatsRow(
-        str(label),
-        requests,
-        errors,
-        10 * requests,
-        20 * requests,
-        3 * requests,
-        4 * requests,
-        0,
-        5 * requests,
-        6 * requests,
-        7 * requests,
-        8 * requests,
-        2 * requests,
-        3000 * requests,
-        40 * requests,
-        700 * requests,
-        5 * requests,
-        0,
-    )
-
-
-@pytest.mark.parametrize(
-    ("query", "expected"),
-    [
-        (
-            StatsQuery(0, NOON + DAY, "day"),
-            [stats(NOON - NOON % DAY, 4, 1), stats(NOON - NOON % DAY + DAY, 1)],
-        ),
-        (StatsQuery(NOON, NOON + HOUR, "hour"), [stats(NOON, 3)]),
-        (StatsQuery(NOON, NOON + 2 * HOUR, "model"), [stats("large", 1, 1), stats("small", 3)]),
-        (StatsQuery(0, NOON + 2 * DAY, "key", user_id="user-1"), [stats("key-1", 3, 1), stats("key-2", 1)]),
-        (StatsQuery(0, NOON + 2 * DAY, "key", "user-1", "key-2"), [stats("key-2", 1)]),
-        (StatsQuery(0, NOON + 2 * DAY, "user", None, "key-1"), [stats("user-1", 3, 1)]),
-        (StatsQuery(0, NOON + 2 * DAY, "user"), [stats("user-1", 4, 1), stats("user-2", 1)]),
-        (StatsQuery(0, NOON + 2 * DAY, "server"), [stats("alpha", 5, 1)]),
-        (StatsQuery(0, NOON - 2 * DAY, "server"), []),
-    ],
-)
-async def test_usage_statistics_are_grouped_and_filtered(
-    store: Store, query: StatsQuery, expected: list[StatsRow]
-) -> None:
-    media: dict[str, Any] = {"images": 2, "audio_ms": 3000, "characters": 40}
-    await store.write(
-        insert_batch,
-        [
-            usage(1, **media),
-            usage(2, at=NOON + 1, **media),
-            usage(3, at=NOON + HOUR, model="large", outcome="cut", **media),
-            usage(4, at=NOON + DAY, user_id="user-2", key_id="key-3", **media),
-            usage(5, key_id="key-2", **media),
-        ],
-    )
-    assert await store.read(select_stats, query) == expected
 
 
 async def test_usage_of_keys_since_a_time_is_summed(store: Store) -> None:
@@ -271,38 +252,15 @@ async def test_usage_of_keys_since_a_time_is_summed(store: Store) -> None:
 
 async def test_usage_queries_use_an_index(sqlite_url: str) -> None:
     async def plans(connection: Connection) -> list[str]:
-        from_log = await connection.all(
-            "EXPLAIN QUERY PLAN SELECT id FROM usage WHERE (at, id) < (:at, :id)"
-            " ORDER BY at DESC, id DESC LIMIT 10",
-            at=1,
-            id="",
-        )
-        of_key = await connection.all(
-            "EXPLAIN QUERY PLAN SELECT model FROM usage WHERE user_id = :user AND key_id = :key"
-            " AND (at, id) < (:at, :id) ORDER BY at DESC, id DESC LIMIT 10",
-            user="",
-            key="",
-            at=1,
-            id="",
-        )
-        recent = await connection.all("EXPLAIN QUERY PLAN" + SELECT_RECENT, since=0, until=1, ended=0)
-        return [row[3] for row in (*from_log, *of_key, *recent) if "usage" in row[3]]
-
-    async def sums(connection: Connection, *, of_user: bool) -> list[str]:
-        statements = (SUM_HOURS_OF_USER, SUM_DAYS_OF_USER) if of_user else (SUM_HOURS, SUM_DAYS)
-        user: dict[str, object] = {"user_id": ""} if of_user else {}
-        plans = [
-            await connection.all(
-                "EXPLAIN QUERY PLAN" + sql, since=0, until=1, group_by="model", key_id=None, **user
-            )
-            for sql in statements
+        page: dict[str, object] = {"at": 1, "id": "", "limit": 10}
+        found = [
+            await connection.all("EXPLAIN QUERY PLAN " + SELECT_ALL, **page),
+            await connection.all("EXPLAIN QUERY PLAN " + SELECT_OF_USER, user_id="", **page),
+            await connection.all("EXPLAIN QUERY PLAN" + SELECT_RECENT, since=0, until=1, ended=0),
         ]
-        return [row[3] for plan in plans for row in plan if "USING INDEX" in row[3] or "usage" in row[3]]
+        return [row[3] for plan in found for row in plan if "usage" in row[3]]
 
     async with open_store(sqlite_url) as store:
-        pages = await store.read(plans)
-        of_all = await store.read(partial(sums, of_user=False))
-        of_user = await store.read(partial(sums, of_user=True))
-    assert [len(steps) for steps in (pages, of_all, of_user)] == [3, 2, 2]
-    assert all(step.startswith("SEARCH") for step in (*pages, *of_all))
-    assert all("_user (user_id=? AND bucket_start>?" in step for step in of_user), of_user
+        steps = await store.read(plans)
+    assert all(step.startswith("SEARCH") for step in steps), steps
+    assert ["usage_user (" in step for step in steps] == [False, True, False]

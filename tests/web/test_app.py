@@ -110,8 +110,12 @@ async def test_invalid_input_is_rejected_with_the_field(gateway: Gateway) -> Non
             ("days=400", "days"),
             ("days=x", "days"),
             ("group=x", "group"),
+            ("group=day,day", "group"),
+            ("group=tag", "tag"),
+            ("group=hour&days=60", "group"),
+            ("since=2024-01-01T00:00:00Z", "since"),
         ):
-            answer = await client.get(f"/api/admin/usage?{query}")
+            answer = await client.get(f"/api/admin/usage/stats?{query}")
             assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
         for content in (b"{", b"", b'{"name":"\xff"}', b"[" * 100_000):
             answer = await client.post("/api/admin/keys", content=content)
@@ -160,8 +164,8 @@ async def test_users_list_contains_no_password_hash(gateway: Gateway) -> None:
         listed = (await client.get("/api/admin/users")).json()["data"]
         assert [row["role"] for row in listed] == ["user", "admin"]
         assert "argon2" not in str(listed)
-        usage = await client.get("/api/admin/usage")
-        assert usage.json() == {"object": "list", "data": [], "next_cursor": None}
+        usage = await client.get("/api/admin/usage/stats")
+        assert usage.json()["data"] == []
 
 
 async def test_created_key_is_shown_once(gateway: Gateway) -> None:

@@ -4,6 +4,7 @@ The tables repeat the intended access. A route that is in none of them fails the
 """
 
 import ast
+import itertools
 import re
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -19,16 +20,20 @@ from bluesminds.web import app as web_app
 from bluesminds.web.api import build_guard
 from bluesminds.web.guard import PLAIN_COOKIE, Access, Guard
 from bluesminds.web.routes import Route, route
+from storage.usage import insert_batch
 from tests import gateways
 from tests.deployment import KEYS, Callers, anonymous_client
 from tests.gateways import Gateway
+from tests.storage.samples import usage
 
 ROOT = Path(__file__).resolve().parents[2]
+SERIALS = itertools.count()
 UNKNOWN_ID = "00000000-0000-7000-8000-000000000000"
 
 PUBLIC = """
 GET /
 GET /health
+GET /ping
 GET /ready
 GET /models
 GET /models/providers
@@ -105,6 +110,11 @@ DELETE /api/keys/{key_id}
 POST /api/keys/{key_id}/rotate
 DELETE /api/keys/{key_id}/previous
 GET /api/keys/{key_id}/usage
+GET /api/usage/stats
+GET /api/usage/logs
+GET /api/usage/export
+GET /api/costs
+GET /api/costs/{key_id}
 GET /user/balance
 GET /api/billing/ledger
 GET /user/api-keys
@@ -127,6 +137,7 @@ POST /api/chats/{chat_id}/messages
 DELETE /api/chats/{chat_id}/messages/{position}
 """
 ADMINISTRATORS = """
+GET /admin/monitor
 GET /api/admin/audit
 GET /api/admin/audit/verify
 GET /api/admin/servers
@@ -146,11 +157,15 @@ POST /api/admin/routes
 PATCH /api/admin/routes/{route_id}
 DELETE /api/admin/routes/{route_id}
 GET /api/admin/models
+GET /api/admin/usage/stats
+GET /api/admin/usage/logs
+GET /api/admin/usage/export
+GET /api/admin/costs
+GET /api/admin/costs/{key_id}
+GET /api/admin/explain
 GET /api/admin/health
 POST /api/admin/health
-GET /api/admin/explain
 GET /api/admin/requests/{request_id}
-GET /api/admin/usage
 GET /api/admin/keys
 POST /api/admin/keys
 GET /api/admin/keys/{key_id}
@@ -182,6 +197,7 @@ POST /v1/chat/completions
 POST /v1/messages
 POST /v1/messages/count_tokens
 POST /v1/responses
+POST /v1/responses/compact
 POST /v1/responses/input_tokens
 GET /v1/responses/{id}
 DELETE /v1/responses/{id}
@@ -516,6 +532,9 @@ BODIES: dict[str, dict[str, Any]] = {
 }
 
 
+NOT_FOUND = ("key_not_found", "session_not_found", "chat_not_found", "request_not_found")
+
+
 @pytest.mark.parametrize("thief", ["other", "admin"])
 async def test_resource_of_another_user_is_not_found(thief: str, callers: Callers) -> None:
     """Also for an administrator, on the routes for own resources."""
@@ -528,14 +547,17 @@ async def test_resource_of_another_user_is_not_found(thief: str, callers: Caller
             own = {"authorization": f"Bearer {token}"}
             path_values = {"key_id": await new_key(callers), "session_id": session_id, "position": "0"}
             path_values["chat_id"] = await new_chat(client, own)
+            path_values["request_id"] = await new_request(callers)
             url = path.format_map(path_values)
             body = {"json": BODIES.get(name, {})} if method in ("POST", "PUT", "PATCH") else {}
             stolen = {"authorization": f"Bearer {(await callers.session(thief))[0]}"}
             before = await client.get("/api/keys", headers=own, params={"limit": 100})
+            if thief == "admin" and name.endswith("/requests/{request_id}"):
+                continue  # administrators see the requests of all users
             refused = await client.request(method, url, headers=stolen, **body)  # type: ignore[arg-type]
             assert refused.status_code == 404, name
             code = refused.json()["error"]["code"]
-            assert code in ("key_not_found", "session_not_found", "chat_not_found"), name
+            assert code in NOT_FOUND, name
             after = await client.get("/api/keys", headers=own, params={"limit": 100})
             assert (after.status_code, after.text) == (200, before.text), name
             allowed = await client.request(method, url, headers=own, **body)  # type: ignore[arg-type]
@@ -546,6 +568,12 @@ async def new_key(callers: Callers) -> str:
     async with callers.gateway.operator() as operator:
         body = {"name": "mine", "user_id": callers.users["user"]}
         return str((await operator.post("/api/admin/keys", json=body)).json()["id"])
+
+
+async def new_request(callers: Callers) -> str:
+    row = usage(next(SERIALS), user_id=callers.users["user"])
+    await callers.gateway.services.store.write(insert_batch, [row])
+    return row.id
 
 
 async def new_chat(client: httpx.AsyncClient, headers: dict[str, str]) -> str:

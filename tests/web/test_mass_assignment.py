@@ -80,13 +80,14 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
         {
             *("name", "vendor", "url", "dialect", "api_key", "api_version", "headers", "models"),
             *("weight", "priority", "passthrough", "passthrough_paths", "region", "tags", "mode"),
+            *("max_concurrency", "rpm"),
         },
         {"name": "new", "url": "http://127.0.0.1:9/v1"},
     ),
     "PATCH /api/admin/servers/{name}": (
         {
             *("url", "api_key", "api_version", "headers", "models", "weight", "priority", "passthrough"),
-            *("passthrough_paths", "region", "tags", "mode"),
+            *("passthrough_paths", "region", "tags", "mode", "max_concurrency", "rpm"),
         },
         {"weight": 2},
     ),

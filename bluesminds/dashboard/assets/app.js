@@ -124,7 +124,7 @@ document.addEventListener("click", (event) => {
   if (button.dataset.send) send(button, button.dataset.body && JSON.parse(button.dataset.body));
 });
 
-async function copy(text) {
+export async function copy(text) {
   try {
     await navigator.clipboard.writeText(text);
     toast("Copied.");

@@ -102,6 +102,10 @@ class Reservation:
                 found[name] = uses
         return found
 
+    def chargeable(self, nano: int) -> int | None:
+        """What of a cost the reserved credit pays; None if the account has no credit."""
+        return self._holds[-1].chargeable(nano) if self._holds else None
+
     def extend(self, nano: int) -> bool:
         """Reserve `nano` in total, on every level or on none. False if a level does not allow it."""
         pairs = list(zip(self._holds, self._limits, strict=True))

@@ -232,7 +232,8 @@ class ServerRegistry:
         self._build_catalogs(servers)
 
     def _build_catalogs(self, servers: Sequence[Server]) -> None:
-        self._load.enabled = bool(self.routes)
+        self._load.set_caps(servers)
+        self._load.enabled = self._load.capped or bool(self.routes)
         self._rotations.keep_only({route.key for route in self.routes})
         self._restricted: dict[tuple[Requirement, bool], ModelCatalog] = {}
         self.relays = any(server.passthrough or server.passthrough_paths for server in servers)

@@ -7,10 +7,13 @@ not streamed it is the time until it is complete, so both kinds have their own f
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, TypeVar
 
 import trio
+
+from bluesminds.common.values import Server
+from bluesminds.gateway.limits.window import SlidingWindow
 
 K = TypeVar("K")
 
@@ -68,12 +71,14 @@ class RunningAttempt:
 
 
 class LoadRegistry:
-    """`enabled`: whether requests are measured; they need not be if no route exists. `monotonic` is Trio's
-    clock in seconds.
+    """`enabled`: whether requests are measured; they need not be without routes and caps. `capped`: whether a
+    server has a cap. `monotonic` is Trio's clock in seconds.
     """
 
     def __init__(self, monotonic: Callable[[], float] = trio.current_time) -> None:
         self.enabled = False
+        self.capped = False
+        self._minutes: dict[str, SlidingWindow] = {}  # of servers with a cap of requests per minute
         self.monotonic = monotonic
         self._by_server: Counter[str] = Counter()
         self._running: Counter[Served] = Counter()
@@ -83,7 +88,24 @@ class LoadRegistry:
         served = (server, model, stream)
         self._by_server[server] += 1
         self._running[served] += 1
+        if (minute := self._minutes.get(server)) is not None:
+            minute.add(self.monotonic(), 1)
         return RunningAttempt(self, served, self.monotonic())
+
+    def set_caps(self, servers: Iterable[Server]) -> None:
+        """What was counted before stays."""
+        capped = [server for server in servers if server.max_concurrency or server.rpm]
+        self.capped = bool(capped)
+        self._minutes = {
+            server.name: self._minutes.get(server.name) or SlidingWindow() for server in capped if server.rpm
+        }
+
+    def is_full(self, server: Server) -> bool:
+        """Whether the server is at one of its caps."""
+        if server.max_concurrency and self.in_flight(server.name) >= server.max_concurrency:
+            return True
+        minute = self._minutes.get(server.name) if server.rpm else None
+        return minute is not None and minute.used(self.monotonic()) >= server.rpm
 
     def release(self, served: Served) -> None:
         """End one of the running requests."""

@@ -33,10 +33,12 @@ def select_targets(
     *,
     health: HealthView,
     random: Callable[[], float],
+    load: LoadRegistry | None = None,
     only: frozenset[str] | None = None,
 ) -> Sequence[Target]:
     """The targets of a model without a route, best first: lower priority numbers first, then by weight.
-    `random` returns [0, 1). `only`: the names of the servers that have what the request refers to.
+    `load`: servers at a cap come last. `random` returns [0, 1). `only`: the names of the servers that have
+    what the request refers to.
 
     Raises NotFound for an unknown model, and if no server of the model has the endpoint or is in `only`. The
     result may be empty for an operation that the gateway can estimate.
@@ -57,10 +59,11 @@ def select_targets(
     if len(targets) > 1:
         left_out = health.left_out([(one.server.name, model) for one in targets])
 
-        def rank(target: Target) -> tuple[bool, int, float]:
+        def rank(target: Target) -> tuple[bool, bool, int, float]:
             server = target.server
+            full = load is not None and load.is_full(server)
             weight = server.weight / 2 if health.is_slow_start(server.name, model) else server.weight
-            return (server.name, model) in left_out, server.priority, -(random() ** (1 / weight))
+            return full, (server.name, model) in left_out, server.priority, -(random() ** (1 / weight))
 
         targets.sort(key=rank)
     return targets
@@ -96,11 +99,15 @@ class Balancer(Struct, frozen=True):
             candidates = self._shuffled(candidates)
             usable: list[Candidate] = []
             ejected: list[Candidate] = []
+            full: list[Candidate] = []
             for one in candidates:
-                (ejected if _served(one.target, request.model) in left_out else usable).append(one)
+                if self.load.capped and self.load.is_full(one.target.server):
+                    full.append(one)
+                else:
+                    (ejected if _served(one.target, request.model) in left_out else usable).append(one)
             policy: Policy = "priority" if group.route is None else group.route.policy
             first = self._by_policy(policy, group, usable, request, commit=commit) if usable else []
-            candidates = first + sorted(ejected, key=_priority)
+            candidates = [*first, *sorted(ejected, key=_priority), *sorted(full, key=_priority)]
         return [one.target for one in candidates]
 
     def _with_slow_start(self, one: Candidate, model: str) -> Candidate:

@@ -27,18 +27,22 @@ from bluesminds.gateway.stored_responses.store import MAX_HISTORY
 from bluesminds.http.asgi import ClientDisconnected, Disconnect, ResponseAborted
 from bluesminds.http.sse import EventSplitter
 from bluesminds.http.websocket import CloseCode, WebSocket, WebSocketClosed, WebSocketViolation
+from bluesminds.wire.field_reading import FieldReader
 from bluesminds.wire.json_text import ABSENT, Fields, read_fields, write_fields
 from bluesminds.wire.responses import events_from_reply
-from bluesminds.wire.responses_items import new_items, response_of_stream, with_history
+from bluesminds.wire.responses_items import new_items, response_of_stream, unmatched_result, with_history
+from bluesminds.wire.responses_objects import ResponseHead, write_echo
 from bluesminds.wire.responses_sockets import (
     CreateEvent,
     error_message_of,
     has_response,
+    is_error,
     message_of,
     read_create,
     repeatable_items,
     text_of,
     write_error_message,
+    write_warm_up,
 )
 
 SWITCHED: Final = 101
@@ -209,15 +213,23 @@ class ResponsesSession:
 
     async def _respond(self, body: "MessageBody") -> None:
         create = CreateEvent({})
+        previous, continues_latest = "", False
         try:
             create = read_create(body.text)
-            fields = self._latest.expand(create.fields, body)
+            previous = text_of(create.fields, "previous_response_id")
+            continues_latest = self._latest.is_response(previous)
+            fields = self._latest.expand(create.fields, body) if continues_latest else create.fields
+            if not create.generates:
+                await self._warm_up(create, fields)
+                return
             body.data = write_fields(fields)
             body.text = ""
-            writer = EventWriter(self._client, self._disconnect, create.suffix)
+            writer = EventWriter(self._client, self._disconnect, create.suffix, previous)
             await self._gateway.handle(_MATCH, self._context_now(), body, writer)
             self._latest.remember(fields, writer.last)
         except GatewayError as exc:
+            if continues_latest:
+                self._latest.forget()
             await self._send(write_error_message(exc, create.suffix))
             if isinstance(exc, Unauthenticated):
                 self._stop(CloseCode.POLICY_VIOLATION, exc.message[:120])
@@ -227,6 +239,16 @@ class ResponsesSession:
             body.release()
             if not self._disconnect.disconnected:
                 self._disconnect = Disconnect()
+
+    async def _warm_up(self, create: CreateEvent, fields: Fields) -> None:
+        """Remember the input without an answer. Raises InvalidRequest."""
+        now = self._clock.now_ms()
+        id_ = f"resp_{uuid7(now).replace('-', '')}"
+        model = FieldReader(fields, "", []).needed("model")
+        self._latest.remember_input(id_, fields)
+        head = ResponseHead(id_, model, now // 1000, write_echo(fields))
+        for message in write_warm_up(head, create.suffix):
+            await self._send(message)
 
     def _context_now(self) -> RequestContext:
         now = self._clock.now_ms()
@@ -278,12 +300,16 @@ class LatestResponse:
         self._items: list[Fields] = []
         self._size = 0
 
+    def is_response(self, response_id: str) -> bool:
+        """Whether this is the id of the latest response."""
+        return bool(response_id) and response_id == self._id
+
     def expand(self, fields: Fields, body: Body) -> Fields:
-        """The request with the items of the response that it continues, if that is the latest one. Raises
-        InvalidRequest and Unavailable.
-        """
-        if not self._id or text_of(fields, "previous_response_id") != self._id:
-            return fields
+        """The request with the items of the latest response. Raises InvalidRequest and Unavailable."""
+        call_id = unmatched_result([*self._items, *new_items(fields)])
+        if call_id is not None:
+            message = f"No tool call found for the result with call_id {call_id[:80]}."
+            raise InvalidRequest("invalid_value", message, param="input")
         body.acquire(self._size)
         return with_history(fields, self._items)
 
@@ -296,12 +322,19 @@ class LatestResponse:
             response = response_of_stream(last)
             items = [*new_items(request), *repeatable_items(response)]
             size = len(request.get("input", ABSENT)) + len(response)
-            if size <= MAX_HISTORY:
-                self._memory.acquire(size)
-                self._items, self._size = items, size
-                self._id = text_of(read_fields(response), "id")
+            self._keep(text_of(read_fields(response), "id"), items, size)
         except (ValueError, Unavailable):
             return
+
+    def remember_input(self, response_id: str, request: Fields) -> None:
+        """A response without output. Raises InvalidRequest and Unavailable."""
+        self.forget()
+        self._keep(response_id, new_items(request), len(request.get("input", ABSENT)))
+
+    def _keep(self, response_id: str, items: list[Fields], size: int) -> None:
+        if size <= MAX_HISTORY:
+            self._memory.acquire(size)
+            self._id, self._items, self._size = response_id, items, size
 
     def forget(self) -> None:
         self._id, self._items, self._size = "", [], 0
@@ -309,15 +342,18 @@ class LatestResponse:
 
 
 class EventWriter:
-    """A ResponseWriter that sends the events of one response as messages. `last`: the event with the complete
-    response; b"" if it has failed.
+    """A ResponseWriter that sends the events of one response as messages. An error is the last one: the
+    client then sends its next request. `previous_id`: of the response that the client continues; "" if there
+    is none. `last`: the event with the complete response; b"" if it has failed.
     """
 
-    def __init__(self, client: WebSocket, disconnect: Disconnect, suffix: bytes) -> None:
+    def __init__(self, client: WebSocket, disconnect: Disconnect, suffix: bytes, previous_id: str) -> None:
         self._client = client
         self._disconnect = disconnect
         self._suffix = suffix
+        self._previous_id = previous_id
         self._splitter = EventSplitter()
+        self._failed = False
         self.last = b""
 
     @property
@@ -354,7 +390,10 @@ class EventWriter:
         raise ResponseAborted("the response is cut")
 
     async def _pass(self, event: bytes) -> None:
-        if message := message_of(event, self._suffix):
+        if self._failed:
+            return
+        if message := message_of(event, self._suffix, self._previous_id):
+            self._failed = is_error(event)
             if has_response(event):
                 self.last = event
             await self._send(message)

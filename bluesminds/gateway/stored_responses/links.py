@@ -17,7 +17,8 @@ from bluesminds.gateway.bodies import Body, BodyMemory, HeldMemory
 from bluesminds.gateway.operations import Operation
 from bluesminds.gateway.passthrough.references import ids_in_json
 from bluesminds.gateway.routing.catalog import ServerRegistry
-from bluesminds.gateway.server_objects import ServerObjects
+from bluesminds.gateway.server_objects import KnownObjects, ServerObjects
+from bluesminds.gateway.stand_ins import StandIns, make_stand_ins, use_stand_ins
 from bluesminds.gateway.stored_responses.keeper import ResponseKeeper
 from bluesminds.gateway.stored_responses.store import FoundItems, ResponseStore
 from bluesminds.wire.conversation import StoredReply
@@ -25,20 +26,22 @@ from bluesminds.wire.json_text import ABSENT, NOT_JSON, Fields
 from bluesminds.wire.requests import read_body
 from bluesminds.wire.responses_items import input_items, referenced_ids, with_history, with_references
 
-_LINKED: Final = ("responses", "input_tokens")  # formats whose requests can continue others
+_LINKED: Final = ("responses", "input_tokens", "compact")  # formats whose requests can continue others
 # What fields that name objects at servers contain. An escape may hide it.
 _MARKS: Final = (b"file_id", b"container", b"vector_store", b"\\u")
 
 
 class LinkedRequest(Struct, frozen=True):
     """`fields` are to be read instead of the client's. `servers`: the only ones that can serve the request;
-    None: all. `stored`: the ids of the answer, if the gateway stores it, which `keeper` does.
+    None: all. `stored`: the ids of the answer, if the gateway stores it, which `keeper` does. `stand_ins`:
+    see stand_ins.py.
     """
 
     fields: Fields
     servers: frozenset[str] | None = None
     stored: StoredReply | None = None
     keeper: ResponseKeeper | None = None
+    stand_ins: StandIns = ()
 
     def release(self) -> None:
         """The request has ended."""
@@ -65,13 +68,16 @@ class RequestLinks(Struct, frozen=True):
         """Raises InvalidRequest, NotFound and Unavailable."""
         fields = read_body(body.data)
         if operation.format not in _LINKED:
-            return LinkedRequest(fields, await self._servers_of_objects(caller, body.data))
+            known = await self._find_objects(caller, body.data)
+            hidden = make_stand_ins(known.foreign)
+            return LinkedRequest(use_stand_ins(fields, hidden), known.servers, stand_ins=hidden)
         found = await self._find_items(caller, fields, body)
         servers = found.servers
         if found.stored or found.servers is not None:
             fields = with_references(fields, _Referenced(found.stored))
         stored = None
         keeper = None
+        stand_ins: StandIns = ()
         previous = _text_in(fields, "previous_response_id")
         used = found.used
         own = fields
@@ -84,7 +90,10 @@ class RequestLinks(Struct, frozen=True):
                 used += history.used
         servers = _both(servers, await self._servers_of_conversation(caller, fields))
         if self.registry.relays:  # last: ids above have errors of their own
-            servers = _both(servers, await self._servers_of_objects(caller, body.data))
+            known = await self._find_objects(caller, body.data)
+            servers = _both(servers, known.servers)
+            stand_ins = make_stand_ins(known.foreign)
+            fields = use_stand_ins(fields, stand_ins)
         if (
             operation.format == "responses"
             and self.responses.stores
@@ -92,9 +101,9 @@ class RequestLinks(Struct, frozen=True):
         ):
             stored = StoredReply(f"resp_{self._new_id()}", previous or None)
             keeper = self._keeper(caller, stored, own, used)
-        return LinkedRequest(fields, servers, stored, keeper)
+        return LinkedRequest(fields, servers, stored, keeper, stand_ins)
 
-    async def _servers_of_objects(self, caller: Caller, data: bytes) -> frozenset[str] | None:
+    async def _find_objects(self, caller: Caller, data: bytes) -> KnownObjects:
         ids = ids_in_json(data)
         return await self.objects.find_known(caller, ids.references, ids.mentions)
 

@@ -5,6 +5,7 @@ from msgspec import Struct, json, structs
 from bluesminds.common.server_headers import holds_credential
 from bluesminds.common.values import Server
 from bluesminds.gateway.routing.plans import Plan
+from bluesminds.gateway.stand_ins import StandIns, restore_ids
 from bluesminds.http.client.pool import UpstreamOrigin
 from bluesminds.providers.dialects import Headers, fill_path
 from bluesminds.providers.profiles import join_path, profile_of
@@ -14,7 +15,9 @@ SHORTEST_SECRET = 8  # characters; a shorter key could be part of ordinary words
 
 
 class UpstreamEndpoint(Struct, frozen=True):
-    """A server with its parsed URL and its key. `own_key`: the key is the client's, not the gateway's."""
+    """A server with its parsed URL and its key. `own_key`: the key is the client's, not the gateway's.
+    `stand_ins` are in the request: see stand_ins.py.
+    """
 
     server: Server
     origin: UpstreamOrigin
@@ -22,6 +25,7 @@ class UpstreamEndpoint(Struct, frozen=True):
     headers: Headers
     secrets: tuple[bytes, ...]
     own_key: bool = False
+    stand_ins: StandIns = ()
 
     @classmethod
     def to(cls, server: Server) -> "UpstreamEndpoint":
@@ -61,7 +65,9 @@ class UpstreamEndpoint(Struct, frozen=True):
         return (*(one for one in self.headers if one[0] not in sent), *forward)
 
     def redact(self, data: bytes) -> bytes:
-        """Complete data without the server's key."""
+        """Complete data without the server's key, and with the ids of the client."""
+        if self.stand_ins:
+            data = restore_ids(data, self.stand_ins)
         for secret in self.secrets:
             if secret in data:
                 data = data.replace(secret, b"[redacted]")

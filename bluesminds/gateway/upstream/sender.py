@@ -34,6 +34,7 @@ from bluesminds.gateway.upstream.attempt import Reply, ReplyReader, handshake_re
 from bluesminds.gateway.upstream.backoff import Backoff
 from bluesminds.gateway.upstream.endpoint import UpstreamEndpoint
 from bluesminds.gateway.upstream.failures import (
+    AT_CAPACITY,
     AttemptFailure,
     classify_error,
     classify_handshake,
@@ -276,6 +277,8 @@ class Sender:
         self, call: Call, target: Target, body: CallBody, timeouts: Timeouts
     ) -> Reply | AttemptFailure:
         """An attempt that is counted as load of the server, until the Reply is closed."""
+        if self._load.capped and self._load.is_full(target.server):
+            return AT_CAPACITY
         model = target.model or call.model
         running = self._load.begin(target.server.name, model, stream=call.facts.stream)
         outcome = None
@@ -431,6 +434,8 @@ class Sender:
         if endpoint is None or endpoint.server is not server:
             endpoint = self._endpoints[server.name] = UpstreamEndpoint.to(server)
             self._learned = {pair: known for pair, known in self._learned.items() if pair[0] != server.name}
+        if call.stand_ins:
+            return structs.replace(endpoint, stand_ins=call.stand_ins)
         return endpoint.with_key(call.context.credential or "") if call.own_key else endpoint
 
 

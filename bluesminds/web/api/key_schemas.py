@@ -15,7 +15,7 @@ from bluesminds.common.values import NO_LIMITS, SCOPES, Scope
 from bluesminds.web.fields import LimitsInput, LimitsView, Name
 from bluesminds.web.routes import Paging
 from storage.keys import KeyRow
-from storage.usage import StatsRow
+from storage.usage_stats import StatsRow
 
 MAX_LIST: Final = 100
 MAX_OVERLAP: Final = 604_800  # seconds

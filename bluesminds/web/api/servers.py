@@ -10,7 +10,16 @@ from bluesminds.common.errors import Conflict, InvalidRequest, NotFound, Unavail
 from bluesminds.common.server_headers import MAX_HEADERS, check_headers
 from bluesminds.common.server_urls import endpoint_in
 from bluesminds.common.values import Server, ServerMode
-from bluesminds.config.settings import Priority, Region, RelayPaths, ServerName, Tags, VendorName, Weight
+from bluesminds.config.settings import (
+    CountOrZero,
+    Priority,
+    Region,
+    RelayPaths,
+    ServerName,
+    Tags,
+    VendorName,
+    Weight,
+)
 from bluesminds.gateway.routing.health import ServerStatus
 from bluesminds.gateway.server_test import ServerTest, StepName
 from bluesminds.http.client.pool import UpstreamOrigin
@@ -56,6 +65,8 @@ class NewServer(Struct, forbid_unknown_fields=True):
     region: Region | None = None
     tags: Tags = ()
     mode: ServerMode = "active"
+    max_concurrency: CountOrZero = 0
+    rpm: CountOrZero = 0
 
 
 class ServerPatch(Struct, forbid_unknown_fields=True):
@@ -75,6 +86,8 @@ class ServerPatch(Struct, forbid_unknown_fields=True):
     region: Region | UnsetType | None = UNSET
     tags: Tags | UnsetType = UNSET
     mode: ServerMode | UnsetType = UNSET
+    max_concurrency: CountOrZero | UnsetType = UNSET
+    rpm: CountOrZero | UnsetType = UNSET
 
 
 class ServerView(Struct, frozen=True):
@@ -99,6 +112,8 @@ class ServerView(Struct, frozen=True):
     region: str | None
     tags: list[str]
     mode: ServerMode
+    max_concurrency: int
+    rpm: int
     origin: str
     state: Literal["up", "down", "unknown", "unusable"]
     model_count: int | None
@@ -292,6 +307,8 @@ def _server(new: NewServer) -> Server:
         region=new.region or "",
         tags=new.tags,
         mode=new.mode,
+        max_concurrency=new.max_concurrency,
+        rpm=new.rpm,
     )
 
 
@@ -313,6 +330,8 @@ def _view(row: Server, status: ServerStatus) -> ServerView:
         region=row.region or None,
         tags=list(row.tags),
         mode=row.mode,
+        max_concurrency=row.max_concurrency,
+        rpm=row.rpm,
         origin="built-in" if row.dialect == "demo" else "database" if row.origin == "table" else row.origin,
         state=status.state,
         model_count=status.model_count,

@@ -1,84 +1,128 @@
-"""/api/admin/usage: usage totals over days."""
+"""Usage statistics, the usage log and costs: a user's own at /api/usage and /api/costs, those of all users at
+/api/admin/usage and /api/admin/costs.
+"""
 
-from typing import Annotated, Literal
+from collections.abc import AsyncIterator
 
-from msgspec import Meta, Struct
+from msgspec import Struct
 
-from bluesminds.accounts.usage import MAX_DAYS, UsageReports
-from bluesminds.common.clock import format_time
-from bluesminds.common.money import write_usd
-from bluesminds.web.guard import Access
-from bluesminds.web.routes import Page, Route, route
-from storage.usage import StatsRow
-
-
-class UsageQuery(Struct, frozen=True, forbid_unknown_fields=True):
-    days: Annotated[int, Meta(ge=1, le=MAX_DAYS, description=f"a whole number from 1 to {MAX_DAYS}")] = 7
-    group: Literal["day", "model", "key", "user", "server"] = "model"
-
-
-class UsageTotals(Struct, frozen=True, omit_defaults=True):
-    """Totals of one group. The field with the name of the group contains its label. `images` were made,
-    `audio_ms` milliseconds of audio were read, and `characters` were spoken. `cost_usd` does not include the
-    `unpriced` responses, whose models have no price for what was used.
-    """
-
-    requests: int
-    errors: int
-    input_tokens: int
-    output_tokens: int
-    cache_read_tokens: int
-    cache_write_tokens: int
-    reasoning_tokens: int
-    audio_input_tokens: int
-    audio_output_tokens: int
-    image_input_tokens: int
-    image_output_tokens: int
-    images: int
-    audio_ms: int
-    characters: int
-    average_ms: int
-    cost_usd: str
-    unpriced: int
-    day: str | None = None
-    model: str | None = None
-    key: str | None = None
-    user: str | None = None
-    server: str | None = None
+from bluesminds.accounts.usage import UsageReports
+from bluesminds.web.api.usage_export import export_csv, export_jsonl
+from bluesminds.web.api.usage_schemas import (
+    CostsView,
+    ExportFilter,
+    ExportFilterForAll,
+    LoggedRequest,
+    LogPaging,
+    LogPagingForAll,
+    StatsFilter,
+    StatsFilterForAll,
+    UsageStatsView,
+    costs_view,
+    cursor_of,
+    log_query,
+    log_view,
+    stats_query,
+    stats_view,
+)
+from bluesminds.web.guard import Access, Principal
+from bluesminds.web.routes import HandlerResponse, Page, Route, StreamBody, route
 
 
 class UsageHandlers(Struct, frozen=True):
+    """Handlers for a user's own usage, and with `all` in the name for that of all users."""
+
     reports: UsageReports
 
-    async def totals(self, query: UsageQuery) -> Page[UsageTotals]:
-        """Usage totals of all users by day, model, key, user or server."""
-        rows = await self.reports.totals(days=query.days, group=query.group)
-        return Page([_totals(row, query.group) for row in rows])
+    async def stats(self, principal: Principal, query: StatsFilter) -> UsageStatsView:
+        """Totals and percentiles of your requests, by one or two groups.
+
+        The totals are of whole days in UTC. By hour, and over at most two days that do not start at midnight,
+        they are of whole hours.
+        """
+        return await self._stats(query, principal.user_id)
+
+    async def stats_of_all(self, query: StatsFilterForAll) -> UsageStatsView:
+        """Totals and percentiles of the requests of all users, by one or two groups.
+
+        The totals are of whole days in UTC. By hour, and over at most two days that do not start at midnight,
+        they are of whole hours.
+        """
+        return await self._stats(query, None)
+
+    async def _stats(self, query: StatsFilter, owner: str | None) -> UsageStatsView:
+        wanted = stats_query(query, owner, self.reports.last_days(query.days))
+        return stats_view(await self.reports.stats(wanted), wanted.groups)
+
+    async def log(self, principal: Principal, query: LogPaging) -> Page[LoggedRequest]:
+        """List your requests, newest first.
+
+        A page can have less rows than `limit` and still have a next page, because a page searches a limited
+        number of rows.
+        """
+        return await self._log(query, principal.user_id, full=False)
+
+    async def log_of_all(self, query: LogPagingForAll) -> Page[LoggedRequest]:
+        """List the requests of all users, newest first.
+
+        A page can have less rows than `limit` and still have a next page, because a page searches a limited
+        number of rows.
+        """
+        return await self._log(query, None, full=True)
+
+    async def _log(self, query: LogPaging, owner: str | None, *, full: bool) -> Page[LoggedRequest]:
+        page = await self.reports.page(log_query(query, owner, limit=query.limit, after=query.after))
+        return Page([log_view(row, full=full) for row in page.rows], cursor_of(page.next))
+
+    async def export(self, principal: Principal, query: ExportFilter) -> HandlerResponse[StreamBody]:
+        """Download your requests as CSV or JSON lines, newest first."""
+        return await self._export(query, principal.user_id, full=False)
+
+    async def export_all(self, query: ExportFilterForAll) -> HandlerResponse[StreamBody]:
+        """Download the requests of all users as CSV or JSON lines, newest first."""
+        return await self._export(query, None, full=True)
+
+    async def _export(
+        self, query: ExportFilter, owner: str | None, *, full: bool
+    ) -> HandlerResponse[StreamBody]:
+        pages = self.reports.log(log_query(query, owner))
+        chunks: AsyncIterator[bytes]
+        if query.format == "csv":
+            chunks, kind = export_csv(pages, full=full), "text/csv; charset=utf-8"
+        else:
+            chunks, kind = export_jsonl(pages, full=full), "application/jsonl"
+        disposition = f'attachment; filename="usage.{query.format}"'
+        return HandlerResponse(StreamBody(chunks, kind), headers=(("content-disposition", disposition),))
+
+    async def costs(self, principal: Principal) -> CostsView:
+        """Your costs in the current month, and a forecast."""
+        return costs_view(await self.reports.costs(principal.user_id))
+
+    async def costs_of_key(self, principal: Principal, key_id: str) -> CostsView:
+        """The costs of one of your keys in the current month, and a forecast."""
+        return costs_view(await self.reports.costs(principal.user_id, key_id))
+
+    async def costs_of_all(self) -> CostsView:
+        """The costs of all users in the current month, and a forecast."""
+        return costs_view(await self.reports.costs(None))
+
+    async def costs_of_any_key(self, key_id: str) -> CostsView:
+        """The costs of a key in the current month, and a forecast."""
+        return costs_view(await self.reports.costs(None, key_id))
 
 
 def routes(handlers: UsageHandlers) -> list[Route]:
-    return [route("GET", "/api/admin/usage", Access.ADMIN, handlers.totals, tag="Usage")]
-
-
-def _totals(row: StatsRow, group: str) -> UsageTotals:
-    label = format_time(int(row.label))[:10] if group == "day" else row.label
-    return UsageTotals(
-        requests=row.requests,
-        errors=row.errors,
-        input_tokens=row.input_tokens,
-        output_tokens=row.output_tokens,
-        cache_read_tokens=row.cache_read_tokens,
-        cache_write_tokens=row.cache_write_tokens,
-        reasoning_tokens=row.reasoning_tokens,
-        audio_input_tokens=row.audio_input_tokens,
-        audio_output_tokens=row.audio_output_tokens,
-        image_input_tokens=row.image_input_tokens,
-        image_output_tokens=row.image_output_tokens,
-        images=row.images,
-        audio_ms=row.audio_ms,
-        characters=row.characters,
-        average_ms=round(row.duration_ms / row.requests) if row.requests else 0,
-        cost_usd=write_usd(row.cost_nano),
-        unpriced=row.unpriced,
-        **{group: label},
-    )
+    tag, csv = "Usage", "text/csv"
+    own, every, site = Access.SESSION, Access.ADMIN, "/api/admin"
+    return [
+        route("GET", "/api/usage/stats", own, handlers.stats, tag=tag),
+        route("GET", "/api/usage/logs", own, handlers.log, tag=tag),
+        route("GET", "/api/usage/export", own, handlers.export, tag=tag, media=csv),
+        route("GET", "/api/costs", own, handlers.costs, tag=tag),
+        route("GET", "/api/costs/{key_id}", own, handlers.costs_of_key, tag=tag),
+        route("GET", f"{site}/usage/stats", every, handlers.stats_of_all, tag=tag),
+        route("GET", f"{site}/usage/logs", every, handlers.log_of_all, tag=tag),
+        route("GET", f"{site}/usage/export", every, handlers.export_all, tag=tag, media=csv),
+        route("GET", f"{site}/costs", every, handlers.costs_of_all, tag=tag),
+        route("GET", f"{site}/costs/{{key_id}}", every, handlers.costs_of_any_key, tag=tag),
+    ]

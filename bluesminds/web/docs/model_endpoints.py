@@ -12,7 +12,7 @@ from bluesminds.gateway.operations import GEMINI_MODELS, OPERATIONS, ApiName, Op
 from bluesminds.web.docs.openapi import JSON, OpenAPIOperation
 from bluesminds.wire.base import FormatName
 from bluesminds.wire.models import ModelRow, write_model
-from bluesminds.wire.requests import Choices, StreamOptions, Tokens
+from bluesminds.wire.requests import Choices, StreamOptions, Tokens, UsageOptions
 
 EVENTS: Final = "text/event-stream"
 
@@ -35,6 +35,7 @@ class GenerationRequestSchema(Struct, kw_only=True):
     model: str
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    usage: UsageOptions | None = None
     max_tokens: Tokens | None = None
     n: Choices | None = None
     best_of: Choices | None = None
@@ -86,6 +87,15 @@ class InputTokensRequestSchema(Struct, kw_only=True):
     model: str
     input: Annotated[Any, Meta(examples=["Say hello."])] = None
     instructions: str | None = None
+
+
+class CompactRequestSchema(Struct, kw_only=True):
+    """All other fields are forwarded to servers with this endpoint."""
+
+    model: str
+    input: Annotated[Any, Meta(examples=["Say hello."])] = None
+    instructions: str | None = None
+    previous_response_id: str | None = None
 
 
 class GeminiConfigSchema(Struct, kw_only=True, rename="camel"):
@@ -280,6 +290,16 @@ class InputTokensSchema(Struct):
 
     input_tokens: int
     object: Literal["response.input_tokens"] = "response.input_tokens"
+
+
+class CompactedResponseSchema(Struct):
+    """`output` takes the place of the conversation in later requests."""
+
+    id: str
+    created_at: int
+    output: list[dict[str, Any]]
+    usage: ResponsesUsageSchema
+    object: Literal["response.compaction"] = "response.compaction"
 
 
 class DeletedResponseSchema(Struct):
@@ -491,6 +511,7 @@ _BODIES: Final[Mapping[FormatName, tuple[type[Struct] | None, type[Struct] | Non
     "count_tokens": (CountTokensRequestSchema, TokenCountSchema),
     "responses": (ResponsesRequestSchema, ResponseObjectSchema),
     "input_tokens": (InputTokensRequestSchema, InputTokensSchema),
+    "compact": (CompactRequestSchema, CompactedResponseSchema),
     "gemini": (GeminiRequestSchema, GeminiResponseSchema),
     "gemini_count_tokens": (GeminiCountRequestSchema, GeminiTokenCountSchema),
     "completions": (CompletionRequestSchema, CompletionSchema),

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from bluesminds.web.errors import ErrorResponse
 from bluesminds.web.guard import COOKIE, CSRF_HEADER, PLAIN_COOKIE, Access
-from bluesminds.web.routes import RawBody, Route
+from bluesminds.web.routes import RawBody, Route, StreamBody
 
 JSON: Final = "application/json"
 FORM: Final = "multipart/form-data"
@@ -80,7 +80,7 @@ class OpenAPIOperation(Struct, frozen=True, kw_only=True):
 def operation_of(one: Route) -> OpenAPIOperation:
     if one.response is None:
         media: Mapping[str, Any] = {}
-    elif one.response is RawBody:
+    elif one.response in (RawBody, StreamBody):
         media = {one.media: None}
     else:
         media = {JSON: one.response}

@@ -8,8 +8,9 @@ import pytest
 import trio
 
 from tests import gateways
-from tests.fakes.model_server import ModelServer
-from tests.fakes.object_server import ObjectServer
+from tests.fakes.model_server import ModelServer, error
+from tests.fakes.object_server import Answer, ObjectServer
+from tests.fakes.raw_upstream import Received
 from tests.gateway.passthrough.conftest import Account, code_of, new_account, relaying
 from tests.gateway.stored_responses.test_translated import MISSING, UNKNOWN, events_in, respond, show
 from tests.gateways import Gateway, entry
@@ -188,13 +189,15 @@ async def test_request_with_a_file_goes_to_the_server_of_the_file(
     body = {"model": "m", "input" if path == "responses" else "messages": [turn]}
     answer = await ada.send("POST", f"/v1/{path}", json=body)
     assert (answer.status_code, answer.headers["x-bluesminds-server"]) == (200, "second")
-    assert code_of(await bob.send("POST", f"/v1/{path}", json=body)) == (404, "object_not_found")
     text = json.dumps(body)
     escaped = "".join(f"\\u{ord(letter):04x}" for letter in file_id)
     hidden = text.replace('"file_id"', '"file\\u005fid"').replace(file_id, escaped)
     headers = {"content-type": "application/json"}
-    answer = await bob.send("POST", f"/v1/{path}", content=hidden, headers=headers)
-    assert code_of(answer) == (404, "object_not_found")
+    for content in (text, hidden):
+        answer = await bob.send("POST", f"/v1/{path}", content=content, headers=headers)
+        assert answer.status_code == 200, "as for an unknown object"
+        sent = last_body(vendor)
+        assert file_id not in json.dumps(sent) and '"file-' in json.dumps(sent)
     answer = await ada.send(
         "POST", f"/v1/{path}", content=text.replace(file_id, "file-unknown"), headers=headers
     )
@@ -216,9 +219,31 @@ async def test_key_of_the_server_itself_is_not_concerned(
         assert database.execute("SELECT count(*) FROM server_objects").fetchone() == (0,)
 
 
-async def test_id_among_many_texts_is_checked(native: Gateway, ada: Account, bob: Account) -> None:
+async def test_id_among_many_texts_is_checked(
+    native: Gateway, ada: Account, bob: Account, vendor: ObjectServer
+) -> None:
     file_id = await ada.upload()
     texts = [f"text-{number}" for number in range(20_000)]
     body = {"model": "m", "input": "x", "metadata": {"many": [*texts, file_id]}}
-    assert code_of(await bob.send("POST", "/v1/responses", json=body)) == (404, "object_not_found")
-    assert (await ada.send("POST", "/v1/responses", json=body)).status_code == 200
+    for account, passes in ((bob, False), (ada, True)):
+        answer = await account.send("POST", "/v1/responses", json=body)
+        assert answer.status_code == 200
+        many = last_body(vendor)["metadata"]["many"]
+        assert (many[:-1] == texts, many[-1] == file_id) == (True, passes)
+
+
+async def test_answer_for_the_object_of_another_account_is_that_for_an_unknown_one(
+    native: Gateway, ada: Account, bob: Account, vendor: ObjectServer
+) -> None:
+    def refuse(received: Received) -> Answer:
+        named = json.loads(received.body)["input"][0]["content"][0]["file_id"]
+        return Answer(error(f"There is no file {named}."), b"400 Bad Request")
+
+    file_id = await ada.upload()
+    vendor.answers["/v1/responses"] = refuse
+    answers = []
+    for one in (file_id, "file-unknown"):
+        turn = {"role": "user", "content": [{"type": "input_file", "file_id": one}]}
+        answer = await bob.send("POST", "/v1/responses", json={"model": "m", "input": [turn]})
+        answers.append((answer.status_code, answer.text.replace(one, "ID")))
+    assert answers[0] == answers[1] and "There is no file ID." in answers[0][1]

@@ -66,6 +66,12 @@ class TestChatOpenAI(Chats):
         return True
 
 
+class TestChatOpenAIResponses(TestChatOpenAI):
+    @property
+    def chat_model_params(self) -> dict[str, Any]:
+        return {**super().chat_model_params, "use_responses_api": True}
+
+
 class TestChatAnthropic(Chats):
     @property
     def chat_model_class(self) -> type[ChatAnthropic]:

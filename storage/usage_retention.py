@@ -1,0 +1,53 @@
+"""Deletes old usage: rows of the log, and sums. Each call is one short transaction."""
+
+from storage.base import Connection
+
+
+async def delete_usage(connection: Connection, before: int, limit: int) -> int:
+    """Delete up to `limit` rows of the log that are older than `before`, the oldest first. Returns their
+    number. The sums stay.
+    """
+    return await connection.execute(
+        """
+        DELETE FROM usage WHERE (at, id) IN (
+            SELECT at, id FROM usage WHERE at < :before ORDER BY at, id LIMIT :limit
+        )
+        """,
+        before=before,
+        limit=limit,
+    )
+
+
+async def delete_usage_hours(connection: Connection, before: int, limit: int) -> int:
+    """Delete up to `limit` sums of hours that began before `before`. Returns their number."""
+    return await connection.execute(
+        """
+        DELETE FROM usage_hourly WHERE (bucket_start, key_id, user_id, model, server) IN (
+            SELECT bucket_start, key_id, user_id, model, server FROM usage_hourly
+            WHERE bucket_start < :before
+            ORDER BY bucket_start, key_id, user_id, model, server LIMIT :limit
+        )
+        """,
+        before=before,
+        limit=limit,
+    )
+
+
+async def delete_usage_days(connection: Connection, before: int, limit: int) -> int:
+    """Delete up to `limit` sums of days that began before `before`. Returns their number."""
+    return await connection.execute(
+        """
+        DELETE FROM usage_daily WHERE (bucket_start, key_id, user_id, model, server) IN (
+            SELECT bucket_start, key_id, user_id, model, server FROM usage_daily
+            WHERE bucket_start < :before
+            ORDER BY bucket_start, key_id, user_id, model, server LIMIT :limit
+        )
+        """,
+        before=before,
+        limit=limit,
+    )
+
+
+async def delete_site_days(connection: Connection, before: int) -> None:
+    """Delete the sums of all users for days that began before `before`. There are few for each day."""
+    await connection.execute("DELETE FROM usage_site WHERE bucket_start < :before", before=before)
