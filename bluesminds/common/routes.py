@@ -12,6 +12,7 @@ from msgspec import Struct
 
 WILDCARD: Final = "*"
 Policy = Literal["priority", "weighted", "least_latency", "least_busy", "cheapest", "affinity"]
+Recovery = Literal["restart", "error"]
 FallbackReason = Literal["error", "limit", "timeout", "context_length", "content_filter"]
 Need = Literal["tools", "images", "audio"]
 FALLBACK_ON: Final[tuple[FallbackReason, ...]] = ("error", "limit", "timeout", "context_length")
@@ -69,11 +70,13 @@ class RouteCondition(Struct, frozen=True, omit_defaults=True):
 
 class RouteOptions(Struct, frozen=True):
     """How requests of a route are sent. Times are in seconds. None: the setting of [upstream].
-    `repeat_accepted`: whether a request is sent again that a server may have accepted and may bill.
+    `recovery`: what happens if a server fails after the first content of a stream. `repeat_accepted`: whether
+    a request is sent again that a server may have accepted and may bill.
     """
 
     first_token_timeout: float | None = None
     chunk_timeout: float | None = None
+    recovery: Recovery = "restart"
     repeat_accepted: bool = True
 
 

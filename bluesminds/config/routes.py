@@ -42,6 +42,7 @@ def _route(row: RouteSettings) -> ModelRoute:
         options=RouteOptions(
             first_token_timeout=row.first_token_timeout,
             chunk_timeout=row.chunk_timeout,
+            recovery=row.recovery,
             repeat_accepted=row.repeat_accepted,
         ),
     )

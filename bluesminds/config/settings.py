@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
-from bluesminds.common.routes import FALLBACK_ON, FallbackReason, Need, Policy
+from bluesminds.common.routes import FALLBACK_ON, FallbackReason, Need, Policy, Recovery
 from bluesminds.common.values import ServerMode
 from bluesminds.config.values import Secret
 
@@ -489,6 +489,7 @@ class RouteSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     fallback_on: FallbackReasons = FALLBACK_ON
     first_token_timeout: Annotated[Seconds, Meta(examples=[15.0])] | None = None
     chunk_timeout: Annotated[Seconds, Meta(examples=[30.0])] | None = None
+    recovery: Recovery = "restart"
     repeat_accepted: bool = True
 
 

@@ -27,7 +27,7 @@ from bluesminds.gateway.recorder import Batch, Recorder
 from bluesminds.gateway.routing.plans import Target
 from bluesminds.wire.base import Stage
 from bluesminds.wire.media import Opaque
-from bluesminds.wire.usage import settle_usage
+from bluesminds.wire.usage import add_usage, settle_usage
 from storage.receipts import ReceiptRow
 from storage.usage import UsageRow
 
@@ -51,6 +51,7 @@ class UsageEntry:
         self._reservation = reservation
         self._batch: Batch | None = None
         self._stage: Stage | None = None
+        self._earlier: list[tuple[Target | None, Usage]] = []  # attempts whose stream went on elsewhere
         self.attempts: tuple[str, ...] = ()
         self.target: Target | None = None
         self.label = call.model
@@ -97,6 +98,18 @@ class UsageEntry:
         self.first_byte = trio.current_time()
         self._stage = stage
 
+    def fail_attempt(self, reason: str) -> None:
+        """The stream of the last attempt has failed."""
+        if self.trail is not None:
+            self.trail.fail(reason)
+
+    def replace_stage(self, stage: Stage, failed: Target | None, usage: Usage) -> None:
+        """The stream goes on at another server. `failed` is the target that has failed, and `usage` what it
+        has used.
+        """
+        self._stage = stage
+        self._earlier.append((failed, usage))
+
     @property
     def started(self) -> float:
         """Trio's clock."""
@@ -131,18 +144,31 @@ class UsageEntry:
             self._price_version = price.version
         elif usage.source != "cache":
             items = None
+        last = usage
+        for failed, used in self._earlier:
+            items = self._add_items(items, failed, used)
+            usage = add_usage(usage, used)
         self.cost = None if items is None else total(items, self._call.markup)
         if outcome == STOPPED and self.cost is not None:
             # Its last piece was not sent, and its usage is the gateway's estimate.
             self.cost = min(self.cost, self._reservation.reserved[1])
         receipt = None if self.trail is None else self._receipt(self.trail, usage, items or ())
         self._reservation.settle((usage.input or 0) + (usage.output or 0), self.cost or 0)
-        if usage.source == "upstream" and usage.output and self._reservation.has_budget:
-            estimator.outputs.learn(self._caller.key_id, model, usage.output)
-        estimator.learn((target and target.serves) or model, self._call.facts.text_bytes, usage)
+        if last.source == "upstream" and last.output and self._reservation.has_budget:
+            estimator.outputs.learn(self._caller.key_id, model, last.output)
+        estimator.learn((target and target.serves) or model, self._call.facts.text_bytes, last)
         row = self._row(status, outcome, usage)
         self._batch = self._accounting.recorder.record(row, receipt)
         self._accounting.observe(row, self._call.context, self.label)
+
+    def _add_items(
+        self, items: Sequence[CostItem] | None, failed: Target | None, usage: Usage
+    ) -> Sequence[CostItem] | None:
+        """With the cost of an earlier attempt, at the price of its own target."""
+        call = self._call
+        price = self._accounting.estimator.price(failed, call.model, call.context.at_ms)
+        more = None if price is None else price.items(usage)
+        return None if items is None or more is None else (*items, *more)
 
     def cost_of(self, usage: Usage) -> int | None:
         """What this usage costs, in nano-USD; None if that is unknown."""

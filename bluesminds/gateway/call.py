@@ -243,6 +243,12 @@ class JsonBody:
     def headers(self, model: str) -> Headers:
         return _JSON
 
+    def read_conversation(self, at_ms: int) -> ConversationRequest:
+        """The request in neutral form. Raises InvalidRequest if it has none. `at_ms`: arrival time."""
+        if self.conversation is not None:
+            return self.conversation
+        return codec_of(self._format.name).decode_request(self._client_fields(), at_ms // 1000)
+
     def estimate(self) -> bytes:
         """The response to a count request that no server supports."""
         estimate = self._format.estimate

@@ -26,6 +26,7 @@ from bluesminds.gateway.limits.errors import no_price_error
 from bluesminds.gateway.limits.headers import as_text
 from bluesminds.gateway.limits.reserve import RateLimiter, Reservation
 from bluesminds.gateway.operations import Operation, OperationMatch
+from bluesminds.gateway.recovery import StreamRecovery, may_recover
 from bluesminds.gateway.relay import (
     Headers,
     Relay,
@@ -368,8 +369,11 @@ class Gateway(Struct, frozen=True):
                 return
             reply = await self.sender.send(call, body, targets, entry.try_target, routed)
             answered = True
+            recovery = None
+            if routed is not None and isinstance(body, JsonBody) and may_recover(call, routed, entry):
+                recovery = StreamRecovery(self.sender, call, body, routed, entry, self.accounting.log)
             try:
-                await self.relay.pass_on(call, body, reply, entry, out)
+                await self.relay.pass_on(call, body, reply, entry, out, recovery)
             finally:
                 reply.close()
         if scope.cancelled_caught and not out.gone:

@@ -17,6 +17,7 @@ from bluesminds.common.values import NO_USAGE, Usage
 from bluesminds.gateway.accounting import STOPPED, UsageEntry
 from bluesminds.gateway.call import Call, CallBody, JsonBody
 from bluesminds.gateway.recorder import usage_unrecorded_error
+from bluesminds.gateway.recovery import StreamRecovery
 from bluesminds.gateway.upstream.attempt import JSON_TYPE, Reply
 from bluesminds.gateway.upstream.endpoint import StreamRedactor
 from bluesminds.gateway.upstream.sender import Sender
@@ -24,6 +25,7 @@ from bluesminds.http.client.pool import Response, UpstreamError
 from bluesminds.http.sse import MAX_EVENT, EventTooLarge
 from bluesminds.wire.base import Stage
 from bluesminds.wire.cost import with_cost, with_stream_cost
+from bluesminds.wire.resumption import ResumedStream, without_last
 from bluesminds.wire.stages import DONE
 from bluesminds.wire.usage import settle_usage
 
@@ -63,13 +65,27 @@ class Relay(Struct, frozen=True):
     expose_server: bool
 
     async def pass_on(
-        self, call: Call, body: CallBody, reply: Reply, entry: UsageEntry, out: ResponseWriter
+        self,
+        call: Call,
+        body: CallBody,
+        reply: Reply,
+        entry: UsageEntry,
+        out: ResponseWriter,
+        recovery: StreamRecovery | None = None,
     ) -> None:
-        body.release()
+        """`recovery` continues the stream at another server if this one fails."""
+        recovers = recovery is not None and reply.is_events and reply.stage is not None
+        if not recovers:
+            body.release()
         if body.dropped:
             names = ",".join(body.dropped)[:MAX_DROPPED].encode("ascii", "replace")
             reply = structs.replace(reply, headers=[*reply.headers, (b"x-bluesminds-dropped", names)])
-        if reply.stage is not None and reply.response is not None:
+        if recovery is not None and reply.is_events and reply.stage is not None:
+            try:
+                await self._relay_recoverable(call, reply, reply.stage, entry, out, recovery)
+            finally:
+                body.release()
+        elif reply.stage is not None and reply.response is not None:
             relay = self._relay_stream if reply.is_events else self._relay_bytes
             await relay(call, reply, reply.stage, reply.response, entry, out)
         elif reply.is_events:
@@ -179,6 +195,46 @@ class Relay(Struct, frozen=True):
         if stage.final:
             await _drain_after_done(response)
 
+    async def _relay_recoverable(
+        self,
+        call: Call,
+        reply: Reply,
+        stage: Stage,
+        entry: UsageEntry,
+        out: ResponseWriter,
+        recovery: StreamRecovery,
+    ) -> None:
+        """The caller closes `reply`."""
+        entry.begin_response(stage)
+        await out.start(reply.status, reply.headers + self.headers(entry) + STREAM_HEADERS)
+        next_reply: Reply | None = None
+        try:
+            while True:
+                last, reason = await _pass_recoverable(reply, stage, out, recovery)
+                resumed = await recovery.resume(reply, stage, reason) if reason else None
+                if resumed is None or resumed.stage is None:
+                    break
+                self.sender.stream_failed(reply, reason)
+                reply.close()
+                reply, stage, next_reply = resumed, resumed.stage, resumed
+            if _has_diverged(stage):
+                self.sender.release(reply)
+                entry.close(reply.status, "cut")
+            elif reason and stage.error is None:
+                last = self._cut(call, reply, entry, reason)
+            else:
+                last += self._end_stream(call, reply, stage, entry)
+            try:
+                await entry.wait_durable()
+            except GatewayError as exc:
+                last = call.format.write_stream_error(exc.code, exc.message, entry.next_number)
+            await out.end(last)
+            if stage.final and reply.response is not None:
+                await _drain_after_done(reply.response)
+        finally:
+            if next_reply is not None:
+                next_reply.close()
+
     async def _stop(
         self, call: Call, reply: Reply, stage: Stage, entry: UsageEntry, out: ResponseWriter
     ) -> None:
@@ -243,6 +299,41 @@ class Relay(Struct, frozen=True):
         entry.close(reply.status, "cut")
         message = "The server ended the stream before the answer was complete. Try again."
         return call.format.write_stream_error("upstream_cut", message, entry.next_number)
+
+
+async def _pass_recoverable(
+    reply: Reply, stage: Stage, out: ResponseWriter, recovery: StreamRecovery
+) -> tuple[bytes, str]:
+    """Forward the events of one server. The last bytes for the client, and the reason if the server failed:
+    then the bytes are its error event, if it sent one.
+    """
+    redact, response, data = reply.endpoint.redact, reply.response, reply.body
+    try:
+        while data:
+            passed = redact(stage.feed(data))
+            failed = stage.error is not None and not (stage.error.blames_request() or _has_diverged(stage))
+            kept = without_last(passed) if failed else passed
+            if kept:
+                recovery.record(kept)
+                await out.write(kept)
+            if failed:
+                return passed[len(kept) :], "error_in_stream"
+            data = b"" if stage.final or response is None else await _receive(response, stage)
+        last = redact(stage.finish())
+    except UpstreamError as exc:
+        return b"", type(exc).__name__
+    except EventTooLarge:
+        return b"", EventTooLarge.__name__
+    if stage.finished or stage.error is not None:
+        return last, ""
+    if last:
+        recovery.record(last)
+        await out.write(last)
+    return b"", "UpstreamCut"
+
+
+def _has_diverged(stage: Stage) -> bool:
+    return isinstance(stage, ResumedStream) and stage.diverged
 
 
 async def _observe_end(call: Call, reply: Reply, last: bytes) -> None:

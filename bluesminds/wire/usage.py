@@ -229,6 +229,17 @@ def _count(value: object) -> int | None:
     return int(value) if value == int(value) else None
 
 
+def add_usage(one: Usage, other: Usage) -> Usage:
+    """The usage of two attempts together. It is estimated if one of them is."""
+    counts: dict[str, Any] = {
+        name: None if mine is None and theirs is None else (mine or 0) + (theirs or 0)
+        for name in Usage.__struct_fields__
+        if name != "source"
+        for mine, theirs in [(getattr(one, name), getattr(other, name))]
+    }
+    return Usage(source="estimated" if "estimated" in (one.source, other.source) else one.source, **counts)
+
+
 def merge_reports(later: Usage, earlier: Usage | None) -> Usage:
     """The later report, with missing and zero counts taken from the earlier one."""
     if earlier is None:

@@ -199,6 +199,13 @@ class Sender:
             if not (waiting and tries < most and repeats and self._budget.take(budget)):
                 raise _final_error(self._with_retry_after(call, turn.target, outcome.error), tries)
 
+    def is_usable(self, call: Call, target: Target) -> bool:
+        return self._health.is_usable(target.server.name, target.model or call.model)
+
+    def release(self, reply: Reply) -> None:
+        """The end of a stream says nothing about its server."""
+        self._health.release(reply.endpoint.server.name, reply.model)
+
     def _seconds_until_trial(self, call: Call, target: Target) -> float:
         """0 for a server that is not ejected."""
         return self._health.seconds_until_trial(target.server.name, target.model or call.model)

@@ -1,0 +1,114 @@
+"""Continues a stream at another server after its own one has failed, if the route says so."""
+
+from collections.abc import Sequence
+
+from msgspec import structs
+
+from bluesminds.common.errors import InvalidRequest, UpstreamFailed
+from bluesminds.common.log import Log
+from bluesminds.gateway.accounting import UsageEntry
+from bluesminds.gateway.call import Call, JsonBody
+from bluesminds.gateway.routing.plans import Target
+from bluesminds.gateway.routing.routed import RoutedTargets
+from bluesminds.gateway.upstream.attempt import Reply
+from bluesminds.gateway.upstream.sender import Sender
+from bluesminds.wire.base import Stage
+from bluesminds.wire.formats import codec_of
+from bluesminds.wire.resumption import ResumedStream, read_sent
+
+MAX_SENT = 2 * 1024 * 1024  # bytes of a stream that are kept; a longer one cannot go on elsewhere
+MAX_RECOVERIES = 2  # of one request
+FORMATS = frozenset(("chat", "messages", "gemini"))  # the events of other formats have ids of their own
+
+
+class StreamRecovery:
+    """Of one request. `record` gets what the client gets. The body must not be released before the end."""
+
+    def __init__(
+        self, sender: Sender, call: Call, body: JsonBody, routed: RoutedTargets, entry: UsageEntry, log: Log
+    ) -> None:
+        self._sender = sender
+        self._call = call
+        self._body = body
+        self._routed = routed
+        self._entry = entry
+        self._log = log
+        self._sent: list[bytes] = []
+        self._size = 0
+        self._left = MAX_RECOVERIES
+        self._failed: set[tuple[str, str]] = set()
+
+    def record(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._size <= MAX_SENT:
+            self._sent.append(data)
+
+    async def resume(self, failed: Reply, stage: Stage, reason: str) -> Reply | None:
+        """The reply of another server to the same request, whose `stage` leaves out what the client has. The
+        caller closes it. None if the stream cannot go on.
+        """
+        self._failed.add((failed.endpoint.server.name, failed.model))
+        targets = self._targets()
+        if not (targets and self._left and self._size <= MAX_SENT):
+            return None
+        client = codec_of(self._call.operation.format)
+        try:
+            conversation = self._body.read_conversation(self._call.context.at_ms)
+        except InvalidRequest:
+            return None
+        sent = read_sent(client, conversation, b"".join(self._sent))
+        if sent is None:
+            return None
+        self._left -= 1
+        entry, target, usage = self._entry, self._entry.target, stage.usage
+        entry.fail_attempt(reason)
+        reply = await self._send(targets)
+        self._log.warning(
+            "stream_resumed" if reply else "stream_not_resumed",
+            request_id=self._call.context.request_id,
+            server=failed.endpoint.server.name,
+            next=reply.endpoint.server.name if reply else None,
+            reason=reason,
+        )
+        if reply is None or entry.target is None:
+            entry.target = target
+            return None
+        server = codec_of(entry.target.plan.format)
+        resumed = ResumedStream(server, client, conversation, self._call.facts, sent)
+        entry.replace_stage(resumed, target, usage)
+        return structs.replace(reply, stage=resumed)
+
+    async def _send(self, targets: Sequence[Target]) -> Reply | None:
+        """None if no server streams an answer."""
+        try:
+            reply = await self._sender.send(self._call, self._body, targets, self._entry.try_target)
+        except UpstreamFailed:
+            return None
+        if reply.error is None and reply.stage is not None and reply.is_events:
+            return reply
+        reply.close()
+        return None
+
+    def _targets(self) -> list[Target]:
+        model = self._call.model
+        return [
+            one.target
+            for group in self._routed.selection.groups
+            for one in sorted(group.candidates, key=lambda one: one.priority)
+            if (one.target.server.name, one.target.model or model) not in self._failed
+            and self._sender.is_usable(self._call, one.target)
+        ]
+
+
+def may_recover(call: Call, routed: RoutedTargets, entry: UsageEntry) -> bool:
+    """Whether the stream of a request can go on at another server. A budget has room for one answer."""
+    return (
+        routed.options.recovery == "restart"
+        and call.facts.stream
+        and call.facts.choices == 1
+        and call.operation.format in FORMATS
+        and call.observer is None
+        and entry.budget is None
+        and not call.facts.wants_cost
+        and len(routed.selection.targets()) > 1
+    )

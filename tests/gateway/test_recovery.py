@@ -1,0 +1,175 @@
+"""A stream whose server fails goes on at another server, or ends with an error."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+
+from tests import gateways
+from tests.fakes import anthropic_server
+from tests.fakes.model_server import (
+    DONE,
+    USAGE,
+    Cut,
+    Fin,
+    ModelServer,
+    Plan,
+    call_chunks,
+    chunk,
+    error,
+    refusal,
+    streamed,
+    text_chunks,
+)
+from tests.gateways import STREAM, Gateway, entry
+
+WORDS = ["One ", "two ", "three ", "four ", "five."]
+TOKENS = text_chunks(WORDS)
+END = [chunk(finish="stop"), chunk(usage=USAGE), DONE]
+WHOLE = streamed(*TOKENS, *END)
+FAILED = b"data: " + error("out of memory") + b"\n\n"
+CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+REASONING = chunk(choices=[{"index": 0, "delta": {"reasoning_content": "Hm."}, "finish_reason": None}])
+Start = Callable[..., Awaitable[Gateway]]
+
+
+@pytest.fixture
+def start(nursery: trio.Nursery, home: Path, models: ModelServer, second: ModelServer) -> Start:
+    async def start(**route: Any) -> Gateway:
+        targets = [{"server": "first", "priority": 0}, {"server": "second", "priority": 1}]
+        servers = [entry("first", models.url), entry("second", second.url)]
+        prices = [{"model": "m", "input_usd": 1, "output_usd": 1, "max_output_tokens": 100}]
+        routes = [{"model": "m", "targets": targets} | route]
+        return await gateways.start(nursery, home, servers=servers, routes=routes, prices=prices)
+
+    return start
+
+
+def text_of(body: bytes) -> str:
+    events = [line.removeprefix(b"data: ") for line in body.split(b"\n\n") if line.startswith(b"data: {")]
+    chunks = [msgspec.json.decode(event) for event in events]
+    return "".join(
+        choice["delta"].get("content") or "" for one in chunks for choice in one.get("choices") or ()
+    )
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [[Cut], [Fin], [], [FAILED], [b"data: {\n\n", b"data: {\n\n", TOKENS[3]]],
+    ids=["reset", "closed", "ended", "error", "invalid"],
+)
+async def test_failed_stream_goes_on_at_the_next_server(
+    start: Start, models: ModelServer, second: ModelServer, ending: list[Any]
+) -> None:
+    gateway = await start()
+    models.plan(streamed(*TOKENS[:3], *ending))
+    second.plan(WHOLE)
+    answer = await gateway.chat(STREAM)
+    assert text_of(answer.content) == "".join(WORDS)
+    assert answer.content.endswith(DONE) and answer.content.count(b'"role"') == 1
+    assert b'"error"' not in answer.content
+    assert second.asked[0].body["messages"] == models.asked[0].body["messages"]
+    (row,) = gateway.rows()
+    assert (row["outcome"], row["attempts"], row["server"]) == ("ok", 2, "second")
+    cut = 4  # estimated from the length of the text
+    assert row["output_tokens"] == cut + USAGE["completion_tokens"], "both servers charge for their answer"
+    assert row["cost_nano"] == (row["input_tokens"] + row["output_tokens"]) * 1000
+    assert len(gateway.events("stream_resumed")) == 1
+    assert await gateway.metric("bluesminds_requests_running") == 0
+
+
+async def test_different_answer_ends_the_stream_with_an_error(
+    start: Start, models: ModelServer, second: ModelServer
+) -> None:
+    gateway = await start()
+    models.plan(streamed(*TOKENS[:3], Cut))
+    second.plan(streamed(*text_chunks(["One ", "two ", "and ", "more."]), *END))
+    answer = await gateway.chat(STREAM)
+    assert text_of(answer.content) == "One two three "
+    assert b"upstream_cut" in answer.content and b"[DONE]" not in answer.content
+    (row,) = gateway.rows()
+    assert row["outcome"] == "cut"
+    second.plan(streamed(chunk("One "), *END))
+    models.plan(streamed(*TOKENS[:3], Cut))
+    shorter = await gateway.chat(STREAM)
+    assert b"upstream_cut" in shorter.content, "a shorter answer is another one"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        [*call_chunks([CALL])],
+        [*TOKENS[:2], *call_chunks([CALL])],
+        [REASONING],
+    ],
+    ids=["call", "call after text", "reasoning"],
+)
+async def test_stream_within_a_call_or_reasoning_ends_with_an_error(
+    start: Start, models: ModelServer, second: ModelServer, sent: list[bytes]
+) -> None:
+    gateway = await start()
+    models.plan(streamed(*sent, Cut))
+    answer = await gateway.chat(STREAM)
+    assert b"upstream_cut" in answer.content and b"[DONE]" not in answer.content
+    assert second.asked == []
+
+
+async def test_recovery_error_ends_the_stream_with_an_error(
+    start: Start, models: ModelServer, second: ModelServer
+) -> None:
+    gateway = await start(recovery="error")
+    models.plan(streamed(*TOKENS[:3], Cut))
+    answer = await gateway.chat(STREAM)
+    assert b"upstream_cut" in answer.content and b"[DONE]" not in answer.content
+    assert second.asked == []
+    (row,) = gateway.rows()
+    assert (row["outcome"], row["output_tokens"]) == ("cut", 4)
+
+
+FAILURES: list[Plan] = [refusal(400), refusal(503), streamed(Cut)]
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=range(3))
+async def test_failure_of_the_next_server_is_not_shown(
+    start: Start, models: ModelServer, second: ModelServer, failure: Plan
+) -> None:
+    gateway = await start()
+    models.plan(streamed(*TOKENS[:3], Cut))
+    second.default = failure
+    answer = await gateway.chat(STREAM)
+    assert answer.status_code == 200
+    assert b"this is" not in answer.content
+    assert b"upstream_cut" in answer.content and b"[DONE]" not in answer.content
+    (row,) = gateway.rows()
+    assert row["outcome"] == "cut"
+
+
+async def test_stream_of_messages_goes_on_at_a_server_of_another_format(
+    nursery: trio.Nursery, home: Path, models: ModelServer
+) -> None:
+    claude: ModelServer = await nursery.start(anthropic_server.serve)
+    servers = [
+        entry("claude", claude.url, dialect="anthropic", models=["m"]),
+        entry("chat", models.url),
+    ]
+    targets = [{"server": "chat", "priority": 0}, {"server": "claude", "priority": 1}]
+    gateway = await gateways.start(
+        nursery, home, servers=servers, routes=[{"model": "m", "targets": targets}]
+    )
+    models.plan(streamed(*text_chunks(["Hello"]), Cut))
+    body = {"model": "m", "max_tokens": 50, "stream": True, "messages": STREAM["messages"]}
+    async with gateway.client() as client:
+        answer = await client.post("/v1/messages", json=body)
+    names = [line.removeprefix("event: ") for line in answer.text.splitlines() if line.startswith("event: ")]
+    assert names[:2] == ["message_start", "content_block_start"] and names[-1] == "message_stop"
+    assert names.count("message_start") == names.count("content_block_start") == 1
+    texts = [
+        msgspec.json.decode(line[6:])["delta"]["text"]
+        for line in answer.text.splitlines()
+        if '"text_delta"' in line
+    ]
+    assert "".join(texts) == "Hello world"
+    assert (len(models.asked), len(claude.asked)) == (1, 1)
