@@ -59,10 +59,11 @@ def prompt_of(page: Page) -> Locator:
 
 
 def send(page: Page, text: str) -> None:
-    """Type and send; the answer may still run."""
+    """Type and send. The request is under way, or its answer is complete."""
     prompt_of(page).focus()
     page.keyboard.type(text)
     press(page, "Enter")
+    expect(prompt_of(page)).to_have_value("")
 
 
 def wait_until_stored(page: Page) -> None:
@@ -218,6 +219,7 @@ async def test_failed_answer_shows_the_error_and_is_tried_again(
         expect(prompt_of(page)).to_have_value("Try this")
         prompt_of(page).focus()
         press(page, "Enter")
+        expect(prompt_of(page)).to_have_value("")
         page.get_by_role("button", name="Try again").press("Enter")
         expect(page.locator(".assistant .body")).to_have_text("Now it works.")
         wait_until_stored(page)
@@ -360,7 +362,8 @@ async def test_only_models_of_the_chosen_key_are_offered(site: DashboardSite, ch
         expect(page.locator("#model")).to_have_value("m")
         page.locator("#key").select_option(label="narrow")
         expect(page.locator("#model")).to_have_value("")
-        send(page, "Kept")
+        prompt_of(page).fill("Kept")
+        press(page, "Enter")
         expect(page.get_by_text("This key may not use any")).to_be_visible()
         expect(prompt_of(page)).to_have_value("Kept")
         page.reload()
