@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from bluesminds.common.prices import RATE_FIELDS
 from tests.deployment import PASSWORD, Callers, anonymous_client, create_callers
 from tests.gateways import Gateway
 
@@ -109,6 +110,14 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
     ),
     "POST /api/admin/routes": (ROUTE, {"model": "new", "targets": ["one"]}),
     "PATCH /api/admin/routes/{route_id}": (ROUTE, {"policy": "weighted"}),
+    "PUT /api/admin/prices": (
+        {"model", "server", "since", "service_tier", "from_tokens", "max_output_tokens", *RATE_FIELDS},
+        {"model": "new", "input_usd": "1"},
+    ),
+    "POST /api/admin/users/{user_id}/credit": (
+        {"kind", "amount_usd", "ends_at", "reference", "key"},
+        {"kind": "topup", "amount_usd": "1"},
+    ),
 }
 WITHOUT_BODY = {
     "POST /api/auth/logout",
