@@ -22,6 +22,7 @@ import trio
 from bluesminds import __version__
 from bluesminds.cli.app import cli
 from bluesminds.config import ServerSettings, Settings, load
+from bluesminds.config.settings import RouteSettings
 from bluesminds.gateway.operations import SCOPES_BY_FORMAT
 from bluesminds.providers.profiles import find_profile
 from bluesminds.providers.vendors import VENDORS, Vendor
@@ -113,7 +114,7 @@ def settings_named() -> set[str]:
     names = set(sections)
     for section in sections.values():
         names |= set(getattr(section, "__struct_fields__", ()))
-    return names | set(ServerSettings.__struct_fields__)
+    return names | set(ServerSettings.__struct_fields__) | set(RouteSettings.__struct_fields__)
 
 
 @pytest.mark.parametrize("path", GUIDES, ids=name_of)

@@ -16,7 +16,7 @@ from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import uuid7
 from bluesminds.common.errors import Conflict, NotFound
 from bluesminds.common.money import write_usd
-from storage.audit import AuditRow, insert_audit
+from storage.audit import AuditRow, insert_audit, lock_audit_head
 from storage.base import Connection, StorageBroken, StorageUnavailable, Store
 from storage.chain import START, ChainCheck, ChainPosition
 from storage.ledger import (
@@ -166,6 +166,7 @@ async def _post(
     connection: Connection, row: LedgerRow, ends_at: int | None, audit: AuditRow
 ) -> tuple[WalletRow | None, LedgerRow]:
     """The wallet if the entry is new, and the entry that is stored."""
+    await lock_audit_head(connection)
     await lock_ledger_head(connection)
     if (stored := await select_entry(connection, row.id)) is not None:
         return None, stored

@@ -104,7 +104,7 @@ class UsageEntry:
             self.trail.fail(reason)
 
     def replace_stage(self, stage: Stage, failed: Target | None, usage: Usage) -> None:
-        """The stream goes on at another server. `failed` is the target that has failed, and `usage` what it
+        """The stream continues at another server. `failed` is the target that has failed, and `usage` what it
         has used.
         """
         self._stage = stage

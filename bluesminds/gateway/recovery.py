@@ -63,13 +63,14 @@ class StreamRecovery:
         entry, target, usage = self._entry, self._entry.target, stage.usage
         entry.fail_attempt(reason)
         reply = await self._send(targets)
-        self._log.warning(
-            "stream_resumed" if reply else "stream_not_resumed",
-            request_id=self._call.context.request_id,
-            server=failed.endpoint.server.name,
-            next=reply.endpoint.server.name if reply else None,
-            reason=reason,
-        )
+        request_id, before = self._call.context.request_id, failed.endpoint.server.name
+        if reply is None:
+            self._log.warning("stream_not_resumed", request_id=request_id, server=before, reason=reason)
+        else:
+            following = reply.endpoint.server.name
+            self._log.warning(
+                "stream_resumed", request_id=request_id, server=before, next=following, reason=reason
+            )
         if reply is None or entry.target is None:
             entry.target = target
             return None

@@ -1,4 +1,4 @@
-"""A stream that goes on after its server has failed: another server answers the same request, and the part
+"""A stream that continues after its server has failed: another server answers the same request, and the part
 that the client has already is left out.
 
 The new answer is compared with what was sent. While it is equal it is dropped, and from there on passed. If

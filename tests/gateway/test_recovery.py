@@ -1,4 +1,4 @@
-"""A stream whose server fails goes on at another server, or ends with an error."""
+"""A stream whose server fails continues at another server, or ends with an error."""
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path

@@ -28,13 +28,14 @@ Play = Callable[..., Awaitable[tuple[Gateway, ScriptedUpstream]]]
 
 @pytest.fixture
 def play(nursery: trio.Nursery, home: Path) -> Play:
-    """Starts a gateway in front of the servers of a case. Only one failure ejects a server."""
+    """Starts a gateway in front of the servers of a case. `eject_after`: failures that eject a server."""
 
     async def start(
         name: str,
         *,
         servers: tuple[str, ...] = ("only",),
         alter: Alter | None = None,
+        eject_after: int = 1,
     ) -> tuple[Gateway, ScriptedUpstream]:
         played = copy.deepcopy(case(name))
         if alter is not None:
@@ -47,7 +48,7 @@ def play(nursery: trio.Nursery, home: Path) -> Play:
         ]
         price = {"model": name, "input_usd": "1", "cached_input_usd": "0.1", "output_usd": "10"}
         gateway = await gateways.start(
-            nursery, home, servers=tables, prices=[price], upstream={"eject_after": 1}
+            nursery, home, servers=tables, prices=[price], upstream={"eject_after": eject_after}
         )
         return gateway, upstream
 
@@ -222,7 +223,7 @@ async def test_stream_without_answer_goes_to_the_next_server(play: Play, name: s
 
 @pytest.mark.parametrize("name", ["end-only-done", "end-empty-body", "sse-comments-only"])
 async def test_stream_without_answer_of_every_server_is_an_error(play: Play, name: str) -> None:
-    gateway, upstream = await play(name)
+    gateway, upstream = await play(name, eject_after=5)
     answer = await ask(gateway, name)
     assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream_unreachable")
     assert answer.headers["x-should-retry"] == "false"

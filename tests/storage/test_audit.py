@@ -100,7 +100,8 @@ async def delete_head(connection: Connection) -> None:
 
 
 async def head(connection: Connection) -> tuple[object, ...]:
-    return tuple(await connection.one("SELECT chain, seq, hash FROM chain_heads") or ())
+    sql = "SELECT chain, seq, hash FROM chain_heads WHERE chain = :chain"
+    return tuple(await connection.one(sql, chain=CHAIN) or ())
 
 
 async def test_audit_rows_are_numbered_chained_and_found(store: Store) -> None:

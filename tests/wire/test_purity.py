@@ -9,6 +9,7 @@ ALLOWED = (
     "bluesminds.common.values",
     "bluesminds.common.errors",
     "bluesminds.common.money",
+    "bluesminds.common.routes",
     "bluesminds.http.sse",
     "bluesminds.wire",
 )

@@ -174,7 +174,7 @@ RESPONSES_CASES: list[tuple[dict[str, Any], str]] = [
     ),
     (item("item_reference", id="msg_1"), "input.type"),
     ({"input": [{"id": "msg_1"}]}, "input.type"),
-    (item("compaction", encrypted_content="x"), "input.type"),
+    (item("compaction", encrypted_content="x"), "input.encrypted_content"),
     (item("computer_call", id="x"), "input.type"),
     (item("mcp_approval_response", approval_request_id="x"), "input.type"),
     ({"input": [{"role": "critic", "content": "x"}]}, "input.role"),

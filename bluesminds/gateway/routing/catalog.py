@@ -203,7 +203,7 @@ class ServerRegistry:
         """Whether at least one server offers a model and is not ejected."""
         health = self._health
         return any(
-            health.is_usable(server.name, model)
+            health.is_healthy(server.name, model)
             for server in self.catalog.servers
             for model in server.models or [row.id for row in self._discovered.get(server.name, ())]
         )

@@ -157,9 +157,11 @@ class ServerHealthRegistry:
         return self._probe_failures.get(server, 0) < self._eject_after
 
     def is_usable(self, server: str, model: str) -> bool:
-        if self.flawless:
-            return True
-        if not self.is_up(server) or self._rests(server, model):
+        return self.flawless or (not self._rests(server, model) and self.is_healthy(server, model))
+
+    def is_healthy(self, server: str, model: str) -> bool:
+        """Whether the server is not ejected. It may be resting because of a rate limit."""
+        if not self.is_up(server):
             return False
         circuit = self._circuits.get((server, model))
         if circuit is None or circuit.opened is None:

@@ -49,6 +49,15 @@ class BalanceView(Struct, frozen=True):
     grants: list[GrantView]
 
 
+Reference = Annotated[
+    str,
+    Meta(
+        pattern=r"^[^\x00-\x1f\x7f]{0,200}\Z",
+        description="at most 200 characters without control characters",
+    ),
+]
+
+
 class CreditInput(Struct, frozen=True, forbid_unknown_fields=True):
     """`amount_usd` may be negative for an adjustment. `ends_at` is only for grants. `key` makes a repetition
     harmless: an entry with the same key is not posted again.
@@ -57,7 +66,7 @@ class CreditInput(Struct, frozen=True, forbid_unknown_fields=True):
     kind: Literal["topup", "grant", "refund", "adjustment"]
     amount_usd: CreditAmount
     ends_at: EntryTime | None = None
-    reference: Annotated[str, Meta(max_length=200, description="at most 200 characters")] = ""
+    reference: Reference = ""
     key: Name | None = None
 
 

@@ -15,6 +15,7 @@ from bluesminds.common.routes import (
     ModelRoute,
     Need,
     Policy,
+    Recovery,
     RouteOptions,
     RouteTarget,
     find_cycle,
@@ -57,6 +58,8 @@ class NewRoute(Struct, forbid_unknown_fields=True):
     when: RouteConditions | None = None
     first_token_timeout: Seconds | None = None
     chunk_timeout: Seconds | None = None
+    recovery: Recovery = "restart"
+    repeat_accepted: bool = True
 
 
 class RoutePatch(Struct, forbid_unknown_fields=True):
@@ -70,6 +73,8 @@ class RoutePatch(Struct, forbid_unknown_fields=True):
     when: RouteConditions | UnsetType | None = UNSET
     first_token_timeout: Seconds | UnsetType | None = UNSET
     chunk_timeout: Seconds | UnsetType | None = UNSET
+    recovery: Recovery | UnsetType = UNSET
+    repeat_accepted: bool | UnsetType = UNSET
 
 
 class TargetView(Struct, frozen=True):
@@ -106,6 +111,8 @@ class RouteView(Struct, frozen=True):
     when: ConditionView | None
     first_token_timeout: float | None
     chunk_timeout: float | None
+    recovery: Recovery
+    repeat_accepted: bool
     origin: str
 
 
@@ -243,5 +250,7 @@ def _view(row: ModelRoute) -> RouteView:
         when=None if row.when is None else ConditionView(**structs.asdict(row.when)),
         first_token_timeout=row.options.first_token_timeout,
         chunk_timeout=row.options.chunk_timeout,
+        recovery=row.options.recovery,
+        repeat_accepted=row.options.repeat_accepted,
         origin="database" if row.origin == "table" else row.origin,
     )

