@@ -89,8 +89,8 @@ class _NoQuery(Struct, forbid_unknown_fields=True):
 
 class Route(Struct, frozen=True, kw_only=True):
     """`response` is the type of the body, None for no content. `other_statuses` have the same body. `media`
-    is the content type of a RawBody or StreamBody. `tag` groups routes in the reference. `text` is the
-    handler's docstring.
+    is the content type of a RawBody or StreamBody, `other_media` are alternatives. `tag` groups routes in the
+    reference. `text` is the handler's docstring.
     """
 
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
@@ -107,6 +107,7 @@ class Route(Struct, frozen=True, kw_only=True):
     takes_browser: bool
     other_statuses: tuple[int, ...] = ()
     media: str = ""
+    other_media: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -127,6 +128,7 @@ def route(
     status: int = 200,
     other_statuses: tuple[int, ...] = (),
     media: str = "",
+    other_media: tuple[str, ...] = (),
 ) -> Route:
     """Raises TypeError if the handler has a parameter that is neither known nor in the path."""
     hints = get_type_hints(handler, include_extras=True)
@@ -149,6 +151,7 @@ def route(
         takes_browser="browser" in hints,
         other_statuses=other_statuses,
         media=media,
+        other_media=other_media,
     )
 
 

@@ -30,7 +30,7 @@ CHECKS = [
 ]
 EXAMPLES = {"anonymous": 2, "user": 5, "admin": 8}
 # The statuses that schemathesis expects for invalid input, and 414.
-REFUSALS = [400, 401, 403, 404, 405, 406, 409, 414, 415, 422, 428, 429]
+REFUSALS = [400, 401, 403, 404, 405, 406, 409, 413, 414, 415, 422, 428, 429]
 CONFIG = schemathesis.Config.from_dict(
     {"checks": {"negative_data_rejection": {"expected-statuses": REFUSALS}}}
 )

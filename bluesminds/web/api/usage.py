@@ -3,6 +3,7 @@
 """
 
 from collections.abc import AsyncIterator
+from typing import Final
 
 from msgspec import Struct
 
@@ -27,6 +28,8 @@ from bluesminds.web.api.usage_schemas import (
 )
 from bluesminds.web.guard import Access, Principal
 from bluesminds.web.routes import HandlerResponse, Page, Route, StreamBody, route
+
+JSON_LINES: Final = "application/jsonl"
 
 
 class UsageHandlers(Struct, frozen=True):
@@ -90,7 +93,7 @@ class UsageHandlers(Struct, frozen=True):
         if query.format == "csv":
             chunks, kind = export_csv(pages, full=full), "text/csv; charset=utf-8"
         else:
-            chunks, kind = export_jsonl(pages, full=full), "application/jsonl"
+            chunks, kind = export_jsonl(pages, full=full), JSON_LINES
         disposition = f'attachment; filename="usage.{query.format}"'
         return HandlerResponse(StreamBody(chunks, kind), headers=(("content-disposition", disposition),))
 
@@ -112,17 +115,19 @@ class UsageHandlers(Struct, frozen=True):
 
 
 def routes(handlers: UsageHandlers) -> list[Route]:
-    tag, csv = "Usage", "text/csv"
+    tag, csv, jsonl = "Usage", "text/csv", (JSON_LINES,)
     own, every, site = Access.SESSION, Access.ADMIN, "/api/admin"
     return [
         route("GET", "/api/usage/stats", own, handlers.stats, tag=tag),
         route("GET", "/api/usage/logs", own, handlers.log, tag=tag),
-        route("GET", "/api/usage/export", own, handlers.export, tag=tag, media=csv),
+        route("GET", "/api/usage/export", own, handlers.export, tag=tag, media=csv, other_media=jsonl),
         route("GET", "/api/costs", own, handlers.costs, tag=tag),
         route("GET", "/api/costs/{key_id}", own, handlers.costs_of_key, tag=tag),
         route("GET", f"{site}/usage/stats", every, handlers.stats_of_all, tag=tag),
         route("GET", f"{site}/usage/logs", every, handlers.log_of_all, tag=tag),
-        route("GET", f"{site}/usage/export", every, handlers.export_all, tag=tag, media=csv),
+        route(
+            "GET", f"{site}/usage/export", every, handlers.export_all, tag=tag, media=csv, other_media=jsonl
+        ),
         route("GET", f"{site}/costs", every, handlers.costs_of_all, tag=tag),
         route("GET", f"{site}/costs/{{key_id}}", every, handlers.costs_of_any_key, tag=tag),
     ]

@@ -81,7 +81,7 @@ def operation_of(one: Route) -> OpenAPIOperation:
     if one.response is None:
         media: Mapping[str, Any] = {}
     elif one.response in (RawBody, StreamBody):
-        media = {one.media: None}
+        media = dict.fromkeys((one.media, *one.other_media))
     else:
         media = {JSON: one.response}
     return OpenAPIOperation(
