@@ -14,6 +14,7 @@ from bluesminds.gateway.probe import NO_MODEL_LIST, ProbeResult, probe
 from bluesminds.gateway.routing.plans import Plan, make_plan
 from bluesminds.gateway.upstream.endpoint import UpstreamEndpoint
 from bluesminds.http.client.pool import Pool, Timeouts, UpstreamError
+from bluesminds.providers.dialects import DIALECTS
 from bluesminds.providers.profiles import profile_of
 from bluesminds.wire.conversation import EncodingOptions
 from bluesminds.wire.errors import read_error
@@ -109,7 +110,10 @@ async def _complete(pool: Pool, clock: Clock, server: Server, model: str, second
     except trio.TooSlowError:
         return step(False, f"{model}: no response within {seconds:g} s")
     if status >= 400:
-        return step(False, f"{model}: {status}: {read_error(status, body).message}")
+        error = read_error(status, body)
+        if DIALECTS[server.dialect].refuses_key(status, error):
+            return step(False, f"{status}: the server rejected the api_key")
+        return step(False, f"{model}: {status}: {error.message}")
     return step(True, f"{model} responded")
 
 
