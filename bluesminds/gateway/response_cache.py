@@ -1,9 +1,9 @@
 """Responses that identical requests share: an exact cache in memory.
 
 Two requests are identical if they have the same operation, the same JSON fields with the same values, the
-same API headers, and the same owner (see `CacheScope`). While one of them runs, the others wait for its
-response. Only complete and successful responses are stored. `Cache-Control` of the request is honoured:
-https://www.rfc-editor.org/rfc/rfc9111#section-5.2.1
+same API headers, the same requirements on servers, and the same owner (see `CacheScope`). While one of them
+runs, the others wait for its response. Only complete and successful responses are stored. `Cache-Control` of
+the request is honoured: https://www.rfc-editor.org/rfc/rfc9111#section-5.2.1
 """
 
 import hashlib
@@ -19,7 +19,7 @@ import trio
 from msgspec import Struct
 
 from bluesminds.common.money import write_usd
-from bluesminds.common.values import Caller, Usage
+from bluesminds.common.values import Caller, Requirement, Usage, join_requirements
 from bluesminds.gateway.accounting import UsageEntry
 from bluesminds.gateway.call import Call, CallBody, JsonBody
 from bluesminds.gateway.limits.headers import Headers
@@ -83,7 +83,8 @@ class ResponseCache:
         if not usable or not isinstance(body, JsonBody):
             return CacheLookup(self, b"", directives)
         owner = {"key": caller.key_id, "account": caller.user_id, "all": ""}[self._scope]
-        return CacheLookup(self, _digest(owner, call, body), directives)
+        required = join_requirements((caller.required, call.context.required))
+        return CacheLookup(self, _digest(owner, required, call, body), directives)
 
     def find(self, digest: bytes, max_age: float) -> CachedResponse | None:
         found = self._responses.get(digest)
@@ -272,13 +273,15 @@ def _is_cacheable(caller: Caller, call: Call) -> bool:
     return not (call.format.is_media or call.operation.estimated)
 
 
-def _digest(owner: str, call: Call, body: JsonBody) -> bytes:
+def _digest(owner: str, required: Requirement | None, call: Call, body: JsonBody) -> bytes:
     digest = hashlib.sha256()
     headers = [header for header in call.context.forward if header[0] not in _NOT_PART_OF_REQUEST]
     fields = [(name.encode(), bytes(raw)) for name, raw in body.fields().items()]
     sizes = (b"%d" % len(headers), b"%d" % len(fields))
+    names = ((), ()) if required is None else (required.regions, required.tags)
+    servers = [",".join(sorted(group)).encode() for group in names]
     operation = (owner.encode(), call.operation.path.encode())
-    for part in chain(operation, sizes, *sorted(headers), *sorted(fields)):
+    for part in chain(operation, servers, sizes, *sorted(headers), *sorted(fields)):
         digest.update(b"%d:" % len(part))
         digest.update(part)
     return digest.digest()

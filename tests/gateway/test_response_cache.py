@@ -237,6 +237,20 @@ async def test_key_without_the_model_gets_no_cached_response(
     assert (await gateway.chat(key=narrow)).status_code in (403, 404)
 
 
+async def test_response_of_another_region_is_not_used(
+    nursery: trio.Nursery, home: Path, models: ModelServer
+) -> None:
+    servers = [
+        entry("us", models.url, region="us"),
+        entry("eu", models.url, region="eu", tags=["zdr"], priority=1),
+    ]
+    gateway = await gateways.start(nursery, home, servers=servers, cache={"enabled": True})
+    asked = [{}, {"x-bluesminds-region": "eu"}, {"x-bluesminds-tags": "zdr"}, {"x-bluesminds-region": "EU"}]
+    answers = [await gateway.chat(headers=headers) for headers in asked]
+    assert [answer.headers[CACHE] for answer in answers] == ["miss", "miss", "miss", "hit"]
+    assert [answer.headers.get("x-bluesminds-server") for answer in answers] == ["us", "eu", "eu", None]
+
+
 async def test_large_response_is_not_stored(nursery: trio.Nursery, home: Path, models: ModelServer) -> None:
     gateway = await start(nursery, home, models, max_response_bytes=1000)
     models.plan(whole(completion("a" * 2000)))
