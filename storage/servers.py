@@ -17,7 +17,7 @@ class ServerRow:
     vendor: str
     dialect: str
     url: str
-    sealed_api_key: bytes | None
+    sealed_api_keys: bytes | None
     api_version: str
     sealed_headers: bytes | None
     models: tuple[str, ...]
@@ -39,11 +39,11 @@ async def insert_server(connection: Connection, server: ServerRow) -> None:
     await connection.execute(
         """
         INSERT INTO servers (
-            id, name, vendor, dialect, url, sealed_api_key, api_version, sealed_headers, models, weight,
+            id, name, vendor, dialect, url, sealed_api_keys, api_version, sealed_headers, models, weight,
             priority, passthrough, passthrough_paths, region, tags, mode,
             max_concurrency, rpm, created_at, updated_at
         ) VALUES (
-            :id, :name, :vendor, :dialect, :url, :sealed_api_key, :api_version, :sealed_headers, :models,
+            :id, :name, :vendor, :dialect, :url, :sealed_api_keys, :api_version, :sealed_headers, :models,
             :weight, :priority, :passthrough, :passthrough_paths, :region, :tags, :mode,
             :max_concurrency, :rpm, :created_at, :updated_at
         )
@@ -53,7 +53,7 @@ async def insert_server(connection: Connection, server: ServerRow) -> None:
         vendor=server.vendor,
         dialect=server.dialect,
         url=server.url,
-        sealed_api_key=server.sealed_api_key,
+        sealed_api_keys=server.sealed_api_keys,
         api_version=server.api_version,
         sealed_headers=server.sealed_headers,
         models=json.dumps(server.models),
@@ -76,7 +76,7 @@ async def select_servers(connection: Connection) -> Sequence[ServerRow]:
     rows = await connection.all(
         """
         SELECT
-            id, name, vendor, dialect, url, sealed_api_key, api_version, sealed_headers, models, weight,
+            id, name, vendor, dialect, url, sealed_api_keys, api_version, sealed_headers, models, weight,
             priority, passthrough, passthrough_paths, region, tags, mode,
             max_concurrency, rpm, created_at, updated_at
         FROM servers ORDER BY name
@@ -89,7 +89,7 @@ async def select_server(connection: Connection, name: str) -> ServerRow | None:
     row = await connection.one(
         """
         SELECT
-            id, name, vendor, dialect, url, sealed_api_key, api_version, sealed_headers, models, weight,
+            id, name, vendor, dialect, url, sealed_api_keys, api_version, sealed_headers, models, weight,
             priority, passthrough, passthrough_paths, region, tags, mode,
             max_concurrency, rpm, created_at, updated_at
         FROM servers WHERE name = :name
@@ -104,7 +104,8 @@ async def update_server(connection: Connection, server: ServerRow) -> bool:
     changed = await connection.execute(
         """
         UPDATE servers SET
-            name = :name, vendor = :vendor, dialect = :dialect, url = :url, sealed_api_key = :sealed_api_key,
+            name = :name, vendor = :vendor, dialect = :dialect, url = :url,
+            sealed_api_keys = :sealed_api_keys,
             api_version = :api_version, sealed_headers = :sealed_headers, models = :models, weight = :weight,
             priority = :priority, passthrough = :passthrough, passthrough_paths = :passthrough_paths,
             region = :region, tags = :tags,
@@ -116,7 +117,7 @@ async def update_server(connection: Connection, server: ServerRow) -> bool:
         vendor=server.vendor,
         dialect=server.dialect,
         url=server.url,
-        sealed_api_key=server.sealed_api_key,
+        sealed_api_keys=server.sealed_api_keys,
         api_version=server.api_version,
         sealed_headers=server.sealed_headers,
         models=json.dumps(server.models),

@@ -139,11 +139,13 @@ def file_routes(settings: Settings) -> list[ModelRoute]:
 def configured_server(row: ServerSettings, *, demo_url: str, keyless: bool) -> Server:
     """A [[servers]] entry. `keyless`: whether keyless mode is on. Raises ConfigError for a bad secret."""
     url, dialect = resolve(row.vendor or "", row.url or "", row.dialect or "")
+    keys = [key.reveal() for key in ((row.api_key,) if row.api_key is not None else row.api_keys)]
     return Server(
         name=row.name,
         dialect=dialect,
         url=demo_url if dialect == "demo" else url,
-        api_key=None if row.api_key is None else row.api_key.reveal(),
+        api_key=keys[0] if keys else None,
+        more_keys=tuple(keys[1:]),
         models=row.models,
         weight=row.weight,
         priority=row.priority,

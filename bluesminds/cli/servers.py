@@ -109,7 +109,7 @@ def add(
         body["vendor"] = row.name
     elif "url" not in body:
         raise exits.Failure("--url is missing", exits.USAGE, "give a --url, or a --vendor")
-    body["api_key"] = _read_key() if api_key_stdin else _vendor_key(row)
+    body["api_key"] = read_key() if api_key_stdin else _vendor_key(row)
     added = call(config, "POST", "/servers", body)
     if as_json:
         echo_json(added)
@@ -228,17 +228,17 @@ def set_(
     if headers:
         body["headers"] = {} if headers == ("none",) else _parse_headers(headers)
     if api_key_stdin:
-        body["api_key"] = _read_key()
+        body["api_key"] = read_key()
     if not body:
         raise exits.Failure("no option was given", exits.USAGE, "bluesminds servers set --help")
-    changed = call(config, "PATCH", f"/servers/{_checked(name)}", body)
+    changed = call(config, "PATCH", f"/servers/{checked_name(name)}", body)
     if as_json:
         echo_json(changed)
     else:
         click.echo(f"changed {name}")
 
 
-def _read_key() -> str:
+def read_key() -> str:
     key = sys.stdin.readline().strip()
     if not key:
         remedy = "for example: bluesminds servers add NAME --url URL --api-key-stdin < FILE"
@@ -291,7 +291,7 @@ def test(name: str, model: str | None, config: Path | None, as_json: bool) -> No
     tokens; the vendor may charge for it. The exit code is 0 if the server works.
     """
     query = "" if model is None else f"?{urlencode({'model': model})}"
-    found = call(config, "POST", f"/servers/{_checked(name)}/test{query}")
+    found = call(config, "POST", f"/servers/{checked_name(name)}/test{query}")
     if as_json:
         echo_json(found)
     else:
@@ -314,14 +314,14 @@ def test(name: str, model: str | None, config: Path | None, as_json: bool) -> No
 @json_option
 def remove(name: str, config: Path | None, as_json: bool) -> None:
     """Remove a server from the database."""
-    call(config, "DELETE", f"/servers/{_checked(name)}")
+    call(config, "DELETE", f"/servers/{checked_name(name)}")
     if as_json:
         echo_json({"name": name, "removed": True})
     else:
         click.echo(f"removed {name}")
 
 
-def _checked(name: str) -> str:
+def checked_name(name: str) -> str:
     """Check a name before it becomes part of a path. Raises exits.Failure."""
     if not _NAME.fullmatch(name):
         raise exits.Failure(f"{name!r} is not a server name", exits.USAGE, "bluesminds servers list")

@@ -193,6 +193,7 @@ class Server(Struct, frozen=True):
     """One upstream server. Empty `models`: those that its model list names. `vendor`: a row of the vendors;
     "": the URL shows it. `headers` are sent with every request; their values may be secrets. `passthrough`:
     requests that match no operation are relayed to it; `passthrough_paths`: further ones, below /v1.
+    `more_keys` are used in turn with `api_key`.
     """
 
     name: str
@@ -214,9 +215,22 @@ class Server(Struct, frozen=True):
     mode: ServerMode = "active"
     max_concurrency: int = 0  # requests at once; 0: no cap
     rpm: int = 0  # requests in any 60 s; 0: no cap
+    more_keys: tuple[str, ...] = ()
+
+    @property
+    def api_keys(self) -> tuple[str, ...]:
+        return () if self.api_key is None else (self.api_key, *self.more_keys)
 
     def __repr__(self) -> str:
         return f"Server({self.name!r}, {self.dialect!r})"
+
+
+SHORTEST_SHOWN: Final = 12  # characters of a key whose last four may be shown
+
+
+def last_four(key: str) -> str:
+    """The end of an API key, which names it without revealing it; "" of a short key."""
+    return key[-4:] if len(key) >= SHORTEST_SHOWN else ""
 
 
 class Usage(Struct, frozen=True, gc=False):

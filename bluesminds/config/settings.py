@@ -129,6 +129,14 @@ ApiVersion = Annotated[
         examples=["2024-10-21"],
     ),
 ]
+SecretList = Annotated[
+    tuple[Secret, ...],
+    Meta(
+        description='a list of API keys, each as text, {env="NAME"}, {file="path"} or {cred="name"}',
+        examples=[[{"env": "FIRST_KEY"}, {"env": "SECOND_KEY"}]],
+        max_length=50,
+    ),
+]
 ServerHeaders = Annotated[
     dict[str, Secret],
     Meta(description="a table of header names and values", examples=[{"X-Title": "Our app"}]),
@@ -530,6 +538,7 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     dialect: Dialect | None = None
     url: Url | None = None
     api_key: Secret | None = None
+    api_keys: SecretList = ()
     api_version: ApiVersion | None = None
     headers: ServerHeaders | None = None
     models: ModelNames = ()

@@ -369,6 +369,8 @@ class Gateway(Struct, frozen=True):
                 return
             reply = await self.sender.send(call, body, targets, entry.try_target, routed)
             answered = True
+            if reply.endpoint.key:
+                entry.note_keys(reply.endpoint.key_uses())
             recovery = None
             if routed is not None and isinstance(body, JsonBody) and may_recover(call, routed, entry):
                 recovery = StreamRecovery(self.sender, call, body, routed, entry, self.accounting.log)

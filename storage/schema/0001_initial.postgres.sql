@@ -88,7 +88,7 @@ CREATE TABLE servers (
     vendor TEXT NOT NULL, -- '' for one that only the URL shows
     dialect TEXT NOT NULL,
     url TEXT NOT NULL,
-    sealed_api_key BYTEA, -- encrypted
+    sealed_api_keys BYTEA, -- encrypted JSON list
     api_version TEXT NOT NULL, -- '' for none
     sealed_headers BYTEA, -- encrypted JSON object
     models TEXT NOT NULL, -- JSON list of names
