@@ -30,6 +30,7 @@ class ServerRow:
     mode: Literal["active", "draining", "off"]
     max_concurrency: int
     rpm: int
+    options: str
     created_at: int
     updated_at: int
 
@@ -41,11 +42,11 @@ async def insert_server(connection: Connection, server: ServerRow) -> None:
         INSERT INTO servers (
             id, name, vendor, dialect, url, sealed_api_keys, api_version, sealed_headers, models, weight,
             priority, passthrough, passthrough_paths, region, tags, mode,
-            max_concurrency, rpm, created_at, updated_at
+            max_concurrency, rpm, options, created_at, updated_at
         ) VALUES (
             :id, :name, :vendor, :dialect, :url, :sealed_api_keys, :api_version, :sealed_headers, :models,
             :weight, :priority, :passthrough, :passthrough_paths, :region, :tags, :mode,
-            :max_concurrency, :rpm, :created_at, :updated_at
+            :max_concurrency, :rpm, :options, :created_at, :updated_at
         )
         """,
         id=server.id,
@@ -66,6 +67,7 @@ async def insert_server(connection: Connection, server: ServerRow) -> None:
         mode=server.mode,
         max_concurrency=server.max_concurrency,
         rpm=server.rpm,
+        options=server.options,
         created_at=server.created_at,
         updated_at=server.updated_at,
     )
@@ -78,7 +80,7 @@ async def select_servers(connection: Connection) -> Sequence[ServerRow]:
         SELECT
             id, name, vendor, dialect, url, sealed_api_keys, api_version, sealed_headers, models, weight,
             priority, passthrough, passthrough_paths, region, tags, mode,
-            max_concurrency, rpm, created_at, updated_at
+            max_concurrency, rpm, options, created_at, updated_at
         FROM servers ORDER BY name
         """
     )
@@ -91,7 +93,7 @@ async def select_server(connection: Connection, name: str) -> ServerRow | None:
         SELECT
             id, name, vendor, dialect, url, sealed_api_keys, api_version, sealed_headers, models, weight,
             priority, passthrough, passthrough_paths, region, tags, mode,
-            max_concurrency, rpm, created_at, updated_at
+            max_concurrency, rpm, options, created_at, updated_at
         FROM servers WHERE name = :name
         """,
         name=name,
@@ -109,7 +111,8 @@ async def update_server(connection: Connection, server: ServerRow) -> bool:
             api_version = :api_version, sealed_headers = :sealed_headers, models = :models, weight = :weight,
             priority = :priority, passthrough = :passthrough, passthrough_paths = :passthrough_paths,
             region = :region, tags = :tags,
-            mode = :mode, max_concurrency = :max_concurrency, rpm = :rpm, updated_at = :updated_at
+            mode = :mode, max_concurrency = :max_concurrency, rpm = :rpm, options = :options,
+            updated_at = :updated_at
         WHERE id = :id
         """,
         id=server.id,
@@ -130,6 +133,7 @@ async def update_server(connection: Connection, server: ServerRow) -> bool:
         mode=server.mode,
         max_concurrency=server.max_concurrency,
         rpm=server.rpm,
+        options=server.options,
         updated_at=server.updated_at,
     )
     return changed == 1

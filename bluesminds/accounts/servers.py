@@ -6,7 +6,7 @@ If the current master key cannot decrypt them, that server is not used: it is lo
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from msgspec import UNSET, Struct, UnsetType, json, structs
 
@@ -15,7 +15,14 @@ from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import Vault, uuid7
 from bluesminds.common.errors import Conflict, InvalidRequest, NotFound
 from bluesminds.common.log import Log
-from bluesminds.common.values import SHORTEST_SHOWN, Server, ServerMode, last_four
+from bluesminds.common.values import (
+    DEFAULT_SERVER_OPTIONS,
+    SHORTEST_SHOWN,
+    Server,
+    ServerMode,
+    ServerOptions,
+    last_four,
+)
 from storage.audit import AuditRow, insert_audit, lock_audit_head
 from storage.base import Connection, IntegrityError, Store
 from storage.servers import (
@@ -66,6 +73,17 @@ class ServerChanges(Struct, frozen=True):
     mode: ServerMode | UnsetType = UNSET
     max_concurrency: int | UnsetType = UNSET
     rpm: int | UnsetType = UNSET
+    connect_timeout: float | UnsetType | None = UNSET
+    first_token_timeout: float | UnsetType | None = UNSET
+    first_byte_timeout: float | UnsetType | None = UNSET
+    chunk_timeout: float | UnsetType | None = UNSET
+    total_timeout: float | UnsetType | None = UNSET
+    on_disconnect: Literal["cancel", "drain"] | UnsetType = UNSET
+    drain_seconds: float | UnsetType | None = UNSET
+    drain_tokens: int | UnsetType | None = UNSET
+
+
+_OPTIONS: Final = frozenset(ServerOptions.__struct_fields__)
 
 
 class Servers:
@@ -103,6 +121,7 @@ class Servers:
             mode=server.mode,
             max_concurrency=server.max_concurrency,
             rpm=server.rpm,
+            options=_write_options(server.options or DEFAULT_SERVER_OPTIONS),
             created_at=now,
             updated_at=now,
         )
@@ -119,7 +138,15 @@ class Servers:
             given["sealed_api_keys"] = self._seal_keys(given.pop("api_keys"))
         if "headers" in given:
             given["sealed_headers"] = self._seal_headers(given.pop("headers"))
-        row = await self._store.write(_update, self._clock, actor, name, lambda _: given)
+        options = {key: given.pop(key) for key in _OPTIONS & given.keys()}
+
+        def change(row: ServerRow) -> dict[str, Any]:
+            if not options:
+                return given
+            changed = structs.replace(_read_options(row) or DEFAULT_SERVER_OPTIONS, **options)
+            return given | {"options": _write_options(changed)}
+
+        row = await self._store.write(_update, self._clock, actor, name, change)
         try:
             return self._open(row)
         except ValueError:
@@ -212,7 +239,17 @@ def _server(row: ServerRow, api_keys: Sequence[str], headers: Mapping[str, str])
         mode=row.mode,
         max_concurrency=row.max_concurrency,
         rpm=row.rpm,
+        options=_read_options(row),
     )
+
+
+def _read_options(row: ServerRow) -> ServerOptions | None:
+    options = json.decode(row.options, type=ServerOptions)
+    return None if options == DEFAULT_SERVER_OPTIONS else options
+
+
+def _write_options(options: ServerOptions) -> str:
+    return json.encode(options).decode()
 
 
 def _audit_fields(row: ServerRow) -> dict[str, object]:
@@ -234,6 +271,7 @@ def _audit_fields(row: ServerRow) -> dict[str, object]:
         "mode": row.mode,
         "max_concurrency": row.max_concurrency,
         "server_rpm": row.rpm,
+        "options": row.options,
     }
 
 

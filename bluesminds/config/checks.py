@@ -322,6 +322,10 @@ def _check_server(path: Source, server: ServerSettings) -> Iterator[Finding]:
         yield Finding(
             (key,), f"api_key {title} must be ASCII", "copy the key again, without quotes around it"
         )
+    if server.on_disconnect == "cancel" and (server.drain_seconds or server.drain_tokens):
+        about = ((*path, "on_disconnect"), (*path, "drain_seconds"), (*path, "drain_tokens"))
+        message = f"drain_seconds and drain_tokens {title} have no effect"
+        yield Finding(about, message, 'set on_disconnect = "drain", or remove them', warning=True)
     yield from _check_keys((*path, "api_keys"), key, title, server)
     yield from _check_models(path, title, server)
     yield from _check_headers((*path, "headers"), title, server)

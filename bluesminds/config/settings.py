@@ -129,6 +129,7 @@ ApiVersion = Annotated[
         examples=["2024-10-21"],
     ),
 ]
+OnDisconnect = Literal["cancel", "drain"]
 SecretList = Annotated[
     tuple[Secret, ...],
     Meta(
@@ -552,6 +553,14 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     mode: ServerMode = "active"
     max_concurrency: CountOrZero = 0
     rpm: CountOrZero = 0
+    connect_timeout: Annotated[Seconds, Meta(examples=[2.0])] | None = None
+    first_token_timeout: Annotated[Seconds, Meta(examples=[15.0])] | None = None
+    first_byte_timeout: Annotated[Seconds, Meta(examples=[300.0])] | None = None
+    chunk_timeout: Annotated[Seconds, Meta(examples=[30.0])] | None = None
+    total_timeout: Annotated[Seconds, Meta(examples=[300.0])] | None = None
+    on_disconnect: OnDisconnect = "cancel"
+    drain_seconds: Annotated[Seconds, Meta(examples=[10.0])] | None = None
+    drain_tokens: Annotated[Tokens, Meta(examples=[500])] | None = None
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -118,6 +118,11 @@ class UsageEntry:
         self._earlier.append((failed, usage))
 
     @property
+    def stage(self) -> Stage | None:
+        """Measures the stream that is sent to the client."""
+        return self._stage
+
+    @property
     def started(self) -> float:
         """Trio's clock."""
         return self._call.context.started

@@ -101,6 +101,7 @@ CREATE TABLE servers (
     mode TEXT NOT NULL CHECK (mode IN ('active', 'draining', 'off')),
     max_concurrency BIGINT NOT NULL, -- 0 for no cap
     rpm BIGINT NOT NULL, -- 0 for no cap
+    options TEXT NOT NULL, -- JSON object of what differs from the defaults
     created_at BIGINT NOT NULL,
     updated_at BIGINT NOT NULL
 );

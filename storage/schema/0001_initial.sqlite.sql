@@ -101,6 +101,7 @@ CREATE TABLE servers (
     mode TEXT NOT NULL CHECK (mode IN ('active', 'draining', 'off')),
     max_concurrency INTEGER NOT NULL, -- 0 for no cap
     rpm INTEGER NOT NULL, -- 0 for no cap
+    options TEXT NOT NULL, -- JSON object of what differs from the defaults
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL
 ) STRICT;

@@ -44,6 +44,7 @@ SERVER = ServerRow(
     mode="active",
     max_concurrency=4,
     rpm=100,
+    options='{"chunk_timeout":5.0}',
     created_at=NOON,
     updated_at=NOON,
 )

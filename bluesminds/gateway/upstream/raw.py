@@ -24,6 +24,7 @@ from bluesminds.gateway.upstream.failures import (
     key_failure,
     key_rejected,
 )
+from bluesminds.gateway.upstream.timeouts import with_server
 from bluesminds.http.client.pool import Pool, Response, Timeouts, UpstreamError
 from bluesminds.providers.dialects import DIALECTS
 from bluesminds.providers.profiles import profile_of
@@ -94,7 +95,9 @@ class RawSender:
                 endpoint.target(request.path, "", stream=False),
                 self._headers(endpoint, context, request),
                 request.body,
-                timeouts=self._timeouts,
+                timeouts=self._timeouts
+                if server.options is None
+                else with_server(self._timeouts, server.options),
             )
             if response.status < 300:
                 self._metrics.attempts[server.name, "answered"] += 1

@@ -43,8 +43,15 @@ from bluesminds.gateway.upstream.failures import (
     key_failure,
 )
 from bluesminds.gateway.upstream.retry_budget import RetryBudget
-from bluesminds.gateway.upstream.timeouts import TimeoutTable
-from bluesminds.http.client.pool import HandshakeRejected, Pool, Timeouts, UpstreamError, WebSocketRequest
+from bluesminds.gateway.upstream.timeouts import TimeoutTable, with_server
+from bluesminds.http.client.pool import (
+    FirstByteTimeout,
+    HandshakeRejected,
+    Pool,
+    Timeouts,
+    UpstreamError,
+    WebSocketRequest,
+)
 from bluesminds.http.websocket import WebSocket
 from bluesminds.wire.errors import ErrorDetail, refusal_kind
 from bluesminds.wire.support import Refusal, Support, blames_field, find_refusal, names_forced_usage
@@ -131,7 +138,11 @@ class Sender:
         options = DEFAULT_OPTIONS if routed is None else routed.options
 
         def run(target: Target, is_last: bool) -> Awaitable[Reply | AttemptFailure]:
-            timeouts = table.for_stream(options, is_last=is_last) if stream else table.json
+            own = target.server.options
+            if own is not None:
+                timeouts = table.for_server(own, options, stream=stream, is_last=is_last)
+            else:
+                timeouts = table.for_stream(options, is_last=is_last) if stream else table.json
             return attempt(call, target, body, timeouts)
 
         return await self._try_targets(call, targets, begin, run, body, routed)
@@ -149,9 +160,13 @@ class Sender:
         added. `seconds`: how long a server may take for it. Raises UpstreamFailed as `send` does.
         """
         timeouts = replace(self._timeouts.timeouts, first_byte=seconds)
-        return await self._try_targets(
-            call, targets, begin, lambda target, _: self._shake_hands(call, target, request, timeouts)
-        )
+
+        def run(target: Target, is_last: bool) -> Awaitable[UpstreamSocket | Reply | AttemptFailure]:
+            own = target.server.options
+            used = timeouts if own is None else with_server(timeouts, own)
+            return self._shake_hands(call, target, request, used)
+
+        return await self._try_targets(call, targets, begin, run)
 
     async def _try_targets(
         self,
@@ -398,6 +413,8 @@ class Sender:
         support: Support,
         timeouts: Timeouts,
     ) -> Reply:
+        if timeouts.total is not None:
+            return await self._exchange_in_time(call, endpoint, target, body, support, timeouts)
         context, plan = call.context, target.plan
         deadline = trio.current_time() + timeouts.first_byte
         model = target.model or call.model
@@ -421,6 +438,25 @@ class Sender:
             if reply is None or reply.response is None:
                 response.close()
         return reply
+
+    async def _exchange_in_time(
+        self,
+        call: Call,
+        endpoint: UpstreamEndpoint,
+        target: Target,
+        body: CallBody,
+        support: Support,
+        timeouts: Timeouts,
+    ) -> Reply:
+        """With the total timeout of a server, which also bounds the rest of a stream."""
+        deadline = trio.current_time() + (math.inf if timeouts.total is None else timeouts.total)
+        with trio.move_on_at(deadline):
+            plain = replace(timeouts, total=None)
+            reply = await self._exchange(call, endpoint, target, body, support, plain)
+            if reply.response is not None:
+                reply.response.ends_at = deadline
+            return reply
+        raise FirstByteTimeout("the response took too long", phase="body", sent=True)
 
     def _answered(self, call: Call, reply: Reply) -> Reply:
         """For a stream, the health of the server is recorded when the stream ends."""

@@ -9,14 +9,17 @@ from bluesminds.accounts.servers import LOCKED, MAX_KEYS, ServerChanges, Servers
 from bluesminds.common.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from bluesminds.common.server_headers import MAX_HEADERS, check_headers
 from bluesminds.common.server_urls import endpoint_in
-from bluesminds.common.values import Server, ServerMode
+from bluesminds.common.values import DEFAULT_SERVER_OPTIONS, Server, ServerMode, ServerOptions
 from bluesminds.config.settings import (
     CountOrZero,
+    OnDisconnect,
     Priority,
     Region,
     RelayPaths,
+    Seconds,
     ServerName,
     Tags,
+    Tokens,
     VendorName,
     Weight,
 )
@@ -74,6 +77,14 @@ class NewServer(Struct, forbid_unknown_fields=True):
     mode: ServerMode = "active"
     max_concurrency: CountOrZero = 0
     rpm: CountOrZero = 0
+    connect_timeout: Seconds | None = None
+    first_token_timeout: Seconds | None = None
+    first_byte_timeout: Seconds | None = None
+    chunk_timeout: Seconds | None = None
+    total_timeout: Seconds | None = None
+    on_disconnect: OnDisconnect = "cancel"
+    drain_seconds: Seconds | None = None
+    drain_tokens: Tokens | None = None
 
 
 class ServerPatch(Struct, forbid_unknown_fields=True):
@@ -96,6 +107,14 @@ class ServerPatch(Struct, forbid_unknown_fields=True):
     mode: ServerMode | UnsetType = UNSET
     max_concurrency: CountOrZero | UnsetType = UNSET
     rpm: CountOrZero | UnsetType = UNSET
+    connect_timeout: Seconds | UnsetType | None = UNSET
+    first_token_timeout: Seconds | UnsetType | None = UNSET
+    first_byte_timeout: Seconds | UnsetType | None = UNSET
+    chunk_timeout: Seconds | UnsetType | None = UNSET
+    total_timeout: Seconds | UnsetType | None = UNSET
+    on_disconnect: OnDisconnect | UnsetType = UNSET
+    drain_seconds: Seconds | UnsetType | None = UNSET
+    drain_tokens: Tokens | UnsetType | None = UNSET
 
 
 class NewServerKey(Struct, forbid_unknown_fields=True):
@@ -122,7 +141,7 @@ class ServerView(Struct, frozen=True):
     """`state` is the result of the last health check; `unusable`: the API key cannot be decrypted. A server
     whose `mode` is off is not checked. `models` are the configured ones; `model_count` includes discovered
     ones. `origin`: database, file, environment or built-in. `vendor` is null if it is not known. `headers`
-    has only the names.
+    has only the names. Times are seconds; null is that of the settings.
     """
 
     name: str
@@ -143,6 +162,14 @@ class ServerView(Struct, frozen=True):
     mode: ServerMode
     max_concurrency: int
     rpm: int
+    connect_timeout: float | None
+    first_token_timeout: float | None
+    first_byte_timeout: float | None
+    chunk_timeout: float | None
+    total_timeout: float | None
+    on_disconnect: OnDisconnect
+    drain_seconds: float | None
+    drain_tokens: int | None
     origin: str
     state: Literal["up", "down", "unknown", "unusable"]
     model_count: int | None
@@ -365,6 +392,7 @@ def _server(new: NewServer) -> Server:
     _check_headers(new.headers)
     _check_models(new.vendor or "", url, dialect, new.models)
     keys = _given_keys(new.api_key, new.api_keys)
+    options = ServerOptions(**{name: getattr(new, name) for name in ServerOptions.__struct_fields__})
     return Server(
         name=new.name,
         dialect=dialect,
@@ -385,6 +413,7 @@ def _server(new: NewServer) -> Server:
         mode=new.mode,
         max_concurrency=new.max_concurrency,
         rpm=new.rpm,
+        options=None if options == DEFAULT_SERVER_OPTIONS else options,
     )
 
 
@@ -415,6 +444,7 @@ def _view(row: Server, status: ServerStatus, keys: Sequence[ServerKeyStatus]) ->
         mode=row.mode,
         max_concurrency=row.max_concurrency,
         rpm=row.rpm,
+        **structs.asdict(row.options or DEFAULT_SERVER_OPTIONS),
         origin="built-in" if row.dialect == "demo" else "database" if row.origin == "table" else row.origin,
         state=status.state,
         model_count=status.model_count,
