@@ -131,7 +131,11 @@ class UsageEntry:
         """The usage row if the request ended now, because the process crashes."""
         usage = self._usage_so_far(sent=bool(self.attempts))
         price = self._accounting.estimator.price(self.target, self._call.model, self._call.context.at_ms)
-        cost = None if price is None else price.cost(usage, self._call.markup)
+        items: Sequence[CostItem] | None = None if price is None else price.items(usage)
+        for failed, used in self._earlier:
+            items = self._add_items(items, failed, used)
+            usage = add_usage(usage, used)
+        cost = None if items is None else total(items, self._call.markup)
         return replace(
             self._row(500, "crashed", usage),
             cost_nano=cost,
