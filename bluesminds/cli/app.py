@@ -13,6 +13,7 @@ from bluesminds.cli.limits import limits_group
 from bluesminds.cli.master_key import master_key_group
 from bluesminds.cli.models import models
 from bluesminds.cli.prices import prices_group
+from bluesminds.cli.prompt_log import prompt_log_group
 from bluesminds.cli.routes import routes_group
 from bluesminds.cli.serve import demo, serve
 from bluesminds.cli.servers import servers_group
@@ -69,6 +70,7 @@ for command in (
     limits_group,
     ledger_group,
     usage_group,
+    prompt_log_group,
     audit_group,
     master_key_group,
     version,

@@ -93,6 +93,7 @@ class RequestContext(Struct, frozen=True, gc=False):
     key_digest: bytes | None = None  # of the key that a signed-in user chose, instead of a credential
     cache_control: str = ""  # the client's directives for the response cache
     required: Requirement | None = None  # by the client's headers
+    replay_of: str = ""  # the id of the request that this one repeats
 
 
 class LimitSet(Struct, frozen=True, gc=False):
@@ -187,6 +188,7 @@ class Caller(Struct, frozen=True, gc=False):
     required: Requirement | None = None
     address: str = ""  # of a keyless caller; else empty
     markup: int = 0  # on prices, in hundredths of a percent
+    logs_prompts: bool = False
 
 
 class Server(Struct, frozen=True):

@@ -77,6 +77,11 @@ GET /dashboard/settings
 GET /dashboard/keys/{key_id}
 """
 PAGES_OF_ADMINISTRATORS = """
+GET /api/admin/prompt-log
+GET /api/admin/prompt-log/{request_id}
+DELETE /api/admin/prompt-log/{request_id}
+GET /api/admin/users/{user_id}/prompt-log
+DELETE /api/admin/users/{user_id}/prompt-log
 GET /dashboard/admin/servers
 GET /dashboard/admin/servers/{name}
 GET /dashboard/admin/models
@@ -126,6 +131,11 @@ DELETE /user/api-keys/{key_id}
 POST /user/api-keys/{key_id}/rotate
 DELETE /user/api-keys/{key_id}/previous
 GET /user/api-keys/{key_id}/usage
+GET /api/prompt-log
+DELETE /api/prompt-log
+GET /api/prompt-log/export
+GET /api/prompt-log/{request_id}
+DELETE /api/prompt-log/{request_id}
 GET /api/chats
 POST /api/chats
 DELETE /api/chats
