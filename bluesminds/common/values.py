@@ -93,7 +93,6 @@ class RequestContext(Struct, frozen=True, gc=False):
     key_digest: bytes | None = None  # of the key that a signed-in user chose, instead of a credential
     cache_control: str = ""  # the client's directives for the response cache
     required: Requirement | None = None  # by the client's headers
-    replay_of: str = ""  # the id of the request that this one repeats
 
 
 class LimitSet(Struct, frozen=True, gc=False):
