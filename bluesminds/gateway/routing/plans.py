@@ -58,7 +58,8 @@ def _find_plan(format_: FormatName, dialect: str, vendor: str, url: str, api_ver
     profile = find_profile(dialect, vendor, url, api_version)
     if format_ in profile.speaks:
         return _plan(profile, format_, translated=False)
-    if FORMATS[format_].codec is None:
+    known = FORMATS.get(format_)  # Realtime sessions have a format of their own
+    if known is None or known.codec is None:
         return None
     for name in _TARGETS:
         if name in profile.speaks:
