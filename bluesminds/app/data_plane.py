@@ -333,6 +333,7 @@ def _build_control(
         explain=routing.explain,
         fleet_health=routing.fleet_health,
         probe_now=routing.health_checker.probe_all,
+        open_backup=services.backups.open,
     )
     routes = [
         *ops.routes(ops.OpsHandlers(readiness.check, routing.states, registry)),

@@ -301,6 +301,15 @@ class ReceiptSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     retention_days: Days = 30
 
 
+class BackupSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[backup]: scheduled backups into `directory`. `passphrase` encrypts the secrets in a backup."""
+
+    directory: Path | None = None
+    every: Duration = DAY
+    keep: Count = 7
+    passphrase: Secret | None = None
+
+
 class UsageSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[usage]: how long usage is kept, in days. 0: forever."""
 
@@ -564,6 +573,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     responses: ResponseSettings = ResponseSettings()
     receipts: ReceiptSettings = ReceiptSettings()
     usage: UsageSettings = UsageSettings()
+    backup: BackupSettings = BackupSettings()
     cache: CacheSettings = CacheSettings()
     keyless: KeylessSettings = KeylessSettings()
     tiers: Tiers = Tiers()

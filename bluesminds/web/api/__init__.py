@@ -17,6 +17,7 @@ from bluesminds.gateway.server_test import ServerTest
 from bluesminds.web.api import (
     audit,
     auth,
+    backup,
     chats,
     explain,
     health,
@@ -69,6 +70,8 @@ class GatewayControls(Struct, frozen=True):
     """The health of all servers."""
     probe_now: Callable[[], Awaitable[None]]
     """Check all servers."""
+    open_backup: backup.OpenBackup
+    """Writes a backup."""
 
 
 def api_routes(
@@ -113,6 +116,7 @@ def api_routes(
         *usage.routes(usage.UsageHandlers(accounts.usage)),
         *limits.routes(limits.LimitHandlers(accounts.limits, controls.usage_now)),
         *chats.routes(chats.ChatHandlers(accounts.chats)),
+        *backup.routes(backup.BackupHandlers(controls.open_backup, accounts.audit, clock)),
         *audit.routes(audit.AuditHandlers(accounts.audit)),
     ]
 
