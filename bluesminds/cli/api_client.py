@@ -38,6 +38,7 @@ _REMEDIES = {
     "invite_not_found": "bluesminds users invites",
     "passphrase_required": "use --passphrase-file FILE, set passphrase in [backup], or use --without-secrets",
     "price_not_found": "bluesminds prices list",
+    "prompt_not_found": "bluesminds prompt-log list",
     "session_not_found": "bluesminds users sessions USER",
     "user_not_found": "bluesminds users list",
     "signup_closed": "set signup in [accounts] and restart, or: bluesminds users create --email ADDRESS",
