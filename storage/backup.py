@@ -49,8 +49,9 @@ def _check(database: sqlite3.Connection, pragma: str) -> None:
 
 
 def dump_postgres(url: str, target: Path) -> ClientProgram:
-    """pg_dump of the whole database in its custom format."""
-    return _program(url, "pg_dump", "--format=custom", "--no-owner", "--no-privileges", f"--file={target}")
+    """pg_dump of the whole database in its custom format. Leases are left out: a copy has no holder."""
+    options = ("--no-owner", "--no-privileges", "--exclude-table-data=leases")
+    return _program(url, "pg_dump", "--format=custom", *options, f"--file={target}")
 
 
 def restore_postgres(url: str, dump: Path) -> ClientProgram:

@@ -15,6 +15,7 @@ import shutil
 import sqlite3
 import tarfile
 from collections.abc import AsyncIterator, Mapping
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import IO, Final, Literal
@@ -40,6 +41,7 @@ MANIFEST, DATABASE, SECRETS = "manifest.json", "database", "secrets"
 CHUNK: Final = 262_144  # bytes
 RETRY_SECONDS: Final = 300.0  # after a scheduled backup that failed
 _NAME: Final = re.compile(r"bluesminds-\d{8}T\d{6}Z\.tar\.gz")
+_NAME_FORMAT: Final = "bluesminds-%Y%m%dT%H%M%S%z.tar.gz"
 _PARTIAL: Final = "backup.partial"
 _SALT: Final = 16  # bytes
 
@@ -52,6 +54,10 @@ class BackupFailed(GatewayError):
     def __init__(self, message: str, remedy: str = "") -> None:
         super().__init__(500, "backup_failed", message)
         self.remedy = remedy
+
+
+class DatabaseExists(BackupFailed):
+    """A restore would replace a database, and this was not requested."""
 
 
 class Manifest(Struct, frozen=True):
@@ -256,8 +262,11 @@ def _archives(directory: Path) -> list[Path]:
 
 
 def _newest_ms(directory: Path) -> int | None:
+    """From the name of the newest archive. Its modification time may be that of a copy."""
     found = _archives(directory)
-    return round(found[-1].stat().st_mtime * 1000) if found else None
+    if not found:
+        return None
+    return round(datetime.strptime(found[-1].name, _NAME_FORMAT).timestamp() * 1000)  # noqa: DTZ007 - it has %z
 
 
 async def _read(file: IO[bytes]) -> AsyncIterator[bytes]:

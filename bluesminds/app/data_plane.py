@@ -175,6 +175,11 @@ def build_data_plane(
     runtime.metrics.gauge(
         "bluesminds_mails_waiting", "Mails in the queue.", lambda: services.mail_queue.length
     )
+    runtime.metrics.gauge(
+        "bluesminds_last_backup_seconds",
+        "Unix time of the newest scheduled backup; 0 if there is none.",
+        lambda: (services.backups.last_ms or 0) / 1000,
+    )
     control = _build_control(services, runtime, authentication, routing, stats, traffic)
     services.key_changes.subscribe(authentication.keys.forget)
     services.accounts.ledger.subscribe(authentication.limiter.credit_changed)

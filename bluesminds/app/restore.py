@@ -5,12 +5,14 @@ audit log and the ledger are verified. A database that exists is only replaced o
 for PostgreSQL, all changes are one transaction.
 """
 
+import gzip
 import os
 import shutil
 import sqlite3
 import tarfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +27,7 @@ from bluesminds.app.backup import (
     MANIFEST,
     SECRETS,
     BackupFailed,
+    DatabaseExists,
     Manifest,
     file_sha256,
     open_secrets,
@@ -36,6 +39,7 @@ from bluesminds.app.state_dir import StateDir
 from bluesminds.common.clock import Clock
 from bluesminds.common.log import Log
 from bluesminds.config import Settings, StorageSettings
+from bluesminds.gateway.limits.lease import Lease
 from storage import open_store, sqlite_path
 from storage.backup import ClientProgram, check_sqlite, restore_postgres
 from storage.settings import select_setting
@@ -43,6 +47,7 @@ from storage.settings import select_setting
 _PARTIAL: Final = "restore.partial"
 _SMALL: Final = 65_536  # bytes; the maximum of the manifest and of the secrets
 _INCOMPLETE: Final = "the file is not a complete backup"
+_UNREADABLE: Final = (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError)
 _REPLACE: Final = "use another storage.url or state_dir, or replace it with --replace"
 
 
@@ -82,15 +87,13 @@ async def restore_backup(
     clock: Clock,
     log: Log,
 ) -> RestoredBackup:
-    """Raises StateBusy while a gateway runs, BackupFailed, BadState and StorageError."""
+    """Raises StateBusy and LeaseHeld while a gateway runs, BackupFailed, BadState and StorageError."""
     state = StateDir(settings.state_dir)
     state.create()
     scratch = StateDir(state.path / _PARTIAL)
     url = database_url(settings)
     try:
-        with state.locked():
-            shutil.rmtree(scratch.path, ignore_errors=True)
-            scratch.create()
+        with state.locked(), _emptied(scratch):
             manifest = await trio.to_thread.run_sync(_extract, file, scratch.path)
             if (sqlite_path(url) is None) != (manifest.engine == "postgres"):
                 message = f"the backup is of a {manifest.engine} database, and storage.url is another kind"
@@ -106,7 +109,15 @@ async def restore_backup(
         audit, ledger = (0, 0) if check_only else await _verify(settings, clock, log)
         return RestoredBackup(manifest.created_at, manifest.version, audit, ledger)
     except OSError as exc:
-        raise BackupFailed(f"cannot restore the backup: {exc.strerror}") from exc
+        raise BackupFailed(f"cannot restore the backup: {exc.strerror or exc}") from exc
+
+
+@contextmanager
+def _emptied(scratch: StateDir) -> Iterator[None]:
+    shutil.rmtree(scratch.path, ignore_errors=True)
+    scratch.create()
+    try:
+        yield
     finally:
         shutil.rmtree(scratch.path, ignore_errors=True)
 
@@ -132,14 +143,23 @@ async def _restore_postgres(work: _Work, *, check_only: bool) -> None:
     dump = work.scratch.path / DATABASE
     await run_program(ClientProgram(("pg_restore", "--list", str(dump)), {}))
     if not check_only:
+        await _refuse_served(work)
         await run_program(restore_postgres(database_url(work.settings), dump))
         _place_secrets(work)
+
+
+async def _refuse_served(work: _Work) -> None:
+    """Raises LeaseHeld while a gateway with another state directory serves the database."""
+    async with open_store(database_url(work.settings)) as store:
+        lease = Lease(store, work.state.instance(), work.log)
+        await lease.acquire()
+        await lease.release()
 
 
 def _extract(file: Path, target: Path) -> Manifest:
     """Write the members into `target` and check them. Blocks."""
     try:
-        with tarfile.open(file, "r:gz") as tar:
+        with gzip.open(file) as compressed, tarfile.open(fileobj=compressed, mode="r|") as tar:
             for member in tar:
                 if not member.isreg() or member.name not in (MANIFEST, SECRETS, DATABASE):
                     raise BackupFailed(_INCOMPLETE)
@@ -151,13 +171,15 @@ def _extract(file: Path, target: Path) -> Manifest:
                 descriptor = os.open(target / member.name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
                 with source, os.fdopen(descriptor, "wb") as written:
                     shutil.copyfileobj(source, written, CHUNK)
+            while compressed.read(CHUNK):  # its end has the checksum of gzip
+                pass
         manifest = msgspec.json.decode((target / MANIFEST).read_bytes(), type=Manifest)
         if manifest.format != FORMAT:
             raise BackupFailed(
                 f"a newer version wrote the backup ({manifest.version})", "install that version"
             )
         intact = file_sha256(target / DATABASE) == manifest.sha256
-    except (tarfile.TarError, EOFError, zlib.error, msgspec.DecodeError, FileExistsError) as exc:
+    except (*_UNREADABLE, msgspec.DecodeError, FileExistsError) as exc:
         raise BackupFailed(_INCOMPLETE) from exc
     except FileNotFoundError as exc:
         message = _INCOMPLETE if exc.filename != str(file) else f"{file} does not exist"
@@ -190,12 +212,12 @@ async def _refuse_used(url: str) -> None:
     path = sqlite_path(url)
     if path is not None:
         if await trio.Path(path).exists():
-            raise BackupFailed(f"the database {path} exists already", _REPLACE)
+            raise DatabaseExists(f"the database {path} exists already", _REPLACE)
         return
     async with open_store(url) as store:
         used = await store.read(select_setting, f"fingerprint:{MASTER_KEY}")
     if used is not None:
-        raise BackupFailed("a gateway has used this database already", _REPLACE)
+        raise DatabaseExists("a gateway has used this database already", _REPLACE)
 
 
 async def _verify(settings: Settings, clock: Clock, log: Log) -> tuple[int, int]:
