@@ -29,7 +29,7 @@ from bluesminds import __version__
 from bluesminds.app.secrets import MASTER_KEY, PEPPER
 from bluesminds.app.state_dir import StateDir
 from bluesminds.common.clock import Clock, format_time
-from bluesminds.common.errors import GatewayError, InvalidRequest
+from bluesminds.common.errors import InvalidRequest, Unavailable
 from bluesminds.common.log import Log
 from bluesminds.config import Secret
 from bluesminds.config.settings import BackupSettings
@@ -46,13 +46,11 @@ _PARTIAL: Final = "backup.partial"
 _SALT: Final = 16  # bytes
 
 
-class BackupFailed(GatewayError):
+class BackupFailed(Exception):
     """A backup cannot be written or restored. `remedy` says what to do."""
 
-    kind = "server_error"
-
     def __init__(self, message: str, remedy: str = "") -> None:
-        super().__init__(500, "backup_failed", message)
+        super().__init__(message)
         self.remedy = remedy
 
 
@@ -89,10 +87,14 @@ class Backups:
     async def open(self, passphrase: str | None, *, with_secrets: bool) -> AsyncIterator[bytes]:
         """Write an archive and return its bytes. Without `passphrase`, the configured one is used.
 
-        Raises BackupFailed, and InvalidRequest without any passphrase.
+        Raises Unavailable if that fails, and InvalidRequest without any passphrase.
         """
         async with self._lock:
-            path = await self._write_partial(self._passphrase(passphrase) if with_secrets else None)
+            try:
+                path = await self._write_partial(self._passphrase(passphrase) if with_secrets else None)
+            except BackupFailed as exc:
+                message = f"The backup failed: {exc}." + (f" To fix it, {exc.remedy}." if exc.remedy else "")
+                raise Unavailable("backup_failed", message, retry=False) from exc
             file = await trio.to_thread.run_sync(path.open, "rb")
             await trio.to_thread.run_sync(self._remove_partial)  # the open file keeps its content
         return _read(file)

@@ -13,11 +13,12 @@ from trio.testing import MockClock
 
 from bluesminds.accounts.audit import OPERATOR
 from bluesminds.accounts.ledger import CreditEntry
-from bluesminds.app.backup import BackupFailed, DatabaseExists
+from bluesminds.app.backup import BackupFailed, Backups, DatabaseExists
 from bluesminds.app.restore import RestoredBackup, restore_backup
 from bluesminds.app.services import Services, open_services
-from bluesminds.app.state_dir import BadState, StateBusy
+from bluesminds.app.state_dir import BadState, StateBusy, StateDir
 from bluesminds.common.clock import Clock, SystemClock
+from bluesminds.common.errors import Unavailable
 from bluesminds.common.log import Log
 from bluesminds.common.values import Server
 from bluesminds.config import Settings, load
@@ -292,6 +293,19 @@ async def test_restore_without_secrets_uses_those_of_the_directory(home: Path) -
         (new.state_dir / name).write_bytes((old.state_dir / name).read_bytes())
     await restore(new, file, None)
     await check_data(new)
+
+
+async def test_backup_of_postgres_without_its_programs_says_what_to_install(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(home))
+    settings = settings_in(home).backup
+    state = StateDir(home / "state")
+    state.create()
+    url = "postgresql://user:secret@127.0.0.1:9/name"
+    backups = Backups(settings, url, state, b"pepper", clock=CLOCK, log=LOG)
+    with pytest.raises(Unavailable, match=r"pg_dump is not installed.*postgresql-client"):
+        await backups.open(None, with_secrets=False)
 
 
 # Schedule
