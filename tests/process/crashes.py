@@ -24,7 +24,7 @@ from bluesminds.common.money import read_usd
 from storage import Connection, open_store
 from tests.terminal import COMMAND, SECONDS, Serving, User
 
-KILLS = int(os.environ.get("KILLS") or 8)
+KILLS = int(os.environ.get("KILLS") or 4)
 CLIENTS = 32
 TOPUP = "1000"
 LIMITS = {
