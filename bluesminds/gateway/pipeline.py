@@ -367,7 +367,7 @@ class Gateway(Struct, frozen=True):
             if not targets and isinstance(body, JsonBody):
                 await self.relay.send_estimate(body, entry, out)
                 return
-            reply = await self.sender.send(call, body, targets, entry.try_target, routed)
+            reply = await self.sender.send(call, body, targets, entry, routed)
             answered = True
             recovery = None
             if routed is not None and isinstance(body, JsonBody) and may_recover(call, routed, entry):
