@@ -21,13 +21,13 @@ class SealedColumn:
 
 SEALED_COLUMNS: Final = (
     SealedColumn(
-        "servers.sealed_api_key",
+        "servers.sealed_api_keys",
         """
-        SELECT id, 0, sealed_api_key FROM servers
-        WHERE sealed_api_key IS NOT NULL AND (id, 0) > (:id, CAST(:position AS BIGINT))
+        SELECT id, 0, sealed_api_keys FROM servers
+        WHERE sealed_api_keys IS NOT NULL AND (id, 0) > (:id, CAST(:position AS BIGINT))
         ORDER BY id LIMIT :limit
         """,
-        "UPDATE servers SET sealed_api_key = :sealed WHERE id = :id AND CAST(:position AS BIGINT) = 0",
+        "UPDATE servers SET sealed_api_keys = :sealed WHERE id = :id AND CAST(:position AS BIGINT) = 0",
     ),
     SealedColumn(
         "servers.sealed_headers",

@@ -13,7 +13,7 @@ from bluesminds.app.dashboard import SystemState, build_dashboard
 from bluesminds.app.malloc import HeapTrimmer
 from bluesminds.app.prices import bundled_prices, load_price_book
 from bluesminds.app.readiness import ReadinessCheck
-from bluesminds.app.routing import Routing, log_health
+from bluesminds.app.routing import Routing, log_health, log_key_rest
 from bluesminds.app.services import Services
 from bluesminds.app.settings_map import (
     configured_prices,
@@ -51,6 +51,7 @@ from bluesminds.gateway.routing.health import ServerHealthRegistry
 from bluesminds.gateway.routing.load import LoadRegistry
 from bluesminds.gateway.routing.policies import Balancer
 from bluesminds.gateway.routing.rotation import RotationRegistry
+from bluesminds.gateway.routing.server_keys import ServerKeyRegistry
 from bluesminds.gateway.server_objects import ServerObjects
 from bluesminds.gateway.server_test import test_server
 from bluesminds.gateway.sockets.realtime import RealtimeSessions
@@ -125,6 +126,7 @@ def build_data_plane(
         routing.health,
         routing.balancer.load,
         queue,
+        routing.keys,
         timeouts=TimeoutTable(upstream_timeouts(settings), settings.upstream.first_token_timeout),
         attempts=settings.upstream.attempts,
         backoff=backoff,
@@ -162,6 +164,12 @@ def build_data_plane(
         "Models for which the server is ejected, because its requests failed.",
         "server",
         routing.ejected_models,
+    )
+    runtime.metrics.labelled_gauge(
+        "bluesminds_server_keys_resting",
+        "API keys of the server that it has refused or limited, and that are not used for a while.",
+        "server",
+        routing.keys.resting,
     )
     traffic = TrafficMonitor(runtime.metrics)
     runtime.metrics.gauge(
@@ -217,6 +225,7 @@ def build_routing(services: Services, configured: list[Server]) -> Routing:
     """`configured` are the servers that are not in the database."""
     upstream = services.settings.upstream
     load, rotations = LoadRegistry(), RotationRegistry()
+    keys = ServerKeyRegistry(partial(log_key_rest, services.log))
     prices = PriceRegistry(PriceBook(combine(configured_prices(services.settings)), bundled_prices()))
     health = ServerHealthRegistry(
         eject_after=upstream.eject_after,
@@ -229,6 +238,7 @@ def build_routing(services: Services, configured: list[Server]) -> Routing:
         health,
         load,
         rotations,
+        keys,
         find_price=partial(prices.find_now, services.clock),
         routes=file_routes(services.settings),
         load_routes=services.accounts.routes.load,
@@ -237,6 +247,7 @@ def build_routing(services: Services, configured: list[Server]) -> Routing:
         services.pool,
         registry,
         health,
+        keys,
         interval=upstream.probe_interval,
         timeout=upstream.probe_timeout,
         log=services.log,
@@ -245,6 +256,7 @@ def build_routing(services: Services, configured: list[Server]) -> Routing:
     return Routing(
         registry,
         health,
+        keys,
         balancer,
         checker,
         prices,
@@ -336,6 +348,7 @@ def _build_control(
     controls = GatewayControls(
         list_servers=routing.list_servers,
         server_status=routing.health_checker.status,
+        key_status=routing.keys.statuses,
         servers_changed=routing.servers_changed,
         test_server=partial(
             test_server, services.pool, services.clock, seconds=services.settings.upstream.probe_timeout
@@ -443,12 +456,11 @@ def _build_responses(services: Services, objects: ServerObjects) -> ResponseStor
     )
 
 
-def _build_relay(
-    services: Services, gateway: Gateway, health: ServerHealthRegistry, runtime: Runtime
-) -> RelayRunner:
+def _build_relay(services: Services, gateway: Gateway, routing: Routing, runtime: Runtime) -> RelayRunner:
     sender = RawSender(
         services.pool,
-        health,
+        routing.health,
+        routing.keys,
         timeouts=upstream_timeouts(services.settings),
         metrics=runtime.metrics,
         log=services.log,
@@ -469,7 +481,7 @@ def _build_edge(
     runtime: Runtime,
 ) -> DataPlane:
     keys, registry, limiter = gateway.keys, gateway.registry, gateway.limiter
-    runner = _build_relay(services, gateway, routing.health, runtime)
+    runner = _build_relay(services, gateway, routing, runtime)
     passthrough = PassthroughHandler(keys, registry, routing.health, limiter, gateway.links.objects, runner)
     stored = StoredResponseHandler(keys, registry, limiter, gateway.links.responses, runner)
     trusted = Networks.read(services.settings.server.trusted_proxies)

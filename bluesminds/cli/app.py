@@ -15,6 +15,7 @@ from bluesminds.cli.models import models
 from bluesminds.cli.prices import prices_group
 from bluesminds.cli.routes import routes_group
 from bluesminds.cli.serve import demo, serve
+from bluesminds.cli.server_keys import server_keys_group
 from bluesminds.cli.servers import servers_group
 from bluesminds.cli.usage import usage_group
 from bluesminds.cli.users import users_group
@@ -52,6 +53,7 @@ def cli() -> None:
     """
 
 
+servers_group.add_command(server_keys_group)
 for command in (
     serve,
     demo,

@@ -322,8 +322,26 @@ def _check_server(path: Source, server: ServerSettings) -> Iterator[Finding]:
         yield Finding(
             (key,), f"api_key {title} must be ASCII", "copy the key again, without quotes around it"
         )
+    if server.on_disconnect == "cancel" and (server.drain_seconds or server.drain_tokens):
+        about = ((*path, "on_disconnect"), (*path, "drain_seconds"), (*path, "drain_tokens"))
+        message = f"drain_seconds and drain_tokens {title} have no effect"
+        yield Finding(about, message, 'set on_disconnect = "drain", or remove them', warning=True)
+    yield from _check_keys((*path, "api_keys"), key, title, server)
     yield from _check_models(path, title, server)
     yield from _check_headers((*path, "headers"), title, server)
+
+
+def _check_keys(source: Source, single: Source, title: str, server: ServerSettings) -> Iterator[Finding]:
+    if server.api_keys and server.api_key is not None:
+        message = f"api_key and api_keys {title} are both set"
+        yield Finding((source, single), message, "move the key of api_key to api_keys")
+    keys = [text for key in server.api_keys if (text := _text(key)) is not None]
+    if not all(key.isascii() for key in keys):
+        message = f"api_keys {title} must be ASCII"
+        yield Finding((source,), message, "copy the keys again, without quotes around them")
+    if len(set(keys)) < len(keys):
+        message = f"api_keys {title} has the same key twice"
+        yield Finding((source,), message, "remove one of the two")
 
 
 def _check_models(path: Source, title: str, server: ServerSettings) -> Iterator[Finding]:

@@ -129,6 +129,15 @@ ApiVersion = Annotated[
         examples=["2024-10-21"],
     ),
 ]
+OnDisconnect = Literal["cancel", "drain"]
+SecretList = Annotated[
+    tuple[Secret, ...],
+    Meta(
+        description='a list of API keys, each as text, {env="NAME"}, {file="path"} or {cred="name"}',
+        examples=[[{"env": "FIRST_KEY"}, {"env": "SECOND_KEY"}]],
+        max_length=50,
+    ),
+]
 ServerHeaders = Annotated[
     dict[str, Secret],
     Meta(description="a table of header names and values", examples=[{"X-Title": "Our app"}]),
@@ -535,6 +544,7 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     dialect: Dialect | None = None
     url: Url | None = None
     api_key: Secret | None = None
+    api_keys: SecretList = ()
     api_version: ApiVersion | None = None
     headers: ServerHeaders | None = None
     models: ModelNames = ()
@@ -548,6 +558,14 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     mode: ServerMode = "active"
     max_concurrency: CountOrZero = 0
     rpm: CountOrZero = 0
+    connect_timeout: Annotated[Seconds, Meta(examples=[2.0])] | None = None
+    first_token_timeout: Annotated[Seconds, Meta(examples=[15.0])] | None = None
+    first_byte_timeout: Annotated[Seconds, Meta(examples=[300.0])] | None = None
+    chunk_timeout: Annotated[Seconds, Meta(examples=[30.0])] | None = None
+    total_timeout: Annotated[Seconds, Meta(examples=[300.0])] | None = None
+    on_disconnect: OnDisconnect = "cancel"
+    drain_seconds: Annotated[Seconds, Meta(examples=[10.0])] | None = None
+    drain_tokens: Annotated[Tokens, Meta(examples=[500])] | None = None
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

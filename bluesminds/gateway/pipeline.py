@@ -42,6 +42,7 @@ from bluesminds.gateway.routing.policies import Balancer, RoutedRequest, select_
 from bluesminds.gateway.routing.routed import RoutedTargets
 from bluesminds.gateway.routing.selection import caller_traits, select_candidates
 from bluesminds.gateway.stored_responses.links import RequestLinks
+from bluesminds.gateway.upstream.attempt import Reply
 from bluesminds.gateway.upstream.sender import Sender
 from bluesminds.wire.models import ModelRow
 
@@ -362,21 +363,48 @@ class Gateway(Struct, frozen=True):
         out: ResponseWriter,
     ) -> None:
         answered = False
-        with trio.CancelScope(deadline=call.context.started + self.total_timeout) as scope:
-            out.on_gone(scope.cancel)
-            if not targets and isinstance(body, JsonBody):
-                await self.relay.send_estimate(body, entry, out)
-                return
-            reply = await self.sender.send(call, body, targets, entry, routed)
-            answered = True
-            recovery = None
-            if routed is not None and isinstance(body, JsonBody) and may_recover(call, routed, entry):
-                recovery = StreamRecovery(self.sender, call, body, routed, entry, self.accounting.log)
-            try:
-                await self.relay.pass_on(call, body, reply, entry, out, recovery)
-            finally:
-                reply.close()
+        left: Reply | None = None
+        try:
+            with trio.CancelScope(deadline=call.context.started + self.total_timeout) as scope:
+                out.on_gone(scope.cancel)
+                if not targets and isinstance(body, JsonBody):
+                    await self.relay.send_estimate(body, entry, out)
+                    return
+                reply = await self.sender.send(call, body, targets, entry, routed)
+                answered = True
+                if reply.endpoint.key:
+                    entry.note_keys(reply.endpoint.key_uses())
+                recovery = None
+                if routed is not None and isinstance(body, JsonBody) and may_recover(call, routed, entry):
+                    recovery = StreamRecovery(self.sender, call, body, routed, entry, self.accounting.log)
+                try:
+                    await self.relay.pass_on(call, body, reply, entry, out, recovery)
+                except Exception:
+                    if not _drains(reply, entry, out):
+                        raise
+                finally:
+                    if _drains(reply, entry, out):
+                        left = reply
+                    else:
+                        reply.close()
+            if left is not None:
+                with trio.CancelScope(deadline=scope.deadline):
+                    await self.relay.drain(call, left, entry)
+        finally:
+            if left is not None:
+                left.close()
         if scope.cancelled_caught and not out.gone:
             if not answered and entry.target is not None:
                 self.sender.total_timeout(call, entry.target)
             await handle_total_timeout(call, entry, out)
+
+
+def _drains(reply: Reply, entry: UsageEntry, out: ResponseWriter) -> bool:
+    """Whether the client has left a stream that is to be read on. A stream that another server has resumed is
+    not.
+    """
+    options = reply.endpoint.server.options
+    if options is None or not (options.drains and out.gone):
+        return False
+    stage = reply.stage
+    return reply.is_events and stage is not None and stage is entry.stage and not entry.settled

@@ -88,7 +88,7 @@ CREATE TABLE servers (
     vendor TEXT NOT NULL, -- '' for one that only the URL shows
     dialect TEXT NOT NULL,
     url TEXT NOT NULL,
-    sealed_api_key BYTEA, -- encrypted
+    sealed_api_keys BYTEA, -- encrypted JSON list
     api_version TEXT NOT NULL, -- '' for none
     sealed_headers BYTEA, -- encrypted JSON object
     models TEXT NOT NULL, -- JSON list of names
@@ -101,6 +101,7 @@ CREATE TABLE servers (
     mode TEXT NOT NULL CHECK (mode IN ('active', 'draining', 'off')),
     max_concurrency BIGINT NOT NULL, -- 0 for no cap
     rpm BIGINT NOT NULL, -- 0 for no cap
+    options TEXT NOT NULL, -- JSON object of what differs from the defaults
     created_at BIGINT NOT NULL,
     updated_at BIGINT NOT NULL
 );

@@ -88,7 +88,7 @@ CREATE TABLE servers (
     vendor TEXT NOT NULL, -- '' for one that only the URL shows
     dialect TEXT NOT NULL,
     url TEXT NOT NULL,
-    sealed_api_key BLOB, -- encrypted
+    sealed_api_keys BLOB, -- encrypted JSON list
     api_version TEXT NOT NULL, -- '' for none
     sealed_headers BLOB, -- encrypted JSON object
     models TEXT NOT NULL, -- JSON list of names
@@ -101,6 +101,7 @@ CREATE TABLE servers (
     mode TEXT NOT NULL CHECK (mode IN ('active', 'draining', 'off')),
     max_concurrency INTEGER NOT NULL, -- 0 for no cap
     rpm INTEGER NOT NULL, -- 0 for no cap
+    options TEXT NOT NULL, -- JSON object of what differs from the defaults
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL
 ) STRICT;

@@ -145,6 +145,9 @@ POST /api/admin/servers
 PATCH /api/admin/servers/{name}
 DELETE /api/admin/servers/{name}
 POST /api/admin/servers/{name}/test
+GET /api/admin/servers/{name}/keys
+POST /api/admin/servers/{name}/keys
+DELETE /api/admin/servers/{name}/keys
 GET /api/admin/prices
 GET /api/admin/users/{user_id}/balance
 GET /api/admin/users/{user_id}/ledger

@@ -80,19 +80,25 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
     "POST /api/admin/invites": ({"email"}, {"email": "new@example.com"}),
     "POST /api/admin/servers": (
         {
-            *("name", "vendor", "url", "dialect", "api_key", "api_version", "headers", "models"),
+            *("name", "vendor", "url", "dialect", "api_key", "api_keys", "api_version", "headers", "models"),
             *("weight", "priority", "passthrough", "passthrough_paths", "region", "tags", "mode"),
             *("max_concurrency", "rpm"),
+            *("connect_timeout", "first_token_timeout", "first_byte_timeout", "chunk_timeout"),
+            *("total_timeout", "on_disconnect", "drain_seconds", "drain_tokens"),
         },
         {"name": "new", "url": "http://127.0.0.1:9/v1"},
     ),
     "PATCH /api/admin/servers/{name}": (
         {
-            *("url", "api_key", "api_version", "headers", "models", "weight", "priority", "passthrough"),
+            *("url", "api_key", "api_keys", "api_version", "headers", "models", "weight", "priority"),
+            "passthrough",
             *("passthrough_paths", "region", "tags", "mode", "max_concurrency", "rpm"),
+            *("connect_timeout", "first_token_timeout", "first_byte_timeout", "chunk_timeout"),
+            *("total_timeout", "on_disconnect", "drain_seconds", "drain_tokens"),
         },
         {"weight": 2},
     ),
+    "POST /api/admin/servers/{name}/keys": ({"api_key"}, {"api_key": "sk-0123456789-new"}),
     "POST /api/chats": ({"title", "model", "parameters"}, {"title": "new"}),
     "PATCH /api/chats/{chat_id}": ({"title", "model", "parameters"}, {"title": "new"}),
     "POST /api/chats/{chat_id}/messages": ({"messages"}, {"messages": [{"role": "user", "text": "new"}]}),
@@ -164,7 +170,7 @@ async def test_write_routes_reject_column_names(callers: Callers) -> None:
     """Users call their own routes, an administrator the others."""
     gateway = callers.gateway
     columns = {column for names in tables(gateway).values() for column in names} | {*GUESSES, *LIMITS}
-    assert {"role", "password_hash", "digest", "user_id", "disabled_at", "sealed_api_key"} <= columns
+    assert {"role", "password_hash", "digest", "user_id", "disabled_at", "sealed_api_keys"} <= columns
     path_values: dict[str, str] = defaultdict(lambda: "x")
     path_values |= {"key_id": callers.key_ids["good"], "user_id": callers.users["other"]}
     bearers = {
