@@ -47,6 +47,22 @@ SEALED_COLUMNS: Final = (
         "UPDATE stored_responses SET sealed = :sealed WHERE id = :id AND CAST(:position AS BIGINT) = 0",
     ),
     SealedColumn(
+        "prompt_log.sealed_preview",
+        """
+        SELECT id, 0, sealed_preview FROM prompt_log WHERE (id, 0) > (:id, CAST(:position AS BIGINT))
+        ORDER BY id LIMIT :limit
+        """,
+        "UPDATE prompt_log SET sealed_preview = :sealed WHERE id = :id AND CAST(:position AS BIGINT) = 0",
+    ),
+    SealedColumn(
+        "prompt_log.sealed",
+        """
+        SELECT id, 0, sealed FROM prompt_log WHERE (id, 0) > (:id, CAST(:position AS BIGINT))
+        ORDER BY id LIMIT :limit
+        """,
+        "UPDATE prompt_log SET sealed = :sealed WHERE id = :id AND CAST(:position AS BIGINT) = 0",
+    ),
+    SealedColumn(
         "chats.sealed",
         """
         SELECT id, 0, sealed FROM chats WHERE (id, 0) > (:id, CAST(:position AS BIGINT))

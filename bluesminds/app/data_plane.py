@@ -26,6 +26,7 @@ from bluesminds.app.settings_map import (
 )
 from bluesminds.common.networks import Networks
 from bluesminds.common.prices import combine
+from bluesminds.common.redaction import Redactor
 from bluesminds.common.values import Server
 from bluesminds.gateway.accounting import UsageAccounting
 from bluesminds.gateway.authenticate import KeyAuthenticator
@@ -42,6 +43,7 @@ from bluesminds.gateway.passthrough.handler import PassthroughHandler
 from bluesminds.gateway.passthrough.runner import RelayRunner
 from bluesminds.gateway.pipeline import Gateway
 from bluesminds.gateway.prices.book import PriceBook, PriceRegistry
+from bluesminds.gateway.prompt_log import PromptLog
 from bluesminds.gateway.recorder import Recorder
 from bluesminds.gateway.relay import Relay
 from bluesminds.gateway.response_cache import CacheResult, ResponseCache
@@ -105,6 +107,7 @@ class DataPlaneParts(Struct, frozen=True):
     capacity_queue: CapacityQueue
     idle_sweeper: IdleSweeper
     open_requests: OpenRequests
+    prompts: PromptLog | None
     heap_trimmer: HeapTrimmer
     watchdog: Watchdog
     traffic: TrafficMonitor
@@ -150,6 +153,7 @@ def build_data_plane(
         total_timeout=settings.upstream.total_timeout,
         refuse_unpriced=settings.limits.unpriced == "refuse",
         cache=_build_cache(services, runtime.metrics),
+        prompts=_build_prompt_log(services, runtime.metrics),
     )
     origins = _build_origins(services, authentication.keys)
     sockets = socket_settings(settings)
@@ -186,6 +190,7 @@ def build_data_plane(
             services.store, authentication.keys, authentication.limiter, runtime.recorder
         ),
         open_requests=OpenRequests(services.store, gateway.accounting.running),
+        prompts=gateway.prompts,
         heap_trimmer=HeapTrimmer(bodies),
         watchdog=Watchdog(runtime.recorder, limit=MAX_BACKOFF + 2 * settings.storage.settle_timeout),
         traffic=traffic,
@@ -217,6 +222,7 @@ def _build_authentication(services: Services, lease: Lease) -> Authentication:
         is_open=limiter.is_open,
         keyless=keyless_limits(services.settings),
         markups=tier_markups(services.settings),
+        log_prompts=services.settings.prompt_log.default,
     )
     return Authentication(limiter, keys)
 
@@ -305,6 +311,28 @@ def _build_cache(services: Services, metrics: Metrics) -> ResponseCache | None:
     )
     metrics.gauge("bluesminds_cache_bytes", "Bytes of cached responses.", lambda: cache.held)
     return cache if settings.enabled else None
+
+
+def _build_prompt_log(services: Services, metrics: Metrics) -> PromptLog | None:
+    settings = services.settings.prompt_log
+    if not settings.retention_days:
+        return None
+    prompts = PromptLog(
+        services.store,
+        services.vault,
+        Redactor(settings.redact, settings.redact_patterns),
+        max_bytes=settings.max_bytes,
+        queue_bytes=settings.queue_bytes,
+        log=services.log,
+    )
+    metrics.counter("bluesminds_prompts_stored", "Requests stored in the prompt log.", lambda: prompts.stored)
+    metrics.counter(
+        "bluesminds_prompts_dropped", "Requests that the prompt log could not store.", lambda: prompts.dropped
+    )
+    metrics.gauge(
+        "bluesminds_prompt_bytes_waiting", "Bytes in the queue of the prompt log.", lambda: prompts.held
+    )
+    return prompts
 
 
 def _build_body_memory(services: Services) -> BodyMemory:

@@ -13,6 +13,7 @@ from bluesminds.cli.limits import limits_group
 from bluesminds.cli.master_key import master_key_group
 from bluesminds.cli.models import models
 from bluesminds.cli.prices import prices_group
+from bluesminds.cli.prompt_log import prompt_log_group
 from bluesminds.cli.routes import routes_group
 from bluesminds.cli.serve import demo, serve
 from bluesminds.cli.server_keys import server_keys_group
@@ -71,6 +72,7 @@ for command in (
     limits_group,
     ledger_group,
     usage_group,
+    prompt_log_group,
     audit_group,
     master_key_group,
     version,

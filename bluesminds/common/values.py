@@ -187,6 +187,7 @@ class Caller(Struct, frozen=True, gc=False):
     required: Requirement | None = None
     address: str = ""  # of a keyless caller; else empty
     markup: int = 0  # on prices, in hundredths of a percent
+    logs_prompts: bool = False
 
 
 class ServerOptions(Struct, frozen=True, omit_defaults=True):

@@ -26,6 +26,7 @@ from bluesminds.config.settings import (
     VENDORS_WITHOUT_MODEL_LIST,
     VENDORS_WITHOUT_URL,
     ListenSettings,
+    PromptLogSettings,
     ServerSettings,
     Settings,
     UpstreamSettings,
@@ -52,6 +53,7 @@ def check(settings: Settings) -> Iterator[Finding]:
     yield from _check_accounts(settings)
     yield from _check_mail(settings)
     yield from _check_limits(settings)
+    yield from _check_prompt_log(settings.prompt_log)
     yield from _check_keyless(settings)
     yield from check_routes(settings)
     yield from _check_names(settings.servers)
@@ -100,6 +102,18 @@ def _check_networks(upstream: UpstreamSettings) -> Iterator[Finding]:
         message = f"allowed_networks in [upstream]: {exc}"
         fix = 'write it like allowed_networks = ["127.0.0.0/8", "10.0.0.0/8"]'
         yield Finding((("upstream", "allowed_networks"),), message, fix)
+
+
+def _check_prompt_log(settings: PromptLogSettings) -> Iterator[Finding]:
+    for pattern in settings.redact_patterns:
+        try:
+            re.compile(pattern)
+        except re.error as exc:
+            yield Finding(
+                (("prompt_log", "redact_patterns"),),
+                f"redact_patterns in [prompt_log]: {pattern!r} is no regular expression: {exc}",
+                'write it like redact_patterns = ["EMP-[0-9]{6}"]',
+            )
 
 
 def _check_websocket(settings: Settings) -> Iterator[Finding]:

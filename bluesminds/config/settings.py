@@ -8,6 +8,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
+from bluesminds.common.redaction import RedactionName
 from bluesminds.common.routes import FALLBACK_ON, FallbackReason, Need, Policy, Recovery
 from bluesminds.common.values import ServerMode
 from bluesminds.config.values import Secret
@@ -141,6 +142,14 @@ SecretList = Annotated[
 ServerHeaders = Annotated[
     dict[str, Secret],
     Meta(description="a table of header names and values", examples=[{"X-Title": "Our app"}]),
+]
+RedactionNames = Annotated[
+    tuple[RedactionName, ...],
+    Meta(description='a list of "email", "card" and "key"', examples=[["email", "card", "key"]]),
+]
+RedactionPatterns = Annotated[
+    tuple[Text, ...],
+    Meta(description="a list of regular expressions", examples=[["EMP-[0-9]{6}"]], max_length=50),
 ]
 # The rows of bluesminds/providers/vendors.py, those without a common URL, and those without a list of models.
 VendorName = Literal[
@@ -311,6 +320,19 @@ class ReceiptSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """[receipts]: how each request was routed."""
 
     retention_days: Days = 30
+
+
+class PromptLogSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[prompt_log]: requests and responses in full. `retention_days` 0: none are kept."""
+
+    default: bool = False
+    retention_days: Days = 30
+    max_bytes: Size = 65_536
+    account_bytes: Size = 268_435_456
+    queue_bytes: Size = 33_554_432
+    administrators: bool = False
+    redact: RedactionNames = ()
+    redact_patterns: RedactionPatterns = ()
 
 
 class UsageSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -586,6 +608,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     limits: LimitSettings = LimitSettings()
     responses: ResponseSettings = ResponseSettings()
     receipts: ReceiptSettings = ReceiptSettings()
+    prompt_log: PromptLogSettings = PromptLogSettings()
     usage: UsageSettings = UsageSettings()
     cache: CacheSettings = CacheSettings()
     keyless: KeylessSettings = KeylessSettings()

@@ -26,6 +26,7 @@ from bluesminds.gateway.limits.errors import no_price_error
 from bluesminds.gateway.limits.headers import as_text
 from bluesminds.gateway.limits.reserve import RateLimiter, Reservation
 from bluesminds.gateway.operations import Operation, OperationMatch
+from bluesminds.gateway.prompt_log import PromptLog
 from bluesminds.gateway.recovery import StreamRecovery, may_recover
 from bluesminds.gateway.relay import (
     Headers,
@@ -51,7 +52,8 @@ T = TypeVar("T")
 
 class Gateway(Struct, frozen=True):
     """`total_timeout`: seconds for one request, from its head to the last byte of its response.
-    `refuse_unpriced`: models without a price cannot be used. `cache` is None if responses are not cached.
+    `refuse_unpriced`: models without a price cannot be used. `cache` is None if responses are not cached,
+    `prompts` if no prompts are kept.
     """
 
     keys: KeyAuthenticator
@@ -65,6 +67,7 @@ class Gateway(Struct, frozen=True):
     total_timeout: float
     refuse_unpriced: bool = False
     cache: ResponseCache | None = None
+    prompts: PromptLog | None = None
 
     async def handle(
         self,
@@ -74,7 +77,7 @@ class Gateway(Struct, frozen=True):
         out: ResponseWriter,
     ) -> None:
         """Serve an operation that calls a model. Raises GatewayError only while nothing has been written."""
-        caller = call = linked = lookup = None
+        caller = call = linked = lookup = prompt = None
         try:
             changes = self.keys.changes
             caller = await self.keys.authenticate(context)
@@ -93,6 +96,9 @@ class Gateway(Struct, frozen=True):
                 linked = await self.links.resolve(match.operation, caller, source)
             call, body = read_call(context, match, caller, source, form, linked)
             check_model(caller, call.model)
+            if caller.logs_prompts and self.prompts is not None and source.data:
+                prompt = self.prompts.begin(caller, call, source.data)
+                out = prompt.writer(out)
             if self.cache is not None:
                 alone = linked is None or (linked.servers is None and linked.stored is None)
                 lookup = self.cache.look_up(caller, call, body, linked=not alone)
@@ -138,6 +144,8 @@ class Gateway(Struct, frozen=True):
             raise
         finally:
             entry.close(CLIENT_GONE, "client_gone" if out.gone else "interrupted")
+            if prompt is not None:
+                prompt.close()
             if linked is not None:
                 linked.release()
 
@@ -379,7 +387,7 @@ class Gateway(Struct, frozen=True):
                     recovery = StreamRecovery(self.sender, call, body, routed, entry, self.accounting.log)
                 try:
                     await self.relay.pass_on(call, body, reply, entry, out, recovery)
-                except Exception:
+                except OSError:  # of writing to a client that has left
                     if not _drains(reply, entry, out):
                         raise
                 finally:

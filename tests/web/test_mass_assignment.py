@@ -25,6 +25,7 @@ KEY = {
         "limits",
         "expires_at",
         "metadata",
+        "prompt_log",
     ),
 }
 ROUTE = {
@@ -47,7 +48,7 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
         {"email": "user@example.com", "password": PASSWORD},
     ),
     "POST /api/auth/local": ({"token"}, {"token": "t" * 43}),
-    "PATCH /api/auth/me": ({"full_name"}, {"full_name": "New Name"}),
+    "PATCH /api/auth/me": ({"full_name", "prompt_log"}, {"full_name": "New Name"}),
     "POST /api/auth/me/delete": ({"password"}, {"password": "wrong"}),
     "POST /api/auth/password": (
         {"password", "new_password", "bearer"},
@@ -73,7 +74,7 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
         {"email": "new@example.com", "password": PASSWORD},
     ),
     "PATCH /api/admin/users/{user_id}": (
-        {"full_name", "role", "tier", "disabled"},
+        {"full_name", "role", "tier", "disabled", "prompt_log"},
         {"full_name": "New Name"},
     ),
     "PATCH /api/admin/users/{user_id}/limits": (LIMITS, {"rpm": 5}),

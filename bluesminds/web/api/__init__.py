@@ -28,6 +28,7 @@ from bluesminds.web.api import (
     model_routes,
     models,
     prices,
+    prompt_log,
     requests,
     servers,
     sessions,
@@ -119,6 +120,7 @@ def api_routes(
         *usage.routes(usage.UsageHandlers(accounts.usage)),
         *limits.routes(limits.LimitHandlers(accounts.limits, controls.usage_now)),
         *chats.routes(chats.ChatHandlers(accounts.chats)),
+        *prompt_log.routes(prompt_log.PromptHandlers(accounts.prompts)),
         *audit.routes(audit.AuditHandlers(accounts.audit)),
     ]
 
