@@ -79,7 +79,20 @@ def chain_key(pepper: bytes) -> bytes:
     return hmac.digest(pepper, b"bluesminds audit chain", "sha256")
 
 
-_same_millisecond: tuple[int, Iterator[int]] = (-1, iter(()))
+class _IdCounter:
+    """Numbers the ids of one millisecond from 0."""
+
+    def __init__(self) -> None:
+        self._at = -1
+        self._numbers: Iterator[int] = itertools.count()
+
+    def next(self, now_ms: int) -> int:
+        if now_ms != self._at:
+            self._at, self._numbers = now_ms, itertools.count()
+        return next(self._numbers)
+
+
+_id_counter = _IdCounter()
 
 
 def uuid7(now_ms: int) -> str:
@@ -87,10 +100,7 @@ def uuid7(now_ms: int) -> str:
 
     The ids of one process and millisecond sort by creation too: 12 bits count them (section 6.2, method 1).
     """
-    global _same_millisecond
-    if _same_millisecond[0] != now_ms:
-        _same_millisecond = (now_ms, itertools.count())
-    counter = next(_same_millisecond[1]) & 0xFFF
+    counter = _id_counter.next(now_ms) & 0xFFF
     tail = int.from_bytes(os.urandom(8), "big")
     value = (now_ms & 0xFFFFFFFFFFFF) << 80 | 0x7 << 76 | counter << 64 | tail
     value = value & ~(0x3 << 62) | 0x2 << 62
