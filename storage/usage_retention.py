@@ -51,3 +51,4 @@ async def delete_usage_days(connection: Connection, before: int, limit: int) -> 
 async def delete_site_days(connection: Connection, before: int) -> None:
     """Delete the sums of all users for days that began before `before`. There are few for each day."""
     await connection.execute("DELETE FROM usage_site WHERE bucket_start < :before", before=before)
+    await connection.execute("DELETE FROM usage_meters WHERE bucket_start < :before", before=before)
