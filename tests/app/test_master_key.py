@@ -21,7 +21,9 @@ from tests.terminal import User
 __all__ = ["postgres", "postgres_url"]
 CLOCK = SystemClock()
 ONE = Server(
-    "one", "openai", "http://127.0.0.1:9/v1", "sk-one", ("m",), 1, 0, "table", headers=(("X-Key", "secret"),)
+    *("one", "openai", "http://127.0.0.1:9/v1", "sk-one-00000001", ("m",), 1, 0, "table"),
+    headers=(("X-Key", "secret"),),
+    more_keys=("sk-one-00000002",),
 )
 
 
@@ -48,7 +50,8 @@ async def add_servers(services: Services) -> None:
 async def check_servers(services: Services) -> None:
     servers = {server.name: server for server in await services.accounts.servers.load()}
     assert services.accounts.servers.locked == ()
-    assert (servers["one"].api_key, servers["one"].headers) == ("sk-one", (("X-Key", "secret"),))
+    assert servers["one"].api_keys == ("sk-one-00000001", "sk-one-00000002")
+    assert servers["one"].headers == (("X-Key", "secret"),)
     assert {servers[f"s{number}"].api_key for number in range(120)} == {f"sk-{n}" for n in range(120)}
 
 
