@@ -41,15 +41,12 @@ class ReadPrompt(Struct, frozen=True):
 
 
 class Prompts:
-    """`are_kept`: the settings allow a prompt log. `administrators_read`: they may read those of others."""
+    """`administrators_read`: they may read the prompts of others."""
 
-    def __init__(
-        self, store: Store, *, vault: Vault, clock: Clock, are_kept: bool, administrators_read: bool
-    ) -> None:
+    def __init__(self, store: Store, *, vault: Vault, clock: Clock, administrators_read: bool) -> None:
         self._store = store
         self._vault = vault
         self._clock = clock
-        self.are_kept = are_kept
         self.administrators_read = administrators_read
 
     async def list(self, query: PromptQuery) -> Sequence[PromptSummary]:
@@ -70,19 +67,14 @@ class Prompts:
             raise no_such_prompt()
         return await self._open(row)
 
-    async def has(self, user_id: str | None, prompt_id: str) -> bool:
-        """Whether a request is kept. With None, of any user."""
-        return is_uuid(prompt_id) and await self._store.read(select_prompt, prompt_id, user_id) is not None
-
-    async def get_any(self, actor: Actor, prompt_id: str, action: str = "prompt_log.read") -> ReadPrompt:
+    async def get_any(self, actor: Actor, prompt_id: str) -> ReadPrompt:
         """A prompt of any user, for an administrator. Raises Forbidden and NotFound."""
         self._require_rule()
         row = await self._store.read(select_prompt, prompt_id, None) if is_uuid(prompt_id) else None
         if row is None:
             raise no_such_prompt()
-        await self._store.write(
-            _audit, entry(self._clock, actor, action, row.id, after={"user_id": row.user_id})
-        )
+        audit = entry(self._clock, actor, "prompt_log.read", row.id, after={"user_id": row.user_id})
+        await self._store.write(_audit, audit)
         return await self._open(row)
 
     async def export(self, user_id: str) -> AsyncIterator[Sequence[ReadPrompt]]:

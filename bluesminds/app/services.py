@@ -259,7 +259,6 @@ def _build_prompts(resources: Resources) -> Prompts:
         resources.store,
         vault=resources.vault,
         clock=resources.clock,
-        are_kept=settings.retention_days > 0,
         administrators_read=settings.administrators,
     )
 

@@ -387,7 +387,7 @@ class Gateway(Struct, frozen=True):
                     recovery = StreamRecovery(self.sender, call, body, routed, entry, self.accounting.log)
                 try:
                     await self.relay.pass_on(call, body, reply, entry, out, recovery)
-                except Exception:
+                except OSError:  # of writing to a client that has left
                     if not _drains(reply, entry, out):
                         raise
                 finally:

@@ -6,8 +6,8 @@ fails for long, the record is dropped and counted: requests never wait for the l
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import Final, NoReturn
+from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 import trio
@@ -19,7 +19,7 @@ from bluesminds.common.redaction import Redactor
 from bluesminds.common.values import Caller
 from bluesminds.gateway.call import Call
 from bluesminds.gateway.limits.headers import Headers
-from bluesminds.gateway.relay import ResponseWriter
+from bluesminds.gateway.relay import ForwardingWriter, ResponseWriter
 from bluesminds.wire.answer_text import AnswerJoiner, answer_text, last_prompt_text
 from bluesminds.wire.json_text import NOT_JSON, read_value
 from storage.base import BadValue, IntegrityError, StorageBroken, StorageUnavailable, Store
@@ -236,21 +236,12 @@ class PromptRecord:
         self._log.add(self)
 
 
-class _PromptWriter:
-    """Passes everything to `out`, and shows it to the record."""
-
-    __slots__ = ("_out", "_record")
+class _PromptWriter(ForwardingWriter):
+    """Shows everything to the record."""
 
     def __init__(self, out: ResponseWriter, record: PromptRecord) -> None:
-        self._out = out
+        super().__init__(out)
         self._record = record
-
-    @property
-    def gone(self) -> bool:
-        return self._out.gone
-
-    def on_gone(self, callback: Callable[[], object]) -> None:
-        self._out.on_gone(callback)
 
     async def send(self, status: int, headers: Headers, body: bytes) -> None:
         self._record.begin(headers, streamed=False)
@@ -268,6 +259,3 @@ class _PromptWriter:
     async def end(self, data: bytes = b"") -> None:
         self._record.feed(data)
         await self._out.end(data)
-
-    def abort(self) -> NoReturn:
-        self._out.abort()

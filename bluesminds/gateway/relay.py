@@ -40,7 +40,7 @@ STREAM_HEADERS: Headers = [(b"cache-control", b"no-cache, no-transform"), (b"x-a
 
 
 class ResponseWriter(Protocol):
-    """Writes the response to the client. Writing to a client that has disconnected raises ClientGone."""
+    """Writes the response to the client. Writing to a client that has disconnected raises OSError."""
 
     @property
     def gone(self) -> bool: ...
@@ -57,6 +57,23 @@ class ResponseWriter(Protocol):
 
     def abort(self) -> NoReturn:
         """End the connection before the end of the response, so that the client sees that it is cut."""
+
+
+class ForwardingWriter:
+    """Passes everything to `out`. Subclasses see or change what the client gets."""
+
+    def __init__(self, out: ResponseWriter) -> None:
+        self._out = out
+
+    @property
+    def gone(self) -> bool:
+        return self._out.gone
+
+    def on_gone(self, callback: Callable[[], object]) -> None:
+        self._out.on_gone(callback)
+
+    def abort(self) -> NoReturn:
+        self._out.abort()
 
 
 class Relay(Struct, frozen=True):
