@@ -38,6 +38,12 @@ async def test_both_meters_and_the_cost_are_in_the_record(
         assert row["own_input_tokens"] > 0 and row["own_output_tokens"] == 2
         assert (row["cost_nano"], row["quarantine"]) == (15_000, "")
     assert (plain["reported_cost_nano"], stream["reported_cost_nano"]) == (15_500, 0)
+    async with gateway.operator() as client:
+        shown = (await client.get(f"/api/admin/requests/{plain['id']}")).json()
+    own = (plain["own_input_tokens"], 2)
+    assert (shown["usage_source"], shown["quarantine"]) == ("upstream", None)
+    assert (shown["own_input_tokens"], shown["own_output_tokens"]) == own
+    assert (shown["input_tokens"], shown["reported_cost_usd"]) == (11, "0.0000155")
     found = await drift(gateway)
     assert [(one["model"], one["server"], one["requests"]) for one in found] == [("m", "one", 2)]
     assert (found[0]["own_cost_usd"], found[0]["reported_cost_usd"]) == ("0.00003", "0.0000155")
