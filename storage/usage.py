@@ -165,10 +165,11 @@ _SUM_ROWS: LiteralString = """
         sum(duration_ms), coalesce(sum(cost_nano), 0),
         count(*) FILTER (WHERE cost_nano IS NULL AND
             coalesce(input_tokens, 0) + coalesce(output_tokens, 0)
-            + coalesce(images, 0) + coalesce(audio_ms, 0) + coalesce(characters, 0) > 0),
-        count_values(array_agg(duration_low)), count_values(array_agg(first_byte_low))
-    FROM timed
+            + coalesce(images, 0) + coalesce(audio_ms, 0) + coalesce(characters, 0) > 0)
 """
+_HISTOGRAMS: LiteralString = (
+    ", count_values(array_agg(duration_low)), count_values(array_agg(first_byte_low))"
+)
 _ADD_SUMS: LiteralString = """ DO UPDATE SET
         requests = total.requests + excluded.requests,
         errors = total.errors + excluded.errors,
@@ -186,23 +187,35 @@ _ADD_SUMS: LiteralString = """ DO UPDATE SET
         characters = total.characters + excluded.characters,
         duration_ms = total.duration_ms + excluded.duration_ms,
         cost_nano = total.cost_nano + excluded.cost_nano,
-        unpriced = total.unpriced + excluded.unpriced,
+        unpriced = total.unpriced + excluded.unpriced
+"""
+_ADD_HISTOGRAMS: LiteralString = """,
         durations = add_counts(total.durations, excluded.durations),
         first_bytes = add_counts(total.first_bytes, excluded.first_bytes)
 """
 # Rows of the sums are locked in the order of their keys, so that two instances cannot deadlock.
-_KEY_ROWS: LiteralString = (
+_EACH_ROWS: LiteralString = (
     " key_id, user_id, model, server,"
     + _SUM_ROWS
-    + "GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5"
+    + _HISTOGRAMS
+    + " FROM timed GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5"
     + " ON CONFLICT (bucket_start, key_id, user_id, model, server)"
+    + _ADD_SUMS
+    + _ADD_HISTOGRAMS
+)
+_KEY_ROWS: LiteralString = (
+    " key_id, user_id,"
+    + _SUM_ROWS
+    + " FROM timed GROUP BY 1, 2, 3 ORDER BY 1, 2, 3 ON CONFLICT (bucket_start, key_id, user_id)"
     + _ADD_SUMS
 )
 _SITE_ROWS: LiteralString = (
     " model, server,"
     + _SUM_ROWS
-    + "GROUP BY 1, 2, 3 ORDER BY 1, 2, 3 ON CONFLICT (bucket_start, model, server)"
+    + _HISTOGRAMS
+    + " FROM timed GROUP BY 1, 2, 3 ORDER BY 1, 2, 3 ON CONFLICT (bucket_start, model, server)"
     + _ADD_SUMS
+    + _ADD_HISTOGRAMS
 )
 
 INSERT_POSTGRES = (
@@ -235,10 +248,10 @@ INSERT_POSTGRES = (
         FROM logged
     ), hourly AS (
         INSERT INTO usage_hourly AS total SELECT at - at % 3600000,"""
-    + _KEY_ROWS
+    + _EACH_ROWS
     + """
-    ), site AS (
-        INSERT INTO usage_site AS total SELECT at - at % 86400000,"""
+    ), site_hourly AS (
+        INSERT INTO usage_site_hourly AS total SELECT at - at % 3600000,"""
     + _SITE_ROWS
     + """
     ), meters AS (
@@ -269,6 +282,14 @@ INSERT_POSTGRES = (
             own_cost_nano = total.own_cost_nano + excluded.own_cost_nano,
             reported_cost_nano = total.reported_cost_nano + excluded.reported_cost_nano,
             quarantined = total.quarantined + excluded.quarantined
+    ), site_daily AS (
+        INSERT INTO usage_site_daily AS total SELECT at - at % 86400000,"""
+    + _SITE_ROWS
+    + """
+    ), key_daily AS (
+        INSERT INTO usage_key_daily AS total SELECT at - at % 86400000,"""
+    + _KEY_ROWS
+    + """
     ), counted AS (
         SELECT
             subject, day, month, coalesce(input_tokens, 0) + coalesce(output_tokens, 0) AS tokens,
@@ -307,7 +328,7 @@ INSERT_POSTGRES = (
             total_nano = total.total_nano + excluded.total_nano
     )
     INSERT INTO usage_daily AS total SELECT at - at % 86400000,"""
-    + _KEY_ROWS
+    + _EACH_ROWS
 )
 
 

@@ -261,7 +261,7 @@ CREATE TABLE prompt_log (
 
 CREATE INDEX prompt_log_user ON prompt_log (user_id, id);
 
--- Sums of usage by hour and by day (UTC), for each key, and by day for all users together.
+-- Sums of usage by hour and by day (UTC), for each key, and for all users together.
 -- Statistics read only these tables.
 -- The bounds of the histograms are in storage/latency.py.
 CREATE TABLE usage_hourly (
@@ -324,7 +324,7 @@ CREATE TABLE usage_daily (
 
 CREATE INDEX usage_daily_user ON usage_daily (user_id, bucket_start, key_id);
 
-CREATE TABLE usage_site (
+CREATE TABLE usage_site_hourly (
     bucket_start BIGINT NOT NULL,
     model TEXT NOT NULL,
     server TEXT NOT NULL,
@@ -349,6 +349,59 @@ CREATE TABLE usage_site (
     first_bytes JSONB NOT NULL, -- the same for the time until the first byte
     PRIMARY KEY (bucket_start, model, server)
 );
+
+CREATE TABLE usage_site_daily (
+    bucket_start BIGINT NOT NULL,
+    model TEXT NOT NULL,
+    server TEXT NOT NULL,
+    requests BIGINT NOT NULL,
+    errors BIGINT NOT NULL,
+    input_tokens BIGINT NOT NULL,
+    output_tokens BIGINT NOT NULL,
+    cache_read_tokens BIGINT NOT NULL,
+    cache_write_tokens BIGINT NOT NULL,
+    reasoning_tokens BIGINT NOT NULL,
+    audio_input_tokens BIGINT NOT NULL,
+    audio_output_tokens BIGINT NOT NULL,
+    image_input_tokens BIGINT NOT NULL,
+    image_output_tokens BIGINT NOT NULL,
+    images BIGINT NOT NULL,
+    audio_ms BIGINT NOT NULL,
+    characters BIGINT NOT NULL,
+    duration_ms BIGINT NOT NULL,
+    cost_nano BIGINT NOT NULL, -- without the unpriced requests
+    unpriced BIGINT NOT NULL, -- requests that used a model without a price
+    durations JSONB NOT NULL, -- JSON object: number of requests by lower bound of their duration
+    first_bytes JSONB NOT NULL, -- the same for the time until the first byte
+    PRIMARY KEY (bucket_start, model, server)
+);
+
+-- Sums for each key of all models and servers together.
+CREATE TABLE usage_key_daily (
+    bucket_start BIGINT NOT NULL,
+    key_id TEXT NOT NULL,
+    user_id TEXT NOT NULL,
+    requests BIGINT NOT NULL,
+    errors BIGINT NOT NULL,
+    input_tokens BIGINT NOT NULL,
+    output_tokens BIGINT NOT NULL,
+    cache_read_tokens BIGINT NOT NULL,
+    cache_write_tokens BIGINT NOT NULL,
+    reasoning_tokens BIGINT NOT NULL,
+    audio_input_tokens BIGINT NOT NULL,
+    audio_output_tokens BIGINT NOT NULL,
+    image_input_tokens BIGINT NOT NULL,
+    image_output_tokens BIGINT NOT NULL,
+    images BIGINT NOT NULL,
+    audio_ms BIGINT NOT NULL,
+    characters BIGINT NOT NULL,
+    duration_ms BIGINT NOT NULL,
+    cost_nano BIGINT NOT NULL, -- without the unpriced requests
+    unpriced BIGINT NOT NULL, -- requests that used a model without a price
+    PRIMARY KEY (bucket_start, key_id, user_id)
+);
+
+CREATE INDEX usage_key_daily_user ON usage_key_daily (user_id, bucket_start);
 
 -- A histogram of bounds, without those that are NULL.
 CREATE FUNCTION count_values(BIGINT []) RETURNS JSONB LANGUAGE sql IMMUTABLE AS $$

@@ -262,7 +262,7 @@ CREATE TABLE prompt_log (
 
 CREATE INDEX prompt_log_user ON prompt_log (user_id, id);
 
--- Sums of usage by hour and by day (UTC), for each key, and by day for all users together.
+-- Sums of usage by hour and by day (UTC), for each key, and for all users together.
 -- Statistics read only these tables.
 -- The bounds of the histograms are in storage/latency.py.
 CREATE TABLE usage_hourly (
@@ -325,7 +325,7 @@ CREATE TABLE usage_daily (
 
 CREATE INDEX usage_daily_user ON usage_daily (user_id, bucket_start, key_id);
 
-CREATE TABLE usage_site (
+CREATE TABLE usage_site_hourly (
     bucket_start INTEGER NOT NULL,
     model TEXT NOT NULL,
     server TEXT NOT NULL,
@@ -350,6 +350,59 @@ CREATE TABLE usage_site (
     first_bytes TEXT NOT NULL, -- the same for the time until the first byte
     PRIMARY KEY (bucket_start, model, server)
 ) STRICT, WITHOUT ROWID;
+
+CREATE TABLE usage_site_daily (
+    bucket_start INTEGER NOT NULL,
+    model TEXT NOT NULL,
+    server TEXT NOT NULL,
+    requests INTEGER NOT NULL,
+    errors INTEGER NOT NULL,
+    input_tokens INTEGER NOT NULL,
+    output_tokens INTEGER NOT NULL,
+    cache_read_tokens INTEGER NOT NULL,
+    cache_write_tokens INTEGER NOT NULL,
+    reasoning_tokens INTEGER NOT NULL,
+    audio_input_tokens INTEGER NOT NULL,
+    audio_output_tokens INTEGER NOT NULL,
+    image_input_tokens INTEGER NOT NULL,
+    image_output_tokens INTEGER NOT NULL,
+    images INTEGER NOT NULL,
+    audio_ms INTEGER NOT NULL,
+    characters INTEGER NOT NULL,
+    duration_ms INTEGER NOT NULL,
+    cost_nano INTEGER NOT NULL, -- without the unpriced requests
+    unpriced INTEGER NOT NULL, -- requests that used a model without a price
+    durations TEXT NOT NULL, -- JSON object: number of requests by lower bound of their duration
+    first_bytes TEXT NOT NULL, -- the same for the time until the first byte
+    PRIMARY KEY (bucket_start, model, server)
+) STRICT, WITHOUT ROWID;
+
+-- Sums for each key of all models and servers together.
+CREATE TABLE usage_key_daily (
+    bucket_start INTEGER NOT NULL,
+    key_id TEXT NOT NULL,
+    user_id TEXT NOT NULL,
+    requests INTEGER NOT NULL,
+    errors INTEGER NOT NULL,
+    input_tokens INTEGER NOT NULL,
+    output_tokens INTEGER NOT NULL,
+    cache_read_tokens INTEGER NOT NULL,
+    cache_write_tokens INTEGER NOT NULL,
+    reasoning_tokens INTEGER NOT NULL,
+    audio_input_tokens INTEGER NOT NULL,
+    audio_output_tokens INTEGER NOT NULL,
+    image_input_tokens INTEGER NOT NULL,
+    image_output_tokens INTEGER NOT NULL,
+    images INTEGER NOT NULL,
+    audio_ms INTEGER NOT NULL,
+    characters INTEGER NOT NULL,
+    duration_ms INTEGER NOT NULL,
+    cost_nano INTEGER NOT NULL, -- without the unpriced requests
+    unpriced INTEGER NOT NULL, -- requests that used a model without a price
+    PRIMARY KEY (bucket_start, key_id, user_id)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX usage_key_daily_user ON usage_key_daily (user_id, bucket_start);
 
 -- The two meters by day (UTC): sums of requests that both have counted. Output is only of requests without reasoning,
 -- which a server may hide; costs are only of requests with a price whose cost the server has reported.
@@ -486,7 +539,50 @@ BEGIN
             first_bytes, '$.' || substr(excluded.first_bytes, 2, instr(excluded.first_bytes, ':') - 2),
             coalesce(first_bytes -> ('$.' || substr(excluded.first_bytes, 2, instr(excluded.first_bytes, ':') - 2)), 0) + 1
         ) END;
-    INSERT INTO usage_site
+    INSERT INTO usage_site_hourly
+    VALUES (
+        new.at - new.at % 3600000, new.model, new.server,
+        1, new.outcome NOT IN ('ok', 'client_gone', 'stopped'),
+        coalesce(new.input_tokens, 0), coalesce(new.output_tokens, 0),
+        coalesce(new.cache_read_tokens, 0), coalesce(new.cache_write_tokens, 0),
+        coalesce(new.reasoning_tokens, 0),
+        coalesce(new.audio_input_tokens, 0), coalesce(new.audio_output_tokens, 0),
+        coalesce(new.image_input_tokens, 0), coalesce(new.image_output_tokens, 0),
+        coalesce(new.images, 0), coalesce(new.audio_ms, 0), coalesce(new.characters, 0),
+        new.duration_ms, coalesce(new.cost_nano, 0),
+        new.cost_nano IS NULL AND coalesce(new.input_tokens, 0) + coalesce(new.output_tokens, 0)
+            + coalesce(new.images, 0) + coalesce(new.audio_ms, 0) + coalesce(new.characters, 0) > 0,
+        '{"' || (SELECT max(low) FROM latency_bounds WHERE low <= new.duration_ms) || '":1}',
+        CASE WHEN new.first_byte_ms IS NULL THEN '{}'
+            ELSE '{"' || (SELECT max(low) FROM latency_bounds WHERE low <= new.first_byte_ms) || '":1}' END
+    )
+    ON CONFLICT DO UPDATE SET
+        requests = requests + 1,
+        errors = errors + excluded.errors,
+        input_tokens = input_tokens + excluded.input_tokens,
+        output_tokens = output_tokens + excluded.output_tokens,
+        cache_read_tokens = cache_read_tokens + excluded.cache_read_tokens,
+        cache_write_tokens = cache_write_tokens + excluded.cache_write_tokens,
+        reasoning_tokens = reasoning_tokens + excluded.reasoning_tokens,
+        audio_input_tokens = audio_input_tokens + excluded.audio_input_tokens,
+        audio_output_tokens = audio_output_tokens + excluded.audio_output_tokens,
+        image_input_tokens = image_input_tokens + excluded.image_input_tokens,
+        image_output_tokens = image_output_tokens + excluded.image_output_tokens,
+        images = images + excluded.images,
+        audio_ms = audio_ms + excluded.audio_ms,
+        characters = characters + excluded.characters,
+        duration_ms = duration_ms + excluded.duration_ms,
+        cost_nano = cost_nano + excluded.cost_nano,
+        unpriced = unpriced + excluded.unpriced,
+        durations = json_set(
+            durations, '$.' || substr(excluded.durations, 2, instr(excluded.durations, ':') - 2),
+            coalesce(durations -> ('$.' || substr(excluded.durations, 2, instr(excluded.durations, ':') - 2)), 0) + 1
+        ),
+        first_bytes = CASE WHEN new.first_byte_ms IS NULL THEN first_bytes ELSE json_set(
+            first_bytes, '$.' || substr(excluded.first_bytes, 2, instr(excluded.first_bytes, ':') - 2),
+            coalesce(first_bytes -> ('$.' || substr(excluded.first_bytes, 2, instr(excluded.first_bytes, ':') - 2)), 0) + 1
+        ) END;
+    INSERT INTO usage_site_daily
     VALUES (
         new.at - new.at % 86400000, new.model, new.server,
         1, new.outcome NOT IN ('ok', 'client_gone', 'stopped'),
@@ -529,6 +625,38 @@ BEGIN
             first_bytes, '$.' || substr(excluded.first_bytes, 2, instr(excluded.first_bytes, ':') - 2),
             coalesce(first_bytes -> ('$.' || substr(excluded.first_bytes, 2, instr(excluded.first_bytes, ':') - 2)), 0) + 1
         ) END;
+    INSERT INTO usage_key_daily
+    VALUES (
+        new.at - new.at % 86400000, new.key_id, new.user_id,
+        1, new.outcome NOT IN ('ok', 'client_gone', 'stopped'),
+        coalesce(new.input_tokens, 0), coalesce(new.output_tokens, 0),
+        coalesce(new.cache_read_tokens, 0), coalesce(new.cache_write_tokens, 0),
+        coalesce(new.reasoning_tokens, 0),
+        coalesce(new.audio_input_tokens, 0), coalesce(new.audio_output_tokens, 0),
+        coalesce(new.image_input_tokens, 0), coalesce(new.image_output_tokens, 0),
+        coalesce(new.images, 0), coalesce(new.audio_ms, 0), coalesce(new.characters, 0),
+        new.duration_ms, coalesce(new.cost_nano, 0),
+        new.cost_nano IS NULL AND coalesce(new.input_tokens, 0) + coalesce(new.output_tokens, 0)
+            + coalesce(new.images, 0) + coalesce(new.audio_ms, 0) + coalesce(new.characters, 0) > 0
+    )
+    ON CONFLICT DO UPDATE SET
+        requests = requests + 1,
+        errors = errors + excluded.errors,
+        input_tokens = input_tokens + excluded.input_tokens,
+        output_tokens = output_tokens + excluded.output_tokens,
+        cache_read_tokens = cache_read_tokens + excluded.cache_read_tokens,
+        cache_write_tokens = cache_write_tokens + excluded.cache_write_tokens,
+        reasoning_tokens = reasoning_tokens + excluded.reasoning_tokens,
+        audio_input_tokens = audio_input_tokens + excluded.audio_input_tokens,
+        audio_output_tokens = audio_output_tokens + excluded.audio_output_tokens,
+        image_input_tokens = image_input_tokens + excluded.image_input_tokens,
+        image_output_tokens = image_output_tokens + excluded.image_output_tokens,
+        images = images + excluded.images,
+        audio_ms = audio_ms + excluded.audio_ms,
+        characters = characters + excluded.characters,
+        duration_ms = duration_ms + excluded.duration_ms,
+        cost_nano = cost_nano + excluded.cost_nano,
+        unpriced = unpriced + excluded.unpriced;
     -- A newer day or month replaces the counters of the one before; an older one is not counted.
     INSERT INTO quota_counters
     SELECT
