@@ -148,7 +148,7 @@ def build_data_plane(
         limiter=authentication.limiter,
         sender=sender,
         relay=Relay(sender, expose_server=settings.server.expose_server),
-        accounting=_build_accounting(services, runtime, routing.prices),
+        accounting=_build_accounting(services, runtime, routing.prices, routing.registry),
         links=RequestLinks(responses, objects, routing.registry, bodies, services.clock),
         total_timeout=settings.upstream.total_timeout,
         refuse_unpriced=settings.limits.unpriced == "refuse",
@@ -288,7 +288,9 @@ def _build_queue(services: Services, routing: Routing, metrics: Metrics) -> Capa
     return queue
 
 
-def _build_accounting(services: Services, runtime: Runtime, prices: PriceRegistry) -> UsageAccounting:
+def _build_accounting(
+    services: Services, runtime: Runtime, prices: PriceRegistry, registry: ServerRegistry
+) -> UsageAccounting:
     settings = services.settings
     return UsageAccounting(
         recorder=runtime.recorder,
@@ -298,7 +300,13 @@ def _build_accounting(services: Services, runtime: Runtime, prices: PriceRegistr
         strict=settings.storage.durability == "strict",
         log_requests=settings.log.requests,
         receipts=settings.receipts.retention_days > 0,
+        context_length=partial(_context_length, registry),
     )
+
+
+def _context_length(registry: ServerRegistry, model: str) -> int | None:
+    row = registry.catalog.model(model)
+    return None if row is None else row.details.context_length
 
 
 def _build_cache(services: Services, metrics: Metrics) -> ResponseCache | None:

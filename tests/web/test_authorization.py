@@ -172,6 +172,7 @@ POST /api/admin/routes
 PATCH /api/admin/routes/{route_id}
 DELETE /api/admin/routes/{route_id}
 GET /api/admin/models
+GET /api/admin/drift
 GET /api/admin/usage/stats
 GET /api/admin/usage/logs
 GET /api/admin/usage/export
