@@ -67,7 +67,7 @@ def check_vectors(reply: VectorReply, request: VectorRequest) -> None:
 
 
 def tokens_of(reply: VectorReply, request: VectorRequest) -> int:
-    """The tokens that the client is told: as reported, otherwise as estimated."""
+    """The tokens in the reply to the client: as reported, otherwise as estimated."""
     return request.expected_input if reply.input_tokens is None else reply.input_tokens
 
 
