@@ -180,7 +180,7 @@ class RealtimeSessions:
         with trio.CancelScope() as scope:
             out.on_gone(scope.cancel)
             outcome = await sender.connect(
-                call, admitted.targets, entry.try_target, request, self._settings.handshake_timeout
+                call, admitted.targets, entry, request, self._settings.handshake_timeout
             )
             if isinstance(outcome, UpstreamSocket):
                 return outcome
