@@ -61,7 +61,7 @@ def doctor(offline: bool, config: Path | None, as_json: bool) -> None:
 @offline_option
 @config_option
 def support_bundle(file: Path, offline: bool, config: Path | None) -> None:
-    """Write a report about this gateway to FILE, without secrets.
+    """Write a report for support, without secrets.
 
     The archive has the checks of `doctor`, the versions, the machine, the settings with masked secrets, and
     the metrics and the state of a running gateway. Prompts, keys and accounts are not in it. It has the names
