@@ -41,8 +41,8 @@ from bluesminds.web.routes import Page, Route, route
 Targets = Annotated[
     list[ServerName | TargetSettings],
     Meta(
-        description="a list of server names, or of objects with server, model, weight, priority and prefill, or"
-        " null for every server that offers the model",
+        description="a list of server names, or of objects with server, model, weight, priority and prefill,"
+        " or null for every server that offers the model",
         max_length=100,
     ),
 ]
