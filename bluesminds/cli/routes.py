@@ -28,7 +28,7 @@ _ID: Final = re.compile(r"[0-9a-z-]{1,64}")
 
 @click.group("routes")
 def routes_group() -> None:
-    """Manage routes: the servers that get the requests for a model."""
+    """Manage routes: which servers get the requests for a model."""
 
 
 def _route_options(command: Command) -> Command:
