@@ -138,7 +138,9 @@ class UsageEntry:
         return self._call.context.started
 
     def so_far(self) -> UsageRow:
-        """The usage row if the request ended now, because the process crashes."""
+        """The usage row if the request ended now, because the process crashes. An account with prepaid credit
+        is to pay the whole cost.
+        """
         usage = self._usage_so_far(sent=bool(self.attempts))
         price = self._accounting.estimator.price(self.target, self._call.model, self._call.context.at_ms)
         items: Sequence[CostItem] | None = None if price is None else price.items(usage)
@@ -150,7 +152,7 @@ class UsageEntry:
             self._row(500, "crashed", usage),
             cost_nano=cost,
             price_version="" if price is None else price.version,
-            charged_nano=self._reservation.chargeable(cost or 0),
+            charged_nano=(cost or 0) if self._reservation.has_credit else None,
         )
 
     def finish(self, status: int, outcome: str, usage: Usage) -> None:
