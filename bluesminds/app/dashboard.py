@@ -85,6 +85,7 @@ def _user_pages(services: Services, frame: Frame, routing: Routing, controls: Ga
                 frame,
                 accounts.usage,
                 RequestHandlers(accounts.usage, services.settings.server.expose_server),
+                requests.OpenTails(),
             )
         ),
         *usage.routes(usage.UsagePages(frame, accounts.usage, services.clock)),
@@ -133,6 +134,7 @@ def _admin_pages(
                 explain=ExplainHandlers(accounts.keys, accounts.users, controls.explain, controls.key_status),
                 usage=accounts.usage,
                 clock=services.clock,
+                health=controls.fleet_health,
             )
         ),
         *users.routes(

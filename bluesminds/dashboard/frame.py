@@ -106,6 +106,7 @@ class Frame:
             share=words.share,
             change=words.change,
             link=link,
+            request_state=words.request_state,
         )
 
     def base_url(self, browser: BrowserRequest) -> str:
@@ -114,6 +115,10 @@ class Frame:
 
     def shows_servers(self, principal: Principal) -> bool:
         return self._expose_servers or principal.role == "admin"
+
+    def times(self, browser: BrowserRequest) -> words.Times:
+        """Times in the zone of the reader."""
+        return words.Times(browser.zone, self._clock.now_ms())
 
     def page(
         self,
@@ -133,7 +138,7 @@ class Frame:
             servers_down=self._servers_down() if account.is_admin else 0,
             base_url=self.base_url(browser),
             shows_servers=self.shows_servers(principal),
-            times=words.Times(browser.zone, self._clock.now_ms()),
+            times=self.times(browser),
             **values,
         )
         return HandlerResponse(RawBody(html.encode(), HTML), status, _HEADERS)

@@ -72,6 +72,7 @@ GET /dashboard/keys
 GET /dashboard/playground
 GET /dashboard/playground/{chat_id}
 GET /dashboard/requests
+GET /dashboard/live/requests
 GET /dashboard/requests/{request_id}
 GET /dashboard/usage
 GET /dashboard/usage.csv
