@@ -76,6 +76,8 @@ GET /dashboard/live/requests
 GET /dashboard/requests/{request_id}
 GET /dashboard/usage
 GET /dashboard/usage.csv
+GET /dashboard/prompts
+GET /dashboard/prompts/{request_id}
 GET /dashboard/credit
 GET /dashboard/settings
 GET /dashboard/keys/{key_id}
@@ -88,6 +90,8 @@ GET /dashboard/admin/routes
 GET /dashboard/admin/users
 GET /dashboard/admin/users/{user_id}
 GET /dashboard/admin/ledger
+GET /dashboard/admin/prompts
+GET /dashboard/admin/prompts/{request_id}
 GET /dashboard/admin/audit
 GET /dashboard/admin/tiers
 GET /dashboard/admin/system
