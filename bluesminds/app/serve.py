@@ -22,6 +22,7 @@ from bluesminds.app.first_run import FirstRun, bootstrap, refuse_public_without_
 from bluesminds.app.listeners import ensure_descriptors, listen_locally, listen_publicly, public_sockets
 from bluesminds.app.malloc import fix_malloc_thresholds
 from bluesminds.app.services import Services, open_services
+from bluesminds.common.broadcast import Broadcast
 from bluesminds.common.clock import Clock
 from bluesminds.common.log import Log
 from bluesminds.common.values import Server
@@ -89,7 +90,7 @@ async def serve(
             ):
                 demo_url = start_demo(settings, background, log)
                 configured = await configured_servers(services, environ, demo_url)
-                runtime = Runtime(metrics, recorder, tasks, lease)
+                runtime = Runtime(metrics, recorder, tasks, lease, Broadcast())
                 data_plane = build_data_plane(services, configured, runtime, backoff)
                 await _settle_crashed(services)
                 await restore_limits(services, data_plane.authentication.limiter)
@@ -100,6 +101,7 @@ async def serve(
                     addresses = await listener.start(
                         listen_publicly, services, data_plane.edge, sockets, data_plane.stats, shutdown
                     )
+                    listener.start_soon(_end_live_streams, services, runtime, shutdown)
                     first_run = await bootstrap(services, guest_key=guest_key)
                     models = [row.id for row in data_plane.routing.registry.catalog.models()]
                     task_status.started(
@@ -138,6 +140,13 @@ def _start_tasks(
         background.start_soon(runtime.tasks.run, name, run)
     if data_plane.prompts is not None:
         background.start_soon(runtime.tasks.run, "prompt_log", data_plane.prompts.run)
+
+
+async def _end_live_streams(services: Services, runtime: Runtime, shutdown: trio.Event) -> None:
+    """They would keep the listener from draining."""
+    await shutdown.wait()
+    runtime.requests.end()
+    services.log.followers.end()
 
 
 async def _settle_crashed(services: Services) -> None:

@@ -3,7 +3,7 @@
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 from urllib.parse import urlencode
@@ -42,6 +42,7 @@ _REMEDIES = {
     "signup_closed": "set signup in [accounts] and restart, or: bluesminds users create --email ADDRESS",
     "last_admin": "bluesminds users set USER --role admin",
     "email_not_confirmed": "bluesminds users reset-password ADDRESS (the link also confirms the address)",
+    "gateway_not_running": "bluesminds serve",
     "storage_unavailable": "check storage.url and that the database runs",
 }
 _LOADED: Final = "bluesminds.loaded"
@@ -86,6 +87,14 @@ def download(config: Path | None, path: str) -> None:
     run(loaded, _download, loaded.settings, path)
 
 
+def follow(config: Path | None, path: str, handle: Callable[[str, Any], None]) -> None:
+    """Call `handle` with the name and the data of each server-sent event, until the gateway ends the stream.
+    `path` must be quoted. Raises exits.Failure.
+    """
+    loaded = operator_settings(config)
+    run(loaded, _follow, loaded.settings, path, handle)
+
+
 def operator_settings(config: Path | None) -> Loaded:
     """The settings, loaded once per command. Secrets are deferred: a running gateway has its own."""
     meta = click.get_current_context().meta
@@ -112,6 +121,27 @@ async def _download(settings: Settings, path: str) -> None:
             _decode(response)
         async for chunk in response.aiter_bytes():
             sys.stdout.buffer.write(chunk)
+
+
+async def _follow(settings: Settings, path: str, handle: Callable[[str, Any], None]) -> None:
+    clock = SystemClock()
+    log = Log(clock, level="warning", json=False)
+    async with (
+        operator_client(settings, clock=clock, log=log) as client,
+        client.stream("GET", f"/api/admin{path}") as response,
+    ):
+        if not response.is_success:
+            await response.aread()
+            _decode(response)
+        name = ""
+        async for line in response.aiter_lines():
+            field, _, value = line.partition(": ")
+            if field == "event":
+                name = value
+            elif field == "data":
+                handle(name, json.loads(value))
+            elif not line:
+                name = ""
 
 
 def _decode(response: httpx.Response) -> Any:  # noqa: ANN401

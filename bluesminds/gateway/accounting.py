@@ -12,6 +12,7 @@ from dataclasses import replace
 import trio
 from msgspec import Struct
 
+from bluesminds.common.broadcast import Broadcast
 from bluesminds.common.errors import GatewayError
 from bluesminds.common.log import Log
 from bluesminds.common.money import CostItem, total
@@ -296,7 +297,9 @@ def _milliseconds(seconds: float) -> int:
 
 
 class UsageAccounting(Struct, frozen=True):
-    """Takes settled requests: recorder, metrics and log. `running`: requests that are not settled, by id."""
+    """Takes settled requests: recorder, metrics, log and `followers`. `running`: requests that are not
+    settled, by id.
+    """
 
     recorder: Recorder
     estimator: Estimator
@@ -304,6 +307,7 @@ class UsageAccounting(Struct, frozen=True):
     log: Log
     strict: bool
     log_requests: bool
+    followers: Broadcast[UsageRow]
     receipts: bool = False
     running: dict[str, UsageEntry] = {}
 
@@ -330,6 +334,7 @@ class UsageAccounting(Struct, frozen=True):
             metrics.errors[(row.outcome,)] += 1
         if row.cost_nano is None and row.usage_source in ("upstream", "estimated"):
             metrics.unpriced[label] += 1
+        self.followers.publish(row)
         if self.log_requests:
             self._log_row(row, context)
 

@@ -5,7 +5,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from msgspec import Struct
 
 from bluesminds.accounts.services import AccountServices
+from bluesminds.common.broadcast import Broadcast
 from bluesminds.common.clock import Clock
+from bluesminds.common.log import Log
 from bluesminds.common.routes import ModelRoute
 from bluesminds.common.values import InUse, Server
 from bluesminds.gateway.prices.book import PriceBook
@@ -25,6 +27,7 @@ from bluesminds.web.api import (
     keys,
     ledger,
     limits,
+    live,
     model_routes,
     models,
     prices,
@@ -38,6 +41,7 @@ from bluesminds.web.api import (
 )
 from bluesminds.web.guard import Guard
 from bluesminds.web.routes import Route
+from storage.usage import UsageRow
 
 
 class GatewayControls(Struct, frozen=True):
@@ -73,6 +77,10 @@ class GatewayControls(Struct, frozen=True):
     """The health of all servers."""
     probe_now: Callable[[], Awaitable[None]]
     """Check all servers."""
+    requests: Broadcast[UsageRow] | None
+    """Requests as they end; None without a running gateway."""
+    log: Log | None
+    """The log of the running gateway."""
 
 
 def api_routes(
@@ -118,6 +126,7 @@ def api_routes(
         *ledger.routes(ledger.LedgerHandlers(accounts.ledger)),
         *requests.routes(requests.RequestHandlers(accounts.usage, expose_server)),
         *usage.routes(usage.UsageHandlers(accounts.usage)),
+        *live.routes(live.LiveHandlers(controls.requests, controls.log)),
         *limits.routes(limits.LimitHandlers(accounts.limits, controls.usage_now)),
         *chats.routes(chats.ChatHandlers(accounts.chats)),
         *prompt_log.routes(prompt_log.PromptHandlers(accounts.prompts)),
