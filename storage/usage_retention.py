@@ -89,3 +89,17 @@ async def delete_site_days(connection: Connection, before: int, limit: int) -> i
         before=before,
         limit=limit,
     )
+
+
+async def delete_meter_days(connection: Connection, before: int, limit: int) -> int:
+    """Delete up to `limit` sums of the two meters of days before `before`. Returns their number."""
+    return await connection.execute(
+        """
+        DELETE FROM usage_meters WHERE (bucket_start, model, server) IN (
+            SELECT bucket_start, model, server FROM usage_meters
+            WHERE bucket_start < :before ORDER BY bucket_start, model, server LIMIT :limit
+        )
+        """,
+        before=before,
+        limit=limit,
+    )

@@ -21,6 +21,7 @@ from storage.sessions import delete_ended_sessions
 from storage.single_use_tokens import delete_ended_tokens
 from storage.usage_retention import (
     delete_key_days,
+    delete_meter_days,
     delete_site_days,
     delete_site_hours,
     delete_usage,
@@ -119,6 +120,7 @@ class ExpiredDataCleanup:
             (kept.days, delete_usage_days),
             (kept.days, delete_key_days),
             (kept.days, delete_site_days),
+            (kept.days, delete_meter_days),
         ):
             before = now - days * DAY_MS
             while days and await self._store.write(delete, before, USAGE_BATCH) == USAGE_BATCH:

@@ -16,6 +16,7 @@ from storage.keys import select_key, select_key_names
 from storage.receipts import select_receipt
 from storage.usage import DAY, UsageRow, select_usage
 from storage.usage_log import LogPage, LogQuery, select_log
+from storage.usage_meters import MeterRow, select_meters
 from storage.usage_series import SeriesQuery, SeriesRow, select_series
 from storage.usage_stats import (
     Grouping,
@@ -87,6 +88,11 @@ class UsageReports:
         """`since` is moved to the start of its bucket."""
         query = replace(query, since=query.since - query.since % query.bucket)
         return await self._store.read(_select_stats, query)
+
+    async def meters(self, days: int, model: str = "", server: str = "") -> Sequence[MeterRow]:
+        """Both meters over the last calendar days in UTC. The filters are "" for all."""
+        since, until = self.last_days(days)
+        return await self._store.read(select_meters, since, until, model, server)
 
     async def page(self, query: LogQuery) -> LogPage:
         return await self._store.read(_select_log, query)

@@ -153,7 +153,7 @@ def build_data_plane(
         limiter=authentication.limiter,
         sender=sender,
         relay=Relay(sender, expose_server=settings.server.expose_server),
-        accounting=_build_accounting(services, runtime, routing.prices),
+        accounting=_build_accounting(services, runtime, routing.prices, routing.registry),
         links=RequestLinks(responses, objects, routing.registry, bodies, services.clock),
         total_timeout=settings.upstream.total_timeout,
         refuse_unpriced=settings.limits.unpriced == "refuse",
@@ -183,6 +183,11 @@ def build_data_plane(
     traffic = TrafficMonitor(runtime.metrics)
     runtime.metrics.gauge(
         "bluesminds_mails_waiting", "Mails in the queue.", lambda: services.mail_queue.length
+    )
+    runtime.metrics.gauge(
+        "bluesminds_last_backup_seconds",
+        "Unix time of the newest scheduled backup; 0 if there is none.",
+        lambda: (services.backups.last_ms or 0) / 1000,
     )
     control = _build_control(services, runtime, authentication, routing, queue, stats, traffic)
     services.key_changes.subscribe(authentication.keys.forget)
@@ -288,7 +293,9 @@ def _build_queue(services: Services, routing: Routing, metrics: Metrics) -> Capa
     return queue
 
 
-def _build_accounting(services: Services, runtime: Runtime, prices: PriceRegistry) -> UsageAccounting:
+def _build_accounting(
+    services: Services, runtime: Runtime, prices: PriceRegistry, registry: ServerRegistry
+) -> UsageAccounting:
     settings = services.settings
     return UsageAccounting(
         recorder=runtime.recorder,
@@ -299,7 +306,13 @@ def _build_accounting(services: Services, runtime: Runtime, prices: PriceRegistr
         log_requests=settings.log.requests,
         followers=runtime.requests,
         receipts=settings.receipts.retention_days > 0,
+        context_length=partial(_context_length, registry),
     )
+
+
+def _context_length(registry: ServerRegistry, model: str) -> int | None:
+    row = registry.catalog.model(model)
+    return None if row is None else row.details.context_length
 
 
 def _build_cache(services: Services, metrics: Metrics) -> ResponseCache | None:
@@ -398,6 +411,7 @@ def _build_control(
         probe_now=routing.health_checker.probe_all,
         requests=runtime.requests,
         log=services.log,
+        open_backup=services.backups.open,
     )
     routes = [
         *ops.routes(ops.OpsHandlers(readiness.check, routing.states, registry)),

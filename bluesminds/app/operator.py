@@ -145,6 +145,7 @@ def _build_control(services: Services) -> ASGIApp:
         probe_now=_noop,
         requests=None,
         log=None,
+        open_backup=services.backups.open,
     )
     guard = build_guard(services.accounts, public_url=services.settings.server.public_url)
     routes = api_routes(services.accounts, controls, services.clock)

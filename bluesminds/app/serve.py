@@ -136,6 +136,7 @@ def _start_tasks(
         ("mail_queue", services.mail_queue.run),
         ("cleanup", services.cleanup.run),
         ("ledger", services.accounts.ledger.run),
+        ("backup", services.backups.run),
     ):
         background.start_soon(runtime.tasks.run, name, run)
     if data_plane.prompts is not None:

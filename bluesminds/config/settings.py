@@ -322,6 +322,15 @@ class ReceiptSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     retention_days: Days = 30
 
 
+class BackupSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[backup]: scheduled backups into `directory`. `passphrase` encrypts the secrets in a backup."""
+
+    directory: Path | None = None
+    every: Duration = DAY
+    keep: Count = 7
+    passphrase: Secret | None = None
+
+
 class PromptLogSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[prompt_log]: requests and responses in full. `retention_days` 0: none are kept."""
 
@@ -610,6 +619,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     receipts: ReceiptSettings = ReceiptSettings()
     prompt_log: PromptLogSettings = PromptLogSettings()
     usage: UsageSettings = UsageSettings()
+    backup: BackupSettings = BackupSettings()
     cache: CacheSettings = CacheSettings()
     keyless: KeylessSettings = KeylessSettings()
     tiers: Tiers = Tiers()

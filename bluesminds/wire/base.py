@@ -81,6 +81,10 @@ class Stage(Protocol):
         """Tokens of the answer so far, reported or estimated."""
 
     @property
+    def own_output(self) -> int | None:
+        """The gateway's own count of the tokens of the answer so far; None if it cannot count them."""
+
+    @property
     def implausible(self) -> bool:
         """Whether an impossible usage was reported."""
 

@@ -222,6 +222,14 @@ CREATE TABLE usage (
     charged_nano BIGINT, -- paid with prepaid credit; NULL: the account has none
     day TEXT NOT NULL, -- such as 2026-02-28, in the time zone of the limits
     month TEXT NOT NULL, -- such as 2026-02
+    own_input_tokens BIGINT, -- the gateway's own count
+    own_output_tokens BIGINT,
+    reported_cost_nano BIGINT, -- what the server says that it costs
+    quarantine TEXT NOT NULL, -- why a report of the server was not used; '' for none
+    markup BIGINT NOT NULL, -- in the cost, in hundredths of a percent
+    service_tier TEXT NOT NULL, -- in the response; '' is the standard one
+    sent_model TEXT NOT NULL, -- the name that the server got; '' is that of the client
+    served_model TEXT NOT NULL, -- the fallback model; '' is that of the client
     PRIMARY KEY (at, id)
 );
 
@@ -410,6 +418,24 @@ CREATE FUNCTION add_counts(JSONB, JSONB) RETURNS JSONB LANGUAGE sql IMMUTABLE AS
         GROUP BY key
     ) AS sums
 $$;
+
+-- The two meters by day (UTC): sums of requests that both have counted. Output is only of requests without reasoning,
+-- which a server may hide; costs are only of requests with a price whose cost the server has reported.
+CREATE TABLE usage_meters (
+    bucket_start BIGINT NOT NULL,
+    model TEXT NOT NULL,
+    server TEXT NOT NULL,
+    compared BIGINT NOT NULL, -- requests
+    own_input BIGINT NOT NULL,
+    reported_input BIGINT NOT NULL,
+    own_output BIGINT NOT NULL,
+    reported_output BIGINT NOT NULL,
+    costed BIGINT NOT NULL, -- requests with both costs
+    own_cost_nano BIGINT NOT NULL, -- without a markup
+    reported_cost_nano BIGINT NOT NULL,
+    quarantined BIGINT NOT NULL, -- requests
+    PRIMARY KEY (bucket_start, model, server)
+);
 
 -- Amounts that count towards limits: in the latest day, in the latest month, and in total.
 CREATE TABLE quota_counters (

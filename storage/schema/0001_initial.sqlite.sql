@@ -223,6 +223,14 @@ CREATE TABLE usage (
     charged_nano INTEGER, -- paid with prepaid credit; NULL: the account has none
     day TEXT NOT NULL, -- such as 2026-02-28, in the time zone of the limits
     month TEXT NOT NULL, -- such as 2026-02
+    own_input_tokens INTEGER, -- the gateway's own count
+    own_output_tokens INTEGER,
+    reported_cost_nano INTEGER, -- what the server says that it costs
+    quarantine TEXT NOT NULL, -- why a report of the server was not used; '' for none
+    markup INTEGER NOT NULL, -- in the cost, in hundredths of a percent
+    service_tier TEXT NOT NULL, -- in the response; '' is the standard one
+    sent_model TEXT NOT NULL, -- the name that the server got; '' is that of the client
+    served_model TEXT NOT NULL, -- the fallback model; '' is that of the client
     PRIMARY KEY (at, id)
 ) STRICT, WITHOUT ROWID;
 
@@ -395,6 +403,24 @@ CREATE TABLE usage_key_daily (
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX usage_key_daily_user ON usage_key_daily (user_id, bucket_start);
+
+-- The two meters by day (UTC): sums of requests that both have counted. Output is only of requests without reasoning,
+-- which a server may hide; costs are only of requests with a price whose cost the server has reported.
+CREATE TABLE usage_meters (
+    bucket_start INTEGER NOT NULL,
+    model TEXT NOT NULL,
+    server TEXT NOT NULL,
+    compared INTEGER NOT NULL, -- requests
+    own_input INTEGER NOT NULL,
+    reported_input INTEGER NOT NULL,
+    own_output INTEGER NOT NULL,
+    reported_output INTEGER NOT NULL,
+    costed INTEGER NOT NULL, -- requests with both costs
+    own_cost_nano INTEGER NOT NULL, -- without a markup
+    reported_cost_nano INTEGER NOT NULL,
+    quarantined INTEGER NOT NULL, -- requests
+    PRIMARY KEY (bucket_start, model, server)
+) STRICT, WITHOUT ROWID;
 
 -- Amounts that count towards limits: in the latest day, in the latest month, and in total.
 CREATE TABLE quota_counters (
@@ -654,6 +680,38 @@ BEGIN
         month = max(month, excluded.month),
         total_tokens = total_tokens + excluded.total_tokens,
         total_nano = total_nano + excluded.total_nano;
+END;
+
+-- Adds each usage row to the sums of the two meters.
+CREATE TRIGGER usage_compare AFTER INSERT ON usage
+WHEN new.own_input_tokens IS NOT NULL OR new.reported_cost_nano IS NOT NULL OR new.quarantine <> ''
+BEGIN
+    INSERT INTO usage_meters
+    SELECT
+        new.at - new.at % 86400000, new.model, new.server, compared,
+        compared * coalesce(new.own_input_tokens, 0), compared * coalesce(new.input_tokens, 0),
+        measured * coalesce(new.own_output_tokens, 0), measured * coalesce(new.output_tokens, 0),
+        costed, costed * (coalesce(new.cost_nano, 0) * 10000 / (10000 + new.markup)),
+        costed * coalesce(new.reported_cost_nano, 0),
+        new.quarantine <> ''
+    FROM (SELECT
+        new.usage_source = 'upstream' AND new.own_input_tokens IS NOT NULL AS compared,
+        new.usage_source = 'upstream' AND new.own_output_tokens IS NOT NULL
+            AND coalesce(new.reasoning_tokens, 0) = 0 AS measured,
+        new.usage_source = 'upstream' AND new.cost_nano IS NOT NULL
+            AND new.reported_cost_nano IS NOT NULL AS costed
+    )
+    WHERE true
+    ON CONFLICT DO UPDATE SET
+        compared = compared + excluded.compared,
+        own_input = own_input + excluded.own_input,
+        reported_input = reported_input + excluded.reported_input,
+        own_output = own_output + excluded.own_output,
+        reported_output = reported_output + excluded.reported_output,
+        costed = costed + excluded.costed,
+        own_cost_nano = own_cost_nano + excluded.own_cost_nano,
+        reported_cost_nano = reported_cost_nano + excluded.reported_cost_nano,
+        quarantined = quarantined + excluded.quarantined;
 END;
 
 -- Prices that the operator has set. Lines with the same server, model and date are one price.

@@ -29,6 +29,7 @@ from bluesminds.wire.formats import FORMATS, client_codec_of, codec_of
 from bluesminds.wire.media import Opaque, PassingJson
 from bluesminds.wire.stages import Passthrough, StreamOpening, looks_like_events
 from bluesminds.wire.translation import Translation
+from bluesminds.wire.usage import read_cost
 
 MAX_ANSWER = 64 * 1024 * 1024  # bytes of a response that is not streamed
 MAX_HELD_JSON = 1024 * 1024  # bytes of JSON with media that is read before it is passed on
@@ -37,6 +38,7 @@ SHOWN = 500  # bytes shown of an error body that is too long
 # OpenAI's SDKs read these before a retry.
 RETRY_HEADERS = frozenset((b"retry-after", b"retry-after-ms", b"x-should-retry"))
 _PASSED_HEADERS = RETRY_HEADERS | {b"openai-processing-ms", b"openai-version"}
+LITELLM_COST = b"x-litellm-response-cost"
 _EVENT_STREAM = b"text/event-stream"
 _SPACE = b"\xef\xbb\xbf \t\r\n"
 JSON_TYPE = (b"content-type", b"application/json")
@@ -48,7 +50,8 @@ Headers = list[tuple[bytes, bytes]]
 class Reply(Struct, frozen=True):
     """`body` is the complete body or, with a `stage`, the bytes of the stream so far. `is_events`: the client
     gets events. `error` is set if the status or the content is an error; its text contains no secret.
-    `running` measures the load of the server. `model` is the server's name of it.
+    `running` measures the load of the server. `model` is the server's name of it. `cost`: nano-USD that a
+    header of the server names, or NO_AMOUNT.
     """
 
     endpoint: UpstreamEndpoint
@@ -63,6 +66,7 @@ class Reply(Struct, frozen=True):
     is_events: bool = False
     running: RunningAttempt | None = None
     model: str = ""
+    cost: int | None = None
 
     def close(self) -> None:
         if self.response is not None:
@@ -288,7 +292,14 @@ class ReplyReader(Struct, frozen=True):
             body=body,
             facts=facts,
             translated=self.plan.translated,
+            cost=self._cost(response),
         )
+
+    def _cost(self, response: Response) -> int | None:
+        """LiteLLM's header. In a stream it is sent before the cost is known, so it is not read there."""
+        if self.endpoint.server.vendor != "litellm" or not (value := response.header(LITELLM_COST)):
+            return None
+        return read_cost(value.decode("latin-1"))
 
     def _translate(self, body: bytes, conversation: ConversationRequest) -> bytes:
         """The answer in the client's format. Raises ValueError if the body contains no answer."""

@@ -20,7 +20,9 @@ from bluesminds.gateway.server_test import ServerTest
 from bluesminds.web.api import (
     audit,
     auth,
+    backup,
     chats,
+    drift,
     explain,
     health,
     invites,
@@ -81,6 +83,8 @@ class GatewayControls(Struct, frozen=True):
     """Requests as they end; None without a running gateway."""
     log: Log | None
     """The log of the running gateway."""
+    open_backup: backup.OpenBackup
+    """Writes a backup."""
 
 
 def api_routes(
@@ -127,8 +131,10 @@ def api_routes(
         *requests.routes(requests.RequestHandlers(accounts.usage, expose_server)),
         *usage.routes(usage.UsageHandlers(accounts.usage)),
         *live.routes(live.LiveHandlers(controls.requests, controls.log)),
+        *drift.routes(drift.DriftHandlers(accounts.usage)),
         *limits.routes(limits.LimitHandlers(accounts.limits, controls.usage_now)),
         *chats.routes(chats.ChatHandlers(accounts.chats)),
+        *backup.routes(backup.BackupHandlers(controls.open_backup, accounts.audit, clock)),
         *prompt_log.routes(prompt_log.PromptHandlers(accounts.prompts)),
         *audit.routes(audit.AuditHandlers(accounts.audit)),
     ]
