@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta, Struct
 
 from bluesminds.common.redaction import RedactionName
-from bluesminds.common.routes import FALLBACK_ON, FallbackReason, Need, Policy, Recovery
+from bluesminds.common.routes import FALLBACK_ON, FallbackReason, Need, Policy, Prefill, Recovery
 from bluesminds.common.values import ServerMode
 from bluesminds.config.values import Secret
 
@@ -236,6 +236,7 @@ class UpstreamSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     first_byte_timeout: Seconds = 120.0
     chunk_timeout: Seconds = 60.0
     total_timeout: Seconds = 600.0
+    keep_alive_interval: SecondsOrZero = 15.0
     max_connections: Count = 1_000
     max_connections_per_server: Count = 500
     attempts: Attempts = 3
@@ -483,12 +484,13 @@ class TargetSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     model: Text | None = None
     weight: Weight | None = None
     priority: Priority | None = None
+    prefill: Prefill | None = None
 
 
 RouteTargets = Annotated[
     tuple[ServerName | TargetSettings, ...],
     Meta(
-        description="a list of server names, or of tables with server, model, weight and priority",
+        description="a list of server names, or of tables with server, model, weight, priority and prefill",
         examples=[[{"server": "main", "weight": 3}, {"server": "other", "model": "gpt-5-eu"}]],
     ),
 ]
