@@ -28,6 +28,7 @@ Scope = Literal[
     "responses.compact",
     "gemini.generate_content",
     "gemini.count_tokens",
+    "gemini.embed_content",
     "completions",
     "embeddings",
     "moderations",
