@@ -89,9 +89,8 @@ class ConfigReloader:
         return self._report((), restart)
 
     def state(self) -> str:
-        return (
-            "ok" if self.accepted else "the last reload was rejected; the earlier configuration is in force"
-        )
+        """For /ready, which all callers can read."""
+        return "ok" if self.accepted else "rejected; the earlier configuration is in force"
 
     async def watch(self) -> None:
         """Reload when the file has changed, until cancelled."""
@@ -111,9 +110,8 @@ class ConfigReloader:
         problems = list(self._check(settings))
         if problems:
             raise ConfigError(problems)
-        servers = await configured_servers(
-            settings, self._services.pool, self._source.environ, self._source.demo_url
-        )
+        source, pool = self._source, self._services.pool
+        servers = await configured_servers(settings, pool, source.environ, source.demo_url)
         discovered = await self._discover(servers)
         lines = configured_prices(settings)
         book = await self._prices.read(lines)

@@ -76,9 +76,9 @@ async def serve(
 ) -> None:
     """Run until `shutdown` is set and the listener has drained.
 
-    `reread` reads the settings again for a reload; it blocks, and raises ConfigError. `config_path` is the file
-    that [server] watch_config watches. `inherited` are sockets that listen already; without them the settings name the address. With `guest_key`
-    every start creates an API key that is valid for a day.
+    `reread` reads the settings again for a reload; it blocks, and raises ConfigError. `config_path` is the
+    file that `watch_config` watches. `inherited` are sockets that listen already; without them the settings
+    name the address. With `guest_key` every start creates an API key that is valid for a day.
 
     Raises, before it has started, StartRefused, StateBusy, BadState, BadDatabaseURL, StorageError,
     LeaseTaken, CannotListen and BadCertificate.

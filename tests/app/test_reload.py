@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import tomli_w
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from bluesminds.accounts.audit import OPERATOR
 from bluesminds.common.values import Server
@@ -231,7 +232,7 @@ async def test_registry_configured_during_a_read_keeps_the_new_servers() -> None
     )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(registry.reload)
-        await trio.testing.wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
         await registry.configure([server("new")], [], {})
         go_on.set()
     assert [one.name for one in registry.catalog.servers] == ["new"]

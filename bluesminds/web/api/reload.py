@@ -18,8 +18,8 @@ class ConfigProblem(Struct, frozen=True):
 
 
 class ReloadReport(Struct, frozen=True):
-    """`accepted`: the new configuration is in force. If not, the earlier one stays in force, and `problems` says
-    why. `restart`: changed settings that only a restart applies. The numbers are those in force.
+    """`accepted`: the new configuration is in force. If not, the earlier one stays in force, and `problems`
+    says why. `restart`: changed settings that only a restart applies. The numbers are those in force.
     """
 
     accepted: bool
