@@ -76,7 +76,7 @@ async def test_reload_of_bad_configuration_changes_nothing(
     lines = len(good.splitlines())
     for bad, line in (
         (good + "\nprot = 1\n", lines + 2),
-        (good + "\n[[servers]]\nname = 'two'\n", lines + 2),
+        (good + "\n[[servers]]\nname = 'two'\n", lines + 3),
         (good + "\nthis is not TOML", lines + 2),
     ):
         path.write_text(bad)
