@@ -33,6 +33,7 @@ from bluesminds.gateway.authenticate import KeyAuthenticator
 from bluesminds.gateway.bodies import BodyMemory
 from bluesminds.gateway.browser_origins import BrowserOrigins
 from bluesminds.gateway.estimate import Estimator
+from bluesminds.gateway.keep_alive import KeepAlive
 from bluesminds.gateway.limits.lease import Lease
 from bluesminds.gateway.limits.reserve import RateLimiter
 from bluesminds.gateway.limits.window import WINDOW_SECONDS
@@ -110,6 +111,7 @@ class DataPlaneParts(Struct, frozen=True):
     prompts: PromptLog | None
     heap_trimmer: HeapTrimmer
     watchdog: Watchdog
+    keep_alive: KeepAlive | None
     traffic: TrafficMonitor
     stats: ListenerStats
     control: ASGIApp
@@ -176,6 +178,8 @@ def build_data_plane(
         routing.keys.resting,
     )
     traffic = TrafficMonitor(runtime.metrics)
+    interval = settings.upstream.keep_alive_interval
+    keep_alive = KeepAlive(interval) if interval else None
     runtime.metrics.gauge(
         "bluesminds_mails_waiting", "Mails in the queue.", lambda: services.mail_queue.length
     )
@@ -201,7 +205,19 @@ def build_data_plane(
         traffic=traffic,
         stats=stats,
         control=control,
-        edge=_build_edge(services, gateway, routing, realtime, sessions, control, bodies, origins, runtime),
+        edge=_build_edge(
+            services,
+            gateway,
+            routing,
+            realtime,
+            sessions,
+            control,
+            bodies,
+            origins,
+            runtime,
+            keep_alive,
+        ),
+        keep_alive=keep_alive,
     )
 
 
@@ -521,6 +537,7 @@ def _build_edge(
     bodies: BodyMemory,
     origins: BrowserOrigins,
     runtime: Runtime,
+    keep_alive: KeepAlive | None,
 ) -> DataPlane:
     keys, registry, limiter = gateway.keys, gateway.registry, gateway.limiter
     runner = _build_relay(services, gateway, routing, runtime)
@@ -540,4 +557,5 @@ def _build_edge(
         clock=services.clock,
         log=services.log,
         proxies=ProxyHeaders(trusted) if trusted else None,
+        keep_alive=keep_alive,
     )

@@ -236,6 +236,7 @@ class UpstreamSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     first_byte_timeout: Seconds = 120.0
     chunk_timeout: Seconds = 60.0
     total_timeout: Seconds = 600.0
+    keep_alive_interval: SecondsOrZero = 15.0
     max_connections: Count = 1_000
     max_connections_per_server: Count = 500
     attempts: Attempts = 3

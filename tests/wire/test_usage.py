@@ -339,7 +339,7 @@ def test_usage_of_two_attempts_adds_costs_and_keeps_the_tier(
 @pytest.mark.parametrize(
     ("usage", "context", "own", "too_large"),
     [
-        (Usage(90_000, 10_000), 10_000, 10, False),
+        (Usage(90_000, 10_000), 10_000, 9_000, False),
         (Usage(90_001, 10_000), 10_000, 10, True),
         (Usage(10**8, 10), None, 10, False),
         (Usage(10, 401), None, 100, True),
