@@ -119,6 +119,7 @@ GET /api/costs
 GET /api/costs/{key_id}
 GET /user/balance
 GET /api/billing/ledger
+POST /api/billing/redeem
 GET /user/api-keys
 POST /user/api-keys
 GET /user/api-keys/{key_id}
@@ -165,6 +166,10 @@ GET /api/admin/users/{user_id}/balance
 GET /api/admin/users/{user_id}/ledger
 POST /api/admin/users/{user_id}/credit
 GET /api/admin/ledger/verify
+GET /api/admin/redeem-codes
+POST /api/admin/redeem-codes
+DELETE /api/admin/redeem-codes/{batch_id}
+GET /api/admin/redeem-codes/{batch_id}/redeemed
 PUT /api/admin/prices
 DELETE /api/admin/prices
 GET /api/admin/routes

@@ -140,7 +140,7 @@ class LedgerHandlers(Struct, frozen=True):
             body.reference,
             body.key or "",
         )
-        return _entry(await self.ledger.post(principal.actor, user_id, given))
+        return entry_view(await self.ledger.post(principal.actor, user_id, given))
 
     async def verify(self, query: HeadQuery) -> LedgerVerification:
         """Verify the ledger: its chain, the balances, and that charges and usage records agree."""
@@ -161,7 +161,7 @@ class LedgerHandlers(Struct, frozen=True):
         return Page.of(
             rows,
             query.limit,
-            lambda chained: _entry(chained.row),
+            lambda chained: entry_view(chained.row),
             cursor=lambda chained: str(chained.position.seq),
         )
 
@@ -188,7 +188,7 @@ def _balance(wallet: WalletRow | None) -> BalanceView:
     return BalanceView(prepaid=True, balance_usd=write_usd(wallet.balance_nano), grants=grants)
 
 
-def _entry(row: LedgerRow) -> EntryView:
+def entry_view(row: LedgerRow) -> EntryView:
     taken = row.debit.startswith("wallet:")
     return EntryView(
         id=row.id,
