@@ -8,7 +8,7 @@ from bluesminds.accounts.redeem_codes import RedeemCodes
 from bluesminds.common.clock import Clock, format_time
 from bluesminds.common.errors import InvalidRequest
 from bluesminds.common.money import read_usd, write_usd
-from bluesminds.web.api.ledger import EntryPage, EntryTime, EntryView, entry_view
+from bluesminds.web.api.ledger import EntryTime, EntryView, entry_view
 from bluesminds.web.fields import Name
 from bluesminds.web.guard import Access, Principal
 from bluesminds.web.routes import Page, Paging, Route, route
@@ -37,6 +37,12 @@ class RedeemBatchInput(Struct, frozen=True, forbid_unknown_fields=True):
     count: Annotated[int, Meta(ge=1, le=1000, description="a whole number from 1 to 1000")] = 1
     expires_at: EntryTime | None = None
     ends_at: EntryTime | None = None
+
+
+class RedeemedPage(Paging, frozen=True, forbid_unknown_fields=True):
+    after: Annotated[
+        str, Meta(pattern=r"^[0-9]{0,18}\Z", description="the next_cursor of the previous page")
+    ] = ""
 
 
 class RedeemBatchView(Struct, frozen=True):
@@ -101,7 +107,7 @@ class RedeemHandlers(Struct, frozen=True):
         rows = await self.codes.list(after=query.after, limit=query.limit + 1)
         return Page.of(rows, query.limit, _batch, cursor=lambda row: row.id)
 
-    async def redeemed(self, batch_id: str, query: EntryPage) -> Page[RedeemedCodeView]:
+    async def redeemed(self, batch_id: str, query: RedeemedPage) -> Page[RedeemedCodeView]:
         """List the redeemed codes of a batch."""
         after = int(query.after) if query.after else 0
         rows = await self.codes.redeemed(batch_id, after=after, limit=query.limit + 1)
