@@ -248,6 +248,8 @@ DELETE /v1/vector_stores/{id}
 POST /v1beta/models/{model}:generateContent
 POST /v1beta/models/{model}:streamGenerateContent
 POST /v1beta/models/{model}:countTokens
+POST /v1beta/models/{model}:embedContent
+POST /v1beta/models/{model}:batchEmbedContents
 POST /v1/completions
 POST /v1/embeddings
 POST /v1/moderations
