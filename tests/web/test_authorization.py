@@ -122,6 +122,7 @@ GET /api/costs
 GET /api/costs/{key_id}
 GET /user/balance
 GET /api/billing/ledger
+POST /api/billing/redeem
 GET /api/billing/ledger/export
 GET /user/api-keys
 POST /user/api-keys
@@ -154,6 +155,7 @@ DELETE /api/admin/prompt-log/{request_id}
 GET /api/admin/users/{user_id}/prompt-log
 DELETE /api/admin/users/{user_id}/prompt-log
 GET /admin/monitor
+POST /api/admin/reload
 GET /api/admin/audit
 GET /api/admin/audit/verify
 GET /api/admin/servers
@@ -171,6 +173,10 @@ POST /api/admin/users/{user_id}/credit
 GET /api/admin/ledger
 GET /api/admin/ledger/export
 GET /api/admin/ledger/verify
+GET /api/admin/redeem-codes
+POST /api/admin/redeem-codes
+DELETE /api/admin/redeem-codes/{batch_id}
+GET /api/admin/redeem-codes/{batch_id}/redeemed
 PUT /api/admin/prices
 DELETE /api/admin/prices
 GET /api/admin/routes
@@ -247,6 +253,8 @@ DELETE /v1/vector_stores/{id}
 POST /v1beta/models/{model}:generateContent
 POST /v1beta/models/{model}:streamGenerateContent
 POST /v1beta/models/{model}:countTokens
+POST /v1beta/models/{model}:embedContent
+POST /v1beta/models/{model}:batchEmbedContents
 POST /v1/completions
 POST /v1/embeddings
 POST /v1/moderations

@@ -34,6 +34,7 @@ from bluesminds.web.api import (
     models,
     prices,
     prompt_log,
+    redeem_codes,
     requests,
     servers,
     sessions,
@@ -41,6 +42,7 @@ from bluesminds.web.api import (
     usage,
     users,
 )
+from bluesminds.web.api import reload as config_reload
 from bluesminds.web.guard import Guard
 from bluesminds.web.routes import Route
 from storage.usage import UsageRow
@@ -85,6 +87,8 @@ class GatewayControls(Struct, frozen=True):
     """The log of the running gateway."""
     open_backup: backup.OpenBackup
     """Writes a backup."""
+    reload: config_reload.Reload
+    """Reads the configuration again."""
 
 
 def api_routes(
@@ -128,6 +132,7 @@ def api_routes(
         *health.routes(health.FleetHealthHandlers(controls.fleet_health, controls.probe_now)),
         *models.routes(models.ModelHandlers(controls.catalog)),
         *ledger.routes(ledger.LedgerHandlers(accounts.ledger)),
+        *redeem_codes.routes(redeem_codes.RedeemHandlers(accounts.redeem_codes, clock)),
         *requests.routes(requests.RequestHandlers(accounts.usage, expose_server)),
         *usage.routes(usage.UsageHandlers(accounts.usage)),
         *live.routes(live.LiveHandlers(controls.requests, controls.log)),
@@ -136,6 +141,7 @@ def api_routes(
         *chats.routes(chats.ChatHandlers(accounts.chats)),
         *backup.routes(backup.BackupHandlers(controls.open_backup, accounts.audit, clock)),
         *prompt_log.routes(prompt_log.PromptHandlers(accounts.prompts)),
+        *config_reload.routes(config_reload.ReloadHandlers(controls.reload)),
         *audit.routes(audit.AuditHandlers(accounts.audit)),
     ]
 
