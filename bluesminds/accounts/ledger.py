@@ -5,8 +5,9 @@ see storage.usage.
 """
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Literal
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Final, Literal, TypeVarTuple, Unpack
 
 import trio
 from msgspec import Struct, json
@@ -29,17 +30,18 @@ from storage.ledger import (
     moved,
     post,
     select_charge_without_usage,
-    select_entries,
     select_entry,
     select_uncharged,
     select_wallet,
     select_wallets_after,
     wallet_account,
 )
+from storage.ledger_search import LedgerPage, LedgerQuery, select_entries
 from storage.users import select_user
 
 ROWS_PER_CHECK: Final = 200
 WALLETS_PER_CHECK: Final = 500
+EXPORT_PAGE: Final = 1000  # entries
 ENTRY_SECONDS: Final = 60.0  # between two searches for grants that have ended
 CreditKind = Literal["topup", "grant", "refund", "adjustment"]
 _SOURCES: Final[Mapping[CreditKind, str]] = {
@@ -49,6 +51,7 @@ _SOURCES: Final[Mapping[CreditKind, str]] = {
     "adjustment": "adjustments",
 }
 
+Ts = TypeVarTuple("Ts")
 CreditChanged = Callable[[str, int, int], object]
 """Called with a user, a change in nano-USD, and the revision of the wallet."""
 
@@ -91,8 +94,20 @@ class Ledger:
         """None: the user has no prepaid credit."""
         return await self._store.read(select_wallet, user_id)
 
-    async def entries(self, user_id: str, before: int, limit: int) -> Sequence[ChainedLedgerRow]:
-        return await self._store.read(select_entries, user_id, before, limit)
+    async def entries(self, query: LedgerQuery) -> LedgerPage:
+        return await self._store.read(select_entries, query)
+
+    async def all_entries(self, query: LedgerQuery) -> AsyncIterator[Sequence[ChainedLedgerRow]]:
+        """All entries of a query in pages, whatever its limit. Each page is read when the one before is
+        consumed.
+        """
+        query = replace(query, limit=EXPORT_PAGE)
+        while True:
+            page = await self.entries(query)
+            yield page.rows
+            if page.next is None:
+                return
+            query = query.after(page)
 
     async def post(self, actor: Actor, user_id: str, given: CreditEntry) -> LedgerRow:
         """Post an entry, unless one with this key exists. Raises NotFound for an unknown user, and Conflict
@@ -122,6 +137,21 @@ class Ledger:
         if (stored.user_id, stored.amount_nano, stored.debit) != (user_id, row.amount_nano, debit):
             raise Conflict("entry_exists", f"The key `{given.key[:100]}` belongs to another entry.")
         return stored
+
+    async def post_with(
+        self,
+        user_id: str,
+        unit: Callable[[Connection, Unpack[Ts]], Awaitable[tuple[WalletRow, LedgerRow]]],
+        *args: *Ts,
+    ) -> LedgerRow:
+        """Post the entry of a unit that makes other changes as well. The unit returns the wallet of the user
+        and the entry.
+        """
+        async with self._lock:
+            wallet, row = await self._store.write(unit, *args)
+            given = row.credit == wallet_account(user_id)
+            self._notify(user_id, row.amount_nano if given else -row.amount_nano, wallet.revision)
+        return row
 
     async def expire(self) -> int:
         """Post the expiry of grants that have ended. Returns their number."""

@@ -16,6 +16,7 @@ from bluesminds.cli.master_key import master_key_group
 from bluesminds.cli.models import models
 from bluesminds.cli.prices import prices_group
 from bluesminds.cli.prompt_log import prompt_log_group
+from bluesminds.cli.redeem_codes import redeem_codes_group
 from bluesminds.cli.routes import routes_group
 from bluesminds.cli.serve import demo, serve
 from bluesminds.cli.server_keys import server_keys_group
@@ -73,6 +74,7 @@ for command in (
     users_group,
     limits_group,
     ledger_group,
+    redeem_codes_group,
     usage_group,
     prompt_log_group,
     audit_group,

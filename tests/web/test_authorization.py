@@ -75,6 +75,7 @@ GET /dashboard/requests
 GET /dashboard/requests/{request_id}
 GET /dashboard/usage
 GET /dashboard/usage.csv
+GET /dashboard/credit
 GET /dashboard/settings
 GET /dashboard/keys/{key_id}
 """
@@ -85,6 +86,7 @@ GET /dashboard/admin/models
 GET /dashboard/admin/routes
 GET /dashboard/admin/users
 GET /dashboard/admin/users/{user_id}
+GET /dashboard/admin/ledger
 GET /dashboard/admin/audit
 GET /dashboard/admin/tiers
 GET /dashboard/admin/system
@@ -119,6 +121,8 @@ GET /api/costs
 GET /api/costs/{key_id}
 GET /user/balance
 GET /api/billing/ledger
+POST /api/billing/redeem
+GET /api/billing/ledger/export
 GET /user/api-keys
 POST /user/api-keys
 GET /user/api-keys/{key_id}
@@ -164,7 +168,13 @@ GET /api/admin/prices
 GET /api/admin/users/{user_id}/balance
 GET /api/admin/users/{user_id}/ledger
 POST /api/admin/users/{user_id}/credit
+GET /api/admin/ledger
+GET /api/admin/ledger/export
 GET /api/admin/ledger/verify
+GET /api/admin/redeem-codes
+POST /api/admin/redeem-codes
+DELETE /api/admin/redeem-codes/{batch_id}
+GET /api/admin/redeem-codes/{batch_id}/redeemed
 PUT /api/admin/prices
 DELETE /api/admin/prices
 GET /api/admin/routes
@@ -238,6 +248,8 @@ DELETE /v1/vector_stores/{id}
 POST /v1beta/models/{model}:generateContent
 POST /v1beta/models/{model}:streamGenerateContent
 POST /v1beta/models/{model}:countTokens
+POST /v1beta/models/{model}:embedContent
+POST /v1beta/models/{model}:batchEmbedContents
 POST /v1/completions
 POST /v1/embeddings
 POST /v1/moderations
