@@ -17,6 +17,7 @@ from bluesminds.cli.models import models
 from bluesminds.cli.prices import prices_group
 from bluesminds.cli.prompt_log import prompt_log_group
 from bluesminds.cli.redeem_codes import redeem_codes_group
+from bluesminds.cli.reload import reload
 from bluesminds.cli.routes import routes_group
 from bluesminds.cli.serve import demo, serve
 from bluesminds.cli.server_keys import server_keys_group
@@ -79,6 +80,7 @@ for command in (
     prompt_log_group,
     audit_group,
     master_key_group,
+    reload,
     backup,
     restore,
     doctor,

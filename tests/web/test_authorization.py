@@ -154,6 +154,7 @@ DELETE /api/admin/prompt-log/{request_id}
 GET /api/admin/users/{user_id}/prompt-log
 DELETE /api/admin/users/{user_id}/prompt-log
 GET /admin/monitor
+POST /api/admin/reload
 GET /api/admin/audit
 GET /api/admin/audit/verify
 GET /api/admin/servers

@@ -122,6 +122,7 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
     ),
 }
 WITHOUT_BODY = {
+    "POST /api/admin/reload",
     "POST /api/auth/logout",
     "POST /api/admin/health",
     "POST /api/admin/servers/{name}/test",

@@ -39,6 +39,7 @@ from bluesminds.web.api import (
     usage,
     users,
 )
+from bluesminds.web.api import reload as config_reload
 from bluesminds.web.guard import Guard
 from bluesminds.web.routes import Route
 
@@ -78,6 +79,8 @@ class GatewayControls(Struct, frozen=True):
     """Check all servers."""
     open_backup: backup.OpenBackup
     """Writes a backup."""
+    reload: config_reload.Reload
+    """Reads the configuration again."""
 
 
 def api_routes(
@@ -129,6 +132,7 @@ def api_routes(
         *chats.routes(chats.ChatHandlers(accounts.chats)),
         *backup.routes(backup.BackupHandlers(controls.open_backup, accounts.audit, clock)),
         *prompt_log.routes(prompt_log.PromptHandlers(accounts.prompts)),
+        *config_reload.routes(config_reload.ReloadHandlers(controls.reload)),
         *audit.routes(audit.AuditHandlers(accounts.audit)),
     ]
 
