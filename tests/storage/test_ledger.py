@@ -99,3 +99,29 @@ async def test_two_entries_of_one_transaction_are_one_chain(store: Store) -> Non
     await store.write(post, [*rows, rows[0]])
     proof = await Ledger(store, clock=FixedClock()).verify()
     assert (proof.entries, proof.problem, proof.sums["wallets"]) == (3, None, 15)
+
+
+async def test_ledger_that_grows_while_it_is_verified_is_proven(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time of a unit is limited, so a long ledger needs several. Entries may come between them."""
+    store.chain_key = b"key"
+    await store.write(with_users)
+    ledger = Ledger(store, clock=FixedClock())
+    for number in range(7):
+        await ledger.post(OPERATOR, USERS[number % 2], CreditEntry("topup", 5))
+    monkeypatch.setattr("bluesminds.accounts.ledger.ROWS_PER_CHECK", 2)
+    read = store.read
+    units = []
+
+    async def read_and_post(*unit: Any) -> Any:
+        found = await read(*unit)
+        units.append(unit)
+        if len(units) <= 5:
+            await store.write(insert_batch, [usage(len(units), cost_nano=1, charged_nano=1)])
+        return found
+
+    monkeypatch.setattr(store, "read", read_and_post)
+    proof = await ledger.verify()
+    assert (proof.problem, proof.entries, proof.sums["wallets"]) == (None, 12, 30)
+    assert len(units) > 6
