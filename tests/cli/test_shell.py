@@ -63,7 +63,7 @@ def test_manual_has_a_page_for_every_command(home: Path) -> None:
     if groff := shutil.which("groff"):
         for path in directory.iterdir():
             shown = subprocess.run(
-                (groff, "-k", "-man", "-wmac", "-Tutf8", str(path)),
+                (groff, "-k", "-man", "-wmac", "-Wbreak", "-Tutf8", str(path)),
                 capture_output=True,
                 text=True,
                 timeout=SECONDS,
