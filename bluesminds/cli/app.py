@@ -12,6 +12,7 @@ from bluesminds.cli.explain import explain
 from bluesminds.cli.keys import keys_group
 from bluesminds.cli.ledger import ledger_group
 from bluesminds.cli.limits import limits_group
+from bluesminds.cli.logs import logs
 from bluesminds.cli.master_key import master_key_group
 from bluesminds.cli.models import models
 from bluesminds.cli.prices import prices_group
@@ -78,6 +79,7 @@ for command in (
     ledger_group,
     redeem_codes_group,
     usage_group,
+    logs,
     prompt_log_group,
     audit_group,
     master_key_group,
