@@ -11,8 +11,9 @@ from prometheus_client import CollectorRegistry
 from bluesminds.accounts.ranking import ModelRanking
 from bluesminds.app.dashboard import SystemState, build_dashboard
 from bluesminds.app.malloc import HeapTrimmer
-from bluesminds.app.prices import bundled_prices, load_price_book
+from bluesminds.app.prices import PriceLoader, bundled_prices
 from bluesminds.app.readiness import ReadinessCheck
+from bluesminds.app.reload import ConfigReloader, ConfigSource
 from bluesminds.app.routing import Routing, log_health, log_key_rest
 from bluesminds.app.services import Services
 from bluesminds.app.settings_map import (
@@ -24,6 +25,7 @@ from bluesminds.app.settings_map import (
     tier_markups,
     upstream_timeouts,
 )
+from bluesminds.common.broadcast import Broadcast
 from bluesminds.common.networks import Networks
 from bluesminds.common.prices import combine
 from bluesminds.common.redaction import Redactor
@@ -80,6 +82,7 @@ from bluesminds.web.pages import account_pages
 from bluesminds.web.playground import Playground
 from storage.keys import select_allowed_origins, select_key_digest
 from storage.quotas import select_recent
+from storage.usage import UsageRow
 
 # Its own generator: a seed that is set elsewhere must not choose the servers.
 _RANDOM: Final = random.Random()  # noqa: S311
@@ -87,12 +90,15 @@ MAX_RESTORED_SECONDS = 3600.0  # longer requests are not restored: the start mus
 
 
 class Runtime(Struct, frozen=True):
-    """What outlives the data plane: `serve` opens these before it and closes them after it."""
+    """What outlives the data plane: `serve` opens these before it and closes them after it. `requests` hands
+    requests to live streams when they end.
+    """
 
     metrics: Metrics
     recorder: Recorder
     tasks: TaskSupervisor
     lease: Lease
+    requests: Broadcast[UsageRow]
 
 
 class Authentication(Struct, frozen=True):
@@ -113,13 +119,14 @@ class DataPlaneParts(Struct, frozen=True):
     watchdog: Watchdog
     keep_alive: KeepAlive | None
     traffic: TrafficMonitor
+    reloader: ConfigReloader
     stats: ListenerStats
     control: ASGIApp
     edge: ASGIApp
 
 
 def build_data_plane(
-    services: Services, configured: list[Server], runtime: Runtime, backoff: Backoff
+    services: Services, configured: list[Server], runtime: Runtime, backoff: Backoff, source: ConfigSource
 ) -> DataPlaneParts:
     """`configured` are the servers that are not in the database."""
     settings = services.settings
@@ -188,7 +195,8 @@ def build_data_plane(
         "Unix time of the newest scheduled backup; 0 if there is none.",
         lambda: (services.backups.last_ms or 0) / 1000,
     )
-    control = _build_control(services, runtime, authentication, routing, queue, stats, traffic)
+    reloader = ConfigReloader(services, routing, source, runtime.metrics)
+    control = _build_control(services, runtime, authentication, routing, queue, stats, traffic, reloader)
     services.key_changes.subscribe(authentication.keys.forget)
     services.accounts.ledger.subscribe(authentication.limiter.credit_changed)
     return DataPlaneParts(
@@ -203,6 +211,7 @@ def build_data_plane(
         heap_trimmer=HeapTrimmer(bodies),
         watchdog=Watchdog(runtime.recorder, limit=MAX_BACKOFF + 2 * settings.storage.settle_timeout),
         traffic=traffic,
+        reloader=reloader,
         stats=stats,
         control=control,
         edge=_build_edge(
@@ -287,7 +296,7 @@ def build_routing(services: Services, configured: list[Server]) -> Routing:
         balancer,
         checker,
         prices,
-        partial(load_price_book, services),
+        PriceLoader(services),
         services.clock,
         services.pool,
         upstream.max_connections_per_server,
@@ -315,6 +324,7 @@ def _build_accounting(
         log=services.log,
         strict=settings.storage.durability == "strict",
         log_requests=settings.log.requests,
+        followers=runtime.requests,
         receipts=settings.receipts.retention_days > 0,
         context_length=partial(_context_length, registry),
     )
@@ -389,6 +399,7 @@ def _build_control(
     queue: CapacityQueue,
     stats: ListenerStats,
     traffic: TrafficMonitor,
+    reloader: ConfigReloader,
 ) -> ASGIApp:
     """The control plane: the HTTP API, its reference, the pages and the endpoints for monitoring."""
     registry = CollectorRegistry()
@@ -419,10 +430,13 @@ def _build_control(
         explain=routing.explain,
         fleet_health=partial(routing.fleet_health, queue.waiting),
         probe_now=routing.health_checker.probe_all,
+        requests=runtime.requests,
+        log=services.log,
         open_backup=services.backups.open,
+        reload=reloader.reload,
     )
     routes = [
-        *ops.routes(ops.OpsHandlers(readiness.check, routing.states, registry)),
+        *ops.routes(ops.OpsHandlers(readiness.check, routing.states, reloader.state, registry)),
         *monitor.routes(_build_monitor(services, runtime, authentication, routing, traffic)),
         *public_models.routes(_build_public_models(services, routing)),
         *api_routes(

@@ -12,14 +12,18 @@ from bluesminds.cli.explain import explain
 from bluesminds.cli.keys import keys_group
 from bluesminds.cli.ledger import ledger_group
 from bluesminds.cli.limits import limits_group
+from bluesminds.cli.logs import logs
 from bluesminds.cli.master_key import master_key_group
 from bluesminds.cli.models import models
 from bluesminds.cli.prices import prices_group
 from bluesminds.cli.prompt_log import prompt_log_group
+from bluesminds.cli.redeem_codes import redeem_codes_group
+from bluesminds.cli.reload import reload
 from bluesminds.cli.routes import routes_group
 from bluesminds.cli.serve import demo, serve
 from bluesminds.cli.server_keys import server_keys_group
 from bluesminds.cli.servers import servers_group
+from bluesminds.cli.shell import completion, man_pages
 from bluesminds.cli.usage import usage_group
 from bluesminds.cli.users import users_group
 from bluesminds.cli.vendors import vendors
@@ -73,14 +77,19 @@ for command in (
     users_group,
     limits_group,
     ledger_group,
+    redeem_codes_group,
     usage_group,
+    logs,
     prompt_log_group,
     audit_group,
     master_key_group,
+    reload,
     backup,
     restore,
     doctor,
     support_bundle,
+    completion,
+    man_pages,
     version,
 ):
     cli.add_command(command)

@@ -116,11 +116,13 @@ DELETE /api/keys/{key_id}/previous
 GET /api/keys/{key_id}/usage
 GET /api/usage/stats
 GET /api/usage/logs
+GET /api/usage/logs/stream
 GET /api/usage/export
 GET /api/costs
 GET /api/costs/{key_id}
 GET /user/balance
 GET /api/billing/ledger
+POST /api/billing/redeem
 GET /api/billing/ledger/export
 GET /user/api-keys
 POST /user/api-keys
@@ -153,6 +155,7 @@ DELETE /api/admin/prompt-log/{request_id}
 GET /api/admin/users/{user_id}/prompt-log
 DELETE /api/admin/users/{user_id}/prompt-log
 GET /admin/monitor
+POST /api/admin/reload
 GET /api/admin/audit
 GET /api/admin/audit/verify
 GET /api/admin/servers
@@ -170,6 +173,10 @@ POST /api/admin/users/{user_id}/credit
 GET /api/admin/ledger
 GET /api/admin/ledger/export
 GET /api/admin/ledger/verify
+GET /api/admin/redeem-codes
+POST /api/admin/redeem-codes
+DELETE /api/admin/redeem-codes/{batch_id}
+GET /api/admin/redeem-codes/{batch_id}/redeemed
 PUT /api/admin/prices
 DELETE /api/admin/prices
 GET /api/admin/routes
@@ -180,6 +187,9 @@ GET /api/admin/models
 GET /api/admin/drift
 GET /api/admin/usage/stats
 GET /api/admin/usage/logs
+GET /api/admin/usage/logs/stream
+GET /api/admin/logs
+GET /api/admin/logs/stream
 GET /api/admin/usage/export
 GET /api/admin/costs
 GET /api/admin/costs/{key_id}
@@ -243,6 +253,8 @@ DELETE /v1/vector_stores/{id}
 POST /v1beta/models/{model}:generateContent
 POST /v1beta/models/{model}:streamGenerateContent
 POST /v1beta/models/{model}:countTokens
+POST /v1beta/models/{model}:embedContent
+POST /v1beta/models/{model}:batchEmbedContents
 POST /v1/completions
 POST /v1/embeddings
 POST /v1/moderations
@@ -407,7 +419,14 @@ async def call(client: httpx.AsyncClient, name: str, carried: Carried) -> httpx.
         headers = headers | {"cookie": "; ".join(f"{name}={value}" for name, value in cookies.items())}
     body = {"json": {"no such field": 1}} if method in ("POST", "PUT", "PATCH") else {}
     path = re.sub(r"\{\w+\}", UNKNOWN_ID, path)
-    return await client.request(method, path, headers=headers, params=query or None, **body)  # type: ignore[arg-type]
+    request = client.build_request(method, path, headers=headers, params=query or None, **body)  # type: ignore[arg-type]
+    answer = await client.send(request, stream=True)
+    try:
+        if answer.headers.get("content-type") != "text/event-stream":  # which does not end soon
+            await answer.aread()
+    finally:
+        await answer.aclose()
+    return answer
 
 
 def rejection_of(answer: httpx.Response) -> Refusal:
