@@ -23,6 +23,7 @@ from bluesminds.cli.routes import routes_group
 from bluesminds.cli.serve import demo, serve
 from bluesminds.cli.server_keys import server_keys_group
 from bluesminds.cli.servers import servers_group
+from bluesminds.cli.shell import completion, man_pages
 from bluesminds.cli.usage import usage_group
 from bluesminds.cli.users import users_group
 from bluesminds.cli.vendors import vendors
@@ -87,6 +88,8 @@ for command in (
     restore,
     doctor,
     support_bundle,
+    completion,
+    man_pages,
     version,
 ):
     cli.add_command(command)
