@@ -340,20 +340,25 @@ def _context_length(registry: ServerRegistry, model: str) -> int | None:
 
 
 def _build_tracer(services: Services, metrics: Metrics) -> Tracer | None:
-    settings = services.settings.tracing
-    if settings.endpoint is None:
-        return None
-    authorization = None if settings.authorization is None else settings.authorization.reveal()
-    tracer = Tracer(
-        services.pool,
-        CollectorAddress.parse(settings.endpoint, authorization),
-        service=settings.service,
-        sample=settings.sample,
-        log=services.log,
-    )
-    metrics.counter("bluesminds_spans_exported", "Spans that a collector took.", lambda: tracer.exported)
+    settings, tracer = services.settings.tracing, None
+    if settings.endpoint is not None:
+        authorization = None if settings.authorization is None else settings.authorization.reveal()
+        tracer = Tracer(
+            services.pool,
+            CollectorAddress.parse(settings.endpoint, authorization),
+            service=settings.service,
+            sample=settings.sample,
+            log=services.log,
+        )
     metrics.counter(
-        "bluesminds_spans_dropped", "Spans that no collector took in time.", lambda: tracer.dropped
+        "bluesminds_spans_exported",
+        "Spans that the collector took.",
+        lambda: 0 if tracer is None else tracer.exported,
+    )
+    metrics.counter(
+        "bluesminds_spans_dropped",
+        "Spans that were lost: the queue was full, or the collector refused them.",
+        lambda: 0 if tracer is None else tracer.dropped,
     )
     return tracer
 
