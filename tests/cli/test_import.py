@@ -17,8 +17,8 @@ CREATE TABLE users (id INTEGER PRIMARY KEY, username TEXT, password TEXT, displa
     status INTEGER, email TEXT, quota INTEGER, used_quota INTEGER, `group` TEXT);
 CREATE TABLE tokens (id INTEGER PRIMARY KEY, user_id INTEGER, key TEXT, status INTEGER, name TEXT);
 INSERT INTO channels VALUES
-    (1, 1, 'sk-one-00000001' || char(10) || 'sk-two-00000002', 1, 'Main', 5, '', 'gpt-5,gpt-5-mini', 'default',
-        '', 10),
+    (1, 1, 'sk-one-00000001' || char(10) || 'sk-two-00000002', 1, 'Main', 5, '', 'gpt-5,gpt-5-mini',
+        'default', '', 10),
     (2, 8, 'sk-local', 1, 'Main', 0, 'http://127.0.0.1:9/', 'llama', 'default', '{"a": "b"}', 0),
     (3, 15, 'k', 1, 'Baidu', 0, '', 'ERNIE', 'default', '', 0),
     (4, 14, 'sk-ant', 2, 'Claude', 0, '', 'claude-sonnet-5', 'default', NULL, 0);
