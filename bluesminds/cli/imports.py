@@ -66,9 +66,10 @@ def _command(product: str) -> click.Command:
         elif not as_json:
             click.echo("nothing has changed; apply this with --apply")
 
-    run.__doc__ = f"""Import the SQLite database FILE of {product}: channels, users and quotas.
+    run.__doc__ = f"""Import the SQLite database of {product}.
 
-    Prints the plan, and what cannot be carried over. With --apply, servers and users are created, and what is
+    FILE has channels, users and quotas. Prints the plan, and what cannot be carried over. With --apply,
+    servers and users are created, and what is
     left of each quota becomes prepaid credit. What exists already is left as it is, so the command can be
     repeated. Users get a random password and choose a new one with a link by mail.
     """
