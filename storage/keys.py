@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from storage.base import Connection, Row
+from storage.vendor_keys import VendorKeyRow
 
 NamePatterns = tuple[str, ...] | None
 """None: any."""
@@ -50,7 +51,7 @@ class KeyHolder:
     """A key with the state of its user's account.
 
     `ends_at` is None if the key was found by its current secret. If it was found by the previous one, this is
-    the time at which that ends, 0 if it has ended already.
+    the time at which that ends, 0 if it has ended already. `vendor_keys` are those of the user.
     """
 
     key: KeyRow
@@ -58,6 +59,7 @@ class KeyHolder:
     tier: str | None
     user_limits: str | None
     ends_at: int | None
+    vendor_keys: Sequence[VendorKeyRow] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +207,14 @@ _PAGE = (
 )
 SELECT_ALL = "SELECT" + _COLUMNS + "FROM api_keys WHERE id > :after" + _PAGE
 SELECT_OF_USER = "SELECT" + _COLUMNS + "FROM api_keys WHERE user_id = :user_id AND id > :after" + _PAGE
+
+
+async def select_key_digests(connection: Connection, user_id: str) -> list[bytes]:
+    """All digests of the keys of a user, also those of secrets that are no longer accepted."""
+    rows = await connection.all(
+        "SELECT digest, previous_digest FROM api_keys WHERE user_id = :user_id", user_id=user_id
+    )
+    return [bytes(digest) for row in rows for digest in row if digest is not None]
 
 
 async def select_key_names(connection: Connection, user_id: str) -> dict[str, str]:

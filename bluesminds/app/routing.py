@@ -87,7 +87,7 @@ class Routing(Struct, frozen=True):
         )
 
     def _running(self, server: Server) -> int:
-        return self.pool.in_use(UpstreamOrigin.parse(server.url, trusted=server.origin != "table")[0])
+        return self.pool.in_use(UpstreamOrigin.parse(server.url, trusted=server.is_trusted)[0])
 
     async def servers_changed(self) -> None:
         await self.registry.reload()

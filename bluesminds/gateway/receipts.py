@@ -82,7 +82,7 @@ class _Decision(Struct, frozen=True, gc=False):
         if selection is None:
             return "", "priority", self.targets, _left_out(self, model)
         route = selection.groups[0].route if selection.groups else None
-        later = [one.target for group in selection.groups[1:] for one in group.candidates]
+        later = [one.target for group in selection.groups[1:] for one in group.everything]
         name, policy = ("", "priority") if route is None else (route.model, route.policy)
         return name, policy, [*self.targets, *later], selection.dropped
 

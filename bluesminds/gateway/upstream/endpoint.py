@@ -29,7 +29,7 @@ class UpstreamEndpoint(Struct, frozen=True):
 
     @classmethod
     def to(cls, server: Server) -> "UpstreamEndpoint":
-        origin, base = UpstreamOrigin.parse(server.url, trusted=server.origin != "table")
+        origin, base = UpstreamOrigin.parse(server.url, trusted=server.is_trusted)
         return cls(
             server=server,
             origin=origin,
