@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from storage.base import Connection, Row
+from storage.prompt_log import PromptLogChoice
 from storage.vendor_keys import VendorKeyRow
 
 NamePatterns = tuple[str, ...] | None
@@ -44,6 +45,7 @@ class KeyRow:
     rotated_at: int | None
     previous_digest: bytes | None = None
     previous_until: int | None = None
+    prompt_log: PromptLogChoice | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ class KeyHolder:
     tier: str | None
     user_limits: str | None
     ends_at: int | None
+    user_prompt_log: PromptLogChoice | None = None
     vendor_keys: Sequence[VendorKeyRow] = ()
 
 
@@ -73,7 +76,7 @@ class KeyUse:
 _COLUMNS = """
     api_keys.id, user_id, name, digest, prefix, last4, scopes, allowed_models, allowed_ips, allowed_origins,
     api_keys.limits, metadata, expires_at, revoked_at, last_used_at, api_keys.created_at, rotated_at,
-    previous_digest, previous_until
+    previous_digest, previous_until, api_keys.prompt_log
 """
 _WIDTH = len(KeyRow.__slots__)
 _METADATA = KeyRow.__slots__.index("metadata")
@@ -89,11 +92,11 @@ async def insert_key(connection: Connection, key: KeyRow) -> None:
         INSERT INTO api_keys (
             id, user_id, name, digest, prefix, last4, scopes, allowed_models, allowed_ips, allowed_origins,
             limits, metadata, expires_at, revoked_at, last_used_at, created_at, rotated_at, previous_digest,
-            previous_until
+            previous_until, prompt_log
         ) VALUES (
             :id, :user_id, :name, :digest, :prefix, :last4, :scopes, :allowed_models, :allowed_ips,
             :allowed_origins, :limits, :metadata, :expires_at, :revoked_at, :last_used_at, :created_at,
-            :rotated_at, :previous_digest, :previous_until
+            :rotated_at, :previous_digest, :previous_until, :prompt_log
         )
         """,
         last_used_at=key.last_used_at,
@@ -122,6 +125,7 @@ def _changeable(key: KeyRow) -> dict[str, Any]:
         "rotated_at": key.rotated_at,
         "previous_digest": key.previous_digest,
         "previous_until": key.previous_until,
+        "prompt_log": key.prompt_log,
     }
 
 
@@ -149,7 +153,7 @@ SELECT_HOLDER = (
     "SELECT"
     + _COLUMNS
     + """, disabled_at, tier, users.limits,
-        CASE WHEN digest = :digest THEN NULL ELSE coalesce(previous_until, 0) END
+        CASE WHEN digest = :digest THEN NULL ELSE coalesce(previous_until, 0) END, users.prompt_log
     FROM api_keys JOIN users ON users.id = user_id
     WHERE digest = :digest OR previous_digest = :digest
     """
@@ -253,7 +257,8 @@ async def update_key(connection: Connection, key: KeyRow) -> bool:
             name = :name, digest = :digest, prefix = :prefix, last4 = :last4, scopes = :scopes,
             allowed_models = :allowed_models, allowed_ips = :allowed_ips, allowed_origins = :allowed_origins,
             limits = :limits, metadata = :metadata, expires_at = :expires_at, revoked_at = :revoked_at,
-            rotated_at = :rotated_at, previous_digest = :previous_digest, previous_until = :previous_until
+            rotated_at = :rotated_at, previous_digest = :previous_digest, previous_until = :previous_until,
+            prompt_log = :prompt_log
         WHERE id = :id AND user_id = :user_id AND revoked_at IS NULL
         """,
         **_changeable(key),

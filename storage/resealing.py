@@ -21,13 +21,13 @@ class SealedColumn:
 
 SEALED_COLUMNS: Final = (
     SealedColumn(
-        "servers.sealed_api_key",
+        "servers.sealed_api_keys",
         """
-        SELECT id, 0, sealed_api_key FROM servers
-        WHERE sealed_api_key IS NOT NULL AND (id, 0) > (:id, CAST(:position AS BIGINT))
+        SELECT id, 0, sealed_api_keys FROM servers
+        WHERE sealed_api_keys IS NOT NULL AND (id, 0) > (:id, CAST(:position AS BIGINT))
         ORDER BY id LIMIT :limit
         """,
-        "UPDATE servers SET sealed_api_key = :sealed WHERE id = :id AND CAST(:position AS BIGINT) = 0",
+        "UPDATE servers SET sealed_api_keys = :sealed WHERE id = :id AND CAST(:position AS BIGINT) = 0",
     ),
     SealedColumn(
         "servers.sealed_headers",
@@ -53,6 +53,22 @@ SEALED_COLUMNS: Final = (
         ORDER BY id LIMIT :limit
         """,
         "UPDATE stored_responses SET sealed = :sealed WHERE id = :id AND CAST(:position AS BIGINT) = 0",
+    ),
+    SealedColumn(
+        "prompt_log.sealed_preview",
+        """
+        SELECT id, 0, sealed_preview FROM prompt_log WHERE (id, 0) > (:id, CAST(:position AS BIGINT))
+        ORDER BY id LIMIT :limit
+        """,
+        "UPDATE prompt_log SET sealed_preview = :sealed WHERE id = :id AND CAST(:position AS BIGINT) = 0",
+    ),
+    SealedColumn(
+        "prompt_log.sealed",
+        """
+        SELECT id, 0, sealed FROM prompt_log WHERE (id, 0) > (:id, CAST(:position AS BIGINT))
+        ORDER BY id LIMIT :limit
+        """,
+        "UPDATE prompt_log SET sealed = :sealed WHERE id = :id AND CAST(:position AS BIGINT) = 0",
     ),
     SealedColumn(
         "chats.sealed",

@@ -17,7 +17,7 @@ class ServerRow:
     vendor: str
     dialect: str
     url: str
-    sealed_api_key: bytes | None
+    sealed_api_keys: bytes | None
     api_version: str
     sealed_headers: bytes | None
     models: tuple[str, ...]
@@ -30,6 +30,7 @@ class ServerRow:
     mode: Literal["active", "draining", "off"]
     max_concurrency: int
     rpm: int
+    options: str
     created_at: int
     updated_at: int
 
@@ -39,13 +40,13 @@ async def insert_server(connection: Connection, server: ServerRow) -> None:
     await connection.execute(
         """
         INSERT INTO servers (
-            id, name, vendor, dialect, url, sealed_api_key, api_version, sealed_headers, models, weight,
+            id, name, vendor, dialect, url, sealed_api_keys, api_version, sealed_headers, models, weight,
             priority, passthrough, passthrough_paths, region, tags, mode,
-            max_concurrency, rpm, created_at, updated_at
+            max_concurrency, rpm, options, created_at, updated_at
         ) VALUES (
-            :id, :name, :vendor, :dialect, :url, :sealed_api_key, :api_version, :sealed_headers, :models,
+            :id, :name, :vendor, :dialect, :url, :sealed_api_keys, :api_version, :sealed_headers, :models,
             :weight, :priority, :passthrough, :passthrough_paths, :region, :tags, :mode,
-            :max_concurrency, :rpm, :created_at, :updated_at
+            :max_concurrency, :rpm, :options, :created_at, :updated_at
         )
         """,
         id=server.id,
@@ -53,7 +54,7 @@ async def insert_server(connection: Connection, server: ServerRow) -> None:
         vendor=server.vendor,
         dialect=server.dialect,
         url=server.url,
-        sealed_api_key=server.sealed_api_key,
+        sealed_api_keys=server.sealed_api_keys,
         api_version=server.api_version,
         sealed_headers=server.sealed_headers,
         models=json.dumps(server.models),
@@ -66,6 +67,7 @@ async def insert_server(connection: Connection, server: ServerRow) -> None:
         mode=server.mode,
         max_concurrency=server.max_concurrency,
         rpm=server.rpm,
+        options=server.options,
         created_at=server.created_at,
         updated_at=server.updated_at,
     )
@@ -76,9 +78,9 @@ async def select_servers(connection: Connection) -> Sequence[ServerRow]:
     rows = await connection.all(
         """
         SELECT
-            id, name, vendor, dialect, url, sealed_api_key, api_version, sealed_headers, models, weight,
+            id, name, vendor, dialect, url, sealed_api_keys, api_version, sealed_headers, models, weight,
             priority, passthrough, passthrough_paths, region, tags, mode,
-            max_concurrency, rpm, created_at, updated_at
+            max_concurrency, rpm, options, created_at, updated_at
         FROM servers ORDER BY name
         """
     )
@@ -89,9 +91,9 @@ async def select_server(connection: Connection, name: str) -> ServerRow | None:
     row = await connection.one(
         """
         SELECT
-            id, name, vendor, dialect, url, sealed_api_key, api_version, sealed_headers, models, weight,
+            id, name, vendor, dialect, url, sealed_api_keys, api_version, sealed_headers, models, weight,
             priority, passthrough, passthrough_paths, region, tags, mode,
-            max_concurrency, rpm, created_at, updated_at
+            max_concurrency, rpm, options, created_at, updated_at
         FROM servers WHERE name = :name
         """,
         name=name,
@@ -104,11 +106,13 @@ async def update_server(connection: Connection, server: ServerRow) -> bool:
     changed = await connection.execute(
         """
         UPDATE servers SET
-            name = :name, vendor = :vendor, dialect = :dialect, url = :url, sealed_api_key = :sealed_api_key,
+            name = :name, vendor = :vendor, dialect = :dialect, url = :url,
+            sealed_api_keys = :sealed_api_keys,
             api_version = :api_version, sealed_headers = :sealed_headers, models = :models, weight = :weight,
             priority = :priority, passthrough = :passthrough, passthrough_paths = :passthrough_paths,
             region = :region, tags = :tags,
-            mode = :mode, max_concurrency = :max_concurrency, rpm = :rpm, updated_at = :updated_at
+            mode = :mode, max_concurrency = :max_concurrency, rpm = :rpm, options = :options,
+            updated_at = :updated_at
         WHERE id = :id
         """,
         id=server.id,
@@ -116,7 +120,7 @@ async def update_server(connection: Connection, server: ServerRow) -> bool:
         vendor=server.vendor,
         dialect=server.dialect,
         url=server.url,
-        sealed_api_key=server.sealed_api_key,
+        sealed_api_keys=server.sealed_api_keys,
         api_version=server.api_version,
         sealed_headers=server.sealed_headers,
         models=json.dumps(server.models),
@@ -129,6 +133,7 @@ async def update_server(connection: Connection, server: ServerRow) -> bool:
         mode=server.mode,
         max_concurrency=server.max_concurrency,
         rpm=server.rpm,
+        options=server.options,
         updated_at=server.updated_at,
     )
     return changed == 1

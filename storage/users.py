@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from storage.base import Connection
+from storage.prompt_log import PromptLogChoice
 
 Role = Literal["user", "admin"]
 
@@ -27,6 +28,7 @@ class UserRow:
     tier: str | None = None
     email_verified_at: int | None = None
     limits: str | None = None
+    prompt_log: PromptLogChoice | None = None
 
 
 async def insert_user(connection: Connection, user: UserRow) -> None:
@@ -35,10 +37,10 @@ async def insert_user(connection: Connection, user: UserRow) -> None:
         """
         INSERT INTO users (
             id, email, full_name, role, password_hash, disabled_at, created_at, tier, email_verified_at,
-            limits
+            limits, prompt_log
         ) VALUES (
             :id, :email, :full_name, :role, :password_hash, :disabled_at, :created_at, :tier,
-            :email_verified_at, :limits
+            :email_verified_at, :limits, :prompt_log
         )
         """,
         [user],
@@ -50,7 +52,7 @@ async def select_user(connection: Connection, user_id: str) -> UserRow | None:
         """
         SELECT
             id, email, full_name, role, password_hash, disabled_at, created_at, tier, email_verified_at,
-            limits
+            limits, prompt_log
         FROM users WHERE id = :user_id
         """,
         user_id=user_id,
@@ -63,7 +65,7 @@ async def select_user_by_email(connection: Connection, email: str) -> UserRow | 
         """
         SELECT
             id, email, full_name, role, password_hash, disabled_at, created_at, tier, email_verified_at,
-            limits
+            limits, prompt_log
         FROM users WHERE lower(email) = lower(:email)
         """,
         email=email,
@@ -77,7 +79,7 @@ async def select_users(connection: Connection, after_id: str = "", limit: int = 
         """
         SELECT
             id, email, full_name, role, password_hash, disabled_at, created_at, tier, email_verified_at,
-            limits
+            limits, prompt_log
         FROM users WHERE id > :after_id ORDER BY id LIMIT :limit
         """,
         after_id=after_id,
@@ -93,7 +95,8 @@ async def update_user(connection: Connection, user: UserRow) -> bool:
         UPDATE users SET
             email = :email, full_name = :full_name, role = :role,
             password_hash = :password_hash, disabled_at = :disabled_at, tier = :tier,
-            email_verified_at = :email_verified_at, limits = :limits
+            email_verified_at = :email_verified_at, limits = :limits,
+            prompt_log = :prompt_log
         WHERE id = :id
         """,
         id=user.id,
@@ -105,6 +108,7 @@ async def update_user(connection: Connection, user: UserRow) -> bool:
         tier=user.tier,
         email_verified_at=user.email_verified_at,
         limits=user.limits,
+        prompt_log=user.prompt_log,
     )
     return changed == 1
 
@@ -140,8 +144,8 @@ async def delete_unconfirmed_users(connection: Connection, before: int) -> int:
 
 
 async def delete_user(connection: Connection, user_id: str) -> None:
-    """Delete a user with the sessions, tokens, API keys, keys for vendors, stored responses and chats of the
-    user.
+    """Delete a user with the sessions, tokens, API keys, keys for vendors, stored responses, chats and
+    logged prompts of the user.
 
     Usage rows are kept. Objects at servers stay there, and belong to no account.
     """
@@ -149,6 +153,7 @@ async def delete_user(connection: Connection, user_id: str) -> None:
         "DELETE FROM stored_responses WHERE user_id = :user_id",
         "DELETE FROM chats WHERE user_id = :user_id",
         "DELETE FROM vendor_keys WHERE user_id = :user_id",
+        "DELETE FROM prompt_log WHERE user_id = :user_id",
         "UPDATE server_objects SET user_id = NULL WHERE user_id = :user_id",
         "DELETE FROM sessions WHERE user_id = :user_id",
         "DELETE FROM one_time_tokens WHERE user_id = :user_id",

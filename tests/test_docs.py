@@ -96,7 +96,9 @@ def test_every_link_leads_somewhere(path: Path) -> None:
         assert aim.exists(), target
         if anchor:
             titles = re.findall(r"^#+ (.+)$", aim.read_text(), re.MULTILINE)
-            assert anchor in [re.sub(r"[^a-z0-9 -]", "", title.lower()).replace(" ", "-") for title in titles]
+            assert anchor in [
+                re.sub(r"[^a-z0-9 _-]", "", title.lower()).replace(" ", "-") for title in titles
+            ]
 
 
 @pytest.mark.parametrize("path", EVERYTHING, ids=name_of)

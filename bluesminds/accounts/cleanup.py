@@ -1,5 +1,5 @@
-"""Deletes expired sessions, single-use tokens, stored responses, receipts and usage, and accounts whose
-address was never confirmed.
+"""Deletes expired sessions, single-use tokens, stored responses, receipts, logged prompts and usage, and
+accounts whose address was never confirmed.
 """
 
 from typing import Final
@@ -13,6 +13,7 @@ from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import first_uuid7
 from storage.audit import insert_audit, lock_audit_head
 from storage.base import Connection, StorageBroken, StorageUnavailable, Store
+from storage.prompt_log import delete_old_prompts, delete_prompts_above, select_prompt_accounts_above
 from storage.receipts import delete_receipts
 from storage.responses import delete_expired_responses, delete_responses_above, select_accounts_above
 from storage.server_objects import delete_expired_objects
@@ -37,6 +38,13 @@ class UsageRetention(Struct, frozen=True):
     days: int = 0
 
 
+class PromptRetention(Struct, frozen=True):
+    """Days for which logged prompts are kept, and the most bytes of an account."""
+
+    days: int = 0
+    account_bytes: int = 0
+
+
 class ExpiredDataCleanup:
     """`account_bytes`: the maximum size of the stored responses of an account. `receipt_days`: how long
     receipts are kept.
@@ -50,6 +58,7 @@ class ExpiredDataCleanup:
         account_bytes: int,
         receipt_days: int,
         usage: UsageRetention,
+        prompts: PromptRetention,
         clock: Clock,
     ) -> None:
         self._store = store
@@ -57,6 +66,7 @@ class ExpiredDataCleanup:
         self._account_bytes = account_bytes
         self._receipt_days = receipt_days
         self._usage = usage
+        self._prompts = prompts
         self._clock = clock
 
     async def run(self) -> None:
@@ -80,9 +90,18 @@ class ExpiredDataCleanup:
         oldest = first_uuid7(now - self._receipt_days * DAY_MS)
         while await self._store.write(delete_receipts, oldest, RECEIPT_BATCH) == RECEIPT_BATCH:
             pass
+        await self._remove_prompts(now)
         await self._remove_usage(now)
         for user_id in await self._store.read(select_accounts_above, self._account_bytes):
             await self._store.write(delete_responses_above, user_id, self._account_bytes)
+
+    async def _remove_prompts(self, now: int) -> None:
+        kept = self._prompts
+        oldest = first_uuid7(now - kept.days * DAY_MS)
+        while await self._store.write(delete_old_prompts, oldest, BATCH) == BATCH:
+            pass
+        for user_id in await self._store.read(select_prompt_accounts_above, kept.account_bytes):
+            await self._store.write(delete_prompts_above, user_id, kept.account_bytes)
 
     async def _remove_usage(self, now: int) -> None:
         kept = self._usage

@@ -9,6 +9,7 @@ from bluesminds.common.errors import InvalidRequest
 from bluesminds.common.networks import read_network
 from bluesminds.common.origins import read_origin
 from bluesminds.common.values import NO_LIMITS, SCOPES, LimitSet
+from storage.prompt_log import PromptLogChoice
 
 Patterns = tuple[str, ...] | None
 """None allows all."""
@@ -17,7 +18,7 @@ LATEST_EXPIRY: Final = 253_370_764_800_000  # the year 9999; later times have no
 
 
 class KeyPolicy(Struct, frozen=True):
-    """`expires_at` is in milliseconds since the epoch."""
+    """`expires_at` is in milliseconds since the epoch. `prompt_log` None: as the account."""
 
     name: str
     scopes: Patterns = None
@@ -27,6 +28,7 @@ class KeyPolicy(Struct, frozen=True):
     limits: LimitSet = NO_LIMITS
     expires_at: int | None = None
     metadata: Mapping[str, str] = {}
+    prompt_log: PromptLogChoice | None = None
 
     def checked(self, now: int, before: "KeyPolicy | None" = None) -> "KeyPolicy":
         """The policy in canonical form. An expiry that `before` already had may be in the past. Raises

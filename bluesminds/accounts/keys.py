@@ -230,6 +230,7 @@ def policy_of(row: KeyRow) -> KeyPolicy:
         limits=read_limits(row.limits),
         expires_at=row.expires_at,
         metadata=row.metadata,
+        prompt_log=row.prompt_log,
     )
 
 

@@ -16,6 +16,7 @@ from bluesminds.accounts.login import Login
 from bluesminds.accounts.model_routes import StoredRoutes
 from bluesminds.accounts.password_reset import PasswordReset
 from bluesminds.accounts.prices import Prices
+from bluesminds.accounts.prompts import Prompts
 from bluesminds.accounts.servers import Servers
 from bluesminds.accounts.sessions import Sessions
 from bluesminds.accounts.signup import SignUp
@@ -49,3 +50,4 @@ class AccountServices(Struct, frozen=True):
     usage: UsageReports
     audit: AuditLog
     chats: Chats
+    prompts: Prompts

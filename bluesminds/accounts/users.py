@@ -22,6 +22,7 @@ from bluesminds.common.crypto import is_uuid, token_digest, uuid7
 from bluesminds.common.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from storage.audit import AuditRow, insert_audit, lock_audit_head
 from storage.base import Connection, Store
+from storage.prompt_log import PromptLogChoice
 from storage.sessions import delete_sessions
 from storage.settings import delete_setting, put_setting, select_setting
 from storage.single_use_tokens import delete_invites, delete_tokens
@@ -48,6 +49,7 @@ class UserChanges(Struct, frozen=True):
     role: Role | UnsetType = UNSET
     tier: str | UnsetType | None = UNSET
     disabled: bool | UnsetType = UNSET
+    prompt_log: PromptLogChoice | UnsetType | None = UNSET
 
 
 class Users:
@@ -170,9 +172,18 @@ class Users:
         if is_admin(before) and not await has_admin(connection):
             raise Conflict("last_admin", "This is the last enabled administrator. Create another one first.")
 
-    async def rename(self, actor: Actor, user_id: str, full_name: str) -> UserRow:
-        """Change the name, which users may do themselves. Raises NotFound."""
-        return await self._store.write(self._update, actor, user_id, UserChanges(full_name=full_name))
+    async def change_own(
+        self,
+        actor: Actor,
+        user_id: str,
+        full_name: str | UnsetType,
+        prompt_log: PromptLogChoice | UnsetType | None,
+    ) -> UserRow:
+        """Change what users may change themselves. Raises NotFound."""
+        changes = UserChanges(full_name=full_name, prompt_log=prompt_log)
+        if prompt_log is UNSET:  # no right of the account changes
+            return await self._store.write(self._update, actor, user_id, changes)
+        return await self.update(actor, user_id, changes)
 
     def _require_tier(self, tier: str | None) -> None:
         if tier is not None and tier not in self._tiers:
@@ -283,6 +294,7 @@ def audit_fields(user: UserRow) -> dict[str, object]:
         "password": user.password_hash,  # the audit log masks it
         "email_verified": user.email_verified_at is not None,
         "disabled": user.disabled_at is not None,
+        "prompt_log": user.prompt_log,
     }
 
 

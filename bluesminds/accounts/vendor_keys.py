@@ -272,7 +272,9 @@ def _no_such_key() -> NotFound:
 
 def _exists(vendor: str) -> Conflict:
     title = OWN_KEY_VENDORS[vendor].title
-    return Conflict("vendor_key_exists", f"You have a key for {title} already. Change it, or delete it first.")
+    return Conflict(
+        "vendor_key_exists", f"You have a key for {title} already. Change it, or delete it first."
+    )
 
 
 async def _list(connection: Connection, user_id: str) -> Sequence[VendorKeyRow]:

@@ -119,6 +119,7 @@ def _admin_pages(
                     controls.servers_changed,
                     controls.test_server,
                     controls.server_status,
+                    controls.key_status,
                 ),
                 models=ModelHandlers(controls.catalog),
                 routes=RouteHandlers(
@@ -128,7 +129,7 @@ def _admin_pages(
                     controls.list_servers,
                     lambda: accounts.servers.locked,
                 ),
-                explain=ExplainHandlers(accounts.keys, accounts.users, controls.explain),
+                explain=ExplainHandlers(accounts.keys, accounts.users, controls.explain, controls.key_status),
                 usage=accounts.usage,
                 clock=services.clock,
             )

@@ -13,7 +13,7 @@ from bluesminds.app.dashboard import SystemState, build_dashboard
 from bluesminds.app.malloc import HeapTrimmer
 from bluesminds.app.prices import bundled_prices, load_price_book
 from bluesminds.app.readiness import ReadinessCheck
-from bluesminds.app.routing import Routing, log_health
+from bluesminds.app.routing import Routing, log_health, log_key_rest
 from bluesminds.app.services import Services
 from bluesminds.app.settings_map import (
     configured_prices,
@@ -26,6 +26,7 @@ from bluesminds.app.settings_map import (
 )
 from bluesminds.common.networks import Networks
 from bluesminds.common.prices import combine
+from bluesminds.common.redaction import Redactor
 from bluesminds.common.values import Server
 from bluesminds.gateway.accounting import UsageAccounting
 from bluesminds.gateway.authenticate import KeyAuthenticator
@@ -42,6 +43,7 @@ from bluesminds.gateway.passthrough.handler import PassthroughHandler
 from bluesminds.gateway.passthrough.runner import RelayRunner
 from bluesminds.gateway.pipeline import Gateway
 from bluesminds.gateway.prices.book import PriceBook, PriceRegistry
+from bluesminds.gateway.prompt_log import PromptLog
 from bluesminds.gateway.recorder import Recorder
 from bluesminds.gateway.relay import Relay
 from bluesminds.gateway.response_cache import CacheResult, ResponseCache
@@ -50,6 +52,7 @@ from bluesminds.gateway.routing.health import ServerHealthRegistry
 from bluesminds.gateway.routing.load import LoadRegistry
 from bluesminds.gateway.routing.policies import Balancer
 from bluesminds.gateway.routing.rotation import RotationRegistry
+from bluesminds.gateway.routing.server_keys import ServerKeyRegistry
 from bluesminds.gateway.server_objects import ServerObjects
 from bluesminds.gateway.server_test import test_server
 from bluesminds.gateway.sockets.realtime import RealtimeSessions
@@ -102,6 +105,7 @@ class DataPlaneParts(Struct, frozen=True):
     routing: Routing
     idle_sweeper: IdleSweeper
     open_requests: OpenRequests
+    prompts: PromptLog | None
     heap_trimmer: HeapTrimmer
     watchdog: Watchdog
     traffic: TrafficMonitor
@@ -121,6 +125,7 @@ def build_data_plane(
         services.pool,
         routing.health,
         routing.balancer.load,
+        routing.keys,
         timeouts=TimeoutTable(upstream_timeouts(settings), settings.upstream.first_token_timeout),
         attempts=settings.upstream.attempts,
         backoff=backoff,
@@ -144,6 +149,7 @@ def build_data_plane(
         total_timeout=settings.upstream.total_timeout,
         refuse_unpriced=settings.limits.unpriced == "refuse",
         cache=_build_cache(services, runtime.metrics),
+        prompts=_build_prompt_log(services, runtime.metrics),
     )
     origins = _build_origins(services, authentication.keys)
     sockets = socket_settings(settings)
@@ -159,6 +165,12 @@ def build_data_plane(
         "server",
         routing.ejected_models,
     )
+    runtime.metrics.labelled_gauge(
+        "bluesminds_server_keys_resting",
+        "API keys of the server that it has refused or limited, and that are not used for a while.",
+        "server",
+        routing.keys.resting,
+    )
     traffic = TrafficMonitor(runtime.metrics)
     runtime.metrics.gauge(
         "bluesminds_mails_waiting", "Mails in the queue.", lambda: services.mail_queue.length
@@ -173,6 +185,7 @@ def build_data_plane(
             services.store, authentication.keys, authentication.limiter, runtime.recorder
         ),
         open_requests=OpenRequests(services.store, gateway.accounting.running),
+        prompts=gateway.prompts,
         heap_trimmer=HeapTrimmer(bodies),
         watchdog=Watchdog(runtime.recorder, limit=MAX_BACKOFF + 2 * settings.storage.settle_timeout),
         traffic=traffic,
@@ -204,6 +217,7 @@ def _build_authentication(services: Services, lease: Lease) -> Authentication:
         is_open=limiter.is_open,
         keyless=keyless_limits(services.settings),
         markups=tier_markups(services.settings),
+        log_prompts=services.settings.prompt_log.default,
     )
     return Authentication(limiter, keys)
 
@@ -212,6 +226,7 @@ def build_routing(services: Services, configured: list[Server]) -> Routing:
     """`configured` are the servers that are not in the database."""
     upstream = services.settings.upstream
     load, rotations = LoadRegistry(), RotationRegistry()
+    keys = ServerKeyRegistry(partial(log_key_rest, services.log))
     prices = PriceRegistry(PriceBook(combine(configured_prices(services.settings)), bundled_prices()))
     health = ServerHealthRegistry(
         eject_after=upstream.eject_after,
@@ -224,6 +239,7 @@ def build_routing(services: Services, configured: list[Server]) -> Routing:
         health,
         load,
         rotations,
+        keys,
         find_price=partial(prices.find_now, services.clock),
         routes=file_routes(services.settings),
         load_routes=services.accounts.routes.load,
@@ -232,6 +248,7 @@ def build_routing(services: Services, configured: list[Server]) -> Routing:
         services.pool,
         registry,
         health,
+        keys,
         interval=upstream.probe_interval,
         timeout=upstream.probe_timeout,
         log=services.log,
@@ -240,6 +257,7 @@ def build_routing(services: Services, configured: list[Server]) -> Routing:
     return Routing(
         registry,
         health,
+        keys,
         balancer,
         checker,
         prices,
@@ -278,6 +296,28 @@ def _build_cache(services: Services, metrics: Metrics) -> ResponseCache | None:
     )
     metrics.gauge("bluesminds_cache_bytes", "Bytes of cached responses.", lambda: cache.held)
     return cache if settings.enabled else None
+
+
+def _build_prompt_log(services: Services, metrics: Metrics) -> PromptLog | None:
+    settings = services.settings.prompt_log
+    if not settings.retention_days:
+        return None
+    prompts = PromptLog(
+        services.store,
+        services.vault,
+        Redactor(settings.redact, settings.redact_patterns),
+        max_bytes=settings.max_bytes,
+        queue_bytes=settings.queue_bytes,
+        log=services.log,
+    )
+    metrics.counter("bluesminds_prompts_stored", "Requests stored in the prompt log.", lambda: prompts.stored)
+    metrics.counter(
+        "bluesminds_prompts_dropped", "Requests that the prompt log could not store.", lambda: prompts.dropped
+    )
+    metrics.gauge(
+        "bluesminds_prompt_bytes_waiting", "Bytes in the queue of the prompt log.", lambda: prompts.held
+    )
+    return prompts
 
 
 def _build_body_memory(services: Services) -> BodyMemory:
@@ -320,6 +360,7 @@ def _build_control(
     controls = GatewayControls(
         list_servers=routing.list_servers,
         server_status=routing.health_checker.status,
+        key_status=routing.keys.statuses,
         servers_changed=routing.servers_changed,
         test_server=partial(
             test_server, services.pool, services.clock, seconds=services.settings.upstream.probe_timeout
@@ -427,12 +468,11 @@ def _build_responses(services: Services, objects: ServerObjects) -> ResponseStor
     )
 
 
-def _build_relay(
-    services: Services, gateway: Gateway, health: ServerHealthRegistry, runtime: Runtime
-) -> RelayRunner:
+def _build_relay(services: Services, gateway: Gateway, routing: Routing, runtime: Runtime) -> RelayRunner:
     sender = RawSender(
         services.pool,
-        health,
+        routing.health,
+        routing.keys,
         timeouts=upstream_timeouts(services.settings),
         metrics=runtime.metrics,
         log=services.log,
@@ -453,7 +493,7 @@ def _build_edge(
     runtime: Runtime,
 ) -> DataPlane:
     keys, registry, limiter = gateway.keys, gateway.registry, gateway.limiter
-    runner = _build_relay(services, gateway, routing.health, runtime)
+    runner = _build_relay(services, gateway, routing, runtime)
     passthrough = PassthroughHandler(keys, registry, routing.health, limiter, gateway.links.objects, runner)
     stored = StoredResponseHandler(keys, registry, limiter, gateway.links.responses, runner)
     trusted = Networks.read(services.settings.server.trusted_proxies)

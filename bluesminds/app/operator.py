@@ -32,6 +32,7 @@ from bluesminds.gateway.routing.catalog import ModelCatalog, merge_servers
 from bluesminds.gateway.routing.explain import Explanation, RouteQuestion
 from bluesminds.gateway.routing.fleet import FleetHealth
 from bluesminds.gateway.routing.health import UNKNOWN, ServerStatus
+from bluesminds.gateway.routing.server_keys import ServerKeyRegistry
 from bluesminds.gateway.server_test import test_server
 from bluesminds.http.asgi import ASGIApp
 from bluesminds.http.client.pool import Pool
@@ -128,6 +129,7 @@ def _build_control(services: Services) -> ASGIApp:
     controls = GatewayControls(
         list_servers=partial(_list_servers, services, problems),
         server_status=partial(_server_status, problems),
+        key_status=ServerKeyRegistry().statuses,
         servers_changed=_noop,
         test_server=partial(
             test_server, services.pool, services.clock, seconds=services.settings.upstream.probe_timeout
@@ -161,7 +163,7 @@ def _configured(services: Services, problems: dict[str, str]) -> list[Server]:
                 server = configured_server(row, demo_url="", keyless=keyless)
             except ConfigError as exc:
                 problems[row.name] = str(exc)
-                unread = structs.replace(row, api_key=Secret(""), headers=None)
+                unread = structs.replace(row, api_key=Secret(""), api_keys=(), headers=None)
                 server = configured_server(unread, demo_url="", keyless=keyless)
             configured.append(server)
     return configured

@@ -17,6 +17,7 @@ from bluesminds.gateway.routing.explain import Explanation, RouteQuestion, expla
 from bluesminds.gateway.routing.fleet import FleetHealth, summarize
 from bluesminds.gateway.routing.health import HealthChange, ServerHealthRegistry, ServerStatus
 from bluesminds.gateway.routing.policies import Balancer
+from bluesminds.gateway.routing.server_keys import KeyRest, ServerKeyRegistry
 from bluesminds.gateway.supervision import HealthChecker
 from bluesminds.http.client.pool import Pool, UpstreamOrigin
 
@@ -26,6 +27,7 @@ class Routing(Struct, frozen=True):
 
     registry: ServerRegistry
     health: ServerHealthRegistry
+    keys: ServerKeyRegistry
     balancer: Balancer
     health_checker: HealthChecker
     prices: PriceRegistry
@@ -106,6 +108,12 @@ class Routing(Struct, frozen=True):
         await self.registry.reload()
         with trio.move_on_after(seconds):
             await self.health_checker.probe_all()
+
+
+def log_key_rest(log: Log, rest: KeyRest) -> None:
+    log.warning(
+        "server_key_rests", server=rest.server, key=rest.key, reason=rest.reason, seconds=rest.seconds
+    )
 
 
 def log_health(log: Log, change: HealthChange) -> None:

@@ -114,6 +114,9 @@ async def serve(
                         )
                     )
                 await data_plane.idle_sweeper.sweep()
+                if data_plane.prompts is not None:
+                    with trio.move_on_after(FLUSH_SECONDS):
+                        await data_plane.prompts.wait_stored()
                 background.cancel_scope.cancel()
 
 
@@ -132,6 +135,8 @@ def _start_tasks(
         ("ledger", services.accounts.ledger.run),
     ):
         background.start_soon(runtime.tasks.run, name, run)
+    if data_plane.prompts is not None:
+        background.start_soon(runtime.tasks.run, "prompt_log", data_plane.prompts.run)
 
 
 async def _settle_crashed(services: Services) -> None:

@@ -14,7 +14,7 @@ from msgspec import Struct, structs
 
 from bluesminds.accounts.audit import AuditLog
 from bluesminds.accounts.chats import Chats
-from bluesminds.accounts.cleanup import ExpiredDataCleanup, UsageRetention
+from bluesminds.accounts.cleanup import ExpiredDataCleanup, PromptRetention, UsageRetention
 from bluesminds.accounts.email_change import EmailChange
 from bluesminds.accounts.email_verification import EmailVerification
 from bluesminds.accounts.invitations import Invitations
@@ -27,6 +27,7 @@ from bluesminds.accounts.login import Login
 from bluesminds.accounts.model_routes import StoredRoutes
 from bluesminds.accounts.password_reset import PasswordReset
 from bluesminds.accounts.prices import Prices
+from bluesminds.accounts.prompts import Prompts
 from bluesminds.accounts.servers import Servers
 from bluesminds.accounts.services import AccountServices
 from bluesminds.accounts.sessions import Sessions
@@ -161,6 +162,7 @@ def _build_services(resources: Resources, password_hasher: PasswordHasher) -> Se
         account_bytes=resources.settings.responses.account_bytes,
         receipt_days=resources.settings.receipts.retention_days,
         usage=_usage_retention(resources.settings),
+        prompts=_prompt_retention(resources.settings),
         clock=resources.clock,
     )
     return Services(**structs.asdict(resources), accounts=accounts, cleanup=cleanup)
@@ -169,6 +171,10 @@ def _build_services(resources: Resources, password_hasher: PasswordHasher) -> Se
 def _usage_retention(settings: Settings) -> UsageRetention:
     usage = settings.usage
     return UsageRetention(usage.log_days, usage.hour_days, usage.day_days)
+
+
+def _prompt_retention(settings: Settings) -> PromptRetention:
+    return PromptRetention(settings.prompt_log.retention_days, settings.prompt_log.account_bytes)
 
 
 def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> AccountServices:
@@ -243,6 +249,17 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         usage=UsageReports(store, clock=clock),
         audit=AuditLog(store),
         chats=Chats(store, vault=resources.vault, clock=clock),
+        prompts=_build_prompts(resources),
+    )
+
+
+def _build_prompts(resources: Resources) -> Prompts:
+    settings = resources.settings.prompt_log
+    return Prompts(
+        resources.store,
+        vault=resources.vault,
+        clock=resources.clock,
+        administrators_read=settings.administrators,
     )
 
 

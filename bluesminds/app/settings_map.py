@@ -9,7 +9,7 @@ from bluesminds.common.money import read_usd
 from bluesminds.common.origins import read_origin
 from bluesminds.common.prices import PriceLine, rates_from, read_day
 from bluesminds.common.routes import ModelRoute
-from bluesminds.common.values import LimitSet, Server
+from bluesminds.common.values import DEFAULT_SERVER_OPTIONS, LimitSet, Server, ServerOptions
 from bluesminds.config import (
     ConfigError,
     ListenSettings,
@@ -139,11 +139,14 @@ def file_routes(settings: Settings) -> list[ModelRoute]:
 def configured_server(row: ServerSettings, *, demo_url: str, keyless: bool) -> Server:
     """A [[servers]] entry. `keyless`: whether keyless mode is on. Raises ConfigError for a bad secret."""
     url, dialect = resolve(row.vendor or "", row.url or "", row.dialect or "")
+    keys = [key.reveal() for key in ((row.api_key,) if row.api_key is not None else row.api_keys)]
+    options = ServerOptions(**{name: getattr(row, name) for name in ServerOptions.__struct_fields__})
     return Server(
         name=row.name,
         dialect=dialect,
         url=demo_url if dialect == "demo" else url,
-        api_key=None if row.api_key is None else row.api_key.reveal(),
+        api_key=keys[0] if keys else None,
+        more_keys=tuple(keys[1:]),
         models=row.models,
         weight=row.weight,
         priority=row.priority,
@@ -159,6 +162,7 @@ def configured_server(row: ServerSettings, *, demo_url: str, keyless: bool) -> S
         mode=row.mode,
         max_concurrency=row.max_concurrency,
         rpm=row.rpm,
+        options=None if options == DEFAULT_SERVER_OPTIONS else options,
     )
 
 

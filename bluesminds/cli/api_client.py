@@ -36,6 +36,7 @@ _REMEDIES = {
     "email_taken": "bluesminds users list",
     "invite_not_found": "bluesminds users invites",
     "price_not_found": "bluesminds prices list",
+    "prompt_not_found": "bluesminds prompt-log list",
     "session_not_found": "bluesminds users sessions USER",
     "user_not_found": "bluesminds users list",
     "signup_closed": "set signup in [accounts] and restart, or: bluesminds users create --email ADDRESS",

@@ -13,8 +13,10 @@ from bluesminds.cli.limits import limits_group
 from bluesminds.cli.master_key import master_key_group
 from bluesminds.cli.models import models
 from bluesminds.cli.prices import prices_group
+from bluesminds.cli.prompt_log import prompt_log_group
 from bluesminds.cli.routes import routes_group
 from bluesminds.cli.serve import demo, serve
+from bluesminds.cli.server_keys import server_keys_group
 from bluesminds.cli.servers import servers_group
 from bluesminds.cli.usage import usage_group
 from bluesminds.cli.users import users_group
@@ -52,6 +54,7 @@ def cli() -> None:
     """
 
 
+servers_group.add_command(server_keys_group)
 for command in (
     serve,
     demo,
@@ -69,6 +72,7 @@ for command in (
     limits_group,
     ledger_group,
     usage_group,
+    prompt_log_group,
     audit_group,
     master_key_group,
     version,

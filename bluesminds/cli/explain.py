@@ -79,6 +79,9 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
             notes += [f"translated to {target['format']}"] if target["translated"] else []
             notes += ["unhealthy"] if target["ejected"] else []
             yield f"  {number}. {', '.join([target['server'], *notes])}"
+            for key in target["api_keys"]:
+                state = f", {key['reason']}, {key['seconds']:.0f} s" if key["state"] == "resting" else ""
+                yield f"     key …{key['last_four']}: {key['state']}{state}"
     for one in found["dropped"]:
         name = one["model"] if one["server"] is None else f"{one['server']} for {one['model']}"
         yield f"not used: {name}: {_REASONS.get(one['reason'], one['reason'])}"

@@ -29,6 +29,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 _ANY: Final = "any"
 _NEVER: Final = "never"
 _NONE: Final = "none"
+_AS_ACCOUNT: Final = "account"
 _LISTS: Final = {
     "scopes": ("--scope", f"Allowed endpoint: {', '.join(SCOPES)}."),
     "allowed_models": ("--model", 'Allowed model; "*" at the end matches any suffix.'),
@@ -41,7 +42,7 @@ _COLUMNS: Final = (
     *("created_at", "last_used_at", "expires_at", "revoked_at", "user_id"),
 )
 _DETAILS: Final = (
-    *("id", "user_id", "name", "prefix", "last4", *_LISTS, *COUNTS, *SUMS, "metadata"),
+    *("id", "user_id", "name", "prefix", "last4", *_LISTS, *COUNTS, *SUMS, "metadata", "prompt_log"),
     *("created_at", "last_used_at", "expires_at", "revoked_at", "rotated_at", "previous_until"),
 )
 
@@ -59,6 +60,11 @@ def rule_options(*, is_new: bool) -> Callable[[Command], Command]:
             multiple=True,
             metavar="NAME=VALUE",
             help=f"Text to store with the key. Repeatable. {metadata}",
+        )(command)
+        command = click.option(
+            "--prompt-log",
+            type=click.Choice(["on", "off", _AS_ACCOUNT]),
+            help="Keep its requests and responses in full. Default: as its account says.",
         )(command)
         command = click.option(
             "--expires", help=f"When it expires: 7d, 12h, 2030-01-31T12:00:00Z, or `{_NEVER}`{default}."
@@ -210,6 +216,8 @@ def _rules(given: Mapping[str, Any]) -> dict[str, Any]:
     }
     if given["expires"] is not None:
         body["expires_at"] = None if given["expires"] == _NEVER else _expiry(given["expires"])
+    if given["prompt_log"] is not None:
+        body["prompt_log"] = None if given["prompt_log"] == _AS_ACCOUNT else given["prompt_log"]
     if given["metadata"]:
         body["metadata"] = {} if given["metadata"] == (_NONE,) else dict(map(_pair, given["metadata"]))
     if limits := limit_values({name: given[name] for name in (*COUNTS, *SUMS)}):

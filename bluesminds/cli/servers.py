@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, get_args
 from urllib.parse import urlencode
@@ -13,8 +14,9 @@ from bluesminds.cli import exits
 from bluesminds.cli.api_client import call, echo_json, json_option, show
 from bluesminds.cli.options import config_option
 from bluesminds.common.server_headers import holds_credential
-from bluesminds.common.values import ServerMode
+from bluesminds.common.values import ServerMode, ServerOptions
 from bluesminds.config.fields import nearest
+from bluesminds.config.settings import OnDisconnect
 from bluesminds.providers.vendors import VENDORS, Vendor
 
 _TEST_REMEDIES: Final = {
@@ -23,7 +25,47 @@ _TEST_REMEDIES: Final = {
     "tls": "check its certificate, or set ca_file in [upstream]",
     "completion": "try another model with --model, or check what the api_key may do",
 }
+_UNSET_BY_ZERO: Final = frozenset(ServerOptions.__struct_fields__) - {"on_disconnect"}
 _NAME: Final = re.compile(r"[a-z0-9_-][a-z0-9_.-]{0,63}")
+
+
+def _option_flags(unset: str = "") -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The options for timeouts and for clients that leave. `unset` is added to the help of each."""
+    flags = [
+        click.option("--connect-timeout", type=click.FloatRange(0), help=f"Seconds to connect.{unset}"),
+        click.option(
+            "--first-token-timeout",
+            type=click.FloatRange(0),
+            help=f"Seconds until the first content of a stream, while another server is left.{unset}",
+        ),
+        click.option(
+            "--first-byte-timeout",
+            type=click.FloatRange(0),
+            help=f"Seconds until the first content of a stream, if no other server is left.{unset}",
+        ),
+        click.option(
+            "--chunk-timeout", type=click.FloatRange(0), help=f"Seconds of silence in a stream.{unset}"
+        ),
+        click.option("--total-timeout", type=click.FloatRange(0), help=f"Seconds of one attempt.{unset}"),
+        click.option(
+            "--on-disconnect",
+            type=click.Choice(get_args(OnDisconnect)),
+            help="Streams of clients that leave: cancel, or read on to learn the usage.",
+        ),
+        click.option(
+            "--drain-seconds", type=click.FloatRange(0), help=f"Seconds to read on, with drain.{unset}"
+        ),
+        click.option(
+            "--drain-tokens", type=click.IntRange(0), help=f"Tokens of output to read on, with drain.{unset}"
+        ),
+    ]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        for flag in reversed(flags):
+            command = flag(command)
+        return command
+
+    return decorate
 
 
 @click.group("servers")
@@ -77,6 +119,7 @@ def servers_group() -> None:
 )
 @click.option("--max-concurrency", type=click.IntRange(0), help="Requests at once. 0: no cap.")
 @click.option("--rpm", type=click.IntRange(0), help="Requests in any 60 seconds. 0: no cap.")
+@_option_flags()
 @click.option("--api-key-stdin", is_flag=True, help="Read the API key of the server from standard input.")
 @config_option
 @json_option
@@ -90,7 +133,7 @@ def add(
     api_key_stdin: bool,
     config: Path | None,
     as_json: bool,
-    **given: str | int | bool | None,
+    **given: str | float | bool | None,
 ) -> None:
     """Add a server to the database.
 
@@ -109,7 +152,7 @@ def add(
         body["vendor"] = row.name
     elif "url" not in body:
         raise exits.Failure("--url is missing", exits.USAGE, "give a --url, or a --vendor")
-    body["api_key"] = _read_key() if api_key_stdin else _vendor_key(row)
+    body["api_key"] = read_key() if api_key_stdin else _vendor_key(row)
     added = call(config, "POST", "/servers", body)
     if as_json:
         echo_json(added)
@@ -201,6 +244,7 @@ def _parse_headers(headers: tuple[str, ...]) -> dict[str, str]:
 )
 @click.option("--max-concurrency", type=click.IntRange(0), help="Requests at once. 0: no cap.")
 @click.option("--rpm", type=click.IntRange(0), help="Requests in any 60 seconds. 0: no cap.")
+@_option_flags(" 0: that of the settings.")
 @click.option("--api-key-stdin", is_flag=True, help="Read a new API key from standard input.")
 @config_option
 @json_option
@@ -213,7 +257,7 @@ def set_(
     api_key_stdin: bool,
     config: Path | None,
     as_json: bool,
-    **given: str | int | None,
+    **given: str | float | None,
 ) -> None:
     """Change a server of the database. Only the given options change."""
     body: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
@@ -225,20 +269,22 @@ def set_(
         body["tags"] = [] if tags == ("none",) else list(tags)
     if body.get("region") == "none":
         body["region"] = None
+    for option in _UNSET_BY_ZERO & body.keys():
+        body[option] = body[option] or None
     if headers:
         body["headers"] = {} if headers == ("none",) else _parse_headers(headers)
     if api_key_stdin:
-        body["api_key"] = _read_key()
+        body["api_key"] = read_key()
     if not body:
         raise exits.Failure("no option was given", exits.USAGE, "bluesminds servers set --help")
-    changed = call(config, "PATCH", f"/servers/{_checked(name)}", body)
+    changed = call(config, "PATCH", f"/servers/{checked_name(name)}", body)
     if as_json:
         echo_json(changed)
     else:
         click.echo(f"changed {name}")
 
 
-def _read_key() -> str:
+def read_key() -> str:
     key = sys.stdin.readline().strip()
     if not key:
         remedy = "for example: bluesminds servers add NAME --url URL --api-key-stdin < FILE"
@@ -291,7 +337,7 @@ def test(name: str, model: str | None, config: Path | None, as_json: bool) -> No
     tokens; the vendor may charge for it. The exit code is 0 if the server works.
     """
     query = "" if model is None else f"?{urlencode({'model': model})}"
-    found = call(config, "POST", f"/servers/{_checked(name)}/test{query}")
+    found = call(config, "POST", f"/servers/{checked_name(name)}/test{query}")
     if as_json:
         echo_json(found)
     else:
@@ -314,14 +360,14 @@ def test(name: str, model: str | None, config: Path | None, as_json: bool) -> No
 @json_option
 def remove(name: str, config: Path | None, as_json: bool) -> None:
     """Remove a server from the database."""
-    call(config, "DELETE", f"/servers/{_checked(name)}")
+    call(config, "DELETE", f"/servers/{checked_name(name)}")
     if as_json:
         echo_json({"name": name, "removed": True})
     else:
         click.echo(f"removed {name}")
 
 
-def _checked(name: str) -> str:
+def checked_name(name: str) -> str:
     """Check a name before it becomes part of a path. Raises exits.Failure."""
     if not _NAME.fullmatch(name):
         raise exits.Failure(f"{name!r} is not a server name", exits.USAGE, "bluesminds servers list")

@@ -15,10 +15,21 @@ from bluesminds.cli.api_client import call, call_paged, echo_json, json_option, 
 from bluesminds.cli.options import COUNTS, SUMS, config_option
 from bluesminds.common.crypto import is_uuid
 
-_COLUMNS: Final = ("id", "email", "full_name", "role", "tier", "email_verified", "disabled", "created_at")
+_COLUMNS: Final = (
+    "id",
+    "email",
+    "full_name",
+    "role",
+    "tier",
+    "email_verified",
+    "disabled",
+    "prompt_log",
+    "created_at",
+)
 _INVITE_COLUMNS: Final = ("id", "email", "created_at", "expires_at")
 _SESSION_COLUMNS: Final = ("id", "address", "user_agent", "created_at", "last_seen_at", "expires_at")
 _NO_TIER: Final = "none"
+_AS_SETTINGS: Final = "settings"
 
 
 @click.group("users")
@@ -90,15 +101,28 @@ def show_(user: str, config: Path | None, as_json: bool) -> None:
 @click.option("--role", type=click.Choice(["user", "admin"]), help="Role of the account.")
 @click.option("--name", help="Full name.")
 @click.option("--tier", help="Tier that sets its limits; `none` removes the tier.")
+@click.option(
+    "--prompt-log",
+    type=click.Choice(["on", "off", _AS_SETTINGS]),
+    help="Keep its requests and responses in full; a key may say otherwise.",
+)
 @config_option
 @json_option
 def set_(
-    user: str, role: str | None, name: str | None, tier: str | None, config: Path | None, as_json: bool
+    user: str,
+    role: str | None,
+    name: str | None,
+    tier: str | None,
+    prompt_log: str | None,
+    config: Path | None,
+    as_json: bool,
 ) -> None:
     """Change an account. Only the given options change. A new role ends all sessions."""
     given = {"role": role, "full_name": name}
     body: dict[str, str | None] = {key: value for key, value in given.items() if value is not None}
     body |= _tier(tier)
+    if prompt_log is not None:
+        body["prompt_log"] = None if prompt_log == _AS_SETTINGS else prompt_log
     if not body:
         raise exits.Failure("no option was given", exits.USAGE, "bluesminds users set --help")
     _show(_change(config, user, body), as_json=as_json)

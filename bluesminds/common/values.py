@@ -209,13 +209,38 @@ class Caller(Struct, frozen=True, gc=False):
     required: Requirement | None = None
     address: str = ""  # of a keyless caller; else empty
     markup: int = 0  # on prices, in hundredths of a percent
+    logs_prompts: bool = False
     own_keys: tuple[OwnKey, ...] | None = None  # of the account, for vendors
+
+
+class ServerOptions(Struct, frozen=True, omit_defaults=True):
+    """What differs at one server from [upstream], in seconds; None: no difference. `total_timeout` is for one
+    attempt. `on_disconnect`: whether the stream of a client that has left is read to its end, to learn its
+    usage, or for at most `drain_seconds` and `drain_tokens` of output.
+    """
+
+    connect_timeout: float | None = None
+    first_token_timeout: float | None = None
+    first_byte_timeout: float | None = None
+    chunk_timeout: float | None = None
+    total_timeout: float | None = None
+    on_disconnect: Literal["cancel", "drain"] = "cancel"
+    drain_seconds: float | None = None
+    drain_tokens: int | None = None
+
+    @property
+    def drains(self) -> bool:
+        return self.on_disconnect == "drain"
+
+
+DEFAULT_SERVER_OPTIONS: Final = ServerOptions()
 
 
 class Server(Struct, frozen=True):
     """One upstream server. Empty `models`: those that its model list names. `vendor`: a row of the vendors;
     "": the URL shows it. `headers` are sent with every request; their values may be secrets. `passthrough`:
     requests that match no operation are relayed to it; `passthrough_paths`: further ones, below /v1.
+    `more_keys` are used in turn with `api_key`. `options` is None if all are the default.
     """
 
     name: str
@@ -237,6 +262,12 @@ class Server(Struct, frozen=True):
     mode: ServerMode = "active"
     max_concurrency: int = 0  # requests at once; 0: no cap
     rpm: int = 0  # requests in any 60 s; 0: no cap
+    more_keys: tuple[str, ...] = ()
+    options: ServerOptions | None = None
+
+    @property
+    def api_keys(self) -> tuple[str, ...]:
+        return () if self.api_key is None else (self.api_key, *self.more_keys)
 
     @property
     def is_own(self) -> bool:
@@ -250,6 +281,14 @@ class Server(Struct, frozen=True):
 
     def __repr__(self) -> str:
         return f"Server({self.name!r}, {self.dialect!r})"
+
+
+SHORTEST_SHOWN: Final = 12  # characters of a key whose last four may be shown
+
+
+def last_four(key: str) -> str:
+    """The end of an API key, which names it without revealing it; "" of a short key."""
+    return key[-4:] if len(key) >= SHORTEST_SHOWN else ""
 
 
 class Usage(Struct, frozen=True, gc=False):

@@ -23,6 +23,7 @@ from bluesminds.config.fields import (
     fields_in,
     nearest,
     parse,
+    parse_list,
     parse_table,
     resolve,
     sections,
@@ -112,6 +113,8 @@ class SettingsBuilder:
             return Secret(_secret(given, self.environ))
         if field.secret_map:
             return self._secret_map(field, given, name)
+        if field.secret_list:
+            return self._secret_list(field, given, name)
         if isinstance(given.value, str) and given.text:
             return parse(field, given.value, given.base)
         return convert(field, given.value, given.base)
@@ -121,18 +124,32 @@ class SettingsBuilder:
         table = parse_table(given.value) if given.text and isinstance(given.value, str) else given.value
         if not isinstance(table, dict):
             raise UnsuitableError(f"must be {field.expected}, not {display(table)}")
-        found: dict[str, Secret] = {}
-        for key, value in table.items():
-            one = dataclasses.replace(given, value=value, text=False, locate=None)
-            title = f"{display(key)} in {name}"
-            if self.defer_secrets and reference_of(value):
-                found[key] = DeferredSecret(partial(_read_deferred, title, field, one, self.environ))
-                continue
-            try:
-                found[key] = Secret(_secret(one, self.environ))
-            except UnsuitableError as error:
-                raise UnsuitableError(str(error), error.remedy, title, (key,)) from None
-        return found
+        return {
+            key: self._secret_part(field, given, key, value, f"{display(key)} in {name}")
+            for key, value in table.items()
+        }
+
+    def _secret_list(self, field: FieldSpec, given: RawValue, name: str) -> tuple[Secret, ...]:
+        """Raises UnsuitableError."""
+        values = parse_list(given.value) if given.text and isinstance(given.value, str) else given.value
+        if not isinstance(values, list):
+            raise UnsuitableError(f"must be {field.expected}, not {display(values)}")
+        return tuple(
+            self._secret_part(field, given, at, value, f"key {at + 1} of {name}")
+            for at, value in enumerate(values)
+        )
+
+    def _secret_part(
+        self, field: FieldSpec, given: RawValue, key: str | int, value: object, title: str
+    ) -> Secret:
+        """One secret of a table or list. Raises UnsuitableError."""
+        one = dataclasses.replace(given, value=value, text=False, locate=None)
+        if self.defer_secrets and reference_of(value):
+            return DeferredSecret(partial(_read_deferred, title, field, one, self.environ))
+        try:
+            return Secret(_secret(one, self.environ))
+        except UnsuitableError as error:
+            raise UnsuitableError(str(error), error.remedy, title, (key,)) from None
 
 
 def _read_deferred(name: str, field: FieldSpec, given: RawValue, environ: Mapping[str, str]) -> str:

@@ -26,6 +26,7 @@ from bluesminds.config.settings import (
     VENDORS_WITHOUT_MODEL_LIST,
     VENDORS_WITHOUT_URL,
     ListenSettings,
+    PromptLogSettings,
     ServerSettings,
     Settings,
     UpstreamSettings,
@@ -52,6 +53,7 @@ def check(settings: Settings) -> Iterator[Finding]:
     yield from _check_accounts(settings)
     yield from _check_mail(settings)
     yield from _check_limits(settings)
+    yield from _check_prompt_log(settings.prompt_log)
     yield from _check_keyless(settings)
     yield from check_routes(settings)
     yield from _check_names(settings.servers)
@@ -100,6 +102,18 @@ def _check_networks(upstream: UpstreamSettings) -> Iterator[Finding]:
         message = f"allowed_networks in [upstream]: {exc}"
         fix = 'write it like allowed_networks = ["127.0.0.0/8", "10.0.0.0/8"]'
         yield Finding((("upstream", "allowed_networks"),), message, fix)
+
+
+def _check_prompt_log(settings: PromptLogSettings) -> Iterator[Finding]:
+    for pattern in settings.redact_patterns:
+        try:
+            re.compile(pattern)
+        except re.error as exc:
+            yield Finding(
+                (("prompt_log", "redact_patterns"),),
+                f"redact_patterns in [prompt_log]: {pattern!r} is no regular expression: {exc}",
+                'write it like redact_patterns = ["EMP-[0-9]{6}"]',
+            )
 
 
 def _check_websocket(settings: Settings) -> Iterator[Finding]:
@@ -322,8 +336,26 @@ def _check_server(path: Source, server: ServerSettings) -> Iterator[Finding]:
         yield Finding(
             (key,), f"api_key {title} must be ASCII", "copy the key again, without quotes around it"
         )
+    if server.on_disconnect == "cancel" and (server.drain_seconds or server.drain_tokens):
+        about = ((*path, "on_disconnect"), (*path, "drain_seconds"), (*path, "drain_tokens"))
+        message = f"drain_seconds and drain_tokens {title} have no effect"
+        yield Finding(about, message, 'set on_disconnect = "drain", or remove them', warning=True)
+    yield from _check_keys((*path, "api_keys"), key, title, server)
     yield from _check_models(path, title, server)
     yield from _check_headers((*path, "headers"), title, server)
+
+
+def _check_keys(source: Source, single: Source, title: str, server: ServerSettings) -> Iterator[Finding]:
+    if server.api_keys and server.api_key is not None:
+        message = f"api_key and api_keys {title} are both set"
+        yield Finding((source, single), message, "move the key of api_key to api_keys")
+    keys = [text for key in server.api_keys if (text := _text(key)) is not None]
+    if not all(key.isascii() for key in keys):
+        message = f"api_keys {title} must be ASCII"
+        yield Finding((source,), message, "copy the keys again, without quotes around them")
+    if len(set(keys)) < len(keys):
+        message = f"api_keys {title} has the same key twice"
+        yield Finding((source,), message, "remove one of the two")
 
 
 def _check_models(path: Source, title: str, server: ServerSettings) -> Iterator[Finding]:

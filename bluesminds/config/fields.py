@@ -65,6 +65,10 @@ class FieldSpec:
         return self.is_table and get_args(self.base_type)[1] is Secret
 
     @property
+    def secret_list(self) -> bool:
+        return self.is_list and get_args(self.base_type)[0] is Secret
+
+    @property
     def is_table(self) -> bool:
         """Whether the value is a table with names of its own."""
         return get_origin(self.base_type) is dict
@@ -215,7 +219,7 @@ def resolve(path: str | Path, base: Path) -> Path:
 def parse(field: FieldSpec, text: str, base: Path) -> object:
     """Parse text: lists are JSON or comma-separated. Raises UnsuitableError."""
     if field.is_list:
-        return convert(field, _parse_list(text), base)
+        return convert(field, parse_list(text), base)
     if field.is_table:
         return convert(field, parse_table(text), base)
     if field.type is Path:
@@ -239,7 +243,8 @@ def parse_table(text: str) -> object:
         raise UnsuitableError("must be a JSON object of names and values") from None
 
 
-def _parse_list(text: str) -> object:
+def parse_list(text: str) -> object:
+    """A JSON array, or names separated by commas. Raises UnsuitableError."""
     if not text.lstrip().startswith("["):
         return [part.strip() for part in text.split(",") if part.strip()]
     try:

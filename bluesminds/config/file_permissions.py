@@ -52,6 +52,9 @@ def _secrets_in(section: str, table: Table) -> Iterator[tuple[str, RawValue]]:
             for name, value in given.value.items():
                 if holds_credential(name):
                     yield f"{name} of {key}", replace(given, value=value)
+        elif field.secret_list and isinstance(given.value, list):
+            for number, value in enumerate(given.value, 1):
+                yield f"key {number} of {key}", replace(given, value=value)
 
 
 def _remedy(path: Path) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
+from bluesminds.common.redaction import RedactionName
 from bluesminds.common.routes import FALLBACK_ON, FallbackReason, Need, Policy, Recovery
 from bluesminds.common.values import ServerMode
 from bluesminds.config.values import Secret
@@ -129,9 +130,26 @@ ApiVersion = Annotated[
         examples=["2024-10-21"],
     ),
 ]
+OnDisconnect = Literal["cancel", "drain"]
+SecretList = Annotated[
+    tuple[Secret, ...],
+    Meta(
+        description='a list of API keys, each as text, {env="NAME"}, {file="path"} or {cred="name"}',
+        examples=[[{"env": "FIRST_KEY"}, {"env": "SECOND_KEY"}]],
+        max_length=50,
+    ),
+]
 ServerHeaders = Annotated[
     dict[str, Secret],
     Meta(description="a table of header names and values", examples=[{"X-Title": "Our app"}]),
+]
+RedactionNames = Annotated[
+    tuple[RedactionName, ...],
+    Meta(description='a list of "email", "card" and "key"', examples=[["email", "card", "key"]]),
+]
+RedactionPatterns = Annotated[
+    tuple[Text, ...],
+    Meta(description="a list of regular expressions", examples=[["EMP-[0-9]{6}"]], max_length=50),
 ]
 # The rows of bluesminds/providers/vendors.py, those without a common URL, and those without a list of models.
 VendorName = Literal[
@@ -299,6 +317,19 @@ class ReceiptSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """[receipts]: how each request was routed."""
 
     retention_days: Days = 30
+
+
+class PromptLogSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[prompt_log]: requests and responses in full. `retention_days` 0: none are kept."""
+
+    default: bool = False
+    retention_days: Days = 30
+    max_bytes: Size = 65_536
+    account_bytes: Size = 268_435_456
+    queue_bytes: Size = 33_554_432
+    administrators: bool = False
+    redact: RedactionNames = ()
+    redact_patterns: RedactionPatterns = ()
 
 
 class UsageSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -530,6 +561,7 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     dialect: Dialect | None = None
     url: Url | None = None
     api_key: Secret | None = None
+    api_keys: SecretList = ()
     api_version: ApiVersion | None = None
     headers: ServerHeaders | None = None
     models: ModelNames = ()
@@ -543,6 +575,14 @@ class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     mode: ServerMode = "active"
     max_concurrency: CountOrZero = 0
     rpm: CountOrZero = 0
+    connect_timeout: Annotated[Seconds, Meta(examples=[2.0])] | None = None
+    first_token_timeout: Annotated[Seconds, Meta(examples=[15.0])] | None = None
+    first_byte_timeout: Annotated[Seconds, Meta(examples=[300.0])] | None = None
+    chunk_timeout: Annotated[Seconds, Meta(examples=[30.0])] | None = None
+    total_timeout: Annotated[Seconds, Meta(examples=[300.0])] | None = None
+    on_disconnect: OnDisconnect = "cancel"
+    drain_seconds: Annotated[Seconds, Meta(examples=[10.0])] | None = None
+    drain_tokens: Annotated[Tokens, Meta(examples=[500])] | None = None
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -563,6 +603,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     limits: LimitSettings = LimitSettings()
     responses: ResponseSettings = ResponseSettings()
     receipts: ReceiptSettings = ReceiptSettings()
+    prompt_log: PromptLogSettings = PromptLogSettings()
     usage: UsageSettings = UsageSettings()
     cache: CacheSettings = CacheSettings()
     keyless: KeylessSettings = KeylessSettings()

@@ -6,7 +6,7 @@ cancellation cannot split it; a second call does nothing. `close`, in a `finally
 has settled, with the usage known or estimated so far.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import trio
@@ -25,6 +25,8 @@ from bluesminds.gateway.metrics import Metrics
 from bluesminds.gateway.receipts import RequestTrail, write_receipt
 from bluesminds.gateway.recorder import Batch, Recorder
 from bluesminds.gateway.routing.plans import Target
+from bluesminds.gateway.routing.server_keys import AttemptKey
+from bluesminds.gateway.upstream.sender import AttemptEnd
 from bluesminds.wire.base import Stage
 from bluesminds.wire.media import Opaque
 from bluesminds.wire.usage import add_usage, settle_usage
@@ -84,7 +86,7 @@ class UsageEntry:
     def begin_attempt(self, server: str) -> None:
         self.attempts = (*self.attempts, server)
 
-    def try_target(self, target: Target) -> Callable[[str], None]:
+    def try_target(self, target: Target) -> AttemptEnd:
         """An attempt begins. The result is called with the reason if it fails."""
         self.attempts = (*self.attempts, target.server.name)
         self.target = target
@@ -103,12 +105,22 @@ class UsageEntry:
         if self.trail is not None:
             self.trail.fail(reason)
 
+    def note_keys(self, keys: Sequence[AttemptKey]) -> None:
+        """The last attempt was answered, by a server with several keys."""
+        if self.trail is not None:
+            self.trail.note_keys(keys)
+
     def replace_stage(self, stage: Stage, failed: Target | None, usage: Usage) -> None:
         """The stream continues at another server. `failed` is the target that has failed, and `usage` what it
         has used.
         """
         self._stage = stage
         self._earlier.append((failed, usage))
+
+    @property
+    def stage(self) -> Stage | None:
+        """Measures the stream that is sent to the client."""
+        return self._stage
 
     @property
     def started(self) -> float:
@@ -119,7 +131,11 @@ class UsageEntry:
         """The usage row if the request ended now, because the process crashes."""
         usage = self._usage_so_far(sent=bool(self.attempts))
         price = self._accounting.estimator.price(self.target, self._call.model, self._call.context.at_ms)
-        cost = None if price is None else price.cost(usage, self._call.markup)
+        items: Sequence[CostItem] | None = None if price is None else price.items(usage)
+        for failed, used in self._earlier:
+            items = self._add_items(items, failed, used)
+            usage = add_usage(usage, used)
+        cost = None if items is None else total(items, self._call.markup)
         return replace(
             self._row(500, "crashed", usage),
             cost_nano=cost,
@@ -266,7 +282,7 @@ class UsageEntry:
         )
 
 
-def _ignore(reason: str) -> None:
+def _ignore(reason: str, keys: Sequence[AttemptKey] = ()) -> None:
     """Attempts are not recorded."""
 
 

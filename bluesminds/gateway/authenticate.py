@@ -50,6 +50,7 @@ class KeyAuthenticator:
     """Callers by key digest. `look_up` queries the store and opens the caller's usage counters; `is_open`
     says whether they are still open. `tiers` are limits by tier name. `keyless`: the limits of callers
     without an API key; None rejects them. `markups` on prices, in hundredths of a percent, are by tier name.
+    `log_prompts`: for keys and accounts that do not say.
 
     `changes` counts calls of `forget`. `last_used` collects wall times in ms by key id until they are stored.
     """
@@ -65,6 +66,7 @@ class KeyAuthenticator:
         is_open: Callable[[Caller, float], bool],
         keyless: LimitSet | None = None,
         markups: Mapping[str, int] = NO_MARKUPS,
+        log_prompts: bool = False,
     ) -> None:
         self._look_up = look_up
         self._pepper = pepper
@@ -74,6 +76,7 @@ class KeyAuthenticator:
         self._is_open = is_open
         self._keyless = keyless
         self._markups = markups
+        self._log_prompts = "on" if log_prompts else "off"
         self._callers: dict[bytes, tuple[float, Caller | Unauthenticated]] = {}
         self._pending: dict[bytes, _PendingLookup] = {}
         self.changes = 0
@@ -197,6 +200,7 @@ class KeyAuthenticator:
             networks=optional_networks(key.allowed_ips),
             origins=optional_set(key.allowed_origins),
             markup=self._markups.get(owner.tier or "", 0),
+            logs_prompts=(key.prompt_log or owner.user_prompt_log or self._log_prompts) == "on",
             tier=owner.tier or "",
             tags=split_names(key.metadata.get("tags", "")),
             required=read_requirement(

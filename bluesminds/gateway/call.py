@@ -33,7 +33,7 @@ from bluesminds.wire.conversation import (
     TokenForecast,
     unique,
 )
-from bluesminds.wire.formats import FORMATS, codec_of
+from bluesminds.wire.formats import FORMATS, client_codec_of, codec_of
 from bluesminds.wire.json_text import Fields, read_fields, write_fields
 from bluesminds.wire.multipart import is_form
 from bluesminds.wire.needs import request_needs
@@ -247,7 +247,7 @@ class JsonBody:
         """The request in neutral form. Raises InvalidRequest if it has none. `at_ms`: arrival time."""
         if self.conversation is not None:
             return self.conversation
-        return codec_of(self._format.name).decode_request(self._client_fields(), at_ms // 1000)
+        return client_codec_of(self._format.name).decode_request(self._client_fields(), at_ms // 1000)
 
     def estimate(self) -> bytes:
         """The response to a count request that no server supports."""
@@ -262,7 +262,7 @@ class JsonBody:
     def _try_translation(self, plan: Plan, created: int) -> None:
         """Read the conversation and write it for the first server. Raises InvalidRequest."""
         if self.conversation is None:
-            conversation = codec_of(self._format.name).decode_request(self._fields, created)
+            conversation = client_codec_of(self._format.name).decode_request(self._fields, created)
             if not (conversation.turns or conversation.system):
                 raise InvalidRequest("invalid_value", "`messages` is empty.", param="messages")
             if self._stored is not None:
@@ -293,7 +293,7 @@ class JsonBody:
         encoded = codec_of(plan.format).encode_request(_bounded(conversation, forecast), options)
         check_supported(encoded.fields, plan.unsupported)
         self._translated = write_fields(encoded.fields)
-        names = codec_of(self._format.name).names
+        names = client_codec_of(self._format.name).names
         self.dropped = self._dropped = unique(names.get(name, name) for name in encoded.dropped)
         self._translated_for = (plan, model, support)
         return self._translated

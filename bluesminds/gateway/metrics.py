@@ -67,10 +67,15 @@ class Metrics(Collector):
         self.rows_rejected = 0
         self._labelled: dict[str, tuple[str, str, Callable[[], Mapping[str, float]]]] = {}
         self._gauges: dict[str, tuple[str, Callable[[], float]]] = {}
+        self._counters: dict[str, tuple[str, Callable[[], float]]] = {}
 
     def gauge(self, name: str, help_text: str, read: Callable[[], float]) -> None:
         """Add a gauge whose value `read` returns at each scrape."""
         self._gauges[name] = (help_text, read)
+
+    def counter(self, name: str, help_text: str, read: Callable[[], float]) -> None:
+        """Add a counter whose value `read` returns at each scrape."""
+        self._counters[name] = (help_text, read)
 
     def labelled_gauge(
         self, name: str, help_text: str, label: str, read: Callable[[], Mapping[str, float]]
@@ -138,6 +143,8 @@ class Metrics(Collector):
             ),
         ):
             yield CounterMetricFamily(name, help_text, value=value)
+        for name, (help_text, read) in self._counters.items():
+            yield CounterMetricFamily(name, help_text, value=read())
         for name, (help_text, read) in self._gauges.items():
             yield GaugeMetricFamily(name, help_text, value=read())
         for name, (help_text, label, read_all) in self._labelled.items():

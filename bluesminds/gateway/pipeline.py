@@ -26,6 +26,7 @@ from bluesminds.gateway.limits.errors import no_price_error
 from bluesminds.gateway.limits.headers import as_text
 from bluesminds.gateway.limits.reserve import RateLimiter, Reservation
 from bluesminds.gateway.operations import Operation, OperationMatch
+from bluesminds.gateway.prompt_log import PromptLog
 from bluesminds.gateway.recovery import StreamRecovery, may_recover
 from bluesminds.gateway.relay import (
     Headers,
@@ -43,6 +44,7 @@ from bluesminds.gateway.routing.policies import Balancer, RoutedRequest, select_
 from bluesminds.gateway.routing.routed import RoutedTargets
 from bluesminds.gateway.routing.selection import caller_traits, select_candidates
 from bluesminds.gateway.stored_responses.links import RequestLinks
+from bluesminds.gateway.upstream.attempt import Reply
 from bluesminds.gateway.upstream.sender import Sender
 from bluesminds.wire.models import ModelRow
 
@@ -51,7 +53,8 @@ T = TypeVar("T")
 
 class Gateway(Struct, frozen=True):
     """`total_timeout`: seconds for one request, from its head to the last byte of its response.
-    `refuse_unpriced`: models without a price cannot be used. `cache` is None if responses are not cached.
+    `refuse_unpriced`: models without a price cannot be used. `cache` is None if responses are not cached,
+    `prompts` if no prompts are kept.
     """
 
     keys: KeyAuthenticator
@@ -65,6 +68,7 @@ class Gateway(Struct, frozen=True):
     total_timeout: float
     refuse_unpriced: bool = False
     cache: ResponseCache | None = None
+    prompts: PromptLog | None = None
 
     async def handle(
         self,
@@ -74,7 +78,7 @@ class Gateway(Struct, frozen=True):
         out: ResponseWriter,
     ) -> None:
         """Serve an operation that calls a model. Raises GatewayError only while nothing has been written."""
-        caller = call = linked = lookup = None
+        caller = call = linked = lookup = prompt = None
         try:
             changes = self.keys.changes
             caller = await self.keys.authenticate(context)
@@ -93,6 +97,9 @@ class Gateway(Struct, frozen=True):
                 linked = await self.links.resolve(match.operation, caller, source)
             call, body = read_call(context, match, caller, source, form, linked)
             check_model(caller, call.model)
+            if caller.logs_prompts and self.prompts is not None and source.data:
+                prompt = self.prompts.begin(caller, call, source.data)
+                out = prompt.writer(out)
             if self.cache is not None:
                 alone = linked is None or (linked.servers is None and linked.stored is None)
                 lookup = self.cache.look_up(caller, call, body, linked=not alone)
@@ -142,6 +149,8 @@ class Gateway(Struct, frozen=True):
             raise
         finally:
             entry.close(CLIENT_GONE, "client_gone" if out.gone else "interrupted")
+            if prompt is not None:
+                prompt.close()
             if linked is not None:
                 linked.release()
 
@@ -323,7 +332,9 @@ class Gateway(Struct, frozen=True):
     def _admit_with_own(
         self, caller: Caller, call: Call, body: CallBody, targets: Sequence[Target]
     ) -> tuple[Sequence[Target], UsageEntry]:
-        """The targets, and the entry. What the money does not cover is only sent with the caller's own keys."""
+        """The targets, and the entry. Of a request that the limits do not allow, only the caller's own keys
+        are left: they cost nothing here.
+        """
         own = [target for target in targets if target.server.is_own]
         mixed = bool(own) and len(own) < len(targets)
         try:
@@ -396,23 +407,50 @@ class Gateway(Struct, frozen=True):
         out: ResponseWriter,
     ) -> None:
         answered = False
-        with trio.CancelScope(deadline=call.context.started + self.total_timeout) as scope:
-            out.on_gone(scope.cancel)
-            if not targets and isinstance(body, JsonBody):
-                await self.relay.send_estimate(body, entry, out)
-                return
-            reply = await self.sender.send(call, body, targets, entry.try_target, routed)
-            answered = True
-            recovery = None
-            if routed is not None and isinstance(body, JsonBody) and may_recover(call, routed, entry):
-                recovery = StreamRecovery(self.sender, call, body, routed, entry, self.accounting.log)
-            if entry.budget is not None and reply.endpoint.server.is_own:
-                entry.budget = None  # it costs nothing here
-            try:
-                await self.relay.pass_on(call, body, reply, entry, out, recovery)
-            finally:
-                reply.close()
+        left: Reply | None = None
+        try:
+            with trio.CancelScope(deadline=call.context.started + self.total_timeout) as scope:
+                out.on_gone(scope.cancel)
+                if not targets and isinstance(body, JsonBody):
+                    await self.relay.send_estimate(body, entry, out)
+                    return
+                reply = await self.sender.send(call, body, targets, entry.try_target, routed)
+                answered = True
+                if reply.endpoint.key:
+                    entry.note_keys(reply.endpoint.key_uses())
+                if entry.budget is not None and reply.endpoint.server.is_own:
+                    entry.budget = None  # it costs nothing here
+                recovery = None
+                if routed is not None and isinstance(body, JsonBody) and may_recover(call, routed, entry):
+                    recovery = StreamRecovery(self.sender, call, body, routed, entry, self.accounting.log)
+                try:
+                    await self.relay.pass_on(call, body, reply, entry, out, recovery)
+                except OSError:  # of writing to a client that has left
+                    if not _drains(reply, entry, out):
+                        raise
+                finally:
+                    if _drains(reply, entry, out):
+                        left = reply
+                    else:
+                        reply.close()
+            if left is not None:
+                with trio.CancelScope(deadline=scope.deadline):
+                    await self.relay.drain(call, left, entry)
+        finally:
+            if left is not None:
+                left.close()
         if scope.cancelled_caught and not out.gone:
             if not answered and entry.target is not None:
                 self.sender.total_timeout(call, entry.target)
             await handle_total_timeout(call, entry, out)
+
+
+def _drains(reply: Reply, entry: UsageEntry, out: ResponseWriter) -> bool:
+    """Whether the client has left a stream that is to be read on. A stream that another server has resumed is
+    not.
+    """
+    options = reply.endpoint.server.options
+    if options is None or not (options.drains and out.gone):
+        return False
+    stage = reply.stage
+    return reply.is_events and stage is not None and stage is entry.stage and not entry.settled

@@ -15,7 +15,7 @@ MAX_LIST = 16 * 1024 * 1024  # bytes; the list of OpenRouter has about one MiB
 
 class ProbeResult(Struct, frozen=True):
     """`error` is None on success; `models` is None if they were not listed. `local`: this machine caused the
-    error, so the result does not describe the server.
+    error, so the result does not describe the server. `key_refused`: the server rejected the API key.
     """
 
     server: str
@@ -23,6 +23,11 @@ class ProbeResult(Struct, frozen=True):
     models: list[ModelRow] | None
     seconds: float
     local: bool = False
+    key_refused: bool = False
+
+
+class KeyRefused(ValueError):
+    """The server rejected the API key."""
 
 
 async def probe(pool: Pool, server: Server, *, seconds: float, list_models: bool) -> ProbeResult:
@@ -34,17 +39,17 @@ async def probe(pool: Pool, server: Server, *, seconds: float, list_models: bool
     started = trio.current_time()
     models: list[ModelRow] | None = None
     error: str | None = None
-    local = False
+    local = refused = False
     try:
         with trio.fail_after(seconds):
             models = await _fetch_models(pool, server, seconds, list_models=list_models)
     except (UpstreamError, ValueError) as exc:
         error = str(exc) or type(exc).__name__
-        local = isinstance(exc, LocalResourceError)
+        local, refused = isinstance(exc, LocalResourceError), isinstance(exc, KeyRefused)
     except trio.TooSlowError:
         error = f"no response within {seconds:g} s"
     elapsed = trio.current_time() - started
-    return ProbeResult(server=server.name, error=error, models=models, seconds=elapsed, local=local)
+    return ProbeResult(server.name, error, models, elapsed, local, refused)
 
 
 async def _fetch_models(
@@ -70,7 +75,7 @@ async def _fetch_models(
     if response.status >= 400 and refuses_key(response.status, read_error(response.status, body)):
         if server.keyless and server.api_key is None and not list_models:
             return None  # the server responds; it needs a client's key
-        raise ValueError(f"{response.status}: the server rejected the api_key")
+        raise KeyRefused(f"{response.status}: the server rejected the api_key")
     if response.status >= (400 if list_models else 500):
         version = profile.dialect.version
         is_other = response.status == 404 and not base.endswith(version)

@@ -18,6 +18,7 @@ from bluesminds.gateway.operations import Operation
 from bluesminds.gateway.routing.catalog import ModelCatalog
 from bluesminds.gateway.routing.plans import Target, make_plan
 from bluesminds.gateway.routing.selection import Dropped, Selection
+from bluesminds.gateway.routing.server_keys import AttemptKey
 
 MAX_BYTES: Final = 2048  # of one receipt
 _SHORTER: Final = (8, 2, 0)  # entries of each list, if a receipt is too long
@@ -33,7 +34,7 @@ class ReceiptTarget(Struct, frozen=True, gc=False, omit_defaults=True):
 
 class ReceiptAttempt(Struct, frozen=True, gc=False, omit_defaults=True):
     """`at_ms` after the start of the request. `reason`: a status or a kind of failure; "" if it answered.
-    `ms`: until it failed, or until the request ended.
+    `ms`: until it failed, or until the request ended. `keys`: those of a server with several.
     """
 
     server: str
@@ -41,6 +42,7 @@ class ReceiptAttempt(Struct, frozen=True, gc=False, omit_defaults=True):
     ms: int
     model: str = ""
     reason: str = ""
+    keys: tuple[AttemptKey, ...] = ()
 
 
 class Receipt(Struct, frozen=True, gc=False, omit_defaults=True):
@@ -94,12 +96,13 @@ NOT_ROUTED: Final[_Outcome] = ("", "", (), ())  # a request to a given server
 class RequestTrail:
     """Collects what the receipt of one request needs."""
 
-    __slots__ = ("_attempts", "_decision", "_ended")
+    __slots__ = ("_attempts", "_decision", "_ended", "_keys")
 
     def __init__(self) -> None:
         self._decision: _Decision | None = None
         self._attempts: list[tuple[Target, float]] = []
         self._ended: list[tuple[float, str]] = []
+        self._keys: dict[int, tuple[AttemptKey, ...]] | None = None  # by the position of the attempt
 
     def decide(
         self,
@@ -115,9 +118,17 @@ class RequestTrail:
     def begin(self, target: Target) -> None:
         self._attempts.append((target, trio.current_time()))
 
-    def fail(self, reason: str) -> None:
+    def fail(self, reason: str, keys: Sequence[AttemptKey] = ()) -> None:
         """The attempt that began last has failed."""
         self._ended.append((trio.current_time(), reason))
+        if keys:
+            self.note_keys(keys)
+
+    def note_keys(self, keys: Sequence[AttemptKey]) -> None:
+        """Of the attempt that began last."""
+        if self._keys is None:
+            self._keys = {}
+        self._keys[len(self._attempts) - 1] = tuple(keys)
 
     def receipt(
         self,
@@ -153,7 +164,8 @@ class RequestTrail:
             ended, reason = self._ended[at] if at < len(self._ended) else (now, "")
             begun_ms = max(0, round((begun - started) * 1000))
             ms = round((ended - begun) * 1000)
-            found.append(ReceiptAttempt(target.server.name, begun_ms, ms, target.model, reason))
+            keys = () if self._keys is None else self._keys.get(at, ())
+            found.append(ReceiptAttempt(target.server.name, begun_ms, ms, target.model, reason, keys))
         return tuple(found)
 
 
@@ -199,7 +211,10 @@ def _shortened(receipt: Receipt, entries: int) -> Receipt:
         route=cut(receipt.route),
         candidates=tuple(ReceiptTarget(one.server, cut(one.model)) for one in receipt.candidates[:entries]),
         dropped=tuple(Dropped(cut(one.model), one.server, one.reason) for one in receipt.dropped[:entries]),
-        attempts=tuple(structs.replace(one, model=cut(one.model)) for one in receipt.attempts[: entries + 2]),
+        attempts=tuple(
+            structs.replace(one, model=cut(one.model), keys=one.keys[:entries])
+            for one in receipt.attempts[: entries + 2]
+        ),
         dropped_fields=tuple(cut(one) for one in receipt.dropped_fields[:entries]),
         price_version=cut(receipt.price_version),
     )

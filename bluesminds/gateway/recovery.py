@@ -85,6 +85,8 @@ class StreamRecovery:
             reply = await self._sender.send(self._call, self._body, targets, self._entry.try_target)
         except UpstreamFailed:
             return None
+        if reply.endpoint.key:
+            self._entry.note_keys(reply.endpoint.key_uses())
         if reply.error is None and reply.stage is not None and reply.is_events:
             return reply
         reply.close()

@@ -5,6 +5,7 @@ of other bytes, it closes the connection before the end.
 """
 
 import contextlib
+import math
 from collections.abc import Callable
 from typing import NoReturn, Protocol
 
@@ -14,7 +15,7 @@ from msgspec import Struct, structs
 from bluesminds.common.errors import GatewayError, InvalidRequest, Unavailable, UpstreamFailed
 from bluesminds.common.money import write_usd
 from bluesminds.common.values import NO_USAGE, Usage
-from bluesminds.gateway.accounting import STOPPED, UsageEntry
+from bluesminds.gateway.accounting import CLIENT_GONE, STOPPED, UsageEntry
 from bluesminds.gateway.call import Call, CallBody, JsonBody
 from bluesminds.gateway.recorder import usage_unrecorded_error
 from bluesminds.gateway.recovery import StreamRecovery
@@ -39,7 +40,7 @@ STREAM_HEADERS: Headers = [(b"cache-control", b"no-cache, no-transform"), (b"x-a
 
 
 class ResponseWriter(Protocol):
-    """Writes the response to the client. Writing to a client that has disconnected raises ClientGone."""
+    """Writes the response to the client. Writing to a client that has disconnected raises OSError."""
 
     @property
     def gone(self) -> bool: ...
@@ -56,6 +57,23 @@ class ResponseWriter(Protocol):
 
     def abort(self) -> NoReturn:
         """End the connection before the end of the response, so that the client sees that it is cut."""
+
+
+class ForwardingWriter:
+    """Passes everything to `out`. Subclasses see or change what the client gets."""
+
+    def __init__(self, out: ResponseWriter) -> None:
+        self._out = out
+
+    @property
+    def gone(self) -> bool:
+        return self._out.gone
+
+    def on_gone(self, callback: Callable[[], object]) -> None:
+        self._out.on_gone(callback)
+
+    def abort(self) -> NoReturn:
+        self._out.abort()
 
 
 class Relay(Struct, frozen=True):
@@ -285,6 +303,31 @@ class Relay(Struct, frozen=True):
         except GatewayError:
             out.abort()
         await out.end(redactor.finish())
+
+    async def drain(self, call: Call, reply: Reply, entry: UsageEntry) -> None:
+        """The client has left. Read the stream on as far as its server allows, to learn its usage. The caller
+        closes `reply`.
+        """
+        stage, response, options = reply.stage, reply.response, reply.endpoint.server.options
+        if stage is None or response is None or options is None:
+            return
+        tokens = math.inf if options.drain_tokens is None else options.drain_tokens + stage.output
+        seconds = math.inf if options.drain_seconds is None else options.drain_seconds
+        with trio.move_on_after(seconds), contextlib.suppress(UpstreamError, EventTooLarge):
+            if not stage.started:
+                stage.feed(reply.body)
+            while not stage.final and stage.output < tokens:
+                if entry.budget is not None and not entry.budget.allows(stage.output):
+                    break
+                if not (data := await _receive(response, stage)):
+                    stage.finish()
+                    break
+                stage.feed(data)
+        if stage.finished:
+            self.sender.stream_ended(call, reply, stage.error, implausible=stage.implausible)
+        else:
+            self.sender.release(reply)
+        entry.close(CLIENT_GONE, "client_gone")
 
     def _end_stream(self, call: Call, reply: Reply, stage: Stage, entry: UsageEntry) -> bytes:
         """The server has ended its response. Returns the last bytes for the client."""

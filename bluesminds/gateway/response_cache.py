@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from http import HTTPStatus
 from itertools import chain
-from typing import Final, Literal, NoReturn
+from typing import Final, Literal
 
 import trio
 from msgspec import Struct
@@ -23,7 +23,7 @@ from bluesminds.common.values import Caller, Requirement, Usage, join_requiremen
 from bluesminds.gateway.accounting import UsageEntry
 from bluesminds.gateway.call import Call, CallBody, JsonBody
 from bluesminds.gateway.limits.headers import Headers
-from bluesminds.gateway.relay import ResponseWriter
+from bluesminds.gateway.relay import ForwardingWriter, ResponseWriter
 
 CacheScope = Literal["key", "account", "all"]
 CacheResult = Literal["hit", "miss", "bypass"]
@@ -182,11 +182,11 @@ async def send_cached(
         await out.send(found.status, [*headers, (b"x-cost-usd", write_usd(0).encode())], found.body)
 
 
-class _RecordingWriter:
-    """Passes everything to `out`, with the result of the cache as a header. Keeps at most `most` bytes."""
+class _RecordingWriter(ForwardingWriter):
+    """Adds the result of the cache as a header. Keeps at most `most` bytes."""
 
     def __init__(self, out: ResponseWriter, result: CacheResult, most: int) -> None:
-        self._out = out
+        super().__init__(out)
         self._header = (CACHE_HEADER, result.encode())
         self._most = most
         self._status = 0
@@ -195,13 +195,6 @@ class _RecordingWriter:
         self._size = 0
         self._streamed = False
         self._ended = False
-
-    @property
-    def gone(self) -> bool:
-        return self._out.gone
-
-    def on_gone(self, callback: Callable[[], object]) -> None:
-        self._out.on_gone(callback)
 
     async def send(self, status: int, headers: Headers, body: bytes) -> None:
         self._begin(status, headers)
@@ -222,9 +215,6 @@ class _RecordingWriter:
         self._keep(data)
         self._ended = True
         await self._out.end(data)
-
-    def abort(self) -> NoReturn:
-        self._out.abort()
 
     def response(self) -> CachedResponse | None:
         """What was written, if it is complete, successful and not too large."""

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Final, Literal
 
 import trio
-from msgspec import Struct, json
+from msgspec import Struct, json, structs
 
 from bluesminds.common.clock import Clock
 from bluesminds.common.errors import InvalidRequest
-from bluesminds.common.values import Server
+from bluesminds.common.values import Server, last_four
 from bluesminds.gateway.operations import OPERATIONS
 from bluesminds.gateway.probe import NO_MODEL_LIST, ProbeResult, probe
 from bluesminds.gateway.routing.plans import Plan, make_plan
@@ -58,8 +58,8 @@ async def test_server(
     steps = await _connect(pool, server, seconds)
     if steps and not steps[-1].ok:
         return ServerTest(server.name, tuple(steps))
-    listed = await probe(pool, server, seconds=seconds, list_models=not server.models)
-    steps.append(_models_step(server, listed))
+    listed, step = await _list_models(pool, server, seconds)
+    steps.append(step)
     if not steps[-1].ok:
         return ServerTest(server.name, tuple(steps))
     names = server.models or tuple(row.id for row in listed.models or ())
@@ -76,6 +76,30 @@ async def _connect(pool: Pool, server: Server, seconds: float) -> list[TestStep]
         elapsed = trio.current_time() - started
         return [TestStep("connect", False, elapsed, f"no connection within {seconds:g} s")]
     return [TestStep(one.name, one.error is None, one.seconds, one.error or one.detail) for one in found]
+
+
+async def _list_models(pool: Pool, server: Server, seconds: float) -> tuple[ProbeResult, TestStep]:
+    """With each key. A key that the server rejects fails the step, which names its end."""
+    lists = not server.models
+    listed = await probe(pool, server, seconds=seconds, list_models=lists)
+    if not server.more_keys:
+        return listed, _models_step(server, listed)
+    rejected = [server.api_keys[0]] if listed.key_refused else []
+    total = listed.seconds
+    for key in server.more_keys:
+        other = await probe(pool, structs.replace(server, api_key=key), seconds=seconds, list_models=lists)
+        total += other.seconds
+        if other.key_refused:
+            rejected.append(key)
+        elif listed.key_refused:
+            listed = other
+    if rejected:
+        ends = ", ".join(f"…{last_four(key)}" for key in rejected)
+        message = f"the server rejected {len(rejected)} of {len(server.api_keys)} keys: {ends}"
+        return listed, TestStep("models", False, total, message)
+    step = _models_step(server, listed)
+    count = f", with each of {len(server.api_keys)} keys" if step.ok else ""
+    return listed, structs.replace(step, seconds=total, message=step.message + count)
 
 
 def _models_step(server: Server, listed: ProbeResult) -> TestStep:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Literal
 
 import trio
+from msgspec import structs
 
 from bluesminds.common.log import Log
 from bluesminds.common.values import Server
@@ -17,6 +18,7 @@ from bluesminds.gateway.probe import ProbeResult, probe
 from bluesminds.gateway.recorder import Recorder
 from bluesminds.gateway.routing.catalog import ServerRegistry
 from bluesminds.gateway.routing.health import UNKNOWN, ServerHealthRegistry, ServerStatus
+from bluesminds.gateway.routing.server_keys import ServerKeyRegistry
 from bluesminds.http.client.pool import Pool
 from storage.base import StorageBroken, StorageUnavailable, Store
 from storage.keys import KeyUse, touch_keys
@@ -75,6 +77,7 @@ class HealthChecker:
         pool: Pool,
         registry: ServerRegistry,
         health: ServerHealthRegistry,
+        keys: ServerKeyRegistry,
         *,
         interval: float,
         timeout: float,
@@ -85,6 +88,7 @@ class HealthChecker:
         self._pool = pool
         self._registry = registry
         self._health = health
+        self._keys = keys
         self._interval = interval
         self._timeout = timeout
         self._limit = trio.CapacityLimiter(MAX_CONCURRENT_PROBES)
@@ -119,12 +123,27 @@ class HealthChecker:
 
     async def _probe(self, server: Server) -> None:
         async with self._limit:
-            result = await probe(self._pool, server, seconds=self._timeout, list_models=not server.models)
+            result = await self._probe_keys(server)
         if not result.local:
             self._health.record_probe(server.name, alive=result.error is None)
             self._set_status(server, result)
         if result.models is not None:
             self._registry.set_discovered(server.name, result.models)
+
+    async def _probe_keys(self, server: Server) -> ProbeResult:
+        """With the next key of a server that has several. If it is refused, it rests, and another is used."""
+        lists = not server.models
+        if not server.more_keys:
+            return await probe(self._pool, server, seconds=self._timeout, list_models=lists)
+        while True:
+            key = self._keys.choose(server)
+            probed = structs.replace(server, api_key=key)
+            result = await probe(self._pool, probed, seconds=self._timeout, list_models=lists)
+            if not result.key_refused:
+                return result
+            self._keys.rest(server, key, "refused")
+            if self._keys.seconds_until_usable(server):
+                return result
 
 
 class IdleSweeper:

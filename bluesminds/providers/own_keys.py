@@ -13,7 +13,7 @@ OWN_KEY_VENDORS: Final[Mapping[str, Vendor]] = {
 
 
 def own_server(vendor: Vendor, url: str, *, key_id: str, api_key: str, models: Sequence[str]) -> Server:
-    """`url`: the vendor's, or another one that the operator chose for it. Without `models`, the vendor lists them."""
+    """`url`: the vendor's, or one that the operator chose. Without `models`, the vendor lists them."""
     return Server(
         name=own_server_name(vendor.name, key_id),
         dialect=vendor.dialect,

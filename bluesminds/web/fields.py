@@ -8,6 +8,7 @@ from bluesminds.common.emails import read_email
 from bluesminds.common.money import read_usd, write_usd
 from bluesminds.common.values import LimitSet
 from bluesminds.web.routes import Paging
+from storage.prompt_log import PromptLogChoice
 
 # Control characters and characters that break lines or change the text direction.
 _INVISIBLE: Final = r"\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069"
@@ -28,6 +29,10 @@ Email = Annotated[str, Meta(max_length=254, description="an e-mail address")]
 Password = Annotated[str, Meta(max_length=1024, description="text of at most 1024 characters")]
 Token = Annotated[str, Meta(max_length=100, description="the token of a link")]
 TierName = Annotated[str, Meta(max_length=100, description="the name of a tier, or null for none")]
+PromptLogSwitch = Annotated[
+    PromptLogChoice,
+    Meta(description='"on" or "off", or null to follow the account, and then the settings'),
+]
 _Count = Annotated[
     int, Meta(ge=1, le=10**15, description="null (limit of the tier), or a whole number from 1 to 10**15")
 ]

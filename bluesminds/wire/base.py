@@ -133,24 +133,31 @@ class StreamEncoder(Protocol):
     def feed(self, event: StreamEvent) -> bytes: ...
 
 
-class Codec(Struct, frozen=True):
-    """Converts a format for conversations from and to the neutral form. Every function is pure.
+class ClientCodec(Struct, frozen=True, kw_only=True):
+    """Converts a client's format for conversations: its requests to the neutral form, and answers from it.
+    Every function is pure.
 
-    `decode_request(fields, created)` and `encode_request` raise InvalidRequest: "unsupported_by_server" for a
-    field that changes the meaning and has no equivalent. `decode_reply` and `encode_reply` raise ValueError
-    for a reply without an answer, or one that cannot be converted. `names`: what this format calls fields
-    that other formats refuse or leave out. `keep_alive` is sent while the server sends no data; some clients
-    fail on comments.
+    `decode_request(fields, created)` raises InvalidRequest: "unsupported_by_server" for a field that changes
+    the meaning and has no equivalent. `encode_reply` raises ValueError for a reply without an answer, or one
+    that cannot be converted. `names`: what this format calls fields that other formats refuse or leave out.
+    `keep_alive` is sent while the server sends no data; some clients fail on comments.
     """
 
     decode_request: Callable[[Fields, int], ConversationRequest]
-    encode_request: Callable[[ConversationRequest, EncodingOptions], EncodedRequest]
-    decode_reply: Callable[[bytes, ConversationRequest], ConversationReply]
     encode_reply: Callable[[ConversationReply, ConversationRequest], bytes]
-    decoder: Callable[[ConversationRequest], StreamDecoder]
     encoder: Callable[[ConversationRequest], StreamEncoder]
     names: Mapping[str, str] = {}
     keep_alive: bytes = b": ping\n\n"
+
+
+class Codec(ClientCodec, frozen=True, kw_only=True):
+    """Converts in both directions, so that servers can get requests in this format. `encode_request` and
+    `decode_reply` raise errors as the functions of ClientCodec do.
+    """
+
+    encode_request: Callable[[ConversationRequest, EncodingOptions], EncodedRequest]
+    decode_reply: Callable[[bytes, ConversationRequest], ConversationReply]
+    decoder: Callable[[ConversationRequest], StreamDecoder]
 
 
 class FormFields(Struct, frozen=True):
@@ -190,4 +197,4 @@ class Format(Struct, frozen=True):
     form: FormFields | None = None
     is_media: bool = False  # a reply has the form of its content type
     estimate: Callable[[Fields], bytes] | None = None  # the response to a count request, without a server
-    codec: Codec | None = None  # only for conversations
+    codec: ClientCodec | None = None  # only for conversations

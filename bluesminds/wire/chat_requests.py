@@ -72,7 +72,7 @@ def decode_request(fields: Fields, created: int = 0) -> ConversationRequest:
         wants_usage=options is not None and bool(options.flag("include_usage")),
         created=created,
     )
-    _drop_zeros(reader)
+    drop_zeros(reader)
     reader.drop_rest()
     return msgspec.structs.replace(request, dropped=unique(dropped))
 
@@ -87,7 +87,7 @@ def _refuse(reader: FieldReader) -> None:
         raise unsupported("modalities", "the server only generates text.")
 
 
-def _drop_zeros(reader: FieldReader) -> None:
+def drop_zeros(reader: FieldReader) -> None:
     """Penalties of 0 have no effect, so they need no translation."""
     for field in ("presence_penalty", "frequency_penalty"):
         if reader.number(field):

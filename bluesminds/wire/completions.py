@@ -3,26 +3,27 @@
 Format: OpenAI API reference, completions. A stream's chunks have the same object as a whole answer.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Meta, Raw, Struct
 
 from bluesminds.wire import assembly, chunks
 from bluesminds.wire.base import Format, RequestFacts
+from bluesminds.wire.completions_codec import COMPLETIONS_CODEC, OBJECT
 from bluesminds.wire.errors import write_error, write_stream_error
 from bluesminds.wire.json_text import ABSENT, NOT_JSON, Fields, read_value, text_bytes
 from bluesminds.wire.requests import (
+    UNBOUNDED,
     Choices,
     StreamOptions,
     Tokens,
     UsageOptions,
     decode_fields,
-    largest_bound,
     prepare_stream,
 )
 
-OBJECT = "text_completion"
+BestOf = Annotated[int, Meta(ge=0, le=128)]  # 0 is 1, as at OpenAI
 
 
 class CompletionFields(Struct):
@@ -35,7 +36,7 @@ class CompletionFields(Struct):
     usage: UsageOptions | None = None
     max_tokens: Tokens | None = None
     n: Choices | None = None
-    best_of: Choices | None = None
+    best_of: BestOf | None = None
 
 
 _fields = msgspec.json.Decoder(CompletionFields)
@@ -50,7 +51,7 @@ def read_request(fields: Fields) -> RequestFacts:
         stream=bool(request.stream),
         wants_usage=wants_cost or (options is not None and bool(options.include_usage)),
         wants_cost=wants_cost,
-        max_output=largest_bound(("max_tokens", request.max_tokens)),
+        max_output=None if request.max_tokens == UNBOUNDED else request.max_tokens,
         choices=max(request.n or 1, request.best_of or 1) * _prompts(fields),
         text_bytes=text_bytes(fields),
     )
@@ -89,4 +90,5 @@ COMPLETIONS = Format(
     chunk_object=OBJECT,
     events_from_reply=events_from_reply,
     reply_from_events=reply_from_events,
+    codec=COMPLETIONS_CODEC,
 )

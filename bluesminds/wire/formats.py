@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from bluesminds.wire.base import Codec, Format, FormatName
+from bluesminds.wire.base import ClientCodec, Codec, Format, FormatName
 from bluesminds.wire.chat import CHAT
 from bluesminds.wire.compaction import COMPACT
 from bluesminds.wire.completions import COMPLETIONS
@@ -43,6 +43,14 @@ FORMATS: Final[Mapping[FormatName, Format]] = {
 
 
 def codec_of(name: FormatName) -> Codec:
+    """The codec of a format that requests can be translated to. Raises LookupError for other formats."""
+    codec = FORMATS[name].codec
+    if not isinstance(codec, Codec):
+        raise LookupError(f"requests are not translated to {name}")
+    return codec
+
+
+def client_codec_of(name: FormatName) -> ClientCodec:
     """The codec of a format for conversations. Raises LookupError for other formats."""
     if (codec := FORMATS[name].codec) is None:
         raise LookupError(f"{name} is not a conversation")

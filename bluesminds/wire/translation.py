@@ -5,7 +5,7 @@ client's stream is held back, because the client must not see the end of an answ
 recorded. Comments and keep-alive events of the server are sent as the client's keep-alive.
 """
 
-from bluesminds.wire.base import Codec, RequestFacts
+from bluesminds.wire.base import ClientCodec, Codec, RequestFacts
 from bluesminds.wire.conversation import (
     ConversationRequest,
     PartDelta,
@@ -25,7 +25,7 @@ class Translation(MeteredStage):
     """The Stage of a stream in another format than the client's."""
 
     def __init__(
-        self, server: Codec, client: Codec, conversation: ConversationRequest, request: RequestFacts
+        self, server: Codec, client: ClientCodec, conversation: ConversationRequest, request: RequestFacts
     ) -> None:
         super().__init__(request)
         self._conversation = conversation

@@ -15,7 +15,8 @@ CREATE TABLE users (
     created_at BIGINT NOT NULL,
     tier TEXT, -- name of a tier in the settings
     email_verified_at BIGINT,
-    limits TEXT -- JSON object of the limits that differ from the tier
+    limits TEXT, -- JSON object of the limits that differ from the tier
+    prompt_log TEXT CHECK (prompt_log IN ('on', 'off')) -- NULL: as the settings say
 );
 
 CREATE UNIQUE INDEX users_email ON users (lower(email));
@@ -71,7 +72,8 @@ CREATE TABLE api_keys (
     created_at BIGINT NOT NULL,
     rotated_at BIGINT,
     previous_digest BYTEA,
-    previous_until BIGINT
+    previous_until BIGINT,
+    prompt_log TEXT CHECK (prompt_log IN ('on', 'off')) -- NULL: as the account
 );
 
 CREATE UNIQUE INDEX api_keys_digest ON api_keys (digest);
@@ -88,7 +90,7 @@ CREATE TABLE servers (
     vendor TEXT NOT NULL, -- '' for one that only the URL shows
     dialect TEXT NOT NULL,
     url TEXT NOT NULL,
-    sealed_api_key BYTEA, -- encrypted
+    sealed_api_keys BYTEA, -- encrypted JSON list
     api_version TEXT NOT NULL, -- '' for none
     sealed_headers BYTEA, -- encrypted JSON object
     models TEXT NOT NULL, -- JSON list of names
@@ -101,6 +103,7 @@ CREATE TABLE servers (
     mode TEXT NOT NULL CHECK (mode IN ('active', 'draining', 'off')),
     max_concurrency BIGINT NOT NULL, -- 0 for no cap
     rpm BIGINT NOT NULL, -- 0 for no cap
+    options TEXT NOT NULL, -- JSON object of what differs from the defaults
     created_at BIGINT NOT NULL,
     updated_at BIGINT NOT NULL
 );
@@ -251,6 +254,21 @@ CREATE TABLE receipts (
     at BIGINT NOT NULL, -- of the usage row
     receipt TEXT NOT NULL -- JSON object
 );
+
+-- Requests and responses in full, for keys whose owners want it. The ids are those of the usage rows.
+CREATE TABLE prompt_log (
+    id TEXT NOT NULL PRIMARY KEY,
+    user_id TEXT NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+    key_id TEXT NOT NULL,
+    at BIGINT NOT NULL, -- of the usage row
+    endpoint TEXT NOT NULL,
+    model TEXT NOT NULL,
+    sealed_preview BYTEA NOT NULL, -- the beginning of the last message, encrypted
+    sealed BYTEA NOT NULL, -- request and response, encrypted
+    size BIGINT NOT NULL -- bytes before encryption
+);
+
+CREATE INDEX prompt_log_user ON prompt_log (user_id, id);
 
 -- Sums of usage by hour and by day (UTC), for each key, and by day for all users together.
 -- Statistics read only these tables.

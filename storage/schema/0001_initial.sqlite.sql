@@ -15,7 +15,8 @@ CREATE TABLE users (
     created_at INTEGER NOT NULL,
     tier TEXT, -- name of a tier in the settings
     email_verified_at INTEGER,
-    limits TEXT -- JSON object of the limits that differ from the tier
+    limits TEXT, -- JSON object of the limits that differ from the tier
+    prompt_log TEXT CHECK (prompt_log IN ('on', 'off')) -- NULL: as the settings say
 ) STRICT;
 
 CREATE UNIQUE INDEX users_email ON users (lower(email));
@@ -71,7 +72,8 @@ CREATE TABLE api_keys (
     created_at INTEGER NOT NULL,
     rotated_at INTEGER,
     previous_digest BLOB,
-    previous_until INTEGER
+    previous_until INTEGER,
+    prompt_log TEXT CHECK (prompt_log IN ('on', 'off')) -- NULL: as the account
 ) STRICT;
 
 CREATE UNIQUE INDEX api_keys_digest ON api_keys (digest);
@@ -88,7 +90,7 @@ CREATE TABLE servers (
     vendor TEXT NOT NULL, -- '' for one that only the URL shows
     dialect TEXT NOT NULL,
     url TEXT NOT NULL,
-    sealed_api_key BLOB, -- encrypted
+    sealed_api_keys BLOB, -- encrypted JSON list
     api_version TEXT NOT NULL, -- '' for none
     sealed_headers BLOB, -- encrypted JSON object
     models TEXT NOT NULL, -- JSON list of names
@@ -101,6 +103,7 @@ CREATE TABLE servers (
     mode TEXT NOT NULL CHECK (mode IN ('active', 'draining', 'off')),
     max_concurrency INTEGER NOT NULL, -- 0 for no cap
     rpm INTEGER NOT NULL, -- 0 for no cap
+    options TEXT NOT NULL, -- JSON object of what differs from the defaults
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL
 ) STRICT;
@@ -252,6 +255,21 @@ CREATE TABLE receipts (
     at INTEGER NOT NULL, -- of the usage row
     receipt TEXT NOT NULL -- JSON object
 ) STRICT, WITHOUT ROWID;
+
+-- Requests and responses in full, for keys whose owners want it. The ids are those of the usage rows.
+CREATE TABLE prompt_log (
+    id TEXT NOT NULL PRIMARY KEY,
+    user_id TEXT NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+    key_id TEXT NOT NULL,
+    at INTEGER NOT NULL, -- of the usage row
+    endpoint TEXT NOT NULL,
+    model TEXT NOT NULL,
+    sealed_preview BLOB NOT NULL, -- the beginning of the last message, encrypted
+    sealed BLOB NOT NULL, -- request and response, encrypted
+    size INTEGER NOT NULL -- bytes before encryption
+) STRICT;
+
+CREATE INDEX prompt_log_user ON prompt_log (user_id, id);
 
 -- Sums of usage by hour and by day (UTC), for each key, and by day for all users together.
 -- Statistics read only these tables.

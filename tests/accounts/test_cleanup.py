@@ -3,7 +3,7 @@
 import pytest
 
 from bluesminds.accounts import cleanup
-from bluesminds.accounts.cleanup import ExpiredDataCleanup, UsageRetention
+from bluesminds.accounts.cleanup import ExpiredDataCleanup, PromptRetention, UsageRetention
 from bluesminds.accounts.sessions import Sessions
 from storage import Connection, Store
 from storage.usage import DAY, LATEST, insert_batch, select_page
@@ -47,6 +47,7 @@ async def test_usage_is_deleted_after_its_days(
         account_bytes=10**9,
         receipt_days=30,
         usage=retention,
+        prompts=PromptRetention(),
         clock=Noon(),
     )
     await task.run_once()

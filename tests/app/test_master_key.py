@@ -11,17 +11,22 @@ from bluesminds.app.master_key import RotatedMasterKey, rotate_master_key
 from bluesminds.app.services import Services, open_services
 from bluesminds.app.state_dir import BadState, StateBusy
 from bluesminds.common.clock import SystemClock
+from bluesminds.common.crypto import uuid7
 from bluesminds.common.log import Log
+from bluesminds.common.prompts import LoggedPrompt, write_prompt
 from bluesminds.common.values import Server
 from bluesminds.config import Settings, load
 from storage.base import StorageUnavailable
+from storage.prompt_log import PromptQuery, PromptRow, insert_prompts
 from tests.storage.conftest import postgres, postgres_url
 from tests.terminal import User
 
 __all__ = ["postgres", "postgres_url"]
 CLOCK = SystemClock()
 ONE = Server(
-    "one", "openai", "http://127.0.0.1:9/v1", "sk-one", ("m",), 1, 0, "table", headers=(("X-Key", "secret"),)
+    *("one", "openai", "http://127.0.0.1:9/v1", "sk-one-00000001", ("m",), 1, 0, "table"),
+    headers=(("X-Key", "secret"),),
+    more_keys=("sk-one-00000002",),
 )
 
 
@@ -48,7 +53,8 @@ async def add_servers(services: Services) -> None:
 async def check_servers(services: Services) -> None:
     servers = {server.name: server for server in await services.accounts.servers.load()}
     assert services.accounts.servers.locked == ()
-    assert (servers["one"].api_key, servers["one"].headers) == ("sk-one", (("X-Key", "secret"),))
+    assert servers["one"].api_keys == ("sk-one-00000001", "sk-one-00000002")
+    assert servers["one"].headers == (("X-Key", "secret"),)
     assert {servers[f"s{number}"].api_key for number in range(120)} == {f"sk-{n}" for n in range(120)}
 
 
@@ -67,6 +73,30 @@ async def test_rotation_encrypts_everything_with_a_new_key(settings: Settings) -
     path.write_bytes(old)
     with pytest.raises(BadState, match="not the one this database"):
         await on_services(settings, check_servers)
+
+
+async def test_rotation_encrypts_the_prompt_log_again(settings: Settings) -> None:
+    request_id = uuid7(CLOCK.now_ms())
+
+    async def keep(services: Services) -> None:
+        user_id, _ = await services.accounts.users.local_user(OPERATOR)
+        text = write_prompt(LoggedPrompt('{"model": "m"}', "/v1/chat/completions", answer="Hi"))
+        seal = services.vault.seal_bytes
+        row = PromptRow(
+            request_id, user_id, "key", CLOCK.now_ms(), "chat.completions", "m", seal(b"begin"), seal(text), 9
+        )
+        await services.store.write(insert_prompts, [row])
+
+    async def check(services: Services) -> None:
+        user_id, _ = await services.accounts.users.local_user(OPERATOR)
+        prompts = services.accounts.prompts
+        assert (await prompts.get(user_id, request_id)).prompt.answer == "Hi"
+        (row,) = await prompts.list(PromptQuery(10, user_id=user_id))
+        assert prompts.preview(row) == "begin"
+
+    await on_services(settings, keep)
+    assert await rotate(settings) == RotatedMasterKey(changed=2, unreadable=0)
+    await on_services(settings, check)
 
 
 async def test_interrupted_rotation_is_continued(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -202,7 +202,7 @@ def test_servers_list_other_master_key_shows_problem(home: Path) -> None:
     assert user.run("servers", "add", "open", *words).returncode == 0
     with closing(sqlite3.connect(user.database)) as database:
         sealed = Fernet(Fernet.generate_key()).encrypt(b"sk-1")
-        database.execute("UPDATE servers SET sealed_api_key = ? WHERE name = 'sealed'", (sealed,))
+        database.execute("UPDATE servers SET sealed_api_keys = ? WHERE name = 'sealed'", (sealed,))
         database.commit()
     listed = json.loads(user.run("servers", "list", "--json").stdout)["data"]
     problems = {row["name"]: row["last_error"] for row in listed}
@@ -286,14 +286,14 @@ def test_servers_set_changes_only_given_options(home: Path) -> None:
     user = User(home).prepare()
     words = ("--url", "http://127.0.0.1:9/v1", "--model", "m", "--api-key-stdin")
     assert user.call("servers", "add", "main", *words, stdin="sk-1\n").returncode == 0
-    ((before,),) = user.rows("SELECT sealed_api_key FROM servers")
+    ((before,),) = user.rows("SELECT sealed_api_keys FROM servers")
     changed = user.call("servers", "set", "main", "--weight", "3", "--model", "any", "--json")
     row = json.loads(changed.stdout)
     assert (row["weight"], row["models"], row["has_api_key"]) == (3, [], True)
     assert (row["url"], row["origin"]) == ("http://127.0.0.1:9/v1", "database")
-    assert user.rows("SELECT sealed_api_key FROM servers") == [(before,)]
+    assert user.rows("SELECT sealed_api_keys FROM servers") == [(before,)]
     assert user.call("servers", "set", "main", "--api-key-stdin", stdin="sk-2\n").stdout == "changed main\n"
-    assert user.rows("SELECT sealed_api_key FROM servers") != [(before,)]
+    assert user.rows("SELECT sealed_api_keys FROM servers") != [(before,)]
     assert user.call("servers", "set", "main").returncode == exits.USAGE
     assert user.call("servers", "set", "main", "--url", "ftp://x").returncode == exits.USAGE
     assert user.call("servers", "set", "other", "--weight", "1").returncode == exits.NOT_FOUND

@@ -69,6 +69,11 @@ def test_uuid7_ids_sort_by_time_and_have_version_7(times: list[int]) -> None:
         assert parsed.int >> 80 == at
 
 
+def test_uuid7_ids_of_one_millisecond_sort_by_creation() -> None:
+    ids = [uuid7(at) for at in (1, 2, 3) for _ in range(1000)]
+    assert ids == sorted(ids)
+
+
 def test_uuid7_same_time_ids_differ() -> None:
     assert len({uuid7(1) for _ in range(1000)}) == 1000
 

@@ -226,7 +226,7 @@ def _delta_chunk(delta: dict[str, Any], **more: Any) -> bytes:
 class ModelServer:
     """`left` counts clients that disconnected during a plan. `list_status` is the status of the list
     of models. `default` answers when no plan is left. `dropped` are the ids of requests whose repetitions
-    are reset. `rows` replace the rows of the list of models.
+    are reset. `rows` replace the rows of the list of models; `refused_keys` must not list them.
     """
 
     models: tuple[str, ...]
@@ -237,6 +237,7 @@ class ModelServer:
     dropped: set[bytes] = field(default_factory=set)
     default: Plan = correct
     rows: list[dict[str, Any]] = field(default_factory=list)
+    refused_keys: frozenset[str] = frozenset()
     _plans: deque[Plan] = field(default_factory=deque)
 
     @property
@@ -255,7 +256,9 @@ class ModelServer:
         while True:
             received = await peer.request()
             if received.line.startswith(b"GET "):
-                await peer.answer(self.list_models(), JSON, status=self.list_status)
+                keys = {value.decode().removeprefix("Bearer ") for value in received.values(b"authorization")}
+                status = b"401 Unauthorized" if keys & self.refused_keys else self.list_status
+                await peer.answer(self.list_models(), JSON, status=status)
                 continue
             asked = Asked(received, _decoded(received.body))
             self.asked.append(asked)

@@ -144,6 +144,23 @@ async def test_closing_asks_what_was_used_so_far(nursery: trio.Nursery) -> None:
     assert (event["outcome"], event["output_tokens"]) == ("client_gone", 2)
 
 
+async def test_usage_so_far_includes_earlier_attempts() -> None:
+    """A crash must not lose what a server has used whose stream went on elsewhere."""
+    setup = AccountingSetup()
+    entry = setup.open()
+    target = Target(server("one"), Plan("chat", "/chat/completions"))
+    entry.try_target(target)
+    entry.begin_response(Passthrough(CHAT, RequestFacts(model="m", stream=True, text_bytes=4)))
+    following = Passthrough(CHAT, RequestFacts(model="m", stream=True, text_bytes=4))
+    following.feed(chunk("12345678"))
+    entry.replace_stage(following, target, Usage(input=3, output=4, source="upstream"))
+    row = entry.so_far()
+    assert (row.input_tokens, row.output_tokens, row.outcome) == (4, 6, "crashed")
+    assert row.cost_nano == 4 * 2 + 6 * 8
+    entry.close(499, "client_gone")
+    assert entry.cost == row.cost_nano
+
+
 async def test_settled_usage_is_recorded_and_learned(nursery: trio.Nursery) -> None:
     setup = AccountingSetup()
     nursery.start_soon(setup.recorder.run)

@@ -30,13 +30,15 @@ async def is_idle(gateway: Gateway) -> bool:
     return await gateway.metric("bluesminds_requests_running") == 0
 
 
-async def until(stream: trio.SocketStream, words: bytes) -> None:
+async def until(stream: trio.SocketStream, words: bytes) -> bytes:
+    """What arrives, up to these words."""
     seen = b""
     with trio.fail_after(60):
         while words not in seen:
             data = await stream.receive_some()
             assert data, seen
             seen += data
+    return seen
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,30 @@ async def test_chat_stream_is_read_by_the_sdk(sdk: AsyncOpenAI, gateway: Gateway
     assert gateway.rows()[0]["usage_source"] == "upstream"
 
 
+async def test_completion_is_read_by_the_sdk(sdk: AsyncOpenAI, gateway: Gateway, claude: ModelServer) -> None:
+    answer = await sdk.completions.create(model="m", prompt="Say hello.", max_tokens=7)
+    assert (answer.object, answer.choices[0].text) == ("text_completion", "Hello world")
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.usage and answer.usage.total_tokens == 132
+    asked = claude.asked[0]
+    assert asked.received.line == b"POST /v1/messages HTTP/1.1"
+    assert asked.body["messages"] == [{"role": "user", "content": "Say hello."}]
+    stream = await sdk.completions.create(
+        model="m", prompt="Say hello.", stream=True, stream_options={"include_usage": True}
+    )
+    parts = [part async for part in stream]
+    assert "".join(part.choices[0].text for part in parts if part.choices) == "Hello world"
+    assert parts[-1].usage and parts[-1].usage.completion_tokens == 5
+    rows = await gateway.settled(2)
+    assert [(row["endpoint"], row["input_tokens"]) for row in rows] == [("completions", 127)] * 2
+
+
+async def test_completion_of_token_numbers_is_refused(sdk: AsyncOpenAI, claude: ModelServer) -> None:
+    with pytest.raises(openai.BadRequestError, match="`prompt` cannot be translated") as caught:
+        await sdk.completions.create(model="m", prompt=[1, 2, 3])
+    assert caught.value.code == "unsupported_by_server" and not claude.asked
+
+
 async def test_chat_stream_without_usage_has_none(sdk: AsyncOpenAI) -> None:
     stream = await sdk.chat.completions.create(**ASK, stream=True)
     assert [part.usage async for part in stream if part.usage] == []

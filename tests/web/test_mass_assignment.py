@@ -25,6 +25,7 @@ KEY = {
         "limits",
         "expires_at",
         "metadata",
+        "prompt_log",
     ),
 }
 ROUTE = {
@@ -46,7 +47,7 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
         {"email": "user@example.com", "password": PASSWORD},
     ),
     "POST /api/auth/local": ({"token"}, {"token": "t" * 43}),
-    "PATCH /api/auth/me": ({"full_name"}, {"full_name": "New Name"}),
+    "PATCH /api/auth/me": ({"full_name", "prompt_log"}, {"full_name": "New Name"}),
     "POST /api/auth/me/delete": ({"password"}, {"password": "wrong"}),
     "POST /api/auth/password": (
         {"password", "new_password", "bearer"},
@@ -72,26 +73,32 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
         {"email": "new@example.com", "password": PASSWORD},
     ),
     "PATCH /api/admin/users/{user_id}": (
-        {"full_name", "role", "tier", "disabled"},
+        {"full_name", "role", "tier", "disabled", "prompt_log"},
         {"full_name": "New Name"},
     ),
     "PATCH /api/admin/users/{user_id}/limits": (LIMITS, {"rpm": 5}),
     "POST /api/admin/invites": ({"email"}, {"email": "new@example.com"}),
     "POST /api/admin/servers": (
         {
-            *("name", "vendor", "url", "dialect", "api_key", "api_version", "headers", "models"),
+            *("name", "vendor", "url", "dialect", "api_key", "api_keys", "api_version", "headers", "models"),
             *("weight", "priority", "passthrough", "passthrough_paths", "region", "tags", "mode"),
             *("max_concurrency", "rpm"),
+            *("connect_timeout", "first_token_timeout", "first_byte_timeout", "chunk_timeout"),
+            *("total_timeout", "on_disconnect", "drain_seconds", "drain_tokens"),
         },
         {"name": "new", "url": "http://127.0.0.1:9/v1"},
     ),
     "PATCH /api/admin/servers/{name}": (
         {
-            *("url", "api_key", "api_version", "headers", "models", "weight", "priority", "passthrough"),
+            *("url", "api_key", "api_keys", "api_version", "headers", "models", "weight", "priority"),
+            "passthrough",
             *("passthrough_paths", "region", "tags", "mode", "max_concurrency", "rpm"),
+            *("connect_timeout", "first_token_timeout", "first_byte_timeout", "chunk_timeout"),
+            *("total_timeout", "on_disconnect", "drain_seconds", "drain_tokens"),
         },
         {"weight": 2},
     ),
+    "POST /api/admin/servers/{name}/keys": ({"api_key"}, {"api_key": "sk-0123456789-new"}),
     "POST /api/chats": ({"title", "model", "parameters"}, {"title": "new"}),
     "PATCH /api/chats/{chat_id}": ({"title", "model", "parameters"}, {"title": "new"}),
     "POST /api/chats/{chat_id}/messages": ({"messages"}, {"messages": [{"role": "user", "text": "new"}]}),
@@ -163,7 +170,7 @@ async def test_write_routes_reject_column_names(callers: Callers) -> None:
     """Users call their own routes, an administrator the others."""
     gateway = callers.gateway
     columns = {column for names in tables(gateway).values() for column in names} | {*GUESSES, *LIMITS}
-    assert {"role", "password_hash", "digest", "user_id", "disabled_at", "sealed_api_key"} <= columns
+    assert {"role", "password_hash", "digest", "user_id", "disabled_at", "sealed_api_keys"} <= columns
     path_values: dict[str, str] = defaultdict(lambda: "x")
     path_values |= {"key_id": callers.key_ids["good"], "user_id": callers.users["other"]}
     bearers = {

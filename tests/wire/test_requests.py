@@ -251,6 +251,8 @@ def test_name_in_other_letters_is_refused(name: str) -> None:
         ({"prompt": "hi"}, {}),
         ({}, {}),
         ({"prompt": None, "max_tokens": 5, "n": 2}, {"max_output": 5, "choices": 2}),
+        ({"max_tokens": 0, "echo": True, "logprobs": 0, "best_of": 0}, {"max_output": 0}),
+        ({"max_tokens": -1}, {}),
         ({"prompt": ["a", "b", "c"], "n": 2}, {"choices": 6}),
         ({"prompt": [1, 2, 3]}, {}),
         ({"prompt": [[1, 2], [3]]}, {"choices": 2}),

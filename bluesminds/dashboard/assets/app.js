@@ -28,6 +28,7 @@ export async function ask(method, path, body) {
 const KINDS = {
   text: (text) => text,
   int: (text) => (/^\d+$/.test(text) ? Number(text) : text),
+  seconds: (text) => (/^\d+(\.\d+)?$/.test(text) ? Number(text) : text),
   usd: (text) => text.replace(/^\$/, ""),
   names: (text) => KINDS.list(text),
   list: (text) => text.split(/[,\n]/).map((one) => one.trim()).filter(Boolean),

@@ -14,6 +14,7 @@ from bluesminds.common.values import OWN, Requirement, Server
 from bluesminds.gateway.routing.health import ServerHealthRegistry
 from bluesminds.gateway.routing.load import LoadRegistry
 from bluesminds.gateway.routing.rotation import RotationRegistry
+from bluesminds.gateway.routing.server_keys import ServerKeyRegistry
 from bluesminds.wire.models import ModelRow
 
 MAX_RESTRICTED: Final = 64  # catalogs
@@ -172,6 +173,7 @@ class ServerRegistry:
         health: ServerHealthRegistry,
         load: LoadRegistry,
         rotations: RotationRegistry,
+        keys: ServerKeyRegistry,
         *,
         routes: Sequence[ModelRoute],
         load_routes: Callable[[], Awaitable[Sequence[ModelRoute]]],
@@ -183,6 +185,7 @@ class ServerRegistry:
         self._health = health
         self._load = load
         self._rotations = rotations
+        self._keys = keys
         self._configured_routes = tuple(routes)
         self._load_routes = load_routes
         self.routes: Sequence[ModelRoute] = self._configured_routes
@@ -234,6 +237,7 @@ class ServerRegistry:
         self._discovered = {name: rows for name, rows in self._discovered.items() if name in names}
         self._health.keep_only(names)
         self._load.keep_only(names)
+        self._keys.keep_only(servers)
         self._build_catalogs(servers)
 
     def _build_catalogs(self, servers: Sequence[Server]) -> None:

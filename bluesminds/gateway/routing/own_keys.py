@@ -37,9 +37,7 @@ def select_with_own(
             raise _no_own_target(operation, model, found)
         return found.targets
     try:
-        others = select_targets(
-            catalog, operation, model, health=health, random=random, load=load, only=only
-        )
+        others = select_targets(catalog, operation, model, health=health, random=random, load=load, only=only)
     except NotFound:
         if not found.targets:
             raise

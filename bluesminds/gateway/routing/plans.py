@@ -11,11 +11,12 @@ from bluesminds.gateway.operations import Operation
 from bluesminds.providers.dialects import OutputBound
 from bluesminds.providers.profiles import ServerProfile, find_profile
 from bluesminds.providers.quirks import MAX_TOKENS, Adapt, UnsupportedField, use_max_tokens
-from bluesminds.wire.base import FormatName
+from bluesminds.wire.base import Codec, FormatName
 from bluesminds.wire.formats import FORMATS
 
-_CONVERSATIONS: Final[Sequence[FormatName]] = tuple(
-    name for name, format_ in FORMATS.items() if format_.codec is not None
+# The formats that conversations can be translated to.
+_TARGETS: Final[Sequence[FormatName]] = tuple(
+    name for name, format_ in FORMATS.items() if isinstance(format_.codec, Codec)
 )
 
 
@@ -57,9 +58,10 @@ def _find_plan(format_: FormatName, dialect: str, vendor: str, url: str, api_ver
     profile = find_profile(dialect, vendor, url, api_version)
     if format_ in profile.speaks:
         return _plan(profile, format_, translated=False)
-    if format_ not in _CONVERSATIONS:
+    known = FORMATS.get(format_)  # Realtime sessions have a format of their own
+    if known is None or known.codec is None:
         return None
-    for name in _CONVERSATIONS:
+    for name in _TARGETS:
         if name in profile.speaks:
             return _plan(profile, name, translated=True)
     return None

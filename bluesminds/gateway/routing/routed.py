@@ -66,7 +66,7 @@ class RoutedTargets:
         return group.context is None or self._context is None or group.context > self._context
 
     def keep_own(self) -> bool:
-        """Give up the targets that are not of the caller's own keys. False if there are none of either kind."""
+        """Give up the targets that are not of the caller's own keys. False if a kind is missing."""
         if not any(group.own for group in self._groups) or not any(one.candidates for one in self._groups):
             return False
         self._groups = [structs.replace(group, candidates=()) for group in self._groups if group.own]

@@ -50,8 +50,8 @@ def find_own_targets(
     names: Sequence[str],
     serves: str = "",
 ) -> OwnTargets:
-    """`names`: the model, and the names that servers of its route have for it. A key is used with the first of
-    them that its vendor has. `requested`: the client's name.
+    """`names`: the model, and the names that servers of its route have for it. A key is used with the first
+    of them that its vendor has. `requested`: the client's name.
     """
     targets: list[Target] = []
     dropped: list[tuple[str, DropReason]] = []
@@ -248,9 +248,7 @@ class _Search(Struct):
             context = _context(self.catalog, name, candidates)
             self.groups.append(ModelCandidates(name, route, candidates, context, own))
 
-    def _own_candidates(
-        self, name: str, route: ModelRoute | None
-    ) -> tuple[tuple[Candidate, ...], bool]:
+    def _own_candidates(self, name: str, route: ModelRoute | None) -> tuple[tuple[Candidate, ...], bool]:
         """The targets of the caller's own keys, and whether the gateway's servers are left out."""
         found = find_own_targets(
             self.own,

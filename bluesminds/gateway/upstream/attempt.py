@@ -22,10 +22,10 @@ from bluesminds.http.client.pool import (
     UpstreamProtocolError,
 )
 from bluesminds.http.sse import EventTooLarge
-from bluesminds.wire.base import Codec, Format, ReplyFacts, Stage
+from bluesminds.wire.base import ClientCodec, Codec, Format, ReplyFacts, Stage
 from bluesminds.wire.conversation import ConversationRequest
 from bluesminds.wire.errors import ErrorDetail, read_error
-from bluesminds.wire.formats import FORMATS, codec_of
+from bluesminds.wire.formats import FORMATS, client_codec_of, codec_of
 from bluesminds.wire.media import Opaque, PassingJson
 from bluesminds.wire.stages import Passthrough, StreamOpening, looks_like_events
 from bluesminds.wire.translation import Translation
@@ -124,9 +124,9 @@ class ReplyReader(Struct, frozen=True):
         return FORMATS[self.plan.format]
 
     @property
-    def _codecs(self) -> tuple[Codec, Codec]:
+    def _codecs(self) -> tuple[Codec, ClientCodec]:
         """The codecs of the server and of the client."""
-        return codec_of(self.plan.format), codec_of(self.call.operation.format)
+        return codec_of(self.plan.format), client_codec_of(self.call.operation.format)
 
     def _own_stage(self) -> Stage:
         """The stage of a stream that is not translated."""

@@ -1,10 +1,13 @@
 """Data for requests to a server, computed once per server."""
 
+from collections.abc import Mapping
+
 from msgspec import Struct, json, structs
 
 from bluesminds.common.server_headers import holds_credential
-from bluesminds.common.values import Server
+from bluesminds.common.values import Server, last_four
 from bluesminds.gateway.routing.plans import Plan
+from bluesminds.gateway.routing.server_keys import AttemptKey
 from bluesminds.gateway.stand_ins import StandIns, restore_ids
 from bluesminds.http.client.pool import UpstreamOrigin
 from bluesminds.providers.dialects import Headers, fill_path
@@ -16,7 +19,8 @@ SHORTEST_SECRET = 8  # characters; a shorter key could be part of ordinary words
 
 class UpstreamEndpoint(Struct, frozen=True):
     """A server with its parsed URL and its key. `own_key`: the key is the client's, not the gateway's.
-    `stand_ins` are in the request: see stand_ins.py.
+    `stand_ins` are in the request: see stand_ins.py. A server with several keys has an endpoint for each of
+    them in `by_key`; there, `key` is set, and `earlier` has the keys that failed for the same request.
     """
 
     server: Server
@@ -26,17 +30,32 @@ class UpstreamEndpoint(Struct, frozen=True):
     secrets: tuple[bytes, ...]
     own_key: bool = False
     stand_ins: StandIns = ()
+    key: str = ""
+    earlier: tuple[AttemptKey, ...] = ()
+    by_key: Mapping[str, "UpstreamEndpoint"] = {}
 
     @classmethod
     def to(cls, server: Server) -> "UpstreamEndpoint":
         origin, base = UpstreamOrigin.parse(server.url, trusted=server.is_trusted)
-        return cls(
+        profile = profile_of(server)
+        endpoint = cls(
             server=server,
             origin=origin,
             base=base,
-            headers=profile_of(server).headers(server.api_key, server.headers),
+            headers=profile.headers(server.api_key, server.headers),
             secrets=server_secrets(server),
         )
+        if not server.more_keys:
+            return endpoint
+        by_key = {
+            key: structs.replace(endpoint, headers=profile.headers(key, server.headers), key=key)
+            for key in server.api_keys
+        }
+        return structs.replace(endpoint, by_key=by_key)
+
+    def key_uses(self, reason: str = "") -> tuple[AttemptKey, ...]:
+        """The keys of this request, the last one with the reason if it has failed."""
+        return (*self.earlier, AttemptKey(last_four(self.key), reason)) if self.key else ()
 
     def with_key(self, api_key: str) -> "UpstreamEndpoint":
         """The same endpoint for a client that brings its own key for the server. It does not use credentials
@@ -109,8 +128,8 @@ def _begun(data: bytes, secret: bytes) -> int:
 
 
 def server_secrets(server: Server) -> tuple[bytes, ...]:
-    """What must not reach a client: the server's key, and the credentials among its headers."""
-    secrets = [*secret_encodings(server.api_key)]
+    """What must not reach a client: the server's keys, and the credentials among its headers."""
+    secrets = [one for key in server.api_keys for one in secret_encodings(key)]
     for name, value in server.headers:
         if holds_credential(name):
             secrets += secret_encodings(value.removeprefix("Bearer ").removeprefix("Basic "))

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from bluesminds.common.errors import UpstreamFailed, retry_headers
 from bluesminds.common.routes import FallbackReason
+from bluesminds.gateway.routing.server_keys import AttemptKey, KeyFailure
 from bluesminds.gateway.upstream.attempt import RETRY_HEADERS, Reply
 from bluesminds.http.client.pool import (
     BodyTooLarge,
@@ -37,7 +38,8 @@ LONGEST_RETRY_AFTER = 5.0  # seconds; a server that asks for more is not tried a
 class AttemptFailure(Struct, frozen=True):
     """`reason` is a status or a kind of failure, for logs and metrics; `error` is for the client.
     `repeatable`: the same server may be tried again, after `retry_after` seconds if this is set. `kind`: the
-    reason for a fallback. `accepted`: the server may have accepted the request, and may bill it.
+    reason for a fallback. `accepted`: the server may have accepted the request, and may bill it. `keys`:
+    those of a server with several.
     """
 
     reason: str
@@ -47,6 +49,7 @@ class AttemptFailure(Struct, frozen=True):
     retry_after: float | None = None
     kind: FallbackReason = "error"
     accepted: bool = False
+    keys: tuple[AttemptKey, ...] = ()
 
 
 AT_CAPACITY: Final = AttemptFailure(
@@ -120,6 +123,17 @@ def classify_reply(reply: Reply) -> AttemptFailure | None:
         retry_after=retry_after,
         kind=_KINDS.get(status, "error"),
     )
+
+
+def key_failure(reply: Reply) -> tuple[KeyFailure, float | None] | None:
+    """Whether the server refuses the key of the request, or limits it, with the seconds that it names."""
+    if reply.error is None or reply.status < 300:
+        return None
+    if DIALECTS[reply.endpoint.server.dialect].refuses_key(reply.status, reply.error):
+        return "refused", None
+    if reply.status == 429 and (seconds := _retry_after(dict(reply.headers))):
+        return "limited", seconds
+    return None
 
 
 def classify_handshake(reply: Reply) -> AttemptFailure | None:

@@ -15,9 +15,16 @@ from bluesminds.common.log import Log
 from bluesminds.common.values import RequestContext, Server
 from bluesminds.gateway.metrics import Metrics
 from bluesminds.gateway.routing.health import ServerHealthRegistry
+from bluesminds.gateway.routing.server_keys import ServerKeyRegistry
 from bluesminds.gateway.upstream.attempt import RETRY_HEADERS, Headers, Reply, read_error_body
 from bluesminds.gateway.upstream.endpoint import ANTHROPIC_PREFIX, UpstreamEndpoint
-from bluesminds.gateway.upstream.failures import AttemptFailure, classify_error, key_rejected
+from bluesminds.gateway.upstream.failures import (
+    AttemptFailure,
+    classify_error,
+    key_failure,
+    key_rejected,
+)
+from bluesminds.gateway.upstream.timeouts import with_server
 from bluesminds.http.client.pool import Pool, Response, Timeouts, UpstreamError
 from bluesminds.providers.dialects import DIALECTS
 from bluesminds.providers.profiles import profile_of
@@ -58,10 +65,18 @@ class RawReply(Struct, frozen=True):
 
 class RawSender:
     def __init__(
-        self, pool: Pool, health: ServerHealthRegistry, *, timeouts: Timeouts, metrics: Metrics, log: Log
+        self,
+        pool: Pool,
+        health: ServerHealthRegistry,
+        keys: ServerKeyRegistry,
+        *,
+        timeouts: Timeouts,
+        metrics: Metrics,
+        log: Log,
     ) -> None:
         self._pool = pool
         self._health = health
+        self._keys = keys
         self._timeouts = replace(timeouts, first_byte=math.inf)  # the total timeout bounds it
         self._metrics = metrics
         self._log = log
@@ -80,11 +95,15 @@ class RawSender:
                 endpoint.target(request.path, "", stream=False),
                 self._headers(endpoint, context, request),
                 request.body,
-                timeouts=self._timeouts,
+                timeouts=self._timeouts
+                if server.options is None
+                else with_server(self._timeouts, server.options),
             )
             if response.status < 300:
                 self._metrics.attempts[server.name, "answered"] += 1
                 self._health.record_success(server.name, "")
+                if endpoint.key:
+                    self._keys.record_success(server.name, endpoint.key)
                 return RawReply(endpoint, response, _passed(response))
             return await self._error_reply(context, endpoint, response, client_format)
         except UpstreamError as exc:
@@ -120,6 +139,10 @@ class RawSender:
         body = endpoint.redact(await read_error_body(response))
         error = read_error(response.status, body)
         server = endpoint.server
+        if endpoint.key:
+            blamed = key_failure(Reply(endpoint, response.status, _passed(response), body, error=error))
+            if blamed is not None:
+                self._keys.rest(server, endpoint.key, *blamed)
         if DIALECTS[server.dialect].refuses_key(response.status, error):
             failure = AttemptFailure(str(response.status), blames_server=True, error=key_rejected())
             raise self._failed(context, server, failure)
@@ -153,7 +176,7 @@ class RawSender:
         endpoint = self._endpoints.get(server.name)
         if endpoint is None or endpoint.server is not server:
             endpoint = self._endpoints[server.name] = UpstreamEndpoint.to(server)
-        return endpoint
+        return endpoint.by_key[self._keys.choose(server)] if server.more_keys else endpoint
 
 
 def _passed(response: Response) -> Headers:

@@ -15,7 +15,7 @@ once more before them. They also come after a refusal that depends on the model,
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import trio
 from msgspec import Struct, structs
@@ -30,6 +30,7 @@ from bluesminds.gateway.routing.health import ServerHealthRegistry
 from bluesminds.gateway.routing.load import LoadRegistry
 from bluesminds.gateway.routing.plans import Target
 from bluesminds.gateway.routing.routed import RoutedTargets
+from bluesminds.gateway.routing.server_keys import AttemptKey, ServerKeyRegistry
 from bluesminds.gateway.upstream.attempt import Reply, ReplyReader, handshake_reply
 from bluesminds.gateway.upstream.backoff import Backoff
 from bluesminds.gateway.upstream.endpoint import UpstreamEndpoint
@@ -39,10 +40,18 @@ from bluesminds.gateway.upstream.failures import (
     classify_error,
     classify_handshake,
     classify_reply,
+    key_failure,
 )
 from bluesminds.gateway.upstream.retry_budget import RetryBudget
-from bluesminds.gateway.upstream.timeouts import TimeoutTable
-from bluesminds.http.client.pool import HandshakeRejected, Pool, Timeouts, UpstreamError, WebSocketRequest
+from bluesminds.gateway.upstream.timeouts import TimeoutTable, with_server
+from bluesminds.http.client.pool import (
+    FirstByteTimeout,
+    HandshakeRejected,
+    Pool,
+    Timeouts,
+    UpstreamError,
+    WebSocketRequest,
+)
 from bluesminds.http.websocket import WebSocket
 from bluesminds.wire.errors import ErrorDetail, refusal_kind
 from bluesminds.wire.support import Refusal, Support, blames_field, find_refusal, names_forced_usage
@@ -54,8 +63,16 @@ _FULL = Support()
 _WITHOUT_USAGE = Support(usage=False)
 
 T = TypeVar("T")
-BeginAttempt = Callable[[Target], Callable[[str], None]]
-"""Called before each attempt. What it returns is called with the reason if the attempt fails."""
+
+
+class AttemptEnd(Protocol):
+    """Called with the reason if an attempt fails, and with the keys of a server that has several."""
+
+    def __call__(self, reason: str, keys: Sequence[AttemptKey] = ()) -> None: ...
+
+
+BeginAttempt = Callable[[Target], AttemptEnd]
+"""Called before each attempt."""
 
 
 class UpstreamSocket(Struct, frozen=True):
@@ -82,6 +99,7 @@ class Sender:
         pool: Pool,
         health: ServerHealthRegistry,
         load: LoadRegistry,
+        keys: ServerKeyRegistry,
         *,
         timeouts: TimeoutTable,
         attempts: int,
@@ -92,6 +110,7 @@ class Sender:
         self._pool = pool
         self._health = health
         self._load = load
+        self._keys = keys
         self._timeouts = timeouts
         self._attempts = attempts
         self._backoff = backoff
@@ -119,7 +138,11 @@ class Sender:
         options = DEFAULT_OPTIONS if routed is None else routed.options
 
         def run(target: Target, is_last: bool) -> Awaitable[Reply | AttemptFailure]:
-            timeouts = table.for_stream(options, is_last=is_last) if stream else table.json
+            own = target.server.options
+            if own is not None:
+                timeouts = table.for_server(own, options, stream=stream, is_last=is_last)
+            else:
+                timeouts = table.for_stream(options, is_last=is_last) if stream else table.json
             return attempt(call, target, body, timeouts)
 
         return await self._try_targets(call, targets, begin, run, body, routed)
@@ -137,9 +160,13 @@ class Sender:
         added. `seconds`: how long a server may take for it. Raises UpstreamFailed as `send` does.
         """
         timeouts = replace(self._timeouts.timeouts, first_byte=seconds)
-        return await self._try_targets(
-            call, targets, begin, lambda target, _: self._shake_hands(call, target, request, timeouts)
-        )
+
+        def run(target: Target, is_last: bool) -> Awaitable[UpstreamSocket | Reply | AttemptFailure]:
+            own = target.server.options
+            used = timeouts if own is None else with_server(timeouts, own)
+            return self._shake_hands(call, target, request, used)
+
+        return await self._try_targets(call, targets, begin, run)
 
     async def _try_targets(
         self,
@@ -176,7 +203,7 @@ class Sender:
                 fail("refused")
                 waiting = [_Try(target) for target in more]
                 continue
-            fail(outcome.reason)
+            fail(outcome.reason, outcome.keys)
             self._record_failure(call, turn.target, outcome)
             if body is not None and not body.repeatable:
                 raise _final_error(_upload_error(outcome.error), tries)
@@ -304,19 +331,47 @@ class Sender:
         self._health.begin(target.server.name, model)
         try:
             reply = await self._exchange(call, endpoint, target, body, support, timeouts)
-            while reply.error is not None and (refusal := _find_refusal(call, target, body, reply, support)):
+            while reply.error is not None:
+                if (refusal := _find_refusal(call, target, body, reply, support)) is not None:
+                    support, lasting = refusal.support, lasting and refusal.lasting
+                elif endpoint.key and body.repeatable and (other := self._next_key(reply)) is not None:
+                    endpoint = other
+                else:
+                    break
                 reply.close()
-                support, lasting = refusal.support, lasting and refusal.lasting
                 reply = await self._exchange(call, endpoint, target, body, support, timeouts)
             if support is not learned and lasting and reply.error is None:
                 self._learn(target.server, model, support)
         except UpstreamError as exc:
-            return classify_error(exc)
-        failure = classify_reply(reply)
-        if failure is None:
+            failure = classify_error(exc)
+            return self._with_keys(failure, endpoint) if endpoint.key else failure
+        found = classify_reply(reply)
+        if found is None:
             return self._answered(call, reply)
         reply.close()
-        return failure
+        return self._with_keys(found, endpoint) if endpoint.key else found
+
+    def _next_key(self, reply: Reply) -> UpstreamEndpoint | None:
+        """The endpoint with another key if the server refuses or limits the key of this reply, which then
+        rests. None if no key is left.
+        """
+        endpoint, failed = reply.endpoint, key_failure(reply)
+        if failed is None:
+            return None
+        self._keys.rest(endpoint.server, endpoint.key, *failed)
+        if (key := self._keys.find_usable(endpoint.server)) is None:
+            return None
+        reason = str(reply.status)
+        self._count(endpoint.server.name, reason)
+        earlier, other = endpoint.key_uses(reason), self._endpoints[endpoint.server.name].by_key[key]
+        return structs.replace(other, stand_ins=endpoint.stand_ins, earlier=earlier)
+
+    def _with_keys(self, failure: AttemptFailure, endpoint: UpstreamEndpoint) -> AttemptFailure:
+        """Of a server with several keys: it is limited until the first of them can be used."""
+        after = failure.retry_after
+        if after and failure.kind == "limit":
+            after = min(after, self._keys.seconds_until_usable(endpoint.server)) or after
+        return structs.replace(failure, retry_after=after, keys=endpoint.key_uses(failure.reason))
 
     async def _shake_hands(
         self,
@@ -328,19 +383,24 @@ class Sender:
         endpoint, context, plan = self._endpoint(target.server, call), call.context, target.plan
         model = target.model or call.model
         asked = request(endpoint.target(plan.path, model, stream=True), model)
-        headers = (*endpoint.headers_for(plan, context.forward), (b"x-request-id", context.id.encode()))
-        asked = structs.replace(asked, headers=headers)
-        try:
-            outcome = await self._pool.open_websocket(endpoint.origin, asked, timeouts=timeouts)
-        except UpstreamError as exc:
-            return classify_error(exc)
         server = target.server.name
-        if not isinstance(outcome, HandshakeRejected):
-            self._count(server, "answered")
-            return UpstreamSocket(endpoint, outcome, model)
-        reply = handshake_reply(endpoint, outcome)
+        while True:
+            headers = (*endpoint.headers_for(plan, context.forward), (b"x-request-id", context.id.encode()))
+            asked = structs.replace(asked, headers=headers)
+            try:
+                outcome = await self._pool.open_websocket(endpoint.origin, asked, timeouts=timeouts)
+            except UpstreamError as exc:
+                return classify_error(exc)
+            if not isinstance(outcome, HandshakeRejected):
+                self._count(server, "answered")
+                self._keys.record_success(server, endpoint.key)
+                return UpstreamSocket(endpoint, outcome, model)
+            reply = handshake_reply(endpoint, outcome)
+            if not endpoint.key or (other := self._next_key(reply)) is None:
+                break
+            endpoint = other
         if (failure := classify_handshake(reply)) is not None:
-            return failure
+            return self._with_keys(failure, endpoint) if endpoint.key else failure
         self._count(server, "answered")
         return reply.as_client_error(call.format, context.request_id)
 
@@ -353,6 +413,8 @@ class Sender:
         support: Support,
         timeouts: Timeouts,
     ) -> Reply:
+        if timeouts.total is not None:
+            return await self._exchange_in_time(call, endpoint, target, body, support, timeouts)
         context, plan = call.context, target.plan
         deadline = trio.current_time() + timeouts.first_byte
         model = target.model or call.model
@@ -377,10 +439,31 @@ class Sender:
                 response.close()
         return reply
 
+    async def _exchange_in_time(
+        self,
+        call: Call,
+        endpoint: UpstreamEndpoint,
+        target: Target,
+        body: CallBody,
+        support: Support,
+        timeouts: Timeouts,
+    ) -> Reply:
+        """With the total timeout of a server, which also bounds the rest of a stream."""
+        deadline = trio.current_time() + (math.inf if timeouts.total is None else timeouts.total)
+        with trio.move_on_at(deadline):
+            plain = replace(timeouts, total=None)
+            reply = await self._exchange(call, endpoint, target, body, support, plain)
+            if reply.response is not None:
+                reply.response.ends_at = deadline
+            return reply
+        raise FirstByteTimeout("the response took too long", phase="body", sent=True)
+
     def _answered(self, call: Call, reply: Reply) -> Reply:
         """For a stream, the health of the server is recorded when the stream ends."""
         server = reply.endpoint.server.name
         self._count(server, "answered")
+        if reply.endpoint.key:
+            self._keys.record_success(server, reply.endpoint.key)
         if reply.error is not None:
             self._health.release(server, reply.model)
             return reply.as_client_error(call.format, call.context.request_id)
@@ -434,6 +517,8 @@ class Sender:
         if endpoint is None or endpoint.server is not server:
             endpoint = self._endpoints[server.name] = UpstreamEndpoint.to(server)
             self._learned = {pair: known for pair, known in self._learned.items() if pair[0] != server.name}
+        if server.more_keys and not call.own_key:
+            endpoint = endpoint.by_key[self._keys.choose(server)]
         if call.stand_ins:
             return structs.replace(endpoint, stand_ins=call.stand_ins)
         return endpoint.with_key(call.context.credential or "") if call.own_key else endpoint

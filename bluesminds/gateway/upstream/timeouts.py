@@ -8,13 +8,16 @@ would charge for the request again.
 
 import math
 from dataclasses import replace
+from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from bluesminds.common.routes import DEFAULT_OPTIONS, RouteOptions
+from bluesminds.common.values import ServerOptions
 from bluesminds.http.client.pool import Timeouts
 
 _Overrides = tuple[float | None, float | None]
+MAX_BUILT: Final = 1_000  # combinations of servers and routes
 
 
 class StreamTimeouts(Struct, frozen=True):
@@ -22,6 +25,16 @@ class StreamTimeouts(Struct, frozen=True):
 
     next_left: Timeouts
     last: Timeouts
+
+
+def with_server(timeouts: Timeouts, server: ServerOptions) -> Timeouts:
+    """With the times of a server to connect, of silence and in total."""
+    return replace(
+        timeouts,
+        connect=timeouts.connect if server.connect_timeout is None else server.connect_timeout,
+        between_chunks=timeouts.between_chunks if server.chunk_timeout is None else server.chunk_timeout,
+        total=server.total_timeout,
+    )
 
 
 class TimeoutTable:
@@ -33,10 +46,39 @@ class TimeoutTable:
         last = timeouts.first_byte
         self._default = StreamTimeouts(replace(timeouts, first_byte=min(first_token, last)), timeouts)
         self._of_routes: dict[_Overrides, StreamTimeouts] = {}
+        self._of_servers: dict[tuple[ServerOptions, _Overrides], StreamTimeouts] = {}
 
     def for_stream(self, options: RouteOptions, *, is_last: bool) -> Timeouts:
         found = self._default if options is DEFAULT_OPTIONS else self._of_route(options)
         return found.last if is_last else found.next_left
+
+    def for_server(
+        self, server: ServerOptions, options: RouteOptions, *, stream: bool, is_last: bool
+    ) -> Timeouts:
+        """For a server with options of its own. The limits of a route have priority."""
+        if not stream:
+            return with_server(self.json, structs.replace(server, chunk_timeout=None))
+        key = (server, (options.first_token_timeout, options.chunk_timeout))
+        if (found := self._of_servers.get(key)) is None:
+            if len(self._of_servers) >= MAX_BUILT:
+                self._of_servers.clear()
+            found = self._of_servers[key] = self._build_for_server(*key)
+        return found.last if is_last else found.next_left
+
+    def _build_for_server(self, server: ServerOptions, route: _Overrides) -> StreamTimeouts:
+        built = self._build(
+            server.first_token_timeout if route[0] is None else route[0],
+            server.chunk_timeout if route[1] is None else route[1],
+        )
+        last = built.last.first_byte if server.first_byte_timeout is None else server.first_byte_timeout
+        if route[0] is not None:
+            last = max(last, route[0])
+        next_left = min(built.next_left.first_byte, last)
+        plain = structs.replace(server, chunk_timeout=None)
+        return StreamTimeouts(
+            with_server(replace(built.next_left, first_byte=next_left), plain),
+            with_server(replace(built.last, first_byte=last), plain),
+        )
 
     def _of_route(self, options: RouteOptions) -> StreamTimeouts:
         key = (options.first_token_timeout, options.chunk_timeout)

@@ -36,7 +36,8 @@ class Timeouts:
     """Timeouts of one exchange, each for one wait, in seconds; math.inf for no limit.
 
     first_byte runs from the request's last byte to the end of the response head. write, first_byte and
-    between_chunks may fire up to deadlines.TICK late.
+    between_chunks may fire up to deadlines.TICK late. The pool does not use `total`: its callers set
+    `Response.ends_at`.
     """
 
     connect: float = 5.0
@@ -44,6 +45,7 @@ class Timeouts:
     write: float = 30.0
     first_byte: float = 120.0
     between_chunks: float = 60.0
+    total: float | None = None
 
 
 def render_head(

@@ -22,7 +22,9 @@ _REMOVED_BY_DECODING = (b"content-encoding", b"content-length")
 
 
 class Response:
-    """A response with a complete head. Close it in a `finally`; a cancelled `receive` may be repeated."""
+    """A response with a complete head. Close it in a `finally`; a cancelled `receive` may be repeated.
+    `ends_at`: when the whole body must have arrived, on Trio's clock.
+    """
 
     __slots__ = (
         "_between_chunks",
@@ -32,6 +34,7 @@ class Response:
         "_ended",
         "_origin_slots",
         "_slots",
+        "ends_at",
         "headers",
         "status",
     )
@@ -55,6 +58,7 @@ class Response:
         self._connection: UpstreamConnection | None = connection
         self._ended = False
         self._buffered = b""
+        self.ends_at: float | None = None
         if connection.complete:
             self._buffered = connection.take_body()
             self._ended = True
@@ -103,8 +107,11 @@ class Response:
             if self._ended:
                 return b""
             raise trio.ClosedResourceError("the response was closed before its end")
+        deadline = trio.current_time() + self._between_chunks
+        if self.ends_at is not None:
+            deadline = self._bounded(connection, deadline, self.ends_at)
         try:
-            data = await connection.read_body(trio.current_time() + self._between_chunks)
+            data = await connection.read_body(deadline)
         except UpstreamError:
             self._release(connection)
             raise
@@ -118,6 +125,13 @@ class Response:
             self._ended = True
             self._release(connection)
         return data
+
+    def _bounded(self, connection: UpstreamConnection, deadline: float, ends_at: float) -> float:
+        """Raises ChunkTimeout if the body takes too long, although its bytes arrive."""
+        if ends_at <= trio.current_time():
+            self._release(connection)
+            raise ChunkTimeout("the response took too long", phase="body", sent=True)
+        return min(deadline, ends_at)
 
     async def _receive_decoded(self, decoder: Decoder) -> bytes:
         try:

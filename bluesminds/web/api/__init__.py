@@ -13,6 +13,7 @@ from bluesminds.gateway.routing.catalog import ModelCatalog
 from bluesminds.gateway.routing.explain import Explanation, RouteQuestion
 from bluesminds.gateway.routing.fleet import FleetHealth
 from bluesminds.gateway.routing.health import ServerStatus
+from bluesminds.gateway.routing.server_keys import ServerKeyStatus
 from bluesminds.gateway.server_test import ServerTest
 from bluesminds.web.api import (
     audit,
@@ -27,6 +28,7 @@ from bluesminds.web.api import (
     model_routes,
     models,
     prices,
+    prompt_log,
     requests,
     servers,
     sessions,
@@ -47,6 +49,8 @@ class GatewayControls(Struct, frozen=True):
     """All servers: those of the configuration and those of the database."""
     server_status: Callable[[str], ServerStatus]
     """The status of the server with this name."""
+    key_status: Callable[[Server], Sequence[ServerKeyStatus]]
+    """The state of each API key of a server."""
     servers_changed: Callable[[], Awaitable[None]]
     """Called after a change of the servers in the database."""
     test_server: Callable[[Server, str | None], Awaitable[ServerTest]]
@@ -89,6 +93,7 @@ def api_routes(
                 controls.servers_changed,
                 controls.test_server,
                 controls.server_status,
+                controls.key_status,
             )
         ),
         *prices.routes(
@@ -105,7 +110,9 @@ def api_routes(
                 lambda: accounts.servers.locked,
             )
         ),
-        *explain.routes(explain.ExplainHandlers(accounts.keys, accounts.users, controls.explain)),
+        *explain.routes(
+            explain.ExplainHandlers(accounts.keys, accounts.users, controls.explain, controls.key_status)
+        ),
         *health.routes(health.FleetHealthHandlers(controls.fleet_health, controls.probe_now)),
         *models.routes(models.ModelHandlers(controls.catalog)),
         *ledger.routes(ledger.LedgerHandlers(accounts.ledger)),
@@ -113,6 +120,7 @@ def api_routes(
         *usage.routes(usage.UsageHandlers(accounts.usage)),
         *limits.routes(limits.LimitHandlers(accounts.limits, controls.usage_now)),
         *chats.routes(chats.ChatHandlers(accounts.chats)),
+        *prompt_log.routes(prompt_log.PromptHandlers(accounts.prompts)),
         *audit.routes(audit.AuditHandlers(accounts.audit)),
     ]
 

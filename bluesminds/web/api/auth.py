@@ -6,7 +6,7 @@ cookie. Responses of public forms do not reveal whether an address has an accoun
 
 from typing import Annotated, Final, Literal
 
-from msgspec import Meta, Struct, structs
+from msgspec import UNSET, Meta, Struct, UnsetType, structs
 from quart import request
 
 from bluesminds.accounts.services import AccountServices
@@ -17,7 +17,7 @@ from bluesminds.web.api.key_schemas import KeyDate, KeyView, key_date
 from bluesminds.web.api.key_schemas import view as key_view
 from bluesminds.web.api.sessions import SessionView, session_view
 from bluesminds.web.api.users import UserView, view
-from bluesminds.web.fields import Email, FullName, Password, Token
+from bluesminds.web.fields import Email, FullName, Password, PromptLogSwitch, Token
 from bluesminds.web.guard import COOKIE, Access, Principal
 from bluesminds.web.routes import HandlerResponse, Route, route
 from storage.users import UserRow
@@ -40,7 +40,10 @@ class LoginRequest(Struct, forbid_unknown_fields=True):
 
 
 class ProfilePatch(Struct, forbid_unknown_fields=True):
-    full_name: FullName
+    """Omitted fields stay the same."""
+
+    full_name: FullName | UnsetType = UNSET
+    prompt_log: PromptLogSwitch | UnsetType | None = UNSET
 
 
 class PasswordChangeRequest(Struct, forbid_unknown_fields=True):
@@ -153,8 +156,10 @@ class AuthHandlers(Struct, frozen=True):
         return _current_user(principal, await self.accounts.users.get(principal.user_id))
 
     async def change_me(self, principal: Principal, body: ProfilePatch) -> CurrentUser:
-        """Change your name."""
-        user = await self.accounts.users.rename(principal.actor, principal.user_id, body.full_name)
+        """Change your name, and whether the prompt log keeps your requests."""
+        user = await self.accounts.users.change_own(
+            principal.actor, principal.user_id, body.full_name, body.prompt_log
+        )
         return _current_user(principal, user)
 
     async def delete_me(self, principal: Principal, body: PasswordRequest) -> HandlerResponse[None]:

@@ -13,6 +13,7 @@ from bluesminds.common.values import (
     NO_LIMITS,
     Caller,
     Scope,
+    Server,
     join_requirements,
     read_requirement,
     split_names,
@@ -22,6 +23,8 @@ from bluesminds.gateway.authorize import name_patterns, optional_set
 from bluesminds.gateway.operations import OPERATIONS, Operation
 from bluesminds.gateway.routing.explain import ExplainedModel, Explanation, RouteQuestion
 from bluesminds.gateway.routing.selection import DropReason
+from bluesminds.gateway.routing.server_keys import ServerKeyStatus
+from bluesminds.web.api.servers import ServerKeyView, key_views
 from bluesminds.web.guard import Access
 from bluesminds.web.routes import Route, route
 
@@ -55,7 +58,8 @@ class ExplainQuery(Struct, frozen=True, forbid_unknown_fields=True):
 
 class ExplainedTargetView(Struct, frozen=True):
     """`model`: the name that the server gets. `format`: the format of the request to the server; `translated`
-    if it is not the client's. An unhealthy server is `ejected`: it comes last.
+    if it is not the client's. An unhealthy server is `ejected`: it comes last. `api_keys`: those of a server
+    with several, which are used in turn.
     """
 
     server: str
@@ -63,6 +67,7 @@ class ExplainedTargetView(Struct, frozen=True):
     format: str
     translated: bool
     ejected: bool
+    api_keys: list[ServerKeyView]
 
 
 class ExplainedModelView(Struct, frozen=True):
@@ -106,6 +111,7 @@ class ExplainHandlers(Struct, frozen=True):
     keys: Keys
     users: Users
     explain: Callable[[RouteQuestion], Awaitable[Explanation]]
+    key_status: Callable[[Server], Sequence[ServerKeyStatus]]
 
     async def show(self, query: ExplainQuery) -> ExplanationView:
         """Show which servers a request would be sent to now, in which order, and why others are left out.
@@ -120,7 +126,37 @@ class ExplainHandlers(Struct, frozen=True):
             raise InvalidRequest("invalid_value", message, param="endpoint")
         caller = None if query.key is None else await self._caller(query.key)
         question = RouteQuestion(operation, query.model, caller, _traits(query, caller))
-        return _view(query, await self.explain(question))
+        return self._view(query, await self.explain(question))
+
+    def _view(self, query: ExplainQuery, found: Explanation) -> ExplanationView:
+        return ExplanationView(
+            model=query.model,
+            endpoint=query.endpoint,
+            models=[self._model_view(query.model, one, found.ejected) for one in found.models],
+            fallback_on=() if found.route is None else found.route.fallback_on,
+            dropped=[DroppedView(one.model, one.server or None, one.reason) for one in found.dropped],
+            error=None if found.error is None else _error_view(found.error),
+        )
+
+    def _model_view(
+        self, requested: str, found: ExplainedModel, ejected: frozenset[str]
+    ) -> ExplainedModelView:
+        return ExplainedModelView(
+            model=found.model,
+            route=None if found.route is None else found.route.model,
+            policy="priority" if found.route is None else found.route.policy,
+            targets=[
+                ExplainedTargetView(
+                    server=target.server.name,
+                    model=target.model or requested,
+                    format=target.plan.format,
+                    translated=target.plan.translated,
+                    ejected=target.server.name in ejected,
+                    api_keys=key_views(self.key_status(target.server)) if target.server.more_keys else [],
+                )
+                for target in found.targets
+            ],
+        )
 
     async def _caller(self, key_id: str) -> Caller:
         """Raises NotFound."""
@@ -156,35 +192,6 @@ def _traits(query: ExplainQuery, caller: Caller | None) -> RouteTraits:
         tags=frozenset() if required is None else required.tags,
         needs=frozenset(need for need in get_args(Need) if need in query.needs.split(",")),
         prompt_tokens=query.prompt_tokens,
-    )
-
-
-def _view(query: ExplainQuery, found: Explanation) -> ExplanationView:
-    return ExplanationView(
-        model=query.model,
-        endpoint=query.endpoint,
-        models=[_model_view(query.model, one, found.ejected) for one in found.models],
-        fallback_on=() if found.route is None else found.route.fallback_on,
-        dropped=[DroppedView(one.model, one.server or None, one.reason) for one in found.dropped],
-        error=None if found.error is None else _error_view(found.error),
-    )
-
-
-def _model_view(requested: str, found: ExplainedModel, ejected: frozenset[str]) -> ExplainedModelView:
-    return ExplainedModelView(
-        model=found.model,
-        route=None if found.route is None else found.route.model,
-        policy="priority" if found.route is None else found.route.policy,
-        targets=[
-            ExplainedTargetView(
-                server=target.server.name,
-                model=target.model or requested,
-                format=target.plan.format,
-                translated=target.plan.translated,
-                ejected=target.server.name in ejected,
-            )
-            for target in found.targets
-        ],
     )
 
 

@@ -12,9 +12,10 @@ from bluesminds.common.clock import format_time
 from bluesminds.common.crypto import UUID
 from bluesminds.common.money import write_usd
 from bluesminds.common.values import NO_LIMITS, SCOPES, Scope
-from bluesminds.web.fields import LimitsInput, LimitsView, Name
+from bluesminds.web.fields import LimitsInput, LimitsView, Name, PromptLogSwitch
 from bluesminds.web.routes import Paging
 from storage.keys import KeyRow
+from storage.prompt_log import PromptLogChoice
 from storage.usage_stats import StatsRow
 
 MAX_LIST: Final = 100
@@ -79,6 +80,7 @@ class NewKey(Struct, forbid_unknown_fields=True):
     limits: Limits | None = None
     expires_at: ExpiryTime | None = None
     metadata: Metadata | None = None
+    prompt_log: PromptLogSwitch | None = None
 
 
 class NewKeyForUser(NewKey, forbid_unknown_fields=True):
@@ -98,6 +100,7 @@ class KeyPatch(Struct, forbid_unknown_fields=True):
     limits: Limits | UnsetType | None = UNSET
     expires_at: ExpiryTime | UnsetType | None = UNSET
     metadata: Metadata | UnsetType | None = UNSET
+    prompt_log: PromptLogSwitch | UnsetType | None = UNSET
 
 
 class Rotation(Struct, forbid_unknown_fields=True):
@@ -132,6 +135,7 @@ class KeyView(Struct, frozen=True):
     allowed_origins: tuple[str, ...] | None
     limits: LimitsView
     metadata: dict[str, str]
+    prompt_log: PromptLogChoice | None
     expires_at: str | None
     revoked_at: str | None
     last_used_at: str | None
@@ -190,6 +194,7 @@ def policy_from(body: NewKey) -> KeyPolicy:
         limits=NO_LIMITS if body.limits is None else body.limits.on(NO_LIMITS),
         expires_at=_milliseconds(body.expires_at),
         metadata=body.metadata or {},
+        prompt_log=body.prompt_log,
     )
 
 

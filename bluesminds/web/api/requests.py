@@ -29,9 +29,19 @@ class DroppedCandidate(Struct, frozen=True):
     reason: str
 
 
+class KeyUseView(Struct, frozen=True):
+    """An API key of the server, by its last four characters. `reason`: a status or a kind of failure, null if
+    the server answered.
+    """
+
+    last_four: str
+    reason: str | None
+
+
 class AttemptView(Struct, frozen=True):
     """Times are milliseconds: `at_ms` after the start of the request, `ms` until the attempt failed or the
-    request ended. `reason`: a status or a kind of failure, null if the server answered.
+    request ended. `reason`: a status or a kind of failure, null if the server answered. `api_keys`: those of
+    a server with several, in the order in which they were used; only for administrators.
     """
 
     server: str | None
@@ -39,6 +49,7 @@ class AttemptView(Struct, frozen=True):
     at_ms: int
     ms: int
     reason: str | None
+    api_keys: list[KeyUseView]
 
 
 class LimitUseView(Struct, frozen=True):
@@ -122,11 +133,11 @@ class RequestHandlers(Struct, frozen=True):
         """
         is_admin = principal.role == "admin"
         row, receipt = await self.usage.request(request_id, None if is_admin else principal.user_id)
-        return _view(row, receipt, servers=is_admin or self.expose_server)
+        return _view(row, receipt, servers=is_admin or self.expose_server, keys=is_admin)
 
     async def show_any(self, request_id: str) -> RequestView:
         """Show one request of any user: its usage, and the receipt that says how it was routed."""
-        return _view(*await self.usage.request(request_id, None), servers=True)
+        return _view(*await self.usage.request(request_id, None), servers=True, keys=True)
 
 
 def routes(handlers: RequestHandlers) -> list[Route]:
@@ -137,7 +148,7 @@ def routes(handlers: RequestHandlers) -> list[Route]:
     ]
 
 
-def _view(row: UsageRow, receipt: str | None, *, servers: bool) -> RequestView:
+def _view(row: UsageRow, receipt: str | None, *, servers: bool, keys: bool) -> RequestView:
     found = None if receipt is None else msgspec.json.decode(receipt, type=Receipt)
     return RequestView(
         id=row.id,
@@ -157,11 +168,11 @@ def _view(row: UsageRow, receipt: str | None, *, servers: bool) -> RequestView:
         first_byte_ms=row.first_byte_ms,
         duration_ms=row.duration_ms,
         cost_usd=None if row.cost_nano is None else write_usd(row.cost_nano),
-        receipt=None if found is None else _receipt_view(found, row.model, servers=servers),
+        receipt=None if found is None else _receipt_view(found, row.model, servers=servers, keys=keys),
     )
 
 
-def _receipt_view(found: Receipt, model: str, *, servers: bool) -> ReceiptView:
+def _receipt_view(found: Receipt, model: str, *, servers: bool, keys: bool) -> ReceiptView:
     def name(server: str) -> str | None:
         return (server or None) if servers else None
 
@@ -170,7 +181,7 @@ def _receipt_view(found: Receipt, model: str, *, servers: bool) -> ReceiptView:
         policy=found.policy,
         candidates=[CandidateView(name(one.server), one.model or model) for one in found.candidates],
         dropped=[DroppedCandidate(one.model, name(one.server), one.reason) for one in found.dropped],
-        attempts=[_attempt_view(one, name(one.server), model) for one in found.attempts],
+        attempts=[_attempt_view(one, name(one.server), model, keys=keys) for one in found.attempts],
         translated_to=found.translated_to or None,
         dropped_fields=found.dropped_fields,
         reserved_tokens=found.reserved_tokens,
@@ -182,8 +193,9 @@ def _receipt_view(found: Receipt, model: str, *, servers: bool) -> ReceiptView:
     )
 
 
-def _attempt_view(one: ReceiptAttempt, server: str | None, model: str) -> AttemptView:
-    return AttemptView(server, one.model or model, one.at_ms, one.ms, one.reason or None)
+def _attempt_view(one: ReceiptAttempt, server: str | None, model: str, *, keys: bool) -> AttemptView:
+    uses = [KeyUseView(use.key, use.reason or None) for use in one.keys] if keys else []
+    return AttemptView(server, one.model or model, one.at_ms, one.ms, one.reason or None, uses)
 
 
 def _limits_view(uses: Mapping[str, tuple[int, int, int]]) -> dict[str, LimitUseView]:

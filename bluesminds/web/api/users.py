@@ -7,9 +7,10 @@ from bluesminds.accounts.users import UserChanges, Users
 from bluesminds.common.clock import format_time
 from bluesminds.common.emails import require_email
 from bluesminds.identity.password import Passwords
-from bluesminds.web.fields import AddressFilter, Email, FullName, Password, TierName
+from bluesminds.web.fields import AddressFilter, Email, FullName, Password, PromptLogSwitch, TierName
 from bluesminds.web.guard import Access, Principal
 from bluesminds.web.routes import Page, Route, route
+from storage.prompt_log import PromptLogChoice
 from storage.users import Role, UserRow
 
 
@@ -26,6 +27,7 @@ class UserPatch(Struct, forbid_unknown_fields=True):
     role: Role | UnsetType = UNSET
     tier: TierName | UnsetType | None = UNSET
     disabled: bool | UnsetType = UNSET
+    prompt_log: PromptLogSwitch | UnsetType | None = UNSET
 
 
 class UserView(Struct, frozen=True):
@@ -37,6 +39,7 @@ class UserView(Struct, frozen=True):
     email_verified: bool
     disabled: bool
     created_at: str
+    prompt_log: PromptLogChoice | None
 
 
 class ResetLinkView(Struct, frozen=True):
@@ -81,7 +84,7 @@ class UserHandlers(Struct, frozen=True):
         Changes take effect immediately. Disabling a user or changing the role ends all sessions of the user.
         The API keys of a disabled user are rejected.
         """
-        changes = UserChanges(body.full_name, body.role, body.tier, body.disabled)
+        changes = UserChanges(body.full_name, body.role, body.tier, body.disabled, body.prompt_log)
         return view(await self.users.update(principal.actor, user_id, changes))
 
     async def delete(self, principal: Principal, user_id: str) -> None:
@@ -126,6 +129,7 @@ def view(row: UserRow) -> UserView:
         email_verified=row.email_verified_at is not None,
         disabled=row.disabled_at is not None,
         created_at=format_time(row.created_at),
+        prompt_log=row.prompt_log,
     )
 
 

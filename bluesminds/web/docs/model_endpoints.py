@@ -237,7 +237,7 @@ class UsageSchema(Struct):
 
 
 class CompletionSchema(Struct):
-    """The server's response, byte for byte."""
+    """The server's response: byte for byte, or translated."""
 
     choices: list[dict[str, Any]] = []
     usage: UsageSchema | None = None

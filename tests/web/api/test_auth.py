@@ -65,6 +65,7 @@ async def test_signup_to_logout_works_over_http(site: Deployment) -> None:
             "email_verified": True,
             "disabled": False,
             "created_at": "",
+            "prompt_log": None,
         }
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", user["created_at"])
         me = (await ada.send("GET", "/api/auth/me")).json()

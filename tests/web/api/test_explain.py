@@ -48,7 +48,14 @@ async def test_explain_of_a_route_shows_order_fallback_and_reasons(gateway: Gate
     assert [(one["server"], one["model"]) for one in first["targets"]] == [("two", "m")]
     assert (second["model"], second["route"], second["policy"]) == ("claude", "claude", "weighted")
     assert second["targets"] == [
-        {"server": "three", "model": "claude", "format": "messages", "translated": True, "ejected": False}
+        {
+            "server": "three",
+            "model": "claude",
+            "format": "messages",
+            "translated": True,
+            "ejected": False,
+            "api_keys": [],
+        }
     ]
     assert (third["model"], third["route"]) == ("m", None)
     assert [one["server"] for one in third["targets"]] == ["one"]

@@ -37,7 +37,7 @@ FIELDS = {
         "allowed_origins",
     ),
     *("limits", "metadata", "expires_at", "revoked_at", "last_used_at", "created_at"),
-    *("rotated_at", "previous_until"),
+    *("rotated_at", "previous_until", "prompt_log"),
 }
 LIMITS = {
     *("rpm", "tpm", "concurrency", "tokens_per_day", "tokens_per_month"),
@@ -371,7 +371,9 @@ async def test_key_routes_reject_undeclared_fields(sqlite_site: Deployment) -> N
         created = (await ada.send("POST", "/api/keys", {"name": "a"})).json()
         may = {"name", "scopes", "allowed_models", "allowed_ips", "allowed_origins", "limits", "expires_at"}
         columns = (
-            {*KeyRow.__slots__, "key", "role", "tier", "owner", "disabled_at", "balance"} - may - {"metadata"}
+            {*KeyRow.__slots__, "key", "role", "tier", "owner", "disabled_at", "balance"}
+            - may
+            - {"metadata", "prompt_log"}
         )
         before = await rows(sqlite_site)
         for column in sorted(columns):

@@ -241,9 +241,15 @@ async def test_user_routes_reject_undeclared_fields(sqlite_site: Deployment) -> 
         await ada.login(ADA)
         await bob.login(BOB)
         routes = (
-            (bob, "PATCH", "/api/auth/me", {}, {"full_name"}),
+            (bob, "PATCH", "/api/auth/me", {}, {"full_name", "prompt_log"}),
             (eve, "POST", "/api/auth/signup", {"email": EVE, "password": PASSWORD}, {"full_name"}),
-            (ada, "PATCH", f"/api/admin/users/{bob_id}", {}, {"full_name", "role", "tier", "disabled"}),
+            (
+                ada,
+                "PATCH",
+                f"/api/admin/users/{bob_id}",
+                {},
+                {"full_name", "role", "tier", "disabled", "prompt_log"},
+            ),
             (
                 ada,
                 "POST",
