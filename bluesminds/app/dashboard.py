@@ -129,7 +129,9 @@ def _admin_pages(
                     controls.list_servers,
                     lambda: accounts.servers.locked,
                 ),
-                explain=ExplainHandlers(accounts.keys, accounts.users, controls.explain, controls.key_status),
+                explain=ExplainHandlers(
+                    accounts.keys, accounts.users, accounts.vendor_keys, controls.explain, controls.key_status
+                ),
                 usage=accounts.usage,
                 clock=services.clock,
             )

@@ -10,7 +10,7 @@ from msgspec import Struct
 from bluesminds.common.clock import Clock
 from bluesminds.common.log import Log
 from bluesminds.common.routes import ModelRoute
-from bluesminds.common.values import Requirement, Server
+from bluesminds.common.values import Requirement, Server, is_own_name
 from bluesminds.gateway.prices.book import PriceBook, PriceRegistry
 from bluesminds.gateway.routing.catalog import ModelCatalog, ServerRegistry
 from bluesminds.gateway.routing.explain import Explanation, RouteQuestion, explain
@@ -77,7 +77,7 @@ class Routing(Struct, frozen=True):
 
     def ejected_models(self) -> dict[str, int]:
         """The number of models for which each server is ejected."""
-        return dict(Counter(server for server, _ in self.health.ejected()))
+        return dict(Counter(server for server, _ in self.health.ejected() if not is_own_name(server)))
 
     def fleet_health(self) -> FleetHealth:
         return summarize(

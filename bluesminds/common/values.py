@@ -52,6 +52,10 @@ def own_server_name(vendor: str, key_id: str) -> str:
     return f"{OWN}/{vendor}/{key_id[-8:]}"
 
 
+def is_own_name(server: str) -> bool:
+    return server.startswith("own/")
+
+
 def server_label(name: str) -> str:
     """The server in metrics, which must not have a label for each user."""
     return name.rpartition("/")[0] if name.startswith("own/") else name

@@ -9,7 +9,7 @@ import ssl
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 from urllib.parse import urlsplit
 
 from bluesminds.common.clock import zone_named
@@ -30,6 +30,8 @@ from bluesminds.config.settings import (
     ServerSettings,
     Settings,
     UpstreamSettings,
+    VendorKeySettings,
+    VendorName,
 )
 from bluesminds.config.values import DeferredSecret, Secret
 
@@ -54,6 +56,7 @@ def check(settings: Settings) -> Iterator[Finding]:
     yield from _check_mail(settings)
     yield from _check_limits(settings)
     yield from _check_prompt_log(settings.prompt_log)
+    yield from _check_vendor_keys(settings.vendor_keys)
     yield from _check_keyless(settings)
     yield from check_routes(settings)
     yield from _check_names(settings.servers)
@@ -114,6 +117,15 @@ def _check_prompt_log(settings: PromptLogSettings) -> Iterator[Finding]:
                 f"redact_patterns in [prompt_log]: {pattern!r} is no regular expression: {exc}",
                 'write it like redact_patterns = ["EMP-[0-9]{6}"]',
             )
+
+
+def _check_vendor_keys(settings: VendorKeySettings) -> Iterator[Finding]:
+    source = ("vendor_keys", "urls")
+    for vendor, url in settings.urls.items():
+        if vendor not in get_args(VendorName):
+            message = f"urls in [vendor_keys]: {display(vendor)} is not a vendor"
+            yield Finding((source,), message, "bluesminds vendors")
+        yield from _check_url(source, f"urls in [vendor_keys] for {vendor}", url)
 
 
 def _check_websocket(settings: Settings) -> Iterator[Finding]:

@@ -15,7 +15,7 @@ from msgspec import Struct
 from bluesminds.common.errors import GatewayError
 from bluesminds.common.log import Log
 from bluesminds.common.money import CostItem, total
-from bluesminds.common.values import NO_USAGE, Caller, RequestContext, Usage
+from bluesminds.common.values import NO_USAGE, Caller, RequestContext, Usage, server_label
 from bluesminds.gateway.call import Call
 from bluesminds.gateway.estimate import Estimator
 from bluesminds.gateway.limits.budget import StreamBudget
@@ -310,7 +310,7 @@ class UsageAccounting(Struct, frozen=True):
     def observe(self, row: UsageRow, context: RequestContext, label: str) -> None:
         """Count and log a settled request. `label` is the model in metrics."""
         metrics = self.metrics
-        metrics.requests[row.endpoint, label, row.server, str(row.status)] += 1
+        metrics.requests[row.endpoint, label, server_label(row.server), str(row.status)] += 1
         metrics.seconds[row.endpoint].observe(row.duration_ms / 1000)
         if row.first_byte_ms is not None:
             metrics.first_byte[row.endpoint].observe(row.first_byte_ms / 1000)

@@ -125,7 +125,8 @@ class ModelCatalog:
 
     def known_label(self, model: str) -> str:
         """The model in metrics, where it may be one that only a user's own key has."""
-        return self.label(model) if model in self._rows or self.routes is not None else OWN
+        label = self.label(model)
+        return OWN if label == model and model not in self._rows else label
 
     def servers_for(self, model: str, *, draining: bool = False) -> Sequence[Server]:
         """`draining`: with the servers that get no new requests."""

@@ -42,7 +42,8 @@ def select_with_own(
         if not found.targets:
             raise
         return found.targets
-    return [*found.targets, *others] if found.targets else others
+    ejected = [one for one in found.targets if not health.is_usable(one.server.name, one.model or model)]
+    return [*(one for one in found.targets if one not in ejected), *others, *ejected]
 
 
 def with_own_models(rows: Sequence[ModelRow], own: Sequence[OwnKey]) -> Sequence[ModelRow]:

@@ -26,7 +26,7 @@ DropReason = Literal[
     "not_listed",  # the server does not list the model, and another target does
     "duplicate",  # an earlier model has the same target
     "unsupported",  # the server does not support a field of the request
-    "own_key_only",  # a key of the user for a vendor has the model, and its mode is "only"
+    "own_key_only",  # only a key of the user for a vendor is used: its mode, or a limit
 ]
 
 

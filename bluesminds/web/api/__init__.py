@@ -111,7 +111,9 @@ def api_routes(
             )
         ),
         *explain.routes(
-            explain.ExplainHandlers(accounts.keys, accounts.users, controls.explain, controls.key_status)
+            explain.ExplainHandlers(
+                accounts.keys, accounts.users, accounts.vendor_keys, controls.explain, controls.key_status
+            )
         ),
         *health.routes(health.FleetHealthHandlers(controls.fleet_health, controls.probe_now)),
         *models.routes(models.ModelHandlers(controls.catalog)),
