@@ -16,7 +16,7 @@ from bluesminds.accounts.users import no_such_user
 from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import Vault, is_uuid, uuid7
 from bluesminds.common.errors import Conflict, Forbidden, InvalidRequest, NotFound
-from bluesminds.common.values import OwnKey, OwnKeyMode, Server
+from bluesminds.common.values import OwnKey, OwnKeyMode, Server, own_server_name
 from bluesminds.providers.own_keys import OWN_KEY_VENDORS, own_server
 from bluesminds.providers.vendors import Vendor
 from storage.audit import insert_audit, lock_audit_head
@@ -32,6 +32,8 @@ from storage.vendor_keys import (
     update_vendor_key,
 )
 
+MAX_NAMED: Final = 200  # models that a user names for one key
+LOCKED: Final = "This key was encrypted with another master key. Store it again."
 MAX_LISTED: Final = 2000  # models of a vendor that are kept
 LONGEST_NAME: Final = 256  # characters of a listed model
 LONGEST_PROBLEM: Final = 500  # characters
@@ -116,8 +118,26 @@ class VendorKeys:
         try:
             return self.server(row.vendor, self._vault.open(row.sealed_api_key), row.models, row.id)
         except ValueError as exc:
-            message = "This key was encrypted with another master key. Store it again."
-            raise Conflict("vendor_key_locked", message) from exc
+            raise Conflict("vendor_key_locked", LOCKED) from exc
+
+    def changed_server(self, row: VendorKeyRow, changes: VendorKeyChanges) -> Server:
+        """The server of a stored key with these changes. Raises Conflict if the key cannot be decrypted."""
+        models = row.models if changes.models is UNSET else changes.models
+        if changes.api_key is not UNSET:
+            return self.server(row.vendor, changes.api_key, models, row.id)
+        return self.open_server(replace(row, models=models))
+
+    def is_locked(self, row: VendorKeyRow) -> bool:
+        """Whether the master key cannot decrypt it."""
+        try:
+            self._vault.open(row.sealed_api_key)
+        except ValueError:
+            return True
+        return False
+
+    @staticmethod
+    def server_name(row: VendorKeyRow) -> str:
+        return own_server_name(row.vendor, row.id)
 
     async def add(
         self,

@@ -88,7 +88,9 @@ def _user_pages(services: Services, frame: Frame, routing: Routing, controls: Ga
             )
         ),
         *usage.routes(usage.UsagePages(frame, accounts.usage, services.clock)),
-        *settings.routes(settings.SettingsPage(frame, accounts.users, accounts.sessions)),
+        *settings.routes(
+            settings.SettingsPage(frame, accounts.users, accounts.sessions, accounts.vendor_keys)
+        ),
         *keys.routes(
             keys.KeysPages(
                 frame=frame,

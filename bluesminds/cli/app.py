@@ -20,6 +20,7 @@ from bluesminds.cli.server_keys import server_keys_group
 from bluesminds.cli.servers import servers_group
 from bluesminds.cli.usage import usage_group
 from bluesminds.cli.users import users_group
+from bluesminds.cli.vendor_keys import vendor_keys_group
 from bluesminds.cli.vendors import vendors
 from bluesminds.cli.version import version
 
@@ -69,6 +70,7 @@ for command in (
     vendors,
     prices_group,
     users_group,
+    vendor_keys_group,
     limits_group,
     ledger_group,
     usage_group,

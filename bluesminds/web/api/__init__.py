@@ -35,6 +35,7 @@ from bluesminds.web.api import (
     setup,
     usage,
     users,
+    vendor_keys,
 )
 from bluesminds.web.guard import Guard
 from bluesminds.web.routes import Route
@@ -123,6 +124,9 @@ def api_routes(
         *limits.routes(limits.LimitHandlers(accounts.limits, controls.usage_now)),
         *chats.routes(chats.ChatHandlers(accounts.chats)),
         *prompt_log.routes(prompt_log.PromptHandlers(accounts.prompts)),
+        *vendor_keys.routes(
+            vendor_keys.VendorKeyHandlers(accounts.vendor_keys, accounts.throttle, controls.test_server)
+        ),
         *audit.routes(audit.AuditHandlers(accounts.audit)),
     ]
 
