@@ -262,7 +262,7 @@ def _build_vendor_keys(resources: Resources) -> VendorKeys:
         vault=resources.vault,
         clock=resources.clock,
         changed=resources.key_changes.notify,
-        policy=VendorKeyPolicy(settings.enabled, frozenset(settings.tiers), settings.urls),
+        policy=VendorKeyPolicy(settings.enabled, frozenset(settings.tiers), {**settings.urls}),
     )
 
 

@@ -142,7 +142,7 @@ def _key_path(config: Path | None, user: str, vendor: str) -> str:
         if row["vendor"] == vendor:
             return f"{path}/{row['id']}"
     problem = f"{user} has no key for {vendor!r}"
-    raise exits.Failure(problem, exits.FAILURE, f"list them: bluesminds vendor-keys list {user}")
+    raise exits.Failure(problem, exits.NOT_FOUND, f"list them: bluesminds vendor-keys list {user}")
 
 
 def _checked_vendor(name: str) -> str:
@@ -158,7 +158,7 @@ def _read_key(vendor: str) -> str:
     """From a prompt on a terminal, else from standard input."""
     if sys.stdin.isatty():
         return str(click.prompt(f"API key for {vendor}", hide_input=True, err=True)).strip()
-    return read_key()
+    return read_key(f"for example: bluesminds vendor-keys add USER {vendor} < FILE")
 
 
 def _warn(row: dict[str, Any]) -> None:

@@ -334,7 +334,7 @@ class PromptLogSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 TierNames = Annotated[tuple[Tier, ...], Meta(description="a list of tiers", examples=[["pro", "enterprise"]])]
 VendorUrls = Annotated[
-    dict[str, Url],
+    dict[VendorName, Url],
     Meta(
         description="a table of vendors with their URLs",
         examples=[{"openai": "https://eu.api.openai.com/v1"}],

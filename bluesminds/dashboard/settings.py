@@ -1,4 +1,4 @@
-"""Settings of the own account: profile, password, sessions, keys for vendors, appearance, and its deletion."""
+"""Settings of the own account: profile, password, sessions, keys for vendors, appearance, deletion."""
 
 from zoneinfo import available_timezones
 

@@ -99,13 +99,13 @@ class VendorKeyHandlers(Struct, frozen=True):
         """List the keys for vendors of a user, oldest first."""
         return Page([vendor_key_view(self.keys, row) for row in await self.keys.list(user_id)])
 
-    async def get(self, principal: Principal, key_id: str) -> VendorKeyView:
+    async def get(self, principal: Principal, vendor_key_id: str) -> VendorKeyView:
         """Show one of your keys for vendors."""
-        return await self.get_of(principal.user_id, key_id)
+        return await self.get_of(principal.user_id, vendor_key_id)
 
-    async def get_of(self, user_id: str, key_id: str) -> VendorKeyView:
+    async def get_of(self, user_id: str, vendor_key_id: str) -> VendorKeyView:
         """Show a key for a vendor of a user."""
-        return vendor_key_view(self.keys, await self.keys.get(user_id, key_id))
+        return vendor_key_view(self.keys, await self.keys.get(user_id, vendor_key_id))
 
     async def add(self, principal: Principal, body: NewVendorKey) -> VendorKeyView:
         """Store a key of yours for a vendor. It is tested first, and used from the next request on.
@@ -131,46 +131,46 @@ class VendorKeyHandlers(Struct, frozen=True):
         )
         return vendor_key_view(self.keys, row)
 
-    async def change(self, principal: Principal, key_id: str, body: VendorKeyPatch) -> VendorKeyView:
+    async def change(self, principal: Principal, vendor_key_id: str, body: VendorKeyPatch) -> VendorKeyView:
         """Change a key for a vendor. A new key and new models are tested first."""
-        return await self.change_of(principal, principal.user_id, key_id, body)
+        return await self.change_of(principal, principal.user_id, vendor_key_id, body)
 
     async def change_of(
-        self, principal: Principal, user_id: str, key_id: str, body: VendorKeyPatch
+        self, principal: Principal, user_id: str, vendor_key_id: str, body: VendorKeyPatch
     ) -> VendorKeyView:
         """Change a key for a vendor of a user. A new key and new models are tested first."""
         changes = VendorKeyChanges(body.api_key, body.mode, body.models)
-        row = await self.keys.get(user_id, key_id)
+        row = await self.keys.get(user_id, vendor_key_id)
         test = None
         if body.api_key is not UNSET or body.models is not UNSET:
             test = await self._test_new(user_id, self.keys.changed_server(row, changes))
         return vendor_key_view(
-            self.keys, await self.keys.update(principal.actor, user_id, key_id, changes, test)
+            self.keys, await self.keys.update(principal.actor, user_id, vendor_key_id, changes, test)
         )
 
-    async def test(self, principal: Principal, key_id: str) -> VendorKeyTestResult:
+    async def test(self, principal: Principal, vendor_key_id: str) -> VendorKeyTestResult:
         """Test a key for a vendor again, and read the models that the vendor lists.
 
         The vendor may charge for a completion of at most 16 tokens.
         """
-        return await self.test_of(principal.user_id, key_id)
+        return await self.test_of(principal.user_id, vendor_key_id)
 
-    async def test_of(self, user_id: str, key_id: str) -> VendorKeyTestResult:
+    async def test_of(self, user_id: str, vendor_key_id: str) -> VendorKeyTestResult:
         """Test a key for a vendor of a user, and read the models that the vendor lists."""
-        row = await self.keys.get(user_id, key_id)
+        row = await self.keys.get(user_id, vendor_key_id)
         server = self.keys.open_server(row)
         found = await self._run(user_id, server)
-        row = await self.keys.record_test(user_id, key_id, _outcome(found))
+        row = await self.keys.record_test(user_id, vendor_key_id, _outcome(found))
         steps = step_views(found)
         return VendorKeyTestResult(vendor_key_view(self.keys, row), all(step.ok for step in steps), steps)
 
-    async def remove(self, principal: Principal, key_id: str) -> None:
+    async def remove(self, principal: Principal, vendor_key_id: str) -> None:
         """Delete a key for a vendor. It is not used from the next request on."""
-        await self.keys.remove(principal.actor, principal.user_id, key_id)
+        await self.keys.remove(principal.actor, principal.user_id, vendor_key_id)
 
-    async def remove_of(self, principal: Principal, user_id: str, key_id: str) -> None:
+    async def remove_of(self, principal: Principal, user_id: str, vendor_key_id: str) -> None:
         """Delete a key for a vendor of a user. It is not used from the next request on."""
-        await self.keys.remove(principal.actor, user_id, key_id)
+        await self.keys.remove(principal.actor, user_id, vendor_key_id)
 
     async def _run(self, user_id: str, server: Server) -> ServerTest:
         """Raises Forbidden, RateLimited."""
@@ -194,7 +194,7 @@ class VendorKeyHandlers(Struct, frozen=True):
 def routes(handlers: VendorKeyHandlers) -> list[Route]:
     tag, own, every = "Keys for vendors", Access.SESSION, Access.ADMIN
     mine, of_user = "/api/vendor-keys", "/api/admin/users/{user_id}/vendor-keys"
-    one = "/{key_id}"
+    one = "/{vendor_key_id}"
     return [
         route("GET", mine, own, handlers.list, tag=tag),
         route("POST", mine, own, handlers.add, tag=tag, status=201),
