@@ -47,6 +47,7 @@ from bluesminds.gateway.prompt_log import PromptLog
 from bluesminds.gateway.recorder import Recorder
 from bluesminds.gateway.relay import Relay
 from bluesminds.gateway.response_cache import CacheResult, ResponseCache
+from bluesminds.gateway.routing.capacity_queue import CapacityQueue, QueueLimits
 from bluesminds.gateway.routing.catalog import ServerRegistry
 from bluesminds.gateway.routing.health import ServerHealthRegistry
 from bluesminds.gateway.routing.load import LoadRegistry
@@ -103,6 +104,7 @@ class DataPlaneParts(Struct, frozen=True):
 
     authentication: Authentication
     routing: Routing
+    capacity_queue: CapacityQueue
     idle_sweeper: IdleSweeper
     open_requests: OpenRequests
     prompts: PromptLog | None
@@ -121,10 +123,12 @@ def build_data_plane(
     settings = services.settings
     authentication = _build_authentication(services, runtime.lease)
     routing = build_routing(services, configured)
+    queue = _build_queue(services, routing, runtime.metrics)
     sender = Sender(
         services.pool,
         routing.health,
         routing.balancer.load,
+        queue,
         routing.keys,
         timeouts=TimeoutTable(upstream_timeouts(settings), settings.upstream.first_token_timeout),
         attempts=settings.upstream.attempts,
@@ -175,12 +179,13 @@ def build_data_plane(
     runtime.metrics.gauge(
         "bluesminds_mails_waiting", "Mails in the queue.", lambda: services.mail_queue.length
     )
-    control = _build_control(services, runtime, authentication, routing, stats, traffic)
+    control = _build_control(services, runtime, authentication, routing, queue, stats, traffic)
     services.key_changes.subscribe(authentication.keys.forget)
     services.accounts.ledger.subscribe(authentication.limiter.credit_changed)
     return DataPlaneParts(
         authentication=authentication,
         routing=routing,
+        capacity_queue=queue,
         idle_sweeper=IdleSweeper(
             services.store, authentication.keys, authentication.limiter, runtime.recorder
         ),
@@ -269,6 +274,16 @@ def build_routing(services: Services, configured: list[Server]) -> Routing:
     )
 
 
+def _build_queue(services: Services, routing: Routing, metrics: Metrics) -> CapacityQueue:
+    upstream = services.settings.upstream
+    limits = QueueLimits(upstream.queue_timeout, upstream.queue_size, upstream.queue_size_per_account)
+    queue = CapacityQueue(routing.balancer.load, limits, metrics.observe_queue)
+    metrics.gauge(
+        "bluesminds_queue_length", "Requests that wait for a server at its caps.", lambda: queue.length
+    )
+    return queue
+
+
 def _build_accounting(services: Services, runtime: Runtime, prices: PriceRegistry) -> UsageAccounting:
     settings = services.settings
     return UsageAccounting(
@@ -343,6 +358,7 @@ def _build_control(
     runtime: Runtime,
     authentication: Authentication,
     routing: Routing,
+    queue: CapacityQueue,
     stats: ListenerStats,
     traffic: TrafficMonitor,
 ) -> ASGIApp:
@@ -373,7 +389,7 @@ def _build_control(
         routes_changed=routing.registry.reload,
         catalog=routing.current_catalog,
         explain=routing.explain,
-        fleet_health=routing.fleet_health,
+        fleet_health=partial(routing.fleet_health, queue.waiting),
         probe_now=routing.health_checker.probe_all,
     )
     routes = [

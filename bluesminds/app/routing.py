@@ -1,7 +1,7 @@
 """The servers, their health, and the choice between them, as one part."""
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 
 import trio
@@ -79,13 +79,15 @@ class Routing(Struct, frozen=True):
         """The number of models for which each server is ejected."""
         return dict(Counter(server for server, _ in self.health.ejected() if not is_own_name(server)))
 
-    def fleet_health(self) -> FleetHealth:
+    def fleet_health(self, waiting: Callable[[], Mapping[str, tuple[int, Sequence[str]]]]) -> FleetHealth:
+        """`waiting`: the requests in the queue and the servers that they wait for, by model."""
         return summarize(
             self.registry.catalog,
             self.health,
             status=self.health_checker.status,
             running=self._running,
             capacity=self.capacity,
+            waiting=waiting(),
         )
 
     def _running(self, server: Server) -> int:

@@ -125,6 +125,7 @@ def _start_tasks(
 ) -> None:
     for name, run in (
         ("health_checker", data_plane.routing.health_checker.run),
+        ("capacity_queue", data_plane.capacity_queue.run),
         ("idle_sweeper", data_plane.idle_sweeper.run),
         ("open_requests", data_plane.open_requests.run),
         ("heap_trimmer", data_plane.heap_trimmer.run),

@@ -257,12 +257,13 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
 
 def _build_vendor_keys(resources: Resources) -> VendorKeys:
     settings = resources.settings.vendor_keys
+    urls = {str(vendor): url for vendor, url in settings.urls.items()}
     return VendorKeys(
         resources.store,
         vault=resources.vault,
         clock=resources.clock,
         changed=resources.key_changes.notify,
-        policy=VendorKeyPolicy(settings.enabled, frozenset(settings.tiers), {**settings.urls}),
+        policy=VendorKeyPolicy(settings.enabled, frozenset(settings.tiers), urls),
     )
 
 

@@ -10,10 +10,18 @@ import click
 from bluesminds.cli import exits
 from bluesminds.cli.api_client import call, echo_json, json_option, show
 from bluesminds.cli.options import config_option
-from bluesminds.common.routes import FallbackReason, Policy
+from bluesminds.common.routes import FallbackReason, Policy, Recovery
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _TARGET_KEYS: Final = ("model", "weight", "priority")
+_OPTIONS: Final = (
+    "policy",
+    "first_token_timeout",
+    "chunk_timeout",
+    "recovery",
+    "queue_timeout",
+    "queue_size",
+)
 _LISTS: Final = ("tier", "key_tag", "region", "tag", "needs")
 _ID: Final = re.compile(r"[0-9a-z-]{1,64}")
 
@@ -34,6 +42,15 @@ def _route_options(command: Command) -> Command:
         ),
         click.option("--first-token-timeout", type=float, help="Seconds until the first content."),
         click.option("--chunk-timeout", type=float, help="Seconds between two parts of a stream."),
+        click.option(
+            "--recovery",
+            type=click.Choice(get_args(Recovery)),
+            help="What happens if a server fails within a stream.",
+        ),
+        click.option(
+            "--queue-timeout", type=float, help="Seconds that a request waits for servers at their caps."
+        ),
+        click.option("--queue-size", type=int, help="Requests of the route that wait at once."),
         click.option(
             "--fallback-on",
             multiple=True,
@@ -147,7 +164,7 @@ def _body(given: Mapping[str, Any]) -> dict[str, Any]:
         body["targets"] = None if targets == ("any",) else [_target(one) for one in targets]
     if conditions := given["conditions"]:
         body["when"] = None if conditions == ("none",) else _conditions(conditions)
-    for name in ("policy", "first_token_timeout", "chunk_timeout"):
+    for name in _OPTIONS:
         if given[name] is not None:
             body[name] = given[name]
     if given["fallback"]:

@@ -71,13 +71,16 @@ class RouteCondition(Struct, frozen=True, omit_defaults=True):
 class RouteOptions(Struct, frozen=True):
     """How requests of a route are sent. Times are in seconds. None: the setting of [upstream].
     `recovery`: what happens if a server fails after the first content of a stream. `repeat_accepted`: whether
-    a request is sent again that a server may have accepted and may bill.
+    a request is sent again that a server may have accepted and may bill. `queue_timeout` and `queue_size`:
+    how long requests wait for servers that are at their caps, and how many.
     """
 
     first_token_timeout: float | None = None
     chunk_timeout: float | None = None
     recovery: Recovery = "restart"
     repeat_accepted: bool = True
+    queue_timeout: float | None = None
+    queue_size: int | None = None
 
 
 DEFAULT_OPTIONS: Final = RouteOptions()

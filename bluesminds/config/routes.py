@@ -44,6 +44,8 @@ def _route(row: RouteSettings) -> ModelRoute:
             chunk_timeout=row.chunk_timeout,
             recovery=row.recovery,
             repeat_accepted=row.repeat_accepted,
+            queue_timeout=row.queue_timeout,
+            queue_size=row.queue_size,
         ),
     )
 

@@ -239,6 +239,9 @@ class UpstreamSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_connections: Count = 1_000
     max_connections_per_server: Count = 500
     attempts: Attempts = 3
+    queue_timeout: SecondsOrZero = 10.0
+    queue_size: CountOrZero = 1_000
+    queue_size_per_account: Count = 100
     ca_file: Path | None = None
     allowed_networks: NetworkNames = PRIVATE_NETWORKS
     probe_interval: Seconds = 60.0
@@ -540,6 +543,8 @@ class RouteSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     chunk_timeout: Annotated[Seconds, Meta(examples=[30.0])] | None = None
     recovery: Recovery = "restart"
     repeat_accepted: bool = True
+    queue_timeout: Annotated[SecondsOrZero, Meta(examples=[20.0])] | None = None
+    queue_size: Annotated[CountOrZero, Meta(examples=[100])] | None = None
 
 
 Routes = Annotated[

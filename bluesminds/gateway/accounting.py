@@ -95,6 +95,11 @@ class UsageEntry:
         self.trail.begin(target)
         return self.trail.fail
 
+    def has_queued(self, seconds: float) -> None:
+        """The request has waited for a slot at a server."""
+        if self.trail is not None:
+            self.trail.queued += seconds
+
     def begin_response(self, stage: Stage | None = None) -> None:
         """The first bytes are about to be sent to the client. `stage` measures a stream."""
         self.first_byte = trio.current_time()

@@ -69,7 +69,7 @@ class ReplyObserver(Protocol):
 class Call(Struct, frozen=True, gc=False):
     """One request to a model. `own_key`: the credential is a key of the server, and is sent to it instead of
     the gateway's key. `markup` on prices is in hundredths of a percent. `stand_ins`: see
-    stand_ins.py.
+    stand_ins.py. `account` is the id of the account, or the address of a client without one.
     """
 
     context: RequestContext
@@ -82,6 +82,7 @@ class Call(Struct, frozen=True, gc=False):
     key_id: str = ""
     observer: ReplyObserver | None = None
     stand_ins: StandIns = ()
+    account: str = ""
 
 
 class CallBody(Protocol):
@@ -367,6 +368,7 @@ def read_call(
             bool(caller.address),
             caller.markup,
             caller.key_id,
+            account=caller.user_id or caller.address,
         ), form
     if not body.data:
         raise InvalidRequest("empty_body", "The request has no body. Send a JSON object with `model`.")
@@ -389,6 +391,7 @@ def read_call(
         caller.key_id,
         observer,
         () if linked is None else linked.stand_ins,
+        caller.user_id or caller.address,
     )
     return call, JsonBody(format_, fields, body, stored)
 

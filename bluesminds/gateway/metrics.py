@@ -61,6 +61,8 @@ class Metrics(Collector):
         self.first_byte: defaultdict[str, _Histogram] = defaultdict(_Histogram)
         self.token_rate: defaultdict[str, _Histogram] = defaultdict(lambda: _Histogram(RATE_BUCKETS))
         self.unpriced: defaultdict[str, int] = defaultdict(int)
+        self.queue_refused: defaultdict[tuple[str], int] = defaultdict(int)
+        self.queue_seconds: defaultdict[str, _Histogram] = defaultdict(_Histogram)
         self.rows_committed = 0
         self.commits = 0
         self.commit_failures = 0
@@ -72,6 +74,13 @@ class Metrics(Collector):
     def gauge(self, name: str, help_text: str, read: Callable[[], float]) -> None:
         """Add a gauge whose value `read` returns at each scrape."""
         self._gauges[name] = (help_text, read)
+
+    def observe_queue(self, outcome: str, seconds: float) -> None:
+        """A request has waited for a server at its caps, or the queue was full."""
+        if outcome in ("full", "account_full"):
+            self.queue_refused[(outcome,)] += 1
+        else:
+            self.queue_seconds[outcome].observe(seconds)
 
     def counter(self, name: str, help_text: str, read: Callable[[], float]) -> None:
         """Add a counter whose value `read` returns at each scrape."""
@@ -112,6 +121,18 @@ class Metrics(Collector):
         )
         yield _counter(
             "bluesminds_cache_requests", "Requests, by the result of the cache.", ("result",), self.cache
+        )
+        yield _counter(
+            "bluesminds_queue_refused",
+            "Requests that could not wait for a server at its caps, because the queue was full.",
+            ("reason",),
+            self.queue_refused,
+        )
+        yield _histogram(
+            "bluesminds_queue_seconds",
+            "Waits for servers that are at their caps.",
+            self.queue_seconds,
+            label="outcome",
         )
         yield _histogram(
             "bluesminds_request_seconds",
@@ -161,8 +182,10 @@ def _counter(name: str, help_text: str, labels: tuple[str, ...], values: Mapping
     return family
 
 
-def _histogram(name: str, help_text: str, values: Mapping[str, _Histogram]) -> Metric:
-    family = HistogramMetricFamily(name, help_text, labels=("endpoint",))
-    for endpoint, histogram in values.items():
-        family.add_metric((endpoint,), histogram.cumulative(), histogram.total)
+def _histogram(
+    name: str, help_text: str, values: Mapping[str, _Histogram], *, label: str = "endpoint"
+) -> Metric:
+    family = HistogramMetricFamily(name, help_text, labels=(label,))
+    for value, histogram in values.items():
+        family.add_metric((value,), histogram.cumulative(), histogram.total)
     return family

@@ -414,7 +414,7 @@ class Gateway(Struct, frozen=True):
                 if not targets and isinstance(body, JsonBody):
                     await self.relay.send_estimate(body, entry, out)
                     return
-                reply = await self.sender.send(call, body, targets, entry.try_target, routed)
+                reply = await self.sender.send(call, body, targets, entry, routed)
                 answered = True
                 if reply.endpoint.key:
                     entry.note_keys(reply.endpoint.key_uses())

@@ -51,7 +51,8 @@ class Receipt(Struct, frozen=True, gc=False, omit_defaults=True):
     request, those of the first model in the order in which they were to be tried. `translated_to`: the format
     of the request to the server, if it is not the client's. `dropped_fields`: what the translation left out.
     `limits` by their owner: "key" and "account", or "address". `cost`: the lines of the
-    cost, before a markup. `shortened`: lists are not complete.
+    cost, before a markup. `queued_ms`: how long the request waited for servers that were at their caps.
+    `shortened`: lists are not complete.
     """
 
     route: str = ""
@@ -66,6 +67,7 @@ class Receipt(Struct, frozen=True, gc=False, omit_defaults=True):
     limits: Mapping[str, Mapping[str, LimitUse]] = {}
     price_version: str = ""
     cost: tuple[CostItem, ...] = ()
+    queued_ms: int = 0
     shortened: bool = False
 
 
@@ -97,9 +99,10 @@ NOT_ROUTED: Final[_Outcome] = ("", "", (), ())  # a request to a given server
 class RequestTrail:
     """Collects what the receipt of one request needs."""
 
-    __slots__ = ("_attempts", "_decision", "_ended", "_keys")
+    __slots__ = ("_attempts", "_decision", "_ended", "_keys", "queued")
 
     def __init__(self) -> None:
+        self.queued = 0.0  # seconds
         self._decision: _Decision | None = None
         self._attempts: list[tuple[Target, float]] = []
         self._ended: list[tuple[float, str]] = []
@@ -157,6 +160,7 @@ class RequestTrail:
             limits,
             price_version,
             cost,
+            round(self.queued * 1000),
         )
 
     def _timed(self, started: float, now: float) -> tuple[ReceiptAttempt, ...]:

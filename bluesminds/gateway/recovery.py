@@ -82,7 +82,7 @@ class StreamRecovery:
     async def _send(self, targets: Sequence[Target]) -> Reply | None:
         """None if no server streams an answer."""
         try:
-            reply = await self._sender.send(self._call, self._body, targets, self._entry.try_target)
+            reply = await self._sender.send(self._call, self._body, targets, self._entry)
         except UpstreamFailed:
             return None
         if reply.endpoint.key:

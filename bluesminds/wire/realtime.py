@@ -90,7 +90,8 @@ def read_client(text: str) -> ClientEvent:
     tokens = 0
     if read.type == "input_audio_buffer.append":
         tokens = -(-len(bytes(fields.get("audio", ABSENT))) // INPUT_AUDIO_PER_TOKEN)
-    elif read.type == "conversation.item.create":
+        return ClientEvent(write_event(fields), event_id=read.event_id, tokens=tokens, has_ids=False)
+    if read.type == "conversation.item.create":
         tokens = text_tokens(fields.get("item", ABSENT))
     return ClientEvent(write_event(fields), event_id=read.event_id, tokens=tokens)
 

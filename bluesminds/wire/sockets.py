@@ -28,7 +28,7 @@ class ClientEvent(Struct, frozen=True):
     what the client calls it. `selects`: the model of the session or the response; `transcribes`: the model
     that transcribes what the user says; `models`: all models that it names besides the first. `max_output`:
     tokens of this response or, if it creates none, of all later ones; 0 is no bound. `tokens`: an estimate of
-    what it adds to the input.
+    what it adds to the input. `has_ids`: it may name objects at the server.
     """
 
     text: str
@@ -39,6 +39,7 @@ class ClientEvent(Struct, frozen=True):
     models: tuple[str, ...] = ()
     max_output: int | None = None
     tokens: int = 0
+    has_ids: bool = True
 
 
 class ServerEvent(Struct, frozen=True):

@@ -16,7 +16,8 @@ BUSY_SHARE: Final = 0.8  # of the connections that a server may have
 
 
 class ServerSummary(Struct, frozen=True):
-    """`running`: connections with a request, of at most `capacity`. `circuits`: the models of the server that
+    """`running`: connections with a request, of at most `capacity`: the cap of the server, or the maximum of
+    all servers. `circuits`: the models of the server that
     have failed lately.
     """
 
@@ -32,11 +33,14 @@ class ServerSummary(Struct, frozen=True):
 
 
 class ScalingHint(Struct, frozen=True):
-    """`busy`: all servers of the model that work are busy. `unavailable`: none of them works."""
+    """`busy`: all servers of the model that work are busy. `unavailable`: none of them works. `queued`:
+    `waiting` requests wait for the servers, because these are at their caps.
+    """
 
     model: str
-    kind: Literal["busy", "unavailable"]
+    kind: Literal["busy", "unavailable", "queued"]
     servers: tuple[str, ...]
+    waiting: int = 0
 
 
 class FleetHealth(Struct, frozen=True):
@@ -51,18 +55,29 @@ def summarize(
     status: Callable[[str], ServerStatus],
     running: Callable[[Server], int],
     capacity: int,
+    waiting: Mapping[str, tuple[int, Sequence[str]]],
 ) -> FleetHealth:
-    """`running`: the connections of a server that have a request."""
+    """`running`: the connections of a server that have a request. `capacity`: of a server without a cap.
+    `waiting`: the requests in the queue and the servers that they wait for, by model.
+    """
     circuits: defaultdict[str, list[CircuitStatus]] = defaultdict(list)
     for circuit in health.circuits():
         circuits[circuit.server].append(circuit)
     servers = tuple(
         ServerSummary(
-            server.name, status(server.name), running(server), capacity, tuple(circuits[server.name])
+            server.name,
+            status(server.name),
+            running(server),
+            min(capacity, server.max_concurrency or capacity),
+            tuple(circuits[server.name]),
         )
         for server in catalog.servers
     )
-    return FleetHealth(servers, tuple(_hints(catalog, health, {one.name: one for one in servers})))
+    queued = [
+        ScalingHint(model, "queued", tuple(names), count) for model, (count, names) in sorted(waiting.items())
+    ]
+    hints = _hints(catalog, health, {one.name: one for one in servers})
+    return FleetHealth(servers, (*queued, *hints))
 
 
 def _hints(

@@ -8,7 +8,7 @@ not streamed it is the time until it is complete, so both kinds have their own f
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import trio
 
@@ -70,14 +70,25 @@ class RunningAttempt:
             self._load = None
 
 
+class RoomListener(Protocol):
+    """Is called when a server may have room again."""
+
+    def room(self, server: str) -> None: ...
+
+    def caps_changed(self) -> None: ...
+
+
 class LoadRegistry:
     """`enabled`: whether requests are measured; they need not be without routes and caps. `capped`: whether a
-    server has a cap. `monotonic` is Trio's clock in seconds.
+    server has a cap. `listener` is None while no request waits for room. `monotonic` is Trio's clock in
+    seconds.
     """
 
     def __init__(self, monotonic: Callable[[], float] = trio.current_time) -> None:
         self.enabled = False
         self.capped = False
+        self.listener: RoomListener | None = None
+        self._caps: dict[str, Server] = {}
         self._minutes: dict[str, SlidingWindow] = {}  # of servers with a cap of requests per minute
         self.monotonic = monotonic
         self._by_server: Counter[str] = Counter()
@@ -94,23 +105,39 @@ class LoadRegistry:
 
     def set_caps(self, servers: Iterable[Server]) -> None:
         """What was counted before stays."""
-        capped = [server for server in servers if server.max_concurrency or server.rpm]
-        self.capped = bool(capped)
+        self._caps = {one.name: one for one in servers if one.max_concurrency or one.rpm}
+        self.capped = bool(self._caps)
         self._minutes = {
-            server.name: self._minutes.get(server.name) or SlidingWindow() for server in capped if server.rpm
+            server.name: self._minutes.get(server.name) or SlidingWindow()
+            for server in self._caps.values()
+            if server.rpm
         }
+        if self.listener is not None:
+            self.listener.caps_changed()
 
-    def is_full(self, server: Server) -> bool:
+    def is_full(self, server: str) -> bool:
         """Whether the server is at one of its caps."""
-        if server.max_concurrency and self.in_flight(server.name) >= server.max_concurrency:
+        if (caps := self._caps.get(server)) is None:
+            return False
+        if caps.max_concurrency and self._by_server[server] >= caps.max_concurrency:
             return True
-        minute = self._minutes.get(server.name) if server.rpm else None
-        return minute is not None and minute.used(self.monotonic()) >= server.rpm
+        return bool(caps.rpm) and self._minutes[server].used(self.monotonic()) >= caps.rpm
+
+    def rate_room_at(self, server: str) -> float:
+        """When a server that is at its cap per minute has room again; infinity if it is not."""
+        caps = self._caps.get(server)
+        if caps is None or not caps.rpm:
+            return math.inf
+        now = self.monotonic()
+        seconds = self._minutes[server].wait(now, caps.rpm)
+        return now + seconds if seconds > 0 else math.inf
 
     def release(self, served: Served) -> None:
         """End one of the running requests."""
         _decrement(self._by_server, served[0])
         _decrement(self._running, served)
+        if self.listener is not None:
+            self.listener.room(served[0])
 
     def observe(self, served: Served, seconds: float) -> None:
         latency = self._latencies.get(served)

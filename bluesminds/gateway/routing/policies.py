@@ -61,7 +61,7 @@ def select_targets(
 
         def rank(target: Target) -> tuple[bool, bool, int, float]:
             server = target.server
-            full = load is not None and load.is_full(server)
+            full = load is not None and load.is_full(server.name)
             weight = server.weight / 2 if health.is_slow_start(server.name, model) else server.weight
             return full, (server.name, model) in left_out, server.priority, -(random() ** (1 / weight))
 
@@ -101,7 +101,7 @@ class Balancer(Struct, frozen=True):
             ejected: list[Candidate] = []
             full: list[Candidate] = []
             for one in candidates:
-                if self.load.capped and self.load.is_full(one.target.server):
+                if self.load.capped and self.load.is_full(one.target.server.name):
                     full.append(one)
                 else:
                     (ejected if _served(one.target, request.model) in left_out else usable).append(one)

@@ -34,6 +34,7 @@ from bluesminds.gateway.pipeline import Gateway
 from bluesminds.gateway.relay import settle_failure
 from bluesminds.gateway.routing.plans import Target
 from bluesminds.gateway.sockets.meter import SessionMeter
+from bluesminds.gateway.sockets.objects import SessionObjects
 from bluesminds.gateway.sockets.opening import SocketOpening, SocketWriter, check_origin, upgrade_required
 from bluesminds.gateway.sockets.session import SessionEnd, SessionSettings, SocketSession
 from bluesminds.gateway.upstream.attempt import Reply
@@ -196,7 +197,7 @@ class RealtimeSessions:
         with trio.CancelScope() as scope:
             out.on_gone(scope.cancel)
             outcome = await sender.connect(
-                call, admitted.targets, entry.try_target, request, self._settings.handshake_timeout
+                call, admitted.targets, entry, request, self._settings.handshake_timeout
             )
             if isinstance(outcome, UpstreamSocket):
                 return outcome
@@ -233,6 +234,7 @@ class RealtimeSessions:
             client,
             upstream,
             meter,
+            SessionObjects(self._gateway.links.objects, self._gateway.registry, server),
             model=call.model,
             context=call.context,
             keys=self._gateway.keys,

@@ -18,6 +18,7 @@ from bluesminds.gateway.authenticate import KeyAuthenticator
 from bluesminds.gateway.authorize import check_client, check_model
 from bluesminds.gateway.bodies import HeldMemory
 from bluesminds.gateway.sockets.meter import SessionMeter
+from bluesminds.gateway.sockets.objects import SessionObjects
 from bluesminds.gateway.upstream.sender import UpstreamSocket
 from bluesminds.http.websocket import CloseCode, WebSocket, WebSocketClosed, WebSocketViolation
 from bluesminds.wire.sockets import SocketFormat
@@ -64,6 +65,7 @@ class SocketSession:
         client: WebSocket,
         upstream: UpstreamSocket,
         meter: SessionMeter,
+        objects: SessionObjects,
         *,
         model: str,
         context: RequestContext,
@@ -78,6 +80,7 @@ class SocketSession:
         self._client = client
         self._upstream = upstream
         self._meter = meter
+        self._objects = objects
         self._model = model
         self._context = context
         self._keys = keys
@@ -167,6 +170,9 @@ class SocketSession:
             self._check_models(event.selects, event.models)
             if event.creates and self._draining.is_set():
                 raise Unavailable("shutting_down", "The gateway is shutting down. Open a new session.")
+            text = event.text
+            if event.has_ids:
+                text = await self._objects.for_server(self._meter.limits.caller, text)
         except GatewayError as exc:
             await self._tell(exc, self._format.name_of(message))
             return
@@ -176,7 +182,7 @@ class SocketSession:
             self._stop_at_limit(exc)
             return
         try:
-            await self._upstream.socket.send(event.text)
+            await self._upstream.socket.send(text)
         except WebSocketClosed as exc:
             await trio.sleep(LAST_SECONDS)  # a close frame may still be read
             self._server_lost(exc)
@@ -234,7 +240,7 @@ class SocketSession:
             except GatewayError as exc:
                 self._stop_at_limit(exc)
                 return
-            message = self._redact(message)
+            message = self._objects.for_client(self._redact(message))
         try:
             await self._client.send(message)
         except WebSocketClosed as exc:

@@ -6,7 +6,6 @@ Clients can cause statuses from 400 to 499, so these are no failure of the serve
 
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Final
 
 from msgspec import Struct
 
@@ -53,21 +52,6 @@ class AttemptFailure(Struct, frozen=True):
     kind: FallbackReason = "error"
     accepted: bool = False
     keys: tuple[AttemptKey, ...] = ()
-
-
-AT_CAPACITY: Final = AttemptFailure(
-    "at_capacity",
-    blames_server=False,
-    error=UpstreamFailed(
-        503,
-        "servers_busy",
-        "All servers of this model are at their limits. Try again in a few seconds.",
-        headers=retry_headers(1),
-    ),
-    repeatable=True,
-    kind="limit",
-)
-"""The server is at one of its caps, so nothing was sent."""
 
 
 def classify_error(exc: UpstreamError) -> AttemptFailure:

@@ -26,8 +26,9 @@ from bluesminds.common.routes import DEFAULT_OPTIONS, FallbackReason
 from bluesminds.common.values import Server, server_label
 from bluesminds.gateway.call import Call, CallBody
 from bluesminds.gateway.metrics import Metrics
+from bluesminds.gateway.routing.capacity_queue import CapacityQueue, QueuedRequest
 from bluesminds.gateway.routing.health import ServerHealthRegistry
-from bluesminds.gateway.routing.load import LoadRegistry
+from bluesminds.gateway.routing.load import LoadRegistry, RunningAttempt
 from bluesminds.gateway.routing.plans import Target
 from bluesminds.gateway.routing.routed import RoutedTargets
 from bluesminds.gateway.routing.server_keys import AttemptKey, ServerKeyRegistry
@@ -35,7 +36,6 @@ from bluesminds.gateway.upstream.attempt import Reply, ReplyReader, handshake_re
 from bluesminds.gateway.upstream.backoff import Backoff
 from bluesminds.gateway.upstream.endpoint import UpstreamEndpoint
 from bluesminds.gateway.upstream.failures import (
-    AT_CAPACITY,
     AttemptFailure,
     classify_error,
     classify_handshake,
@@ -72,8 +72,14 @@ class AttemptEnd(Protocol):
     def __call__(self, reason: str, keys: Sequence[AttemptKey] = ()) -> None: ...
 
 
-BeginAttempt = Callable[[Target], AttemptEnd]
-"""Called before each attempt."""
+class AttemptLog(Protocol):
+    """Records what is done for a request."""
+
+    def try_target(self, target: Target) -> AttemptEnd:
+        """An attempt begins. The result is called with the reason if it fails."""
+
+    def has_queued(self, seconds: float) -> None:
+        """The request has waited for a slot at a server."""
 
 
 class UpstreamSocket(Struct, frozen=True):
@@ -100,6 +106,7 @@ class Sender:
         pool: Pool,
         health: ServerHealthRegistry,
         load: LoadRegistry,
+        queue: CapacityQueue,
         keys: ServerKeyRegistry,
         *,
         timeouts: TimeoutTable,
@@ -111,6 +118,7 @@ class Sender:
         self._pool = pool
         self._health = health
         self._load = load
+        self._queue = queue
         self._keys = keys
         self._timeouts = timeouts
         self._attempts = attempts
@@ -127,7 +135,7 @@ class Sender:
         call: Call,
         body: CallBody,
         targets: Sequence[Target],
-        begin: BeginAttempt,
+        log: AttemptLog,
         routed: RoutedTargets | None = None,
     ) -> Reply:
         """The first Reply to forward; the caller closes it. `routed`
@@ -135,26 +143,28 @@ class Sender:
 
         Raises UpstreamFailed if no server responded.
         """
-        measured = self._load.enabled
         table, stream = self._timeouts, call.facts.stream
         options = DEFAULT_OPTIONS if routed is None else routed.options
 
-        def run(target: Target, is_last: bool) -> Awaitable[Reply | AttemptFailure]:
+        def run(
+            target: Target, is_last: bool, slot: RunningAttempt | None
+        ) -> Awaitable[Reply | AttemptFailure]:
             own = target.server.options
             if own is not None:
                 timeouts = table.for_server(own, options, stream=stream, is_last=is_last)
             else:
                 timeouts = table.for_stream(options, is_last=is_last) if stream else table.json
-            attempt = self._measured_attempt if measured and not target.server.is_own else self._attempt
-            return attempt(call, target, body, timeouts)
+            if slot is None:
+                return self._attempt(call, target, body, timeouts)
+            return self._measured_attempt(call, target, body, timeouts, slot)
 
-        return await self._try_targets(call, targets, begin, run, body, routed)
+        return await self._try_targets(call, targets, log, run, body, routed)
 
     async def connect(
         self,
         call: Call,
         targets: Sequence[Target],
-        begin: BeginAttempt,
+        log: AttemptLog,
         request: Callable[[bytes, str], WebSocketRequest],
         seconds: float,
     ) -> UpstreamSocket | Reply:
@@ -164,19 +174,21 @@ class Sender:
         """
         timeouts = replace(self._timeouts.timeouts, first_byte=seconds)
 
-        def run(target: Target, is_last: bool) -> Awaitable[UpstreamSocket | Reply | AttemptFailure]:
+        def run(
+            target: Target, is_last: bool, slot: RunningAttempt | None
+        ) -> Awaitable[UpstreamSocket | Reply | AttemptFailure]:
             own = target.server.options
             used = timeouts if own is None else with_server(timeouts, own)
             return self._shake_hands(call, target, request, used)
 
-        return await self._try_targets(call, targets, begin, run)
+        return await self._try_targets(call, targets, log, run)
 
     async def _try_targets(
         self,
         call: Call,
         targets: Sequence[Target],
-        begin: BeginAttempt,
-        attempt: Callable[[Target, bool], Awaitable[T | AttemptFailure]],
+        log: AttemptLog,
+        attempt: Callable[[Target, bool, RunningAttempt | None], Awaitable[T | AttemptFailure]],
         body: CallBody | None = None,
         routed: RoutedTargets | None = None,
     ) -> T:
@@ -190,16 +202,21 @@ class Sender:
         tries = 0
         while True:
             tries += 1
-            turn = min(waiting, key=_due)
-            waiting.remove(turn)
+            turn, slot = min(waiting, key=_due), None
             if turn.repetition:
                 await trio.sleep_until(turn.due)
-            fail = begin(turn.target)
+            if body is not None and self._load.enabled:  # sessions do not count
+                if self._load.capped:
+                    turn, slot = await self._take_slot(call, waiting, log, routed)
+                else:
+                    slot = self._begin(call, turn.target)
+            waiting.remove(turn)
+            fail = log.try_target(turn.target)
             is_last = not waiting or waiting[0].repetition > 0
             is_last = is_last or failed.get(turn.target.serves, 0) + 1 >= self._attempts
             if is_last and routed is not None and tries < most:
                 is_last = not routed.has_more("timeout")
-            outcome = await attempt(turn.target, is_last)
+            outcome = await attempt(turn.target, is_last, slot)
             if not isinstance(outcome, AttemptFailure):
                 if routed is None or tries >= most:
                     return outcome
@@ -230,6 +247,42 @@ class Sender:
             repeats = not outcome.accepted or routed is None or routed.options.repeat_accepted
             if not (waiting and tries < most and repeats and self._budget.take(budget)):
                 raise _final_error(self._with_retry_after(call, turn.target, outcome.error), tries)
+
+    async def _take_slot(
+        self, call: Call, waiting: list[_Try], log: AttemptLog, routed: RoutedTargets | None
+    ) -> tuple[_Try, RunningAttempt]:
+        """The next target that is below its caps. If none is, the targets of fallback models are added, and
+        then the request waits. Servers that are ejected are only used if no other one is left.
+        """
+        options = DEFAULT_OPTIONS if routed is None else routed.options
+        request = QueuedRequest(
+            call.account,
+            call.model,
+            call.facts.stream,
+            "" if routed is None else routed.name,
+            options.queue_timeout,
+            options.queue_size,
+        )
+        while True:
+            now = trio.current_time()
+            due = sorted((one for one in waiting if one.due <= now), key=_due)
+            if len(due) > 1:
+                due = [one for one in due if self.is_usable(call, one.target)] or due
+            for one in due:
+                if (slot := self._queue.begin(one.target, request)) is not None:
+                    return one, slot
+            more = () if routed is None else self._take(call, due[0].target, "limit", routed)
+            if not more:
+                break
+            waiting += [_Try(target) for target in more]
+        try:
+            target, slot = await self._queue.wait([one.target for one in due], request)
+        finally:
+            log.has_queued(trio.current_time() - now)
+        return next(one for one in due if one.target is target), slot
+
+    def _begin(self, call: Call, target: Target) -> RunningAttempt:
+        return self._load.begin(target.server.name, target.model or call.model, stream=call.facts.stream)
 
     def is_usable(self, call: Call, target: Target) -> bool:
         return self._health.is_usable(target.server.name, target.model or call.model)
@@ -306,13 +359,9 @@ class Sender:
         self._record_shortfall(target.server.name, target.model or call.model, "total_timeout")
 
     async def _measured_attempt(
-        self, call: Call, target: Target, body: CallBody, timeouts: Timeouts
+        self, call: Call, target: Target, body: CallBody, timeouts: Timeouts, running: RunningAttempt
     ) -> Reply | AttemptFailure:
         """An attempt that is counted as load of the server, until the Reply is closed."""
-        if self._load.capped and self._load.is_full(target.server):
-            return AT_CAPACITY
-        model = target.model or call.model
-        running = self._load.begin(target.server.name, model, stream=call.facts.stream)
         outcome = None
         try:
             outcome = await self._attempt(call, target, body, timeouts)

@@ -39,12 +39,14 @@ class ServerHealthView(Struct, frozen=True):
 
 class HintView(Struct, frozen=True):
     """`busy`: every server of the model that works uses at least 80 % of its connections. `unavailable`: no
-    server of the model works.
+    server of the model works. `queued`: requests wait, because the servers are at their caps; `waiting` is
+    their number.
     """
 
     model: str
-    kind: Literal["busy", "unavailable"]
+    kind: Literal["busy", "unavailable", "queued"]
     servers: list[str]
+    waiting: int
 
 
 class FleetHealthView(Struct, frozen=True):
@@ -63,7 +65,7 @@ class FleetHealthHandlers(Struct, frozen=True):
         found = self.health()
         return FleetHealthView(
             [_server(one) for one in found.servers],
-            [HintView(hint.model, hint.kind, list(hint.servers)) for hint in found.hints],
+            [HintView(hint.model, hint.kind, list(hint.servers), hint.waiting) for hint in found.hints],
         )
 
     async def probe(self) -> FleetHealthView:

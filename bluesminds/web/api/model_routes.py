@@ -23,10 +23,12 @@ from bluesminds.common.routes import (
 from bluesminds.common.values import Server
 from bluesminds.config.routes import read_condition
 from bluesminds.config.settings import (
+    CountOrZero,
     FallbackReasons,
     RouteConditions,
     RouteModel,
     Seconds,
+    SecondsOrZero,
     ServerName,
     TargetSettings,
 )
@@ -60,10 +62,12 @@ class NewRoute(Struct, forbid_unknown_fields=True):
     chunk_timeout: Seconds | None = None
     recovery: Recovery = "restart"
     repeat_accepted: bool = True
+    queue_timeout: SecondsOrZero | None = None
+    queue_size: CountOrZero | None = None
 
 
 class RoutePatch(Struct, forbid_unknown_fields=True):
-    """Omitted fields stay the same. Null removes the conditions or a timeout."""
+    """Omitted fields stay the same. Null removes the conditions, or sets a timeout to that of [upstream]."""
 
     model: RouteModel | UnsetType = UNSET
     targets: Targets | UnsetType | None = UNSET
@@ -75,6 +79,8 @@ class RoutePatch(Struct, forbid_unknown_fields=True):
     chunk_timeout: Seconds | UnsetType | None = UNSET
     recovery: Recovery | UnsetType = UNSET
     repeat_accepted: bool | UnsetType = UNSET
+    queue_timeout: SecondsOrZero | UnsetType | None = UNSET
+    queue_size: CountOrZero | UnsetType | None = UNSET
 
 
 class TargetView(Struct, frozen=True):
@@ -98,8 +104,9 @@ class ConditionView(Struct, frozen=True):
 
 
 class RouteView(Struct, frozen=True):
-    """`targets` null: every server that offers the model. `when` null: no conditions. Timeouts null: those of
-    [upstream]. `origin`: file or database. Routes of the file can only be changed in the file.
+    """`targets` null: every server that offers the model. `when` null: no conditions. Timeouts and
+    `queue_size` null: those of [upstream]. `origin`: file or database. Routes of the file can only be changed
+    in the file.
     """
 
     id: str
@@ -113,6 +120,8 @@ class RouteView(Struct, frozen=True):
     chunk_timeout: float | None
     recovery: Recovery
     repeat_accepted: bool
+    queue_timeout: float | None
+    queue_size: int | None
     origin: str
 
 
@@ -252,5 +261,7 @@ def _view(row: ModelRoute) -> RouteView:
         chunk_timeout=row.options.chunk_timeout,
         recovery=row.options.recovery,
         repeat_accepted=row.options.repeat_accepted,
+        queue_timeout=row.options.queue_timeout,
+        queue_size=row.options.queue_size,
         origin="database" if row.origin == "table" else row.origin,
     )

@@ -77,7 +77,8 @@ class ReceiptView(Struct, frozen=True):
     """`route`: the model of the route, null without one. `candidates`: the targets that could serve the
     request, those of the first model in the order in which they were to be tried. `translated_to`: the format
     that the server got, null if it is the client's. `limits` by owner and name. `price_version` is null
-    without a price. `cost`: the lines of the cost, before a markup. `shortened`: the lists are not complete.
+    without a price. `cost`: the lines of the cost, before a markup. `queued_ms`: how long the request waited
+    for servers that were at their caps. `shortened`: the lists are not complete.
     """
 
     route: str | None
@@ -92,6 +93,7 @@ class ReceiptView(Struct, frozen=True):
     limits: dict[str, dict[str, LimitUseView]]
     price_version: str | None
     cost: list[ReceiptCost]
+    queued_ms: int
     shortened: bool
 
 
@@ -189,6 +191,7 @@ def _receipt_view(found: Receipt, model: str, *, servers: bool, keys: bool) -> R
         limits={owner: _limits_view(uses) for owner, uses in found.limits.items()},
         price_version=found.price_version or None,
         cost=[ReceiptCost(one.unit, one.quantity, write_usd(one.rate), one.fallback) for one in found.cost],
+        queued_ms=found.queued_ms,
         shortened=found.shortened,
     )
 

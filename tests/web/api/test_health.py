@@ -27,7 +27,7 @@ async def test_health_shows_ejected_models_and_hints(nursery: trio.Nursery, home
     (circuit,) = server["circuits"]
     assert (circuit["model"], circuit["state"], circuit["last_error"]) == ("m", "open", "500")
     assert 3500 < circuit["seconds"] <= 3600
-    assert shown["hints"] == [{"model": "m", "kind": "unavailable", "servers": ["one"]}]
+    assert shown["hints"] == [{"model": "m", "kind": "unavailable", "servers": ["one"], "waiting": 0}]
     ready = (await gateway.get("/ready")).json()
     assert (ready["checks"]["servers"], ready["servers"]["ejected"]) == ("ok", 1)
     assert await gateway.metric("bluesminds_server_ejected", server="one") == 1
