@@ -16,6 +16,7 @@ from storage.receipts import ReceiptRow
 
 HOUR = 3_600_000  # milliseconds
 DAY = 24 * HOUR
+Quarantine = Literal["", "implausible", "too_large", "cost"]
 LATEST = (2**63 - 1, "")
 """The page position above every row."""
 
@@ -28,6 +29,13 @@ class UsageRow:
     `cost_nano` is nano-USD, None if the model has no price; `price_version` is then "".
     `charged_nano` was paid with prepaid credit, None if the account has none. `day` and `month` name the
     periods of the limits that the request counts in.
+
+    Meters: `own_input_tokens` and `own_output_tokens` are the gateway's own count, `reported_cost_nano` what
+    the server says that the request costs. `quarantine` says why a report of the server was not used.
+
+    For a new price: `markup` in hundredths of a percent, the `service_tier` in the response unless it is the
+    standard one, and the names that prices are found by. `sent_model` is what the server got, `served_model`
+    the fallback model; both are "" if they are `model`.
     """
 
     id: str
@@ -62,6 +70,14 @@ class UsageRow:
     charged_nano: int | None
     day: str
     month: str
+    own_input_tokens: int | None = None
+    own_output_tokens: int | None = None
+    reported_cost_nano: int | None = None
+    quarantine: Quarantine = ""
+    markup: int = 0
+    service_tier: str = ""
+    sent_model: str = ""
+    served_model: str = ""
 
 
 async def insert_batch(
@@ -112,7 +128,9 @@ USAGE_COLUMNS = """
     input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, reasoning_tokens,
     audio_input_tokens, audio_output_tokens, image_input_tokens, image_output_tokens,
     images, audio_ms, characters, usage_source,
-    first_byte_ms, duration_ms, cost_nano, price_version, charged_nano, day, month
+    first_byte_ms, duration_ms, cost_nano, price_version, charged_nano, day, month,
+    own_input_tokens, own_output_tokens, reported_cost_nano, quarantine,
+    markup, service_tier, sent_model, served_model
 """
 _INSERT = "INSERT INTO usage (" + USAGE_COLUMNS + ")"
 
@@ -124,7 +142,9 @@ INSERT_SQLITE = (
         :attempts, :input_tokens, :output_tokens, :cache_read_tokens, :cache_write_tokens, :reasoning_tokens,
         :audio_input_tokens, :audio_output_tokens, :image_input_tokens, :image_output_tokens,
         :images, :audio_ms, :characters, :usage_source, :first_byte_ms, :duration_ms, :cost_nano,
-        :price_version, :charged_nano, :day, :month
+        :price_version, :charged_nano, :day, :month,
+        :own_input_tokens, :own_output_tokens, :reported_cost_nano, :quarantine,
+        :markup, :service_tier, :sent_model, :served_model
     )
     ON CONFLICT DO NOTHING
     """
@@ -145,10 +165,11 @@ _SUM_ROWS: LiteralString = """
         sum(duration_ms), coalesce(sum(cost_nano), 0),
         count(*) FILTER (WHERE cost_nano IS NULL AND
             coalesce(input_tokens, 0) + coalesce(output_tokens, 0)
-            + coalesce(images, 0) + coalesce(audio_ms, 0) + coalesce(characters, 0) > 0),
-        count_values(array_agg(duration_low)), count_values(array_agg(first_byte_low))
-    FROM timed
+            + coalesce(images, 0) + coalesce(audio_ms, 0) + coalesce(characters, 0) > 0)
 """
+_HISTOGRAMS: LiteralString = (
+    ", count_values(array_agg(duration_low)), count_values(array_agg(first_byte_low))"
+)
 _ADD_SUMS: LiteralString = """ DO UPDATE SET
         requests = total.requests + excluded.requests,
         errors = total.errors + excluded.errors,
@@ -166,23 +187,35 @@ _ADD_SUMS: LiteralString = """ DO UPDATE SET
         characters = total.characters + excluded.characters,
         duration_ms = total.duration_ms + excluded.duration_ms,
         cost_nano = total.cost_nano + excluded.cost_nano,
-        unpriced = total.unpriced + excluded.unpriced,
+        unpriced = total.unpriced + excluded.unpriced
+"""
+_ADD_HISTOGRAMS: LiteralString = """,
         durations = add_counts(total.durations, excluded.durations),
         first_bytes = add_counts(total.first_bytes, excluded.first_bytes)
 """
 # Rows of the sums are locked in the order of their keys, so that two instances cannot deadlock.
-_KEY_ROWS: LiteralString = (
+_EACH_ROWS: LiteralString = (
     " key_id, user_id, model, server,"
     + _SUM_ROWS
-    + "GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5"
+    + _HISTOGRAMS
+    + " FROM timed GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5"
     + " ON CONFLICT (bucket_start, key_id, user_id, model, server)"
+    + _ADD_SUMS
+    + _ADD_HISTOGRAMS
+)
+_KEY_ROWS: LiteralString = (
+    " key_id, user_id,"
+    + _SUM_ROWS
+    + " FROM timed GROUP BY 1, 2, 3 ORDER BY 1, 2, 3 ON CONFLICT (bucket_start, key_id, user_id)"
     + _ADD_SUMS
 )
 _SITE_ROWS: LiteralString = (
     " model, server,"
     + _SUM_ROWS
-    + "GROUP BY 1, 2, 3 ORDER BY 1, 2, 3 ON CONFLICT (bucket_start, model, server)"
+    + _HISTOGRAMS
+    + " FROM timed GROUP BY 1, 2, 3 ORDER BY 1, 2, 3 ON CONFLICT (bucket_start, model, server)"
     + _ADD_SUMS
+    + _ADD_HISTOGRAMS
 )
 
 INSERT_POSTGRES = (
@@ -196,7 +229,10 @@ INSERT_POSTGRES = (
             :audio_input_tokens::bigint[], :audio_output_tokens::bigint[], :image_input_tokens::bigint[],
             :image_output_tokens::bigint[], :images::bigint[], :audio_ms::bigint[], :characters::bigint[],
             :usage_source::text[], :first_byte_ms::bigint[], :duration_ms::bigint[], :cost_nano::bigint[],
-            :price_version::text[], :charged_nano::bigint[], :day::text[], :month::text[]
+            :price_version::text[], :charged_nano::bigint[], :day::text[], :month::text[],
+            :own_input_tokens::bigint[], :own_output_tokens::bigint[], :reported_cost_nano::bigint[],
+            :quarantine::text[], :markup::bigint[], :service_tier::text[], :sent_model::text[],
+            :served_model::text[]
         )
         ON CONFLICT DO NOTHING
         RETURNING *
@@ -212,11 +248,47 @@ INSERT_POSTGRES = (
         FROM logged
     ), hourly AS (
         INSERT INTO usage_hourly AS total SELECT at - at % 3600000,"""
-    + _KEY_ROWS
+    + _EACH_ROWS
     + """
-    ), site AS (
-        INSERT INTO usage_site AS total SELECT at - at % 86400000,"""
+    ), site_hourly AS (
+        INSERT INTO usage_site_hourly AS total SELECT at - at % 3600000,"""
     + _SITE_ROWS
+    + """
+    ), meters AS (
+        INSERT INTO usage_meters AS total
+        SELECT
+            at - at % 86400000, model, server, sum(compared),
+            sum(compared * coalesce(own_input_tokens, 0)), sum(compared * coalesce(input_tokens, 0)),
+            sum(measured * coalesce(own_output_tokens, 0)), sum(measured * coalesce(output_tokens, 0)),
+            sum(costed), sum(costed * (coalesce(cost_nano, 0) * 10000 / (10000 + markup))),
+            sum(costed * coalesce(reported_cost_nano, 0)),
+            count(*) FILTER (WHERE quarantine <> '')
+        FROM logged, LATERAL (SELECT
+            (usage_source = 'upstream' AND own_input_tokens IS NOT NULL)::int AS compared,
+            (usage_source = 'upstream' AND own_output_tokens IS NOT NULL
+                AND coalesce(reasoning_tokens, 0) = 0)::int AS measured,
+            (usage_source = 'upstream' AND cost_nano IS NOT NULL
+                AND reported_cost_nano IS NOT NULL)::int AS costed
+        ) AS meters
+        WHERE own_input_tokens IS NOT NULL OR reported_cost_nano IS NOT NULL OR quarantine <> ''
+        GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+        ON CONFLICT (bucket_start, model, server) DO UPDATE SET
+            compared = total.compared + excluded.compared,
+            own_input = total.own_input + excluded.own_input,
+            reported_input = total.reported_input + excluded.reported_input,
+            own_output = total.own_output + excluded.own_output,
+            reported_output = total.reported_output + excluded.reported_output,
+            costed = total.costed + excluded.costed,
+            own_cost_nano = total.own_cost_nano + excluded.own_cost_nano,
+            reported_cost_nano = total.reported_cost_nano + excluded.reported_cost_nano,
+            quarantined = total.quarantined + excluded.quarantined
+    ), site_daily AS (
+        INSERT INTO usage_site_daily AS total SELECT at - at % 86400000,"""
+    + _SITE_ROWS
+    + """
+    ), key_daily AS (
+        INSERT INTO usage_key_daily AS total SELECT at - at % 86400000,"""
+    + _KEY_ROWS
     + """
     ), counted AS (
         SELECT
@@ -256,7 +328,7 @@ INSERT_POSTGRES = (
             total_nano = total.total_nano + excluded.total_nano
     )
     INSERT INTO usage_daily AS total SELECT at - at % 86400000,"""
-    + _KEY_ROWS
+    + _EACH_ROWS
 )
 
 

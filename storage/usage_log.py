@@ -18,7 +18,7 @@ Position: TypeAlias = tuple[int, str]
 class LogQuery:
     """At most `limit` rows below the position `before`, with times in [since, before). None for a filter
     means that it does not apply. `statuses` is the first and the last status. `failed` selects requests that
-    ended with an error.
+    ended with an error, or only the others.
     """
 
     limit: int
@@ -32,7 +32,7 @@ class LogQuery:
     endpoint: str | None = None
     outcome: str | None = None
     statuses: tuple[int, int] | None = None
-    failed: bool = False
+    failed: bool | None = None
     scan: int = SCANNED
 
     def until(self, at: int | None) -> "LogQuery":
@@ -96,7 +96,11 @@ def _conditions(query: LogQuery) -> LiteralString:
     conditions: LiteralString = "".join(
         text for name, text in _FILTERS.items() if getattr(query, name) is not None
     )
-    return conditions + (" AND status BETWEEN :lowest AND :highest" if query.statuses is not None else "")
+    if query.statuses is not None:
+        conditions += " AND status BETWEEN :lowest AND :highest"
+    if query.failed is False:
+        conditions += " AND outcome IN ('ok', 'client_gone', 'stopped')"
+    return conditions
 
 
 def log_statement(query: LogQuery) -> LiteralString:

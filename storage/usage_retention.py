@@ -48,6 +48,58 @@ async def delete_usage_days(connection: Connection, before: int, limit: int) -> 
     )
 
 
-async def delete_site_days(connection: Connection, before: int) -> None:
-    """Delete the sums of all users for days that began before `before`. There are few for each day."""
-    await connection.execute("DELETE FROM usage_site WHERE bucket_start < :before", before=before)
+async def delete_key_days(connection: Connection, before: int, limit: int) -> int:
+    """Delete up to `limit` sums of keys for days that began before `before`. Returns their number."""
+    return await connection.execute(
+        """
+        DELETE FROM usage_key_daily WHERE (bucket_start, key_id, user_id) IN (
+            SELECT bucket_start, key_id, user_id FROM usage_key_daily
+            WHERE bucket_start < :before
+            ORDER BY bucket_start, key_id, user_id LIMIT :limit
+        )
+        """,
+        before=before,
+        limit=limit,
+    )
+
+
+async def delete_site_hours(connection: Connection, before: int, limit: int) -> int:
+    """Delete up to `limit` sums of all users for hours that began before `before`. Returns their number."""
+    return await connection.execute(
+        """
+        DELETE FROM usage_site_hourly WHERE (bucket_start, model, server) IN (
+            SELECT bucket_start, model, server FROM usage_site_hourly
+            WHERE bucket_start < :before ORDER BY bucket_start, model, server LIMIT :limit
+        )
+        """,
+        before=before,
+        limit=limit,
+    )
+
+
+async def delete_site_days(connection: Connection, before: int, limit: int) -> int:
+    """Delete up to `limit` sums of all users for days that began before `before`. Returns their number."""
+    return await connection.execute(
+        """
+        DELETE FROM usage_site_daily WHERE (bucket_start, model, server) IN (
+            SELECT bucket_start, model, server FROM usage_site_daily
+            WHERE bucket_start < :before ORDER BY bucket_start, model, server LIMIT :limit
+        )
+        """,
+        before=before,
+        limit=limit,
+    )
+
+
+async def delete_meter_days(connection: Connection, before: int, limit: int) -> int:
+    """Delete up to `limit` sums of the two meters of days before `before`. Returns their number."""
+    return await connection.execute(
+        """
+        DELETE FROM usage_meters WHERE (bucket_start, model, server) IN (
+            SELECT bucket_start, model, server FROM usage_meters
+            WHERE bucket_start < :before ORDER BY bucket_start, model, server LIMIT :limit
+        )
+        """,
+        before=before,
+        limit=limit,
+    )

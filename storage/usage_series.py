@@ -1,4 +1,4 @@
-"""Usage over time: sums of each hour or day, by model, key or server. Reads the roll-ups, not the log."""
+"""Usage over time: sums of each hour or day, by model, key, server or user."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from typing import Literal
 
 from storage.base import Connection
 from storage.usage import DAY, HOUR
+from storage.usage_stats import Grouping, StatsQuery, StatsRow, select_stats
 
 SeriesGroup = Literal["none", "model", "key", "server", "user"]
 SeriesUnit = Literal["hour", "day"]
@@ -51,58 +52,34 @@ class SeriesRow:
 
 async def select_series(connection: Connection, query: SeriesQuery) -> Sequence[SeriesRow]:
     """Ordered by bucket and label."""
-    filters = {"key_id": query.key_id, "model": query.model, "server": query.server}
-    within = {"since": query.since, "until": query.until, "grouping": query.group}
-    hours = query.unit == "hour"
-    if query.user_id is None and not hours and not query.key_id and query.group not in ("key", "user"):
-        del filters["key_id"]
-        rows = await connection.all(SERIES_OF_SITE, **within, **filters)
-    elif query.user_id is None:
-        rows = await connection.all(SERIES_HOURS if hours else SERIES_DAYS, **within, **filters)
-    else:
-        statement = SERIES_HOURS_OF_USER if hours else SERIES_DAYS_OF_USER
-        rows = await connection.all(statement, user_id=query.user_id, **within, **filters)
-    return [SeriesRow(*row) for row in rows]
+    groups: tuple[Grouping, ...] = (query.unit,)
+    if query.group != "none":
+        groups += (query.group,)
+    found = await select_stats(
+        connection,
+        StatsQuery(
+            since=query.since,
+            until=query.until,
+            groups=groups,
+            user_id=query.user_id,
+            key_id=query.key_id or None,
+            model=query.model or None,
+            server=query.server or None,
+        ),
+    )
+    return [_row(row) for row in found]
 
 
-_SUMS = """
-        CAST(SUM(requests) AS BIGINT), CAST(SUM(errors) AS BIGINT),
-        CAST(SUM(input_tokens + output_tokens) AS BIGINT),
-        CAST(SUM(input_tokens) AS BIGINT), CAST(SUM(output_tokens) AS BIGINT),
-        CAST(SUM(duration_ms) AS BIGINT), CAST(SUM(cost_nano) AS BIGINT), CAST(SUM(unpriced) AS BIGINT)
-"""
-_SELECT = (
-    """
-    SELECT
-        bucket_start,
-        CASE CAST(:grouping AS TEXT)
-            WHEN 'model' THEN model WHEN 'key' THEN key_id WHEN 'server' THEN server WHEN 'user' THEN user_id
-            ELSE ''
-        END,
-"""
-    + _SUMS
-)
-_SITE_WHERE = """
-    WHERE bucket_start >= :since AND bucket_start < :until
-        AND (CAST(:model AS TEXT) = '' OR model = :model)
-        AND (CAST(:server AS TEXT) = '' OR server = :server)
-"""
-_WHERE = _SITE_WHERE + " AND (CAST(:key_id AS TEXT) = '' OR key_id = :key_id)"
-_OF_USER = " AND user_id = :user_id"
-_BY = " GROUP BY 1, 2 ORDER BY 1, 2"
-
-SERIES_HOURS = _SELECT + "FROM usage_hourly" + _WHERE + _BY
-SERIES_DAYS = _SELECT + "FROM usage_daily" + _WHERE + _BY
-SERIES_HOURS_OF_USER = _SELECT + "FROM usage_hourly" + _WHERE + _OF_USER + _BY
-SERIES_DAYS_OF_USER = _SELECT + "FROM usage_daily" + _WHERE + _OF_USER + _BY
-SERIES_OF_SITE = (
-    """
-    SELECT
-        bucket_start,
-        CASE CAST(:grouping AS TEXT) WHEN 'model' THEN model WHEN 'server' THEN server ELSE '' END,
-"""
-    + _SUMS
-    + "FROM usage_site"
-    + _SITE_WHERE
-    + _BY
-)
+def _row(row: StatsRow) -> SeriesRow:
+    return SeriesRow(
+        bucket=int(row.labels[0]),
+        label=row.labels[1] if len(row.labels) > 1 else "",
+        requests=row.requests,
+        errors=row.errors,
+        tokens=row.input_tokens + row.output_tokens,
+        input_tokens=row.input_tokens,
+        output_tokens=row.output_tokens,
+        duration_ms=row.duration_ms,
+        cost_nano=row.cost_nano,
+        unpriced=row.unpriced,
+    )

@@ -1,17 +1,19 @@
 """Statistics from the sums by hour and by day. Nothing here reads the log."""
 
-import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, LiteralString, TypeAlias
+
+import msgspec
+from msgspec import Struct
 
 from storage.base import Connection, Engine
 from storage.latency import percentile
 from storage.usage import DAY, HOUR
 
 Grouping: TypeAlias = Literal["hour", "day", "month", "model", "key", "user", "server", "tag"]
-_Counts: TypeAlias = dict[str, int]
+_DECODER: Final = msgspec.json.Decoder(list[dict[int, int]])
 PERCENTILES: Final = (0.5, 0.95, 0.99)
 
 
@@ -41,24 +43,22 @@ class StatsQuery:
 
     @property
     def is_of_site(self) -> bool:
-        """Whether the sums of all users together are enough, which are by day."""
-        return (
-            self.bucket == DAY
-            and self.user_id is None
-            and self.key_id is None
-            and not {"key", "user", "tag"} & {*self.groups}
-        )
+        """Whether the sums of all users together are enough."""
+        named = self.user_id is not None or self.key_id is not None
+        return not named and not {"key", "user", "tag"} & {*self.groups}
+
+    @property
+    def is_of_keys(self) -> bool:
+        """Whether the sums of keys for all models and servers together are enough, which are by day."""
+        named = self.model is not None or self.server is not None
+        return self.bucket == DAY and not named and not {"model", "server"} & {*self.groups}
 
 
-@dataclass(frozen=True, slots=True)
-class StatsRow:
-    """Sums over one group. `labels` has one for each group: the start of the hour or day in milliseconds, a
-    month such as 2026-02, a name or an ID; "" for requests without one.
-
-    `unpriced` counts requests that used a model without a price; `cost_nano` does not include them.
+class UsageCounts(Struct, frozen=True):
+    """What requests used. `images` were made, `audio_ms` milliseconds of audio were read, and `characters`
+    were spoken.
     """
 
-    labels: tuple[str, ...]
     requests: int
     errors: int
     input_tokens: int
@@ -73,9 +73,19 @@ class StatsRow:
     images: int
     audio_ms: int
     characters: int
+
+
+class StatsRow(UsageCounts, frozen=True):
+    """Sums over one group. `labels` has one for each group: the start of the hour or day in milliseconds, a
+    month such as 2026-02, a name or an ID; "" for requests without one.
+
+    `unpriced` counts requests that used a model without a price; `cost_nano` does not include them.
+    """
+
     duration_ms: int
     cost_nano: int
     unpriced: int
+    labels: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:
@@ -98,7 +108,7 @@ async def select_stats(connection: Connection, query: StatsQuery) -> list[StatsR
     """Ordered by the labels."""
     rows = await connection.all(stats_statement(query, connection.engine), **_parameters(query))
     size = len(query.groups)
-    return [StatsRow(tuple(row[:size]), *row[size:]) for row in rows]
+    return [StatsRow(*(*row[size:], tuple(row[:size]))) for row in rows]
 
 
 async def select_latency(connection: Connection, query: StatsQuery) -> dict[tuple[str, ...], LatencyRow]:
@@ -107,20 +117,23 @@ async def select_latency(connection: Connection, query: StatsQuery) -> dict[tupl
         return {}
     rows = await connection.all(latency_statement(query, connection.engine), **_parameters(query))
     size = len(query.groups)
-    counts: dict[tuple[str, ...], tuple[_Counts, _Counts]] = defaultdict(lambda: ({}, {}))
+    texts: dict[tuple[str, ...], tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
     for row in rows:
-        for merged, text in zip(counts[tuple(row[:size])], row[size:], strict=True):
-            for low, count in json.loads(text).items():
-                merged[low] = merged.get(low, 0) + count
+        durations, first_bytes = texts[tuple(row[:size])]
+        durations.append(row[size])
+        first_bytes.append(row[size + 1])
     return {
         labels: LatencyRow(_percentiles(durations), _percentiles(first_bytes))
-        for labels, (durations, first_bytes) in counts.items()
+        for labels, (durations, first_bytes) in texts.items()
     }
 
 
-def _percentiles(counts: _Counts) -> tuple[int | None, ...]:
-    by_low = {int(low): count for low, count in counts.items()}
-    return tuple(percentile(by_low, share) for share in PERCENTILES)
+def _percentiles(histograms: Sequence[str]) -> tuple[int | None, ...]:
+    merged: dict[int, int] = {}
+    for counts in _DECODER.decode(f"[{','.join(histograms)}]"):
+        for low, count in counts.items():
+            merged[low] = merged.get(low, 0) + count
+    return tuple(percentile(merged, share) for share in PERCENTILES)
 
 
 def _parameters(query: StatsQuery) -> dict[str, object]:
@@ -134,12 +147,14 @@ def stats_statement(query: StatsQuery, engine: Engine) -> LiteralString:
     """Names only the groups and filters that are given: `:model IS NULL OR model = :model` would not use an
     index.
     """
-    return _select(query, engine) + _SUMS + _from(query) + _grouped(len(query.groups))
+    return (
+        _select(query, engine) + _SUMS + " FROM " + _sums(query) + _where(query) + _grouped(len(query.groups))
+    )
 
 
 def latency_statement(query: StatsQuery, engine: Engine) -> LiteralString:
     """The histograms of each row. Merging them in the database takes ten times as long."""
-    return _select(query, engine) + "durations, first_bytes" + _from(query)
+    return _select(query, engine) + "durations, first_bytes FROM " + _histograms(query) + _where(query)
 
 
 def _select(query: StatsQuery, engine: Engine) -> LiteralString:
@@ -147,14 +162,15 @@ def _select(query: StatsQuery, engine: Engine) -> LiteralString:
     return "SELECT " + "".join(label + ", " for label in labels)
 
 
-def _table(query: StatsQuery) -> LiteralString:
+def _histograms(query: StatsQuery) -> LiteralString:
+    """The smallest table with histograms that can answer the query."""
     if query.is_of_site:
-        return "usage_site"
+        return "usage_site_hourly" if query.bucket == HOUR else "usage_site_daily"
     return "usage_hourly" if query.bucket == HOUR else "usage_daily"
 
 
-def _from(query: StatsQuery) -> LiteralString:
-    return " FROM " + _table(query) + _where(query)
+def _sums(query: StatsQuery) -> LiteralString:
+    return "usage_key_daily" if query.is_of_keys and not query.is_of_site else _histograms(query)
 
 
 def _where(query: StatsQuery) -> LiteralString:

@@ -299,7 +299,7 @@ def row_of(vendor: Vendor) -> str:
         vendor.title,
         f"`{vendor.url}`" if vendor.url else "your own",
         f"`{vendor.key_variable}`" if vendor.key_variable else "none",
-        ", ".join(SCOPES_BY_FORMAT[name] for name in speaks),
+        ", ".join(dict.fromkeys(SCOPES_BY_FORMAT[name] for name in speaks)),
         "; ".join(unsupported) or "none",
     )
     return f"| {' | '.join(cells)} |"

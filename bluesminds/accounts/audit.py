@@ -16,7 +16,14 @@ from bluesminds.common.clock import Clock, format_time
 from bluesminds.common.crypto import uuid7
 from bluesminds.common.money import write_usd
 from bluesminds.common.values import LimitSet
-from storage.audit import AuditQuery, AuditRow, ChainedAuditRow, check_audit, select_audit
+from storage.audit import (
+    AuditQuery,
+    AuditRow,
+    ChainedAuditRow,
+    check_audit,
+    insert_audit,
+    select_audit,
+)
 from storage.base import Store
 from storage.chain import START, ChainCheck, ChainPosition
 
@@ -48,6 +55,10 @@ class AuditLog:
 
     async def page(self, query: AuditQuery) -> Sequence[ChainedAuditRow]:
         return await self._store.read(select_audit, query)
+
+    async def add(self, clock: Clock, actor: Actor, action: str, subject: str) -> None:
+        """Store an entry for an action that changes nothing in the database."""
+        await self._store.write(insert_audit, entry(clock, actor, action, subject))
 
     async def verify(self, expected: ChainPosition | None = None) -> ChainCheck:
         """Check the whole chain, which may grow meanwhile. `expected`: the end of the chain in an earlier

@@ -19,7 +19,15 @@ from storage.responses import delete_expired_responses, delete_responses_above, 
 from storage.server_objects import delete_expired_objects
 from storage.sessions import delete_ended_sessions
 from storage.single_use_tokens import delete_ended_tokens
-from storage.usage_retention import delete_site_days, delete_usage, delete_usage_days, delete_usage_hours
+from storage.usage_retention import (
+    delete_key_days,
+    delete_meter_days,
+    delete_site_days,
+    delete_site_hours,
+    delete_usage,
+    delete_usage_days,
+    delete_usage_hours,
+)
 from storage.users import delete_unconfirmed_users
 
 INTERVAL: Final = 600.0  # seconds
@@ -108,13 +116,15 @@ class ExpiredDataCleanup:
         for days, delete in (
             (kept.log, delete_usage),
             (kept.hours, delete_usage_hours),
+            (kept.hours, delete_site_hours),
             (kept.days, delete_usage_days),
+            (kept.days, delete_key_days),
+            (kept.days, delete_site_days),
+            (kept.days, delete_meter_days),
         ):
             before = now - days * DAY_MS
             while days and await self._store.write(delete, before, USAGE_BATCH) == USAGE_BATCH:
                 pass
-        if kept.days:
-            await self._store.write(delete_site_days, now - kept.days * DAY_MS)
 
     async def _remove_unconfirmed(self, connection: Connection, before: int) -> None:
         await lock_audit_head(connection)

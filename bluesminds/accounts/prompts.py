@@ -1,7 +1,7 @@
 """The prompt log: requests and responses in full, for their users.
 
 Users read, export and delete their own. Administrators see which requests are kept, and can delete them. They
-read the texts of other accounts only if the settings say so, and each look is in the audit log.
+read the texts of other accounts only if the settings say so, and each access is in the audit log.
 """
 
 import contextlib
@@ -117,7 +117,7 @@ class Prompts:
             raise Forbidden(
                 "prompt_log_private",
                 "Administrators may not read the prompts of other accounts. To allow it, set"
-                " administrators = true in [prompt_log]; each look is then in the audit log.",
+                " administrators = true in [prompt_log]; each access is then in the audit log.",
             )
 
     async def _open(self, row: PromptRow) -> ReadPrompt:

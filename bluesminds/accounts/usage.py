@@ -16,7 +16,7 @@ from storage.keys import select_key, select_key_names
 from storage.receipts import select_receipt
 from storage.usage import DAY, UsageRow, select_usage
 from storage.usage_log import LogPage, LogQuery, select_log
-from storage.usage_search import FoundRequests, RequestSearch, search_requests
+from storage.usage_meters import MeterRow, select_meters
 from storage.usage_series import SeriesQuery, SeriesRow, select_series
 from storage.usage_stats import (
     Grouping,
@@ -89,8 +89,13 @@ class UsageReports:
         query = replace(query, since=query.since - query.since % query.bucket)
         return await self._store.read(_select_stats, query)
 
+    async def meters(self, days: int, model: str = "", server: str = "") -> Sequence[MeterRow]:
+        """Both meters over the last calendar days in UTC. The filters are "" for all."""
+        since, until = self.last_days(days)
+        return await self._store.read(select_meters, since, until, model, server)
+
     async def page(self, query: LogQuery) -> LogPage:
-        return await self._store.read(select_log, query)
+        return await self._store.read(_select_log, query)
 
     async def log(self, query: LogQuery) -> AsyncIterator[Sequence[UsageRow]]:
         """All rows of a query in pages, whatever its limit. Each page is read when the one before is
@@ -127,9 +132,9 @@ class UsageReports:
         """`latest` is the number of newest requests to include, which only a query of one user can have."""
         return await self._store.read(_select_figures, query, latest)
 
-    async def requests(self, search: RequestSearch, *, limit: int) -> tuple[FoundRequests, Mapping[str, str]]:
-        """Requests that match, newest first, and the names of the user's keys by id."""
-        return await self._store.read(_search, search, limit)
+    async def requests(self, query: LogQuery) -> tuple[LogPage, Mapping[str, str]]:
+        """A page of the log, and the names of the user's keys by id."""
+        return await self._store.read(_select_requests, query)
 
     async def request(self, request_id: str, user_id: str | None) -> tuple[UsageRow, str | None]:
         """The usage row of a request and its receipt, if it has one. `user_id`: only a request of this user.
@@ -146,19 +151,17 @@ async def _select_each(connection: Connection, queries: Sequence[SeriesQuery]) -
     return {query.user_id or "": list(await select_series(connection, query)) for query in queries}
 
 
-async def _search(
-    connection: Connection, search: RequestSearch, limit: int
-) -> tuple[FoundRequests, Mapping[str, str]]:
-    names = await select_key_names(connection, search.user_id) if search.user_id else {}
-    return await search_requests(connection, search, limit), names
+async def _select_requests(connection: Connection, query: LogQuery) -> tuple[LogPage, Mapping[str, str]]:
+    names = {} if query.user_id is None else await select_key_names(connection, query.user_id)
+    return await select_log(connection, query), names
 
 
 async def _select_figures(connection: Connection, query: SeriesQuery, latest: int) -> UsageFigures:
     before = replace(query, since=2 * query.since - query.until, until=query.since, group="none")
     newest: Sequence[UsageRow] = ()
     if latest:
-        search = RequestSearch(query.user_id or "", key_id=query.key_id)
-        newest = (await search_requests(connection, search, latest)).rows
+        log = LogQuery(latest, user_id=query.user_id, key_id=query.key_id or None)
+        newest = (await select_log(connection, log)).rows
     return UsageFigures(
         rows=await select_series(connection, query),
         before=await select_series(connection, before),
@@ -175,12 +178,25 @@ async def _select_request(connection: Connection, request_id: str) -> tuple[Usag
 
 
 async def _select_stats(connection: Connection, query: StatsQuery) -> UsageStats:
+    query = replace(query, user_id=await _owner(connection, query))
     return UsageStats(
         since=query.since,
         until=query.until,
         rows=await select_stats(connection, query),
         latency=await select_latency(connection, query),
     )
+
+
+async def _select_log(connection: Connection, query: LogQuery) -> LogPage:
+    return await select_log(connection, replace(query, user_id=await _owner(connection, query)))
+
+
+async def _owner(connection: Connection, query: StatsQuery | LogQuery) -> str | None:
+    """The user whose rows to read: of a key, that of its owner, because the indexes are by user."""
+    if query.key_id is None or query.user_id is not None:
+        return query.user_id
+    key = await select_key(connection, query.key_id, None)
+    return None if key is None else key.user_id
 
 
 async def _select_costs(

@@ -33,6 +33,7 @@ from bluesminds.gateway.authenticate import KeyAuthenticator
 from bluesminds.gateway.bodies import BodyMemory
 from bluesminds.gateway.browser_origins import BrowserOrigins
 from bluesminds.gateway.estimate import Estimator
+from bluesminds.gateway.keep_alive import KeepAlive
 from bluesminds.gateway.limits.lease import Lease
 from bluesminds.gateway.limits.reserve import RateLimiter
 from bluesminds.gateway.limits.window import WINDOW_SECONDS
@@ -110,6 +111,7 @@ class DataPlaneParts(Struct, frozen=True):
     prompts: PromptLog | None
     heap_trimmer: HeapTrimmer
     watchdog: Watchdog
+    keep_alive: KeepAlive | None
     traffic: TrafficMonitor
     stats: ListenerStats
     control: ASGIApp
@@ -148,7 +150,7 @@ def build_data_plane(
         limiter=authentication.limiter,
         sender=sender,
         relay=Relay(sender, expose_server=settings.server.expose_server),
-        accounting=_build_accounting(services, runtime, routing.prices),
+        accounting=_build_accounting(services, runtime, routing.prices, routing.registry),
         links=RequestLinks(responses, objects, routing.registry, bodies, services.clock),
         total_timeout=settings.upstream.total_timeout,
         refuse_unpriced=settings.limits.unpriced == "refuse",
@@ -176,8 +178,15 @@ def build_data_plane(
         routing.keys.resting,
     )
     traffic = TrafficMonitor(runtime.metrics)
+    interval = settings.upstream.keep_alive_interval
+    keep_alive = KeepAlive(interval) if interval else None
     runtime.metrics.gauge(
         "bluesminds_mails_waiting", "Mails in the queue.", lambda: services.mail_queue.length
+    )
+    runtime.metrics.gauge(
+        "bluesminds_last_backup_seconds",
+        "Unix time of the newest scheduled backup; 0 if there is none.",
+        lambda: (services.backups.last_ms or 0) / 1000,
     )
     control = _build_control(services, runtime, authentication, routing, queue, stats, traffic)
     services.key_changes.subscribe(authentication.keys.forget)
@@ -196,7 +205,19 @@ def build_data_plane(
         traffic=traffic,
         stats=stats,
         control=control,
-        edge=_build_edge(services, gateway, routing, realtime, sessions, control, bodies, origins, runtime),
+        edge=_build_edge(
+            services,
+            gateway,
+            routing,
+            realtime,
+            sessions,
+            control,
+            bodies,
+            origins,
+            runtime,
+            keep_alive,
+        ),
+        keep_alive=keep_alive,
     )
 
 
@@ -284,7 +305,9 @@ def _build_queue(services: Services, routing: Routing, metrics: Metrics) -> Capa
     return queue
 
 
-def _build_accounting(services: Services, runtime: Runtime, prices: PriceRegistry) -> UsageAccounting:
+def _build_accounting(
+    services: Services, runtime: Runtime, prices: PriceRegistry, registry: ServerRegistry
+) -> UsageAccounting:
     settings = services.settings
     return UsageAccounting(
         recorder=runtime.recorder,
@@ -294,7 +317,13 @@ def _build_accounting(services: Services, runtime: Runtime, prices: PriceRegistr
         strict=settings.storage.durability == "strict",
         log_requests=settings.log.requests,
         receipts=settings.receipts.retention_days > 0,
+        context_length=partial(_context_length, registry),
     )
+
+
+def _context_length(registry: ServerRegistry, model: str) -> int | None:
+    row = registry.catalog.model(model)
+    return None if row is None else row.details.context_length
 
 
 def _build_cache(services: Services, metrics: Metrics) -> ResponseCache | None:
@@ -391,6 +420,7 @@ def _build_control(
         explain=routing.explain,
         fleet_health=partial(routing.fleet_health, queue.waiting),
         probe_now=routing.health_checker.probe_all,
+        open_backup=services.backups.open,
     )
     routes = [
         *ops.routes(ops.OpsHandlers(readiness.check, routing.states, registry)),
@@ -508,6 +538,7 @@ def _build_edge(
     bodies: BodyMemory,
     origins: BrowserOrigins,
     runtime: Runtime,
+    keep_alive: KeepAlive | None,
 ) -> DataPlane:
     keys, registry, limiter = gateway.keys, gateway.registry, gateway.limiter
     runner = _build_relay(services, gateway, routing, runtime)
@@ -527,4 +558,5 @@ def _build_edge(
         clock=services.clock,
         log=services.log,
         proxies=ProxyHeaders(trusted) if trusted else None,
+        keep_alive=keep_alive,
     )

@@ -143,6 +143,7 @@ def _build_control(services: Services) -> ASGIApp:
         explain=partial(_explain, services),
         fleet_health=FleetHealth,
         probe_now=_noop,
+        open_backup=services.backups.open,
     )
     guard = build_guard(services.accounts, public_url=services.settings.server.public_url)
     routes = api_routes(services.accounts, controls, services.clock)

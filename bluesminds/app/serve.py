@@ -134,8 +134,11 @@ def _start_tasks(
         ("mail_queue", services.mail_queue.run),
         ("cleanup", services.cleanup.run),
         ("ledger", services.accounts.ledger.run),
+        ("backup", services.backups.run),
     ):
         background.start_soon(runtime.tasks.run, name, run)
+    if data_plane.keep_alive is not None:
+        background.start_soon(runtime.tasks.run, "keep_alive", data_plane.keep_alive.run)
     if data_plane.prompts is not None:
         background.start_soon(runtime.tasks.run, "prompt_log", data_plane.prompts.run)
 

@@ -36,6 +36,7 @@ from bluesminds.accounts.throttle import Throttle
 from bluesminds.accounts.usage import UsageReports
 from bluesminds.accounts.users import Users
 from bluesminds.accounts.vendor_keys import VendorKeyPolicy, VendorKeys
+from bluesminds.app.backup import Backups
 from bluesminds.app.secrets import load_secrets
 from bluesminds.app.settings_map import public_url, smtp_account, tier_limits
 from bluesminds.app.state_dir import StateDir
@@ -94,6 +95,7 @@ class Resources(Struct, frozen=True, kw_only=True):
 class Services(Resources, frozen=True, kw_only=True):
     accounts: AccountServices
     cleanup: ExpiredDataCleanup
+    backups: Backups
 
 
 @asynccontextmanager
@@ -166,7 +168,15 @@ def _build_services(resources: Resources, password_hasher: PasswordHasher) -> Se
         prompts=_prompt_retention(resources.settings),
         clock=resources.clock,
     )
-    return Services(**structs.asdict(resources), accounts=accounts, cleanup=cleanup)
+    backups = Backups(
+        resources.settings.backup,
+        database_url(resources.settings),
+        resources.state,
+        resources.pepper,
+        clock=resources.clock,
+        log=resources.log,
+    )
+    return Services(**structs.asdict(resources), accounts=accounts, cleanup=cleanup, backups=backups)
 
 
 def _usage_retention(settings: Settings) -> UsageRetention:

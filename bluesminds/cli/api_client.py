@@ -1,6 +1,7 @@
 """Calls the operator API and prints responses as a table or as JSON."""
 
 import json
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,7 @@ _REMEDIES = {
     "server_exists": "choose another name; list the used ones: bluesminds servers list",
     "email_taken": "bluesminds users list",
     "invite_not_found": "bluesminds users invites",
+    "passphrase_required": "use --passphrase-file FILE, set passphrase in [backup], or use --without-secrets",
     "price_not_found": "bluesminds prices list",
     "prompt_not_found": "bluesminds prompt-log list",
     "session_not_found": "bluesminds users sessions USER",
@@ -86,6 +88,12 @@ def download(config: Path | None, path: str) -> None:
     run(loaded, _download, loaded.settings, path)
 
 
+def save_download(config: Path | None, path: str, body: Mapping[str, Any], file: Path) -> int:
+    """Write a response to a new file with mode 600. Returns its size in bytes. Raises exits.Failure."""
+    loaded = operator_settings(config)
+    return run(loaded, _save_download, loaded.settings, path, body, file)
+
+
 def operator_settings(config: Path | None) -> Loaded:
     """The settings, loaded once per command. Secrets are deferred: a running gateway has its own."""
     meta = click.get_current_context().meta
@@ -112,6 +120,31 @@ async def _download(settings: Settings, path: str) -> None:
             _decode(response)
         async for chunk in response.aiter_bytes():
             sys.stdout.buffer.write(chunk)
+
+
+async def _save_download(settings: Settings, path: str, body: Mapping[str, Any], file: Path) -> int:
+    clock = SystemClock()
+    log = Log(clock, level="warning", json=False)
+    written = 0
+    incomplete = file.with_name(f"{file.name}.partial")
+    async with (
+        operator_client(settings, clock=clock, log=log) as client,
+        client.stream("POST", f"/api/admin{path}", json=body, timeout=None) as response,
+    ):
+        if not response.is_success:
+            await response.aread()
+            _decode(response)
+        try:
+            descriptor = os.open(incomplete, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600)
+            with os.fdopen(descriptor, "wb") as target:
+                async for chunk in response.aiter_bytes():
+                    written += target.write(chunk)
+                target.flush()
+                os.fsync(target.fileno())
+            incomplete.rename(file)
+        except OSError as exc:
+            raise exits.Failure(f"cannot write {file}: {exc.strerror}", exits.UNAVAILABLE) from exc
+    return written
 
 
 def _decode(response: httpx.Response) -> Any:  # noqa: ANN401

@@ -5,6 +5,7 @@ import click
 from bluesminds import __version__
 from bluesminds.cli import exits
 from bluesminds.cli.audit import audit_group
+from bluesminds.cli.backup import backup, restore
 from bluesminds.cli.config import check, config_group, init
 from bluesminds.cli.explain import explain
 from bluesminds.cli.keys import keys_group
@@ -77,6 +78,8 @@ for command in (
     prompt_log_group,
     audit_group,
     master_key_group,
+    backup,
+    restore,
     version,
 ):
     cli.add_command(command)

@@ -13,6 +13,7 @@ from typing import TypeVar, TypeVarTuple
 import httpx
 import trio
 
+from bluesminds.app.backup import BackupFailed, DatabaseExists
 from bluesminds.app.first_run import StartRefused
 from bluesminds.app.listeners import BadCertificate, CannotListen
 from bluesminds.app.operator import NoDatabase
@@ -34,6 +35,7 @@ EXPECTED = (
     LeaseHeld,
     BadState,
     BadDatabaseURL,
+    BackupFailed,
     StorageError,
     CannotListen,
     BadCertificate,
@@ -100,6 +102,10 @@ def failure(exc: BaseException, loaded: Loaded) -> exits.Failure:
             return exits.Failure(str(exc), exits.CONFLICT, remedy)
         case BadState():
             return exits.Failure(str(exc), _state_code(exc.__cause__), exc.remedy)
+        case DatabaseExists():
+            return exits.Failure(str(exc), exits.CONFLICT, exc.remedy)
+        case BackupFailed():
+            return exits.Failure(str(exc), exits.FAILURE, exc.remedy)
         case BadDatabaseURL():
             remedy = "write sqlite:///absolute/path.db or postgresql://user:password@host/name"
             return exits.Failure(str(exc), exits.CONFIG_INVALID, remedy)

@@ -21,7 +21,10 @@ _MEANINGS: Final = {
 
 @click.group("ledger")
 def ledger_group() -> None:
-    """Manage prepaid credit. Users with an entry pay for requests; others are only measured."""
+    """Manage prepaid credit.
+
+    Users with a ledger entry pay for requests. The requests of other users are only measured.
+    """
 
 
 def _post_command(kind: str) -> click.Command:
@@ -87,7 +90,7 @@ def list_(user: str, config: Path | None, as_json: bool) -> None:
 @config_option
 @json_option
 def verify(noted: str | None, config: Path | None, as_json: bool) -> None:
-    """Prove the ledger. The exit code is 1 if something is wrong.
+    """Verify the ledger. The exit code is 1 if something is wrong.
 
     This checks the hash chain, that each balance is the sum of its entries, and that charges and usage
     records agree.

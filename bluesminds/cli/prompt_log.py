@@ -20,10 +20,10 @@ _COLUMNS: Final = (
 
 @click.group("prompt-log")
 def prompt_log_group() -> None:
-    """Requests and responses that are kept in full. ID is the id of a request.
+    """Manage the prompt log: requests and responses in full. ID is the id of a request.
 
     Texts of other accounts can be read only if `administrators` in [prompt_log] allows it. The audit log has
-    an entry for each look.
+    an entry for each access.
     """
 
 

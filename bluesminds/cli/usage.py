@@ -1,4 +1,4 @@
-"""usage show, logs, export and costs."""
+"""usage show, logs, export, costs and drift."""
 
 import csv
 import io
@@ -190,6 +190,31 @@ def costs(config: Path | None, as_json: bool, key: str | None) -> None:
     total = {name: found[name] for name in ("month", "cost_usd", "unpriced", "forecast_usd")}
     show({"data": [total]}, as_json=False, columns=tuple(total))
     show({"data": found["by_key"]}, as_json=False, columns=("key", "requests", "cost_usd", "unpriced"))
+
+
+@usage_group.command("drift")
+@click.option(
+    "--days",
+    type=click.IntRange(1, 366),
+    default=7,
+    show_default=True,
+    help="Number of calendar days in UTC.",
+)
+@click.option("--model", help="Only this model.")
+@click.option("--server", help="Only this server.")
+@config_option
+@json_option
+def drift(days: int, config: Path | None, as_json: bool, **filters: str | None) -> None:
+    """Compare the own count and price with what servers report.
+
+    A ratio is what the server reports, divided by the own sum.
+    """
+    found = call(config, "GET", f"/drift?{urlencode(_given(filters) | {'days': str(days)})}")
+    columns = (
+        *("model", "server", "requests", "input_ratio", "output_ratio", "requests_with_cost"),
+        *("own_cost_usd", "reported_cost_usd", "cost_ratio", "quarantined", "drifting"),
+    )
+    show(found, as_json=as_json, columns=columns)
 
 
 def _given(filters: Mapping[str, str | bool | None]) -> dict[str, str]:

@@ -29,6 +29,7 @@ Scope = Literal[
     "responses.compact",
     "gemini.generate_content",
     "gemini.count_tokens",
+    "gemini.embed_content",
     "completions",
     "embeddings",
     "moderations",
@@ -315,6 +316,8 @@ class Usage(Struct, frozen=True, gc=False):
     audio_ms: int | None = None  # milliseconds of audio that was read
     characters: int | None = None  # of a text that was spoken
     tier: str = ""  # the service tier that the response names, if that can matter for its price
+    cost: int | None = None  # what the server says it costs, in nano-USD; NO_AMOUNT: it is not an amount
 
 
+NO_AMOUNT = -1
 NO_USAGE = Usage()

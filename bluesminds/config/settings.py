@@ -236,6 +236,7 @@ class UpstreamSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     first_byte_timeout: Seconds = 120.0
     chunk_timeout: Seconds = 60.0
     total_timeout: Seconds = 600.0
+    keep_alive_interval: SecondsOrZero = 15.0
     max_connections: Count = 1_000
     max_connections_per_server: Count = 500
     attempts: Attempts = 3
@@ -320,6 +321,15 @@ class ReceiptSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """[receipts]: how each request was routed."""
 
     retention_days: Days = 30
+
+
+class BackupSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[backup]: scheduled backups into `directory`. `passphrase` encrypts the secrets in a backup."""
+
+    directory: Path | None = None
+    every: Duration = DAY
+    keep: Count = 7
+    passphrase: Secret | None = None
 
 
 class PromptLogSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -629,6 +639,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     prompt_log: PromptLogSettings = PromptLogSettings()
     vendor_keys: VendorKeySettings = VendorKeySettings()
     usage: UsageSettings = UsageSettings()
+    backup: BackupSettings = BackupSettings()
     cache: CacheSettings = CacheSettings()
     keyless: KeylessSettings = KeylessSettings()
     tiers: Tiers = Tiers()

@@ -7,7 +7,6 @@ from typing import Annotated, Final
 from msgspec import Meta, Struct
 
 from bluesminds.accounts.usage import UsageReports
-from bluesminds.common.crypto import is_uuid
 from bluesminds.common.money import read_usd
 from bluesminds.dashboard.frame import HOME, HTML, Frame, link
 from bluesminds.dashboard.keys import LIMIT_FIELDS
@@ -16,9 +15,10 @@ from bluesminds.web.browser_request import BrowserRequest
 from bluesminds.web.guard import Access, Principal
 from bluesminds.web.routes import HandlerResponse, RawBody, Route, route
 from storage.usage import LATEST
-from storage.usage_search import RequestSearch
+from storage.usage_log import LogQuery
 
 ROWS: Final = 50
+READ: Final = 5_000  # rows that one page reads at most
 DROP_REASONS: Final = {
     "model_not_allowed": "the key may not use this model",
     "unknown_model": "no server offers this model",
@@ -29,7 +29,6 @@ DROP_REASONS: Final = {
     "duplicate": "an earlier model has the same server",
     "unsupported": "the server does not support a field of the request",
 }
-_CLOCK_SKEW: Final = 5_000  # milliseconds between the id of a request and its row
 _TERM: Final = re.compile(r"(model|status|key|server):(\S*)")
 _STATUS: Final = re.compile(r"ok|failed|[1-5](?:\d\d|xx)?")
 _POSITION: Final = r"^(\d{1,18}-[0-9a-f-]{36})?\Z"
@@ -79,9 +78,9 @@ class RequestsPage(Struct, frozen=True):
     ) -> HandlerResponse[RawBody]:
         """The requests of an account."""
         wanted = _with_terms(query)
-        found, names = await self.usage.requests(await self._search(principal, wanted), limit=ROWS)
+        found, names = await self.usage.requests(_log_query(principal.user_id, wanted))
         filters = {"status": wanted.status, "model": wanted.model, "key": wanted.key, "server": wanted.server}
-        more = found.more
+        more = found.next
         return self.frame.page(
             "requests.html",
             browser,
@@ -98,21 +97,25 @@ class RequestsPage(Struct, frozen=True):
             more=link("/requests", q=wanted.q, **filters, after=f"{more[0]}-{more[1]}") if more else "",
         )
 
-    async def _search(self, principal: Principal, query: RequestsQuery) -> RequestSearch:
-        at, _, id_ = query.after.partition("-")
-        before = (int(at), id_) if id_ else LATEST
-        if is_uuid(query.q) and not id_:
-            # The gateway's own request ids contain the time of the request.
-            before = min(before, ((int(query.q.replace("-", "")[:12], 16)) + _CLOCK_SKEW, ""))
-        return RequestSearch(
-            user_id=principal.user_id,
-            before=before,
-            status=query.status.removesuffix("xx"),
-            model=query.model,
-            key_id=query.key,
-            server=query.server,
-            request_id=query.q,
-        )
+
+def _log_query(user_id: str, query: RequestsQuery) -> LogQuery:
+    at, _, id_ = query.after.partition("-")
+    status = query.status.removesuffix("xx")
+    statuses = None
+    if status.isdigit():
+        statuses = (int(status) * 100, int(status) * 100 + 99) if len(status) == 1 else (int(status),) * 2
+    return LogQuery(
+        limit=ROWS,
+        before=(int(at), id_) if id_ else LATEST,
+        user_id=user_id,
+        key_id=query.key or None,
+        request_id=query.q or None,
+        model=query.model or None,
+        server=query.server or None,
+        statuses=statuses,
+        failed={"ok": False, "failed": True}.get(query.status),
+        scan=READ,
+    )
 
 
 class CostLine(Struct, frozen=True):

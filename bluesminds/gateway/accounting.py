@@ -6,16 +6,16 @@ cancellation cannot split it; a second call does nothing. `close`, in a `finally
 has settled, with the usage known or estimated so far.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import trio
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from bluesminds.common.errors import GatewayError
 from bluesminds.common.log import Log
 from bluesminds.common.money import CostItem, total
-from bluesminds.common.values import NO_USAGE, Caller, RequestContext, Usage, server_label
+from bluesminds.common.values import NO_AMOUNT, NO_USAGE, Caller, RequestContext, Usage, server_label
 from bluesminds.gateway.call import Call
 from bluesminds.gateway.estimate import Estimator
 from bluesminds.gateway.limits.budget import StreamBudget
@@ -29,10 +29,11 @@ from bluesminds.gateway.routing.server_keys import AttemptKey
 from bluesminds.gateway.upstream.sender import AttemptEnd
 from bluesminds.wire.base import Stage
 from bluesminds.wire.media import Opaque
-from bluesminds.wire.usage import add_usage, settle_usage
+from bluesminds.wire.usage import add_usage, expected_input, is_too_large, settle_usage
 from storage.receipts import ReceiptRow
-from storage.usage import UsageRow
+from storage.usage import Quarantine, UsageRow
 
+ALWAYS_PLAUSIBLE = 20_000  # tokens; a smaller report is never too large
 STOPPED = "stopped"  # outcome: a stream that ended because no more money could be reserved
 CLIENT_GONE = 499  # nginx's status for a client that disconnected before the response; only for records
 
@@ -40,7 +41,8 @@ CLIENT_GONE = 499  # nginx's status for a client that disconnected before the re
 class UsageEntry:
     """One admitted request. `attempts`: the servers tried, in order; the last one answered, as `target`.
     `cost` and `outcome` are known once it is settled. Cost: nano-USD, None when the model has no price.
-    `label` is the model in metrics, which must not contain names that clients invent.
+    `label` is the model in metrics, which must not contain names that clients invent. `context_length` in
+    UsageAccounting returns that of a model, None if it is unknown.
     """
 
     def __init__(
@@ -64,6 +66,9 @@ class UsageEntry:
         self.outcome = ""
         self.budget: StreamBudget | None = None  # of a stream whose cost is limited
         self.lowered_output: int | None = None  # tokens; what the money covered
+        self.own_output: int | None = None  # tokens of the answer by the gateway's own count
+        self.reported_cost: int | None = None  # nano-USD in a header of the server
+        self.quarantine: Quarantine = ""
 
     @property
     def call(self) -> Call:
@@ -133,7 +138,9 @@ class UsageEntry:
         return self._call.context.started
 
     def so_far(self) -> UsageRow:
-        """The usage row if the request ended now, because the process crashes."""
+        """The usage row if the request ended now, because the process crashes. An account with prepaid credit
+        is to pay the whole cost.
+        """
         usage = self._usage_so_far(sent=bool(self.attempts))
         price = self._accounting.estimator.price(self.target, self._call.model, self._call.context.at_ms)
         items: Sequence[CostItem] | None = None if price is None else price.items(usage)
@@ -145,7 +152,7 @@ class UsageEntry:
             self._row(500, "crashed", usage),
             cost_nano=cost,
             price_version="" if price is None else price.version,
-            charged_nano=self._reservation.chargeable(cost or 0),
+            charged_nano=(cost or 0) if self._reservation.has_credit else None,
         )
 
     def finish(self, status: int, outcome: str, usage: Usage) -> None:
@@ -160,6 +167,8 @@ class UsageEntry:
         model, target = self._call.model, self.target
         price = estimator.price(target, model, self._call.context.at_ms)
         items: Sequence[CostItem] | None = ()
+        if usage.source == "upstream":
+            usage = self._plausible(usage)
         if price is not None:
             items = price.items(usage)
             self._price_version = price.version
@@ -181,6 +190,21 @@ class UsageEntry:
         row = self._row(status, outcome, usage)
         self._batch = self._accounting.recorder.record(row, receipt)
         self._accounting.observe(row, self._call.context, self.label)
+
+    def _plausible(self, usage: Usage) -> Usage:
+        """The usage without what is absurd in it. The own counts replace those that are too large."""
+        facts, target = self._call.facts, self.target
+        if usage.cost == NO_AMOUNT:
+            self.quarantine = self.quarantine or "cost"
+            usage = structs.replace(usage, cost=None)
+        if (usage.input or 0) + (usage.output or 0) <= ALWAYS_PLAUSIBLE:
+            return usage
+        model = self._call.model if target is None else target.model or self._call.model
+        if not is_too_large(usage, facts, self._accounting.context_length(model), self.own_output):
+            return usage
+        self.quarantine = "too_large"
+        output = None if usage.output is None else self.own_output or 0
+        return Usage(expected_input(facts), output, source="estimated", cost=usage.cost)
 
     def _add_items(
         self, items: Sequence[CostItem] | None, failed: Target | None, usage: Usage
@@ -207,8 +231,10 @@ class UsageEntry:
 
     def _usage_so_far(self, *, sent: bool) -> Usage:
         """`sent`: a server has got the request and may charge for it."""
-        if self._stage is not None:
-            return self._stage.usage
+        if (stage := self._stage) is not None:
+            self.own_output = stage.own_output
+            self.quarantine = "implausible" if stage.implausible else ""
+            return stage.usage
         if sent:
             return settle_usage(None, self._call.facts, delivered=0, pieces=0)[0]
         return NO_USAGE
@@ -247,7 +273,11 @@ class UsageEntry:
         return ReceiptRow(context.id, context.at_ms, write_receipt(found))
 
     def _row(self, status: int, outcome: str, usage: Usage) -> UsageRow:
-        context = self._call.context
+        context, target = self._call.context, self.target
+        is_compared = self.own_output is not None and not self._earlier
+        cost = self.reported_cost if usage.cost is None else usage.cost
+        if cost == NO_AMOUNT:
+            self.quarantine, cost = self.quarantine or "cost", None
         return UsageRow(
             id=context.id,
             at=context.at_ms,
@@ -284,7 +314,19 @@ class UsageEntry:
             charged_nano=self._reservation.charged,
             day=self._reservation.day,
             month=self._reservation.month,
+            own_input_tokens=expected_input(self._call.facts) if is_compared else None,
+            own_output_tokens=self.own_output if is_compared else None,
+            reported_cost_nano=cost,
+            quarantine=self.quarantine,
+            markup=self._call.markup,
+            service_tier=usage.tier,
+            sent_model="" if target is None else target.model,
+            served_model="" if target is None else target.serves,
         )
+
+
+def _unknown_context(model: str) -> int | None:
+    return None
 
 
 def _ignore(reason: str, keys: Sequence[AttemptKey] = ()) -> None:
@@ -305,6 +347,7 @@ class UsageAccounting(Struct, frozen=True):
     strict: bool
     log_requests: bool
     receipts: bool = False
+    context_length: Callable[[str], int | None] = _unknown_context
     running: dict[str, UsageEntry] = {}
 
     def open(self, caller: Caller, call: Call, reservation: Reservation) -> UsageEntry:
@@ -330,6 +373,10 @@ class UsageAccounting(Struct, frozen=True):
             metrics.errors[(row.outcome,)] += 1
         if row.cost_nano is None and row.usage_source in ("upstream", "estimated"):
             metrics.unpriced[label] += 1
+        if row.own_output_tokens is not None and row.usage_source == "upstream":
+            metrics.meters[label, row.server].add(row)
+        if row.quarantine:
+            metrics.quarantined[row.server, row.quarantine] += 1
         if self.log_requests:
             self._log_row(row, context)
 

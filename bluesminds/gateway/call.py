@@ -33,13 +33,20 @@ from bluesminds.wire.conversation import (
     TokenForecast,
     unique,
 )
-from bluesminds.wire.formats import FORMATS, client_codec_of, codec_of
+from bluesminds.wire.formats import (
+    FORMATS,
+    client_codec_of,
+    client_vectors_of,
+    codec_of,
+    vectors_of,
+)
 from bluesminds.wire.json_text import Fields, read_fields, write_fields
 from bluesminds.wire.multipart import is_form
 from bluesminds.wire.needs import request_needs
 from bluesminds.wire.prompt_prefix import prompt_prefix
 from bluesminds.wire.requests import read_body
 from bluesminds.wire.support import Support
+from bluesminds.wire.vectors import VectorRequest
 
 STREAM_OPTIONS = "stream_options"
 NO_FORECAST: Final = TokenForecast(0, 0)
@@ -86,12 +93,15 @@ class Call(Struct, frozen=True, gc=False):
 
 
 class CallBody(Protocol):
-    """The body of a request, rendered for a server. `conversation` is the source of translations; `dropped`
-    has the fields that the latest translation left out.
+    """The body of a request, rendered for a server. `conversation` or `vectors` is the source of
+    translations; `dropped` has the fields that the latest translation left out.
     """
 
     @property
     def conversation(self) -> ConversationRequest | None: ...
+
+    @property
+    def vectors(self) -> VectorRequest | None: ...
 
     @property
     def dropped(self) -> tuple[str, ...]: ...
@@ -134,8 +144,8 @@ class CallBody(Protocol):
 
 class JsonBody:
     """A CallBody of JSON, rendered for one server after the other. At most one untranslated and one
-    translated rendering are in memory. `conversation` is the source of translations; `dropped` has the fields
-    that the latest translation left out. `release` frees the bodies.
+    translated rendering are in memory. `conversation` or `vectors` is the source of translations; `dropped`
+    has the fields that the latest translation left out. `release` frees the bodies.
     """
 
     repeatable = True
@@ -154,6 +164,7 @@ class JsonBody:
         "_translated_for",
         "conversation",
         "dropped",
+        "vectors",
     )
 
     def __init__(
@@ -173,6 +184,7 @@ class JsonBody:
         self._translated_for: tuple[Plan, str, Support] | None = None
         self._dropped: tuple[str, ...] = ()
         self.conversation: ConversationRequest | None = None
+        self.vectors: VectorRequest | None = None
         self.dropped: tuple[str, ...] = ()
 
     def prompt_prefix(self) -> bytes:
@@ -218,6 +230,8 @@ class JsonBody:
         """Servers with equal bodies share the bytes."""
         if plan.translated and self.conversation is not None:
             return self._translate(plan, self.conversation, model, support)
+        if plan.translated and self.vectors is not None:
+            return self._translate_vectors(plan, self.vectors, model)
         self.dropped = ()
         if self._rendered_for != (model, support.usage, plan.adapt):
             fields = self._client_fields()
@@ -261,7 +275,13 @@ class JsonBody:
         self._body.release()
 
     def _try_translation(self, plan: Plan, created: int) -> None:
-        """Read the conversation and write it for the first server. Raises InvalidRequest."""
+        """Read the request and write it for the first server. Raises InvalidRequest."""
+        if self._format.vectors is not None:
+            if self.vectors is None:
+                vectors = client_vectors_of(self._format.name).decode_request(self._fields)
+                self.vectors = structs.replace(vectors, expected_input=self._forecast.input)
+            self._translate_vectors(plan, self.vectors, self.vectors.model)
+            return
         if self.conversation is None:
             conversation = client_codec_of(self._format.name).decode_request(self._fields, created)
             if not (conversation.turns or conversation.system):
@@ -298,6 +318,13 @@ class JsonBody:
         self.dropped = self._dropped = unique(names.get(name, name) for name in encoded.dropped)
         self._translated_for = (plan, model, support)
         return self._translated
+
+    def _translate_vectors(self, plan: Plan, vectors: VectorRequest, model: str) -> bytes:
+        """Raises InvalidRequest for a field that the server does not support."""
+        encoded = vectors_of(plan.format).encode_request(vectors, model)
+        check_supported(encoded.fields, plan.unsupported)
+        self.dropped = encoded.dropped
+        return write_fields(encoded.fields)
 
     def _in_client_words(self, refusal: InvalidRequest) -> InvalidRequest:
         """A server's format may have refused a field by its own name."""

@@ -27,6 +27,7 @@ from bluesminds.wire.multipart import (
     write_field,
 )
 from bluesminds.wire.support import Support
+from bluesminds.wire.vectors import VectorRequest
 
 Headers = tuple[tuple[bytes, bytes], ...]
 MODEL = "model"
@@ -39,6 +40,7 @@ class MultipartBody:
     """
 
     conversation: ConversationRequest | None = None
+    vectors: VectorRequest | None = None
     dropped: tuple[str, ...] = ()
 
     def __init__(self, body: Body, form: FormFields, implied: Mapping[str, str] = NO_FIELDS) -> None:

@@ -19,6 +19,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from bluesminds import __version__
+from bluesminds.common.money import NANO
+from storage.usage import UsageRow
 
 # Seconds: responses take from milliseconds (errors) to many minutes (reasoning).
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -48,6 +50,38 @@ class _Histogram:
         return rows
 
 
+class MeterSums:
+    """What both meters have counted of the same requests. `upstream` is what the server has reported."""
+
+    __slots__ = (
+        "compared",
+        "costed",
+        "own_cost",
+        "own_input",
+        "own_output",
+        "upstream_cost",
+        "upstream_input",
+        "upstream_output",
+    )
+
+    def __init__(self) -> None:
+        self.compared = self.own_input = self.own_output = self.upstream_input = self.upstream_output = 0
+        self.costed = self.own_cost = self.upstream_cost = 0  # nano-USD
+
+    def add(self, row: UsageRow) -> None:
+        """`row` has both meters."""
+        self.compared += 1
+        self.own_input += row.own_input_tokens or 0
+        self.upstream_input += row.input_tokens or 0
+        if not row.reasoning_tokens:  # a server may hide it
+            self.own_output += row.own_output_tokens or 0
+            self.upstream_output += row.output_tokens or 0
+        if row.reported_cost_nano is not None and row.cost_nano is not None:
+            self.costed += 1
+            self.own_cost += row.cost_nano * 10_000 // (10_000 + row.markup)
+            self.upstream_cost += row.reported_cost_nano
+
+
 class Metrics(Collector):
     """The attributes are mappings from label values to counts."""
 
@@ -61,6 +95,8 @@ class Metrics(Collector):
         self.first_byte: defaultdict[str, _Histogram] = defaultdict(_Histogram)
         self.token_rate: defaultdict[str, _Histogram] = defaultdict(lambda: _Histogram(RATE_BUCKETS))
         self.unpriced: defaultdict[str, int] = defaultdict(int)
+        self.meters: defaultdict[tuple[str, str], MeterSums] = defaultdict(MeterSums)
+        self.quarantined: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.queue_refused: defaultdict[tuple[str], int] = defaultdict(int)
         self.queue_seconds: defaultdict[str, _Histogram] = defaultdict(_Histogram)
         self.rows_committed = 0
@@ -92,6 +128,38 @@ class Metrics(Collector):
         """Add a gauge with one label; `read` returns the value for each value of the label."""
         self._labelled[name] = (help_text, label, read)
 
+    def _drift(self) -> Iterable[Metric]:
+        requests: dict[tuple[str, ...], float] = {}
+        tokens: dict[tuple[str, ...], float] = {}
+        costs: dict[tuple[str, ...], float] = {}
+        for place, sums in self.meters.items():
+            requests[(*place, "tokens")], requests[(*place, "cost")] = sums.compared, sums.costed
+            tokens[(*place, "input", "own")] = sums.own_input
+            tokens[(*place, "input", "upstream")] = sums.upstream_input
+            tokens[(*place, "output", "own")] = sums.own_output
+            tokens[(*place, "output", "upstream")] = sums.upstream_output
+            costs[(*place, "own")] = sums.own_cost / NANO
+            costs[(*place, "upstream")] = sums.upstream_cost / NANO
+        place_labels = ("model", "server")
+        yield _counter(
+            "bluesminds_drift_requests",
+            "Requests that both meters have counted, by what is compared.",
+            (*place_labels, "compared"),
+            requests,
+        )
+        yield _counter(
+            "bluesminds_drift_tokens",
+            "Tokens of the same requests, by meter: the gateway's own count, and what the server reports.",
+            (*place_labels, "kind", "meter"),
+            tokens,
+        )
+        yield _counter(
+            "bluesminds_drift_cost_usd",
+            "Cost of the same requests, by meter: the gateway's price, and what the server reports.",
+            (*place_labels, "meter"),
+            costs,
+        )
+
     def collect(self) -> Iterable[Metric]:
         yield InfoMetricFamily("bluesminds_build", "The version.", value={"version": __version__})
         yield _counter(
@@ -107,6 +175,13 @@ class Metrics(Collector):
             ("model",),
             {(model,): count for model, count in self.unpriced.items()},
         )
+        yield _counter(
+            "bluesminds_usage_quarantined",
+            "Requests whose reported usage or cost was not used, by the reason.",
+            ("server", "reason"),
+            self.quarantined,
+        )
+        yield from self._drift()
         yield _counter(
             "bluesminds_upstream_attempts",
             "Attempts sent to servers.",
@@ -175,7 +250,7 @@ class Metrics(Collector):
             yield family
 
 
-def _counter(name: str, help_text: str, labels: tuple[str, ...], values: Mapping[Any, int]) -> Metric:
+def _counter(name: str, help_text: str, labels: tuple[str, ...], values: Mapping[Any, float]) -> Metric:
     family = CounterMetricFamily(name, help_text, labels=labels)
     for key, value in values.items():
         family.add_metric(key, value)

@@ -28,7 +28,7 @@ from bluesminds.wire.base import Stage
 from bluesminds.wire.cost import with_cost, with_stream_cost
 from bluesminds.wire.resumption import ResumedStream, without_last
 from bluesminds.wire.stages import DONE
-from bluesminds.wire.usage import settle_usage
+from bluesminds.wire.usage import estimate_output, settle_usage
 
 Headers = list[tuple[bytes, bytes]]
 END_SECONDS = 0.25  # how long a server may take to end its response after its [DONE]
@@ -165,7 +165,11 @@ class Relay(Struct, frozen=True):
             facts.usage, call.facts, delivered=facts.delivered, pieces=facts.pieces
         )
         if implausible or facts.implausible:
+            entry.quarantine = "implausible"
             self.sender.warn_implausible_usage(call, reply.endpoint.server.name)
+        entry.reported_cost = reply.cost
+        if call.facts.text_answer:
+            entry.own_output = estimate_output(facts.delivered, facts.pieces, call.facts)
         entry.finish(reply.status, "ok", usage)
 
     async def _relay_stream(

@@ -43,7 +43,12 @@ RESPONSES_PATHS: Final[Paths] = MappingProxyType(
 COMPACT_PATHS: Final[Paths] = MappingProxyType({"compact": "/responses/compact"})  # few servers have it
 _NATIVE_PATHS: Final[Paths] = MappingProxyType({**OPENAI_PATHS, **RESPONSES_PATHS})
 GEMINI_PATHS: Final[Paths] = MappingProxyType(
-    {"gemini": "/models/{model}:{method}", "gemini_count_tokens": "/models/{model}:countTokens"}
+    {
+        "gemini": "/models/{model}:{method}",
+        "gemini_count_tokens": "/models/{model}:countTokens",
+        "gemini_embed": "/models/{model}:embedContent",
+        "gemini_batch_embed": "/models/{model}:batchEmbedContents",
+    }
 )
 
 

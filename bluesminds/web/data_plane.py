@@ -15,6 +15,7 @@ from bluesminds.common.log import Log
 from bluesminds.common.values import RequestContext
 from bluesminds.gateway.bodies import BodyMemory, HeldMemory
 from bluesminds.gateway.browser_origins import BrowserOrigins
+from bluesminds.gateway.keep_alive import KeepAlive
 from bluesminds.gateway.operations import (
     MODELS,
     PASSTHROUGH,
@@ -168,7 +169,7 @@ class DataPlane:
     serves stored responses, `realtime` and `responses` serve WebSockets, `playground` admits signed-in users,
     and `control` serves all paths that are not of the data plane. `bodies` is the memory limit of all request
     bodies, and `origins` are those whose pages may use the gateway. `proxies` replaces the client address by
-    the forwarded one, for all paths.
+    the forwarded one, for all paths. `keep_alive` sends pings in silent streams, unless it is None.
     """
 
     def __init__(
@@ -186,6 +187,7 @@ class DataPlane:
         clock: Clock,
         log: Log,
         proxies: ProxyHeaders | None = None,
+        keep_alive: KeepAlive | None = None,
     ) -> None:
         self._gateway = gateway
         self._passthrough = passthrough
@@ -199,6 +201,7 @@ class DataPlane:
         self._clock = clock
         self._log = log
         self._proxies = proxies
+        self._keep_alive = keep_alive
         self._handlers: Mapping[HandlerName, _Handler] = {
             "model": self._call_model,
             "realtime": self._open_realtime,
@@ -270,7 +273,16 @@ class DataPlane:
             raise
 
     async def _call_model(self, request: ArrivedRequest) -> None:
-        await self._gateway.handle(request.match, request.context, request.body, request.out)
+        match, out = request.match, request.out
+        if self._keep_alive is not None:
+            pinging = self._keep_alive.writer(match.operation.format, out)
+            if pinging is not None:
+                try:
+                    await self._gateway.handle(match, request.context, request.body, pinging)
+                finally:
+                    pinging.close()
+                return
+        await self._gateway.handle(match, request.context, request.body, out)
 
     async def _open_realtime(self, request: ArrivedRequest) -> None:
         opening = read_opening(request.scope, request.context)

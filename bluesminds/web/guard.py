@@ -39,6 +39,7 @@ class Access(Enum):
     PUBLIC = "all callers"
     SESSION = "a signed-in user"
     ADMIN = "a signed-in administrator, or the operator on the local socket"
+    OPERATOR = "the operator on the local socket"
 
 
 class Principal(Struct, frozen=True):
@@ -82,13 +83,17 @@ class Guard:
         if access is Access.PUBLIC:
             return _operator() if local else self._anonymous(request)
         if local:
-            if access is not Access.ADMIN:
+            if access is Access.SESSION:
                 raise Forbidden(
                     "session_required",
                     "This endpoint needs a signed-in user; the operator socket cannot use it.",
                 )
             return _operator()
         principal = await self._authenticate(request)
+        if access is Access.OPERATOR:
+            raise Forbidden(
+                "operator_required", "Use the command line on the machine of the gateway for this."
+            )
         if access is Access.ADMIN and principal.role != "admin":
             raise Forbidden("admin_required", "This endpoint needs an administrator.")
         return principal

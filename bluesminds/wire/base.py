@@ -15,6 +15,7 @@ from bluesminds.wire.conversation import (
 )
 from bluesminds.wire.errors import ErrorDetail, has_error_object
 from bluesminds.wire.json_text import Fields
+from bluesminds.wire.vectors import ClientVectorCodec
 
 # "realtime" has no requests and replies, but events: see sockets.py.
 FormatName = Literal[
@@ -26,6 +27,8 @@ FormatName = Literal[
     "compact",
     "gemini",
     "gemini_count_tokens",
+    "gemini_embed",
+    "gemini_batch_embed",
     "completions",
     "embeddings",
     "moderations",
@@ -79,6 +82,10 @@ class Stage(Protocol):
     @property
     def output(self) -> int:
         """Tokens of the answer so far, reported or estimated."""
+
+    @property
+    def own_output(self) -> int | None:
+        """The gateway's own count of the tokens of the answer so far; None if it cannot count them."""
 
     @property
     def implausible(self) -> bool:
@@ -198,3 +205,4 @@ class Format(Struct, frozen=True):
     is_media: bool = False  # a reply has the form of its content type
     estimate: Callable[[Fields], bytes] | None = None  # the response to a count request, without a server
     codec: ClientCodec | None = None  # only for conversations
+    vectors: ClientVectorCodec | None = None  # only for embeddings

@@ -138,6 +138,11 @@ class MediaEvents:
         return self._settled()[0]
 
     @property
+    def own_output(self) -> int | None:
+        request = self._request
+        return estimate_output(self._delivered, self._pieces, request) if request.text_answer else None
+
+    @property
     def implausible(self) -> bool:
         return self._absurd or self._settled()[1]
 
@@ -249,6 +254,10 @@ class Opaque:
     def usage(self) -> Usage:
         size = self._delivered if self._is_text else 0
         return settle_usage(None, self._request, delivered=size, pieces=min(size, 1))[0]
+
+    @property
+    def own_output(self) -> int | None:
+        return None
 
     @property
     def implausible(self) -> bool:

@@ -333,4 +333,5 @@ MESSAGES_CODEC = Codec(
     decoder=MessagesDecoder,
     encoder=MessagesEncoder,
     names=_NAMES,
+    keep_alive=b'event: ping\ndata: {"type": "ping"}\n\n',
 )

@@ -21,7 +21,7 @@ _LAST_TIME = 253_402_300_799  # the last second of the year 9999
 
 class ModelRow(Struct, frozen=True, gc=False):
     """`created`: seconds since the epoch, 0 if unknown. `owned_by`: "" if unknown. `price`: what the gateway
-    charges, None if it has no price.
+    charges, None if it has no price. `embeds`: it only makes embeddings, as Gemini's list says.
     """
 
     id: str
@@ -29,6 +29,7 @@ class ModelRow(Struct, frozen=True, gc=False):
     owned_by: str = ""
     details: ModelDetails = NO_DETAILS
     price: Price | None = None
+    embeds: bool = False
 
 
 def read_models(body: bytes, prefix: str = "") -> list[ModelRow]:
@@ -64,7 +65,10 @@ def _read_row(item: object, answer: object, prefix: str) -> ModelRow | None:
     if name is None and isinstance(answer, dict) and "data" not in answer:
         name = item.get("name") or item.get("model") or item.get("key")
         name = name.removeprefix("models/") if isinstance(name, str) else None
-    if not isinstance(name, str) or not name or not _generates(item):
+    methods = item.get("supportedGenerationMethods")
+    others = methods if isinstance(methods, list) and "generateContent" not in methods else ()
+    embeds = "embedContent" in others
+    if not isinstance(name, str) or not name or (others and not embeds):
         return None
     created, owner = item.get("created"), item.get("owned_by")
     return ModelRow(
@@ -72,13 +76,8 @@ def _read_row(item: object, answer: object, prefix: str) -> ModelRow | None:
         created=created if type(created) is int and 0 <= created < _NEWEST else 0,
         owned_by=owner if isinstance(owner, str) else "",
         details=read_details(item),
+        embeds=embeds,
     )
-
-
-def _generates(item: dict[str, Any]) -> bool:
-    """Gemini's list has models for embeddings, pictures and films as well, each with its methods."""
-    methods = item.get("supportedGenerationMethods")
-    return not isinstance(methods, list) or "generateContent" in methods
 
 
 def write_models(rows: Iterable[ModelRow]) -> bytes:
@@ -132,7 +131,8 @@ def _as_gemini(row: ModelRow) -> dict[str, object]:
         model["inputTokenLimit"] = row.details.context_length
     if row.details.max_output is not None:
         model["outputTokenLimit"] = row.details.max_output
-    return model | {"supportedGenerationMethods": ["generateContent", "countTokens"]}
+    methods = ("embedContent", "batchEmbedContents") if row.embeds else ("generateContent", "countTokens")
+    return model | {"supportedGenerationMethods": methods}
 
 
 def _as_openai(row: ModelRow) -> dict[str, object]:

@@ -10,7 +10,7 @@ from bluesminds.common.routes import Need
 from bluesminds.wire.json_text import Fields
 
 _TOOLS: Final = ("tools", "functions")
-_MESSAGES: Final = ("messages", "input", "contents", "system", "systemInstruction")
+_MESSAGES: Final = ("messages", "input", "contents", "content", "requests", "system", "systemInstruction")
 _EMPTY: Final = frozenset((b"null", b"[]", b"{}"))
 # Types of parts: chat, messages, responses. MIME types: Gemini, and sources of messages.
 _IMAGE: Final = re.compile(

@@ -107,6 +107,10 @@ class Passthrough:
         return self._settled()[0]
 
     @property
+    def own_output(self) -> int | None:
+        return estimate_output(self._delivered, self._pieces, self._request)
+
+    @property
     def implausible(self) -> bool:
         return self._absurd or self._settled()[1]
 

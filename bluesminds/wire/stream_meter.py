@@ -40,6 +40,10 @@ class StreamMeter:
     def usage(self, ended: bool) -> Usage:
         return self._settled(ended)[0]
 
+    @property
+    def own_output(self) -> int:
+        return estimate_output(self._delivered, self._pieces, self._request)
+
     def implausible(self, ended: bool) -> bool:
         return self._absurd or self._settled(ended)[1]
 
@@ -79,6 +83,10 @@ class MeteredStage(ABC):
     @property
     def usage(self) -> Usage:
         return self._meter.usage(self._ended)
+
+    @property
+    def own_output(self) -> int | None:
+        return self._meter.own_output
 
     @property
     def implausible(self) -> bool:

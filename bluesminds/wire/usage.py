@@ -3,8 +3,9 @@
 Formats: OpenAI chat (prompt_tokens, *_details) and Responses (input_tokens), Anthropic
 (cache_read_input_tokens, cache_creation_input_tokens, thinking_tokens), DeepSeek (prompt_cache_hit_tokens),
 Moonshot (cached_tokens), Cohere (billed_units, tokens), Jina and Voyage (total_tokens alone), Gemini
-(usageMetadata). A count is an integer from 0 to MAX_TOKENS; some servers write it as 5.0. Any other value of
-a main count makes the report implausible; any other value of a detail is ignored.
+(usageMetadata), OpenRouter and LiteLLM (cost, in USD). A count is an integer from 0 to MAX_TOKENS; some
+servers write it as 5.0. Any other value of a main count makes the report implausible; any other value of a
+detail is ignored.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Raw, Struct, structs
 
-from bluesminds.common.values import Usage
+from bluesminds.common.money import MAX_USD, NANO
+from bluesminds.common.values import NO_AMOUNT, Usage
 from bluesminds.wire.base import RequestFacts
 from bluesminds.wire.json_text import NOT_JSON, read_value
 
@@ -24,6 +26,8 @@ BYTES_PER_TOKEN = 4  # the usual rule of thumb for English text
 MOST_BYTES_PER_TOKEN = 40
 FREE_BYTES = 1000
 MAX_TIER = 32  # characters of the name of a service tier
+MAX_COST_TEXT = 64  # characters
+CONTEXTS = 10
 _STANDARD_TIERS = frozenset(("", "default", "standard", "auto"))
 
 _INPUT = ("prompt_tokens", "input_tokens", "promptTokenCount")
@@ -149,6 +153,8 @@ def _normalise(report: dict[str, Any], *, cache_beside: bool, total_is_input: bo
     usage = Usage(input_, output, cache_read, cache_write, reasoning, "upstream")
     if (tier := report.get("service_tier")) is not None:  # Anthropic
         usage = with_tier(usage, tier) or usage
+    if (cost := report.get("cost")) is not None:
+        usage = structs.replace(usage, cost=read_cost(cost))
     inputs = [_detail(report, _INPUT_DETAILS, (name,), ()) for name in _MEDIA_DETAILS]
     outputs = [_detail(report, _OUTPUT_DETAILS, (name,), ()) for name in _MEDIA_DETAILS]
     return _with_media(usage, inputs, outputs) if any(inputs) or any(outputs) else usage
@@ -223,6 +229,20 @@ def _first(report: dict[str, Any], names: tuple[str, ...]) -> int | None:
     return None
 
 
+def read_cost(value: object) -> int | None:
+    """Nano-USD of an amount of USD: a number, or its text, such as 2.85e-05. NO_AMOUNT for a number that is
+    negative, not finite or too large; None for anything else.
+    """
+    if isinstance(value, str):
+        try:
+            value = float(value[:MAX_COST_TEXT])
+        except ValueError:
+            return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return round(value * NANO) if 0 <= value <= MAX_USD else NO_AMOUNT
+
+
 def _count(value: object) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_TOKENS:
         return None
@@ -234,10 +254,18 @@ def add_usage(one: Usage, other: Usage) -> Usage:
     counts: dict[str, Any] = {
         name: None if mine is None and theirs is None else (mine or 0) + (theirs or 0)
         for name in Usage.__struct_fields__
-        if name != "source"
+        if name not in ("source", "tier")
         for mine, theirs in [(getattr(one, name), getattr(other, name))]
     }
-    return Usage(source="estimated" if "estimated" in (one.source, other.source) else one.source, **counts)
+    source = "estimated" if "estimated" in (one.source, other.source) else one.source
+    return Usage(source=source, tier=one.tier, **counts | {"cost": _sum_of_costs(one.cost, other.cost)})
+
+
+def _sum_of_costs(one: int | None, other: int | None) -> int | None:
+    """Unknown if one of them is, and no amount if one of them is none."""
+    if one is None or other is None:
+        return None
+    return NO_AMOUNT if NO_AMOUNT in (one, other) else one + other
 
 
 def merge_reports(later: Usage, earlier: Usage | None) -> Usage:
@@ -257,7 +285,10 @@ def merge_reports(later: Usage, earlier: Usage | None) -> Usage:
         reasoning = _larger(reasoning, earlier.reasoning)
     units = {name: _larger(getattr(later, name), getattr(earlier, name)) for name in _OTHER_UNITS}
     tier = later.tier or earlier.tier
-    return Usage(input_, output, cache_read, cache_write, reasoning, later.source, **units, tier=tier)
+    cost = earlier.cost if later.cost is None else later.cost
+    return Usage(
+        input_, output, cache_read, cache_write, reasoning, later.source, **units, tier=tier, cost=cost
+    )
 
 
 def _larger(one: int | None, other: int | None) -> int | None:
@@ -268,7 +299,8 @@ def estimate_input(text_bytes: int) -> int:
     return -(-text_bytes // BYTES_PER_TOKEN)
 
 
-def _expected_input(request: RequestFacts) -> int:
+def expected_input(request: RequestFacts) -> int:
+    """The gateway's own count, which no report of a server changes."""
     return estimate_input(request.text_bytes) + request.media_tokens
 
 
@@ -280,6 +312,21 @@ def estimate_output(delivered: int, pieces: int, request: RequestFacts) -> int:
     if request.max_output is None:
         return tokens
     return min(tokens, request.max_output * request.choices)
+
+
+def is_too_large(
+    usage: Usage, request: RequestFacts, context_length: int | None, own_output: int | None
+) -> bool:
+    """Whether a report is more than the model could have used: ten times its context, or an answer of twice
+    the request's maximum with more tokens than bytes. Tools at the server may use the context several times.
+    """
+    if context_length and (usage.input or 0) + (usage.output or 0) > CONTEXTS * context_length:
+        return True
+    if request.max_output is None or usage.output is None or own_output is None:
+        return False
+    written = usage.output - (usage.reasoning or 0)
+    maximum = request.max_output * request.choices
+    return written > 2 * maximum and written > BYTES_PER_TOKEN * own_output
 
 
 def settle_usage(
@@ -303,7 +350,7 @@ def settle_usage(
         return reported, False
     if reported is None:
         expected = estimate_output(delivered, pieces, request)
-        return Usage(_expected_input(request), expected, source="estimated"), False
+        return Usage(expected_input(request), expected, source="estimated"), False
     input_, output = reported.input, reported.output
     if input_ and output and complete and delivered <= FREE_BYTES:
         return reported, False
@@ -316,7 +363,7 @@ def settle_usage(
         output = max(output or 0, expected, reported.reasoning or 0)
     if input_ is None or no_input:
         cached = (reported.cache_read or 0) + (reported.cache_write or 0)
-        input_ = max(_expected_input(request), cached)
+        input_ = max(expected_input(request), cached)
     if (input_, output) == (reported.input, reported.output):
         return reported, False
     settled = structs.replace(reported, input=input_, output=output, source="estimated")
@@ -330,7 +377,7 @@ def _settle_media(reported: Usage | None, request: RequestFacts) -> Usage:
         return structs.replace(reported, characters=request.characters)
     return structs.replace(
         reported,
-        input=_expected_input(request),
+        input=expected_input(request),
         source="estimated",
         characters=request.characters,
     )

@@ -239,6 +239,14 @@ CREATE TABLE usage (
     charged_nano BIGINT, -- paid with prepaid credit; NULL: the account has none
     day TEXT NOT NULL, -- such as 2026-02-28, in the time zone of the limits
     month TEXT NOT NULL, -- such as 2026-02
+    own_input_tokens BIGINT, -- the gateway's own count
+    own_output_tokens BIGINT,
+    reported_cost_nano BIGINT, -- what the server says that it costs
+    quarantine TEXT NOT NULL, -- why a report of the server was not used; '' for none
+    markup BIGINT NOT NULL, -- in the cost, in hundredths of a percent
+    service_tier TEXT NOT NULL, -- in the response; '' is the standard one
+    sent_model TEXT NOT NULL, -- the name that the server got; '' is that of the client
+    served_model TEXT NOT NULL, -- the fallback model; '' is that of the client
     PRIMARY KEY (at, id)
 );
 
@@ -270,7 +278,7 @@ CREATE TABLE prompt_log (
 
 CREATE INDEX prompt_log_user ON prompt_log (user_id, id);
 
--- Sums of usage by hour and by day (UTC), for each key, and by day for all users together.
+-- Sums of usage by hour and by day (UTC), for each key, and for all users together.
 -- Statistics read only these tables.
 -- The bounds of the histograms are in storage/latency.py.
 CREATE TABLE usage_hourly (
@@ -333,7 +341,7 @@ CREATE TABLE usage_daily (
 
 CREATE INDEX usage_daily_user ON usage_daily (user_id, bucket_start, key_id);
 
-CREATE TABLE usage_site (
+CREATE TABLE usage_site_hourly (
     bucket_start BIGINT NOT NULL,
     model TEXT NOT NULL,
     server TEXT NOT NULL,
@@ -359,6 +367,59 @@ CREATE TABLE usage_site (
     PRIMARY KEY (bucket_start, model, server)
 );
 
+CREATE TABLE usage_site_daily (
+    bucket_start BIGINT NOT NULL,
+    model TEXT NOT NULL,
+    server TEXT NOT NULL,
+    requests BIGINT NOT NULL,
+    errors BIGINT NOT NULL,
+    input_tokens BIGINT NOT NULL,
+    output_tokens BIGINT NOT NULL,
+    cache_read_tokens BIGINT NOT NULL,
+    cache_write_tokens BIGINT NOT NULL,
+    reasoning_tokens BIGINT NOT NULL,
+    audio_input_tokens BIGINT NOT NULL,
+    audio_output_tokens BIGINT NOT NULL,
+    image_input_tokens BIGINT NOT NULL,
+    image_output_tokens BIGINT NOT NULL,
+    images BIGINT NOT NULL,
+    audio_ms BIGINT NOT NULL,
+    characters BIGINT NOT NULL,
+    duration_ms BIGINT NOT NULL,
+    cost_nano BIGINT NOT NULL, -- without the unpriced requests
+    unpriced BIGINT NOT NULL, -- requests that used a model without a price
+    durations JSONB NOT NULL, -- JSON object: number of requests by lower bound of their duration
+    first_bytes JSONB NOT NULL, -- the same for the time until the first byte
+    PRIMARY KEY (bucket_start, model, server)
+);
+
+-- Sums for each key of all models and servers together.
+CREATE TABLE usage_key_daily (
+    bucket_start BIGINT NOT NULL,
+    key_id TEXT NOT NULL,
+    user_id TEXT NOT NULL,
+    requests BIGINT NOT NULL,
+    errors BIGINT NOT NULL,
+    input_tokens BIGINT NOT NULL,
+    output_tokens BIGINT NOT NULL,
+    cache_read_tokens BIGINT NOT NULL,
+    cache_write_tokens BIGINT NOT NULL,
+    reasoning_tokens BIGINT NOT NULL,
+    audio_input_tokens BIGINT NOT NULL,
+    audio_output_tokens BIGINT NOT NULL,
+    image_input_tokens BIGINT NOT NULL,
+    image_output_tokens BIGINT NOT NULL,
+    images BIGINT NOT NULL,
+    audio_ms BIGINT NOT NULL,
+    characters BIGINT NOT NULL,
+    duration_ms BIGINT NOT NULL,
+    cost_nano BIGINT NOT NULL, -- without the unpriced requests
+    unpriced BIGINT NOT NULL, -- requests that used a model without a price
+    PRIMARY KEY (bucket_start, key_id, user_id)
+);
+
+CREATE INDEX usage_key_daily_user ON usage_key_daily (user_id, bucket_start);
+
 -- A histogram of bounds, without those that are NULL.
 CREATE FUNCTION count_values(BIGINT []) RETURNS JSONB LANGUAGE sql IMMUTABLE AS $$
     SELECT coalesce(jsonb_object_agg(low, n), '{}') FROM (
@@ -374,6 +435,24 @@ CREATE FUNCTION add_counts(JSONB, JSONB) RETURNS JSONB LANGUAGE sql IMMUTABLE AS
         GROUP BY key
     ) AS sums
 $$;
+
+-- The two meters by day (UTC): sums of requests that both have counted. Output is only of requests without reasoning,
+-- which a server may hide; costs are only of requests with a price whose cost the server has reported.
+CREATE TABLE usage_meters (
+    bucket_start BIGINT NOT NULL,
+    model TEXT NOT NULL,
+    server TEXT NOT NULL,
+    compared BIGINT NOT NULL, -- requests
+    own_input BIGINT NOT NULL,
+    reported_input BIGINT NOT NULL,
+    own_output BIGINT NOT NULL,
+    reported_output BIGINT NOT NULL,
+    costed BIGINT NOT NULL, -- requests with both costs
+    own_cost_nano BIGINT NOT NULL, -- without a markup
+    reported_cost_nano BIGINT NOT NULL,
+    quarantined BIGINT NOT NULL, -- requests
+    PRIMARY KEY (bucket_start, model, server)
+);
 
 -- Amounts that count towards limits: in the latest day, in the latest month, and in total.
 CREATE TABLE quota_counters (

@@ -240,6 +240,14 @@ CREATE TABLE usage (
     charged_nano INTEGER, -- paid with prepaid credit; NULL: the account has none
     day TEXT NOT NULL, -- such as 2026-02-28, in the time zone of the limits
     month TEXT NOT NULL, -- such as 2026-02
+    own_input_tokens INTEGER, -- the gateway's own count
+    own_output_tokens INTEGER,
+    reported_cost_nano INTEGER, -- what the server says that it costs
+    quarantine TEXT NOT NULL, -- why a report of the server was not used; '' for none
+    markup INTEGER NOT NULL, -- in the cost, in hundredths of a percent
+    service_tier TEXT NOT NULL, -- in the response; '' is the standard one
+    sent_model TEXT NOT NULL, -- the name that the server got; '' is that of the client
+    served_model TEXT NOT NULL, -- the fallback model; '' is that of the client
     PRIMARY KEY (at, id)
 ) STRICT, WITHOUT ROWID;
 
@@ -271,7 +279,7 @@ CREATE TABLE prompt_log (
 
 CREATE INDEX prompt_log_user ON prompt_log (user_id, id);
 
--- Sums of usage by hour and by day (UTC), for each key, and by day for all users together.
+-- Sums of usage by hour and by day (UTC), for each key, and for all users together.
 -- Statistics read only these tables.
 -- The bounds of the histograms are in storage/latency.py.
 CREATE TABLE usage_hourly (
@@ -334,7 +342,7 @@ CREATE TABLE usage_daily (
 
 CREATE INDEX usage_daily_user ON usage_daily (user_id, bucket_start, key_id);
 
-CREATE TABLE usage_site (
+CREATE TABLE usage_site_hourly (
     bucket_start INTEGER NOT NULL,
     model TEXT NOT NULL,
     server TEXT NOT NULL,
@@ -357,6 +365,77 @@ CREATE TABLE usage_site (
     unpriced INTEGER NOT NULL, -- requests that used a model without a price
     durations TEXT NOT NULL, -- JSON object: number of requests by lower bound of their duration
     first_bytes TEXT NOT NULL, -- the same for the time until the first byte
+    PRIMARY KEY (bucket_start, model, server)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE usage_site_daily (
+    bucket_start INTEGER NOT NULL,
+    model TEXT NOT NULL,
+    server TEXT NOT NULL,
+    requests INTEGER NOT NULL,
+    errors INTEGER NOT NULL,
+    input_tokens INTEGER NOT NULL,
+    output_tokens INTEGER NOT NULL,
+    cache_read_tokens INTEGER NOT NULL,
+    cache_write_tokens INTEGER NOT NULL,
+    reasoning_tokens INTEGER NOT NULL,
+    audio_input_tokens INTEGER NOT NULL,
+    audio_output_tokens INTEGER NOT NULL,
+    image_input_tokens INTEGER NOT NULL,
+    image_output_tokens INTEGER NOT NULL,
+    images INTEGER NOT NULL,
+    audio_ms INTEGER NOT NULL,
+    characters INTEGER NOT NULL,
+    duration_ms INTEGER NOT NULL,
+    cost_nano INTEGER NOT NULL, -- without the unpriced requests
+    unpriced INTEGER NOT NULL, -- requests that used a model without a price
+    durations TEXT NOT NULL, -- JSON object: number of requests by lower bound of their duration
+    first_bytes TEXT NOT NULL, -- the same for the time until the first byte
+    PRIMARY KEY (bucket_start, model, server)
+) STRICT, WITHOUT ROWID;
+
+-- Sums for each key of all models and servers together.
+CREATE TABLE usage_key_daily (
+    bucket_start INTEGER NOT NULL,
+    key_id TEXT NOT NULL,
+    user_id TEXT NOT NULL,
+    requests INTEGER NOT NULL,
+    errors INTEGER NOT NULL,
+    input_tokens INTEGER NOT NULL,
+    output_tokens INTEGER NOT NULL,
+    cache_read_tokens INTEGER NOT NULL,
+    cache_write_tokens INTEGER NOT NULL,
+    reasoning_tokens INTEGER NOT NULL,
+    audio_input_tokens INTEGER NOT NULL,
+    audio_output_tokens INTEGER NOT NULL,
+    image_input_tokens INTEGER NOT NULL,
+    image_output_tokens INTEGER NOT NULL,
+    images INTEGER NOT NULL,
+    audio_ms INTEGER NOT NULL,
+    characters INTEGER NOT NULL,
+    duration_ms INTEGER NOT NULL,
+    cost_nano INTEGER NOT NULL, -- without the unpriced requests
+    unpriced INTEGER NOT NULL, -- requests that used a model without a price
+    PRIMARY KEY (bucket_start, key_id, user_id)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX usage_key_daily_user ON usage_key_daily (user_id, bucket_start);
+
+-- The two meters by day (UTC): sums of requests that both have counted. Output is only of requests without reasoning,
+-- which a server may hide; costs are only of requests with a price whose cost the server has reported.
+CREATE TABLE usage_meters (
+    bucket_start INTEGER NOT NULL,
+    model TEXT NOT NULL,
+    server TEXT NOT NULL,
+    compared INTEGER NOT NULL, -- requests
+    own_input INTEGER NOT NULL,
+    reported_input INTEGER NOT NULL,
+    own_output INTEGER NOT NULL,
+    reported_output INTEGER NOT NULL,
+    costed INTEGER NOT NULL, -- requests with both costs
+    own_cost_nano INTEGER NOT NULL, -- without a markup
+    reported_cost_nano INTEGER NOT NULL,
+    quarantined INTEGER NOT NULL, -- requests
     PRIMARY KEY (bucket_start, model, server)
 ) STRICT, WITHOUT ROWID;
 
@@ -477,7 +556,50 @@ BEGIN
             first_bytes, '$.' || substr(excluded.first_bytes, 2, instr(excluded.first_bytes, ':') - 2),
             coalesce(first_bytes -> ('$.' || substr(excluded.first_bytes, 2, instr(excluded.first_bytes, ':') - 2)), 0) + 1
         ) END;
-    INSERT INTO usage_site
+    INSERT INTO usage_site_hourly
+    VALUES (
+        new.at - new.at % 3600000, new.model, new.server,
+        1, new.outcome NOT IN ('ok', 'client_gone', 'stopped'),
+        coalesce(new.input_tokens, 0), coalesce(new.output_tokens, 0),
+        coalesce(new.cache_read_tokens, 0), coalesce(new.cache_write_tokens, 0),
+        coalesce(new.reasoning_tokens, 0),
+        coalesce(new.audio_input_tokens, 0), coalesce(new.audio_output_tokens, 0),
+        coalesce(new.image_input_tokens, 0), coalesce(new.image_output_tokens, 0),
+        coalesce(new.images, 0), coalesce(new.audio_ms, 0), coalesce(new.characters, 0),
+        new.duration_ms, coalesce(new.cost_nano, 0),
+        new.cost_nano IS NULL AND coalesce(new.input_tokens, 0) + coalesce(new.output_tokens, 0)
+            + coalesce(new.images, 0) + coalesce(new.audio_ms, 0) + coalesce(new.characters, 0) > 0,
+        '{"' || (SELECT max(low) FROM latency_bounds WHERE low <= new.duration_ms) || '":1}',
+        CASE WHEN new.first_byte_ms IS NULL THEN '{}'
+            ELSE '{"' || (SELECT max(low) FROM latency_bounds WHERE low <= new.first_byte_ms) || '":1}' END
+    )
+    ON CONFLICT DO UPDATE SET
+        requests = requests + 1,
+        errors = errors + excluded.errors,
+        input_tokens = input_tokens + excluded.input_tokens,
+        output_tokens = output_tokens + excluded.output_tokens,
+        cache_read_tokens = cache_read_tokens + excluded.cache_read_tokens,
+        cache_write_tokens = cache_write_tokens + excluded.cache_write_tokens,
+        reasoning_tokens = reasoning_tokens + excluded.reasoning_tokens,
+        audio_input_tokens = audio_input_tokens + excluded.audio_input_tokens,
+        audio_output_tokens = audio_output_tokens + excluded.audio_output_tokens,
+        image_input_tokens = image_input_tokens + excluded.image_input_tokens,
+        image_output_tokens = image_output_tokens + excluded.image_output_tokens,
+        images = images + excluded.images,
+        audio_ms = audio_ms + excluded.audio_ms,
+        characters = characters + excluded.characters,
+        duration_ms = duration_ms + excluded.duration_ms,
+        cost_nano = cost_nano + excluded.cost_nano,
+        unpriced = unpriced + excluded.unpriced,
+        durations = json_set(
+            durations, '$.' || substr(excluded.durations, 2, instr(excluded.durations, ':') - 2),
+            coalesce(durations -> ('$.' || substr(excluded.durations, 2, instr(excluded.durations, ':') - 2)), 0) + 1
+        ),
+        first_bytes = CASE WHEN new.first_byte_ms IS NULL THEN first_bytes ELSE json_set(
+            first_bytes, '$.' || substr(excluded.first_bytes, 2, instr(excluded.first_bytes, ':') - 2),
+            coalesce(first_bytes -> ('$.' || substr(excluded.first_bytes, 2, instr(excluded.first_bytes, ':') - 2)), 0) + 1
+        ) END;
+    INSERT INTO usage_site_daily
     VALUES (
         new.at - new.at % 86400000, new.model, new.server,
         1, new.outcome NOT IN ('ok', 'client_gone', 'stopped'),
@@ -520,6 +642,38 @@ BEGIN
             first_bytes, '$.' || substr(excluded.first_bytes, 2, instr(excluded.first_bytes, ':') - 2),
             coalesce(first_bytes -> ('$.' || substr(excluded.first_bytes, 2, instr(excluded.first_bytes, ':') - 2)), 0) + 1
         ) END;
+    INSERT INTO usage_key_daily
+    VALUES (
+        new.at - new.at % 86400000, new.key_id, new.user_id,
+        1, new.outcome NOT IN ('ok', 'client_gone', 'stopped'),
+        coalesce(new.input_tokens, 0), coalesce(new.output_tokens, 0),
+        coalesce(new.cache_read_tokens, 0), coalesce(new.cache_write_tokens, 0),
+        coalesce(new.reasoning_tokens, 0),
+        coalesce(new.audio_input_tokens, 0), coalesce(new.audio_output_tokens, 0),
+        coalesce(new.image_input_tokens, 0), coalesce(new.image_output_tokens, 0),
+        coalesce(new.images, 0), coalesce(new.audio_ms, 0), coalesce(new.characters, 0),
+        new.duration_ms, coalesce(new.cost_nano, 0),
+        new.cost_nano IS NULL AND coalesce(new.input_tokens, 0) + coalesce(new.output_tokens, 0)
+            + coalesce(new.images, 0) + coalesce(new.audio_ms, 0) + coalesce(new.characters, 0) > 0
+    )
+    ON CONFLICT DO UPDATE SET
+        requests = requests + 1,
+        errors = errors + excluded.errors,
+        input_tokens = input_tokens + excluded.input_tokens,
+        output_tokens = output_tokens + excluded.output_tokens,
+        cache_read_tokens = cache_read_tokens + excluded.cache_read_tokens,
+        cache_write_tokens = cache_write_tokens + excluded.cache_write_tokens,
+        reasoning_tokens = reasoning_tokens + excluded.reasoning_tokens,
+        audio_input_tokens = audio_input_tokens + excluded.audio_input_tokens,
+        audio_output_tokens = audio_output_tokens + excluded.audio_output_tokens,
+        image_input_tokens = image_input_tokens + excluded.image_input_tokens,
+        image_output_tokens = image_output_tokens + excluded.image_output_tokens,
+        images = images + excluded.images,
+        audio_ms = audio_ms + excluded.audio_ms,
+        characters = characters + excluded.characters,
+        duration_ms = duration_ms + excluded.duration_ms,
+        cost_nano = cost_nano + excluded.cost_nano,
+        unpriced = unpriced + excluded.unpriced;
     -- A newer day or month replaces the counters of the one before; an older one is not counted.
     INSERT INTO quota_counters
     SELECT
@@ -543,6 +697,38 @@ BEGIN
         month = max(month, excluded.month),
         total_tokens = total_tokens + excluded.total_tokens,
         total_nano = total_nano + excluded.total_nano;
+END;
+
+-- Adds each usage row to the sums of the two meters.
+CREATE TRIGGER usage_compare AFTER INSERT ON usage
+WHEN new.own_input_tokens IS NOT NULL OR new.reported_cost_nano IS NOT NULL OR new.quarantine <> ''
+BEGIN
+    INSERT INTO usage_meters
+    SELECT
+        new.at - new.at % 86400000, new.model, new.server, compared,
+        compared * coalesce(new.own_input_tokens, 0), compared * coalesce(new.input_tokens, 0),
+        measured * coalesce(new.own_output_tokens, 0), measured * coalesce(new.output_tokens, 0),
+        costed, costed * (coalesce(new.cost_nano, 0) * 10000 / (10000 + new.markup)),
+        costed * coalesce(new.reported_cost_nano, 0),
+        new.quarantine <> ''
+    FROM (SELECT
+        new.usage_source = 'upstream' AND new.own_input_tokens IS NOT NULL AS compared,
+        new.usage_source = 'upstream' AND new.own_output_tokens IS NOT NULL
+            AND coalesce(new.reasoning_tokens, 0) = 0 AS measured,
+        new.usage_source = 'upstream' AND new.cost_nano IS NOT NULL
+            AND new.reported_cost_nano IS NOT NULL AS costed
+    )
+    WHERE true
+    ON CONFLICT DO UPDATE SET
+        compared = compared + excluded.compared,
+        own_input = own_input + excluded.own_input,
+        reported_input = reported_input + excluded.reported_input,
+        own_output = own_output + excluded.own_output,
+        reported_output = reported_output + excluded.reported_output,
+        costed = costed + excluded.costed,
+        own_cost_nano = own_cost_nano + excluded.own_cost_nano,
+        reported_cost_nano = reported_cost_nano + excluded.reported_cost_nano,
+        quarantined = quarantined + excluded.quarantined;
 END;
 
 -- Prices that the operator has set. Lines with the same server, model and date are one price.

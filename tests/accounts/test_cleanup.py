@@ -23,17 +23,19 @@ async def counts(connection: Connection) -> list[object]:
         len(await select_page(connection, LATEST, 100)),
         await connection.value("SELECT count(*) FROM usage_hourly"),
         await connection.value("SELECT count(*) FROM usage_daily"),
-        await connection.value("SELECT count(*) FROM usage_site"),
+        await connection.value("SELECT count(*) FROM usage_site_hourly"),
+        await connection.value("SELECT count(*) FROM usage_site_daily"),
+        await connection.value("SELECT count(*) FROM usage_key_daily"),
     ]
 
 
 @pytest.mark.parametrize(
     ("retention", "left"),
     [
-        (UsageRetention(), [20, 20, 20, 20]),
-        (UsageRetention(log=5), [6, 20, 20, 20]),
-        (UsageRetention(hours=5), [20, 6, 20, 20]),
-        (UsageRetention(days=5), [20, 20, 5, 5]),
+        (UsageRetention(), [20] * 6),
+        (UsageRetention(log=5), [6, 20, 20, 20, 20, 20]),
+        (UsageRetention(hours=5), [20, 6, 20, 6, 20, 20]),
+        (UsageRetention(days=5), [20, 20, 5, 20, 5, 5]),
     ],
 )
 async def test_usage_is_deleted_after_its_days(

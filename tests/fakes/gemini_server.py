@@ -24,6 +24,8 @@ USAGE = {
     "promptTokensDetails": [{"modality": "TEXT", "tokenCount": 107}],
 }
 COUNT = 42
+VECTOR = {"values": [0.5, -1.25, 0.1]}
+EMBED_USAGE = {"promptTokenCount": 7, "promptTokenDetails": [{"modality": "TEXT", "tokenCount": 7}]}
 ERROR_NAMES = {400: "INVALID_ARGUMENT", 429: "RESOURCE_EXHAUSTED", 503: "UNAVAILABLE"}
 
 
@@ -65,6 +67,11 @@ async def correct(server: ModelServer, peer: Peer, asked: Asked) -> None:
     orders = orders_of(list(_messages(asked.body)), _offer(asked.body))
     if b":countTokens " in line:
         await peer.answer(msgspec.json.encode({"totalTokens": COUNT}), JSON)
+    elif b":embedContent " in line:
+        await peer.answer(msgspec.json.encode({"embedding": VECTOR, "usageMetadata": EMBED_USAGE}), JSON)
+    elif b":batchEmbedContents " in line:
+        vectors = [VECTOR for _ in asked.body["requests"]]
+        await peer.answer(msgspec.json.encode({"embeddings": vectors, "usageMetadata": EMBED_USAGE}), JSON)
     elif orders.refuse:
         name = ERROR_NAMES.get(orders.refuse, "INTERNAL")
         await refusal(orders.refuse, error(orders.refuse, name, f"this is {orders.refuse}"))(
@@ -129,7 +136,7 @@ class GeminiServer(ModelServer):
             {"name": f"models/{name}", "displayName": name, "supportedGenerationMethods": ["generateContent"]}
             for name in self.models
         ]
-        other = {"name": "models/embedding", "supportedGenerationMethods": ["embedContent"]}
+        other = {"name": "models/film", "supportedGenerationMethods": ["predictLongRunning"]}
         return msgspec.json.encode({"models": [*rows, other]})
 
 

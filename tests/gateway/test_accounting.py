@@ -161,6 +161,22 @@ async def test_usage_so_far_includes_earlier_attempts() -> None:
     assert entry.cost == row.cost_nano
 
 
+@pytest.mark.parametrize("prepaid", [True, False])
+async def test_usage_so_far_charges_more_than_is_reserved(prepaid: bool) -> None:
+    """A reservation that lags behind the cost must not make a crash cheaper."""
+    setup = AccountingSetup()
+    if prepaid:
+        setup.limiter.credit_changed("u", 10**9, 1)
+    entry = setup.open()
+    stage = Passthrough(CHAT, RequestFacts(model="m", stream=True, text_bytes=4))
+    entry.begin_response(stage)
+    stage.feed(chunk("word" * 100))
+    assert entry.reservation.reserved[1] == 0
+    row = entry.so_far()
+    assert row.cost_nano == 1 * 2 + 100 * 8
+    assert row.charged_nano == (row.cost_nano if prepaid else None)
+
+
 async def test_settled_usage_is_recorded_and_learned(nursery: trio.Nursery) -> None:
     setup = AccountingSetup()
     nursery.start_soon(setup.recorder.run)

@@ -360,8 +360,8 @@ async def test_paths_of_googles_sdks_under_v1_are_geminis(gateway: Gateway) -> N
         assert missing.json()["error"]["status"] == "NOT_FOUND"
     assert (await gateway.get("/v1/models")).json()["object"] == "list"
     async with gateway.client() as client:
-        refused = await client.post("/v1/models/m:embedContent", json=ASK)
-    assert "embedContent is not supported" in refused.json()["error"]["message"]
+        refused = await client.post("/v1/models/m:predict", json=ASK)
+    assert "predict is not supported" in refused.json()["error"]["message"]
 
 
 async def test_wrong_and_missing_keys_are_refused_in_googles_shape(gateway: Gateway) -> None:
@@ -401,7 +401,7 @@ async def test_models_of_a_gemini_server_are_discovered(
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
-        ("POST", "/v1beta/models/m:embedContent", 404, "unsupported_endpoint"),
+        ("POST", "/v1beta/models/m:asyncBatchEmbedContent", 404, "unsupported_endpoint"),
         ("POST", "/v1beta/models/m:predict", 404, "unsupported_endpoint"),
         ("GET", "/v1beta/models/m:generateContent", 405, "method_not_allowed"),
         ("POST", "/v1beta/models/m", 405, "method_not_allowed"),

@@ -52,7 +52,8 @@ SDK_CALLS = {
 }
 
 
-SDK_METHODS = {"streamGenerateContent": "generateContentStream"}
+EMBEDDINGS = ("gemini_embed", "gemini_batch_embed")
+SDK_METHODS = {"streamGenerateContent": "generateContentStream", "batchEmbedContents": "embedContent"}
 
 
 def by_name(operation: Operation) -> str:
@@ -111,6 +112,9 @@ def test_scope_is_an_operation_models_or_passthrough() -> None:
 def request_of(operation: Operation) -> dict[str, Any]:
     if operation.format == "chat":
         return {"model": "m", "messages": MESSAGES}
+    if operation.format in EMBEDDINGS:
+        text = {"content": {"parts": [{"text": "a"}]}}
+        return text if operation.format == "gemini_embed" else {"requests": [text]}
     if operation.format in GEMINI_PATHS:
         return {"contents": [{"parts": [{"text": "a"}]}]}
     if operation.format in MESSAGES_PATHS:
@@ -144,11 +148,13 @@ async def test_operation_needs_its_scope(gateway: Gateway, models: ModelServer, 
     refused = await post(gateway, operation, key)
     assert (refused.status_code, code_of(refused)) == (403, "scope_not_allowed")
     _, key = await gateway.new_key(scopes=[operation.name], limits={"rpm": 1})
-    models.plan(whole(completion()))
+    vectors = {"data": [{"embedding": [0.5]}], "usage": {"prompt_tokens": 3, "total_tokens": 3}}
+    models.plan(whole(json.dumps(vectors).encode() if operation.format in EMBEDDINGS else completion()))
     answer = await post(gateway, operation, key)
     assert answer.status_code == 200, answer.text
     is_translated = operation.format in ("messages", "responses", "compact", "gemini")
     path = "/v1/chat/completions" if is_translated else operation.path
+    path = "/v1/embeddings" if operation.format in EMBEDDINGS else path
     path = path.replace("generate", "generations") if path.endswith("/generate") else path
     asked = [] if operation.estimated else [f"POST {path} HTTP/1.1".encode()]
     assert [one.received.line for one in models.asked] == asked

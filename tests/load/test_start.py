@@ -11,29 +11,30 @@ from tests.fakes.model_server import ModelServer, chunk, streamed
 from tests.gateways import entry
 from tests.load.figures import figure
 from tests.pressure import port, served, wait_for_exit, wait_until_refused
-from tests.process.test_crash import AnswerRecorder, work_until_killed
+from tests.process.crashes import AnswerRecorder, CrashSite
 from tests.process.test_shutdown import UNLIMITED, reading
-from tests.terminal import demo_user
 
 ROUNDS = 5
 STREAMS = 50
 
 
 async def test_start_gateway_was_killed_cpu_time_is_printed(home: Path) -> None:
-    user = demo_user(home)
+    site = CrashSite(home)
     rng = random.Random(ROUNDS)  # noqa: S311
-    gateway = user.start("demo", "--port", "0")
+    recorder = AnswerRecorder()
     try:
-        for number in range(ROUNDS):
-            recorder = AnswerRecorder(gateway.url, gateway.key)
-            await work_until_killed(gateway, recorder, f"r{number}", rng)
-            gateway = user.start("demo", "--port", "0")
-            times = psutil.Process(gateway.process.pid).cpu_times()
+        site.start()
+        await site.add_member("first", prepaid=True)
+        for _ in range(ROUNDS):
+            async with recorder.clients(site):
+                await recorder.wait_for(rng.randint(10, 400))
+                await site.kill()
+            site.start()
+            times = psutil.Process(site.gateway.process.pid).cpu_times()
             figure("CPU time of a start after kill -9", times.user + times.system, "s", "2 s")
-        assert gateway.stop() == 0
+        assert site.gateway.stop() == 0
     finally:
-        gateway.process.kill()
-        gateway.process.wait()
+        site.close()
 
 
 async def test_stop_with_running_streams_times_are_printed(home: Path, models: ModelServer) -> None:

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 
@@ -53,8 +54,8 @@ async def run(gateway: Gateway, version: str) -> dict[str, Any]:
     return results
 
 
-def check(results: dict[str, Any], total: int) -> None:
-    """What every server's answers become. `total`: tokens of an answer."""
+def check(results: dict[str, Any], total: int, *, embeds: bool = True) -> None:
+    """What every server's answers become. `total`: tokens of an answer. `embeds`: it makes embeddings."""
     hello = {"text": "Hello world", "finish": "STOP", "total": total}
     for name, turns in (("tools", 4), ("streamedTools", 5)):  # the end of a stream is a turn to the SDK
         assert results[name] == {"calls": 1, "args": CITY, "text": "Rain in Oslo.", "turns": turns}
@@ -64,6 +65,10 @@ def check(results: dict[str, Any], total: int) -> None:
     assert results["picture"] == hello | {"text": "A picture."}
     assert results["structured"] == CITY
     assert results["count"] is True
+    if embeds:
+        assert results["embed"] == [[0.5, -1.25, 0.1]] * 2
+    else:
+        assert results["embed"]["error"]["status"] == 404
     errors = {name: results[name]["error"] for name in list(results)[-6:]}
     for name, status in (
         ("unknownModel", 404),
@@ -98,6 +103,7 @@ async def test_google_node_cases_on_a_native_server_have_the_right_results(
         whole(content({"text": "A picture."})),
         whole(content({"text": ARGUMENTS})),
         gemini_server.correct,
+        gemini_server.correct,
         refusal(400, gemini_server.error(400, "INVALID_ARGUMENT", "this is 400")),
         refusal(429, gemini_server.error(429, "RESOURCE_EXHAUSTED", "this is 429")),
         streamed(event({"text": "x"}), failure),
@@ -131,6 +137,7 @@ async def test_google_node_cases_on_a_chat_server_have_the_right_results(
         rain,
         whole(completion("A picture.")),
         whole(completion(ARGUMENTS)),
+        whole(msgspec.json.encode({"data": [{"embedding": [0.5, -1.25, 0.1]}] * 2})),
         refusal(400),
         refusal(429),
         streamed(chunk("x"), b'data: {"error":{"message":"Overloaded.","code":503}}\n\n'),
@@ -172,4 +179,4 @@ async def test_google_node_cases_on_a_messages_server_have_the_right_results(
     )
     servers = [entry("claude", claude.url, dialect="anthropic", api_key="sk-ant-upstream")]
     gateway = await gateways.start(nursery, home, servers=servers, upstream={"attempts": 1})
-    check(await run(gateway, "v1"), 132)
+    check(await run(gateway, "v1"), 132, embeds=False)

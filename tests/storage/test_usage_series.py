@@ -1,15 +1,12 @@
 """Usage over time on both engines."""
 
 from dataclasses import replace
-from typing import LiteralString
 
 import pytest
 
-from storage import Connection, Store, open_store
+from storage import Store
 from storage.usage import DAY, HOUR, insert_batch
 from storage.usage_series import (
-    SERIES_DAYS_OF_USER,
-    SERIES_HOURS_OF_USER,
     SeriesGroup,
     SeriesQuery,
     select_series,
@@ -74,15 +71,3 @@ async def test_series_with_a_filter_sums_only_its_rows(store: Store, field: str,
     await fill(store)
     rows = await store.read(select_series, replace(QUERY, **{field: value}))
     assert sum(row.requests for row in rows) == {"key-2": 1, "b": 1, "two": 0}[value]
-
-
-async def plan(connection: Connection, statement: LiteralString) -> str:
-    params = {"since": 0, "until": 1, "grouping": "model", "user_id": "u"}
-    rows = await connection.all("EXPLAIN QUERY PLAN " + statement, key_id="", model="", server="", **params)
-    return " ".join(str(row[-1]) for row in rows)
-
-
-async def test_series_of_a_user_uses_an_index(sqlite_url: str) -> None:
-    async with open_store(sqlite_url) as store:
-        for statement in (SERIES_DAYS_OF_USER, SERIES_HOURS_OF_USER):
-            assert "_user (user_id=?" in await store.read(plan, statement)

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from storage import Connection, Store, open_store
 from storage.base import Engine
@@ -27,7 +28,6 @@ from tests.storage.samples import NOON, key, usage, user
 
 def stats(label: object, requests: int, errors: int = 0) -> StatsRow:
     return StatsRow(
-        (str(label),),
         requests,
         errors,
         10 * requests,
@@ -45,6 +45,7 @@ def stats(label: object, requests: int, errors: int = 0) -> StatsRow:
         700 * requests,
         5 * requests,
         0,
+        (str(label),),
     )
 
 
@@ -94,7 +95,7 @@ async def test_usage_statistics_by_two_groups_have_both_labels(store: Store) -> 
         (("2027-01", "small"), 2),
     ]
     assert await store.read(select_stats, replace(query, groups=(), model="large")) == [
-        replace(rows[0], labels=())
+        structs.replace(rows[0], labels=())
     ]
     assert await store.read(select_stats, replace(query, groups=(), model="unknown")) == []
 
@@ -170,3 +171,19 @@ async def test_usage_statistics_of_a_user_use_an_index(sqlite_url: str) -> None:
             query = StatsQuery(1, days * DAY, ("model",), user_id="u")
             found = await store.read(partial(plan, query=query, engine="sqlite"))
             assert found.count("_user (user_id=? AND bucket_start>?") == 2, found
+
+
+@pytest.mark.parametrize(
+    ("query", "table"),
+    [
+        (StatsQuery(0, 90 * DAY, ("model", "server")), "usage_site_daily"),
+        (StatsQuery(0, 90 * DAY, ("hour", "model")), "usage_site_hourly"),
+        (StatsQuery(0, 90 * DAY, ("user", "month")), "usage_key_daily"),
+        (StatsQuery(0, 90 * DAY, ("tag",), user_id="u", tag="team"), "usage_key_daily"),
+        (StatsQuery(0, 90 * DAY, ("user",), model="m"), "usage_daily"),
+        (StatsQuery(0, 90 * DAY, ("key", "server")), "usage_daily"),
+        (StatsQuery(0, 90 * DAY, ("hour", "key")), "usage_hourly"),
+    ],
+)
+def test_usage_statistics_read_the_smallest_table_that_has_the_answer(query: StatsQuery, table: str) -> None:
+    assert f" FROM {table} WHERE" in stats_statement(query, "sqlite")

@@ -186,6 +186,7 @@ POST /api/admin/routes
 PATCH /api/admin/routes/{route_id}
 DELETE /api/admin/routes/{route_id}
 GET /api/admin/models
+GET /api/admin/drift
 GET /api/admin/usage/stats
 GET /api/admin/usage/logs
 GET /api/admin/usage/export
@@ -220,6 +221,9 @@ GET /api/admin/invites
 POST /api/admin/invites
 DELETE /api/admin/invites
 DELETE /api/admin/invites/{invite_id}
+"""
+OPERATOR = """
+POST /api/admin/backup
 """
 BY_KEY = """
 POST /v1/chat/completions
@@ -270,6 +274,7 @@ ACCESS = {
         ("public", PUBLIC + PAGES),
         ("signed in", SIGNED_IN + PAGES_OF_USERS),
         ("administrators", ADMINISTRATORS + PAGES_OF_ADMINISTRATORS),
+        ("operator", OPERATOR),
         ("by key", BY_KEY),
     )
     for line in lines.split("\n")
@@ -298,12 +303,15 @@ class Credential:
             return (None,)
         if self.write and not name.startswith("GET"):
             return (self.write,)
+        if ACCESS[name] == "operator":
+            return (NO_OPERATOR if self.administrators in (None, NO_ADMIN) else self.administrators,)
         return (self.signed_in if ACCESS[name] == "signed in" else self.administrators,)
 
 
 UNKNOWN = (401, "session_required")
 OVER = (401, "invalid_session")
 NO_ADMIN = (403, "admin_required")
+NO_OPERATOR = (403, "operator_required")
 FORGED = (403, "csrf_token_invalid")
 
 

@@ -99,7 +99,19 @@ def test_gemini_model_has_its_limits_if_known() -> None:
     assert limits == [(1_048_576, 99), (None, None)]
 
 
-@pytest.mark.parametrize(("methods", "listed"), [(["generateContent"], True), (["embedContent"], False)])
-def test_model_of_gemini_is_listed_if_it_generates_content(methods: list[str], listed: bool) -> None:
+@pytest.mark.parametrize(
+    ("methods", "written"),
+    [
+        (["generateContent"], ["generateContent", "countTokens"]),
+        (["generateContent", "embedContent"], ["generateContent", "countTokens"]),
+        (["embedContent"], ["embedContent", "batchEmbedContents"]),
+        (["predict"], None),
+    ],
+)
+def test_model_of_gemini_is_listed_if_it_generates_content_or_embeds(
+    methods: list[str], written: list[str] | None
+) -> None:
     row = {"name": "models/a", "supportedGenerationMethods": methods}
-    assert bool(read_models(json.dumps({"models": [row]}).encode())) is listed
+    listed = read_models(json.dumps({"models": [row]}).encode())
+    models = json.loads(write_gemini_models(listed))["models"]
+    assert [model["supportedGenerationMethods"] for model in models] == ([written] if written else [])

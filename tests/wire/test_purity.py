@@ -25,6 +25,7 @@ PURE = {
     "math",
     "msgspec",
     "re",
+    "struct",
     "typing",
 }
 

@@ -7,12 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bluesminds.common.values import Usage
+from bluesminds.common.values import NO_AMOUNT, Usage
 from bluesminds.wire.base import RequestFacts
 from bluesminds.wire.usage import (
     MAX_TOKENS,
     ImplausibleUsage,
+    add_usage,
     estimate_output,
+    is_too_large,
     merge_reports,
     read_usage,
     settle_usage,
@@ -304,6 +306,56 @@ def test_estimate_is_within_the_bound_and_no_less_than_the_text(
         assert tokens == max(-(-delivered // 4), pieces)
 
 
+@pytest.mark.parametrize(
+    ("cost", "nano"),
+    [
+        (0, 0),
+        (0.0012, 1_200_000),
+        ("2.85e-05", 28_500),
+        (None, None),
+        ("much", None),
+        ({"total": 1}, None),
+        (-1, NO_AMOUNT),
+        ("nan", NO_AMOUNT),
+        ("inf", NO_AMOUNT),
+        (10**12, NO_AMOUNT),
+    ],
+)
+def test_reported_cost_is_read_as_an_amount(cost: object, nano: int | None) -> None:
+    usage = read({"prompt_tokens": 3, "completion_tokens": 4, "cost": cost})
+    assert usage is not None and (usage.input, usage.output, usage.cost) == (3, 4, nano)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "both"), [(3, 4, 7), (3, None, None), (NO_AMOUNT, 4, NO_AMOUNT), (0, 0, 0)]
+)
+def test_usage_of_two_attempts_adds_costs_and_keeps_the_tier(
+    one: int | None, other: int | None, both: int | None
+) -> None:
+    added = add_usage(Usage(1, 2, tier="flex", cost=one), Usage(3, 4, tier="flex", cost=other))
+    assert (added.input, added.output, added.tier, added.cost) == (4, 6, "flex", both)
+
+
+@pytest.mark.parametrize(
+    ("usage", "context", "own", "too_large"),
+    [
+        (Usage(90_000, 10_000), 10_000, 9_000, False),
+        (Usage(90_001, 10_000), 10_000, 10, True),
+        (Usage(10**8, 10), None, 10, False),
+        (Usage(10, 401), None, 100, True),
+        (Usage(10, 401), None, 101, False),
+        (Usage(10, 400), None, 10, False),
+        (Usage(10, 500, reasoning=100), None, 10, False),
+        (Usage(10, 401), None, None, False),
+    ],
+)
+def test_usage_is_too_large_only_beyond_context_or_maximum(
+    usage: Usage, context: int | None, own: int | None, too_large: bool
+) -> None:
+    asked = RequestFacts(model="m", max_output=200)
+    assert is_too_large(usage, asked, context, own) is too_large
+
+
 small = st.one_of(st.none(), st.integers(-1, 6), st.just(2.0), st.just("1"))
 details = st.one_of(
     st.none(),
@@ -325,7 +377,7 @@ reports = st.fixed_dictionaries(
 def test_plain_report_reads_as_every_other(report: dict[str, Any]) -> None:
     """The same report with a field that the quick reader does not take."""
     try:
-        expected = read(report | {"cost": 0.5})
+        expected = read(report | {"other": 0.5})
     except ImplausibleUsage:
         with pytest.raises(ImplausibleUsage):
             read(report)

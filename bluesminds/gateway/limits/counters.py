@@ -225,8 +225,9 @@ class Hold:
     def reserved_nano(self) -> int:
         return self._nano
 
-    def chargeable(self, nano: int) -> int | None:
-        return None if self._credit is None else min(nano, self._nano)
+    @property
+    def has_credit(self) -> bool:
+        return self._credit is not None
 
     def may_extend(self, limits: LimitSet, nano: int) -> bool:
         """Whether the limits allow that `nano` more is reserved."""

@@ -102,9 +102,10 @@ class Reservation:
                 found[name] = uses
         return found
 
-    def chargeable(self, nano: int) -> int | None:
-        """What of a cost the reserved credit pays; None if the account has no credit."""
-        return self._holds[-1].chargeable(nano) if self._holds else None
+    @property
+    def has_credit(self) -> bool:
+        """Whether the account pays with prepaid credit. Call it before `settle`."""
+        return bool(self._holds) and self._holds[-1].has_credit
 
     def extend(self, nano: int) -> bool:
         """Reserve `nano` in total, on every level or on none. False if a level does not allow it."""

@@ -13,10 +13,14 @@ from bluesminds.providers.profiles import ServerProfile, find_profile
 from bluesminds.providers.quirks import MAX_TOKENS, Adapt, UnsupportedField, use_max_tokens
 from bluesminds.wire.base import Codec, FormatName
 from bluesminds.wire.formats import FORMATS
+from bluesminds.wire.vectors import VectorCodec
 
-# The formats that conversations can be translated to.
+# The formats that conversations and requests for embeddings can be translated to.
 _TARGETS: Final[Sequence[FormatName]] = tuple(
     name for name, format_ in FORMATS.items() if isinstance(format_.codec, Codec)
+)
+_VECTOR_TARGETS: Final[Sequence[FormatName]] = tuple(
+    name for name, format_ in FORMATS.items() if isinstance(format_.vectors, VectorCodec)
 )
 
 
@@ -47,8 +51,8 @@ class Target(Struct, frozen=True, gc=False):
 
 
 def make_plan(operation: Operation, server: Server) -> Plan | None:
-    """Use the format of the operation if the server supports it. For a conversation, otherwise use the first
-    format that the server supports. None: the server cannot serve the operation.
+    """Use the format of the operation if the server supports it. For a conversation or embeddings, otherwise
+    use the first format that the server supports. None: the server cannot serve the operation.
     """
     return _find_plan(operation.format, server.dialect, server.vendor, server.url, server.api_version)
 
@@ -59,9 +63,9 @@ def _find_plan(format_: FormatName, dialect: str, vendor: str, url: str, api_ver
     if format_ in profile.speaks:
         return _plan(profile, format_, translated=False)
     known = FORMATS.get(format_)  # Realtime sessions have a format of their own
-    if known is None or known.codec is None:
+    if known is None or (known.codec is None and known.vectors is None):
         return None
-    for name in _TARGETS:
+    for name in _TARGETS if known.vectors is None else _VECTOR_TARGETS:
         if name in profile.speaks:
             return _plan(profile, name, translated=True)
     return None

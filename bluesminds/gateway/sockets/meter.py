@@ -150,6 +150,7 @@ class SessionMeter:
             running.entry.begin_response()
         usage, implausible = self._usage(running, event.usage)
         if implausible or event.implausible:
+            running.entry.quarantine = "implausible"
             self._implausible()
         self._context = (usage.input or 0) + (usage.output or 0)
         self._added = 0

@@ -25,10 +25,12 @@ from bluesminds.http.sse import EventTooLarge
 from bluesminds.wire.base import ClientCodec, Codec, Format, ReplyFacts, Stage
 from bluesminds.wire.conversation import ConversationRequest
 from bluesminds.wire.errors import ErrorDetail, read_error
-from bluesminds.wire.formats import FORMATS, client_codec_of, codec_of
+from bluesminds.wire.formats import FORMATS, client_codec_of, client_vectors_of, codec_of, vectors_of
 from bluesminds.wire.media import Opaque, PassingJson
 from bluesminds.wire.stages import Passthrough, StreamOpening, looks_like_events
 from bluesminds.wire.translation import Translation
+from bluesminds.wire.usage import read_cost
+from bluesminds.wire.vectors import VectorRequest
 
 MAX_ANSWER = 64 * 1024 * 1024  # bytes of a response that is not streamed
 MAX_HELD_JSON = 1024 * 1024  # bytes of JSON with media that is read before it is passed on
@@ -37,6 +39,7 @@ SHOWN = 500  # bytes shown of an error body that is too long
 # OpenAI's SDKs read these before a retry.
 RETRY_HEADERS = frozenset((b"retry-after", b"retry-after-ms", b"x-should-retry"))
 _PASSED_HEADERS = RETRY_HEADERS | {b"openai-processing-ms", b"openai-version"}
+LITELLM_COST = b"x-litellm-response-cost"
 _EVENT_STREAM = b"text/event-stream"
 _SPACE = b"\xef\xbb\xbf \t\r\n"
 JSON_TYPE = (b"content-type", b"application/json")
@@ -48,7 +51,8 @@ Headers = list[tuple[bytes, bytes]]
 class Reply(Struct, frozen=True):
     """`body` is the complete body or, with a `stage`, the bytes of the stream so far. `is_events`: the client
     gets events. `error` is set if the status or the content is an error; its text contains no secret.
-    `running` measures the load of the server. `model` is the server's name of it.
+    `running` measures the load of the server. `model` is the server's name of it. `cost`: nano-USD that a
+    header of the server names, or NO_AMOUNT.
     """
 
     endpoint: UpstreamEndpoint
@@ -63,6 +67,7 @@ class Reply(Struct, frozen=True):
     is_events: bool = False
     running: RunningAttempt | None = None
     model: str = ""
+    cost: int | None = None
 
     def close(self) -> None:
         if self.response is not None:
@@ -92,14 +97,15 @@ class Reply(Struct, frozen=True):
 
 
 class ReplyReader(Struct, frozen=True):
-    """Reads the response of one server to a call. `conversation` is the request if it was translated, `model`
-    the server's name of the model.
+    """Reads the response of one server to a call. `conversation` or `vectors` is the request if it was
+    translated, `model` the server's name of the model.
     """
 
     endpoint: UpstreamEndpoint
     call: Call
     plan: Plan
     conversation: ConversationRequest | None
+    vectors: VectorRequest | None
     model: str
 
     async def read(self, response: Response, deadline: float) -> Reply:
@@ -274,9 +280,9 @@ class ReplyReader(Struct, frozen=True):
         facts = self._format.read_reply(body)
         if facts.error is not None:
             return self._error_reply(response, body, facts.error)
-        if self.conversation is not None and self.plan.translated and facts.readable:
+        if self.plan.translated and facts.readable:
             try:
-                body = self._translate(body, self.conversation)
+                body = self._translate(body)
             except ValueError:
                 facts = ReplyFacts(readable=False)
         headers = _headers(response, JSON_TYPE)
@@ -288,12 +294,24 @@ class ReplyReader(Struct, frozen=True):
             body=body,
             facts=facts,
             translated=self.plan.translated,
+            cost=self._cost(response),
         )
 
-    def _translate(self, body: bytes, conversation: ConversationRequest) -> bytes:
+    def _cost(self, response: Response) -> int | None:
+        """LiteLLM's header. In a stream it is sent before the cost is known, so it is not read there."""
+        if self.endpoint.server.vendor != "litellm" or not (value := response.header(LITELLM_COST)):
+            return None
+        return read_cost(value.decode("latin-1"))
+
+    def _translate(self, body: bytes) -> bytes:
         """The answer in the client's format. Raises ValueError if the body contains no answer."""
+        if self.vectors is not None:
+            reply = vectors_of(self.plan.format).decode_reply(body)
+            return client_vectors_of(self.call.operation.format).encode_reply(reply, self.vectors)
+        if self.conversation is None:
+            return body
         server, client = self._codecs
-        return client.encode_reply(server.decode_reply(body, conversation), conversation)
+        return client.encode_reply(server.decode_reply(body, self.conversation), self.conversation)
 
 
 def handshake_reply(endpoint: UpstreamEndpoint, rejected: HandshakeRejected) -> Reply:

@@ -486,7 +486,7 @@ class Sender:
         )
         reply = None
         try:
-            reader = ReplyReader(endpoint, call, plan, body.conversation, model)
+            reader = ReplyReader(endpoint, call, plan, body.conversation, body.vectors, model)
             reply = await reader.read(response, deadline)
         finally:
             if reply is None or reply.response is None:

@@ -2,6 +2,7 @@
 
 import ssl
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal, Self, cast
 from urllib.parse import SplitResult, urlsplit
@@ -81,11 +82,23 @@ def tls_context(ca_file: Path | None) -> ssl.SSLContext:
     `ssl.create_default_context` is not used, because it writes session keys to the file that SSLKEYLOGFILE
     names. Raises OSError or ssl.SSLError when the file cannot be read.
     """
+    if ca_file is None:
+        return _system_tls_context()
+    context = _base_tls_context()
+    context.load_verify_locations(cafile=ca_file)
+    return context
+
+
+@cache
+def _system_tls_context() -> ssl.SSLContext:
+    """One for the process: to read the system's store takes about 30 ms."""
+    context = _base_tls_context()
+    context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+    return context
+
+
+def _base_tls_context() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
-    if ca_file is None:
-        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
-    else:
-        context.load_verify_locations(cafile=ca_file)
     return context

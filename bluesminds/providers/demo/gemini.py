@@ -1,4 +1,4 @@
-"""Gemini's endpoints of the demo server. The answers are those of its chat completions, converted."""
+"""Gemini's endpoints of the demo server. The answers are those of its OpenAI endpoints, converted."""
 
 from typing import Any, Final
 
@@ -8,10 +8,12 @@ from msgspec import Raw, structs
 from bluesminds.common.errors import InvalidRequest
 from bluesminds.providers.demo.chat import chat
 from bluesminds.providers.demo.script import DemoError, Script, Step, error_response, response
-from bluesminds.wire.base import RequestFacts
+from bluesminds.providers.demo.vectors import embeddings
+from bluesminds.wire.base import FormatName, RequestFacts
 from bluesminds.wire.chat_codec import CHAT_CODEC
 from bluesminds.wire.conversation import ConversationRequest, EncodingOptions
 from bluesminds.wire.errors import ErrorDetail
+from bluesminds.wire.formats import client_vectors_of, vectors_of
 from bluesminds.wire.gemini_codec import GEMINI_CODEC
 from bluesminds.wire.gemini_errors import write_gemini_error
 from bluesminds.wire.json_text import write_fields
@@ -41,6 +43,18 @@ def count_tokens(model: str, body: bytes) -> Script:
     request = _read(model, bytes(fields.get(_WHOLE, b"")) or body, stream=False)
     usage = _reply(request, _chat(request))["usageMetadata"]
     return response({"totalTokens": usage["promptTokenCount"]})
+
+
+def embed_content(model: str, body: bytes, format_: FormatName) -> Script:
+    """Raises DemoError."""
+    codec, openai = client_vectors_of(format_), vectors_of("embeddings")
+    try:
+        request = codec.decode_request(read_body(body) | {"model": Raw(msgspec.json.encode(model))})
+    except InvalidRequest as exc:
+        raise DemoError(exc.message, exc.param) from exc
+    (whole,) = embeddings(write_fields(openai.encode_request(request, model).fields)).steps
+    reply = openai.decode_reply(whole.data or b"")
+    return response(msgspec.json.decode(codec.encode_reply(reply, request)))
 
 
 def gemini_error(error: DemoError) -> Script:

@@ -1,6 +1,6 @@
 """The endpoints and models of the demo server, and the ASGI application that plays scripts."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from urllib.parse import parse_qsl
 
@@ -14,7 +14,7 @@ from bluesminds.providers.demo.audio import speech
 from bluesminds.providers.demo.chat import chat
 from bluesminds.providers.demo.completions import completions
 from bluesminds.providers.demo.forms import UploadedForm, receive_form
-from bluesminds.providers.demo.gemini import count_tokens, gemini_error, generate_content
+from bluesminds.providers.demo.gemini import count_tokens, embed_content, gemini_error, generate_content
 from bluesminds.providers.demo.images import edits, edits_of_form, generations, variations
 from bluesminds.providers.demo.moderations import moderations
 from bluesminds.providers.demo.objects import MAX_UPLOAD, DemoObjects, has_objects
@@ -32,6 +32,7 @@ from bluesminds.providers.demo.script import (
 )
 from bluesminds.providers.demo.transcripts import transcriptions, translations
 from bluesminds.providers.demo.vectors import embeddings, rerank
+from bluesminds.wire.base import FormatName
 from bluesminds.wire.models import ModelRow, write_gemini_model, write_gemini_models
 from bluesminds.wire.multipart import is_form
 
@@ -55,6 +56,10 @@ _FORM_ENDPOINTS = {
     "/audio/translations": translations,
 }
 _GEMINI = "/v1beta"
+_EMBEDDING_CALLS: Mapping[str, FormatName] = {
+    "embedContent": "gemini_embed",
+    "batchEmbedContents": "gemini_batch_embed",
+}
 _CHAT = ("/chat/completions", "/responses", "/responses/input_tokens")
 _TEXT = (*_CHAT, "/completions")
 _ALL = tuple(dict.fromkeys((*_ENDPOINTS, *_FORM_ENDPOINTS)))
@@ -104,19 +109,25 @@ def respond(method: str, path: str, body: bytes | UploadedForm) -> Script:
 
 
 def _respond_to_google(method: str, path: str, body: bytes) -> Script:
-    names = [name for name, paths in MODELS.items() if "/chat/completions" in paths]
+    rows = {
+        name: ModelRow(name, embeds="/chat/completions" not in paths)
+        for name, paths in MODELS.items()
+        if "/chat/completions" in paths or "/embeddings" in paths
+    }
     name, _, call = path.removeprefix("/models/").rpartition(":")
     if method == "GET" and path == "/models":
-        return _json(write_gemini_models([ModelRow(name) for name in names]))
+        return _json(write_gemini_models(rows.values()))
     if method == "GET" and path.startswith("/models/"):
         name = path.removeprefix("/models/")
-        if name not in names:
+        if name not in rows:
             raise _unknown_model(name)
-        return _json(write_gemini_model(ModelRow(name)))
+        return _json(write_gemini_model(rows[name]))
     if method != "POST" or not path.startswith("/models/"):
         raise _unknown_endpoint(method, path)
     if call == "countTokens":
         return _play(name, "/chat/completions", lambda: count_tokens(name, body))
+    if (format_ := _EMBEDDING_CALLS.get(call)) is not None:
+        return _play(name, "/embeddings", lambda: embed_content(name, body, format_))
     if call not in ("generateContent", "streamGenerateContent"):
         raise _unknown_endpoint(method, path)
     stream = call == "streamGenerateContent"

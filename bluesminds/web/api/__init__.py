@@ -18,7 +18,9 @@ from bluesminds.gateway.server_test import ServerTest
 from bluesminds.web.api import (
     audit,
     auth,
+    backup,
     chats,
+    drift,
     explain,
     health,
     invites,
@@ -74,6 +76,8 @@ class GatewayControls(Struct, frozen=True):
     """The health of all servers."""
     probe_now: Callable[[], Awaitable[None]]
     """Check all servers."""
+    open_backup: backup.OpenBackup
+    """Writes a backup."""
 
 
 def api_routes(
@@ -121,8 +125,10 @@ def api_routes(
         *ledger.routes(ledger.LedgerHandlers(accounts.ledger)),
         *requests.routes(requests.RequestHandlers(accounts.usage, expose_server)),
         *usage.routes(usage.UsageHandlers(accounts.usage)),
+        *drift.routes(drift.DriftHandlers(accounts.usage)),
         *limits.routes(limits.LimitHandlers(accounts.limits, controls.usage_now)),
         *chats.routes(chats.ChatHandlers(accounts.chats)),
+        *backup.routes(backup.BackupHandlers(controls.open_backup, accounts.audit, clock)),
         *prompt_log.routes(prompt_log.PromptHandlers(accounts.prompts)),
         *vendor_keys.routes(
             vendor_keys.VendorKeyHandlers(accounts.vendor_keys, accounts.throttle, controls.test_server)

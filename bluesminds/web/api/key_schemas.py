@@ -16,7 +16,7 @@ from bluesminds.web.fields import LimitsInput, LimitsView, Name, PromptLogSwitch
 from bluesminds.web.routes import Paging
 from storage.keys import KeyRow
 from storage.prompt_log import PromptLogChoice
-from storage.usage_stats import StatsRow
+from storage.usage_stats import StatsRow, UsageCounts
 
 MAX_LIST: Final = 100
 MAX_OVERLAP: Final = 604_800  # seconds
@@ -150,33 +150,17 @@ class CreatedKey(KeyView, frozen=True):
     key: str
 
 
-class KeyDay(Struct, frozen=True):
-    """Usage totals. `images` were made, `audio_ms` milliseconds of audio were read, and `characters` were
-    spoken. `cost_usd` does not include responses of models without a price.
-    """
+class KeyTotals(UsageCounts, frozen=True):
+    """Usage totals. `cost_usd` does not include responses of models without a price."""
 
-    requests: int
-    errors: int
-    input_tokens: int
-    output_tokens: int
-    cache_read_tokens: int
-    cache_write_tokens: int
-    reasoning_tokens: int
-    audio_input_tokens: int
-    audio_output_tokens: int
-    image_input_tokens: int
-    image_output_tokens: int
-    images: int
-    audio_ms: int
-    characters: int
     cost_usd: str
 
 
-class KeyDate(KeyDay, frozen=True):
+class KeyDate(KeyTotals, frozen=True):
     day: str
 
 
-class KeyUsageView(KeyDay, frozen=True):
+class KeyUsageView(KeyTotals, frozen=True):
     """Totals over all days, and each day with requests."""
 
     id: str
@@ -253,30 +237,12 @@ def _fields(row: KeyRow) -> dict[str, Any]:
     }
 
 
-_SUMS: Final = (
-    "requests",
-    "errors",
-    "input_tokens",
-    "output_tokens",
-    "cache_read_tokens",
-    "cache_write_tokens",
-    "reasoning_tokens",
-    "audio_input_tokens",
-    "audio_output_tokens",
-    "image_input_tokens",
-    "image_output_tokens",
-    "images",
-    "audio_ms",
-    "characters",
-)
-
-
 def key_date(row: StatsRow) -> KeyDate:
     """The sums of a day."""
     return KeyDate(
         day=format_time(int(row.label))[:10],
         cost_usd=write_usd(row.cost_nano),
-        **{name: getattr(row, name) for name in _SUMS},
+        **{name: getattr(row, name) for name in UsageCounts.__struct_fields__},
     )
 
 
@@ -287,5 +253,5 @@ def usage_view(found: KeyUsage) -> KeyUsageView:
         last_used_at=format_time(found.key.last_used_at),
         cost_usd=write_usd(sum(row.cost_nano for row in rows)),
         days=[key_date(row) for row in rows],
-        **{name: sum(getattr(row, name) for row in rows) for name in _SUMS},
+        **{name: sum(getattr(row, name) for row in rows) for name in UsageCounts.__struct_fields__},
     )

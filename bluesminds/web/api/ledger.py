@@ -143,7 +143,7 @@ class LedgerHandlers(Struct, frozen=True):
         return _entry(await self.ledger.post(principal.actor, user_id, given))
 
     async def verify(self, query: HeadQuery) -> LedgerVerification:
-        """Prove the ledger: its chain, the balances, and that charges and usage records agree."""
+        """Verify the ledger: its chain, the balances, and that charges and usage records agree."""
         seq, _, digest = (query.noted or "").partition(":")
         found = await self.ledger.verify(ChainPosition(int(seq), digest) if query.noted else None)
         return LedgerVerification(

@@ -112,7 +112,7 @@ class PromptHandlers(Struct, frozen=True):
     async def get_any(self, principal: Principal, request_id: str) -> PromptView:
         """Show a request of any user with its answer.
 
-        Only if `administrators` in [prompt_log] allows it. The audit log has an entry for each look.
+        Only if `administrators` in [prompt_log] allows it. The audit log has an entry for each access.
         """
         return prompt_view(await self.prompts.get_any(principal.actor, request_id))
 

@@ -99,7 +99,9 @@ class ReceiptView(Struct, frozen=True):
 
 class RequestView(Struct, frozen=True):
     """One request. `server` answered. `first_byte_ms` and `duration_ms` are milliseconds. `cost_usd` is null
-    if the model has no price. `receipt` is null if there is none any more.
+    if the model has no price. `usage_source` says whose the counts are. The gateway's own counts are null if
+    it could not count, and `reported_cost_usd` is null if the server reported no cost. `quarantine`: why a
+    report of the server was not used, null if it was. `receipt` is null if there is none any more.
     """
 
     id: str
@@ -119,6 +121,11 @@ class RequestView(Struct, frozen=True):
     first_byte_ms: int | None
     duration_ms: int
     cost_usd: str | None
+    usage_source: str
+    own_input_tokens: int | None
+    own_output_tokens: int | None
+    reported_cost_usd: str | None
+    quarantine: str | None
     receipt: ReceiptView | None
 
 
@@ -169,9 +176,18 @@ def _view(row: UsageRow, receipt: str | None, *, servers: bool, keys: bool) -> R
         cache_read_tokens=row.cache_read_tokens,
         first_byte_ms=row.first_byte_ms,
         duration_ms=row.duration_ms,
-        cost_usd=None if row.cost_nano is None else write_usd(row.cost_nano),
+        cost_usd=_usd(row.cost_nano),
+        usage_source=row.usage_source,
+        own_input_tokens=row.own_input_tokens,
+        own_output_tokens=row.own_output_tokens,
+        reported_cost_usd=_usd(row.reported_cost_nano),
+        quarantine=row.quarantine or None,
         receipt=None if found is None else _receipt_view(found, row.model, servers=servers, keys=keys),
     )
+
+
+def _usd(nano: int | None) -> str | None:
+    return None if nano is None else write_usd(nano)
 
 
 def _receipt_view(found: Receipt, model: str, *, servers: bool, keys: bool) -> ReceiptView:

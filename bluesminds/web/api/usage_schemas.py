@@ -13,11 +13,13 @@ from bluesminds.common.crypto import UUID
 from bluesminds.common.errors import InvalidRequest
 from bluesminds.common.money import write_usd
 from bluesminds.web.routes import MAX_PAGE
-from storage.usage import DAY, LATEST, UsageRow
+from storage.usage import DAY, HOUR, LATEST, UsageRow
 from storage.usage_log import LogQuery, Position
-from storage.usage_stats import Grouping, LatencyRow, StatsQuery, StatsRow
+from storage.usage_stats import Grouping, LatencyRow, StatsQuery, StatsRow, UsageCounts
 
 MAX_HOURLY_DAYS: Final = 35
+MAX_DETAIL_DAYS: Final = 7
+MAX_HOURLY_DETAIL_DAYS: Final = 1
 Timestamp = Annotated[datetime, Meta(tz=True, description="a time like 2026-02-28T12:00:00Z")]
 FilterName = Annotated[str, Meta(max_length=200, description="at most 200 characters")]
 KeyId = Annotated[str, Meta(pattern=rf"^{UUID}\Z", description="the id of a key")]
@@ -71,26 +73,11 @@ class Percentiles(Struct, frozen=True):
     p99: int | None
 
 
-class UsageTotals(Struct, frozen=True, omit_defaults=True):
-    """Totals of one group. The fields with the names of the groups contain its labels. `images` were made,
-    `audio_ms` milliseconds of audio were read, and `characters` were spoken. `cost_usd` does not include the
-    `unpriced` responses, whose models have no price for what was used.
+class UsageTotals(UsageCounts, frozen=True, omit_defaults=True):
+    """Totals of one group. The fields with the names of the groups contain its labels. `cost_usd` does not
+    include the `unpriced` responses, whose models have no price for what was used.
     """
 
-    requests: int
-    errors: int
-    input_tokens: int
-    output_tokens: int
-    cache_read_tokens: int
-    cache_write_tokens: int
-    reasoning_tokens: int
-    audio_input_tokens: int
-    audio_output_tokens: int
-    image_input_tokens: int
-    image_output_tokens: int
-    images: int
-    audio_ms: int
-    characters: int
     average_ms: int
     duration_ms: Percentiles
     first_byte_ms: Percentiles
@@ -245,7 +232,7 @@ def stats_query(given: StatsFilter, owner: str | None, days: tuple[int, int]) ->
     if until - since > (MAX_DAYS + 1) * DAY:
         raise InvalidRequest("invalid_value", f"Choose at most {MAX_DAYS} days.", param="since")
     user, server = _of_all(given, owner)
-    return StatsQuery(
+    query = StatsQuery(
         since=since,
         until=until,
         groups=groups,
@@ -255,6 +242,24 @@ def stats_query(given: StatsFilter, owner: str | None, days: tuple[int, int]) ->
         server=server,
         tag=given.tag,
     )
+    _require_short(query)
+    return query
+
+
+def _require_short(query: StatsQuery) -> None:
+    """Raises InvalidRequest for statistics of all users that read the sums of all keys, models and servers
+    over a long time.
+    """
+    if query.is_of_site or query.is_of_keys or query.user_id is not None or query.key_id is not None:
+        return
+    days = MAX_HOURLY_DETAIL_DAYS if query.bucket == HOUR else MAX_DETAIL_DAYS
+    if query.until - query.since > days * DAY:
+        raise InvalidRequest(
+            "invalid_value",
+            "Statistics of all users by key, user or tag with hours cover at most 1 day, and with models or"
+            f" servers at most {MAX_DETAIL_DAYS} days. Choose a shorter time, one user or one key.",
+            param="since",
+        )
 
 
 def _of_all(given: StatsFilter | LogFilter, owner: str | None) -> tuple[str | None, str | None]:
@@ -279,7 +284,7 @@ def log_query(given: LogFilter, owner: str | None, *, limit: int = 1, after: str
         endpoint=given.endpoint,
         outcome=given.outcome,
         statuses=_statuses(given.status),
-        failed=given.failed,
+        failed=given.failed or None,
     )
     return query.until(None if given.until is None else _time(given.until, 0))
 
@@ -313,11 +318,6 @@ def stats_view(found: UsageStats, groups: Sequence[str]) -> UsageStatsView:
     )
 
 
-_COPIED: Final = tuple(
-    name
-    for name in StatsRow.__slots__
-    if name in UsageTotals.__struct_fields__ and name not in ("duration_ms", "cost_nano")
-)
 _UNKNOWN: Final = LatencyRow((None, None, None), (None, None, None))
 
 
@@ -331,7 +331,8 @@ def _totals(row: StatsRow, latency: LatencyRow | None, groups: Sequence[str]) ->
         duration_ms=Percentiles(*times.durations),
         first_byte_ms=Percentiles(*times.first_bytes),
         cost_usd=write_usd(row.cost_nano),
-        **{name: getattr(row, name) for name in _COPIED},
+        unpriced=row.unpriced,
+        **{name: getattr(row, name) for name in UsageCounts.__struct_fields__},
         **labels,
     )
 

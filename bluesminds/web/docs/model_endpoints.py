@@ -126,6 +126,22 @@ class GeminiCountRequestSchema(Struct, kw_only=True, rename="camel"):
     generate_content_request: dict[str, Any] | None = None
 
 
+class GeminiEmbedRequestSchema(Struct, kw_only=True, rename="camel"):
+    """All other fields are forwarded to servers with this format."""
+
+    content: Annotated[dict[str, Any], Meta(examples=[{"parts": [{"text": "A text"}]}])]
+    task_type: str | None = None
+    output_dimensionality: int | None = None
+
+
+class GeminiBatchEmbedRequestSchema(Struct):
+    """Requests as of `embedContent`, each with the same model as in the path."""
+
+    requests: Annotated[
+        list[dict[str, Any]], Meta(min_length=1, examples=[[{"content": {"parts": [{"text": "A text"}]}}]])
+    ]
+
+
 class EmbeddingRequestSchema(Struct):
     """`input` is a text, a list of texts, or lists of tokens."""
 
@@ -380,6 +396,24 @@ class GeminiTokenCountSchema(Struct, rename="camel"):
     total_tokens: int
 
 
+class GeminiVectorSchema(Struct):
+    values: list[float]
+
+
+class GeminiEmbeddingSchema(Struct, rename="camel"):
+    """The server's response: byte for byte, or translated from another format."""
+
+    embedding: GeminiVectorSchema
+    usage_metadata: GeminiUsageSchema | None = None
+
+
+class GeminiEmbeddingsSchema(Struct, rename="camel"):
+    """The server's response: byte for byte, or translated from another format."""
+
+    embeddings: list[GeminiVectorSchema]
+    usage_metadata: GeminiUsageSchema | None = None
+
+
 class GoogleErrorSchema(Struct):
     code: int
     message: str
@@ -412,7 +446,7 @@ class GeminiModelListSchema(Struct, frozen=True):
 
 
 class EmbeddingsSchema(Struct):
-    """The server's response, byte for byte."""
+    """The server's response: byte for byte, or translated from Gemini's format."""
 
     data: list[dict[str, Any]] = []
     usage: UsageSchema | None = None
@@ -514,6 +548,8 @@ _BODIES: Final[Mapping[FormatName, tuple[type[Struct] | None, type[Struct] | Non
     "compact": (CompactRequestSchema, CompactedResponseSchema),
     "gemini": (GeminiRequestSchema, GeminiResponseSchema),
     "gemini_count_tokens": (GeminiCountRequestSchema, GeminiTokenCountSchema),
+    "gemini_embed": (GeminiEmbedRequestSchema, GeminiEmbeddingSchema),
+    "gemini_batch_embed": (GeminiBatchEmbedRequestSchema, GeminiEmbeddingsSchema),
     "completions": (CompletionRequestSchema, CompletionSchema),
     "embeddings": (EmbeddingRequestSchema, EmbeddingsSchema),
     "moderations": (ModerationRequestSchema, ResultsSchema),

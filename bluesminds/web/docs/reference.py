@@ -1,9 +1,11 @@
 """/openapi.json and /docs: the API reference as OpenAPI and as a page."""
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, Final
 
 import msgspec
+import trio
 
 from bluesminds import __version__
 from bluesminds.web.docs.docs_page import POLICY, docs_page
@@ -30,9 +32,14 @@ class Reference:
             route("GET", "/openapi.json", Access.PUBLIC, self.openapi, tag=tag, media=JSON),
             route("GET", "/docs", Access.PUBLIC, self.docs, tag=tag, media="text/html"),
         ]
-        operations = [*DATA_PLANE, *RELAYED, *map(operation_of, [*others, *self.routes])]
-        self._document = openapi_document(operations, version=__version__, url=url)
+        self._operations = [*DATA_PLANE, *RELAYED, *map(operation_of, [*others, *self.routes])]
+        self._url = url
         self._example_model = example_model
+
+    @cached_property
+    def _document(self) -> dict[str, Any]:
+        """Made at its first use: it takes about as long as all other steps of a start."""
+        return openapi_document(self._operations, version=__version__, url=self._url)
 
     def _current_document(self) -> dict[str, Any]:
         """The document with the current example model."""
@@ -46,9 +53,11 @@ class Reference:
 
     async def openapi(self) -> RawBody:
         """This reference as OpenAPI 3.1."""
-        return RawBody(msgspec.json.encode(self._current_document()), JSON)
+        document = await trio.to_thread.run_sync(self._current_document)
+        return RawBody(msgspec.json.encode(document), JSON)
 
     async def docs(self) -> HandlerResponse[RawBody]:
         """This reference as a page."""
-        page = RawBody(docs_page(self._current_document()), "text/html; charset=utf-8")
+        document = await trio.to_thread.run_sync(self._current_document)
+        page = RawBody(docs_page(document), "text/html; charset=utf-8")
         return HandlerResponse(page, headers=(("content-security-policy", POLICY),))

@@ -83,6 +83,11 @@ const cases = {
   async count() {
     return (await client.models.countTokens({ model: MODEL, contents: 'Say hello.' })).totalTokens > 0;
   },
+  async embed() {
+    const contents = ['one', 'two'];
+    const { embeddings } = await client.models.embedContent({ model: MODEL, contents });
+    return embeddings.map((one) => one.values);
+  },
   unknownModel: () => client.models.generateContent(ask('Hi', {}, 'other')),
   wrongKey: () => stranger.models.generateContent(ask('Hi')),
   badRequest: () => client.models.generateContent(ask('Hi')),

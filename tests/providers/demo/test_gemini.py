@@ -10,7 +10,8 @@ from bluesminds.providers.demo import MODELS, respond
 from tests.providers.demo.conftest import Demo
 from tests.wire.conversations import events_in
 
-TEXT_MODELS = [name for name, paths in MODELS.items() if "/chat/completions" in paths]
+LISTED = {"/chat/completions", "/embeddings"}
+LISTED_MODELS = [name for name, paths in MODELS.items() if LISTED.intersection(paths)]
 WEATHER = {"name": "weather", "parameters": {"type": "OBJECT", "properties": {"city": {"type": "STRING"}}}}
 
 
@@ -65,9 +66,12 @@ def test_demo_count_is_that_of_an_answer(body: dict[str, Any]) -> None:
     assert counted == usage["promptTokenCount"]
 
 
-def test_demo_lists_its_text_models_in_geminis_form() -> None:
+def test_demo_lists_its_models_for_text_and_embeddings_in_geminis_form() -> None:
     listed = json.loads(b"".join([step.data or b"" for step in respond("GET", "/v1beta/models", b"").steps]))
-    assert [model["name"] for model in listed["models"]] == [f"models/{name}" for name in TEXT_MODELS]
+    assert [model["name"] for model in listed["models"]] == [f"models/{name}" for name in LISTED_MODELS]
+    methods = {model["name"]: model["supportedGenerationMethods"] for model in listed["models"]}
+    assert methods["models/demo/embedding"] == ["embedContent", "batchEmbedContents"]
+    assert methods["models/demo/text"] == ["generateContent", "countTokens"]
     assert respond("GET", "/v1beta/models/demo/text", b"").status == 200
     assert respond("GET", "/v1beta/models/demo/other", b"").status == 404
 
@@ -81,7 +85,10 @@ def test_demo_lists_its_text_models_in_geminis_form() -> None:
         ("demo/embedding", "generateContent", ask(), 400),
         ("demo/text", "generateContent", {"contents": "x"}, 400),
         ("demo/text", "generateContent", ask(tools=[{"googleSearch": {}}]), 400),
-        ("demo/text", "embedContent", ask(), 404),
+        ("demo/text", "embedContent", {"content": {"parts": [{"text": "a"}]}}, 400),
+        ("demo/embedding", "embedContent", {"content": {"parts": []}}, 400),
+        ("demo/embedding", "batchEmbedContents", {"requests": []}, 400),
+        ("demo/text", "predict", ask(), 404),
         ("demo/text", "countTokens", [], 400),
     ],
 )
@@ -90,6 +97,19 @@ def test_demo_error_is_googles(model: str, method: str, body: Any, status: int) 
     error = json.loads(text)["error"]
     assert (found, error["code"]) == (status, status)
     assert error["message"] and error["status"]
+
+
+def test_demo_embeddings_are_those_of_openais_endpoint() -> None:
+    openai = json.dumps({"model": "demo/embedding", "input": ["one", "two"], "dimensions": 8}).encode()
+    (step,) = respond("POST", "/v1/embeddings", openai).steps
+    wanted = [row["embedding"] for row in json.loads(step.data or b"")["data"]]
+    contents = [{"parts": [{"text": text}]} for text in ("one", "two")]
+    requests = [{"content": one, "outputDimensionality": 8} for one in contents]
+    status, body = answer("demo/embedding", "batchEmbedContents", {"requests": requests})
+    assert status == 200
+    assert [one["values"] for one in json.loads(body)["embeddings"]] == wanted
+    _, body = answer("demo/embedding", "embedContent", requests[0])
+    assert json.loads(body)["embedding"]["values"] == wanted[0]
 
 
 def test_demo_cut_model_ends_a_stream_early() -> None:

@@ -39,7 +39,8 @@ async def test_audit_api_lists_filters_and_verifies(gateway: Gateway) -> None:
         assert (await listed(limit=len(everything)))["next_cursor"] is None
         assert await numbers(action="server.add") == [added["seq"]]
         assert await numbers(actor="unknown") == []
-        assert await numbers(until=added["at"]) == everything[-added["seq"] + 1 :]
+        rows = (await listed(limit=100))["data"]
+        assert await numbers(until=added["at"]) == [row["seq"] for row in rows if row["at"] < added["at"]]
         assert added["seq"] in await numbers(since=added["at"])
         assert added["seq"] in await numbers(since=added["at"].replace("Z", "+00:00"))
         for query, param in (

@@ -9,6 +9,7 @@ import trio
 
 from bluesminds.accounts import chats as service
 from tests.deployment import BrowserUser, Deployment, code_of, deploy
+from tests.gateways import eventually
 from tests.storage.conftest import postgres, postgres_url
 
 __all__ = ["postgres", "postgres_url"]
@@ -74,6 +75,8 @@ async def test_list_has_the_changed_chat_first_and_pages(site: Deployment) -> No
     async with site.browser() as ada:
         await sign_in(site, ada, "ada")
         made = [await create(ada, title=str(number)) for number in range(3)]
+        created = site.gateway.services.clock.now_ms()
+        await eventually(lambda: site.gateway.services.clock.now_ms() > created)
         await post(ada, made[0], said("again"))
         first = (await ada.send("GET", "/api/chats?limit=2")).json()
         rest = (await ada.send("GET", f"/api/chats?limit=2&after={first['next_cursor']}")).json()

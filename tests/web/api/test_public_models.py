@@ -103,7 +103,7 @@ async def test_ranking_has_shares_of_the_models_that_are_offered(
         usage = {"prompt_tokens": tokens - 10, "completion_tokens": 10, "total_tokens": tokens}
         models.plan(whole(completion(usage=usage)))
         assert (await gateway.chat(ASK | {"model": model})).status_code == 200
-    await gateway.alter("UPDATE usage_site SET model = 'private' WHERE model = 'b'")
+    await gateway.alter("UPDATE usage_site_daily SET model = 'private' WHERE model = 'b'")
     assert await get(gateway, "/ranking/models") == {
         "object": "list",
         "data": [{"model": "a", "rank": 1, "share": 1.0}],

@@ -86,6 +86,22 @@ async def test_usage_stats_contain_only_own_requests(site: Deployment) -> None:
             assert code_of(await ada.send("GET", f"/api/usage/stats?{query}")) == "invalid_value"
 
 
+async def test_usage_stats_of_all_users_with_details_cover_a_bounded_time(site: Deployment) -> None:
+    """They read the sums of every key, model and server."""
+    async with site.browser() as root:
+        await sign_in(site, root, ROOT, "admin")
+        path = "/api/admin/usage/stats"
+        for query in ("group=user,model&days=9", "group=key&model=m&days=9", "group=hour,user&days=3"):
+            assert code_of(await root.send("GET", f"{path}?{query}")) == "invalid_value", query
+        key_id = "00000000-0000-7000-8000-000000000001"
+        for query in (
+            "group=user,model&days=7",
+            "group=user,month&days=366",
+            f"group=model&key={key_id}&days=366",
+        ):
+            assert (await root.send("GET", f"{path}?{query}")).status_code == 200, query
+
+
 async def test_usage_logs_are_filtered_and_paged(site: Deployment) -> None:
     async with site.browser() as ada, site.browser() as root:
         ada_id = await sign_in(site, ada, ADA)
