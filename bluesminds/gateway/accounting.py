@@ -278,6 +278,8 @@ class UsageEntry:
         cost = self.reported_cost if usage.cost is None else usage.cost
         if cost == NO_AMOUNT:
             self.quarantine, cost = self.quarantine or "cost", None
+        if target is not None and target.server.is_own:
+            cost = None  # the vendor charges the user
         return UsageRow(
             id=context.id,
             at=context.at_ms,
@@ -374,9 +376,9 @@ class UsageAccounting(Struct, frozen=True):
         if row.cost_nano is None and row.usage_source in ("upstream", "estimated"):
             metrics.unpriced[label] += 1
         if row.own_output_tokens is not None and row.usage_source == "upstream":
-            metrics.meters[label, row.server].add(row)
+            metrics.meters[label, server_label(row.server)].add(row)
         if row.quarantine:
-            metrics.quarantined[row.server, row.quarantine] += 1
+            metrics.quarantined[server_label(row.server), row.quarantine] += 1
         if self.log_requests:
             self._log_row(row, context)
 

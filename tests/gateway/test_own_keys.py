@@ -86,6 +86,14 @@ async def test_stream_uses_the_own_key_without_cost(site: Site) -> None:
     assert (row["cost_nano"], row["output_tokens"]) == (0, 2)
 
 
+async def test_cost_that_a_vendor_reports_for_an_own_key_is_not_charged(site: Site) -> None:
+    stored = await site.store()
+    site.vendor.plan(whole(completion(usage=USAGE | {"cost": 0.5})))
+    assert (await site.gateway.chat()).headers["x-cost-usd"] == "0"
+    row = await site.last_row(1)
+    assert (row["server"], row["cost_nano"], row["reported_cost_nano"]) == (stored["server"], 0, None)
+
+
 @pytest.mark.parametrize("failure", [401, 402, 429, 503])
 async def test_failed_own_key_is_followed_by_the_server_of_the_gateway(site: Site, failure: int) -> None:
     stored = await site.store()

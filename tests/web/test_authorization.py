@@ -15,7 +15,7 @@ import httpx
 import pytest
 import trio
 
-from bluesminds.accounts.audit import OPERATOR
+from bluesminds.accounts.audit import OPERATOR as AS_OPERATOR
 from bluesminds.accounts.vendor_keys import VendorKeyTest
 from bluesminds.common.prompts import LoggedPrompt, write_prompt
 from bluesminds.http.asgi import ASGIApp
@@ -620,7 +620,7 @@ async def new_vendor_key(callers: Callers) -> str:
         return row.id
     test = VendorKeyTest(("m",))
     row = await keys.add(
-        OPERATOR, owner, vendor="openai", api_key="sk-mine", mode="first", models=(), test=test
+        AS_OPERATOR, owner, vendor="openai", api_key="sk-mine", mode="first", models=(), test=test
     )
     return row.id
 
