@@ -194,22 +194,6 @@ async def select_wallets_after(connection: Connection, user_id: str, limit: int)
     ]
 
 
-async def select_entries(
-    connection: Connection, user_id: str, before: int, limit: int
-) -> Sequence[ChainedLedgerRow]:
-    """The entries of a user with a number below `before`, newest first."""
-    rows = await connection.all(
-        """
-        SELECT seq, hash, id, at, kind, debit, credit, amount_nano, user_id, reference, detail
-        FROM ledger WHERE user_id = :user_id AND seq < :before ORDER BY seq DESC LIMIT :limit
-        """,
-        user_id=user_id,
-        before=before,
-        limit=limit,
-    )
-    return [ChainedLedgerRow(ChainPosition(*row[:2]), LedgerRow(*row[2:])) for row in rows]
-
-
 async def select_entry(connection: Connection, id_: str) -> LedgerRow | None:
     row = await connection.one(
         """

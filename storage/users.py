@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from storage.base import Connection
+from storage.id_lists import IN_POSTGRES, IN_SQLITE, id_list
 from storage.prompt_log import PromptLogChoice
 
 Role = Literal["user", "admin"]
@@ -86,6 +87,17 @@ async def select_users(connection: Connection, after_id: str = "", limit: int = 
         limit=limit,
     )
     return [UserRow(*row) for row in rows]
+
+
+async def select_user_names(connection: Connection, ids: Sequence[str]) -> dict[str, str]:
+    """The address, or without one the name, of each of these users that exists."""
+    statement = _NAMES_SQLITE if connection.engine == "sqlite" else _NAMES_POSTGRES
+    return {row[0]: row[1] or row[2] for row in await connection.all(statement, ids=id_list(connection, ids))}
+
+
+_NAMES = "SELECT id, email, full_name FROM users WHERE id"
+_NAMES_SQLITE = _NAMES + IN_SQLITE
+_NAMES_POSTGRES = _NAMES + IN_POSTGRES
 
 
 async def update_user(connection: Connection, user: UserRow) -> bool:

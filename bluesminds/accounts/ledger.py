@@ -5,7 +5,8 @@ see storage.usage.
 """
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final, Literal
 
 import trio
@@ -29,17 +30,18 @@ from storage.ledger import (
     moved,
     post,
     select_charge_without_usage,
-    select_entries,
     select_entry,
     select_uncharged,
     select_wallet,
     select_wallets_after,
     wallet_account,
 )
+from storage.ledger_search import LedgerPage, LedgerQuery, select_entries
 from storage.users import select_user
 
 ROWS_PER_CHECK: Final = 200
 WALLETS_PER_CHECK: Final = 500
+EXPORT_PAGE: Final = 1000  # entries
 ENTRY_SECONDS: Final = 60.0  # between two searches for grants that have ended
 CreditKind = Literal["topup", "grant", "refund", "adjustment"]
 _SOURCES: Final[Mapping[CreditKind, str]] = {
@@ -91,8 +93,20 @@ class Ledger:
         """None: the user has no prepaid credit."""
         return await self._store.read(select_wallet, user_id)
 
-    async def entries(self, user_id: str, before: int, limit: int) -> Sequence[ChainedLedgerRow]:
-        return await self._store.read(select_entries, user_id, before, limit)
+    async def entries(self, query: LedgerQuery) -> LedgerPage:
+        return await self._store.read(select_entries, query)
+
+    async def all_entries(self, query: LedgerQuery) -> AsyncIterator[Sequence[ChainedLedgerRow]]:
+        """All entries of a query in pages, whatever its limit. Each page is read when the one before is
+        consumed.
+        """
+        query = replace(query, limit=EXPORT_PAGE)
+        while True:
+            page = await self.entries(query)
+            yield page.rows
+            if page.next is None:
+                return
+            query = query.after(page)
 
     async def post(self, actor: Actor, user_id: str, given: CreditEntry) -> LedgerRow:
         """Post an entry, unless one with this key exists. Raises NotFound for an unknown user, and Conflict

@@ -34,6 +34,7 @@ from storage.users import (
     insert_user,
     select_user,
     select_user_by_email,
+    select_user_names,
     select_users,
     update_user,
 )
@@ -128,6 +129,10 @@ class Users:
     async def get(self, user_id: str) -> UserRow:
         """Raises NotFound."""
         return _require(await self._store.read(select_user, user_id) if is_uuid(user_id) else None)
+
+    async def names(self, user_ids: Collection[str]) -> dict[str, str]:
+        """The address, or without one the name, of each of these users that exists."""
+        return await self._store.read(select_user_names, sorted(user_ids)) if user_ids else {}
 
     async def update(self, actor: Actor, user_id: str, changes: UserChanges) -> UserRow:
         """Disabling a user or changing the role ends all sessions of the user.

@@ -114,7 +114,7 @@ class Backups:
         directory = self._settings.directory
         if directory is None:
             return
-        self.last_ms = await trio.to_thread.run_sync(_newest_ms, directory)
+        self.last_ms = await trio.to_thread.run_sync(newest_backup_ms, directory)
         while True:
             due = (self.last_ms or 0) + self._settings.every * 1000
             await trio.sleep(max(0.0, (due - self._clock.now_ms()) / 1000))
@@ -263,7 +263,7 @@ def _archives(directory: Path) -> list[Path]:
     return sorted(path for path in directory.iterdir() if _NAME.fullmatch(path.name))
 
 
-def _newest_ms(directory: Path) -> int | None:
+def newest_backup_ms(directory: Path) -> int | None:
     """From the name of the newest archive. Its modification time may be that of a copy."""
     found = _archives(directory)
     if not found:

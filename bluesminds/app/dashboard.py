@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from bluesminds.app.routing import Routing
 from bluesminds.app.services import Services
-from bluesminds.dashboard import keys, overview, playground, requests, settings, usage
+from bluesminds.dashboard import credit, keys, overview, playground, requests, settings, usage
 from bluesminds.dashboard.admin import servers, system, users
 from bluesminds.dashboard.assets import PageAssets
 from bluesminds.dashboard.frame import HOME, Frame
@@ -88,6 +88,7 @@ def _user_pages(services: Services, frame: Frame, routing: Routing, controls: Ga
             )
         ),
         *usage.routes(usage.UsagePages(frame, accounts.usage, services.clock)),
+        *credit.routes(credit.CreditPages(frame, accounts.ledger, accounts.users)),
         *settings.routes(
             settings.SettingsPage(frame, accounts.users, accounts.sessions, accounts.vendor_keys)
         ),
@@ -149,6 +150,7 @@ def _admin_pages(
                 usage=accounts.usage,
                 clock=services.clock,
                 usage_now=controls.usage_now,
+                ledger=accounts.ledger,
             )
         ),
         *system.routes(

@@ -178,7 +178,11 @@ def show(value: Any, *, as_json: bool, columns: Sequence[str] = ()) -> None:  # 
     if as_json:
         echo_json(value)
         return
-    titles = [column.rpartition(".")[2] for column in columns]
+    short = [column.rpartition(".")[2] for column in columns]
+    titles = [
+        title if short.count(title) == 1 else column.replace(".", "_")
+        for title, column in zip(short, columns, strict=True)
+    ]
     rows = [titles, *([_cell(_field(row, column)) for column in columns] for row in value["data"])]
     if not sys.stdout.isatty():
         for row in rows:

@@ -7,6 +7,7 @@ from bluesminds.cli import exits
 from bluesminds.cli.audit import audit_group
 from bluesminds.cli.backup import backup, restore
 from bluesminds.cli.config import check, config_group, init
+from bluesminds.cli.doctor import doctor, support_bundle
 from bluesminds.cli.explain import explain
 from bluesminds.cli.keys import keys_group
 from bluesminds.cli.ledger import ledger_group
@@ -80,6 +81,8 @@ for command in (
     master_key_group,
     backup,
     restore,
+    doctor,
+    support_bundle,
     version,
 ):
     cli.add_command(command)

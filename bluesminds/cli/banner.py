@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from bluesminds.app.first_run import FirstRun
 from bluesminds.app.serve import Running
 from bluesminds.cli.exits import counted, printable
 from bluesminds.cli.hints import command
@@ -59,7 +60,7 @@ def show(running: Running, loaded: Loaded, *, journal: bool = False, secrets_in_
         *_missing_models(running, loaded),
         *_example_request(running, loaded, target, format_secret),
         *_dashboard_lines(running, loaded, target, format_secret),
-        *_setup_lines(running.first_run.bootstrap_token, loaded, target, format_secret),
+        *_setup_lines(running.first_run, loaded, target, format_secret),
         *([] if journal else ["", "Press Ctrl-C to stop."]),
     ]
     click.echo("\n".join(lines), err=True)
@@ -151,12 +152,15 @@ def _dashboard_lines(running: Running, loaded: Loaded, target: str, format_secre
     link = format_secret("sign-in-link", f"{target}/account/enter#token={token}")
     if link.is_in_file:
         return ["", f"Dashboard (a link that signs you in once is {link.text}): {target}/dashboard"]
-    return ["", "Dashboard (this link signs you in once):", f"  {link.text}"]
+    return ["", "Dashboard (this link signs you in once, as an administrator):", f"  {link.text}"]
 
 
-def _setup_lines(token: str | None, loaded: Loaded, target: str, format_secret: Show) -> list[str]:
+def _setup_lines(first: FirstRun, loaded: Loaded, target: str, format_secret: Show) -> list[str]:
+    """How to create the first administrator who has an address and a password."""
+    token = first.bootstrap_token
     if token is None:
         return []
+    missing = "administrator" if first.sign_in_token is None else "administrator with a password"
     secret = format_secret("bootstrap-token", token)
     in_browser = [
         "Or open this link (it is valid until the next start):",
@@ -167,7 +171,7 @@ def _setup_lines(token: str | None, loaded: Loaded, target: str, format_secret: 
     where = f" {secret.text}. It is" if secret.is_in_file else ""
     return [
         "",
-        "No administrator yet, so the gateway accepts connections from this machine only. Create one:",
+        f"No {missing} yet, so the gateway accepts connections from this machine only. Create one:",
         f"  {command('users create --role admin --email you@example.com', loaded)}",
         *in_browser,
         f"Or create one over HTTP (the token is{where} valid until the next start):",

@@ -75,7 +75,7 @@ def show(config: Path | None, origin: bool, as_json: bool) -> None:
     """Print the effective settings; secrets are masked."""
     loaded = load_settings(config)
     if as_json:
-        click.echo(json.dumps(_origins_json(loaded) if origin else _values_json(loaded), indent=2))
+        click.echo(json.dumps(_origins_json(loaded) if origin else settings_json(loaded), indent=2))
     else:
         for line in _toml_lines(loaded, origin):
             click.echo(line)
@@ -187,7 +187,8 @@ def _toml_lines(loaded: Loaded, origin: bool) -> Iterator[str]:
             yield f"{line:<48} # {loaded.origins[prefix + name]}" if origin else line
 
 
-def _values_json(loaded: Loaded) -> dict[str, object]:
+def settings_json(loaded: Loaded) -> dict[str, object]:
+    """All settings. Secrets are masked."""
     tree: dict[str, Any] = dict(_values(loaded.settings))
     servers = []
     for header, prefix, section in _sections(loaded):

@@ -1,4 +1,4 @@
-"""ledger topup, grant, refund, adjust, show, list, verify."""
+"""ledger topup, grant, refund, adjust, show, list, export, verify."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 import click
 
 from bluesminds.cli import exits
-from bluesminds.cli.api_client import call, call_paged, echo_json, json_option, show
+from bluesminds.cli.api_client import call, call_paged, download, echo_json, json_option, show
 from bluesminds.cli.options import config_option
 from bluesminds.cli.users import find_user
 
@@ -75,14 +75,40 @@ def show_(user: str, config: Path | None, as_json: bool) -> None:
         click.echo(f"{found['balance_usd']} USD")
 
 
+def _filters(command: click.Command) -> click.Command:
+    kinds = ("topup", "grant", "charge", "refund", "adjustment", "expiry")
+    command.params += [
+        click.Option(["--kind"], type=click.Choice(kinds), help="Only entries of this kind."),
+        click.Option(["--since"], metavar="TIME", help="Only from this time on, like 2026-02-28T12:00:00Z."),
+        click.Option(["--until"], metavar="TIME", help="Only before this time."),
+    ]
+    return command
+
+
+def _given(config: Path | None, user: str | None, filters: dict[str, str | None]) -> dict[str, str]:
+    given = {name: value for name, value in filters.items() if value}
+    return given if user is None else given | {"user": find_user(config, user)["id"]}
+
+
+@_filters
 @ledger_group.command("list")
-@click.argument("user")
+@click.argument("user", required=False)
 @config_option
 @json_option
-def list_(user: str, config: Path | None, as_json: bool) -> None:
-    """List the entries of USER, newest first."""
-    found = call_paged(config, f"/users/{find_user(config, user)['id']}/ledger")
-    show(found, as_json=as_json, columns=("at", "kind", "amount_usd", "id", "reference"))
+def list_(user: str | None, config: Path | None, as_json: bool, **filters: str | None) -> None:
+    """List the entries of USER, or of all users, newest first."""
+    found = call_paged(config, "/ledger", _given(config, user, filters))
+    show(found, as_json=as_json, columns=("at", "user_id", "kind", "amount_usd", "id", "reference"))
+
+
+@_filters
+@ledger_group.command("export")
+@click.argument("user", required=False)
+@config_option
+def export(user: str | None, config: Path | None, **filters: str | None) -> None:
+    """Write the entries of USER, or of all users, as CSV, newest first."""
+    given = urlencode(_given(config, user, filters))
+    download(config, f"/ledger/export?{given}" if given else "/ledger/export")
 
 
 @ledger_group.command()

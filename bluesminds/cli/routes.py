@@ -13,7 +13,8 @@ from bluesminds.cli.options import config_option
 from bluesminds.common.routes import FallbackReason, Policy, Recovery
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-_TARGET_KEYS: Final = ("model", "weight", "priority")
+_TARGET_KEYS: Final = ("model", "weight", "priority", "prefill")
+_TEXTS: Final = ("model", "prefill")  # of a target
 _OPTIONS: Final = (
     "policy",
     "first_token_timeout",
@@ -28,7 +29,7 @@ _ID: Final = re.compile(r"[0-9a-z-]{1,64}")
 
 @click.group("routes")
 def routes_group() -> None:
-    """Manage routes: the servers that get the requests for a model."""
+    """Manage routes: which servers get the requests for a model."""
 
 
 def _route_options(command: Command) -> Command:
@@ -67,8 +68,8 @@ def _route_options(command: Command) -> Command:
             "--target",
             "targets",
             multiple=True,
-            help="SERVER or SERVER,model=NAME,weight=N,priority=N. Repeatable. `any`: every server that"
-            " offers the model.",
+            help="SERVER or SERVER,model=NAME,weight=N,priority=N,prefill=KIND. Repeatable. `any`: every"
+            " server that offers the model.",
         ),
     ):
         command = option(command)
@@ -195,8 +196,8 @@ def _target(text: str) -> dict[str, Any]:
     target: dict[str, Any] = {"server": server}
     for part in parts:
         key, _, value = part.partition("=")
-        number = key != "model" and re.fullmatch(r"-?[0-9]{1,9}", value)
-        if key not in _TARGET_KEYS or not (number or (key == "model" and value)):
+        number = key not in _TEXTS and re.fullmatch(r"-?[0-9]{1,9}", value)
+        if key not in _TARGET_KEYS or not (number or (key in _TEXTS and value)):
             remedy = "write it like --target openai or --target azure,model=gpt-5-eu,weight=3"
             raise exits.Failure(f"--target {text!r} is not a target", exits.USAGE, remedy)
         target[key] = int(value) if number else value

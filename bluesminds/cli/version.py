@@ -14,15 +14,19 @@ from bluesminds import __version__
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def version(as_json: bool) -> None:
     """Print the version."""
-    parts = {
-        "version": __version__,
-        "python": platform.python_version(),
-        "sqlite": sqlite3.sqlite_version,
-        "openssl": ssl.OPENSSL_VERSION,
-    }
+    parts = version_parts()
     if as_json:
         click.echo(json.dumps(parts, indent=2))
     else:
         click.echo(f"bluesminds {__version__}")
         for name in ("python", "sqlite", "openssl"):
             click.echo(f"{name} {parts[name]}", err=True)
+
+
+def version_parts() -> dict[str, str]:
+    return {
+        "version": __version__,
+        "python": platform.python_version(),
+        "sqlite": sqlite3.sqlite_version,
+        "openssl": ssl.OPENSSL_VERSION,
+    }

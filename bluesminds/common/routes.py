@@ -12,7 +12,10 @@ from msgspec import Struct
 
 WILDCARD: Final = "*"
 Policy = Literal["priority", "weighted", "least_latency", "least_busy", "cheapest", "affinity"]
-Recovery = Literal["restart", "error"]
+Recovery = Literal["restart", "continue", "error"]
+# How a target takes the beginning of an answer: as the last message, with a mark in it (`prefix`: Mistral) or
+# in the request (`continue_final_message`: vLLM), or without one.
+Prefill = Literal["message", "prefix", "continue_final_message"]
 FallbackReason = Literal["error", "limit", "timeout", "context_length", "content_filter"]
 Need = Literal["tools", "images", "audio"]
 FALLBACK_ON: Final[tuple[FallbackReason, ...]] = ("error", "limit", "timeout", "context_length")
@@ -20,13 +23,14 @@ FALLBACK_ON: Final[tuple[FallbackReason, ...]] = ("error", "limit", "timeout", "
 
 class RouteTarget(Struct, frozen=True):
     """A server, and the name that it has for the model ("": the client's name). `weight` and `priority` are
-    those of the server if they are None.
+    those of the server if they are None. `prefill`: how it takes the beginning of an answer, if it does.
     """
 
     server: str
     model: str = ""
     weight: int | None = None
     priority: int | None = None
+    prefill: Prefill | None = None
 
 
 class RouteTraits(Struct, frozen=True, gc=False):

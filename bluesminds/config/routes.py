@@ -59,7 +59,7 @@ def read_condition(given: ConditionSettings | None) -> RouteCondition | None:
 def _target(given: str | TargetSettings) -> RouteTarget:
     if isinstance(given, str):
         return RouteTarget(given)
-    return RouteTarget(given.server, given.model or "", given.weight, given.priority)
+    return RouteTarget(given.server, given.model or "", given.weight, given.priority, given.prefill)
 
 
 def check_routes(settings: Settings) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta, Struct
 
 from bluesminds.common.redaction import RedactionName
-from bluesminds.common.routes import FALLBACK_ON, FallbackReason, Need, Policy, Recovery
+from bluesminds.common.routes import FALLBACK_ON, FallbackReason, Need, Policy, Prefill, Recovery
 from bluesminds.common.values import ServerMode
 from bluesminds.config.values import Secret
 
@@ -502,12 +502,13 @@ class TargetSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     model: Text | None = None
     weight: Weight | None = None
     priority: Priority | None = None
+    prefill: Prefill | None = None
 
 
 RouteTargets = Annotated[
     tuple[ServerName | TargetSettings, ...],
     Meta(
-        description="a list of server names, or of tables with server, model, weight and priority",
+        description="a list of server names, or of tables with server, model, weight, priority and prefill",
         examples=[[{"server": "main", "weight": 3}, {"server": "other", "model": "gpt-5-eu"}]],
     ),
 ]

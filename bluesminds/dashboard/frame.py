@@ -44,6 +44,7 @@ USER_PAGES: Final = (
     (f"{HOME}/requests", "requests", "Requests"),
     (f"{HOME}/usage", "usage", "Usage"),
     (f"{HOME}/keys", "keys", "API keys"),
+    (f"{HOME}/credit", "billing", "Credit"),
     (f"{HOME}/settings", "settings", "Settings"),
 )
 ADMIN_PAGES: Final = (
@@ -52,6 +53,7 @@ ADMIN_PAGES: Final = (
     (f"{HOME}/admin/models", "models", "Models and prices"),
     (f"{HOME}/admin/users", "users", "Users"),
     (f"{HOME}/admin/tiers", "plans", "Tiers"),
+    (f"{HOME}/admin/ledger", "ledger", "Ledger"),
     (f"{HOME}/admin/audit", "audit", "Audit log"),
     (f"{HOME}/admin/system", "system", "System"),
 )
@@ -165,5 +167,10 @@ def _account(principal: Principal) -> PageAccount:
 
 def link(path: str, **query: str | None) -> str:
     """A path of the dashboard with a query; empty parameters are left out."""
+    return address(f"{HOME}{path}", **query)
+
+
+def address(path: str, **query: str | None) -> str:
+    """A path with a query; empty parameters are left out."""
     given = "&".join(f"{name}={quote(value, safe='')}" for name, value in query.items() if value)
-    return f"{HOME}{path}?{given}" if given else f"{HOME}{path}"
+    return f"{path}?{given}" if given else path

@@ -51,7 +51,8 @@ def usd_axis(nano: int) -> str:
 
 def exact_usd(nano: int) -> str:
     """All digits, where amounts must add up."""
-    return f"${nano // NANO}.{f'{nano % NANO:09}'.rstrip('0').ljust(2, '0')}"
+    whole, fraction = divmod(abs(nano), NANO)
+    return f"{MINUS if nano < 0 else ''}${whole}.{f'{fraction:09}'.rstrip('0').ljust(2, '0')}"
 
 
 def span(ms: int | None) -> str:

@@ -22,7 +22,7 @@ from bluesminds.gateway.limits.budget import StreamBudget
 from bluesminds.gateway.limits.headers import Headers
 from bluesminds.gateway.limits.reserve import Reservation
 from bluesminds.gateway.metrics import Metrics
-from bluesminds.gateway.receipts import RequestTrail, write_receipt
+from bluesminds.gateway.receipts import FAILED, RequestTrail, write_receipt
 from bluesminds.gateway.recorder import Batch, Recorder
 from bluesminds.gateway.routing.plans import Target
 from bluesminds.gateway.routing.server_keys import AttemptKey
@@ -95,10 +95,23 @@ class UsageEntry:
         """An attempt begins. The result is called with the reason if it fails."""
         self.attempts = (*self.attempts, target.server.name)
         self.target = target
-        if self.trail is None:
-            return _ignore
-        self.trail.begin(target)
-        return self.trail.fail
+        if self.trail is not None:
+            self.trail.begin(target)
+        return self._end_attempt
+
+    def _end_attempt(self, reason: str, keys: Sequence[AttemptKey] = (), *, billed: bool = False) -> None:
+        """The attempt that began last has failed. If it is `billed`, its input is a cost that no account is
+        charged for.
+        """
+        nano = 0
+        if billed and self.target is not None:
+            call, estimator = self._call, self._accounting.estimator
+            price = estimator.price(self.target, call.model, call.context.at_ms)
+            if price is not None:
+                nano = price.max_cost(estimator.input_tokens(call), 0)
+                self._accounting.metrics.uncharged[self.target.server.name, FAILED] += nano
+        if self.trail is not None:
+            self.trail.fail(reason, keys, cost_class=FAILED if billed else "", nano=nano)
 
     def has_queued(self, seconds: float) -> None:
         """The request has waited for a slot at a server."""
@@ -329,10 +342,6 @@ class UsageEntry:
 
 def _unknown_context(model: str) -> int | None:
     return None
-
-
-def _ignore(reason: str, keys: Sequence[AttemptKey] = ()) -> None:
-    """Attempts are not recorded."""
 
 
 def _milliseconds(seconds: float) -> int:

@@ -43,6 +43,7 @@ from bluesminds.wire.formats import (
 from bluesminds.wire.json_text import Fields, read_fields, write_fields
 from bluesminds.wire.multipart import is_form
 from bluesminds.wire.needs import request_needs
+from bluesminds.wire.prefill import AnswerPrefill, with_prefill
 from bluesminds.wire.prompt_prefix import prompt_prefix
 from bluesminds.wire.requests import read_body
 from bluesminds.wire.support import Support
@@ -164,6 +165,7 @@ class JsonBody:
         "_translated_for",
         "conversation",
         "dropped",
+        "prefill",
         "vectors",
     )
 
@@ -172,6 +174,7 @@ class JsonBody:
     ) -> None:
         self._format = format_
         self._stored = stored
+        self.prefill: AnswerPrefill | None = None  # of a stream that continues at another server
         self._fields = fields  # views into the client's bytes, until the first rendering
         options = fields.get(STREAM_OPTIONS)
         self._stream_options = None if options is None else options.copy()
@@ -228,6 +231,10 @@ class JsonBody:
 
     def content(self, plan: Plan, model: str, support: Support) -> bytes:
         """Servers with equal bodies share the bytes."""
+        data = self._render(plan, model, support)
+        return data if self.prefill is None else with_prefill(data, self.prefill)
+
+    def _render(self, plan: Plan, model: str, support: Support) -> bytes:
         if plan.translated and self.conversation is not None:
             return self._translate(plan, self.conversation, model, support)
         if plan.translated and self.vectors is not None:

@@ -95,6 +95,7 @@ class Metrics(Collector):
         self.first_byte: defaultdict[str, _Histogram] = defaultdict(_Histogram)
         self.token_rate: defaultdict[str, _Histogram] = defaultdict(lambda: _Histogram(RATE_BUCKETS))
         self.unpriced: defaultdict[str, int] = defaultdict(int)
+        self.uncharged: defaultdict[tuple[str, str], int] = defaultdict(int)  # nano-USD
         self.meters: defaultdict[tuple[str, str], MeterSums] = defaultdict(MeterSums)
         self.quarantined: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.queue_refused: defaultdict[tuple[str], int] = defaultdict(int)
@@ -174,6 +175,12 @@ class Metrics(Collector):
             "Requests that used a model without a price.",
             ("model",),
             {(model,): count for model, count in self.unpriced.items()},
+        )
+        yield _counter(
+            "bluesminds_uncharged_usd",
+            "Estimated cost of attempts that no account is charged for.",
+            ("server", "class"),
+            {labels: nano / 1e9 for labels, nano in self.uncharged.items()},
         )
         yield _counter(
             "bluesminds_usage_quarantined",

@@ -21,6 +21,7 @@ from bluesminds.gateway.routing.plans import Target, make_plan
 from bluesminds.gateway.routing.selection import Dropped, Selection
 from bluesminds.gateway.routing.server_keys import AttemptKey
 
+FAILED: Final = "failed"  # the cost class of attempts that a vendor may bill
 MAX_BYTES: Final = 2048  # of one receipt
 _SHORTER: Final = (8, 2, 0)  # entries of each list, if a receipt is too long
 _LONGEST_NAME: Final = 64  # characters of a model in a receipt that was too long
@@ -35,7 +36,8 @@ class ReceiptTarget(Struct, frozen=True, gc=False, omit_defaults=True):
 
 class ReceiptAttempt(Struct, frozen=True, gc=False, omit_defaults=True):
     """`at_ms` after the start of the request. `reason`: a status or a kind of failure; "" if it answered.
-    `ms`: until it failed, or until the request ended. `keys`: those of a server with several.
+    `ms`: until it failed, or until the request ended. `keys`: those of a server with several. `cost_class`:
+    FAILED if the vendor may bill an attempt that no account is charged for, with its estimated cost.
     """
 
     server: str
@@ -44,6 +46,8 @@ class ReceiptAttempt(Struct, frozen=True, gc=False, omit_defaults=True):
     model: str = ""
     reason: str = ""
     keys: tuple[AttemptKey, ...] = ()
+    cost_class: str = ""
+    cost_nano: int = 0
 
 
 class Receipt(Struct, frozen=True, gc=False, omit_defaults=True):
@@ -105,7 +109,7 @@ class RequestTrail:
         self.queued = 0.0  # seconds
         self._decision: _Decision | None = None
         self._attempts: list[tuple[Target, float]] = []
-        self._ended: list[tuple[float, str]] = []
+        self._ended: list[tuple[float, str, str, int]] = []  # time, reason, class and amount of the cost
         self._keys: dict[int, tuple[AttemptKey, ...]] | None = None  # by the position of the attempt
 
     def decide(
@@ -122,9 +126,11 @@ class RequestTrail:
     def begin(self, target: Target) -> None:
         self._attempts.append((target, trio.current_time()))
 
-    def fail(self, reason: str, keys: Sequence[AttemptKey] = ()) -> None:
+    def fail(
+        self, reason: str, keys: Sequence[AttemptKey] = (), *, cost_class: str = "", nano: int = 0
+    ) -> None:
         """The attempt that began last has failed."""
-        self._ended.append((trio.current_time(), reason))
+        self._ended.append((trio.current_time(), reason, cost_class, nano))
         if keys:
             self.note_keys(keys)
 
@@ -166,11 +172,13 @@ class RequestTrail:
     def _timed(self, started: float, now: float) -> tuple[ReceiptAttempt, ...]:
         found = []
         for at, (target, begun) in enumerate(self._attempts):
-            ended, reason = self._ended[at] if at < len(self._ended) else (now, "")
+            ended, reason, class_, nano = self._ended[at] if at < len(self._ended) else (now, "", "", 0)
             begun_ms = max(0, round((begun - started) * 1000))
             ms = round((ended - begun) * 1000)
             keys = () if self._keys is None else self._keys.get(at, ())
-            found.append(ReceiptAttempt(target.server.name, begun_ms, ms, target.model, reason, keys))
+            found.append(
+                ReceiptAttempt(target.server.name, begun_ms, ms, target.model, reason, keys, class_, nano)
+            )
         return tuple(found)
 
 

@@ -1,4 +1,8 @@
-"""Continues a stream at another server after its own one has failed, if the route says so."""
+"""Continues a stream at another server after its own one has failed, if the route says so.
+
+With `recovery = "continue"`, a target that takes the beginning of an answer gets the text so far, and its
+answer follows the text. If there is no such target, or it fails, the next target gets the same request again.
+"""
 
 from collections.abc import Sequence
 
@@ -14,7 +18,8 @@ from bluesminds.gateway.upstream.attempt import Reply
 from bluesminds.gateway.upstream.sender import Sender
 from bluesminds.wire.base import Stage
 from bluesminds.wire.formats import codec_of
-from bluesminds.wire.resumption import ResumedStream, read_sent
+from bluesminds.wire.prefill import PREFILLED, AnswerPrefill
+from bluesminds.wire.resumption import ContinuedStream, ResumedStream, read_sent
 
 MAX_SENT = 2 * 1024 * 1024  # bytes of a stream that are kept; a longer one cannot go on elsewhere
 MAX_RECOVERIES = 2  # of one request
@@ -62,7 +67,11 @@ class StreamRecovery:
         self._left -= 1
         entry, target, usage = self._entry, self._entry.target, stage.usage
         entry.fail_attempt(reason)
-        reply = await self._send(targets)
+        reply = continued = None
+        if self._routed.options.recovery == "continue" and sent.text.strip():
+            reply = continued = await self._continue(targets, sent.text, stage.output)
+        if reply is None:
+            reply = await self._send(targets)
         request_id, before = self._call.context.request_id, failed.endpoint.server.name
         if reply is None:
             self._log.warning("stream_not_resumed", request_id=request_id, server=before, reason=reason)
@@ -75,21 +84,40 @@ class StreamRecovery:
             entry.target = target
             return None
         server = codec_of(entry.target.plan.format)
-        resumed = ResumedStream(server, client, conversation, self._call.facts, sent)
+        facts = self._call.facts
+        if continued is None:
+            resumed = ResumedStream(server, client, conversation, facts, sent)
+        else:
+            echoes = entry.target.prefill == "prefix"
+            resumed = ContinuedStream(server, client, conversation, facts, sent, echoes=echoes)
         entry.replace_stage(resumed, target, usage)
         return structs.replace(reply, stage=resumed)
+
+    async def _continue(self, targets: Sequence[Target], text: str, spent: int) -> Reply | None:
+        """The reply of a target that takes the text so far. `spent`: its tokens."""
+        for target in targets:
+            if target.prefill is None or target.plan.format not in PREFILLED:
+                continue
+            self._body.prefill = AnswerPrefill(text, target.prefill, spent)
+            try:
+                if (reply := await self._send([target])) is not None:
+                    return reply
+            finally:
+                self._body.prefill = None
+        return None
 
     async def _send(self, targets: Sequence[Target]) -> Reply | None:
         """None if no server streams an answer."""
         try:
             reply = await self._sender.send(self._call, self._body, targets, self._entry)
-        except UpstreamFailed:
+        except (UpstreamFailed, ValueError):  # ValueError: the request takes no beginning
             return None
         if reply.endpoint.key:
             self._entry.note_keys(reply.endpoint.key_uses())
         if reply.error is None and reply.stage is not None and reply.is_events:
             return reply
         reply.close()
+        self._entry.fail_attempt("refused")
         return None
 
     def _targets(self) -> list[Target]:
@@ -106,7 +134,7 @@ class StreamRecovery:
 def may_recover(call: Call, routed: RoutedTargets, entry: UsageEntry) -> bool:
     """Whether the stream of a request can go on at another server. A budget has room for one answer."""
     return (
-        routed.options.recovery == "restart"
+        routed.options.recovery != "error"
         and call.facts.stream
         and call.facts.choices == 1
         and call.operation.format in FORMATS

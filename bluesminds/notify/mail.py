@@ -8,7 +8,8 @@ the envelope is always `Mail.to`, never parsed from a header.
 import os
 import smtplib
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.headerregistry import Address
 from email.message import EmailMessage
@@ -77,6 +78,21 @@ class SmtpAccount(Struct, frozen=True):
         return f"SmtpAccount({self.host!r}, {self.port!r})"
 
 
+@contextmanager
+def _as_mail_failed() -> Iterator[None]:
+    try:
+        yield
+    except smtplib.SMTPRecipientsRefused as exc:
+        ((code, _),) = exc.recipients.values()
+        raise _failure(code) from None
+    except smtplib.SMTPAuthenticationError as exc:
+        raise MailFailed(f"the mail server rejected the user name or password ({exc.smtp_code})") from None
+    except smtplib.SMTPResponseException as exc:
+        raise _failure(exc.smtp_code) from None
+    except (smtplib.SMTPException, OSError) as exc:
+        raise MailFailed(f"the connection to the mail server failed: {_reason(exc)}") from None
+
+
 class SmtpMailer:
     """Opens one connection per message. `tls` verifies the server."""
 
@@ -93,21 +109,17 @@ class SmtpMailer:
             self._deliver, message, mail.to, limiter=self._limiter, abandon_on_cancel=True
         )
 
+    async def check(self) -> None:
+        """Connect and sign in, and send nothing. Raises MailFailed."""
+        await trio.to_thread.run_sync(self._sign_in, abandon_on_cancel=True)
+
     def _deliver(self, message: EmailMessage, to: str) -> None:
-        try:
-            with self._connect() as server:
-                server.send_message(message, self._account.sender, [to])
-        except smtplib.SMTPRecipientsRefused as exc:
-            ((code, _),) = exc.recipients.values()
-            raise _failure(code) from None
-        except smtplib.SMTPAuthenticationError as exc:
-            raise MailFailed(
-                f"the mail server rejected the user name or password ({exc.smtp_code})"
-            ) from None
-        except smtplib.SMTPResponseException as exc:
-            raise _failure(exc.smtp_code) from None
-        except (smtplib.SMTPException, OSError) as exc:
-            raise MailFailed(f"the connection to the mail server failed: {_reason(exc)}") from None
+        with _as_mail_failed(), self._connect() as server:
+            server.send_message(message, self._account.sender, [to])
+
+    def _sign_in(self) -> None:
+        with _as_mail_failed(), self._connect():
+            pass
 
     def _connect(self) -> smtplib.SMTP:
         account = self._account

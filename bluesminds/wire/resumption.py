@@ -8,7 +8,7 @@ it differs, the stream ends with an error: the client cannot take back what it h
 from collections.abc import Sequence
 from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from bluesminds.http.sse import EventSplitter
 from bluesminds.wire.base import Codec, RequestFacts
@@ -147,6 +147,51 @@ class ResumedStream(Translation):
         self.diverged = True
         self._error, self._final = DIVERGED, True
         return self._encoder.feed(StreamFailed(DIVERGED))
+
+
+class ContinuedStream(ResumedStream):
+    """The Stage of an answer that continues the text that was sent. `echoes`: the server may repeat the text.
+    What it repeats is left out; otherwise that is only white space, which a server may not get.
+    """
+
+    def __init__(
+        self,
+        server: Codec,
+        client: Codec,
+        conversation: ConversationRequest,
+        request: RequestFacts,
+        sent: SentAnswer,
+        *,
+        echoes: bool,
+    ) -> None:
+        super().__init__(server, client, conversation, request, structs.replace(sent, text=""))
+        self._repeated = sent.text if echoes else sent.text[len(sent.text.rstrip()) :]
+        self._held = ""  # may be a repetition
+
+    def _encode(self, event: StreamEvent) -> bytes:
+        if isinstance(event, StreamStopped) and not self._joined:
+            self._joined = True
+            return self._release() + super()._encode(PartClosed(self._part)) + super()._encode(event)
+        return super()._encode(event)
+
+    def _write(self, delta: PartDelta) -> bytes:
+        if not self._repeated or delta.index not in self._texts:
+            return super()._write(delta)
+        text, repeated = self._held + delta.text, self._repeated
+        if len(text) < len(repeated) and repeated.startswith(text):
+            self._held = text
+            return b""
+        self._held = self._repeated = ""
+        rest = text.removeprefix(repeated)
+        return super()._write(PartDelta(delta.index, rest)) if rest else b""
+
+    def _close(self, closed: PartClosed) -> bytes:
+        held = self._release() if closed.index in self._texts else b""
+        return held + super()._close(closed)
+
+    def _release(self) -> bytes:
+        text, self._held, self._repeated = self._held, "", ""
+        return Translation._encode(self, PartDelta(self._part, text)) if text else b""
 
 
 def without_last(events: bytes) -> bytes:

@@ -167,6 +167,20 @@ def test_banner_setup_curl_uses_reachable_address(capsys: pytest.CaptureFixture[
     assert shlex.split(line)[:5] == ["|", *reach]
 
 
+@pytest.mark.parametrize(
+    ("sign_in_token", "title"),
+    [(None, "No administrator yet"), ("t0ken", "No administrator with a password yet")],
+)
+def test_banner_with_a_link_for_the_operator_says_what_is_missing(
+    capsys: pytest.CaptureFixture[str], sign_in_token: str | None, title: str
+) -> None:
+    first = FirstRun(key=KEY, bootstrap_token="token", sign_in_token=sign_in_token)
+    banner.show(running([("127.0.0.1", 1)], ["m"], first), load(None, {}, {}))
+    text = capsys.readouterr().err
+    assert f"\n{title}, so the gateway" in text
+    assert ("once, as an administrator" in text) == (sign_in_token is not None)
+
+
 def test_banner_commands_name_config_and_state_dir(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -21,6 +21,7 @@ from cryptography.fernet import Fernet
 
 from bluesminds import __version__
 from bluesminds.cli import exits
+from bluesminds.cli.api_client import show
 from bluesminds.cli.app import cli
 from bluesminds.common.clock import SystemClock
 from storage import open_store
@@ -335,3 +336,12 @@ async def _record_usage(user: User, key: Mapping[str, str]) -> None:
     row = usage(1, at=SystemClock().now_ms(), key_id=key["id"], user_id=key["user_id"])
     async with open_store(f"sqlite://{user.database}") as store:
         await store.write(insert_batch, [row])
+
+
+def test_columns_of_a_table_have_different_titles(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"model": "m", "duration_ms": {"p95": 120}, "first_byte_ms": {"p95": 40, "p50": 20}}
+    columns = ("model", "duration_ms.p95", "first_byte_ms.p95", "first_byte_ms.p50")
+    show({"data": [row]}, as_json=False, columns=columns)
+    titles, values = (line.split("\t") for line in capsys.readouterr().out.splitlines())
+    assert titles == ["model", "duration_ms_p95", "first_byte_ms_p95", "p50"]
+    assert values == ["m", "120", "40", "20"]

@@ -14,8 +14,11 @@ from typing import Any, TypeVar
 import httpx
 from playwright.sync_api import Page
 
+from bluesminds.accounts.audit import OPERATOR
 from bluesminds.accounts.chats import ChatFacts, ChatMessage
+from bluesminds.accounts.ledger import CreditEntry, CreditKind
 from bluesminds.common.crypto import uuid7
+from bluesminds.common.money import NANO
 from bluesminds.web.guard import PLAIN_COOKIE
 from storage.usage import UsageRow, insert_batch
 from tests.browser import Chromium
@@ -101,6 +104,11 @@ class DashboardSite:
         if rows and name == "user" and int(self.request_id[:8], 16) == 0:
             self.request_id = rows[0].id
         return rows
+
+    async def add_credit(self, name: str, kind: CreditKind = "topup", usd: int = 25, **given: Any) -> None:
+        """Post an entry for this user."""
+        ledger = self.gateway.services.accounts.ledger
+        await ledger.post(OPERATOR, self.callers.users[name], CreditEntry(kind, usd * NANO, **given))
 
     async def look(
         self, chromium: Chromium, name: str | None, look: Callable[[Page], T], **context: Any

@@ -15,7 +15,7 @@ from storage.receipts import select_receipt
 from tests import gateways
 from tests.deployment import Callers, anonymous_client, code_of, create_callers
 from tests.fakes import anthropic_server
-from tests.fakes.model_server import ModelServer, error, refusal
+from tests.fakes.model_server import ModelServer, Plan, drop_twice, error, refusal
 from tests.gateways import ASK, STREAM, Gateway, entry, eventually
 
 Start = Callable[..., Awaitable[Gateway]]
@@ -175,3 +175,31 @@ def test_receipt_never_exceeds_its_size(entries: int, name: str) -> None:
     assert len(text.encode()) <= MAX_BYTES
     read = msgspec.json.decode(text, type=Receipt)
     assert read == receipt or read.shortened
+
+
+async def test_failed_attempt_that_may_be_billed_has_a_cost_that_no_account_pays(
+    start: Start, models: ModelServer
+) -> None:
+    gateway = await start(prices=PRICES)
+    _, key = await gateway.new_key(limits={"usd_total": "1"})
+    paid = await receipt_of(gateway, await gateway.chat(ASK, key=key))
+    models.plan(drop_twice)
+    answer = await gateway.chat(ASK, key=key)
+    shown = await receipt_of(gateway, answer)
+    assert (shown["server"], shown["cost_usd"]) == ("two", paid["cost_usd"])
+    failed, answered = shown["receipt"]["attempts"]
+    assert (failed["cost_class"], answered["cost_class"], answered["uncharged_usd"]) == ("failed", None, None)
+    assert 0 < float(failed["uncharged_usd"]) < float(paid["cost_usd"])
+    counted = await gateway.metric("bluesminds_uncharged_usd_total", **{"class": "failed", "server": "one"})
+    assert counted == pytest.approx(float(failed["uncharged_usd"]))
+    (line,) = shown["receipt"]["limits"]["key"].values()
+    assert float(line["after"]) == pytest.approx(2 * float(paid["cost_usd"]))
+
+
+@pytest.mark.parametrize("failure", [refusal(503), refusal(429)], ids=["503", "429"])
+async def test_refused_attempt_has_no_cost(start: Start, models: ModelServer, failure: Plan) -> None:
+    gateway = await start(prices=PRICES)
+    models.plan(failure)
+    shown = await receipt_of(gateway, await gateway.chat())
+    assert [one["cost_class"] for one in shown["receipt"]["attempts"]] == [None, None]
+    assert await gateway.metric("bluesminds_uncharged_usd_total", **{"class": "failed", "server": "one"}) == 0

@@ -147,6 +147,127 @@ async def test_failure_of_the_next_server_is_not_shown(
     assert row["outcome"] == "cut"
 
 
+CONTINUE = {
+    "recovery": "continue",
+    "targets": [
+        {"server": "first", "priority": 0},
+        {"server": "second", "priority": 1, "prefill": "message"},
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "mark"),
+    [
+        ("message", {}, {}),
+        ("prefix", {}, {"prefix": True}),
+        ("continue_final_message", {"continue_final_message": True, "add_generation_prompt": False}, {}),
+    ],
+)
+async def test_prefilled_target_continues_the_text(
+    start: Start,
+    models: ModelServer,
+    second: ModelServer,
+    kind: str,
+    fields: dict[str, Any],
+    mark: dict[str, Any],
+) -> None:
+    targets = [{"server": "first", "priority": 0}, {"server": "second", "priority": 1, "prefill": kind}]
+    gateway = await start(recovery="continue", targets=targets)
+    models.plan(streamed(*TOKENS[:3], Cut))
+    second.plan(streamed(*text_chunks(["four ", "and the rest."]), *END))
+    answer = await gateway.chat(STREAM | {"max_tokens": 50})
+    assert text_of(answer.content) == "One two three four and the rest."
+    assert answer.content.endswith(DONE) and b'"error"' not in answer.content
+    (asked,) = second.asked
+    assert asked.body["messages"] == [
+        *STREAM["messages"],
+        {"role": "assistant", "content": "One two three"} | mark,
+    ]
+    assert asked.body.items() >= fields.items()
+    assert asked.body["max_tokens"] == 46, "the text so far has about four tokens"
+    (row,) = gateway.rows()
+    assert (row["outcome"], row["attempts"], row["server"]) == ("ok", 2, "second")
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [["One two", " three four five."], [" ", "four five."], ["four ", "five."]],
+    ids=["echo", "white space", "neither"],
+)
+async def test_repeated_beginning_of_a_continued_answer_is_left_out(
+    start: Start, models: ModelServer, second: ModelServer, pieces: list[str]
+) -> None:
+    kind = "prefix" if pieces[0].startswith("One") else "message"
+    targets = [{"server": "first", "priority": 0}, {"server": "second", "priority": 1, "prefill": kind}]
+    gateway = await start(recovery="continue", targets=targets)
+    models.plan(streamed(*TOKENS[:3], Cut))
+    second.plan(streamed(*text_chunks(pieces), *END))
+    answer = await gateway.chat(STREAM)
+    assert text_of(answer.content) == "One two three four five."
+
+
+async def test_refused_beginning_of_an_answer_restarts_the_stream(
+    start: Start, models: ModelServer, second: ModelServer
+) -> None:
+    gateway = await start(**CONTINUE)
+    models.plan(streamed(*TOKENS[:3], Cut))
+    second.plan(refusal(400), WHOLE)
+    answer = await gateway.chat(STREAM)
+    assert text_of(answer.content) == "".join(WORDS) and answer.content.endswith(DONE)
+    assert b"this is 400" not in answer.content
+    refused, restarted = second.asked
+    assert (len(refused.body["messages"]), len(restarted.body["messages"])) == (2, 1)
+    (row,) = gateway.rows()
+    assert (row["outcome"], row["attempts"]) == ("ok", 3)
+
+
+async def test_target_without_prefill_restarts_the_stream(
+    start: Start, models: ModelServer, second: ModelServer
+) -> None:
+    gateway = await start(recovery="continue")
+    models.plan(streamed(*TOKENS[:3], Cut))
+    second.plan(WHOLE)
+    answer = await gateway.chat(STREAM)
+    assert text_of(answer.content) == "".join(WORDS)
+    assert second.asked[0].body["messages"] == models.asked[0].body["messages"]
+
+
+@pytest.mark.parametrize("sent", [[*call_chunks([CALL])], [REASONING]], ids=["call", "reasoning"])
+async def test_call_and_reasoning_are_not_continued(
+    start: Start, models: ModelServer, second: ModelServer, sent: list[bytes]
+) -> None:
+    gateway = await start(**CONTINUE)
+    models.plan(streamed(*sent, Cut))
+    answer = await gateway.chat(STREAM)
+    assert b"upstream_cut" in answer.content and second.asked == []
+
+
+async def test_continued_answer_that_is_complete_closes_the_block(
+    nursery: trio.Nursery, home: Path, models: ModelServer
+) -> None:
+    claude: ModelServer = await nursery.start(anthropic_server.serve)
+    servers = [entry("claude", claude.url, dialect="anthropic", models=["m"]), entry("chat", models.url)]
+    targets = [{"server": "chat", "priority": 0}, {"server": "claude", "priority": 1, "prefill": "message"}]
+    routes = [{"model": "m", "targets": targets, "recovery": "continue"}]
+    gateway = await gateways.start(nursery, home, servers=servers, routes=routes)
+    models.plan(streamed(*text_chunks(["Hello."]), Cut))
+    claude.plan(streamed(anthropic_server.start(), *anthropic_server.end()))
+    body = {"model": "m", "max_tokens": 50, "stream": True, "messages": STREAM["messages"]}
+    async with gateway.client() as client:
+        answer = await client.post("/v1/messages", json=body)
+    names = [line.removeprefix("event: ") for line in answer.text.splitlines() if line.startswith("event: ")]
+    assert names == [
+        "message_start",
+        "content_block_start",
+        "content_block_delta",
+        "content_block_stop",
+        "message_delta",
+        "message_stop",
+    ]
+    assert claude.asked[0].body["messages"][-1] == {"role": "assistant", "content": "Hello."}
+
+
 async def test_stream_of_messages_goes_on_at_a_server_of_another_format(
     nursery: trio.Nursery, home: Path, models: ModelServer
 ) -> None:

@@ -77,6 +77,7 @@ GET /dashboard/requests
 GET /dashboard/requests/{request_id}
 GET /dashboard/usage
 GET /dashboard/usage.csv
+GET /dashboard/credit
 GET /dashboard/settings
 GET /dashboard/keys/{key_id}
 """
@@ -87,6 +88,7 @@ GET /dashboard/admin/models
 GET /dashboard/admin/routes
 GET /dashboard/admin/users
 GET /dashboard/admin/users/{user_id}
+GET /dashboard/admin/ledger
 GET /dashboard/admin/audit
 GET /dashboard/admin/tiers
 GET /dashboard/admin/system
@@ -121,6 +123,7 @@ GET /api/costs
 GET /api/costs/{key_id}
 GET /user/balance
 GET /api/billing/ledger
+GET /api/billing/ledger/export
 GET /user/api-keys
 POST /user/api-keys
 GET /user/api-keys/{key_id}
@@ -178,6 +181,8 @@ GET /api/admin/prices
 GET /api/admin/users/{user_id}/balance
 GET /api/admin/users/{user_id}/ledger
 POST /api/admin/users/{user_id}/credit
+GET /api/admin/ledger
+GET /api/admin/ledger/export
 GET /api/admin/ledger/verify
 PUT /api/admin/prices
 DELETE /api/admin/prices

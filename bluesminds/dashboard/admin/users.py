@@ -7,12 +7,13 @@ from msgspec import Meta, Struct
 
 from bluesminds.accounts.invitations import Invitations
 from bluesminds.accounts.key_reports import KeyReports
+from bluesminds.accounts.ledger import Ledger
 from bluesminds.accounts.limits import AccountLimits
 from bluesminds.accounts.sessions import Sessions
 from bluesminds.accounts.usage import UsageReports
 from bluesminds.accounts.users import Users
 from bluesminds.common.clock import Clock
-from bluesminds.common.crypto import UUID
+from bluesminds.common.crypto import UUID, uuid7
 from bluesminds.common.emails import read_email
 from bluesminds.common.values import InUse, read_limits
 from bluesminds.dashboard import words
@@ -55,6 +56,7 @@ class UsersPages(Struct, frozen=True):
     usage: UsageReports
     clock: Clock
     usage_now: Callable[[str], InUse]
+    ledger: Ledger
 
     async def list(
         self, principal: Principal, browser: BrowserRequest, query: UsersQuery
@@ -92,6 +94,8 @@ class UsersPages(Struct, frozen=True):
             fields=await self._limit_fields(user),
             keys=await self.keys.list(user.id, limit=ROWS),
             sessions=await self.sessions.list(user.id),
+            wallet=await self.ledger.balance(user.id),
+            entry_key=uuid7(self.clock.now_ms()),
             slots=slots,
             total=UsageTotal.of(found.rows),
             latest=found.latest,

@@ -2,10 +2,15 @@
 
 const results = document.querySelector("[data-results]");
 
+function part(name, text) {
+  const made = document.createElement(name);
+  made.textContent = text;
+  return made;
+}
+
 function show(kind, sentence) {
-  const line = document.createElement("p");
+  const line = part("p", sentence);
   line.className = `notice ${kind}`;
-  line.textContent = sentence;
   results?.replaceChildren(line);
 }
 
@@ -16,6 +21,14 @@ document.addEventListener("sent", ({ target, detail }) => {
     else show("bad", `${detail.server} does not work: ${detail.problem}.`);
   }
   if ("link" in target.dataset) show("good", `Mailed to ${detail.email}. It works once: ${detail.url}`);
+  if ("verifyLedger" in target.dataset) {
+    if (!detail.ok) return show("bad", `The ledger is wrong: ${detail.message}. Compare it with your backups.`);
+    show("good", `The ledger is proven. Entries: ${detail.entries}. Balances: ${detail.wallets}. The last entry is ${detail.end}`);
+    const list = part("dl", "");
+    list.className = "card facts-list";
+    for (const [name, amount] of Object.entries(detail.sums)) list.append(part("dt", name), part("dd", `${amount} USD`));
+    results.append(list);
+  }
   if ("verify" in target.dataset) {
     if (detail.ok) show("good", `The log is complete: ${detail.rows} entries. The last one is ${detail.end}`);
     else show("bad", `The log is damaged: ${detail.problem ?? detail.damage}.`);

@@ -6,6 +6,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from bluesminds.common.routes import Prefill
 from bluesminds.common.values import Server
 from bluesminds.gateway.operations import Operation
 from bluesminds.providers.dialects import OutputBound
@@ -41,13 +42,14 @@ class Plan(Struct, frozen=True, gc=False):
 
 class Target(Struct, frozen=True, gc=False):
     """A server that can serve a request, and its plan. Names are "" if they are the client's: `model` is the
-    name that the server gets, and `serves` the fallback model that it serves.
+    name that the server gets, and `serves` the fallback model that it serves. `prefill`: see RouteTarget.
     """
 
     server: Server
     plan: Plan
     model: str = ""
     serves: str = ""
+    prefill: Prefill | None = None
 
 
 def make_plan(operation: Operation, server: Server) -> Plan | None:

@@ -289,6 +289,7 @@ class _Search(Struct):
             plan,
             model="" if sent == self.requested else sent,
             serves=serves,
+            prefill=spec.prefill,
         )
         return Candidate(
             target,

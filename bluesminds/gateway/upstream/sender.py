@@ -67,9 +67,11 @@ T = TypeVar("T")
 
 
 class AttemptEnd(Protocol):
-    """Called with the reason if an attempt fails, and with the keys of a server that has several."""
+    """Called with the reason if an attempt fails, and with the keys of a server that has several. `billed`:
+    the vendor may bill the attempt.
+    """
 
-    def __call__(self, reason: str, keys: Sequence[AttemptKey] = ()) -> None: ...
+    def __call__(self, reason: str, keys: Sequence[AttemptKey] = (), *, billed: bool = False) -> None: ...
 
 
 class AttemptLog(Protocol):
@@ -225,7 +227,7 @@ class Sender:
                 fail("refused")
                 waiting = [_Try(target) for target in more]
                 continue
-            fail(outcome.reason, outcome.keys)
+            fail(outcome.reason, outcome.keys, billed=outcome.accepted)
             self._record_failure(call, turn.target, outcome)
             if body is not None and not body.repeatable:
                 raise _final_error(_upload_error(outcome.error), tries)

@@ -1,5 +1,8 @@
-"""/user/balance, /api/billing/ledger and /api/admin/.../credit: prepaid credit and its ledger."""
+"""/user/balance, /api/billing/ledger, /api/admin/ledger and /api/admin/.../credit: prepaid credit and its
+ledger.
+"""
 
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Annotated, Final, Literal
 
@@ -9,13 +12,16 @@ from bluesminds.accounts.ledger import CreditEntry, Ledger
 from bluesminds.common.clock import format_time
 from bluesminds.common.errors import InvalidRequest
 from bluesminds.common.money import read_usd, write_usd
+from bluesminds.web.api.usage_export import write_csv
+from bluesminds.web.api.usage_schemas import UserId
 from bluesminds.web.fields import Name
 from bluesminds.web.guard import Access, Principal
-from bluesminds.web.routes import Page, Paging, Route, route
+from bluesminds.web.routes import MAX_PAGE, HandlerResponse, Page, Route, StreamBody, route
 from storage.chain import ChainPosition
-from storage.ledger import LedgerRow, WalletRow
+from storage.ledger import ChainedLedgerRow, EntryKind, LedgerRow, WalletRow
+from storage.ledger_search import NEWEST, LedgerQuery
 
-_NEWEST: Final = 2**62
+CSV: Final = "text/csv; charset=utf-8"
 CreditAmount = Annotated[
     str,
     Meta(
@@ -26,10 +32,33 @@ CreditAmount = Annotated[
 EntryTime = Annotated[datetime, Meta(tz=True, description="a time like 2026-02-28T12:00:00Z")]
 
 
-class EntryPage(Paging, frozen=True, forbid_unknown_fields=True):
+class EntryFilter(Struct, frozen=True, forbid_unknown_fields=True):
+    """From `since`, before `until`."""
+
+    kind: EntryKind | None = None
+    since: EntryTime | None = None
+    until: EntryTime | None = None
+
+
+class EntryFilterForAll(EntryFilter, frozen=True, forbid_unknown_fields=True):
+    """From `since`, before `until`."""
+
+    user: UserId | None = None
+
+
+class EntryPage(EntryFilter, frozen=True, forbid_unknown_fields=True):
+    """From `since`, before `until`."""
+
+    limit: Annotated[int, Meta(ge=1, le=MAX_PAGE, description=f"a whole number from 1 to {MAX_PAGE}")] = 20
     after: Annotated[
         str, Meta(pattern=r"^[0-9]{0,18}\Z", description="the next_cursor of the previous page")
     ] = ""
+
+
+class EntryPageForAll(EntryPage, frozen=True, forbid_unknown_fields=True):
+    """From `since`, before `until`."""
+
+    user: UserId | None = None
 
 
 class GrantView(Struct, frozen=True):
@@ -75,7 +104,8 @@ class EntryView(Struct, frozen=True):
 
     id: str
     at: str
-    kind: Literal["topup", "grant", "charge", "refund", "adjustment", "expiry"]
+    user_id: str
+    kind: EntryKind
     amount_usd: str
     debit: str
     credit: str
@@ -114,6 +144,10 @@ class LedgerHandlers(Struct, frozen=True):
         """List the entries of your account, newest first."""
         return await self._entries(principal.user_id, query)
 
+    async def export_own(self, principal: Principal, query: EntryFilter) -> HandlerResponse[StreamBody]:
+        """Download the entries of your account as CSV, newest first."""
+        return self._export(principal.user_id, query)
+
     async def balance(self, user_id: str) -> BalanceView:
         """Show the prepaid credit of a user."""
         return _balance(await self.ledger.balance(user_id))
@@ -121,6 +155,14 @@ class LedgerHandlers(Struct, frozen=True):
     async def entries(self, user_id: str, query: EntryPage) -> Page[EntryView]:
         """List the entries of a user, newest first."""
         return await self._entries(user_id, query)
+
+    async def all_entries(self, query: EntryPageForAll) -> Page[EntryView]:
+        """List the entries of all users, newest first."""
+        return await self._entries(query.user, query)
+
+    async def export(self, query: EntryFilterForAll) -> HandlerResponse[StreamBody]:
+        """Download the entries of all users as CSV, newest first."""
+        return self._export(query.user, query)
 
     async def post(self, principal: Principal, user_id: str, body: CreditInput) -> EntryView:
         """Post a top-up, a grant, a refund or an adjustment.
@@ -140,7 +182,7 @@ class LedgerHandlers(Struct, frozen=True):
             body.reference,
             body.key or "",
         )
-        return _entry(await self.ledger.post(principal.actor, user_id, given))
+        return entry_view(await self.ledger.post(principal.actor, user_id, given))
 
     async def verify(self, query: HeadQuery) -> LedgerVerification:
         """Verify the ledger: its chain, the balances, and that charges and usage records agree."""
@@ -155,15 +197,29 @@ class LedgerHandlers(Struct, frozen=True):
             message=found.problem or "intact",
         )
 
-    async def _entries(self, user_id: str, query: EntryPage) -> Page[EntryView]:
-        before = int(query.after) if query.after else _NEWEST
-        rows = await self.ledger.entries(user_id, before, query.limit + 1)
-        return Page.of(
-            rows,
-            query.limit,
-            lambda chained: _entry(chained.row),
-            cursor=lambda chained: str(chained.position.seq),
-        )
+    async def _entries(self, user_id: str | None, query: EntryPage) -> Page[EntryView]:
+        before = int(query.after) if query.after else NEWEST
+        found = await self.ledger.entries(_search(query, user_id, query.limit, before))
+        cursor = None if found.next is None else str(found.next)
+        return Page([entry_view(chained.row) for chained in found.rows], cursor)
+
+    def _export(self, user_id: str | None, query: EntryFilter) -> HandlerResponse[StreamBody]:
+        pages = self.ledger.all_entries(_search(query, user_id, 1, NEWEST))
+        name = ("content-disposition", 'attachment; filename="ledger.csv"')
+        return HandlerResponse(StreamBody(_csv(pages), CSV), headers=(name,))
+
+
+def _search(query: EntryFilter, user_id: str | None, limit: int, before: int) -> LedgerQuery:
+    since, until = (None if at is None else round(at.timestamp() * 1000) for at in (query.since, query.until))
+    return LedgerQuery(limit, before, user_id, query.kind, since, until)
+
+
+async def _csv(pages: AsyncIterator[Sequence[ChainedLedgerRow]]) -> AsyncIterator[bytes]:
+    names = EntryView.__struct_fields__
+    yield write_csv([names])
+    async for rows in pages:
+        views = (entry_view(chained.row) for chained in rows)
+        yield write_csv([getattr(view, name) for name in names] for view in views)
 
 
 def routes(handlers: LedgerHandlers) -> list[Route]:
@@ -171,9 +227,19 @@ def routes(handlers: LedgerHandlers) -> list[Route]:
     return [
         route("GET", "/user/balance", Access.SESSION, handlers.own_balance, tag=tag),
         route("GET", "/api/billing/ledger", Access.SESSION, handlers.own_entries, tag=tag),
+        route(
+            "GET",
+            "/api/billing/ledger/export",
+            Access.SESSION,
+            handlers.export_own,
+            tag=tag,
+            media=CSV,
+        ),
         route("GET", "/api/admin/users/{user_id}/balance", Access.ADMIN, handlers.balance, tag=tag),
         route("GET", "/api/admin/users/{user_id}/ledger", Access.ADMIN, handlers.entries, tag=tag),
         route("POST", "/api/admin/users/{user_id}/credit", Access.ADMIN, handlers.post, tag=tag, status=201),
+        route("GET", "/api/admin/ledger", Access.ADMIN, handlers.all_entries, tag=tag),
+        route("GET", "/api/admin/ledger/export", Access.ADMIN, handlers.export, tag=tag, media=CSV),
         route("GET", "/api/admin/ledger/verify", Access.ADMIN, handlers.verify, tag=tag),
     ]
 
@@ -188,11 +254,12 @@ def _balance(wallet: WalletRow | None) -> BalanceView:
     return BalanceView(prepaid=True, balance_usd=write_usd(wallet.balance_nano), grants=grants)
 
 
-def _entry(row: LedgerRow) -> EntryView:
+def entry_view(row: LedgerRow) -> EntryView:
     taken = row.debit.startswith("wallet:")
     return EntryView(
         id=row.id,
         at=format_time(row.at),
+        user_id=row.user_id,
         kind=row.kind,
         amount_usd=write_usd(-row.amount_nano if taken else row.amount_nano),
         debit=row.debit,

@@ -15,6 +15,7 @@ from bluesminds.common.routes import (
     ModelRoute,
     Need,
     Policy,
+    Prefill,
     Recovery,
     RouteOptions,
     RouteTarget,
@@ -40,8 +41,8 @@ from bluesminds.web.routes import Page, Route, route
 Targets = Annotated[
     list[ServerName | TargetSettings],
     Meta(
-        description="a list of server names, or of objects with server, model, weight and priority, or null"
-        " for every server that offers the model",
+        description="a list of server names, or of objects with server, model, weight, priority and prefill,"
+        " or null for every server that offers the model",
         max_length=100,
     ),
 ]
@@ -84,12 +85,15 @@ class RoutePatch(Struct, forbid_unknown_fields=True):
 
 
 class TargetView(Struct, frozen=True):
-    """`model` null: the server gets the client's name. `weight` and `priority` null: those of the server."""
+    """`model` null: the server gets the client's name. `weight` and `priority` null: those of the server.
+    `prefill` null: it does not continue answers.
+    """
 
     server: str
     model: str | None
     weight: int | None
     priority: int | None
+    prefill: Prefill | None
 
 
 class ConditionView(Struct, frozen=True):
@@ -226,7 +230,7 @@ def _targets(given: list[str | TargetSettings] | None) -> tuple[RouteTarget, ...
     return tuple(
         RouteTarget(one)
         if isinstance(one, str)
-        else RouteTarget(one.server, one.model or "", one.weight, one.priority)
+        else RouteTarget(one.server, one.model or "", one.weight, one.priority, one.prefill)
         for one in given or ()
     )
 
@@ -251,7 +255,10 @@ def _view(row: ModelRoute) -> RouteView:
     return RouteView(
         id=row.id,
         model=row.model,
-        targets=[TargetView(one.server, one.model or None, one.weight, one.priority) for one in row.targets]
+        targets=[
+            TargetView(one.server, one.model or None, one.weight, one.priority, one.prefill)
+            for one in row.targets
+        ]
         or None,
         policy=row.policy,
         fallback=row.fallback,

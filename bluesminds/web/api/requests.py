@@ -41,7 +41,9 @@ class KeyUseView(Struct, frozen=True):
 class AttemptView(Struct, frozen=True):
     """Times are milliseconds: `at_ms` after the start of the request, `ms` until the attempt failed or the
     request ended. `reason`: a status or a kind of failure, null if the server answered. `api_keys`: those of
-    a server with several, in the order in which they were used; only for administrators.
+    a server with several, in the order in which they were used; only for administrators. `cost_class`:
+    "failed" if the vendor may bill the attempt, which no account is charged for; `uncharged_usd` is its
+    estimated cost, null if the attempt is not billed. Both are only for administrators.
     """
 
     server: str | None
@@ -50,6 +52,8 @@ class AttemptView(Struct, frozen=True):
     ms: int
     reason: str | None
     api_keys: list[KeyUseView]
+    cost_class: str | None
+    uncharged_usd: str | None
 
 
 class LimitUseView(Struct, frozen=True):
@@ -214,7 +218,10 @@ def _receipt_view(found: Receipt, model: str, *, servers: bool, keys: bool) -> R
 
 def _attempt_view(one: ReceiptAttempt, server: str | None, model: str, *, keys: bool) -> AttemptView:
     uses = [KeyUseView(use.key, use.reason or None) for use in one.keys] if keys else []
-    return AttemptView(server, one.model or model, one.at_ms, one.ms, one.reason or None, uses)
+    cost_class = (one.cost_class or None) if keys else None
+    cost = None if cost_class is None else write_usd(one.cost_nano)
+    reason = one.reason or None
+    return AttemptView(server, one.model or model, one.at_ms, one.ms, reason, uses, cost_class, cost)
 
 
 def _limits_view(uses: Mapping[str, tuple[int, int, int]]) -> dict[str, LimitUseView]:

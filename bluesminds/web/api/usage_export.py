@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Final
 
@@ -10,6 +11,7 @@ import msgspec
 from bluesminds.web.api.usage_schemas import LoggedRequest, log_view
 from storage.usage import UsageRow
 
+_NUMBER: Final = re.compile(r"-?\d+(\.\d+)?")
 _FORMULA_START: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -38,6 +40,6 @@ def write_csv(rows: Iterable[Sequence[object]]) -> bytes:
 
 
 def _cell(value: object) -> object:
-    if isinstance(value, str) and value.startswith(_FORMULA_START):
+    if isinstance(value, str) and value.startswith(_FORMULA_START) and not _NUMBER.fullmatch(value):
         return f"'{value}"
     return value

@@ -49,7 +49,7 @@ async def ask(gateway: Gateway, model: str) -> httpx.Response:
 
 async def test_route_added_changed_and_removed_applies_at_once(gateway: Gateway, models: ModelServer) -> None:
     assert code_of(await ask(gateway, "alias")) == "model_not_found"
-    target = {"server": "two", "model": "big", "weight": 3, "priority": 1}
+    target = {"server": "two", "model": "big", "weight": 3, "priority": 1, "prefill": "message"}
     added = await send(gateway, "POST", PATH, {"model": "alias", "targets": [target], "fallback": ["m"]})
     assert added.status_code == 201
     route = added.json()
@@ -75,7 +75,9 @@ async def test_route_added_changed_and_removed_applies_at_once(gateway: Gateway,
     changes = {"model": "other", "targets": ["one"], "policy": "least_busy", "fallback": []}
     changed = await send(gateway, "PATCH", f"{PATH}/{route['id']}", changes)
     assert changed.status_code == 200
-    assert changed.json()["targets"] == [{"server": "one", "model": None, "weight": None, "priority": None}]
+    assert changed.json()["targets"] == [
+        {"server": "one", "model": None, "weight": None, "priority": None, "prefill": None}
+    ]
     assert code_of(await ask(gateway, "alias")) == "model_not_found"
     assert (await ask(gateway, "other")).headers["x-bluesminds-server"] == "one"
     file, stored = (await send(gateway, "GET", PATH)).json()["data"]

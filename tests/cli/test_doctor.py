@@ -1,0 +1,206 @@
+"""`bluesminds doctor` and `support-bundle`."""
+
+import json
+import socket
+import tarfile
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from bluesminds.accounts.audit import OPERATOR
+from bluesminds.app.doctor import diagnose
+from bluesminds.app.services import open_services
+from bluesminds.cli import exits
+from bluesminds.common.clock import SystemClock
+from bluesminds.common.log import Log
+from bluesminds.config import load
+from tests.terminal import User, demo_user
+
+FREE = "[server]\nport = 0\n"
+DEAD = '[[servers]]\nname = "one"\nurl = "http://127.0.0.1:9/v1"\nmodels = ["m"]\n'
+
+
+def checks(user: User, *words: str) -> tuple[int, dict[str, dict[str, Any]]]:
+    done = user.call("doctor", "--json", *words)
+    report = json.loads(done.stdout)
+    assert report["ok"] == (done.returncode == 0)
+    return done.returncode, {row["name"]: row for row in report["checks"]}
+
+
+def test_doctor_before_first_start_finds_nothing_wrong(home: Path) -> None:
+    (home / "gateway.toml").write_text(FREE)
+    (home / "gateway.toml").chmod(0o600)
+    done = User(home).call("doctor")
+    assert done.returncode == 0, done.stdout
+    assert "failed" not in done.stdout
+    lines = done.stdout.splitlines()
+    assert any(line.startswith("skipped  database") for line in lines)
+    assert any(line.startswith("skipped  gateway") and "port 0 is free" in line for line in lines)
+    assert not (home / "s").exists(), "the command creates nothing"
+
+
+def test_doctor_reports_server_with_command_that_shows_more(home: Path) -> None:
+    (home / "gateway.toml").write_text(FREE + DEAD)
+    user = User(home).prepare()
+    done = user.call("doctor")
+    assert done.returncode == exits.FAILURE
+    assert "error: 1 check failed\n" in done.stderr
+    (at,) = [n for n, line in enumerate(done.stdout.splitlines()) if line.startswith("failed")]
+    failed, fix = done.stdout.splitlines()[at : at + 2]
+    assert "server one" in failed and "127.0.0.1" not in failed.partition("server one")[0]
+    assert fix.strip() == "fix: bluesminds servers test one"
+    code, found = checks(user, "--offline")
+    assert code == 0
+    assert "server one" not in found and "mail" not in found
+    assert found["outbound"]["message"] == "connects to 127.0.0.1:9 (server one)"
+    assert {found[name]["verdict"] for name in ("database", "audit log", "ledger", "clock")} == {"ok"}
+
+
+def test_doctor_reports_other_users_old_backups_and_mail(home: Path) -> None:
+    backups = home / "backups"
+    backups.mkdir()
+    (backups / "bluesminds-20260101T000000Z.tar.gz").touch()
+    mail = '[mail]\nhost = "127.0.0.1"\nport = 9\nsecurity = "none"\nsender = "a@example.com"\n'
+    text = FREE + mail + f'[backup]\ndirectory = "{backups}"\n[accounts]\nsignup = "open"\n'
+    (home / "gateway.toml").write_text(text)
+    user = User(home).prepare()
+    user.state_dir.chmod(0o755)
+    code, found = checks(user)
+    assert code == exits.FAILURE
+    assert found["permissions"]["verdict"] == "warning"
+    assert found["permissions"]["fix"] == f"chmod -R go= {user.state_dir}"
+    assert found["backup"]["verdict"] == "warning" and "days old" in found["backup"]["message"]
+    assert found["mail"]["verdict"] == "failed" and "connection" in found["mail"]["message"]
+    assert found["sign-in"]["verdict"] == "warning" and "public_url" in found["sign-in"]["fix"]
+
+
+def test_doctor_reports_damaged_database(home: Path) -> None:
+    (home / "gateway.toml").write_text(FREE)
+    user = User(home).prepare()
+    content = bytearray(user.database.read_bytes())
+    content[4096:8192] = bytes(4096)
+    user.database.write_bytes(content)
+    code, found = checks(user)
+    assert code == exits.FAILURE
+    assert found["database"]["verdict"] == "failed"
+    assert "bluesminds restore" in found["database"]["fix"]
+
+
+def test_doctor_reports_port_of_another_program(home: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        (home / "gateway.toml").write_text(f"[server]\nport = {port}\n")
+        code, found = checks(User(home))
+    assert code == exits.FAILURE
+    assert f"cannot listen on 127.0.0.1:{port}" in found["gateway"]["message"]
+
+
+def test_doctor_with_invalid_configuration_exits_with_its_code(home: Path) -> None:
+    (home / "gateway.toml").write_text("[server]\nprot = 1\n")
+    done = User(home).call("doctor")
+    assert done.returncode == exits.CONFIG_INVALID
+    assert "gateway.toml:2" in done.stderr
+
+
+class LateClock:
+    """An hour behind."""
+
+    def now_ms(self) -> int:
+        return SystemClock().now_ms() - 3_600_000
+
+
+def test_doctor_reports_certificate_and_public_address(home: Path) -> None:
+    (home / "gateway.toml").write_text('[server]\nport = 0\nhost = "0.0.0.0"\n')
+    _, found = checks(User(home))
+    assert found["tls"]["verdict"] == "warning" and "without TLS" in found["tls"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("days", "verdict", "text"),
+    [(-1, "failed", "ended on"), (5, "warning", "valid until"), (90, "ok", "valid until")],
+)
+def test_doctor_reports_end_of_certificate(home: Path, days: int, verdict: str, text: str) -> None:
+    ends = datetime.now(UTC) + timedelta(days=days, hours=1)
+    issued = trustme.CA().issue_cert("localhost", not_before=ends - timedelta(days=30), not_after=ends)
+    issued.private_key_pem.write_to_path(home / "key.pem")
+    for blob in issued.cert_chain_pems:
+        blob.write_to_path(home / "cert.pem", append=True)
+    tls = FREE + 'tls_cert = "cert.pem"\ntls_key = "key.pem"\n'
+    (home / "gateway.toml").write_text(tls)
+    _, found = checks(User(home))
+    assert found["tls"]["verdict"] == verdict
+    assert text in found["tls"]["message"]
+
+
+async def test_doctor_reports_clock_that_is_behind(home: Path) -> None:
+    environ = {"BLUESMINDS__STATE_DIR": str(home / "state"), "BLUESMINDS__SERVER__PORT": "0"}
+    loaded = load(None, environ, {})
+    clock = SystemClock()
+    async with open_services(loaded.settings, clock=clock, log=Log(clock)) as services:
+        await services.accounts.users.local_user(OPERATOR)
+    late = LateClock()
+    found = {one.name: one for one in await diagnose(loaded, offline=True, clock=late, log=Log(late))}
+    assert found["clock"].verdict == "failed", found
+    assert "s behind" in found["clock"].message
+
+
+SECRETS = """
+[server]
+port = 0
+[keys]
+pepper = "canary-pepper-0123456789abcdef-0123456789"
+[backup]
+passphrase = "canary-passphrase"
+[mail]
+host = "127.0.0.1"
+port = 9
+sender = "a@example.com"
+username = "gateway"
+password = "canary-password"
+[[servers]]
+name = "one"
+url = "http://127.0.0.1:9/v1"
+api_key = "canary-api-key"
+headers = {X-Key = "canary-header"}
+models = ["m"]
+"""
+
+
+def test_support_bundle_has_no_secret(home: Path) -> None:
+    (home / "gateway.toml").write_text(SECRETS)
+    (home / "gateway.toml").chmod(0o600)
+    user = User(home).prepare()
+    key = user.call("keys", "create", "kept").stdout.strip()
+    done = user.call("support-bundle", "one.tar.gz", "--offline")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("wrote one.tar.gz: doctor.json, version.json, machine.json, settings.json")
+    assert (home / "one.tar.gz").stat().st_mode & 0o777 == 0o600
+    with tarfile.open(home / "one.tar.gz") as tar:
+        text = b"".join(file.read() for one in tar.getmembers() if (file := tar.extractfile(one)))
+    assert b"canary" not in text
+    assert key.encode() not in text
+    for name in ("master.key",):
+        assert (user.state_dir / name).read_bytes().strip() not in text
+    assert b'"name": "one"' in text, "the settings are in it"
+    again = user.call("support-bundle", "one.tar.gz", "--offline")
+    assert again.returncode == exits.CONFLICT
+
+
+@pytest.mark.process
+def test_doctor_and_bundle_ask_the_running_gateway(home: Path) -> None:
+    user = demo_user(home)
+    with user.serving("demo", "--port", "0") as gateway:
+        report = json.loads(user.run("doctor", "--json").stdout)
+        found = {row["name"]: row for row in report["checks"]}
+        assert report["ok"]
+        assert found["gateway"]["verdict"] == found["server demo"]["verdict"] == "ok"
+        assert user.run("support-bundle", "one.tar.gz").returncode == 0
+        assert gateway.stop() == 0
+    with tarfile.open(home / "one.tar.gz") as tar:
+        names = {name.removeprefix("bluesminds-support/") for name in tar.getnames()}
+        assert {"ready.json", "metrics.txt", "monitor.json", "health.json"} <= names
+        text = b"".join(file.read() for one in tar.getmembers() if (file := tar.extractfile(one)))
+    assert gateway.key.encode() not in text
