@@ -6,6 +6,7 @@ SERVES := $(VENV)/.serves
 STAMP  := $(VENV)/.installed
 WORKERS ?= 2
 ARGS   ?=
+KILLS  ?= 100
 
 # The LiteLLM proxy that tests use as a real upstream has dependencies of its own.
 LITELLM_VENV ?= .venv-litellm
@@ -30,7 +31,7 @@ BUILD_VENV ?= .venv-build
 BUILD      := $(BUILD_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-process test-load test-agents lint types screenshots bench bench-usage prices binary selftest lock clean
+.PHONY: help setup run test test-process test-load test-crash test-agents lint types screenshots bench bench-usage prices binary selftest lock clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-12s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -89,6 +90,9 @@ test-process: $(STAMP) $(LITELLM) $(LANGCHAIN) $(NODE_MODULES) ## Test processes
 
 test-load: $(STAMP) ## Print delays, CPU time and memory under load; no figure is a failure
 	$(BIN)/python -m pytest -m load -s $(ARGS) || $(MAY_BE_EMPTY)
+
+test-crash: $(STAMP) ## Kill the gateway KILLS times under load on each engine, and at each point in a request
+	$(IN_MEMORY) KILLS=$(KILLS) $(BIN)/python -m pytest -s $(ARGS) tests/process/test_crash.py
 
 test-agents: $(STAMP) $(AGENTS) ## Test command-line agents; npm installs about a gigabyte
 	$(BIN)/python -m pytest $(ARGS) tests/process/test_agents.py

@@ -228,6 +228,8 @@ async def start(
             log=log,
             environ={},
             shutdown=shutdown,
+            reread=lambda: load(home / "gateway.toml", {}, {}).settings,
+            config_path=home / "gateway.toml",
             password_hasher=CHEAP_HASHER,
             backoff=NO_PAUSE,
             task_status=task_status,

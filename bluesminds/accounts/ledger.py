@@ -5,9 +5,9 @@ see storage.usage.
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Final, Literal
+from typing import Final, Literal, TypeVarTuple, Unpack
 
 import trio
 from msgspec import Struct, json
@@ -51,6 +51,7 @@ _SOURCES: Final[Mapping[CreditKind, str]] = {
     "adjustment": "adjustments",
 }
 
+Ts = TypeVarTuple("Ts")
 CreditChanged = Callable[[str, int, int], object]
 """Called with a user, a change in nano-USD, and the revision of the wallet."""
 
@@ -136,6 +137,21 @@ class Ledger:
         if (stored.user_id, stored.amount_nano, stored.debit) != (user_id, row.amount_nano, debit):
             raise Conflict("entry_exists", f"The key `{given.key[:100]}` belongs to another entry.")
         return stored
+
+    async def post_with(
+        self,
+        user_id: str,
+        unit: Callable[[Connection, Unpack[Ts]], Awaitable[tuple[WalletRow, LedgerRow]]],
+        *args: *Ts,
+    ) -> LedgerRow:
+        """Post the entry of a unit that makes other changes as well. The unit returns the wallet of the user
+        and the entry.
+        """
+        async with self._lock:
+            wallet, row = await self._store.write(unit, *args)
+            given = row.credit == wallet_account(user_id)
+            self._notify(user_id, row.amount_nano if given else -row.amount_nano, wallet.revision)
+        return row
 
     async def expire(self) -> int:
         """Post the expiry of grants that have ended. Returns their number."""

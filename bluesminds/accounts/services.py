@@ -17,6 +17,7 @@ from bluesminds.accounts.model_routes import StoredRoutes
 from bluesminds.accounts.password_reset import PasswordReset
 from bluesminds.accounts.prices import Prices
 from bluesminds.accounts.prompts import Prompts
+from bluesminds.accounts.redeem_codes import RedeemCodes
 from bluesminds.accounts.servers import Servers
 from bluesminds.accounts.sessions import Sessions
 from bluesminds.accounts.signup import SignUp
@@ -47,6 +48,7 @@ class AccountServices(Struct, frozen=True):
     servers: Servers
     prices: Prices
     ledger: Ledger
+    redeem_codes: RedeemCodes
     routes: StoredRoutes
     usage: UsageReports
     audit: AuditLog

@@ -11,8 +11,9 @@ from prometheus_client import CollectorRegistry
 from bluesminds.accounts.ranking import ModelRanking
 from bluesminds.app.dashboard import SystemState, build_dashboard
 from bluesminds.app.malloc import HeapTrimmer
-from bluesminds.app.prices import bundled_prices, load_price_book
+from bluesminds.app.prices import PriceLoader, bundled_prices
 from bluesminds.app.readiness import ReadinessCheck
+from bluesminds.app.reload import ConfigReloader, ConfigSource
 from bluesminds.app.routing import Routing, log_health, log_key_rest
 from bluesminds.app.services import Services
 from bluesminds.app.settings_map import (
@@ -113,13 +114,14 @@ class DataPlaneParts(Struct, frozen=True):
     watchdog: Watchdog
     keep_alive: KeepAlive | None
     traffic: TrafficMonitor
+    reloader: ConfigReloader
     stats: ListenerStats
     control: ASGIApp
     edge: ASGIApp
 
 
 def build_data_plane(
-    services: Services, configured: list[Server], runtime: Runtime, backoff: Backoff
+    services: Services, configured: list[Server], runtime: Runtime, backoff: Backoff, source: ConfigSource
 ) -> DataPlaneParts:
     """`configured` are the servers that are not in the database."""
     settings = services.settings
@@ -188,7 +190,8 @@ def build_data_plane(
         "Unix time of the newest scheduled backup; 0 if there is none.",
         lambda: (services.backups.last_ms or 0) / 1000,
     )
-    control = _build_control(services, runtime, authentication, routing, queue, stats, traffic)
+    reloader = ConfigReloader(services, routing, source, runtime.metrics)
+    control = _build_control(services, runtime, authentication, routing, queue, stats, traffic, reloader)
     services.key_changes.subscribe(authentication.keys.forget)
     services.accounts.ledger.subscribe(authentication.limiter.credit_changed)
     return DataPlaneParts(
@@ -203,6 +206,7 @@ def build_data_plane(
         heap_trimmer=HeapTrimmer(bodies),
         watchdog=Watchdog(runtime.recorder, limit=MAX_BACKOFF + 2 * settings.storage.settle_timeout),
         traffic=traffic,
+        reloader=reloader,
         stats=stats,
         control=control,
         edge=_build_edge(
@@ -288,7 +292,7 @@ def build_routing(services: Services, configured: list[Server]) -> Routing:
         balancer,
         checker,
         prices,
-        partial(load_price_book, services),
+        PriceLoader(services),
         services.clock,
         services.pool,
         upstream.max_connections_per_server,
@@ -390,6 +394,7 @@ def _build_control(
     queue: CapacityQueue,
     stats: ListenerStats,
     traffic: TrafficMonitor,
+    reloader: ConfigReloader,
 ) -> ASGIApp:
     """The control plane: the HTTP API, its reference, the pages and the endpoints for monitoring."""
     registry = CollectorRegistry()
@@ -421,9 +426,10 @@ def _build_control(
         fleet_health=partial(routing.fleet_health, queue.waiting),
         probe_now=routing.health_checker.probe_all,
         open_backup=services.backups.open,
+        reload=reloader.reload,
     )
     routes = [
-        *ops.routes(ops.OpsHandlers(readiness.check, routing.states, registry)),
+        *ops.routes(ops.OpsHandlers(readiness.check, routing.states, reloader.state, registry)),
         *monitor.routes(_build_monitor(services, runtime, authentication, routing, traffic)),
         *public_models.routes(_build_public_models(services, routing)),
         *api_routes(

@@ -7,23 +7,24 @@ from collections.abc import Mapping
 import trio
 
 from bluesminds.app.listeners import listen_privately, private_sockets
-from bluesminds.app.services import Services
 from bluesminds.app.settings_map import configured_server
 from bluesminds.common.log import Log
 from bluesminds.common.values import Server
 from bluesminds.config import Settings
 from bluesminds.gateway.probe import probe
+from bluesminds.http.client.pool import Pool
 from bluesminds.providers import demo
 from bluesminds.providers.vendors import from_environment, local_ollama
 
 OLLAMA_SECONDS = 1.0  # how long the start waits for a local Ollama
 
 
-async def configured_servers(services: Services, environ: Mapping[str, str], demo_url: str) -> list[Server]:
+async def configured_servers(
+    settings: Settings, pool: Pool, environ: Mapping[str, str], demo_url: str
+) -> list[Server]:
     """The [[servers]] entries that are not off. Without any entry: the servers whose API keys are in
     `environ`, and a local Ollama if it answers.
     """
-    settings = services.settings
     if settings.servers:
         keyless = settings.keyless.enabled
         return [
@@ -33,7 +34,7 @@ async def configured_servers(services: Services, environ: Mapping[str, str], dem
         ]
     servers = from_environment(environ)
     ollama = local_ollama(environ)
-    if (await probe(services.pool, ollama, seconds=OLLAMA_SECONDS, list_models=True)).error is None:
+    if (await probe(pool, ollama, seconds=OLLAMA_SECONDS, list_models=True)).error is None:
         servers.append(ollama)
     return servers
 

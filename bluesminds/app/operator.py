@@ -16,14 +16,16 @@ import httpx
 import trio
 from msgspec import structs
 
+from bluesminds.accounts.audit import Actor
 from bluesminds.app.data_plane import build_routing
-from bluesminds.app.prices import load_price_book
+from bluesminds.app.prices import PriceLoader
 from bluesminds.app.routing import Routing
 from bluesminds.app.secrets import MASTER_KEY
 from bluesminds.app.services import Services, database_url, open_services
 from bluesminds.app.settings_map import configured_server, file_routes
 from bluesminds.app.state_dir import ForeignState, StateBusy, StateDir
 from bluesminds.common.clock import Clock
+from bluesminds.common.errors import Unavailable
 from bluesminds.common.log import Log
 from bluesminds.common.routes import ModelRoute
 from bluesminds.common.values import InUse, Server
@@ -39,6 +41,7 @@ from bluesminds.http.client.pool import Pool
 from bluesminds.http.client.transport import PoolTransport
 from bluesminds.providers.vendors import from_environment
 from bluesminds.web.api import GatewayControls, api_routes, build_guard
+from bluesminds.web.api.reload import ReloadReport
 from bluesminds.web.app import create_app
 from bluesminds.web.guard import mark_operator
 from storage import sqlite_path
@@ -134,7 +137,7 @@ def _build_control(services: Services) -> ASGIApp:
         test_server=partial(
             test_server, services.pool, services.clock, seconds=services.settings.upstream.probe_timeout
         ),
-        price_book=partial(load_price_book, services),
+        price_book=PriceLoader(services).load,
         prices_changed=_noop,
         usage_now=_no_usage,
         list_routes=partial(_list_routes, services),
@@ -144,6 +147,7 @@ def _build_control(services: Services) -> ASGIApp:
         fleet_health=FleetHealth,
         probe_now=_noop,
         open_backup=services.backups.open,
+        reload=_refuse_reload,
     )
     guard = build_guard(services.accounts, public_url=services.settings.server.public_url)
     routes = api_routes(services.accounts, controls, services.clock)
@@ -200,6 +204,12 @@ def _server_status(problems: dict[str, str], name: str) -> ServerStatus:
 def _no_usage(subject: str) -> InUse:
     """Without a running gateway nothing is in use."""
     return InUse()
+
+
+async def _refuse_reload(actor: Actor) -> ReloadReport:
+    raise Unavailable(
+        "gateway_not_running", "No gateway is running. The next start reads the configuration.", retry=False
+    )
 
 
 async def _noop() -> None:

@@ -1,12 +1,13 @@
 """The servers, their health, and the choice between them, as one part."""
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import trio
 from msgspec import Struct
 
+from bluesminds.app.prices import PriceLoader
 from bluesminds.common.clock import Clock
 from bluesminds.common.log import Log
 from bluesminds.common.routes import ModelRoute
@@ -31,7 +32,7 @@ class Routing(Struct, frozen=True):
     balancer: Balancer
     health_checker: HealthChecker
     prices: PriceRegistry
-    load_prices: Callable[[], Awaitable[PriceBook]]
+    price_loader: PriceLoader
     clock: Clock
     pool: Pool
     capacity: int
@@ -101,7 +102,7 @@ class Routing(Struct, frozen=True):
         return self.prices.book
 
     async def prices_changed(self) -> None:
-        self.prices.book = await self.load_prices()
+        self.prices.book = await self.price_loader.load()
         self.registry.prices_changed()
 
     async def discover_models(self, seconds: float) -> None:

@@ -10,6 +10,7 @@ tests and the packaged executable all call `serve`.
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import trio
@@ -21,6 +22,7 @@ from bluesminds.app.discovery import configured_servers, start_demo
 from bluesminds.app.first_run import FirstRun, bootstrap, refuse_public_without_admin
 from bluesminds.app.listeners import ensure_descriptors, listen_locally, listen_publicly, public_sockets
 from bluesminds.app.malloc import fix_malloc_thresholds
+from bluesminds.app.reload import ConfigSource
 from bluesminds.app.services import Services, open_services
 from bluesminds.common.clock import Clock
 from bluesminds.common.log import Log
@@ -33,6 +35,7 @@ from bluesminds.gateway.routing.health import ServerStatus
 from bluesminds.gateway.supervision import TaskSupervisor
 from bluesminds.gateway.upstream.backoff import BACKOFF, Backoff
 from bluesminds.identity.password import PASSWORD_HASHER
+from bluesminds.web.api.reload import Reload
 from storage.open_requests import settle_open_requests
 
 FLUSH_SECONDS = 10.0  # how long the shutdown waits for the last usage rows
@@ -52,6 +55,7 @@ class Running(Struct, frozen=True):
     first_run: FirstRun
     services: Services
     healthy: Callable[[], bool]
+    reload: Reload
     running_requests: Callable[[], int]
 
 
@@ -62,6 +66,8 @@ async def serve(
     log: Log,
     environ: Mapping[str, str],
     shutdown: trio.Event,
+    reread: Callable[[], Settings] | None = None,
+    config_path: Path | None = None,
     inherited: list[socket.socket] | None = None,
     guest_key: bool = False,
     password_hasher: PasswordHasher = PASSWORD_HASHER,
@@ -70,8 +76,9 @@ async def serve(
 ) -> None:
     """Run until `shutdown` is set and the listener has drained.
 
-    `inherited` are sockets that listen already; without them the settings name the address. With `guest_key`
-    every start creates an API key that is valid for a day.
+    `reread` reads the settings again for a reload; it blocks, and raises ConfigError. `config_path` is the
+    file that `watch_config` watches. `inherited` are sockets that listen already; without them the settings
+    name the address. With `guest_key` every start creates an API key that is valid for a day.
 
     Raises, before it has started, StartRefused, StateBusy, BadState, BadDatabaseURL, StorageError,
     LeaseTaken, CannotListen and BadCertificate.
@@ -88,9 +95,10 @@ async def serve(
                 trio.open_nursery() as background,
             ):
                 demo_url = start_demo(settings, background, log)
-                configured = await configured_servers(services, environ, demo_url)
+                configured = await configured_servers(settings, services.pool, environ, demo_url)
+                source = ConfigSource(reread or (lambda: settings), config_path, environ, demo_url)
                 runtime = Runtime(metrics, recorder, tasks, lease)
-                data_plane = build_data_plane(services, configured, runtime, backoff)
+                data_plane = build_data_plane(services, configured, runtime, backoff, source)
                 await _settle_crashed(services)
                 await restore_limits(services, data_plane.authentication.limiter)
                 await data_plane.routing.discover_models(MODEL_DISCOVERY_SECONDS)
@@ -110,6 +118,7 @@ async def serve(
                             first_run,
                             services,
                             data_plane.watchdog.healthy,
+                            reload=data_plane.reloader.reload,
                             running_requests=lambda: data_plane.authentication.limiter.running,
                         )
                     )
@@ -135,6 +144,7 @@ def _start_tasks(
         ("cleanup", services.cleanup.run),
         ("ledger", services.accounts.ledger.run),
         ("backup", services.backups.run),
+        ("config_watch", data_plane.reloader.watch),
     ):
         background.start_soon(runtime.tasks.run, name, run)
     if data_plane.keep_alive is not None:

@@ -28,6 +28,7 @@ from bluesminds.accounts.model_routes import StoredRoutes
 from bluesminds.accounts.password_reset import PasswordReset
 from bluesminds.accounts.prices import Prices
 from bluesminds.accounts.prompts import Prompts
+from bluesminds.accounts.redeem_codes import RedeemCodes
 from bluesminds.accounts.servers import Servers
 from bluesminds.accounts.services import AccountServices
 from bluesminds.accounts.sessions import Sessions
@@ -202,6 +203,7 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         templates=templates,
         settings=settings,
     )
+    ledger = Ledger(store, clock=clock)
     return AccountServices(
         users=_build_users(resources),
         passwords=passwords,
@@ -255,7 +257,8 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         limits=_build_limits(resources),
         servers=Servers(store, vault=resources.vault, clock=clock, log=resources.log),
         prices=Prices(store, clock=clock),
-        ledger=Ledger(store, clock=clock),
+        ledger=ledger,
+        redeem_codes=RedeemCodes(store, ledger=ledger, clock=clock),
         routes=StoredRoutes(store, clock=clock),
         usage=UsageReports(store, clock=clock),
         audit=AuditLog(store),

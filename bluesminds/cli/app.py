@@ -16,6 +16,8 @@ from bluesminds.cli.master_key import master_key_group
 from bluesminds.cli.models import models
 from bluesminds.cli.prices import prices_group
 from bluesminds.cli.prompt_log import prompt_log_group
+from bluesminds.cli.redeem_codes import redeem_codes_group
+from bluesminds.cli.reload import reload
 from bluesminds.cli.routes import routes_group
 from bluesminds.cli.serve import demo, serve
 from bluesminds.cli.server_keys import server_keys_group
@@ -75,10 +77,12 @@ for command in (
     vendor_keys_group,
     limits_group,
     ledger_group,
+    redeem_codes_group,
     usage_group,
     prompt_log_group,
     audit_group,
     master_key_group,
+    reload,
     backup,
     restore,
     doctor,

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import click
 import msgspec
 import trio
 
+from bluesminds.accounts.audit import OPERATOR
 from bluesminds.app import serve as app
 from bluesminds.cli import banner, exits
 from bluesminds.cli.failures import run
@@ -22,7 +23,7 @@ from bluesminds.cli.hints import DEMO_DIR
 from bluesminds.cli.options import config_option, load_settings
 from bluesminds.common.clock import SystemClock
 from bluesminds.common.log import LibraryLog, LineWriter, Log
-from bluesminds.config import Loaded, ServerSettings, SettingOrigin, Settings
+from bluesminds.config import Loaded, ServerSettings, SettingOrigin, Settings, find_file, load
 from bluesminds.http.server import systemd
 
 
@@ -42,8 +43,8 @@ def serve(config: Path | None, host: str | None, port: int | None) -> None:
     Without a configuration file it listens on 127.0.0.1:3000, stores its data in your state directory, and
     uses the API keys of known vendors in the environment, such as OPENAI_API_KEY, and a local Ollama.
     """
-    loaded = load_settings(config, {"server.host": host, "server.port": port})
-    _run(loaded)
+    flags = {"server.host": host, "server.port": port}
+    _run(load_settings(config, flags), lambda: _read(config, flags).settings)
 
 
 @click.command()
@@ -55,12 +56,24 @@ def demo(config: Path | None, host: str | None, port: int | None) -> None:
     No model server is needed. Try the model "demo/echo". Every start prints an API key that expires after a
     day. The data is separate from that of `serve`, unless the configuration sets state_dir.
     """
-    loaded = _with_demo_dir(load_settings(config, {"server.host": host, "server.port": port}))
+    flags = {"server.host": host, "server.port": port}
+    loaded = _for_demo(load_settings(config, flags))
+    _run(loaded, lambda: _for_demo(_read(config, flags)).settings, guest_key=True)
+
+
+def _read(config: Path | None, flags: Mapping[str, object]) -> Loaded:
+    """Raises ConfigError."""
+    environ = dict(os.environ)
+    return load(config or find_file(environ), environ, flags)
+
+
+def _for_demo(loaded: Loaded) -> Loaded:
+    loaded = _with_demo_dir(loaded)
     settings = loaded.settings
     if not any(server.dialect == "demo" for server in settings.servers):
         demo_server = ServerSettings(name="demo", dialect="demo", passthrough=True)
         settings = msgspec.structs.replace(settings, servers=(*settings.servers, demo_server))
-    _run(dataclasses.replace(loaded, settings=settings), guest_key=True)
+    return dataclasses.replace(loaded, settings=settings)
 
 
 def _with_demo_dir(loaded: Loaded) -> Loaded:
@@ -71,13 +84,13 @@ def _with_demo_dir(loaded: Loaded) -> Loaded:
     return dataclasses.replace(loaded, settings=settings, origins=origins)
 
 
-def _run(loaded: Loaded, *, guest_key: bool = False) -> None:
+def _run(loaded: Loaded, reread: Callable[[], Settings], *, guest_key: bool = False) -> None:
     settings = loaded.settings
     as_json = settings.log.format == "json" or (settings.log.format == "auto" and not sys.stderr.isatty())
     with LineWriter() as write:
         log = Log(SystemClock(), level=settings.log.level, json=as_json, write=write)
         logging.getLogger().addHandler(LibraryLog(log))
-        code = run(loaded, _supervise, loaded, log, guest_key)
+        code = run(loaded, _supervise, loaded, reread, log, guest_key)
     sys.exit(code)
 
 
@@ -97,16 +110,16 @@ class _ShutdownState:
         self.shutdown.set()
 
 
-async def _supervise(loaded: Loaded, log: Log, guest_key: bool) -> int:
+async def _supervise(loaded: Loaded, reread: Callable[[], Settings], log: Log, guest_key: bool) -> int:
     """Run the gateway; the first signal drains it, the second stops it immediately."""
     inherited = [sock for socks in systemd.inherited_sockets(os.environ).values() for sock in socks]
     notifier = systemd.Notifier(os.environ)
-    with trio.open_signal_receiver(*_stop_signals()) as signals:
+    with trio.open_signal_receiver(*_signals()) as signals:
         async with trio.open_nursery() as nursery:
             life = _ShutdownState(nursery.cancel_scope, trio.Event())
-            nursery.start_soon(_handle_signals, signals, life, notifier, loaded.settings, log)
+            nursery.start_soon(_handle_signals, signals, life, notifier, loaded.settings, log, nursery)
             running: app.Running = await nursery.start(
-                _serve, loaded.settings, log, life, inherited, guest_key
+                _serve, loaded, reread, log, life, inherited, guest_key
             )
             life.running = running
             _freeze_loaded_objects()
@@ -126,10 +139,15 @@ def _freeze_loaded_objects() -> None:
     gc.freeze()
 
 
-def _stop_signals() -> list[signal.Signals]:
-    """SIGHUP (a closed terminal) stops the gateway too, unless it was started under nohup."""
-    closes = signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
-    return [signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if closes else [])]
+def _signals() -> list[signal.Signals]:
+    """Not SIGHUP under nohup with a terminal: the gateway continues when the terminal closes."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN and _closes_with_terminal()
+    return [signal.SIGTERM, signal.SIGINT, *([] if ignored else [signal.SIGHUP])]
+
+
+def _closes_with_terminal() -> bool:
+    """Whether SIGHUP means that the terminal has been closed. Otherwise it means a reload."""
+    return sys.stderr.isatty()
 
 
 async def _handle_signals(
@@ -138,8 +156,13 @@ async def _handle_signals(
     notifier: systemd.Notifier,
     settings: Settings,
     log: Log,
+    reloads: trio.Nursery,
 ) -> None:
-    async for _ in signals:
+    async for number in signals:
+        if number == signal.SIGHUP and not _closes_with_terminal():
+            if life.running is not None:
+                reloads.start_soon(life.running.reload, OPERATOR)
+            continue
         notifier.stopping()
         if life.running is not None and not life.shutdown.is_set():
             count = life.running.running_requests()
@@ -157,7 +180,8 @@ def _stopping_text(count: int, seconds: float) -> str:
 
 
 async def _serve(
-    settings: Settings,
+    loaded: Loaded,
+    reread: Callable[[], Settings],
     log: Log,
     life: _ShutdownState,
     inherited: list[socket.socket],
@@ -166,11 +190,13 @@ async def _serve(
     task_status: trio.TaskStatus[app.Running],
 ) -> None:
     await app.serve(
-        settings,
+        loaded.settings,
         clock=SystemClock(),
         log=log,
         environ=dict(os.environ),
         shutdown=life.shutdown,
+        reread=reread,
+        config_path=loaded.path,
         inherited=inherited,
         guest_key=guest_key,
         task_status=task_status,

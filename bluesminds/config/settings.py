@@ -196,6 +196,7 @@ class ListenSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     http2: bool = False
     trusted_proxies: NetworkNames = ()
     proxy_protocol: bool = False
+    watch_config: bool = False
     cors_origins: OriginNames = ()
     max_connections: Count = 10_000
     max_connections_per_ip: CountOrZero = 0

@@ -27,9 +27,10 @@ from bluesminds.providers.quirks import (
 )
 from bluesminds.wire.base import Format, FormatName, RequestFacts
 from bluesminds.wire.conversation import (
+    NO_LINKS,
     ConversationRequest,
     EncodingOptions,
-    StoredReply,
+    ReplyLinks,
     TokenForecast,
     unique,
 )
@@ -158,8 +159,8 @@ class JsonBody:
         "_forecast",
         "_forecasts",
         "_format",
+        "_links",
         "_rendered_for",
-        "_stored",
         "_stream_options",
         "_translated",
         "_translated_for",
@@ -169,11 +170,9 @@ class JsonBody:
         "vectors",
     )
 
-    def __init__(
-        self, format_: Format, fields: Fields, body: Body, stored: StoredReply | None = None
-    ) -> None:
+    def __init__(self, format_: Format, fields: Fields, body: Body, links: ReplyLinks = NO_LINKS) -> None:
         self._format = format_
-        self._stored = stored
+        self._links = links
         self.prefill: AnswerPrefill | None = None  # of a stream that continues at another server
         self._fields = fields  # views into the client's bytes, until the first rendering
         options = fields.get(STREAM_OPTIONS)
@@ -293,10 +292,9 @@ class JsonBody:
             conversation = client_codec_of(self._format.name).decode_request(self._fields, created)
             if not (conversation.turns or conversation.system):
                 raise InvalidRequest("invalid_value", "`messages` is empty.", param="messages")
-            if self._stored is not None:
-                conversation = structs.replace(conversation, stored=self._stored)
             self.conversation = structs.replace(
                 conversation,
+                links=self._links,
                 expected_input=self._forecast.input,
                 now=partial(_seconds_since, created, trio.current_time()),
             )
@@ -413,7 +411,7 @@ def read_call(
     facts = format_.read_request(fields)
     own_key = bool(caller.address)
     context = with_scoped_idempotency(context, caller)
-    observer, stored = (None, None) if linked is None else (linked.keeper, linked.stored)
+    observer, links = (None, NO_LINKS) if linked is None else (linked.keeper, linked.links)
     call = Call(
         context,
         operation,
@@ -427,7 +425,7 @@ def read_call(
         () if linked is None else linked.stand_ins,
         caller.user_id or caller.address,
     )
-    return call, JsonBody(format_, fields, body, stored)
+    return call, JsonBody(format_, fields, body, links)
 
 
 def with_scoped_idempotency(context: RequestContext, caller: Caller) -> RequestContext:

@@ -46,6 +46,7 @@ from bluesminds.gateway.routing.selection import caller_traits, select_candidate
 from bluesminds.gateway.stored_responses.links import RequestLinks
 from bluesminds.gateway.upstream.attempt import Reply
 from bluesminds.gateway.upstream.sender import Sender
+from bluesminds.wire.conversation import NO_LINKS
 from bluesminds.wire.models import ModelRow
 
 T = TypeVar("T")
@@ -101,7 +102,7 @@ class Gateway(Struct, frozen=True):
                 prompt = self.prompts.begin(caller, call, source.data)
                 out = prompt.writer(out)
             if self.cache is not None:
-                alone = linked is None or (linked.servers is None and linked.stored is None)
+                alone = linked is None or (linked.servers is None and linked.links == NO_LINKS)
                 lookup = self.cache.look_up(caller, call, body, linked=not alone)
             catalog = self._catalog(caller, context)
             route, traits = None, NO_TRAITS

@@ -112,18 +112,23 @@ class Reasoning(Struct, frozen=True):
     budget: int | None = None
 
 
-class StoredReply(Struct, frozen=True):
-    """The gateway stores the answer: `id` is its id, `previous_id` that of the answer that it continues."""
+class ReplyLinks(Struct, frozen=True):
+    """For formats whose answers can be stored. `stored_id`: the id of the answer; "" if the gateway does not
+    store it. `previous_id`: the id of the answer that it continues; "" if there is none.
+    """
 
-    id: str
-    previous_id: str | None = None
+    stored_id: str = ""
+    previous_id: str = ""
+
+
+NO_LINKS: Final = ReplyLinks()
 
 
 class ConversationRequest(Struct, frozen=True):
     """`dropped`: names of the client's fields that are left out and do not change the meaning. `echo`: the
-    fields of the request that a response in the client's format repeats. `stored`: for formats whose answers
-    can be read again; None if the answer is not stored. `expected_input`: the gateway's estimate of the
-    input, in tokens. `now`: seconds since the epoch, for formats whose answers say when they were completed.
+    fields of the request that a response in the client's format repeats. `expected_input`: the gateway's
+    estimate of the input, in tokens. `now`: seconds since the epoch, for formats whose answers say when they
+    were completed.
     """
 
     model: str
@@ -149,7 +154,7 @@ class ConversationRequest(Struct, frozen=True):
     created: int = 0  # seconds since the epoch, for formats with a creation time in answers
     dropped: tuple[str, ...] = ()
     echo: bytes = b""
-    stored: StoredReply | None = None
+    links: ReplyLinks = NO_LINKS
     expected_input: int = 0
     now: Callable[[], int] | None = None
 

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from bluesminds.common.values import NO_USAGE, Usage
-from bluesminds.wire.conversation import ConversationRequest, StopReason, StoredReply
+from bluesminds.wire.conversation import NO_LINKS, ConversationRequest, ReplyLinks, StopReason
 from bluesminds.wire.errors import ErrorDetail
 from bluesminds.wire.json_text import ABSENT, NOT_JSON, Fields, is_set, read_fields, write_fields
 
@@ -125,23 +125,23 @@ def status_of(stop: StopReason, *, refused: bool = False) -> ResponseStatus:
 
 
 class ResponseHead(Struct, frozen=True):
-    """What all Response objects of one answer have in common. `echo`: see `write_echo`. `stored` and `now`:
-    see ConversationRequest.
+    """What all Response objects of one answer have in common. `echo`: see `write_echo`. `now`: see
+    ConversationRequest.
     """
 
     id: str
     model: str
     created: int
     echo: bytes
-    stored: StoredReply | None = None
+    links: ReplyLinks = NO_LINKS
     now: Callable[[], int] | None = None
 
     @classmethod
     def of(cls, id_: str, model: str, request: ConversationRequest) -> "ResponseHead":
         echo = request.echo or DEFAULT_ECHO
-        stored = request.stored
-        id_ = response_id(id_) if stored is None else stored.id
-        return cls(id_, model or request.model, request.created, echo, stored, request.now)
+        links = request.links
+        id_ = links.stored_id or response_id(id_)
+        return cls(id_, model or request.model, request.created, echo, links, request.now)
 
     def write(
         self,
@@ -165,8 +165,8 @@ class ResponseHead(Struct, frozen=True):
             "model": self.model,
             "output": output,
             "usage": write_responses_usage(usage),
-            "previous_response_id": self.stored.previous_id if self.stored else None,
-            "store": self.stored is not None,
+            "previous_response_id": self.links.previous_id or None,
+            "store": bool(self.links.stored_id),
         }
         return Raw(b"%b,%b}" % (msgspec.json.encode(head)[:-1], self.echo))
 

@@ -505,6 +505,30 @@ CREATE TABLE wallets (
     revision BIGINT NOT NULL -- number of entries that are not charges
 );
 
+-- Codes that give credit once, in batches of one amount.
+CREATE TABLE redeem_batches (
+    id TEXT NOT NULL PRIMARY KEY,
+    name TEXT NOT NULL,
+    amount_nano BIGINT NOT NULL CHECK (amount_nano > 0), -- of each code
+    codes BIGINT NOT NULL,
+    created_at BIGINT NOT NULL,
+    expires_at BIGINT, -- codes cannot be redeemed from then on
+    ends_at BIGINT, -- when what is left of the credit ends
+    revoked_at BIGINT,
+    redeemed BIGINT NOT NULL -- number of codes
+);
+
+CREATE TABLE redeem_codes (
+    digest BYTEA NOT NULL PRIMARY KEY, -- SHA-256 of the code
+    batch_id TEXT NOT NULL REFERENCES redeem_batches (id),
+    number BIGINT NOT NULL, -- from 1
+    last_four TEXT NOT NULL,
+    redeemed_at BIGINT,
+    user_id TEXT
+);
+
+CREATE UNIQUE INDEX redeem_codes_batch ON redeem_codes (batch_id, number);
+
 -- What requests that run for more than a second have used so far. At startup they are settled with it.
 CREATE TABLE open_requests (
     id TEXT NOT NULL PRIMARY KEY, -- of the usage row

@@ -750,7 +750,8 @@ CREATE TABLE ledger (
     id TEXT NOT NULL UNIQUE, -- idempotency key, such as charge:USAGE_ID
     at INTEGER NOT NULL,
     kind TEXT NOT NULL, -- topup, grant, charge, refund, adjustment or expiry
-    debit TEXT NOT NULL, -- accounts: wallet:USER_ID, revenue, grants, payments:manual, expired, adjustments
+    debit TEXT NOT NULL, -- accounts: wallet:USER_ID, revenue, grants, payments:manual, expired, adjustments,
+    -- redeem_codes
     credit TEXT NOT NULL,
     amount_nano INTEGER NOT NULL CHECK (amount_nano > 0),
     user_id TEXT NOT NULL,
@@ -768,6 +769,30 @@ CREATE TABLE wallets (
     grants TEXT NOT NULL, -- JSON array: id, what is left, end
     revision INTEGER NOT NULL -- number of entries that are not charges
 ) STRICT;
+
+-- Codes that give credit once, in batches of one amount.
+CREATE TABLE redeem_batches (
+    id TEXT NOT NULL PRIMARY KEY,
+    name TEXT NOT NULL,
+    amount_nano INTEGER NOT NULL CHECK (amount_nano > 0), -- of each code
+    codes INTEGER NOT NULL,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER, -- codes cannot be redeemed from then on
+    ends_at INTEGER, -- when what is left of the credit ends
+    revoked_at INTEGER,
+    redeemed INTEGER NOT NULL -- number of codes
+) STRICT;
+
+CREATE TABLE redeem_codes (
+    digest BLOB NOT NULL PRIMARY KEY, -- SHA-256 of the code
+    batch_id TEXT NOT NULL REFERENCES redeem_batches (id),
+    number INTEGER NOT NULL, -- from 1
+    last_four TEXT NOT NULL,
+    redeemed_at INTEGER,
+    user_id TEXT
+) STRICT, WITHOUT ROWID;
+
+CREATE UNIQUE INDEX redeem_codes_batch ON redeem_codes (batch_id, number);
 
 -- What requests that run for more than a second have used so far. At startup they are settled with it.
 CREATE TABLE open_requests (

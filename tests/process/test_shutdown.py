@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from tests.fakes.model_server import DONE, ModelServer, chunk, streamed
-from tests.gateways import STREAM, entry
+from tests.gateways import ASK, STREAM, entry, eventually
 from tests.pressure import port, served, wait_for_exit, wait_until_refused
 from tests.terminal import COMMAND, SECONDS, Serving, User
 
@@ -66,8 +66,8 @@ async def reading(gateway: Serving, count: int) -> AsyncIterator[StreamReader]:
 
 @pytest.mark.parametrize(
     ("number", "count"),
-    [(signal.SIGTERM, 50), (signal.SIGINT, 3), (signal.SIGHUP, 3)],
-    ids=["SIGTERM", "SIGINT", "SIGHUP"],
+    [(signal.SIGTERM, 50), (signal.SIGINT, 3)],
+    ids=["SIGTERM", "SIGINT"],
 )
 async def test_signal_running_streams_end_properly(
     home: Path, models: ModelServer, number: signal.Signals, count: int
@@ -106,11 +106,43 @@ async def test_second_signal_running_streams_are_cut(home: Path, models: ModelSe
     ]
 
 
-def test_hangup_under_nohup_is_ignored(home: Path) -> None:
+def test_hangup_without_terminal_reloads_the_configuration(home: Path) -> None:
     with User(home).serving("demo", "--port", "0", launcher=("nohup", *COMMAND)) as gateway:
         gateway.send_signal(signal.SIGHUP)
+        gateway.wait_for('"event":"config_reloaded"')
         assert httpx.get(f"{gateway.url}/health", trust_env=False, timeout=SECONDS).status_code == 200
         assert gateway.stop() == 0
+
+
+async def test_fifty_hangups_under_load_drop_no_request(home: Path, models: ModelServer) -> None:
+    """Good and bad configurations in turn."""
+    statuses: list[int] = []
+    done = trio.Event()
+
+    async def ask(gateway: Serving) -> None:
+        headers = {"authorization": f"Bearer {gateway.key}"}
+        async with httpx.AsyncClient(trust_env=False, timeout=SECONDS, headers=headers) as client:
+            while not done.is_set():
+                answer = await client.post(f"{gateway.url}/v1/chat/completions", json=ASK)
+                statuses.append(answer.status_code)
+
+    async with served(home, [entry("one", models.url)], server=UNLIMITED) as gateway:
+        path = trio.Path(home / "gateway.toml")
+        good = await path.read_text()
+        async with trio.open_nursery() as clients:
+            for _ in range(4):
+                clients.start_soon(ask, gateway)
+            for number in range(50):
+                await path.write_text(good if number % 2 else f"{good}\nprot = {number}\n")
+                gateway.send_signal(signal.SIGHUP)
+                event = "config_reloaded" if number % 2 else "config_rejected"
+                count = number // 2 + 1
+                await eventually(lambda event=event, count=count: gateway.said.count(event) == count)
+            done.set()
+        assert "gateway.toml:" in gateway.said
+        gateway.send_signal(signal.SIGTERM)
+        assert await wait_for_exit(gateway) == 0
+    assert len(statuses) > 4 and set(statuses) == {200}
 
 
 def test_service_manager_start_and_stop_are_notified(home: Path) -> None:

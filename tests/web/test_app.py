@@ -31,7 +31,7 @@ async def test_health_and_ready_of_working_gateway_are_ok(gateway: Gateway) -> N
     body = ready.json()
     assert sum(body.pop("servers").values()) == 1
     checks = {"store": "ok", "limits": "ok", "tasks": "ok", "servers": "ok"}
-    assert (ready.status_code, body) == (200, {"status": "ok", "checks": checks})
+    assert (ready.status_code, body) == (200, {"status": "ok", "checks": checks, "configuration": "ok"})
 
 
 async def test_ready_without_usable_server_is_503(nursery: trio.Nursery, home: Path) -> None:

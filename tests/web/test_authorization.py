@@ -123,6 +123,7 @@ GET /api/costs
 GET /api/costs/{key_id}
 GET /user/balance
 GET /api/billing/ledger
+POST /api/billing/redeem
 GET /api/billing/ledger/export
 GET /user/api-keys
 POST /user/api-keys
@@ -167,6 +168,7 @@ PATCH /api/admin/users/{user_id}/vendor-keys/{vendor_key_id}
 DELETE /api/admin/users/{user_id}/vendor-keys/{vendor_key_id}
 POST /api/admin/users/{user_id}/vendor-keys/{vendor_key_id}/test
 GET /admin/monitor
+POST /api/admin/reload
 GET /api/admin/audit
 GET /api/admin/audit/verify
 GET /api/admin/servers
@@ -184,6 +186,10 @@ POST /api/admin/users/{user_id}/credit
 GET /api/admin/ledger
 GET /api/admin/ledger/export
 GET /api/admin/ledger/verify
+GET /api/admin/redeem-codes
+POST /api/admin/redeem-codes
+DELETE /api/admin/redeem-codes/{batch_id}
+GET /api/admin/redeem-codes/{batch_id}/redeemed
 PUT /api/admin/prices
 DELETE /api/admin/prices
 GET /api/admin/routes
@@ -257,6 +263,8 @@ DELETE /v1/vector_stores/{id}
 POST /v1beta/models/{model}:generateContent
 POST /v1beta/models/{model}:streamGenerateContent
 POST /v1beta/models/{model}:countTokens
+POST /v1beta/models/{model}:embedContent
+POST /v1beta/models/{model}:batchEmbedContents
 POST /v1/completions
 POST /v1/embeddings
 POST /v1/moderations

@@ -123,8 +123,14 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
         {"kind", "amount_usd", "ends_at", "reference", "key"},
         {"kind": "topup", "amount_usd": "1"},
     ),
+    "POST /api/billing/redeem": ({"code"}, {"code": "BM-0000-0000-0000-0000"}),
+    "POST /api/admin/redeem-codes": (
+        {"name", "amount_usd", "count", "expires_at", "ends_at"},
+        {"name": "new", "amount_usd": "1"},
+    ),
 }
 WITHOUT_BODY = {
+    "POST /api/admin/reload",
     "POST /api/auth/logout",
     "POST /api/admin/health",
     "POST /api/admin/servers/{name}/test",

@@ -195,8 +195,27 @@ class ServerRegistry:
 
     async def reload(self) -> None:
         """Read the stored servers and routes again. Raises StorageError."""
-        self.routes = (*self._configured_routes, *await self._load_routes())
-        self._replace(merge_servers(self._configured, await self._load_servers()))
+        routes, servers = await self._load_routes(), await self._load_servers()
+        self._use_stored(routes, servers)
+
+    async def configure(
+        self,
+        servers: Sequence[Server],
+        routes: Sequence[ModelRoute],
+        discovered: Mapping[str, list[ModelRow]],
+    ) -> None:
+        """Replace the servers and routes of the configuration in one step. `discovered`: the models of those
+        that are new or changed. Raises StorageError; then nothing has changed.
+        """
+        stored_routes, stored = await self._load_routes(), await self._load_servers()
+        self._configured, self._configured_routes = tuple(servers), tuple(routes)
+        self._discovered = {**self._discovered, **discovered}
+        self._use_stored(stored_routes, stored)
+
+    def _use_stored(self, routes: Sequence[ModelRoute], servers: Sequence[Server]) -> None:
+        """Synchronous, so that the configuration cannot change between reading the database and here."""
+        self.routes = (*self._configured_routes, *routes)
+        self._replace(merge_servers(self._configured, servers))
 
     def prices_changed(self) -> None:
         """Show the new prices in the lists of models."""

@@ -11,7 +11,7 @@ from bluesminds.common.values import Caller
 from bluesminds.gateway.bodies import HeldMemory
 from bluesminds.gateway.stored_responses.store import ResponseStore, StoredResponse, id_of
 from bluesminds.http.sse import EventSplitter, EventTooLarge
-from bluesminds.wire.conversation import StoredReply
+from bluesminds.wire.conversation import ReplyLinks
 from bluesminds.wire.json_text import NOT_JSON, Fields
 from bluesminds.wire.responses_items import TERMINAL, output_items, response_of_stream
 
@@ -19,7 +19,7 @@ _NEAR: Final = 300  # bytes at either end of an event, within which its type is
 
 
 class ResponseKeeper:
-    """`reply`: the ids of a response that the gateway translates. `items` are those of the request's own
+    """`links`: of a response that the gateway translates. `items` are those of the request's own
     input, `used` the ids of stored responses that it continues. `memory` is what the items take.
     """
 
@@ -27,14 +27,14 @@ class ResponseKeeper:
         self,
         store: ResponseStore,
         caller: Caller,
-        reply: StoredReply,
+        links: ReplyLinks,
         items: Sequence[Fields],
         used: Sequence[str],
         memory: HeldMemory,
     ) -> None:
         self._store = store
         self._caller = caller
-        self._reply = reply
+        self._links = links
         self._items = items
         self._used = used
         self._memory = memory
@@ -78,7 +78,11 @@ class ResponseKeeper:
         await self._store.keep(
             self._caller,
             StoredResponse(
-                self._reply.id, self._caller.user_id, self._reply.previous_id, list(self._items), Raw(body)
+                self._links.stored_id,
+                self._caller.user_id,
+                self._links.previous_id or None,
+                list(self._items),
+                Raw(body),
             ),
             used=self._used,
             item_ids=ids,

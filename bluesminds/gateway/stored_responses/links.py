@@ -21,7 +21,7 @@ from bluesminds.gateway.server_objects import KnownObjects, ServerObjects
 from bluesminds.gateway.stand_ins import StandIns, make_stand_ins, use_stand_ins
 from bluesminds.gateway.stored_responses.keeper import ResponseKeeper
 from bluesminds.gateway.stored_responses.store import FoundItems, ResponseStore
-from bluesminds.wire.conversation import StoredReply
+from bluesminds.wire.conversation import NO_LINKS, ReplyLinks
 from bluesminds.wire.json_text import ABSENT, NOT_JSON, Fields
 from bluesminds.wire.requests import read_body
 from bluesminds.wire.responses_items import input_items, referenced_ids, with_history, with_references
@@ -33,13 +33,12 @@ _MARKS: Final = (b"file_id", b"container", b"vector_store", b"\\u")
 
 class LinkedRequest(Struct, frozen=True):
     """`fields` are to be read instead of the client's. `servers`: the only ones that can serve the request;
-    None: all. `stored`: the ids of the answer, if the gateway stores it, which `keeper` does. `stand_ins`:
-    see stand_ins.py.
+    None: all. `keeper` stores the answer, if `links` has an id for it. `stand_ins`: see stand_ins.py.
     """
 
     fields: Fields
     servers: frozenset[str] | None = None
-    stored: StoredReply | None = None
+    links: ReplyLinks = NO_LINKS
     keeper: ResponseKeeper | None = None
     stand_ins: StandIns = ()
 
@@ -75,7 +74,6 @@ class RequestLinks(Struct, frozen=True):
         servers = found.servers
         if found.stored or found.servers is not None:
             fields = with_references(fields, _Referenced(found.stored))
-        stored = None
         keeper = None
         stand_ins: StandIns = ()
         previous = _text_in(fields, "previous_response_id")
@@ -94,14 +92,15 @@ class RequestLinks(Struct, frozen=True):
             servers = _both(servers, known.servers)
             stand_ins = make_stand_ins(known.foreign)
             fields = use_stand_ins(fields, stand_ins)
+        links = ReplyLinks(previous_id=previous)
         if (
             operation.format == "responses"
             and self.responses.stores
             and bytes(fields.get("store", ABSENT)) != b"false"
         ):
-            stored = StoredReply(f"resp_{self._new_id()}", previous or None)
-            keeper = self._keeper(caller, stored, own, used)
-        return LinkedRequest(fields, servers, stored, keeper, stand_ins)
+            links = ReplyLinks(f"resp_{self._new_id()}", previous)
+            keeper = self._keeper(caller, links, own, used)
+        return LinkedRequest(fields, servers, links, keeper, stand_ins)
 
     async def _find_objects(self, caller: Caller, data: bytes) -> KnownObjects:
         ids = ids_in_json(data)
@@ -130,12 +129,12 @@ class RequestLinks(Struct, frozen=True):
         return (await self.objects.find(caller, [name])).servers
 
     def _keeper(
-        self, caller: Caller, stored: StoredReply, fields: Fields, used: tuple[str, ...]
+        self, caller: Caller, links: ReplyLinks, fields: Fields, used: tuple[str, ...]
     ) -> ResponseKeeper:
         """Raises Unavailable if there is no memory for the items."""
         items = input_items(fields, self._item_id)
         memory = HeldMemory(self.bodies, len(fields.get("input", ABSENT)))
-        return ResponseKeeper(self.responses, caller, stored, items, used, memory)
+        return ResponseKeeper(self.responses, caller, links, items, used, memory)
 
     def _new_id(self) -> str:
         return uuid7(self.clock.now_ms()).replace("-", "")

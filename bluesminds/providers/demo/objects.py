@@ -13,7 +13,7 @@ from msgspec import Raw, Struct
 
 from bluesminds.common.errors import InvalidRequest
 from bluesminds.providers.demo.script import CREATED, DemoError, Script, Step, json_response, read, response
-from bluesminds.wire.conversation import StoredReply
+from bluesminds.wire.conversation import ReplyLinks
 from bluesminds.wire.json_text import ABSENT, NOT_JSON, Fields, read_fields, write_fields
 from bluesminds.wire.multipart import FormEnd, MultipartScanner, PartHead, read_boundary
 from bluesminds.wire.responses_items import input_items, output_items, response_of_stream, with_history
@@ -124,16 +124,18 @@ class DemoObjects:
             message = f"Previous response with id '{previous}' not found."
             raise DemoError(message, "previous_response_id", code="previous_response_not_found")
         earlier = [*before.items, *output_items(before.response)] if before else []
-        stored = StoredReply(f"resp_demo_{secrets.token_hex(12)}", previous)
-        mark = {"demo_stored": Raw(msgspec.json.encode(stored))}
+        stores = bytes(fields.get("store", ABSENT)) != b"false"
+        stored_id = f"resp_demo_{secrets.token_hex(12)}" if stores else ""
+        links = ReplyLinks(stored_id, previous or "")
+        mark = {"demo_links": Raw(msgspec.json.encode(links))}
         script = self._respond("POST", "/v1/responses", write_fields(with_history(fields, earlier) | mark))
-        if script.status != 200 or any(step.data is None for step in script.steps):
+        if not stores or script.status != 200 or any(step.data is None for step in script.steps):
             return script
         text = b"".join(step.data or b"" for step in script.steps)
         whole = response_of_stream(text) if script.content_type == "text/event-stream" else text
         while len(self._responses) >= MAX_OBJECTS:
             del self._responses[next(iter(self._responses))]
-        self._responses[stored.id] = _StoredResponse([*earlier, *new_items], whole)
+        self._responses[stored_id] = _StoredResponse([*earlier, *new_items], whole)
         return script
 
     def _upload(self, content_type: bytes, body: bytes) -> dict[str, Any]:

@@ -7,22 +7,22 @@ from bluesminds.providers.demo.chat import chat
 from bluesminds.providers.demo.script import CREATED, DemoError, Script, Step, read, response
 from bluesminds.wire.base import RequestFacts
 from bluesminds.wire.chat_codec import CHAT_CODEC
-from bluesminds.wire.conversation import ConversationRequest, EncodingOptions, StoredReply
+from bluesminds.wire.conversation import NO_LINKS, ConversationRequest, EncodingOptions, ReplyLinks
 from bluesminds.wire.json_text import Fields, write_fields
 from bluesminds.wire.responses_codec import RESPONSES_CODEC
 from bluesminds.wire.translation import Translation
 
 
 class _Marked(msgspec.Struct):
-    """`demo_stored` is not a client's: DemoObjects adds it to requests whose response it keeps."""
+    """`demo_links` is not a client's: DemoObjects adds it to requests whose response it keeps."""
 
-    demo_stored: StoredReply | None = None
+    demo_links: ReplyLinks = NO_LINKS
 
 
 def responses(body: bytes) -> Script:
     """Raises DemoError."""
-    stored = read(body, _Marked).demo_stored
-    conversation = msgspec.structs.replace(_conversation(body), stored=stored)
+    links = read(body, _Marked).demo_links
+    conversation = msgspec.structs.replace(_conversation(body), links=links)
     script = _answer(conversation)
     if conversation.stream:
         return _stream(script, conversation)

@@ -31,6 +31,7 @@ from bluesminds.web.api import (
     models,
     prices,
     prompt_log,
+    redeem_codes,
     requests,
     servers,
     sessions,
@@ -39,6 +40,7 @@ from bluesminds.web.api import (
     users,
     vendor_keys,
 )
+from bluesminds.web.api import reload as config_reload
 from bluesminds.web.guard import Guard
 from bluesminds.web.routes import Route
 
@@ -78,6 +80,8 @@ class GatewayControls(Struct, frozen=True):
     """Check all servers."""
     open_backup: backup.OpenBackup
     """Writes a backup."""
+    reload: config_reload.Reload
+    """Reads the configuration again."""
 
 
 def api_routes(
@@ -123,6 +127,7 @@ def api_routes(
         *health.routes(health.FleetHealthHandlers(controls.fleet_health, controls.probe_now)),
         *models.routes(models.ModelHandlers(controls.catalog)),
         *ledger.routes(ledger.LedgerHandlers(accounts.ledger)),
+        *redeem_codes.routes(redeem_codes.RedeemHandlers(accounts.redeem_codes, clock)),
         *requests.routes(requests.RequestHandlers(accounts.usage, expose_server)),
         *usage.routes(usage.UsageHandlers(accounts.usage)),
         *drift.routes(drift.DriftHandlers(accounts.usage)),
@@ -133,6 +138,7 @@ def api_routes(
         *vendor_keys.routes(
             vendor_keys.VendorKeyHandlers(accounts.vendor_keys, accounts.throttle, controls.test_server)
         ),
+        *config_reload.routes(config_reload.ReloadHandlers(controls.reload)),
         *audit.routes(audit.AuditHandlers(accounts.audit)),
     ]
 

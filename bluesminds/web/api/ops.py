@@ -68,11 +68,13 @@ class HealthResponse(Struct, frozen=True):
 class Readiness(Struct, frozen=True):
     """`checks` maps each check to "ok" or the reason why the gateway is not ready. `servers` is the number of
     servers by state: "up", "down", "unknown" or "unusable", and of those that are "ejected" for a model.
+    `configuration` is "ok", or says that the last reload was rejected; the gateway is ready all the same.
     """
 
     status: Literal["ok", "unavailable"]
     checks: dict[str, str]
     servers: dict[str, int]
+    configuration: str
 
 
 class OpsHandlers(Struct, frozen=True):
@@ -80,6 +82,7 @@ class OpsHandlers(Struct, frozen=True):
 
     readiness: CheckReadiness
     servers: CountServers
+    configuration: Callable[[], str]
     registry: CollectorRegistry
 
     async def index(self) -> ServiceIndex:
@@ -95,7 +98,7 @@ class OpsHandlers(Struct, frozen=True):
         checks = dict(await self.readiness())
         ready = all(result == "ok" for result in checks.values())
         return HandlerResponse(
-            Readiness("ok" if ready else "unavailable", checks, dict(self.servers())),
+            Readiness("ok" if ready else "unavailable", checks, dict(self.servers()), self.configuration()),
             status=200 if ready else 503,
         )
 

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,31 @@ from bluesminds.common.values import Caller, LimitSet
 from bluesminds.gateway.limits.budget import OutputForecast, StreamBudget, affordable_output
 from bluesminds.gateway.limits.counters import Estimate
 from bluesminds.gateway.limits.reserve import RateLimiter
+from storage.usage import LATEST, UsageRow, select_page
 from tests import gateways
 from tests.fakes.model_server import ModelServer, chunk, completion, streamed, text_chunks, whole
 from tests.gateway.limits.test_limits_state_machine import Times
 from tests.gateways import ASK, STREAM, Gateway, entry
 from tests.prices import token_price
+from tests.storage.conftest import postgres, postgres_url
+
+__all__ = ["postgres", "postgres_url"]
 
 PRICE = {"model": "m", "input_usd": 0, "output_usd": "10", "max_output_tokens": 1000}
 BILLED = {"prompt_tokens": 5, "completion_tokens": 1000, "total_tokens": 1005}
 PATIENT = {"server": {"max_connections_per_ip": 1000}, "upstream": {"max_connections_per_server": 500}}
 DONE = b"data: [DONE]\n\n"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def storage(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """The [storage] section."""
+    url = {"url": request.getfixturevalue("postgres_url")} if request.param == "postgres" else {}
+    return {"settle_timeout": 60.0} | url
+
+
+async def usage_rows(gateway: Gateway) -> Sequence[UsageRow]:
+    return await gateway.services.store.read(select_page, LATEST, 1000)
 
 
 async def start(nursery: trio.Nursery, home: Path, models: ModelServer, **more: Any) -> Gateway:
@@ -39,11 +55,8 @@ def long_stream(pieces: int) -> Any:
     return streamed(*text_chunks(["word"] * pieces), chunk(finish="stop"), DONE)
 
 
-async def test_budget_for_ten_requests_admits_exactly_ten_of_200(
-    nursery: trio.Nursery, home: Path, models: ModelServer
-) -> None:
-    gateway = await start(nursery, home, models)
-    _, key = await gateway.new_key(limits={"usd_total": "0.1"})
+async def ask_200_times(gateway: Gateway, models: ModelServer, key: str) -> Counter[int]:
+    """The statuses of 200 parallel requests, of which each costs 0.01 USD."""
     models.plan(*[whole(completion(usage=BILLED))] * 200)
     found: Counter[int] = Counter()
 
@@ -53,15 +66,51 @@ async def test_budget_for_ten_requests_admits_exactly_ten_of_200(
     async with trio.open_nursery() as clients:
         for _ in range(200):
             clients.start_soon(ask)
-    assert found == {200: 10, 429: 190}
-    assert sum(row["cost_nano"] for row in gateway.rows()) == 10**8
+    return found
 
 
-async def test_long_stream_is_ended_at_the_budget_with_the_length_reason(
-    nursery: trio.Nursery, home: Path, models: ModelServer
+async def test_budget_for_ten_requests_admits_exactly_ten_of_200(
+    nursery: trio.Nursery, home: Path, models: ModelServer, storage: dict[str, Any]
 ) -> None:
-    gateway = await start(nursery, home, models)
-    _, key = await gateway.new_key(limits={"usd_total": "0.006"})  # 600 tokens
+    gateway = await start(nursery, home, models, storage=storage)
+    _, key = await gateway.new_key(limits={"usd_total": "0.1"})
+    assert await ask_200_times(gateway, models, key) == {200: 10, 429: 190}
+    assert sum(row.cost_nano or 0 for row in await usage_rows(gateway)) == 10**8
+
+
+async def test_credit_for_ten_requests_admits_exactly_ten_of_200(
+    nursery: trio.Nursery, home: Path, models: ModelServer, storage: dict[str, Any]
+) -> None:
+    gateway = await start(nursery, home, models, storage=storage)
+    user_id, key = await new_account(gateway, "0.1")
+    assert await ask_200_times(gateway, models, key) == {200: 10, 402: 190}
+    assert sum(row.charged_nano or 0 for row in await usage_rows(gateway)) == 10**8
+    async with gateway.operator() as client:
+        balance = (await client.get(f"/api/admin/users/{user_id}/balance")).json()
+        proof = (await client.get("/api/admin/ledger/verify")).json()
+    assert (balance["balance_usd"], proof["ok"]) == ("0", True)
+
+
+async def new_account(gateway: Gateway, credit: str) -> tuple[str, str]:
+    """A user with prepaid credit: its id and an API key."""
+    person = {"email": "ada@example.com", "password": "a long password"}
+    async with gateway.operator() as client:
+        user_id = (await client.post("/api/admin/users", json=person)).json()["id"]
+        topup = {"kind": "topup", "amount_usd": credit}
+        assert (await client.post(f"/api/admin/users/{user_id}/credit", json=topup)).is_success
+    _, key = await gateway.new_key(user_id=user_id)
+    return user_id, key
+
+
+@pytest.mark.parametrize("prepaid", [False, True], ids=["budget", "credit"])
+async def test_long_stream_is_ended_at_the_budget_with_the_length_reason(
+    nursery: trio.Nursery, home: Path, models: ModelServer, storage: dict[str, Any], prepaid: bool
+) -> None:
+    gateway = await start(nursery, home, models, storage=storage)
+    if prepaid:
+        _, key = await new_account(gateway, "0.006")  # 600 tokens
+    else:
+        _, key = await gateway.new_key(limits={"usd_total": "0.006"})
     models.plan(long_stream(2000))
     ask = STREAM | {"max_tokens": 100_000, "stream_options": {"include_usage": True}}
     received = await gateway.chat(ask, key=key)
@@ -71,9 +120,11 @@ async def test_long_stream_is_ended_at_the_budget_with_the_length_reason(
     assert events[-1]["usage"]["completion_tokens"] >= 590
     words = sum(bool(one["choices"] and one["choices"][0]["delta"].get("content")) for one in events)
     assert 590 <= words <= 600, "events that arrive together are forwarded together"
-    (row,) = gateway.rows()
-    assert (row["outcome"], row["status"]) == ("stopped", 200)
-    assert 5_900_000 <= row["cost_nano"] <= 6_000_000
+    (row,) = await usage_rows(gateway)
+    assert (row.outcome, row.status) == ("stopped", 200)
+    assert row.cost_nano is not None
+    assert 5_900_000 <= row.cost_nano <= 6_000_000
+    assert row.charged_nano == (row.cost_nano if prepaid else None)
 
 
 async def test_stopped_message_has_the_reason_of_its_format(

@@ -89,6 +89,32 @@ async def test_response_deleted_is_gone(gateway: Gateway, ada: Account) -> None:
     assert code_of(answer) == UNKNOWN
 
 
+async def test_response_that_continues_without_being_stored_names_the_one_before_it(
+    gateway: Gateway, ada: Account, bob: Account, models: ModelServer
+) -> None:
+    models.plan(whole(completion("One.")), whole(completion("Two.")))
+    first = await respond(ada, "a")
+    second = await respond(ada, "b", previous_response_id=first["id"], store=False)
+    assert (second["previous_response_id"], second["store"]) == (first["id"], False)
+    assert turns(models) == [("user", "a"), ("assistant", "One."), ("user", "b")]
+    body = {"model": "m", "input": "c", "previous_response_id": first["id"], "store": False, "stream": True}
+    models.plan(streamed(chunk("Three."), chunk(finish="stop"), DONE))
+    events = events_in(await ada.send("POST", "/v1/responses", json=body))
+    whole_ones = [event["response"] for event in events if "response" in event]
+    assert [one["type"] for one in (events[0], events[1], events[-1])] == [
+        "response.created",
+        "response.in_progress",
+        "response.completed",
+    ]
+    assert {(one["previous_response_id"], one["store"]) for one in whole_ones} == {(first["id"], False)}
+    assert turns(models) == [("user", "a"), ("assistant", "One."), ("user", "c")]
+    for one in (second, whole_ones[-1]):
+        assert code_of(await show(ada, one["id"])) == MISSING
+        answer = await ada.send("POST", "/v1/responses", json=body | {"previous_response_id": one["id"]})
+        assert code_of(answer) == UNKNOWN
+    assert code_of(await bob.send("POST", "/v1/responses", json=body)) == UNKNOWN
+
+
 async def test_response_continued_gets_the_items_before_it(
     gateway: Gateway, ada: Account, models: ModelServer
 ) -> None:

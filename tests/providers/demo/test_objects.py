@@ -73,6 +73,12 @@ async def test_demo_response_is_kept_and_continued(sdk: AsyncOpenAI) -> None:
     assert last.type == "response.completed" and last.response.previous_response_id == first.id
     items = (await sdk.responses.input_items.list(last.response.id)).data
     assert [item.type for item in items] == ["message"] * 3
+    third = await sdk.responses.create(
+        model="demo/echo", input="three", previous_response_id=first.id, store=False
+    )
+    assert (third.previous_response_id, third.store) == (first.id, False)
+    with pytest.raises(openai.NotFoundError):
+        await sdk.responses.retrieve(third.id)
     await sdk.responses.delete(first.id)
     with pytest.raises(openai.NotFoundError):
         await sdk.responses.retrieve(first.id)
