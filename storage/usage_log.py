@@ -10,6 +10,8 @@ from storage.usage import LATEST, USAGE_COLUMNS, UsageRow, usage_row
 
 SCANNED: Final = 20_000
 """Rows that one page reads at most, so that a filter that matches few rows does not read the whole log."""
+SUCCESSES: Final = ("ok", "client_gone", "stopped")
+"""The outcomes that are no errors; the statements below repeat them."""
 Position: TypeAlias = tuple[int, str]
 """`(at, id)` of a row."""
 
@@ -38,6 +40,23 @@ class LogQuery:
     def until(self, at: int | None) -> "LogQuery":
         """Only rows before this time as well."""
         return self if at is None else replace(self, before=min(self.before, (at, "")))
+
+    def accepts(self, row: UsageRow) -> bool:
+        """Whether the filters select a row. Its time does not matter."""
+        failed = row.outcome not in SUCCESSES
+        return all(
+            wanted is None or wanted == found
+            for wanted, found in (
+                (self.user_id, row.user_id),
+                (self.key_id, row.key_id),
+                (self.request_id, row.request_id),
+                (self.model, row.model),
+                (self.server, row.server),
+                (self.endpoint, row.endpoint),
+                (self.outcome, row.outcome),
+                (self.failed, failed),
+            )
+        ) and (self.statuses is None or self.statuses[0] <= row.status <= self.statuses[1])
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,7 +88,7 @@ def _user_pages(services: Services, frame: Frame, routing: Routing, controls: Ga
             )
         ),
         *usage.routes(usage.UsagePages(frame, accounts.usage, services.clock)),
-        *credit.routes(credit.CreditPages(frame, accounts.ledger, accounts.users)),
+        *credit.routes(credit.CreditPages(frame, accounts.ledger, accounts.users, accounts.redeem_codes)),
         *settings.routes(
             settings.SettingsPage(frame, accounts.users, accounts.sessions, accounts.vendor_keys)
         ),

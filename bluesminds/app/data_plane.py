@@ -25,6 +25,7 @@ from bluesminds.app.settings_map import (
     tier_markups,
     upstream_timeouts,
 )
+from bluesminds.common.broadcast import Broadcast
 from bluesminds.common.networks import Networks
 from bluesminds.common.prices import combine
 from bluesminds.common.redaction import Redactor
@@ -81,6 +82,7 @@ from bluesminds.web.pages import account_pages
 from bluesminds.web.playground import Playground
 from storage.keys import select_allowed_origins, select_key_digest
 from storage.quotas import select_recent
+from storage.usage import UsageRow
 
 # Its own generator: a seed that is set elsewhere must not choose the servers.
 _RANDOM: Final = random.Random()  # noqa: S311
@@ -88,12 +90,15 @@ MAX_RESTORED_SECONDS = 3600.0  # longer requests are not restored: the start mus
 
 
 class Runtime(Struct, frozen=True):
-    """What outlives the data plane: `serve` opens these before it and closes them after it."""
+    """What outlives the data plane: `serve` opens these before it and closes them after it. `requests` hands
+    requests to live streams when they end.
+    """
 
     metrics: Metrics
     recorder: Recorder
     tasks: TaskSupervisor
     lease: Lease
+    requests: Broadcast[UsageRow]
 
 
 class Authentication(Struct, frozen=True):
@@ -320,6 +325,7 @@ def _build_accounting(
         log=services.log,
         strict=settings.storage.durability == "strict",
         log_requests=settings.log.requests,
+        followers=runtime.requests,
         receipts=settings.receipts.retention_days > 0,
         context_length=partial(_context_length, registry),
     )
@@ -425,6 +431,8 @@ def _build_control(
         explain=routing.explain,
         fleet_health=partial(routing.fleet_health, queue.waiting),
         probe_now=routing.health_checker.probe_all,
+        requests=runtime.requests,
+        log=services.log,
         open_backup=services.backups.open,
         reload=reloader.reload,
     )

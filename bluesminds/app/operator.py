@@ -146,6 +146,8 @@ def _build_control(services: Services) -> ASGIApp:
         explain=partial(_explain, services),
         fleet_health=FleetHealth,
         probe_now=_noop,
+        requests=None,
+        log=None,
         open_backup=services.backups.open,
         reload=_refuse_reload,
     )

@@ -24,6 +24,7 @@ from bluesminds.app.listeners import ensure_descriptors, listen_locally, listen_
 from bluesminds.app.malloc import fix_malloc_thresholds
 from bluesminds.app.reload import ConfigSource
 from bluesminds.app.services import Services, open_services
+from bluesminds.common.broadcast import Broadcast
 from bluesminds.common.clock import Clock
 from bluesminds.common.log import Log
 from bluesminds.common.values import Server
@@ -97,7 +98,7 @@ async def serve(
                 demo_url = start_demo(settings, background, log)
                 configured = await configured_servers(settings, services.pool, environ, demo_url)
                 source = ConfigSource(reread or (lambda: settings), config_path, environ, demo_url)
-                runtime = Runtime(metrics, recorder, tasks, lease)
+                runtime = Runtime(metrics, recorder, tasks, lease, Broadcast())
                 data_plane = build_data_plane(services, configured, runtime, backoff, source)
                 await _settle_crashed(services)
                 await restore_limits(services, data_plane.authentication.limiter)
@@ -108,6 +109,7 @@ async def serve(
                     addresses = await listener.start(
                         listen_publicly, services, data_plane.edge, sockets, data_plane.stats, shutdown
                     )
+                    listener.start_soon(_end_live_streams, services, runtime, shutdown)
                     first_run = await bootstrap(services, guest_key=guest_key)
                     models = [row.id for row in data_plane.routing.registry.catalog.models()]
                     task_status.started(
@@ -151,6 +153,13 @@ def _start_tasks(
         background.start_soon(runtime.tasks.run, "keep_alive", data_plane.keep_alive.run)
     if data_plane.prompts is not None:
         background.start_soon(runtime.tasks.run, "prompt_log", data_plane.prompts.run)
+
+
+async def _end_live_streams(services: Services, runtime: Runtime, shutdown: trio.Event) -> None:
+    """They would keep the listener from draining."""
+    await shutdown.wait()
+    runtime.requests.end()
+    services.log.followers.end()
 
 
 async def _settle_crashed(services: Services) -> None:

@@ -4,7 +4,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 from urllib.parse import urlencode
@@ -44,6 +44,7 @@ _REMEDIES = {
     "signup_closed": "set signup in [accounts] and restart, or: bluesminds users create --email ADDRESS",
     "last_admin": "bluesminds users set USER --role admin",
     "email_not_confirmed": "bluesminds users reset-password ADDRESS (the link also confirms the address)",
+    "gateway_not_running": "bluesminds serve",
     "storage_unavailable": "check storage.url and that the database runs",
 }
 _LOADED: Final = "bluesminds.loaded"
@@ -92,6 +93,14 @@ def save_download(config: Path | None, path: str, body: Mapping[str, Any], file:
     """Write a response to a new file with mode 600. Returns its size in bytes. Raises exits.Failure."""
     loaded = operator_settings(config)
     return run(loaded, _save_download, loaded.settings, path, body, file)
+
+
+def follow(config: Path | None, path: str, handle: Callable[[str, Any], None]) -> None:
+    """Call `handle` with the name and the data of each server-sent event, until the gateway ends the stream.
+    `path` must be quoted. Raises exits.Failure.
+    """
+    loaded = operator_settings(config)
+    run(loaded, _follow, loaded.settings, path, handle)
 
 
 def operator_settings(config: Path | None) -> Loaded:
@@ -145,6 +154,27 @@ async def _save_download(settings: Settings, path: str, body: Mapping[str, Any],
         except OSError as exc:
             raise exits.Failure(f"cannot write {file}: {exc.strerror}", exits.UNAVAILABLE) from exc
     return written
+
+
+async def _follow(settings: Settings, path: str, handle: Callable[[str, Any], None]) -> None:
+    clock = SystemClock()
+    log = Log(clock, level="warning", json=False)
+    async with (
+        operator_client(settings, clock=clock, log=log) as client,
+        client.stream("GET", f"/api/admin{path}") as response,
+    ):
+        if not response.is_success:
+            await response.aread()
+            _decode(response)
+        name = ""
+        async for line in response.aiter_lines():
+            field, _, value = line.partition(": ")
+            if field == "event":
+                name = value
+            elif field == "data":
+                handle(name, json.loads(value))
+            elif not line:
+                name = ""
 
 
 def _decode(response: httpx.Response) -> Any:  # noqa: ANN401

@@ -12,6 +12,7 @@ from bluesminds.cli.explain import explain
 from bluesminds.cli.keys import keys_group
 from bluesminds.cli.ledger import ledger_group
 from bluesminds.cli.limits import limits_group
+from bluesminds.cli.logs import logs
 from bluesminds.cli.master_key import master_key_group
 from bluesminds.cli.models import models
 from bluesminds.cli.prices import prices_group
@@ -22,6 +23,7 @@ from bluesminds.cli.routes import routes_group
 from bluesminds.cli.serve import demo, serve
 from bluesminds.cli.server_keys import server_keys_group
 from bluesminds.cli.servers import servers_group
+from bluesminds.cli.shell import completion, man_pages
 from bluesminds.cli.usage import usage_group
 from bluesminds.cli.users import users_group
 from bluesminds.cli.vendor_keys import vendor_keys_group
@@ -79,6 +81,7 @@ for command in (
     ledger_group,
     redeem_codes_group,
     usage_group,
+    logs,
     prompt_log_group,
     audit_group,
     master_key_group,
@@ -87,6 +90,8 @@ for command in (
     restore,
     doctor,
     support_bundle,
+    completion,
+    man_pages,
     version,
 ):
     cli.add_command(command)

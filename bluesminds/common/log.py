@@ -16,13 +16,16 @@ from functools import lru_cache
 from typing import Self
 
 import msgspec
+from msgspec import Struct
 
+from bluesminds.common.broadcast import Broadcast
 from bluesminds.common.clock import Clock
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 # DEL and the C1 control characters: JSON does not escape them, and some terminals interpret them.
 _TERMINAL_CONTROLS = dict.fromkeys(range(0x7F, 0xA0), "\ufffd")
 _MAX_TEXT = 2000  # characters per field
+RECENT_EVENTS = 1000
 
 Write = Callable[[bytes], object]
 
@@ -88,8 +91,23 @@ class LineWriter:
                 rest = rest[os.write(self._descriptor, rest) :]
 
 
+class LogEvent(Struct, frozen=True):
+    """One event. `at_ms` is Unix time in milliseconds."""
+
+    at_ms: int
+    level: str
+    name: str
+    fields: dict[str, object]
+
+    def to_json(self) -> bytes:
+        """One line."""
+        return _json_line(self.at_ms, self.level, self.name, self.fields)
+
+
 class Log:
-    """`log.info("request", status=200)`. Levels: debug, info, warning, error."""
+    """`log.info("request", status=200)`. Levels: debug, info, warning, error. `recent` are the last events,
+    and `followers` get each new one.
+    """
 
     def __init__(
         self, clock: Clock, *, level: str = "info", json: bool = True, write: Write = write_stderr
@@ -98,6 +116,8 @@ class Log:
         self._threshold = LEVELS[level]
         self._render = _json_line if json else _text_line
         self._write = write
+        self.recent: deque[LogEvent] = deque(maxlen=RECENT_EVENTS)
+        self.followers: Broadcast[LogEvent] = Broadcast()
 
     def debug(self, event: str, **fields: object) -> None:
         self._emit("debug", event, fields)
@@ -124,7 +144,10 @@ class Log:
 
     def _emit(self, level: str, event: str, fields: dict[str, object]) -> None:
         if LEVELS[level] >= self._threshold:
-            self._write(self._render(self._clock.now_ms(), level, event, fields))
+            found = LogEvent(self._clock.now_ms(), level, event, fields)
+            self._write(self._render(found.at_ms, level, event, fields))
+            self.recent.append(found)
+            self.followers.publish(found)
 
 
 _encoder = msgspec.json.Encoder(enc_hook=str)

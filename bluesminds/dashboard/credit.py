@@ -6,6 +6,7 @@ from typing import Annotated, Final
 from msgspec import Meta, Struct
 
 from bluesminds.accounts.ledger import Ledger
+from bluesminds.accounts.redeem_codes import RedeemCodes
 from bluesminds.accounts.users import Users
 from bluesminds.common.clock import format_time
 from bluesminds.common.errors import InvalidRequest
@@ -91,6 +92,7 @@ class CreditPages(Struct, frozen=True):
     frame: Frame
     ledger: Ledger
     users: Users
+    codes: RedeemCodes
 
     async def show(
         self, principal: Principal, browser: BrowserRequest, query: LedgerPageQuery
@@ -104,6 +106,7 @@ class CreditPages(Struct, frozen=True):
             wallet=wallet,
             kinds=KINDS,
             given=_given(wallet),
+            has_codes=bool(await self.codes.list(after="", limit=1)),
             table=await self._entries("/credit", "/api/billing/ledger/export", query, principal.user_id),
         )
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 import trio
 from msgspec import Struct, structs
 
+from bluesminds.common.broadcast import Broadcast
 from bluesminds.common.errors import GatewayError
 from bluesminds.common.log import Log
 from bluesminds.common.money import CostItem, total
@@ -349,7 +350,9 @@ def _milliseconds(seconds: float) -> int:
 
 
 class UsageAccounting(Struct, frozen=True):
-    """Takes settled requests: recorder, metrics and log. `running`: requests that are not settled, by id."""
+    """Takes settled requests: recorder, metrics, log and `followers`. `running`: requests that are not
+    settled, by id.
+    """
 
     recorder: Recorder
     estimator: Estimator
@@ -357,6 +360,7 @@ class UsageAccounting(Struct, frozen=True):
     log: Log
     strict: bool
     log_requests: bool
+    followers: Broadcast[UsageRow]
     receipts: bool = False
     context_length: Callable[[str], int | None] = _unknown_context
     running: dict[str, UsageEntry] = {}
@@ -384,6 +388,7 @@ class UsageAccounting(Struct, frozen=True):
             metrics.errors[(row.outcome,)] += 1
         if row.cost_nano is None and row.usage_source in ("upstream", "estimated"):
             metrics.unpriced[label] += 1
+        self.followers.publish(row)
         if row.own_output_tokens is not None and row.usage_source == "upstream":
             metrics.meters[label, server_label(row.server)].add(row)
         if row.quarantine:

@@ -4,6 +4,7 @@ import re
 
 from playwright.sync_api import Page, expect
 
+from bluesminds.accounts.audit import OPERATOR
 from storage.usage import DAY
 from tests.browser import Chromium
 from tests.dashboard.test_in_browser import HOSTILE, press, violations
@@ -101,3 +102,23 @@ async def test_administrator_posts_an_entry_after_a_second_look(
     await site.look(chromium, "admin", work, bypass_csp=True)
     async with site.visitor("user") as client:
         assert "+$5.00" in (await client.get("/dashboard/credit")).text
+
+
+async def test_code_is_redeemed_on_the_credit_page(site: DashboardSite, chromium: Chromium) -> None:
+    async with site.visitor("user") as client:
+        assert "Redeem a code" not in (await client.get("/dashboard/credit")).text, "there is none"
+    codes = site.gateway.services.accounts.redeem_codes
+    (code,) = (await codes.create(OPERATOR, HOSTILE, 5 * 10**9, 1, expires_at=None, ends_at=None)).codes
+
+    def work(page: Page) -> None:
+        page.goto(f"{site.gateway.url}/dashboard/credit")
+        page.get_by_label("Code", exact=True).fill("BM-0000")
+        page.get_by_role("button", name="Redeem the code").press("Enter")
+        expect(page.get_by_text("This code does not exist.")).to_be_visible()
+        page.get_by_label("Code", exact=True).fill(code)
+        page.get_by_role("button", name="Redeem the code").press("Enter")
+        expect(page.get_by_text("+$5.00")).to_be_visible()
+        expect(page.get_by_text("The code is redeemed.")).to_be_visible()
+        assert violations(page) == []
+
+    await site.look(chromium, "user", work, bypass_csp=True)

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 import trio
 
+from bluesminds.common.broadcast import Broadcast
 from bluesminds.common.clock import Calendar, SystemClock
 from bluesminds.common.log import Log
 from bluesminds.common.values import NO_LIMITS, Caller, LimitSet, Usage
@@ -86,6 +87,7 @@ class AccountingSetup:
             log=self.log,
             strict=True,
             log_requests=True,
+            followers=Broadcast(),
         )
 
     def open(self) -> UsageEntry:

@@ -118,6 +118,7 @@ DELETE /api/keys/{key_id}/previous
 GET /api/keys/{key_id}/usage
 GET /api/usage/stats
 GET /api/usage/logs
+GET /api/usage/logs/stream
 GET /api/usage/export
 GET /api/costs
 GET /api/costs/{key_id}
@@ -200,6 +201,9 @@ GET /api/admin/models
 GET /api/admin/drift
 GET /api/admin/usage/stats
 GET /api/admin/usage/logs
+GET /api/admin/usage/logs/stream
+GET /api/admin/logs
+GET /api/admin/logs/stream
 GET /api/admin/usage/export
 GET /api/admin/costs
 GET /api/admin/costs/{key_id}
@@ -429,7 +433,14 @@ async def call(client: httpx.AsyncClient, name: str, carried: Carried) -> httpx.
         headers = headers | {"cookie": "; ".join(f"{name}={value}" for name, value in cookies.items())}
     body = {"json": {"no such field": 1}} if method in ("POST", "PUT", "PATCH") else {}
     path = re.sub(r"\{\w+\}", UNKNOWN_ID, path)
-    return await client.request(method, path, headers=headers, params=query or None, **body)  # type: ignore[arg-type]
+    request = client.build_request(method, path, headers=headers, params=query or None, **body)  # type: ignore[arg-type]
+    answer = await client.send(request, stream=True)
+    try:
+        if answer.headers.get("content-type") != "text/event-stream":  # which does not end soon
+            await answer.aread()
+    finally:
+        await answer.aclose()
+    return answer
 
 
 def rejection_of(answer: httpx.Response) -> Refusal:

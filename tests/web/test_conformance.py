@@ -54,6 +54,8 @@ def try_all(document: dict[str, Any], role: str, callers: Callers, wrong: list[s
     """Runs in a thread, because schemathesis is synchronous."""
     for found in schemathesis.openapi.from_dict(document, config=CONFIG).get_all_operations():
         operation = found.ok()
+        if operation.path.endswith("/stream"):  # does not end while the test waits
+            continue
         for mode in GenerationMode:
             if mode is GenerationMode.NEGATIVE and not takes_input(operation):
                 continue

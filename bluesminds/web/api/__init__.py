@@ -5,7 +5,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from msgspec import Struct
 
 from bluesminds.accounts.services import AccountServices
+from bluesminds.common.broadcast import Broadcast
 from bluesminds.common.clock import Clock
+from bluesminds.common.log import Log
 from bluesminds.common.routes import ModelRoute
 from bluesminds.common.values import InUse, Server
 from bluesminds.gateway.prices.book import PriceBook
@@ -27,6 +29,7 @@ from bluesminds.web.api import (
     keys,
     ledger,
     limits,
+    live,
     model_routes,
     models,
     prices,
@@ -43,6 +46,7 @@ from bluesminds.web.api import (
 from bluesminds.web.api import reload as config_reload
 from bluesminds.web.guard import Guard
 from bluesminds.web.routes import Route
+from storage.usage import UsageRow
 
 
 class GatewayControls(Struct, frozen=True):
@@ -78,6 +82,10 @@ class GatewayControls(Struct, frozen=True):
     """The health of all servers."""
     probe_now: Callable[[], Awaitable[None]]
     """Check all servers."""
+    requests: Broadcast[UsageRow] | None
+    """Requests as they end; None without a running gateway."""
+    log: Log | None
+    """The log of the running gateway."""
     open_backup: backup.OpenBackup
     """Writes a backup."""
     reload: config_reload.Reload
@@ -130,6 +138,7 @@ def api_routes(
         *redeem_codes.routes(redeem_codes.RedeemHandlers(accounts.redeem_codes, clock)),
         *requests.routes(requests.RequestHandlers(accounts.usage, expose_server)),
         *usage.routes(usage.UsageHandlers(accounts.usage)),
+        *live.routes(live.LiveHandlers(controls.requests, controls.log)),
         *drift.routes(drift.DriftHandlers(accounts.usage)),
         *limits.routes(limits.LimitHandlers(accounts.limits, controls.usage_now)),
         *chats.routes(chats.ChatHandlers(accounts.chats)),

@@ -1,6 +1,7 @@
 """Types of the usage API, and their conversion from rows."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
@@ -106,11 +107,9 @@ Outcome = Literal[
 ]
 
 
-class LogFilter(Struct, frozen=True, forbid_unknown_fields=True):
-    """From `since`, before `until`. `failed` selects requests that ended with an error."""
+class RequestFilter(Struct, frozen=True, forbid_unknown_fields=True):
+    """`failed` selects requests that ended with an error."""
 
-    since: Timestamp | None = None
-    until: Timestamp | None = None
     key: KeyId | None = None
     model: FilterName | None = None
     endpoint: FilterName | None = None
@@ -124,6 +123,20 @@ class LogFilter(Struct, frozen=True, forbid_unknown_fields=True):
     ) = None
     outcome: Outcome | None = None
     failed: bool = False
+
+
+class RequestFilterForAll(RequestFilter, frozen=True, forbid_unknown_fields=True):
+    """`failed` selects requests that ended with an error."""
+
+    user: UserId | None = None
+    server: FilterName | None = None
+
+
+class LogFilter(RequestFilter, frozen=True, forbid_unknown_fields=True):
+    """From `since`, before `until`. `failed` selects requests that ended with an error."""
+
+    since: Timestamp | None = None
+    until: Timestamp | None = None
 
 
 class LogPaging(LogFilter, frozen=True, forbid_unknown_fields=True):
@@ -262,20 +275,26 @@ def _require_short(query: StatsQuery) -> None:
         )
 
 
-def _of_all(given: StatsFilter | LogFilter, owner: str | None) -> tuple[str | None, str | None]:
+def _of_all(given: StatsFilter | RequestFilter, owner: str | None) -> tuple[str | None, str | None]:
     """The user and the server to select. Only filters for all users name them."""
-    if isinstance(given, StatsFilterForAll | LogPagingForAll | ExportFilterForAll):
+    if isinstance(given, StatsFilterForAll | LogPagingForAll | ExportFilterForAll | RequestFilterForAll):
         return given.user, given.server
     return owner, None
 
 
 def log_query(given: LogFilter, owner: str | None, *, limit: int = 1, after: str = "") -> LogQuery:
     """`owner` is the user whose requests are meant, unless the filter is for all users."""
+    query = replace(
+        request_query(given, owner), limit=limit, before=_position(after), since=_time(given.since, 0)
+    )
+    return query.until(None if given.until is None else _time(given.until, 0))
+
+
+def request_query(given: RequestFilter, owner: str | None) -> LogQuery:
+    """As `log_query`, at any time."""
     user, server = _of_all(given, owner)
-    query = LogQuery(
-        limit=limit,
-        before=_position(after),
-        since=_time(given.since, 0),
+    return LogQuery(
+        limit=1,
         user_id=user,
         key_id=given.key,
         request_id=given.request_id,
@@ -286,7 +305,6 @@ def log_query(given: LogFilter, owner: str | None, *, limit: int = 1, after: str
         statuses=_statuses(given.status),
         failed=given.failed or None,
     )
-    return query.until(None if given.until is None else _time(given.until, 0))
 
 
 def _position(cursor: str) -> Position:
