@@ -40,6 +40,7 @@ from bluesminds.web.api.reload import Reload
 from storage.open_requests import settle_open_requests
 
 FLUSH_SECONDS = 10.0  # how long the shutdown waits for the last usage rows
+SPAN_FLUSH_SECONDS = 5.0  # how long the shutdown waits for the collector
 LEASE_RELEASE_SECONDS = 2.0  # how long the shutdown waits for the release of the lease
 MODEL_DISCOVERY_SECONDS = 2.0  # how long the start waits for the servers' model lists
 
@@ -128,6 +129,9 @@ async def serve(
                 if data_plane.prompts is not None:
                     with trio.move_on_after(FLUSH_SECONDS):
                         await data_plane.prompts.wait_stored()
+                if data_plane.tracer is not None:
+                    with trio.move_on_after(SPAN_FLUSH_SECONDS):
+                        await data_plane.tracer.flush()
                 background.cancel_scope.cancel()
 
 
@@ -153,6 +157,8 @@ def _start_tasks(
         background.start_soon(runtime.tasks.run, "keep_alive", data_plane.keep_alive.run)
     if data_plane.prompts is not None:
         background.start_soon(runtime.tasks.run, "prompt_log", data_plane.prompts.run)
+    if data_plane.tracer is not None:
+        background.start_soon(runtime.tasks.run, "tracing", data_plane.tracer.run)
 
 
 async def _end_live_streams(services: Services, runtime: Runtime, shutdown: trio.Event) -> None:

@@ -56,6 +56,8 @@ def check(settings: Settings) -> Iterator[Finding]:
     yield from _check_limits(settings)
     yield from _check_prompt_log(settings.prompt_log)
     yield from _check_vendor_keys(settings.vendor_keys)
+    if settings.tracing.endpoint is not None:
+        yield from _check_url(("tracing", "endpoint"), "endpoint in [tracing]", settings.tracing.endpoint)
     yield from _check_keyless(settings)
     yield from check_routes(settings)
     yield from _check_names(settings.servers)

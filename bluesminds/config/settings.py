@@ -35,6 +35,7 @@ Duration = Annotated[
 SecondsOrZero = Annotated[
     float, Meta(ge=0, le=DAY, description='seconds from 0 to 86400, or text like "30s"')
 ]
+Share = Annotated[float, Meta(ge=0, le=1, description="a number from 0 to 1")]
 Port = Annotated[int, Meta(ge=0, le=65535, description="a port number from 0 to 65535")]
 Count = Annotated[int, Meta(ge=1, le=2**31, description="a whole number, 1 or more")]
 CountOrZero = Annotated[int, Meta(ge=0, le=2**31, description="a whole number, 0 or more")]
@@ -322,6 +323,17 @@ class ReceiptSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """[receipts]: how each request was routed."""
 
     retention_days: Days = 30
+
+
+class TracingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[tracing]: OpenTelemetry spans. `authorization` is the header of this name for the collector. `sample`
+    is the share of the requests without a trace of their client.
+    """
+
+    endpoint: Url | None = None
+    authorization: Secret | None = None
+    service: Text = "bluesminds"
+    sample: Share = 1.0
 
 
 class BackupSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -638,6 +650,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     limits: LimitSettings = LimitSettings()
     responses: ResponseSettings = ResponseSettings()
     receipts: ReceiptSettings = ReceiptSettings()
+    tracing: TracingSettings = TracingSettings()
     prompt_log: PromptLogSettings = PromptLogSettings()
     vendor_keys: VendorKeySettings = VendorKeySettings()
     usage: UsageSettings = UsageSettings()
