@@ -29,6 +29,7 @@ from bluesminds.common.clock import Clock
 from bluesminds.common.log import Log
 from bluesminds.common.values import Server
 from bluesminds.config import Settings
+from bluesminds.gateway.error_reports import ErrorReporter, SentryAddress
 from bluesminds.gateway.limits.lease import Lease
 from bluesminds.gateway.metrics import Metrics
 from bluesminds.gateway.recorder import Recorder
@@ -157,6 +158,10 @@ def _start_tasks(
         background.start_soon(runtime.tasks.run, "keep_alive", data_plane.keep_alive.run)
     if data_plane.prompts is not None:
         background.start_soon(runtime.tasks.run, "prompt_log", data_plane.prompts.run)
+    dsn = services.settings.log.sentry_dsn
+    if dsn is not None:
+        reporter = ErrorReporter(services.pool, SentryAddress.parse(dsn.reveal()), services.log)
+        background.start_soon(runtime.tasks.run, "error_reports", reporter.run)
     if data_plane.tracer is not None:
         background.start_soon(runtime.tasks.run, "tracing", data_plane.tracer.run)
 

@@ -9,6 +9,7 @@ from bluesminds.cli.backup import backup, restore
 from bluesminds.cli.config import check, config_group, init
 from bluesminds.cli.doctor import doctor, support_bundle
 from bluesminds.cli.explain import explain
+from bluesminds.cli.imports import import_group
 from bluesminds.cli.keys import keys_group
 from bluesminds.cli.ledger import ledger_group
 from bluesminds.cli.limits import limits_group
@@ -90,6 +91,7 @@ for command in (
     restore,
     doctor,
     support_bundle,
+    import_group,
     completion,
     man_pages,
     version,

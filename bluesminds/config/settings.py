@@ -591,11 +591,12 @@ ShortRoutes = Annotated[
 
 
 class LogSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[log]: messages on standard error."""
+    """[log]: messages on standard error, and reports of unexpected errors to a Sentry server."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "json", "text"] = "auto"
     requests: bool = True
+    sentry_dsn: Secret | None = None
 
 
 class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
