@@ -60,10 +60,12 @@ async def test_hostile_text_in_any_input_causes_no_internal_error(
         for method, address, more in calls(document, real):
             if address.startswith(("/api/auth/logout", "/api/auth/sessions")) and method != "get":
                 continue
-            answer = await client.request(
-                method, address, headers={"authorization": f"Bearer {token}"}, **more
-            )
-            tried += 1
+            headers = {"authorization": f"Bearer {token}"}
+            async with client.stream(method, address, headers=headers, **more) as answer:
+                tried += 1
+                if answer.headers.get("content-type") == "text/event-stream":  # which does not end soon
+                    continue
+                await answer.aread()
             if answer.status_code >= 500:
                 faults.append((method, address, more, answer.text))
     assert faults == []
