@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from bluesminds.app.routing import Routing
 from bluesminds.app.services import Services
-from bluesminds.dashboard import credit, keys, overview, playground, requests, settings, usage
+from bluesminds.dashboard import credit, keys, overview, playground, prompts, requests, settings, usage
 from bluesminds.dashboard.admin import servers, system, users
 from bluesminds.dashboard.assets import PageAssets
 from bluesminds.dashboard.frame import HOME, Frame
@@ -46,6 +46,7 @@ def build_dashboard(
         public_url=services.settings.server.public_url,
         servers_down=lambda: routing.states()["down"],
         expose_servers=services.settings.server.expose_server,
+        keeps_prompts=services.settings.prompt_log.retention_days > 0,
         clock=services.clock,
     )
     routes = [
@@ -85,10 +86,12 @@ def _user_pages(services: Services, frame: Frame, routing: Routing, controls: Ga
                 frame,
                 accounts.usage,
                 RequestHandlers(accounts.usage, services.settings.server.expose_server),
+                requests.OpenTails(),
             )
         ),
         *usage.routes(usage.UsagePages(frame, accounts.usage, services.clock)),
         *credit.routes(credit.CreditPages(frame, accounts.ledger, accounts.users, accounts.redeem_codes)),
+        *_prompt_pages(services, frame),
         *settings.routes(
             settings.SettingsPage(frame, accounts.users, accounts.sessions, accounts.vendor_keys)
         ),
@@ -106,6 +109,16 @@ def _user_pages(services: Services, frame: Frame, routing: Routing, controls: Ga
             )
         ),
     ]
+
+
+def _prompt_pages(services: Services, frame: Frame) -> list[Route]:
+    """Without pages if the settings keep no prompts."""
+    kept, accounts = services.settings.prompt_log, services.accounts
+    if not kept.retention_days:
+        return []
+    return prompts.routes(
+        prompts.PromptsPages(frame, accounts.prompts, accounts.users, kept.default, kept.retention_days)
+    )
 
 
 def _admin_pages(
@@ -137,6 +150,7 @@ def _admin_pages(
                 ),
                 usage=accounts.usage,
                 clock=services.clock,
+                health=controls.fleet_health,
             )
         ),
         *users.routes(

@@ -1,7 +1,7 @@
 """Renders pages: a template with what every page shows, and the headers of every page."""
 
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeAlias
 from urllib.parse import quote
 
 import jinja2
@@ -37,11 +37,13 @@ _TITLES: Final = {
 }
 
 
+MenuEntry: TypeAlias = tuple[str, str, str]
 # Address, icon and text of the menu.
 USER_PAGES: Final = (
     (HOME, "overview", "Overview"),
     (f"{HOME}/playground", "playground", "Playground"),
     (f"{HOME}/requests", "requests", "Requests"),
+    (f"{HOME}/prompts", "prompts", "Prompt log"),
     (f"{HOME}/usage", "usage", "Usage"),
     (f"{HOME}/keys", "keys", "API keys"),
     (f"{HOME}/credit", "billing", "Credit"),
@@ -54,6 +56,7 @@ ADMIN_PAGES: Final = (
     (f"{HOME}/admin/users", "users", "Users"),
     (f"{HOME}/admin/tiers", "plans", "Tiers"),
     (f"{HOME}/admin/ledger", "ledger", "Ledger"),
+    (f"{HOME}/admin/prompts", "prompts", "Prompts of all"),
     (f"{HOME}/admin/audit", "audit", "Audit log"),
     (f"{HOME}/admin/system", "system", "System"),
 )
@@ -73,7 +76,8 @@ class PageAccount(Struct, frozen=True):
 
 class Frame:
     """`public_url` is the URL of the gateway for clients, None for that of the request. `servers_down` is the
-    number of servers that are down now. `expose_servers`: users see the names of servers.
+    number of servers that are down now. `expose_servers`: users see the names of servers. `keeps_prompts`:
+    the menu has the pages of the prompt log.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class Frame:
         public_url: str | None,
         servers_down: Callable[[], int],
         expose_servers: bool,
+        keeps_prompts: bool,
         clock: Clock,
     ) -> None:
         self._public_url = public_url
@@ -99,13 +104,14 @@ class Frame:
         self._templates.filters.update(words.FILTERS)
         self._templates.globals.update(
             assets=assets.path,
-            user_pages=USER_PAGES,
-            admin_pages=ADMIN_PAGES,
+            user_pages=_menu(USER_PAGES, keeps_prompts=keeps_prompts),
+            admin_pages=_menu(ADMIN_PAGES, keeps_prompts=keeps_prompts),
             sparkline=charts.sparkline,
             percent=words.percent,
             share=words.share,
             change=words.change,
             link=link,
+            request_state=words.request_state,
         )
 
     def base_url(self, browser: BrowserRequest) -> str:
@@ -114,6 +120,10 @@ class Frame:
 
     def shows_servers(self, principal: Principal) -> bool:
         return self._expose_servers or principal.role == "admin"
+
+    def times(self, browser: BrowserRequest) -> words.Times:
+        """Times in the zone of the reader."""
+        return words.Times(browser.zone, self._clock.now_ms())
 
     def page(
         self,
@@ -133,7 +143,7 @@ class Frame:
             servers_down=self._servers_down() if account.is_admin else 0,
             base_url=self.base_url(browser),
             shows_servers=self.shows_servers(principal),
-            times=words.Times(browser.zone, self._clock.now_ms()),
+            times=self.times(browser),
             **values,
         )
         return HandlerResponse(RawBody(html.encode(), HTML), status, _HEADERS)
@@ -158,6 +168,10 @@ class Frame:
         )
         kept = tuple((name, value) for name, value in exc.headers.items() if name in ("retry-after", "allow"))
         return HandlerResponse(found.body, found.status, (*found.headers, *kept))
+
+
+def _menu(pages: Sequence[MenuEntry], *, keeps_prompts: bool) -> Sequence[MenuEntry]:
+    return [entry for entry in pages if keeps_prompts or entry[1] != "prompts"]
 
 
 def _account(principal: Principal) -> PageAccount:

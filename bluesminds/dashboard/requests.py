@@ -1,24 +1,34 @@
 """The requests of an account: search, filters and pages."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
 from typing import Annotated, Final
 
-from msgspec import Meta, Struct
+import trio
+from msgspec import Meta, Struct, structs
 
 from bluesminds.accounts.usage import UsageReports
+from bluesminds.common.crypto import is_uuid
+from bluesminds.common.errors import RateLimited
 from bluesminds.common.money import read_usd
-from bluesminds.dashboard.frame import HOME, HTML, Frame, link
+from bluesminds.dashboard import words
+from bluesminds.dashboard.frame import HOME, HTML, Frame, address, link
 from bluesminds.dashboard.keys import LIMIT_FIELDS
 from bluesminds.web.api.requests import ReceiptCost, RequestHandlers
 from bluesminds.web.browser_request import BrowserRequest
 from bluesminds.web.guard import Access, Principal
 from bluesminds.web.routes import HandlerResponse, RawBody, Route, route
-from storage.usage import LATEST
+from storage.usage import LATEST, UsageRow
 from storage.usage_log import LogQuery
 
 ROWS: Final = 50
 READ: Final = 5_000  # rows that one page reads at most
+WAIT: Final = 5  # seconds that a live page waits for one answer
+TAILS_OF_USER: Final = 4  # live pages
+TAILS: Final = 64
 DROP_REASONS: Final = {
     "model_not_allowed": "the key may not use this model",
     "unknown_model": "no server offers this model",
@@ -47,10 +57,72 @@ class RequestsQuery(Struct, frozen=True, forbid_unknown_fields=True):
     after: Annotated[str, Meta(pattern=_POSITION, description="a position from a link of this page")] = ""
 
 
+class LiveQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    """The filters of the page, and the `mark` of the rows that it shows."""
+
+    q: FilterText = ""
+    status: FilterText = ""
+    model: FilterText = ""
+    key: FilterText = ""
+    server: FilterText = ""
+    mark: Annotated[str, Meta(pattern=r"^[0-9a-f]{0,16}\Z", description="the mark of a page")] = ""
+
+
+class LiveRow(Struct, frozen=True):
+    """A request as the page shows it. `tone` is good, warn or bad. `server` and `key` may be empty."""
+
+    id: str
+    request_id: str
+    iso: str
+    when: str
+    tone: str
+    status: str
+    model: str
+    server: str
+    key: str
+    key_id: str
+    tokens_in: str
+    tokens_out: str
+    first_byte: str
+    took: str
+    cost: str
+
+
+class LiveRequests(Struct, frozen=True):
+    """The newest requests, or no rows if nothing has changed."""
+
+    mark: str
+    rows: list[LiveRow]
+
+
+class OpenTails:
+    """Counts the live pages that wait for requests, so that they are bounded."""
+
+    def __init__(self) -> None:
+        self._users: Counter[str] = Counter()
+
+    @contextmanager
+    def one(self, user_id: str) -> Iterator[None]:
+        """Raises RateLimited."""
+        if self._users[user_id] >= TAILS_OF_USER or self._users.total() >= TAILS:
+            raise RateLimited(
+                "too_many_live_pages",
+                "Too many pages show requests live. Close another one, or turn Live off there.",
+                retry_after=WAIT,
+            )
+        self._users[user_id] += 1
+        try:
+            yield
+        finally:
+            self._users[user_id] -= 1
+            self._users += Counter()  # drops users without a page
+
+
 class RequestsPage(Struct, frozen=True):
     frame: Frame
     usage: UsageReports
     receipts: RequestHandlers
+    tails: OpenTails
 
     async def one(
         self, principal: Principal, browser: BrowserRequest, request_id: str
@@ -91,11 +163,72 @@ class RequestsPage(Struct, frozen=True):
             query=wanted,
             is_filtered=bool(wanted.q or any(filters.values())),
             is_first_page=not query.after,
+            mark=_mark(found.rows),
+            exports=[(kind, _export(kind, wanted)) for kind in ("csv", "jsonl")],
             is_cut_short=more is not None and len(found.rows) < ROWS,
             looked_back_to=more[0] if more else None,
             first=link("/requests", q=wanted.q, **filters),
             more=link("/requests", q=wanted.q, **filters, after=f"{more[0]}-{more[1]}") if more else "",
         )
+
+    async def live(self, principal: Principal, browser: BrowserRequest, query: LiveQuery) -> LiveRequests:
+        """The newest requests as soon as they are not those of `mark`, or nothing after some seconds."""
+        given = structs.asdict(query)
+        mark = given.pop("mark")
+        search = _log_query(principal.user_id, _with_terms(RequestsQuery(**given)))
+        with self.tails.one(principal.user_id):
+            for _ in range(WAIT):
+                found, names = await self.usage.requests(search)
+                if (now := _mark(found.rows)) != mark:
+                    times, shows_servers = self.frame.times(browser), self.frame.shows_servers(principal)
+                    rows = [_live(row, names, times, shows_servers=shows_servers) for row in found.rows]
+                    return LiveRequests(now, rows)
+                await trio.sleep(1)
+        return LiveRequests(mark, [])
+
+
+def _mark(rows: Sequence[UsageRow]) -> str:
+    """Changes with the rows. A long request can be inserted below others, because rows are in the order of
+    their arrival.
+    """
+    return sha256(" ".join(row.id for row in rows).encode()).hexdigest()[:16]
+
+
+def _live(row: UsageRow, names: Mapping[str, str], times: words.Times, *, shows_servers: bool) -> LiveRow:
+    tone, status = words.request_state(row.status, row.outcome)
+    tries = f" ({row.attempts} tries)" if row.attempts > 1 else ""
+    return LiveRow(
+        id=row.id,
+        request_id=row.request_id,
+        iso=times.iso(row.at),
+        when=times.clock(row.at),
+        tone=tone,
+        status=status,
+        model=row.model or words.NO_VALUE,
+        server=f"{row.server or words.NO_VALUE}{tries}" if shows_servers else "",
+        key=names.get(row.key_id, ""),
+        key_id=row.key_id,
+        tokens_in=str(words.count(row.input_tokens)),
+        tokens_out=str(words.count(row.output_tokens)),
+        first_byte=words.span(row.first_byte_ms),
+        took=words.span(row.duration_ms),
+        cost=words.usd(row.cost_nano),
+    )
+
+
+def _export(kind: str, query: RequestsQuery) -> str:
+    """The address of the API for the same requests."""
+    state = {"ok": {"outcome": "ok"}, "failed": {"failed": "true"}}.get(
+        query.status, {"status": query.status}
+    )
+    return address(
+        "/api/usage/export",
+        format=kind,
+        key=query.key if is_uuid(query.key) else None,
+        model=query.model,
+        request_id=query.q,
+        **state,
+    )
 
 
 def _log_query(user_id: str, query: RequestsQuery) -> LogQuery:
@@ -180,5 +313,6 @@ def routes(page: RequestsPage) -> list[Route]:
     path = f"{HOME}/requests"
     return [
         route("GET", path, Access.SESSION, page.show, tag="Pages", media=HTML),
+        route("GET", f"{HOME}/live/requests", Access.SESSION, page.live, tag="Pages"),
         route("GET", f"{path}/{{request_id}}", Access.SESSION, page.one, tag="Pages", media=HTML),
     ]

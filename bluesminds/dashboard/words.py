@@ -64,6 +64,16 @@ def span(ms: int | None) -> str:
     return f"{ms / _SECOND:.2f} s" if ms < _MINUTE else f"{ms // _MINUTE} min {ms % _MINUTE // _SECOND} s"
 
 
+def request_state(status: int, outcome: str) -> tuple[str, str]:
+    """The tone and the text of a request: good, warn or bad, and the status with what happened after it."""
+    if status >= 300:
+        return ("warn" if status < 500 else "bad"), str(status)
+    after = {"ok": "", "client_gone": ", client left", "stopped": ", stopped at a limit"}
+    if outcome not in after:
+        return "bad", f"{status}, cut off"
+    return ("warn" if after[outcome] else "good"), f"{status}{after[outcome]}"
+
+
 def long_span(seconds: float) -> str:
     """A duration in its largest unit: 45 seconds, 3 hours, 1 day."""
     value, unit = next(

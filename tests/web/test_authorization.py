@@ -74,9 +74,12 @@ GET /dashboard/keys
 GET /dashboard/playground
 GET /dashboard/playground/{chat_id}
 GET /dashboard/requests
+GET /dashboard/live/requests
 GET /dashboard/requests/{request_id}
 GET /dashboard/usage
 GET /dashboard/usage.csv
+GET /dashboard/prompts
+GET /dashboard/prompts/{request_id}
 GET /dashboard/credit
 GET /dashboard/settings
 GET /dashboard/keys/{key_id}
@@ -89,6 +92,8 @@ GET /dashboard/admin/routes
 GET /dashboard/admin/users
 GET /dashboard/admin/users/{user_id}
 GET /dashboard/admin/ledger
+GET /dashboard/admin/prompts
+GET /dashboard/admin/prompts/{request_id}
 GET /dashboard/admin/audit
 GET /dashboard/admin/tiers
 GET /dashboard/admin/system

@@ -1,6 +1,6 @@
 """Servers: their health and use, one server, and the models and routes that they serve."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Final
 
 from msgspec import Meta, Struct
@@ -11,6 +11,7 @@ from bluesminds.common.errors import NotFound
 from bluesminds.dashboard.frame import HOME, HTML, Frame
 from bluesminds.dashboard.requests import DROP_REASONS
 from bluesminds.dashboard.series import TimeSlots, UsageTotal, chart_of, groups_of
+from bluesminds.gateway.routing.fleet import FleetHealth
 from bluesminds.providers.vendors import VENDORS
 from bluesminds.web.api.explain import ExplainHandlers, ExplainQuery, ExplanationView
 from bluesminds.web.api.model_routes import RouteHandlers
@@ -28,10 +29,20 @@ class ExplainPageQuery(Struct, frozen=True, forbid_unknown_fields=True):
     model: Annotated[str, Meta(max_length=200, description="at most 200 characters")] = ""
 
 
+class RunningRequests(Struct, frozen=True):
+    """Connections with a request, of at most `capacity`."""
+
+    running: int = 0
+    capacity: int = 0
+
+
 class ServerLine(Struct, frozen=True):
-    """A server with its requests of the last 24 hours; `hours` are the requests of each hour."""
+    """A server with its requests of the last 24 hours; `hours` are the requests of each hour. `running` says
+    how many of its connections have a request now.
+    """
 
     server: ServerView
+    running: RunningRequests
     total: UsageTotal
     hours: Sequence[int]
 
@@ -44,15 +55,18 @@ class ServersPages(Struct, frozen=True):
     explain: ExplainHandlers
     usage: UsageReports
     clock: Clock
+    health: Callable[[], FleetHealth]
 
     async def list(self, principal: Principal, browser: BrowserRequest) -> HandlerResponse[RawBody]:
         """All servers."""
         views = (await self.servers.list()).data
         slots = TimeSlots.until_now("24h", self.clock.now_ms())
         by_server = await self._last_day(slots)
+        running = self._running()
         lines = [
             ServerLine(
                 view,
+                running.get(view.name, RunningRequests()),
                 UsageTotal.of(by_server.get(view.name, [])),
                 slots.values(by_server.get(view.name, []), lambda row: row.requests),
             )
@@ -63,7 +77,7 @@ class ServersPages(Struct, frozen=True):
             browser,
             principal,
             lines=sorted(lines, key=lambda line: (line.server.state != "down", line.server.name)),
-            down=[view for view in views if view.state in ("down", "unusable")],
+            down=[view for view in views if view.state in ("down", "unusable") and view.mode != "off"],
             vendors=sorted((vendor.name, vendor.title) for vendor in VENDORS.values()),
         )
 
@@ -81,6 +95,7 @@ class ServersPages(Struct, frozen=True):
             browser,
             principal,
             server=view,
+            running=self._running().get(name, RunningRequests()),
             slots=slots,
             total=UsageTotal.of(found.rows),
             chart=chart_of(slots, found.rows, groups, "requests") if found.rows else None,
@@ -115,6 +130,9 @@ class ServersPages(Struct, frozen=True):
             explanation=explanation,
             reasons=DROP_REASONS,
         )
+
+    def _running(self) -> Mapping[str, RunningRequests]:
+        return {one.name: RunningRequests(one.running, one.capacity) for one in self.health().servers}
 
     async def _last_day(self, slots: TimeSlots) -> Mapping[str, Sequence[SeriesRow]]:
         by_server: dict[str, list[SeriesRow]] = {}
