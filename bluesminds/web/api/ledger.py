@@ -22,6 +22,7 @@ from storage.ledger import ChainedLedgerRow, EntryKind, LedgerRow, WalletRow
 from storage.ledger_search import NEWEST, LedgerQuery
 
 CSV: Final = "text/csv; charset=utf-8"
+_LAST_MS: Final = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z
 CreditAmount = Annotated[
     str,
     Meta(
@@ -178,7 +179,7 @@ class LedgerHandlers(Struct, frozen=True):
         given = CreditEntry(
             body.kind,
             -nano if negative else nano,
-            None if body.ends_at is None else round(body.ends_at.timestamp() * 1000),
+            end_ms("ends_at", body.ends_at),
             body.reference,
             body.key or "",
         )
@@ -207,6 +208,16 @@ class LedgerHandlers(Struct, frozen=True):
         pages = self.ledger.all_entries(_search(query, user_id, 1, NEWEST))
         name = ("content-disposition", 'attachment; filename="ledger.csv"')
         return HandlerResponse(StreamBody(_csv(pages), CSV), headers=(name,))
+
+
+def end_ms(param: str, time: datetime | None) -> int | None:
+    """Milliseconds. Raises InvalidRequest for a time after the year 9999 in UTC, which cannot be shown."""
+    if time is None:
+        return None
+    at = round(time.timestamp() * 1000)
+    if at > _LAST_MS:
+        raise InvalidRequest("invalid_value", "The time must be in the year 9999 or earlier.", param=param)
+    return at
 
 
 def _search(query: EntryFilter, user_id: str | None, limit: int, before: int) -> LedgerQuery:

@@ -8,7 +8,7 @@ from bluesminds.accounts.redeem_codes import RedeemCodes
 from bluesminds.common.clock import Clock, format_time
 from bluesminds.common.errors import InvalidRequest
 from bluesminds.common.money import read_usd, write_usd
-from bluesminds.web.api.ledger import EntryTime, EntryView, entry_view
+from bluesminds.web.api.ledger import EntryTime, EntryView, end_ms, entry_view
 from bluesminds.web.fields import Name
 from bluesminds.web.guard import Access, Principal
 from bluesminds.web.routes import Page, Paging, Route, route
@@ -89,7 +89,7 @@ class RedeemHandlers(Struct, frozen=True):
         now = self.clock.now_ms()
         times: dict[str, int | None] = {}
         for name, time in (("expires_at", body.expires_at), ("ends_at", body.ends_at)):
-            times[name] = None if time is None else round(time.timestamp() * 1000)
+            times[name] = end_ms(name, time)
             if (at := times[name]) is not None and at <= now:
                 raise InvalidRequest("invalid_value", "The time must be in the future.", param=name)
         made = await self.codes.create(
