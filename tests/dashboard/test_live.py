@@ -66,12 +66,12 @@ async def test_new_request_appears_in_the_list_while_live_is_on(
         answer = page.request.post(
             f"{site.gateway.url}/v1/chat/completions",
             headers={"authorization": f"Bearer {site.callers.keys['good']}"},
-            data={"model": MODEL, "messages": [{"role": "user", "content": "hello"}]},
+            data={"model": "m", "messages": [{"role": "user", "content": "hello"}]},
         )
-        assert answer.status in (200, 404)
+        assert answer.ok
         expect(page.locator("tbody tr")).to_have_count(2)
         row = page.locator("tbody tr").first
-        expect(row).to_contain_text(HOSTILE)
+        expect(row.get_by_role("cell", name="m", exact=True)).to_be_visible()
         assert page.evaluate("window.pwned") is None
         row.get_by_role("link").first.press("Enter")
         expect(page.get_by_role("link", name="Download JSON")).to_be_visible()
@@ -107,7 +107,7 @@ async def test_servers_page_follows_the_health(
 ) -> None:
     servers = [entry("one", models.url)]
     gateway = await gateways.start(nursery, home, servers=servers)
-    site = DashboardSite(await create_callers(gateway, ("admin",)))
+    site = DashboardSite(await create_callers(gateway, ("user", "admin")))
 
     def watch(page: Page) -> None:
         page.goto(f"{gateway.url}/dashboard/admin/servers")

@@ -240,7 +240,7 @@ async def test_keys_page_with_many_keys_has_a_next_page(site: DashboardSite) -> 
 
 
 def times_in(text: str) -> list[str]:
-    return re.findall(r'<tr><td class="left"><a[^>]*><time datetime="([^"]+)"', text)
+    return re.findall(r'<tr[^>]*><td class="left"><a[^>]*><time datetime="([^"]+)"', text)
 
 
 async def test_requests_page_shows_each_request_once(both_engines: DashboardSite) -> None:

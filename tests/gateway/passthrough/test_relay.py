@@ -8,6 +8,7 @@ import trio
 
 from tests import gateways
 from tests.fakes.object_server import Answer, ObjectServer
+from tests.fakes.raw_upstream import Received
 from tests.gateway.passthrough.conftest import Account, code_of, new_account, relaying
 from tests.gateways import Gateway, entry, eventually
 
@@ -308,3 +309,29 @@ async def test_server_removed_leaves_a_clear_error(
     await gateway.stop()
     account.gateway = await gateways.start(nursery, home, servers=servers[:1], key=gateway.key)
     assert code_of(await account.send("GET", f"/v1/files/{file_id}")) == (404, "object_server_missing")
+
+
+async def test_key_that_is_refused_rests_and_the_next_request_has_another_one(
+    nursery: trio.Nursery, home: Path, vendor: ObjectServer
+) -> None:
+    """A relayed request is not repeated, because it may change something at the server."""
+
+    def by_key(received: Received) -> Answer:
+        if received.values(b"authorization") == [b"Bearer sk-0000000000-aaaa"]:
+            return Answer(b'{"error":{"message":"wrong key"}}', b"401 Unauthorized")
+        return Answer(b'{"id":"vs_%d","object":"vector_store"}' % len(vendor.requests))
+
+    vendor.answers["/v1/models"] = Answer(b'{"object":"list","data":[]}')
+    vendor.answers["/v1/vector_stores"] = by_key
+    server = entry("one", vendor.url, api_keys=["sk-0000000000-aaaa", "sk-0000000000-bbbb"], passthrough=True)
+    gateway = await gateways.start(nursery, home, servers=[server])
+    ada = Account(gateway, "", gateway.key)
+    answers = [await ada.send("POST", "/v1/vector_stores", json={}) for _ in range(4)]
+    refused = [answer for answer in answers if answer.status_code != 200]
+    assert [code_of(answer) for answer in refused] == [(502, "upstream_credentials_refused")]
+    posted = [request for request in vendor.requests if request.line.startswith(b"POST ")]
+    used = [request.values(b"authorization")[0][-4:] for request in posted]
+    assert used[-2:] == [b"bbbb", b"bbbb"]
+    assert used.count(b"aaaa") == 1
+    (rest,) = gateway.events("server_key_rests")
+    assert (rest["server"], rest["key"]) == ("one", "aaaa")
