@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 MODEL = "bench"
 MESSAGES_MODEL = "bench-messages"  # the gateway's server of this model speaks Anthropic's format
+ROUTED_MODEL = "bench-routed"  # the gateway has three servers for this model
 PATH = "/v1/chat/completions"
 MESSAGES_PATH = "/v1/messages"
 STREAM_EVENTS = 64  # content events in one streamed answer
@@ -23,11 +24,12 @@ class Scenario:
     prompt_bytes: int
     stream: bool
     translated: bool = False  # by the gateway; the other subjects forward an equal stream
+    model: str = MODEL
 
     def request(self, port: int, key: str) -> bytes:
         """The whole HTTP/1.1 request, as every connection sends it again and again."""
         call: dict[str, object] = {
-            "model": MESSAGES_MODEL if self.translated else MODEL,
+            "model": self.model,
             "messages": [{"role": "user", "content": _prompt(self.prompt_bytes)}],
         }
         if self.stream:
@@ -58,6 +60,7 @@ SCENARIOS = {
         Scenario("prompt64k", 32, 64 * 1024, stream=False),
         Scenario("s50", 50, 140, stream=True),
         Scenario("s200", 200, 140, stream=True),
-        Scenario("t50", 50, 140, stream=True, translated=True),
+        Scenario("t50", 50, 140, stream=True, translated=True, model=MESSAGES_MODEL),
+        Scenario("r32", 32, 140, stream=False, model=ROUTED_MODEL),
     )
 }

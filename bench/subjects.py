@@ -17,7 +17,7 @@ import httpx
 
 from bench import processes
 from bench.processes import BenchError
-from bench.scenarios import MESSAGES_MODEL, MODEL
+from bench.scenarios import MESSAGES_MODEL, MODEL, ROUTED_MODEL
 
 READY_SECONDS = 20.0
 
@@ -151,6 +151,23 @@ name = "messages"
 dialect = "anthropic"
 url = "http://127.0.0.1:{upstream_port}/v1"
 models = ["{messages_model}"]
+
+[[prices]]
+model = "{routed_model}"
+input_usd = "0.01"
+output_usd = "0.02"
+
+[[routes]]
+model = "{routed_model}"
+policy = "least_latency"
+targets = ["first", "second", "third"]
+"""
+_ROUTED_SERVER = """
+[[servers]]
+name = "{name}"
+dialect = "openai"
+url = "http://127.0.0.1:{upstream_port}/v1"
+models = ["{routed_model}"]
 """
 
 
@@ -162,15 +179,18 @@ def gateway(upstream_port: int, directory: Path) -> Iterator[Subject]:
     port = free_port()
     settings = directory / "gateway.toml"
     settings.touch(0o600)
+    values = {"upstream_port": upstream_port, "routed_model": ROUTED_MODEL}
+    routed = [_ROUTED_SERVER.format(name=name, **values) for name in ("first", "second", "third")]
     settings.write_text(
         _GATEWAY.format(
             state=gateway_state(directory),
             port=port,
-            upstream_port=upstream_port,
             model=MODEL,
             messages_model=MESSAGES_MODEL,
             limits="\n".join(f"{name} = {json.dumps(figure)}" for name, figure in _LIMITS.items()),
+            **values,
         )
+        + "".join(routed)
     )
     process = processes.start_module(
         "bluesminds", "serve", "-c", str(settings), log=directory / "gateway.log"

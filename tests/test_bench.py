@@ -64,3 +64,8 @@ def test_target_without_figure_is_not_judged() -> None:
     lines = list(targets({"s50": streams, "s200": streams}))
     assert [line.split(" CPU")[0] for line in lines[:2]] == ["target s50", "target s200"]
     assert len(TARGETS) == 3
+
+
+def test_routed_requests_have_a_target() -> None:
+    (line, _) = targets({"c32": {"gateway": row(100)}, "r32": {"gateway": row(119)}})
+    assert line == "target r32 CPU at most 1.2 x c32: met (1.19)"

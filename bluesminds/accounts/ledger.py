@@ -200,9 +200,37 @@ class Ledger:
 
     async def verify(self, expected: ChainPosition | None = None) -> LedgerProof:
         """Check the chain, that every wallet is the sum of its entries, and that charges and usage rows
-        agree. `expected`: the head in an earlier proof.
+        agree. The ledger may grow meanwhile. `expected`: the head in an earlier proof.
         """
-        return await self._store.read(_verify, expected)
+        check = ChainCheck(START, None, done=False)
+        sums: dict[str, int] = {}
+        wallets: dict[str, WalletRow] = {}
+        problem: str | None = None
+        while not check.done:  # a unit for each page, because the time of a unit is limited
+            check, rows, stored = await self._store.read(_check_page, check.at, expected)
+            for row in rows:
+                _add(sums, wallets, row)
+            if check.damage is not None:
+                problem = f"entry {check.at.seq + 1} is wrong: {check.damage}"
+            elif check.done:
+                problem = _compare(stored, wallets)
+        if problem is None and (row_id := await self._store.read(select_uncharged)) is not None:
+            problem = f"the usage record {row_id} has no charge of its amount"
+        if problem is None and (entry_id := await self._store.read(select_charge_without_usage)) is not None:
+            problem = f"the entry {entry_id} has no usage record of its amount"
+        if (
+            problem is None
+            and (missing := await self._store.read(select_adjustment_without_entry)) is not None
+        ):
+            problem = f"the entry {missing} of a new cost is missing or has another amount"
+        if (
+            problem is None
+            and (entry_id := await self._store.read(select_entry_without_adjustment)) is not None
+        ):
+            problem = f"the entry {entry_id} has no new cost of a usage record"
+        totals = {name: sum_ for name, sum_ in sums.items() if not name.startswith("wallet:")}
+        totals["wallets"] = sum(wallet.balance_nano for wallet in wallets.values())
+        return LedgerProof(check.at.seq, check.at, len(wallets), totals, problem)
 
     def _notify(self, user_id: str, nano: int, revision: int) -> None:
         for callback in self._subscribers:
@@ -246,40 +274,30 @@ async def _expire(
     return (await post(connection, [row])).get(user_id), grant.left_nano
 
 
-async def _verify(connection: Connection, expected: ChainPosition | None) -> LedgerProof:
-    check = ChainCheck(START, None, done=False)
-    sums: dict[str, int] = {}
-    wallets: dict[str, WalletRow] = {}
-    while not check.done:
-        check, rows = await check_ledger(connection, check.at, expected, ROWS_PER_CHECK)
-        for row in rows:
-            sums[row.debit] = sums.get(row.debit, 0) - row.amount_nano
-            sums[row.credit] = sums.get(row.credit, 0) + row.amount_nano
-            before = wallets.get(row.user_id) or WalletRow(row.user_id, 0, (), 0)
-            ends_at = json.decode(row.detail, type=dict[str, int]).get("ends_at")
-            wallets[row.user_id] = moved(before, row, ends_at)
-    problem = None if check.damage is None else f"entry {check.at.seq + 1} is wrong: {check.damage}"
-    problem = problem or await _compare(connection, wallets)
-    if problem is None and (row_id := await select_uncharged(connection)) is not None:
-        problem = f"the usage record {row_id} has no charge of its amount"
-    if problem is None and (entry_id := await select_charge_without_usage(connection)) is not None:
-        problem = f"the entry {entry_id} has no usage record of its amount"
-    if problem is None and (missing := await select_adjustment_without_entry(connection)) is not None:
-        problem = f"the entry {missing} of a new cost is missing or has another amount"
-    if problem is None and (entry_id := await select_entry_without_adjustment(connection)) is not None:
-        problem = f"the entry {entry_id} has no new cost of a usage record"
-    totals = {name: sum_ for name, sum_ in sums.items() if not name.startswith("wallet:")}
-    totals["wallets"] = sum(wallet.balance_nano for wallet in wallets.values())
-    return LedgerProof(check.at.seq, check.at, len(wallets), totals, problem)
-
-
-async def _compare(connection: Connection, expected: Mapping[str, WalletRow]) -> str | None:
-    """Compare the stored wallets with those that follow from the entries."""
-    seen, last = 0, ""
-    while wallets := await select_wallets_after(connection, last, WALLETS_PER_CHECK):
+async def _check_page(
+    connection: Connection, at: ChainPosition, expected: ChainPosition | None
+) -> tuple[ChainCheck, Sequence[LedgerRow], Mapping[str, WalletRow]]:
+    """The next entries, and with the last of them all wallets, as they are after these entries."""
+    check, rows = await check_ledger(connection, at, expected, ROWS_PER_CHECK)
+    stored: dict[str, WalletRow] = {}
+    last = ""
+    while check.done and (wallets := await select_wallets_after(connection, last, WALLETS_PER_CHECK)):
         last = wallets[-1].user_id
-        seen += len(wallets)
-        for wallet in wallets:
-            if expected.get(wallet.user_id) != wallet:
-                return f"the wallet of the user {wallet.user_id} is not the sum of its entries"
-    return None if seen == len(expected) else "a wallet is missing"
+        stored |= {wallet.user_id: wallet for wallet in wallets}
+    return check, rows, stored
+
+
+def _add(sums: dict[str, int], wallets: dict[str, WalletRow], row: LedgerRow) -> None:
+    sums[row.debit] = sums.get(row.debit, 0) - row.amount_nano
+    sums[row.credit] = sums.get(row.credit, 0) + row.amount_nano
+    before = wallets.get(row.user_id) or WalletRow(row.user_id, 0, (), 0)
+    ends_at = json.decode(row.detail, type=dict[str, int]).get("ends_at")
+    wallets[row.user_id] = moved(before, row, ends_at)
+
+
+def _compare(stored: Mapping[str, WalletRow], expected: Mapping[str, WalletRow]) -> str | None:
+    """Compare the stored wallets with those that follow from the entries."""
+    for user_id, wallet in stored.items():
+        if expected.get(user_id) != wallet:
+            return f"the wallet of the user {user_id} is not the sum of its entries"
+    return None if len(stored) == len(expected) else "a wallet is missing"

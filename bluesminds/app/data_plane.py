@@ -66,6 +66,7 @@ from bluesminds.gateway.stored_responses.handler import StoredResponseHandler
 from bluesminds.gateway.stored_responses.links import RequestLinks
 from bluesminds.gateway.stored_responses.store import ResponseStore
 from bluesminds.gateway.supervision import MAX_BACKOFF, HealthChecker, IdleSweeper, TaskSupervisor, Watchdog
+from bluesminds.gateway.tracing import CollectorAddress, Tracer
 from bluesminds.gateway.traffic import TrafficMonitor
 from bluesminds.gateway.upstream.backoff import Backoff
 from bluesminds.gateway.upstream.raw import RawSender
@@ -115,6 +116,7 @@ class DataPlaneParts(Struct, frozen=True):
     idle_sweeper: IdleSweeper
     open_requests: OpenRequests
     prompts: PromptLog | None
+    tracer: Tracer | None
     heap_trimmer: HeapTrimmer
     watchdog: Watchdog
     keep_alive: KeepAlive | None
@@ -208,6 +210,7 @@ def build_data_plane(
         ),
         open_requests=OpenRequests(services.store, gateway.accounting.running),
         prompts=gateway.prompts,
+        tracer=gateway.accounting.tracer,
         heap_trimmer=HeapTrimmer(bodies),
         watchdog=Watchdog(runtime.recorder, limit=MAX_BACKOFF + 2 * settings.storage.settle_timeout),
         traffic=traffic,
@@ -325,6 +328,7 @@ def _build_accounting(
         strict=settings.storage.durability == "strict",
         log_requests=settings.log.requests,
         followers=runtime.requests,
+        tracer=_build_tracer(services, runtime.metrics),
         receipts=settings.receipts.retention_days > 0,
         context_length=partial(_context_length, registry),
     )
@@ -333,6 +337,30 @@ def _build_accounting(
 def _context_length(registry: ServerRegistry, model: str) -> int | None:
     row = registry.catalog.model(model)
     return None if row is None else row.details.context_length
+
+
+def _build_tracer(services: Services, metrics: Metrics) -> Tracer | None:
+    settings, tracer = services.settings.tracing, None
+    if settings.endpoint is not None:
+        authorization = None if settings.authorization is None else settings.authorization.reveal()
+        tracer = Tracer(
+            services.pool,
+            CollectorAddress.parse(settings.endpoint, authorization),
+            service=settings.service,
+            sample=settings.sample,
+            log=services.log,
+        )
+    metrics.counter(
+        "bluesminds_spans_exported",
+        "Spans that the collector took.",
+        lambda: 0 if tracer is None else tracer.exported,
+    )
+    metrics.counter(
+        "bluesminds_spans_dropped",
+        "Spans that were lost: the queue was full, or the collector refused them.",
+        lambda: 0 if tracer is None else tracer.dropped,
+    )
+    return tracer
 
 
 def _build_cache(services: Services, metrics: Metrics) -> ResponseCache | None:

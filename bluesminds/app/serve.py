@@ -29,6 +29,7 @@ from bluesminds.common.clock import Clock
 from bluesminds.common.log import Log
 from bluesminds.common.values import Server
 from bluesminds.config import Settings
+from bluesminds.gateway.error_reports import ErrorReporter, SentryAddress
 from bluesminds.gateway.limits.lease import Lease
 from bluesminds.gateway.metrics import Metrics
 from bluesminds.gateway.recorder import Recorder
@@ -40,6 +41,7 @@ from bluesminds.web.api.reload import Reload
 from storage.open_requests import settle_open_requests
 
 FLUSH_SECONDS = 10.0  # how long the shutdown waits for the last usage rows
+SPAN_FLUSH_SECONDS = 5.0  # how long the shutdown waits for the collector
 LEASE_RELEASE_SECONDS = 2.0  # how long the shutdown waits for the release of the lease
 MODEL_DISCOVERY_SECONDS = 2.0  # how long the start waits for the servers' model lists
 
@@ -128,6 +130,9 @@ async def serve(
                 if data_plane.prompts is not None:
                     with trio.move_on_after(FLUSH_SECONDS):
                         await data_plane.prompts.wait_stored()
+                if data_plane.tracer is not None:
+                    with trio.move_on_after(SPAN_FLUSH_SECONDS):
+                        await data_plane.tracer.flush()
                 background.cancel_scope.cancel()
 
 
@@ -153,6 +158,12 @@ def _start_tasks(
         background.start_soon(runtime.tasks.run, "keep_alive", data_plane.keep_alive.run)
     if data_plane.prompts is not None:
         background.start_soon(runtime.tasks.run, "prompt_log", data_plane.prompts.run)
+    dsn = services.settings.log.sentry_dsn
+    if dsn is not None:
+        reporter = ErrorReporter(services.pool, SentryAddress.parse(dsn.reveal()), services.log)
+        background.start_soon(runtime.tasks.run, "error_reports", reporter.run)
+    if data_plane.tracer is not None:
+        background.start_soon(runtime.tasks.run, "tracing", data_plane.tracer.run)
 
 
 async def _end_live_streams(services: Services, runtime: Runtime, shutdown: trio.Event) -> None:

@@ -9,6 +9,7 @@ from bluesminds.cli.backup import backup, restore
 from bluesminds.cli.config import check, config_group, init
 from bluesminds.cli.doctor import doctor, support_bundle
 from bluesminds.cli.explain import explain
+from bluesminds.cli.imports import import_group
 from bluesminds.cli.keys import keys_group
 from bluesminds.cli.ledger import ledger_group
 from bluesminds.cli.limits import limits_group
@@ -24,6 +25,7 @@ from bluesminds.cli.routes import routes_group
 from bluesminds.cli.serve import demo, serve
 from bluesminds.cli.server_keys import server_keys_group
 from bluesminds.cli.servers import servers_group
+from bluesminds.cli.shell import completion, man_pages
 from bluesminds.cli.usage import usage_group
 from bluesminds.cli.users import users_group
 from bluesminds.cli.vendors import vendors
@@ -89,6 +91,9 @@ for command in (
     restore,
     doctor,
     support_bundle,
+    import_group,
+    completion,
+    man_pages,
     version,
 ):
     cli.add_command(command)

@@ -76,6 +76,17 @@ def join_requirements(required: Iterable[Requirement | None]) -> Requirement | N
     return Requirement(regions, frozenset[str]().union(*(one.tags for one in found)))
 
 
+class TraceContext(Struct, frozen=True, gc=False):
+    """W3C trace context of a request: hexadecimal ids. `parent_id`: the client's span, "" without one.
+    `sampled`: the span is exported.
+    """
+
+    trace_id: str
+    span_id: str
+    parent_id: str
+    sampled: bool
+
+
 class RequestContext(Struct, frozen=True, gc=False):
     """The head of a request."""
 
@@ -94,6 +105,7 @@ class RequestContext(Struct, frozen=True, gc=False):
     key_digest: bytes | None = None  # of the key that a signed-in user chose, instead of a credential
     cache_control: str = ""  # the client's directives for the response cache
     required: Requirement | None = None  # by the client's headers
+    trace: TraceContext | None = None  # if spans are exported
 
 
 class LimitSet(Struct, frozen=True, gc=False):

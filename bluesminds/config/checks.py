@@ -39,6 +39,7 @@ _WITHOUT_PATH: Final = re.compile(r"https://(?:[\w.-]+\.azure\.com|api\.deepseek
 _CERT: Final[Source] = ("server", "tls_cert")
 _KEY: Final[Source] = ("server", "tls_key")
 _PROXIES: Final[Source] = ("server", "trusted_proxies")
+_DSN: Final = re.compile(r"https?://[0-9A-Za-z]+@[^@/?#\s]+(/[^?#\s]*)?/[0-9A-Za-z]+")
 
 
 def check(settings: Settings) -> Iterator[Finding]:
@@ -48,12 +49,21 @@ def check(settings: Settings) -> Iterator[Finding]:
     yield from _check_websocket(settings)
     yield from _check_database(settings)
     yield from _check_pepper(settings)
+    dsn = _text(settings.log.sentry_dsn)
+    if dsn is not None and not _DSN.fullmatch(dsn):
+        yield Finding(
+            (("log", "sentry_dsn"),),
+            "sentry_dsn in [log] is not a DSN",
+            "copy it from the project's settings: https://KEY@host/PROJECT",
+        )
     yield from _check_authorities(("upstream", "ca_file"), settings.upstream.ca_file)
     yield from _check_authorities(("mail", "ca_file"), settings.mail.ca_file)
     yield from _check_accounts(settings)
     yield from _check_mail(settings)
     yield from _check_limits(settings)
     yield from _check_prompt_log(settings.prompt_log)
+    if settings.tracing.endpoint is not None:
+        yield from _check_url(("tracing", "endpoint"), "endpoint in [tracing]", settings.tracing.endpoint)
     yield from _check_keyless(settings)
     yield from check_routes(settings)
     yield from _check_names(settings.servers)

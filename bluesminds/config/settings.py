@@ -35,6 +35,7 @@ Duration = Annotated[
 SecondsOrZero = Annotated[
     float, Meta(ge=0, le=DAY, description='seconds from 0 to 86400, or text like "30s"')
 ]
+Share = Annotated[float, Meta(ge=0, le=1, description="a number from 0 to 1")]
 Port = Annotated[int, Meta(ge=0, le=65535, description="a port number from 0 to 65535")]
 Count = Annotated[int, Meta(ge=1, le=2**31, description="a whole number, 1 or more")]
 CountOrZero = Annotated[int, Meta(ge=0, le=2**31, description="a whole number, 0 or more")]
@@ -324,6 +325,17 @@ class ReceiptSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     retention_days: Days = 30
 
 
+class TracingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[tracing]: OpenTelemetry spans. `authorization` is the header of this name for the collector. `sample`
+    is the share of the requests without a trace of their client.
+    """
+
+    endpoint: Url | None = None
+    authorization: Secret | None = None
+    service: Text = "bluesminds"
+    sample: Share = 1.0
+
+
 class BackupSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[backup]: scheduled backups into `directory`. `passphrase` encrypts the secrets in a backup."""
 
@@ -561,11 +573,12 @@ ShortRoutes = Annotated[
 
 
 class LogSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[log]: messages on standard error."""
+    """[log]: messages on standard error, and reports of unexpected errors to a Sentry server."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "json", "text"] = "auto"
     requests: bool = True
+    sentry_dsn: Secret | None = None
 
 
 class ServerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -620,6 +633,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     limits: LimitSettings = LimitSettings()
     responses: ResponseSettings = ResponseSettings()
     receipts: ReceiptSettings = ReceiptSettings()
+    tracing: TracingSettings = TracingSettings()
     prompt_log: PromptLogSettings = PromptLogSettings()
     usage: UsageSettings = UsageSettings()
     backup: BackupSettings = BackupSettings()

@@ -74,7 +74,7 @@ class LedgerEntryLine(Struct, frozen=True):
 
 class EntriesTable(Struct, frozen=True):
     """A page of entries with its filters and links. `is_cut_short`: the search read as many entries as one
-    page may, and goes on at `more`.
+    page may, and continues at `more`.
     """
 
     path: str

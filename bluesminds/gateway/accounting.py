@@ -28,6 +28,7 @@ from bluesminds.gateway.receipts import FAILED, RequestTrail, write_receipt
 from bluesminds.gateway.recorder import Batch, Recorder
 from bluesminds.gateway.routing.plans import Target
 from bluesminds.gateway.routing.server_keys import AttemptKey
+from bluesminds.gateway.tracing import Tracer
 from bluesminds.gateway.upstream.sender import AttemptEnd
 from bluesminds.wire.base import Stage
 from bluesminds.wire.media import Opaque
@@ -363,6 +364,7 @@ class UsageAccounting(Struct, frozen=True):
     strict: bool
     log_requests: bool
     followers: Broadcast[UsageRow]
+    tracer: Tracer | None = None
     receipts: bool = False
     context_length: Callable[[str], int | None] = _unknown_context
     running: dict[str, UsageEntry] = {}
@@ -391,6 +393,8 @@ class UsageAccounting(Struct, frozen=True):
         if row.cost_nano is None and row.usage_source in ("upstream", "estimated"):
             metrics.unpriced[label] += 1
         self.followers.publish(row)
+        if self.tracer is not None:
+            self.tracer.record(row, context)
         if row.own_output_tokens is not None and row.usage_source == "upstream":
             metrics.meters[label, row.server].add(row)
         if row.quarantine:
@@ -414,6 +418,9 @@ class UsageAccounting(Struct, frozen=True):
         self.metrics.requests[context.endpoint, "", "", str(status)] += 1
         if code is not None:
             self.metrics.errors[(code,)] += 1
+        if self.tracer is not None:
+            elapsed = _milliseconds(trio.current_time() - context.started)
+            self.tracer.record_rejection(context, status, code, model, elapsed)
         if self.log_requests:
             self.log.info(
                 "request",

@@ -238,6 +238,7 @@ _USE_RESPONSES: Final = "Use /v1/responses or /v1/chat/completions."
 _RELAY: Final = "Set passthrough = true on a server to relay it."
 _MISSING: Final = {
     "/responses": ("This part of the Responses API", ""),
+    "/complete": ("Anthropic's older Text Completions API", "Use /v1/messages."),
     "/messages/batches": ("The Message Batches API", _RELAY),
     "/files": ("The Files API", _RELAY),
     "/batches": ("The Batches API", _RELAY),
@@ -334,6 +335,9 @@ def _unknown_path(path: str) -> GatewayError:
     message = f"There is no such endpoint under {'/v1beta' if api_of(path) == 'gemini' else '/v1'}."
     if meant := suggested_path(path.removeprefix("/v1")):
         message = f"{message} Did you mean {meant}?"
+    elif path.startswith("/v1/chat/completions/"):
+        message = "Stored chat completions (/v1/chat/completions/{id}) are not supported. Use /v1/responses."
+        return NotFound("unsupported_endpoint", message)
     return NotFound("unknown_url", f"{message} GET /docs lists the endpoints.")
 
 

@@ -228,7 +228,9 @@ class DataPlane:
         if relayed is not None:
             endpoint = PASSTHROUGH.name
         google = path.api == "gemini" or (endpoint in _SHARED and is_google_client(scope))
-        context = read_request_context(scope, endpoint, self._clock, google=google)
+        context = read_request_context(
+            scope, endpoint, self._clock, google=google, tracer=self._gateway.accounting.tracer
+        )
         if google:
             send = google_send(scope, send)
         out = ASGIResponseWriter(scope, send, context.request_id, client_format(path, context, google=google))

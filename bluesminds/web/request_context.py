@@ -9,6 +9,7 @@ from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import uuid7
 from bluesminds.common.values import RequestContext, Requirement, read_requirement
 from bluesminds.gateway.sockets.realtime import KEY_SUBPROTOCOL
+from bluesminds.gateway.tracing import Tracer
 from bluesminds.http.asgi import Scope
 from bluesminds.http.server.websocket import WebSocketUpgrade
 from bluesminds.web.google_clients import google_credential
@@ -27,7 +28,7 @@ _OTHERS = frozenset((b"host", b"accept", b"user-agent", b"content-type", b"conte
 
 
 def read_request_context(
-    scope: Scope, endpoint: str, clock: Clock, *, google: bool = False
+    scope: Scope, endpoint: str, clock: Clock, *, google: bool = False, tracer: Tracer | None = None
 ) -> RequestContext:
     """Does not raise for any input. `google`: the path is of Gemini's API, whose clients send their key as
     Google's do.
@@ -63,6 +64,9 @@ def read_request_context(
     if credential is None:
         header_name, credential = _subprotocol_credential(scope)
     client = scope["client"]
+    trace, forwarded = None, tuple(forward)
+    if tracer is not None:
+        trace, forwarded = tracer.begin(forwarded)
     return RequestContext(
         id=own_id,
         request_id=valid_request_id(request_id) or own_id,
@@ -73,11 +77,12 @@ def read_request_context(
         credential_header=header_name,
         origin=None if origin is None else origin.decode("latin-1"),
         client=client[0] if client else "local",
-        forward=tuple(forward),
+        forward=forwarded,
         at_ms=at_ms,
         started=trio.current_time(),
         cache_control=cache_control.decode("latin-1"),
         required=_read_required(required) if required else None,
+        trace=trace,
     )
 
 

@@ -48,7 +48,8 @@ def is_message_error(body: bytes) -> bool:
 
 
 def _type_of(detail: ErrorDetail) -> str:
-    if detail.type in _KNOWN:
+    """OpenAI's errors have the type of a bad request with every status below 500."""
+    if detail.type in _KNOWN and (detail.type != "invalid_request_error" or detail.status is None):
         return detail.type
     status = detail.status
     if status is None:

@@ -87,6 +87,24 @@ async def test_model_of_the_path_is_in_the_form_of_an_upload(
     assert models.asked[0].received.body == expected
 
 
+@pytest.mark.parametrize(
+    ("path", "code", "advice"),
+    [
+        ("/v1/complete", "unsupported_endpoint", "Use /v1/messages."),
+        ("/v1/chat/completions/chatcmpl-0123456789", "unsupported_endpoint", "Use /v1/responses."),
+        ("/v1/chat/completions/chatcmpl-0123456789/messages", "unknown_url", "Did you mean /v1/messages?"),
+        ("/v1/chat/completions/chat/completions", "unknown_url", "Did you mean /v1/chat/completions?"),
+    ],
+)
+async def test_endpoint_that_the_gateway_does_not_have_gets_advice(
+    gateway: Gateway, path: str, code: str, advice: str
+) -> None:
+    answer = await post(gateway, path, json=ASK)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (404, code)
+    assert advice in error["message"]
+
+
 async def test_unknown_endpoint_of_a_deployment_is_refused_in_openais_format(gateway: Gateway) -> None:
     answer = await post(gateway, "/openai/deployments/m/assistants", json={})
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "unsupported_endpoint")

@@ -221,8 +221,11 @@ def test_stream_that_cannot_become_a_reply_raises_value_error(stream: bytes) -> 
         (None, "api_error"),
     ],
 )
-def test_error_has_the_type_of_its_status(status: int | None, kind: str) -> None:
-    detail = ErrorDetail(message="No.", type="server_error", code="some_code", status=status)
+@pytest.mark.parametrize("type_", ["server_error", "invalid_request_error"])
+def test_error_has_the_type_of_its_status(status: int | None, kind: str, type_: str) -> None:
+    if status is None and type_ == "invalid_request_error":
+        kind = type_
+    detail = ErrorDetail(message="No.", type=type_, code="some_code", status=status)
     assert json.loads(MESSAGES.write_error(detail, "req-1")) == {
         "type": "error",
         "error": {"type": kind, "message": "No.", "details": {"error_code": "some_code"}},
