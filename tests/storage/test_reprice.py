@@ -19,7 +19,8 @@ from storage.base import Connection
 from storage.usage import DAY, UsageRow, insert_batch
 from storage.usage_stats import StatsQuery, select_stats
 from tests.storage.samples import NOON, usage
-from tests.storage.test_ledger import USERS, FixedClock, clear, with_users
+from tests.storage.test_ledger import USERS, FixedClock, with_users
+from tests.storage.test_statements import clear
 
 CREDIT = 10**6
 COSTS = st.none() | st.integers(0, 50)

@@ -14,9 +14,10 @@ from bluesminds.accounts.audit import OPERATOR
 from bluesminds.accounts.ledger import CreditEntry, Ledger
 from bluesminds.accounts.statements import StatementLine, Statements
 from storage import Store, open_store
+from storage.base import Connection
 from storage.usage import insert_batch
 from tests.storage.samples import usage
-from tests.storage.test_ledger import AMOUNTS, USERS, FixedClock, clear, with_users
+from tests.storage.test_ledger import USERS, FixedClock, with_users
 
 MONTHS = ("2026-12", "2027-01", "2027-02", "2027-03")
 STARTS = [int(datetime.fromisoformat(f"{month}-01T00:00:00Z").timestamp()) * 1000 for month in MONTHS]
@@ -24,12 +25,21 @@ TIMES = st.one_of(
     st.integers(STARTS[0], STARTS[-1] - 1),
     st.sampled_from([start + step for start in STARTS[1:] for step in (-1, 0)]),
 )
+AMOUNTS = st.integers(1, 10**12)
 POSTED = st.tuples(
     st.sampled_from(("topup", "grant", "refund", "adjustment", "charge")),
     st.sampled_from(USERS),
     AMOUNTS,
     TIMES,
 )
+
+
+async def clear(connection: Connection) -> None:
+    await connection.execute("DELETE FROM usage")
+    await connection.execute("DELETE FROM ledger")
+    await connection.execute("DELETE FROM wallets")
+    await connection.execute("DELETE FROM users")
+    await connection.execute("UPDATE chain_heads SET seq = 0, hash = '' WHERE chain = 'ledger'")
 
 
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
